@@ -48,11 +48,16 @@ class Architecture:
     vocab: int
     gated: bool  # SwiGLU: two up projections
     norm: str  # "layer" (weight and bias) or "rms" (weight only)
-    norms_per_layer: int
-    norms_outside: int
+    norms: tuple[str, ...]  # paths inside a block
+    outer_norms: tuple[str, ...]  # paths inside the body
     block: str  # where the list of blocks lies in the body, e.g. "encoder.layer"
+    prefix: str  # where the body lies in a model with a task head, e.g. "bert" or "model"
     matrices: tuple[Matrix, ...]
     tied: bool  # the output layer shares the input embedding
+    pre_norm: bool  # norm before attention and feed-forward (GPT-2, OPT, Llama), not after the residual (BERT)
+    activation: str  # transformers' name of the feed-forward activation
+    dropout: float  # of the hidden states, in training
+    attention_dropout: float  # of the attention weights, in training
 
     @property
     def d_kv(self) -> int:
@@ -63,6 +68,11 @@ class Architecture:
     def d_q(self) -> int:
         r"""Width of the queries: heads x head size."""
         return self.n_heads * self.head_dim
+
+    @property
+    def d_embed(self) -> int:
+        r"""Width of the word embedding: d_model, but for OPT-350M, which projects up from 512."""
+        return next(m.d_out for m in self.matrices if m.kind == "embedding")
 
     def copies(self, matrix: Matrix) -> int:
         r"""How often `matrix` occurs in the model."""
@@ -92,7 +102,8 @@ def _bert(family: str, c: Any) -> Architecture:
     positions = c.max_position_embeddings
     return Architecture(
         family, d, c.num_hidden_layers, c.num_attention_heads, c.num_attention_heads, d // c.num_attention_heads, ff,
-        c.vocab_size, False, "layer", 2, 1, "encoder.layer",
+        c.vocab_size, False, "layer", ("attention.output.LayerNorm", "output.LayerNorm"), ("embeddings.LayerNorm",),
+        "encoder.layer", "bert" if family == "bert" else "roberta",
         (
             *attention,
             Matrix("intermediate.dense", d, ff, True),
@@ -103,7 +114,8 @@ def _bert(family: str, c: Any) -> Architecture:
             # RoBERTa's classifier reads the first token itself and has no pooler.
             *([Matrix("pooler.dense", d, d, True, False)] if family == "bert" else []),
         ),
-        tied=bool(getattr(c, "tie_word_embeddings", True)),
+        tied=bool(getattr(c, "tie_word_embeddings", True)), pre_norm=False, activation=c.hidden_act,
+        dropout=c.hidden_dropout_prob, attention_dropout=c.attention_probs_dropout_prob,
     )  # fmt: skip
 
 
@@ -111,7 +123,8 @@ def _gpt2(family: str, c: Any) -> Architecture:
     d = c.n_embd
     ff = c.n_inner or 4 * d
     return Architecture(
-        family, d, c.n_layer, c.n_head, c.n_head, d // c.n_head, ff, c.vocab_size, False, "layer", 2, 1, "h",
+        family, d, c.n_layer, c.n_head, c.n_head, d // c.n_head, ff, c.vocab_size, False, "layer",
+        ("ln_1", "ln_2"), ("ln_f",), "h", "transformer",
         (
             Matrix("attn.c_attn", d, 3 * d, True, kind="conv1d"),  # q, k and v side by side
             Matrix("attn.c_proj", d, d, True, kind="conv1d"),
@@ -120,7 +133,8 @@ def _gpt2(family: str, c: Any) -> Architecture:
             Matrix("wte", c.vocab_size, d, False, False, "embedding"),
             Matrix("wpe", c.n_positions, d, False, False, "embedding"),
         ),
-        tied=bool(c.tie_word_embeddings),
+        tied=bool(c.tie_word_embeddings), pre_norm=True, activation=c.activation_function,
+        dropout=c.resid_pdrop, attention_dropout=c.attn_pdrop,
     )  # fmt: skip
 
 
@@ -129,7 +143,9 @@ def _opt(family: str, c: Any) -> Architecture:
     narrow = c.word_embed_proj_dim != d  # OPT-350M embeds in 512 and projects to 1024
     return Architecture(
         family, d, c.num_hidden_layers, c.num_attention_heads, c.num_attention_heads, d // c.num_attention_heads, ff,
-        c.vocab_size, False, "layer", 2, int(c.do_layer_norm_before and not c._remove_final_layer_norm), "decoder.layers",
+        c.vocab_size, False, "layer", ("self_attn_layer_norm", "final_layer_norm"),
+        ("decoder.final_layer_norm",) if c.do_layer_norm_before and not c._remove_final_layer_norm else (),
+        "decoder.layers", "model",
         (
             *[Matrix(f"self_attn.{n}", d, d, bias) for n in ("k_proj", "v_proj", "q_proj", "out_proj")],
             Matrix("fc1", d, ff, bias),
@@ -140,7 +156,8 @@ def _opt(family: str, c: Any) -> Architecture:
             *([Matrix("decoder.project_in", c.word_embed_proj_dim, d, False, False),
                Matrix("decoder.project_out", d, c.word_embed_proj_dim, False, False)] if narrow else []),
         ),
-        tied=bool(c.tie_word_embeddings),
+        tied=bool(c.tie_word_embeddings), pre_norm=c.do_layer_norm_before, activation=c.activation_function,
+        dropout=c.dropout, attention_dropout=c.attention_dropout,
     )  # fmt: skip
 
 
@@ -153,7 +170,7 @@ def _llama(family: str, c: Any) -> Architecture:
     mlp = bool(getattr(c, "mlp_bias", False))
     return Architecture(
         family, d, c.num_hidden_layers, c.num_attention_heads, c.num_key_value_heads, head_dim, ff, c.vocab_size,
-        True, "rms", 2, 1, "layers",
+        True, "rms", ("input_layernorm", "post_attention_layernorm"), ("norm",), "layers", "model",
         (
             Matrix("self_attn.q_proj", d, d_q, qkv),
             Matrix("self_attn.k_proj", d, d_kv, qkv),
@@ -164,7 +181,8 @@ def _llama(family: str, c: Any) -> Architecture:
             Matrix("mlp.down_proj", ff, d, mlp),
             Matrix("embed_tokens", c.vocab_size, d, False, False, "embedding"),
         ),
-        tied=bool(c.tie_word_embeddings),
+        tied=bool(c.tie_word_embeddings), pre_norm=True, activation=c.hidden_act,
+        dropout=0.0, attention_dropout=float(getattr(c, "attention_dropout", 0.0) or 0.0),
     )  # fmt: skip
 
 

@@ -1,0 +1,205 @@
+r"""How many parameters: closed forms, from the shapes alone. No model is built and no weight is read.
+
+Symbols, as in the course: $d$ width of the model, $L$ blocks, $r$ rank or bottleneck, $n$ virtual tokens. Where a
+function takes a `model`, that is a transformers config or an `Architecture`.
+Published tables recomputed with these: `tests/test_counts.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from coursekit.architecture import Architecture, Matrix, describe
+from coursekit.errors import unknown
+
+#: What stands on the body: nothing, the output layer over the vocabulary, or a classifier of whole sequences.
+TASKS = (None, "causal", "classification")
+
+
+class Named(NamedTuple):
+    r"""One parameter tensor: its path in the model and its shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        r"""Number of elements."""
+        size = 1
+        for n in self.shape:
+            size *= n
+        return size
+
+
+def architecture(model: Any) -> Architecture:
+    r"""`model` itself if it is an Architecture, else the description of that config."""
+    return model if isinstance(model, Architecture) else describe(model)
+
+
+# The model itself ---------------------------------------------------------------------------------------------------
+
+
+def tensors(model: Any, task: str | None = None, num_labels: int = 2) -> list[Named]:
+    r"""Every parameter tensor of the model, named as in `model.named_parameters()`; a tied output layer is no tensor.
+
+    `task`: None for the body alone (`AutoModel`), "causal" for `AutoModelForCausalLM`, "classification" for
+    `AutoModelForSequenceClassification` with `num_labels` classes. An optimizer needs the single shapes, not only
+    their sum: an 8-bit one leaves small tensors in 32 bits.
+    """
+    arch = architecture(model)
+    if task not in TASKS:
+        raise unknown("task", task, [str(t) for t in TASKS])
+    # RoBERTa drops BERT's pooler when a classifier takes its place, and has one in the body alone.
+    pooler = [Named("pooler.dense.weight", (arch.d_model,) * 2), Named("pooler.dense.bias", (arch.d_model,))]
+    inside = [*_body(arch), *(pooler if arch.family == "roberta" and task is None else [])]
+    if task is None:
+        return inside
+    head = _output_layer(arch) if task == "causal" else _classifier(arch, num_labels)
+    return [*(Named(f"{arch.prefix}.{name}", shape) for name, shape in inside), *head]
+
+
+def full(model: Any, task: str | None = None, num_labels: int = 2) -> int:
+    r"""All parameters: matrices, biases, embeddings, norms, and the head of `task`. Tied weights count once."""
+    return sum(t.size for t in tensors(model, task, num_labels))
+
+
+def head(model: Any, task: str | None, num_labels: int = 2) -> int:
+    r"""Parameters of the task head alone; 0 for an output layer that is the input embedding."""
+    arch = architecture(model)
+    return full(arch, task, num_labels) - sum(m.size for m in _body(arch))
+
+
+def bitfit(model: Any, task: str | None = None, num_labels: int = 2) -> int:
+    r"""Every bias of the body, norms included (Ben Zaken et al. 2022). 0 for families without biases, like Llama."""
+    return sum(t.size for t in tensors(model, task, num_labels) if t.name.endswith("bias"))
+
+
+def block(model: Any) -> int:
+    r"""One transformer block: its matrices, biases and norms."""
+    arch = architecture(model)
+    return sum(t.size for t in _body(arch) if t.name.startswith(f"{arch.block}.0."))
+
+
+def top_layers(model: Any, k: int) -> int:
+    r"""The last `k` blocks, e.g. $FT^{Top2}$ of Li and Liang (2021)."""
+    return k * block(model)
+
+
+# Low rank -----------------------------------------------------------------------------------------------------------
+
+
+def lora(shapes: Iterable[tuple[int, int]], r: int) -> int:
+    r"""$\sum_{(d_{in},d_{out})} r\,(d_{in} + d_{out})$: $A \in R^{r \times d_{in}}$, $B \in R^{d_{out} \times r}$ (Hu et al. 2021).
+
+    `shapes`: one pair $(d_{in}, d_{out})$ for each adapted matrix of the model.
+    """
+    return sum(r * (d_in + d_out) for d_in, d_out in shapes)
+
+
+def targets(model: Any, names: Sequence[str]) -> list[tuple[str, Matrix]]:
+    r"""Path in the body and matrix of everything that `names` target, by peft's rule: the whole path or its end."""
+    arch = architecture(model)
+    paths = [(arch.path(m, i), m) for m in arch.matrices for i in range(arch.copies(m))]
+    return [(p, m) for p, m in paths if any(_ends(f"{arch.prefix}.{p}", n) or p == n for n in names)]
+
+
+# Adapters -----------------------------------------------------------------------------------------------------------
+
+
+def adapter(d: int, r: int) -> int:
+    r"""One bottleneck, $2dr + r + d$: $W_{down}$ and $W_{up}$ with their biases (Houlsby et al. 2019)."""
+    return 2 * d * r + r + d
+
+
+def houlsby(model: Any, r: int) -> int:
+    r"""$2L(2dr + r + d)$: after attention and after the feed-forward of each block."""
+    arch = architecture(model)
+    return 2 * arch.n_layers * adapter(arch.d_model, r)
+
+
+def pfeiffer(model: Any, r: int) -> int:
+    r"""$L(2dr + r + d)$: after the feed-forward only (Pfeiffer et al. 2021)."""
+    arch = architecture(model)
+    return arch.n_layers * adapter(arch.d_model, r)
+
+
+def lin(model: Any, r: int) -> int:
+    r"""$L(2dr + r + d) + 2Ld$: after the whole block, with a LayerNorm of its own (Lin et al. 2020)."""
+    arch = architecture(model)
+    return arch.n_layers * (adapter(arch.d_model, r) + 2 * arch.d_model)
+
+
+def adapter_drop(model: Any, r: int, dropped: int) -> int:
+    r"""$(L - n)(2dr + r + d)$: no adapter in the first `dropped` blocks (Rücklé et al. 2021)."""
+    arch = architecture(model)
+    return (arch.n_layers - dropped) * adapter(arch.d_model, r)
+
+
+def ia3(model: Any) -> int:
+    r"""$L(2 d_{kv} + d_{ff})$: one factor per key, per value, per hidden unit (Liu et al. 2022)."""
+    arch = architecture(model)
+    return arch.n_layers * (2 * arch.d_kv + arch.d_ff)
+
+
+# Soft prompts -------------------------------------------------------------------------------------------------------
+
+
+def prompt(model: Any, n: int) -> int:
+    r"""$nd$: `n` trained vectors before the input (Lester et al. 2021); PreEmbed of the LoRA paper."""
+    return n * architecture(model).d_model
+
+
+def prefix(model: Any, n: int) -> int:
+    r"""$2Lnd_{kv}$: keys and values of `n` virtual tokens in every block (Li and Liang 2021)."""
+    arch = architecture(model)
+    return 2 * arch.n_layers * n * arch.d_kv
+
+
+def pre_layer(model: Any, n: int) -> int:
+    r"""$Lnd$: PreLayer of the LoRA paper, which trains the activations of `n` virtual tokens after each layer."""
+    arch = architecture(model)
+    return arch.n_layers * n * arch.d_model
+
+
+# The tensors of a model ---------------------------------------------------------------------------------------------
+
+
+def _body(arch: Architecture) -> list[Named]:
+    found = []
+    for matrix in arch.matrices:
+        for layer in range(arch.copies(matrix)):
+            path = arch.path(matrix, layer)
+            # nn.Linear stores (out, in); Conv1D and embeddings store (in, out).
+            shape = (matrix.d_out, matrix.d_in) if matrix.kind == "linear" else (matrix.d_in, matrix.d_out)
+            found.append(Named(f"{path}.weight", shape))
+            if matrix.bias:
+                found.append(Named(f"{path}.bias", (matrix.d_out,)))
+    norms = [f"{arch.block}.{i}.{n}" for i in range(arch.n_layers) for n in arch.norms] + list(arch.outer_norms)
+    for path in norms:
+        found.append(Named(f"{path}.weight", (arch.d_model,)))
+        if arch.norm == "layer":
+            found.append(Named(f"{path}.bias", (arch.d_model,)))
+    return found
+
+
+def _output_layer(arch: Architecture) -> list[Named]:
+    return [] if arch.tied else [Named("lm_head.weight", (arch.vocab, arch.d_embed))]
+
+
+def _classifier(arch: Architecture, num_labels: int) -> list[Named]:
+    d = arch.d_model
+    if arch.family == "bert":
+        return [Named("classifier.weight", (num_labels, d)), Named("classifier.bias", (num_labels,))]
+    if arch.family == "roberta":
+        return [
+            Named("classifier.dense.weight", (d, d)),
+            Named("classifier.dense.bias", (d,)),
+            Named("classifier.out_proj.weight", (num_labels, d)),
+            Named("classifier.out_proj.bias", (num_labels,)),
+        ]
+    return [Named("score.weight", (num_labels, arch.d_embed))]
+
+
+def _ends(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}")
