@@ -1,0 +1,57 @@
+r"""Shared by all tests: quiet libraries, shape checks at run time, tiny models, and what a GPU test needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# Two cores serve everything: more threads than that only slow the tests down.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MPLBACKEND", "agg")
+# No test may depend on the hub: what is not local must fail at once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+# `Float[Tensor, "batch seq"]` becomes a checked promise for every module imported from here on.
+_SHAPES = install_import_hook("coursekit", "beartype.beartype")
+
+import pytest  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_tests:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu_tests:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, and PyTorch finds none"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    r"""The checkout."""
+    return ROOT
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    r"""An empty cache of its own, for tests that fetch or damage."""
+    monkeypatch.setenv("COURSEKIT_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    r"""The module `tests/tiny.py`: `tiny.decoder("llama")`, `tiny.encoder("bert", num_labels=2)`, `tiny.batch()`."""
+    import tiny
+
+    return tiny

@@ -1,0 +1,110 @@
+r"""Random models of every family the course knows, small enough that a forward pass costs a millisecond.
+
+The shapes are chosen to catch mistakes that round shapes hide: d_model differs from d_ff and from the
+vocabulary, and the Llama model has fewer key and value heads than query heads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+
+ENCODERS = ("bert", "roberta")
+DECODERS = ("gpt2", "opt", "llama")
+FAMILIES = ENCODERS + DECODERS
+
+VOCAB = 97
+D_MODEL = 32
+D_FF = 48
+LAYERS = 2
+HEADS = 4
+POSITIONS = 64
+
+_BERT = dict(
+    hidden_size=D_MODEL, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=D_FF,
+    max_position_embeddings=POSITIONS,
+)  # fmt: skip
+_CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": _BERT,
+    "roberta": _BERT | dict(pad_token_id=1, type_vocab_size=1, max_position_embeddings=POSITIONS + 2),
+    "gpt2": dict(n_embd=D_MODEL, n_layer=LAYERS, n_head=HEADS, n_inner=D_FF, n_positions=POSITIONS,
+                 bos_token_id=2, eos_token_id=2, pad_token_id=0),
+    "opt": dict(hidden_size=D_MODEL, num_hidden_layers=LAYERS, num_attention_heads=HEADS, ffn_dim=D_FF,
+                word_embed_proj_dim=D_MODEL, max_position_embeddings=POSITIONS, pad_token_id=1),
+    "llama": dict(hidden_size=D_MODEL, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+                  num_key_value_heads=2, intermediate_size=D_FF, max_position_embeddings=POSITIONS,
+                  pad_token_id=0, tie_word_embeddings=True),
+}  # fmt: skip
+
+
+def config(family: str, **changes: Any):
+    r"""The config of the tiny model of `family`; `changes` override single settings by their names there."""
+    return AutoConfig.for_model(family, vocab_size=VOCAB, **(_CONFIGS[family] | changes))
+
+
+def decoder(
+    family: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
+) -> PreTrainedModel:
+    r"""A causal language model in eval mode, on the CPU."""
+    return _build(AutoModelForCausalLM, config(family, **changes), seed, dtype)
+
+
+def encoder(
+    family: str = "bert",
+    num_labels: int = 2,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    **changes: Any,
+) -> PreTrainedModel:
+    r"""A sequence classifier in eval mode, on the CPU. Decoder families have one as well."""
+    return _build(
+        AutoModelForSequenceClassification, config(family, num_labels=num_labels, **changes), seed, dtype
+    )
+
+
+def masked(
+    family: str = "bert", *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
+) -> PreTrainedModel:
+    r"""A masked language model in eval mode, on the CPU."""
+    return _build(AutoModelForMaskedLM, config(family, **changes), seed, dtype)
+
+
+def model(family: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    r"""The model a family is for: a classifier for an encoder, a language model for a decoder."""
+    return (
+        encoder(family, seed=seed, **changes) if family in ENCODERS else decoder(family, seed=seed, **changes)
+    )
+
+
+def batch(
+    batch_size: int = 3, seq: int = 10, *, seed: int = 0, padded: bool = False
+) -> dict[str, torch.Tensor]:
+    r"""Random `input_ids` and `attention_mask`, (batch, seq); `padded`: rows of several lengths, right-padded."""
+    random = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, VOCAB, (batch_size, seq), generator=random)
+    mask = torch.ones_like(ids)
+    if padded:
+        for row in range(1, batch_size):
+            mask[row, max(1, seq - row) :] = 0
+        ids = ids.masked_fill(mask == 0, 1)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _build(auto: Any, config: Any, seed: int, dtype: torch.dtype) -> PreTrainedModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built = auto.from_config(config, dtype=dtype)
+        # Biases start at 0 and norms at 1, which would hide a forgotten one: move every parameter.
+        with torch.no_grad():
+            for parameter in built.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    return built.eval()
