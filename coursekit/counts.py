@@ -7,7 +7,7 @@ Published tables recomputed with these: `tests/test_counts.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from coursekit.architecture import Architecture, Matrix, describe
@@ -89,19 +89,17 @@ def top_layers(model: Any, k: int) -> int:
 # Low rank -----------------------------------------------------------------------------------------------------------
 
 
-def lora(shapes: Iterable[tuple[int, int]], r: int) -> int:
-    r"""$\sum_{(d_{in},d_{out})} r\,(d_{in} + d_{out})$: $A \in R^{r \times d_{in}}$, $B \in R^{d_{out} \times r}$ (Hu et al. 2021).
-
-    `shapes`: one pair $(d_{in}, d_{out})$ for each adapted matrix of the model.
-    """
-    return sum(r * (d_in + d_out) for d_in, d_out in shapes)
+def low_rank(d_in: int, d_out: int, r: int) -> int:
+    r"""$r\,(d_{in} + d_{out})$: $A \in R^{r \times d_{in}}$ and $B \in R^{d_{out} \times r}$ for one matrix (Hu et al. 2021)."""
+    return r * (d_in + d_out)
 
 
-def targets(model: Any, names: Sequence[str]) -> list[tuple[str, Matrix]]:
-    r"""Path in the body and matrix of everything that `names` target, by peft's rule: the whole path or its end."""
+def lora(model: Any, matrices: Iterable[Matrix], r: int, dora: bool = False) -> int:
+    r"""The sum of `low_rank` over every copy of the adapted `matrices`; DoRA adds one magnitude for each output."""
     arch = architecture(model)
-    paths = [(arch.path(m, i), m) for m in arch.matrices for i in range(arch.copies(m))]
-    return [(p, m) for p, m in paths if any(_ends(f"{arch.prefix}.{p}", n) or p == n for n in names)]
+    return sum(
+        arch.copies(m) * (low_rank(m.d_in, m.d_out, r) + (m.d_out if dora else 0)) for m in matrices
+    )  # fmt: skip
 
 
 # Adapters -----------------------------------------------------------------------------------------------------------
@@ -199,7 +197,3 @@ def _classifier(arch: Architecture, num_labels: int) -> list[Named]:
             Named("classifier.out_proj.bias", (num_labels,)),
         ]
     return [Named("score.weight", (num_labels, arch.d_embed))]
-
-
-def _ends(path: str, name: str) -> bool:
-    return path == name or path.endswith(f".{name}")
