@@ -19,7 +19,7 @@ _ALLOWED = "auto, cpu, cuda or cuda:N"
 def pick_device(device: str | torch.device | None = None) -> torch.device:
     r"""The device to compute on: `device`, else `$DEVICE`, else CUDA where there is one, else the CPU.
 
-    Raises CourseError for an unknown name, for CUDA where there is none, and for a GPU number that is not there.
+    Raises CourseError for an unknown name, for CUDA where there is none, and for a GPU that is not there.
     """
     asked_by = "device" if device is not None else "DEVICE"
     name = str(device if device is not None else os.environ.get("DEVICE") or "auto").strip().lower()
@@ -33,7 +33,7 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise CourseError(
-            f"{asked_by}={name}, but this PyTorch ({torch.__version__}) finds no CUDA GPU: use {asked_by}=cpu "
+            f"{asked_by}={name}, but PyTorch {torch.__version__} finds no CUDA GPU: use {asked_by}=cpu "
             "or install the NVIDIA driver and a CUDA build of PyTorch"
         )
     if index and int(index) >= torch.cuda.device_count():

@@ -105,7 +105,7 @@ def _load(
 
 
 def _locate(name: str | Path, classifier: bool) -> str:
-    r"""What `from_pretrained` gets: a folder or a hub id. Refuses what is neither without asking the network."""
+    r"""What `from_pretrained` gets: a folder or a hub id. Refuses, without the network, what is neither."""
     text = str(name)
     here, other = (_ENCODERS, _DECODERS) if classifier else (_DECODERS, _ENCODERS)
     if text in here:
@@ -152,8 +152,8 @@ def _one_line(name: str | Path, source: str) -> Iterator[None]:
             ) from error
         if isinstance(error, OSError):
             raise CourseError(
-                f"cannot get {name!r} from the Hugging Face hub: check the connection (and HF_HUB_OFFLINE), "
-                f"or give a local folder or a bundled name ({', '.join([*_DECODERS, *_ENCODERS])})"
+                f"cannot get {name!r} from the Hugging Face hub: check the connection (and HF_HUB_OFFLINE), or "
+                f"give a folder or a bundled name ({', '.join([*_DECODERS, *_ENCODERS])})"
             ) from error
         raise CourseError(f"cannot load {name!r}: {said}") from error
 

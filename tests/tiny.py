@@ -88,7 +88,7 @@ def model(family: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
 def batch(
     batch_size: int = 3, seq: int = 10, *, seed: int = 0, padded: bool = False
 ) -> dict[str, torch.Tensor]:
-    r"""Random `input_ids` and `attention_mask`, (batch, seq); `padded`: rows of several lengths, right-padded."""
+    r"""Random `input_ids` and `attention_mask`, (batch, seq); `padded`: several lengths, right-padded."""
     random = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, VOCAB, (batch_size, seq), generator=random)
     mask = torch.ones_like(ids)
