@@ -1,0 +1,97 @@
+r"""peft's checkpoint format: a folder with `adapter_config.json` and `adapter_model.safetensors`.
+
+Keys are `base_model.model.` + the module's path + a suffix that names the parameter; the adapter's own name is left
+out. Written by hand rather than through peft, so that saving needs no peft; a test loads every checkpoint with peft.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from coursekit.errors import CourseError
+
+CONFIG, TENSORS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
+
+
+def write(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
+    r"""Write `config` and `tensors` (keys without peft's prefix) to `folder`, whole or not at all."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as part:
+            plain = {PREFIX + key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+            save_file(plain, Path(part, TENSORS), metadata={"format": "pt"})
+            Path(part, CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+            for name in (TENSORS, CONFIG):
+                os.replace(Path(part, name), folder / name)
+    except OSError as error:
+        raise CourseError(f"cannot write a checkpoint to {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    r"""The config and the tensors of a checkpoint folder, keys without peft's prefix.
+
+    Raises CourseError where the folder is no checkpoint or a file in it is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    for name in (CONFIG, TENSORS):
+        if not (folder / name).is_file():
+            raise CourseError(f"{folder} is not an adapter checkpoint: it has no {name}; save one with method.save()")
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        tensors = load_file(folder / TENSORS)
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise CourseError(f"the checkpoint in {folder} is damaged ({error}); save it again") from error
+    # peft also stores the frozen embedding when an embedding is adapted; it belongs to the base, not to the adapter.
+    learned = {k.removeprefix(PREFIX): v for k, v in tensors.items() if ".base_layer." not in k}
+    return config, learned
+
+
+def same_method(kind: str, config: dict[str, Any]) -> None:
+    r"""Raise CourseError where a checkpoint's config is of another method than `kind`."""
+    found = config.get("peft_type")
+    if found != kind:
+        raise CourseError(f"this checkpoint holds {found}, not {kind}; load it with the method that wrote it")
+
+
+def same_tensors(own: dict[str, Tensor], found: dict[str, Tensor], folder: str | Path) -> None:
+    r"""Raise CourseError unless the checkpoint has exactly the model's tensors in exactly their shapes."""
+    missing, extra = sorted(own.keys() - found.keys()), sorted(found.keys() - own.keys())
+    if missing or extra:
+        parts = [f"{len(keys)} {what}, such as {keys[0]}" for keys, what in ((missing, "missing"), (extra, "unexpected")) if keys]
+        raise CourseError(f"the checkpoint in {folder} is of another model or of other targets: {'; '.join(parts)}")
+    for key, value in own.items():
+        if value.shape != found[key].shape:
+            raise CourseError(
+                f"the checkpoint in {folder} is of another model: {key} is {tuple(found[key].shape)} there and "
+                f"{tuple(value.shape)} here"
+            )
+
+
+def task_type(model: Any) -> str | None:
+    r"""peft's name for what `model` does, read from its class; None for a bare body."""
+    name = type(model).__name__
+    kinds = {"ForSequenceClassification": "SEQ_CLS", "LMHeadModel": "CAUSAL_LM", "ForCausalLM": "CAUSAL_LM"}
+    return next((task for suffix, task in kinds.items() if name.endswith(suffix)), None)
+
+
+def common_config(model: Any, kind: str) -> dict[str, Any]:
+    r"""The entries of `adapter_config.json` that every method has."""
+    return {
+        "peft_type": kind,
+        "task_type": task_type(model),
+        "base_model_name_or_path": getattr(model.config, "_name_or_path", None) or None,
+        "inference_mode": True,
+    }

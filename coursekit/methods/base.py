@@ -1,0 +1,359 @@
+r"""What every method of the course shares: attach, count, save, load, merge, detach.
+
+A method is a frozen dataclass of hyperparameters and keeps no state. What attaching changed is remembered in one
+`Attachment` per model, so that several named adapters can live on one frozen base, be switched, serve different
+rows of one batch, and be taken off again without a trace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from coursekit import interop
+from coursekit.errors import CourseError, unknown
+from coursekit.methods.surgery import head_names, replace
+
+
+@dataclass
+class Switch:
+    r"""Which adapter speaks. Shared by all modules of one model, so that switching is one assignment."""
+
+    active: str | None = None
+    #: In a mixed batch: adapter name (None: the bare base) -> the rows it answers.
+    rows: dict[str | None, Tensor] | None = None
+
+
+@dataclass
+class Attachment:
+    r"""All that attaching changed in one model, and how to undo it."""
+
+    switch: Switch
+    flags: dict[str, bool]  # requires_grad of every parameter before the first attach
+    methods: dict[str, Method] = field(default_factory=dict)  # by adapter name
+    originals: dict[str, nn.Module] = field(default_factory=dict)  # path -> the module that was there
+    parameters: dict[str, list[nn.Parameter]] = field(default_factory=dict)  # by adapter name: what trains
+    merged: dict[str, Any] | None = None  # while folded: what `unmerge` needs
+
+
+class Switched(nn.Module):
+    r"""A module that stands where `base` stood and answers differently for each named adapter."""
+
+    def __init__(self, base: nn.Module, switch: Switch):
+        super().__init__()
+        self.base, self.switch = base, switch
+
+    def forget(self, name: str) -> None:
+        r"""Drop what belongs to adapter `name`."""
+        for store in self.children():
+            if isinstance(store, (nn.ModuleDict, nn.ParameterDict)) and name in store:
+                del store[name]
+
+
+class SwitchedHead(Switched):
+    r"""A task head, which trains whole: the original, and one copy for each adapter."""
+
+    def __init__(self, base: nn.Module, switch: Switch):
+        super().__init__(base, switch)
+        self.copies = nn.ModuleDict()
+
+    def chosen(self, name: str | None) -> nn.Module:
+        r"""The copy of adapter `name`, or the original."""
+        return self.copies[name] if name in self.copies else self.base
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        rows = self.switch.rows
+        if rows is None:
+            return self.chosen(self.switch.active)(x, *args, **kwargs)
+        parts = {name: self.chosen(name)(x[index], *args, **kwargs) for name, index in rows.items()}
+        if len({part.shape[1:] for part in parts.values()}) > 1:
+            sizes = ", ".join(f"{name}: {tuple(part.shape[1:])}" for name, part in parts.items())
+            raise CourseError(f"rows of one batch need task heads of one size, these differ: {sizes}")
+        first = next(iter(parts.values()))
+        y = first.new_empty(len(x), *first.shape[1:])
+        for name, index in rows.items():
+            y = y.index_copy(0, index, parts[name])
+        return y
+
+
+class Method(ABC):
+    r"""The interface of every method. Subclasses are frozen dataclasses and fill in the parts with an underscore."""
+
+    #: Name of the method in checkpoints (peft's name where peft has the method).
+    kind: ClassVar[str]
+
+    def attach(self, model: nn.Module, name: str = "default") -> nn.Module:
+        r"""Freeze `model` and add or free the parameters of this method, in place, under `name`, and make it active.
+
+        Raises CourseError if `name` is taken, if a different method is attached, or if the method does not fit.
+        """
+        state = _state(model)
+        if not name.isidentifier():
+            raise CourseError(f"adapter name {name!r} is not usable: take letters, digits and _, such as 'film'")
+        if state and name in state.methods:
+            raise CourseError(
+                f"{type(self).__name__} cannot attach: this model already has an adapter named {name!r}; "
+                f"call detach(model) first, or attach under another name"
+            )
+        if state and (other := next(iter(state.methods.values()))).kind != self.kind:
+            raise CourseError(
+                f"{type(self).__name__} cannot attach: this model already carries {type(other).__name__}; "
+                "call detach(model) first"
+            )
+        if state and state.merged:
+            raise CourseError("this model has its adapter merged; call unmerge(model) before attaching another")
+        self._check(model)  # nothing has been touched yet: an error here leaves the model as it was
+        if state is None:
+            state = Attachment(Switch(), {n: p.requires_grad for n, p in model.named_parameters()})
+            model._coursekit = state
+            model.requires_grad_(False)
+        state.methods[name] = self
+        state.parameters[name] = [*self._insert(model, state, name), *self._insert_heads(model, state, name)]
+        activate(model, name)
+        return model
+
+    @abstractmethod
+    def count(self, config: Any) -> int:
+        r"""Closed form: how many parameters the method trains, task head not counted, from the config alone."""
+
+    def save(self, model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
+        r"""Write what was trained (never the base) to `folder`, in peft's format where peft has one."""
+        name = self._named(model, name)
+        return interop.write(folder, self._config(model), self._learned(model, name))
+
+    def load(self, model: nn.Module, folder: str | Path, name: str = "default") -> nn.Module:
+        r"""Read a checkpoint into `model`, attaching first where `name` is not attached yet.
+
+        Raises CourseError, and changes nothing, if the checkpoint is of another method or another model.
+        """
+        config, tensors = interop.read(folder)
+        interop.same_method(self.kind, config)
+        self._check_config(config)
+        state = _state(model)
+        fresh = state is None or name not in state.methods
+        if fresh:
+            self.attach(model, name)
+        try:
+            self._load(model, name, tensors, folder)
+        except CourseError:
+            if fresh:
+                remove(model, name)
+            raise
+        return model
+
+    def merge(self, model: nn.Module, name: str | None = None) -> nn.Module:
+        r"""Fold what was trained into the base weights and take the extra modules out; `unmerge` undoes it."""
+        raise CourseError(f"{type(self).__name__} does not fold into the weights: keep it attached to use it")
+
+    def detach(self, model: nn.Module) -> nn.Module:
+        r"""The base model back, bit for bit: every adapter gone, flags as they were."""
+        self._named(model, None)
+        return detach(model)
+
+    # What a subclass fills in -----------------------------------------------------------------------------------
+
+    def _check(self, model: nn.Module) -> None:
+        r"""Raise CourseError where the method does not fit `model`."""
+
+    @abstractmethod
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
+        r"""Add the parameters of adapter `name`; return those that train."""
+
+    @abstractmethod
+    def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
+        r"""What adapter `name` has learned, under peft's keys, task head not included."""
+
+    @abstractmethod
+    def _config(self, model: nn.Module) -> dict[str, Any]:
+        r"""peft's adapter_config for this method."""
+
+    def _check_config(self, config: dict[str, Any]) -> None:
+        r"""Raise CourseError where a checkpoint's `config` is of other hyperparameters than this method's."""
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _insert_heads(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
+        r"""Give adapter `name` its own copy of the task head."""
+        trained = []
+        for head in head_names(model):
+            module = model.get_submodule(head)
+            if not isinstance(module, SwitchedHead):
+                state.originals[head] = module
+                module = SwitchedHead(module, state.switch)
+                replace(model, head, module)
+            module.copies[name] = copy.deepcopy(module.base)
+            trained += module.copies[name].parameters()
+        return trained
+
+    def _named(self, model: nn.Module, name: str | None) -> str:
+        state = _state(model)
+        if state is None or not state.methods:
+            raise CourseError(f"{type(self).__name__} is not attached to this model; call method.attach(model) first")
+        name = name or state.switch.active or next(iter(state.methods))
+        if name not in state.methods:
+            raise unknown("adapter", name, state.methods)
+        if state.methods[name].kind != self.kind:
+            raise CourseError(f"adapter {name!r} is a {type(state.methods[name]).__name__}, not a {type(self).__name__}")
+        return name
+
+    def _load(self, model: nn.Module, name: str, tensors: dict[str, Tensor], folder: str | Path) -> None:
+        own = self._learned(model, name)
+        interop.same_tensors(own, tensors, folder)  # all of them, before the first is written
+        with torch.no_grad():
+            for key, value in own.items():
+                value.copy_(tensors[key])
+
+    def _learned(self, model: nn.Module, name: str) -> dict[str, Tensor]:
+        tensors = self._tensors(model, name)
+        for head in head_names(model):
+            module = model.get_submodule(head)
+            chosen = module.chosen(name) if isinstance(module, SwitchedHead) else module
+            tensors |= {f"{head}.{key}": value for key, value in chosen.state_dict().items()}
+        return tensors
+
+
+def attached(model: nn.Module) -> dict[str, Method]:
+    r"""The adapters on `model`, by name."""
+    state = _state(model)
+    return dict(state.methods) if state else {}
+
+
+def activate(model: nn.Module, name: str | None) -> nn.Module:
+    r"""Let adapter `name` answer and train; None: the bare base answers and nothing trains."""
+    state = _needed(model)
+    if name is not None and name not in state.methods:
+        raise unknown("adapter", name, state.methods)
+    state.switch.active = name
+    for other, parameters in state.parameters.items():
+        for parameter in parameters:
+            parameter.requires_grad_(other == name)
+    return model
+
+
+@contextlib.contextmanager
+def disabled(model: nn.Module) -> Iterator[nn.Module]:
+    r"""The base model, for the length of a `with`: the reference model that costs no second copy."""
+    state = _needed(model)
+    before, state.switch.active = state.switch.active, None
+    try:
+        yield model
+    finally:
+        state.switch.active = before
+
+
+@contextlib.contextmanager
+def rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[nn.Module]:
+    r"""Different adapters for different rows of one batch: row i of the batch is answered by `names[i]`.
+
+    Shapes: a batch of `len(names)` rows; None in `names` is the bare base.
+    """
+    state = _needed(model)
+    for name in names:
+        if name is not None and name not in state.methods:
+            raise unknown("adapter", name, state.methods)
+    device = next(model.parameters()).device
+    state.switch.rows = {
+        name: torch.tensor([i for i, n in enumerate(names) if n == name], device=device) for name in dict.fromkeys(names)
+    }
+    try:
+        yield model
+    finally:
+        state.switch.rows = None
+
+
+def trainable(model: nn.Module) -> int:
+    r"""Counted, not derived: how many parameters of `model` require a gradient, task head included."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def fold(model: nn.Module, weights: dict[str, nn.Parameter], name: str, undo: bool) -> nn.Module:
+    r"""Put the folded `weights` (path of a wrapped module -> its new weight) into the base and take all wrappers out.
+
+    A tied weight is replaced on this side only: the output layer keeps the old one, and the config says so.
+    With `undo` the old weights are kept for `unmerge`; without it the model is an ordinary model from here on.
+    """
+    state = _needed(model)
+    state.merged = {"weights": {}, "modules": {}, "tied": getattr(model.config, "tie_word_embeddings", None)}
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    for path, original in state.originals.items():
+        wrapper = model.get_submodule(path)
+        state.merged["modules"][path] = wrapper
+        if path in weights:
+            if owners[id(original.weight)] > 1:
+                model.config.tie_word_embeddings = False
+            state.merged["weights"][path] = original.weight
+            original.weight = weights[path]
+            replace(model, path, original)
+        else:  # a task head: this adapter's own copy takes the place
+            replace(model, path, wrapper.chosen(name))
+    model.requires_grad_(False)
+    if not undo:
+        del model._coursekit
+        for parameter_name, parameter in model.named_parameters():
+            parameter.requires_grad_(state.flags.get(parameter_name, True))
+    return model
+
+
+def unmerge(model: nn.Module) -> nn.Module:
+    r"""Undo `merge`: the base weights as they were, to the bit, and the adapters beside them again."""
+    state = _needed(model)
+    if state.merged is None:
+        raise CourseError("nothing is merged into this model")
+    for path, weight in state.merged["weights"].items():
+        model.get_submodule(path).weight = weight
+    for path, module in state.merged["modules"].items():
+        replace(model, path, module)
+    if state.merged["tied"] is not None:
+        model.config.tie_word_embeddings = state.merged["tied"]
+    state.merged = None
+    return activate(model, state.switch.active)
+
+
+def remove(model: nn.Module, name: str) -> None:
+    r"""Take one named adapter off; the others stay. The last one that goes restores the base model."""
+    state = _needed(model)
+    if name not in state.methods:
+        raise unknown("adapter", name, state.methods)
+    if len(state.methods) == 1:
+        detach(model)
+        return
+    for module in model.modules():
+        if isinstance(module, Switched):
+            module.forget(name)
+    del state.methods[name], state.parameters[name]
+    if state.switch.active == name:
+        activate(model, next(iter(state.methods)))
+
+
+def detach(model: nn.Module) -> nn.Module:
+    r"""Take every adapter off `model` and give back the base, bit for bit."""
+    state = _needed(model)
+    if state.merged is not None:
+        unmerge(model)
+    for path, module in state.originals.items():
+        replace(model, path, module)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(state.flags[name])
+        parameter.grad = None
+    del model._coursekit
+    return model
+
+
+def _state(model: nn.Module) -> Attachment | None:
+    return getattr(model, "_coursekit", None)
+
+
+def _needed(model: nn.Module) -> Attachment:
+    state = _state(model)
+    if state is None:
+        raise CourseError("no method is attached to this model; call method.attach(model) first")
+    return state

@@ -1,0 +1,502 @@
+r"""LoRA against peft with the same weights, against closed forms, and against itself: start, freeze, merge, detach."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import peft
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from coursekit import methods
+from coursekit.errors import CourseError
+from coursekit.methods import LoRA
+from coursekit.methods.low_rank import low_rank_update
+from coursekit.methods.surgery import find
+
+FAMILIES = tiny.FAMILIES
+EVERYTHING = {
+    "bert": ("query", "value", "dense", "word_embeddings"),
+    "roberta": ("query", "value", "dense", "word_embeddings"),
+    "gpt2": ("c_attn", "c_proj", "c_fc", "wpe"),
+    "opt": ("q_proj", "v_proj", "fc1", "fc2", "embed_tokens"),
+    "llama": ("q_proj", "k_proj", "down_proj", "embed_tokens"),
+}
+
+
+def batch(family: str, **kwargs):
+    made = tiny.batch(**kwargs)
+    return made | {"labels": torch.tensor([0, 1, 1]) if family in tiny.ENCODERS else made["input_ids"]}
+
+
+def nonzero(model: nn.Module, seed: int = 3) -> nn.Module:
+    r"""Give every trained parameter a value, so that a wrong scale shows: with B = 0 none would."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.2 + 0.05)
+    return model
+
+
+def as_peft(family: str, folder: Path, trainable: bool = False) -> nn.Module:
+    return peft.PeftModel.from_pretrained(tiny.model(family), folder, is_trainable=trainable).eval()
+
+
+def train(model: nn.Module, batches: list[dict], lr: float = 1e-3) -> list[float]:
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+    losses = []
+    for one in batches:
+        loss = model(**one).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+# peft ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", [{}, {"rslora": True}, {"r": 3, "alpha": 7}], ids=["lora", "rslora", "odd scale"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_equal_peft_to_the_bit_and_peft_reads_our_checkpoint(family, variant, tmp_path):
+    method = LoRA(**({"r": 4, "alpha": 32} | variant), targets=EVERYTHING[family])
+    model = nonzero(method.attach(tiny.model(family)))
+    method.save(model, tmp_path)
+    theirs = as_peft(family, tmp_path)
+    one = batch(family, padded=True)
+    with torch.no_grad():
+        ours, reference = model(**one).logits, theirs(**one).logits
+    assert torch.equal(ours, reference)
+    assert not torch.equal(ours, tiny.model(family)(**one).logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dora_agrees_with_peft(family, tmp_path):
+    targets = tuple(t for t in EVERYTHING[family] if "emb" not in t and t != "wpe")
+    method = LoRA(r=4, alpha=8, targets=targets, dora=True)
+    model = nonzero(method.attach(tiny.model(family)))
+    method.save(model, tmp_path)
+    theirs, one = as_peft(family, tmp_path), batch(family)
+    with torch.no_grad():
+        torch.testing.assert_close(model(**one).logits, theirs(**one).logits, atol=1e-6, rtol=1e-5)
+
+
+def test_dora_on_an_embedding_agrees_with_peft(tmp_path):
+    method = LoRA(r=4, alpha=8, targets=("word_embeddings",), dora=True)
+    model = nonzero(method.attach(tiny.model("bert")))
+    method.save(model, tmp_path)
+    theirs, one = as_peft("bert", tmp_path), batch("bert")
+    with torch.no_grad():
+        torch.testing.assert_close(model(**one).logits, theirs(**one).logits, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", [{}, {"rslora": True}, {"dora": True}], ids=["lora", "rslora", "dora"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_peft_checkpoints_load_here(family, variant, tmp_path):
+    options = {"use_rslora": variant.get("rslora", False), "use_dora": variant.get("dora", False)}
+    task = "SEQ_CLS" if family in tiny.ENCODERS else "CAUSAL_LM"
+    targets = [t for t in EVERYTHING[family] if t not in ("word_embeddings", "wpe", "embed_tokens")]
+    config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=targets, task_type=task, **options)
+    theirs = nonzero(peft.get_peft_model(tiny.model(family), config)).eval()
+    theirs.save_pretrained(tmp_path)
+    method = LoRA.from_checkpoint(tmp_path)
+    model = method.load(tiny.model(family), tmp_path)
+    one = batch(family)
+    with torch.no_grad():
+        ours, reference = model(**one).logits, theirs(**one).logits
+    if "dora" in variant:
+        torch.testing.assert_close(ours, reference, atol=1e-6, rtol=1e-5)
+    else:
+        assert torch.equal(ours, reference)
+
+
+def test_peft_checkpoint_with_an_adapted_embedding_loads_here(tmp_path):
+    config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["embed_tokens", "q_proj"], task_type="CAUSAL_LM")
+    theirs = nonzero(peft.get_peft_model(tiny.model("llama"), config)).eval()
+    theirs.save_pretrained(tmp_path)  # peft adds the frozen embedding to the file; it is the base's, and skipped
+    model = LoRA.from_checkpoint(tmp_path).load(tiny.model("llama"), tmp_path)
+    assert torch.equal(model(**batch("llama")).logits, theirs(**batch("llama")).logits)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3], ids=["no dropout", "dropout"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_twenty_steps_of_training_follow_peft(family, dropout, tmp_path):
+    method = LoRA(r=4, alpha=8, targets=EVERYTHING[family][:3], dropout=dropout)
+    torch.manual_seed(0)
+    model = method.attach(tiny.model(family, **_no_base_dropout(family)))
+    method.save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(
+        tiny.model(family, **_no_base_dropout(family)), tmp_path, is_trainable=True
+    )
+    batches = [batch(family, seed=i) for i in range(20)]
+    losses = []
+    for one in (model, theirs):
+        torch.manual_seed(1)
+        losses.append(train(one.train(), batches))
+    torch.testing.assert_close(*map(torch.tensor, losses), atol=1e-5, rtol=0)
+    assert losses[0][-1] != losses[0][0]
+
+
+def _no_base_dropout(family: str) -> dict[str, float]:
+    return {
+        "bert": dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        "roberta": dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        "gpt2": dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
+        "opt": dict(dropout=0.0),
+        "llama": {},
+    }[family]
+
+
+def test_different_adapters_for_different_rows_equal_peft(tmp_path):
+    model = tiny.model("llama")
+    for seed, name in enumerate(("film", "product")):
+        method = LoRA(r=2 + seed, alpha=8)
+        nonzero(method.attach(model, name), seed)
+        method.save(model, tmp_path / name, name)
+    theirs = peft.PeftModel.from_pretrained(tiny.model("llama"), tmp_path / "film", adapter_name="film")
+    theirs.load_adapter(tmp_path / "product", adapter_name="product")
+    one = tiny.batch(4)
+    names = ["product", "film", None, "product"]
+    with torch.no_grad(), methods.rows(model, names):
+        ours = model(**one).logits
+    reference = theirs.eval()(**one, adapter_names=["__base__" if n is None else n for n in names]).logits
+    assert torch.equal(ours, reference)
+
+
+# the formula ----------------------------------------------------------------------------------------------------------
+
+
+def test_gradients_of_the_update_are_right_in_float64():
+    random = torch.Generator().manual_seed(0)
+    shapes = ((2, 3, 5), (2, 3, 4), (2, 4), (5, 2))  # y, x, A, B
+    inputs = [torch.randn(s, generator=random, dtype=torch.float64, requires_grad=True) for s in shapes]
+    assert torch.autograd.gradcheck(lambda y, x, A, B: low_rank_update(y, x, A, B, 1.7), inputs)
+
+
+def test_only_x_and_the_narrow_product_are_kept_for_the_backward():
+    kept: list[torch.Tensor] = []
+    y, x = torch.randn(6, 50), torch.randn(6, 40)
+    A, B = nn.Parameter(torch.randn(2, 40)), nn.Parameter(torch.randn(50, 2))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        low_rank_update(y, x, A, B, 2.0)
+    activations = {t.data_ptr(): t.numel() for t in kept} | {A.data_ptr(): 0, B.data_ptr(): 0}
+    assert sum(activations.values()) == 6 * 40 + 6 * 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+def test_at_the_start_the_model_answers_as_before_to_the_bit(family, dora):
+    one = batch(family, padded=True)
+    before = tiny.model(family)(**one).logits
+    model = LoRA(r=4, targets=EVERYTHING[family], dora=dora).attach(tiny.model(family))
+    assert torch.equal(model(**one).logits, before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+def test_training_moves_only_what_was_promised(family, dora):
+    model = LoRA(r=4, dora=dora).attach(tiny.model(family))
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    train(model.train(), [batch(family, seed=i) for i in range(20)])
+    for name, parameter in model.named_parameters():
+        learned = any(part in name for part in ("lora_A", "lora_B", "magnitude", "copies"))
+        assert parameter.requires_grad == learned, name
+        assert torch.equal(parameter, before[name]) != learned, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+def test_merged_model_gives_the_same_answers_and_is_a_plain_model(family, dora):
+    method = LoRA(r=4, alpha=8, targets=EVERYTHING[family], dora=dora)
+    model = nonzero(method.attach(tiny.model(family)))
+    one = batch(family)
+    with torch.no_grad():
+        beside = model(**one).logits
+        classes = [type(m) for m in tiny.model(family).modules()]
+        method.merge(model)
+        assert [type(m) for m in model.modules()] == classes
+        torch.testing.assert_close(model(**one).logits, beside, atol=1e-4, rtol=1e-4)
+        methods.unmerge(model)
+        assert torch.equal(model(**one).logits, beside)
+
+
+def test_merging_a_tied_embedding_leaves_the_output_layer_alone():
+    model = nonzero(LoRA(r=4, targets=("embed_tokens",)).attach(tiny.model("llama")))
+    head = model.lm_head.weight.detach().clone()
+    assert model.config.tie_word_embeddings
+    LoRA(r=4, targets=("embed_tokens",)).merge(model, undo=False)
+    assert torch.equal(model.lm_head.weight, head)
+    assert not torch.equal(model.get_input_embeddings().weight, head)
+    assert not model.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("merged", [False, True])
+def test_detach_restores_the_model_to_the_bit(family, merged):
+    model, twin = tiny.model(family), tiny.model(family)
+    method = LoRA(r=4, targets=EVERYTHING[family])
+    nonzero(method.attach(model))
+    if merged:
+        method.merge(model)
+    method.detach(model)
+    assert [n for n, _ in model.named_modules()] == [n for n, _ in twin.named_modules()]
+    assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in twin.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True))
+    assert model.config.tie_word_embeddings == twin.config.tie_word_embeddings
+    assert methods.attached(model) == {}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("targets", [None, "all-linear", "everything"])
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+def test_closed_form_counts_what_is_there(family, targets, dora):
+    targets = EVERYTHING[family] if targets == "everything" else targets
+    method = LoRA(r=5, targets=targets, dora=dora)
+    with torch.device("meta"):
+        model = type(tiny.model(family))(tiny.config(family))
+    method.attach(model)
+    heads = sum(p.numel() for n, p in model.named_parameters() if ".copies." in n)
+    assert methods.trainable(model) - heads == method.count(model.config)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_linear_means_what_it_means_in_peft(family):
+    theirs = peft.get_peft_model(tiny.model(family), peft.LoraConfig(
+        target_modules="all-linear", task_type="SEQ_CLS" if family in tiny.ENCODERS else "CAUSAL_LM"))  # fmt: skip
+    reference = {n.split("base_model.model.")[1] for n, m in theirs.named_modules() if hasattr(m, "lora_A") and m.lora_A}
+    model = LoRA(targets="all-linear").attach(tiny.model(family))
+    ours = {n for n, m in model.named_modules() if hasattr(m, "lora_A")}
+    # peft also takes BERT's pooler, which is no block; everything else is the same
+    assert {n for n in reference if "pooler" not in n and "classifier" not in n} == ours
+
+
+# several adapters on one base -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_are_switched_mixed_and_removed(family):
+    one = batch(family)
+    alone = {}
+    for seed, name in enumerate(("film", "product")):
+        alone[name] = nonzero(LoRA(r=2 + seed, alpha=8).attach(tiny.model(family), name), seed)(**one).logits
+    model = tiny.model(family)
+    plain = model(**one).logits
+    for seed, name in enumerate(("film", "product")):
+        nonzero(LoRA(r=2 + seed, alpha=8).attach(model, name), seed)
+    for name in ("film", "product", "film"):
+        methods.activate(model, name)
+        assert torch.equal(model(**one).logits, alone[name])
+    with methods.disabled(model):
+        assert torch.equal(model(**one).logits, plain)
+    with methods.rows(model, ["product", None, "film"]):
+        mixed = model(**one).logits
+    expected = torch.stack([alone["product"][0], plain[1], alone["film"][2]])
+    torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-5)
+    methods.remove(model, "film")
+    assert list(methods.attached(model)) == ["product"]
+    assert torch.equal(model(**one).logits, alone["product"])
+    methods.remove(model, "product")
+    assert torch.equal(model(**one).logits, plain)
+
+
+def test_training_a_mixed_batch_gives_each_adapter_the_gradient_of_its_own_rows():
+    model = tiny.model("llama")
+    for seed, name in enumerate(("film", "product")):
+        nonzero(LoRA(r=2, alpha=8).attach(model, name), seed)
+    for parameters in model._coursekit.parameters.values():
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+    one = tiny.batch(2)
+    with methods.rows(model, ["film", "product"]):
+        model(**one).logits[0].sum().backward()
+    named = model._coursekit.parameters
+    assert all(p.grad.abs().sum() > 0 for p in named["film"])
+    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in named["product"])
+
+
+def test_only_the_active_adapter_trains():
+    model = tiny.model("llama")
+    first, second = LoRA(r=2).attach(model, "film"), LoRA(r=3).attach(model, "product")
+    assert first is second is model
+    assert methods.trainable(model) == LoRA(r=3).count(model.config)
+    methods.activate(model, "film")
+    assert methods.trainable(model) == LoRA(r=2).count(model.config)
+
+
+def test_a_copy_of_the_model_switches_on_its_own():
+    model = nonzero(LoRA(r=2).attach(tiny.model("llama"), "film"))
+    twin, one = copy.deepcopy(model), tiny.batch()
+    methods.activate(twin, None)
+    assert not torch.equal(twin(**one).logits, model(**one).logits)
+
+
+# save and load --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_save_and_load_round_trip(family, tmp_path):
+    method = LoRA(r=4, targets=EVERYTHING[family], dora=True)
+    model = nonzero(method.attach(tiny.model(family)))
+    method.save(model, tmp_path)
+    again = method.load(tiny.model(family), tmp_path)
+    assert LoRA.from_checkpoint(tmp_path).r == 4
+    assert torch.equal(again(**batch(family)).logits, model(**batch(family)).logits)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_the_file_holds_only_what_was_trained(tmp_path):
+    method = LoRA(r=1)
+    model = method.attach(tiny.model("llama"))
+    method.save(model, tmp_path)
+    size = (tmp_path / "adapter_model.safetensors").stat().st_size
+    assert 4 * method.count(model.config) <= size <= 4 * method.count(model.config) + 4096
+
+
+def test_sixteen_bit_bases_get_adapters_in_full_precision(tmp_path):
+    model = nonzero(LoRA(r=4, alpha=8).attach(tiny.model("llama", dtype=torch.bfloat16)))
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    LoRA(r=4, alpha=8).save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(tiny.model("llama", dtype=torch.bfloat16), tmp_path).eval()
+    assert torch.equal(model(**tiny.batch()).logits, theirs(**tiny.batch()).logits)
+
+
+def test_checkpointing_with_a_frozen_base_gives_the_same_gradients():
+    one = batch("llama")
+    gradients = []
+    for checkpointing in (False, True):
+        model = nonzero(LoRA(r=4).attach(tiny.model("llama"))).train()
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        model(**one).loss.backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+# bad input ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"r": 0}, "r=0 is no rank"),
+    ({"r": -3}, "r=-3 is no rank"),
+    ({"r": 2.5}, "r=2.5 is no rank"),
+    ({"r": True}, "r=True is no rank"),
+    ({"alpha": 0}, "alpha=0 would switch the update off"),
+    ({"alpha": math.nan}, "alpha=nan"),
+    ({"dropout": 1.0}, "dropout=1.0"),
+    ({"targets": ()}, "targets is empty"),
+])  # fmt: skip
+def test_hyperparameters_that_make_no_sense(options, said):
+    with pytest.raises(CourseError, match=said):
+        LoRA(**options)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_target_that_names_nothing_lists_the_candidates_and_touches_nothing(family):
+    model = tiny.model(family)
+    good = next(iter(EVERYTHING[family]))
+    for attempt in (lambda: LoRA(targets=(good, "q_prj")).attach(model), lambda: LoRA(targets="q_prj").count(model.config)):
+        with pytest.raises(CourseError, match=f"'q_prj' matches no module of this model; candidates: .*{good}"):
+            attempt()
+    assert methods.attached(model) == {}
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_rank_above_the_matrix():
+    model = tiny.model("llama")  # keys and values are 16 wide
+    with pytest.raises(CourseError, match=r"r=17 is above the rank that .*v_proj can have: it is 16 x 32, so take r up to 16"):
+        LoRA(r=17).attach(model)
+    assert methods.attached(model) == {}
+    LoRA(r=16).attach(model)
+
+
+def test_an_embedding_with_its_own_way_of_looking_up():
+    with pytest.raises(CourseError, match="embed_positions is no plain embedding"):
+        LoRA(r=2, targets=("embed_positions",)).attach(tiny.model("opt"))
+
+
+def test_attaching_twice():
+    model = LoRA(r=2).attach(tiny.model("llama"))
+    with pytest.raises(CourseError, match="already has an adapter named 'default'; call detach"):
+        LoRA(r=2).attach(model)
+    with pytest.raises(CourseError, match="already carries LoRA; call detach"):
+        methods.FullFineTuning().attach(model, "other")
+    with pytest.raises(CourseError, match="not usable"):
+        LoRA(r=2).attach(model, "my.adapter")
+
+
+def test_using_before_attaching(tmp_path):
+    model, method = tiny.model("llama"), LoRA(r=2)
+    for attempt in (lambda: method.save(model, tmp_path), lambda: method.merge(model), lambda: method.detach(model)):
+        with pytest.raises(CourseError, match="LoRA is not attached to this model; call method.attach"):
+            attempt()
+    with pytest.raises(CourseError, match="no method is attached"):
+        methods.activate(model, "film")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_adapter_names():
+    model = LoRA(r=2).attach(tiny.model("llama"), "film")
+    for attempt in (lambda: methods.activate(model, "flim"), lambda: methods.rows(model, ["flim"]).__enter__()):
+        with pytest.raises(CourseError, match="unknown adapter 'flim'; did you mean 'film'"):
+            attempt()
+
+
+def test_merging_twice_and_attaching_while_merged():
+    model, method = tiny.model("llama"), LoRA(r=2)
+    method.attach(model)
+    method.merge(model)
+    with pytest.raises(CourseError, match="merged already"):
+        method.merge(model)
+    with pytest.raises(CourseError, match="call unmerge"):
+        LoRA(r=2).attach(model, "other")
+    methods.unmerge(model)
+    with pytest.raises(CourseError, match="nothing is merged"):
+        methods.unmerge(model)
+
+
+def test_checkpoints_of_another_method_model_or_setting(tmp_path):
+    LoRA(r=2, alpha=4).save(LoRA(r=2, alpha=4).attach(tiny.model("llama")), tmp_path / "lora")
+    theirs = peft.get_peft_model(tiny.model("llama"), peft.IA3Config(task_type="CAUSAL_LM"))
+    theirs.save_pretrained(tmp_path / "ia3")
+    model = tiny.model("llama")
+    cases = [
+        (LoRA(r=2, alpha=4), tmp_path / "ia3", model, "this checkpoint holds IA3, not LORA"),
+        (LoRA(r=3, alpha=4), tmp_path / "lora", model, "trained with r=2, the method here has 3"),
+        (LoRA(r=2, alpha=8), tmp_path / "lora", model, "trained with lora_alpha=4, the method here has 8"),
+        (LoRA(r=2, alpha=4), tmp_path / "lora", tiny.model("opt"), "is of another model or of other targets: 8 missing"),
+        (LoRA(r=2, alpha=4), tmp_path / "lora", tiny.model("llama", hidden_size=64), "is of another model: .* is .* there"),
+        (LoRA(r=2, alpha=4, targets="all-linear"), tmp_path / "lora", model, "of other targets"),
+        (LoRA(r=2, alpha=4), tmp_path, model, "is not an adapter checkpoint: it has no adapter_config.json"),
+    ]
+    for method, folder, target, said in cases:
+        with pytest.raises(CourseError, match=said):
+            method.load(target, folder)
+        assert methods.attached(target) == {}
+    whole = (tmp_path / "lora" / "adapter_model.safetensors").read_bytes()
+    (tmp_path / "lora" / "adapter_model.safetensors").write_bytes(whole[:-50])
+    with pytest.raises(CourseError, match="damaged"):
+        LoRA(r=2, alpha=4).load(model, tmp_path / "lora")
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_attached_adapter_as_it_was(tmp_path):
+    LoRA(r=2).save(LoRA(r=2).attach(tiny.model("llama", hidden_size=64)), tmp_path)
+    model = nonzero(LoRA(r=2).attach(tiny.model("llama")))
+    before = model(**tiny.batch()).logits
+    with pytest.raises(CourseError, match="another model"):
+        LoRA(r=2).load(model, tmp_path)
+    assert torch.equal(model(**tiny.batch()).logits, before)
+
+
+def test_targets_are_matched_by_peft_s_rule():
+    model = tiny.model("bert")
+    linears = (nn.Linear,)
+    assert len(find(model, ("output.dense",), linears)) == 4  # attention.output.dense matches too
+    assert len(find(model, ("bert.encoder.layer.0.output.dense",), linears)) == 1
+    with pytest.raises(CourseError, match="candidates"):
+        find(model, ("classifier",), linears)  # the head trains whole and is no target
