@@ -144,7 +144,7 @@ def _one_line(name: str | Path, source: str) -> Iterator[None]:
             raise CourseError(f"cannot load a model from the folder {source}: {said}{advice}") from error
         if "GatedRepoError" in kinds:
             raise CourseError(
-                f"{name!r} is gated: accept its licence on its page of the hub and log in with `hf auth login`"
+                f"{name!r} is gated: accept its licence on its page and log in with `hf auth login`"
             ) from error
         if "RepositoryNotFoundError" in kinds:
             raise CourseError(
@@ -152,8 +152,8 @@ def _one_line(name: str | Path, source: str) -> Iterator[None]:
             ) from error
         if isinstance(error, OSError):
             raise CourseError(
-                f"cannot get {name!r} from the Hugging Face hub: check the connection (and HF_HUB_OFFLINE), or "
-                f"give a folder or a bundled name ({', '.join([*_DECODERS, *_ENCODERS])})"
+                f"cannot get {name!r} from the Hugging Face hub: check the connection (and HF_HUB_OFFLINE), "
+                f"or use a folder or a bundled name ({', '.join([*_DECODERS, *_ENCODERS])})"
             ) from error
         raise CourseError(f"cannot load {name!r}: {said}") from error
 

@@ -1,0 +1,129 @@
+r"""The command `coursekit`. Each command imports what it needs when it runs: `--help` answers at once."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coursekit.errors import CourseError
+
+app = typer.Typer(
+    help="The course on fine-tuning language models: get its models, run its notebooks.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _polite(command: Callable[..., Any]) -> Callable[..., Any]:
+    r"""What the user can put right is one line and status 1; Ctrl-C is status 130. A traceback is a bug."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **settings: Any) -> Any:
+        try:
+            return command(*args, **settings)
+        except CourseError as error:
+            typer.echo(f"coursekit: {error}", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.echo("\ncoursekit: stopped; run the same command again to go on from here", err=True)
+            raise typer.Exit(130) from None
+
+    return run
+
+
+@app.command()
+@_polite
+def fetch() -> None:
+    r"""Download, verify and convert the models and texts of the course (once)."""
+    from coursekit import sources
+
+    for name, folder in sources.fetch_all().items():
+        typer.echo(f"{name:10} {folder}")
+
+
+@app.command()
+@_polite
+def run(
+    notebooks: Annotated[list[Path] | None, typer.Argument(help="Default: all in notebooks/.")] = None,
+    profile: Annotated[str | None, typer.Option(help="smoke, gpu, or a papermill parameter file.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("runs"),
+    parameter: Annotated[list[str] | None, typer.Option("-p", help="name=value, may be repeated.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Minutes that a notebook may take.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run finished notebooks again.")] = False,
+) -> None:
+    r"""Run notebooks through papermill; write them, their pages, summary.json and index.html."""
+    from coursekit.parameters import parse
+    from coursekit.runner import run_notebooks
+
+    # The end of the session must not leave a kernel behind either.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    paths = notebooks or sorted(Path("notebooks").glob("*.ipynb"))
+    if not paths:
+        raise CourseError("no notebooks: name some, or run this in the folder that holds notebooks/")
+    results = run_notebooks(
+        paths, out, profile, dict(map(parse, parameter or [])), force=force, timeout=timeout
+    )
+    typer.echo(f"{sum(r.ok for r in results)} of {len(results)} ok; read {out / 'index.html'}")
+    if not all(r.ok for r in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+@_polite
+def colab(
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; status 1 if out of step.")] = False,
+) -> None:
+    r"""Write the repository's address in pyproject.toml into all set-up cells and badges."""
+    from coursekit.colab import update
+
+    changed = update(Path.cwd(), write=not check)
+    for path in changed:
+        typer.echo(f"{'out of step' if check else 'updated'}: {path.relative_to(Path.cwd())}")
+    if check and changed:
+        raise CourseError("run `coursekit colab` and commit")
+
+
+@app.command()
+@_polite
+def solve(
+    notebook: Annotated[Path, typer.Argument(help="A notebook with exercises.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the solved notebook goes.")],
+) -> None:
+    r"""Make the solved notebook: every exercise answered by its reference solution."""
+    from coursekit.solve import solve as make
+
+    typer.echo(f"{out}: {', '.join(make(notebook, out))}")
+
+
+@app.command()
+@_polite
+def info() -> None:
+    r"""Show versions, the device, and what the cache holds."""
+    import platform
+    from importlib import metadata
+
+    import coursekit
+    from coursekit import sources
+    from coursekit.device import pick_device, pick_dtype
+
+    typer.echo(f"coursekit     {coursekit.__version__} ({Path(coursekit.__file__).parent})")
+    typer.echo(f"Python        {platform.python_version()} ({platform.platform()})")
+    for project in ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "papermill"):
+        typer.echo(f"{project:13} {metadata.version(project)}")
+    device = pick_device()
+    typer.echo(f"device        {device}, {str(pick_dtype(device)).removeprefix('torch.')}")
+    typer.echo(f"cache         {sources.home()}")
+    for folder in sorted(p for p in sources.home().glob("[!.]*") if p.is_dir()):
+        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        typer.echo(f"  {folder.name:20} {size / 1e6:7.1f} MB")
+
+
+if __name__ == "__main__":
+    app()

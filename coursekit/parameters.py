@@ -1,0 +1,104 @@
+r"""Parameters of a notebook: their types, profiles, and what is said when one of them does not fit.
+
+The cell tagged `parameters` is the contract: what it assigns are the names, and the defaults give the types.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from coursekit.errors import CourseError, unknown
+
+
+def fits(value: Any, kind: type) -> bool:
+    r"""Whether a parameter of type `kind` can take `value`.
+
+    An int will do for a float and a list for a tuple; True and False are no numbers.
+    """
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is float:
+        return isinstance(value, int | float)
+    if kind in (list, tuple):
+        return isinstance(value, list | tuple)
+    return isinstance(value, kind)
+
+
+def mismatch(name: str, value: Any, kind: type, where: str = "") -> CourseError:
+    r"""The error for a parameter of the wrong type; `where` says who gave it, such as " (smoke.yaml)"."""
+    hint = ""
+    if kind is float and isinstance(value, str) and _is_number(value):
+        hint = f"; YAML takes {value} for text, write {float(value):.1e}"  # it wants a dot before the e
+    given = f"{value!r} ({type(value).__name__})"
+    return CourseError(f"parameter {name!r} expects {kind.__name__}, got {given}{where}{hint}")
+
+
+def defaults(notebook: Path) -> dict[str, type | None]:
+    r"""Names in the notebook's `parameters` cell, each with the type of its default (None: anything goes)."""
+    from papermill import inspect_notebook
+
+    kinds: dict[str, type | None] = {}
+    for name, found in inspect_notebook(escaped(notebook)).items():
+        try:
+            default = ast.literal_eval(found["default"])
+        except (ValueError, SyntaxError):  # computed in the cell
+            default = None
+        kinds[name] = None if default is None else type(default)
+    return kinds
+
+
+def escaped(path: Path) -> str:
+    r"""`path` as papermill wants it: it fills parameters into braces of file names."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def check(kinds: Mapping[str, type | None], given: Mapping[str, Any], where: str) -> None:
+    r"""Raises CourseError for the first value in `given` that its parameter cannot take."""
+    for name, value in given.items():
+        kind = kinds.get(name)
+        if kind is not None and not fits(value, kind):
+            raise mismatch(name, value, kind, f" ({where})")
+
+
+def read_profile(profile: str | Path | None, folder: Path) -> tuple[Path | None, dict[str, Any]]:
+    r"""File and content of a profile: a name in `folder/profiles`, or a papermill parameter file."""
+    import yaml
+
+    if profile is None:
+        return None, {}
+    path = Path(profile)
+    if path.suffix not in (".yaml", ".yml"):
+        path = folder / "profiles" / f"{profile}.yaml"
+        if not path.is_file():
+            raise unknown("profile", str(profile), [p.stem for p in path.parent.glob("*.yaml")])
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CourseError(f"cannot read the profile {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise CourseError(f"the profile {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if content is not None and not isinstance(content, dict):
+        raise CourseError(f"the profile {path} must hold lines of the form `name: value`")
+    return path, content or {}
+
+
+def parse(assignment: str) -> tuple[str, Any]:
+    r"""`name=value` of a command line; the value is a Python literal where it can be one, else text."""
+    name, equals, text = assignment.partition("=")
+    if not equals or not name.isidentifier():
+        raise CourseError(f"cannot read the parameter {assignment!r}: write name=value, for example steps=20")
+    try:
+        return name, ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        return name, text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
