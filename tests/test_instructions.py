@@ -1,0 +1,244 @@
+r"""The instruction data: complete, varied, and right wherever a rule can tell."""
+
+from __future__ import annotations
+
+import calendar
+import json
+import math
+import re
+from collections import Counter
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+from coursekit.paths import DATA
+
+KEYS = ["id", "kind", "instruction", "context", "output", "check"]
+#: What a check may hold besides "type" and "value".
+EXTRA = {
+    "number": {"expression"},
+    "json": set(),
+    "list": {"expression"},
+    "choice": {"options"},
+    "text": set(),
+    "contains": set(),
+    "words": set(),
+    "steps": set(),
+    "python": set(),
+}
+#: All that an expression in the data may call.
+CALLS = {call.__name__: call for call in (float, len, list, reversed, sorted)}
+
+LINES = (DATA / "instructions.jsonl").read_text(encoding="utf-8").splitlines()
+ROWS: list[dict[str, Any]] = [json.loads(line) for line in LINES]
+
+
+def of(*types: str, kind: str | None = None) -> list[Any]:
+    r"""One test parameter for each item whose check is of one of `types` (and that is of `kind`)."""
+    return [
+        pytest.param(row, id=row["id"])
+        for row in ROWS
+        if row["check"] and row["check"]["type"] in types and kind in (None, row["kind"])
+    ]
+
+
+def source(row: dict[str, Any]) -> str:
+    return f"{row['instruction']}\n{row['context']}"
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?", text)]
+
+
+def listed(output: str) -> list[str]:
+    r"""The items of a list on one line ("a, b") or on several ("- a")."""
+    if output.startswith("- "):
+        return [line.removeprefix("- ") for line in output.split("\n")]
+    return output.split(", ")
+
+
+def evaluate(expression: str) -> Any:
+    return eval(expression, {"__builtins__": {}}, CALLS)
+
+
+def leaves(value: Any) -> list[Any]:
+    r"""The strings, numbers and booleans in a JSON value; keys are not among them."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return [leaf for part in inner for leaf in leaves(part)]
+    return [value]
+
+
+def test_size_and_kinds():
+    kinds = Counter(row["kind"] for row in ROWS)
+    assert len(ROWS) >= 300
+    assert sum(count >= 15 for count in kinds.values()) >= 8
+    assert min(kinds.values()) >= 15, kinds
+
+
+def test_with_and_without_context():
+    share = sum(bool(row["context"]) for row in ROWS) / len(ROWS)
+    assert 0.4 < share < 0.65
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=str(row.get("id"))) for row in ROWS])
+def test_schema(row):
+    assert list(row) == KEYS
+    for key in KEYS[:-1]:
+        assert isinstance(row[key], str)
+        assert row[key] == row[key].strip()
+        assert row[key] or key == "context"
+        assert row[key].isascii() and row[key].replace("\n", "").isprintable()
+    assert re.fullmatch(r"[a-z]+-\d{3}", row["id"])
+    assert 1 <= len(row["output"].split()) <= 60
+    check = row["check"]
+    if check is not None:
+        optional = EXTRA[check["type"]]
+        assert {"type", "value"} <= set(check) <= {"type", "value"} | optional
+        assert "options" in check or "options" not in optional
+
+
+def test_ids_are_unique_and_name_one_kind():
+    ids = [row["id"] for row in ROWS]
+    assert len(set(ids)) == len(ids)
+    prefixes = {(row["id"].partition("-")[0], row["kind"]) for row in ROWS}
+    assert len(prefixes) == len({prefix for prefix, _ in prefixes}) == len({kind for _, kind in prefixes})
+
+
+def test_no_item_repeats():
+    seen = Counter((row["instruction"].lower(), row["context"].lower()) for row in ROWS)
+    assert [pair for pair, count in seen.items() if count > 1] == []
+
+
+def test_no_near_duplicates():
+    # Sets of words, as in Jaccard's similarity; a 0.8 is one word in five that differs.
+    words = {row["id"]: set(re.findall(r"\w+", source(row).lower())) for row in ROWS}
+    close = [
+        (one, other)
+        for one, other in combinations(words, 2)
+        if len(words[one] & words[other]) >= 0.8 * len(words[one] | words[other])
+    ]
+    assert close == []
+
+
+def test_arithmetic_always_says_how_it_is_computed():
+    for row in ROWS:
+        if row["kind"] in ("arithmetic", "conversion"):
+            assert row["check"]["type"] == "number", row["id"]
+            assert row["check"]["expression"], row["id"]
+
+
+@pytest.mark.parametrize("row", of("number"))
+def test_numbers_recomputed(row):
+    check = row["check"]
+    assert math.isclose(evaluate(check["expression"]), check["value"], rel_tol=1e-12)
+    assert numbers(row["output"])[0] == check["value"]
+
+
+@pytest.mark.parametrize("row", of("number", kind="arithmetic"))
+def test_arithmetic_uses_the_numbers_given(row):
+    # Numbers in words ("three books") and constants of a formula (the 2 in a triangle's area) are few.
+    given = numbers(source(row))
+    used = numbers(row["check"]["expression"])
+    assert set(given) & set(used), "the expression has nothing to do with the question"
+
+
+@pytest.mark.parametrize("row", of("json"))
+def test_json_parses_to_its_value(row):
+    parsed = json.loads(row["output"])
+    # Compared as text: to Python, true equals 1.
+    assert json.dumps(parsed, sort_keys=True) == json.dumps(row["check"]["value"], sort_keys=True)
+
+
+@pytest.mark.parametrize("row", of("json"))
+def test_json_holds_only_what_the_source_says(row):
+    text = source(row)
+    months = {number for number in range(1, 13) if calendar.month_name[number] in text}
+    known = set(numbers(re.sub(r"(?<=\d)-(?=\d)", " ", text))) | months
+    for leaf in leaves(row["check"]["value"]):
+        if isinstance(leaf, str):
+            assert leaf in text
+        elif not isinstance(leaf, bool):
+            assert leaf in known
+
+
+@pytest.mark.parametrize("row", of("list"))
+def test_lists_read_back_and_recomputed(row):
+    check = row["check"]
+    assert listed(row["output"]) == check["value"]
+    assert len(check["value"]) >= 2
+    if "expression" in check:
+        assert [str(item) for item in evaluate(check["expression"])] == check["value"]
+    for item in check["value"]:
+        assert re.search(rf"(?<!\w){re.escape(item)}", source(row)), f"{item!r} is not in the source"
+
+
+@pytest.mark.parametrize("row", of("choice"))
+def test_choices_are_among_the_options_offered(row):
+    check = row["check"]
+    assert row["output"] == check["value"]
+    assert check["options"].count(check["value"]) == 1
+    assert len(set(check["options"])) == len(check["options"]) >= 2
+    for option in check["options"]:
+        assert re.search(rf"(?<!\w){re.escape(option)}(?!\w)", source(row)), f"{option!r} is not offered"
+
+
+def test_no_answer_dominates_the_sentiment_items():
+    for kind in ("sentiment", "classification"):
+        places = Counter(row["check"]["options"].index(row["output"]) for row in ROWS if row["kind"] == kind)
+        assert max(places.values()) <= 0.6 * sum(places.values()), (kind, places)
+
+
+@pytest.mark.parametrize("row", of("text"))
+def test_exact_answers(row):
+    assert row["output"] == row["check"]["value"]
+
+
+@pytest.mark.parametrize("row", of("text", kind="grammar"))
+def test_a_correction_changes_something(row):
+    assert row["output"] not in source(row)
+
+
+@pytest.mark.parametrize("row", of("contains"))
+def test_key_words_stand_in_the_answer(row):
+    value = re.escape(row["check"]["value"])
+    assert re.search(rf"(?<!\w){value}(?!\w)", row["output"], re.IGNORECASE)
+
+
+@pytest.mark.parametrize("row", of("contains", kind="reading"))
+def test_reading_answers_come_from_the_passage(row):
+    value = re.escape(row["check"]["value"])
+    assert re.search(rf"(?<!\w){value}(?!\w)", source(row), re.IGNORECASE)
+
+
+@pytest.mark.parametrize("row", of("words"))
+def test_word_limits(row):
+    assert len(row["output"].split()) <= row["check"]["value"] <= 60
+    assert "\n" not in row["output"]
+
+
+@pytest.mark.parametrize("row", of("words", kind="summary"))
+def test_summaries_are_shorter_than_the_text(row):
+    assert len(row["output"].split()) < 0.7 * len(row["context"].split())
+
+
+@pytest.mark.parametrize("row", of("steps"))
+def test_steps_are_numbered(row):
+    lines = row["output"].split("\n")
+    assert len(lines) == row["check"]["value"] >= 2
+    for number, line in enumerate(lines, 1):
+        assert re.fullmatch(rf"{number}\. [A-Z].*\.", line)
+    asked = re.search(r"\b(three|four)\b", row["instruction"])
+    assert asked and len(lines) == {"three": 3, "four": 4}[asked[1]]
+
+
+@pytest.mark.parametrize("row", of("python"))
+def test_functions_return_what_they_promise(row):
+    scope: dict[str, Any] = {}
+    exec(row["output"], scope)
+    assert len(row["check"]["value"]) >= 2
+    for call, expected in row["check"]["value"]:
+        result = eval(call, scope)
+        assert result == expected, call
+        assert isinstance(result, bool) == isinstance(expected, bool), call
