@@ -1,0 +1,51 @@
+r"""What a training run did, step by step."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class History:
+    r"""One entry per step in every list.
+
+    step: 1, 2, …; loss: mean over the step's labelled tokens (or rows), before the update; lr: of that
+    update;
+    grad_norm: before clipping (empty where clipping is off); seconds: of the step alone; tokens_per_second:
+    without padding, over all processes; peak_memory: bytes so far, what PyTorch allocated on a GPU, the
+    process's resident set on a CPU.
+    """
+
+    step: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    grad_norm: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    tokens_per_second: list[float] = field(default_factory=list)
+    peak_memory: list[int] = field(default_factory=list)
+
+    def append(self, **values: Any) -> None:
+        r"""Add one step; a value of None is left out."""
+        for name, value in values.items():
+            if value is not None:
+                getattr(self, name).append(value)
+
+    def last(self) -> dict[str, Any]:
+        r"""The last entry of every list that has one."""
+        return {name: values[-1] for name, values in self.to_dict().items() if values}
+
+    def to_dict(self) -> dict[str, list]:
+        r"""The lists by name, for JSON or `pandas.DataFrame`."""
+        return asdict(self)
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def __repr__(self) -> str:
+        if not self.step:
+            return "History(no step)"
+        return (
+            f"History({len(self)} steps, loss {self.loss[0]:.3f} → {self.loss[-1]:.3f}, "
+            f"{sum(self.seconds):.1f} s, peak memory {max(self.peak_memory) / 2**20:.0f} MiB)"
+        )

@@ -1,0 +1,165 @@
+r"""Instruction data: an instruction, perhaps a context, and the answer a model should learn to give."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, load_dataset
+
+from coursekit.errors import CourseError
+from coursekit.paths import DATA
+from coursekit.prepared import IGNORED, Prepared
+from coursekit.sentiment import SPLITS
+from coursekit.splits import assign, normalise
+
+#: Our column, and the names it goes by in public data (Alpaca, Dolly, and their descendants).
+_COLUMNS = {
+    "instruction": ("instruction", "prompt", "question"),
+    "context": ("context", "input"),
+    "output": ("output", "response", "answer", "completion"),
+    "kind": ("kind", "category"),
+}
+_OPTIONAL = ("context", "kind")
+_READERS: dict[str, Callable[[str], Dataset]] = {".csv": Dataset.from_csv, ".parquet": Dataset.from_parquet}
+
+
+def load_instructions(source: str | Path | None = None) -> DatasetDict:
+    r"""Instructions in train, validation and test, columns `instruction`, `context`, `output`, `kind` (all
+    strings).
+
+    source: the course's own by default; a .jsonl, .json, .csv or .parquet file, a folder or a hub id
+    otherwise. Splits that the source brings are kept. Where it has no test split, a quarter is set aside by a
+    fixed rule, one fifth for test and one twentieth for validation, each kind evenly (see
+    `coursekit.splits`).
+
+    Raises CourseError for a source that is not there, cannot be read, or lacks the columns.
+    """
+    source = DATA / "instructions.jsonl" if source is None else source
+    found = {split: _renamed(rows, source) for split, rows in _read(source).items()}
+    if "test" in found and "train" in found:
+        validation = found.get("validation", found["test"].select([]))
+        return DatasetDict(train=found["train"], validation=validation, test=found["test"])
+    if len(found) != 1:
+        raise CourseError(
+            f"{source} has the splits {', '.join(found)}: expected train and test, or a single one"
+        )
+    return _split(next(iter(found.values())))
+
+
+def messages(instruction: str, context: str = "") -> list[dict[str, str]]:
+    r"""The conversation that asks for an answer: one turn of the user, the context below the instruction."""
+    return [{"role": "user", "content": f"{instruction}\n\n{context}" if context else instruction}]
+
+
+def instruction_prompt(tokenizer: Any, instruction: str, context: str = "") -> str:
+    r"""What the model reads before it answers: the tokenizer's chat template, or Alpaca's headings where it
+    has none.
+
+    Tokenise it with `add_special_tokens=False`: a chat template brings its own.
+    """
+    if getattr(tokenizer, "chat_template", None):
+        turns = messages(instruction, context)
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    middle = f"### Input:\n{context}\n\n" if context else ""
+    return f"### Instruction:\n{instruction}\n\n{middle}### Response:\n"
+
+
+def prepare_instructions(data: DatasetDict, tokenizer: Any, max_length: int = 256) -> Prepared:
+    r"""Token ids of prompt, answer and end-of-text token; the prompt is masked in the labels with −100.
+
+    An example longer than `max_length` tokens is left out, with a warning that counts them: a model trained
+    on answers that were cut learns to stop anywhere. Raises CourseError where that leaves nothing to train
+    on.
+    """
+    kept, dropped, longest = {}, 0, 0
+    for split, rows in data.items():
+        encoded = []
+        for row in rows:
+            prompt = instruction_prompt(tokenizer, row["instruction"], row["context"])
+            ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            answer = row["output"] + (tokenizer.eos_token or "")
+            answer_ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+            length = len(ids) + len(answer_ids)
+            longest = max(longest, length)
+            if length <= max_length:
+                labels = [IGNORED] * len(ids) + answer_ids
+                encoded.append(
+                    {"input_ids": ids + answer_ids, "attention_mask": [1] * length, "labels": labels}
+                )
+        dropped += len(rows) - len(encoded)
+        columns = ("input_ids", "attention_mask", "labels")
+        kept[split] = Dataset.from_dict({column: [row[column] for row in encoded] for column in columns})
+    total = sum(map(len, data.values()))
+    if not kept.get("train"):
+        raise CourseError(
+            f"max_length={max_length} leaves no example to train on: the longest has {longest} tokens"
+        )
+    if dropped:
+        warnings.warn(
+            f"{dropped} of {total} examples are longer than max_length={max_length} tokens and were left out "
+            f"(the longest has {longest})",
+            stacklevel=2,
+        )
+    return Prepared("instructions", "decoder", tokenizer, DatasetDict(kept), max_length)
+
+
+def _read(source: str | Path) -> dict[str, Dataset]:
+    path = Path(source)
+    try:
+        if path.suffix in (".jsonl", ".json"):
+            return {"all": Dataset.from_list(_read_json(path))}
+        if path.suffix in _READERS:
+            if not path.is_file():
+                raise FileNotFoundError
+            return {"all": _READERS[path.suffix](str(path))}
+        return dict(load_dataset(str(source)))
+    except CourseError:
+        raise
+    except FileNotFoundError as error:
+        raise CourseError(
+            f"no instruction data at {source}: give a file, a folder, or a hub id like owner/name"
+        ) from error
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CourseError(f"cannot read instruction data from {source}: {reason}") from error
+
+
+def _read_json(path: Path) -> list[dict[str, Any]]:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        return json.loads(text)
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise CourseError(f"{path}, line {number}: not JSON ({error.msg})") from error
+    return rows
+
+
+def _renamed(rows: Dataset, source: str | Path) -> Dataset:
+    r"""`rows` with our column names and no others; an optional column that is missing is empty."""
+    columns = {}
+    for ours, names in _COLUMNS.items():
+        name = next((name for name in names if name in rows.column_names), None)
+        if name is None and ours not in _OPTIONAL:
+            raise CourseError(
+                f"{source} has no column {' or '.join(names)}, only {', '.join(rows.column_names) or 'none'}"
+            )
+        values = rows[name] if name else [""] * len(rows)
+        columns[ours] = [str(value) if value is not None else "" for value in values]
+    return Dataset.from_dict(columns)
+
+
+def _split(rows: Dataset) -> DatasetDict:
+    keys = [normalise(f"{row['instruction']} {row['context']}") for row in rows]
+    rank = {kind: place for place, kind in enumerate(sorted(set(rows["kind"])))}
+    split_of = assign({key: rank[kind] for key, kind in zip(keys, rows["kind"], strict=True)})
+    return DatasetDict(
+        {split: rows.select([i for i, key in enumerate(keys) if split_of[key] == split]) for split in SPLITS}
+    )

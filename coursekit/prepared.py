@@ -1,0 +1,81 @@
+r"""Tokenised data, ready for the training loop and for evaluation, and how rows become a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from coursekit.errors import CourseError, unknown
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+    from coursekit.tasks import Task
+
+#: The label that PyTorch's and transformers' cross-entropy leave out.
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Prepared:
+    r"""One data set in the token ids of one tokenizer.
+
+    data: splits with `input_ids`, `attention_mask` and `labels`. For an encoder a label is a class (int) or a
+    rating (float); for a decoder `labels` repeats `input_ids` with the prompt replaced by −100, so that only
+    the answer counts.
+    task: where the rows come from, None for data without classes (instructions).
+    """
+
+    name: str
+    kind: Literal["encoder", "decoder"]
+    tokenizer: Any
+    data: DatasetDict
+    max_length: int
+    task: Task | None = None
+
+    def split(self, name: str) -> Dataset:
+        r"""One split. Raises CourseError for an unknown or empty one."""
+        if name not in self.data:
+            raise unknown("split", name, self.data)
+        if not len(self.data[name]):
+            raise CourseError(f"the {name} split of {self.name} is empty")
+        return self.data[name]
+
+    def take(self, n: int, split: str = "train") -> Prepared:
+        r"""The same data with only the first `n` rows (a fair sample: the order is shuffled once and fixed)
+        of `split`.
+        """
+        rows = self.split(split)
+        if not 0 < n <= len(rows):
+            raise CourseError(f"take({n}): the {split} split of {self.name} has {len(rows)} rows")
+        data = type(self.data)(dict(self.data) | {split: rows.select(range(n))})
+        return replace(self, data=data)
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        r"""A batch from rows: `input_ids` and `attention_mask` (batch, seq), padded on the right to the
+        longest row.
+
+        `labels` is (batch,) for an encoder, and (batch, seq) with −100 on prompt and padding for a decoder.
+        """
+        longest = max(len(row["input_ids"]) for row in rows)
+        batch = {
+            "input_ids": _pad([row["input_ids"] for row in rows], longest, pad_id(self.tokenizer)),
+            "attention_mask": _pad([row["attention_mask"] for row in rows], longest, 0),
+        }
+        labels = [row["labels"] for row in rows]
+        batch["labels"] = torch.tensor(labels) if self.kind == "encoder" else _pad(labels, longest, IGNORED)
+        return batch
+
+
+def pad_id(tokenizer: Any) -> int:
+    r"""The id to pad with. What it is does not matter, it is masked: the end-of-text token serves where none
+    is set.
+    """
+    return next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
+
+
+def _pad(rows: list[list[int]], length: int, value: int) -> Tensor:
+    return torch.tensor([row + [value] * (length - len(row)) for row in rows])

@@ -1,0 +1,85 @@
+r"""Measured values that carry their uncertainty with them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from jaxtyping import Bool
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    r"""A share of successes: `value` = successes / `n`, with the 95 % Wilson interval `low`–`high`.
+
+    correct: which of the `n` cases were successes, in the order of the data, for paired comparisons.
+    The interval is about the sample of test cases alone: another seed in training moves the value too.
+    """
+
+    value: float
+    n: int
+    low: float
+    high: float
+    correct: Bool[Tensor, " n"]
+
+    @classmethod
+    def of(cls, correct: Bool[Tensor, " n"]) -> Score:
+        r"""The score of a list of successes and failures."""
+        correct = correct.cpu()
+        n, successes = len(correct), int(correct.sum())
+        return cls(successes / n if n else math.nan, n, *wilson(successes, n), correct)
+
+    def __repr__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f}–{self.high:.3f}, n={self.n})"
+
+
+@dataclass(frozen=True)
+class Regression:
+    r"""How predicted ratings agree with the raters': Pearson's correlation and the mean absolute error, on
+    `n` cases.
+    """
+
+    pearson: float
+    mae: float
+    n: int
+
+    def __repr__(self) -> str:
+        return f"Pearson {self.pearson:.3f}, mean absolute error {self.mae:.3f} (n={self.n})"
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    r"""`value` = exp(mean negative log-likelihood of a token, in nats), over `tokens` scored tokens of
+    `texts` texts.
+    """
+
+    value: float
+    tokens: int
+    texts: int
+
+    @property
+    def nll(self) -> float:
+        r"""Mean negative log-likelihood of a token, in nats: what the training loss reports."""
+        return math.log(self.value)
+
+    def __repr__(self) -> str:
+        return f"{self.value:.2f} ({self.tokens} tokens, {self.texts} texts)"
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    r"""Wilson's score interval of a share (E. B. Wilson, JASA 22, 1927, p. 209–212).
+
+    $$\frac{p + z^2/2n \pm z\sqrt{p(1-p)/n + z^2/4n^2}}{1 + z^2/n}$$
+
+    Unlike p ± z·s it stays within 0…1 and does not shrink to nothing when all cases agree.
+    """
+    if not n:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    p = successes / n
+    centre = p + z * z / (2 * n)
+    spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
