@@ -38,15 +38,18 @@ def mismatch(name: str, value: Any, kind: type, where: str = "") -> CourseError:
 
 def defaults(notebook: Path) -> dict[str, type | None]:
     r"""Names in the notebook's `parameters` cell, each with the type of its default (None: anything goes)."""
-    from papermill import inspect_notebook
+    import nbformat
+    from papermill.translators import PythonTranslator
 
+    cells = nbformat.read(notebook, as_version=4).cells
+    tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
     kinds: dict[str, type | None] = {}
-    for name, found in inspect_notebook(escaped(notebook)).items():
+    for parameter in PythonTranslator.inspect(tagged[0]) if tagged else []:
         try:
-            default = ast.literal_eval(found["default"])
+            default = ast.literal_eval(parameter.default)
         except (ValueError, SyntaxError):  # computed in the cell
             default = None
-        kinds[name] = None if default is None else type(default)
+        kinds[parameter.name] = None if default is None else type(default)
     return kinds
 
 

@@ -11,7 +11,7 @@ from coursekit.errors import CourseError
 def solve(notebook: Path, out: Path, solutions: Path | None = None) -> list[str]:
     r"""Writes `notebook` to `out` with every exercise answered; returns the answered ids, in order.
 
-    An exercise is a code cell with nbgrader metadata: `solution` true and a `grade_id` such as "lora.forward".
+    An exercise is a code cell with nbgrader metadata: `solution` true, a `grade_id` such as "lora.forward".
     Its answer is the function `lora_forward` in `solutions` (default: `tests/solutions/<stem>.py` of the
     checkout), with the imports and the helpers of that file that it uses. What else the cell holds stays.
 
@@ -76,7 +76,8 @@ class _Answers:
                 todo += names & self.pieces.keys()
         helpers = list(dict.fromkeys(self.pieces[p] for p in self.pieces if p in used and p != name))
         parts = ["\n".join(self.imports)] if self.imports else []
-        parts += [ast.get_source_segment(self.text, node) or "" for node in [*helpers, self.pieces[name]]]
+        lines = self.text.splitlines()  # whole lines, so that comments stay
+        parts += ["\n".join(lines[n.lineno - 1 : n.end_lineno]) for n in [*helpers, self.pieces[name]]]
         return "\n\n\n".join(parts)
 
 

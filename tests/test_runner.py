@@ -28,7 +28,7 @@ def notebook(path: Path, *sources: str, parameters: str = "") -> Path:
     if parameters:
         cells.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
     cells += [nbformat.v4.new_code_cell(source) for source in sources]
-    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    metadata = {"kernelspec": {"name": "some-env", "display_name": "Elsewhere", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
     return path
 
