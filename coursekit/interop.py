@@ -48,7 +48,9 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     folder = Path(folder)
     for name in (CONFIG, TENSORS):
         if not (folder / name).is_file():
-            raise CourseError(f"{folder} is not an adapter checkpoint: it has no {name}; save one with method.save()")
+            raise CourseError(
+                f"{folder} is not an adapter checkpoint: it has no {name}; save one with method.save()"
+            )
     try:
         config = json.loads((folder / CONFIG).read_text())
         tensors = load_file(folder / TENSORS)
@@ -70,8 +72,14 @@ def same_tensors(own: dict[str, Tensor], found: dict[str, Tensor], folder: str |
     r"""Raise CourseError unless the checkpoint has exactly the model's tensors in exactly their shapes."""
     missing, extra = sorted(own.keys() - found.keys()), sorted(found.keys() - own.keys())
     if missing or extra:
-        parts = [f"{len(keys)} {what}, such as {keys[0]}" for keys, what in ((missing, "missing"), (extra, "unexpected")) if keys]
-        raise CourseError(f"the checkpoint in {folder} is of another model or of other targets: {'; '.join(parts)}")
+        parts = [
+            f"{len(keys)} {what}, such as {keys[0]}"
+            for keys, what in ((missing, "missing"), (extra, "unexpected"))
+            if keys
+        ]
+        raise CourseError(
+            f"the checkpoint in {folder} is of another model or of other targets: {'; '.join(parts)}"
+        )
     for key, value in own.items():
         if value.shape != found[key].shape:
             raise CourseError(

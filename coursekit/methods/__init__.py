@@ -1,4 +1,4 @@
-r"""The methods of the course. Each is a frozen dataclass of hyperparameters with one small interface (`base.Method`)."""
+r"""The methods of the course. Each is a frozen dataclass of hyperparameters with one interface (`base.Method`)."""
 
 from coursekit.methods.base import activate, attached, detach, disabled, remove, rows, trainable, unmerge
 from coursekit.methods.full import FullFineTuning

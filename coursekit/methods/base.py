@@ -68,7 +68,7 @@ class SwitchedHead(Switched):
 
     def chosen(self, name: str | None) -> nn.Module:
         r"""The copy of adapter `name`, or the original."""
-        return self.copies[name] if name in self.copies else self.base
+        return self.copies[name] if name in self.copies else self.base  # noqa: SIM401 - ModuleDict has no get
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         rows = self.switch.rows
@@ -98,7 +98,9 @@ class Method(ABC):
         """
         state = _state(model)
         if not name.isidentifier():
-            raise CourseError(f"adapter name {name!r} is not usable: take letters, digits and _, such as 'film'")
+            raise CourseError(
+                f"adapter name {name!r} is not usable: take letters, digits and _, such as 'film'"
+            )
         if state and name in state.methods:
             raise CourseError(
                 f"{type(self).__name__} cannot attach: this model already has an adapter named {name!r}; "
@@ -110,7 +112,9 @@ class Method(ABC):
                 "call detach(model) first"
             )
         if state and state.merged:
-            raise CourseError("this model has its adapter merged; call unmerge(model) before attaching another")
+            raise CourseError(
+                "this model has its adapter merged; call unmerge(model) before attaching another"
+            )
         self._check(model)  # nothing has been touched yet: an error here leaves the model as it was
         if state is None:
             state = Attachment(Switch(), {n: p.requires_grad for n, p in model.named_parameters()})
@@ -197,12 +201,16 @@ class Method(ABC):
     def _named(self, model: nn.Module, name: str | None) -> str:
         state = _state(model)
         if state is None or not state.methods:
-            raise CourseError(f"{type(self).__name__} is not attached to this model; call method.attach(model) first")
+            raise CourseError(
+                f"{type(self).__name__} is not attached to this model; call method.attach(model) first"
+            )
         name = name or state.switch.active or next(iter(state.methods))
         if name not in state.methods:
             raise unknown("adapter", name, state.methods)
         if state.methods[name].kind != self.kind:
-            raise CourseError(f"adapter {name!r} is a {type(state.methods[name]).__name__}, not a {type(self).__name__}")
+            raise CourseError(
+                f"adapter {name!r} is a {type(state.methods[name]).__name__}, not a {type(self).__name__}"
+            )
         return name
 
     def _load(self, model: nn.Module, name: str, tensors: dict[str, Tensor], folder: str | Path) -> None:
@@ -262,7 +270,8 @@ def rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[nn.Module]:
             raise unknown("adapter", name, state.methods)
     device = next(model.parameters()).device
     state.switch.rows = {
-        name: torch.tensor([i for i, n in enumerate(names) if n == name], device=device) for name in dict.fromkeys(names)
+        name: torch.tensor([i for i, n in enumerate(names) if n == name], device=device)
+        for name in dict.fromkeys(names)
     }
     try:
         yield model

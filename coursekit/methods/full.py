@@ -41,8 +41,8 @@ class FullFineTuning(Method):
         kept = getattr(model, "_coursekit_base", None)
         if kept is None:
             raise CourseError(
-                "full fine-tuning has overwritten the base weights; attach FullFineTuning(keep_base=True) to be able to "
-                "go back, or load the model again"
+                "full fine-tuning has overwritten the base weights; attach FullFineTuning(keep_base=True) to be able "
+                "to go back, or load the model again"
             )
         with torch.no_grad():
             for key, value in model.state_dict().items():
@@ -56,11 +56,15 @@ class FullFineTuning(Method):
 
     def _check(self, model: nn.Module) -> None:
         if getattr(model, "_coursekit", None) is not None:
-            raise CourseError("full fine-tuning changes the base itself, so it cannot share it with another adapter")
+            raise CourseError(
+                "full fine-tuning changes the base itself, so it cannot share it with another adapter"
+            )
 
     def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         if self.keep_base:
-            model._coursekit_base = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+            model._coursekit_base = {
+                key: value.detach().cpu().clone() for key, value in model.state_dict().items()
+            }
         return list(model.parameters())
 
     def _insert_heads(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
@@ -83,7 +87,9 @@ class FullFineTuning(Method):
         from transformers import AutoConfig
 
         if not Path(folder, "config.json").is_file():
-            raise CourseError(f"{folder} holds no whole model (no config.json); adapters are loaded by their own method")
+            raise CourseError(
+                f"{folder} holds no whole model (no config.json); adapters are loaded by their own method"
+            )
         saved = AutoConfig.from_pretrained(folder)
         if describe(saved) != describe(model.config):
             raise CourseError(f"the model in {folder} has other shapes ({saved.model_type}) than this one")

@@ -1,6 +1,6 @@
 r"""LoRA: Low-Rank Adaptation (Hu et al. 2021, arXiv:2106.09685), with rsLoRA and DoRA.
 
-$$h = W_0 x + \frac{\alpha}{r} B A x, \qquad A \in \mathbb{R}^{r \times d_{in}}, \quad B \in \mathbb{R}^{d_{out} \times r}$$
+$$h = W_0 x + \frac{\alpha}{r} B A x, \quad A \in \mathbb{R}^{r \times d_{in}}, B \in \mathbb{R}^{d_{out} \times r}$$
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class LoRALayer(base.Switched, ABC):
         d_out, d_in = self.W.shape
         # A 16-bit base gets fp32 adapters: an update of 1e-4 would vanish in bf16's seven bits.
         dtype = torch.float64 if self.W.dtype == torch.float64 else torch.float32
-        A, B = (torch.empty(s, device=self.W.device, dtype=dtype) for s in ((method.r, d_in), (d_out, method.r)))
+        A, B = (
+            torch.empty(s, device=self.W.device, dtype=dtype) for s in ((method.r, d_in), (d_out, method.r))
+        )
         self.start(A, B)
         self.lora_A[name], self.lora_B[name] = nn.Parameter(A), nn.Parameter(B)
         self.dropout[name] = nn.Dropout(method.dropout) if method.dropout else nn.Identity()
@@ -145,7 +147,9 @@ class LoRAEmbedding(LoRALayer):
         nn.init.zeros_(A)
         nn.init.normal_(B)
 
-    def update(self, y: Float[Tensor, "*batch out"], x: Int[Tensor, "*batch"], name: str) -> Float[Tensor, "*batch out"]:
+    def update(
+        self, y: Float[Tensor, "*batch out"], x: Int[Tensor, "*batch"], name: str
+    ) -> Float[Tensor, "*batch out"]:
         r"""$h = W_0 x + sBAx$, where $Ax$ is a column of A."""
         A, B, s = self.lora_A[name], self.lora_B[name], self.scaling[name]
         Ax = F.embedding(x, A.t(), self.base.padding_idx)  # (*batch) -> (*batch, r)
@@ -184,7 +188,9 @@ class LoRA(base.Method):
         if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
             raise CourseError(f"r={self.r!r} is no rank: take a whole number from 1 up, such as 8")
         if not self.alpha > 0:
-            raise CourseError(f"alpha={self.alpha!r} would switch the update off: take a number above 0, such as 16")
+            raise CourseError(
+                f"alpha={self.alpha!r} would switch the update off: take a number above 0, such as 16"
+            )
         if not 0 <= self.dropout < 1:
             raise CourseError(f"dropout={self.dropout!r} is no probability below 1")
         if isinstance(self.targets, str) and self.targets != "all-linear":
@@ -243,12 +249,14 @@ class LoRA(base.Method):
     def _check(self, model: nn.Module) -> None:
         for path, module in self._modules(model).items():
             if isinstance(module, nn.Embedding) and type(module).forward is not nn.Embedding.forward:
-                raise CourseError(f"{path} is no plain embedding ({type(module).__name__}), LoRA cannot stand beside it")
+                raise CourseError(
+                    f"{path} is no plain embedding ({type(module).__name__}), LoRA cannot stand beside it"
+                )
             W = module.W if isinstance(module, LoRALayer) else module.weight
             if self.r > min(W.shape):
                 raise CourseError(
-                    f"r={self.r} is above the rank that {path} can have: it is {W.shape[0]} x {W.shape[1]}, so take r up "
-                    f"to {min(W.shape)}"
+                    f"r={self.r} is above the rank that {path} can have: it is {W.shape[0]} x {W.shape[1]}, so "
+                    f"take r up to {min(W.shape)}"
                 )
 
     def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
@@ -269,7 +277,11 @@ class LoRA(base.Method):
             if name not in layer.scaling:
                 continue
             # peft keeps an embedding's factors as bare parameters and a linear layer's as small Linear modules
-            key = f"{path}.lora_embedding_{{}}" if isinstance(layer, LoRAEmbedding) else f"{path}.lora_{{}}.weight"
+            key = (
+                f"{path}.lora_embedding_{{}}"
+                if isinstance(layer, LoRAEmbedding)
+                else f"{path}.lora_{{}}.weight"
+            )
             tensors[key.format("A")], tensors[key.format("B")] = layer.lora_A[name], layer.lora_B[name]
             if name in layer.magnitude:
                 tensors[f"{path}.lora_magnitude_vector"] = layer.magnitude[name]
@@ -309,7 +321,9 @@ class LoRA(base.Method):
         interop.same_method(cls.kind, config)
         targets = config["target_modules"]
         if isinstance(targets, str) and targets != "all-linear":
-            raise CourseError(f"the checkpoint in {folder} names its targets by the pattern {targets!r}; give them as a list")
+            raise CourseError(
+                f"the checkpoint in {folder} names its targets by the pattern {targets!r}; give them as a list"
+            )
         return cls(
             r=config["r"],
             alpha=config["lora_alpha"],

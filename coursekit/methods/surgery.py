@@ -57,8 +57,14 @@ def replace(model: nn.Module, path: str, module: nn.Module) -> None:
 
 def _modules(model: nn.Module, kinds: tuple[type, ...]) -> Iterator[tuple[str, nn.Module]]:
     heads = head_names(model)
-    inside: tuple[str, ...] = ()  # a module of one of `kinds` is one thing: what it is made of is not listed again
+    inside: tuple[
+        str, ...
+    ] = ()  # a module of one of `kinds` is one thing: what it is made of is not listed again
     for path, module in model.named_modules():
-        if isinstance(module, kinds) and path.split(".")[0] not in heads and not (inside and path.startswith(inside)):
+        if (
+            isinstance(module, kinds)
+            and path.split(".")[0] not in heads
+            and not (inside and path.startswith(inside))
+        ):
             inside = (*inside, path + ".")
             yield path, module

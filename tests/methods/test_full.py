@@ -22,7 +22,12 @@ def shifted(model):
 def test_everything_trains_and_is_counted(family):
     model = FullFineTuning().attach(tiny.model(family).requires_grad_(False))
     assert all(p.requires_grad for p in model.parameters())
-    heads = sum(p.numel() for head in ("classifier",) if hasattr(model, head) for p in getattr(model, head).parameters())
+    heads = sum(
+        p.numel()
+        for head in ("classifier",)
+        if hasattr(model, head)
+        for p in getattr(model, head).parameters()
+    )
     assert methods.trainable(model) - heads == FullFineTuning().count(model.config)
 
 
@@ -32,13 +37,18 @@ def test_detach_brings_the_base_back_where_it_was_kept(family):
     method = FullFineTuning(keep_base=True)
     shifted(method.attach(model))
     method.detach(model)
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True)
+    )
     assert methods.attached(model) == {}
 
 
 def test_without_a_kept_base_there_is_no_way_back():
     model = FullFineTuning().attach(tiny.model("llama"))
-    with pytest.raises(CourseError, match="overwritten the base weights; attach FullFineTuning.keep_base=True"):
+    with pytest.raises(
+        CourseError, match="overwritten the base weights; attach FullFineTuning.keep_base=True"
+    ):
         FullFineTuning().detach(model)
     with pytest.raises(CourseError, match="changes the base itself"):
         FullFineTuning().attach(model, "other")

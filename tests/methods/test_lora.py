@@ -59,10 +59,12 @@ def train(model: nn.Module, batches: list[dict], lr: float = 1e-3) -> list[float
     return losses
 
 
-# peft ---------------------------------------------------------------------------------------------------------------
+# peft -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", [{}, {"rslora": True}, {"r": 3, "alpha": 7}], ids=["lora", "rslora", "odd scale"])
+@pytest.mark.parametrize(
+    "variant", [{}, {"rslora": True}, {"r": 3, "alpha": 7}], ids=["lora", "rslora", "odd scale"]
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_equal_peft_to_the_bit_and_peft_reads_our_checkpoint(family, variant, tmp_path):
     method = LoRA(**({"r": 4, "alpha": 32} | variant), targets=EVERYTHING[family])
@@ -117,9 +119,13 @@ def test_peft_checkpoints_load_here(family, variant, tmp_path):
 
 
 def test_peft_checkpoint_with_an_adapted_embedding_loads_here(tmp_path):
-    config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["embed_tokens", "q_proj"], task_type="CAUSAL_LM")
+    config = peft.LoraConfig(
+        r=3, lora_alpha=6, target_modules=["embed_tokens", "q_proj"], task_type="CAUSAL_LM"
+    )
     theirs = nonzero(peft.get_peft_model(tiny.model("llama"), config)).eval()
-    theirs.save_pretrained(tmp_path)  # peft adds the frozen embedding to the file; it is the base's, and skipped
+    theirs.save_pretrained(
+        tmp_path
+    )  # peft adds the frozen embedding to the file; it is the base's, and skipped
     model = LoRA.from_checkpoint(tmp_path).load(tiny.model("llama"), tmp_path)
     assert torch.equal(model(**batch("llama")).logits, theirs(**batch("llama")).logits)
 
@@ -169,7 +175,7 @@ def test_different_adapters_for_different_rows_equal_peft(tmp_path):
     assert torch.equal(ours, reference)
 
 
-# the formula ----------------------------------------------------------------------------------------------------------
+# the formula ----------------------------------------------------------------------------------------------
 
 
 def test_gradients_of_the_update_are_right_in_float64():
@@ -247,7 +253,10 @@ def test_detach_restores_the_model_to_the_bit(family, merged):
     method.detach(model)
     assert [n for n, _ in model.named_modules()] == [n for n, _ in twin.named_modules()]
     assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in twin.parameters()]
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True)
+    )
     assert model.config.tie_word_embeddings == twin.config.tie_word_embeddings
     assert methods.attached(model) == {}
 
@@ -269,14 +278,18 @@ def test_closed_form_counts_what_is_there(family, targets, dora):
 def test_all_linear_means_what_it_means_in_peft(family):
     theirs = peft.get_peft_model(tiny.model(family), peft.LoraConfig(
         target_modules="all-linear", task_type="SEQ_CLS" if family in tiny.ENCODERS else "CAUSAL_LM"))  # fmt: skip
-    reference = {n.split("base_model.model.")[1] for n, m in theirs.named_modules() if hasattr(m, "lora_A") and m.lora_A}
+    reference = {
+        n.split("base_model.model.")[1]
+        for n, m in theirs.named_modules()
+        if hasattr(m, "lora_A") and m.lora_A
+    }
     model = LoRA(targets="all-linear").attach(tiny.model(family))
     ours = {n for n, m in model.named_modules() if hasattr(m, "lora_A")}
     # peft also takes BERT's pooler, which is no block; everything else is the same
     assert {n for n in reference if "pooler" not in n and "classifier" not in n} == ours
 
 
-# several adapters on one base -----------------------------------------------------------------------------------------
+# several adapters on one base -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -336,7 +349,7 @@ def test_a_copy_of_the_model_switches_on_its_own():
     assert not torch.equal(twin(**one).logits, model(**one).logits)
 
 
-# save and load --------------------------------------------------------------------------------------------------------
+# save and load --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -378,7 +391,7 @@ def test_checkpointing_with_a_frozen_base_gives_the_same_gradients():
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-# bad input ------------------------------------------------------------------------------------------------------------
+# bad input ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options, said", [
@@ -400,8 +413,13 @@ def test_hyperparameters_that_make_no_sense(options, said):
 def test_a_target_that_names_nothing_lists_the_candidates_and_touches_nothing(family):
     model = tiny.model(family)
     good = next(iter(EVERYTHING[family]))
-    for attempt in (lambda: LoRA(targets=(good, "q_prj")).attach(model), lambda: LoRA(targets="q_prj").count(model.config)):
-        with pytest.raises(CourseError, match=f"'q_prj' matches no module of this model; candidates: .*{good}"):
+    for attempt in (
+        lambda: LoRA(targets=(good, "q_prj")).attach(model),
+        lambda: LoRA(targets="q_prj").count(model.config),
+    ):
+        with pytest.raises(
+            CourseError, match=f"'q_prj' matches no module of this model; candidates: .*{good}"
+        ):
             attempt()
     assert methods.attached(model) == {}
     assert all(p.requires_grad for p in model.parameters())
@@ -409,7 +427,9 @@ def test_a_target_that_names_nothing_lists_the_candidates_and_touches_nothing(fa
 
 def test_a_rank_above_the_matrix():
     model = tiny.model("llama")  # keys and values are 16 wide
-    with pytest.raises(CourseError, match=r"r=17 is above the rank that .*v_proj can have: it is 16 x 32, so take r up to 16"):
+    with pytest.raises(
+        CourseError, match=r"r=17 is above the rank that .*v_proj can have: it is 16 x 32, so take r up to 16"
+    ):
         LoRA(r=17).attach(model)
     assert methods.attached(model) == {}
     LoRA(r=16).attach(model)
@@ -432,7 +452,11 @@ def test_attaching_twice():
 
 def test_using_before_attaching(tmp_path):
     model, method = tiny.model("llama"), LoRA(r=2)
-    for attempt in (lambda: method.save(model, tmp_path), lambda: method.merge(model), lambda: method.detach(model)):
+    for attempt in (
+        lambda: method.save(model, tmp_path),
+        lambda: method.merge(model),
+        lambda: method.detach(model),
+    ):
         with pytest.raises(CourseError, match="LoRA is not attached to this model; call method.attach"):
             attempt()
     with pytest.raises(CourseError, match="no method is attached"):
@@ -442,7 +466,10 @@ def test_using_before_attaching(tmp_path):
 
 def test_unknown_adapter_names():
     model = LoRA(r=2).attach(tiny.model("llama"), "film")
-    for attempt in (lambda: methods.activate(model, "flim"), lambda: methods.rows(model, ["flim"]).__enter__()):
+    for attempt in (
+        lambda: methods.activate(model, "flim"),
+        lambda: methods.rows(model, ["flim"]).__enter__(),
+    ):
         with pytest.raises(CourseError, match="unknown adapter 'flim'; did you mean 'film'"):
             attempt()
 
@@ -469,8 +496,18 @@ def test_checkpoints_of_another_method_model_or_setting(tmp_path):
         (LoRA(r=2, alpha=4), tmp_path / "ia3", model, "this checkpoint holds IA3, not LORA"),
         (LoRA(r=3, alpha=4), tmp_path / "lora", model, "trained with r=2, the method here has 3"),
         (LoRA(r=2, alpha=8), tmp_path / "lora", model, "trained with lora_alpha=4, the method here has 8"),
-        (LoRA(r=2, alpha=4), tmp_path / "lora", tiny.model("opt"), "is of another model or of other targets: 8 missing"),
-        (LoRA(r=2, alpha=4), tmp_path / "lora", tiny.model("llama", hidden_size=64), "is of another model: .* is .* there"),
+        (
+            LoRA(r=2, alpha=4),
+            tmp_path / "lora",
+            tiny.model("opt"),
+            "is of another model or of other targets: 8 missing",
+        ),
+        (
+            LoRA(r=2, alpha=4),
+            tmp_path / "lora",
+            tiny.model("llama", hidden_size=64),
+            "is of another model: .* is .* there",
+        ),
         (LoRA(r=2, alpha=4, targets="all-linear"), tmp_path / "lora", model, "of other targets"),
         (LoRA(r=2, alpha=4), tmp_path, model, "is not an adapter checkpoint: it has no adapter_config.json"),
     ]

@@ -1,0 +1,189 @@
+r"""The exercises of notebook 01_full_finetuning_memory."""
+
+from __future__ import annotations
+
+import math
+
+from coursekit.checks.core import Exercise, Mutant, register
+
+# memory.training_bytes ------------------------------------------------------------------------------------
+
+
+def _models(seed: int) -> tuple[int]:
+    return ((10_000_000_000, 7_000_000_000, 134_515_008)[seed],)
+
+
+def training_bytes(n: int) -> int:
+    r"""2 n for weights, 2 n for gradients, 4 n each for master weights, momentum and variance: 16 n."""
+    return 2 * n + 2 * n + 3 * 4 * n
+
+
+TRAINING_BYTES = register(
+    Exercise(
+        id="memory.training_bytes",
+        points=2,
+        difficulty=1,
+        minutes=5,
+        hints=(
+            "16-bit numbers take 2 bytes, 32-bit numbers take 4.",
+            "Adam keeps a momentum and a variance for every weight; 16-bit weights need a 32-bit master copy too.",
+        ),
+        inputs=_models,
+        reference=training_bytes,
+        mutants=(
+            Mutant(lambda n: 12 * n, "12 bytes a weight: the 32-bit master copy of the weights is missing"),
+            Mutant(lambda n: 14 * n, "14 bytes a weight: the gradients are missing"),
+            Mutant(
+                lambda n: 10 * n, "10 bytes a weight: the optimizer's numbers are 32-bit, 4 bytes each, not 2"
+            ),
+            Mutant(
+                lambda n: 2 * n,
+                "2 bytes a weight are the weights alone; training also keeps gradients and optimizer state",
+            ),
+            Mutant(lambda n: 16 * n / 1e9, "the answer is asked for in bytes, not in GB"),
+            Mutant(lambda n: 16 * n * 8, "this is in bits: a byte has eight of them"),
+        ),
+        tolerance=0.0,
+    )
+)
+
+
+# memory.cards ---------------------------------------------------------------------------------------------
+
+
+def _needs(seed: int) -> tuple[float, float]:
+    return ((160e9, 24e9), (270e9, 80e9), (48e9, 16e9))[seed]
+
+
+def cards(needed: float, card: float) -> int:
+    r"""The smallest whole number of cards that holds `needed` bytes."""
+    return math.ceil(needed / card)
+
+
+CARDS = register(
+    Exercise(
+        id="memory.cards",
+        points=1,
+        difficulty=1,
+        minutes=3,
+        hints=(
+            "6.67 cards cannot be bought.",
+            "math.ceil rounds up; exact multiples must not be rounded further up.",
+        ),
+        inputs=_needs,
+        reference=cards,
+        mutants=(
+            Mutant(lambda needed, card: needed / card, "cards come whole: round up"),
+            Mutant(
+                lambda needed, card: int(needed // card),
+                "rounded down: the last part of the model has no card",
+            ),
+            Mutant(
+                lambda needed, card: int(needed // card) + 1,
+                "one card too many where it fits exactly: use math.ceil",
+            ),
+            Mutant(lambda needed, card: round(needed / card), "rounded to the nearest: 3.4 cards need 4"),
+        ),
+        tolerance=0.0,
+    )
+)
+
+
+# memory.adam8bit ------------------------------------------------------------------------------------------
+
+
+def _tensor_sizes(seed: int) -> tuple[int]:
+    return ((1_048_576, 100_000, 5_000)[seed],)
+
+
+def adam8bit(n: int) -> int:
+    r"""Two states of one byte each, and one fp32 scale for every block of 256 in each state."""
+    return 2 * (n + 4 * math.ceil(n / 256))
+
+
+ADAM8BIT = register(
+    Exercise(
+        id="memory.adam8bit",
+        points=3,
+        difficulty=3,
+        minutes=10,
+        hints=(
+            "Adam has two states for every weight. In 8 bits each takes one byte.",
+            "Each block of 256 numbers shares one scale, kept in 32 bits. The last block may be shorter; it has one too.",
+        ),
+        inputs=_tensor_sizes,
+        reference=adam8bit,
+        mutants=(
+            Mutant(
+                lambda n: 2 * n,
+                "the scales are missing: every block of 256 has one, 4 bytes long, in both states",
+            ),
+            Mutant(lambda n: 8 * n, "this is Adam in 32 bits"),
+            Mutant(lambda n: n + 4 * math.ceil(n / 256), "this is one state; Adam has two"),
+            Mutant(
+                lambda n: 2 * (n + 4 * (n // 256)),
+                "the last, shorter block has a scale too: round the number of blocks up",
+            ),
+            Mutant(lambda n: 2 * (n + math.ceil(n / 256)), "a scale is a 32-bit number: 4 bytes, not 1"),
+            Mutant(
+                lambda n: 2 * (n + 4 * math.ceil(n / 64)),
+                "blocks of 64 are for 4-bit weights; the optimizer's have 256 numbers",
+            ),
+        ),
+        tolerance=0.0,
+    )
+)
+
+
+# memory.sharded -------------------------------------------------------------------------------------------
+
+
+def _splits(seed: int) -> tuple[float, float, float, int, int]:
+    return 20e9, 22e9, 120e9, (8, 4, 2)[seed], seed + 1
+
+
+def sharded(weights: float, gradients: float, optimizer: float, gpus: int, stage: int) -> float:
+    r"""Bytes on each GPU: stage 1 splits the optimizer, stage 2 the gradients too, stage 3 the weights too."""
+    return (
+        weights / (gpus if stage >= 3 else 1)
+        + gradients / (gpus if stage >= 2 else 1)
+        + optimizer / (gpus if stage >= 1 else 1)
+    )
+
+
+SHARDED = register(
+    Exercise(
+        id="memory.sharded",
+        points=3,
+        difficulty=2,
+        minutes=10,
+        hints=(
+            "What a stage does not split lies whole on every GPU.",
+            "Stage 1: optimizer. Stage 2: optimizer and gradients. Stage 3: everything.",
+        ),
+        inputs=_splits,
+        reference=sharded,
+        mutants=(
+            Mutant(
+                lambda w, g, o, n, stage: (w + g + o) / n,
+                "this splits everything at every stage; that is stage 3 only",
+            ),
+            Mutant(
+                lambda w, g, o, n, stage: w + g + o,
+                "nothing is split here: this is plain data parallel training",
+            ),
+            Mutant(
+                lambda w, g, o, n, stage: sharded(w, g, o, n, stage - 1),
+                "one stage behind: stage 1 already splits the optimizer",
+            ),
+            Mutant(
+                lambda w, g, o, n, stage: sharded(o, g, w, n, stage),
+                "the wrong way round: the optimizer is split first, being the largest; the weights last",
+            ),
+            Mutant(
+                lambda w, g, o, n, stage: n * sharded(w, g, o, n, stage),
+                "this is the sum over all GPUs; asked for is one of them",
+            ),
+        ),
+    )
+)

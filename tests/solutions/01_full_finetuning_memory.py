@@ -1,0 +1,28 @@
+r"""Reference answers of notebook 01_full_finetuning_memory, as a student would write them."""
+
+import math
+
+
+def memory_training_bytes(n):
+    weights, gradients = 2 * n, 2 * n
+    master, momentum, variance = 4 * n, 4 * n, 4 * n
+    return weights + gradients + master + momentum + variance
+
+
+def memory_cards(needed, card):
+    return math.ceil(needed / card)
+
+
+def memory_adam8bit(n):
+    blocks = math.ceil(n / 256)
+    return 2 * n + 2 * 4 * blocks
+
+
+def memory_sharded(weights, gradients, optimizer, gpus, stage):
+    if stage >= 1:
+        optimizer = optimizer / gpus
+    if stage >= 2:
+        gradients = gradients / gpus
+    if stage >= 3:
+        weights = weights / gpus
+    return weights + gradients + optimizer
