@@ -16,7 +16,7 @@ _BLOCK = re.compile(r"(<!-- badges -->\n).*?(<!-- /badges -->)", re.DOTALL)
 def update(root: Path, *, write: bool = True) -> list[Path]:
     r"""Files under the checkout `root` whose generated parts are out of step; `write` puts them right.
 
-    Raises CourseError for a notebook without a cell tagged `setup` or `badge`, and a README without its block.
+    Raises CourseError for a notebook without a cell tagged `setup` or `badge`; likewise for the README.
     """
     repository, branch = _address(root)
     changed = []

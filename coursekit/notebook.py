@@ -1,7 +1,7 @@
 r"""What notebooks need besides the methods: source on display, types of parameters, and the generated cells.
 
-The set-up cell and the Colab badge are the same in every notebook. They are made here, from `[tool.coursekit]`
-in `pyproject.toml`, and written by `coursekit colab`; nobody edits them by hand.
+The set-up cell and the Colab badge are the same in every notebook. They are made here, from
+`[tool.coursekit]` in `pyproject.toml`, and written by `coursekit colab`; nobody edits them by hand.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ if missing():
     invalidate_caches()"""
 
 _UNSET = (
-    "coursekit is not installed here, and the course has no address yet to install it from. Download the course "
-    "and run `pip install -e .` in its folder. (Its authors: set `repository` in pyproject.toml, then run "
-    "`coursekit colab`.)"
+    "coursekit is not installed here, and the course has no address yet to install it from. Download the "
+    "course and run `pip install -e .` in its folder. (Its authors: set `repository` in pyproject.toml, then "
+    "run `coursekit colab`.)"
 )
 
 
@@ -75,7 +75,7 @@ def badge(repository: str, branch: str, path: str) -> str:
     r"""Markdown that opens the file `path` of the repository on Colab, which takes files from GitHub only."""
     github = "https://github.com/"
     if not repository.startswith(github):
-        return "<!-- The Colab badge: `coursekit colab` puts it here once pyproject.toml names the repository. -->"
+        return "<!-- Colab badge: `coursekit colab` writes it once pyproject.toml names the repository -->"
     target = (
         f"https://colab.research.google.com/github/{repository.removeprefix(github)}/blob/{branch}/{path}"
     )

@@ -129,15 +129,9 @@ def _run(job: _Job, out: Path, timeout: float | None) -> Result:
     for old in (part, final, final.with_suffix(".html")):
         old.unlink(missing_ok=True)
     command = [sys.executable, "-m", "papermill", params.escaped(job.path), params.escaped(part)]
-    command += [
-        "--kernel",
-        "python3",
-        "--cwd",
-        str(job.path.parent),
-        "--progress-bar",
-        "--log-level",
-        "WARNING",
-    ]
+    # This Python's kernel, whatever the notebook was last saved with.
+    command += ["--kernel", "python3", "--language", "python", "--cwd", str(job.path.parent)]
+    command += ["--progress-bar", "--log-level", "WARNING"]
     if job.given:
         command += ["--parameters_yaml", json.dumps(job.given)]  # JSON is YAML, and keeps every type
     env = os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}

@@ -25,7 +25,8 @@ def test_help_names_every_command_and_loads_nothing_heavy():
     done = coursekit("--help")
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("fetch", "run", "colab", "solve", "info"))
-    code = "import sys, coursekit.cli; print(*[m for m in ('torch', 'transformers', 'papermill') if m in sys.modules])"
+    heavy = ("torch", "transformers", "papermill", "datasets")
+    code = f"import sys, coursekit.cli; print(*[m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "" and done.returncode == 0, done.stderr
 

@@ -1,7 +1,7 @@
-r"""What notebooks get from the package: sources on display, checked parameters, and the generated set-up cell.
+r"""What notebooks get from the package: sources on display, checked parameters, the generated set-up cell.
 
-The set-up cell runs in bare interpreters (`python -S`: no site-packages), so that nothing but what a test lays
-out can be found.
+The set-up cell runs in bare interpreters (`python -S`: no site-packages), so that nothing but what a test
+lays out can be found.
 """
 
 from __future__ import annotations

@@ -1,0 +1,50 @@
+# Two commands for everybody: `make course` and `make test`. Both make the environment first.
+
+# The first of these that is Python 3.11-3.13 and can make environments; `make PYTHON=... course` overrides.
+FITS := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3 python; do \
+	$$p -c '$(FITS)' 2>/dev/null && command -v $$p && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help course test lint clean
+
+help:
+	@echo "make course   install, fetch the models, run every notebook; the results are in runs/index.html"
+	@echo "make test     check the code, the package and every notebook"
+	@echo "make lint     only the style of the code"
+	@echo "make clean    remove the environment and all results (not the models)"
+
+course: $(READY)
+	$(BIN)/coursekit fetch
+	$(BIN)/coursekit run
+
+# The outputs in the notebooks come from a CPU: on another device they need not agree to the last digit.
+test: $(READY)
+	$(BIN)/coursekit fetch
+	$(BIN)/ruff check
+	$(BIN)/python -m pytest
+	DEVICE=cpu $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks
+	$(BIN)/coursekit run --force --profile smoke --out runs/smoke
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then set -x; \
+		$(BIN)/coursekit run --force --profile gpu --out runs/gpu; fi
+
+lint: $(READY)
+	$(BIN)/ruff check
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .hypothesis
+
+# Made anew when the dependencies change, and when an installation was cut short.
+$(READY): pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "The course needs Python 3.11, 3.12 or 3.13 with its venv module, and none is on the PATH." >&2; \
+		echo "Install one (on Debian and Ubuntu with its -venv package), or: make PYTHON=/path/to/python course" >&2; \
+		exit 1; fi
+	@$(PYTHON) -c '$(FITS)' || { echo "$(PYTHON) is not Python 3.11-3.13 with venv." >&2; exit 1; }
+	[ -x $(BIN)/python ] && $(BIN)/python -c '$(FITS)' || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --editable '.[test]'
+	@touch $@

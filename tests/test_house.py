@@ -1,0 +1,230 @@
+r"""The house as a whole: settings that must agree, generated parts in step, notebooks executed and compared."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from coursekit import colab
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+#: Names on conda-forge that differ from those on PyPI.
+CONDA = {"torch": "pytorch", "huggingface-hub": "huggingface_hub"}
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+
+
+def split(requirement: str) -> tuple[str, str]:
+    name, constraint = re.fullmatch(r"([\w.-]+?)\s*((?:[<>=!~].*)?)", requirement).groups()
+    return name, constraint
+
+
+def test_conda_users_get_the_same_constraints():
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(e["pip"] for e in entries if isinstance(e, dict))
+    assert "--editable ." in pip
+    given = dict(split(e) for e in entries if isinstance(e, str)) | dict(
+        split(e) for e in pip if not e.startswith("-")
+    )
+    required = dict(split(r) for r in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+    wanted = {CONDA.get(name, name): constraint for name, constraint in required.items()}
+    wanted |= {"python": PROJECT["requires-python"], "pip": ""}
+    assert given == wanted
+
+
+def test_the_distribution_does_not_take_the_name_of_the_unrelated_package():
+    assert PROJECT["name"] not in ("coursekit", "course-kit", "course_kit")
+    from coursekit.notebook import DISTRIBUTION
+
+    assert PROJECT["name"] == DISTRIBUTION
+    text = "".join(
+        p.read_text() for p in [ROOT / "README.md", *NOTEBOOKS, *(ROOT / ".github").rglob("*.yml")]
+    )
+    assert not re.search(r"pip install (-\S+ )*coursekit\b(?!-)", text)
+
+
+def test_generated_cells_and_badges_are_in_step():
+    stale = colab.update(ROOT, write=False)
+    assert not stale, f"run `coursekit colab`: {[p.name for p in stale]} are out of step with pyproject.toml"
+
+
+def test_importing_the_package_is_light():
+    def median(code: str) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
+
+    assert median("import coursekit") - median("pass") < 0.3
+    code = "import sys, coursekit; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_every_submodule_can_be_reached_from_the_package():
+    import coursekit
+
+    for name in ("sources", "models", "runner", "notebook"):
+        assert name in dir(coursekit) and getattr(coursekit, name).__name__ == f"coursekit.{name}"
+    with pytest.raises(AttributeError):
+        _ = coursekit.nothing
+
+
+def code_cells(path: Path) -> list:
+    return [c for c in nbformat.read(path, 4).cells if c.cell_type == "code" and c.source.strip()]
+
+
+def tagged(path: Path, tag: str) -> list:
+    return [c for c in nbformat.read(path, 4).cells if tag in c.metadata.get("tags", [])]
+
+
+@each_notebook
+def test_a_notebook_is_committed_as_it_ran_from_top_to_bottom(path):
+    counts = [c.execution_count for c in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1)), "restart the kernel, run all cells, save"
+    outputs = [o for c in code_cells(path) for o in c.outputs]
+    assert not [o for o in outputs if o.output_type == "error"]
+    noise = [o.text for o in outputs if o.output_type == "stream" and o.name == "stderr"]
+    assert not [t for t in noise if "Traceback" in t or "Warning" in t], "warnings are no reading matter"
+
+
+@each_notebook
+def test_a_notebook_compares_enough_of_what_it_computes(path):
+    cells = code_cells(path)
+    compared = [c for c in cells if "nbval-ignore-output" not in c.metadata.get("tags", [])]
+    telling = [c for c in compared if c.outputs]
+    assert len(compared) / len(cells) >= 0.4, f"{len(compared)} of {len(cells)} cells are compared"
+    assert len(telling) >= 5, "cells without an output compare nothing"
+    assert not [c for c in cells if {"nbval-skip", "raises-exception"} & set(c.metadata.get("tags", []))]
+
+
+@each_notebook
+def test_a_notebook_has_the_parts_that_the_tools_look_for(path):
+    notebook = nbformat.read(path, 4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    for tag in ("setup", "badge", "parameters"):
+        assert len(tagged(path, tag)) == 1, f"one cell tagged {tag}"
+    from coursekit.parameters import defaults
+
+    assert defaults(path), "the parameters cell assigns the parameters"
+
+
+@each_notebook
+def test_a_profile_fits_the_notebook(path):
+    from coursekit.parameters import check, defaults, read_profile
+
+    for profile in ("smoke", "gpu"):
+        file, values = read_profile(profile, path.parent)
+        check(defaults(path), values, file.name)
+
+
+def test_every_parameter_of_a_profile_is_known_to_some_notebook():
+    from coursekit.parameters import defaults, read_profile
+
+    known = set().union(*(defaults(path) for path in NOTEBOOKS))
+    for profile in ("smoke", "gpu"):
+        _, values = read_profile(profile, ROOT / "notebooks")
+        assert set(values) <= known or not NOTEBOOKS, f"unused in {profile}: {set(values) - known}"
+
+
+@each_notebook
+def test_one_section_is_one_row_of_files(path):
+    r"""The same stem in the notebook, its checks and their solutions; exercises have an id and an answer each."""
+    exercises = [c.metadata.nbgrader for c in nbformat.read(path, 4).cells if "nbgrader" in c.metadata]
+    exercises = [e for e in exercises if e.get("solution")]
+    assert len(exercises) >= 3 and len({e["grade_id"] for e in exercises}) == len(exercises)
+    assert all(e["schema_version"] == 3 and e["points"] > 0 for e in exercises)
+    assert (ROOT / "tests" / "solutions" / f"{path.stem}.py").is_file()
+    modules = {p.stem for p in (ROOT / "coursekit" / "checks").glob("*.py")}
+    assert {e["grade_id"].split(".")[0] for e in exercises} <= modules
+
+
+@each_notebook
+def test_the_solved_notebook_can_be_made(path, tmp_path):
+    from coursekit.solve import solve
+
+    answered = solve(path, tmp_path / path.name)
+    for cell in code_cells(tmp_path / path.name):
+        if cell.metadata.get("nbgrader", {}).get("solution"):
+            compile(cell.source, cell.metadata.nbgrader.grade_id, "exec")
+    assert len(answered) >= 3
+
+
+def test_the_readme_lists_every_notebook_and_its_commands_exist():
+    text = (ROOT / "README.md").read_text()
+    listed = re.findall(r"\]\(notebooks/([\w]+\.ipynb)\)", text)
+    assert not NOTEBOOKS or sorted(listed) == [p.name for p in NOTEBOOKS]
+    for path in re.findall(r"python ([\w/]+\.py)", text):
+        assert (ROOT / path).is_file(), path
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {t for t in re.findall(r"^make (\w+)$", text, re.MULTILINE)} == {"course", "test"} <= set(targets)
+
+
+def test_ci_runs_what_the_readme_tells_people_to_run():
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    commands = [line for line in script if line and not line.startswith(("#", "set ", "cd "))]
+    assert commands == ["make test"]
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    for name in ("ci", "gpu"):
+        workflow = yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text())
+        (job,) = workflow["jobs"].values()
+        assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    (job,) = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"].values()
+    low, high = (v.split(".")[1] for v in re.findall(r"3\.\d+", PROJECT["requires-python"]))
+    assert job["strategy"]["matrix"]["python"] == [f"3.{minor}" for minor in range(int(low), int(high))]
+
+
+@pytest.mark.skipif(shutil.which("actionlint") is None, reason="actionlint is not on the PATH")
+def test_the_workflows_pass_actionlint():
+    done = subprocess.run(["actionlint"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_says_which_python_it_wants(tmp_path):
+    r"""With a PATH that holds no Python that would do."""
+    for tool in ("make", "sh", "echo", "true", "touch"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python3").chmod(0o755)
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    (tmp_path / "pyproject.toml").write_text("")
+    done = subprocess.run(
+        ["make", "course"], cwd=tmp_path, env={"PATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "needs Python 3.11, 3.12 or 3.13" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.slow
+def test_a_wheel_carries_the_data_and_works_without_a_checkout(tmp_path):
+    pytest.importorskip("hatchling")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    code = "from coursekit import sources, paths; print(paths.DATA, len(sources.archives()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(extract(wheel, tmp_path))},
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.stdout.split() == [str(tmp_path / "site" / "coursekit" / "data"), "3"], done.stderr
+
+
+def extract(wheel: Path, folder: Path) -> Path:
+    import zipfile
+
+    zipfile.ZipFile(wheel).extractall(folder / "site")
+    return folder / "site"
