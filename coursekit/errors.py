@@ -13,6 +13,7 @@ class CourseError(Exception):
 def unknown(kind: str, name: object, known: Iterable[str]) -> CourseError:
     r"""The error for a `name` that is not among `known`, with the nearest known name as a suggestion."""
     known = sorted(known)
-    near = get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
-    hint = f" did you mean {near[0]!r}?" if near else ""
+    by_lower = {k.lower(): k for k in known}
+    near = get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+    hint = f" did you mean {by_lower[near[0]]!r}?" if near else ""
     return CourseError(f"unknown {kind} {name!r};{hint} known: {', '.join(known)}")

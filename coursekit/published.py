@@ -1,0 +1,135 @@
+r"""Parameter counts that papers print, beside what the papers' own formulas give.
+
+The tables are `data/papers/*.csv`, one row of the paper each, with the rule (a function of `coursekit.counts`) and
+its setting: a rank, a bottleneck or a number of virtual tokens. Where a paper names the setting it is the paper's;
+where it does not, it is the one whose count comes nearest. A row whose count does not round to what is printed is
+reported as it is: no formula is bent to hit a number.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from coursekit import counts
+from coursekit.errors import unknown
+from coursekit.methods import LoRA
+from coursekit.paths import DATA
+
+TABLES = ("gpt3", "e2e", "glue")
+
+
+@dataclass(frozen=True)
+class Row:
+    r"""One row of a published table. `published` is in millions, as printed; `exact` counts single parameters."""
+
+    table: str
+    model: str
+    method: str
+    published: str
+    rule: str
+    setting: int | None
+    exact: int | None
+    scores: dict[str, float]
+    source: str
+
+    @property
+    def agrees(self) -> bool | None:
+        r"""Whether `exact` rounds to the printed number; None where the course has no formula for the row."""
+        if self.exact is None:
+            return None
+        decimals = len(self.published.partition(".")[2])
+        return f"{self.exact / 1e6:.{decimals}f}" == self.published
+
+
+def rows(table: str) -> list[Row]:
+    r"""The rows of "gpt3" (three tasks), "e2e" (GPT-2 on E2E NLG) or "glue" (RoBERTa and DeBERTa), in print order."""
+    if table not in TABLES:
+        raise unknown("published table", table, TABLES)
+    with (DATA / "papers" / f"{table}.csv").open(newline="", encoding="utf-8") as file:
+        return [_row(table, entry) for entry in csv.DictReader(file)]
+
+
+@cache
+def config(model: str) -> Any:
+    r"""The transformers config of a model in the tables, by its name there."""
+    return _known(model)()
+
+
+@cache
+def split_attention(model: str) -> Any:
+    r"""A config of the same width and depth whose query and value are matrices of their own.
+
+    GPT-2's code fuses query, key and value into one matrix, but the LoRA paper adapts query and value apart; OPT has
+    GPT-3's shape with three matrices. DeBERTa's are as large as BERT's.
+    """
+    from transformers import OPTConfig
+
+    own = config(model)
+    if own.model_type != "gpt2":
+        return own
+    return OPTConfig(
+        hidden_size=own.n_embd,
+        word_embed_proj_dim=own.n_embd,
+        ffn_dim=4 * own.n_embd,
+        num_hidden_layers=own.n_layer,
+        num_attention_heads=own.n_head,
+        vocab_size=own.vocab_size,
+    )
+
+
+def _known(model: str) -> Callable[[], Any]:
+    from transformers import BertConfig, GPT2Config, RobertaConfig
+
+    def gpt2(d: int, layers: int, heads: int, positions: int = 1024) -> Callable[[], Any]:
+        return lambda: GPT2Config(n_embd=d, n_layer=layers, n_head=heads, n_positions=positions)
+
+    def bert_like(kind: Any, d: int, layers: int, heads: int, **more: Any) -> Callable[[], Any]:
+        return lambda: kind(
+            hidden_size=d,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * d,
+            **more,
+        )
+
+    roberta = dict(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
+    known = {
+        "GPT-3": gpt2(12288, 96, 96, positions=2048),
+        "GPT-2 M": gpt2(1024, 24, 16),
+        "GPT-2 L": gpt2(1280, 36, 20),
+        "RoBERTa base": bert_like(RobertaConfig, 768, 12, 12, **roberta),
+        "RoBERTa large": bert_like(RobertaConfig, 1024, 24, 16, **roberta),
+        "DeBERTa XXL": bert_like(BertConfig, 1536, 48, 24),  # for the shapes of query and value only
+    }
+    if model not in known:
+        raise unknown("published model", model, known)
+    return known[model]
+
+
+def _count(model: str, rule: str, setting: int | None) -> int | None:
+    if rule == "":
+        return None
+    if rule == "lora":
+        return LoRA(r=setting).count(split_attention(model))
+    formula = getattr(counts, rule)
+    return formula(config(model)) if setting is None else formula(config(model), setting)
+
+
+def _row(table: str, entry: dict[str, str]) -> Row:
+    named = ("model", "method", "published_millions", "rule", "setting", "source")
+    setting = int(entry["setting"]) if entry["setting"] else None
+    return Row(
+        table,
+        entry["model"],
+        entry["method"],
+        entry["published_millions"],
+        entry["rule"],
+        setting,
+        _count(entry["model"], entry["rule"], setting),
+        {key: float(value) for key, value in entry.items() if key not in named},
+        entry["source"],
+    )
