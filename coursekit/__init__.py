@@ -10,8 +10,8 @@ import importlib
 __version__ = "0.1.0"
 
 _SUBMODULES = frozenset(
-    "architecture checks counts device errors evaluation interop memory methods models notebook paths plots "
-    "published runner sources tasks training".split()
+    "architecture checks counts device errors evaluation interop memory methods models notebook paths "
+    "plots published runner sources tables tasks training".split()
 )
 
 

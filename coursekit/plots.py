@@ -1,0 +1,237 @@
+r"""The course's pictures. Each function draws one kind and returns its axes, so that a cell can add to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+#: One colour for each part of the memory bill, the same in every notebook. They differ in lightness too.
+MEMORY_COLOURS = {
+    "weights": "#1b4965",
+    "master": "#5fa8d3",
+    "gradients": "#e09f3e",
+    "optimizer": "#9e2a2b",
+    "activations": "#7a9e7e",
+    "temporaries": "#c9cba3",
+}
+COLOURS = ("#1b4965", "#e09f3e", "#9e2a2b", "#7a9e7e", "#5fa8d3", "#7d5ba6")
+
+
+def style() -> None:
+    r"""The course's look. The paper stays white, so that a figure reads the same on a light and on a dark page."""
+    mpl.rcParams.update(
+        {
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.figsize": (7.0, 3.6),
+            "figure.constrained_layout.use": True,
+            "figure.dpi": 90,
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.prop_cycle": mpl.cycler(color=COLOURS),
+            "axes.titlesize": 11,
+            "axes.titlelocation": "left",
+            "legend.frameon": False,
+        }
+    )
+
+
+def axes(ax: Axes | None = None, **figure: Any) -> Axes:
+    r"""`ax`, or a new one in a figure of its own."""
+    return plt.subplots(**figure)[1] if ax is None else ax
+
+
+def memory_bars(
+    bills: Mapping[str, Mapping[str, float]],
+    unit: str = "GB",
+    capacity: tuple[str, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""One horizontal stacked bar for each entry of `bills` (label -> category -> amount in `unit`).
+
+    capacity: (name, amount), drawn as a line: what a card holds.
+    """
+    ax = axes(ax, figsize=(7.0, 1.2 + 0.45 * len(bills)))
+    labels = list(bills)
+    left = np.zeros(len(labels))
+    for category, colour in MEMORY_COLOURS.items():
+        sizes = np.array([bills[label].get(category, 0.0) for label in labels])
+        if not sizes.any():
+            continue
+        ax.barh(labels, sizes, left=left, color=colour, label=category, edgecolor="white", linewidth=0.6)
+        left += sizes
+    for y, total in enumerate(left):
+        ax.text(total + 0.01 * left.max(), y, f"{total:,.3g}", va="center", fontsize=9)
+    if capacity is not None:
+        ax.axvline(capacity[1], color="black", linestyle="--", linewidth=1)
+        ax.text(capacity[1], -0.75, f" {capacity[0]}", fontsize=9, va="bottom")
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.13 * max(left.max(), capacity[1] if capacity else 0))
+    ax.set_xlabel(unit)
+    # Above the bars and clear of them, whatever their length.
+    ax.legend(
+        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=6, fontsize=9, handlelength=1.0, columnspacing=1.2
+    )
+    return ax
+
+
+def predicted_and_measured(
+    labels: Sequence[str],
+    predicted: Sequence[float],
+    measured: Sequence[float],
+    unit: str,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""Predicted beside measured, one pair for each label."""
+    ax = axes(ax, figsize=(7.0, 1.0 + 0.5 * len(labels)))
+    y = np.arange(len(labels))
+    ax.barh(y - 0.2, predicted, 0.38, label="predicted", color=COLOURS[4])
+    ax.barh(y + 0.2, measured, 0.38, label="measured", color=COLOURS[0])
+    ax.set_yticks(y, labels)
+    ax.invert_yaxis()
+    ax.set_xlabel(unit)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=9)
+    return ax
+
+
+def loss_curve(losses: Mapping[str, Sequence[float]], smooth: int = 5, ax: Axes | None = None) -> Axes:
+    r"""Training loss over steps, each run faint with its running mean of `smooth` steps on top."""
+    ax = axes(ax)
+    for colour, (label, values) in zip(COLOURS, losses.items(), strict=False):
+        values = np.asarray(values, dtype=float)
+        steps = np.arange(1, len(values) + 1)
+        if len(values) > smooth:
+            mean = np.convolve(values, np.ones(smooth) / smooth, mode="valid")
+            ax.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
+            ax.plot(steps[smooth - 1 :], mean, color=colour, label=label)
+        else:
+            ax.plot(steps, values, color=colour, label=label, marker="o", markersize=3)
+    ax.set_xlabel("step")
+    ax.set_ylabel("training loss (nats)")
+    ax.legend()
+    return ax
+
+
+def scores(
+    results: Mapping[str, Any], chance: float | None = None, label: str = "accuracy", ax: Axes | None = None
+) -> Axes:
+    r"""Scores with their 95 % intervals; `chance` as a line. `results`: label -> evaluation.Score."""
+    ax = axes(ax, figsize=(7.0, 1.0 + 0.42 * len(results)))
+    names = list(results)
+    values = np.array([results[name].value for name in names])
+    below = values - [results[name].low for name in names]
+    above = np.array([results[name].high for name in names]) - values
+    y = np.arange(len(names))
+    ax.errorbar(values, y, xerr=[below, above], fmt="o", color=COLOURS[0], capsize=4)
+    for value, high, row in zip(values, values + above, y, strict=True):
+        ax.text(high + 0.012, row, f"{value:.2f}", va="center", fontsize=9)
+    ax.set_yticks(y, names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    if chance is not None:
+        ax.axvline(chance, color="grey", linestyle="--", linewidth=1)
+        # Beside the line at the foot of the axes, where no point lies.
+        ax.annotate("chance", (chance, 0.02), xycoords=("data", "axes fraction"), xytext=(3, 0),
+                    textcoords="offset points", fontsize=9, color="grey")  # fmt: skip
+    ax.set_xlim(0, min(1.08, max(values + above) + 0.12))
+    ax.set_xlabel(f"{label}, with its 95 % interval")
+    return ax
+
+
+def grid(
+    values: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    xlabel: str = "",
+    ylabel: str = "",
+    form: str = ".2f",
+    ax: Axes | None = None,
+) -> Axes:
+    r"""A table of numbers as colours, with the numbers written in."""
+    values = np.asarray(values, dtype=float)
+    ax = axes(ax, figsize=(1.8 + 0.9 * len(columns), 1.2 + 0.5 * len(rows)))
+    ax.imshow(values, cmap="Blues", aspect="auto", vmin=np.nanmin(values) - 0.1 * np.ptp(values) - 1e-9)
+    dark = np.nanmin(values) + 0.6 * np.ptp(values)
+    for i, j in np.ndindex(values.shape):
+        colour = "white" if values[i, j] > dark and np.ptp(values) > 0 else "black"
+        ax.text(j, i, format(values[i, j], form), ha="center", va="center", color=colour, fontsize=9)
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    return ax
+
+
+def spectrum(values: Mapping[str, Sequence[float]], ax: Axes | None = None) -> Axes:
+    r"""Share of the squared length that the first k singular values hold, for each matrix."""
+    ax = axes(ax)
+    for label, singular in values.items():
+        energy = np.cumsum(np.asarray(singular, dtype=float) ** 2)
+        k = np.arange(1, len(energy) + 1)
+        ax.plot(k, energy / energy[-1], label=label)
+    ax.set_xscale("log")
+    ax.set_ylim(0, 1.03)
+    ax.set_xlabel("number of directions kept, k")
+    ax.set_ylabel("share of ‖·‖² kept")
+    ax.legend(loc="lower right")
+    return ax
+
+
+def matrices_to_scale(d_out: int, d_in: int, r: int, ax: Axes | None = None) -> Axes:
+    r"""W and the two factors of its update, B and A, with areas in proportion to their numbers of parameters."""
+    ax = axes(ax, figsize=(7.0, 3.2))
+    gap = 0.12 * d_in
+    parts = [
+        (0.0, 0.0, d_in, d_out, COLOURS[0], f"$W_0$ (frozen)\n{d_out} × {d_in}"),
+        (d_in + 2 * gap, 0.0, r, d_out, COLOURS[1], ""),
+        (d_in + 2 * gap + r + gap, d_out - r, d_in, r, COLOURS[2], ""),
+    ]
+    for x, y, width, height, colour, text in parts:
+        ax.add_patch(plt.Rectangle((x, y), width, height, color=colour))
+        ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", color="white", fontsize=10)
+    ax.text(d_in + gap, d_out / 2, "+", ha="center", va="center", fontsize=16)
+    x_a = d_in + 3 * gap + r
+    ax.text(d_in + 2 * gap + r / 2, -0.03 * d_out, f"B\n{d_out} × {r}", ha="center", va="top", fontsize=10)
+    ax.text(x_a + d_in / 2, d_out - r - 0.03 * d_out, f"A: {r} × {d_in}", ha="center", va="top", fontsize=10)
+    ax.set_xlim(-gap / 2, x_a + d_in + gap / 2)
+    ax.set_ylim(-0.2 * d_out, 1.03 * d_out)
+    ax.set_aspect("equal")
+    ax.axis("off")
+    return ax
+
+
+def quality_against_size(
+    rows: Sequence[Any],
+    score: str,
+    label: str,
+    colours: Mapping[str, str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""One score of a published table against the number of trained parameters, on a log axis."""
+    ax = axes(ax)
+    names = list(dict.fromkeys(row.method for row in rows))
+    colours = colours or dict(zip(names, [*COLOURS, "#444444", "#b0b0b0"], strict=False))
+    for name in names:
+        own = [row for row in rows if row.method == name]
+        x = [float(row.published) * 1e6 for row in own]
+        ax.plot(
+            x,
+            [row.scores[score] for row in own],
+            "o-",
+            color=colours[name],
+            label=name,
+            markersize=6,
+            linewidth=1,
+        )
+    ax.set_xscale("log")
+    ax.set_xlabel("trained parameters, as published")
+    ax.set_ylabel(label)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+    return ax

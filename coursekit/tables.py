@@ -1,0 +1,55 @@
+r"""Small tables, for a notebook and for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class Table:
+    r"""Rows under column names; Jupyter shows it as a table, a terminal as aligned text.
+
+    Numbers stand on the right. Give numbers as text where their form matters.
+    """
+
+    def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self.columns = list(columns)
+        self.rows = [[_text(value) for value in row] for row in rows]
+        self._right = [all(_is_number(row[i]) for row in self.rows) for i in range(len(columns))]
+
+    def _repr_markdown_(self) -> str:
+        rule = ["--:" if right else ":--" for right in self._right]
+        lines = [self.columns, rule, *([value.replace("|", "\\|") for value in row] for row in self.rows)]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+    def __repr__(self) -> str:
+        lines = [self.columns, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
+        return "\n".join(
+            "  ".join(
+                value.rjust(width) if right else value.ljust(width)
+                for value, width, right in zip(line, widths, self._right, strict=True)
+            ).rstrip()
+            for line in lines
+        )
+
+
+def _text(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.4g}"
+        case None:
+            return "–"
+    return str(value)
+
+
+def _is_number(text: str) -> bool:
+    return (
+        bool(text)
+        and (text[0].isdigit() or text[0] in "+-−–×.")
+        and any(c.isdigit() or c == "–" for c in text)
+    )
