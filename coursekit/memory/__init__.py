@@ -1,0 +1,27 @@
+r"""What training needs in memory: predicted from the config alone, and measured in one step.
+
+`bill(10e9)` answers for a number of parameters, `predict(config, ...)` for a model, method, batch and precision,
+`measure(model, batch)` looks. `shard` and `gpus_needed` divide the bill among GPUs.
+"""
+
+from coursekit.memory.activations import Step, block_steps
+from coursekit.memory.breakdown import GB, MB, Breakdown, GiB, Point, Term
+from coursekit.memory.hardware import (
+    Card,
+    Release,
+    card,
+    cards,
+    largest_card_by_year,
+    largest_model_by_year,
+    models_over_time,
+)
+from coursekit.memory.measure import measure
+from coursekit.memory.precision import PRECISIONS, STATES, optimizer_bytes
+from coursekit.memory.predict import bill, predict
+from coursekit.memory.shard import STAGES, gpus_needed, shard
+
+__all__ = [
+    "GB", "MB", "PRECISIONS", "STAGES", "STATES", "Breakdown", "Card", "GiB", "Point", "Release", "Step", "Term",
+    "bill", "block_steps", "card", "cards", "gpus_needed", "largest_card_by_year", "largest_model_by_year", "measure",
+    "models_over_time", "optimizer_bytes", "predict", "shard",
+]  # fmt: skip

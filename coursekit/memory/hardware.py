@@ -1,0 +1,106 @@
+r"""GPUs and models over the years: the two tables in `data/`, each row with its citation."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+
+from coursekit.errors import unknown
+from coursekit.memory.breakdown import GB, GiB
+from coursekit.paths import DATA
+
+#: Short names for what people say.
+ALIASES = {"a100": "A100 80GB", "h100": "H100 80GB", "v100": "Tesla V100 32GB", "p100": "Tesla P100", "4090": "RTX 4090"}
+
+UNITS = {"GB": GB, "GiB": GiB}
+
+
+@dataclass(frozen=True)
+class Card:
+    r"""A GPU. `memory_gb` is the vendor's figure, which counts GiB: a "24 GB" card has 24 x 2^30 = 25.8e9 bytes."""
+
+    name: str
+    memory_gb: int
+    year: int
+    kind: str  # "consumer" or "data center"
+    compute_capability: float
+    bf16: bool
+    citation: str
+
+    def capacity(self, unit: str = "GiB") -> int:
+        r"""Bytes. "GiB": what the card has; "GB": the vendor's figure times 10^9, as slides and papers count.
+
+        What a program can use is less by some hundred MB: the driver's context, and ECC on some cards.
+        """
+        if unit not in UNITS:
+            raise unknown("unit", unit, UNITS)
+        return self.memory_gb * UNITS[unit]
+
+
+@dataclass(frozen=True)
+class Release:
+    r"""A language model: the year it came out and how many parameters it has."""
+
+    name: str
+    year: int
+    parameters: int
+    weights_public: str  # "yes", "no" or "on request"
+    citation: str
+
+
+@cache
+def cards() -> tuple[Card, ...]:
+    r"""All GPUs of `data/hardware.csv`, oldest first."""
+    rows = [
+        Card(
+            r["name"], int(r["memory_gb"]), int(r["year"]), r["kind"], float(r["compute_capability"]),
+            r["bf16"] == "yes", r["citation"],
+        ) for r in _table("hardware.csv")
+    ]  # fmt: skip
+    return tuple(sorted(rows, key=lambda c: (c.year, c.memory_gb)))
+
+
+def card(name: str | Card) -> Card:
+    r"""The GPU called `name`, in any case: "RTX 4090", "T4", "A100", "H100". CourseError for one not in the table."""
+    if isinstance(name, Card):
+        return name
+    key = ALIASES.get(name.lower(), name).lower()
+    for found in cards():
+        if found.name.lower() == key:
+            return found
+    raise unknown("GPU", name, [c.name for c in cards()])
+
+
+@cache
+def models_over_time() -> tuple[Release, ...]:
+    r"""Models of `data/models_over_time.csv`, oldest first."""
+    rows = [
+        Release(r["name"], int(r["year"]), int(r["parameters"]), r["weights_public"], r["citation"])
+        for r in _table("models_over_time.csv")
+    ]
+    return tuple(sorted(rows, key=lambda m: (m.year, m.parameters)))
+
+
+def largest_card_by_year() -> list[tuple[int, int]]:
+    r"""(year, GB): the largest memory of a single GPU up to that year, for every year in which it grew."""
+    return _records((c.year, c.memory_gb) for c in cards())
+
+
+def largest_model_by_year() -> list[tuple[int, int]]:
+    r"""(year, parameters): the largest model whose weights anyone can have, for every year in which it grew."""
+    return _records((m.year, m.parameters) for m in models_over_time() if m.weights_public == "yes")
+
+
+def _records(pairs) -> list[tuple[int, int]]:
+    best: dict[int, int] = {}
+    most = 0
+    for year, value in sorted(pairs):
+        if value > most:
+            best[year] = most = value
+    return list(best.items())
+
+
+def _table(name: str) -> list[dict[str, str]]:
+    with (DATA / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
