@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ from transformers import DynamicCache
 from coursekit.errors import CourseError
 from coursekit.prepared import Prepared, pad_id
 from coursekit.scores import Perplexity, Regression, Score, wilson
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 __all__ = [
     "Perplexity", "Regression", "Score", "accuracy", "format_adherence", "generate", "perplexity",
@@ -63,7 +66,7 @@ def accuracy(
         logits = _encoder_logits(model, prepared, rows, batch_size, progress)
         return Score.of(logits.argmax(-1) == torch.tensor(rows["labels"]))
 
-    source = _first(task.data[split], len(rows))
+    source = _first(task.data[split], len(rows["labels"]))
     texts = task.fitted(prepared.tokenizer, prepared.max_length, source["text"])
     examples = task.shots(shots)
     prompts = prepared.tokenizer([task.prompt(text, examples) for text in texts])["input_ids"]
@@ -87,7 +90,7 @@ def regression(
         raise CourseError(
             f"{prepared.name} has no ratings to agree with: load_task(..., 'rating').for_encoder(...) has"
         )
-    if len(rows) < 2:
+    if len(rows["labels"]) < 2:
         raise CourseError("a correlation needs at least two rows")
     logits = _encoder_logits(model, prepared, rows, batch_size, progress)
     if logits.shape[1] != 1:
@@ -96,7 +99,7 @@ def regression(
         )
     predicted, rated = logits[:, 0].double(), torch.tensor(rows["labels"], dtype=torch.float64)
     pearson = torch.corrcoef(torch.stack([predicted, rated]))[0, 1].item()
-    return Regression(pearson, (predicted - rated).abs().mean().item(), len(rows))
+    return Regression(pearson, (predicted - rated).abs().mean().item(), len(predicted))
 
 
 def score_choices(
@@ -277,10 +280,10 @@ class _PrefixCache:
 
 
 def _encoder_logits(
-    model: nn.Module, prepared: Prepared, rows: Any, batch_size: int, progress: bool
+    model: nn.Module, prepared: Prepared, rows: dict[str, list], batch_size: int, progress: bool
 ) -> Float[Tensor, "rows classes"]:
     device = _device(model)
-    ids = list(rows["input_ids"])
+    ids = rows["input_ids"]
     logits: list[Tensor | None] = [None] * len(ids)
     with _evaluating(model), _bar(len(ids), "evaluate", progress) as bar:
         for group in _equal_lengths(ids, batch_size):
@@ -319,10 +322,11 @@ def _windows(ids: list[int], max_length: int, stride: int) -> list[tuple[list[in
     return windows
 
 
-def _first(rows: Any, limit: int | None) -> Any:
+def _first(rows: Dataset, limit: int | None) -> dict[str, list]:
+    r"""The first `limit` rows, column by column."""
     if limit is not None and limit < 1:
         raise CourseError(f"limit={limit}: at least one row is needed")
-    return rows if limit is None or limit >= len(rows) else rows.select(range(limit))
+    return rows[:limit]
 
 
 def _device(model: nn.Module) -> torch.device:

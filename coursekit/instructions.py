@@ -144,14 +144,14 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
 
 def _renamed(rows: Dataset, source: str | Path) -> Dataset:
     r"""`rows` with our column names and no others; an optional column that is missing is empty."""
-    columns = {}
+    columns, table = {}, rows[:]
     for ours, names in _COLUMNS.items():
         name = next((name for name in names if name in rows.column_names), None)
         if name is None and ours not in _OPTIONAL:
             raise CourseError(
                 f"{source} has no column {' or '.join(names)}, only {', '.join(rows.column_names) or 'none'}"
             )
-        values = rows[name] if name else [""] * len(rows)
+        values = table[name] if name else [""] * len(rows)
         columns[ours] = [str(value) if value is not None else "" for value in values]
     return Dataset.from_dict(columns)
 

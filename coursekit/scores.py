@@ -82,4 +82,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     centre = p + z * z / (2 * n)
     spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    # At the ends the limits are 0 and 1 exactly, which rounding would miss.
+    low = (centre - spread) / scale if successes else 0.0
+    high = (centre + spread) / scale if successes < n else 1.0
+    return low, high

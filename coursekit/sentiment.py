@@ -47,7 +47,10 @@ class Sentence(NamedTuple):
 
 def clean(text: str) -> str:
     r"""`text` with its HTML entities decoded, `''` written as `"`, and white space collapsed."""
-    return " ".join(html.unescape(text).replace("''", '"').split())
+    # Some of the source is escaped twice: &amp;amp;.
+    while (plain := html.unescape(text)) != text:
+        text = plain
+    return " ".join(text.replace("''", '"').split())
 
 
 @cache

@@ -46,16 +46,15 @@ NEUTRAL = 0.5
 QUINTILES: dict[str, tuple[float, float, float, float]] = {
     "film": (-1.946, -1.170, 1.209, 1.983),
     "product": (-1.225, -0.025, 1.025, 2.025),
-    "tweet": (-0.944, 0.347, 1.103, 1.850),
+    "tweet": (-0.944, 0.347, 1.103, 1.8497),
     "newspaper": (-0.925, -0.325, 0.075, 0.575),
 }
-_CALLED = {
-    "film": "film review",
-    "product": "product review",
-    "tweet": "tweet",
-    "newspaper": "newspaper editorial",
+_HEADING = {
+    "film": "Film review",
+    "product": "Product review",
+    "tweet": "Tweet",
+    "newspaper": "Newspaper editorial",
 }
-_HEADING = {"film": "Review", "product": "Review", "tweet": "Tweet", "newspaper": "Editorial"}
 #: Examples for the prompt have this many words: long enough to be clear, short enough to be cheap.
 _SHOT_WORDS = (8, 20)
 
@@ -84,8 +83,8 @@ class Task:
     def majority(self) -> float:
         r"""The test accuracy of always answering with the class that is most frequent in training."""
         self._need_words("a majority class")
-        common = Counter(self.data["train"]["label"]).most_common(1)[0][0]
-        test = self.data["test"]["label"]
+        common = Counter(self.data["train"][:]["label"]).most_common(1)[0][0]
+        test = self.data["test"][:]["label"]
         return sum(label == common for label in test) / len(test)
 
     def shots(self, k: int) -> list[tuple[str, str]]:
@@ -96,7 +95,7 @@ class Task:
         order, so that their order does not itself look like a scale.
         """
         self._need_words("examples")
-        by_label = [self._typical(label) for label in range(len(self.labels))]
+        by_label = self._typical()
         order = sorted(range(len(self.labels)), key=lambda label: (label % 2, -label))
         picks = [(label, turn) for turn in range(-(-k // len(order))) for label in order][:k]
         if any(turn >= len(by_label[label]) for label, turn in picks):
@@ -112,18 +111,15 @@ class Task:
         """
         self._need_words("a prompt")
         heading = _HEADING[self.domain]
-        words = ", ".join(self.labels[:-1]) + " or " + self.labels[-1]
-        examples = "".join(f"{heading}: {shown}\nGrade: {word}\n\n" for shown, word in shots)
-        return f"Grade each {_CALLED[self.domain]} as {words}.\n\n{examples}{heading}: {text}\nGrade:"
+        examples = "".join(f"{heading}: {shown}\nSentiment: {word}\n\n" for shown, word in shots)
+        return f"{examples}{heading}: {text}\nSentiment:"
 
     def for_encoder(self, tokenizer: Any, max_length: int = 64) -> Prepared:
         r"""Token ids for a sequence classifier; a longer sentence is cut at `max_length` tokens."""
 
-        def encode(rows: Dataset) -> dict[str, list]:
-            encoded = tokenizer(list(rows["text"]), truncation=True, max_length=max_length)
-            return {key: encoded[key] for key in ("input_ids", "attention_mask")} | {
-                "labels": list(rows["label"])
-            }
+        def encode(rows: dict[str, list]) -> dict[str, list]:
+            encoded = tokenizer(rows["text"], truncation=True, max_length=max_length)
+            return {key: encoded[key] for key in ("input_ids", "attention_mask")} | {"labels": rows["label"]}
 
         return self._prepared("encoder", tokenizer, max_length, encode)
 
@@ -139,7 +135,7 @@ class Task:
         answers = self.answer_ids(tokenizer)
         room = max_length - max(map(len, answers))
 
-        def encode(rows: Dataset) -> dict[str, list]:
+        def encode(rows: dict[str, list]) -> dict[str, list]:
             prompts = self._prompt_ids(tokenizer, room, rows["text"])
             pairs = [(prompt, answers[label]) for prompt, label in zip(prompts, rows["label"], strict=True)]
             return {
@@ -196,25 +192,27 @@ class Task:
             text = text[: ends[len(ends) - over - 1]].rstrip()
         return text
 
-    def _typical(self, label: int) -> list[str]:
-        train = self.data["train"]
-        least, most = _SHOT_WORDS
-        rows = [
-            (rating, text)
-            for text, rating, own in zip(train["text"], train["rating"], train["label"], strict=True)
-            if own == label and least <= len(text.split()) <= most
+    def _typical(self) -> list[list[str]]:
+        r"""For each class its training sentences of a handy length, the nearest to its median rating first."""
+        train, (least, most) = self.data["train"][:], _SHOT_WORDS
+        found: list[list[tuple[float, str]]] = [[] for _ in self.labels]
+        for text, rating, label in zip(train["text"], train["rating"], train["label"], strict=True):
+            if least <= len(text.split()) <= most:
+                found[label].append((rating, text))
+        middles = [median(rating for rating, _ in rows) if rows else 0.0 for rows in found]
+        return [
+            [text for _, text in sorted(rows, key=lambda row, middle=middle: (abs(row[0] - middle), row[1]))]
+            for rows, middle in zip(found, middles, strict=True)
         ]
-        middle = median(rating for rating, _ in rows) if rows else 0.0
-        return [text for _, text in sorted(rows, key=lambda row: (abs(row[0] - middle), row[1]))]
 
     def _prepared(
         self,
         kind: Literal["encoder", "decoder"],
         tokenizer: Any,
         max_length: int,
-        encode: Callable[[Dataset], dict],
+        encode: Callable[[dict], dict],
     ) -> Prepared:
-        data = DatasetDict({split: Dataset.from_dict(encode(rows)) for split, rows in self.data.items()})
+        data = DatasetDict({split: Dataset.from_dict(encode(rows[:])) for split, rows in self.data.items()})
         return Prepared(self.name, kind, tokenizer, data, max_length, task=self)
 
     def _need_words(self, what: str) -> None:

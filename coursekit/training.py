@@ -15,8 +15,10 @@ does the arithmetic
 
 Several processes, each with its own GPU and its own batches of `batch_size` rows, need no other code:
 
-    accelerate launch --num_processes 4 train.py        # train.py calls fit(...)
-    accelerate launch --cpu --num_processes 2 train.py  # the same on two CPU processes
+    accelerate launch --num_processes 4 train.py                        # train.py calls fit(...)
+    ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 train.py        # the same on two CPU processes
+
+The learning rate is not scaled: n processes train like one with n times the batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-r"""Text for the tiny models: a tokenizer of whole words that fits their vocabulary, and a task they can learn."""
+r"""Text for the tiny models: a tokenizer of whole words that fits their vocabulary, and a task they can
+learn.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,18 @@ from transformers import PreTrainedTokenizerFast
 
 from coursekit.prepared import IGNORED, Prepared
 
-WORDS = (
-    "[PAD] [UNK] [EOS] terrible bad mixed good great negative positive Grade each film review as or , . : Review "
-    "the a is it of and not to plot actor scene end story dull fine bright dark slow quick long short "
-    "### Instruction Input Response Name one two colour red blue capital France Paris"
-).split()
+_TEXT = """
+    [PAD] [UNK] [EOS] terrible bad mixed good great negative positive Grade each film review as or , . : Review
+    the a is it of and not to plot actor scene end story dull fine bright dark slow quick long short
+    ### Instruction Input Response Name one two colour red blue capital France Paris
+"""
+WORDS = _TEXT.split()
 
 
 def tokenizer() -> Any:
-    r"""One token for each of `WORDS`, [UNK] for any other word; the words of the sentiment prompt are among them."""
+    r"""One token for each of `WORDS`, [UNK] for any other word; the words of the sentiment prompt are among
+    them.
+    """
     built = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     built.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
@@ -31,7 +36,7 @@ def prepared(kind: Literal["encoder", "decoder"], rows: int = 48, *, seed: int =
     r"""Sentences of 3 to 9 words that hold "good" or "bad"; the class says which. All splits are alike."""
     draw = random.Random(seed)
     words = tokenizer()
-    filler = words.convert_tokens_to_ids("the a is it of and plot actor scene end story".split())
+    filler = words.convert_tokens_to_ids(WORDS[WORDS.index("plot") : WORDS.index("story") + 1] + ["the", "a"])
     signal = words.convert_tokens_to_ids(["bad", "good"])
     answer = words.convert_tokens_to_ids(["negative", "positive"])
     columns: dict[str, list] = {"input_ids": [], "attention_mask": [], "labels": []}
