@@ -49,7 +49,7 @@ if missing():
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "keep.txt").write_text("".join(f"{{p}}=={{there[p]}}\\n" for p in keep if p in there))
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", f"{{folder}}/keep.txt"]
-        subprocess.run([*pip, f"{distribution} @ git+{{REPOSITORY}}@{{BRANCH}}"], check=True)
+        subprocess.run([*pip, f"git+{{REPOSITORY}}@{{BRANCH}}"], check=True)
     invalidate_caches()"""
 
 _UNSET = (
@@ -66,7 +66,6 @@ def setup_cell(repository: str, branch: str = "main") -> str:
         branch=_quoted(branch),
         unset=_wrapped(_UNSET),
         kept=KEPT,
-        distribution=DISTRIBUTION,
     )
     return source.replace("'", '"')
 

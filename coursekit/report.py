@@ -86,7 +86,7 @@ table {{ border-collapse: collapse; width: 100%; }}
 th, td {{ border-bottom: 1px solid var(--line); padding: .5rem .75rem; }}
 th, td {{ text-align: left; vertical-align: top; }}
 td.number, th.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
-td.number {{ white-space: nowrap; }}
+td.number, td:last-child {{ white-space: nowrap; }}
 .ok {{ color: var(--good); }}
 .bad {{ color: var(--bad); }}
 small {{ display: block; overflow-wrap: anywhere; }}

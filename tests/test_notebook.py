@@ -94,7 +94,7 @@ def test_a_fresh_colab_installs_from_the_address_and_keeps_its_own_builds(tmp_pa
     assert done.stdout.endswith(f"FOUND {site / 'coursekit' / '__init__.py'}\n"), done.stderr
     command, keep = json.loads(log.read_text())
     assert command[1:4] == ["-m", "pip", "install"]
-    assert command[-1] == f"coursekit-finetuning @ git+{ADDRESS}@main"
+    assert command[-1] == f"git+{ADDRESS}@main"
     assert "coursekit" not in command, "never by name from an index"
     assert sorted(keep.split()) == ["numpy==2.0.2", "torch==2.6.0+cu124", "torchvision==0.21.0+cu124"]
     assert list((tmp_path / "content").iterdir()) == [], "no files left where the student works"
