@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,17 +129,27 @@ def _read(source: str | Path) -> dict[str, Dataset]:
 
 
 def _read_json(path: Path) -> list[dict[str, Any]]:
+    r"""The rows of a JSON list, or of a file with one JSON object a line; every value as text."""
     text = path.read_text(encoding="utf-8")
-    if path.suffix == ".json":
-        return json.loads(text)
-    rows = []
+    rows = json.loads(text) if path.suffix == ".json" else list(_json_lines(path, text))
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise CourseError(f"{path}: every row must be a JSON object with the columns as its keys")
+    # All keys of all rows, as text: rows may differ in their optional and in their nested columns.
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return [{key: _text(row.get(key)) for key in keys} for row in rows]
+
+
+def _json_lines(path: Path, text: str) -> Iterator[Any]:
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
+                yield json.loads(line)
             except json.JSONDecodeError as error:
                 raise CourseError(f"{path}, line {number}: not JSON ({error.msg})") from error
-    return rows
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
 
 
 def _renamed(rows: Dataset, source: str | Path) -> Dataset:
@@ -152,8 +162,15 @@ def _renamed(rows: Dataset, source: str | Path) -> Dataset:
                 f"{source} has no column {' or '.join(names)}, only {', '.join(rows.column_names) or 'none'}"
             )
         values = table[name] if name else [""] * len(rows)
-        columns[ours] = [str(value) if value is not None else "" for value in values]
-    return Dataset.from_dict(columns)
+        columns[ours] = [_text(value) for value in values]
+    named = Dataset.from_dict(columns)
+    full = [i for i, row in enumerate(named) if row["instruction"].strip() and row["output"].strip()]
+    if len(full) < len(named):
+        missing = len(named) - len(full)
+        warnings.warn(
+            f"{missing} of {len(named)} rows have no instruction or no output and were left out", stacklevel=3
+        )
+    return named.select(full)
 
 
 def _split(rows: Dataset) -> DatasetDict:

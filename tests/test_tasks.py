@@ -273,6 +273,28 @@ def test_instruction_splits_are_fixed_and_hold_every_kind(alpaca):
     assert all(set(again[split]["instruction"]) == set(data[split]["instruction"]) for split in data)
 
 
+def test_the_courses_own_instructions():
+    data = load_instructions()
+    rows = [row for split in data.values() for row in split]
+    assert len(rows) >= 300 and len({(row["instruction"], row["context"]) for row in rows}) == len(rows)
+    kinds = {split: set(found["kind"]) for split, found in data.items()}
+    assert kinds["test"] == kinds["train"]
+
+
+def test_rows_that_differ_or_lack_an_answer(tmp_path):
+    rows = [
+        {"instruction": "a", "output": "b", "check": [1]},
+        {"instruction": "c", "output": 4, "context": "d", "check": "x"},
+        {"instruction": "e", "output": " "},
+    ]
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.warns(UserWarning, match="1 of 3 rows have no instruction or no output"):
+        data = load_instructions(path)
+    found = sorted(tuple(row.values()) for split in data.values() for row in split)
+    assert found == [("a", "", "b", ""), ("c", "d", "4", "")]
+
+
 def test_an_instruction_worked_by_hand(words):
     row = {"instruction": "Name the capital of France", "context": "", "output": "Paris .", "kind": "fact"}
     rows = Dataset.from_list([row])
@@ -313,6 +335,7 @@ def test_bad_instruction_sources_are_one_clear_line(tmp_path):
         ("gone.jsonl", None, "no instruction data at"),
         ("gone.csv", None, "no instruction data at"),
         ("broken.jsonl", '{"instruction": "a", "output": "b"}\n{"instr', "line 2: not JSON"),
+        ("list.json", "[1, 2]", "every row must be a JSON object"),
         ("other.jsonl", '{"instruction": "a", "text": "b"}', "no column output or response"),
         ("no/such-dataset", None, "instruction data"),
     ):

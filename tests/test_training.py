@@ -58,8 +58,8 @@ def test_learns_and_leaves_the_model_as_it_found_it(kind, family):
     model = tiny.model(family)
     model.base_model.eval()
     before = {name: module.training for name, module in model.named_modules()}
-    history = fit(model, tiny_text.prepared(kind), steps=40, **QUICK)
-    assert sum(history.loss[-5:]) < 0.6 * sum(history.loss[:5])
+    history = fit(model, tiny_text.prepared(kind), steps=80, **QUICK | dict(batch_size=16))
+    assert sum(history.loss[-5:]) < 0.5 * sum(history.loss[:5])
     assert {name: module.training for name, module in model.named_modules()} == before
     assert all(p.grad is None for p in model.parameters())
     assert model.config.use_cache
