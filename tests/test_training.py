@@ -332,6 +332,48 @@ def test_half_precision_trains_master_weights_and_returns():
     assert not same(weights(model), before)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_float16_is_trained_with_a_scaled_loss_and_resumes(tmp_path, device, frozen):
+    r"""With a float32 head on a frozen float16 base too, as on a card that has no bfloat16."""
+
+    def model():
+        built = tiny.encoder("bert", dtype=torch.float16, **DROPOUT).to(device)
+        if frozen:
+            built.requires_grad_(False)
+            built.classifier.float().requires_grad_(True)
+        return built
+
+    data, settings = tiny_text.prepared("encoder"), dict(steps=6, checkpoint_every=2, **QUICK)
+    scales = []
+    straight = model()
+    straight.classifier.weight.register_hook(lambda gradient: scales.append(gradient.abs().max().item()))
+    history = fit(straight, data, **settings)
+    assert {p.dtype for p in straight.base_model.parameters()} == {torch.float16}
+    assert straight.classifier.weight.dtype == (torch.float32 if frozen else torch.float16)
+    # 2¹⁶ is the scaler's first choice: the gradients inside are far above the ones that are reported.
+    assert scales[0] > 1000 * history.grad_norm[0]
+
+    halted = model()
+    with pytest.raises(Interruption):
+        fit(stopping(halted, 4, fail), data, checkpoint=tmp_path, **settings)
+    resumed = model()
+    assert fit(resumed, data, checkpoint=tmp_path, **settings).loss == history.loss
+    assert same(weights(resumed), weights(straight))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_resumes_exactly_and_counts_memory_on_a_gpu(tmp_path, dtype):
+    data, settings = tiny_text.prepared("encoder"), dict(steps=6, checkpoint_every=2, **QUICK)
+    straight, halted, resumed = (tiny.encoder("bert", dtype=dtype, **DROPOUT).cuda() for _ in range(3))
+    history = fit(straight, data, **settings)
+    assert 0 < history.peak_memory[-1] <= torch.cuda.max_memory_allocated()
+    with pytest.raises(Interruption):
+        fit(stopping(halted, 4, fail), data, checkpoint=tmp_path, **settings)
+    assert fit(resumed, data, checkpoint=tmp_path, **settings).loss == pytest.approx(history.loss, rel=1e-3)
+
+
 def test_float32_adapter_on_a_half_precision_base_stays_as_it_is():
     model, data = (
         tiny.encoder("bert", dtype=torch.bfloat16).requires_grad_(False),
