@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -210,12 +211,17 @@ def test_show_gives_the_source():
     assert space["outer"](4) == 8
 
 
+@dataclass(frozen=True)
+class Pair:
+    first: int = 0
+
+
 def test_show_takes_classes_methods_properties_instances_and_several():
     from coursekit.sources import Archive
 
-    assert repr(show(Archive)).startswith("@dataclass(frozen=True)\nclass Archive:")
+    assert repr(show(Pair)) == "@dataclass(frozen=True)\nclass Pair:\n    first: int = 0"
     assert "def requirement" in repr(show(Archive.requirement))
-    assert repr(show(Archive("a", "1", ""))) == repr(show(Archive))
+    assert repr(show(Pair(3))) == repr(show(Pair))
     both = show(Archive.matches, expect_types)
     assert both.file == "coursekit/sources.py, coursekit/notebook.py" and "\n\n\ndef expect_types" in repr(
         both
