@@ -156,7 +156,8 @@ def perplexity(
     with _evaluating(model), _bar(len(windows), "perplexity", progress) as bar:
         for group in _equal_lengths([ids for ids, _ in windows], batch_size):
             ids = torch.tensor([windows[i][0] for i in group], device=device)
-            logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+            # Counted from the end: a model may put tokens of its own (soft prompts) first.
+            logits = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] : -1].float()
             targets = ids[:, 1:].clone()
             for row, i in enumerate(group):
                 # Position j of the targets is token j + 1 of the window.
