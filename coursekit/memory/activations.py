@@ -218,11 +218,15 @@ class _Builder:
 
     def feed_forward(self, up: Sequence[str], down: str) -> None:
         a = self.arch
+        rising = self.flows or self.training.touches(self.path(up[-1]), up[-1])
+        gate = self.flows or self.training.touches(self.path(up[0]), up[0])
         self.linear(up, "gate, up" if a.gated else "up", "T d", False, ["2*T d"], ["2*T f" if a.gated else "T f"])
         here = False
         if a.gated and self.flows:
-            self.step("silu", [self.term("gate", "T f")], "T d", "3*T f")
-            self.step("product", [self.term("silu(gate)", "T f"), self.term("up", "T f")], "T d", "3*T f")
+            if gate:
+                self.step("silu", [self.term("gate", "T f")], "T d", "3*T f")
+            factors = [self.term("silu(gate)", "T f")] * rising + [self.term("up", "T f")] * gate
+            self.step("product", factors, "T d", "3*T f")
         elif self.flows:
             kept, back = _ACTIVATION.get(a.activation, (1, 2))
             here = a.activation == "relu"  # relu keeps its result, which is the next input
@@ -266,7 +270,9 @@ def _roles(matrices: Sequence[Matrix]) -> tuple[list[str], str, list[str], str]:
 def norm_work(arch: Architecture, s: Setting) -> int:
     r"""Gradients alive in the backward of a norm. RMS norms are a chain of plain operations, in fp32."""
     td = s.tokens * arch.d_model
-    return td * s.element + 4 * td * 4 if arch.norm == "rms" else 2 * td * s.element
+    if arch.norm == "rms" and s.element < 4:
+        return td * s.element + 4 * td * 4
+    return (3 if arch.norm == "rms" else 2) * td * s.element
 
 
 def forward_locals(arch: Architecture, s: Setting, training: Training, steps: Sequence[Step]) -> int:
@@ -282,7 +288,7 @@ def forward_locals(arch: Architecture, s: Setting, training: Training, steps: Se
         # RMS norms keep fp32 copies, and a branch as well: the 16-bit tensors live beside them.
         beside = 2 * td if half and arch.norm == "rms" and "input of gate, up" not in names else 0
         return 2 * td + hidden + meeting + beside
-    unkept = ("input of up" not in names) + (s.element < 4 and "input of q, k, v" not in names)
+    unkept = ("input of up" not in names) + ("input of q, k, v" not in names)
     return (2 + unkept) * td + hidden
 
 

@@ -142,6 +142,9 @@ def _activations(
     # The last block's backward. Its input is one of the checkpoints already.
     last = backward_peak(steps)
     local = forward_locals(arch, s, training, steps)
+    first = {t.name for step in blocks[0][0] for t in step.keeps}
+    if not arch.pre_norm and not checkpointing and "input of q, k, v" not in first:
+        local += td  # transformers holds the embedding's output until the last block is done
     at_norm = after_forward - head_off + norm_work(arch, s) + partial if arch.pre_norm else 0
     if checkpointing:
         last = max(last, kept(steps) + local + td) - (0 if _copies_input(arch, s) else td)
@@ -285,7 +288,9 @@ def _classifier(arch: Architecture, s: Setting, training: Training) -> list[Term
             terms += [Term("dropout mask, dropped", "2 batch d", b * arch.d_model * (s.noise + s.element))]
         return terms
     if arch.family == "roberta":
-        return [Term("classifier", "5 batch d", 5 * b * d)]
+        # Without dropout the first token's state is a view, and keeps the whole tensor alive.
+        first = Term("first token", "batch d", b * d) if arch.dropout else Term("hidden states", "T d", s.tokens * d)
+        return [first, Term("classifier", "4 batch d", 4 * b * d)]
     return [Term("input of the classifier", "T d", s.tokens * arch.d_embed * s.element)]
 
 
