@@ -9,11 +9,16 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+import warnings
 from pathlib import Path
 from typing import Any
 
 from coursekit.errors import CourseError
 from coursekit.parameters import fits, mismatch
+
+# Without ipywidgets tqdm draws its bars as text. That is what a saved notebook should hold, so it needs no warning
+# (which would print a path of this machine). Import this module before transformers or datasets.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 #: Name of the distribution. `coursekit` on PyPI is somebody else's package.
 DISTRIBUTION = "coursekit-finetuning"

@@ -255,3 +255,16 @@ def test_parameters_of_the_wrong_type_are_one_line():
         with pytest.raises(CourseError, match=says) as caught:
             expect_types(**given)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_loading_a_library_prints_nothing_into_a_notebook(tmp_path):
+    r"""tqdm warns once, with a path, where Jupyter has no widgets: that must not be in a committed notebook."""
+    from coursekit.runner import run_notebooks
+
+    source = "from coursekit.notebook import expect_types\nimport transformers, datasets, peft, accelerate"
+    cells = [nbformat.v4.new_code_cell(source)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
+    (result,) = run_notebooks([tmp_path / "n.ipynb"], tmp_path / "runs")
+    assert result.ok
+    assert nbformat.read(tmp_path / "runs" / "n.ipynb", 4).cells[0].outputs == []
