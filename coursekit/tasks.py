@@ -108,6 +108,9 @@ class Task:
         r"""What a decoder reads before it answers with a space and one of the label words.
 
         shots: examples (text, word) that come before; `task.shots(k)` gives the course's own.
+        Of nine wordings tried with SmolLM2 on 200–250 validation sentences this one did well on both schemes;
+        another was a little better on five grades but blind on two, and the chat template scored 0.21 where
+        this scores 0.29.
         """
         self._need_words("a prompt")
         heading = _HEADING[self.domain]
