@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import logging
 import textwrap
 import warnings
 from pathlib import Path
@@ -16,9 +17,12 @@ from typing import Any
 from coursekit.errors import CourseError
 from coursekit.parameters import fits, mismatch
 
-# Without ipywidgets tqdm draws its bars as text. That is what a saved notebook should hold, so it needs no warning
-# (which would print a path of this machine). Import this module before transformers or datasets.
+# Two notices that say more about the machine than to the reader, and differ from one machine to the next. They
+# come when transformers, datasets or peft are first imported: import this module before those.
+# tqdm, without ipywidgets: its bars are text then, which is what a saved notebook should hold.
 warnings.filterwarnings("ignore", message="IProgress not found")
+# bitsandbytes, on processors with AVX512-BF16: it goes on with its own kernel.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda r: "kernels-community" not in str(r.msg))
 
 #: Name of the distribution. `coursekit` on PyPI is somebody else's package.
 DISTRIBUTION = "coursekit-finetuning"
