@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from coursekit.architecture import Architecture, Matrix, describe
-from coursekit.errors import unknown
+from coursekit.errors import CourseError, unknown
 
 #: What stands on the body: nothing, the output layer over the vocabulary, or a classifier of whole sequences.
 TASKS = (None, "causal", "classification")
@@ -50,6 +50,8 @@ def tensors(model: Any, task: str | None = None, num_labels: int = 2) -> list[Na
     arch = architecture(model)
     if task not in TASKS:
         raise unknown("task", task, [str(t) for t in TASKS])
+    if task == "causal" and arch.family in ("bert", "roberta"):
+        raise CourseError(f"{arch.family} is an encoder and has no causal language model: take task='classification'")
     # RoBERTa drops BERT's pooler when a classifier takes its place, and has one in the body alone.
     pooler = [Named("pooler.dense.weight", (arch.d_model,) * 2), Named("pooler.dense.bias", (arch.d_model,))]
     inside = [*_body(arch), *(pooler if arch.family == "roberta" and task is None else [])]

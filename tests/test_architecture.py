@@ -21,6 +21,7 @@ UNUSUAL = [
     ("llama", dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=False)),
 ]
 CASES = [(family, {}) for family in tiny.FAMILIES] + UNUSUAL
+NAMES = [f"{family} {','.join(changes) or 'usual'}" for family, changes in CASES]
 
 
 def on_meta(config):
@@ -48,7 +49,7 @@ def described(config) -> dict[str, tuple[int, int, bool]]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("family", "changes"), CASES, ids=lambda v: v if isinstance(v, str) else ",".join(v) or "usual")
+@pytest.mark.parametrize(("family", "changes"), CASES, ids=NAMES)
 def test_every_matrix_is_described(family, changes):
     config = tiny.config(family, **changes)
     real = found(on_meta(config))
@@ -66,10 +67,11 @@ def test_llama_relatives(kind):
     assert described(config) == found(on_meta(config))
 
 
-@pytest.mark.parametrize(("family", "changes"), CASES, ids=lambda v: v if isinstance(v, str) else ",".join(v) or "usual")
+@pytest.mark.parametrize(("family", "changes"), CASES, ids=NAMES)
 def test_norms_are_described(family, changes):
-    arch = describe(tiny.config(family, **changes))
-    real = {path for path, m in on_meta(tiny.config(family, **changes)).named_modules() if "Norm" in type(m).__name__}
+    config = tiny.config(family, **changes)
+    arch = describe(config)
+    real = {path for path, m in on_meta(config).named_modules() if "Norm" in type(m).__name__}
     inside = {f"{arch.block}.{i}.{n}" for i in range(arch.n_layers) for n in arch.norms}
     assert inside | set(arch.outer_norms) == real
 
