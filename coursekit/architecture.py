@@ -54,7 +54,9 @@ class Architecture:
     prefix: str  # where the body lies in a model with a task head, e.g. "bert" or "model"
     matrices: tuple[Matrix, ...]
     tied: bool  # the output layer shares the input embedding
-    pre_norm: bool  # norm before attention and feed-forward (GPT-2, OPT, Llama), not after the residual (BERT)
+    pre_norm: (
+        bool  # norm before attention and feed-forward (GPT-2, OPT, Llama), not after the residual (BERT)
+    )
     activation: str  # transformers' name of the feed-forward activation
     dropout: float  # of the hidden states, in training
     attention_dropout: float  # of the attention weights, in training
@@ -98,7 +100,9 @@ def describe(config: Any) -> Architecture:
 
 def _bert(family: str, c: Any) -> Architecture:
     d, ff = c.hidden_size, c.intermediate_size
-    attention = [Matrix(f"attention.{n}", d, d, True) for n in ("self.query", "self.key", "self.value", "output.dense")]
+    attention = [
+        Matrix(f"attention.{n}", d, d, True) for n in ("self.query", "self.key", "self.value", "output.dense")
+    ]
     positions = c.max_position_embeddings
     return Architecture(
         family, d, c.num_hidden_layers, c.num_attention_heads, c.num_attention_heads, d // c.num_attention_heads, ff,

@@ -51,7 +51,9 @@ def tensors(model: Any, task: str | None = None, num_labels: int = 2) -> list[Na
     if task not in TASKS:
         raise unknown("task", task, [str(t) for t in TASKS])
     if task == "causal" and arch.family in ("bert", "roberta"):
-        raise CourseError(f"{arch.family} is an encoder and has no causal language model: take task='classification'")
+        raise CourseError(
+            f"{arch.family} is an encoder and has no causal language model: take task='classification'"
+        )
     # RoBERTa drops BERT's pooler when a classifier takes its place, and has one in the body alone.
     pooler = [Named("pooler.dense.weight", (arch.d_model,) * 2), Named("pooler.dense.bias", (arch.d_model,))]
     inside = [*_body(arch), *(pooler if arch.family == "roberta" and task is None else [])]
@@ -92,7 +94,7 @@ def top_layers(model: Any, k: int) -> int:
 
 
 def low_rank(d_in: int, d_out: int, r: int) -> int:
-    r"""$r\,(d_{in} + d_{out})$: $A \in R^{r \times d_{in}}$ and $B \in R^{d_{out} \times r}$ for one matrix (Hu et al. 2021)."""
+    r"""$r\,(d_{in} + d_{out})$: $A$ and $B$ of one matrix (Hu et al. 2021)."""
     return r * (d_in + d_out)
 
 
@@ -175,7 +177,9 @@ def _body(arch: Architecture) -> list[Named]:
             found.append(Named(f"{path}.weight", shape))
             if matrix.bias:
                 found.append(Named(f"{path}.bias", (matrix.d_out,)))
-    norms = [f"{arch.block}.{i}.{n}" for i in range(arch.n_layers) for n in arch.norms] + list(arch.outer_norms)
+    norms = [f"{arch.block}.{i}.{n}" for i in range(arch.n_layers) for n in arch.norms] + list(
+        arch.outer_norms
+    )
     for path in norms:
         found.append(Named(f"{path}.weight", (arch.d_model,)))
         if arch.norm == "layer":

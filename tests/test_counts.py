@@ -63,7 +63,9 @@ def test_bitfit_and_top_layers_against_the_model(family):
     model, arch = on_meta(config), describe(config)
     biases = sum(p.numel() for n, p in model.named_parameters() if n.endswith("bias"))
     assert counts.bitfit(config) == biases
-    assert counts.top_layers(config, 2) == sum(p.numel() for p in model.get_submodule(arch.block)[-2:].parameters())
+    assert counts.top_layers(config, 2) == sum(
+        p.numel() for p in model.get_submodule(arch.block)[-2:].parameters()
+    )
 
 
 # Hu et al. 2021, tables 2 to 4: (published, exact, what the formula gives).

@@ -135,7 +135,13 @@ class _Builder:
         self.add(name, keeps, norm_work(self.arch, s))
 
     def linear(
-        self, names: Sequence[str], what: str, width: str, here: bool, beside: Sequence[str], out: Sequence[str]
+        self,
+        names: Sequence[str],
+        what: str,
+        width: str,
+        here: bool,
+        beside: Sequence[str],
+        out: Sequence[str],
     ) -> None:
         r"""Matrices that read one input, `width` wide.
 
@@ -151,7 +157,9 @@ class _Builder:
         for n in adapted:
             short = n.rsplit(".", 1)[-1]
             if own_copy:
-                keeps.append(self.term(f"{short}: input in fp32" if half else f"{short}: dropped input", width, 4))
+                keeps.append(
+                    self.term(f"{short}: input in fp32" if half else f"{short}: dropped input", width, 4)
+                )
             if t.dropout and self.flows:
                 keeps.append(self.term(f"{short}: dropout mask", width, s.noise))
             keeps += self._dora(n) if t.dora else [self.small(f"{short}: A x", "T r", 4 * s.tokens * t.r)]
@@ -192,7 +200,12 @@ class _Builder:
         repeats = a.n_heads != a.n_kv_heads and (s.attention != "flash" or s.padded)
         kv = "T q" if repeats else "T kv"
         if s.attention == "flash":
-            keeps = [self.term("q", "T q"), self.term("k", kv), self.term("v", kv), self.term("attention output", "T q")]
+            keeps = [
+                self.term("q", "T q"),
+                self.term("k", kv),
+                self.term("v", kv),
+                self.term("attention output", "T q"),
+            ]
             keeps.append(self.small("log sum exp", "T heads", 4 * s.tokens * a.n_heads))
             if s.padded:
                 keeps.append(self.small("mask", "T seq", s.tokens * s.seq * s.element))
@@ -203,11 +216,17 @@ class _Builder:
         upcast = s.attention == "eager" and a.family in ("llama", "opt")
         heads, td, tq = self.term("", "S", size).bytes, self.live("T d"), self.live("T q")
         # A product keeps one factor for the gradient of the other.
-        self.add("scores", [self.term("q", "T q", size)] * k + [self.term("k", kv, size)] * q, td + 3 * tq + heads)
+        self.add(
+            "scores", [self.term("q", "T q", size)] * k + [self.term("k", kv, size)] * q, td + 3 * tq + heads
+        )
         weights = [self.term("softmax", "S", 4 if upcast else size)] * (q or k)
         self.add("softmax", weights, td + tq + 2 * heads)
         if a.attention_dropout and (q or k):
-            self.add("softmax dropout", [self.term("dropout mask", "S", 1 if s.on_gpu else size)], td + tq + 2 * heads)
+            self.add(
+                "softmax dropout",
+                [self.term("dropout mask", "S", 1 if s.on_gpu else size)],
+                td + tq + 2 * heads,
+            )
         product = [self.term("v", kv, size)] * (q or k)
         if v and a.attention_dropout:
             product.append(self.term("dropped softmax", "S", size))
@@ -220,7 +239,9 @@ class _Builder:
         a = self.arch
         rising = self.flows or self.training.touches(self.path(up[-1]), up[-1])
         gate = self.flows or self.training.touches(self.path(up[0]), up[0])
-        self.linear(up, "gate, up" if a.gated else "up", "T d", False, ["2*T d"], ["2*T f" if a.gated else "T f"])
+        self.linear(
+            up, "gate, up" if a.gated else "up", "T d", False, ["2*T d"], ["2*T f" if a.gated else "T f"]
+        )
         here = False
         if a.gated and self.flows:
             if gate:
@@ -252,7 +273,10 @@ def block_steps(
     shared = b.attention(qkv, flowed)
     b.linear([out], "output projection", "T q", shared, ["T d"], ["T d"] if arch.dropout else [])
     b.dropout("attention dropout")
-    b.norm(arch.norms[0 if not arch.pre_norm else 1], "residual stream" if arch.pre_norm else "sum before the norm")
+    b.norm(
+        arch.norms[0 if not arch.pre_norm else 1],
+        "residual stream" if arch.pre_norm else "sum before the norm",
+    )
     b.feed_forward(up, down)
     b.dropout("feed-forward dropout")
     if not arch.pre_norm:
@@ -298,7 +322,7 @@ def kept(steps: Iterable[Step]) -> int:
 
 
 def backward_peak(steps: Sequence[Step]) -> int:
-    r"""Most bytes alive while the backward pass goes through `steps`: later steps have let go, the current one works."""
+    r"""Most bytes alive while the backward goes through `steps`: later steps have let go, this one works."""
     before, most = 0, 0
     for step in steps:
         before += summed(step.keeps)

@@ -11,7 +11,13 @@ from coursekit.memory.breakdown import GB, GiB
 from coursekit.paths import DATA
 
 #: Short names for what people say.
-ALIASES = {"a100": "A100 80GB", "h100": "H100 80GB", "v100": "Tesla V100 32GB", "p100": "Tesla P100", "4090": "RTX 4090"}
+ALIASES = {
+    "a100": "A100 80GB",
+    "h100": "H100 80GB",
+    "v100": "Tesla V100 32GB",
+    "p100": "Tesla P100",
+    "4090": "RTX 4090",
+}
 
 UNITS = {"GB": GB, "GiB": GiB}
 

@@ -1,4 +1,4 @@
-r"""What one training step really takes, by category: on the CPU by tracking live tensors, on CUDA from the allocator."""
+r"""What one training step really takes: on the CPU by tracking live tensors, on CUDA from the allocator."""
 
 from __future__ import annotations
 
@@ -40,9 +40,13 @@ def measure(
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
-        raise CourseError("nothing in this model is trainable: attach a method, or set requires_grad, before measuring")
+        raise CourseError(
+            "nothing in this model is trainable: attach a method, or set requires_grad, before measuring"
+        )
     if "labels" not in batch:
-        raise CourseError("the batch has no labels, so there is no loss to run backward; prepare it for training")
+        raise CourseError(
+            "the batch has no labels, so there is no loss to run backward; prepare it for training"
+        )
     if optimizer is not None and optimizer not in OPTIMIZERS:
         raise unknown("optimizer", optimizer, OPTIMIZERS)
     device = trained[0].device
@@ -51,7 +55,9 @@ def measure(
         return step(model, dict(batch), trained, optimizer)
 
 
-def _on_cpu(model: nn.Module, batch: dict[str, Tensor], trained: list[nn.Parameter], optimizer: str | None) -> Breakdown:
+def _on_cpu(
+    model: nn.Module, batch: dict[str, Tensor], trained: list[nn.Parameter], optimizer: str | None
+) -> Breakdown:
     live = Live()
     weights, buffers = live.add(model.parameters()), live.add(model.buffers())
     inputs = live.add(batch.values()) - weights - buffers
@@ -95,7 +101,9 @@ def _curve(events: list, known: set[int], gradients: set[int]) -> tuple[tuple[Po
     return tuple(points), kept
 
 
-def _on_cuda(model: nn.Module, batch: dict[str, Tensor], trained: list[nn.Parameter], optimizer: str | None) -> Breakdown:
+def _on_cuda(
+    model: nn.Module, batch: dict[str, Tensor], trained: list[nn.Parameter], optimizer: str | None
+) -> Breakdown:
     device = trained[0].device
     # Libraries allocate workspaces at their first use, which are not the step's: one step to warm up.
     model(**batch).loss.backward()
@@ -228,5 +236,7 @@ def _as_it_was(model: nn.Module, trained: list[nn.Parameter], checkpointing: boo
 def _set_checkpointing(model: nn.Module, on: bool) -> None:
     verb = "enable" if on else "disable"
     # transformers before 5.20 knows the older name only.
-    switch = getattr(model, f"activation_checkpointing_{verb}", None) or getattr(model, f"gradient_checkpointing_{verb}")
+    switch = getattr(model, f"activation_checkpointing_{verb}", None) or getattr(
+        model, f"gradient_checkpointing_{verb}"
+    )
     switch()

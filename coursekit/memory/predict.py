@@ -8,12 +8,23 @@ from typing import Any
 from coursekit import counts
 from coursekit.architecture import Architecture
 from coursekit.errors import CourseError, unknown
-from coursekit.memory.activations import Setting, Step, Training, backward_peak, block_steps, forward_locals, kept, norm_work
+from coursekit.memory.activations import (
+    Setting,
+    Step,
+    Training,
+    backward_peak,
+    block_steps,
+    forward_locals,
+    kept,
+    norm_work,
+)
 from coursekit.memory.breakdown import Breakdown, Point, Term, summed
 from coursekit.memory.precision import optimizer_bytes, precision, states
 
 
-def bill(n: float, trained: float | None = None, precision: str = "mixed", optimizer: str | None = "adamw") -> Breakdown:
+def bill(
+    n: float, trained: float | None = None, precision: str = "mixed", optimizer: str | None = "adamw"
+) -> Breakdown:
     r"""Bytes for `n` parameters of which `trained` (default: all) are trained. No activations: that needs shapes.
 
     The lecture's example: `bill(10e9)` is 20 GB of weights, 20 GB of gradients and 120 GB for the optimizer (40 GB
@@ -27,7 +38,9 @@ def bill(n: float, trained: float | None = None, precision: str = "mixed", optim
         state = optimizer_bytes([trained], optimizer, p.state)
     else:
         state = states(optimizer) * p.state * trained
-    return Breakdown(weights=p.weight * n, master=p.master * trained, gradients=p.weight * trained, optimizer=state)
+    return Breakdown(
+        weights=p.weight * n, master=p.master * trained, gradients=p.weight * trained, optimizer=state
+    )
 
 
 def predict(
@@ -156,7 +169,15 @@ def _activations(
     # A tied table has two gradients, from the output layer at once and from the input at the very end. The first one
     # waits through the whole backward pass, and for a moment both stand beside their sum.
     at_end = 2 * partial + td
-    points = _timeline(td, blocks, before, checkpointing, head_kept, head_loss, head_forward, partial, at_end, arrivals)
+    if checkpointing:
+        # Each block is recomputed: its input is there already, unless the norm keeps a copy of its own.
+        shift = td if _copies_input(arch, s) else 0
+        work = [shift + max(backward_peak(b), kept(b) + local + td) for b, _ in blocks]
+    else:
+        work = [backward_peak(b) for b, _ in blocks]
+    points = _timeline(
+        td, blocks, work, before, checkpointing, head_kept, head_loss, head_forward, partial, at_end, arrivals
+    )
     peak = max(
         after_forward + head_loss, after_forward + head_forward, at_logits, at_norm, at_last, at_end,
         summed(before) + stack + (0 if checkpointing else local),
@@ -176,10 +197,13 @@ def _copies_input(arch: Architecture, s: Setting) -> bool:
 
 
 def _timeline(
-    td: int, blocks: list[tuple[list[Step], bool]], before: list[Term], checkpointing: bool, head_kept: list[Term],
-    head_loss: int, head_forward: int, partial: int, at_end: int, arrivals: list[int],
+    td: int, blocks: list[tuple[list[Step], bool]], work: list[int], before: list[Term], checkpointing: bool,
+    head_kept: list[Term], head_loss: int, head_forward: int, partial: int, at_end: int, arrivals: list[int],
 ) -> list[Point]:  # fmt: skip
-    r"""Activations and gradients at the moments that matter, in order. `arrivals`: gradients of head, blocks, rest."""
+    r"""Activations and gradients at the moments that matter, in order.
+
+    work: bytes alive in the backward of each block; arrivals: gradients of the head, of each block, of the embedding.
+    """
     sizes = [td if checkpointing else kept(steps) for steps, _ in blocks]
     now = summed(before)
     points = [Point("forward: embedding", now, 0)]
@@ -187,12 +211,16 @@ def _timeline(
         now += size
         points.append(Point(f"forward: block {i}", now, 0))
     now += summed(head_kept)
-    points += [Point("forward: head", now + head_forward, 0), Point("kept", now, 0), Point("loss", now + head_loss, 0)]
+    points += [
+        Point("forward: head", now + head_forward, 0),
+        Point("kept", now, 0),
+        Point("loss", now + head_loss, 0),
+    ]
     now -= summed(head_kept)
     arrived = arrivals[0]
     for i in reversed(range(len(blocks))):
         now -= sizes[i]
-        points.append(Point(f"backward: block {i}", now + partial + backward_peak(blocks[i][0]), arrived))
+        points.append(Point(f"backward: block {i}", now + partial + work[i], arrived))
         arrived += arrivals[1 + i]
     return [*points, Point("backward: embedding", at_end, arrived + arrivals[-1])]
 
@@ -228,7 +256,9 @@ def _as_one(name: str, steps: list[Step]) -> Term:
     return Term(name, "see `block`", kept(steps))
 
 
-def _embedding(arch: Architecture, s: Setting, training: Training, checkpointing: bool) -> tuple[list[Term], bool]:
+def _embedding(
+    arch: Architecture, s: Setting, training: Training, checkpointing: bool
+) -> tuple[list[Term], bool]:
     r"""Kept before the first block, and whether the blocks' input needs a gradient."""
     td = s.tokens * arch.d_model
     tables = [m.name for m in arch.matrices if m.kind == "embedding"]
@@ -244,7 +274,10 @@ def _embedding(arch: Architecture, s: Setting, training: Training, checkpointing
     if arch.norm == "layer" and not arch.pre_norm and arch.outer_norms:
         norm = training.any_of(arch.outer_norms[0])
         if flows or norm:
-            terms += [Term("sum of the embeddings", "T d", td * s.element), Term("mean, 1 / std", "2 T", 8 * s.tokens)]
+            terms += [
+                Term("sum of the embeddings", "T d", td * s.element),
+                Term("mean, 1 / std", "2 T", 8 * s.tokens),
+            ]
         flows |= norm
     if arch.dropout and flows and arch.family != "opt":
         terms.append(Term("dropout mask", "T d", td * s.noise))
@@ -260,7 +293,9 @@ def _head(arch: Architecture, s: Setting, training: Training, task: str) -> tupl
     terms: list[Term] = []
     for norm in arch.outer_norms if arch.pre_norm else ():
         terms.append(Term("residual stream", "T d", td * (4 if rms else s.element)))
-        terms.append(Term("1 / rms", "T", 4 * s.tokens) if rms else Term("mean, 1 / std", "2 T", 8 * s.tokens))
+        terms.append(
+            Term("1 / rms", "T", 4 * s.tokens) if rms else Term("mean, 1 / std", "2 T", 8 * s.tokens)
+        )
         if rms and training.weight(norm):
             terms.append(Term("normalised", "T d", td * s.element))
     if task == "classification":
@@ -289,7 +324,11 @@ def _classifier(arch: Architecture, s: Setting, training: Training) -> list[Term
         return terms
     if arch.family == "roberta":
         # Without dropout the first token's state is a view, and keeps the whole tensor alive.
-        first = Term("first token", "batch d", b * d) if arch.dropout else Term("hidden states", "T d", s.tokens * d)
+        first = (
+            Term("first token", "batch d", b * d)
+            if arch.dropout
+            else Term("hidden states", "T d", s.tokens * d)
+        )
         return [first, Term("classifier", "4 batch d", 4 * b * d)]
     return [Term("input of the classifier", "T d", s.tokens * arch.d_embed * s.element)]
 

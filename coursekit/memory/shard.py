@@ -31,7 +31,9 @@ def shard(bill: Breakdown, n_gpus: int, stage: int = 3) -> Breakdown:
     return replace(bill, timeline=(), **{name: -(-getattr(bill, name) // n_gpus) for name in STAGES[stage]})
 
 
-def gpus_needed(bill: Breakdown | float, gpu: str | Card, *, unit: str = "GiB", stage: int | None = None) -> int:
+def gpus_needed(
+    bill: Breakdown | float, gpu: str | Card, *, unit: str = "GiB", stage: int | None = None
+) -> int:
     r"""How many of `gpu` hold `bill`, a Breakdown or a number of bytes.
 
     stage None: as if memory could be cut anywhere, which is the lecture's division and a lower bound:
@@ -45,7 +47,9 @@ def gpus_needed(bill: Breakdown | float, gpu: str | Card, *, unit: str = "GiB", 
         total = bill.total if isinstance(bill, Breakdown) else bill
         return max(1, -(-int(total) // size))
     if not isinstance(bill, Breakdown):
-        raise CourseError("a stage divides some categories and not others: pass a Breakdown, not a number of bytes")
+        raise CourseError(
+            "a stage divides some categories and not others: pass a Breakdown, not a number of bytes"
+        )
     everywhere = shard(bill, 2**62, stage).total
     if everywhere > size:
         raise CourseError(

@@ -1,0 +1,366 @@
+r"""The memory model: exact where it must be, within a few percent of measured elsewhere, and the lecture's figures."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from coursekit.errors import CourseError
+from coursekit.memory import (
+    GB,
+    Breakdown,
+    GiB,
+    bill,
+    card,
+    cards,
+    gpus_needed,
+    largest_card_by_year,
+    largest_model_by_year,
+    measure,
+    models_over_time,
+    predict,
+    shard,
+)
+from coursekit.memory.live import Live
+from coursekit.memory.measure import by_allocator
+from coursekit.methods.lora import LoRA
+
+# Wide enough that the small terms that the formulas leave out stay small, and d_ff = 4 d_model as usual.
+WIDE = {
+    "bert": dict(hidden_size=96, intermediate_size=384, num_hidden_layers=2),
+    "roberta": dict(hidden_size=96, intermediate_size=384, num_hidden_layers=2),
+    "gpt2": dict(n_embd=96, n_inner=384, n_layer=2),
+    "opt": dict(hidden_size=96, word_embed_proj_dim=96, ffn_dim=384, num_hidden_layers=2),
+    "llama": dict(hidden_size=96, intermediate_size=256, num_hidden_layers=2),
+}
+# One encoder and one decoder in the fast set, the other families in the slow one.
+ALL = [pytest.param(f, marks=() if f in ("bert", "llama") else pytest.mark.slow) for f in tiny.FAMILIES]
+METHODS = {
+    "full": None,
+    "lora": LoRA(r=4),
+    "lora all": LoRA(r=4, targets="all-linear"),
+    "lora dropout": LoRA(r=4, dropout=0.1),
+    "dora": LoRA(r=4, dora=True),
+}
+
+
+def labelled(family: str, batch: int = 4, seq: int = 40, *, padded: bool = True, classes: bool | None = None):
+    b = tiny.batch(batch, seq, padded=padded)
+    classes = family in tiny.ENCODERS if classes is None else classes
+    return b | {"labels": torch.zeros(batch, dtype=torch.long) if classes else b["input_ids"]}
+
+
+def both(
+    model, method, batch, *, checkpointing=False, optimizer="adamw", **settings
+) -> tuple[Breakdown, Breakdown]:
+    config = model.config
+    if method is not None:
+        method.attach(model)
+    rows, seq = batch["input_ids"].shape
+    measured = measure(model, batch, checkpointing=checkpointing, optimizer=optimizer)
+    predicted = predict(
+        config, method, batch=rows, seq=seq, checkpointing=checkpointing, optimizer=optimizer, **settings
+    )
+    return predicted, measured
+
+
+def assert_agree(predicted: Breakdown, measured: Breakdown, tolerance: float) -> None:
+    exact = ("weights", "gradients", "optimizer")
+    assert {n: getattr(predicted, n) for n in exact} == {n: getattr(measured, n) for n in exact}
+    assert predicted.activations == pytest.approx(measured.activations, rel=tolerance)
+    assert predicted.kept == pytest.approx(measured.kept, rel=tolerance)
+    assert predicted.peak == pytest.approx(measured.peak, rel=0.05)
+
+
+# Predicted against measured -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", ALL)
+def test_every_family_and_method(family, method, checkpointing):
+    model = tiny.model(family, **WIDE[family])
+    assert_agree(*both(model, METHODS[method], labelled(family), checkpointing=checkpointing), tolerance=0.02)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("padded", [False, True], ids=["full rows", "padded"])
+@pytest.mark.parametrize("family", ALL)
+def test_attention_and_padding(family, padded, attention):
+    model = tiny.model(family, **WIDE[family])
+    model.set_attn_implementation(attention)
+    batch = labelled(family, 2, 60, padded=padded)
+    assert_agree(*both(model, None, batch, padded=padded, attention=attention), tolerance=0.02)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "lora all"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("family", ALL)
+def test_bf16(family, method, checkpointing):
+    model = tiny.model(family, **WIDE[family]).bfloat16()
+    agree = both(model, METHODS[method], labelled(family), checkpointing=checkpointing, precision="bf16")
+    assert_agree(*agree, tolerance=0.03)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "sgd", "sgd-momentum", None])
+@pytest.mark.parametrize("method", ["full", "lora all"])
+def test_optimizer_state_is_exact(optimizer, method):
+    # Matrices of 96 x 384 pass bitsandbytes' limit of 4096 elements, norms and biases stay below it.
+    model = tiny.model("bert", **WIDE["bert"])
+    predicted, measured = both(model, METHODS[method], labelled("bert"), optimizer=optimizer)
+    assert predicted.optimizer == measured.optimizer
+    assert (predicted.optimizer == 0) == (optimizer in ("sgd", None))
+
+
+@pytest.mark.parametrize("family", [f for f in ALL if f.values[0] in tiny.DECODERS])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_classifiers_on_decoders_and_untied_output_layers(family, method):
+    classifier = tiny.encoder(family, 3, **WIDE[family])
+    batch = labelled(family, classes=True)
+    assert_agree(
+        *both(classifier, METHODS[method], batch, task="classification", num_labels=3), tolerance=0.02
+    )
+    untied = tiny.decoder(family, tie_word_embeddings=False, **WIDE[family])
+    assert_agree(*both(untied, METHODS[method], labelled(family)), tolerance=0.02)
+
+
+SHAPES = {"minilm": ((32, 40), (8, 128), (2, 256)), "smollm2": ((8, 40), (2, 64), (4, 128))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("method", ["full", "lora", "lora all"])
+@pytest.mark.parametrize(("name", "shape"), [(n, s) for n in SHAPES for s in SHAPES[n]])
+def test_bundled_models(name, shape, method, checkpointing):
+    from coursekit.models import load_decoder, load_encoder
+
+    model, _ = (load_decoder if name == "smollm2" else load_encoder)(name, device="cpu", dtype=torch.float32)
+    ids = torch.randint(5, 1000, shape)
+    mask = torch.ones_like(ids)
+    mask[0, -3:] = 0
+    labels = ids if name == "smollm2" else torch.zeros(shape[0], dtype=torch.long)
+    batch = dict(input_ids=ids, attention_mask=mask, labels=labels)
+    assert_agree(*both(model, METHODS[method], batch, checkpointing=checkpointing), tolerance=0.02)
+
+
+# The measurement itself ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_tracker_agrees_with_torch(family):
+    r"""PyTorch's own memory tracker sees the same peak over forward and backward, to the byte."""
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    model = tiny.model(family).train()
+    model.config.use_cache = False
+    batch = labelled(family)
+    torchs = MemTracker()
+    torchs.track_external(model, *batch.values())
+    torch.manual_seed(0)
+    with torchs:
+        model(**batch).loss.backward()
+    expected = torchs.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+    ours = measure(_without_gradients(model), batch)
+    found = ours.weights + ours.buffers + ours.batch + max(p.activations + p.gradients for p in ours.timeline)
+    assert found == expected
+
+
+def _without_gradients(model: nn.Module) -> nn.Module:
+    for p in model.parameters():
+        p.grad = None
+    return model
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
+def test_measure_leaves_no_trace(checkpointing):
+    model = tiny.model("bert")
+    batch = labelled("bert")
+    first = next(model.parameters())
+    first.grad = torch.ones_like(first)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    random = torch.get_rng_state()
+    measure(model, batch, checkpointing=checkpointing)
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state())
+    assert not model.training
+    assert torch.equal(first.grad, torch.ones_like(first))
+    assert all(p.grad is None for p in list(model.parameters())[1:])
+    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == hooks
+    assert not any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
+    assert model.config.use_cache
+
+
+def test_measure_explains_what_is_missing():
+    model = tiny.model("bert")
+    with pytest.raises(CourseError, match="no labels"):
+        measure(model, tiny.batch())
+    with pytest.raises(CourseError, match="did you mean 'adamw'"):
+        measure(model, labelled("bert"), optimizer="adam")
+    with pytest.raises(CourseError, match="nothing in this model is trainable"):
+        measure(model.requires_grad_(False), labelled("bert"))
+
+
+class Meter:
+    r"""The tracker in the place of CUDA's allocator."""
+
+    def __init__(self, live: Live):
+        self.live, self.read = live, 0
+
+    def now(self) -> int:
+        return sum(e.change for e in self.live.events)
+
+    def highest(self) -> int:
+        level = sum(e.change for e in self.live.events[: self.read])
+        most = level
+        for event in self.live.events[self.read :]:
+            level += event.change
+            most = max(most, level)
+        self.read = len(self.live.events)
+        return most
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_way_taken_on_cuda_sees_what_the_tracker_sees(method):
+    model = tiny.decoder("llama", **WIDE["llama"])
+    if METHODS[method]:
+        METHODS[method].attach(model)
+    batch = labelled("llama")
+    expected = measure(model, batch)
+    model.train()
+    model.config.use_cache = False
+    trained = [p for p in model.parameters() if p.requires_grad]
+    live = Live()
+    live.add([*model.parameters(), *model.buffers(), *batch.values()])
+    with live:
+        points, kept = by_allocator(Meter(live), model, batch, trained)
+    assert kept == pytest.approx(expected.kept, rel=0.001)
+    largest = max(p.nbytes for p in trained)
+    assert (
+        expected.activations <= max(p.activations for p in points) + 16 <= expected.activations + largest + 16
+    )
+    assert points[-1].gradients == expected.gradients
+
+
+# What the bill says -------------------------------------------------------------------------------------------------
+
+
+def test_lecture_10b():
+    b = bill(10e9)
+    assert (b.weights, b.gradients, b.master + b.optimizer) == (20 * GB, 20 * GB, 120 * GB)
+    assert b.total == 160 * GB
+    assert b.activations == 0  # left out, so the number of cards is a lower bound
+    assert gpus_needed(b, "RTX 4090", unit="GB") == gpus_needed(160e9, "RTX 4090", unit="GB") == 7
+    assert gpus_needed(b, "RTX 4090") == 7
+    assert [gpus_needed(b, c, unit="GB") for c in ("T4", "A100", "H100")] == [10, 2, 2]
+
+
+def test_lecture_70b():
+    assert bill(70e9, 0, "fp32", None).total == 280 * GB
+
+
+def test_gb_and_gib():
+    four = card("rtx 4090")
+    assert four.capacity("GB") == 24 * GB < four.capacity() == 24 * GiB
+    # 25 GB: more than 24 GB, less than 24 GiB
+    assert (gpus_needed(25e9, four, unit="GB"), gpus_needed(25e9, four)) == (2, 1)
+
+
+def test_shards_add_up():
+    b = predict(tiny.config("llama"), batch=2, seq=16, precision="mixed")
+    for stage, divided in ((0, ()), (1, ("optimizer", "master")), (2, ("optimizer", "master", "gradients"))):
+        each = shard(b, 3, stage)
+        for name, size in b.rows():
+            mine = getattr(each, name)
+            assert mine == (-(-size // 3) if name in divided else size)
+    assert shard(b, 4, 3).activations == b.activations
+    assert 4 * shard(b, 4, 3).states >= b.states > 4 * shard(b, 4, 3).states - 16
+
+
+def test_gpus_needed_by_stage_is_the_smallest_that_fits():
+    b = bill(10e9)
+    for stage in (2, 3):
+        n = gpus_needed(b, "RTX 4090", stage=stage)
+        assert shard(b, n, stage).total <= card("RTX 4090").capacity() < shard(b, n - 1, stage).total
+    with pytest.raises(CourseError, match="no number of RTX 4090 is enough at stage 1: 40.0 GB stay"):
+        gpus_needed(b, "RTX 4090", stage=1)
+    assert gpus_needed(bill(1e6), "T4", stage=0) == 1
+
+
+def test_mixed_precision_costs_a_master_copy_of_what_is_trained():
+    config = tiny.config("llama")
+    full = predict(config, batch=2, seq=16, precision="mixed")
+    half = predict(config, batch=2, seq=16, precision="bf16")
+    assert full.master == 2 * full.weights == 2 * half.weights
+    assert full.optimizer - half.optimizer == 2 * full.weights
+    lora = predict(config, LoRA(r=2), batch=2, seq=16, precision="mixed")
+    assert lora.master == 0  # its factors are fp32 already
+    assert lora.gradients == 4 * LoRA(r=2).count(config)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_checkpointing_and_batch_do_what_they_should(family):
+    config = tiny.config(family, **WIDE[family])
+    plain = predict(config, batch=4, seq=32)
+    checkpointed = predict(config, batch=4, seq=32, checkpointing=True)
+    double = predict(config, batch=8, seq=32)
+    assert checkpointed.activations < plain.activations
+    assert checkpointed.states == plain.states == double.states
+    assert double.kept == pytest.approx(2 * plain.kept, rel=0.01)
+    assert plain.kept == sum(t.bytes for t in plain.terms)
+    assert plain.peak <= plain.total
+
+
+def test_gpu_kernels_keep_less_than_the_cpus():
+    config = tiny.config("bert", **WIDE["bert"])  # with dropout, for which the CPU has no fused attention
+    on_cpu, on_gpu = (predict(config, batch=2, seq=60, device=d) for d in ("cpu", "cuda"))
+    assert on_gpu.kept < on_cpu.kept
+    assert on_cpu.optimizer - on_gpu.optimizer == 4 * len(
+        list(tiny.model("bert", **WIDE["bert"]).parameters())
+    )
+
+
+def test_peak_lies_where_the_timeline_says():
+    b = predict(tiny.config("gpt2", **WIDE["gpt2"]), batch=4, seq=40)
+    assert b.timeline[-1].gradients == b.gradients
+    assert max(p.activations for p in b.timeline) <= b.activations
+
+
+def test_bad_input_is_one_clear_line():
+    config = tiny.config("llama")
+    with pytest.raises(CourseError, match="did you mean 'bf16'"):
+        predict(config, batch=1, seq=1, precision="bf61")
+    with pytest.raises(CourseError, match="at least 1"):
+        predict(config, batch=0, seq=8)
+    with pytest.raises(CourseError, match="unknown GPU 'RTX 4900'; did you mean"):
+        gpus_needed(1e9, "RTX 4900")
+    with pytest.raises(CourseError, match="cannot be trained"):
+        bill(10, 11)
+    with pytest.raises(CourseError, match="stages 1, 2 and 3"):
+        shard(bill(10), 2, 4)
+    with pytest.raises(CourseError, match="does not know what object keeps"):
+        predict(config, object(), batch=1, seq=8)
+
+
+# The tables ---------------------------------------------------------------------------------------------------------
+
+
+def test_tables_are_complete():
+    assert all(c.citation and c.memory_gb > 0 for c in cards())
+    assert all(c.bf16 == (c.compute_capability >= 8) for c in cards())  # the device rule of the course
+    assert all(m.citation and m.parameters > 0 for m in models_over_time())
+    assert {"T4", "RTX 4090", "A100 80GB", "H100 80GB"} <= {c.name for c in cards()}
+
+
+def test_models_outgrow_cards():
+    r"""The lecture: public models from 350M to 176B, one GPU from 16 GB to 80 GB: about two orders of magnitude."""
+    models, memory = (
+        {m.name: m.parameters for m in models_over_time()},
+        {c.name: c.memory_gb for c in cards()},
+    )
+    growth = (models["BLOOM"] / models["GPT-2 medium"]) / (memory["H100 80GB"] / memory["Tesla P100"])
+    assert growth == pytest.approx(100, rel=0.01)
+    for records in (largest_card_by_year(), largest_model_by_year()):
+        assert all(a < b for (_, a), (_, b) in zip(records, records[1:], strict=False))
