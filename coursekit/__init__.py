@@ -6,12 +6,43 @@ r"""coursekit: the package behind the notebooks of the fine-tuning course.
 from __future__ import annotations
 
 import importlib
+import logging
+import warnings
 
 __version__ = "0.1.0"
 
+# Notices of other libraries that say more about the machine than to the reader. They come when transformers,
+# datasets or peft are first used, so they are silenced here, before any of them is.
+# tqdm, without ipywidgets: its bars are text then, which is what a saved notebook should hold.
+warnings.filterwarnings("ignore", message="IProgress not found")
+# peft asks transformers by an older name whether activations are checkpointed.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+# bitsandbytes, on processors with AVX512-BF16: it goes on with its own kernel.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda r: "kernels-community" not in str(r.msg))
+
 _SUBMODULES = frozenset(
-    "architecture checks counts device errors evaluation interop memory methods models notebook paths "
-    "plots published runner sources tables tasks training".split()
+    [
+        "architecture",
+        "checks",
+        "counts",
+        "device",
+        "errors",
+        "evaluation",
+        "interop",
+        "memory",
+        "methods",
+        "models",
+        "notebook",
+        "paths",
+        "plots",
+        "published",
+        "refresh",
+        "runner",
+        "sources",
+        "tables",
+        "tasks",
+        "training",
+    ]
 )
 
 

@@ -38,6 +38,18 @@ def _polite(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def _notebooks(named: list[Path] | None) -> list[Path]:
+    paths = named or sorted(Path("notebooks").glob("*.ipynb"))
+    if not paths:
+        raise CourseError("no notebooks: name some, or run this in the folder that holds notebooks/")
+    return paths
+
+
+def _end_kernels_too() -> None:
+    r"""A terminated command must not leave a kernel behind: leave through the `finally` blocks."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 @app.command()
 @_polite
 def fetch() -> None:
@@ -62,17 +74,27 @@ def run(
     from coursekit.parameters import parse
     from coursekit.runner import run_notebooks
 
-    # The end of the session must not leave a kernel behind either.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    paths = notebooks or sorted(Path("notebooks").glob("*.ipynb"))
-    if not paths:
-        raise CourseError("no notebooks: name some, or run this in the folder that holds notebooks/")
+    _end_kernels_too()
     results = run_notebooks(
-        paths, out, profile, dict(map(parse, parameter or [])), force=force, timeout=timeout
+        _notebooks(notebooks), out, profile, dict(map(parse, parameter or [])), force=force, timeout=timeout
     )
     typer.echo(f"{sum(r.ok for r in results)} of {len(results)} ok; read {out / 'index.html'}")
     if not all(r.ok for r in results):
         raise typer.Exit(1)
+
+
+@app.command()
+@_polite
+def refresh(
+    notebooks: Annotated[list[Path] | None, typer.Argument(help="Default: all in notebooks/.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("runs"),
+) -> None:
+    r"""Put the outputs of a run with default parameters into the notebooks, ready to be committed."""
+    from coursekit.refresh import refresh as put
+
+    _end_kernels_too()
+    for path in put(_notebooks(notebooks), out):
+        typer.echo(f"refreshed {path}")
 
 
 @app.command()

@@ -8,21 +8,12 @@ from __future__ import annotations
 
 import ast
 import inspect
-import logging
 import textwrap
-import warnings
 from pathlib import Path
 from typing import Any
 
 from coursekit.errors import CourseError
 from coursekit.parameters import fits, mismatch
-
-# Two notices that say more about the machine than to the reader, and differ from one machine to the next. They
-# come when transformers, datasets or peft are first imported: import this module before those.
-# tqdm, without ipywidgets: its bars are text then, which is what a saved notebook should hold.
-warnings.filterwarnings("ignore", message="IProgress not found")
-# bitsandbytes, on processors with AVX512-BF16: it goes on with its own kernel.
-logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda r: "kernels-community" not in str(r.msg))
 
 #: Name of the distribution. `coursekit` on PyPI is somebody else's package.
 DISTRIBUTION = "coursekit-finetuning"

@@ -109,7 +109,7 @@ ADAM8BIT = register(
         minutes=10,
         hints=(
             "Adam has two states for every weight. In 8 bits each takes one byte.",
-            "Each block of 256 numbers shares one scale, kept in 32 bits. The last block may be shorter; it has one too.",
+            "Each block of 256 numbers shares one scale, kept in 32 bits. The last may be shorter; it has one too.",
         ),
         inputs=_tensor_sizes,
         reference=adam8bit,
