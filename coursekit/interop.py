@@ -21,19 +21,20 @@ CONFIG, TENSORS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "b
 
 def write(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
     r"""Write `config` and `tensors` (keys without peft's prefix) to `folder`, whole or not at all."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as part:
             plain = {PREFIX + key: value.detach().cpu().contiguous() for key, value in tensors.items()}
             save_file(plain, Path(part, TENSORS), metadata={"format": "pt"})
             Path(part, CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
             for name in (TENSORS, CONFIG):
                 os.replace(Path(part, name), folder / name)
-    except OSError as error:
-        raise CourseError(f"cannot write a checkpoint to {folder}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:  # a full disk shows as either
+        raise CourseError(f"cannot write a checkpoint to {folder}: {error}; what was there is unchanged") from error
     return folder
 
 

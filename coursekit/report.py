@@ -59,8 +59,11 @@ def write_summary(out: Path, results: Iterable[Result], profile: str | None) -> 
 def write_page(executed: Path) -> Path:
     r"""An HTML page beside an executed notebook."""
     from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
-    body, _ = HTMLExporter(template_name="lab").from_filename(str(executed))
+    # A progress bar is hundreds of lines that overwrite each other: the page shows the last one, as a terminal does.
+    one_line = CoalesceStreamsPreprocessor(enabled=True)
+    body, _ = HTMLExporter(template_name="lab", preprocessors=[one_line]).from_filename(str(executed))
     page = executed.with_suffix(".html")
     _replace(page, body)
     return page

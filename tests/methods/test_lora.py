@@ -3,6 +3,7 @@ r"""LoRA against peft with the same weights, against closed forms, and against i
 from __future__ import annotations
 
 import copy
+import errno
 import math
 from pathlib import Path
 
@@ -369,6 +370,24 @@ def test_the_file_holds_only_what_was_trained(tmp_path):
     method.save(model, tmp_path)
     size = (tmp_path / "adapter_model.safetensors").stat().st_size
     assert 4 * method.count(model.config) <= size <= 4 * method.count(model.config) + 4096
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    method = LoRA(r=2)
+    model = method.attach(tiny.model("llama"))
+    method.save(model, tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(CourseError, match="cannot write a checkpoint to .*No space left on device"):
+        method.save(nonzero(model), tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CourseError, match="cannot write a checkpoint"):
+        method.save(model, tmp_path / "file")
 
 
 def test_sixteen_bit_bases_get_adapters_in_full_precision(tmp_path):
