@@ -67,10 +67,12 @@ def memory_bars(
         ax.barh(labels, sizes, left=left, color=colour, label=category, edgecolor="white", linewidth=0.6)
         left += sizes
     for y, total in enumerate(left):
-        ax.text(total + 0.01 * left.max(), y, f"{total:,.3g}", va="center", fontsize=9)
+        text = f"{total:,.0f}" if total >= 100 else f"{total:.3g}"
+        # On a white ground, since the line of a card's capacity may run through it.
+        ground = dict(facecolor="white", edgecolor="none", pad=1)
+        ax.text(total + 0.012 * left.max(), y, text, va="center", fontsize=9, bbox=ground, zorder=3)
     if capacity is not None:
-        ax.axvline(capacity[1], color="black", linestyle="--", linewidth=1)
-        ax.text(capacity[1], -0.75, f" {capacity[0]}", fontsize=9, va="bottom")
+        ax.axvline(capacity[1], color="black", linestyle="--", linewidth=1, label=capacity[0])
     ax.invert_yaxis()
     ax.set_xlim(0, 1.13 * max(left.max(), capacity[1] if capacity else 0))
     ax.set_xlabel(unit)

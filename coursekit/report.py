@@ -64,8 +64,10 @@ def write_page(executed: Path) -> Path:
     # A progress bar is hundreds of lines that overwrite each other: the page shows the last one, as a terminal does.
     one_line = CoalesceStreamsPreprocessor(enabled=True)
     body, _ = HTMLExporter(template_name="lab", preprocessors=[one_line]).from_filename(str(executed))
+    # Source code shown by a cell is Markdown, which the template would set in the font of prose.
+    code = "<style>.jp-RenderedMarkdown pre, .jp-RenderedMarkdown pre * {font-family: monospace}</style></head>"
     page = executed.with_suffix(".html")
-    _replace(page, body)
+    _replace(page, body.replace("</head>", code, 1))
     return page
 
 

@@ -2,6 +2,7 @@ r"""Small tables, for a notebook and for a terminal."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,9 +48,9 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+#: A number with thousands separators, a unit of one sign, or the dash that stands for none.
+_NUMBER = re.compile(r"–|[+\-−×]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?\s?%?")
+
+
 def _is_number(text: str) -> bool:
-    return (
-        bool(text)
-        and (text[0].isdigit() or text[0] in "+-−–×.")
-        and any(c.isdigit() or c == "–" for c in text)
-    )
+    return _NUMBER.fullmatch(text) is not None

@@ -23,7 +23,12 @@ def test_memory_bars_add_up():
     assert sum(p.get_width() for p in ax.patches) == pytest.approx(180.0)
     ends = {round(p.get_x() + p.get_width(), 6) for p in ax.patches}
     assert 160.0 in ends and 20.0 in ends
-    assert {t.get_text() for t in ax.get_legend().get_texts()} == {"weights", "gradients", "optimizer"}
+    assert {t.get_text() for t in ax.get_legend().get_texts()} == {
+        "weights",
+        "gradients",
+        "optimizer",
+        "RTX 4090",
+    }
 
 
 def test_scores_show_value_and_interval():

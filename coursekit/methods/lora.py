@@ -20,7 +20,7 @@ from coursekit import counts, interop
 from coursekit.architecture import Matrix, describe
 from coursekit.errors import CourseError
 from coursekit.methods import base
-from coursekit.methods.low_rank import low_rank_update
+from coursekit.methods.low_rank import LowRankLinear, low_rank_update
 from coursekit.methods.surgery import all_linear, find, matches, no_match, replace
 
 #: Query and value, as in the paper's experiments (section 4.2), under each family's names.
@@ -111,6 +111,28 @@ class LoRALayer(base.Switched, ABC):
 
 class LoRALinear(LoRALayer):
     r"""LoRA on `nn.Linear`, or on GPT-2's `Conv1D`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        name = self.switch.active
+        if self.switch.rows is None and name in self.scaling and self.is_plain(x, name):
+            W, b = self.base.weight, self.base.bias
+            return LowRankLinear.apply(x, W, b, self.lora_A[name], self.lora_B[name], self.scaling[name])
+        return super().forward(x)
+
+    def is_plain(self, x: Tensor, name: str) -> bool:
+        r"""Whether frozen layer and branch can be one operation: nothing but $Wx + b$, one precision, no dropout."""
+        layer = self.base
+        return (
+            type(layer) is nn.Linear
+            and layer.weight.dtype == self.lora_A[name].dtype == x.dtype
+            and not (layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad))
+            and name not in self.magnitude
+            and not (self.training and isinstance(self.dropout[name], nn.Dropout))
+            # Somebody's hook, or an offloaded layer, wants the layer itself to be called.
+            and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+            and "forward" not in layer.__dict__
+            and not torch.is_autocast_enabled(x.device.type)
+        )
 
     def update(
         self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"], name: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import functools
 import math
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import nn
 from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import LoRA
-from coursekit.methods.low_rank import low_rank_update
+from coursekit.methods.low_rank import LowRankLinear, branch, low_rank_update
 from coursekit.methods.surgery import find
 
 FAMILIES = tiny.FAMILIES
@@ -183,7 +184,39 @@ def test_gradients_of_the_update_are_right_in_float64():
     random = torch.Generator().manual_seed(0)
     shapes = ((2, 3, 5), (2, 3, 4), (2, 4), (5, 2))  # y, x, A, B
     inputs = [torch.randn(s, generator=random, dtype=torch.float64, requires_grad=True) for s in shapes]
-    assert torch.autograd.gradcheck(lambda y, x, A, B: low_rank_update(y, x, A, B, 1.7), inputs)
+    for s in (1.7, 2.0):  # a scale that is a power of two goes another way
+        assert torch.autograd.gradcheck(lambda y, x, A, B, s=s: low_rank_update(y, x, A, B, s), inputs)
+        W, b = torch.randn(5, 4, generator=random).double(), torch.randn(5, generator=random).double()
+        fused = functools.partial(lambda W, b, s, x, A, B: LowRankLinear.apply(x, W, b, A, B, s), W, b, s)
+        assert torch.autograd.gradcheck(fused, inputs[1:])
+
+
+@pytest.mark.parametrize("change", ["hook", "bias", "offload"])
+def test_a_layer_that_is_more_than_a_product_is_called_itself(change):
+    model = nonzero(LoRA(r=2, targets=("query",)).attach(tiny.model("bert")))
+    layer, one, called = model.bert.encoder.layer[0].attention.self.query, tiny.batch(), []
+    expected = model(**one).logits
+    if change == "hook":
+        layer.base.register_forward_hook(lambda *_: called.append(1))
+    elif change == "bias":  # as in LoRA + BitFit
+        layer.base.bias.requires_grad_(True)
+    else:  # as accelerate places a layer on another device
+        forward = layer.base.forward
+        layer.base.forward = lambda x: called.append(1) or forward(x)
+    logits = model(**one).logits
+    assert torch.equal(logits, expected)
+    logits.sum().backward()
+    assert layer.base.bias.grad is not None if change == "bias" else called
+
+
+@pytest.mark.parametrize("s", [2.0, 0.25, 7 / 3, math.sqrt(8)])
+def test_both_ways_to_scale_have_peft_s_bits(s):
+    random = torch.Generator().manual_seed(0)
+    x, A, B = (torch.randn(shape, generator=random) for shape in ((3, 7, 40), (4, 40), (50, 4)))
+    sAx, sBAx = branch(x, A, B, s)
+    Ax = torch.nn.functional.linear(x, A)
+    assert torch.equal(sBAx, torch.nn.functional.linear(Ax, B) * s)
+    assert torch.equal(sAx, Ax * s)
 
 
 def test_only_x_and_the_narrow_product_are_kept_for_the_backward():
