@@ -170,19 +170,24 @@ class _Builder:
             x32 = self.term("", width, 4).bytes
             if half:  # the gradient is brought to fp32 for the branch, and that of x back
                 work = waiting + result + x32 + max((self.live(*out) // s.element) * 4, x - x32)
-            # The branch's gradient of x, the frozen layer's, and their sum; what the branch kept has gone by then.
-            released = summed(keeps) if len(names) == 1 else 0
-            work = max(work, waiting + 3 * x - released, waiting + result + 2 * x - released)
+            if own_copy or any(self._matrix(n).kind != "linear" for n in adapted):
+                # Branch and frozen layer are two operations: the branch's gradient of x, the layer's, and their sum;
+                # what the branch kept has gone by then. As one operation both meet in one tensor.
+                released = summed(keeps) if len(names) == 1 else 0
+                work = max(work, waiting + 3 * x - released, waiting + result + 2 * x - released)
         self.add(what, keeps, work)
 
     def _dora(self, name: str) -> list[Term]:
         r"""DoRA is written in plain operations, so autograd keeps each intermediate result."""
-        matrix = next(m for m in self.arch.matrices if m.name == name)
+        matrix = self._matrix(name)
         out, short = self.setting.tokens * matrix.d_out, name.rsplit(".", 1)[-1]
         return [
             self.small(f"{short}: A x", "T r", 4 * self.setting.tokens * self.training.r),
             self.small(f"{short}: W x, B A x", "2 T out", 8 * out),
         ]
+
+    def _matrix(self, name: str) -> Matrix:
+        return next(m for m in self.arch.matrices if m.name == name)
 
     def dropout(self, name: str) -> None:
         if self.arch.dropout and self.flows:
