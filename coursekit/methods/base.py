@@ -32,6 +32,13 @@ class Switch:
     #: In a mixed batch: adapter name (None: the bare base) -> the rows it answers.
     rows: dict[str | None, Tensor] | None = None
 
+    def parts(self, x: Tensor) -> Iterator[tuple[str | None, Tensor]]:
+        r"""(adapter, its rows) for a mixed batch `x`. Raises CourseError if the batch has another number of rows."""
+        expected = sum(len(index) for index in self.rows.values())
+        if len(x) != expected:
+            raise CourseError(f"rows() was given {expected} adapter names, but the batch has {len(x)} rows")
+        yield from self.rows.items()
+
 
 @dataclass
 class Attachment:
@@ -71,16 +78,15 @@ class SwitchedHead(Switched):
         return self.copies[name] if name in self.copies else self.base  # noqa: SIM401 - ModuleDict has no get
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        rows = self.switch.rows
-        if rows is None:
+        if self.switch.rows is None:
             return self.chosen(self.switch.active)(x, *args, **kwargs)
-        parts = {name: self.chosen(name)(x[index], *args, **kwargs) for name, index in rows.items()}
+        parts = {name: self.chosen(name)(x[index], *args, **kwargs) for name, index in self.switch.parts(x)}
         if len({part.shape[1:] for part in parts.values()}) > 1:
             sizes = ", ".join(f"{name}: {tuple(part.shape[1:])}" for name, part in parts.items())
             raise CourseError(f"rows of one batch need task heads of one size, these differ: {sizes}")
         first = next(iter(parts.values()))
         y = first.new_empty(len(x), *first.shape[1:])
-        for name, index in rows.items():
+        for name, index in self.switch.parts(x):
             y = y.index_copy(0, index, parts[name])
         return y
 
@@ -143,7 +149,8 @@ class Method(ABC):
         interop.same_method(self.kind, config)
         self._check_config(config)
         state = _state(model)
-        fresh = state is None or name not in state.methods
+        active = state.switch.active if state else None
+        fresh = name not in attached(model)
         if fresh:
             self.attach(model, name)
         try:
@@ -151,6 +158,8 @@ class Method(ABC):
         except CourseError:
             if fresh:
                 remove(model, name)
+            if state is not None:
+                activate(model, active)
             raise
         return model
 
@@ -237,7 +246,7 @@ def attached(model: nn.Module) -> dict[str, Method]:
 
 def activate(model: nn.Module, name: str | None) -> nn.Module:
     r"""Let adapter `name` answer and train; None: the bare base answers and nothing trains."""
-    state = _needed(model)
+    state = _beside(model)
     if name is not None and name not in state.methods:
         raise unknown("adapter", name, state.methods)
     state.switch.active = name
@@ -250,7 +259,7 @@ def activate(model: nn.Module, name: str | None) -> nn.Module:
 @contextlib.contextmanager
 def disabled(model: nn.Module) -> Iterator[nn.Module]:
     r"""The base model, for the length of a `with`: the reference model that costs no second copy."""
-    state = _needed(model)
+    state = _beside(model)
     before, state.switch.active = state.switch.active, None
     try:
         yield model
@@ -264,7 +273,7 @@ def rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[nn.Module]:
 
     Shapes: a batch of `len(names)` rows; None in `names` is the bare base.
     """
-    state = _needed(model)
+    state = _beside(model)
     for name in names:
         if name is not None and name not in state.methods:
             raise unknown("adapter", name, state.methods)
@@ -302,8 +311,8 @@ def fold(model: nn.Module, weights: dict[str, nn.Parameter], name: str, undo: bo
             state.merged["weights"][path] = original.weight
             original.weight = weights[path]
             replace(model, path, original)
-        else:  # a task head: this adapter's own copy takes the place
-            replace(model, path, wrapper.chosen(name))
+        else:  # a task head, whose copy takes the place, or a layer that only another adapter changes
+            replace(model, path, wrapper.chosen(name) if isinstance(wrapper, SwitchedHead) else original)
     model.requires_grad_(False)
     if not undo:
         del model._coursekit
@@ -359,6 +368,14 @@ def detach(model: nn.Module) -> nn.Module:
 
 def _state(model: nn.Module) -> Attachment | None:
     return getattr(model, "_coursekit", None)
+
+
+def _beside(model: nn.Module) -> Attachment:
+    r"""The state of a model whose adapters stand beside its weights; CourseError where one is folded in."""
+    state = _needed(model)
+    if state.merged is not None:
+        raise CourseError("an adapter is merged into this model's weights; call unmerge(model) first")
+    return state
 
 
 def _needed(model: nn.Module) -> Attachment:

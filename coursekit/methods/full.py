@@ -37,7 +37,7 @@ class FullFineTuning(Method):
 
         Raises CourseError otherwise: the weights it started from are gone.
         """
-        name = self._named(model, None)
+        self._named(model, None)
         kept = getattr(model, "_coursekit_base", None)
         if kept is None:
             raise CourseError(
@@ -48,7 +48,7 @@ class FullFineTuning(Method):
             for key, value in model.state_dict().items():
                 value.copy_(kept[key])
         del model._coursekit_base
-        return super().detach(model) if name else model
+        return super().detach(model)
 
     def merge(self, model: nn.Module, name: str | None = None) -> nn.Module:
         r"""Always a CourseError: there is nothing beside the weights that could be folded in."""

@@ -99,7 +99,7 @@ class LoRALayer(base.Switched, ABC):
         if self.switch.rows is None:
             name = self.switch.active
             return self.update(y, x, name) if name in self.scaling else y
-        for name, index in self.switch.rows.items():
+        for name, index in self.switch.parts(x):
             if name in self.scaling:  # None, the bare base, is in no table
                 y = y.index_copy(0, index, self.update(y[index], x[index], name))
         return y

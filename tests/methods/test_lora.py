@@ -352,6 +352,42 @@ def test_adapters_are_switched_mixed_and_removed(family):
     assert torch.equal(model(**one).logits, plain)
 
 
+def test_adapters_on_different_layers_merge_apart():
+    model, one = tiny.model("bert"), tiny.batch()
+    nonzero(LoRA(r=2, targets="query").attach(model, "film"), 0)
+    nonzero(LoRA(r=2, targets="value").attach(model, "product"), 1)
+    for name in ("film", "product"):
+        methods.activate(model, name)
+        beside = model(**one).logits
+        LoRA(r=2).merge(model, name)
+        torch.testing.assert_close(model(**one).logits, beside, atol=1e-5, rtol=1e-5)
+        for attempt in (lambda: methods.activate(model, None), methods.disabled(model).__enter__):
+            with pytest.raises(CourseError, match="call unmerge"):
+                attempt()
+        methods.unmerge(model)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_mixed_batch_of_another_size(family, count):
+    model = LoRA(r=2).attach(tiny.model(family), "film")
+    with (
+        methods.rows(model, ["film"] * count),
+        pytest.raises(CourseError, match=f"given {count} .* has 3 rows"),
+    ):
+        model(**tiny.batch(3))
+
+
+def test_a_load_that_fails_leaves_the_other_adapters_and_the_switch_alone(tmp_path):
+    LoRA(r=2).save(LoRA(r=2).attach(tiny.model("llama", hidden_size=64)), tmp_path)
+    model = LoRA(r=2).attach(LoRA(r=2).attach(tiny.model("llama"), "film"), "product")
+    methods.activate(model, "product")
+    with pytest.raises(CourseError, match="another model"):
+        LoRA(r=2).load(model, tmp_path, "third")
+    assert list(methods.attached(model)) == ["film", "product"]
+    assert model._coursekit.switch.active == "product"
+
+
 def test_training_a_mixed_batch_gives_each_adapter_the_gradient_of_its_own_rows():
     model = tiny.model("llama")
     for seed, name in enumerate(("film", "product")):
