@@ -2,6 +2,7 @@ r"""Batches: what counts as ok, what is run again, what is refused, and what is 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -241,7 +242,9 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(tmp_path):
     slow = notebook(tmp_path / "b.ipynb", wait)
     out = tmp_path / "runs"
     command = [sys.executable, "-m", "coursekit.cli", "run", str(quick), str(slow), "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # Started in the background by a shell, this process ignores SIGINT and would pass that on.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 120
     while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -109,17 +109,22 @@ def _check(exercise: Exercise, answer: Callable[..., Any]) -> Result:
         return result(
             "failed", f"pass the function itself: check({exercise.id!r}, {exercise.name}), without brackets"
         )
-    given, expected = [], []
+    given, expected, empty = [], [], 0
     for seed in SEEDS:
         arguments = exercise.inputs(seed)
         try:
             value = answer(*copy.deepcopy(arguments))  # a copy: an answer may change what it is given
         except Exception as error:
             return result("failed", f"it stopped with {_one_line(error)}")
-        if value is None or value is ...:
-            return result("not attempted", f"fill in {exercise.name} and run this cell again")
+        empty += value is None or value is ...
         given.append(value)
         expected.append(exercise.reference(*copy.deepcopy(arguments)))
+    if empty == len(SEEDS):
+        return result("not attempted", f"fill in {exercise.name} and run this cell again")
+    if empty:
+        return result(
+            "failed", "it returns nothing for some inputs: every way through the function needs a return"
+        )
     found = _first_difference(given, expected, exercise.tolerance)
     if found is None:
         return result("passed", "")

@@ -36,6 +36,11 @@ def _without_values(W: Tensor, r: int) -> Tensor:
     return U[:, :r] @ Vh[:r]
 
 
+def _columns_of_Vh(W: Tensor, r: int) -> Tensor:
+    U, S, Vh = torch.linalg.svd(W, full_matrices=False)
+    return (U[:, :r] * S[:r]) @ Vh[:, :r].T
+
+
 def _one_too_many(W: Tensor, r: int) -> Tensor:
     return truncate(W, r + 1)
 
@@ -66,6 +71,10 @@ TRUNCATE = register(
             Mutant(
                 _without_values,
                 "the singular values are missing: U and Vh only give directions, S says how much of each",
+            ),
+            Mutant(
+                _columns_of_Vh,
+                "torch gives V already transposed: the directions are the rows of Vh, so take Vh[:r]",
             ),
             Mutant(
                 _one_too_many, "one direction too many: slices end before their end, S[:r] holds r values"
@@ -126,6 +135,12 @@ FORWARD = register(
             ),
             Mutant(
                 lambda x, W, b, A, B, alpha: (
+                    F.linear(x, W, b) + alpha / A.shape[1] * F.linear(F.linear(x, A), B)
+                ),
+                "r is the number of rows of A, A.shape[0]; A.shape[1] is d_in",
+            ),
+            Mutant(
+                lambda x, W, b, A, B, alpha: (
                     F.linear(x, W, b) + (A.shape[0] / alpha) * F.linear(F.linear(x, A), B)
                 ),
                 "the scale is upside down: alpha / r, not r / alpha",
@@ -182,6 +197,10 @@ MERGE = register(
                 "the scale is missing: merge what the forward pass adds, alpha / r times B A",
             ),
             Mutant(lambda W, A, B, alpha: W + alpha * (B @ A), "the scale is alpha / r, not alpha"),
+            Mutant(
+                lambda W, A, B, alpha: W + alpha / A.shape[1] * (B @ A),
+                "r is the number of rows of A, A.shape[0]; A.shape[1] is d_in",
+            ),
             Mutant(
                 lambda W, A, B, alpha: W - (alpha / A.shape[0]) * (B @ A),
                 "this takes the update away; that is unmerging",

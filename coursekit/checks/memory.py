@@ -118,6 +118,10 @@ ADAM8BIT = register(
                 lambda n: 2 * n,
                 "the scales are missing: every block of 256 has one, 4 bytes long, in both states",
             ),
+            Mutant(
+                lambda n: 2 * n + 4 * math.ceil(n / 256),
+                "these are the scales of one state only: each of the two has scales of its own",
+            ),
             Mutant(lambda n: 8 * n, "this is Adam in 32 bits"),
             Mutant(lambda n: n + 4 * math.ceil(n / 256), "this is one state; Adam has two"),
             Mutant(
@@ -167,6 +171,10 @@ SHARDED = register(
             Mutant(
                 lambda w, g, o, n, stage: (w + g + o) / n,
                 "this splits everything at every stage; that is stage 3 only",
+            ),
+            Mutant(
+                lambda w, g, o, n, stage: o / n + (g / n if stage >= 2 else 0) + (w / n if stage >= 3 else 0),
+                "what a stage does not split is still there, whole, on every GPU",
             ),
             Mutant(
                 lambda w, g, o, n, stage: w + g + o,

@@ -175,8 +175,20 @@ def _activations(
         work = [shift + max(backward_peak(b), kept(b) + local + td) for b, _ in blocks]
     else:
         work = [backward_peak(b) for b, _ in blocks]
+    at_head = max(at_logits, at_norm)
     points = _timeline(
-        td, blocks, work, before, checkpointing, head_kept, head_loss, head_forward, partial, at_end, arrivals
+        td,
+        blocks,
+        work,
+        before,
+        checkpointing,
+        head_kept,
+        head_loss,
+        head_forward,
+        partial,
+        at_head,
+        at_end,
+        arrivals,
     )
     peak = max(
         after_forward + head_loss, after_forward + head_forward, at_logits, at_norm, at_last, at_end,
@@ -198,7 +210,8 @@ def _copies_input(arch: Architecture, s: Setting) -> bool:
 
 def _timeline(
     td: int, blocks: list[tuple[list[Step], bool]], work: list[int], before: list[Term], checkpointing: bool,
-    head_kept: list[Term], head_loss: int, head_forward: int, partial: int, at_end: int, arrivals: list[int],
+    head_kept: list[Term], head_loss: int, head_forward: int, partial: int,
+    at_head: int, at_end: int, arrivals: list[int],
 ) -> list[Point]:  # fmt: skip
     r"""Activations and gradients at the moments that matter, in order.
 
@@ -215,6 +228,7 @@ def _timeline(
         Point("forward: head", now + head_forward, 0),
         Point("kept", now, 0),
         Point("loss", now + head_loss, 0),
+        Point("backward: head", at_head, 0),
     ]
     now -= summed(head_kept)
     arrived = arrivals[0]

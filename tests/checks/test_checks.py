@@ -56,6 +56,15 @@ def test_an_empty_answer_is_not_attempted(id):
         assert (result.status, result.points) == ("not attempted", 0)
 
 
+def test_an_answer_for_some_inputs_only_is_no_empty_answer():
+    def half(weights, gradients, optimizer, gpus, stage):
+        if stage < 3:
+            return ALL["memory.sharded"].reference(weights, gradients, optimizer, gpus, stage)
+
+    result = check("memory.sharded", half)
+    assert result.status == "failed" and "returns nothing for some inputs" in result.message
+
+
 def test_answers_that_break_are_told_why_and_never_raise():
     class Yes:
         def __eq__(self, other):
