@@ -62,6 +62,11 @@ class Architecture:
     attention_dropout: float  # of the attention weights, in training
 
     @property
+    def encoder(self) -> bool:
+        r"""Whether the family reads in both directions: it classifies sequences and has no causal language model."""
+        return self.family in ("bert", "roberta")
+
+    @property
     def d_kv(self) -> int:
         r"""Width of keys and of values: KV heads x head size, smaller than d_model under GQA."""
         return self.n_kv_heads * self.head_dim

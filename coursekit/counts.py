@@ -50,7 +50,7 @@ def tensors(model: Any, task: str | None = None, num_labels: int = 2) -> list[Na
     arch = architecture(model)
     if task not in TASKS:
         raise unknown("task", task, [str(t) for t in TASKS])
-    if task == "causal" and arch.family in ("bert", "roberta"):
+    if task == "causal" and arch.encoder:
         raise CourseError(
             f"{arch.family} is an encoder and has no causal language model: take task='classification'"
         )

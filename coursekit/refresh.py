@@ -2,12 +2,12 @@ r"""Writes the outputs of a finished run into the notebooks, in the form in whic
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from coursekit.errors import CourseError
+from coursekit.report import replace_text
 from coursekit.runner import run_notebooks
 
 
@@ -25,9 +25,7 @@ def refresh(paths: Iterable[str | Path], out: str | Path = "runs") -> list[Path]
         raise CourseError("; ".join(f"{r.notebook}: {r.status}, {r.message}" for r in failed))
     for path in paths:
         cleaned = clean(nbformat.read(Path(out) / path.name, as_version=4))
-        part = path.with_name(f".{path.name}.part")
-        nbformat.write(cleaned, part)
-        os.replace(part, path)
+        replace_text(path, nbformat.writes(cleaned) + "\n")
     return paths
 
 

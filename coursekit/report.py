@@ -52,8 +52,8 @@ def write_summary(out: Path, results: Iterable[Result], profile: str | None) -> 
     results = sorted(results, key=lambda r: r.notebook)
     summary = {"coursekit": coursekit.__version__, "profile": profile, "ok": all(r.ok for r in results)}
     summary["notebooks"] = [asdict(r) for r in results]
-    _replace(out / "summary.json", json.dumps(summary, indent=2) + "\n")
-    _replace(out / "index.html", _index(results, profile))
+    replace_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    replace_text(out / "index.html", _index(results, profile))
 
 
 def write_page(executed: Path) -> Path:
@@ -67,11 +67,12 @@ def write_page(executed: Path) -> Path:
     # Source code shown by a cell is Markdown, which the template would set in the font of prose.
     code = "<style>.jp-RenderedMarkdown pre, .jp-RenderedMarkdown pre * {font-family: monospace}</style></head>"
     page = executed.with_suffix(".html")
-    _replace(page, body.replace("</head>", code, 1))
+    replace_text(page, body.replace("</head>", code, 1))
     return page
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    r"""Write `text` to `path`, whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)

@@ -69,7 +69,7 @@ def predict(
     figures come from the same formulas with CUDA's kernels put in, and are checked where there is a GPU.
     """
     arch = counts.architecture(config)
-    task = task or ("classification" if arch.family in ("bert", "roberta") else "causal")
+    task = task or ("classification" if arch.encoder else "causal")
     num_labels = num_labels or int(getattr(config, "num_labels", 2))
     _check(batch, seq, attention, device)
     p = _precision(precision)

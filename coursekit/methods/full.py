@@ -28,7 +28,7 @@ class FullFineTuning(Method):
 
     def count(self, config: Any) -> int:
         r"""Every parameter: a decoder with its output layer, an encoder's body without the task head."""
-        if describe(config).family in ("bert", "roberta"):
+        if describe(config).encoder:
             return counts.full(config, "classification") - counts.head(config, "classification")
         return counts.full(config, "causal")
 

@@ -90,6 +90,11 @@ class LoRALayer(base.Switched, ABC):
             W = (self.magnitude[name] / row_norm(W)).to(W.dtype)[:, None] * W
         return W
 
+    def dora_scale(self, name: str) -> Float[Tensor, " out"]:
+        r"""$m / \lVert W + \Delta W \rVert$ for each output; the norm is a constant for the gradient (section 4.3)."""
+        A, B, s = self.lora_A[name], self.lora_B[name], self.scaling[name]
+        return self.magnitude[name] / row_norm(self.W.to(A.dtype) + s * (B @ A)).detach()
+
     def forget(self, name: str) -> None:
         super().forget(name)
         del self.scaling[name]
@@ -147,16 +152,15 @@ class LoRALinear(LoRALayer):
     def update_dora(self, y: Tensor, x: Tensor, dropped: Tensor, name: str) -> Tensor:
         r"""$h = \frac{m}{\lVert W + \Delta W \rVert} (W + \Delta W) x$ (DoRA, Liu et al. 2024, equation 5).
 
-        The norm is a constant for the gradient (section 4.3). Written as y plus a change, so that at the start,
+        Written as y plus a change, so that at the start,
         where m = ||W||, the change is exactly 0. Under dropout the direction's input is dropped too, as in peft.
         """
         A, B, s = self.lora_A[name], self.lora_B[name], self.scaling[name]
-        W, bias = self.W.to(A.dtype), self.base.bias
-        scale = self.magnitude[name] / row_norm(W + s * (B @ A)).detach()  # (out,)
+        scale, bias = self.dora_scale(name), self.base.bias
         if dropped is x:
             Wx = y if bias is None else y - bias
         else:
-            Wx = F.linear(dropped.to(A.dtype), W)
+            Wx = F.linear(dropped.to(A.dtype), self.W.to(A.dtype))
         BAx = F.linear(F.linear(dropped.to(A.dtype), A), B)
         return (y + ((scale - 1) * Wx + scale * BAx * s)).to(y.dtype)
 
@@ -177,7 +181,7 @@ class LoRAEmbedding(LoRALayer):
         Ax = F.embedding(x, A.t(), self.base.padding_idx)  # (*batch) -> (*batch, r)
         BAx = (Ax @ B.t()) * s  # (*batch, r)(r, out) -> (*batch, out)
         if name in self.magnitude:
-            scale = self.magnitude[name] / row_norm(self.W.to(A.dtype) + s * (B @ A)).detach()
+            scale = self.dora_scale(name)
             return (y + ((scale - 1) * y + scale * BAx)).to(y.dtype)
         return (y + BAx).to(y.dtype)
 
