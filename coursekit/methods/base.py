@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from coursekit import interop
 from coursekit.errors import CourseError, unknown
@@ -49,13 +50,18 @@ class Attachment:
     methods: dict[str, Method] = field(default_factory=dict)  # by adapter name
     originals: dict[str, nn.Module] = field(default_factory=dict)  # path -> the module that was there
     parameters: dict[str, list[nn.Parameter]] = field(default_factory=dict)  # by adapter name: what trains
+    added: list[str] = field(default_factory=list)  # paths of modules put where there was none
+    hooks: list[RemovableHandle] = field(default_factory=list)
     merged: dict[str, Any] | None = None  # while folded: what `unmerge` needs
 
 
 class Switched(nn.Module):
-    r"""A module that stands where `base` stood and answers differently for each named adapter."""
+    r"""A module that stands where `base` stood, or beside everything, and answers differently for each named adapter.
 
-    def __init__(self, base: nn.Module, switch: Switch):
+    Hooks that it needs are its own bound methods: a copy of the model then has hooks that look at the copy.
+    """
+
+    def __init__(self, base: nn.Module | None, switch: Switch):
         super().__init__()
         self.base, self.switch = base, switch
 
@@ -238,6 +244,16 @@ class Method(ABC):
         return tensors
 
 
+def beside(model: nn.Module, state: Attachment, path: str, module: nn.Module) -> nn.Module:
+    r"""Put `module` at `path`, where there was none; `detach` takes it out again. Gives the one that is there."""
+    if path in state.added:
+        return model.get_submodule(path)
+    state.added.append(path)
+    module.train(model.training)
+    replace(model, path, module)
+    return module
+
+
 def attached(model: nn.Module) -> dict[str, Method]:
     r"""The adapters on `model`, by name."""
     state = _state(model)
@@ -293,23 +309,26 @@ def trainable(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def fold(model: nn.Module, weights: dict[str, nn.Parameter], name: str, undo: bool) -> nn.Module:
-    r"""Put the folded `weights` (path of a wrapped module -> its new weight) into the base and take all wrappers out.
+def fold(model: nn.Module, folded: dict[str, dict[str, Tensor]], name: str, undo: bool) -> nn.Module:
+    r"""Put folded tensors (path of a wrapped module -> "weight", "bias" -> new value) into the base, wrappers out.
 
     A tied weight is replaced on this side only: the output layer keeps the old one, and the config says so.
-    With `undo` the old weights are kept for `unmerge`; without it the model is an ordinary model from here on.
+    With `undo` the old tensors are kept for `unmerge`; without it the model is an ordinary model from here on.
     """
     state = _needed(model)
-    state.merged = {"weights": {}, "modules": {}, "tied": getattr(model.config, "tie_word_embeddings", None)}
+    if state.merged is not None:
+        raise CourseError("an adapter is merged already; call unmerge(model) first")
+    state.merged = {"tensors": {}, "modules": {}, "tied": getattr(model.config, "tie_word_embeddings", None)}
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     for path, original in state.originals.items():
         wrapper = model.get_submodule(path)
         state.merged["modules"][path] = wrapper
-        if path in weights:
+        if path in folded:
             if owners[id(original.weight)] > 1:
                 model.config.tie_word_embeddings = False
-            state.merged["weights"][path] = original.weight
-            original.weight = weights[path]
+            for key, value in folded[path].items():
+                state.merged["tensors"][path, key] = getattr(original, key)
+                setattr(original, key, nn.Parameter(value, requires_grad=False))
             replace(model, path, original)
         else:  # a task head, whose copy takes the place, or a layer that only another adapter changes
             replace(model, path, wrapper.chosen(name) if isinstance(wrapper, SwitchedHead) else original)
@@ -326,8 +345,8 @@ def unmerge(model: nn.Module) -> nn.Module:
     state = _needed(model)
     if state.merged is None:
         raise CourseError("nothing is merged into this model")
-    for path, weight in state.merged["weights"].items():
-        model.get_submodule(path).weight = weight
+    for (path, key), tensor in state.merged["tensors"].items():
+        setattr(model.get_submodule(path), key, tensor)
     for path, module in state.merged["modules"].items():
         replace(model, path, module)
     if state.merged["tied"] is not None:
@@ -357,6 +376,11 @@ def detach(model: nn.Module) -> nn.Module:
     state = _needed(model)
     if state.merged is not None:
         unmerge(model)
+    for handle in state.hooks:
+        handle.remove()
+    for path in state.added:
+        parent, _, child = path.rpartition(".")
+        delattr(model.get_submodule(parent), child)
     for path, module in state.originals.items():
         replace(model, path, module)
     for name, parameter in model.named_parameters():

@@ -254,15 +254,13 @@ class LoRA(base.Method):
         Only one of several adapters can be merged at a time.
         """
         name = self._named(model, name)
-        if model._coursekit.merged is not None:
-            raise CourseError("an adapter is merged already; call unmerge(model) first")
         with torch.no_grad():
-            weights = {
-                path: nn.Parameter(_stored(layer, layer.folded(name)), requires_grad=False)
+            folded = {
+                path: {"weight": _stored(layer, layer.folded(name))}
                 for path, layer in _layers(model).items()
                 if name in layer.scaling
             }
-        return base.fold(model, weights, name, undo)
+        return base.fold(model, folded, name, undo)
 
     def _modules(self, model: nn.Module) -> dict[str, nn.Module]:
         # A layer that already carries another adapter is one module to the targets, not a wrapper with parts.
