@@ -7,6 +7,8 @@ Each exercise knows wrong answers by name (mutants): whoever makes one of those 
 from __future__ import annotations
 
 import copy
+import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -73,8 +75,9 @@ def register(exercise: Exercise) -> Exercise:
 
 def exercises() -> dict[str, Exercise]:
     r"""Every exercise of the course, by id."""
-    from coursekit.checks import lora, memory  # noqa: F401 - importing them registers their exercises
-
+    package = importlib.import_module("coursekit.checks")
+    for module in pkgutil.iter_modules(package.__path__):  # importing them registers their exercises
+        importlib.import_module(f"{package.__name__}.{module.name}")
     return dict(_EXERCISES)
 
 

@@ -65,6 +65,13 @@ class Switched(nn.Module):
         super().__init__()
         self.base, self.switch = base, switch
 
+    def follow(self, training: bool) -> None:
+        r"""Put what was added in the model's mode: a new module is in train mode, and its dropout would drop."""
+        self.training = training
+        for child, module in self.named_children():
+            if child != "base":
+                module.train(training)
+
     def forget(self, name: str) -> None:
         r"""Drop what belongs to adapter `name`."""
         for store in self.children():
@@ -134,6 +141,9 @@ class Method(ABC):
             model.requires_grad_(False)
         state.methods[name] = self
         state.parameters[name] = [*self._insert(model, state, name), *self._insert_heads(model, state, name)]
+        for module in model.modules():
+            if isinstance(module, Switched):
+                module.follow(model.training)
         activate(model, name)
         return model
 
@@ -249,7 +259,6 @@ def beside(model: nn.Module, state: Attachment, path: str, module: nn.Module) ->
     if path in state.added:
         return model.get_submodule(path)
     state.added.append(path)
-    module.train(model.training)
     replace(model, path, module)
     return module
 

@@ -290,7 +290,6 @@ class LoRA(base.Method):
                 state.originals[path] = module
                 wrapper = LoRAEmbedding if isinstance(module, nn.Embedding) else LoRALinear
                 module = wrapper(module, state.switch)
-                module.train(model.training)
                 replace(model, path, module)
             trained += module.add(self, name)
         return trained

@@ -2,7 +2,6 @@ r"""LoRA against peft with the same weights, against closed forms, and against i
 
 from __future__ import annotations
 
-import copy
 import errno
 import functools
 import math
@@ -12,6 +11,8 @@ import peft
 import pytest
 import tiny
 import torch
+from attached import labelled as batch
+from attached import nonzero, train
 from torch import nn
 
 from coursekit import methods
@@ -30,35 +31,8 @@ EVERYTHING = {
 }
 
 
-def batch(family: str, **kwargs):
-    made = tiny.batch(**kwargs)
-    return made | {"labels": torch.tensor([0, 1, 1]) if family in tiny.ENCODERS else made["input_ids"]}
-
-
-def nonzero(model: nn.Module, seed: int = 3) -> nn.Module:
-    r"""Give every trained parameter a value, so that a wrong scale shows: with B = 0 none would."""
-    random = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.2 + 0.05)
-    return model
-
-
 def as_peft(family: str, folder: Path, trainable: bool = False) -> nn.Module:
     return peft.PeftModel.from_pretrained(tiny.model(family), folder, is_trainable=trainable).eval()
-
-
-def train(model: nn.Module, batches: list[dict], lr: float = 1e-3) -> list[float]:
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
-    losses = []
-    for one in batches:
-        loss = model(**one).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    return losses
 
 
 # peft -----------------------------------------------------------------------------------------------------
@@ -240,18 +214,6 @@ def test_at_the_start_the_model_answers_as_before_to_the_bit(family, dora):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-def test_training_moves_only_what_was_promised(family, dora):
-    model = LoRA(r=4, dora=dora).attach(tiny.model(family))
-    before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    train(model.train(), [batch(family, seed=i) for i in range(20)])
-    for name, parameter in model.named_parameters():
-        learned = any(part in name for part in ("lora_A", "lora_B", "magnitude", "copies"))
-        assert parameter.requires_grad == learned, name
-        assert torch.equal(parameter, before[name]) != learned, name
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
 def test_merged_model_gives_the_same_answers_and_is_a_plain_model(family, dora):
     method = LoRA(r=4, alpha=8, targets=EVERYTHING[family], dora=dora)
     model = nonzero(method.attach(tiny.model(family)))
@@ -326,32 +288,6 @@ def test_all_linear_means_what_it_means_in_peft(family):
 # several adapters on one base -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_adapters_are_switched_mixed_and_removed(family):
-    one = batch(family)
-    alone = {}
-    for seed, name in enumerate(("film", "product")):
-        alone[name] = nonzero(LoRA(r=2 + seed, alpha=8).attach(tiny.model(family), name), seed)(**one).logits
-    model = tiny.model(family)
-    plain = model(**one).logits
-    for seed, name in enumerate(("film", "product")):
-        nonzero(LoRA(r=2 + seed, alpha=8).attach(model, name), seed)
-    for name in ("film", "product", "film"):
-        methods.activate(model, name)
-        assert torch.equal(model(**one).logits, alone[name])
-    with methods.disabled(model):
-        assert torch.equal(model(**one).logits, plain)
-    with methods.rows(model, ["product", None, "film"]):
-        mixed = model(**one).logits
-    expected = torch.stack([alone["product"][0], plain[1], alone["film"][2]])
-    torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-5)
-    methods.remove(model, "film")
-    assert list(methods.attached(model)) == ["product"]
-    assert torch.equal(model(**one).logits, alone["product"])
-    methods.remove(model, "product")
-    assert torch.equal(model(**one).logits, plain)
-
-
 def test_adapters_on_different_layers_merge_apart():
     model, one = tiny.model("bert"), tiny.batch()
     nonzero(LoRA(r=2, targets="query").attach(model, "film"), 0)
@@ -367,17 +303,6 @@ def test_adapters_on_different_layers_merge_apart():
         methods.unmerge(model)
 
 
-@pytest.mark.parametrize("family", ["bert", "llama"])
-@pytest.mark.parametrize("count", [2, 4])
-def test_a_mixed_batch_of_another_size(family, count):
-    model = LoRA(r=2).attach(tiny.model(family), "film")
-    with (
-        methods.rows(model, ["film"] * count),
-        pytest.raises(CourseError, match=f"given {count} .* has 3 rows"),
-    ):
-        model(**tiny.batch(3))
-
-
 def test_a_load_that_fails_leaves_the_other_adapters_and_the_switch_alone(tmp_path):
     LoRA(r=2).save(LoRA(r=2).attach(tiny.model("llama", hidden_size=64)), tmp_path)
     model = LoRA(r=2).attach(LoRA(r=2).attach(tiny.model("llama"), "film"), "product")
@@ -386,21 +311,6 @@ def test_a_load_that_fails_leaves_the_other_adapters_and_the_switch_alone(tmp_pa
         LoRA(r=2).load(model, tmp_path, "third")
     assert list(methods.attached(model)) == ["film", "product"]
     assert model._coursekit.switch.active == "product"
-
-
-def test_training_a_mixed_batch_gives_each_adapter_the_gradient_of_its_own_rows():
-    model = tiny.model("llama")
-    for seed, name in enumerate(("film", "product")):
-        nonzero(LoRA(r=2, alpha=8).attach(model, name), seed)
-    for parameters in model._coursekit.parameters.values():
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-    one = tiny.batch(2)
-    with methods.rows(model, ["film", "product"]):
-        model(**one).logits[0].sum().backward()
-    named = model._coursekit.parameters
-    assert all(p.grad.abs().sum() > 0 for p in named["film"])
-    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in named["product"])
 
 
 def test_only_the_active_adapter_trains():
@@ -412,25 +322,7 @@ def test_only_the_active_adapter_trains():
     assert methods.trainable(model) == LoRA(r=2).count(model.config)
 
 
-def test_a_copy_of_the_model_switches_on_its_own():
-    model = nonzero(LoRA(r=2).attach(tiny.model("llama"), "film"))
-    twin, one = copy.deepcopy(model), tiny.batch()
-    methods.activate(twin, None)
-    assert not torch.equal(twin(**one).logits, model(**one).logits)
-
-
 # save and load --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_save_and_load_round_trip(family, tmp_path):
-    method = LoRA(r=4, targets=EVERYTHING[family], dora=True)
-    model = nonzero(method.attach(tiny.model(family)))
-    method.save(model, tmp_path)
-    again = method.load(tiny.model(family), tmp_path)
-    assert LoRA.from_checkpoint(tmp_path).r == 4
-    assert torch.equal(again(**batch(family)).logits, model(**batch(family)).logits)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
 def test_the_file_holds_only_what_was_trained(tmp_path):
@@ -465,18 +357,6 @@ def test_sixteen_bit_bases_get_adapters_in_full_precision(tmp_path):
     LoRA(r=4, alpha=8).save(model, tmp_path)
     theirs = peft.PeftModel.from_pretrained(tiny.model("llama", dtype=torch.bfloat16), tmp_path).eval()
     assert torch.equal(model(**tiny.batch()).logits, theirs(**tiny.batch()).logits)
-
-
-def test_checkpointing_with_a_frozen_base_gives_the_same_gradients():
-    one = batch("llama")
-    gradients = []
-    for checkpointing in (False, True):
-        model = nonzero(LoRA(r=4).attach(tiny.model("llama"))).train()
-        if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
-        model(**one).loss.backward()
-        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 # bad input ------------------------------------------------------------------------------------------------

@@ -1,0 +1,38 @@
+r"""What the tests of every method need: labelled batches, parameters that are not at their start, a few steps."""
+
+from __future__ import annotations
+
+import tiny
+import torch
+from torch import Tensor, nn
+
+
+def labelled(family: str, **kwargs) -> dict[str, Tensor]:
+    r"""A tiny batch with the labels that the family's model has a loss for."""
+    made = tiny.batch(**kwargs)
+    rows = len(made["input_ids"])
+    labels = torch.arange(rows).clamp(max=1) if family in tiny.ENCODERS else made["input_ids"]
+    return made | {"labels": labels}
+
+
+def nonzero(model: nn.Module, seed: int = 3) -> nn.Module:
+    r"""Give every trained parameter a value, so that a wrong scale shows: with B = 0 none would."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.2 + 0.05)
+    return model
+
+
+def train(model: nn.Module, batches: list[dict], lr: float = 1e-3) -> list[float]:
+    r"""One step of AdamW for each batch; the losses."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+    losses = []
+    for one in batches:
+        loss = model(**one).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses

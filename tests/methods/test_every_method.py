@@ -1,0 +1,395 @@
+r"""What every method promises, on every family that it fits.
+
+Start, freezing, counting, saving, switching, several adapters in one batch, precision, checkpointing, generation and
+detaching are the same promises for all of them, so they are proved in one place. What a method computes is proved in
+its own file, against the library or the formula it comes from.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import tiny
+import torch
+from attached import labelled, nonzero, train
+from torch import nn
+
+from coursekit import methods
+from coursekit.errors import CourseError
+
+
+@dataclass(frozen=True)
+class Case:
+    r"""A method with its settings, and what it does not promise."""
+
+    name: str
+    make: Callable[[], methods.base.Method]
+    families: tuple[str, ...] = tiny.FAMILIES
+    identity: bool = True  # leaves the model's answers as they are until the first step
+    folds: bool = False  # into the weights
+    options: dict = field(default_factory=dict)  # of the tiny model
+
+
+CASES = [
+    Case("LoRA", lambda: methods.LoRA(r=4), folds=True),
+    Case("LoRA-dora", lambda: methods.LoRA(r=4, dora=True, dropout=0.1), folds=True),
+    Case("HoulsbyAdapter", lambda: methods.HoulsbyAdapter(r=4, init="zero")),
+    Case("HoulsbyAdapter-norms", lambda: methods.HoulsbyAdapter(r=4, train_norms=True), identity=False),
+    Case("PfeifferAdapter", lambda: methods.PfeifferAdapter(r=4, init="zero")),
+    Case("ParallelAdapter", lambda: methods.ParallelAdapter(r=4, init="zero")),
+    Case("LinAdapter", lambda: methods.LinAdapter(r=4, init="zero")),
+    Case("AdapterDrop", lambda: methods.AdapterDrop(methods.PfeifferAdapter(r=4, init="zero"), n=1)),
+    Case("AdapterDrop-robust",
+         lambda: methods.AdapterDrop(methods.PfeifferAdapter(r=4, init="zero"), robust=True)),
+    Case("SparseAdapter", lambda: methods.SparseAdapter(methods.HoulsbyAdapter(r=4, init="zero"), pruned=0.5)),
+    Case("IA3", lambda: methods.IA3(), folds=True),
+    Case("PromptTuning", lambda: methods.PromptTuning(n=3), identity=False),
+    Case("PTuning", lambda: methods.PTuning(n=3, hidden=8), identity=False),
+    Case("PTuning-mlp", lambda: methods.PTuning(n=3, hidden=8, encoder="mlp"), identity=False),
+    Case("PrefixTuning", lambda: methods.PrefixTuning(n=3), identity=False),
+    Case("PrefixTuning-mlp", lambda: methods.PrefixTuning(n=3, hidden=8), identity=False),
+    Case("LlamaAdapter", lambda: methods.LlamaAdapter(n=3, layers=1), families=tiny.DECODERS),
+    Case("LlamaAdapter-tanh",
+         lambda: methods.LlamaAdapter(n=3, layers=2, gate="tanh", per_head=True), families=tiny.DECODERS),
+]  # fmt: skip
+
+EVERY = [pytest.param(case, family, id=f"{case.name}-{family}") for case in CASES for family in case.families]
+DECODERS = [p for p in EVERY if p.values[1] in tiny.DECODERS]
+each = pytest.mark.parametrize(("case", "family"), EVERY)
+
+
+def build(case: Case, family: str, **changes) -> nn.Module:
+    return tiny.model(family, **(case.options | changes))
+
+
+def attach(case: Case, family: str, seed: int = 3, **changes) -> nn.Module:
+    r"""A model with the method on it, its parameters away from their start."""
+    return nonzero(case.make().attach(build(case, family, **changes)), seed)
+
+
+def hooks(model: nn.Module) -> int:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+
+
+# start ----------------------------------------------------------------------------------------------------
+
+
+@each
+def test_at_the_start_the_model_answers_as_before_to_the_bit(case, family):
+    if not case.identity:
+        pytest.skip("changes the model from the start, by its definition")
+    one = labelled(family, padded=True)
+    before = build(case, family)(**one).logits
+    after = case.make().attach(build(case, family))(**one).logits
+    assert torch.equal(before, after)
+
+
+@each
+def test_once_moved_it_changes_the_answers_and_keeps_their_shape(case, family):
+    one = labelled(family)
+    before, after = build(case, family)(**one), attach(case, family)(**one)
+    assert after.logits.shape == before.logits.shape and after.logits.dtype == before.logits.dtype
+    assert not torch.allclose(before.logits, after.logits, atol=1e-4)
+    assert not torch.allclose(before.loss, after.loss, atol=1e-5)
+
+
+# training -------------------------------------------------------------------------------------------------
+
+
+@each
+def test_training_moves_what_was_promised_and_nothing_else(case, family):
+    model = build(case, family)
+    base = {name: parameter for name, parameter in model.named_parameters()}
+    before = {name: parameter.detach().clone() for name, parameter in base.items()}
+    nonzero(case.make().attach(model))
+    trained = model._coursekit.parameters["default"]
+    started = [parameter.detach().clone() for parameter in trained]
+    assert {id(p) for p in trained} == {id(p) for p in model.parameters() if p.requires_grad}
+
+    model.train()(**labelled(family)).loss.backward()
+    assert all(p.grad is None for p in base.values() if not p.requires_grad)
+    model.zero_grad()
+    train(model, [labelled(family, seed=i) for i in range(20)], lr=1e-2)
+    assert all(torch.equal(base[name], value) for name, value in before.items())
+    moved = [not torch.equal(p, start) for p, start in zip(trained, started, strict=True)]
+    assert all(moved), f"{moved.count(False)} of {len(moved)} trained tensors did not move"
+
+
+@each
+def test_checkpointing_activations_gives_the_same_gradients(case, family):
+    gradients = []
+    for checkpointing in (False, True):
+        model = attach(case, family).train()
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(5)  # dropout, and what else a method draws
+        model(**labelled(family, padded=True)).loss.backward()
+        gradients.append([p.grad for p in model._coursekit.parameters["default"]])
+    assert any(g is not None and g.abs().sum() > 0 for g in gradients[0])
+    for plain, again in zip(*gradients, strict=True):
+        assert (plain is None) == (again is None)
+        if plain is not None:
+            torch.testing.assert_close(again, plain, atol=1e-6, rtol=1e-5)
+
+
+@each
+def test_both_ways_to_compute_attention_agree(case, family):
+    one, answers = labelled(family, padded=True), []
+    for implementation in ("eager", "sdpa"):
+        model = attach(case, family, attn_implementation=implementation)
+        assert model.config._attn_implementation == implementation
+        answers.append(model(**one).logits[one["attention_mask"].bool()] if family in tiny.DECODERS
+                       else model(**one).logits)  # fmt: skip
+    torch.testing.assert_close(*answers, atol=1e-5, rtol=1e-4)
+
+
+@each
+def test_a_sixteen_bit_base_gets_parameters_in_full_precision(case, family):
+    model = build(case, family).bfloat16()
+    case.make().attach(model)
+    nonzero(model)
+    heads = {id(p) for n, p in model.named_parameters() if ".copies." in n}
+    own = [p for p in model._coursekit.parameters["default"] if id(p) not in heads]
+    assert {p.dtype for p in own} == {torch.float32}
+    done = model(**labelled(family))
+    assert done.logits.dtype == torch.bfloat16 and torch.isfinite(done.logits).all()
+    done.loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in own if p.grad is not None)
+
+
+@each
+def test_float64_stays_float64(case, family):
+    model = build(case, family).double()
+    nonzero(case.make().attach(model))
+    assert {p.dtype for p in model._coursekit.parameters["default"]} == {torch.float64}
+    exact = model(**labelled(family)).logits
+    single = attach(case, family)(**labelled(family)).logits
+    torch.testing.assert_close(exact.float(), single, atol=1e-4, rtol=1e-3)
+
+
+# rows -----------------------------------------------------------------------------------------------------
+
+
+@each
+def test_padding_on_the_right_changes_nothing(case, family):
+    model, one = attach(case, family), labelled(family, padded=True)
+    with torch.no_grad():
+        padded = model(input_ids=one["input_ids"], attention_mask=one["attention_mask"]).logits
+        for row, length in enumerate(one["attention_mask"].sum(1).tolist()):
+            alone = model(input_ids=one["input_ids"][row : row + 1, :length]).logits[0]
+            seen = padded[row, :length] if family in tiny.DECODERS else padded[row]
+            torch.testing.assert_close(seen, alone, atol=1e-5, rtol=1e-4)
+
+
+@each
+def test_adapters_are_switched_mixed_and_removed(case, family):
+    one = tiny.batch()
+    alone = {}
+    for seed, name in enumerate(("film", "product")):
+        model = nonzero(case.make().attach(build(case, family), name), seed)
+        alone[name] = model(**one).logits
+    model = build(case, family)
+    plain = model(**one).logits
+    for seed, name in enumerate(("film", "product")):
+        nonzero(case.make().attach(model, name), seed)
+    for name in ("film", "product", "film"):
+        methods.activate(model, name)
+        assert torch.equal(model(**one).logits, alone[name])
+        assert {id(p) for p in model.parameters() if p.requires_grad} == {
+            id(p) for p in model._coursekit.parameters[name]
+        }
+    with methods.disabled(model):
+        assert torch.equal(model(**one).logits, plain)
+    with torch.no_grad(), methods.rows(model, ["product", None, "film"]):
+        mixed = model(**one).logits
+    expected = torch.stack([alone["product"][0], plain[1], alone["film"][2]])
+    torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(model(**one).logits, alone["film"])
+    with methods.rows(model, ["film"] * 2), pytest.raises(CourseError, match="given 2 .* has 3 rows"):
+        model(**one)
+    methods.remove(model, "film")
+    assert list(methods.attached(model)) == ["product"]
+    assert torch.equal(model(**one).logits, alone["product"])
+    methods.remove(model, "product")
+    assert torch.equal(model(**one).logits, plain) and hooks(model) == 0
+
+
+@each
+def test_rows_of_one_batch_train_their_own_adapter(case, family):
+    model = build(case, family)
+    for seed, name in enumerate(("film", "product")):
+        nonzero(case.make().attach(model, name), seed)
+    for parameters in model._coursekit.parameters.values():
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+    with methods.rows(model, ["film", "product"]):
+        model(**tiny.batch(2)).logits[0].sum().backward()
+    named = model._coursekit.parameters
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in named["film"])
+    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in named["product"])
+
+
+# bookkeeping ----------------------------------------------------------------------------------------------
+
+
+@each
+def test_closed_form_counts_what_is_there(case, family):
+    method = case.make()
+    with torch.device("meta"):
+        model = type(build(case, family))(tiny.config(family, **case.options))
+        method.attach(model)
+    heads = sum(p.numel() for n, p in model.named_parameters() if ".copies." in n)
+    assert methods.trainable(model) - heads == method.count(model.config)
+
+
+@each
+def test_save_and_load_round_trip(case, family, tmp_path):
+    method, one = case.make(), labelled(family)
+    model = nonzero(method.attach(build(case, family)))
+    method.save(model, tmp_path)
+    again = method.load(build(case, family), tmp_path)
+    assert torch.equal(again(**one).logits, model(**one).logits)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    third = type(method).from_checkpoint(tmp_path).load(build(case, family), tmp_path, "film")
+    assert torch.equal(third(**one).logits, model(**one).logits)
+
+
+@each
+def test_a_checkpoint_of_another_model_changes_nothing(case, family, tmp_path):
+    method = case.make()
+    wider = {"gpt2": {"n_embd": 64}}.get(family, {"hidden_size": 64})
+    wider |= {"word_embed_proj_dim": 64} if family == "opt" else {}
+    method.save(method.attach(build(case, family, **wider)), tmp_path)
+    model = attach(case, family)
+    before = model(**tiny.batch()).logits
+    with pytest.raises(CourseError, match="is of another model"):
+        method.load(model, tmp_path)
+    assert torch.equal(model(**tiny.batch()).logits, before)
+    fresh = build(case, family)
+    with pytest.raises(CourseError, match="is of another model"):
+        method.load(fresh, tmp_path)
+    assert methods.attached(fresh) == {} and hooks(fresh) == 0
+
+
+@each
+def test_a_copy_of_the_model_stands_on_its_own(case, family):
+    model, one = attach(case, family), tiny.batch()
+    before = model(**one).logits
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin(**one).logits, before)
+    nonzero(twin, seed=9)
+    assert not torch.equal(twin(**one).logits, before)
+    methods.activate(twin, None)
+    assert torch.equal(model(**one).logits, before)
+    case.make().detach(twin)
+    assert torch.equal(twin(**one).logits, build(case, family)(**one).logits)
+    assert torch.equal(model(**one).logits, before)
+
+
+@each
+def test_detach_restores_the_model_to_the_bit(case, family):
+    model, twin, one = build(case, family), build(case, family), labelled(family)
+    method = case.make()
+    nonzero(method.attach(model)).train()
+    model(**one).loss.backward()
+    method.detach(model.eval())
+    assert [(n, type(m)) for n, m in model.named_modules()] == [(n, type(m)) for n, m in twin.named_modules()]
+    assert [(n, p.requires_grad) for n, p in model.named_parameters()] == [
+        (n, p.requires_grad) for n, p in twin.named_parameters()
+    ]
+    assert model.state_dict().keys() == twin.state_dict().keys()
+    assert all(torch.equal(value, twin.state_dict()[key]) for key, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert hooks(model) == 0 and methods.attached(model) == {}
+    assert torch.equal(model(**one).logits, twin(**one).logits)
+
+
+@each
+def test_folding_gives_the_same_answers_or_says_that_it_cannot(case, family):
+    method, one = case.make(), labelled(family)
+    model = nonzero(method.attach(build(case, family)))
+    beside = model(**one).logits
+    if not case.folds:
+        with pytest.raises(CourseError, match="does not fold into the weights"):
+            method.merge(model)
+        assert torch.equal(model(**one).logits, beside)
+        return
+    method.merge(model)
+    assert [type(m) for m in model.modules()] == [type(m) for m in build(case, family).modules()]
+    torch.testing.assert_close(model(**one).logits, beside, atol=1e-4, rtol=1e-4)
+    with pytest.raises(CourseError, match="merged already"):
+        method.merge(model)
+    methods.unmerge(model)
+    assert torch.equal(model(**one).logits, beside)
+
+
+@each
+def test_attaching_twice_and_using_it_unattached_are_explained(case, family, tmp_path):
+    method, model = case.make(), build(case, family)
+    name = type(method).__name__
+    for attempt in (method.detach, lambda m: method.save(m, tmp_path)):
+        with pytest.raises(CourseError, match=f"{name} is not attached to this model; call method.attach"):
+            attempt(model)
+    method.attach(model)
+    with pytest.raises(CourseError, match="already has an adapter named 'default'"):
+        method.attach(model)
+    with pytest.raises(CourseError, match=f"already carries {name}|changes the base itself"):
+        methods.FullFineTuning().attach(model, "other")
+    assert list(tmp_path.iterdir()) == []
+
+
+# generation -----------------------------------------------------------------------------------------------
+
+
+def lively(family: str) -> dict[str, float | bool]:
+    r"""Settings of a tiny model that does not write one token over and over."""
+    return {"init_std" if family == "opt" else "initializer_range": 0.3, "tie_word_embeddings": False}
+
+
+def step_by_step(model: nn.Module, ids: list[int], new: int) -> list[int]:
+    r"""Greedy writing that computes everything anew for each token: nothing could be forgotten."""
+    for _ in range(new):
+        ids = [*ids, int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())]
+    return ids[-new:]
+
+
+@pytest.mark.parametrize("cache", [True, False], ids=["cache", "no cache"])
+@pytest.mark.parametrize(("case", "family"), DECODERS)
+def test_generating_gives_the_tokens_of_the_whole_sequence_computed_anew(case, family, cache):
+    model, new = attach(case, family, **lively(family)), 6
+    model.generation_config.eos_token_id = None
+    prompts = [row.tolist() for row in tiny.batch(3, 9)["input_ids"]]
+    prompts = [prompts[0], prompts[1][:5], prompts[2][:7]]
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[1] * (longest - len(p)) + p for p in prompts])  # padded on the left
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+    with torch.no_grad():
+        written = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=False,
+                                 use_cache=cache, pad_token_id=1)[:, longest:]  # fmt: skip
+        assert written.tolist() == [step_by_step(model, prompt, new) for prompt in prompts]
+        assert len(set(written.flatten().tolist())) > 5
+        with methods.disabled(model):
+            assert written.tolist() != [step_by_step(model, prompt, new) for prompt in prompts]
+
+
+@pytest.mark.parametrize(("case", "family"), DECODERS)
+def test_one_generation_serves_several_adapters(case, family):
+    model, new = build(case, family, **lively(family)), 5
+    model.generation_config.eos_token_id = None
+    for seed, name in enumerate(("film", "product")):
+        nonzero(case.make().attach(model, name), seed)
+    ids = tiny.batch(3, 8)["input_ids"]
+    names = ["product", "film", None]
+    with torch.no_grad():
+        with methods.rows(model, names):
+            written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new,
+                                     do_sample=False, pad_token_id=1)[:, 8:]  # fmt: skip
+        expected = [
+            step_by_step(methods.activate(model, n), row.tolist(), new)
+            for n, row in zip(names, ids, strict=True)
+        ]
+    assert written.tolist() == expected
