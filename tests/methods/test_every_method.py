@@ -8,66 +8,20 @@ its own file, against the library or the formula it comes from.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import pytest
 import tiny
 import torch
 from attached import labelled, nonzero, train
+from cases import CASES, attach, build, lively, step_by_step
 from torch import nn
 
 from coursekit import methods
 from coursekit.errors import CourseError
 
-
-@dataclass(frozen=True)
-class Case:
-    r"""A method with its settings, and what it does not promise."""
-
-    name: str
-    make: Callable[[], methods.base.Method]
-    families: tuple[str, ...] = tiny.FAMILIES
-    identity: bool = True  # leaves the model's answers as they are until the first step
-    folds: bool = False  # into the weights
-    options: dict = field(default_factory=dict)  # of the tiny model
-
-
-CASES = [
-    Case("LoRA", lambda: methods.LoRA(r=4), folds=True),
-    Case("LoRA-dora", lambda: methods.LoRA(r=4, dora=True, dropout=0.1), folds=True),
-    Case("HoulsbyAdapter", lambda: methods.HoulsbyAdapter(r=4, init="zero")),
-    Case("HoulsbyAdapter-norms", lambda: methods.HoulsbyAdapter(r=4, train_norms=True), identity=False),
-    Case("PfeifferAdapter", lambda: methods.PfeifferAdapter(r=4, init="zero")),
-    Case("ParallelAdapter", lambda: methods.ParallelAdapter(r=4, init="zero")),
-    Case("LinAdapter", lambda: methods.LinAdapter(r=4, init="zero")),
-    Case("AdapterDrop", lambda: methods.AdapterDrop(methods.PfeifferAdapter(r=4, init="zero"), n=1)),
-    Case("AdapterDrop-robust",
-         lambda: methods.AdapterDrop(methods.PfeifferAdapter(r=4, init="zero"), robust=True)),
-    Case("SparseAdapter", lambda: methods.SparseAdapter(methods.HoulsbyAdapter(r=4, init="zero"), pruned=0.5)),
-    Case("IA3", lambda: methods.IA3(), folds=True),
-    Case("PromptTuning", lambda: methods.PromptTuning(n=3), identity=False),
-    Case("PTuning", lambda: methods.PTuning(n=3, hidden=8), identity=False),
-    Case("PTuning-mlp", lambda: methods.PTuning(n=3, hidden=8, encoder="mlp"), identity=False),
-    Case("PrefixTuning", lambda: methods.PrefixTuning(n=3), identity=False),
-    Case("PrefixTuning-mlp", lambda: methods.PrefixTuning(n=3, hidden=8), identity=False),
-    Case("LlamaAdapter", lambda: methods.LlamaAdapter(n=3, layers=1), families=tiny.DECODERS),
-    Case("LlamaAdapter-tanh",
-         lambda: methods.LlamaAdapter(n=3, layers=2, gate="tanh", per_head=True), families=tiny.DECODERS),
-]  # fmt: skip
-
 EVERY = [pytest.param(case, family, id=f"{case.name}-{family}") for case in CASES for family in case.families]
 DECODERS = [p for p in EVERY if p.values[1] in tiny.DECODERS]
 each = pytest.mark.parametrize(("case", "family"), EVERY)
-
-
-def build(case: Case, family: str, **changes) -> nn.Module:
-    return tiny.model(family, **(case.options | changes))
-
-
-def attach(case: Case, family: str, seed: int = 3, **changes) -> nn.Module:
-    r"""A model with the method on it, its parameters away from their start."""
-    return nonzero(case.make().attach(build(case, family, **changes)), seed)
 
 
 def hooks(model: nn.Module) -> int:
@@ -343,18 +297,6 @@ def test_attaching_twice_and_using_it_unattached_are_explained(case, family, tmp
 
 
 # generation -----------------------------------------------------------------------------------------------
-
-
-def lively(family: str) -> dict[str, float | bool]:
-    r"""Settings of a tiny model that does not write one token over and over."""
-    return {"init_std" if family == "opt" else "initializer_range": 0.3, "tie_word_embeddings": False}
-
-
-def step_by_step(model: nn.Module, ids: list[int], new: int) -> list[int]:
-    r"""Greedy writing that computes everything anew for each token: nothing could be forgotten."""
-    for _ in range(new):
-        ids = [*ids, int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())]
-    return ids[-new:]
 
 
 @pytest.mark.parametrize("cache", [True, False], ids=["cache", "no cache"])
