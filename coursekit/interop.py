@@ -1,7 +1,8 @@
 r"""peft's checkpoint format: a folder with `adapter_config.json` and `adapter_model.safetensors`.
 
 Keys are `base_model.model.` + the module's path + a suffix that names the parameter; the adapter's own name is left
-out. Written by hand rather than through peft, so that saving needs no peft; a test loads every checkpoint with peft.
+out. Soft prompts wrap no module, so there a task head has the shorter prefix `base_model.` and the prompt itself,
+`prompt_embeddings`, none. Written by hand rather than through peft, so that saving needs no peft; a test loads every checkpoint with peft.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch import Tensor
 from coursekit.errors import CourseError
 
 CONFIG, TENSORS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
+#: The kinds that peft keeps beside the model instead of inside its modules.
+SOFT_PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING")
 
 
 def write(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
@@ -28,13 +31,18 @@ def write(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as part:
-            plain = {PREFIX + key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+            plain = {
+                _prefix(config, key) + key: value.detach().cpu().contiguous()
+                for key, value in tensors.items()
+            }
             save_file(plain, Path(part, TENSORS), metadata={"format": "pt"})
             Path(part, CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
             for name in (TENSORS, CONFIG):
                 os.replace(Path(part, name), folder / name)
     except (OSError, SafetensorError) as error:  # a full disk shows as either
-        raise CourseError(f"cannot write a checkpoint to {folder}: {error}; what was there is unchanged") from error
+        raise CourseError(
+            f"cannot write a checkpoint to {folder}: {error}; what was there is unchanged"
+        ) from error
     return folder
 
 
@@ -58,8 +66,15 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (json.JSONDecodeError, SafetensorError) as error:
         raise CourseError(f"the checkpoint in {folder} is damaged ({error}); save it again") from error
     # peft also stores the frozen embedding when an embedding is adapted; it belongs to the base, not to the adapter.
-    learned = {k.removeprefix(PREFIX): v for k, v in tensors.items() if ".base_layer." not in k}
+    learned = {k.removeprefix(_prefix(config, k)): v for k, v in tensors.items() if ".base_layer." not in k}
     return config, learned
+
+
+def _prefix(config: dict[str, Any], key: str) -> str:
+    r"""What peft writes before `key` in a checkpoint of this kind."""
+    if config.get("peft_type") not in SOFT_PROMPTS:
+        return PREFIX
+    return "" if key.startswith("prompt_") else "base_model."
 
 
 def same_method(kind: str, config: dict[str, Any]) -> None:
