@@ -1,8 +1,9 @@
 r"""peft's checkpoint format: a folder with `adapter_config.json` and `adapter_model.safetensors`.
 
 Keys are `base_model.model.` + the module's path + a suffix that names the parameter; the adapter's own name is left
-out. Soft prompts wrap no module, so there a task head has the shorter prefix `base_model.` and the prompt itself,
-`prompt_embeddings`, none. Written by hand rather than through peft, so that saving needs no peft; a test loads every checkpoint with peft.
+out. Soft prompts wrap no module, so there a task head has the shorter prefix `base_model.`, and the prompt itself,
+`prompt_embeddings`, has none. Written by hand rather than through peft, so that saving needs no peft; a test loads
+every checkpoint with peft.
 """
 
 from __future__ import annotations
