@@ -126,6 +126,12 @@ def pfeiffer(model: Any, r: int) -> int:
     return arch.n_layers * adapter(arch.d_model, r)
 
 
+def parallel(model: Any, r: int, learned_scale: bool = False) -> int:
+    r"""$L(2dr + r + d)$: beside the feed-forward (He et al. 2022); $L$ more where each scale $s$ is learned."""
+    arch = architecture(model)
+    return arch.n_layers * (adapter(arch.d_model, r) + learned_scale)
+
+
 def lin(model: Any, r: int) -> int:
     r"""$L(2dr + r + d) + 2Ld$: after the whole block, with a LayerNorm of its own (Lin et al. 2020)."""
     arch = architecture(model)
@@ -136,6 +142,17 @@ def adapter_drop(model: Any, r: int, dropped: int) -> int:
     r"""$(L - n)(2dr + r + d)$: no adapter in the first `dropped` blocks (Rücklé et al. 2021)."""
     arch = architecture(model)
     return (arch.n_layers - dropped) * adapter(arch.d_model, r)
+
+
+def norms(model: Any, first: int = 0) -> int:
+    r"""Every norm that can change what block `first` or a later one answers: $2d$ each, $d$ for an RMSNorm.
+
+    A norm before the blocks (BERT's, on the embeddings) counts only with `first=0`; one after them always.
+    """
+    arch = architecture(model)
+    inside = (arch.n_layers - first) * len(arch.norms)
+    outer = len(arch.outer_norms) if first < (arch.n_layers if arch.pre_norm else 1) else 0
+    return (inside + outer) * arch.d_model * (2 if arch.norm == "layer" else 1)
 
 
 def ia3(model: Any) -> int:

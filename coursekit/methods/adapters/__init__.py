@@ -1,0 +1,20 @@
+r"""Bottleneck adapters: small trained networks between the frozen parts of each block, one file for each placement."""
+
+from coursekit.methods.adapters.bottleneck import Adapter, Bottleneck, bottlenecks
+from coursekit.methods.adapters.drop import AdapterDrop, skipping
+from coursekit.methods.adapters.houlsby import HoulsbyAdapter
+from coursekit.methods.adapters.lin import LinAdapter
+from coursekit.methods.adapters.parallel import ParallelAdapter
+from coursekit.methods.adapters.pfeiffer import PfeifferAdapter
+
+__all__ = [
+    "Adapter",
+    "AdapterDrop",
+    "Bottleneck",
+    "HoulsbyAdapter",
+    "LinAdapter",
+    "ParallelAdapter",
+    "PfeifferAdapter",
+    "bottlenecks",
+    "skipping",
+]
