@@ -166,13 +166,42 @@ def ia3(model: Any) -> int:
 
 def prompt(model: Any, n: int) -> int:
     r"""$nd$: `n` trained vectors before the input (Lester et al. 2021); PreEmbed of the LoRA paper."""
-    return n * architecture(model).d_model
+    return n * architecture(model).d_embed
 
 
-def prefix(model: Any, n: int) -> int:
-    r"""$2Lnd_{kv}$: keys and values of `n` virtual tokens in every block (Li and Liang 2021)."""
+def p_tuning_lstm(model: Any, n: int, h: int, layers: int = 2) -> int:
+    r"""$nd + \sum_l 8h(in_l + h + 2) + (2h+1)2h + (2h+1)d$: vectors, LSTM of both directions, two layers.
+
+    Each direction of an LSTM layer has four gates, $4h(in + h)$ weights and, as torch keeps them, $8h$ biases;
+    $in_1 = d$ and from there on $2h$ (Liu et al. 2021).
+    """
+    d = architecture(model).d_embed
+    lstm = sum(8 * h * ((d if layer == 0 else 2 * h) + h + 2) for layer in range(layers))
+    return prompt(model, n) + lstm + (2 * h + 1) * 2 * h + (2 * h + 1) * d
+
+
+def p_tuning_mlp(model: Any, n: int, h: int) -> int:
+    r"""$nd + (d+1)h + (h+1)h + (h+1)d$: vectors and three layers, $d \to h \to h \to d$."""
+    d = architecture(model).d_embed
+    return prompt(model, n) + (d + 1) * h + (h + 1) * h + (h + 1) * d
+
+
+def prefix(model: Any, n: int, hidden: int | None = None) -> int:
+    r"""$2Lnd_{kv}$: keys and values of `n` virtual tokens in every block (Li and Liang 2021).
+
+    With `hidden` = $h$ what trains is the network that makes them, $nd_{kv} + (d_{kv} + 1)h + (h + 1)2Ld_{kv}$:
+    an embedding, a linear map, tanh, a linear map. $d_{kv} = d$ but for grouped-query attention.
+    """
     arch = architecture(model)
-    return 2 * arch.n_layers * n * arch.d_kv
+    width = 2 * arch.n_layers * arch.d_kv
+    if hidden is None:
+        return n * width
+    return n * arch.d_kv + (arch.d_kv + 1) * hidden + (hidden + 1) * width
+
+
+def llama_adapter(model: Any, n: int, layers: int, gates: int = 1) -> int:
+    r"""$l(nd + g)$: `n` prompts and `gates` gates in each of the topmost `layers` blocks (Zhang et al. 2023)."""
+    return layers * (n * architecture(model).d_model + gates)
 
 
 def pre_layer(model: Any, n: int) -> int:
