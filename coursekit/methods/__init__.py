@@ -1,18 +1,41 @@
 r"""The methods of the course. Each is a frozen dataclass of hyperparameters with one interface (`base.Method`)."""
 
+from coursekit.methods.adapters import (
+    AdapterDrop,
+    HoulsbyAdapter,
+    LinAdapter,
+    ParallelAdapter,
+    PfeifferAdapter,
+    SparseAdapter,
+    skipping,
+)
 from coursekit.methods.base import activate, attached, detach, disabled, remove, rows, trainable, unmerge
 from coursekit.methods.full import FullFineTuning
+from coursekit.methods.ia3 import IA3
 from coursekit.methods.lora import LoRA
+from coursekit.methods.soft_prompts import LlamaAdapter, PrefixTuning, PromptTuning, PTuning
 
 __all__ = [
+    "AdapterDrop",
     "FullFineTuning",
+    "HoulsbyAdapter",
+    "IA3",
+    "LinAdapter",
+    "LlamaAdapter",
     "LoRA",
+    "PTuning",
+    "ParallelAdapter",
+    "PfeifferAdapter",
+    "PrefixTuning",
+    "PromptTuning",
+    "SparseAdapter",
     "activate",
     "attached",
     "detach",
     "disabled",
     "remove",
     "rows",
+    "skipping",
     "trainable",
     "unmerge",
 ]

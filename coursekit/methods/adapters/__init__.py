@@ -6,6 +6,8 @@ from coursekit.methods.adapters.houlsby import HoulsbyAdapter
 from coursekit.methods.adapters.lin import LinAdapter
 from coursekit.methods.adapters.parallel import ParallelAdapter
 from coursekit.methods.adapters.pfeiffer import PfeifferAdapter
+from coursekit.methods.adapters.pruning import kept_shares
+from coursekit.methods.adapters.sparse import SparseAdapter
 
 __all__ = [
     "Adapter",
@@ -15,6 +17,8 @@ __all__ = [
     "LinAdapter",
     "ParallelAdapter",
     "PfeifferAdapter",
+    "SparseAdapter",
     "bottlenecks",
+    "kept_shares",
     "skipping",
 ]

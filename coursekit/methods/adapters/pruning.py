@@ -1,0 +1,101 @@
+r"""What pruning does to a model: find the projections of an adapter, score them, put pruned ones in their place."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from coursekit.errors import CourseError
+from coursekit.methods import base
+from coursekit.methods.adapters.bottleneck import bottlenecks
+from coursekit.methods.adapters.pruned import Projection, PrunedLinear, learned
+from coursekit.methods.adapters.scores import SCORES
+
+Batches = Sequence[dict[str, Tensor]]
+
+
+def projections(model: nn.Module, name: str) -> dict[str, Projection]:
+    r"""down and up of each bottleneck of adapter `name`, in turn, by their names in a checkpoint."""
+    return {
+        f"{path}.{side}": getattr(bottleneck, side)
+        for path, bottleneck in bottlenecks(model, name).items()
+        for side in ("down", "up")
+    }
+
+
+def kept_shares(model: nn.Module, name: str = "default") -> dict[str, float]:
+    r"""The share of its weights that each projection of adapter `name` still has."""
+    return {
+        path: learned(layer).numel() / (layer.in_features * layer.out_features)
+        for path, layer in projections(model, name).items()
+    }
+
+
+def score(model: nn.Module, name: str, by: str, batches: Batches, seed: int = 0) -> list[Tensor]:
+    r"""The score `by` of all that trains in the projections of adapter `name`. Nothing of the model changes.
+
+    Raises CourseError where the score can say nothing, because the up projections are still 0.
+    """
+    layers = list(projections(model, name).values())
+    with _answering(model, name):
+        scores = SCORES[by](layers, lambda: _losses(model, batches), seed)
+    if not any(s.is_meta or s.any() for s in scores[1::2]):
+        raise CourseError(
+            f"every {by} score of the up projections is 0, because they start at 0: start both sides "
+            "(init='bert' or init='houlsby'), or train the adapter before it is pruned, or take score='random'"
+        )
+    return scores
+
+
+def put(model: nn.Module, name: str, layers: Sequence[PrunedLinear]) -> None:
+    r"""Put `layers`, in the order of `projections`, into their places, and train what they train."""
+    trained = base._needed(model).parameters[name]
+    new = iter(layers)
+    for bottleneck in bottlenecks(model, name).values():
+        for side in ("down", "up"):
+            old, layer = getattr(bottleneck, side), next(new)
+            layer.train(old.training)
+            layer.values.requires_grad_(learned(old).requires_grad)
+            setattr(bottleneck, side, layer)
+            where = next(i for i, parameter in enumerate(trained) if parameter is learned(old))
+            trained[where] = layer.values
+
+
+def carry(optimizer: Optimizer, old: nn.Parameter, mask: Tensor, new: nn.Parameter) -> None:
+    r"""Let `optimizer` go on with `new`, the entries of `old` where `mask` is true, and with their moments."""
+    for group in optimizer.param_groups:
+        group["params"] = [new if parameter is old else parameter for parameter in group["params"]]
+    if old in optimizer.state:
+        optimizer.state[new] = {
+            key: value[mask] if isinstance(value, Tensor) and value.shape == old.shape else value
+            for key, value in optimizer.state.pop(old).items()
+        }
+
+
+def _losses(model: nn.Module, batches: Batches) -> Iterator[Tensor]:
+    device = next(model.parameters()).device
+    for batch in batches:
+        loss = model(**{key: value.to(device) for key, value in batch.items()}).loss
+        if loss is None:
+            raise CourseError("a batch without labels has no loss to look at: give batches with labels")
+        yield loss
+
+
+@contextlib.contextmanager
+def _answering(model: nn.Module, name: str) -> Iterator[None]:
+    r"""Adapter `name` answers and has gradients, without dropout; afterwards all is as it was."""
+    switch = base._needed(model).switch
+    active, modes = switch.active, {module: module.training for module in model.modules()}
+    base.activate(model, name)
+    model.eval()
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        base.activate(model, active)
