@@ -48,6 +48,15 @@ def positions_path(model: nn.Module) -> str:
     return _body(model, arch) + SITES[arch.family].positions
 
 
+def room(config: Any) -> int | None:
+    r"""How many positions a model has vectors for; None for Llama's rotation, which has no end."""
+    family = describe(config).family
+    if family == "llama":
+        return None
+    # RoBERTa's positions begin behind the padding's number.
+    return config.max_position_embeddings - (config.pad_token_id + 1 if family == "roberta" else 0)
+
+
 def keys_values(
     attention: nn.Module, arch: Architecture, x: Float[Tensor, "n d_model"]
 ) -> tuple[Float[Tensor, "kv_heads n head_dim"], Float[Tensor, "kv_heads n head_dim"]]:

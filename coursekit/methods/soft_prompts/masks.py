@@ -12,7 +12,7 @@ from coursekit.errors import CourseError
 
 
 def with_prefix(
-    mask: Tensor | None,
+    mask: Any,
     shown: Bool[Tensor, "rows n"] | int,
     tokens: Tensor,
     length: int,

@@ -23,7 +23,7 @@ from coursekit import counts, interop
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
 from coursekit.methods import base
-from coursekit.methods.soft_prompts.attention import attention_paths, like, positions_path
+from coursekit.methods.soft_prompts.attention import attention_paths, like, positions_path, room
 from coursekit.methods.soft_prompts.masks import shared, with_prefix
 from coursekit.methods.surgery import replace
 
@@ -183,11 +183,8 @@ class ShiftedPositions(base.Switched):
         # Which argument the positions are, where they come without their name: a rotation is first shown the tokens.
         self.place = {"llama": 1, "opt": 2}.get(family, 0)
         # OPT's padding has position -1, RoBERTa's the padding's number, and real tokens come after it.
-        self.first = {"opt": 0, "roberta": (config.pad_token_id or 0) + 1}.get(family)
-        #: Positions that the model has vectors for; a rotation has no end.
-        self.room = None if family == "llama" else config.max_position_embeddings
-        if family == "roberta":
-            self.room -= self.first
+        self.first = {"opt": 0, "roberta": config.pad_token_id + 1}.get(family)
+        self.room = room(config)
 
     @property
     def weight(self) -> nn.Parameter:
@@ -296,11 +293,10 @@ class PrefixTuning(base.Method):
         return model
 
     def _check(self, model: nn.Module) -> None:
-        arch = describe(model.config)
-        room = None if arch.family == "llama" else model.config.max_position_embeddings
-        if room is not None and self.n >= room:
+        have = room(model.config)
+        if have is not None and self.n >= have:
             raise CourseError(
-                f"n={self.n} virtual tokens leave no position for a text: this model has {room}"
+                f"n={self.n} virtual tokens leave no position for a text: this model has {have}"
             )
 
     def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:

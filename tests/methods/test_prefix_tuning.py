@@ -1,0 +1,521 @@
+r"""Prefix tuning against peft, against the words whose keys and values a prefix can be, and by itself."""
+
+from __future__ import annotations
+
+import copy
+
+import peft
+import pytest
+import relatives
+import tiny
+import tiny_text
+import torch
+from attached import labelled, nonzero, train
+from cases import lively, step_by_step
+from datasets import Dataset, DatasetDict
+from torch import nn
+from transformers import DynamicCache
+
+from coursekit import counts, methods, tasks
+from coursekit.errors import CourseError
+from coursekit.evaluation import accuracy, perplexity, score_choices
+from coursekit.methods import PrefixTuning
+from coursekit.methods.soft_prompts.masks import shared, with_prefix
+
+KINDS = (*tiny.DECODERS, *relatives.RELATIVES)
+VARIANTS = [PrefixTuning(n=3), PrefixTuning(n=3, hidden=8)]
+variants = pytest.mark.parametrize("method", VARIANTS, ids=["flat", "network"])
+
+
+def batch(kind: str, **kwargs) -> dict[str, torch.Tensor]:
+    return labelled(kind if kind in tiny.FAMILIES else "llama", **kwargs)
+
+
+def as_peft(kind: str, method: PrefixTuning, ours: nn.Module, folder) -> nn.Module:
+    r"""peft's model with the same prefix, ready to train: the network is no part of a checkpoint, so it is copied."""
+    method.save(ours, folder)
+    config = peft.PeftConfig.from_pretrained(folder)
+    config.inference_mode = False
+    theirs = peft.get_peft_model(relatives.model(kind), config).eval()
+    encoder = theirs.prompt_encoder["default"]
+    with torch.no_grad():
+        if method.hidden is None:
+            encoder.embedding.weight.copy_(method._tensors(ours, "default")["prompt_embeddings"])
+            return theirs
+        layers = [m for m in ours.modules() if type(m).__name__ == "PrefixAttention"]
+        shared_half = layers[0].encoder["default"]
+        encoder.embedding.weight.copy_(shared_half.embedding.weight)
+        encoder.transform[0].load_state_dict(shared_half.linear.state_dict())
+        encoder.transform[2].weight.copy_(torch.cat([layer.out["default"].weight for layer in layers]))
+        encoder.transform[2].bias.copy_(torch.cat([layer.out["default"].bias for layer in layers]))
+    return theirs
+
+
+# peft -----------------------------------------------------------------------------------------------------
+
+
+@variants
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_equal_peft_to_the_bit_and_peft_reads_our_checkpoint(kind, attention, method, tmp_path):
+    model = nonzero(method.attach(relatives.model(kind, attn_implementation=attention)))
+    method.save(model, tmp_path)
+    base = relatives.model(kind, attn_implementation=attention)
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path).eval()
+    for one in (batch(kind, padded=True), batch(kind)):
+        with torch.no_grad():
+            ours, reference = model(**one), theirs(**one)
+        assert torch.equal(ours.logits, reference.logits) and torch.equal(ours.loss, reference.loss)
+    assert not torch.allclose(ours.logits, relatives.model(kind)(**one).logits, atol=1e-2)
+
+
+@pytest.mark.parametrize("network", [False, True], ids=["flat", "network"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_peft_checkpoints_load_here(kind, network, tmp_path):
+    config = peft.PrefixTuningConfig(
+        num_virtual_tokens=4, task_type="CAUSAL_LM", prefix_projection=network, encoder_hidden_size=8
+    )
+    theirs = nonzero(peft.get_peft_model(relatives.model(kind), config)).eval()
+    theirs.save_pretrained(tmp_path)
+    method = PrefixTuning.from_checkpoint(tmp_path)
+    assert method == PrefixTuning(n=4, hidden=8 if network else None)
+    model, one = method.load(relatives.model(kind), tmp_path), batch(kind)
+    with torch.no_grad():
+        torch.testing.assert_close(model(**one).logits, theirs(**one).logits, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("family", tiny.ENCODERS)
+def test_a_classifier_s_head_and_prefix_come_from_peft_and_go_there(family, tmp_path):
+    config = peft.PrefixTuningConfig(num_virtual_tokens=4, task_type="SEQ_CLS")
+    theirs = nonzero(peft.get_peft_model(tiny.model(family), config))
+    theirs.save_pretrained(tmp_path / "theirs")
+    method = PrefixTuning(n=4)
+    model = method.load(tiny.model(family), tmp_path / "theirs")
+    prefix = theirs.prompt_encoder["default"].embedding.weight
+    assert torch.equal(method._tensors(model, "default")["prompt_embeddings"], prefix)
+    head = theirs.base_model.classifier.modules_to_save["default"].state_dict()
+    own = model.classifier.copies["default"].state_dict()
+    assert head and all(torch.equal(own[key], value) for key, value in head.items())
+
+    method.save(nonzero(model, seed=5), tmp_path / "ours")
+    read = peft.PeftModel.from_pretrained(tiny.model(family), tmp_path / "ours")
+    own = method._tensors(model, "default")["prompt_embeddings"]
+    assert torch.equal(read.prompt_encoder["default"].embedding.weight, own)
+    head = read.base_model.classifier.modules_to_save["default"].state_dict()
+    copied = model.classifier.copies["default"].state_dict()
+    assert all(torch.equal(head[key], value) for key, value in copied.items())
+
+
+@variants
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_and_twenty_steps_of_training_follow_peft(kind, method, tmp_path):
+    model = nonzero(method.attach(relatives.model(kind)))
+    theirs = as_peft(kind, method, model, tmp_path)
+    assert methods.trainable(model) == methods.trainable(theirs) == method.count(model.config)
+    batches = [batch(kind, seed=i, padded=i % 2 == 1) for i in range(20)]
+    model(**batches[0]).loss.backward()
+    theirs(**batches[0]).loss.backward()
+    if method.hidden is None:
+        ours = torch.cat([m.flat["default"].grad for m in model.modules() if hasattr(m, "flat")], dim=1)
+        torch.testing.assert_close(
+            ours, theirs.prompt_encoder["default"].embedding.weight.grad, atol=1e-7, rtol=1e-4
+        )
+    model.zero_grad(), theirs.zero_grad()
+    losses = train(model, batches, lr=1e-2), train(theirs, batches, lr=1e-2)
+    assert losses[0][0] != losses[0][-1]
+    torch.testing.assert_close(*map(torch.tensor, losses), atol=1e-5, rtol=0)
+    learned = theirs.get_prompt_embedding_to_save("default")
+    torch.testing.assert_close(
+        method._tensors(model, "default")["prompt_embeddings"], learned, atol=2e-4, rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_positions_that_the_caller_gives_are_moved_as_peft_moves_them(kind, tmp_path):
+    method = PrefixTuning(n=3)
+    model = nonzero(method.attach(relatives.model(kind)))
+    method.save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(relatives.model(kind), tmp_path).eval()
+    one = tiny.batch()
+    with torch.no_grad():
+        usual = model(**one).logits
+        assert torch.equal(model(**one, position_ids=torch.arange(10)[None]).logits, usual)
+        elsewhere = model(**one, position_ids=torch.arange(10)[None].expand(3, -1) * 2 + 5).logits
+        reference = theirs(**one, position_ids=torch.arange(10)[None].expand(3, -1) * 2 + 5).logits
+    assert torch.equal(elsewhere, reference) and not torch.allclose(elsewhere, usual, atol=1e-4)
+
+
+# transformers: a prefix is a KV cache that is there from the start --------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", tiny.ENCODERS)
+def test_an_encoder_answers_as_with_a_filled_cache(family, attention):
+    r"""peft's forward() refuses encoders with this transformers; what it means to do is this."""
+    method = PrefixTuning(n=3)
+    model = nonzero(method.attach(tiny.model(family, attn_implementation=attention)))
+    flat = method._tensors(model, "default")["prompt_embeddings"].detach()
+    # (n, 2 * layers * d_kv) -> (2 * layers, heads, n, head_dim): keys and values of each block in turn
+    both = flat.view(3, 2 * tiny.LAYERS, tiny.HEADS, -1).permute(1, 2, 0, 3)
+    one, base = tiny.batch(padded=True), copy.deepcopy(model)
+    head = base.classifier.copies["default"]
+    method.detach(base)
+    cache = DynamicCache([[kv[None].expand(3, -1, -1, -1) for kv in pair] for pair in both.split(2)])
+    mask = torch.cat((torch.ones(3, 3, dtype=torch.long), one["attention_mask"]), dim=1)
+    body = getattr(base, family)(input_ids=one["input_ids"], attention_mask=mask, cache=cache)
+    reference = head(body.pooler_output if family == "bert" else body.last_hidden_state)
+    torch.testing.assert_close(model(**one).logits, reference, atol=1e-6, rtol=0)
+
+
+def begun_as_words(kind: str, words: torch.Tensor, **changes) -> tuple[nn.Module, nn.Module]:
+    r"""A model whose prefix is made of `words`, and the bare model that has to read them."""
+    method = PrefixTuning(n=len(words))
+    model = relatives.model(kind, **changes)
+    model.generation_config.eos_token_id = None
+    plain = copy.deepcopy(model)
+    method.attach(model)
+    return method.start_from(model, words), plain
+
+
+WORDS = torch.tensor([11, 7, 42, 23])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prefix_that_begins_as_words_answers_like_the_words(kind, attention):
+    model, plain = begun_as_words(kind, WORDS, attn_implementation=attention)
+    ids = tiny.batch()["input_ids"]
+    with torch.no_grad():
+        expected = plain(input_ids=torch.cat((WORDS.expand(3, -1), ids), dim=1)).logits[:, len(WORDS) :]
+        torch.testing.assert_close(model(input_ids=ids).logits, expected, atol=1e-6, rtol=1e-5)
+        # in two parts, the first kept in a cache that holds real tokens only
+        first = model(input_ids=ids[:, :6], use_cache=True)
+        assert first.cache.get_seq_length() == 6
+        rest = model(input_ids=ids[:, 6:], cache=first.cache, use_cache=True)
+    assert rest.cache is first.cache and rest.cache.get_seq_length() == 10
+    torch.testing.assert_close(torch.cat((first.logits, rest.logits), 1), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [
+    {"do_sample": False}, {"num_beams": 3, "do_sample": False}, {"do_sample": False, "use_cache": False},
+    {"do_sample": False, "cache_implementation": "static"}, {"num_beams": 2, "num_return_sequences": 2},
+    {"prompt_lookup_num_tokens": 2, "do_sample": False},
+], ids=["greedy", "beams", "no cache", "static cache", "two sequences", "guessing ahead"])  # fmt: skip
+@pytest.mark.parametrize("kind", KINDS)
+def test_generating_behind_a_prefix_equals_generating_behind_its_words(kind, settings):
+    model, plain = begun_as_words(kind, WORDS, **lively(kind if kind in tiny.FAMILIES else "llama"))
+    ids = tiny.batch(1 if "prompt_lookup_num_tokens" in settings else 3, 6)["input_ids"]
+    mask = torch.ones_like(ids)
+    behind = torch.cat((WORDS.expand(len(ids), -1), ids), dim=1)
+    settings = {"max_new_tokens": 7, "pad_token_id": 1, "do_sample": False} | settings
+    ours = model.generate(input_ids=ids, attention_mask=mask, **settings)[:, 6:]
+    theirs = plain.generate(input_ids=behind, attention_mask=torch.ones_like(behind), **settings)[:, 10:]
+    assert ours.tolist() == theirs.tolist()
+    bare = plain.generate(input_ids=ids, attention_mask=mask, **settings)[:, 6:]
+    assert bare.tolist() != ours.tolist()
+
+
+def test_starting_from_words_is_refused_where_it_means_nothing():
+    model = PrefixTuning(n=3).attach(tiny.model("bert"))
+    with pytest.raises(CourseError, match="words in front of an encoder see what follows"):
+        PrefixTuning(n=3).start_from(model, torch.tensor([1, 2, 3]))
+    model = PrefixTuning(n=3).attach(tiny.model("llama"))
+    with pytest.raises(CourseError, match="4 tokens for a prefix of n=3"):
+        PrefixTuning(n=3).start_from(model, WORDS)
+    model = PrefixTuning(n=4, hidden=8).attach(tiny.model("llama"))
+    with pytest.raises(CourseError, match="cannot begin as words: take hidden=None"):
+        PrefixTuning(n=4, hidden=8).start_from(model, WORDS)
+
+
+def test_starting_from_words_leaves_mode_and_adapters_alone():
+    model = PrefixTuning(n=4).attach(tiny.model("llama")).train()
+    PrefixTuning(n=4).attach(model, "film")
+    other = PrefixTuning(n=4)._tensors(model, "film")["prompt_embeddings"].clone()
+    PrefixTuning(n=4).start_from(model, WORDS, "default")
+    assert model.training and model._coursekit.switch.active == "film"
+    assert torch.equal(PrefixTuning(n=4)._tensors(model, "film")["prompt_embeddings"], other)
+    assert methods.trainable(model) == PrefixTuning(n=4).count(model.config)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluation_behind_a_prefix_equals_evaluation_behind_its_words(kind):
+    words = tiny_text.tokenizer()
+    model, plain = begun_as_words(kind, WORDS, **lively(kind if kind in tiny.FAMILIES else "llama"))
+    texts = ["the plot is good", "dull", "a slow and long story of the actor", "not fine , not bad"]
+    ours = perplexity(model, words, texts, progress=False)
+    total, tokens = 0.0, 0
+    for text in texts:
+        ids = torch.tensor([WORDS.tolist() + words(text)["input_ids"]])
+        logits = plain(input_ids=ids).logits[0, len(WORDS) : -1]
+        total += nn.functional.cross_entropy(logits, ids[0, len(WORDS) + 1 :], reduction="sum").item()
+        tokens += len(logits)
+    assert ours.value == pytest.approx(torch.tensor(total / tokens).exp().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", tiny.DECODERS)
+def test_accuracy_with_the_shared_beginning_of_all_prompts_equals_accuracy_without(family):
+    words, rows = tiny_text.tokenizer(), ["the plot is good", "dull", "not fine , not bad"] * 3
+    rows = Dataset.from_dict({"text": rows, "rating": [0.0] * 9, "label": [i % 5 for i in range(9)]})
+    task = tasks.Task("film", tasks.WORDS["five"], DatasetDict(train=rows, test=rows))
+    room = {"n_positions": 128} if family == "gpt2" else {"max_position_embeddings": 128}
+    model = nonzero(PrefixTuning(n=3).attach(tiny.model(family, **lively(family), **room)))
+    prepared = task.for_decoder(words, max_length=64)
+    scores = [accuracy(model, prepared, cache=cache, progress=False) for cache in (True, False)]
+    assert torch.equal(scores[0].correct, scores[1].correct) and scores[0].n == 9
+    prompts, choices = ["the plot is good", "the plot is dull", "the plot is a story"], ["good", "bad"]
+    ways = [score_choices(model, words, prompts, choices, cache=cache) for cache in (True, False)]
+    torch.testing.assert_close(*ways, atol=1e-5, rtol=1e-5)
+    with methods.disabled(model):
+        bare = score_choices(model, words, prompts, choices)
+    assert not torch.allclose(bare, ways[0], atol=1e-3)
+
+
+# masks and positions --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_mask_that_the_caller_gives_is_kept(kind):
+    model = nonzero(PrefixTuning(n=3).attach(relatives.model(kind)))
+    ids, positions = tiny.batch()["input_ids"], torch.arange(10).expand(3, -1)
+    causal = torch.ones(10, 10, dtype=torch.bool).tril().expand(3, 1, -1, -1)
+    with torch.no_grad():
+        usual = model(input_ids=ids, position_ids=positions).logits
+        given = model(input_ids=ids, attention_mask=causal, position_ids=positions).logits
+        torch.testing.assert_close(given, usual, atol=1e-6, rtol=1e-5)
+        blind = causal.clone()
+        blind[:, :, 5:, :5] = False  # the second half does not look back at the first ...
+        cut = model(input_ids=ids, attention_mask=blind, position_ids=positions).logits[:, 5:]
+        alone = model(
+            input_ids=ids[:, 5:], position_ids=positions[:, 5:]
+        ).logits  # ... so it might as well be alone
+    torch.testing.assert_close(cut, alone, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", *relatives.RELATIVES])
+def test_texts_packed_into_one_row_each_stand_behind_the_prefix(kind):
+    model = nonzero(PrefixTuning(n=3).attach(relatives.model(kind)))
+    ids = tiny.batch(1)["input_ids"]
+    packed = torch.cat((torch.arange(6), torch.arange(4)))[None]
+    with torch.no_grad():
+        together = model(input_ids=ids, position_ids=packed, use_cache=False).logits
+        parts = [model(input_ids=part).logits for part in (ids[:, :6], ids[:, 6:])]
+    torch.testing.assert_close(together, torch.cat(parts, 1), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_sliding_window_does_not_slide_past_the_prefix(attention):
+    model = relatives.model("mistral", sliding_window=4, attn_implementation=attention)
+    PrefixTuning(n=3).attach(model)
+    ids, answers = tiny.batch()["input_ids"], []
+    for seed in (1, 2):
+        nonzero(model, seed)
+        answers.append(model(input_ids=ids).logits)
+    assert not torch.allclose(answers[0][:, -1], answers[1][:, -1], atol=1e-3)
+    with torch.no_grad():  # the window over the real tokens is as before: a first token is forgotten
+        changed = ids.clone()
+        changed[:, 0] = 50
+        again = model(input_ids=changed).logits
+    # two blocks of a window of 4 reach back 6 tokens
+    torch.testing.assert_close(again[:, 7:], answers[1][:, 7:], atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(again[:, 3], answers[1][:, 3], atol=1e-4)
+
+
+def test_masks_of_every_implementation_get_columns_in_front():
+    tokens, n, inf = torch.zeros(2, 3, 4), 2, float("-inf")
+    shown = torch.tensor([[True, True], [False, True]])
+    # None: nothing to hide, unless the attention would make a causal mask of its own, or rows see different prefixes
+    assert with_prefix(None, n, tokens, 3, "sdpa", causal=False) is None
+    assert with_prefix(None, n, tokens, 3, "flash_attention_2", causal=False) is None
+    made = with_prefix(None, n, tokens, 3, "sdpa", causal=True)
+    expected = torch.tensor([[0, 0, 0, inf, inf], [0, 0, 0, 0, inf], [0, 0, 0, 0, 0]])
+    assert torch.equal(made, expected[None, None])
+    ragged = with_prefix(None, shown, tokens, 3, "sdpa", causal=False)
+    assert torch.equal(ragged[:, 0, 0], torch.tensor([[0, 0, 0, 0, 0], [inf, 0, 0, 0, 0]]))
+    flash = with_prefix(None, shown, tokens, 3, "flash_attention_2", causal=False)
+    assert flash.tolist() == [[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]]
+    # two dimensions: what is padding
+    padding = torch.tensor([[0, 1, 1], [1, 1, 1]])
+    made = with_prefix(padding, shown, tokens, 3, "flash_attention_2", causal=False)
+    assert made.tolist() == [[1, 1, 0, 1, 1], [0, 1, 1, 1, 1]] and made.dtype == padding.dtype
+    # added to the scores
+    added = torch.full((2, 1, 3, 3), -5.0)
+    made = with_prefix(added, n, tokens, 3, "eager", causal=False)
+    assert torch.equal(made[..., :2], torch.zeros(2, 1, 3, 2)) and torch.equal(made[..., 2:], added)
+    with pytest.raises(CourseError, match="'flex_attention' .*attn_implementation='sdpa'"):
+        with_prefix(object(), n, tokens, 3, "flex_attention", causal=False)
+
+
+def test_one_mask_serves_all_blocks_until_something_changes():
+    anchor, made = torch.zeros(3), []
+
+    def make():
+        made.append(object())
+        return made[-1]
+
+    assert shared(anchor, (1,), make) is shared(anchor, (1,), make) is made[0]
+    assert shared(anchor, (2,), make) is made[1]
+    anchor += 1  # written in place: another mask now
+    assert shared(anchor, (2,), make) is made[2]
+    assert shared(None, (2,), make) is made[3] and shared(None, (2,), make) is made[4]
+    with torch.inference_mode():
+        assert shared(torch.zeros(3), (1,), make) is made[5]
+
+
+def test_the_same_mask_tensor_can_be_used_for_different_prefixes():
+    ids, mask = tiny.batch()["input_ids"], torch.ones(10, 10, dtype=torch.bool).tril().expand(3, 1, -1, -1)
+    alone = {}
+    for n in (2, 5):
+        one = nonzero(PrefixTuning(n=n).attach(tiny.model("llama")), seed=n)
+        alone[n] = one(input_ids=ids, attention_mask=mask.clone()).logits
+    model = tiny.model("llama")
+    for n in (2, 5):
+        nonzero(PrefixTuning(n=n).attach(model, f"n{n}"), seed=n)
+    for n in (2, 5, 2):
+        methods.activate(model, f"n{n}")
+        assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, alone[n])
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_rows_with_prefixes_of_different_lengths_answer_as_alone(family):
+    model, lengths = tiny.model(family), {"short": 2, "long": 7}
+    for seed, (name, n) in enumerate(lengths.items()):
+        nonzero(PrefixTuning(n=n).attach(model, name), seed)
+    names = ["long", None, "short", "long"]
+    one = tiny.batch(4, padded=True)
+    with torch.no_grad():
+        with methods.rows(model, names):
+            mixed = model(**one).logits
+            unmasked = model(input_ids=one["input_ids"][:1].expand(4, -1)).logits
+        for row, name in enumerate(names):
+            methods.activate(model, name)
+            real = one["attention_mask"][row].bool()
+            alone = model(**{key: value[row : row + 1] for key, value in one.items()}).logits[0]
+            got = mixed[row]
+            if family in tiny.DECODERS:
+                alone, got = alone[real], got[real]
+            torch.testing.assert_close(got, alone, atol=1e-5, rtol=1e-4)
+            alone = model(input_ids=one["input_ids"][:1]).logits[0]
+            torch.testing.assert_close(unmasked[row], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", tiny.DECODERS)
+def test_one_padded_generation_serves_prefixes_of_different_lengths(family, attention):
+    model = tiny.model(family, **lively(family), attn_implementation=attention)
+    model.generation_config.eos_token_id = None
+    for seed, (name, n) in enumerate({"short": 2, "long": 7}.items()):
+        nonzero(PrefixTuning(n=n).attach(model, name), seed)
+    prompts = [row[k:].tolist() for k, row in enumerate(tiny.batch(4, 8)["input_ids"])]
+    names = ["long", None, "short", "long"]
+    ids = torch.tensor([[1] * (8 - len(p)) + p for p in prompts])
+    mask = torch.tensor([[0] * (8 - len(p)) + [1] * len(p) for p in prompts])
+    with methods.rows(model, names):
+        written = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=6, do_sample=False,
+                                 pad_token_id=1)[:, 8:]  # fmt: skip
+    with torch.no_grad():
+        for row, name in enumerate(names):
+            assert written[row].tolist() == step_by_step(methods.activate(model, name), prompts[row], 6)
+
+
+@pytest.mark.parametrize(("family", "room"), [
+    ("gpt2", tiny.POSITIONS), ("opt", tiny.POSITIONS), ("bert", tiny.POSITIONS), ("roberta", tiny.POSITIONS),
+])  # fmt: skip
+def test_when_positions_run_out_the_message_says_how_long_a_text_may_be(family, room):
+    model = PrefixTuning(n=20).attach(tiny.model(family))
+    longest = room - 20
+    ids = torch.full((1, longest), 7)
+    assert torch.isfinite(model(input_ids=ids).logits).all()
+    with pytest.raises(
+        CourseError, match=f"more positions than the {room} .* shorten the texts to {longest}"
+    ):
+        model(input_ids=torch.full((1, longest + 1), 7))
+    with pytest.raises(CourseError, match=f"leave no position for a text: this model has {room}"):
+        PrefixTuning(n=room).attach(tiny.model(family))
+
+
+# the network ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_counts_with_and_without_the_network(family):
+    config = tiny.config(family)
+    d_kv = counts.architecture(config).d_kv
+    assert PrefixTuning(n=5).count(config) == 5 * 2 * tiny.LAYERS * d_kv
+    width = 2 * tiny.LAYERS * d_kv
+    network = 5 * d_kv + (d_kv * 7 + 7) + (7 * width + width)
+    assert PrefixTuning(n=5, hidden=7).count(config) == network
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_network_is_thrown_away_and_the_prefix_stays(family, tmp_path):
+    method, one = PrefixTuning(n=3, hidden=8), labelled(family)
+    model = nonzero(method.attach(tiny.model(family)))
+    before = model(**one).logits
+    method.save(model, tmp_path)
+    method.load(model, tmp_path)  # over the one that is there
+    assert torch.equal(model(**one).logits, before)
+    heads = sum(p.numel() for n, p in model.named_parameters() if ".copies." in n)
+    assert methods.trainable(model) == PrefixTuning(n=3).count(model.config) + heads
+    losses = train(model, [one] * 5, lr=1e-2)
+    assert losses[-1] < losses[0]
+    method.save(model, tmp_path / "again")
+    again = method.load(tiny.model(family), tmp_path / "again")
+    assert torch.equal(again(**one).logits, model(**one).logits)
+
+
+def test_a_copied_network_is_one_network_in_all_blocks():
+    model = copy.deepcopy(PrefixTuning(n=3, hidden=8).attach(tiny.model("llama")))
+    encoders = {id(m.encoder["default"]) for m in model.modules() if hasattr(m, "flat")}
+    assert len(encoders) == 1
+    assert methods.trainable(model) == PrefixTuning(n=3, hidden=8).count(model.config)
+
+
+def test_a_reparameterised_and_a_flat_prefix_live_side_by_side():
+    model, ids = tiny.model("llama"), tiny.batch()["input_ids"]
+    nonzero(PrefixTuning(n=3, hidden=8).attach(model, "network"), 1)
+    nonzero(PrefixTuning(n=5).attach(model, "flat"), 2)
+    alone = {name: methods.activate(model, name)(input_ids=ids).logits for name in ("network", "flat")}
+    methods.remove(model, "network")
+    assert torch.equal(model(input_ids=ids).logits, alone["flat"])
+    assert not torch.allclose(alone["network"], alone["flat"], atol=1e-3)
+    assert not any(type(m).__name__ == "PrefixEncoder" for m in model.modules())
+
+
+# precision ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_mixed_precision_trains(family):
+    model, one = PrefixTuning(n=3).attach(tiny.model(family)).train(), labelled(family, padded=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(**one).loss
+    loss.backward()
+    own = [p for n, p in model.named_parameters() if p.requires_grad and ".flat." in n]
+    assert len(own) == tiny.LAYERS and all(
+        p.grad.abs().sum() > 0 and torch.isfinite(p.grad).all() for p in own
+    )
+
+
+# bad input ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"n": 0}, "n=0 makes no prefix"),
+    ({"n": 2.5}, "n=2.5 makes no prefix"),
+    ({"n": True}, "n=True makes no prefix"),
+    ({"hidden": 0}, "hidden=0 makes no prefix"),
+    ({"hidden": "wide"}, "hidden='wide' makes no prefix"),
+])  # fmt: skip
+def test_hyperparameters_that_make_no_sense(options, said):
+    with pytest.raises(CourseError, match=said):
+        PrefixTuning(**options)
+
+
+def test_a_checkpoint_of_another_length_is_refused(tmp_path):
+    PrefixTuning(n=3).save(PrefixTuning(n=3).attach(tiny.model("llama")), tmp_path)
+    model = tiny.model("llama")
+    with pytest.raises(
+        CourseError, match="trained with n=3, the method here has 4; PrefixTuning.from_checkpoint"
+    ):
+        PrefixTuning(n=4).load(model, tmp_path)
+    assert methods.attached(model) == {}
