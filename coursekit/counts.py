@@ -145,9 +145,10 @@ def adapter_drop(model: Any, r: int, dropped: int) -> int:
 
 
 def norms(model: Any, first: int = 0) -> int:
-    r"""Every norm that can change what block `first` or a later one answers: $2d$ each, $d$ for an RMSNorm.
+    r"""The norms of the blocks from number `first` on, and those outside: $2d$ each, $d$ for an RMSNorm.
 
-    A norm before the blocks (BERT's, on the embeddings) counts only with `first=0`; one after them always.
+    A norm before the blocks (BERT's, on the embeddings) counts only with `first=0`, one after them while any block
+    is left.
     """
     arch = architecture(model)
     inside = (arch.n_layers - first) * len(arch.norms)

@@ -113,8 +113,8 @@ class AdapterDrop(base.Method):
 def skipping(model: nn.Module, n: int) -> Iterator[nn.Module]:
     r"""The first `n` blocks answer as in the base, for the length of a `with`: their adapters are passed over.
 
-    For inference with any adapters, whatever they were trained for. Raises CourseError for an n above the number
-    of blocks, and where `model` has no adapters.
+    For inference with any adapters, whatever they were trained for; a norm outside the blocks that trained with them
+    (`train_norms`) stays. Raises CourseError for an n above the number of blocks, and where there are no adapters.
     """
     found = [module for module in model.modules() if isinstance(module, placement.PassStart)]
     if not found:

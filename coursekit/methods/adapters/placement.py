@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -152,11 +151,12 @@ class Site(base.Switched, ABC):
         return (A(x.to(A.down.weight.dtype)) + h).to(h.dtype)
 
 
-class SwitchedNorm(base.SwitchedHead):
+class SwitchedNorm(base.Switched):
     r"""A norm that trains: the original, and a copy for each adapter that asked for one."""
 
     def __init__(self, norm: nn.Module, number: int, now: Pass, switch: base.Switch):
         super().__init__(norm, switch)
+        self.norms = nn.ModuleDict()
         self.number, self.now = number, now
 
     @property
@@ -167,25 +167,28 @@ class SwitchedNorm(base.SwitchedHead):
     def add(self, name: str) -> list[nn.Parameter]:
         r"""A copy for adapter `name`, in fp32 on a 16-bit base: near 1, bf16 moves in steps of 1/128."""
         norm = copy.deepcopy(self.base)
-        self.copies[name] = norm if norm.weight.dtype == torch.float64 else norm.float()
-        return list(self.copies[name].parameters())
-
-    def chosen(self, name: str | None) -> Callable[[Tensor], Tensor]:
-        if self.number < self.now.skipped or name not in self.copies:
-            return self.base
-        norm = self.copies[name]
-        return norm if norm.weight.dtype == self.weight.dtype else partial(_in_full_precision, norm)
+        self.norms[name] = norm if norm.weight.dtype == torch.float64 else norm.float()
+        return list(self.norms[name].parameters())
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        if self.switch.rows is None or not self.copies:
-            return self.chosen(self.switch.active)(x)
-        return super().forward(in_rows(x, self.now)).view(x.shape)
+        if self.number < self.now.skipped:
+            return self.base(x)
+        if self.switch.rows is None:
+            name = self.switch.active
+            return self.normalised(x, name) if name in self.norms else self.base(x)
+        by_row = in_rows(x, self.now)
+        y = self.base(by_row)
+        for name, index in self.switch.parts(by_row):
+            if name in self.norms:
+                y = y.index_copy(0, index, self.normalised(by_row[index], name))
+        return y.view(x.shape)
 
-
-def _in_full_precision(norm: nn.Module, x: Tensor) -> Tensor:
-    # An RMSNorm of transformers rounds to x's precision before it multiplies by the weight; a LayerNorm does not,
-    # and wants all of its inputs in one precision.
-    return norm(x.to(norm.weight.dtype) if isinstance(norm, nn.LayerNorm) else x).to(x.dtype)
+    def normalised(self, x: Float[Tensor, "*batch d"], name: str) -> Float[Tensor, "*batch d"]:
+        r"""What the copy of adapter `name` answers, in x's precision."""
+        norm = self.norms[name]
+        # LayerNorm wants all of its inputs in one precision. An RMSNorm of transformers rounds to x's before it
+        # multiplies by the weight, so it gets x as it is.
+        return norm(x.to(norm.weight.dtype) if isinstance(norm, nn.LayerNorm) else x).to(x.dtype)
 
 
 def in_rows(x: Tensor, now: Pass) -> Tensor:
@@ -222,9 +225,10 @@ def check(method: Adapter, model: nn.Module) -> None:
 
 
 def norm_paths(model: nn.Module, first: int) -> list[tuple[str, int]]:
-    r"""Path of each norm that can change what block `first` or a later one answers, and the block it counts to.
+    r"""Path of each norm that trains with the blocks from `first` on, and the number of its block.
 
-    The embeddings' norm (BERT) counts to block 0, the final one (GPT-2, OPT, Llama) to the last.
+    A norm outside the blocks counts as the last of all, which is never passed over. The embeddings' (BERT) is left
+    out where the first block is, so that the backward pass need not go down there.
     """
     arch, prefix = describe(model.config), body(model)
     inside = [
@@ -233,8 +237,8 @@ def norm_paths(model: nn.Module, first: int) -> list[tuple[str, int]]:
         for norm in arch.norms
         if number >= first
     ]
-    outer = arch.n_layers - 1 if arch.pre_norm else 0
-    return inside + [(prefix + norm, outer) for norm in arch.outer_norms if outer >= first]
+    with_outer = first < arch.n_layers if arch.pre_norm else first == 0
+    return inside + [(prefix + norm, arch.n_layers) for norm in arch.outer_norms if with_outer]
 
 
 def insert(
@@ -279,8 +283,8 @@ def norm_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
     return {
         f"{path}.{key}": value
         for path, module in model.named_modules()
-        if isinstance(module, SwitchedNorm) and name in module.copies
-        for key, value in module.copies[name].named_parameters()
+        if isinstance(module, SwitchedNorm) and name in module.norms
+        for key, value in module.norms[name].named_parameters()
     }
 
 
