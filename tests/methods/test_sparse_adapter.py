@@ -1,0 +1,639 @@
+r"""SparseAdapter: exact kept counts, scores against their definitions, masks that hold, files that are smaller."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+
+import pytest
+import tiny
+import torch
+from attached import labelled, nonzero, train
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.func import functional_call
+
+from coursekit import interop, methods
+from coursekit.errors import CourseError
+from coursekit.methods import HoulsbyAdapter, LinAdapter, ParallelAdapter, PfeifferAdapter, SparseAdapter
+from coursekit.methods.adapters import kept_shares, masks
+from coursekit.methods.adapters.pruned import PrunedLinear, learned
+from coursekit.methods.adapters.pruning import projections, score
+
+HOULSBY = HoulsbyAdapter(r=6, init="bert")
+ADAPTERS = {
+    "houlsby": HOULSBY,
+    "pfeiffer": PfeifferAdapter(r=6, init="bert"),
+    "parallel": ParallelAdapter(r=6, init="bert", scaling="learned"),
+    "lin": LinAdapter(r=6, init="bert"),
+}
+SCORES = ("random", "magnitude", "snip", "grasp", "synflow")
+
+
+def batches(family: str = "bert", n: int = 2) -> list[dict[str, torch.Tensor]]:
+    return [labelled(family, seed=i) for i in range(n)]
+
+
+def bodies(model: nn.Module) -> int:
+    r"""Trained parameters without the task head."""
+    heads = sum(p.numel() for n, p in model.named_parameters() if ".copies." in n and "Norm" not in n)
+    return methods.trainable(model) - heads
+
+
+def dense(model: nn.Module, name: str = "default") -> dict[str, torch.Tensor]:
+    return {path: layer.weight.detach().clone() for path, layer in projections(model, name).items()}
+
+
+def parameter_names(model: nn.Module) -> list[str]:
+    r"""Of what trains in the projections, in their order."""
+    by_id = {id(p): name for name, p in model.named_parameters()}
+    return [by_id[id(learned(layer))] for layer in projections(model, "default").values()]
+
+
+# numbers --------------------------------------------------------------------------------------------------
+
+
+@given(total=st.integers(1, 10**9), data=st.data())
+def test_the_fraction_for_a_number_gives_that_number_back(total, data):
+    keep = data.draw(st.integers(1, total))
+    assert masks.kept(total, masks.fraction(total, keep)) == keep
+
+
+@settings(deadline=None, max_examples=30)
+@given(pruned=st.floats(0, 0.99), r=st.integers(1, 9), by=st.sampled_from(("random", "magnitude", "synflow")))
+def test_exactly_as_many_weights_stay_as_the_closed_form_says(pruned, r, by):
+    method = SparseAdapter(HoulsbyAdapter(r=r, init="bert"), pruned=pruned, score=by)
+    model = method.attach(tiny.model("bert"))
+    total = 2 * tiny.LAYERS * 2 * tiny.D_MODEL * r
+    assert method.weights(model.config) == total
+    assert method.kept(model.config) == total - round(pruned * total)
+    nonzeros = sum(int(w.count_nonzero()) for w in dense(nonzero(model)).values())
+    assert nonzeros == method.kept(model.config)
+    assert bodies(model) == method.count(model.config)
+    assert method.count(model.config) == nonzeros + 2 * tiny.LAYERS * (r + tiny.D_MODEL)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("by", SCORES)
+def test_every_score_prunes_every_adapter_in_every_family(adapter, family, by):
+    method = SparseAdapter(adapter, pruned=0.7, score=by)
+    model = method.attach(tiny.model(family), batches=batches(family))
+    assert bodies(model) == method.count(model.config)
+    assert torch.isfinite(model(**labelled(family)).loss)
+
+
+def test_what_else_an_adapter_trains_is_not_pruned():
+    adapter = HoulsbyAdapter(r=4, init="bert", train_norms=True)
+    method = SparseAdapter(adapter, pruned=0.5)
+    model = method.attach(tiny.model("bert"))
+    assert method.count(model.config) == adapter.count(model.config) - method.weights(model.config) // 2
+    assert methods.trainable(model) - method.count(model.config) == tiny.D_MODEL * 2 + 2  # the head
+
+
+def test_large_sparse_has_a_wider_bottleneck_and_as_many_weights():
+    config = tiny.config("bert")
+    narrow = SparseAdapter(HoulsbyAdapter(r=3), pruned=0.37)
+    wide = narrow.large_sparse(config, r=11)
+    assert (wide.adapter, wide.score) == (HoulsbyAdapter(r=11), narrow.score)
+    assert wide.kept(config) == narrow.kept(config)
+    assert wide.count(config) - narrow.count(config) == 2 * tiny.LAYERS * (11 - 3)
+    assert bodies(wide.attach(tiny.model("bert"))) == wide.count(config)
+    assert SparseAdapter(HoulsbyAdapter(r=16), pruned=0).large_sparse(config, 64).pruned == 0.75
+    with pytest.raises(CourseError, match="r=1 has 256 weights, fewer than the 484 to keep"):
+        narrow.large_sparse(config, r=1)
+
+
+# one threshold --------------------------------------------------------------------------------------------
+
+
+@given(st.data())
+def test_the_largest_of_all_tensors_together_stay(data):
+    random = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
+    scores = [torch.randn(shape, generator=random) for shape in ((3, 4), (7,), (2, 5))]
+    total = sum(s.numel() for s in scores)
+    keep = data.draw(st.integers(0, total))
+    chosen = masks.largest(scores, keep)
+    assert [m.shape for m in chosen] == [s.shape for s in scores]
+    assert sum(int(m.sum()) for m in chosen) == keep
+    flat = torch.cat([s.flatten() for s in scores])
+    expected = flat.topk(keep).values.sort().values
+    assert torch.equal(torch.cat([s[m] for s, m in zip(scores, chosen, strict=True)]).sort().values, expected)
+
+
+def test_of_equal_scores_the_earlier_stays():
+    first, second = masks.largest([torch.ones(3), torch.tensor([1.0, 2.0, 1.0])], 3)
+    assert first.tolist() == [True, True, False] and second.tolist() == [False, True, False]
+
+
+def test_a_layer_with_larger_weights_keeps_more():
+    model = HOULSBY.attach(tiny.model("bert"))
+    first, *others = projections(model, "default").values()
+    with torch.no_grad():
+        first.weight.mul_(100)
+    whole = dense(model)
+    SparseAdapter(HOULSBY, pruned=0.9).prune(model)
+    shares = kept_shares(model)
+    every = torch.cat([w.flatten() for w in whole.values()]).abs()
+    threshold = every.topk(SparseAdapter(HOULSBY, pruned=0.9).kept(model.config)).values[-1]
+    assert shares == {path: (w.abs() >= threshold).double().mean().item() for path, w in whole.items()}
+    assert list(shares.values())[0] > 0.8 > 2 * max(list(shares.values())[1:])
+    for path, w in dense(model).items():
+        assert torch.equal(w, whole[path] * (whole[path].abs() >= threshold))
+
+
+@given(start=st.integers(1, 10**6), data=st.data(), rounds=st.integers(1, 12))
+def test_rounds_lead_to_the_number_in_equal_shares(start, data, rounds):
+    keep = data.draw(st.integers(1, start))
+    steps = [start, *masks.schedule(start, keep, rounds)]
+    assert len(steps) == rounds + 1 and steps[-1] == keep
+    assert all(a >= b for a, b in zip(steps, steps[1:], strict=False))
+    share = (keep / start) ** (1 / rounds)
+    assert all(abs(b - a * share) <= 1.5 for a, b in zip(steps, steps[1:], strict=False))
+
+
+# scores ---------------------------------------------------------------------------------------------------
+
+
+def scored(by: str, given: list | None = None, family: str = "bert") -> tuple[nn.Module, list[torch.Tensor]]:
+    model = HOULSBY.attach(tiny.model(family).double())
+    return model, score(model, "default", by, given or [])
+
+
+def test_magnitude_is_the_absolute_weight():
+    model, scores = scored("magnitude")
+    assert all(torch.equal(s, w.abs()) for s, w in zip(scores, dense(model).values(), strict=True))
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_snip_is_the_slope_of_the_loss_along_a_mask(family):
+    model, scores = scored("snip", batches(family), family)
+    names, weights = parameter_names(model), list(dense(model).values())
+    ones = [torch.ones_like(w, requires_grad=True) for w in weights]
+    masked = {name: w * m for name, w, m in zip(names, weights, ones, strict=True)}
+    loss = sum(functional_call(model, masked, (), one).loss for one in batches(family)) / 2
+    for s, slope in zip(scores, torch.autograd.grad(loss, ones), strict=True):
+        torch.testing.assert_close(s, slope.abs(), atol=1e-15, rtol=1e-9)
+    assert all(s.max() > 0 for s in scores) and max(s.max() for s in scores) > 1e-8
+
+
+def test_snip_says_what_the_loss_does_when_a_weight_goes():
+    model, scores = scored("snip", batches(n=1))
+    one = batches(n=1)[0]
+    before = model(**one).loss.item()
+    layer = projections(model, "default")["bert.encoder.layer.1.houlsby_ffn.up"]
+    position = list(projections(model, "default").values()).index(layer)
+    for row, column in ((0, 0), (5, 3), (17, 5)):
+        kept = layer.weight[row, column].item()
+        with torch.no_grad():
+            layer.weight[row, column] = 0
+            moved = abs(model(**one).loss.item() - before)
+            layer.weight[row, column] = kept
+        assert moved == pytest.approx(scores[position][row, column].item(), rel=0.02)
+
+
+def test_grasp_is_the_weight_times_hessian_times_gradient():
+    model, scores = scored("grasp", batches())
+    weights = [learned(layer) for layer in projections(model, "default").values()]
+
+    def gradient() -> list[torch.Tensor]:
+        loss = sum(model(**one).loss for one in batches()) / 2
+        return list(torch.autograd.grad(loss, weights))
+
+    g, step = gradient(), 1e-4
+    sides = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for w, d in zip(weights, g, strict=True):
+                w.add_(sign * step * d)
+        sides.append(gradient())
+        with torch.no_grad():
+            for w, d in zip(weights, g, strict=True):
+                w.sub_(sign * step * d)
+    for s, w, plus, minus in zip(scores, weights, *sides, strict=True):
+        expected = w.detach() * (plus - minus) / (2 * step)
+        torch.testing.assert_close(s, expected, atol=1e-9, rtol=1e-3)
+    assert any((s < 0).any() for s in scores) and any((s > 0).any() for s in scores)
+
+
+def test_synflow_is_the_share_of_the_flow_through_a_weight():
+    model, scores = scored("synflow")
+    weights = list(dense(model).values())
+    ones = [torch.ones_like(w, requires_grad=True) for w in weights]
+    D, U = ([(w.abs() * m) for w, m in zip(weights[i::2], ones[i::2], strict=True)] for i in (0, 1))
+    flows = [(u @ d @ torch.ones(tiny.D_MODEL, dtype=torch.float64)).sum() for d, u in zip(D, U, strict=True)]
+    for s, slope in zip(scores, torch.autograd.grad(sum(flows), ones), strict=True):
+        torch.testing.assert_close(s, slope, atol=1e-12, rtol=1e-9)
+    for i, flow in enumerate(flows):  # what flows in flows out (Tanaka et al. 2020, theorem 1)
+        assert scores[2 * i].sum().item() == pytest.approx(flow.item())
+        assert scores[2 * i + 1].sum().item() == pytest.approx(flow.item())
+
+
+def test_chance_depends_on_its_seed_alone():
+    _, first = scored("random")
+    _, again = scored("random")
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    kept = [
+        kept_shares(SparseAdapter(HOULSBY, score="random", seed=seed).attach(tiny.model("bert")))
+        for seed in (1, 1, 2)
+    ]
+    assert kept[0] == kept[1] != kept[2]
+
+
+@pytest.mark.parametrize(
+    "by", ["magnitude", "snip", "synflow"]
+)  # GraSP's g is that of the weights that are left
+def test_what_is_left_is_scored_as_in_the_whole_matrix(by):
+    model = HOULSBY.attach(tiny.model("bert").double())
+    SparseAdapter(HOULSBY, pruned=0.6, score="random").prune(model)
+    now = score(model, "default", by, batches())
+    whole = HOULSBY.attach(tiny.model("bert").double())
+    with torch.no_grad():
+        for name, p in whole.named_parameters():
+            if "houlsby" in name and name.endswith("bias") or ".copies." in name:
+                p.copy_(dict(model.named_parameters())[name])
+        for layer, w in zip(projections(whole, "default").values(), dense(model).values(), strict=True):
+            layer.weight.copy_(w)
+    expected = score(whole, "default", by, batches())
+    for s, e, layer in zip(now, expected, projections(model, "default").values(), strict=True):
+        torch.testing.assert_close(s, e.flatten()[layer.index], atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("by", SCORES)
+def test_scoring_leaves_no_trace(by):
+    model = HOULSBY.attach(tiny.model("bert"), "film").train()
+    model.bert.encoder.layer[0].eval()
+    HOULSBY.attach(model, "product")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [m.training for m in model.modules()]
+    flags = [p.requires_grad for p in model.parameters()]
+    score(model, "film", by, batches())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [m.training for m in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert all(p.grad is None for p in model.parameters()) and model._coursekit.switch.active == "product"
+
+
+# masks that hold ------------------------------------------------------------------------------------------
+
+
+OPTIMIZERS = {
+    "AdamW": lambda ps: torch.optim.AdamW(ps, lr=1e-2, weight_decay=0.1),
+    "AdamW-fused": lambda ps: torch.optim.AdamW(ps, lr=1e-2, weight_decay=0.1, fused=True),
+    "SGD": lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_an_optimizer_that_goes_on_moves_what_is_left_and_nothing_else(make):
+    r"""Against the same model with whole matrices that are multiplied by the mask before and after every step."""
+    torch.manual_seed(0)
+    ours = HOULSBY.attach(tiny.model("bert"))
+    theirs = copy.deepcopy(ours)
+    optimizers = [make([p for p in m.parameters() if p.requires_grad]) for m in (ours, theirs)]
+
+    def steps(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, mask=None) -> None:
+        for seed in range(first, first + 20):
+            model(**labelled("bert", seed=seed)).loss.backward()
+            for name, m in (mask or {}).items():
+                model.get_parameter(name).grad.mul_(m)
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                for name, m in (mask or {}).items():
+                    model.get_parameter(name).mul_(m)
+
+    for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+        steps(model, optimizer, 0)
+    SparseAdapter(HOULSBY, pruned=0.8).prune(ours, optimizer=optimizers[0])
+    gone = {path: w == 0 for path, w in dense(ours).items()}
+    mask = dict(zip(parameter_names(theirs), [~g for g in gone.values()], strict=True))
+    with torch.no_grad():
+        for name, m in mask.items():
+            theirs.get_parameter(name).mul_(m)
+    steps(ours, optimizers[0], 20)
+    steps(theirs, optimizers[1], 20, mask)
+    for (path, w), expected in zip(dense(ours).items(), dense(theirs).values(), strict=True):
+        assert torch.equal(w == 0, gone[path])
+        torch.testing.assert_close(w, expected, atol=1e-6, rtol=1e-4)
+    held = {id(p) for group in optimizers[0].param_groups for p in group["params"]}
+    assert held == {id(p) for p in ours.parameters() if p.requires_grad}
+
+
+def test_twenty_steps_move_the_kept_weights_only():
+    method = SparseAdapter(HOULSBY, pruned=0.8, score="snip")
+    model = method.attach(tiny.model("bert"), batches=batches())
+    start = dense(model)
+    train(model, [labelled("bert", seed=i) for i in range(20)], lr=1e-2)
+    for path, w in dense(model).items():
+        assert torch.equal(w == 0, start[path] == 0) and (w == 0).any()
+        assert not torch.equal(w, start[path])
+
+
+def test_what_is_pruned_has_no_gradient_and_no_optimizer_state():
+    method = SparseAdapter(HOULSBY, pruned=0.75)
+    model = method.attach(tiny.model("bert"))
+    optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
+    model(**labelled("bert")).loss.backward()
+    optimizer.step()
+    head = tiny.D_MODEL * 2 + 2
+    assert (
+        sum(p.grad.numel() for p in model.parameters() if p.grad is not None)
+        == method.count(model.config) + head
+    )
+    moments = [v for s in optimizer.state.values() for k, v in s.items() if k == "exp_avg"]
+    assert sum(v.numel() for v in moments) == method.count(model.config) + head
+
+
+# when -----------------------------------------------------------------------------------------------------
+
+
+def test_after_training_the_largest_trained_weights_stay():
+    model = nonzero(HOULSBY.attach(tiny.model("bert")))
+    trained, one = dense(model), labelled("bert")
+    before = model(**one).logits
+    SparseAdapter(HOULSBY, pruned=0.5).prune(model)
+    every = torch.cat([w.flatten() for w in trained.values()]).abs()
+    threshold = every.median()
+    for path, w in dense(model).items():
+        assert torch.equal(w, trained[path] * (trained[path].abs() > threshold))
+    assert not torch.equal(model(**one).logits, before)
+    assert isinstance(methods.attached(model)["default"], SparseAdapter)
+
+
+def test_a_threshold_takes_everything_below_it():
+    model = nonzero(HOULSBY.attach(tiny.model("bert")))
+    trained = dense(model)
+    SparseAdapter(HOULSBY).prune(model, threshold=0.2)
+    for path, w in dense(model).items():
+        assert torch.equal(w, trained[path] * (trained[path].abs() >= 0.2))
+    method = methods.attached(model)["default"]
+    assert 0 < method.pruned < 1 and bodies(model) == method.count(model.config)
+
+
+@pytest.mark.parametrize("by", ["magnitude", "snip", "synflow"])
+def test_rounds_end_at_the_same_number(by):
+    method = SparseAdapter(HOULSBY, pruned=0.9, score=by)
+    model = HOULSBY.attach(tiny.model("bert"))
+    left = []
+
+    def between() -> None:
+        left.append(sum(p.numel() for p in map(learned, projections(model, "default").values())))
+        train(model, [labelled("bert", seed=len(left))], lr=1e-2)
+        assert bodies(model) == methods.attached(model)["default"].count(model.config)
+
+    method.prune(model, batches=batches(), rounds=4, between=between)
+    total = method.weights(model.config)
+    assert left == pytest.approx([total * 0.1 ** (i / 4) for i in (1, 2, 3)], abs=1)
+    assert bodies(model) == method.count(model.config) and methods.attached(model)["default"] == method
+
+
+def test_pruning_goes_on_where_it_stopped():
+    model = nonzero(HOULSBY.attach(tiny.model("bert")))
+    expected = SparseAdapter(HOULSBY, pruned=0.9).prune(copy.deepcopy(model))
+    SparseAdapter(HOULSBY, pruned=0.4).prune(model)
+    SparseAdapter(HOULSBY, pruned=0.4).prune(model, pruned=0.9)
+    assert methods.attached(model)["default"].pruned == 0.9
+    for w, e in zip(dense(model).values(), dense(expected).values(), strict=True):
+        assert torch.equal(w, e)
+    with pytest.raises(CourseError, match="pruned weights do not come back"):
+        SparseAdapter(HOULSBY, pruned=0.5).prune(model)
+
+
+# files ----------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(size=st.integers(1, 70_000), data=st.data())
+def test_positions_survive_the_file_in_the_smaller_form(size, data):
+    share = data.draw(st.sampled_from([0.0, 0.01, 0.04, 0.06, 0.2, 1.0]))
+    random = torch.Generator().manual_seed(size)
+    index = (torch.rand(size, generator=random) < share).nonzero().flatten()
+    form, stored = masks.encode(index, size)
+    assert torch.equal(masks.decode(form, stored, size), index)
+    wide = 1 if size <= 2**8 else 2 if size <= 2**16 else 4
+    assert stored.numel() * stored.element_size() == min(len(index) * wide, math.ceil(size / 8))
+
+
+def test_positions_that_cannot_be_are_refused():
+    form, stored = masks.encode(torch.tensor([0, 9]), 300)
+    assert form == "index" and stored.dtype == torch.uint16
+    assert masks.decode(form, torch.tensor([9, 0], dtype=torch.uint16), 300) is None  # not rising
+    assert masks.decode(form, stored, 8) is None  # other positions need another type
+    assert masks.decode(form, torch.tensor([3, 299], dtype=torch.uint16), 299) is None
+    form, stored = masks.encode(torch.arange(10), 10)
+    assert form == "mask" and len(stored) == 2
+    assert masks.decode(form, stored, 9) is None and masks.decode(form, stored, 20) is None
+
+
+@pytest.mark.parametrize("pruned, form", [(0.5, "mask"), (0.8, "mask"), (0.99, "index")])
+def test_the_file_is_as_small_as_what_it_holds(pruned, form, tmp_path):
+    adapter = HoulsbyAdapter(r=24, init="bert")
+    method = SparseAdapter(adapter, pruned=pruned)
+    model = nonzero(method.attach(tiny.model("bert", hidden_size=256, num_attention_heads=4)))
+    small, whole = (
+        method.save(model, tmp_path / n, dense=n == "whole") / interop.TENSORS for n in ("small", "whole")
+    )
+    config = model.config
+    weights, keep = method.weights(config), method.kept(config)
+    positions = weights / 8 if form == "mask" else 2 * keep
+    rest = 4 * (adapter.count(config) - weights + 256 * 2 + 2)
+    tables = 8_000  # names and places of the tensors
+    assert 4 * keep + rest + 0.9 * positions <= small.stat().st_size <= 4 * keep + rest + positions + tables
+    assert 4 * weights + rest <= whole.stat().st_size
+    assert small.stat().st_size < whole.stat().st_size * (1 - pruned) + positions + rest + tables
+    suffixes = {key.rsplit(".", 1)[1] for key in interop.read(tmp_path / "small")[1] if "houlsby" in key}
+    assert suffixes == {"values", form, "bias"}
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
+def test_the_dense_form_is_a_checkpoint_of_the_adapter_itself(adapter, tmp_path):
+    method, one = SparseAdapter(adapter, pruned=0.8), labelled("bert")
+    model = nonzero(method.attach(tiny.model("bert")))
+    method.save(model, tmp_path, dense=True)
+    again = type(adapter).from_checkpoint(tmp_path).load(tiny.model("bert"), tmp_path)
+    assert torch.equal(again(**one).logits, model(**one).logits)
+    for w, e in zip(dense(again).values(), dense(model).values(), strict=True):
+        assert torch.equal(w, e) and (w == 0).any()
+
+
+def test_what_was_pruned_later_is_saved_and_loads_over_other_masks(tmp_path):
+    one = labelled("bert")
+    model = nonzero(HOULSBY.attach(tiny.model("bert")))
+    SparseAdapter(HOULSBY).prune(model, threshold=0.1)
+    SparseAdapter(HOULSBY).save(model, tmp_path)
+    method = SparseAdapter.from_checkpoint(tmp_path)
+    assert method == methods.attached(model)["default"]
+    other = SparseAdapter(HOULSBY, pruned=method.pruned, score="random").attach(tiny.model("bert"))
+    assert not torch.equal(other(**one).logits, model(**one).logits)
+    method.load(other, tmp_path)
+    assert torch.equal(other(**one).logits, model(**one).logits)
+    assert {id(p) for p in other._coursekit.parameters["default"]} == {
+        id(p) for p in other.parameters() if p.requires_grad
+    }
+
+
+def test_a_score_that_needs_data_needs_none_to_load(tmp_path):
+    method = SparseAdapter(HOULSBY, pruned=0.8, score="snip")
+    model = method.attach(tiny.model("bert"), batches=batches())
+    method.save(model, tmp_path)
+    again = method.load(tiny.model("bert"), tmp_path, "film")
+    assert torch.equal(again(**labelled("bert")).logits, model(**labelled("bert")).logits)
+
+
+def test_checkpoints_of_something_else_change_nothing(tmp_path):
+    method = SparseAdapter(HOULSBY, pruned=0.8)
+    method.save(method.attach(tiny.model("bert")), tmp_path / "good")
+    HOULSBY.save(HOULSBY.attach(tiny.model("bert")), tmp_path / "whole")
+    config, tensors = interop.read(tmp_path / "good")
+    path = next(k for k in tensors if k.endswith(".values")).removesuffix(".values")
+    damages = {
+        "short": {f"{path}.values": tensors[f"{path}.values"][:-1]},
+        "moved": {f"{path}.mask": tensors[f"{path}.mask"][:-1]},
+        "none": {f"{path}.values": None},
+    }
+    for name, change in damages.items():
+        interop.write(tmp_path / name, config, {k: v for k, v in (tensors | change).items() if v is not None})
+    cases = [
+        (method, "whole", "this checkpoint holds HOULSBY, not SPARSE_ADAPTER"),
+        (SparseAdapter(HOULSBY, pruned=0.7), "good", "made with pruned=0.8, the method here has 0.7"),
+        (SparseAdapter(HoulsbyAdapter(r=5), pruned=0.8), "good", "trained with r=6, the method here has 5"),
+        (SparseAdapter(PfeifferAdapter(r=6), pruned=0.8), "good", "holds HOULSBY, not PFEIFFER"),
+        *(
+            (method, name, f"is of another model: it has no weights for {path}, which is 6 x 32")
+            for name in damages
+        ),
+    ]
+    there = nonzero(method.attach(tiny.model("bert"), "film"))
+    before = there(**labelled("bert")).logits
+    for loader, name, said in cases:
+        fresh = tiny.model("bert")
+        with pytest.raises(CourseError, match=said):
+            loader.load(fresh, tmp_path / name)
+        assert methods.attached(fresh) == {}
+        with pytest.raises(CourseError, match=said):
+            loader.load(there, tmp_path / name, "product")
+        assert list(methods.attached(there)) == ["film"]
+        assert torch.equal(there(**labelled("bert")).logits, before)
+
+
+# beside others --------------------------------------------------------------------------------------------
+
+
+def test_pruning_one_adapter_leaves_another_alone():
+    model, one = tiny.model("bert"), labelled("bert")
+    for seed, name in enumerate(("film", "product")):
+        nonzero(HOULSBY.attach(model, name), seed)
+    before = {name: methods.activate(model, name)(**one).logits for name in ("film", "product")}
+    SparseAdapter(HOULSBY, pruned=0.9).prune(model, "film")
+    assert model._coursekit.switch.active == "product"
+    assert torch.equal(model(**one).logits, before["product"])
+    assert not any(isinstance(layer, PrunedLinear) for layer in projections(model, "product").values())
+    film = methods.activate(model, "film")(**one).logits
+    assert not torch.equal(film, before["film"])
+    with torch.no_grad(), methods.rows(model, ["product", "film", None]):
+        mixed = model(**one).logits
+    with methods.disabled(model):
+        bare = model(**one).logits
+    expected = torch.stack([before["product"][0], film[1], bare[2]])
+    torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-4)
+    methods.remove(model, "film")
+    assert torch.equal(model(**one).logits, before["product"])
+
+
+def test_a_copy_is_pruned_without_the_original():
+    model, one = nonzero(HOULSBY.attach(tiny.model("bert"))), labelled("bert")
+    before = model(**one).logits
+    twin = SparseAdapter(HOULSBY, pruned=0.9).prune(copy.deepcopy(model))
+    assert torch.equal(model(**one).logits, before) and not torch.equal(twin(**one).logits, before)
+    assert isinstance(methods.attached(model)["default"], HoulsbyAdapter)
+
+
+def test_a_large_model_is_counted_on_the_meta_device():
+    from transformers import AutoModelForSequenceClassification, BertConfig
+
+    config = BertConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+    )
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+        method = SparseAdapter(HoulsbyAdapter(r=256), pruned=0.95)
+        method.attach(model)
+    weights = 48 * 2 * 1024 * 256
+    assert bodies(model) == method.count(config) == weights - round(0.95 * weights) + 48 * (256 + 1024)
+
+
+# bad input ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"pruned": 1}, "pruned=1: it is the fraction of the weights that goes, from 0 to below 1"),
+    ({"pruned": -0.1}, "pruned=-0.1"),
+    ({"pruned": 80}, "pruned=80"),
+    ({"pruned": math.nan}, "pruned=nan"),
+    ({"pruned": True}, "pruned=True"),
+    ({"pruned": "0.8"}, "pruned='0.8'"),
+    ({"score": "snipp"}, "unknown score 'snipp'; did you mean 'snip'"),
+    ({"adapter": methods.LoRA()}, "has no bottlenecks to prune: take one of HoulsbyAdapter"),
+])  # fmt: skip
+def test_hyperparameters_that_make_no_sense(options, said):
+    with pytest.raises(CourseError, match=said):
+        SparseAdapter(**options)
+
+
+@pytest.mark.parametrize("by", ["magnitude", "snip", "grasp", "synflow"])
+def test_an_up_projection_of_zeros_has_no_score(by):
+    method = SparseAdapter(HoulsbyAdapter(r=4, init="zero"), score=by)
+    model, one = tiny.model("bert"), labelled("bert")
+    before = model(**one).logits
+    said = f"every {by} score of the up projections is 0, because they start at 0: start both sides .*init='bert'"
+    with pytest.raises(CourseError, match=said):
+        method.attach(model, batches=batches())
+    assert methods.attached(model) == {} and torch.equal(model(**one).logits, before)
+
+    nonzero(SparseAdapter(HOULSBY).attach(model, "film"))
+    film = model(**one).logits
+    with pytest.raises(CourseError, match=said):
+        method.attach(model, "product", batches=batches())
+    assert list(methods.attached(model)) == ["film"] and torch.equal(model(**one).logits, film)
+
+    trained = nonzero(method.adapter.attach(tiny.model("bert")))
+    assert bodies(method.prune(trained, batches=batches())) == method.count(trained.config)
+
+
+def test_pruning_that_cannot_be_says_why_and_changes_nothing():
+    model = nonzero(HOULSBY.attach(tiny.model("bert"), "film"))
+    before, method = model(**labelled("bert")).logits, SparseAdapter(HOULSBY)
+    no_labels = [{"input_ids": tiny.batch()["input_ids"]}]
+    snip = SparseAdapter(HOULSBY, score="snip")
+    cases = [
+        (lambda: snip.prune(model), "score='snip' looks at the task: give some batches"),
+        (lambda: snip.prune(model, batches=[]), "score='snip' looks at the task"),
+        (lambda: snip.attach(tiny.model("bert")), "score='snip' looks at the task"),
+        (lambda: snip.prune(model, batches=no_labels), "a batch without labels has no loss"),
+        (lambda: method.prune(model, pruned=1.0), "pruned=1.0: it is the fraction"),
+        (lambda: method.prune(model, pruned=0.99999), "this would prune all of the 1,536 weights"),
+        (lambda: method.prune(model, threshold=1e9), "this would prune all of the 1,536 weights"),
+        (lambda: method.prune(model, threshold=0.1, rounds=2), "a threshold prunes once"),
+        (lambda: method.prune(model, threshold=0.1, pruned=0.5), "a threshold prunes once"),
+        (lambda: method.prune(model, rounds=0), "rounds=0: take a whole number from 1 up"),
+        (lambda: method.prune(model, "flim"), "unknown adapter 'flim'; did you mean 'film'"),
+        (lambda: SparseAdapter(PfeifferAdapter()).prune(model), "'film' is a HoulsbyAdapter.*prunes a PfeifferAdapter"),
+        (lambda: method.prune(tiny.model("bert")), "no method is attached"),
+        (lambda: method.save(model, "nowhere"), "adapter 'film' is a HoulsbyAdapter, not a SparseAdapter"),
+    ]  # fmt: skip
+    for attempt, said in cases:
+        with pytest.raises(CourseError, match=said):
+            attempt()
+    assert torch.equal(model(**labelled("bert")).logits, before)
+    assert methods.attached(model) == {"film": HOULSBY}
+
+
+def test_the_config_in_the_file_says_which_fraction_is_meant(tmp_path):
+    method = SparseAdapter(HOULSBY, pruned=0.8)
+    method.save(method.attach(tiny.model("bert")), tmp_path)
+    config = json.loads((tmp_path / interop.CONFIG).read_text())
+    assert config["pruned"] == 0.8 and config["peft_type"] == "SPARSE_ADAPTER"
+    assert config["adapter"]["peft_type"] == "HOULSBY" and config["adapter"]["r"] == 6
