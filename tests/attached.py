@@ -15,13 +15,13 @@ def labelled(family: str, **kwargs) -> dict[str, Tensor]:
     return made | {"labels": labels}
 
 
-def nonzero(model: nn.Module, seed: int = 3) -> nn.Module:
+def nonzero(model: nn.Module, seed: int = 3, scale: float = 0.2) -> nn.Module:
     r"""Give every trained parameter a value, so that a wrong scale shows: with B = 0 none would."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.2 + 0.05)
+                parameter.copy_(torch.randn(parameter.shape, generator=random) * scale + 0.05)
     return model
 
 

@@ -22,6 +22,8 @@ class Case:
     families: tuple[str, ...] = tiny.FAMILIES
     identity: bool = True  # leaves the model's answers as they are until the first step
     folds: bool = False  # into the weights
+    #: How far from the start its parameters must be to change what is written, and not to what.
+    strong: float = 0.3
     options: dict = field(default_factory=dict)  # of the tiny model
 
 
@@ -43,7 +45,7 @@ CASES = [
     Case("PTuning-mlp", lambda: methods.PTuning(n=3, hidden=8, encoder="mlp"), identity=False),
     Case("PrefixTuning", lambda: methods.PrefixTuning(n=3), identity=False),
     Case("PrefixTuning-mlp", lambda: methods.PrefixTuning(n=3, hidden=8), identity=False),
-    Case("LlamaAdapter", lambda: methods.LlamaAdapter(n=3, layers=1), families=tiny.DECODERS),
+    Case("LlamaAdapter", lambda: methods.LlamaAdapter(n=3, layers=1), families=tiny.DECODERS, strong=6),
     Case("LlamaAdapter-tanh",
          lambda: methods.LlamaAdapter(n=3, layers=2, gate="tanh", per_head=True), families=tiny.DECODERS),
 ]  # fmt: skip
@@ -53,9 +55,9 @@ def build(case: Case, family: str, **changes) -> nn.Module:
     return tiny.model(family, **(case.options | changes))
 
 
-def attach(case: Case, family: str, seed: int = 3, **changes) -> nn.Module:
+def attach(case: Case, family: str, seed: int = 3, scale: float = 0.2, **changes) -> nn.Module:
     r"""A model with the method on it, its parameters away from their start."""
-    return nonzero(case.make().attach(build(case, family, **changes)), seed)
+    return nonzero(case.make().attach(build(case, family, **changes)), seed, scale)
 
 
 def lively(family: str) -> dict[str, float | bool]:

@@ -49,7 +49,7 @@ def test_generating_with_several_adapters(case, family):
     model, new = build(case, family, **lively(family)), 5
     model.generation_config.eos_token_id = None
     for seed, name in enumerate(("film", "product")):
-        nonzero(case.make().attach(model, name), seed)
+        nonzero(case.make().attach(model, name), seed, case.strong)
     model.cuda()
     ids, names = tiny.batch(3, 8)["input_ids"].cuda(), ["product", "film", None]
     with torch.no_grad(), methods.rows(model, names):
