@@ -1,0 +1,394 @@
+r"""LLaMA-Adapter against peft with the same weights, against its formula head by head, and what the gate is for."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+
+import peft
+import pytest
+import relatives
+import tiny
+import torch
+from attached import labelled, nonzero, train
+from cases import lively, step_by_step
+from torch import nn
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from coursekit import methods
+from coursekit.architecture import describe
+from coursekit.errors import CourseError
+from coursekit.methods import LlamaAdapter
+from coursekit.methods.soft_prompts.llama_adapter import PromptedAttention
+
+KINDS = (*tiny.FAMILIES, *relatives.RELATIVES)
+IN_PEFT = ("llama", "mistral", "gpt2")
+VARIANTS = {
+    "peft": LlamaAdapter(n=3, layers=2),
+    "official": LlamaAdapter(n=3, layers=2, gate="tanh", per_head=True),
+    "no gate": LlamaAdapter(n=3, layers=2, gate="none"),
+    "raw gates of heads": LlamaAdapter(n=3, layers=2, per_head=True),
+    "top block": LlamaAdapter(n=5, layers=1, gate="tanh"),
+}
+every_variant = pytest.mark.parametrize("method", VARIANTS.values(), ids=VARIANTS.keys())
+
+
+def batch(kind: str, **kwargs) -> dict[str, torch.Tensor]:
+    return labelled(kind if kind in tiny.FAMILIES else "llama", **kwargs)
+
+
+def attached(method: LlamaAdapter, kind: str, seed: int = 3, scale: float = 3.0, **changes) -> nn.Module:
+    r"""A model whose prompts and gates are large enough to be heard."""
+    model = nonzero(method.attach(relatives.model(kind, **changes)), seed)
+    with torch.no_grad():
+        for module in layers(model):
+            for parameter in module.prompt.values():
+                parameter.mul_(scale)
+    return model
+
+
+def layers(model: nn.Module) -> list[PromptedAttention]:
+    return [module for module in model.modules() if isinstance(module, PromptedAttention)]
+
+
+# peft -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", IN_PEFT)
+def test_logits_agree_with_peft_which_reads_our_checkpoint_without_a_warning(kind, attention, tmp_path):
+    method = LlamaAdapter(n=4, layers=2)
+    model = attached(method, kind, attn_implementation=attention)
+    method.save(model, tmp_path)
+    base = relatives.model(kind, attn_implementation=attention)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        theirs = peft.PeftModel.from_pretrained(base, tmp_path).eval()
+    assert not [one for one in said if "Unexpected keyword" in str(one.message)]
+    one = batch(kind, padded=True)
+    with torch.no_grad():
+        ours, reference = model(**one), theirs(**one)
+    torch.testing.assert_close(ours.logits, reference.logits, atol=1e-6, rtol=0)
+    assert not torch.allclose(ours.logits, relatives.model(kind)(**one).logits, atol=1e-2)
+
+
+def test_peft_is_warned_of_what_it_does_not_know(tmp_path):
+    method = LlamaAdapter(n=4, layers=2, gate="tanh")
+    method.save(attached(method, "llama"), tmp_path)
+    with pytest.warns(UserWarning, match="Unexpected keyword arguments .*'gate'"):
+        peft.PeftConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("kind", IN_PEFT)
+def test_peft_checkpoints_load_here(kind, tmp_path):
+    config = peft.AdaptionPromptConfig(adapter_len=4, adapter_layers=1, task_type="CAUSAL_LM")
+    theirs = nonzero(peft.get_peft_model(relatives.model(kind), config)).eval()
+    theirs.save_pretrained(tmp_path)
+    method = LlamaAdapter.from_checkpoint(tmp_path)
+    assert method == LlamaAdapter(n=4, layers=1)
+    model, one = method.load(relatives.model(kind), tmp_path), batch(kind)
+    with torch.no_grad():
+        torch.testing.assert_close(model(**one).logits, theirs(**one).logits, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", IN_PEFT)
+def test_gradients_and_twenty_steps_of_training_follow_peft(kind, tmp_path):
+    method = LlamaAdapter(n=4, layers=2)
+    model = attached(method, kind)
+    method.save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(relatives.model(kind), tmp_path, is_trainable=True).eval()
+    assert methods.trainable(model) == methods.trainable(theirs) == method.count(model.config)
+    batches = [batch(kind, seed=i, padded=i % 2 == 1) for i in range(20)]
+    model(**batches[0]).loss.backward()
+    theirs(**batches[0]).loss.backward()
+    mirror = {k.removeprefix("base_model.model."): p for k, p in theirs.named_parameters() if p.requires_grad}
+    own = method._tensors(model, "default")
+    # peft keeps the attention it wraps one level deeper; its own two tensors lie where ours are said to lie
+    assert mirror.keys() == own.keys()
+    for key, parameter in own.items():
+        torch.testing.assert_close(parameter.grad, mirror[key].grad, atol=1e-7, rtol=1e-4)
+    model.zero_grad(), theirs.zero_grad()
+    losses = train(model, batches, lr=1e-2), train(theirs, batches, lr=1e-2)
+    torch.testing.assert_close(*map(torch.tensor, losses), atol=1e-5, rtol=0)
+    for key, parameter in own.items():
+        torch.testing.assert_close(parameter, mirror[key], atol=2e-4, rtol=1e-3)
+
+
+def test_the_output_projection_s_bias_is_added_once():
+    r"""peft projects the prompts' answer by itself and so adds the bias twice, with a closed gate too."""
+    base = relatives.model("llama", attention_bias=True)
+    one = tiny.batch()
+    before = base(**one).logits
+    assert torch.equal(LlamaAdapter(n=3, layers=2).attach(base)(**one).logits, before)
+    config = peft.AdaptionPromptConfig(adapter_len=3, adapter_layers=2, task_type="CAUSAL_LM")
+    theirs = peft.get_peft_model(relatives.model("llama", attention_bias=True), config)
+    assert not torch.allclose(theirs(**one).logits, before, atol=1e-3)
+
+
+# the formula ----------------------------------------------------------------------------------------------
+
+
+def said_by_prompts(layer: PromptedAttention, x: torch.Tensor, rotation, arch) -> torch.Tensor:
+    r"""$g_h \cdot \operatorname{softmax}(q_h K_h^T / \sqrt{d_h}) V_h$, one head, one row, one token after the other."""
+    attention, site, d = layer.base, layer.site, arch.head_dim
+    prompt, method = layer.prompt["default"][0], layer.methods["default"]
+    if site.query == site.key:  # GPT-2
+        q = attention.c_attn(x)[..., : arch.d_model]
+        k, v = attention.c_attn(prompt)[:, arch.d_model :].chunk(2, dim=-1)
+    else:
+        q = getattr(attention, site.query)(x)
+        k, v = getattr(attention, site.key)(prompt), getattr(attention, site.value)(prompt)
+    q = q.unflatten(-1, (arch.n_heads, d)).transpose(1, 2)
+    if rotation is not None:
+        q, _ = apply_rotary_pos_emb(q, q, *rotation)
+    answer = torch.zeros(*x.shape[:2], arch.n_heads * d, dtype=x.dtype)
+    for head in range(arch.n_heads):
+        group = head // (arch.n_heads // arch.n_kv_heads)
+        part = slice(group * d, (group + 1) * d)
+        gate = 1.0
+        if "default" in layer.gate:
+            gate = layer.gate["default"][head if method.per_head else 0]
+            gate = torch.tanh(gate) if method.gate == "tanh" else gate
+        for row in range(x.shape[0]):
+            for token in range(x.shape[1]):
+                share = torch.softmax(k[:, part] @ q[row, head, token] / math.sqrt(d), dim=0)
+                answer[row, token, head * d : (head + 1) * d] = gate * (share @ v[:, part])
+    return answer
+
+
+@pytest.mark.parametrize("projected", [None, True, False], ids=["as peft", "projected", "behind"])
+@every_variant
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_block_answers_by_the_formula(kind, method, projected):
+    if projected is False and kind in tiny.ENCODERS:
+        pytest.skip("has its output projection outside of the attention")
+    options = dict(n=method.n, layers=method.layers, gate=method.gate, per_head=method.per_head)
+    method = LlamaAdapter(**options, projected=projected)
+    model = relatives.model(kind).double()
+    nonzero(method.attach(model))
+    arch, seen = describe(model.config), []
+    for layer in layers(model):
+        layer.register_forward_pre_hook(lambda m, a, k: seen.append((m, a, k)), with_kwargs=True)
+        layer.register_forward_hook(lambda m, a, out: seen[-1] and seen.append((*seen.pop(), out[0])))
+    model.config.use_cache = False
+    with torch.no_grad():
+        model(**tiny.batch(2, 5, padded=True))
+        assert len(seen) == method.layers
+        for layer, args, kwargs, answer in seen:
+            with methods.disabled(model):
+                words, _ = layer.base(*args, **kwargs)
+            x = args[0] if args else kwargs["hidden_states"]
+            prompts = said_by_prompts(layer, x, kwargs.get("position_embeddings"), arch)
+            if layer.site.output and (projected or (projected is None and kind != "gpt2")):
+                W = getattr(layer.base, layer.site.output).weight
+                prompts = prompts @ (W if kind == "gpt2" else W.T)
+            torch.testing.assert_close(answer, words + prompts, atol=1e-10, rtol=1e-8)
+            assert prompts.abs().max() > 1e-4
+
+
+# the gate -------------------------------------------------------------------------------------------------
+
+
+@every_variant
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_closed_gate_changes_no_bit_and_no_gate_changes_the_answer(kind, method):
+    one = batch(kind, padded=True)
+    before = relatives.model(kind, **lively(kind if kind in tiny.FAMILIES else "llama"))(**one).logits
+    model = method.attach(relatives.model(kind, **lively(kind if kind in tiny.FAMILIES else "llama")))
+    after = model(**one).logits
+    if method.gate == "none":
+        assert (after - before).abs().max() > 0.05
+    else:
+        assert torch.equal(after, before)
+
+
+@pytest.mark.parametrize("gate", ["raw", "tanh"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_the_start_the_gradient_reaches_only_the_gate(kind, gate):
+    method = LlamaAdapter(n=3, layers=2, gate=gate)
+    model = method.attach(relatives.model(kind)).train()
+    model(**batch(kind)).loss.backward()
+    for layer in layers(model):
+        assert layer.gate["default"].grad.abs().sum() > 0
+        assert torch.equal(layer.prompt["default"].grad, torch.zeros_like(layer.prompt["default"]))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    optimizer.step()  # the gate opens ...
+    optimizer.zero_grad()
+    model(**batch(kind)).loss.backward()
+    assert all(
+        layer.prompt["default"].grad.abs().sum() > 0 for layer in layers(model)
+    )  # ... and the prompts learn
+
+
+def test_without_a_gate_there_is_none_to_train_or_save(tmp_path):
+    method = LlamaAdapter(n=3, layers=2, gate=None)
+    assert method == LlamaAdapter(n=3, layers=2, gate="none")
+    model = method.attach(tiny.model("llama"))
+    assert methods.trainable(model) == method.count(model.config) == 2 * 3 * tiny.D_MODEL
+    assert {key.rpartition(".")[2] for key in method._tensors(model, "default")} == {"adaption_prompt"}
+
+
+# which blocks ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "depth, layers_, expected", [(6, None, 4), (3, None, 1), (2, None, 1), (1, None, 1), (6, 5, 5)]
+)
+def test_all_blocks_but_the_first_two_unless_told(depth, layers_, expected):
+    method = LlamaAdapter(n=3, layers=layers_)
+    model = method.attach(tiny.model("llama", num_hidden_layers=depth))
+    kinds = [type(block.self_attn).__name__ for block in model.model.layers]
+    assert kinds == ["LlamaAttention"] * (depth - expected) + ["PromptedAttention"] * expected
+    assert methods.trainable(model) == method.count(model.config) == expected * (3 * tiny.D_MODEL + 1)
+
+
+def test_published_count_of_llama_7b():
+    r"""1.2 M (table 1 of the paper): 30 blocks, 10 prompts of 4096, and one gate a head as in the official code."""
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(
+        hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, intermediate_size=11008
+    )
+    assert LlamaAdapter().count(config) == 30 * (10 * 4096 + 1) == 1_228_830
+    assert LlamaAdapter(gate="tanh", per_head=True).count(config) == 30 * (10 * 4096 + 32) == 1_229_760
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_backward_pass_ends_at_the_lowest_block_with_prompts(kind):
+    model = LlamaAdapter(n=3, layers=1).attach(relatives.model(kind)).train()
+    (layer,) = layers(model)
+    inputs = []
+    layer.register_forward_pre_hook(
+        lambda m, a, k: inputs.append(a[0] if a else k["hidden_states"]), with_kwargs=True
+    )
+    model(**batch(kind)).loss.backward()
+    assert not inputs[0].requires_grad and layer.gate["default"].grad is not None
+
+
+def test_prompts_are_projected_once_for_all_rows():
+    model = LlamaAdapter(n=3, layers=1).attach(tiny.model("llama"))
+    (layer,) = layers(model)
+    shapes = []
+    layer.base.k_proj.register_forward_hook(lambda m, a, out: shapes.append(tuple(out.shape)))
+    model(**tiny.batch(3, 10))
+    assert shapes == [(3, 16), (3, 10, 16)]  # n prompts, then the tokens of three rows
+    queries, projected = [], []
+    layer.base.q_proj.register_forward_hook(lambda m, a, out: queries.append(1))
+    layer.base.o_proj.register_forward_hook(lambda m, a, out: projected.append(1))
+    model(**tiny.batch(3, 10))
+    assert len(queries) == len(projected) == 1
+
+
+# checkpoints ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("projected", [None, True], ids=["as peft", "projected"])
+@every_variant
+@pytest.mark.parametrize("kind", KINDS)
+def test_variants_come_back_from_their_checkpoints(kind, method, projected, tmp_path):
+    options = dict(n=method.n, layers=method.layers, gate=method.gate, per_head=method.per_head)
+    method = LlamaAdapter(**options, projected=projected)
+    model, one = attached(method, kind), batch(kind)
+    method.save(model, tmp_path)
+    again = LlamaAdapter.from_checkpoint(tmp_path)
+    assert again == method
+    assert torch.equal(again.load(relatives.model(kind), tmp_path)(**one).logits, model(**one).logits)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    extra = {"gate", "per_head", "projected"} & config.keys()
+    assert extra == {key for key, usual in (("gate", "raw"), ("per_head", False), ("projected", None))
+                     if getattr(method, key) != usual}  # fmt: skip
+
+
+def test_checkpoints_of_other_settings_are_refused(tmp_path):
+    LlamaAdapter(n=3, layers=2).save(LlamaAdapter(n=3, layers=2).attach(tiny.model("llama")), tmp_path)
+    model = tiny.model("llama")
+    for method, said in [
+        (LlamaAdapter(n=4, layers=2), "trained with n=3, the method here has 4"),
+        (LlamaAdapter(n=3, layers=1), "trained with layers=2, the method here has 1"),
+        (LlamaAdapter(n=3), "is of another model or of other targets: 2 unexpected"),
+        (LlamaAdapter(n=3, layers=2, gate="tanh"), "trained with gate=raw, the method here has tanh"),
+        (LlamaAdapter(n=3, layers=2, per_head=True), "trained with per_head=False, the method here has True"),
+        (
+            LlamaAdapter(n=3, layers=2, projected=True),
+            "trained with projected=None, the method here has True",
+        ),
+    ]:
+        with pytest.raises(CourseError, match=said):
+            method.load(model, tmp_path)
+        assert methods.attached(model) == {}
+
+
+# rows and generation --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_one_batch_have_prompts_gates_and_depths_of_their_own(kind):
+    variants = {"peft": VARIANTS["peft"], "official": VARIANTS["official"], "top": VARIANTS["top block"]}
+    if kind == "gpt2":
+        variants["projected"] = LlamaAdapter(n=2, layers=2, projected=True)
+    model = relatives.model(kind)
+    for seed, (name, method) in enumerate(variants.items()):
+        nonzero(method.attach(model, name), seed)
+    names = ["official", None, *variants, "peft"]
+    one = tiny.batch(len(names), padded=True)
+    with torch.no_grad():
+        with methods.rows(model, names):
+            mixed = model(**one).logits
+        alone = []
+        for row, name in enumerate(names):
+            methods.activate(model, name)
+            alone.append(model(**one).logits[row])
+    torch.testing.assert_close(mixed, torch.stack(alone), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cache", [True, False], ids=["cache", "no cache"])
+@every_variant
+@pytest.mark.parametrize("kind", [k for k in KINDS if k not in tiny.ENCODERS])
+def test_generating_with_padding_gives_the_tokens_of_the_whole_sequence_computed_anew(kind, method, cache):
+    model = attached(method, kind, **lively(kind if kind in tiny.FAMILIES else "llama"))
+    model.generation_config.eos_token_id = None
+    prompts = [row[k:].tolist() for k, row in enumerate(tiny.batch(3, 8)["input_ids"])]
+    ids = torch.tensor([[1] * (8 - len(p)) + p for p in prompts])
+    mask = torch.tensor([[0] * (8 - len(p)) + [1] * len(p) for p in prompts])
+    with torch.no_grad():
+        written = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=6, do_sample=False,
+                                 use_cache=cache, pad_token_id=1)[:, 8:]  # fmt: skip
+        assert written.tolist() == [step_by_step(model, prompt, 6) for prompt in prompts]
+
+
+# bad input ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"n": 0}, "n=0 makes no prompts"),
+    ({"n": 1.5}, "n=1.5 makes no prompts"),
+    ({"layers": 0}, "layers=0 makes no prompts"),
+    ({"layers": True}, "layers=True makes no prompts"),
+    ({"gate": "tan"}, "unknown gate 'tan'; did you mean 'tanh'"),
+])  # fmt: skip
+def test_hyperparameters_that_make_no_sense(options, said):
+    with pytest.raises(CourseError, match=said):
+        LlamaAdapter(**options)
+
+
+def test_what_does_not_fit_is_said_before_anything_is_touched():
+    model = tiny.model("llama")
+    with pytest.raises(CourseError, match="layers=3 is more than the 2 blocks of this model: take 2 at most"):
+        LlamaAdapter(layers=3).attach(model)
+    with pytest.raises(CourseError, match="layers=3 is more than the 2 blocks"):
+        LlamaAdapter(layers=3).count(model.config)
+    assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
+    with pytest.raises(
+        CourseError, match="in bert the attention's answer always goes through the output projection"
+    ):
+        LlamaAdapter(layers=1, projected=False).attach(tiny.model("bert"))
+
+
+def test_an_error_inside_leaves_nothing_remembered():
+    model = LlamaAdapter(n=3, layers=1).attach(tiny.model("llama"))
+    (layer,) = layers(model)
+    with pytest.raises(RuntimeError):
+        model(input_ids=tiny.batch()["input_ids"], attention_mask=torch.zeros(3, 1, 10, 7, dtype=torch.bool))
+    assert layer.now is None
+    assert torch.isfinite(model(**tiny.batch()).logits).all()
