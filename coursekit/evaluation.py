@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from coursekit.errors import CourseError
+from coursekit.methods.soft_prompts.virtual_tokens import HELD
 from coursekit.prepared import Prepared, pad_id
 from coursekit.scores import Perplexity, Regression, Score, wilson
 
@@ -263,21 +264,28 @@ class _PrefixCache:
             self.length = 0
             return
         ids = torch.tensor([prompts[0][: self.length]], device=_device(model))
-        past = model(input_ids=ids, logits_to_keep=1, use_cache=True).cache
+        try:
+            past = model(input_ids=ids, logits_to_keep=1, use_cache=True).cache
+        except CourseError:  # a template of P-tuning, which cannot be cut in two
+            self.length = 0
+            return
         self.layers = [(layer.keys, layer.values) for layer in past.layers]
-        # A model that puts tokens of its own first (soft prompts) would put them in front of the rest once
-        # more.
-        if past.get_seq_length() != self.length:
+        # What our soft prompts note on a cache, so that they know it again.
+        self.notes = {HELD: getattr(past, HELD)} if hasattr(past, HELD) else {}
+        # Another model that puts tokens of its own first would put them in front of the rest once more.
+        if past.get_seq_length() != self.length and not self.notes:
             self.length = 0
 
     def expanded(self, batch: int) -> DynamicCache:
         r"""A cache for `batch` rows. The rows share memory: a layer copies when it appends."""
-        return DynamicCache(
+        cache = DynamicCache(
             [
                 (keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1))
                 for keys, values in self.layers
             ]
         )
+        vars(cache).update(self.notes)
+        return cache
 
 
 def _encoder_logits(

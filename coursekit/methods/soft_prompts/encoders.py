@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -43,7 +44,9 @@ class LSTMEncoder(PromptEncoder):
         self.mlp_head = nn.Sequential(nn.Linear(2 * hidden, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, d))
 
     def encode(self, e: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        h, _ = self.lstm_head(e[None])  # (1, n, d) -> (1, n, 2 * hidden)
+        # cuDNN has no backward pass for an LSTM in eval mode.
+        with torch.backends.cudnn.flags(enabled=self.training):
+            h, _ = self.lstm_head(e[None])  # (1, n, d) -> (1, n, 2 * hidden)
         return self.mlp_head(h)[0]  # (1, n, 2 * hidden) -> (n, d)
 
 

@@ -114,8 +114,6 @@ class VirtualTokens(base.Switched):
             placed.append(tokens.prepend(prompt, self.start, self.most - front[name], self.encoder))
         tokens = placed[0] if self.switch.rows is None else join(placed, [index for _, index in parts])
         if self.most:
-            if tokens.positions is None and tokens.mask is not None and not self.encoder:
-                tokens.positions = _positions(tokens.mask)
             self.counts = torch.zeros(
                 1 if self.switch.rows is None else len(x), dtype=torch.long, device=x.device
             )
@@ -131,10 +129,11 @@ class VirtualTokens(base.Switched):
     ) -> Inputs:
         r"""What the caller gave for each token, with what the model would have read from the token ids."""
         (batch, seq), (mask, positions, types) = x.shape[:2], (call.get(key) for key in PER_TOKEN)
-        if mask is not None and mask.dim() != 2:
+        static = getattr(call.get("cache"), "is_compileable", False) or (mask is not None and mask.dim() != 2)
+        if static and self.most:
             raise CourseError(
-                "virtual tokens need an attention mask of shape (batch, seq), as the tokenizer makes it; generate() "
-                "makes one of four dimensions for a static cache, so leave cache_implementation alone"
+                "virtual tokens need an attention mask of shape (batch, seq) and a cache that grows: leave "
+                "cache_implementation and compilation alone"
             )
         if self.room is not None and self.most + seq > self.room:
             raise CourseError(
@@ -143,8 +142,10 @@ class VirtualTokens(base.Switched):
             )
         if mask is None and uneven:  # slots stay free, and only a mask can say which
             mask = torch.ones(batch, seq, dtype=torch.long, device=x.device)
-        if positions is None and ids is not None and self.family == "roberta":
+        if positions is None and self.family == "roberta" and ids is not None:
             positions = inner.embeddings.create_position_ids_from_input_ids(ids, inner.embeddings.padding_idx)
+        if positions is None and self.family in ("gpt2", "llama") and mask is not None and self.most:
+            positions = _positions(mask)
         return Inputs(x, mask, None if positions is None else positions.expand(batch, seq), types)
 
     def _replaced(self, name: str, tokens: Inputs, ids: Tensor | None, going_on: bool) -> Inputs:
@@ -156,11 +157,8 @@ class VirtualTokens(base.Switched):
 
     def _go_on(self, call: dict[str, Any]) -> None:
         r"""Mask and positions for tokens that follow a cache: whoever calls does not count its virtual tokens."""
-        held, mask, positions = (
-            getattr(call["cache"], HELD, None),
-            call.get("attention_mask"),
-            call.get("position_ids"),
-        )
+        held = getattr(call["cache"], HELD, None)
+        mask, positions, _ = (call.get(key) for key in PER_TOKEN)
         if held is None:  # it was begun without any
             return
         if mask is None and len(held) > 1:
@@ -168,12 +166,12 @@ class VirtualTokens(base.Switched):
             seq = (call["inputs_embeds"] if ids is None else ids).shape[1]
             mask = held.new_ones(len(held), past - held.shape[1] + seq)
         if mask is not None:
-            call["attention_mask"] = mask = torch.cat([held.to(mask).expand(len(mask), -1), mask], dim=1)
+            call["attention_mask"] = torch.cat([held.to(mask).expand(len(mask), -1), mask], dim=1)
+            if positions is None and self.family in ("gpt2", "llama"):
+                past = call["cache"].get_seq_length() - held.shape[1]
+                positions = _positions(mask)[:, past:]
         if positions is not None:
             call["position_ids"] = positions + held.sum(1, keepdim=True)
-        elif mask is not None:
-            seq = mask.shape[1] - call["cache"].get_seq_length()
-            call["position_ids"] = _positions(mask)[:, -seq:]
 
     # On the way out -----------------------------------------------------------------------------------------
 
@@ -189,9 +187,8 @@ class VirtualTokens(base.Switched):
             output.last_hidden_state = self._without(output.last_hidden_state, int(self.labelled))
         if output.get("hidden_states") is not None:
             output.hidden_states = tuple(h if h is None else self._without(h) for h in output.hidden_states)
-        if (
-            output.get("attentions") is not None
-        ):  # (batch, heads, seq, keys): the virtual tokens stay among the keys
+        if output.get("attentions") is not None:
+            # (batch, heads, seq, keys): the virtual tokens stay among the keys
             output.attentions = tuple(
                 a if a is None else self._without(a.transpose(1, 2)).transpose(1, 2)
                 for a in output.attentions
@@ -251,9 +248,7 @@ def position_range(config: Any) -> tuple[int, int | None]:
     family = describe(config).family
     if family == "llama":
         return 0, None
-    start = (
-        config.pad_token_id + 1 if family == "roberta" else 0
-    )  # RoBERTa's positions start after its padding
+    start = config.pad_token_id + 1 if family == "roberta" else 0  # a table that begins with the padding
     return start, config.max_position_embeddings - start
 
 
@@ -270,5 +265,6 @@ def _filled(cache: Any) -> bool:
 
 
 def _positions(mask: Tensor) -> Tensor:
-    r"""The place of each token among those that count, so that padding on the left does not shift it."""
-    return (mask.long().cumsum(1) - 1).clamp(min=0)
+    r"""Positions from the first token that counts: padding on the left must not stand between prompt and text."""
+    padding = (mask.cumsum(1) == 0).sum(1, keepdim=True)
+    return (torch.arange(mask.shape[1], device=mask.device) - padding).clamp(min=0)

@@ -1,0 +1,597 @@
+r"""Prompt tuning against peft with the same vectors, and the promise that no caller ever meets a virtual token."""
+
+from __future__ import annotations
+
+import peft
+import pytest
+import tiny
+import torch
+from attached import labelled, nonzero, train
+from cases import lively, step_by_step
+from tiny_text import prepared, tokenizer
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForTokenClassification,
+    DynamicCache,
+)
+
+from coursekit import counts, evaluation, methods
+from coursekit.architecture import describe
+from coursekit.errors import CourseError
+from coursekit.methods import PromptTuning
+from coursekit.methods.soft_prompts.virtual_tokens import HELD
+from coursekit.methods.surgery import head_names
+
+N = 4
+FAMILIES = tiny.FAMILIES
+each = pytest.mark.parametrize("family", FAMILIES)
+each_decoder = pytest.mark.parametrize("family", tiny.DECODERS)
+each_encoder = pytest.mark.parametrize("family", tiny.ENCODERS)
+
+
+def still(family: str) -> dict[str, float]:
+    r"""Settings of a tiny model without dropout, so that two of them train alike."""
+    return {
+        "bert": dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        "roberta": dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        "gpt2": dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
+        "opt": dict(dropout=0.0),
+        "llama": {},
+    }[family]
+
+
+def prompted(family: str, n: int = N, seed: int = 3, **changes) -> nn.Module:
+    return nonzero(PromptTuning(n=n).attach(tiny.model(family, **changes)), seed)
+
+
+def mixed(family: str, **changes) -> nn.Module:
+    r"""A model with prompts of 2 and of 5 vectors, "film" and "product"."""
+    model = tiny.model(family, **changes)
+    for seed, (name, n) in enumerate((("film", 2), ("product", 5))):
+        nonzero(PromptTuning(n=n).attach(model, name), seed)
+    return model
+
+
+def as_peft(model: nn.Module, family: str, **changes) -> nn.Module:
+    r"""peft's model, trainable, with the vectors and the head of ours."""
+    config = peft.PromptTuningConfig(task_type=task(family), num_virtual_tokens=N)
+    theirs = peft.get_peft_model(tiny.model(family, **changes), config)
+    with torch.no_grad():
+        theirs.prompt_encoder["default"].embedding.weight.copy_(model.soft_prompt.vectors("default"))
+        for head in head_names(model):
+            copy = theirs.base_model.get_submodule(head).modules_to_save["default"]
+            copy.load_state_dict(model.get_submodule(head).copies["default"].state_dict())
+    return theirs.eval()
+
+
+def task(family: str) -> str:
+    return "SEQ_CLS" if family in tiny.ENCODERS else "CAUSAL_LM"
+
+
+def seen(logits: torch.Tensor, family: str) -> torch.Tensor:
+    r"""peft's logits without those of its virtual tokens."""
+    return logits[:, N:] if family in tiny.DECODERS else logits
+
+
+def left(rows: list[list[int]]) -> dict[str, torch.Tensor]:
+    longest = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([[1] * (longest - len(r)) + r for r in rows]),
+        "attention_mask": torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows]),
+    }
+
+
+def three_rows() -> list[list[int]]:
+    ids = tiny.batch(3, 9)["input_ids"].tolist()
+    return [ids[0], ids[1][:5], ids[2][:7]]
+
+
+# peft -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@each
+def test_logits_and_loss_equal_peft(family, attention, padded, tmp_path):
+    changes = {"attn_implementation": attention}
+    model = prompted(family, **changes)
+    PromptTuning(n=N).save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(tiny.model(family, **changes), tmp_path).eval()
+    one = labelled(family, padded=padded)
+    with torch.no_grad():
+        ours, reference = model(**one), theirs(**one)
+    real = one["attention_mask"].bool() if family in tiny.DECODERS else slice(None)
+    torch.testing.assert_close(ours.logits[real], seen(reference.logits, family)[real], atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours.loss, reference.loss, atol=1e-6, rtol=0)
+    assert not torch.allclose(ours.logits, tiny.model(family)(**one).logits, atol=1e-3)
+
+
+@each
+def test_gradients_equal_peft(family):
+    model = prompted(family)
+    theirs = as_peft(model, family)
+    one = labelled(family, padded=True)
+    for network in (model, theirs):
+        network(**one).loss.backward()
+    reference = theirs.prompt_encoder["default"].embedding.weight.grad
+    torch.testing.assert_close(
+        model.soft_prompt.prompts["default"].weight.grad, reference, atol=1e-6, rtol=1e-5
+    )
+    assert reference.abs().sum() > 0
+
+
+@each
+def test_twenty_steps_of_training_follow_peft(family):
+    model = prompted(family, **still(family))
+    theirs = as_peft(model, family, **still(family))
+    batches = [labelled(family, seed=i % 2, padded=True) for i in range(20)]
+    losses = [train(network.train(), batches, lr=1e-2) for network in (model, theirs)]
+    torch.testing.assert_close(*map(torch.tensor, losses), atol=1e-5, rtol=0)
+    assert sum(losses[0][-2:]) < sum(losses[0][:2])
+
+
+@each
+def test_peft_checkpoints_load_here(family, tmp_path):
+    config = peft.PromptTuningConfig(task_type=task(family), num_virtual_tokens=N)
+    theirs = nonzero(peft.get_peft_model(tiny.model(family), config)).eval()
+    theirs.save_pretrained(tmp_path)
+    method = PromptTuning.from_checkpoint(tmp_path)
+    assert method == PromptTuning(n=N, init="random")
+    model, one = method.load(tiny.model(family), tmp_path), labelled(family)
+    with torch.no_grad():
+        torch.testing.assert_close(model(**one).logits, seen(theirs(**one).logits, family), atol=1e-6, rtol=0)
+
+
+def test_one_seed_gives_peft_s_random_start():
+    torch.manual_seed(0)
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=N, prompt_tuning_init="RANDOM")
+    reference = peft.get_peft_model(tiny.model("llama"), config).prompt_encoder["default"].embedding.weight
+    torch.manual_seed(0)
+    model = PromptTuning(n=N, init="random").attach(tiny.model("llama"))
+    assert torch.equal(model.soft_prompt.vectors("default"), reference)
+
+
+@each
+def test_a_start_from_the_vocabulary_is_words_and_one_seed_gives_it_again(family):
+    starts = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        model = PromptTuning(n=N).attach(tiny.model(family))
+        starts.append(model.soft_prompt.vectors("default"))
+        words = model.get_input_embeddings().weight
+        assert (starts[-1][:, None] == words).all(-1).any(-1).all()
+    assert torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2])
+
+
+@pytest.mark.parametrize("n", [3, 8])
+def test_a_text_as_start_is_cut_or_repeated_as_in_peft(n, tmp_path):
+    words = tokenizer()
+    words.save_pretrained(tmp_path)
+    text = "Grade the film review :"
+    config = peft.PromptTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=n, prompt_tuning_init="TEXT", prompt_tuning_init_text=text,
+        tokenizer_name_or_path=str(tmp_path),
+    )  # fmt: skip
+    reference = peft.get_peft_model(tiny.model("llama"), config).prompt_encoder["default"].embedding.weight
+    method = PromptTuning(n=n, init="text", init_ids=words(text)["input_ids"])
+    model = method.attach(tiny.model("llama"))
+    assert torch.equal(model.soft_prompt.vectors("default"), reference)
+    method.save(model, tmp_path / "saved")
+    theirs = peft.PeftModel.from_pretrained(tiny.model("llama"), tmp_path / "saved")
+    assert torch.equal(theirs.prompt_encoder["default"].embedding.weight, reference)
+
+
+@each_decoder
+def test_padding_on_the_left_changes_nothing_here_but_does_in_peft(family):
+    r"""peft counts positions through the padding between its prompt and the text, so a row's answer depends on it.
+
+    OPT is the exception: that model counts its positions from the mask itself.
+    """
+    model, rows = prompted(family, **lively(family)), three_rows()
+    theirs = as_peft(model, family, **lively(family))
+    with torch.no_grad():
+        ours, reference = model(**left(rows)).logits[:, -1], theirs(**left(rows)).logits[:, -1]
+        for row, ids in enumerate(rows):
+            alone = model(input_ids=torch.tensor([ids])).logits[0, -1]
+            torch.testing.assert_close(ours[row], alone, atol=1e-5, rtol=1e-5)
+            same = torch.allclose(reference[row], alone, atol=1e-5, rtol=1e-5)
+            assert same == (len(ids) == 9 or family == "opt")
+
+
+# nobody meets a virtual token -----------------------------------------------------------------------------
+
+
+@each
+def test_a_prompt_of_words_answers_like_the_words(family):
+    r"""Vectors taken from the vocabulary are those words, so the words in front of the text must give the same."""
+    words = [7, 40, 11]
+    method, one = PromptTuning(n=3, init="text", init_ids=words), tiny.batch(3)
+    model, bare = method.attach(tiny.model(family)), tiny.model(family)
+    longer = torch.cat([torch.tensor([words]).expand(3, -1), one["input_ids"]], dim=1)
+    with torch.no_grad():
+        ours, reference = model(**one).logits, bare(input_ids=longer).logits
+    if family in tiny.DECODERS:
+        reference = reference[:, 3:]
+    torch.testing.assert_close(ours, reference, atol=1e-6, rtol=1e-5)
+
+
+@each
+def test_every_way_to_call_it_gives_the_same(family):
+    model, one = prompted(family), tiny.batch(3)
+    ids, mask = one["input_ids"], one["attention_mask"]
+    with torch.no_grad():
+        expected = model(**one).logits
+        start = 2 if family == "roberta" else 0
+        at = torch.arange(start, start + ids.shape[1])
+        calls = [
+            {"input_ids": ids},
+            {"input_ids": ids, "position_ids": at[None]},
+            {"input_ids": ids, "attention_mask": mask, "position_ids": at.expand(3, -1)},
+            {"inputs_embeds": model.get_input_embeddings()(ids), "attention_mask": mask},
+        ]
+        if family in tiny.ENCODERS:
+            calls.append({"input_ids": ids, "token_type_ids": torch.zeros_like(ids)})
+        for call in calls:
+            torch.testing.assert_close(model(**call).logits, expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(model(ids).logits, expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(model(**one, return_dict=False)[0], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_second_type_of_token_keeps_its_place():
+    words = [7, 40, 11]
+    model, one = PromptTuning(n=3, init="text", init_ids=words).attach(tiny.model("bert")), tiny.batch(2, 7)
+    longer = torch.cat([torch.tensor([words]).expand(2, -1), one["input_ids"]], dim=1)
+    types = torch.tensor([[0, 0, 0, 0, 1, 1, 1]] * 2)
+    padded = torch.cat([torch.zeros(2, 3, dtype=torch.long), types], dim=1)
+    with torch.no_grad():
+        ours = model(**one, token_type_ids=types).logits
+        reference = tiny.model("bert")(input_ids=longer, token_type_ids=padded).logits
+    torch.testing.assert_close(ours, reference, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(ours, model(**one).logits, atol=1e-5)
+
+
+@each
+def test_hidden_states_and_attentions_have_one_place_for_each_token(family):
+    model, one = prompted(family, attn_implementation="eager"), tiny.batch(2, 7)
+    body = model.base_model
+    with torch.no_grad():
+        done = body(**one, output_hidden_states=True, output_attentions=True)
+    assert {h.shape for h in done.hidden_states} == {(2, 7, tiny.D_MODEL)}
+    assert {a.shape for a in done.attentions} == {(2, tiny.HEADS, 7, 7 + N)}
+    whole = N if family in tiny.ENCODERS else 0  # a sequence classifier's head reads position 0 itself
+    assert done.last_hidden_state.shape == (2, 7 + whole, tiny.D_MODEL)
+    assert torch.equal(done.last_hidden_state[:, whole:], done.hidden_states[-1])
+
+
+@each
+def test_a_body_without_a_head(family):
+    built = AutoModel.from_config(tiny.config(family)).eval()
+    model = nonzero(PromptTuning(n=N).attach(built))
+    with torch.no_grad():
+        done = model(**tiny.batch(2, 7))
+    assert done.last_hidden_state.shape == (2, 7, tiny.D_MODEL)
+
+
+@each_decoder
+def test_only_some_logits(family):
+    model, one = prompted(family), tiny.batch(2, 7)
+    with torch.no_grad():
+        every = model(**one).logits
+        torch.testing.assert_close(model(**one, logits_to_keep=2).logits, every[:, -2:], atol=1e-6, rtol=1e-5)
+        some = model(**one, logits_to_keep=torch.tensor([0, 3])).logits
+        torch.testing.assert_close(some, every[:, [0, 3]], atol=1e-6, rtol=1e-5)
+        assert model(**one, logits_to_keep=0).logits.shape == every.shape
+        loss, logits = model(**one, labels=one["input_ids"], return_dict=False)[:2]
+        assert loss.dim() == 0 and logits.shape == every.shape
+
+
+@each_decoder
+def test_the_output_layer_computes_nothing_for_virtual_tokens(family):
+    model, one, widths = prompted(family), tiny.batch(2, 7), []
+    model.lm_head.register_forward_hook(lambda m, args, out: widths.append(args[0].shape[1]))
+    with torch.no_grad():
+        model(**one)
+        model(**one, labels=one["input_ids"])
+    assert widths == [7, 8]  # with labels also the last virtual token's, which predicts the first token
+
+
+@each_decoder
+def test_a_decoder_with_a_classifier_reads_the_last_real_token(family):
+    model = nonzero(PromptTuning(n=N).attach(tiny.encoder(family, pad_token_id=1)))
+    one = tiny.batch(3, padded=True)
+    with torch.no_grad():
+        padded = model(**one).logits
+        for row, length in enumerate(one["attention_mask"].sum(1).tolist()):
+            alone = model(input_ids=one["input_ids"][row : row + 1, :length]).logits[0]
+            torch.testing.assert_close(padded[row], alone, atol=1e-5, rtol=1e-4)
+
+
+@each_encoder
+def test_heads_that_answer_for_each_token(family):
+    one = tiny.batch(2, 7)
+    model = nonzero(PromptTuning(n=N).attach(tiny.masked(family)))
+    assert model(**one, labels=one["input_ids"]).logits.shape == (2, 7, tiny.VOCAB)
+    model = nonzero(
+        PromptTuning(n=N).attach(AutoModelForTokenClassification.from_config(tiny.config(family)))
+    )
+    assert model(**one, labels=one["input_ids"] * 0).logits.shape == (2, 7, 2)
+    model = nonzero(PromptTuning(n=N).attach(AutoModelForQuestionAnswering.from_config(tiny.config(family))))
+    assert model(**one).start_logits.shape == (2, 7)
+
+
+def test_a_prompt_of_words_in_a_masked_model_answers_like_the_words():
+    words = [7, 40, 11]
+    model, one = PromptTuning(n=3, init="text", init_ids=words).attach(tiny.masked("bert")), tiny.batch(3)
+    longer = torch.cat([torch.tensor([words]).expand(3, -1), one["input_ids"]], dim=1)
+    with torch.no_grad():
+        reference = tiny.masked("bert")(input_ids=longer).logits[:, 3:]
+        torch.testing.assert_close(model(**one).logits, reference, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2"])
+def test_families_built_like_llama(family):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        family, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=48, vocab_size=97, initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = nonzero(PromptTuning(n=N).attach(AutoModelForCausalLM.from_config(config).eval()))
+    model.generation_config.eos_token_id = None
+    rows = three_rows()
+    with torch.no_grad():
+        written = model.generate(**left(rows), max_new_tokens=4, do_sample=False, pad_token_id=1)[:, 9:]
+        assert written.tolist() == [step_by_step(model, row, 4) for row in rows]
+
+
+def test_an_embedding_narrower_than_the_model():
+    r"""OPT-350M embeds in 512 and projects to 1024: a virtual token is as wide as a word."""
+    narrow = tiny.decoder("opt", word_embed_proj_dim=16)
+    model = nonzero(PromptTuning(n=N).attach(narrow))
+    assert methods.trainable(model) == PromptTuning(n=N).count(narrow.config) == N * 16
+    assert model(**tiny.batch(2, 7)).logits.shape == (2, 7, tiny.VOCAB)
+
+
+# rows -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+@each
+def test_rows_with_prompts_of_different_lengths(family, padded):
+    model, one = (
+        mixed(family, **lively(family) if family in tiny.DECODERS else {}),
+        tiny.batch(4, padded=padded),
+    )
+    names = ["product", "film", None, "product"]
+    real = one["attention_mask"].bool() if family in tiny.DECODERS else torch.ones(4, dtype=torch.bool)
+    with torch.no_grad():
+        alone = torch.stack([methods.activate(model, name)(**one).logits[i] for i, name in enumerate(names)])
+        with methods.rows(model, names):
+            together = model(**one).logits
+            unmasked = model(input_ids=one["input_ids"]).logits
+    torch.testing.assert_close(together[real], alone[real], atol=1e-5, rtol=1e-4)
+    if not padded:
+        torch.testing.assert_close(unmasked, together, atol=1e-6, rtol=1e-5)
+
+
+@each
+def test_hidden_states_of_rows_with_prompts_of_different_lengths(family):
+    model, one, names = (
+        mixed(family, attn_implementation="eager"),
+        tiny.batch(3, 7),
+        ["product", "film", None],
+    )
+    outputs = {"output_hidden_states": True, "output_attentions": True}
+    with torch.no_grad():
+        with methods.rows(model, names):
+            together = model.base_model(**one, **outputs)
+        for row, name in enumerate(names):
+            alone = methods.activate(model, name).base_model(**one, **outputs)
+            for ours, reference in zip(together.hidden_states, alone.hidden_states, strict=True):
+                torch.testing.assert_close(ours[row], reference[row], atol=1e-5, rtol=1e-4)
+            assert together.attentions[0].shape[1:] == (tiny.HEADS, 7, 12)
+
+
+@each_decoder
+def test_the_loss_of_mixed_rows_is_that_of_each_row(family):
+    r"""The first token counts where a virtual token predicts it, and not in a row without any."""
+    model, one, names = mixed(family), tiny.batch(3, 7), ["product", None, "film"]
+    with torch.no_grad():
+        with methods.rows(model, names):
+            together = model(**one, labels=one["input_ids"]).loss
+        total = tokens = 0
+        for row, name in enumerate(names):
+            ids = one["input_ids"][row : row + 1]
+            count = 7 if name else 6
+            total += methods.activate(model, name)(input_ids=ids, labels=ids).loss * count
+            tokens += count
+    torch.testing.assert_close(together, total / tokens, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cache", [True, False], ids=["cache", "no cache"])
+@each_decoder
+def test_one_generation_with_prompts_of_different_lengths_and_padding(family, cache):
+    model, rows, names = mixed(family, **lively(family)), three_rows(), ["film", None, "product"]
+    model.generation_config.eos_token_id = None
+    with torch.no_grad():
+        with methods.rows(model, names):
+            written = model.generate(**left(rows), max_new_tokens=5, do_sample=False, use_cache=cache,
+                                     pad_token_id=1)[:, 9:]  # fmt: skip
+        expected = [
+            step_by_step(methods.activate(model, n), row, 5) for n, row in zip(names, rows, strict=True)
+        ]
+    assert written.tolist() == expected
+
+
+@each_decoder
+def test_beams_are_the_same_with_and_without_a_cache(family):
+    model = prompted(family, **lively(family))
+    settings = dict(max_new_tokens=5, do_sample=False, num_beams=3, pad_token_id=1)
+    with torch.no_grad():
+        written = [model.generate(**left(three_rows()), **settings, use_cache=use) for use in (True, False)]
+    assert torch.equal(*written)
+
+
+# the cache ------------------------------------------------------------------------------------------------
+
+
+@each_decoder
+def test_a_cache_is_continued_as_it_was_begun(family):
+    r"""Whoever speaks by now: the keys and values of the prompt are in there, or they are not."""
+    model, ids = mixed(family), tiny.batch(1, 8)["input_ids"]
+    with torch.no_grad():
+        for name in ("film", "product", None):
+            whole = methods.activate(model, name)(input_ids=ids).logits[:, 5:]
+            for later in ("film", None):
+                for mask in (None, torch.ones(1, 8, dtype=torch.long)):
+                    methods.activate(model, name)
+                    cache = model(input_ids=ids[:, :5], use_cache=True).cache
+                    methods.activate(model, later)
+                    rest = model(input_ids=ids[:, 5:], attention_mask=mask, cache=cache, use_cache=True)
+                    torch.testing.assert_close(rest.logits, whole, atol=1e-5, rtol=1e-4)
+                    assert rest.cache.get_seq_length() == 8 + {"film": 2, "product": 5, None: 0}[name]
+
+
+@each_decoder
+def test_an_empty_cache_of_the_caller_s_and_its_copy(family):
+    import copy
+
+    model, ids = prompted(family), tiny.batch(2, 8)["input_ids"]
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        whole = model(input_ids=ids).logits[:, 5:]
+        model(input_ids=ids[:, :5], cache=cache, use_cache=True)
+        assert getattr(cache, HELD).tolist() == [[1] * N]
+        again = copy.deepcopy(cache)
+        for held in (cache, again):
+            at = torch.arange(5, 8)[None]  # as the caller counts
+            rest = model(input_ids=ids[:, 5:], position_ids=at, cache=held, use_cache=True).logits
+            torch.testing.assert_close(rest, whole, atol=1e-5, rtol=1e-4)
+        cache.reset()
+        begun = model(input_ids=ids, cache=cache, use_cache=True).logits
+        torch.testing.assert_close(begun[:, 5:], whole, atol=1e-5, rtol=1e-4)
+
+
+@each_decoder
+def test_labels_with_a_cache(family):
+    model, ids = prompted(family), tiny.batch(2, 8)["input_ids"]
+    with torch.no_grad():
+        cache = model(input_ids=ids[:, :5], use_cache=True).cache
+        ours = model(input_ids=ids[:, 5:], labels=ids[:, 5:], cache=cache, use_cache=True)
+        likely = model(input_ids=ids).logits[:, 5:-1].log_softmax(-1)
+    expected = -likely.gather(2, ids[:, 6:, None]).mean()
+    torch.testing.assert_close(ours.loss, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_all_prompts_begin_with_is_computed_once():
+    words = tokenizer()
+    model = nonzero(PromptTuning(n=N).attach(tiny.decoder("llama")))
+    prompts = [f"Grade each film review : {end} ." for end in ("good plot", "bad story end", "dull")]
+    computed = []
+    model.model.layers[0].register_forward_pre_hook(lambda m, args: computed.append(args[0].shape[:2]))
+    shared = evaluation.score_choices(model, words, prompts, ["good", "bad"])
+    assert computed[0] == (1, N + 5) and all(length < 5 for _, length in computed[1:])
+    apart = evaluation.score_choices(model, words, prompts, ["good", "bad"], cache=False)
+    torch.testing.assert_close(shared, apart, atol=1e-5, rtol=1e-5)
+
+
+def test_perplexity_counts_each_token_of_the_text_once():
+    words, texts = tokenizer(), ["Grade each film review", "good plot , bad end ."]
+    model = nonzero(PromptTuning(n=N).attach(tiny.decoder("llama")))
+    found = evaluation.perplexity(model, words, texts, progress=False)
+    total = count = 0
+    for text in texts:
+        ids = torch.tensor([words(text)["input_ids"]])
+        with torch.no_grad():
+            likely = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        total -= likely.gather(1, ids[0, 1:, None]).sum().item()
+        count += ids.shape[1] - 1
+    assert found.tokens == count
+    assert found.value == pytest.approx(torch.tensor(total / count).exp().item(), rel=1e-4)
+
+
+# the rest -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_fit_trains_it(kind):
+    from coursekit.training import fit
+
+    torch.manual_seed(0)
+    lively_bert = dict(initializer_range=0.3)
+    model = (
+        tiny.encoder("bert", **lively_bert) if kind == "encoder" else tiny.decoder("llama", **lively("llama"))
+    )
+    PromptTuning(n=N).attach(model)
+    losses = fit(model, prepared(kind), steps=40, batch_size=16, lr=0.1, progress=False).loss
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+@each
+def test_closed_form(family):
+    config = tiny.config(family)
+    assert PromptTuning(n=7).count(config) == 7 * tiny.D_MODEL == counts.prompt(describe(config), 7)
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"n": 0}, "n=0 is no number of virtual tokens"), ({"n": 2.5}, "n=2.5"), ({"n": True}, "n=True"),
+    ({"init": "vocabluary"}, "unknown init 'vocabluary'; did you mean 'vocabulary'"),
+    ({"init": "text"}, "go together"), ({"init_ids": (1, 2)}, "go together"),
+])  # fmt: skip
+def test_hyperparameters_that_make_no_sense(options, said):
+    with pytest.raises(CourseError, match=said):
+        PromptTuning(**options)
+
+
+@pytest.mark.parametrize("family, method, said", [
+    ("llama", PromptTuning(n=2, init="text", init_ids=(3, 97)), "init_ids has 97, and .* has 97 tokens"),
+    ("gpt2", PromptTuning(n=64), "n=64 leaves no room for a text: this model has 64 positions"),
+])  # fmt: skip
+def test_what_does_not_fit_a_model_touches_nothing(family, method, said):
+    model = tiny.model(family)
+    with pytest.raises(CourseError, match=said):
+        method.attach(model)
+    assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "opt"])
+def test_a_text_that_is_too_long_with_its_prompt(family):
+    model = prompted(family)
+    model(**tiny.batch(1, tiny.POSITIONS - N))
+    with pytest.raises(
+        CourseError, match=f"4 virtual tokens and a text of 61 tokens are 65, .* {tiny.POSITIONS} positions"
+    ):
+        model(**tiny.batch(1, tiny.POSITIONS - N + 1))
+
+
+def test_a_static_cache_is_refused_in_words():
+    model = prompted("llama")
+    with pytest.raises(CourseError, match="leave cache_implementation"):
+        model.generate(**tiny.batch(1), max_new_tokens=2, cache_implementation="static")
+
+
+def test_an_error_on_the_way_leaves_nothing_behind():
+    model, one = prompted("llama"), labelled("llama")
+    before = model(**one).loss
+    with pytest.raises(ValueError, match="one of input_ids or inputs_embeds"):
+        model(labels=one["labels"])
+    assert (
+        model.model(**{k: one[k] for k in ("input_ids", "attention_mask")}).last_hidden_state.shape[1] == 10
+    )
+    assert torch.equal(model(**one).loss, before)
+
+
+def test_checkpoints_of_another_setting(tmp_path):
+    PromptTuning(n=3).save(PromptTuning(n=3).attach(tiny.model("llama")), tmp_path)
+    model = tiny.model("llama")
+    with pytest.raises(
+        CourseError,
+        match="trained with num_virtual_tokens=3, the method here has 4; PromptTuning.from_checkpoint",
+    ):
+        PromptTuning(n=4).load(model, tmp_path)
+    with pytest.raises(CourseError, match="holds PROMPT_TUNING, not LORA"):
+        methods.LoRA().load(model, tmp_path)
+    assert methods.attached(model) == {}
