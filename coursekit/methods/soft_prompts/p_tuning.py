@@ -125,11 +125,16 @@ class PTuning(InputPrompt):
             "encoder_dropout": 0.0,
         }  # fmt: skip
 
+    def _check_config(self, config: dict[str, Any]) -> None:
+        super()._check_config({"placeholder": None} | config)  # peft's have none
+
     def _setting(self) -> dict[str, Any]:
-        return super()._setting() | {
+        width = {} if self.hidden is None else {"encoder_hidden_size": self.hidden}
+        return super()._setting() | width | {
             "placeholder": self.placeholder,
             "encoder_reparameterization_type": self.encoder.upper(),
-        }
+            "encoder_num_layers": self.layers,
+        }  # fmt: skip
 
     @classmethod
     def from_checkpoint(cls, folder: Any) -> PTuning:

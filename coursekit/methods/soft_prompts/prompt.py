@@ -80,8 +80,7 @@ class InputPrompt(base.Method, ABC):
         }
 
     def _check_config(self, config: dict[str, Any]) -> None:
-        own = self._setting()
-        for key, value in own.items():
+        for key, value in self._setting().items():
             if config.get(key, value) != value:
                 raise CourseError(
                     f"this checkpoint was trained with {key}={config[key]}, the method here has {value}; "

@@ -1,0 +1,354 @@
+r"""P-tuning against peft's prompt encoders, and templates with virtual tokens anywhere."""
+
+from __future__ import annotations
+
+import peft
+import pytest
+import tiny
+import torch
+from attached import labelled, nonzero, train
+from cases import lively, step_by_step
+from test_prompt_tuning import left, still, task, three_rows
+from tiny_text import prepared, tokenizer
+from torch import nn
+
+from coursekit import counts, evaluation, interop, methods
+from coursekit.architecture import describe
+from coursekit.errors import CourseError
+from coursekit.methods import PTuning
+from coursekit.methods.soft_prompts.encoders import LSTMEncoder, MLPEncoder
+
+N, HIDDEN = 4, 6
+FAMILIES = tiny.FAMILIES
+MARK = 3  # a token that tiny batches never have
+each = pytest.mark.parametrize("family", FAMILIES)
+each_decoder = pytest.mark.parametrize("family", tiny.DECODERS)
+both = pytest.mark.parametrize("encoder", ["lstm", "mlp"])
+
+
+def prompted(family: str, encoder: str = "lstm", placeholder: int | None = None, **changes) -> nn.Module:
+    method = PTuning(n=N, encoder=encoder, hidden=HIDDEN, placeholder=placeholder)
+    return nonzero(method.attach(tiny.model(family, **changes)))
+
+
+def as_peft(model: nn.Module, family: str, encoder: str, **changes) -> nn.Module:
+    r"""peft's model, trainable, with the network and the head of ours."""
+    config = peft.PromptEncoderConfig(
+        task_type=task(family), num_virtual_tokens=N, encoder_hidden_size=HIDDEN,
+        encoder_reparameterization_type=encoder.upper(),
+    )  # fmt: skip
+    theirs = peft.get_peft_model(tiny.model(family, **changes), config)
+    theirs.prompt_encoder["default"].load_state_dict(model.soft_prompt.prompts["default"].state_dict())
+    if family in tiny.ENCODERS:
+        copy = theirs.base_model.classifier.modules_to_save["default"]
+        copy.load_state_dict(model.classifier.copies["default"].state_dict())
+    return theirs.eval()
+
+
+def template(rows: int = 3, seq: int = 10, seed: int = 0) -> dict[str, torch.Tensor]:
+    r"""A batch whose rows have the placeholder at different places: in front, at the end, between."""
+    one = tiny.batch(rows, seq, seed=seed)
+    for row, places in zip(range(rows), ([0, 1, 2, 3], [0, 4, 5, 9], [3, 5, 7, 8]), strict=False):
+        one["input_ids"][row, places] = MARK
+    return one
+
+
+# peft -----------------------------------------------------------------------------------------------------
+
+
+@both
+@each
+def test_logits_loss_and_gradients_equal_peft(family, encoder):
+    model = prompted(family, encoder)
+    theirs, one = as_peft(model, family, encoder), labelled(family, padded=True)
+    ours, reference = model(**one), theirs(**one)
+    expected = reference.logits[:, N:] if family in tiny.DECODERS else reference.logits
+    torch.testing.assert_close(ours.logits, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours.loss, reference.loss, atol=1e-6, rtol=0)
+    for network in (ours, reference):
+        network.loss.backward()
+    grads = dict(theirs.prompt_encoder["default"].named_parameters())
+    for name, parameter in model.soft_prompt.prompts["default"].named_parameters():
+        torch.testing.assert_close(parameter.grad, grads[name].grad, atol=1e-6, rtol=1e-5)
+    assert sum(p.grad.abs().sum() for p in grads.values()) > 0
+
+
+@both
+@each
+def test_twenty_steps_of_training_follow_peft(family, encoder):
+    model = prompted(family, encoder, **still(family))
+    theirs = as_peft(model, family, encoder, **still(family))
+    batches = [labelled(family, seed=i % 2, padded=True) for i in range(20)]
+    losses = [train(network.train(), batches, lr=1e-2) for network in (model, theirs)]
+    torch.testing.assert_close(*map(torch.tensor, losses), atol=1e-5, rtol=0)
+    assert sum(losses[0][-2:]) < sum(losses[0][:2])
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@both
+def test_one_seed_gives_peft_s_start(encoder, layers):
+    layers = 2 if encoder == "mlp" else layers
+    config = peft.PromptEncoderConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=N, encoder_hidden_size=HIDDEN, encoder_num_layers=layers,
+        encoder_reparameterization_type=encoder.upper(),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = peft.get_peft_model(tiny.model("llama"), config)
+    torch.manual_seed(0)
+    method = PTuning(n=N, encoder=encoder, hidden=HIDDEN, layers=layers)
+    model = method.attach(tiny.model("llama"))
+    reference = theirs.prompt_encoder["default"].state_dict()
+    own = model.soft_prompt.prompts["default"].state_dict()
+    assert own.keys() == reference.keys() and all(torch.equal(own[key], reference[key]) for key in own)
+    assert method.count(model.config) == sum(value.numel() for value in reference.values())
+
+
+@both
+@each
+def test_peft_serves_our_checkpoint(family, encoder, tmp_path):
+    model, one = prompted(family, encoder), labelled(family)
+    PTuning(n=N, encoder=encoder, hidden=HIDDEN).save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(tiny.model(family), tmp_path).eval()
+    with torch.no_grad():
+        reference = theirs(**one).logits
+        reference = reference[:, N:] if family in tiny.DECODERS else reference
+        torch.testing.assert_close(model(**one).logits, reference, atol=1e-6, rtol=0)
+
+
+@both
+@each
+def test_a_checkpoint_of_peft_s_serves_here_and_only_its_head_trains_on(family, encoder, tmp_path):
+    r"""peft writes what the network made, not the network."""
+    theirs = as_peft(prompted(family, encoder), family, encoder)
+    theirs.save_pretrained(tmp_path / "theirs")
+    method = PTuning.from_checkpoint(tmp_path / "theirs")
+    assert method == PTuning(n=N, encoder=encoder, hidden=HIDDEN)
+    model, one = method.load(tiny.model(family), tmp_path / "theirs"), labelled(family)
+    with torch.no_grad():
+        reference = theirs(**one).logits
+        reference = reference[:, N:] if family in tiny.DECODERS else reference
+        torch.testing.assert_close(model(**one).logits, reference, atol=1e-6, rtol=0)
+    head = sum(p.numel() for n, p in model.named_parameters() if ".copies." in n)
+    assert methods.trainable(model) == head
+    method.save(model, tmp_path / "again")
+    assert "prompt_embeddings" in interop.read(tmp_path / "again")[1]
+    again = method.load(tiny.model(family), tmp_path / "again")
+    assert torch.equal(again(**one).logits, model(**one).logits)
+
+
+# checkpoints of our own -----------------------------------------------------------------------------------
+
+
+@both
+def test_the_network_comes_along_unless_it_is_left_out(encoder, tmp_path):
+    method = PTuning(n=N, encoder=encoder, hidden=HIDDEN)
+    model, one = prompted("llama", encoder), labelled("llama")
+    method.save(model, tmp_path / "whole")
+    method.save(model, tmp_path / "prompt", encoder=False)
+    assert list(interop.read(tmp_path / "prompt")[1]) == ["prompt_embeddings"]
+    whole, prompt = (method.load(tiny.model("llama"), tmp_path / kind) for kind in ("whole", "prompt"))
+    assert methods.trainable(whole) == method.count(whole.config) and methods.trainable(prompt) == 0
+    for loaded in (whole, prompt):
+        assert torch.equal(loaded(**one).logits, model(**one).logits)
+    batches = [labelled("llama", seed=i) for i in range(3)]
+    assert train(whole.train(), batches) == train(model.train(), batches)
+
+
+def test_the_placeholder_is_in_the_checkpoint_and_peft_says_that_it_does_not_know_it(tmp_path):
+    method = PTuning(n=N, hidden=HIDDEN, placeholder=MARK)
+    method.save(method.attach(tiny.model("llama")), tmp_path)
+    assert PTuning.from_checkpoint(tmp_path) == method
+    with pytest.warns(UserWarning, match="placeholder"):
+        peft.PeftModel.from_pretrained(tiny.model("llama"), tmp_path)
+
+
+def test_checkpoints_of_another_setting(tmp_path):
+    PTuning(n=N, hidden=HIDDEN, placeholder=MARK).save(prompted("llama", placeholder=MARK), tmp_path)
+    for other, said in (
+        (PTuning(n=5, hidden=HIDDEN, placeholder=MARK), "num_virtual_tokens=4, the method here has 5"),
+        (PTuning(n=N, hidden=HIDDEN), "placeholder=3, the method here has None"),
+        (
+            PTuning(n=N, hidden=HIDDEN, encoder="mlp", placeholder=MARK),
+            "encoder_reparameterization_type=LSTM",
+        ),
+        (PTuning(n=N, hidden=7, placeholder=MARK), "encoder_hidden_size=6, the method here has 7"),
+        (
+            PTuning(n=N, hidden=HIDDEN, layers=1, placeholder=MARK),
+            "encoder_num_layers=2, the method here has 1",
+        ),
+    ):
+        model = tiny.model("llama")
+        with pytest.raises(CourseError, match=f"trained with {said}"):
+            other.load(model, tmp_path)
+        assert methods.attached(model) == {}
+    PTuning(n=N, hidden=HIDDEN).save(prompted("llama"), tmp_path)
+    with pytest.raises(CourseError, match="trained with placeholder=None, the method here has 3"):
+        PTuning(n=N, hidden=HIDDEN, placeholder=MARK).load(tiny.model("llama"), tmp_path)
+
+
+# templates ------------------------------------------------------------------------------------------------
+
+
+@both
+@each
+def test_placeholders_become_the_vectors_in_their_order(family, encoder):
+    model, one = prompted(family, encoder, placeholder=MARK), template()
+    ids = one["input_ids"]
+    with torch.no_grad():
+        x = tiny.model(family).get_input_embeddings()(ids)
+        for row in range(3):
+            x[row, ids[row] == MARK] = model.soft_prompt.vectors("default")
+        ours = model(**one).logits
+        with methods.disabled(model):
+            bare = model.base_model(inputs_embeds=x, attention_mask=one["attention_mask"])
+        if family in tiny.DECODERS:
+            reference = model.lm_head(bare.last_hidden_state)
+        else:
+            read = bare.pooler_output if family == "bert" else bare.last_hidden_state
+            reference = model.classifier.chosen("default")(read)
+    torch.testing.assert_close(ours, reference, atol=1e-6, rtol=1e-5)
+
+
+@each
+def test_a_template_with_everything_in_front_is_the_prepended_prompt(family):
+    if family in tiny.ENCODERS:
+        pytest.skip("the prepended prompt stands before [CLS]; a template's has its place in the text")
+    one = tiny.batch(3)
+    marked = {
+        key: torch.cat([torch.full((3, N), MARK if key == "input_ids" else 1), value], dim=1)
+        for key, value in one.items()
+    }
+    with torch.no_grad():
+        inside = prompted(family, placeholder=MARK)(**marked).logits[:, N:]
+        torch.testing.assert_close(prompted(family)(**one).logits, inside, atol=1e-6, rtol=1e-5)
+
+
+@each
+def test_training_a_template_moves_the_network(family):
+    model = prompted(family, placeholder=MARK, **still(family))
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    one = template() | {"labels": labelled(family)["labels"]}
+    losses = train(model.train(), [one] * 20, lr=1e-2)
+    assert losses[-1] < losses[0]
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
+
+
+@pytest.mark.parametrize("places, said", [([], "has the placeholder token 3 0 times"), ([1, 2, 3], "3 3 times"),
+                                          ([0, 1, 2, 3, 4], "3 5 times")])  # fmt: skip
+def test_another_number_of_placeholders(places, said):
+    model, one = prompted("llama", placeholder=MARK), template()
+    one["input_ids"][1] = 7
+    one["input_ids"][1, places] = MARK
+    for call in (lambda: model(**one), lambda: model.generate(**one, max_new_tokens=2)):
+        with pytest.raises(CourseError, match=f"{said}: a text needs it exactly n=4 times"):
+            call()
+    with pytest.raises(CourseError, match="pass input_ids"):
+        model(inputs_embeds=torch.zeros(1, 4, tiny.D_MODEL))
+
+
+@pytest.mark.parametrize("cache", [True, False], ids=["cache", "no cache"])
+@each_decoder
+def test_generating_from_a_template(family, cache):
+    model, rows = prompted(family, placeholder=MARK, **lively(family)), three_rows()
+    model.generation_config.eos_token_id = None
+    rows = [[MARK, MARK, *row[:2], MARK, *row[2:], MARK] for row in rows]
+    with torch.no_grad():
+        written = model.generate(**left(rows), max_new_tokens=5, do_sample=False, use_cache=cache,
+                                 pad_token_id=1)[:, 13:]  # fmt: skip
+        assert written.tolist() == [step_by_step(model, row, 5) for row in rows]
+
+
+@each_decoder
+def test_a_template_in_two_parts(family):
+    model, ids = prompted(family, placeholder=MARK), template(1)["input_ids"]
+    with torch.no_grad():
+        whole = model(input_ids=ids).logits[:, 4:]
+        cache = model(input_ids=ids[:, :4], use_cache=True).cache
+        rest = model(input_ids=ids[:, 4:], cache=cache, use_cache=True).logits
+        torch.testing.assert_close(rest, whole, atol=1e-5, rtol=1e-4)
+        with methods.disabled(model):  # the text before it is the bare model's, the template comes later
+            cache = model(input_ids=ids[:, 4:], use_cache=True).cache
+        later = model(input_ids=ids[:, :4], cache=cache, use_cache=True).logits
+        assert not torch.allclose(
+            later, methods.activate(model, None)(input_ids=ids[:, :4]).logits, atol=1e-3
+        )
+
+
+@each
+def test_templates_and_prompts_in_rows_of_one_batch(family):
+    model = tiny.model(family)
+    for seed, (name, n, mark) in enumerate((("cloze", N, MARK), ("front", 2, None), ("other", 3, 4))):
+        nonzero(PTuning(n=n, hidden=HIDDEN, placeholder=mark).attach(model, name), seed)
+    one = tiny.batch(4)
+    one["input_ids"][0, [1, 3, 5, 7]] = MARK
+    one["input_ids"][3, [0, 2, 3]] = 4
+    names = ["cloze", None, "front", "other"]
+    with torch.no_grad():
+        alone = torch.cat([
+            methods.activate(model, name)(input_ids=one["input_ids"][i : i + 1]).logits
+            for i, name in enumerate(names)
+        ])  # fmt: skip
+        with methods.rows(model, names):
+            together = model(**one).logits
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    methods.remove(model, "cloze")
+    assert model.soft_prompt.placeholders == {"other": 4}
+
+
+@pytest.mark.parametrize("text", ["### ### ### ### capital the {}", "### capital {} ### the ### ###"])
+def test_choices_after_a_template_with_and_without_a_shared_beginning(text):
+    r"""The second template cannot be cut after its shared beginning, which has one of four placeholders."""
+    words = tokenizer()
+    mark = words.convert_tokens_to_ids("###")
+    model = nonzero(PTuning(n=4, hidden=HIDDEN, placeholder=mark).attach(tiny.decoder("llama")))
+    prompts = [text.format(word) for word in ("France", "Paris", "scene")]
+    shared = evaluation.score_choices(model, words, prompts, ["good", "bad"])
+    apart = evaluation.score_choices(model, words, prompts, ["good", "bad"], cache=False)
+    torch.testing.assert_close(shared, apart, atol=1e-5, rtol=1e-5)
+
+
+# the rest -------------------------------------------------------------------------------------------------
+
+
+@both
+def test_fit_trains_it(encoder):
+    from coursekit.training import fit
+
+    torch.manual_seed(0)
+    model = PTuning(n=N, encoder=encoder).attach(tiny.decoder(**lively("llama")))
+    losses = fit(model, prepared("decoder"), steps=40, batch_size=16, lr=0.02, progress=False).loss
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_the_paper_s_width_and_peft_s():
+    config = tiny.config("llama")
+    d = tiny.D_MODEL
+    assert PTuning(n=N).count(config) == counts.p_tuning_lstm(config, N, d // 2)
+    assert PTuning(n=N, encoder="mlp").count(config) == counts.p_tuning_mlp(config, N, d)
+
+
+@pytest.mark.parametrize("n, h, layers", [(1, 1, 1), (7, 5, 2), (10, 16, 3)])
+@each
+def test_closed_form(family, n, h, layers):
+    config, d = tiny.config(family), tiny.D_MODEL
+    lstm, mlp = LSTMEncoder(n, d, h, layers), MLPEncoder(n, d, h)
+    assert counts.p_tuning_lstm(describe(config), n, h, layers) == sum(p.numel() for p in lstm.parameters())
+    assert counts.p_tuning_mlp(describe(config), n, h) == sum(p.numel() for p in mlp.parameters())
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"n": 0}, "n=0 is no number of virtual tokens"), ({"encoder": "lsmt"}, "unknown encoder 'lsmt'; did you mean"),
+    ({"hidden": 0}, "hidden=0"), ({"layers": 0}, "layers=0"), ({"hidden": True}, "hidden=True"),
+    ({"encoder": "mlp", "layers": 3}, 'layers=3 is for encoder="lstm"'),
+])  # fmt: skip
+def test_hyperparameters_that_make_no_sense(options, said):
+    with pytest.raises(CourseError, match=said):
+        PTuning(**options)
+
+
+def test_a_placeholder_outside_the_vocabulary():
+    model = tiny.model("llama")
+    with pytest.raises(CourseError, match="placeholder=97: this model's vocabulary has 97 tokens"):
+        PTuning(placeholder=97).attach(model)
+    assert methods.attached(model) == {}
