@@ -38,16 +38,10 @@ def as_peft(kind: str, method: PrefixTuning, ours: nn.Module, folder) -> nn.Modu
     config.inference_mode = False
     theirs = peft.get_peft_model(relatives.model(kind), config).eval()
     encoder = theirs.prompt_encoder["default"]
-    with torch.no_grad():
-        if method.hidden is None:
-            encoder.embedding.weight.copy_(method._tensors(ours, "default")["prompt_embeddings"])
-            return theirs
-        layers = [m for m in ours.modules() if type(m).__name__ == "PrefixAttention"]
-        shared_half = layers[0].encoder["default"]
-        encoder.embedding.weight.copy_(shared_half.embedding.weight)
-        encoder.transform[0].load_state_dict(shared_half.linear.state_dict())
-        encoder.transform[2].weight.copy_(torch.cat([layer.out["default"].weight for layer in layers]))
-        encoder.transform[2].bias.copy_(torch.cat([layer.out["default"].bias for layer in layers]))
+    if method.hidden is None:
+        encoder.load_state_dict({"embedding.weight": method._tensors(ours, "default")["prompt_embeddings"]})
+    else:
+        encoder.load_state_dict(method.network(ours))
     return theirs
 
 
@@ -461,6 +455,12 @@ def test_the_network_is_thrown_away_and_the_prefix_stays(family, tmp_path):
     method.save(model, tmp_path / "again")
     again = method.load(tiny.model(family), tmp_path / "again")
     assert torch.equal(again(**one).logits, model(**one).logits)
+
+
+def test_a_flat_prefix_has_no_network():
+    model = PrefixTuning(n=3).attach(tiny.model("llama"))
+    with pytest.raises(CourseError, match="the prefix 'default' is a flat one"):
+        PrefixTuning(n=3).network(model)
 
 
 def test_a_copied_network_is_one_network_in_all_blocks():

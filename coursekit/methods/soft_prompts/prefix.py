@@ -292,6 +292,23 @@ class PrefixTuning(base.Method):
         self._put(model, name, torch.cat(made, dim=1))
         return model
 
+    def network(self, model: nn.Module, name: str | None = None) -> dict[str, Tensor]:
+        r"""The tensors of the network that makes the prefix, under the names that peft's `PrefixEncoder` has for them.
+
+        Raises CourseError for a flat prefix.
+        """
+        name, layers = self._named(model, name), _layers(model)
+        if name not in layers[0].encoder:
+            raise CourseError(f"the prefix {name!r} is a flat one: there is no network behind it")
+        first, second = layers[0].encoder[name], [layer.out[name] for layer in layers]
+        return {
+            "embedding.weight": first.embedding.weight,
+            "transform.0.weight": first.linear.weight,
+            "transform.0.bias": first.linear.bias,
+            "transform.2.weight": torch.cat([linear.weight for linear in second]),
+            "transform.2.bias": torch.cat([linear.bias for linear in second]),
+        }
+
     def _check(self, model: nn.Module) -> None:
         have = room(model.config)
         if have is not None and self.n >= have:
