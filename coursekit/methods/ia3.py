@@ -88,7 +88,7 @@ class IA3Layer(base.Switched):
         only_last: scale so many outputs at the end (keys and values of GPT-2) and leave those before alone.
         """
         weight, (d_in, d_out) = self.base.weight, self.widths
-        # A 16-bit base gets fp32 vectors: near 1 a bf16 number cannot move by less than 0.004.
+        # A 16-bit base gets fp32 vectors: the bf16 number next to 1 is 0.004 away, a step of training less.
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         n = d_in if feedforward else only_last or d_out
         store = self.ingoing if feedforward else self.outgoing
@@ -103,12 +103,10 @@ class IA3Layer(base.Switched):
         self, x: Float[Tensor, "*batch width"], store: nn.ParameterDict
     ) -> Float[Tensor, "*batch width"]:
         r"""$l \odot x$ for every token of `x`, or `x` itself where no vector of `store` is asked for."""
-        if self.switch.rows is not None and len(store):
-            return self.scaled_by_row(x, store)
+        if self.switch.rows is not None:
+            return self.scaled_by_row(x, store) if len(store) else x
         name = self.switch.active
-        if self.switch.rows is not None or name not in store:
-            return x
-        return Rescale.apply(x, full(store[name], x.shape[-1]))
+        return Rescale.apply(x, full(store[name], x.shape[-1])) if name in store else x
 
     def scaled_by_row(
         self, x: Float[Tensor, "*batch width"], store: nn.ParameterDict
@@ -263,10 +261,8 @@ class IA3(base.Method):
 
     def _load(self, model: nn.Module, name: str, tensors: dict[str, Tensor], folder: Any) -> None:
         interop.same_tensors(self._learned(model, name), tensors, folder)
-        parts = {
-            path: layer for path, layer in _layers(model, name).items() if _untrained(layer, name)
-        }  # GPT-2
-        for path, layer in parts.items():
+        fused = {path: layer for path, layer in _layers(model, name).items() if _untrained(layer, name)}
+        for path, layer in fused.items():
             if not torch.all(tensors[f"{path}.ia3_l"][: _untrained(layer, name)] == 1):
                 raise CourseError(
                     f"the checkpoint in {folder} scales queries as well, which the paper's targets leave alone: load "
@@ -275,7 +271,7 @@ class IA3(base.Method):
                 )
         super()._load(model, name, tensors, folder)
         with torch.no_grad():
-            for path, layer in parts.items():
+            for path, layer in fused.items():
                 layer.outgoing[name].copy_(tensors[f"{path}.ia3_l"][_untrained(layer, name) :, 0])
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
@@ -296,23 +292,17 @@ class IA3(base.Method):
         config, tensors = interop.read(folder)
         interop.same_method(cls.kind, config)
         found = {k.removesuffix(".ia3_l"): t for k, t in tensors.items() if k.endswith(".ia3_l")}
-        targets, feedforward = config["target_modules"], config["feedforward_modules"]
         inward = {path for path, t in found.items() if len(t) == 1}
-        if (
-            not _explains(targets, found)
-            or not _explains(feedforward, inward)
-            or config.get("exclude_modules")
-        ):
-            targets, feedforward = (
-                found,
-                inward,
-            )  # a pattern, or names with exceptions: each module by its path
+        targets, feedforward = config["target_modules"], config.get("feedforward_modules")
+        by_name = (
+            _explains(targets, found) and _explains(feedforward, inward) and set(feedforward) <= set(targets)
+        )
+        if not by_name or config.get("exclude_modules"):
+            # A pattern, or names with exceptions: each module by its path.
+            targets, feedforward = found, inward
         fused = [t for path, t in found.items() if matches(path, "c_attn") and path not in inward]
-        if (
-            fused
-            and all(torch.all(t[: len(t) // 3] == 1) for t in fused)
-            and set(targets) == {*PAPER_TARGETS["gpt2"]}
-        ):
+        queries = [t[: len(t) // 3] for t in fused]
+        if fused and set(targets) == set(PAPER_TARGETS["gpt2"]) and all(torch.all(q == 1) for q in queries):
             return cls()
         return cls(targets=tuple(sorted(targets)), feedforward=tuple(sorted(feedforward)))
 

@@ -1,0 +1,410 @@
+r"""IA3 against peft with the same vectors, against closed forms, and folded into the weights."""
+
+from __future__ import annotations
+
+import json
+
+import peft
+import pytest
+import relatives
+import tiny
+import torch
+from attached import labelled, nonzero, train
+from peft.utils.constants import (
+    TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as PEFT_FEEDFORWARD,
+)
+from peft.utils.constants import (
+    TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFT_TARGETS,
+)
+from torch import nn
+
+from coursekit import counts, methods
+from coursekit.architecture import describe
+from coursekit.errors import CourseError
+from coursekit.methods import IA3
+from coursekit.methods.ia3 import IA3Layer, Rescale
+
+KINDS = tiny.FAMILIES + relatives.RELATIVES
+KV_DOWN = ("k_proj", "v_proj", "down_proj")
+PEFT_GPT2 = IA3(targets=("c_attn", "mlp.c_proj"), feedforward=("mlp.c_proj",))
+
+each_kind = pytest.mark.parametrize("kind", KINDS)
+each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
+
+
+def model_of(kind: str, **changes) -> nn.Module:
+    return relatives.model(kind, **changes)
+
+
+def batch(kind: str, **kwargs) -> dict[str, torch.Tensor]:
+    return labelled("llama" if kind in relatives.RELATIVES else kind, **kwargs)
+
+
+def from_peft(kind: str, targets, feedforward, **options) -> nn.Module:
+    r"""A model with peft's IA3 whose vectors are away from 1."""
+    task = "SEQ_CLS" if kind in tiny.ENCODERS else "CAUSAL_LM"
+    config = peft.IA3Config(
+        target_modules=targets, feedforward_modules=feedforward, task_type=task, **options
+    )
+    return nonzero(peft.get_peft_model(model_of(kind), config)).eval()
+
+
+def peft_gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    names = {n: p.grad for n, p in model.named_parameters() if "ia3_l" in n}
+    return {n.removeprefix("base_model.model.").split(".ia3_l")[0]: g.flatten() for n, g in names.items()}
+
+
+# peft -----------------------------------------------------------------------------------------------------
+
+
+@each_kind
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_logits_equal_peft_to_the_bit_and_peft_reads_our_checkpoint(kind, dtype, tmp_path):
+    model = nonzero(IA3().attach(model_of(kind).to(dtype)))
+    IA3().save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(model_of(kind).to(dtype), tmp_path).eval()
+    one = batch(kind, padded=True)
+    with torch.no_grad():
+        ours, reference = model(**one).logits, theirs(**one).logits
+    assert ours.dtype == dtype and torch.equal(ours, reference)
+    assert not torch.equal(ours, model_of(kind).to(dtype)(**one).logits)
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "gpt2"])
+def test_the_paper_s_targets_given_to_peft_load_here(kind, tmp_path):
+    targets, feedforward = IA3()._names(describe(model_of(kind).config))
+    theirs, one = from_peft(kind, list(targets), list(feedforward)), batch(kind)
+    theirs.save_pretrained(tmp_path)
+    for method in (IA3(), IA3.from_checkpoint(tmp_path)):
+        model = method.load(model_of(kind), tmp_path)
+        assert torch.equal(model(**one).logits, theirs(**one).logits)
+        assert methods.trainable(model) == sum(p.numel() for p in theirs.parameters() if p.requires_grad)
+
+
+@each_kind
+def test_peft_s_own_targets_load_here(kind, tmp_path):
+    theirs, one = from_peft(kind, PEFT_TARGETS[kind], PEFT_FEEDFORWARD[kind]), batch(kind)
+    theirs.save_pretrained(tmp_path)
+    method = IA3.from_checkpoint(tmp_path)
+    assert set(method.targets) == set(PEFT_TARGETS[kind])
+    model = method.load(model_of(kind), tmp_path)
+    assert torch.equal(model(**one).logits, theirs(**one).logits)
+    method.save(model, tmp_path / "ours")
+    again = peft.PeftModel.from_pretrained(model_of(kind), tmp_path / "ours").eval()
+    assert torch.equal(again(**one).logits, theirs(**one).logits)
+
+
+@pytest.mark.parametrize("options", [
+    dict(target_modules=r".*\.(k_proj|down_proj)", feedforward_modules=r".*\.down_proj"),
+    dict(target_modules=[*KV_DOWN], feedforward_modules=["down_proj"], exclude_modules=["layers.0.self_attn.k_proj"]),
+    dict(target_modules="all-linear", feedforward_modules=["down_proj"]),
+    dict(target_modules=["k_proj", "v_proj"]),  # peft then writes a feed-forward module that it does not scale
+    dict(target_modules=["k_proj"], feedforward_modules=[]),
+    dict(target_modules=["k_proj", "up_proj", "down_proj"], feedforward_modules=["down_proj", "k_proj"]),
+], ids=["pattern", "exclude", "all-linear", "no feed-forward", "none named", "keys as feed-forward"])  # fmt: skip
+def test_whatever_way_peft_names_them_they_load_here(options, tmp_path):
+    config = peft.IA3Config(task_type="CAUSAL_LM", **options)
+    theirs, one = nonzero(peft.get_peft_model(tiny.model("llama"), config)).eval(), batch("llama")
+    theirs.save_pretrained(tmp_path)
+    method = IA3.from_checkpoint(tmp_path)
+    model = method.load(tiny.model("llama"), tmp_path)
+    assert torch.equal(model(**one).logits, theirs(**one).logits)
+    assert method.count(model.config) == methods.trainable(model)
+
+
+@each_kind
+def test_twenty_steps_of_training_follow_peft(kind, tmp_path):
+    r"""With dropout, from one seed. On GPT-2 with peft's targets: peft cannot leave the queries alone."""
+    method = PEFT_GPT2 if kind == "gpt2" else IA3()
+    model = method.attach(model_of(kind))
+    method.save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(model_of(kind), tmp_path, is_trainable=True)
+    batches, losses = [batch(kind, seed=i, padded=True) for i in range(20)], []
+    for one in (model, theirs):
+        torch.manual_seed(1)
+        losses.append(train(one.train(), batches, lr=3e-3))
+    assert losses[0] == losses[1]  # to the bit
+    assert len(set(losses[0])) == 20
+
+
+def test_gpt2_s_gradients_are_those_of_peft_without_the_queries(tmp_path):
+    model = nonzero(IA3().attach(tiny.model("gpt2")))
+    IA3().save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(tiny.model("gpt2"), tmp_path, is_trainable=True).eval()
+    for one in (model, theirs):
+        one(**batch("gpt2")).loss.backward()
+    reference, d = peft_gradients(theirs), tiny.D_MODEL
+    for path, l in IA3().vectors(model).items():
+        wanted = reference[path][d:] if "c_attn" in path else reference[path]
+        assert torch.equal(l.grad, wanted) and l.grad.abs().sum() > 0, path
+    assert all(g[:d].abs().sum() > 0 for path, g in reference.items() if "c_attn" in path)
+
+
+@each_kind
+def test_folded_weights_equal_peft_s(kind, tmp_path):
+    model = nonzero(IA3().attach(model_of(kind)))
+    IA3().save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(model_of(kind), tmp_path)
+    scaled = _scaled(model)
+    theirs.merge_adapter()
+    IA3().merge(model, undo=False)
+    assert scaled
+    for path in scaled:
+        ours, reference = (
+            model.get_submodule(path),
+            theirs.base_model.model.get_submodule(path).get_base_layer(),
+        )
+        assert torch.equal(ours.weight, reference.weight), path
+        assert ours.bias is reference.bias is None or torch.equal(ours.bias, reference.bias), path
+
+
+def test_which_of_peft_s_defaults_are_the_paper_s():
+    same = set()
+    for kind in KINDS:
+        model, own = model_of(kind), IA3(targets=PEFT_TARGETS[kind], feedforward=PEFT_FEEDFORWARD[kind])
+        paths = [set(_scaled(method.attach(model_of(kind)))) for method in (IA3(), own)]
+        if paths[0] == paths[1] and IA3().count(model.config) == own.count(model.config):
+            same.add(kind)
+    # BERT's "output.dense" is in peft also the attention's output; OPT and Qwen2 have queries for values or keys.
+    assert same == {"llama", "mistral"}
+
+
+def _scaled(model: nn.Module) -> list[str]:
+    return [path for path, module in model.named_modules() if isinstance(module, IA3Layer)]
+
+
+# GPT-2: three matrices in one -------------------------------------------------------------------------------
+
+
+def test_gpt2_scales_keys_and_values_and_leaves_queries_alone():
+    model, x = nonzero(IA3().attach(tiny.model("gpt2"))), torch.randn(2, 5, tiny.D_MODEL)
+    layer, d = model.get_submodule("transformer.h.0.attn.c_attn"), tiny.D_MODEL
+    plain, scaled = layer.base(x), layer(x)
+    l = IA3().vectors(model)["transformer.h.0.attn.c_attn"]
+    assert l.shape == (2 * d,)
+    assert torch.equal(scaled[..., :d], plain[..., :d])
+    assert torch.equal(scaled[..., d:], plain[..., d:] * l)
+
+
+def test_the_file_holds_ones_for_the_queries(tmp_path):
+    from safetensors.torch import load_file
+
+    IA3().save(nonzero(IA3().attach(tiny.model("gpt2"))), tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    prefix, d = "base_model.model.transformer.h.1", tiny.D_MODEL
+    stored = tensors[f"{prefix}.attn.c_attn.ia3_l"]
+    assert stored.shape == (3 * d, 1) and tensors[f"{prefix}.mlp.c_proj.ia3_l"].shape == (1, tiny.D_FF)
+    assert torch.all(stored[:d] == 1) and not torch.any(stored[d:] == 1)
+    assert IA3.from_checkpoint(tmp_path) == IA3()
+
+
+def test_a_checkpoint_that_scales_queries_is_no_checkpoint_of_the_paper_s(tmp_path):
+    theirs = from_peft("gpt2", PEFT_TARGETS["gpt2"], PEFT_FEEDFORWARD["gpt2"])
+    theirs.save_pretrained(tmp_path)
+    model, one = nonzero(IA3().attach(tiny.model("gpt2"))), tiny.batch()
+    before, fresh = model(**one).logits, tiny.model("gpt2")
+    for target in (model, fresh):
+        with pytest.raises(
+            CourseError, match=r'scales queries as well.*IA3\(targets=\("c_attn", "mlp.c_proj"\)'
+        ):
+            IA3().load(target, tmp_path)
+    assert torch.equal(model(**one).logits, before) and methods.attached(fresh) == {}
+    assert IA3.from_checkpoint(tmp_path) == PEFT_GPT2
+    assert torch.equal(PEFT_GPT2.load(fresh, tmp_path)(**one).logits, theirs(**one).logits)
+
+
+# the formula ------------------------------------------------------------------------------------------------
+
+
+def test_gradients_are_right_in_float64_and_have_autograd_s_bits():
+    random = torch.Generator().manual_seed(0)
+    x, l = torch.randn(3, 4, 5, generator=random), torch.randn(5, generator=random)
+    exact = [t.double().requires_grad_() for t in (x, l)]
+    assert torch.autograd.gradcheck(Rescale.apply, exact)
+    g, found = torch.randn(3, 4, 5, generator=random), []
+    for function in (Rescale.apply, torch.mul):
+        inputs = [t.clone().requires_grad_() for t in (x, l)]
+        found.append([function(*inputs), *torch.autograd.grad(function(*inputs), inputs, g)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_sixteen_bits_keep_the_small_tensor_and_reduce_in_fp32():
+    random, kept = torch.Generator().manual_seed(0), []
+    x, g = (torch.randn(64, 32, generator=random).bfloat16() for _ in range(2))
+    l = nn.Parameter(torch.randn(32, generator=random))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        h = Rescale.apply(x.requires_grad_(), l)
+    assert sorted(t.nbytes for t in kept) == [4 * 32, 2 * 64 * 32]  # l, and x as it came
+    dx, dl = torch.autograd.grad(h, (x, l), g)
+    assert h.dtype == dx.dtype == torch.bfloat16 and dl.dtype == torch.float32
+    assert torch.equal(dl, (g.float() * x.float()).sum(0))
+    assert torch.equal(dx, (g.float() * l).bfloat16())
+
+
+@each_kind
+def test_the_vectors_scale_keys_values_and_hidden_units(kind):
+    r"""Against the model's own modules, hooked: no code of ours between l and what it should change."""
+    model, one = nonzero(IA3().attach(model_of(kind))), batch(kind)
+    plain, shapes = model_of(kind), describe(model_of(kind).config)
+    vectors = IA3().vectors(model)
+    assert len(vectors) == shapes.n_layers * (2 if kind == "gpt2" else 3)
+    for path, l in vectors.items():
+        module = plain.get_submodule(path)
+        if path.endswith(("output.dense", "mlp.c_proj", "fc2", "down_proj")):
+            assert l.shape == (shapes.d_ff,) and "attention" not in path
+            module.register_forward_pre_hook(lambda _, args, l=l: (args[0] * l,))
+        else:
+            assert len(l) == (2 * shapes.d_kv if kind == "gpt2" else shapes.d_kv)
+            l = torch.cat([torch.ones(shapes.d_q if kind == "gpt2" else 0), l])
+            module.register_forward_hook(lambda *a, l=l: a[2] * l)
+    head = IA3()._learned(model, "default")
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            if name in head:  # the copy of the task head has moved as well
+                parameter.copy_(head[name])
+        assert torch.equal(plain(**one).logits, model(**one).logits)
+
+
+@each_family
+def test_keys_alone_and_values_alone_change_the_answers(family):
+    for key in (True, False):
+        model, one = IA3().attach(tiny.model(family)), tiny.batch()
+        before = model(**one).logits
+        for path, l in IA3().vectors(model).items():
+            half = {"c_attn": slice(0, tiny.D_MODEL) if key else slice(tiny.D_MODEL, None)}
+            names = ("key", "k_proj", "c_attn") if key else ("value", "v_proj", "c_attn")
+            if path.endswith(names):
+                with torch.no_grad():
+                    l[half.get(path.rsplit(".", 1)[-1], slice(None))] = 3.0
+        assert not torch.allclose(model(**one).logits, before, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype, gap", [(torch.float32, 1e-6), (torch.float64, 1e-14)], ids=["fp32", "fp64"])
+@each_kind
+def test_merged_answers_differ_by_rounding_only(kind, dtype, gap):
+    model, one = nonzero(IA3().attach(model_of(kind).to(dtype))), batch(kind)
+    with torch.no_grad():
+        beside = model(**one).logits
+        IA3().merge(model)
+        assert not any(isinstance(m, IA3Layer) for m in model.modules())
+        torch.testing.assert_close(model(**one).logits, beside, atol=gap, rtol=gap)
+        methods.unmerge(model)
+        assert torch.equal(model(**one).logits, beside)
+
+
+@each_kind
+def test_merging_changes_what_it_should_and_no_more(kind):
+    model, plain = nonzero(IA3().attach(model_of(kind))), model_of(kind).state_dict()
+    scaled = _scaled(model)
+    IA3().merge(model, undo=False)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, plain[name])}
+    down = ("output.dense", "mlp.c_proj", "fc2", "down_proj")
+    wanted = {f"{p}.weight" for p in scaled}
+    wanted |= {f"{p}.bias" for p in scaled if f"{p}.bias" in plain and not p.endswith(down)}
+    assert {n for n in changed if not n.startswith("classifier")} == wanted
+    if kind == "gpt2":
+        name, d = "transformer.h.0.attn.c_attn.weight", tiny.D_MODEL
+        assert torch.equal(model.state_dict()[name][:, :d], plain[name][:, :d])
+
+
+# counts -----------------------------------------------------------------------------------------------------
+
+
+@each_kind
+def test_closed_form_counts_what_is_there(kind):
+    config = model_of(kind).config
+    own = IA3(targets=PEFT_TARGETS[kind], feedforward=PEFT_FEEDFORWARD[kind])
+    first = describe(config)
+    single = IA3(targets=(f"{first.block}.1.{first.matrices[0].name}",), feedforward=())
+    for method in (IA3(), own, single):
+        with torch.device("meta"):
+            model = method.attach(type(model_of(kind))(config))
+        heads = sum(p.numel() for n, p in model.named_parameters() if ".copies." in n)
+        assert methods.trainable(model) - heads == method.count(config)
+    assert IA3().count(config) == counts.ia3(config)
+    assert IA3().count(config) == tiny.LAYERS * (2 * first.d_kv + tiny.D_FF)
+    assert single.count(config) == first.matrices[0].d_out
+
+
+# several adapters -------------------------------------------------------------------------------------------
+
+
+@each_family
+def test_adapters_with_other_targets_share_a_model_and_a_batch(family):
+    r"""One scales what goes into a matrix that the other scales what comes out of."""
+    down = PEFT_FEEDFORWARD[family][0]
+    film, product = IA3(), IA3(targets=(down,), feedforward=())
+    model, one = tiny.model(family), tiny.batch()
+    nonzero(film.attach(model, "film"), 0), nonzero(product.attach(model, "product"), 1)
+    alone = {name: methods.activate(model, name)(**one).logits for name in ("film", "product", None)}
+    names = ["product", None, "film"]
+    with torch.no_grad(), methods.rows(model, names):
+        mixed = model(**one).logits
+    expected = torch.stack([alone[name][row] for row, name in enumerate(names)])
+    torch.testing.assert_close(mixed, expected, atol=1e-6, rtol=1e-5)
+    for name, method in (("film", film), ("product", product)):
+        methods.activate(model, name)
+        method.merge(model, name)
+        torch.testing.assert_close(model(**one).logits, alone[name], atol=1e-6, rtol=1e-5)
+        methods.unmerge(model)
+
+
+def test_rows_of_one_batch_in_sixteen_bits():
+    model, one = tiny.model("opt", dtype=torch.bfloat16), tiny.batch(2)
+    for seed, name in enumerate(("film", "product")):
+        nonzero(IA3().attach(model, name), seed)
+    with torch.no_grad(), methods.rows(model, ["product", "film"]):
+        mixed = model(**one).logits
+    alone = [methods.activate(model, n)(**one).logits[i] for i, n in enumerate(("product", "film"))]
+    assert mixed.dtype == torch.bfloat16
+    torch.testing.assert_close(mixed, torch.stack(alone), atol=1e-2, rtol=2e-2)
+
+
+# bad input --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"targets": (), "feedforward": ()}, "targets is empty"),
+    ({"targets": ("k_proj",)}, "belong together"),
+    ({"feedforward": ("down_proj",)}, "belong together"),
+    ({"targets": "k_proj", "feedforward": "down_proj"}, "'down_proj', which is not among the targets"),
+])  # fmt: skip
+def test_hyperparameters_that_make_no_sense(options, said):
+    with pytest.raises(CourseError, match=said):
+        IA3(**options)
+
+
+@each_family
+def test_a_target_that_names_nothing_lists_the_candidates_and_touches_nothing(family):
+    model = tiny.model(family)
+    method = IA3(targets=(*PEFT_TARGETS[family], "k_prj"), feedforward=())
+    for attempt in (lambda: method.attach(model), lambda: method.count(model.config)):
+        with pytest.raises(CourseError, match="'k_prj' matches no module of this model; candidates: "):
+            attempt()
+    assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
+
+
+def test_checkpoints_of_other_targets_or_another_method(tmp_path):
+    own = IA3(targets=("q_proj", "v_proj"), feedforward=())
+    own.save(own.attach(tiny.model("llama")), tmp_path / "own")
+    methods.LoRA(r=2).save(methods.LoRA(r=2).attach(tiny.model("llama")), tmp_path / "lora")
+    model = tiny.model("llama")
+    with pytest.raises(CourseError, match="of other targets: 4 missing.*; 2 unexpected"):
+        IA3().load(model, tmp_path / "own")
+    for attempt in (
+        lambda: IA3().load(model, tmp_path / "lora"),
+        lambda: IA3.from_checkpoint(tmp_path / "lora"),
+    ):
+        with pytest.raises(CourseError, match="this checkpoint holds LORA, not IA3"):
+            attempt()
+    assert methods.attached(model) == {}
+
+
+def test_the_config_is_peft_s(tmp_path):
+    IA3().save(IA3().attach(tiny.model("bert")), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["peft_type"] == "IA3" and config["task_type"] == "SEQ_CLS"
+    assert config["feedforward_modules"] == [f"encoder.layer.{i}.output.dense" for i in range(tiny.LAYERS)]
+    assert set(config["target_modules"]) == {"key", "value", *config["feedforward_modules"]}
+    bare = tiny.model("bert").bert  # the body without a head has shorter paths
+    assert methods.trainable(IA3().attach(bare)) == counts.ia3(bare.config)
