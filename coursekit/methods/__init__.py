@@ -13,6 +13,7 @@ from coursekit.methods.base import activate, attached, detach, disabled, remove,
 from coursekit.methods.full import FullFineTuning
 from coursekit.methods.ia3 import IA3
 from coursekit.methods.lora import LoRA
+from coursekit.methods.registry import from_checkpoint
 from coursekit.methods.soft_prompts import LlamaAdapter, PrefixTuning, PromptTuning, PTuning
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "attached",
     "detach",
     "disabled",
+    "from_checkpoint",
     "remove",
     "rows",
     "skipping",

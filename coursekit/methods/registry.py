@@ -1,0 +1,32 @@
+r"""Which method wrote a checkpoint: the folder says it, so that whoever was given one need not know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from coursekit import interop
+from coursekit.errors import unknown
+from coursekit.methods.base import Method
+
+
+def from_checkpoint(folder: str | Path) -> Method:
+    r"""The method, with its hyperparameters, of a checkpoint that any method here, or peft, has written.
+
+    `from_checkpoint(folder).load(model, folder)` puts it on a model. Raises CourseError for a folder that is no
+    checkpoint and for a method that the course does not have.
+    """
+    config, _ = interop.read(folder)
+    known = {method.kind: method for method in _concrete(Method) if hasattr(method, "from_checkpoint")}
+    kind = config.get("peft_type")
+    if kind not in known:
+        raise unknown("method in the checkpoint", str(kind), known)
+    return known[kind].from_checkpoint(folder)
+
+
+def _concrete(kind: type) -> Iterator[type]:
+    r"""All classes below `kind` that are methods themselves, not what several have in common."""
+    for below in kind.__subclasses__():
+        if "kind" in vars(below):
+            yield below
+        yield from _concrete(below)
