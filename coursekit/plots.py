@@ -237,3 +237,138 @@ def quality_against_size(
     ax.set_ylabel(label)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     return ax
+
+
+def factors_by_layer(vectors: Mapping[str, Any]) -> Sequence[Axes]:
+    r"""Every learned factor as a dot, layer by layer: one panel for each entry of `vectors`.
+
+    vectors: label -> array (layers, n). Blue amplifies (above 1), orange inhibits (below 1); the bar is the median
+    distance from 1, up and down.
+    """
+    _, panels = plt.subplots(1, len(vectors), figsize=(3.1 * len(vectors), 3.4), sharey=True, squeeze=False)
+    random = np.random.default_rng(0)
+    for ax, (name, values) in zip(panels[0], vectors.items(), strict=True):
+        values = np.asarray(values, dtype=float)
+        layer = np.repeat(np.arange(1, len(values) + 1), values.shape[1])
+        flat = values.reshape(-1)  # (layers, n) -> (layers * n,)
+        place = layer + random.uniform(-0.32, 0.32, len(flat))
+        up = flat > 1
+        ax.scatter(place[up], flat[up], s=2, alpha=0.35, color=COLOURS[0], linewidths=0, label="amplifies")
+        ax.scatter(place[~up], flat[~up], s=2, alpha=0.35, color=COLOURS[1], linewidths=0, label="inhibits")
+        middle = np.median(np.abs(values - 1), axis=1)
+        ax.vlines(np.arange(1, len(values) + 1), 1 - middle, 1 + middle, color="black", linewidth=2)
+        ax.axhline(1, color="grey", linewidth=0.8)
+        ax.set_xticks(range(1, len(values) + 1, max(1, len(values) // 6)))
+        ax.set_title(name)
+        ax.set_xlabel("layer")
+    panels[0][0].set_ylabel("factor")
+    panels[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=4, fontsize=9)
+    return panels[0]
+
+
+def score_curves(
+    curves: Mapping[str, Mapping[float, Any]],
+    xlabel: str,
+    chance: float | None = None,
+    label: str = "accuracy",
+    log: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""Scores over a setting, one line for each curve, with bars for their 95 % intervals.
+
+    curves: label -> setting -> evaluation.Score. log: the settings on a log axis, ticked where they are.
+    """
+    ax = axes(ax)
+    settings = sorted({x for curve in curves.values() for x in curve})
+    gap = 1.0 if len(settings) < 2 else min(b - a for a, b in zip(settings, settings[1:], strict=False))
+    for i, (name, curve) in enumerate(curves.items()):
+        x = np.array(list(curve), dtype=float)
+        # Intervals of several curves at one setting would hide each other: a small step aside.
+        aside = (i - (len(curves) - 1) / 2) * 0.06
+        at = x * (1 + aside) if log else x + aside * gap
+        values = np.array([score.value for score in curve.values()])
+        below = values - [score.low for score in curve.values()]
+        above = np.array([score.high for score in curve.values()]) - values
+        ax.errorbar(at, values, yerr=[below, above], fmt="o-", markersize=5, linewidth=1.2, capsize=3,
+                    elinewidth=0.7, label=name)  # fmt: skip
+    if log:
+        ax.set_xscale("log")
+        ax.minorticks_off()
+    ax.set_xticks(settings, [f"{x:g}" for x in settings])
+    if chance is not None:
+        ax.axhline(chance, color="grey", linestyle="--", linewidth=1)
+        ax.annotate("chance", (1, chance), xycoords=("axes fraction", "data"), xytext=(-2, 3),
+                    textcoords="offset points", fontsize=9, color="grey", ha="right")  # fmt: skip
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(f"{label}, with its 95 % interval")
+    if len(curves) > 1:
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(curves), fontsize=9)
+    return ax
+
+
+def bottleneck(d: int, r: int, ax: Axes | None = None) -> Axes:
+    r"""A bottleneck adapter from left to right: d numbers, r numbers, d numbers, with heights to scale."""
+    ax = axes(ax, figsize=(7.0, 2.9))
+    columns = [
+        (0.0, d, COLOURS[0], f"h: {d}"),
+        (2.0, r, COLOURS[1], f"{r}"),
+        (2.6, r, COLOURS[1], f"{r}"),
+        (4.6, d, COLOURS[0], f"{d}"),
+    ]
+    for x, height, colour, text in columns:
+        ax.add_patch(plt.Rectangle((x - 0.06, -height / 2), 0.12, height, color=colour))
+        ax.text(x, -height / 2 - 0.03 * d, text, ha="center", va="top", fontsize=9)
+    for left, right, text in (
+        (0, 1, f"$W_{{down}}$\n{r} × {d}"),
+        (1, 2, "σ"),
+        (2, 3, f"$W_{{up}}$\n{d} × {r}"),
+    ):
+        (x0, h0, *_), (x1, h1, *_) = columns[left], columns[right]
+        x0, x1 = x0 + 0.06, x1 - 0.06
+        corners = [(x0, h0 / 2), (x1, h1 / 2), (x1, -h1 / 2), (x0, -h0 / 2)]
+        ax.add_patch(plt.Polygon(corners, color="#e9ecef" if left != 1 else "#d9cfe8"))
+        y = 0.0 if left != 1 else r / 2 + 0.06 * d
+        ax.text((x0 + x1) / 2, y, text, ha="center", va="center", fontsize=11)
+    ax.annotate("", (5.3, 0), (4.68, 0), arrowprops=dict(arrowstyle="->", color="black"))
+    ax.text(5.42, 0, "+", ha="center", va="center", fontsize=16)
+    top = 0.62 * d
+    ax.plot([0, 0, 5.42], [d / 2 + 0.02 * d, top, top], color="black", linewidth=1)
+    ax.annotate("", (5.42, 0.09 * d), (5.42, top), arrowprops=dict(arrowstyle="->", color="black"))
+    ax.text(2.3, top + 0.03 * d, "residual: h itself", ha="center", va="bottom", fontsize=9)
+    ax.annotate("", (6.0, 0), (5.54, 0), arrowprops=dict(arrowstyle="->", color="black"))
+    ax.set_xlim(-0.4, 6.1)
+    ax.set_ylim(-0.62 * d, 0.78 * d)
+    ax.axis("off")
+    return ax
+
+
+#: Parts of a block with norms after the residual (BERT), from the bottom up; "A" is the place of an adapter.
+_PLACES = {
+    "Houlsby": ("attention", "A", "+ LN", "feed-forward", "A", "+ LN"),
+    "Pfeiffer": ("attention", "+ LN", "feed-forward", "A", "+ LN"),
+    "parallel": ("attention", "+ LN", "FFN|A", "+ LN"),
+    "Lin": ("attention", "+ LN", "feed-forward", "+ LN", "A"),
+}
+
+
+def adapter_places(ax: Axes | None = None) -> Axes:
+    r"""Where four kinds of adapters sit in a block, read from the bottom up. Frozen parts are grey."""
+    ax = axes(ax, figsize=(7.4, 3.6))
+    grey, colour = "#dfe3e6", COLOURS[1]
+    for column, (name, parts) in enumerate(_PLACES.items()):
+        x = 2.1 * column
+        for row, part in enumerate(parts):
+            beside = part.split("|")
+            width = 1.6 / len(beside)
+            for i, text in enumerate(beside):
+                left, inside = x + i * width, width - (0.06 if len(beside) > 1 else 0)
+                ax.add_patch(plt.Rectangle((left, row), inside, 0.7, color=colour if text == "A" else grey))
+                ax.text(left + inside / 2, row + 0.35, text, ha="center", va="center", fontsize=9)
+            if row:
+                ax.annotate("", (x + 0.8, row), (x + 0.8, row - 0.3),
+                            arrowprops=dict(arrowstyle="->", color="#666666", shrinkA=0, shrinkB=0))  # fmt: skip
+        ax.text(x + 0.8, -0.35, name, ha="center", va="top", fontsize=11)
+    ax.set_xlim(-0.15, 2.1 * len(_PLACES) - 0.35)
+    ax.set_ylim(-0.95, 6.0)
+    ax.axis("off")
+    return ax

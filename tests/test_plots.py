@@ -3,6 +3,7 @@ r"""Pictures show what they are given: bars as long as their numbers, no label o
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 
@@ -55,13 +56,19 @@ def test_matrices_to_scale_have_areas_in_proportion():
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: plots.memory_bars({"a long label of a bar": {"weights": 3.0, "master": 2.0, "activations": 9.0}}),
+        lambda: plots.memory_bars(
+            {"a long label of a bar": {"weights": 3.0, "master": 2.0, "activations": 9.0}}
+        ),
         lambda: plots.predicted_and_measured(["one", "two"], [1, 2], [1.1, 2.1], "MB"),
         lambda: plots.loss_curve({"a": [3, 2, 1, 1, 1, 1, 1], "short": [1, 2]}),
         lambda: plots.grid([[1, 2], [3, 4]], ["r=1", "r=2"], ["8", "16"], "alpha", "rank"),
         lambda: plots.matrices_to_scale(576, 576, 8),
+        lambda: plots.bottleneck(384, 64),
+        lambda: plots.bottleneck(768, 1),
+        lambda: plots.adapter_places(),
         lambda: plots.quality_against_size(published.rows("gpt3"), "mnli_accuracy", "MNLI"),
         lambda: plots.scores({"zero": Score.of(torch.tensor([True, False]))}, chance=0.2),
+        lambda: plots.factors_by_layer({"keys": [[1.2, 0.3]] * 30, "values": [[1.0, 2.0]] * 30})[0],
     ],
 )
 def test_nothing_is_cut_off(draw):
@@ -72,3 +79,31 @@ def test_nothing_is_cut_off(draw):
         box = ax.get_tightbbox()
         assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= frame.x1 + 1 and box.y1 <= frame.y1 + 1
         assert ax.has_data() or ax.patches
+
+
+def test_every_factor_is_a_dot_on_its_side_of_one():
+    panels = plots.factors_by_layer({"l_k": [[1.5, 0.5, 0.9], [2.0, 1.1, 1.2]], "l_v": [[1.0, 0.0]]})
+    above, below = (np.asarray(c.get_offsets()) for c in panels[0].collections[:2])
+    assert sorted(above[:, 1]) == [1.1, 1.2, 1.5, 2.0] and sorted(below[:, 1]) == [0.5, 0.9]
+    assert sorted(np.round(above[:, 0])) == [1, 2, 2, 2] and sorted(np.round(below[:, 0])) == [1, 1]
+    assert panels[1].get_title("left") == "l_v"
+
+
+def test_a_bottleneck_is_as_high_as_its_numbers():
+    ax = plots.bottleneck(384, 64)
+    assert [p.get_height() for p in ax.patches if isinstance(p, plt.Rectangle)] == [384, 64, 64, 384]
+
+
+def test_each_adapter_has_its_place():
+    ax = plots.adapter_places()
+    words = [t.get_text() for t in ax.texts]
+    assert words.count("A") == 5 and words.count("attention") == 4  # two of the five are Houlsby's
+    above = {t.get_position()[1] for t in ax.texts if t.get_text() == "A" and t.get_position()[0] > 6}
+    assert above == {4.35}  # Lin's stands on top of the block
+
+
+def test_a_linear_axis_can_begin_at_nothing_and_marks_no_best():
+    few, many = (Score.of(torch.arange(100) < k) for k in (30, 70))
+    ax = plots.score_against({"SNIP": {0: many, 95: few}}, "pruned, %", log=False, mark_best=False)
+    (line,) = [x for x in ax.lines if x.get_marker() == "o"]
+    assert list(line.get_xdata()) == [0, 95] and ax.get_xscale() == "linear"
