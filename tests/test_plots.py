@@ -63,6 +63,9 @@ def test_matrices_to_scale_have_areas_in_proportion():
         lambda: plots.loss_curve({"a": [3, 2, 1, 1, 1, 1, 1], "short": [1, 2]}),
         lambda: plots.grid([[1, 2], [3, 4]], ["r=1", "r=2"], ["8", "16"], "alpha", "rank"),
         lambda: plots.matrices_to_scale(576, 576, 8),
+        lambda: plots.score_curves(
+            {n: {0: Score.of(torch.ones(9, dtype=torch.bool))} for n in "ab"}, "x", 0.5
+        ),
         lambda: plots.bottleneck(384, 64),
         lambda: plots.bottleneck(768, 1),
         lambda: plots.adapter_places(),
@@ -102,8 +105,15 @@ def test_each_adapter_has_its_place():
     assert above == {4.35}  # Lin's stands on top of the block
 
 
-def test_a_linear_axis_can_begin_at_nothing_and_marks_no_best():
+def test_scores_stand_at_their_settings():
     few, many = (Score.of(torch.arange(100) < k) for k in (30, 70))
-    ax = plots.score_against({"SNIP": {0: many, 95: few}}, "pruned, %", log=False, mark_best=False)
-    (line,) = [x for x in ax.lines if x.get_marker() == "o"]
-    assert list(line.get_xdata()) == [0, 95] and ax.get_xscale() == "linear"
+    for log, settings in ((False, (0, 95)), (True, (4, 64))):
+        curve = dict(zip(settings, (many, few), strict=True))
+        ax = plots.score_curves({"SNIP": curve}, "setting", chance=0.5, log=log)
+        (line,) = [x for x in ax.lines if x.get_marker() == "o"]
+        assert list(line.get_xdata()) == list(settings) and list(line.get_ydata()) == pytest.approx(
+            [0.7, 0.3]
+        )
+        assert tuple(ax.collections[0].get_segments()[0][:, 1]) == pytest.approx((many.low, many.high))
+        assert [t.get_text() for t in ax.get_xticklabels()] == [str(x) for x in settings]
+        assert ax.get_xscale() == ("log" if log else "linear")
