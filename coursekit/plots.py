@@ -266,36 +266,31 @@ def factors_by_layer(vectors: Mapping[str, Any]) -> Sequence[Axes]:
     return panels[0]
 
 
-def score_against(
-    results: Mapping[str, Mapping[float, Any]],
+def score_curves(
+    curves: Mapping[str, Mapping[float, Any]],
     xlabel: str,
-    label: str = "accuracy",
     chance: float | None = None,
-    log: bool = True,
-    mark_best: bool = True,
+    label: str = "accuracy",
+    log: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
-    r"""Scores over a setting, one line for each entry of `results`, with bars for their 95 % intervals.
+    r"""Scores over a setting, one line for each curve, with bars for their 95 % intervals.
 
-    results: label -> setting -> evaluation.Score. log: the settings on a log axis, ticked where they are.
-    mark_best: the best of each line has a larger point. `chance` as a line.
+    curves: label -> setting -> evaluation.Score. log: the settings on a log axis, ticked where they are.
     """
     ax = axes(ax)
-    settings = sorted({x for scored in results.values() for x in scored})
+    settings = sorted({x for curve in curves.values() for x in curve})
     gap = 1.0 if len(settings) < 2 else min(b - a for a, b in zip(settings, settings[1:], strict=False))
-    for i, (name, scored) in enumerate(results.items()):
-        own = sorted(scored)
-        # Intervals of several lines at one setting would hide each other: a small step aside.
-        aside = (i - (len(results) - 1) / 2) * 0.06
-        x = np.array(own) * (1 + aside) if log else np.array(own) + aside * gap
-        values = np.array([scored[s].value for s in own])
-        below = values - [scored[s].low for s in own]
-        above = np.array([scored[s].high for s in own]) - values
-        line = ax.errorbar(x, values, yerr=[below, above], fmt="o-", markersize=4, linewidth=1.2, capsize=3,
-                           elinewidth=0.7, label=name)  # fmt: skip
-        if mark_best:
-            best = int(values.argmax())
-            ax.plot(x[best], values[best], "o", color=line[0].get_color(), markersize=9)
+    for i, (name, curve) in enumerate(curves.items()):
+        x = np.array(list(curve), dtype=float)
+        # Intervals of several curves at one setting would hide each other: a small step aside.
+        aside = (i - (len(curves) - 1) / 2) * 0.06
+        at = x * (1 + aside) if log else x + aside * gap
+        values = np.array([score.value for score in curve.values()])
+        below = values - [score.low for score in curve.values()]
+        above = np.array([score.high for score in curve.values()]) - values
+        ax.errorbar(at, values, yerr=[below, above], fmt="o-", markersize=5, linewidth=1.2, capsize=3,
+                    elinewidth=0.7, label=name)  # fmt: skip
     if log:
         ax.set_xscale("log")
         ax.minorticks_off()
@@ -306,8 +301,8 @@ def score_against(
                     textcoords="offset points", fontsize=9, color="grey", ha="right")  # fmt: skip
     ax.set_xlabel(xlabel)
     ax.set_ylabel(f"{label}, with its 95 % interval")
-    if len(results) > 1:
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(results), fontsize=9)
+    if len(curves) > 1:
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(curves), fontsize=9)
     return ax
 
 

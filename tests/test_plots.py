@@ -84,17 +84,6 @@ def test_nothing_is_cut_off(draw):
         assert ax.has_data() or ax.patches
 
 
-def test_a_sweep_is_drawn_at_its_settings_and_marks_the_best():
-    few, many = (Score.of(torch.arange(100) < k) for k in (30, 70))
-    ax = plots.score_against({"IA3": {0.1: many, 0.001: few}}, "learning rate", chance=0.5)
-    line, best = [x for x in ax.lines if x.get_marker() == "o"]
-    assert list(line.get_xdata()) == [0.001, 0.1] and list(line.get_ydata()) == pytest.approx([0.3, 0.7])
-    assert (best.get_xdata()[0], best.get_ydata()[0]) == (0.1, pytest.approx(0.7))
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["0.001", "0.1"]
-    segment = ax.collections[0].get_segments()[0][:, 1]
-    assert tuple(segment) == pytest.approx((few.low, few.high))
-
-
 def test_every_factor_is_a_dot_on_its_side_of_one():
     panels = plots.factors_by_layer({"l_k": [[1.5, 0.5, 0.9], [2.0, 1.1, 1.2]], "l_v": [[1.0, 0.0]]})
     above, below = (np.asarray(c.get_offsets()) for c in panels[0].collections[:2])
