@@ -1,0 +1,346 @@
+r"""The exercises of notebook 04_soft_prompts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from coursekit.checks.core import Exercise, Mutant, register
+
+
+def _random(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# soft_prompts.prepend -------------------------------------------------------------------------------------
+
+
+def _embedded(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    random = _random(seed)
+    n, batch, seq, d = 2 + seed, 3, 5, 6
+    prompt, x = torch.randn(n, d, generator=random), torch.randn(batch, seq, d, generator=random)
+    mask = torch.ones(batch, seq, dtype=torch.long)
+    mask[1, 3:] = 0
+    labels = torch.randint(5, 90, (batch, seq), generator=random).masked_fill(mask == 0, -100)
+    return prompt, x, mask, labels
+
+
+def prepend(prompt: Tensor, x: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Vectors before every row, with 1 in the mask and -100 in the labels."""
+    batch, n = len(x), len(prompt)
+    return (
+        torch.cat([prompt.expand(batch, -1, -1), x], dim=1),
+        torch.cat([mask.new_ones(batch, n), mask], dim=1),
+        torch.cat([labels.new_full((batch, n), -100), labels], dim=1),
+    )
+
+
+def _behind(prompt: Tensor, x: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    batch, n = len(x), len(prompt)
+    return (
+        torch.cat([x, prompt.expand(batch, -1, -1)], dim=1),
+        torch.cat([mask, mask.new_ones(batch, n)], dim=1),
+        torch.cat([labels, labels.new_full((batch, n), -100)], dim=1),
+    )
+
+
+def _with(mask_value: int | None = 1, label_value: int | None = -100):
+    def wrong(prompt: Tensor, x: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        right, _, _ = prepend(prompt, x, mask, labels)
+        batch, n = len(x), len(prompt)
+        if mask_value is not None:
+            mask = torch.cat([mask.new_full((batch, n), mask_value), mask], dim=1)
+        if label_value is not None:
+            labels = torch.cat([labels.new_full((batch, n), label_value), labels], dim=1)
+        return right, mask, labels
+
+    return wrong
+
+
+PREPEND = register(
+    Exercise(
+        id="soft_prompts.prepend",
+        points=2,
+        difficulty=2,
+        minutes=10,
+        hints=(
+            "prompt.expand(batch, -1, -1) shows the same (n, d) to every row: (batch, n, d), without a copy.",
+            "torch.cat([...], dim=1) joins along the sequence; the mask and the labels grow by the same n.",
+            "In the mask 1 means: look here. In the labels -100 means: no loss here.",
+        ),
+        inputs=_embedded,
+        reference=prepend,
+        mutants=(
+            Mutant(
+                _behind,
+                "the prompt stands behind the text, where a causal model reads it too late: put it first",
+            ),
+            Mutant(
+                _with(mask_value=0), "0 in the mask hides the prompt from the model: virtual tokens need 1"
+            ),
+            Mutant(
+                _with(mask_value=None),
+                "the mask is as long as before: the model would take the text's mask for the prompt's",
+            ),
+            Mutant(
+                _with(label_value=None),
+                "the labels are as long as before, so each would be compared with the wrong position",
+            ),
+            Mutant(
+                _with(label_value=0),
+                "a label of 0 asks the virtual tokens to predict token 0: -100 leaves them out of the loss",
+            ),
+        ),
+        tolerance=1e-6,
+    )
+)
+
+
+# soft_prompts.prefix_attention ----------------------------------------------------------------------------
+
+
+def _attention(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    random = _random(seed)
+    n, seq, d = 2 + seed, 5, 4
+    q, k, v = (torch.randn(seq, d, generator=random) for _ in range(3))
+    return q, k, v, torch.randn(n, d, generator=random), torch.randn(n, d, generator=random)
+
+
+def prefix_attention(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor) -> Tensor:
+    r"""softmax(q [p_k; k]^T / sqrt(d)) [p_v; v]; a token sees the whole prefix, and the tokens up to itself."""
+    return _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k))
+
+
+def _prefixed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    p_k: Tensor,
+    p_v: Tensor,
+    diagonal: int | None,
+    scale: float | None = None,
+) -> Tensor:
+    keys, values = torch.cat([p_k, k]), torch.cat([p_v, v])
+    scores = q @ keys.T * (q.shape[1] ** -0.5 if scale is None else scale)
+    if diagonal is not None:
+        seen = torch.ones_like(scores, dtype=torch.bool).tril(diagonal)
+        scores = scores.masked_fill(~seen, float("-inf"))
+    return scores.softmax(-1) @ values
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor) -> Tensor:
+    return _prefixed(q, k, v, p_k[:0], p_v[:0], diagonal=0)
+
+
+PREFIX_ATTENTION = register(
+    Exercise(
+        id="soft_prompts.prefix_attention",
+        points=3,
+        difficulty=3,
+        minutes=15,
+        hints=(
+            "torch.cat([p_k, k]) are all keys: (n + seq, d). The scores are then (seq, n + seq).",
+            "Token i sees all n columns of the prefix and the columns of tokens 0 to i: n + i + 1 columns in all.",
+            "torch.ones(seq, n + seq, dtype=torch.bool).tril(n) is True exactly there.",
+        ),
+        inputs=_attention,
+        reference=prefix_attention,
+        mutants=(
+            Mutant(_plain, "this is attention without the prefix: p_k and p_v are not in it"),
+            Mutant(
+                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=None),
+                "tokens see what comes after them: mask the later tokens, though not the prefix",
+            ),
+            Mutant(
+                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=0),
+                "the causal mask starts at the first column, but that is the prefix: move its diagonal by n",
+            ),
+            Mutant(
+                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k), scale=1.0),
+                "the scores are not divided by the root of d",
+            ),
+            Mutant(
+                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, torch.zeros_like(p_v), diagonal=len(p_k)),
+                "the prefix takes attention but says nothing: p_v is missing from the values",
+            ),
+            Mutant(
+                lambda q, k, v, p_k, p_v: (
+                    _plain(q, k, v, p_k, p_v) + (q @ p_k.T * q.shape[1] ** -0.5).softmax(-1) @ p_v
+                ),
+                "these are two softmaxes, added; a prefix shares one softmax with the tokens",
+            ),
+        ),
+    )
+)
+
+
+# soft_prompts.gated_attention -----------------------------------------------------------------------------
+
+
+def _gated(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
+    return *_attention(seed), (0.0, 0.3, -1.2)[seed]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.T * q.shape[1] ** -0.5).softmax(-1) @ v
+
+
+def gated_attention(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor, gate: float) -> Tensor:
+    r"""softmax(q k^T / sqrt(d)) v + gate * softmax(q p_k^T / sqrt(d)) p_v."""
+    return _attend(q, k, v) + gate * _attend(q, p_k, p_v)
+
+
+GATED_ATTENTION = register(
+    Exercise(
+        id="soft_prompts.gated_attention",
+        points=3,
+        difficulty=2,
+        minutes=10,
+        hints=(
+            "Write attention(q, k, v) once and call it twice: for the tokens, and for the prompts.",
+            "Ask what must come out for gate = 0: exactly what the model answered before.",
+            "The gate multiplies the prompts' answer only, and the two answers are added.",
+        ),
+        inputs=_gated,
+        reference=gated_attention,
+        mutants=(
+            Mutant(
+                lambda q, k, v, p_k, p_v, gate: _attend(q, k, v) * gate * _attend(q, p_k, p_v),
+                "this multiplies the two answers, as the slide does: with gate 0 the model says nothing; add them",
+            ),
+            Mutant(
+                lambda q, k, v, p_k, p_v, gate: _attend(q, torch.cat([p_k, k]), torch.cat([gate * p_v, v])),
+                "one softmax for both lets the prompts take attention from the tokens even with gate 0: use two",
+            ),
+            Mutant(
+                lambda q, k, v, p_k, p_v, gate: gate * (_attend(q, k, v) + _attend(q, p_k, p_v)),
+                "the gate is on everything, so gate 0 silences the model: it belongs on the prompts' answer alone",
+            ),
+            Mutant(
+                lambda q, k, v, p_k, p_v, gate: gate * _attend(q, k, v) + _attend(q, p_k, p_v),
+                "the gate is on the wrong one of the two: it opens for the prompts, the tokens are always there",
+            ),
+            Mutant(
+                lambda q, k, v, p_k, p_v, gate: _attend(q, k, v) + _attend(q, p_k, p_v),
+                "the gate is missing: the random prompts speak from the first step",
+            ),
+            Mutant(
+                lambda q, k, v, p_k, p_v, gate: _attend(q, k, v) + _attend(q, gate * p_k, p_v),
+                "a gate on the keys does not silence the prompts: a softmax of zeros is an average, not zero",
+            ),
+        ),
+    )
+)
+
+
+# soft_prompts.gate_gradients ------------------------------------------------------------------------------
+
+
+def _upstream(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    q, _, _, p_k, p_v, gate = _gated(seed)
+    return torch.randn(*q.shape, generator=_random(10 + seed)), q, p_k, p_v, gate
+
+
+def _shares(q: Tensor, p_k: Tensor) -> Tensor:
+    return (q @ p_k.T * q.shape[1] ** -0.5).softmax(-1)
+
+
+def gate_gradients(g: Tensor, q: Tensor, p_k: Tensor, p_v: Tensor, gate: float) -> tuple[Tensor, Tensor]:
+    r"""dL/dgate = <g, S p_v> and dL/dp_v = gate S^T g, with S = softmax(q p_k^T / sqrt(d)) and g = dL/d(answer)."""
+    S = _shares(q, p_k)
+    return (g * (S @ p_v)).sum(), gate * S.T @ g
+
+
+GATE_GRADIENTS = register(
+    Exercise(
+        id="soft_prompts.gate_gradients",
+        points=4,
+        difficulty=4,
+        minutes=20,
+        hints=(
+            "The added part is gate * S @ p_v with S = softmax(q p_k^T / sqrt(d)). S does not depend on gate or p_v.",
+            "The gate is one number for all tokens and all d outputs, so its gradient is a sum over everything.",
+            "A gradient has the shape of its tensor: (n, seq)(seq, d) -> (n, d). What happens to it at gate = 0?",
+        ),
+        inputs=_upstream,
+        reference=gate_gradients,
+        mutants=(
+            Mutant(
+                lambda g, q, p_k, p_v, gate: ((g * (_shares(q, p_k) @ p_v)).sum(), _shares(q, p_k).T @ g),
+                "the gate is missing from dL/dp_v: at gate 0 the prompts can change nothing, so they have no gradient",
+            ),
+            Mutant(
+                lambda g, q, p_k, p_v, gate: (gate * (g * (_shares(q, p_k) @ p_v)).sum(), gate * _shares(q, p_k).T @ g),
+                "the gate multiplies its own gradient: then a gate of 0 could never open",
+            ),
+            Mutant(
+                lambda g, q, p_k, p_v, gate: ((g * (_shares(q, p_k) @ p_v)).mean(), gate * _shares(q, p_k).T @ g),
+                "this averages the gate's gradient: one number that acts in many places gets the sum",
+            ),
+            Mutant(
+                lambda g, q, p_k, p_v, gate: (
+                    (g * (_shares(q, p_k) @ p_v)).sum(), gate * _shares(q, p_k).T @ g / len(g)
+                ),
+                "this averages over the tokens; the mean, if there is one, is in g already, so add them up",
+            ),
+            Mutant(
+                lambda g, q, p_k, p_v, gate: (g.sum(), gate * _shares(q, p_k).T @ g),
+                "the gate's gradient needs what the gate multiplies: S p_v, entry by entry with g",
+            ),
+        ),
+    )
+)  # fmt: skip
+
+
+# soft_prompts.count ---------------------------------------------------------------------------------------
+
+
+def _sizes(seed: int) -> tuple[int, int, int, int, int]:
+    return ((30, 576, 3, 64, 20), (6, 384, 12, 32, 10), (32, 4096, 8, 128, 50))[seed]
+
+
+def count(layers: int, d: int, kv_heads: int, head_dim: int, n: int) -> tuple[int, int]:
+    r"""n d for prompt tuning, 2 L n d_kv for prefix tuning."""
+    return n * d, 2 * layers * n * kv_heads * head_dim
+
+
+COUNT = register(
+    Exercise(
+        id="soft_prompts.count",
+        points=1,
+        difficulty=1,
+        minutes=5,
+        hints=(
+            "A virtual token of prompt tuning is as wide as a word vector, and there is one set of them.",
+            "A prefix has a key and a value for each virtual token in each block, as wide as the block's own.",
+        ),
+        inputs=_sizes,
+        reference=count,
+        mutants=(
+            Mutant(
+                lambda layers, d, kv_heads, head_dim, n: (n * d, 2 * layers * n * d),
+                "keys and values are narrower than d where several query heads share one: kv_heads * head_dim",
+            ),
+            Mutant(
+                lambda layers, d, kv_heads, head_dim, n: (n * d, layers * n * kv_heads * head_dim),
+                "a prefix has keys and values: twice that many numbers",
+            ),
+            Mutant(
+                lambda layers, d, kv_heads, head_dim, n: (n * d, 2 * n * kv_heads * head_dim),
+                "this is one block's prefix; every block has its own",
+            ),
+            Mutant(
+                lambda layers, d, kv_heads, head_dim, n: (
+                    layers * n * d,
+                    2 * layers * n * kv_heads * head_dim,
+                ),
+                "prompt tuning adds its vectors once, before the first block",
+            ),
+            Mutant(
+                lambda layers, d, kv_heads, head_dim, n: (2 * layers * n * kv_heads * head_dim, n * d),
+                "the two are in the wrong order: prompt tuning first",
+            ),
+        ),
+        tolerance=0.0,
+    )
+)
