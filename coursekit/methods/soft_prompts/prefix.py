@@ -112,8 +112,15 @@ class PrefixAttention(base.Switched):
 
     def chosen(
         self, x: Float[Tensor, "batch seq d_model"]
-    ) -> tuple[Float[Tensor, "2 batch kv_heads n head_dim"], Bool[Tensor, "batch n"] | int] | None:
-        r"""Keys and values for the rows of `x`, and which virtual tokens each row sees, or n where all see all.
+    ) -> (
+        tuple[
+            Float[Tensor, "batch kv_heads n head_dim"],
+            Float[Tensor, "batch kv_heads n head_dim"],
+            Bool[Tensor, "batch n"] | int,
+        ]
+        | None
+    ):
+        r"""Keys, values for the rows of `x`, and which virtual tokens each row sees, or n where all see all.
 
         None where no row has a prefix. Rows with a shorter prefix than others are filled up in front, unseen.
         """
@@ -121,7 +128,10 @@ class PrefixAttention(base.Switched):
             name = self.switch.active
             if name not in self.lengths:
                 return None
-            return self.keys_values(name).unsqueeze(1).expand(-1, len(x), -1, -1, -1), self.lengths[name]
+            # One prefix, shown to every row: taken apart before it is repeated, so that its gradient is put together
+            # only after the rows' have been added up.
+            keys, values = (part.expand(len(x), -1, -1, -1) for part in self.keys_values(name))
+            return keys, values, self.lengths[name]
         lengths = {name: self.lengths.get(name, 0) for name, _ in self.switch.parts(x)}
         if not (longest := max(lengths.values())):
             return None
@@ -135,8 +145,9 @@ class PrefixAttention(base.Switched):
             table.append(F.pad(both, (0, 0, longest - n, 0)))
             place[index] = i
             shown[index, longest - n :] = True
-        # (parts, 2, kv_heads, n, head_dim) -> (batch, 2, ...) -> (2, batch, ...)
-        return torch.stack(table)[place].transpose(0, 1), shown
+        # (parts, 2, kv_heads, n, head_dim) -> (batch, 2, kv_heads, n, head_dim)
+        keys, values = torch.stack(table)[place].unbind(1)
+        return keys, values, shown
 
     def forget(self, name: str) -> None:
         super().forget(name)
@@ -152,7 +163,7 @@ class PrefixAttention(base.Switched):
     ) -> Any:
         if (chosen := self.chosen(hidden_states)) is None:
             return self.base(hidden_states, attention_mask=attention_mask, cache=cache, **kwargs)
-        (keys, values), shown = chosen
+        keys, values, shown = chosen
         seq, real = hidden_states.shape[1], getattr(cache, "self_attention_cache", cache)
         implementation = self.base.config._attn_implementation
         causal = kwargs.get("is_causal")
