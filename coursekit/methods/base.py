@@ -55,6 +55,10 @@ class Attachment:
     merged: dict[str, Any] | None = None  # while folded: what `unmerge` needs
 
 
+#: What keeps parameters by adapter name: a name must not be that of an attribute.
+_STORES = (nn.ModuleDict(), nn.ParameterDict())
+
+
 class Switched(nn.Module):
     r"""A module that stands where `base` stood, or beside everything, and answers differently for each named adapter.
 
@@ -115,10 +119,19 @@ class Method(ABC):
 
         Raises CourseError if `name` is taken, if a different method is attached, or if the method does not fit.
         """
+        if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+            raise CourseError(
+                f"{type(self).__name__} attaches to a model of transformers, such as load_encoder() gives, and this "
+                f"is a {type(model).__name__}"
+            )
         state = _state(model)
-        if not name.isidentifier():
+        if not isinstance(name, str) or not name.isidentifier():
             raise CourseError(
                 f"adapter name {name!r} is not usable: take letters, digits and _, such as 'film'"
+            )
+        if any(hasattr(store, name) for store in _STORES):
+            raise CourseError(
+                f"adapter name {name!r} is a word of PyTorch's own: take another, such as '{name}_1'"
             )
         if state and name in state.methods:
             raise CourseError(
@@ -139,8 +152,13 @@ class Method(ABC):
             state = Attachment(Switch(), {n: p.requires_grad for n, p in model.named_parameters()})
             model._coursekit = state
             model.requires_grad_(False)
-        state.methods[name] = self
-        state.parameters[name] = [*self._insert(model, state, name), *self._insert_heads(model, state, name)]
+        state.methods[name], state.parameters[name] = self, []
+        try:
+            state.parameters[name] += self._insert(model, state, name)
+            state.parameters[name] += self._insert_heads(model, state, name)
+        except BaseException:  # memory that ran out, Ctrl-C: nothing stays half done
+            remove(model, name)
+            raise
         for module in model.modules():
             if isinstance(module, Switched):
                 module.follow(model.training)
@@ -154,7 +172,8 @@ class Method(ABC):
     def save(self, model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
         r"""Write what was trained (never the base) to `folder`, in peft's format where peft has one."""
         name = self._named(model, name)
-        return interop.write(folder, self._config(model), self._learned(model, name))
+        method = _beside(model).methods[name]  # the one that was attached: another may have other settings
+        return interop.write(folder, method._config(model), method._learned(model, name))
 
     def load(self, model: nn.Module, folder: str | Path, name: str = "default") -> nn.Module:
         r"""Read a checkpoint into `model`, attaching first where `name` is not attached yet.
@@ -169,9 +188,12 @@ class Method(ABC):
         fresh = name not in attached(model)
         if fresh:
             self.attach(model, name)
+        else:
+            self._named(model, name)
+            _beside(model).methods[name]._check_config(config)
         try:
             self._load(model, name, tensors, folder)
-        except CourseError:
+        except BaseException:
             if fresh:
                 remove(model, name)
             if state is not None:
@@ -284,12 +306,12 @@ def activate(model: nn.Module, name: str | None) -> nn.Module:
 @contextlib.contextmanager
 def disabled(model: nn.Module) -> Iterator[nn.Module]:
     r"""The base model, for the length of a `with`: the reference model that costs no second copy."""
-    state = _beside(model)
-    before, state.switch.active = state.switch.active, None
+    switch = _beside(model).switch
+    before, (switch.active, switch.rows) = (switch.active, switch.rows), (None, None)
     try:
         yield model
     finally:
-        state.switch.active = before
+        switch.active, switch.rows = before
 
 
 @contextlib.contextmanager
@@ -298,11 +320,12 @@ def rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[nn.Module]:
 
     Shapes: a batch of `len(names)` rows; None in `names` is the bare base.
     """
-    state = _beside(model)
+    state, names = _beside(model), list(names)
     for name in names:
         if name is not None and name not in state.methods:
             raise unknown("adapter", name, state.methods)
     device = next(model.parameters()).device
+    before = state.switch.rows
     state.switch.rows = {
         name: torch.tensor([i for i, n in enumerate(names) if n == name], device=device)
         for name in dict.fromkeys(names)
@@ -310,7 +333,7 @@ def rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[nn.Module]:
     try:
         yield model
     finally:
-        state.switch.rows = None
+        state.switch.rows = before
 
 
 def trainable(model: nn.Module) -> int:
@@ -372,6 +395,7 @@ def remove(model: nn.Module, name: str) -> None:
     if len(state.methods) == 1:
         detach(model)
         return
+    _beside(model)  # what is folded in is not among the modules, so nothing could be taken off it
     for module in model.modules():
         if isinstance(module, Switched):
             module.forget(name)
@@ -393,8 +417,9 @@ def detach(model: nn.Module) -> nn.Module:
     for path, module in state.originals.items():
         replace(model, path, module)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(state.flags[name])
-        parameter.grad = None
+        if name in state.flags:  # not what somebody has put into the model since
+            parameter.requires_grad_(state.flags[name])
+            parameter.grad = None
     del model._coursekit
     return model
 

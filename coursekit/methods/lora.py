@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -97,17 +98,21 @@ class LoRALayer(base.Switched, ABC):
 
     def forget(self, name: str) -> None:
         super().forget(name)
-        del self.scaling[name]
+        self.scaling.pop(name, None)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.base(x)
         if self.switch.rows is None:
             name = self.switch.active
             return self.update(y, x, name) if name in self.scaling else y
+        shape, rows = y.shape, sum(map(len, self.switch.rows.values()))
+        if y.dim() == 2 and len(y) % rows == 0:  # OPT's feed-forward gets all tokens in one dimension
+            # (batch * seq, width) -> (batch, seq, width)
+            x, y = (part.view(rows, -1, part.shape[-1]) for part in (x, y))
         for name, index in self.switch.parts(x):
             if name in self.scaling:  # None, the bare base, is in no table
                 y = y.index_copy(0, index, self.update(y[index], x[index], name))
-        return y
+        return y.view(shape)
 
     @abstractmethod
     def update(self, y: Tensor, x: Tensor, name: str) -> Tensor:
@@ -213,18 +218,23 @@ class LoRA(base.Method):
     def __post_init__(self) -> None:
         if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
             raise CourseError(f"r={self.r!r} is no rank: take a whole number from 1 up, such as 8")
-        if not self.alpha > 0:
+        if not isinstance(self.alpha, Real) or not self.alpha > 0:
             raise CourseError(
                 f"alpha={self.alpha!r} would switch the update off: take a number above 0, such as 16"
             )
-        if not 0 <= self.dropout < 1:
-            raise CourseError(f"dropout={self.dropout!r} is no probability below 1")
+        if not isinstance(self.dropout, Real) or not 0 <= self.dropout < 1:
+            raise CourseError(f"dropout={self.dropout!r} is no probability below 1: take 0 for none")
         if isinstance(self.targets, str) and self.targets != "all-linear":
             object.__setattr__(self, "targets", (self.targets,))
         elif isinstance(self.targets, (list, set)):
             object.__setattr__(self, "targets", tuple(self.targets))
         if self.targets == ():
             raise CourseError('targets is empty: name at least one module, such as ("q_proj", "v_proj")')
+        named = isinstance(self.targets, tuple) and all(isinstance(target, str) for target in self.targets)
+        if not (named or self.targets in (None, "all-linear")):
+            raise CourseError(
+                f'targets={self.targets!r}: give names of modules, such as ("q_proj", "v_proj")'
+            )
 
     @property
     def scaling(self) -> float:

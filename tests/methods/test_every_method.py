@@ -22,6 +22,7 @@ from coursekit.errors import CourseError
 EVERY = [pytest.param(case, family, id=f"{case.name}-{family}") for case in CASES for family in case.families]
 DECODERS = [p for p in EVERY if p.values[1] in tiny.DECODERS]
 each = pytest.mark.parametrize(("case", "family"), EVERY)
+by_method = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 def hooks(model: nn.Module) -> int:
@@ -173,6 +174,24 @@ def test_adapters_are_switched_mixed_and_removed(case, family):
 
 
 @each
+def test_who_answers_can_be_changed_for_a_while_within_a_while(case, family):
+    model, one = build(case, family), tiny.batch()
+    plain = model(**one).logits
+    for seed, name in enumerate(("film", "product")):
+        nonzero(case.make().attach(model, name), seed)
+    with methods.rows(model, ["film", "product", None]):
+        outer = model(**one).logits
+        with methods.disabled(model):
+            assert torch.equal(model(**one).logits, plain)
+            with methods.rows(model, ["film", "product", None]):
+                assert torch.equal(model(**one).logits, outer)
+            assert torch.equal(model(**one).logits, plain)
+        with methods.rows(model, iter(["product", None, "film"])):
+            assert not torch.allclose(model(**one).logits, outer, atol=1e-4)
+        assert torch.equal(model(**one).logits, outer)
+
+
+@each
 def test_rows_of_one_batch_train_their_own_adapter(case, family):
     model = build(case, family)
     for seed, name in enumerate(("film", "product")):
@@ -282,6 +301,33 @@ def test_folding_gives_the_same_answers_or_says_that_it_cannot(case, family):
 
 
 @each
+def test_while_one_is_folded_in_nothing_is_done_to_the_others(case, family, tmp_path):
+    if not case.folds:
+        pytest.skip("does not fold")
+    method, model, one, alone = case.make(), build(case, family), tiny.batch(), {}
+    for seed, name in enumerate(("film", "product")):
+        alone[name] = nonzero(method.attach(model, name), seed)(**one).logits
+    method.save(model, tmp_path / "saved")
+    method.merge(model, "film")
+    for attempt in (
+        lambda: methods.remove(model, "film"),
+        lambda: methods.remove(model, "product"),
+        lambda: method.save(model, tmp_path / "empty"),
+        lambda: method.load(model, tmp_path / "saved", "film"),
+        lambda: method.load(model, tmp_path / "saved", "third"),
+        lambda: methods.activate(model, "product"),
+        lambda: methods.disabled(model).__enter__(),
+        lambda: methods.rows(model, ["film"] * 3).__enter__(),
+    ):
+        with pytest.raises(CourseError, match=r"call unmerge\(model\)"):
+            attempt()
+    assert not (tmp_path / "empty").exists()
+    methods.unmerge(model)
+    for name in ("film", "product"):
+        assert torch.equal(methods.activate(model, name)(**one).logits, alone[name])
+
+
+@each
 def test_attaching_twice_and_using_it_unattached_are_explained(case, family, tmp_path):
     method, model = case.make(), build(case, family)
     name = type(method).__name__
@@ -294,6 +340,53 @@ def test_attaching_twice_and_using_it_unattached_are_explained(case, family, tmp
     with pytest.raises(CourseError, match=f"already carries {name}|changes the base itself"):
         methods.FullFineTuning().attach(model, "other")
     assert list(tmp_path.iterdir()) == []
+
+
+@by_method
+def test_an_attach_that_fails_half_way_leaves_no_trace(case, monkeypatch):
+    def full_memory(*args):
+        raise MemoryError
+
+    family = case.families[-1]
+    model, twin, one = build(case, family), build(case, family), tiny.batch()
+    monkeypatch.setattr(methods.base.Method, "_insert_heads", full_memory)
+    with pytest.raises(MemoryError):
+        case.make().attach(model)
+    assert methods.attached(model) == {} and hooks(model) == 0
+    assert model.state_dict().keys() == twin.state_dict().keys()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    monkeypatch.undo()
+    nonzero(case.make().attach(model, "film"))
+    alone = model(**one).logits
+    monkeypatch.setattr(methods.base.Method, "_insert_heads", full_memory)
+    with pytest.raises(MemoryError):
+        case.make().attach(model, "product")
+    assert list(methods.attached(model)) == ["film"] and torch.equal(model(**one).logits, alone)
+
+
+@by_method
+def test_what_a_method_cannot_attach_to_or_be_called_is_said_in_a_line(case):
+    family = case.families[-1]
+    model, method = build(case, family), case.make()
+    for name in ("train", "keys", "type", "two words", ""):
+        with pytest.raises(CourseError, match=rf"^adapter name {name!r} is .*'$"):
+            method.attach(model, name)
+    with pytest.raises(CourseError, match="attaches to a model of transformers, .* this is a Linear$"):
+        method.attach(nn.Linear(3, 3))
+    assert methods.attached(model) == {} and hooks(model) == 0
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@by_method
+def test_a_checkpoint_does_not_load_into_an_adapter_of_another_method(case, tmp_path):
+    family = case.families[-1]
+    other = methods.IA3() if isinstance(case.make(), methods.LoRA) else methods.LoRA(r=2)
+    other.save(other.attach(build(case, family)), tmp_path)
+    model, one = attach(case, family), tiny.batch()
+    before = model(**one).logits
+    with pytest.raises(CourseError, match=f"'default' is a {type(case.make()).__name__}, not a"):
+        other.load(model, tmp_path)
+    assert torch.equal(model(**one).logits, before)
 
 
 # generation -----------------------------------------------------------------------------------------------

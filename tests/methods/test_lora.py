@@ -368,6 +368,10 @@ def test_sixteen_bit_bases_get_adapters_in_full_precision(tmp_path):
     ({"r": 2.5}, "r=2.5 is no rank"),
     ({"r": True}, "r=True is no rank"),
     ({"alpha": 0}, "alpha=0 would switch the update off"),
+    ({"alpha": "16"}, "alpha='16' .* take a number above 0"),
+    ({"dropout": None}, "dropout=None .* take 0 for none"),
+    ({"targets": 5}, "targets=5: give names of modules"),
+    ({"targets": ("q_proj", 1)}, "targets=.*: give names of modules"),
     ({"alpha": math.nan}, "alpha=nan"),
     ({"dropout": 1.0}, "dropout=1.0"),
     ({"targets": ()}, "targets is empty"),
@@ -505,3 +509,41 @@ def test_targets_are_matched_by_peft_s_rule():
     assert len(find(model, ("bert.encoder.layer.0.output.dense",), linears)) == 1
     with pytest.raises(CourseError, match="candidates"):
         find(model, ("classifier",), linears)  # the head trains whole and is no target
+
+
+@pytest.mark.parametrize("order", [("q", "v", "all"), ("all", "v", "q"), ("v", "all", "q")])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_adapters_of_different_targets_ranks_and_kinds_share_one_model(family, order):
+    first = EVERYTHING[family][0]
+    second = {"gpt2": "c_fc", "llama": "down_proj", "opt": "fc1"}.get(family, "value")
+    make = {
+        "q": LoRA(r=2, targets=first), "v": LoRA(r=5, targets=second, dora=True, dropout=0.1),
+        "all": LoRA(r=3, alpha=3, targets="all-linear", rslora=True),
+    }  # fmt: skip
+    model, one, alone = tiny.model(family), tiny.batch(), {}
+    plain = model(**one).logits
+    for seed, (name, method) in enumerate(make.items()):
+        alone[name] = nonzero(method.attach(model, name), seed)(**one).logits
+    with methods.rows(model, list(make)):
+        mixed = model(**one).logits
+    torch.testing.assert_close(
+        mixed, torch.stack([alone[n][i] for i, n in enumerate(make)]), atol=1e-5, rtol=1e-4
+    )
+    for gone in order:
+        assert torch.equal(methods.activate(model, gone)(**one).logits, alone[gone])
+        methods.remove(model, gone)
+    assert torch.equal(model(**one).logits, plain)
+
+
+def test_a_checkpoint_has_the_settings_of_the_adapter_that_was_attached(tmp_path):
+    model, one = tiny.decoder(), tiny.batch()
+    nonzero(LoRA(r=2, alpha=6, targets=("k_proj",)).attach(model))
+    LoRA().save(model, tmp_path)
+    assert LoRA.from_checkpoint(tmp_path) == LoRA(r=2, alpha=6, targets=("k_proj",))
+    again = LoRA.from_checkpoint(tmp_path).load(tiny.decoder(), tmp_path)
+    assert torch.equal(again(**one).logits, model(**one).logits)
+    other = LoRA(r=2, alpha=16, targets=("k_proj",)).attach(tiny.decoder())
+    before = other(**one).logits
+    with pytest.raises(CourseError, match="trained with lora_alpha=6, the method here has 16"):
+        LoRA.from_checkpoint(tmp_path).load(other, tmp_path)  # into an adapter that would scale it otherwise
+    assert torch.equal(other(**one).logits, before)
