@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 
 from coursekit import plots, published
 from coursekit.scores import Score
@@ -117,3 +118,17 @@ def test_scores_stand_at_their_settings():
         assert tuple(ax.collections[0].get_segments()[0][:, 1]) == pytest.approx((many.low, many.high))
         assert [t.get_text() for t in ax.get_xticklabels()] == [str(x) for x in settings]
         assert ax.get_xscale() == ("log" if log else "linear")
+
+
+def test_virtual_tokens_stand_where_each_method_has_them():
+    panels = {ax.get_title("left"): ax for ax in plots.soft_prompts(n=3, tokens=5, layers=5, top=3)}
+
+    def trained(name):
+        patches = [p for p in panels[name].patches if p.get_facecolor()[:3] == to_rgb(plots.COLOURS[1])]
+        return sorted((int(p.get_x()), int(p.get_y())) for p in patches)
+
+    assert trained("prompt tuning") == [(0, 0), (1, 0), (2, 0)]
+    assert trained("P-tuning") == [(0, 0), (2, 0), (3, 0)]
+    assert trained("prefix tuning") == [(x, level) for x in range(3) for level in range(1, 6)]
+    assert trained("LLaMA-Adapter") == [(x, level) for x in range(3) for level in range(3, 6)]
+    assert [t.get_text() for t in panels["LLaMA-Adapter"].texts] == ["g"] * 3
