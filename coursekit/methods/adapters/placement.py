@@ -219,8 +219,8 @@ def sites(model: nn.Module) -> dict[str, Site]:
 
 def check(method: Adapter, model: nn.Module) -> None:
     r"""Raise CourseError where `model` has not what `method` needs."""
-    norms = [model.get_submodule(path) for path, _ in norm_paths(model, 0)] if method.train_norms else []
-    if any(norm.weight is None for norm in norms):
+    norms = [model.get_submodule(path) for path, _ in norm_paths(model, 0)]  # an unknown family is an error here
+    if method.train_norms and any(norm.weight is None for norm in norms):
         raise CourseError("the norms of this model have no weights that could train: take train_norms=False")
 
 

@@ -1,0 +1,308 @@
+r"""AdapterHub's exchange format: the folder that `save_adapter` of the `adapters` library writes.
+
+A folder has `adapter_config.json`, whose entry "config" names the library's settings of a bottleneck, and
+`pytorch_adapter.bin` or `adapter.safetensors`; the task head stands beside it in `pytorch_model_head.bin` or
+`model_head.safetensors`. The library reads the first of each pair unless it is told otherwise, so `save` writes
+that. Checked against `adapters` 1.3.0: `tests/fixtures/make_adapters.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coursekit import interop
+from coursekit.architecture import describe
+from coursekit.errors import CourseError, unknown
+from coursekit.methods import base
+from coursekit.methods.adapters import (
+    AdapterDrop,
+    HoulsbyAdapter,
+    ParallelAdapter,
+    PfeifferAdapter,
+    placement,
+)
+from coursekit.methods.adapters.bottleneck import Adapter
+from coursekit.methods.surgery import head_names
+
+CONFIG, HEAD_CONFIG = "adapter_config.json", "head_config.json"
+WEIGHTS = ("pytorch_adapter.bin", "adapter.safetensors")
+HEAD_WEIGHTS = ("pytorch_model_head.bin", "model_head.safetensors")
+VERSION = "adapters.1.3.0"
+
+#: The four settings by which the library tells its placements apart, and the method here that each is.
+FORMS: dict[type[Adapter], dict[str, bool]] = {
+    HoulsbyAdapter: dict(mh_adapter=True, output_adapter=True, original_ln_before=False, is_parallel=False),
+    PfeifferAdapter: dict(mh_adapter=False, output_adapter=True, original_ln_before=True, is_parallel=False),
+    ParallelAdapter: dict(mh_adapter=False, output_adapter=True, original_ln_before=False, is_parallel=True),
+}
+#: What the library can do around a bottleneck and the methods here do not: the values that mean "not used".
+PLAIN: dict[str, Any] = dict(
+    original_ln_after=True, residual_before_ln=True, adapter_residual_before_ln=False, ln_before=False, ln_after=False,
+    use_gating=False, phm_layer=False, inv_adapter=None, cross_adapter=False, dropout=0.0, stochastic_depth=0.0,
+)  # fmt: skip
+#: Old files name a form instead of spelling it out.
+NAMED: dict[str, tuple[type[Adapter], str]] = {
+    "houlsby": (HoulsbyAdapter, "swish"),
+    "double_seq_bn": (HoulsbyAdapter, "swish"),
+    "pfeiffer": (PfeifferAdapter, "relu"),
+    "seq_bn": (PfeifferAdapter, "relu"),
+}
+#: The library's names of activations -> ours.
+ACTIVATIONS = {name: name for name in ("relu", "gelu", "swish", "tanh")} | {
+    "silu": "swish",
+    "linear": "identity",
+}
+
+#: "...layer.3.attention.output.adapters.NAME.adapter_down.0.weight": block, place, part. Old files write
+#: `attention_text_task_adapters` and the like for `adapters`.
+_KEY = re.compile(
+    r"\.(?P<block>\d+)\.(?P<place>attention\.output|output|attention_adapters|output_adapters)\."
+    r"(?:adapters|(?:attention|layer)_text_(?:task|lang)_adapters)\.[^.]+\."
+    r"(?P<part>adapter_down\.0|adapter_up|scaling)(?P<kind>\.weight|\.bias|)$"
+)
+_PARTS = {"adapter_down.0": "down", "adapter_up": "up", "scaling": "scaling"}
+
+
+def read_method(folder: str | Path) -> Adapter | AdapterDrop:
+    r"""The method that the adapter in `folder` is, with its hyperparameters.
+
+    Raises CourseError for a folder of something else, and for settings that no method here has.
+    """
+    config = _config(Path(folder))
+    tensors = _tensors(Path(folder), WEIGHTS)
+    widths = {len(value) for key, value in tensors.items() if key.endswith("adapter_down.0.weight")}
+    if len(widths) != 1:
+        raise CourseError(
+            f"the bottlenecks in {folder} are {sorted(widths) or 'none'} wide: this course has one width for all"
+        )
+    if isinstance(form := config["config"], str):
+        if form not in NAMED:
+            raise unknown("adapter configuration", form, NAMED)
+        kind, activation = NAMED[form]
+        return kind(r=widths.pop(), activation=activation)
+    kind = _form(form, folder)
+    if (activation := form["non_linearity"]) not in ACTIVATIONS:
+        raise unknown("activation", activation, ACTIVATIONS)
+    settings: dict[str, Any] = {"r": widths.pop(), "activation": ACTIVATIONS[activation]}
+    if kind is ParallelAdapter:
+        settings["scaling"] = form.get("scaling", 1.0)
+    left_out = sorted(form.get("leave_out") or [])
+    if left_out != list(range(len(left_out))):
+        raise CourseError(
+            f"the adapter in {folder} leaves out blocks {left_out}: only the first ones can be left out here"
+        )
+    method = kind(**settings)
+    return AdapterDrop(method, n=len(left_out)) if left_out else method
+
+
+def load(model: nn.Module, folder: str | Path, name: str = "default", head: bool = True) -> nn.Module:
+    r"""Attach the adapter in `folder` to `model` under `name`, and the task head beside it if there is one.
+
+    `head=False` leaves a head in the folder alone; the adapter then has a copy of the model's own.
+    Raises CourseError, and leaves `model` as it was, where the adapter or the head is of another model.
+    """
+    method, active = read_method(folder), _active(model)
+    found = _ours(method, model, folder)
+    if head:
+        found |= _tensors(Path(folder), HEAD_WEIGHTS, needed=False)
+    method.attach(model, name)
+    try:
+        own = method._learned(model, name)
+        heads = tuple(f"{name}." for name in head_names(model))
+        if not any(key.startswith(heads) for key in found):
+            own = {key: value for key, value in own.items() if not key.startswith(heads)}
+        interop.same_tensors(own, found, folder)
+    except CourseError:
+        base.remove(model, name)
+        if active is not None:
+            base.activate(model, active)
+        raise
+    with torch.no_grad():
+        for key, value in own.items():
+            value.copy_(found[key])
+    return model
+
+
+def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
+    r"""Write adapter `name` of `model` (None: the active one) so that the library's `load_adapter(folder)` reads it.
+
+    Raises CourseError for a method that the library does not have.
+    """
+    attached = base.attached(model)
+    name = name or _active(model) or next(iter(attached), None)
+    if not attached:
+        raise CourseError("no adapter is attached to this model; call method.attach(model) first")
+    if name not in attached:
+        raise unknown("adapter", name, attached)
+    method = attached[name]
+    adapter = method.adapter if isinstance(method, AdapterDrop) else method
+    if type(adapter) not in FORMS:
+        raise CourseError(
+            f"AdapterHub has no {type(adapter).__name__}: use the method's own save(), or a method of "
+            f"{', '.join(kind.__name__ for kind in FORMS)}"
+        )
+    if adapter.train_norms:
+        raise CourseError(
+            "AdapterHub has no place for trained norms: use the method's own save(), or train_norms=False"
+        )
+    arch = describe(model.config)
+    common = {
+        "hidden_size": arch.d_model,
+        "model_class": type(model).__name__,
+        "model_name": getattr(model.config, "_name_or_path", "") or "",
+        "model_type": model.config.model_type,
+        "version": VERSION,
+    }
+    dropped = method.first(model.config) if isinstance(method, AdapterDrop) else 0
+    config = common | {"name": name, "config": _library_config(adapter, arch.d_model, dropped)}
+    learned = method._learned(model, name)
+    heads = tuple(f"{head}." for head in head_names(model))
+    head = {key: value for key, value in learned.items() if key.startswith(heads)} if heads else {}
+    theirs = {_their_key(key, model, name): value for key, value in learned.items() if key not in head}
+    files: dict[str, Any] = {CONFIG: config, WEIGHTS[0]: theirs}
+    if head:
+        labels = {label: int(i) for i, label in model.config.id2label.items()}
+        head_config = {"config": None, "name": None, "num_labels": len(labels), "label2id": labels}
+        files |= {HEAD_CONFIG: common | head_config, HEAD_WEIGHTS[0]: head}
+    return _write(Path(folder), files)
+
+
+def _form(form: dict[str, Any], folder: str | Path) -> type[Adapter]:
+    if form.get("architecture") is not None:
+        raise CourseError(
+            f"the adapter in {folder} is a {form['architecture']}, not a bottleneck: read it with the library"
+        )
+    for key, plain in PLAIN.items():
+        if form.get(key, plain) != plain and not (
+            key == "residual_before_ln" and not form["original_ln_before"]
+        ):
+            raise CourseError(f"the adapter in {folder} has {key}={form[key]!r}, which no method here has")
+    asked = {key: form.get(key, False) for key in FORMS[HoulsbyAdapter]}
+    kind = next((kind for kind, wanted in FORMS.items() if wanted == asked), None)
+    if kind is None:
+        raise CourseError(
+            f"the adapter in {folder} sits where no method here puts one: "
+            + ", ".join(f"{key}={value}" for key, value in asked.items())
+        )
+    if kind is not ParallelAdapter and form.get("scaling", 1.0) != 1.0:
+        raise CourseError(
+            f"the adapter in {folder} has scaling={form['scaling']!r}: only ParallelAdapter scales"
+        )
+    return kind
+
+
+def _library_config(adapter: Adapter, d: int, dropped: int) -> dict[str, Any]:
+    theirs = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
+    return {
+        **PLAIN,
+        **FORMS[type(adapter)],
+        # The library computes r = int(d // reduction_factor); the half keeps it clear of rounding.
+        "reduction_factor": d // adapter.r if d % adapter.r == 0 else d / (adapter.r + 0.5),
+        "non_linearity": theirs[adapter.activation],
+        "init_weights": "bert",
+        "scaling": getattr(adapter, "scaling", 1.0),
+        "leave_out": list(range(dropped)),
+    }
+
+
+def _their_place(site: str, family: str) -> str:
+    attention = site.endswith("attention")
+    if family in ("bert", "roberta"):
+        return "attention.output" if attention else "output"
+    return "attention_adapters" if attention else "output_adapters"
+
+
+def _their_key(key: str, model: nn.Module, name: str) -> str:
+    r"""`bert.encoder.layer.0.pfeiffer.down.weight` as the library has it."""
+    match = re.fullmatch(r"(.+\.\d+)\.(\w+)\.(down|up|scaling)((?:\.weight|\.bias)?)", key)
+    block, site, part, kind = match.groups()
+    theirs = {ours: name for name, ours in _PARTS.items()}[part]
+    return f"{block}.{_their_place(site, describe(model.config).family)}.adapters.{name}.{theirs}{kind}"
+
+
+def _ours(method: Adapter | AdapterDrop, model: nn.Module, folder: str | Path) -> dict[str, Tensor]:
+    r"""The adapter's tensors under the keys that they have in `model`."""
+    adapter = method.adapter if isinstance(method, AdapterDrop) else method
+    paths, found = list(placement.blocks(model)), {}
+    for key, value in _tensors(Path(folder), WEIGHTS).items():
+        match = _KEY.search(key)
+        if match is None:
+            raise CourseError(f"the adapter in {folder} has {key}, which no method here has")
+        number, after_attention = int(match["block"]), match["place"].startswith("attention")
+        site = next(
+            s for s in adapter.sites if len(adapter.sites) == 1 or s.endswith("attention") == after_attention
+        )
+        path = (
+            paths[number] if number < len(paths) else f"block {number}"
+        )  # of a deeper model: an error further on
+        found[f"{path}.{site}.{_PARTS[match['part']]}{match['kind']}"] = value
+    return found
+
+
+def _active(model: nn.Module) -> str | None:
+    state = getattr(model, "_coursekit", None)
+    return state.switch.active if state else None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG).is_file():
+        raise CourseError(f"{folder} is not an adapter of AdapterHub: it has no {CONFIG}")
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except json.JSONDecodeError as error:
+        raise CourseError(f"{folder / CONFIG} is damaged ({error}); fetch or save it again") from error
+    if "config" not in config:
+        raise CourseError(
+            f"{folder} is not an adapter of AdapterHub: its {CONFIG} has no entry 'config'; a checkpoint of this "
+            "course or of peft loads with the method's own load()"
+        )
+    return config
+
+
+def _tensors(folder: Path, names: tuple[str, str], needed: bool = True) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        if needed:
+            raise CourseError(
+                f"{folder} is not an adapter of AdapterHub: it has neither {' nor '.join(names)}"
+            )
+        return {}
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)  # never a pickle that can run code
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CourseError(f"{path} is damaged or more than tensors ({reason}); fetch it again") from error
+
+
+def _write(folder: Path, files: dict[str, Any]) -> Path:
+    r"""All `files` or none: tensors in ".bin", the rest as JSON."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as part:
+            for name, content in files.items():
+                if name.endswith(".bin"):
+                    plain = {key: value.detach().cpu().contiguous() for key, value in content.items()}
+                    torch.save(plain, Path(part, name))
+                else:
+                    Path(part, name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+            for name in files:
+                os.replace(Path(part, name), folder / name)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as either
+        raise CourseError(
+            f"cannot write an adapter to {folder}: {error}; what was there is unchanged"
+        ) from error
+    return folder
