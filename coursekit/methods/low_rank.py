@@ -110,5 +110,12 @@ def low_rank_update(
     B: Float[Tensor, "out r"],
     s: float,
 ) -> Float[Tensor, "*batch out"]:
-    r"""$y + s\,B(Ax)$; x is brought to A's precision first (fp32 adapters on a 16-bit base), the sum back to y's."""
-    return LowRankUpdate.apply(y, x.to(A.dtype), A, B, s)
+    r"""$y + s\,B(Ax)$; x is brought to A's precision first (fp32 adapters on a 16-bit base), the sum back to y's.
+
+    Under autocast all three are brought to its precision, as it would do itself. Not in the function: its backward
+    pass, which no autocast reaches, would find some tensors in one precision and some in the other.
+    """
+    dtype, device = A.dtype, x.device.type
+    if dtype == torch.float32 and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    return LowRankUpdate.apply(y, x.to(dtype), A.to(dtype), B.to(dtype), s)

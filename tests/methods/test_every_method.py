@@ -117,6 +117,23 @@ def test_a_sixteen_bit_base_gets_parameters_in_full_precision(case, family):
 
 
 @each
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_autocast_gives_nearly_the_same_gradients(case, family, dtype):
+    gradients = []
+    for enabled in (False, True):
+        model = attach(case, family)
+        with torch.autocast("cpu", dtype, enabled=enabled):
+            loss = model(**labelled(family, padded=True)).loss
+        loss.backward()
+        own = model._coursekit.parameters["default"]
+        assert {p.grad.dtype for p in own if p.grad is not None} == {torch.float32}
+        gradients.append(torch.cat([p.grad.flatten() for p in own if p.grad is not None]))
+    exact, rounded = gradients
+    assert not torch.equal(exact, rounded)
+    assert (rounded - exact).norm() < 0.05 * exact.norm()
+
+
+@each
 def test_float64_stays_float64(case, family):
     model = build(case, family).double()
     nonzero(case.make().attach(model))

@@ -65,7 +65,11 @@ class VirtualTokens(base.Switched):
 
     def vectors(self, name: str) -> Float[Tensor, "n d"]:
         r"""The virtual tokens of adapter `name`, in the precision they are trained in."""
-        return self.prompts[name]()
+        prompt = self.prompts[name]
+        with torch.autocast(
+            next(prompt.parameters()).device.type, enabled=False
+        ):  # few numbers, and all rest on them
+            return prompt()
 
     def in_front(self, name: str | None) -> int:
         r"""How many vectors adapter `name` puts before its rows: none for a template, or for the bare base (None)."""
