@@ -17,7 +17,8 @@ from coursekit import counts, interop
 from coursekit.architecture import describe
 from coursekit.errors import CourseError, unknown
 from coursekit.methods import base
-from coursekit.methods.soft_prompts.virtual_tokens import VirtualTokens, position_range
+from coursekit.methods.soft_prompts.attention import like, room
+from coursekit.methods.soft_prompts.virtual_tokens import VirtualTokens
 
 #: Names of the ways to start, here and in peft.
 INITS = {"vocabulary": "SAMPLE_VOCAB", "random": "RANDOM", "text": "TEXT"}
@@ -46,9 +47,9 @@ class InputPrompt(base.Method, ABC):
     n: int
 
     def _check(self, model: nn.Module) -> None:
-        _, room = position_range(model.config)  # raises for a family that is not described
-        if room is not None and self.n >= room:
-            raise CourseError(f"n={self.n} leaves no room for a text: this model has {room} positions")
+        have = room(model.config)  # raises for a family that is not described
+        if have is not None and self.n >= have:
+            raise CourseError(f"n={self.n} leaves no room for a text: this model has {have} positions")
 
     def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
         fresh = PATH not in state.added
@@ -56,10 +57,7 @@ class InputPrompt(base.Method, ABC):
         if fresh:
             state.hooks += holder.hook(model)
         embedding = model.get_input_embeddings()
-        weight = embedding.weight
-        # A 16-bit base gets fp32 vectors: a step of a thousandth would vanish in bf16's seven bits.
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        holder.prompts[name] = self._prompt(embedding, model.config).to(weight.device, dtype)
+        holder.prompts[name] = self._prompt(embedding, model.config).to(**like(embedding))
         return list(holder.prompts[name].parameters())
 
     @abstractmethod

@@ -21,6 +21,7 @@ from coursekit import interop
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods import base
+from coursekit.methods.soft_prompts.attention import room
 from coursekit.methods.soft_prompts.inputs import Inputs, join
 from coursekit.prepared import IGNORED
 
@@ -38,7 +39,8 @@ class VirtualTokens(base.Switched):
         self.prompts = nn.ModuleDict()
         self.placeholders: dict[str, int] = {}  # adapter -> the token whose places its vectors take
         self.family, self.encoder = describe(model.config).family, describe(model.config).encoder
-        self.start, self.room = position_range(model.config)
+        self.room = room(model.config)
+        self.start = model.config.pad_token_id + 1 if self.family == "roberta" else 0  # of the positions
         # A sequence classifier reads position 0 itself: the first virtual token, as in peft.
         self.head_reads_first = self.encoder and interop.task_type(model) == "SEQ_CLS"
         self.arguments = [list(inspect.signature(m.forward).parameters) for m in (body(model), model)]
@@ -245,15 +247,6 @@ def body(model: nn.Module) -> nn.Module:
     r"""The module of `model` that turns token ids into hidden states."""
     inner = model.base_model
     return inner.decoder if describe(model.config).family == "opt" else inner
-
-
-def position_range(config: Any) -> tuple[int, int | None]:
-    r"""The first position of a model, and how many it has; None for one that rotates instead (Llama)."""
-    family = describe(config).family
-    if family == "llama":
-        return 0, None
-    start = config.pad_token_id + 1 if family == "roberta" else 0  # a table that begins with the padding
-    return start, config.max_position_embeddings - start
 
 
 def _bound(names: list[str], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
