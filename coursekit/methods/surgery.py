@@ -49,6 +49,12 @@ def no_match(target: str, paths: Iterable[str]) -> CourseError:
     return CourseError(f"target {target!r} matches no module of this model; candidates: {', '.join(short)}")
 
 
+def body_prefix(model: nn.Module) -> str:
+    r"""Prefix of the paths of the body: "bert." in a classifier, "" where `model` is the body itself."""
+    path = next(path for path, module in model.named_modules() if module is model.base_model)
+    return f"{path}." if path else ""
+
+
 def replace(model: nn.Module, path: str, module: nn.Module) -> None:
     r"""Put `module` at `path`."""
     parent, _, name = path.rpartition(".")

@@ -14,7 +14,14 @@ import tiny
 import torch
 from attached import labelled, nonzero, train
 from cases import CASES, attach, build, lively, step_by_step
-from torch import nn
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from coursekit import methods
 from coursekit.errors import CourseError
@@ -50,6 +57,55 @@ def test_once_moved_it_changes_the_answers_and_keeps_their_shape(case, family):
     assert after.logits.shape == before.logits.shape and after.logits.dtype == before.logits.dtype
     assert not torch.allclose(before.logits, after.logits, atol=1e-4)
     assert not torch.allclose(before.loss, after.loss, atol=1e-5)
+
+
+#: Other models of the same families than `tiny.model` gives.
+KINDS = {
+    "body": (AutoModel, tiny.FAMILIES),
+    "masked": (AutoModelForMaskedLM, tiny.ENCODERS),
+    "tokens": (AutoModelForTokenClassification, ("bert", "roberta", "gpt2", "llama")),
+    "questions": (AutoModelForQuestionAnswering, tiny.FAMILIES),
+    "sequences": (AutoModelForSequenceClassification, tiny.DECODERS),
+}
+OTHERS = [
+    pytest.param(case, family, kind, id=f"{case.name}-{family}-{kind}")
+    for case in CASES for family in case.families for kind, (_, families) in KINDS.items() if family in families
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "family", "kind"), OTHERS)
+def test_it_fits_bodies_and_all_heads_and_gives_them_back(case, family, kind):
+    def bare():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return KINDS[kind][0].from_config(tiny.config(family)).eval()
+
+    model, plain, one = bare(), bare(), tiny.batch(padded=True)
+    before = plain(**one, output_hidden_states=True)
+    method = case.make()
+    method.attach(model)
+    if case.identity:
+        assert torch.equal(model(**one)[0], before[0])
+    after = nonzero(model, scale=case.strong)(**one, output_hidden_states=True)
+    assert [value.shape for value in after.values() if isinstance(value, Tensor)] == [
+        value.shape for value in before.values() if isinstance(value, Tensor)
+    ]
+    assert [hidden.shape for hidden in after.hidden_states] == [
+        hidden.shape for hidden in before.hidden_states
+    ]
+    assert not torch.allclose(after[0], before[0], atol=1e-4)
+    with torch.no_grad(), methods.rows(model, ["default", None, "default"]):
+        mixed = model(**one)[0]
+    seen = (
+        one["attention_mask"].bool()
+        if mixed.shape[:2] == one["attention_mask"].shape
+        else torch.ones(3).bool()
+    )
+    expected = torch.stack([after[0][0], before[0][1], after[0][2]])
+    torch.testing.assert_close(mixed[seen], expected[seen], atol=1e-5, rtol=1e-4)
+    method.detach(model)
+    assert model.state_dict().keys() == plain.state_dict().keys() and hooks(model) == hooks(plain)
+    assert torch.equal(model(**one)[0], before[0])
 
 
 # training -------------------------------------------------------------------------------------------------

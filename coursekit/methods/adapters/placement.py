@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
 from coursekit.methods import base
-from coursekit.methods.surgery import replace
+from coursekit.methods.surgery import body_prefix, replace
 
 if TYPE_CHECKING:
     from coursekit.methods.adapters.bottleneck import Adapter
@@ -202,14 +202,8 @@ def in_rows(x: Tensor, now: Pass) -> Tensor:
 def blocks(model: nn.Module) -> dict[str, nn.Module]:
     r"""The blocks of `model` by path, from the bottom up."""
     arch = describe(model.config)
-    path = body(model) + arch.block
+    path = body_prefix(model) + arch.block
     return {f"{path}.{i}": block for i, block in enumerate(model.get_submodule(path))}
-
-
-def body(model: nn.Module) -> str:
-    r"""Prefix of the paths of the body: "bert." in a classifier, "" where `model` is the body itself."""
-    path = next(path for path, module in model.named_modules() if module is model.base_model)
-    return f"{path}." if path else ""
 
 
 def sites(model: nn.Module) -> dict[str, Site]:
@@ -219,7 +213,9 @@ def sites(model: nn.Module) -> dict[str, Site]:
 
 def check(method: Adapter, model: nn.Module) -> None:
     r"""Raise CourseError where `model` has not what `method` needs."""
-    norms = [model.get_submodule(path) for path, _ in norm_paths(model, 0)]  # an unknown family is an error here
+    norms = [
+        model.get_submodule(path) for path, _ in norm_paths(model, 0)
+    ]  # an unknown family is an error here
     if method.train_norms and any(norm.weight is None for norm in norms):
         raise CourseError("the norms of this model have no weights that could train: take train_norms=False")
 
@@ -230,7 +226,7 @@ def norm_paths(model: nn.Module, first: int) -> list[tuple[str, int]]:
     A norm outside the blocks counts as the last of all, which is never passed over. The embeddings' (BERT) is left
     out where the first block is, so that the backward pass need not go down there.
     """
-    arch, prefix = describe(model.config), body(model)
+    arch, prefix = describe(model.config), body_prefix(model)
     inside = [
         (f"{path}.{norm}", number)
         for number, path in enumerate(blocks(model))
@@ -271,7 +267,7 @@ def insert(
 
 def start(model: nn.Module, state: base.Attachment) -> PassStart:
     r"""The module that notes the start of each forward pass of `model`."""
-    path = f"{body(model)}adapter_pass"
+    path = f"{body_prefix(model)}adapter_pass"
     if path not in state.added:
         module = base.beside(model, state, path, PassStart(state.switch))
         state.hooks.append(next(iter(blocks(model).values())).register_forward_pre_hook(module.begin))

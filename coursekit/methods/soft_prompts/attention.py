@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit.architecture import Architecture, describe
+from coursekit.methods.surgery import body_prefix
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,13 @@ SITES = {
 
 def attention_paths(model: nn.Module) -> list[str]:
     r"""The self-attention of every block of `model`, first block first, whether or not something stands around it."""
-    arch = describe(model.config)
-    return [
-        f"{_body(model, arch)}{arch.block}.{layer}.{SITES[arch.family].path}"
-        for layer in range(arch.n_layers)
-    ]
+    arch, prefix = describe(model.config), body_prefix(model)
+    return [f"{prefix}{arch.block}.{layer}.{SITES[arch.family].path}" for layer in range(arch.n_layers)]
 
 
 def positions_path(model: nn.Module) -> str:
     r"""The module of `model` that is asked for the positions, once in a forward pass."""
-    arch = describe(model.config)
-    return _body(model, arch) + SITES[arch.family].positions
+    return body_prefix(model) + SITES[describe(model.config).family].positions
 
 
 def room(config: Any) -> int | None:
@@ -96,8 +93,3 @@ def like(attention: nn.Module) -> dict[str, Any]:
         "device": weight.device,
         "dtype": torch.float64 if weight.dtype == torch.float64 else torch.float32,
     }
-
-
-def _body(model: nn.Module, arch: Architecture) -> str:
-    r"""How paths in the body begin: "model." in a model with a head, nothing in a bare body."""
-    return f"{arch.prefix}." if hasattr(model, arch.prefix) else ""
