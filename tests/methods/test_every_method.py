@@ -147,6 +147,17 @@ def test_checkpointing_activations_gives_the_same_gradients(case, family):
             torch.testing.assert_close(again, plain, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("case", "family"), DECODERS)
+def test_a_loss_over_what_the_caller_says_each_position_predicts(case, family):
+    model, ids = attach(case, family), tiny.batch()["input_ids"]
+    after = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], -100)], dim=1)
+    after[1] = -100
+    logits = model(input_ids=ids).logits
+    loss = model(input_ids=ids, labels=ids, shift_labels=after, num_items_in_batch=7).loss
+    summed = nn.functional.cross_entropy(logits.flatten(0, 1), after.flatten(), reduction="sum")
+    torch.testing.assert_close(loss, summed / 7)
+
+
 @each
 def test_both_ways_to_compute_attention_agree(case, family):
     one, answers = labelled(family, padded=True), []
@@ -501,3 +512,34 @@ def test_one_generation_serves_several_adapters(case, family):
             for n, row in zip(names, ids, strict=True)
         ]
     assert written.tolist() == expected
+
+
+@pytest.mark.parametrize(("case", "family"), DECODERS)
+def test_generation_goes_on_from_the_cache_of_an_earlier_one(case, family):
+    model, new = attach(case, family, scale=case.strong, **lively(family)), 4
+    model.generation_config.eos_token_id = None
+    settings = dict(max_new_tokens=new, do_sample=False, pad_token_id=1, return_dict_in_generate=True)
+    first, more = tiny.batch(2, 9)["input_ids"], tiny.batch(2, 3, seed=1)["input_ids"]
+    with torch.no_grad():
+        said = model.generate(input_ids=first, attention_mask=torch.ones_like(first), **settings)
+        dialogue = torch.cat([said.sequences, more], dim=1)
+        answer = model.generate(
+            input_ids=dialogue, attention_mask=torch.ones_like(dialogue), cache=said.cache, **settings
+        )
+        assert answer.sequences[:, dialogue.shape[1] :].tolist() == [
+            step_by_step(model, row.tolist(), new) for row in dialogue
+        ]
+
+
+@pytest.mark.parametrize("beams", [1, 3], ids=["drafts", "beams"])
+@pytest.mark.parametrize(("case", "family"), DECODERS)
+def test_other_ways_to_search_are_the_same_with_and_without_a_cache(case, family, beams):
+    model = attach(case, family, scale=case.strong, **lively(family))
+    model.generation_config.eos_token_id = None
+    ids = tiny.batch(1 if beams == 1 else 2, 9)["input_ids"]
+    settings = dict(attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False, pad_token_id=1)
+    # Drafts copied from the text are tried several tokens at once and taken back from the cache where they fail.
+    way = dict(prompt_lookup_num_tokens=3) if beams == 1 else dict(num_beams=beams)
+    with torch.no_grad():
+        plain = settings | (dict(num_beams=beams) if beams > 1 else {}) | dict(use_cache=False)
+        assert torch.equal(model.generate(ids, **settings, **way), model.generate(ids, **plain))

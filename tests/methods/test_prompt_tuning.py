@@ -2,6 +2,9 @@ r"""Prompt tuning against peft with the same vectors, and the promise that no ca
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import peft
 import pytest
 import tiny
@@ -14,6 +17,7 @@ from transformers import (
     AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForTokenClassification,
+    BertLMHeadModel,
     DynamicCache,
 )
 
@@ -274,6 +278,17 @@ def test_a_body_without_a_head(family):
     assert done.last_hidden_state.shape == (2, 7, tiny.D_MODEL)
 
 
+def test_an_encoder_with_a_language_model_on_top_has_one_loss_for_each_token_but_the_first():
+    model = BertLMHeadModel(tiny.config("bert")).eval()
+    one = nonzero(PromptTuning(n=N).attach(model)) and labelled("gpt2")
+    done = model(**one)
+    assert done.logits.shape[:2] == one["input_ids"].shape
+    after = one["labels"][:, 1:].flatten()
+    torch.testing.assert_close(
+        done.loss, nn.functional.cross_entropy(done.logits[:, :-1].flatten(0, 1), after)
+    )
+
+
 @each_decoder
 def test_only_some_logits(family):
     model, one = prompted(family), tiny.batch(2, 7)
@@ -452,13 +467,13 @@ def test_a_cache_is_continued_as_it_was_begun(family):
                     methods.activate(model, later)
                     rest = model(input_ids=ids[:, 5:], attention_mask=mask, cache=cache, use_cache=True)
                     torch.testing.assert_close(rest.logits, whole, atol=1e-5, rtol=1e-4)
-                    assert rest.cache.get_seq_length() == 8 + {"film": 2, "product": 5, None: 0}[name]
+                    held = rest.cache.layers[0].get_seq_length()
+                    assert held == 8 + {"film": 2, "product": 5, None: 0}[name]
+                    assert rest.cache.get_seq_length() == 8
 
 
 @each_decoder
 def test_an_empty_cache_of_the_caller_s_and_its_copy(family):
-    import copy
-
     model, ids = prompted(family), tiny.batch(2, 8)["input_ids"]
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
@@ -473,6 +488,25 @@ def test_an_empty_cache_of_the_caller_s_and_its_copy(family):
         cache.reset()
         begun = model(input_ids=ids, cache=cache, use_cache=True).logits
         torch.testing.assert_close(begun[:, 5:], whole, atol=1e-5, rtol=1e-4)
+
+
+@each_decoder
+def test_a_cache_tells_the_length_of_the_text_and_can_be_emptied(family):
+    model, ids = prompted(family), tiny.batch(2, 12)["input_ids"]
+    with torch.no_grad():
+        whole, cache = model(input_ids=ids).logits, DynamicCache()
+        model(input_ids=ids[:, :5], cache=cache, use_cache=True)
+        assert cache.get_seq_length() == 5
+        for twin in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))):
+            rest = model(input_ids=ids[:, 5:], cache=twin, use_cache=True).logits
+            torch.testing.assert_close(rest, whole[:, 5:], atol=1e-5, rtol=1e-4)
+            assert (twin.get_seq_length(), cache.get_seq_length()) == (12, 5)
+        cache.reset()
+        assert cache.get_seq_length() == 0
+        with methods.disabled(model):  # who begins it anew need not be who began it before
+            model(input_ids=ids[:, :5], cache=cache, use_cache=True)
+            rest = model(input_ids=ids[:, 5:], cache=cache, use_cache=True).logits
+            torch.testing.assert_close(rest, model(input_ids=ids).logits[:, 5:], atol=1e-5, rtol=1e-4)
 
 
 @each_decoder

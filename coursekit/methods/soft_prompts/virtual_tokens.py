@@ -11,6 +11,7 @@ that all rows end together, behind for an encoder, so that position 0 is what it
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ class VirtualTokens(base.Switched):
             inner.register_forward_pre_hook(self.enter, with_kwargs=True),
             inner.register_forward_hook(self.leave, with_kwargs=True),
         ]
-        if interop.task_type(model) == "CAUSAL_LM":
+        if interop.task_type(model) == "CAUSAL_LM" and not self.encoder:
             handles += [
                 model.register_forward_pre_hook(self.label, with_kwargs=True),
                 model.register_forward_hook(self.unlabel, always_call=True),
@@ -90,9 +91,13 @@ class VirtualTokens(base.Switched):
         """
         call = _bound(self.arguments[0], args, kwargs)
         self.most, self.counts = 0, None
-        going_on = _filled(call.get("cache"))
+        cache, going_on = call.get("cache"), _filled(call.get("cache"))
+        if cache is not None:
+            vars(cache).pop("get_seq_length", None)  # the model itself counts all that it holds
         if going_on:
             self._go_on(call)
+        elif hasattr(cache, HELD):  # it was emptied
+            delattr(cache, HELD)
         speaks = self.switch.rows is not None or self.switch.active in self.prompts
         one_of_them = (call.get("input_ids") is None) != (call.get("inputs_embeds") is None)
         # Neither or both: the model has a message for that.
@@ -184,6 +189,7 @@ class VirtualTokens(base.Switched):
     def leave(self, inner: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         r"""After the body: take the virtual tokens out of what it answers, and note in a new cache that it has them."""
         if self.counts is None:
+            _count_text_only(kwargs.get("cache"))
             return output
         if isinstance(output, tuple):
             raise CourseError(
@@ -203,6 +209,7 @@ class VirtualTokens(base.Switched):
         for cache in (kwargs.get("cache"), output.get("cache")):
             if cache is not None:
                 setattr(cache, HELD, (slots >= self.most - self.counts[:, None]).long())  # (rows, most)
+                _count_text_only(cache)
         return output
 
     def _without(self, hidden: Tensor, keep: int = 0) -> Tensor:
@@ -217,10 +224,13 @@ class VirtualTokens(base.Switched):
     # A language model's loss -----------------------------------------------------------------------------------
 
     def label(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        r"""Before a language model: with something before it, the first token has a prediction, and a loss."""
+        r"""Before a language model: with something before it, the first token has a prediction, and a loss.
+
+        Not where the caller gives `shift_labels`, what each position is to predict, as well.
+        """
         call = _bound(self.arguments[1], args, kwargs)
         labels, self.labelled = call.get("labels"), False
-        if labels is None or _filled(call.get("cache")):
+        if labels is None or call.get("shift_labels") is not None or _filled(call.get("cache")):
             return args, kwargs
         rows = self.switch.rows
         parts = [(self.switch.active, slice(None))] if rows is None else list(self.switch.parts(labels))
@@ -259,6 +269,16 @@ def _bound(names: list[str], args: tuple, kwargs: dict[str, Any]) -> dict[str, A
 
 def _filled(cache: Any) -> bool:
     return cache is not None and bool(cache.get_seq_length())
+
+
+def _count_text_only(cache: Any) -> None:
+    r"""Let `cache` tell whoever calls how many tokens of the text it holds: `generate` goes on behind them."""
+    if hasattr(cache, HELD):
+        cache.get_seq_length = partial(_text_length, cache)
+
+
+def _text_length(cache: Any, *args: Any) -> int:
+    return max(0, type(cache).get_seq_length(cache, *args) - getattr(cache, HELD).shape[1])
 
 
 def _positions(mask: Tensor) -> Tensor:
