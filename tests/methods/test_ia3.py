@@ -189,13 +189,16 @@ def test_gpt2_scales_keys_and_values_and_leaves_queries_alone():
 def test_the_file_holds_ones_for_the_queries(tmp_path):
     from safetensors.torch import load_file
 
-    IA3().save(nonzero(IA3().attach(tiny.model("gpt2"))), tmp_path)
+    model = nonzero(IA3().attach(tiny.model("gpt2")))
+    IA3().save(model, tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     prefix, d = "base_model.model.transformer.h.1", tiny.D_MODEL
     stored = tensors[f"{prefix}.attn.c_attn.ia3_l"]
     assert stored.shape == (3 * d, 1) and tensors[f"{prefix}.mlp.c_proj.ia3_l"].shape == (1, tiny.D_FF)
     assert torch.all(stored[:d] == 1) and not torch.any(stored[d:] == 1)
     assert IA3.from_checkpoint(tmp_path) == IA3()
+    again, one = IA3().load(tiny.model("gpt2"), tmp_path), tiny.batch()
+    assert torch.equal(again(**one).logits, model(**one).logits)
 
 
 def test_a_checkpoint_that_scales_queries_is_no_checkpoint_of_the_paper_s(tmp_path):
