@@ -90,7 +90,10 @@ def read_method(folder: str | Path) -> Adapter | AdapterDrop:
         kind, activation = NAMED[form]
         return kind(r=widths.pop(), activation=activation)
     kind = _form(form, folder)
-    if (activation := form["non_linearity"]) not in ACTIVATIONS:
+    activation = form.get("non_linearity")
+    if "version" not in config:  # written before gelu and its approximation changed their names
+        activation = {"gelu": "gelu_new", "gelu_orig": "gelu"}.get(activation, activation)
+    if activation not in ACTIVATIONS:
         raise unknown("activation", activation, ACTIVATIONS)
     settings: dict[str, Any] = {"r": widths.pop(), "activation": ACTIVATIONS[activation]}
     if kind is ParallelAdapter:
@@ -105,30 +108,35 @@ def read_method(folder: str | Path) -> Adapter | AdapterDrop:
 
 
 def load(model: nn.Module, folder: str | Path, name: str = "default", head: bool = True) -> nn.Module:
-    r"""Attach the adapter in `folder` to `model` under `name`, and the task head beside it if there is one.
+    r"""Attach the adapter in `folder` to `model` under `name`, and the classifier beside it if there is one.
 
-    `head=False` leaves a head in the folder alone; the adapter then has a copy of the model's own.
+    `head=False` leaves a classifier in the folder alone; the adapter then has a copy of the model's own. The output
+    layer of a language model, which the library writes as well, is the base's and stays that.
     Raises CourseError, and leaves `model` as it was, where the adapter or the head is of another model.
     """
-    method, active = read_method(folder), _active(model)
+    method, others, active = read_method(folder), base.attached(model), _active(model)
+    own_type = model.config.model_type
+    if (made_for := _config(Path(folder)).get("model_type", own_type)) != own_type:
+        raise CourseError(
+            f"the adapter in {folder} was trained on a {made_for} model, this one is {own_type}"
+        )
     found = _ours(method, model, folder)
-    if head:
-        found |= _tensors(Path(folder), HEAD_WEIGHTS, needed=False)
+    heads = tuple(f"{name}." for name in head_names(model))
+    theirs = _tensors(Path(folder), HEAD_WEIGHTS, needed=False) if heads and head else {}
     method.attach(model, name)
     try:
         own = method._learned(model, name)
-        heads = tuple(f"{name}." for name in head_names(model))
-        if not any(key.startswith(heads) for key in found):
-            own = {key: value for key, value in own.items() if not key.startswith(heads)}
-        interop.same_tensors(own, found, folder)
+        if not theirs:
+            own = {key: value for key, value in own.items() if not (heads and key.startswith(heads))}
+        interop.same_tensors(own, found | theirs, folder)
     except CourseError:
         base.remove(model, name)
-        if active is not None:
+        if others:
             base.activate(model, active)
         raise
     with torch.no_grad():
         for key, value in own.items():
-            value.copy_(found[key])
+            value.copy_((found | theirs)[key])
     return model
 
 
@@ -182,9 +190,8 @@ def _form(form: dict[str, Any], folder: str | Path) -> type[Adapter]:
             f"the adapter in {folder} is a {form['architecture']}, not a bottleneck: read it with the library"
         )
     for key, plain in PLAIN.items():
-        if form.get(key, plain) != plain and not (
-            key == "residual_before_ln" and not form["original_ln_before"]
-        ):
+        unused = key == "residual_before_ln" and not form.get("original_ln_before")
+        if form.get(key, plain) != plain and not unused:
             raise CourseError(f"the adapter in {folder} has {key}={form[key]!r}, which no method here has")
     asked = {key: form.get(key, False) for key in FORMS[HoulsbyAdapter]}
     kind = next((kind for kind, wanted in FORMS.items() if wanted == asked), None)

@@ -406,7 +406,7 @@ def test_norms_that_train_beside_norms_that_do_not(kind):
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_trained_norms_are_whole_numbers_apart_from_the_base_s_precision(family):
+def test_norms_train_in_full_precision_on_a_sixteen_bit_base(family):
     model = tiny.model(family, dtype=torch.bfloat16)
     plain = answers(model, tiny.batch())
     HoulsbyAdapter(r=3, init="zero", train_norms=True).attach(model)
@@ -826,6 +826,19 @@ def test_old_folders_name_their_form_and_their_tensors_otherwise(tmp_path):
     stored.assert_same(adapterhub.load(stored.model(), folder), "pfeiffer", exactly=stored.has_these_bits())
 
 
+@pytest.mark.parametrize("written, read", [("gelu_orig", "gelu"), ("gelu", None)])
+def test_folders_from_before_gelu_meant_gelu(written, read, tmp_path):
+    folder = rewritten(FIXTURES / "bert" / "pfeiffer", tmp_path, non_linearity=written)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    del config["version"]
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    if read:
+        assert adapterhub.read_method(folder) == PfeifferAdapter(r=3, activation=read)
+    else:
+        with pytest.raises(CourseError, match="unknown activation 'gelu_new'; did you mean 'gelu'"):
+            adapterhub.read_method(folder)
+
+
 @pytest.mark.parametrize("changes, said", [
     ({"phm_layer": True}, "has phm_layer=True, which no method here has"),
     ({"ln_before": True}, "has ln_before=True"),
@@ -867,7 +880,7 @@ def test_folders_that_do_not_fit_leave_the_model_as_it_was(tmp_path):
             Stored("gpt2/pfeiffer").model(),
             folder,
             {},
-            "of other targets: .* unexpected, such as classifier.bias",
+            "was trained on a bert model, this one is gpt2",
         ),
         (tiny.encoder(num_hidden_layers=1), folder, {}, "of other targets: .* unexpected, such as block 1"),
         (
@@ -883,10 +896,24 @@ def test_folders_that_do_not_fit_leave_the_model_as_it_was(tmp_path):
         assert list(methods.attached(target)) == names
     assert model._coursekit.switch.active == "product"
     assert torch.equal(answers(model, tiny.batch()), before)
+    methods.activate(model, None)
+    with pytest.raises(CourseError, match="of another model"):
+        adapterhub.load(model, folder, "third")
+    assert model._coursekit.switch.active is None
     three = tiny.encoder(num_labels=3, hidden_size=12, num_attention_heads=3)
     head = three.classifier.weight.detach().clone()
     adapterhub.load(three, folder, head=False)
     assert torch.equal(three.classifier.chosen("default").weight, head)
+
+
+def test_the_output_layer_of_a_language_model_stays_the_base_s(tmp_path):
+    stored = Stored("gpt2/pfeiffer")
+    folder, model = rewritten(stored.folder, tmp_path), stored.model()
+    torch.save({"lm_head.weight": torch.zeros_like(model.lm_head.weight)}, folder / "pytorch_model_head.bin")
+    before = model.lm_head.weight.clone()
+    adapterhub.load(model, folder)
+    assert torch.equal(model.lm_head.weight, before)
+    stored.assert_same(model, "pfeiffer", exactly=stored.has_these_bits())
 
 
 class Evil:
