@@ -414,7 +414,7 @@ def detach(model: nn.Module) -> nn.Module:
     for path in state.added:
         parent, _, child = path.rpartition(".")
         delattr(model.get_submodule(parent), child)
-    for path, module in state.originals.items():
+    for path, module in reversed(state.originals.items()):  # what was put into another wrapper comes out first
         replace(model, path, module)
     for name, parameter in model.named_parameters():
         if name in state.flags:  # not what somebody has put into the model since
