@@ -23,6 +23,16 @@ CONFIG, TENSORS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "b
 SOFT_PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING")
 
 
+class Settings(dict):
+    r"""What the config of a checkpoint says; asking it for a key that is not there is an error in words."""
+
+    def __missing__(self, key: str) -> Any:
+        raise CourseError(
+            f"the {CONFIG} of this checkpoint does not say {key!r}: another program, or another version of this one, "
+            "wrote it; add the line to the file, or save the adapter again"
+        )
+
+
 def write(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
     r"""Write `config` and `tensors` (keys without peft's prefix) to `folder`, whole or not at all."""
     from safetensors import SafetensorError
@@ -62,9 +72,11 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 f"{folder} is not an adapter checkpoint: it has no {name}; save one with method.save()"
             )
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"), object_hook=Settings)
         tensors = load_file(folder / TENSORS)
-    except (json.JSONDecodeError, SafetensorError) as error:
+        if not isinstance(config, Settings):
+            raise ValueError(f"{CONFIG} holds no settings")
+    except (ValueError, OSError, SafetensorError) as error:
         raise CourseError(f"the checkpoint in {folder} is damaged ({error}); save it again") from error
     # peft also stores the frozen embedding when an embedding is adapted; it belongs to the base, not to the adapter.
     learned = {k.removeprefix(_prefix(config, k)): v for k, v in tensors.items() if ".base_layer." not in k}
@@ -80,7 +92,7 @@ def _prefix(config: dict[str, Any], key: str) -> str:
 
 def same_method(kind: str, config: dict[str, Any]) -> None:
     r"""Raise CourseError where a checkpoint's config is of another method than `kind`."""
-    found = config.get("peft_type")
+    found = config.get("peft_type") if isinstance(config, dict) else config
     if found != kind:
         raise CourseError(f"this checkpoint holds {found}, not {kind}; load it with the method that wrote it")
 

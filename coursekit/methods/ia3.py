@@ -163,8 +163,13 @@ class IA3(base.Method):
     def __post_init__(self) -> None:
         for field in ("targets", "feedforward"):
             value = getattr(self, field)
-            if value is not None:
-                object.__setattr__(self, field, (value,) if isinstance(value, str) else tuple(value))
+            if isinstance(value, str):
+                value = (value,)
+            if value is not None and not (
+                isinstance(value, (tuple, list, set)) and all(isinstance(name, str) for name in value)
+            ):
+                raise CourseError(f'{field}={value!r}: give names of modules, such as ("k_proj", "v_proj")')
+            object.__setattr__(self, field, None if value is None else tuple(value))
         if self.targets == ():
             raise CourseError(
                 'targets is empty: name at least one module, such as ("k_proj", "v_proj", "down_proj"), or leave it '

@@ -34,6 +34,13 @@ PAPER_TARGETS = {
 }
 
 
+#: What only peft has. Silently left out, each would give other answers.
+BEYOND = ("alpha_pattern", "rank_pattern", "alora_invocation_tokens", "layer_replication", "use_qalora")
+BEYOND += ("use_bdlora", "arrow_config", "kasa_config", "monteclora_config")
+#: Starts of peft's that take their share out of the base weights.
+MOVING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
 class LoRALayer(base.Switched, ABC):
     r"""A frozen layer with low-rank updates beside it, one for each named adapter."""
 
@@ -339,6 +346,7 @@ class LoRA(base.Method):
         }
 
     def _check_config(self, config: dict[str, Any]) -> None:
+        _plain(config)
         own = {"r": self.r, "lora_alpha": self.alpha, "use_rslora": self.rslora, "use_dora": self.dora}
         for key, value in own.items():
             if config.get(key, value) != value:
@@ -352,8 +360,9 @@ class LoRA(base.Method):
         r"""The method with the hyperparameters of a checkpoint, ours or peft's."""
         config, _ = interop.read(folder)
         interop.same_method(cls.kind, config)
+        _plain(config)
         targets = config["target_modules"]
-        if isinstance(targets, str) and targets != "all-linear":
+        if not isinstance(targets, list) and targets != "all-linear":
             raise CourseError(
                 f"the checkpoint in {folder} names its targets by the pattern {targets!r}; give them as a list"
             )
@@ -364,6 +373,21 @@ class LoRA(base.Method):
             dropout=config.get("lora_dropout", 0.0),
             rslora=config.get("use_rslora", False),
             dora=config.get("use_dora", False),
+        )
+
+
+def _plain(config: dict[str, Any]) -> None:
+    r"""Raise CourseError for a checkpoint of peft's whose tensors do not mean $W_0 x + sBAx$ with one s for all."""
+    for key in BEYOND:
+        if config.get(key):
+            raise CourseError(
+                f"this checkpoint was trained with {key}={config[key]!r}, which the LoRA here does not have: use peft"
+            )
+    start = config.get("init_lora_weights", True)
+    if isinstance(start, str) and start.startswith(MOVING):
+        raise CourseError(
+            f"this checkpoint was trained on weights that init_lora_weights={start!r} had changed first: let peft "
+            "save it with path_initial_model_for_weight_conversion, as a plain LoRA"
         )
 
 

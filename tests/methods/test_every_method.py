@@ -8,6 +8,7 @@ its own file, against the library or the formula it comes from.
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import tiny
@@ -459,6 +460,47 @@ def test_what_a_method_cannot_attach_to_or_be_called_is_said_in_a_line(case):
         method.attach(nn.Linear(3, 3))
     assert methods.attached(model) == {} and hooks(model) == 0
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@by_method
+def test_a_damaged_checkpoint_is_said_in_a_line_and_changes_nothing(case, tmp_path):
+    family, method = case.families[-1], case.make()
+    method.save(attach(case, family), tmp_path)
+    model, fresh = attach(case, family, seed=5), build(case, family)
+    before = model(**tiny.batch()).logits
+    config, tensors = (tmp_path / name for name in ("adapter_config.json", "adapter_model.safetensors"))
+    for path, content in [
+        *((config, text) for text in (b"[1, 2]", b"null", b"{", b'{"r": "\xe9"}', b"")),
+        *((tensors, text) for text in (b"", b"no tensors", tensors.read_bytes()[:-10])),
+    ]:
+        good = path.read_bytes()
+        path.write_bytes(content)
+        for attempt in (
+            lambda: method.load(model, tmp_path),
+            lambda: method.load(fresh, tmp_path),
+            lambda: type(method).from_checkpoint(tmp_path),
+        ):
+            with pytest.raises(CourseError, match=r"^the checkpoint in .* is damaged \(.*\); save it again$"):
+                attempt()
+        path.write_bytes(good)
+    assert torch.equal(model(**tiny.batch()).logits, before) and methods.attached(fresh) == {}
+
+
+@by_method
+def test_a_setting_that_a_checkpoint_does_not_have_is_named(case, tmp_path):
+    family, method, asked = case.families[-1], case.make(), []
+    method.save(attach(case, family), tmp_path)
+    file = tmp_path / "adapter_config.json"
+    settings = json.loads(file.read_text())
+    for key in settings:
+        file.write_text(json.dumps({k: v for k, v in settings.items() if k != key}))
+        try:
+            type(method).from_checkpoint(tmp_path)
+        except CourseError as error:
+            asked.append(key)
+            wanted = "this checkpoint holds None, not" if key == "peft_type" else f"does not say {key!r}"
+            assert wanted in str(error) and "\n" not in str(error)
+    assert "peft_type" in asked and len(asked) > 1
 
 
 @by_method

@@ -368,6 +368,8 @@ def test_rows_of_one_batch_in_sixteen_bits():
 
 @pytest.mark.parametrize("options, said", [
     ({"targets": (), "feedforward": ()}, "targets is empty"),
+    ({"targets": 5, "feedforward": ()}, "targets=5: give names of modules"),
+    ({"targets": ("k_proj", 1), "feedforward": ()}, "targets=.*: give names of modules"),
     ({"targets": ("k_proj",)}, "belong together"),
     ({"feedforward": ("down_proj",)}, "belong together"),
     ({"targets": "k_proj", "feedforward": "down_proj"}, "'down_proj', which is not among the targets"),

@@ -366,6 +366,7 @@ def test_generating_with_padding_gives_the_tokens_of_the_whole_sequence_computed
     ({"layers": 0}, "layers=0 makes no prompts"),
     ({"layers": True}, "layers=True makes no prompts"),
     ({"gate": "tan"}, "unknown gate 'tan'; did you mean 'tanh'"),
+    ({"projected": "yes"}, "projected='yes': take True or False"),
 ])  # fmt: skip
 def test_hyperparameters_that_make_no_sense(options, said):
     with pytest.raises(CourseError, match=said):

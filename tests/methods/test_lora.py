@@ -547,3 +547,24 @@ def test_a_checkpoint_has_the_settings_of_the_adapter_that_was_attached(tmp_path
     with pytest.raises(CourseError, match="trained with lora_alpha=6, the method here has 16"):
         LoRA.from_checkpoint(tmp_path).load(other, tmp_path)  # into an adapter that would scale it otherwise
     assert torch.equal(other(**one).logits, before)
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"alpha_pattern": {"q_proj": 32}}, "trained with alpha_pattern={'q_proj': 32}, which .* does not have"),
+    ({"rank_pattern": {"q_proj": 2}}, "trained with rank_pattern"),
+    ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' had changed first"),
+    ({"init_lora_weights": "olora"}, "init_lora_weights='olora' had changed first"),
+])  # fmt: skip
+def test_what_only_peft_has_is_not_read_as_something_else(options, said, tmp_path):
+    config = peft.LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **options
+    )
+    peft.get_peft_model(tiny.decoder(), config).save_pretrained(tmp_path)
+    model = tiny.decoder()
+    for attempt in (
+        lambda: LoRA.from_checkpoint(tmp_path),
+        lambda: LoRA(r=4, alpha=8).load(model, tmp_path),
+    ):
+        with pytest.raises(CourseError, match=said):
+            attempt()
+    assert methods.attached(model) == {}

@@ -340,6 +340,8 @@ def test_closed_form(family, n, h, layers):
 @pytest.mark.parametrize("options, said", [
     ({"n": 0}, "n=0 is no number of virtual tokens"), ({"encoder": "lsmt"}, "unknown encoder 'lsmt'; did you mean"),
     ({"hidden": 0}, "hidden=0"), ({"layers": 0}, "layers=0"), ({"hidden": True}, "hidden=True"),
+    ({"layers": None}, "layers=None"), ({"placeholder": "[P]"}, r"placeholder='\[P\]' is no token id"),
+    ({"placeholder": True}, "placeholder=True is no token id"),
     ({"encoder": "mlp", "layers": 3}, 'layers=3 is for encoder="lstm"'),
 ])  # fmt: skip
 def test_hyperparameters_that_make_no_sense(options, said):
@@ -352,3 +354,9 @@ def test_a_placeholder_outside_the_vocabulary():
     with pytest.raises(CourseError, match="placeholder=97: this model's vocabulary has 97 tokens"):
         PTuning(placeholder=97).attach(model)
     assert methods.attached(model) == {}
+
+
+def test_a_checkpoint_has_the_settings_of_the_adapter_that_was_attached(tmp_path):
+    model = nonzero(PTuning(n=3, hidden=6, layers=1).attach(tiny.decoder()))
+    PTuning(n=5).save(model, tmp_path)
+    assert PTuning.from_checkpoint(tmp_path) == PTuning(n=3, hidden=6, layers=1)

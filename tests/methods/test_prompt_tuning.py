@@ -574,6 +574,10 @@ def test_closed_form(family):
     ({"n": 0}, "n=0 is no number of virtual tokens"), ({"n": 2.5}, "n=2.5"), ({"n": True}, "n=True"),
     ({"init": "vocabluary"}, "unknown init 'vocabluary'; did you mean 'vocabulary'"),
     ({"init": "text"}, "go together"), ({"init_ids": (1, 2)}, "go together"),
+    ({"init": ["text"]}, "unknown init .'text'.; did you mean 'text'"),
+    ({"init": "text", "init_ids": "Is this good?"}, "takes the token ids of one text, .* this str is something else"),
+    ({"init": "text", "init_ids": torch.ones(1, 3).long()}, "this Tensor is something else"),
+    ({"init_ids": None}, "this NoneType is something else"),
 ])  # fmt: skip
 def test_hyperparameters_that_make_no_sense(options, said):
     with pytest.raises(CourseError, match=said):

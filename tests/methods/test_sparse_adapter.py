@@ -575,6 +575,9 @@ def test_a_large_model_is_counted_on_the_meta_device():
     ({"pruned": math.nan}, "pruned=nan"),
     ({"pruned": True}, "pruned=True"),
     ({"pruned": "0.8"}, "pruned='0.8'"),
+    ({"pruned": None}, "pruned=None"),
+    ({"score": ["snip"]}, "unknown score .'snip'.; did you mean 'snip'"),
+    ({"seed": None}, "seed=None: take a whole number"),
     ({"score": "snipp"}, "unknown score 'snipp'; did you mean 'snip'"),
     ({"adapter": methods.LoRA()}, "has no bottlenecks to prune: take one of HoulsbyAdapter"),
 ])  # fmt: skip

@@ -111,9 +111,9 @@ class Adapter(base.Method):
     def __post_init__(self) -> None:
         if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
             raise CourseError(f"r={self.r!r} is no width: take a whole number from 1 up, such as 16")
-        if self.activation not in ACTIVATIONS:
+        if self.activation not in tuple(ACTIVATIONS):
             raise unknown("activation", self.activation, ACTIVATIONS)
-        if self.init not in INITS:
+        if self.init not in tuple(INITS):
             raise unknown("initialisation", self.init, INITS)
 
     @abstractmethod

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,12 +53,14 @@ class SparseAdapter(base.Method):
         if not isinstance(self.adapter, Adapter):
             names = ", ".join(kind.__name__ for kind in ADAPTERS.values())
             raise CourseError(f"adapter={self.adapter!r} has no bottlenecks to prune: take one of {names}")
-        if isinstance(self.pruned, (bool, str)) or not 0 <= self.pruned < 1:
+        if isinstance(self.pruned, bool) or not isinstance(self.pruned, Real) or not 0 <= self.pruned < 1:
             raise CourseError(
                 f"pruned={self.pruned!r}: it is the fraction of the weights that goes, from 0 to below 1, such as 0.8"
             )
-        if self.score not in SCORES:
+        if self.score not in tuple(SCORES):
             raise unknown("score", self.score, SCORES)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise CourseError(f"seed={self.seed!r}: take a whole number")
 
     # Numbers --------------------------------------------------------------------------------------------------------
 

@@ -186,6 +186,10 @@ class LlamaAdapter(base.Method):
             object.__setattr__(self, "gate", "none")
         if self.gate not in GATES:
             raise unknown("gate", self.gate, GATES)
+        if self.projected not in (None, True, False):
+            raise CourseError(
+                f"projected={self.projected!r}: take True or False, or None for what peft does in each family"
+            )
 
     def blocks(self, model: Any) -> int:
         r"""How many blocks have prompts, counted from the top; `model`: a config or an Architecture."""

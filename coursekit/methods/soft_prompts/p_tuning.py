@@ -52,8 +52,16 @@ class PTuning(InputPrompt):
         if self.encoder not in ("lstm", "mlp"):
             raise unknown("encoder", self.encoder, ("lstm", "mlp"))
         for key, value in (("hidden", self.hidden), ("layers", self.layers)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is None and key == "hidden":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise CourseError(f"{key}={value!r}: take a whole number from 1 up")
+        token = self.placeholder
+        if token is not None and (isinstance(token, bool) or not isinstance(token, int) or token < 0):
+            raise CourseError(
+                f"placeholder={token!r} is no token id: take that of a token which no text has, such as "
+                "tokenizer.unk_token_id"
+            )
         if self.encoder == "mlp" and self.layers != 2:
             raise CourseError(f'layers={self.layers} is for encoder="lstm": the MLP always has its three')
 
@@ -68,10 +76,11 @@ class PTuning(InputPrompt):
     ) -> Path:
         r"""Write what was trained to `folder`. encoder=False leaves the network out: smaller, and done training."""
         name = self._named(model, name)
-        tensors = self._learned(model, name)
+        method = base.attached(model)[name]  # the one that was attached: another may have other settings
+        tensors = method._learned(model, name)
         if not encoder:
             tensors = {key: value for key, value in tensors.items() if not key.startswith(ENCODER)}
-        return interop.write(folder, self._config(model), tensors)
+        return interop.write(folder, method._config(model), tensors)
 
     def _hidden(self, config: Any) -> int:
         d = describe(config).d_embed

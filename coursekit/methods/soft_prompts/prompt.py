@@ -112,8 +112,8 @@ class PromptTuning(InputPrompt):
 
     def __post_init__(self) -> None:
         check_n(self.n)
-        object.__setattr__(self, "init_ids", tuple(int(i) for i in self.init_ids))
-        if self.init not in INITS:
+        object.__setattr__(self, "init_ids", token_ids(self.init_ids))
+        if self.init not in tuple(INITS):
             raise unknown("init", self.init, INITS)
         if (self.init == "text") != bool(self.init_ids):
             raise CourseError('init="text" and init_ids=(...), the token ids to start from, go together')
@@ -154,6 +154,19 @@ class PromptTuning(InputPrompt):
         interop.same_method(cls.kind, config)
         own = {peft: ours for ours, peft in INITS.items() if ours != "text"}
         return cls(n=config["num_virtual_tokens"], init=own.get(config.get("prompt_tuning_init"), "random"))
+
+
+def token_ids(given: Any) -> tuple[int, ...]:
+    r"""`given` as plain numbers. Raises CourseError for a text, or a batch, where the ids of one text belong."""
+    try:
+        if isinstance(given, str):
+            raise TypeError
+        return tuple(int(i) for i in given)
+    except (TypeError, ValueError, RuntimeError):
+        raise CourseError(
+            "init_ids takes the token ids of one text, such as tokenizer('Is this good?')['input_ids'], "
+            f"and this {type(given).__name__} is something else"
+        ) from None
 
 
 def check_n(n: Any) -> None:

@@ -69,9 +69,8 @@ class VirtualTokens(base.Switched):
     def vectors(self, name: str) -> Float[Tensor, "n d"]:
         r"""The virtual tokens of adapter `name`, in the precision they are trained in."""
         prompt = self.prompts[name]
-        with torch.autocast(
-            next(prompt.parameters()).device.type, enabled=False
-        ):  # few numbers, and all rest on them
+        # Few numbers, and everything rests on them: no autocast.
+        with torch.autocast(next(prompt.parameters()).device.type, enabled=False):
             return prompt()
 
     def in_front(self, name: str | None) -> int:
@@ -196,7 +195,9 @@ class VirtualTokens(base.Switched):
                 "virtual tokens cannot be taken out of a tuple: call the model with return_dict=True"
             )
         if not self.head_reads_first:
-            output.last_hidden_state = self._without(output.last_hidden_state, int(self.labelled))
+            hidden = self._without(output.last_hidden_state, int(self.labelled))
+            # In one piece, an output layer multiplies all rows at once; a slice it would take row by row.
+            output.last_hidden_state = hidden if self.encoder else hidden.contiguous()
         if output.get("hidden_states") is not None:
             output.hidden_states = tuple(h if h is None else self._without(h) for h in output.hidden_states)
         if output.get("attentions") is not None:
@@ -277,8 +278,8 @@ def _count_text_only(cache: Any) -> None:
         cache.get_seq_length = partial(_text_length, cache)
 
 
-def _text_length(cache: Any, *args: Any) -> int:
-    return max(0, type(cache).get_seq_length(cache, *args) - getattr(cache, HELD).shape[1])
+def _text_length(cache: Any, layer_idx: int = 0) -> int:
+    return max(0, type(cache).get_seq_length(cache, layer_idx) - getattr(cache, HELD).shape[1])
 
 
 def _positions(mask: Tensor) -> Tensor:
