@@ -1,0 +1,148 @@
+r"""The benchmark's instruments, and what they show without a clock: a step of ours moves no more than peft's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from attached import labelled
+
+from coursekit import adapterhub
+from coursekit.methods import (
+    IA3,
+    HoulsbyAdapter,
+    LlamaAdapter,
+    LoRA,
+    PrefixTuning,
+    PromptTuning,
+    PTuning,
+)
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+from stepping import Took, interleaved, stepper  # noqa: E402
+from traffic import Traffic, traffic  # noqa: E402
+from twins import with_peft  # noqa: E402
+
+METHODS = {
+    "LoRA": LoRA(r=4),
+    "LoRA everywhere": LoRA(r=4, targets="all-linear"),
+    "DoRA": LoRA(r=4, dora=True),
+    "IA3": IA3(),
+    "prompt": PromptTuning(n=6),
+    "P-tuning": PTuning(n=6),
+    "P-tuning MLP": PTuning(n=6, encoder="mlp"),
+    "prefix": PrefixTuning(n=6),
+    "prefix network": PrefixTuning(n=6, hidden=8),
+    "LLaMA-Adapter": LlamaAdapter(n=6),
+}
+#: What peft has with this transformers: no prefix before an encoder, its LLaMA-Adapter for few families.
+FAMILIES = {"prefix": tiny.DECODERS, "prefix network": tiny.DECODERS, "LLaMA-Adapter": ("gpt2", "llama")}
+#: Our virtual tokens leave out padding when they count positions, for each row by itself; peft counts once for all.
+MOST = {"prompt": 1.015, "P-tuning": 1.015, "P-tuning MLP": 1.015}
+CASES = [(key, family) for key in METHODS for family in FAMILIES.get(key, tiny.FAMILIES)]
+
+
+@pytest.mark.parametrize(("key", "family"), CASES)
+def test_a_step_reads_and_writes_no_more_than_peft_s_and_has_its_loss(key, family):
+    base = tiny.model(family, **({"use_cache": False} if family in tiny.DECODERS else {}))
+    ours, theirs = with_peft(base, METHODS[key])
+    one, moved = labelled(family, batch_size=8, seq=24), []
+    for model in (ours, theirs):
+        traffic(model, one)  # what is made once is made
+        moved.append(traffic(model, one).bytes.total())
+        torch.manual_seed(0)
+    assert moved[0] <= MOST.get(key, 1.0) * moved[1]
+    losses = []
+    for model in (ours, theirs):
+        torch.manual_seed(0)
+        losses.append(stepper(model, one)().loss)
+    assert losses[0] == pytest.approx(losses[1], abs=2e-6)
+
+
+def test_traffic_counts_what_is_read_and_written():
+    a, b = torch.ones(10), torch.ones(10)
+    with Traffic() as counted:
+        c = a + b
+        c.view(5, 2).t()
+        torch.mul(a, b, out=c)
+        c.add_(1)
+        torch.empty(1000)
+        a.new_zeros(3)
+    assert counted.bytes == {"add": 120, "mul": 120, "add_": 80, "new_zeros": 12}
+    assert counted.calls == {"add": 1, "mul": 1, "add_": 1, "new_zeros": 1}
+
+
+def test_rounds_alternate_and_ratios_are_per_round():
+    order, speeds = [], iter([5, 5, 5, 5, 1, 2, 6, 3, 2, 4, 8, 4, 3, 6, 9, 9])
+
+    def step(who: str, factor: float):
+        def run() -> Took:
+            order.append(who)
+            seconds = next(speeds)
+            return Took(1.0 if len(order) < 5 or who == "ours" else 1.25, seconds, seconds * factor)
+
+        return run
+
+    row = interleaved(step("ours", 1.0), step("theirs", 2.0), rounds=6)
+    assert order[4:] == ["ours", "theirs", "theirs", "ours"] * 3
+    # ours / theirs: 1/2, 3/6, 2/4, 4/8, 3/6, 9/9
+    assert row["rounds"] == 6 and row["ratio"] == 0.5 and row["cpu_ratio"] == 0.25
+    assert row["first_loss_gap"] == 0.0 and row["largest_loss_gap"] == 0.25
+
+
+def test_a_worker_makes_the_steps_that_this_process_would_make(tmp_path):
+    base = tiny.model("bert")
+    base.save_pretrained(tmp_path / "base")
+    model = HoulsbyAdapter(r=4).attach(tiny.model("bert"))
+    adapterhub.save(model, tmp_path / "adapter")
+    one = labelled("bert")
+    arguments = {
+        "library": "coursekit", "name": "minilm", "base": str(tmp_path / "base"),
+        "adapter": str(tmp_path / "adapter"), "batch": {key: value.tolist() for key, value in one.items()},
+    }  # fmt: skip
+    lines = "\n".join(json.dumps(line) for line in (arguments, "step", "step", "peak", "traffic"))
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "worker.py")], input=lines, capture_output=True, text=True
+    )
+    said, first, second, peak, moved = map(json.loads, done.stdout.splitlines())
+    step = stepper(model.train(), one)
+    assert said["trained"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert [first[0], second[0]] == pytest.approx([step().loss, step().loss], abs=1e-6)
+    assert peak > 0 and moved == traffic(model, one).bytes.total()
+
+
+def test_a_method_that_does_not_exist_is_named():
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "step.py"), "--method", "prefx"], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "unknown method 'prefx'; did you mean 'prefix'" in done.stderr
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "step.py"), "--method", "houlsby"], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "give --adapters-python" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs(tmp_path):
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "step.py"),
+        "--model",
+        "minilm",
+        "--method",
+        "ia3",
+        "--rounds",
+        "2",
+    ]
+    subprocess.run([*command, "--out", str(tmp_path / "rows")], check=True, capture_output=True)
+    (line,) = (tmp_path / "rows").read_text().splitlines()
+    row = json.loads(line)
+    assert (row["method"], row["model"], row["against"], row["rounds"]) == ("ia3", "minilm", "peft", 2)
+    assert row["first_loss_gap"] < 1e-5 and row["traffic_ratio"] <= 1 and 0.2 < row["ratio"] < 5
