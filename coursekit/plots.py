@@ -297,8 +297,8 @@ def score_curves(
     ax.set_xticks(settings, [f"{x:g}" for x in settings])
     if chance is not None:
         ax.axhline(chance, color="grey", linestyle="--", linewidth=1)
-        ax.annotate("chance", (1, chance), xycoords=("axes fraction", "data"), xytext=(-2, 3),
-                    textcoords="offset points", fontsize=9, color="grey", ha="right")  # fmt: skip
+        ax.annotate("chance", (0, chance), xycoords=("axes fraction", "data"), xytext=(4, 3),
+                    textcoords="offset points", fontsize=9, color="grey")  # fmt: skip
     ax.set_xlabel(xlabel)
     ax.set_ylabel(f"{label}, with its 95 % interval")
     if len(curves) > 1:
