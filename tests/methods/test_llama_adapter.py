@@ -244,7 +244,7 @@ def test_all_blocks_but_the_first_two_unless_told(depth, layers_, expected):
 
 
 def test_published_count_of_llama_7b():
-    r"""1.2 M (table 1 of the paper): 30 blocks, 10 prompts of 4096, and one gate a head as in the official code."""
+    r"""1.2 M (the paper's abstract): 30 blocks, 10 prompts of 4096, and one gate a head as in the official code."""
     from transformers import LlamaConfig
 
     config = LlamaConfig(

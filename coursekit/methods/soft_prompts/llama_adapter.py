@@ -162,7 +162,7 @@ class LlamaAdapter(base.Method):
     prompts' answer goes through the attention's output projection, as in the paper; None: as peft does it, which adds
     it behind that projection in GPT-2 and before it elsewhere.
 
-    The paper uses the same attention in an encoder, RoBERTa (section 4.4); peft has it for Llama, Mistral and GPT-2.
+    The paper uses the same attention in an encoder too, RoBERTa; peft has it for Llama, Mistral and GPT-2.
 
     Raises CourseError for sizes that make no sense and, on attaching, for more blocks than the model has.
     """
