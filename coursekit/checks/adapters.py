@@ -1,0 +1,358 @@
+r"""The exercises of notebook 02_adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from coursekit.checks.core import Exercise, Mutant, register
+
+
+def _random(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# adapters.forward -----------------------------------------------------------------------------------------
+
+
+def _bottleneck(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    random = _random(seed)
+    # r = d, which no real bottleneck has: whoever multiplies from the wrong side gets numbers, and a hint, not an
+    # error about shapes.
+    d = r = 6
+    shapes = ((2, 3, d), (r, d), (r,), (d, r), (d,))
+    return tuple(torch.randn(*shape, generator=random) for shape in shapes)
+
+
+def forward(h: Tensor, W_down: Tensor, b_down: Tensor, W_up: Tensor, b_up: Tensor) -> Tensor:
+    r"""h + W_up relu(W_down h + b_down) + b_up."""
+    return h + F.linear(F.relu(F.linear(h, W_down, b_down)), W_up, b_up)
+
+
+FORWARD = register(
+    Exercise(
+        id="adapters.forward",
+        points=3,
+        difficulty=2,
+        minutes=10,
+        hints=(
+            "Four steps: project down, bend, project up, add what came in.",
+            "F.linear(h, W, b) is W h + b for every token, with W stored as (out, in), as PyTorch does.",
+            "h + F.linear(F.relu(...), W_up, b_up): the residual is the h that came in, not the bent one.",
+        ),
+        inputs=_bottleneck,
+        reference=forward,
+        mutants=(
+            Mutant(
+                lambda h, Wd, bd, Wu, bu: F.linear(F.relu(F.linear(h, Wd, bd)), Wu, bu),
+                "the residual is missing: what the adapter computes is added to h",
+            ),
+            Mutant(
+                lambda h, Wd, bd, Wu, bu: h + F.linear(F.linear(h, Wd, bd), Wu, bu),
+                "the non-linearity is missing: without relu the two projections are one low-rank matrix",
+            ),
+            Mutant(
+                lambda h, Wd, bd, Wu, bu: h + F.relu(F.linear(F.linear(h, Wd, bd), Wu, bu)),
+                "relu stands in the wrong place: it bends the r numbers in the middle, not what comes out",
+            ),
+            Mutant(
+                lambda h, Wd, bd, Wu, bu: F.relu(h + F.linear(F.linear(h, Wd, bd), Wu, bu)),
+                "relu stands in the wrong place: it bends the r numbers in the middle, not the sum",
+            ),
+            Mutant(
+                lambda h, Wd, bd, Wu, bu: h + F.relu(h @ Wd + bd) @ Wu + bu,
+                "this is h W with rows; W is stored as (out, in) here, so it is h @ W.T, or F.linear(h, W)",
+            ),
+            Mutant(
+                lambda h, Wd, bd, Wu, bu: h + F.linear(F.relu(F.linear(h, Wu, bd)), Wd, bu),
+                "the projections are in the wrong order: down first, then up",
+            ),
+            Mutant(
+                lambda h, Wd, bd, Wu, bu: h + F.linear(F.relu(F.linear(h, Wd)), Wu),
+                "both biases are missing: they train too, and pruning leaves them alone",
+            ),
+            Mutant(
+                lambda h, Wd, bd, Wu, bu: h + F.linear(F.relu(F.linear(h, Wd)), Wu, bu),
+                "the bias of the down projection is missing",
+            ),
+            Mutant(
+                lambda h, Wd, bd, Wu, bu: h + F.linear(F.relu(F.linear(h, Wd, bd)), Wu),
+                "the bias of the up projection is missing",
+            ),
+            Mutant(
+                lambda h, Wd, bd, Wu, bu: h + F.linear(F.gelu(F.linear(h, Wd, bd)), Wu, bu),
+                "this is gelu; the exercise asks for relu",
+            ),
+        ),
+    )
+)
+
+
+# adapters.count -------------------------------------------------------------------------------------------
+
+
+def _sizes(seed: int) -> tuple[int, int, int, int]:
+    return ((768, 64, 12, 2), (384, 16, 6, 1), (1024, 8, 24, 2))[seed]
+
+
+def count(d: int, r: int, layers: int, per_block: int) -> int:
+    r"""per_block * layers * (2 d r + r + d)."""
+    return per_block * layers * (2 * d * r + r + d)
+
+
+COUNT = register(
+    Exercise(
+        id="adapters.count",
+        points=1,
+        difficulty=1,
+        minutes=5,
+        hints=(
+            "One bottleneck: a matrix down (r × d), a bias of r numbers, a matrix up (d × r), a bias of d numbers.",
+            "Every block has per_block of them.",
+        ),
+        inputs=_sizes,
+        reference=count,
+        mutants=(
+            Mutant(
+                lambda d, r, layers, per_block: per_block * layers * 2 * d * r,
+                "the biases are missing: r numbers down and d numbers up",
+            ),
+            Mutant(
+                lambda d, r, layers, per_block: per_block * layers * (d * r + r),
+                "this is the projection down alone; the one up is as large, with d biases",
+            ),
+            Mutant(
+                lambda d, r, layers, per_block: per_block * layers * (2 * d * r + 2 * d),
+                "the bias of the projection down has r numbers, one for each unit, not d",
+            ),
+            Mutant(
+                lambda d, r, layers, per_block: per_block * layers * (2 * d * r + 2 * r),
+                "the bias of the projection up has d numbers, one for each output, not r",
+            ),
+            Mutant(
+                lambda d, r, layers, per_block: layers * (2 * d * r + r + d),
+                "this is one bottleneck in each block: count per_block of them",
+            ),
+            Mutant(
+                lambda d, r, layers, per_block: per_block * (2 * d * r + r + d),
+                "this is one block; the model has several",
+            ),
+            Mutant(
+                lambda d, r, layers, per_block: 2 * d * r + r + d,
+                "this is one bottleneck; count all of them",
+            ),
+        ),
+        tolerance=0.0,
+    )
+)
+
+
+# adapters.prune -------------------------------------------------------------------------------------------
+
+
+def _weights(seed: int) -> tuple[tuple[Tensor, ...], float]:
+    random = _random(seed)
+    # Layers of different scale: one threshold over all keeps much of one and little of another.
+    weights = tuple(scale * torch.randn(5, 8, generator=random) for scale in (1.0, 0.3, 2.0))
+    return weights, (0.75, 0.9, 0.4)[seed]  # of 120 weights: 90, 108, 48 go
+
+
+def prune(weights: tuple[Tensor, ...], pruned: float) -> tuple[Tensor, ...]:
+    r"""True where |w| is among the largest of all weights together, for all but the fraction `pruned`."""
+    flat = torch.cat([W.abs().flatten() for W in weights])
+    keep = len(flat) - round(pruned * len(flat))
+    threshold = flat.sort(descending=True).values[keep - 1]
+    return tuple(W.abs() >= threshold for W in weights)
+
+
+def _each_on_its_own(weights: tuple[Tensor, ...], pruned: float) -> tuple[Tensor, ...]:
+    return tuple(prune((W,), pruned)[0] for W in weights)
+
+
+def _by(weights: tuple[Tensor, ...], pruned: float, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+    r"""Masks by another size of a weight than |w|; it has to be above 0 for `prune` to see it as it is."""
+    return prune(tuple(change(W) for W in weights), pruned)
+
+
+PRUNE = register(
+    Exercise(
+        id="adapters.prune",
+        points=3,
+        difficulty=3,
+        minutes=15,
+        hints=(
+            "One threshold for all layers: put all |w| into one long tensor first, with torch.cat and flatten.",
+            "How many stay? Not pruned · n, but the rest. Sort, and look up the smallest value that stays.",
+            "With the threshold in hand each mask is a comparison: W.abs() >= threshold.",
+        ),
+        inputs=_weights,
+        reference=prune,
+        mutants=(
+            Mutant(
+                _each_on_its_own,
+                "this prunes every layer by the same share; one threshold for all layers together is asked for",
+            ),
+            Mutant(
+                lambda weights, pruned: prune(weights, 1 - pruned),
+                "this keeps the fraction that should go: `pruned` is the part that is taken away",
+            ),
+            Mutant(
+                lambda weights, pruned: tuple(~m for m in prune(weights, pruned)),
+                "the masks are the wrong way round: true is a weight that stays",
+            ),
+            Mutant(
+                lambda weights, pruned: tuple(~m for m in prune(weights, 1 - pruned)),
+                "this keeps the smallest weights: the largest should stay",
+            ),
+            Mutant(
+                lambda weights, pruned: _by(weights, pruned, lambda W: W.exp()),
+                "this compares w with its sign: a weight of −3 is large too, so compare |w|",
+            ),
+            Mutant(
+                lambda weights, pruned: tuple(
+                    W * m for W, m in zip(weights, prune(weights, pruned), strict=True)
+                ),
+                "these are the pruned weights; the masks are asked for: true where a weight stays",
+            ),
+        ),
+        tolerance=0.0,
+    )
+)
+
+
+# adapters.snip --------------------------------------------------------------------------------------------
+
+
+def _task(seed: int) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
+    random = _random(seed)
+    h, y, W_down, W_up = (torch.randn(*s, generator=random) for s in ((7, 6), (7, 6), (3, 6), (6, 3)))
+    return partial(_loss, h, y), (W_down, W_up)
+
+
+def _loss(h: Tensor, y: Tensor, W_down: Tensor, W_up: Tensor) -> Tensor:
+    return F.mse_loss(h + F.linear(F.relu(F.linear(h, W_down)), W_up), y)
+
+
+def _gradients(loss: Callable[..., Tensor], weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    free = [W.detach().clone().requires_grad_() for W in weights]
+    return torch.autograd.grad(loss(*free), free)
+
+
+def snip(loss: Callable[..., Tensor], weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    r"""|g w| for every weight, with g the gradient of loss(*weights)."""
+    return tuple((g * W).abs() for g, W in zip(_gradients(loss, weights), weights, strict=True))
+
+
+def _scored(change: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+    return lambda loss, weights: tuple(
+        change(g, W) for g, W in zip(_gradients(loss, weights), weights, strict=True)
+    )
+
+
+def _gone(loss: Callable[..., Tensor], weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    r"""By how much the loss really moves when each weight in turn is set to 0."""
+    before, scores = loss(*weights), []
+    for i, W in enumerate(weights):
+        moved = torch.empty_like(W)
+        for row, column in torch.cartesian_prod(*map(torch.arange, W.shape)).tolist():
+            without = W.clone()
+            without[row, column] = 0
+            moved[row, column] = (loss(*weights[:i], without, *weights[i + 1 :]) - before).abs()
+        scores.append(moved)
+    return tuple(scores)
+
+
+SNIP = register(
+    Exercise(
+        id="adapters.snip",
+        points=4,
+        difficulty=4,
+        minutes=20,
+        hints=(
+            "Put a factor m in front of a weight and write the loss as a function of m. What is its slope at m = 1?",
+            "The chain rule gives ∂L/∂m = ∂L/∂w · w. How much it matters does not depend on the sign.",
+            "Let autograd differentiate: make copies with requires_grad_(), call loss(*copies), then "
+            "torch.autograd.grad.",
+        ),
+        inputs=_task,
+        reference=snip,
+        mutants=(
+            Mutant(
+                _scored(lambda g, W: g.abs()),
+                "this is |g| alone: a weight of 0 with a large gradient can go without changing anything",
+            ),
+            Mutant(
+                _scored(lambda g, W: W.abs()),
+                "this is |w|: the score by size, which knows nothing of the task",
+            ),
+            Mutant(
+                _scored(lambda g, W: g * W),
+                "the sign is still in it: a weight that matters is one whose going moves the loss, up or down",
+            ),
+            Mutant(
+                _scored(lambda g, W: (g * W).square()),
+                "this is the square of the score: the order is the same, but |g w| is asked for",
+            ),
+            Mutant(
+                _scored(lambda g, W: g * W.abs()),
+                "the gradient still has its sign: take the absolute value of the product",
+            ),
+            Mutant(
+                _gone,
+                "this takes each weight away in turn: exact, but one pass for each weight; the slope needs one in all",
+            ),
+        ),
+        tolerance=1e-5,
+    )
+)
+
+
+# adapters.budget ------------------------------------------------------------------------------------------
+
+
+def _widths(seed: int) -> tuple[int, float, int]:
+    return ((16, 0.0, 64), (8, 0.5, 32), (48, 0.25, 64))[seed]
+
+
+def budget(r: int, pruned: float, wide: int) -> float:
+    r"""1 - (1 - pruned) r / wide: as many weights stay as in the narrow adapter."""
+    return 1 - (1 - pruned) * r / wide
+
+
+BUDGET = register(
+    Exercise(
+        id="adapters.budget",
+        points=1,
+        difficulty=2,
+        minutes=5,
+        hints=(
+            "Both have 2 d r weights for each bottleneck before pruning: write down how many stay in each.",
+            "(1 − pruned) · 2dr = (1 − x) · 2d · wide. Solve for x.",
+        ),
+        inputs=_widths,
+        reference=budget,
+        mutants=(
+            Mutant(
+                lambda r, pruned, wide: (1 - pruned) * r / wide,
+                "this is the fraction that stays; the fraction that goes is asked for",
+            ),
+            Mutant(
+                lambda r, pruned, wide: 1 - r / wide,
+                "the narrow adapter is pruned too: only 1 − pruned of it is there",
+            ),
+            Mutant(
+                lambda r, pruned, wide: 1 - pruned * r / wide,
+                "pruned is what goes; what stays in the narrow adapter is 1 − pruned",
+            ),
+            Mutant(
+                lambda r, pruned, wide: 1 - (1 - pruned) * wide / r,
+                "the widths are the wrong way round: a wider adapter has to lose more",
+            ),
+        ),
+        tolerance=1e-9,
+    )
+)
