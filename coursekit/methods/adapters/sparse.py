@@ -197,10 +197,9 @@ class SparseAdapter(base.Method):
         Positions are stored as one bit for each weight of W, or as numbers where that is less.
         dense: write what `adapter` itself would write, zeros and all, for a program that knows no pruning.
         """
-        name = self._named(model, name)
-        now = base.attached(model)[name]  # what pruning has made of self
         if not dense:
-            return interop.write(folder, now._config(model), now._learned(model, name))
+            return super().save(model, folder, name)
+        name = self._named(model, name)
         tensors = self.adapter._learned(model, name)
         for path, layer in pruning.projections(model, name).items():
             del tensors[f"{path}.values"]
