@@ -1,16 +1,32 @@
 r"""Quantization: fewer bits a weight, from affine integers to NF4 and the 8-bit optimizer."""
 
+from coursekit.quantization.affine import Affine, Grid, grid, quantize_affine
 from coursekit.quantization.blockwise import Blockwise, dequantize, quantize_blockwise
+from coursekit.quantization.code_error import Error, expected_error, measured_error
+from coursekit.quantization.codes import CODES, code
 from coursekit.quantization.double import Double, quantize_absmax
 from coursekit.quantization.dynamic import dequantize_8bit, dynamic_map, quantize_8bit
+from coursekit.quantization.gguf import decode_q4_1, stored_q4_1, unpack_q4_1
 
 __all__ = [
+    "CODES",
+    "Affine",
     "Blockwise",
     "Double",
+    "Error",
+    "Grid",
+    "code",
+    "decode_q4_1",
     "dequantize",
     "dequantize_8bit",
     "dynamic_map",
+    "expected_error",
+    "grid",
+    "measured_error",
     "quantize_8bit",
     "quantize_absmax",
+    "quantize_affine",
     "quantize_blockwise",
+    "stored_q4_1",
+    "unpack_q4_1",
 ]

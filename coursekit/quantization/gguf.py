@@ -1,0 +1,79 @@
+r"""Q4_1, the format in which llama.cpp stores the course's own decoder: affine, 4 bits, blocks of 32, opened by hand.
+
+A block of 32 weights is 20 bytes, 5 bits a weight: scale d and minimum m in fp16, then 16 bytes of two codes each.
+
+$$\hat x_i = d\,q_i + m$$
+
+The low nibbles are weights 0 to 15, the high ones 16 to 31. Where an affine grid has a whole zero point, m is any
+number, so 0 need not be among the values. Layout: `block_q4_1` in ggml (github.com/ggml-org/ggml).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Float16, UInt8
+from torch import Tensor
+
+from coursekit.errors import CourseError, unknown
+
+BLOCK, BYTES = 32, 20
+
+
+@dataclass(frozen=True)
+class Q4_1:
+    r"""Blocks taken apart: 2 + 2 bytes and 32 codes for each."""
+
+    d: Float16[Tensor, " blocks"]  # the step from one code to the next
+    m: Float16[Tensor, " blocks"]  # what code 0 stands for
+    codes: UInt8[Tensor, "blocks 32"]
+
+    def dequantize(self) -> Float[Tensor, "blocks 32"]:
+        r"""d q + m in fp32."""
+        return self.d.float()[:, None] * self.codes + self.m.float()[:, None]
+
+
+def unpack_q4_1(stored: UInt8[Tensor, "*rows bytes"]) -> Q4_1:
+    r"""The fields of the blocks that follow one another in `stored`.
+
+    Raises CourseError where that is no whole number of blocks, 20 bytes each.
+    """
+    if stored.shape[-1] % BYTES:
+        raise CourseError(
+            f"{stored.shape[-1]} bytes hold no whole number of Q4_1 blocks: a block of {BLOCK} weights is {BYTES} bytes"
+        )
+    blocks = stored.reshape(-1, BYTES)
+    d, m = blocks[:, :4].contiguous().view(torch.float16).unbind(1)
+    low, high = blocks[:, 4:] & 0x0F, blocks[:, 4:] >> 4
+    return Q4_1(d, m, torch.cat([low, high], 1))
+
+
+def decode_q4_1(stored: UInt8[Tensor, "*rows bytes"]) -> Float[Tensor, "*rows width"]:
+    r"""The weights in `stored`, row by row, fp32."""
+    width = stored.shape[-1] // BYTES * BLOCK
+    return unpack_q4_1(stored).dequantize().view(*stored.shape[:-1], width)
+
+
+def stored_q4_1(path: str | PathLike, names: list[str]) -> dict[str, UInt8[Tensor, "out bytes"]]:
+    r"""The bytes of Q4_1 tensors, by name ("blk.0.ffn_up.weight"), as they lie in the GGUF file `path`.
+
+    Only where they lie is asked of the `gguf` library. Raises CourseError for a file that is none, a name that is not
+    in it, and a tensor in another format.
+    """
+    from gguf import GGUFReader
+
+    if not Path(path).is_file():
+        raise CourseError(f"there is no file {path}: coursekit.sources.smollm2_gguf() gives the decoder's")
+    try:
+        tensors = {t.name: t for t in GGUFReader(path).tensors}
+    except Exception as error:  # the library fails in many ways on what is no GGUF
+        raise CourseError(f"{path} cannot be read as GGUF: {' '.join(str(error).split())}") from error
+    for name in names:
+        if name not in tensors:
+            raise unknown("tensor", name, tensors)
+        if tensors[name].tensor_type.name != "Q4_1":
+            raise CourseError(f"{name} is stored as {tensors[name].tensor_type.name}; only Q4_1 is read here")
+    return {name: torch.tensor(tensors[name].data) for name in names}
