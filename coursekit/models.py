@@ -37,14 +37,21 @@ def load_decoder(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     attention: str | None = None,
+    quantize: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     r"""A causal language model, in eval mode, and its tokenizer (which always has a padding token).
 
     name: "smollm2", a folder in the layout of the hub, or a hub id such as "meta-llama/Llama-3.1-8B".
     device, dtype: by the device rule unless given. attention: "sdpa" or "eager", else transformers' choice.
+    quantize: a code such as "nf4" for linear layers in 4 bits, quantized while the files are read; `load_quantized`
+    in `coursekit.quantization` has more settings.
 
     Raises CourseError for an unknown name, a hub that cannot be reached, and a checkpoint that is no decoder.
     """
+    if quantize is not None:
+        from coursekit.quantization import load_quantized
+
+        return load_quantized(name, code=quantize, device=device, dtype=dtype, attention=attention)
     return _load(AutoModelForCausalLM, name, device, dtype, attention, seed=0)
 
 
@@ -89,19 +96,32 @@ def _load(
         wanted["attn_implementation"] = attention
     with _one_line(name, source):
         config = AutoConfig.from_pretrained(source, **settings)
-    if auto is AutoModelForCausalLM and config.model_type in _ENCODER_TYPES and not config.is_decoder:
-        raise CourseError(f"{str(name)!r} is an encoder ({config.model_type}): load it with load_encoder")
+    if auto is AutoModelForCausalLM:
+        check_decoder(name, config)
     with _one_line(name, source), _quiet(), _drawn_from(seed, device):
         tokenizer = AutoTokenizer.from_pretrained(source)
         model, report = auto.from_pretrained(
             source, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **wanted
         )
     _check_complete(name, model, report, headless=auto is AutoModelForSequenceClassification)
+    return finished(model.to(device), tokenizer)
+
+
+def check_decoder(name: str | Path, config: Any) -> None:
+    r"""CourseError where `config` is that of an encoder."""
+    if config.model_type in _ENCODER_TYPES and not config.is_decoder:
+        raise CourseError(f"{str(name)!r} is an encoder ({config.model_type}): load it with load_encoder")
+
+
+def finished(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    r"""Both as the course hands them out: in eval mode, and with a padding token that they agree on."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:  # a decoder as classifier reads the last token that is no padding
         model.config.pad_token_id = tokenizer.pad_token_id
-    return model.to(device).eval(), tokenizer
+    return model.eval(), tokenizer
 
 
 def _locate(name: str | Path, classifier: bool) -> str:

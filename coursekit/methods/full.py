@@ -55,6 +55,13 @@ class FullFineTuning(Method):
         raise CourseError("full fine-tuning has nothing to merge: what it learned is already in the weights")
 
     def _check(self, model: nn.Module) -> None:
+        from coursekit.quantization.linear import Linear4bit
+
+        if any(isinstance(module, Linear4bit) for module in model.modules()):
+            raise CourseError(
+                "weights in 4 bits do not train, there is nothing between two levels: attach LoRA beside them, or load "
+                "the model without quantizing it"
+            )
         if getattr(model, "_coursekit", None) is not None:
             raise CourseError(
                 "full fine-tuning changes the base itself, so it cannot share it with another adapter"

@@ -23,7 +23,7 @@ from coursekit import counts, interop
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
 from coursekit.methods import base
-from coursekit.methods.surgery import find, matches, no_match, replace
+from coursekit.methods.surgery import find, is_conv1d, matches, no_match, replace
 
 #: Keys and values, then the second feed-forward matrix, under each family's names. peft's own defaults are others
 #: for some: queries instead of values for OPT, queries instead of keys for Qwen2, queries as well for GPT-2.
@@ -284,7 +284,7 @@ class IA3(base.Method):
         return interop.common_config(model, self.kind) | {
             "target_modules": list(targets),
             "feedforward_modules": list(feedforward),
-            "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for layer in _layers(model).values()),
+            "fan_in_fan_out": any(is_conv1d(layer.base) for layer in _layers(model).values()),
             "init_ia3_weights": True,
         }
 

@@ -55,6 +55,11 @@ def body_prefix(model: nn.Module) -> str:
     return f"{path}." if path else ""
 
 
+def is_conv1d(layer: nn.Module) -> bool:
+    r"""Whether `layer` is GPT-2's Conv1D, or one in 4 bits."""
+    return isinstance(layer, Conv1D) or getattr(layer, "conv1d", False)
+
+
 def replace(model: nn.Module, path: str, module: nn.Module) -> None:
     r"""Put `module` at `path`."""
     parent, _, name = path.rpartition(".")

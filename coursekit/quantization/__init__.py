@@ -7,6 +7,10 @@ from coursekit.quantization.codes import CODES, code
 from coursekit.quantization.double import Double, quantize_absmax
 from coursekit.quantization.dynamic import dequantize_8bit, dynamic_map, quantize_8bit
 from coursekit.quantization.gguf import decode_q4_1, stored_q4_1, unpack_q4_1
+from coursekit.quantization.linear import Linear4bit
+from coursekit.quantization.load import load_quantized
+from coursekit.quantization.merge import MergeError, merge_error
+from coursekit.quantization.model import quantize_model
 
 __all__ = [
     "CODES",
@@ -15,6 +19,8 @@ __all__ = [
     "Double",
     "Error",
     "Grid",
+    "Linear4bit",
+    "MergeError",
     "code",
     "decode_q4_1",
     "dequantize",
@@ -22,11 +28,14 @@ __all__ = [
     "dynamic_map",
     "expected_error",
     "grid",
+    "load_quantized",
     "measured_error",
+    "merge_error",
     "quantize_8bit",
     "quantize_absmax",
     "quantize_affine",
     "quantize_blockwise",
+    "quantize_model",
     "stored_q4_1",
     "unpack_q4_1",
 ]
