@@ -31,6 +31,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,9 @@ def fit(
 
     batch_size: rows in one forward pass of one process. accumulate: forward passes per update; the gradient
     is that of the mean over all their labelled tokens, as if they were one batch. warmup: share of the steps.
-    clip: largest norm of the gradient, None for no limit. optimizer: "adamw", "sgd", or a function from
-    parameters to an optimizer, which then brings its own learning rates and decay (they follow the same
-    schedule).
+    clip: largest norm of the gradient, None for no limit. optimizer: "adamw", "sgd", "adamw8bit" (8-bit states),
+    "paged_adamw" (states in host memory, paged in), or a function from parameters to an optimizer, which then
+    brings its own learning rates and decay (they follow the same schedule).
     checkpoint: a folder. A checkpoint found there is continued; one is written every `checkpoint_every`
     steps, at the end, and on Ctrl-C. activation_checkpointing: recompute each layer in the backward pass
     instead of storing it.
@@ -281,11 +282,19 @@ def _make_optimizer(
 ) -> Optimizer:
     if callable(optimizer):
         return optimizer(list(parameters))
-    known: dict[str, type[Optimizer]] = {"adamw": AdamW, "sgd": SGD}
+    from coursekit.quantization.adam8bit import AdamW8bit
+    from coursekit.quantization.paged import paged_adamw
+
+    known: dict[str, Callable[..., Optimizer]] = {
+        # fused: one kernel over all parameters, without temporary copies of them.
+        "adamw": partial(AdamW, fused=True),
+        "sgd": partial(SGD, fused=True),
+        "adamw8bit": AdamW8bit,
+        "paged_adamw": paged_adamw,
+    }
     if optimizer not in known:
         raise unknown("optimizer", optimizer, known)
-    # fused: one kernel over all parameters, without temporary copies of them.
-    return known[optimizer](list(parameters), lr=lr, weight_decay=weight_decay, fused=True)
+    return known[optimizer](list(parameters), lr=lr, weight_decay=weight_decay)
 
 
 def _peak_memory(device: torch.device, history: History) -> int:

@@ -1,0 +1,151 @@
+r"""AdamW with 8-bit states (Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization", arXiv:2110.02861).
+
+The states are 8-bit codes between steps and fp32 only while their tensor is updated: dequantize, update, quantize.
+Two bytes a parameter instead of eight, and 4/256 for each state's scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from coursekit.memory.precision import BLOCK, SMALLEST
+from coursekit.quantization.dynamic import dequantize_8bit, dynamic_map, quantize_8bit
+from coursekit.quantization.optimizer import (
+    check_finite,
+    check_parameters,
+    check_settings,
+    check_state,
+    saved_states,
+    step_,
+    with_gradients,
+)
+
+
+class AdamW8bit(Optimizer):
+    r"""AdamW whose two states are block-wise 8-bit codes: the mean of the gradient in the signed dynamic map, the mean
+    of its square in the unsigned one, in blocks of 256 with an fp32 absmax each.
+
+    Tensors below 4096 elements keep fp32 states: they cost little, and biases and norms need the precision
+    (section 2). Parameters may have any floating-point precision; the arithmetic is fp32.
+
+    A parameter's state, named as in bitsandbytes: `step`, `state1`, `state2` (uint8, or fp32 for a small tensor), and
+    with codes `absmax1`, `absmax2`.
+
+    Every value goes to its nearest code. bitsandbytes does so on CUDA; on the CPU it looks the code up in a table of
+    65536 equal cells over [-1, 1], which is as exact only where codes lie further apart than cells: its codes 0 to 6 of
+    state 2 are never used, so a variance of 0 becomes 1.6e-5 of the block's largest.
+
+    Raises CourseError for settings that make no sense and, before anything has changed, for gradients that are
+    sparse, infinite or NaN.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ):
+        check_settings(lr, betas, eps, weight_decay)
+        #: The two code tables, one pair for each device. Constants, so no part of the state that is saved.
+        self.maps: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        r"""Train more parameters, with settings of their own where the group names them."""
+        super().add_param_group(param_group)
+        try:
+            check_parameters(param_group["params"])
+            check_settings(**{name: param_group[name] for name in ("lr", "betas", "eps", "weight_decay")})
+        except Exception:
+            self.param_groups.pop()
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        r"""Update every parameter that has a gradient; returns what `closure`, if there is one, returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        work = with_gradients(self)
+        check_finite([p.grad for _, p in work])
+        for group, p in work:
+            self._update(p, group)
+        return loss
+
+    def _update(self, p: nn.Parameter, group: dict[str, Any]) -> None:
+        state = self.state[p] or self._start(p)
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        gradient = p.grad.float()
+        weight = p.to(torch.promote_types(p.dtype, torch.float32))  # a copy only where p has 16 bits
+        m, v = self._moments(state)
+        m.mul_(beta1).add_(gradient, alpha=1 - beta1)
+        v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        step_(weight, m, v, state["step"], group)
+        if weight.dtype != p.dtype:
+            p.copy_(weight)
+        if "absmax1" in state:
+            for number, moment, code in zip("12", (m, v), self._codes(p.device), strict=True):
+                state[f"state{number}"], state[f"absmax{number}"] = quantize_8bit(moment, code, BLOCK)
+
+    def _start(self, p: nn.Parameter) -> dict[str, Any]:
+        r"""Moments of 0."""
+        state = self.state[p]
+        state["step"] = 0
+        if p.numel() < SMALLEST:
+            state["state1"], state["state2"] = (torch.zeros_like(p, dtype=torch.float32) for _ in range(2))
+            return state
+        for number, code in zip("12", self._codes(p.device), strict=True):
+            zero = torch.zeros_like(p, dtype=torch.float32)
+            state[f"state{number}"], state[f"absmax{number}"] = quantize_8bit(zero, code, BLOCK)
+        return state
+
+    def _moments(self, state: dict[str, Any]) -> list[Tensor]:
+        r"""Both moments in fp32: the states themselves, or copies where they are codes."""
+        if "absmax1" not in state:
+            return [state["state1"], state["state2"]]
+        return [
+            dequantize_8bit(state[f"state{number}"], state[f"absmax{number}"], code, BLOCK)
+            for number, code in zip("12", self._codes(state["state1"].device), strict=True)
+        ]
+
+    def _codes(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if device not in self.maps:
+            self.maps[device] = (dynamic_map(signed=True).to(device), dynamic_map(signed=False).to(device))
+        return self.maps[device]
+
+    @property
+    def nbytes(self) -> int:
+        r"""Bytes of the states and of the code tables, read off the tensors."""
+        tables = self.maps.values() if any("absmax1" in state for state in self.state.values()) else []
+        kept = [state.values() for state in self.state.values()] + list(tables)
+        return sum(value.nbytes for values in kept for value in values if isinstance(value, Tensor))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        r"""Go on from a `state_dict()`. CourseError for one of other parameters; nothing has changed then."""
+        states = {}
+        for p, saved in saved_states(self, state_dict):
+            check_state(p, saved, _shapes(p))
+            states[p] = {"step": int(saved["step"])} | {
+                name: saved[name].to(p.device, copy=True) for name in _shapes(p)
+            }
+        # PyTorch would cast the codes to the parameter's precision, so it only gets the groups.
+        super().load_state_dict({"state": {}, "param_groups": state_dict["param_groups"]})
+        self.state.update(states)
+
+
+def _shapes(p: nn.Parameter) -> dict[str, tuple[torch.Size, str]]:
+    if p.numel() < SMALLEST:
+        return {name: (p.shape, "fractions") for name in ("state1", "state2")}
+    blocks = torch.Size([-(-p.numel() // BLOCK)])
+    return {name: (p.shape, "whole numbers") for name in ("state1", "state2")} | {
+        name: (blocks, "fractions") for name in ("absmax1", "absmax2")
+    }
