@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from cases import CASES
 from torch import nn
 
 from coursekit.errors import CourseError
@@ -25,7 +26,20 @@ from coursekit.memory import (
 )
 from coursekit.memory.live import Live
 from coursekit.memory.measure import by_allocator
-from coursekit.methods.lora import LoRA
+from coursekit.methods import (
+    IA3,
+    AdapterDrop,
+    HoulsbyAdapter,
+    LinAdapter,
+    LlamaAdapter,
+    LoRA,
+    ParallelAdapter,
+    PfeifferAdapter,
+    PrefixTuning,
+    PromptTuning,
+    PTuning,
+    SparseAdapter,
+)
 
 # Wide enough that the small terms that the formulas leave out stay small, and d_ff = 4 d_model as usual.
 WIDE = {
@@ -104,6 +118,39 @@ def test_bf16(family, method, checkpointing):
     assert_agree(*agree, tolerance=0.03)
 
 
+#: LoRA has its own tests above; the robust AdapterDrop draws how many blocks it skips, and has one below.
+ADDITIVE = [
+    pytest.param(case, family, id=f"{case.name}-{family}",
+                 marks=() if family in ("bert", "llama") else pytest.mark.slow)
+    for case in CASES if not case.name.startswith(("LoRA", "AdapterDrop-robust")) for family in case.families
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize(("case", "family"), ADDITIVE)
+def test_additive_methods(case, family, checkpointing):
+    model = tiny.model(family, **WIDE[family])
+    # The LSTM's workspace is oneDNN's, in pages of 4096 bytes: a checkpointed tiny model is small enough to notice.
+    tolerance = 0.09 if case.name == "PTuning" and checkpointing else 0.04
+    assert_agree(*both(model, case.make(), labelled(family), checkpointing=checkpointing), tolerance)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("padded", [False, True], ids=["full rows", "padded"])
+@pytest.mark.parametrize(("case", "family"), ADDITIVE)
+def test_additive_methods_by_attention_and_padding(case, family, padded, attention):
+    model = tiny.model(family, **WIDE[family])
+    model.set_attn_implementation(attention)
+    batch = labelled(family, 2, 48, padded=padded)
+    assert_agree(*both(model, case.make(), batch, padded=padded, attention=attention), tolerance=0.04)
+
+
+@pytest.mark.parametrize(("case", "family"), ADDITIVE)
+def test_additive_methods_on_a_bf16_base(case, family):
+    model = tiny.model(family, **WIDE[family]).bfloat16()
+    assert_agree(*both(model, case.make(), labelled(family), precision="bf16"), tolerance=0.04)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "sgd", "sgd-momentum", None])
 @pytest.mark.parametrize("method", ["full", "lora all"])
 def test_optimizer_state_is_exact(optimizer, method):
@@ -126,6 +173,19 @@ def test_classifiers_on_decoders_and_untied_output_layers(family, method):
     assert_agree(*both(untied, METHODS[method], labelled(family)), tolerance=0.02)
 
 
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_the_prediction_of_a_robust_adapterdrop_is_its_largest_step(family):
+    method = AdapterDrop(PfeifferAdapter(r=4), robust=True)
+    found = []
+    for seed in range(6):  # of two blocks it skips none, or one
+        model = method.attach(tiny.model(family, **WIDE[family]))
+        torch.manual_seed(seed)
+        found.append(measure(model, labelled(family)))
+    largest = max(found, key=lambda b: b.activations)
+    assert min(b.activations for b in found) < 0.9 * largest.activations
+    assert_agree(predict(model.config, method, batch=4, seq=40), largest, tolerance=0.04)
+
+
 SHAPES = {"minilm": ((32, 40), (8, 128), (2, 256)), "smollm2": ((8, 40), (2, 64), (4, 128))}
 
 
@@ -134,6 +194,11 @@ SHAPES = {"minilm": ((32, 40), (8, 128), (2, 256)), "smollm2": ((8, 40), (2, 64)
 @pytest.mark.parametrize("method", ["full", "lora", "lora all"])
 @pytest.mark.parametrize(("name", "shape"), [(n, s) for n in SHAPES for s in SHAPES[n]])
 def test_bundled_models(name, shape, method, checkpointing):
+    model, batch = bundled(name, shape)
+    assert_agree(*both(model, METHODS[method], batch, checkpointing=checkpointing), tolerance=0.02)
+
+
+def bundled(name: str, shape: tuple[int, int]) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     from coursekit.models import load_decoder, load_encoder
 
     model, _ = (load_decoder if name == "smollm2" else load_encoder)(name, device="cpu", dtype=torch.float32)
@@ -141,8 +206,34 @@ def test_bundled_models(name, shape, method, checkpointing):
     mask = torch.ones_like(ids)
     mask[0, -3:] = 0
     labels = ids if name == "smollm2" else torch.zeros(shape[0], dtype=torch.long)
-    batch = dict(input_ids=ids, attention_mask=mask, labels=labels)
-    assert_agree(*both(model, METHODS[method], batch, checkpointing=checkpointing), tolerance=0.02)
+    return model, dict(input_ids=ids, attention_mask=mask, labels=labels)
+
+
+REAL = {
+    "houlsby": HoulsbyAdapter(r=16),
+    "pfeiffer": PfeifferAdapter(r=16),
+    "parallel": ParallelAdapter(r=16),
+    "lin": LinAdapter(r=16),
+    "drop": AdapterDrop(PfeifferAdapter(r=16), n=3),
+    "sparse": SparseAdapter(HoulsbyAdapter(r=16), pruned=0.8, score="random"),
+    "ia3": IA3(),
+    "prompt": PromptTuning(n=10),
+    "p-tuning": PTuning(n=10),
+    "prefix": PrefixTuning(n=10),
+    "prefix from a network": PrefixTuning(n=10, hidden=64),
+    "llama-adapter": LlamaAdapter(n=10),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("method", REAL)
+@pytest.mark.parametrize("name", SHAPES)
+def test_additive_methods_on_bundled_models(name, method, checkpointing):
+    if name == "minilm" and method == "llama-adapter":
+        pytest.skip("LLaMA-Adapter is for decoders")
+    model, batch = bundled(name, SHAPES[name][1])
+    assert_agree(*both(model, REAL[method], batch, checkpointing=checkpointing), tolerance=0.02)
 
 
 # The measurement itself ---------------------------------------------------------------------------------------------

@@ -13,14 +13,17 @@ What decides whether a tensor is kept:
 - LoRA keeps $x$ and $Ax$ of the layers it adapts.
 - norms, activations and attention keep what they need for the gradient of their *input*, whatever is trained, as
   soon as anything before them is trained.
+- What a method puts into a block writes its own steps: `coursekit.memory.inserted`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from coursekit.architecture import Architecture, Matrix
+from coursekit.memory import transient
 from coursekit.memory.breakdown import Term, summed
 
 
@@ -34,11 +37,23 @@ class Setting:
     attention: str  # "flash" (fused), "math" (PyTorch's unfused kernel) or "eager" (transformers' own)
     padded: bool  # whether the batch has a real padding mask
     on_gpu: bool
+    prompt: int = 0  # so many of `seq` are virtual tokens, put before the text
+    prefix: int = 0  # keys and values of so many virtual tokens stand before those of the tokens
 
     @property
     def tokens(self) -> int:
         r"""T."""
         return self.batch * self.seq
+
+    @property
+    def keys(self) -> int:
+        r"""K = batch x keys of a row: T, and more behind a prefix."""
+        return self.batch * (self.seq + self.prefix)
+
+    @property
+    def full(self) -> int:
+        r"""Bytes of one number of what a method adds: never less than fp32."""
+        return max(self.element, 4)
 
     @property
     def noise(self) -> int:
@@ -48,13 +63,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Training:
-    r"""What is trained: base weights by name, and LoRA branches by matrix."""
+    r"""What is trained: base weights by name, LoRA branches by matrix, and what a method inserts into the blocks."""
 
     trains: Callable[[str], bool]  # path in the body, with ".weight" or ".bias" -> is this one trained
     low_rank: frozenset[str] = frozenset()  # names of the adapted matrices
     r: int = 0
     dropout: float = 0.0
     dora: bool = False
+    parts: tuple[Part, ...] = ()
+    norm_copies: bool = False  # the norms that train are copies of the base's, in fp32
 
     def weight(self, path: str) -> bool:
         r"""Whether the weight at `path` is trained."""
@@ -76,10 +93,30 @@ class Step:
     name: str
     keeps: tuple[Term, ...] = ()
     work: int = 0
+    #: Bytes alive beside what is kept while the forward runs. None: no more than `transient.forward_peak` knows of.
+    forward: int | None = None
+    holds: int = 0  # of them, bytes that stay until the block's forward ends
+
+
+class Part(ABC):
+    r"""Something that a method inserts into blocks, at one place of each."""
+
+    #: One of `PLACES`, or "into" or "out of" and the name of a matrix.
+    place: str
+    blocks: frozenset[int]
+
+    @abstractmethod
+    def write(self, b: Builder) -> None:
+        r"""Add the steps of this part to the block that `b` is writing down."""
+
+
+#: The answer of the attention before its output projection, and after it (with dropout where that is a module of its
+#: own, before dropout where the block drops out by itself); the same of the feed-forward; what the block answers.
+PLACES = ("attention", "attention output", "feed-forward output", "block output")
 
 
 @dataclass
-class _Builder:
+class Builder:
     r"""Writes down the steps of one block, for block number `layer`."""
 
     arch: Architecture
@@ -93,7 +130,7 @@ class _Builder:
         a, s = self.arch, self.setting
         self.sizes = {
             "T d": s.tokens * a.d_model, "T q": s.tokens * a.d_q, "T kv": s.tokens * a.d_kv, "T f": s.tokens * a.d_ff,
-            "S": s.tokens * s.seq * a.n_heads,
+            "S": s.keys * s.seq * a.n_heads, "K q": s.keys * a.d_q, "K kv": s.keys * a.d_kv,
         }  # fmt: skip
 
     def term(self, name: str, formula: str, size: int | None = None) -> Term:
@@ -111,8 +148,37 @@ class _Builder:
     def path(self, name: str) -> str:
         return f"{self.arch.block}.{self.layer}.{name}"
 
-    def add(self, name: str, keeps: Iterable[Term], work: int) -> None:
-        self.steps.append(Step(name, tuple(keeps), work))
+    def add(
+        self, name: str, keeps: Iterable[Term], work: int, forward: int | None = None, holds: int = 0
+    ) -> None:
+        self.steps.append(Step(name, tuple(keeps), work, forward, holds))
+
+    def has(self, place: str) -> bool:
+        r"""Whether the method inserts something at `place` of this block."""
+        return any(p.place == place and self.layer in p.blocks for p in self.training.parts)
+
+    def insert(self, place: str) -> None:
+        r"""The steps of what the method inserts at `place` of this block."""
+        for part in self.training.parts:
+            if part.place == place and self.layer in part.blocks:
+                part.write(self)
+
+    @property
+    def residual_is_kept(self) -> bool:
+        r"""Whether a step keeps the residual of the feed-forward, in the activations' precision."""
+        norm = self.arch.norms[1]
+        if self.arch.pre_norm:
+            return any(t.name == "residual stream" for s in self.steps if s.name == norm for t in s.keeps)
+        return self.keeps("input of up")
+
+    def keeps(self, name: str) -> bool:
+        r"""Whether a step so far keeps the tensor called `name`."""
+        return any(term.name == name for step in self.steps for term in step.keeps)
+
+    @property
+    def drops_late(self) -> bool:
+        r"""Whether dropout comes after what is inserted at the sublayers' outputs: OPT's blocks drop out themselves."""
+        return bool(self.arch.dropout) and self.arch.family == "opt"
 
     def step(self, name: str, keeps: Iterable[Term], *work: str) -> None:
         self.add(name, keeps, self.live(*work))
@@ -121,6 +187,7 @@ class _Builder:
 
     def norm(self, name: str, what: str) -> None:
         s, path = self.setting, self.path(name)
+        trained = self.training.any_of(path)
         keeps = []
         if self.arch.norm == "rms":
             if self.flows:
@@ -129,10 +196,12 @@ class _Builder:
                 keeps.append(self.small("1 / rms", "T", 4 * s.tokens))
             if self.training.weight(path):
                 keeps.append(self.term("normalised", "T d"))
-        elif self.flows or self.training.any_of(path):
-            keeps += [self.term(what, "T d"), self.small("mean, 1 / std", "2 T", 8 * s.tokens)]
-        self.flows |= self.training.any_of(path)
-        self.add(name, keeps, norm_work(self.arch, s))
+        elif self.flows or trained:
+            size = s.full if trained and self.training.norm_copies else s.element
+            sized = what if size == s.element else f"{what}, in fp32"
+            keeps += [self.term(sized, "T d", size), self.small("mean, 1 / std", "2 T", 8 * s.tokens)]
+        self.flows |= trained
+        self.add(name, keeps, transient.norm_work(self.arch, s, self.training, path))
 
     def linear(
         self,
@@ -149,6 +218,8 @@ class _Builder:
         `beside`, gradients that wait there for others.
         """
         t, s = self.training, self.setting
+        for n in names:
+            self.insert(f"into {n}")
         adapted = [n for n in names if n in t.low_rank]
         half = s.element < 4
         own_copy = bool(t.dropout) or half  # a dropped or fp32 copy for each branch
@@ -163,30 +234,38 @@ class _Builder:
             if t.dropout and self.flows:
                 keeps.append(self.term(f"{short}: dropout mask", width, s.noise))
             keeps += self._dora(n) if t.dora else [self.small(f"{short}: A x", "T r", 4 * s.tokens * t.r)]
-        self.flows |= any(t.touches(self.path(n), n) for n in names)
+        self.flows |= any(map(self.touches, names))
         waiting, result, x = self.live(*beside), self.live(*out), self.live(width)
         work = waiting + result + x
         if adapted and not t.dora:
             x32 = self.term("", width, 4).bytes
             if half:  # the gradient is brought to fp32 for the branch, and that of x back
                 work = waiting + result + x32 + max((self.live(*out) // s.element) * 4, x - x32)
-            if own_copy or any(self._matrix(n).kind != "linear" for n in adapted):
+            if own_copy or any(self.matrix(n).kind != "linear" for n in adapted):
                 # Branch and frozen layer are two operations: the branch's gradient of x, the layer's, and their sum;
                 # what the branch kept has gone by then. As one operation both meet in one tensor.
                 released = summed(keeps) if len(names) == 1 else 0
                 work = max(work, waiting + 3 * x - released, waiting + result + 2 * x - released)
         self.add(what, keeps, work)
+        for n in names:
+            self.insert(f"out of {n}")
+
+    def touches(self, name: str) -> bool:
+        r"""Whether the result of the matrix `name` depends on something trained beside or around it."""
+        inserted = self.has(f"into {name}") or self.has(f"out of {name}")
+        return inserted or self.training.touches(self.path(name), name)
 
     def _dora(self, name: str) -> list[Term]:
         r"""DoRA is written in plain operations, so autograd keeps each intermediate result."""
-        matrix = self._matrix(name)
+        matrix = self.matrix(name)
         out, short = self.setting.tokens * matrix.d_out, name.rsplit(".", 1)[-1]
         return [
             self.small(f"{short}: A x", "T r", 4 * self.setting.tokens * self.training.r),
             self.small(f"{short}: W x, B A x", "2 T out", 8 * out),
         ]
 
-    def _matrix(self, name: str) -> Matrix:
+    def matrix(self, name: str) -> Matrix:
+        r"""The shapes of the matrix `name`."""
         return next(m for m in self.arch.matrices if m.name == name)
 
     def dropout(self, name: str) -> None:
@@ -198,12 +277,15 @@ class _Builder:
 
         Returns whether its output is kept, for the output projection to share.
         """
-        a, s, t = self.arch, self.setting, self.training
-        if not self.flows:
+        a, s = self.arch, self.setting
+        if not (self.flows or s.prefix):
+            self.add("attention without a gradient", [], 0, *transient.attention(self))
             return False
-        q, k, v = (flowed or t.touches(self.path(n), n) for n in (qkv if len(qkv) == 3 else (qkv[0],) * 3))
-        repeats = a.n_heads != a.n_kv_heads and (s.attention != "flash" or s.padded)
-        kv = "T q" if repeats else "T kv"
+        self.flows = True
+        q, k, v = (flowed or self.touches(n) for n in (qkv if len(qkv) == 3 else (qkv[0],) * 3))
+        k, v = k or bool(s.prefix), v or bool(s.prefix)
+        repeats = a.n_heads != a.n_kv_heads and (s.attention != "flash" or s.padded or bool(s.prefix))
+        kv = ("K" if s.prefix else "T") + (" q" if repeats else " kv")
         if s.attention == "flash":
             keeps = [
                 self.term("q", "T q"),
@@ -212,9 +294,9 @@ class _Builder:
                 self.term("attention output", "T q"),
             ]
             keeps.append(self.small("log sum exp", "T heads", 4 * s.tokens * a.n_heads))
-            if s.padded:
+            if s.padded and not s.prefix:  # a prefix has one mask for all blocks
                 keeps.append(self.small("mask", "T seq", s.tokens * s.seq * s.element))
-            self.step("attention", keeps, "T d", "4*T q")
+            self.step("attention", keeps, "T d", "2*T q", "2*K q")
             return True
         # PyTorch's unfused kernel computes in fp32 throughout; transformers' own only the softmax, and not BERT's.
         size = 4 if s.attention == "math" else s.element
@@ -237,13 +319,13 @@ class _Builder:
             product.append(self.term("dropped softmax", "S", size))
         elif v and (not weights or (upcast and s.element < 4)):
             product.append(self.term("softmax, rounded" if upcast else "softmax", "S", size))
-        self.add("weighted sum", product, td + 2 * tq + heads)
+        self.add("weighted sum", product, td + 2 * tq + heads, transient.rounded_attention(self))
         return False
 
     def feed_forward(self, up: Sequence[str], down: str) -> None:
         a = self.arch
-        rising = self.flows or self.training.touches(self.path(up[-1]), up[-1])
-        gate = self.flows or self.training.touches(self.path(up[0]), up[0])
+        rising = self.flows or self.touches(up[-1])
+        gate = self.flows or self.touches(up[0])
         self.linear(
             up, "gate, up" if a.gated else "up", "T d", False, ["2*T d"], ["2*T f" if a.gated else "T f"]
         )
@@ -257,8 +339,21 @@ class _Builder:
             kept, back = _ACTIVATION.get(a.activation, (1, 2))
             here = a.activation == "relu"  # relu keeps its result, which is the next input
             self.step(a.activation, [self.term(f"{a.activation}: kept", f"{kept}*T f")], "T d", f"{back}*T f")
-        # Without dropout the gradient of the result is the one that waits for the residual, too.
-        self.linear([down], "down", "T f", here, ["T d"], ["T d"] if a.dropout else [])
+        else:  # nothing is kept, but for a moment as much is there
+            self.add(f"{a.activation} without a gradient", [], 0, transient.feed_forward(self))
+        self.linear([down], "down", "T f", here, ["T d"], self.own_gradient("feed-forward output"))
+
+    def own_gradient(self, place: str) -> list[str]:
+        r"""The gradient of a sublayer's result, where it is not the very one that waits for the residual, too."""
+        return ["T d"] if self.arch.dropout or self.has(place) else []
+
+    def end(self, place: str, dropout: str) -> None:
+        r"""The end of a sublayer: its dropout, and what the method inserts there."""
+        if self.drops_late:
+            self.insert(place)
+        self.dropout(dropout)
+        if not self.drops_late:
+            self.insert(place)
 
 
 #: Tensors an activation keeps, and those alive in its backward; 1 and 2 for one fused operation.
@@ -267,26 +362,32 @@ _ACTIVATION = {"gelu_new": (4, 3), "relu": (1, 2)}
 
 def block_steps(
     arch: Architecture, setting: Setting, training: Training, layer: int, flows: bool
-) -> tuple[list[Step], bool]:
-    r"""The steps of block `layer` and whether its output needs a gradient. `flows`: whether its input does."""
-    b = _Builder(arch, setting, training, layer, flows)
+) -> tuple[list[Step], list[Step], bool]:
+    r"""The steps of block `layer`, those behind it, and whether its output needs a gradient; `flows`: its input.
+
+    Behind it stands what a method does to the block's output. A checkpoint of the block does not reach that far.
+    """
+    b = Builder(arch, setting, training, layer, flows)
     qkv, out, up, down = _roles([m for m in arch.matrices if m.per_layer])
     if arch.pre_norm:
         b.norm(arch.norms[0], "residual stream")
     flowed = b.flows
     b.linear(qkv, "q, k, v", "T d", False, ["2*T d"], ["T q", "2*T kv"])
     shared = b.attention(qkv, flowed)
-    b.linear([out], "output projection", "T q", shared, ["T d"], ["T d"] if arch.dropout else [])
-    b.dropout("attention dropout")
+    b.insert("attention")
+    b.linear([out], "output projection", "T q", shared, ["T d"], b.own_gradient("attention output"))
+    b.end("attention output", "attention dropout")
     b.norm(
         arch.norms[0 if not arch.pre_norm else 1],
         "residual stream" if arch.pre_norm else "sum before the norm",
     )
     b.feed_forward(up, down)
-    b.dropout("feed-forward dropout")
+    b.end("feed-forward output", "feed-forward dropout")
     if not arch.pre_norm:
         b.norm(arch.norms[1], "sum before the norm")
-    return b.steps, b.flows
+    inside, b.steps = b.steps, []
+    b.insert("block output")
+    return inside, b.steps, b.flows
 
 
 def _roles(matrices: Sequence[Matrix]) -> tuple[list[str], str, list[str], str]:
@@ -294,31 +395,6 @@ def _roles(matrices: Sequence[Matrix]) -> tuple[list[str], str, list[str], str]:
     names = [m.name for m in matrices]
     n_up = 2 if len(names) == 7 else 1
     return names[: -n_up - 2], names[-n_up - 2], names[-n_up - 1 : -1], names[-1]
-
-
-def norm_work(arch: Architecture, s: Setting) -> int:
-    r"""Gradients alive in the backward of a norm. RMS norms are a chain of plain operations, in fp32."""
-    td = s.tokens * arch.d_model
-    if arch.norm == "rms" and s.element < 4:
-        return td * s.element + 4 * td * 4
-    return (3 if arch.norm == "rms" else 2) * td * s.element
-
-
-def forward_locals(arch: Architecture, s: Setting, training: Training, steps: Sequence[Step]) -> int:
-    r"""Bytes alive at the end of a block's forward pass that are not kept: local variables of transformers' code."""
-    names = {t.name for step in steps for t in step.keeps}
-    td, tf = s.tokens * arch.d_model * s.element, s.tokens * arch.d_ff * s.element
-    hidden = 0 if "input of down" in names or arch.activation == "relu" else tf
-    if arch.pre_norm:
-        # A 16-bit base and an fp32 branch meet in fp32.
-        half = s.element < 4
-        down = [m.name for m in arch.matrices if m.per_layer][-1]
-        meeting = 4 * s.tokens * arch.d_model if half and down in training.low_rank else 0
-        # RMS norms keep fp32 copies, and a branch as well: the 16-bit tensors live beside them.
-        beside = 2 * td if half and arch.norm == "rms" and "input of gate, up" not in names else 0
-        return 2 * td + hidden + meeting + beside
-    unkept = ("input of up" not in names) + ("input of q, k, v" not in names)
-    return (2 + unkept) * td + hidden
 
 
 def kept(steps: Iterable[Step]) -> int:

@@ -1,0 +1,48 @@
+r"""What a method puts into a frozen model: trained tensors, and the steps that it adds to the blocks.
+
+One function for each kind of method, which reads nothing but the method's hyperparameters and the model's shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from coursekit.architecture import Architecture
+from coursekit.errors import CourseError
+from coursekit.memory.inserted import adapters, soft_prompts
+from coursekit.memory.inserted.ia3 import ia3
+from coursekit.memory.inserted.low_rank import low_rank
+from coursekit.memory.inserted.parts import AFTER, BEFORE, Added, Inserted
+
+#: By `kind`, as in checkpoints.
+INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
+    "HOULSBY": adapters.adapter,
+    "PFEIFFER": adapters.adapter,
+    "PARALLEL_ADAPTER": adapters.adapter,
+    "LIN_ADAPTER": adapters.adapter,
+    "ADAPTER_DROP": adapters.adapter_drop,
+    "SPARSE_ADAPTER": adapters.sparse_adapter,
+    "IA3": ia3,
+    "PROMPT_TUNING": soft_prompts.prompt_tuning,
+    "P_TUNING": soft_prompts.p_tuning,
+    "PREFIX_TUNING": soft_prompts.prefix_tuning,
+    "ADAPTION_PROMPT": soft_prompts.llama_adapter,
+}
+
+
+def inserted(method: Any, arch: Architecture, config: Any) -> Inserted:
+    r"""What `method` puts into the model that `arch` and `config` describe.
+
+    Whatever has `matrices(config)` and `r` puts low-rank branches beside those matrices, as LoRA does.
+    Raises CourseError for a method that is neither that nor among `INSERTED`.
+    """
+    describe = low_rank if hasattr(method, "matrices") else INSERTED.get(getattr(method, "kind", None))
+    if describe is None:
+        raise CourseError(
+            f"the memory model does not know what {type(method).__name__} keeps; use bill(n, trained) for the rest"
+        )
+    return describe(method, arch, config)
+
+
+__all__ = ["AFTER", "Added", "BEFORE", "INSERTED", "Inserted", "inserted"]

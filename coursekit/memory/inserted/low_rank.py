@@ -1,0 +1,22 @@
+r"""LoRA and whatever else puts a low-rank branch beside matrices: their steps are those of the matrices themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coursekit.architecture import Architecture
+from coursekit.memory.activations import Training
+from coursekit.memory.inserted.parts import BEFORE, Added, Inserted, frozen
+
+
+def low_rank(method: Any, arch: Architecture, config: Any) -> Inserted:
+    r"""A, (r, in), and B, (out, r), for each of `method.matrices(config)`; with DoRA a magnitude, (out,)."""
+    dora = bool(getattr(method, "dora", False))
+    matrices, added = method.matrices(config), []
+    for m in matrices:
+        for place in range(arch.n_layers) if m.per_layer else (BEFORE,):
+            sizes = [method.r * m.d_in, method.r * m.d_out, *([m.d_out] if dora else [])]
+            added += [Added(size, place) for size in sizes]
+    names = frozenset(m.name for m in matrices)
+    training = Training(frozen, names, method.r, getattr(method, "dropout", 0.0), dora)
+    return Inserted(training, tuple(added))

@@ -1,0 +1,60 @@
+r"""How the memory model describes a method: the tensors it adds, and what it does to the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from coursekit.architecture import Architecture
+from coursekit.memory.activations import Training
+from coursekit.memory.breakdown import Term
+
+#: Places of added tensors outside the blocks.
+BEFORE, AFTER = "before the blocks", "after the blocks"
+
+
+@dataclass(frozen=True)
+class Added:
+    r"""One trained tensor that the base does not have: fp32, on a 16-bit base as well."""
+
+    size: int  # elements
+    place: int | str  # number of its block, BEFORE or AFTER: when its gradient comes
+
+
+@dataclass(frozen=True)
+class Inserted:
+    r"""What a method does to a model, task head aside: what trains, and what it adds."""
+
+    training: Training
+    added: tuple[Added, ...] = ()
+    prompt: int = 0  # virtual tokens before the text
+    prefix: int = 0  # keys and values of virtual tokens before those of every attention
+    vectors: int = 0  # virtual tokens that take the place of tokens of the text
+    before: tuple[Term, ...] = ()  # kept by what makes them
+
+
+def frozen(path: str) -> bool:
+    r"""Nothing of the base trains."""
+    return False
+
+
+def each_block(sizes: Iterable[int], blocks: Iterable[int]) -> list[Added]:
+    r"""Tensors of `sizes` in each of `blocks`."""
+    sizes = list(sizes)
+    return [Added(size, block) for block in blocks for size in sizes]
+
+
+def norm_copies(arch: Architecture, first: int = 0) -> tuple[frozenset[str], list[Added]]:
+    r"""Paths in the body of the norms that train with the blocks from `first` on, and the tensors of their copies.
+
+    As in `counts.norms`: a norm before the blocks only with the first of them, one behind them with any.
+    """
+    sizes = [arch.d_model] * (2 if arch.norm == "layer" else 1)
+    blocks = range(first, arch.n_layers)
+    paths = {f"{arch.block}.{i}.{norm}" for i in blocks for norm in arch.norms}
+    added = each_block(sizes * len(arch.norms), blocks)
+    if first < (arch.n_layers if arch.pre_norm else 1):
+        paths |= set(arch.outer_norms)
+        place = AFTER if arch.pre_norm else BEFORE
+        added += [Added(size, place) for _ in arch.outer_norms for size in sizes]
+    return frozenset(paths), added
