@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -124,6 +126,11 @@ class Method(ABC):
                 f"{type(self).__name__} attaches to a model of transformers, such as load_encoder() gives, and this "
                 f"is a {type(model).__name__}"
             )
+        if any(p.is_meta for p in model.parameters()) and any(hasattr(m, "_hf_hook") for m in model.modules()):
+            raise CourseError(
+                "some weights of this model are offloaded and not in memory, and what stands beside them has to be: "
+                "load it onto one device, in fewer bits if it is too large"
+            )
         state = _state(model)
         if not isinstance(name, str) or not name.isidentifier():
             raise CourseError(
@@ -151,6 +158,7 @@ class Method(ABC):
         if state is None:
             state = Attachment(Switch(), {n: p.requires_grad for n, p in model.named_parameters()})
             model._coursekit = state
+            model.save_pretrained = partial(_save_whole, model)
             model.requires_grad_(False)
         state.methods[name], state.parameters[name] = self, []
         try:
@@ -345,8 +353,11 @@ def fold(model: nn.Module, folded: dict[str, dict[str, Tensor]], name: str, undo
     r"""Put folded tensors (path of a wrapped module -> "weight", "bias" -> new value) into the base, wrappers out.
 
     A tied weight is replaced on this side only: the output layer keeps the old one, and the config says so.
+    Codes cannot take the sum: in the place of a layer in 4 bits comes a dense one.
     With `undo` the old tensors are kept for `unmerge`; without it the model is an ordinary model from here on.
     """
+    from coursekit.quantization.linear import Linear4bit
+
     state = _needed(model)
     if state.merged is not None:
         raise CourseError("an adapter is merged already; call unmerge(model) first")
@@ -355,7 +366,9 @@ def fold(model: nn.Module, folded: dict[str, dict[str, Tensor]], name: str, undo
     for path, original in state.originals.items():
         wrapper = model.get_submodule(path)
         state.merged["modules"][path] = wrapper
-        if path in folded:
+        if path in folded and isinstance(original, Linear4bit):
+            replace(model, path, original.dense(**folded[path]))
+        elif path in folded:
             if owners[id(original.weight)] > 1:
                 model.config.tie_word_embeddings = False
             for key, value in folded[path].items():
@@ -366,7 +379,7 @@ def fold(model: nn.Module, folded: dict[str, dict[str, Tensor]], name: str, undo
             replace(model, path, wrapper.chosen(name) if isinstance(wrapper, SwitchedHead) else original)
     model.requires_grad_(False)
     if not undo:
-        del model._coursekit
+        del model._coursekit, model.save_pretrained
         for parameter_name, parameter in model.named_parameters():
             parameter.requires_grad_(state.flags.get(parameter_name, True))
     return model
@@ -420,8 +433,19 @@ def detach(model: nn.Module) -> nn.Module:
         if name in state.flags:  # not what somebody has put into the model since
             parameter.requires_grad_(state.flags[name])
             parameter.grad = None
-    del model._coursekit
+    del model._coursekit, model.save_pretrained
     return model
+
+
+def _save_whole(model: nn.Module, *args: Any, **kwargs: Any) -> None:
+    r"""`model.save_pretrained` while methods are attached: what it writes, `from_pretrained` cannot read as it was."""
+    if any(isinstance(module, Switched) for module in model.modules()):
+        warnings.warn(
+            "this writes adapters and base into one folder, under names that from_pretrained does not know: use "
+            "method.save(model, folder) for the adapter, detach(model) for the base, or merge for both in one",
+            stacklevel=2,
+        )
+    type(model).save_pretrained(model, *args, **kwargs)
 
 
 def _state(model: nn.Module) -> Attachment | None:

@@ -22,7 +22,8 @@ from coursekit.architecture import Matrix, describe
 from coursekit.errors import CourseError
 from coursekit.methods import base
 from coursekit.methods.low_rank import LowRankLinear, low_rank_update
-from coursekit.methods.surgery import all_linear, find, matches, no_match, replace
+from coursekit.methods.precision import autocast_dtype
+from coursekit.methods.surgery import all_linear, find, is_conv1d, matches, no_match, replace
 
 #: Query and value, as in the paper's experiments (section 4.2), under each family's names.
 PAPER_TARGETS = {
@@ -68,18 +69,19 @@ class LoRALayer(base.Switched, ABC):
 
     def add(self, method: LoRA, name: str) -> list[nn.Parameter]:
         r"""New parameters for adapter `name`. After this the layer still answers exactly as before: B = 0."""
-        d_out, d_in = self.W.shape
+        W = self.W  # once: a base in 4 bits unpacks it each time
+        d_out, d_in = W.shape
         # A 16-bit base gets fp32 adapters: an update of 1e-4 would vanish in bf16's seven bits.
-        dtype = torch.float64 if self.W.dtype == torch.float64 else torch.float32
+        dtype = torch.float64 if W.dtype == torch.float64 else torch.float32
         A, B = (
-            torch.empty(s, device=self.W.device, dtype=dtype) for s in ((method.r, d_in), (d_out, method.r))
+            torch.empty(s, device=W.device, dtype=dtype) for s in ((method.r, d_in), (d_out, method.r))
         )
         self.start(A, B)
         self.lora_A[name], self.lora_B[name] = nn.Parameter(A), nn.Parameter(B)
         self.dropout[name] = nn.Dropout(method.dropout) if method.dropout else nn.Identity()
         self.scaling[name] = method.scaling
         if method.dora:
-            self.magnitude[name] = nn.Parameter(row_norm(self.W.to(dtype) + self.delta(name)))  # m = ||W||
+            self.magnitude[name] = nn.Parameter(row_norm(W.to(dtype) + self.delta(name)))  # m = ||W||
         return [store[name] for store in (self.lora_A, self.lora_B, self.magnitude) if name in store]
 
     def start(self, A: Float[Tensor, "r in"], B: Float[Tensor, "out r"]) -> None:
@@ -148,7 +150,7 @@ class LoRALinear(LoRALayer):
             # Somebody's hook, or an offloaded layer, wants the layer itself to be called.
             and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
             and "forward" not in layer.__dict__
-            and not torch.is_autocast_enabled(x.device.type)
+            and autocast_dtype(x) is None
         )
 
     def update(
@@ -341,7 +343,7 @@ class LoRA(base.Method):
             "target_modules": targets,
             "use_rslora": self.rslora,
             "use_dora": self.dora,
-            "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for layer in layers.values()),
+            "fan_in_fan_out": any(is_conv1d(layer.base) for layer in layers.values()),
             "bias": "none",
         }
 

@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from coursekit.methods.precision import autocast_dtype
+
 
 def branch(
     x: Float[Tensor, "*batch in"],
@@ -115,7 +117,5 @@ def low_rank_update(
     Under autocast all three are brought to its precision, as it would do itself. Not in the function: its backward
     pass, which no autocast reaches, would find some tensors in one precision and some in the other.
     """
-    dtype, device = A.dtype, x.device.type
-    if dtype == torch.float32 and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = (autocast_dtype(x) or A.dtype) if A.dtype == torch.float32 else A.dtype
     return LowRankUpdate.apply(y, x.to(dtype), A.to(dtype), B.to(dtype), s)

@@ -9,6 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from coursekit.errors import CourseError
+from coursekit.methods.precision import autocast_dtype
 
 
 def with_prefix(
@@ -49,7 +50,7 @@ def with_prefix(
         )
     if mask.ndim == 2:
         return torch.cat((shown.to(mask.dtype).expand(len(mask), -1), mask), dim=1)
-    if mask.dtype == torch.bool and not torch.is_autocast_enabled(tokens.device.type):
+    if mask.dtype == torch.bool and autocast_dtype(tokens) is None:
         # sdpa would turn booleans into numbers itself, but once in every block, and keep all of them.
         mask = _added(mask, tokens.dtype)
     front = shown[:, None, None, :]  # (rows, n) -> (rows, 1, 1, n)

@@ -22,6 +22,7 @@ from coursekit import interop
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods import base
+from coursekit.methods.precision import without_autocast
 from coursekit.methods.soft_prompts.attention import room
 from coursekit.methods.soft_prompts.inputs import Inputs, join
 from coursekit.prepared import IGNORED
@@ -70,7 +71,7 @@ class VirtualTokens(base.Switched):
         r"""The virtual tokens of adapter `name`, in the precision they are trained in."""
         prompt = self.prompts[name]
         # Few numbers, and everything rests on them: no autocast.
-        with torch.autocast(next(prompt.parameters()).device.type, enabled=False):
+        with without_autocast(next(prompt.parameters())):
             return prompt()
 
     def in_front(self, name: str | None) -> int:
