@@ -63,14 +63,15 @@ def prepare_cloze(data: DatasetDict, template: str, tokenizer: Any, name: str = 
 
 
 def right_answers(
-    model: nn.Module, prepared: Prepared, split: str = "test", batch_size: int = 32
+    model: nn.Module, prepared: Prepared, split: str = "test", limit: int | None = None, batch_size: int = 32
 ) -> list[bool]:
-    r"""For each row whether the model, writing greedily, would write the answer, all of its tokens.
+    r"""For each of the first `limit` rows whether the model, writing greedily, would write the answer, all of it.
 
     One forward pass tells: greedy writing gives the answer exactly if each of its tokens is the likeliest one after
     those before it.
     """
     rows, found = prepared.split(split), []
+    rows = rows.select(range(min(limit or len(rows), len(rows))))
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     try:
@@ -78,9 +79,8 @@ def right_answers(
             for start in range(0, len(rows), batch_size):
                 batch = prepared.collate(list(rows.select(range(start, min(start + batch_size, len(rows))))))
                 labels = batch.pop("labels")[:, 1:]
-                logits = model(
-                    **{key: value.to(device) for key, value in batch.items()}, use_cache=False
-                ).logits
+                call = {key: value.to(device) for key, value in batch.items()}
+                logits = model(**call, use_cache=False).logits
                 likeliest = logits[:, :-1].argmax(-1).cpu()  # (batch, seq - 1): the guess for each next token
                 found += ((likeliest == labels) | (labels == IGNORED)).all(1).tolist()
     finally:
@@ -88,6 +88,6 @@ def right_answers(
     return found
 
 
-def score(model: nn.Module, prepared: Prepared, split: str = "test") -> Score:
+def score(model: nn.Module, prepared: Prepared, split: str = "test", limit: int | None = None) -> Score:
     r"""Share of `right_answers`, with its interval."""
-    return Score.of(torch.tensor(right_answers(model, prepared, split)))
+    return Score.of(torch.tensor(right_answers(model, prepared, split, limit)))

@@ -78,4 +78,5 @@ def test_a_right_answer_is_what_greedy_writing_gives():
     prepared = cloze.Prepared("x", "decoder", words, DatasetDict(test=data), 16)
     for batch_size in (1, 2, 3):
         assert cloze.right_answers(model, prepared, batch_size=batch_size) == [True, False, True]
+    assert cloze.right_answers(model, prepared, limit=2) == [True, False]
     assert model.training and cloze.score(model, prepared).value == pytest.approx(2 / 3)
