@@ -1,8 +1,9 @@
 # Two commands for everybody: `make course` and `make test`. Both make the environment first.
 
-# The first of these that is Python 3.11-3.13 and can make environments; `make PYTHON=... course` overrides.
+# The first of these that is Python 3.11-3.13 and can make environments, the one people call python3 before others;
+# `make PYTHON=... course` overrides.
 FITS := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3 python; do \
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(FITS)' 2>/dev/null && command -v $$p && break; done)
 
 VENV := .venv
