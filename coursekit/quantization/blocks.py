@@ -1,46 +1,118 @@
-r"""What all block-wise formats share: the scale of each block, the nearest level, and the way back.
+r"""Any code in blocks: from values to packed codes and scales, and back.
 
-Blocks run over the flattened tensor. The last one may be short.
+Blocks run over the flattened tensor; the last may be short. On a CPU both ways take a part of the tensor at a time, as
+much as stays in the cache from one operation to the next.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from coursekit.errors import CourseError
+from coursekit.quantization import fused
+from coursekit.quantization.nearest import Nearest
+from coursekit.quantization.packing import group, pack, packed_bytes, unpack
+from coursekit.quantization.scales import scaled, scaled_short
+
+#: Values at a time. A GPU wants many; this bounds what the steps in between take.
+PART = {"cpu": 2**18, "gpu": 2**24}
+
+#: A type as wide as 1, 2 or 4 fp32 values: looking up one wide value is faster than copying a row of narrow ones.
+WIDE = {1: torch.float32, 2: torch.int64, 4: torch.complex128}
 
 
-def blockwise_absmax(x: Float[Tensor, " n"], block: int) -> Float[Tensor, "blocks"]:
-    r"""The largest magnitude in each block, fp32. CourseError for infinities, NaN and a block that is no number."""
-    if not isinstance(block, int) or block < 1:
-        raise CourseError(f"block={block!r}: give the number of values that share a scale, such as 64")
-    if not x.is_floating_point():
-        raise CourseError(f"quantizing {x.dtype}: give a tensor of floating-point numbers")
-    whole = x.numel() - x.numel() % block
-    parts = [x[:whole].view(-1, block).abs().amax(1)] if whole else []
-    if whole < x.numel():
-        parts.append(x[whole:].abs().amax().view(1))
-    absmax = torch.cat(parts).float() if parts else x.new_empty(0, dtype=torch.float32)
+def encode(
+    x: Float[Tensor, " n"], find: Nearest, bits: int, block: int
+) -> tuple[UInt8[Tensor, " bytes"], Float[Tensor, " blocks"]]:
+    r"""Packed codes and absmax, fp32, of each block.
+
+    CourseError for infinities and NaN, and for a block of which the codes do not fill whole bytes.
+    """
+    _check(x, bits, block)
+    n = len(x)
+    packed = torch.empty(packed_bytes(n, bits), dtype=torch.uint8, device=x.device)
+    absmax = torch.empty(-(-n // block), dtype=torch.float32, device=x.device)
+    start = 0
+    if fused.pays(x, n, bits):
+        start = n - n % block
+        pairs = x[:start].view(-1, block // 2, 2)
+        codes, absmax[: n // block] = fused.run(fused.encode, pairs, find.middles, find.index)
+        packed[: start // 2] = codes.view(-1)
+    for part, rows in _parts(start, n, block, x.device):
+        y, absmax[rows] = scaled(x[part].view(-1, block))
+        packed[_bytes(part, bits)] = pack(find(y.view(-1)), bits)
+    if short := n % block:
+        y, absmax[-1:] = scaled_short(x[-short:].view(1, -1))
+        zero = int(find(y.new_zeros(1)))  # what bitsandbytes fills the last byte with
+        packed[_bytes(slice(n - short, n), bits)] = pack(find(y.view(-1)), bits, fill=zero)
     if not absmax.isfinite().all():
-        raise CourseError("the tensor holds infinities or NaN, which have no code; repair it before quantizing")
-    return absmax
+        raise CourseError("the tensor holds infinities or NaN, which no code stands for: repair it first")
+    return packed, absmax
 
 
-def nearest(
-    x: Float[Tensor, " n"], absmax: Float[Tensor, "blocks"], block: int, code: Float[Tensor, "levels"]
-) -> UInt8[Tensor, " n"]:
-    r"""For every x / absmax the index of the nearest level in `code`; in the middle of two, the lower."""
-    ordered, index = code.to(x.device).sort(stable=True)
-    midpoints = (ordered[:-1] + ordered[1:]) / 2
-    scale = 1 / absmax.clamp(min=1e-38)
-    scaled = scale_up(x.float(), scale, block)
-    return index.to(torch.uint8)[torch.bucketize(scaled, midpoints, out_int32=True)]
+def decode(
+    packed: UInt8[Tensor, " bytes"],
+    absmax: Float[Tensor, " blocks"],
+    levels: Float[Tensor, " levels"],
+    bits: int,
+    block: int,
+    out: Float[Tensor, " n"],
+) -> Float[Tensor, " n"]:
+    r"""level[code] * absmax for every code, computed in fp32 and written to `out` in its own precision."""
+    n, start = len(out), 0
+    if fused.pays(packed, n, bits):
+        start = n - n % block
+        halves = packed[: start // 2].view(-1, block // 2)
+        fused.run(fused.decode, halves, absmax[: n // block], levels, out[:start].view(-1, block // 2, 2))
+    table = _by_byte(levels, bits)
+    parts = list(_parts(start, n, block, out.device))
+    if short := n % block:
+        parts.append((slice(n - short, n), slice(n // block, None)))
+    for part, rows in parts:
+        codes = packed[_bytes(part, bits)]
+        if table is None:
+            values = levels.index_select(0, unpack(codes, bits, part.stop - part.start).int())
+        else:
+            values = table.index_select(0, codes.int()).view(torch.float32)[: part.stop - part.start]
+        scale = absmax[rows, None]
+        torch.mul(values.view(len(scale), -1), scale, out=out[part].view(len(scale), -1))
+    return out
 
 
-def scale_up(x: Float[Tensor, " n"], scale: Float[Tensor, "blocks"], block: int) -> Float[Tensor, " n"]:
-    r"""Every value times the scale of its block."""
-    whole = x.numel() - x.numel() % block
-    parts = [(x[:whole].view(-1, block) * scale[: whole // block, None]).view(-1), x[whole:] * scale[whole // block :]]
-    return torch.cat(parts)
+def _check(x: Float[Tensor, " n"], bits: int, block: int) -> None:
+    if not x.is_floating_point():
+        raise CourseError(f"a tensor of {x.dtype} cannot be quantized: give floating-point numbers")
+    codes, _ = group(bits)
+    if not isinstance(block, int) or block < 1 or block % codes:
+        raise CourseError(
+            f"block={block!r}: give the number of values with one scale, a multiple of {codes}, say 64"
+        )
+
+
+def _parts(start: int, n: int, block: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+    r"""The full blocks of n values from `start` on, several at a time: where their values lie, and their scales."""
+    step = max(1, PART["cpu" if device.type == "cpu" else "gpu"] // block)
+    for first in range(start // block, n // block, step):
+        last = min(first + step, n // block)
+        yield slice(first * block, last * block), slice(first, last)
+
+
+def _bytes(part: slice, bits: int) -> slice:
+    r"""Where the codes of the values in `part` lie."""
+    first = part.start * bits // 8
+    return slice(first, first + packed_bytes(part.stop - part.start, bits))
+
+
+def _by_byte(levels: Float[Tensor, " levels"], bits: int) -> Tensor | None:
+    r"""All the values that a byte stands for, side by side, for each of the 256; None where codes cross bytes."""
+    if 8 % bits:
+        return None
+    if bits == 8:
+        return levels
+    every = torch.arange(256, device=levels.device).to(torch.uint8)
+    values = levels[unpack(every, bits, 256 * 8 // bits).int()]
+    return values.view(WIDE[8 // bits])

@@ -1,31 +1,34 @@
-r"""Block-wise quantization: one scale for each block of values, and a code of a few bits for each value.
+r"""Block-wise quantization: a code of a few bits for each value, and a scale for each block of values.
 
-Dettmers et al. 2023 (arXiv:2305.14314), section 2, equations 1 and 2. Within a block,
+Dettmers et al. 2023 (arXiv:2305.14314), sections 2 and 3. With the values $c_0, c_1, \dots$ of a code,
 
-$$q_i = \operatorname{nearest}\bigl(x_i / \mathrm{absmax}\bigr), \qquad \hat x_i = \mathrm{code}[q_i] \cdot \mathrm{absmax}$$
+$$a = \max_{i \in \text{block}} |x_i|, \qquad q_i = \arg\min_j \Bigl|\frac{x_i}{a} - c_j\Bigr|, \qquad
+\hat x_i = a \, c_{q_i}$$
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from coursekit.quantization import codes
-from coursekit.quantization.blocks import blockwise_absmax, nearest, scale_up
+from coursekit.errors import CourseError
+from coursekit.quantization import codes, fresh
+from coursekit.quantization.blocks import decode, encode
 from coursekit.quantization.double import Double, quantize_absmax
-from coursekit.quantization.packing import pack, unpack
+from coursekit.quantization.nearest import Nearest
 
 
 @dataclass
 class Blockwise:
     r"""A quantized tensor: what `quantize_blockwise` makes and `dequantize` reads."""
 
-    packed: UInt8[Tensor, "bytes"]  # codes as a stream of bits, see `packing`
-    absmax: Float[Tensor, "blocks"] | Double
+    packed: UInt8[Tensor, " bytes"]  # the codes as a stream of bits, see `packing`
+    absmax: Float[Tensor, " blocks"] | Double
     code: str
     block: int
     shape: torch.Size
@@ -41,8 +44,8 @@ class Blockwise:
         r"""Bits a parameter, counted from what is stored."""
         return 8 * self.nbytes / max(1, math.prod(self.shape))
 
-    def dequantize(self, out: Float[Tensor, "..."] | None = None) -> Float[Tensor, "..."]:
-        r"""The values, in `out` where it is given."""
+    def dequantize(self, out: Float[Tensor, "*shape"] | None = None) -> Float[Tensor, "*shape"]:
+        r"""See `dequantize`."""
         return dequantize(self, out)
 
     def to(self, device: torch.device | str) -> Blockwise:
@@ -51,29 +54,46 @@ class Blockwise:
 
 
 def quantize_blockwise(
-    x: Float[Tensor, "..."], code: str = "nf4", block: int = 64, double: bool = False
+    x: Float[Tensor, "*shape"], code: str = "nf4", block: int = 64, double: bool = False
 ) -> Blockwise:
     r"""x in codes of a few bits, with one fp32 scale for each `block` of values of the flattened tensor.
 
-    `code` names the levels (see `codes.code`); `double` quantizes the scales as well (see `double.Double`).
-    CourseError for infinities and NaN.
+    `code`: a name that `codes.code` knows. `double`: quantize the scales as well (see `double.Double`). Codes and
+    scales of "nf4" and "fp4" are to the bit those of bitsandbytes. CourseError for infinities and NaN.
     """
-    levels = codes.code(code).to(x.device)
-    flat = x.detach().reshape(-1)
-    absmax = blockwise_absmax(flat, block)
-    zero = int(nearest(levels.new_zeros(1), levels.new_ones(1), 1, levels))
-    packed = pack(nearest(flat, absmax, block, levels), _bits(levels), pad=zero)
+    table = _table(code, x.device)
+    packed, absmax = encode(x.detach().reshape(-1), table.find, table.bits, block)
     return Blockwise(packed, quantize_absmax(absmax) if double else absmax, code, block, x.shape, x.dtype)
 
 
-def dequantize(q: Blockwise, out: Float[Tensor, "..."] | None = None) -> Float[Tensor, "..."]:
-    r"""The values that q stands for, of its shape and dtype; in `out`, which may have another dtype, where given."""
-    levels = codes.code(q.code).to(q.packed.device)
+def dequantize(q: Blockwise, out: Float[Tensor, "*shape"] | None = None) -> Float[Tensor, "*shape"]:
+    r"""The values that q stands for, in its shape and dtype; or in `out`, of that shape and any floating dtype.
+
+    The product of level and scale is taken in fp32 and rounded once.
+    """
+    if out is None:
+        result = fresh.empty(q.shape, q.dtype, q.packed.device)
+    elif out.shape != q.shape or out.device != q.packed.device:
+        raise CourseError(
+            f"out is {tuple(out.shape)} on {out.device}: give one of {tuple(q.shape)} on {q.packed.device}"
+        )
+    else:
+        result = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
+    table = _table(q.code, q.packed.device)
     absmax = q.absmax.dequantize() if isinstance(q.absmax, Double) else q.absmax
-    index = unpack(q.packed, _bits(levels), math.prod(q.shape))
-    values = scale_up(levels[index.int()], absmax, q.block).view(q.shape)
-    return values.to(q.dtype) if out is None else out.copy_(values)
+    decode(q.packed, absmax, table.levels, table.bits, q.block, result.detach().view(-1))
+    return result if out is None or result is out else out.copy_(result)
 
 
-def _bits(levels: Float[Tensor, "levels"]) -> int:
-    return max(1, (len(levels) - 1).bit_length())
+@dataclass(frozen=True)
+class _Table:
+    levels: Float[Tensor, " levels"]
+    find: Nearest
+    bits: int
+
+
+@cache
+def _table(code: str, device: torch.device) -> _Table:
+    r"""Code `code` on `device`, made once."""
+    levels = codes.code(code).to(device)
+    return _Table(levels, Nearest(levels), (len(levels) - 1).bit_length())

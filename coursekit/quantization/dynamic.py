@@ -1,4 +1,4 @@
-r"""The dynamic 8-bit map and block-wise 8-bit codes (Dettmers et al. 2022, arXiv:2110.02861, sections 1.3 and 2.1)."""
+r"""The dynamic 8-bit map, and 8-bit codes in blocks (Dettmers et al. 2022, arXiv:2110.02861, sections 1.3 and 2)."""
 
 from __future__ import annotations
 
@@ -6,42 +6,51 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from coursekit.quantization.blocks import blockwise_absmax, nearest, scale_up
+from coursekit.quantization.blocks import decode, encode
+from coursekit.quantization.nearest import finder
 
-#: Powers of ten of the dynamic map: 1 down to 1e-6.
+#: Powers of ten in the dynamic map: 1 down to 1e-6.
 DECADES = 7
 
 
-def dynamic_map(signed: bool = True) -> Float[Tensor, "256"]:
-    r"""256 values, ascending, fp32, in [-1, 1]; in [0, 1] where not `signed`.
+def dynamic_map(signed: bool = True) -> Float[Tensor, " 256"]:
+    r"""256 values, ascending, fp32, from -0.993 to 1; unsigned from 0 to 1. To the bit those of bitsandbytes.
 
-    Decade i, 10^(i-6), has 2^i values of each sign (2^(i+1) of one sign only) in the middle of equal steps
-    from 0.1 to 1. Zero and one are added. So small numbers get a small error and large ones many fraction bits.
+    Decade $10^{i-6}$, i = 0 to 6, has $2^i$ values of each sign (unsigned twice as many): the middles of equal steps
+    from 0.1 to 1. Zero and one are added. The smaller a number, the coarser its fraction: as in a float, but so that
+    both 1 and 1e-7 fit into 8 bits.
     """
-    values = [torch.tensor([0.0, 1.0])]
+    values = [torch.tensor([0.0, 1.0], device="cpu")]
     for i in range(DECADES):
-        steps = torch.linspace(0.1, 1, 2 ** (i if signed else i + 1) + 1)
-        middles = 10.0 ** (i + 1 - DECADES) * ((steps[:-1] + steps[1:]) / 2)
+        edges = torch.linspace(0.1, 1, 2 ** (i if signed else i + 1) + 1, device="cpu")
+        middles = 10.0 ** (i + 1 - DECADES) * ((edges[:-1] + edges[1:]) / 2)
         values += [middles, -middles] if signed else [middles]
     return torch.cat(values).sort().values
 
 
 def quantize_8bit(
-    x: Float[Tensor, "*shape"], code: Float[Tensor, "levels"], block: int = 256
-) -> tuple[UInt8[Tensor, "*shape"], Float[Tensor, "blocks"]]:
-    r"""The index of the nearest value of `code` for every x / absmax, and absmax, fp32, of each `block` of x."""
-    absmax = blockwise_absmax(x.reshape(-1), block)
-    codes = nearest(x.reshape(-1), absmax, block, code)
+    x: Float[Tensor, "*shape"], code: Float[Tensor, " levels"], block: int = 256
+) -> tuple[UInt8[Tensor, "*shape"], Float[Tensor, " blocks"]]:
+    r"""For every x / absmax the index of the nearest value of `code`; and absmax, fp32, of each block of x.
+
+    Exactly nearest, in the middle of two the lower. bitsandbytes' quantizer for CPUs first rounds x / absmax to one of
+    65,536 even steps from -1 to 1: about one code in 500 is off by one, more near zero, where the map's values lie
+    closer together than the steps. For a block of zeros it gives code 0, which is as good as any: absmax is zero.
+    CourseError for infinities and NaN.
+    """
+    codes, absmax = encode(x.detach().reshape(-1), finder(code.to(x.device)), 8, block)
     return codes.view(x.shape), absmax
 
 
 def dequantize_8bit(
     codes: UInt8[Tensor, "*shape"],
-    absmax: Float[Tensor, "blocks"],
-    code: Float[Tensor, "levels"],
+    absmax: Float[Tensor, " blocks"],
+    code: Float[Tensor, " levels"],
     block: int = 256,
     out: Float[Tensor, "*shape"] | None = None,
 ) -> Float[Tensor, "*shape"]:
-    r"""code[codes] * absmax: fp32, or in `out`, which may have another precision."""
-    values = scale_up(code.to(codes.device)[codes.reshape(-1).int()], absmax, block).view(codes.shape)
-    return values if out is None else out.copy_(values)
+    r"""code[codes] * absmax: fp32, or in `out`, contiguous and in any precision."""
+    if out is None:
+        out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
+    decode(codes.reshape(-1), absmax, code.to(codes.device), 8, block, out.view(-1))
+    return out

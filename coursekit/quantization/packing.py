@@ -15,35 +15,40 @@ def group(bits: int) -> tuple[int, int]:
     return 8 // common, bits // common
 
 
-def pack(codes: UInt8[Tensor, " n"], bits: int, pad: int = 0) -> UInt8[Tensor, "bytes"]:
+def packed_bytes(count: int, bits: int) -> int:
+    r"""Bytes of `count` codes; the last group is filled up."""
+    n, k = group(bits)
+    return -(-count // n) * k
+
+
+def pack(codes: UInt8[Tensor, " n"], bits: int, fill: int = 0) -> UInt8[Tensor, " bytes"]:
     r"""The codes one after another, highest bit first: of two 4-bit codes the first is in the high nibble.
 
-    Codes equal to `pad` fill the last group.
+    Codes equal to `fill` complete the last group.
     """
     n, k = group(bits)
-    if missing := -codes.numel() % n:
-        codes = torch.cat([codes, codes.new_full((missing,), pad)])
-    if k == n:
+    if missing := -len(codes) % n:
+        codes = torch.cat([codes, codes.new_full((missing,), fill)])
+    if bits == 8:
         return codes
-    columns = codes.view(-1, n)
-    if k == 1:
-        packed = columns[:, 0].clone()
-        for i in range(1, n):
-            packed.bitwise_left_shift_(bits).bitwise_or_(columns[:, i])
-        return packed
-    shifts = torch.arange(n - 1, -1, -1, device=codes.device) * bits
-    words = (columns.long() << shifts).sum(1, keepdim=True)
-    return (words >> torch.arange(8 * (k - 1), -1, -8, device=codes.device) & 255).to(torch.uint8).view(-1)
+    if bits == 4:  # two codes lie in one little-endian word: first + 256 second
+        pairs = codes.view(torch.int16)
+        return (pairs << 4).bitwise_or_(pairs >> 8).to(torch.uint8)
+    words = (codes.view(-1, n).long() << _shifts(n, bits, codes.device)).sum(1, keepdim=True)
+    return (words >> _shifts(k, 8, codes.device) & 255).to(torch.uint8).view(-1)
 
 
-def unpack(packed: UInt8[Tensor, "bytes"], bits: int, count: int) -> UInt8[Tensor, " count"]:
+def unpack(packed: UInt8[Tensor, " bytes"], bits: int, count: int) -> UInt8[Tensor, " count"]:
     r"""The first `count` codes."""
     n, k = group(bits)
-    if k == n:
+    if bits == 8:
         return packed[:count]
-    columns = packed.view(-1, k)
-    words = columns[:, :1].int() if k == 1 else columns.long()
-    if k > 1:
-        words = (words << torch.arange(8 * (k - 1), -1, -8, device=packed.device)).sum(1, keepdim=True)
-    shifts = torch.arange(n - 1, -1, -1, device=packed.device, dtype=words.dtype) * bits
-    return (words >> shifts & (2**bits - 1)).to(torch.uint8).view(-1)[:count]
+    if bits == 4:
+        return torch.stack((packed >> 4, packed & 15), 1).view(-1)[:count]
+    words = (packed.view(-1, k).long() << _shifts(k, 8, packed.device)).sum(1, keepdim=True)
+    return (words >> _shifts(n, bits, packed.device) & 2**bits - 1).to(torch.uint8).view(-1)[:count]
+
+
+def _shifts(count: int, width: int, device: torch.device) -> Tensor:
+    r"""Where `count` fields of `width` bits lie in a word, the first one highest."""
+    return torch.arange(count - 1, -1, -1, device=device) * width
