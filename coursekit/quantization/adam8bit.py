@@ -36,9 +36,13 @@ class AdamW8bit(Optimizer):
     A parameter's state, named as in bitsandbytes: `step`, `state1`, `state2` (uint8, or fp32 for a small tensor), and
     with codes `absmax1`, `absmax2`.
 
-    Every value goes to its nearest code. bitsandbytes does so on CUDA; on the CPU it looks the code up in a table of
-    65536 equal cells over [-1, 1], which is as exact only where codes lie further apart than cells: its codes 0 to 6 of
-    state 2 are never used, so a variance of 0 becomes 1.6e-5 of the block's largest.
+    Every value gets its nearest code, as in the paper, with one exception. A variance below 1.6e-7 of its block's
+    largest would become 0 while the mean, whose square it is, does not: the next step is then divided by (nearly)
+    nothing, and is thousands of learning rates long. So code 0 is not used in state 2 (Li et al. 2023,
+    arXiv:2309.01507, "zero-point problem"). `zero_variance=True` does as the paper does.
+
+    bitsandbytes on the CPU is neither: it looks the code up in a table of 65536 equal cells over [-1, 1], which is
+    coarser than the smallest codes. Codes 0 to 6 of state 2 are never used there, so it, too, never divides by 0.
 
     Raises CourseError for settings that make no sense and, before anything has changed, for gradients that are
     sparse, infinite or NaN.
@@ -51,8 +55,11 @@ class AdamW8bit(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        *,
+        zero_variance: bool = False,
     ):
         check_settings(lr, betas, eps, weight_decay)
+        self.zero_variance = zero_variance
         #: The two code tables, one pair for each device. Constants, so no part of the state that is saved.
         self.maps: dict[torch.device, tuple[Tensor, Tensor]] = {}
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
@@ -95,6 +102,8 @@ class AdamW8bit(Optimizer):
         if "absmax1" in state:
             for number, moment, code in zip("12", (m, v), self._codes(p.device), strict=True):
                 state[f"state{number}"], state[f"absmax{number}"] = quantize_8bit(moment, code, BLOCK)
+            if not self.zero_variance:
+                state["state2"].clamp_(min=1)
 
     def _start(self, p: nn.Parameter) -> dict[str, Any]:
         r"""Moments of 0."""

@@ -67,7 +67,9 @@ class PagedAdamW(Optimizer):
         self.page, self.fused, self.back_and_forth = page, fused, back_and_forth
         self.pager = Pager(budget)
         self.history: list[Traffic] = []
-        kernel = dict(fused=fused, foreach=False)  # in the state dict, for a torch.optim.AdamW that goes on from it
+        kernel = dict(
+            fused=fused, foreach=False
+        )  # in the state dict, for a torch.optim.AdamW that goes on from it
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **kernel))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -159,7 +161,9 @@ class PagedAdamW(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         r"""Go on from a `state_dict()`. CourseError for one of other parameters; nothing has changed then."""
         if any(group.get("amsgrad") or group.get("maximize") for group in state_dict["param_groups"]):
-            raise CourseError("this state is of AdamW with amsgrad or maximize, which PagedAdamW does not have")
+            raise CourseError(
+                "this state is of AdamW with amsgrad or maximize, which PagedAdamW does not have"
+            )
         states = []
         for p, saved in saved_states(self, state_dict):
             check_state(p, saved, {name: (p.shape, "fractions") for name in ("exp_avg", "exp_avg_sq")})

@@ -24,7 +24,13 @@ from coursekit.quantization.adam8bit import AdamW8bit
 from coursekit.quantization.dynamic import dequantize_8bit, dynamic_map, quantize_8bit
 from coursekit.training import fit
 
-SHAPES = [(100, 90), (SMALLEST,), (SMALLEST - 1,), (33,), (5000,)]  # whole and short last blocks, and fp32 states
+SHAPES = [
+    (100, 90),
+    (SMALLEST,),
+    (SMALLEST - 1,),
+    (33,),
+    (5000,),
+]  # whole and short last blocks, and fp32 states
 OPTIONS = dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
 
 
@@ -46,7 +52,7 @@ def run(optimizer, parameters, steps, first=0):
 
 
 def gap(left, right):
-    return max(float((a - b).abs().max()) for a, b in zip(left, right, strict=True))
+    return max(float((a - b).detach().abs().max()) for a, b in zip(left, right, strict=True))
 
 
 def same(left, right):
@@ -76,14 +82,56 @@ def test_with_the_quantizer_of_bitsandbytes_every_bit_is_its(dtype, monkeypatch)
                 assert torch.equal(mine.state[p][name], bnb.state[q][name])
 
 
-def test_step_by_step_as_measured():
-    ours, theirs = parameters(), parameters()
-    mine, bnb = AdamW8bit(ours, **OPTIONS), Theirs(theirs, **OPTIONS)
-    small = [i for i, p in enumerate(ours) if p.numel() < SMALLEST]
+def test_step_by_step_with_either_s_own_quantizer():
+    r"""One step is exact for both. From then on the codes differ, and ours stay nearer to the AdamW of fp32 states."""
+    ours, theirs, exact = parameters(), parameters(), parameters()
+    mine, bnb, full = (
+        AdamW8bit(ours, **OPTIONS),
+        Theirs(theirs, **OPTIONS),
+        torch.optim.AdamW(exact, **OPTIONS),
+    )
     for step in range(6):
-        run(mine, ours, 1, step), run(bnb, theirs, 1, step)
-        assert gap(ours, theirs) <= (3e-7 if step == 0 else 1.5e-4)
-        assert gap([ours[i] for i in small], [theirs[i] for i in small]) <= 1e-6
+        run(mine, ours, 1, step), run(bnb, theirs, 1, step), run(full, exact, 1, step)
+        for p, q in zip(ours, theirs, strict=True):
+            close = step == 0 or p.numel() < SMALLEST
+            off = (p - q).detach().abs()
+            assert off.max() <= (1e-6 if close else OPTIONS["lr"]) and off.mean() <= 1e-6
+    off = [
+        sum(float((p - e).detach().abs().sum()) for p, e in zip(s, exact, strict=True))
+        for s in (ours, theirs)
+    ]
+    assert off[0] < off[1]
+
+
+@pytest.mark.parametrize("kind", ["sparse", "heavy tails"])
+def test_a_variance_that_becomes_zero_makes_steps_of_thousands_of_rates(kind):
+    r"""Why code 0 is left out: Adam's step is about a learning rate long at most, whatever the gradients."""
+    makes = {
+        "ours": AdamW8bit,
+        "as in the paper": partial(AdamW8bit, zero_variance=True),
+        "bitsandbytes": Theirs,
+        "fp32": torch.optim.AdamW,
+    }
+    longest, weights = {}, {}
+    for name, make in makes.items():
+        random = torch.Generator().manual_seed(0)
+        p = nn.Parameter(torch.randn(16384, generator=random))
+        optimizer = make([p], lr=1e-3, weight_decay=0.0)
+        longest[name] = 0.0
+        for _ in range(10):
+            p.grad = torch.randn(16384, generator=random)
+            if kind == "sparse":
+                p.grad *= torch.rand(16384, generator=random) < 0.05
+            else:
+                p.grad *= (2 * torch.randn(16384, generator=random)).exp()
+            before = p.detach().clone()
+            optimizer.step()
+            longest[name] = max(longest[name], float((p.detach() - before).abs().max()) / 1e-3)
+        weights[name] = p.detach()
+    assert longest["as in the paper"] > 1000
+    assert max(longest[name] for name in ("ours", "bitsandbytes", "fp32")) < 2
+    off = {name: float((w - weights["fp32"]).abs().mean()) for name, w in weights.items()}
+    assert off["ours"] < off["bitsandbytes"] < off["as in the paper"]
 
 
 @pytest.mark.parametrize("signed", [True, False], ids=["state 1", "state 2"])
@@ -104,12 +152,26 @@ def test_where_the_codes_differ_ours_is_the_nearer(signed):
 
 
 @pytest.mark.gpu
+def test_on_a_gpu_the_states_and_weights_of_the_cpu():
+    here, there = parameters(), parameters(device="cuda")
+    on_cpu, on_gpu = AdamW8bit(here, **OPTIONS), AdamW8bit(there, **OPTIONS)
+    for step in range(6):
+        gradients(here, step)
+        for p, q in zip(here, there, strict=True):
+            q.grad = p.grad.cuda()
+        on_cpu.step(), on_gpu.step()
+        assert gap(here, [q.cpu() for q in there]) <= (1e-6 if step == 0 else 1e-4)
+    assert on_gpu.nbytes == on_cpu.nbytes
+    assert all(state["state1"].is_cuda for state in on_gpu.state.values())
+
+
+@pytest.mark.gpu
 def test_bitsandbytes_on_a_gpu_step_by_step():
     ours, theirs = parameters(device="cuda"), parameters(device="cuda")
     mine, bnb = AdamW8bit(ours, **OPTIONS), Theirs(theirs, **OPTIONS)
     for step in range(6):
         run(mine, ours, 1, step), run(bnb, theirs, 1, step)
-        assert gap(ours, theirs) <= (1e-6 if step == 0 else 3e-4)
+        assert gap(ours, theirs) <= (1e-6 if step == 0 else OPTIONS["lr"])
 
 
 # against AdamW with fp32 states -----------------------------------------------------------------------------
@@ -174,7 +236,7 @@ def test_finds_the_minimum_that_fp32_states_find(dtype, near):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     start = float((scale * target.square()).mean())
     eight, full = loss_of(AdamW8bit), loss_of(torch.optim.AdamW)
@@ -236,7 +298,8 @@ def test_no_gradient_no_update_and_a_gradient_of_zero_only_decays():
         for _ in range(3):
             expected = expected * (1 - 1e-3 * 0.1)
         assert torch.equal(p, expected)
-        assert not optimizer._moments(optimizer.state[p])[1].any()
+        # A short block of zeros has an absmax of 1e-38, as in bitsandbytes.
+        assert all(moment.abs().max() <= 1e-38 for moment in optimizer._moments(optimizer.state[p]))
 
 
 def test_an_empty_parameter_is_passed_over():
@@ -387,19 +450,19 @@ def test_a_state_that_does_not_fit_changes_nothing():
     after = mine.state_dict()
     assert after["param_groups"] == before["param_groups"]
     for number, saved in before["state"].items():
-        assert all(torch.equal(torch.as_tensor(saved[k]), torch.as_tensor(after["state"][number][k])) for k in saved)
+        assert all(
+            torch.equal(torch.as_tensor(saved[k]), torch.as_tensor(after["state"][number][k])) for k in saved
+        )
 
 
 # in the training loop ---------------------------------------------------------------------------------------
-
-LARGE = dict(d_model=64, d_ff=128)
 
 
 def test_fit_trains_as_with_bitsandbytes_and_resumes(tmp_path):
     data, common = tiny_text.prepared("decoder"), dict(batch_size=4, lr=1e-3, progress=False)
 
     def model():
-        return tiny.decoder("llama")
+        return tiny.decoder("llama", hidden_size=64)  # so that the embedding is large enough for 8 bits
 
     steps = 6
     ours, theirs = model(), model()

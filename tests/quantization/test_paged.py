@@ -79,9 +79,7 @@ def by_hand(sizes, budget, uses):
 def paging(draw):
     sizes = draw(st.lists(st.integers(1, 30), min_size=1, max_size=8))
     budget = draw(st.integers(max(sizes), sum(sizes) + 5))
-    uses = draw(
-        st.lists(st.tuples(st.integers(0, len(sizes) - 1), st.booleans()), min_size=1, max_size=60)
-    )
+    uses = draw(st.lists(st.tuples(st.integers(0, len(sizes) - 1), st.booleans()), min_size=1, max_size=60))
     return sizes, budget, uses
 
 
@@ -277,7 +275,10 @@ def test_a_state_that_does_not_fit_changes_nothing():
     before = paged.state_dict()
     wrong = [
         ([(300,)], "of other parameters: groups of \\[1\\] tensors, and here they are of \\[2\\]"),
-        ([(300,), (20, 21)], "exp_avg is torch.float32 of \\(20, 21\\), and should be fractions of \\(20, 20\\)"),
+        (
+            [(300,), (20, 21)],
+            "exp_avg is torch.float32 of \\(20, 21\\), and should be fractions of \\(20, 20\\)",
+        ),
     ]
     for shapes, said in wrong:
         others = parameters(shapes)
