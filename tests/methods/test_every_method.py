@@ -7,8 +7,10 @@ its own file, against the library or the formula it comes from.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import warnings
 
 import pytest
 import tiny
@@ -26,6 +28,7 @@ from transformers import (
 
 from coursekit import methods
 from coursekit.errors import CourseError
+from coursekit.quantization import Linear4bit
 
 EVERY = [pytest.param(case, family, id=f"{case.name}-{family}") for case in CASES for family in case.families]
 DECODERS = [p for p in EVERY if p.values[1] in tiny.DECODERS]
@@ -377,7 +380,12 @@ def test_folding_gives_the_same_answers_or_says_that_it_cannot(case, family):
         assert torch.equal(model(**one).logits, beside)
         return
     method.merge(model)
-    assert [type(m) for m in model.modules()] == [type(m) for m in build(case, family).modules()]
+    # A layer in 4 bits comes out of it dense.
+    kinds = [
+        [type(m.dense()) if isinstance(m, Linear4bit) else type(m) for m in one_model.modules()]
+        for one_model in (model, build(case, family))
+    ]
+    assert kinds[0] == kinds[1]
     torch.testing.assert_close(model(**one).logits, beside, atol=1e-4, rtol=1e-4)
     with pytest.raises(CourseError, match="merged already"):
         method.merge(model)
@@ -585,3 +593,36 @@ def test_other_ways_to_search_are_the_same_with_and_without_a_cache(case, family
     with torch.no_grad():
         plain = settings | (dict(num_beams=beams) if beams > 1 else {}) | dict(use_cache=False)
         assert torch.equal(model.generate(ids, **settings, **way), model.generate(ids, **plain))
+
+
+# what cannot work -----------------------------------------------------------------------------------------
+
+
+@by_method
+def test_saving_the_whole_model_says_that_nothing_can_read_it(case, tmp_path):
+    model = case.make().attach(tiny.model(case.families[0], **case.options))
+    with pytest.warns(UserWarning, match=r"method\.save\(model, folder\) for the adapter, detach"):  # noqa: SIM117
+        with contextlib.suppress(RuntimeError):  # transformers refuses what several blocks share
+            model.save_pretrained(tmp_path / "with")
+    methods.detach(model)
+    assert "save_pretrained" not in model.__dict__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.save_pretrained(tmp_path / "without")
+    if case.quantized:
+        pytest.skip("what was written is in 4 bits: tests/quantization/test_model.py reads it")
+    again = type(model).from_pretrained(tmp_path / "without")
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in again.state_dict().items())
+
+
+@by_method
+def test_a_model_with_offloaded_weights_is_refused_untouched(case):
+    model = build(case, case.families[0])
+    first = model.get_input_embeddings()
+    first.weight = nn.Parameter(first.weight.to("meta"))
+    first._hf_hook = object()  # Accelerate's mark of a module whose weights come when it is called
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    with pytest.raises(CourseError, match="offloaded.*load it onto one device"):
+        case.make().attach(model)
+    assert not methods.attached(model)
+    assert before == {name: parameter.requires_grad for name, parameter in model.named_parameters()}
