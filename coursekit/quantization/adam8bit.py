@@ -1,6 +1,6 @@
 r"""AdamW with 8-bit states (Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization", arXiv:2110.02861).
 
-The states are 8-bit codes between steps and fp32 only while their tensor is updated: dequantize, update, quantize.
+The states are 8-bit codes between steps, and a part of them is fp32 while it is updated: dequantize, update, quantize.
 Two bytes a parameter instead of eight, and 4/256 for each state's scales.
 """
 
@@ -20,10 +20,14 @@ from coursekit.quantization.optimizer import (
     check_parameters,
     check_settings,
     check_state,
+    flat,
     saved_states,
     step_,
     with_gradients,
 )
+
+#: Elements that are fp32 at a time, a multiple of the block: so the peak is no multiple of the largest tensor.
+PART = 2**20
 
 
 class AdamW8bit(Optimizer):
@@ -90,41 +94,56 @@ class AdamW8bit(Optimizer):
     def _update(self, p: nn.Parameter, group: dict[str, Any]) -> None:
         state = self.state[p] or self._start(p)
         state["step"] += 1
+        with flat(p) as weight:
+            gradient = p.grad.reshape(-1)
+            for start in range(0, p.numel(), PART):
+                part = slice(start, min(start + PART, p.numel()))
+                self._update_part(weight[part], gradient[part].float(), state, part, group)
+
+    def _update_part(
+        self, weight: Tensor, gradient: Tensor, state: dict[str, Any], part: slice, group: dict[str, Any]
+    ) -> None:
         beta1, beta2 = group["betas"]
-        gradient = p.grad.float()
-        weight = p.to(torch.promote_types(p.dtype, torch.float32))  # a copy only where p has 16 bits
-        m, v = self._moments(state)
+        m, v = self._moments(state, part)
         m.mul_(beta1).add_(gradient, alpha=1 - beta1)
         v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        step_(weight, m, v, state["step"], group)
-        if weight.dtype != p.dtype:
-            p.copy_(weight)
+        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))  # a copy only where it has 16 bits
+        step_(wide, m, v, state["step"], group)
+        if wide.dtype != weight.dtype:
+            weight.copy_(wide)
         if "absmax1" in state:
-            for number, moment, code in zip("12", (m, v), self._codes(p.device), strict=True):
-                state[f"state{number}"], state[f"absmax{number}"] = quantize_8bit(moment, code, BLOCK)
-            if not self.zero_variance:
-                state["state2"].clamp_(min=1)
+            self._keep(state, part, m, v)
 
     def _start(self, p: nn.Parameter) -> dict[str, Any]:
         r"""Moments of 0."""
         state = self.state[p]
         state["step"] = 0
-        if p.numel() < SMALLEST:
-            state["state1"], state["state2"] = (torch.zeros_like(p, dtype=torch.float32) for _ in range(2))
-            return state
         for number, code in zip("12", self._codes(p.device), strict=True):
-            zero = torch.zeros_like(p, dtype=torch.float32)
-            state[f"state{number}"], state[f"absmax{number}"] = quantize_8bit(zero, code, BLOCK)
+            zeros = torch.zeros(p.shape, dtype=torch.float32, device=p.device)
+            if p.numel() < SMALLEST:
+                state[f"state{number}"] = zeros
+            else:
+                state[f"state{number}"], state[f"absmax{number}"] = quantize_8bit(zeros, code, BLOCK)
         return state
 
-    def _moments(self, state: dict[str, Any]) -> list[Tensor]:
-        r"""Both moments in fp32: the states themselves, or copies where they are codes."""
+    def _moments(self, state: dict[str, Any], part: slice) -> list[Tensor]:
+        r"""Both moments of a part, in fp32: the states themselves, or copies where they are codes."""
+        parts = [state[f"state{number}"].view(-1)[part] for number in "12"]
         if "absmax1" not in state:
-            return [state["state1"], state["state2"]]
+            return parts
         return [
-            dequantize_8bit(state[f"state{number}"], state[f"absmax{number}"], code, BLOCK)
-            for number, code in zip("12", self._codes(state["state1"].device), strict=True)
+            dequantize_8bit(codes, state[f"absmax{number}"][_blocks(part)], code, BLOCK)
+            for codes, number, code in zip(parts, "12", self._codes(parts[0].device), strict=True)
         ]
+
+    def _keep(self, state: dict[str, Any], part: slice, m: Tensor, v: Tensor) -> None:
+        r"""Both moments of a part as codes."""
+        for number, moment, code in zip("12", (m, v), self._codes(m.device), strict=True):
+            codes, absmax = quantize_8bit(moment, code, BLOCK)
+            if number == "2" and not self.zero_variance:
+                codes.clamp_(min=1)
+            state[f"state{number}"].view(-1)[part] = codes
+            state[f"absmax{number}"][_blocks(part)] = absmax
 
     def _codes(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self.maps:
@@ -144,11 +163,16 @@ class AdamW8bit(Optimizer):
         for p, saved in saved_states(self, state_dict):
             check_state(p, saved, _shapes(p))
             states[p] = {"step": int(saved["step"])} | {
-                name: saved[name].to(p.device, copy=True) for name in _shapes(p)
+                name: saved[name].to(p.device, copy=True).contiguous() for name in _shapes(p)
             }
         # PyTorch would cast the codes to the parameter's precision, so it only gets the groups.
         super().load_state_dict({"state": {}, "param_groups": state_dict["param_groups"]})
         self.state.update(states)
+
+
+def _blocks(part: slice) -> slice:
+    r"""The blocks of the elements in `part`, which begins with a block."""
+    return slice(part.start // BLOCK, -(-part.stop // BLOCK))
 
 
 def _shapes(p: nn.Parameter) -> dict[str, tuple[torch.Size, str]]:

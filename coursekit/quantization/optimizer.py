@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -60,6 +61,15 @@ def check_finite(gradients: list[Tensor]) -> None:
             "a gradient holds infinities or NaN, so nothing was updated; "
             "likely a learning rate that is too high, or broken inputs"
         )
+
+
+@contextmanager
+def flat(p: nn.Parameter) -> Iterator[Tensor]:
+    r"""The weights of `p` in one row, to be changed in place, whatever their layout."""
+    row = p.detach().reshape(-1)
+    yield row
+    if not p.is_contiguous():  # then it is a copy
+        p.copy_(row.view_as(p))
 
 
 def step_(

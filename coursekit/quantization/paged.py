@@ -19,6 +19,7 @@ from coursekit.quantization.optimizer import (
     check_parameters,
     check_settings,
     check_state,
+    flat,
     saved_states,
     with_gradients,
 )
@@ -113,13 +114,12 @@ class PagedAdamW(Optimizer):
 
     def _update(self, p: nn.Parameter, group: dict[str, Any], backwards: bool) -> None:
         state = self.state[p] or self._start(p)
-        weight, gradient = p.detach().reshape(-1), p.grad.reshape(-1)  # copies only where not contiguous
         spans = list(zip(_spans(p, self.page), state["pages"], strict=True))
-        for span, number in reversed(spans) if backwards else spans:
-            self._update_page(weight[span], gradient[span], state["step"].clone(), number, group)
+        gradient = p.grad.reshape(-1)
+        with flat(p) as weight:
+            for span, number in reversed(spans) if backwards else spans:
+                self._update_page(weight[span], gradient[span], state["step"].clone(), number, group)
         state["step"] += 1
-        if not p.is_contiguous():
-            p.copy_(weight.view_as(p))
 
     def _update_page(
         self, weight: Tensor, gradient: Tensor, step: Tensor, number: int, group: dict[str, Any]

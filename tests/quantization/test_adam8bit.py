@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from coursekit.errors import CourseError
+from coursekit.memory.live import Live
 from coursekit.memory.measure import measure
 from coursekit.memory.precision import BLOCK, SMALLEST, TABLES, optimizer_bytes
 from coursekit.quantization import adam8bit
@@ -281,6 +282,37 @@ def test_two_bytes_and_a_thirty_second_a_parameter():
     assert (optimizer.nbytes - TABLES) / p[0].numel() == 2 + 2 * 4 / BLOCK
 
 
+@pytest.mark.parametrize("shape", [(5 * BLOCK + 7, 4), (16 * BLOCK,), (70, 90)])
+def test_parts_change_no_bit(monkeypatch, shape):
+    whole, parts = parameters([shape]), parameters([shape])
+    run(AdamW8bit(whole, **OPTIONS), whole, 4)
+    monkeypatch.setattr(adam8bit, "PART", 2 * BLOCK)
+    run(AdamW8bit(parts, **OPTIONS), parts, 4)
+    assert same(whole, parts)
+
+
+def test_what_is_in_fp32_does_not_grow_with_the_tensor(monkeypatch):
+    monkeypatch.setattr(adam8bit, "PART", 4 * BLOCK)
+
+    def most(n):
+        r"""Bytes beyond weights, gradients and states that a step has at one time."""
+        ours = parameters([(n,)])
+        optimizer = AdamW8bit(ours, **OPTIONS)
+        run(optimizer, ours, 1)
+        with Live() as live:
+            states = [v for v in optimizer.state[ours[0]].values() if isinstance(v, torch.Tensor)]
+            known = live.add([*ours, ours[0].grad, *states, *optimizer.maps[ours[0].device]])
+            optimizer.step()
+        now = peak = 0
+        for event in live.events:
+            now += event.change * (event.storage not in known)
+            peak = max(peak, now)
+        return peak
+
+    small, large = most(64 * BLOCK), most(256 * BLOCK)
+    assert 2 * 4 * 4 * BLOCK <= small == large < 2 * 4 * 64 * BLOCK
+
+
 # gradients that are missing, zero, or no use ----------------------------------------------------------------
 
 
@@ -299,7 +331,8 @@ def test_no_gradient_no_update_and_a_gradient_of_zero_only_decays():
             expected = expected * (1 - 1e-3 * 0.1)
         assert torch.equal(p, expected)
         # A short block of zeros has an absmax of 1e-38, as in bitsandbytes.
-        assert all(moment.abs().max() <= 1e-38 for moment in optimizer._moments(optimizer.state[p]))
+        kept = optimizer._moments(optimizer.state[p], slice(0, p.numel()))
+        assert all(moment.abs().max() <= 1e-38 for moment in kept)
 
 
 def test_an_empty_parameter_is_passed_over():
