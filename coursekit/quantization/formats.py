@@ -1,0 +1,55 @@
+r"""Number formats: what they can and cannot express, read from their own bit patterns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from coursekit.errors import unknown
+
+FLOATS = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp8 e4m3": torch.float8_e4m3fn,
+    "fp8 e5m2": torch.float8_e5m2,
+}
+
+
+@dataclass(frozen=True)
+class Format:
+    r"""A floating-point format in figures."""
+
+    bits: int
+    largest: float
+    normal: float  # the smallest number with full precision
+    smallest: float  # the smallest number above zero
+    step: float  # from 1 to the next number
+
+
+def describe(name: str) -> Format:
+    r"""The figures of the float `name` ("fp32", "bf16", ...). CourseError for a name that is none."""
+    info = torch.finfo(_dtype(name))
+    # Below the smallest normal number the exponent stays and the digits run out.
+    return Format(info.bits, info.max, info.smallest_normal, info.smallest_normal * info.eps, info.eps)
+
+
+def numbers(name: str) -> Float[Tensor, " n"]:
+    r"""Every finite number of a float of 8 or 16 bits, ascending, each once, in fp32: all its bit patterns, read."""
+    dtype = _dtype(name)
+    width = {1: torch.uint8, 2: torch.int16}.get(dtype.itemsize)
+    if width is None:
+        short = [other for other, d in FLOATS.items() if d.itemsize < 4]
+        raise unknown("format that can be listed", name, short)
+    patterns = torch.arange(2 ** (8 * dtype.itemsize), device="cpu")
+    values = patterns.to(torch.int32).to(width).view(dtype).float()
+    return values[values.isfinite()].unique()
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in FLOATS:
+        raise unknown("format", name, FLOATS)
+    return FLOATS[name]

@@ -1,0 +1,57 @@
+r"""Number formats against the bits that they are made of."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from coursekit.errors import CourseError
+from coursekit.quantization.formats import FLOATS, describe, numbers
+
+
+def _by_the_bits(exponent: int, mantissa: int, bias: int, top: int) -> set[float]:
+    r"""Every number of a float with such fields; `top` exponents at the upper end stand for no number."""
+    found = set()
+    for e, m in itertools.product(range(2**exponent - top), range(2**mantissa)):
+        size = (1 + m / 2**mantissa) * 2.0 ** (e - bias) if e else m / 2**mantissa * 2.0 ** (1 - bias)
+        found |= {size, -size}
+    return found
+
+
+@pytest.mark.parametrize("name, exponent, mantissa, top", [
+    ("fp16", 5, 10, 1), ("bf16", 8, 7, 1), ("fp8 e5m2", 5, 2, 1), ("fp8 e4m3", 4, 3, 0),
+])  # fmt: skip
+def test_the_numbers_are_what_the_bits_say(name, exponent, mantissa, top):
+    expected = _by_the_bits(exponent, mantissa, 2 ** (exponent - 1) - 1, top)
+    if name == "fp8 e4m3":  # no infinities; the last pattern alone is NaN
+        expected -= {480.0, -480.0}
+    assert set(numbers(name).tolist()) == expected
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16", "fp8 e4m3", "fp8 e5m2"])
+def test_the_figures_are_those_of_the_numbers(name):
+    values, figures = numbers(name), describe(name)
+    above = values[values > 0]
+    assert bool((values.diff() > 0).all()) and figures.bits == 8 * FLOATS[name].itemsize
+    assert (figures.largest, figures.smallest) == (float(above[-1]), float(above[0]))
+    assert figures.step == float(values[values > 1][0]) - 1
+    gaps = above.diff()
+    full = above[:-1] >= figures.normal
+    assert float((gaps / above[:-1])[full].max()) == figures.step
+    assert float(above[:-1][~full].max()) < figures.normal
+
+
+def test_fp32():
+    figures = describe("fp32")
+    assert figures.step == 2**-23 and figures.largest == pytest.approx(3.4028235e38)
+    assert figures.normal == 2**-126 and figures.smallest == 2**-149
+
+
+def test_names_that_are_none():
+    with pytest.raises(CourseError, match="unknown format 'fp9'; did you mean"):
+        describe("fp9")
+    with pytest.raises(CourseError, match="unknown format that can be listed 'fp32'"):
+        numbers("fp32")
+    assert torch.finfo(FLOATS["fp32"]).bits == 32
