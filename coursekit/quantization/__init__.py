@@ -1,5 +1,6 @@
 r"""Quantization: fewer bits a weight, from affine integers to NF4 and the 8-bit optimizer."""
 
+from coursekit.quantization.adam8bit import AdamW8bit
 from coursekit.quantization.affine import Affine, Grid, grid, quantize_affine
 from coursekit.quantization.blockwise import Blockwise, dequantize, quantize_blockwise
 from coursekit.quantization.code_error import Error, expected_error, measured_error
@@ -11,9 +12,12 @@ from coursekit.quantization.linear import Linear4bit
 from coursekit.quantization.load import load_quantized
 from coursekit.quantization.merge import MergeError, merge_error
 from coursekit.quantization.model import quantize_model
+from coursekit.quantization.paged import PagedAdamW, paged_adamw
+from coursekit.quantization.pager import Pager, Traffic
 
 __all__ = [
     "CODES",
+    "AdamW8bit",
     "Affine",
     "Blockwise",
     "Double",
@@ -21,6 +25,9 @@ __all__ = [
     "Grid",
     "Linear4bit",
     "MergeError",
+    "PagedAdamW",
+    "Pager",
+    "Traffic",
     "code",
     "decode_q4_1",
     "dequantize",
@@ -31,6 +38,7 @@ __all__ = [
     "load_quantized",
     "measured_error",
     "merge_error",
+    "paged_adamw",
     "quantize_8bit",
     "quantize_absmax",
     "quantize_affine",
