@@ -1,0 +1,423 @@
+r"""The exercises of notebook 07_quantization."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from coursekit.checks.core import Exercise, Mutant, register
+
+
+def _random(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# quantization.affine --------------------------------------------------------------------------------------
+
+
+def _numbers(seed: int) -> tuple[Tensor, int]:
+    # The second tensor lies above zero altogether. In the last both ends are rounded up: 12 + 4 is no 4-bit code.
+    if seed == 2:
+        return torch.tensor([-3.5, -1.0, 0.0, 2.2, 11.5], dtype=torch.float64), 4
+    x = torch.randn(12, generator=_random(seed), dtype=torch.float64)
+    return (x, 4) if seed == 0 else (x.abs() + 1, 3)
+
+
+Affine = tuple[float, float, Tensor, Tensor]
+
+
+def affine(x: Tensor, bits: int) -> Affine:
+    r"""s, z, q = clamp(round(x / s) + z), s (q - z), the range from min(x, 0) to max(x, 0)."""
+    return _affine(x, bits)
+
+
+def _affine(
+    x: Tensor,
+    bits: int,
+    whole: bool = True,  # zero is in the range
+    levels: int = 0,  # steps beyond 2^bits - 1
+    rounded_zero: bool = True,
+    nearest: bool = True,
+    clamped: bool = True,
+) -> Affine:
+    low, high, top = float(x.min()), float(x.max()), 2**bits - 1
+    if whole:
+        low, high = min(low, 0.0), max(high, 0.0)
+    s = (high - low) / (top + levels)
+    z = round(-low / s) if rounded_zero else -low / s
+    q = (x / s).round() + z if nearest else (x / s + z).floor()
+    if clamped:
+        q = q.clamp(0, top)
+    return s, z, q, s * (q - z)
+
+
+def _signed(x: Tensor, bits: int) -> Affine:
+    s, z, q, values = _affine(x, bits)
+    return s, z - 2 ** (bits - 1), q - 2 ** (bits - 1), values
+
+
+def _zero_forgotten(x: Tensor, bits: int) -> Affine:
+    s, z, q, _ = _affine(x, bits)
+    return s, z, q, s * q
+
+
+def _symmetric(x: Tensor, bits: int) -> Affine:
+    top = 2 ** (bits - 1) - 1
+    s = float(x.abs().max()) / top
+    q = (x / s).round().clamp(-top, top)
+    return s, 0, q, s * q
+
+
+AFFINE = register(
+    Exercise(
+        id="quantization.affine",
+        points=3,
+        difficulty=2,
+        minutes=15,
+        hints=(
+            "The range goes from min(x.min(), 0) to max(x.max(), 0) and has 2 ** bits - 1 steps; s is one of them.",
+            "z is the code of zero: so many steps lie below it. A whole number: z = round(-low / s).",
+            "q = ((x / s).round() + z).clamp(0, 2 ** bits - 1), and the way back is s * (q - z).",
+        ),
+        inputs=_numbers,
+        reference=affine,
+        mutants=(
+            Mutant(
+                lambda x, bits: _affine(x, bits, whole=False),
+                "the range leaves out zero where all x are above it; then z is no code: take min(x, 0) and max(x, 0)",
+            ),
+            Mutant(
+                lambda x, bits: _affine(x, bits, levels=1),
+                "2 ** bits codes have one step less between them: divide the range by 2 ** bits - 1",
+            ),
+            Mutant(
+                lambda x, bits: _affine(x, bits, rounded_zero=False),
+                "z is not rounded: it is a code, a whole number, and zero itself must come back as zero",
+            ),
+            Mutant(
+                lambda x, bits: _affine(x, bits, nearest=False),
+                "this rounds down: the error reaches a whole step instead of half of one",
+            ),
+            Mutant(
+                lambda x, bits: _affine(x, bits, clamped=False),
+                "a code is larger than 2 ** bits - 1: x / s and z can both be rounded up, so clamp their sum",
+            ),
+            Mutant(
+                _signed,
+                "these codes run from -2 ** (bits - 1); the lecture's, and these, run from 0 to 2 ** bits - 1",
+            ),
+            Mutant(
+                _zero_forgotten,
+                "the way back forgets z: s * (q - z), or zero comes back as something else",
+            ),
+            Mutant(
+                _symmetric,
+                "this is the symmetric form, with z = 0: where x is not symmetric, part of the codes is never used",
+            ),
+        ),
+        tolerance=1e-9,
+    )
+)
+
+
+# quantization.blockwise -----------------------------------------------------------------------------------
+
+
+def _blocks(seed: int) -> tuple[Tensor, Tensor, int]:
+    block = (8, 16, 4)[seed]
+    # A mean away from zero, and blocks of several sizes: whoever normalises in another way is seen.
+    x = torch.randn(6, block, generator=_random(seed), dtype=torch.float64) + 0.3
+    x = x * torch.tensor([1.0, 0.1, 3.0, 1.0, 0.5, 20.0], dtype=torch.float64)[:, None]
+    x[1, 0] = -x[1].abs().max() - 0.1  # in this block the largest magnitude is negative
+    levels = torch.cat([torch.tensor([-1.0, 0.0, 1.0]), 2 * torch.rand(13, generator=_random(seed + 9)) - 1])
+    return x.reshape(-1), levels.double().sort().values, block
+
+
+def blockwise(x: Tensor, code: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    r"""absmax of each block, and code[nearest(x / absmax)] absmax."""
+    return _blockwise(x, code, block)
+
+
+def _blockwise(
+    x: Tensor, code: Tensor, block: int, mean: bool = False, scale: str = "absmax", ceil: bool = False
+) -> tuple[Tensor, Tensor]:
+    blocks = x.view(-1, block)
+    shift = blocks.mean(1, keepdim=True) if mean else torch.zeros_like(blocks[:, :1])
+    centred = blocks - shift
+    if scale == "absmax":
+        size = centred.abs().amax(1, keepdim=True)
+    elif scale == "max":
+        size = centred.amax(1, keepdim=True)
+    elif scale == "std":
+        size = centred.std(1, keepdim=True, unbiased=False)
+    else:  # one for the whole tensor
+        size = centred.abs().amax().expand(len(blocks), 1)
+    if ceil:
+        q = torch.searchsorted(code, (centred / size).contiguous()).clamp(max=len(code) - 1)
+    else:
+        q = ((centred / size)[..., None] - code).abs().argmin(-1)
+    return size[:, 0].clone(), (code[q] * size + shift).reshape(-1)
+
+
+BLOCKWISE = register(
+    Exercise(
+        id="quantization.blockwise",
+        points=3,
+        difficulty=3,
+        minutes=15,
+        hints=(
+            "x.view(-1, block) has one row for each block; its absmax is .abs().amax(1).",
+            "Divide each row by its absmax: all numbers are then in [-1, 1], where the levels of the code are.",
+            "The nearest level: (y[..., None] - code).abs().argmin(-1). Then code[index], times absmax, flat again.",
+        ),
+        inputs=_blocks,
+        reference=blockwise,
+        mutants=(
+            Mutant(
+                lambda x, code, block: _blockwise(x, code, block, scale="tensor"),
+                "one scale for the whole tensor: each block has its own absmax",
+            ),
+            Mutant(
+                lambda x, code, block: _blockwise(x, code, block, scale="max"),
+                "the scale is the largest number, not the largest magnitude: a block may be largest below zero",
+            ),
+            Mutant(
+                lambda x, code, block: _blockwise(x, code, block, mean=True, scale="std"),
+                "zero mean and unit variance, as the slide has it: NF4 subtracts nothing and divides by the absmax",
+            ),
+            Mutant(
+                lambda x, code, block: _blockwise(x, code, block, mean=True),
+                "the mean of the block is subtracted first; NF4 subtracts nothing",
+            ),
+            Mutant(
+                lambda x, code, block: _blockwise(x, code, block, ceil=True),
+                "this takes the next level above; the nearest one may lie below",
+            ),
+            Mutant(
+                lambda x, code, block: (
+                    _blockwise(x, code, block)[0],
+                    (
+                        _blockwise(x, code, block)[1].view(-1, block) / _blockwise(x, code, block)[0][:, None]
+                    ).reshape(-1),
+                ),
+                "the levels are not scaled back: multiply by the absmax of the block",
+            ),
+        ),
+        tolerance=1e-9,
+    )
+)
+
+
+# quantization.normal_float --------------------------------------------------------------------------------
+
+
+def _tails(seed: int) -> tuple[int, float]:
+    return [(4, 0.9677083), (3, 0.9330357), (2, 0.8541667)][seed]
+
+
+def normal_float(bits: int, tail: float) -> Tensor:
+    r"""Quantiles at equal steps from `tail` to 1/2 on either side and zero, over the largest, ascending."""
+    return _normal_float(bits, tail)
+
+
+def _quantile(p: Tensor) -> Tensor:
+    return torch.tensor([NormalDist().inv_cdf(float(x)) for x in p], dtype=torch.float64)
+
+
+def _normal_float(
+    bits: int, tail: float, extra: int = 0, zero: bool = True, divided: bool = True, sorted: bool = True
+) -> Tensor:
+    n = 2 ** (bits - 1)
+    positive = _quantile(torch.linspace(tail, 0.5, n + 1, dtype=torch.float64)[:-1])
+    negative = -_quantile(torch.linspace(tail, 0.5, n + extra, dtype=torch.float64)[:-1])
+    values = torch.cat([negative, positive.new_zeros(int(zero)), positive])
+    if sorted:
+        values = values.sort().values
+    return values / values.max() if divided else values
+
+
+def _uniform(bits: int, tail: float) -> Tensor:
+    n = 2 ** (bits - 1)
+    up, down = (torch.linspace(0, 1, m + 1, dtype=torch.float64) for m in (n, n - 1))
+    return torch.cat([-down[1:].flip(0), up])
+
+
+def _midpoints(bits: int, tail: float) -> Tensor:
+    n = 2**bits
+    q = _quantile(torch.arange(1, n + 2, dtype=torch.float64) / (n + 2))
+    values = (q[1:] + q[:-1]) / 2
+    return values / values.abs().max()
+
+
+NORMAL_FLOAT = register(
+    Exercise(
+        id="quantization.normal_float",
+        points=4,
+        difficulty=4,
+        minutes=20,
+        hints=(
+            "Half of the codes, 2 ** (bits - 1), are positive; zero takes one of the other half.",
+            "torch.linspace(tail, 0.5, n + 1)[:-1] are n probabilities; leave out 0.5, whose quantile is zero.",
+            "The other side has n - 1 levels, so its own linspace, with a minus before the quantiles. Sort, divide.",
+        ),
+        inputs=_tails,
+        reference=normal_float,
+        mutants=(
+            Mutant(
+                lambda bits, tail: _normal_float(bits, tail, divided=False),
+                "the levels are not divided by the largest: they must end at -1 and 1, where the absmax is",
+            ),
+            Mutant(
+                lambda bits, tail: _normal_float(bits, tail, extra=1),
+                "one level too many: zero has to come out of one half, so there are 2 ** (bits - 1) - 1 negative ones",
+            ),
+            Mutant(
+                lambda bits, tail: _normal_float(bits, tail, extra=1, zero=False),
+                "there is no level at zero; a weight of zero must stay zero, so one negative level makes room for it",
+            ),
+            Mutant(
+                _uniform,
+                "these levels are equally far apart: that is an integer type; equal are the steps of probability",
+            ),
+            Mutant(
+                _midpoints,
+                "this is equation 4 of the paper's text, which has no zero; its NF4 is two-sided, with the zero shared",
+            ),
+            Mutant(
+                lambda bits, tail: -_normal_float(bits, tail).flip(0),
+                "the sides are swapped: more levels are positive than negative",
+            ),
+            Mutant(
+                lambda bits, tail: _normal_float(bits, tail, sorted=False),
+                "the levels are right but not in ascending order",
+            ),
+        ),
+        tolerance=1e-6,
+    )
+)
+
+
+# quantization.q4_1 ----------------------------------------------------------------------------------------
+
+
+def _stored(seed: int) -> tuple[Tensor]:
+    random = _random(seed)
+    head = torch.tensor([[0.25 * (seed + 1), -1.5 - seed]], dtype=torch.float16).view(torch.uint8)
+    return (
+        torch.cat(
+            [head[0], torch.randint(0, 256, (16,), generator=random, dtype=torch.int64).to(torch.uint8)]
+        ),
+    )
+
+
+def q4_1(block: Tensor) -> Tensor:
+    r"""d q + m for 20 bytes: d and m in fp16, then the low nibbles and the high ones."""
+    return _q4_1(block)
+
+
+def _q4_1(block: Tensor, swapped: bool = False, order: str = "halves", offset: int = 0) -> Tensor:
+    d, m = block[:4].clone().view(torch.float16).float()
+    if swapped:
+        d, m = m, d
+    low, high = block[4:] & 15, block[4:] >> 4
+    if order == "halves":
+        q = torch.cat([low, high])
+    elif order == "high first":
+        q = torch.cat([high, low])
+    else:  # neighbours share a byte
+        q = torch.stack([low, high], 1).flatten()
+    return d * (q.float() - offset) + m
+
+
+Q4_1 = register(
+    Exercise(
+        id="quantization.q4_1",
+        points=3,
+        difficulty=3,
+        minutes=15,
+        hints=(
+            "block[:4].view(torch.float16) reads the first four bytes as two numbers: d, then m.",
+            "A byte holds two codes: byte & 15 is the low one, byte >> 4 the high one.",
+            "The 16 low codes are weights 0 to 15, the 16 high ones are weights 16 to 31: torch.cat, not interleaved.",
+        ),
+        inputs=_stored,
+        reference=q4_1,
+        mutants=(
+            Mutant(
+                lambda block: _q4_1(block, order="pairs"),
+                "the two codes of a byte are taken for neighbours; here the high ones belong to weights 16 to 31",
+            ),
+            Mutant(
+                lambda block: _q4_1(block, order="high first"),
+                "low and high codes are swapped: the low ones come first",
+            ),
+            Mutant(lambda block: _q4_1(block, swapped=True), "d and m are swapped: the step d comes first"),
+            Mutant(
+                lambda block: _q4_1(block, offset=8),
+                "8 is subtracted from the codes, as in Q4_0; Q4_1 has a minimum m instead, which code 0 stands for",
+            ),
+            Mutant(
+                lambda block: _q4_1(block) - block[2:4].clone().view(torch.float16).float(),
+                "the minimum m is missing: code 0 stands for m",
+            ),
+        ),
+        tolerance=1e-6,
+    )
+)
+
+
+# quantization.bits ----------------------------------------------------------------------------------------
+
+
+def _layout(seed: int) -> tuple[int, int, int]:
+    return [(4, 64, 256), (4, 64, 0), (3, 32, 128)][seed]
+
+
+def bits(k: int, block: int, second: int) -> float:
+    r"""k + 32 / block, or k + 8 / block + 32 / (block second)."""
+    return k + 8 / block + 32 / (block * second) if second else k + 32 / block
+
+
+BITS = register(
+    Exercise(
+        id="quantization.bits",
+        points=2,
+        difficulty=2,
+        minutes=10,
+        hints=(
+            "A scale of 32 bits is shared by the weights of a block. How much of it falls to each?",
+            "With double quantization the scale of a block has 8 bits, and 32 bits are shared by `second` scales.",
+            "`second` scales belong to block * second weights.",
+        ),
+        inputs=_layout,
+        reference=bits,
+        mutants=(
+            Mutant(lambda k, block, second: float(k), "this counts the codes alone: scales are stored, too"),
+            Mutant(
+                lambda k, block, second: k + 32 / block,
+                "the scales count with 32 bits also where they are quantized to 8",
+            ),
+            Mutant(
+                lambda k, block, second: k + (8 if second else 32) / block,
+                "the second scales are missing: 32 bits for every block * second weights",
+            ),
+            Mutant(
+                lambda k, block, second: k + 8 / block + 32 / second if second else k + 32 / block,
+                "a second scale is shared by `second` scales, which belong to block * second weights",
+            ),
+            Mutant(
+                lambda k, block, second: k + 16 / block + (16 / (block * second) if second else 0),
+                "scales are counted with 16 bits; here they have 32, and 8 once they are quantized",
+            ),
+            Mutant(
+                lambda k, block, second: (
+                    k + 2 * (8 / block + 32 / (block * second)) if second else k + 64 / block
+                ),
+                "this counts a zero point for each scale, as the lecture's example has it; absmax has none",
+            ),
+        ),
+        tolerance=1e-9,
+    )
+)
