@@ -34,16 +34,17 @@ class AdamW8bit(Optimizer):
     r"""AdamW whose two states are block-wise 8-bit codes: the mean of the gradient in the signed dynamic map, the mean
     of its square in the unsigned one, in blocks of 256 with an fp32 absmax each.
 
-    Tensors below 4096 elements keep fp32 states: they cost little, and biases and norms need the precision
-    (section 2). Parameters may have any floating-point precision; the arithmetic is fp32.
+    Tensors below 4096 elements keep fp32 states, as in bitsandbytes: they cost little. Parameters may have any
+    floating-point precision; the arithmetic is fp32, or fp64 for weights in fp64.
 
     A parameter's state, named as in bitsandbytes: `step`, `state1`, `state2` (uint8, or fp32 for a small tensor), and
     with codes `absmax1`, `absmax2`.
 
     Every value gets its nearest code, as in the paper, with one exception. A variance below 1.6e-7 of its block's
-    largest would become 0 while the mean, whose square it is, does not: the next step is then divided by (nearly)
-    nothing, and is thousands of learning rates long. So code 0 is not used in state 2 (Li et al. 2023,
-    arXiv:2309.01507, "zero-point problem"). `zero_variance=True` does as the paper does.
+    largest would become 0 while the mean of that gradient does not: the next step is divided by next to nothing.
+    When all of SmolLM2 is trained that is 1 % of the weights, and steps of over a thousand learning rates. So code 0
+    is not used in state 2 (Li et al. 2023, arXiv:2309.01507, "zero-point problem"). `zero_variance=True` does as the
+    paper does.
 
     bitsandbytes on the CPU is neither: it looks the code up in a table of 65536 equal cells over [-1, 1], which is
     coarser than the smallest codes. Codes 0 to 6 of state 2 are never used there, so it, too, never divides by 0.

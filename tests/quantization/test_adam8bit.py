@@ -244,6 +244,29 @@ def test_finds_the_minimum_that_fp32_states_find(dtype, near):
     assert eight <= full + near * start and eight < near * start
 
 
+@pytest.mark.slow
+def test_variances_that_become_zero_in_a_real_model():
+    from coursekit.instructions import load_instructions, prepare_instructions
+    from coursekit.models import load_decoder
+
+    def longest_step(**options):
+        model, tokenizer = load_decoder(device="cpu", dtype=torch.float32)
+        data = prepare_instructions(load_instructions(), tokenizer, max_length=128)
+        trained = list(model.parameters())
+        optimizer = AdamW8bit(trained, lr=1e-5, weight_decay=0.0, **options)
+        for step in range(2):
+            rows = data.data["train"].select(range(4 * step, 4 * step + 4)).to_list()
+            model(**data.collate(rows)).loss.backward()
+            before = [p.detach().clone() for p in trained]
+            optimizer.step()
+            optimizer.zero_grad()
+        steps = [(p.detach() - b).abs() / 1e-5 for p, b in zip(trained, before, strict=True)]
+        return max(float(s.max()) for s in steps)
+
+    assert longest_step() < 2
+    assert longest_step(zero_variance=True) > 100
+
+
 # memory -----------------------------------------------------------------------------------------------------
 
 
