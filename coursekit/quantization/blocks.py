@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from coursekit.errors import CourseError
@@ -26,7 +26,7 @@ WIDE = {1: torch.float32, 2: torch.int64, 4: torch.complex128}
 
 
 def encode(
-    x: Float[Tensor, " n"], find: Nearest, bits: int, block: int
+    x: Shaped[Tensor, " n"], find: Nearest, bits: int, block: int
 ) -> tuple[UInt8[Tensor, " bytes"], Float[Tensor, " blocks"]]:
     r"""Packed codes and absmax, fp32, of each block.
 
@@ -83,7 +83,7 @@ def decode(
     return out
 
 
-def _check(x: Float[Tensor, " n"], bits: int, block: int) -> None:
+def _check(x: Shaped[Tensor, " n"], bits: int, block: int) -> None:
     if not x.is_floating_point():
         raise CourseError(f"a tensor of {x.dtype} cannot be quantized: give floating-point numbers")
     codes, _ = group(bits)

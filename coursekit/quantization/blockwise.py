@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from coursekit.errors import CourseError
@@ -54,7 +54,7 @@ class Blockwise:
 
 
 def quantize_blockwise(
-    x: Float[Tensor, "*shape"], code: str = "nf4", block: int = 64, double: bool = False
+    x: Shaped[Tensor, "*shape"], code: str = "nf4", block: int = 64, double: bool = False
 ) -> Blockwise:
     r"""x in codes of a few bits, with one fp32 scale for each `block` of values of the flattened tensor.
 

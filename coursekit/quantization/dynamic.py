@@ -3,7 +3,7 @@ r"""The dynamic 8-bit map, and 8-bit codes in blocks (Dettmers et al. 2022, arXi
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from coursekit.quantization.blocks import decode, encode
@@ -29,7 +29,7 @@ def dynamic_map(signed: bool = True) -> Float[Tensor, " 256"]:
 
 
 def quantize_8bit(
-    x: Float[Tensor, "*shape"], code: Float[Tensor, " levels"], block: int = 256
+    x: Shaped[Tensor, "*shape"], code: Float[Tensor, " levels"], block: int = 256
 ) -> tuple[UInt8[Tensor, "*shape"], Float[Tensor, " blocks"]]:
     r"""For every x / absmax the index of the nearest value of `code`; and absmax, fp32, of each block of x.
 
