@@ -11,6 +11,7 @@ from attached import nonzero
 from torch import nn
 
 from coursekit import methods
+from coursekit.quantization import quantize_model
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,14 @@ class Case:
     #: How far from the start its parameters must be to change what is written, and not to what.
     strong: float = 0.3
     options: dict = field(default_factory=dict)  # of the tiny model
+    quantized: bool = False  # the base is in 4 bits
 
 
 CASES = [
     Case("LoRA", lambda: methods.LoRA(r=4), folds=True),
     Case("LoRA-dora", lambda: methods.LoRA(r=4, dora=True, dropout=0.1), folds=True),
+    Case("QLoRA", lambda: methods.LoRA(r=4), folds=True, quantized=True),
+    Case("QLoRA-dora", lambda: methods.LoRA(r=4, dora=True, dropout=0.1), folds=True, quantized=True),
     Case("HoulsbyAdapter", lambda: methods.HoulsbyAdapter(r=4, init="zero")),
     Case("HoulsbyAdapter-norms", lambda: methods.HoulsbyAdapter(r=4, train_norms=True), identity=False),
     Case("PfeifferAdapter", lambda: methods.PfeifferAdapter(r=4, init="zero")),
@@ -42,6 +46,9 @@ CASES = [
     Case("SparseAdapter", lambda: methods.SparseAdapter(methods.HoulsbyAdapter(r=4, init="zero"), pruned=0.5,
                                                         score="random")),
     Case("IA3", lambda: methods.IA3(), folds=True),
+    Case("IA3-4bit", lambda: methods.IA3(), folds=True, quantized=True),
+    Case("PrefixTuning-4bit", lambda: methods.PrefixTuning(n=3), identity=False, quantized=True),
+    Case("PfeifferAdapter-4bit", lambda: methods.PfeifferAdapter(r=4, init="zero"), quantized=True),
     Case("PromptTuning", lambda: methods.PromptTuning(n=3), identity=False),
     Case("PTuning", lambda: methods.PTuning(n=3, hidden=8), identity=False),
     Case("PTuning-mlp", lambda: methods.PTuning(n=3, hidden=8, encoder="mlp"), identity=False),
@@ -54,7 +61,9 @@ CASES = [
 
 
 def build(case: Case, family: str, **changes) -> nn.Module:
-    return tiny.model(family, **(case.options | changes))
+    model = tiny.model(family, **(case.options | changes))
+    # On the meta device, where shapes are counted, there is nothing to put into 4 bits.
+    return quantize_model(model) if case.quantized and model.device.type != "meta" else model
 
 
 def attach(case: Case, family: str, seed: int = 3, scale: float = 0.2, **changes) -> nn.Module:

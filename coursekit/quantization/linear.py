@@ -8,7 +8,9 @@ $$y = x \operatorname{dequantize}(q)^\top + b, \qquad \frac{\partial L}{\partial
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from coursekit.errors import CourseError
 from coursekit.methods.precision import autocast_dtype, without_autocast
 from coursekit.quantization.blockwise import Blockwise, quantize_blockwise
+from coursekit.quantization.bnb import from_state_dict, to_state_dict
 from coursekit.quantization.double import Double
 
 
@@ -166,5 +169,38 @@ class Linear4bit(nn.Linear):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Linear4bit:
         before = self.quantized
         super()._apply(fn, recurse)
-        self.quantized = before.to(self.packed.device)  # `model.half()` would round the scales
+        # What is unpacked follows the model, as a dense weight would. Codes and scales are moved and never rounded.
+        probe = fn(torch.empty(0, dtype=before.dtype, device=before.packed.device))
+        self.quantized = replace(before, dtype=probe.dtype).to(probe.device)
         return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # the bias
+        destination.update(to_state_dict(self.quantized, f"{prefix}weight"))
+
+    def _load_from_state_dict(
+        self, state: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str],
+        unexpected: list[str], errors: list[str],
+    ) -> None:  # fmt: skip
+        name = f"{prefix}weight"
+        super()._load_from_state_dict(
+            state, prefix, metadata, strict, missing, unexpected, errors
+        )  # the bias
+        unexpected[:] = [key for key in unexpected if key != name and not key.startswith(f"{name}.")]
+        if name not in state:
+            missing.append(name)
+            return
+        if state[name].is_floating_point() and f"{name}.absmax" not in state:
+            errors.append(
+                f"{name} is dense, and this layer is in codes: load it into a dense model and call quantize_model"
+            )
+            return
+        try:
+            q = from_state_dict(state, name)
+        except CourseError as error:
+            errors.append(str(error))
+            return
+        if q.shape != self.shape:
+            errors.append(f"{name} is {tuple(q.shape)} in the state dict and {tuple(self.shape)} here")
+            return
+        self.quantized = copy.deepcopy(q).to(self.packed.device)  # the state dict keeps its own tensors

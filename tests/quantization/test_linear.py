@@ -170,7 +170,7 @@ def test_bringing_a_model_to_another_precision_leaves_the_codes_and_their_scales
     after = dict(model.named_buffers())
     assert {n: b.dtype for n, b in before.items()} == {n: b.dtype for n, b in after.items()}
     assert all(torch.equal(before[n], after[n]) for n in before)
-    assert model[0].bias.dtype == to and model(inputs(2, 48, dtype=to)).dtype == to
+    assert model[0].bias.dtype == model[0].weight.dtype == to and model(inputs(2, 48, dtype=to)).dtype == to
 
 
 # There and back -------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def test_the_layer_itself_and_its_repr():
 
 @settings(deadline=None, max_examples=60)
 @given(
-    d_in=st.integers(1, 70), d_out=st.integers(1, 40), rows=st.integers(0, 3), block=st.sampled_from([1, 16, 64, 100]),
+    d_in=st.integers(1, 70), d_out=st.integers(1, 40), rows=st.integers(0, 3), block=st.sampled_from([16, 64, 96]),
     code=st.sampled_from(["nf4", "fp4", "int4", "nf2", "nf3", "int8"]), double=st.booleans(), bias=st.booleans(),
 )  # fmt: skip
 def test_any_shape_any_code(d_in, d_out, rows, block, code, double, bias):

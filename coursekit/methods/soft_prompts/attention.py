@@ -88,7 +88,8 @@ def queries(
 
 def like(attention: nn.Module) -> dict[str, Any]:
     r"""Where new parameters belong. Full precision on a 16-bit base: small steps would vanish in seven bits."""
-    weight = next(attention.parameters())
+    # Not the first parameter: a layer in 4 bits has none.
+    weight = next(module.weight for module in attention.modules() if hasattr(module, "weight"))
     return {
         "device": weight.device,
         "dtype": torch.float64 if weight.dtype == torch.float64 else torch.float32,
