@@ -1,16 +1,13 @@
-r"""One training loop for every method: `fit` trains the parameters that require a gradient, whatever put them
-there.
+r"""One training loop for every method: `fit` trains the parameters that require a gradient, whatever put them there.
 
 What it does per step is what one would write by hand: batch, forward, backward, clip, update. Around that:
 
-* The data order, dropout and everything else that is random is a function of (seed, step). A run that was
-stopped and
+* The data order, dropout and everything else that is random is a function of (seed, step). A run that was stopped and
   resumed from its checkpoint therefore gives the same losses and weights, bit for bit, as one that was not.
-* The learning rate rises linearly over the first `warmup` share of the steps, then falls linearly towards
-zero. * Trainable parameters in half precision are held in float32 meanwhile (master weights) and autocast
-does the arithmetic
-  in the model's own precision. A float16 model always computes under autocast, with loss scaling, because its
-  range is small. An adapter in float32 on a bfloat16 base needs neither: the method decides how the two meet.
+* The learning rate rises linearly over the first `warmup` share of the steps, then falls linearly towards zero.
+* Trainable parameters in half precision are held in float32 meanwhile (master weights) and autocast does the
+  arithmetic in the model's own precision. A float16 model always computes under autocast, with loss scaling, because
+  its range is small. An adapter in float32 on a bfloat16 base needs neither: the method decides how the two meet.
   Afterwards every parameter has the precision it came with.
 
 Several processes, each with its own GPU and its own batches of `batch_size` rows, need no other code:
