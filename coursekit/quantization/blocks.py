@@ -18,8 +18,8 @@ from coursekit.quantization.nearest import Nearest
 from coursekit.quantization.packing import group, pack, packed_bytes, unpack
 from coursekit.quantization.scales import scaled, scaled_short
 
-#: Values at a time. A GPU wants many; this bounds what the steps in between take.
-PART = {"cpu": 2**18, "gpu": 2**24}
+#: Values at a time. Fewer would keep threads waiting for each other; on a GPU this only bounds what is in between.
+ENCODED, DECODED, GPU = 2**18, 2**19, 2**24
 
 #: A type as wide as 1, 2 or 4 fp32 values: looking up one wide value is faster than copying a row of narrow ones.
 WIDE = {1: torch.float32, 2: torch.int64, 4: torch.complex128}
@@ -42,7 +42,7 @@ def encode(
         pairs = x[:start].view(-1, block // 2, 2)
         codes, absmax[: n // block] = fused.run(fused.encode, pairs, find.middles, find.index)
         packed[: start // 2] = codes.view(-1)
-    for part, rows in _parts(start, n, block, x.device):
+    for part, rows in _parts(start, n, block, x.device, ENCODED):
         y, absmax[rows] = scaled(x[part].view(-1, block))
         packed[_bytes(part, bits)] = pack(find(y.view(-1)), bits)
     if short := n % block:
@@ -69,17 +69,22 @@ def decode(
         halves = packed[: start // 2].view(-1, block // 2)
         fused.run(fused.decode, halves, absmax[: n // block], levels, out[:start].view(-1, block // 2, 2))
     table = _by_byte(levels, bits)
-    parts = list(_parts(start, n, block, out.device))
+    parts = list(_parts(start, n, block, out.device, DECODED))
     if short := n % block:
         parts.append((slice(n - short, n), slice(n // block, None)))
     for part, rows in parts:
+        count = part.stop - part.start
         codes = packed[_bytes(part, bits)]
         if table is None:
-            values = levels.index_select(0, unpack(codes, bits, part.stop - part.start).int())
+            values = levels.index_select(0, unpack(codes, bits, count).int())
         else:
-            values = table.index_select(0, codes.int()).view(torch.float32)[: part.stop - part.start]
+            values = table.index_select(0, codes.int()).view(torch.float32)[:count]
         scale = absmax[rows, None]
-        torch.mul(values.view(len(scale), -1), scale, out=out[part].view(len(scale), -1))
+        values, target = values.view(len(scale), -1), out[part].view(len(scale), -1)
+        if out.dtype == torch.float32:
+            torch.mul(values, scale, out=target)
+        else:  # multiplying and rounding in one operation is slower than one after the other
+            target.copy_(values.mul_(scale))
     return out
 
 
@@ -93,9 +98,9 @@ def _check(x: Shaped[Tensor, " n"], bits: int, block: int) -> None:
         )
 
 
-def _parts(start: int, n: int, block: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+def _parts(start: int, n: int, block: int, device: torch.device, size: int) -> Iterator[tuple[slice, slice]]:
     r"""The full blocks of n values from `start` on, several at a time: where their values lie, and their scales."""
-    step = max(1, PART["cpu" if device.type == "cpu" else "gpu"] // block)
+    step = max(1, (size if device.type == "cpu" else GPU) // block)
     for first in range(start // block, n // block, step):
         last = min(first + step, n // block)
         yield slice(first * block, last * block), slice(first, last)

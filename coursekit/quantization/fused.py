@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from inspect import unwrap
 from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from coursekit.quantization.scales import inverse
+from coursekit.quantization.scales import TINY
 
 #: Fewer values take the plain way: compiling takes seconds.
 LARGE = 2**20
@@ -32,15 +33,14 @@ def encode(
     r"""Codes, two a byte, and scales. Even and odd values come apart, so that both fit in one pass over the block."""
     even, odd = pairs[..., 0].float(), pairs[..., 1].float()
     absmax = torch.maximum(even.abs(), odd.abs()).amax(1)
-    scale = inverse(absmax)[:, None]
-
-    def nearest(y: Float[Tensor, "blocks half"]) -> Tensor:
+    scale = (1.0 / absmax.clamp(min=TINY))[:, None]
+    nibbles = []
+    for y in (even * scale, odd * scale):
         rank = torch.zeros_like(y, dtype=torch.int32)
         for middle in middles.unbind():
             rank = rank + (y > middle)
-        return index[rank].int()
-
-    return (nearest(even * scale) << 4 | nearest(odd * scale)).to(torch.uint8), absmax
+        nibbles.append(index[rank].int())
+    return (nibbles[0] << 4 | nibbles[1]).to(torch.uint8), absmax
 
 
 def decode(
@@ -55,16 +55,20 @@ def decode(
 
 
 @cache
-def _compiled(function: Callable) -> list[Callable]:
-    return [torch.compile(function), function]
+def compiled(function: Callable) -> Callable:
+    r"""`function` as one kernel; the function alone, since what checks its shapes in tests cannot be compiled."""
+    return torch.compile(unwrap(function))
+
+
+#: Functions that torch could not compile here: no compiler, a device too old.
+_plain: set[Callable] = set()
 
 
 def run(function: Callable, *arguments: Any) -> Any:
-    r"""function(*arguments), compiled; step by step where torch cannot compile for this device."""
-    ways = _compiled(function)
-    if len(ways) > 1:
+    r"""function(*arguments) as one kernel; step by step, with the same result, where torch cannot compile."""
+    if function not in _plain:
         try:
-            return ways[0](*arguments)
-        except Exception:  # no compiler, a device too old: whatever it is, the plain way needs none of it
-            del ways[0]
-    return ways[0](*arguments)
+            return compiled(function)(*arguments)
+        except Exception:  # whatever it was: a mistake of ours comes up again below
+            _plain.add(function)
+    return function(*arguments)
