@@ -173,6 +173,11 @@ def _each_on_its_own(weights: tuple[Tensor, ...], pruned: float) -> tuple[Tensor
     return tuple(prune((W,), pruned)[0] for W in weights)
 
 
+def _one_too_few(weights: tuple[Tensor, ...], pruned: float) -> tuple[Tensor, ...]:
+    size = min(W.abs()[m].min() for W, m in zip(weights, prune(weights, pruned), strict=True) if m.any())
+    return tuple(W.abs() > size for W in weights)
+
+
 def _by(weights: tuple[Tensor, ...], pruned: float, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
     r"""Masks by another size of a weight than |w|; it has to be above 0 for `prune` to see it as it is."""
     return prune(tuple(change(W) for W in weights), pruned)
@@ -217,6 +222,10 @@ PRUNE = register(
                     W * m for W, m in zip(weights, prune(weights, pruned), strict=True)
                 ),
                 "these are the pruned weights; the masks are asked for: true where a weight stays",
+            ),
+            Mutant(
+                _one_too_few,
+                "one weight too few stays: the weight at the threshold stays too (>=)",
             ),
         ),
         tolerance=0.0,

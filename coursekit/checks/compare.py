@@ -31,7 +31,8 @@ def _tensors(given: Any, expected: torch.Tensor, tolerance: float) -> str | None
         return f"it returns {_kind(given)}, expected a tensor of shape {tuple(expected.shape)}"
     given = given.detach()
     if given.shape != expected.shape:
-        also = " (transposed?)" if given.dim() > 1 and given.shape == expected.mT.shape else ""
+        turned = expected.dim() > 1 and given.shape == expected.mT.shape
+        also = " (transposed?)" if turned else ""
         return f"its shape is {tuple(given.shape)}, expected {tuple(expected.shape)}{also}"
     if not torch.isfinite(given.double()).all():
         return "it holds NaN or infinity"
@@ -48,7 +49,7 @@ def _numbers(given: Any, expected: float, tolerance: float) -> str | None:
         return f"it returns {_kind(given)}, expected a number"
     if math.isfinite(given) and abs(given - expected) <= tolerance * (1 + abs(expected)):
         return None
-    return f"it returns {given:,.6g} where {expected:,.6g} is right"
+    return f"it returns {_written(given)} where {_written(expected)} is right"
 
 
 def _tuples(given: Any, expected: tuple[Any, ...], tolerance: float) -> str | None:
@@ -61,6 +62,10 @@ def _tuples(given: Any, expected: tuple[Any, ...], tolerance: float) -> str | No
         if found is not None:
             return f"value {i} of {len(expected)}: {found}"
     return None
+
+
+def _written(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:,.6g}"
 
 
 def _kind(value: Any) -> str:

@@ -345,6 +345,14 @@ GRADIENT = register(
                 lambda g, x, W, b, l: ((g * F.linear(x, W, b)).sum(1), (g * l) @ W),
                 "dl is summed over the outputs; sum over the tokens, dim 0",
             ),
+            Mutant(
+                lambda g, x, W, b, l: (g * F.linear(x, W, b), (g * l) @ W),
+                "dl still has one row for each token; all tokens share one l, so add them up",
+            ),
+            Mutant(
+                lambda g, x, W, b, l: ((g * F.linear(x, W.T, b)).sum(0), (g * l) @ W),
+                "the forward is x W^T + b: W is (out, in)",
+            ),
         ),
         tolerance=1e-8,
     )

@@ -99,6 +99,17 @@ def test_answers_that_break_are_told_why_and_never_raise():
     )
 
 
+@pytest.mark.parametrize("expected", [torch.tensor(1.0), torch.ones(3), torch.ones(2, 3)])
+@pytest.mark.parametrize("given", [torch.tensor(1.0), torch.ones(4), torch.ones(4, 3), torch.ones(2, 2, 3)])
+def test_any_two_shapes_can_be_compared(given, expected):
+    said = difference(given, expected, 1e-6)
+    assert said is None if given.shape == expected.shape else said.startswith(f"its shape is {tuple(given.shape)}")
+
+
+def test_whole_numbers_are_written_out():
+    assert difference(2_399_232, 2_379_264, 1e-9) == "it returns 2,399,232 where 2,379,264 is right"
+
+
 def test_an_answer_that_changes_its_arguments_changes_nobody_else_s():
     def vandal(W, A, B, alpha):
         W += alpha / A.shape[0] * (B @ A)
