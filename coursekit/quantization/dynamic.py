@@ -20,9 +20,10 @@ def dynamic_map(signed: bool = True) -> Float[Tensor, " 256"]:
     from 0.1 to 1. Zero and one are added. The smaller a number, the coarser its fraction: as in a float, but so that
     both 1 and 1e-7 fit into 8 bits.
     """
-    values = [torch.tensor([0.0, 1.0], device="cpu")]
+    fp32 = {"dtype": torch.float32, "device": "cpu"}
+    values = [torch.tensor([0.0, 1.0], **fp32)]
     for i in range(DECADES):
-        edges = torch.linspace(0.1, 1, 2 ** (i if signed else i + 1) + 1, device="cpu")
+        edges = torch.linspace(0.1, 1, 2 ** (i if signed else i + 1) + 1, **fp32)
         middles = 10.0 ** (i + 1 - DECADES) * ((edges[:-1] + edges[1:]) / 2)
         values += [middles, -middles] if signed else [middles]
     return torch.cat(values).sort().values
@@ -34,9 +35,9 @@ def quantize_8bit(
     r"""For every x / absmax the index of the nearest value of `code`; and absmax, fp32, of each block of x.
 
     Exactly nearest, in the middle of two the lower. bitsandbytes' quantizer for CPUs first rounds x / absmax to one of
-    65,536 even steps from -1 to 1: about one code in 500 is off by one, more near zero, where the map's values lie
-    closer together than the steps. For a block of zeros it gives code 0, which is as good as any: absmax is zero.
-    CourseError for infinities and NaN.
+    65,536 even steps from -1 to 1: two or three codes in a thousand are off by one, and by more near zero, where the
+    map's values lie closer together than the steps. For a block of zeros it gives code 0, as good as any: absmax is
+    zero. CourseError for infinities and NaN.
     """
     codes, absmax = encode(x.detach().reshape(-1), finder(code.to(x.device)), 8, block)
     return codes.view(x.shape), absmax

@@ -34,13 +34,14 @@ class Nearest:
         return ranks if self.ascending else self.index.index_select(0, ranks.int())
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _finder(levels: bytes) -> Nearest:
     return Nearest(torch.frombuffer(bytearray(levels), dtype=torch.float32))
 
 
 def finder(levels: Float[Tensor, " levels"]) -> Nearest:
     r"""`Nearest(levels)`, kept for the next call where looking it up costs no transfer from a GPU."""
+    levels = levels.detach().float()
     return _finder(levels.numpy().tobytes()) if levels.device.type == "cpu" else Nearest(levels)
 
 
@@ -55,7 +56,7 @@ def _table(
     cells = _cells(middles).long()
     if len(cells.unique()) < len(cells):
         return None
-    middle = torch.full((2**16,), torch.inf, device="cpu")
+    middle = torch.full((2**16,), torch.inf, dtype=torch.float32, device="cpu")
     middle[cells] = middles
     # Cells of negative numbers run from -0.0 downwards: turn them round for the order on the number line.
     line = torch.cat(

@@ -2,6 +2,8 @@ r"""Block-wise codes: to the bit those of bitsandbytes, and what must hold for a
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import bitsandbytes.functional as bnb
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from coursekit import quantization as Q
 from coursekit.errors import CourseError
-from coursekit.quantization import blocks, codes, fresh, fused
+from coursekit.quantization import blocks, blockwise, codes, double, fresh, fused, nearest
 from coursekit.quantization.nearest import Nearest
 from coursekit.quantization.packing import pack, packed_bytes, unpack
 
@@ -112,6 +114,40 @@ def test_other_memory_layouts_and_precisions():
     parameter = torch.nn.Parameter(x.clone())
     assert not Q.quantize_blockwise(parameter).dequantize().requires_grad
     assert torch.equal(parameter.detach(), x), "the tensor itself is left alone"
+
+
+@pytest.mark.parametrize("setting", [
+    lambda: torch.device("meta"), torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16),
+    lambda: default_dtype(torch.float64), lambda: default_dtype(torch.bfloat16),
+], ids=["device", "inference", "autocast", "fp64", "bf16"])  # fmt: skip
+def test_tables_do_not_depend_on_what_is_set_when_they_are_made(setting):
+    r"""They are kept for later calls, and loading a model sets a default device and dtype."""
+    x = random(8, 72)
+    expected = Q.quantize_blockwise(x, "fp4", double=True)
+    values, scales = expected.dequantize(), expected.absmax.codes
+    for kept in (blockwise._table, double._map, nearest._finder):
+        kept.cache_clear()
+    with setting():
+        q = Q.quantize_blockwise(x, "fp4", double=True)
+    assert torch.equal(q.packed, expected.packed) and torch.equal(q.absmax.codes, scales)
+    weight = q.dequantize()
+    assert torch.equal(weight, values)
+    input = random(3, 72).requires_grad_()
+    (input @ weight.t()).sum().backward()
+    torch.testing.assert_close(input.grad, weight.sum(0).expand(3, 72))
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield
+    torch.set_default_dtype(before)
+
+
+def test_a_single_number():
+    q = Q.quantize_blockwise(torch.tensor(3.5))
+    assert q.shape == () and q.dequantize() == 3.5 and q.dequantize().shape == ()
 
 
 @pytest.mark.slow
