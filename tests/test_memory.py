@@ -122,7 +122,8 @@ def test_bf16(family, method, checkpointing):
 ADDITIVE = [
     pytest.param(case, family, id=f"{case.name}-{family}",
                  marks=() if family in ("bert", "llama") else pytest.mark.slow)
-    for case in CASES if not case.name.startswith(("LoRA", "AdapterDrop-robust")) for family in case.families
+    for case in CASES if not case.quantized and not case.name.startswith(("LoRA", "AdapterDrop-robust"))
+    for family in case.families
 ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ What decides whether a tensor is kept:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coursekit.architecture import Architecture, Matrix
@@ -39,6 +39,8 @@ class Setting:
     on_gpu: bool
     prompt: int = 0  # so many of `seq` are virtual tokens, put before the text
     prefix: int = 0  # keys and values of so many virtual tokens stand before those of the tokens
+    #: Matrices in codes: bytes of the weight while it is multiplied with, and of what unpacking takes before that.
+    unpacked: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -236,16 +238,21 @@ class Builder:
             keeps += self._dora(n) if t.dora else [self.small(f"{short}: A x", "T r", 4 * s.tokens * t.r)]
         self.flows |= any(map(self.touches, names))
         waiting, result, x = self.live(*beside), self.live(*out), self.live(width)
-        work = waiting + result + x
+        weight, scratch = max(s.unpacked.get(n, (0, 0)) for n in names)
+        unpacked = weight + max(x, scratch)  # what unpacking takes has gone when the gradient of x comes
+        work = waiting + result + (x if adapted else unpacked)
         if adapted and not t.dora:
             x32 = self.term("", width, 4).bytes
             if half:  # the gradient is brought to fp32 for the branch, and that of x back
                 work = waiting + result + x32 + max((self.live(*out) // s.element) * 4, x - x32)
-            if own_copy or any(self.matrix(n).kind != "linear" for n in adapted):
+            if own_copy or weight or any(self.matrix(n).kind != "linear" for n in adapted):
                 # Branch and frozen layer are two operations: the branch's gradient of x, the layer's, and their sum;
                 # what the branch kept has gone by then. As one operation both meet in one tensor.
                 released = summed(keeps) if len(names) == 1 else 0
-                work = max(work, waiting + 3 * x - released, waiting + result + 2 * x - released)
+                work = max(work, waiting + 3 * x - released)
+                # Of several branches with copies of their own the last one's has gone when its layer unpacks.
+                gone = summed(keeps) // len(adapted) if own_copy and weight else released
+                work = max(work, waiting + result + x + unpacked - gone)
         self.add(what, keeps, work)
         for n in names:
             self.insert(f"out of {n}")

@@ -59,7 +59,8 @@ def _on_cpu(
     model: nn.Module, batch: dict[str, Tensor], trained: list[nn.Parameter], optimizer: str | None
 ) -> Breakdown:
     live = Live()
-    weights, buffers = live.add(model.parameters()), live.add(model.buffers())
+    weights = live.add(_weights(model))
+    buffers = live.add(model.buffers()) - weights
     inputs = live.add(batch.values()) - weights - buffers
     with live:
         live.mark("forward")
@@ -110,14 +111,15 @@ def _on_cuda(
     _drop_gradients(trained)
     meter = Allocator(device)
     timeline, kept = by_allocator(meter, model, batch, trained)
+    weights = _weights(model)
     return Breakdown(
-        weights=sum(p.nbytes for p in model.parameters()),
+        weights=sum(w.nbytes for w in weights),
         gradients=sum(p.grad.nbytes for p in trained if p.grad is not None),
         optimizer=_state_bytes(trained, optimizer),
         activations=max(p.activations for p in timeline),
         kept=kept,
         timeline=timeline,
-        buffers=sum(b.nbytes for b in model.buffers()),
+        buffers=sum(b.nbytes for b in model.buffers() if id(b) not in set(map(id, weights))),
         batch=sum(t.nbytes for t in batch.values()),
     )
 
@@ -171,6 +173,14 @@ def by_allocator(
         for hook in hooks:
             hook.remove()
     return tuple(points), kept
+
+
+def _weights(model: nn.Module) -> list[Tensor]:
+    r"""Parameters, and the codes and scales of layers in 4 bits."""
+    from coursekit.quantization.linear import Linear4bit
+
+    codes = [b for m in model.modules() if isinstance(m, Linear4bit) for b in m.buffers(recurse=False)]
+    return [*model.parameters(), *codes]
 
 
 def _state_bytes(trained: list[nn.Parameter], name: str | None) -> int:

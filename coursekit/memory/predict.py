@@ -13,6 +13,7 @@ from coursekit.memory.breakdown import Breakdown
 from coursekit.memory.inserted import AFTER, BEFORE, Added, Inserted, inserted
 from coursekit.memory.moments import activations
 from coursekit.memory.precision import optimizer_bytes, precision, states
+from coursekit.memory.quantized import Quantized
 
 
 def bill(
@@ -50,6 +51,7 @@ def predict(
     num_labels: int | None = None,
     padded: bool = True,
     device: str = "cpu",
+    quantized: Quantized | None = None,
 ) -> Breakdown:
     r"""What one training step of the model that `config` describes takes, by category, in bytes.
 
@@ -57,6 +59,7 @@ def predict(
     batch, seq: rows and tokens of a row. task: "causal" or "classification"; None: what the family is for.
     num_labels: classes (default: the config's). padded: whether rows differ in length, so that there is a mask.
     attention: "sdpa" or "eager". device: "cpu" or "cuda", which use different attention kernels and dropout masks.
+    quantized: for a base that went through `quantize_model`, its settings; `Quantized()` is QLoRA's own.
 
     Weights, gradients and optimizer state are exact. Activations follow PyTorch 2.13 and transformers 5.24; the CUDA
     figures come from the same formulas with CUDA's kernels put in, and are checked where there is a GPU.
@@ -71,7 +74,15 @@ def predict(
     added = [t.size for t in training.added]
     # What a method adds is fp32 whatever the base is; what is copied from the base has its precision.
     factor = max(p.weight, 4)
-    weights = p.weight * sum(t.size for t in base + copied) + factor * sum(added)
+    if quantized and (method is None or hasattr(method, "trains")):
+        raise CourseError(
+            "weights in 4 bits do not train: give a method that puts its own beside them, such as LoRA"
+        )
+    if quantized:
+        frozen = quantized.weights(arch, base, p.weight)
+    else:
+        frozen = p.weight * sum(t.size for t in base)
+    weights = frozen + p.weight * sum(t.size for t in copied) + factor * sum(added)
     tensors = [t.size for t in trained]
     on_gpu = device == "cuda"
     state = optimizer_bytes(tensors, optimizer, p.state, not on_gpu)
@@ -80,6 +91,7 @@ def predict(
     setting = Setting(
         batch, seq + training.prompt, p.weight, _kernel(arch, attention, on_gpu), padded, on_gpu,
         prompt=training.prompt, prefix=training.prefix,
+        unpacked=quantized.sizes(arch, p.weight, on_gpu) if quantized else {},
     )  # fmt: skip
     arrivals = _arrivals(arch, trained, training.added, p.weight, factor)
     gradient = p.weight * sum(tensors) + factor * sum(added)

@@ -101,6 +101,10 @@ def forward_peak(arch: Architecture, s: Setting, training: Training, steps: Sequ
     later = sum(summed(step.keeps) for step in steps[worst + 1 :] if step.forward is not None)
     kept, held = sum(summed(step.keeps) for step in steps), sum(step.holds for step in steps)
     most, before, holding = kept - later + held + forward_locals(arch, s, training, steps), 0, 0
+    weight, scratch = max(s.unpacked.values(), default=(0, 0))
+    most += weight + max(
+        0, scratch - s.tokens * arch.d_model * s.element
+    )  # the product comes after unpacking
     for step in steps:
         before += summed(step.keeps)
         if step.forward is not None:

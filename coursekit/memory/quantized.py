@@ -1,0 +1,83 @@
+r"""Bytes of a base whose linear layers are in codes of a few bits: closed forms, from shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from coursekit.architecture import Architecture
+from coursekit.counts import Named
+from coursekit.methods.surgery import matches
+
+#: Scales that are quantized themselves: 8 bits each, one fp32 scale for so many of them.
+SCALES = 256
+
+
+class Unpacked(NamedTuple):
+    r"""Bytes of a matrix while it is multiplied with, and of what comes and goes before that."""
+
+    weight: int = 0
+    scratch: int = 0
+
+
+@dataclass(frozen=True)
+class Quantized:
+    r"""The settings of `quantize_model`: QLoRA's own by default."""
+
+    code: str = "nf4"
+    block: int = 64
+    double: bool = True
+    skip: tuple[str, ...] = ("lm_head",)
+
+    def nbytes(self, size: int) -> int:
+        r"""Bytes of a matrix of `size` weights. With k bits and blocks of B, for sizes that fit the blocks,
+
+        $\frac{k}{8} + \frac{4}{B}$ a weight; with `double` $\frac{k}{8} + \frac{1}{B} + \frac{4}{256 B}$, and
+        4 bytes for the mean of the scales.
+        """
+        from coursekit.quantization.codes import code
+        from coursekit.quantization.packing import packed_bytes
+
+        bits = (len(code(self.code)) - 1).bit_length()
+        blocks = -(-size // self.block)
+        scales = blocks + 4 * -(-blocks // SCALES) + 4 if self.double else 4 * blocks
+        return packed_bytes(size, bits) + scales
+
+    def matrices(self, arch: Architecture) -> frozenset[str]:
+        r"""Names of the matrices that are in codes, as `Architecture` has them."""
+        return frozenset(
+            m.name
+            for m in arch.matrices
+            if m.kind != "embedding" and not any(matches(arch.path(m), name) for name in self.skip)
+        )
+
+    def unpacked(self, size: int, element: int, on_gpu: bool) -> Unpacked:
+        r"""What it takes to multiply with a matrix of `size` weights, in `element` bytes each.
+
+        On a CPU it is unpacked in parts, which take an index (4 bytes for two codes) and an fp32 number for each
+        weight of a part; on a GPU a large one by one kernel. Scales in 8 bits are unpacked first.
+        """
+        from coursekit.quantization.blocks import DECODED
+        from coursekit.quantization.fused import LARGE
+
+        part = min(size, DECODED) if not on_gpu else size * (size < LARGE)
+        scales = 4 * -(-size // self.block) if self.double else 0
+        return Unpacked(element * size, 6 * part + scales)
+
+    def sizes(self, arch: Architecture, element: int, on_gpu: bool) -> dict[str, Unpacked]:
+        r"""`unpacked` of each matrix that is in codes, by its name."""
+        names = self.matrices(arch)
+        return {
+            m.name: self.unpacked(m.d_in * m.d_out, element, on_gpu) for m in arch.matrices if m.name in names
+        }
+
+    def weights(self, arch: Architecture, tensors: Iterable[Named], element: int) -> int:
+        r"""Bytes of `tensors` of the model of `arch`; `element`: those of a number that is not in codes."""
+        paths = {
+            f"{arch.prefix}.{arch.path(m, i)}.weight"
+            for m in arch.matrices
+            if m.name in self.matrices(arch)
+            for i in range(arch.copies(m))
+        }
+        return sum(self.nbytes(t.size) if t.name in paths else element * t.size for t in tensors)
