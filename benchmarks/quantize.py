@@ -9,6 +9,8 @@ fraction is given. Then every round times one call of each, in an order that alt
 - ratio: ours / theirs, median of the rounds and quartiles; cpu_ratio: the same for this process's CPU time.
 - ms: what each took, for orientation. Machines are shared: compare ratios.
 - bandwidth: bytes that must be read and written, over time, over what a plain copy moves on this device in that time.
+- kernel_ratio, kernel_us, on a GPU: the time its kernels run, without what Python and the launches take. There the
+  bandwidth is that of the kernels.
 
 Both sides make their result anew in every call, which on a CPU is most of the work for large matrices: the system has
 to find and clear the memory. `dequantize into a buffer` is ours without that, against bitsandbytes with it, for its
@@ -69,17 +71,29 @@ def copy_speed(device: torch.device, nbytes: int = 2**28) -> float:
     return 2 * nbytes / min(copy().seconds for _ in range(7))
 
 
+def kernel_seconds(call: Callable[[], Any], repeats: int = 20) -> float:
+    r"""How long the GPU itself works on one call."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        for _ in range(repeats):
+            call()
+        _wait()
+    return sum(event.self_device_time_total for event in seen.key_averages()) / repeats / 1e6
+
+
 def row(
     what: str, ours: Callable, theirs: Callable, moved: int, speed: float, rounds: int, device: torch.device
 ):
     r"""One comparison; `moved`: bytes that have to be read and written at least."""
     pair = Timed(ours, device), Timed(theirs, device)
     ratios = interleaved(*pair, rounds)
-    medians = [statistics.median(timed.seconds[2:]) for timed in pair]
-    return {"what": what} | {key: value for key, value in ratios.items() if "loss" not in key} | {
-        "ms": [round(1e3 * seconds, 3) for seconds in medians],
-        "bandwidth": [round(moved / seconds / speed, 3) for seconds in medians],
-    }  # fmt: skip
+    found = {"what": what} | {key: value for key, value in ratios.items() if "loss" not in key}
+    seconds = [statistics.median(timed.seconds[2:]) for timed in pair]
+    found["ms"] = [round(1e3 * s, 3) for s in seconds]
+    if device.type == "cuda":
+        seconds = [kernel_seconds(timed.call) for timed in pair]
+        found["kernel_us"] = [round(1e6 * s, 1) for s in seconds]
+        found["kernel_ratio"] = round(seconds[0] / seconds[1], 3)
+    return found | {"bandwidth": [round(moved / s / speed, 3) for s in seconds]}
 
 
 def compare(x: torch.Tensor, code: str, block: int, rounds: int) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ much as stays in the cache from one operation to the next.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Shaped, UInt8
@@ -54,31 +55,47 @@ def encode(
     return packed, absmax
 
 
+@dataclass(frozen=True)
+class Lookup:
+    r"""The levels of a code, ready for `decode`."""
+
+    levels: Float[Tensor, " levels"]
+    bits: int
+    by_byte: Shaped[Tensor, " 256"] | None  # all that a byte stands for; None where codes cross bytes
+
+    @classmethod
+    def of(cls, levels: Float[Tensor, " levels"], bits: int) -> Lookup:
+        r"""Codes of 2 or 4 bits: side by side, the values of all codes that a byte holds, for each of the 256."""
+        if 8 % bits:
+            return cls(levels, bits, None)
+        every = torch.arange(256, device=levels.device).to(torch.uint8)
+        values = levels[unpack(every, bits, 256 * 8 // bits).int()]
+        return cls(levels, bits, values.view(WIDE[8 // bits]))
+
+
 def decode(
     packed: UInt8[Tensor, " bytes"],
     absmax: Float[Tensor, " blocks"],
-    levels: Float[Tensor, " levels"],
-    bits: int,
+    lookup: Lookup,
     block: int,
     out: Float[Tensor, " n"],
 ) -> Float[Tensor, " n"]:
     r"""level[code] * absmax for every code, computed in fp32 and written to `out` in its own precision."""
-    n, start = len(out), 0
+    n, bits, start = len(out), lookup.bits, 0
     if fused.pays(packed, n, bits):
         start = n - n % block
-        halves = packed[: start // 2].view(-1, block // 2)
-        fused.run(fused.decode, halves, absmax[: n // block], levels, out[:start].view(-1, block // 2, 2))
-    table = _by_byte(levels, bits)
+        halves, pairs = packed[: start // 2].view(-1, block // 2), out[:start].view(-1, block // 2, 2)
+        fused.run(fused.decode, halves, absmax[: n // block], lookup.levels, pairs)
     parts = list(_parts(start, n, block, out.device, DECODED))
     if short := n % block:
         parts.append((slice(n - short, n), slice(n // block, None)))
     for part, rows in parts:
         count = part.stop - part.start
         codes = packed[_bytes(part, bits)]
-        if table is None:
-            values = levels.index_select(0, unpack(codes, bits, count).int())
+        if lookup.by_byte is None:
+            values = lookup.levels.index_select(0, unpack(codes, bits, count).int())
         else:
-            values = table.index_select(0, codes.int()).view(torch.float32)[:count]
+            values = lookup.by_byte.index_select(0, codes.int()).view(torch.float32)[:count]
         scale = absmax[rows, None]
         values, target = values.view(len(scale), -1), out[part].view(len(scale), -1)
         if out.dtype == torch.float32:
@@ -110,14 +127,3 @@ def _bytes(part: slice, bits: int) -> slice:
     r"""Where the codes of the values in `part` lie."""
     first = part.start * bits // 8
     return slice(first, first + packed_bytes(part.stop - part.start, bits))
-
-
-def _by_byte(levels: Float[Tensor, " levels"], bits: int) -> Tensor | None:
-    r"""All the values that a byte stands for, side by side, for each of the 256; None where codes cross bytes."""
-    if 8 % bits:
-        return None
-    if bits == 8:
-        return levels
-    every = torch.arange(256, device=levels.device).to(torch.uint8)
-    values = levels[unpack(every, bits, 256 * 8 // bits).int()]
-    return values.view(WIDE[8 // bits])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from coursekit.errors import CourseError
 from coursekit.quantization import codes, fresh
-from coursekit.quantization.blocks import decode, encode
+from coursekit.quantization.blocks import Lookup, decode, encode
 from coursekit.quantization.double import Double, quantize_absmax
 from coursekit.quantization.nearest import Nearest
 
@@ -62,7 +62,7 @@ def quantize_blockwise(
     scales of "nf4" and "fp4" are to the bit those of bitsandbytes. CourseError for infinities and NaN.
     """
     table = _table(code, x.device)
-    packed, absmax = encode(x.detach().reshape(-1), table.find, table.bits, block)
+    packed, absmax = encode(x.detach().reshape(-1), table.find, table.lookup.bits, block)
     return Blockwise(packed, quantize_absmax(absmax) if double else absmax, code, block, x.shape, x.dtype)
 
 
@@ -81,19 +81,18 @@ def dequantize(q: Blockwise, out: Float[Tensor, "*shape"] | None = None) -> Floa
         result = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
     table = _table(q.code, q.packed.device)
     absmax = q.absmax.dequantize() if isinstance(q.absmax, Double) else q.absmax
-    decode(q.packed, absmax, table.levels, table.bits, q.block, result.detach().view(-1))
+    decode(q.packed, absmax, table.lookup, q.block, result.detach().view(-1))
     return result if out is None or result is out else out.copy_(result)
 
 
 @dataclass(frozen=True)
 class _Table:
-    levels: Float[Tensor, " levels"]
     find: Nearest
-    bits: int
+    lookup: Lookup
 
 
 @cache
 def _table(code: str, device: torch.device) -> _Table:
     r"""Code `code` on `device`, made once."""
     levels = codes.code(code).to(device)
-    return _Table(levels, Nearest(levels), (len(levels) - 1).bit_length())
+    return _Table(Nearest(levels), Lookup.of(levels, bits=(len(levels) - 1).bit_length()))

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from coursekit.quantization.blocks import decode, encode
+from coursekit.quantization.blocks import Lookup, decode, encode
 from coursekit.quantization.nearest import finder
 
 #: Powers of ten in the dynamic map: 1 down to 1e-6.
@@ -53,5 +53,6 @@ def dequantize_8bit(
     r"""code[codes] * absmax: fp32, or in `out`, contiguous and in any precision."""
     if out is None:
         out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
-    decode(codes.reshape(-1), absmax, code.to(codes.device), 8, block, out.view(-1))
+    levels = code.to(codes.device)
+    decode(codes.reshape(-1), absmax, Lookup(levels, 8, by_byte=levels), block, out.view(-1))
     return out
