@@ -1,0 +1,397 @@
+r"""The exercises of notebook 08_qlora."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict, deque
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from coursekit.checks.core import Exercise, Mutant, register
+
+
+def _random(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# qlora.forward --------------------------------------------------------------------------------------------
+
+
+def _layer(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, int, Tensor, Tensor, float]:
+    # Square, and as many blocks as rows and columns, so that scales laid along the wrong axis run without an error.
+    generator, d, r = _random(seed), 4 + 2 * seed, 2
+    codes = torch.randint(0, 16, (d, d), generator=generator)
+    table = (
+        torch.linspace(-1, 1, 16, dtype=torch.float64).sign()
+        * torch.linspace(-1, 1, 16, dtype=torch.float64) ** 2
+    )
+    absmax = 0.5 + torch.rand(d, generator=generator, dtype=torch.float64)
+    x = torch.randn(3, d, generator=generator, dtype=torch.float64)
+    A = torch.randn(r, d, generator=generator, dtype=torch.float64)
+    B = torch.randn(d, r, generator=generator, dtype=torch.float64)
+    return x, codes, table, absmax, d, A, B, 16.0
+
+
+def forward(
+    x: Tensor, codes: Tensor, table: Tensor, absmax: Tensor, block: int, A: Tensor, B: Tensor, alpha: float
+) -> Tensor:
+    r"""x W^T + (alpha / r) x A^T B^T with W = table[codes] times the scale of each block."""
+    W = (table[codes].reshape(-1, block) * absmax[:, None]).reshape(codes.shape)
+    return F.linear(x, W) + alpha / len(A) * F.linear(F.linear(x, A), B)
+
+
+def _along_inputs(x, codes, table, absmax, block, A, B, alpha):
+    return F.linear(x, table[codes] * absmax) + alpha / len(A) * F.linear(F.linear(x, A), B)
+
+
+FORWARD = register(
+    Exercise(
+        id="qlora.forward",
+        points=3,
+        difficulty=3,
+        minutes=15,
+        hints=(
+            "table[codes] has the shape of codes, and each entry is a level between -1 and 1.",
+            "A block is `block` entries of the flattened weight: reshape(-1, block) puts one block in each row.",
+            "Row i of that is multiplied by absmax[i]; then it goes back to the shape of codes. The rest is LoRA.",
+        ),
+        inputs=_layer,
+        reference=forward,
+        mutants=(
+            Mutant(
+                lambda x, codes, table, absmax, block, A, B, alpha: (
+                    F.linear(x, table[codes]) + alpha / len(A) * F.linear(F.linear(x, A), B)
+                ),
+                "the levels lie between -1 and 1: each block still has to be multiplied by its absmax",
+            ),
+            Mutant(
+                _along_inputs,
+                "absmax runs along the columns; it belongs to blocks of the flattened weight, one row of blocks each",
+            ),
+            Mutant(
+                lambda x, codes, table, absmax, block, A, B, alpha: (
+                    F.linear(x, (codes.double().reshape(-1, block) * absmax[:, None]).reshape(codes.shape))
+                    + alpha / len(A) * F.linear(F.linear(x, A), B)
+                ),
+                "a code is no number but an index: look it up in the table",
+            ),
+            Mutant(
+                lambda x, codes, table, absmax, block, A, B, alpha: (
+                    F.linear(x, (table[codes].reshape(-1, block) / absmax[:, None]).reshape(codes.shape))
+                    + alpha / len(A) * F.linear(F.linear(x, A), B)
+                ),
+                "this divides by absmax; dividing was done when the weight was quantized, now multiply",
+            ),
+            Mutant(
+                lambda x, codes, table, absmax, block, A, B, alpha: (
+                    alpha
+                    / len(A)
+                    * (forward(x, codes, table, absmax, block, A, B, 0.0) + F.linear(F.linear(x, A), B))
+                ),
+                "the frozen part is scaled by alpha / r as well; only the update is",
+            ),
+            Mutant(
+                lambda x, codes, table, absmax, block, A, B, alpha: forward(
+                    x, codes, table, absmax, block, A, B, alpha * len(A)
+                ),
+                "the update is scaled by alpha; it is alpha divided by r, the number of rows of A",
+            ),
+            Mutant(
+                lambda x, codes, table, absmax, block, A, B, alpha: forward(
+                    x, codes, table, absmax, block, A, B, 0.0
+                ),
+                "the adapter is missing: add (alpha / r) B A x",
+            ),
+        ),
+        tolerance=1e-8,
+    )
+)
+
+
+# qlora.backward -------------------------------------------------------------------------------------------
+
+
+def _gradients(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    generator, d = _random(seed), 4 + seed
+    g = torch.randn(d, d, generator=generator, dtype=torch.float64)
+    W = torch.randn(d, d, generator=generator, dtype=torch.float64)
+    A = torch.randn(2, d, generator=generator, dtype=torch.float64)
+    B = torch.randn(d, 2, generator=generator, dtype=torch.float64)
+    return g, W, A, B, 1.5 + seed
+
+
+def backward(g: Tensor, W: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
+    r"""dL/dx = g W + s (g B) A."""
+    return g @ W + s * (g @ B) @ A
+
+
+BACKWARD = register(
+    Exercise(
+        id="qlora.backward",
+        points=3,
+        difficulty=3,
+        minutes=10,
+        hints=(
+            "h = W x + s B (A x). Two ways lead from x to h, so two gradients come back, and they add up.",
+            "Forward is x W^T for a row x. Backward the same matrix is met from the other side: g W.",
+            "Through the adapter: first B, then A: (n, d_out)(d_out, r)(r, d_in).",
+        ),
+        inputs=_gradients,
+        reference=backward,
+        mutants=(
+            Mutant(
+                lambda g, W, A, B, s: s * (g @ B) @ A,
+                "the way through the frozen weight is missing: W gets no gradient, but passes one on",
+            ),
+            Mutant(lambda g, W, A, B, s: g @ W, "the way through the adapter is missing"),
+            Mutant(
+                lambda g, W, A, B, s: g @ W.T + s * (g @ B) @ A,
+                "W is met the wrong way round: forward is x W^T, backward is g W",
+            ),
+            Mutant(lambda g, W, A, B, s: g @ W + (g @ B) @ A, "the adapter's way has lost its factor s"),
+            Mutant(lambda g, W, A, B, s: s * (g @ W + (g @ B) @ A), "s scales the adapter's way alone"),
+            Mutant(
+                lambda g, W, A, B, s: g @ torch.round(W) + s * (g @ B) @ A,
+                "the gradient goes through W as it is; nothing is rounded on the way back",
+            ),
+        ),
+        tolerance=1e-8,
+    )
+)
+
+
+# qlora.bytes ----------------------------------------------------------------------------------------------
+
+
+def _sizes(seed: int) -> tuple[int, int, int]:
+    return 2**30 * (3 + 4 * seed), 2**26 * (5 + seed), 2**22 * (7 + 5 * seed)
+
+
+def total_bytes(in_codes: int, dense: int, trained: int) -> float:
+    r"""Codes with their scales, 16-bit numbers, and 4 + 4 + 8 bytes for each number that trains."""
+    bits = 4 + 8 / 64 + 32 / (64 * 256)
+    return in_codes * bits / 8 + 2 * dense + 16 * trained
+
+
+BYTES = register(
+    Exercise(
+        id="qlora.bytes",
+        points=2,
+        difficulty=2,
+        minutes=10,
+        hints=(
+            "Three kinds of numbers: those in codes (4 bits and a share of the scales), those in 16 bits, and A and B.",
+            "Double quantization: one 8-bit scale for 64 weights, and one 32-bit scale for 256 of those.",
+            "A and B are there four times in 32 bits: themselves, their gradients, and Adam's two moments.",
+        ),
+        inputs=_sizes,
+        reference=total_bytes,
+        mutants=(
+            Mutant(
+                lambda in_codes, dense, trained: in_codes * 4 / 8 + 2 * dense + 16 * trained,
+                "the scales are missing: a weight costs a little more than 4 bits",
+            ),
+            Mutant(
+                lambda in_codes, dense, trained: in_codes * 4.5 / 8 + 2 * dense + 16 * trained,
+                "this is without double quantization: one fp32 scale for 64 weights, 4.5 bits",
+            ),
+            Mutant(
+                lambda in_codes, dense, trained: in_codes * 4.125 / 8 + 2 * dense + 16 * trained,
+                "the scales of the scales are missing: 32 bits for 64 · 256 weights",
+            ),
+            Mutant(
+                lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 4 * trained,
+                "A and B are counted as weights only; they have gradients and two moments as well",
+            ),
+            Mutant(
+                lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 12 * trained,
+                "one of four is missing for A and B: weight, gradient, and two moments, 4 bytes each",
+            ),
+            Mutant(
+                lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 8 * trained,
+                "A and B take 16 bits here; weight, gradient and moments are in 32",
+            ),
+            Mutant(
+                lambda in_codes, dense, trained: total_bytes(in_codes, 2 * dense, trained),
+                "what stays dense takes 4 bytes here; the model is in 16 bits, so 2",
+            ),
+            Mutant(
+                lambda in_codes, dense, trained: (in_codes + dense) * (4.126953125 / 8) + 16 * trained,
+                "embeddings and norms are counted in 4 bits, too; they stay in 16",
+            ),
+            Mutant(
+                lambda in_codes, dense, trained: 8 * total_bytes(in_codes, dense, trained),
+                "these are bits; 8 of them are a byte",
+            ),
+            Mutant(
+                lambda in_codes, dense, trained: (
+                    total_bytes(in_codes, dense, trained) + 12 * (in_codes + dense)
+                ),
+                "gradients and moments are counted for frozen weights; only A and B have them",
+            ),
+        ),
+        tolerance=1e-6,
+    )
+)
+
+
+# qlora.faults ---------------------------------------------------------------------------------------------
+
+
+def _uses(seed: int) -> tuple[list[int], int]:
+    source, pages = random.Random(seed), 6 + seed
+    return [source.choice((source.randrange(pages), source.randrange(3))) for _ in range(60)], 3 + seed
+
+
+def faults(uses: list[int], room: int) -> int:
+    r"""How many of `uses` find their page missing, when the least recently used page makes room."""
+    there: OrderedDict[int, None] = OrderedDict()
+    missing = 0
+    for page in uses:
+        if page in there:
+            there.move_to_end(page)
+            continue
+        missing += 1
+        if len(there) == room:
+            there.popitem(last=False)
+        there[page] = None
+    return missing
+
+
+def _first_in_first_out(uses: list[int], room: int) -> int:
+    there: deque[int] = deque(maxlen=room)
+    missing = 0
+    for page in uses:
+        if page not in there:
+            missing += 1
+            there.append(page)
+    return missing
+
+
+def _most_recent(uses: list[int], room: int) -> int:
+    there: list[int] = []
+    missing = 0
+    for page in uses:
+        if page in there:
+            there.remove(page)
+        else:
+            missing += 1
+            if len(there) == room:
+                there.pop()
+        there.append(page)
+    return missing
+
+
+FAULTS = register(
+    Exercise(
+        id="qlora.faults",
+        points=3,
+        difficulty=3,
+        minutes=15,
+        hints=(
+            "Keep the pages that are there in a list, the least recently used one first.",
+            "A page that is there moves to the end of the list. One that is not is a fault, and joins at the end.",
+            "If the list is full before a page joins, its first entry leaves.",
+        ),
+        inputs=_uses,
+        reference=faults,
+        mutants=(
+            Mutant(
+                _first_in_first_out,
+                "the page that came first leaves; a page that is used again must move to the end of the queue",
+            ),
+            Mutant(
+                _most_recent, "the most recently used page leaves; it should be the least recently used one"
+            ),
+            Mutant(
+                lambda uses, room: len(set(uses)),
+                "each page is counted once, as if none ever left: there is only room for some",
+            ),
+            Mutant(lambda uses, room: len(uses) - faults(uses, room), "these are the hits; count the faults"),
+            Mutant(
+                lambda uses, room: faults(uses, room) - room,
+                "the first pages are faults, too: nothing is there",
+            ),
+            Mutant(
+                lambda uses, room: faults(uses, room + 1),
+                "one page too many has room: evict before bringing in",
+            ),
+            Mutant(
+                lambda uses, room: faults(uses, room - 1),
+                "one page too few has room: evict only when all of it is taken",
+            ),
+        ),
+        tolerance=0,
+    )
+)
+
+
+# qlora.noise ----------------------------------------------------------------------------------------------
+
+
+def _merged(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = _random(seed)
+    levels = torch.linspace(-1, 1, 16, dtype=torch.float64)
+    W = levels[torch.randint(0, 16, (6, 6), generator=generator)]
+    return W, 0.05 * torch.randn(6, 6, generator=generator, dtype=torch.float64), levels
+
+
+def noise(W: Tensor, delta: Tensor, levels: Tensor) -> float:
+    r"""|| Q(W + delta) - (W + delta) || / || delta ||, where Q takes every number to the nearest level."""
+    merged = W + delta
+    nearest = levels[(merged[..., None] - levels).abs().argmin(-1)]
+    return ((nearest - merged).norm() / delta.norm()).item()
+
+
+NOISE = register(
+    Exercise(
+        id="qlora.noise",
+        points=3,
+        difficulty=3,
+        minutes=15,
+        hints=(
+            "First merge: M = W + delta. Then find for each number of M the nearest of the levels.",
+            "(M[..., None] - levels).abs() holds all distances; argmin(-1) is the index of the nearest level.",
+            "The noise is what rounding did to M. Divide its norm by the norm of delta.",
+        ),
+        inputs=_merged,
+        reference=noise,
+        mutants=(
+            Mutant(
+                lambda W, delta, levels: 0.0 * noise(W, delta, levels),
+                "the noise is 0: W is on the levels, but W + delta is what has to be rounded",
+            ),
+            Mutant(
+                lambda W, delta, levels: (
+                    (levels[((W + delta)[..., None] - levels).abs().argmin(-1)] - W).norm() / delta.norm()
+                ).item(),
+                "this compares the rounded weight with W; the noise is its distance from W + delta",
+            ),
+            Mutant(
+                lambda W, delta, levels: noise(W, delta, levels) * (delta.norm() / (W + delta).norm()).item(),
+                "this divides by the merged weight; the question is how large the noise is beside the update",
+            ),
+            Mutant(
+                lambda W, delta, levels: noise(W, delta, levels) * delta.norm().item(),
+                "this is the noise itself; divide it by the norm of the update",
+            ),
+            Mutant(
+                lambda W, delta, levels: noise(W, delta, levels) ** 2,
+                "these are squared lengths: take the root of both",
+            ),
+            Mutant(
+                lambda W, delta, levels: 1 / noise(W, delta, levels),
+                "upside down: the noise divided by the update",
+            ),
+            Mutant(
+                lambda W, delta, levels: (
+                    (levels[(delta[..., None] - levels).abs().argmin(-1)] - delta).norm() / delta.norm()
+                ).item(),
+                "delta is rounded on its own; what is stored is one weight, W + delta",
+            ),
+        ),
+        tolerance=1e-8,
+    )
+)

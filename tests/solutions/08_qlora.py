@@ -1,0 +1,41 @@
+r"""Reference answers of notebook 08_qlora, as a student would write them."""
+
+import torch
+import torch.nn.functional as F
+
+
+def qlora_forward(x, codes, table, absmax, block, A, B, alpha):
+    levels = table[codes].flatten()
+    scales = absmax.repeat_interleave(block)
+    W = (levels * scales).view(codes.shape)
+    return F.linear(x, W) + (alpha / A.shape[0]) * x @ A.T @ B.T
+
+
+def qlora_backward(g, W, A, B, s):
+    return g @ (W + s * B @ A)
+
+
+def qlora_bytes(in_codes, dense, trained):
+    codes = in_codes * 4 / 8
+    scales = in_codes / 64
+    scales_of_scales = in_codes / 64 / 256 * 4
+    return codes + scales + scales_of_scales + 2 * dense + 4 * 4 * trained
+
+
+def qlora_faults(uses, room):
+    there, missing = [], 0
+    for page in uses:
+        if page in there:
+            there.remove(page)
+        else:
+            missing += 1
+            there = there[-(room - 1) :] if room > 1 else []
+        there.append(page)
+    return missing
+
+
+def qlora_noise(W, delta, levels):
+    merged = W + delta
+    between = (levels[:-1] + levels[1:]) / 2
+    rounded = levels[torch.bucketize(merged, between)]
+    return (torch.linalg.norm(rounded - merged) / torch.linalg.norm(delta)).item()
