@@ -35,19 +35,22 @@ def normal_float(bits: int) -> Float[Tensor, " levels"]:
     """
     if type(bits) is not int or not 2 <= bits <= 8:
         raise CourseError(f"NF-k with {bits!r} bits: take a whole number from 2 to 8")
-    return torch.tensor(_levels(bits), dtype=torch.float32, device="cpu")
+    return torch.tensor(_kept(bits), dtype=torch.float32, device="cpu")
 
 
-@lru_cache
-def _levels(bits: int) -> tuple[float, ...]:
+def levels(bits: int) -> tuple[float, ...]:
+    r"""The levels of NF-k, made anew."""
     quantile, half = NormalDist().inv_cdf, 2 ** (bits - 1)
-    positive = [quantile(p) for p in _steps(tail(bits), 0.5, half + 1)]
-    negative = [-quantile(p) for p in _steps(tail(bits), 0.5, half)]
+    positive = [quantile(p) for p in steps(tail(bits), 0.5, half + 1)]
+    negative = [-quantile(p) for p in steps(tail(bits), 0.5, half)]
     values = torch.tensor(sorted([*negative, 0.0, *positive]), dtype=torch.float32, device="cpu")
     return tuple((values / values[-1]).tolist())
 
 
-def _steps(start: float, end: float, n: int) -> list[float]:
+_kept = lru_cache(levels)
+
+
+def steps(start: float, end: float, n: int) -> list[float]:
     r"""`n` equal steps from `start` to `end`, in fp32, without the last (the quantile of 1/2, which is zero).
 
     From both ends to the middle, each product rounded before it is added: torch.linspace, without the freedom that
