@@ -119,12 +119,13 @@ def _prefixed(
     p_v: Tensor,
     diagonal: int | None,
     scale: float | None = None,
+    hidden: float = float("-inf"),
 ) -> Tensor:
     keys, values = torch.cat([p_k, k]), torch.cat([p_v, v])
     scores = q @ keys.T * (q.shape[1] ** -0.5 if scale is None else scale)
     if diagonal is not None:
         seen = torch.ones_like(scores, dtype=torch.bool).tril(diagonal)
-        scores = scores.masked_fill(~seen, float("-inf"))
+        scores = scores.masked_fill(~seen, hidden)
     return scores.softmax(-1) @ values
 
 
@@ -154,6 +155,20 @@ PREFIX_ATTENTION = register(
             Mutant(
                 lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=0),
                 "the causal mask starts at the first column, but that is the prefix: move its diagonal by n",
+            ),
+            Mutant(
+                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k) - 1),
+                "no token sees itself: token i sees the prefix and tokens 0 to i, so move the diagonal by n",
+            ),
+            Mutant(
+                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k), hidden=0.0),
+                "a score of 0 still gets a share of the softmax: hidden tokens need a score of minus infinity",
+            ),
+            Mutant(
+                lambda q, k, v, p_k, p_v: _prefixed(
+                    q, k, v, p_k, p_v, diagonal=len(p_k), scale=1 / q.shape[1]
+                ),
+                "the scores are divided by d, not by its root",
             ),
             Mutant(
                 lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k), scale=1.0),
@@ -228,6 +243,20 @@ GATED_ATTENTION = register(
                 lambda q, k, v, p_k, p_v, gate: _attend(q, k, v) + _attend(q, gate * p_k, p_v),
                 "a gate on the keys does not silence the prompts: a softmax of zeros is an average, not zero",
             ),
+            Mutant(
+                lambda q, k, v, p_k, p_v, gate: (1 - gate) * _attend(q, k, v) + gate * _attend(q, p_k, p_v),
+                "this mixes the two, so an open gate takes from the tokens: their answer is always there in full",
+            ),
+            Mutant(
+                lambda q, k, v, p_k, p_v, gate: _attend(q, k, v) + gate * (q @ p_k.T).softmax(-1) @ p_v,
+                "the prompts' scores are not divided by the root of d",
+            ),
+            Mutant(
+                lambda q, k, v, p_k, p_v, gate: (
+                    _attend(q, k, v) + gate * _attend(q, torch.cat([p_k, k]), torch.cat([p_v, v]))
+                ),
+                "the gated softmax holds the tokens too: it is over the prompts alone",
+            ),
         ),
     )
 )
@@ -245,10 +274,10 @@ def _shares(q: Tensor, p_k: Tensor) -> Tensor:
     return (q @ p_k.T * q.shape[1] ** -0.5).softmax(-1)
 
 
-def gate_gradients(g: Tensor, q: Tensor, p_k: Tensor, p_v: Tensor, gate: float) -> tuple[Tensor, Tensor]:
+def gate_gradients(g: Tensor, q: Tensor, p_k: Tensor, p_v: Tensor, gate: float) -> tuple[float, Tensor]:
     r"""dL/dgate = <g, S p_v> and dL/dp_v = gate S^T g, with S = softmax(q p_k^T / sqrt(d)) and g = dL/d(answer)."""
     S = _shares(q, p_k)
-    return (g * (S @ p_v)).sum(), gate * S.T @ g
+    return (g * (S @ p_v)).sum().item(), gate * S.T @ g
 
 
 GATE_GRADIENTS = register(
@@ -286,6 +315,14 @@ GATE_GRADIENTS = register(
             Mutant(
                 lambda g, q, p_k, p_v, gate: (g.sum(), gate * _shares(q, p_k).T @ g),
                 "the gate's gradient needs what the gate multiplies: S p_v, entry by entry with g",
+            ),
+            Mutant(
+                lambda g, q, p_k, p_v, gate: ((_shares(q, p_k) @ p_v).sum(), gate * _shares(q, p_k).T @ g),
+                "g is missing from the gate's gradient: multiply S p_v by it, entry by entry, before the sum",
+            ),
+            Mutant(
+                lambda g, q, p_k, p_v, gate: ((g * (_shares(q, p_k) @ p_v)).sum(), torch.zeros_like(p_v)),
+                "the gradient of p_v is 0 only where the gate is 0: give it for any gate",
             ),
         ),
     )
@@ -328,6 +365,10 @@ COUNT = register(
             Mutant(
                 lambda layers, d, kv_heads, head_dim, n: (n * d, 2 * n * kv_heads * head_dim),
                 "this is one block's prefix; every block has its own",
+            ),
+            Mutant(
+                lambda layers, d, kv_heads, head_dim, n: (n * d, 2 * layers * n * head_dim),
+                "this is one head's prefix; a block has keys and values for each of its kv_heads",
             ),
             Mutant(
                 lambda layers, d, kv_heads, head_dim, n: (
