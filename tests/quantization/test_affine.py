@@ -183,6 +183,16 @@ def test_an_outlier_takes_the_steps_from_the_others():
     assert beside > 40 * alone and torch.equal(beside, x[1:].square().mean())  # all others became 0
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("group", [{}, {"axis": 0}, {"block": 32}])
+@pytest.mark.parametrize("symmetric", [False, True], ids=["affine", "symmetric"])
+def test_a_gpu_gives_the_same_codes(group, symmetric):
+    x = torch.randn(7, 50, generator=torch.Generator().manual_seed(0))
+    here, there = (quantize_affine(t, 4, symmetric, **group) for t in (x, x.cuda()))
+    assert there.codes.is_cuda and torch.equal(there.codes.cpu(), here.codes)
+    torch.testing.assert_close(there.dequantize().cpu(), here.dequantize(), atol=1e-6, rtol=1e-6)
+
+
 # bad input ----------------------------------------------------------------------------------------------------
 
 
