@@ -14,6 +14,7 @@ from coursekit.quantization.merge import MergeError, merge_error
 from coursekit.quantization.model import quantize_model
 from coursekit.quantization.paged import PagedAdamW, paged_adamw
 from coursekit.quantization.pager import Pager, Traffic
+from coursekit.quantization.save import save_quantized
 
 __all__ = [
     "CODES",
@@ -44,6 +45,7 @@ __all__ = [
     "quantize_affine",
     "quantize_blockwise",
     "quantize_model",
+    "save_quantized",
     "stored_q4_1",
     "unpack_q4_1",
 ]

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.errors import CourseError
-from coursekit.methods.surgery import replace
+from coursekit.methods.surgery import is_conv1d, replace
+from coursekit.quantization.bnb import from_state_dict
 from coursekit.quantization.codes import code as table
 from coursekit.quantization.linear import Linear4bit
 from coursekit.quantization.model import SKIP, quantizable
@@ -38,7 +39,8 @@ def load_quantized(
 ) -> tuple[nn.Module, Any]:
     r"""A decoder in eval mode with its linear layers in 4 bits, and its tokenizer.
 
-    To the bit what `quantize_model(load_decoder(name)[0])` gives, without the dense model. name, device, dtype and
+    To the bit what `quantize_model(load_decoder(name)[0])` gives, without the dense model. A checkpoint that is in 4
+    bits on disk, from `save_quantized` or bitsandbytes, is read as it is. name, device, dtype and
     attention: as for `load_decoder`; dtype is that of what stays dense. The rest: as for `quantize_model`.
 
     Raises CourseError where `load_decoder` does, for settings that `quantize_model` refuses, and for a checkpoint
@@ -68,12 +70,21 @@ def load_quantized(
             raise CourseError(
                 "nothing to quantize: the model has no linear layers but those that are skipped"
             )
-        for path, tensor in _in_place(model, tensors(folder)):
+        written: dict[str, dict[str, Tensor]] = {}  # layers that are in codes on disk: their entries
+        for path, entry, tensor in _in_place(model, tensors(folder)):
             layer, _, leaf = path.rpartition(".")
             module = model.get_submodule(layer)
+            if entry or not tensor.is_floating_point():
+                written.setdefault(layer, {})[f"weight.{entry}".rstrip(".")] = tensor.to(device)
+                continue
             setattr(module, leaf, nn.Parameter(tensor.to(device, dtype)))
             if leaf == "weight" and layer in paths:
                 replace(model, layer, Linear4bit.from_linear(module, code, block, double, compute_dtype))
+        for layer, entries in written.items():
+            module, q = model.get_submodule(layer), from_state_dict(entries)
+            replace(model, layer, Linear4bit(q, module.bias, compute_dtype, is_conv1d(module)).to(dtype))
+        if hasattr(model.config, "quantization_config"):  # bitsandbytes' own; these layers are ours
+            del model.config.quantization_config
         model.tie_weights()
         missing = [path for path, parameter in model.named_parameters() if parameter.is_meta]
         if missing:
@@ -111,22 +122,25 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
-def _in_place(model: nn.Module, found: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    r"""`found` under the names that the parameters of `model` have; others are left out, as transformers does.
+def _in_place(model: nn.Module, found: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, str, Tensor]]:
+    r"""(path of the parameter, entry, tensor) of what `model` has; the rest is left out, as transformers does.
 
-    A checkpoint of the body alone lacks the prefix that the body has in the whole model.
+    A checkpoint of the body alone lacks the prefix that the body has in the whole model. entry: "" but for what
+    bitsandbytes writes beside codes, such as "absmax".
     """
     shapes = {path: parameter.shape for path, parameter in model.named_parameters()}
     prefix = f"{model.base_model_prefix}."
     for name, tensor in found:
+        stem, codes, entry = name.partition(".weight.")
+        name = f"{stem}.weight" if codes else name
         path = next((p for p in (name, prefix + name, name.removeprefix(prefix)) if p in shapes), None)
         if path is None:
             continue
-        if tensor.shape != shapes[path]:
+        if tensor.is_floating_point() and not entry and tensor.shape != shapes[path]:
             raise CourseError(
                 f"{name} is {tuple(tensor.shape)} in the checkpoint, and the config asks for {tuple(shapes[path])}"
             )
-        yield path, tensor
+        yield path, entry, tensor
 
 
 def _download(source: str) -> Path:
