@@ -70,6 +70,25 @@ def _symmetric(x: Tensor, bits: int) -> Affine:
     return s, 0, q, s * q
 
 
+def _negative_zero(x: Tensor, bits: int) -> Affine:
+    s, z, _, _ = _affine(x, bits)
+    q = ((x / s).round() - z).clamp(0, 2**bits - 1)
+    return s, -z, q, s * (q + z)
+
+
+def _from_minimum(x: Tensor, bits: int) -> Affine:
+    s, z, _, _ = _affine(x, bits)
+    low = min(float(x.min()), 0.0)
+    q = ((x - low) / s).round()
+    return s, z, q, s * q + low
+
+
+def _wrapped(x: Tensor, bits: int) -> Affine:
+    s, z, q, _ = _affine(x, bits)
+    q = q.to(torch.uint8)
+    return s, z, q, s * (q - z)
+
+
 AFFINE = register(
     Exercise(
         id="quantization.affine",
@@ -116,8 +135,20 @@ AFFINE = register(
                 _symmetric,
                 "this is the symmetric form, with z = 0: where x is not symmetric, part of the codes is never used",
             ),
+            Mutant(
+                _negative_zero,
+                "z has the wrong sign: it counts the steps from the smallest value up to zero, so round(-low / s)",
+            ),
+            Mutant(
+                _from_minimum,
+                "this counts from the smallest value, so zero falls between two codes: round(x / s) + z, with z whole",
+            ),
+            Mutant(
+                _wrapped,
+                "q - z is taken in uint8, which has no numbers below zero: make the codes floats before subtracting",
+            ),
         ),
-        tolerance=1e-9,
+        tolerance=1e-6,
     )
 )
 
@@ -141,7 +172,7 @@ def blockwise(x: Tensor, code: Tensor, block: int) -> tuple[Tensor, Tensor]:
 
 
 def _blockwise(
-    x: Tensor, code: Tensor, block: int, mean: bool = False, scale: str = "absmax", ceil: bool = False
+    x: Tensor, code: Tensor, block: int, mean: bool = False, scale: str = "absmax", to: str = "nearest"
 ) -> tuple[Tensor, Tensor]:
     blocks = x.view(-1, block)
     shift = blocks.mean(1, keepdim=True) if mean else torch.zeros_like(blocks[:, :1])
@@ -154,11 +185,18 @@ def _blockwise(
         size = centred.std(1, keepdim=True, unbiased=False)
     else:  # one for the whole tensor
         size = centred.abs().amax().expand(len(blocks), 1)
-    if ceil:
+    if to == "above":
         q = torch.searchsorted(code, (centred / size).contiguous()).clamp(max=len(code) - 1)
+    elif to == "below":
+        q = (torch.searchsorted(code, (centred / size).contiguous(), right=True) - 1).clamp(min=0)
     else:
         q = ((centred / size)[..., None] - code).abs().argmin(-1)
     return size[:, 0].clone(), (code[q] * size + shift).reshape(-1)
+
+
+def _indices(x: Tensor, code: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    size, _ = _blockwise(x, code, block)
+    return size, ((x.view(-1, block) / size[:, None])[..., None] - code).abs().argmin(-1).flatten()
 
 
 BLOCKWISE = register(
@@ -192,8 +230,20 @@ BLOCKWISE = register(
                 "the mean of the block is subtracted first; NF4 subtracts nothing",
             ),
             Mutant(
-                lambda x, code, block: _blockwise(x, code, block, ceil=True),
+                lambda x, code, block: _blockwise(x, code, block, to="above"),
                 "this takes the next level above; the nearest one may lie below",
+            ),
+            Mutant(
+                lambda x, code, block: _blockwise(x, code, block, to="below"),
+                "this takes the next level below; the nearest one may lie above",
+            ),
+            Mutant(
+                _indices,
+                "these are the indices of the levels; what comes back is code[index] times the absmax of the block",
+            ),
+            Mutant(
+                lambda x, code, block: _blockwise(x, code, block)[::-1],
+                "the two results are in the wrong order: first absmax, then the values",
             ),
             Mutant(
                 lambda x, code, block: (
@@ -251,6 +301,16 @@ def _midpoints(bits: int, tail: float) -> Tensor:
     return values / values.abs().max()
 
 
+def _one_row(bits: int, tail: float) -> Tensor:
+    values = _quantile(torch.linspace(1 - tail, tail, 2**bits, dtype=torch.float64))
+    return values / values.max()
+
+
+def _two_zeros(bits: int, tail: float) -> Tensor:
+    side = _quantile(torch.linspace(tail, 0.5, 2 ** (bits - 1), dtype=torch.float64))
+    return torch.cat([-side, side.flip(0)]) / side.max()
+
+
 NORMAL_FLOAT = register(
     Exercise(
         id="quantization.normal_float",
@@ -276,6 +336,14 @@ NORMAL_FLOAT = register(
             Mutant(
                 lambda bits, tail: _normal_float(bits, tail, extra=1, zero=False),
                 "there is no level at zero; a weight of zero must stay zero, so one negative level makes room for it",
+            ),
+            Mutant(
+                _one_row,
+                "one row of steps from 1 - tail to tail misses zero: each side has its own steps, from tail to 1/2",
+            ),
+            Mutant(
+                _two_zeros,
+                "zero is there twice, once from each side: leave out the quantile of 1/2, and put zero in once",
             ),
             Mutant(
                 _uniform,
@@ -317,11 +385,13 @@ def q4_1(block: Tensor) -> Tensor:
     return _q4_1(block)
 
 
-def _q4_1(block: Tensor, swapped: bool = False, order: str = "halves", offset: int = 0) -> Tensor:
+def _q4_1(
+    block: Tensor, swapped: bool = False, order: str = "halves", offset: int = 0, shift: int = 4
+) -> Tensor:
     d, m = block[:4].clone().view(torch.float16).float()
     if swapped:
         d, m = m, d
-    low, high = block[4:] & 15, block[4:] >> 4
+    low, high = block[4:] & 15, (block[4:] & 240) >> shift
     if order == "halves":
         q = torch.cat([low, high])
     elif order == "high first":
@@ -329,6 +399,11 @@ def _q4_1(block: Tensor, swapped: bool = False, order: str = "halves", offset: i
     else:  # neighbours share a byte
         q = torch.stack([low, high], 1).flatten()
     return d * (q.float() - offset) + m
+
+
+def _minimum_multiplied(block: Tensor) -> Tensor:
+    d, m = block[:4].clone().view(torch.float16).float()
+    return _q4_1(block) + (d - 1) * m
 
 
 Q4_1 = register(
@@ -361,6 +436,14 @@ Q4_1 = register(
             Mutant(
                 lambda block: _q4_1(block) - block[2:4].clone().view(torch.float16).float(),
                 "the minimum m is missing: code 0 stands for m",
+            ),
+            Mutant(
+                lambda block: _q4_1(block, shift=0),
+                "the high codes are not shifted down: byte >> 4 is a number from 0 to 15, byte & 240 is not",
+            ),
+            Mutant(
+                _minimum_multiplied,
+                "m is multiplied by d, too: d q + m, not d (q + m)",
             ),
         ),
         tolerance=1e-6,
@@ -402,6 +485,20 @@ BITS = register(
             Mutant(
                 lambda k, block, second: k + (8 if second else 32) / block,
                 "the second scales are missing: 32 bits for every block * second weights",
+            ),
+            Mutant(
+                lambda k, block, second: k + 8 / block + 8 / (block * second) if second else k + 32 / block,
+                "the second scales stay at 32 bits: only the first ones are quantized to 8",
+            ),
+            Mutant(
+                lambda k, block, second: k + 8 / block + (32 / (block * second) if second else 0),
+                "where second is 0, nothing quantizes the scales: each has 32 bits",
+            ),
+            Mutant(
+                lambda k, block, second: (
+                    k + 32 / block + (8 / block + 32 / (block * second) if second else 0)
+                ),
+                "the 8 bits of a quantized scale replace its 32, they do not come on top",
             ),
             Mutant(
                 lambda k, block, second: k + 8 / block + 32 / second if second else k + 32 / block,
