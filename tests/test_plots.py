@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pictures
 import pytest
 import torch
 from matplotlib.colors import to_rgb
@@ -76,13 +77,7 @@ def test_matrices_to_scale_have_areas_in_proportion():
     ],
 )
 def test_nothing_is_cut_off(draw):
-    figure = draw().figure
-    figure.canvas.draw()
-    frame = figure.bbox
-    for ax in figure.axes:
-        box = ax.get_tightbbox()
-        assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= frame.x1 + 1 and box.y1 <= frame.y1 + 1
-        assert ax.has_data() or ax.patches
+    pictures.assert_nothing_is_cut_off(draw().figure)
 
 
 def test_every_factor_is_a_dot_on_its_side_of_one():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pictures
 import pytest
 from matplotlib.collections import LineCollection
 
@@ -104,10 +105,4 @@ def test_intervals_reach_from_low_to_high():
     lambda: draw.intervals({"one": (1.0, 0.5, 2.0)}, "x"),
 ])  # fmt: skip
 def test_nothing_is_cut_off(picture):
-    figure = picture().figure
-    figure.canvas.draw()
-    frame = figure.bbox
-    for ax in figure.axes:
-        box = ax.get_tightbbox()
-        assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= frame.x1 + 1 and box.y1 <= frame.y1 + 1
-        assert ax.has_data() or ax.patches
+    pictures.assert_nothing_is_cut_off(picture().figure)

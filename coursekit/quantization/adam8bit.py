@@ -20,6 +20,7 @@ from coursekit.quantization.optimizer import (
     check_parameters,
     check_settings,
     check_state,
+    evaluated,
     flat,
     saved_states,
     step_,
@@ -82,10 +83,7 @@ class AdamW8bit(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         r"""Update every parameter that has a gradient; returns what `closure`, if there is one, returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         work = with_gradients(self)
         check_finite([p.grad for _, p in work])
         for group, p in work:

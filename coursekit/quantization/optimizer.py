@@ -3,7 +3,7 @@ r"""What the optimizers here share: settings that make sense, gradients that can
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +32,14 @@ def check_parameters(parameters: list[nn.Parameter]) -> None:
     for p in parameters:
         if not p.is_floating_point():
             raise CourseError(f"a parameter of {p.dtype} has no gradient to follow: leave it out")
+
+
+def evaluated(closure: Callable[[], Any] | None) -> Any:
+    r"""What `closure` returns, computed with gradients as PyTorch's optimizers do; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 def with_gradients(optimizer: Optimizer) -> list[tuple[dict[str, Any], nn.Parameter]]:

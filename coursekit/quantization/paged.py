@@ -19,6 +19,7 @@ from coursekit.quantization.optimizer import (
     check_parameters,
     check_settings,
     check_state,
+    evaluated,
     flat,
     saved_states,
     with_gradients,
@@ -101,10 +102,7 @@ class PagedAdamW(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         r"""Update every parameter that has a gradient; returns what `closure`, if there is one, returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         work = with_gradients(self)
         backwards = self.back_and_forth and len(self.history) % 2 == 1
         for group, p in reversed(work) if backwards else work:

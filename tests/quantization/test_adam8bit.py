@@ -12,6 +12,7 @@ import tiny_text
 import torch
 from bitsandbytes import functional as bnb_functional
 from bitsandbytes.optim import AdamW8bit as Theirs
+from drawn import gradients, parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -33,17 +34,6 @@ SHAPES = [
     (5000,),
 ]  # whole and short last blocks, and fp32 states
 OPTIONS = dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
-
-
-def parameters(shapes=SHAPES, dtype=torch.float32, device="cpu", seed=0):
-    random = torch.Generator().manual_seed(seed)
-    return [nn.Parameter(torch.randn(*s, generator=random).to(device, dtype)) for s in shapes]
-
-
-def gradients(parameters, step):
-    random = torch.Generator().manual_seed(1000 + step)
-    for p in parameters:
-        p.grad = torch.randn(*p.shape, generator=random).to(p)
 
 
 def run(optimizer, parameters, steps, first=0):
@@ -85,7 +75,7 @@ def test_with_the_quantizer_of_bitsandbytes_every_bit_is_its(dtype, monkeypatch)
 
 def test_step_by_step_with_either_s_own_quantizer():
     r"""One step is exact for both. From then on the codes differ, and ours stay nearer to the AdamW of fp32 states."""
-    ours, theirs, exact = parameters(), parameters(), parameters()
+    ours, theirs, exact = parameters(SHAPES), parameters(SHAPES), parameters(SHAPES)
     mine, bnb, full = (
         AdamW8bit(ours, **OPTIONS),
         Theirs(theirs, **OPTIONS),
@@ -154,7 +144,7 @@ def test_where_the_codes_differ_ours_is_the_nearer(signed):
 
 @pytest.mark.gpu
 def test_on_a_gpu_the_states_and_weights_of_the_cpu():
-    here, there = parameters(), parameters(device="cuda")
+    here, there = parameters(SHAPES), parameters(SHAPES, device="cuda")
     on_cpu, on_gpu = AdamW8bit(here, **OPTIONS), AdamW8bit(there, **OPTIONS)
     for step in range(6):
         gradients(here, step)
@@ -168,7 +158,7 @@ def test_on_a_gpu_the_states_and_weights_of_the_cpu():
 
 @pytest.mark.gpu
 def test_bitsandbytes_on_a_gpu_step_by_step():
-    ours, theirs = parameters(device="cuda"), parameters(device="cuda")
+    ours, theirs = parameters(SHAPES, device="cuda"), parameters(SHAPES, device="cuda")
     mine, bnb = AdamW8bit(ours, **OPTIONS), Theirs(theirs, **OPTIONS)
     for step in range(6):
         run(mine, ours, 1, step), run(bnb, theirs, 1, step)
@@ -186,7 +176,7 @@ def test_small_tensors_are_torch_s_adamw():
 
 
 def test_the_first_step_is_exact_whatever_the_states_become():
-    ours, theirs = parameters(), parameters()
+    ours, theirs = parameters(SHAPES), parameters(SHAPES)
     run(AdamW8bit(ours, **OPTIONS), ours, 1), run(torch.optim.AdamW(theirs, **OPTIONS), theirs, 1)
     assert gap(ours, theirs) <= 3e-7
 
@@ -340,13 +330,13 @@ def test_what_is_in_fp32_does_not_grow_with_the_tensor(monkeypatch):
 
 
 def test_no_gradient_no_update_and_a_gradient_of_zero_only_decays():
-    ours = parameters()
+    ours = parameters(SHAPES)
     optimizer = AdamW8bit(ours, **OPTIONS)
     for p in ours[1:]:
         p.grad = torch.zeros_like(p)
     for _ in range(3):
         optimizer.step()
-    start = parameters()
+    start = parameters(SHAPES)
     assert torch.equal(ours[0], start[0]) and not optimizer.state[ours[0]]
     for p, first in zip(ours[1:], start[1:], strict=True):
         expected = first.detach()
@@ -368,7 +358,7 @@ def test_an_empty_parameter_is_passed_over():
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e25])
 @pytest.mark.parametrize("at", range(len(SHAPES)))
 def test_a_gradient_that_is_not_finite_changes_nothing(at, value):
-    ours = parameters()
+    ours = parameters(SHAPES)
     optimizer = AdamW8bit(ours, **OPTIONS)
     run(optimizer, ours, 2)
     before = [p.detach().clone() for p in ours]
@@ -402,8 +392,8 @@ def test_sparse_gradients_are_refused_before_anything_changes():
 ])  # fmt: skip
 def test_settings_that_make_no_sense(options, said):
     with pytest.raises(CourseError, match=said):
-        AdamW8bit(parameters(), **options)
-    optimizer = AdamW8bit(parameters())
+        AdamW8bit(parameters(SHAPES), **options)
+    optimizer = AdamW8bit(parameters(SHAPES))
     with pytest.raises(CourseError, match=said):
         optimizer.add_param_group({"params": parameters([(3,)]), **options})
     assert len(optimizer.param_groups) == 1
@@ -466,10 +456,10 @@ def test_weights_and_gradients_that_are_not_contiguous():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_resumed_bit_for_bit(dtype):
-    straight = parameters(dtype=dtype)
+    straight = parameters(SHAPES, dtype=dtype)
     run(AdamW8bit(straight, **OPTIONS), straight, 6)
 
-    halted = parameters(dtype=dtype)
+    halted = parameters(SHAPES, dtype=dtype)
     before = AdamW8bit(halted, **OPTIONS)
     run(before, halted, 3)
     file = io.BytesIO()
@@ -486,13 +476,13 @@ def test_resumed_bit_for_bit(dtype):
 
 
 def test_a_state_that_does_not_fit_changes_nothing():
-    ours = parameters()
+    ours = parameters(SHAPES)
     mine = AdamW8bit(ours, **OPTIONS)
     run(mine, ours, 1)
     before = copy.deepcopy(mine.state_dict())
     other_shape = parameters([*SHAPES[:-1], (5001,)])
     fewer = parameters(SHAPES[:-1])
-    full = parameters()
+    full = parameters(SHAPES)
     cases = [
         (AdamW8bit(fewer), fewer, r"groups of \[4\] tensors, and here they are of \[5\]"),
         (AdamW8bit(other_shape), other_shape, r"state1 is torch.uint8 of \(5001,\)"),

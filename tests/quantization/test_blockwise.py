@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import bitsandbytes.functional as bnb
 import pytest
 import torch
+from drawn import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -18,22 +19,13 @@ from coursekit.quantization import blocks, blockwise, codes, double, fresh, fuse
 from coursekit.quantization.nearest import Nearest
 from coursekit.quantization.packing import pack, packed_bytes, unpack
 
+pytestmark = pytest.mark.usefixtures("plain_bitsandbytes")
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 each_type = pytest.mark.parametrize("code", ["nf4", "fp4"])
 EVERY_CODE = [*(f"{kind}{bits}" for kind in ("nf", "int") for bits in range(2, 9)), "fp4"]
 each_code = pytest.mark.parametrize("code", EVERY_CODE)
-
-
-@pytest.fixture(autouse=True)
-def plain_bitsandbytes():
-    r"""For odd sizes it compiles C++ code, which takes seconds and changes no result."""
-    with torch.compiler.set_stance("force_eager"):
-        yield
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def assert_as_bitsandbytes(x: torch.Tensor, code: str, block: int = 64) -> Q.Blockwise:

@@ -9,6 +9,7 @@ import bitsandbytes.functional as functional
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit, Params4bit
+from drawn import random
 from safetensors.torch import load_file, save_file
 
 from coursekit import quantization as Q
@@ -18,10 +19,6 @@ from coursekit.quantization.bnb import from_bitsandbytes, from_state_dict, to_bi
 each_code = pytest.mark.parametrize("code", ["nf4", "fp4"])
 each_double = pytest.mark.parametrize("double", [False, True], ids=["plain", "double"])
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def layer(W: torch.Tensor, code: str, double: bool) -> Linear4bit:

@@ -5,20 +5,12 @@ from __future__ import annotations
 import bitsandbytes.functional as bnb
 import pytest
 import torch
+from drawn import random
 
 from coursekit import quantization as Q
 from coursekit.errors import CourseError
 
-
-@pytest.fixture(autouse=True)
-def plain_bitsandbytes():
-    r"""For odd sizes it compiles C++ code, which takes seconds and changes no result."""
-    with torch.compiler.set_stance("force_eager"):
-        yield
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+pytestmark = pytest.mark.usefixtures("plain_bitsandbytes")
 
 
 def theirs(x: torch.Tensor, code: str):

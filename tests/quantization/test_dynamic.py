@@ -5,6 +5,7 @@ from __future__ import annotations
 import bitsandbytes.functional as bnb
 import pytest
 import torch
+from drawn import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,10 +13,6 @@ from coursekit import quantization as Q
 from coursekit.errors import CourseError
 
 STEPS = 2**16 - 1  # between -1 and 1, where bitsandbytes' quantizer for CPUs looks its codes up
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def nearest(y: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:

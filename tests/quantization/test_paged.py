@@ -10,6 +10,7 @@ import pytest
 import tiny
 import tiny_text
 import torch
+from drawn import gradients, parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -22,17 +23,6 @@ from coursekit.training import fit
 
 OPTIONS = dict(lr=1e-2, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
 KERNELS = pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
-
-
-def parameters(shapes, dtype=torch.float32, device="cpu", seed=0):
-    random = torch.Generator().manual_seed(seed)
-    return [nn.Parameter(torch.randn(*s, generator=random).to(device, dtype)) for s in shapes]
-
-
-def gradients(parameters, step):
-    random = torch.Generator().manual_seed(1000 + step)
-    for p in parameters:
-        p.grad = torch.randn(*p.shape, generator=random).to(p)
 
 
 def torch_s(parameters, fused=False, **options):
