@@ -202,6 +202,10 @@ BYTES = register(
                 "the scales of the scales are missing: 32 bits for 64 · 256 weights",
             ),
             Mutant(
+                lambda in_codes, dense, trained: in_codes * 4.127 / 8 + 2 * dense + 16 * trained,
+                "4.127 bits are rounded, and here every byte counts: 4 + 8/64 + 32/(64 · 256)",
+            ),
+            Mutant(
                 lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 4 * trained,
                 "A and B are counted as weights only; they have gradients and two moments as well",
             ),
