@@ -24,23 +24,9 @@ from torch.utils.hooks import RemovableHandle
 
 from coursekit import interop
 from coursekit.errors import CourseError, unknown
-from coursekit.methods.surgery import head_names, replace
-
-
-@dataclass
-class Switch:
-    r"""Which adapter speaks. Shared by all modules of one model, so that switching is one assignment."""
-
-    active: str | None = None
-    #: In a mixed batch: adapter name (None: the bare base) -> the rows it answers.
-    rows: dict[str | None, Tensor] | None = None
-
-    def parts(self, x: Tensor) -> Iterator[tuple[str | None, Tensor]]:
-        r"""(adapter, its rows) for a mixed batch `x`. Raises CourseError if the batch has another number of rows."""
-        expected = sum(len(index) for index in self.rows.values())
-        if len(x) != expected:
-            raise CourseError(f"rows() was given {expected} adapter names, but the batch has {len(x)} rows")
-        yield from self.rows.items()
+from coursekit.methods import surgery
+from coursekit.methods.surgery import T, at, head_names, parameter_names, replace
+from coursekit.methods.switched import Switch, Switched
 
 
 @dataclass
@@ -50,7 +36,7 @@ class Attachment:
     switch: Switch
     flags: dict[str, bool]  # requires_grad of every parameter before the first attach
     methods: dict[str, Method] = field(default_factory=dict)  # by adapter name
-    originals: dict[str, nn.Module] = field(default_factory=dict)  # path -> the module that was there
+    originals: dict[str, nn.Module] = field(default_factory=dict)  # path -> the bare module there
     parameters: dict[str, list[nn.Parameter]] = field(default_factory=dict)  # by adapter name: what trains
     added: list[str] = field(default_factory=list)  # paths of modules put where there was none
     hooks: list[RemovableHandle] = field(default_factory=list)
@@ -59,30 +45,6 @@ class Attachment:
 
 #: What keeps parameters by adapter name: a name must not be that of an attribute.
 _STORES = (nn.ModuleDict(), nn.ParameterDict())
-
-
-class Switched(nn.Module):
-    r"""A module that stands where `base` stood, or beside everything, and answers differently for each named adapter.
-
-    Hooks that it needs are its own bound methods: a copy of the model then has hooks that look at the copy.
-    """
-
-    def __init__(self, base: nn.Module | None, switch: Switch):
-        super().__init__()
-        self.base, self.switch = base, switch
-
-    def follow(self, training: bool) -> None:
-        r"""Put what was added in the model's mode: a new module is in train mode, and its dropout would drop."""
-        self.training = training
-        for child, module in self.named_children():
-            if child != "base":
-                module.train(training)
-
-    def forget(self, name: str) -> None:
-        r"""Drop what belongs to adapter `name`."""
-        for store in self.children():
-            if isinstance(store, (nn.ModuleDict, nn.ParameterDict)) and name in store:
-                del store[name]
 
 
 class SwitchedHead(Switched):
@@ -145,10 +107,9 @@ class Method(ABC):
                 f"{type(self).__name__} cannot attach: this model already has an adapter named {name!r}; "
                 f"call detach(model) first, or attach under another name"
             )
-        if state and (other := next(iter(state.methods.values()))).kind != self.kind:
+        if state and (other := next(iter(state.methods.values())))._kinds != self._kinds:
             raise CourseError(
-                f"{type(self).__name__} cannot attach: this model already carries {type(other).__name__}; "
-                "call detach(model) first"
+                f"{self._title} cannot attach: this model already carries {other._title}; call detach(model) first"
             )
         if state and state.merged:
             raise CourseError(
@@ -209,9 +170,18 @@ class Method(ABC):
             raise
         return model
 
-    def merge(self, model: nn.Module, name: str | None = None) -> nn.Module:
-        r"""Fold what was trained into the base weights and take the extra modules out; `unmerge` undoes it."""
-        raise CourseError(f"{type(self).__name__} does not fold into the weights: keep it attached to use it")
+    def merge(self, model: nn.Module, name: str | None = None, undo: bool = True) -> nn.Module:
+        r"""Fold what was trained into the base weights and take the extra modules out; `unmerge` undoes it.
+
+        With `undo` the old tensors are kept for `unmerge`, as much memory again as those that change take.
+        Only one of several adapters can be merged at a time.
+        Raises CourseError for a method whose effect no weights have.
+        """
+        name = self._named(model, name)
+        _merged_once(model)
+        with torch.no_grad():
+            folded = self._folded(model, name)
+        return fold(model, folded, name, undo)
 
     def detach(self, model: nn.Module) -> nn.Module:
         r"""The base model back, bit for bit: every adapter gone, flags as they were."""
@@ -238,6 +208,29 @@ class Method(ABC):
     def _check_config(self, config: dict[str, Any]) -> None:
         r"""Raise CourseError where a checkpoint's `config` is of other hyperparameters than this method's."""
 
+    def _folded(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
+        r"""Path -> "weight", "bias" -> the tensor that does what base and adapter `name` do together there."""
+        raise CourseError(f"{type(self).__name__} does not fold into the weights: keep it attached to use it")
+
+    def _changes(self, model: nn.Module) -> set[str]:
+        r"""What the method changes in `model`: names of parameters, and places in words.
+
+        Two methods of one hybrid have none of it in common.
+        """
+        if not hasattr(self, "trains"):
+            raise CourseError(f"{type(self).__name__} cannot be part of a hybrid: attach it alone")
+        return {name for name in parameter_names(model) if self.trains(name)}
+
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        r"""What all adapters of one model have in common."""
+        return (self.kind,)
+
+    @property
+    def _title(self) -> str:
+        r"""The method's name in an error."""
+        return type(self).__name__
+
     # ------------------------------------------------------------------------------------------------------------
 
     def _insert_heads(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
@@ -262,10 +255,8 @@ class Method(ABC):
         name = name or state.switch.active or next(iter(state.methods))
         if name not in state.methods:
             raise unknown("adapter", name, state.methods)
-        if state.methods[name].kind != self.kind:
-            raise CourseError(
-                f"adapter {name!r} is a {type(state.methods[name]).__name__}, not a {type(self).__name__}"
-            )
+        if state.methods[name]._kinds != self._kinds:
+            raise CourseError(f"adapter {name!r} is a {state.methods[name]._title}, not a {self._title}")
         return name
 
     def _load(self, model: nn.Module, name: str, tensors: dict[str, Tensor], folder: str | Path) -> None:
@@ -291,6 +282,13 @@ def beside(model: nn.Module, state: Attachment, path: str, module: nn.Module) ->
     state.added.append(path)
     replace(model, path, module)
     return module
+
+
+def wrap(model: nn.Module, state: Attachment, path: str, kind: type[T], *args: Any) -> T:
+    r"""Put a new `kind(inside, switch, *args)` around what stands at `path`; `detach` takes it off again."""
+    wrapper = surgery.wrap(model, path, kind, state.switch, *args)
+    state.originals.setdefault(path, wrapper.leaf)
+    return wrapper
 
 
 def attached(model: nn.Module) -> dict[str, Method]:
@@ -358,18 +356,17 @@ def fold(model: nn.Module, folded: dict[str, dict[str, Tensor]], name: str, undo
     """
     from coursekit.quantization.linear import Linear4bit
 
+    _merged_once(model)
     state = _needed(model)
-    if state.merged is not None:
-        raise CourseError("an adapter is merged already; call unmerge(model) first")
     state.merged = {"tensors": {}, "modules": {}, "tied": getattr(model.config, "tie_word_embeddings", None)}
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     for path, original in state.originals.items():
-        wrapper = model.get_submodule(path)
+        wrapper = at(model, path)
         state.merged["modules"][path] = wrapper
-        if path in folded and isinstance(original, Linear4bit):
+        if isinstance(original, Linear4bit) and "weight" in folded.get(path, ()):
             replace(model, path, original.dense(**folded[path]))
         elif path in folded:
-            if owners[id(original.weight)] > 1:
+            if "weight" in folded[path] and owners[id(original.weight)] > 1:
                 model.config.tie_word_embeddings = False
             for key, value in folded[path].items():
                 state.merged["tensors"][path, key] = getattr(original, key)
@@ -391,7 +388,7 @@ def unmerge(model: nn.Module) -> nn.Module:
     if state.merged is None:
         raise CourseError("nothing is merged into this model")
     for (path, key), tensor in state.merged["tensors"].items():
-        setattr(model.get_submodule(path), key, tensor)
+        setattr(at(model, path), key, tensor)
     for path, module in state.merged["modules"].items():
         replace(model, path, module)
     if state.merged["tied"] is not None:
@@ -427,7 +424,7 @@ def detach(model: nn.Module) -> nn.Module:
     for path in state.added:
         parent, _, child = path.rpartition(".")
         delattr(model.get_submodule(parent), child)
-    for path, module in reversed(state.originals.items()):  # what was put into another wrapper comes out first
+    for path, module in state.originals.items():
         replace(model, path, module)
     for name, parameter in model.named_parameters():
         if name in state.flags:  # not what somebody has put into the model since
@@ -450,6 +447,11 @@ def _save_whole(model: nn.Module, *args: Any, **kwargs: Any) -> None:
 
 def _state(model: nn.Module) -> Attachment | None:
     return getattr(model, "_coursekit", None)
+
+
+def _merged_once(model: nn.Module) -> None:
+    if _needed(model).merged is not None:
+        raise CourseError("an adapter is merged already; call unmerge(model) first")
 
 
 def _beside(model: nn.Module) -> Attachment:

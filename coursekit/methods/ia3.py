@@ -23,7 +23,8 @@ from coursekit import counts, interop
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
 from coursekit.methods import base
-from coursekit.methods.surgery import find, is_conv1d, matches, no_match, replace
+from coursekit.methods.surgery import find, is_conv1d, matches, no_match, standing
+from coursekit.methods.switched import leaf
 
 #: Keys and values, then the second feed-forward matrix, under each family's names. peft's own defaults are others
 #: for some: queries instead of values for OPT, queries instead of keys for Qwen2, queries as well for GPT-2.
@@ -74,12 +75,12 @@ class IA3Layer(base.Switched):
     @property
     def weight(self) -> nn.Parameter:
         r"""The frozen weight, for code that looks at `layer.weight`."""
-        return self.base.weight
+        return self.leaf.weight
 
     @property
     def widths(self) -> tuple[int, int]:
         r"""(in, out)."""
-        layer = self.base
+        layer = self.leaf
         return (layer.nx, layer.nf) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
 
     def add(self, name: str, feedforward: bool, only_last: int | None) -> list[nn.Parameter]:
@@ -87,7 +88,7 @@ class IA3Layer(base.Switched):
 
         only_last: scale so many outputs at the end (keys and values of GPT-2) and leave those before alone.
         """
-        weight, (d_in, d_out) = self.base.weight, self.widths
+        weight, (d_in, d_out) = self.weight, self.widths
         # A 16-bit base gets fp32 vectors: the bf16 number next to 1 is 0.004 away, a step of training less.
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         n = d_in if feedforward else only_last or d_out
@@ -125,14 +126,14 @@ class IA3Layer(base.Switched):
 
     def folded(self, name: str) -> dict[str, Tensor]:
         r"""Weight, and bias where it changes, of the one linear layer that does the same as adapter `name`."""
-        W = self.base.weight
+        W, conv1d = self.weight, isinstance(self.leaf, Conv1D)
         d_in, d_out = self.widths
         if name in self.ingoing:
             l = self.ingoing[name]  # W (l ⊙ x) = (W diag(l)) x: columns of W
-            return {"weight": (W * (l[:, None] if isinstance(self.base, Conv1D) else l)).to(W.dtype)}
+            return {"weight": (W * (l[:, None] if conv1d else l)).to(W.dtype)}
         l = full(self.outgoing[name], d_out)  # l ⊙ (W x + b) = (diag(l) W) x + l ⊙ b: rows of W, and b
-        new = {"weight": (W * (l if isinstance(self.base, Conv1D) else l[:, None])).to(W.dtype)}
-        if (b := self.base.bias) is not None:
+        new = {"weight": (W * (l if conv1d else l[:, None])).to(W.dtype)}
+        if (b := self.leaf.bias) is not None:
             new["bias"] = (b * l).to(b.dtype)
         return new
 
@@ -205,16 +206,16 @@ class IA3(base.Method):
         name = self._named(model, name)
         return {path: layer.vector(name) for path, layer in _layers(model, name).items()}
 
-    def merge(self, model: nn.Module, name: str | None = None, undo: bool = True) -> nn.Module:
-        r"""Every vector folds into the weight beside it: rows and bias for keys and values, columns for l_ff.
+    def _folded(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
+        r"""Every vector folds into the weight beside it: rows and bias for keys and values, columns for l_ff."""
+        return {path: layer.folded(name) for path, layer in _layers(model, name).items()}
 
-        With `undo` the old weights are kept for `unmerge` (as much memory again as the scaled matrices take).
-        Only one of several adapters can be merged at a time.
-        """
-        name = self._named(model, name)
-        with torch.no_grad():
-            folded = {path: layer.folded(name) for path, layer in _layers(model, name).items()}
-        return base.fold(model, folded, name, undo)
+    def _changes(self, model: nn.Module) -> set[str]:
+        inward, found = self._names(describe(model.config))[1], set()
+        for path, module in self._modules(model).items():
+            outward = not self._is_feedforward(path, inward) and leaf(module).bias is not None
+            found |= {f"{path}.weight"} | ({f"{path}.bias"} if outward else set())
+        return found
 
     def _names(self, shapes: Architecture) -> tuple[tuple[str, ...], tuple[str, ...]]:
         r"""Targets and feed-forward targets in the model of `shapes`, so that peft takes them as they are."""
@@ -244,10 +245,7 @@ class IA3(base.Method):
         feedforward = self._names(shapes)[1]
         for path, module in self._modules(model).items():
             if not isinstance(module, IA3Layer):
-                state.originals[path] = module
-                module = IA3Layer(module, state.switch)
-                module.train(model.training)
-                replace(model, path, module)
+                module = base.wrap(model, state, path, IA3Layer)
             fused = self.targets is None and shapes.family == "gpt2" and matches(path, "c_attn")
             trained += module.add(
                 name, self._is_feedforward(path, feedforward), 2 * shapes.d_kv if fused else None
@@ -284,7 +282,7 @@ class IA3(base.Method):
         return interop.common_config(model, self.kind) | {
             "target_modules": list(targets),
             "feedforward_modules": list(feedforward),
-            "fan_in_fan_out": any(is_conv1d(layer.base) for layer in _layers(model).values()),
+            "fan_in_fan_out": any(is_conv1d(layer.leaf) for layer in _layers(model).values()),
             "init_ia3_weights": True,
         }
 
@@ -331,7 +329,7 @@ def _linear_paths(shapes: Architecture) -> Iterator[tuple[str, Any]]:
 
 def _layers(model: nn.Module, name: str | None = None) -> dict[str, IA3Layer]:
     r"""The scaled layers by path; those of adapter `name` alone where one is given."""
-    found = {path: module for path, module in model.named_modules() if isinstance(module, IA3Layer)}
+    found = {path: module for path, module in standing(model) if isinstance(module, IA3Layer)}
     return {p: m for p, m in found.items() if name is None or m.vector(name) is not None}
 
 

@@ -23,7 +23,7 @@ from coursekit.errors import CourseError
 from coursekit.methods import base
 from coursekit.methods.low_rank import LowRankLinear, low_rank_update
 from coursekit.methods.precision import autocast_dtype
-from coursekit.methods.surgery import all_linear, find, is_conv1d, matches, no_match, replace
+from coursekit.methods.surgery import all_linear, find, is_conv1d, matches, no_match, standing
 
 #: Query and value, as in the paper's experiments (section 4.2), under each family's names.
 PAPER_TARGETS = {
@@ -55,17 +55,17 @@ class LoRALayer(base.Switched, ABC):
     @property
     def weight(self) -> nn.Parameter:
         r"""The frozen weight, for code that looks at `layer.weight`."""
-        return self.base.weight
+        return self.leaf.weight
 
     @property
     def W(self) -> Float[Tensor, "out in"]:
         r"""The frozen weight as $W$ of $Wx$. An embedding and GPT-2's Conv1D store it the other way round."""
-        return self.base.weight.t() if self.transposed else self.base.weight
+        return self.weight.t() if self.transposed else self.weight
 
     @property
     def transposed(self) -> bool:
         r"""Whether the layer stores $W^\top$."""
-        return isinstance(self.base, (Conv1D, nn.Embedding))
+        return isinstance(self.leaf, (Conv1D, nn.Embedding))
 
     def add(self, method: LoRA, name: str) -> list[nn.Parameter]:
         r"""New parameters for adapter `name`. After this the layer still answers exactly as before: B = 0."""
@@ -170,8 +170,8 @@ class LoRALinear(LoRALayer):
         where m = ||W||, the change is exactly 0. Under dropout the direction's input is dropped too, as in peft.
         """
         A, B, s = self.lora_A[name], self.lora_B[name], self.scaling[name]
-        scale, bias = self.dora_scale(name), self.base.bias
-        if dropped is x:
+        scale, bias = self.dora_scale(name), self.leaf.bias
+        if dropped is x and self.base is self.leaf:  # with another method in between, y has that one's bias
             Wx = y if bias is None else y - bias
         else:
             Wx = F.linear(dropped.to(A.dtype), self.W.to(A.dtype))
@@ -192,7 +192,7 @@ class LoRAEmbedding(LoRALayer):
     ) -> Float[Tensor, "*batch out"]:
         r"""$h = W_0 x + sBAx$, where $Ax$ is a column of A."""
         A, B, s = self.lora_A[name], self.lora_B[name], self.scaling[name]
-        Ax = F.embedding(x, A.t(), self.base.padding_idx)  # (*batch) -> (*batch, r)
+        Ax = F.embedding(x, A.t(), self.leaf.padding_idx)  # (*batch) -> (*batch, r)
         BAx = (Ax @ B.t()) * s  # (*batch, r)(r, out) -> (*batch, out)
         if name in self.magnitude:
             scale = self.dora_scale(name)
@@ -266,20 +266,16 @@ class LoRA(base.Method):
         r"""$\sum r (d_{in} + d_{out})$ over the adapted matrices; DoRA adds one magnitude for each output."""
         return counts.lora(describe(config), self.matrices(config), self.r, dora=self.dora)
 
-    def merge(self, model: nn.Module, name: str | None = None, undo: bool = True) -> nn.Module:
-        r"""$W = W_0 + sBA$, in place of the frozen weight: from here on there is no extra layer, so no extra latency.
+    def _folded(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
+        r"""$W = W_0 + sBA$, in place of the frozen weight: from then on no extra layer, so no extra latency."""
+        return {
+            path: {"weight": _stored(layer, layer.folded(name))}
+            for path, layer in _layers(model).items()
+            if name in layer.scaling
+        }
 
-        With `undo` the old weights are kept for `unmerge` (as much memory again as the adapted matrices take).
-        Only one of several adapters can be merged at a time.
-        """
-        name = self._named(model, name)
-        with torch.no_grad():
-            folded = {
-                path: {"weight": _stored(layer, layer.folded(name))}
-                for path, layer in _layers(model).items()
-                if name in layer.scaling
-            }
-        return base.fold(model, folded, name, undo)
+    def _changes(self, model: nn.Module) -> set[str]:
+        return {f"{path}.weight" for path in self._modules(model)}
 
     def _modules(self, model: nn.Module) -> dict[str, nn.Module]:
         # A layer that already carries another adapter is one module to the targets, not a wrapper with parts.
@@ -306,10 +302,8 @@ class LoRA(base.Method):
         trained = []
         for path, module in self._modules(model).items():
             if not isinstance(module, LoRALayer):
-                state.originals[path] = module
                 wrapper = LoRAEmbedding if isinstance(module, nn.Embedding) else LoRALinear
-                module = wrapper(module, state.switch)
-                replace(model, path, module)
+                module = base.wrap(model, state, path, wrapper)
             trained += module.add(self, name)
         return trained
 
@@ -343,7 +337,7 @@ class LoRA(base.Method):
             "target_modules": targets,
             "use_rslora": self.rslora,
             "use_dora": self.dora,
-            "fan_in_fan_out": any(is_conv1d(layer.base) for layer in layers.values()),
+            "fan_in_fan_out": any(is_conv1d(layer.leaf) for layer in layers.values()),
             "bias": "none",
         }
 
@@ -394,7 +388,7 @@ def _plain(config: dict[str, Any]) -> None:
 
 
 def _layers(model: nn.Module) -> dict[str, LoRALayer]:
-    return {path: module for path, module in model.named_modules() if isinstance(module, LoRALayer)}
+    return {path: module for path, module in standing(model) if isinstance(module, LoRALayer)}
 
 
 def _stored(layer: LoRALayer, W: Tensor) -> Tensor:

@@ -1,13 +1,21 @@
-r"""Finding modules in a model by name and putting others in their place."""
+r"""Finding modules in a model by name and putting others in their place.
+
+A path is always that of the bare model. Wrappers nest: prefix tuning stands around an attention in which LoRA stands
+around the query. What is called by a path then does not depend on what else is attached, or on what came first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from coursekit.errors import CourseError
+from coursekit.methods.switched import Switch, Switched, leaf
+
+T = TypeVar("T", bound=Switched)
 
 #: Names under which transformers keeps the task head of an encoder or decoder with a classifier.
 HEADS = ("classifier", "score", "qa_outputs")
@@ -51,7 +59,7 @@ def no_match(target: str, paths: Iterable[str]) -> CourseError:
 
 def body_prefix(model: nn.Module) -> str:
     r"""Prefix of the paths of the body: "bert." in a classifier, "" where `model` is the body itself."""
-    path = next(path for path, module in model.named_modules() if module is model.base_model)
+    path = next(path for path, module in standing(model) if module is model.base_model)
     return f"{path}." if path else ""
 
 
@@ -60,22 +68,88 @@ def is_conv1d(layer: nn.Module) -> bool:
     return isinstance(layer, Conv1D) or getattr(layer, "conv1d", False)
 
 
+def standing(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    r"""Every module of the bare model by its path, after the wrappers that stand around it, which have the same path.
+
+    What a wrapper holds for its adapters is no part of the bare model and is not listed.
+    """
+    yield from _below("", model)
+
+
+def parameter_names(model: nn.Module) -> list[str]:
+    r"""Names of the parameters of the bare model."""
+    return [
+        f"{path}.{key}" if path else key
+        for path, module in standing(model)
+        if not isinstance(module, Switched)
+        for key, _ in module.named_parameters(recurse=False)
+    ]
+
+
+def at(model: nn.Module, path: str) -> nn.Module:
+    r"""What stands at `path`: a wrapper, the outermost one, or the module itself."""
+    parent, name = _parent(model, path)
+    return getattr(parent, name)
+
+
 def replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    r"""Put `module` at `path`."""
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)
+    r"""Put `module` at `path`, in the place of all that stands there."""
+    parent, name = _parent(model, path)
+    setattr(parent, name, module)
+
+
+def around(model: nn.Module, path: str, kind: type[T]) -> T | None:
+    r"""The wrapper of `kind` that stands around the module at `path`, or None."""
+    found = at(model, path)
+    while isinstance(found, Switched) and not isinstance(found, kind):
+        found = found.base
+    return found if isinstance(found, kind) else None
+
+
+def wrap(model: nn.Module, path: str, kind: type[T], switch: Switch, *args: Any) -> T:
+    r"""Put a new `kind(inside, switch, *args)` around what stands at `path`, inside wrappers of a higher `order`.
+
+    Hooks of other methods on what it stands around move to the wrapper: they look at what the place answers.
+    """
+    parent, name = _parent(model, path)
+    while isinstance(outer := getattr(parent, name), Switched) and outer.order > kind.order:
+        parent, name = outer, "base"
+    wrapper = kind(outer, switch, *args)
+    wrapper.training = outer.training
+    for hooks in ("_forward_hooks", "_forward_pre_hooks"):
+        theirs, ours = getattr(outer, hooks), getattr(wrapper, hooks)
+        for key in [k for k, hook in theirs.items() if isinstance(getattr(hook, "__self__", None), Switched)]:
+            ours[key] = theirs.pop(key)
+    setattr(parent, name, wrapper)
+    return wrapper
+
+
+def _below(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    yield path, module
+    if isinstance(module, Switched):
+        if module.base is not None:
+            yield from _below(path, module.base)
+        return
+    for name, child in module.named_children():
+        yield from _below(f"{path}.{name}" if path else name, child)
+
+
+def _parent(model: nn.Module, path: str) -> tuple[nn.Module, str]:
+    *parts, name = path.split(".")
+    for part in parts:
+        model = leaf(getattr(model, part))
+    return model, name
 
 
 def _modules(model: nn.Module, kinds: tuple[type, ...]) -> Iterator[tuple[str, nn.Module]]:
     heads = head_names(model)
-    inside: tuple[
-        str, ...
-    ] = ()  # a module of one of `kinds` is one thing: what it is made of is not listed again
-    for path, module in model.named_modules():
+    #: A module of one of `kinds` is one thing: what it is made of, or stands around, is not listed again.
+    inside: tuple[str, ...] = ()
+    for path, module in standing(model):
         if (
             isinstance(module, kinds)
             and path.split(".")[0] not in heads
-            and not (inside and path.startswith(inside))
+            and not (inside and f"{path}.".startswith(inside))
         ):
             inside = (*inside, path + ".")
             yield path, module

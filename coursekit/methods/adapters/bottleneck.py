@@ -25,6 +25,8 @@ from coursekit.errors import CourseError, unknown
 from coursekit.methods import base
 from coursekit.methods.adapters import placement
 from coursekit.methods.adapters.placement import Site
+from coursekit.methods.surgery import at
+from coursekit.methods.switched import leaf
 
 
 def identity(z: Tensor) -> Tensor:
@@ -136,6 +138,11 @@ class Adapter(base.Method):
 
     def _check(self, model: nn.Module) -> None:
         placement.check(self, model)
+
+    def _changes(self, model: nn.Module) -> set[str]:
+        norms = placement.norm_paths(model, 0) if self.train_norms else []
+        keys = {f"{path}.{key}" for path, _ in norms for key, _ in leaf(at(model, path)).named_parameters()}
+        return {"what the bottlenecks of the blocks add"} | keys
 
     def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
         return self.insert(model, state, name)

@@ -72,6 +72,9 @@ class AdapterDrop(base.Method):
         self.first(model.config)
         self.adapter._check(model)
 
+    def _changes(self, model: nn.Module) -> set[str]:
+        return self.adapter._changes(model)
+
     def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
         trained = self.adapter.insert(model, state, name, self.first(model.config))
         if self.robust:

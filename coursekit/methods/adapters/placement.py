@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
 from coursekit.methods import base
-from coursekit.methods.surgery import body_prefix, replace
+from coursekit.methods.surgery import around, at, body_prefix, standing
+from coursekit.methods.switched import leaf
 
 if TYPE_CHECKING:
     from coursekit.methods.adapters.bottleneck import Adapter
@@ -154,7 +155,7 @@ class Site(base.Switched, ABC):
 class SwitchedNorm(base.Switched):
     r"""A norm that trains: the original, and a copy for each adapter that asked for one."""
 
-    def __init__(self, norm: nn.Module, number: int, now: Pass, switch: base.Switch):
+    def __init__(self, norm: nn.Module, switch: base.Switch, number: int, now: Pass):
         super().__init__(norm, switch)
         self.norms = nn.ModuleDict()
         self.number, self.now = number, now
@@ -162,11 +163,11 @@ class SwitchedNorm(base.Switched):
     @property
     def weight(self) -> nn.Parameter:
         r"""The frozen weight, for code that looks at `norm.weight`."""
-        return self.base.weight
+        return self.leaf.weight
 
     def add(self, name: str) -> list[nn.Parameter]:
         r"""A copy for adapter `name`, in fp32 on a 16-bit base: near 1, bf16 moves in steps of 1/128."""
-        norm = copy.deepcopy(self.base)
+        norm = copy.deepcopy(self.leaf)
         self.norms[name] = norm if norm.weight.dtype == torch.float64 else norm.float()
         return list(self.norms[name].parameters())
 
@@ -213,9 +214,7 @@ def sites(model: nn.Module) -> dict[str, Site]:
 
 def check(method: Adapter, model: nn.Module) -> None:
     r"""Raise CourseError where `model` has not what `method` needs."""
-    norms = [
-        model.get_submodule(path) for path, _ in norm_paths(model, 0)
-    ]  # an unknown family is an error here
+    norms = [leaf(at(model, path)) for path, _ in norm_paths(model, 0)]  # an unknown family is an error here
     if method.train_norms and any(norm.weight is None for norm in norms):
         raise CourseError("the norms of this model have no weights that could train: take train_norms=False")
 
@@ -278,7 +277,7 @@ def norm_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
     r"""The norms that adapter `name` has trained, by the paths that the model's own have."""
     return {
         f"{path}.{key}": value
-        for path, module in model.named_modules()
+        for path, module in standing(model)
         if isinstance(module, SwitchedNorm) and name in module.norms
         for key, value in module.norms[name].named_parameters()
     }
@@ -287,11 +286,5 @@ def norm_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
 def _switched_norm(
     model: nn.Module, state: base.Attachment, path: str, number: int, now: Pass
 ) -> SwitchedNorm:
-    norm = model.get_submodule(path)
-    if isinstance(norm, SwitchedNorm):
-        return norm
-    state.originals[path] = norm
-    wrapper = SwitchedNorm(norm, number, now, state.switch)
-    wrapper.train(model.training)
-    replace(model, path, wrapper)
-    return wrapper
+    there = around(model, path, SwitchedNorm)
+    return base.wrap(model, state, path, SwitchedNorm, number, now) if there is None else there

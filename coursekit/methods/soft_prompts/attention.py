@@ -25,6 +25,9 @@ class Site:
     positions: str  # in the body: what makes vectors, or rotations, of positions
 
 
+#: What a method that stands around the attention changes, in words.
+ATTENTION = "keys and values of the attention"
+
 SITES = {
     "bert": Site("attention.self", "query", "key", "value", None, "embeddings.position_embeddings"),
     "roberta": Site("attention.self", "query", "key", "value", None, "embeddings.position_embeddings"),

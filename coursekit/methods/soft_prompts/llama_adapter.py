@@ -22,8 +22,15 @@ from coursekit import counts, interop
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError, unknown
 from coursekit.methods import base
-from coursekit.methods.soft_prompts.attention import SITES, attention_paths, keys_values, like, queries
-from coursekit.methods.surgery import replace
+from coursekit.methods.soft_prompts.attention import (
+    ATTENTION,
+    SITES,
+    attention_paths,
+    keys_values,
+    like,
+    queries,
+)
+from coursekit.methods.surgery import around
 
 #: How the gate becomes the factor $g$: itself, as in peft, or its tanh, as in the official training code.
 GATES = ("raw", "tanh", "none")
@@ -44,6 +51,8 @@ class PromptedAttention(base.Switched):
     The queries are the attention's own, caught where it makes them, and the prompts' answer is added where the output
     projection takes it up: neither projection is computed twice.
     """
+
+    order = 2
 
     def __init__(self, attention: nn.Module, switch: base.Switch, arch: Architecture):
         super().__init__(attention, switch)
@@ -223,15 +232,17 @@ class LlamaAdapter(base.Method):
                 f"projected=False: in {arch.family} the attention's answer always goes through the output projection"
             )
 
+    def _changes(self, model: nn.Module) -> set[str]:
+        return {ATTENTION}
+
     def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
         arch, trained = describe(model.config), []
         site = SITES[arch.family]
         for path in attention_paths(model)[-self.blocks(arch) :]:
-            attention = model.get_submodule(path)
-            if not isinstance(attention, PromptedAttention):
-                state.originals[path] = attention
-                inside, attention = attention, PromptedAttention(attention, state.switch, arch)
-                replace(model, path, attention)
+            attention = around(model, path, PromptedAttention)
+            if attention is None:
+                attention = base.wrap(model, state, path, PromptedAttention, arch)
+                inside = attention.base
                 state.hooks.append(getattr(inside, site.query).register_forward_hook(attention.remember))
                 if site.output:
                     output = getattr(inside, site.output)
@@ -242,8 +253,8 @@ class LlamaAdapter(base.Method):
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         tensors = {}
         for path in attention_paths(model):
-            layer = model.get_submodule(path)
-            if isinstance(layer, PromptedAttention) and name in layer.prompt:
+            layer = around(model, path, PromptedAttention)
+            if layer is not None and name in layer.prompt:
                 tensors[f"{path}.adaption_prompt"] = layer.prompt[name]
                 if name in layer.gate:
                     tensors[f"{path}.adaption_gate"] = layer.gate[name]

@@ -23,9 +23,15 @@ from coursekit import counts, interop
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
 from coursekit.methods import base
-from coursekit.methods.soft_prompts.attention import attention_paths, like, positions_path, room
+from coursekit.methods.soft_prompts.attention import (
+    ATTENTION,
+    attention_paths,
+    like,
+    positions_path,
+    room,
+)
 from coursekit.methods.soft_prompts.masks import shared, with_prefix
-from coursekit.methods.surgery import replace
+from coursekit.methods.surgery import around
 
 #: peft's name for the one tensor of a prompt.
 KEY = "prompt_embeddings"
@@ -66,6 +72,8 @@ class BehindPrefix:
 
 class PrefixAttention(base.Switched):
     r"""The attention of one block, with the part of each adapter's prefix that belongs to this block."""
+
+    order = 2
 
     def __init__(self, attention: nn.Module, switch: base.Switch, arch: Architecture):
         super().__init__(attention, switch)
@@ -187,6 +195,8 @@ class PrefixAttention(base.Switched):
 class ShiftedPositions(base.Switched):
     r"""What makes vectors or rotations of positions, asked for positions behind the prefix, as peft does it."""
 
+    order = 2
+
     def __init__(self, positions: nn.Module, switch: base.Switch, config: Any):
         super().__init__(positions, switch)
         family = describe(config).family
@@ -200,7 +210,7 @@ class ShiftedPositions(base.Switched):
     @property
     def weight(self) -> nn.Parameter:
         r"""The table of positions, for code that looks at `layer.weight`."""
-        return self.base.weight
+        return self.leaf.weight
 
     def forget(self, name: str) -> None:
         super().forget(name)
@@ -327,23 +337,22 @@ class PrefixTuning(base.Method):
                 f"n={self.n} virtual tokens leave no position for a text: this model has {have}"
             )
 
+    def _changes(self, model: nn.Module) -> set[str]:
+        return {ATTENTION}
+
     def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
         arch = describe(model.config)
         path = positions_path(model)
-        positions = model.get_submodule(path)
-        if not isinstance(positions, ShiftedPositions):
-            state.originals[path] = positions
-            positions = ShiftedPositions(positions, state.switch, model.config)
-            replace(model, path, positions)
+        positions = around(model, path, ShiftedPositions)
+        if positions is None:
+            positions = base.wrap(model, state, path, ShiftedPositions, model.config)
             state.hooks.append(model.register_forward_pre_hook(positions.count_rows, with_kwargs=True))
         positions.lengths[name] = self.n
         encoder, trained = None, []
         for path in attention_paths(model):
-            attention = model.get_submodule(path)
-            if not isinstance(attention, PrefixAttention):
-                state.originals[path] = attention
-                attention = PrefixAttention(attention, state.switch, arch)
-                replace(model, path, attention)
+            attention = around(model, path, PrefixAttention)
+            if attention is None:
+                attention = base.wrap(model, state, path, PrefixAttention, arch)
             if self.hidden and encoder is None:
                 encoder = PrefixEncoder(self.n, arch.d_kv, self.hidden, **like(attention.base))
                 trained += encoder.parameters()
@@ -402,4 +411,4 @@ class PrefixTuning(base.Method):
 
 
 def _layers(model: nn.Module) -> list[PrefixAttention]:
-    return [model.get_submodule(path) for path in attention_paths(model)]
+    return [around(model, path, PrefixAttention) for path in attention_paths(model)]

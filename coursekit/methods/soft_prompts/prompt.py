@@ -51,6 +51,9 @@ class InputPrompt(base.Method, ABC):
         if have is not None and self.n >= have:
             raise CourseError(f"n={self.n} leaves no room for a text: this model has {have} positions")
 
+    def _changes(self, model: nn.Module) -> set[str]:
+        return {"the vectors before the input"}
+
     def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
         fresh = PATH not in state.added
         holder = base.beside(model, state, PATH, VirtualTokens(model, state.switch))
