@@ -11,6 +11,7 @@ from coursekit.methods.adapters import (
 )
 from coursekit.methods.base import activate, attached, detach, disabled, remove, rows, trainable, unmerge
 from coursekit.methods.full import FullFineTuning
+from coursekit.methods.hybrid import Hybrid
 from coursekit.methods.ia3 import IA3
 from coursekit.methods.lora import LoRA
 from coursekit.methods.registry import from_checkpoint
@@ -20,6 +21,7 @@ __all__ = [
     "AdapterDrop",
     "FullFineTuning",
     "HoulsbyAdapter",
+    "Hybrid",
     "IA3",
     "LinAdapter",
     "LlamaAdapter",

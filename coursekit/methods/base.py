@@ -312,12 +312,8 @@ def activate(model: nn.Module, name: str | None) -> nn.Module:
 @contextlib.contextmanager
 def disabled(model: nn.Module) -> Iterator[nn.Module]:
     r"""The base model, for the length of a `with`: the reference model that costs no second copy."""
-    switch = _beside(model).switch
-    before, (switch.active, switch.rows) = (switch.active, switch.rows), (None, None)
-    try:
+    with _beside(model).switch.only(None):
         yield model
-    finally:
-        switch.active, switch.rows = before
 
 
 @contextlib.contextmanager

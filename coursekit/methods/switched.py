@@ -2,6 +2,7 @@ r"""What stands in a model for the adapters: modules that answer differently for
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -25,6 +26,15 @@ class Switch:
         if len(x) != expected:
             raise CourseError(f"rows() was given {expected} adapter names, but the batch has {len(x)} rows")
         yield from self.rows.items()
+
+    @contextlib.contextmanager
+    def only(self, name: str | None) -> Iterator[None]:
+        r"""Adapter `name` alone speaks, for the length of a `with`: None is the bare base."""
+        before, (self.active, self.rows) = (self.active, self.rows), (name, None)
+        try:
+            yield
+        finally:
+            self.active, self.rows = before
 
 
 class Switched(nn.Module):

@@ -83,7 +83,8 @@ class PromptedAttention(base.Switched):
         self, name: str, dtype: torch.dtype
     ) -> tuple[Float[Tensor, "heads head_dim n"], Float[Tensor, "heads n head_dim"]]:
         r"""$K_p^\top / \sqrt{d_h}$ and $g V_p$: small tensors, so that scale and gate cost nothing for each token."""
-        k, v = keys_values(self.base, self.arch, self.prompt[name][0].to(dtype))
+        with self.switch.only(name):  # the maps may have LoRA of their own, for other rows than these
+            k, v = keys_values(self.base, self.arch, self.prompt[name][0].to(dtype))
         groups = self.arch.n_heads // self.arch.n_kv_heads
         # (kv_heads, n, head_dim) -> (heads, n, head_dim)
         k, v = k.repeat_interleave(groups, dim=0), v.repeat_interleave(groups, dim=0)

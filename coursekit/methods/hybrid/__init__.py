@@ -1,0 +1,5 @@
+r"""Methods made of other methods: any that touch different places, and two that have a name of their own."""
+
+from coursekit.methods.hybrid.hybrid import Hybrid
+
+__all__ = ["Hybrid"]

@@ -1,0 +1,103 @@
+r"""What all methods made of other methods share: one adapter name, one head, each part at its own place."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coursekit import interop
+from coursekit.errors import CourseError
+from coursekit.methods import base
+
+
+class Composite(base.Method, ABC):
+    r"""Several methods under one adapter name.
+
+    Each part keeps its parameters where it would alone. So switching, rows of one batch and taking off need nothing
+    more, and each part starts as it would alone: the whole is an identity at the start if all parts are.
+    """
+
+    @abstractmethod
+    def parts_for(self, config: Any) -> tuple[base.Method, ...]:
+        r"""The parts in the model that `config` describes, in the order in which they are attached."""
+
+    def count(self, config: Any) -> int:
+        r"""The sum of the parts' counts."""
+        return sum(part.count(config) for part in self.parts_for(config))
+
+    def _check(self, model: nn.Module) -> None:
+        parts = self._leaves(model.config)
+        for part in parts:
+            part._check(model)
+        for one, other in combinations(parts, 2):
+            if one.kind == other.kind:
+                raise twice(one)
+            if both := one._changes(model) & other._changes(model):
+                raise CourseError(
+                    f"{one._title} and {other._title} cannot be combined: both change {min(both)}; let them change "
+                    "different places, or leave one out"
+                )
+
+    def _changes(self, model: nn.Module) -> set[str]:
+        return set().union(*(part._changes(model) for part in self.parts_for(model.config)))
+
+    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+        return [p for part in self.parts_for(model.config) for p in part._insert(model, state, name)]
+
+    def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
+        return {
+            f"{part.kind}.{key}": value
+            for part in self.parts_for(model.config)
+            for key, value in part._tensors(model, name).items()
+        }
+
+    def _load(self, model: nn.Module, name: str, tensors: dict[str, Tensor], folder: str | Path) -> None:
+        own, parts = self._learned(model, name), self.parts_for(model.config)
+        interop.same_tensors(own, tensors, folder)  # all of them, before the first part writes one
+        shared = (
+            own.keys() - self._tensors(model, name).keys()
+        )  # the task head, which each part checks and writes
+        before = [(p, p.detach().clone()) for p in base._beside(model).parameters[name]]
+        try:
+            for part in parts:
+                part._load(model, name, share(part.kind, tensors) | {k: tensors[k] for k in shared}, folder)
+        except BaseException:  # a part has found more to object to than shapes
+            with torch.no_grad():
+                for parameter, value in before:
+                    parameter.copy_(value)
+            raise
+
+    def _folded(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
+        whole: dict[str, dict[str, Tensor]] = {}
+        for part in self.parts_for(model.config):
+            for path, tensors in part._folded(model, name).items():
+                whole[path] = whole.get(path, {}) | tensors
+        return whole
+
+    def _leaves(self, config: Any) -> list[base.Method]:
+        r"""The parts, and the parts of those that have some."""
+        parts = self.parts_for(config)
+        return [
+            leaf
+            for part in parts
+            for leaf in (part._leaves(config) if isinstance(part, Composite) else [part])
+        ]
+
+
+def share(kind: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    r"""What belongs to the part of `kind` among the tensors of a checkpoint, under the keys that it has alone."""
+    start = f"{kind}."
+    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+
+
+def twice(part: base.Method) -> CourseError:
+    r"""The error for two parts of the kind of `part`."""
+    return CourseError(
+        f"{part._title} is there twice: one adapter has one set of its parameters, so let one {part._title} name all "
+        "of its places"
+    )
