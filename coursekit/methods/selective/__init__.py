@@ -1,0 +1,5 @@
+r"""Selective methods: no new modules, some of the model's own parameters train, whole or in part."""
+
+from coursekit.methods.selective.rows import SelectColumns, SelectRows
+
+__all__ = ["SelectColumns", "SelectRows"]

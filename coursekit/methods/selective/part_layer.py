@@ -1,0 +1,150 @@
+r"""A frozen layer of which a part trains, for each adapter another one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
+
+from coursekit.methods import base
+from coursekit.methods.precision import autocast_dtype
+from coursekit.methods.selective.parts import Part, PartProduct
+from coursekit.methods.surgery import around, standing
+from coursekit.quantization.linear import Linear4bit
+
+#: Path of a module -> name of a tensor of it, "weight" or "bias" -> the part of that tensor that trains.
+Parts = dict[str, dict[str, Part]]
+
+
+class PartLayer(base.Switched):
+    r"""A layer that answers with parts of its weight and bias replaced by those of an adapter.
+
+    The layer's own tensors are not written to: each pass computes with a copy that has the values in place. Nothing
+    else is computed than by the layer itself, so as long as the values are the layer's own the answers are its own to
+    the bit, on every device; and folding the values in does not change a bit either.
+    """
+
+    order: ClassVar[int] = 0
+
+    def __init__(self, layer: nn.Module, switch: base.Switch):
+        super().__init__(layer, switch)
+        self.weights, self.biases = nn.ModuleDict(), nn.ModuleDict()  # of Part, by adapter name
+
+    @property
+    def weight(self) -> nn.Parameter:
+        r"""The frozen weight, for code that looks at `layer.weight`."""
+        return self.leaf.weight
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        r"""The frozen bias, for code that looks at `layer.bias`."""
+        return self.leaf.bias
+
+    def add(self, name: str, parts: dict[str, Part]) -> list[nn.Parameter]:
+        r"""Let adapter `name` have these `parts`; gives what trains."""
+        for key, part in parts.items():
+            self._store(key)[name] = part
+        return [part.values for part in parts.values()]
+
+    def parts(self, name: str | None) -> dict[str, Part]:
+        r"""The parts of adapter `name`, by the name of the tensor that they are of."""
+        stores = {key: self._store(key) for key in ("weight", "bias")}
+        return {key: store[name] for key, store in stores.items() if name in store}
+
+    def written(self, name: str) -> dict[str, Tensor]:
+        r"""The layer's tensors with the values of adapter `name` in their places."""
+        return {key: part.written(getattr(self.leaf, key)) for key, part in self.parts(name).items()}
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.switch.rows is None:
+            return self.answer(self.switch.active, x, *args, **kwargs)
+        rows = sum(map(len, self.switch.rows.values()))
+        flat = x.dim() == 2 and len(x) % rows == 0  # OPT's feed-forward gets all tokens in one dimension
+        by_row = x.view(rows, -1, x.shape[-1]) if flat else x  # (batch * seq, width) -> (batch, seq, width)
+        y = None
+        for name, index in self.switch.parts(by_row):
+            one = self.answer(name, by_row[index], *args, **kwargs)
+            y = one.new_empty(rows, *one.shape[1:]) if y is None else y
+            y = y.index_copy(0, index, one)
+        return y.view(len(x), -1) if flat else y
+
+    def answer(self, name: str | None, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        r"""What the layer answers with the values of adapter `name` in place, or as it is."""
+        parts, layer = self.parts(name), self.base
+        if not parts:
+            return layer(x, *args, **kwargs)
+        if "weight" not in parts or not self.is_linear:
+            own = {f"{self._inside}{key}": tensor for key, tensor in self.written(name).items()}
+            return functional_call(layer, own, (x, *args), kwargs)
+        dtype = autocast_dtype(x) or x.dtype
+        x = x.to(getattr(layer, "compute_dtype", None) or dtype)
+        b = layer.bias
+        if b is not None:
+            b = (parts["bias"].written(b) if "bias" in parts else b).to(x.dtype)
+        return PartProduct.apply(x, parts["weight"].values, b, layer, parts["weight"]).to(dtype)
+
+    @property
+    def is_linear(self) -> bool:
+        r"""Whether $Wx + b$ is all that the layer does: no other method inside, nobody's hook."""
+        layer = self.base
+        if type(layer) is Linear4bit:  # there is no weight in it that a call could be given another one for
+            return True
+        return (
+            type(layer) in (nn.Linear, Conv1D)
+            and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+            and "forward" not in layer.__dict__
+        )
+
+    @property
+    def _inside(self) -> str:
+        r"""What stands before the name of a tensor of the leaf, seen from `base`."""
+        path, module = "", self.base
+        while isinstance(module, base.Switched):
+            path, module = f"{path}base.", module.base
+        return path
+
+    def _store(self, key: str) -> nn.ModuleDict:
+        return {"weight": self.weights, "bias": self.biases}[key]
+
+
+class PartMethod(base.Method, ABC):
+    r"""What the methods have in common that train parts of the frozen tensors."""
+
+    @abstractmethod
+    def _parts(self, model: nn.Module) -> Parts:
+        r"""New parts for `model`, with the model's own values in them."""
+
+    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+        return put(model, state, name, self._parts(model))
+
+    def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
+        return {
+            f"{path}.{key}.{part.key}": part.values
+            for path, parts in parts_of(model, name).items()
+            for key, part in parts.items()
+        }
+
+    def _folded(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
+        r"""The tensors that the adapter has computed with all the time: not a bit of an answer changes."""
+        return {path: layer.written(name) for path, layer in _layers(model).items() if layer.parts(name)}
+
+
+def put(model: nn.Module, state: base.Attachment, name: str, parts: Parts) -> list[nn.Parameter]:
+    r"""Let adapter `name` have `parts`, in wrappers where there are none yet; gives what trains."""
+    trained = []
+    for path, own in parts.items():
+        layer = around(model, path, PartLayer) or base.wrap(model, state, path, PartLayer)
+        trained += layer.add(name, own)
+    return trained
+
+
+def parts_of(model: nn.Module, name: str) -> Parts:
+    r"""The parts of adapter `name` in `model`."""
+    return {path: layer.parts(name) for path, layer in _layers(model).items() if layer.parts(name)}
+
+
+def _layers(model: nn.Module) -> dict[str, PartLayer]:
+    return {path: module for path, module in standing(model) if isinstance(module, PartLayer)}

@@ -1,0 +1,155 @@
+r"""Parts of a frozen tensor that train: rows or columns of a matrix, or single numbers anywhere in a tensor.
+
+What trains is a small parameter of its own. All the other numbers are in no parameter that trains: no gradient, no
+moment of an optimizer and no weight decay can reach them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers.pytorch_utils import Conv1D
+
+
+class Part(nn.Module, ABC):
+    r"""The numbers at `index` of one tensor W, as values that train in their place.
+
+    transposed: the tensor is $W^\top$, as GPT-2's Conv1D stores it. Rows and columns are those of W, (out, in).
+    The values start as the tensor's own. On a 16-bit base they are fp32, and rounded where W is put together.
+    """
+
+    #: What a checkpoint calls the values.
+    key: str
+
+    def __init__(self, tensor: Tensor, index: Int[Tensor, " k"], transposed: bool = False):
+        super().__init__()
+        self.transposed = transposed
+        self.register_buffer("index", index.to(tensor.device), persistent=False)
+        dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+        with torch.no_grad():
+            own = self.taken(tensor).to(dtype, copy=True, memory_format=torch.contiguous_format)
+        self.values = nn.Parameter(own)
+
+    @abstractmethod
+    def taken(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*values"]:
+        r"""What `tensor` has at the part's places, in the shape of the values."""
+
+    @abstractmethod
+    def written(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        r"""A new tensor: `tensor` with the values at the part's places. Its gradient goes to the values."""
+
+    @abstractmethod
+    def gradient(self, g: Float[Tensor, "n out"], x: Float[Tensor, "n in"]) -> Float[Tensor, "*values"]:
+        r"""The part of $\partial L/\partial W = g^\top x$ that belongs to the values, for n tokens."""
+
+
+class Rows(Part):
+    r"""Whole rows of W, (k, in): what feeds k of its outputs."""
+
+    key = "rows"
+    side = 0  # of W
+
+    @property
+    def dim(self) -> int:
+        r"""The dimension of the stored tensor that the index counts along."""
+        return 1 - self.side if self.transposed else self.side
+
+    def taken(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*values"]:
+        part = tensor.index_select(self.dim, self.index)
+        return part.t() if self.transposed else part
+
+    def written(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        values = self.values.t() if self.transposed else self.values
+        return tensor.index_copy(self.dim, self.index, values.to(tensor.dtype))
+
+    def gradient(self, g: Float[Tensor, "n out"], x: Float[Tensor, "n in"]) -> Float[Tensor, "k in"]:
+        return g.index_select(1, self.index).t() @ x  # (k, n)(n, in) -> (k, in)
+
+
+class Columns(Rows):
+    r"""Whole columns of W, (out, k): what k of its inputs feed."""
+
+    key = "columns"
+    side = 1
+
+    def gradient(self, g: Float[Tensor, "n out"], x: Float[Tensor, "n in"]) -> Float[Tensor, "out k"]:
+        return g.t() @ x.index_select(1, self.index)  # (out, n)(n, k) -> (out, k)
+
+
+class Entries(Part):
+    r"""Single numbers, (k,), at positions of the tensor as it is stored, row after row."""
+
+    key = "values"
+
+    def taken(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, " k"]:
+        return tensor.reshape(-1).index_select(0, self.index)
+
+    def written(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return tensor.reshape(-1).index_copy(0, self.index, self.values.to(tensor.dtype)).view(tensor.shape)
+
+    def gradient(self, g: Float[Tensor, "n out"], x: Float[Tensor, "n in"]) -> Float[Tensor, " k"]:
+        r"""From the dense product, which lives no longer than this line."""
+        return self.taken(x.t() @ g if self.transposed else g.t() @ x)
+
+
+def product(
+    x: Float[Tensor, "*batch in"], W: Float[Tensor, "rows columns"], b: Float[Tensor, " out"] | None, transposed: bool
+) -> Float[Tensor, "*batch out"]:
+    r"""$Wx + b$ by the operation, and so with the bits, of the layer that W stands in: `nn.Linear` or `Conv1D`."""
+    if not transposed:
+        return F.linear(x, W, b)
+    return torch.addmm(b, x.reshape(-1, x.shape[-1]), W).view(*x.shape[:-1], W.shape[1])
+
+
+class PartProduct(torch.autograd.Function):
+    r"""$\tilde W x + b$ for a $\tilde W$ that is the frozen weight of `layer` with a part of it replaced.
+
+    Plain autograd gives the same numbers. It also keeps $\tilde W$, a copy of the weight, from the forward to the
+    backward pass, and computes the gradient of all of it. Here $\tilde W$ is put together again where it is needed,
+    and of the gradient of rows and columns only those are computed.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Float[Tensor, "*batch in"],
+        values: Float[Tensor, "*values"],  # of `part`: an argument, for autograd to see
+        b: Float[Tensor, " out"] | None,
+        layer: nn.Module,
+        part: Part,
+    ) -> Float[Tensor, "*batch out"]:
+        ctx.save_for_backward(x, values)
+        ctx.layer, ctx.part = layer, part
+        return product(x, part.written(layer.weight.to(x.dtype)), b, part.transposed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Float[Tensor, "*batch out"]):
+        x, values = ctx.saved_tensors
+        part, dx, dvalues, db = ctx.part, None, None, None
+        g_flat = g.reshape(-1, g.shape[-1])  # (*batch, out) -> (n, out)
+        if ctx.needs_input_grad[0]:
+            W = part.written(ctx.layer.weight.to(g.dtype))
+            dx = (g_flat @ (W.t() if part.transposed else W)).view(x.shape)  # (n, out)(out, in) -> (*batch, in)
+            del W
+        if ctx.needs_input_grad[1]:
+            dvalues = part.gradient(g_flat, x.reshape(-1, x.shape[-1])).to(values.dtype)
+        if ctx.needs_input_grad[2]:
+            db = g_flat.sum(0)
+        return dx, dvalues, db, None, None
+
+
+def transposed(layer: nn.Module) -> bool:
+    r"""Whether `layer.weight` is $W^\top$."""
+    return isinstance(layer, Conv1D)
+
+
+def positions(mask: Shaped[Tensor, "*shape"]) -> Int[Tensor, " k"]:
+    r"""Where `mask` is true, as positions of the flat tensor."""
+    return mask.reshape(-1).nonzero().flatten()
