@@ -11,7 +11,7 @@ from coursekit.methods.adapters import (
 )
 from coursekit.methods.base import activate, attached, detach, disabled, remove, rows, trainable, unmerge
 from coursekit.methods.full import FullFineTuning
-from coursekit.methods.hybrid import Hybrid
+from coursekit.methods.hybrid import Hybrid, MAMAdapter, UniPELT
 from coursekit.methods.ia3 import IA3
 from coursekit.methods.lora import LoRA
 from coursekit.methods.registry import from_checkpoint
@@ -26,12 +26,14 @@ __all__ = [
     "LinAdapter",
     "LlamaAdapter",
     "LoRA",
+    "MAMAdapter",
     "PTuning",
     "ParallelAdapter",
     "PfeifferAdapter",
     "PrefixTuning",
     "PromptTuning",
     "SparseAdapter",
+    "UniPELT",
     "activate",
     "attached",
     "detach",

@@ -120,12 +120,15 @@ class LoRALayer(base.Switched, ABC):
             x, y = (part.view(rows, -1, part.shape[-1]) for part in (x, y))
         for name, index in self.switch.parts(x):
             if name in self.scaling:  # None, the bare base, is in no table
-                y = y.index_copy(0, index, self.update(y[index], x[index], name))
+                y = y.index_copy(0, index, self.update(y[index], x[index], name, index))
         return y.view(shape)
 
     @abstractmethod
-    def update(self, y: Tensor, x: Tensor, name: str) -> Tensor:
-        r"""`y`, what the frozen layer answered to `x`, with the update of adapter `name`."""
+    def update(self, y: Tensor, x: Tensor, name: str, rows: Tensor | None = None) -> Tensor:
+        r"""`y`, what the frozen layer answered to `x`, with the update of adapter `name`.
+
+        rows: which rows of the batch these are, None where they are all.
+        """
 
 
 class LoRALinear(LoRALayer):
@@ -154,7 +157,11 @@ class LoRALinear(LoRALayer):
         )
 
     def update(
-        self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"], name: str
+        self,
+        y: Float[Tensor, "*batch out"],
+        x: Float[Tensor, "*batch in"],
+        name: str,
+        rows: Int[Tensor, " some"] | None = None,
     ) -> Float[Tensor, "*batch out"]:
         r"""$h = W_0 x + sBAx$ (equation 3)."""
         A, B, s = self.lora_A[name], self.lora_B[name], self.scaling[name]
@@ -188,7 +195,11 @@ class LoRAEmbedding(LoRALayer):
         nn.init.normal_(B)
 
     def update(
-        self, y: Float[Tensor, "*batch out"], x: Int[Tensor, "*batch"], name: str
+        self,
+        y: Float[Tensor, "*batch out"],
+        x: Int[Tensor, "*batch"],
+        name: str,
+        rows: Int[Tensor, " some"] | None = None,
     ) -> Float[Tensor, "*batch out"]:
         r"""$h = W_0 x + sBAx$, where $Ax$ is a column of A."""
         A, B, s = self.lora_A[name], self.lora_B[name], self.scaling[name]
@@ -223,6 +234,7 @@ class LoRA(base.Method):
     rslora: bool = False
     dora: bool = False
     kind: ClassVar[str] = "LORA"
+    wrapper: ClassVar[type[LoRALinear]] = LoRALinear
 
     def __post_init__(self) -> None:
         if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
@@ -302,7 +314,7 @@ class LoRA(base.Method):
         trained = []
         for path, module in self._modules(model).items():
             if not isinstance(module, LoRALayer):
-                wrapper = LoRAEmbedding if isinstance(module, nn.Embedding) else LoRALinear
+                wrapper = LoRAEmbedding if isinstance(module, nn.Embedding) else self.wrapper
                 module = base.wrap(model, state, path, wrapper)
             trained += module.add(self, name)
         return trained

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from coursekit.architecture import Architecture, describe
@@ -141,13 +141,17 @@ class Site(base.Switched, ABC):
         y = by_row
         for name, index in self.switch.parts(by_row):
             if name in self.adapters:
-                y = y.index_copy(0, index, self.added(by_row[index], x[index], name))
+                y = y.index_copy(0, index, self.added(by_row[index], x[index], name, index))
         return y.view(h.shape)
 
     def added(
-        self, h: Float[Tensor, "*batch d"], x: Float[Tensor, "*batch d"], name: str
+        self,
+        h: Float[Tensor, "*batch d"],
+        x: Float[Tensor, "*batch d"],
+        name: str,
+        rows: Int[Tensor, " some"] | None = None,
     ) -> Float[Tensor, "*batch d"]:
-        r"""$A(x) + h$, computed in the precision of A."""
+        r"""$A(x) + h$, computed in the precision of A. rows: which of the batch these are, None where they are all."""
         A = self.adapters[name]
         return (A(x.to(A.down.weight.dtype)) + h).to(h.dtype)
 

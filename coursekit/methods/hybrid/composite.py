@@ -3,6 +3,7 @@ r"""What all methods made of other methods share: one adapter name, one head, ea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import fields
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -101,3 +102,28 @@ def twice(part: base.Method) -> CourseError:
         f"{part._title} is there twice: one adapter has one set of its parameters, so let one {part._title} name all "
         "of its places"
     )
+
+
+class Named(Composite, ABC):
+    r"""A combination with a name and settings of its own; subclasses are dataclasses of nothing but these settings."""
+
+    def _settings(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def _config(self, model: nn.Module) -> dict[str, Any]:
+        return interop.common_config(model, self.kind) | self._settings()
+
+    def _check_config(self, config: dict[str, Any]) -> None:
+        for key, value in self._settings().items():
+            if key != "hidden" and config[key] != value:  # the network behind a prefix is thrown away
+                raise CourseError(
+                    f"this checkpoint was trained with {key}={config[key]}, the method here has {value}; "
+                    f"{type(self).__name__}.from_checkpoint(folder) makes the method that fits"
+                )
+
+    @classmethod
+    def from_checkpoint(cls, folder: Any) -> Named:
+        r"""The method with the hyperparameters of the checkpoint in `folder`."""
+        config, _ = interop.read(folder)
+        interop.same_method(cls.kind, config)
+        return cls(**{field.name: config[field.name] for field in fields(cls)})

@@ -258,14 +258,17 @@ class PrefixTuning(base.Method):
     steadily (section 4.3; its code has 512). The network is thrown away afterwards: what `save` writes is the prefix
     it makes, and a loaded prefix is a flat one.
 
-    The prefix stands before the text: the text's positions begin at n, as in the paper and in peft.
+    shifted: the text's positions begin at n, behind the prefix, as in the paper and in peft. False leaves them where
+    they are, as the methods do that have a prefix as one of their parts (MAM, UniPELT), and as `adapters` does.
 
     Raises CourseError for sizes that make no sense.
     """
 
     n: int = 20
     hidden: int | None = None
+    shifted: bool = True
     kind: ClassVar[str] = "PREFIX_TUNING"
+    wrapper: ClassVar[type[PrefixAttention]] = PrefixAttention
 
     def __post_init__(self) -> None:
         for name, value in (("n", self.n), ("hidden", self.hidden)):
@@ -294,6 +297,8 @@ class PrefixTuning(base.Method):
             )
         if self.hidden is not None:
             raise CourseError("a prefix that comes out of a network cannot begin as words: take hidden=None")
+        if not self.shifted:
+            raise CourseError("words have positions: a prefix that begins as words needs shifted=True")
         if len(ids) != self.n:
             raise CourseError(
                 f"{len(ids)} tokens for a prefix of n={self.n}: give as many tokens as the prefix has"
@@ -332,7 +337,7 @@ class PrefixTuning(base.Method):
 
     def _check(self, model: nn.Module) -> None:
         have = room(model.config)
-        if have is not None and self.n >= have:
+        if self.shifted and have is not None and self.n >= have:
             raise CourseError(
                 f"n={self.n} virtual tokens leave no position for a text: this model has {have}"
             )
@@ -342,17 +347,13 @@ class PrefixTuning(base.Method):
 
     def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
         arch = describe(model.config)
-        path = positions_path(model)
-        positions = around(model, path, ShiftedPositions)
-        if positions is None:
-            positions = base.wrap(model, state, path, ShiftedPositions, model.config)
-            state.hooks.append(model.register_forward_pre_hook(positions.count_rows, with_kwargs=True))
-        positions.lengths[name] = self.n
+        if self.shifted:
+            _shifted(model, state).lengths[name] = self.n
         encoder, trained = None, []
         for path in attention_paths(model):
             attention = around(model, path, PrefixAttention)
             if attention is None:
-                attention = base.wrap(model, state, path, PrefixAttention, arch)
+                attention = base.wrap(model, state, path, self.wrapper, arch)
             if self.hidden and encoder is None:
                 encoder = PrefixEncoder(self.n, arch.d_kv, self.hidden, **like(attention.base))
                 trained += encoder.parameters()
@@ -390,12 +391,19 @@ class PrefixTuning(base.Method):
             "num_transformer_submodules": 1,
             "prefix_projection": self.hidden is not None,
             "encoder_hidden_size": self.hidden or arch.d_kv,
+            # peft shifts always, and is told nothing that it does not know.
+            **({} if self.shifted else {"shifted": False}),
         }
 
     def _check_config(self, config: dict[str, Any]) -> None:
         if config.get("num_virtual_tokens") != self.n:
             raise CourseError(
                 f"this checkpoint was trained with n={config.get('num_virtual_tokens')}, the method here has {self.n}; "
+                "PrefixTuning.from_checkpoint(folder) makes the method that fits"
+            )
+        if config.get("shifted", True) != self.shifted:
+            raise CourseError(
+                f"this checkpoint was trained with shifted={not self.shifted}, the method here has {self.shifted}; "
                 "PrefixTuning.from_checkpoint(folder) makes the method that fits"
             )
 
@@ -407,7 +415,17 @@ class PrefixTuning(base.Method):
         return cls(
             n=config["num_virtual_tokens"],
             hidden=config["encoder_hidden_size"] if config.get("prefix_projection") else None,
+            shifted=config.get("shifted", True),
         )
+
+
+def _shifted(model: nn.Module, state: base.Attachment) -> ShiftedPositions:
+    path = positions_path(model)
+    positions = around(model, path, ShiftedPositions)
+    if positions is None:
+        positions = base.wrap(model, state, path, ShiftedPositions, model.config)
+        state.hooks.append(model.register_forward_pre_hook(positions.count_rows, with_kwargs=True))
+    return positions
 
 
 def _layers(model: nn.Module) -> list[PrefixAttention]:

@@ -1,0 +1,78 @@
+r"""UniPELT (Mao et al. 2022, arXiv:2110.07577): prefix, adapter and LoRA at once, and a gate that weighs each of them.
+
+$$[g_P P_k; K],\;[g_P P_v; V], \qquad h \leftarrow g_A\,A(\mathrm{LN}(h + x)) + h, \qquad W_0 x + g_L\,BAx$$
+
+A gate reads what its part's place reads. In each block there is one for the prefix, one for the adapter, and one for
+each matrix that has LoRA.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from coursekit.architecture import describe
+from coursekit.errors import CourseError
+from coursekit.methods import base
+from coursekit.methods.hybrid.composite import Named
+from coursekit.methods.hybrid.gates import GatedLoRA, GatedPfeiffer, GatedPrefix, connect
+
+
+@dataclass(frozen=True)
+class UniPELT(Named):
+    r"""A prefix, `PfeifferAdapter` and `LoRA` on query and value, all gated. For encoders.
+
+    n: virtual tokens. hidden: width of the network that makes the prefix while it trains, None to train keys and
+    values themselves. r: width of the bottlenecks, None for a 16th of the model's width. rank: of LoRA. padded: average
+    the gates over padding as well.
+
+    What the authors' code and `adapters` do, and what is different here. LoRA has no alpha: the gate takes its place,
+    in both. Both average over padding, so that an answer depends on how long the other texts of the batch are: that is
+    wrong, and here only with padded=True. The text keeps its positions, in both and here.
+
+    With the gate averaged over the text each token would know of later ones, which a language model must not, and
+    which its cache could not repeat: decoders are refused.
+
+    The start is no identity, because the prefix is none; LoRA's B is 0, and the gates are half open.
+
+    Raises CourseError for sizes that make no sense and, on attaching, for a decoder.
+    """
+
+    n: int = 10
+    hidden: int | None = 512
+    r: int | None = None
+    rank: int = 8
+    padded: bool = False
+    kind: ClassVar[str] = "UNIPELT"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.padded, bool):
+            raise CourseError(f"padded={self.padded!r}: take True or False")
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise CourseError(f"rank={self.rank!r} is no rank: take a whole number from 1 up, such as 8")
+        self._parts(16)  # each part has the errors for its settings
+
+    def _parts(self, d: int) -> tuple[GatedPrefix, GatedPfeiffer, GatedLoRA]:
+        return (
+            GatedPrefix(self.n, self.hidden, shifted=False, padded=self.padded),
+            GatedPfeiffer(d // 16 if self.r is None else self.r, padded=self.padded),
+            GatedLoRA(self.rank, padded=self.padded),
+        )
+
+    def parts_for(self, config: Any) -> tuple[GatedPrefix, GatedPfeiffer, GatedLoRA]:
+        return self._parts(describe(config).d_model)
+
+    def _check(self, model: nn.Module) -> None:
+        if not describe(model.config).encoder:
+            raise CourseError(
+                "UniPELT averages its gates over the whole text, so that each token of a decoder would know of later "
+                "ones: attach it to an encoder, or take MAMAdapter, which has no gates"
+            )
+        super()._check(model)
+
+    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+        trained = super()._insert(model, state, name)
+        connect(model)
+        return trained
