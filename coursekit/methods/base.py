@@ -346,7 +346,8 @@ def trainable(model: nn.Module) -> int:
 def fold(model: nn.Module, folded: dict[str, dict[str, Tensor]], name: str, undo: bool) -> nn.Module:
     r"""Put folded tensors (path of a wrapped module -> "weight", "bias" -> new value) into the base, wrappers out.
 
-    A tied weight is replaced on this side only: the output layer keeps the old one, and the config says so.
+    A tied weight that is folded on one side only is tied no more, and the config says so; one tensor for both sides
+    stays one.
     Codes cannot take the sum: in the place of a layer in 4 bits comes a dense one.
     With `undo` the old tensors are kept for `unmerge`; without it the model is an ordinary model from here on.
     """
@@ -356,22 +357,31 @@ def fold(model: nn.Module, folded: dict[str, dict[str, Tensor]], name: str, undo
     state = _needed(model)
     state.merged = {"tensors": {}, "modules": {}, "tied": getattr(model.config, "tie_word_embeddings", None)}
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    owners -= Counter(id(state.originals[p]._parameters.get(key)) for p in folded for key in folded[p])
+    made: dict[int, nn.Parameter] = {}
     for path, original in state.originals.items():
         wrapper = at(model, path)
         state.merged["modules"][path] = wrapper
         if isinstance(original, Linear4bit) and "weight" in folded.get(path, ()):
             replace(model, path, original.dense(**folded[path]))
         elif path in folded:
-            if "weight" in folded[path] and owners[id(original.weight)] > 1:
+            if "weight" in folded[path] and owners[id(original.weight)] > 0:
                 model.config.tie_word_embeddings = False
             for key, value in folded[path].items():
                 state.merged["tensors"][path, key] = getattr(original, key)
-                setattr(original, key, nn.Parameter(value, requires_grad=False))
+                parameter = made.setdefault(id(value), nn.Parameter(value, requires_grad=False))
+                setattr(original, key, parameter)
             replace(model, path, original)
         else:  # a task head, whose copy takes the place, or a layer that only another adapter changes
             replace(model, path, wrapper.chosen(name) if isinstance(wrapper, SwitchedHead) else original)
+    for path in state.added:  # what stands beside the layers has nothing left to do
+        parent, _, child = path.rpartition(".")
+        state.merged["modules"][path] = at(model, path)
+        delattr(model.get_submodule(parent), child)
     model.requires_grad_(False)
     if not undo:
+        for handle in state.hooks:
+            handle.remove()
         del model._coursekit, model.save_pretrained
         for parameter_name, parameter in model.named_parameters():
             parameter.requires_grad_(state.flags.get(parameter_name, True))

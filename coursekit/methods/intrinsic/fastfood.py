@@ -1,0 +1,143 @@
+r"""Fastfood: a random matrix of D x d that is applied in $O(D \log d)$ and kept as D + 2d numbers.
+
+Le, Sarlós and Smola 2013 (ICML), section 3; as a random subspace of weights: Li et al. 2018 (arXiv:1804.08838),
+section S7, and Aghajanyan et al. 2020 (arXiv:2012.13255), section 3. A dense matrix for ten million weights and
+1,000 directions would take 40 GB.
+
+$$F(v) = \sigma\, \bigl[H\, G\, \Pi\, H\, B\, \operatorname{pad}(v)\bigr], \qquad F \in \mathbb{R}^{D \times d}$$
+
+B: random signs. Π: a random permutation. G: independent normal numbers. H: Hadamard matrices. Every entry of F is
+normal, and F has columns of length about 1, nearly orthogonal to each other: it only turns v into a random subspace.
+
+F is a stack of blocks of n rows, as in the first paper, where n is some times d: each block has a G of its own and a
+last H of its own. B and Π are common to all, so that $\Pi H B \operatorname{pad}(v)$, n numbers, is computed once.
+(The two later papers take a single block, the power of two above D. Its first H is cheap in the same way, its last
+one costs $D \log D$ and, for ten million weights, 2.5 times the memory.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from coursekit.methods.intrinsic.hadamard import walsh_hadamard
+
+#: A block has at least so many rows for each direction. With as many as directions Π H B would only turn v.
+ROWS_PER_DIRECTION = 4
+SMALLEST_BLOCK = 1024
+#: Numbers that a CPU transforms at a time.
+CHUNK = 2**18
+
+
+class Fastfood:
+    r"""F for d directions. Its D rows belong to `groups`, sizes in numbers, each of which starts a new block.
+
+    What is random is a function of (d, groups, seed) alone, the same on every device: it is drawn on the CPU, when
+    it is first needed. Nothing of it has to be saved.
+    """
+
+    def __init__(self, d: int, groups: Sequence[int], seed: int):
+        self.d, self.groups, self.seed = d, tuple(groups), seed
+        self.n = max(SMALLEST_BLOCK, 2 ** math.ceil(math.log2(ROWS_PER_DIRECTION * d)))
+        self.blocks = [-(-size // self.n) for size in self.groups]
+        self.sigma = 1 / math.sqrt(self.n * self.size)
+        self._drawn: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def size(self) -> int:
+        r"""D."""
+        return sum(self.groups)
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, Fastfood) and (self.d, self.groups, self.seed) == (
+            other.d,
+            other.groups,
+            other.seed,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.d, self.groups, self.seed))
+
+    def __deepcopy__(self, memo: dict) -> Fastfood:
+        return self  # it never changes, and G is as large as the weights
+
+    def drawn(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""B: (d,). Π: (n,), where each entry comes from. G: (blocks, n). On the device of `like`, in its precision."""
+        held = self._drawn
+        if held is None or held[2].device != like.device or held[2].dtype != like.dtype:
+            with torch.inference_mode(False):
+                random = torch.Generator().manual_seed(self.seed)
+                B = torch.randint(2, (self.d,), generator=random, device="cpu") * 2 - 1
+                order = torch.randperm(self.n, generator=random, device="cpu")
+                G = torch.randn(sum(self.blocks), self.n, generator=random, device="cpu")
+                held = self._drawn = (
+                    B.to(like.device, like.dtype),
+                    order.to(like.device),
+                    G.to(like.device, like.dtype),
+                )
+        return held
+
+    def fingerprint(self) -> str:
+        r"""Tells what is drawn here from what another version of PyTorch might draw for the same seed."""
+        random = torch.Generator().manual_seed(self.seed)
+        signs = torch.randint(2, (self.d,), generator=random, device="cpu").tolist()
+        order = torch.randperm(self.n, generator=random, device="cpu").tolist()
+        normal = [round(g, 2) for g in torch.randn(16, generator=random, device="cpu").tolist()]
+        return hashlib.sha256(repr((signs, order, normal)).encode()).hexdigest()[:16]
+
+    def mixed(self, v: Float[Tensor, " d"]) -> Float[Tensor, " n"]:
+        r"""$\Pi H B \operatorname{pad}(v)$."""
+        B, order, _ = self.drawn(v)
+        padded = torch.zeros(self.n, dtype=v.dtype, device=v.device)
+        padded[: self.d] = B * v
+        return walsh_hadamard(padded)[order]
+
+    def unmixed(self, w: Float[Tensor, " n"]) -> Float[Tensor, " d"]:
+        r"""The adjoint, $\operatorname{pad}^\top B H \Pi^\top w$."""
+        B, order, _ = self.drawn(w)
+        return B * walsh_hadamard(torch.empty_like(w).index_copy_(0, order, w))[: self.d]
+
+    def rows(self, w: Float[Tensor, " n"], group: int) -> Float[Tensor, " size"]:
+        r"""$\sigma H G w$, the part of F(v) that belongs to a group; `w` is what `mixed` gave."""
+        scaled = w * self.sigma
+        parts = [walsh_hadamard(G * scaled) for (G,) in self._chunks(self._of(w, group))]
+        return torch.cat(parts).view(-1)[: self.groups[group]]
+
+    def unrows(self, g: Float[Tensor, " padded"], group: int) -> Float[Tensor, " n"]:
+        r"""The adjoint, $\sigma G H g$ summed over the blocks. `g` has zeros up to whole blocks."""
+        chunks = self._chunks(g.view(-1, self.n), self._of(g, group))
+        return sum((walsh_hadamard(part) * G).sum(0) for part, G in chunks) * self.sigma
+
+    def _chunks(self, *tables: Float[Tensor, "blocks n"]) -> Iterator[tuple[Tensor, ...]]:
+        r"""The tables a few blocks at a time: what a CPU's cache holds is not written to memory between stages."""
+        few = max(1, CHUNK // self.n) if tables[0].device.type == "cpu" else len(tables[0])
+        return zip(*(table.split(few) for table in tables), strict=True)
+
+    def _of(self, like: Tensor, group: int) -> Float[Tensor, "blocks n"]:
+        first = sum(self.blocks[:group])
+        return self.drawn(like)[2][first : first + self.blocks[group]]
+
+    def __call__(self, v: Float[Tensor, " d"]) -> Float[Tensor, " D"]:
+        r"""F(v)."""
+        w = self.mixed(v)
+        return torch.cat([self.rows(w, group) for group in range(len(self.groups))])
+
+    def adjoint(self, g: Float[Tensor, " D"]) -> Float[Tensor, " d"]:
+        r"""$F^\top g$: what the gradient of the weights says about v."""
+        parts = enumerate(g.split(self.groups))
+        return self.unmixed(sum(self.unrows(self.padded([part], i), i) for i, part in parts))
+
+    def padded(self, parts: Sequence[Tensor], group: int) -> Float[Tensor, " padded"]:
+        r"""Tensors of any shape behind each other, then zeros up to whole blocks."""
+        whole = parts[0].new_zeros(self.blocks[group] * self.n)
+        start = 0
+        for part in parts:
+            whole[start : start + part.numel()] = part.reshape(-1)
+            start += part.numel()
+        return whole

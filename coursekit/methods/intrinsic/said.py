@@ -1,0 +1,213 @@
+r"""Training in a random subspace, with and without structure (Li et al. 2018; Aghajanyan et al. 2020).
+
+$$\theta_i = \theta_{0,i} + \lambda_i\, F(v)_i, \qquad v \in \mathbb{R}^{d-m},\ \lambda \in \mathbb{R}^m$$
+
+All weights of a model move, but only along d - m random directions. The smallest d that reaches 90 % of what full
+fine-tuning reaches is the *intrinsic dimension* of the task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from coursekit import counts, interop
+from coursekit.architecture import describe
+from coursekit.errors import CourseError, unknown
+from coursekit.methods import base
+from coursekit.methods.intrinsic.displaced import Directions, DisplacedLayer, Held, Place
+from coursekit.methods.intrinsic.fastfood import Fastfood
+from coursekit.methods.surgery import body_prefix, standing
+
+PARTS = ("all", "blocks")
+
+
+@dataclass(frozen=True)
+class IntrinsicSAID(base.Method):
+    r"""All weights of the body, moved along d directions that are drawn once and never train.
+
+    d: how many numbers train. structure: m of them are factors $\lambda$, one for each block and one for all that is
+    outside of the blocks ("structure aware", SAID); without it every one of them is a direction (DID). parts: "all"
+    moves every parameter of the body, as in the paper; "blocks" leaves embeddings, a last norm and a pooler alone,
+    half of the work for a small model with many words. seed: of the directions; another one gives another subspace.
+
+    The weights have to be made anew at each step, and their gradient is computed as in full fine-tuning: what is
+    saved are optimizer states and storage, not time. It is an instrument for measuring, not a way to save.
+
+    Raises CourseError for a d that leaves no direction, or, on attaching, one that exceeds the number of weights.
+    """
+
+    d: int = 1000
+    structure: bool = True
+    parts: str = "all"
+    seed: int = 0
+    kind: ClassVar[str] = "INTRINSIC_SAID"
+
+    def __post_init__(self) -> None:
+        for field, least in (("d", 1), ("seed", 0)):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise CourseError(f"{field}={value!r}: give a whole number from {least} up")
+        if self.parts not in PARTS:
+            raise unknown("parts", self.parts, PARTS)
+
+    def count(self, config: Any) -> int:
+        r"""d, whatever the model: $d - m$ directions and $m$ factors."""
+        arch = describe(config)
+        inside = arch.n_layers * counts.block(arch)
+        self._check_size(
+            arch.n_layers + (self.parts == "all"), counts.full(arch) if self.parts == "all" else inside
+        )
+        return self.d
+
+    def vector(self, model: nn.Module, name: str | None = None) -> Tensor:
+        r"""v of adapter `name`: (d - m,)."""
+        return _directions(model).v[self._named(model, name)]
+
+    def scales(self, model: nn.Module, name: str | None = None) -> Tensor | None:
+        r"""$\lambda$ of adapter `name`, (m,): each block's, then that of everything else. None without structure."""
+        return _directions(model).scales.get(self._named(model, name))
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _check_size(self, groups: int, size: int) -> None:
+        r"""Raise CourseError where d does not fit a model with so many groups of weights and so many weights."""
+        if self.structure and self.d <= groups:
+            raise CourseError(
+                f"d={self.d} leaves no direction: {groups} of them are the factors λ of this model; take more, or "
+                "structure=False"
+            )
+        if self.d > size:
+            raise CourseError(f"d={self.d} directions are more than the {size:,} weights they would move")
+
+    def _groups(self, model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+        r"""The tensors that move, by group: those of each block, then all others. A tied one counts once."""
+        arch, seen = describe(model.config), set()
+        blocks: list[list[tuple[nn.Module, str]]] = [[] for _ in range(arch.n_layers)]
+        rest: list[tuple[nn.Module, str]] = []
+        for path, module in _frozen(model.base_model).items():
+            inside = path.startswith(f"{arch.block}.")
+            group = blocks[int(path[len(arch.block) + 1 :].split(".")[0])] if inside else rest
+            for key, parameter in module.named_parameters(recurse=False):
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    group.append((module, key))
+        return [*blocks, rest] if self.parts == "all" else blocks
+
+    def _check(self, model: nn.Module) -> None:
+        from coursekit.quantization.linear import Linear4bit
+
+        if any(isinstance(module, Linear4bit) for module in model.modules()):
+            raise CourseError(
+                "weights in 4 bits do not move by small steps, there is nothing between two levels: attach LoRA beside "
+                "them, or load the model without quantizing it"
+            )
+        groups = self._groups(model)
+        self._check_size(len(groups), sum(map(_size, groups)))
+
+    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+        if _here(model) not in state.added:
+            self._wrap(model, state)
+        directions = _directions(model)
+        scales = len(directions.groups) if self.structure else 0
+        return directions.add(name, self._fastfood(directions.groups, scales), scales)
+
+    def _fastfood(self, groups: list[list[tuple[nn.Module, str]]], scales: int) -> Fastfood:
+        return Fastfood(self.d - scales, tuple(map(_size, groups)), self.seed)
+
+    def _wrap(self, model: nn.Module, state: base.Attachment) -> None:
+        r"""Put every layer with a tensor that moves, also one outside the body that shares it, into a wrapper."""
+        groups = self._groups(model)
+        places = {
+            id(module._parameters[key]): Place(group, index)
+            for group, members in enumerate(groups)
+            for index, (module, key) in enumerate(members)
+        }
+        directions = Directions(groups, state.switch)
+        for path, module in _frozen(model).items():
+            own = {k: places[id(p)] for k, p in module.named_parameters(recurse=False) if id(p) in places}
+            if own:
+                base.wrap(model, state, path, DisplacedLayer, own, directions)
+        base.beside(model, state, _here(model), directions)
+        hooked = [(model, directions.begin, directions.end)]
+        if model.base_model is not model:
+            hooked.append((model.base_model, directions.begin_body, directions.end_body))
+        for module, begin, end in hooked:
+            # The outer ones around everything else that hangs on the model.
+            state.hooks.append(module.register_forward_pre_hook(begin, prepend=True))
+            state.hooks.append(module.register_forward_hook(end, always_call=True))
+
+    def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
+        here, directions = _here(model), _directions(model)
+        scales = {f"{here}.lambda": directions.scales[name]} if name in directions.scales else {}
+        return {f"{here}.v": directions.v[name]} | scales
+
+    def _load(self, model: nn.Module, name: str, tensors: dict[str, Tensor], folder: Any) -> None:
+        interop.same_tensors(self._learned(model, name), tensors, folder)
+        config, F = interop.read(folder)[0], _directions(model).fastfood[name]
+        if tuple(config["groups"]) != F.groups:
+            raise CourseError(
+                f"the checkpoint in {folder} is of another model: it moves {sum(config['groups']):,} weights, and "
+                f"{F.size:,} move here"
+            )
+        if config["drawn"] != F.fingerprint():
+            raise CourseError(
+                f"the checkpoint in {folder} was made by a PyTorch that draws other numbers for seed {self.seed}, so "
+                "its directions are lost here: load it there, merge it, and save the whole model"
+            )
+        super()._load(model, name, tensors, folder)
+
+    def _folded(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
+        folded = {path: layer.moved(name) for path, layer in _layers(model).items()}
+        _directions(model).held = Held()  # from here on these tensors are the model's
+        return folded
+
+    def _config(self, model: nn.Module) -> dict[str, Any]:
+        groups = _directions(model).groups
+        F = self._fastfood(groups, len(groups) if self.structure else 0)
+        return interop.common_config(model, self.kind) | {
+            "d": self.d,
+            "structure": self.structure,
+            "parts": self.parts,
+            "seed": self.seed,
+            "groups": list(F.groups),
+            "drawn": F.fingerprint(),
+        }
+
+    def _check_config(self, config: dict[str, Any]) -> None:
+        for key in ("d", "structure", "parts", "seed"):
+            if config[key] != (own := getattr(self, key)):
+                raise CourseError(
+                    f"this checkpoint was trained with {key}={config[key]}, the method here has {own}; "
+                    "IntrinsicSAID.from_checkpoint(folder) makes the method that fits"
+                )
+
+    @classmethod
+    def from_checkpoint(cls, folder: Any) -> IntrinsicSAID:
+        r"""The method with the hyperparameters of a checkpoint."""
+        config, _ = interop.read(folder)
+        interop.same_method(cls.kind, config)
+        return cls(**{key: config[key] for key in ("d", "structure", "parts", "seed")})
+
+
+def _frozen(module: nn.Module) -> dict[str, nn.Module]:
+    r"""Every module of the bare model that has parameters of its own, by path."""
+    return {p: m for p, m in standing(module) if m._parameters and not isinstance(m, base.Switched)}
+
+
+def _layers(model: nn.Module) -> dict[str, DisplacedLayer]:
+    return {path: module for path, module in standing(model) if isinstance(module, DisplacedLayer)}
+
+
+def _here(model: nn.Module) -> str:
+    return f"{body_prefix(model)}intrinsic"
+
+
+def _directions(model: nn.Module) -> Directions:
+    return model.base_model.intrinsic
+
+
+def _size(members: list[tuple[nn.Module, str]]) -> int:
+    return sum(module._parameters[key].numel() for module, key in members)
