@@ -59,6 +59,7 @@ CASES = [
          lambda: methods.LlamaAdapter(n=3, layers=2, gate="tanh", per_head=True), families=tiny.DECODERS),
     Case("MAMAdapter", lambda: methods.MAMAdapter(n=3, hidden=8, r=4), identity=False),
     Case("UniPELT", lambda: methods.UniPELT(n=3, hidden=8, r=4, rank=2), families=tiny.ENCODERS, identity=False),
+    Case("IntrinsicSAID", lambda: methods.IntrinsicSAID(d=50), folds=True, strong=6),
 ]  # fmt: skip
 
 

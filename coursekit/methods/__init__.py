@@ -13,6 +13,7 @@ from coursekit.methods.base import activate, attached, detach, disabled, remove,
 from coursekit.methods.full import FullFineTuning
 from coursekit.methods.hybrid import Hybrid, MAMAdapter, UniPELT
 from coursekit.methods.ia3 import IA3
+from coursekit.methods.intrinsic import IntrinsicSAID
 from coursekit.methods.lora import LoRA
 from coursekit.methods.registry import from_checkpoint
 from coursekit.methods.soft_prompts import LlamaAdapter, PrefixTuning, PromptTuning, PTuning
@@ -23,6 +24,7 @@ __all__ = [
     "HoulsbyAdapter",
     "Hybrid",
     "IA3",
+    "IntrinsicSAID",
     "LinAdapter",
     "LlamaAdapter",
     "LoRA",
