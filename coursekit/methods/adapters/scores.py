@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from coursekit.methods.adapters.masks import chance
 from coursekit.methods.adapters.pruned import Projection, among_learned, learned
 
 Losses = Callable[[], Iterator[Tensor]]
@@ -21,11 +22,7 @@ Score = Callable[[Sequence[Projection], Losses, int], list[Tensor]]
 
 def random(projections: Sequence[Projection], losses: Losses, seed: int) -> list[Tensor]:
     r"""Nothing about the weights: the baseline that every other score has to beat."""
-    chance = torch.Generator().manual_seed(
-        seed
-    )  # the same weights stay in every precision and on every device
-    weights = [learned(p) for p in projections]
-    return [torch.rand(w.shape, generator=chance).to(w.device) for w in weights]
+    return chance([learned(p) for p in projections], seed)
 
 
 def magnitude(projections: Sequence[Projection], losses: Losses, seed: int) -> list[Tensor]:

@@ -101,7 +101,7 @@ class SparseAdapter(base.Method):
         Raises CourseError where they are missing, and where the score cannot tell fresh weights apart.
         """
         batches = self._batches(batches)
-        with _undone_after_an_error(model, name):
+        with undone_after_an_error(model, name):
             super().attach(model, name)
             return self.prune(model, name, batches=batches)
 
@@ -216,7 +216,7 @@ class SparseAdapter(base.Method):
         config, _ = interop.read(folder)
         interop.same_method(self.kind, config)
         self._check_config(config)
-        with _undone_after_an_error(model, name):
+        with undone_after_an_error(model, name):
             super().attach(model, name)  # whole: which weights stay is in the file, so nothing is scored
             return super().load(model, folder, name)
 
@@ -291,7 +291,7 @@ def _read(tensors: dict[str, Tensor], path: str, layer: Projection, folder: str 
 
 
 @contextlib.contextmanager
-def _undone_after_an_error(model: nn.Module, name: str) -> Iterator[None]:
+def undone_after_an_error(model: nn.Module, name: str) -> Iterator[None]:
     r"""Where attaching `name` is followed by something that fails, take it off again."""
     state, there = base._state(model), base.attached(model)
     active = state.switch.active if state else None

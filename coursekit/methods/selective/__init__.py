@@ -1,5 +1,6 @@
 r"""Selective methods: no new modules, some of the model's own parameters train, whole or in part."""
 
+from coursekit.methods.selective.fish_mask import FishMask
 from coursekit.methods.selective.rows import SelectColumns, SelectRows
 
-__all__ = ["SelectColumns", "SelectRows"]
+__all__ = ["FishMask", "SelectColumns", "SelectRows"]

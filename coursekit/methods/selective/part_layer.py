@@ -141,6 +141,14 @@ def put(model: nn.Module, state: base.Attachment, name: str, parts: Parts) -> li
     return trained
 
 
+def take(model: nn.Module, name: str) -> list[nn.Parameter]:
+    r"""Take the parts of adapter `name` out of `model`; gives what trained."""
+    gone = [part.values for parts in parts_of(model, name).values() for part in parts.values()]
+    for layer in _layers(model).values():
+        layer.forget(name)
+    return gone
+
+
 def parts_of(model: nn.Module, name: str) -> Parts:
     r"""The parts of adapter `name` in `model`."""
     return {path: layer.parts(name) for path, layer in _layers(model).items() if layer.parts(name)}

@@ -1,0 +1,86 @@
+r"""Scores for masks: how much each number of the model matters. The largest train.
+
+Every function takes the tensors to choose from and gives a tensor for each, in its shape.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from coursekit.errors import CourseError
+from coursekit.methods import base
+from coursekit.methods.adapters.masks import chance
+
+Batches = Sequence[dict[str, Tensor]]
+
+
+def fisher(model: nn.Module, tensors: Sequence[nn.Parameter], batches: Batches, seed: int) -> list[Tensor]:
+    r"""$\frac{1}{N} \sum_{i=1}^N \bigl(\nabla_\theta L_i\bigr)^2$ over N examples (Sung et al. 2021, equation 5).
+
+    The mean of squares, not the square of the mean: a batch's own gradient, in which examples cancel each other, would
+    not do. So every example goes through the model alone. $L_i$ is its loss with the label that it has, the
+    "empirical" Fisher information.
+    Raises CourseError for batches without labels.
+    """
+    total, examples = [torch.zeros_like(t, dtype=_wide(t)) for t in tensors], 0
+    with _trainable(model, tensors):
+        for loss in _losses(model, batches):
+            gradients = torch.autograd.grad(loss, tensors, allow_unused=True)
+            for sum_, g in zip(total, gradients, strict=True):
+                if g is not None:
+                    sum_ += g.to(sum_.dtype).square()
+            examples += 1
+    return [sum_ / examples for sum_ in total]
+
+
+def magnitude(model: nn.Module, tensors: Sequence[nn.Parameter], batches: Batches, seed: int) -> list[Tensor]:
+    r"""$|\theta|$: the largest numbers, whatever the task."""
+    return [tensor.detach().abs() for tensor in tensors]
+
+
+def random(model: nn.Module, tensors: Sequence[nn.Parameter], batches: Batches, seed: int) -> list[Tensor]:
+    r"""Nothing about the model: what every other score has to beat."""
+    return chance(tensors, seed)
+
+
+SCORES = {"fisher": fisher, "magnitude": magnitude, "random": random}
+#: Those that look at the task.
+NEED_DATA = ("fisher",)
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _losses(model: nn.Module, batches: Batches) -> Iterator[Tensor]:
+    r"""The loss of each example of `batches` alone."""
+    device = next(model.parameters()).device
+    for batch in batches:
+        for row in range(len(next(iter(batch.values())))):
+            loss = model(**{key: value[row : row + 1].to(device) for key, value in batch.items()}).loss
+            if loss is None:
+                raise CourseError("a batch without labels has no loss to look at: give batches with labels")
+            yield loss
+
+
+@contextlib.contextmanager
+def _trainable(model: nn.Module, tensors: Sequence[nn.Parameter]) -> Iterator[None]:
+    r"""The bare model answers, without dropout, and `tensors` have gradients; afterwards all is as it was."""
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    bare = base.disabled(model) if base.attached(model) else contextlib.nullcontext()
+    try:
+        model.eval().requires_grad_(False)
+        for tensor in tensors:
+            tensor.requires_grad_(True)
+        with torch.enable_grad(), bare:
+            yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        for module, mode in modes:
+            module.training = mode
