@@ -16,10 +16,12 @@ from coursekit.methods.ia3 import IA3
 from coursekit.methods.intrinsic import IntrinsicSAID
 from coursekit.methods.lora import LoRA
 from coursekit.methods.registry import from_checkpoint
+from coursekit.methods.selective import FishMask, SelectColumns, SelectRows
 from coursekit.methods.soft_prompts import LlamaAdapter, PrefixTuning, PromptTuning, PTuning
 
 __all__ = [
     "AdapterDrop",
+    "FishMask",
     "FullFineTuning",
     "HoulsbyAdapter",
     "Hybrid",
@@ -34,6 +36,8 @@ __all__ = [
     "PfeifferAdapter",
     "PrefixTuning",
     "PromptTuning",
+    "SelectColumns",
+    "SelectRows",
     "SparseAdapter",
     "UniPELT",
     "activate",
