@@ -10,14 +10,13 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import bits
 import pytest
 import relatives
 import tiny
 import torch
 import torch.nn.functional as F
 from attached import labelled, nonzero, train
-from safetensors import safe_open
+from stored import FIXTURES, Stored
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
@@ -29,7 +28,6 @@ from coursekit.methods.adapters import Bottleneck, bottlenecks, placement
 from coursekit.methods.adapters.bottleneck import ACTIVATIONS
 from coursekit.methods.adapters.placement import PassStart, Site, SwitchedNorm
 
-FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "adapters"
 #: Of the folders there, those that `adapterhub` reads; hybrids have tests of their own.
 STORED = sorted(
     str(p.parent.relative_to(FIXTURES))
@@ -60,47 +58,6 @@ def answers(model: nn.Module, one: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 # the library ----------------------------------------------------------------------------------------------
-
-
-class Stored:
-    r"""What the `adapters` library answered: tests/fixtures/make_adapters.py."""
-
-    def __init__(self, stored: str):
-        self.family, self.case = stored.split("/")
-        self.folder = FIXTURES / stored
-        with safe_open(FIXTURES / f"{self.family}.safetensors", "pt") as file:
-            self.tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            self.changes = json.loads(file.metadata()["changes"])
-
-    def model(self) -> nn.Module:
-        model = tiny.model(self.family, attn_implementation="eager", **self.changes)
-        base = {k.removeprefix("base."): v for k, v in self.tensors.items() if k.startswith("base.")}
-        missing, unexpected = model.load_state_dict(base, strict=False)
-        assert not unexpected and set(missing) <= {"lm_head.weight"}  # tied
-        return model
-
-    def assert_same(self, model: nn.Module, case: str, exactly: bool) -> None:
-        one = {key: self.tensors[key] for key in ("input_ids", "attention_mask")}
-        with torch.no_grad():
-            out = model(**one, output_hidden_states=True)
-        found = {"hidden": out.hidden_states[-1]}
-        found["logits"] = out.logits if out.logits.dim() == 2 else out.logits[:, -1]
-        for key, value in found.items():
-            expected = self.tensors[f"{case}.{key}"]
-            if exactly:
-                assert torch.equal(value, expected), (case, key, (value - expected).abs().max())
-            else:
-                torch.testing.assert_close(value, expected, atol=2e-6, rtol=1e-5)
-
-    def has_these_bits(self) -> bool:
-        r"""Whether this processor gives the bits that were stored, for a bottleneck and the model without adapters."""
-        if not torch.equal(bits.bottleneck(), self.tensors["bits"]):
-            return False
-        try:
-            self.assert_same(self.model(), "plain", exactly=True)
-        except AssertionError:
-            return False
-        return True
 
 
 @each_stored
