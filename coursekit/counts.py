@@ -144,6 +144,24 @@ def adapter_drop(model: Any, r: int, dropped: int) -> int:
     return (arch.n_layers - dropped) * adapter(arch.d_model, r)
 
 
+def kronecker(d_in: int, d_out: int) -> int:
+    r"""$d_{in} + 2d_{out}$: the vectors of one layer $\sum_i A_i \otimes s_i t_i^\top$, and its bias.
+
+    There are n vectors $t_i$ of $d_{in}/n$ numbers and n vectors $s_i$ of $d_{out}/n$: n drops out.
+    """
+    return d_in + 2 * d_out
+
+
+def compacter(model: Any, r: int, n: int, sites: int = 2) -> int:
+    r"""$n^3 + 2L(3d + 3r)$: two Kronecker layers at two places of each block (Karimi Mahabadi et al. 2021).
+
+    The n matrices $A_i$, $n \times n$ each, are there once for the whole model. `sites`: 1 for Compacter++.
+    """
+    arch = architecture(model)
+    one = kronecker(arch.d_model, r) + kronecker(r, arch.d_model)
+    return n**3 + sites * arch.n_layers * one
+
+
 def norms(model: Any, first: int = 0) -> int:
     r"""The norms of the blocks from number `first` on, and those outside: $2d$ each, $d$ for an RMSNorm.
 

@@ -39,6 +39,7 @@ CASES = [
     Case("PfeifferAdapter", lambda: methods.PfeifferAdapter(r=4, init="zero")),
     Case("ParallelAdapter", lambda: methods.ParallelAdapter(r=4, init="zero")),
     Case("LinAdapter", lambda: methods.LinAdapter(r=4, init="zero")),
+    Case("Compacter", lambda: methods.Compacter(n=2, reduction=8, init="zero"), strong=1),
     Case("AdapterDrop", lambda: methods.AdapterDrop(methods.PfeifferAdapter(r=4, init="zero"), n=1)),
     Case("AdapterDrop-robust",
          lambda: methods.AdapterDrop(methods.PfeifferAdapter(r=4, init="zero"), robust=True)),

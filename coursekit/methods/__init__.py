@@ -2,6 +2,8 @@ r"""The methods of the course. Each is a frozen dataclass of hyperparameters wit
 
 from coursekit.methods.adapters import (
     AdapterDrop,
+    Compacter,
+    CompacterPlus,
     HoulsbyAdapter,
     LinAdapter,
     ParallelAdapter,
@@ -21,6 +23,8 @@ from coursekit.methods.soft_prompts import LlamaAdapter, PrefixTuning, PromptTun
 
 __all__ = [
     "AdapterDrop",
+    "Compacter",
+    "CompacterPlus",
     "FishMask",
     "FullFineTuning",
     "HoulsbyAdapter",

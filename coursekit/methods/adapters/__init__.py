@@ -1,6 +1,7 @@
 r"""Bottleneck adapters: small trained networks between the frozen parts of each block, one file for each placement."""
 
 from coursekit.methods.adapters.bottleneck import Adapter, Bottleneck, bottlenecks
+from coursekit.methods.adapters.compacter import Compacter, CompacterPlus
 from coursekit.methods.adapters.drop import AdapterDrop, skipping
 from coursekit.methods.adapters.houlsby import HoulsbyAdapter
 from coursekit.methods.adapters.lin import LinAdapter
@@ -13,6 +14,8 @@ __all__ = [
     "Adapter",
     "AdapterDrop",
     "Bottleneck",
+    "Compacter",
+    "CompacterPlus",
     "HoulsbyAdapter",
     "LinAdapter",
     "ParallelAdapter",

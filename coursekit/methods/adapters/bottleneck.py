@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -109,14 +109,15 @@ class Adapter(base.Method):
     train_norms: bool = False
     #: Names of the places in a block that get a bottleneck -> how the answer of A is used there.
     sites: ClassVar[dict[str, type[Site]]]
+    #: Names that `init` may have.
+    inits: ClassVar[Iterable[str]] = INITS
 
     def __post_init__(self) -> None:
-        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
-            raise CourseError(f"r={self.r!r} is no width: take a whole number from 1 up, such as 16")
+        self._check_width()
         if self.activation not in tuple(ACTIVATIONS):
             raise unknown("activation", self.activation, ACTIVATIONS)
-        if self.init not in tuple(INITS):
-            raise unknown("initialisation", self.init, INITS)
+        if self.init not in tuple(self.inits):
+            raise unknown("initialisation", self.init, self.inits)
 
     @abstractmethod
     def count_bottlenecks(self, config: Any) -> int:
@@ -135,6 +136,10 @@ class Adapter(base.Method):
     ) -> list[nn.Parameter]:
         r"""Put bottlenecks named `name` into the blocks from number `first` on; give their parameters."""
         return placement.insert(self, model, state, name, first)
+
+    def _check_width(self) -> None:
+        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
+            raise CourseError(f"r={self.r!r} is no width: take a whole number from 1 up, such as 16")
 
     def _check(self, model: nn.Module) -> None:
         placement.check(self, model)

@@ -153,7 +153,7 @@ class Site(base.Switched, ABC):
     ) -> Float[Tensor, "*batch d"]:
         r"""$A(x) + h$, computed in the precision of A. rows: which of the batch these are, None where they are all."""
         A = self.adapters[name]
-        return (A(x.to(A.down.weight.dtype)) + h).to(h.dtype)
+        return (A(x.to(A.up.bias.dtype)) + h).to(h.dtype)
 
 
 class SwitchedNorm(base.Switched):

@@ -50,7 +50,7 @@ class SparseAdapter(base.Method):
     kind: ClassVar[str] = "SPARSE_ADAPTER"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.adapter, Adapter):
+        if not isinstance(self.adapter, tuple(ADAPTERS.values())):
             names = ", ".join(kind.__name__ for kind in ADAPTERS.values())
             raise CourseError(f"adapter={self.adapter!r} has no bottlenecks to prune: take one of {names}")
         if isinstance(self.pruned, bool) or not isinstance(self.pruned, Real) or not 0 <= self.pruned < 1:

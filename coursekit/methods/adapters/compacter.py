@@ -1,0 +1,127 @@
+r"""Compacter and Compacter++ (Karimi Mahabadi et al. 2021, arXiv:2106.04647): adapters of a few numbers.
+
+$$A(x) = W_{up}\,\sigma(W_{down}x + b_{down}) + b_{up}, \quad W = \sum_{i=1}^{n} A_i \otimes s_i t_i^\top$$
+
+The $A_i$, $n^3$ numbers, are shared by all projections of all blocks; each projection has its own s and t, d + r
+numbers instead of dr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from coursekit import counts
+from coursekit.architecture import describe
+from coursekit.errors import CourseError
+from coursekit.methods import base
+from coursekit.methods.adapters import kronecker
+from coursekit.methods.adapters.bottleneck import Adapter, bottlenecks
+from coursekit.methods.adapters.houlsby import AfterAttention, AfterFeedForward
+from coursekit.methods.adapters.kronecker import KroneckerBottleneck, Rule, SharedRules
+from coursekit.methods.adapters.pfeiffer import AfterAddition
+from coursekit.methods.adapters.placement import Site
+from coursekit.methods.surgery import body_prefix
+
+
+@dataclass(frozen=True)
+class Compacter(Adapter):
+    r"""Two bottlenecks in each block, placed as Houlsby's.
+
+    n: how many Kronecker products each matrix is a sum of; it divides d and r. reduction: the bottleneck is d /
+    `reduction` wide, rounded down. r: its width itself, where d / `reduction` does not fit. The values are the
+    paper's. init: "glorot" or "zero". activation, train_norms: see `Adapter`; the paper's recipe trains the norms,
+    with a learning rate of 3e-3.
+    """
+
+    r: int | None = None
+    activation: str = "gelu"
+    init: str = "glorot"
+    n: int = 4
+    reduction: int = 32
+    kind: ClassVar[str] = "COMPACTER"
+    sites: ClassVar[dict[str, type[Site]]] = {
+        "compacter_attention": AfterAttention,
+        "compacter_ffn": AfterFeedForward,
+    }
+    inits: ClassVar[Iterable[str]] = kronecker.INITS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, example in (("n", 4), ("reduction", 32)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise CourseError(f"{name}={value!r}: take a whole number from 1 up, such as {example}")
+
+    def width(self, config: Any) -> int:
+        r"""r in the model that `config` describes. Raises CourseError where n does not divide d and r."""
+        d = describe(config).d_model
+        r = d // self.reduction if self.r is None else self.r
+        if d % self.n or r % self.n or r < 1:
+            raise CourseError(
+                f"d={d} and r={r} are not both multiples of n={self.n}, into which a Kronecker product parts them: "
+                f"take another n, or say the width, such as r={max(r // self.n, 1) * self.n}"
+            )
+        return r
+
+    def bottleneck(self, d: int, device: torch.device, dtype: torch.dtype) -> KroneckerBottleneck:
+        r = d // self.reduction if self.r is None else self.r
+        return KroneckerBottleneck(d, r, self.n, self.activation, device, dtype)
+
+    def insert(
+        self, model: nn.Module, state: base.Attachment, name: str, first: int = 0
+    ) -> list[nn.Parameter]:
+        trained = super().insert(model, state, name, first)
+        path = _path(model)
+        shared = base.beside(model, state, path, SharedRules(state.switch))
+        layers = list(bottlenecks(model, name).values())
+        bias = layers[0].up.bias
+        shared.rules[name] = rule = Rule(self.n, bias.device, bias.dtype)
+        for layer in layers:
+            layer.share(rule)
+        kronecker.INITS[self.init](rule, layers)
+        return [rule.A, *trained]
+
+    def count_bottlenecks(self, config: Any) -> int:
+        r"""$2L(2(d + r) + r + d) + n^3$."""
+        return counts.compacter(config, self.width(config), self.n, len(self.sites))
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"n": self.n, "reduction": self.reduction}
+
+    def _check_width(self) -> None:
+        if self.r is not None:
+            super()._check_width()
+
+    def _check(self, model: nn.Module) -> None:
+        super()._check(model)
+        self.width(model.config)
+
+    def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
+        path = _path(model)
+        return {f"{path}.A": model.get_submodule(path).rules[name].A} | super()._tensors(model, name)
+
+
+@dataclass(frozen=True)
+class CompacterPlus(Compacter):
+    r"""Compacter++: one bottleneck in each block, after the feed-forward.
+
+    It reads the normalised sum, like `PfeifferAdapter`, as in the `adapters` library. In the paper, whose models
+    have norms first, it reads what the feed-forward answers.
+    """
+
+    kind: ClassVar[str] = "COMPACTER_PLUS"
+    sites: ClassVar[dict[str, type[Site]]] = {"compacter_plus": AfterAddition}
+
+    def count_bottlenecks(self, config: Any) -> int:
+        r"""$L(2(d + r) + r + d) + n^3$."""
+        return super().count_bottlenecks(config)
+
+
+def _path(model: nn.Module) -> str:
+    r"""Where in `model` the shared factors are."""
+    return f"{body_prefix(model)}compacter"
