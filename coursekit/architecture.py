@@ -81,6 +81,11 @@ class Architecture:
         r"""Width of the word embedding: d_model, but for OPT-350M, which projects up from 512."""
         return next(m.d_out for m in self.matrices if m.kind == "embedding")
 
+    @property
+    def feedforward(self) -> tuple[Matrix, ...]:
+        r"""The matrices of a block's feed-forward, in the order in which they are used."""
+        return tuple(m for m in self.matrices if m.per_layer and "att" not in m.name)
+
     def copies(self, matrix: Matrix) -> int:
         r"""How often `matrix` occurs in the model."""
         return self.n_layers if matrix.per_layer else 1

@@ -332,10 +332,21 @@ def rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[nn.Module]:
         name: torch.tensor([i for i, n in enumerate(names) if n == name], device=device)
         for name in dict.fromkeys(names)
     }
+    # The whole batch is looked at: a layer that gets all tokens in one dimension cannot tell how many rows they are of.
+    hook = model.register_forward_pre_hook(partial(_of_the_batch, state.switch), with_kwargs=True)
     try:
         yield model
     finally:
+        hook.remove()
         state.switch.rows = before
+
+
+def _of_the_batch(switch: Switch, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    r"""Hook before a forward pass within `rows`: are there as many names as rows?"""
+    given = (*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+    x = next((tensor for tensor in given if isinstance(tensor, Tensor)), None)
+    if x is not None and switch.rows is not None:
+        switch.fits(x)
 
 
 def trainable(model: nn.Module) -> int:

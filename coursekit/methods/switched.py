@@ -22,10 +22,14 @@ class Switch:
 
     def parts(self, x: Tensor) -> Iterator[tuple[str | None, Tensor]]:
         r"""(adapter, its rows) for a mixed batch `x`. Raises CourseError if the batch has another number of rows."""
+        self.fits(x)
+        yield from self.rows.items()
+
+    def fits(self, x: Tensor) -> None:
+        r"""Raise CourseError where a mixed batch `x` has another number of rows than there are adapter names."""
         expected = sum(len(index) for index in self.rows.values())
         if len(x) != expected:
             raise CourseError(f"rows() was given {expected} adapter names, but the batch has {len(x)} rows")
-        yield from self.rows.items()
 
     @contextlib.contextmanager
     def only(self, name: str | None) -> Iterator[None]:

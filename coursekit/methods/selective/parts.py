@@ -48,6 +48,23 @@ class Part(nn.Module, ABC):
     def gradient(self, g: Float[Tensor, "n out"], x: Float[Tensor, "n in"]) -> Float[Tensor, "*values"]:
         r"""The part of $\partial L/\partial W = g^\top x$ that belongs to the values, for n tokens."""
 
+    def product(
+        self, x: Float[Tensor, "*batch in"], tensor: Float[Tensor, "*shape"], b: Float[Tensor, " out"] | None
+    ) -> Float[Tensor, "*batch out"]:
+        r"""$\tilde W x + b$, where $\tilde W$ is `tensor` with the values in their places.
+
+        By the operation, and so with the bits, of the layer that the tensor stands in, `nn.Linear` or `Conv1D`.
+        """
+        W = self.written(tensor)
+        if not self.transposed:
+            return F.linear(x, W, b)
+        return torch.addmm(b, x.reshape(-1, x.shape[-1]), W).view(*x.shape[:-1], W.shape[1])
+
+    def back(self, g: Float[Tensor, "n out"], tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "n in"]:
+        r"""$\partial L/\partial x = g \tilde W$ for n tokens."""
+        W = self.written(tensor)
+        return g @ (W.t() if self.transposed else W)  # (n, out)(out, in) -> (n, in)
+
 
 class Rows(Part):
     r"""Whole rows of W, (k, in): what feeds k of its outputs."""
@@ -70,6 +87,40 @@ class Rows(Part):
 
     def gradient(self, g: Float[Tensor, "n out"], x: Float[Tensor, "n in"]) -> Float[Tensor, "k in"]:
         return g.index_select(1, self.index).t() @ x  # (k, n)(n, in) -> (k, in)
+
+
+class SplitRows(Rows):
+    r"""Rows that make a layer of their own beside one of the rows that are left; their outputs are concatenated.
+
+    The same map as with the weights put together first. But two products of fewer rows may add up in another order
+    than one product does, and then the last bits are others.
+    """
+
+    def product(
+        self, x: Float[Tensor, "*batch in"], tensor: Float[Tensor, "*shape"], b: Float[Tensor, " out"] | None
+    ) -> Float[Tensor, "*batch out"]:
+        rest = self.rest(tensor)
+        own, others = (None, None) if b is None else (b[self.index], b[rest])
+        learners = F.linear(x, self.values.to(x.dtype), own)
+        frozen = F.linear(x, self.others(tensor, rest), others)
+        back = torch.cat([self.index, rest]).argsort()  # where in the concatenation each output is
+        return torch.cat([learners, frozen], dim=-1).index_select(-1, back)
+
+    def back(self, g: Float[Tensor, "n out"], tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "n in"]:
+        rest = self.rest(tensor)
+        dx = g.index_select(1, self.index) @ self.values.to(g.dtype)  # (n, k)(k, in) -> (n, in)
+        return dx.addmm_(g.index_select(1, rest), self.others(tensor, rest))
+
+    def rest(self, tensor: Float[Tensor, "*shape"]) -> Int[Tensor, " rest"]:
+        r"""The numbers of the rows that stay as they are, rising."""
+        frozen = torch.ones(tensor.shape[self.dim], dtype=torch.bool, device=tensor.device)
+        frozen[self.index] = False
+        return frozen.nonzero().flatten()
+
+    def others(self, tensor: Float[Tensor, "*shape"], rest: Int[Tensor, " rest"]) -> Float[Tensor, "rest in"]:
+        r"""These rows of W."""
+        part = tensor.index_select(self.dim, rest)
+        return part.t() if self.transposed else part
 
 
 class Columns(Rows):
@@ -98,15 +149,6 @@ class Entries(Part):
         return self.taken(x.t() @ g if self.transposed else g.t() @ x)
 
 
-def product(
-    x: Float[Tensor, "*batch in"], W: Float[Tensor, "rows columns"], b: Float[Tensor, " out"] | None, transposed: bool
-) -> Float[Tensor, "*batch out"]:
-    r"""$Wx + b$ by the operation, and so with the bits, of the layer that W stands in: `nn.Linear` or `Conv1D`."""
-    if not transposed:
-        return F.linear(x, W, b)
-    return torch.addmm(b, x.reshape(-1, x.shape[-1]), W).view(*x.shape[:-1], W.shape[1])
-
-
 class PartProduct(torch.autograd.Function):
     r"""$\tilde W x + b$ for a $\tilde W$ that is the frozen weight of `layer` with a part of it replaced.
 
@@ -126,7 +168,7 @@ class PartProduct(torch.autograd.Function):
     ) -> Float[Tensor, "*batch out"]:
         ctx.save_for_backward(x, values)
         ctx.layer, ctx.part = layer, part
-        return product(x, part.written(layer.weight.to(x.dtype)), b, part.transposed)
+        return part.product(x, layer.weight.to(x.dtype), b)
 
     @staticmethod
     @once_differentiable
@@ -135,9 +177,7 @@ class PartProduct(torch.autograd.Function):
         part, dx, dvalues, db = ctx.part, None, None, None
         g_flat = g.reshape(-1, g.shape[-1])  # (*batch, out) -> (n, out)
         if ctx.needs_input_grad[0]:
-            W = part.written(ctx.layer.weight.to(g.dtype))
-            dx = (g_flat @ (W.t() if part.transposed else W)).view(x.shape)  # (n, out)(out, in) -> (*batch, in)
-            del W
+            dx = part.back(g_flat, ctx.layer.weight.to(g.dtype)).view(x.shape)
         if ctx.needs_input_grad[1]:
             dvalues = part.gradient(g_flat, x.reshape(-1, x.shape[-1])).to(values.dtype)
         if ctx.needs_input_grad[2]:
