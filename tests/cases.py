@@ -62,6 +62,7 @@ CASES = [
     Case("UniPELT", lambda: methods.UniPELT(n=3, hidden=8, r=4, rank=2), families=tiny.ENCODERS, identity=False),
     Case("IntrinsicSAID", lambda: methods.IntrinsicSAID(d=50), folds=True, strong=6),
     Case("SelectRows", lambda: methods.SelectRows(rows=0.3, biases=True), folds=True),
+    Case("FreezeAndReconfigure", lambda: methods.FreezeAndReconfigure(nodes=((0, 3, 5, 20, 31),)), folds=True),
     Case("FishMask", lambda: methods.FishMask(keep=0.3, score="random"), folds=True),
 ]  # fmt: skip
 

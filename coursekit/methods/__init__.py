@@ -18,7 +18,7 @@ from coursekit.methods.ia3 import IA3
 from coursekit.methods.intrinsic import IntrinsicSAID
 from coursekit.methods.lora import LoRA
 from coursekit.methods.registry import from_checkpoint
-from coursekit.methods.selective import FishMask, SelectColumns, SelectRows
+from coursekit.methods.selective import FishMask, FreezeAndReconfigure, SelectColumns, SelectRows
 from coursekit.methods.soft_prompts import LlamaAdapter, PrefixTuning, PromptTuning, PTuning
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Compacter",
     "CompacterPlus",
     "FishMask",
+    "FreezeAndReconfigure",
     "FullFineTuning",
     "HoulsbyAdapter",
     "Hybrid",
