@@ -36,3 +36,9 @@ def train(model: nn.Module, batches: list[dict], lr: float = 1e-3) -> list[float
         optimizer.zero_grad()
         losses.append(loss.item())
     return losses
+
+
+def hooks(model: nn.Module) -> int:
+    r"""How many hooks there are in `model`."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)

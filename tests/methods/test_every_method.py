@@ -15,7 +15,7 @@ import warnings
 import pytest
 import tiny
 import torch
-from attached import labelled, nonzero, train
+from attached import hooks, labelled, nonzero, train
 from cases import CASES, attach, build, lively, step_by_step
 from torch import Tensor, nn
 from transformers import (
@@ -34,11 +34,6 @@ EVERY = [pytest.param(case, family, id=f"{case.name}-{family}") for case in CASE
 DECODERS = [p for p in EVERY if p.values[1] in tiny.DECODERS]
 each = pytest.mark.parametrize(("case", "family"), EVERY)
 by_method = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-
-
-def hooks(model: nn.Module) -> int:
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
 
 
 # start ----------------------------------------------------------------------------------------------------

@@ -20,13 +20,14 @@ from coursekit.methods.hybrid.composite import Composite, share, twice
 class Hybrid(Composite):
     r"""Methods that touch different places of one model, attached, saved and taken off as one.
 
-    parts: in any order. They are attached in the order of their kinds' names, so that one seed gives one start whatever
-    the order was; which stands around which where several stand at one module does not depend on that order
-    (`Switched.order`). Peft has no such format: the folder of `save` holds the parts' configs in one list.
+    parts: in any order. They are attached in the order of their kinds' names, so that one seed gives one start however
+    they were given. Which of them stands around which, where several stand at one module, is decided by what they do
+    there (`Switched.order`) and not by who came first. peft has no such format: the folder of `save` holds the parts'
+    configs in one list.
 
     Raises CourseError for fewer than two parts, for a part twice, for a part that takes the whole model (full
-    fine-tuning) or looks at data when it is attached, and, on attaching, before anything is changed, for parts that
-    would change the same tensor or the same place.
+    fine-tuning), and, on attaching, before anything is changed, for parts that would change the same tensor or the
+    same place, and for one that looks at data when it is attached.
     """
 
     parts: tuple[base.Method, ...]
@@ -100,8 +101,4 @@ def _check_part(part: Any) -> None:
     if isinstance(part, FullFineTuning):
         raise CourseError(
             "full fine-tuning trains every weight: there is nothing left that another method could add"
-        )
-    if type(part).attach is not base.Method.attach:
-        raise CourseError(
-            f"{part._title} chooses what it trains when it is attached, from the weights or from data: attach it alone"
         )

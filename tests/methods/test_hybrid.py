@@ -1,0 +1,344 @@
+r"""Hybrids: which methods can be combined, that each does there what it does alone, and what of it peft can read.
+
+What every method promises (start, freezing, saving, rows, generation, ...) is proved in `test_every_method.py` for
+combinations that stand around one another and in one another.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+
+import pytest
+import tiny
+import torch
+from attached import hooks, labelled, nonzero, train
+from torch import nn
+from transformers import BertConfig
+
+from coursekit import methods
+from coursekit.errors import CourseError
+from coursekit.methods import (
+    IA3,
+    HoulsbyAdapter,
+    Hybrid,
+    LlamaAdapter,
+    LoRA,
+    MAMAdapter,
+    ParallelAdapter,
+    PfeifferAdapter,
+    PrefixTuning,
+    PromptTuning,
+    PTuning,
+    UniPELT,
+)
+from coursekit.methods.surgery import around, at, standing
+from coursekit.methods.switched import Switched, leaf
+
+PARTS = {
+    "lora": lambda: LoRA(r=4, targets=("q_proj", "v_proj")),
+    "ia3": lambda: IA3(targets=("fc1", "fc2"), feedforward=("fc2",)),
+    "houlsby": lambda: HoulsbyAdapter(r=4, init="zero", train_norms=True),
+    "prompt": lambda: PromptTuning(n=3),
+    "prefix": lambda: PrefixTuning(n=2),
+}
+PAIRS = [pytest.param(a, b, id=f"{a}-{b}") for a, b in combinations(PARTS, 2)]
+each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
+
+
+def bare(model: nn.Module) -> list[tuple[str, type]]:
+    return [(name, type(module)) for name, module in model.named_modules()]
+
+
+# parts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("a", "b"), PAIRS)
+def test_any_two_that_touch_different_places_keep_all_promises_together(a, b, tmp_path):
+    r"""On OPT, whose feed-forward gets all tokens in one dimension."""
+    one, method = tiny.batch(padded=True), Hybrid(PARTS[a](), PARTS[b]())
+    assert method.count(tiny.config("opt")) == PARTS[a]().count(tiny.config("opt")) + PARTS[b]().count(
+        tiny.config("opt")
+    )
+    model, plain = tiny.model("opt"), tiny.model("opt")
+    before, alone = plain(**one).logits, {}
+    for seed, name in enumerate(("film", "product")):
+        alone[name] = nonzero(method.attach(tiny.model("opt"), name), seed)(**one).logits
+        nonzero(method.attach(model, name), seed)
+    assert methods.trainable(model) == method.count(model.config)
+    for name in alone:
+        assert torch.equal(methods.activate(model, name)(**one).logits, alone[name])
+    with torch.no_grad(), methods.rows(model, ["product", None, "film"]):
+        mixed = model(**one).logits
+    expected = torch.stack([alone["product"][0], before[1], alone["film"][2]])
+    seen = one["attention_mask"].bool()
+    torch.testing.assert_close(mixed[seen], expected[seen], atol=1e-5, rtol=1e-4)
+    method.save(model, tmp_path, "film")
+    assert methods.from_checkpoint(tmp_path) == method
+    again = methods.from_checkpoint(tmp_path).load(tiny.model("opt"), tmp_path)
+    assert torch.equal(again(**one).logits, alone["film"])
+    method.detach(model)
+    assert bare(model) == bare(plain) and hooks(model) == 0
+    assert torch.equal(model(**one).logits, before)
+
+
+@each_family
+def test_each_part_moves_what_it_moves_alone(family):
+    r"""With the other part at its start, where it is an identity, the answers are those of the one alone."""
+    one, prefix, lora = labelled(family, padded=True), PrefixTuning(n=2), LoRA(r=4)
+    both, alone = Hybrid(lora, prefix).attach(tiny.model(family)), prefix.attach(tiny.model(family))
+    with torch.no_grad():
+        prefix._put(both, "default", nonzero_prefix(alone))
+    assert torch.equal(both(**one).logits, alone(**one).logits)
+    # And LoRA's update is in the queries and values of an attention behind the prefix.
+    nonzero(both, scale=0.3)
+    folded = tiny.model(family)
+    with torch.no_grad():
+        for path, layer in standing(both):
+            if hasattr(layer, "lora_A"):
+                leaf(at(folded, path)).weight += (
+                    layer.delta("default").T if layer.transposed else layer.delta("default")
+                )
+    prefix.attach(folded)
+    with torch.no_grad():
+        prefix._put(folded, "default", prefix._tensors(both, "default")["prompt_embeddings"])
+        for theirs, own in zip(heads(both), heads(folded), strict=True):
+            own.copy_(theirs)
+    torch.testing.assert_close(both(**one).logits, folded(**one).logits, atol=1e-5, rtol=1e-4)
+
+
+def nonzero_prefix(model: nn.Module) -> torch.Tensor:
+    return PrefixTuning(n=2)._tensors(model, "default")["prompt_embeddings"]
+
+
+def heads(model: nn.Module) -> list[nn.Parameter]:
+    return [p for n, p in model.named_parameters() if ".copies." in n]
+
+
+def test_the_order_of_the_parts_does_not_matter():
+    one, found = tiny.batch(), []
+    for parts in (
+        (LoRA(r=4), PrefixTuning(n=2), PfeifferAdapter(r=4)),
+        (PfeifferAdapter(r=4), PrefixTuning(n=2), LoRA(r=4)),
+    ):
+        torch.manual_seed(0)
+        found.append(Hybrid(*parts).attach(tiny.model("bert")))
+    assert Hybrid(LoRA(r=4), PrefixTuning(n=2)) == Hybrid(PrefixTuning(n=2), LoRA(r=4))
+    assert [n for n, _ in found[0].named_parameters()] == [n for n, _ in found[1].named_parameters()]
+    assert torch.equal(found[0](**one).logits, found[1](**one).logits)
+    assert repr(Hybrid(PrefixTuning(n=2), IA3())) == f"Hybrid({IA3()!r}, {PrefixTuning(n=2)!r})"
+
+
+def test_paths_and_keys_are_those_of_the_bare_model(tmp_path):
+    r"""Prefix tuning wraps the attention that LoRA's query is in: neither targets nor keys may tell."""
+    targets = ("attention.self.query", "attention.output.dense")
+    method = Hybrid(PrefixTuning(n=2), LoRA(r=4, targets=targets))
+    model = method.attach(tiny.model("bert"))
+    again = Hybrid(PrefixTuning(n=2), LoRA(r=4, targets=targets)).attach(
+        model, "second"
+    )  # into what stands already
+    keys = {k.removeprefix("LORA.") for k in method._tensors(again, "second") if k.startswith("LORA.")}
+    assert (
+        keys
+        == LoRA(r=4, targets=targets)
+        ._tensors(LoRA(r=4, targets=targets).attach(tiny.model("bert")), "default")
+        .keys()
+    )
+    assert not any(".base" in key for key in method._learned(model, "default"))
+
+
+@pytest.mark.parametrize("family", ["bert", "opt", "gpt2"])
+def test_a_later_adapter_with_other_targets_is_as_if_it_were_alone(family):
+    r"""Its wrappers go under those that stand already: below hooks of the bottlenecks, inside the prefix."""
+    low, high = {
+        "bert": ("query", "output.dense"),
+        "opt": ("q_proj", "fc2"),
+        "gpt2": ("c_attn", "mlp.c_proj"),
+    }[family]
+
+    def made(target: str) -> Hybrid:
+        prefix = PrefixTuning(n=2)
+        return Hybrid(LoRA(r=4, targets=(target,)), HoulsbyAdapter(r=4, init="zero"), prefix)
+
+    one, model = tiny.batch(padded=True), tiny.model(family)
+    nonzero(made(low).attach(model, "film"), 0)
+    nonzero(made(high).attach(model, "product"), 1)
+    alone = nonzero(made(high).attach(tiny.model(family), "product"), 1)
+    assert torch.equal(model(**one).logits, alone(**one).logits)
+    film = nonzero(made(low).attach(tiny.model(family), "film"), 0)
+    assert torch.equal(methods.activate(model, "film")(**one).logits, film(**one).logits)
+    methods.detach(model)
+    assert bare(model) == bare(tiny.model(family)) and hooks(model) == 0
+
+
+def test_wrappers_of_one_module_stand_in_their_order_whichever_came_first():
+    model = tiny.model("bert")
+    prefix = PrefixTuning(n=2)
+    Hybrid(prefix, LoRA(r=4, targets=("query",))).attach(model, "a")
+    Hybrid(prefix, LoRA(r=4, targets=("position_embeddings",))).attach(model, "b")
+    outer = at(model, "bert.embeddings.position_embeddings")
+    assert [type(m).__name__ for m in (outer, outer.base)] == ["ShiftedPositions", "LoRAEmbedding"]
+    assert outer.leaf is model._coursekit.originals["bert.embeddings.position_embeddings"]
+    alone = Hybrid(prefix, LoRA(r=4, targets=("position_embeddings",))).attach(tiny.model("bert"), "b")
+    assert torch.equal(nonzero(model)(**tiny.batch()).logits, nonzero(alone)(**tiny.batch()).logits)
+
+
+def test_a_prompt_s_keys_have_the_update_of_their_own_adapter():
+    r"""LLaMA-Adapter makes keys of its prompts with the maps that LoRA changes, while other adapters speak."""
+    method = Hybrid(LoRA(r=4, targets=("k_proj", "v_proj")), LlamaAdapter(n=3, layers=1))
+    model, one = tiny.model("llama"), tiny.batch(3)
+    alone = []
+    for seed, name in enumerate(("film", "product", "third")):
+        alone.append(nonzero(method.attach(tiny.model("llama"), name), seed, 2)(**one).logits[seed])
+        nonzero(method.attach(model, name), seed, 2)
+    with torch.no_grad(), methods.rows(model, ["film", "product", "third"]):
+        torch.testing.assert_close(model(**one).logits, torch.stack(alone), atol=1e-4, rtol=1e-4)
+
+
+def test_a_hybrid_of_hybrids_is_flat_and_a_combination_with_a_name_is_a_part():
+    assert Hybrid(Hybrid(LoRA(), PrefixTuning()), IA3()) == Hybrid(LoRA(), PrefixTuning(), IA3())
+    method = Hybrid(MAMAdapter(n=2, hidden=None, r=3), LoRA(r=4))
+    assert method.count(tiny.config("bert")) == sum(p.count(tiny.config("bert")) for p in method.parts)
+    one, model = tiny.batch(), nonzero(method.attach(tiny.model("bert")))
+    with pytest.raises(CourseError, match="PrefixTuning does not fold into the weights"):
+        method.merge(model)
+    assert torch.isfinite(model(**one).logits).all()
+
+
+def test_twenty_steps_move_both_parts():
+    model = Hybrid(LoRA(r=4), PrefixTuning(n=2)).attach(tiny.model("bert"))
+    before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    losses = train(model.train(), [labelled("bert", seed=0)] * 20, lr=1e-2)
+    assert losses[-1] < 0.8 * losses[0]
+    moved = {n: not torch.equal(p, before[n]) for n, p in model.named_parameters() if n in before}
+    assert all(moved.values()), moved
+
+
+# folding --------------------------------------------------------------------------------------------------
+
+
+def test_what_folds_folds_together_and_comes_back():
+    method = Hybrid(LoRA(r=4, targets=("query",)), IA3())
+    model, one = nonzero(method.attach(tiny.model("bert"))), tiny.batch()
+    beside = model(**one).logits
+    method.merge(model)
+    assert bare(model) == bare(tiny.model("bert"))
+    torch.testing.assert_close(model(**one).logits, beside, atol=1e-4, rtol=1e-4)
+    assert torch.equal(methods.unmerge(model)(**one).logits, beside)
+
+
+def test_one_part_that_does_not_fold_keeps_all_of_them_beside():
+    method = Hybrid(LoRA(r=4), PrefixTuning(n=2))
+    model, one = nonzero(method.attach(tiny.model("bert"))), tiny.batch()
+    before = model(**one).logits
+    with pytest.raises(CourseError, match="PrefixTuning does not fold into the weights"):
+        method.merge(model)
+    assert torch.equal(model(**one).logits, before)
+
+
+# refusals -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("parts", "message"), [
+    (lambda: (LoRA(r=2), IA3()), "IA3 and LoRA cannot be combined: both change bert.encoder.layer.0.attention.s"),
+    (lambda: (HoulsbyAdapter(r=2), PfeifferAdapter(r=2)), "both change what the bottlenecks of the blocks add"),
+    (lambda: (PromptTuning(n=2), PTuning(n=2, hidden=4)), "both change the vectors before the input"),
+    (lambda: (LlamaAdapter(n=2, layers=1), PrefixTuning(n=2)), "both change keys and values of the attention"),
+    (lambda: (MAMAdapter(n=2, r=2), ParallelAdapter(r=2)), "ParallelAdapter is there twice"),
+    (lambda: (MAMAdapter(n=2, r=2), HoulsbyAdapter(r=2)), "both change what the bottlenecks"),
+    (lambda: (UniPELT(n=2, r=2, rank=2), LoRA(r=2, targets=("key",))), "is there twice"),
+    (lambda: (methods.SparseAdapter(HoulsbyAdapter(r=2)), LoRA(r=2)), "SparseAdapter cannot be part of a hybrid"),
+    (lambda: (methods.IntrinsicSAID(d=50), LoRA(r=2)), "cannot be part of a hybrid|both change bert"),
+], ids=lambda x: "" if isinstance(x, str) else None)  # fmt: skip
+def test_parts_that_collide_are_refused_before_anything_is_changed(parts, message):
+    model, plain = tiny.model("bert"), tiny.model("bert")
+    with pytest.raises(CourseError, match=message) as error:
+        Hybrid(*parts()).attach(model)
+    assert "\n" not in str(error.value)
+    assert bare(model) == bare(plain) and hooks(model) == 0 and methods.attached(model) == {}
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(("parts", "message"), [
+    ((LoRA(r=2), LoRA(r=3, targets=("key",))), "LoRA is there twice.*name all of its places"),
+    ((LoRA(),), "needs two methods or more"),
+    ((LoRA, PrefixTuning()), r"no method that could be part of a hybrid: write LoRA\(\)"),
+    ((LoRA(), "bitfit"), "'bitfit' is no method"),
+    ((methods.FullFineTuning(), LoRA()), "trains every weight"),
+], ids=range(5))  # fmt: skip
+def test_what_cannot_be_a_hybrid_is_said_when_it_is_made(parts, message):
+    with pytest.raises(CourseError, match=message):
+        Hybrid(*parts)
+
+
+def test_one_model_carries_hybrids_of_one_make_up(tmp_path):
+    model, one = Hybrid(LoRA(r=4), PrefixTuning(n=2)).attach(tiny.model("bert")), tiny.batch()
+    before = nonzero(model)(**one).logits
+    other = Hybrid(LoRA(r=4), PfeifferAdapter(r=4))
+    for method in (other, LoRA(r=4), PrefixTuning(n=2)):
+        with pytest.raises(CourseError, match="already carries Hybrid of LoRA and PrefixTuning; call detach"):
+            method.attach(model, "second")
+    with pytest.raises(
+        CourseError, match="is a Hybrid of LoRA and PrefixTuning, not a Hybrid of LoRA and Pf"
+    ):
+        other.save(model, tmp_path)
+    assert torch.equal(model(**one).logits, before)
+
+
+def test_a_checkpoint_of_other_parts_or_settings_is_refused(tmp_path):
+    method = Hybrid(LoRA(r=4), PrefixTuning(n=2))
+    method.save(nonzero(method.attach(tiny.model("bert"))), tmp_path)
+    fresh = tiny.model("bert")
+    for other, message in (
+        (
+            Hybrid(LoRA(r=4), PfeifferAdapter(r=4)),
+            "combines LORA and PREFIX_TUNING, the method here is a Hybrid of LoRA",
+        ),
+        (Hybrid(LoRA(r=3), PrefixTuning(n=2)), "trained with r=4, the method here has 3"),
+        (Hybrid(LoRA(r=4), PrefixTuning(n=3)), "trained with n=2, the method here has 3"),
+        (LoRA(r=4), "holds HYBRID, not LORA"),
+    ):
+        with pytest.raises(CourseError, match=message):
+            other.load(fresh, tmp_path)
+    assert methods.attached(fresh) == {}
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    config["parts"][0].pop("r")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(CourseError, match="does not say 'r'"):
+        Hybrid.from_checkpoint(tmp_path)
+
+
+def test_a_part_that_objects_while_loading_leaves_the_others_as_they_were(tmp_path):
+    r"""IA3 sees from the numbers that a checkpoint of GPT-2 is not the paper's, when Houlsby's part is loaded."""
+    method = Hybrid(HoulsbyAdapter(r=2), IA3())
+    method.save(nonzero(method.attach(tiny.model("gpt2"))), tmp_path)
+    from safetensors.torch import load_file, save_file
+
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    key = next(k for k in tensors if k.endswith("c_attn.ia3_l"))
+    tensors[key][0] = 2.0
+    save_file(tensors, file, metadata={"format": "pt"})
+    model, one = nonzero(method.attach(tiny.model("gpt2")), 5), tiny.batch()
+    before = model(**one).logits
+    with pytest.raises(CourseError, match="scales queries as well"):
+        method.load(model, tmp_path)
+    assert torch.equal(model(**one).logits, before)
+
+
+def test_a_model_s_own_hooks_stay_where_they_are():
+    model, seen = tiny.model("opt"), []
+    model.model.decoder.layers[0].fc2.register_forward_hook(lambda m, args, out: seen.append(type(m)))
+    method = Hybrid(LoRA(r=2, targets=("fc2",)), HoulsbyAdapter(r=2))
+    method.attach(model)
+    model(**tiny.batch())
+    method.detach(model)
+    model(**tiny.batch())
+    assert seen == [nn.Linear, nn.Linear]
+    assert not any(isinstance(m, Switched) for m in model.modules())
+
+
+def test_a_count_in_bert_base():
+    config = BertConfig()
+    assert Hybrid(LoRA(r=8), PrefixTuning(n=30)).count(config) == 294_912 + 2 * 12 * 30 * 768
+    assert around(tiny.model("bert"), "bert.encoder.layer.0.attention.self", Switched) is None

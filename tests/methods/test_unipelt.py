@@ -1,0 +1,200 @@
+r"""UniPELT against the `adapters` library and against its formulas written out."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from attached import labelled, nonzero
+from stored import Stored, put_bottlenecks, put_prefix
+from torch import nn
+from transformers import BertConfig
+
+from coursekit import methods
+from coursekit.errors import CourseError
+from coursekit.methods import UniPELT
+from coursekit.methods.hybrid.gates import Gate, GatedLoRALinear, GatedPrefixAttention, real_tokens
+from coursekit.methods.surgery import around, at
+
+TINY = dict(n=3, hidden=None, r=4, rank=2)
+
+
+def put_gates_and_lora(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    for layer in range(2):
+        block = model.bert.encoder.layer[layer]
+        prefix = f"bert.encoder.layer.{layer}."
+        attention = around(block, "attention.self", GatedPrefixAttention)
+        own = {"attention.self.prefix_tuning.prefix_gates.unipelt.": attention.gates["default"],
+               "output.adapters.unipelt.gate.": block.pfeiffer.adapters["default"].gate}  # fmt: skip
+        for name in ("query", "value"):
+            lora, theirs = at(block, f"attention.self.{name}"), f"attention.self.{name}.loras.unipelt."
+            own[f"{theirs}gate."] = lora.gates["default"]
+            lora.lora_A["default"].data.copy_(tensors[f"{prefix}{theirs}lora_A"])
+            lora.lora_B["default"].data.copy_(tensors[f"{prefix}{theirs}lora_B"])
+        for key, gate in own.items():
+            gate.weight.data.copy_(tensors[f"{prefix}{key}weight"])
+            gate.bias.data.copy_(tensors[f"{prefix}{key}bias"])
+
+
+def from_library(padded: bool) -> tuple[Stored, nn.Module]:
+    stored = Stored("bert/unipelt")
+    model, tensors = (
+        UniPELT(n=3, hidden=5, r=3, rank=2, padded=padded).attach(stored.model()),
+        stored.adapter(),
+    )
+    put_prefix(model, tensors, 3)
+    put_bottlenecks(model, tensors)
+    put_gates_and_lora(model, tensors)
+    return stored, model
+
+
+def test_answers_are_those_of_the_library_where_padding_counts():
+    stored, model = from_library(padded=True)
+    stored.assert_same(model, "unipelt", exactly=False)
+    _, model = from_library(padded=False)
+    with pytest.raises(AssertionError):
+        stored.assert_same(model, "unipelt", exactly=False)
+
+
+def test_without_padding_both_averages_are_the_library_s():
+    stored, model = from_library(padded=False)
+    _, counted = from_library(padded=True)
+    whole = int(stored.tensors["attention_mask"].sum(1).argmax())  # a row as long as the batch
+    one = {key: stored.tensors[key][whole : whole + 1] for key in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        torch.testing.assert_close(model(**one).logits, stored.tensors["unipelt.logits"][whole : whole + 1])
+        assert torch.equal(model(**one).logits, counted(**one).logits)
+
+
+def test_counts_of_the_library():
+    assert UniPELT().count(BertConfig()) == 11_083_376
+    config = tiny.config("bert")
+    for settings in (dict(), TINY, dict(hidden=8, r=5)):
+        model = UniPELT(**settings).attach(tiny.model("bert"))
+        heads = sum(p.numel() for n, p in model.named_parameters() if ".copies." in n)
+        assert methods.trainable(model) - heads == UniPELT(**settings).count(config)
+
+
+# gates ----------------------------------------------------------------------------------------------------
+
+
+def test_a_gate_is_the_mean_of_sigmoids_over_real_tokens():
+    gate, x = nonzero(Gate(5, padded=False)), torch.randn(2, 4, 5)
+    real = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
+    each = torch.sigmoid(x @ gate.weight[0] + gate.bias)
+    torch.testing.assert_close(gate(x, None)[:, 0, 0], each.mean(1))
+    torch.testing.assert_close(gate(x, real)[:, 0, 0], torch.stack([each[0].mean(), each[1, :2].mean()]))
+    padded = Gate(5, padded=True)
+    padded.load_state_dict(gate.state_dict())
+    assert torch.equal(padded(x, real), gate(x, None))
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("padded", [False, True], ids=["all real", "padding"])
+def test_the_real_tokens_are_read_from_the_mask_of_the_attention(implementation, padded):
+    model = UniPELT(**TINY).attach(tiny.model("bert", attn_implementation=implementation))
+    one = tiny.batch(padded=padded)
+    model(**one)
+    for module in model.modules():
+        if hasattr(module, "seen"):
+            real = module.seen.real
+            assert (real is None and not padded) or torch.equal(real, one["attention_mask"].bool())
+
+
+def test_a_mask_for_flash_attention_is_one_of_real_tokens():
+    mask = torch.tensor([[1, 1, 0]])
+    assert torch.equal(real_tokens(mask, torch.zeros(1, 3, 2)), mask.bool())
+    assert real_tokens(None, torch.zeros(1, 3, 2)) is None
+
+
+def test_every_gate_scales_its_own_part():
+    r"""A gate with a bias of -100 is shut. With all of them shut the virtual tokens have keys and values of 0."""
+    one = labelled("bert")
+    model = nonzero(UniPELT(**TINY).attach(tiny.model("bert")))
+    gates = {n: m for n, m in model.named_modules() if isinstance(m, Gate)}
+    assert len(gates) == 2 * (1 + 1 + 2)
+    before = model(**one).logits
+    for name, gate in gates.items():
+        kept = gate.bias.data.clone()
+        gate.bias.data.fill_(-100)
+        assert not torch.allclose(model(**one).logits, before, atol=1e-6), name
+        gate.bias.data.copy_(kept)
+    for gate in gates.values():
+        gate.bias.data.fill_(-100)
+    shut = model(**one)
+    flat = methods.PrefixTuning(3, shifted=False).attach(tiny.model("bert"))
+    with torch.no_grad():
+        methods.PrefixTuning(3)._put(flat, "default", torch.zeros(3, 2 * 2 * tiny.D_MODEL))
+        flat.classifier.copies["default"].load_state_dict(model.classifier.copies["default"].state_dict())
+    torch.testing.assert_close(shut.logits, flat(**one).logits)
+
+
+def test_a_gated_lora_layer_is_its_formula():
+    model = nonzero(UniPELT(**TINY).attach(tiny.model("bert")))
+    layer = at(model, "bert.encoder.layer.1.attention.self.query")
+    assert isinstance(layer, GatedLoRALinear)
+    x = torch.randn(3, 7, tiny.D_MODEL)
+    layer.seen.real = torch.arange(7) < torch.tensor([[7], [4], [2]])
+    A, B, gate = layer.lora_A["default"], layer.lora_B["default"], layer.gates["default"]
+    for row, length in enumerate((7, 4, 2)):
+        g = torch.sigmoid(x[row, :length] @ gate.weight[0] + gate.bias).mean()
+        W, b = layer.base.weight, layer.base.bias
+        torch.testing.assert_close(layer(x)[row], F.linear(x[row], W, b) + g * (x[row] @ A.T @ B.T))
+
+
+def test_gates_start_half_open():
+    model = UniPELT(**TINY).attach(tiny.model("bert"))
+    found = []
+    for module in model.modules():
+        if isinstance(module, Gate):
+            module.register_forward_hook(lambda m, args, out: found.append(out))
+    model(**tiny.batch())
+    assert len(found) == 8 and all(((g - 0.5).abs() < 0.1).all() for g in found)
+
+
+def test_two_passes_before_a_backward_with_checkpointing_keep_their_own_masks():
+    r"""Each block looks at its mask again when it is computed again."""
+    gradients = []
+    for checkpointing in (False, True):
+        model = nonzero(UniPELT(**TINY).attach(tiny.model("bert"))).train()
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(5)
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        loss = model(**labelled("bert", padded=True)).loss + model(**labelled("bert", seed=1)).loss
+        loss.backward()
+        gradients.append([p.grad for p in model._coursekit.parameters["default"]])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain, atol=1e-6, rtol=1e-5)
+
+
+# what cannot work -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", tiny.DECODERS)
+def test_a_decoder_is_refused_and_why_is_said(family):
+    model = tiny.model(family)
+    with pytest.raises(CourseError, match=r"each token of a decoder would know of later ones"):
+        UniPELT(**TINY).attach(model)
+    assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    (dict(n=0), "n=0 makes no prefix"),
+    (dict(r=-1), "r=-1 is no width"),
+    (dict(rank=0), "rank=0 is no rank"),
+    (dict(padded=1), "padded=1: take True or False"),
+])  # fmt: skip
+def test_settings_that_make_no_sense_are_said_in_a_line(settings, message):
+    with pytest.raises(CourseError, match=message):
+        UniPELT(**settings)
+
+
+def test_a_rank_that_no_matrix_has_is_said_before_anything_changes():
+    model = tiny.model("bert")
+    with pytest.raises(CourseError, match="r=40 is above the rank"):
+        UniPELT(n=3, rank=40).attach(model)
+    assert methods.attached(model) == {} and not any("base" in name for name, _ in model.named_modules())
