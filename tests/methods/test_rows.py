@@ -1,0 +1,297 @@
+r"""Rows and columns that train: against peft's SHiRA with the same mask, and against plain autograd."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from attached import labelled, nonzero, train
+from peft import ShiraConfig, get_peft_model
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from coursekit import methods
+from coursekit.errors import CourseError
+from coursekit.methods import FreezeAndReconfigure, SelectColumns, SelectRows
+from coursekit.methods.selective.part_layer import PartLayer, parts_of
+from coursekit.methods.selective.parts import Columns, Entries, PartProduct, Rows, SplitRows, transposed
+from coursekit.quantization import quantize_model
+
+each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
+BOTH = pytest.mark.parametrize("method", [SelectRows(rows=(3, 8)), SelectColumns(columns=(3, 8))],
+                               ids=["rows", "columns"])  # fmt: skip
+QUERY_VALUE = {"bert": ["query", "value"], "opt": ["q_proj", "v_proj"]}
+
+
+def layers(kind: str) -> tuple[nn.Module, torch.Tensor]:
+    r"""A layer of 7 inputs and 12 outputs, and inputs for it."""
+    torch.manual_seed(0)
+    layer = Conv1D(12, 7) if kind == "conv1d" else nn.Linear(7, 12, bias=kind != "no bias")
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    return layer.requires_grad_(False), torch.randn(2, 5, 7)
+
+
+def part_of(name: str, layer: nn.Module) -> Rows | Columns | Entries:
+    W, turned = layer.weight, transposed(layer)
+    index = {"rows": [1, 4, 11], "split": [1, 4, 11], "columns": [0, 5], "entries": [0, 9, 33, 83]}[name]
+    kind = {"rows": Rows, "split": SplitRows, "columns": Columns, "entries": Entries}[name]
+    return kind(W, torch.tensor(index), turned)
+
+
+each_part = pytest.mark.parametrize("part", ["rows", "split", "columns", "entries"])
+each_layer = pytest.mark.parametrize("kind", ["linear", "no bias", "conv1d"])
+
+
+# the operation --------------------------------------------------------------------------------------------
+
+
+@each_part
+@each_layer
+def test_gradients_are_right_in_float64(part, kind):
+    layer, x = layers(kind)
+    layer, x = layer.double(), x.double().requires_grad_()
+    own = part_of(part, layer)
+    nn.init.normal_(own.values)
+    b = None if layer.bias is None else layer.bias.detach().clone().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x, values, *b: PartProduct.apply(x, values, b[0] if b else None, layer, own),
+        (x, own.values, *([] if b is None else [b])),
+    )
+
+
+@each_part
+@each_layer
+def test_it_is_the_layer_with_its_weight_replaced(part, kind):
+    r"""Against the layer itself, with a dense weight that autograd differentiates whole."""
+    layer, x = layers(kind)
+    x.requires_grad_()
+    own = part_of(part, layer)
+    start = PartProduct.apply(x, own.values, layer.bias, layer, own)
+    if part == "split":
+        torch.testing.assert_close(start, layer(x))
+    else:
+        assert torch.equal(start, layer(x))
+    nn.init.normal_(own.values)
+    twin = copy.deepcopy(layer).requires_grad_(True)
+    with torch.no_grad():  # by hand, in W as (out, in)
+        W = twin.weight.t() if kind == "conv1d" else twin.weight
+        if part == "columns":
+            W[:, own.index] = own.values
+        elif part == "entries":
+            twin.weight.view(-1)[own.index] = own.values
+        else:
+            W[own.index] = own.values
+    g = torch.randn(2, 5, 12)
+    found = torch.autograd.grad(PartProduct.apply(x, own.values, layer.bias, layer, own), (x, own.values), g)
+    dx, dW = torch.autograd.grad(twin(x), (x, twin.weight), g)
+    torch.testing.assert_close(found[0], dx)
+    torch.testing.assert_close(found[1], own.taken(dW))
+
+
+@each_part
+def test_autograd_keeps_the_input_and_the_values_and_no_matrix(part):
+    layer, x = layers("linear")
+    own, kept = part_of(part, layer), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        PartProduct.apply(x.requires_grad_(), own.values, layer.bias, layer, own)
+    assert sorted(t.numel() for t in kept) == sorted([x.numel(), own.values.numel()])
+
+
+def test_values_changed_between_forward_and_backward_are_noticed():
+    layer, x = layers("linear")
+    own = part_of("rows", layer)
+    y = PartProduct.apply(x.requires_grad_(), own.values, layer.bias, layer, own)
+    with torch.no_grad():
+        own.values.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+# peft -----------------------------------------------------------------------------------------------------
+
+
+def shira(family: str, method: SelectRows | SelectColumns) -> nn.Module:
+    r"""peft's SHiRA on the same lines: as many numbers as a LoRA of rank 1 has, two lines of a square matrix."""
+
+    def mask(base_layer, r, **_):
+        chosen = torch.zeros_like(base_layer.weight)
+        if isinstance(method, SelectRows):
+            chosen[list(method.rows)] = 1
+        else:
+            chosen[:, list(method.columns)] = 1
+        return chosen
+
+    config = ShiraConfig(r=1, target_modules=QUERY_VALUE[family])
+    config.mask_fn = mask
+    return get_peft_model(tiny.model(family).double(), config)
+
+
+@BOTH
+@pytest.mark.parametrize("family", QUERY_VALUE)
+def test_it_trains_as_peft_s_shira_with_the_same_mask(family, method):
+    r"""SHiRA's numbers are added to the frozen ones, ours take their place: the same path where nothing decays."""
+    one = tiny.batch()
+    before = tiny.model(family).double()(**one).logits
+    ours, theirs = method.attach(tiny.model(family).double()), shira(family, method)
+    assert torch.equal(ours(**one).logits, theirs(**one).logits)
+    for model in (ours, theirs):
+        for name, parameter in model.named_parameters():  # not the heads: peft's is frozen
+            parameter.requires_grad_("values" in name or "shira_weight" in name)
+        optimizer = torch.optim.AdamW(
+            [p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0
+        )
+        for seed in range(20):
+            model(**labelled(family, seed=seed)).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert (ours(**one).logits - before).abs().max() > 5e-3
+    torch.testing.assert_close(ours(**one).logits, theirs(**one).logits, atol=1e-7, rtol=1e-6)
+    for path, parts in parts_of(ours, "default").items():
+        layer, part = theirs.base_model.model.get_submodule(path), parts["weight"]
+        W = layer.base_layer.weight + layer.get_delta_weight("default")
+        torch.testing.assert_close(part.values, part.taken(W), atol=1e-6, rtol=1e-5)
+
+
+# the method -----------------------------------------------------------------------------------------------
+
+
+@BOTH
+@each_family
+def test_only_the_chosen_lines_change_and_folding_changes_no_bit(family, method):
+    model, plain = method.attach(tiny.model(family)), tiny.model(family).state_dict()
+    train(model, [labelled(family, seed=i) for i in range(3)], lr=1e-2)
+    beside = model(**tiny.batch()).logits
+    paths = {path: parts["weight"].index for path, parts in parts_of(model, "default").items()}
+    method.merge(model)
+    assert torch.equal(model(**tiny.batch()).logits, beside)
+    assert not any(isinstance(module, PartLayer) for module in model.modules())
+    for path, index in paths.items():
+        module, old = model.get_submodule(path), plain[f"{path}.weight"]
+        changed = module.weight != old
+        changed = changed.t() if transposed(module) else changed
+        lines = changed.any(1 if isinstance(method, SelectRows) else 0)
+        assert lines.nonzero().flatten().tolist() == index.tolist()
+    methods.unmerge(model)
+    assert torch.equal(model(**tiny.batch()).logits, beside)
+
+
+@each_family
+def test_the_biases_of_the_rows_train_where_they_are_asked_for(family):
+    model = SelectRows(rows=(1, 2), biases=True).attach(tiny.model(family))
+    plain = tiny.model(family).state_dict()
+    train(model, [labelled(family)], lr=1e-2)
+    SelectRows(rows=(1, 2), biases=True).merge(model)
+    biases = {n: v for n, v in model.state_dict().items() if n.endswith("bias") and n.split(".")[0] != "classifier"}
+    changed = {n: (v != plain[n]).nonzero().flatten().tolist() for n, v in biases.items() if (v != plain[n]).any()}
+    assert bool(changed) == (family != "llama") and all(rows == [1, 2] for rows in changed.values())
+
+
+@pytest.mark.parametrize("which, rows", [((5, 0), [0, 5]), ([4], [4]), (3, [0, 1, 2]), (0.25, list(range(8))),
+                                         (1.0, list(range(32))), (0.001, [0])])  # fmt: skip
+def test_rows_are_numbers_or_how_many_or_a_share(which, rows):
+    model = SelectRows(rows=which).attach(tiny.model("bert"))
+    assert all(p["weight"].index.tolist() == rows for p in parts_of(model, "default").values())
+    assert SelectRows(rows=which).count(model.config) == 2 * tiny.LAYERS * len(rows) * tiny.D_MODEL
+
+
+def test_the_optimizer_has_no_state_for_the_other_rows():
+    model = SelectRows(targets="all-linear", rows=4).attach(tiny.model("bert"))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.5)
+    frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
+    for seed in range(3):
+        model(**labelled("bert", seed=seed)).loss.backward()
+        optimizer.step()
+    head = sum(p.numel() for n, p in model.named_parameters() if ".copies." in n)
+    moments = sum(state["exp_avg"].numel() for state in optimizer.state.values())
+    assert moments - head == SelectRows(targets="all-linear", rows=4).count(model.config)
+    assert all(torch.equal(p, frozen[n]) for n, p in model.named_parameters() if n in frozen)
+
+
+@each_part
+def test_autocast_computes_in_its_precision_and_gives_fp32_gradients(part):
+    layer, x = layers("linear")
+    model = PartLayer(layer, methods.base.Switch("film"))
+    own = part_of(part, layer)
+    model.add("film", {"weight": own})
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model(x.requires_grad_())
+        assert y.dtype == torch.bfloat16
+        torch.testing.assert_close(y, F.linear(x, layer.weight, layer.bias), atol=0.05, rtol=0.05)
+    y.float().sum().backward()
+    assert own.values.grad.dtype == torch.float32 and x.grad.dtype == torch.float32
+
+
+def test_a_hook_on_the_layer_itself_is_still_called():
+    model = SelectRows(rows=2).attach(tiny.model("bert"))
+    nonzero(model)
+    before, seen = model(**tiny.batch()).logits, []
+    path = next(iter(parts_of(model, "default")))
+    model.get_submodule(path).leaf.register_forward_hook(lambda *_: seen.append(1))
+    assert torch.equal(model(**tiny.batch()).logits, before) and seen
+    model(**labelled("bert")).loss.backward()
+    assert parts_of(model, "default")[path]["weight"].values.grad.abs().sum() > 0
+
+
+def test_rows_of_a_matrix_in_four_bits():
+    model, one = quantize_model(tiny.model("llama")), tiny.batch()
+    before = model(**one).logits
+    method = SelectRows(rows=4)
+    method.attach(model)
+    assert torch.equal(model(**one).logits, before)
+    train(model, [labelled("llama", seed=i) for i in range(3)], lr=1e-2)
+    beside = model(**one).logits
+    assert not torch.equal(beside, before)
+    method.merge(model)
+    torch.testing.assert_close(model(**one).logits, beside, atol=1e-5, rtol=1e-4)
+    methods.unmerge(model)
+    assert torch.equal(model(**one).logits, beside)
+
+
+# bad input ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [(), 0, -1, 1.5, 0.0, True, "3", None, (1, 1), (0, -2), (0, 0.5), ("a",)])
+def test_rows_that_make_no_sense(rows):
+    with pytest.raises(CourseError, match=r"^rows=.*: give numbers from 0 up"):
+        SelectRows(rows=rows)
+    with pytest.raises(CourseError, match=r"^columns=.*: give numbers from 0 up"):
+        SelectColumns(columns=rows)
+
+
+@pytest.mark.parametrize("method, said", [
+    (SelectRows(rows=(0, 32)), r"no number 32 among its rows: it is 32 x 32, so take rows from 0 to 31"),
+    (SelectColumns(targets="fc2", columns=49), r"no number 48 among its columns: it is 32 x 48, so .* 0 to 47"),
+    (SelectRows(targets=("q_proj", "embed_tokens")), "SelectRows takes linear layers.*embeddings: leave them out"),
+    (SelectRows(targets="q_prj"), "'q_prj' matches no module of this model; candidates: "),
+])  # fmt: skip
+def test_what_does_not_fit_is_said_and_touches_nothing(method, said):
+    model = tiny.model("opt")
+    for attempt in (lambda: method.attach(model), lambda: method.count(model.config)):
+        with pytest.raises(CourseError, match=said):
+            attempt()
+    assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
+
+
+def test_checkpoints_of_other_lines_are_refused(tmp_path):
+    method = SelectRows(rows=(0, 5))
+    method.save(method.attach(tiny.model("bert")), tmp_path)
+    model = tiny.model("bert")
+    for other in (SelectRows(rows=(0, 6)), SelectRows(rows=(0, 5), biases=True)):
+        with pytest.raises(CourseError, match=r"trained with .*SelectRows.from_checkpoint\(folder\) makes"):
+            other.load(model, tmp_path)
+    with pytest.raises(CourseError, match="holds SELECT_ROWS, not SELECT_COLUMNS"):
+        SelectColumns(columns=(0, 5)).load(model, tmp_path)
+    assert methods.attached(model) == {}
+    assert SelectRows.from_checkpoint(tmp_path) == method
+
+
+def test_a_batch_of_another_size_is_refused_where_a_layer_gets_all_tokens_in_one_dimension():
+    model = FreezeAndReconfigure(nodes=((0, 1),)).attach(tiny.model("opt"))
+    for wrong in (1, 2, 4):
+        with methods.rows(model, ["default"] * wrong), pytest.raises(CourseError, match=f"given {wrong} .* has 3"):
+            model(**tiny.batch(3))
