@@ -79,7 +79,12 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (ValueError, OSError, SafetensorError) as error:
         raise CourseError(f"the checkpoint in {folder} is damaged ({error}); save it again") from error
     # peft also stores the frozen embedding when an embedding is adapted; it belongs to the base, not to the adapter.
-    learned = {k.removeprefix(_prefix(config, k)): v for k, v in tensors.items() if ".base_layer." not in k}
+    # Where it trains biases, it stores that of the layer inside its own, and the classifier's once more for each copy.
+    learned = {
+        k.removeprefix(_prefix(config, k)).replace(".base_layer.bias", ".bias"): v
+        for k, v in tensors.items()
+        if not any(part in k for part in (".base_layer.weight", ".original_module.", ".modules_to_save."))
+    }
     return config, learned
 
 

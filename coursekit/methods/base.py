@@ -150,7 +150,7 @@ class Method(ABC):
         Raises CourseError, and changes nothing, if the checkpoint is of another method or another model.
         """
         config, tensors = interop.read(folder)
-        interop.same_method(self.kind, config)
+        self._check_kind(config)
         self._check_config(config)
         state = _state(model)
         active = state.switch.active if state else None
@@ -204,6 +204,10 @@ class Method(ABC):
     @abstractmethod
     def _config(self, model: nn.Module) -> dict[str, Any]:
         r"""peft's adapter_config for this method."""
+
+    def _check_kind(self, config: dict[str, Any]) -> None:
+        r"""Raise CourseError where a checkpoint's `config` is of another method."""
+        interop.same_method(self.kind, config)
 
     def _check_config(self, config: dict[str, Any]) -> None:
         r"""Raise CourseError where a checkpoint's `config` is of other hyperparameters than this method's."""

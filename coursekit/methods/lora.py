@@ -354,6 +354,11 @@ class LoRA(base.Method):
         }
 
     def _check_config(self, config: dict[str, Any]) -> None:
+        if (biases := config.get("bias", "none")) != "none":
+            raise CourseError(
+                f"this checkpoint was trained with bias={biases!r}, LoRA and biases at once: load it with "
+                "methods.from_checkpoint(folder)"
+            )
         _plain(config)
         own = {"r": self.r, "lora_alpha": self.alpha, "use_rslora": self.rslora, "use_dora": self.dora}
         for key, value in own.items():
@@ -367,6 +372,12 @@ class LoRA(base.Method):
     def from_checkpoint(cls, folder: Any) -> LoRA:
         r"""The method with the hyperparameters of a checkpoint, ours or peft's."""
         config, _ = interop.read(folder)
+        method = cls._of(config, folder)
+        method._check_config(config)
+        return method
+
+    @classmethod
+    def _of(cls, config: dict[str, Any], folder: Any) -> LoRA:
         interop.same_method(cls.kind, config)
         _plain(config)
         targets = config["target_modules"]

@@ -8,12 +8,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from coursekit import interop
 from coursekit.errors import CourseError
 from coursekit.methods import base
+from coursekit.methods.selective.part_layer import PartMethod
 
 
 class Composite(base.Method, ABC):
@@ -38,6 +38,11 @@ class Composite(base.Method, ABC):
         for one, other in combinations(parts, 2):
             if one.kind == other.kind:
                 raise twice(one)
+            if isinstance(one, PartMethod) and isinstance(other, PartMethod):
+                raise CourseError(
+                    f"{one._title} and {other._title} cannot be combined: one adapter has one set of parts of the "
+                    "model's own tensors"
+                )
             if both := one._changes(model) & other._changes(model):
                 raise CourseError(
                     f"{one._title} and {other._title} cannot be combined: both change {min(both)}; let them change "
@@ -52,26 +57,40 @@ class Composite(base.Method, ABC):
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         return {
-            f"{part.kind}.{key}": value
+            self._key(part, key): value
             for part in self.parts_for(model.config)
             for key, value in part._tensors(model, name).items()
         }
 
     def _load(self, model: nn.Module, name: str, tensors: dict[str, Tensor], folder: str | Path) -> None:
-        own, parts = self._learned(model, name), self.parts_for(model.config)
-        interop.same_tensors(own, tensors, folder)  # all of them, before the first part writes one
-        shared = (
-            own.keys() - self._tensors(model, name).keys()
-        )  # the task head, which each part checks and writes
-        before = [(p, p.detach().clone()) for p in base._beside(model).parameters[name]]
+        own, parts = self._tensors(model, name), self.parts_for(model.config)
+        head = self._learned(model, name).keys() - own.keys()  # each part checks and writes it
+        shares = [self._share(part, tensors) for part in parts]
+        known = {self._key(part, key) for part, share in zip(parts, shares, strict=True) for key in share}
+        if strange := tensors.keys() - head - known:
+            interop.same_tensors(own, own | {key: tensors[key] for key in strange}, folder)
+        done: list[tuple[base.Method, dict[str, Tensor]]] = []
         try:
-            for part in parts:
-                part._load(model, name, share(part.kind, tensors) | {k: tensors[k] for k in shared}, folder)
-        except BaseException:  # a part has found more to object to than shapes
-            with torch.no_grad():
-                for parameter, value in before:
-                    parameter.copy_(value)
+            for part, share in zip(parts, shares, strict=True):
+                now = part._learned(model, name)
+                before = {key: value.detach().clone() for key, value in now.items()}
+                part._load(model, name, share | {k: tensors[k] for k in head if k in tensors}, folder)
+                done.append((part, before))
+        except (
+            BaseException
+        ):  # a part that has something to object to has changed nothing, but those before it have
+            for part, before in reversed(done):
+                part._load(model, name, before, folder)
             raise
+
+    def _key(self, part: base.Method, key: str) -> str:
+        r"""What the tensor `key` of `part` is called in a checkpoint of the whole."""
+        return f"{part.kind}.{key}"
+
+    def _share(self, part: base.Method, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        r"""What belongs to `part` among the tensors of a checkpoint of the whole, under the keys that it has alone."""
+        start = self._key(part, "")
+        return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
 
     def _folded(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
         whole: dict[str, dict[str, Tensor]] = {}
@@ -88,12 +107,6 @@ class Composite(base.Method, ABC):
             for part in parts
             for leaf in (part._leaves(config) if isinstance(part, Composite) else [part])
         ]
-
-
-def share(kind: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    r"""What belongs to the part of `kind` among the tensors of a checkpoint, under the keys that it has alone."""
-    start = f"{kind}."
-    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
 
 
 def twice(part: base.Method) -> CourseError:

@@ -13,7 +13,7 @@ from coursekit import interop
 from coursekit.errors import CourseError
 from coursekit.methods import base
 from coursekit.methods.full import FullFineTuning
-from coursekit.methods.hybrid.composite import Composite, share, twice
+from coursekit.methods.hybrid.composite import Composite, twice
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -85,9 +85,11 @@ class Hybrid(Composite):
         interop.same_method(cls.kind, config)
         parts = []
         for its in config["parts"]:
+            start = f"{its['peft_type']}."
+            own = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
             # Each method knows how to read a checkpoint of its own, some from the tensors as well.
             with tempfile.TemporaryDirectory() as alone:
-                interop.write(alone, its, share(its["peft_type"], tensors))
+                interop.write(alone, its, own)
                 parts.append(from_checkpoint(alone))
         return cls(*parts)
 
