@@ -1,0 +1,335 @@
+r"""FISH mask: scores against their definition, exact numbers, frozen entries that nothing reaches, files."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from attached import labelled, nonzero, train
+from peft import ShiraConfig, get_peft_model
+from torch import nn
+from torch.func import functional_call, grad, vmap
+
+from coursekit import counts, interop, methods
+from coursekit.errors import CourseError
+from coursekit.methods import FishMask
+from coursekit.methods.adapters import masks
+from coursekit.methods.selective.part_layer import parts_of
+from coursekit.methods.selective.scores import SCORES
+from coursekit.methods.surgery import all_linear
+from coursekit.quantization import quantize_model
+
+each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
+SCORE = pytest.mark.parametrize("score", list(SCORES))
+
+
+def batches(family: str, n: int = 2) -> list[dict[str, torch.Tensor]]:
+    return [labelled(family, seed=i, padded=family in tiny.ENCODERS) for i in range(n)]
+
+
+def attached(family: str, **settings) -> nn.Module:
+    method = FishMask(**({"keep": 50} | settings))
+    return method.attach(tiny.model(family), batches=batches(family))
+
+
+def values(model: nn.Module) -> list[nn.Parameter]:
+    return [part.values for parts in parts_of(model, "default").values() for part in parts.values()]
+
+
+def scored(model: nn.Module, score: str = "fisher") -> dict[str, torch.Tensor]:
+    r"""The scores by the names of the parameters."""
+    places = FishMask(score=score)._places(model)
+    found = SCORES[score](model, list(places.values()), batches(model.config.model_type), 0)
+    return {".".join(place): s for place, s in zip(places, found, strict=True)}
+
+
+# scores ---------------------------------------------------------------------------------------------------
+
+
+@each_family
+def test_fisher_is_the_mean_of_the_squared_gradients_of_single_examples(family):
+    r"""Against a loop of backward passes, and against torch's own per-example gradients (rows of one length)."""
+    model, loop = tiny.model(family), {}
+    examples = [
+        {key: value[row : row + 1] for key, value in batch.items()} for batch in batches(family) for row in range(3)
+    ]
+    for example in examples:
+        model.zero_grad()
+        model(**example).loss.backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                loop[name] = loop.get(name, 0) + parameter.grad**2 / len(examples)
+    found = scored(model)
+    assert sum(score.numel() for score in found.values()) == tiny.LAYERS * counts.block(model.config)
+    for name, score in found.items():
+        torch.testing.assert_close(score, loop[name], atol=1e-12, rtol=1e-4)
+
+
+def test_fisher_is_torch_s_own_per_example_gradient_squared():
+    model = tiny.model("gpt2", attn_implementation="eager").double()
+    model.config.pad_token_id = None  # else the model looks for padding in the numbers, which vmap does not allow
+    one = labelled("gpt2")
+
+    def loss(parameters, ids):
+        logits = functional_call(model, parameters, (), {"input_ids": ids[None]}).logits
+        return nn.functional.cross_entropy(logits[0, :-1], ids[1:])
+
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    each = vmap(grad(loss), (None, 0))(parameters, one["input_ids"])
+    places = FishMask()._places(model)
+    found = SCORES["fisher"](model, list(places.values()), [one], 0)
+    for place, score in zip(places, found, strict=True):
+        torch.testing.assert_close(score, each[".".join(place)].square().mean(0), atol=1e-11, rtol=1e-5)  # the loss is in fp32
+
+
+def test_it_is_not_the_square_of_a_batch_s_gradient():
+    model = tiny.model("bert")
+    name, score = next(iter(scored(model).items()))
+    model(**batches("bert")[0]).loss.backward()
+    assert not torch.allclose(score, dict(model.named_parameters())[name].grad ** 2, rtol=0.1, atol=0)
+
+
+def test_scoring_leaves_the_model_as_it_was():
+    model = tiny.model("bert").train()
+    model.bert.embeddings.requires_grad_(False)
+    flags, modes = [p.requires_grad for p in model.parameters()], [m.training for m in model.modules()]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    first, second = scored(model), scored(model)
+    assert all(torch.equal(first[n], second[n]) for n in first)  # no dropout
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert [p.requires_grad for p in model.parameters()] == flags and [m.training for m in model.modules()] == modes
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_another_adapter_does_not_change_the_scores():
+    alone = attached("bert")
+    both = attached("bert")
+    nonzero(both)
+    FishMask(keep=50).attach(both, "film", batches=batches("bert"))
+    first, second = FishMask(keep=50).masks(alone), FishMask(keep=50).masks(both, "film")
+    assert first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+# the mask -------------------------------------------------------------------------------------------------
+
+
+@SCORE
+@each_family
+def test_the_largest_scores_train_and_exactly_as_many_as_were_asked_for(family, score):
+    model = attached(family, keep=77, score=score)
+    chosen = FishMask(keep=77, score=score).masks(model)
+    assert sum(int(mask.sum()) for mask in chosen.values()) == 77 == sum(v.numel() for v in values(model))
+    assert FishMask(keep=77, score=score).count(model.config) == 77
+    scores = scored(tiny.model(family), score)
+    lowest = min(scores[name][mask].min() for name, mask in chosen.items())
+    left = [s[~chosen[n]] if n in chosen else s.flatten() for n, s in scores.items()]
+    assert lowest >= max(s.max() for s in left if len(s))
+
+
+@pytest.mark.parametrize("keep", [1, 10, 0.001, 0.1, 1.0])
+@each_family
+def test_the_number_is_exact_for_a_share_too(family, keep):
+    model = attached(family, keep=keep, score="random")
+    among = tiny.LAYERS * counts.block(model.config)
+    k = keep if isinstance(keep, int) else round(keep * among)
+    heads = sum(p.numel() for n, p in model.named_parameters() if ".copies." in n)
+    assert methods.trainable(model) - heads == k == FishMask(keep=keep).count(model.config)
+
+
+@each_family
+def test_targets_choose_among_their_weights_alone(family):
+    method = FishMask(keep=0.2, score="magnitude", targets="all-linear")
+    model = method.attach(tiny.model(family))
+    linear = {f"{path}.weight" for path in all_linear(tiny.model(family))}
+    assert method.masks(model).keys() == linear
+    assert sum(v.numel() for v in values(model)) == method.count(model.config)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 5, 11, 12])
+def test_of_equal_scores_the_earlier_trains(keep):
+    scores = [torch.tensor([1.0, 3.0, 1.0, 1.0]), torch.tensor([[1.0, 0.0], [2.0, 1.0]]), torch.tensor([1.0] * 4)]
+    flat = torch.cat([s.flatten() for s in scores])
+    expected = torch.zeros(12, dtype=torch.bool)
+    expected[torch.sort(flat, descending=True, stable=True).indices[:keep]] = True
+    assert torch.equal(torch.cat([m.flatten() for m in masks.largest(scores, keep)]), expected)
+
+
+# training -------------------------------------------------------------------------------------------------
+
+
+@each_family
+def test_decay_and_moments_reach_nothing_but_the_mask(family):
+    model = attached(family, keep=200)
+    base = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
+    chosen, started = FishMask(keep=200).masks(model), [v.detach().clone() for v in values(model)]
+    optimizer = torch.optim.AdamW(values(model), lr=1e-2, weight_decay=0.5)
+    for seed in range(5):
+        model(**labelled(family, seed=seed)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert sum(s["exp_avg"].numel() for s in optimizer.state.values()) == 200
+    assert all(torch.equal(p, base[n]) for n, p in model.named_parameters() if n in base)
+    assert not any(torch.equal(a, b) for a, b in zip(values(model), started, strict=True))
+    plain = tiny.model(family).state_dict()
+    FishMask(keep=200).merge(model)
+    after = model.state_dict()
+    for name, old in plain.items():
+        if name.split(".")[0] != "classifier":
+            moved = after[name] != old
+            assert not (moved & ~chosen.get(name, torch.zeros_like(moved))).any()
+
+
+@each_family
+def test_folding_changes_no_bit_of_an_answer(family):
+    model, one = attached(family, keep=200), tiny.batch()
+    train(model, [labelled(family)], lr=1e-2)
+    beside = model(**one).logits
+    FishMask(keep=200).merge(model)
+    assert torch.equal(model(**one).logits, beside)
+
+
+def test_it_trains_as_peft_s_shira_with_the_same_mask():
+    method = FishMask(keep=300, score="random", targets=("query", "value"))
+    ours = method.attach(tiny.model("bert").double())
+    theirs = get_peft_model(tiny.model("bert").double(), ShiraConfig(r=1, target_modules=["query", "value"]))
+    for path, parts in parts_of(ours, "default").items():  # SHiRA's own masks have r (in + out) entries each
+        layer, part = theirs.base_model.model.get_submodule(path), parts["weight"]
+        layer.shira_indices["default"] = torch.stack([part.index // tiny.D_MODEL, part.index % tiny.D_MODEL]).int()
+        layer.shira_weight["default"] = nn.Parameter(torch.zeros(len(part.index), dtype=torch.float64))
+    one, trained = tiny.batch(), []
+    assert torch.equal(ours(**one).logits, theirs(**one).logits)
+    before = ours(**one).logits
+    for model in (ours, theirs):
+        own = [p for n, p in model.named_parameters() if "values" in n or "shira_weight" in n]
+        trained.append(sum(p.numel() for p in own))
+        optimizer = torch.optim.AdamW(own, lr=1e-2, weight_decay=0.0)
+        for seed in range(20):
+            model(**labelled("bert", seed=seed)).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert trained == [300, 300]
+    assert (ours(**one).logits - before).abs().max() > 5e-3
+    torch.testing.assert_close(ours(**one).logits, theirs(**one).logits, atol=1e-7, rtol=1e-6)
+
+
+# files ----------------------------------------------------------------------------------------------------
+
+
+@SCORE
+@each_family
+def test_a_checkpoint_brings_its_mask(family, score, tmp_path):
+    model, one = attached(family, score=score), tiny.batch()
+    train(model, [labelled(family)], lr=1e-2)
+    FishMask(keep=50, score=score).save(model, tmp_path)
+    for method in (FishMask(keep=50), FishMask.from_checkpoint(tmp_path), FishMask(keep=50, score="random", seed=3)):
+        fresh = method.load(tiny.model(family), tmp_path)  # without batches
+        assert torch.equal(fresh(**one).logits, model(**one).logits)
+        assert sum(p.numel() for p in values(fresh)) == 50 and all(p.requires_grad for p in values(fresh))
+    other = attached(family, score="random", seed=5)  # trained already, elsewhere
+    FishMask(keep=50).load(other, tmp_path)
+    assert torch.equal(other(**one).logits, model(**one).logits)
+    assert {id(p) for p in values(other)} <= {id(p) for p in other._coursekit.parameters["default"]}
+    assert sum(p.numel() for p in other.parameters() if p.requires_grad) == methods.trainable(model)
+
+
+def test_where_the_mask_is_the_same_the_parameters_stay(tmp_path):
+    r"""So that an optimizer goes on with them."""
+    model = attached("bert")
+    FishMask(keep=50).save(model, tmp_path)
+    before, own = [v.detach().clone() for v in values(model)], values(model)
+    nonzero(model)
+    FishMask(keep=50).load(model, tmp_path)
+    assert all(a is b for a, b in zip(values(model), own, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(values(model), before, strict=True))
+
+
+def test_loading_into_one_adapter_leaves_the_active_one_and_the_others(tmp_path):
+    FishMask(keep=50).save(nonzero(attached("bert"), seed=8), tmp_path)
+    model, one = tiny.model("bert"), tiny.batch()
+    for seed, name in enumerate(("film", "product")):
+        nonzero(FishMask(keep=50, score="random", seed=seed).attach(model, name), seed)
+    film = methods.activate(model, "film")(**one).logits
+    FishMask(keep=50).load(model, tmp_path, "product")
+    assert torch.equal(model(**one).logits, film)
+    own = {id(p) for p in model._coursekit.parameters["film"]}
+    assert {id(p) for p in model.parameters() if p.requires_grad} == own
+    product = methods.activate(model, "product")(**one).logits
+    assert torch.equal(product, FishMask(keep=50).load(tiny.model("bert"), tmp_path)(**one).logits)
+
+
+def test_a_mask_that_is_none_is_refused_and_changes_nothing(tmp_path):
+    FishMask(keep=50).save(attached("bert"), tmp_path)
+    config, tensors = interop.read(tmp_path)
+    name = next(key for key in tensors if key.endswith("values"))
+    stored = next(key for key in tensors if key.startswith(name.removesuffix("values")) and key != name)
+    broken = {
+        "no index": {k: v for k, v in tensors.items() if k != stored},
+        "no values": {k: v for k, v in tensors.items() if k != name},
+        "too short": tensors | {name: tensors[name][:-1]},
+        "one place less": {k: v for k, v in tensors.items() if k not in (stored, name)},
+        "other total": tensors | {"among": torch.tensor([5])},
+        "no total": {k: v for k, v in tensors.items() if k != "among"},
+    }
+    model = nonzero(attached("bert"))
+    before = model(**tiny.batch()).logits
+    for what, content in broken.items():
+        interop.write(tmp_path / what, config, content)
+        for target in (model, fresh := tiny.model("bert")):
+            with pytest.raises(CourseError, match="is of another model"):
+                FishMask(keep=50).load(target, tmp_path / what)
+        assert methods.attached(fresh) == {}
+    assert torch.equal(model(**tiny.batch()).logits, before)
+    with pytest.raises(CourseError, match=r"made with keep=50, .* has 51; FishMask.from_checkpoint"):
+        FishMask(keep=51).load(tiny.model("bert"), tmp_path)
+
+
+def test_the_file_is_as_small_as_the_mask(tmp_path):
+    model = FishMask(keep=0.02, score="random").attach(tiny.model("llama"))
+    FishMask(keep=0.02, score="random").save(model, tmp_path)
+    _, tensors = interop.read(tmp_path)
+    k = FishMask(keep=0.02).count(model.config)
+    assert sum(t.nbytes for t in tensors.values()) <= k * (4 + 2) + 8
+
+
+# bad input ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings, said", [
+    ({"keep": 0}, "^keep=0: give how many"), ({"keep": -3}, "^keep=-3: "), ({"keep": 1.5}, r"^keep=1\.5: "),
+    ({"keep": 0.0}, r"^keep=0\.0: "), ({"keep": True}, "^keep=True: "), ({"keep": "1"}, "^keep='1': "),
+    ({"score": "fish"}, "unknown score 'fish'; did you mean 'fisher'"), ({"seed": 0.5}, r"^seed=0\.5: "),
+    ({"targets": ()}, "targets is empty"),
+])  # fmt: skip
+def test_settings_that_make_no_sense(settings, said):
+    with pytest.raises(CourseError, match=said):
+        FishMask(**settings)
+
+
+def test_what_cannot_be_masked_is_said_and_touches_nothing():
+    one = labelled("bert")
+    unlabelled = {key: value for key, value in one.items() if key != "labels"}
+    broken = tiny.model("bert")
+    with torch.no_grad():
+        broken.classifier.weight.fill_(torch.nan)
+    for model, method, given, said in (
+        (tiny.model("bert"), FishMask(), None, "looks at the task: give some batches"),
+        (tiny.model("bert"), FishMask(), [unlabelled], "a batch without labels has no loss"),
+        (broken, FishMask(), [one], "some fisher scores are not finite"),
+        (tiny.model("bert"), FishMask(keep=10**6), [one], "keep=1,000,000 is more than the .* numbers to choose from"),
+        (quantize_model(tiny.model("llama")), FishMask(score="random"), None, "dense weights.*in 4 bits"),
+        (tiny.model("bert"), FishMask(score="random", targets="word_embeddings"), None, "is an embedding"),
+    ):
+        with pytest.raises(CourseError, match=said):
+            method.attach(model, batches=given)
+        assert methods.attached(model) == {} and not hasattr(model, "_coursekit")
+
+
+def test_examples_that_say_nothing_are_refused():
+    model = tiny.model("gpt2")
+    with torch.no_grad():
+        model.transformer.ln_f.weight.zero_()  # nothing of the blocks reaches the logits
+    with pytest.raises(CourseError, match="every fisher score is 0"):
+        FishMask().attach(model, batches=batches("gpt2"))
+    assert methods.attached(model) == {}
