@@ -56,7 +56,7 @@ def tensors(model: Any, task: str | None = None, num_labels: int = 2) -> list[Na
         )
     # RoBERTa drops BERT's pooler when a classifier takes its place, and has one in the body alone.
     pooler = [Named("pooler.dense.weight", (arch.d_model,) * 2), Named("pooler.dense.bias", (arch.d_model,))]
-    inside = [*_body(arch), *(pooler if arch.family == "roberta" and task is None else [])]
+    inside = [*body(arch), *(pooler if arch.family == "roberta" and task is None else [])]
     if task is None:
         return inside
     head = _output_layer(arch) if task == "causal" else _classifier(arch, num_labels)
@@ -71,7 +71,7 @@ def full(model: Any, task: str | None = None, num_labels: int = 2) -> int:
 def head(model: Any, task: str | None, num_labels: int = 2) -> int:
     r"""Parameters of the task head alone; 0 for an output layer that is the input embedding."""
     arch = architecture(model)
-    return full(arch, task, num_labels) - sum(m.size for m in _body(arch))
+    return full(arch, task, num_labels) - sum(m.size for m in body(arch))
 
 
 def bitfit(model: Any, task: str | None = None, num_labels: int = 2) -> int:
@@ -82,7 +82,7 @@ def bitfit(model: Any, task: str | None = None, num_labels: int = 2) -> int:
 def block(model: Any) -> int:
     r"""One transformer block: its matrices, biases and norms."""
     arch = architecture(model)
-    return sum(t.size for t in _body(arch) if t.name.startswith(f"{arch.block}.0."))
+    return sum(t.size for t in body(arch) if t.name.startswith(f"{arch.block}.0."))
 
 
 def top_layers(model: Any, k: int) -> int:
@@ -232,8 +232,9 @@ def pre_layer(model: Any, n: int) -> int:
 # The tensors of a model ---------------------------------------------------------------------------------------------
 
 
-def _body(arch: Architecture) -> list[Named]:
-    found = []
+def body(model: Any) -> list[Named]:
+    r"""The tensors of the body, by their paths in it: of an encoder as a classifier of whole sequences has it."""
+    arch, found = architecture(model), []
     for matrix in arch.matrices:
         for layer in range(arch.copies(matrix)):
             path = arch.path(matrix, layer)

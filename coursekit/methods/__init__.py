@@ -18,16 +18,29 @@ from coursekit.methods.ia3 import IA3
 from coursekit.methods.intrinsic import IntrinsicSAID
 from coursekit.methods.lora import LoRA
 from coursekit.methods.registry import from_checkpoint
-from coursekit.methods.selective import FishMask, FreezeAndReconfigure, SelectColumns, SelectRows
+from coursekit.methods.selective import (
+    BitFit,
+    ByType,
+    FishMask,
+    FreezeAndReconfigure,
+    HeadOnly,
+    NormTuning,
+    SelectColumns,
+    SelectRows,
+    TopLayers,
+)
 from coursekit.methods.soft_prompts import LlamaAdapter, PrefixTuning, PromptTuning, PTuning
 
 __all__ = [
     "AdapterDrop",
+    "BitFit",
+    "ByType",
     "Compacter",
     "CompacterPlus",
     "FishMask",
     "FreezeAndReconfigure",
     "FullFineTuning",
+    "HeadOnly",
     "HoulsbyAdapter",
     "Hybrid",
     "IA3",
@@ -36,6 +49,7 @@ __all__ = [
     "LlamaAdapter",
     "LoRA",
     "MAMAdapter",
+    "NormTuning",
     "PTuning",
     "ParallelAdapter",
     "PfeifferAdapter",
@@ -44,6 +58,7 @@ __all__ = [
     "SelectColumns",
     "SelectRows",
     "SparseAdapter",
+    "TopLayers",
     "UniPELT",
     "activate",
     "attached",

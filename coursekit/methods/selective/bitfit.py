@@ -1,0 +1,110 @@
+r"""BitFit (Ben Zaken, Ravfogel and Goldberg 2022, arXiv:2106.10199): only the biases train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from coursekit.architecture import Architecture, describe
+from coursekit.errors import CourseError, unknown
+from coursekit.methods.selective.part_layer import PartLayer, Parts
+from coursekit.methods.selective.parts import Entries
+from coursekit.methods.selective.whole import Whole, WholeMethod
+from coursekit.methods.surgery import all_linear, matches
+from coursekit.methods.switched import leaf
+from coursekit.quantization.linear import Linear4bit
+
+#: $b_q$ and $b_{m2}$ of the paper (section 4), whose $m_2$ widens to the hidden units of the feed-forward: in its
+#: equations $m_1$ is the output projection of the attention, and $m_3$ leads back to the width of the model.
+QUERY_AND_SECOND_MLP = {
+    "bert": ("query", "intermediate.dense"),
+    "roberta": ("query", "intermediate.dense"),
+    "gpt2": ("c_attn", "c_fc"),
+    "opt": ("q_proj", "fc1"),
+    "llama": ("q_proj", "up_proj"),
+}
+BIASES = ("all", "query-and-second-mlp")
+
+
+@dataclass(frozen=True)
+class BitFit(WholeMethod):
+    r"""Every bias of the body trains, those of the norms too; nothing else but the task head.
+
+    biases: "all", or "query-and-second-mlp", the two of each block with which the paper comes nearly as far. In
+    GPT-2, where one bias serves query, key and value, its first third trains then.
+    add_biases: give each linear map of the blocks that has no bias one of zeros, which then trains.
+
+    Raises CourseError for other biases and, on attaching, for a model that has none of them (Llama has no biases at
+    all) unless they are to be added.
+    """
+
+    biases: str = "all"
+    add_biases: bool = False
+    kind: ClassVar[str] = "BITFIT"
+
+    def __post_init__(self) -> None:
+        if self.biases not in BIASES:
+            raise unknown("set of biases", str(self.biases), BIASES)
+
+    def picks(self, path: str, shapes: Architecture) -> bool:
+        module, _, key = path.rpartition(".")
+        return key == "bias" and self._wants(module, shapes)
+
+    def count(self, config: Any) -> int:
+        r"""One number for each output of a layer with a bias; BERT base: 102,912."""
+        shapes = describe(config)
+        added = [m for m in self._without(shapes) if self._wants(m.name, shapes)]
+        whole = super().count(config) + sum(shapes.n_layers * m.d_out for m in added)
+        if self._fused(shapes):  # query, key and value are as wide as the model each
+            whole -= shapes.n_layers * 2 * shapes.d_model
+        return whole
+
+    def _wants(self, module: str, shapes: Architecture) -> bool:
+        r"""Whether the bias of `module` trains, if there is one."""
+        return self.biases == "all" or any(
+            matches(module, name) for name in QUERY_AND_SECOND_MLP[shapes.family]
+        )
+
+    def _without(self, shapes: Architecture) -> list[Any]:
+        r"""The linear maps of a block that are to get a bias."""
+        return [m for m in shapes.matrices if m.per_layer and not m.bias] if self.add_biases else []
+
+    def _fused(self, shapes: Architecture) -> bool:
+        return shapes.family == "gpt2" and self.biases != "all"
+
+    def _check(self, model: nn.Module) -> None:
+        if not (self.add_biases and self._new(model)):
+            super()._check(model)
+
+    def _nothing(self, shapes: Architecture) -> CourseError:
+        return CourseError(
+            f"BitFit trains biases, and this {shapes.family} model has none to train: its linear layers and norms are "
+            "without; BitFit(add_biases=True) gives every linear layer one of zeros, or take another method"
+        )
+
+    def _new(self, model: nn.Module) -> dict[str, nn.Module]:
+        r"""The layers that get a bias, by path."""
+        shapes = describe(model.config)
+        layers = all_linear(model, (nn.Linear, Conv1D, Linear4bit, PartLayer)).items()
+        return {p: leaf(m) for p, m in layers if leaf(m).bias is None and self._wants(p, shapes)}
+
+    def _parts(self, model: nn.Module) -> Parts:
+        parts = super()._parts(model)
+        if self._fused(describe(model.config)):
+            for path, (module, _) in self._picked(model).items():
+                if matches(path, "c_attn"):
+                    first = torch.arange(len(module.bias) // 3)
+                    parts[path] = {"bias": Entries(module.bias, first)}
+        if self.add_biases:
+            for path, layer in self._new(model).items():
+                weight = layer.weight
+                zeros = torch.zeros(weight.shape[0], device=weight.device, dtype=weight.dtype)
+                parts[path] = {"bias": Whole(zeros)}
+        return parts
+
+    def _changes(self, model: nn.Module) -> set[str]:
+        return super()._changes(model) | {f"{p}.bias" for p in (self._new(model) if self.add_biases else ())}

@@ -1,0 +1,71 @@
+r"""One type of layer trains in all blocks: attention, feed-forward or norms; or nothing but the task head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from coursekit.architecture import Architecture
+from coursekit.errors import CourseError, unknown
+from coursekit.methods.selective.norms import NormTuning
+from coursekit.methods.selective.whole import WholeMethod
+from coursekit.methods.surgery import head_names
+
+TYPES = ("attention", "feedforward", "norm")
+
+
+@dataclass(frozen=True)
+class ByType(WholeMethod):
+    r"""The layers of the given types train, weights and biases.
+
+    kinds: one or more of "attention", "feedforward" (in the blocks) and "norm" (everywhere).
+
+    Raises CourseError for other kinds, or none.
+    """
+
+    kinds: tuple[str, ...] | str = ("attention",)
+    kind: ClassVar[str] = "BY_TYPE"
+
+    def __post_init__(self) -> None:
+        kinds = (self.kinds,) if isinstance(self.kinds, str) else tuple(self.kinds)
+        for one in kinds:
+            if one not in TYPES:
+                raise unknown("type of layer", str(one), TYPES)
+        if not kinds:
+            raise CourseError(f"kinds is empty: name at least one of {', '.join(TYPES)}")
+        object.__setattr__(self, "kinds", kinds)
+
+    def picks(self, path: str, shapes: Architecture) -> bool:
+        if NormTuning().picks(path, shapes):
+            return "norm" in self.kinds
+        _, _, inside = path.removeprefix(f"{shapes.block}.").partition(".")
+        module = inside.rpartition(".")[0]
+        feedforward = {m.name for m in shapes.feedforward}
+        attention = {m.name for m in shapes.matrices if m.per_layer} - feedforward
+        return path.startswith(f"{shapes.block}.") and (
+            ("attention" in self.kinds and module in attention)
+            or ("feedforward" in self.kinds and module in feedforward)
+        )
+
+
+@dataclass(frozen=True)
+class HeadOnly(WholeMethod):
+    r"""Nothing but the task head trains: what the frozen body gives is all there is. The baseline of every method.
+
+    Raises CourseError, on attaching, for a model without a task head.
+    """
+
+    kind: ClassVar[str] = "HEAD_ONLY"
+
+    def picks(self, path: str, shapes: Architecture) -> bool:
+        return False
+
+    def count(self, config: Any) -> int:
+        r"""0: the task head is not counted."""
+        return 0
+
+    def _check(self, model: nn.Module) -> None:
+        if not head_names(model):
+            raise CourseError("this model has no task head that could train by itself: take another method")

@@ -1,0 +1,49 @@
+r"""The last blocks train, those below stay: $FT^{Top2}$ of Li and Liang 2021 (arXiv:2101.00190) with k = 2.
+
+The backward pass ends where the first trained block begins, and nothing below keeps its activations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from coursekit.architecture import Architecture, describe
+from coursekit.errors import CourseError
+from coursekit.methods.selective.whole import WholeMethod
+
+
+@dataclass(frozen=True)
+class TopLayers(WholeMethod):
+    r"""Every parameter of the last `k` blocks trains, and the task head. Norms and layers behind the blocks stay.
+
+    Raises CourseError for a k that is no number of blocks and, on attaching, for more blocks than the model has.
+    """
+
+    k: int = 2
+    kind: ClassVar[str] = "TOP_LAYERS"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise CourseError(
+                f"k={self.k!r} is no number of blocks: take a whole number from 1 up, such as 2"
+            )
+
+    def picks(self, path: str, shapes: Architecture) -> bool:
+        return any(
+            path.startswith(f"{shapes.block}.{i}.") for i in range(shapes.n_layers - self.k, shapes.n_layers)
+        )
+
+    def count(self, config: Any) -> int:
+        r"""k times the size of a block."""
+        self._fits(describe(config))
+        return super().count(config)
+
+    def _check(self, model: nn.Module) -> None:
+        self._fits(describe(model.config))
+
+    def _fits(self, shapes: Architecture) -> None:
+        if self.k > shapes.n_layers:
+            raise CourseError(f"k={self.k}: this model has {shapes.n_layers} blocks, take k up to that")

@@ -1,0 +1,105 @@
+r"""Whole tensors of the model that train: each adapter has a copy of them, which takes the place of the frozen one."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from coursekit import counts, interop
+from coursekit.architecture import Architecture, describe
+from coursekit.errors import CourseError
+from coursekit.methods.selective.part_layer import PartMethod, Parts, parts_of
+from coursekit.methods.selective.parts import Part, transposed
+from coursekit.methods.surgery import body_prefix, head_names, standing
+from coursekit.methods.switched import Switched
+
+
+class Whole(Part):
+    r"""All numbers of one tensor, in its shape. A bias that the layer does not have starts as `zeros`."""
+
+    key = "whole"
+
+    def __init__(self, tensor: Tensor, transposed: bool = False):
+        super().__init__(tensor, torch.empty(0, dtype=torch.long), transposed)
+        self.dtype = tensor.dtype
+
+    def taken(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return tensor
+
+    def written(self, tensor: Float[Tensor, "*shape"] | None) -> Float[Tensor, "*shape"]:
+        return self.values.to(self.dtype if tensor is None else tensor.dtype)
+
+    def gradient(self, g: Float[Tensor, "n out"], x: Float[Tensor, "n in"]) -> Float[Tensor, "*shape"]:
+        return x.t() @ g if self.transposed else g.t() @ x  # as the tensor is stored
+
+
+class WholeMethod(PartMethod):
+    r"""What the methods have in common that train whole tensors. A subclass says which: `picks`.
+
+    The base is not written to, so adapters can be switched and taken off; that costs a copy of what trains.
+    """
+
+    @abstractmethod
+    def picks(self, path: str, shapes: Architecture) -> bool:
+        r"""Whether the parameter at `path`, inside the body of a model of these shapes, trains."""
+
+    def count(self, config: Any) -> int:
+        r"""The sizes of all tensors that `picks` picks, from the config alone."""
+        shapes = describe(config)
+        return sum(t.size for t in counts.body(config) if self.picks(t.name, shapes))
+
+    def _picked(self, model: nn.Module) -> dict[str, tuple[nn.Module, list[str]]]:
+        r"""Path of a module of the body -> the module and the names of its tensors that train."""
+        shapes, prefix, heads = describe(model.config), body_prefix(model), head_names(model)
+        found = {}
+        for path, module in standing(model):
+            if isinstance(module, Switched) or not path.startswith(prefix) or path.split(".")[0] in heads:
+                continue
+            inside = path.removeprefix(prefix)
+            own = [key for key, _ in module.named_parameters(recurse=False)]
+            if keys := [key for key in own if self.picks(f"{inside}.{key}", shapes)]:
+                found[path] = (module, keys)
+        return found
+
+    def _check(self, model: nn.Module) -> None:
+        if not self._picked(model):
+            raise self._nothing(describe(model.config))
+
+    def _nothing(self, shapes: Architecture) -> CourseError:
+        r"""The error for a model in which nothing is picked."""
+        return CourseError(f"{self._title} finds nothing to train in this {shapes.family} model")
+
+    def _parts(self, model: nn.Module) -> Parts:
+        return {
+            path: {key: Whole(getattr(module, key), key == "weight" and transposed(module)) for key in keys}
+            for path, (module, keys) in self._picked(model).items()
+        }
+
+    def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
+        return {
+            f"{path}.{key}": part.values
+            for path, parts in parts_of(model, name).items()
+            for key, part in parts.items()
+        }
+
+    def _changes(self, model: nn.Module) -> set[str]:
+        return {f"{path}.{key}" for path, (_, keys) in self._picked(model).items() for key in keys}
+
+    def settings(self) -> dict[str, Any]:
+        r"""Hyperparameters as they stand in a checkpoint."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def _config(self, model: nn.Module) -> dict[str, Any]:
+        return interop.common_config(model, self.kind) | self.settings()
+
+    @classmethod
+    def from_checkpoint(cls, folder: Any) -> Self:
+        r"""The method with the settings of the checkpoint in `folder`."""
+        config, _ = interop.read(folder)
+        interop.same_method(cls.kind, config)
+        return cls(**{f.name: config[f.name] for f in dataclasses.fields(cls)})
