@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from coursekit import interop
 from coursekit.errors import CourseError
 from coursekit.methods import base
-from coursekit.methods.selective.part_layer import PartMethod
 
 
 class Composite(base.Method, ABC):
@@ -38,11 +37,6 @@ class Composite(base.Method, ABC):
         for one, other in combinations(parts, 2):
             if one.kind == other.kind:
                 raise twice(one)
-            if isinstance(one, PartMethod) and isinstance(other, PartMethod):
-                raise CourseError(
-                    f"{one._title} and {other._title} cannot be combined: one adapter has one set of parts of the "
-                    "model's own tensors"
-                )
             if both := one._changes(model) & other._changes(model):
                 raise CourseError(
                     f"{one._title} and {other._title} cannot be combined: both change {min(both)}; let them change "

@@ -21,7 +21,7 @@ from coursekit.methods import base
 from coursekit.methods.adapters import masks
 from coursekit.methods.adapters.sparse import undone_after_an_error
 from coursekit.methods.lora import LoRA
-from coursekit.methods.selective.part_layer import PartMethod, Parts, parts_of, put, take
+from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Entries, positions, transposed
 from coursekit.methods.selective.scores import NEED_DATA, SCORES
 from coursekit.methods.surgery import at, body_prefix, standing
@@ -99,13 +99,13 @@ class FishMask(PartMethod):
         with undone_after_an_error(model, name):
             super().attach(model, name)
             state = base._needed(model)
-            state.parameters[name] += put(model, state, name, self._scored(model, batches))
+            state.parameters[name] += self._put(model, state, name, self._scored(model, batches))
             return base.activate(model, name)
 
     def masks(self, model: nn.Module, name: str | None = None) -> dict[str, Tensor]:
         r"""What trains under adapter `name`: true at its places, for each parameter of the model that has some."""
         name, places, found = self._named(model, name), self._places(model), {}
-        for path, parts in parts_of(model, name).items():
+        for path, parts in self._parts_of(model, name).items():
             for key, part in parts.items():
                 tensor = places[path, key]
                 flat = torch.zeros(tensor.numel(), dtype=torch.bool, device=tensor.device)
@@ -142,7 +142,9 @@ class FishMask(PartMethod):
             )
         for path, _ in self._places(model):
             if isinstance(leaf(at(model, path)), nn.Embedding):
-                raise CourseError(f"{path} is an embedding, and a mask chooses in linear layers: leave it out")
+                raise CourseError(
+                    f"{path} is an embedding, and a mask chooses in linear layers: leave it out"
+                )
 
     def _changes(self, model: nn.Module) -> set[str]:
         if self.score in NEED_DATA:
@@ -175,7 +177,7 @@ class FishMask(PartMethod):
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         tensors, places = super()._tensors(model, name), self._places(model)
-        for path, parts in parts_of(model, name).items():
+        for path, parts in self._parts_of(model, name).items():
             for key, part in parts.items():
                 form, stored = masks.encode(part.index, places[path, key].numel())
                 tensors[f"{path}.{key}.{form}"] = stored
@@ -187,7 +189,9 @@ class FishMask(PartMethod):
         for place, tensor in places.items():
             start = ".".join(place)
             found = rest.pop(f"{start}.values", None)
-            stored = {form: rest.pop(f"{start}.{form}") for form in ("mask", "index") if f"{start}.{form}" in rest}
+            stored = {
+                form: rest.pop(f"{start}.{form}") for form in ("mask", "index") if f"{start}.{form}" in rest
+            }
             if found is None and not stored:
                 continue
             own = masks.decode(*next(iter(stored.items())), tensor.numel()) if stored else None
@@ -209,7 +213,7 @@ class FishMask(PartMethod):
 
     def _replace(self, model: nn.Module, name: str, new: Parts) -> None:
         r"""Let adapter `name` have the parts `new`; where its mask is the same it keeps its parameters."""
-        old, state = parts_of(model, name), base._needed(model)
+        old, state = self._parts_of(model, name), base._needed(model)
         if _index(old).keys() == _index(new).keys() and all(
             torch.equal(index, _index(new)[place]) for place, index in _index(old).items()
         ):
@@ -218,9 +222,9 @@ class FishMask(PartMethod):
                     for key, part in parts.items():
                         old[path][key].values.copy_(part.values)
             return
-        gone = {id(value) for value in take(model, name)}
+        gone = {id(value) for value in self._take(model, name)}
         kept = [p for p in state.parameters[name] if id(p) not in gone]
-        state.parameters[name] = kept + put(model, state, name, new)
+        state.parameters[name] = kept + self._put(model, state, name, new)
         base.activate(model, state.switch.active)
 
     def _other(self, model: nn.Module, folder: str | Path) -> CourseError:

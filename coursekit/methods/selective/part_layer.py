@@ -3,6 +3,7 @@ r"""A frozen layer of which a part trains, for each adapter another one."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -49,10 +50,16 @@ class PartLayer(base.Switched):
             self._store(key)[name] = part
         return [part.values for part in parts.values()]
 
-    def parts(self, name: str | None) -> dict[str, Part]:
-        r"""The parts of adapter `name`, by the name of the tensor that they are of."""
+    def parts(self, name: str | None, method: str | None = None) -> dict[str, Part]:
+        r"""The parts of adapter `name` by the name of their tensor; of one `method`, where its kind is given."""
         stores = {key: self._store(key) for key in ("weight", "bias")}
-        return {key: store[name] for key, store in stores.items() if name in store}
+        found = {key: store[name] for key, store in stores.items() if name in store}
+        return {key: part for key, part in found.items() if method in (None, part.method)}
+
+    def drop(self, name: str, keys: Iterable[str]) -> None:
+        r"""Take the parts of the tensors `keys` from adapter `name`."""
+        for key in keys:
+            del self._store(key)[name]
 
     def written(self, name: str) -> dict[str, Tensor]:
         r"""The layer's tensors with the values of adapter `name` in their places."""
@@ -118,40 +125,48 @@ class PartMethod(base.Method, ABC):
         r"""New parts for `model`, with the model's own values in them."""
 
     def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
-        return put(model, state, name, self._parts(model))
+        return self._put(model, state, name, self._parts(model))
+
+    def _put(self, model: nn.Module, state: base.Attachment, name: str, parts: Parts) -> list[nn.Parameter]:
+        r"""Let adapter `name` have `parts`, in wrappers where there are none yet; gives what trains."""
+        trained = []
+        for path, own in parts.items():
+            layer = around(model, path, PartLayer) or base.wrap(model, state, path, PartLayer)
+            for part in own.values():
+                part.method = self.kind  # in a hybrid, others may have parts of other tensors
+            trained += layer.add(name, own)
+        return trained
+
+    def _take(self, model: nn.Module, name: str) -> list[nn.Parameter]:
+        r"""Take the parts of adapter `name` out of `model`; gives what trained."""
+        gone = self._parts_of(model, name)
+        for path, parts in gone.items():
+            around(model, path, PartLayer).drop(name, parts)
+        return [part.values for parts in gone.values() for part in parts.values()]
+
+    def _parts_of(self, model: nn.Module, name: str) -> Parts:
+        r"""The parts of adapter `name` in `model` that are this method's."""
+        return parts_of(model, name, self.kind)
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         return {
             f"{path}.{key}.{part.key}": part.values
-            for path, parts in parts_of(model, name).items()
+            for path, parts in self._parts_of(model, name).items()
             for key, part in parts.items()
         }
 
     def _folded(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
         r"""The tensors that the adapter has computed with all the time: not a bit of an answer changes."""
-        return {path: layer.written(name) for path, layer in _layers(model).items() if layer.parts(name)}
+        return {
+            path: {key: tensor for key, tensor in _layers(model)[path].written(name).items() if key in parts}
+            for path, parts in self._parts_of(model, name).items()
+        }
 
 
-def put(model: nn.Module, state: base.Attachment, name: str, parts: Parts) -> list[nn.Parameter]:
-    r"""Let adapter `name` have `parts`, in wrappers where there are none yet; gives what trains."""
-    trained = []
-    for path, own in parts.items():
-        layer = around(model, path, PartLayer) or base.wrap(model, state, path, PartLayer)
-        trained += layer.add(name, own)
-    return trained
-
-
-def take(model: nn.Module, name: str) -> list[nn.Parameter]:
-    r"""Take the parts of adapter `name` out of `model`; gives what trained."""
-    gone = [part.values for parts in parts_of(model, name).values() for part in parts.values()]
-    for layer in _layers(model).values():
-        layer.forget(name)
-    return gone
-
-
-def parts_of(model: nn.Module, name: str) -> Parts:
-    r"""The parts of adapter `name` in `model`."""
-    return {path: layer.parts(name) for path, layer in _layers(model).items() if layer.parts(name)}
+def parts_of(model: nn.Module, name: str, method: str | None = None) -> Parts:
+    r"""The parts of adapter `name` in `model`, or those of one method of a hybrid, by its kind."""
+    found = {path: layer.parts(name, method) for path, layer in _layers(model).items()}
+    return {path: parts for path, parts in found.items() if parts}
 
 
 def _layers(model: nn.Module) -> dict[str, PartLayer]:

@@ -26,6 +26,8 @@ class Part(nn.Module, ABC):
 
     #: What a checkpoint calls the values.
     key: str
+    #: Kind of the method that it is of.
+    method: str | None = None
 
     def __init__(self, tensor: Tensor, index: Int[Tensor, " k"], transposed: bool = False):
         super().__init__()
