@@ -79,7 +79,8 @@ def test_fisher_is_torch_s_own_per_example_gradient_squared():
     places = FishMask()._places(model)
     found = SCORES["fisher"](model, list(places.values()), [one], 0)
     for place, score in zip(places, found, strict=True):
-        torch.testing.assert_close(score, each[".".join(place)].square().mean(0), atol=1e-11, rtol=1e-5)  # the loss is in fp32
+        expected = each[".".join(place)].square().mean(0)
+        torch.testing.assert_close(score, expected, atol=1e-11, rtol=1e-5)  # the loss is in fp32
 
 
 def test_it_is_not_the_square_of_a_batch_s_gradient():

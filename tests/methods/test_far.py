@@ -1,0 +1,277 @@
+r"""Freeze and Reconfigure: priming, the split against the dense layer, what is kept, files."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from attached import labelled, nonzero, train
+from torch import nn
+
+from coursekit import methods
+from coursekit.architecture import describe
+from coursekit.errors import CourseError
+from coursekit.memory import measure
+from coursekit.methods import FreezeAndReconfigure
+from coursekit.methods.selective import Priming
+from coursekit.methods.selective.far import JOINS
+from coursekit.methods.selective.part_layer import parts_of
+from coursekit.methods.selective.parts import PartProduct, transposed
+
+each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
+each_join = pytest.mark.parametrize("join", ["weights", "outputs"])
+#: Where the feed-forward layers are, written out.
+FEEDFORWARD = {
+    "bert": [f"bert.encoder.layer.{i}.{n}" for i in range(2) for n in ("intermediate.dense", "output.dense")],
+    "roberta": [f"roberta.encoder.layer.{i}.{n}" for i in range(2) for n in ("intermediate.dense", "output.dense")],
+    "gpt2": [f"transformer.h.{i}.mlp.{n}" for i in range(2) for n in ("c_fc", "c_proj")],
+    "opt": [f"model.decoder.layers.{i}.{n}" for i in range(2) for n in ("fc1", "fc2")],
+    "llama": [f"model.layers.{i}.mlp.{n}_proj" for i in range(2) for n in ("gate", "up", "down")],
+}
+
+
+def steps(family: str, n: int = 3, lr: float = 1e-2):
+    def run(model: nn.Module) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # dropout
+            train(model, [labelled(family, seed=i) for i in range(n)], lr=lr)
+
+    return run
+
+
+def primed(family: str, **settings) -> nn.Module:
+    method, model = FreezeAndReconfigure(**settings), tiny.model(family)
+    return method.attach(model, priming=method.prime(model, steps(family)))
+
+
+def W_of(module: nn.Module) -> torch.Tensor:
+    return module.weight.t() if transposed(module) else module.weight
+
+
+# priming --------------------------------------------------------------------------------------------------
+
+
+@each_family
+def test_priming_measures_how_far_each_node_of_the_feedforward_moves(family):
+    model, twin = tiny.model(family), tiny.model(family)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    priming = FreezeAndReconfigure().prime(model, steps(family))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert methods.attached(model) == {} and not model.training and all(p.grad is None for p in model.parameters())
+    twin.train()
+    steps(family)(twin)
+    assert list(priming.changes) == FEEDFORWARD[family]
+    for path, change in priming.changes.items():
+        new, old = (W_of(m.get_submodule(path)).detach() for m in (twin, model))
+        expected = torch.stack([(row - start).abs().sum() for row, start in zip(new, old, strict=True)])
+        torch.testing.assert_close(change, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_nodes_that_moved_most_are_learners():
+    priming = Priming({"a": torch.tensor([0.1, 5.0, 0.3, 4.0]), "b": torch.tensor([1.0, 1.0, 1.0])})
+    assert priming.learners(0.5) == ((1, 3), (0, 1))
+    assert priming.learners(0.01) == ((1,), (0,))
+    assert priming.learners(1.0) == ((0, 1, 2, 3), (0, 1, 2))
+
+
+def test_priming_trains_everything_whatever_was_frozen_or_attached():
+    model, seen = tiny.model("bert").requires_grad_(False), []
+    methods.LoRA(r=2).attach(model)
+    nonzero(model)
+    before = model(**tiny.batch()).logits
+
+    def look(twin):
+        seen.extend([twin.training, all(p.requires_grad for p in twin.parameters()), methods.attached(twin)])
+        steps("bert")(twin)
+
+    changes = FreezeAndReconfigure().prime(model, look).changes
+    assert seen == [True, True, {}] and list(changes) == FEEDFORWARD["bert"]
+    assert torch.equal(model(**tiny.batch()).logits, before) and list(methods.attached(model)) == ["default"]
+
+
+def test_priming_that_moves_nothing_is_an_error():
+    model = tiny.model("bert")
+    with pytest.raises(CourseError, match="priming has moved no feed-forward weight: train the model that the fun"):
+        FreezeAndReconfigure().prime(model, lambda twin: steps("bert")(model))
+
+
+# the split ------------------------------------------------------------------------------------------------
+
+
+@each_family
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=["fp32", "fp64", "bf16"])
+@pytest.mark.parametrize("learners", [0.02, 0.4, 0.77, 1.0])
+def test_at_the_start_it_is_the_dense_layer_to_the_bit(family, dtype, learners):
+    one, plain = labelled(family, padded=True), tiny.model(family).to(dtype)
+    before = plain(**one)
+    method = FreezeAndReconfigure(learners=learners)
+    chosen = method.chosen(Priming({  # any nodes, others in each layer
+        path: torch.rand(len(W_of(plain.get_submodule(path))), generator=torch.Generator().manual_seed(i))
+        for i, path in enumerate(FEEDFORWARD[family])
+    }))  # fmt: skip
+    after = chosen.attach(plain)(**one)
+    assert torch.equal(before.logits, after.logits) and torch.equal(before.loss, after.loss)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(384, 1536), (1536, 384), (50, 71), (33, 7)])
+def test_to_the_bit_with_any_threads_and_widths_that_no_kernel_likes(threads, shape):
+    d_in, d_out = shape
+    torch.manual_seed(0)
+    layer = nn.Linear(d_in, d_out)
+    priming = Priming({"layer": torch.rand(d_out)})
+    own = torch.tensor(priming.learners(0.4)[0])
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        for tokens in (1, 3, 64, 129):
+            x = torch.randn(tokens, d_in)
+            answers = {join: split_answer(layer, own, join, x) for join in ("weights", "outputs")}
+            assert torch.equal(answers["weights"], layer(x))
+            torch.testing.assert_close(answers["outputs"], layer(x), atol=1e-5, rtol=1e-5)
+    finally:
+        torch.set_num_threads(before)
+
+
+def split_answer(layer: nn.Linear, learners: torch.Tensor, join: str, x: torch.Tensor) -> torch.Tensor:
+    part = JOINS[join](layer.weight, learners)
+    return PartProduct.apply(x, part.values, layer.bias, layer, part)
+
+
+@each_family
+@each_join
+def test_it_is_the_two_sublayers_side_by_side_permuted_back(family, join):
+    r"""As the lecture writes it, with modules of torch alone: `concat([x @ W_t, x @ W_f])`, and back."""
+    model, one = nonzero(primed(family, join=join)), tiny.batch()
+    plain = tiny.model(family)
+    head = {k: v for k, v in FreezeAndReconfigure()._learned(model, "default").items() if ".rows" not in k}
+    for path, parts in parts_of(model, "default").items():
+        module, own = plain.get_submodule(path), parts["weight"].index.tolist()
+        frozen = [node for node in range(len(W_of(module))) if node not in own]
+        W_t, W_f = parts["weight"].values, W_of(module)[frozen]
+        b_t, b_f = (parts["bias"].values, module.bias[frozen]) if module.bias is not None else (0, 0)
+        order = torch.tensor(own + frozen).argsort()
+        module.forward = lambda x, W_t=W_t, W_f=W_f, b_t=b_t, b_f=b_f, order=order: torch.cat(
+            [x @ W_t.t() + b_t, x @ W_f.t() + b_f], dim=-1
+        )[..., order]
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            if name in head:
+                parameter.copy_(head[name])
+        torch.testing.assert_close(model(**one).logits, plain(**one).logits, atol=1e-5, rtol=1e-4)
+
+
+@each_family
+def test_both_ways_to_join_train_alike(family):
+    found = {}
+    for join in ("weights", "outputs"):
+        model = primed(family, join=join).double()
+        train(model, [labelled(family, seed=i) for i in range(3)], lr=1e-2)
+        found[join] = [p for p in model.parameters() if p.requires_grad]
+    for one, other in zip(found["weights"], found["outputs"], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+@each_family
+def test_training_moves_the_learners_alone_and_merging_is_exact(family):
+    model, one, plain = primed(family), tiny.batch(), tiny.model(family).state_dict()
+    before = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.5)
+    for seed in range(3):
+        model(**labelled(family, seed=seed)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters() if n in before)
+    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+    nodes = {path: parts["weight"].index.tolist() for path, parts in parts_of(model, "default").items()}
+    beside = model(**one).logits
+    FreezeAndReconfigure().merge(model)
+    assert torch.equal(model(**one).logits, beside)
+    for name, new in model.state_dict().items():
+        path, _, key = name.rpartition(".")
+        if path in nodes:
+            moved = new != plain[name]
+            if moved.dim() > 1:
+                moved = moved.any(0 if family == "gpt2" else 1)
+            assert moved.nonzero().flatten().tolist() == nodes[path]
+        elif name.split(".")[0] != "classifier":
+            assert torch.equal(new, plain[name])
+    methods.unmerge(model)
+    assert torch.equal(model(**one).logits, beside)
+
+
+@each_family
+def test_the_closed_form_counts_the_learners(family):
+    model, arch = primed(family, learners=0.3), describe(tiny.config(family))
+    heads = sum(p.numel() for n, p in model.named_parameters() if ".copies." in n)
+    sizes = [(m.d_in + m.bias) * round(0.3 * m.d_out) for m in arch.feedforward]
+    counted = FreezeAndReconfigure(learners=0.3).count(model.config)
+    assert methods.trainable(model) - heads == counted == tiny.LAYERS * sum(sizes)
+    assert methods.attached(model)["default"].count(model.config) == counted
+
+
+# memory ---------------------------------------------------------------------------------------------------
+
+
+def test_frozen_nodes_keep_no_gradient_and_no_optimizer_state():
+    r"""Against the feed-forward layers trained whole: 16 bytes less for each frozen number but the weight's own 4."""
+    model = tiny.model("bert", hidden_size=64, intermediate_size=256)
+    whole = tiny.model("bert", hidden_size=64, intermediate_size=256).requires_grad_(False)
+    for path in FEEDFORWARD["bert"]:
+        whole.get_submodule(path).requires_grad_(True)
+    method = FreezeAndReconfigure(learners=0.25)
+    method.attach(model, priming=method.prime(model, steps("bert")))
+    for head in [p for n, p in model.named_parameters() if ".copies." in n]:
+        head.requires_grad_(False)
+    one = labelled("bert")
+    ours, theirs = measure(model, one), measure(whole, one)
+    dense = sum(p.numel() for p in whole.parameters() if p.requires_grad)
+    assert method.count(model.config) == dense // 4
+    assert ours.gradients == 4 * dense // 4 == theirs.gradients // 4
+    assert theirs.optimizer - ours.optimizer == 8 * (dense - dense // 4)
+    assert ours.kept <= theirs.kept  # no copy of a matrix waits for the backward pass
+
+
+# files and bad input --------------------------------------------------------------------------------------
+
+
+@each_join
+def test_a_checkpoint_brings_its_nodes(join, tmp_path):
+    model, one = nonzero(primed("gpt2", join=join)), tiny.batch()
+    FreezeAndReconfigure().save(model, tmp_path)
+    for method in (FreezeAndReconfigure(join=join), FreezeAndReconfigure.from_checkpoint(tmp_path)):
+        assert torch.equal(method.load(tiny.model("gpt2"), tmp_path)(**one).logits, model(**one).logits)
+    assert FreezeAndReconfigure.from_checkpoint(tmp_path) == methods.attached(model)["default"]
+    other = tiny.model("gpt2")
+    with pytest.raises(CourseError, match=r"other learners than the method here; .*from_checkpoint"):
+        FreezeAndReconfigure(nodes=((0, 1),)).load(other, tmp_path)
+    assert methods.attached(other) == {}
+    nonzero(FreezeAndReconfigure(nodes=((0, 1),)).attach(other))
+    before = other(**one).logits
+    with pytest.raises(CourseError, match=r"other learners than the method here"):
+        FreezeAndReconfigure().load(other, tmp_path)
+    assert torch.equal(other(**one).logits, before)
+
+
+@pytest.mark.parametrize("settings, said", [
+    ({"learners": 0}, "^learners=0: it is the share"), ({"learners": 1.2}, r"^learners=1\.2: "),
+    ({"learners": True}, "^learners=True: "), ({"learners": "0.4"}, "^learners='0.4': "),
+    ({"join": "weight"}, "unknown join 'weight'; did you mean 'weights'"),
+    ({"nodes": ()}, "^nodes: give the numbers"), ({"nodes": ((),)}, "^nodes: "), ({"nodes": ((0, 0),)}, "^nodes: "),
+    ({"nodes": ((-1,),)}, "^nodes: "), ({"nodes": (1, 2)}, "^nodes: "), ({"nodes": ((0.5,),)}, "^nodes: "),
+])  # fmt: skip
+def test_settings_that_make_no_sense(settings, said):
+    with pytest.raises(CourseError, match=said):
+        FreezeAndReconfigure(**settings)
+
+
+@pytest.mark.parametrize("nodes, said", [
+    (None, r"has not been said: run priming = far.prime\(model, train\)"),
+    (((0,), (1,)), "nodes are given for 2 layers, and this model has 4 feed-forward layers"),
+    (((0, 32),), "output.dense has no node 32: its nodes are 0 to 31"),
+])  # fmt: skip
+def test_nodes_that_do_not_fit_touch_nothing(nodes, said):
+    model = tiny.model("bert")
+    with pytest.raises(CourseError, match=said):
+        FreezeAndReconfigure(nodes=nodes).attach(model)
+    assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
