@@ -285,6 +285,13 @@ def test_measure_leaves_no_trace(checkpointing):
     assert model.config.use_cache
 
 
+def test_a_tensor_without_elements_takes_nothing():
+    model, batch = tiny.model("bert"), labelled("bert")
+    bill = measure(model, batch)
+    model.register_buffer("nothing", torch.empty(0))
+    assert measure(model, batch).buffers == bill.buffers
+
+
 def test_measure_explains_what_is_missing():
     model = tiny.model("bert")
     with pytest.raises(CourseError, match="no labels"):

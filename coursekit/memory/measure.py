@@ -71,7 +71,7 @@ def _on_cpu(
         # A storage counts as gradient for its whole life if it is one in the end.
         gradients = live.add(p.grad for p in trained if p.grad is not None)
     events = live.events
-    sizes = {e.storage: e.change for e in events if e.change > 0}
+    sizes = {e.storage: e.change for e in events if e.change >= 0}  # 0: of a tensor without elements
     timeline, kept = _curve(events, weights | buffers | inputs, gradients)
     return Breakdown(
         weights=sum(sizes[s] for s in weights),
