@@ -24,6 +24,7 @@ _SUBMODULES = frozenset(
     [
         "architecture",
         "checks",
+        "comparison",
         "counts",
         "device",
         "errors",

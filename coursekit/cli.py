@@ -126,6 +126,43 @@ def solve(
 
 @app.command()
 @_polite
+def compare(
+    out: Annotated[Path, typer.Option("--out", "-o", help="File for the runs, one JSON line each.")],
+    task: Annotated[str, typer.Option(help="film, product, tweet or newspaper.")] = "film",
+    labels: Annotated[str, typer.Option(help="two or five.")] = "two",
+    methods: Annotated[str, typer.Option(help="Names with commas between them, or all.")] = "all",
+    seeds: Annotated[str, typer.Option(help="Numbers with commas between them.")] = "0,1,2",
+    model: Annotated[str, typer.Option(help="minilm, smollm2, a folder, or an id on the hub.")] = "minilm",
+    steps: Annotated[int, typer.Option(help="Training steps of each run.")] = 60,
+    batch_size: Annotated[int, typer.Option(help="Sentences in a step.")] = 16,
+    sentences: Annotated[int, typer.Option(help="Test sentences.")] = 500,
+    validation: Annotated[int, typer.Option(help="Validation sentences, to choose learning rates.")] = 400,
+    rates: Annotated[
+        str | None,
+        typer.Option(help="Learning rates to choose from, or `around` each method's own. Default: its own."),
+    ] = None,
+) -> None:
+    r"""Train every method of the course on one task and compare size, memory, time and quality.
+
+    Stop it with Ctrl-C; the same command goes on from there.
+    """
+    from coursekit import comparison
+    from coursekit.parameters import listed
+
+    setting = comparison.Setting(task, labels, model, steps, batch_size, sentences, validation)
+    lines = comparison.compare(
+        out,
+        setting,
+        None if methods == "all" else listed(methods, str, "methods"),
+        listed(seeds, int, "seeds"),
+        rates if rates in (None, comparison.AROUND) else listed(rates, float, "rates"),
+        say=functools.partial(typer.echo, err=True),
+    )
+    typer.echo(comparison.table(comparison.summary(lines)))
+
+
+@app.command()
+@_polite
 def info() -> None:
     r"""Show versions, the device, and what the cache holds."""
     import platform

@@ -109,8 +109,26 @@ def _load(
 
 def check_decoder(name: str | Path, config: Any) -> None:
     r"""CourseError where `config` is that of an encoder."""
-    if config.model_type in _ENCODER_TYPES and not config.is_decoder:
+    if _encodes(config):
         raise CourseError(f"{str(name)!r} is an encoder ({config.model_type}): load it with load_encoder")
+
+
+def _encodes(config: Any) -> bool:
+    return config.model_type in _ENCODER_TYPES and not config.is_decoder
+
+
+def is_encoder(name: str | Path) -> bool:
+    r"""Whether `load_encoder` is the one for this model, rather than `load_decoder`.
+
+    Raises CourseError for a name that is neither of the course's models, nor a folder, nor a hub id.
+    """
+    if str(name) in _ENCODERS or str(name) in _DECODERS:
+        return str(name) in _ENCODERS
+    if "/" not in str(name) and not Path(name).is_dir():
+        raise unknown("model", str(name), [*_DECODERS, *_ENCODERS])
+    source = _locate(name, classifier=False)
+    with _one_line(name, source):
+        return _encodes(AutoConfig.from_pretrained(source))
 
 
 def finished(

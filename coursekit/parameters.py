@@ -8,9 +8,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from coursekit.errors import CourseError, unknown
+
+T = TypeVar("T")
 
 
 def fits(value: Any, kind: type) -> bool:
@@ -97,6 +99,17 @@ def parse(assignment: str) -> tuple[str, Any]:
         return name, ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError):
         return name, text
+
+
+def listed(text: str, kind: type[T], what: str) -> list[T]:
+    r"""The values in `text`, which has commas between them. Raises CourseError for one that is no `kind`."""
+    found = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        try:
+            found.append(kind(part))
+        except ValueError:
+            raise CourseError(f"{part!r} in {what}={text!r} is no {kind.__name__}") from None
+    return found
 
 
 def _is_number(text: str) -> bool:

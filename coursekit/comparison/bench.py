@@ -1,0 +1,94 @@
+r"""What all runs of one comparison share: the model, the text, one batch to measure on, the step to be measured by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from coursekit import training
+from coursekit.methods import FullFineTuning
+from coursekit.models import is_encoder, load_decoder, load_encoder
+from coursekit.prepared import Prepared
+from coursekit.tasks import load_task
+
+#: Sentences that methods may look at before they train.
+LOOKED_AT = 128
+
+
+@dataclass(frozen=True)
+class Setting:
+    r"""What the runs of one file have in common.
+
+    domain, labels: as for `load_task`; a decoder answers with a word, an encoder with a class. model: as for
+    `load_encoder` or `load_decoder`. sentences: of the test split, for a run. validation: of the validation split, to
+    choose a learning rate.
+    """
+
+    domain: str = "film"
+    labels: str = "two"
+    model: str = "minilm"
+    steps: int = 60
+    batch_size: int = 16
+    sentences: int = 500
+    validation: int = 400
+
+
+class Bench:
+    r"""Model and task of a `Setting`, loaded."""
+
+    def __init__(self, setting: Setting):
+        self.setting = setting
+        task = load_task(setting.domain, setting.labels)
+        self.encoder = is_encoder(setting.model)
+        self.labels = len(task.labels)
+        model, tokenizer = self._load(0)
+        self.device, self.dtype = model.device, model.dtype
+        self.prepared: Prepared = task.for_encoder(tokenizer) if self.encoder else task.for_decoder(tokenizer)
+        self.majority = task.majority
+
+    def model(self, seed: int) -> nn.Module:
+        r"""The model as it was before anything trained; `seed` draws the head of an encoder."""
+        return self._load(seed)[0]
+
+    def fit(self, model: nn.Module, seed: int, lr: float, steps: int | None = None) -> training.History:
+        r"""Train `model` on the task, for as many steps as the setting says unless `steps` does."""
+        steps, size = steps or self.setting.steps, self.setting.batch_size
+        return training.fit(
+            model, self.prepared, steps=steps, batch_size=size, lr=lr, seed=seed, progress=False
+        )
+
+    def sentences(self, split: str) -> int:
+        r"""How many sentences of "validation" or "test" are asked: as many as were wanted, or as there are."""
+        wanted = self.setting.sentences if split == "test" else self.setting.validation
+        return min(wanted, len(self.prepared.split(split)))
+
+    @cached_property
+    def batch(self) -> dict[str, Tensor]:
+        r"""The batch on which memory and steps are measured, the same for all: the first of a training with seed 0."""
+        return self._batches(self.setting.batch_size, 0)[0]
+
+    def looked_at(self, seed: int) -> list[dict[str, Tensor]]:
+        r"""Training sentences for a method that looks at the task before it trains."""
+        return self._batches(LOOKED_AT, seed)
+
+    @cached_property
+    def reference(self) -> nn.Module:
+        r"""A model whose every weight trains: what all steps are measured by."""
+        return FullFineTuning().attach(self.model(0))
+
+    def _batches(self, rows: int, seed: int) -> list[dict[str, Tensor]]:
+        train = self.prepared.split("train")
+        chosen = training.rows_of_step(len(train), rows, seed, 0)
+        size, found = self.setting.batch_size, []
+        for start in range(0, rows, size):
+            batch = self.prepared.collate(train.select(chosen[start : start + size]).to_list())
+            found.append({key: value.to(self.device) for key, value in batch.items()})
+        return found
+
+    def _load(self, seed: int) -> tuple[nn.Module, Any]:
+        if self.encoder:
+            return load_encoder(self.setting.model, num_labels=self.labels, seed=seed)
+        return load_decoder(self.setting.model)

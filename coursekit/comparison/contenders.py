@@ -1,0 +1,133 @@
+r"""The methods that are compared: settings, family and learning rate of each, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from coursekit.methods import (
+    IA3,
+    AdapterDrop,
+    BitFit,
+    ByType,
+    Compacter,
+    CompacterPlus,
+    FishMask,
+    FreezeAndReconfigure,
+    FullFineTuning,
+    HeadOnly,
+    HoulsbyAdapter,
+    Hybrid,
+    IntrinsicSAID,
+    LinAdapter,
+    LlamaAdapter,
+    LoRA,
+    MAMAdapter,
+    NormTuning,
+    ParallelAdapter,
+    PfeifferAdapter,
+    PrefixTuning,
+    PromptTuning,
+    PTuning,
+    SelectRows,
+    SparseAdapter,
+    TopLayers,
+    UniPELT,
+)
+from coursekit.methods.base import Method
+from coursekit.quantization import quantize_model
+
+if TYPE_CHECKING:
+    from coursekit.comparison.bench import Bench
+
+#: The method, a fresh model, the task and the run's seed -> the model with the method on it.
+Attach = Callable[[Method, nn.Module, "Bench", int], nn.Module]
+#: Steps of the full fine-tuning that shows FAR which nodes move. They come on top of the run's own.
+PRIMING = 10
+
+
+def alone(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
+    r"""Attach what needs no look at the task."""
+    return method.attach(model)
+
+
+def on_batches(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
+    r"""Attach what chooses its parameters by batches of the task."""
+    return method.attach(model, batches=bench.looked_at(seed))
+
+
+def primed(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
+    r"""Attach what chooses its parameters by a short training of the whole model, at the rate of full fine-tuning."""
+    priming = method.prime(model, lambda twin: bench.fit(twin, seed, CONTENDERS["full"].rate, PRIMING))
+    return method.attach(model, priming=priming)
+
+
+def on_codes(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
+    r"""Attach beside weights in 4 bits."""
+    return method.attach(quantize_model(model))
+
+
+@dataclass(frozen=True)
+class Contender:
+    r"""One method in the comparison.
+
+    family: baseline, additive, selective, reparameterised or hybrid. rate: learning rate where none is searched for.
+    attach: how it gets onto the model.
+    """
+
+    family: str
+    method: Method
+    rate: float
+    attach: Attach = alone
+
+    @property
+    def settings(self) -> str:
+        r"""The method with its hyperparameters; a base in 4 bits is one of them."""
+        return f"{self.method!r}{' on NF4' if self.quantized else ''}"
+
+    @property
+    def quantized(self) -> bool:
+        r"""Whether the base is in 4 bits."""
+        return self.attach is on_codes
+
+
+#: By name. The settings are the papers' or, where those are for large models, sizes near to each other. The rates are
+#: for MiniLM and a few dozen steps, which need higher ones than the papers' thousands.
+CONTENDERS: dict[str, Contender] = {
+    "head": Contender("baseline", HeadOnly(), 1e-1),
+    "full": Contender("baseline", FullFineTuning(), 1e-4),
+    "houlsby": Contender("additive", HoulsbyAdapter(r=16), 1e-2),
+    "pfeiffer": Contender("additive", PfeifferAdapter(r=16), 1e-2),
+    "parallel": Contender("additive", ParallelAdapter(r=16), 1e-2),
+    "lin": Contender("additive", LinAdapter(r=16), 1e-2),
+    "adapter-drop": Contender("additive", AdapterDrop(PfeifferAdapter(r=16), n=2), 1e-2),
+    # A wide adapter of which a fifth is left: the paper's Large-Sparse.
+    "sparse-adapter": Contender(
+        "additive", SparseAdapter(HoulsbyAdapter(r=64, init="bert"), pruned=0.8, score="snip"), 1e-2, on_batches
+    ),
+    "ia3": Contender("additive", IA3(), 1e-1),
+    "prompt": Contender("additive", PromptTuning(n=20), 1e-1),
+    "prefix": Contender("additive", PrefixTuning(n=20), 3e-2),
+    "p-tuning": Contender("additive", PTuning(n=20), 3e-3),
+    "llama-adapter": Contender("additive", LlamaAdapter(n=10), 1e-2),
+    "bitfit": Contender("selective", BitFit(), 1e-2),
+    "bitfit-query": Contender("selective", BitFit(biases="query-and-second-mlp"), 1e-2),
+    "norms": Contender("selective", NormTuning(), 1e-2),
+    "top-layers": Contender("selective", TopLayers(k=2), 3e-4),
+    "attention": Contender("selective", ByType(("attention",)), 3e-4),
+    "fish-mask": Contender("selective", FishMask(keep=0.005), 1e-2, on_batches),
+    "far": Contender("selective", FreezeAndReconfigure(learners=0.1), 1e-3, primed),
+    "rows": Contender("selective", SelectRows(rows=0.1), 1e-2),
+    "said": Contender("reparameterised", IntrinsicSAID(d=1000), 1e-2),
+    "lora": Contender("reparameterised", LoRA(r=8, alpha=16), 1e-2),
+    "dora": Contender("reparameterised", LoRA(r=8, alpha=16, dora=True), 1e-2),
+    "qlora": Contender("reparameterised", LoRA(r=8, alpha=16, targets="all-linear"), 1e-2, on_codes),
+    "lora-bitfit": Contender("hybrid", Hybrid(LoRA(r=8, alpha=16), BitFit()), 1e-2),
+    "compacter": Contender("hybrid", Compacter(), 1e-2),
+    "compacter-plus": Contender("hybrid", CompacterPlus(), 1e-2),
+    "mam": Contender("hybrid", MAMAdapter(n=30, hidden=None), 1e-2),
+    "unipelt": Contender("hybrid", UniPELT(n=10, hidden=None), 1e-2),
+}  # fmt: skip

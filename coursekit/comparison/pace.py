@@ -1,0 +1,63 @@
+r"""How long a training step takes, as a ratio: clocks drift and machines are shared, and both sides share that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from coursekit import training
+
+
+@contextmanager
+def as_in_training(model: nn.Module) -> Iterator[None]:
+    r"""Modes and precisions that `fit` trains in, for the length of a `with`."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    device = trained[0].device
+    half = training._half_precision(model, trained)
+    with ExitStack() as stack:
+        stack.enter_context(training._train_mode(model))
+        stack.enter_context(training._no_key_value_cache(model))
+        stack.enter_context(training._master_weights(trained))
+        stack.enter_context(torch.autocast(device.type, half) if half else nullcontext())
+        yield
+
+
+def ratios(model: nn.Module, reference: nn.Module, batch: dict[str, Tensor], rounds: int) -> list[float]:
+    r"""Time of a step of `model` / time of one of `reference`, once for each round; who goes first alternates.
+
+    Steps at a learning rate of 0: both models stay as they are.
+    """
+    with as_in_training(model), as_in_training(reference):
+        ours, theirs = _stepper(model, batch), _stepper(reference, batch)
+        ours(), theirs()  # warmed up: allocator, lazy optimizer state
+        found = []
+        for i in range(rounds):
+            took = {step: step() for step in ((ours, theirs) if i % 2 == 0 else (theirs, ours))}
+            found.append(took[ours] / took[theirs])
+    return found
+
+
+def _stepper(model: nn.Module, batch: dict[str, Tensor]) -> Callable[[], float]:
+    r"""A function that makes one training step, as `fit` does, and says how many seconds it took."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = training._make_optimizer("adamw", trained, 0.0, 0.0)
+
+    def step() -> float:
+        if trained[0].is_cuda:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()  # waits for the device
+        if trained[0].is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    return step
