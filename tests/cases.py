@@ -58,6 +58,8 @@ CASES = [
     Case("LlamaAdapter", lambda: methods.LlamaAdapter(n=3, layers=1), families=tiny.DECODERS, strong=6),
     Case("LlamaAdapter-tanh",
          lambda: methods.LlamaAdapter(n=3, layers=2, gate="tanh", per_head=True), families=tiny.DECODERS),
+    Case("Hybrid-lora-bitfit", lambda: methods.Hybrid(methods.LoRA(r=4), methods.BitFit()),
+         families=("bert", "roberta", "gpt2", "opt"), folds=True),
     Case("MAMAdapter", lambda: methods.MAMAdapter(n=3, hidden=8, r=4), identity=False),
     Case("UniPELT", lambda: methods.UniPELT(n=3, hidden=8, r=4, rank=2), families=tiny.ENCODERS, identity=False),
     Case("IntrinsicSAID", lambda: methods.IntrinsicSAID(d=50), folds=True, strong=6),

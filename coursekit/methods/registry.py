@@ -19,6 +19,8 @@ def from_checkpoint(folder: str | Path) -> Method:
     config, _ = interop.read(folder)
     known = {method.kind: method for method in _concrete(Method) if hasattr(method, "from_checkpoint")}
     kind = config.get("peft_type")
+    if kind == "LORA" and config.get("bias", "none") != "none":  # peft's way to train biases as well
+        kind = "HYBRID"
     if kind not in known:
         raise unknown("method in the checkpoint", str(kind), known)
     return known[kind].from_checkpoint(folder)

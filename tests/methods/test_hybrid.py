@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from itertools import combinations
 
+import peft
 import pytest
 import tiny
 import torch
@@ -20,6 +21,7 @@ from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import (
     IA3,
+    BitFit,
     HoulsbyAdapter,
     Hybrid,
     LlamaAdapter,
@@ -32,15 +34,18 @@ from coursekit.methods import (
     PTuning,
     UniPELT,
 )
+from coursekit.methods.selective.whole import Whole
 from coursekit.methods.surgery import around, at, standing
 from coursekit.methods.switched import Switched, leaf
 
 PARTS = {
     "lora": lambda: LoRA(r=4, targets=("q_proj", "v_proj")),
-    "ia3": lambda: IA3(targets=("fc1", "fc2"), feedforward=("fc2",)),
+    "ia3": lambda: IA3(targets=("fc2", "out_proj"), feedforward=("fc2",)),
     "houlsby": lambda: HoulsbyAdapter(r=4, init="zero", train_norms=True),
     "prompt": lambda: PromptTuning(n=3),
     "prefix": lambda: PrefixTuning(n=2),
+    "bitfit": lambda: BitFit("query-and-second-mlp"),
+    "rows": lambda: methods.SelectRows(targets=("k_proj",), rows=0.3),
 }
 PAIRS = [pytest.param(a, b, id=f"{a}-{b}") for a, b in combinations(PARTS, 2)]
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -214,6 +219,108 @@ def test_twenty_steps_move_both_parts():
     assert all(moved.values()), moved
 
 
+# LoRA and BitFit: peft's LoRA with bias="all" -----------------------------------------------------------------
+
+WITH_BIASES = ("bert", "roberta", "gpt2", "opt")
+each_with_biases = pytest.mark.parametrize("family", WITH_BIASES)
+
+
+def peft_s(family: str, **options) -> nn.Module:
+    task = "SEQ_CLS" if family in tiny.ENCODERS else "CAUSAL_LM"
+    return peft.get_peft_model(
+        tiny.model(family), peft.LoraConfig(r=2, lora_alpha=8, bias="all", task_type=task, **options)
+    )
+
+
+@each_with_biases
+@pytest.mark.parametrize("lora", [LoRA(r=2, alpha=8), LoRA(r=2, dora=True)], ids=["lora", "dora"])
+def test_peft_reads_lora_with_all_biases_and_answers_the_same_to_the_bit(family, lora, tmp_path):
+    method, one = Hybrid(lora, BitFit()), labelled(family, padded=True)
+    model = nonzero(method.attach(tiny.model(family)))
+    method.save(model, tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["bias"] == "all"
+    theirs = peft.PeftModel.from_pretrained(tiny.model(family), tmp_path).eval()
+    if lora.dora:
+        torch.testing.assert_close(model(**one).logits, theirs(**one).logits)
+    else:
+        assert torch.equal(model(**one).logits, theirs(**one).logits)
+
+
+@each_with_biases
+def test_peft_s_own_checkpoints_with_all_biases_load_here(family, tmp_path):
+    theirs, one = nonzero(peft_s(family)).eval(), labelled(family, padded=True)
+    theirs.save_pretrained(tmp_path)
+    method = methods.from_checkpoint(tmp_path)
+    assert method == Hybrid(LoRA(r=2, alpha=8, targets=method.parts[1].targets), BitFit())
+    model = method.load(tiny.model(family), tmp_path)
+    assert torch.equal(model(**one).logits, theirs(**one).logits)
+    assert methods.trainable(model) == sum(p.numel() for p in theirs.parameters() if p.requires_grad)
+
+
+@each_with_biases
+def test_twenty_steps_of_training_follow_peft(family, tmp_path):
+    method = Hybrid(LoRA(r=2, alpha=8), BitFit())
+    model = method.attach(tiny.model(family))
+    method.save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(tiny.model(family), tmp_path, is_trainable=True)
+    batches, losses = [labelled(family, seed=i, padded=True) for i in range(20)], []
+    for one in (model, theirs):
+        torch.manual_seed(1)
+        losses.append(train(one.train(), batches, lr=3e-3))
+    torch.testing.assert_close(*map(torch.tensor, losses), atol=1e-5, rtol=0)
+    assert len(set(losses[0])) == 20
+
+
+def test_folded_weights_and_biases_are_peft_s(tmp_path):
+    method = Hybrid(LoRA(r=2, alpha=8), BitFit())
+    model = nonzero(method.attach(tiny.model("bert")))
+    method.save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(tiny.model("bert"), tmp_path).merge_and_unload()
+    method.merge(model, undo=False)
+    own = dict(model.named_parameters())
+    for name, parameter in theirs.named_parameters():
+        assert torch.equal(parameter, own[name]), name
+
+
+@pytest.mark.parametrize("bias", ["none", "lora_only"])
+def test_other_biases_of_peft_s_are_not_mistaken_for_all(bias, tmp_path):
+    theirs = peft.get_peft_model(tiny.model("bert"), peft.LoraConfig(r=2, bias=bias, task_type="SEQ_CLS"))
+    theirs.save_pretrained(tmp_path)
+    message = (
+        "holds LORA, not HYBRID"
+        if bias == "none"
+        else "bias='lora_only'; here LoRA comes with all biases or none"
+    )
+    with pytest.raises(CourseError, match=message):
+        Hybrid(LoRA(r=2, alpha=8), BitFit()).load(tiny.model("bert"), tmp_path)
+    if bias == "none":
+        assert isinstance(methods.from_checkpoint(tmp_path), LoRA)
+
+
+def test_lora_alone_does_not_read_a_checkpoint_with_biases(tmp_path):
+    peft_s("bert").save_pretrained(tmp_path)
+    for attempt in (
+        lambda: LoRA.from_checkpoint(tmp_path),
+        lambda: LoRA(r=2, alpha=8).load(tiny.model("bert"), tmp_path),
+    ):
+        with pytest.raises(
+            CourseError, match=r"LoRA and biases at once: load it with methods.from_checkpoint"
+        ):
+            attempt()
+
+
+def test_the_bias_inside_a_lora_layer_trains_and_the_frozen_one_does_not():
+    model = nonzero(Hybrid(LoRA(r=2), BitFit()).attach(tiny.model("bert")))
+    layer = at(model, "bert.encoder.layer.0.attention.self.query")
+    before, one = layer.leaf.bias.clone(), labelled("bert")
+    model(**one).loss.backward()
+    (part,) = (m for m in layer.modules() if isinstance(m, Whole))
+    assert part.values.grad.abs().sum() > 0 and layer.leaf.bias.grad is None
+    assert torch.equal(layer.leaf.bias, before)
+    x, W = torch.randn(2, 3, tiny.D_MODEL), layer.folded("default")
+    torch.testing.assert_close(layer(x), x @ W.T + part.values)
+
+
 # folding --------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +355,10 @@ def test_one_part_that_does_not_fold_keeps_all_of_them_beside():
     (lambda: (MAMAdapter(n=2, r=2), HoulsbyAdapter(r=2)), "both change what the bottlenecks"),
     (lambda: (UniPELT(n=2, r=2, rank=2), LoRA(r=2, targets=("key",))), "is there twice"),
     (lambda: (methods.SparseAdapter(HoulsbyAdapter(r=2)), LoRA(r=2)), "SparseAdapter cannot be part of a hybrid"),
+    (lambda: (BitFit(), methods.TopLayers(k=1)), "BitFit and TopLayers cannot be combined: both change .*bias"),
+    (lambda: (LoRA(r=2), methods.SelectRows(rows=0.2)), "both change bert.encoder.layer.0.attention.self.query.weight"),
+    (lambda: (BitFit(), HoulsbyAdapter(r=2, train_norms=True)), "both change bert.*LayerNorm.bias"),
+    (lambda: (methods.FishMask(keep=9), LoRA(r=2)), "looks at the task when it is attached"),
     (lambda: (methods.IntrinsicSAID(d=50), LoRA(r=2)), "cannot be part of a hybrid|both change bert"),
 ], ids=lambda x: "" if isinstance(x, str) else None)  # fmt: skip
 def test_parts_that_collide_are_refused_before_anything_is_changed(parts, message):

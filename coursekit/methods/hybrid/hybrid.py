@@ -5,15 +5,19 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from coursekit import interop
 from coursekit.errors import CourseError
 from coursekit.methods import base
 from coursekit.methods.full import FullFineTuning
 from coursekit.methods.hybrid.composite import Composite, twice
+from coursekit.methods.lora import LoRA, LoRALayer
+from coursekit.methods.selective import BitFit
+from coursekit.methods.surgery import HEADS, standing
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -22,8 +26,10 @@ class Hybrid(Composite):
 
     parts: in any order. They are attached in the order of their kinds' names, so that one seed gives one start however
     they were given. Which of them stands around which, where several stand at one module, is decided by what they do
-    there (`Switched.order`) and not by who came first. peft has no such format: the folder of `save` holds the parts'
-    configs in one list.
+    there (`Switched.order`) and not by who came first.
+
+    LoRA and BitFit together are peft's LoRA with bias="all" and are written as that. For others peft has no format: the
+    folder of `save` then holds the parts' configs in one list.
 
     Raises CourseError for fewer than two parts, for a part twice, for a part that takes the whole model (full
     fine-tuning), and, on attaching, before anything is changed, for parts that would change the same tensor or the
@@ -64,9 +70,18 @@ class Hybrid(Composite):
         return f"Hybrid of {' and '.join(part._title for part in self.parts)}"
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
+        if self._lora:
+            return self._lora._config(model) | {"bias": "all"}
         return interop.common_config(model, self.kind) | {"parts": [p._config(model) for p in self.parts]}
 
+    def _check_kind(self, config: dict[str, Any]) -> None:
+        if not (self._lora and _biases(config)):
+            super()._check_kind(config)
+
     def _check_config(self, config: dict[str, Any]) -> None:
+        if self._lora:
+            self._lora._check_config(config | {"bias": "none"})
+            return
         found = [part["peft_type"] for part in config["parts"]]
         if found != [part.kind for part in self.parts]:
             raise CourseError(
@@ -76,12 +91,48 @@ class Hybrid(Composite):
         for part, its in zip(self.parts, config["parts"], strict=True):
             part._check_config(its)
 
+    # LoRA and BitFit, in peft's format ----------------------------------------------------------------------------
+
+    @property
+    def _lora(self) -> LoRA | None:
+        r"""The LoRA of this hybrid if all else is BitFit with all biases: then peft has a format for it."""
+        first, *rest = self.parts
+        return rest[0] if first == BitFit() and len(rest) == 1 and type(rest[0]) is LoRA else None
+
+    def save(self, model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
+        r"""Write what was trained (never the base) to `folder`."""
+        name = self._named(model, name)
+        method = base._beside(model).methods[name]
+        if not method._lora:
+            return super().save(model, folder, name)
+        # peft's wrapper has the layer as its part, so the layer's bias has another name there.
+        adapted = [path for path, m in standing(model) if isinstance(m, LoRALayer) and name in m.scaling]
+        moved = {f"{path}.bias": f"{path}.base_layer.bias" for path in adapted}
+        tensors = {moved.get(key, key): value for key, value in method._learned(model, name).items()}
+        return interop.write(folder, method._config(model), tensors)
+
+    def _key(self, part: base.Method, key: str) -> str:
+        return key if self._lora else super()._key(part, key)
+
+    def _share(self, part: base.Method, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if not self._lora:
+            return super()._share(part, tensors)
+        lora = {key for key in tensors if ".lora_" in key}
+        if part is self._lora:
+            return {key: tensors[key] for key in lora}
+        biases = {k for k in tensors.keys() - lora if k.endswith(".bias") and k.split(".")[0] not in HEADS}
+        return {key: tensors[key] for key in biases}
+
+    # ------------------------------------------------------------------------------------------------------------
+
     @classmethod
     def from_checkpoint(cls, folder: Any) -> Hybrid:
         r"""The method with the hyperparameters of the checkpoint in `folder`."""
         from coursekit.methods.registry import from_checkpoint
 
         config, tensors = interop.read(folder)
+        if _biases(config):
+            return cls(BitFit(), LoRA._of(config, folder))
         interop.same_method(cls.kind, config)
         parts = []
         for its in config["parts"]:
@@ -92,6 +143,17 @@ class Hybrid(Composite):
                 interop.write(alone, its, own)
                 parts.append(from_checkpoint(alone))
         return cls(*parts)
+
+
+def _biases(config: dict[str, Any]) -> bool:
+    r"""Whether a checkpoint is peft's LoRA with all biases. Raises CourseError for other biases than all."""
+    if config.get("peft_type") != LoRA.kind or (biases := config["bias"]) == "none":
+        return False
+    if biases != "all":
+        raise CourseError(
+            f"this checkpoint was trained with bias={biases!r}; here LoRA comes with all biases or none"
+        )
+    return True
 
 
 def _check_part(part: Any) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from coursekit import counts, interop
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
-from coursekit.methods.selective.part_layer import PartMethod, Parts, parts_of
+from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Part, transposed
 from coursekit.methods.surgery import body_prefix, head_names, standing
 from coursekit.methods.switched import Switched
@@ -83,7 +83,7 @@ class WholeMethod(PartMethod):
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         return {
             f"{path}.{key}": part.values
-            for path, parts in parts_of(model, name).items()
+            for path, parts in self._parts_of(model, name).items()
             for key, part in parts.items()
         }
 
