@@ -351,9 +351,9 @@ def test_one_part_that_does_not_fold_keeps_all_of_them_beside():
     (lambda: (HoulsbyAdapter(r=2), PfeifferAdapter(r=2)), "both change what the bottlenecks of the blocks add"),
     (lambda: (PromptTuning(n=2), PTuning(n=2, hidden=4)), "both change the vectors before the input"),
     (lambda: (LlamaAdapter(n=2, layers=1), PrefixTuning(n=2)), "both change keys and values of the attention"),
-    (lambda: (MAMAdapter(n=2, r=2), ParallelAdapter(r=2)), "ParallelAdapter is there twice"),
+    (lambda: (MAMAdapter(n=2, r=2), ParallelAdapter(r=2)), "ParallelAdapter is there twice: an adapter has one set"),
     (lambda: (MAMAdapter(n=2, r=2), HoulsbyAdapter(r=2)), "both change what the bottlenecks"),
-    (lambda: (UniPELT(n=2, r=2, rank=2), LoRA(r=2, targets=("key",))), "is there twice"),
+    (lambda: (UniPELT(n=2, r=2, rank=2), LoRA(r=2, targets=("key",))), "LoRA beside GatedLoRA: an adapter has one set"),
     (lambda: (methods.SparseAdapter(HoulsbyAdapter(r=2)), LoRA(r=2)), "SparseAdapter cannot be part of a hybrid"),
     (lambda: (BitFit(), methods.TopLayers(k=1)), "BitFit and TopLayers cannot be combined: both change .*bias"),
     (lambda: (LoRA(r=2), methods.SelectRows(rows=0.2)), "both change bert.encoder.layer.0.attention.self.query.weight"),
@@ -371,7 +371,7 @@ def test_parts_that_collide_are_refused_before_anything_is_changed(parts, messag
 
 
 @pytest.mark.parametrize(("parts", "message"), [
-    ((LoRA(r=2), LoRA(r=3, targets=("key",))), "LoRA is there twice.*name all of its places"),
+    ((LoRA(r=2), LoRA(r=3, targets=("key",))), "LoRA is there twice.*name all of their places"),
     ((LoRA(),), "needs two methods or more"),
     ((LoRA, PrefixTuning()), r"no method that could be part of a hybrid: write LoRA\(\)"),
     ((LoRA(), "bitfit"), "'bitfit' is no method"),

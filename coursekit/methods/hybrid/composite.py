@@ -36,7 +36,7 @@ class Composite(base.Method, ABC):
             part._check(model)
         for one, other in combinations(parts, 2):
             if one.kind == other.kind:
-                raise twice(one)
+                raise twice(one, other)
             if both := one._changes(model) & other._changes(model):
                 raise CourseError(
                     f"{one._title} and {other._title} cannot be combined: both change {min(both)}; let them change "
@@ -103,11 +103,15 @@ class Composite(base.Method, ABC):
         ]
 
 
-def twice(part: base.Method) -> CourseError:
-    r"""The error for two parts of the kind of `part`."""
+def twice(one: base.Method, other: base.Method) -> CourseError:
+    r"""The error for two parts of one kind."""
+    what = (
+        f"{one._title} is there twice"
+        if one._title == other._title
+        else f"{one._title} beside {other._title}"
+    )
     return CourseError(
-        f"{part._title} is there twice: one adapter has one set of its parameters, so let one {part._title} name all "
-        "of its places"
+        f"{what}: an adapter has one set of such parameters, so let one part name all of their places"
     )
 
 

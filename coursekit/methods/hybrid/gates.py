@@ -40,10 +40,8 @@ class Gate(nn.Linear):
     def forward(
         self, x: Float[Tensor, "batch seq d"], real: Bool[Tensor, "batch seq"] | None
     ) -> Float[Tensor, "batch 1 1"]:
-        g = torch.sigmoid(
-            super().forward(x.to(self.weight.dtype))
-        ).float()  # (batch, seq, d) -> (batch, seq, 1)
-        g = g.to(torch.promote_types(g.dtype, self.weight.dtype))
+        # (batch, seq, d) -> (batch, seq, 1). Under autocast the product is rounded; the average is not.
+        g = torch.sigmoid(super().forward(x.to(self.weight.dtype))).to(self.weight.dtype)
         if real is None or self.padded:
             return g.mean(1, keepdim=True)
         share = real[..., None].to(g.dtype)  # (batch, seq) -> (batch, seq, 1)

@@ -48,7 +48,7 @@ class Hybrid(Composite):
         flat.sort(key=lambda part: part.kind)
         for one, other in pairwise(flat):
             if one.kind == other.kind:
-                raise twice(one)
+                raise twice(one, other)
         object.__setattr__(self, "parts", tuple(flat))
 
     def __repr__(self) -> str:
