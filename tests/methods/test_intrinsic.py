@@ -391,6 +391,23 @@ def test_adapters_with_the_same_directions_draw_them_once():
     assert copy.deepcopy(model).base_model.intrinsic.fastfood["one"] is drawn["one"]
 
 
+@pytest.mark.parametrize("d", [10, 1000])
+def test_a_step_of_adam_is_as_long_in_the_weights_whatever_d_is(d):
+    method, model = IntrinsicSAID(d=d, structure=False), tiny.model("bert")
+    groups = method.parameter_groups(method.attach(model), step=0.5, lr=1e-3)
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    assert {id(p) for group in groups for p in group["params"]} == trained
+    assert [len(group["params"]) for group in groups] == [1, 2]  # v; weight and bias of the head
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    model(**labelled("bert")).loss.backward()
+    optimizer.step()
+    v = method.vector(model).detach()
+    moved = model.bert.intrinsic.fastfood["default"](v)
+    torch.testing.assert_close(v.norm(), torch.tensor(0.5), atol=1e-3, rtol=0)
+    assert 0.4 < moved.norm() < 0.6
+    assert groups[1]["lr"] == 1e-3
+
+
 def test_more_directions_come_further():
     losses = {}
     for d in (3, 300):

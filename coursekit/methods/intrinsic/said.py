@@ -70,6 +70,19 @@ class IntrinsicSAID(base.Method):
         r"""$\lambda$ of adapter `name`, (m,): each block's, then that of everything else. None without structure."""
         return _directions(model).scales.get(self._named(model, name))
 
+    def parameter_groups(
+        self, model: nn.Module, step: float, lr: float, name: str | None = None
+    ) -> list[dict[str, Any]]:
+        r"""For an optimizer like Adam, which moves every number by about its rate at each step.
+
+        The columns of F have length 1, so the weights move by the rate times $\sqrt{d - m}$. v gets the rate at which
+        that is `step`, a distance between weights: one setting serves every d. lr: the rate of everything else that
+        trains, $\lambda$ and the task head.
+        """
+        v = self.vector(model, name)
+        others = [p for p in model.parameters() if p.requires_grad and p is not v]
+        return [{"params": [v], "lr": step / len(v) ** 0.5}, {"params": others, "lr": lr}]
+
     # ------------------------------------------------------------------------------------------------------------
 
     def _check_size(self, groups: int, size: int) -> None:
