@@ -51,7 +51,9 @@ def test_fisher_is_the_mean_of_the_squared_gradients_of_single_examples(family):
     r"""Against a loop of backward passes, and against torch's own per-example gradients (rows of one length)."""
     model, loop = tiny.model(family), {}
     examples = [
-        {key: value[row : row + 1] for key, value in batch.items()} for batch in batches(family) for row in range(3)
+        {key: value[row : row + 1] for key, value in batch.items()}
+        for batch in batches(family)
+        for row in range(3)
     ]
     for example in examples:
         model.zero_grad()
@@ -67,7 +69,9 @@ def test_fisher_is_the_mean_of_the_squared_gradients_of_single_examples(family):
 
 def test_fisher_is_torch_s_own_per_example_gradient_squared():
     model = tiny.model("gpt2", attn_implementation="eager").double()
-    model.config.pad_token_id = None  # else the model looks for padding in the numbers, which vmap does not allow
+    model.config.pad_token_id = (
+        None  # else the model looks for padding in the numbers, which vmap does not allow
+    )
     one = labelled("gpt2")
 
     def loss(parameters, ids):
@@ -99,7 +103,9 @@ def test_scoring_leaves_the_model_as_it_was():
     first, second = scored(model), scored(model)
     assert all(torch.equal(first[n], second[n]) for n in first)  # no dropout
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert [p.requires_grad for p in model.parameters()] == flags and [m.training for m in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == flags and [
+        m.training for m in model.modules()
+    ] == modes
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -150,7 +156,11 @@ def test_targets_choose_among_their_weights_alone(family):
 
 @pytest.mark.parametrize("keep", [0, 1, 5, 11, 12])
 def test_of_equal_scores_the_earlier_trains(keep):
-    scores = [torch.tensor([1.0, 3.0, 1.0, 1.0]), torch.tensor([[1.0, 0.0], [2.0, 1.0]]), torch.tensor([1.0] * 4)]
+    scores = [
+        torch.tensor([1.0, 3.0, 1.0, 1.0]),
+        torch.tensor([[1.0, 0.0], [2.0, 1.0]]),
+        torch.tensor([1.0] * 4),
+    ]
     flat = torch.cat([s.flatten() for s in scores])
     expected = torch.zeros(12, dtype=torch.bool)
     expected[torch.sort(flat, descending=True, stable=True).indices[:keep]] = True
@@ -197,7 +207,9 @@ def test_it_trains_as_peft_s_shira_with_the_same_mask():
     theirs = get_peft_model(tiny.model("bert").double(), ShiraConfig(r=1, target_modules=["query", "value"]))
     for path, parts in parts_of(ours, "default").items():  # SHiRA's own masks have r (in + out) entries each
         layer, part = theirs.base_model.model.get_submodule(path), parts["weight"]
-        layer.shira_indices["default"] = torch.stack([part.index // tiny.D_MODEL, part.index % tiny.D_MODEL]).int()
+        layer.shira_indices["default"] = torch.stack(
+            [part.index // tiny.D_MODEL, part.index % tiny.D_MODEL]
+        ).int()
         layer.shira_weight["default"] = nn.Parameter(torch.zeros(len(part.index), dtype=torch.float64))
     one, trained = tiny.batch(), []
     assert torch.equal(ours(**one).logits, theirs(**one).logits)
@@ -218,13 +230,16 @@ def test_it_trains_as_peft_s_shira_with_the_same_mask():
 # files ----------------------------------------------------------------------------------------------------
 
 
-@SCORE
 @each_family
-def test_a_checkpoint_brings_its_mask(family, score, tmp_path):
-    model, one = attached(family, score=score), tiny.batch()
+def test_a_checkpoint_brings_its_mask(family, tmp_path):
+    model, one = attached(family), tiny.batch()
     train(model, [labelled(family)], lr=1e-2)
-    FishMask(keep=50, score=score).save(model, tmp_path)
-    for method in (FishMask(keep=50), FishMask.from_checkpoint(tmp_path), FishMask(keep=50, score="random", seed=3)):
+    FishMask(keep=50).save(model, tmp_path)
+    for method in (
+        FishMask(keep=50),
+        FishMask.from_checkpoint(tmp_path),
+        FishMask(keep=50, score="random", seed=3),
+    ):
         fresh = method.load(tiny.model(family), tmp_path)  # without batches
         assert torch.equal(fresh(**one).logits, model(**one).logits)
         assert sum(p.numel() for p in values(fresh)) == 50 and all(p.requires_grad for p in values(fresh))
@@ -318,7 +333,12 @@ def test_what_cannot_be_masked_is_said_and_touches_nothing():
         (tiny.model("bert"), FishMask(), None, "looks at the task: give some batches"),
         (tiny.model("bert"), FishMask(), [unlabelled], "a batch without labels has no loss"),
         (broken, FishMask(), [one], "some fisher scores are not finite"),
-        (tiny.model("bert"), FishMask(keep=10**6), [one], "keep=1,000,000 is more than the .* numbers to choose from"),
+        (
+            tiny.model("bert"),
+            FishMask(keep=10**6),
+            [one],
+            "keep=1,000,000 is more than the .* numbers to choose from",
+        ),
         (quantize_model(tiny.model("llama")), FishMask(score="random"), None, "dense weights.*in 4 bits"),
         (tiny.model("bert"), FishMask(score="random", targets="word_embeddings"), None, "is an embedding"),
     ):
@@ -334,3 +354,17 @@ def test_examples_that_say_nothing_are_refused():
     with pytest.raises(CourseError, match="every fisher score is 0"):
         FishMask().attach(model, batches=batches("gpt2"))
     assert methods.attached(model) == {}
+
+
+def test_a_hybrid_has_no_batches_to_score_with():
+    model = tiny.model("bert")
+    for method, said in (
+        (
+            methods.Hybrid(FishMask(), methods.LoRA(r=2)),
+            "looks at the task when it is attached.*attach it alone",
+        ),
+        (methods.Hybrid(FishMask(score="random"), methods.BitFit()), "both change bert.encoder.layer.0"),
+    ):
+        with pytest.raises(CourseError, match=said):
+            method.attach(model)
+    assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())

@@ -185,8 +185,12 @@ def test_the_biases_of_the_rows_train_where_they_are_asked_for(family):
     plain = tiny.model(family).state_dict()
     train(model, [labelled(family)], lr=1e-2)
     SelectRows(rows=(1, 2), biases=True).merge(model)
-    biases = {n: v for n, v in model.state_dict().items() if n.endswith("bias") and n.split(".")[0] != "classifier"}
-    changed = {n: (v != plain[n]).nonzero().flatten().tolist() for n, v in biases.items() if (v != plain[n]).any()}
+    biases = {
+        n: v for n, v in model.state_dict().items() if n.endswith("bias") and n.split(".")[0] != "classifier"
+    }
+    changed = {
+        n: (v != plain[n]).nonzero().flatten().tolist() for n, v in biases.items() if (v != plain[n]).any()
+    }
     assert bool(changed) == (family != "llama") and all(rows == [1, 2] for rows in changed.values())
 
 
@@ -293,5 +297,8 @@ def test_checkpoints_of_other_lines_are_refused(tmp_path):
 def test_a_batch_of_another_size_is_refused_where_a_layer_gets_all_tokens_in_one_dimension():
     model = FreezeAndReconfigure(nodes=((0, 1),)).attach(tiny.model("opt"))
     for wrong in (1, 2, 4):
-        with methods.rows(model, ["default"] * wrong), pytest.raises(CourseError, match=f"given {wrong} .* has 3"):
+        with (
+            methods.rows(model, ["default"] * wrong),
+            pytest.raises(CourseError, match=f"given {wrong} .* has 3"),
+        ):
             model(**tiny.batch(3))

@@ -34,8 +34,8 @@ def largest(scores: list[Tensor], keep: int) -> list[Bool[Tensor, "*shape"]]:
     if flat.is_meta:  # no values to compare: only the number counts there
         chosen = torch.arange(len(flat), device="cpu") < keep
     else:
-        # The threshold alone is found in one pass; sorting a whole model's weights takes ten times as long.
-        smallest = flat.kthvalue(len(flat) - keep + 1).values if keep else torch.inf
+        # The threshold alone is found in one pass; sorting the weights of a whole model takes several times as long.
+        smallest = flat.topk(keep, sorted=False).values.min() if keep else torch.inf
         chosen = flat > smallest
         chosen[(flat == smallest).nonzero().flatten()[: keep - int(chosen.sum())]] = True
     parts = chosen.split([score.numel() for score in scores])

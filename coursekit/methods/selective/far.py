@@ -75,7 +75,11 @@ class FreezeAndReconfigure(PartMethod):
     kind: ClassVar[str] = "FREEZE_AND_RECONFIGURE"
 
     def __post_init__(self) -> None:
-        if isinstance(self.learners, bool) or not isinstance(self.learners, Real) or not 0 < self.learners <= 1:
+        if (
+            isinstance(self.learners, bool)
+            or not isinstance(self.learners, Real)
+            or not 0 < self.learners <= 1
+        ):
             raise CourseError(
                 f"learners={self.learners!r}: it is the share of the nodes that train, from above 0 to 1, such as 0.4"
             )
@@ -154,7 +158,9 @@ class FreezeAndReconfigure(PartMethod):
             )
         for own, matrix in zip(nodes, layers, strict=True):
             if own[-1] >= matrix.d_out:
-                raise CourseError(f"{matrix.name} has no node {own[-1]}: its nodes are 0 to {matrix.d_out - 1}")
+                raise CourseError(
+                    f"{matrix.name} has no node {own[-1]}: its nodes are 0 to {matrix.d_out - 1}"
+                )
         return nodes
 
     def _parts(self, model: nn.Module) -> Parts:

@@ -198,7 +198,8 @@ class FishMask(PartMethod):
             if found is None or own is None or found.shape != own.shape:
                 raise self._other(model, folder)
             index[place], values[place] = own, found
-        head = {k: v for k, v in self._learned(model, name).items() if k not in self._tensors(model, name)}
+        own = self._tensors(model, name)
+        head = {key: value for key, value in self._learned(model, name).items() if key not in own}
         interop.same_tensors(head, rest, folder)
         numbers = (among.tolist(), sum(map(len, index.values())))
         if numbers != ([self.among(model.config)], self.count(model.config)):

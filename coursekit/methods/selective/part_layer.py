@@ -52,9 +52,9 @@ class PartLayer(base.Switched):
 
     def parts(self, name: str | None, method: str | None = None) -> dict[str, Part]:
         r"""The parts of adapter `name` by the name of their tensor; of one `method`, where its kind is given."""
-        stores = {key: self._store(key) for key in ("weight", "bias")}
-        found = {key: store[name] for key, store in stores.items() if name in store}
-        return {key: part for key, part in found.items() if method in (None, part.method)}
+        stores = (("weight", self.weights), ("bias", self.biases))
+        found = {key: store[name] for key, store in stores if name in store}
+        return found if method is None else {k: part for k, part in found.items() if part.method == method}
 
     def drop(self, name: str, keys: Iterable[str]) -> None:
         r"""Take the parts of the tensors `keys` from adapter `name`."""
@@ -84,7 +84,8 @@ class PartLayer(base.Switched):
         if not parts:
             return layer(x, *args, **kwargs)
         if "weight" not in parts or not self.is_linear:
-            own = {f"{self._inside}{key}": tensor for key, tensor in self.written(name).items()}
+            leaf, inside = self.leaf, self._inside
+            own = {f"{inside}{key}": part.written(getattr(leaf, key)) for key, part in parts.items()}
             return functional_call(layer, own, (x, *args), kwargs)
         dtype = autocast_dtype(x) or x.dtype
         x = x.to(getattr(layer, "compute_dtype", None) or dtype)
@@ -157,8 +158,9 @@ class PartMethod(base.Method, ABC):
 
     def _folded(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
         r"""The tensors that the adapter has computed with all the time: not a bit of an answer changes."""
+        layers = _layers(model)
         return {
-            path: {key: tensor for key, tensor in _layers(model)[path].written(name).items() if key in parts}
+            path: {key: tensor for key, tensor in layers[path].written(name).items() if key in parts}
             for path, parts in self._parts_of(model, name).items()
         }
 
