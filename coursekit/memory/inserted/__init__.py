@@ -14,6 +14,7 @@ from coursekit.memory.inserted import adapters, soft_prompts
 from coursekit.memory.inserted.ia3 import ia3
 from coursekit.memory.inserted.low_rank import low_rank
 from coursekit.memory.inserted.parts import AFTER, BEFORE, Added, Inserted
+from coursekit.memory.inserted.whole import whole
 
 #: By `kind`, as in checkpoints.
 INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
@@ -28,6 +29,11 @@ INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
     "P_TUNING": soft_prompts.p_tuning,
     "PREFIX_TUNING": soft_prompts.prefix_tuning,
     "ADAPTION_PROMPT": soft_prompts.llama_adapter,
+    "BITFIT": whole,
+    "TOP_LAYERS": whole,
+    "LN_TUNING": whole,
+    "BY_TYPE": whole,
+    "HEAD_ONLY": whole,
 }
 
 
