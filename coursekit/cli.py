@@ -133,14 +133,15 @@ def compare(
     methods: Annotated[str, typer.Option(help="Names with commas between them, or all.")] = "all",
     seeds: Annotated[str, typer.Option(help="Numbers with commas between them.")] = "0,1,2",
     model: Annotated[str, typer.Option(help="minilm, smollm2, a folder, or an id on the hub.")] = "minilm",
-    steps: Annotated[int, typer.Option(help="Training steps of each run.")] = 60,
+    steps: Annotated[int, typer.Option(help="Training steps of each run.")] = 40,
     batch_size: Annotated[int, typer.Option(help="Sentences in a step.")] = 16,
     sentences: Annotated[int, typer.Option(help="Test sentences.")] = 500,
-    validation: Annotated[int, typer.Option(help="Validation sentences, to choose learning rates.")] = 400,
+    validation: Annotated[int, typer.Option(help="Validation sentences, to choose learning rates.")] = 300,
     rates: Annotated[
         str | None,
         typer.Option(help="Learning rates to choose from, or `around` each method's own. Default: its own."),
     ] = None,
+    csv: Annotated[Path | None, typer.Option(help="File for a table, one row a method.")] = None,
 ) -> None:
     r"""Train every method of the course on one task and compare size, memory, time and quality.
 
@@ -158,7 +159,10 @@ def compare(
         rates if rates in (None, comparison.AROUND) else listed(rates, float, "rates"),
         say=functools.partial(typer.echo, err=True),
     )
-    typer.echo(comparison.table(comparison.summary(lines)))
+    rows = comparison.summary(lines)
+    if csv is not None:
+        comparison.to_csv(rows, csv)
+    typer.echo(comparison.table(rows))
 
 
 @app.command()

@@ -2,6 +2,7 @@ r"""The comparison of all methods: on a tiny model and a task it can learn, stop
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 
@@ -12,8 +13,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from typer.testing import CliRunner
 
-from coursekit import comparison, tasks
-from coursekit.cli import app
+from coursekit import cli, comparison, tasks
 from coursekit.comparison import AROUND, CONTENDERS, Setting, bench, files, pace, rates, trial
 from coursekit.errors import CourseError
 from coursekit.methods import FullFineTuning, LoRA, trainable
@@ -361,16 +361,18 @@ def test_a_table_in_a_file_comes_back_as_it_was(tmp_path):
 
 
 def command(*arguments):
-    return CliRunner().invoke(app, ["compare", *map(str, arguments)])
+    return CliRunner().invoke(cli.app, ["compare", *map(str, arguments)])
 
 
 def test_the_command_writes_lines_and_shows_a_table(tmp_path, folders):
     out, common = tmp_path / "runs.jsonl", ("--model", folders["encoder"], "--steps", 1, "--batch-size", 4)
-    done = command("-o", out, "--methods", "head, lora", "--seeds", "0,1", *common)
+    csv = tmp_path / "rows.csv"
+    done = command("-o", out, "--csv", csv, "--methods", "head, lora", "--seeds", "0,1", *common)
     assert done.exit_code == 0, done.output
     assert [(line["method"], line["seed"]) for line in comparison.read(out)] == [
         ("head", 0), ("lora", 0), ("head", 1), ("lora", 1)
     ]  # fmt: skip
+    assert comparison.from_csv(csv) == comparison.summary(comparison.read(out))
     head, lora = done.stdout.strip().splitlines()[-2:]
     assert head.split()[0] == "head" and lora.split()[0] == "lora" and "16,384" in lora
     for arguments, says in [
@@ -381,3 +383,12 @@ def test_the_command_writes_lines_and_shows_a_table(tmp_path, folders):
     ]:
         done = command("-o", out, *common, "--methods", "head", *arguments)
         assert done.exit_code == 1 and says in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_command_and_the_library_have_the_same_defaults():
+    given = {name: p.default for name, p in inspect.signature(cli.compare).parameters.items()}
+    wanted = vars(Setting())
+    assert given["task"] == wanted.pop("domain") and {key: given[key] for key in wanted} == wanted
+    assert given["seeds"] == "0,1,2" and inspect.signature(comparison.compare).parameters[
+        "seeds"
+    ].default == (0, 1, 2)

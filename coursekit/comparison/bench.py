@@ -30,10 +30,10 @@ class Setting:
     domain: str = "film"
     labels: str = "two"
     model: str = "minilm"
-    steps: int = 60
+    steps: int = 40
     batch_size: int = 16
     sentences: int = 500
-    validation: int = 400
+    validation: int = 300
 
 
 class Bench:

@@ -3,6 +3,7 @@ r"""One row a method from the runs of a comparison, and such rows as a small tab
 from __future__ import annotations
 
 import csv
+import io
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -125,13 +126,19 @@ def table(rows: Iterable[Row]) -> Table:
 
 
 def to_csv(rows: Iterable[Row], path: str | Path) -> Path:
-    r"""Write rows as a table with the names of `Row` on top; nothing stands for None."""
-    path = Path(path)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-    return path
+    r"""Write rows as a table with the names of `Row` on top; nothing stands for None.
+
+    Raises CourseError where the file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    try:
+        Path(path).write_text(text.getvalue(), encoding="utf-8")
+    except OSError as error:
+        raise CourseError(f"cannot write {path}: {error.strerror}") from error
+    return Path(path)
 
 
 def from_csv(path: str | Path) -> list[Row]:
