@@ -134,12 +134,14 @@ def quality_and_size(
     families: Mapping[str, str],
     label: str,
     chance: float | None = None,
+    named: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Quality against the number of trained parameters, on a log axis, with a bar for the uncertainty.
 
     points: method -> (parameters, quality, low end of the bar, high end). families: method -> one of `FAMILIES`.
-    A method that trains no parameter has no place on a log axis: leave it out, or draw it as a line (`chance`).
+    chance: quality to draw as a line; a method that trains no parameter has no place on a log axis. named: whether
+    each point has its name beside it.
     """
     ax = axes(ax, figsize=(8.6, 5.4))
     for name, (n, value, low, high) in points.items():
@@ -159,7 +161,8 @@ def quality_and_size(
         handles=[Line2D([], [], marker="o", linestyle="", color=FAMILIES[f], label=f) for f in used],
         loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(used), fontsize=9,
     )  # fmt: skip
-    name_points(ax, points)
+    if named:
+        name_points(ax, points)
     return ax
 
 
@@ -234,8 +237,10 @@ def bars_beside(
             ax.hlines(y, 0, numbers, color=colours, linewidth=1)
         ax.scatter(numbers, y, color=colours, s=18, zorder=3)
         for row, number in enumerate(numbers):
+            # On a white ground, since the line of a reference may run through it.
+            ground = dict(facecolor="white", edgecolor="none", pad=0.5)
             ax.annotate(f"{number:.3g}", (number, row), xytext=(6, 0), textcoords="offset points", va="center",
-                        fontsize=8)  # fmt: skip
+                        fontsize=8, bbox=ground)  # fmt: skip
         if lines and title in lines:
             ax.axvline(lines[title], color="grey", linestyle="--", linewidth=1)
         ax.set_title(title, fontsize=10)
