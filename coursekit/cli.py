@@ -147,6 +147,8 @@ def compare(
 
     Stop it with Ctrl-C; the same command goes on from there.
     """
+    from tqdm import tqdm
+
     from coursekit import comparison
     from coursekit.parameters import listed
 
@@ -157,7 +159,7 @@ def compare(
         None if methods == "all" else listed(methods, str, "methods"),
         listed(seeds, int, "seeds"),
         rates if rates in (None, comparison.AROUND) else listed(rates, float, "rates"),
-        say=functools.partial(typer.echo, err=True),
+        say=functools.partial(tqdm.write, file=sys.stderr),
     )
     rows = comparison.summary(lines)
     if csv is not None:

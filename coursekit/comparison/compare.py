@@ -27,7 +27,7 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     try_rates: str | Sequence[float] | None = None,
     *,
-    say: Callable[[str], Any] = print,
+    say: Callable[[str], Any] = tqdm.write,
     progress: bool = True,
 ) -> list[Line]:
     r"""Train `methods` (default: all of `CONTENDERS`) with every seed; give back their runs, old and new.
