@@ -25,29 +25,41 @@ from coursekit.errors import CourseError, unknown
 from coursekit.methods import base
 from coursekit.methods.adapters import (
     AdapterDrop,
+    Compacter,
+    CompacterPlus,
     HoulsbyAdapter,
     ParallelAdapter,
     PfeifferAdapter,
     placement,
 )
 from coursekit.methods.adapters.bottleneck import Adapter
-from coursekit.methods.surgery import head_names
+from coursekit.methods.surgery import body_prefix, head_names
 
 CONFIG, HEAD_CONFIG = "adapter_config.json", "head_config.json"
 WEIGHTS = ("pytorch_adapter.bin", "adapter.safetensors")
 HEAD_WEIGHTS = ("pytorch_model_head.bin", "model_head.safetensors")
 VERSION = "adapters.1.3.0"
 
-#: The four settings by which the library tells its placements apart, and the method here that each is.
+_HOULSBY = dict(mh_adapter=True, output_adapter=True, original_ln_before=False, is_parallel=False)
+_PFEIFFER = dict(mh_adapter=False, output_adapter=True, original_ln_before=True, is_parallel=False)
+_PARALLEL = dict(mh_adapter=False, output_adapter=True, original_ln_before=False, is_parallel=True)
+#: The settings by which the library tells its forms apart, four for the place, and the method here that each is.
 FORMS: dict[type[Adapter], dict[str, bool]] = {
-    HoulsbyAdapter: dict(mh_adapter=True, output_adapter=True, original_ln_before=False, is_parallel=False),
-    PfeifferAdapter: dict(mh_adapter=False, output_adapter=True, original_ln_before=True, is_parallel=False),
-    ParallelAdapter: dict(mh_adapter=False, output_adapter=True, original_ln_before=False, is_parallel=True),
+    HoulsbyAdapter: _HOULSBY | dict(phm_layer=False),
+    PfeifferAdapter: _PFEIFFER | dict(phm_layer=False),
+    ParallelAdapter: _PARALLEL | dict(phm_layer=False),
+    Compacter: _HOULSBY | dict(phm_layer=True),
+    CompacterPlus: _PFEIFFER | dict(phm_layer=True),
 }
 #: What the library can do around a bottleneck and the methods here do not: the values that mean "not used".
 PLAIN: dict[str, Any] = dict(
     original_ln_after=True, residual_before_ln=True, adapter_residual_before_ln=False, ln_before=False, ln_after=False,
-    use_gating=False, phm_layer=False, inv_adapter=None, cross_adapter=False, dropout=0.0, stochastic_depth=0.0,
+    use_gating=False, inv_adapter=None, cross_adapter=False, dropout=0.0, stochastic_depth=0.0,
+)  # fmt: skip
+#: The same for layers of Kronecker products.
+PLAIN_PHM: dict[str, Any] = dict(
+    factorized_phm_W=True, shared_W_phm=False, shared_phm_rule=True, factorized_phm_rule=False, learn_phm=True,
+    phm_rank=1, phm_bias=True,
 )  # fmt: skip
 #: Old files name a form instead of spelling it out.
 NAMED: dict[str, tuple[type[Adapter], str]] = {
@@ -67,9 +79,12 @@ ACTIVATIONS = {name: name for name in ("relu", "gelu", "swish", "tanh")} | {
 _KEY = re.compile(
     r"\.(?P<block>\d+)\.(?P<place>attention\.output|output|attention_adapters|output_adapters)\."
     r"(?:adapters|(?:attention|layer)_text_(?:task|lang)_adapters)\.[^.]+\."
-    r"(?P<part>adapter_down\.0|adapter_up|scaling)(?P<kind>\.weight|\.bias|)$"
+    r"(?P<part>adapter_down\.0|adapter_up|scaling)(?P<kind>\.weight|\.bias|\.W_left|\.W_right|\.b|)$"
 )
+_RULE = re.compile(r"\bshared_parameters\.[^.]+\.phm_rule$")
 _PARTS = {"adapter_down.0": "down", "adapter_up": "up", "scaling": "scaling"}
+#: A layer of Kronecker products computes $xW$ there and $Wx$ here, so what is left there is right here.
+_VECTORS = {".W_left": ".t", ".W_right": ".s", ".b": ".bias"}
 
 
 def read_method(folder: str | Path) -> Adapter | AdapterDrop:
@@ -79,7 +94,8 @@ def read_method(folder: str | Path) -> Adapter | AdapterDrop:
     """
     config = _config(Path(folder))
     tensors = _tensors(Path(folder), WEIGHTS)
-    widths = {len(value) for key, value in tensors.items() if key.endswith("adapter_down.0.weight")}
+    first = ("adapter_down.0.weight", "adapter_down.0.b")
+    widths = {len(value) for key, value in tensors.items() if key.endswith(first)}
     if len(widths) != 1:
         raise CourseError(
             f"the bottlenecks in {folder} are {sorted(widths) or 'none'} wide: this course has one width for all"
@@ -98,6 +114,8 @@ def read_method(folder: str | Path) -> Adapter | AdapterDrop:
     settings: dict[str, Any] = {"r": widths.pop(), "activation": ACTIVATIONS[activation]}
     if kind is ParallelAdapter:
         settings["scaling"] = form.get("scaling", 1.0)
+    if issubclass(kind, Compacter):
+        settings["n"] = form.get("phm_dim", 4)
     left_out = sorted(form.get("leave_out") or [])
     if left_out != list(range(len(left_out))):
         raise CourseError(
@@ -175,7 +193,7 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
     learned = method._learned(model, name)
     heads = tuple(f"{head}." for head in head_names(model))
     head = {key: value for key, value in learned.items() if key.startswith(heads)} if heads else {}
-    theirs = {_their_key(key, model, name): value for key, value in learned.items() if key not in head}
+    theirs = dict(_theirs(key, value, model, name) for key, value in learned.items() if key not in head)
     files: dict[str, Any] = {CONFIG: config, WEIGHTS[0]: theirs}
     if head:
         labels = {label: int(i) for i, label in model.config.id2label.items()}
@@ -189,7 +207,7 @@ def _form(form: dict[str, Any], folder: str | Path) -> type[Adapter]:
         raise CourseError(
             f"the adapter in {folder} is a {form['architecture']}, not a bottleneck: read it with the library"
         )
-    for key, plain in PLAIN.items():
+    for key, plain in (PLAIN | (PLAIN_PHM if form.get("phm_layer") else {})).items():
         unused = key == "residual_before_ln" and not form.get("original_ln_before")
         if form.get(key, plain) != plain and not unused:
             raise CourseError(f"the adapter in {folder} has {key}={form[key]!r}, which no method here has")
@@ -209,11 +227,14 @@ def _form(form: dict[str, Any], folder: str | Path) -> type[Adapter]:
 
 def _library_config(adapter: Adapter, d: int, dropped: int) -> dict[str, Any]:
     theirs = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
+    of_products = isinstance(adapter, Compacter)
+    r = adapter.width(d) if of_products else adapter.r
     return {
         **PLAIN,
+        **(PLAIN_PHM | {"phm_dim": adapter.n} if of_products else {}),
         **FORMS[type(adapter)],
         # The library computes r = int(d // reduction_factor); the half keeps it clear of rounding.
-        "reduction_factor": d // adapter.r if d % adapter.r == 0 else d / (adapter.r + 0.5),
+        "reduction_factor": d // r if d % r == 0 else d / (r + 0.5),
         "non_linearity": theirs[adapter.activation],
         "init_weights": "bert",
         "scaling": getattr(adapter, "scaling", 1.0),
@@ -228,12 +249,19 @@ def _their_place(site: str, family: str) -> str:
     return "attention_adapters" if attention else "output_adapters"
 
 
-def _their_key(key: str, model: nn.Module, name: str) -> str:
-    r"""`bert.encoder.layer.0.pfeiffer.down.weight` as the library has it."""
-    match = re.fullmatch(r"(.+\.\d+)\.(\w+)\.(down|up|scaling)((?:\.weight|\.bias)?)", key)
+def _theirs(key: str, value: Tensor, model: nn.Module, name: str) -> tuple[str, Tensor]:
+    r"""`bert.encoder.layer.0.pfeiffer.down.weight` and its value as the library has them."""
+    match = re.fullmatch(r"(.+\.\d+)\.(\w+)\.(down|up|scaling)((?:\.weight|\.bias|\.s|\.t)?)", key)
+    if match is None:
+        return f"{key.removesuffix('compacter.A')}shared_parameters.{name}.phm_rule", value.mT
     block, site, part, kind = match.groups()
+    if site.startswith("compacter"):
+        # (n, d / n) here, (n, d / n, 1) and (n, 1, d / n) there
+        value = value.unsqueeze({".t": -1, ".s": 1}[kind]) if kind != ".bias" else value
+        kind = {ours: theirs for theirs, ours in _VECTORS.items()}[kind]
     theirs = {ours: name for name, ours in _PARTS.items()}[part]
-    return f"{block}.{_their_place(site, describe(model.config).family)}.adapters.{name}.{theirs}{kind}"
+    place = _their_place(site, describe(model.config).family)
+    return f"{block}.{place}.adapters.{name}.{theirs}{kind}", value
 
 
 def _ours(method: Adapter | AdapterDrop, model: nn.Module, folder: str | Path) -> dict[str, Tensor]:
@@ -241,6 +269,9 @@ def _ours(method: Adapter | AdapterDrop, model: nn.Module, folder: str | Path) -
     adapter = method.adapter if isinstance(method, AdapterDrop) else method
     paths, found = list(placement.blocks(model)), {}
     for key, value in _tensors(Path(folder), WEIGHTS).items():
+        if _RULE.search(key):
+            found[f"{body_prefix(model)}compacter.A"] = value.mT
+            continue
         match = _KEY.search(key)
         if match is None:
             raise CourseError(f"the adapter in {folder} has {key}, which no method here has")
@@ -251,7 +282,9 @@ def _ours(method: Adapter | AdapterDrop, model: nn.Module, folder: str | Path) -
         path = (
             paths[number] if number < len(paths) else f"block {number}"
         )  # of a deeper model: an error further on
-        found[f"{path}.{site}.{_PARTS[match['part']]}{match['kind']}"] = value
+        kind = _VECTORS.get(match["kind"], match["kind"])
+        value = value.squeeze({".t": -1, ".s": 1}[kind]) if kind in (".t", ".s") else value
+        found[f"{path}.{site}.{_PARTS[match['part']]}{kind}"] = value
     return found
 
 

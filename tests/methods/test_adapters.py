@@ -805,7 +805,7 @@ def test_folders_from_before_gelu_meant_gelu(written, read, tmp_path):
 
 
 @pytest.mark.parametrize("changes, said", [
-    ({"phm_layer": True}, "has phm_layer=True, which no method here has"),
+    ({"phm_layer": True}, "n=4 does not divide the width of the bottleneck, r=3"),
     ({"ln_before": True}, "has ln_before=True"),
     ({"inv_adapter": "nice"}, "has inv_adapter='nice'"),
     ({"dropout": 0.1}, "has dropout=0.1"),

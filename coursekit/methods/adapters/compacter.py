@@ -57,20 +57,20 @@ class Compacter(Adapter):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise CourseError(f"{name}={value!r}: take a whole number from 1 up, such as {example}")
 
-    def width(self, config: Any) -> int:
-        r"""r in the model that `config` describes. Raises CourseError where n does not divide d and r."""
-        d = describe(config).d_model
+    def width(self, d: int) -> int:
+        r"""r in a model of width `d`. Raises CourseError where n does not divide both."""
         r = d // self.reduction if self.r is None else self.r
-        if d % self.n or r % self.n or r < 1:
+        if d % self.n:
+            raise CourseError(f"n={self.n} does not divide the width of this model, d={d}: take another n")
+        if r % self.n or r < 1:
             raise CourseError(
-                f"d={d} and r={r} are not both multiples of n={self.n}, into which a Kronecker product parts them: "
-                f"take another n, or say the width, such as r={max(r // self.n, 1) * self.n}"
+                f"n={self.n} does not divide the width of the bottleneck, r={r} of d={d}: take another n, or say the "
+                f"width, such as r={max(r // self.n, 1) * self.n}"
             )
         return r
 
     def bottleneck(self, d: int, device: torch.device, dtype: torch.dtype) -> KroneckerBottleneck:
-        r = d // self.reduction if self.r is None else self.r
-        return KroneckerBottleneck(d, r, self.n, self.activation, device, dtype)
+        return KroneckerBottleneck(d, self.width(d), self.n, self.activation, device, dtype)
 
     def insert(
         self, model: nn.Module, state: base.Attachment, name: str, first: int = 0
@@ -87,8 +87,9 @@ class Compacter(Adapter):
         return [rule.A, *trained]
 
     def count_bottlenecks(self, config: Any) -> int:
-        r"""$2L(2(d + r) + r + d) + n^3$."""
-        return counts.compacter(config, self.width(config), self.n, len(self.sites))
+        r"""$n^3 + 2L(3d + 3r)$, with one bottleneck in each block $n^3 + L(3d + 3r)$."""
+        r = self.width(describe(config).d_model)
+        return counts.compacter(config, r, self.n, len(self.sites))
 
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"n": self.n, "reduction": self.reduction}
@@ -99,7 +100,7 @@ class Compacter(Adapter):
 
     def _check(self, model: nn.Module) -> None:
         super()._check(model)
-        self.width(model.config)
+        self.width(describe(model.config).d_model)
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         path = _path(model)
@@ -116,10 +117,6 @@ class CompacterPlus(Compacter):
 
     kind: ClassVar[str] = "COMPACTER_PLUS"
     sites: ClassVar[dict[str, type[Site]]] = {"compacter_plus": AfterAddition}
-
-    def count_bottlenecks(self, config: Any) -> int:
-        r"""$L(2(d + r) + r + d) + n^3$."""
-        return super().count_bottlenecks(config)
 
 
 def _path(model: nn.Module) -> str:

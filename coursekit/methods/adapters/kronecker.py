@@ -96,14 +96,13 @@ def _start_glorot(rule: Rule, layers: list[KroneckerBottleneck]) -> None:
 
 def _start_zero(rule: Rule, layers: list[KroneckerBottleneck]) -> None:
     _start_glorot(rule, layers)
-    nn.init.normal_(rule.A, std=0.1)  # W_up = 0 keeps the start; with tiny A as well nothing would get going
     for layer in layers:
         nn.init.zeros_(layer.up.s)
 
 
 #: Starting values by name; the biases start at 0 in all of them. "glorot": the vectors by Glorot's rule, uniform, and
-#: A ~ N(0, 1e-4), so that the model starts close to no change, as in the paper's settings. (The `adapters` library
-#: means the same and draws the vectors by Glorot's normal rule.) "zero": W_up = 0, exactly no change.
+#: A ~ N(0, 1e-4), as the `adapters` library has it: close to no change. (Asked for the uniform rule, that library
+#: draws the vectors by Glorot's normal one, with the same variance.) "zero": W_up = 0, exactly no change.
 INITS: dict[str, Callable[[Rule, list[KroneckerBottleneck]], None]] = {
     "glorot": _start_glorot,
     "zero": _start_zero,

@@ -1,0 +1,409 @@
+r"""Compacter and Compacter++ against the `adapters` library, and their layers against torch.kron.
+
+What every method promises (start, freezing, saving, rows, generation, ...) is proved in `test_every_method.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from attached import labelled, nonzero, train
+from safetensors.torch import load_file
+from stored import FIXTURES, Stored
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+from coursekit import adapterhub, counts, methods
+from coursekit.errors import CourseError
+from coursekit.methods import (
+    AdapterDrop,
+    Compacter,
+    CompacterPlus,
+    HoulsbyAdapter,
+    PfeifferAdapter,
+    SparseAdapter,
+)
+from coursekit.methods.adapters import bottlenecks
+from coursekit.methods.adapters.kronecker import KroneckerLinear, Rule
+
+KINDS = {"compacter": Compacter, "compacterpp": CompacterPlus}
+STORED = [f"{family}/{case}" for family in ("bert", "gpt2", "llama") for case in KINDS]
+
+each_kind = pytest.mark.parametrize("kind", KINDS.values())
+each_stored = pytest.mark.parametrize("stored", STORED)
+
+
+def alive(method: methods.base.Method, model: nn.Module, name: str = "default", seed: int = 3) -> nn.Module:
+    return nonzero(method.attach(model, name), seed, scale=1)
+
+
+def shared(model: nn.Module, name: str = "default") -> nn.Parameter:
+    return next(p for key, p in model.named_parameters() if key.endswith(f"compacter.rules.{name}.A"))
+
+
+def layer(d_in: int = 12, d_out: int = 6, n: int = 3, seed: int = 0) -> KroneckerLinear:
+    r"""In float64, none of its numbers 0."""
+    dtype, random = torch.float64, torch.Generator().manual_seed(seed)
+    made, rule = KroneckerLinear(d_in, d_out, n, "cpu", dtype), Rule(n, "cpu", dtype)
+    made.rule = (rule,)
+    with torch.no_grad():
+        for parameter in (rule.A, *made.parameters()):
+            parameter.copy_(torch.randn(parameter.shape, generator=random, dtype=dtype))
+    return made
+
+
+# the layer ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("d_in", "d_out", "n"), [(12, 6, 3), (6, 12, 3), (8, 4, 4), (5, 3, 1)])
+def test_a_layer_is_a_sum_of_kronecker_products(d_in, d_out, n):
+    one = layer(d_in, d_out, n)
+    W = sum(torch.kron(A, torch.outer(s, t)) for A, s, t in zip(one.A, one.s, one.t, strict=True))
+    torch.testing.assert_close(one.weight, W, atol=1e-12, rtol=0)
+    x = torch.randn(2, 3, d_in, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(one(x), F.linear(x, W, one.bias), atol=1e-12, rtol=0)
+
+    wanted, factors = torch.randn(2, 3, d_out, dtype=torch.float64), (x, one.A, one.s, one.t, one.bias)
+    found = torch.autograd.grad((one(x) * wanted).sum(), factors)
+    expected = torch.autograd.grad((F.linear(x, W, one.bias) * wanted).sum(), factors)
+    for gradient, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-11, rtol=0)
+
+
+def test_a_layer_keeps_less_for_the_backward_pass_than_its_matrix_has():
+    d, r, n, kept = 768, 24, 4, 0
+    one = KroneckerLinear(d, r, n, "cpu", torch.float32)
+    one.rule = (Rule(n, "cpu", torch.float32),)
+    own = {p.untyped_storage().data_ptr() for p in (one.s, one.t, one.bias, one.A)}
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.numel() * (tensor.untyped_storage().data_ptr() not in own)
+        return tensor
+
+    x = torch.randn(1, 8, d)
+    own.add(x.untyped_storage().data_ptr())
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        one(x)
+    assert 0 < kept <= 8 * 3 * n * n < d * r
+
+
+# the library ----------------------------------------------------------------------------------------------
+
+
+def in_the_library_s_order(self: KroneckerLinear, x: Tensor) -> Tensor:
+    r"""The whole matrix first, and x from the left: what the library computes, operation by operation."""
+    inner = self.t.unsqueeze(2) * self.s.unsqueeze(1)  # (n, in / n, out / n)
+    products = self.A.mT[:, :, None, :, None] * inner[:, None, :, None, :]  # (n, n, in / n, n, out / n)
+    return x @ products.reshape(len(self.A), x.shape[-1], -1).sum(0) + self.bias
+
+
+@each_stored
+def test_the_library_s_adapters_answer_the_same_here(stored, monkeypatch):
+    r"""To the bit in the library's order of operations; in ours, which is shorter, but for rounding."""
+    stored = Stored(stored)
+    assert adapterhub.read_method(stored.folder) == KINDS[stored.case](r=4, n=2)
+    model = adapterhub.load(stored.model(), stored.folder)
+    stored.assert_same(model, stored.case, exactly=False)
+    with methods.disabled(model):
+        stored.assert_same(model, "plain", exactly=stored.has_these_bits())
+    with monkeypatch.context() as changed:
+        changed.setattr(KroneckerLinear, "forward", in_the_library_s_order)
+        stored.assert_same(model, stored.case, exactly=stored.has_these_bits())
+
+    with torch.no_grad():  # the stored answers would show a factor that is turned round
+        shared(model).copy_(shared(model).mT.clone())
+    with pytest.raises(AssertionError, match="not close"):
+        stored.assert_same(model, stored.case, exactly=False)
+
+
+@each_stored
+def test_our_rounding_is_no_worse_than_the_library_s(stored):
+    r"""Both against the same adapter in float64."""
+    stored = Stored(stored)
+    one = {key: stored.tensors[key] for key in ("input_ids", "attention_mask")}
+
+    def hidden(model: nn.Module) -> Tensor:
+        with torch.no_grad():
+            return model(**one, output_hidden_states=True).hidden_states[-1].double()
+
+    exact = hidden(adapterhub.load(stored.model().double(), stored.folder))
+    ours = (hidden(adapterhub.load(stored.model(), stored.folder)) - exact).abs().max()
+    theirs = (stored.tensors[f"{stored.case}.hidden"] - exact).abs().max()
+    assert ours < 2 * theirs + 1e-6 and theirs < 5e-6
+
+
+@each_kind
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_folders_go_round(family, kind, tmp_path):
+    model = alive(kind(n=2, r=6), tiny.model(family), "film")
+    adapterhub.save(model, tmp_path)
+    again = adapterhub.load(tiny.model(family), tmp_path, "product")
+    assert methods.attached(again) == {"product": kind(n=2, r=6)}
+    with torch.no_grad():
+        assert torch.equal(again(**tiny.batch()).logits, model(**tiny.batch()).logits)
+
+
+@pytest.mark.parametrize("stored", ["bert/compacter", "gpt2/compacterpp"])
+def test_a_folder_is_written_as_the_library_writes_it(stored, tmp_path):
+    r"""The same tensors under the same keys, and a config that means the same."""
+    stored = Stored(stored)
+    model = adapterhub.load(stored.model(), stored.folder, stored.case)
+    adapterhub.save(model, tmp_path)
+    written = torch.load(tmp_path / "pytorch_adapter.bin", weights_only=True)
+    theirs = stored.adapter()
+    assert written.keys() == theirs.keys()
+    assert all(torch.equal(written[key], theirs[key]) for key in theirs)
+    ours, their = (
+        json.loads((folder / "adapter_config.json").read_text())["config"]
+        for folder in (tmp_path, stored.folder)
+    )
+    assert {key: their[key] for key in ours} == ours
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"shared_phm_rule": False}, "has shared_phm_rule=False, which no method here has"),
+    ({"factorized_phm_W": False}, "has factorized_phm_W=False"),
+    ({"factorized_phm_rule": True}, "has factorized_phm_rule=True"),
+    ({"shared_W_phm": True}, "has shared_W_phm=True"),
+    ({"phm_rank": 2}, "has phm_rank=2"),
+    ({"phm_bias": False}, "has phm_bias=False"),
+    ({"is_parallel": True}, "sits where no method here puts one: mh_adapter=True"),
+    ({"phm_dim": 3}, "n=3 does not divide the width of the bottleneck, r=4 of d=12"),
+    ({"phm_dim": 4}, "is of another model"),
+    ({"leave_out": [0]}, "cannot be dropped"),
+])  # fmt: skip
+def test_folders_of_what_no_method_here_is(changes, said, tmp_path):
+    for file in (FIXTURES / "bert/compacter").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    config["config"] |= changes
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    model = Stored("bert/compacter").model()
+    with pytest.raises(CourseError, match=said):
+        adapterhub.load(model, tmp_path)
+    assert methods.attached(model) == {} and not hasattr(model.bert, "compacter")
+
+
+# counts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(Compacter, 57_088), (CompacterPlus, 28_576)])
+def test_bert_base_has_as_many_as_the_library_counts(kind, expected):
+    with torch.device("meta"):
+        model = AutoModel.from_config(AutoConfig.for_model("bert"))
+        kind().attach(model)
+    assert methods.trainable(model) == kind().count(model.config) == expected
+
+
+def test_where_the_numbers_are():
+    config, d, r, L = AutoConfig.for_model("bert"), 768, 24, 12
+    vectors, biases, shared_ones = 2 * L * 2 * (d + r), 2 * L * (r + d), 4**3
+    assert Compacter().count(config) == vectors + biases + shared_ones == counts.compacter(config, r, 4)
+    dense = HoulsbyAdapter(r=r).count(config)
+    assert (dense - biases) / (vectors + shared_ones) > 23  # 2dr against 2(d + r): r r d / (r + d) r
+    with_norms = Compacter(train_norms=True).count(config)
+    assert with_norms - Compacter().count(config) == counts.norms(config)
+    assert Compacter(n=8).count(config) - Compacter().count(config) == 8**3 - 4**3
+
+
+@each_kind
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_closed_form_of_each_family(family, kind):
+    method = kind(n=4, reduction=8)
+    with torch.device("meta"):
+        model = method.attach(AutoModel.from_config(tiny.config(family)))
+    assert methods.trainable(model) == method.count(model.config)
+
+
+# one A for all --------------------------------------------------------------------------------------------
+
+
+@each_kind
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_all_layers_share_one_parameter(family, kind, tmp_path):
+    model = alive(kind(n=2, r=4), tiny.model(family))
+    layers = [p for b in bottlenecks(model, "default").values() for p in (b.down, b.up)]
+    assert len(layers) == 2 * tiny.LAYERS * len(kind.sites)
+    assert {id(one.A) for one in layers} == {id(shared(model))}
+    stored = {key: value for key, value in model.state_dict().items() if value.shape == (2, 2, 2)}
+    assert len(stored) == 1
+    trained = model._coursekit.parameters["default"]
+    assert len({id(p) for p in trained}) == len(trained) and any(p is shared(model) for p in trained)
+
+    kind(n=2, r=4).save(model, tmp_path)
+    written = load_file(tmp_path / "adapter_model.safetensors")
+    (path,) = (key for key in written if key.endswith(".A"))
+    assert path.endswith(f"{model.base_model_prefix}.compacter.A")
+    assert torch.equal(written[path], shared(model))
+    own = sum(value.numel() for key, value in written.items() if "classifier" not in key)
+    assert own == kind(n=2, r=4).count(model.config)
+
+
+@each_kind
+def test_every_layer_adds_to_the_gradient_of_what_they_share(kind):
+    r"""The sum over the layers of what each would give its own A."""
+    model = alive(kind(n=2, r=4), tiny.encoder(dtype=torch.float64))
+    model(**labelled("bert")).loss.backward()
+    together, parts = shared(model).grad.clone(), []
+    layers = [p for b in bottlenecks(model, "default").values() for p in (b.down, b.up)]
+    for one in layers:
+        own = Rule(2, "cpu", torch.float64)
+        own.load_state_dict(one.rule[0].state_dict())
+        one.rule = (own,)
+    model(**labelled("bert")).loss.backward()
+    parts = [one.A.grad for one in layers]
+    assert all(part.abs().max() > 0 for part in parts)
+    torch.testing.assert_close(torch.stack(parts).sum(0), together, atol=1e-14, rtol=1e-9)
+
+
+@each_kind
+def test_a_copy_of_the_model_shares_within_itself(kind):
+    model = alive(kind(n=2, r=4), tiny.encoder())
+    before, copied = model(**tiny.batch()).logits, copy.deepcopy(model)
+    ours, theirs = shared(model), shared(copied)
+    assert ours is not theirs
+    assert all(b.down.A is theirs and b.up.A is theirs for b in bottlenecks(copied, "default").values())
+    with torch.no_grad():
+        theirs.add_(1)
+    assert torch.equal(model(**tiny.batch()).logits, before)
+    assert not torch.allclose(copied(**tiny.batch()).logits, before, atol=1e-4)
+    for precision in (torch.float64, torch.float32):
+        copied.to(precision)
+        assert bottlenecks(copied, "default").popitem()[1].up.A is shared(copied)
+        assert shared(copied).dtype == precision
+
+
+@each_kind
+def test_each_adapter_has_factors_of_its_own(kind):
+    model = tiny.decoder("llama")
+    keys = list(model.state_dict())
+    for seed, (name, n) in enumerate((("film", 2), ("product", 4))):
+        alive(kind(n=n, r=4), model, name, seed)
+    assert shared(model, "film").shape == (2, 2, 2) and shared(model, "product").shape == (4, 4, 4)
+    with torch.no_grad():
+        alone = model(**tiny.batch()).logits
+        shared(model, "film").add_(1)
+        assert torch.equal(model(**tiny.batch()).logits, alone)
+    methods.remove(model, "film")
+    assert [key for key in model.state_dict() if key.endswith(".A")] == ["model.compacter.rules.product.A"]
+    assert torch.equal(model(**tiny.batch()).logits, alone)
+    methods.remove(model, "product")
+    assert list(model.state_dict()) == keys
+
+
+# start and training ---------------------------------------------------------------------------------------
+
+
+@each_kind
+def test_it_starts_close_to_no_change_or_at_none(kind):
+    one = tiny.batch()
+    before = tiny.encoder()(**one).logits
+    assert torch.equal(kind(n=2, r=4, init="zero").attach(tiny.encoder())(**one).logits, before)
+    model = kind(n=2, r=4).attach(tiny.encoder())
+    torch.testing.assert_close(model(**one).logits, before, atol=1e-6, rtol=0)
+    assert all(
+        one.up.weight.any() and one.down.weight.any() for one in bottlenecks(model, "default").values()
+    )
+
+
+def test_what_the_starting_values_are():
+    torch.manual_seed(0)
+    model = Compacter(n=4, r=64).attach(tiny.encoder(hidden_size=512))
+    for bottleneck in bottlenecks(model, "default").values():
+        for vectors, size in ((bottleneck.down.t, 128), (bottleneck.down.s, 16), (bottleneck.up.s, 128)):
+            bound = (6 / (1 + size)) ** 0.5
+            assert vectors.shape == (4, size) and 0.9 * bound < vectors.abs().max() <= bound
+        assert not bottleneck.down.bias.any() and not bottleneck.up.bias.any()
+    assert 0.7e-4 < shared(model).std() < 1.3e-4
+
+
+@pytest.mark.parametrize(("kind", "init"), [(Compacter, "glorot"), (CompacterPlus, "zero")])
+def test_all_of_it_trains_from_both_starts(kind, init):
+    torch.manual_seed(0)
+    model = kind(n=2, r=4, init=init).attach(tiny.decoder("gpt2", initializer_range=0.2, num_hidden_layers=1))
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    started = {name: p.detach().clone() for name, p in trained.items()}
+    losses = train(model, [labelled("gpt2")] * 15, lr=1e-2)
+    assert losses[-1] < losses[0] - 0.1
+    assert [name for name, p in trained.items() if torch.equal(p, started[name])] == []
+
+
+@pytest.mark.parametrize(("kind", "dense"), [(Compacter, HoulsbyAdapter), (CompacterPlus, PfeifferAdapter)])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_with_the_matrices_written_out_it_is_the_adapter_that_sits_there(family, kind, dense):
+    one = tiny.batch(padded=True)
+    ours = alive(kind(n=2, r=4), tiny.model(family, dtype=torch.float64), seed=5)
+    theirs = dense(r=4, activation="gelu").attach(tiny.model(family, dtype=torch.float64))
+    pairs = zip(*(bottlenecks(model, "default").values() for model in (ours, theirs)), strict=True)
+    with torch.no_grad():
+        for products, matrices in pairs:
+            for key in ("down", "up"):
+                source, target = products.get_submodule(key), matrices.get_submodule(key)
+                target.weight.copy_(source.weight)
+                target.bias.copy_(source.bias)
+        hidden = [m(**one, output_hidden_states=True).hidden_states[-1] for m in (ours, theirs)]
+    torch.testing.assert_close(*hidden, atol=1e-10, rtol=0)
+
+
+@each_kind
+def test_checkpoints_make_the_method_again(kind, tmp_path):
+    method = kind(n=2, reduction=4, activation="relu", train_norms=True)
+    model = alive(method, tiny.decoder("opt"))
+    method.save(model, tmp_path)
+    assert methods.from_checkpoint(tmp_path) == method
+    again = methods.from_checkpoint(tmp_path).load(tiny.decoder("opt"), tmp_path)
+    assert torch.equal(again(**tiny.batch()).logits, model(**tiny.batch()).logits)
+    with pytest.raises(CourseError, match="was trained with n=2, the method here has 4"):
+        kind(n=4, reduction=4, activation="relu", train_norms=True).load(tiny.decoder("opt"), tmp_path)
+
+
+# bad input ------------------------------------------------------------------------------------------------
+
+
+@each_kind
+@pytest.mark.parametrize("options, said", [
+    ({"n": 0}, "n=0: take a whole number from 1 up, such as 4"),
+    ({"n": True}, "n=True: take"),
+    ({"reduction": 2.5}, "reduction=2.5: take a whole number from 1 up, such as 32"),
+    ({"r": 0}, "r=0 is no width"),
+    ({"r": True}, "r=True is no width"),
+    ({"init": "bert"}, "unknown initialisation 'bert'"),
+    ({"init": "gloro"}, "unknown initialisation 'gloro'; did you mean 'glorot'"),
+    ({"activation": "gleu"}, "unknown activation 'gleu'; did you mean 'gelu'"),
+])  # fmt: skip
+def test_hyperparameters_that_make_no_sense(kind, options, said):
+    with pytest.raises(CourseError, match=said):
+        kind(**options)
+
+
+@each_kind
+@pytest.mark.parametrize("options, said", [
+    ({}, "n=4 does not divide the width of the bottleneck, r=1 of d=32: .* say the width, such as r=4$"),
+    ({"reduction": 64}, "does not divide the width of the bottleneck, r=0 of d=32"),
+    ({"n": 5, "r": 5}, "n=5 does not divide the width of this model, d=32: take another n"),
+    ({"r": 6}, "r=6 of d=32: .* such as r=4$"),
+])  # fmt: skip
+def test_sizes_that_do_not_fit_leave_the_model_as_it_was(kind, options, said):
+    model = tiny.encoder()
+    for do in (lambda: kind(**options).attach(model), lambda: kind(**options).count(model.config)):
+        with pytest.raises(CourseError, match=said):
+            do()
+    assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
+
+
+@each_kind
+def test_what_it_cannot_be_combined_with(kind):
+    method = kind(n=2, r=4)
+    with pytest.raises(CourseError, match="cannot be dropped: take one of HoulsbyAdapter"):
+        AdapterDrop(method, n=1)
+    with pytest.raises(CourseError, match="has no bottlenecks to prune: take one of HoulsbyAdapter"):
+        SparseAdapter(method)
+    other = Compacter if kind is CompacterPlus else CompacterPlus
+    with pytest.raises(CourseError, match=f"already carries {kind.__name__}"):
+        other(n=2, r=4).attach(method.attach(tiny.encoder()), "film")
