@@ -55,7 +55,10 @@ class BitFit(WholeMethod):
         return key == "bias" and self._wants(module, shapes)
 
     def count(self, config: Any) -> int:
-        r"""One number for each output of a layer with a bias; BERT base: 102,912."""
+        r"""One number for each output of a layer with a bias.
+
+        BERT base: 102,912, of which 768 are the pooler's. A classifier on RoBERTa base has no pooler: 102,144.
+        """
         shapes = describe(config)
         added = [m for m in self._without(shapes) if self._wants(m.name, shapes)]
         whole = super().count(config) + sum(shapes.n_layers * m.d_out for m in added)

@@ -17,6 +17,7 @@ from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Part, transposed
 from coursekit.methods.surgery import body_prefix, head_names, standing
 from coursekit.methods.switched import Switched
+from coursekit.quantization.linear import Linear4bit
 
 
 class Whole(Part):
@@ -41,7 +42,8 @@ class Whole(Part):
 class WholeMethod(PartMethod):
     r"""What the methods have in common that train whole tensors. A subclass says which: `picks`.
 
-    The base is not written to, so adapters can be switched and taken off; that costs a copy of what trains.
+    The base is not written to, so adapters can be switched and taken off; that costs a copy of what trains. Of a
+    matrix in 4 bits the copy is a dense one, of what the codes stand for.
     """
 
     @abstractmethod
@@ -62,6 +64,8 @@ class WholeMethod(PartMethod):
                 continue
             inside = path.removeprefix(prefix)
             own = [key for key, _ in module.named_parameters(recurse=False)]
+            if isinstance(module, Linear4bit):
+                own.insert(0, "weight")  # codes are no parameter, but what they stand for can train
             if keys := [key for key in own if self.picks(f"{inside}.{key}", shapes)]:
                 found[path] = (module, keys)
         return found
@@ -97,9 +101,22 @@ class WholeMethod(PartMethod):
     def _config(self, model: nn.Module) -> dict[str, Any]:
         return interop.common_config(model, self.kind) | self.settings()
 
+    def _check_config(self, config: dict[str, Any]) -> None:
+        for key, value in self._from(config).settings().items():
+            if value != getattr(self, key):
+                raise CourseError(
+                    f"this checkpoint was trained with {key}={value!r}, the method here has {getattr(self, key)!r}; "
+                    f"{self._title}.from_checkpoint(folder) makes the method that fits"
+                )
+
+    @classmethod
+    def _from(cls, config: dict[str, Any]) -> Self:
+        r"""The method with the settings in `config`."""
+        return cls(**{f.name: config[f.name] for f in dataclasses.fields(cls)})
+
     @classmethod
     def from_checkpoint(cls, folder: Any) -> Self:
         r"""The method with the settings of the checkpoint in `folder`."""
         config, _ = interop.read(folder)
         interop.same_method(cls.kind, config)
-        return cls(**{f.name: config[f.name] for f in dataclasses.fields(cls)})
+        return cls._from(config)

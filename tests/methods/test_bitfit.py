@@ -1,0 +1,189 @@
+r"""BitFit against plain torch, where the same biases of the bare model train; biases that were not there before."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import relatives
+import tiny
+import torch
+from attached import labelled, nonzero, train
+from safetensors.torch import load_file
+from torch import nn
+
+from coursekit import methods
+from coursekit.errors import CourseError
+from coursekit.memory.measure import measure
+from coursekit.methods import BitFit
+from coursekit.quantization import quantize_model
+from coursekit.quantization.linear import Linear4bit
+
+WITH_BIASES = ("bert", "roberta", "gpt2", "opt")
+each = pytest.mark.parametrize("family", WITH_BIASES)
+
+
+def plain(model: nn.Module) -> nn.Module:
+    r"""The bare model, in which all biases and the classifier train: BitFit as anyone writes it in two lines."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("bias") or name.startswith("classifier"))
+    return model
+
+
+def changed(model: nn.Module, before: nn.Module) -> dict[str, torch.Tensor]:
+    r"""Name of each parameter that is another now -> which of its numbers are."""
+    old = before.state_dict()
+    moved = {n: p != old[n] for n, p in model.named_parameters() if n in old}
+    return {name: mask for name, mask in moved.items() if mask.any()}
+
+
+# plain torch ----------------------------------------------------------------------------------------------
+
+
+@each
+@pytest.mark.parametrize("bits", [32, 4])
+def test_ten_steps_are_those_of_plain_torch_to_the_bit(family, bits):
+    def build() -> nn.Module:
+        return quantize_model(tiny.model(family)) if bits == 4 else tiny.model(family)
+
+    ours, theirs = BitFit().attach(build()), plain(build())
+    batches = [labelled(family, seed=i, padded=True) for i in range(10)]
+    losses = []
+    for model in (ours, theirs):
+        torch.manual_seed(1)  # of the dropout
+        losses.append(train(model.train(), batches, lr=1e-2))
+    assert losses[0] == losses[1] and len(set(losses[0])) == 10
+    BitFit().merge(ours, undo=False)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+@each
+def test_no_more_is_kept_for_the_backward_pass_than_plain_torch_keeps(family):
+    ours, theirs = BitFit().attach(tiny.model(family)), plain(tiny.model(family))
+    assert measure(ours, labelled(family)).activations == measure(theirs, labelled(family)).activations > 0
+
+
+# which biases ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family, names", [
+    ("bert", ("attention.self.query", "intermediate.dense")),
+    ("roberta", ("attention.self.query", "intermediate.dense")),
+    ("opt", ("self_attn.q_proj", "fc1")),
+    ("gpt2", ("attn.c_attn", "mlp.c_fc")),
+])  # fmt: skip
+def test_query_and_second_mlp_are_the_only_ones_that_move(family, names):
+    method = BitFit("query-and-second-mlp")
+    model = method.attach(tiny.model(family))
+    train(model, [labelled(family, seed=i) for i in range(3)], lr=1e-2)
+    method.merge(model, undo=False)
+    moved = changed(model, tiny.model(family))
+    moved = {n: mask for n, mask in moved.items() if not n.startswith("classifier")}
+    assert len(moved) == 2 * tiny.LAYERS and all(n.removesuffix(".bias").endswith(names) for n in moved)
+    numbers = sum(int(mask.sum()) for mask in moved.values())
+    assert numbers == method.count(model.config) == tiny.LAYERS * (tiny.D_MODEL + tiny.D_FF)
+    if family == "gpt2":  # query, key and value have one bias
+        queries = moved["transformer.h.0.attn.c_attn.bias"].nonzero().flatten().tolist()
+        assert queries == list(range(tiny.D_MODEL))
+
+
+def test_of_a_bias_for_query_key_and_value_the_query_s_part_has_the_gradient_that_plain_torch_gives_it():
+    model, theirs = BitFit("query-and-second-mlp").attach(tiny.model("gpt2")), plain(tiny.model("gpt2"))
+    for one in (model, theirs):
+        one(**labelled("gpt2")).loss.backward()
+    ours = model.transformer.h[1].attn.c_attn.biases["default"].values.grad
+    assert torch.equal(ours, theirs.transformer.h[1].attn.c_attn.bias.grad[: tiny.D_MODEL])
+
+
+def test_a_model_without_a_pooler_trains_the_rest():
+    model = BitFit().attach(tiny.masked("bert"))
+    # The output layer of a masked language model is no task head of the course's: it stays as it is.
+    assert methods.trainable(model) == BitFit().count(model.config) - tiny.D_MODEL
+
+
+# models without biases ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2"])
+def test_every_linear_layer_of_the_blocks_has_a_bias_then(kind):
+    model, method = relatives.model(kind), BitFit(add_biases=True)
+    outputs = sum(m.out_features for m in model.model.layers.modules() if isinstance(m, nn.Linear))
+    method.attach(model)
+    assert methods.trainable(model) == method.count(model.config) == outputs
+    method.merge(model, undo=False)
+    assert all(m.bias is not None for m in model.model.layers.modules() if isinstance(m, nn.Linear))
+
+
+def test_added_biases_are_those_of_a_model_that_was_made_with_them():
+    r"""transformers builds a Llama with biases where its config asks for them: that one, with biases of 0."""
+    model = BitFit(add_biases=True).attach(tiny.model("llama"))
+    reference = tiny.model("llama", attention_bias=True, mlp_bias=True)
+    bare = tiny.model("llama").state_dict()
+    zeros = {n: torch.zeros_like(p) for n, p in reference.named_parameters() if n.endswith("bias")}
+    reference.load_state_dict(bare | zeros)
+    plain(reference)
+    batches = [labelled("llama", seed=i, padded=True) for i in range(5)]
+    assert train(model, batches, lr=1e-2) == train(reference, batches, lr=1e-2)
+    BitFit(add_biases=True).merge(model)
+    merged = model.state_dict()
+    assert merged.keys() == reference.state_dict().keys()
+    assert all(torch.equal(merged[name], tensor) for name, tensor in reference.state_dict().items())
+    methods.unmerge(model)
+    BitFit().detach(model)
+    assert model.state_dict().keys() == bare.keys()
+    assert all(layer.bias is None for layer in model.modules() if isinstance(layer, nn.Linear))
+
+
+def test_with_some_biases_there_those_train_without_adding_any():
+    model = BitFit().attach(relatives.model("qwen2"))  # query, key and value have one
+    assert methods.trainable(model) == tiny.LAYERS * (tiny.D_MODEL + 2 * tiny.D_MODEL // 2)
+    assert BitFit().count(model.config) == methods.trainable(model)
+
+
+def test_biases_can_be_added_to_layers_in_four_bits():
+    model, one = quantize_model(tiny.model("llama")), labelled("llama")
+    before = model(**one).logits
+    method = BitFit(add_biases=True)
+    method.attach(model)
+    assert torch.equal(model(**one).logits, before)
+    train(model, [one] * 3, lr=1e-2)
+    beside = model(**one).logits
+    assert not torch.equal(beside, before)
+    method.merge(model)
+    assert torch.equal(model(**one).logits, beside)
+    # A bias is no code: the layers stay in 4 bits.
+    assert isinstance(model.model.layers[0].mlp.up_proj, Linear4bit)
+    methods.unmerge(model)
+    method.detach(model)
+    assert torch.equal(model(**one).logits, before) and model.model.layers[0].mlp.up_proj.bias is None
+
+
+# checkpoints ----------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_has_the_model_s_own_names_and_goes_into_the_bare_model(tmp_path):
+    r"""So anyone can use it without the course: the names are those of the state dict, the tensors are whole."""
+    model = nonzero(BitFit().attach(tiny.model("bert")))
+    BitFit().save(model, tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    own = {key.removeprefix("base_model.model."): value for key, value in tensors.items()}
+    bare = tiny.model("bert")
+    assert bare.load_state_dict(own, strict=False).unexpected_keys == []
+    assert torch.equal(bare(**tiny.batch()).logits, model(**tiny.batch()).logits)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "BITFIT"
+
+
+@pytest.mark.parametrize("method", [BitFit(), BitFit("query-and-second-mlp"), BitFit(add_biases=True)])
+def test_the_settings_come_back_from_a_checkpoint(method, tmp_path):
+    method.save(method.attach(tiny.model("gpt2")), tmp_path)
+    assert methods.from_checkpoint(tmp_path) == method == BitFit.from_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_of_other_biases_changes_nothing(tmp_path):
+    BitFit("query-and-second-mlp").save(BitFit("query-and-second-mlp").attach(tiny.model("bert")), tmp_path)
+    model = tiny.model("bert")
+    with pytest.raises(
+        CourseError, match="trained with biases='query-and-second-mlp', the method here has 'all'"
+    ):
+        BitFit().load(model, tmp_path)
+    assert methods.attached(model) == {}
