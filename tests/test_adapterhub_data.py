@@ -1,4 +1,4 @@
-r"""Notebook 02 shows parity with the `adapters` library from `data/adapterhub/`, which an installed course has too."""
+r"""Notebooks 02 and 09 compare with the `adapters` library by `data/adapterhub/`, which an installed course has too."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from coursekit import adapterhub
-from coursekit.methods import HoulsbyAdapter, ParallelAdapter, PfeifferAdapter
+from coursekit import adapterhub, adapterhub_unions
+from coursekit.methods import (
+    Compacter,
+    CompacterPlus,
+    HoulsbyAdapter,
+    MAMAdapter,
+    ParallelAdapter,
+    PfeifferAdapter,
+    UniPELT,
+)
 from coursekit.paths import DATA
 
 FIXTURES = Path(__file__).parent / "fixtures" / "adapters"
@@ -20,10 +28,16 @@ def test_it_is_what_the_script_of_the_fixtures_made(path):
     assert (DATA / "adapterhub" / path).read_bytes() == stored.read_bytes()
 
 
-def test_it_holds_the_three_placements_that_the_library_has():
-    kinds = {
-        name: type(adapterhub.read_method(DATA / "adapterhub" / name))
-        for name in ("houlsby", "pfeiffer", "parallel")
+def test_it_holds_the_three_placements_and_the_hybrids_that_the_library_has():
+    bottlenecks = {
+        "houlsby": HoulsbyAdapter,
+        "pfeiffer": PfeifferAdapter,
+        "parallel": ParallelAdapter,
+        "compacter": Compacter,
+        "compacterpp": CompacterPlus,
     }
-    assert kinds == {"houlsby": HoulsbyAdapter, "pfeiffer": PfeifferAdapter, "parallel": ParallelAdapter}
-    assert len(COPIED) == 7
+    for name, kind in bottlenecks.items():
+        assert type(adapterhub.read_method(DATA / "adapterhub" / name)) is kind
+    for name, kind in {"mam": MAMAdapter, "unipelt": UniPELT}.items():
+        assert type(adapterhub_unions.read_method(DATA / "adapterhub" / name)) is kind
+    assert len(COPIED) == 2 * (len(bottlenecks) + 2) + 1
