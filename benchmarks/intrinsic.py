@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import platform
 import statistics
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +32,7 @@ from coursekit.training import fit
 OUT = Path(__file__).parents[1] / "data" / "intrinsic.csv"
 COLUMNS = ("trained", "d", "seed", "steps", "batch", "accuracy", "sentences", "loss", "processor")
 #: Found with seed 0: the longest step in the weights, and the largest rates, that do not fall back.
-STEP, RATE, FULL_RATE = 10.0, 5e-3, 1e-4
+STEP, RATE, FULL_RATE = 5.0, 5e-3, 1e-4
 
 
 def processor() -> str:
@@ -80,8 +81,10 @@ def main(
     steps: int = 60,
     batch: int = 8,
     sentences: int = 400,
+    minutes: Annotated[float, typer.Option(help="start no run after so many; the next call goes on")] = 1e6,
     out: Path = OUT,
 ) -> None:
+    start = time.perf_counter()
     print(f"{pick_device()}: {processor()}, {torch.get_num_threads()} threads")
     known = list(csv.DictReader(out.open())) if out.is_file() else []
     done = {tuple(row[c] for c in COLUMNS[:5]) for row in known}
@@ -90,6 +93,8 @@ def main(
         for trained, n in wanted:
             if tuple(map(str, (trained, n, seed, steps, batch))) in done:
                 continue
+            if time.perf_counter() - start > 60 * minutes:
+                return
             row = run(trained, n, seed, steps, batch, sentences)
             print(row, flush=True)
             fresh = not out.is_file()
