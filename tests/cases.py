@@ -67,7 +67,7 @@ CASES = [
     Case("BitFit-added", lambda: methods.BitFit("query-and-second-mlp", add_biases=True), families=("gpt2", "llama"),
          folds=True, strong=3),
     Case("TopLayers", lambda: methods.TopLayers(k=1), folds=True),
-    Case("NormTuning", lambda: methods.NormTuning(), folds=True, strong=1),
+    Case("NormTuning", lambda: methods.NormTuning(), folds=True, strong=0.1),
     Case("SelectRows", lambda: methods.SelectRows(rows=0.3, biases=True), folds=True),
     Case("FreezeAndReconfigure", lambda: methods.FreezeAndReconfigure(nodes=((0, 3, 5, 20, 31),)), folds=True),
     Case("FishMask", lambda: methods.FishMask(keep=0.3, score="random"), folds=True),

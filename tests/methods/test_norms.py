@@ -1,4 +1,4 @@
-r"""Norms that train, against peft's LNTuning: in 16 bits, in Llama's relatives, with dropout, folded."""
+r"""Norms that train, against peft's LNTuning: in 16 bits, in Llama's relatives, with dropout, folded, some only."""
 
 from __future__ import annotations
 
@@ -81,14 +81,47 @@ def test_folded_norms_are_peft_s(kind, tmp_path):
         assert torch.equal(parameter, reference[name if name in reference else copy]), name
 
 
-def test_a_checkpoint_of_some_norms_only_is_refused_untouched(tmp_path):
-    from_peft("llama", target_modules=["input_layernorm"]).save_pretrained(tmp_path)
+@pytest.mark.parametrize("kind, targets, norms", [
+    ("llama", ["input_layernorm"], 2), ("llama", ["norm"], 1), ("gpt2", ["h.0.ln_1", "ln_f"], 2),
+    ("bert", ["attention.output.LayerNorm"], 2), ("qwen2", None, 2),  # peft's own choice there
+])  # fmt: skip
+def test_some_norms_only_as_in_peft(kind, targets, norms, tmp_path):
+    theirs, one = nonzero(from_peft(kind, target_modules=targets)), batch(kind)
+    theirs.save_pretrained(tmp_path / "theirs")
+    method = methods.from_checkpoint(tmp_path / "theirs")
+    model = method.load(relatives.model(kind), tmp_path / "theirs")
+    assert torch.equal(model(**one).logits, theirs(**one).logits)
+    size = tiny.D_MODEL * (1 if kind in ("llama", "qwen2") else 2)
+    assert method.count(model.config) == norms * size
+    assert methods.trainable(model) == sum(p.numel() for p in theirs.parameters() if p.requires_grad)
+    method.save(model, tmp_path / "ours")
+    again = peft.PeftModel.from_pretrained(relatives.model(kind), tmp_path / "ours").eval()
+    assert torch.equal(again(**one).logits, theirs(**one).logits)
+    fresh = relatives.model(kind)
+    with pytest.raises(CourseError, match="of another model or of other targets"):
+        NormTuning().load(fresh, tmp_path / "theirs")
+    assert methods.attached(fresh) == {}
+
+
+def test_a_checkpoint_that_names_norms_by_a_pattern_loads_where_the_method_is_given(tmp_path):
+    theirs, one = nonzero(from_peft("llama", target_modules=r".*norm")), batch("llama")
+    theirs.save_pretrained(tmp_path)
+    assert torch.equal(NormTuning().load(tiny.model("llama"), tmp_path)(**one).logits, theirs(**one).logits)
+    with pytest.raises(CourseError, match=r"by the pattern '.\*norm': load it with the method that you mean"):
+        methods.from_checkpoint(tmp_path)
+
+
+def test_targets_that_name_no_norm():
     model = tiny.model("llama")
-    with pytest.raises(
-        CourseError, match=r"3 missing, such as model.layers.0.post_attention_layernorm.ln_tuning"
-    ):
-        NormTuning().load(model, tmp_path)
-    assert methods.attached(model) == {}
+    for attempt in (lambda m: m.attach(model), lambda m: m.count(model.config)):
+        with pytest.raises(
+            CourseError, match="'q_proj' matches no module .*candidates: input_layernorm, norm, post"
+        ):
+            attempt(NormTuning(targets="q_proj"))
+    assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
+    for targets in ((), 3, (1,)):
+        with pytest.raises(CourseError, match="give names of norms"):
+            NormTuning(targets=targets)
 
 
 def test_norms_of_sixteen_bit_models_train_in_full_precision():

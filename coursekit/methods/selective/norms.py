@@ -7,10 +7,11 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from coursekit import counts, interop
+from coursekit import interop
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
 from coursekit.methods.selective.whole import WholeMethod
+from coursekit.methods.surgery import matches, no_match
 
 #: What peft calls a norm that trains.
 SUFFIX = "ln_tuning_layers"
@@ -18,36 +19,74 @@ SUFFIX = "ln_tuning_layers"
 
 @dataclass(frozen=True)
 class NormTuning(WholeMethod):
-    r"""Every norm of the body trains, weight and bias (an RMSNorm has none): peft's LNTuning with all norms.
+    r"""Every norm of the body trains, weight and bias (an RMSNorm has none): peft's LNTuning.
 
-    Raises CourseError, on attaching, for a model whose norms have no weights.
+    targets: names as in peft, where not all norms are meant, such as ("post_attention_layernorm",).
+
+    Raises CourseError for targets that are no names and, on attaching, for one that names no norm.
     """
 
+    targets: tuple[str, ...] | str | None = None
     kind: ClassVar[str] = "LN_TUNING"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.targets, str):
+            object.__setattr__(self, "targets", (self.targets,))
+        elif isinstance(self.targets, (list, set)):
+            object.__setattr__(self, "targets", tuple(sorted(self.targets)))
+        named = isinstance(self.targets, tuple) and all(isinstance(target, str) for target in self.targets)
+        if self.targets is not None and not (named and self.targets):
+            raise CourseError(
+                f'targets={self.targets!r}: give names of norms, such as ("post_attention_layernorm",), or None for all'
+            )
 
     def picks(self, path: str, shapes: Architecture) -> bool:
         module = path.rpartition(".")[0]
-        if module in shapes.outer_norms:
-            return True
-        number, _, inside = module.removeprefix(f"{shapes.block}.").partition(".")
-        return module.startswith(f"{shapes.block}.") and number.isdigit() and inside in shapes.norms
+        return module in _norms(shapes) and (
+            self.targets is None or any(matches(module, target) for target in self.targets)
+        )
 
     def count(self, config: Any) -> int:
         r"""$2d$ for each LayerNorm, d for each RMSNorm."""
-        return counts.norms(config)
+        self._named_norms(describe(config))
+        return super().count(config)
+
+    def _check(self, model: nn.Module) -> None:
+        self._named_norms(describe(model.config))
+        super()._check(model)
+
+    def _named_norms(self, shapes: Architecture) -> None:
+        r"""Raise CourseError for a target that names no norm of a model of these shapes."""
+        for target in self.targets or ():
+            if not any(matches(path, target) for path in _norms(shapes)):
+                raise no_match(target, _norms(shapes))
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         named = ((key.rpartition("."), value) for key, value in super()._tensors(model, name).items())
         return {f"{path}.{SUFFIX}.{key}": value for (path, _, key), value in named}
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
-        shapes = describe(model.config)
-        names = {path.rpartition(".")[2] for path in (*shapes.norms, *shapes.outer_norms)}
+        names = self.targets or {path.rpartition(".")[2] for path in _norms(describe(model.config))}
         return interop.common_config(model, self.kind) | {"target_modules": sorted(names)}
+
+    def _check_config(self, config: dict[str, Any]) -> None:
+        r"""Nothing to say: whether the same norms were trained shows in the tensors, however they were named."""
 
     @classmethod
     def _from(cls, config: dict[str, Any]) -> Self:
-        return cls()  # whether a checkpoint of peft's has all norms shows when it is loaded
+        targets = config["target_modules"]
+        if not isinstance(targets, list):
+            raise CourseError(
+                f"this checkpoint names its norms by the pattern {targets!r}: load it with the method that you mean, "
+                "such as NormTuning() for all of them"
+            )
+        return cls(targets=tuple(sorted(targets)))
 
     def _nothing(self, shapes: Architecture) -> CourseError:
         return CourseError("the norms of this model have no weights that could train: take another method")
+
+
+def _norms(shapes: Architecture) -> list[str]:
+    r"""Paths of the norms inside the body."""
+    inside = [f"{shapes.block}.{i}.{norm}" for i in range(shapes.n_layers) for norm in shapes.norms]
+    return [*shapes.outer_norms, *inside]
