@@ -53,9 +53,9 @@ def run(bench: Bench, contender: Contender, seed: int, lr: float) -> dict[str, A
     r"""Train and test: what it took and what it reached.
 
     trained, head: parameters of the method, by count and by its closed form, and of the task head. storage_bytes: of
-    all that `save` writes. memory, predicted: bytes by category of one step, measured, and by `memory.predict` where
-    that knows the method. step_seconds: median over the steps but the first. step_ratio: of a step's time to that of
-    a step of full fine-tuning, median over rounds in which they took turns.
+    all that `save` writes. memory, predicted: bytes by category of one step on a batch of so many rows and tokens,
+    measured, and by `memory.predict` where that knows the method. step_seconds: median over the steps but the first.
+    step_ratio: of a step's time to that of a step of full fine-tuning, median over rounds in which they took turns.
     """
     start, model = time.perf_counter(), attach(bench, contender, seed)
     head = sum(trainable(model.get_submodule(name)) for name in head_names(model))
@@ -70,6 +70,7 @@ def run(bench: Bench, contender: Contender, seed: int, lr: float) -> dict[str, A
         "trained": trained,
         "head": head,
         "storage_bytes": _stored(contender, model),
+        "measured_on": dict(zip(("rows", "tokens"), bench.batch["input_ids"].shape, strict=True)),
         "memory": _bytes(measured),
         "predicted": _predicted(bench, contender, model),
         "loss": statistics.fmean(history.loss[-max(1, len(history) // 10) :]),

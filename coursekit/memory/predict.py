@@ -120,7 +120,8 @@ def _trained(
     prefix = f"{arch.prefix}."
     if method is None or getattr(method, "kind", None) == "FULL":
         return Inserted(Training(lambda path: True)), [], base
-    if hasattr(method, "trains"):
+    # Part of what a combination trains is not the model's own, whatever `trains` says.
+    if hasattr(method, "trains") and not hasattr(method, "parts_for"):
         chosen = [t for t in base if t in heads or method.trains(t.name)]
         return Inserted(Training(lambda path: method.trains(prefix + path))), heads, chosen
     return inserted(method, arch, config), heads, heads
