@@ -23,7 +23,7 @@ def whole(method: Any, arch: Architecture, config: Any) -> Inserted:
             "use bill(n, trained) for the rest"
         )
     added = tuple(Added(t.size, _place(t.name, arch)) for t in chosen)
-    return Inserted(Training(lambda path: method.picks(path, arch), norm_copies=True), added)
+    return Inserted(Training(lambda path: method.picks(path, arch)), added)
 
 
 def _place(path: str, arch: Architecture) -> int | str:
