@@ -64,6 +64,17 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Written:
+    r"""What a product with $\tilde W$ takes for a moment: elements, in the activations' precision."""
+
+    weight: int = 0  # the matrix that is put together, in the forward and in the backward
+    dense: int = 0  # the gradient of the matrix, before that of the values is taken from it
+    tokens: int = 0  # of each token, what the gradient of the values is computed from
+    apart: int = 0  # of each token, the gradient of the other rows, where they are a product of their own
+    whole: bool = False  # all of it trains: in fp32 nothing has to be put together
+
+
+@dataclass(frozen=True)
 class Training:
     r"""What is trained: base weights by name, LoRA branches by matrix, and what a method inserts into the blocks."""
 
@@ -74,6 +85,8 @@ class Training:
     dora: bool = False
     parts: tuple[Part, ...] = ()
     norm_copies: bool = False  # the norms that train are copies of the base's, in fp32
+    #: Matrices that are put together anew in each pass, with the values that train in their places, by name.
+    written: Mapping[str, Written] = field(default_factory=dict)
 
     def weight(self, path: str) -> bool:
         r"""Whether the weight at `path` is trained."""
@@ -240,6 +253,7 @@ class Builder:
         waiting, result, x = self.live(*beside), self.live(*out), self.live(width)
         weight, scratch = max(s.unpacked.get(n, (0, 0)) for n in names)
         unpacked = weight + max(x, scratch)  # what unpacking takes has gone when the gradient of x comes
+        unpacked = max([unpacked, *(self._written(n, x) for n in names)])
         work = waiting + result + (x if adapted else unpacked)
         if adapted and not t.dora:
             x32 = self.term("", width, 4).bytes
@@ -256,6 +270,15 @@ class Builder:
         self.add(what, keeps, work)
         for n in names:
             self.insert(f"out of {n}")
+
+    def _written(self, name: str, x: int) -> int:
+        r"""Bytes in the backward of a matrix that is put together anew, the gradient of its input among them."""
+        s, own = self.setting, self.training.written.get(name)
+        if own is None or not self.training.weight(self.path(name)) or (own.whole and s.element >= 4):
+            return 0
+        # The matrix has gone when the gradient of the values is computed.
+        put = own.weight + s.tokens * own.apart
+        return x + s.element * max(put, own.dense + s.tokens * own.tokens)
 
     def touches(self, name: str) -> bool:
         r"""Whether the result of the matrix `name` depends on something trained beside or around it."""

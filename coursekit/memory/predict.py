@@ -55,7 +55,8 @@ def predict(
 ) -> Breakdown:
     r"""What one training step of the model that `config` describes takes, by category, in bytes.
 
-    method: None for full fine-tuning, a LoRA, or any method with `trains(path) -> bool` for base parameters.
+    method: None for full fine-tuning, a method of the course, or anything with `trains(path) -> bool` for parameters
+    of the base that train in place.
     batch, seq: rows and tokens of a row. task: "causal" or "classification"; None: what the family is for.
     num_labels: classes (default: the config's). padded: whether rows differ in length, so that there is a mask.
     attention: "sdpa" or "eager". device: "cpu" or "cuda", which use different attention kernels and dropout masks.
@@ -74,7 +75,7 @@ def predict(
     added = [t.size for t in training.added]
     # What a method adds is fp32 whatever the base is; what is copied from the base has its precision.
     factor = max(p.weight, 4)
-    if quantized and (method is None or hasattr(method, "trains")):
+    if quantized and _in_place(method):
         raise CourseError(
             "weights in 4 bits do not train: give a method that puts its own beside them, such as LoRA"
         )
@@ -118,13 +119,21 @@ def _trained(
     r"""(what the method does to the model, tensors copied from the base, trained tensors of the base's kind)."""
     heads = [t for t in base if t.name.split(".")[0] in ("classifier", "score")]
     prefix = f"{arch.prefix}."
-    if method is None or getattr(method, "kind", None) == "FULL":
+    if _is_full(method):
         return Inserted(Training(lambda path: True)), [], base
-    # Part of what a combination trains is not the model's own, whatever `trains` says.
-    if hasattr(method, "trains") and not hasattr(method, "parts_for"):
+    if _in_place(method):
         chosen = [t for t in base if t in heads or method.trains(t.name)]
         return Inserted(Training(lambda path: method.trains(prefix + path))), heads, chosen
     return inserted(method, arch, config), heads, heads
+
+
+def _in_place(method: Any) -> bool:
+    r"""Whether the base's own tensors train. What a combination `trains` are copies of them, beside its other parts."""
+    return _is_full(method) or (hasattr(method, "trains") and not hasattr(method, "parts_for"))
+
+
+def _is_full(method: Any) -> bool:
+    return method is None or getattr(method, "kind", None) == "FULL"
 
 
 def _arrivals(

@@ -10,11 +10,12 @@ from typing import Any
 
 from coursekit.architecture import Architecture
 from coursekit.errors import CourseError
-from coursekit.memory.inserted import adapters, soft_prompts
+from coursekit.memory.inserted import adapters, selected, soft_prompts
+from coursekit.memory.inserted.combined import together
 from coursekit.memory.inserted.ia3 import ia3
 from coursekit.memory.inserted.low_rank import low_rank
 from coursekit.memory.inserted.parts import AFTER, BEFORE, Added, Inserted
-from coursekit.memory.inserted.whole import whole
+from coursekit.memory.inserted.whole import biases, whole
 
 #: By `kind`, as in checkpoints.
 INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
@@ -29,11 +30,15 @@ INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
     "P_TUNING": soft_prompts.p_tuning,
     "PREFIX_TUNING": soft_prompts.prefix_tuning,
     "ADAPTION_PROMPT": soft_prompts.llama_adapter,
-    "BITFIT": whole,
+    "BITFIT": biases,
     "TOP_LAYERS": whole,
     "LN_TUNING": whole,
     "BY_TYPE": whole,
     "HEAD_ONLY": whole,
+    "SELECT_ROWS": selected.lines,
+    "SELECT_COLUMNS": selected.lines,
+    "FREEZE_AND_RECONFIGURE": selected.nodes,
+    "FISH_MASK": selected.mask,
 }
 
 
@@ -41,8 +46,11 @@ def inserted(method: Any, arch: Architecture, config: Any) -> Inserted:
     r"""What `method` puts into the model that `arch` and `config` describe.
 
     Whatever has `matrices(config)` and `r` puts low-rank branches beside those matrices, as LoRA does.
-    Raises CourseError for a method that is neither that nor among `INSERTED`.
+    A combination puts into it what its parts do.
+    Raises CourseError for a method that is none of that, and not among `INSERTED`.
     """
+    if hasattr(method, "parts_for") and method.kind not in INSERTED:
+        return together(inserted(part, arch, config) for part in method.parts_for(config))
     describe = low_rank if hasattr(method, "matrices") else INSERTED.get(getattr(method, "kind", None))
     if describe is None:
         raise CourseError(

@@ -44,6 +44,17 @@ def each_block(sizes: Iterable[int], blocks: Iterable[int]) -> list[Added]:
     return [Added(size, block) for block in blocks for size in sizes]
 
 
+def place(path: str, arch: Architecture) -> int | str:
+    r"""The number of the block that holds `path`, or which end of the body it is at."""
+    number, _, _ = path.removeprefix(f"{arch.block}.").partition(".")
+    if path.startswith(f"{arch.block}."):
+        return int(number)
+    before = [m.name for m in arch.matrices if m.kind == "embedding"] + (
+        [] if arch.pre_norm else [*arch.outer_norms]
+    )
+    return BEFORE if path.startswith(tuple(f"{name}." for name in before)) else AFTER
+
+
 def norm_copies(arch: Architecture, first: int = 0) -> tuple[frozenset[str], list[Added]]:
     r"""Paths in the body of the norms that train with the blocks from `first` on, and the tensors of their copies.
 

@@ -6,32 +6,28 @@ from typing import Any
 
 from coursekit import counts
 from coursekit.architecture import Architecture
-from coursekit.errors import CourseError
-from coursekit.memory.activations import Training
-from coursekit.memory.inserted.parts import AFTER, BEFORE, Added, Inserted
+from coursekit.memory.activations import Training, Written
+from coursekit.memory.inserted.parts import Added, Inserted, place
 
 
 def whole(method: Any, arch: Architecture, config: Any) -> Inserted:
-    r"""A copy of each tensor that `method.picks`, and what autograd keeps for it.
-
-    Raises CourseError where the method trains something else as well, such as biases that the base does not have.
-    """
-    chosen = [t for t in counts.body(arch) if method.picks(t.name, arch)]
-    if sum(t.size for t in chosen) != method.count(config):
-        raise CourseError(
-            f"the memory model knows {type(method).__name__} where whole tensors of the base train; "
-            "use bill(n, trained) for the rest"
-        )
-    added = tuple(Added(t.size, _place(t.name, arch)) for t in chosen)
-    return Inserted(Training(lambda path: method.picks(path, arch)), added)
+    r"""A copy of each tensor that `method.picks`, and what autograd keeps for it."""
+    return _inserted({t.name: t.size for t in counts.body(arch) if method.picks(t.name, arch)}, arch)
 
 
-def _place(path: str, arch: Architecture) -> int | str:
-    r"""The number of the block that holds `path`, or which end of the body it is at."""
-    number, _, _ = path.removeprefix(f"{arch.block}.").partition(".")
-    if path.startswith(f"{arch.block}."):
-        return int(number)
-    before = [m.name for m in arch.matrices if m.kind == "embedding"] + (
-        [] if arch.pre_norm else [*arch.outer_norms]
-    )
-    return BEFORE if path.startswith(tuple(f"{name}." for name in before)) else AFTER
+def biases(method: Any, arch: Architecture, config: Any) -> Inserted:
+    r"""The same for BitFit, which can train a third of a bias, or one that the base does not have."""
+    sizes = {t.name: t.size for t in counts.body(arch) if method.picks(t.name, arch)}
+    if method._fused(arch):
+        sizes |= {path: size // 3 for path, size in sizes.items() if path.endswith("attn.c_attn.bias")}
+    for m in method._without(arch):
+        if method._wants(m.name, arch):
+            sizes |= {f"{arch.path(m, i)}.bias": m.d_out for i in range(arch.n_layers)}
+    return _inserted(sizes, arch)
+
+
+def _inserted(sizes: dict[str, int], arch: Architecture) -> Inserted:
+    r"""Copies of the tensors at these paths, of these sizes."""
+    written = {m.name: Written(m.d_in * m.d_out, dense=m.d_in * m.d_out, whole=True) for m in arch.matrices}
+    added = tuple(Added(size, place(path, arch)) for path, size in sizes.items())
+    return Inserted(Training(lambda path: path in sizes, written=written), added)

@@ -90,12 +90,15 @@ class FreezeAndReconfigure(PartMethod):
 
     def count(self, config: Any) -> int:
         r"""$\sum k\,(d_{in} + 1)$ over the feed-forward layers, each with k learners; without the 1 where no biases."""
+        layers = zip(self.learners_of(config), _layers(config), strict=True)
+        return sum(k * (m.d_in + (1 if m.bias else 0)) for k, m in layers)
+
+    def learners_of(self, config: Any) -> list[int]:
+        r"""How many nodes of each feed-forward layer learn, in the model's order."""
         layers = _layers(config)
         if self.nodes is None:
-            numbers = [_learners(self.learners, m.d_out) for m in layers]
-        else:
-            numbers = [len(own) for own in self._of(layers)]
-        return sum(k * (m.d_in + (1 if m.bias else 0)) for k, m in zip(numbers, layers, strict=True))
+            return [_learners(self.learners, m.d_out) for m in layers]
+        return [len(own) for own in self._of(layers)]
 
     # Priming --------------------------------------------------------------------------------------------------------
 

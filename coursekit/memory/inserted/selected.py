@@ -1,0 +1,77 @@
+r"""Selective methods that train parts of tensors: lines of matrices, nodes, single numbers anywhere.
+
+A product with such a matrix keeps its input, as if all of the matrix trained, and puts the matrix together once more
+in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from coursekit import counts
+from coursekit.architecture import Architecture, Matrix
+from coursekit.memory.activations import Training, Written
+from coursekit.memory.inserted.parts import Added, Inserted, place
+
+
+def lines(method: Any, arch: Architecture, config: Any) -> Inserted:
+    r"""(k, in) of each matrix for rows, with k numbers of its bias where biases train, and (out, k) for columns."""
+    matrices = method._matrices(config)
+    biases = getattr(method, "biases", False)
+    sizes = {m.name: [k * (m.d_out if method.setting == "columns" else m.d_in)] for m, k in matrices}
+    for m, k in matrices:
+        sizes[m.name] += [k] * (biases and m.bias)
+    written = {m.name: Written(m.d_in * m.d_out, tokens=k) for m, k in matrices}
+    return _parts(arch, [(m, i, sizes[m.name]) for m, _ in matrices for i in range(arch.n_layers)], written)
+
+
+def nodes(method: Any, arch: Architecture, config: Any) -> Inserted:
+    r"""Freeze and Reconfigure: the learners of each feed-forward matrix, and their biases."""
+    layers = [(m, i) for i in range(arch.n_layers) for m in arch.feedforward]
+    learners = method.learners_of(config)
+    sized = [(m, i, [k * m.d_in, *([k] * m.bias)]) for (m, i), k in zip(layers, learners, strict=True)]
+    written = {}
+    for m, k in zip(arch.feedforward, learners, strict=False):
+        if method.join == "weights":
+            written[m.name] = Written(m.d_in * m.d_out, tokens=k)
+        else:  # the frozen rows alone, and the gradient of what they answer
+            written[m.name] = Written((m.d_out - k) * m.d_in, tokens=k, apart=m.d_out - k)
+    return _parts(arch, sized, written)
+
+
+def _parts(
+    arch: Architecture, sized: Iterable[tuple[Matrix, int, list[int]]], written: dict[str, Written]
+) -> Inserted:
+    r"""Parts of the matrices, each with the number of its block and the sizes of what trains of it."""
+    sized = list(sized)
+    trained = {f"{arch.path(m, i)}.weight" for m, i, _ in sized}
+    added = tuple(Added(size, i) for _, i, sizes in sized for size in sizes)
+    return Inserted(Training(lambda path: path in trained, written=written), added)
+
+
+def mask(method: Any, arch: Architecture, config: Any) -> Inserted:
+    r"""Single numbers in all tensors that there are to choose from, as if each had the same share of them.
+
+    Where they really are is known only when the mask is chosen. The totals are exact, up to the 4 bytes that an
+    optimizer counts steps in for each tensor that has some.
+    """
+    from coursekit.methods.lora import LoRA
+
+    k, among = method.count(config), method.among(config)
+    if method.targets is None:
+        start = f"{arch.block}."
+        found = {t.name: t.size for t in counts.body(arch) if t.name.startswith(start)}
+        matrices = [m for m in arch.matrices if m.per_layer]
+    else:
+        matrices = LoRA(r=1, targets=method.targets).matrices(config)
+        paths = [(arch.path(m, i), m) for m in matrices for i in range(arch.copies(m))]
+        found = {f"{path}.weight": m.d_in * m.d_out for path, m in paths}
+    # Rounded so that the sum is k: what is left over at one tensor goes to the next.
+    added, done = [], 0
+    for path, size in found.items():
+        share = k * (done + size) // among - k * done // among
+        added += [Added(share, place(path, arch))] * bool(share)
+        done += size
+    written = {m.name: Written(m.d_in * m.d_out, dense=m.d_in * m.d_out) for m in matrices}
+    return Inserted(Training(lambda path: path in found, written=written), tuple(added))
