@@ -83,6 +83,7 @@ class Training:
     r: int = 0
     dropout: float = 0.0
     dora: bool = False
+    gated: bool = False  # each low-rank branch is scaled by a gate
     parts: tuple[Part, ...] = ()
     norm_copies: bool = False  # the norms that train are copies of the base's, in fp32
     #: Matrices that are put together anew in each pass, with the values that train in their places, by name.
@@ -249,6 +250,8 @@ class Builder:
             if t.dropout and self.flows:
                 keeps.append(self.term(f"{short}: dropout mask", width, s.noise))
             keeps += self._dora(n) if t.dora else [self.small(f"{short}: A x", "T r", 4 * s.tokens * t.r)]
+            if t.gated:
+                keeps += self._gated(n)
         self.flows |= any(map(self.touches, names))
         waiting, result, x = self.live(*beside), self.live(*out), self.live(width)
         weight, scratch = max(s.unpacked.get(n, (0, 0)) for n in names)
@@ -293,6 +296,12 @@ class Builder:
             self.small(f"{short}: A x", "T r", 4 * self.setting.tokens * self.training.r),
             self.small(f"{short}: W x, B A x", "2 T out", 8 * out),
         ]
+
+    def _gated(self, name: str) -> list[Term]:
+        r"""What the gate scales, and its sigmoids. It reads what the branch reads."""
+        number, short = self.setting.full * self.setting.tokens, name.rsplit(".", 1)[-1]
+        scaled = self.small(f"{short}: B A x", "T out", number * self.matrix(name).d_out)
+        return [scaled, self.small(f"{short}: gate", "2 T", 2 * number)]
 
     def matrix(self, name: str) -> Matrix:
         r"""The shapes of the matrix `name`."""

@@ -12,6 +12,7 @@ from coursekit.architecture import Architecture
 from coursekit.errors import CourseError
 from coursekit.memory.inserted import adapters, selected, soft_prompts
 from coursekit.memory.inserted.combined import together
+from coursekit.memory.inserted.gates import unipelt
 from coursekit.memory.inserted.ia3 import ia3
 from coursekit.memory.inserted.low_rank import low_rank
 from coursekit.memory.inserted.parts import AFTER, BEFORE, Added, Inserted
@@ -25,6 +26,8 @@ INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
     "LIN_ADAPTER": adapters.adapter,
     "ADAPTER_DROP": adapters.adapter_drop,
     "SPARSE_ADAPTER": adapters.sparse_adapter,
+    "COMPACTER": adapters.adapter,
+    "COMPACTER_PLUS": adapters.adapter,
     "IA3": ia3,
     "PROMPT_TUNING": soft_prompts.prompt_tuning,
     "P_TUNING": soft_prompts.p_tuning,
@@ -39,6 +42,7 @@ INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
     "SELECT_COLUMNS": selected.lines,
     "FREEZE_AND_RECONFIGURE": selected.nodes,
     "FISH_MASK": selected.mask,
+    "UNIPELT": unipelt,
 }
 
 

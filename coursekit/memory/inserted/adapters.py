@@ -24,6 +24,9 @@ SITES = {
     "pfeiffer": ("feed-forward output", "sum"),
     "parallel": ("feed-forward output", "residual"),
     "lin": ("block output", "h"),
+    "compacter_attention": ("attention output", "h"),
+    "compacter_ffn": ("feed-forward output", "h"),
+    "compacter_plus": ("feed-forward output", "sum"),
 }
 
 #: Tensors that an activation keeps, its result included, which the up projection needs.
@@ -42,6 +45,7 @@ class Bottleneck(Part):
     normed: bool = False  # a new LayerNorm before the down projection
     scaled: bool = False  # the answer times a learned number
     masked: bool = False  # weights are written into matrices of zeros in each forward pass
+    products: int = 0  # so many Kronecker products make each matrix
 
     def write(self, b: Builder) -> None:
         s, a = b.setting, b.arch
@@ -53,6 +57,9 @@ class Bottleneck(Part):
             keeps += [b.small("adapter: mean, 1 / std", "2 T", 2 * s.full * s.tokens)]
         inside = _KEPT[self.activation] * s.tokens * self.r * s.full
         keeps.append(b.small("adapter: bottleneck", f"{_KEPT[self.activation]} T r", inside))
+        if self.products:  # both matrices: what the shared factors read, and what they answer
+            between = 4 * s.tokens * self.products**2 * s.full
+            keeps.append(b.small("adapter: around the shared factors", "4 T n^2", between))
         if self.masked:
             dense = (1 + b.flows) * a.d_model * self.r * s.full
             keeps.append(b.small("adapter: weights with zeros", "2 d r" if b.flows else "d r", dense))
@@ -102,8 +109,10 @@ class Bottleneck(Part):
 def adapter(method: Any, arch: Architecture, config: Any, first: int = 0) -> Inserted:
     r"""Bottlenecks of `method` in the blocks from `first` on, and with `train_norms` copies of their norms."""
     blocks = range(first, arch.n_layers)
-    parts = tuple(_part(method, site, blocks) for site in method.sites)
+    parts = tuple(_part(method, arch, site, blocks) for site in method.sites)
     added = [t for part in parts for t in each_block(_sizes(arch, part), blocks)]
+    if shared := parts[0].products ** 3:  # its gradient is there when the last block has one
+        added.insert(0, Added(shared, arch.n_layers - 1))
     if not method.train_norms:
         return Inserted(Training(frozen, parts=parts), tuple(added))
     norms, copies = norm_copies(arch, first)
@@ -132,14 +141,18 @@ def sparse_adapter(method: Any, arch: Architecture, config: Any) -> Inserted:
     return replace(whole, added=tuple(added), training=replace(whole.training, parts=parts))
 
 
-def _part(method: Any, site: str, blocks: Iterable[int]) -> Bottleneck:
+def _part(method: Any, arch: Architecture, site: str, blocks: Iterable[int]) -> Bottleneck:
     place, reads = SITES[site]
+    r = method.width(arch.d_model) if hasattr(method, "width") else method.r
     return Bottleneck(
-        place, frozenset(blocks), reads, method.r, method.activation,
+        place, frozenset(blocks), reads, r, method.activation,
         normed=site == "lin", scaled=getattr(method, "scaling", None) == "learned",
+        products=getattr(method, "n", 0),
     )  # fmt: skip
 
 
 def _sizes(arch: Architecture, part: Bottleneck) -> list[int]:
     d, r = arch.d_model, part.r
+    if part.products:
+        return [r, d, r, d, r, d]  # s, t and the bias of both
     return [r * d, r, d * r, d, *([d, d] if part.normed else []), *([1] if part.scaled else [])]

@@ -158,7 +158,8 @@ class GatedAfterAddition(AfterAddition):
 
     def added(self, h: Tensor, x: Tensor, name: str, rows: Tensor | None = None) -> Tensor:
         A = self.adapters[name]
-        return (A(x.to(A.down.weight.dtype)) * A.gate(x, self.seen.rows(rows)) + h).to(h.dtype)
+        x = x.to(A.down.weight.dtype)  # on a 16-bit base one copy for both, and not two that are kept
+        return (A(x) * A.gate(x, self.seen.rows(rows)) + h).to(h.dtype)
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,8 @@ class GatedLoRALinear(LoRALinear):
 
     def update(self, y: Tensor, x: Tensor, name: str, rows: Tensor | None = None) -> Tensor:
         A, B = self.lora_A[name], self.lora_B[name]
-        BAx = F.linear(F.linear(self.dropout[name](x).to(A.dtype), A), B)
+        x = x.to(A.dtype)
+        BAx = F.linear(F.linear(self.dropout[name](x), A), B)
         return (y + BAx * self.gates[name](x, self.seen.rows(rows))).to(y.dtype)
 
 
