@@ -78,7 +78,7 @@ def run(trained: str, d: int, seed: int, steps: int, batch: int, sentences: int)
 def main(
     d: Annotated[list[int], typer.Option(help="how many numbers train")] = (10, 100, 1000, 10_000),
     seeds: int = 3,
-    steps: int = 60,
+    steps: int = 200,
     batch: int = 8,
     sentences: int = 400,
     minutes: Annotated[float, typer.Option(help="start no run after so many; the next call goes on")] = 1e6,
