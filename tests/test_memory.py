@@ -29,16 +29,29 @@ from coursekit.memory.measure import by_allocator
 from coursekit.methods import (
     IA3,
     AdapterDrop,
+    BitFit,
+    Compacter,
+    CompacterPlus,
+    FishMask,
+    FreezeAndReconfigure,
     HoulsbyAdapter,
+    Hybrid,
+    IntrinsicSAID,
     LinAdapter,
     LlamaAdapter,
     LoRA,
+    MAMAdapter,
+    NormTuning,
     ParallelAdapter,
     PfeifferAdapter,
     PrefixTuning,
     PromptTuning,
     PTuning,
+    SelectColumns,
+    SelectRows,
     SparseAdapter,
+    TopLayers,
+    UniPELT,
 )
 
 # Wide enough that the small terms that the formulas leave out stay small, and d_ff = 4 d_model as usual.
@@ -152,6 +165,40 @@ def test_additive_methods_on_a_bf16_base(case, family):
     assert_agree(*both(model, case.make(), labelled(family), precision="bf16"), tolerance=0.04)
 
 
+#: What no case of every method has.
+OTHERS = {
+    "some rows of all": SelectRows("all-linear", rows=0.5),
+    "columns": SelectColumns(columns=0.3),
+    "nodes apart": FreezeAndReconfigure(nodes=((0, 3, 5, 20, 31),), join="outputs"),
+    "mask of some": FishMask(keep=0.3, score="random", targets="all-linear"),
+    "directions in the blocks": IntrinsicSAID(d=50, parts="blocks"),
+    "compacter plus": CompacterPlus(n=2, reduction=8),
+    "adapters and norms": Hybrid(LoRA(r=4), ParallelAdapter(r=4), NormTuning()),
+}
+
+
+@pytest.mark.parametrize("method", OTHERS)
+@pytest.mark.parametrize("family", ALL)
+def test_settings_that_no_case_has(family, method):
+    for model, settings in (
+        (tiny.model(family, **WIDE[family]), dict(checkpointing=True)),
+        (tiny.model(family, **WIDE[family]).bfloat16(), dict(precision="bf16")),
+    ):
+        assert_agree(*both(model, OTHERS[method], labelled(family), **settings), tolerance=0.02)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_of_a_sparse_mask_only_the_counters_of_steps_are_not_exact(family):
+    r"""Which tensors have none of the numbers, and so no counter, is known only when the mask is chosen."""
+    model = tiny.model(family, **WIDE[family])
+    tensors = len(list(model.parameters()))
+    predicted, measured = both(model, FishMask(keep=0.005, score="magnitude"), labelled(family))
+    assert (predicted.weights, predicted.gradients) == (measured.weights, measured.gradients)
+    assert 0 < abs(predicted.optimizer - measured.optimizer) <= 4 * tensors
+    # Where norms or biases have none either, less is kept than the model says.
+    assert predicted.activations == pytest.approx(measured.activations, rel=0.04)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "sgd", "sgd-momentum", None])
 @pytest.mark.parametrize("method", ["full", "lora all"])
 def test_optimizer_state_is_exact(optimizer, method):
@@ -223,6 +270,16 @@ REAL = {
     "prefix": PrefixTuning(n=10),
     "prefix from a network": PrefixTuning(n=10, hidden=64),
     "llama-adapter": LlamaAdapter(n=10),
+    "bitfit": BitFit(add_biases=True),
+    "top layers": TopLayers(k=2),
+    "rows": SelectRows(),
+    "nodes": FreezeAndReconfigure(nodes=(tuple(range(0, 300, 2)),)),
+    "mask": FishMask(keep=0.05, score="random"),
+    "directions": IntrinsicSAID(d=100),
+    "compacter": Compacter(n=4, r=16),
+    "mam": MAMAdapter(hidden=100),
+    "unipelt": UniPELT(),
+    "lora and norms": Hybrid(LoRA(r=8), NormTuning()),
 }
 
 
@@ -233,6 +290,8 @@ REAL = {
 def test_additive_methods_on_bundled_models(name, method, checkpointing):
     if name == "minilm" and method == "llama-adapter":
         pytest.skip("LLaMA-Adapter is for decoders")
+    if name == "smollm2" and method == "unipelt":
+        pytest.skip("UniPELT is for encoders")
     model, batch = bundled(name, SHAPES[name][1])
     assert_agree(*both(model, REAL[method], batch, checkpointing=checkpointing), tolerance=0.02)
 

@@ -75,6 +75,34 @@ class Written:
 
 
 @dataclass(frozen=True)
+class Moved:
+    r"""All weights, moved along directions: a group for each block and, where everything moves, one for the rest."""
+
+    n: int  # rows of a block of the random matrix
+    groups: tuple[int, ...]  # weights of each group
+    blocks: tuple[int, ...]  # of n rows, for each group
+    used: int  # of a block's weights those that its backward pass asks for: all but the biases
+    outside: int  # the same of the rest, embeddings and output layer aside
+    tables: int  # of the rest those that no backward pass asks for: embeddings
+
+    def forward(self, group: int, s: Setting) -> int:
+        r"""Bytes while a group is computed: its part of F(v), in chunks and put together."""
+        padded = 4 * self.n * self.blocks[group]
+        return padded + max(padded, 2 * self._chunk(group, s))
+
+    def backward(self, group: int, s: Setting) -> int:
+        r"""Bytes while the gradient of a group becomes one of v, beside the gradient itself."""
+        copies = 4 * self.groups[group] if s.element < 4 else 0
+        return copies + 4 * self.n * self.blocks[group] + 2 * self._chunk(group, s)
+
+    def _chunk(self, group: int, s: Setting) -> int:
+        from coursekit.methods.intrinsic.fastfood import CHUNK
+
+        blocks = self.blocks[group]
+        return 4 * self.n * (blocks if s.on_gpu else min(blocks, max(1, CHUNK // self.n)))
+
+
+@dataclass(frozen=True)
 class Training:
     r"""What is trained: base weights by name, LoRA branches by matrix, and what a method inserts into the blocks."""
 
@@ -88,6 +116,7 @@ class Training:
     norm_copies: bool = False  # the norms that train are copies of the base's, in fp32
     #: Matrices that are put together anew in each pass, with the values that train in their places, by name.
     written: Mapping[str, Written] = field(default_factory=dict)
+    moved: Moved | None = None  # all that `trains` is computed from the frozen weights, once in each pass
 
     def weight(self, path: str) -> bool:
         r"""Whether the weight at `path` is trained."""
@@ -112,6 +141,7 @@ class Step:
     #: Bytes alive beside what is kept while the forward runs. None: no more than `transient.forward_peak` knows of.
     forward: int | None = None
     holds: int = 0  # of them, bytes that stay until the block's forward ends
+    leaves: int = 0  # gradients of moved weights, which stay until the block's backward ends
 
 
 class Part(ABC):
@@ -165,9 +195,15 @@ class Builder:
         return f"{self.arch.block}.{self.layer}.{name}"
 
     def add(
-        self, name: str, keeps: Iterable[Term], work: int, forward: int | None = None, holds: int = 0
+        self,
+        name: str,
+        keeps: Iterable[Term],
+        work: int,
+        forward: int | None = None,
+        holds: int = 0,
+        leaves: int = 0,
     ) -> None:
-        self.steps.append(Step(name, tuple(keeps), work, forward, holds))
+        self.steps.append(Step(name, tuple(keeps), work, forward, holds, leaves))
 
     def has(self, place: str) -> bool:
         r"""Whether the method inserts something at `place` of this block."""
@@ -270,9 +306,23 @@ class Builder:
                 # Of several branches with copies of their own the last one's has gone when its layer unpacks.
                 gone = summed(keeps) // len(adapted) if own_copy and weight else released
                 work = max(work, waiting + result + x + unpacked - gone)
-        self.add(what, keeps, work)
+        gradients = [s.element * self.matrix(n).d_in * self.matrix(n).d_out for n in names if t.moved]
+        # A gradient takes the place of the moved weight when that has served; for a moment both are there.
+        work += max(gradients, default=0)
+        self.add(what, keeps, work, leaves=sum(gradients))
         for n in names:
             self.insert(f"out of {n}")
+
+    def move(self, qkv: Sequence[str]) -> None:
+        r"""The moved weights of the block: they, and then their gradients, stay until its backward has ended."""
+        s, moved = self.setting, self.training.moved
+        used = moved.used
+        if not (self.flows or self.arch.pre_norm):  # nobody asks for the gradient of what they read
+            used -= sum(self.matrix(n).d_in * self.matrix(n).d_out for n in qkv)
+        keeps = [self.small("moved weights", "weights of a block", s.element * used)]
+        biases = s.element * (moved.groups[self.layer] - used)
+        work = self.live("T d") + biases + moved.backward(self.layer, s)
+        self.add("moved weights", keeps, work, forward=moved.forward(self.layer, s))
 
     def _written(self, name: str, x: int) -> int:
         r"""Bytes in the backward of a matrix that is put together anew, the gradient of its input among them."""
@@ -408,6 +458,8 @@ def block_steps(
     """
     b = Builder(arch, setting, training, layer, flows)
     qkv, out, up, down = _roles([m for m in arch.matrices if m.per_layer])
+    if training.moved:
+        b.move(qkv)
     if arch.pre_norm:
         b.norm(arch.norms[0], "residual stream")
     flowed = b.flows
@@ -441,10 +493,14 @@ def kept(steps: Iterable[Step]) -> int:
     return sum(summed(s.keeps) for s in steps)
 
 
-def backward_peak(steps: Sequence[Step]) -> int:
-    r"""Most bytes alive while the backward goes through `steps`: later steps have let go, this one works."""
-    before, most = 0, 0
+def backward_peak(steps: Sequence[Step], beside: bool = False) -> int:
+    r"""Most bytes alive while the backward goes through `steps`: later steps have let go, this one works.
+
+    beside: moved weights stay, and do not make room for their gradients.
+    """
+    before, most, left = 0, 0, sum(step.leaves for step in steps) * beside
     for step in steps:
         before += summed(step.keeps)
-        most = max(most, before + step.work)
+        left -= step.leaves * beside
+        most = max(most, before + step.work + left)
     return most

@@ -18,6 +18,8 @@ def embedding(
     # Under checkpointing transformers makes the embedding's output require a gradient, trained or not.
     flows = checkpointing or virtual or any(training.weight(m) or m in training.low_rank for m in tables)
     terms = list(inserted.before)
+    if training.moved:  # they, and then their gradients, stay until the very end
+        terms.append(Term("moved weights outside", "weights", s.element * training.moved.outside))
     if checkpointing and not any(training.weight(m) for m in tables) and (arch.norm == "layer" or virtual):
         # That makes it a leaf of the graph, which stays until the end. Llama's is the first block's input as well,
         # unless virtual tokens come between.
@@ -83,6 +85,8 @@ def head(arch: Architecture, s: Setting, training: Training, task: str) -> tuple
     trained = training.weight(table) if arch.tied else training.weight("lm_head")
     if trained:
         terms.append(Term("input of the output layer", "T d", s.tokens * arch.d_embed * s.element))
+        if training.moved:
+            terms.append(Term("moved output layer", "V d", arch.vocab * arch.d_embed * s.element))
     # The loss is computed in fp32 whatever the model is in. It keeps log softmax; its backward makes two more.
     # Of virtual tokens the last one alone is asked for a prediction, that of the first token.
     tv = s.batch * (s.seq - max(0, s.prompt - 1)) * arch.vocab

@@ -3,11 +3,12 @@ r"""What is alive at the moments of a training step that matter: forward, loss, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coursekit.architecture import Architecture
 from coursekit.memory.activations import (
+    Moved,
     Setting,
     Step,
     Training,
@@ -19,6 +20,9 @@ from coursekit.memory.breakdown import Point, Term, summed
 from coursekit.memory.ends import embedding, head, mask, shared
 from coursekit.memory.inserted.parts import Inserted
 from coursekit.memory.transient import forward_peak, norm_work
+
+#: What the head keeps beyond the final norm.
+_HEAD = ("log softmax", "input of the output layer", "moved output layer")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,10 @@ def activations(
     """
     td, training = s.tokens * arch.d_model * s.element, method.training
     before, flows = embedding(arch, s, method, checkpointing)
+    drawn, passing, last = summed(method.drawn), 0, 0
+    if training.moved:
+        passing, last = _moved(arch, s, training.moved, checkpointing)
+    before += method.drawn
     blocks: list[tuple[list[Step], list[Step]]] = []
     for layer in range(arch.n_layers):
         inside, behind, flows = block_steps(arch, s, training, layer, flows)
@@ -56,26 +64,33 @@ def activations(
             before.append(term)
     if checkpointing:
         stored = [_recomputed(arch, s, training, *block) for block in blocks]
+        if (
+            training.moved
+        ):  # these are held until the forward pass ends, so its last block can be the worst moment
+            frozen = Training(lambda path: False)
+            once = forward_peak(arch, s, frozen, block_steps(arch, s, frozen, 0, False)[0])
+            stored = [replace(block, forward=once) for block in stored]
     else:
         held = summed(unkept) + _held(arch, s, method, blocks[0][0])
         stored = [_stored(arch, s, training, held, [*inside, *behind]) for inside, behind in blocks]
     after, at_loss, at_logits, partial = head(arch, s, training, task)
     kept_loss = sum(t.bytes for t in after if t.name == "log softmax")
     # What the head kept beyond the final norm has gone when that norm's backward runs.
-    head_off = sum(t.bytes for t in after if t.name in ("log softmax", "input of the output layer"))
+    table = sum(t.bytes for t in after if t.name == "moved output layer")  # one of those that are passing
+    head_off = sum(t.bytes for t in after if t.name in _HEAD)
 
     now = summed(before)
-    points = [Point("forward: embedding", now, 0)]
+    points = [Point("forward: embedding", now + passing, 0)]
     for i, block in enumerate(stored):
         now += block.bytes
-        points.append(Point(f"forward: block {i}", now + block.forward, 0))
+        points.append(Point(f"forward: block {i}", now + block.forward + passing, 0))
     stack = now
     now += summed(after)
     at_norm = 0
     for path in arch.outer_norms if arch.pre_norm else ():
         at_norm = now - head_off + norm_work(arch, s, training, path) + partial
     points += [
-        Point("forward: head", now + at_logits, 0),
+        Point("forward: head", now + at_logits + passing - table, 0),
         Point("kept", now, 0),
         Point("loss", now + at_loss, 0),
         # The loss has let go, the gradient of the logits and of a tied table are there.
@@ -88,7 +103,7 @@ def activations(
         arrived += arrivals[1 + i]
     # A tied table has two gradients, from the output layer at once and from the input at the very end. The first one
     # waits through the whole backward pass, and for a moment both stand beside their sum.
-    points.append(Point("backward: embedding", 2 * partial + td, arrived + arrivals[-1]))
+    points.append(Point("backward: embedding", drawn + 2 * partial + td + last, arrived + arrivals[-1]))
     return dict(
         activations=max(p.activations for p in points),
         kept=total,
@@ -96,6 +111,17 @@ def activations(
         block=tuple(t for part in blocks[min(1, len(blocks) - 1)] for step in part for t in step.keeps),
         timeline=tuple(points),
     )
+
+
+def _moved(arch: Architecture, s: Setting, moved: Moved, checkpointing: bool) -> tuple[int, int]:
+    r"""Bytes of moved weights that the forward pass holds and nothing keeps, and of the last group's end."""
+    passing = s.element * moved.tables
+    if checkpointing:
+        passing += s.element * sum(moved.groups[: arch.n_layers])
+    if len(moved.groups) == arch.n_layers:  # nothing but blocks
+        return passing, 0
+    tied = s.element * arch.vocab * arch.d_embed if arch.tied and not arch.encoder else 0  # `partial` has it
+    return passing, s.element * moved.groups[-1] - tied + moved.backward(arch.n_layers, s)
 
 
 def _stored(arch: Architecture, s: Setting, training: Training, held: int, steps: Sequence[Step]) -> Stored:
@@ -112,9 +138,10 @@ def _recomputed(
     td = s.tokens * arch.d_model * s.element
     terms = (Term("inputs of the blocks", "T d", td), *(t for step in behind for t in step.keeps))
     # One of the tensors that the recomputed block keeps is its input, or the input is among the locals of the forward.
-    names = {t.name for t in inside[0].keeps}
+    names = {t.name for t in inside[1 if training.moved else 0].keeps}
     shared = "residual stream" in names or "input of q, k, v" in names
-    backward = backward_peak(inside) + (0 if shared else td)
+    # Recomputed weights that are moved stay until the next block is recomputed.
+    backward = backward_peak(inside, beside=True) + (0 if shared else td)
     # The recomputation stops when the last tensor is there that is kept; the backward begins before it, and waits.
     done = list(inside)
     while done[-1].forward is not None and not done[-1].keeps:

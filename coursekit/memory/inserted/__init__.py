@@ -12,6 +12,7 @@ from coursekit.architecture import Architecture
 from coursekit.errors import CourseError
 from coursekit.memory.inserted import adapters, selected, soft_prompts
 from coursekit.memory.inserted.combined import together
+from coursekit.memory.inserted.directions import said
 from coursekit.memory.inserted.gates import unipelt
 from coursekit.memory.inserted.ia3 import ia3
 from coursekit.memory.inserted.low_rank import low_rank
@@ -43,6 +44,7 @@ INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
     "FREEZE_AND_RECONFIGURE": selected.nodes,
     "FISH_MASK": selected.mask,
     "UNIPELT": unipelt,
+    "INTRINSIC_SAID": said,
 }
 
 

@@ -19,6 +19,7 @@ def together(parts: Iterable[Inserted]) -> Inserted:
         prefix=sum(part.prefix for part in parts),
         vectors=sum(part.vectors for part in parts),
         before=tuple(t for part in parts for t in part.before),
+        drawn=tuple(t for part in parts for t in part.drawn),
     )
 
 
@@ -30,5 +31,6 @@ def _training(parts: list[Training]) -> Training:
         trains=lambda path: any(part.trains(path) for part in parts),
         parts=tuple(p for part in parts for p in part.parts),
         norm_copies=any(part.norm_copies for part in parts),
+        moved=next((part.moved for part in parts if part.moved), None),
         written={name: own for part in parts for name, own in part.written.items()},
     )

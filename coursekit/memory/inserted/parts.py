@@ -31,6 +31,7 @@ class Inserted:
     prefix: int = 0  # keys and values of virtual tokens before those of every attention
     vectors: int = 0  # virtual tokens that take the place of tokens of the text
     before: tuple[Term, ...] = ()  # kept by what makes them
+    drawn: tuple[Term, ...] = ()  # made in the first step, and there ever after
 
 
 def frozen(path: str) -> bool:
