@@ -1,5 +1,7 @@
 r"""Time and memory of a training step: every method against the library that has it too, with the same weights.
 
+What no library has is put beside plain PyTorch, which trains the same tensors in place.
+
     python benchmarks/step.py                                        # all that peft has, on both bundled models
     python benchmarks/step.py --method ia3 --model minilm --rounds 60
     python benchmarks/step.py --adapters-python ENV/bin/python       # and the bottleneck adapters against `adapters`
@@ -32,22 +34,32 @@ from typing import Annotated, Any
 import torch
 import typer
 from stepping import Took, interleaved, stepper
+from torch import nn
 from traffic import traffic
-from twins import load, make_batch, with_peft
+from twins import load, make_batch, with_peft, with_torch
 
 from coursekit import adapterhub
 from coursekit.errors import unknown
 from coursekit.memory.measure import measure
 from coursekit.methods import (
     IA3,
+    BitFit,
+    Compacter,
+    FishMask,
+    FreezeAndReconfigure,
     HoulsbyAdapter,
+    Hybrid,
+    IntrinsicSAID,
     LlamaAdapter,
     LoRA,
+    NormTuning,
     ParallelAdapter,
     PfeifferAdapter,
     PrefixTuning,
     PromptTuning,
     PTuning,
+    SelectRows,
+    TopLayers,
     trainable,
 )
 
@@ -65,12 +77,24 @@ AGAINST_PEFT = {
     "p-tuning-lstm": (PTuning(n=20), MODELS),
     "p-tuning-mlp": (PTuning(n=20, encoder="mlp"), MODELS),
     "llama-adapter": (LlamaAdapter(n=10), DECODER),
+    "norms": (NormTuning(), MODELS),
+    "lora-bitfit": (Hybrid(LoRA(r=8, alpha=16), BitFit()), ("minilm",)),
+}
+#: The same tensors trained in place: whole where ours trains a part of each, or moves all of them.
+AGAINST_TORCH = {
+    "bitfit": (BitFit(), ("minilm",)),  # Llama has no biases
+    "top-layers": (TopLayers(k=2), MODELS),
+    "rows": (SelectRows(rows=0.1), MODELS),
+    "mask": (FishMask(keep=0.005, score="magnitude"), MODELS),
+    "far": (FreezeAndReconfigure(nodes=(tuple(range(150)),)), MODELS),
+    "said": (IntrinsicSAID(d=1000), MODELS),
 }
 AGAINST_ADAPTERS = {
     "full": (None, MODELS),
     "houlsby": (HoulsbyAdapter(r=64), MODELS),
     "pfeiffer": (PfeifferAdapter(r=64), MODELS),
     "parallel": (ParallelAdapter(r=64), MODELS),
+    "compacter": (Compacter(n=4, r=16), MODELS),
 }
 
 
@@ -78,6 +102,16 @@ def against_peft(name: str, method: Any, rounds: int) -> dict[str, Any]:
     r"""One row: this method and peft's, in this process."""
     models = with_peft(load(name), method)
     assert trainable(models[0]) == trainable(models[1]), "not the same method: another number of parameters"
+    return _here(name, models, rounds)
+
+
+def against_torch(name: str, method: Any, rounds: int) -> dict[str, Any]:
+    r"""One row: this method, and the tensors that it changes trained in place."""
+    return _here(name, with_torch(load(name), method), rounds)
+
+
+def _here(name: str, models: tuple[nn.Module, nn.Module], rounds: int) -> dict[str, Any]:
+    r"""One row of two models in this process."""
     batch = make_batch(name, next(models[0].parameters()).device)
     row = interleaved(*(stepper(model, batch) for model in models), rounds)
     row |= _both("peak", *(measure(model, batch).peak for model in models))
@@ -158,10 +192,10 @@ def main(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="append one JSON line a comparison here")] = None,
 ) -> None:
-    tables = AGAINST_PEFT | (AGAINST_ADAPTERS if adapters_python else {})
+    tables = AGAINST_PEFT | AGAINST_TORCH | (AGAINST_ADAPTERS if adapters_python else {})
     for wanted in method or ():
-        if wanted not in AGAINST_PEFT | AGAINST_ADAPTERS:
-            raise SystemExit(str(unknown("method", wanted, AGAINST_PEFT | AGAINST_ADAPTERS)))
+        if wanted not in (known := AGAINST_PEFT | AGAINST_TORCH | AGAINST_ADAPTERS):
+            raise SystemExit(str(unknown("method", wanted, known)))
         if wanted not in tables:
             raise SystemExit(f"{wanted} is compared with `adapters`: give --adapters-python")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -170,6 +204,8 @@ def main(
         for name in (name for name in model if name in fits):
             if key in AGAINST_PEFT:
                 row = {"against": "peft"} | against_peft(name, settings, rounds)
+            elif key in AGAINST_TORCH:
+                row = {"against": "torch"} | against_torch(name, settings, rounds)
             else:
                 row = {"against": "adapters"} | against_adapters(name, settings, rounds, str(adapters_python))
             head = {"method": key, "model": name, "device": device, "threads": torch.get_num_threads()}

@@ -9,8 +9,9 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from coursekit.methods import PrefixTuning, PTuning
+from coursekit.methods import IntrinsicSAID, PrefixTuning, PTuning
 from coursekit.methods.base import Method
+from coursekit.methods.surgery import HEADS
 from coursekit.models import load_decoder, load_encoder
 
 SHAPES = {"smollm2": (8, 48), "minilm": (32, 40)}  # rows, tokens: a batch of film sentences
@@ -45,6 +46,19 @@ def with_peft(base: nn.Module, method: Method) -> tuple[nn.Module, nn.Module]:
         theirs = peft.get_peft_model(base, config)
     theirs.prompt_encoder["default"].load_state_dict(_encoder(ours, method))
     return ours.train(), theirs.train()
+
+
+def with_torch(base: nn.Module, method: Method) -> tuple[nn.Module, nn.Module]:
+    r"""Ours, and plain PyTorch without any method: every tensor that ours changes, wholly or in part, trains in place.
+
+    The task heads train in both; `base` becomes PyTorch's.
+    """
+    ours = method.attach(copy.deepcopy(base))
+    everything = isinstance(method, IntrinsicSAID)
+    changed = set() if everything else method._changes(ours)
+    for name, parameter in base.named_parameters():
+        parameter.requires_grad_(everything or name in changed or name.split(".")[0] in HEADS)
+    return ours.train(), base.train()
 
 
 def _encoder(model: nn.Module, method: Method) -> dict[str, Tensor]:

@@ -15,12 +15,20 @@ from attached import labelled
 from coursekit import adapterhub
 from coursekit.methods import (
     IA3,
+    BitFit,
+    FishMask,
+    FreezeAndReconfigure,
     HoulsbyAdapter,
+    Hybrid,
+    IntrinsicSAID,
     LlamaAdapter,
     LoRA,
+    NormTuning,
     PrefixTuning,
     PromptTuning,
     PTuning,
+    SelectRows,
+    TopLayers,
 )
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -28,7 +36,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 from stepping import Took, interleaved, stepper  # noqa: E402
 from traffic import Traffic, traffic  # noqa: E402
-from twins import with_peft  # noqa: E402
+from twins import with_peft, with_torch  # noqa: E402
 
 METHODS = {
     "LoRA": LoRA(r=4),
@@ -41,9 +49,12 @@ METHODS = {
     "prefix": PrefixTuning(n=6),
     "prefix network": PrefixTuning(n=6, hidden=8),
     "LLaMA-Adapter": LlamaAdapter(n=6),
+    "norms": NormTuning(),
+    "LoRA and BitFit": Hybrid(LoRA(r=4), BitFit()),
 }
 #: What peft has with this transformers: no prefix before an encoder, its LLaMA-Adapter for few families.
 FAMILIES = {"prefix": tiny.DECODERS, "prefix network": tiny.DECODERS, "LLaMA-Adapter": ("gpt2", "llama")}
+FAMILIES["LoRA and BitFit"] = ("bert", "roberta", "gpt2", "opt")  # Llama has no biases
 #: Our virtual tokens leave out padding when they count positions, for each row by itself; peft counts once for all.
 MOST = {"prompt": 1.015, "P-tuning": 1.015, "P-tuning MLP": 1.015}
 CASES = [(key, family) for key in METHODS for family in FAMILIES.get(key, tiny.FAMILIES)]
@@ -64,6 +75,35 @@ def test_a_step_reads_and_writes_no_more_than_peft_s_and_has_its_loss(key, famil
         torch.manual_seed(0)
         losses.append(stepper(model, one)().loss)
     assert losses[0] == pytest.approx(losses[1], abs=2e-6)
+
+
+#: Trained in our way and in place. The parts of a tensor are put together in each pass, and of the rest of it nothing
+#: is computed or updated; moved weights are computed first.
+IN_PLACE = {"BitFit": BitFit(), "top layers": TopLayers(k=1), "norms": NormTuning()}
+IN_PART = {
+    "rows": SelectRows(rows=0.1),
+    "mask": FishMask(keep=0.005, score="magnitude"),
+    "nodes": FreezeAndReconfigure(nodes=((0, 3, 5),)),
+    "directions": IntrinsicSAID(d=50),
+}
+
+
+@pytest.mark.parametrize("key", [*IN_PLACE, *IN_PART])
+def test_plain_pytorch_trains_the_same_tensors_in_place(key):
+    ours, theirs = with_torch(tiny.model("bert"), (IN_PLACE | IN_PART)[key])
+    one, moved, losses, trained = labelled("bert", batch_size=8, seq=24), [], [], []
+    for model in (ours, theirs):
+        trained.append(sum(p.numel() for p in model.parameters() if p.requires_grad))
+        traffic(model, one)
+        moved.append(traffic(model, one).bytes.total())
+        step = stepper(model, one)
+        losses.append([step().loss for _ in range(3)])
+    if key in IN_PLACE:
+        assert moved[0] <= moved[1] and trained[0] == trained[1]
+        assert losses[0] == pytest.approx(losses[1], abs=2e-6)
+    else:
+        assert trained[0] < trained[1]
+        assert losses[0][0] == pytest.approx(losses[1][0], abs=2e-6)
 
 
 def test_traffic_counts_what_is_read_and_written():
