@@ -158,6 +158,23 @@ def test_a_worker_makes_the_steps_that_this_process_would_make(tmp_path):
     assert peak > 0 and moved == traffic(model, one).bytes.total()
 
 
+def test_another_library_s_environment_needs_pytorch_only():
+    code = f"""
+import sys
+for missing in ("jaxtyping", "bitsandbytes", "peft"):
+    sys.modules[missing] = None
+sys.path.insert(0, {str(BENCHMARKS)!r})
+import worker, torch
+from types import SimpleNamespace
+class Model(torch.nn.Linear):
+    def forward(self, x, labels):
+        return SimpleNamespace(loss=super().forward(x).sum())
+print(worker.measure(Model(2, 3), dict(x=torch.ones(4, 2), labels=torch.ones(4))).weights)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "36", done.stderr
+
+
 def test_a_method_that_does_not_exist_is_named():
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / "step.py"), "--method", "prefx"], capture_output=True, text=True

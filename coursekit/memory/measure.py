@@ -3,6 +3,7 @@ r"""What one training step really takes: on the CPU by tracking live tensors, on
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -177,9 +178,9 @@ def by_allocator(
 
 def _weights(model: nn.Module) -> list[Tensor]:
     r"""Parameters, and the codes and scales of layers in 4 bits."""
-    from coursekit.quantization.linear import Linear4bit
-
-    codes = [b for m in model.modules() if isinstance(m, Linear4bit) for b in m.buffers(recurse=False)]
+    # Where the module is not loaded nothing is of it, and this file needs PyTorch only.
+    quantized = getattr(sys.modules.get("coursekit.quantization.linear"), "Linear4bit", ())
+    codes = [b for m in model.modules() if isinstance(m, quantized) for b in m.buffers(recurse=False)]
     return [*model.parameters(), *codes]
 
 

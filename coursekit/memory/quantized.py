@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from coursekit.architecture import Architecture
 from coursekit.counts import Named
-from coursekit.methods.surgery import matches
 
 #: Scales that are quantized themselves: 8 bits each, one fp32 scale for so many of them.
 SCALES = 256
@@ -46,6 +45,8 @@ class Quantized:
 
     def matrices(self, arch: Architecture) -> frozenset[str]:
         r"""Names of the matrices that are in codes, as `Architecture` has them."""
+        from coursekit.methods.surgery import matches
+
         return frozenset(
             m.name
             for m in arch.matrices
