@@ -51,11 +51,13 @@ def memory_bars(
     bills: Mapping[str, Mapping[str, float]],
     unit: str = "GB",
     capacity: tuple[str, float] | None = None,
+    peaks: Mapping[str, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""One horizontal stacked bar for each entry of `bills` (label -> category -> amount in `unit`).
 
-    capacity: (name, amount), drawn as a line: what a card holds.
+    capacity: (name, amount), drawn as a line: what a card holds. peaks: label -> the most that is there at any one
+    moment, as a mark on the bar: categories need not be at their largest together.
     """
     ax = axes(ax, figsize=(7.0, 1.2 + 0.45 * len(bills)))
     labels = list(bills)
@@ -73,6 +75,8 @@ def memory_bars(
         ax.text(total + 0.012 * left.max(), y, text, va="center", fontsize=9, bbox=ground, zorder=3)
     if capacity is not None:
         ax.axvline(capacity[1], color="black", linestyle="--", linewidth=1, label=capacity[0])
+    if peaks is not None:
+        ax.plot(list(peaks.values()), list(peaks), "|", color="black", markersize=9, markeredgewidth=2, label="peak")
     ax.invert_yaxis()
     ax.set_xlim(0, 1.13 * max(left.max(), capacity[1] if capacity else 0))
     ax.set_xlabel(unit)

@@ -17,17 +17,29 @@ from coursekit.plots import COLOURS, axes
 #: How a method acts at a place of a block.
 WAYS = {
     "adds beside": COLOURS[1],
+    "adds behind": COLOURS[5],
     "multiplies": COLOURS[4],
     "trains what is there": COLOURS[2],
     "puts tokens before": COLOURS[3],
 }
-#: One colour for each family of methods.
+#: One colour for each family of methods, and for the methods of the published tables one like its family's.
 FAMILIES = {
     "baseline": "#444444",
     "additive": COLOURS[1],
     "selective": COLOURS[2],
     "reparameterised": COLOURS[0],
     "hybrid": COLOURS[3],
+}
+PUBLISHED = {
+    "FT": FAMILIES["baseline"],
+    "BitFit": FAMILIES["selective"],
+    "FT Top2": FAMILIES["selective"],
+    "LoRA": FAMILIES["reparameterised"],
+    "PreEmbed": "#8a5a12",
+    "PreLayer": "#f2c14e",
+    "Adapter H": FAMILIES["additive"],
+    "Adapter L": "#b5651d",
+    "Adapter D": "#f4a259",
 }
 
 
@@ -141,9 +153,10 @@ def quality_and_size(
 
     points: method -> (parameters, quality, low end of the bar, high end). families: method -> one of `FAMILIES`.
     chance: quality to draw as a line; a method that trains no parameter has no place on a log axis. named: whether
-    each point has its name beside it.
+    each point has its name beside it. Methods of the same size stand a little apart, so that each bar can be seen.
     """
     ax = axes(ax, figsize=(8.6, 5.4))
+    points = _side_by_side(points)
     for name, (n, value, low, high) in points.items():
         ax.errorbar(
             n, value, yerr=[[value - low], [high - value]], fmt="o", markersize=5, capsize=2, elinewidth=0.8,
@@ -156,14 +169,26 @@ def quality_and_size(
     ax.set_ylabel(label)
     if chance is not None:
         ax.axhline(chance, color="grey", linestyle="--", linewidth=1)
-    used = [family for family in FAMILIES if family in families.values()]
     ax.legend(
-        handles=[Line2D([], [], marker="o", linestyle="", color=FAMILIES[f], label=f) for f in used],
-        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(used), fontsize=9,
-    )  # fmt: skip
+        handles=_marks(families), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(FAMILIES), fontsize=9
+    )
     if named:
         name_points(ax, points)
     return ax
+
+
+Points = Mapping[str, tuple[float, float, float, float]]
+
+
+def _side_by_side(points: Points) -> Points:
+    r"""`points` with those of equal x moved apart by a few per cent, the middle one staying."""
+    equal: dict[float, list[str]] = {}
+    for name, (x, *_) in points.items():
+        equal.setdefault(x, []).append(name)
+    return {
+        name: (x * 1.07 ** (equal[x].index(name) - (len(equal[x]) - 1) / 2), *rest)
+        for name, (x, *rest) in points.items()
+    }
 
 
 def name_points(ax: Axes, points: Mapping[str, tuple[float, float, float, float]], size: float = 8) -> None:
@@ -246,4 +271,11 @@ def bars_beside(
         ax.set_title(title, fontsize=10)
     found[0].set_yticks(y, names)
     found[0].set_ylim(len(names) - 0.5, -0.5)
+    found[0].figure.legend(handles=_marks(families), loc="outside upper center", ncols=len(FAMILIES), fontsize=9)
     return found
+
+
+def _marks(families: Mapping[str, str]) -> list[Line2D]:
+    r"""A mark in the colour of each family that occurs, for a legend."""
+    used = [family for family in FAMILIES if family in families.values()]
+    return [Line2D([], [], marker="o", linestyle="", color=FAMILIES[family], label=family) for family in used]

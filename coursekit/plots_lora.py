@@ -25,15 +25,16 @@ def accuracy_by_directions(
     the body moves. beside: d -> accuracy of single runs made just now, as crosses.
     """
     ax = axes(ax)
-    for colour, (label, curve) in zip(COLOURS, curves.items(), strict=False):
+    for i, (colour, (label, curve)) in enumerate(zip(COLOURS, curves.items(), strict=False)):
         d = sorted(curve)
+        aside = 1.08 ** (i - (len(curves) - 1) / 2)  # dots of the same d side by side
         means = [float(np.mean(curve[n])) for n in d]
-        ax.plot(d, means, "-", color=colour, linewidth=1.4, label=label)
+        ax.plot([n * aside for n in d], means, "-", color=colour, linewidth=1.4, label=label)
         for n in d:
-            ax.plot([n] * len(curve[n]), curve[n], "o", color=colour, markersize=4, alpha=0.6)
+            ax.plot([n * aside] * len(curve[n]), curve[n], "o", color=colour, markersize=4, alpha=0.6)
         reached = [(n, mean) for n, mean in zip(d, means, strict=True) if mean >= share * full]
         if reached:
-            ax.plot(*reached[0], "o", color=colour, markersize=14, fillstyle="none")
+            ax.plot(reached[0][0] * aside, reached[0][1], "o", color=colour, markersize=14, fillstyle="none")
     if beside:
         ax.plot(list(beside), list(beside.values()), "x", color="black", markersize=8, label="this run")
     lines = ((full, "full fine-tuning"), (share * full, f"{share:.0%} of it"), (nothing, "classifier alone"))

@@ -21,16 +21,21 @@ def by_layer(
     title: str = "",
     log: bool = False,
     form: str = ".1e",
+    low: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""A number for each kind of tensor (row) in each layer (column), as a colour with the number written in.
 
     values: kind -> one number for each layer, from the bottom up. log: colours by powers of ten; 0 is left white.
+    low: where the colours begin, so that a few tiny numbers do not use up the scale; below it all have the palest.
     """
     numbers = np.array(list(values.values()), dtype=float)
     ax = axes(ax, figsize=(2.2 + 0.62 * numbers.shape[1], 1.2 + 0.34 * len(numbers)))
     shown = np.ma.masked_less_equal(numbers, 0) if log else numbers
-    norm = LogNorm(shown.min(), shown.max()) if log else Normalize(min(0.0, numbers.min()), numbers.max())
+    if log:
+        norm = LogNorm(shown.min() if low is None else low, shown.max(), clip=True)
+    else:
+        norm = Normalize(min(0.0, numbers.min()) if low is None else low, numbers.max(), clip=True)
     ax.imshow(shown, cmap="Blues", norm=norm, aspect="auto")
     for i, j in np.ndindex(numbers.shape):
         dark = not np.ma.is_masked(shown[i, j]) and norm(shown[i, j]) > 0.6
@@ -150,20 +155,4 @@ def permutation(nodes: int, learners: Sequence[int], ax: Axes | None = None) -> 
     return ax
 
 
-def where_mask_lies(
-    masks: Mapping[str, Any], kinds: Mapping[str, str], layers: int
-) -> dict[str, list[float]]:
-    r"""The share of entries that train for each kind of tensor in each layer, for `by_layer`.
-
-    masks: path in the model -> boolean array. kinds: what the table calls it -> how the path ends. A path holds the
-    number of its layer.
-    """
-    table = {}
-    for kind, end in kinds.items():
-        own = {p: np.asarray(m) for p, m in masks.items() if p.endswith(end)}
-        by_number = {next(int(part) for part in p.split(".") if part.isdigit()): m for p, m in own.items()}
-        table[kind] = [float(by_number[i].mean()) if i in by_number else 0.0 for i in range(layers)]
-    return table
-
-
-__all__ = ["by_layer", "depth", "masks", "node_changes", "permutation", "where_mask_lies"]
+__all__ = ["by_layer", "depth", "masks", "node_changes", "permutation"]

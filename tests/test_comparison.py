@@ -101,6 +101,11 @@ def test_a_run_says_what_it_took_and_what_it_reached(tmp_path, setting):
     assert line["versions"]["torch"] == torch.__version__ and line["device"]
 
 
+def test_a_trained_task_keeps_no_network_that_only_training_needs(benches):
+    line = trial.run(benches["encoder"], CONTENDERS["p-tuning"], seed=0, lr=1e-3)
+    assert line["storage_bytes"] < 4 * (20 * 128 + line["head"]) + 4_000 < 4 * line["trained"]
+
+
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_every_contender_runs_on_an_encoder(benches, name):
     r"""`run` itself asserts that the count is the closed form's."""

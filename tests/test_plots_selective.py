@@ -77,16 +77,6 @@ def test_permutation_follows_each_node_to_its_place():
     assert len(ax.lines) == 3 * 6
 
 
-def test_the_share_of_a_mask_by_kind_and_layer():
-    masks = {
-        "bert.encoder.layer.0.query.weight": [[True, False]],
-        "bert.encoder.layer.1.query.weight": [[True, True]],
-        "bert.encoder.layer.1.key.weight": [[False, False]],
-    }
-    table = draw.where_mask_lies(masks, {"query": "query.weight", "key": "key.weight"}, layers=2)
-    assert table == {"query": [0.5, 1.0], "key": [0.0, 0.0]}
-
-
 @pytest.mark.parametrize("picture", [
     lambda: draw.by_layer({"feed-forward norm": [1e-9] * 6, "query": [0.1] * 6}, "gradients", log=True),
     lambda: draw.by_layer({"feed-forward, up": np.linspace(0, 1, 12)}, form=".2f"),

@@ -32,9 +32,11 @@ def _shapes(seed: int) -> tuple[dict[str, tuple[int, ...]], str]:
     shapes[f"{block}.norm.weight"] = (d,)
     if seed < 2:
         shapes[f"{block}.norm.bias"] = (d,)
-    if seed == 1:  # MPNet and T5 call a table of positions this; it is an embedding
+    if seed == 1:  # MPNet and T5 call a table of positions the first; both are embeddings
         shapes["encoder.relative_attention_bias.weight"] = (32, 2)
+        shapes["encoder.position_bias"] = (32,)
     head = "score" if seed == 2 else "classifier"
+    shapes[f"{head}_norm.weight"] = (d,)  # in front of the head, and frozen with the body
     shapes[f"{head}.weight"] = (2, d)
     if seed < 2:
         shapes[f"{head}.bias"] = (2,)
@@ -69,6 +71,18 @@ COUNT = register(
                     prod(s) for name, s in shapes.items() if "bias" in name or name.startswith(f"{head}.")
                 ),
                 "one tensor has 'bias' in its name and is none: a table of relative positions; ask how the name ends",
+            ),
+            Mutant(
+                lambda shapes, head: sum(
+                    prod(s) for name, s in shapes.items() if name.endswith("bias") or name.startswith(f"{head}.")
+                ),
+                "position_bias ends in 'bias' and is a table of positions: a bias is called '.bias', with the dot",
+            ),
+            Mutant(
+                lambda shapes, head: sum(
+                    prod(s) for name, s in shapes.items() if name.endswith(".bias") or name.startswith(head)
+                ),
+                "one norm's name begins like the head's and it is no part of it: look for head + '.', with the dot",
             ),
             Mutant(
                 lambda shapes, head: sum(prod(s) for name, s in shapes.items() if name.endswith(".bias")),
@@ -157,6 +171,10 @@ WORK = register(
             ),
             Mutant(lambda layers, k, matrices: 3 * layers, "this is full fine-tuning"),
             Mutant(
+                lambda layers, k, matrices: layers + (k - 1) + (k if matrices else 0),
+                "true, the lowest block needs no gradient of its input; but count it here like the others",
+            ),
+            Mutant(
                 lambda layers, k, matrices: layers * (1 + (2 if matrices else 1)),
                 "this trains all blocks; only the last k do",
             ),
@@ -234,6 +252,10 @@ FISHER = register(
             Mutant(
                 lambda g, x, k: _with_mask(torch.einsum("nto,nti->ntoi", g, x).square().sum(1).mean(0), k),
                 "this squares token by token; a sentence has one loss, so add up its tokens before squaring",
+            ),
+            Mutant(
+                lambda g, x, k: _with_mask((torch.einsum("nto,nti->noi", g, x) / g.shape[1]).square().mean(0), k),
+                "this averages over the tokens; the gradient of a sentence's loss is their sum",
             ),
             Mutant(
                 lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).abs().mean(0), k),
@@ -385,7 +407,7 @@ LAYER = register(
             "Two linear maps of the same x, their outputs side by side: the learners' first. Which node is where now?",
             "order = learners followed by the frozen nodes in rising order: output j of the concatenation is node "
             "order[j].",
-            "Undo it: result[..., order] = y, or y[..., order.argsort()].",
+            "Undo it: y[..., order.argsort()], or result = torch.empty_like(y) and then result[..., order] = y.",
         ),
         inputs=_split,
         reference=layer,

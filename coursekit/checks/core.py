@@ -118,7 +118,8 @@ def _check(exercise: Exercise, answer: Callable[..., Any]) -> Result:
         try:
             value = answer(*copy.deepcopy(arguments))  # a copy: an answer may change what it is given
         except Exception as error:
-            return result("failed", f"it stopped with {_one_line(error)}")
+            # What it answered before may show the mistake better than the error does.
+            return result("failed", _mistake(exercise, given) or f"it stopped with {_one_line(error)}")
         empty += value is None or value is ...
         given.append(value)
         expected.append(exercise.reference(*copy.deepcopy(arguments)))
@@ -131,11 +132,19 @@ def _check(exercise: Exercise, answer: Callable[..., Any]) -> Result:
     found = _first_difference(given, expected, exercise.tolerance)
     if found is None:
         return result("passed", "")
-    for mutant in exercise.mutants:
-        wrong = [mutant.function(*copy.deepcopy(exercise.inputs(seed))) for seed in SEEDS]
+    return result("failed", _mistake(exercise, given) or found)
+
+
+def _mistake(exercise: Exercise, given: list[Any]) -> str | None:
+    r"""The message of the mutant that answers the same as was `given` for as many inputs; None for none of them."""
+    for mutant in exercise.mutants if given else ():
+        try:
+            wrong = [mutant.function(*exercise.inputs(seed)) for seed in SEEDS[: len(given)]]
+        except Exception:  # a mistake that does not run on these inputs is not the one that was made
+            continue
         if _first_difference(given, wrong, exercise.tolerance) is None:
-            return result("failed", mutant.message)
-    return result("failed", found)
+            return mutant.message
+    return None
 
 
 def _first_difference(given: list[Any], expected: list[Any], tolerance: float) -> str | None:

@@ -192,9 +192,9 @@ GATE = register(
 
 
 def _factors(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    # As many outputs as inputs: factors that are swapped then run without an error.
+    # As many outputs as inputs, so that factors that are swapped run without an error; and the last time more.
     random, n, m = _random(seed), 2 + seed % 2, 4 + seed
-    shapes = ((2, 3, n * m), (n, n, n), (n, m), (n, m))
+    shapes = ((2, 3, n * m), (n, n, n), (n, 2 * m if seed == 2 else m), (n, m))
     x, A, s, t = (torch.randn(*shape, generator=random, dtype=torch.float64) for shape in shapes)
     return x, A, s, t
 
@@ -229,7 +229,8 @@ KRONECKER = register(
         hints=(
             "Cut x into n pieces x_1 … x_n. Block row p of A_i ⊗ s_i t_iᵀ gives sum_q A_i[p, q] s_i (t_i · x_q).",
             "Three steps: the numbers t_i · x_q; A_i mixes them over q; each p gets that many s_i, summed over i.",
-            "x.unflatten(-1, (n, -1)) makes the pieces; torch.einsum('...qe,ie->...iq', pieces, t) is the first step.",
+            "x.unflatten(-1, (n, -1)) makes the pieces; torch.einsum('...qe,ie->...iq', pieces, t) is the first step. "
+            "Loops over i, p and q do as well.",
         ),
         inputs=_factors,
         reference=kronecker,

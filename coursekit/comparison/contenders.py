@@ -2,9 +2,9 @@ r"""The methods that are compared: settings, family and learning rate of each, i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -75,13 +75,14 @@ class Contender:
     r"""One method in the comparison.
 
     family: baseline, additive, selective, reparameterised or hybrid. rate: learning rate where none is searched for.
-    attach: how it gets onto the model.
+    attach: how it gets onto the model. keep: arguments of `save` for what a trained task needs, and no more.
     """
 
     family: str
     method: Method
     rate: float
     attach: Attach = alone
+    keep: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def settings(self) -> str:
@@ -113,7 +114,8 @@ CONTENDERS: dict[str, Contender] = {
     "ia3": Contender("additive", IA3(), 1e-1),
     "prompt": Contender("additive", PromptTuning(n=20), 1e-1),
     "prefix": Contender("additive", PrefixTuning(n=20), 3e-2),
-    "p-tuning": Contender("additive", PTuning(n=20), 3e-3),
+    # Its network is needed to train; a trained task keeps the vectors that it made.
+    "p-tuning": Contender("additive", PTuning(n=20), 3e-3, keep={"encoder": False}),
     "llama-adapter": Contender("additive", LlamaAdapter(n=10), 1e-2),
     "bitfit": Contender("selective", BitFit(), 1e-2),
     "bitfit-query": Contender("selective", BitFit(biases="query-and-second-mlp"), 1e-2),

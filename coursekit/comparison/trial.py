@@ -53,9 +53,10 @@ def run(bench: Bench, contender: Contender, seed: int, lr: float) -> dict[str, A
     r"""Train and test: what it took and what it reached.
 
     trained, head: parameters of the method, by count and by its closed form, and of the task head. storage_bytes: of
-    all that `save` writes. memory, predicted: bytes by category of one step on a batch of so many rows and tokens,
-    measured, and by `memory.predict` where that knows the method. step_seconds: median over the steps but the first.
-    step_ratio: of a step's time to that of a step of full fine-tuning, median over rounds in which they took turns.
+    all that `save` writes for a trained task. memory, predicted: bytes by category of one step on a batch of so many
+    rows and tokens, measured, and by `memory.predict` where that knows the method. step_seconds: median over the steps
+    but the first. step_ratio: of a step's time to that of a step of full fine-tuning, median over rounds in which they
+    took turns.
     """
     start, model = time.perf_counter(), attach(bench, contender, seed)
     head = sum(trainable(model.get_submodule(name)) for name in head_names(model))
@@ -89,7 +90,7 @@ def _score(bench: Bench, model: nn.Module, split: str) -> dict[str, Any]:
 
 def _stored(contender: Contender, model: nn.Module) -> int:
     with tempfile.TemporaryDirectory() as folder, models._quiet():  # no bar for one file
-        contender.method.save(model, folder)
+        contender.method.save(model, folder, **contender.keep)
         return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
 
 
