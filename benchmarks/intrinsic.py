@@ -12,7 +12,6 @@ ten steps, and the processor.
 from __future__ import annotations
 
 import csv
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -22,26 +21,20 @@ import torch
 import typer
 from torch.optim import AdamW
 
+from coursekit.comparison.machine import device_name
 from coursekit.device import pick_device
 from coursekit.evaluation import accuracy
 from coursekit.methods import IntrinsicSAID
 from coursekit.models import load_encoder
+from coursekit.report import replace_text
 from coursekit.tasks import load_task
 from coursekit.training import fit
 
 OUT = Path(__file__).parents[1] / "data" / "intrinsic.csv"
 COLUMNS = ("trained", "d", "seed", "steps", "batch", "accuracy", "sentences", "loss", "processor")
+SETTINGS = ("trained", "d", "seed", "steps", "batch", "sentences")  # of a run: what is there is not made again
 #: Found with seed 0: the longest step in the weights, and the largest rates, that do not fall back.
 STEP, RATE, FULL_RATE = 5.0, 5e-3, 1e-4
-
-
-def processor() -> str:
-    r"""The card, or the CPU by its name."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    cpus = Path("/proc/cpuinfo")
-    lines = cpus.read_text().splitlines() if cpus.is_file() else []
-    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), platform.processor())
 
 
 def prepare(trained: str, d: int, seed: int) -> tuple[Any, Any, list[dict[str, Any]]]:
@@ -72,7 +65,22 @@ def run(trained: str, d: int, seed: int, steps: int, batch: int, sentences: int)
     )  # fmt: skip
     score = accuracy(model, data, limit=sentences, progress=False)
     values = (trained, d, seed, steps, batch, round(score.value, 4), sentences)
-    return dict(zip(COLUMNS, (*values, round(statistics.mean(history.loss[-10:]), 4), processor()), strict=True))
+    values += (round(statistics.mean(history.loss[-10:]), 4), device_name(pick_device()))
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def resume(out: Path) -> set[tuple[str, ...]]:
+    r"""The settings of the runs in `out`. A row that was torn is cut off; a file of something else is an error."""
+    if not out.is_file():
+        return set()
+    text = out.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    reader = csv.DictReader(whole.splitlines())
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise typer.BadParameter(f"{out} is no table of this benchmark: give another file")
+    if whole != text:
+        replace_text(out, whole)
+    return {tuple(row[c] for c in SETTINGS) for row in reader}
 
 
 def main(
@@ -85,13 +93,12 @@ def main(
     out: Path = OUT,
 ) -> None:
     start = time.perf_counter()
-    print(f"{pick_device()}: {processor()}, {torch.get_num_threads()} threads")
-    known = list(csv.DictReader(out.open())) if out.is_file() else []
-    done = {tuple(row[c] for c in COLUMNS[:5]) for row in known}
+    done = resume(out)
+    print(f"{device_name(pick_device())}, {torch.get_num_threads()} threads")
     for seed in range(seeds):
         wanted = [("full", 0), ("head", 0), *((kind, n) for n in d for kind in ("SAID", "DID"))]
         for trained, n in wanted:
-            if tuple(map(str, (trained, n, seed, steps, batch))) in done:
+            if tuple(map(str, (trained, n, seed, steps, batch, sentences))) in done:
                 continue
             if time.perf_counter() - start > 60 * minutes:
                 return

@@ -2,7 +2,7 @@ r"""Time and memory of a training step: every method against the library that ha
 
 What no library has is put beside plain PyTorch, which trains the same tensors in place.
 
-    python benchmarks/step.py                                        # all that peft has, on both bundled models
+    python benchmarks/step.py                                        # everything, on both bundled models
     python benchmarks/step.py --method ia3 --model minilm --rounds 60
     python benchmarks/step.py --adapters-python ENV/bin/python       # and the bottleneck adapters against `adapters`
 

@@ -152,6 +152,10 @@ def compare(
     from coursekit import comparison
     from coursekit.parameters import listed
 
+    if csv is not None:  # before the work, not after
+        if csv.resolve() == out.resolve():
+            raise CourseError(f"--out and --csv are both {csv}: give the table a file of its own")
+        comparison.check_target(csv)
     setting = comparison.Setting(task, labels, model, steps, batch_size, sentences, validation)
     lines = comparison.compare(
         out,

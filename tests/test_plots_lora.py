@@ -22,7 +22,8 @@ def circles(ax) -> list[tuple[float, float]]:
 def test_the_first_mean_above_the_mark_is_circled():
     runs = {"SAID": {100: [0.8, 0.7], 10: [0.6, 0.5], 1000: [0.79, 0.79]}, "DID": {10: [0.5], 100: [0.6]}}
     ax = plots_lora.accuracy_by_directions(runs, full=0.8, nothing=0.5, beside={30: 0.6})
-    assert circles(ax) == [pytest.approx((100, 0.75), rel=0.1)]  # curves stand a little apart; 0.72 is 90 % of full; the second curve never comes there
+    # Curves stand a little apart. 0.72 is 90 % of full; the second curve never comes there.
+    assert circles(ax) == [pytest.approx((100, 0.75), rel=0.1)]
     means = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
     assert means["SAID"] == pytest.approx([0.55, 0.75, 0.79]) and means["this run"] == [0.6]
     dots = [line for line in ax.lines if line.get_marker() == "o" and line.get_fillstyle() == "full"]

@@ -118,8 +118,10 @@ def _check(exercise: Exercise, answer: Callable[..., Any]) -> Result:
         try:
             value = answer(*copy.deepcopy(arguments))  # a copy: an answer may change what it is given
         except Exception as error:
-            # What it answered before may show the mistake better than the error does.
-            return result("failed", _mistake(exercise, given) or f"it stopped with {_one_line(error)}")
+            # What it answered before may show the mistake that the error comes from.
+            wrong = _first_difference(given, expected, exercise.tolerance) and _mistake(exercise, given)
+            stopped = f"it stopped with {_one_line(error)}"
+            return result("failed", f"{wrong} (and then {stopped})" if wrong else stopped)
         empty += value is None or value is ...
         given.append(value)
         expected.append(exercise.reference(*copy.deepcopy(arguments)))

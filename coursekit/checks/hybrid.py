@@ -104,6 +104,7 @@ def _padded(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x = torch.randn(3, 6, d, generator=random, dtype=torch.float64)
     w, b = (torch.randn(shape, generator=random, dtype=torch.float64) for shape in ((d,), ()))
     mask = (torch.arange(6) < torch.tensor([[6], [4 - seed], [2]])).long()
+    mask[2] = mask[2].flip(0)  # some tokenizers pad on the left
     return x, w, b, mask
 
 

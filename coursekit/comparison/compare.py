@@ -35,23 +35,23 @@ def compare(
     out: a file of JSON lines. Runs that are in it already are not made again. try_rates: learning rates to choose
     from, for each method by accuracy on validation sentences, with the first seed; "around": the contender's rate and
     its neighbours, and on where the best is at an end; None: the contender's rate as it is. Lines of that search have
-    the purpose "sweep", those of the comparison "run". say: gets notices, such as which method does not fit the model.
+    the purpose "sweep", those of the comparison "run". say: gets notices, such as which method does not fit the model,
+    or which run failed: its line has the accuracy None.
 
-    Raises CourseError, before anything is trained, for unknown names, settings that make no sense, and a file of
-    runs with other settings.
+    Raises CourseError, before anything is trained, for unknown names, settings that make no sense, a file that cannot
+    be written, and one of runs with other settings; and where no method fits the model.
     """
     names = list(dict.fromkeys(CONTENDERS if methods is None else methods))
     seeds = list(dict.fromkeys(seeds))
     _check(setting, names, seeds, try_rates)
-    lines, torn = files.resume(Path(out))
-    made = _Made(Path(out), lines, setting)
+    made = _Made(files.Runs(out), setting)
     made.agree_with(made.common)
     for name in names:
         made.agree_with({"settings": CONTENDERS[name].settings}, method=name)
     chosen = {name: CONTENDERS[name].rate for name in names}
     if not try_rates:
         made.agree_on_rates(chosen)
-    if torn:
+    if made.runs.torn:
         say(f"{out} ended in the middle of a run, which is made again")
     made.load()
 
@@ -75,40 +75,47 @@ def compare(
                 chosen[name] = _best(
                     try_rates, CONTENDERS[name].rate, lambda lr: made.sweep(name, seeds[0], lr)
                 )
+                made.agree_on_rates({name: chosen[name]})
 
             each("sweep", seeds[0], search)
-            made.agree_on_rates(chosen)
         for seed in seeds:
-            each("run", seed, lambda name, seed=seed: made.run(name, seed, chosen[name]))
-    return [line for line in made.lines if line["method"] in fitting]
+            each("run", seed, lambda name, seed=seed: made.run(name, seed, chosen[name], say))
+    if not fitting:
+        raise CourseError(f"none of these methods fits {setting.model}: take another model or other methods")
+    # Of a search, all lines; of runs those that were asked for.
+    return [
+        line
+        for line in made.runs.lines
+        if line["method"] in fitting and (line["purpose"] != "run" or line["seed"] in seeds)
+    ]
 
 
 class _Made:
     r"""What has been made so far, in a file, under one setting; and how to make more of it."""
 
-    def __init__(self, path: Path, lines: list[Line], setting: Setting):
-        self.path, self.lines, self.setting = path, lines, setting
+    def __init__(self, runs: files.Runs, setting: Setting):
+        self.runs, self.setting = runs, setting
         shared = asdict(setting)
         self.common = {"task": f"{shared.pop('domain')}/{shared.pop('labels')}"} | shared
 
     def load(self) -> None:
-        r"""Load model and task. Raises CourseError where the file is from another device or precision."""
+        r"""Load model and task. Raises CourseError where the file is from another device or other versions."""
         self.bench = Bench(self.setting)
         self.here = machine.describe(self.bench.device) | {
             "dtype": str(self.bench.dtype).removeprefix("torch.")
         }
-        self.agree_with({key: self.here[key] for key in ("device", "dtype")})
+        self.agree_with(self.here)
 
     def agree_with(self, wanted: Mapping[str, Any], **where: Any) -> None:
         r"""Raise CourseError for the first line, of those with `where`, that has something else than is `wanted`."""
-        for line in self.lines:
+        for line in self.runs.lines:
             if where.items() <= line.items():
                 for key, value in wanted.items():
                     if line.get(key) != value:
                         what = f"{where['method']} with " if "method" in where else ""
                         raise CourseError(
-                            f"{self.path} holds runs of {what}{key} = {line.get(key)!r}, and now it is {value!r}: give "
-                            "the settings of then, or another file"
+                            f"{self.runs.path} holds runs of {what}{key} = {line.get(key)!r}, and now it is "
+                            f"{value!r}: give the settings of then, or another file"
                         )
 
     def agree_on_rates(self, chosen: Mapping[str, float]) -> None:
@@ -120,20 +127,21 @@ class _Made:
         r"""Accuracy on validation sentences at `lr`."""
         return self._made("sweep", trial.validated, name, seed, lr)["accuracy"]
 
-    def run(self, name: str, seed: int, lr: float) -> None:
+    def run(self, name: str, seed: int, lr: float, say: Callable[[str], Any]) -> None:
         r"""One run of the comparison itself."""
-        self._made("run", trial.run, name, seed, lr)
+        line = self._made("run", trial.run, name, seed, lr)
+        if line["accuracy"] is None:
+            say(f"{name} with seed {seed} failed at the rate {lr:g}: {line['why']}")
 
     def _made(self, purpose: str, make: Callable[..., Line], name: str, seed: int, lr: float) -> Line:
         key = {"purpose": purpose, "method": name, "seed": seed, "lr": lr}
-        for line in self.lines:
+        for line in self.runs.lines:
             if key.items() <= line.items():
                 return line
         contender = CONTENDERS[name]
         about = {"family": contender.family, "settings": contender.settings}
         line = key | about | self.common | make(self.bench, contender, seed, lr) | self.here
-        files.append(self.path, line)
-        self.lines.append(line)
+        self.runs.append(line)
         return line
 
 
@@ -156,12 +164,16 @@ def _check(
     for key, value in asdict(setting).items():
         if isinstance(value, int) and value < 1:
             raise CourseError(f"{key}={value}: it must be at least 1")
-    if min(seeds) < 0:
-        raise CourseError(f"seed {min(seeds)}: give whole numbers from 0 up")
+    if min(seeds) < 0 or max(seeds) >= 2**32:
+        seed = min(seeds) if min(seeds) < 0 else max(seeds)
+        raise CourseError(f"seed {seed}: give whole numbers from 0 up, below 2^32")
     if isinstance(try_rates, str) and try_rates != AROUND:
         raise CourseError(
             f"learning rates {try_rates!r}: give numbers, such as 0.001 and 0.01, or {AROUND!r}"
         )
-    for lr in try_rates or () if not isinstance(try_rates, str) else ():
-        if not (math.isfinite(lr) and lr > 0):
-            raise CourseError(f"learning rate {lr}: it must be above 0")
+    if try_rates is not None and not isinstance(try_rates, str):
+        if not list(try_rates):
+            raise CourseError(f"no learning rate to choose from: give some, such as 0.001 and 0.01, or {AROUND!r}")
+        for lr in try_rates:
+            if not (math.isfinite(lr) and lr > 0):
+                raise CourseError(f"learning rate {lr}: it must be a number above 0")

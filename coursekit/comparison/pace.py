@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +16,27 @@ from coursekit import training
 @contextmanager
 def as_in_training(model: nn.Module) -> Iterator[None]:
     r"""Modes and precisions that `fit` trains in, for the length of a `with`."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    device = trained[0].device
-    half = training._half_precision(model, trained)
+    precision = _precision(model)  # before master weights hide what the model is in
+    with _modes(model), precision:
+        yield
+
+
+@contextmanager
+def _modes(model: nn.Module) -> Iterator[None]:
+    r"""Modes and master weights: they belong to the model. Its precision belongs to the whole process."""
     with ExitStack() as stack:
         stack.enter_context(training._train_mode(model))
         stack.enter_context(training._no_key_value_cache(model))
-        stack.enter_context(training._master_weights(trained))
-        stack.enter_context(torch.autocast(device.type, half) if half else nullcontext())
+        stack.enter_context(training._master_weights([p for p in model.parameters() if p.requires_grad]))
         yield
+
+
+def _precision(model: nn.Module) -> AbstractContextManager[Any]:
+    r"""What `fit` computes this model's forward pass in."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    half = training._half_precision(model, trained)
+    # Off where the model does without: another model's must not be in force.
+    return torch.autocast(trained[0].device.type, half, enabled=half is not None)
 
 
 def ratios(model: nn.Module, reference: nn.Module, batch: dict[str, Tensor], rounds: int) -> list[float]:
@@ -31,8 +44,9 @@ def ratios(model: nn.Module, reference: nn.Module, batch: dict[str, Tensor], rou
 
     Steps at a learning rate of 0: both models stay as they are.
     """
-    with as_in_training(model), as_in_training(reference):
-        ours, theirs = _stepper(model, batch), _stepper(reference, batch)
+    precisions = [_precision(m) for m in (model, reference)]
+    with _modes(model), _modes(reference):
+        ours, theirs = (_stepper(m, batch, p) for m, p in zip((model, reference), precisions, strict=True))
         ours(), theirs()  # warmed up: allocator, lazy optimizer state
         found = []
         for i in range(rounds):
@@ -41,7 +55,9 @@ def ratios(model: nn.Module, reference: nn.Module, batch: dict[str, Tensor], rou
     return found
 
 
-def _stepper(model: nn.Module, batch: dict[str, Tensor]) -> Callable[[], float]:
+def _stepper(
+    model: nn.Module, batch: dict[str, Tensor], precision: AbstractContextManager[Any]
+) -> Callable[[], float]:
     r"""A function that makes one training step, as `fit` does, and says how many seconds it took."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = training._make_optimizer("adamw", trained, 0.0, 0.0)
@@ -50,7 +66,8 @@ def _stepper(model: nn.Module, batch: dict[str, Tensor]) -> Callable[[], float]:
         if trained[0].is_cuda:
             torch.cuda.synchronize()
         start = time.perf_counter()
-        loss = model(**batch).loss
+        with precision:
+            loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()

@@ -12,6 +12,7 @@ from pathlib import Path
 from coursekit.comparison.files import Line
 from coursekit.errors import CourseError
 from coursekit.memory.breakdown import MB
+from coursekit.report import replace_text
 from coursekit.tables import Table
 
 #: Categories of memory in the order of `Breakdown.rows`, and the most that is alive at once.
@@ -22,10 +23,11 @@ MEMORY = ("weights", "master", "gradients", "optimizer", "activations", "peak")
 class Row:
     r"""A method over its seeds.
 
-    trained, head: parameters. storage_bytes: what `save` writes for one task. weights … peak: bytes of one step,
-    measured; predicted_peak: by the memory model, None where it does not know the method. step_seconds, step_ratio:
-    median over the seeds; the ratio is to full fine-tuning. accuracy: mean over the seeds; sd: their sample standard
-    deviation, None for one seed; lowest, highest: of the seeds. sentences: tested, the same for every run.
+    trained, head: parameters. storage_bytes: what `save` writes for a trained task. weights … peak: bytes of one step,
+    measured; predicted_peak: by the memory model, None where it does not know the method, and on a base in 16 bits.
+    step_seconds, step_ratio: median over the seeds; the ratio is to full fine-tuning. accuracy: mean over the seeds;
+    sd: their sample standard deviation, None for one seed; lowest, highest: of the seeds. sentences: tested, the same
+    for every run.
     """
 
     method: str
@@ -63,21 +65,25 @@ class Row:
 
 
 def summary(lines: Iterable[Line]) -> list[Row]:
-    r"""One row a method, in the order of the runs. Lines of the search for learning rates are left out.
+    r"""One row a method, in the order of the runs. Lines of the search for learning rates are left out, and methods of
+    which a run failed: a mean over the seeds that went well would flatter them.
 
-    Raises CourseError for runs of one method that differ in more than the seed.
+    Raises CourseError for runs of one method that differ in more than the seed, or that have the same seed.
     """
     runs: dict[str, list[Line]] = {}
     for line in lines:
         if line["purpose"] == "run":
             runs.setdefault(line["method"], []).append(line)
-    return [_row(group) for group in runs.values()]
+    for name, group in runs.items():
+        if len({line["seed"] for line in group}) < len(group):
+            raise CourseError(f"there are two runs of {name} with the same seed: keep one of each")
+    return [_row(group) for group in runs.values() if all(line["accuracy"] is not None for line in group)]
 
 
 def _row(group: Sequence[Line]) -> Row:
     first = group[0]
     same = ("family", "settings", "lr", "trained", "head", "majority", "task", "model", "steps", "batch_size", "device",
-            "dtype", "n")  # fmt: skip
+            "dtype", "n", "threads", "versions")  # fmt: skip
     for line in group:
         for key in same:
             if line[key] != first[key]:
@@ -98,10 +104,9 @@ def _row(group: Sequence[Line]) -> Row:
         sd=statistics.stdev(accuracy) if len(accuracy) > 1 else None,
         lowest=min(accuracy),
         highest=max(accuracy),
-        threads=first["threads"],
         torch=first["versions"]["torch"],
         transformers=first["versions"]["transformers"],
-        **{key: first[key] for key in same if key != "n"},
+        **{key: first[key] for key in same if key not in ("n", "versions")},
     )
 
 
@@ -128,28 +133,38 @@ def table(rows: Iterable[Row]) -> Table:
 def to_csv(rows: Iterable[Row], path: str | Path) -> Path:
     r"""Write rows as a table with the names of `Row` on top; nothing stands for None.
 
-    Raises CourseError where the file cannot be written.
+    Raises CourseError, and leaves what is there as it is, where the file cannot be written or is no such table.
     """
+    check_target(path)
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     try:
-        Path(path).write_text(text.getvalue(), encoding="utf-8")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        replace_text(Path(path), text.getvalue())
     except OSError as error:
         raise CourseError(f"cannot write {path}: {error.strerror}") from error
     return Path(path)
 
 
+def check_target(path: str | Path) -> None:
+    r"""CourseError unless there is nothing at `path`, or a table that `to_csv` wrote."""
+    try:
+        there = Path(path).exists()
+    except OSError as error:
+        raise CourseError(f"cannot write {path}: {error.strerror}") from error
+    if there:
+        from_csv(path)
+
+
 def from_csv(path: str | Path) -> list[Row]:
-    r"""The rows that `to_csv` wrote. Raises CourseError for a table with other columns."""
+    r"""The rows that `to_csv` wrote. Raises CourseError where there is no such table."""
     kinds = {"int": int, "float": float, "str": str}
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
+    try:
+        reader = csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8"), newline=""))
         if reader.fieldnames != [field.name for field in fields(Row)]:
-            raise CourseError(
-                f"{path} is no table of a comparison: to_csv(summary(read(...)), path) writes one"
-            )
+            raise ValueError("other columns")
         return [
             Row(**{
                 field.name: None if not entry[field.name] and "None" in field.type
@@ -158,3 +173,9 @@ def from_csv(path: str | Path) -> list[Row]:
             })
             for entry in reader
         ]  # fmt: skip
+    except OSError as error:
+        raise CourseError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, TypeError) as error:  # not UTF-8, other columns, a word for a number, a short line
+        raise CourseError(
+            f"{path} is no table of a comparison: to_csv(summary(read(...)), path) writes one"
+        ) from error

@@ -20,8 +20,8 @@ from coursekit.memory import Breakdown, Quantized
 from coursekit.methods import trainable
 from coursekit.methods.surgery import head_names
 
-#: Rounds in which a step of the method and one of full fine-tuning take turns.
-ROUNDS = 3
+#: Rounds in which a step of the method and one of full fine-tuning take turns; even, so that each goes first as often.
+ROUNDS = 4
 
 
 class Unfit(CourseError):
@@ -56,7 +56,7 @@ def run(bench: Bench, contender: Contender, seed: int, lr: float) -> dict[str, A
     all that `save` writes for a trained task. memory, predicted: bytes by category of one step on a batch of so many
     rows and tokens, measured, and by `memory.predict` where that knows the method. step_seconds: median over the steps
     but the first. step_ratio: of a step's time to that of a step of full fine-tuning, median over rounds in which they
-    took turns.
+    took turns. Where training failed: accuracy None, and why.
     """
     start, model = time.perf_counter(), attach(bench, contender, seed)
     head = sum(trainable(model.get_submodule(name)) for name in head_names(model))
@@ -66,10 +66,12 @@ def run(bench: Bench, contender: Contender, seed: int, lr: float) -> dict[str, A
     )
     with as_in_training(model):
         measured = memory.measure(model, bench.batch)
-    history = bench.fit(model, seed, lr)
-    return {
-        "trained": trained,
-        "head": head,
+    sizes = {"trained": trained, "head": head}
+    try:
+        history = bench.fit(model, seed, lr)
+    except CourseError as error:  # a loss that stopped being finite
+        return sizes | {"accuracy": None, "why": str(error), "wall_seconds": time.perf_counter() - start}
+    return sizes | {
         "storage_bytes": _stored(contender, model),
         "measured_on": dict(zip(("rows", "tokens"), bench.batch["input_ids"].shape, strict=True)),
         "memory": _bytes(measured),

@@ -28,6 +28,10 @@ def biases(method: Any, arch: Architecture, config: Any) -> Inserted:
 
 def _inserted(sizes: dict[str, int], arch: Architecture) -> Inserted:
     r"""Copies of the tensors at these paths, of these sizes."""
-    written = {m.name: Written(m.d_in * m.d_out, dense=m.d_in * m.d_out, whole=True) for m in arch.matrices}
+    written = {
+        m.name: Written(m.d_in * m.d_out, dense=m.d_in * m.d_out, whole=True)
+        for m in arch.matrices
+        if any(f"{arch.path(m, i)}.weight" in sizes for i in range(arch.n_layers))
+    }
     added = tuple(Added(size, place(path, arch)) for path, size in sizes.items())
     return Inserted(Training(lambda path: path in sizes, written=written), added)
