@@ -133,11 +133,7 @@ def load(model: nn.Module, folder: str | Path, name: str = "default", head: bool
     Raises CourseError, and leaves `model` as it was, where the adapter or the head is of another model.
     """
     method, others, active = read_method(folder), base.attached(model), _active(model)
-    own_type = model.config.model_type
-    if (made_for := _config(Path(folder)).get("model_type", own_type)) != own_type:
-        raise CourseError(
-            f"the adapter in {folder} was trained on a {made_for} model, this one is {own_type}"
-        )
+    check_model_type(model, folder)
     found = _ours(method, model, folder)
     heads = tuple(f"{name}." for name in head_names(model))
     theirs = _tensors(Path(folder), HEAD_WEIGHTS, needed=False) if heads and head else {}
@@ -173,7 +169,7 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
     adapter = method.adapter if isinstance(method, AdapterDrop) else method
     if type(adapter) not in FORMS:
         raise CourseError(
-            f"AdapterHub has no {type(adapter).__name__}: use the method's own save(), or a method of "
+            f"{type(adapter).__name__} is not written in AdapterHub's form: use the method's own save(), or one of "
             f"{', '.join(kind.__name__ for kind in FORMS)}"
         )
     if adapter.train_norms:
@@ -205,12 +201,11 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
 def _form(form: dict[str, Any], folder: str | Path) -> type[Adapter]:
     if form.get("architecture") is not None:
         raise CourseError(
-            f"the adapter in {folder} is a {form['architecture']}, not a bottleneck: read it with the library"
-        )
-    for key, plain in (PLAIN | (PLAIN_PHM if form.get("phm_layer") else {})).items():
-        unused = key == "residual_before_ln" and not form.get("original_ln_before")
-        if form.get(key, plain) != plain and not unused:
-            raise CourseError(f"the adapter in {folder} has {key}={form[key]!r}, which no method here has")
+            f"the adapter in {folder} is a {form['architecture']}, not a bottleneck: "
+            + ("adapterhub_unions.load reads MAM and UniPELT" if form["architecture"] == "union"
+               else "read it with the library")
+        )  # fmt: skip
+    check_plain(form, folder)
     asked = {key: form.get(key, False) for key in FORMS[HoulsbyAdapter]}
     kind = next((kind for kind, wanted in FORMS.items() if wanted == asked), None)
     if kind is None:
@@ -223,6 +218,23 @@ def _form(form: dict[str, Any], folder: str | Path) -> type[Adapter]:
             f"the adapter in {folder} has scaling={form['scaling']!r}: only ParallelAdapter scales"
         )
     return kind
+
+
+def check_plain(form: dict[str, Any], folder: str | Path, but: tuple[str, ...] = ()) -> None:
+    r"""Raise CourseError where a bottleneck's settings ask for what no method here does. but: keys to leave out."""
+    for key, plain in (PLAIN | (PLAIN_PHM if form.get("phm_layer") else {})).items():
+        unused = key in but or key == "residual_before_ln" and not form.get("original_ln_before")
+        if form.get(key, plain) != plain and not unused:
+            raise CourseError(f"the adapter in {folder} has {key}={form[key]!r}, which no method here has")
+
+
+def check_model_type(model: nn.Module, folder: str | Path) -> None:
+    r"""Raise CourseError where the adapter in `folder` was trained on a model of another type."""
+    own_type = model.config.model_type
+    if (made_for := _config(Path(folder)).get("model_type", own_type)) != own_type:
+        raise CourseError(
+            f"the adapter in {folder} was trained on a {made_for} model, this one is {own_type}"
+        )
 
 
 def _library_config(adapter: Adapter, d: int, dropped: int) -> dict[str, Any]:

@@ -128,8 +128,8 @@ def _trained(
 
 
 def _in_place(method: Any) -> bool:
-    r"""Whether the base's own tensors train. What a combination `trains` are copies of them, beside its other parts."""
-    return _is_full(method) or (hasattr(method, "trains") and not hasattr(method, "parts_for"))
+    r"""Whether the base's own tensors train."""
+    return _is_full(method) or hasattr(method, "trains")
 
 
 def _is_full(method: Any) -> bool:

@@ -25,7 +25,7 @@ from torch.utils.hooks import RemovableHandle
 from coursekit import interop
 from coursekit.errors import CourseError, unknown
 from coursekit.methods import surgery
-from coursekit.methods.surgery import T, at, head_names, parameter_names, replace
+from coursekit.methods.surgery import T, at, head_names, replace
 from coursekit.methods.switched import Switch, Switched
 
 
@@ -221,9 +221,7 @@ class Method(ABC):
 
         Two methods of one hybrid have none of it in common.
         """
-        if not hasattr(self, "trains"):
-            raise CourseError(f"{type(self).__name__} cannot be part of a hybrid: attach it alone")
-        return {name for name in parameter_names(model) if self.trains(name)}
+        raise CourseError(f"{type(self).__name__} cannot be part of a hybrid: attach it alone")
 
     @property
     def _kinds(self) -> tuple[str, ...]:

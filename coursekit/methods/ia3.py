@@ -24,7 +24,6 @@ from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
 from coursekit.methods import base
 from coursekit.methods.surgery import find, is_conv1d, matches, no_match, standing
-from coursekit.methods.switched import leaf
 
 #: Keys and values, then the second feed-forward matrix, under each family's names. peft's own defaults are others
 #: for some: queries instead of values for OPT, queries instead of keys for Qwen2, queries as well for GPT-2.
@@ -212,8 +211,9 @@ class IA3(base.Method):
 
     def _changes(self, model: nn.Module) -> set[str]:
         inward, found = self._names(describe(model.config))[1], set()
-        for path, module in self._modules(model).items():
-            outward = not self._is_feedforward(path, inward) and leaf(module).bias is not None
+        for path in self._modules(model):
+            # The output's factor meets the bias as well, also one that another method would add.
+            outward = not self._is_feedforward(path, inward)
             found |= {f"{path}.weight"} | ({f"{path}.bias"} if outward else set())
         return found
 

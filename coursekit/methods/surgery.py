@@ -76,16 +76,6 @@ def standing(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     yield from _below("", model)
 
 
-def parameter_names(model: nn.Module) -> list[str]:
-    r"""Names of the parameters of the bare model."""
-    return [
-        f"{path}.{key}" if path else key
-        for path, module in standing(model)
-        if not isinstance(module, Switched)
-        for key, _ in module.named_parameters(recurse=False)
-    ]
-
-
 def at(model: nn.Module, path: str) -> nn.Module:
     r"""What stands at `path`: a wrapper, the outermost one, or the module itself."""
     parent, name = _parent(model, path)

@@ -17,6 +17,7 @@ from coursekit.methods.selective import Priming
 from coursekit.methods.selective.far import JOINS
 from coursekit.methods.selective.part_layer import parts_of
 from coursekit.methods.selective.parts import PartProduct, transposed
+from coursekit.quantization import quantize_model
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 each_join = pytest.mark.parametrize("join", ["weights", "outputs"])
@@ -306,3 +307,16 @@ def test_nodes_that_do_not_fit_touch_nothing(nodes, said):
     with pytest.raises(CourseError, match=said):
         FreezeAndReconfigure(nodes=nodes).attach(model)
     assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
+
+
+def test_priming_that_diverged_or_cannot_move_says_so():
+    far, model = FreezeAndReconfigure(), tiny.model("bert")
+
+    def explode(twin):
+        with torch.no_grad():
+            twin.get_submodule("bert.encoder.layer.0.output.dense").weight[0, 0] = torch.nan
+
+    with pytest.raises(CourseError, match="priming has diverged"):
+        far.prime(model, explode)
+    with pytest.raises(CourseError, match="4 bits do not move in priming"):
+        far.prime(quantize_model(model), lambda twin: None)

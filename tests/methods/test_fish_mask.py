@@ -2,6 +2,8 @@ r"""FISH mask: scores against their definition, exact numbers, frozen entries th
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import tiny
 import torch
@@ -368,3 +370,22 @@ def test_a_hybrid_has_no_batches_to_score_with():
         with pytest.raises(CourseError, match=said):
             method.attach(model)
     assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    (labelled("bert"), "give a list of batches"),
+    ([{}], "each is a dict of tensors, with one row or more"),
+    ([{"input_ids": torch.zeros(0, 3, dtype=torch.long)}], "one row or more"),
+])  # fmt: skip
+def test_batches_that_are_none_are_said_and_touch_nothing(given, said):
+    model = tiny.model("bert")
+    with pytest.raises(CourseError, match=said):
+        inspect.unwrap(FishMask.attach)(FishMask(keep=5), model, batches=given)  # without the tests' own check of types
+    assert not methods.attached(model)
+
+
+def test_a_mask_that_is_folded_in_is_not_read():
+    model = FishMask(keep=5, score="random").attach(tiny.model("bert"))
+    FishMask(keep=5, score="random").merge(model)
+    with pytest.raises(CourseError, match="unmerge"):
+        FishMask(keep=5, score="random").masks(model)

@@ -453,3 +453,86 @@ def test_a_count_in_bert_base():
     config = BertConfig()
     assert Hybrid(LoRA(r=8), PrefixTuning(n=30)).count(config) == 294_912 + 2 * 12 * 30 * 768
     assert around(tiny.model("bert"), "bert.encoder.layer.0.attention.self", Switched) is None
+
+
+# Found in review -------------------------------------------------------------------------------------------------
+
+WITH_WEIGHTS = {
+    "attention": lambda: methods.ByType("attention"),
+    "feed-forward": lambda: methods.ByType("feedforward"),
+    "rows": lambda: methods.SelectRows(rows=0.5),
+    "columns": lambda: methods.SelectColumns(columns=0.5),
+    "top layers": lambda: methods.TopLayers(k=1),
+    "norms": lambda: methods.NormTuning(),
+}
+
+
+@pytest.mark.parametrize("part", WITH_WEIGHTS)
+def test_added_biases_work_beside_weights_that_train(part):
+    r"""Llama has no biases: the layer whose weight trains gets its bias from the other part."""
+    one, method = labelled("llama"), Hybrid(WITH_WEIGHTS[part](), BitFit(add_biases=True))
+    model = method.attach(tiny.model("llama"))
+    model(**one).loss.backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trained) == method.count(model.config)
+    assert all(p.grad is not None for p in trained)
+    with torch.no_grad():
+        beside = nonzero(model, scale=0.3)(**one).logits
+        torch.testing.assert_close(method.merge(model)(**one).logits, beside, atol=1e-5, rtol=1e-4)
+    method.attach(methods.unmerge(model), "second")
+    assert set(methods.attached(model)) == {"default", "second"}
+
+
+def test_added_biases_follow_the_model_into_another_precision():
+    model = BitFit(add_biases=True).attach(tiny.model("llama"))
+    for dtype in (torch.bfloat16, torch.float64, torch.float32):
+        assert model.to(dtype)(**tiny.batch()).logits.dtype == dtype
+
+
+def test_a_bias_that_is_added_meets_the_factor_of_ia3():
+    with pytest.raises(CourseError, match="both change .*bias"):
+        Hybrid(IA3(), BitFit(add_biases=True)).attach(tiny.model("llama"))
+
+
+def test_a_combination_inside_a_hybrid_keeps_its_own_check():
+    model = tiny.model("llama")
+    with pytest.raises(CourseError, match="attach it to an encoder"):
+        Hybrid(UniPELT(n=3, hidden=None, r=4, rank=2), methods.ByType("feedforward")).attach(model)
+    assert not methods.attached(model)
+    decoder = tiny.encoder("bert")
+    decoder.config.is_decoder = True
+    with pytest.raises(CourseError, match="attach it to an encoder"):
+        UniPELT(n=3, hidden=None, r=4, rank=2).attach(decoder)
+
+
+@pytest.mark.parametrize("method", [
+    MAMAdapter(n=3, hidden=8, r=4),
+    Hybrid(PrefixTuning(n=3, hidden=8), methods.TopLayers(k=1)),
+    Hybrid(methods.FishMask(keep=50, score="random"), PfeifferAdapter(r=4)),
+], ids=["MAM", "prefix and layers", "mask and bottlenecks"])  # fmt: skip
+def test_a_checkpoint_with_a_hole_changes_nothing(method, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model = nonzero(method.attach(tiny.model("bert")))
+    method.save(nonzero(method.attach(tiny.model("bert")), seed=9), tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    last = method.parts_for(model.config)[-1].kind
+    keys = [key for key in tensors if key.startswith(f"{last}.") or f".{last}." in key]
+    assert keys, list(tensors)
+    hole = max(keys)
+    save_file({key: value for key, value in tensors.items() if key != hole}, file)
+    before = {id(p): p.detach().clone() for p in model.parameters() if p.requires_grad}
+    with pytest.raises(CourseError):
+        method.load(model, tmp_path)
+    after = {id(p): p for p in model.parameters() if p.requires_grad}
+    assert before.keys() == after.keys() and all(torch.equal(before[i], after[i]) for i in before)
+    method.save(model, tmp_path / "whole")
+    method.load(model, tmp_path / "whole")  # a file without a hole still loads
+
+
+@pytest.mark.parametrize("method", [MAMAdapter(n=3, hidden=None, r=4), Hybrid(PfeifferAdapter(r=4), BitFit())])
+def test_bottlenecks_of_a_combination_cannot_be_skipped_alone(method):
+    model = method.attach(tiny.model("bert"))
+    with pytest.raises(CourseError, match="only bottleneck adapters"), methods.skipping(model, 1):
+        pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import pickle
 
 import pytest
 import tiny
@@ -475,3 +476,49 @@ def test_a_checkpoint_holds_d_numbers_and_knows_when_its_directions_are_lost(tmp
     with pytest.raises(CourseError, match="draws other numbers for seed 0"):
         method.load(fresh, tmp_path)
     assert methods.attached(fresh) == {}
+
+
+def test_adapters_that_move_different_parts_do_not_share_a_model():
+    model = said("bert")
+    with pytest.raises(CourseError, match="moves parts='all', this one is to move 'blocks'"):
+        IntrinsicSAID(d=20, parts="blocks").attach(model, "second")
+    assert list(methods.attached(model)) == ["default"]
+
+
+def test_the_row_of_the_padding_token_has_its_gradient():
+    r"""It moves like every other row, so where it is read as a word the adjoint has to see it."""
+    model = said("bert")
+    v = IntrinsicSAID(d=30).vector(model)
+    padding = model.get_input_embeddings().base.padding_idx
+    ids = torch.full((1, 5), padding)
+
+    def loss() -> torch.Tensor:
+        return model(input_ids=ids).logits.sin().sum()
+
+    loss().backward()
+    with torch.no_grad():
+        step = 1e-6 * torch.eye(len(v), dtype=v.dtype)
+        slope = []
+        for direction in step:
+            v += direction
+            high = loss()
+            v -= 2 * direction
+            slope.append((high - loss()) / 2e-6)
+            v += direction
+    torch.testing.assert_close(v.grad, torch.stack(slope), atol=1e-5, rtol=1e-4)
+    assert padding is not None and model.get_input_embeddings().base.padding_idx == padding
+
+
+def test_a_pickled_model_does_not_carry_what_was_drawn(tmp_path):
+    model = said("bert")
+    before = len(pickle.dumps(model))
+    model(**tiny.batch())
+    assert len(pickle.dumps(model)) < 1.05 * before
+
+
+def test_what_is_folded_in_has_no_vector():
+    model, method = said("bert"), IntrinsicSAID(d=20)
+    method.merge(model)
+    for ask in (method.vector, method.scales, lambda m: method.parameter_groups(m, 1.0, 0.1)):
+        with pytest.raises(CourseError, match="unmerge"):
+            ask(model)

@@ -189,3 +189,13 @@ def test_norm_tuning_trains_as_in_peft():
 def test_a_llama_counts_no_biases():
     assert counts.bitfit(LlamaConfig()) == BitFit().count(LlamaConfig()) == 0
     assert BitFit(add_biases=True).count(LlamaConfig()) == 32 * (4 * 4096 + 2 * 11_008 + 4096)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: methods.ByType(None), lambda: methods.ByType(3), lambda: methods.BitFit(add_biases="no"),
+    lambda: methods.SelectRows(biases="no"), lambda: methods.IntrinsicSAID(structure="no"),
+    lambda: methods.IntrinsicSAID(seed=2**70),
+])  # fmt: skip
+def test_settings_that_only_look_right_are_refused(make):
+    with pytest.raises(CourseError):
+        make()

@@ -117,13 +117,20 @@ def skipping(model: nn.Module, n: int) -> Iterator[nn.Module]:
     r"""The first `n` blocks answer as in the base, for the length of a `with`: their adapters are passed over.
 
     For inference with any adapters, whatever they were trained for; a norm outside the blocks that trained with them
-    (`train_norms`) stays. Raises CourseError for an n above the number of blocks, and where there are no adapters.
+    (`train_norms`) stays. Raises CourseError for an n above the number of blocks, where there are no adapters, and
+    where they are parts of a combination.
     """
     found = [module for module in model.modules() if isinstance(module, placement.PassStart)]
     if not found:
         raise CourseError(
             "this model carries no bottleneck adapters that could be skipped; attach some first"
         )
+    for method in base.attached(model).values():
+        if hasattr(method, "parts_for"):
+            raise CourseError(
+                f"a {method._title} has more in a block than a bottleneck: with that skipped, the rest would still "
+                "answer; only bottleneck adapters by themselves can be skipped"
+            )
     layers = describe(model.config).n_layers
     if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= layers:
         raise CourseError(f"n={n!r}: this model has {layers} blocks, take a whole number from 0 to {layers}")

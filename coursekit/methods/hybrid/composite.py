@@ -2,6 +2,7 @@ r"""What all methods made of other methods share: one adapter name, one head, ea
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import fields
 from itertools import combinations
@@ -31,10 +32,9 @@ class Composite(base.Method, ABC):
         return sum(part.count(config) for part in self.parts_for(config))
 
     def _check(self, model: nn.Module) -> None:
-        parts = self._leaves(model.config)
-        for part in parts:
+        for part in self.parts_for(model.config):
             part._check(model)
-        for one, other in combinations(parts, 2):
+        for one, other in combinations(self._leaves(model.config), 2):
             if one.kind == other.kind:
                 raise twice(one, other)
             if both := one._changes(model) & other._changes(model):
@@ -63,19 +63,13 @@ class Composite(base.Method, ABC):
         known = {self._key(part, key) for part, share in zip(parts, shares, strict=True) for key in share}
         if strange := tensors.keys() - head - known:
             interop.same_tensors(own, own | {key: tensors[key] for key in strange}, folder)
-        done: list[tuple[base.Method, dict[str, Tensor]]] = []
-        try:
+        # First into a twin that shares all that is frozen: a part that has something to object to has changed nothing,
+        # but those before it would have.
+        trained = {id(p) for p in base._needed(model).parameters[name]}
+        frozen = [t for t in (*model.parameters(), *model.buffers()) if id(t) not in trained]
+        for one in (copy.deepcopy(model, {id(t): t for t in frozen}), model):
             for part, share in zip(parts, shares, strict=True):
-                now = part._learned(model, name)
-                before = {key: value.detach().clone() for key, value in now.items()}
-                part._load(model, name, share | {k: tensors[k] for k in head if k in tensors}, folder)
-                done.append((part, before))
-        except (
-            BaseException
-        ):  # a part that has something to object to has changed nothing, but those before it have
-            for part, before in reversed(done):
-                part._load(model, name, before, folder)
-            raise
+                part._load(one, name, share | {k: tensors[k] for k in head if k in tensors}, folder)
 
     def _key(self, part: base.Method, key: str) -> str:
         r"""What the tensor `key` of `part` is called in a checkpoint of the whole."""

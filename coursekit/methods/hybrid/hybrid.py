@@ -57,10 +57,6 @@ class Hybrid(Composite):
     def parts_for(self, config: Any) -> tuple[base.Method, ...]:
         return self.parts
 
-    def trains(self, path: str) -> bool:
-        r"""Whether a part trains the parameter `path` of the model itself, or its own copy of it."""
-        return any(part.trains(path) for part in self.parts if hasattr(part, "trains"))
-
     @property
     def _kinds(self) -> tuple[str, ...]:
         return (self.kind, *(part.kind for part in self.parts))

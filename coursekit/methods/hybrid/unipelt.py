@@ -65,7 +65,7 @@ class UniPELT(Named):
         return self._parts(describe(config).d_model)
 
     def _check(self, model: nn.Module) -> None:
-        if not describe(model.config).encoder:
+        if not describe(model.config).encoder or getattr(model.config, "is_decoder", False):
             raise CourseError(
                 "UniPELT averages its gates over the whole text, so that each token of a decoder would know of later "
                 "ones: attach it to an encoder, or take MAMAdapter, which has no gates"

@@ -2,6 +2,8 @@ r"""Layers whose weights are the frozen ones moved along the directions of one v
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -80,7 +82,8 @@ class Directions(base.Switched):
 
     In training a group is computed when the forward pass comes to its first layer, once a pass, and once more where
     checkpointing recomputes a block. Without gradients it is kept until something changes: a text is then generated,
-    or a test set answered, with weights that are computed once.
+    or a test set answered, with weights that are computed once. (What is written through `.data` is no change that
+    PyTorch could tell: write in place, under `torch.no_grad()`.)
     """
 
     def __init__(self, groups: list[list[tuple[nn.Module, str]]], switch: base.Switch):
@@ -192,7 +195,8 @@ class DisplacedLayer(base.Switched):
         r"""What the layer answers with the weights of adapter `name`, or with its own."""
         if name not in self.directions[0].v:
             return self.base(*args, **kwargs)
-        return functional_call(self.base, self.moved(name), args, kwargs)
+        with _padding_moves(self.base):
+            return functional_call(self.base, self.moved(name), args, kwargs)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.switch.rows is None:
@@ -214,3 +218,17 @@ class DisplacedLayer(base.Switched):
         for name, index in self.switch.parts(by_row):
             y = y.index_copy(0, index, parts[name])
         return y.view(len(x), -1) if flat else y
+
+
+@contextlib.contextmanager
+def _padding_moves(layer: nn.Module) -> Iterator[None]:
+    r"""PyTorch gives the row of the padding token no gradient. F moves it like all others, so it has one here."""
+    padding = getattr(layer, "padding_idx", None) if isinstance(layer, nn.Embedding) else None
+    if padding is None:
+        yield
+        return
+    layer.padding_idx = None
+    try:
+        yield
+    finally:
+        layer.padding_idx = padding

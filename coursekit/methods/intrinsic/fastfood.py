@@ -67,6 +67,9 @@ class Fastfood:
     def __deepcopy__(self, memo: dict) -> Fastfood:
         return self  # it never changes, and G is as large as the weights
 
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_drawn": None}  # drawn again from the seed
+
     def drawn(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         r"""B: (d,). Π: (n,), where each entry comes from. G: (blocks, n). On the device of `like`, in its precision."""
         held = self._drawn

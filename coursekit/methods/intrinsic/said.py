@@ -50,6 +50,10 @@ class IntrinsicSAID(base.Method):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise CourseError(f"{field}={value!r}: give a whole number from {least} up")
+        if self.seed >= 2**63:
+            raise CourseError(f"seed={self.seed}: take one below 2^63")
+        if not isinstance(self.structure, bool):
+            raise CourseError(f"structure={self.structure!r}: take True or False")
         if self.parts not in PARTS:
             raise unknown("parts", self.parts, PARTS)
 
@@ -64,10 +68,12 @@ class IntrinsicSAID(base.Method):
 
     def vector(self, model: nn.Module, name: str | None = None) -> Tensor:
         r"""v of adapter `name`: (d - m,)."""
+        base._beside(model)
         return _directions(model).v[self._named(model, name)]
 
     def scales(self, model: nn.Module, name: str | None = None) -> Tensor | None:
         r"""$\lambda$ of adapter `name`, (m,): each block's, then that of everything else. None without structure."""
+        base._beside(model)
         return _directions(model).scales.get(self._named(model, name))
 
     def parameter_groups(
@@ -117,6 +123,12 @@ class IntrinsicSAID(base.Method):
                 "weights in 4 bits do not move by small steps, there is nothing between two levels: attach LoRA beside "
                 "them, or load the model without quantizing it"
             )
+        for name, other in base.attached(model).items():
+            if other.parts != self.parts:  # one set of wrappers moves the weights of all adapters
+                raise CourseError(
+                    f"adapter {name!r} on this model moves parts={other.parts!r}, this one is to move {self.parts!r}: "
+                    "take the same, or detach first"
+                )
         groups = self._groups(model)
         self._check_size(len(groups), sum(map(_size, groups)))
 

@@ -49,6 +49,8 @@ class BitFit(WholeMethod):
     def __post_init__(self) -> None:
         if self.biases not in BIASES:
             raise unknown("set of biases", str(self.biases), BIASES)
+        if not isinstance(self.add_biases, bool):
+            raise CourseError(f"add_biases={self.add_biases!r}: take True or False")
 
     def picks(self, path: str, shapes: Architecture) -> bool:
         module, _, key = path.rpartition(".")
@@ -93,7 +95,10 @@ class BitFit(WholeMethod):
         r"""The layers that get a bias, by path."""
         shapes = describe(model.config)
         layers = all_linear(model, (nn.Linear, Conv1D, Linear4bit, PartLayer)).items()
-        return {p: leaf(m) for p, m in layers if leaf(m).bias is None and self._wants(p, shapes)}
+        leaves = {p: leaf(m) for p, m in layers if self._wants(p, shapes)}
+        # A norm in a wrapper is none of them.
+        linear = {p: m for p, m in leaves.items() if isinstance(m, (nn.Linear, Conv1D, Linear4bit))}
+        return {p: m for p, m in linear.items() if m.bias is None}
 
     def _parts(self, model: nn.Module) -> Parts:
         parts = super()._parts(model)

@@ -2,6 +2,7 @@ r"""One type of layer trains in all blocks: attention, feed-forward or norms; or
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,6 +30,8 @@ class ByType(WholeMethod):
     kind: ClassVar[str] = "BY_TYPE"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kinds, (str, Iterable)):
+            raise CourseError(f"kinds={self.kinds!r}: name one or more of {', '.join(TYPES)}")
         kinds = (self.kinds,) if isinstance(self.kinds, str) else tuple(self.kinds)
         for one in kinds:
             if one not in TYPES:

@@ -31,6 +31,7 @@ from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Entries, Rows, SplitRows, transposed
 from coursekit.methods.surgery import at, body_prefix
 from coursekit.methods.switched import leaf
+from coursekit.quantization.linear import Linear4bit
 
 #: What is put together: the weights of the two sub-layers, before one product, or the outputs of two products.
 JOINS = {"weights": Rows, "outputs": SplitRows}
@@ -114,6 +115,11 @@ class FreezeAndReconfigure(PartMethod):
             base.detach(twin)
         twin.requires_grad_(True).train()
         paths = self._paths(twin)
+        if any(isinstance(twin.get_submodule(path), Linear4bit) for path in paths):
+            raise CourseError(
+                "weights in 4 bits do not move in priming: prime the model as it was before it was quantized, and "
+                "attach(quantized, priming=priming)"
+            )
         before = [twin.get_submodule(path).weight.detach().clone() for path in paths]
         train(twin)
         changes = {}
@@ -122,6 +128,8 @@ class FreezeAndReconfigure(PartMethod):
             # In fp32: a sum of 3,072 numbers in bf16 would stop growing.
             moved = (module.weight.detach().float() - old.float()).abs()
             changes[path] = moved.sum(0 if transposed(module) else 1).to(next(model.parameters()).device)
+        if not all(change.isfinite().all() for change in changes.values()):
+            raise CourseError("priming has diverged, some weights are not finite: take a lower learning rate")
         if not any(change.any() for change in changes.values()):
             raise CourseError(
                 "priming has moved no feed-forward weight: train the model that the function is given, for a few steps"
@@ -148,7 +156,8 @@ class FreezeAndReconfigure(PartMethod):
         if self.nodes is None:
             raise CourseError(
                 "which nodes are to learn has not been said: run priming = far.prime(model, train) and "
-                "attach(model, priming=priming), or give nodes"
+                "attach(model, priming=priming), or give nodes; a checkpoint has them, and from_checkpoint(folder) "
+                "makes the method that fits"
             )
         self._of(_layers(model.config))
 

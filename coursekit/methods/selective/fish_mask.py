@@ -6,7 +6,7 @@ information, $\frac{1}{N} \sum_i (\nabla_\theta L_i)^2$ over a few examples.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -88,6 +88,8 @@ class FishMask(PartMethod):
         batches: batches of the task, with labels, for a score that looks at it. The paper takes a few hundred
         examples; each goes through the model alone.
         """
+        if isinstance(batches, Mapping):
+            raise CourseError("batches: give a list of batches, such as [batch], and this is one batch")
         batches = list(batches or ())
         if self.score not in NEED_DATA:
             return super().attach(model, name)
@@ -104,6 +106,7 @@ class FishMask(PartMethod):
 
     def masks(self, model: nn.Module, name: str | None = None) -> dict[str, Tensor]:
         r"""What trains under adapter `name`: true at its places, for each parameter of the model that has some."""
+        base._beside(model)
         name, places, found = self._named(model, name), self._places(model), {}
         for path, parts in self._parts_of(model, name).items():
             for key, part in parts.items():

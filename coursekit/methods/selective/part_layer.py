@@ -63,7 +63,7 @@ class PartLayer(base.Switched):
 
     def written(self, name: str) -> dict[str, Tensor]:
         r"""The layer's tensors with the values of adapter `name` in their places."""
-        return {key: part.written(getattr(self.leaf, key)) for key, part in self.parts(name).items()}
+        return {key: self._written(key, part) for key, part in self.parts(name).items()}
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.switch.rows is None:
@@ -84,14 +84,11 @@ class PartLayer(base.Switched):
         if not parts:
             return layer(x, *args, **kwargs)
         if "weight" not in parts or not self.is_linear:
-            leaf, inside = self.leaf, self._inside
-            own = {f"{inside}{key}": part.written(getattr(leaf, key)) for key, part in parts.items()}
-            return functional_call(layer, own, (x, *args), kwargs)
+            return functional_call(layer, self.written(name), (x, *args), kwargs)
         dtype = autocast_dtype(x) or x.dtype
         x = x.to(getattr(layer, "compute_dtype", None) or dtype)
-        b = layer.bias
-        if b is not None:
-            b = (parts["bias"].written(b) if "bias" in parts else b).to(x.dtype)
+        b = self._written("bias", parts["bias"]) if "bias" in parts else layer.bias
+        b = None if b is None else b.to(x.dtype)
         return PartProduct.apply(x, parts["weight"].values, b, layer, parts["weight"]).to(dtype)
 
     @property
@@ -106,13 +103,11 @@ class PartLayer(base.Switched):
             and "forward" not in layer.__dict__
         )
 
-    @property
-    def _inside(self) -> str:
-        r"""What stands before the name of a tensor of the leaf, seen from `base`."""
-        path, module = "", self.base
-        while isinstance(module, base.Switched):
-            path, module = f"{path}base.", module.base
-        return path
+    def _written(self, key: str, part: Part) -> Tensor:
+        r"""The layer's tensor `key` with the part's values in place. One that it does not have is in its precision."""
+        tensor = getattr(self.leaf, key)
+        written = part.written(tensor)
+        return written.to(self.leaf.weight.dtype) if tensor is None else written
 
     def _store(self, key: str) -> nn.ModuleDict:
         return {"weight": self.weights, "bias": self.biases}[key]

@@ -144,6 +144,11 @@ class SelectRows(SelectLines):
     part: ClassVar[type[Rows]] = Rows
     setting: ClassVar[str] = "rows"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.biases, bool):
+            raise CourseError(f"biases={self.biases!r}: take True or False")
+
     def count(self, config: Any) -> int:
         r"""$k\,d_{in}$ for each matrix, and k more with the biases."""
         copies = describe(config).copies
@@ -206,7 +211,8 @@ def _fit(method: SelectLines, shapes: dict[str, tuple[int, int]], targets: int) 
     for name, shape in shapes.items():
         last, size = method.lines(shape[method.part.side])[-1], shape[method.part.side]
         if last >= size:
+            chosen = getattr(method, method.setting)
+            take = f"up to {size}" if isinstance(chosen, int) else f"numbers from 0 to {size - 1}"
             raise CourseError(
-                f"{name} has no number {last} among its {method.setting}: it is {shape[0]} x {shape[1]}, so take "
-                f"{method.setting} from 0 to {size - 1}"
+                f"{method.setting}={chosen!r} is more than there is: {name} is {shape[0]} x {shape[1]}, so take {take}"
             )

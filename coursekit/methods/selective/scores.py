@@ -6,7 +6,7 @@ Every function takes the tensors to choose from and gives a tensor for each, in 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,10 @@ def _losses(model: nn.Module, batches: Batches) -> Iterator[Tensor]:
     r"""The loss of each example of `batches` alone."""
     device = next(model.parameters()).device
     for batch in batches:
-        for row in range(len(next(iter(batch.values())))):
+        rows = len(next(iter(batch.values()), ())) if isinstance(batch, Mapping) else 0
+        if not rows:
+            raise CourseError("batches: each is a dict of tensors, with one row or more for each example")
+        for row in range(rows):
             loss = model(**{key: value[row : row + 1].to(device) for key, value in batch.items()}).loss
             if loss is None:
                 raise CourseError("a batch without labels has no loss to look at: give batches with labels")

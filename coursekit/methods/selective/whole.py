@@ -27,13 +27,12 @@ class Whole(Part):
 
     def __init__(self, tensor: Tensor, transposed: bool = False):
         super().__init__(tensor, torch.empty(0, dtype=torch.long), transposed)
-        self.dtype = tensor.dtype
 
     def taken(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return tensor
 
     def written(self, tensor: Float[Tensor, "*shape"] | None) -> Float[Tensor, "*shape"]:
-        return self.values.to(self.dtype if tensor is None else tensor.dtype)
+        return self.values if tensor is None else self.values.to(tensor.dtype)
 
     def gradient(self, g: Float[Tensor, "n out"], x: Float[Tensor, "n in"]) -> Float[Tensor, "*shape"]:
         return x.t() @ g if self.transposed else g.t() @ x  # as the tensor is stored
