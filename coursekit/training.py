@@ -43,6 +43,7 @@ from tqdm.auto import tqdm
 from coursekit import checkpoint as checkpoints
 from coursekit.errors import CourseError, unknown
 from coursekit.history import History
+from coursekit.methods import attached
 from coursekit.prepared import IGNORED, Prepared
 
 __all__ = ["History", "fit", "rows_of_step", "schedule", "seed_everything"]
@@ -126,7 +127,7 @@ def fit(
             "steps": steps, "batch_size": batch_size, "accumulate": accumulate, "processes": world,
             "seed": seed, "warmup": warmup, "clip": clip, "optimizer": type(optim).__name__, "lr": peak_rates,
             "weight_decay": [group.get("weight_decay", 0.0) for group in optim.param_groups],
-            "data": _fingerprint(prepared, split), "rows": len(data),
+            "data": _fingerprint(prepared, split), "rows": len(data), "methods": _methods(model),
         }  # fmt: skip
         folder = Path(checkpoint) if checkpoint is not None else None
         found = checkpoints.newest(folder) if folder else None
@@ -248,6 +249,15 @@ def _fingerprint(prepared: Prepared, split: str) -> str:
     r"""A name for the data that tells other data, or the same in other tokens, apart by its first rows."""
     first = prepared.split(split)[:32]["input_ids"]
     return f"{prepared.name}/{split}#{zlib.crc32(repr(list(first)).encode()):08x}"
+
+
+def _methods(model: nn.Module) -> dict[str, str]:
+    r"""The adapters on `model`, and which numbers they train: values alone do not say where they belong."""
+    chosen = 0
+    for name, buffer in model.named_buffers():
+        if name.endswith(".index"):
+            chosen = zlib.crc32(buffer.cpu().numpy().tobytes(), chosen)
+    return {name: f"{method!r}#{chosen:08x}" for name, method in attached(model).items()}
 
 
 def _labelled(labels: Tensor) -> int:

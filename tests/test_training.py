@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from coursekit import checkpoint as checkpoints
 from coursekit.errors import CourseError
+from coursekit.methods import FreezeAndReconfigure, IntrinsicSAID, LoRA, SelectRows
 from coursekit.training import fit, rows_of_step, schedule, seed_everything
 
 QUICK = dict(batch_size=4, lr=1e-2, progress=False)
@@ -464,3 +465,18 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, root):
     for other_loss, other_total in others:
         assert other_loss == pytest.approx(loss, rel=1e-4)
         assert other_total == pytest.approx(total, rel=1e-6)
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    (SelectRows(rows=(0, 1)), SelectRows(rows=(5, 6))),
+    (IntrinsicSAID(d=40, seed=0), IntrinsicSAID(d=40, seed=1)),
+    (FreezeAndReconfigure(nodes=((0, 1),)), FreezeAndReconfigure(nodes=((5, 6),))),
+    (LoRA(r=2, alpha=4), LoRA(r=2, alpha=32)),
+])  # fmt: skip
+def test_a_run_does_not_go_on_with_numbers_that_belong_elsewhere(one, other, tmp_path):
+    r"""The shapes are the same, so nothing else would notice."""
+    data, settings = tiny_text.prepared("encoder"), dict(steps=2, **QUICK)
+    fit(one.attach(tiny.model("bert")), data, checkpoint=tmp_path, **settings)
+    assert len(fit(one.attach(tiny.model("bert")), data, checkpoint=tmp_path, **settings)) == 2
+    with pytest.raises(CourseError, match="is of another run: methods was"):
+        fit(other.attach(tiny.model("bert")), data, checkpoint=tmp_path, **settings)

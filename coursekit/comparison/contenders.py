@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 #: The method, a fresh model, the task and the run's seed -> the model with the method on it.
 Attach = Callable[[Method, nn.Module, "Bench", int], nn.Module]
-#: Steps of the full fine-tuning that shows FAR which nodes move. They come on top of the run's own.
-PRIMING = 10
+#: Steps and rate of the full fine-tuning that shows FAR which nodes move. They come on top of the run's own.
+PRIMING, PRIMING_RATE = 10, 3e-4
 
 
 def alone(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
@@ -60,8 +60,8 @@ def on_batches(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.
 
 
 def primed(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
-    r"""Attach what chooses its parameters by a short training of the whole model, at the rate of full fine-tuning."""
-    priming = method.prime(model, lambda twin: bench.fit(twin, seed, CONTENDERS["full"].rate, PRIMING))
+    r"""Attach what chooses its parameters by a short training of the whole model."""
+    priming = method.prime(model, lambda twin: bench.fit(twin, seed, PRIMING_RATE, PRIMING))
     return method.attach(model, priming=priming)
 
 
