@@ -96,9 +96,8 @@ class Contender:
 
 
 #: By name. The settings are the papers' or, where those are for large models, sizes near to each other. The rates are
-#: for MiniLM and a few dozen steps, which need higher ones than the papers' thousands. Those of full fine-tuning,
-#: BitFit, the mask, FAR and top layers are what notebook 05 chose by validation sentences, those of IA3, LoRA and
-#: Pfeiffer what notebook 03 did; the others have the rate of their nearest relative. `--rates around` looks further.
+#: for MiniLM and a few dozen steps, which need higher ones than the papers' thousands: `--rates around` chose them for
+#: the table in data/comparison.csv. (LLaMA-Adapter, for decoders only, has a relative's.)
 CONTENDERS: dict[str, Contender] = {
     "head": Contender("baseline", HeadOnly(), 3e-1),
     "full": Contender("baseline", FullFineTuning(), 3e-4),
