@@ -23,11 +23,12 @@ course: $(READY)
 	$(BIN)/coursekit fetch
 	$(BIN)/coursekit run
 
+# The tests use small models, for which two processes of one thread are faster than one of two.
 # The outputs in the notebooks come from a CPU: on another device they need not agree to the last digit.
 test: $(READY)
 	$(BIN)/coursekit fetch
 	$(BIN)/ruff check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 	DEVICE=cpu $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks
 	$(BIN)/coursekit run --force --profile smoke --out runs/smoke
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then set -x; \
