@@ -154,8 +154,6 @@ def _gpt2(family: str, c: Any) -> Architecture:
 
 def _opt(family: str, c: Any) -> Architecture:
     d, ff, bias = c.hidden_size, c.ffn_dim, c.enable_bias
-    if not getattr(c, "layer_norm_elementwise_affine", True):
-        raise CourseError("this OPT model has norms without weights, which the course does not know: take another one")
     narrow = c.word_embed_proj_dim != d  # OPT-350M embeds in 512 and projects to 1024
     return Architecture(
         family, d, c.num_hidden_layers, c.num_attention_heads, c.num_attention_heads, d // c.num_attention_heads, ff,

@@ -915,9 +915,9 @@ def test_a_folder_cannot_run_code_and_damage_is_said(tmp_path):
 
 def test_what_the_library_has_no_place_for_is_not_written(tmp_path):
     cases = [
-        (LinAdapter(r=2), "AdapterHub has no LinAdapter"),
-        (methods.LoRA(r=2), "AdapterHub has no LoRA"),
-        (AdapterDrop(LinAdapter(r=2), n=1), "AdapterHub has no LinAdapter"),
+        (LinAdapter(r=2), "LinAdapter is not written in AdapterHub's form"),
+        (methods.LoRA(r=2), "LoRA is not written in AdapterHub's form"),
+        (AdapterDrop(LinAdapter(r=2), n=1), "LinAdapter is not written in AdapterHub's form"),
         (PfeifferAdapter(r=2, train_norms=True), "no place for trained norms"),
     ]
     for method, said in cases:

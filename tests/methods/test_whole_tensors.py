@@ -199,3 +199,15 @@ def test_a_llama_counts_no_biases():
 def test_settings_that_only_look_right_are_refused(make):
     with pytest.raises(CourseError):
         make()
+
+
+@pytest.mark.parametrize("method", [
+    TopLayers(k=1), BitFit(), ByType(("attention", "norm")), NormTuning(),
+    methods.FishMask(keep=1.0, score="magnitude"),
+], ids=lambda method: type(method).__name__)  # fmt: skip
+def test_norms_without_weights_are_not_counted_wrongly(method):
+    model = tiny.decoder("opt", layer_norm_elementwise_affine=False)
+    for use in (method.count, lambda _: method.attach(model)):
+        with pytest.raises(CourseError, match="norms of this model have no weights"):
+            use(model.config)
+    assert not methods.attached(model)

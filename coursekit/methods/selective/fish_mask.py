@@ -24,6 +24,7 @@ from coursekit.methods.lora import LoRA
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Entries, positions, transposed
 from coursekit.methods.selective.scores import NEED_DATA, SCORES
+from coursekit.methods.selective.whole import described
 from coursekit.methods.surgery import at, body_prefix, standing
 from coursekit.methods.switched import Switched, leaf
 from coursekit.quantization.linear import Linear4bit
@@ -66,7 +67,7 @@ class FishMask(PartMethod):
         r"""How many numbers there are to choose from."""
         arch = describe(config)
         if self.targets is None:
-            return arch.n_layers * counts.block(arch)
+            return arch.n_layers * counts.block(described(config))
         matrices = LoRA(r=1, targets=self.targets).matrices(config)
         return sum(arch.copies(m) * m.d_in * m.d_out for m in matrices)
 

@@ -20,6 +20,16 @@ from coursekit.methods.switched import Switched
 from coursekit.quantization.linear import Linear4bit
 
 
+def described(config: Any) -> Architecture:
+    r"""As `describe`. Raises CourseError for OPT without weights in its norms, whose tensors nothing here counts."""
+    if not getattr(config, "layer_norm_elementwise_affine", True):
+        raise CourseError(
+            "the norms of this model have no weights, which methods that pick among a model's tensors do not know: "
+            "take another model, or a method that puts something beside them, such as LoRA"
+        )
+    return describe(config)
+
+
 class Whole(Part):
     r"""All numbers of one tensor, in its shape. A bias that the layer does not have starts as `zeros`."""
 
@@ -51,12 +61,12 @@ class WholeMethod(PartMethod):
 
     def count(self, config: Any) -> int:
         r"""The sizes of all tensors that `picks` picks, from the config alone."""
-        shapes = describe(config)
+        shapes = described(config)
         return sum(t.size for t in counts.body(config) if self.picks(t.name, shapes))
 
     def _picked(self, model: nn.Module) -> dict[str, tuple[nn.Module, list[str]]]:
         r"""Path of a module of the body -> the module and the names of its tensors that train."""
-        shapes, prefix, heads = describe(model.config), body_prefix(model), head_names(model)
+        shapes, prefix, heads = described(model.config), body_prefix(model), head_names(model)
         found = {}
         for path, module in standing(model):
             if isinstance(module, Switched) or not path.startswith(prefix) or path.split(".")[0] in heads:
