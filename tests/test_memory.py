@@ -145,7 +145,9 @@ ADDITIVE = [
 def test_additive_methods(case, family, checkpointing):
     model = tiny.model(family, **WIDE[family])
     # The LSTM's workspace is oneDNN's, in pages of 4096 bytes: a checkpointed tiny model is small enough to notice.
-    tolerance = 0.09 if case.name == "PTuning" and checkpointing else 0.04
+    # So is the prediction for directions, by up to 6 % of a checkpointed tiny RoBERTa.
+    small = checkpointing and case.name.startswith(("PTuning", "IntrinsicSAID"))
+    tolerance = 0.09 if small else 0.04
     assert_agree(*both(model, case.make(), labelled(family), checkpointing=checkpointing), tolerance)
 
 

@@ -19,10 +19,10 @@ from transformers.pytorch_utils import Conv1D
 
 from coursekit import counts, interop
 from coursekit.architecture import Matrix, describe
+from coursekit.autocast import autocast_dtype
 from coursekit.errors import CourseError
 from coursekit.methods import base
 from coursekit.methods.low_rank import LowRankLinear, low_rank_update
-from coursekit.methods.precision import autocast_dtype
 from coursekit.methods.surgery import all_linear, find, is_conv1d, matches, no_match, standing
 
 #: Query and value, as in the paper's experiments (section 4.2), under each family's names.

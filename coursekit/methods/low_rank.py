@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from coursekit.methods.precision import autocast_dtype
+from coursekit.autocast import autocast_dtype
 
 
 def branch(

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+from coursekit.autocast import autocast_dtype, without_autocast
 from coursekit.errors import CourseError
-from coursekit.methods.precision import autocast_dtype, without_autocast
 from coursekit.quantization.blockwise import Blockwise, quantize_blockwise
 from coursekit.quantization.bnb import from_state_dict, to_state_dict
 from coursekit.quantization.double import Double

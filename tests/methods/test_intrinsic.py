@@ -177,6 +177,9 @@ def said(family: str, parts: str = "all", structure: bool = True, **changes) -> 
 def moved_by_hand(model: nn.Module, family: str) -> tuple[nn.Module, torch.Tensor, list[str]]:
     r"""A plain model with θ0 + λ F(v), F as a dense matrix; that matrix, and the names of its rows' tensors."""
     directions, plain = model.base_model.intrinsic, tiny.model(family).double()
+    for module in plain.modules():
+        if isinstance(module, nn.Embedding):  # else PyTorch would drop the gradient of the padding token's row
+            module.padding_idx = None
     F, v = dense(directions.fastfood["default"]), directions.v["default"].detach()
     names = {id(p): name for name, p in plain.named_parameters()}
     twins = dict(zip((id(m) for m in bare(model)), bare(plain), strict=True))

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from coursekit.autocast import without_autocast
 from coursekit.errors import CourseError
-from coursekit.methods.precision import without_autocast
 
 #: Most bits of the index that one stage takes.
 BITS = 4

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
+from coursekit.autocast import autocast_dtype
 from coursekit.methods import base
-from coursekit.methods.precision import autocast_dtype
 from coursekit.methods.selective.parts import Part, PartProduct
 from coursekit.methods.surgery import around, standing
 from coursekit.quantization.linear import Linear4bit

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from coursekit.autocast import autocast_dtype
 from coursekit.errors import CourseError
-from coursekit.methods.precision import autocast_dtype
 
 
 def with_prefix(

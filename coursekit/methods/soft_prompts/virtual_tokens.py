@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from coursekit import interop
 from coursekit.architecture import describe
+from coursekit.autocast import without_autocast
 from coursekit.errors import CourseError
 from coursekit.methods import base
-from coursekit.methods.precision import without_autocast
 from coursekit.methods.soft_prompts.attention import room
 from coursekit.methods.soft_prompts.inputs import Inputs, join
 from coursekit.prepared import IGNORED
