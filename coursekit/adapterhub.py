@@ -93,25 +93,19 @@ def read_method(folder: str | Path) -> Adapter | AdapterDrop:
     Raises CourseError for a folder of something else, and for settings that no method here has.
     """
     config = _config(Path(folder))
-    tensors = _tensors(Path(folder), WEIGHTS)
-    first = ("adapter_down.0.weight", "adapter_down.0.b")
-    widths = {len(value) for key, value in tensors.items() if key.endswith(first)}
-    if len(widths) != 1:
-        raise CourseError(
-            f"the bottlenecks in {folder} are {sorted(widths) or 'none'} wide: this course has one width for all"
-        )
+    r = width(folder)
     if isinstance(form := config["config"], str):
         if form not in NAMED:
             raise unknown("adapter configuration", form, NAMED)
         kind, activation = NAMED[form]
-        return kind(r=widths.pop(), activation=activation)
+        return kind(r=r, activation=activation)
     kind = _form(form, folder)
     activation = form.get("non_linearity")
     if "version" not in config:  # written before gelu and its approximation changed their names
         activation = {"gelu": "gelu_new", "gelu_orig": "gelu"}.get(activation, activation)
     if activation not in ACTIVATIONS:
         raise unknown("activation", activation, ACTIVATIONS)
-    settings: dict[str, Any] = {"r": widths.pop(), "activation": ACTIVATIONS[activation]}
+    settings: dict[str, Any] = {"r": r, "activation": ACTIVATIONS[activation]}
     if kind is ParallelAdapter:
         settings["scaling"] = form.get("scaling", 1.0)
     if issubclass(kind, Compacter):
@@ -218,6 +212,17 @@ def _form(form: dict[str, Any], folder: str | Path) -> type[Adapter]:
             f"the adapter in {folder} has scaling={form['scaling']!r}: only ParallelAdapter scales"
         )
     return kind
+
+
+def width(folder: str | Path) -> int:
+    r"""r of the bottlenecks in `folder`. Raises CourseError where there is none, or not one for all."""
+    first = ("adapter_down.0.weight", "adapter_down.0.b")
+    widths = {len(value) for key, value in _tensors(Path(folder), WEIGHTS).items() if key.endswith(first)}
+    if len(widths) != 1:
+        raise CourseError(
+            f"the bottlenecks in {folder} are {sorted(widths) or 'none'} wide: this course has one width for all"
+        )
+    return widths.pop()
 
 
 def check_plain(form: dict[str, Any], folder: str | Path, but: tuple[str, ...] = ()) -> None:

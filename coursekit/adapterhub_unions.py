@@ -57,7 +57,7 @@ def read_method(folder: str | Path) -> MAMAdapter | UniPELT:
     kinds = set(parts)
     if _PLAIN_PREFIX.items() <= prefix.items() and _PLAIN_BOTTLENECK.items() <= bottleneck.items():
         adapterhub.check_plain(bottleneck, folder, but=("use_gating",))
-        n, r, s = prefix.get("prefix_length"), _width(folder), bottleneck.get("scaling", 1.0)
+        n, r, s = prefix.get("prefix_length"), adapterhub.width(folder), bottleneck.get("scaling", 1.0)
         if kinds == {"prefix_tuning", "bottleneck"} and bottleneck.get("is_parallel") and gated == {False}:
             return MAMAdapter(n=n, hidden=None, r=r, scaling=s)
         sequential = bottleneck.get("original_ln_before") and not bottleneck.get("is_parallel") and s == 1.0
@@ -125,14 +125,3 @@ def _prefix(tensors: dict[str, Tensor], folder: str | Path) -> Float[Tensor, "n 
         found["wte.weight"] @ first.T + found["control_trans.0.bias"]
     )  # (n, d) -> (n, hidden)
     return hidden @ second.T + found["control_trans.2.bias"]
-
-
-def _width(folder: str | Path) -> int:
-    r"""r, the same in all blocks."""
-    tensors = adapterhub._tensors(Path(folder), adapterhub.WEIGHTS)
-    widths = {len(value) for key, value in tensors.items() if key.endswith("adapter_down.0.weight")}
-    if len(widths) != 1:
-        raise CourseError(
-            f"the bottlenecks in {folder} are {sorted(widths) or 'none'} wide: this course has one width for all"
-        )
-    return widths.pop()
