@@ -33,6 +33,7 @@ from coursekit.methods.adapters import (
     placement,
 )
 from coursekit.methods.adapters.bottleneck import Adapter
+from coursekit.methods.adapters.sparse import undone_after_an_error
 from coursekit.methods.surgery import body_prefix, head_names
 
 CONFIG, HEAD_CONFIG = "adapter_config.json", "head_config.json"
@@ -126,22 +127,17 @@ def load(model: nn.Module, folder: str | Path, name: str = "default", head: bool
     layer of a language model, which the library writes as well, is the base's and stays that.
     Raises CourseError, and leaves `model` as it was, where the adapter or the head is of another model.
     """
-    method, others, active = read_method(folder), base.attached(model), _active(model)
+    method = read_method(folder)
     check_model_type(model, folder)
     found = _ours(method, model, folder)
     heads = tuple(f"{name}." for name in head_names(model))
     theirs = _tensors(Path(folder), HEAD_WEIGHTS, needed=False) if heads and head else {}
-    method.attach(model, name)
-    try:
+    with undone_after_an_error(model, name):
+        method.attach(model, name)
         own = method._learned(model, name)
         if not theirs:
             own = {key: value for key, value in own.items() if not (heads and key.startswith(heads))}
         interop.same_tensors(own, found | theirs, folder)
-    except CourseError:
-        base.remove(model, name)
-        if others:
-            base.activate(model, active)
-        raise
     with torch.no_grad():
         for key, value in own.items():
             value.copy_((found | theirs)[key])
