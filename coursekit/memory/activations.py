@@ -309,7 +309,8 @@ class Builder:
         gradients = [s.element * self.matrix(n).d_in * self.matrix(n).d_out for n in names if t.moved]
         # A gradient takes the place of the moved weight when that has served; for a moment both are there.
         work += max(gradients, default=0)
-        self.add(what, keeps, work, leaves=sum(gradients))
+        forward = max((f for n in names if (f := self._joined(n))), default=None)
+        self.add(what, keeps, work, forward=forward, leaves=sum(gradients))
         for n in names:
             self.insert(f"out of {n}")
 
@@ -332,6 +333,15 @@ class Builder:
         # The matrix has gone when the gradient of the values is computed.
         put = own.weight + s.tokens * own.apart
         return x + s.element * max(put, own.dense + s.tokens * own.tokens)
+
+    def _joined(self, name: str) -> int:
+        r"""Bytes in the forward of two products that are joined: both, the two together, and these in their order."""
+        own = self.training.written.get(name)
+        if own is None or not own.apart or not self.training.weight(self.path(name)):
+            return 0
+        return transient.alive(self, "feed-forward") + 3 * self.setting.tokens * self.matrix(name).d_out * (
+            self.setting.element
+        )
 
     def touches(self, name: str) -> bool:
         r"""Whether the result of the matrix `name` depends on something trained beside or around it."""
