@@ -82,7 +82,7 @@ def restore(
         state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
         trained = load_file(checkpoint / "trained.safetensors")
         tensors = load_file(checkpoint / "optimizer.safetensors")
-        found, history, rest = state["settings"], History(**state["history"]), state["states"]
+        found, history, rest = state["settings"], History.of(state["history"]), state["states"]
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CourseError(
             f"the checkpoint {checkpoint} cannot be read ({error}): delete it to start afresh"

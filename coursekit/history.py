@@ -2,8 +2,11 @@ r"""What a training run did, step by step."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from coursekit.errors import CourseError
 
 
 @dataclass
@@ -14,7 +17,7 @@ class History:
     update;
     grad_norm: before clipping (empty where clipping is off); seconds: of the step alone; tokens_per_second:
     without padding, over all processes; peak_memory: bytes so far, what PyTorch allocated on a GPU, the
-    process's resident set on a CPU.
+    process's resident set on a CPU. noted: what the objective said besides the loss, a list for each name.
     """
 
     step: list[int] = field(default_factory=list)
@@ -24,20 +27,32 @@ class History:
     seconds: list[float] = field(default_factory=list)
     tokens_per_second: list[float] = field(default_factory=list)
     peak_memory: list[int] = field(default_factory=list)
+    noted: dict[str, list[float]] = field(default_factory=dict)
 
-    def append(self, **values: Any) -> None:
+    def append(self, noted: Mapping[str, float] | None = None, **values: Any) -> None:
         r"""Add one step; a value of None is left out."""
         for name, value in values.items():
             if value is not None:
                 getattr(self, name).append(value)
+        for name, value in (noted or {}).items():
+            if name in _OWN:
+                raise CourseError(f"an objective cannot note {name!r}: every history has it; take another name")
+            self.noted.setdefault(name, []).append(value)
 
     def last(self) -> dict[str, Any]:
         r"""The last entry of every list that has one."""
         return {name: values[-1] for name, values in self.to_dict().items() if values}
 
     def to_dict(self) -> dict[str, list]:
-        r"""The lists by name, for JSON or `pandas.DataFrame`."""
-        return asdict(self)
+        r"""The lists by name, what was noted among them, for JSON or `pandas.DataFrame`."""
+        lists = asdict(self)
+        return lists | lists.pop("noted")
+
+    @classmethod
+    def of(cls, lists: Mapping[str, list]) -> History:
+        r"""The history that `to_dict` gave."""
+        own = {name: values for name, values in lists.items() if name in _OWN}
+        return cls(**own, noted={name: values for name, values in lists.items() if name not in own})
 
     def __len__(self) -> int:
         return len(self.step)
@@ -49,3 +64,7 @@ class History:
             f"History({len(self)} steps, loss {self.loss[0]:.3f} → {self.loss[-1]:.3f}, "
             f"{sum(self.seconds):.1f} s, peak memory {max(self.peak_memory) / 2**20:.0f} MiB)"
         )
+
+
+#: The lists that every history has.
+_OWN = frozenset(f.name for f in fields(History))

@@ -69,6 +69,13 @@ class Prepared:
         batch["labels"] = torch.tensor(labels) if self.kind == "encoder" else _pad(labels, longest, IGNORED)
         return batch
 
+    def weight(self, batch: dict[str, Tensor]) -> int:
+        r"""What the mean loss of `batch` runs over: rows of a classifier, tokens that have something before them
+        otherwise.
+        """
+        labels = batch["labels"]
+        return len(labels) if labels.ndim == 1 else max(1, int((labels[:, 1:] != IGNORED).sum()))
+
 
 def pad_id(tokenizer: Any) -> int:
     r"""The id to pad with. What it is does not matter, it is masked: the end-of-text token serves where none

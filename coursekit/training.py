@@ -44,11 +44,13 @@ from coursekit import checkpoint as checkpoints
 from coursekit.errors import CourseError, unknown
 from coursekit.history import History
 from coursekit.methods import attached
-from coursekit.prepared import IGNORED, Prepared
+from coursekit.prepared import Prepared
 
 __all__ = ["History", "fit", "rows_of_step", "schedule", "seed_everything"]
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+#: (model, batch) -> the loss to go down, or that and what else to note of the step by name, all of them scalars.
+Objective = Callable[[nn.Module, dict[str, Tensor]], Tensor | tuple[Tensor, dict[str, Tensor]]]
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -66,6 +68,7 @@ def fit(
     seed: int = 0,
     optimizer: str | MakeOptimizer = "adamw",
     split: str = "train",
+    objective: Objective | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int | None = None,
     activation_checkpointing: bool = False,
@@ -78,6 +81,8 @@ def fit(
     clip: largest norm of the gradient, None for no limit. optimizer: "adamw", "sgd", "adamw8bit" (8-bit states),
     "paged_adamw" (states in host memory, paged in), or a function from parameters to an optimizer, which then
     brings its own learning rates and decay (they follow the same schedule).
+    objective: what is minimised instead of the model's own loss, such as `alignment.DPO` or `forgetting.EWC`: a
+    function of the model and a batch, whose repr tells it apart from others.
     checkpoint: a folder. A checkpoint found there is continued; one is written every `checkpoint_every`
     steps, at the end, and on Ctrl-C. activation_checkpointing: recompute each layer in the backward pass
     instead of storing it.
@@ -129,6 +134,8 @@ def fit(
             "weight_decay": [group.get("weight_decay", 0.0) for group in optim.param_groups],
             "data": _fingerprint(prepared, split), "rows": len(data), "methods": _methods(model),
         }  # fmt: skip
+        if objective is not None:
+            settings["objective"] = repr(objective)
         folder = Path(checkpoint) if checkpoint is not None else None
         found = checkpoints.newest(folder) if folder else None
         history = checkpoints.restore(found, trained, stateful, settings) if found else History()
@@ -160,20 +167,25 @@ def fit(
                 prepared.collate(data.__getitems__(rows[i : i + batch_size]))
                 for i in range(0, len(rows), batch_size)
             ]
-            counts = [_labelled(batch["labels"]) for batch in batches]
-            loss = torch.zeros((), device=device)
+            counts = [prepared.weight(batch) for batch in batches]
+            loss, noted = torch.zeros((), device=device), {}
             for index, (batch, count) in enumerate(zip(batches, counts, strict=True)):
                 batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
                 last = index == len(batches) - 1
                 # Processes exchange gradients once an update, with its last backward pass.
                 with nullcontext() if last else accelerator.no_sync(parallel):
+                    share = count / sum(counts)
                     with autocast:
-                        part = parallel(**batch).loss * (count / sum(counts))
+                        part, extra = _loss(objective, parallel, batch)
+                        part = part * share
                     scaler.scale(part).backward()
                 loss += part.detach()
+                for name, value in extra.items():
+                    noted[name] = noted.get(name, 0.0) + value.detach() * share
 
             if world > 1:
                 loss = accelerator.reduce(loss, reduction="mean")
+                noted = {name: accelerator.reduce(value, reduction="mean") for name, value in noted.items()}
             scaler.unscale_(optim)
             norm = nn.utils.clip_grad_norm_(trained.values(), clip) if clip is not None else None
             # The one point of a step that waits for the device.
@@ -195,6 +207,7 @@ def fit(
                 step=step + 1, loss=loss_value, lr=peak_rates[0] * factor, grad_norm=norm_value,
                 seconds=seconds, tokens_per_second=tokens / seconds,
                 peak_memory=_peak_memory(device, history),
+                noted={name: float(value) for name, value in noted.items()},
             )  # fmt: skip
             bar.set_postfix(loss=f"{loss_value:.3f}", refresh=False)
             if checkpoint_every and len(history) % checkpoint_every == 0:
@@ -260,11 +273,14 @@ def _methods(model: nn.Module) -> dict[str, str]:
     return {name: f"{method!r}#{chosen:08x}" for name, method in attached(model).items()}
 
 
-def _labelled(labels: Tensor) -> int:
-    r"""What the model's mean loss runs over: rows of a classifier, tokens that have something before them
-    otherwise.
-    """
-    return len(labels) if labels.ndim == 1 else max(1, int((labels[:, 1:] != IGNORED).sum()))
+def _loss(
+    objective: Objective | None, model: nn.Module, batch: dict[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    r"""What the backward pass starts from, and what else the objective has to say about the batch."""
+    if objective is None:
+        return model(**batch).loss, {}
+    found = objective(model, batch)
+    return found if isinstance(found, tuple) else (found, {})
 
 
 def _values(loss: Tensor, norm: Tensor | None) -> tuple[float, float | None]:

@@ -480,3 +480,74 @@ def test_a_run_does_not_go_on_with_numbers_that_belong_elsewhere(one, other, tmp
     assert len(fit(one.attach(tiny.model("bert")), data, checkpoint=tmp_path, **settings)) == 2
     with pytest.raises(CourseError, match="is of another run: methods was"):
         fit(other.attach(tiny.model("bert")), data, checkpoint=tmp_path, **settings)
+
+
+# Another objective --------------------------------------------------------------------------------------------------
+
+
+class Doubled:
+    r"""Twice the model's own loss, which is noted."""
+
+    def __init__(self, factor: float = 2.0, name: str = "own") -> None:
+        self.factor, self.name = factor, name
+
+    def __call__(self, model, batch):
+        loss = model(**batch).loss
+        return self.factor * loss, {self.name: loss}
+
+    def __repr__(self) -> str:
+        return f"Doubled({self.factor})"
+
+
+def test_an_objective_takes_the_place_of_the_loss_and_is_noted():
+    data = tiny_text.prepared("decoder")
+    own = fit(tiny.decoder(), data, steps=4, **(QUICK | dict(optimizer="sgd", clip=None)))
+    history = fit(
+        tiny.decoder(), data, steps=4, objective=Doubled(),
+        **(QUICK | dict(optimizer="sgd", clip=None, lr=QUICK["lr"] / 2)),
+    )  # fmt: skip
+    assert history.noted["own"] == pytest.approx(own.loss, rel=1e-5)
+    assert history.loss == pytest.approx([2 * loss for loss in own.loss], rel=1e-5)
+    assert history.to_dict()["own"] == history.noted["own"] and history.last()["own"] == history.noted["own"][-1]
+    plain = fit(tiny.decoder(), data, steps=4, objective=lambda model, batch: model(**batch).loss, **QUICK)
+    assert plain.loss == fit(tiny.decoder(), data, steps=4, **QUICK).loss and not plain.noted
+
+
+def test_what_is_noted_of_accumulated_batches_is_their_mean():
+    data = tiny_text.prepared("decoder")
+    one = fit(tiny.decoder(), data, steps=2, objective=Doubled(), **(QUICK | dict(batch_size=8)))
+    two = fit(tiny.decoder(), data, steps=2, objective=Doubled(), **(QUICK | dict(batch_size=4, accumulate=2)))
+    assert two.noted["own"] == pytest.approx(one.noted["own"], rel=1e-5)
+
+
+def test_a_run_goes_on_with_its_objective_only(tmp_path):
+    data = tiny_text.prepared("decoder")
+    whole = fit(tiny.decoder(), data, steps=4, objective=Doubled(), **QUICK)
+    model = tiny.decoder()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, data, steps=4, objective=_Interrupted(2), checkpoint=tmp_path, **QUICK)
+    with pytest.raises(CourseError, match="another run: objective was Doubled.2.0. and is now Doubled.3.0."):
+        fit(tiny.decoder(), data, steps=4, objective=Doubled(3.0), checkpoint=tmp_path, **QUICK)
+    with pytest.raises(CourseError, match="another run: objective was Doubled.2.0. and is now None"):
+        fit(tiny.decoder(), data, steps=4, checkpoint=tmp_path, **QUICK)
+    resumed = fit(tiny.decoder(), data, steps=4, objective=Doubled(), checkpoint=tmp_path, **QUICK)
+    assert (resumed.loss, resumed.noted) == (whole.loss, whole.noted)
+
+
+class _Interrupted(Doubled):
+    r"""Ctrl-C in the middle of a step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.left = step
+
+    def __call__(self, model, batch):
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+        return super().__call__(model, batch)
+
+
+def test_an_objective_cannot_note_what_every_history_has():
+    with pytest.raises(CourseError, match="cannot note 'loss'"):
+        fit(tiny.decoder(), tiny_text.prepared("decoder"), steps=1, objective=Doubled(name="loss"), **QUICK)
