@@ -36,7 +36,9 @@ class History:
                 getattr(self, name).append(value)
         for name, value in (noted or {}).items():
             if name in _OWN:
-                raise CourseError(f"an objective cannot note {name!r}: every history has it; take another name")
+                raise CourseError(
+                    f"an objective cannot note {name!r}: every history has it; take another name"
+                )
             self.noted.setdefault(name, []).append(value)
 
     def last(self) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset
 
+from coursekit.conversations import Segment, encode, prepare_encoded
 from coursekit.errors import CourseError
 from coursekit.paths import DATA
-from coursekit.prepared import IGNORED, Prepared
+from coursekit.prepared import Prepared
 from coursekit.sentiment import SPLITS
 from coursekit.splits import assign, normalise
 
@@ -22,14 +23,15 @@ _COLUMNS = {
     "context": ("context", "input"),
     "output": ("output", "response", "answer", "completion"),
     "kind": ("kind", "category"),
+    "check": ("check",),
 }
-_OPTIONAL = ("context", "kind")
+_OPTIONAL = ("context", "kind", "check")
 _READERS: dict[str, Callable[[str], Dataset]] = {".csv": Dataset.from_csv, ".parquet": Dataset.from_parquet}
 
 
 def load_instructions(source: str | Path | None = None) -> DatasetDict:
-    r"""Instructions in train, validation and test, columns `instruction`, `context`, `output`, `kind` (all
-    strings).
+    r"""Instructions in train, validation and test, columns `instruction`, `context`, `output`, `kind`, `check` (all
+    strings; `check` is JSON, see data/INSTRUCTIONS.md, and empty where only a reader can judge).
 
     source: the course's own by default; a .jsonl, .json, .csv or .parquet file, a folder or a hub id
     otherwise. Splits that the source brings are kept. Where it has no test split, a quarter is set aside by a
@@ -68,43 +70,31 @@ def instruction_prompt(tokenizer: Any, instruction: str, context: str = "") -> s
     return f"### Instruction:\n{instruction}\n\n{middle}### Response:\n"
 
 
-def prepare_instructions(data: DatasetDict, tokenizer: Any, max_length: int = 256) -> Prepared:
+def instruction_segments(tokenizer: Any, instruction: str, context: str, output: str) -> list[Segment]:
+    r"""One example: the prompt, which is read, and the answer with the end-of-text token, which are learned."""
+    prompt = instruction_prompt(tokenizer, instruction, context)
+    return [Segment(prompt, False), Segment(output + (tokenizer.eos_token or ""), True)]
+
+
+def prepare_instructions(
+    data: DatasetDict, tokenizer: Any, max_length: int = 256, *, packed: bool = False
+) -> Prepared:
     r"""Token ids of prompt, answer and end-of-text token; the prompt is masked in the labels with −100.
 
-    An example longer than `max_length` tokens is left out, with a warning that counts them: a model trained
-    on answers that were cut learns to stop anywhere. Raises CourseError where that leaves nothing to train
-    on.
+    An example longer than `max_length` tokens is left out, with a warning that counts them (`left_out` lists them):
+    a model trained on answers that were cut learns to stop anywhere. packed: see `prepare_encoded`. Raises
+    CourseError where that leaves nothing to train on.
     """
-    kept, dropped, longest = {}, 0, 0
-    for split, rows in data.items():
-        encoded = []
-        for row in rows:
-            prompt = instruction_prompt(tokenizer, row["instruction"], row["context"])
-            ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-            answer = row["output"] + (tokenizer.eos_token or "")
-            answer_ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-            length = len(ids) + len(answer_ids)
-            longest = max(longest, length)
-            if length <= max_length:
-                labels = [IGNORED] * len(ids) + answer_ids
-                encoded.append(
-                    {"input_ids": ids + answer_ids, "attention_mask": [1] * length, "labels": labels}
-                )
-        dropped += len(rows) - len(encoded)
-        columns = ("input_ids", "attention_mask", "labels")
-        kept[split] = Dataset.from_dict({column: [row[column] for row in encoded] for column in columns})
-    total = sum(map(len, data.values()))
-    if not kept.get("train"):
-        raise CourseError(
-            f"max_length={max_length} leaves no example to train on: the longest has {longest} tokens"
-        )
-    if dropped:
-        warnings.warn(
-            f"{dropped} of {total} examples are longer than max_length={max_length} tokens and were left out "
-            f"(the longest has {longest})",
-            stacklevel=2,
-        )
-    return Prepared("instructions", "decoder", tokenizer, DatasetDict(kept), max_length)
+    encoded = {
+        split: [
+            encode(
+                tokenizer, instruction_segments(tokenizer, row["instruction"], row["context"], row["output"])
+            )
+            for row in rows
+        ]
+        for split, rows in data.items()
+    }
+    return prepare_encoded("instructions", encoded, tokenizer, max_length, packed=packed)
 
 
 def _read(source: str | Path) -> dict[str, Dataset]:

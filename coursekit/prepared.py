@@ -13,6 +13,7 @@ from coursekit.errors import CourseError, unknown
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+    from coursekit.conversations import Cut
     from coursekit.tasks import Task
 
 #: The label that PyTorch's and transformers' cross-entropy leave out.
@@ -27,6 +28,7 @@ class Prepared:
     rating (float); for a decoder `labels` repeats `input_ids` with the prompt replaced by −100, so that only
     the answer counts.
     task: where the rows come from, None for data without classes (instructions).
+    left_out: examples that were too long, and what a cut would have taken away; see `coursekit.conversations`.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Prepared:
     data: DatasetDict
     max_length: int
     task: Task | None = None
+    left_out: tuple[Cut, ...] = ()
 
     def split(self, name: str) -> Dataset:
         r"""One split. Raises CourseError for an unknown or empty one."""
@@ -67,7 +70,16 @@ class Prepared:
         }
         labels = [row["labels"] for row in rows]
         batch["labels"] = torch.tensor(labels) if self.kind == "encoder" else _pad(labels, longest, IGNORED)
+        if "position_ids" in rows[0]:
+            batch["position_ids"] = _pad([row["position_ids"] for row in rows], longest, 0)
         return batch
+
+    def inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        r"""What of a batch the model is given. Of packed rows not the mask: transformers keeps the examples of a row
+        apart by their positions only where there is none (and no cache: `fit` turns it off).
+        """
+        packed = "position_ids" in batch
+        return {name: tensor for name, tensor in batch.items() if not (packed and name == "attention_mask")}
 
     def weight(self, batch: dict[str, Tensor]) -> int:
         r"""What the mean loss of `batch` runs over: rows of a classifier, tokens that have something before them

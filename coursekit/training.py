@@ -170,7 +170,10 @@ def fit(
             counts = [prepared.weight(batch) for batch in batches]
             loss, noted = torch.zeros((), device=device), {}
             for index, (batch, count) in enumerate(zip(batches, counts, strict=True)):
-                batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+                batch = {
+                    name: tensor.to(device, non_blocking=True)
+                    for name, tensor in prepared.inputs(batch).items()
+                }
                 last = index == len(batches) - 1
                 # Processes exchange gradients once an update, with its last backward pass.
                 with nullcontext() if last else accelerator.no_sync(parallel):

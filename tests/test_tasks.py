@@ -245,7 +245,7 @@ def alpaca(tmp_path):
 def test_instructions_in_any_layout(tmp_path, alpaca):
     data = load_instructions(alpaca)
     assert set(data) == {"train", "validation", "test"}
-    assert data["train"].column_names == ["instruction", "context", "output", "kind"]
+    assert data["train"].column_names == ["instruction", "context", "output", "kind", "check"]
     (tmp_path / "some.json").write_text(json.dumps(ROWS), encoding="utf-8")
     rows = Dataset.from_list(ROWS)
     rows.to_csv(tmp_path / "some.csv")
@@ -292,7 +292,7 @@ def test_rows_that_differ_or_lack_an_answer(tmp_path):
     with pytest.warns(UserWarning, match="1 of 3 rows have no instruction or no output"):
         data = load_instructions(path)
     found = sorted(tuple(row.values()) for split in data.values() for row in split)
-    assert found == [("a", "", "b", ""), ("c", "d", "4", "")]
+    assert found == [("a", "", "b", "", "[1]"), ("c", "d", "4", "", "x")]
 
 
 def test_an_instruction_worked_by_hand(words):

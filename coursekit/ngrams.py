@@ -1,0 +1,80 @@
+r"""How well one can do by counting: the entropy of single tokens and of pairs.
+
+All in nats per token, like a model's loss. A model that has learned nothing has a loss of $\ln V$; one that knows
+how frequent each token is, $H_1$; one that knows what follows what, $H_2$ (Shannon 1951, "Prediction and entropy of
+printed English", equation 1, with N = 1 and 2).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from coursekit.errors import CourseError
+
+
+def pairs(stream: Int[Tensor, " n"], vocab: int) -> Float[Tensor, "vocab vocab"]:
+    r"""How often token j follows token i in `stream`, at (i, j)."""
+    _check(stream, vocab)
+    flat = torch.bincount(stream[:-1] * vocab + stream[1:], minlength=vocab * vocab)
+    return flat.view(vocab, vocab).double()
+
+
+def unigram_entropy(stream: Int[Tensor, " n"], vocab: int) -> float:
+    r"""$H_1 = -\sum_i p_i \ln p_i$ with $p_i$ the share of token i in `stream`."""
+    _check(stream, vocab)
+    return _entropy(torch.bincount(stream, minlength=vocab).double())
+
+
+def bigram_entropy(stream: Int[Tensor, " n"], vocab: int) -> float:
+    r"""$H_2 = -\sum_{ij} p_{ij} \ln p_{j|i}$: what is uncertain about a token when the one before it is known.
+
+    $p$ are the shares in `stream` itself. No table of pairs can do better on it, so this is a hard bar for the loss
+    of a model that has not seen the text yet.
+    """
+    counts = pairs(stream, vocab)
+    rows = counts.sum(1)
+    return (
+        sum(_entropy(row) * n for row, n in zip(counts, rows.tolist(), strict=True) if n) / rows.sum().item()
+    )
+
+
+class Bigram:
+    r"""A table of pairs as a language model, for text that it has not counted.
+
+    $P(j \mid i) = \lambda\, p_{j|i} + (1 - \lambda)\, p_j$ (Jelinek & Mercer 1980): where a pair was never seen, the
+    frequency of the token stands in. Single tokens have one count more than they were seen, so none is impossible.
+    weight: $\lambda$.
+    """
+
+    def __init__(self, stream: Int[Tensor, " n"], vocab: int, weight: float = 0.9) -> None:
+        if not 0 <= weight < 1:
+            raise CourseError(f"weight={weight}: the share of the pairs, from 0 to below 1")
+        counts = pairs(stream, vocab)
+        single = torch.bincount(stream, minlength=vocab).double() + 1
+        rows = counts.sum(1, keepdim=True)
+        self.single = single / single.sum()
+        # Behind a token that nothing was seen to follow, single tokens are all there is.
+        self.table = torch.where(
+            rows > 0, weight * counts / rows.clamp(min=1) + (1 - weight) * self.single, self.single
+        )
+
+    def loss(self, stream: Int[Tensor, " n"]) -> float:
+        r"""Mean $-\ln P$ of the tokens of `stream` that have one before them."""
+        _check(stream, len(self.single))
+        return -self.table[stream[:-1], stream[1:]].log().mean().item()
+
+
+def _entropy(counts: Float[Tensor, " vocab"]) -> float:
+    p = counts[counts > 0] / counts.sum()
+    return -(p * p.log()).sum().item()
+
+
+def _check(stream: Tensor, vocab: int) -> None:
+    if len(stream) < 2:
+        raise CourseError("a stream of fewer than two tokens has nothing to count")
+    if int(stream.max()) >= vocab or int(stream.min()) < 0:
+        raise CourseError(
+            f"a token is outside of 0 … {vocab - 1}: give the vocabulary of the stream's tokenizer"
+        )

@@ -1,0 +1,160 @@
+r"""Pairs of a better and a worse answer to one prompt, for preference tuning.
+
+The course's own come from rated text: asked for a sentence of a review, a sentence that people rated well is the
+chosen answer and one that they rated badly the rejected one. Both have about the same length, so that a model cannot
+win by length alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from datasets import Dataset, DatasetDict
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from coursekit.alignment import answer_logps, reference_of
+from coursekit.conversations import cut, encode, warn_of_cuts
+from coursekit.errors import CourseError
+from coursekit.instructions import instruction_segments
+from coursekit.methods import attached
+from coursekit.prepared import Prepared
+from coursekit.sentiment import SPLITS, split_sentences
+
+_ASKED = {
+    "film": "Write one sentence of a film review.",
+    "product": "Write one sentence of a product review.",
+    "tweet": "Write a tweet.",
+    "newspaper": "Write one sentence of a newspaper editorial.",
+}
+#: The chosen sentence is rated at least this, the rejected one at most minus this, out of −4…4.
+CLEAR = 1.5
+#: Words that a sentence may have: short ones say little, long ones are slow.
+_WORDS = (6, 30)
+
+
+def rated_pairs(domain: str = "film", clear: float = CLEAR) -> DatasetDict:
+    r"""Preference pairs from rated sentences of a domain, columns `prompt`, `chosen`, `rejected` (all strings), in the
+    splits of the sentences. Every sentence is in one pair at most, and the two of a pair have equally many words.
+    """
+    found = {}
+    for split in SPLITS:
+        sentences = split_sentences(domain)[split]  # an unknown domain is an error here
+        fit = [s for s in sentences if _WORDS[0] <= len(s.text.split()) <= _WORDS[1]]
+        worse: dict[int, list[str]] = {}
+        for s in fit:
+            if s.rating <= -clear:
+                worse.setdefault(len(s.text.split()), []).append(s.text)
+        rows = []
+        for s in fit:
+            left = worse.get(len(s.text.split()))
+            if s.rating >= clear and left:
+                rows.append({"prompt": _ASKED[domain], "chosen": s.text, "rejected": left.pop(0)})
+        found[split] = Dataset.from_list(rows)
+    return DatasetDict(found)
+
+
+@dataclass(frozen=True)
+class PreparedPairs(Prepared):
+    r"""Pairs in token ids: `input_ids` and `labels` are those of the chosen answer, `rejected_ids` and
+    `rejected_labels` those of the rejected one; the prompt is masked in both.
+    """
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        r"""A batch of 2·pairs rows: first the chosen answers, then the rejected ones, padded to one length.
+
+        `reference`, (2·pairs,), is there when the pairs bring the reference's log-probabilities.
+        """
+        rejected = [
+            {
+                "input_ids": row["rejected_ids"],
+                "attention_mask": [1] * len(row["rejected_ids"]),
+                "labels": row["rejected_labels"],
+            }
+            for row in rows
+        ]
+        batch = super().collate([*rows, *rejected])
+        if "reference_chosen" in rows[0]:
+            known = [row[f"reference_{which}"] for which in ("chosen", "rejected") for row in rows]
+            batch["reference"] = torch.tensor(known)
+        return batch
+
+    def weight(self, batch: dict[str, Tensor]) -> int:
+        r"""The loss is a mean over pairs."""
+        return len(batch["labels"]) // 2
+
+    def with_reference(
+        self,
+        model: nn.Module,
+        splits: Sequence[str] = ("train",),
+        batch_size: int = 16,
+        progress: bool = True,
+    ) -> PreparedPairs:
+        r"""The same pairs with the reference's log-probabilities, so that training does not ask it at every step.
+
+        The reference is `model` with its adapter off; a model without one is the reference itself, as it is now.
+        """
+        data = DatasetDict(self.data)
+        device = next(model.parameters()).device
+        for split in splits:
+            rows, known = self.split(split), ([], [])
+            for start in tqdm(
+                range(0, len(rows), batch_size), desc="reference", disable=not progress, leave=False
+            ):
+                batch = self.collate(rows.select(range(start, min(start + batch_size, len(rows)))).to_list())
+                batch = {name: tensor.to(device) for name, tensor in batch.items()}
+                with torch.inference_mode(), reference_of(model) if attached(model) else nullcontext():
+                    for store, half in zip(known, answer_logps(model, batch).chunk(2), strict=True):
+                        store += half.tolist()
+            for name, values in zip(("reference_chosen", "reference_rejected"), known, strict=True):
+                rows = rows.remove_columns(name) if name in rows.column_names else rows
+                rows = rows.add_column(name, values)
+            data[split] = rows
+        return replace(self, data=data)
+
+
+def prepare_pairs(data: Mapping[str, Dataset], tokenizer: Any, max_length: int = 128) -> PreparedPairs:
+    r"""Token ids of prompt and answer for both answers of each pair, as `prepare_instructions` writes them.
+
+    A pair of which one answer does not fit into `max_length` tokens is left out, with a warning, and listed in
+    `left_out`: half an answer is no answer. Raises CourseError for missing columns, and where nothing is left to
+    train on.
+    """
+    kept, cuts = {}, []
+    for split, rows in data.items():
+        missing = {"prompt", "chosen", "rejected"} - set(rows.column_names) if len(rows) else set()
+        if missing:
+            raise CourseError(f"the {split} pairs have no column {', '.join(sorted(missing))}")
+        pairs = []
+        for number, row in enumerate(rows):
+            won, lost = (
+                encode(tokenizer, instruction_segments(tokenizer, row["prompt"], "", row[which]))
+                for which in ("chosen", "rejected")
+            )
+            longer = max(won, lost, key=lambda one: len(one.input_ids))
+            if len(longer.input_ids) > max_length:
+                cuts.append(cut(split, number, longer, max_length))
+            else:
+                pairs.append((won, lost))
+        kept[split] = Dataset.from_dict(
+            {
+                "input_ids": [won.input_ids for won, _ in pairs],
+                "attention_mask": [[1] * len(won.input_ids) for won, _ in pairs],
+                "labels": [won.labels for won, _ in pairs],
+                "rejected_ids": [lost.input_ids for _, lost in pairs],
+                "rejected_labels": [lost.labels for _, lost in pairs],
+            }
+        )
+    if not kept.get("train"):
+        longest = max((c.tokens for c in cuts), default=0)
+        raise CourseError(
+            f"max_length={max_length} leaves no pair to train on: the longest has {longest} tokens"
+        )
+    warn_of_cuts(cuts, sum(map(len, data.values())), max_length)
+    return PreparedPairs(
+        "preferences", "decoder", tokenizer, DatasetDict(kept), max_length, left_out=tuple(cuts)
+    )
