@@ -22,6 +22,7 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda r: "kernels-
 
 _SUBMODULES = frozenset(
     [
+        "alignment",
         "architecture",
         "checks",
         "comparison",
@@ -29,6 +30,7 @@ _SUBMODULES = frozenset(
         "device",
         "errors",
         "evaluation",
+        "forgetting",
         "interop",
         "memory",
         "methods",
@@ -36,6 +38,8 @@ _SUBMODULES = frozenset(
         "notebook",
         "paths",
         "plots",
+        "preferences",
+        "pretraining",
         "published",
         "refresh",
         "runner",

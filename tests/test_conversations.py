@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coursekit.conversations import Cut, Segment, encode, prepare_conversations, segments
+from coursekit.conversations import Cut, encode, prepare_conversations, segments
 from coursekit.errors import CourseError
 from coursekit.instructions import instruction_segments, load_instructions, prepare_instructions
 from coursekit.packing import bins, blocks
@@ -238,7 +238,8 @@ def load_toy():
     return [
         dict(instruction=f"Name {n}", context=c, output=out, kind="")
         for n, c, out in [
-            ("one", "", "red"), ("two", "plot", "red blue"), ("one", "a dark story", "dull"), ("two", "", "bright short"),
+            ("one", "", "red"), ("two", "plot", "red blue"), ("one", "a dark story", "dull"),
+            ("two", "", "bright short"),
             ("one", "scene", "good"), ("two", "the end", "not bad"), ("one", "", "great"),
         ]
     ]  # fmt: skip

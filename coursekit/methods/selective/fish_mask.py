@@ -23,7 +23,7 @@ from coursekit.methods.adapters.sparse import undone_after_an_error
 from coursekit.methods.lora import LoRA
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Entries, positions, transposed
-from coursekit.methods.selective.scores import NEED_DATA, SCORES
+from coursekit.methods.selective.scores import NEED_DATA, SCORES, telling
 from coursekit.methods.selective.whole import described
 from coursekit.methods.surgery import at, body_prefix, standing
 from coursekit.methods.switched import Switched, leaf
@@ -121,7 +121,7 @@ class FishMask(PartMethod):
         places = self._places(model)
         scores = SCORES[self.score](model, list(places.values()), batches, self.seed)
         if self.score in NEED_DATA:
-            _telling(self.score, scores)
+            telling(self.score, scores)
         chosen = masks.largest(scores, self.count(model.config))
         return _made(model, {place: positions(mask) for place, mask in zip(places, chosen, strict=True)})
 
@@ -276,15 +276,3 @@ def _made(model: nn.Module, index: dict[tuple[str, str], Tensor]) -> Parts:
 
 def _index(parts: Parts) -> dict[tuple[str, str], Tensor]:
     return {(path, key): part.index for path, own in parts.items() for key, part in own.items()}
-
-
-def _telling(name: str, scores: list[Tensor]) -> None:
-    r"""Raise CourseError where scores that look at the task say nothing about it."""
-    if not all(torch.isfinite(score).all() for score in scores):
-        raise CourseError(
-            f"some {name} scores are not finite: the loss of these examples overflows; score in fp32, or give others"
-        )
-    if not any(score.any() for score in scores):
-        raise CourseError(
-            f"every {name} score is 0: these examples leave the loss as it is, whatever changes; give others"
-        )

@@ -52,6 +52,18 @@ SCORES = {"fisher": fisher, "magnitude": magnitude, "random": random}
 NEED_DATA = ("fisher",)
 
 
+def telling(name: str, scores: list[Tensor]) -> None:
+    r"""Raise CourseError where scores that look at the task say nothing about it."""
+    if not all(torch.isfinite(score).all() for score in scores):
+        raise CourseError(
+            f"some {name} scores are not finite: the loss of these examples overflows; score in fp32, or give others"
+        )
+    if not any(score.any() for score in scores):
+        raise CourseError(
+            f"every {name} score is 0: these examples leave the loss as it is, whatever changes; give others"
+        )
+
+
 def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 

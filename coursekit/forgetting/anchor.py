@@ -1,0 +1,85 @@
+r"""What penalties for leaving the old weights share: the start is kept, and added to the loss is how far it is."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from coursekit.autocast import without_autocast
+from coursekit.errors import CourseError
+
+
+class Anchor(ABC):
+    r"""An objective for `fit`: the model's own loss plus `penalty()`, which is noted as "penalty".
+
+    start: by name, where each parameter that trains stood when this was made. One copy of them, in float32 (float64
+    for parameters in it), which is also what the penalty is computed in, autocast or not.
+
+    Whatever trains is held, be it all of the model or what a method trains of it. It is held as this very parameter:
+    what comes into the model later, such as a new task head, is free.
+
+    Raises CourseError where nothing trains and, in training, where nothing that is held does.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not self.parameters:
+            raise CourseError(
+                f"{type(self).__name__} has nothing to hold: no parameter of the model has requires_grad=True; attach "
+                "a method first"
+            )
+        self.start = {name: p.detach().to(_wide(p), copy=True) for name, p in self.parameters.items()}
+
+    @abstractmethod
+    def penalty(self) -> Float[Tensor, ""]:
+        r"""What the weights, as they stand, cost."""
+
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        # `fit` may pass a wrapper that spreads the model over processes: its parameters are the same.
+        held = set(map(id, self.parameters.values()))
+        if not any(p.requires_grad and id(p) in held for p in model.parameters()):
+            raise CourseError(
+                f"{type(self).__name__} was made for another model, or before a method was attached: nothing that it "
+                "holds trains here; make it anew from this model, with the weights that are to be kept"
+            )
+        loss = model(**batch).loss
+        with without_autocast(loss):
+            penalty = self.penalty()
+        return loss + penalty, {"penalty": penalty}
+
+    def moved(self, name: str) -> Float[Tensor, "*shape"]:
+        r"""$\theta - \theta^*$ of one parameter."""
+        parameter = self.parameters[name]
+        return parameter.to(self.start[name].dtype) - beside(parameter, self.start, name)
+
+
+def beside(parameter: nn.Parameter, kept: dict[str, Tensor], name: str) -> Tensor:
+    r"""`kept[name]`, from now on where `parameter` is: the model may have moved to another device since."""
+    kept[name] = kept[name].to(parameter.device)
+    return kept[name]
+
+
+def factor(name: str, value: float) -> float:
+    r"""`value`, the weight of a penalty. Raises CourseError below 0, where it would reward leaving the start."""
+    if not (math.isfinite(value) and value >= 0):
+        raise CourseError(f"{name}={value}: the weight of a penalty is a number from 0 up")
+    return float(value)
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    r"""Eight digits that tell these tensors from others."""
+    found = 0
+    for name, tensor in tensors.items():
+        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        found = zlib.crc32(values.numpy(), zlib.crc32(name.encode(), found))
+    return f"{found:08x}"
+
+
+def _wide(parameter: Tensor) -> torch.dtype:
+    return torch.float64 if parameter.dtype == torch.float64 else torch.float32
