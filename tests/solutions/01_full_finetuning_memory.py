@@ -26,3 +26,17 @@ def memory_sharded(weights, gradients, optimizer, gpus, stage):
     if stage >= 3:
         weights = weights / gpus
     return weights + gradients + optimizer
+
+
+def forgetting_ewc(theta, start, fisher, strength):
+    return strength / 2 * (fisher * (theta - start) ** 2).sum()
+
+
+def forgetting_l2sp_gradient(gradient, theta, start, alpha):
+    return gradient + alpha * (theta - start)
+
+
+def forgetting_replay(share, steps, batch_size):
+    rows = steps * batch_size
+    old = round(share * rows)
+    return rows - old, old

@@ -1,0 +1,254 @@
+r"""The exercises on forgetting of notebook 01_full_finetuning_memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from coursekit.checks.core import Exercise, Mutant, register
+
+# forgetting.ewc -------------------------------------------------------------------------------------------
+
+
+def _moved(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
+    # By hand: 2 / 2 · (1 · 1² + 4 · 2² + 0 · 3²) = 17. A weight that does not matter to the old task is free.
+    theta, start, fisher, strength = (
+        ([2.0, 1.0, 5.0], [1.0, 3.0, 2.0], [1.0, 4.0, 0.0], 2.0),
+        ([[1.0, -2.0], [0.5, 3.0]], [[2.0, -1.0], [0.0, 1.0]], [[3.0, 0.5], [2.0, 0.1]], 0.5),
+        ([0.4, -0.6, 1.2, -0.2], [0.1, -0.2, 1.5, 0.3], [20.0, 0.0, 5.0, 8.0], 3.0),
+    )[seed]
+    return *(torch.tensor(values, dtype=torch.float64) for values in (theta, start, fisher)), strength
+
+
+def ewc(theta: Tensor, start: Tensor, fisher: Tensor, strength: float) -> float:
+    r"""strength / 2 times the sum of F (theta - start)²."""
+    return strength / 2 * (fisher * (theta - start).square()).sum().item()
+
+
+EWC = register(
+    Exercise(
+        id="forgetting.ewc",
+        points=2,
+        difficulty=2,
+        minutes=5,
+        hints=(
+            "Square how far each weight has moved from its start, and multiply by that weight's own Fisher number.",
+            "Add up over all weights. In front of the sum stands strength / 2.",
+        ),
+        inputs=_moved,
+        reference=ewc,
+        mutants=(
+            Mutant(
+                lambda theta, start, fisher, strength: 2 * ewc(theta, start, fisher, strength),
+                "the factor 1/2 is missing",
+            ),
+            Mutant(
+                lambda theta, start, fisher, strength: ewc(theta, start, torch.ones_like(fisher), strength),
+                "the Fisher information is missing: this holds all weights alike, which is L2-SP",
+            ),
+            Mutant(
+                lambda theta, start, fisher, strength: strength / 2 * (fisher * (theta - start)).sum().item(),
+                "the distance is not squared: moves up and down would cancel",
+            ),
+            Mutant(
+                lambda theta, start, fisher, strength: (
+                    strength / 2 * (fisher * (theta - start).abs()).sum().item()
+                ),
+                "this takes the absolute distance; EWC squares it",
+            ),
+            Mutant(
+                lambda theta, start, fisher, strength: ewc(theta, start, fisher, strength) / theta.numel(),
+                "this is the mean over the weights; EWC adds them up",
+            ),
+            Mutant(
+                lambda theta, start, fisher, strength: strength / 2 * fisher * (theta - start).square(),
+                "this is the penalty of each weight; add them up",
+            ),
+            Mutant(
+                lambda theta, start, fisher, strength: ewc(theta, start, fisher.square(), strength),
+                "the Fisher information is squared; only the distance is",
+            ),
+            Mutant(
+                lambda theta, start, fisher, strength: ewc(theta, torch.zeros_like(start), fisher, strength),
+                "this pulls towards 0, as weight decay does; EWC pulls towards the start",
+            ),
+            Mutant(
+                lambda theta, start, fisher, strength: (
+                    strength / 2 * (fisher * (theta.square() - start.square())).sum().item()
+                ),
+                "this subtracts squares; take the difference first, and square it then",
+            ),
+            Mutant(
+                lambda theta, start, fisher, strength: (
+                    strength / 2 * (fisher * (theta - start)).sum().square().item()
+                ),
+                "this adds up first and squares the sum; square the distance of each weight",
+            ),
+            Mutant(
+                lambda theta, start, fisher, strength: ewc(theta, start, fisher, 1.0),
+                "the strength is missing: strength / 2 stands in front of the sum",
+            ),
+        ),
+    )
+)
+
+
+# forgetting.l2sp_gradient ---------------------------------------------------------------------------------
+
+
+def _descending(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
+    # By hand: [0.5, -1, 2] + 0.1 · [1, -2, 3] = [0.6, -1.2, 2.3].
+    gradient, theta, start, alpha = (
+        ([0.5, -1.0, 2.0], [2.0, 1.0, 5.0], [1.0, 3.0, 2.0], 0.1),
+        ([[1.0, 0.0], [-0.5, 2.0]], [[1.0, -2.0], [0.5, 3.0]], [[2.0, -1.0], [0.0, 1.0]], 0.5),
+        ([0.3, -0.1, 0.0, 0.8], [0.4, -0.6, 1.2, -0.2], [0.1, -0.2, 1.5, 0.3], 3.0),
+    )[seed]
+    return *(torch.tensor(values, dtype=torch.float64) for values in (gradient, theta, start)), alpha
+
+
+def l2sp_gradient(gradient: Tensor, theta: Tensor, start: Tensor, alpha: float) -> Tensor:
+    r"""The loss's own gradient and that of alpha / 2 ‖theta - start‖²."""
+    return gradient + alpha * (theta - start)
+
+
+L2SP_GRADIENT = register(
+    Exercise(
+        id="forgetting.l2sp_gradient",
+        points=2,
+        difficulty=2,
+        minutes=10,
+        hints=(
+            "The gradient of a sum is the sum of the gradients. That of the loss is given.",
+            "The penalty is alpha / 2 times a sum of squares: the 2 from each square cancels the 1/2 in front.",
+        ),
+        inputs=_descending,
+        reference=l2sp_gradient,
+        mutants=(
+            Mutant(
+                lambda gradient, theta, start, alpha: gradient + alpha * theta,
+                "this is weight decay, which pulls towards 0; L2-SP pulls towards the start",
+            ),
+            Mutant(
+                lambda gradient, theta, start, alpha: gradient - alpha * (theta - start),
+                "the sign is wrong: a step goes against the gradient, and this one would lead away from the start",
+            ),
+            Mutant(
+                lambda gradient, theta, start, alpha: gradient + 2 * alpha * (theta - start),
+                "a factor 2 too many: the 1/2 in front of the penalty cancels it",
+            ),
+            Mutant(
+                lambda gradient, theta, start, alpha: gradient + alpha / 2 * (theta - start),
+                "a factor 1/2 too many: the 2 from the square cancels it",
+            ),
+            Mutant(
+                lambda gradient, theta, start, alpha: alpha * (theta - start),
+                "the gradient of the loss is missing: this is the penalty's alone",
+            ),
+            Mutant(
+                lambda gradient, theta, start, alpha: gradient + theta - start,
+                "alpha is missing: the penalty's gradient is multiplied by it",
+            ),
+            Mutant(
+                lambda gradient, theta, start, alpha: alpha * (gradient + theta - start),
+                "alpha multiplies the gradient of the loss, too; it belongs to the penalty only",
+            ),
+            Mutant(
+                lambda gradient, theta, start, alpha: gradient + alpha / 2 * (theta - start).square(),
+                "this adds the penalty of each weight; add its derivative, in which the square is gone",
+            ),
+            Mutant(
+                lambda gradient, theta, start, alpha: gradient + alpha / 2 * (theta - start).square().sum(),
+                "this adds the penalty itself, one number, to every entry; add its gradient",
+            ),
+            Mutant(
+                lambda gradient, theta, start, alpha: gradient + alpha * (theta - start).sign(),
+                "this is the gradient of an L1 penalty, with absolute values; L2-SP squares the distance",
+            ),
+        ),
+    )
+)
+
+
+# forgetting.replay ----------------------------------------------------------------------------------------
+
+
+def _budgets(seed: int) -> tuple[float, int, int]:
+    # 80 of 1,600 rows; 39.6 of 132, so 40; 15 of 60.
+    return ((0.05, 200, 8), (0.3, 33, 4), (0.25, 10, 6))[seed]
+
+
+def replay(share: float, steps: int, batch_size: int) -> tuple[int, int]:
+    r"""Of all rows seen in training, the nearest whole number to `share` are old; the others are new."""
+    rows = steps * batch_size
+    old = round(share * rows)
+    return rows - old, old
+
+
+def _in_each_batch(share: float, steps: int, batch_size: int) -> tuple[int, int]:
+    old = round(share * batch_size) * steps
+    return steps * batch_size - old, old
+
+
+def _share_of_new(share: float, steps: int, batch_size: int) -> tuple[int, int]:
+    new = round(steps * batch_size / (1 + share))
+    return new, steps * batch_size - new
+
+
+REPLAY = register(
+    Exercise(
+        id="forgetting.replay",
+        points=1,
+        difficulty=1,
+        minutes=5,
+        hints=(
+            "Training sees steps · batch_size rows in all. Old rows take the place of new ones.",
+            "round(share * rows) of all rows are old; the new ones are what is left.",
+        ),
+        inputs=_budgets,
+        reference=replay,
+        mutants=(
+            Mutant(
+                lambda share, steps, batch_size: (steps * batch_size, replay(share, steps, batch_size)[1]),
+                "the old rows come on top of the budget; they take the place of new ones",
+            ),
+            Mutant(
+                _share_of_new,
+                "the share is taken of the new rows here; it is the part of all rows that is old",
+            ),
+            Mutant(
+                lambda share, steps, batch_size: replay(share, steps, 1),
+                "the batch size is forgotten: a step sees batch_size rows",
+            ),
+            Mutant(
+                lambda share, steps, batch_size: (
+                    steps * batch_size - round(share * steps),
+                    round(share * steps),
+                ),
+                "the share is taken of the steps; take it of the rows, batch_size in each step",
+            ),
+            Mutant(
+                lambda share, steps, batch_size: replay(share, steps, batch_size)[::-1],
+                "the two are swapped: first the new rows, then the old ones",
+            ),
+            Mutant(
+                lambda share, steps, batch_size: (
+                    steps * batch_size - int(share * steps * batch_size),
+                    int(share * steps * batch_size),
+                ),
+                "this rounds down; take the nearest whole number, with round",
+            ),
+            Mutant(
+                lambda share, steps, batch_size: (
+                    (1 - share) * steps * batch_size,
+                    share * steps * batch_size,
+                ),
+                "rows come whole: round the old ones",
+            ),
+            Mutant(
+                _in_each_batch,
+                "this rounds in every batch, where a small share comes to nothing; round once, over all rows",
+            ),
+        ),
+        tolerance=0.0,
+    )
+)
