@@ -6,12 +6,15 @@ al. 2016, arXiv:1508.07909) over bytes, and Llama's architecture (Touvron et al.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from torch.optim import AdamW
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from coursekit.device import pick_device
@@ -107,3 +110,10 @@ def prepare_text(texts: Mapping[str, Iterable[str]], tokenizer: Any, block: int 
             {"input_ids": found, "attention_mask": [[1] * block] * len(found), "labels": found}
         )
     return Prepared("text", "decoder", tokenizer, DatasetDict(data), block)
+
+
+def adamw(lr: float = 5e-3) -> Callable[[Iterable[nn.Parameter]], AdamW]:
+    r"""An optimizer for `fit(optimizer=...)` with the settings that language models are pre-trained with: β₂ = 0.95
+    and a weight decay of 0.1 (Brown et al. 2020, arXiv:2005.14165, appendix B; Touvron et al. 2023, section 2.3).
+    """
+    return partial(AdamW, lr=lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)

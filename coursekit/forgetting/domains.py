@@ -1,0 +1,204 @@
+r"""A model that learned some domains and then a new one: what it learns, and what it keeps of the old ones.
+
+The model is pre-trained here from nothing, on the old domains. So all that it knows is known, its old data is there to
+be rehearsed, and a whole comparison takes minutes. Large models forget in the same way but know more, of which their
+owners rarely have the data.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import LlamaForCausalLM
+
+from coursekit.errors import CourseError, unknown
+from coursekit.forgetting.ewc import EWC
+from coursekit.forgetting.l2sp import L2SP
+from coursekit.forgetting.mixture import mixture, replay
+from coursekit.history import History
+from coursekit.methods import FullFineTuning, LoRA
+from coursekit.prepared import Prepared
+from coursekit.pretraining import adamw, prepare_text, small_decoder, train_tokenizer
+from coursekit.tasks import load_text
+from coursekit.training import fit
+
+#: Blocks of old text that EWC's Fisher information is measured on.
+_SEEN = 128
+#: The learning rate that all weights learn the new domain best with, and that of LoRA's factors.
+RATE, LORA_RATE = 3e-3, 1e-2
+
+
+@dataclass(frozen=True)
+class Domains:
+    r"""Text of several domains in blocks: `old`, all old ones together, `new`, and `tests`, each one's test text."""
+
+    tokenizer: Any
+    old: Prepared
+    new: Prepared
+    tests: dict[str, Dataset]
+    olds: tuple[str, ...]
+    name: str
+
+    def perplexities(self, model: nn.Module, blocks: int = 100) -> dict[str, float]:
+        r"""exp(mean loss of a token) on the first `blocks` test blocks of each domain."""
+        found, device = {}, next(model.parameters()).device
+        training = model.training
+        model.eval()
+        try:
+            for name, rows in self.tests.items():
+                ids = torch.tensor(rows[:blocks]["input_ids"], device=device)
+                with torch.inference_mode():
+                    found[name] = math.exp(model(input_ids=ids, labels=ids, use_cache=False).loss.item())
+        finally:
+            model.train(training)
+        return found
+
+    def kept(self, perplexities: dict[str, float]) -> float:
+        r"""One number for the old domains: the geometric mean of their perplexities, so that each counts the same."""
+        return math.exp(sum(math.log(perplexities[name]) for name in self.olds) / len(self.olds))
+
+
+def load_domains(
+    new: str = "tweet",
+    olds: Sequence[str] = ("film", "product", "newspaper"),
+    vocab: int = 512,
+    block: int = 64,
+) -> Domains:
+    r"""The course's domains in blocks of `block` tokens, with a tokenizer that was made for the old ones.
+
+    Raises CourseError for an unknown domain, and where the new one is among the old.
+    """
+    if new in olds or not olds:
+        raise CourseError(
+            f"new={new!r}, olds={tuple(olds)}: give old domains, and a new one that is none of them"
+        )
+    texts = {name: load_text(name) for name in (*olds, new)}
+    together = {
+        split: [t for name in olds for t in texts[name][split]["text"]] for split in ("train", "test")
+    }
+    random.Random(0).shuffle(together["train"])  # they lie domain by domain
+    tokenizer = train_tokenizer(together["train"], vocab)
+    alone = {split: texts[new][split]["text"] for split in ("train", "test")}
+    tests = {
+        name: prepare_text({"test": found["test"]["text"]}, tokenizer, block).data["test"]
+        for name, found in texts.items()
+    }
+    return Domains(
+        tokenizer,
+        prepare_text(together, tokenizer, block),
+        prepare_text(alone, tokenizer, block),
+        tests,
+        tuple(olds),
+        new,
+    )
+
+
+def pretrained(
+    domains: Domains, steps: int = 600, batch_size: int = 16, seed: int = 0, *, progress: bool = True
+) -> tuple[LlamaForCausalLM, History]:
+    r"""A small decoder that has learned the old domains."""
+    model = small_decoder(len(domains.tokenizer), context=domains.old.max_length, seed=seed)
+    history = fit(
+        model, domains.old, steps=steps, batch_size=batch_size, seed=seed, warmup=0.05, optimizer=adamw(),
+        progress=progress,
+    )  # fmt: skip
+    return model, history
+
+
+@dataclass(frozen=True)
+class Remedy:
+    r"""One way to learn the new domain. `strength` is what its name says: the share of old rows of "replay" and
+    "multi-task", α of "L2-SP", λ of "EWC", r of "LoRA", and of "full" the learning rate.
+
+    Raises CourseError for an unknown kind.
+    """
+
+    kind: str
+    strength: float
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise unknown("remedy", self.kind, KINDS)
+
+    def __str__(self) -> str:
+        return f"{self.kind}, {KINDS[self.kind].format(self.strength)}"
+
+    def tune(
+        self,
+        model: LlamaForCausalLM,
+        domains: Domains,
+        steps: int = 100,
+        batch_size: int = 16,
+        seed: int = 0,
+        *,
+        progress: bool = False,
+    ) -> tuple[LlamaForCausalLM, History]:
+        r"""A copy of `model` that has learned the new domain this way, in `steps` steps whatever the way."""
+        model = deepcopy(model)
+        data, objective, lr, rows = domains.new, None, RATE, steps * batch_size
+        if self.kind == "LoRA":
+            LoRA(r=int(self.strength), alpha=int(self.strength), targets="all-linear").attach(model)
+        else:
+            FullFineTuning().attach(model)
+        match self.kind:
+            case "full":
+                lr = self.strength
+            case "multi-task":
+                data = mixture(
+                    {"new": domains.new, "old": domains.old},
+                    rows,
+                    {"new": 1 - self.strength, "old": self.strength},
+                    seed=seed,
+                )
+            case "replay":
+                data = replay(domains.new, domains.old, self.strength, rows, seed=seed)
+            case "L2-SP":
+                objective = L2SP(model, self.strength)
+            case "EWC":
+                seen = domains.old.data["train"].select(range(_SEEN)).to_list()
+                objective = EWC(model, [domains.old.collate(seen)], self.strength)
+            case "LoRA":
+                lr = LORA_RATE
+        history = fit(
+            model,
+            data,
+            steps=steps,
+            batch_size=batch_size,
+            lr=lr,
+            seed=seed,
+            objective=objective,
+            progress=progress,
+        )
+        return model.eval(), history
+
+
+#: Every kind of remedy, and how its strength is written.
+KINDS = {
+    "full": "rate {:g}",
+    "multi-task": "{:.0%} old",
+    "replay": "{:.0%} old",
+    "L2-SP": "α = {:g}",
+    "EWC": "λ = {:g}",
+    "LoRA": "r = {:g}",
+}
+#: What is compared: each remedy at several strengths.
+REMEDIES = tuple(
+    Remedy(kind, strength)
+    for kind, strengths in {
+        "full": (3e-4, 1e-3, RATE),
+        "multi-task": (0.5,),
+        "replay": (0.01, 0.05, 0.2),
+        "L2-SP": (0.003, 0.01, 0.03, 0.1),
+        "EWC": (300, 1000, 3000, 10_000),
+        "LoRA": (4, 16, 64),
+    }.items()
+    for strength in strengths
+)
