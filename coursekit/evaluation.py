@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 __all__ = [
-    "Perplexity", "Regression", "Score", "accuracy", "format_adherence", "generate", "perplexity",
+    "Perplexity", "Regression", "Score", "accuracy", "answer_loss", "format_adherence", "generate", "perplexity",
     "regression", "score_choices", "wilson",
 ]  # fmt: skip
 
@@ -169,6 +169,36 @@ def perplexity(
     if not tokens:
         raise CourseError("no text has two tokens or more: there is nothing to predict")
     return Perplexity(float(torch.tensor(total / tokens, dtype=torch.float64).exp()), tokens, len(texts))
+
+
+def answer_loss(
+    model: nn.Module,
+    prepared: Prepared,
+    split: str = "test",
+    limit: int | None = None,
+    batch_size: int = 16,
+    *,
+    progress: bool = True,
+) -> float:
+    r"""Mean loss in nats of the learned tokens in the first `limit` rows of `split`: what `fit` minimises, held out.
+
+    Raises CourseError for data of an encoder, whose rows have no tokens to learn.
+    """
+    if prepared.kind != "decoder":
+        raise CourseError(f"{prepared.name} is for an encoder: accuracy() or regression() say how it does")
+    rows = prepared.split(split)
+    rows = rows.select(range(min(limit or len(rows), len(rows)))).to_list()
+    rows.sort(key=lambda row: len(row["input_ids"]))  # neighbours are alike in length: little padding
+    total, tokens, device = 0.0, 0, _device(model)
+    with _evaluating(model), _bar(len(rows), "loss", progress) as bar:
+        for start in range(0, len(rows), batch_size):
+            batch = prepared.collate(rows[start : start + batch_size])
+            n = prepared.weight(batch)
+            inputs = {name: tensor.to(device) for name, tensor in prepared.inputs(batch).items()}
+            total += model(**inputs, use_cache=False).loss.item() * n
+            tokens += n
+            bar.update(len(batch["labels"]))
+    return total / tokens
 
 
 def format_adherence(outputs: Sequence[str], pattern: str | re.Pattern[str]) -> Score:

@@ -243,3 +243,22 @@ def load_toy():
             ("one", "scene", "good"), ("two", "the end", "not bad"), ("one", "", "great"),
         ]
     ]  # fmt: skip
+
+
+def test_the_held_out_loss_is_that_of_one_large_batch():
+    from coursekit.evaluation import answer_loss
+
+    words = tiny_text.tokenizer()
+    data = DatasetDict(train=Dataset.from_list(load_toy()))
+    model = tiny.decoder("llama").train()
+    prepared = prepare_instructions(data, words, 40)
+    with torch.no_grad():
+        whole = model.eval()(**prepared.collate(prepared.data["train"].to_list())).loss.item()
+    model.train()
+    for batch_size in (1, 3, 7):
+        assert answer_loss(model, prepared, "train", batch_size=batch_size, progress=False) == pytest.approx(whole)
+    packed = prepare_instructions(data, words, 40, packed=True)
+    assert answer_loss(model, packed, "train", progress=False) == pytest.approx(whole, rel=1e-5)
+    assert model.training
+    with pytest.raises(CourseError, match="for an encoder"):
+        answer_loss(model, tiny_text.prepared("encoder"))

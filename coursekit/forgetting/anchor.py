@@ -3,9 +3,7 @@ r"""What penalties for leaving the old weights share: the start is kept, and add
 from __future__ import annotations
 
 import math
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -70,15 +68,6 @@ def factor(name: str, value: float) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise CourseError(f"{name}={value}: the weight of a penalty is a number from 0 up")
     return float(value)
-
-
-def checksum(tensors: Mapping[str, Tensor]) -> str:
-    r"""Eight digits that tell these tensors from others."""
-    found = 0
-    for name, tensor in tensors.items():
-        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        found = zlib.crc32(values.numpy(), zlib.crc32(name.encode(), found))
-    return f"{found:08x}"
 
 
 def _wide(parameter: Tensor) -> torch.dtype:

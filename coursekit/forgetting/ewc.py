@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit.errors import CourseError
-from coursekit.forgetting.anchor import Anchor, beside, checksum, factor
+from coursekit.fingerprint import fingerprint
+from coursekit.forgetting.anchor import Anchor, beside, factor
 from coursekit.methods import FullFineTuning, attached
 from coursekit.methods.selective import scores
 
@@ -46,7 +47,7 @@ class EWC(Anchor):
         self.examples = sum(len(next(iter(batch.values()))) for batch in batches)
         # Of what the Fisher is made from, not of its values: on a GPU their last bits differ from run to run.
         seen = {f"{i}.{key}": value for i, batch in enumerate(batches) for key, value in batch.items()}
-        self._checksum = checksum(self.start | seen)
+        self._checksum = fingerprint(self.start | seen)
 
     def penalty(self) -> Float[Tensor, ""]:
         held = self.parameters.items()

@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit.errors import CourseError
-from coursekit.forgetting.anchor import Anchor, checksum, factor
+from coursekit.fingerprint import fingerprint
+from coursekit.forgetting.anchor import Anchor, factor
 from coursekit.methods.surgery import head_names
 
 
@@ -29,7 +30,7 @@ class L2SP(Anchor):
         if beta and not self.head:
             raise CourseError(f"beta={beta} is for a task head, and none of this model trains: leave beta at 0")
         # The head is not among them: drawn anew each time, it would tell a run that is resumed from itself.
-        self._checksum = checksum({name: self.start[name] for name in self.body})
+        self._checksum = fingerprint({name: self.start[name] for name in self.body})
 
     def penalty(self) -> Float[Tensor, ""]:
         body = sum(self.moved(name).square().sum() for name in self.body)

@@ -1,0 +1,90 @@
+r"""Examples in the prompt against examples in training: the numbers of data/in_context.csv, which notebook 00 reloads.
+
+    python benchmarks/in_context.py                       # what the file holds already is not run again
+    python benchmarks/in_context.py --seeds 5 --out more.csv
+
+SmolLM2 grades film reviews in five grades. `shots`: so many fixed examples stand in the prompt, nothing is trained.
+`LoRA`: it is trained on the first so many examples. One line a run: how many of the test sentences were right, tokens
+in a prompt and seconds for a query that shares nothing with others, and the processor.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm.auto import tqdm
+
+from coursekit import methods
+from coursekit.comparison.machine import device_name
+from coursekit.device import pick_device
+from coursekit.in_context import Asked, ask
+from coursekit.methods import LoRA
+from coursekit.models import load_decoder
+from coursekit.report import replace_text
+from coursekit.tasks import load_task
+from coursekit.training import fit
+
+OUT = Path(__file__).parents[1] / "data" / "in_context.csv"
+SETTINGS = (
+    "way",
+    "examples",
+    "seed",
+    "steps",
+    "batch",
+    "sentences",
+)  # of a run: what is there is not made again
+COLUMNS = (*SETTINGS, "correct", "tokens", "seconds", "processor")
+SHOTS = (0, 1, 2, 5, 10)
+#: Examples -> steps of 8: at least one time through, and enough to learn anything from few.
+STEPS = {10: 20, 100: 40, 1000: 125}
+BATCH, RATE, TIMED = 8, 1e-3, 16
+
+
+def main(
+    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
+    sentences: Annotated[int, typer.Option(help="Test sentences.")] = 300,
+    out: Annotated[Path, typer.Option(help="The file to add lines to.")] = OUT,
+) -> None:
+    r"""Measure what the file does not hold yet."""
+    rows: list[dict[str, Any]] = []
+    if out.exists():
+        with out.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    model, tokenizer = load_decoder("smollm2")
+    prepared = load_task("film", "five").for_decoder(tokenizer, max_length=64)
+
+    def add(found: Asked, **settings: Any) -> None:
+        measured = {"correct": int(found.score.correct.sum()), "tokens": f"{found.tokens:.1f}"}
+        measured |= {"seconds": f"{found.seconds:.4f}", "processor": device_name(pick_device())}
+        rows.append(settings | {"sentences": sentences} | measured)
+        lines = [",".join(COLUMNS), *(",".join(str(row[column]) for column in COLUMNS) for row in rows)]
+        replace_text(out, "\n".join(lines) + "\n")
+
+    runs = [dict(way="shots", examples=k, seed=0, steps=0, batch=0) for k in SHOTS]
+    runs += [
+        dict(way="LoRA", examples=n, seed=seed, steps=steps, batch=BATCH)
+        for seed in range(seeds)
+        for n, steps in STEPS.items()
+    ]
+    there = {tuple(str(row[key]) for key in SETTINGS) for row in rows}
+    todo = [
+        run
+        for run in runs
+        if tuple(str((run | {"sentences": sentences})[key]) for key in SETTINGS) not in there
+    ]
+    for run in tqdm(todo):
+        if run["way"] == "shots":
+            add(ask(model, prepared, run["examples"], sentences, TIMED), **run)
+            continue
+        LoRA(r=8, targets="all-linear").attach(model)
+        few = prepared.take(run["examples"])
+        fit(model, few, steps=run["steps"], batch_size=BATCH, lr=RATE, seed=run["seed"], progress=False)
+        add(ask(model, prepared, 0, sentences, TIMED), **run)
+        methods.detach(model)
+
+
+if __name__ == "__main__":
+    typer.run(main)
