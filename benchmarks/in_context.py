@@ -25,7 +25,7 @@ from coursekit.methods import LoRA
 from coursekit.models import load_decoder
 from coursekit.report import replace_text
 from coursekit.tasks import load_task
-from coursekit.training import fit
+from coursekit.training import fit, seed_everything
 
 OUT = Path(__file__).parents[1] / "data" / "in_context.csv"
 SETTINGS = (
@@ -79,6 +79,7 @@ def main(
         if run["way"] == "shots":
             add(ask(model, prepared, run["examples"], sentences, TIMED), **run)
             continue
+        seed_everything(run["seed"])  # of LoRA's start
         LoRA(r=8, targets="all-linear").attach(model)
         few = prepared.take(run["examples"])
         fit(model, few, steps=run["steps"], batch_size=BATCH, lr=RATE, seed=run["seed"], progress=False)

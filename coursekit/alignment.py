@@ -105,9 +105,10 @@ def kl_to_reference(
     Exact at each position, a sum over the vocabulary, along answers that are given: what the model has moved away
     from the reference on this text.
     """
-    own, other = (F.log_softmax(x[:, :-1].float(), -1) for x in (logits, reference))
     at = labels[:, 1:] != IGNORED
-    return (own.exp() * (own - other)).sum(-1)[at].mean()
+    # The labelled positions first: of a large vocabulary the others would take gigabytes.
+    own, other = (F.log_softmax(x[:, :-1][at].float(), -1) for x in (logits, reference))
+    return (own.exp() * (own - other)).sum(-1).mean()
 
 
 @dataclass(frozen=True)
@@ -135,17 +136,24 @@ class DPO:
 
     def preference(self, model: nn.Module, batch: dict[str, Tensor]) -> Preference:
         r"""The pairs of a batch: its first half of rows the chosen, its second half the rejected answers."""
+        if "pair" not in batch:
+            raise CourseError(
+                "DPO learns from pairs, and these rows are none: give what prepare_pairs(...) of coursekit.preferences "
+                "makes"
+            )
         logps = answer_logps(model, batch)
         reference = batch.get("reference")
         if reference is None:
-            with torch.no_grad(), reference_of(model):
-                reference = answer_logps(model, batch)
+            with torch.no_grad(), reference_of(model) as network:
+                reference = answer_logps(network, batch)
         return dpo(*logps.chunk(2), *reference.chunk(2), self.beta, self.smoothing)
 
 
 def answer_logps(model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, " rows"]:
     r"""$\ln \pi(y \mid x)$ of each row of a batch."""
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    logits = model(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+    ).logits
     return sequence_logps(logits, batch["labels"])
 
 

@@ -62,8 +62,9 @@ def _checked(checks: Sequence[str], answers: Sequence[str]) -> list[tuple[Check,
 def _rule(rules: Mapping[str, Callable[[Check, str], Any]], check: Check) -> Callable[[Check, str], Any]:
     if check.get("type") not in rules:
         raise unknown("type of check", check.get("type"), rules)
-    if "value" not in check:
-        raise CourseError(f"a check of type {check['type']!r} needs a value")
+    for key in ("value", *(["options"] if check["type"] == "choice" else [])):
+        if key not in check:
+            raise CourseError(f"a check of type {check['type']!r} needs {key}")
     return rules[check["type"]]
 
 

@@ -79,7 +79,7 @@ def segments(tokenizer: Any, messages: Messages) -> list[Segment]:
             )
         answer = after[len(before) :]
         end = tokenizer.eos_token or ""
-        at = answer.find(end, len(message["content"])) if end else -1
+        at = answer.rfind(end) if end else -1  # the last: the content may hold it, or be trimmed
         answer = answer[: at + len(end)] if at >= 0 else answer
         found += [Segment(before[len(done) :], False), Segment(answer, True)]
         done = before + answer
@@ -154,14 +154,14 @@ def cut(split: str, row: int, one: Encoded, max_length: int) -> Cut:
     return Cut(split, row, len(one.input_ids), lost, sum(label != IGNORED for label in one.labels))
 
 
-def warn_of_cuts(cuts: Sequence[Cut], total: int, max_length: int) -> None:
-    r"""One warning for all examples, out of `total`, that were left out."""
+def warn_of_cuts(cuts: Sequence[Cut], total: int, max_length: int, depth: int = 4) -> None:
+    r"""One warning for all examples, out of `total`, that were left out. depth: frames up to who is warned."""
     if cuts:
         inside, longest = sum(c.lost > 0 for c in cuts), max(c.tokens for c in cuts)
         warnings.warn(
             f"{len(cuts)} of {total} examples are longer than max_length={max_length} tokens and were left out; the "
             f"cut would have taken learned tokens from {inside} of them (the longest has {longest})",
-            stacklevel=4,
+            stacklevel=depth,
         )
 
 

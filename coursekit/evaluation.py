@@ -186,8 +186,11 @@ def answer_loss(
     """
     if prepared.kind != "decoder":
         raise CourseError(f"{prepared.name} is for an encoder: accuracy() or regression() say how it does")
-    rows = prepared.split(split)
-    rows = rows.select(range(min(limit or len(rows), len(rows)))).to_list()
+    if "rejected_ids" in prepared.split(split).column_names:
+        raise CourseError("pairs have a better and a worse answer: preference_score() says how a model does")
+    prepared.check(model, split)
+    columns = _first(prepared.split(split), limit)
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     rows.sort(key=lambda row: len(row["input_ids"]))  # neighbours are alike in length: little padding
     total, tokens, device = 0.0, 0, _device(model)
     with _evaluating(model), _bar(len(rows), "loss", progress) as bar:

@@ -56,6 +56,6 @@ def ask(
     """
     score = accuracy(model, prepared, split, limit, shots=shots, progress=False)
     start = time.perf_counter()
-    accuracy(model, prepared, split, timed, batch_size=1, shots=shots, cache=False, progress=False)
-    seconds = (time.perf_counter() - start) / timed
+    asked = accuracy(model, prepared, split, timed, batch_size=1, shots=shots, cache=False, progress=False)
+    seconds = (time.perf_counter() - start) / asked.n
     return Asked(shots, score, prompt_tokens(prepared, shots, split, limit), seconds)

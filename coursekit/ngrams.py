@@ -13,6 +13,9 @@ from torch import Tensor
 
 from coursekit.errors import CourseError
 
+#: Pairs of more tokens than this are too many to count in a table.
+_LARGEST = 16_384
+
 
 def pairs(stream: Int[Tensor, " n"], vocab: int) -> Float[Tensor, "vocab vocab"]:
     r"""How often token j follows token i in `stream`, at (i, j)."""
@@ -72,6 +75,11 @@ def _entropy(counts: Float[Tensor, " vocab"]) -> float:
 
 
 def _check(stream: Tensor, vocab: int) -> None:
+    if vocab > _LARGEST:
+        raise CourseError(
+            f"vocab={vocab}: a table of all pairs would take {16 * vocab**2 / 1e9:.0f} GB; take a vocabulary of up to "
+            f"{_LARGEST:,}"
+        )
     if len(stream) < 2:
         raise CourseError("a stream of fewer than two tokens has nothing to count")
     if int(stream.max()) >= vocab or int(stream.min()) < 0:

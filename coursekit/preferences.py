@@ -21,7 +21,7 @@ from coursekit.alignment import answer_logps, reference_of
 from coursekit.conversations import cut, encode, warn_of_cuts
 from coursekit.errors import CourseError
 from coursekit.instructions import instruction_segments
-from coursekit.methods import attached
+from coursekit.methods import FullFineTuning, attached
 from coursekit.prepared import Prepared
 from coursekit.sentiment import SPLITS, split_sentences
 
@@ -67,7 +67,8 @@ class PreparedPairs(Prepared):
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         r"""A batch of 2·pairs rows: first the chosen answers, then the rejected ones, padded to one length.
 
-        `reference`, (2·pairs,), is there when the pairs bring the reference's log-probabilities.
+        `pair`, (2·pairs,), says which rows belong together. `reference`, (2·pairs,), is there when the pairs bring the
+        reference's log-probabilities.
         """
         rejected = [
             {
@@ -78,6 +79,7 @@ class PreparedPairs(Prepared):
             for row in rows
         ]
         batch = super().collate([*rows, *rejected])
+        batch["pair"] = torch.arange(2 * len(rows)) % len(rows)
         if "reference_chosen" in rows[0]:
             known = [row[f"reference_{which}"] for which in ("chosen", "rejected") for row in rows]
             batch["reference"] = torch.tensor(known)
@@ -98,6 +100,9 @@ class PreparedPairs(Prepared):
 
         The reference is `model` with its adapter off; a model without one is the reference itself, as it is now.
         """
+        # All weights train: there is no adapter to turn off, and before the first step the model is the reference.
+        whole = all(isinstance(method, FullFineTuning) for method in attached(model).values())
+        modes = [(module, module.training) for module in model.modules()]
         data = DatasetDict(self.data)
         device = next(model.parameters()).device
         for split in splits:
@@ -107,13 +112,15 @@ class PreparedPairs(Prepared):
             ):
                 batch = self.collate(rows.select(range(start, min(start + batch_size, len(rows)))).to_list())
                 batch = {name: tensor.to(device) for name, tensor in batch.items()}
-                with torch.inference_mode(), reference_of(model) if attached(model) else nullcontext():
+                with torch.inference_mode(), nullcontext(model.eval()) if whole else reference_of(model):
                     for store, half in zip(known, answer_logps(model, batch).chunk(2), strict=True):
                         store += half.tolist()
             for name, values in zip(("reference_chosen", "reference_rejected"), known, strict=True):
                 rows = rows.remove_columns(name) if name in rows.column_names else rows
                 rows = rows.add_column(name, values)
             data[split] = rows
+        for module, mode in modes:
+            module.training = mode
         return replace(self, data=data)
 
 
@@ -154,7 +161,7 @@ def prepare_pairs(data: Mapping[str, Dataset], tokenizer: Any, max_length: int =
         raise CourseError(
             f"max_length={max_length} leaves no pair to train on: the longest has {longest} tokens"
         )
-    warn_of_cuts(cuts, sum(map(len, data.values())), max_length)
+    warn_of_cuts(cuts, sum(map(len, data.values())), max_length, depth=3)
     return PreparedPairs(
         "preferences", "decoder", tokenizer, DatasetDict(kept), max_length, left_out=tuple(cuts)
     )

@@ -2,11 +2,12 @@ r"""Tokenised data, ready for the training loop and for evaluation, and how rows
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from coursekit.errors import CourseError, unknown
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 #: The label that PyTorch's and transformers' cross-entropy leave out.
 IGNORED = -100
+#: The kinds of attention in transformers that keep the examples of packed rows apart whatever the batch.
+_PACKED = ("sdpa", "eager", "flex_attention")
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,30 @@ class Prepared:
         """
         packed = "position_ids" in batch
         return {name: tensor for name, tensor in batch.items() if not (packed and name == "attention_mask")}
+
+    def check(self, model: nn.Module, split: str) -> None:
+        r"""Raise CourseError where `split` is packed and `model` would not keep the examples of a row apart."""
+        if "position_ids" not in self.split(split).column_names:
+            return
+        attention = getattr(model.config, "_attn_implementation", None)
+        if "position_ids" not in inspect.signature(model.forward).parameters:
+            raise CourseError(
+                f"{type(model).__name__} reads no positions, so packed examples would see each other: prepare with "
+                "packed=False"
+            )
+        if attention not in _PACKED:
+            raise CourseError(
+                f"packed examples would see each other with attention={attention!r}: load the model with "
+                f"attention={_PACKED[0]!r}, or prepare with packed=False"
+            )
+        from coursekit.methods import PromptTuning, PTuning, attached
+
+        for method in attached(model).values():
+            if isinstance(method, PromptTuning | PTuning):
+                raise CourseError(
+                    f"{type(method).__name__} puts its tokens in front of a row, and a packed row has several "
+                    "examples: prepare with packed=False"
+                )
 
     def weight(self, batch: dict[str, Tensor]) -> int:
         r"""What the mean loss of `batch` runs over: rows of a classifier, tokens that have something before them

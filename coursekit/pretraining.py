@@ -87,7 +87,7 @@ def small_decoder(
         pad_token_id=0,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone: a GPU's would not be put back
         model = LlamaForCausalLM(config)
     return model.to(pick_device(device)).eval()
 

@@ -107,6 +107,7 @@ def fit(
             "nothing to train: no parameter of the model has requires_grad=True; attach a method first"
         )
     data = prepared.split(split)
+    prepared.check(model, split)
 
     with ExitStack() as restore_after:
         restore_after.enter_context(_train_mode(model))
@@ -135,7 +136,7 @@ def fit(
             "data": _fingerprint(prepared, split), "rows": len(data), "methods": _methods(model),
         }  # fmt: skip
         if objective is not None:
-            settings["objective"] = repr(objective)
+            settings["objective"] = _named(objective)
         folder = Path(checkpoint) if checkpoint is not None else None
         found = checkpoints.newest(folder) if folder else None
         history = checkpoints.restore(found, trained, stateful, settings) if found else History()
@@ -184,15 +185,16 @@ def fit(
                     scaler.scale(part).backward()
                 loss += part.detach()
                 for name, value in extra.items():
-                    noted[name] = noted.get(name, 0.0) + value.detach() * share
+                    noted[name] = noted.get(name, 0.0) + torch.as_tensor(value, device=device).detach() * share
+            History().append(noted=dict.fromkeys(noted, 0.0))  # a name that cannot be is an error before the update
 
             if world > 1:
                 loss = accelerator.reduce(loss, reduction="mean")
-                noted = {name: accelerator.reduce(value, reduction="mean") for name, value in noted.items()}
+                noted = {name: accelerator.reduce(noted[name], reduction="mean") for name in sorted(noted)}
             scaler.unscale_(optim)
             norm = nn.utils.clip_grad_norm_(trained.values(), clip) if clip is not None else None
             # The one point of a step that waits for the device.
-            loss_value, norm_value = _values(loss, norm)
+            loss_value, norm_value, *notes = _values(loss, norm, *noted.values())
             # Gradients that overflow float16 are routine: the scaler leaves out the update, with a smaller
             # scale next.
             if not math.isfinite(loss_value + (0.0 if scaler.is_enabled() else norm_value or 0.0)):
@@ -210,7 +212,7 @@ def fit(
                 step=step + 1, loss=loss_value, lr=peak_rates[0] * factor, grad_norm=norm_value,
                 seconds=seconds, tokens_per_second=tokens / seconds,
                 peak_memory=_peak_memory(device, history),
-                noted={name: float(value) for name, value in noted.items()},
+                noted=dict(zip(noted, notes, strict=True)),
             )  # fmt: skip
             bar.set_postfix(loss=f"{loss_value:.3f}", refresh=False)
             if checkpoint_every and len(history) % checkpoint_every == 0:
@@ -263,8 +265,15 @@ def _mix(*numbers: int) -> int:
 
 def _fingerprint(prepared: Prepared, split: str) -> str:
     r"""A name for the data that tells other data, or the same in other tokens, apart by its first rows."""
-    first = prepared.split(split)[:32]["input_ids"]
-    return f"{prepared.name}/{split}#{zlib.crc32(repr(list(first)).encode()):08x}"
+    first = prepared.split(split)[:32]
+    rows = repr([(name, list(first[name])) for name in sorted(first)])
+    return f"{prepared.name}/{split}#{zlib.crc32(rows.encode()):08x}"
+
+
+def _named(objective: Objective) -> str:
+    r"""What tells an objective from others, in another process as well: a function's repr has its address in it."""
+    name = getattr(objective, "__qualname__", None)
+    return f"{objective.__module__}.{name}" if name else repr(objective)
 
 
 def _methods(model: nn.Module) -> dict[str, str]:
@@ -276,22 +285,27 @@ def _methods(model: nn.Module) -> dict[str, str]:
     return {name: f"{method!r}#{chosen:08x}" for name, method in attached(model).items()}
 
 
+def own_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    r"""The model's own loss of a batch. Raises CourseError for preference pairs: it would learn the rejected ones."""
+    if "pair" in batch:
+        raise CourseError("pairs have a better and a worse answer: train with fit(..., objective=DPO())")
+    return model(**batch).loss
+
+
 def _loss(
     objective: Objective | None, model: nn.Module, batch: dict[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     r"""What the backward pass starts from, and what else the objective has to say about the batch."""
     if objective is None:
-        return model(**batch).loss, {}
+        return own_loss(model, batch), {}
     found = objective(model, batch)
     return found if isinstance(found, tuple) else (found, {})
 
 
-def _values(loss: Tensor, norm: Tensor | None) -> tuple[float, float | None]:
-    r"""Both numbers in one transfer from the device."""
-    if norm is None:
-        return loss.item(), None
-    loss_value, norm_value = torch.stack([loss.float(), norm.float()]).tolist()
-    return loss_value, norm_value
+def _values(loss: Tensor, norm: Tensor | None, *notes: Tensor) -> list[float | None]:
+    r"""All numbers in one transfer from the device; None for no norm."""
+    found = torch.stack([x.float() for x in (loss, *([] if norm is None else [norm]), *notes)]).tolist()
+    return found if norm is not None else [found[0], None, *found[1:]]
 
 
 def _half_precision(model: nn.Module, trained: Iterable[nn.Parameter]) -> torch.dtype | None:

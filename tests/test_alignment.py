@@ -77,6 +77,7 @@ def trl_batch(trl):
         "input_ids": trl["batch.input_ids"],
         "attention_mask": trl["batch.attention_mask"],
         "labels": labels,
+        "pair": torch.arange(len(labels)) % (len(labels) // 2),
     }
 
 
@@ -283,7 +284,12 @@ def test_mistakes_are_one_clear_line(make, message):
 
 
 _IDS = torch.tensor([[1, 2, 3], [1, 2, 4]])
-BATCH = {"input_ids": _IDS, "attention_mask": torch.ones_like(_IDS), "labels": _IDS}
+BATCH = {
+    "input_ids": _IDS,
+    "attention_mask": torch.ones_like(_IDS),
+    "labels": _IDS,
+    "pair": torch.tensor([0, 0]),
+}
 
 
 def test_full_fine_tuning_works_with_pairs_that_know_the_reference(pairs):
@@ -339,3 +345,27 @@ def test_rated_pairs_keep_their_promises(domain):
         for row in rows:
             assert rating[row["chosen"]] >= 1.5 and rating[row["rejected"]] <= -1.5
             assert len(row["chosen"].split()) == len(row["rejected"].split())
+
+
+def test_pairs_and_other_rows_are_not_mistaken_for_each_other(pairs):
+    from coursekit.evaluation import answer_loss
+    from coursekit.forgetting import L2SP
+
+    model = FullFineTuning().attach(tiny.decoder("llama"))
+    with pytest.raises(CourseError, match="train with fit.*objective=DPO"):
+        fit(model, pairs, steps=1, progress=False)
+    with pytest.raises(CourseError, match="train with fit.*objective=DPO"):
+        fit(model, pairs, steps=1, objective=L2SP(model, 0.1), progress=False)
+    with pytest.raises(CourseError, match="preference_score"):
+        answer_loss(model, pairs)
+    with pytest.raises(CourseError, match="DPO learns from pairs, and these rows are none"):
+        fit(model, tiny_text.prepared("decoder"), steps=1, objective=DPO(), progress=False)
+
+
+def test_the_reference_is_asked_without_dropout_whatever_the_mode(pairs):
+    model = tiny.decoder("llama", attention_dropout=0.5)
+    known = [pairs.with_reference(m, progress=False).data["train"][:] for m in (model.train(), model.eval())]
+    assert known[0] == known[1]
+    assert pairs.with_reference(model.train(), progress=False) is not pairs and model.training
+    whole = FullFineTuning().attach(tiny.decoder("llama", attention_dropout=0.5))
+    assert pairs.with_reference(whole, progress=False).data["train"][:] == known[0]

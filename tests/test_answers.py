@@ -86,5 +86,5 @@ def test_scores_count_what_has_a_rule():
 def test_an_unknown_rule_is_one_clear_line():
     with pytest.raises(CourseError, match="unknown type of check 'jsn'; did you mean 'json'"):
         has_form(dict(type="jsn", value={}), "{}")
-    with pytest.raises(CourseError, match="needs a value"):
+    with pytest.raises(CourseError, match="needs value"):
         is_right(dict(type="json"), "{}")

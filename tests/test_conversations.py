@@ -256,9 +256,47 @@ def test_the_held_out_loss_is_that_of_one_large_batch():
         whole = model.eval()(**prepared.collate(prepared.data["train"].to_list())).loss.item()
     model.train()
     for batch_size in (1, 3, 7):
-        assert answer_loss(model, prepared, "train", batch_size=batch_size, progress=False) == pytest.approx(whole)
+        assert answer_loss(model, prepared, "train", batch_size=batch_size, progress=False) == pytest.approx(
+            whole
+        )
     packed = prepare_instructions(data, words, 40, packed=True)
     assert answer_loss(model, packed, "train", progress=False) == pytest.approx(whole, rel=1e-5)
     assert model.training
     with pytest.raises(CourseError, match="for an encoder"):
         answer_loss(model, tiny_text.prepared("encoder"))
+
+
+def test_packed_rows_are_refused_where_their_examples_would_see_each_other():
+    from coursekit.methods import PromptTuning
+    from coursekit.methods.selective.scores import fisher
+
+    words = tiny_text.tokenizer()
+    data = DatasetDict(train=Dataset.from_list(load_toy()))
+    packed = prepare_instructions(data, words, 40, packed=True)
+    model = tiny.decoder("llama")
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(
+        CourseError, match="attention='flash_attention_2': load the model with attention='sdpa'"
+    ):
+        fit(model, packed, steps=1, progress=False)
+    with pytest.raises(CourseError, match="PromptTuning puts its tokens in front of a row"):
+        fit(PromptTuning(n=2).attach(tiny.decoder("llama")), packed, steps=1, progress=False)
+    model = tiny.decoder("llama")
+    forward = model.forward
+    model.forward = lambda input_ids=None, labels=None, **rest: forward(
+        input_ids=input_ids, labels=labels, **rest
+    )
+    with pytest.raises(CourseError, match="reads no positions"):
+        fit(model, packed, steps=1, progress=False)
+    batch = packed.collate(packed.data["train"].to_list())
+    with pytest.raises(CourseError, match="a packed row holds several examples"):
+        fisher(tiny.decoder("llama"), [], [batch], 0)
+
+
+def test_the_last_end_token_ends_an_answer_that_the_template_trims(words):
+    words.chat_template = TEMPLATE.replace("{{ m['content'] }}", "{{ m['content'] | trim }}")
+    padded = [{"role": "user", "content": "Name one"}, {"role": "assistant", "content": "  red  "}]
+    found = encode(words, segments(words, padded))
+    assert [label for label in found.labels if label != IGNORED] == words.convert_tokens_to_ids(
+        ["red", "[EOS]"]
+    )

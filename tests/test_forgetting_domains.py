@@ -65,7 +65,9 @@ def test_remedies_of_no_strength_are_plain_fine_tuning(domains, model):
     plain, history = Remedy("full", 3e-3).tune(model, domains, steps=2, batch_size=4)
     for kind in ("L2-SP", "EWC"):
         tuned, same = Remedy(kind, 0).tune(model, domains, steps=2, batch_size=4)
-        assert same.loss == history.loss and fingerprint(tuned.state_dict()) == fingerprint(plain.state_dict())
+        assert same.loss == history.loss and fingerprint(tuned.state_dict()) == fingerprint(
+            plain.state_dict()
+        )
 
 
 def test_pre_training_repeats_and_its_seed_matters(domains):
@@ -96,8 +98,12 @@ def test_the_table_of_forgetting_is_complete():
     wanted = {(r.kind, f"{r.strength:g}") for r in REMEDIES} | {("before", "0")}
     seeds = {row["seed"] for row in rows}
     assert len(seeds) >= 3
-    assert {(r["remedy"], r["strength"], r["seed"]) for r in rows} == {(*one, s) for one in wanted for s in seeds}
-    assert len({(r["pretraining"], r["steps"], r["batch"], r["blocks"]) for r in rows}) == 1, "one budget for all"
+    assert {(r["remedy"], r["strength"], r["seed"]) for r in rows} == {
+        (*one, s) for one in wanted for s in seeds
+    }
+    assert len({(r["pretraining"], r["steps"], r["batch"], r["blocks"]) for r in rows}) == 1, (
+        "one budget for all"
+    )
     assert all(float(row[name]) > 1 for row in rows for name in ("film", "product", "newspaper", "tweet"))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from coursekit.autocast import without_autocast
 from coursekit.errors import CourseError
+from coursekit.training import own_loss
 
 
 class Anchor(ABC):
@@ -46,7 +47,7 @@ class Anchor(ABC):
                 f"{type(self).__name__} was made for another model, or before a method was attached: nothing that it "
                 "holds trains here; make it anew from this model, with the weights that are to be kept"
             )
-        loss = model(**batch).loss
+        loss = own_loss(model, batch)
         with without_autocast(loss):
             penalty = self.penalty()
         return loss + penalty, {"penalty": penalty}

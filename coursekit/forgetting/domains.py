@@ -28,7 +28,7 @@ from coursekit.methods import FullFineTuning, LoRA
 from coursekit.prepared import Prepared
 from coursekit.pretraining import adamw, prepare_text, small_decoder, train_tokenizer
 from coursekit.tasks import load_text
-from coursekit.training import fit
+from coursekit.training import fit, seed_everything
 
 #: Blocks of old text that EWC's Fisher information is measured on.
 _SEEN = 128
@@ -144,6 +144,7 @@ class Remedy:
         r"""A copy of `model` that has learned the new domain this way, in `steps` steps whatever the way."""
         model = deepcopy(model)
         data, objective, lr, rows = domains.new, None, RATE, steps * batch_size
+        seed_everything(seed)  # of LoRA's start
         if self.kind == "LoRA":
             LoRA(r=int(self.strength), alpha=int(self.strength), targets="all-linear").attach(model)
         else:

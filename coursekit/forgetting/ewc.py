@@ -21,6 +21,9 @@ class EWC(Anchor):
     own labels stand in for labels drawn from the model, the "empirical" Fisher. A few hundred examples do; each goes
     through the model alone.
 
+    The loss of a decoder is a mean over the tokens of an example: of longer examples $F$ is smaller, so $\lambda$ goes
+    with their length.
+
     fisher: $F$ by name of the parameter and in its shape. A number whose $F$ is 0 is free.
 
     For full fine-tuning, or a model without any method: the Fisher is that of the bare model.

@@ -82,7 +82,9 @@ def _counts(names: list[str], rows: int, shares: Mapping[str, float] | None) -> 
     if shares is not None and not all(0 <= share <= 1 for share in shares.values()):
         raise CourseError(f"shares={dict(shares)}: each is a part of the whole, from 0 to 1")
     # As it is written: 0.29 of 50 rows are 14.5, and not a little less.
-    exact = {name: Fraction(str(float(shares[name]))) if shares else Fraction(1, len(names)) for name in names}
+    exact = {
+        name: Fraction(str(float(shares[name]))) if shares else Fraction(1, len(names)) for name in names
+    }
     total = sum(exact.values())
     if abs(total - 1) > 1e-9:
         raise CourseError(f"shares={dict(shares or {})}: they sum to {float(total):.10g}, and must to 1")
