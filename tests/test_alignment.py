@@ -369,3 +369,30 @@ def test_the_reference_is_asked_without_dropout_whatever_the_mode(pairs):
     assert pairs.with_reference(model.train(), progress=False) is not pairs and model.training
     whole = FullFineTuning().attach(tiny.decoder("llama", attention_dropout=0.5))
     assert pairs.with_reference(whole, progress=False).data["train"][:] == known[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("known", [False, True])
+def test_pairs_train_on_a_gpu_in_every_precision(pairs, dtype, known):
+    model = LoRA(r=2, targets="all-linear").attach(tiny.decoder("llama").to("cuda", dtype))
+    data = pairs.with_reference(model, progress=False) if known else pairs
+    history = fit(model, data, steps=6, batch_size=3, lr=1e-2, objective=DPO(0.5), progress=False)
+    assert history.loss[0] == pytest.approx(math.log(2), abs=1e-4 if dtype is torch.float32 else 2e-2)
+    assert history.noted["margin"][-1] > 0 and preference_score(model, pairs, progress=False).kl > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_packed_rows_train_on_a_gpu(dtype):
+    from coursekit.instructions import prepare_instructions
+
+    rows = [dict(instruction="Name one", context="", output=word, kind="") for word in ("red", "blue", "dark", "dull")]
+    data = DatasetDict(train=Dataset.from_list(rows))
+    losses = []
+    for packed in (False, True):
+        prepared = prepare_instructions(data, tiny_text.tokenizer(), 40, packed=packed)
+        model = tiny.decoder("llama").to("cuda", dtype)
+        n = len(prepared.data["train"])
+        losses.append(fit(model, prepared, steps=3, batch_size=n, lr=1e-3, progress=False).loss)
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2)
