@@ -28,7 +28,8 @@ def loss_and_entropies(
     mean = np.convolve(values, np.ones(smooth) / smooth, mode="valid")
     read = tokens * np.arange(1, len(values) + 1)
     ax.plot(read, values, color=COLOURS[0], alpha=0.25, linewidth=1)
-    ax.plot(read[smooth - 1 :], mean, color=COLOURS[0], label="the model")
+    middle = (smooth - 1) // 2  # of each mean: on a log axis one at its end would lag visibly
+    ax.plot(read[middle : middle + len(mean)], mean, color=COLOURS[0], label="the model")
     ax.set_xscale("log")
     for colour, (label, height) in zip(("grey", *COLOURS[1:]), entropies.items(), strict=False):
         ax.axhline(height, color=colour, linestyle="--", linewidth=1)
@@ -88,13 +89,18 @@ def learned_and_kept(
 ) -> Axes:
     r"""Perplexity of what is new against that of what is old; the best corner is at the lower left.
 
-    curves: remedy -> (new, old) at each of its strengths, joined by a line. before: where the model came from.
+    curves: remedy -> (new, old) at each of its strengths, joined by a line. before: where the model came from, of
+    which the old is drawn as a line.
     """
     ax = axes(ax, figsize=(7.0, 4.6))
     for colour, marker, (label, points) in zip(COLOURS, "osD^vP", curves.items(), strict=False):
         x, y = zip(*points, strict=True)
         ax.plot(x, y, color=colour, marker=marker, markersize=6, linewidth=1, label=label)
-    ax.plot(*before, marker="*", markersize=13, color="black", linestyle="none", label="before")
+    # A line, not a point: far to the right, it would squeeze all others together.
+    ax.axhline(before[1], color="grey", linestyle="--", linewidth=1)
+    ax.annotate(f"before: the {new} at {before[0]:.0f}, far to the right", (0.99, before[1]), ha="right",
+                xycoords=("axes fraction", "data"), xytext=(0, 4), textcoords="offset points", fontsize=9,
+                color="grey")  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")
     for axis in (ax.xaxis, ax.yaxis):
