@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from coursekit.errors import CourseError
 from coursekit.methods import FullFineTuning, attached, disabled
+from coursekit.modes import in_mode
 from coursekit.prepared import IGNORED
 from coursekit.scores import Score
 
@@ -170,13 +171,8 @@ def reference_of(model: nn.Module) -> Iterator[nn.Module]:
             "the reference is the model with its adapter off, and this one has none: attach one, such as LoRA(r=8), or "
             "give pairs that know the reference: pairs.with_reference(model) before training"
         )
-    modes = [(module, module.training) for module in network.modules()]
-    try:
-        with disabled(network):
-            yield network.eval()
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with disabled(network), in_mode(network, training=False):
+        yield network
 
 
 @dataclass(frozen=True)
@@ -212,9 +208,7 @@ def preference_score(
     rows = rows if limit is None else rows.select(range(min(limit, len(rows))))
     device = next(model.parameters()).device
     margins, likelier, kl, tokens = [], [], 0.0, 0
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with in_mode(model, training=False):
         for start in tqdm(range(0, len(rows), batch_size), desc="pairs", disable=not progress, leave=False):
             batch = pairs.collate(rows.select(range(start, min(start + batch_size, len(rows)))).to_list())
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -230,9 +224,6 @@ def preference_score(
             tokens += n
             margins.append(dpo(*own, *other, beta).margins)
             likelier.append(own[0] > own[1])
-    finally:
-        for module, mode in modes:
-            module.training = mode
     found = torch.cat(margins)
     return PreferenceScore(
         Score.of(found > 0), Score.of(torch.cat(likelier)), found.mean().item(), kl / tokens

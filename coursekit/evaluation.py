@@ -23,6 +23,7 @@ from transformers import DynamicCache
 
 from coursekit.errors import CourseError
 from coursekit.methods.soft_prompts.virtual_tokens import HELD
+from coursekit.modes import in_mode
 from coursekit.prepared import Prepared, pad_id
 from coursekit.scores import Perplexity, Regression, Score, wilson
 
@@ -381,11 +382,5 @@ def _bar(total: int, what: str, progress: bool) -> tqdm:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    before = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, mode in before.items():
-            module.training = mode
+    with in_mode(model, training=False), torch.inference_mode():
+        yield

@@ -8,7 +8,6 @@ win by length alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +21,7 @@ from coursekit.conversations import cut, encode, warn_of_cuts
 from coursekit.errors import CourseError
 from coursekit.instructions import instruction_segments
 from coursekit.methods import FullFineTuning, attached
+from coursekit.modes import in_mode
 from coursekit.prepared import Prepared
 from coursekit.sentiment import SPLITS, split_sentences
 
@@ -102,7 +102,6 @@ class PreparedPairs(Prepared):
         """
         # All weights train: there is no adapter to turn off, and before the first step the model is the reference.
         whole = all(isinstance(method, FullFineTuning) for method in attached(model).values())
-        modes = [(module, module.training) for module in model.modules()]
         data = DatasetDict(self.data)
         device = next(model.parameters()).device
         for split in splits:
@@ -112,15 +111,13 @@ class PreparedPairs(Prepared):
             ):
                 batch = self.collate(rows.select(range(start, min(start + batch_size, len(rows)))).to_list())
                 batch = {name: tensor.to(device) for name, tensor in batch.items()}
-                with torch.inference_mode(), nullcontext(model.eval()) if whole else reference_of(model):
+                with torch.inference_mode(), in_mode(model, training=False) if whole else reference_of(model):
                     for store, half in zip(known, answer_logps(model, batch).chunk(2), strict=True):
                         store += half.tolist()
             for name, values in zip(("reference_chosen", "reference_rejected"), known, strict=True):
                 rows = rows.remove_columns(name) if name in rows.column_names else rows
                 rows = rows.add_column(name, values)
             data[split] = rows
-        for module, mode in modes:
-            module.training = mode
         return replace(self, data=data)
 
 

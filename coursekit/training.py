@@ -44,6 +44,7 @@ from coursekit import checkpoint as checkpoints
 from coursekit.errors import CourseError, unknown
 from coursekit.history import History
 from coursekit.methods import attached
+from coursekit.modes import in_mode
 from coursekit.prepared import Prepared
 
 __all__ = ["History", "fit", "rows_of_step", "schedule", "seed_everything"]
@@ -110,7 +111,7 @@ def fit(
     prepared.check(model, split)
 
     with ExitStack() as restore_after:
-        restore_after.enter_context(_train_mode(model))
+        restore_after.enter_context(in_mode(model, training=True))
         restore_after.enter_context(_no_key_value_cache(model))
         if activation_checkpointing:
             restore_after.enter_context(_activation_checkpointing(model))
@@ -370,20 +371,6 @@ def _not_finite(
         f"high{hint}, or broken inputs; try a tenth of the rate, more warm-up or a smaller clip. "
         f"The weights are those of step {step}; {kept}"
     )
-
-
-@contextmanager
-def _train_mode(model: nn.Module) -> Iterator[None]:
-    r"""Train mode, then each module back in the mode it was in (a method may keep parts of a model in eval
-    mode).
-    """
-    before = {module: module.training for module in model.modules()}
-    model.train()
-    try:
-        yield
-    finally:
-        for module, mode in before.items():
-            module.training = mode
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from coursekit import training
+from coursekit.modes import in_mode
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def as_in_training(model: nn.Module) -> Iterator[None]:
 def _modes(model: nn.Module) -> Iterator[None]:
     r"""Modes and master weights: they belong to the model. Its precision belongs to the whole process."""
     with ExitStack() as stack:
-        stack.enter_context(training._train_mode(model))
+        stack.enter_context(in_mode(model, training=True))
         stack.enter_context(training._no_key_value_cache(model))
         stack.enter_context(training._master_weights([p for p in model.parameters() if p.requires_grad]))
         yield

@@ -25,6 +25,7 @@ from coursekit.forgetting.l2sp import L2SP
 from coursekit.forgetting.mixture import mixture, replay
 from coursekit.history import History
 from coursekit.methods import FullFineTuning, LoRA
+from coursekit.modes import in_mode
 from coursekit.prepared import Prepared
 from coursekit.pretraining import adamw, prepare_text, small_decoder, train_tokenizer
 from coursekit.tasks import load_text
@@ -50,15 +51,10 @@ class Domains:
     def perplexities(self, model: nn.Module, blocks: int = 100) -> dict[str, float]:
         r"""exp(mean loss of a token) on the first `blocks` test blocks of each domain."""
         found, device = {}, next(model.parameters()).device
-        training = model.training
-        model.eval()
-        try:
+        with in_mode(model, training=False), torch.inference_mode():
             for name, rows in self.tests.items():
                 ids = torch.tensor(rows[:blocks]["input_ids"], device=device)
-                with torch.inference_mode():
-                    found[name] = math.exp(model(input_ids=ids, labels=ids, use_cache=False).loss.item())
-        finally:
-            model.train(training)
+                found[name] = math.exp(model(input_ids=ids, labels=ids, use_cache=False).loss.item())
         return found
 
     def kept(self, perplexities: dict[str, float]) -> float:
