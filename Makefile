@@ -29,7 +29,7 @@ test: $(READY)
 	$(BIN)/coursekit fetch
 	$(BIN)/ruff check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-	DEVICE=cpu $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks
+	DEVICE=cpu $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=1200 notebooks
 	$(BIN)/coursekit run --force --profile smoke --out runs/smoke
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then set -x; \
 		$(BIN)/coursekit run --force --profile gpu --out runs/gpu; fi
