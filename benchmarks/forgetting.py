@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from coursekit.comparison.machine import device_name
 from coursekit.device import pick_device
+from coursekit.files import replace_text
 from coursekit.forgetting.domains import REMEDIES, Domains, load_domains, pretrained
-from coursekit.report import replace_text
 
 OUT = Path(__file__).parents[1] / "data" / "forgetting.csv"
 SETTINGS = (

@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 from coursekit import methods
 from coursekit.comparison.machine import device_name
 from coursekit.device import pick_device
-from coursekit.in_context import Asked, ask
+from coursekit.evaluation.in_context import Asked, ask
+from coursekit.files import replace_text
 from coursekit.methods import LoRA
 from coursekit.models import load_decoder
-from coursekit.report import replace_text
 from coursekit.tasks import load_task
 from coursekit.training import fit, seed_everything
 

@@ -24,15 +24,22 @@ from torch.optim import AdamW
 from coursekit.comparison.machine import device_name
 from coursekit.device import pick_device
 from coursekit.evaluation import accuracy
+from coursekit.files import replace_text
 from coursekit.methods import IntrinsicSAID
 from coursekit.models import load_encoder
-from coursekit.report import replace_text
 from coursekit.tasks import load_task
 from coursekit.training import fit
 
 OUT = Path(__file__).parents[1] / "data" / "intrinsic.csv"
 COLUMNS = ("trained", "d", "seed", "steps", "batch", "accuracy", "sentences", "loss", "processor")
-SETTINGS = ("trained", "d", "seed", "steps", "batch", "sentences")  # of a run: what is there is not made again
+SETTINGS = (
+    "trained",
+    "d",
+    "seed",
+    "steps",
+    "batch",
+    "sentences",
+)  # of a run: what is there is not made again
 #: Found with seed 0: the longest step in the weights, and the largest rates, that do not fall back.
 STEP, RATE, FULL_RATE = 5.0, 5e-3, 1e-4
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.methods import IntrinsicSAID, PrefixTuning, PTuning
-from coursekit.methods.base import Method
-from coursekit.methods.surgery import HEADS
+from coursekit.methods.mechanism.method import Method
+from coursekit.methods.mechanism.modules import HEADS
 from coursekit.models import load_decoder, load_encoder
 
 SHAPES = {"smollm2": (8, 48), "minilm": (32, 40)}  # rows, tokens: a batch of film sentences
@@ -55,7 +55,7 @@ def with_torch(base: nn.Module, method: Method) -> tuple[nn.Module, nn.Module]:
     """
     ours = method.attach(copy.deepcopy(base))
     everything = isinstance(method, IntrinsicSAID)
-    changed = set() if everything else method._changes(ours)
+    changed = set() if everything else method.touched(ours)
     for name, parameter in base.named_parameters():
         parameter.requires_grad_(everything or name in changed or name.split(".")[0] in HEADS)
     return ours.train(), base.train()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import pkgutil
 import warnings
 
 __version__ = "0.1.0"
@@ -20,42 +21,16 @@ warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprec
 # bitsandbytes, on processors with AVX512-BF16: it goes on with its own kernel.
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda r: "kernels-community" not in str(r.msg))
 
-_SUBMODULES = frozenset(
-    [
-        "alignment",
-        "architecture",
-        "checks",
-        "comparison",
-        "counts",
-        "device",
-        "errors",
-        "evaluation",
-        "forgetting",
-        "interop",
-        "memory",
-        "methods",
-        "models",
-        "notebook",
-        "paths",
-        "plots",
-        "preferences",
-        "pretraining",
-        "published",
-        "refresh",
-        "runner",
-        "sources",
-        "tables",
-        "tasks",
-        "training",
-    ]
-)
-
 
 def __getattr__(name: str):
-    if name in _SUBMODULES:
+    if name in _submodules():
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted(_SUBMODULES | set(globals()))
+    return sorted({*_submodules(), *globals()})
+
+
+def _submodules() -> set[str]:
+    return {module.name for module in pkgutil.iter_modules(__path__)}

@@ -54,7 +54,7 @@ def _end_kernels_too() -> None:
 @_polite
 def fetch() -> None:
     r"""Download, verify and convert the models and texts of the course (once)."""
-    from coursekit import sources
+    from coursekit.models import sources
 
     for name, folder in sources.fetch_all().items():
         typer.echo(f"{name:10} {folder}")
@@ -71,8 +71,8 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Run finished notebooks again.")] = False,
 ) -> None:
     r"""Run notebooks through papermill; write them, their pages, summary.json and index.html."""
-    from coursekit.parameters import parse
-    from coursekit.runner import run_notebooks
+    from coursekit.batch.runner import run_notebooks
+    from coursekit.notebook.parameters import parse
 
     _end_kernels_too()
     results = run_notebooks(
@@ -90,7 +90,7 @@ def refresh(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("runs"),
 ) -> None:
     r"""Put the outputs of a run with default parameters into the notebooks, ready to be committed."""
-    from coursekit.refresh import refresh as put
+    from coursekit.authoring.refresh import refresh as put
 
     _end_kernels_too()
     for path in put(_notebooks(notebooks), out):
@@ -103,7 +103,7 @@ def colab(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; status 1 if out of step.")] = False,
 ) -> None:
     r"""Write the repository's address in pyproject.toml into all set-up cells and badges."""
-    from coursekit.colab import update
+    from coursekit.authoring.colab import update
 
     changed = update(Path.cwd(), write=not check)
     for path in changed:
@@ -119,7 +119,7 @@ def solve(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the solved notebook goes.")],
 ) -> None:
     r"""Make the solved notebook: every exercise answered by its reference solution."""
-    from coursekit.solve import solve as make
+    from coursekit.authoring.solve import solve as make
 
     typer.echo(f"{out}: {', '.join(make(notebook, out))}")
 
@@ -150,7 +150,7 @@ def compare(
     from tqdm import tqdm
 
     from coursekit import comparison
-    from coursekit.parameters import listed
+    from coursekit.notebook.parameters import listed
 
     if csv is not None:  # before the work, not after
         if csv.resolve() == out.resolve():
@@ -179,8 +179,8 @@ def info() -> None:
     from importlib import metadata
 
     import coursekit
-    from coursekit import sources
     from coursekit.device import pick_device, pick_dtype
+    from coursekit.models import sources
 
     typer.echo(f"coursekit     {coursekit.__version__} ({Path(coursekit.__file__).parent})")
     typer.echo(f"Python        {platform.python_version()} ({platform.platform()})")

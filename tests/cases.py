@@ -11,7 +11,7 @@ from attached import nonzero
 from torch import nn
 
 from coursekit import methods
-from coursekit.quantization import quantize_model
+from coursekit.qlora import quantize_model
 
 
 @dataclass(frozen=True)

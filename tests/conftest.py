@@ -55,3 +55,12 @@ def tiny():
     import tiny
 
     return tiny
+
+
+@pytest.fixture
+def plain_bitsandbytes():
+    r"""For odd sizes bitsandbytes compiles C++ code, which takes seconds and changes no result."""
+    import torch
+
+    with torch.compiler.set_stance("force_eager"):
+        yield

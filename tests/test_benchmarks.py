@@ -217,7 +217,9 @@ def test_a_run_of_the_intrinsic_dimension_is_made_once(tmp_path):
     out.write_text(f"{head}\n{row}\nhead,0,1,200,8,0.6")  # stopped in the middle of a row
     assert intrinsic.resume(out) == {("full", "0", "0", "200", "8", "400")}
     assert out.read_text() == f"{head}\n{row}\n"
-    assert ("full", "0", "0", "200", "8", "50") not in intrinsic.resume(out), "other test sentences, another run"
+    assert ("full", "0", "0", "200", "8", "50") not in intrinsic.resume(out), (
+        "other test sentences, another run"
+    )
     notes = tmp_path / "notes.csv"
     notes.write_text("a,b\n1,2")
     with pytest.raises(typer.BadParameter, match="no table of this benchmark"):

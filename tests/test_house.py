@@ -15,7 +15,7 @@ import nbformat
 import pytest
 import yaml
 
-from coursekit import colab
+from coursekit.authoring import colab
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -119,14 +119,14 @@ def test_a_notebook_has_the_parts_that_the_tools_look_for(path):
     assert notebook.metadata.kernelspec.name == "python3"
     for tag in ("setup", "badge", "parameters"):
         assert len(tagged(path, tag)) == 1, f"one cell tagged {tag}"
-    from coursekit.parameters import defaults
+    from coursekit.notebook.parameters import defaults
 
     assert defaults(path), "the parameters cell assigns the parameters"
 
 
 @each_notebook
 def test_a_profile_fits_the_notebook(path):
-    from coursekit.parameters import check, defaults, read_profile
+    from coursekit.notebook.parameters import check, defaults, read_profile
 
     for profile in ("smoke", "gpu"):
         file, values = read_profile(profile, path.parent)
@@ -134,7 +134,7 @@ def test_a_profile_fits_the_notebook(path):
 
 
 def test_every_parameter_of_a_profile_is_known_to_some_notebook():
-    from coursekit.parameters import defaults, read_profile
+    from coursekit.notebook.parameters import defaults, read_profile
 
     known = set().union(*(defaults(path) for path in NOTEBOOKS))
     for profile in ("smoke", "gpu"):
@@ -156,7 +156,7 @@ def test_one_section_is_one_row_of_files(path):
 
 @each_notebook
 def test_the_solved_notebook_can_be_made(path, tmp_path):
-    from coursekit.solve import solve
+    from coursekit.authoring.solve import solve
 
     answered = solve(path, tmp_path / path.name)
     for cell in code_cells(tmp_path / path.name):

@@ -11,7 +11,8 @@ from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from coursekit.prepared import IGNORED, Prepared
+from coursekit.labels import IGNORED
+from coursekit.tasks.prepared import Prepared
 
 _TEXT = """
     [PAD] [UNK] [EOS] terrible bad mixed good great negative positive Grade each film review as or , . : Review

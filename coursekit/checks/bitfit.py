@@ -74,7 +74,9 @@ COUNT = register(
             ),
             Mutant(
                 lambda shapes, head: sum(
-                    prod(s) for name, s in shapes.items() if name.endswith("bias") or name.startswith(f"{head}.")
+                    prod(s)
+                    for name, s in shapes.items()
+                    if name.endswith("bias") or name.startswith(f"{head}.")
                 ),
                 "position_bias ends in 'bias' and is a table of positions: a bias is called '.bias', with the dot",
             ),
@@ -254,7 +256,9 @@ FISHER = register(
                 "this squares token by token; a sentence has one loss, so add up its tokens before squaring",
             ),
             Mutant(
-                lambda g, x, k: _with_mask((torch.einsum("nto,nti->noi", g, x) / g.shape[1]).square().mean(0), k),
+                lambda g, x, k: _with_mask(
+                    (torch.einsum("nto,nti->noi", g, x) / g.shape[1]).square().mean(0), k
+                ),
                 "this averages over the tokens; the gradient of a sentence's loss is their sum",
             ),
             Mutant(

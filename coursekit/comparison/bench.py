@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from coursekit import training
 from coursekit.methods import FullFineTuning
 from coursekit.models import is_encoder, load_decoder, load_encoder
-from coursekit.prepared import Prepared
-from coursekit.tasks import load_task
+from coursekit.tasks.prepared import Prepared
+from coursekit.tasks.task import load_task
 
 #: Sentences that methods may look at before they train.
 LOOKED_AT = 128

@@ -173,7 +173,9 @@ def _check(
         )
     if try_rates is not None and not isinstance(try_rates, str):
         if not list(try_rates):
-            raise CourseError(f"no learning rate to choose from: give some, such as 0.001 and 0.01, or {AROUND!r}")
+            raise CourseError(
+                f"no learning rate to choose from: give some, such as 0.001 and 0.01, or {AROUND!r}"
+            )
         for lr in try_rates:
             if not (math.isfinite(lr) and lr > 0):
                 raise CourseError(f"learning rate {lr}: it must be a number above 0")

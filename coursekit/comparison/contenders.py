@@ -37,8 +37,8 @@ from coursekit.methods import (
     TopLayers,
     UniPELT,
 )
-from coursekit.methods.base import Method
-from coursekit.quantization import quantize_model
+from coursekit.methods.mechanism.method import Method
+from coursekit.qlora import quantize_model
 
 if TYPE_CHECKING:
     from coursekit.comparison.bench import Bench

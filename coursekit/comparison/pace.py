@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coursekit import training
 from coursekit.modes import in_mode
+from coursekit.training.model_modes import no_key_value_cache
+from coursekit.training.optimizers import make_optimizer
+from coursekit.training.precision import half_precision, master_weights
 
 
 @contextmanager
@@ -27,15 +29,15 @@ def _modes(model: nn.Module) -> Iterator[None]:
     r"""Modes and master weights: they belong to the model. Its precision belongs to the whole process."""
     with ExitStack() as stack:
         stack.enter_context(in_mode(model, training=True))
-        stack.enter_context(training._no_key_value_cache(model))
-        stack.enter_context(training._master_weights([p for p in model.parameters() if p.requires_grad]))
+        stack.enter_context(no_key_value_cache(model))
+        stack.enter_context(master_weights([p for p in model.parameters() if p.requires_grad]))
         yield
 
 
 def _precision(model: nn.Module) -> AbstractContextManager[Any]:
     r"""What `fit` computes this model's forward pass in."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    half = training._half_precision(model, trained)
+    half = half_precision(model, trained)
     # Off where the model does without: another model's must not be in force.
     return torch.autocast(trained[0].device.type, half, enabled=half is not None)
 
@@ -61,7 +63,7 @@ def _stepper(
 ) -> Callable[[], float]:
     r"""A function that makes one training step, as `fit` does, and says how many seconds it took."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = training._make_optimizer("adamw", trained, 0.0, 0.0)
+    optimizer = make_optimizer("adamw", trained, 0.0, 0.0)
 
     def step() -> float:
         if trained[0].is_cuda:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from coursekit.comparison.files import Line
 from coursekit.errors import CourseError
+from coursekit.files import replace_text
 from coursekit.memory.breakdown import MB
-from coursekit.report import replace_text
-from coursekit.tables import Table
+from coursekit.notebook.tables import Table
 
 #: Categories of memory in the order of `Breakdown.rows`, and the most that is alive at once.
 MEMORY = ("weights", "master", "gradients", "optimizer", "activations", "peak")

@@ -10,15 +10,16 @@ from typing import Any
 
 from torch import nn
 
-from coursekit import memory, models, training
+from coursekit import memory, training
 from coursekit.comparison.bench import Bench
 from coursekit.comparison.contenders import Contender
 from coursekit.comparison.pace import as_in_training, ratios
 from coursekit.errors import CourseError
-from coursekit.evaluation import accuracy
+from coursekit.evaluation.evaluate import accuracy
 from coursekit.memory import Breakdown, Quantized
 from coursekit.methods import trainable
-from coursekit.methods.surgery import head_names
+from coursekit.methods.mechanism.modules import head_names
+from coursekit.models.hub import quiet
 
 #: Rounds in which a step of the method and one of full fine-tuning take turns; even, so that each goes first as often.
 ROUNDS = 4
@@ -91,7 +92,7 @@ def _score(bench: Bench, model: nn.Module, split: str) -> dict[str, Any]:
 
 
 def _stored(contender: Contender, model: nn.Module) -> int:
-    with tempfile.TemporaryDirectory() as folder, models._quiet():  # no bar for one file
+    with tempfile.TemporaryDirectory() as folder, quiet():  # no bar for one file
         contender.method.save(model, folder, **contender.keep)
         return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from coursekit.autocast import without_autocast
 from coursekit.errors import CourseError
-from coursekit.training import own_loss
+from coursekit.training.loop import own_loss
 
 
 class Anchor(ABC):

@@ -23,13 +23,13 @@ from coursekit.errors import CourseError, unknown
 from coursekit.forgetting.ewc import EWC
 from coursekit.forgetting.l2sp import L2SP
 from coursekit.forgetting.mixture import mixture, replay
-from coursekit.history import History
 from coursekit.methods import FullFineTuning, LoRA
 from coursekit.modes import in_mode
-from coursekit.prepared import Prepared
-from coursekit.pretraining import adamw, prepare_text, small_decoder, train_tokenizer
-from coursekit.tasks import load_text
-from coursekit.training import fit, seed_everything
+from coursekit.tasks.prepared import Prepared
+from coursekit.tasks.task import load_text
+from coursekit.training.history import History
+from coursekit.training.loop import fit, seed_everything
+from coursekit.training.pretraining import adamw, prepare_text, small_decoder, train_tokenizer
 
 #: Blocks of old text that EWC's Fisher information is measured on.
 _SEEN = 128

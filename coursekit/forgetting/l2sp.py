@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from coursekit.errors import CourseError
 from coursekit.fingerprint import fingerprint
 from coursekit.forgetting.anchor import Anchor, factor
-from coursekit.methods.surgery import head_names
+from coursekit.methods.mechanism.modules import head_names
 
 
 class L2SP(Anchor):

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, Features, concatenate_datasets
 
 from coursekit.errors import CourseError
-from coursekit.prepared import Prepared
+from coursekit.tasks.prepared import Prepared
 
 
 def mixture(

@@ -18,13 +18,12 @@ from coursekit.memory.hardware import (
 from coursekit.memory.measure import measure
 from coursekit.memory.precision import PRECISIONS, STATES, optimizer_bytes
 from coursekit.memory.predict import bill, predict
-from coursekit.memory.qlora import claims, llama_config, llama_sizes, qlora_bill
 from coursekit.memory.quantized import Quantized
 from coursekit.memory.shard import STAGES, gpus_needed, shard
 
 __all__ = [
     "GB", "MB", "PRECISIONS", "STAGES", "STATES", "Breakdown", "Card", "GiB", "Point", "Quantized", "Release", "Step",
-    "Term", "bill", "block_steps", "card", "cards", "claims", "gpus_needed", "largest_card_by_year",
-    "largest_model_by_year", "llama_config", "llama_sizes", "measure", "models_over_time", "optimizer_bytes", "predict",
-    "qlora_bill", "shard",
+    "Term", "bill", "block_steps", "card", "cards", "gpus_needed", "largest_card_by_year",
+    "largest_model_by_year", "measure", "models_over_time", "optimizer_bytes", "predict",
+    "shard",
 ]  # fmt: skip

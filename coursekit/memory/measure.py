@@ -179,7 +179,7 @@ def by_allocator(
 def _weights(model: nn.Module) -> list[Tensor]:
     r"""Parameters, and the codes and scales of layers in 4 bits."""
     # Where the module is not loaded nothing is of it, and this file needs PyTorch only.
-    quantized = getattr(sys.modules.get("coursekit.quantization.linear"), "Linear4bit", ())
+    quantized = getattr(sys.modules.get("coursekit.qlora.linear"), "Linear4bit", ())
     codes = [b for m in model.modules() if isinstance(m, quantized) for b in m.buffers(recurse=False)]
     return [*model.parameters(), *codes]
 

@@ -45,7 +45,7 @@ class Quantized:
 
     def matrices(self, arch: Architecture) -> frozenset[str]:
         r"""Names of the matrices that are in codes, as `Architecture` has them."""
-        from coursekit.methods.surgery import matches
+        from coursekit.methods.mechanism.modules import matches
 
         return frozenset(
             m.name

@@ -11,12 +11,15 @@ from coursekit.methods.adapters import (
     SparseAdapter,
     skipping,
 )
-from coursekit.methods.base import activate, attached, detach, disabled, remove, rows, trainable, unmerge
 from coursekit.methods.full import FullFineTuning
 from coursekit.methods.hybrid import Hybrid, MAMAdapter, UniPELT
 from coursekit.methods.ia3 import IA3
 from coursekit.methods.intrinsic import IntrinsicSAID
 from coursekit.methods.lora import LoRA
+from coursekit.methods.mechanism.attachment import activate, attached, disabled, trainable
+from coursekit.methods.mechanism.detach import detach, remove
+from coursekit.methods.mechanism.merge import unmerge
+from coursekit.methods.mechanism.mixed_batch import mixed_batch
 from coursekit.methods.registry import from_checkpoint
 from coursekit.methods.selective import (
     BitFit,
@@ -66,7 +69,7 @@ __all__ = [
     "disabled",
     "from_checkpoint",
     "remove",
-    "rows",
+    "mixed_batch",
     "skipping",
     "trainable",
     "unmerge",

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from coursekit import counts, interop
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
-from coursekit.methods.base import Attachment, Method
+from coursekit.methods.mechanism.attachment import Attachment
+from coursekit.methods.mechanism.method import Method
+from coursekit.methods.mechanism.modules import in_codes
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,7 @@ class FullFineTuning(Method):
         raise CourseError("full fine-tuning has nothing to merge: what it learned is already in the weights")
 
     def _check(self, model: nn.Module) -> None:
-        from coursekit.quantization.linear import Linear4bit
-
-        if any(isinstance(module, Linear4bit) for module in model.modules()):
+        if any(in_codes(module) for module in model.modules()):
             raise CourseError(
                 "weights in 4 bits do not train, there is nothing between two levels: attach LoRA beside them, or load "
                 "the model without quantizing it"

@@ -22,8 +22,10 @@ from transformers.pytorch_utils import Conv1D
 from coursekit import counts, interop
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
-from coursekit.methods import base
-from coursekit.methods.surgery import find, is_conv1d, matches, no_match, standing
+from coursekit.methods.mechanism.attachment import Attachment, wrap
+from coursekit.methods.mechanism.method import Method
+from coursekit.methods.mechanism.modules import find, is_conv1d, matches, no_match, standing
+from coursekit.methods.mechanism.switch import Switch, Switched
 
 #: Keys and values, then the second feed-forward matrix, under each family's names. peft's own defaults are others
 #: for some: queries instead of values for OPT, queries instead of keys for Qwen2, queries as well for GPT-2.
@@ -63,10 +65,10 @@ class Rescale(torch.autograd.Function):
         return dx, dl
 
 
-class IA3Layer(base.Switched):
+class IA3Layer(Switched):
     r"""A frozen linear layer with a factor for each of its outputs, or for each of its inputs."""
 
-    def __init__(self, layer: nn.Module, switch: base.Switch):
+    def __init__(self, layer: nn.Module, switch: Switch):
         super().__init__(layer, switch)
         self.outgoing = nn.ParameterDict()  # l_k, l_v, by adapter name
         self.ingoing = nn.ParameterDict()  # l_ff
@@ -74,12 +76,12 @@ class IA3Layer(base.Switched):
     @property
     def weight(self) -> nn.Parameter:
         r"""The frozen weight, for code that looks at `layer.weight`."""
-        return self.leaf.weight
+        return self.bare.weight
 
     @property
     def widths(self) -> tuple[int, int]:
         r"""(in, out)."""
-        layer = self.leaf
+        layer = self.bare
         return (layer.nx, layer.nf) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
 
     def add(self, name: str, feedforward: bool, only_last: int | None) -> list[nn.Parameter]:
@@ -97,7 +99,7 @@ class IA3Layer(base.Switched):
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         r"""$l \odot (Wx + b)$ with the vector of the active adapter, or $W(l \odot x) + b$."""
-        return self.scaled(self.base(self.scaled(x, self.ingoing)), self.outgoing)
+        return self.scaled(self.base_layer(self.scaled(x, self.ingoing)), self.outgoing)
 
     def scaled(
         self, x: Float[Tensor, "*batch width"], store: nn.ParameterDict
@@ -125,14 +127,14 @@ class IA3Layer(base.Switched):
 
     def folded(self, name: str) -> dict[str, Tensor]:
         r"""Weight, and bias where it changes, of the one linear layer that does the same as adapter `name`."""
-        W, conv1d = self.weight, isinstance(self.leaf, Conv1D)
+        W, conv1d = self.weight, isinstance(self.bare, Conv1D)
         d_in, d_out = self.widths
         if name in self.ingoing:
             l = self.ingoing[name]  # W (l ⊙ x) = (W diag(l)) x: columns of W
             return {"weight": (W * (l[:, None] if conv1d else l)).to(W.dtype)}
         l = full(self.outgoing[name], d_out)  # l ⊙ (W x + b) = (diag(l) W) x + l ⊙ b: rows of W, and b
         new = {"weight": (W * (l if conv1d else l[:, None])).to(W.dtype)}
-        if (b := self.leaf.bias) is not None:
+        if (b := self.bare.bias) is not None:
             new["bias"] = (b * l).to(b.dtype)
         return new
 
@@ -147,7 +149,7 @@ def full(l: Float[Tensor, " n"], width: int) -> Float[Tensor, " width"]:
 
 
 @dataclass(frozen=True)
-class IA3(base.Method):
+class IA3(Method):
     r"""(IA)³ on keys, values and the hidden units of the feed-forward, as in the paper, for every family.
 
     targets, feedforward: modules by peft's names instead, such as `targets=("q_proj", "v_proj", "down_proj"),
@@ -205,11 +207,11 @@ class IA3(base.Method):
         name = self._named(model, name)
         return {path: layer.vector(name) for path, layer in _layers(model, name).items()}
 
-    def _folded(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
+    def _merged_weights(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
         r"""Every vector folds into the weight beside it: rows and bias for keys and values, columns for l_ff."""
         return {path: layer.folded(name) for path, layer in _layers(model, name).items()}
 
-    def _changes(self, model: nn.Module) -> set[str]:
+    def touched(self, model: nn.Module) -> set[str]:
         inward, found = self._names(describe(model.config))[1], set()
         for path in self._modules(model):
             # The output's factor meets the bias as well, also one that another method would add.
@@ -240,12 +242,12 @@ class IA3(base.Method):
     def _check(self, model: nn.Module) -> None:
         self._modules(model)
 
-    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         shapes, trained = describe(model.config), []
         feedforward = self._names(shapes)[1]
         for path, module in self._modules(model).items():
             if not isinstance(module, IA3Layer):
-                module = base.wrap(model, state, path, IA3Layer)
+                module = wrap(model, state, path, IA3Layer)
             fused = self.targets is None and shapes.family == "gpt2" and matches(path, "c_attn")
             trained += module.add(
                 name, self._is_feedforward(path, feedforward), 2 * shapes.d_kv if fused else None
@@ -282,7 +284,7 @@ class IA3(base.Method):
         return interop.common_config(model, self.kind) | {
             "target_modules": list(targets),
             "feedforward_modules": list(feedforward),
-            "fan_in_fan_out": any(is_conv1d(layer.leaf) for layer in _layers(model).values()),
+            "fan_in_fan_out": any(is_conv1d(layer.bare) for layer in _layers(model).values()),
             "init_ia3_weights": True,
         }
 

@@ -21,9 +21,11 @@ from coursekit import counts, interop
 from coursekit.architecture import Matrix, describe
 from coursekit.autocast import autocast_dtype
 from coursekit.errors import CourseError
-from coursekit.methods import base
 from coursekit.methods.low_rank import LowRankLinear, low_rank_update
-from coursekit.methods.surgery import all_linear, find, is_conv1d, matches, no_match, standing
+from coursekit.methods.mechanism.attachment import Attachment, wrap
+from coursekit.methods.mechanism.method import Method
+from coursekit.methods.mechanism.modules import all_linear, find, is_conv1d, matches, no_match, standing
+from coursekit.methods.mechanism.switch import Switch, Switched
 
 #: Query and value, as in the paper's experiments (section 4.2), under each family's names.
 PAPER_TARGETS = {
@@ -42,10 +44,10 @@ BEYOND += ("use_bdlora", "arrow_config", "kasa_config", "monteclora_config")
 MOVING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-class LoRALayer(base.Switched, ABC):
+class LoRALayer(Switched, ABC):
     r"""A frozen layer with low-rank updates beside it, one for each named adapter."""
 
-    def __init__(self, layer: nn.Module, switch: base.Switch):
+    def __init__(self, layer: nn.Module, switch: Switch):
         super().__init__(layer, switch)
         self.lora_A, self.lora_B = nn.ParameterDict(), nn.ParameterDict()
         self.magnitude = nn.ParameterDict()  # DoRA's m, one number for each output
@@ -55,7 +57,7 @@ class LoRALayer(base.Switched, ABC):
     @property
     def weight(self) -> nn.Parameter:
         r"""The frozen weight, for code that looks at `layer.weight`."""
-        return self.leaf.weight
+        return self.bare.weight
 
     @property
     def W(self) -> Float[Tensor, "out in"]:
@@ -65,7 +67,7 @@ class LoRALayer(base.Switched, ABC):
     @property
     def transposed(self) -> bool:
         r"""Whether the layer stores $W^\top$."""
-        return isinstance(self.leaf, (Conv1D, nn.Embedding))
+        return isinstance(self.bare, (Conv1D, nn.Embedding))
 
     def add(self, method: LoRA, name: str) -> list[nn.Parameter]:
         r"""New parameters for adapter `name`. After this the layer still answers exactly as before: B = 0."""
@@ -73,9 +75,7 @@ class LoRALayer(base.Switched, ABC):
         d_out, d_in = W.shape
         # A 16-bit base gets fp32 adapters: an update of 1e-4 would vanish in bf16's seven bits.
         dtype = torch.float64 if W.dtype == torch.float64 else torch.float32
-        A, B = (
-            torch.empty(s, device=W.device, dtype=dtype) for s in ((method.r, d_in), (d_out, method.r))
-        )
+        A, B = (torch.empty(s, device=W.device, dtype=dtype) for s in ((method.r, d_in), (d_out, method.r)))
         self.start(A, B)
         self.lora_A[name], self.lora_B[name] = nn.Parameter(A), nn.Parameter(B)
         self.dropout[name] = nn.Dropout(method.dropout) if method.dropout else nn.Identity()
@@ -110,7 +110,7 @@ class LoRALayer(base.Switched, ABC):
         self.scaling.pop(name, None)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.base(x)
+        y = self.base_layer(x)
         if self.switch.rows is None:
             name = self.switch.active
             return self.update(y, x, name) if name in self.scaling else y
@@ -137,13 +137,13 @@ class LoRALinear(LoRALayer):
     def forward(self, x: Tensor) -> Tensor:
         name = self.switch.active
         if self.switch.rows is None and name in self.scaling and self.is_plain(x, name):
-            W, b = self.base.weight, self.base.bias
+            W, b = self.base_layer.weight, self.base_layer.bias
             return LowRankLinear.apply(x, W, b, self.lora_A[name], self.lora_B[name], self.scaling[name])
         return super().forward(x)
 
     def is_plain(self, x: Tensor, name: str) -> bool:
         r"""Whether frozen layer and branch can be one operation: nothing but $Wx + b$, one precision, no dropout."""
-        layer = self.base
+        layer = self.base_layer
         return (
             type(layer) is nn.Linear
             and layer.weight.dtype == self.lora_A[name].dtype == x.dtype
@@ -177,8 +177,10 @@ class LoRALinear(LoRALayer):
         where m = ||W||, the change is exactly 0. Under dropout the direction's input is dropped too, as in peft.
         """
         A, B, s = self.lora_A[name], self.lora_B[name], self.scaling[name]
-        scale, bias = self.dora_scale(name), self.leaf.bias
-        if dropped is x and self.base is self.leaf:  # with another method in between, y has that one's bias
+        scale, bias = self.dora_scale(name), self.bare.bias
+        if (
+            dropped is x and self.base_layer is self.bare
+        ):  # with another method in between, y has that one's bias
             Wx = y if bias is None else y - bias
         else:
             Wx = F.linear(dropped.to(A.dtype), self.W.to(A.dtype))
@@ -203,7 +205,7 @@ class LoRAEmbedding(LoRALayer):
     ) -> Float[Tensor, "*batch out"]:
         r"""$h = W_0 x + sBAx$, where $Ax$ is a column of A."""
         A, B, s = self.lora_A[name], self.lora_B[name], self.scaling[name]
-        Ax = F.embedding(x, A.t(), self.leaf.padding_idx)  # (*batch) -> (*batch, r)
+        Ax = F.embedding(x, A.t(), self.bare.padding_idx)  # (*batch) -> (*batch, r)
         BAx = (Ax @ B.t()) * s  # (*batch, r)(r, out) -> (*batch, out)
         if name in self.magnitude:
             scale = self.dora_scale(name)
@@ -217,7 +219,7 @@ def row_norm(W: Float[Tensor, "out in"]) -> Float[Tensor, " out"]:
 
 
 @dataclass(frozen=True)
-class LoRA(base.Method):
+class LoRA(Method):
     r"""LoRA on the modules that `targets` name.
 
     r: rank of the update. alpha: the update is scaled by alpha / r, or by alpha / sqrt(r) with `rslora`
@@ -278,15 +280,15 @@ class LoRA(base.Method):
         r"""$\sum r (d_{in} + d_{out})$ over the adapted matrices; DoRA adds one magnitude for each output."""
         return counts.lora(describe(config), self.matrices(config), self.r, dora=self.dora)
 
-    def _folded(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
+    def _merged_weights(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
         r"""$W = W_0 + sBA$, in place of the frozen weight: from then on no extra layer, so no extra latency."""
         return {
             path: {"weight": _stored(layer, layer.folded(name))}
-            for path, layer in _layers(model).items()
+            for path, layer in lora_layers(model).items()
             if name in layer.scaling
         }
 
-    def _changes(self, model: nn.Module) -> set[str]:
+    def touched(self, model: nn.Module) -> set[str]:
         return {f"{path}.weight" for path in self._modules(model)}
 
     def _modules(self, model: nn.Module) -> dict[str, nn.Module]:
@@ -310,18 +312,18 @@ class LoRA(base.Method):
                     f"take r up to {min(W.shape)}"
                 )
 
-    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         trained = []
         for path, module in self._modules(model).items():
             if not isinstance(module, LoRALayer):
                 wrapper = LoRAEmbedding if isinstance(module, nn.Embedding) else self.wrapper
-                module = base.wrap(model, state, path, wrapper)
+                module = wrap(model, state, path, wrapper)
             trained += module.add(self, name)
         return trained
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         tensors = {}
-        for path, layer in _layers(model).items():
+        for path, layer in lora_layers(model).items():
             if name not in layer.scaling:
                 continue
             # peft keeps an embedding's factors as bare parameters and a linear layer's as small Linear modules
@@ -336,7 +338,7 @@ class LoRA(base.Method):
         return tensors
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
-        layers = _layers(model)
+        layers = lora_layers(model)
         shapes = describe(model.config)
         if self.targets == "all-linear":
             targets = sorted({m.name for m in self.matrices(model.config)})
@@ -349,7 +351,7 @@ class LoRA(base.Method):
             "target_modules": targets,
             "use_rslora": self.rslora,
             "use_dora": self.dora,
-            "fan_in_fan_out": any(is_conv1d(layer.leaf) for layer in layers.values()),
+            "fan_in_fan_out": any(is_conv1d(layer.bare) for layer in layers.values()),
             "bias": "none",
         }
 
@@ -410,7 +412,7 @@ def _plain(config: dict[str, Any]) -> None:
         )
 
 
-def _layers(model: nn.Module) -> dict[str, LoRALayer]:
+def lora_layers(model: nn.Module) -> dict[str, LoRALayer]:
     return {path: module for path, module in standing(model) if isinstance(module, LoRALayer)}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coursekit import interop
 from coursekit.errors import unknown
-from coursekit.methods.base import Method
+from coursekit.methods.mechanism.method import Method
 
 
 def from_checkpoint(folder: str | Path) -> Method:

@@ -66,7 +66,9 @@ def stored_q4_1(path: str | PathLike, names: list[str]) -> dict[str, UInt8[Tenso
     from gguf import GGUFReader
 
     if not Path(path).is_file():
-        raise CourseError(f"there is no file {path}: coursekit.sources.smollm2_gguf() gives the decoder's")
+        raise CourseError(
+            f"there is no file {path}: coursekit.models.sources.smollm2_gguf() gives the decoder's"
+        )
     try:
         tensors = {t.name: t for t in GGUFReader(path).tensors}
     except Exception as error:  # the library fails in many ways on what is no GGUF

@@ -46,7 +46,9 @@ def test_the_reference_passes(id):
 @pytest.mark.parametrize("exercise, mutant", MUTANTS, ids=[f"{e.id}-{i}" for i, (e, _) in enumerate(MUTANTS)])
 def test_each_mutant_fails_with_its_own_message(exercise, mutant):
     result = check(exercise.id, mutant.function)
-    said = result.message.split(" (and then it stopped with ")[0]  # a mistake that does not run on every input
+    said = result.message.split(" (and then it stopped with ")[
+        0
+    ]  # a mistake that does not run on every input
     assert (result.status, said, result.points) == ("failed", mutant.message, 0)
     assert sum(m.message == mutant.message for m in exercise.mutants) == 1
 
@@ -105,7 +107,11 @@ def test_answers_that_break_are_told_why_and_never_raise():
 @pytest.mark.parametrize("given", [torch.tensor(1.0), torch.ones(4), torch.ones(4, 3), torch.ones(2, 2, 3)])
 def test_any_two_shapes_can_be_compared(given, expected):
     said = difference(given, expected, 1e-6)
-    assert said is None if given.shape == expected.shape else said.startswith(f"its shape is {tuple(given.shape)}")
+    assert (
+        said is None
+        if given.shape == expected.shape
+        else said.startswith(f"its shape is {tuple(given.shape)}")
+    )
 
 
 def test_whole_numbers_are_written_out():

@@ -341,11 +341,11 @@ def test_each_adapter_has_norms_of_its_own_and_the_base_keeps_its(family, kind):
     arch = describe(model.config)
     assert len(norms) == arch.n_layers * len(arch.norms) + len(arch.outer_norms)
     for norm in norms:
-        assert not torch.equal(norm.norms["film"].weight, norm.base.weight)
-        assert torch.equal(norm.norms["product"].weight, norm.base.weight)
+        assert not torch.equal(norm.norms["film"].weight, norm.base_layer.weight)
+        assert torch.equal(norm.norms["product"].weight, norm.base_layer.weight)
     film, product = answers(model, batch), answers(methods.activate(model, "product"), batch)
     assert torch.equal(product, plain) and not torch.equal(film, plain)
-    with methods.rows(model, ["film", None, "product"]):
+    with methods.mixed_batch(model, ["film", None, "product"]):
         mixed = answers(model, batch)
     torch.testing.assert_close(mixed, torch.stack([film[0], plain[1], product[2]]), atol=1e-5, rtol=1e-5)
     methods.detach(model)
@@ -364,7 +364,7 @@ def test_norms_that_train_beside_norms_that_do_not(kind):
     alive(kind(r=3, train_norms=True), model, "normed", seed=1)
     for name, expected in alone.items():
         assert torch.equal(answers(methods.activate(model, name), one), expected)
-    with methods.rows(model, ["normed", "plain", None]):
+    with methods.mixed_batch(model, ["normed", "plain", None]):
         mixed = answers(model, one)
     expected = torch.stack([alone["normed"][0], alone["plain"][1], answers(tiny.decoder("opt"), one)[2]])
     torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-5)
@@ -428,7 +428,7 @@ def test_names_of_the_base_s_weights_stay_and_nothing_is_left_behind(family, kin
 def test_a_mixed_batch_of_another_size_where_the_feed_forward_sees_no_rows():
     model = alive(PfeifferAdapter(r=3), tiny.decoder("opt"), "film")
     # 3 x 10 tokens are also 2 x 15: the number of rows has to come from elsewhere
-    with methods.rows(model, ["film"] * 2), pytest.raises(CourseError, match="given 2 .* has 3 rows"):
+    with methods.mixed_batch(model, ["film"] * 2), pytest.raises(CourseError, match="given 2 .* has 3 rows"):
         model(**tiny.batch(3))
 
 
@@ -458,7 +458,7 @@ def test_two_tasks_two_adapters_one_base():
     together.eval()
     for name in tasks:
         assert torch.equal(answers(methods.activate(together, name), tiny.batch()), alone[name])
-    with methods.rows(together, ["product", "film", None]):
+    with methods.mixed_batch(together, ["product", "film", None]):
         mixed = answers(together, tiny.batch())
     expected = [alone["product"][0], alone["film"][1], answers(tiny.encoder(**quiet), tiny.batch())[2]]
     torch.testing.assert_close(mixed, torch.stack(expected), atol=1e-6, rtol=1e-5)
@@ -594,7 +594,7 @@ def test_norms_inside_skipped_blocks_are_the_base_s():
     model = alive(HoulsbyAdapter(r=3, train_norms=True), deep("llama"))
     final = next(m for p, m in model.named_modules() if p == "model.norm")
     with torch.no_grad():
-        final.norms["default"].weight.copy_(final.base.weight)
+        final.norms["default"].weight.copy_(final.base_layer.weight)
     with methods.skipping(model, 4):
         assert torch.equal(answers(model, tiny.batch()), answers(deep("llama"), tiny.batch()))
     with methods.skipping(model, 3):
@@ -613,7 +613,7 @@ def test_adapters_of_two_kinds_with_blocks_left_out_on_one_base():
         alive(method, model, name, seed)
     for name in kinds:
         assert torch.equal(answers(methods.activate(model, name), one), alone[name])
-    with methods.rows(model, ["b", None, "a"]):
+    with methods.mixed_batch(model, ["b", None, "a"]):
         mixed = answers(model, one)
     expected = torch.stack([alone["b"][0], answers(deep("opt"), one)[1], alone["a"][2]])
     torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-5)

@@ -16,8 +16,8 @@ from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.memory.measure import measure
 from coursekit.methods import BitFit
-from coursekit.quantization import quantize_model
-from coursekit.quantization.linear import Linear4bit
+from coursekit.qlora import quantize_model
+from coursekit.qlora.linear import Linear4bit
 
 WITH_BIASES = ("bert", "roberta", "gpt2", "opt")
 each = pytest.mark.parametrize("family", WITH_BIASES)

@@ -14,7 +14,7 @@ from coursekit import counts, methods
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods import ByType, HeadOnly, NormTuning
-from coursekit.methods.surgery import body_prefix
+from coursekit.methods.mechanism.modules import body_prefix
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 ATTENTION = {

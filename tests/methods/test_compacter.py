@@ -233,7 +233,7 @@ def test_all_layers_share_one_parameter(family, kind, tmp_path):
     assert {id(one.A) for one in layers} == {id(shared(model))}
     stored = {key: value for key, value in model.state_dict().items() if value.shape == (2, 2, 2)}
     assert len(stored) == 1
-    trained = model._coursekit.parameters["default"]
+    trained = model._coursekit.notebook.parameters["default"]
     assert len({id(p) for p in trained}) == len(trained) and any(p is shared(model) for p in trained)
 
     kind(n=2, r=4).save(model, tmp_path)

@@ -28,7 +28,7 @@ from transformers import (
 
 from coursekit import methods
 from coursekit.errors import CourseError
-from coursekit.quantization import Linear4bit
+from coursekit.qlora import Linear4bit
 
 EVERY = [pytest.param(case, family, id=f"{case.name}-{family}") for case in CASES for family in case.families]
 DECODERS = [p for p in EVERY if p.values[1] in tiny.DECODERS]
@@ -93,7 +93,7 @@ def test_it_fits_bodies_and_all_heads_and_gives_them_back(case, family, kind):
         hidden.shape for hidden in before.hidden_states
     ]
     assert not torch.allclose(after[0], before[0], atol=1e-4)
-    with torch.no_grad(), methods.rows(model, ["default", None, "default"]):
+    with torch.no_grad(), methods.mixed_batch(model, ["default", None, "default"]):
         mixed = model(**one)[0]
     seen = (
         one["attention_mask"].bool()
@@ -116,7 +116,7 @@ def test_training_moves_what_was_promised_and_nothing_else(case, family):
     base = {name: parameter for name, parameter in model.named_parameters()}
     before = {name: parameter.detach().clone() for name, parameter in base.items()}
     nonzero(case.make().attach(model))
-    trained = model._coursekit.parameters["default"]
+    trained = model._coursekit.notebook.parameters["default"]
     started = [parameter.detach().clone() for parameter in trained]
     assert {id(p) for p in trained} == {id(p) for p in model.parameters() if p.requires_grad}
 
@@ -138,7 +138,7 @@ def test_checkpointing_activations_gives_the_same_gradients(case, family):
             model.activation_checkpointing_enable({"use_reentrant": False})
         torch.manual_seed(5)  # dropout, and what else a method draws
         model(**labelled(family, padded=True)).loss.backward()
-        gradients.append([p.grad for p in model._coursekit.parameters["default"]])
+        gradients.append([p.grad for p in model._coursekit.notebook.parameters["default"]])
     assert any(g is not None and g.abs().sum() > 0 for g in gradients[0])
     for plain, again in zip(*gradients, strict=True):
         assert (plain is None) == (again is None)
@@ -174,7 +174,7 @@ def test_a_sixteen_bit_base_gets_parameters_in_full_precision(case, family):
     case.make().attach(model)
     nonzero(model)
     heads = {id(p) for n, p in model.named_parameters() if ".copies." in n}
-    own = [p for p in model._coursekit.parameters["default"] if id(p) not in heads]
+    own = [p for p in model._coursekit.notebook.parameters["default"] if id(p) not in heads]
     assert {p.dtype for p in own} == {torch.float32}
     done = model(**labelled(family))
     assert done.logits.dtype == torch.bfloat16 and torch.isfinite(done.logits).all()
@@ -191,7 +191,7 @@ def test_autocast_gives_nearly_the_same_gradients(case, family, dtype):
         with torch.autocast("cpu", dtype, enabled=enabled):
             loss = model(**labelled(family, padded=True)).loss
         loss.backward()
-        own = model._coursekit.parameters["default"]
+        own = model._coursekit.notebook.parameters["default"]
         assert {p.grad.dtype for p in own if p.grad is not None} == {torch.float32}
         gradients.append(torch.cat([p.grad.flatten() for p in own if p.grad is not None]))
     exact, rounded = gradients
@@ -203,7 +203,7 @@ def test_autocast_gives_nearly_the_same_gradients(case, family, dtype):
 def test_float64_stays_float64(case, family):
     model = build(case, family).double()
     nonzero(case.make().attach(model))
-    assert {p.dtype for p in model._coursekit.parameters["default"]} == {torch.float64}
+    assert {p.dtype for p in model._coursekit.notebook.parameters["default"]} == {torch.float64}
     exact = model(**labelled(family)).logits
     single = attach(case, family)(**labelled(family)).logits
     torch.testing.assert_close(exact.float(), single, atol=1e-4, rtol=1e-3)
@@ -238,16 +238,16 @@ def test_adapters_are_switched_mixed_and_removed(case, family):
         methods.activate(model, name)
         assert torch.equal(model(**one).logits, alone[name])
         assert {id(p) for p in model.parameters() if p.requires_grad} == {
-            id(p) for p in model._coursekit.parameters[name]
+            id(p) for p in model._coursekit.notebook.parameters[name]
         }
     with methods.disabled(model):
         assert torch.equal(model(**one).logits, plain)
-    with torch.no_grad(), methods.rows(model, ["product", None, "film"]):
+    with torch.no_grad(), methods.mixed_batch(model, ["product", None, "film"]):
         mixed = model(**one).logits
     expected = torch.stack([alone["product"][0], plain[1], alone["film"][2]])
     torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-4)
     assert torch.equal(model(**one).logits, alone["film"])
-    with methods.rows(model, ["film"] * 2), pytest.raises(CourseError, match="given 2 .* has 3 rows"):
+    with methods.mixed_batch(model, ["film"] * 2), pytest.raises(CourseError, match="given 2 .* has 3 rows"):
         model(**one)
     methods.remove(model, "film")
     assert list(methods.attached(model)) == ["product"]
@@ -262,14 +262,14 @@ def test_who_answers_can_be_changed_for_a_while_within_a_while(case, family):
     plain = model(**one).logits
     for seed, name in enumerate(("film", "product")):
         nonzero(case.make().attach(model, name), seed)
-    with methods.rows(model, ["film", "product", None]):
+    with methods.mixed_batch(model, ["film", "product", None]):
         outer = model(**one).logits
         with methods.disabled(model):
             assert torch.equal(model(**one).logits, plain)
-            with methods.rows(model, ["film", "product", None]):
+            with methods.mixed_batch(model, ["film", "product", None]):
                 assert torch.equal(model(**one).logits, outer)
             assert torch.equal(model(**one).logits, plain)
-        with methods.rows(model, iter(["product", None, "film"])):
+        with methods.mixed_batch(model, iter(["product", None, "film"])):
             assert not torch.allclose(model(**one).logits, outer, atol=1e-4)
         assert torch.equal(model(**one).logits, outer)
 
@@ -279,12 +279,12 @@ def test_rows_of_one_batch_train_their_own_adapter(case, family):
     model = build(case, family)
     for seed, name in enumerate(("film", "product")):
         nonzero(case.make().attach(model, name), seed)
-    for parameters in model._coursekit.parameters.values():
+    for parameters in model._coursekit.notebook.parameters.values():
         for parameter in parameters:
             parameter.requires_grad_(True)
-    with methods.rows(model, ["film", "product"]):
+    with methods.mixed_batch(model, ["film", "product"]):
         model(**tiny.batch(2)).logits[0].sum().backward()
-    named = model._coursekit.parameters
+    named = model._coursekit.notebook.parameters
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in named["film"])
     assert all(p.grad is None or p.grad.abs().sum() == 0 for p in named["product"])
 
@@ -405,7 +405,7 @@ def test_while_one_is_folded_in_nothing_is_done_to_the_others(case, family, tmp_
         lambda: method.load(model, tmp_path / "saved", "third"),
         lambda: methods.activate(model, "product"),
         lambda: methods.disabled(model).__enter__(),
-        lambda: methods.rows(model, ["film"] * 3).__enter__(),
+        lambda: methods.mixed_batch(model, ["film"] * 3).__enter__(),
     ):
         with pytest.raises(CourseError, match=r"call unmerge\(model\)"):
             attempt()
@@ -549,7 +549,7 @@ def test_one_generation_serves_several_adapters(case, family):
     ids = tiny.batch(3, 8)["input_ids"]
     names = ["product", "film", None]
     with torch.no_grad():
-        with methods.rows(model, names):
+        with methods.mixed_batch(model, names):
             written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new,
                                      do_sample=False, pad_token_id=1)[:, 8:]  # fmt: skip
         expected = [

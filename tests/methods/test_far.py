@@ -17,7 +17,7 @@ from coursekit.methods.selective import Priming
 from coursekit.methods.selective.far import JOINS
 from coursekit.methods.selective.part_layer import parts_of
 from coursekit.methods.selective.parts import PartProduct, transposed
-from coursekit.quantization import quantize_model
+from coursekit.qlora import quantize_model
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 each_join = pytest.mark.parametrize("join", ["weights", "outputs"])

@@ -16,10 +16,10 @@ from coursekit import counts, interop, methods
 from coursekit.errors import CourseError
 from coursekit.methods import FishMask
 from coursekit.methods.adapters import masks
+from coursekit.methods.mechanism.modules import all_linear
 from coursekit.methods.selective.part_layer import parts_of
 from coursekit.methods.selective.scores import SCORES
-from coursekit.methods.surgery import all_linear
-from coursekit.quantization import quantize_model
+from coursekit.qlora import quantize_model
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 SCORE = pytest.mark.parametrize("score", list(SCORES))
@@ -248,7 +248,7 @@ def test_a_checkpoint_brings_its_mask(family, tmp_path):
     other = attached(family, score="random", seed=5)  # trained already, elsewhere
     FishMask(keep=50).load(other, tmp_path)
     assert torch.equal(other(**one).logits, model(**one).logits)
-    assert {id(p) for p in values(other)} <= {id(p) for p in other._coursekit.parameters["default"]}
+    assert {id(p) for p in values(other)} <= {id(p) for p in other._coursekit.notebook.parameters["default"]}
     assert sum(p.numel() for p in other.parameters() if p.requires_grad) == methods.trainable(model)
 
 
@@ -271,7 +271,7 @@ def test_loading_into_one_adapter_leaves_the_active_one_and_the_others(tmp_path)
     film = methods.activate(model, "film")(**one).logits
     FishMask(keep=50).load(model, tmp_path, "product")
     assert torch.equal(model(**one).logits, film)
-    own = {id(p) for p in model._coursekit.parameters["film"]}
+    own = {id(p) for p in model._coursekit.notebook.parameters["film"]}
     assert {id(p) for p in model.parameters() if p.requires_grad} == own
     product = methods.activate(model, "product")(**one).logits
     assert torch.equal(product, FishMask(keep=50).load(tiny.model("bert"), tmp_path)(**one).logits)
@@ -380,7 +380,9 @@ def test_a_hybrid_has_no_batches_to_score_with():
 def test_batches_that_are_none_are_said_and_touch_nothing(given, said):
     model = tiny.model("bert")
     with pytest.raises(CourseError, match=said):
-        inspect.unwrap(FishMask.attach)(FishMask(keep=5), model, batches=given)  # without the tests' own check of types
+        inspect.unwrap(FishMask.attach)(
+            FishMask(keep=5), model, batches=given
+        )  # without the tests' own check of types
     assert not methods.attached(model)
 
 

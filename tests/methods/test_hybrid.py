@@ -34,9 +34,9 @@ from coursekit.methods import (
     PTuning,
     UniPELT,
 )
+from coursekit.methods.mechanism.modules import around, at, standing
+from coursekit.methods.mechanism.switch import Switched, bare
 from coursekit.methods.selective.whole import Whole
-from coursekit.methods.surgery import around, at, standing
-from coursekit.methods.switched import Switched, leaf
 
 PARTS = {
     "lora": lambda: LoRA(r=4, targets=("q_proj", "v_proj")),
@@ -51,7 +51,7 @@ PAIRS = [pytest.param(a, b, id=f"{a}-{b}") for a, b in combinations(PARTS, 2)]
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 
 
-def bare(model: nn.Module) -> list[tuple[str, type]]:
+def shape_of(model: nn.Module) -> list[tuple[str, type]]:
     return [(name, type(module)) for name, module in model.named_modules()]
 
 
@@ -73,7 +73,7 @@ def test_any_two_that_touch_different_places_keep_all_promises_together(a, b, tm
     assert methods.trainable(model) == method.count(model.config)
     for name in alone:
         assert torch.equal(methods.activate(model, name)(**one).logits, alone[name])
-    with torch.no_grad(), methods.rows(model, ["product", None, "film"]):
+    with torch.no_grad(), methods.mixed_batch(model, ["product", None, "film"]):
         mixed = model(**one).logits
     expected = torch.stack([alone["product"][0], before[1], alone["film"][2]])
     seen = one["attention_mask"].bool()
@@ -83,7 +83,7 @@ def test_any_two_that_touch_different_places_keep_all_promises_together(a, b, tm
     again = methods.from_checkpoint(tmp_path).load(tiny.model("opt"), tmp_path)
     assert torch.equal(again(**one).logits, alone["film"])
     method.detach(model)
-    assert bare(model) == bare(plain) and hooks(model) == 0
+    assert shape_of(model) == shape_of(plain) and hooks(model) == 0
     assert torch.equal(model(**one).logits, before)
 
 
@@ -101,7 +101,7 @@ def test_each_part_moves_what_it_moves_alone(family):
     with torch.no_grad():
         for path, layer in standing(both):
             if hasattr(layer, "lora_A"):
-                leaf(at(folded, path)).weight += (
+                bare(at(folded, path)).weight += (
                     layer.delta("default").T if layer.transposed else layer.delta("default")
                 )
     prefix.attach(folded)
@@ -173,7 +173,7 @@ def test_a_later_adapter_with_other_targets_is_as_if_it_were_alone(family):
     film = nonzero(made(low).attach(tiny.model(family), "film"), 0)
     assert torch.equal(methods.activate(model, "film")(**one).logits, film(**one).logits)
     methods.detach(model)
-    assert bare(model) == bare(tiny.model(family)) and hooks(model) == 0
+    assert shape_of(model) == shape_of(tiny.model(family)) and hooks(model) == 0
 
 
 def test_wrappers_of_one_module_stand_in_their_order_whichever_came_first():
@@ -182,8 +182,8 @@ def test_wrappers_of_one_module_stand_in_their_order_whichever_came_first():
     Hybrid(prefix, LoRA(r=4, targets=("query",))).attach(model, "a")
     Hybrid(prefix, LoRA(r=4, targets=("position_embeddings",))).attach(model, "b")
     outer = at(model, "bert.embeddings.position_embeddings")
-    assert [type(m).__name__ for m in (outer, outer.base)] == ["ShiftedPositions", "LoRAEmbedding"]
-    assert outer.leaf is model._coursekit.originals["bert.embeddings.position_embeddings"]
+    assert [type(m).__name__ for m in (outer, outer.base_layer)] == ["ShiftedPositions", "LoRAEmbedding"]
+    assert outer.bare is model._coursekit.originals["bert.embeddings.position_embeddings"]
     alone = Hybrid(prefix, LoRA(r=4, targets=("position_embeddings",))).attach(tiny.model("bert"), "b")
     assert torch.equal(nonzero(model)(**tiny.batch()).logits, nonzero(alone)(**tiny.batch()).logits)
 
@@ -196,7 +196,7 @@ def test_a_prompt_s_keys_have_the_update_of_their_own_adapter():
     for seed, name in enumerate(("film", "product", "third")):
         alone.append(nonzero(method.attach(tiny.model("llama"), name), seed, 2)(**one).logits[seed])
         nonzero(method.attach(model, name), seed, 2)
-    with torch.no_grad(), methods.rows(model, ["film", "product", "third"]):
+    with torch.no_grad(), methods.mixed_batch(model, ["film", "product", "third"]):
         torch.testing.assert_close(model(**one).logits, torch.stack(alone), atol=1e-4, rtol=1e-4)
 
 
@@ -312,11 +312,11 @@ def test_lora_alone_does_not_read_a_checkpoint_with_biases(tmp_path):
 def test_the_bias_inside_a_lora_layer_trains_and_the_frozen_one_does_not():
     model = nonzero(Hybrid(LoRA(r=2), BitFit()).attach(tiny.model("bert")))
     layer = at(model, "bert.encoder.layer.0.attention.self.query")
-    before, one = layer.leaf.bias.clone(), labelled("bert")
+    before, one = layer.bare.bias.clone(), labelled("bert")
     model(**one).loss.backward()
     (part,) = (m for m in layer.modules() if isinstance(m, Whole))
-    assert part.values.grad.abs().sum() > 0 and layer.leaf.bias.grad is None
-    assert torch.equal(layer.leaf.bias, before)
+    assert part.values.grad.abs().sum() > 0 and layer.bare.bias.grad is None
+    assert torch.equal(layer.bare.bias, before)
     x, W = torch.randn(2, 3, tiny.D_MODEL), layer.folded("default")
     torch.testing.assert_close(layer(x), x @ W.T + part.values)
 
@@ -329,7 +329,7 @@ def test_what_folds_folds_together_and_comes_back():
     model, one = nonzero(method.attach(tiny.model("bert"))), tiny.batch()
     beside = model(**one).logits
     method.merge(model)
-    assert bare(model) == bare(tiny.model("bert"))
+    assert shape_of(model) == shape_of(tiny.model("bert"))
     torch.testing.assert_close(model(**one).logits, beside, atol=1e-4, rtol=1e-4)
     assert torch.equal(methods.unmerge(model)(**one).logits, beside)
 
@@ -366,7 +366,7 @@ def test_parts_that_collide_are_refused_before_anything_is_changed(parts, messag
     with pytest.raises(CourseError, match=message) as error:
         Hybrid(*parts()).attach(model)
     assert "\n" not in str(error.value)
-    assert bare(model) == bare(plain) and hooks(model) == 0 and methods.attached(model) == {}
+    assert shape_of(model) == shape_of(plain) and hooks(model) == 0 and methods.attached(model) == {}
     assert all(p.requires_grad for p in model.parameters())
 
 
@@ -531,7 +531,9 @@ def test_a_checkpoint_with_a_hole_changes_nothing(method, tmp_path):
     method.load(model, tmp_path / "whole")  # a file without a hole still loads
 
 
-@pytest.mark.parametrize("method", [MAMAdapter(n=3, hidden=None, r=4), Hybrid(PfeifferAdapter(r=4), BitFit())])
+@pytest.mark.parametrize(
+    "method", [MAMAdapter(n=3, hidden=None, r=4), Hybrid(PfeifferAdapter(r=4), BitFit())]
+)
 def test_bottlenecks_of_a_combination_cannot_be_skipped_alone(method):
     model = method.attach(tiny.model("bert"))
     with pytest.raises(CourseError, match="only bottleneck adapters"), methods.skipping(model, 1):

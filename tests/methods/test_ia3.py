@@ -179,7 +179,7 @@ def _scaled(model: nn.Module) -> list[str]:
 def test_gpt2_scales_keys_and_values_and_leaves_queries_alone():
     model, x = nonzero(IA3().attach(tiny.model("gpt2"))), torch.randn(2, 5, tiny.D_MODEL)
     layer, d = model.get_submodule("transformer.h.0.attn.c_attn"), tiny.D_MODEL
-    plain, scaled = layer.base(x), layer(x)
+    plain, scaled = layer.base_layer(x), layer(x)
     l = IA3().vectors(model)["transformer.h.0.attn.c_attn"]
     assert l.shape == (2 * d,)
     assert torch.equal(scaled[..., :d], plain[..., :d])
@@ -341,7 +341,7 @@ def test_adapters_with_other_targets_share_a_model_and_a_batch(family):
     nonzero(film.attach(model, "film"), 0), nonzero(product.attach(model, "product"), 1)
     alone = {name: methods.activate(model, name)(**one).logits for name in ("film", "product", None)}
     names = ["product", None, "film"]
-    with torch.no_grad(), methods.rows(model, names):
+    with torch.no_grad(), methods.mixed_batch(model, names):
         mixed = model(**one).logits
     expected = torch.stack([alone[name][row] for row, name in enumerate(names)])
     torch.testing.assert_close(mixed, expected, atol=1e-6, rtol=1e-5)
@@ -356,7 +356,7 @@ def test_rows_of_one_batch_in_sixteen_bits():
     model, one = tiny.model("opt", dtype=torch.bfloat16), tiny.batch(2)
     for seed, name in enumerate(("film", "product")):
         nonzero(IA3().attach(model, name), seed)
-    with torch.no_grad(), methods.rows(model, ["product", "film"]):
+    with torch.no_grad(), methods.mixed_batch(model, ["product", "film"]):
         mixed = model(**one).logits
     alone = [methods.activate(model, n)(**one).logits[i] for i, n in enumerate(("product", "film"))]
     assert mixed.dtype == torch.bfloat16

@@ -20,7 +20,7 @@ from coursekit.methods import IntrinsicSAID
 from coursekit.methods.intrinsic.displaced import Displace, DisplacedLayer
 from coursekit.methods.intrinsic.fastfood import SMALLEST_BLOCK, Fastfood
 from coursekit.methods.intrinsic.hadamard import stages, walsh_hadamard
-from coursekit.quantization import quantize_model
+from coursekit.qlora import quantize_model
 
 DOUBLE = torch.float64
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -178,7 +178,9 @@ def moved_by_hand(model: nn.Module, family: str) -> tuple[nn.Module, torch.Tenso
     r"""A plain model with θ0 + λ F(v), F as a dense matrix; that matrix, and the names of its rows' tensors."""
     directions, plain = model.base_model.intrinsic, tiny.model(family).double()
     for module in plain.modules():
-        if isinstance(module, nn.Embedding):  # else PyTorch would drop the gradient of the padding token's row
+        if isinstance(
+            module, nn.Embedding
+        ):  # else PyTorch would drop the gradient of the padding token's row
             module.padding_idx = None
     F, v = dense(directions.fastfood["default"]), directions.v["default"].detach()
     names = {id(p): name for name, p in plain.named_parameters()}
@@ -362,7 +364,7 @@ def test_what_changes_a_weight_is_seen_at_the_next_forward_pass():
     train(model, [one])
     assert changed()
     with torch.no_grad():
-        model.transformer.h[0].mlp.c_fc.base.weight.mul_(1.5)
+        model.transformer.h[0].mlp.c_fc.base_layer.weight.mul_(1.5)
     assert changed()
     methods.activate(model, None)
     assert changed()
@@ -492,7 +494,7 @@ def test_the_row_of_the_padding_token_has_its_gradient():
     r"""It moves like every other row, so where it is read as a word the adjoint has to see it."""
     model = said("bert")
     v = IntrinsicSAID(d=30).vector(model)
-    padding = model.get_input_embeddings().base.padding_idx
+    padding = model.get_input_embeddings().base_layer.padding_idx
     ids = torch.full((1, 5), padding)
 
     def loss() -> torch.Tensor:
@@ -509,7 +511,7 @@ def test_the_row_of_the_padding_token_has_its_gradient():
             slope.append((high - loss()) / 2e-6)
             v += direction
     torch.testing.assert_close(v.grad, torch.stack(slope), atol=1e-5, rtol=1e-4)
-    assert padding is not None and model.get_input_embeddings().base.padding_idx == padding
+    assert padding is not None and model.get_input_embeddings().base_layer.padding_idx == padding
 
 
 def test_a_pickled_model_does_not_carry_what_was_drawn(tmp_path):

@@ -131,7 +131,7 @@ def test_the_output_projection_s_bias_is_added_once():
 
 def said_by_prompts(layer: PromptedAttention, x: torch.Tensor, rotation, arch) -> torch.Tensor:
     r"""$g_h \cdot \operatorname{softmax}(q_h K_h^T / \sqrt{d_h}) V_h$, one head, one row, one token after the other."""
-    attention, site, d = layer.base, layer.site, arch.head_dim
+    attention, site, d = layer.base_layer, layer.site, arch.head_dim
     prompt, method = layer.prompt["default"][0], layer.methods["default"]
     if site.query == site.key:  # GPT-2
         q = attention.c_attn(x)[..., : arch.d_model]
@@ -177,11 +177,11 @@ def test_every_block_answers_by_the_formula(kind, method, projected):
         assert len(seen) == method.layers
         for layer, args, kwargs, answer in seen:
             with methods.disabled(model):
-                words, _ = layer.base(*args, **kwargs)
+                words, _ = layer.base_layer(*args, **kwargs)
             x = args[0] if args else kwargs["hidden_states"]
             prompts = said_by_prompts(layer, x, kwargs.get("position_embeddings"), arch)
             if layer.site.output and (projected or (projected is None and kind != "gpt2")):
-                W = getattr(layer.base, layer.site.output).weight
+                W = getattr(layer.base_layer, layer.site.output).weight
                 prompts = prompts @ (W if kind == "gpt2" else W.T)
             torch.testing.assert_close(answer, words + prompts, atol=1e-10, rtol=1e-8)
             assert prompts.abs().max() > 1e-4
@@ -270,12 +270,12 @@ def test_prompts_are_projected_once_for_all_rows():
     model = LlamaAdapter(n=3, layers=1).attach(tiny.model("llama"))
     (layer,) = layers(model)
     shapes = []
-    layer.base.k_proj.register_forward_hook(lambda m, a, out: shapes.append(tuple(out.shape)))
+    layer.base_layer.k_proj.register_forward_hook(lambda m, a, out: shapes.append(tuple(out.shape)))
     model(**tiny.batch(3, 10))
     assert shapes == [(3, 16), (3, 10, 16)]  # n prompts, then the tokens of three rows
     queries, projected = [], []
-    layer.base.q_proj.register_forward_hook(lambda m, a, out: queries.append(1))
-    layer.base.o_proj.register_forward_hook(lambda m, a, out: projected.append(1))
+    layer.base_layer.q_proj.register_forward_hook(lambda m, a, out: queries.append(1))
+    layer.base_layer.o_proj.register_forward_hook(lambda m, a, out: projected.append(1))
     model(**tiny.batch(3, 10))
     assert len(queries) == len(projected) == 1
 
@@ -333,7 +333,7 @@ def test_rows_of_one_batch_have_prompts_gates_and_depths_of_their_own(kind):
     names = ["official", None, *variants, "peft"]
     one = tiny.batch(len(names), padded=True)
     with torch.no_grad():
-        with methods.rows(model, names):
+        with methods.mixed_batch(model, names):
             mixed = model(**one).logits
         alone = []
         for row, name in enumerate(names):

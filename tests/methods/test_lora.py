@@ -19,7 +19,7 @@ from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import LoRA
 from coursekit.methods.low_rank import LowRankLinear, branch, low_rank_update
-from coursekit.methods.surgery import find
+from coursekit.methods.mechanism.modules import find
 
 FAMILIES = tiny.FAMILIES
 EVERYTHING = {
@@ -145,7 +145,7 @@ def test_different_adapters_for_different_rows_equal_peft(tmp_path):
     theirs.load_adapter(tmp_path / "product", adapter_name="product")
     one = tiny.batch(4)
     names = ["product", "film", None, "product"]
-    with torch.no_grad(), methods.rows(model, names):
+    with torch.no_grad(), methods.mixed_batch(model, names):
         ours = model(**one).logits
     reference = theirs.eval()(**one, adapter_names=["__base__" if n is None else n for n in names]).logits
     assert torch.equal(ours, reference)
@@ -171,16 +171,16 @@ def test_a_layer_that_is_more_than_a_product_is_called_itself(change):
     layer, one, called = model.bert.encoder.layer[0].attention.self.query, tiny.batch(), []
     expected = model(**one).logits
     if change == "hook":
-        layer.base.register_forward_hook(lambda *_: called.append(1))
+        layer.base_layer.register_forward_hook(lambda *_: called.append(1))
     elif change == "bias":  # as in LoRA + BitFit
-        layer.base.bias.requires_grad_(True)
+        layer.base_layer.bias.requires_grad_(True)
     else:  # as accelerate places a layer on another device
-        forward = layer.base.forward
-        layer.base.forward = lambda x: called.append(1) or forward(x)
+        forward = layer.base_layer.forward
+        layer.base_layer.forward = lambda x: called.append(1) or forward(x)
     logits = model(**one).logits
     assert torch.equal(logits, expected)
     logits.sum().backward()
-    assert layer.base.bias.grad is not None if change == "bias" else called
+    assert layer.base_layer.bias.grad is not None if change == "bias" else called
 
 
 @pytest.mark.parametrize("s", [2.0, 0.25, 7 / 3, math.sqrt(8)])
@@ -440,7 +440,7 @@ def test_unknown_adapter_names():
     model = LoRA(r=2).attach(tiny.model("llama"), "film")
     for attempt in (
         lambda: methods.activate(model, "flim"),
-        lambda: methods.rows(model, ["flim"]).__enter__(),
+        lambda: methods.mixed_batch(model, ["flim"]).__enter__(),
     ):
         with pytest.raises(CourseError, match="unknown adapter 'flim'; did you mean 'film'"):
             attempt()
@@ -524,7 +524,7 @@ def test_adapters_of_different_targets_ranks_and_kinds_share_one_model(family, o
     plain = model(**one).logits
     for seed, (name, method) in enumerate(make.items()):
         alone[name] = nonzero(method.attach(model, name), seed)(**one).logits
-    with methods.rows(model, list(make)):
+    with methods.mixed_batch(model, list(make)):
         mixed = model(**one).logits
     torch.testing.assert_close(
         mixed, torch.stack([alone[n][i] for i, n in enumerate(make)]), atol=1e-5, rtol=1e-4

@@ -29,7 +29,7 @@ def test_answers_and_gradients_are_those_of_the_cpu(case, family):
     ours, theirs = here(**one), there(**on_gpu(one))
     torch.testing.assert_close(theirs.logits.cpu(), ours.logits, atol=1e-4, rtol=1e-3)
     ours.loss.backward(), theirs.loss.backward()
-    for a, b in zip(*(m._coursekit.parameters["default"] for m in (here, there)), strict=True):
+    for a, b in zip(*(m._coursekit.notebook.parameters["default"] for m in (here, there)), strict=True):
         assert (a.grad is None) == (b.grad is None)
         if a.grad is not None:
             torch.testing.assert_close(b.grad.cpu(), a.grad, atol=1e-4, rtol=1e-2)
@@ -52,7 +52,7 @@ def test_generating_with_several_adapters(case, family):
         nonzero(case.make().attach(model, name), seed, case.strong)
     model.cuda()
     ids, names = tiny.batch(3, 8)["input_ids"].cuda(), ["product", "film", None]
-    with torch.no_grad(), methods.rows(model, names):
+    with torch.no_grad(), methods.mixed_batch(model, names):
         written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new,
                                  do_sample=False, pad_token_id=1)[:, 8:].tolist()  # fmt: skip
     model.cpu()

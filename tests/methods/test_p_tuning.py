@@ -289,7 +289,7 @@ def test_templates_and_prompts_in_rows_of_one_batch(family):
             methods.activate(model, name)(input_ids=one["input_ids"][i : i + 1]).logits
             for i, name in enumerate(names)
         ])  # fmt: skip
-        with methods.rows(model, names):
+        with methods.mixed_batch(model, names):
             together = model(**one).logits
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
     methods.remove(model, "cloze")

@@ -377,7 +377,7 @@ def test_rows_with_prefixes_of_different_lengths_answer_as_alone(family):
     names = ["long", None, "short", "long"]
     one = tiny.batch(4, padded=True)
     with torch.no_grad():
-        with methods.rows(model, names):
+        with methods.mixed_batch(model, names):
             mixed = model(**one).logits
             unmasked = model(input_ids=one["input_ids"][:1].expand(4, -1)).logits
         for row, name in enumerate(names):
@@ -403,7 +403,7 @@ def test_one_padded_generation_serves_prefixes_of_different_lengths(family, atte
     names = ["long", None, "short", "long"]
     ids = torch.tensor([[1] * (8 - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (8 - len(p)) + [1] * len(p) for p in prompts])
-    with methods.rows(model, names):
+    with methods.mixed_batch(model, names):
         written = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=6, do_sample=False,
                                  pad_token_id=1)[:, 8:]  # fmt: skip
     with torch.no_grad():

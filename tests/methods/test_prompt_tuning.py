@@ -25,8 +25,8 @@ from coursekit import counts, evaluation, methods
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods import PromptTuning
+from coursekit.methods.mechanism.modules import head_names
 from coursekit.methods.soft_prompts.virtual_tokens import HELD
-from coursekit.methods.surgery import head_names
 
 N = 4
 FAMILIES = tiny.FAMILIES
@@ -384,7 +384,7 @@ def test_rows_with_prompts_of_different_lengths(family, padded):
     real = one["attention_mask"].bool() if family in tiny.DECODERS else torch.ones(4, dtype=torch.bool)
     with torch.no_grad():
         alone = torch.stack([methods.activate(model, name)(**one).logits[i] for i, name in enumerate(names)])
-        with methods.rows(model, names):
+        with methods.mixed_batch(model, names):
             together = model(**one).logits
             unmasked = model(input_ids=one["input_ids"]).logits
     torch.testing.assert_close(together[real], alone[real], atol=1e-5, rtol=1e-4)
@@ -401,7 +401,7 @@ def test_hidden_states_of_rows_with_prompts_of_different_lengths(family):
     )
     outputs = {"output_hidden_states": True, "output_attentions": True}
     with torch.no_grad():
-        with methods.rows(model, names):
+        with methods.mixed_batch(model, names):
             together = model.base_model(**one, **outputs)
         for row, name in enumerate(names):
             alone = methods.activate(model, name).base_model(**one, **outputs)
@@ -415,7 +415,7 @@ def test_the_loss_of_mixed_rows_is_that_of_each_row(family):
     r"""The first token counts where a virtual token predicts it, and not in a row without any."""
     model, one, names = mixed(family), tiny.batch(3, 7), ["product", None, "film"]
     with torch.no_grad():
-        with methods.rows(model, names):
+        with methods.mixed_batch(model, names):
             together = model(**one, labels=one["input_ids"]).loss
         total = tokens = 0
         for row, name in enumerate(names):
@@ -432,7 +432,7 @@ def test_one_generation_with_prompts_of_different_lengths_and_padding(family, ca
     model, rows, names = mixed(family, **lively(family)), three_rows(), ["film", None, "product"]
     model.generation_config.eos_token_id = None
     with torch.no_grad():
-        with methods.rows(model, names):
+        with methods.mixed_batch(model, names):
             written = model.generate(**left(rows), max_new_tokens=5, do_sample=False, use_cache=cache,
                                      pad_token_id=1)[:, 9:]  # fmt: skip
         expected = [

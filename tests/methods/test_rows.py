@@ -18,7 +18,7 @@ from coursekit.errors import CourseError
 from coursekit.methods import FreezeAndReconfigure, SelectColumns, SelectRows
 from coursekit.methods.selective.part_layer import PartLayer, parts_of
 from coursekit.methods.selective.parts import Columns, Entries, PartProduct, Rows, SplitRows, transposed
-from coursekit.quantization import quantize_model
+from coursekit.qlora import quantize_model
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 BOTH = pytest.mark.parametrize("method", [SelectRows(rows=(3, 8)), SelectColumns(columns=(3, 8))],
@@ -219,7 +219,7 @@ def test_the_optimizer_has_no_state_for_the_other_rows():
 @each_part
 def test_autocast_computes_in_its_precision_and_gives_fp32_gradients(part):
     layer, x = layers("linear")
-    model = PartLayer(layer, methods.base.Switch("film"))
+    model = PartLayer(layer, Switch("film"))
     own = part_of(part, layer)
     model.add("film", {"weight": own})
     with torch.autocast("cpu", torch.bfloat16):
@@ -235,7 +235,7 @@ def test_a_hook_on_the_layer_itself_is_still_called():
     nonzero(model)
     before, seen = model(**tiny.batch()).logits, []
     path = next(iter(parts_of(model, "default")))
-    model.get_submodule(path).leaf.register_forward_hook(lambda *_: seen.append(1))
+    model.get_submodule(path).bare.register_forward_hook(lambda *_: seen.append(1))
     assert torch.equal(model(**tiny.batch()).logits, before) and seen
     model(**labelled("bert")).loss.backward()
     assert parts_of(model, "default")[path]["weight"].values.grad.abs().sum() > 0
@@ -298,7 +298,7 @@ def test_a_batch_of_another_size_is_refused_where_a_layer_gets_all_tokens_in_one
     model = FreezeAndReconfigure(nodes=((0, 1),)).attach(tiny.model("opt"))
     for wrong in (1, 2, 4):
         with (
-            methods.rows(model, ["default"] * wrong),
+            methods.mixed_batch(model, ["default"] * wrong),
             pytest.raises(CourseError, match=f"given {wrong} .* has 3"),
         ):
             model(**tiny.batch(3))

@@ -470,7 +470,7 @@ def test_what_was_pruned_later_is_saved_and_loads_over_other_masks(tmp_path):
     assert not torch.equal(other(**one).logits, model(**one).logits)
     method.load(other, tmp_path)
     assert torch.equal(other(**one).logits, model(**one).logits)
-    assert {id(p) for p in other._coursekit.parameters["default"]} == {
+    assert {id(p) for p in other._coursekit.notebook.parameters["default"]} == {
         id(p) for p in other.parameters() if p.requires_grad
     }
 
@@ -533,7 +533,7 @@ def test_pruning_one_adapter_leaves_another_alone():
     assert not any(isinstance(layer, PrunedLinear) for layer in projections(model, "product").values())
     film = methods.activate(model, "film")(**one).logits
     assert not torch.equal(film, before["film"])
-    with torch.no_grad(), methods.rows(model, ["product", "film", None]):
+    with torch.no_grad(), methods.mixed_batch(model, ["product", "film", None]):
         mixed = model(**one).logits
     with methods.disabled(model):
         bare = model(**one).logits

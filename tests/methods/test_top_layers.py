@@ -13,8 +13,8 @@ from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.memory.measure import measure
 from coursekit.methods import TopLayers
-from coursekit.methods.surgery import body_prefix
-from coursekit.quantization import quantize_model
+from coursekit.methods.mechanism.modules import body_prefix
+from coursekit.qlora import quantize_model
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 DEPTH = {"gpt2": "n_layer"}

@@ -15,7 +15,7 @@ from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import UniPELT
 from coursekit.methods.hybrid.gates import Gate, GatedLoRALinear, GatedPrefixAttention, real_tokens
-from coursekit.methods.surgery import around, at
+from coursekit.methods.mechanism.modules import around, at
 
 TINY = dict(n=3, hidden=None, r=4, rank=2)
 
@@ -143,7 +143,7 @@ def test_a_gated_lora_layer_is_its_formula():
     A, B, gate = layer.lora_A["default"], layer.lora_B["default"], layer.gates["default"]
     for row, length in enumerate((7, 4, 2)):
         g = torch.sigmoid(x[row, :length] @ gate.weight[0] + gate.bias).mean()
-        W, b = layer.base.weight, layer.base.bias
+        W, b = layer.base_layer.weight, layer.base_layer.bias
         torch.testing.assert_close(layer(x)[row], F.linear(x[row], W, b) + g * (x[row] @ A.T @ B.T))
 
 
@@ -170,7 +170,7 @@ def test_two_passes_before_a_backward_with_checkpointing_keep_their_own_masks():
                 module.p = 0.0
         loss = model(**labelled("bert", padded=True)).loss + model(**labelled("bert", seed=1)).loss
         loss.backward()
-        gradients.append([p.grad for p in model._coursekit.parameters["default"]])
+        gradients.append([p.grad for p in model._coursekit.notebook.parameters["default"]])
     for plain, again in zip(*gradients, strict=True):
         torch.testing.assert_close(again, plain, atol=1e-6, rtol=1e-5)
 

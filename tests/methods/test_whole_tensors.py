@@ -39,7 +39,9 @@ def test_it_trains_like_the_same_tensors_trained_in_place(key, family):
     body = sum(p.numel() for n, p in plain.named_parameters() if chosen(n) and not n.startswith(HEADS))
     assert method.count(model.config) == body
     batches = [labelled(family, seed=i) for i in range(5)]
-    torch.testing.assert_close(train(model, batches, lr=1e-2), train(plain, batches, lr=1e-2), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        train(model, batches, lr=1e-2), train(plain, batches, lr=1e-2), atol=1e-5, rtol=1e-5
+    )
     one = tiny.batch()
     torch.testing.assert_close(model(**one).logits, plain(**one).logits, atol=1e-4, rtol=1e-4)
     method.merge(model)
@@ -73,7 +75,12 @@ def test_a_model_without_biases_is_an_error_that_says_what_to_do(biases):
 
 
 def test_added_biases_start_at_zero_and_there_is_one_for_each_output():
-    method, model, plain, one = BitFit(add_biases=True), tiny.model("llama"), tiny.model("llama"), tiny.batch()
+    method, model, plain, one = (
+        BitFit(add_biases=True),
+        tiny.model("llama"),
+        tiny.model("llama"),
+        tiny.batch(),
+    )
     method.attach(model)
     parts = parts_of(model, "default")
     linear = {n for n, m in plain.named_modules() if isinstance(m, nn.Linear) and ".layers." in n}

@@ -88,7 +88,7 @@ def test_names_formats_and_files_that_are_wrong(file, tmp_path):
 def test_every_matrix_of_the_decoder_s_own_file():
     from safetensors import safe_open
 
-    from coursekit import sources
+    from coursekit.models import sources
 
     path = sources.smollm2_gguf()
     tensors = {t.name: t for t in GGUFReader(path).tensors if t.tensor_type == Q4_1}

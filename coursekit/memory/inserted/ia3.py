@@ -40,7 +40,7 @@ class Rescale(Part):
 
 def ia3(method: Any, arch: Architecture, config: Any) -> Inserted:
     r"""One vector for each scaled matrix: d_kv, d_kv and d_ff for the paper's targets."""
-    from coursekit.methods.surgery import matches
+    from coursekit.methods.mechanism.modules import matches
 
     targets, feedforward = method._names(arch)
     parts, added = [], []

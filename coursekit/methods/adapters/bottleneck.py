@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from coursekit import counts, interop
 from coursekit.architecture import describe
 from coursekit.errors import CourseError, unknown
-from coursekit.methods import base
 from coursekit.methods.adapters import placement
 from coursekit.methods.adapters.placement import Site
-from coursekit.methods.surgery import at
-from coursekit.methods.switched import leaf
+from coursekit.methods.mechanism.attachment import Attachment
+from coursekit.methods.mechanism.method import Method
+from coursekit.methods.mechanism.modules import at
+from coursekit.methods.mechanism.switch import bare
 
 
 def identity(z: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ class Bottleneck(nn.Module):
 
 
 @dataclass(frozen=True)
-class Adapter(base.Method):
+class Adapter(Method):
     r"""What the bottleneck adapters have in common. A subclass says where they sit (`sites`) and what one is.
 
     r: width of the bottleneck. activation: one of `ACTIVATIONS`. init: one of `INITS`. train_norms: each adapter also
@@ -131,9 +132,7 @@ class Adapter(base.Method):
         r"""All bottlenecks, and with `train_norms` a copy of every norm."""
         return self.count_bottlenecks(config) + (counts.norms(describe(config)) if self.train_norms else 0)
 
-    def insert(
-        self, model: nn.Module, state: base.Attachment, name: str, first: int = 0
-    ) -> list[nn.Parameter]:
+    def insert(self, model: nn.Module, state: Attachment, name: str, first: int = 0) -> list[nn.Parameter]:
         r"""Put bottlenecks named `name` into the blocks from number `first` on; give their parameters."""
         return placement.insert(self, model, state, name, first)
 
@@ -144,12 +143,12 @@ class Adapter(base.Method):
     def _check(self, model: nn.Module) -> None:
         placement.check(self, model)
 
-    def _changes(self, model: nn.Module) -> set[str]:
+    def touched(self, model: nn.Module) -> set[str]:
         norms = placement.norm_paths(model, 0) if self.train_norms else []
-        keys = {f"{path}.{key}" for path, _ in norms for key, _ in leaf(at(model, path)).named_parameters()}
+        keys = {f"{path}.{key}" for path, _ in norms for key, _ in bare(at(model, path)).named_parameters()}
         return {"what the bottlenecks of the blocks add"} | keys
 
-    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         return self.insert(model, state, name)
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:

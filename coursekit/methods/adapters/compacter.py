@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from coursekit import counts
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
-from coursekit.methods import base
 from coursekit.methods.adapters import kronecker
 from coursekit.methods.adapters.bottleneck import Adapter, bottlenecks
 from coursekit.methods.adapters.houlsby import AfterAttention, AfterFeedForward
 from coursekit.methods.adapters.kronecker import KroneckerBottleneck, Rule, SharedRules
 from coursekit.methods.adapters.pfeiffer import AfterAddition
 from coursekit.methods.adapters.placement import Site
-from coursekit.methods.surgery import body_prefix
+from coursekit.methods.mechanism.attachment import Attachment, beside
+from coursekit.methods.mechanism.modules import body_prefix
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,10 @@ class Compacter(Adapter):
     def bottleneck(self, d: int, device: torch.device, dtype: torch.dtype) -> KroneckerBottleneck:
         return KroneckerBottleneck(d, self.width(d), self.n, self.activation, device, dtype)
 
-    def insert(
-        self, model: nn.Module, state: base.Attachment, name: str, first: int = 0
-    ) -> list[nn.Parameter]:
+    def insert(self, model: nn.Module, state: Attachment, name: str, first: int = 0) -> list[nn.Parameter]:
         trained = super().insert(model, state, name, first)
         path = _path(model)
-        shared = base.beside(model, state, path, SharedRules(state.switch))
+        shared = beside(model, state, path, SharedRules(state.switch))
         layers = list(bottlenecks(model, name).values())
         bias = layers[0].up.bias
         shared.rules[name] = rule = Rule(self.n, bias.device, bias.dtype)

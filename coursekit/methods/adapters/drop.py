@@ -16,20 +16,21 @@ from torch import Tensor, nn
 from coursekit import counts, interop
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
-from coursekit.methods import base
 from coursekit.methods.adapters import placement
 from coursekit.methods.adapters.bottleneck import Adapter
 from coursekit.methods.adapters.houlsby import HoulsbyAdapter
 from coursekit.methods.adapters.lin import LinAdapter
 from coursekit.methods.adapters.parallel import ParallelAdapter
 from coursekit.methods.adapters.pfeiffer import PfeifferAdapter
+from coursekit.methods.mechanism.attachment import Attachment, attached
+from coursekit.methods.mechanism.method import Method
 
 #: What can be dropped, by the name in a checkpoint.
 ADAPTERS = {kind.kind: kind for kind in (HoulsbyAdapter, PfeifferAdapter, ParallelAdapter, LinAdapter)}
 
 
 @dataclass(frozen=True)
-class AdapterDrop(base.Method):
+class AdapterDrop(Method):
     r"""`adapter`, left out of the first `n` blocks.
 
     Specialised (robust=False): the first n blocks have no adapters, in training or later; 0 <= n <= L.
@@ -72,10 +73,10 @@ class AdapterDrop(base.Method):
         self.first(model.config)
         self.adapter._check(model)
 
-    def _changes(self, model: nn.Module) -> set[str]:
-        return self.adapter._changes(model)
+    def touched(self, model: nn.Module) -> set[str]:
+        return self.adapter.touched(model)
 
-    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         trained = self.adapter.insert(model, state, name, self.first(model.config))
         if self.robust:
             most = describe(model.config).n_layers - 1 if self.n is None else self.n
@@ -125,7 +126,7 @@ def skipping(model: nn.Module, n: int) -> Iterator[nn.Module]:
         raise CourseError(
             "this model carries no bottleneck adapters that could be skipped; attach some first"
         )
-    for method in base.attached(model).values():
+    for method in attached(model).values():
         if hasattr(method, "parts_for"):
             raise CourseError(
                 f"a {method._title} has more in a block than a bottleneck: with that skipped, the rest would still "

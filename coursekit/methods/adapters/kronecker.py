@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit.methods.adapters.bottleneck import ACTIVATIONS, Bottleneck
-from coursekit.methods.switched import Switch, Switched
+from coursekit.methods.mechanism.switch import Switch, Switched
 
 
 class Rule(nn.Module):

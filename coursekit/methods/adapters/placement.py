@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
-from coursekit.methods import base
-from coursekit.methods.surgery import around, at, body_prefix, standing
-from coursekit.methods.switched import leaf
+from coursekit.methods.mechanism.attachment import Attachment, beside, wrap
+from coursekit.methods.mechanism.modules import around, at, body_prefix, standing
+from coursekit.methods.mechanism.switch import Switch, Switched, bare
 
 if TYPE_CHECKING:
     from coursekit.methods.adapters.bottleneck import Adapter
@@ -64,10 +64,10 @@ class Pass:
     sampled: dict[str, int] = field(default_factory=dict)  # adapter name -> most blocks that training skips
 
 
-class PassStart(base.Switched):
+class PassStart(Switched):
     r"""Notes, when a forward pass reaches the first block, what the sites will ask for."""
 
-    def __init__(self, switch: base.Switch):
+    def __init__(self, switch: Switch):
         super().__init__(None, switch)
         self.now = Pass()
 
@@ -86,13 +86,13 @@ class PassStart(base.Switched):
         self.now.sampled.pop(name, None)
 
 
-class Site(base.Switched, ABC):
+class Site(Switched, ABC):
     r"""One place in one block, with the bottlenecks of all named adapters that sit there."""
 
     #: Whether `reads` looks at the residual.
     needs_residual: ClassVar[bool] = False
 
-    def __init__(self, block: nn.Module, number: int, where: Places, now: Pass, switch: base.Switch):
+    def __init__(self, block: nn.Module, number: int, where: Places, now: Pass, switch: Switch):
         super().__init__(None, switch)
         self.adapters = nn.ModuleDict()
         self.number, self.where, self.now = number, where, now
@@ -156,10 +156,10 @@ class Site(base.Switched, ABC):
         return (A(x.to(A.up.bias.dtype)) + h).to(h.dtype)
 
 
-class SwitchedNorm(base.Switched):
+class SwitchedNorm(Switched):
     r"""A norm that trains: the original, and a copy for each adapter that asked for one."""
 
-    def __init__(self, norm: nn.Module, switch: base.Switch, number: int, now: Pass):
+    def __init__(self, norm: nn.Module, switch: Switch, number: int, now: Pass):
         super().__init__(norm, switch)
         self.norms = nn.ModuleDict()
         self.number, self.now = number, now
@@ -167,22 +167,22 @@ class SwitchedNorm(base.Switched):
     @property
     def weight(self) -> nn.Parameter:
         r"""The frozen weight, for code that looks at `norm.weight`."""
-        return self.leaf.weight
+        return self.bare.weight
 
     def add(self, name: str) -> list[nn.Parameter]:
         r"""A copy for adapter `name`, in fp32 on a 16-bit base: near 1, bf16 moves in steps of 1/128."""
-        norm = copy.deepcopy(self.leaf)
+        norm = copy.deepcopy(self.bare)
         self.norms[name] = norm if norm.weight.dtype == torch.float64 else norm.float()
         return list(self.norms[name].parameters())
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         if self.number < self.now.skipped:
-            return self.base(x)
+            return self.base_layer(x)
         if self.switch.rows is None:
             name = self.switch.active
-            return self.normalised(x, name) if name in self.norms else self.base(x)
+            return self.normalised(x, name) if name in self.norms else self.base_layer(x)
         by_row = in_rows(x, self.now)
-        y = self.base(by_row)
+        y = self.base_layer(by_row)
         for name, index in self.switch.parts(by_row):
             if name in self.norms:
                 y = y.index_copy(0, index, self.normalised(by_row[index], name))
@@ -218,7 +218,7 @@ def sites(model: nn.Module) -> dict[str, Site]:
 
 def check(method: Adapter, model: nn.Module) -> None:
     r"""Raise CourseError where `model` has not what `method` needs."""
-    norms = [leaf(at(model, path)) for path, _ in norm_paths(model, 0)]  # an unknown family is an error here
+    norms = [bare(at(model, path)) for path, _ in norm_paths(model, 0)]  # an unknown family is an error here
     if method.train_norms and any(norm.weight is None for norm in norms):
         raise CourseError("the norms of this model have no weights that could train: take train_norms=False")
 
@@ -240,9 +240,7 @@ def norm_paths(model: nn.Module, first: int) -> list[tuple[str, int]]:
     return inside + [(prefix + norm, arch.n_layers) for norm in arch.outer_norms if with_outer]
 
 
-def insert(
-    method: Adapter, model: nn.Module, state: base.Attachment, name: str, first: int
-) -> list[nn.Parameter]:
+def insert(method: Adapter, model: nn.Module, state: Attachment, name: str, first: int) -> list[nn.Parameter]:
     r"""Put bottlenecks of `method` named `name` into the blocks from number `first` on; give their parameters."""
     arch = describe(model.config)
     where, now, trained = places(arch), start(model, state).now, []
@@ -260,7 +258,7 @@ def insert(
                 if kind.needs_residual and where.ffn_input in arch.norms:
                     # The hook goes on a wrapper, for the norm may be replaced when a later adapter trains it.
                     _switched_norm(model, state, f"{path}.{where.ffn_input}", number, now)
-                site = base.beside(model, state, here, kind(block, number, where, now, state.switch))
+                site = beside(model, state, here, kind(block, number, where, now, state.switch))
                 state.hooks += site.hooks()
             site = model.get_submodule(here)
             site.adapters[name] = method.bottleneck(arch.d_model, weight.device, dtype)
@@ -268,11 +266,11 @@ def insert(
     return trained
 
 
-def start(model: nn.Module, state: base.Attachment) -> PassStart:
+def start(model: nn.Module, state: Attachment) -> PassStart:
     r"""The module that notes the start of each forward pass of `model`."""
     path = f"{body_prefix(model)}adapter_pass"
     if path not in state.added:
-        module = base.beside(model, state, path, PassStart(state.switch))
+        module = beside(model, state, path, PassStart(state.switch))
         state.hooks.append(next(iter(blocks(model).values())).register_forward_pre_hook(module.begin))
     return model.get_submodule(path)
 
@@ -287,8 +285,6 @@ def norm_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
     }
 
 
-def _switched_norm(
-    model: nn.Module, state: base.Attachment, path: str, number: int, now: Pass
-) -> SwitchedNorm:
+def _switched_norm(model: nn.Module, state: Attachment, path: str, number: int, now: Pass) -> SwitchedNorm:
     there = around(model, path, SwitchedNorm)
-    return base.wrap(model, state, path, SwitchedNorm, number, now) if there is None else there
+    return wrap(model, state, path, SwitchedNorm, number, now) if there is None else there

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from coursekit.errors import CourseError
-from coursekit.methods import base
 from coursekit.methods.adapters.bottleneck import bottlenecks
 from coursekit.methods.adapters.pruned import Projection, PrunedLinear, learned
 from coursekit.methods.adapters.scores import SCORES
+from coursekit.methods.mechanism.attachment import activate, attachment_of
 
 Batches = Sequence[dict[str, Tensor]]
 
@@ -53,7 +53,7 @@ def score(model: nn.Module, name: str, by: str, batches: Batches, seed: int = 0)
 
 def put(model: nn.Module, name: str, layers: Sequence[PrunedLinear]) -> None:
     r"""Put `layers`, in the order of `projections`, into their places, and train what they train."""
-    trained = base._needed(model).parameters[name]
+    trained = attachment_of(model).parameters[name]
     new = iter(layers)
     for bottleneck in bottlenecks(model, name).values():
         for side in ("down", "up"):
@@ -88,9 +88,9 @@ def _losses(model: nn.Module, batches: Batches) -> Iterator[Tensor]:
 @contextlib.contextmanager
 def _answering(model: nn.Module, name: str) -> Iterator[None]:
     r"""Adapter `name` answers and has gradients, without dropout; afterwards all is as it was."""
-    switch = base._needed(model).switch
+    switch = attachment_of(model).switch
     active, modes = switch.active, {module: module.training for module in model.modules()}
-    base.activate(model, name)
+    activate(model, name)
     model.eval()
     try:
         with torch.enable_grad():
@@ -98,4 +98,4 @@ def _answering(model: nn.Module, name: str) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-        base.activate(model, active)
+        activate(model, active)

@@ -8,8 +8,7 @@ come before training, after it, or in rounds with training in between.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -22,17 +21,23 @@ from torch.optim import Optimizer
 from coursekit import interop
 from coursekit.architecture import describe
 from coursekit.errors import CourseError, unknown
-from coursekit.methods import base
 from coursekit.methods.adapters import masks, pruning
 from coursekit.methods.adapters.bottleneck import Adapter
 from coursekit.methods.adapters.drop import ADAPTERS
 from coursekit.methods.adapters.houlsby import HoulsbyAdapter
 from coursekit.methods.adapters.pruned import Projection, PrunedLinear, learned, prune
 from coursekit.methods.adapters.scores import NEED_DATA, SCORES
+from coursekit.methods.mechanism.attachment import (
+    Attachment,
+    attached,
+    attachment_of,
+)
+from coursekit.methods.mechanism.method import Method
+from coursekit.methods.mechanism.undo import undone_after_an_error
 
 
 @dataclass(frozen=True)
-class SparseAdapter(base.Method):
+class SparseAdapter(Method):
     r"""`adapter` with the fraction `pruned` of the weights of its projections gone.
 
     pruned: from 0 to below 1; 0.8 keeps a fifth. score: one of `SCORES`; "snip" and "grasp" look at batches of the
@@ -165,10 +170,10 @@ class SparseAdapter(base.Method):
         if optimizer is not None:
             for before, mask, layer in zip(old, stay, new, strict=True):
                 pruning.carry(optimizer, learned(before), mask, layer.values)
-        base._needed(model).methods[name] = self
+        attachment_of(model).methods[name] = self
 
     def _prunable(self, model: nn.Module, name: str | None) -> str:
-        state = base._needed(model)
+        state = attachment_of(model)
         name = name or state.switch.active or next(iter(state.methods))
         if name not in state.methods:
             raise unknown("adapter", name, state.methods)
@@ -211,7 +216,7 @@ class SparseAdapter(base.Method):
 
         Raises CourseError, and changes nothing, if the checkpoint is of another method or another model.
         """
-        if name in base.attached(model):
+        if name in attached(model):
             return super().load(model, folder, name)
         config, _ = interop.read(folder)
         interop.same_method(self.kind, config)
@@ -223,7 +228,7 @@ class SparseAdapter(base.Method):
     def _check(self, model: nn.Module) -> None:
         self.adapter._check(model)
 
-    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         return self.adapter._insert(model, state, name)
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
@@ -288,18 +293,3 @@ def _read(tensors: dict[str, Tensor], path: str, layer: Projection, folder: str 
         )
     own = learned(layer)
     return PrunedLinear(values.to(own), index.to(own.device), shape, layer.bias)
-
-
-@contextlib.contextmanager
-def undone_after_an_error(model: nn.Module, name: str) -> Iterator[None]:
-    r"""Where attaching `name` is followed by something that fails, take it off again."""
-    state, there = base._state(model), base.attached(model)
-    active = state.switch.active if state else None
-    try:
-        yield
-    except BaseException:
-        if name in base.attached(model) and name not in there:
-            base.remove(model, name)
-            if state is not None:
-                base.activate(model, active)
-        raise

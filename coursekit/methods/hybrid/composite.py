@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from coursekit import interop
 from coursekit.errors import CourseError
-from coursekit.methods import base
+from coursekit.methods.mechanism.attachment import Attachment, attachment_of
+from coursekit.methods.mechanism.method import Method
 
 
-class Composite(base.Method, ABC):
+class Composite(Method, ABC):
     r"""Several methods under one adapter name.
 
     Each part keeps its parameters where it would alone. So switching, rows of one batch and taking off need nothing
@@ -24,7 +25,7 @@ class Composite(base.Method, ABC):
     """
 
     @abstractmethod
-    def parts_for(self, config: Any) -> tuple[base.Method, ...]:
+    def parts_for(self, config: Any) -> tuple[Method, ...]:
         r"""The parts in the model that `config` describes, in the order in which they are attached."""
 
     def count(self, config: Any) -> int:
@@ -37,16 +38,16 @@ class Composite(base.Method, ABC):
         for one, other in combinations(self._leaves(model.config), 2):
             if one.kind == other.kind:
                 raise twice(one, other)
-            if both := one._changes(model) & other._changes(model):
+            if both := one.touched(model) & other.touched(model):
                 raise CourseError(
                     f"{one._title} and {other._title} cannot be combined: both change {min(both)}; let them change "
                     "different places, or leave one out"
                 )
 
-    def _changes(self, model: nn.Module) -> set[str]:
-        return set().union(*(part._changes(model) for part in self.parts_for(model.config)))
+    def touched(self, model: nn.Module) -> set[str]:
+        return set().union(*(part.touched(model) for part in self.parts_for(model.config)))
 
-    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         return [p for part in self.parts_for(model.config) for p in part._insert(model, state, name)]
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
@@ -65,29 +66,29 @@ class Composite(base.Method, ABC):
             interop.same_tensors(own, own | {key: tensors[key] for key in strange}, folder)
         # First into a twin that shares all that is frozen: a part that has something to object to has changed nothing,
         # but those before it would have.
-        trained = {id(p) for p in base._needed(model).parameters[name]}
+        trained = {id(p) for p in attachment_of(model).parameters[name]}
         frozen = [t for t in (*model.parameters(), *model.buffers()) if id(t) not in trained]
         for one in (copy.deepcopy(model, {id(t): t for t in frozen}), model):
             for part, share in zip(parts, shares, strict=True):
                 part._load(one, name, share | {k: tensors[k] for k in head if k in tensors}, folder)
 
-    def _key(self, part: base.Method, key: str) -> str:
+    def _key(self, part: Method, key: str) -> str:
         r"""What the tensor `key` of `part` is called in a checkpoint of the whole."""
         return f"{part.kind}.{key}"
 
-    def _share(self, part: base.Method, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _share(self, part: Method, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         r"""What belongs to `part` among the tensors of a checkpoint of the whole, under the keys that it has alone."""
         start = self._key(part, "")
         return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
 
-    def _folded(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
+    def _merged_weights(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
         whole: dict[str, dict[str, Tensor]] = {}
         for part in self.parts_for(model.config):
-            for path, tensors in part._folded(model, name).items():
+            for path, tensors in part._merged_weights(model, name).items():
                 whole[path] = whole.get(path, {}) | tensors
         return whole
 
-    def _leaves(self, config: Any) -> list[base.Method]:
+    def _leaves(self, config: Any) -> list[Method]:
         r"""The parts, and the parts of those that have some."""
         parts = self.parts_for(config)
         return [
@@ -97,7 +98,7 @@ class Composite(base.Method, ABC):
         ]
 
 
-def twice(one: base.Method, other: base.Method) -> CourseError:
+def twice(one: Method, other: Method) -> CourseError:
     r"""The error for two parts of one kind."""
     what = (
         f"{one._title} is there twice"

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from coursekit import counts
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
-from coursekit.methods import base
 from coursekit.methods.adapters.bottleneck import Bottleneck
 from coursekit.methods.adapters.pfeiffer import AfterAddition, PfeifferAdapter
 from coursekit.methods.adapters.placement import Site
-from coursekit.methods.lora import LoRA, LoRALinear, _layers
+from coursekit.methods.lora import LoRA, LoRALinear, lora_layers
+from coursekit.methods.mechanism.attachment import Attachment
+from coursekit.methods.mechanism.modules import around
 from coursekit.methods.soft_prompts.attention import attention_paths, like
 from coursekit.methods.soft_prompts.prefix import PrefixAttention, PrefixTuning
-from coursekit.methods.surgery import around
 
 
 class Gate(nn.Linear):
@@ -84,7 +84,7 @@ class GatedPrefixAttention(PrefixAttention):
 
     def add_gate(self, name: str, padded: bool) -> list[nn.Parameter]:
         r"""The gate of adapter `name`."""
-        self.gates[name] = Gate(self.arch.d_model, padded, **like(self.base))
+        self.gates[name] = Gate(self.arch.d_model, padded, **like(self.base_layer))
         return list(self.gates[name].parameters())
 
     def chosen(self, x: Float[Tensor, "batch seq d_model"]) -> Any:
@@ -121,7 +121,7 @@ class GatedPrefix(PrefixTuning):
         r"""The prefix, and $L(d + 1)$."""
         return super().count(config) + gates(config)
 
-    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         trained = super()._insert(model, state, name)
         for layer in _attentions(model).values():
             trained += layer.add_gate(name, self.padded)
@@ -217,12 +217,12 @@ class GatedLoRA(LoRA):
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         return super()._tensors(model, name) | {
             f"{path}.gate.{key}": value
-            for path, layer in _layers(model).items()
+            for path, layer in lora_layers(model).items()
             if name in layer.scaling
             for key, value in layer.gates[name].named_parameters()
         }
 
-    def _folded(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
+    def _merged_weights(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
         raise CourseError(
             "a gated LoRA does not fold into the weights: its scale is another one for each text; keep it attached"
         )

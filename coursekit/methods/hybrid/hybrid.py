@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from coursekit import interop
 from coursekit.errors import CourseError
-from coursekit.methods import base
 from coursekit.methods.full import FullFineTuning
 from coursekit.methods.hybrid.composite import Composite, twice
 from coursekit.methods.lora import LoRA, LoRALayer
+from coursekit.methods.mechanism.attachment import unmerged
+from coursekit.methods.mechanism.method import Method
+from coursekit.methods.mechanism.modules import HEADS, standing
 from coursekit.methods.selective import BitFit
-from coursekit.methods.surgery import HEADS, standing
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -36,10 +37,10 @@ class Hybrid(Composite):
     same place, and for one that looks at data when it is attached.
     """
 
-    parts: tuple[base.Method, ...]
+    parts: tuple[Method, ...]
     kind: ClassVar[str] = "HYBRID"
 
-    def __init__(self, *parts: base.Method):
+    def __init__(self, *parts: Method):
         flat = [p for part in parts for p in (part.parts if isinstance(part, Hybrid) else [part])]
         for part in flat:
             _check_part(part)
@@ -54,7 +55,7 @@ class Hybrid(Composite):
     def __repr__(self) -> str:
         return f"Hybrid({', '.join(map(repr, self.parts))})"
 
-    def parts_for(self, config: Any) -> tuple[base.Method, ...]:
+    def parts_for(self, config: Any) -> tuple[Method, ...]:
         return self.parts
 
     @property
@@ -98,7 +99,7 @@ class Hybrid(Composite):
     def save(self, model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
         r"""Write what was trained (never the base) to `folder`."""
         name = self._named(model, name)
-        method = base._beside(model).methods[name]
+        method = unmerged(model).methods[name]
         if not method._lora:
             return super().save(model, folder, name)
         # peft's wrapper has the layer as its part, so the layer's bias has another name there.
@@ -107,10 +108,10 @@ class Hybrid(Composite):
         tensors = {moved.get(key, key): value for key, value in method._learned(model, name).items()}
         return interop.write(folder, method._config(model), tensors)
 
-    def _key(self, part: base.Method, key: str) -> str:
+    def _key(self, part: Method, key: str) -> str:
         return key if self._lora else super()._key(part, key)
 
-    def _share(self, part: base.Method, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _share(self, part: Method, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if not self._lora:
             return super()._share(part, tensors)
         lora = {key for key in tensors if ".lora_" in key}
@@ -153,10 +154,8 @@ def _biases(config: dict[str, Any]) -> bool:
 
 
 def _check_part(part: Any) -> None:
-    if not isinstance(part, base.Method):
-        hint = (
-            f": write {part.__name__}()" if isinstance(part, type) and issubclass(part, base.Method) else ""
-        )
+    if not isinstance(part, Method):
+        hint = f": write {part.__name__}()" if isinstance(part, type) and issubclass(part, Method) else ""
         raise CourseError(f"{part!r} is no method that could be part of a hybrid{hint}")
     if isinstance(part, FullFineTuning):
         raise CourseError(

@@ -15,9 +15,9 @@ from torch import nn
 
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
-from coursekit.methods import base
 from coursekit.methods.hybrid.composite import Named
 from coursekit.methods.hybrid.gates import GatedLoRA, GatedPfeiffer, GatedPrefix, connect
+from coursekit.methods.mechanism.attachment import Attachment
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class UniPELT(Named):
             )
         super()._check(model)
 
-    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         trained = super()._insert(model, state, name)
         connect(model)
         return trained

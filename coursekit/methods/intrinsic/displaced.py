@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
-from coursekit.methods import base
 from coursekit.methods.intrinsic.fastfood import Fastfood
+from coursekit.methods.mechanism.switch import Switch, Switched
 
 
 class Displace(torch.autograd.Function):
@@ -75,7 +75,7 @@ class Held:
     weights: dict[tuple[str, int], tuple[Tensor, ...]] = field(default_factory=dict)
 
 
-class Directions(base.Switched):
+class Directions(Switched):
     r"""v and λ of each adapter, and the weights that they make, a group of them at a time.
 
     groups: the frozen tensors of each group, as (module, name in it).
@@ -86,7 +86,7 @@ class Directions(base.Switched):
     PyTorch could tell: write in place, under `torch.no_grad()`.)
     """
 
-    def __init__(self, groups: list[list[tuple[nn.Module, str]]], switch: base.Switch):
+    def __init__(self, groups: list[list[tuple[nn.Module, str]]], switch: Switch):
         super().__init__(None, switch)
         self.v, self.scales = nn.ParameterDict(), nn.ParameterDict()
         self.fastfood: dict[str, Fastfood] = {}
@@ -166,7 +166,7 @@ class Directions(base.Switched):
         return self.__dict__ | {"held": Held(), "passing": 0, "whole": False}
 
 
-class DisplacedLayer(base.Switched):
+class DisplacedLayer(Switched):
     r"""A frozen layer that computes with moved weights in the place of its own, which are not written to.
 
     places: name of a parameter of the layer -> where its moved values come from; the others stay as they are.
@@ -174,9 +174,7 @@ class DisplacedLayer(base.Switched):
 
     order = 0
 
-    def __init__(
-        self, layer: nn.Module, switch: base.Switch, places: dict[str, Place], directions: Directions
-    ):
+    def __init__(self, layer: nn.Module, switch: Switch, places: dict[str, Place], directions: Directions):
         super().__init__(layer, switch)
         self.places = places
         self.directions = (directions,)  # in a tuple: as an attribute it would be part of each layer
@@ -184,7 +182,7 @@ class DisplacedLayer(base.Switched):
     @property
     def weight(self) -> nn.Parameter:
         r"""The frozen weight, for code that looks at `layer.weight`."""
-        return self.base.weight
+        return self.base_layer.weight
 
     def moved(self, name: str) -> dict[str, Tensor]:
         r"""The tensors that take the place of the layer's own, for adapter `name`."""
@@ -194,15 +192,17 @@ class DisplacedLayer(base.Switched):
     def answer(self, name: str | None, *args: Any, **kwargs: Any) -> Tensor:
         r"""What the layer answers with the weights of adapter `name`, or with its own."""
         if name not in self.directions[0].v:
-            return self.base(*args, **kwargs)
-        with _padding_moves(self.base):
-            return functional_call(self.base, self.moved(name), args, kwargs)
+            return self.base_layer(*args, **kwargs)
+        with _padding_moves(self.base_layer):
+            return functional_call(self.base_layer, self.moved(name), args, kwargs)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.switch.rows is None:
             return self.answer(self.switch.active, x, *args, **kwargs)
         rows = sum(map(len, self.switch.rows.values()))
-        if isinstance(self.base, nn.Embedding):  # positions are looked up once for all rows, or from a mask
+        if isinstance(
+            self.base_layer, nn.Embedding
+        ):  # positions are looked up once for all rows, or from a mask
             answers = {name: self.answer(name, x, *args, **kwargs) for name in self.switch.rows}
             wide = {name: y.expand(rows, *y.shape[1:]) if len(y) == 1 else y for name, y in answers.items()}
             first = next(iter(wide.values()))

@@ -16,16 +16,18 @@ from torch import Tensor, nn
 from coursekit import counts, interop
 from coursekit.architecture import describe
 from coursekit.errors import CourseError, unknown
-from coursekit.methods import base
 from coursekit.methods.intrinsic.displaced import Directions, DisplacedLayer, Held, Place
 from coursekit.methods.intrinsic.fastfood import Fastfood
-from coursekit.methods.surgery import body_prefix, standing
+from coursekit.methods.mechanism.attachment import Attachment, attached, beside, unmerged, wrap
+from coursekit.methods.mechanism.method import Method
+from coursekit.methods.mechanism.modules import body_prefix, in_codes, standing
+from coursekit.methods.mechanism.switch import Switched
 
 PARTS = ("all", "blocks")
 
 
 @dataclass(frozen=True)
-class IntrinsicSAID(base.Method):
+class IntrinsicSAID(Method):
     r"""All weights of the body, moved along d directions that are drawn once and never train.
 
     d: how many numbers train. structure: m of them are factors $\lambda$, one for each block and one for all that is
@@ -68,12 +70,12 @@ class IntrinsicSAID(base.Method):
 
     def vector(self, model: nn.Module, name: str | None = None) -> Tensor:
         r"""v of adapter `name`: (d - m,)."""
-        base._beside(model)
+        unmerged(model)
         return _directions(model).v[self._named(model, name)]
 
     def scales(self, model: nn.Module, name: str | None = None) -> Tensor | None:
         r"""$\lambda$ of adapter `name`, (m,): each block's, then that of everything else. None without structure."""
-        base._beside(model)
+        unmerged(model)
         return _directions(model).scales.get(self._named(model, name))
 
     def parameter_groups(
@@ -116,14 +118,12 @@ class IntrinsicSAID(base.Method):
         return [*blocks, rest] if self.parts == "all" else blocks
 
     def _check(self, model: nn.Module) -> None:
-        from coursekit.quantization.linear import Linear4bit
-
-        if any(isinstance(module, Linear4bit) for module in model.modules()):
+        if any(in_codes(module) for module in model.modules()):
             raise CourseError(
                 "weights in 4 bits do not move by small steps, there is nothing between two levels: attach LoRA beside "
                 "them, or load the model without quantizing it"
             )
-        for name, other in base.attached(model).items():
+        for name, other in attached(model).items():
             if other.parts != self.parts:  # one set of wrappers moves the weights of all adapters
                 raise CourseError(
                     f"adapter {name!r} on this model moves parts={other.parts!r}, this one is to move {self.parts!r}: "
@@ -132,7 +132,7 @@ class IntrinsicSAID(base.Method):
         groups = self._groups(model)
         self._check_size(len(groups), sum(map(_size, groups)))
 
-    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         if _here(model) not in state.added:
             self._wrap(model, state)
         directions = _directions(model)
@@ -142,7 +142,7 @@ class IntrinsicSAID(base.Method):
     def _fastfood(self, groups: list[list[tuple[nn.Module, str]]], scales: int) -> Fastfood:
         return Fastfood(self.d - scales, tuple(map(_size, groups)), self.seed)
 
-    def _wrap(self, model: nn.Module, state: base.Attachment) -> None:
+    def _wrap(self, model: nn.Module, state: Attachment) -> None:
         r"""Put every layer with a tensor that moves, also one outside the body that shares it, into a wrapper."""
         groups = self._groups(model)
         places = {
@@ -154,8 +154,8 @@ class IntrinsicSAID(base.Method):
         for path, module in _frozen(model).items():
             own = {k: places[id(p)] for k, p in module.named_parameters(recurse=False) if id(p) in places}
             if own:
-                base.wrap(model, state, path, DisplacedLayer, own, directions)
-        base.beside(model, state, _here(model), directions)
+                wrap(model, state, path, DisplacedLayer, own, directions)
+        beside(model, state, _here(model), directions)
         hooked = [(model, directions.begin, directions.end)]
         if model.base_model is not model:
             hooked.append((model.base_model, directions.begin_body, directions.end_body))
@@ -184,7 +184,7 @@ class IntrinsicSAID(base.Method):
             )
         super()._load(model, name, tensors, folder)
 
-    def _folded(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
+    def _merged_weights(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
         folded = {path: layer.moved(name) for path, layer in _layers(model).items()}
         _directions(model).held = Held()  # from here on these tensors are the model's
         return folded
@@ -219,7 +219,7 @@ class IntrinsicSAID(base.Method):
 
 def _frozen(module: nn.Module) -> dict[str, nn.Module]:
     r"""Every module of the bare model that has parameters of its own, by path."""
-    return {p: m for p, m in standing(module) if m._parameters and not isinstance(m, base.Switched)}
+    return {p: m for p, m in standing(module) if m._parameters and not isinstance(m, Switched)}
 
 
 def _layers(model: nn.Module) -> dict[str, DisplacedLayer]:

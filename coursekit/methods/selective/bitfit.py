@@ -11,12 +11,11 @@ from transformers.pytorch_utils import Conv1D
 
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError, unknown
+from coursekit.methods.mechanism.modules import all_linear, matches
+from coursekit.methods.mechanism.switch import bare
 from coursekit.methods.selective.part_layer import PartLayer, Parts
 from coursekit.methods.selective.parts import Entries
 from coursekit.methods.selective.whole import Whole, WholeMethod
-from coursekit.methods.surgery import all_linear, matches
-from coursekit.methods.switched import leaf
-from coursekit.quantization.linear import Linear4bit
 
 #: $b_q$ and $b_{m2}$ of the paper (section 4), whose $m_2$ widens to the hidden units of the feed-forward: in its
 #: equations $m_1$ is the output projection of the attention, and $m_3$ leads back to the width of the model.
@@ -94,10 +93,10 @@ class BitFit(WholeMethod):
     def _new(self, model: nn.Module) -> dict[str, nn.Module]:
         r"""The layers that get a bias, by path."""
         shapes = describe(model.config)
-        layers = all_linear(model, (nn.Linear, Conv1D, Linear4bit, PartLayer)).items()
-        leaves = {p: leaf(m) for p, m in layers if self._wants(p, shapes)}
+        layers = all_linear(model, (nn.Linear, Conv1D, PartLayer)).items()
+        leaves = {p: bare(m) for p, m in layers if self._wants(p, shapes)}
         # A norm in a wrapper is none of them.
-        linear = {p: m for p, m in leaves.items() if isinstance(m, (nn.Linear, Conv1D, Linear4bit))}
+        linear = {p: m for p, m in leaves.items() if isinstance(m, (nn.Linear, Conv1D))}
         return {p: m for p, m in linear.items() if m.bias is None}
 
     def _parts(self, model: nn.Module) -> Parts:
@@ -114,5 +113,5 @@ class BitFit(WholeMethod):
                 parts[path] = {"bias": Whole(zeros)}
         return parts
 
-    def _changes(self, model: nn.Module) -> set[str]:
-        return super()._changes(model) | {f"{p}.bias" for p in (self._new(model) if self.add_biases else ())}
+    def touched(self, model: nn.Module) -> set[str]:
+        return super().touched(model) | {f"{p}.bias" for p in (self._new(model) if self.add_biases else ())}

@@ -10,9 +10,9 @@ from torch import nn
 
 from coursekit.architecture import Architecture
 from coursekit.errors import CourseError, unknown
+from coursekit.methods.mechanism.modules import head_names
 from coursekit.methods.selective.norms import NormTuning
 from coursekit.methods.selective.whole import WholeMethod
-from coursekit.methods.surgery import head_names
 
 TYPES = ("attention", "feedforward", "norm")
 

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from coursekit import interop
 from coursekit.architecture import Matrix, describe
 from coursekit.errors import CourseError, unknown
-from coursekit.methods import base
 from coursekit.methods.adapters import masks
+from coursekit.methods.mechanism.attachment import attached
+from coursekit.methods.mechanism.detach import detach
+from coursekit.methods.mechanism.modules import at, body_prefix, in_codes
+from coursekit.methods.mechanism.switch import bare
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Entries, Rows, SplitRows, transposed
-from coursekit.methods.surgery import at, body_prefix
-from coursekit.methods.switched import leaf
-from coursekit.quantization.linear import Linear4bit
 
 #: What is put together: the weights of the two sub-layers, before one product, or the outputs of two products.
 JOINS = {"weights": Rows, "outputs": SplitRows}
@@ -111,11 +111,11 @@ class FreezeAndReconfigure(PartMethod):
         Raises CourseError where nothing moved.
         """
         twin = copy.deepcopy(model)
-        if base.attached(twin):
-            base.detach(twin)
+        if attached(twin):
+            detach(twin)
         twin.requires_grad_(True).train()
         paths = self._paths(twin)
-        if any(isinstance(twin.get_submodule(path), Linear4bit) for path in paths):
+        if any(in_codes(twin.get_submodule(path)) for path in paths):
             raise CourseError(
                 "weights in 4 bits do not move in priming: prime the model as it was before it was quantized, and "
                 "attach(quantized, priming=priming)"
@@ -178,14 +178,14 @@ class FreezeAndReconfigure(PartMethod):
     def _parts(self, model: nn.Module) -> Parts:
         parts: Parts = {}
         for path, own in zip(self._paths(model), self._of(_layers(model.config)), strict=True):
-            layer = leaf(at(model, path))
+            layer = bare(at(model, path))
             index = torch.tensor(own, device=layer.weight.device)
             parts[path] = {"weight": JOINS[self.join](layer.weight, index, transposed(layer))}
             if layer.bias is not None:
                 parts[path]["bias"] = Entries(layer.bias, index)
         return parts
 
-    def _changes(self, model: nn.Module) -> set[str]:
+    def touched(self, model: nn.Module) -> set[str]:
         return {f"{path}.{key}" for path in self._paths(model) for key in ("weight", "bias")}
 
     # Files ----------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ class FreezeAndReconfigure(PartMethod):
 
         Raises CourseError, and changes nothing, if the checkpoint is of another method or another model.
         """
-        if self.nodes is None and name not in base.attached(model):
+        if self.nodes is None and name not in attached(model):
             config, _ = interop.read(folder)
             interop.same_method(self.kind, config)
             return replace(self, nodes=_as_nodes(config["nodes"])).load(model, folder, name)

@@ -17,17 +17,16 @@ from torch import Tensor, nn
 from coursekit import counts, interop
 from coursekit.architecture import describe
 from coursekit.errors import CourseError, unknown
-from coursekit.methods import base
 from coursekit.methods.adapters import masks
-from coursekit.methods.adapters.sparse import undone_after_an_error
 from coursekit.methods.lora import LoRA
+from coursekit.methods.mechanism.attachment import activate, attached, attachment_of, unmerged
+from coursekit.methods.mechanism.modules import at, body_prefix, in_codes, standing
+from coursekit.methods.mechanism.switch import Switched, bare
+from coursekit.methods.mechanism.undo import undone_after_an_error
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Entries, positions, transposed
 from coursekit.methods.selective.scores import NEED_DATA, SCORES, telling
 from coursekit.methods.selective.whole import described
-from coursekit.methods.surgery import at, body_prefix, standing
-from coursekit.methods.switched import Switched, leaf
-from coursekit.quantization.linear import Linear4bit
 
 
 @dataclass(frozen=True)
@@ -101,13 +100,13 @@ class FishMask(PartMethod):
             )
         with undone_after_an_error(model, name):
             super().attach(model, name)
-            state = base._needed(model)
+            state = attachment_of(model)
             state.parameters[name] += self._put(model, state, name, self._scored(model, batches))
-            return base.activate(model, name)
+            return activate(model, name)
 
     def masks(self, model: nn.Module, name: str | None = None) -> dict[str, Tensor]:
         r"""What trains under adapter `name`: true at its places, for each parameter of the model that has some."""
-        base._beside(model)
+        unmerged(model)
         name, places, found = self._named(model, name), self._places(model), {}
         for path, parts in self._parts_of(model, name).items():
             for key, part in parts.items():
@@ -129,7 +128,7 @@ class FishMask(PartMethod):
         r"""What there is to choose from: (path of a module, "weight" or "bias") -> the tensor."""
         if self.targets is not None:
             modules = LoRA(r=1, targets=self.targets)._modules(model)
-            return {(path, "weight"): leaf(module).weight for path, module in modules.items()}
+            return {(path, "weight"): bare(module).weight for path, module in modules.items()}
         blocks = f"{body_prefix(model)}{describe(model.config).block}."
         return {
             (path, key): parameter
@@ -140,17 +139,17 @@ class FishMask(PartMethod):
 
     def _check(self, model: nn.Module) -> None:
         self.count(model.config)
-        if any(isinstance(module, Linear4bit) for module in model.modules()):
+        if any(in_codes(module) for module in model.modules()):
             raise CourseError(
                 "a mask chooses among dense weights, and some of this model's are in 4 bits: load it without quantizing"
             )
         for path, _ in self._places(model):
-            if isinstance(leaf(at(model, path)), nn.Embedding):
+            if isinstance(bare(at(model, path)), nn.Embedding):
                 raise CourseError(
                     f"{path} is an embedding, and a mask chooses in linear layers: leave it out"
                 )
 
-    def _changes(self, model: nn.Module) -> set[str]:
+    def touched(self, model: nn.Module) -> set[str]:
         if self.score in NEED_DATA:
             raise CourseError(
                 f"FishMask(score={self.score!r}) looks at the task when it is attached, which a hybrid has no batches "
@@ -170,7 +169,7 @@ class FishMask(PartMethod):
         optimizer that knows it has to be made anew.
         Raises CourseError, and changes nothing, if the checkpoint is of another method or another model.
         """
-        if name in base.attached(model):
+        if name in attached(model):
             return super().load(model, folder, name)
         config, _ = interop.read(folder)
         interop.same_method(self.kind, config)
@@ -218,7 +217,7 @@ class FishMask(PartMethod):
 
     def _replace(self, model: nn.Module, name: str, new: Parts) -> None:
         r"""Let adapter `name` have the parts `new`; where its mask is the same it keeps its parameters."""
-        old, state = self._parts_of(model, name), base._needed(model)
+        old, state = self._parts_of(model, name), attachment_of(model)
         if _index(old).keys() == _index(new).keys() and all(
             torch.equal(index, _index(new)[place]) for place, index in _index(old).items()
         ):
@@ -230,7 +229,7 @@ class FishMask(PartMethod):
         gone = {id(value) for value in self._take(model, name)}
         kept = [p for p in state.parameters[name] if id(p) not in gone]
         state.parameters[name] = kept + self._put(model, state, name, new)
-        base.activate(model, state.switch.active)
+        activate(model, state.switch.active)
 
     def _other(self, model: nn.Module, folder: str | Path) -> CourseError:
         return CourseError(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from coursekit import interop
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
+from coursekit.methods.mechanism.modules import matches, no_match
 from coursekit.methods.selective.whole import WholeMethod
-from coursekit.methods.surgery import matches, no_match
 
 #: What peft calls a norm that trains.
 SUFFIX = "ln_tuning_layers"

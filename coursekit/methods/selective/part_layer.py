@@ -11,16 +11,17 @@ from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from coursekit.autocast import autocast_dtype
-from coursekit.methods import base
+from coursekit.methods.mechanism.attachment import Attachment, wrap
+from coursekit.methods.mechanism.method import Method
+from coursekit.methods.mechanism.modules import around, in_codes, standing
+from coursekit.methods.mechanism.switch import Switch, Switched
 from coursekit.methods.selective.parts import Part, PartProduct
-from coursekit.methods.surgery import around, standing
-from coursekit.quantization.linear import Linear4bit
 
 #: Path of a module -> name of a tensor of it, "weight" or "bias" -> the part of that tensor that trains.
 Parts = dict[str, dict[str, Part]]
 
 
-class PartLayer(base.Switched):
+class PartLayer(Switched):
     r"""A layer that answers with parts of its weight and bias replaced by those of an adapter.
 
     The layer's own tensors are not written to: each pass computes with a copy that has the values in place. Nothing
@@ -30,19 +31,19 @@ class PartLayer(base.Switched):
 
     order: ClassVar[int] = 0
 
-    def __init__(self, layer: nn.Module, switch: base.Switch):
+    def __init__(self, layer: nn.Module, switch: Switch):
         super().__init__(layer, switch)
         self.weights, self.biases = nn.ModuleDict(), nn.ModuleDict()  # of Part, by adapter name
 
     @property
     def weight(self) -> nn.Parameter:
         r"""The frozen weight, for code that looks at `layer.weight`."""
-        return self.leaf.weight
+        return self.bare.weight
 
     @property
     def bias(self) -> nn.Parameter | None:
         r"""The frozen bias, for code that looks at `layer.bias`."""
-        return self.leaf.bias
+        return self.bare.bias
 
     def add(self, name: str, parts: dict[str, Part]) -> list[nn.Parameter]:
         r"""Let adapter `name` have these `parts`; gives what trains."""
@@ -80,7 +81,7 @@ class PartLayer(base.Switched):
 
     def answer(self, name: str | None, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         r"""What the layer answers with the values of adapter `name` in place, or as it is."""
-        parts, layer = self.parts(name), self.base
+        parts, layer = self.parts(name), self.base_layer
         if not parts:
             return layer(x, *args, **kwargs)
         if "weight" not in parts or not self.is_linear:
@@ -94,8 +95,8 @@ class PartLayer(base.Switched):
     @property
     def is_linear(self) -> bool:
         r"""Whether $Wx + b$ is all that the layer does: no other method inside, nobody's hook."""
-        layer = self.base
-        if type(layer) is Linear4bit:  # there is no weight in it that a call could be given another one for
+        layer = self.base_layer
+        if in_codes(layer):  # there is no weight in it that a call could be given another one for
             return True
         return (
             type(layer) in (nn.Linear, Conv1D)
@@ -105,29 +106,29 @@ class PartLayer(base.Switched):
 
     def _written(self, key: str, part: Part) -> Tensor:
         r"""The layer's tensor `key` with the part's values in place. One that it does not have is in its precision."""
-        tensor = getattr(self.leaf, key)
+        tensor = getattr(self.bare, key)
         written = part.written(tensor)
-        return written.to(self.leaf.weight.dtype) if tensor is None else written
+        return written.to(self.bare.weight.dtype) if tensor is None else written
 
     def _store(self, key: str) -> nn.ModuleDict:
         return {"weight": self.weights, "bias": self.biases}[key]
 
 
-class PartMethod(base.Method, ABC):
+class PartMethod(Method, ABC):
     r"""What the methods have in common that train parts of the frozen tensors."""
 
     @abstractmethod
     def _parts(self, model: nn.Module) -> Parts:
         r"""New parts for `model`, with the model's own values in them."""
 
-    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         return self._put(model, state, name, self._parts(model))
 
-    def _put(self, model: nn.Module, state: base.Attachment, name: str, parts: Parts) -> list[nn.Parameter]:
+    def _put(self, model: nn.Module, state: Attachment, name: str, parts: Parts) -> list[nn.Parameter]:
         r"""Let adapter `name` have `parts`, in wrappers where there are none yet; gives what trains."""
         trained = []
         for path, own in parts.items():
-            layer = around(model, path, PartLayer) or base.wrap(model, state, path, PartLayer)
+            layer = around(model, path, PartLayer) or wrap(model, state, path, PartLayer)
             for part in own.values():
                 part.method = self.kind  # in a hybrid, others may have parts of other tensors
             trained += layer.add(name, own)
@@ -151,7 +152,7 @@ class PartMethod(base.Method, ABC):
             for key, part in parts.items()
         }
 
-    def _folded(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
+    def _merged_weights(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
         r"""The tensors that the adapter has computed with all the time: not a bit of an answer changes."""
         layers = _layers(model)
         return {

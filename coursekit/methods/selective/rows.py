@@ -19,9 +19,9 @@ from coursekit import interop
 from coursekit.architecture import Matrix, describe
 from coursekit.errors import CourseError
 from coursekit.methods.lora import LoRA
+from coursekit.methods.mechanism.switch import bare
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Columns, Entries, Part, Rows, transposed
-from coursekit.methods.switched import leaf
 
 #: Which lines of a matrix: their numbers, how many of the first ones, or the share of the first ones.
 Which = tuple[int, ...] | int | float
@@ -83,7 +83,7 @@ class SelectLines(PartMethod):
         return [(m, len(self.lines(size))) for m, size in zip(matrices, sizes, strict=True)]
 
     def _modules(self, model: nn.Module) -> dict[str, nn.Module]:
-        return {path: leaf(module) for path, module in self._named_as_lora._modules(model).items()}
+        return {path: bare(module) for path, module in self._named_as_lora._modules(model).items()}
 
     def _check(self, model: nn.Module) -> None:
         modules = self._modules(model)
@@ -97,7 +97,7 @@ class SelectLines(PartMethod):
         index = torch.tensor(self.lines(_shape(module)[self.part.side]), device=module.weight.device)
         return {"weight": self.part(module.weight, index, transposed(module))}
 
-    def _changes(self, model: nn.Module) -> set[str]:
+    def touched(self, model: nn.Module) -> set[str]:
         return {f"{path}.weight" for path in self._modules(model)}
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
@@ -162,9 +162,9 @@ class SelectRows(SelectLines):
             parts["bias"] = Entries(module.bias, parts["weight"].index)
         return parts
 
-    def _changes(self, model: nn.Module) -> set[str]:
+    def touched(self, model: nn.Module) -> set[str]:
         biases = {f"{p}.bias" for p, m in self._modules(model).items() if self.biases and m.bias is not None}
-        return super()._changes(model) | biases
+        return super().touched(model) | biases
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
         return super()._config(model) | {"biases": self.biases}

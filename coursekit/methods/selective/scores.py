@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.errors import CourseError
-from coursekit.methods import base
 from coursekit.methods.adapters.masks import chance
+from coursekit.methods.mechanism.attachment import attached, disabled
 
 Batches = Sequence[dict[str, Tensor]]
 
@@ -91,7 +91,7 @@ def _trainable(model: nn.Module, tensors: Sequence[nn.Parameter]) -> Iterator[No
     r"""The bare model answers, without dropout, and `tensors` have gradients; afterwards all is as it was."""
     flags = [(p, p.requires_grad) for p in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
-    bare = base.disabled(model) if base.attached(model) else contextlib.nullcontext()
+    bare = disabled(model) if attached(model) else contextlib.nullcontext()
     try:
         model.eval().requires_grad_(False)
         for tensor in tensors:

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from coursekit import counts, interop
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
+from coursekit.methods.mechanism.modules import body_prefix, head_names, in_codes, standing
+from coursekit.methods.mechanism.switch import Switched
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Part, transposed
-from coursekit.methods.surgery import body_prefix, head_names, standing
-from coursekit.methods.switched import Switched
-from coursekit.quantization.linear import Linear4bit
 
 
 def described(config: Any) -> Architecture:
@@ -73,7 +72,7 @@ class WholeMethod(PartMethod):
                 continue
             inside = path.removeprefix(prefix)
             own = [key for key, _ in module.named_parameters(recurse=False)]
-            if isinstance(module, Linear4bit):
+            if in_codes(module):
                 own.insert(0, "weight")  # codes are no parameter, but what they stand for can train
             if keys := [key for key in own if self.picks(f"{inside}.{key}", shapes)]:
                 found[path] = (module, keys)
@@ -100,7 +99,7 @@ class WholeMethod(PartMethod):
             for key, part in parts.items()
         }
 
-    def _changes(self, model: nn.Module) -> set[str]:
+    def touched(self, model: nn.Module) -> set[str]:
         return {f"{path}.{key}" for path, (_, keys) in self._picked(model).items() for key in keys}
 
     def settings(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit.architecture import Architecture, describe
-from coursekit.methods.surgery import body_prefix
+from coursekit.methods.mechanism.modules import body_prefix
 
 
 @dataclass(frozen=True)

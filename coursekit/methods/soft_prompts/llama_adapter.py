@@ -21,7 +21,10 @@ from torch import Tensor, nn
 from coursekit import counts, interop
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError, unknown
-from coursekit.methods import base
+from coursekit.methods.mechanism.attachment import Attachment, wrap
+from coursekit.methods.mechanism.method import Method
+from coursekit.methods.mechanism.modules import around
+from coursekit.methods.mechanism.switch import Switch, Switched
 from coursekit.methods.soft_prompts.attention import (
     ATTENTION,
     SITES,
@@ -30,7 +33,6 @@ from coursekit.methods.soft_prompts.attention import (
     like,
     queries,
 )
-from coursekit.methods.surgery import around
 
 #: How the gate becomes the factor $g$: itself, as in peft, or its tanh, as in the official training code.
 GATES = ("raw", "tanh", "none")
@@ -45,7 +47,7 @@ class Forward:
     asked: list[Tensor] = field(default_factory=list)  # what the query map made of the tokens
 
 
-class PromptedAttention(base.Switched):
+class PromptedAttention(Switched):
     r"""The attention of one block, to whose answer that of the prompts is added.
 
     The queries are the attention's own, caught where it makes them, and the prompts' answer is added where the output
@@ -54,7 +56,7 @@ class PromptedAttention(base.Switched):
 
     order = 2
 
-    def __init__(self, attention: nn.Module, switch: base.Switch, arch: Architecture):
+    def __init__(self, attention: nn.Module, switch: Switch, arch: Architecture):
         super().__init__(attention, switch)
         self.arch, self.site = arch, SITES[arch.family]
         self.prompt = nn.ParameterDict()  # (1, n, d_model) by adapter, as peft keeps it
@@ -65,9 +67,9 @@ class PromptedAttention(base.Switched):
     def add(self, method: LlamaAdapter, name: str) -> list[nn.Parameter]:
         r"""Prompts from N(0, 1), as in the official code, and a gate of 0: nothing is changed yet."""
         self.methods[name] = method
-        self.prompt[name] = nn.Parameter(torch.randn(1, method.n, self.arch.d_model, **like(self.base)))
+        self.prompt[name] = nn.Parameter(torch.randn(1, method.n, self.arch.d_model, **like(self.base_layer)))
         if gates := method.gates(self.arch):
-            self.gate[name] = nn.Parameter(torch.zeros(gates, **like(self.base)))
+            self.gate[name] = nn.Parameter(torch.zeros(gates, **like(self.base_layer)))
         return [store[name] for store in (self.prompt, self.gate) if name in store]
 
     def forget(self, name: str) -> None:
@@ -84,12 +86,12 @@ class PromptedAttention(base.Switched):
     ) -> tuple[Float[Tensor, "heads head_dim n"], Float[Tensor, "heads n head_dim"]]:
         r"""$K_p^\top / \sqrt{d_h}$ and $g V_p$: small tensors, so that scale and gate cost nothing for each token."""
         with self.switch.only(name):  # the maps may have LoRA of their own, for other rows than these
-            k, v = keys_values(self.base, self.arch, self.prompt[name][0].to(dtype))
+            k, v = keys_values(self.base_layer, self.arch, self.prompt[name][0].to(dtype))
         groups = self.arch.n_heads // self.arch.n_kv_heads
         # (kv_heads, n, head_dim) -> (heads, n, head_dim)
         k, v = k.repeat_interleave(groups, dim=0), v.repeat_interleave(groups, dim=0)
         gated = v if name not in self.gate else (self.factor(name) * v).to(v.dtype)
-        return (k * self.base.scaling).transpose(1, 2), gated
+        return (k * self.base_layer.scaling).transpose(1, 2), gated
 
     def remember(self, module: nn.Module, inputs: Any, made: Tensor) -> None:
         r"""Hook of the query map."""
@@ -133,12 +135,12 @@ class PromptedAttention(base.Switched):
     def forward(self, hidden_states: Float[Tensor, "batch seq d_model"], *args: Any, **kwargs: Any) -> Any:
         names = [name for name, _ in self.speaking(hidden_states)]
         if not names:
-            return self.base(hidden_states, *args, **kwargs)
+            return self.base_layer(hidden_states, *args, **kwargs)
         # Before `now` is set: GPT-2's query map makes these too, and its hook is to remember the tokens only.
         prompts = {name: self.keys_values(name, hidden_states.dtype) for name in names}
         self.now = Forward(prompts, kwargs.get("position_embeddings"))
         try:
-            answer, *rest = self.base(hidden_states, *args, **kwargs)
+            answer, *rest = self.base_layer(hidden_states, *args, **kwargs)
             return self.added(answer, projected=False), *rest
         finally:
             self.now = None
@@ -163,7 +165,7 @@ def attend(
 
 
 @dataclass(frozen=True)
-class LlamaAdapter(base.Method):
+class LlamaAdapter(Method):
     r"""LLaMA-Adapter: `n` prompts in each of the topmost `layers` blocks.
 
     layers: None: all but the first two, as in the paper (30 of 32). gate: "raw", one number that multiplies (peft),
@@ -233,17 +235,17 @@ class LlamaAdapter(base.Method):
                 f"projected=False: in {arch.family} the attention's answer always goes through the output projection"
             )
 
-    def _changes(self, model: nn.Module) -> set[str]:
+    def touched(self, model: nn.Module) -> set[str]:
         return {ATTENTION}
 
-    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         arch, trained = describe(model.config), []
         site = SITES[arch.family]
         for path in attention_paths(model)[-self.blocks(arch) :]:
             attention = around(model, path, PromptedAttention)
             if attention is None:
-                attention = base.wrap(model, state, path, PromptedAttention, arch)
-                inside = attention.base
+                attention = wrap(model, state, path, PromptedAttention, arch)
+                inside = attention.base_layer
                 state.hooks.append(getattr(inside, site.query).register_forward_hook(attention.remember))
                 if site.output:
                     output = getattr(inside, site.output)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from coursekit import counts, interop
 from coursekit.architecture import describe
 from coursekit.errors import CourseError, unknown
-from coursekit.methods import base
+from coursekit.methods.mechanism.attachment import Attachment, attached
 from coursekit.methods.soft_prompts.encoders import LSTMEncoder, MLPEncoder, PromptEncoder
 from coursekit.methods.soft_prompts.prompt import PATH, InputPrompt, Vectors, check_n
 
@@ -76,7 +76,7 @@ class PTuning(InputPrompt):
     ) -> Path:
         r"""Write what was trained to `folder`. encoder=False leaves the network out: smaller, and done training."""
         name = self._named(model, name)
-        method = base.attached(model)[name]  # the one that was attached: another may have other settings
+        method = attached(model)[name]  # the one that was attached: another may have other settings
         tensors = method._learned(model, name)
         if not encoder:
             tensors = {key: value for key, value in tensors.items() if not key.startswith(ENCODER)}
@@ -94,7 +94,7 @@ class PTuning(InputPrompt):
                 f"placeholder={self.placeholder}: this model's vocabulary has {vocabulary} tokens"
             )
 
-    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         trained = super()._insert(model, state, name)
         if self.placeholder is not None:
             model.get_submodule(PATH).placeholders[name] = self.placeholder

@@ -22,7 +22,10 @@ from torch import Tensor, nn
 from coursekit import counts, interop
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
-from coursekit.methods import base
+from coursekit.methods.mechanism.attachment import Attachment, activate, disabled, find_attachment, wrap
+from coursekit.methods.mechanism.method import Method
+from coursekit.methods.mechanism.modules import around
+from coursekit.methods.mechanism.switch import Switch, Switched
 from coursekit.methods.soft_prompts.attention import (
     ATTENTION,
     attention_paths,
@@ -31,7 +34,6 @@ from coursekit.methods.soft_prompts.attention import (
     room,
 )
 from coursekit.methods.soft_prompts.masks import shared, with_prefix
-from coursekit.methods.surgery import around
 
 #: peft's name for the one tensor of a prompt.
 KEY = "prompt_embeddings"
@@ -70,12 +72,12 @@ class BehindPrefix:
         return torch.cat((self.keys.to(k.dtype), k), dim=2), torch.cat((self.values.to(v.dtype), v), dim=2)
 
 
-class PrefixAttention(base.Switched):
+class PrefixAttention(Switched):
     r"""The attention of one block, with the part of each adapter's prefix that belongs to this block."""
 
     order = 2
 
-    def __init__(self, attention: nn.Module, switch: base.Switch, arch: Architecture):
+    def __init__(self, attention: nn.Module, switch: Switch, arch: Architecture):
         super().__init__(attention, switch)
         self.arch = arch
         self.flat = nn.ParameterDict()  # (n, 2 * d_kv) by adapter: keys, then values, of n virtual tokens
@@ -85,7 +87,7 @@ class PrefixAttention(base.Switched):
 
     def add(self, n: int, name: str, encoder: PrefixEncoder | None) -> list[nn.Parameter]:
         r"""A random prefix for adapter `name`; the encoder's own parameters are not in the list."""
-        where, width = like(self.base), 2 * self.arch.d_kv
+        where, width = like(self.base_layer), 2 * self.arch.d_kv
         self.lengths[name] = n
         if encoder is None:
             self.flat[name] = nn.Parameter(torch.randn(n, width, **where))  # as in peft
@@ -103,7 +105,7 @@ class PrefixAttention(base.Switched):
         if name in self.flat:
             self.flat[name].copy_(part)
         else:
-            self.flat[name] = nn.Parameter(part.detach().to(**like(self.base), copy=True))
+            self.flat[name] = nn.Parameter(part.detach().to(**like(self.base_layer), copy=True))
             del self.encoder[name], self.out[name]
         return self.flat[name]
 
@@ -170,18 +172,18 @@ class PrefixAttention(base.Switched):
         **kwargs: Any,
     ) -> Any:
         if (chosen := self.chosen(hidden_states)) is None:
-            return self.base(hidden_states, attention_mask=attention_mask, cache=cache, **kwargs)
+            return self.base_layer(hidden_states, attention_mask=attention_mask, cache=cache, **kwargs)
         keys, values, shown = chosen
         seq, real = hidden_states.shape[1], getattr(cache, "self_attention_cache", cache)
-        implementation = self.base.config._attn_implementation
+        implementation = self.base_layer.config._attn_implementation
         causal = kwargs.get("is_causal")
-        causal = self.base.is_causal if causal is None else causal
+        causal = self.base_layer.is_causal if causal is None else causal
         # Without a mask sdpa looks at "all up to here", and only where the tokens are the first ones.
         causal = attention_mask is None and causal and seq > 1 and implementation == "sdpa"
         if real is None or causal:
             length = seq
         else:
-            length, _ = real.get_mask_sizes(seq, self.base.layer_idx)
+            length, _ = real.get_mask_sizes(seq, self.base_layer.layer_idx)
         make = partial(with_prefix, attention_mask, shown, hidden_states, length, implementation, causal)
         if isinstance(shown, int):
             anchor = kwargs.get("position_ids") if attention_mask is None else attention_mask
@@ -189,15 +191,15 @@ class PrefixAttention(base.Switched):
         else:
             attention_mask = make()
         behind = BehindPrefix(keys, values, real, seq if causal else None)
-        return self.base(hidden_states, attention_mask=attention_mask, cache=behind, **kwargs)
+        return self.base_layer(hidden_states, attention_mask=attention_mask, cache=behind, **kwargs)
 
 
-class ShiftedPositions(base.Switched):
+class ShiftedPositions(Switched):
     r"""What makes vectors or rotations of positions, asked for positions behind the prefix, as peft does it."""
 
     order = 2
 
-    def __init__(self, positions: nn.Module, switch: base.Switch, config: Any):
+    def __init__(self, positions: nn.Module, switch: Switch, config: Any):
         super().__init__(positions, switch)
         family = describe(config).family
         self.lengths: dict[str, int] = {}  # n by adapter
@@ -210,7 +212,7 @@ class ShiftedPositions(base.Switched):
     @property
     def weight(self) -> nn.Parameter:
         r"""The table of positions, for code that looks at `layer.weight`."""
-        return self.leaf.weight
+        return self.bare.weight
 
     def forget(self, name: str) -> None:
         super().forget(name)
@@ -246,11 +248,11 @@ class ShiftedPositions(base.Switched):
             kwargs["position_ids"] = self.shifted(kwargs["position_ids"])
         else:
             args = (*args[: self.place], self.shifted(args[self.place]), *args[self.place + 1 :])
-        return self.base(*args, **kwargs)
+        return self.base_layer(*args, **kwargs)
 
 
 @dataclass(frozen=True)
-class PrefixTuning(base.Method):
+class PrefixTuning(Method):
     r"""Prefix tuning with `n` virtual tokens, in every block of a frozen model.
 
     hidden: None trains the keys and values themselves. A number trains them through a network of that width,
@@ -303,7 +305,7 @@ class PrefixTuning(base.Method):
             raise CourseError(
                 f"{len(ids)} tokens for a prefix of n={self.n}: give as many tokens as the prefix has"
             )
-        with torch.no_grad(), base.disabled(model):
+        with torch.no_grad(), disabled(model):
             mode, _ = model.training, model.eval()
             try:
                 cache = model(input_ids=ids[None].to(model.device), use_cache=True).cache
@@ -342,10 +344,10 @@ class PrefixTuning(base.Method):
                 f"n={self.n} virtual tokens leave no position for a text: this model has {have}"
             )
 
-    def _changes(self, model: nn.Module) -> set[str]:
+    def touched(self, model: nn.Module) -> set[str]:
         return {ATTENTION}
 
-    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         arch = describe(model.config)
         if self.shifted:
             _shifted(model, state).lengths[name] = self.n
@@ -353,9 +355,9 @@ class PrefixTuning(base.Method):
         for path in attention_paths(model):
             attention = around(model, path, PrefixAttention)
             if attention is None:
-                attention = base.wrap(model, state, path, self.wrapper, arch)
+                attention = wrap(model, state, path, self.wrapper, arch)
             if self.hidden and encoder is None:
-                encoder = PrefixEncoder(self.n, arch.d_kv, self.hidden, **like(attention.base))
+                encoder = PrefixEncoder(self.n, arch.d_kv, self.hidden, **like(attention.base_layer))
                 trained += encoder.parameters()
             trained += attention.add(self.n, name, encoder)
         return trained
@@ -373,13 +375,13 @@ class PrefixTuning(base.Method):
 
     def _put(self, model: nn.Module, name: str, prefix: Float[Tensor, "n width"]) -> None:
         r"""Write a whole flat prefix into the blocks."""
-        layers, state = _layers(model), base._state(model)
+        layers, state = _layers(model), find_attachment(model)
         gone = {id(p) for layer in layers for p in layer.own(name)}
         with torch.no_grad():
             parts = prefix.split(2 * layers[0].arch.d_kv, dim=1)
             kept = [layer.put(name, part) for layer, part in zip(layers, parts, strict=True)]
         state.parameters[name] = [*kept, *(p for p in state.parameters[name] if id(p) not in gone)]
-        base.activate(model, state.switch.active)
+        activate(model, state.switch.active)
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
         arch = describe(model.config)
@@ -419,11 +421,11 @@ class PrefixTuning(base.Method):
         )
 
 
-def _shifted(model: nn.Module, state: base.Attachment) -> ShiftedPositions:
+def _shifted(model: nn.Module, state: Attachment) -> ShiftedPositions:
     path = positions_path(model)
     positions = around(model, path, ShiftedPositions)
     if positions is None:
-        positions = base.wrap(model, state, path, ShiftedPositions, model.config)
+        positions = wrap(model, state, path, ShiftedPositions, model.config)
         state.hooks.append(model.register_forward_pre_hook(positions.count_rows, with_kwargs=True))
     return positions
 

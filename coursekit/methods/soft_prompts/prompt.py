@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from coursekit import counts, interop
 from coursekit.architecture import describe
 from coursekit.errors import CourseError, unknown
-from coursekit.methods import base
+from coursekit.methods.mechanism.attachment import Attachment, beside
+from coursekit.methods.mechanism.method import Method
 from coursekit.methods.soft_prompts.attention import like, room
 from coursekit.methods.soft_prompts.virtual_tokens import VirtualTokens
 
@@ -41,7 +42,7 @@ class Vectors(nn.Module):
         return self.weight
 
 
-class InputPrompt(base.Method, ABC):
+class InputPrompt(Method, ABC):
     r"""What prompt tuning and P-tuning share: virtual tokens among the input embeddings."""
 
     n: int
@@ -51,12 +52,12 @@ class InputPrompt(base.Method, ABC):
         if have is not None and self.n >= have:
             raise CourseError(f"n={self.n} leaves no room for a text: this model has {have} positions")
 
-    def _changes(self, model: nn.Module) -> set[str]:
+    def touched(self, model: nn.Module) -> set[str]:
         return {"the vectors before the input"}
 
-    def _insert(self, model: nn.Module, state: base.Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         fresh = PATH not in state.added
-        holder = base.beside(model, state, PATH, VirtualTokens(model, state.switch))
+        holder = beside(model, state, PATH, VirtualTokens(model, state.switch))
         if fresh:
             state.hooks += holder.hook(model)
         embedding = model.get_input_embeddings()

@@ -22,10 +22,10 @@ from coursekit import interop
 from coursekit.architecture import describe
 from coursekit.autocast import without_autocast
 from coursekit.errors import CourseError
-from coursekit.methods import base
+from coursekit.labels import IGNORED
+from coursekit.methods.mechanism.switch import Switch, Switched
 from coursekit.methods.soft_prompts.attention import room
 from coursekit.methods.soft_prompts.inputs import Inputs, join
-from coursekit.prepared import IGNORED
 
 #: Under this name a KV cache remembers which virtual tokens it holds, (rows, most) of 0 and 1.
 HELD = "virtual_tokens"
@@ -33,10 +33,10 @@ HELD = "virtual_tokens"
 PER_TOKEN = ("attention_mask", "position_ids", "token_type_ids")
 
 
-class VirtualTokens(base.Switched):
+class VirtualTokens(Switched):
     r"""Beside the model: for each named adapter a module that gives its n vectors, and the hooks that place them."""
 
-    def __init__(self, model: nn.Module, switch: base.Switch):
+    def __init__(self, model: nn.Module, switch: Switch):
         super().__init__(None, switch)
         self.prompts = nn.ModuleDict()
         self.placeholders: dict[str, int] = {}  # adapter -> the token whose places its vectors take

@@ -1,0 +1,134 @@
+r"""Unions of the `adapters` library, read: MAM and UniPELT, whose folders hold a prefix, bottlenecks and LoRA at once.
+
+`adapterhub` reads what is a bottleneck alone. Checked against `adapters` 1.3.0: `tests/fixtures/make_adapters.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from coursekit.adapterhub import format as adapterhub
+from coursekit.errors import CourseError
+from coursekit.methods.adapters import placement
+from coursekit.methods.hybrid import MAMAdapter, UniPELT
+from coursekit.methods.mechanism.undo import undone_after_an_error
+
+#: A tensor of a block: number of the block, and what follows.
+_BLOCK = re.compile(r"\.(?P<number>\d+)\.(?P<inside>.+)$")
+#: What follows: the library's form -> ours, with the part of the method that it belongs to.
+_PREFIX_GATE = re.compile(r"attention\.self\.prefix_tuning\.prefix_gates\.[^.]+\.(?P<kind>\w+)")
+_LORA = re.compile(r"(?P<path>attention\.self\.\w+)\.loras\.[^.]+\.(?P<part>lora_A|lora_B|gate\.\w+)")
+_BOTTLENECK = re.compile(
+    r"(?:output|output_adapters)\.adapters\.[^.]+\.(?P<part>adapter_down\.0|adapter_up|gate)\.(?P<kind>\w+)"
+)
+_PARTS = {"adapter_down.0": "down", "adapter_up": "up", "gate": "gate"}
+#: Settings of the library with which its parts are ours.
+_PLAIN_PREFIX = {"non_linearity": "tanh", "flat": False, "leave_out": []}
+_PLAIN_BOTTLENECK = {
+    "non_linearity": "relu", "mh_adapter": False, "output_adapter": True, "phm_layer": False, "leave_out": [],
+}  # fmt: skip
+_PLAIN_LORA = {
+    "selfattn_lora": True, "intermediate_lora": False, "output_lora": False, "attn_matrices": ["q", "v"],
+    "composition_mode": "add", "leave_out": [],
+}  # fmt: skip
+
+
+def read_method(folder: str | Path) -> MAMAdapter | UniPELT:
+    r"""The method that the union in `folder` is. Of the network behind a prefix only what it makes is kept.
+
+    Raises CourseError for a folder of something else, and for a union that no method here is.
+    """
+    form = adapterhub.read_config(Path(folder))["config"]
+    if not isinstance(form, dict) or form.get("architecture") != "union":
+        raise CourseError(
+            f"the adapter in {folder} is one method, not a union: adapterhub.load reads bottlenecks"
+        )
+    configs = form.get("configs")
+    if not isinstance(configs, list) or not all(isinstance(part, dict) for part in configs):
+        raise CourseError(
+            f"the union in {folder} does not say what it is made of: save it again with the library"
+        )
+    parts = {part.get("architecture") or "bottleneck": part for part in configs}
+    prefix, bottleneck, lora = (parts.get(kind, {}) for kind in ("prefix_tuning", "bottleneck", "lora"))
+    gated = {part.get("use_gating", False) for part in parts.values()}
+    kinds = set(parts)
+    if _PLAIN_PREFIX.items() <= prefix.items() and _PLAIN_BOTTLENECK.items() <= bottleneck.items():
+        adapterhub.check_plain(bottleneck, folder, but=("use_gating",))
+        n, r, s = prefix.get("prefix_length"), adapterhub.width(folder), bottleneck.get("scaling", 1.0)
+        if kinds == {"prefix_tuning", "bottleneck"} and bottleneck.get("is_parallel") and gated == {False}:
+            return MAMAdapter(n=n, hidden=None, r=r, scaling=s)
+        sequential = bottleneck.get("original_ln_before") and not bottleneck.get("is_parallel") and s == 1.0
+        with_lora = all(lora.get(key) == value for key, value in _PLAIN_LORA.items())
+        if kinds == {"prefix_tuning", "bottleneck", "lora"} and gated == {True} and sequential and with_lora:
+            # The library averages its gates over padding as well.
+            return UniPELT(n=n, hidden=None, r=r, rank=lora.get("r"), padded=True)
+    raise CourseError(
+        f"the union in {folder} of {' and '.join(sorted(kinds))} has settings that no method here has: MAM and UniPELT "
+        "as the library sets them up are read"
+    )
+
+
+def load(model: nn.Module, folder: str | Path, name: str = "default") -> nn.Module:
+    r"""Attach the union in `folder` to `model` under `name`, with a copy of the model's own task head.
+
+    Raises CourseError, and leaves `model` as it was, where the union is of another model.
+    """
+    method = read_method(folder)
+    adapterhub.check_model_type(model, folder)
+    found = _ours(method, model, folder)
+    with undone_after_an_error(model, name):
+        method.attach(model, name)
+        without = method._tensors(model, name)
+        heads = {key: value for key, value in method._learned(model, name).items() if key not in without}
+        method._load(model, name, heads | found, folder)
+    return model
+
+
+def _ours(method: MAMAdapter | UniPELT, model: nn.Module, folder: str | Path) -> dict[str, Tensor]:
+    r"""The tensors in `folder` under the keys that `method` has in `model`."""
+    paths, tensors = list(placement.blocks(model)), adapterhub.read_tensors(Path(folder), adapterhub.WEIGHTS)
+    found = {"PREFIX_TUNING.prompt_embeddings": _prefix(tensors, folder)}
+    kind, site = ("PFEIFFER", "pfeiffer") if isinstance(method, UniPELT) else ("PARALLEL_ADAPTER", "parallel")
+    for key, value in tensors.items():
+        if "prefix_tunings." in key:  # the network: each block has a reference to it
+            continue
+        block = _BLOCK.search(key)
+        if block is None:
+            raise CourseError(f"the adapter in {folder} has {key}, which no method here has")
+        number, inside = int(block["number"]), block["inside"]
+        # Of a deeper model: a key that nobody has, and so an error further on.
+        path = paths[number] if number < len(paths) else f"block {number}"
+        if match := _PREFIX_GATE.fullmatch(inside):
+            found[f"PREFIX_TUNING.{path}.attention.self.gate.{match['kind']}"] = value
+        elif match := _LORA.fullmatch(inside):
+            part = match["part"] if match["part"].startswith("gate") else f"{match['part']}.weight"
+            found[f"LORA.{path}.{match['path']}.{part}"] = value
+        elif match := _BOTTLENECK.fullmatch(inside):
+            found[f"{kind}.{path}.{site}.{_PARTS[match['part']]}.{match['kind']}"] = value
+        else:
+            raise CourseError(f"the adapter in {folder} has {key}, which no method here has")
+    return found
+
+
+def _prefix(tensors: dict[str, Tensor], folder: str | Path) -> Float[Tensor, "n kv_of_all_blocks"]:
+    r"""Keys and values that the library's network makes: Emb(n, d), a linear map, tanh, a linear map."""
+    found = {
+        key.partition("self_prefix.")[2]: value for key, value in tensors.items() if "self_prefix." in key
+    }
+    if not {
+        "wte.weight",
+        *(f"control_trans.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")),
+    } <= set(found):
+        raise CourseError(
+            f"the adapter in {folder} has no network behind its prefix: save it again with the library"
+        )
+    first, second = (found[f"control_trans.{i}.weight"] for i in (0, 2))
+    hidden = torch.tanh(
+        found["wte.weight"] @ first.T + found["control_trans.0.bias"]
+    )  # (n, d) -> (n, hidden)
+    return hidden @ second.T + found["control_trans.2.bias"]

@@ -1,0 +1,61 @@
+r"""In-context learning: examples in the prompt instead of in the weights, and what that costs each time one asks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from torch import nn
+
+from coursekit.errors import CourseError
+from coursekit.evaluation.evaluate import accuracy
+from coursekit.evaluation.scores import Score
+from coursekit.tasks.prepared import Prepared
+
+
+@dataclass(frozen=True)
+class Asked:
+    r"""What came of asking with `shots` examples in the prompt.
+
+    tokens: of one prompt, on average. seconds: for one query, with the whole prompt read anew.
+    """
+
+    shots: int
+    score: Score
+    tokens: float
+    seconds: float
+
+
+def prompt_tokens(prepared: Prepared, shots: int = 0, split: str = "test", limit: int | None = None) -> float:
+    r"""Mean number of tokens in the prompts of the first `limit` rows, examples included.
+
+    Raises CourseError for data without a prompt.
+    """
+    task = prepared.task
+    if task is None or prepared.kind != "decoder":
+        raise CourseError(
+            f"{prepared.name} has no prompts for a decoder: load_task(...).for_decoder(...) has"
+        )
+    texts = task.fitted(prepared.tokenizer, prepared.max_length, task.data[split][:limit]["text"])
+    prompts = prepared.tokenizer([task.prompt(text, task.shots(shots)) for text in texts])["input_ids"]
+    return sum(map(len, prompts)) / len(prompts)
+
+
+def ask(
+    model: nn.Module,
+    prepared: Prepared,
+    shots: int = 0,
+    limit: int | None = None,
+    timed: int = 8,
+    split: str = "test",
+) -> Asked:
+    r"""Accuracy on the first `limit` rows with `shots` examples in each prompt, and the cost of a query.
+
+    The accuracy shares the examples between queries, computed once; the time is that of `timed` queries one by one that
+    share nothing, as if each came from somebody else.
+    """
+    score = accuracy(model, prepared, split, limit, shots=shots, progress=False)
+    start = time.perf_counter()
+    asked = accuracy(model, prepared, split, timed, batch_size=1, shots=shots, cache=False, progress=False)
+    seconds = (time.perf_counter() - start) / asked.n
+    return Asked(shots, score, prompt_tokens(prepared, shots, split, limit), seconds)

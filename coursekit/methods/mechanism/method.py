@@ -1,0 +1,247 @@
+r"""What every method of the course shares: attach, count, save, load, merge, detach.
+
+A method is a frozen dataclass of hyperparameters and keeps no state. What attaching changed is remembered in one
+`Attachment` per model.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from abc import ABC, abstractmethod
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from coursekit import interop
+from coursekit.errors import CourseError, unknown
+from coursekit.methods.mechanism.attachment import Attachment, activate, attached, find_attachment, unmerged
+from coursekit.methods.mechanism.detach import detach, remove
+from coursekit.methods.mechanism.heads import SwitchedHead
+from coursekit.methods.mechanism.merge import merge, merged_once
+from coursekit.methods.mechanism.modules import head_names, replace
+from coursekit.methods.mechanism.switch import Switch, Switched
+
+#: What keeps parameters by adapter name: a name must not be that of an attribute.
+_STORES = (nn.ModuleDict(), nn.ParameterDict())
+
+
+class Method(ABC):
+    r"""The interface of every method. Subclasses are frozen dataclasses and fill in the parts with an underscore."""
+
+    #: Name of the method in checkpoints (peft's name where peft has the method).
+    kind: ClassVar[str]
+
+    def attach(self, model: nn.Module, name: str = "default") -> nn.Module:
+        r"""Freeze `model` and add or free the parameters of this method, in place, under `name`, and make it active.
+
+        Raises CourseError if `name` is taken, if a different method is attached, or if the method does not fit.
+        """
+        if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+            raise CourseError(
+                f"{type(self).__name__} attaches to a model of transformers, such as load_encoder() gives, and this "
+                f"is a {type(model).__name__}"
+            )
+        if any(p.is_meta for p in model.parameters()) and any(
+            hasattr(m, "_hf_hook") for m in model.modules()
+        ):
+            raise CourseError(
+                "some weights of this model are offloaded and not in memory, and what stands beside them has to be: "
+                "load it onto one device, in fewer bits if it is too large"
+            )
+        state = find_attachment(model)
+        if not isinstance(name, str) or not name.isidentifier():
+            raise CourseError(
+                f"adapter name {name!r} is not usable: take letters, digits and _, such as 'film'"
+            )
+        if any(hasattr(store, name) for store in _STORES):
+            raise CourseError(
+                f"adapter name {name!r} is a word of PyTorch's own: take another, such as '{name}_1'"
+            )
+        if state and name in state.methods:
+            raise CourseError(
+                f"{type(self).__name__} cannot attach: this model already has an adapter named {name!r}; "
+                f"call detach(model) first, or attach under another name"
+            )
+        if state and (other := next(iter(state.methods.values())))._kinds != self._kinds:
+            raise CourseError(
+                f"{self._title} cannot attach: this model already carries {other._title}; call detach(model) first"
+            )
+        if state and state.merged:
+            raise CourseError(
+                "this model has its adapter merged; call unmerge(model) before attaching another"
+            )
+        self._check(model)  # nothing has been touched yet: an error here leaves the model as it was
+        if state is None:
+            state = Attachment(Switch(), {n: p.requires_grad for n, p in model.named_parameters()})
+            model._coursekit = state
+            model.save_pretrained = partial(_save_whole, model)
+            model.requires_grad_(False)
+        state.methods[name], state.parameters[name] = self, []
+        try:
+            state.parameters[name] += self._insert(model, state, name)
+            state.parameters[name] += self._insert_heads(model, state, name)
+        except BaseException:  # memory that ran out, Ctrl-C: nothing stays half done
+            remove(model, name)
+            raise
+        for module in model.modules():
+            if isinstance(module, Switched):
+                module.follow(model.training)
+        activate(model, name)
+        return model
+
+    @abstractmethod
+    def count(self, config: Any) -> int:
+        r"""Closed form: how many parameters the method trains, task head not counted, from the config alone."""
+
+    def save(self, model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
+        r"""Write what was trained (never the base) to `folder`, in peft's format where peft has one."""
+        name = self._named(model, name)
+        method = unmerged(model).methods[name]  # the one that was attached: another may have other settings
+        return interop.write(folder, method._config(model), method._learned(model, name))
+
+    def load(self, model: nn.Module, folder: str | Path, name: str = "default") -> nn.Module:
+        r"""Read a checkpoint into `model`, attaching first where `name` is not attached yet.
+
+        Raises CourseError, and changes nothing, if the checkpoint is of another method or another model.
+        """
+        config, tensors = interop.read(folder)
+        self._check_kind(config)
+        self._check_config(config)
+        state = find_attachment(model)
+        active = state.switch.active if state else None
+        fresh = name not in attached(model)
+        if fresh:
+            self.attach(model, name)
+        else:
+            self._named(model, name)
+            unmerged(model).methods[name]._check_config(config)
+        try:
+            self._load(model, name, tensors, folder)
+        except BaseException:
+            if fresh:
+                remove(model, name)
+            if state is not None:
+                activate(model, active)
+            raise
+        return model
+
+    def merge(self, model: nn.Module, name: str | None = None, undo: bool = True) -> nn.Module:
+        r"""Fold what was trained into the base weights and take the extra modules out; `unmerge` undoes it.
+
+        With `undo` the old tensors are kept for `unmerge`, as much memory again as those that change take.
+        Only one of several adapters can be merged at a time.
+        Raises CourseError for a method whose effect no weights have.
+        """
+        name = self._named(model, name)
+        merged_once(model)
+        with torch.no_grad():
+            folded = self._merged_weights(model, name)
+        return merge(model, folded, name, undo)
+
+    def detach(self, model: nn.Module) -> nn.Module:
+        r"""The base model back, bit for bit: every adapter gone, flags as they were."""
+        self._named(model, None)
+        return detach(model)
+
+    # What a subclass fills in -----------------------------------------------------------------------------------
+
+    def _check(self, model: nn.Module) -> None:
+        r"""Raise CourseError where the method does not fit `model`."""
+
+    @abstractmethod
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
+        r"""Add the parameters of adapter `name`; return those that train."""
+
+    @abstractmethod
+    def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
+        r"""What adapter `name` has learned, under peft's keys, task head not included."""
+
+    @abstractmethod
+    def _config(self, model: nn.Module) -> dict[str, Any]:
+        r"""peft's adapter_config for this method."""
+
+    def _check_kind(self, config: dict[str, Any]) -> None:
+        r"""Raise CourseError where a checkpoint's `config` is of another method."""
+        interop.same_method(self.kind, config)
+
+    def _check_config(self, config: dict[str, Any]) -> None:
+        r"""Raise CourseError where a checkpoint's `config` is of other hyperparameters than this method's."""
+
+    def _merged_weights(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
+        r"""Path -> "weight", "bias" -> the tensor that does what base and adapter `name` do together there."""
+        raise CourseError(f"{type(self).__name__} does not fold into the weights: keep it attached to use it")
+
+    def touched(self, model: nn.Module) -> set[str]:
+        r"""What the method changes in `model`: names of parameters, and places in words.
+
+        Two methods of one hybrid have none of it in common.
+        """
+        raise CourseError(f"{type(self).__name__} cannot be part of a hybrid: attach it alone")
+
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        r"""What all adapters of one model have in common."""
+        return (self.kind,)
+
+    @property
+    def _title(self) -> str:
+        r"""The method's name in an error."""
+        return type(self).__name__
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _insert_heads(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
+        r"""Give adapter `name` its own copy of the task head."""
+        trained = []
+        for head in head_names(model):
+            module = model.get_submodule(head)
+            if not isinstance(module, SwitchedHead):
+                state.originals[head] = module
+                module = SwitchedHead(module, state.switch)
+                replace(model, head, module)
+            module.copies[name] = copy.deepcopy(module.base_layer)
+            trained += module.copies[name].parameters()
+        return trained
+
+    def _named(self, model: nn.Module, name: str | None) -> str:
+        state = find_attachment(model)
+        if state is None or not state.methods:
+            raise CourseError(
+                f"{type(self).__name__} is not attached to this model; call method.attach(model) first"
+            )
+        name = name or state.switch.active or next(iter(state.methods))
+        if name not in state.methods:
+            raise unknown("adapter", name, state.methods)
+        if state.methods[name]._kinds != self._kinds:
+            raise CourseError(f"adapter {name!r} is a {state.methods[name]._title}, not a {self._title}")
+        return name
+
+    def _load(self, model: nn.Module, name: str, tensors: dict[str, Tensor], folder: str | Path) -> None:
+        own = self._learned(model, name)
+        interop.same_tensors(own, tensors, folder)  # all of them, before the first is written
+        with torch.no_grad():
+            for key, value in own.items():
+                value.copy_(tensors[key])
+
+    def _learned(self, model: nn.Module, name: str) -> dict[str, Tensor]:
+        tensors = self._tensors(model, name)
+        for head in head_names(model):
+            module = model.get_submodule(head)
+            chosen = module.chosen(name) if isinstance(module, SwitchedHead) else module
+            tensors |= {f"{head}.{key}": value for key, value in chosen.state_dict().items()}
+        return tensors
+
+
+def _save_whole(model: nn.Module, *args: Any, **kwargs: Any) -> None:
+    r"""`model.save_pretrained` while methods are attached: what it writes, `from_pretrained` cannot read as it was."""
+    if any(isinstance(module, Switched) for module in model.modules()):
+        warnings.warn(
+            "this writes adapters and base into one folder, under names that from_pretrained does not know: use "
+            "method.save(model, folder) for the adapter, detach(model) for the base, or merge for both in one",
+            stacklevel=2,
+        )
+    type(model).save_pretrained(model, *args, **kwargs)

@@ -1,0 +1,17 @@
+r"""Models: from archive to cache to a loaded model.
+
+Open `load.py` first: one call for the bundled models, a folder or the hub. `hub.py` finds the files and says in one
+line what goes wrong, `sources.py` fetches and unpacks the archives of the course, `quantized.py` reads a model
+straight into 4 bits.
+"""
+
+from coursekit.models.hub import is_encoder
+from coursekit.models.load import load_decoder, load_encoder
+from coursekit.models.quantized import load_quantized
+
+__all__ = [
+    "is_encoder",
+    "load_decoder",
+    "load_encoder",
+    "load_quantized",
+]

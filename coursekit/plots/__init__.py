@@ -1,0 +1,41 @@
+r"""Pictures: `common.py` for what several notebooks draw, and one file a topic."""
+
+from coursekit.plots.common import (
+    COLOURS,
+    MEMORY_COLOURS,
+    adapter_places,
+    axes,
+    bottleneck,
+    factors_by_layer,
+    grid,
+    loss_curve,
+    matrices_to_scale,
+    memory_bars,
+    predicted_and_measured,
+    quality_against_size,
+    score_curves,
+    scores,
+    soft_prompts,
+    spectrum,
+    style,
+)
+
+__all__ = [
+    "COLOURS",
+    "MEMORY_COLOURS",
+    "adapter_places",
+    "axes",
+    "bottleneck",
+    "factors_by_layer",
+    "grid",
+    "loss_curve",
+    "matrices_to_scale",
+    "memory_bars",
+    "predicted_and_measured",
+    "quality_against_size",
+    "score_curves",
+    "scores",
+    "soft_prompts",
+    "spectrum",
+    "style",
+]

@@ -1,0 +1,158 @@
+r"""Pictures of what trains inside a model: kinds of tensors by layer, masks, depth, and the nodes that are split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.patches import Patch
+
+from coursekit.plots.common import COLOURS, axes
+
+LEARNER, FROZEN = COLOURS[1], "#c9d2d8"
+
+
+def by_layer(
+    values: Mapping[str, Sequence[float]],
+    title: str = "",
+    log: bool = False,
+    form: str = ".1e",
+    low: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""A number for each kind of tensor (row) in each layer (column), as a colour with the number written in.
+
+    values: kind -> one number for each layer, from the bottom up. log: colours by powers of ten; 0 is left white.
+    low: where the colours begin, so that a few tiny numbers do not use up the scale; below it all have the palest.
+    """
+    numbers = np.array(list(values.values()), dtype=float)
+    ax = axes(ax, figsize=(2.2 + 0.62 * numbers.shape[1], 1.2 + 0.34 * len(numbers)))
+    shown = np.ma.masked_less_equal(numbers, 0) if log else numbers
+    if log:
+        norm = LogNorm(shown.min() if low is None else low, shown.max(), clip=True)
+    else:
+        norm = Normalize(min(0.0, numbers.min()) if low is None else low, numbers.max(), clip=True)
+    ax.imshow(shown, cmap="Blues", norm=norm, aspect="auto")
+    for i, j in np.ndindex(numbers.shape):
+        dark = not np.ma.is_masked(shown[i, j]) and norm(shown[i, j]) > 0.6
+        ax.text(
+            j, i, format(numbers[i, j], form), ha="center", va="center", fontsize=8,
+            color="white" if dark else "black",
+        )  # fmt: skip
+    ax.set_xticks(range(numbers.shape[1]), [str(layer + 1) for layer in range(numbers.shape[1])])
+    ax.set_yticks(range(len(numbers)), list(values))
+    ax.set_xlabel("layer")
+    ax.set_title(title)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def masks(chosen: Mapping[str, Any]) -> Sequence[Axes]:
+    r"""Masks of one matrix side by side, each entry a point: dark trains. Under each, how many entries that are.
+
+    chosen: label -> boolean array (out, in).
+    """
+    figsize = (2.6 * len(chosen), 3.1)
+    panels = plt.subplots(1, len(chosen), figsize=figsize, squeeze=False)[1][0]
+    for ax, (label, mask) in zip(panels, chosen.items(), strict=True):
+        mask = np.asarray(mask, dtype=bool)
+        # A point for each entry that trains: an image this fine would lose single ones.
+        row, column = np.nonzero(mask)
+        ax.scatter(column, row, s=1.5, color=COLOURS[0], linewidths=0)
+        ax.set_xlim(-0.5, mask.shape[1] - 0.5)
+        ax.set_ylim(mask.shape[0] - 0.5, -0.5)
+        ax.set_aspect("equal")
+        ax.set_title(label)
+        ax.set_xlabel(f"{mask.sum():,} of {mask.size:,}", fontsize=9)
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(True)
+    return panels
+
+
+def depth(costs: Mapping[str, Mapping[int, float]], xlabel: str, ax: Axes | None = None) -> Axes:
+    r"""Costs over how many of the last blocks train, each as a share of its cost when all of them do.
+
+    costs: label -> number of blocks -> share. A label that begins with "predicted" is drawn dashed.
+    """
+    ax = axes(ax)
+    for colour, (label, shares) in zip(COLOURS, costs.items(), strict=False):
+        predicted = label.startswith("predicted")
+        ax.plot(
+            list(shares), list(shares.values()), "--" if predicted else "o-", color=colour, label=label, markersize=5
+        )  # fmt: skip
+    ax.set_xticks(sorted({k for shares in costs.values() for k in shares}))
+    ax.set_ylim(0, 1.08 * max(1.0, *(max(shares.values()) for shares in costs.values())))
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel("share of training all blocks")
+    ax.legend(loc="lower right", fontsize=9)
+    return ax
+
+
+def node_changes(changes: Sequence[float], learners: Sequence[int], ax: Axes | None = None) -> Axes:
+    r"""How far priming moved each node of a layer, in order of size, and which of them are learners.
+
+    changes: L1 norm of each node's change, by the number of the node. learners: numbers of nodes.
+    """
+    ax = axes(ax, figsize=(7.0, 2.8))
+    changes = np.asarray(changes, dtype=float)
+    learns = np.isin(np.arange(len(changes)), np.asarray(learners, dtype=int))
+    order = np.argsort(-changes, kind="stable")
+    place = np.arange(1, len(changes) + 1)
+    for wanted, colour, label in ((True, LEARNER, "learners"), (False, FROZEN, "frozen")):
+        these = learns[order] == wanted
+        ax.bar(place[these], changes[order][these], width=1.0, color=colour, label=f"{label}: {these.sum()}")
+    ax.set_xlim(0, len(changes) + 1)
+    ax.set_xlabel("nodes, the ones that moved most first")
+    ax.set_ylabel("L1 norm of the change")
+    ax.legend(loc="upper right", fontsize=9)
+    return ax
+
+
+#: Where the stages of `permutation` stand, from left to right.
+_STAGES = ("dense layer", "split", "concatenated", "permuted back")
+
+
+def permutation(nodes: int, learners: Sequence[int], ax: Axes | None = None) -> Axes:
+    r"""The way of each output through a layer that is split: dense, two layers, side by side, in the old order.
+
+    nodes: outputs of the layer. learners: those that train, in the order of their sub-layer.
+    """
+    frozen = [node for node in range(nodes) if node not in set(learners)]
+    order = [*learners, *frozen]
+    ax = axes(ax, figsize=(7.4, 0.9 + 0.3 * nodes))
+    gap = 0.8  # between the two sub-layers
+    heights = [
+        {node: float(node) for node in range(nodes)},
+        {node: place + (gap if place >= len(learners) else 0) - gap / 2 for place, node in enumerate(order)},
+        {node: float(place) for place, node in enumerate(order)},
+        {node: float(node) for node in range(nodes)},
+    ]
+    for stage, (name, at) in enumerate(zip(_STAGES, heights, strict=True)):
+        x = 2.0 * stage
+        for node, y in at.items():
+            learns = node in set(learners)
+            ax.add_patch(plt.Rectangle((x, y - 0.4), 0.8, 0.8, color=LEARNER if learns else FROZEN))
+            ax.text(x + 0.4, y, str(node), ha="center", va="center", fontsize=9)
+            if stage + 1 < len(heights):
+                ax.plot(
+                    [x + 0.82, x + 1.98], [y, heights[stage + 1][node]], linewidth=0.9,
+                    color=LEARNER if learns else "#8a9aa5",
+                )  # fmt: skip
+        ax.text(x + 0.4, -1.2, name, ha="center", va="bottom", fontsize=10)
+    ax.legend(
+        handles=[Patch(color=LEARNER, label="learner"), Patch(color=FROZEN, label="frozen")],
+        loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=2, fontsize=9, handlelength=1.0,
+    )  # fmt: skip
+    ax.set_xlim(-0.2, 2.0 * (len(heights) - 1) + 1.0)
+    ax.set_ylim(nodes + 0.3, -1.7)
+    ax.axis("off")
+    return ax
+
+
+__all__ = ["by_layer", "depth", "masks", "node_changes", "permutation"]

@@ -1,0 +1,283 @@
+r"""Pictures of what methods touch, of gates and of Kronecker products, and of many methods in one chart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.transforms import Bbox
+
+from coursekit.plots.common import COLOURS, axes
+
+#: How a method acts at a place of a block.
+WAYS = {
+    "adds beside": COLOURS[1],
+    "adds behind": COLOURS[5],
+    "multiplies": COLOURS[4],
+    "trains what is there": COLOURS[2],
+    "puts tokens before": COLOURS[3],
+}
+#: One colour for each family of methods, and for the methods of the published tables one like its family's.
+FAMILIES = {
+    "baseline": "#444444",
+    "additive": COLOURS[1],
+    "selective": COLOURS[2],
+    "reparameterised": COLOURS[0],
+    "hybrid": COLOURS[3],
+}
+PUBLISHED = {
+    "FT": FAMILIES["baseline"],
+    "BitFit": FAMILIES["selective"],
+    "FT Top2": FAMILIES["selective"],
+    "LoRA": FAMILIES["reparameterised"],
+    "PreEmbed": "#8a5a12",
+    "PreLayer": "#f2c14e",
+    "Adapter H": FAMILIES["additive"],
+    "Adapter L": "#b5651d",
+    "Adapter D": "#f4a259",
+}
+
+
+def places(touched: Mapping[str, Mapping[str, str]], columns: Sequence[str], ax: Axes | None = None) -> Axes:
+    r"""Which method acts where, one row for each method and one column for each place of a block.
+
+    touched: method -> place -> one of `WAYS`. columns: the places, in the order in which a token passes them.
+    """
+    names = list(touched)
+    ax = axes(ax, figsize=(1.7 + 0.75 * len(columns), 1.9 + 0.3 * len(names)))
+    for row, name in enumerate(names):
+        for column, place in enumerate(columns):
+            way = touched[name].get(place)
+            colour = "#f0f1f2" if way is None else WAYS[way]
+            ax.add_patch(plt.Rectangle((column + 0.06, row + 0.1), 0.88, 0.8, color=colour))
+    ax.set_xlim(0, len(columns))
+    ax.set_ylim(len(names), 0)
+    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, fontsize=9)
+    ax.set_yticks(np.arange(len(names)) + 0.5, names)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    used = [way for way in WAYS if any(way in row.values() for row in touched.values())]
+    ax.legend(
+        handles=[Patch(color=WAYS[way], label=way) for way in used],
+        loc="upper left", bbox_to_anchor=(0, -0.01), ncols=max(1, len(columns) // 2), fontsize=9, handlelength=1.0,
+    )  # fmt: skip
+    return ax
+
+
+def kronecker(A: Any, s: Any, t: Any) -> Sequence[Axes]:
+    r"""Each term $A_i \otimes s_i t_i^\top$ as a row of pictures, and their sum below.
+
+    A: (n, n, n), s: (n, out / n), t: (n, in / n). Blue is negative, red is positive, white is 0; lines part blocks.
+    """
+    A, s, t = (np.asarray(values, dtype=float) for values in (A, s, t))
+    n = len(A)
+    inner = [np.outer(s_i, t_i) for s_i, t_i in zip(s, t, strict=True)]
+    # Adding 0 takes the minus from a 0 that has one.
+    terms = [np.kron(A_i, B_i) + 0.0 for A_i, B_i in zip(A, inner, strict=True)]
+    whole = sum(terms)
+    figure = plt.figure(figsize=(5.4, 1.5 * (n + 1)))
+    panels = []
+
+    def draw(where: Any, values: np.ndarray, title: str, blocks: bool) -> None:
+        ax = figure.add_subplot(where)
+        most = np.abs(values).max() or 1.0
+        ax.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="equal")
+        for i, j in np.ndindex(values.shape):
+            colour = "white" if abs(values[i, j]) > 0.6 * most else "black"
+            ax.text(j, i, f"{values[i, j]:g}", ha="center", va="center", fontsize=8, color=colour)
+        if blocks:
+            for k in range(1, n):
+                ax.axhline(k * s.shape[1] - 0.5, color="black", linewidth=1)
+                ax.axvline(k * t.shape[1] - 0.5, color="black", linewidth=1)
+        ax.set_title(title, fontsize=10, loc="center")
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(False)
+        panels.append(ax)
+
+    layout = figure.add_gridspec(n + 1, 3, width_ratios=[n, t.shape[1], n * t.shape[1]])
+    for i in range(n):
+        draw(layout[i, 0], A[i], f"$A_{i + 1}$", False)
+        draw(layout[i, 1], inner[i], f"$s_{i + 1} t_{i + 1}^\\top$", False)
+        draw(layout[i, 2], terms[i], f"$A_{i + 1} \\otimes s_{i + 1} t_{i + 1}^\\top$", True)
+    draw(layout[n, 2], whole, "W, their sum", True)
+    return panels
+
+
+def gates(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]]) -> Sequence[Axes]:
+    r"""The mean value of each gate in each layer, before (ring) and after training (dot): a panel for each kind.
+
+    before, after: kind of gate -> one value between 0 (closed) and 1 (open) for each layer, from the bottom up.
+    """
+    figure, panels = plt.subplots(
+        1, len(before), figsize=(2.3 * len(before), 3.0), sharey=True, squeeze=False
+    )
+    low = min(min(values) for values in (*before.values(), *after.values()))
+    high = max(max(values) for values in (*before.values(), *after.values()))
+    for ax, (colour, kind) in zip(panels[0], zip(COLOURS, before, strict=False), strict=True):
+        layer = np.arange(1, len(before[kind]) + 1)
+        ax.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+        ax.vlines(layer, before[kind], after[kind], color=colour, linewidth=1)
+        ax.plot(layer, before[kind], "o", color=colour, markerfacecolor="white")
+        ax.plot(layer, after[kind], "o", color=colour)
+        ax.set_title(kind)
+        ax.set_xticks(layer[:: max(1, len(layer) // 6)])
+        ax.set_xlabel("layer")
+        ax.set_xlim(0.4, len(layer) + 0.6)
+    room = max(0.05, 0.15 * (high - low))
+    panels[0][0].set_ylim(min(low, 0.5) - room, max(high, 0.5) + room)
+    panels[0][0].set_ylabel("mean gate")
+    marks = [
+        Line2D([], [], marker="o", color="black", linestyle="", markerfacecolor="white", label="before"),
+        Line2D([], [], marker="o", color="black", linestyle="", label="after"),
+    ]
+    figure.legend(handles=marks, loc="outside upper right", ncols=2, fontsize=9)
+    return panels[0]
+
+
+def quality_and_size(
+    points: Mapping[str, tuple[float, float, float, float]],
+    families: Mapping[str, str],
+    label: str,
+    chance: float | None = None,
+    named: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""Quality against the number of trained parameters, on a log axis, with a bar for the uncertainty.
+
+    points: method -> (parameters, quality, low end of the bar, high end). families: method -> one of `FAMILIES`.
+    chance: quality to draw as a line; a method that trains no parameter has no place on a log axis. named: whether
+    each point has its name beside it. Methods of the same size stand a little apart, so that each bar can be seen.
+    """
+    ax = axes(ax, figsize=(8.6, 5.4))
+    points = _side_by_side(points)
+    for name, (n, value, low, high) in points.items():
+        ax.errorbar(
+            n, value, yerr=[[value - low], [high - value]], fmt="o", markersize=5, capsize=2, elinewidth=0.8,
+            color=FAMILIES[families[name]],
+        )  # fmt: skip
+    ax.set_xscale("log")
+    sizes = [n for n, *_ in points.values()]
+    ax.set_xlim(min(sizes) / 2.5, max(sizes) * 2.5)
+    ax.set_xlabel("trained parameters, task head not counted")
+    ax.set_ylabel(label)
+    if chance is not None:
+        ax.axhline(chance, color="grey", linestyle="--", linewidth=1)
+    ax.legend(
+        handles=_marks(families), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(FAMILIES), fontsize=9
+    )
+    if named:
+        name_points(ax, points)
+    return ax
+
+
+Points = Mapping[str, tuple[float, float, float, float]]
+
+
+def _side_by_side(points: Points) -> Points:
+    r"""`points` with those of equal x moved apart by a few per cent, the middle one staying."""
+    equal: dict[float, list[str]] = {}
+    for name, (x, *_) in points.items():
+        equal.setdefault(x, []).append(name)
+    return {
+        name: (x * 1.07 ** (equal[x].index(name) - (len(equal[x]) - 1) / 2), *rest)
+        for name, (x, *rest) in points.items()
+    }
+
+
+def name_points(ax: Axes, points: Mapping[str, tuple[float, float, float, float]], size: float = 8) -> None:
+    r"""Write each point's name beside it where it covers no other name, point or bar, with a thin line to it.
+
+    points: name -> (x, y, low end of its bar, high end). Names go as near to their points as there is room, the most
+    crowded points first. The axes have to have their limits by now.
+    """
+    figure = ax.figure
+    figure.canvas.draw()
+    centres = {name: ax.transData.transform((x, y)) for name, (x, y, *_) in points.items()}
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in centres.values()]
+    for x, _, *ends in points.values():
+        (left, low), (_, high) = (ax.transData.transform((x, end)) for end in ends)
+        taken.append(Bbox.from_bounds(left - 1, low, 2, high - low))
+    frame = ax.get_window_extent()
+
+    def crowd(name: str) -> float:
+        apart = [np.hypot(*(centres[name] - other)) for key, other in centres.items() if key != name]
+        return min(apart, default=0.0)
+
+    for name in sorted(points, key=crowd):
+        text = ax.annotate(
+            name, points[name][:2], xytext=(0, 0), textcoords="offset points", fontsize=size, annotation_clip=False,
+            arrowprops=dict(arrowstyle="-", color="#999999", linewidth=0.5, shrinkA=0, shrinkB=2),
+        )  # fmt: skip
+        box = text.get_window_extent()
+        width, height = box.width, box.height
+        for dx, dy in _around(width, height):
+            x, y = centres[name] + (dx, dy)
+            own = Bbox.from_bounds(x - 1, y - 1, width + 2, height + 2)
+            inside = frame.x0 <= own.x0 and own.x1 <= frame.x1 and frame.y0 <= own.y0 and own.y1 <= frame.y1
+            if inside and not any(own.overlaps(other) for other in taken):
+                break
+        text.set_position((dx * 72 / figure.dpi, dy * 72 / figure.dpi))
+        taken.append(own)
+
+
+def _around(width: float, height: float) -> Iterator[tuple[float, float]]:
+    r"""Offsets of a text's lower left corner from its point, ever farther away."""
+    for distance in range(6, 240, 6):
+        for angle in np.linspace(0, 2 * np.pi, 24, endpoint=False):
+            # From the point to the nearest place of the box, then to the box's corner.
+            x, y = distance * np.cos(angle), distance * np.sin(angle)
+            yield x - width * (1 - np.cos(angle)) / 2, y - height * (1 - np.sin(angle)) / 2
+
+
+def bars_beside(
+    panels: Mapping[str, Mapping[str, float]],
+    families: Mapping[str, str],
+    log: Sequence[str] = (),
+    lines: Mapping[str, float] | None = None,
+) -> Sequence[Axes]:
+    r"""Several numbers of the same methods side by side: a panel for each number, a row for each method.
+
+    panels: title -> method -> number. log: titles with a log axis. lines: title -> where a line marks a reference.
+    """
+    names = list(next(iter(panels.values())))
+    figsize = (3.0 + 2.6 * len(panels), 1.0 + 0.24 * len(names))
+    found = plt.subplots(1, len(panels), figsize=figsize, sharey=True, squeeze=False)[1][0]
+    y = np.arange(len(names))
+    colours = [FAMILIES[families[name]] for name in names]
+    for ax, (title, values) in zip(found, panels.items(), strict=True):
+        numbers = np.array([values[name] for name in names], dtype=float)
+        if title in log:
+            ax.set_xscale("log")
+            ax.set_xlim(numbers.min() / 2, numbers.max() * 8)
+            ax.hlines(y, numbers.min() / 2, numbers, color=colours, linewidth=1)
+        else:
+            ax.set_xlim(0, 1.25 * numbers.max())
+            ax.hlines(y, 0, numbers, color=colours, linewidth=1)
+        ax.scatter(numbers, y, color=colours, s=18, zorder=3)
+        for row, number in enumerate(numbers):
+            # On a white ground, since the line of a reference may run through it.
+            ground = dict(facecolor="white", edgecolor="none", pad=0.5)
+            ax.annotate(f"{number:.3g}", (number, row), xytext=(6, 0), textcoords="offset points", va="center",
+                        fontsize=8, bbox=ground)  # fmt: skip
+        if lines and title in lines:
+            ax.axvline(lines[title], color="grey", linestyle="--", linewidth=1)
+        ax.set_title(title, fontsize=10)
+    found[0].set_yticks(y, names)
+    found[0].set_ylim(len(names) - 0.5, -0.5)
+    found[0].figure.legend(
+        handles=_marks(families), loc="outside upper center", ncols=len(FAMILIES), fontsize=9
+    )
+    return found
+
+
+def _marks(families: Mapping[str, str]) -> list[Line2D]:
+    r"""A mark in the colour of each family that occurs, for a legend."""
+    used = [family for family in FAMILIES if family in families.values()]
+    return [Line2D([], [], marker="o", linestyle="", color=FAMILIES[family], label=family) for family in used]

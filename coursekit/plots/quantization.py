@@ -1,0 +1,192 @@
+r"""Pictures of number formats, codes and their errors. Each function draws one kind and returns its axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
+
+from coursekit.plots.common import COLOURS, axes
+
+#: A row with more numbers than this is drawn as a band: single strokes could not be told apart.
+_STROKES = 300
+
+
+def number_lines(
+    rows: Mapping[str, Any], log: bool = False, xlabel: str = "", ax: Axes | None = None
+) -> Axes:
+    r"""Each entry of `rows` (label -> its numbers) as strokes on a line of its own; very many of them as a band.
+
+    log: only numbers above zero, on a log axis.
+    """
+    ax = axes(ax, figsize=(7.0, 0.8 + 0.42 * len(rows)))
+    if log:
+        ax.set_xscale("log")
+    ends = []
+    for y, (colour, values) in enumerate(zip(COLOURS * len(rows), rows.values(), strict=False)):
+        values = np.unique(np.asarray(values, dtype=float))
+        if log:
+            values = values[values > 0]
+        ends += [values[0], values[-1]]
+        ax.hlines(y, values[0], values[-1], color="#d0d0d0", linewidth=1, zorder=1)
+        if len(values) > _STROKES:
+            ax.barh(y, values[-1] - values[0], 0.5, left=values[0], color=colour, alpha=0.8)
+        else:
+            ax.vlines(values, y - 0.3, y + 0.3, color=colour, linewidth=1.6 if len(values) < 40 else 0.7)
+    low, high = min(ends), max(ends)
+    if log:
+        room = (high / low) ** 0.03
+        ax.set_xlim(low / room, high * room)
+    else:
+        room = 0.03 * (high - low)
+        ax.set_xlim(low - room, high + room)
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(xlabel)
+    return ax
+
+
+def relative_gaps(
+    rows: Mapping[str, Any], limits: tuple[float, float] | None = None, ax: Axes | None = None
+) -> Axes:
+    r"""How far the next number is, as a share of the number itself: range along, precision down, on log axes.
+
+    rows: label -> numbers; those above zero are drawn. limits: ends of the axis of numbers.
+    """
+    ax = axes(ax, figsize=(7.0, 3.8))
+    for i, (name, values) in enumerate(rows.items()):
+        values = np.unique(np.asarray(values, dtype=float))
+        values = values[values > 0]
+        style = {"marker": "o", "markersize": 3.5} if len(values) < 20 else {}
+        ax.plot(values[:-1], np.diff(values) / values[:-1], label=name, color=COLOURS[i % len(COLOURS)],
+                linestyle="-" if i < len(COLOURS) else "--", linewidth=1, **style)  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    if limits is not None:
+        ax.set_xlim(*limits)
+    ax.set_xlabel("number")
+    ax.set_ylabel("distance to the next, relative")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+    return ax
+
+
+def curves(
+    lines: Mapping[str, Mapping[float, float]],
+    xlabel: str,
+    ylabel: str,
+    logx: bool = False,
+    logy: bool = True,
+    xticks: Sequence[float] | None = None,
+    dashed: Sequence[str] = (),
+    ax: Axes | None = None,
+) -> Axes:
+    r"""One line for each entry (label -> x -> y). xticks: where labels stand along x. dashed: labels of such lines."""
+    ax = axes(ax)
+    for i, (name, line) in enumerate(lines.items()):
+        dashes = {"linestyle": "--", "markerfacecolor": "white", "markersize": 6} if name in dashed else {}
+        ax.plot(list(line), list(line.values()), label=name, color=COLOURS[i % len(COLOURS)],
+                **{"marker": "o", "markersize": 4, "linewidth": 1.2} | dashes)  # fmt: skip
+    if logx:
+        ax.set_xscale("log")
+    if logy:
+        ax.set_yscale("log")
+    if xticks is not None:
+        ax.xaxis.minorticks_off()
+        ax.set_xticks(list(xticks), [f"{x:g}" for x in xticks])
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+    return ax
+
+
+def equal_areas(levels: Sequence[float], largest: float, ax: Axes | None = None) -> Axes:
+    r"""The normal density with a stroke at each level and, in turns of two colours, the cell that is nearest to it.
+
+    levels: in [-1, 1], ascending. largest: where the level 1 stands, in standard deviations.
+    """
+    ax = axes(ax)
+    places = np.asarray(levels, dtype=float) * largest
+    middles = (places[1:] + places[:-1]) / 2
+    edges = np.concatenate([[-3.4], middles, [3.4]])
+    density = np.vectorize(NormalDist().pdf)
+    for i, (left, right) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        x = np.linspace(left, right, 40)
+        ax.fill_between(x, density(x), color=("#cfe3f1", "#8fbcd9")[i % 2], linewidth=0)
+    ax.vlines(places, 0, density(places), color=COLOURS[2], linewidth=1.6)
+    ax.set_xlim(-3.4, 3.4)
+    ax.set_ylim(0, 0.43)
+    ax.set_xlabel("weight, in standard deviations")
+    ax.set_ylabel("density")
+    return ax
+
+
+def histograms(
+    values: Mapping[str, Any],
+    xlabel: str,
+    bins: int | Sequence[float] = 160,
+    levels: Sequence[float] = (),
+) -> Sequence[Axes]:
+    r"""One panel for each entry (label -> numbers), on one scale; lines at `levels`."""
+    import matplotlib.pyplot as plt
+
+    _, panels = plt.subplots(1, len(values), figsize=(4.3 * len(values), 3.0), sharey=True, squeeze=False)
+    for colour, ax, (name, numbers) in zip(COLOURS, panels[0], values.items(), strict=False):
+        numbers = np.asarray(numbers, dtype=float).ravel()
+        ax.hist(numbers, bins=bins, weights=np.full(len(numbers), 1 / len(numbers)), color=colour)
+        for level in levels:
+            ax.axvline(level, color=COLOURS[2], linewidth=0.8, alpha=0.6)
+        ax.set_title(name)
+        ax.set_xlabel(xlabel)
+    panels[0][0].set_ylabel("share of the weights")
+    return panels[0]
+
+
+def code_use(shares: Mapping[str, Sequence[float]]) -> Sequence[Axes]:
+    r"""How often each level of a code is used, one panel for each entry (label -> shares); a line at equal shares."""
+    import matplotlib.pyplot as plt
+
+    _, panels = plt.subplots(1, len(shares), figsize=(2.5 * len(shares), 2.6), sharey=True, squeeze=False)
+    for colour, ax, (name, values) in zip(COLOURS, panels[0], shares.items(), strict=False):
+        ax.bar(range(len(values)), values, color=colour, width=0.8)
+        ax.axhline(1 / len(values), color="black", linestyle="--", linewidth=0.8)
+        ax.set_title(name)
+        ax.set_xticks([0, len(values) - 1], ["−1", "1"])
+        ax.set_xlabel("level, ascending")
+    panels[0][0].set_ylabel("share of the weights")
+    return panels[0]
+
+
+def intervals(
+    values: Mapping[str, tuple[float, float, float]],
+    xlabel: str,
+    form: str = ".1f",
+    log: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""Estimates with their intervals, label -> (value, low, high), each with its value written beside it."""
+    ax = axes(ax, figsize=(7.0, 1.0 + 0.42 * len(values)))
+    middle, low, high = (np.array([v[i] for v in values.values()]) for i in range(3))
+    y = np.arange(len(values))
+    ax.errorbar(middle, y, xerr=[middle - low, high - middle], fmt="o", color=COLOURS[0], capsize=4)
+    for row, value in enumerate(middle):
+        ax.annotate(format(value, form), (high[row], row), xytext=(6, 0), textcoords="offset points",
+                    va="center", fontsize=9)  # fmt: skip
+    if log:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_yticks(y, list(values))
+    ax.set_ylim(len(values) - 0.5, -0.5)
+    start, end = ax.get_xlim()
+    ax.set_xlim(
+        start, end * (end / start) ** 0.12 if log else end + 0.12 * (end - start)
+    )  # room for the figures
+    ax.set_xlabel(xlabel)
+    return ax

@@ -1,0 +1,341 @@
+r"""Scores against closed forms, and every shortcut (cache, batches, padding) against the long way round."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import tiny_text
+import torch
+from datasets import Dataset, DatasetDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coursekit import tasks
+from coursekit.errors import CourseError
+from coursekit.evaluation import (
+    accuracy,
+    format_adherence,
+    generate,
+    perplexity,
+    regression,
+    score_choices,
+    wilson,
+)
+from coursekit.evaluation.scores import Score
+
+TEXTS = [
+    "the plot is good",
+    "dull",
+    "a slow and long story of the actor",
+    "bright scene",
+    "not fine , not bad",
+] * 3
+QUIET = dict(progress=False)
+
+
+@pytest.fixture(scope="module")
+def words():
+    return tiny_text.tokenizer()
+
+
+def film(scheme="five"):
+    r"""A film task over `TEXTS`, their classes in turn."""
+    names = tasks.WORDS[scheme]
+    labels = [i % len(names) for i in range(len(TEXTS))] if names else [float(len(text)) for text in TEXTS]
+    rows = Dataset.from_dict({"text": TEXTS, "rating": [float(label) for label in labels], "label": labels})
+    long = [f"{text} {'and the end of it ' * 2}" for text in TEXTS]
+    train = Dataset.from_dict({"text": long, "rating": rows["rating"][:], "label": labels})
+    return tasks.Task(f"film/{scheme}", names, DatasetDict(train=train, test=rows))
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    # Newcombe, Statistics in Medicine 17, 1998, p. 857–872, table I, method 3.
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_interval_as_published(successes, n, low, high):
+    assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_limits_are_where_the_score_test_just_rejects(case):
+    successes, n = case
+    p = successes / n
+    for limit in wilson(successes, n):
+        if 0 < limit < 1:
+            assert abs(p - limit) / math.sqrt(limit * (1 - limit) / n) == pytest.approx(1.959964, rel=1e-5)
+    low, high = wilson(successes, n)
+    assert 0 <= low <= p <= high <= 1
+
+
+def test_score_shows_value_interval_and_count():
+    score = Score.of(torch.tensor([True] * 285 + [False] * 115))
+    assert repr(score) == "0.713 (0.666–0.755, n=400)"
+    assert score.correct.sum() == 285
+
+
+@pytest.mark.parametrize("family", tiny.DECODERS)
+@pytest.mark.parametrize("shots", [0, 3, 5])
+def test_shared_prefix_equals_whole_prompts_one_by_one(family, shots, words):
+    model, task = (
+        tiny.decoder(
+            family, **({"max_position_embeddings": 256} if family != "gpt2" else {"n_positions": 256})
+        ),
+        film(),
+    )
+    prepared = task.for_decoder(words)
+    choices = [answer[0] for answer in task.answer_ids(words)]
+    expected = []
+    for row in task.data["test"]:
+        ids = words(task.prompt(row["text"], task.shots(shots)), return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            expected.append(model(ids).logits[0, -1, choices])
+    prompts = [task.prompt(text, task.shots(shots)) for text in TEXTS]
+    for cache in (True, False):
+        for batch_size in (1, 64):
+            got = score_choices(model, words, prompts, task.labels, batch_size, cache=cache)
+            torch.testing.assert_close(got, torch.stack(expected), atol=1e-5, rtol=1e-5)
+            score = accuracy(model, prepared, shots=shots, batch_size=batch_size, cache=cache, **QUIET)
+            right = torch.stack(expected).argmax(-1) == torch.tensor(task.data["test"][:]["label"])
+            assert torch.equal(score.correct, right)
+
+
+def test_prefix_is_computed_once(words):
+    model, task = tiny.decoder("llama", max_position_embeddings=256), film()
+    tokens = []
+    model.model.embed_tokens.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0].numel()))
+    prompts = [task.prompt(text, task.shots(5)) for text in TEXTS]
+    lengths = [len(ids) for ids in words(prompts)["input_ids"]]
+    score_choices(model, words, prompts, task.labels, cache=False)
+    assert sum(tokens) == sum(lengths)
+    tokens.clear()
+    score_choices(model, words, prompts, task.labels, cache=True)
+    own = [len(ids) for ids in words(TEXTS)["input_ids"]]
+    assert sum(tokens) <= max(lengths) + sum(own) + 3 * len(own)
+
+
+def test_only_the_last_position_reaches_the_output_layer(words):
+    model = tiny.decoder("llama")
+    positions = []
+    model.lm_head.register_forward_pre_hook(lambda _, inputs: positions.append(inputs[0].shape[1]))
+    score_choices(model, words, TEXTS, ["good", "bad"])
+    assert set(positions) == {1}
+
+
+class Soft(torch.nn.Module):
+    r"""A model that puts two vectors of its own before every text, as prompt tuning does."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = tiny.decoder("llama")
+        self.soft = torch.nn.Parameter(torch.ones(2, tiny.D_MODEL))
+
+    def forward(self, input_ids, **settings):
+        embedded = self.inner.get_input_embeddings()(input_ids)
+        return self.inner(
+            inputs_embeds=torch.cat([self.soft.expand(len(input_ids), -1, -1), embedded], 1), **settings
+        )
+
+
+def test_tokens_a_model_adds_itself_are_not_added_twice(words):
+    r"""A cache would repeat them between prefix and rest, so none must be used."""
+    model, prompts = Soft(), [f"the plot of the film is {word}" for word in ("good", "bad", "not good")]
+    scores = (score_choices(model, words, prompts, ["good", "bad"], cache=flag) for flag in (True, False))
+    torch.testing.assert_close(*scores)
+    ids = words(TEXTS[0], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        # The last soft vector predicts the first token, which perplexity leaves out.
+        likely = model(ids).logits[0, 2:-1].log_softmax(-1).gather(1, ids[0, 1:, None])
+    assert perplexity(model, words, TEXTS[:1], **QUIET).nll == pytest.approx(-likely.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", tiny.ENCODERS)
+def test_encoder_accuracy_equals_one_by_one(family, words):
+    task = film()
+    model, prepared = tiny.encoder(family, num_labels=5), task.for_encoder(words)
+    with torch.no_grad():
+        answers = [
+            model(torch.tensor([ids])).logits.argmax().item() for ids in prepared.data["test"]["input_ids"]
+        ]
+    right = torch.tensor(answers) == torch.tensor(task.data["test"][:]["label"])
+    assert torch.equal(accuracy(model, prepared, batch_size=4, **QUIET).correct, right)
+    assert torch.equal(accuracy(model, prepared, limit=7, **QUIET).correct, right[:7])
+
+
+def test_regression_equals_the_definitions(words):
+    model, prepared = tiny.encoder("bert", num_labels=1), film("rating").for_encoder(words)
+    with torch.no_grad():
+        predicted = [model(torch.tensor([ids])).logits.item() for ids in prepared.data["test"]["input_ids"]]
+    rated = prepared.data["test"][:]["labels"]
+    result = regression(model, prepared, **QUIET)
+    mean_p, mean_r = sum(predicted) / 15, sum(rated) / 15
+    covariance = sum((p - mean_p) * (r - mean_r) for p, r in zip(predicted, rated, strict=True))
+    spread = math.sqrt(sum((p - mean_p) ** 2 for p in predicted) * sum((r - mean_r) ** 2 for r in rated))
+    assert result.pearson == pytest.approx(covariance / spread, abs=1e-6)
+    assert result.mae == pytest.approx(
+        sum(abs(p - r) for p, r in zip(predicted, rated, strict=True)) / 15, rel=1e-6
+    )
+
+
+class Uniform(torch.nn.Module):
+    r"""Every next token is equally likely."""
+
+    def __init__(self):
+        super().__init__()
+        self.nothing = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, input_ids, **_):
+        return SimpleNamespace(logits=self.nothing.expand(*input_ids.shape, tiny.VOCAB))
+
+
+def test_perplexity_of_a_uniform_model_is_the_vocabulary(words):
+    assert perplexity(Uniform(), words, TEXTS, **QUIET).value == pytest.approx(tiny.VOCAB)
+    assert perplexity(Uniform(), words, TEXTS, max_length=3, stride=1, **QUIET).value == pytest.approx(
+        tiny.VOCAB
+    )
+
+
+@pytest.mark.parametrize("family", tiny.DECODERS)
+def test_perplexity_weighs_tokens_and_equals_the_models_own_loss(family, words):
+    model = tiny.decoder(family)
+    total, tokens = 0.0, 0
+    for text in TEXTS:
+        ids = words(text, return_tensors="pt")["input_ids"]
+        if ids.shape[1] > 1:
+            with torch.no_grad():
+                total += model(ids, labels=ids).loss.double().item() * (ids.shape[1] - 1)
+            tokens += ids.shape[1] - 1
+    for batch_size in (1, 4):
+        result = perplexity(model, words, TEXTS, batch_size=batch_size, **QUIET)
+        assert result.tokens == tokens
+        assert result.nll == pytest.approx(total / tokens, rel=1e-5)
+
+
+@given(st.integers(2, 40), st.integers(2, 12), st.data())
+def test_windows_score_every_token_once_with_context(n, max_length, data):
+    from coursekit.evaluation import _windows
+
+    stride = data.draw(st.integers(1, max_length - 1))
+    scored = []
+    for window, first in _windows(list(range(n)), max_length, stride):
+        assert len(window) <= max_length and 1 <= first < len(window)
+        if window[0]:
+            assert first >= max_length - stride
+        scored += window[first:]
+    assert scored == list(range(1, n))
+
+
+def test_windows_change_only_what_lacks_context(words):
+    model, text = tiny.decoder("llama"), " ".join(TEXTS[:5])
+    whole = perplexity(model, words, [text], **QUIET)
+    cut = perplexity(model, words, [text], max_length=8, **QUIET)
+    assert whole.tokens == cut.tokens and whole.value != cut.value
+
+
+@pytest.mark.parametrize("family", tiny.DECODERS)
+def test_generation_with_left_padding_equals_one_by_one(family, words):
+    model = tiny.decoder(family)
+    together = generate(model, words, TEXTS, max_new_tokens=6, batch_size=8, **QUIET)
+    alone = [generate(model, words, [text], max_new_tokens=6, **QUIET)[0] for text in TEXTS]
+    assert together == alone and any(together)
+    ids = words(TEXTS[0], return_tensors="pt")["input_ids"]
+    for _ in range(6):
+        with torch.no_grad():
+            ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
+    assert words.decode(ids[0, -6:], skip_special_tokens=True).startswith(together[0])
+
+
+def test_format_adherence_wants_the_whole_output():
+    outputs = ["Grade: good", " Grade: bad\n", "Grade: good and more", "grade: good", "so: Grade: bad"]
+    score = format_adherence(outputs, r"Grade: (good|bad)")
+    assert score.correct.tolist() == [True, True, False, False, False]
+    with pytest.raises(CourseError, match="not a regular expression"):
+        format_adherence(outputs, "(")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_leaves_the_model_as_it_found_it(training, words):
+    decoder, encoder = tiny.decoder("llama"), tiny.encoder("bert", num_labels=5)
+    for model in (decoder, encoder):
+        model.train(training)
+        next(model.children()).eval()
+    before = [[module.training for module in model.modules()] for model in (decoder, encoder)]
+    accuracy(decoder, film().for_decoder(words), **QUIET)
+    accuracy(encoder, film().for_encoder(words), **QUIET)
+    perplexity(decoder, words, TEXTS, **QUIET)
+    generate(decoder, words, TEXTS[:2], max_new_tokens=2, **QUIET)
+    assert [[module.training for module in model.modules()] for model in (decoder, encoder)] == before
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w), shots=2, **QUIET),
+            "an encoder reads one",
+        ),
+        (
+            lambda w: accuracy(tiny.encoder("bert"), film("rating").for_encoder(w), **QUIET),
+            "no classes to count",
+        ),
+        (
+            lambda w: accuracy(tiny.encoder("bert"), tiny_text.prepared("encoder"), **QUIET),
+            "no classes to count",
+        ),
+        (
+            lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w), split="tset"),
+            "did you mean 'test'",
+        ),
+        (lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w), limit=0), "limit=0"),
+        (
+            lambda w: regression(tiny.encoder("bert"), film().for_encoder(w), **QUIET),
+            "no ratings to agree with",
+        ),
+        (
+            lambda w: regression(tiny.encoder("bert"), film("rating").for_encoder(w), **QUIET),
+            "the model has 2 outputs",
+        ),
+        (
+            lambda w: score_choices(tiny.decoder(), w, TEXTS, ["good", "good not"]),
+            "do not begin with a token each",
+        ),
+        (lambda w: perplexity(tiny.decoder(), w, ["dull"], **QUIET), "nothing to predict"),
+        (lambda w: perplexity(tiny.decoder(), w, TEXTS, max_length=4, stride=4), "stride < max_length"),
+    ],
+)
+def test_bad_requests_are_one_clear_line(call, message, words):
+    with pytest.raises(CourseError) as error:
+        call(words)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_smollm2_grades_films_a_little_better_than_chance():
+    r"""Measured on the first 400 test sentences: 0.30 without examples; chance is 0.20."""
+    from coursekit.models import load_decoder
+
+    model, tokenizer = load_decoder("smollm2")
+    prepared = tasks.load_task("film", "five").for_decoder(tokenizer)
+    without = accuracy(model, prepared, limit=150, **QUIET)
+    with_five = accuracy(model, prepared, limit=150, shots=5, **QUIET)
+    assert 0.18 < without.value < 0.42
+    assert 0.20 < with_five.value < 0.48
+    sentiment = accuracy(model, tasks.load_task("film", "two").for_decoder(tokenizer), limit=150, **QUIET)
+    assert 0.70 < sentiment.value < 0.92
+
+
+@pytest.mark.slow
+def test_minilm_learns_film_sentiment_in_forty_steps():
+    from coursekit.models import load_encoder
+    from coursekit.training import fit
+
+    model, tokenizer = load_encoder("minilm", 2)
+    task = tasks.load_task("film", "two")
+    prepared = task.for_encoder(tokenizer)
+    before = accuracy(model, prepared, limit=300, **QUIET)
+    fit(model, prepared, steps=40, batch_size=32, lr=2e-4, **QUIET)
+    after = accuracy(model, prepared, limit=300, **QUIET)
+    assert after.low > max(task.majority, before.high)

@@ -1,0 +1,89 @@
+r"""Pictures of what trains show the numbers they are given, and nothing lies outside the figure."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from pictures import assert_nothing_is_cut_off
+
+from coursekit import plots
+from coursekit.plots import bitfit as draw
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    plots.style()
+    yield
+    plt.close("all")
+
+
+def test_by_layer_writes_every_number_and_leaves_zero_white_on_a_log_scale():
+    ax = draw.by_layer({"query": [0.5, 2.0], "key": [0.0, 1e-4]}, "moved", log=True)
+    assert [t.get_text() for t in ax.texts] == ["5.0e-01", "2.0e+00", "0.0e+00", "1.0e-04"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["query", "key"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "2"]
+    shown = ax.images[0].get_array()
+    np.testing.assert_array_equal(shown.mask, [[False, False], [True, False]])
+    assert ax.texts[1].get_color() == "white" and ax.texts[3].get_color() == "black"
+
+
+def test_a_mask_has_a_point_for_each_entry_that_trains():
+    mask = np.zeros((4, 6), dtype=bool)
+    mask[0, 5] = mask[3, 1] = True
+    (ax,) = draw.masks({"FISH": mask})
+    np.testing.assert_array_equal(ax.collections[0].get_offsets(), [[5, 0], [1, 3]])
+    assert ax.get_xlabel() == "2 of 24"
+    assert ax.get_ylim()[0] > ax.get_ylim()[1], "row 0 is at the top, as a matrix is written"
+
+
+def test_depth_draws_shares_and_dashes_what_is_predicted():
+    ax = draw.depth({"step time": {1: 0.5, 6: 1.0}, "predicted work": {1: 0.44, 6: 1.0}}, "blocks that train")
+    measured, predicted = ax.lines
+    assert list(measured.get_ydata()) == [0.5, 1.0] and list(predicted.get_ydata()) == [0.44, 1.0]
+    assert (measured.get_linestyle(), predicted.get_linestyle()) == ("-", "--")
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "6"]
+
+
+def test_node_changes_are_sorted_and_coloured_by_who_learns():
+    ax = draw.node_changes([1.0, 3.0, 2.0, 0.5], learners=[1, 2])
+    bars = {bar.get_x() + 0.5: (bar.get_height(), to_hex(bar.get_facecolor())) for bar in ax.patches}
+    assert [bars[x] for x in sorted(bars)] == [
+        (3.0, draw.LEARNER),
+        (2.0, draw.LEARNER),
+        (1.0, draw.FROZEN),
+        (0.5, draw.FROZEN),
+    ]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["learners: 2", "frozen: 2"]
+
+
+def test_permutation_follows_each_node_to_its_place():
+    learners = [4, 1]
+    ax = draw.permutation(6, learners)
+    stages = {}
+    for text in ax.texts:
+        if text.get_text().isdigit():
+            stages.setdefault(text.get_position()[0], []).append(
+                (text.get_position()[1], int(text.get_text()))
+            )
+    dense, split, concatenated, back = (
+        [node for _, node in sorted(stage)] for _, stage in sorted(stages.items())
+    )
+    assert dense == back == list(range(6))
+    assert split == concatenated == [4, 1, 0, 2, 3, 5]
+    coloured = [to_hex(patch.get_facecolor()) for patch in ax.patches[:6]]
+    assert [colour == draw.LEARNER for colour in coloured] == [False, True, False, False, True, False]
+    assert len(ax.lines) == 3 * 6
+
+
+@pytest.mark.parametrize("picture", [
+    lambda: draw.by_layer({"feed-forward norm": [1e-9] * 6, "query": [0.1] * 6}, "gradients", log=True),
+    lambda: draw.by_layer({"feed-forward, up": np.linspace(0, 1, 12)}, form=".2f"),
+    lambda: draw.masks({n: np.eye(40, dtype=bool) for n in ("Fisher", "random", "magnitude")})[0],
+    lambda: draw.depth({"memory": {0: 0.1, 6: 1.0}, "predicted": {0: 0.3, 6: 1.0}}, "blocks"),
+    lambda: draw.node_changes(np.arange(1536), list(range(1000, 1536))),
+    lambda: draw.permutation(12, [7, 2, 10, 0]),
+])  # fmt: skip
+def test_nothing_is_cut_off(picture):
+    assert_nothing_is_cut_off(picture().figure)

@@ -1,0 +1,130 @@
+r"""Pictures show what they are given: bars as long as their numbers, no label outside the figure."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pictures
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+
+from coursekit import plots
+from coursekit.comparison import published
+from coursekit.evaluation.scores import Score
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    plots.style()
+    yield
+    plt.close("all")
+
+
+def test_memory_bars_add_up():
+    bills = {"fp32": {"weights": 40.0, "gradients": 40.0, "optimizer": 80.0}, "lora": {"weights": 20.0}}
+    ax = plots.memory_bars(bills, capacity=("RTX 4090", 24.0))
+    assert sum(p.get_width() for p in ax.patches) == pytest.approx(180.0)
+    ends = {round(p.get_x() + p.get_width(), 6) for p in ax.patches}
+    assert 160.0 in ends and 20.0 in ends
+    assert {t.get_text() for t in ax.get_legend().get_texts()} == {
+        "weights",
+        "gradients",
+        "optimizer",
+        "RTX 4090",
+    }
+
+
+def test_scores_show_value_and_interval():
+    score = Score.of(torch.tensor([True] * 30 + [False] * 70))
+    ax = plots.scores({"LoRA": score}, chance=0.2)
+    (line,) = [x for x in ax.lines if len(x.get_xdata()) == 1 and x.get_marker() == "o"]
+    assert line.get_xdata()[0] == pytest.approx(0.3)
+    low, high = ax.collections[0].get_segments()[0][:, 0]
+    assert (low, high) == pytest.approx((score.low, score.high))
+
+
+def test_spectrum_of_a_rank_one_matrix_is_full_at_once():
+    ax = plots.spectrum({"rank 1": [3.0, 0.0, 0.0], "even": [1.0, 1.0, 1.0]})
+    assert list(ax.lines[0].get_ydata()) == pytest.approx([1, 1, 1])
+    assert list(ax.lines[1].get_ydata()) == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_matrices_to_scale_have_areas_in_proportion():
+    ax = plots.matrices_to_scale(60, 40, 4)
+    areas = [p.get_width() * p.get_height() for p in ax.patches]
+    assert areas == [60 * 40, 60 * 4, 40 * 4]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.memory_bars(
+            {"a long label of a bar": {"weights": 3.0, "master": 2.0, "activations": 9.0}}
+        ),
+        lambda: plots.predicted_and_measured(["one", "two"], [1, 2], [1.1, 2.1], "MB"),
+        lambda: plots.loss_curve({"a": [3, 2, 1, 1, 1, 1, 1], "short": [1, 2]}),
+        lambda: plots.grid([[1, 2], [3, 4]], ["r=1", "r=2"], ["8", "16"], "alpha", "rank"),
+        lambda: plots.matrices_to_scale(576, 576, 8),
+        lambda: plots.score_curves(
+            {n: {0: Score.of(torch.ones(9, dtype=torch.bool))} for n in "ab"}, "x", 0.5
+        ),
+        lambda: plots.bottleneck(384, 64),
+        lambda: plots.bottleneck(768, 1),
+        lambda: plots.adapter_places(),
+        lambda: plots.quality_against_size(published.rows("gpt3"), "mnli_accuracy", "MNLI"),
+        lambda: plots.scores({"zero": Score.of(torch.tensor([True, False]))}, chance=0.2),
+        lambda: plots.factors_by_layer({"keys": [[1.2, 0.3]] * 30, "values": [[1.0, 2.0]] * 30})[0],
+    ],
+)
+def test_nothing_is_cut_off(draw):
+    pictures.assert_nothing_is_cut_off(draw().figure)
+
+
+def test_every_factor_is_a_dot_on_its_side_of_one():
+    panels = plots.factors_by_layer({"l_k": [[1.5, 0.5, 0.9], [2.0, 1.1, 1.2]], "l_v": [[1.0, 0.0]]})
+    above, below = (np.asarray(c.get_offsets()) for c in panels[0].collections[:2])
+    assert sorted(above[:, 1]) == [1.1, 1.2, 1.5, 2.0] and sorted(below[:, 1]) == [0.5, 0.9]
+    assert sorted(np.round(above[:, 0])) == [1, 2, 2, 2] and sorted(np.round(below[:, 0])) == [1, 1]
+    assert panels[1].get_title("left") == "l_v"
+
+
+def test_a_bottleneck_is_as_high_as_its_numbers():
+    ax = plots.bottleneck(384, 64)
+    assert [p.get_height() for p in ax.patches if isinstance(p, plt.Rectangle)] == [384, 64, 64, 384]
+
+
+def test_each_adapter_has_its_place():
+    ax = plots.adapter_places()
+    words = [t.get_text() for t in ax.texts]
+    assert words.count("A") == 5 and words.count("attention") == 4  # two of the five are Houlsby's
+    above = {t.get_position()[1] for t in ax.texts if t.get_text() == "A" and t.get_position()[0] > 6}
+    assert above == {4.35}  # Lin's stands on top of the block
+
+
+def test_scores_stand_at_their_settings():
+    few, many = (Score.of(torch.arange(100) < k) for k in (30, 70))
+    for log, settings in ((False, (0, 95)), (True, (4, 64))):
+        curve = dict(zip(settings, (many, few), strict=True))
+        ax = plots.score_curves({"SNIP": curve}, "setting", chance=0.5, log=log)
+        (line,) = [x for x in ax.lines if x.get_marker() == "o"]
+        assert list(line.get_xdata()) == list(settings) and list(line.get_ydata()) == pytest.approx(
+            [0.7, 0.3]
+        )
+        assert tuple(ax.collections[0].get_segments()[0][:, 1]) == pytest.approx((many.low, many.high))
+        assert [t.get_text() for t in ax.get_xticklabels()] == [str(x) for x in settings]
+        assert ax.get_xscale() == ("log" if log else "linear")
+
+
+def test_virtual_tokens_stand_where_each_method_has_them():
+    panels = {ax.get_title("left"): ax for ax in plots.soft_prompts(n=3, tokens=5, layers=5, top=3)}
+
+    def trained(name):
+        patches = [p for p in panels[name].patches if p.get_facecolor()[:3] == to_rgb(plots.COLOURS[1])]
+        return sorted((int(p.get_x()), int(p.get_y())) for p in patches)
+
+    assert trained("prompt tuning") == [(0, 0), (1, 0), (2, 0)]
+    assert trained("P-tuning") == [(0, 0), (2, 0), (3, 0)]
+    assert trained("prefix tuning") == [(x, level) for x in range(3) for level in range(1, 6)]
+    assert trained("LLaMA-Adapter") == [(x, level) for x in range(3) for level in range(3, 6)]
+    assert [t.get_text() for t in panels["LLaMA-Adapter"].texts] == ["g"] * 3

@@ -1,0 +1,124 @@
+r"""Pictures of places, gates, Kronecker products and many methods show what they are given, and names stay legible."""
+
+from __future__ import annotations
+
+import itertools
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
+
+from coursekit import plots
+from coursekit.plots import hybrid as plots_hybrid
+from tests.pictures import assert_nothing_is_cut_off
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    plots.style()
+    yield
+    plt.close("all")
+
+
+def test_a_place_has_the_colour_of_what_happens_there():
+    touched = {"LoRA": {"query": "adds beside"}, "BitFit": {"query": "trains what is there"}}
+    ax = plots_hybrid.places(touched, ["keys", "query"])
+    colours = [to_hex(patch.get_facecolor()) for patch in ax.patches]
+    blank = colours[0]
+    assert colours == [
+        blank,
+        plots_hybrid.WAYS["adds beside"],
+        blank,
+        plots_hybrid.WAYS["trains what is there"],
+    ]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["adds beside", "trains what is there"]
+    assert_nothing_is_cut_off(ax.figure)
+
+
+def test_kronecker_draws_the_factors_the_terms_and_their_sum():
+    A = np.array([[[1, 2], [0, 1]], [[1, 0], [-1, 3]]])
+    s, t = np.array([[1, 2], [1, -1]]), np.array([[1, 0, 2], [3, 1, 1]])
+    panels = plots_hybrid.kronecker(A, s, t)
+    drawn = [np.asarray(ax.images[0].get_array()) for ax in panels]
+    assert [d.shape for d in drawn] == [(2, 2), (2, 3), (4, 6)] * 2 + [(4, 6)]
+    whole = sum(np.kron(A[i], np.outer(s[i], t[i])) for i in range(2))
+    np.testing.assert_array_equal(drawn[-1], whole)
+    np.testing.assert_array_equal(drawn[2] + drawn[5], whole)
+    assert [text.get_text() for text in panels[-1].texts] == [f"{v:g}" for v in whole.ravel()]
+    assert not [text for ax in panels for text in ax.texts if text.get_text() == "-0"]
+
+
+def test_gates_are_rings_before_and_dots_after():
+    before, after = (
+        {"prefix": [0.5, 0.4], "adapter": [0.5, 0.6]},
+        {"prefix": [0.3, 0.4], "adapter": [0.7, 0.9]},
+    )
+    panels = plots_hybrid.gates(before, after)
+    for ax, kind in zip(panels, before, strict=True):
+        _, ring, dot = ax.lines
+        assert list(ring.get_ydata()) == before[kind] and list(dot.get_ydata()) == after[kind]
+        assert ring.get_markerfacecolor() == "white" != dot.get_markerfacecolor()
+        assert ax.get_title(loc="left") == kind
+    low, high = panels[0].get_ylim()
+    assert low < 0.3 and high > 0.9
+    assert_nothing_is_cut_off(panels[0].figure)
+
+
+def crowded(seed: int) -> dict[str, tuple[float, float, float, float]]:
+    random = np.random.default_rng(seed)
+    points = {}
+    for i in range(27):
+        value = 0.6 + 0.2 * random.random()
+        points[f"method-number-{i}"] = (10 ** random.uniform(3, 5.5), value, value - 0.02, value + 0.02)
+    return points
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_names_of_many_methods_cover_neither_each_other_nor_a_point(seed):
+    points = crowded(seed)
+    points["twin"] = points["method-number-0"]
+    ax = plots_hybrid.quality_and_size(points, dict.fromkeys(points, "hybrid"), "accuracy")
+    ax.figure.canvas.draw()
+    assert {t.get_text() for t in ax.texts} == set(points)
+    # The extent of the words alone: an annotation's own takes in its line.
+    boxes = {text.get_text(): Text.get_window_extent(text) for text in ax.texts}
+    frame = ax.get_window_extent()
+    for one, other in itertools.combinations(boxes.values(), 2):
+        assert not one.overlaps(other)
+    for x, y, *_ in points.values():
+        place = ax.transData.transform((x, y))
+        assert not any(box.contains(*place) for box in boxes.values())
+    assert all(
+        frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1
+        for b in boxes.values()
+    )
+
+
+def test_points_stand_where_they_were_measured_with_their_bars():
+    points = {"small": (1e3, 0.7, 0.65, 0.72), "large": (2e7, 0.8, 0.79, 0.82)}
+    ax = plots_hybrid.quality_and_size(
+        points, {"small": "selective", "large": "baseline"}, "accuracy", chance=0.5
+    )
+    for container, (x, y, low, high) in zip(ax.containers, points.values(), strict=True):
+        assert container.lines[0].get_xydata().tolist() == [[x, y]]
+        ((_, bottom), (_, top)) = container.lines[2][0].get_segments()[0]
+        assert (bottom, top) == pytest.approx((low, high))
+    assert ax.get_xscale() == "log" and [t.get_text() for t in ax.get_legend().get_texts()] == [
+        "baseline",
+        "selective",
+    ]
+    assert [line.get_ydata() for line in ax.lines if line.get_linestyle() == "--"] == [[0.5, 0.5]]
+
+
+def test_several_numbers_stand_side_by_side_in_one_order():
+    panels = {"time": {"a": 0.5, "b": 1.0}, "storage": {"b": 80.0, "a": 0.02}}
+    families = {"a": "hybrid", "b": "baseline"}
+    time, storage = plots_hybrid.bars_beside(panels, families, log=["storage"], lines={"time": 1.0})
+    assert [t.get_text() for t in time.get_yticklabels()] == ["a", "b"]
+    assert time.collections[-1].get_offsets().tolist() == [[0.5, 0], [1.0, 1]]
+    assert storage.collections[-1].get_offsets().tolist() == [[0.02, 0], [80.0, 1]]
+    assert (time.get_xscale(), storage.get_xscale()) == ("linear", "log")
+    assert [t.get_text() for t in storage.texts] == ["0.02", "80"]
+    assert_nothing_is_cut_off(time.figure)

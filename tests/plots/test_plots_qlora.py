@@ -1,0 +1,47 @@
+r"""Pictures of paging show what the pager did."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from coursekit import plots
+from coursekit.plots import qlora as plots_qlora
+from coursekit.qlora import Pager, Traffic
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    plots.style()
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 4])
+def test_residency_counts_the_faults_of_the_pager(room):
+    uses = [0, 1, 2, 0, 3, 0, 1, 2, 3]
+    pager, there = Pager(budget=room * 64), []
+    for _ in range(4):
+        pager.add(torch.zeros(16))
+    for page in uses:
+        pager.fetch(page)
+        there.append(list(pager.resident))
+    traffic = pager.take_traffic()
+    ax = plots_qlora.residency(uses, there, room, "once")
+    cells = ax.collections[0].get_array().reshape(4, len(uses))
+    assert (cells == 3).sum() == traffic.faults and (cells == 2).sum() == traffic.hits
+    assert ((cells > 0).sum(0) <= room).all()
+    title = ax.get_title(loc="left") or ax.get_title()
+    assert title == f"once, room for {room} of 4 pages: {traffic.faults} of 9 uses are faults"
+
+
+def test_traffic_is_drawn_up_and_down_for_each_step():
+    steps = [Traffic(bytes_in=4_000_000, bytes_out=0), Traffic(bytes_in=2_000_000, bytes_out=3_000_000)]
+    ax = plots_qlora.page_traffic({"a": steps, "b": steps[:1]})
+    heights = [bar.get_height() for bar in ax.patches]
+    assert heights == pytest.approx([4, 2, 0, -3, 4, 0])
+    first, second, *_, beside, _ = ax.patches  # steps 1 and 2 of a, step 1 of b
+    assert first.get_x() + first.get_width() == pytest.approx(beside.get_x())
+    assert second.get_x() - first.get_x() == pytest.approx(1)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a", "b"]

@@ -1,0 +1,108 @@
+r"""Pictures of number formats and codes show the numbers they are given, and nothing lies outside the figure."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pictures
+import pytest
+from matplotlib.collections import LineCollection
+
+from coursekit import plots
+from coursekit.plots import quantization as draw
+from coursekit.quantization import code
+from coursekit.quantization.formats import numbers
+
+NF4 = code("nf4").tolist()
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    plots.style()
+    yield
+    plt.close("all")
+
+
+def strokes(ax) -> list[list[float]]:
+    r"""Where the upright strokes stand, row by row (the level line of each row aside)."""
+    drawn = [c for c in ax.collections if isinstance(c, LineCollection)]
+    lines = [[segment[:, 0] for segment in c.get_segments()] for c in drawn]
+    return [[float(x[0]) for x in row] for row in lines if all(x[0] == x[-1] for x in row)]
+
+
+def test_every_number_is_a_stroke_and_many_are_a_band():
+    ax = draw.number_lines({"nf4": NF4, "int4": code("int4"), "fp16": numbers("fp16")})
+    nf4, int4 = strokes(ax)
+    assert nf4 == pytest.approx(NF4) and len(int4) == 15  # zero once
+    (band,) = ax.patches
+    assert (band.get_x(), band.get_x() + band.get_width()) == (-65504, 65504)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["nf4", "int4", "fp16"]
+
+
+def test_a_log_line_shows_what_is_above_zero_from_end_to_end():
+    ax = draw.number_lines({"int4": np.arange(8), "bf16": numbers("bf16")}, log=True)
+    assert strokes(ax) == [pytest.approx(range(1, 8))]
+    (low, high), values = ax.get_xlim(), numbers("bf16")
+    assert 0 < low < float(values[values > 0][0]) and high > float(values[-1])
+
+
+def test_gaps_are_relative():
+    ax = draw.relative_gaps({"int": np.arange(9), "fp8": numbers("fp8 e4m3")}, limits=(0.1, 100))
+    integers, floats = ax.lines
+    assert integers.get_ydata() == pytest.approx([1 / n for n in range(1, 8)])
+    normal = floats.get_xdata() >= 2**-6
+    assert set(np.round(floats.get_ydata()[normal], 9)) == {round(1 / (8 + m), 9) for m in range(8)}
+    assert ax.get_xlim() == (0.1, 100)
+
+
+def test_curves_have_their_points_and_dashes():
+    ax = draw.curves({"a": {2: 0.5, 4: 0.1}, "b": {2: 0.6, 4: 0.3}}, "x", "y", xticks=[2, 4], dashed=["b"])
+    assert [list(line.get_ydata()) for line in ax.lines] == [[0.5, 0.1], [0.6, 0.3]]
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "--"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["2", "4"] and ax.get_yscale() == "log"
+
+
+def test_cells_meet_in_the_middle_between_levels():
+    ax = draw.equal_areas([-1.0, 0.0, 1.0], largest=2.0)
+    edges = [
+        (c.get_paths()[0].vertices[:, 0].min(), c.get_paths()[0].vertices[:, 0].max())
+        for c in ax.collections[:3]
+    ]
+    assert edges == [pytest.approx(pair) for pair in ((-3.4, -1), (-1, 1), (1, 3.4))]
+    assert strokes(ax)[-1] == [-2, 0, 2]
+
+
+def test_a_histogram_is_of_shares():
+    panels = draw.histograms(
+        {"a": [0.0, 0.0, 1.0, 1.0], "b": [0.5] * 7}, "x", bins=[0, 0.25, 0.75, 1.25], levels=[0.5]
+    )
+    heights = [[p.get_height() for p in ax.patches] for ax in panels]
+    assert heights == [[0.5, 0, 0.5], pytest.approx([0, 1, 0])]
+
+
+def test_shares_of_a_code_and_the_line_of_equal_ones():
+    ax, other = draw.code_use({"a": [0.5, 0.25, 0.25], "b": [0.5, 0.5]})
+    assert [p.get_height() for p in ax.patches] == [0.5, 0.25, 0.25]
+    assert ax.lines[0].get_ydata()[0] == pytest.approx(1 / 3) and other.lines[0].get_ydata()[0] == 0.5
+
+
+def test_intervals_reach_from_low_to_high():
+    ax = draw.intervals({"nf4": (120.0, 100.0, 150.0), "nf3": (300.0, 250.0, 400.0)}, "perplexity", log=True)
+    spans = [tuple(s[:, 0]) for c in ax.collections for s in c.get_segments()]
+    assert spans == [pytest.approx((100, 150)), pytest.approx((250, 400))]
+    assert {t.get_text() for t in ax.texts} == {"120.0", "300.0"}
+
+
+@pytest.mark.parametrize("picture", [
+    lambda: draw.number_lines({n: numbers(n) for n in ("fp8 e4m3", "fp16")}, log=True, xlabel="numbers"),
+    lambda: draw.number_lines({"a code with a long name": NF4}),
+    lambda: draw.relative_gaps({n: numbers(n) for n in ("fp8 e4m3", "fp16", "bf16")}),
+    lambda: draw.curves({"a long label of a line": {1: 2, 3: 4}}, "x", "y", logx=True, logy=False, xticks=[1, 3]),
+    lambda: draw.equal_areas(NF4, 1.85),
+    lambda: draw.histograms({"MiniLM": [0.1, 0.2], "SmolLM2": [0.3]}, "place", levels=NF4)[0],
+    lambda: draw.code_use({"nf4": [1 / 16] * 16, "fp4": [0.1] * 10})[0],
+    lambda: draw.intervals({"as loaded": (104.9, 80.1, 140.0), "nf3": (330.0, 220.0, 500.0)}, "x", log=True),
+    lambda: draw.intervals({"one": (1.0, 0.5, 2.0)}, "x"),
+])  # fmt: skip
+def test_nothing_is_cut_off(picture):
+    pictures.assert_nothing_is_cut_off(picture().figure)
