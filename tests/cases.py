@@ -11,6 +11,7 @@ from attached import nonzero
 from torch import nn
 
 from coursekit import methods
+from coursekit.methods.mechanism.method import Method
 from coursekit.qlora import quantize_model
 
 
@@ -19,7 +20,7 @@ class Case:
     r"""A method with its settings, and what it does not promise."""
 
     name: str
-    make: Callable[[], methods.base.Method]
+    make: Callable[[], Method]
     families: tuple[str, ...] = tiny.FAMILIES
     identity: bool = True  # leaves the model's answers as they are until the first step
     folds: bool = False  # into the weights

@@ -42,7 +42,7 @@ from coursekit.tasks.prepared import Prepared
 from coursekit.training import checkpoint as checkpoints
 from coursekit.training.history import History
 from coursekit.training.interrupt import interrupt_between_steps
-from coursekit.training.model_modes import no_key_value_cache
+from coursekit.training.model_modes import no_key_value_cache, recomputed_activations
 from coursekit.training.optimizers import MakeOptimizer, make_optimizer
 from coursekit.training.precision import half_precision, master_weights
 
@@ -111,7 +111,7 @@ def fit(
         restore_after.enter_context(in_mode(model, training=True))
         restore_after.enter_context(no_key_value_cache(model))
         if activation_checkpointing:
-            restore_after.enter_context(activation_checkpointing(model))
+            restore_after.enter_context(recomputed_activations(model))
         half = half_precision(model, trained.values())
         restore_after.enter_context(master_weights(trained.values()))
         interrupted = restore_after.enter_context(interrupt_between_steps())

@@ -27,7 +27,7 @@ def no_key_value_cache(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def activation_checkpointing(model: Any) -> Iterator[None]:
+def recomputed_activations(model: Any) -> Iterator[None]:
     if not getattr(model, "supports_gradient_checkpointing", False):
         raise CourseError(f"{type(model).__name__} has no activation checkpointing: call fit without it")
     if model.is_activation_checkpointing:

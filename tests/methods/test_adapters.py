@@ -27,6 +27,7 @@ from coursekit.methods import AdapterDrop, HoulsbyAdapter, LinAdapter, ParallelA
 from coursekit.methods.adapters import Bottleneck, bottlenecks, placement
 from coursekit.methods.adapters.bottleneck import ACTIVATIONS
 from coursekit.methods.adapters.placement import PassStart, Site, SwitchedNorm
+from coursekit.methods.mechanism.method import Method
 
 #: Of the folders there, those that `adapterhub` reads; hybrids have tests of their own.
 STORED = sorted(
@@ -42,7 +43,7 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 each_stored = pytest.mark.parametrize("stored", STORED)
 
 
-def alive(method: methods.base.Method, model: nn.Module, name: str = "default", seed: int = 3) -> nn.Module:
+def alive(method: Method, model: nn.Module, name: str = "default", seed: int = 3) -> nn.Module:
     r"""`model` with the method on it, its parameters away from their start."""
     return nonzero(method.attach(model, name), seed)
 

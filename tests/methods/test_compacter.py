@@ -30,6 +30,7 @@ from coursekit.methods import (
 )
 from coursekit.methods.adapters import bottlenecks
 from coursekit.methods.adapters.kronecker import KroneckerLinear, Rule
+from coursekit.methods.mechanism.method import Method
 
 KINDS = {"compacter": Compacter, "compacterpp": CompacterPlus}
 STORED = [f"{family}/{case}" for family in ("bert", "gpt2", "llama") for case in KINDS]
@@ -38,7 +39,7 @@ each_kind = pytest.mark.parametrize("kind", KINDS.values())
 each_stored = pytest.mark.parametrize("stored", STORED)
 
 
-def alive(method: methods.base.Method, model: nn.Module, name: str = "default", seed: int = 3) -> nn.Module:
+def alive(method: Method, model: nn.Module, name: str = "default", seed: int = 3) -> nn.Module:
     return nonzero(method.attach(model, name), seed, scale=1)
 
 
@@ -233,7 +234,7 @@ def test_all_layers_share_one_parameter(family, kind, tmp_path):
     assert {id(one.A) for one in layers} == {id(shared(model))}
     stored = {key: value for key, value in model.state_dict().items() if value.shape == (2, 2, 2)}
     assert len(stored) == 1
-    trained = model._coursekit.notebook.parameters["default"]
+    trained = model._coursekit.parameters["default"]
     assert len({id(p) for p in trained}) == len(trained) and any(p is shared(model) for p in trained)
 
     kind(n=2, r=4).save(model, tmp_path)

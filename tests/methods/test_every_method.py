@@ -28,6 +28,7 @@ from transformers import (
 
 from coursekit import methods
 from coursekit.errors import CourseError
+from coursekit.methods.mechanism.method import Method
 from coursekit.qlora import Linear4bit
 
 EVERY = [pytest.param(case, family, id=f"{case.name}-{family}") for case in CASES for family in case.families]
@@ -116,7 +117,7 @@ def test_training_moves_what_was_promised_and_nothing_else(case, family):
     base = {name: parameter for name, parameter in model.named_parameters()}
     before = {name: parameter.detach().clone() for name, parameter in base.items()}
     nonzero(case.make().attach(model))
-    trained = model._coursekit.notebook.parameters["default"]
+    trained = model._coursekit.parameters["default"]
     started = [parameter.detach().clone() for parameter in trained]
     assert {id(p) for p in trained} == {id(p) for p in model.parameters() if p.requires_grad}
 
@@ -138,7 +139,7 @@ def test_checkpointing_activations_gives_the_same_gradients(case, family):
             model.activation_checkpointing_enable({"use_reentrant": False})
         torch.manual_seed(5)  # dropout, and what else a method draws
         model(**labelled(family, padded=True)).loss.backward()
-        gradients.append([p.grad for p in model._coursekit.notebook.parameters["default"]])
+        gradients.append([p.grad for p in model._coursekit.parameters["default"]])
     assert any(g is not None and g.abs().sum() > 0 for g in gradients[0])
     for plain, again in zip(*gradients, strict=True):
         assert (plain is None) == (again is None)
@@ -174,7 +175,7 @@ def test_a_sixteen_bit_base_gets_parameters_in_full_precision(case, family):
     case.make().attach(model)
     nonzero(model)
     heads = {id(p) for n, p in model.named_parameters() if ".copies." in n}
-    own = [p for p in model._coursekit.notebook.parameters["default"] if id(p) not in heads]
+    own = [p for p in model._coursekit.parameters["default"] if id(p) not in heads]
     assert {p.dtype for p in own} == {torch.float32}
     done = model(**labelled(family))
     assert done.logits.dtype == torch.bfloat16 and torch.isfinite(done.logits).all()
@@ -191,7 +192,7 @@ def test_autocast_gives_nearly_the_same_gradients(case, family, dtype):
         with torch.autocast("cpu", dtype, enabled=enabled):
             loss = model(**labelled(family, padded=True)).loss
         loss.backward()
-        own = model._coursekit.notebook.parameters["default"]
+        own = model._coursekit.parameters["default"]
         assert {p.grad.dtype for p in own if p.grad is not None} == {torch.float32}
         gradients.append(torch.cat([p.grad.flatten() for p in own if p.grad is not None]))
     exact, rounded = gradients
@@ -203,7 +204,7 @@ def test_autocast_gives_nearly_the_same_gradients(case, family, dtype):
 def test_float64_stays_float64(case, family):
     model = build(case, family).double()
     nonzero(case.make().attach(model))
-    assert {p.dtype for p in model._coursekit.notebook.parameters["default"]} == {torch.float64}
+    assert {p.dtype for p in model._coursekit.parameters["default"]} == {torch.float64}
     exact = model(**labelled(family)).logits
     single = attach(case, family)(**labelled(family)).logits
     torch.testing.assert_close(exact.float(), single, atol=1e-4, rtol=1e-3)
@@ -238,7 +239,7 @@ def test_adapters_are_switched_mixed_and_removed(case, family):
         methods.activate(model, name)
         assert torch.equal(model(**one).logits, alone[name])
         assert {id(p) for p in model.parameters() if p.requires_grad} == {
-            id(p) for p in model._coursekit.notebook.parameters[name]
+            id(p) for p in model._coursekit.parameters[name]
         }
     with methods.disabled(model):
         assert torch.equal(model(**one).logits, plain)
@@ -279,12 +280,12 @@ def test_rows_of_one_batch_train_their_own_adapter(case, family):
     model = build(case, family)
     for seed, name in enumerate(("film", "product")):
         nonzero(case.make().attach(model, name), seed)
-    for parameters in model._coursekit.notebook.parameters.values():
+    for parameters in model._coursekit.parameters.values():
         for parameter in parameters:
             parameter.requires_grad_(True)
     with methods.mixed_batch(model, ["film", "product"]):
         model(**tiny.batch(2)).logits[0].sum().backward()
-    named = model._coursekit.notebook.parameters
+    named = model._coursekit.parameters
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in named["film"])
     assert all(p.grad is None or p.grad.abs().sum() == 0 for p in named["product"])
 
@@ -437,7 +438,7 @@ def test_an_attach_that_fails_half_way_leaves_no_trace(case, monkeypatch):
 
     family = case.families[-1]
     model, twin, one = build(case, family), build(case, family), tiny.batch()
-    monkeypatch.setattr(methods.base.Method, "_insert_heads", full_memory)
+    monkeypatch.setattr(Method, "_insert_heads", full_memory)
     with pytest.raises(MemoryError):
         case.make().attach(model)
     assert methods.attached(model) == {} and hooks(model) == 0
@@ -446,7 +447,7 @@ def test_an_attach_that_fails_half_way_leaves_no_trace(case, monkeypatch):
     monkeypatch.undo()
     nonzero(case.make().attach(model, "film"))
     alone = model(**one).logits
-    monkeypatch.setattr(methods.base.Method, "_insert_heads", full_memory)
+    monkeypatch.setattr(Method, "_insert_heads", full_memory)
     with pytest.raises(MemoryError):
         case.make().attach(model, "product")
     assert list(methods.attached(model)) == ["film"] and torch.equal(model(**one).logits, alone)

@@ -248,7 +248,7 @@ def test_a_checkpoint_brings_its_mask(family, tmp_path):
     other = attached(family, score="random", seed=5)  # trained already, elsewhere
     FishMask(keep=50).load(other, tmp_path)
     assert torch.equal(other(**one).logits, model(**one).logits)
-    assert {id(p) for p in values(other)} <= {id(p) for p in other._coursekit.notebook.parameters["default"]}
+    assert {id(p) for p in values(other)} <= {id(p) for p in other._coursekit.parameters["default"]}
     assert sum(p.numel() for p in other.parameters() if p.requires_grad) == methods.trainable(model)
 
 
@@ -271,7 +271,7 @@ def test_loading_into_one_adapter_leaves_the_active_one_and_the_others(tmp_path)
     film = methods.activate(model, "film")(**one).logits
     FishMask(keep=50).load(model, tmp_path, "product")
     assert torch.equal(model(**one).logits, film)
-    own = {id(p) for p in model._coursekit.notebook.parameters["film"]}
+    own = {id(p) for p in model._coursekit.parameters["film"]}
     assert {id(p) for p in model.parameters() if p.requires_grad} == own
     product = methods.activate(model, "product")(**one).logits
     assert torch.equal(product, FishMask(keep=50).load(tiny.model("bert"), tmp_path)(**one).logits)

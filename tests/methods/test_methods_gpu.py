@@ -29,7 +29,7 @@ def test_answers_and_gradients_are_those_of_the_cpu(case, family):
     ours, theirs = here(**one), there(**on_gpu(one))
     torch.testing.assert_close(theirs.logits.cpu(), ours.logits, atol=1e-4, rtol=1e-3)
     ours.loss.backward(), theirs.loss.backward()
-    for a, b in zip(*(m._coursekit.notebook.parameters["default"] for m in (here, there)), strict=True):
+    for a, b in zip(*(m._coursekit.parameters["default"] for m in (here, there)), strict=True):
         assert (a.grad is None) == (b.grad is None)
         if a.grad is not None:
             torch.testing.assert_close(b.grad.cpu(), a.grad, atol=1e-4, rtol=1e-2)

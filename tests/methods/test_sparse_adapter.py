@@ -470,7 +470,7 @@ def test_what_was_pruned_later_is_saved_and_loads_over_other_masks(tmp_path):
     assert not torch.equal(other(**one).logits, model(**one).logits)
     method.load(other, tmp_path)
     assert torch.equal(other(**one).logits, model(**one).logits)
-    assert {id(p) for p in other._coursekit.notebook.parameters["default"]} == {
+    assert {id(p) for p in other._coursekit.parameters["default"]} == {
         id(p) for p in other.parameters() if p.requires_grad
     }
 
