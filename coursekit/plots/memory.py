@@ -1,0 +1,87 @@
+r"""Pictures of what training keeps in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from coursekit.plots.common import COLOURS, axes
+
+#: One colour for each part of the memory bill, the same in every notebook. They differ in lightness too.
+MEMORY_COLOURS = {
+    "weights": "#1b4965",
+    "master": "#5fa8d3",
+    "gradients": "#e09f3e",
+    "optimizer": "#9e2a2b",
+    "activations": "#7a9e7e",
+    "temporaries": "#c9cba3",
+}
+
+
+def memory_bars(
+    bills: Mapping[str, Mapping[str, float]],
+    unit: str = "GB",
+    capacity: tuple[str, float] | None = None,
+    peaks: Mapping[str, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""One horizontal stacked bar for each entry of `bills` (label -> category -> amount in `unit`).
+
+    capacity: (name, amount), drawn as a line: what a card holds. peaks: label -> the most that is there at any one
+    moment, as a mark on the bar: categories need not be at their largest together.
+    """
+    ax = axes(ax, figsize=(7.0, 1.2 + 0.45 * len(bills)))
+    labels = list(bills)
+    left = np.zeros(len(labels))
+    for category, colour in MEMORY_COLOURS.items():
+        sizes = np.array([bills[label].get(category, 0.0) for label in labels])
+        if not sizes.any():
+            continue
+        ax.barh(labels, sizes, left=left, color=colour, label=category, edgecolor="white", linewidth=0.6)
+        left += sizes
+    for y, total in enumerate(left):
+        text = f"{total:,.0f}" if total >= 100 else f"{total:.3g}"
+        # On a white ground, since the line of a card's capacity may run through it.
+        ground = dict(facecolor="white", edgecolor="none", pad=1)
+        ax.text(total + 0.012 * left.max(), y, text, va="center", fontsize=9, bbox=ground, zorder=3)
+    if capacity is not None:
+        ax.axvline(capacity[1], color="black", linestyle="--", linewidth=1, label=capacity[0])
+    if peaks is not None:
+        ax.plot(
+            list(peaks.values()),
+            list(peaks),
+            "|",
+            color="black",
+            markersize=9,
+            markeredgewidth=2,
+            label="peak",
+        )
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.13 * max(left.max(), capacity[1] if capacity else 0))
+    ax.set_xlabel(unit)
+    # Above the bars and clear of them, whatever their length.
+    ax.legend(
+        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=6, fontsize=9, handlelength=1.0, columnspacing=1.2
+    )
+    return ax
+
+
+def predicted_and_measured(
+    labels: Sequence[str],
+    predicted: Sequence[float],
+    measured: Sequence[float],
+    unit: str,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""Predicted beside measured, one pair for each label."""
+    ax = axes(ax, figsize=(7.0, 1.0 + 0.5 * len(labels)))
+    y = np.arange(len(labels))
+    ax.barh(y - 0.2, predicted, 0.38, label="predicted", color=COLOURS[4])
+    ax.barh(y + 0.2, measured, 0.38, label="measured", color=COLOURS[0])
+    ax.set_yticks(y, labels)
+    ax.invert_yaxis()
+    ax.set_xlabel(unit)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=9)
+    return ax
