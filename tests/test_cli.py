@@ -159,8 +159,8 @@ def exercise(tmp_path) -> Path:
         nbformat.v4.new_code_cell(
             "keep = 1", outputs=[nbformat.v4.new_output("stream", text="x")], execution_count=3
         ),
-        cell("toy.double", "before = 1\n\n\ndef toy_double(x):\n    ...\n\n\nanswer = toy_double(4)"),
-        cell("toy.other", "%matplotlib inline\ndef toy_other(x:"),
+        cell("toy-double", "before = 1\n\n\ndef toy_double(x):\n    ...\n\n\nanswer = toy_double(4)"),
+        cell("toy-other", "%matplotlib inline\ndef toy_other(x:"),
     ]
     path = tmp_path / "notebooks" / "01_toy.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
@@ -170,7 +170,7 @@ def exercise(tmp_path) -> Path:
 def test_solve_answers_every_exercise(exercise, tmp_path):
     out = tmp_path / "solved" / "01_toy.ipynb"
     done = coursekit("solve", str(exercise), "-o", str(out))
-    assert done.returncode == 0 and "toy.double, toy.other" in done.stdout, done.stderr
+    assert done.returncode == 0 and "toy-double, toy-other" in done.stdout, done.stderr
     cells = nbformat.read(out, 4).cells
     assert cells[0].source == "keep = 1" and cells[0].outputs == [] and cells[0].execution_count is None
     assert "UNUSED" not in cells[1].source and "# a comment that stays" in cells[1].source

@@ -11,7 +11,7 @@ from coursekit.errors import CourseError
 def solve(notebook: Path, out: Path, solutions: Path | None = None) -> list[str]:
     r"""Writes `notebook` to `out` with every exercise answered; returns the answered ids, in order.
 
-    An exercise is a code cell with nbgrader metadata: `solution` true, a `grade_id` such as "lora.forward".
+    An exercise is a code cell with nbgrader metadata: `solution` true, a `grade_id` such as "lora-forward".
     Its answer is the function `lora_forward` in `solutions` (default: `tests/solutions/<stem>.py` of the
     checkout), with the imports and the helpers of that file that it uses. What else the cell holds stays.
 
@@ -32,7 +32,7 @@ def solve(notebook: Path, out: Path, solutions: Path | None = None) -> list[str]
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
         if cell.cell_type == "code" and exercise.get("solution"):
-            name = exercise["grade_id"].replace(".", "_").replace("-", "_")
+            name = exercise["grade_id"].replace("-", "_")
             cell.source = _replaced(cell.source, name, answers.source(name))
             answered.append(exercise["grade_id"])
     if not answered:

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.draw import Draw
 
 
 def _random(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# adapters.forward -----------------------------------------------------------------------------------------
+# adapters-forward -----------------------------------------------------------------------------------------
 
 
 def _bottleneck(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -33,9 +34,16 @@ def forward(h: Tensor, W_down: Tensor, b_down: Tensor, W_up: Tensor, b_up: Tenso
     return h + F.linear(F.relu(F.linear(h, W_down, b_down)), W_up, b_up)
 
 
+def _secret_forward(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    d = draw.whole(4, 7)
+    r = d if draw.kind == 0 else draw.whole(2, d - 1)
+    shapes = ((2, 3, d), (r, d), (r,), (d, r), (d,))
+    return tuple(draw.normal(*shape, dtype=torch.float32) for shape in shapes)
+
+
 FORWARD = register(
     Exercise(
-        id="adapters.forward",
+        id="adapters-forward",
         points=3,
         difficulty=2,
         minutes=10,
@@ -45,6 +53,7 @@ FORWARD = register(
             "h + F.linear(F.relu(...), W_up, b_up): the residual is the h that came in, not the bent one.",
         ),
         inputs=_bottleneck,
+        secret=_secret_forward,
         reference=forward,
         mutants=(
             Mutant(
@@ -88,11 +97,12 @@ FORWARD = register(
                 "this is gelu; the exercise asks for relu",
             ),
         ),
+        kinds=2,
     )
 )
 
 
-# adapters.count -------------------------------------------------------------------------------------------
+# adapters-count -------------------------------------------------------------------------------------------
 
 
 def _sizes(seed: int) -> tuple[int, int, int, int]:
@@ -104,9 +114,13 @@ def count(d: int, r: int, layers: int, per_block: int) -> int:
     return per_block * layers * (2 * d * r + r + d)
 
 
+def _secret_count(draw: Draw) -> tuple[int, int, int, int]:
+    return draw.whole(200, 2000), draw.whole(4, 100), draw.whole(3, 48), draw.whole(2, 3)
+
+
 COUNT = register(
     Exercise(
-        id="adapters.count",
+        id="adapters-count",
         points=1,
         difficulty=1,
         minutes=5,
@@ -115,6 +129,7 @@ COUNT = register(
             "Every block has per_block of them.",
         ),
         inputs=_sizes,
+        secret=_secret_count,
         reference=count,
         mutants=(
             Mutant(
@@ -151,7 +166,7 @@ COUNT = register(
 )
 
 
-# adapters.prune -------------------------------------------------------------------------------------------
+# adapters-prune -------------------------------------------------------------------------------------------
 
 
 def _weights(seed: int) -> tuple[tuple[Tensor, ...], float]:
@@ -183,9 +198,21 @@ def _by(weights: tuple[Tensor, ...], pruned: float, change: Callable[[Tensor], T
     return prune(tuple(change(W) for W in weights), pruned)
 
 
+def _secret_prune(draw: Draw) -> tuple[tuple[Tensor, ...], float]:
+    rows, columns = draw.whole(4, 6), draw.whole(6, 9)
+    weights = tuple(
+        scale * draw.normal(rows, columns) for scale in (1.0, draw.real(0.2, 0.4), draw.real(1.5, 3.0))
+    )
+    n = 3 * rows * columns
+    while True:  # rounded down or to the nearest, from either side: the same number of weights stays
+        go = draw.whole(n // 3, n - 10)
+        if int(go / n * n) == go and int((1 - go / n) * n) == n - go:
+            return weights, go / n
+
+
 PRUNE = register(
     Exercise(
-        id="adapters.prune",
+        id="adapters-prune",
         points=3,
         difficulty=3,
         minutes=15,
@@ -195,6 +222,7 @@ PRUNE = register(
             "With the threshold in hand each mask is a comparison: W.abs() >= threshold.",
         ),
         inputs=_weights,
+        secret=_secret_prune,
         reference=prune,
         mutants=(
             Mutant(
@@ -233,7 +261,7 @@ PRUNE = register(
 )
 
 
-# adapters.snip --------------------------------------------------------------------------------------------
+# adapters-snip --------------------------------------------------------------------------------------------
 
 
 def _task(seed: int) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
@@ -275,9 +303,15 @@ def _gone(loss: Callable[..., Tensor], weights: tuple[Tensor, ...]) -> tuple[Ten
     return tuple(scores)
 
 
+def _secret_snip(draw: Draw) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
+    n, d, r = draw.whole(5, 8), draw.whole(4, 6), draw.whole(2, 3)
+    h, y, W_down, W_up = (draw.normal(*s, dtype=torch.float32) for s in ((n, d), (n, d), (r, d), (d, r)))
+    return partial(_loss, h, y), (W_down, W_up)
+
+
 SNIP = register(
     Exercise(
-        id="adapters.snip",
+        id="adapters-snip",
         points=4,
         difficulty=4,
         minutes=20,
@@ -288,6 +322,7 @@ SNIP = register(
             "torch.autograd.grad.",
         ),
         inputs=_task,
+        secret=_secret_snip,
         reference=snip,
         mutants=(
             Mutant(
@@ -320,7 +355,7 @@ SNIP = register(
 )
 
 
-# adapters.budget ------------------------------------------------------------------------------------------
+# adapters-budget ------------------------------------------------------------------------------------------
 
 
 def _widths(seed: int) -> tuple[int, float, int]:
@@ -332,9 +367,14 @@ def budget(r: int, pruned: float, wide: int) -> float:
     return 1 - (1 - pruned) * r / wide
 
 
+def _secret_budget(draw: Draw) -> tuple[int, float, int]:
+    r = draw.whole(4, 60)
+    return r, draw.real(0.1, 0.8, digits=2), draw.whole(r + 4, 200)
+
+
 BUDGET = register(
     Exercise(
-        id="adapters.budget",
+        id="adapters-budget",
         points=1,
         difficulty=2,
         minutes=5,
@@ -343,6 +383,7 @@ BUDGET = register(
             "(1 − pruned) · 2dr = (1 − x) · 2d · wide. Solve for x.",
         ),
         inputs=_widths,
+        secret=_secret_budget,
         reference=budget,
         mutants=(
             Mutant(

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.draw import Draw
 
 
 def _random(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# bitfit.count ---------------------------------------------------------------------------------------------
+# bitfit-count ---------------------------------------------------------------------------------------------
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -48,9 +49,35 @@ def count(shapes: Shapes, head: str) -> int:
     return sum(prod(s) for name, s in shapes.items() if name.endswith(".bias") or name.startswith(f"{head}."))
 
 
+def _secret_count(draw: Draw) -> tuple[dict[str, tuple[int, ...]], str]:
+    # A BERT; one with tables of positions; and a Llama, which has no biases.
+    d, biases, shapes = draw.whole(4, 40), draw.kind < 2, {}
+    head = draw.pick(("classifier", "score", "qa_outputs", "lm_head"))
+    shapes["embeddings.word.weight"] = (draw.whole(20, 90), d)
+    for layer in range(draw.whole(1, 3)):
+        block = f"encoder.layer.{layer}"
+        for path, shape in (
+            (f"{block}.query", (d, d)),
+            (f"{block}.dense", (3 * d, d)),
+            (f"{block}.norm", (d,)),
+        ):
+            shapes[f"{path}.weight"] = shape
+            if biases:
+                shapes[f"{path}.bias"] = shape[:1]
+    if draw.kind == 1:
+        shapes["encoder.relative_attention_bias.weight"] = (draw.whole(8, 32), 2)
+        shapes["encoder.position_bias"] = (draw.whole(8, 32),)
+    classes = draw.whole(2, 5)
+    shapes[f"{head}_norm.weight"] = (d,)
+    shapes[f"{head}.weight"] = (classes, d)
+    if biases:
+        shapes[f"{head}.bias"] = (classes,)
+    return shapes, head
+
+
 COUNT = register(
     Exercise(
-        id="bitfit.count",
+        id="bitfit-count",
         points=2,
         difficulty=1,
         minutes=10,
@@ -60,6 +87,7 @@ COUNT = register(
             "The head is whatever begins with head + '.', its matrix too. math.prod(shape) is the size of a tensor.",
         ),
         inputs=_shapes,
+        secret=_secret_count,
         reference=count,
         mutants=(
             Mutant(
@@ -125,11 +153,12 @@ COUNT = register(
             ),
         ),
         tolerance=0.0,
+        kinds=3,
     )
 )
 
 
-# bitfit.work ----------------------------------------------------------------------------------------------
+# bitfit-work ----------------------------------------------------------------------------------------------
 
 
 def _depth(seed: int) -> tuple[int, int, bool]:
@@ -141,9 +170,14 @@ def work(layers: int, k: int, matrices: bool) -> int:
     return layers + k * (2 if matrices else 1)
 
 
+def _secret_work(draw: Draw) -> tuple[int, int, bool]:
+    layers = draw.whole(8, 200)
+    return layers, draw.whole(2, layers - 2), draw.kind == 0
+
+
 WORK = register(
     Exercise(
-        id="bitfit.work",
+        id="bitfit-work",
         points=2,
         difficulty=2,
         minutes=10,
@@ -153,6 +187,7 @@ WORK = register(
             "In each of those, one unit for the gradient of the inputs, and one more if matrices train.",
         ),
         inputs=_depth,
+        secret=_secret_work,
         reference=work,
         mutants=(
             Mutant(
@@ -186,11 +221,12 @@ WORK = register(
             ),
         ),
         tolerance=0.0,
+        kinds=2,
     )
 )
 
 
-# bitfit.fisher --------------------------------------------------------------------------------------------
+# bitfit-fisher --------------------------------------------------------------------------------------------
 
 
 def _gradients(seed: int) -> tuple[Tensor, Tensor, int]:
@@ -232,9 +268,17 @@ def _from_k_on(g: Tensor, x: Tensor, k: int) -> Scored:
     return scores, scores > scores.flatten().topk(k).values[-1]
 
 
+def _secret_fisher(draw: Draw) -> tuple[Tensor, Tensor, int]:
+    sizes = [draw.whole(4, 6)] * 4 if draw.kind == 0 else [4 + i for i in draw.order(4)]
+    sentences, tokens, out, into = sizes
+    g, x = draw.normal(sentences, tokens, out), draw.normal(sentences, tokens, into)
+    loud = draw.uniform(sentences).mul(3).exp()
+    return g * loud[:, None, None], x, draw.whole(out + 2, 2 * out - 1)
+
+
 FISHER = register(
     Exercise(
-        id="bitfit.fisher",
+        id="bitfit-fisher",
         points=4,
         difficulty=4,
         minutes=20,
@@ -244,6 +288,7 @@ FISHER = register(
             "Square first, then average over the sentences, then take the k largest of all entries of the matrix.",
         ),
         inputs=_gradients,
+        secret=_secret_fisher,
         reference=fisher,
         mutants=(
             Mutant(
@@ -286,11 +331,12 @@ FISHER = register(
             Mutant(_from_k_on, "one is missing: the k-th largest itself belongs to the mask"),
         ),
         tolerance=1e-8,
+        kinds=2,
     )
 )
 
 
-# bitfit.nodes ---------------------------------------------------------------------------------------------
+# bitfit-nodes ---------------------------------------------------------------------------------------------
 
 
 def _primed(seed: int) -> tuple[Tensor, Tensor, int]:
@@ -310,9 +356,15 @@ def _largest(scores: Tensor, keep: int) -> Tensor:
     return scores.topk(keep).indices.sort().values
 
 
+def _secret_nodes(draw: Draw) -> tuple[Tensor, Tensor, int]:
+    n = draw.whole(13, 16)
+    before, moved = draw.normal(n, n), draw.normal(n, n)
+    return before, before + 0.1 * moved**3, draw.whole(5, 7)
+
+
 NODES = register(
     Exercise(
-        id="bitfit.nodes",
+        id="bitfit-nodes",
         points=2,
         difficulty=2,
         minutes=10,
@@ -322,6 +374,7 @@ NODES = register(
             "scores.topk(keep).indices gives the nodes from the largest score on; .sort().values puts them in order.",
         ),
         inputs=_primed,
+        secret=_secret_nodes,
         reference=nodes,
         mutants=(
             Mutant(
@@ -366,7 +419,7 @@ NODES = register(
 )
 
 
-# bitfit.layer ---------------------------------------------------------------------------------------------
+# bitfit-layer ---------------------------------------------------------------------------------------------
 
 Split = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -401,9 +454,18 @@ def _there_instead_of_back(x, W_t, b_t, W_f, b_f, learners):
     return y[..., _order(learners, y.shape[-1])]
 
 
+def _secret_layer(draw: Draw) -> Split:
+    d, n = draw.whole(3, 6), draw.whole(7, 11)
+    keep = draw.whole(3, n - 3)
+    x, W, b = draw.normal(draw.whole(2, 4), d), draw.normal(n, d), draw.normal(n)
+    order = torch.tensor(draw.order(n))
+    learners, frozen = order[:keep], order[keep:].sort().values
+    return x, W[learners], b[learners], W[frozen], b[frozen], learners
+
+
 LAYER = register(
     Exercise(
-        id="bitfit.layer",
+        id="bitfit-layer",
         points=4,
         difficulty=3,
         minutes=20,
@@ -414,6 +476,7 @@ LAYER = register(
             "Undo it: y[..., order.argsort()], or result = torch.empty_like(y) and then result[..., order] = y.",
         ),
         inputs=_split,
+        secret=_secret_layer,
         reference=layer,
         mutants=(
             Mutant(

@@ -9,14 +9,21 @@ from __future__ import annotations
 import copy
 import importlib
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from coursekit.checks.compare import difference
+import torch
+
+from coursekit.checks.compare import Comparison
+from coursekit.checks.draw import Draw
 from coursekit.errors import CourseError, unknown
 
 SEEDS = (0, 1, 2)
+#: So often a group of secret cases is drawn anew where it does not tell all mistakes apart.
+TRIES = 200
+
+Arguments = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -29,22 +36,73 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Exercise:
-    r"""One exercise. `inputs(seed)` gives the arguments; `difficulty` is 1 (a line) to 5 (think first)."""
+    r"""One exercise. `inputs(seed)` gives the arguments of the notebook's check, for three seeds that all may know.
+
+    `secret(draw)` makes the arguments of one case for grading, of bounded size whatever the secret. Where a wrong
+    answer is right for one kind of input by its nature, there are several `kinds`: draw.kind says which is wanted.
+    `dtype` and `signed_zeros` as in Comparison; `difficulty` is 1 (a line) to 5 (think first).
+    """
 
     id: str
     points: int
     difficulty: int
     minutes: int
     hints: tuple[str, ...]
-    inputs: Callable[[int], tuple[Any, ...]]
+    inputs: Callable[[int], Arguments]
+    secret: Callable[[Draw], Arguments]
     reference: Callable[..., Any]
     mutants: tuple[Mutant, ...]
     tolerance: float = 1e-5
+    kinds: int = 1
+    dtype: bool = False
+    signed_zeros: bool = False
 
     @property
     def name(self) -> str:
-        r"""Name of the function that the student writes: `lora.forward` -> `lora_forward`."""
-        return self.id.replace(".", "_")
+        r"""Name of the function that the student writes: `lora-forward` -> `lora_forward`."""
+        return self.id.replace("-", "_")
+
+    def comparison(self, discreet: bool = False) -> Comparison:
+        r"""How its answers are compared."""
+        return Comparison(self.tolerance, self.dtype, self.signed_zeros, discreet)
+
+    def answer(self, arguments: Arguments) -> Any:
+        r"""The right answer. The arguments stay as they are."""
+        return self.reference(*copy.deepcopy(arguments))
+
+    def cases(self, secret: bytes, n: int) -> list[Arguments]:
+        r"""The arguments of `n` secret cases, the same for the same secret.
+
+        Of `kinds` cases in a row, each of another kind, every mutant fails one, and no two mutants agree on all.
+        No two cases have one answer, and none has that of a public case: a table of known answers is worth nothing.
+
+        Raises CourseError where `n` is less than `kinds`.
+        """
+        if n < self.kinds:
+            raise CourseError(f"{self.id} needs {self.kinds} cases or more, one of each kind; got {n}.")
+        taken = [self.answer(self.inputs(seed)) for seed in SEEDS]
+        cases: list[Arguments] = []
+        while len(cases) < n:
+            group, answers = self._group(secret, len(cases), taken)
+            cases += group
+            taken += answers
+        return cases[:n]
+
+    def _group(self, secret: bytes, first: int, taken: list[Any]) -> tuple[list[Arguments], list[Any]]:
+        same = self.comparison().difference
+        for attempt in range(TRIES):
+            names = [(f"{self.id}/{first + kind}/{attempt}", kind) for kind in range(self.kinds)]
+            group = [self.secret(Draw(secret, name, kind)) for name, kind in names]
+            answers = [self.answer(arguments) for arguments in group]
+            known = [*taken, *answers]
+            new = all(
+                same(answer, other) is not None
+                for i, answer in enumerate(answers, start=len(taken))
+                for other in known[:i]
+            )
+            if new and _tell_apart(self, group, answers):
+                return group, answers
+        raise CourseError(f"{self.id}: no {self.kinds} cases in {TRIES} tell its mistakes apart.")
 
 
 @dataclass(frozen=True)
@@ -85,9 +143,14 @@ def check(id: str, answer: Callable[..., Any]) -> Result:
     r"""Try `answer` on the exercise's inputs and say how it went. Never raises."""
     try:
         known = exercises()
-        if id not in known:
+        written = _today(id)
+        if written not in known:
             return Result(str(id), "failed", str(unknown("exercise", id, known)))
-        return _check(known[id], answer)
+        result = _check(known[written], answer)
+        if written == id:
+            return result
+        note = f"(This exercise is called {written!r} now.)"
+        return replace(result, message=f"{result.message} {note}".strip())
     except Exception as error:  # whatever a student's object does when it is looked at
         return Result(str(id), "failed", f"the answer could not be looked at: {_one_line(error)}")
 
@@ -95,12 +158,42 @@ def check(id: str, answer: Callable[..., Any]) -> Result:
 def hint(id: str, number: int = 1) -> str:
     r"""Hint `number` (from 1) of exercise `id`."""
     known = exercises()
-    if id not in known:
+    if _today(id) not in known:
         raise unknown("exercise", id, known)
-    hints = known[id].hints
+    hints = known[_today(id)].hints
     if not 1 <= number <= len(hints):
         raise CourseError(f"{id} has {len(hints)} hints: take a number from 1 to {len(hints)}")
     return f"{number} of {len(hints)}: {hints[number - 1]}"
+
+
+def judge(exercise: Exercise, arguments: Arguments, value: Any) -> str | None:
+    r"""None where `value` is the right answer for `arguments`; else what is wrong, in words that give neither away.
+
+    Never raises, and runs nothing of the student's: `value` is what came out of the box, read as plain data.
+    """
+    expected = exercise.answer(arguments)
+    try:
+        return exercise.comparison(discreet=True).difference(value, expected)
+    except Exception as error:  # a value that cannot be compared, such as a sparse tensor
+        return f"it returns something that cannot be compared ({type(error).__name__})"
+
+
+def mistake(exercise: Exercise, cases: Sequence[Arguments], values: Sequence[Any]) -> str | None:
+    r"""The message of the known mistake that gives these `values` for these `cases`; None if there is none.
+
+    Leave out cases for which there is no value, as where the answer stopped with an error.
+    """
+    if _agree(exercise, values, map(exercise.answer, cases)):
+        return None
+    for mutant in exercise.mutants:
+        if _agree(exercise, values, _wrong_values(exercise, mutant, cases)):
+            return mutant.message
+    return None
+
+
+def _today(id: str) -> str:
+    r"""Ids had dots and underscores once; nbgrader's have letters, digits and hyphens."""
+    return str(id).replace(".", "-").replace("_", "-")
 
 
 def _check(exercise: Exercise, answer: Callable[..., Any]) -> Result:
@@ -112,46 +205,81 @@ def _check(exercise: Exercise, answer: Callable[..., Any]) -> Result:
         return result(
             "failed", f"pass the function itself: check({exercise.id!r}, {exercise.name}), without brackets"
         )
-    given, expected, empty = [], [], 0
-    for seed in SEEDS:
-        arguments = exercise.inputs(seed)
+    cases = [exercise.inputs(seed) for seed in SEEDS]
+    values: list[Any] = []
+    for arguments in cases:
         try:
-            value = answer(*copy.deepcopy(arguments))  # a copy: an answer may change what it is given
+            values.append(answer(*copy.deepcopy(arguments)))  # a copy: an answer may change what it is given
         except Exception as error:
             # What it answered before may show the mistake that the error comes from.
-            wrong = _first_difference(given, expected, exercise.tolerance) and _mistake(exercise, given)
+            wrong = mistake(exercise, cases[: len(values)], values)
             stopped = f"it stopped with {_one_line(error)}"
             return result("failed", f"{wrong} (and then {stopped})" if wrong else stopped)
-        empty += value is None or value is ...
-        given.append(value)
-        expected.append(exercise.reference(*copy.deepcopy(arguments)))
+    empty = sum(value is None or value is ... for value in values)
     if empty == len(SEEDS):
         return result("not attempted", f"fill in {exercise.name} and run this cell again")
     if empty:
         return result(
             "failed", "it returns nothing for some inputs: every way through the function needs a return"
         )
-    found = _first_difference(given, expected, exercise.tolerance)
+    found = _first_difference(exercise, values, map(exercise.answer, cases))
     if found is None:
         return result("passed", "")
-    return result("failed", _mistake(exercise, given) or found)
+    return result("failed", mistake(exercise, cases, values) or found)
 
 
-def _mistake(exercise: Exercise, given: list[Any]) -> str | None:
-    r"""The message of the mutant that answers the same as was `given` for as many inputs; None for none of them."""
-    for mutant in exercise.mutants if given else ():
-        try:
-            wrong = [mutant.function(*exercise.inputs(seed)) for seed in SEEDS[: len(given)]]
-        except Exception:  # a mistake that does not run on these inputs is not the one that was made
-            continue
-        if _first_difference(given, wrong, exercise.tolerance) is None:
-            return mutant.message
-    return None
+def _tell_apart(exercise: Exercise, cases: Sequence[Arguments], answers: Sequence[Any]) -> bool:
+    r"""Whether every mutant fails one of these cases, and is found by its own values alone."""
+    before: list[list[Any]] = []
+    for mutant in exercise.mutants:
+        values = [_value(mutant, arguments) for arguments in cases]
+        if _agree(exercise, values, answers):
+            return False
+        ran = [i for i, value in enumerate(values) if value is not _STOPPED]
+        for other in before:
+            wrong = [_as_number(other[i], answers[i]) for i in ran]
+            if _agree(exercise, [values[i] for i in ran], wrong):
+                return False
+        before.append(values)
+    return True
 
 
-def _first_difference(given: list[Any], expected: list[Any], tolerance: float) -> str | None:
+#: What stands for the value of a mutant that does not run on a case.
+_STOPPED = object()
+
+
+def _value(mutant: Mutant, arguments: Arguments) -> Any:
+    try:
+        return mutant.function(*copy.deepcopy(arguments))
+    except Exception:
+        return _STOPPED
+
+
+def _agree(exercise: Exercise, given: Sequence[Any], expected: Iterable[Any]) -> bool:
+    try:
+        return bool(given) and _first_difference(exercise, given, expected) is None
+    except Exception:  # _STOPPED, and what else cannot be compared
+        return False
+
+
+def _wrong_values(exercise: Exercise, mutant: Mutant, cases: Sequence[Arguments]) -> Iterator[Any]:
+    r"""What the mutant gives for the cases, one after the other: most differ from an answer in the first."""
+    return (_as_number(_value(mutant, arguments), exercise.answer(arguments)) for arguments in cases)
+
+
+def _as_number(value: Any, answer: Any) -> Any:
+    r"""A tensor of one entry as a number, where the right answer has a number."""
+    if isinstance(answer, tuple) and isinstance(value, tuple) and len(value) == len(answer):
+        return tuple(map(_as_number, value, answer))
+    if isinstance(answer, (int, float)) and isinstance(value, torch.Tensor) and value.numel() == 1:
+        return value.item()
+    return value
+
+
+def _first_difference(exercise: Exercise, given: Sequence[Any], expected: Iterable[Any]) -> str | None:
+    same = exercise.comparison().difference
     for one, other in zip(given, expected, strict=True):
-        found = difference(one, other, tolerance)
+        found = same(one, other)
         if found is not None:
             return found
     return None

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.draw import Draw
 
-# forgetting.ewc -------------------------------------------------------------------------------------------
+# forgetting-ewc -------------------------------------------------------------------------------------------
 
 
 def _moved(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -25,9 +26,18 @@ def ewc(theta: Tensor, start: Tensor, fisher: Tensor, strength: float) -> float:
     return strength / 2 * (fisher * (theta - start).square()).sum().item()
 
 
+def _secret_shape(draw: Draw) -> tuple[int, ...]:
+    return draw.pick(((draw.whole(3, 6),), (draw.whole(2, 4), draw.whole(2, 4))))
+
+
+def _secret_ewc(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float]:
+    shape = _secret_shape(draw)
+    return draw.normal(*shape), draw.normal(*shape), 4 * draw.uniform(*shape), draw.real(0.2, 5)
+
+
 EWC = register(
     Exercise(
-        id="forgetting.ewc",
+        id="forgetting-ewc",
         points=2,
         difficulty=2,
         minutes=5,
@@ -36,6 +46,7 @@ EWC = register(
             "Add up over all weights. In front of the sum stands strength / 2.",
         ),
         inputs=_moved,
+        secret=_secret_ewc,
         reference=ewc,
         mutants=(
             Mutant(
@@ -93,7 +104,7 @@ EWC = register(
 )
 
 
-# forgetting.l2sp_gradient ---------------------------------------------------------------------------------
+# forgetting-l2sp-gradient ---------------------------------------------------------------------------------
 
 
 def _descending(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -111,9 +122,14 @@ def l2sp_gradient(gradient: Tensor, theta: Tensor, start: Tensor, alpha: float) 
     return gradient + alpha * (theta - start)
 
 
+def _secret_l2sp(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float]:
+    shape = _secret_shape(draw)
+    return draw.normal(*shape), draw.normal(*shape), draw.normal(*shape), draw.real(0.1, 4)
+
+
 L2SP_GRADIENT = register(
     Exercise(
-        id="forgetting.l2sp_gradient",
+        id="forgetting-l2sp-gradient",
         points=2,
         difficulty=2,
         minutes=10,
@@ -122,6 +138,7 @@ L2SP_GRADIENT = register(
             "The penalty is alpha / 2 times a sum of squares: the 2 from each square cancels the 1/2 in front.",
         ),
         inputs=_descending,
+        secret=_secret_l2sp,
         reference=l2sp_gradient,
         mutants=(
             Mutant(
@@ -169,7 +186,7 @@ L2SP_GRADIENT = register(
 )
 
 
-# forgetting.replay ----------------------------------------------------------------------------------------
+# forgetting-replay ----------------------------------------------------------------------------------------
 
 
 def _budgets(seed: int) -> tuple[float, int, int]:
@@ -194,9 +211,17 @@ def _share_of_new(share: float, steps: int, batch_size: int) -> tuple[int, int]:
     return new, steps * batch_size - new
 
 
+def _secret_replay(draw: Draw) -> tuple[float, int, int]:
+    while True:  # once to be rounded up, once down, and never in the middle
+        share, steps, batch_size = draw.real(0.02, 0.6), draw.whole(20, 500), draw.whole(3, 32)
+        rest = share * steps * batch_size % 1
+        if (0.55 < rest < 0.95) if draw.kind == 0 else (0.05 < rest < 0.45):
+            return share, steps, batch_size
+
+
 REPLAY = register(
     Exercise(
-        id="forgetting.replay",
+        id="forgetting-replay",
         points=1,
         difficulty=1,
         minutes=5,
@@ -205,6 +230,7 @@ REPLAY = register(
             "round(share * rows) of all rows are old; the new ones are what is left.",
         ),
         inputs=_budgets,
+        secret=_secret_replay,
         reference=replay,
         mutants=(
             Mutant(
@@ -250,5 +276,6 @@ REPLAY = register(
             ),
         ),
         tolerance=0.0,
+        kinds=2,
     )
 )

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.draw import Draw
 
 
 def _random(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# hybrid.share ---------------------------------------------------------------------------------------------
+# hybrid-share ---------------------------------------------------------------------------------------------
 
 
 def _behind_prefix(seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,9 +41,14 @@ def _odds(q: Tensor, k: Tensor, p_k: Tensor) -> Tensor:
     return (q @ p_k.T / root).exp().sum(-1) / (q @ k.T / root).exp().sum(-1)
 
 
+def _secret_share(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    d, seq, n = draw.whole(3, 7), draw.whole(4, 7), draw.whole(2, 4)
+    return tuple(2 * draw.normal(rows, d) for rows in (seq, seq, n))
+
+
 SHARE = register(
     Exercise(
-        id="hybrid.share",
+        id="hybrid-share",
         points=2,
         difficulty=3,
         minutes=10,
@@ -52,6 +58,7 @@ SHARE = register(
             "scores.softmax(-1)[:, :n] are the weights on the prefix, (seq, n). A share is their sum.",
         ),
         inputs=_behind_prefix,
+        secret=_secret_share,
         reference=share,
         mutants=(
             Mutant(
@@ -96,7 +103,7 @@ SHARE = register(
 )
 
 
-# hybrid.gate ----------------------------------------------------------------------------------------------
+# hybrid-gate ----------------------------------------------------------------------------------------------
 
 
 def _padded(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -117,9 +124,18 @@ def gate(x: Tensor, w: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     return _over_tokens((x @ w + b).sigmoid(), mask)
 
 
+def _secret_gate(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    d, seq = draw.whole(3, 7), draw.whole(5, 8)
+    lengths = torch.tensor([[seq], [draw.whole(2, seq - 1)], [draw.whole(2, seq - 1)]])
+    mask = (torch.arange(seq) < lengths).long()
+    mask[2] = mask[2].flip(0)
+    order = draw.order(3)
+    return draw.normal(3, seq, d), draw.normal(d), draw.normal(), mask[order]
+
+
 GATE = register(
     Exercise(
-        id="hybrid.gate",
+        id="hybrid-gate",
         points=2,
         difficulty=2,
         minutes=10,
@@ -129,6 +145,7 @@ GATE = register(
             "(values * mask).sum(1) / mask.sum(1) is the mean over the places where the mask is 1.",
         ),
         inputs=_padded,
+        secret=_secret_gate,
         reference=gate,
         mutants=(
             Mutant(
@@ -189,7 +206,7 @@ GATE = register(
 )
 
 
-# hybrid.kronecker -----------------------------------------------------------------------------------------
+# hybrid-kronecker -----------------------------------------------------------------------------------------
 
 
 def _factors(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -221,9 +238,15 @@ def _interleaved(x: Tensor, n: int) -> Tensor:
     return x.unflatten(-1, (-1, n)).mT.flatten(-2)
 
 
+def _secret_kronecker(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n, m = draw.whole(2, 3), draw.whole(3, 5)
+    out = m if draw.kind == 0 else m + draw.whole(1, 3)
+    return tuple(draw.normal(*shape) for shape in ((2, 3, n * m), (n, n, n), (n, out), (n, m)))
+
+
 KRONECKER = register(
     Exercise(
-        id="hybrid.kronecker",
+        id="hybrid-kronecker",
         points=4,
         difficulty=4,
         minutes=20,
@@ -234,6 +257,7 @@ KRONECKER = register(
             "Loops over i, p and q do as well.",
         ),
         inputs=_factors,
+        secret=_secret_kronecker,
         reference=kronecker,
         mutants=(
             Mutant(
@@ -278,6 +302,7 @@ KRONECKER = register(
             ),
         ),
         tolerance=1e-8,
+        kinds=2,
     )
 )
 
@@ -286,7 +311,7 @@ def _first(A: Tensor) -> Tensor:
     return (torch.arange(len(A)) == 0).to(A.dtype)[:, None, None]
 
 
-# hybrid.count ---------------------------------------------------------------------------------------------
+# hybrid-count ---------------------------------------------------------------------------------------------
 
 
 def _sizes(seed: int) -> tuple[int, int, int, int, int]:
@@ -298,9 +323,14 @@ def count(layers: int, d: int, r: int, n: int, places: int) -> int:
     return layers * places * 3 * (d + r) + n**3
 
 
+def _secret_count(draw: Draw) -> tuple[int, int, int, int, int]:
+    n, places = draw.pick((2, 4, 8)), 2 - draw.kind
+    return draw.whole(4, 48), 8 * draw.whole(30, 300), 8 * draw.whole(1, 8), n, places
+
+
 COUNT = register(
     Exercise(
-        id="hybrid.count",
+        id="hybrid-count",
         points=1,
         difficulty=2,
         minutes=5,
@@ -310,6 +340,7 @@ COUNT = register(
             "The n matrices A_i are n × n, and there is one set of them for the whole model.",
         ),
         inputs=_sizes,
+        secret=_secret_count,
         reference=count,
         mutants=(
             Mutant(
@@ -358,11 +389,12 @@ COUNT = register(
             ),
         ),
         tolerance=0.0,
+        kinds=2,
     )
 )
 
 
-# hybrid.pareto --------------------------------------------------------------------------------------------
+# hybrid-pareto --------------------------------------------------------------------------------------------
 
 
 def _methods(seed: int) -> tuple[list[int], list[float]]:
@@ -392,9 +424,22 @@ def pareto(parameters: Sequence[int], quality: Sequence[float]) -> tuple[bool, .
     return _unbeaten(parameters, quality, _beats)
 
 
+def _secret_pareto(draw: Draw) -> tuple[list[int], list[float]]:
+    sizes = sorted(draw.pick(range(20, 300)) + 300 * i for i in range(5))
+    steps = sorted(draw.whole(5, 15) + 12 * i for i in range(5))
+    # Equal in both, in size, in quality, as in the public cases; then some at random.
+    points = [(1, 1), (2, 3), (2, 2), (3, 3), (3, 4), (4, 4), (1, 1), (0, 0)]
+    points += [(draw.whole(1, 4), draw.whole(0, 3)) for _ in range(draw.whole(1, 6))]
+    pairs = [(sizes[size], steps[step] / 100) for size, step in points]
+    if draw.kind == 1:
+        pairs.append((sizes[0] - 10, 0.85))
+    order = draw.order(len(pairs))
+    return [pairs[i][0] for i in order], [pairs[i][1] for i in order]
+
+
 PARETO = register(
     Exercise(
-        id="hybrid.pareto",
+        id="hybrid-pareto",
         points=3,
         difficulty=3,
         minutes=15,
@@ -404,6 +449,7 @@ PARETO = register(
             "At least as good in both: n_a <= n_b and q_a >= q_b. Better in one: the two pairs are not the same.",
         ),
         inputs=_methods,
+        secret=_secret_pareto,
         reference=pareto,
         mutants=(
             Mutant(
@@ -455,5 +501,6 @@ PARETO = register(
             ),
         ),
         tolerance=0.0,
+        kinds=2,
     )
 )

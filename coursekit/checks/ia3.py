@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.draw import Draw
 
 
 def _random(seed: int) -> torch.Generator:
@@ -19,7 +20,7 @@ def _around_one(n: int, random: torch.Generator) -> Tensor:
     return 1 + 0.5 * torch.randn(n, generator=random, dtype=torch.float64)
 
 
-# ia3.attention --------------------------------------------------------------------------------------------
+# ia3-attention --------------------------------------------------------------------------------------------
 
 
 def _heads(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -53,9 +54,20 @@ def _keys_on_scores(q: Tensor, k: Tensor, v: Tensor, l_k: Tensor, l_v: Tensor) -
     return (l_k * scores).softmax(-1) @ (l_v * v)
 
 
+def _secret_around_one(draw: Draw, n: int) -> Tensor:
+    return 1 + 0.5 * draw.normal(n)
+
+
+def _secret_attention(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    d = draw.whole(4, 7)
+    tokens = d if draw.kind == 0 else draw.whole(2, 3)
+    q, k, v = (draw.normal(2, tokens, d) for _ in range(3))
+    return q, k, v, _secret_around_one(draw, d), _secret_around_one(draw, d)
+
+
 ATTENTION = register(
     Exercise(
-        id="ia3.attention",
+        id="ia3-attention",
         points=3,
         difficulty=2,
         minutes=10,
@@ -65,6 +77,7 @@ ATTENTION = register(
             "k.transpose(-1, -2) is (batch, d, tokens); d is q.shape[-1]; softmax runs over the keys, dim=-1.",
         ),
         inputs=_heads,
+        secret=_secret_attention,
         reference=attention,
         mutants=(
             Mutant(
@@ -105,11 +118,12 @@ ATTENTION = register(
             ),
         ),
         tolerance=1e-8,
+        kinds=2,
     )
 )
 
 
-# ia3.count ------------------------------------------------------------------------------------------------
+# ia3-count ------------------------------------------------------------------------------------------------
 
 
 def _shapes(seed: int) -> tuple[int, int, int, int]:
@@ -121,9 +135,15 @@ def count(layers: int, d: int, d_kv: int, d_ff: int) -> int:
     return layers * (2 * d_kv + d_ff)
 
 
+def _secret_count(draw: Draw) -> tuple[int, int, int, int]:
+    heads, shared, dim = draw.whole(2, 8), draw.whole(2, 4), 16 * draw.whole(2, 8)
+    d = heads * shared * dim
+    return draw.whole(4, 48), d, heads * dim, d * 2 + 32 * draw.whole(1, 40)
+
+
 COUNT = register(
     Exercise(
-        id="ia3.count",
+        id="ia3-count",
         points=1,
         difficulty=1,
         minutes=5,
@@ -132,6 +152,7 @@ COUNT = register(
             "l_k has one entry for each dimension of the keys, d_kv, which can be smaller than d; l_v likewise.",
         ),
         inputs=_shapes,
+        secret=_secret_count,
         reference=count,
         mutants=(
             Mutant(
@@ -165,7 +186,7 @@ COUNT = register(
 )
 
 
-# ia3.fold -------------------------------------------------------------------------------------------------
+# ia3-fold -------------------------------------------------------------------------------------------------
 
 
 def _linears(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -184,9 +205,16 @@ def fold(W_k: Tensor, b_k: Tensor, l_k: Tensor, W_2: Tensor, b_2: Tensor, l_ff: 
     return l_k[:, None] * W_k, l_k * b_k, W_2 * l_ff, b_2
 
 
+def _secret_fold(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    d = draw.whole(4, 7)
+    keys, hidden = (d, d) if draw.kind == 0 else (draw.whole(2, 3), draw.whole(8, 10))
+    W_k, b_k, l_k = draw.normal(keys, d), draw.normal(keys), _secret_around_one(draw, keys)
+    return W_k, b_k, l_k, draw.normal(d, hidden), draw.normal(d), _secret_around_one(draw, hidden)
+
+
 FOLD = register(
     Exercise(
-        id="ia3.fold",
+        id="ia3-fold",
         points=3,
         difficulty=3,
         minutes=15,
@@ -196,6 +224,7 @@ FOLD = register(
             "l[:, None] * W scales the rows of W, W * l its columns.",
         ),
         inputs=_linears,
+        secret=_secret_fold,
         reference=fold,
         mutants=(
             Mutant(
@@ -233,11 +262,12 @@ FOLD = register(
             ),
         ),
         tolerance=1e-8,
+        kinds=2,
     )
 )
 
 
-# ia3.absorb -----------------------------------------------------------------------------------------------
+# ia3-absorb -----------------------------------------------------------------------------------------------
 
 
 def _queries(seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -251,9 +281,15 @@ def absorb(W_q: Tensor, b_q: Tensor, l_k: Tensor) -> tuple[Tensor, Tensor]:
     return l_k[:, None] * W_q, l_k * b_q
 
 
+def _secret_absorb(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    d = draw.whole(4, 8)
+    out = d if draw.kind == 0 else draw.whole(2, 3)
+    return draw.normal(out, d), draw.normal(out), _secret_around_one(draw, out)
+
+
 ABSORB = register(
     Exercise(
-        id="ia3.absorb",
+        id="ia3-absorb",
         points=2,
         difficulty=3,
         minutes=10,
@@ -262,6 +298,7 @@ ABSORB = register(
             "The new queries are l_k * (W_q x + b_q). Which matrix and which bias give those?",
         ),
         inputs=_queries,
+        secret=_secret_absorb,
         reference=absorb,
         mutants=(
             Mutant(
@@ -283,11 +320,12 @@ ABSORB = register(
             Mutant(lambda W_q, b_q, l_k: (W_q, b_q), "nothing has changed: the scores have lost l_k"),
         ),
         tolerance=1e-8,
+        kinds=2,
     )
 )
 
 
-# ia3.gradient ---------------------------------------------------------------------------------------------
+# ia3-gradient ---------------------------------------------------------------------------------------------
 
 
 def _backward(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -303,9 +341,16 @@ def gradient(g: Tensor, x: Tensor, W: Tensor, b: Tensor, l: Tensor) -> tuple[Ten
     return (g * F.linear(x, W, b)).sum(0), (g * l) @ W
 
 
+def _secret_gradient(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    n = draw.whole(4, 6)
+    out, into = (n, n) if draw.kind == 0 else (draw.whole(2, 3), draw.whole(7, 8))
+    g, x, W, b = (draw.normal(*shape) for shape in ((n, out), (n, into), (out, into), (out,)))
+    return g, x, W, b, _secret_around_one(draw, out)
+
+
 GRADIENT = register(
     Exercise(
-        id="ia3.gradient",
+        id="ia3-gradient",
         points=4,
         difficulty=4,
         minutes=20,
@@ -315,6 +360,7 @@ GRADIENT = register(
             "To x the gradient goes back through l first, then through W: (n, d_out)(d_out, d_in) -> (n, d_in).",
         ),
         inputs=_backward,
+        secret=_secret_gradient,
         reference=gradient,
         mutants=(
             Mutant(
@@ -355,5 +401,6 @@ GRADIENT = register(
             ),
         ),
         tolerance=1e-8,
+        kinds=2,
     )
 )

@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.draw import Draw
 
 
 def _random(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# lora.truncate --------------------------------------------------------------------------------------------
+# lora-truncate --------------------------------------------------------------------------------------------
 
 
 def _matrix(seed: int) -> tuple[Tensor, int]:
@@ -50,9 +51,16 @@ def _roots(W: Tensor, r: int) -> Tensor:
     return (U[:, :r] * S[:r].sqrt()) @ Vh[:r]
 
 
+def _secret_truncate(draw: Draw) -> tuple[Tensor, int]:
+    rows, columns = draw.whole(4, 8), draw.whole(4, 8)
+    return draw.normal(rows, columns), draw.whole(
+        1, min(rows, columns) - 1
+    )  # at full rank there is nothing to cut
+
+
 TRUNCATE = register(
     Exercise(
-        id="lora.truncate",
+        id="lora-truncate",
         points=2,
         difficulty=2,
         minutes=10,
@@ -62,6 +70,7 @@ TRUNCATE = register(
             "(U[:, :r] * S[:r]) multiplies every column by its own singular value; one product with Vh[:r] is left.",
         ),
         inputs=_matrix,
+        secret=_secret_truncate,
         reference=truncate,
         mutants=(
             Mutant(
@@ -89,7 +98,7 @@ TRUNCATE = register(
 )
 
 
-# lora.forward ---------------------------------------------------------------------------------------------
+# lora-forward ---------------------------------------------------------------------------------------------
 
 
 def _layer(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
@@ -105,9 +114,15 @@ def forward(x: Tensor, W: Tensor, b: Tensor, A: Tensor, B: Tensor, alpha: float)
     return F.linear(x, W, b) + (alpha / A.shape[0]) * F.linear(F.linear(x, A), B)
 
 
+def _secret_forward(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
+    d_in, d_out, r = draw.whole(6, 9), draw.whole(5, 9), draw.whole(2, 4)
+    shapes = ((2, 3, d_in), (d_out, d_in), (d_out,), (r, d_in), (d_out, r))
+    return *(draw.normal(*shape, dtype=torch.float32) for shape in shapes), draw.real(5, 20, digits=1)
+
+
 FORWARD = register(
     Exercise(
-        id="lora.forward",
+        id="lora-forward",
         points=3,
         difficulty=2,
         minutes=10,
@@ -117,6 +132,7 @@ FORWARD = register(
             "Only the low-rank branch is scaled, by alpha divided by r; r is the number of rows of A.",
         ),
         inputs=_layer,
+        secret=_secret_forward,
         reference=forward,
         mutants=(
             Mutant(
@@ -166,7 +182,7 @@ FORWARD = register(
 )
 
 
-# lora.merge -----------------------------------------------------------------------------------------------
+# lora-merge -----------------------------------------------------------------------------------------------
 
 
 def _factors(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -179,9 +195,14 @@ def merge(W: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
     return W + (alpha / A.shape[0]) * (B @ A)
 
 
+def _secret_merge(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float]:
+    _, W, _, A, B, alpha = _secret_forward(draw)
+    return W, A, B, alpha
+
+
 MERGE = register(
     Exercise(
-        id="lora.merge",
+        id="lora-merge",
         points=2,
         difficulty=1,
         minutes=5,
@@ -190,6 +211,7 @@ MERGE = register(
             "B @ A has the shape of W: (d_out, r)(r, d_in) -> (d_out, d_in).",
         ),
         inputs=_factors,
+        secret=_secret_merge,
         reference=merge,
         mutants=(
             Mutant(
@@ -218,7 +240,7 @@ MERGE = register(
 )
 
 
-# lora.count -----------------------------------------------------------------------------------------------
+# lora-count -----------------------------------------------------------------------------------------------
 
 
 def _sizes(seed: int) -> tuple[int, int, int, int]:
@@ -230,14 +252,19 @@ def count(d_in: int, d_out: int, r: int, matrices: int) -> int:
     return matrices * r * (d_in + d_out)
 
 
+def _secret_count(draw: Draw) -> tuple[int, int, int, int]:
+    return 64 * draw.whole(4, 200), 64 * draw.whole(4, 200), draw.whole(2, 64), draw.whole(2, 200)
+
+
 COUNT = register(
     Exercise(
-        id="lora.count",
+        id="lora-count",
         points=1,
         difficulty=1,
         minutes=5,
         hints=("A is (r, d_in) and B is (d_out, r): how many numbers are that?",),
         inputs=_sizes,
+        secret=_secret_count,
         reference=count,
         mutants=(
             Mutant(
@@ -261,7 +288,7 @@ COUNT = register(
 )
 
 
-# lora.gradients -------------------------------------------------------------------------------------------
+# lora-gradients -------------------------------------------------------------------------------------------
 
 
 def _backward(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
@@ -276,9 +303,15 @@ def gradients(g: Tensor, x: Tensor, A: Tensor, B: Tensor, s: float) -> tuple[Ten
     return s * (g @ B).T @ x, s * g.T @ (x @ A.T)
 
 
+def _secret_gradients(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    n, d_in, d_out, r = draw.whole(4, 7), draw.whole(6, 9), draw.whole(5, 9), draw.whole(2, 4)
+    shapes = ((n, d_out), (n, d_in), (r, d_in), (d_out, r))
+    return *(draw.normal(*shape, dtype=torch.float32) for shape in shapes), draw.real(1.2, 3)
+
+
 GRADIENTS = register(
     Exercise(
-        id="lora.gradients",
+        id="lora-gradients",
         points=4,
         difficulty=4,
         minutes=20,
@@ -288,6 +321,7 @@ GRADIENTS = register(
             "For A, the gradient first goes back through B: (n, d_out)(d_out, r) -> (n, r). Then it meets x.",
         ),
         inputs=_backward,
+        secret=_secret_gradients,
         reference=gradients,
         mutants=(
             Mutant(

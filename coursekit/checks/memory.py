@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.draw import Draw
 
-# memory.training_bytes ------------------------------------------------------------------------------------
+# memory-training-bytes ------------------------------------------------------------------------------------
 
 
 def _models(seed: int) -> tuple[int]:
@@ -18,9 +19,13 @@ def training_bytes(n: int) -> int:
     return 2 * n + 2 * n + 3 * 4 * n
 
 
+def _secret_training_bytes(draw: Draw) -> tuple[int]:
+    return (draw.whole(10**6, 10**11),)
+
+
 TRAINING_BYTES = register(
     Exercise(
-        id="memory.training_bytes",
+        id="memory-training-bytes",
         points=2,
         difficulty=1,
         minutes=5,
@@ -29,6 +34,7 @@ TRAINING_BYTES = register(
             "Adam keeps a momentum and a variance for every weight; 16-bit weights need a 32-bit master copy too.",
         ),
         inputs=_models,
+        secret=_secret_training_bytes,
         reference=training_bytes,
         mutants=(
             Mutant(lambda n: 12 * n, "12 bytes a weight: the 32-bit master copy of the weights is missing"),
@@ -48,7 +54,7 @@ TRAINING_BYTES = register(
 )
 
 
-# memory.cards ---------------------------------------------------------------------------------------------
+# memory-cards ---------------------------------------------------------------------------------------------
 
 
 def _needs(seed: int) -> tuple[float, float]:
@@ -60,9 +66,16 @@ def cards(needed: float, card: float) -> int:
     return math.ceil(needed / card)
 
 
+def _secret_cards(draw: Draw) -> tuple[float, float]:
+    # It fits exactly; a little is left over; a lot is.
+    card = draw.whole(8, 96) * 10**9
+    rest = (0, draw.whole(5, 45), draw.whole(55, 95))[draw.kind]
+    return float(draw.whole(2, 400) * card + rest * card // 100), float(card)
+
+
 CARDS = register(
     Exercise(
-        id="memory.cards",
+        id="memory-cards",
         points=1,
         difficulty=1,
         minutes=3,
@@ -71,6 +84,7 @@ CARDS = register(
             "math.ceil rounds up; exact multiples must not be rounded further up.",
         ),
         inputs=_needs,
+        secret=_secret_cards,
         reference=cards,
         mutants=(
             Mutant(lambda needed, card: needed / card, "cards come whole: round up"),
@@ -85,11 +99,12 @@ CARDS = register(
             Mutant(lambda needed, card: round(needed / card), "rounded to the nearest: 3.4 cards need 4"),
         ),
         tolerance=0.0,
+        kinds=3,
     )
 )
 
 
-# memory.adam8bit ------------------------------------------------------------------------------------------
+# memory-adam8bit ------------------------------------------------------------------------------------------
 
 
 def _tensor_sizes(seed: int) -> tuple[int]:
@@ -101,9 +116,13 @@ def adam8bit(n: int) -> int:
     return 2 * (n + 4 * math.ceil(n / 256))
 
 
+def _secret_adam8bit(draw: Draw) -> tuple[int]:
+    return (256 * draw.whole(20, 400_000) + (draw.whole(1, 255) if draw.kind == 0 else 0),)
+
+
 ADAM8BIT = register(
     Exercise(
-        id="memory.adam8bit",
+        id="memory-adam8bit",
         points=3,
         difficulty=3,
         minutes=10,
@@ -112,6 +131,7 @@ ADAM8BIT = register(
             "Each block of 256 numbers shares one scale, kept in 32 bits. The last may be shorter; it has one too.",
         ),
         inputs=_tensor_sizes,
+        secret=_secret_adam8bit,
         reference=adam8bit,
         mutants=(
             Mutant(
@@ -135,11 +155,12 @@ ADAM8BIT = register(
             ),
         ),
         tolerance=0.0,
+        kinds=2,
     )
 )
 
 
-# memory.sharded -------------------------------------------------------------------------------------------
+# memory-sharded -------------------------------------------------------------------------------------------
 
 
 def _splits(seed: int) -> tuple[float, float, float, int, int]:
@@ -155,9 +176,14 @@ def sharded(weights: float, gradients: float, optimizer: float, gpus: int, stage
     )
 
 
+def _secret_sharded(draw: Draw) -> tuple[float, float, float, int, int]:
+    weights = draw.whole(1000, 90_000) * 1e6
+    return weights, weights * draw.real(1.1, 1.5), weights * draw.real(3, 7), draw.whole(2, 16), draw.kind + 1
+
+
 SHARDED = register(
     Exercise(
-        id="memory.sharded",
+        id="memory-sharded",
         points=3,
         difficulty=2,
         minutes=10,
@@ -166,6 +192,7 @@ SHARDED = register(
             "Stage 1: optimizer. Stage 2: optimizer and gradients. Stage 3: everything.",
         ),
         inputs=_splits,
+        secret=_secret_sharded,
         reference=sharded,
         mutants=(
             Mutant(
@@ -193,5 +220,6 @@ SHARDED = register(
                 "this is the sum over all GPUs; asked for is one of them",
             ),
         ),
+        kinds=3,
     )
 )

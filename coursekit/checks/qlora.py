@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.draw import Draw
 
 
 def _random(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# qlora.forward --------------------------------------------------------------------------------------------
+# qlora-forward --------------------------------------------------------------------------------------------
 
 
 def _layer(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, int, Tensor, Tensor, float]:
@@ -46,9 +47,19 @@ def _along_inputs(x, codes, table, absmax, block, A, B, alpha):
     return F.linear(x, table[codes] * absmax) + alpha / len(A) * F.linear(F.linear(x, A), B)
 
 
+def _secret_forward(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, int, Tensor, Tensor, float]:
+    d, r = 2 * draw.whole(2, 4), draw.whole(2, 3)
+    rows, block = (d, d) if draw.kind == 0 else (d + draw.whole(1, 3), d // 2)
+    table = torch.linspace(-1, 1, 16, dtype=torch.float64)
+    table = table.sign() * table.abs() ** draw.real(1.5, 2.5)
+    absmax = 0.5 + draw.uniform(rows * d // block)
+    x, A, B = draw.normal(3, d), draw.normal(r, d), draw.normal(rows, r)
+    return x, draw.integers(0, 15, rows, d), table, absmax, block, A, B, draw.real(5, 20, digits=1)
+
+
 FORWARD = register(
     Exercise(
-        id="qlora.forward",
+        id="qlora-forward",
         points=3,
         difficulty=3,
         minutes=15,
@@ -58,6 +69,7 @@ FORWARD = register(
             "Row i of that is multiplied by absmax[i]; then it goes back to the shape of codes. The rest is LoRA.",
         ),
         inputs=_layer,
+        secret=_secret_forward,
         reference=forward,
         mutants=(
             Mutant(
@@ -106,11 +118,12 @@ FORWARD = register(
             ),
         ),
         tolerance=1e-8,
+        kinds=2,
     )
 )
 
 
-# qlora.backward -------------------------------------------------------------------------------------------
+# qlora-backward -------------------------------------------------------------------------------------------
 
 
 def _gradients(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
@@ -127,9 +140,16 @@ def backward(g: Tensor, W: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
     return g @ W + s * (g @ B) @ A
 
 
+def _secret_backward(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    n = draw.whole(4, 6)
+    out, into = (n, n) if draw.kind == 0 else (draw.whole(7, 8), draw.whole(2, 3))
+    shapes = ((n, out), (out, into), (2, into), (out, 2))
+    return *(draw.normal(*shape) for shape in shapes), draw.real(1.2, 4)
+
+
 BACKWARD = register(
     Exercise(
-        id="qlora.backward",
+        id="qlora-backward",
         points=3,
         difficulty=3,
         minutes=10,
@@ -139,6 +159,7 @@ BACKWARD = register(
             "Through the adapter: first B, then A: (n, d_out)(d_out, r)(r, d_in).",
         ),
         inputs=_gradients,
+        secret=_secret_backward,
         reference=backward,
         mutants=(
             Mutant(
@@ -158,11 +179,12 @@ BACKWARD = register(
             ),
         ),
         tolerance=1e-8,
+        kinds=2,
     )
 )
 
 
-# qlora.bytes ----------------------------------------------------------------------------------------------
+# qlora-bytes ----------------------------------------------------------------------------------------------
 
 
 def _sizes(seed: int) -> tuple[int, int, int]:
@@ -175,9 +197,13 @@ def total_bytes(in_codes: int, dense: int, trained: int) -> float:
     return in_codes * bits / 8 + 2 * dense + 16 * trained
 
 
+def _secret_bytes(draw: Draw) -> tuple[int, int, int]:
+    return 2**20 * draw.whole(2000, 16000), 2**20 * draw.whole(100, 800), 2**18 * draw.whole(40, 400)
+
+
 BYTES = register(
     Exercise(
-        id="qlora.bytes",
+        id="qlora-bytes",
         points=2,
         difficulty=2,
         minutes=10,
@@ -187,6 +213,7 @@ BYTES = register(
             "A and B are there four times in 32 bits: themselves, their gradients, and Adam's two moments.",
         ),
         inputs=_sizes,
+        secret=_secret_bytes,
         reference=total_bytes,
         mutants=(
             Mutant(
@@ -241,7 +268,7 @@ BYTES = register(
 )
 
 
-# qlora.faults ---------------------------------------------------------------------------------------------
+# qlora-faults ---------------------------------------------------------------------------------------------
 
 
 def _uses(seed: int) -> tuple[list[int], int]:
@@ -288,9 +315,15 @@ def _most_recent(uses: list[int], room: int) -> int:
     return missing
 
 
+def _secret_faults(draw: Draw) -> tuple[list[int], int]:
+    pages = draw.whole(6, 9)
+    uses = [draw.pick((draw.whole(0, pages - 1), draw.whole(0, 2))) for _ in range(draw.whole(40, 120))]
+    return uses, draw.whole(3, 5)
+
+
 FAULTS = register(
     Exercise(
-        id="qlora.faults",
+        id="qlora-faults",
         points=3,
         difficulty=3,
         minutes=15,
@@ -300,6 +333,7 @@ FAULTS = register(
             "If the list is full before a page joins, its first entry leaves.",
         ),
         inputs=_uses,
+        secret=_secret_faults,
         reference=faults,
         mutants=(
             Mutant(
@@ -332,7 +366,7 @@ FAULTS = register(
 )
 
 
-# qlora.noise ----------------------------------------------------------------------------------------------
+# qlora-noise ----------------------------------------------------------------------------------------------
 
 
 def _merged(seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -349,9 +383,16 @@ def noise(W: Tensor, delta: Tensor, levels: Tensor) -> float:
     return ((nearest - merged).norm() / delta.norm()).item()
 
 
+def _secret_noise(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    k, rows, columns = draw.whole(9, 17), draw.whole(5, 7), draw.whole(5, 7)
+    levels = torch.linspace(-1, 1, k, dtype=torch.float64)
+    W = levels[draw.integers(0, k - 1, rows, columns)]
+    return W, draw.real(0.6, 1.2) / k * draw.normal(rows, columns), levels
+
+
 NOISE = register(
     Exercise(
-        id="qlora.noise",
+        id="qlora-noise",
         points=3,
         difficulty=3,
         minutes=15,
@@ -361,6 +402,7 @@ NOISE = register(
             "The noise is what rounding did to M. Divide its norm by the norm of delta.",
         ),
         inputs=_merged,
+        secret=_secret_noise,
         reference=noise,
         mutants=(
             Mutant(

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.draw import Draw
 
 
 def _random(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# quantization.affine --------------------------------------------------------------------------------------
+# quantization-affine --------------------------------------------------------------------------------------
 
 
 def _numbers(seed: int) -> tuple[Tensor, int]:
@@ -89,9 +90,21 @@ def _wrapped(x: Tensor, bits: int) -> Affine:
     return s, z, q, s * (q - z)
 
 
+def _secret_affine(draw: Draw) -> tuple[Tensor, int]:
+    # Around zero; above zero altogether; and both ends rounded up, so that the largest code has to be clamped.
+    bits, n = draw.whole(3, 4), draw.whole(9, 14)
+    if draw.kind < 2:
+        x = draw.real(0.3, 3) * draw.normal(n)
+        return (x + draw.real(-0.5, 0.5), bits) if draw.kind == 0 else (x.abs() + draw.real(1, 3), bits)
+    step, below = draw.whole(1, 15) / 8, draw.pick((1, 3, 5)[: bits - 1])
+    low, high = -below - 0.5, 2**bits - 1.5 - below
+    inner = [draw.whole(-below, 2**bits - 3 - below) + draw.real(-0.3, 0.3) for _ in range(4)]
+    return step * torch.tensor([low, *inner, 0.0, high], dtype=torch.float64), bits
+
+
 AFFINE = register(
     Exercise(
-        id="quantization.affine",
+        id="quantization-affine",
         points=3,
         difficulty=2,
         minutes=15,
@@ -101,6 +114,7 @@ AFFINE = register(
             "q = ((x / s).round() + z).clamp(0, 2 ** bits - 1), and the way back is s * (q - z).",
         ),
         inputs=_numbers,
+        secret=_secret_affine,
         reference=affine,
         mutants=(
             Mutant(
@@ -149,11 +163,12 @@ AFFINE = register(
             ),
         ),
         tolerance=1e-6,
+        kinds=3,
     )
 )
 
 
-# quantization.blockwise -----------------------------------------------------------------------------------
+# quantization-blockwise -----------------------------------------------------------------------------------
 
 
 def _blocks(seed: int) -> tuple[Tensor, Tensor, int]:
@@ -199,9 +214,19 @@ def _indices(x: Tensor, code: Tensor, block: int) -> tuple[Tensor, Tensor]:
     return size, ((x.view(-1, block) / size[:, None])[..., None] - code).abs().argmin(-1).flatten()
 
 
+def _secret_blockwise(draw: Draw) -> tuple[Tensor, Tensor, int]:
+    block = draw.whole(4, 12)
+    scales = torch.tensor([1.0, 0.1, 3.0, 1.0, 0.5, 20.0], dtype=torch.float64)[draw.order(6)]
+    x = (draw.normal(6, block) + 0.3) * scales[:, None]
+    row = draw.whole(0, 5)
+    x[row, draw.whole(0, block - 1)] = -1.1 * x[row].abs().max()
+    levels = torch.cat([torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64), 2 * draw.uniform(13) - 1])
+    return x.reshape(-1), levels.sort().values, block
+
+
 BLOCKWISE = register(
     Exercise(
-        id="quantization.blockwise",
+        id="quantization-blockwise",
         points=3,
         difficulty=3,
         minutes=15,
@@ -211,6 +236,7 @@ BLOCKWISE = register(
             "The nearest level: (y[..., None] - code).abs().argmin(-1). Then code[index], times absmax, flat again.",
         ),
         inputs=_blocks,
+        secret=_secret_blockwise,
         reference=blockwise,
         mutants=(
             Mutant(
@@ -260,7 +286,7 @@ BLOCKWISE = register(
 )
 
 
-# quantization.normal_float --------------------------------------------------------------------------------
+# quantization-normal-float --------------------------------------------------------------------------------
 
 
 def _tails(seed: int) -> tuple[int, float]:
@@ -311,9 +337,13 @@ def _two_zeros(bits: int, tail: float) -> Tensor:
     return torch.cat([-side, side.flip(0)]) / side.max()
 
 
+def _secret_normal_float(draw: Draw) -> tuple[int, float]:
+    return draw.whole(2, 5), draw.real(0.8, 0.98, digits=6)
+
+
 NORMAL_FLOAT = register(
     Exercise(
-        id="quantization.normal_float",
+        id="quantization-normal-float",
         points=4,
         difficulty=4,
         minutes=20,
@@ -323,6 +353,7 @@ NORMAL_FLOAT = register(
             "The other side has n - 1 levels, so its own linspace, with a minus before the quantiles. Sort, divide.",
         ),
         inputs=_tails,
+        secret=_secret_normal_float,
         reference=normal_float,
         mutants=(
             Mutant(
@@ -367,7 +398,7 @@ NORMAL_FLOAT = register(
 )
 
 
-# quantization.q4_1 ----------------------------------------------------------------------------------------
+# quantization-q4-1 ----------------------------------------------------------------------------------------
 
 
 def _stored(seed: int) -> tuple[Tensor]:
@@ -406,9 +437,14 @@ def _minimum_multiplied(block: Tensor) -> Tensor:
     return _q4_1(block) + (d - 1) * m
 
 
+def _secret_q4_1(draw: Draw) -> tuple[Tensor]:
+    head = torch.tensor([draw.whole(1, 60) / 64, -draw.whole(20, 200) / 32], dtype=torch.float16)
+    return (torch.cat([head.view(torch.uint8), draw.integers(0, 255, 16).to(torch.uint8)]),)
+
+
 Q4_1 = register(
     Exercise(
-        id="quantization.q4_1",
+        id="quantization-q4-1",
         points=3,
         difficulty=3,
         minutes=15,
@@ -418,6 +454,7 @@ Q4_1 = register(
             "The 16 low codes are weights 0 to 15, the 16 high ones are weights 16 to 31: torch.cat, not interleaved.",
         ),
         inputs=_stored,
+        secret=_secret_q4_1,
         reference=q4_1,
         mutants=(
             Mutant(
@@ -447,11 +484,12 @@ Q4_1 = register(
             ),
         ),
         tolerance=1e-6,
+        dtype=True,
     )
 )
 
 
-# quantization.bits ----------------------------------------------------------------------------------------
+# quantization-bits ----------------------------------------------------------------------------------------
 
 
 def _layout(seed: int) -> tuple[int, int, int]:
@@ -463,9 +501,13 @@ def bits(k: int, block: int, second: int) -> float:
     return k + 8 / block + 32 / (block * second) if second else k + 32 / block
 
 
+def _secret_bits(draw: Draw) -> tuple[int, int, int]:
+    return draw.whole(2, 8), 8 * draw.whole(2, 32), 8 * draw.whole(2, 64) if draw.kind == 0 else 0
+
+
 BITS = register(
     Exercise(
-        id="quantization.bits",
+        id="quantization-bits",
         points=2,
         difficulty=2,
         minutes=10,
@@ -475,6 +517,7 @@ BITS = register(
             "`second` scales belong to block * second weights.",
         ),
         inputs=_layout,
+        secret=_secret_bits,
         reference=bits,
         mutants=(
             Mutant(lambda k, block, second: float(k), "this counts the codes alone: scales are stored, too"),
@@ -516,5 +559,6 @@ BITS = register(
             ),
         ),
         tolerance=1e-9,
+        kinds=2,
     )
 )

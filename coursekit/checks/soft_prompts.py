@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.draw import Draw
 
 
 def _random(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# soft_prompts.prepend -------------------------------------------------------------------------------------
+# soft-prompts-prepend -------------------------------------------------------------------------------------
 
 
 def _embedded(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -57,9 +58,18 @@ def _with(mask_value: int | None = 1, label_value: int | None = -100):
     return wrong
 
 
+def _secret_prepend(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n, batch, seq, d = draw.whole(2, 4), draw.whole(2, 4), draw.whole(4, 7), draw.whole(4, 7)
+    mask = torch.ones(batch, seq, dtype=torch.long)
+    mask[draw.whole(0, batch - 1), draw.whole(2, seq - 1) :] = 0
+    labels = draw.integers(5, 90, batch, seq).masked_fill(mask == 0, -100)
+    prompt, x = (draw.normal(*shape, dtype=torch.float32) for shape in ((n, d), (batch, seq, d)))
+    return prompt, x, mask, labels
+
+
 PREPEND = register(
     Exercise(
-        id="soft_prompts.prepend",
+        id="soft-prompts-prepend",
         points=2,
         difficulty=2,
         minutes=10,
@@ -69,6 +79,7 @@ PREPEND = register(
             "In the mask 1 means: look here. In the labels -100 means: no loss here.",
         ),
         inputs=_embedded,
+        secret=_secret_prepend,
         reference=prepend,
         mutants=(
             Mutant(
@@ -96,7 +107,7 @@ PREPEND = register(
 )
 
 
-# soft_prompts.prefix_attention ----------------------------------------------------------------------------
+# soft-prompts-prefix-attention ----------------------------------------------------------------------------
 
 
 def _attention(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -133,9 +144,14 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor) -> Tensor:
     return _prefixed(q, k, v, p_k[:0], p_v[:0], diagonal=0)
 
 
+def _secret_attention(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    n, seq, d = draw.whole(2, 4), draw.whole(4, 6), draw.whole(3, 6)
+    return tuple(draw.normal(rows, d, dtype=torch.float32) for rows in (seq, seq, seq, n, n))
+
+
 PREFIX_ATTENTION = register(
     Exercise(
-        id="soft_prompts.prefix_attention",
+        id="soft-prompts-prefix-attention",
         points=3,
         difficulty=3,
         minutes=15,
@@ -145,6 +161,7 @@ PREFIX_ATTENTION = register(
             "torch.ones(seq, n + seq, dtype=torch.bool).tril(n) is True exactly there.",
         ),
         inputs=_attention,
+        secret=_secret_attention,
         reference=prefix_attention,
         mutants=(
             Mutant(_plain, "this is attention without the prefix: p_k and p_v are not in it"),
@@ -189,7 +206,7 @@ PREFIX_ATTENTION = register(
 )
 
 
-# soft_prompts.gated_attention -----------------------------------------------------------------------------
+# soft-prompts-gated-attention -----------------------------------------------------------------------------
 
 
 def _gated(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
@@ -205,9 +222,14 @@ def gated_attention(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor, g
     return _attend(q, k, v) + gate * _attend(q, p_k, p_v)
 
 
+def _secret_gated(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
+    gate = draw.pick((-1, 1)) * draw.real(0.2, 1.8) if draw.kind == 0 else 0.0
+    return *_secret_attention(draw), gate
+
+
 GATED_ATTENTION = register(
     Exercise(
-        id="soft_prompts.gated_attention",
+        id="soft-prompts-gated-attention",
         points=3,
         difficulty=2,
         minutes=10,
@@ -217,6 +239,7 @@ GATED_ATTENTION = register(
             "The gate multiplies the prompts' answer only, and the two answers are added.",
         ),
         inputs=_gated,
+        secret=_secret_gated,
         reference=gated_attention,
         mutants=(
             Mutant(
@@ -258,11 +281,12 @@ GATED_ATTENTION = register(
                 "the gated softmax holds the tokens too: it is over the prompts alone",
             ),
         ),
+        kinds=2,
     )
 )
 
 
-# soft_prompts.gate_gradients ------------------------------------------------------------------------------
+# soft-prompts-gate-gradients ------------------------------------------------------------------------------
 
 
 def _upstream(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
@@ -280,9 +304,17 @@ def gate_gradients(g: Tensor, q: Tensor, p_k: Tensor, p_v: Tensor, gate: float) 
     return (g * (S @ p_v)).sum().item(), gate * S.T @ g
 
 
+def _secret_upstream(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    while True:  # a sum that nearly cancels has the rounding errors of its terms
+        q, _, _, p_k, p_v, gate = _secret_gated(draw)
+        g = draw.normal(*q.shape, dtype=torch.float32)
+        if abs(gate_gradients(g, q, p_k, p_v, gate)[0]) > 0.5:
+            return g, q, p_k, p_v, gate
+
+
 GATE_GRADIENTS = register(
     Exercise(
-        id="soft_prompts.gate_gradients",
+        id="soft-prompts-gate-gradients",
         points=4,
         difficulty=4,
         minutes=20,
@@ -292,6 +324,7 @@ GATE_GRADIENTS = register(
             "A gradient has the shape of its tensor: (n, seq)(seq, d) -> (n, d). What happens to it at gate = 0?",
         ),
         inputs=_upstream,
+        secret=_secret_upstream,
         reference=gate_gradients,
         mutants=(
             Mutant(
@@ -325,11 +358,12 @@ GATE_GRADIENTS = register(
                 "the gradient of p_v is 0 only where the gate is 0: give it for any gate",
             ),
         ),
+        kinds=2,
     )
 )  # fmt: skip
 
 
-# soft_prompts.count ---------------------------------------------------------------------------------------
+# soft-prompts-count ---------------------------------------------------------------------------------------
 
 
 def _sizes(seed: int) -> tuple[int, int, int, int, int]:
@@ -341,9 +375,14 @@ def count(layers: int, d: int, kv_heads: int, head_dim: int, n: int) -> tuple[in
     return n * d, 2 * layers * n * kv_heads * head_dim
 
 
+def _secret_count(draw: Draw) -> tuple[int, int, int, int, int]:
+    heads, shared, dim = draw.whole(2, 12), draw.whole(2, 4), 8 * draw.whole(4, 16)
+    return draw.whole(3, 48), heads * shared * dim, heads, dim, draw.whole(5, 100)
+
+
 COUNT = register(
     Exercise(
-        id="soft_prompts.count",
+        id="soft-prompts-count",
         points=1,
         difficulty=1,
         minutes=5,
@@ -352,6 +391,7 @@ COUNT = register(
             "A prefix has a key and a value for each virtual token in each block, as wide as the block's own.",
         ),
         inputs=_sizes,
+        secret=_secret_count,
         reference=count,
         mutants=(
             Mutant(

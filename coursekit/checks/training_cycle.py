@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.draw import Draw
 
-# training_cycle.bigram_entropy ----------------------------------------------------------------------------
+# training-cycle-bigram-entropy ----------------------------------------------------------------------------
 
 
 def _pairs(seed: int) -> tuple[Tensor]:
@@ -48,9 +49,18 @@ def _lost_rows(counts: Tensor) -> float:
     return (counts.sum(1) / counts.sum() * entropy).sum().item()
 
 
+def _secret_bigram_entropy(draw: Draw) -> tuple[Tensor]:
+    # Some pairs never occur; in the second kind, nothing follows one of the tokens.
+    V = draw.whole(3, 5)
+    counts = draw.integers(1, 9, V, V).double() * (draw.uniform(V, V) < 0.7)
+    if draw.kind == 1:
+        counts[draw.whole(0, V - 1)] = 0
+    return (counts,)
+
+
 BIGRAM_ENTROPY = register(
     Exercise(
-        id="training_cycle.bigram_entropy",
+        id="training-cycle-bigram-entropy",
         points=2,
         difficulty=3,
         minutes=10,
@@ -59,6 +69,7 @@ BIGRAM_ENTROPY = register(
             "Weigh each row by its share of all pairs. 0 · ln 0 counts as 0, and a row of zeros adds nothing.",
         ),
         inputs=_pairs,
+        secret=_secret_bigram_entropy,
         reference=bigram_entropy,
         mutants=(
             Mutant(
@@ -110,11 +121,12 @@ BIGRAM_ENTROPY = register(
                 "every count has one added; leave the counts as they are: 0 · ln 0 counts as 0",
             ),
         ),
+        kinds=2,
     )
 )
 
 
-# training_cycle.mask_prompt -------------------------------------------------------------------------------
+# training-cycle-mask-prompt -------------------------------------------------------------------------------
 
 Ids = Sequence[int]
 Labelled = tuple[tuple[int, ...], tuple[int, ...]]
@@ -149,9 +161,19 @@ def _relabelled(change: Callable[[list[int], int], list[int]]) -> Callable[[Ids,
     return mutant
 
 
+def _secret_mask_prompt(draw: Draw) -> tuple[list[int], list[int], int]:
+    end, words = draw.whole(0, 2), [10 + i for i in draw.order(80)]
+    n, m = draw.whole(2, 6), draw.whole(2, 6)
+    prompt, answer = words[:n], words[n : n + m]
+    answer[draw.whole(0, m - 1)] = draw.pick(prompt)
+    if draw.kind == 1:  # a prompt of two turns
+        prompt.insert(draw.whole(1, n - 1), end)
+    return prompt, answer, end
+
+
 MASK_PROMPT = register(
     Exercise(
-        id="training_cycle.mask_prompt",
+        id="training-cycle-mask-prompt",
         points=2,
         difficulty=2,
         minutes=10,
@@ -160,6 +182,7 @@ MASK_PROMPT = register(
             "[-100] * len(prompt_ids) masks the prompt. After it stand the answer and end_id, which are learned.",
         ),
         inputs=_answers,
+        secret=_secret_mask_prompt,
         reference=mask_prompt,
         mutants=(
             Mutant(
@@ -228,11 +251,12 @@ MASK_PROMPT = register(
             ),
         ),
         tolerance=0.0,
+        kinds=2,
     )
 )
 
 
-# training_cycle.dpo ---------------------------------------------------------------------------------------
+# training-cycle-dpo ---------------------------------------------------------------------------------------
 
 
 def _log_probabilities(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
@@ -265,9 +289,16 @@ def dpo(
     return -F.logsigmoid(_margin(chosen, rejected, reference_chosen, reference_rejected, beta)).mean().item()
 
 
+def _secret_dpo(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    n = draw.whole(2, 5)
+    reference = [-3 - 15 * draw.uniform(n) for _ in range(2)]
+    chosen, rejected = (values + 2 * draw.normal(n) for values in reference)
+    return chosen, rejected, *reference, draw.real(0.1, 0.6, digits=2)
+
+
 DPO = register(
     Exercise(
-        id="training_cycle.dpo",
+        id="training-cycle-dpo",
         points=3,
         difficulty=3,
         minutes=15,
@@ -276,6 +307,7 @@ DPO = register(
             "The margin is the chosen answer's reward minus the rejected one's. F.logsigmoid(margin) is ln σ(margin).",
         ),
         inputs=_log_probabilities,
+        secret=_secret_dpo,
         reference=dpo,
         mutants=(
             Mutant(
@@ -349,7 +381,7 @@ DPO = register(
 )
 
 
-# training_cycle.pack --------------------------------------------------------------------------------------
+# training-cycle-pack --------------------------------------------------------------------------------------
 
 Blocks = tuple[tuple[int, ...], ...]
 Rows = Sequence[Sequence[int]]
@@ -386,9 +418,22 @@ def pack(rows: Rows, length: int, end_id: int) -> Blocks:
     return _cut(_stream(rows, end_id), length)
 
 
+def _secret_pack(draw: Draw) -> tuple[list[list[int]], int, int]:
+    # Tokens are left over; the last end fills a block exactly; rows are longer than a block.
+    length = draw.whole(4, 7)
+    longest = 3 * length if draw.kind == 2 else length - 1
+    rows = [[draw.whole(10, 99) for _ in range(draw.whole(1, longest))] for _ in range(draw.whole(3, 6))]
+    total = sum(len(row) + 1 for row in rows)
+    if draw.kind == 1:
+        rows[-1] += [draw.whole(10, 99) for _ in range(-total % length)]
+    elif total % length < 2:  # more than an end token is left over
+        rows[0] += [draw.whole(10, 99) for _ in range(2)]
+    return rows, length, draw.whole(1, 2)
+
+
 PACK = register(
     Exercise(
-        id="training_cycle.pack",
+        id="training-cycle-pack",
         points=2,
         difficulty=2,
         minutes=10,
@@ -397,6 +442,7 @@ PACK = register(
             "A block starts at 0, length, 2 · length and so on. Keep it only if it has all of its tokens.",
         ),
         inputs=_texts,
+        secret=_secret_pack,
         reference=pack,
         mutants=(
             Mutant(
@@ -464,5 +510,6 @@ PACK = register(
             ),
         ),
         tolerance=0.0,
+        kinds=3,
     )
 )

@@ -2,8 +2,8 @@ r"""Every exercise: the reference answer passes, every mutant fails with its own
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +11,12 @@ import pytest
 import torch
 
 from coursekit.checks import check, exercises, hint
-from coursekit.checks.compare import difference
 from coursekit.errors import CourseError
+from tests.checks.answers import SOLUTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = exercises()
 MUTANTS = [(e, m) for e in ALL.values() for m in e.mutants]
-
-
-def solutions() -> dict[str, object]:
-    found = {}
-    for path in (ROOT / "tests" / "solutions").glob("*.py"):
-        spec = importlib.util.spec_from_file_location(f"solutions_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        found |= {n: f for n, f in vars(module).items() if callable(f)}
-    return found
-
-
-SOLUTIONS = solutions()
 
 
 @pytest.mark.parametrize("id", ALL)
@@ -63,9 +50,9 @@ def test_an_empty_answer_is_not_attempted(id):
 def test_an_answer_for_some_inputs_only_is_no_empty_answer():
     def half(weights, gradients, optimizer, gpus, stage):
         if stage < 3:
-            return ALL["memory.sharded"].reference(weights, gradients, optimizer, gpus, stage)
+            return ALL["memory-sharded"].reference(weights, gradients, optimizer, gpus, stage)
 
-    result = check("memory.sharded", half)
+    result = check("memory-sharded", half)
     assert result.status == "failed" and "returns nothing for some inputs" in result.message
 
 
@@ -92,63 +79,56 @@ def test_answers_that_break_are_told_why_and_never_raise():
         (lambda *_: 3.0, "expected a tensor"),
     ]
     for answer, said in cases:
-        result = check("lora.forward", answer)
+        result = check("lora-forward", answer)
         assert result.status == "failed" and said in result.message, result
         assert "\n" not in repr(result)
-    assert check("lora.forwrd", explode).message.startswith(
-        "unknown exercise 'lora.forwrd'; did you mean 'lora.forward'?"
+    assert check("lora-forwrd", explode).message.startswith(
+        "unknown exercise 'lora-forwrd'; did you mean 'lora-forward'?"
     )
-    assert check("lora.merge", lambda W, A, B, alpha: (W + alpha / len(A) * B @ A).T).message.endswith(
+    assert check("lora-merge", lambda W, A, B, alpha: (W + alpha / len(A) * B @ A).T).message.endswith(
         "(transposed?)"
     )
 
 
-@pytest.mark.parametrize("expected", [torch.tensor(1.0), torch.ones(3), torch.ones(2, 3)])
-@pytest.mark.parametrize("given", [torch.tensor(1.0), torch.ones(4), torch.ones(4, 3), torch.ones(2, 2, 3)])
-def test_any_two_shapes_can_be_compared(given, expected):
-    said = difference(given, expected, 1e-6)
-    assert (
-        said is None
-        if given.shape == expected.shape
-        else said.startswith(f"its shape is {tuple(given.shape)}")
-    )
-
-
-def test_whole_numbers_are_written_out():
-    assert difference(2_399_232, 2_379_264, 1e-9) == "it returns 2,399,232 where 2,379,264 is right"
-
-
 def test_an_answer_that_changes_its_arguments_changes_nobody_else_s():
     def vandal(W, A, B, alpha):
-        W += alpha / A.shape[0] * (B @ A)
-        A.zero_()
-        return W
+        merged = W + alpha / A.shape[0] * (B @ A)
+        for tensor in (W, A, B):  # whoever looks at these next has another right answer
+            tensor.zero_()
+        return merged
 
-    assert check("lora.merge", vandal).status == "passed"
+    assert check("lora-merge", vandal).status == "passed"
+
+    def wrong_vandal(W, A, B, alpha):
+        merged = vandal(W, A, B, alpha) - W
+        return merged.zero_()
+
+    result = check("lora-merge", wrong_vandal)
+    assert result.status == "failed" and result.message.startswith("the shape is right, the values are not")
 
 
 def test_an_error_after_right_answers_is_no_mistake_of_those_answers():
     def work(layers, k, matrices):
         return layers + 2 * k if matrices else layers + lost
 
-    result = check("bitfit.work", work)
+    result = check("bitfit-work", work)
     assert result.message == "it stopped with NameError: name 'lost' is not defined"
 
 
 def test_an_error_after_a_known_mistake_is_said_with_it():
     def swapped(x, A, s, t):
-        return ALL["hybrid.kronecker"].reference(x, A, t, s)
+        return ALL["hybrid-kronecker"].reference(x, A, t, s)
 
-    said = check("hybrid.kronecker", swapped).message
+    said = check("hybrid-kronecker", swapped).message
     assert said.startswith("s and t are swapped") and "(and then it stopped with RuntimeError" in said
 
 
 @pytest.mark.parametrize("id, answer", [
-    ("bitfit.count", lambda shapes, head: sum(
+    ("bitfit-count", lambda shapes, head: sum(
         np.prod(s) for name, s in shapes.items() if name.endswith(".bias") or name.startswith(f"{head}."))),
-    ("hybrid.pareto", lambda n, q: [np.bool_(flag) for flag in ALL["hybrid.pareto"].reference(n, q)]),
-    ("bitfit.fisher", lambda g, x, k: ALL["bitfit.fisher"].reference(g.float(), x.float(), k)),
-    ("hybrid.kronecker", lambda x, A, s, t: ALL["hybrid.kronecker"].reference(
+    ("hybrid-pareto", lambda n, q: [np.bool_(flag) for flag in ALL["hybrid-pareto"].reference(n, q)]),
+    ("bitfit-fisher", lambda g, x, k: ALL["bitfit-fisher"].reference(g.float(), x.float(), k)),
+    ("hybrid-kronecker", lambda x, A, s, t: ALL["hybrid-kronecker"].reference(
         *(factor.float() for factor in (x, A, s, t))).double()),
 ])  # fmt: skip
 def test_numbers_of_numpy_and_in_fp32_count(id, answer):
@@ -157,10 +137,10 @@ def test_numbers_of_numpy_and_in_fp32_count(id, answer):
 
 def test_a_mask_holds_true_and_false():
     def numbers(g, x, k):
-        scores, mask = ALL["bitfit.fisher"].reference(g, x, k)
+        scores, mask = ALL["bitfit-fisher"].reference(g, x, k)
         return scores, mask.int()
 
-    assert "it holds numbers (int32), expected True and False" in check("bitfit.fisher", numbers).message
+    assert "it holds numbers (int32), expected True and False" in check("bitfit-fisher", numbers).message
 
 
 def test_hints():
@@ -169,26 +149,61 @@ def test_hints():
             assert exercise.hints[number - 1] in hint(exercise.id, number)
         with pytest.raises(CourseError, match="take a number from 1"):
             hint(exercise.id, len(exercise.hints) + 1)
-    with pytest.raises(CourseError, match="did you mean 'lora.merge'"):
-        hint("lora.mrge")
+    with pytest.raises(CourseError, match="did you mean 'lora-merge'"):
+        hint("lora-mrge")
 
 
-@pytest.mark.parametrize("given, expected, same", [
-    (1.0, 1, True), (2, 1, False), (True, 1, False), ("1", 1, False), (float("nan"), 1.0, False),
-    ([1, 2], (1, 2), True), ((1, 2, 3), (1, 2), False), (torch.tensor(1.0), 1.0, True), (True, True, True),
-    (1, True, False), ("a", "a", True), ("a", "b", False), (torch.ones(2), torch.ones(2), True),
-    (torch.ones(2, dtype=torch.int64), torch.ones(2), True), (torch.ones(2) * 1.1, torch.ones(2), False),
-])  # fmt: skip
-def test_what_counts_as_the_same(given, expected, same):
-    assert (difference(given, expected, 1e-6) is None) == same
+@pytest.mark.parametrize("old", ["lora.forward", "lora_forward"])
+def test_an_id_as_it_was_written_once_keeps_working_with_a_note(old):
+    note = "(This exercise is called 'lora-forward' now.)"
+    result = check(old, SOLUTIONS["lora_forward"])
+    assert (result.id, result.status, result.message) == ("lora-forward", "passed", note)
+    failed = check(old, lambda x, W, b, A, B, alpha: torch.zeros(2))
+    assert failed.message == f"its shape is (2,), expected (2, 3, 6) {note}"
+    assert check("lora-forward", SOLUTIONS["lora_forward"]).message == ""
+    assert hint(old) == hint("lora-forward")
+
+
+def nbgrader_cells(path):
+    for cell in json.loads(path.read_text())["cells"]:
+        if "nbgrader" in cell["metadata"]:
+            yield "".join(cell["source"]), cell["metadata"]["nbgrader"]
 
 
 def test_notebooks_and_exercises_know_each_other():
-    asked = {}
+    r"""A stub, and right after it its check, with the metadata of nbgrader's schema 3 and the exercise's points."""
+    flags = {"schema_version": 3, "task": False}
+    found = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = list(nbgrader_cells(path))
+        assert len(cells) % 2 == 0
+        for (stub, answer), (source, checked) in zip(cells[::2], cells[1::2], strict=True):
+            exercise = ALL[answer["grade_id"]]
+            found.append(exercise.id)
+            assert f"def {exercise.name}(" in stub
+            assert answer == flags | {
+                "grade": False,
+                "grade_id": exercise.id,
+                "locked": False,
+                "solution": True,
+            }
+            assert source == f'check("{exercise.id}", {exercise.name})'
+            assert checked == flags | {
+                "grade": True,
+                "grade_id": f"{exercise.id}-check",
+                "locked": True,
+                "points": exercise.points,
+                "solution": False,
+            }
+    assert sorted(found) == sorted(ALL)
+    assert all(re.fullmatch(r"[a-zA-Z0-9-]+", id) for id in ALL)
+
+
+def test_a_notebook_names_its_exercises_as_they_are_called_today():
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         for cell in json.loads(path.read_text())["cells"]:
-            meta = cell["metadata"].get("nbgrader", {})
-            if meta.get("solution"):
-                asked[meta["grade_id"]] = meta["points"]
-                assert f"def {meta['grade_id'].replace('.', '_')}(" in "".join(cell["source"]), path
-    assert asked == {e.id: e.points for e in ALL.values()}
+            text = "".join(cell["source"])
+            for id, points, stars in re.findall(
+                r"^`([\w.-]+)` · (\d+) points? · difficulty (★+)", text, re.MULTILINE
+            ):
+                assert (int(points), len(stars)) == (ALL[id].points, ALL[id].difficulty), id

@@ -1,0 +1,204 @@
+r"""Secret cases: bounded, new, and such that every mistake is seen and named; what only looks right scores nothing."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from coursekit.checks import Mutant, core, exercises, judge, mistake
+from coursekit.checks.core import SEEDS
+from coursekit.checks.draw import Draw
+from coursekit.errors import CourseError
+from tests.checks.answers import SOLUTIONS
+
+ALL = exercises()
+each_exercise = pytest.mark.parametrize("exercise", ALL.values(), ids=ALL)
+#: A fresh one for each run, so that many runs try many; a failure shows it.
+FRESH = os.urandom(16)
+SECRETS = (b"a secret of some batch", FRESH)
+
+
+@cache
+def cases_of(id, secret, n):
+    return ALL[id].cases(secret, n)
+
+
+def tensors(value):
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from tensors(part)
+
+
+def score(exercise, cases, function):
+    r"""How many of the cases a function gets right, with what it does to its arguments and any error it makes."""
+    right = 0
+    for arguments in cases:
+        try:
+            value = function(*copy.deepcopy(arguments))
+        except Exception:
+            continue
+        right += judge(exercise, arguments, value) is None
+    return right
+
+
+@each_exercise
+@pytest.mark.parametrize("secret", SECRETS, ids=["fixed", "fresh"])
+def test_the_solution_gets_every_secret_case_and_every_mutant_its_message(exercise, secret):
+    cases = cases_of(exercise.id, secret, 2 * exercise.kinds)
+    assert score(exercise, cases, SOLUTIONS[exercise.name]) == len(cases), secret
+    assert mistake(exercise, cases, [exercise.answer(arguments) for arguments in cases]) is None
+    for mutant in exercise.mutants:
+        ran, values = [], []
+        for arguments in cases:
+            try:
+                values.append(mutant.function(*copy.deepcopy(arguments)))
+                ran.append(arguments)
+            except Exception:
+                continue
+        for first in range(0, len(cases), exercise.kinds):
+            assert score(exercise, cases[first : first + exercise.kinds], mutant.function) < exercise.kinds, (
+                secret
+            )
+        if ran:
+            assert mistake(exercise, ran, values) == mutant.message, secret
+
+
+@each_exercise
+def test_cases_follow_from_the_secret_and_stay_small(exercise):
+    n = 2 * exercise.kinds
+    cases = cases_of(exercise.id, FRESH, n)
+    assert repr(exercise.cases(FRESH, n + 1)[:n]) == repr(cases) != repr(cases_of(exercise.id, SECRETS[0], n))
+    assert len(cases) == n
+    assert all(tensor.numel() <= 500 for tensor in tensors(cases))
+    assert all(
+        len(part) <= 200 for arguments in cases for part in arguments if isinstance(part, list | tuple)
+    )
+
+
+@each_exercise
+def test_no_case_has_a_known_answer(exercise):
+    same = exercise.comparison().difference
+    cases = cases_of(exercise.id, FRESH, 2 * exercise.kinds)
+    answers = [exercise.answer(a) for a in [*map(exercise.inputs, SEEDS), *cases]]
+    for i in range(len(SEEDS), len(answers)):
+        assert all(same(answers[i], other) is not None for other in answers[:i]), FRESH
+
+
+def test_too_few_cases_for_their_kinds_are_refused():
+    with pytest.raises(CourseError, match="memory-sharded needs 3 cases or more, one of each kind; got 2."):
+        ALL["memory-sharded"].cases(FRESH, 2)
+
+
+def test_an_exercise_whose_cases_do_not_tell_its_mistakes_apart_is_found(monkeypatch):
+    monkeypatch.setattr(core, "TRIES", 20)
+    truncate = ALL["lora-truncate"]
+
+    def at_full_rank(draw: Draw):
+        W, _ = truncate.secret(draw)
+        return W, min(W.shape)
+
+    with pytest.raises(CourseError, match="tell its mistakes apart"):
+        replace(truncate, secret=at_full_rank).cases(FRESH, 1)
+    twice = Mutant(truncate.mutants[0].function, "the same mistake in other words")
+    with pytest.raises(CourseError, match="tell its mistakes apart"):
+        replace(truncate, mutants=(*truncate.mutants, twice)).cases(FRESH, 1)
+    with pytest.raises(CourseError, match="tell its mistakes apart"):  # a small table would hold all answers
+        replace(ALL["lora-count"], secret=lambda draw: (64, 64, draw.whole(2, 3), 5)).cases(FRESH, 4)
+
+
+#: What computes with tensors of fp64, and does not ask for one number more exactly than fp32 holds it.
+WIDE = [
+    e
+    for e in ALL.values()
+    if torch.float64 in {t.dtype for t in tensors(e.inputs(0))} and e.id != "qlora-noise"
+]
+
+
+@pytest.mark.parametrize("exercise", WIDE, ids=[e.id for e in WIDE])
+def test_an_answer_worked_out_in_single_precision_counts(exercise):
+    def single(value):
+        return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    cases = cases_of(exercise.id, FRESH, 2 * exercise.kinds)
+    assert score(exercise, cases, lambda *a: exercise.reference(*map(single, a))) == len(cases), FRESH
+
+
+# What only looks right ------------------------------------------------------------------------------------
+
+
+class Yes:
+    r"""Equal to everything."""
+
+    def __eq__(self, other):
+        return True
+
+    def __getattr__(self, name):
+        return Yes()
+
+    def __call__(self, *_, **__):
+        return Yes()
+
+
+def table_of_public_answers(exercise):
+    r"""Knows the public cases; gives the answer of one of them to what it does not know."""
+    known = {repr(exercise.inputs(seed)): exercise.answer(exercise.inputs(seed)) for seed in SEEDS}
+    assert all(repr(exercise.inputs(seed)) in known for seed in SEEDS)
+    return lambda *arguments: known.get(repr(arguments), next(iter(known.values())))
+
+
+CHEATS = {
+    "a table of the public answers": table_of_public_answers,
+    "an object that is equal to everything": lambda exercise: lambda *_: Yes(),
+    "a tuple of such objects": lambda exercise: lambda *_: (Yes(), Yes()),
+    "its own arguments": lambda exercise: lambda *arguments: arguments,
+    "its first argument": lambda exercise: lambda *arguments: arguments[0],
+    "nothing": lambda exercise: lambda *_: None,
+    "True": lambda exercise: lambda *_: True,
+    "0": lambda exercise: lambda *_: 0,
+    "NaN": lambda exercise: lambda *_: float("nan"),
+    "a tensor of NaN": lambda exercise: lambda *a: torch.full_like(exercise.answer(a), torch.nan),
+    "words": lambda exercise: lambda *_: "the right answer",
+    "the source of the reference": lambda exercise: lambda *_: exercise.reference,
+    "the right answer in a class of its own": lambda exercise: lambda *a: Own(exercise.answer(a)),
+}
+
+
+class Own(tuple):
+    __slots__ = ()
+
+    def __new__(cls, value):
+        return super().__new__(cls, value if isinstance(value, tuple) else (value,))
+
+
+@each_exercise
+def test_what_only_looks_right_scores_nothing(exercise):
+    cases = cases_of(exercise.id, FRESH, 2 * exercise.kinds)
+    scores = {name: score(exercise, cases, cheat(exercise)) for name, cheat in CHEATS.items()}
+    assert scores == dict.fromkeys(CHEATS, 0), FRESH
+
+
+@each_exercise
+def test_a_verdict_gives_nothing_away(exercise):
+    r"""Whatever comes out of the box, what is said of it holds no number of the case, its answer or the value."""
+    (arguments, *_), numbers = cases_of(exercise.id, FRESH, 2 * exercise.kinds), []
+    for value in (123456.789, 987654, "s3cret", (123456.789, 987654), torch.full((2, 3), 123456.789), None):
+        said = judge(exercise, arguments, value)
+        assert said and "\n" not in said and len(said) < 150
+        assert not any(part in said.replace(",", "") for part in ("123456", "987654", "s3cret"))
+        numbers.append(said)
+    assert len(set(numbers)) > 1
+
+
+def test_a_value_that_cannot_be_compared_is_wrong():
+    exercise = ALL["lora-merge"]
+    (arguments,) = exercise.cases(FRESH, 1)
+    sparse = exercise.answer(arguments).to_sparse()
+    said = judge(exercise, arguments, sparse)
+    assert said is not None and said.startswith("it returns something that cannot be compared")
