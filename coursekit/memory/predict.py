@@ -8,7 +8,8 @@ from typing import Any
 from coursekit import counts
 from coursekit.architecture import Architecture
 from coursekit.errors import CourseError, unknown
-from coursekit.memory.activations import Setting, Training
+from coursekit.memory.activations.setting import Setting
+from coursekit.memory.activations.training import Training
 from coursekit.memory.breakdown import Breakdown
 from coursekit.memory.inserted import AFTER, BEFORE, Added, Inserted, inserted
 from coursekit.memory.moments import activations

@@ -8,6 +8,11 @@ from typing import NamedTuple
 
 from coursekit.architecture import Architecture
 from coursekit.counts import Named
+from coursekit.methods.mechanism.modules import matches
+from coursekit.quantization.blocks import DECODED
+from coursekit.quantization.codes import code
+from coursekit.quantization.fused import LARGE
+from coursekit.quantization.packing import packed_bytes
 
 #: Scales that are quantized themselves: 8 bits each, one fp32 scale for so many of them.
 SCALES = 256
@@ -35,9 +40,6 @@ class Quantized:
         $\frac{k}{8} + \frac{4}{B}$ a weight; with `double` $\frac{k}{8} + \frac{1}{B} + \frac{4}{256 B}$, and
         4 bytes for the mean of the scales.
         """
-        from coursekit.quantization.codes import code
-        from coursekit.quantization.packing import packed_bytes
-
         bits = (len(code(self.code)) - 1).bit_length()
         blocks = -(-size // self.block)
         scales = blocks + 4 * -(-blocks // SCALES) + 4 if self.double else 4 * blocks
@@ -45,8 +47,6 @@ class Quantized:
 
     def matrices(self, arch: Architecture) -> frozenset[str]:
         r"""Names of the matrices that are in codes, as `Architecture` has them."""
-        from coursekit.methods.mechanism.modules import matches
-
         return frozenset(
             m.name
             for m in arch.matrices
@@ -59,9 +59,6 @@ class Quantized:
         On a CPU it is unpacked in parts, which take an index (4 bytes for two codes) and an fp32 number for each
         weight of a part; on a GPU a large one by one kernel. Scales in 8 bits are unpacked first.
         """
-        from coursekit.quantization.blocks import DECODED
-        from coursekit.quantization.fused import LARGE
-
         part = min(size, DECODED) if not on_gpu else size * (size < LARGE)
         scales = 4 * -(-size // self.block) if self.double else 0
         return Unpacked(element * size, 6 * part + scales)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from coursekit.architecture import Architecture
-from coursekit.memory.activations import Training
+from coursekit.memory.activations.training import Training
 from coursekit.memory.inserted.parts import BEFORE, Added, Inserted, frozen
 
 
