@@ -119,9 +119,7 @@ def _stored(
         held += _held(arch, s, method, blocks[0][0])
         return [plain(arch, s, method.training, held, [*inside, *behind]) for inside, behind in blocks]
     forward = 0
-    if (
-        method.training.moved
-    ):  # moved weights are held until the forward ends, so its last block can be the worst moment
+    if method.training.moved:  # held until the forward pass ends, so its last block can be the worst moment
         nothing = Training(frozen)
         forward = forward_peak(arch, s, nothing, block_steps(arch, s, nothing, 0, False)[0])
     return [checkpointed(arch, s, method.training, forward, inside, behind) for inside, behind in blocks]
