@@ -16,8 +16,8 @@ Both sides start from one checkpoint, and their losses are compared, so that spe
 - traffic_mb: bytes that the operations of forward and backward read and write. Exact, whatever else the machine does.
 
 `adapters` 1.3.0 wants another transformers and so another environment (tests/fixtures/make_adapters.py says how to
-make one): there two processes take turns. How the two versions of transformers compare without any adapter is a row of
-its own, "full".
+make one; it needs jaxtyping as well): there two processes take turns. How the two versions of transformers compare
+without any adapter is a row of its own, "full".
 """
 
 from __future__ import annotations

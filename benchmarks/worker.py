@@ -21,7 +21,7 @@ from stepping import stepper
 from torch import nn
 from traffic import traffic
 
-from coursekit.memory.measure import measure  # needs PyTorch only
+from coursekit.memory.measure import measure  # needs PyTorch, transformers and jaxtyping only
 
 
 def build(library: str, name: str, base: str, adapter: str | None) -> nn.Module:

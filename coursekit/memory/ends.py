@@ -2,10 +2,23 @@ r"""What is kept before the first block and after the last one: embeddings, outp
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from coursekit.architecture import Architecture
-from coursekit.memory.activations import Setting, Training
-from coursekit.memory.breakdown import Term
+from coursekit.memory.activations.setting import Setting
+from coursekit.memory.activations.training import Training
+from coursekit.memory.breakdown import Term, summed
 from coursekit.memory.inserted.parts import Inserted
+
+
+class Head(NamedTuple):
+    r"""The task head, final norm included: what it keeps, and bytes that are there for a moment or longer."""
+
+    terms: list[Term]
+    beyond_norm: int = 0  # of what it keeps, bytes that are gone when the backward of the final norm runs
+    loss: int = 0  # on top, in the backward of the loss
+    logits: int = 0  # on top, at the end of the forward
+    waits: int = 0  # on top, through the whole backward: the first gradient of a tied table
 
 
 def embedding(
@@ -65,21 +78,12 @@ def mask(arch: Architecture, s: Setting) -> Term:
     return Term("mask", "T seq", s.tokens * s.seq * (s.element if eager else 1) * needed)
 
 
-def head(arch: Architecture, s: Setting, training: Training, task: str) -> tuple[list[Term], int, int, int]:
-    r"""(kept, extra in the loss' backward, extra at the end of the forward, held through the backward)."""
-    td = s.tokens * arch.d_model
-    rms = arch.norm == "rms"
-    terms: list[Term] = []
-    for norm in arch.outer_norms if arch.pre_norm else ():
-        wide = rms or (training.norm_copies and training.any_of(norm))
-        terms.append(Term("residual stream", "T d", td * (s.full if wide else s.element)))
-        terms.append(
-            Term("1 / rms", "T", 4 * s.tokens) if rms else Term("mean, 1 / std", "2 T", 8 * s.tokens)
-        )
-        if rms and training.weight(norm):
-            terms.append(Term("normalised", "T d", td * s.element))
+def head(arch: Architecture, s: Setting, training: Training, task: str) -> Head:
+    r"""A classifier, or the output layer over the vocabulary with its loss."""
+    norm = _final_norm(arch, s, training)
     if task == "classification":
-        return [*terms, *_classifier(arch, s, training)], 0, 0, 0
+        return Head([*norm, *_classifier(arch, s, training)])
+    terms: list[Term] = []
     table = next(m.name for m in arch.matrices if m.kind == "embedding")
     # An untied output layer is trained when everything is.
     trained = training.weight(table) if arch.tied else training.weight("lm_head")
@@ -93,7 +97,21 @@ def head(arch: Architecture, s: Setting, training: Training, task: str) -> tuple
     terms.append(Term("log softmax", "T V", 4 * tv))
     forward = tv * (s.element + (4 if s.element < 4 else 0))  # the logits, and their copy in fp32
     waits = arch.vocab * arch.d_embed * s.element if arch.tied and trained else 0
-    return terms, 2 * 4 * tv, forward, waits
+    return Head([*norm, *terms], summed(terms), 2 * 4 * tv, forward, waits)
+
+
+def _final_norm(arch: Architecture, s: Setting, training: Training) -> list[Term]:
+    td, rms = s.tokens * arch.d_model, arch.norm == "rms"
+    terms: list[Term] = []
+    for norm in arch.outer_norms if arch.pre_norm else ():
+        wide = rms or training.copies_norm(norm)
+        terms.append(Term("residual stream", "T d", td * (s.full if wide else s.element)))
+        terms.append(
+            Term("1 / rms", "T", 4 * s.tokens) if rms else Term("mean, 1 / std", "2 T", 8 * s.tokens)
+        )
+        if rms and training.weight(norm):
+            terms.append(Term("normalised", "T d", td * s.element))
+    return terms
 
 
 def _classifier(arch: Architecture, s: Setting, training: Training) -> list[Term]:

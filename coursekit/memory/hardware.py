@@ -6,7 +6,7 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 
-from coursekit.errors import unknown
+from coursekit.errors import one_of, unknown
 from coursekit.memory.breakdown import GB, GiB
 from coursekit.paths import DATA
 
@@ -39,9 +39,7 @@ class Card:
 
         What a program can use is less by some hundred MB: the driver's context, and ECC on some cards.
         """
-        if unit not in UNITS:
-            raise unknown("unit", unit, UNITS)
-        return self.memory_gb * UNITS[unit]
+        return self.memory_gb * UNITS[one_of("unit", unit, UNITS)]
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,8 @@ def card(name: str | Card) -> Card:
     r"""The GPU called `name`, in any case: "RTX 4090", "T4", "A100", "H100". CourseError for one not in the table."""
     if isinstance(name, Card):
         return name
-    key = ALIASES.get(name.lower(), name).lower()
+    key = str(name).lower()
+    key = ALIASES.get(key, key).lower()
     for found in cards():
         if found.name.lower() == key:
             return found

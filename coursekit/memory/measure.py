@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coursekit.errors import CourseError, unknown
+from coursekit.errors import CourseError, one_of
 from coursekit.memory.breakdown import Breakdown, Point
 from coursekit.memory.live import Live
 
@@ -48,8 +48,8 @@ def measure(
         raise CourseError(
             "the batch has no labels, so there is no loss to run backward; prepare it for training"
         )
-    if optimizer is not None and optimizer not in OPTIMIZERS:
-        raise unknown("optimizer", optimizer, OPTIMIZERS)
+    if optimizer is not None:
+        one_of("optimizer", optimizer, OPTIMIZERS)
     device = trained[0].device
     with _as_it_was(model, trained, checkpointing):
         step = _on_cuda if device.type == "cuda" else _on_cpu

@@ -1,43 +1,40 @@
-r"""What is alive at the moments of a training step that matter: forward, loss, backward, block by block."""
+r"""What is alive at the moments of a training step that matter, block by block.
+
+    moment               alive (each line has what the line above left)
+    forward: embedding   what the embedding keeps
+    forward: block i     + what block i keeps                        and, for a moment, its locals
+    forward: head        + what the head keeps                       and the logits
+    kept                 all that waits for the backward pass
+    loss                                                             two more of the logits' size, in fp32
+    backward: head       - log softmax, + the gradient of the logits
+    backward: block i    - the head, - the blocks behind i           and block i's gradients, or its recomputation
+    backward: embedding  only the gradient of the embedding's output
+
+A tied table has two gradients, from the output layer at once and from the input at the very end: the first one waits
+through the whole backward pass, and for a moment both stand beside their sum. Moved weights that nobody keeps are
+there while the forward pass lasts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from coursekit.architecture import Architecture
-from coursekit.memory.activations import (
-    Moved,
-    Setting,
-    Step,
-    Training,
-    backward_peak,
-    block_steps,
-    kept,
-)
+from coursekit.memory.activations.block import block_steps
+from coursekit.memory.activations.forward import forward_peak
+from coursekit.memory.activations.moved import Moved
+from coursekit.memory.activations.norm import norm_work
+from coursekit.memory.activations.setting import Setting
+from coursekit.memory.activations.step import Step
+from coursekit.memory.activations.stored import Stored, checkpointed, plain
+from coursekit.memory.activations.training import Training
 from coursekit.memory.breakdown import Point, Term, summed
-from coursekit.memory.ends import embedding, head, mask, shared
-from coursekit.memory.inserted.parts import Inserted
-from coursekit.memory.transient import forward_peak, norm_work
+from coursekit.memory.ends import Head, embedding, head, mask, shared
+from coursekit.memory.inserted.parts import Inserted, frozen
 
-#: What the head keeps beyond the final norm.
-_HEAD = ("log softmax", "input of the output layer", "moved output layer")
-
-
-@dataclass(frozen=True)
-class Stored:
-    r"""One block: what stays of it after its forward, and the most that its forward and its backward need on top."""
-
-    steps: Sequence[Step]
-    terms: tuple[Term, ...]
-    forward: int
-    backward: int  # what stays of it is gone by then, or among these bytes
-
-    @property
-    def bytes(self) -> int:
-        r"""What stays."""
-        return summed(self.terms)
+#: (steps inside a block, steps behind it) of each block.
+Blocks = list[tuple[list[Step], list[Step]]]
 
 
 def activations(
@@ -47,110 +44,100 @@ def activations(
 
     arrivals: bytes of gradients of the head, of each block, of the embedding.
     """
-    td, training = s.tokens * arch.d_model * s.element, method.training
     before, flows = embedding(arch, s, method, checkpointing)
-    drawn, passing, last = summed(method.drawn), 0, 0
-    if training.moved:
-        passing, last = _moved(arch, s, training.moved, checkpointing)
     before += method.drawn
-    blocks: list[tuple[list[Step], list[Step]]] = []
+    blocks: Blocks = []
     for layer in range(arch.n_layers):
-        inside, behind, flows = block_steps(arch, s, training, layer, flows)
+        inside, behind, flows = block_steps(arch, s, method.training, layer, flows)
         blocks.append((inside, behind))
-    unkept = [mask(arch, s), *shared(arch, s)]
-    for term in unkept[:]:
-        if checkpointing or _attention_keeps(term, s, blocks):
-            unkept.remove(term)
-            before.append(term)
-    if checkpointing:
-        stored = [_recomputed(arch, s, training, *block) for block in blocks]
-        if (
-            training.moved
-        ):  # these are held until the forward pass ends, so its last block can be the worst moment
-            frozen = Training(lambda path: False)
-            once = forward_peak(arch, s, frozen, block_steps(arch, s, frozen, 0, False)[0])
-            stored = [replace(block, forward=once) for block in stored]
-    else:
-        held = summed(unkept) + _held(arch, s, method, blocks[0][0])
-        stored = [_stored(arch, s, training, held, [*inside, *behind]) for inside, behind in blocks]
-    after, at_loss, at_logits, partial = head(arch, s, training, task)
-    kept_loss = sum(t.bytes for t in after if t.name == "log softmax")
-    # What the head kept beyond the final norm has gone when that norm's backward runs.
-    table = sum(t.bytes for t in after if t.name == "moved output layer")  # one of those that are passing
-    head_off = sum(t.bytes for t in after if t.name in _HEAD)
+    everywhere = [mask(arch, s), *shared(arch, s)]  # made once, for all blocks
+    kept_of_it = [t for t in everywhere if checkpointing or _attention_keeps(t, s, blocks)]
+    before += kept_of_it
+    stored = _stored(arch, s, method, blocks, summed(everywhere) - summed(kept_of_it), checkpointing)
+    after = head(arch, s, method.training, task)
+    passing, last = _moved(arch, s, method.training.moved, checkpointing)
 
-    now = summed(before)
+    forward = _forward(summed(before), stored, after, passing)
+    kept = forward[-1].activations
+    backward = _backward(kept - summed(after.terms), stored, arrivals, after.waits)
+    end = summed(method.drawn) + 2 * after.waits + s.tokens * arch.d_model * s.element + last
+    timeline = (
+        *forward,
+        Point("loss", kept + after.loss, 0),
+        Point("backward: head", _backward_of_head(arch, s, method.training, after, kept), 0),
+        *backward,
+        Point("backward: embedding", end, sum(arrivals)),
+    )
+    return dict(
+        activations=max(p.activations for p in timeline),
+        kept=kept,
+        terms=(*before, *_listed(stored, checkpointing), *after.terms),
+        block=tuple(t for part in blocks[min(1, len(blocks) - 1)] for step in part for t in step.keeps),
+        timeline=timeline,
+    )
+
+
+def _forward(before: int, stored: Sequence[Stored], after: Head, passing: int) -> list[Point]:
+    r"""From the embedding to the moment when all is kept. passing: bytes of moved weights on the way."""
+    now = before
     points = [Point("forward: embedding", now + passing, 0)]
     for i, block in enumerate(stored):
         now += block.bytes
         points.append(Point(f"forward: block {i}", now + block.forward + passing, 0))
-    stack = now
-    now += summed(after)
-    at_norm = 0
+    now += summed(after.terms)
+    table = sum(
+        t.bytes for t in after.terms if t.name == "moved output layer"
+    )  # one of those that are passing
+    points.append(Point("forward: head", now + after.logits + passing - table, 0))
+    return [*points, Point("kept", now, 0)]
+
+
+def _backward_of_head(arch: Architecture, s: Setting, training: Training, after: Head, kept: int) -> int:
+    r"""The loss has let go, the gradient of the logits and of a tied table are there; or the final norm works."""
+    log_softmax = sum(t.bytes for t in after.terms if t.name == "log softmax")
+    most = kept + s.element * log_softmax // 4 - log_softmax + after.waits
     for path in arch.outer_norms if arch.pre_norm else ():
-        at_norm = now - head_off + norm_work(arch, s, training, path) + partial
-    points += [
-        Point("forward: head", now + at_logits + passing - table, 0),
-        Point("kept", now, 0),
-        Point("loss", now + at_loss, 0),
-        # The loss has let go, the gradient of the logits and of a tied table are there.
-        Point("backward: head", max(now + s.element * kept_loss // 4 - kept_loss + partial, at_norm), 0),
-    ]
-    total, now, arrived = now, stack, arrivals[0]
+        most = max(most, kept - after.beyond_norm + norm_work(arch, s, training, path) + after.waits)
+    return most
+
+
+def _backward(stack: int, stored: Sequence[Stored], arrivals: list[int], waits: int) -> list[Point]:
+    r"""Block by block, from the last to the first. stack: bytes that stay before any of them has let go."""
+    points, arrived = [], arrivals[0]
     for i, block in reversed(list(enumerate(stored))):
-        now -= block.bytes
-        points.append(Point(f"backward: block {i}", now + partial + block.backward, arrived))
+        stack -= block.bytes
+        points.append(Point(f"backward: block {i}", stack + waits + block.backward, arrived))
         arrived += arrivals[1 + i]
-    # A tied table has two gradients, from the output layer at once and from the input at the very end. The first one
-    # waits through the whole backward pass, and for a moment both stand beside their sum.
-    points.append(Point("backward: embedding", drawn + 2 * partial + td + last, arrived + arrivals[-1]))
-    return dict(
-        activations=max(p.activations for p in points),
-        kept=total,
-        terms=(*before, *_listed(stored, checkpointing), *after),
-        block=tuple(t for part in blocks[min(1, len(blocks) - 1)] for step in part for t in step.keeps),
-        timeline=tuple(points),
-    )
+    return points
 
 
-def _moved(arch: Architecture, s: Setting, moved: Moved, checkpointing: bool) -> tuple[int, int]:
+def _stored(
+    arch: Architecture, s: Setting, method: Inserted, blocks: Blocks, held: int, checkpointing: bool
+) -> list[Stored]:
+    r"""The blocks between forward and backward. held: bytes that are there for all of them, and nobody keeps."""
+    if not checkpointing:
+        held += _held(arch, s, method, blocks[0][0])
+        return [plain(arch, s, method.training, held, [*inside, *behind]) for inside, behind in blocks]
+    forward = 0
+    if method.training.moved:  # held until the forward pass ends, so its last block can be the worst moment
+        nothing = Training(frozen)
+        forward = forward_peak(arch, s, nothing, block_steps(arch, s, nothing, 0, False)[0])
+    return [checkpointed(arch, s, method.training, forward, inside, behind) for inside, behind in blocks]
+
+
+def _moved(arch: Architecture, s: Setting, moved: Moved | None, checkpointing: bool) -> tuple[int, int]:
     r"""Bytes of moved weights that the forward pass holds and nothing keeps, and of the last group's end."""
+    if moved is None:
+        return 0, 0
     passing = s.element * moved.tables
     if checkpointing:
         passing += s.element * sum(moved.groups[: arch.n_layers])
     if len(moved.groups) == arch.n_layers:  # nothing but blocks
         return passing, 0
-    tied = s.element * arch.vocab * arch.d_embed if arch.tied and not arch.encoder else 0  # `partial` has it
+    tied = (
+        s.element * arch.vocab * arch.d_embed if arch.tied and not arch.encoder else 0
+    )  # the one that waits
     return passing, s.element * moved.groups[-1] - tied + moved.backward(arch.n_layers, s)
-
-
-def _stored(arch: Architecture, s: Setting, training: Training, held: int, steps: Sequence[Step]) -> Stored:
-    r"""A block that keeps all that its backward asks for. held: alive beside it in every block's forward."""
-    terms = tuple(t for step in steps for t in step.keeps)
-    forward = forward_peak(arch, s, training, steps) - kept(steps) + held
-    return Stored(steps, terms, forward, backward_peak(steps))
-
-
-def _recomputed(
-    arch: Architecture, s: Setting, training: Training, inside: Sequence[Step], behind: Sequence[Step]
-) -> Stored:
-    r"""A checkpointed block: its input stays, and what a method does behind it."""
-    td = s.tokens * arch.d_model * s.element
-    terms = (Term("inputs of the blocks", "T d", td), *(t for step in behind for t in step.keeps))
-    # One of the tensors that the recomputed block keeps is its input, or the input is among the locals of the forward.
-    names = {t.name for t in inside[1 if training.moved else 0].keeps}
-    shared = "residual stream" in names or "input of q, k, v" in names
-    # Recomputed weights that are moved stay until the next block is recomputed.
-    backward = backward_peak(inside, beside=True) + (0 if shared else td)
-    # The recomputation stops when the last tensor is there that is kept; the backward begins before it, and waits.
-    done = list(inside)
-    while done[-1].forward is not None and not done[-1].keeps:
-        done.pop()
-    if "sum before the norm, in fp32" in {t.name for t in done[-1].keeps}:
-        td = s.full * s.tokens * arch.d_model  # an fp32 copy of a norm gets its gradient in fp32
-    waiting = max([td, *(step.work for step in inside[len(done) :])])
-    again = forward_peak(arch, s, training, done) + waiting
-    return Stored(inside, terms, 0, max(backward, again, td + backward_peak(behind)))
 
 
 def _held(arch: Architecture, s: Setting, method: Inserted, first: Sequence[Step]) -> int:
@@ -166,7 +153,7 @@ def _held(arch: Architecture, s: Setting, method: Inserted, first: Sequence[Step
     return held + td * (arch.encoder and bool(method.prompt or method.vectors))
 
 
-def _attention_keeps(term: Term, s: Setting, blocks: Sequence[tuple[list[Step], list[Step]]]) -> bool:
+def _attention_keeps(term: Term, s: Setting, blocks: Blocks) -> bool:
     r"""Whether an attention keeps the shared tensor `term`: rotations do, and of the masks fused kernels their own."""
     if term.name == "mask" or (term.name.startswith("mask") and s.attention != "flash"):
         return False
@@ -174,6 +161,7 @@ def _attention_keeps(term: Term, s: Setting, blocks: Sequence[tuple[list[Step], 
 
 
 def _listed(stored: Sequence[Stored], checkpointing: bool) -> list[Term]:
+    r"""The lines of a bill for what stays of the blocks."""
     if not checkpointing:
         return [Term(f"block {i}", "see `block`", block.bytes) for i, block in enumerate(stored)]
     inputs, behind = sum(b.terms[0].bytes for b in stored), sum(summed(b.terms[1:]) for b in stored)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from coursekit.errors import unknown
+from coursekit.errors import one_of
+from coursekit.quantization.dynamic import BLOCK, SMALLEST
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,11 @@ class Precision:
         r"""Bytes of one optimizer state: PyTorch's optimizers keep it in the precision of what they update."""
         return self.master or self.weight
 
+    @classmethod
+    def of(cls, name: str) -> Precision:
+        r"""The precision called `name`; CourseError, with a suggestion, for a name that is none."""
+        return PRECISIONS[one_of("precision", name, PRECISIONS)]
+
 
 PRECISIONS = {
     "fp32": Precision(4),
@@ -32,24 +38,13 @@ PRECISIONS = {
 #: States for each trained parameter.
 STATES = {"adamw": 2, "adamw8bit": 2, "sgd": 0, "sgd-momentum": 1}
 
-#: bitsandbytes: states in blocks of 256 with one fp32 absmax each; tensors below 4096 elements stay in fp32.
-BLOCK, SMALLEST = 256, 4096
-#: Its two code tables (signed for momentum, unsigned for variance), 256 fp32 numbers each, one pair for all tensors.
+#: Bytes of the two code tables of 8-bit states (signed for momentum, unsigned for variance), one pair for all tensors.
 TABLES = 2 * 256 * 4
-
-
-def precision(name: str) -> Precision:
-    r"""The precision called `name`; CourseError, with a suggestion, for a name that is none."""
-    if name not in PRECISIONS:
-        raise unknown("precision", name, PRECISIONS)
-    return PRECISIONS[name]
 
 
 def states(name: str | None) -> int:
     r"""How many states optimizer `name` keeps for each parameter."""
-    if name is not None and name not in STATES:
-        raise unknown("optimizer", name, STATES)
-    return STATES[name] if name else 0
+    return 0 if name is None else STATES[one_of("optimizer", name, STATES)]
 
 
 def optimizer_bytes(sizes: Iterable[int], optimizer: str | None, state: int, step: bool = True) -> int:

@@ -2,17 +2,18 @@ r"""What training needs, from the config alone: weights, gradients, optimizer st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from coursekit import counts
 from coursekit.architecture import Architecture
-from coursekit.errors import CourseError, unknown
-from coursekit.memory.activations import Setting, Training
+from coursekit.errors import CourseError, flag, number, one_of, whole
+from coursekit.memory.activations.setting import Setting
+from coursekit.memory.activations.training import Training
 from coursekit.memory.breakdown import Breakdown
 from coursekit.memory.inserted import AFTER, BEFORE, Added, Inserted, inserted
 from coursekit.memory.moments import activations
-from coursekit.memory.precision import optimizer_bytes, precision, states
+from coursekit.memory.precision import Precision, optimizer_bytes, states
 from coursekit.memory.quantized import Quantized
 
 
@@ -24,10 +25,9 @@ def bill(
     The lecture's example: `bill(10e9)` is 20 GB of weights, 20 GB of gradients and 120 GB for the optimizer (40 GB
     of master weights and 80 GB of momentum and variance). `bill(70e9, 0, "fp32")`: 280 GB to load 70 B parameters.
     """
-    p = _precision(precision)
-    n, trained = int(n), int(n if trained is None else trained)
-    if not 0 <= trained <= n:
-        raise CourseError(f"{trained} of {n} parameters cannot be trained: give a number from 0 to {n}")
+    p = Precision.of(precision)
+    n = int(number("n", n, least=0, such_as=1e9))
+    trained = int(number("trained", n if trained is None else trained, least=0, most=n))
     if optimizer == "adamw8bit":  # without shapes: as one tensor
         state = optimizer_bytes([trained], optimizer, p.state)
     else:
@@ -67,9 +67,15 @@ def predict(
     """
     arch = counts.architecture(config)
     task = task or ("classification" if arch.encoder else "causal")
-    num_labels = num_labels or int(getattr(config, "num_labels", 2))
-    _check(batch, seq, attention, device)
-    p = _precision(precision)
+    num_labels = int(getattr(config, "num_labels", 2)) if num_labels is None else num_labels
+    whole("batch", batch, least=1, such_as=8)
+    whole("seq", seq, least=1, such_as=128)
+    whole("num_labels", num_labels, least=1, such_as=2)
+    one_of("attention", attention, ("sdpa", "eager"))
+    one_of("device", device, ("cpu", "cuda"))
+    for name, value in (("checkpointing", checkpointing), ("padded", padded)):
+        flag(name, value)
+    p = Precision.of(precision)
     base = counts.tensors(arch, task, num_labels)
     training, copied, trained = _trained(arch, config, method, base)
     added = [t.size for t in training.added]
@@ -160,15 +166,3 @@ def _kernel(arch: Architecture, attention: str, on_gpu: bool) -> str:
         return "eager"
     # The CPU's fused kernel has no dropout; CUDA's have.
     return "math" if arch.attention_dropout and not on_gpu else "flash"
-
-
-def _check(batch: int, seq: int, attention: str, device: str) -> None:
-    if batch < 1 or seq < 1:
-        raise CourseError(f"batch={batch}, seq={seq}: both must be at least 1")
-    if attention not in ("sdpa", "eager"):
-        raise unknown("attention", attention, ("sdpa", "eager"))
-    if device not in ("cpu", "cuda"):
-        raise unknown("device", device, ("cpu", "cuda"))
-
-
-_precision: Callable = precision

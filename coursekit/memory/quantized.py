@@ -8,9 +8,14 @@ from typing import NamedTuple
 
 from coursekit.architecture import Architecture
 from coursekit.counts import Named
-
-#: Scales that are quantized themselves: 8 bits each, one fp32 scale for so many of them.
-SCALES = 256
+from coursekit.errors import flag
+from coursekit.methods.mechanism.modules import matches
+from coursekit.quantization.bit_stream import packed_bytes
+from coursekit.quantization.blocks import DECODED
+from coursekit.quantization.checks import block_of
+from coursekit.quantization.codes import code
+from coursekit.quantization.dynamic import BLOCK
+from coursekit.quantization.fused import LARGE
 
 
 class Unpacked(NamedTuple):
@@ -29,24 +34,28 @@ class Quantized:
     double: bool = True
     skip: tuple[str, ...] = ("lm_head",)
 
+    def __post_init__(self) -> None:
+        code(self.code)
+        block_of(self.block, self._bits)
+        flag("double", self.double)
+        object.__setattr__(self, "skip", (self.skip,) if isinstance(self.skip, str) else tuple(self.skip))
+
+    @property
+    def _bits(self) -> int:
+        return (len(code(self.code)) - 1).bit_length()
+
     def nbytes(self, size: int) -> int:
         r"""Bytes of a matrix of `size` weights. With k bits and blocks of B, for sizes that fit the blocks,
 
         $\frac{k}{8} + \frac{4}{B}$ a weight; with `double` $\frac{k}{8} + \frac{1}{B} + \frac{4}{256 B}$, and
         4 bytes for the mean of the scales.
         """
-        from coursekit.quantization.codes import code
-        from coursekit.quantization.packing import packed_bytes
-
-        bits = (len(code(self.code)) - 1).bit_length()
         blocks = -(-size // self.block)
-        scales = blocks + 4 * -(-blocks // SCALES) + 4 if self.double else 4 * blocks
-        return packed_bytes(size, bits) + scales
+        scales = blocks + 4 * -(-blocks // BLOCK) + 4 if self.double else 4 * blocks
+        return packed_bytes(size, self._bits) + scales
 
     def matrices(self, arch: Architecture) -> frozenset[str]:
         r"""Names of the matrices that are in codes, as `Architecture` has them."""
-        from coursekit.methods.mechanism.modules import matches
-
         return frozenset(
             m.name
             for m in arch.matrices
@@ -59,9 +68,6 @@ class Quantized:
         On a CPU it is unpacked in parts, which take an index (4 bytes for two codes) and an fp32 number for each
         weight of a part; on a GPU a large one by one kernel. Scales in 8 bits are unpacked first.
         """
-        from coursekit.quantization.blocks import DECODED
-        from coursekit.quantization.fused import LARGE
-
         part = min(size, DECODED) if not on_gpu else size * (size < LARGE)
         scales = 4 * -(-size // self.block) if self.double else 0
         return Unpacked(element * size, 6 * part + scales)

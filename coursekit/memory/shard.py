@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, number, whole
 from coursekit.memory.breakdown import GB, Breakdown
 from coursekit.memory.hardware import Card, card
 
@@ -23,8 +23,7 @@ def shard(bill: Breakdown, n_gpus: int, stage: int = 3) -> Breakdown:
     Activations are not divided: each GPU computes a batch of its own, the one that `bill` was made for. In stage 3 a
     layer's weights are gathered while it computes, which comes on top: `max` over the layers, not counted here.
     """
-    if isinstance(n_gpus, bool) or not isinstance(n_gpus, int) or n_gpus < 1:
-        raise CourseError(f"n_gpus={n_gpus!r}: give a whole number from 1 up")
+    whole("n_gpus", n_gpus, least=1, such_as=8)
     if stage not in STAGES:
         raise CourseError(f"stage={stage!r}: ZeRO has the stages 1, 2 and 3; 0 means that nothing is divided")
     # Rounded up: the shards are made equally long by padding.
@@ -44,7 +43,7 @@ def gpus_needed(
     """
     size = card(gpu).capacity(unit)
     if stage is None:
-        total = bill.total if isinstance(bill, Breakdown) else bill
+        total = bill.total if isinstance(bill, Breakdown) else number("bill", bill, least=0, such_as=160e9)
         return max(1, -(-int(total) // size))
     if not isinstance(bill, Breakdown):
         raise CourseError(

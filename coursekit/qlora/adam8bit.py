@@ -6,32 +6,33 @@ Two bytes a parameter instead of eight, and 4/256 for each state's scales.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from coursekit.memory.precision import BLOCK, SMALLEST
 from coursekit.qlora.optimizer import (
+    CheckedAdamW,
     check_finite,
-    check_parameters,
-    check_settings,
     check_state,
-    evaluated,
     flat,
     saved_states,
     step_,
-    with_gradients,
 )
-from coursekit.quantization.dynamic import dequantize_8bit, dynamic_map, quantize_8bit
+from coursekit.quantization.dynamic import (
+    BLOCK,
+    SMALLEST,
+    dequantize_8bit,
+    dynamic_map,
+    quantize_8bit,
+)
 
 #: Elements that are fp32 at a time, a multiple of the block: so the peak is no multiple of the largest tensor.
 PART = 2**20
 
 
-class AdamW8bit(Optimizer):
+class AdamW8bit(CheckedAdamW):
     r"""AdamW whose two states are block-wise 8-bit codes: the mean of the gradient in the signed dynamic map, the mean
     of its square in the unsigned one, in blocks of 256 with an fp32 absmax each.
 
@@ -64,31 +65,16 @@ class AdamW8bit(Optimizer):
         *,
         zero_variance: bool = False,
     ):
-        check_settings(lr, betas, eps, weight_decay)
         self.zero_variance = zero_variance
         #: The two code tables, one pair for each device. Constants, so no part of the state that is saved.
         self.maps: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+        super().__init__(params, lr, betas, eps, weight_decay)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        r"""Train more parameters, with settings of their own where the group names them."""
-        super().add_param_group(param_group)
-        try:
-            check_parameters(param_group["params"])
-            check_settings(**{name: param_group[name] for name in ("lr", "betas", "eps", "weight_decay")})
-        except Exception:
-            self.param_groups.pop()
-            raise
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        r"""Update every parameter that has a gradient; returns what `closure`, if there is one, returned."""
-        loss = evaluated(closure)
-        work = with_gradients(self)
+    def update(self, work: Sequence[tuple[dict[str, Any], nn.Parameter]]) -> None:
+        r"""Each parameter part by part: its states from codes to fp32, AdamW's step, and back to codes."""
         check_finite([p.grad for _, p in work])
         for group, p in work:
             self._update(p, group)
-        return loss
 
     def _update(self, p: nn.Parameter, group: dict[str, Any]) -> None:
         state = self.state[p] or self._start(p)
@@ -178,6 +164,6 @@ def _shapes(p: nn.Parameter) -> dict[str, tuple[torch.Size, str]]:
     if p.numel() < SMALLEST:
         return {name: (p.shape, "fractions") for name in ("state1", "state2")}
     blocks = torch.Size([-(-p.numel() // BLOCK)])
-    return {name: (p.shape, "whole numbers") for name in ("state1", "state2")} | {
+    return {name: (p.shape, "integers") for name in ("state1", "state2")} | {
         name: (blocks, "fractions") for name in ("absmax1", "absmax2")
     }

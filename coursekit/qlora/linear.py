@@ -27,6 +27,18 @@ from coursekit.quantization.bnb import from_state_dict, to_state_dict
 from coursekit.quantization.double import Double
 
 
+class PlainLinear4bit(nn.Module):
+    r"""The equation as it stands. Autograd keeps the unpacked weight until the backward pass; `Linear4bit` does not."""
+
+    def __init__(self, q: Blockwise, b: Float[Tensor, " out"] | None = None):
+        super().__init__()
+        self.q, self.b = q, b
+
+    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        W = self.q.dequantize().to(x.dtype)  # (out, in)
+        return F.linear(x, W, self.b)  # (*batch, in)(in, out) -> (*batch, out)
+
+
 class QuantizedProduct(torch.autograd.Function):
     r"""$xW^\top + b$ for a W that exists only while it is multiplied with.
 
@@ -42,7 +54,7 @@ class QuantizedProduct(torch.autograd.Function):
         b: Float[Tensor, " out"] | None,
     ) -> Float[Tensor, "*batch out"]:
         ctx.q = q
-        return F.linear(x, q.dequantize().to(x.dtype), b)
+        return F.linear(x, q.dequantize().to(x.dtype), b)  # (*batch, in)(in, out) -> (*batch, out)
 
     @staticmethod
     @once_differentiable
@@ -59,7 +71,7 @@ class Linear4bit(nn.Linear):
     r"""`nn.Linear`, or GPT-2's `Conv1D`, with its weight as block-wise codes: four bits, or any other `Blockwise`.
 
     weight: codes of W, (out, in); of a Conv1D, which stores $W^\top$, as well. compute_dtype: the precision of the
-    product, None for that of the input. The answer has the precision of the input. bias: of any precision, may train.
+    product, None for that of the input. The output has the precision of the input. bias: of any precision, may train.
 
     What is stored are buffers, in their own precision whatever the model is brought to. In a state dict they have
     bitsandbytes' keys.
@@ -82,7 +94,7 @@ class Linear4bit(nn.Linear):
         if bias is not None and not isinstance(bias, nn.Parameter):
             bias = nn.Parameter(bias, requires_grad=False)
         self.register_parameter("bias", bias)
-        self.compute_dtype, self.conv1d = compute_dtype, conv1d
+        self.compute_dtype, self.conv1d = floating("compute_dtype", compute_dtype), conv1d
 
     @classmethod
     def from_linear(
@@ -134,11 +146,11 @@ class Linear4bit(nn.Linear):
         return self.quantized.dequantize()
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-        answer = autocast_dtype(x) or x.dtype
-        dtype = self.compute_dtype or answer
+        output = autocast_dtype(x) or x.dtype
+        dtype = self.compute_dtype or output
         bias = None if self.bias is None else self.bias.to(dtype)
         with without_autocast(x):  # which would bring the product to its own precision
-            return QuantizedProduct.apply(x.to(dtype), self.quantized, bias).to(answer)
+            return QuantizedProduct.apply(x.to(dtype), self.quantized, bias).to(output)
 
     def dense(
         self, weight: Float[Tensor, "out in"] | None = None, bias: Float[Tensor, " out"] | None = None
@@ -204,3 +216,10 @@ class Linear4bit(nn.Linear):
             errors.append(f"{name} is {tuple(q.shape)} in the state dict and {tuple(self.shape)} here")
             return
         self.quantized = copy.deepcopy(q).to(self.packed.device)  # the state dict keeps its own tensors
+
+
+def floating(name: str, dtype: Any) -> torch.dtype | None:
+    r"""`dtype` where it is None or one of floating-point numbers; else a CourseError."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise CourseError(f"{name} must be a floating-point dtype, such as torch.bfloat16; got {dtype!r}.")
+    return dtype

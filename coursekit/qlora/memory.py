@@ -16,6 +16,7 @@ from coursekit.errors import unknown
 from coursekit.memory.breakdown import Breakdown
 from coursekit.memory.predict import predict
 from coursekit.memory.quantized import Quantized
+from coursekit.methods.lora import LoRA
 from coursekit.paths import DATA
 
 
@@ -77,8 +78,6 @@ def qlora_bill(
     checkpointing, one row. The adapters and their optimizer are in fp32, as everywhere in the course. quantized=None:
     the same with a base in 16 bits, which is plain LoRA.
     """
-    from coursekit.methods import LoRA
-
     return predict(
         llama_config(size),
         LoRA(r=r, alpha=16, targets="all-linear"),

@@ -19,10 +19,10 @@ from coursekit.errors import CourseError, unknown
 from coursekit.methods.lora import LoRALayer
 from coursekit.methods.mechanism.attachment import attached, unmerged
 from coursekit.qlora.linear import Linear4bit
+from coursekit.quantization.bit_stream import unpack
 from coursekit.quantization.blockwise import Blockwise, quantize_blockwise
 from coursekit.quantization.codes import code
 from coursekit.quantization.double import Double
-from coursekit.quantization.packing import unpack
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, flag
 from coursekit.methods.mechanism.modules import head_names, matches, replace
-from coursekit.qlora.linear import Linear4bit
+from coursekit.qlora.linear import Linear4bit, floating
+from coursekit.quantization.checks import block_of
 from coursekit.quantization.codes import code as table
 
 #: Left alone unless something else is asked for. A model without an output layer has none to leave alone.
@@ -38,10 +39,13 @@ def quantize_model(
     One layer after the other: at no time is more than one weight there in both forms. An interrupted call can be
     called again, and goes on.
 
-    Raises CourseError, before anything is changed, for an unknown code, a weight that is not finite or not in memory,
-    a model that carries methods, a name in `skip` that fits no module, and a model with nothing to quantize.
+    Raises CourseError, before anything is changed, for settings that make no sense, a weight that is not finite or
+    not in memory, a model that carries methods, a name in `skip` that fits no module, and a model with nothing to
+    quantize.
     """
-    table(code)
+    block_of(block, (len(table(code)) - 1).bit_length())
+    flag("double", double)
+    floating("compute_dtype", compute_dtype)
     if getattr(model, "_coursekit", None) is not None:
         raise CourseError(
             "this model carries methods: quantize first, then attach; to put a trained adapter into 4 bits, call "
@@ -74,6 +78,8 @@ def quantize_model(
 
 def quantizable(model: nn.Module, skip: Iterable[str] | str = SKIP) -> list[str]:
     r"""Paths of the layers that `quantize_model` would put into 4 bits. CourseError for a skip that fits nothing."""
+    if not isinstance(model, nn.Module):
+        raise CourseError(f"model must be a PyTorch model; got {type(model).__name__}.")
     skip = (skip,) if isinstance(skip, str) else tuple(skip)
     linear = [path for path, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     for name in skip:

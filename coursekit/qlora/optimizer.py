@@ -3,7 +3,8 @@ r"""What the optimizers here share: settings that make sense, gradients that can
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,44 +13,70 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, number
 
 #: Above this a squared gradient is no finite float32.
 LARGEST = math.sqrt(torch.finfo(torch.float32).max)
 
 
-def check_settings(lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
-    r"""CourseError for settings of AdamW that make no sense."""
-    for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
-        if not value >= 0:
-            raise CourseError(f"{name}={value!r}: it must be at least 0")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise CourseError(f"betas={betas!r}: give two numbers from 0 to below 1, such as (0.9, 0.999)")
+class CheckedAdamW(Optimizer, ABC):
+    r"""AdamW's settings, groups and closures, checked; how the states are kept is for subclasses to say."""
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        **kernel: bool,
+    ):
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **kernel))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        r"""Train more parameters, with settings of their own where the group names them.
+
+        Raises CourseError for settings that make no sense and for parameters that cannot be updated.
+        """
+        super().add_param_group(param_group)
+        try:
+            self.check_group(param_group)
+        except Exception:
+            self.param_groups.pop()
+            raise
+
+    def check_group(self, group: dict[str, Any]) -> None:
+        r"""CourseError for a group that cannot be trained."""
+        for name in ("lr", "eps", "weight_decay"):
+            value = group[name]  # PyTorch takes a learning rate in a tensor, too
+            number(name, value.item() if isinstance(value, Tensor) else value, least=0)
+        betas = group["betas"]
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise CourseError(f"betas must be two numbers, such as (0.9, 0.999); got {betas!r}.")
+        for place, beta in enumerate(betas):
+            number(f"betas[{place}]", beta, least=0, below=1)
+        for p in group["params"]:
+            if not p.is_floating_point():
+                raise CourseError(f"a parameter of {p.dtype} has no gradient to follow: leave it out")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        r"""Update every parameter that has a gradient; returns what `closure`, if there is one, returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.update(with_gradients(self.param_groups))
+        return loss
+
+    @abstractmethod
+    def update(self, work: Sequence[tuple[dict[str, Any], nn.Parameter]]) -> None:
+        r"""One update of each parameter in `work`, with the settings of its group."""
 
 
-def check_parameters(parameters: list[nn.Parameter]) -> None:
-    r"""CourseError for parameters that AdamW cannot update."""
-    for p in parameters:
-        if not p.is_floating_point():
-            raise CourseError(f"a parameter of {p.dtype} has no gradient to follow: leave it out")
-
-
-def evaluated(closure: Callable[[], Any] | None) -> Any:
-    r"""What `closure` returns, computed with gradients as PyTorch's optimizers do; None without one."""
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        return closure()
-
-
-def with_gradients(optimizer: Optimizer) -> list[tuple[dict[str, Any], nn.Parameter]]:
+def with_gradients(groups: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], nn.Parameter]]:
     r"""Every parameter to update, with its group. CourseError, before any update, for a gradient that is no use."""
-    found = [
-        (group, p)
-        for group in optimizer.param_groups
-        for p in group["params"]
-        if p.grad is not None and p.numel()
-    ]
+    found = [(group, p) for group in groups for p in group["params"] if p.grad is not None and p.numel()]
     if any(p.grad.layout is not torch.strided for _, p in found):
         raise CourseError(
             "a gradient is sparse, and this optimizer keeps dense states: "
@@ -115,15 +142,15 @@ def saved_states(
             f"this state is of other parameters: groups of {saved} tensors, and here they are of {sizes}"
         )
     for group, saved_group in zip(here, there, strict=True):
-        for p, number in zip(group["params"], saved_group["params"], strict=True):
-            if number in state_dict["state"]:
-                yield p, state_dict["state"][number]
+        for p, key in zip(group["params"], saved_group["params"], strict=True):
+            if key in state_dict["state"]:
+                yield p, state_dict["state"][key]
 
 
 def check_state(
     p: nn.Parameter, saved: Mapping[str, Any], shapes: Mapping[str, tuple[torch.Size, str]]
 ) -> None:
-    r"""CourseError unless `saved` has each named tensor in its shape and kind ("whole numbers", "fractions")."""
+    r"""CourseError unless `saved` has each named tensor in its shape and kind ("integers", "fractions")."""
     for name, (shape, kind) in shapes.items():
         value = saved.get(name)
         right = (

@@ -6,7 +6,7 @@ and an update is element by element: it can be done page by page, with the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,15 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, whole
 from coursekit.qlora.optimizer import (
-    check_parameters,
-    check_settings,
+    CheckedAdamW,
     check_state,
-    evaluated,
     flat,
     saved_states,
-    with_gradients,
 )
 from coursekit.qlora.pager import Pager, Traffic
 
@@ -30,7 +27,7 @@ from coursekit.qlora.pager import Pager, Traffic
 GRAIN = 1024
 
 
-class PagedAdamW(Optimizer):
+class PagedAdamW(CheckedAdamW):
     r"""`torch.optim.AdamW`, with the same bits, whose states take at most `budget` bytes on the parameters' device.
 
     A page holds both moments of as many consecutive weights as fit in `page` bytes. It is copied in when its weights
@@ -63,31 +60,23 @@ class PagedAdamW(Optimizer):
         fused: bool = False,
         back_and_forth: bool = False,
     ):
-        check_settings(lr, betas, eps, weight_decay)
-        if isinstance(page, bool) or not isinstance(page, int) or page < GRAIN or page % GRAIN:
-            raise CourseError(f"page={page!r}: give a multiple of {GRAIN} bytes, such as 2 * 2**20")
+        if whole("page", page) < GRAIN or page % GRAIN:
+            raise CourseError(f"page must be a multiple of {GRAIN} bytes, such as 2 * 2**20; got {page}.")
         self.page, self.fused, self.back_and_forth = page, fused, back_and_forth
         self.pager = Pager(budget)
         self.history: list[Traffic] = []
-        kernel = dict(
-            fused=fused, foreach=False
-        )  # in the state dict, for a torch.optim.AdamW that goes on from it
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **kernel))
+        # The kernel is in the state dict, for a torch.optim.AdamW that goes on from it.
+        super().__init__(params, lr, betas, eps, weight_decay, fused=fused, foreach=False)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        r"""Train more parameters, with settings of their own where the group names them."""
+        r"""As in `CheckedAdamW`; also CourseError for parameters on several devices, and below one page of budget."""
         super().add_param_group(param_group)
-        try:
-            self._check_group(param_group)
-        except Exception:
-            self.param_groups.pop()
-            raise
         if not self.pager.homes:
             self.pager.device = self._parameters()[0].device
 
-    def _check_group(self, group: dict[str, Any]) -> None:
-        check_parameters(group["params"])
-        check_settings(**{name: group[name] for name in ("lr", "betas", "eps", "weight_decay")})
+    def check_group(self, group: dict[str, Any]) -> None:
+        r"""CourseError for a group that cannot be trained within the budget."""
+        super().check_group(group)
         devices = sorted({str(p.device) for p in self._parameters()})
         if len(devices) > 1:
             raise CourseError(
@@ -99,16 +88,12 @@ class PagedAdamW(Optimizer):
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.param_groups for p in group["params"]]
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        r"""Update every parameter that has a gradient; returns what `closure`, if there is one, returned."""
-        loss = evaluated(closure)
-        work = with_gradients(self)
+    def update(self, work: Sequence[tuple[dict[str, Any], nn.Parameter]]) -> None:
+        r"""Each parameter page by page, and a `Traffic` more in `history`."""
         backwards = self.back_and_forth and len(self.history) % 2 == 1
         for group, p in reversed(work) if backwards else work:
             self._update(p, group, backwards)
         self.history.append(self.pager.take_traffic())
-        return loss
 
     def _update(self, p: nn.Parameter, group: dict[str, Any], backwards: bool) -> None:
         state = self.state[p] or self._start(p)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, whole
 
 
 @dataclass
@@ -38,8 +38,7 @@ class Pager:
     """
 
     def __init__(self, budget: int, device: torch.device | str = "cpu"):
-        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-            raise CourseError(f"budget={budget!r}: give a whole number of bytes above 0, such as 256 * 2**20")
+        whole("budget (bytes)", budget, least=1)
         self.budget, self.device = budget, torch.device(device)
         self.homes: list[Tensor] = []
         #: Copies on the device by page number, least recently used first.

@@ -1,4 +1,4 @@
-r"""A model with its weights rounded to a code, for a while: what a code does to answers, without its storage."""
+r"""A model with its weights rounded to a code, for a while: what a code does to outputs, without its storage."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from coursekit.errors import CourseError
 from coursekit.qlora.model import SKIP, quantizable
 from coursekit.quantization.blockwise import quantize_blockwise
+from coursekit.quantization.checks import block_of
 from coursekit.quantization.codes import code as table
 
 
@@ -28,7 +29,7 @@ def rounded(
     The weights stay in their own precision and place, so everything runs as before, at the speed of before.
     Afterwards they are what they were, to the bit, also after an error. Raises CourseError as `quantize_model` does.
     """
-    table(code)
+    block_of(block, (len(table(code)) - 1).bit_length())
     paths = quantizable(model, skip)
     if not paths:
         raise CourseError(

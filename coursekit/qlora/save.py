@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from coursekit.errors import CourseError
+from coursekit.files import folder_at
 from coursekit.methods.mechanism.attachment import attached
 from coursekit.qlora.linear import Linear4bit
 from coursekit.quantization.double import Double
@@ -17,7 +18,8 @@ def save_quantized(model: nn.Module, folder: str | Path, **settings: Any) -> Pat
     r"""Write `model` as it is, codes and all; the config says which layers are in codes.
 
     settings: of `save_pretrained`, such as max_shard_size. Raises CourseError, before anything is written, for a
-    model without layers in 4 bits, for one that carries methods, and for codes that bitsandbytes does not have.
+    model without layers in 4 bits, for one that carries methods, for codes that bitsandbytes does not have, and where
+    `folder` cannot be a folder.
     """
     layers = [m for m in model.modules() if isinstance(m, Linear4bit)]
     if not layers:
@@ -28,6 +30,7 @@ def save_quantized(model: nn.Module, folder: str | Path, **settings: Any) -> Pat
         )
     for layer in layers:
         layer.state_dict()  # the error for what bitsandbytes lacks, before the first file
+    folder = folder_at(folder)
     dense = [
         n for n, m in model.named_modules() if isinstance(m, nn.Linear) and not isinstance(m, Linear4bit)
     ]
@@ -44,4 +47,4 @@ def save_quantized(model: nn.Module, folder: str | Path, **settings: Any) -> Pat
         model.save_pretrained(folder, **settings)
     finally:
         del model.config.quantization_config
-    return Path(folder)
+    return folder

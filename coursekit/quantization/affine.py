@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, whole
+from coursekit.quantization.checks import floats
 
 Codes = UInt8[Tensor, "*shape"] | Int8[Tensor, "*shape"]
 
@@ -58,8 +59,7 @@ def grid(
     fp64 for fp64 and for plain numbers, else fp32. Raises CourseError for a width out of range and for ends that are
     not finite.
     """
-    if type(bits) is not int or not 2 <= bits <= 8:
-        raise CourseError(f"bits={bits!r}: take a whole number from 2 to 8")
+    whole("bits", bits, least=2, most=8, such_as=4)
     low, high = (
         torch.as_tensor(t, dtype=None if isinstance(t, Tensor) else torch.float64) for t in (low, high)
     )
@@ -133,15 +133,11 @@ def _grouped(x: Tensor, block: int | None) -> Tensor:
 
 
 def _sensible(x: Tensor, axis: int | None, block: int | None) -> None:
-    if not x.is_floating_point():
-        raise CourseError(f"quantizing {x.dtype}: give a tensor of floating-point numbers")
-    if x.numel() == 0:
+    if floats("x", x).numel() == 0:
         raise CourseError("the tensor is empty: there is no range to quantize")
     if axis is not None and block is not None:
         raise CourseError(f"axis={axis} and block={block}: scales belong to one or the other, leave one out")
-    if axis is not None and not (type(axis) is int and -x.dim() <= axis < x.dim()):
-        raise CourseError(
-            f"axis={axis!r}: a tensor of shape {tuple(x.shape)} has {x.dim()} dimensions, from 0"
-        )
-    if block is not None and not (type(block) is int and block >= 1):
-        raise CourseError(f"block={block!r}: give the number of values that share a scale, such as 32")
+    if axis is not None:
+        whole("axis", axis, least=-x.dim(), most=x.dim() - 1)
+    if block is not None:
+        whole("block", block, least=1, such_as=32)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from coursekit.errors import CourseError
 from coursekit.quantization import fused
+from coursekit.quantization.bit_stream import pack, packed_bytes, unpack
+from coursekit.quantization.checks import block_of
 from coursekit.quantization.nearest import Nearest
-from coursekit.quantization.packing import group, pack, packed_bytes, unpack
 from coursekit.quantization.scales import scaled, scaled_short
 
 #: Values at a time. Fewer would keep threads waiting for each other; on a GPU this only bounds what is in between.
@@ -31,9 +32,9 @@ def encode(
 ) -> tuple[UInt8[Tensor, " bytes"], Float[Tensor, " blocks"]]:
     r"""Packed codes and absmax, fp32, of each block.
 
-    CourseError for infinities and NaN, and for a block of which the codes do not fill whole bytes.
+    CourseError for infinities and NaN, and for a block whose codes do not fill whole bytes.
     """
-    _check(x, bits, block)
+    block_of(block, bits)
     n = len(x)
     packed = torch.empty(packed_bytes(n, bits), dtype=torch.uint8, device=x.device)
     absmax = torch.empty(-(-n // block), dtype=torch.float32, device=x.device)
@@ -103,16 +104,6 @@ def decode(
         else:  # multiplying and rounding in one operation is slower than one after the other
             target.copy_(values.mul_(scale))
     return out
-
-
-def _check(x: Shaped[Tensor, " n"], bits: int, block: int) -> None:
-    if not x.is_floating_point():
-        raise CourseError(f"a tensor of {x.dtype} cannot be quantized: give floating-point numbers")
-    codes, _ = group(bits)
-    if not isinstance(block, int) or block < 1 or block % codes:
-        raise CourseError(
-            f"block={block!r}: give the number of values with one scale, a multiple of {codes}, say 64"
-        )
 
 
 def _parts(start: int, n: int, block: int, device: torch.device, size: int) -> Iterator[tuple[slice, slice]]:

@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, one_of
 from coursekit.quantization import codes, fresh
 from coursekit.quantization.blocks import Lookup, decode, encode
+from coursekit.quantization.checks import floats
 from coursekit.quantization.double import Double, quantize_absmax
 from coursekit.quantization.nearest import Nearest
 
@@ -27,7 +28,7 @@ from coursekit.quantization.nearest import Nearest
 class Blockwise:
     r"""A quantized tensor: what `quantize_blockwise` makes and `dequantize` reads."""
 
-    packed: UInt8[Tensor, " bytes"]  # the codes as a stream of bits, see `packing`
+    packed: UInt8[Tensor, " bytes"]  # the codes as a stream of bits, see `bit_stream`
     absmax: Float[Tensor, " blocks"] | Double
     code: str
     block: int
@@ -59,9 +60,11 @@ def quantize_blockwise(
     r"""x in codes of a few bits, with one fp32 scale for each `block` of values of the flattened tensor.
 
     `code`: a name that `codes.code` knows. `double`: quantize the scales as well (see `double.Double`). Codes and
-    scales of "nf4" and "fp4" are to the bit those of bitsandbytes. CourseError for infinities and NaN.
+    scales of "nf4" and "fp4" are to the bit those of bitsandbytes.
+
+    CourseError for infinities and NaN, for anything but floating-point numbers, and for settings that make no sense.
     """
-    table = _table(code, x.device)
+    table = _table(one_of("code", code, codes.CODES), floats("x", x).device)
     packed, absmax = encode(x.detach().reshape(-1), table.find, table.lookup.bits, block)
     return Blockwise(packed, quantize_absmax(absmax) if double else absmax, code, block, x.shape, x.dtype)
 

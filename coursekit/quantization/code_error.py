@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, whole
 from coursekit.quantization.blockwise import quantize_blockwise
+from coursekit.quantization.checks import floats
 from coursekit.quantization.codes import code
 
 
@@ -28,7 +29,7 @@ def measured_error(
     w: Float[Tensor, "*shape"], name: str = "nf4", block: int = 64, double: bool = False
 ) -> Error:
     r"""What quantizing `w` block-wise in code `name` costs. CourseError where `w` is empty or all zeros."""
-    power = w.double().square().mean() if w.numel() else 0.0
+    power = floats("w", w).double().square().mean() if w.numel() else 0.0
     if not power > 0:
         raise CourseError("an empty tensor, or one of zeros, has no size to measure an error against")
     gap = w.double() - quantize_blockwise(w.float(), name, block, double).dequantize().double()
@@ -44,8 +45,8 @@ def expected_error(name: str = "nf4", block: int = 64, points: int = 2048) -> Er
 
     Raises CourseError for an unknown code and a block that is no whole number above zero.
     """
-    if type(block) is not int or block < 1:
-        raise CourseError(f"block={block!r}: give the number of values that share a scale, such as 64")
+    whole("block", block, least=1, such_as=64)
+    whole("points", points, least=1, such_as=2048)
     levels = code(name).double().unique()  # ascending; two codes for one value are one level
     m = torch.linspace(0, 12, points + 1, dtype=torch.float64)[1:, None]  # P(M > 12) is 4e-33 a weight
     inside = 2 * _cdf(m) - 1  # P(|x| < m)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from coursekit.errors import unknown
+from coursekit.errors import one_of
 from coursekit.quantization.normal_float import normal_float
 
 
@@ -58,7 +58,5 @@ def code(name: str) -> Float[Tensor, " levels"]:
 
     A new tensor on the CPU. Raises CourseError, with a suggestion, for a name that is none.
     """
-    if name not in CODES:
-        raise unknown("code", name, CODES)
-    make, *bits = CODES[name]
+    make, *bits = CODES[one_of("code", name, CODES)]
     return make(*bits)

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from coursekit.quantization.dynamic import dequantize_8bit, dynamic_map, quantize_8bit
+from coursekit.quantization.checks import floats
+from coursekit.quantization.dynamic import BLOCK, dequantize_8bit, dynamic_map, quantize_8bit
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Double:
     codes: UInt8[Tensor, " n"]
     absmax: Float[Tensor, " blocks"]
     offset: Float[Tensor, ""]  # the mean of the scales
-    block: int = 256
+    block: int = BLOCK
 
     def dequantize(self) -> Float[Tensor, " n"]:
         r"""The scales, fp32."""
@@ -39,11 +40,12 @@ class Double:
         return Double(self.codes.to(device), self.absmax.to(device), self.offset.to(device), self.block)
 
 
-def quantize_absmax(absmax: Float[Tensor, " n"], block: int = 256) -> Double:
+def quantize_absmax(absmax: Float[Tensor, " n"], block: int = BLOCK) -> Double:
     r"""The scales `absmax` of a tensor's blocks in 8 bits. Their mean is subtracted first.
 
     Scales are positive and alike: without it half of the map would go unused, and its fine values near zero as well.
     """
+    floats("absmax", absmax)
     offset = absmax.mean() if len(absmax) else absmax.new_zeros(())
     return Double(*quantize_8bit(absmax - offset, _map(absmax.device), block), offset, block)
 

@@ -7,10 +7,15 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from coursekit.quantization.blocks import Lookup, decode, encode
+from coursekit.quantization.checks import floats
 from coursekit.quantization.nearest import finder
 
 #: Powers of ten in the dynamic map: 1 down to 1e-6.
 DECADES = 7
+#: Values with one scale, in bitsandbytes and here: of an optimizer's states, and of scales that are quantized again.
+BLOCK = 256
+#: States of tensors with fewer elements stay in fp32, in bitsandbytes and here: they cost little.
+SMALLEST = 4096
 
 
 def dynamic_map(signed: bool = True) -> Float[Tensor, " 256"]:
@@ -30,16 +35,17 @@ def dynamic_map(signed: bool = True) -> Float[Tensor, " 256"]:
 
 
 def quantize_8bit(
-    x: Shaped[Tensor, "*shape"], code: Float[Tensor, " levels"], block: int = 256
+    x: Shaped[Tensor, "*shape"], code: Float[Tensor, " levels"], block: int = BLOCK
 ) -> tuple[UInt8[Tensor, "*shape"], Float[Tensor, " blocks"]]:
     r"""For every x / absmax the index of the nearest value of `code`; and absmax, fp32, of each block of x.
 
     Exactly nearest, in the middle of two the lower. bitsandbytes' quantizer for CPUs first rounds x / absmax to one of
     65,536 even steps from -1 to 1: two or three codes in a thousand are off by one, and by more near zero, where the
     map's values lie closer together than the steps. For a block of zeros it gives code 0, as good as any: absmax is
-    zero. CourseError for infinities and NaN.
+    zero. CourseError for infinities and NaN, and for anything but floating-point numbers.
     """
-    codes, absmax = encode(x.detach().reshape(-1), finder(code.to(x.device)), 8, block)
+    find = finder(floats("code", code).to(floats("x", x).device))
+    codes, absmax = encode(x.detach().reshape(-1), find, 8, block)
     return codes.view(x.shape), absmax
 
 
@@ -47,7 +53,7 @@ def dequantize_8bit(
     codes: UInt8[Tensor, "*shape"],
     absmax: Float[Tensor, " blocks"],
     code: Float[Tensor, " levels"],
-    block: int = 256,
+    block: int = BLOCK,
     out: Float[Tensor, "*shape"] | None = None,
 ) -> Float[Tensor, "*shape"]:
     r"""code[codes] * absmax: fp32, or in `out`, contiguous and in any precision."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from coursekit.errors import unknown
+from coursekit.errors import one_of, unknown
 
 FLOATS = {
     "fp32": torch.float32,
@@ -30,7 +30,7 @@ class Format:
     step: float  # from 1 to the next number
 
 
-def describe(name: str) -> Format:
+def float_format(name: str) -> Format:
     r"""The figures of the float `name` ("fp32", "bf16", ...). CourseError for a name that is none."""
     info = torch.finfo(_dtype(name))
     # Below the smallest normal number the exponent stays and the digits run out.
@@ -50,6 +50,4 @@ def numbers(name: str) -> Float[Tensor, " n"]:
 
 
 def _dtype(name: str) -> torch.dtype:
-    if name not in FLOATS:
-        raise unknown("format", name, FLOATS)
-    return FLOATS[name]
+    return FLOATS[one_of("format", name, FLOATS)]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from coursekit.errors import CourseError
+from coursekit.errors import whole
 
 
 def tail(bits: int) -> float:
@@ -31,11 +31,11 @@ def normal_float(bits: int) -> Float[Tensor, " levels"]:
     $2^{k-1}$ positive ones, zero, $2^{k-1} - 1$ negative ones: quantiles at equal distances from `tail` to 1/2, divided
     by the largest. For k = 4 every bit is as in bitsandbytes.
 
-    Raises CourseError for a width that is no whole number from 2 to 8.
+    Raises CourseError for a width that is no integer from 2 to 8.
     """
-    if type(bits) is not int or not 2 <= bits <= 8:
-        raise CourseError(f"NF-k with {bits!r} bits: take a whole number from 2 to 8")
-    return torch.tensor(_kept(bits), dtype=torch.float32, device="cpu")
+    return torch.tensor(
+        _kept(whole("bits", bits, least=2, most=8, such_as=4)), dtype=torch.float32, device="cpu"
+    )
 
 
 def levels(bits: int) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ from coursekit import quantization as Q
 from coursekit.errors import CourseError
 from coursekit.quantization import blocks, blockwise, codes, double, fresh, fused, nearest
 from coursekit.quantization.nearest import Nearest
-from coursekit.quantization.packing import pack, packed_bytes, unpack
+from coursekit.quantization.bit_stream import pack, packed_bytes, unpack
 
 pytestmark = pytest.mark.usefixtures("plain_bitsandbytes")
 

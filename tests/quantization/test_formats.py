@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from coursekit.errors import CourseError
-from coursekit.quantization.formats import FLOATS, describe, numbers
+from coursekit.quantization.formats import FLOATS, float_format, numbers
 
 
 def _by_the_bits(exponent: int, mantissa: int, bias: int, top: int) -> set[float]:
@@ -32,7 +32,7 @@ def test_the_numbers_are_what_the_bits_say(name, exponent, mantissa, top):
 
 @pytest.mark.parametrize("name", ["fp16", "bf16", "fp8 e4m3", "fp8 e5m2"])
 def test_the_figures_are_those_of_the_numbers(name):
-    values, figures = numbers(name), describe(name)
+    values, figures = numbers(name), float_format(name)
     above = values[values > 0]
     assert bool((values.diff() > 0).all()) and figures.bits == 8 * FLOATS[name].itemsize
     assert (figures.largest, figures.smallest) == (float(above[-1]), float(above[0]))
@@ -44,14 +44,14 @@ def test_the_figures_are_those_of_the_numbers(name):
 
 
 def test_fp32():
-    figures = describe("fp32")
+    figures = float_format("fp32")
     assert figures.step == 2**-23 and figures.largest == pytest.approx(3.4028235e38)
     assert figures.normal == 2**-126 and figures.smallest == 2**-149
 
 
 def test_names_that_are_none():
     with pytest.raises(CourseError, match="unknown format 'fp9'; did you mean"):
-        describe("fp9")
+        float_format("fp9")
     with pytest.raises(CourseError, match="unknown format that can be listed 'fp32'"):
         numbers("fp32")
     assert torch.finfo(FLOATS["fp32"]).bits == 32

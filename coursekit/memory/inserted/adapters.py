@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from coursekit.architecture import Architecture
-from coursekit.memory import transient
-from coursekit.memory.activations import Builder, Part, Training
+from coursekit.memory.activations.builder import Builder
+from coursekit.memory.activations.forward import alive
+from coursekit.memory.activations.training import Part, Training
 from coursekit.memory.breakdown import Term
 from coursekit.memory.inserted.parts import Added, Inserted, each_block, frozen, norm_copies
 
@@ -68,9 +69,7 @@ class Bottleneck(Part):
         # The gradient that comes and the one that goes; in 16 bits h has one of its own.
         work = td * (2 if half else 1) + wide * (2 if self.normed else 1) + td * b.drops_late
         # h where it is not what A keeps, and what A reads where it keeps a copy.
-        waiting = transient.alive(b, self.place) + td * (
-            (self.reads != "h") + (half and self.reads != "residual")
-        )
+        waiting = alive(b, self.place) + td * ((self.reads != "h") + (half and self.reads != "residual"))
         if any(t.name in ("residual stream", "input of up") for t in keeps):
             waiting -= td  # now it is kept
         arriving = td + (wide + td if half else 0) + td * b.drops_late

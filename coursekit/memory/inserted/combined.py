@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from coursekit.memory.activations import Training
+from coursekit.memory.activations.training import Training
 from coursekit.memory.inserted.parts import Inserted
 
 

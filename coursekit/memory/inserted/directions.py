@@ -6,15 +6,15 @@ from typing import Any
 
 from coursekit import counts
 from coursekit.architecture import Architecture
-from coursekit.memory.activations import Moved, Training
+from coursekit.memory.activations.moved import Moved
+from coursekit.memory.activations.training import Training
 from coursekit.memory.breakdown import Term
 from coursekit.memory.inserted.parts import Added, Inserted
+from coursekit.methods.intrinsic.fastfood import Fastfood
 
 
 def said(method: Any, arch: Architecture, config: Any) -> Inserted:
     r"""v and $\lambda$, and what moves along them: all of the body, or its blocks."""
-    from coursekit.methods.intrinsic.fastfood import Fastfood
-
     inside, everything = counts.block(arch), method.parts == "all"
     groups = [inside] * arch.n_layers + [counts.full(arch) - arch.n_layers * inside] * everything
     scales = len(groups) if method.structure else 0

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from coursekit.architecture import Architecture
-from coursekit.memory.activations import Builder, Part
+from coursekit.memory.activations.builder import Builder
+from coursekit.memory.activations.training import Part
 from coursekit.memory.inserted import adapters, low_rank, soft_prompts
 from coursekit.memory.inserted.combined import together
 from coursekit.memory.inserted.parts import Inserted, each_block

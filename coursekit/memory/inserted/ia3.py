@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from coursekit.architecture import Architecture, Matrix
-from coursekit.memory.activations import Builder, Part, Training
+from coursekit.memory.activations.builder import Builder
+from coursekit.memory.activations.training import Part, Training
 from coursekit.memory.inserted.parts import Added, Inserted, frozen
+from coursekit.methods.mechanism.modules import matches
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,6 @@ class Rescale(Part):
 
 def ia3(method: Any, arch: Architecture, config: Any) -> Inserted:
     r"""One vector for each scaled matrix: d_kv, d_kv and d_ff for the paper's targets."""
-    from coursekit.methods.mechanism.modules import matches
-
     targets, feedforward = method._names(arch)
     parts, added = [], []
     for m in arch.matrices:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from coursekit.architecture import Architecture
-from coursekit.memory.activations import Training
+from coursekit.errors import CourseError
+from coursekit.memory.activations.training import Training
 from coursekit.memory.inserted.parts import BEFORE, Added, Inserted, frozen
 
 
@@ -14,6 +15,11 @@ def low_rank(method: Any, arch: Architecture, config: Any) -> Inserted:
     dora = bool(getattr(method, "dora", False))
     matrices, added = method.matrices(config), []
     for m in matrices:
+        if method.r > min(m.d_in, m.d_out):
+            raise CourseError(
+                f"r={method.r} is above the rank that {m.name} can have: it is {m.d_out} x {m.d_in}, so take r up to "
+                f"{min(m.d_in, m.d_out)}"
+            )
         for place in range(arch.n_layers) if m.per_layer else (BEFORE,):
             sizes = [method.r * m.d_in, method.r * m.d_out, *([m.d_out] if dora else [])]
             added += [Added(size, place) for size in sizes]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from coursekit.architecture import Architecture
-from coursekit.memory.activations import Training
+from coursekit.memory.activations.training import Training
 from coursekit.memory.breakdown import Term
 
 #: Places of added tensors outside the blocks.

@@ -11,8 +11,9 @@ from typing import Any
 
 from coursekit import counts
 from coursekit.architecture import Architecture, Matrix
-from coursekit.memory.activations import Training, Written
+from coursekit.memory.activations.training import Training, Written
 from coursekit.memory.inserted.parts import Added, Inserted, place
+from coursekit.methods.lora import LoRA
 
 
 def lines(method: Any, arch: Architecture, config: Any) -> Inserted:
@@ -56,8 +57,6 @@ def mask(method: Any, arch: Architecture, config: Any) -> Inserted:
     Where they really are is known only when the mask is chosen. The totals are exact, up to the 4 bytes that an
     optimizer counts steps in for each tensor that has some.
     """
-    from coursekit.methods.lora import LoRA
-
     k, among = method.count(config), method.among(config)
     if method.targets is None:
         start = f"{arch.block}."

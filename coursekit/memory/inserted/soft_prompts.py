@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from coursekit.architecture import Architecture
-from coursekit.memory.activations import Builder, Part, Training
+from coursekit.memory.activations.builder import Builder
+from coursekit.memory.activations.training import Part, Training
 from coursekit.memory.breakdown import Term
 from coursekit.memory.inserted.parts import BEFORE, Added, Inserted, each_block, frozen
 

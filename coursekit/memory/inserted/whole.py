@@ -6,7 +6,7 @@ from typing import Any
 
 from coursekit import counts
 from coursekit.architecture import Architecture
-from coursekit.memory.activations import Training, Written
+from coursekit.memory.activations.training import Training, Written
 from coursekit.memory.inserted.parts import Added, Inserted, place
 
 

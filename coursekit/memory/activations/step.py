@@ -1,0 +1,48 @@
+r"""Steps of a block, and the most that is alive while the backward pass goes through them.
+
+What is alive when, for three steps that keep k1, k2, k3 and need f1, f2, f3 for a moment in the forward pass and
+w1, w2, w3 in the backward pass:
+
+    forward  -->   k1 + f1      k1 + k2 + f2      k1 + k2 + k3 + f3
+    backward <--   k1 + w1      k1 + k2 + w2      k1 + k2 + k3 + w3
+
+A step lets go of what it kept when its backward has run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from coursekit.memory.breakdown import Term, summed
+
+
+@dataclass(frozen=True)
+class Step:
+    r"""One step of a block. Nothing is counted twice: what two steps keep together belongs to the first of them."""
+
+    name: str
+    keeps: tuple[Term, ...] = ()  # until its backward has run
+    work: int = 0  # w: bytes of gradients alive while its backward runs
+    #: f: bytes alive beside what is kept while its forward runs. None: no more than `forward.peak` knows of.
+    forward: int | None = None
+    holds: int = 0  # of f, bytes that stay until the block's forward ends
+    leaves: int = 0  # gradients of moved weights, which stay until the block's backward ends
+
+
+def kept(steps: Iterable[Step]) -> int:
+    r"""Bytes that `steps` keep until the backward pass."""
+    return sum(summed(s.keeps) for s in steps)
+
+
+def backward_peak(steps: Sequence[Step], beside: bool = False) -> int:
+    r"""Most bytes alive while the backward goes through `steps`: later steps have let go, this one works.
+
+    beside: moved weights stay, and do not make room for their gradients.
+    """
+    before, most, left = 0, 0, sum(step.leaves for step in steps) * beside
+    for step in steps:
+        before += summed(step.keeps)
+        left -= step.leaves * beside
+        most = max(most, before + step.work + left)
+    return most

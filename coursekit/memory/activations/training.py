@@ -1,0 +1,71 @@
+r"""What a method trains, and what it inserts into the blocks, as far as activations depend on it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from coursekit.memory.activations.moved import Moved
+
+#: Places of a block where a method can insert something: the attention's result before the output projection and
+#: after it (before the dropout of blocks that drop out by themselves, else after it), the same of the feed-forward,
+#: and the block's result.
+PLACES = ("attention", "attention output", "feed-forward output", "block output")
+
+
+class Part(ABC):
+    r"""Something that a method inserts into blocks, at one place of each."""
+
+    #: One of `PLACES`, or "into" or "out of" and the name of a matrix.
+    place: str
+    blocks: frozenset[int]
+
+    @abstractmethod
+    def write(self, b: Any) -> None:
+        r"""Add the steps of this part to the block that `b`, a `Builder`, is writing down."""
+
+
+@dataclass(frozen=True)
+class Written:
+    r"""What a product with $\tilde W$, put together in each pass, takes for a moment: elements, not bytes."""
+
+    weight: int = 0  # the matrix that is put together, in the forward and in the backward
+    dense: int = 0  # the gradient of the matrix, before that of the values is taken from it
+    tokens: int = 0  # of each token, what the gradient of the values is computed from
+    apart: int = 0  # of each token, the gradient of the other rows, where they are a product of their own
+    whole: bool = False  # all of it trains: in fp32 nothing has to be put together
+
+
+@dataclass(frozen=True)
+class Training:
+    r"""Base weights that train, by name; LoRA branches, by matrix; and what a method inserts into the blocks."""
+
+    trains: Callable[[str], bool]  # path in the body, with ".weight" or ".bias" -> is this one trained
+    low_rank: frozenset[str] = frozenset()  # names of the adapted matrices
+    r: int = 0
+    dropout: float = 0.0
+    dora: bool = False
+    gated: bool = False  # each low-rank branch is scaled by a gate
+    parts: tuple[Part, ...] = ()
+    norm_copies: bool = False  # the norms that train are copies of the base's, in fp32
+    #: Matrices that are put together anew in each pass, with the values that train in their places, by name.
+    written: Mapping[str, Written] = field(default_factory=dict)
+    moved: Moved | None = None  # all that `trains` is computed from the frozen weights, once in each pass
+
+    def weight(self, path: str) -> bool:
+        r"""Whether the weight at `path` is trained."""
+        return self.trains(f"{path}.weight")
+
+    def any_of(self, path: str) -> bool:
+        r"""Whether weight or bias at `path` is trained."""
+        return self.weight(path) or self.trains(f"{path}.bias")
+
+    def touches(self, path: str, name: str) -> bool:
+        r"""Whether anything of the matrix at `path`, called `name` in its block, is trained, LoRA included."""
+        return name in self.low_rank or self.any_of(path)
+
+    def copies_norm(self, path: str) -> bool:
+        r"""Whether the norm at `path` is a trained fp32 copy of the base's."""
+        return self.norm_copies and self.any_of(path)
