@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coursekit.comparison.evidence import intervals, plan, store
+from coursekit.comparison.evidence import intervals, plan, store, work
+from coursekit.comparison.evidence.card import card
 from coursekit.comparison.evidence.grid import Arm, Grid
 from coursekit.comparison.evidence.plan import Cell, Run
 from coursekit.errors import CourseError
@@ -200,6 +201,65 @@ def test_what_is_done_is_not_claimed_again(tmp_path):
     assert kept.claim([run_of().cell]) == run_of().cell
     kept.add(run_of())
     assert kept.claim([run_of().cell]) is None
+
+
+# work -----------------------------------------------------------------------------------------------------
+
+
+def carry(make, cell: Cell) -> Run:
+    value = 0.8 - 0.1 * abs(math.log10(cell.rate / 3e-3)) - (0.2 if cell.arm == "b" else 0)
+    right = tuple(i < round(value * 50) for i in range(50))
+    return Run(cell, tuple((step, value) for step in range(10, cell.steps + 1, 10)), right, 7, 1.0)
+
+
+def test_a_grid_that_was_stopped_goes_on_to_the_same_file(tmp_path):
+    whole, parts = (store.Store(tmp_path / f"{n}.csv", tmp_path / n) for n in ("whole", "parts"))
+    assert work.work(GRID, whole, carry, say=lambda line: None) == 18
+
+    class Stop(BaseException):
+        pass
+
+    def stopping(make, cell: Cell) -> Run:
+        if len(parts.runs()) in (0, 3, 17) and not stopped[len(parts.runs())]:
+            stopped[len(parts.runs())] = True
+            raise Stop
+        return carry(make, cell)
+
+    stopped = {0: False, 3: False, 17: False}
+    for _ in range(3):
+        with pytest.raises(Stop):
+            work.work(GRID, parts, stopping, say=lambda line: None)
+    work.work(GRID, parts, stopping, say=lambda line: None)
+    assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert list((tmp_path / "parts").glob("*.json")) == []
+
+
+def test_progress_says_what_is_left_and_about_how_long():
+    assert work.progress(GRID, []) == "0 of 2 arms settled, 0 runs made, 18 to go"
+    runs = [carry(None, cell) for cell in plan.next_cells(GRID, []) if cell.arm == "a"]
+    runs = [Run(r.cell, r.curve, r.correct, 7, seconds=120.0) for r in runs]
+    assert (
+        work.progress(GRID, runs, processes=2)
+        == "1 of 2 arms settled, 9 runs made, 9 to go, 9 min or more left"
+    )
+    assert work.progress(GRID, carried_out(GRID, lambda c, s: carry(None, c).validation)).startswith(
+        "all 2 arms"
+    )
+
+
+def test_workers_that_fail_are_counted_and_none_is_left():
+    code = "import os, sys; sys.exit(os.environ['OMP_NUM_THREADS'] != '1')"
+    assert work.Workers((sys.executable, "-c", code), 2, {}).run() == 0
+    assert work.Workers((sys.executable, "-c", "import sys; sys.exit(3)"), 2, {}).run() == 2
+
+
+def test_a_card_says_how_sure_each_arm_is():
+    runs = [carry(None, cell) for cell in plan.next_cells(GRID, [])]
+    text = card(GRID, runs, {"command": "python benchmarks/evidence.py t"}, constant=0.5)
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
+    assert rows["a"].split(" | ")[1:5] == ["0.003", "100", "7", "0.800"]
+    assert "| -0.200 |" in rows["b"] and "constant answer** on the same test sentences: 0.500" in text
+    assert "2 of 2 arms" in text and "18, 0 minutes" in text
 
 
 # intervals ------------------------------------------------------------------------------------------------

@@ -1,0 +1,57 @@
+r"""The card of a file of evidence: what it says, how it was made, on what, how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+
+from coursekit.comparison.evidence.grid import Grid
+from coursekit.comparison.evidence.intervals import accuracy, difference
+from coursekit.comparison.evidence.plan import Run, Settled, settled
+
+
+def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], constant: float) -> str:
+    r"""Markdown. about: command, task, machine, versions … by name. constant: accuracy of the best constant answer on
+    those very test sentences.
+    """
+    found = settled(grid, runs)
+    lines = [
+        f"# `{grid.topic}.csv`",
+        "",
+        "Written by the command below; not to be edited.",
+        "",
+        *(f"- **{name}**: {value}" for name, value in about.items()),
+        f"- **seeds**: {', '.join(map(str, grid.seeds))}",
+        f"- **steps**: {grid.steps}, doubled up to {grid.most_steps} while the validation curve rises",
+        f"- **runs**: {len(runs)}, {sum(run.seconds for run in runs) / 60:.0f} minutes of one thread",
+        f"- **written**: {date.today().isoformat()}",
+        f"- **settled**: {len(found)} of {len(grid.arms)} arms",
+        f"- **constant answer** on the same test sentences: {constant:.3f}",
+        "",
+        "Accuracy on the test sentences, the mean over the seeds, with its 95 % interval (sentences and seeds drawn "
+        f"again), and the difference to `{grid.reference}`, paired by sentence. The learning rate is the best of its "
+        "neighbours by the mean validation accuracy over the seeds.",
+        "",
+        "| arm | learning rate | steps | parameters | accuracy | 95 % | minus reference | 95 % | notes |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *(_row(found[arm.name], found.get(grid.reference)) for arm in grid.arms if arm.name in found),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(one: Settled, reference: Settled | None) -> str:
+    own = [run.correct for run in one.runs]
+    if any(not answers for answers in own):
+        return f"| {one.arm} | {one.rate:g} | {one.steps} | | failed | | | | {one.runs[0].why} |"
+    level, parameters = accuracy(own), one.runs[0].parameters
+    paired = "| |"
+    if reference is not None and reference.arm != one.arm and all(run.correct for run in reference.runs):
+        gap = difference(own, [run.correct for run in reference.runs])
+        paired = f"| {gap.value:+.3f} | {gap.low:+.3f} to {gap.high:+.3f}"
+    notes = [] if one.flat else ["curve not flat"]
+    notes += ["rate at an end of the grid"] if one.open else []
+    return (
+        f"| {one.arm} | {one.rate:g} | {one.steps} | {parameters:,} | {level.value:.3f} | {level.low:.3f} to "
+        f"{level.high:.3f} {paired} | {', '.join(notes)} |"
+    )
