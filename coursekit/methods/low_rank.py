@@ -12,10 +12,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from coursekit.autocast import autocast_dtype
+from coursekit.methods.mechanism.branch import Branch
+from coursekit.methods.mechanism.precision import meeting_dtype
 
 
 def branch(
@@ -117,5 +119,34 @@ def low_rank_update(
     Under autocast all three are brought to its precision, as it would do itself. Not in the function: its backward
     pass, which no autocast reaches, would find some tensors in one precision and some in the other.
     """
-    dtype = (autocast_dtype(x) or A.dtype) if A.dtype == torch.float32 else A.dtype
+    dtype = meeting_dtype(x, A.dtype)
     return LowRankUpdate.apply(y, x.to(dtype), A.to(dtype), B.to(dtype), s)
+
+
+class FastTwin(Branch):
+    r"""What a model runs in the place of a plain LoRA branch (A, B, s, dropout): the same bits, from the functions
+    above.
+    """
+
+    def compute(
+        self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]
+    ) -> Float[Tensor, "*batch out"]:
+        return low_rank_update(y, self.dropout(x), self.A, self.B, self.s)
+
+    def answer(self, layer: nn.Module, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        if self.fuses(layer, x):
+            return LowRankLinear.apply(x, layer.weight, layer.bias, self.A, self.B, self.s)
+        return self.compute(layer(x), x)
+
+    def fuses(self, layer: nn.Module, x: Tensor) -> bool:
+        r"""Whether layer and branch can be one operation: nothing but $Wx + b$, one precision, no dropout."""
+        return (
+            type(layer) is nn.Linear
+            and layer.weight.dtype == self.A.dtype == x.dtype
+            and not (layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad))
+            and not (self.training and isinstance(self.dropout, nn.Dropout))
+            # Somebody's hook, or an offloaded layer, wants the layer itself to be called.
+            and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+            and "forward" not in layer.__dict__
+            and autocast_dtype(x) is None
+        )

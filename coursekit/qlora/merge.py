@@ -55,7 +55,7 @@ def merge_error(model: nn.Module, name: str | None = None) -> list[MergeError]:
     for path, layer in model.named_modules():
         if (
             isinstance(layer, LoRALayer)
-            and name in layer.scaling
+            and name in layer.branches
             and isinstance(layer.base_layer, Linear4bit)
         ):
             found.append(_error(path, layer, name))
@@ -69,7 +69,7 @@ def merge_error(model: nn.Module, name: str | None = None) -> list[MergeError]:
 @torch.no_grad()
 def _error(path: str, layer: LoRALayer, name: str) -> MergeError:
     q = layer.base_layer.quantized
-    merged = layer.folded(name)
+    merged, _ = layer.branches[name].merged(layer.W, None)
     again = quantize_blockwise(merged, q.code, q.block, isinstance(q.absmax, Double))
     update = merged.float() - q.dequantize().float()
     error = again.dequantize().float() - merged.float()

@@ -34,6 +34,7 @@ from coursekit.methods import (
     PTuning,
     UniPELT,
 )
+from coursekit.methods.lora import LoRALayer
 from coursekit.methods.mechanism.modules import around, at, standing
 from coursekit.methods.mechanism.switch import Switched, bare
 from coursekit.methods.selective.whole import Whole
@@ -100,10 +101,9 @@ def test_each_part_moves_what_it_moves_alone(family):
     folded = tiny.model(family)
     with torch.no_grad():
         for path, layer in standing(both):
-            if hasattr(layer, "lora_A"):
-                bare(at(folded, path)).weight += (
-                    layer.delta("default").T if layer.transposed else layer.delta("default")
-                )
+            if isinstance(layer, LoRALayer):
+                delta = layer.branches["default"].delta
+                bare(at(folded, path)).weight += delta.T if layer.transposed else delta
     prefix.attach(folded)
     with torch.no_grad():
         prefix._put(folded, "default", prefix._tensors(both, "default")["prompt_embeddings"])
@@ -182,7 +182,7 @@ def test_wrappers_of_one_module_stand_in_their_order_whichever_came_first():
     Hybrid(prefix, LoRA(r=4, targets=("query",))).attach(model, "a")
     Hybrid(prefix, LoRA(r=4, targets=("position_embeddings",))).attach(model, "b")
     outer = at(model, "bert.embeddings.position_embeddings")
-    assert [type(m).__name__ for m in (outer, outer.base_layer)] == ["ShiftedPositions", "LoRAEmbedding"]
+    assert [type(m).__name__ for m in (outer, outer.base_layer)] == ["ShiftedPositions", "LoRALayer"]
     assert outer.bare is model._coursekit.originals["bert.embeddings.position_embeddings"]
     alone = Hybrid(prefix, LoRA(r=4, targets=("position_embeddings",))).attach(tiny.model("bert"), "b")
     assert torch.equal(nonzero(model)(**tiny.batch()).logits, nonzero(alone)(**tiny.batch()).logits)
@@ -317,7 +317,7 @@ def test_the_bias_inside_a_lora_layer_trains_and_the_frozen_one_does_not():
     (part,) = (m for m in layer.modules() if isinstance(m, Whole))
     assert part.values.grad.abs().sum() > 0 and layer.bare.bias.grad is None
     assert torch.equal(layer.bare.bias, before)
-    x, W = torch.randn(2, 3, tiny.D_MODEL), layer.folded("default")
+    x, W = torch.randn(2, 3, tiny.D_MODEL), layer.merged("default")["weight"]
     torch.testing.assert_close(layer(x), x @ W.T + part.values)
 
 

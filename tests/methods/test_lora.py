@@ -18,6 +18,7 @@ from torch import nn
 from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import LoRA
+from coursekit.methods.lora import LoRALayer
 from coursekit.methods.low_rank import LowRankLinear, branch, low_rank_update
 from coursekit.methods.mechanism.modules import find
 
@@ -280,7 +281,7 @@ def test_all_linear_means_what_it_means_in_peft(family):
         if hasattr(m, "lora_A") and m.lora_A
     }
     model = LoRA(targets="all-linear").attach(tiny.model(family))
-    ours = {n for n, m in model.named_modules() if hasattr(m, "lora_A")}
+    ours = {n for n, m in model.named_modules() if isinstance(m, LoRALayer)}
     # peft also takes BERT's pooler, which is no block; everything else is the same
     assert {n for n in reference if "pooler" not in n and "classifier" not in n} == ours
 
@@ -363,18 +364,23 @@ def test_sixteen_bit_bases_get_adapters_in_full_precision(tmp_path):
 
 
 @pytest.mark.parametrize("options, said", [
-    ({"r": 0}, "r=0 is no rank"),
-    ({"r": -3}, "r=-3 is no rank"),
-    ({"r": 2.5}, "r=2.5 is no rank"),
-    ({"r": True}, "r=True is no rank"),
-    ({"alpha": 0}, "alpha=0 would switch the update off"),
-    ({"alpha": "16"}, "alpha='16' .* take a number above 0"),
-    ({"dropout": None}, "dropout=None .* take 0 for none"),
-    ({"targets": 5}, "targets=5: give names of modules"),
-    ({"targets": ("q_proj", 1)}, "targets=.*: give names of modules"),
-    ({"alpha": math.nan}, "alpha=nan"),
-    ({"dropout": 1.0}, "dropout=1.0"),
+    ({"r": 0}, r"r must be a positive integer, such as 8; got 0\."),
+    ({"r": -3}, "r must be a positive integer.*got -3"),
+    ({"r": 2.5}, "r must be a positive integer.*got 2.5"),
+    ({"r": True}, "r must be a positive integer.*got True"),
+    ({"alpha": 0}, "alpha must be a number above 0, such as 16; got 0"),
+    ({"alpha": "16"}, "alpha must be a number above 0.*got '16'"),
+    ({"dropout": None}, "dropout must be a number of at least 0 and below 1.*got None"),
+    ({"targets": 5}, "targets must be names of modules, such as .*got 5"),
+    ({"targets": ("q_proj", 1)}, "targets must be names of modules"),
+    ({"alpha": math.nan}, "alpha must be .*got nan"),
+    ({"dropout": 1.0}, "dropout must be .*got 1.0"),
     ({"targets": ()}, "targets is empty"),
+    ({"alpha": math.inf}, "alpha must be .*got inf"),
+    ({"targets": ("q_proj", "v_proj", "q_proj")}, "targets names 'q_proj' twice"),
+    ({"targets": ""}, "targets must be names of modules"),
+    ({"rslora": 1}, "rslora must be True or False; got 1"),
+    ({"dora": "yes"}, "dora must be True or False"),
 ])  # fmt: skip
 def test_hyperparameters_that_make_no_sense(options, said):
     with pytest.raises(CourseError, match=said):
@@ -400,7 +406,7 @@ def test_a_target_that_names_nothing_lists_the_candidates_and_touches_nothing(fa
 def test_a_rank_above_the_matrix():
     model = tiny.model("llama")  # keys and values are 16 wide
     with pytest.raises(
-        CourseError, match=r"r=17 is above the rank that .*v_proj can have: it is 16 x 32, so take r up to 16"
+        CourseError, match=r"r=17 is above the rank of .*v_proj: it is 16 x 32, so take r up to 16"
     ):
         LoRA(r=17).attach(model)
     assert methods.attached(model) == {}

@@ -14,7 +14,7 @@ from transformers import BertConfig
 from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import UniPELT
-from coursekit.methods.hybrid.gates import Gate, GatedLoRALinear, GatedPrefixAttention, real_tokens
+from coursekit.methods.hybrid.gates import Gate, GatedLoRABranch, GatedPrefixAttention, real_tokens
 from coursekit.methods.mechanism.modules import around, at
 
 TINY = dict(n=3, hidden=None, r=4, rank=2)
@@ -29,9 +29,9 @@ def put_gates_and_lora(model: nn.Module, tensors: dict[str, torch.Tensor]) -> No
                "output.adapters.unipelt.gate.": block.pfeiffer.adapters["default"].gate}  # fmt: skip
         for name in ("query", "value"):
             lora, theirs = at(block, f"attention.self.{name}"), f"attention.self.{name}.loras.unipelt."
-            own[f"{theirs}gate."] = lora.gates["default"]
-            lora.lora_A["default"].data.copy_(tensors[f"{prefix}{theirs}lora_A"])
-            lora.lora_B["default"].data.copy_(tensors[f"{prefix}{theirs}lora_B"])
+            own[f"{theirs}gate."] = lora.branches["default"].gate
+            lora.branches["default"].A.data.copy_(tensors[f"{prefix}{theirs}lora_A"])
+            lora.branches["default"].B.data.copy_(tensors[f"{prefix}{theirs}lora_B"])
         for key, gate in own.items():
             gate.weight.data.copy_(tensors[f"{prefix}{key}weight"])
             gate.bias.data.copy_(tensors[f"{prefix}{key}bias"])
@@ -137,10 +137,11 @@ def test_every_gate_scales_its_own_part():
 def test_a_gated_lora_layer_is_its_formula():
     model = nonzero(UniPELT(**TINY).attach(tiny.model("bert")))
     layer = at(model, "bert.encoder.layer.1.attention.self.query")
-    assert isinstance(layer, GatedLoRALinear)
+    branch = layer.branches["default"]
+    assert isinstance(branch, GatedLoRABranch)
     x = torch.randn(3, 7, tiny.D_MODEL)
-    layer.seen.real = torch.arange(7) < torch.tensor([[7], [4], [2]])
-    A, B, gate = layer.lora_A["default"], layer.lora_B["default"], layer.gates["default"]
+    branch.seen.real = torch.arange(7) < torch.tensor([[7], [4], [2]])
+    A, B, gate = branch.A, branch.B, branch.gate
     for row, length in enumerate((7, 4, 2)):
         g = torch.sigmoid(x[row, :length] @ gate.weight[0] + gate.bias).mean()
         W, b = layer.base_layer.weight, layer.base_layer.bias
@@ -189,8 +190,8 @@ def test_a_decoder_is_refused_and_why_is_said(family):
 @pytest.mark.parametrize(("settings", "message"), [
     (dict(n=0), "n=0 makes no prefix"),
     (dict(r=-1), "r=-1 is no width"),
-    (dict(rank=0), "rank=0 is no rank"),
-    (dict(padded=1), "padded=1: take True or False"),
+    (dict(rank=0), "rank must be a positive integer"),
+    (dict(padded=1), "padded must be True or False; got 1"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense_are_said_in_a_line(settings, message):
     with pytest.raises(CourseError, match=message):

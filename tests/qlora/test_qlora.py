@@ -170,8 +170,8 @@ def test_a_small_update_is_lost_in_four_bits_and_a_large_one_is_not():
         with torch.no_grad():
             for layer in model.modules():
                 if isinstance(layer, methods.lora.LoRALayer):
-                    layer.lora_A["default"].normal_(std=0.1)
-                    layer.lora_B["default"].normal_(std=0.1 * size)
+                    layer.branches["default"].A.normal_(std=0.1)
+                    layer.branches["default"].B.normal_(std=0.1 * size)
         errors = merge_error(model)
         ratios[size] = sum(e.error for e in errors) / sum(e.update for e in errors)
         assert size > 1e-4 or max(e.moved for e in errors) < 0.05

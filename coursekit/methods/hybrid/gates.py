@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -21,9 +20,11 @@ from coursekit.errors import CourseError
 from coursekit.methods.adapters.bottleneck import Bottleneck
 from coursekit.methods.adapters.pfeiffer import AfterAddition, PfeifferAdapter
 from coursekit.methods.adapters.placement import Site
-from coursekit.methods.lora import LoRA, LoRALinear, lora_layers
+from coursekit.methods.lora import LoRA, LoRABranch, LoRALayer
 from coursekit.methods.mechanism.attachment import Attachment
+from coursekit.methods.mechanism.branch import Branched
 from coursekit.methods.mechanism.modules import around
+from coursekit.methods.mechanism.switch import Switch
 from coursekit.methods.soft_prompts.attention import attention_paths, like
 from coursekit.methods.soft_prompts.prefix import PrefixAttention, PrefixTuning
 
@@ -52,7 +53,13 @@ class Gate(nn.Linear):
 class Seen:
     r"""Which tokens of the batch are real, (batch, seq), or None for all: what the gates of one block have to know."""
 
+    switch: Switch
     real: Bool[Tensor, "batch seq"] | None = None
+
+    @property
+    def now(self) -> Bool[Tensor, "some seq"] | None:
+        r"""The same for the rows that are being answered: all of them, or one adapter's rows of a mixed batch."""
+        return self.rows(self.switch.part)
 
     def rows(self, index: Int[Tensor, " some"] | None) -> Bool[Tensor, "some seq"] | None:
         r"""The same for some rows; None: for all."""
@@ -80,7 +87,7 @@ class GatedPrefixAttention(PrefixAttention):
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        self.gates, self.seen = nn.ModuleDict(), Seen()
+        self.gates, self.seen = nn.ModuleDict(), Seen(self.switch)
 
     def add_gate(self, name: str, padded: bool) -> list[nn.Parameter]:
         r"""The gate of adapter `name`."""
@@ -154,7 +161,7 @@ class GatedAfterAddition(AfterAddition):
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        self.seen = Seen()
+        self.seen = Seen(self.switch)
 
     def added(self, h: Tensor, x: Tensor, name: str, rows: Tensor | None = None) -> Tensor:
         A = self.adapters[name]
@@ -180,26 +187,32 @@ class GatedPfeiffer(PfeifferAdapter):
 # LoRA -----------------------------------------------------------------------------------------------------------
 
 
-class GatedLoRALinear(LoRALinear):
-    r"""$h = W_0 x + g(x)\,BAx$: the gate stands where LoRA has the constant $\alpha / r$."""
+class GatedLoRABranch(LoRABranch):
+    r"""LoRA whose gate stands where it has the constant $\alpha / r$."""
 
-    def __init__(self, *args: Any):
-        super().__init__(*args)
-        self.gates, self.seen = nn.ModuleDict(), Seen()
+    def __init__(self, layer: LoRALayer, method: GatedLoRA):
+        super().__init__(layer, method)
+        self.gate = Gate(self.A.shape[1], method.padded, device=self.A.device, dtype=self.A.dtype)
+        self.seen = Seen(layer.switch)
 
-    def add(self, method: GatedLoRA, name: str) -> list[nn.Parameter]:
-        trained, A = super().add(method, name), self.lora_A[name]
-        self.gates[name] = Gate(A.shape[1], method.padded, device=A.device, dtype=A.dtype)
-        return [*trained, *self.gates[name].parameters()]
+    def forward(
+        self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]
+    ) -> Float[Tensor, "*batch out"]:
+        r"""$h = W_0 x + g(x)\,B(Ax)$."""
+        return y + self.dropout(x) @ self.A.T @ self.B.T * self.gate(x, self.seen.now)
 
-    def is_plain(self, x: Tensor, name: str) -> bool:
-        return False
+    def compute(self, y: Tensor, x: Tensor) -> Tensor:
+        return self(y, x.to(self.A.dtype)).to(
+            y.dtype
+        )  # one copy of x for both; under autocast each rounds it itself
 
-    def update(self, y: Tensor, x: Tensor, name: str, rows: Tensor | None = None) -> Tensor:
-        A, B = self.lora_A[name], self.lora_B[name]
-        x = x.to(A.dtype)
-        BAx = F.linear(F.linear(self.dropout[name](x), A), B)
-        return (y + BAx * self.gates[name](x, self.seen.rows(rows))).to(y.dtype)
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {f"gate.{key}": value for key, value in self.gate.named_parameters()}
+
+    def merged(self, W: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        raise CourseError(
+            "a gated LoRA does not merge into the weights: its scale is another one for each text; keep it attached"
+        )
 
 
 @dataclass(frozen=True)
@@ -207,25 +220,14 @@ class GatedLoRA(LoRA):
     r"""`LoRA` with a gate at each matrix in the place of its scale."""
 
     padded: bool = False
-    wrapper: ClassVar[type[LoRALinear]] = GatedLoRALinear
 
     def count(self, config: Any) -> int:
         r"""The updates, and $d_{in} + 1$ for each matrix."""
         arch = describe(config)
         return super().count(config) + sum(arch.copies(m) * (m.d_in + 1) for m in self.matrices(config))
 
-    def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
-        return super()._tensors(model, name) | {
-            f"{path}.gate.{key}": value
-            for path, layer in lora_layers(model).items()
-            if name in layer.scaling
-            for key, value in layer.gates[name].named_parameters()
-        }
-
-    def _merged_weights(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
-        raise CourseError(
-            "a gated LoRA does not fold into the weights: its scale is another one for each text; keep it attached"
-        )
+    def branch(self, path: str, layer: Branched, config: Any) -> GatedLoRABranch:
+        return GatedLoRABranch(layer, self)
 
 
 def gates(config: Any) -> int:
@@ -239,7 +241,7 @@ def connect(model: nn.Module) -> None:
     for path, attention in _attentions(model).items():
         block = path.partition(".attention")[0]
         for module in model.get_submodule(block).modules():
-            if isinstance(module, (GatedAfterAddition, GatedLoRALinear)):
+            if isinstance(module, (GatedAfterAddition, GatedLoRABranch)):
                 module.seen = attention.seen
 
 

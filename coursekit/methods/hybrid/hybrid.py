@@ -14,10 +14,10 @@ from coursekit import interop
 from coursekit.errors import CourseError
 from coursekit.methods.full import FullFineTuning
 from coursekit.methods.hybrid.composite import Composite, twice
-from coursekit.methods.lora import LoRA, LoRALayer
+from coursekit.methods.lora import LoRA
 from coursekit.methods.mechanism.attachment import unmerged
 from coursekit.methods.mechanism.method import Method
-from coursekit.methods.mechanism.modules import HEADS, standing
+from coursekit.methods.mechanism.modules import HEADS
 from coursekit.methods.selective import BitFit
 
 
@@ -103,8 +103,7 @@ class Hybrid(Composite):
         if not method._lora:
             return super().save(model, folder, name)
         # peft's wrapper has the layer as its part, so the layer's bias has another name there.
-        adapted = [path for path, m in standing(model) if isinstance(m, LoRALayer) and name in m.scaling]
-        moved = {f"{path}.bias": f"{path}.base_layer.bias" for path in adapted}
+        moved = {f"{path}.bias": f"{path}.base_layer.bias" for path, _ in method._lora.branches(model, name)}
         tensors = {moved.get(key, key): value for key, value in method._learned(model, name).items()}
         return interop.write(folder, method._config(model), tensors)
 
@@ -129,7 +128,7 @@ class Hybrid(Composite):
 
         config, tensors = interop.read(folder)
         if _biases(config):
-            return cls(BitFit(), LoRA._of(config, folder))
+            return cls(BitFit(), LoRA.restored(config | {"bias": "none"}, tensors))
         interop.same_method(cls.kind, config)
         parts = []
         for its in config["parts"]:

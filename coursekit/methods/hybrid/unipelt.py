@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from coursekit.architecture import describe
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, flag, whole
 from coursekit.methods.hybrid.composite import Named
 from coursekit.methods.hybrid.gates import GatedLoRA, GatedPfeiffer, GatedPrefix, connect
 from coursekit.methods.mechanism.attachment import Attachment
@@ -48,10 +48,8 @@ class UniPELT(Named):
     kind: ClassVar[str] = "UNIPELT"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.padded, bool):
-            raise CourseError(f"padded={self.padded!r}: take True or False")
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise CourseError(f"rank={self.rank!r} is no rank: take a whole number from 1 up, such as 8")
+        flag("padded", self.padded)
+        whole("rank", self.rank, least=1, such_as=8)
         self._parts(16)  # each part has the errors for its settings
 
     def _parts(self, d: int) -> tuple[GatedPrefix, GatedPfeiffer, GatedLoRA]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from coursekit.errors import CourseError
+from coursekit.methods.mechanism.mixed_batch import by_rows
 from coursekit.methods.mechanism.switch import Switch, Switched
 
 
@@ -22,14 +22,4 @@ class SwitchedHead(Switched):
         return self.copies[name] if name in self.copies else self.base_layer  # noqa: SIM401 - ModuleDict has no get
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self.switch.rows is None:
-            return self.chosen(self.switch.active)(x, *args, **kwargs)
-        parts = {name: self.chosen(name)(x[index], *args, **kwargs) for name, index in self.switch.parts(x)}
-        if len({part.shape[1:] for part in parts.values()}) > 1:
-            sizes = ", ".join(f"{name}: {tuple(part.shape[1:])}" for name, part in parts.items())
-            raise CourseError(f"rows of one batch need task heads of one size, these differ: {sizes}")
-        first = next(iter(parts.values()))
-        y = first.new_empty(len(x), *first.shape[1:])
-        for name, index in self.switch.parts(x):
-            y = y.index_copy(0, index, parts[name])
-        return y
+        return by_rows(self.switch, lambda name, rows: self.chosen(name)(rows, *args, **kwargs), x)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from coursekit import interop
 from coursekit.errors import CourseError, unknown
 from coursekit.methods.mechanism.attachment import Attachment, activate, attached, find_attachment, unmerged
+from coursekit.methods.mechanism.checkpoint import Setting, agree, fields, written
 from coursekit.methods.mechanism.detach import detach, remove
 from coursekit.methods.mechanism.heads import SwitchedHead
 from coursekit.methods.mechanism.merge import merge, merged_once
@@ -34,6 +36,8 @@ class Method(ABC):
 
     #: Name of the method in checkpoints (peft's name where peft has the method).
     kind: ClassVar[str]
+    #: Its hyperparameters and the entries of a checkpoint's config.
+    entries: ClassVar[Sequence[Setting]] = ()
 
     def attach(self, model: nn.Module, name: str = "default") -> nn.Module:
         r"""Freeze `model` and add or free the parameters of this method, in place, under `name`, and make it active.
@@ -160,9 +164,9 @@ class Method(ABC):
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         r"""What adapter `name` has learned, under peft's keys, task head not included."""
 
-    @abstractmethod
     def _config(self, model: nn.Module) -> dict[str, Any]:
-        r"""peft's adapter_config for this method."""
+        r"""The adapter_config of a checkpoint; peft's, where peft has the method."""
+        return interop.common_config(model, self.kind) | written(self, self.entries)
 
     def _check_kind(self, config: dict[str, Any]) -> None:
         r"""Raise CourseError where a checkpoint's `config` is of another method."""
@@ -170,6 +174,21 @@ class Method(ABC):
 
     def _check_config(self, config: dict[str, Any]) -> None:
         r"""Raise CourseError where a checkpoint's `config` is of other hyperparameters than this method's."""
+        agree(self, config, self.entries)
+
+    @classmethod
+    def from_checkpoint(cls, folder: str | Path) -> Self:
+        r"""The method with the hyperparameters of the checkpoint in `folder`, ours or peft's.
+
+        Raises CourseError where it is of another method, or of one that does not exist here.
+        """
+        return cls.restored(*interop.read(folder))
+
+    @classmethod
+    def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Method:
+        r"""The method with the hyperparameters of a checkpoint that has been read."""
+        interop.same_method(cls.kind, config)
+        return cls(**fields(config, cls.entries))
 
     def _merged_weights(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
         r"""Path -> "weight", "bias" -> the tensor that does what base and adapter `name` do together there."""

@@ -1,16 +1,23 @@
-r"""Different adapters for different rows of one batch, on one frozen base."""
+r"""Different adapters for different rows of one batch, on one frozen base.
+
+`mixed_batch` says which adapter answers which row; `by_rows` is how a layer follows it:
+
+    names         ["film", None, "film"]
+    switch.rows   {"film": [0, 2], None: [1]}
+    answers       answer("film", x[[0, 2]])    answer(None, x[[1]])     -> put together, row by row
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from coursekit.errors import unknown
+from coursekit.errors import CourseError, unknown
 from coursekit.methods.mechanism.attachment import unmerged
 from coursekit.methods.mechanism.switch import Switch
 
@@ -38,6 +45,42 @@ def mixed_batch(model: nn.Module, names: Sequence[str | None]) -> Iterator[nn.Mo
     finally:
         hook.remove()
         state.switch.rows = before
+
+
+def by_rows(switch: Switch, answer: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    r"""What a layer answers: `answer(name, *tensors)` of the active adapter, or in a mixed batch each row from its own.
+
+    answer: gets the name of an adapter (None: the bare base) and its rows of each tensor, and gives as many rows.
+    Shapes: the first dimension of every tensor is the batch. OPT's feed-forward gets all tokens in one dimension,
+    (batch * seq, width): `answer` sees (rows, seq, width) of it, and what comes back is flat again.
+
+    Raises CourseError for a batch of another number of rows, and where adapters answer in different shapes.
+    """
+    if switch.rows is None:
+        return answer(switch.active, *tensors)
+    # GPT-2 looks positions up once for the whole batch: one row stands for all.
+    tensors = tuple(x.expand(switch.size, *x.shape[1:]) if len(x) == 1 else x for x in tensors)
+    first, before = tensors[0], switch.part
+    flat = first.dim() == 2 and first.is_floating_point() and len(first) != switch.size
+    if flat and len(first) % switch.size == 0:
+        tensors = tuple(x.view(switch.size, -1, x.shape[-1]) for x in tensors)
+    parts: dict[str | None, Tensor] = {}
+    try:
+        for name, index in switch.parts(tensors[0]):
+            switch.part = index
+            parts[name] = answer(name, *(x[index] for x in tensors))
+    finally:
+        switch.part = before
+    one = next(iter(parts.values()))
+    if len({part.shape[1:] for part in parts.values()}) > 1:
+        sizes = ", ".join(f"{name}: {tuple(part.shape[1:])}" for name, part in parts.items())
+        raise CourseError(
+            f"rows of one batch need adapters and task heads of one size, these differ: {sizes}"
+        )
+    y = one.new_empty(switch.size, *one.shape[1:])
+    for name, index in switch.rows.items():
+        y = y.index_copy(0, index, parts[name])
+    return y.flatten(0, 1) if flat else y
 
 
 def _of_the_batch(switch: Switch, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

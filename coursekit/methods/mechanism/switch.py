@@ -19,6 +19,13 @@ class Switch:
     active: str | None = None
     #: In a mixed batch: adapter name (None: the bare base) -> the rows it answers.
     rows: dict[str | None, Tensor] | None = None
+    #: In a mixed batch: the rows that are being answered just now, for what must know which they are (a gate's mask).
+    part: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        r"""How many rows a mixed batch has."""
+        return sum(map(len, self.rows.values()))
 
     def parts(self, x: Tensor) -> Iterator[tuple[str | None, Tensor]]:
         r"""(adapter, its rows) for a mixed batch `x`. Raises CourseError if the batch has another number of rows."""
@@ -27,10 +34,9 @@ class Switch:
 
     def fits(self, x: Tensor) -> None:
         r"""Raise CourseError where a mixed batch `x` has another number of rows than there are adapter names."""
-        expected = sum(len(index) for index in self.rows.values())
-        if len(x) != expected:
+        if len(x) != self.size:
             raise CourseError(
-                f"mixed_batch() was given {expected} adapter names, but the batch has {len(x)} rows"
+                f"mixed_batch() was given {self.size} adapter names, but the batch has {len(x)} rows"
             )
 
     @contextlib.contextmanager

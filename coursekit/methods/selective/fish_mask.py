@@ -127,7 +127,7 @@ class FishMask(PartMethod):
     def _places(self, model: nn.Module) -> dict[tuple[str, str], nn.Parameter]:
         r"""What there is to choose from: (path of a module, "weight" or "bias") -> the tensor."""
         if self.targets is not None:
-            modules = LoRA(r=1, targets=self.targets)._modules(model)
+            modules = LoRA(r=1, targets=self.targets).places(model)
             return {(path, "weight"): bare(module).weight for path, module in modules.items()}
         blocks = f"{body_prefix(model)}{describe(model.config).block}."
         return {

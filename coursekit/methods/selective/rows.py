@@ -83,7 +83,7 @@ class SelectLines(PartMethod):
         return [(m, len(self.lines(size))) for m, size in zip(matrices, sizes, strict=True)]
 
     def _modules(self, model: nn.Module) -> dict[str, nn.Module]:
-        return {path: bare(module) for path, module in self._named_as_lora._modules(model).items()}
+        return {path: bare(module) for path, module in self._named_as_lora.places(model).items()}
 
     def _check(self, model: nn.Module) -> None:
         modules = self._modules(model)

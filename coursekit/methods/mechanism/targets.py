@@ -1,0 +1,104 @@
+r"""Which layers of a model a method takes: by peft's names, "all-linear", or what is the method's own in each family.
+
+A target names a module by its whole path or by the last parts of it. One class answers for a model, whose modules it
+finds, and for a description of one (`Architecture`), from which all is counted without building anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from coursekit.architecture import Architecture, Matrix, describe
+from coursekit.errors import CourseError
+from coursekit.methods.mechanism.modules import all_linear, find, matches, no_match
+
+ALL_LINEAR = "all-linear"
+LINEAR = (nn.Linear, Conv1D)
+
+#: What a method's `targets` may be.
+Names = tuple[str, ...] | str | None
+
+
+def checked_names(
+    value: Any,
+    such_as: tuple[str, ...],
+    field: str = "targets",
+    least: int = 1,
+    words: tuple[str, ...] = (ALL_LINEAR,),
+) -> Names:
+    r"""`value` as a tuple of names, as one of the `words`, or None. Raises CourseError for anything else.
+
+    such_as: names for the error. least: how many names there must be.
+    """
+    if value is None or (isinstance(value, str) and value in words):
+        return value
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, (tuple, list, set)) or not all(isinstance(n, str) and n for n in names):
+        raise CourseError(f"{field} must be names of modules, such as {such_as}; got {value!r}.")
+    if len(names) < least:
+        raise CourseError(f"{field} is empty: name at least one module, such as {such_as}, or leave it out.")
+    names = tuple(sorted(names)) if isinstance(names, set) else tuple(names)
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise CourseError(f"{field} names {twice[0]!r} twice; once is enough.")
+    return names
+
+
+@dataclass(frozen=True)
+class Targets:
+    r"""names: as in peft, "all-linear", or None for `default`, by family."""
+
+    names: Names
+    default: Mapping[str, tuple[str, ...]]
+
+    def of(self, config: Any) -> tuple[str, ...]:
+        r"""The names in the model that `config` describes; not for "all-linear", which has none."""
+        return self.names if isinstance(self.names, tuple) else self.default[describe(config).family]
+
+    def modules(self, model: nn.Module, kinds: tuple[type, ...] = LINEAR) -> dict[str, nn.Module]:
+        r"""The bare modules of `model` of one of `kinds` that are meant, by path, in the model's order.
+
+        "all-linear" is every linear map inside the blocks: not the embeddings, the output layer or the task head.
+        Raises CourseError, listing the candidates, for a target that names nothing.
+        """
+        if self.names == ALL_LINEAR:
+            return all_linear(model, LINEAR)
+        return find(model, self.of(model.config), kinds)
+
+    def matrices(self, config: Any) -> list[Matrix]:
+        r"""The weight matrices that are meant in the model that `config` describes, one for all blocks.
+
+        Raises CourseError as `modules` does.
+        """
+        arch = describe(config)
+        if self.names == ALL_LINEAR:
+            return [m for m in arch.matrices if m.per_layer and m.kind != "embedding"]
+        return list(matched({arch.path(m): m for m in arch.matrices}, self.of(config)).values())
+
+    def listed(self, config: Any) -> list[str]:
+        r"""The names for a checkpoint, in which peft wants names."""
+        if self.names == ALL_LINEAR:
+            return sorted({m.name for m in self.matrices(config)})
+        return list(self.of(config))
+
+
+def linear_paths(arch: Architecture) -> dict[str, Matrix]:
+    r"""Every linear map of the body by its path in a model with a head, block by block."""
+    return {
+        f"{arch.prefix}.{arch.path(m, layer)}": m
+        for m in arch.matrices
+        if m.kind != "embedding"
+        for layer in range(arch.copies(m))
+    }
+
+
+def matched(paths: Mapping[str, Matrix], targets: tuple[str, ...]) -> dict[str, Matrix]:
+    r"""Those of `paths` that `targets` name. Raises CourseError, listing the candidates, where one names nothing."""
+    for target in targets:
+        if not any(matches(path, target) for path in paths):
+            raise no_match(target, paths)
+    return {path: m for path, m in paths.items() if any(matches(path, t) for t in targets)}
