@@ -23,13 +23,14 @@ course: $(READY)
 	$(BIN)/coursekit fetch
 	$(BIN)/coursekit run
 
-# The tests use small models, for which two processes of one thread are faster than one of two.
+# Small models and short batches: two processes of one thread are faster than one of two.
 # The outputs in the notebooks come from a CPU: on another device they need not agree to the last digit.
+test: export OMP_NUM_THREADS = 1
 test: $(READY)
 	$(BIN)/coursekit fetch
 	$(BIN)/ruff check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-	DEVICE=cpu $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=1200 notebooks
+	$(BIN)/python -m pytest -n 2
+	DEVICE=cpu $(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout=1200 notebooks
 	$(BIN)/coursekit run --force --profile smoke --out runs/smoke
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then set -x; \
 		$(BIN)/coursekit run --force --profile gpu --out runs/gpu; fi
