@@ -3,6 +3,7 @@ r"""The command `coursekit`. Each command imports what it needs when it runs: `-
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -45,9 +46,20 @@ def _notebooks(named: list[Path] | None) -> list[Path]:
     return paths
 
 
-def _end_kernels_too() -> None:
-    r"""A terminated command must not leave a kernel behind: leave through the `finally` blocks."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def _end_children_too() -> None:
+    r"""A command that is ended, or whose terminal is closed, leaves no kernel behind: out through the `finally`s."""
+    for name in ("SIGTERM", "SIGHUP", "SIGQUIT"):
+        if (number := getattr(signal, name, None)) and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
+def _tell(text: object) -> None:
+    r"""To stdout, where somebody may have stopped listening (`| head -1`): what was done is done all the same."""
+    try:
+        typer.echo(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115: Python flushes stdout once more when it ends
 
 
 @app.command()
@@ -56,8 +68,9 @@ def fetch() -> None:
     r"""Download, verify and convert the models and texts of the course (once)."""
     from coursekit.models import sources
 
+    _end_children_too()
     for name, folder in sources.fetch_all().items():
-        typer.echo(f"{name:10} {folder}")
+        _tell(f"{name:10} {folder}")
 
 
 @app.command()
@@ -69,16 +82,18 @@ def run(
     parameter: Annotated[list[str] | None, typer.Option("-p", help="name=value, may be repeated.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Minutes that a notebook may take.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished notebooks again.")] = False,
+    jobs: Annotated[int, typer.Option(help="Notebooks at a time, each in a process of its own.")] = 1,
 ) -> None:
     r"""Run notebooks through papermill; write them, their pages, summary.json and index.html."""
     from coursekit.batch.runner import run_notebooks
     from coursekit.notebook.parameters import parse
 
-    _end_kernels_too()
+    _end_children_too()
+    given = dict(map(parse, parameter or []))
     results = run_notebooks(
-        _notebooks(notebooks), out, profile, dict(map(parse, parameter or [])), force=force, timeout=timeout
+        _notebooks(notebooks), out, profile, given, force=force, timeout=timeout, jobs=jobs
     )
-    typer.echo(f"{sum(r.ok for r in results)} of {len(results)} ok; read {out / 'index.html'}")
+    _tell(f"{sum(r.ok for r in results)} of {len(results)} ok; read {out / 'index.html'}")
     if not all(r.ok for r in results):
         raise typer.Exit(1)
 
@@ -92,9 +107,9 @@ def refresh(
     r"""Put the outputs of a run with default parameters into the notebooks, ready to be committed."""
     from coursekit.authoring.refresh import refresh as put
 
-    _end_kernels_too()
+    _end_children_too()
     for path in put(_notebooks(notebooks), out):
-        typer.echo(f"refreshed {path}")
+        _tell(f"refreshed {path}")
 
 
 @app.command()
@@ -107,7 +122,7 @@ def colab(
 
     changed = update(Path.cwd(), write=not check)
     for path in changed:
-        typer.echo(f"{'out of step' if check else 'updated'}: {path.relative_to(Path.cwd())}")
+        _tell(f"{'out of step' if check else 'updated'}: {path.relative_to(Path.cwd())}")
     if check and changed:
         raise CourseError("run `coursekit colab` and commit")
 
@@ -121,7 +136,7 @@ def solve(
     r"""Make the solved notebook: every exercise answered by its reference solution."""
     from coursekit.authoring.solve import solve as make
 
-    typer.echo(f"{out}: {', '.join(make(notebook, out))}")
+    _tell(f"{out}: {', '.join(make(notebook, out))}")
 
 
 @app.command()
@@ -168,7 +183,7 @@ def compare(
     rows = comparison.summary(lines)
     if csv is not None:
         comparison.to_csv(rows, csv)
-    typer.echo(comparison.table(rows))
+    _tell(comparison.table(rows))
 
 
 @app.command()
@@ -182,16 +197,16 @@ def info() -> None:
     from coursekit.device import pick_device, pick_dtype
     from coursekit.models import sources
 
-    typer.echo(f"coursekit     {coursekit.__version__} ({Path(coursekit.__file__).parent})")
-    typer.echo(f"Python        {platform.python_version()} ({platform.platform()})")
+    _tell(f"coursekit     {coursekit.__version__} ({Path(coursekit.__file__).parent})")
+    _tell(f"Python        {platform.python_version()} ({platform.platform()})")
     for project in ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "papermill"):
-        typer.echo(f"{project:13} {metadata.version(project)}")
+        _tell(f"{project:13} {metadata.version(project)}")
     device = pick_device()
-    typer.echo(f"device        {device}, {str(pick_dtype(device)).removeprefix('torch.')}")
-    typer.echo(f"cache         {sources.home()}")
+    _tell(f"device        {device}, {str(pick_dtype(device)).removeprefix('torch.')}")
+    _tell(f"cache         {sources.home()}")
     for folder in sorted(p for p in sources.home().glob("[!.]*") if p.is_dir()):
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-        typer.echo(f"  {folder.name:20} {size / 1e6:7.1f} MB")
+        _tell(f"  {folder.name:20} {size / 1e6:7.1f} MB")
 
 
 if __name__ == "__main__":

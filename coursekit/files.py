@@ -1,9 +1,11 @@
-r"""Files that are written whole or not at all."""
+r"""Files that are written whole or not at all, and by one process at a time."""
 
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from coursekit.errors import CourseError
 
@@ -25,3 +27,20 @@ def folder_at(path: str | Path) -> Path:
             f"{folder} cannot be a folder to write to ({error.strerror}); give another."
         ) from error
     return folder
+
+
+def alone(lock: Path, target: Path) -> AbstractContextManager[Any]:
+    r"""Holds the file `lock` for the length of a `with`: nobody else is to write to `target`.
+
+    Raises CourseError where another process, or another part of this one, holds it, or where it cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        return FileLock(lock).acquire(timeout=0)  # released at the end of a `with`
+    except Timeout as error:
+        raise CourseError(
+            f"another run is writing to {target}: wait for it, or write to another place"
+        ) from error
+    except OSError as error:
+        raise CourseError(f"cannot write to {target}: {error.strerror}") from error

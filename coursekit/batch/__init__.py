@@ -1,1 +1,3 @@
-r"""Batches of notebooks through papermill: `runner.py` runs, `processes.py` watches, `report.py` writes the pages."""
+r"""Batches of notebooks through papermill: `runner.py` runs what `inputs.py` has checked,
+`processes.py` watches, `folder.py` keeps the results, `report.py` has their summary and pages.
+"""

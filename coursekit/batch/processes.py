@@ -1,16 +1,28 @@
-r"""Runs one command and watches its tree of processes: wall time, peak memory, and a clean end."""
+r"""Runs one command and watches its tree of processes: wall time, peak memory, and a clean end.
+
+Between this process and the command stands a guard, which is this file run as a script. Its stdin is a pipe that
+nobody writes to: when it closes, this process is gone, killed perhaps, and the guard ends what it had started.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import select
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import IO, Any
 
 import psutil
 
 _POLL_SECONDS = 0.1
+
+
+class Stopped(Exception):
+    r"""The whole batch is to end: nothing more is to be said about this command."""
 
 
 @dataclass(frozen=True)
@@ -24,38 +36,56 @@ class Watched:
 
 
 def watch(
-    command: Sequence[str], *, env: Mapping[str, str] | None = None, timeout: float | None = None
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    stop: threading.Event | None = None,
+    log: IO[Any] | None = None,
 ) -> Watched:
-    r"""Runs `command` to its end, at most `timeout` seconds. Nothing of its tree outlives this call.
+    r"""Runs `command` to its end, at most `timeout` seconds. Nothing of its tree outlives this call, nor this process.
 
     The command gets a session of its own: Ctrl-C reaches this process alone, which then ends the tree itself
     (a kernel would not hear it). That holds for every exception raised while waiting.
+
+    stop: once it is set, the tree is ended and Stopped is raised. log: a file that takes all that the command prints.
+    returncode: as a shell has it, 128 + the signal for a command that was killed.
     """
     start = time.monotonic()
-    child = subprocess.Popen(command, env=env, start_new_session=True)
-    root = psutil.Process(child.pid)
-    family: set[psutil.Process] = {root}
+    guarded = [sys.executable, "-P", __file__, *command]
+    guard = subprocess.Popen(
+        guarded, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+    )
+    root = psutil.Process(guard.pid)
+    family: set[psutil.Process] = set()
     peak, timed_out = 0, False
     try:
-        while child.poll() is None:
+        while guard.poll() is None:
             peak = max(peak, _resident(root, family))
+            if stop is not None and stop.is_set():
+                raise Stopped
             if timeout is not None and time.monotonic() - start > timeout:
                 timed_out = True
                 break
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_POLL_SECONDS)
+                guard.wait(_POLL_SECONDS)
     finally:
-        with contextlib.suppress(psutil.Error):
-            family.update(root.children(recursive=True))
-        _end(family)
-        child.wait()
-    return Watched(child.returncode, time.monotonic() - start, peak, timed_out)
+        _grow(family, root)
+        _end(family | {root})
+        guard.wait()
+        guard.stdin.close()
+    return Watched(guard.returncode, time.monotonic() - start, peak, timed_out)
+
+
+def _grow(family: set[psutil.Process], root: psutil.Process) -> None:
+    r"""Adds what `root` has started. Members are remembered: one that detaches still ends with it."""
+    with contextlib.suppress(psutil.Error):
+        family.update(root.children(recursive=True))
 
 
 def _resident(root: psutil.Process, family: set[psutil.Process]) -> int:
-    r"""Resident bytes of the tree now. Members are remembered: one that detaches still ends with it."""
-    with contextlib.suppress(psutil.Error):
-        family.update(root.children(recursive=True))
+    r"""Resident bytes, now, of everything below `root`."""
+    _grow(family, root)
     total = 0
     for member in list(family):
         with contextlib.suppress(psutil.Error):
@@ -73,3 +103,28 @@ def _end(family: set[psutil.Process]) -> None:
         with contextlib.suppress(psutil.Error):
             member.kill()
     psutil.wait_procs(alive, timeout=3)
+
+
+def _guard(command: Sequence[str]) -> int:
+    r"""Runs `command`, and ends its tree when stdin closes before it is done."""
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    family = {psutil.Process(child.pid)}
+    alone = threading.Event()
+
+    def listen() -> None:
+        while not select.select([sys.stdin], [], [], 0.5)[0]:
+            _grow(family, psutil.Process())
+        alone.set()
+        _grow(family, psutil.Process())
+        _end(family)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    status = child.wait()
+    if alone.is_set():
+        listener.join()
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    sys.exit(_guard(sys.argv[1:]))

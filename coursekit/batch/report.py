@@ -5,11 +5,10 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import coursekit
-from coursekit.files import replace_text
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,8 @@ class Result:
 
     status: "ok"; "failed" (a cell raised); "incomplete" (papermill was content, yet a cell did not run);
     "timeout"; "invalid" (the file is no notebook). minutes: wall time. peak_memory: bytes, over the process
-    tree. executed, page: file names beside the summary, or empty. key: fingerprint of the inputs.
+    tree. executed, page: file names beside the summary, or empty. key: fingerprint of the inputs; beside: those of
+    the files in the notebook's folder.
     """
 
     notebook: str
@@ -31,6 +31,7 @@ class Result:
     executed: str = ""
     page: str = ""
     key: str = ""
+    beside: dict[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -47,17 +48,16 @@ def read_summary(out: Path) -> dict[str, Result]:
         return {}
 
 
-def write_summary(out: Path, results: Iterable[Result], profile: str | None) -> None:
-    r"""Writes `summary.json` and `index.html`, each in one step, so that a reader never meets half of one."""
+def summary_files(results: Iterable[Result], profile: str | None) -> dict[str, str]:
+    r"""Name -> text of `summary.json` and `index.html`."""
     results = sorted(results, key=lambda r: r.notebook)
     summary = {"coursekit": coursekit.__version__, "profile": profile, "ok": all(r.ok for r in results)}
     summary["notebooks"] = [asdict(r) for r in results]
-    replace_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
-    replace_text(out / "index.html", _index(results, profile))
+    return {"summary.json": json.dumps(summary, indent=2) + "\n", "index.html": _index(results, profile)}
 
 
-def write_page(executed: Path) -> Path:
-    r"""An HTML page beside an executed notebook."""
+def page_of(executed: Path) -> str:
+    r"""An executed notebook as an HTML page."""
     from nbconvert import HTMLExporter
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
@@ -68,9 +68,7 @@ def write_page(executed: Path) -> Path:
     code = (
         "<style>.jp-RenderedMarkdown pre, .jp-RenderedMarkdown pre * {font-family: monospace}</style></head>"
     )
-    page = executed.with_suffix(".html")
-    replace_text(page, body.replace("</head>", code, 1))
-    return page
+    return body.replace("</head>", code, 1)
 
 
 _PAGE = """<!doctype html>

@@ -3,40 +3,34 @@ r"""Batches of notebooks through papermill, each in a process of its own: one th
 A notebook is "ok" when papermill says so *and* every code cell was executed: papermill exits with 0 after a
 `sys.exit(0)` in a cell, with the cells below it not run.
 
-Results are kept. A notebook that was ok and whose inputs are the same (its cells, the parameters, the
-package's source, the data files, the libraries) is not run again: a batch that was stopped goes on.
+Results are kept. A notebook that was ok and whose inputs are the same (its cells, the parameters, the files beside
+it, the package's source, the data files, the libraries) is not run again: a batch that was stopped goes on.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import os
 import sys
+import tempfile
+import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from importlib import metadata
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import coursekit
+from coursekit import errors
+from coursekit.batch import inputs
+from coursekit.batch.folder import Folder
+from coursekit.batch.inputs import Job
 from coursekit.batch.processes import Watched, watch
-from coursekit.batch.report import Result, read_summary, write_page, write_summary
-from coursekit.errors import CourseError, unknown
+from coursekit.batch.report import Result, page_of, read_summary, summary_files
+from coursekit.errors import CourseError
 from coursekit.notebook import parameters as params
-from coursekit.paths import DATA
 
-_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "bitsandbytes")
-
-
-@dataclass(frozen=True)
-class _Job:
-    r"""One notebook, what it is to be given, and the fingerprint of everything its result depends on."""
-
-    path: Path
-    given: dict[str, Any]
-    key: str
-    invalid: str = ""
+#: A page above this many bytes opens in no browser, and making it takes ten times as much memory.
+_LARGEST_PAGE = 100_000_000
 
 
 def run_notebooks(
@@ -47,130 +41,192 @@ def run_notebooks(
     *,
     force: bool = False,
     timeout: float | None = None,
+    jobs: int = 1,
 ) -> list[Result]:
-    r"""Runs the notebooks one after the other; returns their results in the same order.
+    r"""Runs the notebooks; returns their results in the same order.
 
     out: folder that gets the executed notebooks, an HTML page of each, `summary.json` and `index.html`.
     profile: a name in the notebooks' `profiles` folder, or a papermill parameter file.
     parameters: override the profile; each goes to the notebooks that know its name.
-    force: run finished notebooks again. timeout: minutes a notebook may take.
+    force: run finished notebooks again. timeout: minutes a notebook may take. jobs: notebooks at a time.
 
-    Raises CourseError, before a kernel is started, for a missing file, an unknown profile or parameter name
-    and a value of the wrong type. Ctrl-C ends the running notebook and keeps what is finished.
+    Raises CourseError, before a kernel is started and anything is written, for a missing file, an unknown profile or
+    parameter name, a value of the wrong type, and where a file in `out` that no run wrote would be overwritten: a
+    notebook in its own folder first of all. Ctrl-C ends the running notebooks and keeps what is finished.
     """
-    jobs = _plan([Path(p) for p in paths], profile, dict(parameters or {}))
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    name = None if profile is None else Path(profile).stem
-    with _alone(out):
-        known = read_summary(out)
-        done: list[Result] = []
-        for number, job in enumerate(jobs, start=1):
-            say = f"[{number}/{len(jobs)}] {job.path.name}"
-            before = known.pop(job.path.name, None)
-            if before and not force and _still_good(before, job, out):
-                result = before
-                _say(f"{say}: unchanged, ok in {before.minutes:.1f} min before")
-            else:
-                write_summary(out, known.values(), name)  # a stopped run must not pass for the old result
-                _say(f"{say} ...")
-                result = _run(job, out, timeout)
-                memory = f"{result.peak_memory / 1e9:.2f} GB"
-                _say(
-                    f"{say}: {result.status} in {result.minutes:.1f} min, {memory}  {result.message}".rstrip()
-                )
-            known[job.path.name] = result
-            done.append(result)
-            write_summary(out, known.values(), name)
-    return done
+    if timeout is not None:
+        errors.number("timeout", timeout, above=0, such_as=10)
+    errors.whole("jobs", jobs, least=1, such_as=2)
+    planned = inputs.plan([Path(p) for p in paths], profile, dict(parameters or {}))
+    folder = Folder(out)
+    folder.refuse_to_harm(job.path for job in planned)
+    with folder.opened():
+        name = None if profile is None else Path(profile).stem
+        batch = _Batch(folder, name, len(planned), timeout, bar=jobs == 1 and sys.stderr.isatty())
+        return batch.run(planned, force, jobs)
 
 
-def _plan(paths: list[Path], profile: str | Path | None, explicit: dict[str, Any]) -> list[_Job]:
-    r"""Checks everything that can be checked without a kernel."""
-    if not paths:
-        raise CourseError("there are no notebooks to run")
-    seen: dict[str, Path] = {}
-    for path in paths:
-        if not path.is_file():
-            raise CourseError(f"there is no notebook {path}")
-        if seen.setdefault(path.name, path) is not path:
-            raise CourseError(
-                f"{seen[path.name]} and {path} would both become {path.name}: run them one by one"
+class _Batch:
+    r"""One call of `run_notebooks`: what is known of each notebook by now. Only the main thread changes it."""
+
+    def __init__(self, folder: Folder, profile: str | None, total: int, timeout: float | None, bar: bool):
+        self.folder, self.profile, self.total, self.timeout, self.bar = folder, profile, total, timeout, bar
+        self.known = read_summary(folder.path)
+        self.stop = threading.Event()
+        self.unwritten = ""
+
+    def run(self, planned: list[Job], force: bool, workers: int) -> list[Result]:
+        done: dict[Path, Result] = {}
+        waiting, running = list(enumerate(planned, start=1)), dict[Future[Result], tuple[int, Job]]()
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                while waiting or running:
+                    while waiting and len(running) < workers:
+                        number, job = waiting.pop(0)
+                        before = self.known.pop(job.path.name, None)
+                        if before and not force and self._still_good(before, job):
+                            self.known[job.path.name] = done[job.path] = self._with_page(before)
+                            _say(
+                                f"{self._where(number, job)}: unchanged, ok in {before.minutes:.1f} min before"
+                            )
+                            self._write_summary()
+                        else:
+                            self._write_summary()  # a stopped run must not pass for the old result
+                            _say(f"{self._where(number, job)} ...")
+                            running[pool.submit(self._executed, job)] = number, job
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        number, job = running.pop(future)
+                        result = self._kept(job, future.result())
+                        self.known[job.path.name] = done[job.path] = result
+                        self._write_summary()
+                        memory = f"{result.minutes:.1f} min, {result.peak_memory / 1e9:.2f} GB"
+                        _say(
+                            f"{self._where(number, job)}: {result.status} in {memory}  {result.message}".rstrip()
+                        )
+            finally:
+                self.stop.set()  # ends what is running where this was left by Ctrl-C
+        if self.unwritten:
+            raise CourseError(self.unwritten)
+        return [done[job.path] for job in planned]
+
+    def _where(self, number: int, job: Job) -> str:
+        return f"[{number}/{self.total}] {job.path.name}"
+
+    def _still_good(self, before: Result, job: Job) -> bool:
+        r"""Whether the result is there, whole, and what it came from is as it was."""
+        return (
+            before.ok
+            and before.key == job.key
+            and inputs.same_beside(before.beside, job)
+            and self.folder.holds(before.executed)
+        )
+
+    def _with_page(self, result: Result) -> Result:
+        r"""The same result, with its page made anew where that is gone."""
+        return result if result.page and self.folder.holds(result.page) else self._paged(result)
+
+    def _part(self, job: Job) -> Path:
+        return self.folder.path / f".{job.path.stem}.part.ipynb"
+
+    def _executed(self, job: Job) -> Result:
+        r"""One notebook through papermill. (In a thread of its own.)"""
+        if job.invalid:
+            return Result(job.path.name, "invalid", job.invalid, key=job.key)
+        try:
+            return self._through_papermill(job)
+        except OSError as error:  # no room for the parameters, or no process to be had
+            return Result(job.path.name, "failed", f"cannot run it: {error.strerror}", key=job.key)
+
+    def _through_papermill(self, job: Job) -> Result:
+        part = self._part(job)
+        env = os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        seconds = None if self.timeout is None else self.timeout * 60
+        with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryFile() as log:
+            part.unlink(missing_ok=True)
+            file = Path(scratch, "parameters.yaml")
+            file.write_text(params.as_yaml(job.given), encoding="utf-8")
+            command = [sys.executable, "-m", "papermill", _argument(job.path), _argument(part)]
+            # This Python's kernel, whatever the notebook was last saved with.
+            command += [
+                "--kernel",
+                "python3",
+                "--language",
+                "python",
+                "--cwd",
+                str(job.path.absolute().parent),
+            ]
+            command += ["--progress-bar" if self.bar else "--no-progress-bar", "--log-level", "WARNING"]
+            command += ["--parameters_file", str(file)] if job.given else []
+            watched = watch(command, env=env, timeout=seconds, stop=self.stop, log=None if self.bar else log)
+            return replace(_judge(job, part, watched, _last_line(log)), beside=job.beside)
+
+    def _kept(self, job: Job, result: Result) -> Result:
+        r"""What was executed in its place, and its page. A disk that is full fails this notebook and no other."""
+        part = self._part(job)
+        if job.invalid or not part.exists():
+            return result
+        try:
+            self.folder.put(job.path.name, part)
+        except (OSError, CourseError) as error:
+            why = (
+                f"cannot write {job.path.name}: {error.strerror}"
+                if isinstance(error, OSError)
+                else str(error)
             )
-    jobs, everything = [], set()
-    world = _fingerprint_of_the_world()
-    for path in paths:
-        file, shared = params.read_profile(profile, path.parent)
-        invalid, cells, kinds = "", [], {}
-        try:
-            cells = _cells(path)
-            kinds = params.defaults(path)
-        except CourseError as error:
-            invalid = str(error)
-        everything |= kinds.keys()
-        own = {k: v for k, v in explicit.items() if k in kinds}
-        for source, values in ((f"{file.name} for {path.name}" if file else "", shared), (path.name, own)):
-            params.check(kinds, values, source)
-        # What the notebook does not know would only make papermill warn: a profile serves all notebooks.
-        given = {k: v for k, v in (shared | own).items() if k in kinds}
-        jobs.append(_Job(path, given, _digest([world, cells, given]), invalid))
-    for name in explicit:
-        if name not in everything and not any(job.invalid for job in jobs):
-            raise unknown("parameter", name, everything)
-    return jobs
+            return replace(result, status="failed", message=why)
+        return self._paged(replace(result, executed=job.path.name))
 
-
-def _run(job: _Job, out: Path, timeout: float | None) -> Result:
-    r"""One notebook through papermill, then its page."""
-    name = job.path.name
-    if job.invalid:
-        return Result(name, "invalid", job.invalid, key=job.key)
-    part, final = out / f".{job.path.stem}.part.ipynb", out / name
-    for old in (part, final, final.with_suffix(".html")):
-        old.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "papermill", params.escaped(job.path), params.escaped(part)]
-    # This Python's kernel, whatever the notebook was last saved with.
-    command += ["--kernel", "python3", "--language", "python", "--cwd", str(job.path.parent)]
-    command += ["--progress-bar", "--log-level", "WARNING"]
-    if job.given:
-        command += ["--parameters_yaml", json.dumps(job.given)]  # JSON is YAML, and keeps every type
-    env = os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    seconds = None if timeout is None else timeout * 60
-    watched = watch(command, env=env, timeout=seconds)
-    result = _judge(job, part, watched)
-    if part.exists():
-        os.replace(part, final)
-        result = replace(result, executed=name)
+    def _paged(self, result: Result) -> Result:
+        executed = self.folder.path / result.executed
+        name = executed.with_suffix(".html").name
         try:
-            result = replace(result, page=write_page(final).name)
+            if executed.stat().st_size > _LARGEST_PAGE:
+                raise CourseError("its outputs are too large")
+            self.folder.put_text(name, page_of(executed))
         except Exception as error:  # a page that cannot be made is no reason to lose the batch
-            _say(f"no HTML page for {name}: {type(error).__name__}: {error}")
-    return result
+            _say(f"no HTML page for {result.notebook}: {type(error).__name__}: {error}")
+            return replace(result, page="")
+        return replace(result, page=name)
+
+    def _write_summary(self) -> None:
+        r"""A disk that is full now may have room when the next notebook is done."""
+        try:
+            for name, text in summary_files(self.known.values(), self.profile).items():
+                self.folder.put_text(name, text)
+            self.unwritten = ""
+        except OSError as error:
+            self.unwritten = f"cannot write the summary to {self.folder.path}: {error.strerror}"
 
 
-def _judge(job: _Job, executed: Path, watched: Watched) -> Result:
-    r"""The status: papermill's exit code, and what really was executed."""
+def _argument(path: Path) -> str:
+    r"""`path` on papermill's command line: braces are its own, and what begins with a dash is an option."""
+    text = params.escaped(path)
+    return f"./{text}" if text.startswith("-") else text
+
+
+def _judge(job: Job, executed: Path, watched: Watched, said: str) -> Result:
+    r"""The status: papermill's exit code, and what really was executed. said: papermill's last words, if known."""
     measured = {"minutes": round(watched.seconds / 60, 3), "peak_memory": watched.peak_bytes, "key": job.key}
     cells: list[Any] = []
     if executed.exists():
         try:
-            cells = _code_cells(executed)
+            cells = inputs.code_cells(executed)
         except CourseError as error:
-            return Result(job.path.name, "failed", str(error), **measured)
+            return Result(job.path.name, "failed", said or str(error), **measured)
     run = [c for c in cells if c.execution_count is not None]
     measured |= {"cells": len(cells), "cells_run": len(run)}
     if watched.timed_out:
         last = f"in code cell {len(run) + 1}" if cells else "before its first cell"
         return Result(job.path.name, "timeout", f"stopped {last}", **measured)
     if watched.returncode != 0:
-        return Result(job.path.name, "failed", _what_failed(cells, watched.returncode), **measured)
+        return Result(job.path.name, "failed", _what_failed(cells, watched.returncode, said), **measured)
     if not cells or len(run) < len(cells):
         message = f"only {len(run)} of {len(cells)} code cells were executed"
         return Result(job.path.name, "incomplete", message, **measured)
     return Result(job.path.name, "ok", **measured)
 
 
-def _what_failed(cells: list[Any], returncode: int) -> str:
+def _what_failed(cells: list[Any], returncode: int, said: str) -> str:
     for number, cell in enumerate(cells, start=1):
         for output in cell.get("outputs", ()):
             if output.output_type == "error":
@@ -178,67 +234,16 @@ def _what_failed(cells: list[Any], returncode: int) -> str:
                 return f"code cell {number}: {output.ename}: {first[0] if first else ''}".rstrip(": ")
     if returncode == 138:  # papermill's code for it
         return "the kernel died"
-    return f"papermill ended with status {returncode}"
+    return f"papermill ended with status {returncode}" + (f": {said}" if said else "")
 
 
-def _read(path: Path) -> Any:
-    import nbformat
-
-    try:
-        notebook = nbformat.read(path, as_version=4)
-        nbformat.validate(notebook)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, nbformat.ValidationError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CourseError(f"{path.name} is not a valid notebook: {first}") from error
-    return notebook
-
-
-def _code_cells(path: Path) -> list[Any]:
-    r"""The code cells that have something to execute."""
-    return [c for c in _read(path).cells if c.cell_type == "code" and c.source.strip()]
-
-
-def _cells(path: Path) -> list[Any]:
-    r"""What of a notebook decides its result: sources and tags, not outputs."""
-    return [[c.cell_type, c.source, sorted(c.metadata.get("tags", []))] for c in _read(path).cells]
-
-
-def _still_good(before: Result, job: _Job, out: Path) -> bool:
-    return before.ok and before.key == job.key and (out / before.executed).is_file()
-
-
-def _fingerprint_of_the_world() -> str:
-    r"""Digest of what all notebooks depend on: package source, data files, libraries, device setting."""
-    package = Path(coursekit.__file__).parent
-    files = [*package.rglob("*.py"), *(p for p in DATA.rglob("*") if p.is_file())]
-    content = {p.as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(set(files))}
-    versions = {p: metadata.version(p) for p in _LIBRARIES if _installed(p)}
-    return _digest([content, versions, sys.version, os.environ.get("DEVICE", "")])
-
-
-def _installed(project: str) -> bool:
-    try:
-        metadata.version(project)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()
-
-
-def _alone(out: Path) -> Any:
-    r"""Holds the folder: two batches would overwrite each other's summary."""
-    from filelock import FileLock, Timeout
-
-    try:
-        return FileLock(out / ".lock").acquire(timeout=0)  # released at the end of a `with`
-    except Timeout as error:
-        raise CourseError(
-            f"another run is writing to {out}: wait for it, or choose another folder"
-        ) from error
+def _last_line(log: Any) -> str:
+    log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
+    lines = log.read().decode(errors="replace").split("\n")
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    r"""To the terminal. Where nobody listens any more (`| head -1`), the batch goes on all the same."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)

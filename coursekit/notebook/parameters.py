@@ -61,11 +61,44 @@ def escaped(path: Path) -> str:
 
 
 def check(kinds: Mapping[str, type | None], given: Mapping[str, Any], where: str) -> None:
-    r"""Raises CourseError for the first value in `given` that its parameter cannot take."""
+    r"""Raises CourseError for the first value in `given` that its parameter cannot take, or no notebook can."""
     for name, value in given.items():
         kind = kinds.get(name)
         if kind is not None and not fits(value, kind):
             raise mismatch(name, value, kind, f" ({where})")
+        if name in kinds and (odd := _unwritable(value)) is not None:
+            raise CourseError(f"parameter {name!r} cannot be {odd} ({where}): {_PLAIN}")
+
+
+_PLAIN = "give numbers, text, True, False, None, or lists of these"
+
+
+def _unwritable(value: Any, depth: int = 0) -> str | None:
+    r"""What in `value` cannot be written into a notebook's cell; None where all can."""
+    if depth > 20:  # or a list that holds itself
+        return "nested so deeply"
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return "text that is not UTF-8"
+        return None
+    if value is None or isinstance(value, bool | int | float):
+        return None
+    if isinstance(value, list | tuple):
+        inside = list(value)
+    elif isinstance(value, dict):
+        inside = [*value, *value.values()]
+    else:
+        return f"of type {type(value).__name__}"
+    return next((odd for part in inside if (odd := _unwritable(part, depth + 1)) is not None), None)
+
+
+def as_yaml(given: Mapping[str, Any]) -> str:
+    r"""`given` for papermill's `--parameters_file`. (JSON would not do: YAML takes its 5e-05 and Infinity for text.)"""
+    import yaml
+
+    return yaml.safe_dump(dict(given), allow_unicode=True, sort_keys=False)
 
 
 def read_profile(profile: str | Path | None, folder: Path) -> tuple[Path | None, dict[str, Any]]:
@@ -83,9 +116,12 @@ def read_profile(profile: str | Path | None, folder: Path) -> tuple[Path | None,
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CourseError(f"cannot read the profile {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise CourseError(f"the profile {path} is not UTF-8 text") from error
+    # ValueError: a date such as 2024-99-99. TypeError: a list as a name. RecursionError: a thousand brackets.
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise CourseError(f"the profile {path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if content is not None and not isinstance(content, dict):
+    if content is not None and not (isinstance(content, dict) and all(isinstance(k, str) for k in content)):
         raise CourseError(f"the profile {path} must hold lines of the form `name: value`")
     return path, content or {}
 
@@ -97,7 +133,13 @@ def parse(assignment: str) -> tuple[str, Any]:
         raise CourseError(f"cannot read the parameter {assignment!r}: write name=value, for example steps=20")
     try:
         return name, ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError):
+    except (
+        ValueError,
+        SyntaxError,
+        TypeError,
+        MemoryError,
+        RecursionError,
+    ):  # such as {[]}, or a thousand brackets
         return name, text
 
 

@@ -15,9 +15,10 @@ import nbformat
 import psutil
 import pytest
 
-from coursekit.batch import runner
+from coursekit.batch import inputs, runner
+from coursekit.batch.folder import Folder
 from coursekit.batch.processes import watch
-from coursekit.batch.report import Result, read_summary, write_summary
+from coursekit.batch.report import Result, read_summary, summary_files
 from coursekit.batch.runner import run_notebooks
 from coursekit.errors import CourseError
 from coursekit.notebook.parameters import check, defaults, fits, parse, read_profile
@@ -68,7 +69,7 @@ def test_one_bad_notebook_stops_no_other(tmp_path):
 
 @pytest.mark.slow
 def test_finished_notebooks_are_run_again_only_when_their_inputs_change(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_fingerprint_of_the_world", lambda: "someone may be editing the package now")
+    monkeypatch.setattr(inputs, "fingerprint_of_the_world", lambda: "someone may be editing the package now")
     counter = tmp_path / "counter"
     count = f"with open({str(counter)!r}, 'a') as file: file.write(str(steps) + '\\n')"
     path = notebook(tmp_path / "a.ipynb", count, parameters="steps = 60")
@@ -92,7 +93,7 @@ def test_finished_notebooks_are_run_again_only_when_their_inputs_change(tmp_path
     executed.cells[1].outputs = [nbformat.v4.new_output("stream", text="an output is no input")]
     nbformat.write(executed, path)
     assert run(**again)[1] == []
-    monkeypatch.setattr(runner, "_fingerprint_of_the_world", lambda: "the package has changed")
+    monkeypatch.setattr(inputs, "fingerprint_of_the_world", lambda: "the package has changed")
     assert run(**again)[1] == ["200", "200"]
     (out / "a.ipynb").unlink()
     assert run(**again)[1] == ["200"], "its result is gone"
@@ -104,16 +105,16 @@ def test_the_fingerprint_sees_source_data_and_device(tmp_path, monkeypatch):
     package.mkdir()
     (package / "__init__.py").write_text("")
     (tmp_path / "data" / "x.csv").write_text("1")
-    monkeypatch.setattr(runner.coursekit, "__file__", str(package / "__init__.py"))
-    monkeypatch.setattr(runner, "DATA", tmp_path / "data")
-    seen = {runner._fingerprint_of_the_world()}
-    assert runner._fingerprint_of_the_world() in seen
+    monkeypatch.setattr(inputs.coursekit, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(inputs, "DATA", tmp_path / "data")
+    seen = {inputs.fingerprint_of_the_world()}
+    assert inputs.fingerprint_of_the_world() in seen
     (package / "new.py").write_text("")
-    seen.add(runner._fingerprint_of_the_world())
+    seen.add(inputs.fingerprint_of_the_world())
     (tmp_path / "data" / "x.csv").write_text("2")
-    seen.add(runner._fingerprint_of_the_world())
+    seen.add(inputs.fingerprint_of_the_world())
     monkeypatch.setenv("DEVICE", "some")
-    seen.add(runner._fingerprint_of_the_world())
+    seen.add(inputs.fingerprint_of_the_world())
     assert len(seen) == 4
 
 
@@ -171,7 +172,7 @@ def test_missing_and_colliding_notebooks(tmp_path, no_kernel):
 def test_a_parameter_goes_to_the_notebooks_that_know_it(tmp_path):
     one = notebook(tmp_path / "one.ipynb", "1", parameters="steps = 60")
     two = notebook(tmp_path / "two.ipynb", "1", parameters="rank = 8")
-    jobs = runner._plan([one, two], None, {"steps": 3, "rank": 4})
+    jobs = inputs.plan([one, two], None, {"steps": 3, "rank": 4})
     assert [job.given for job in jobs] == [{"steps": 3}, {"rank": 4}]
 
 
@@ -261,16 +262,16 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(tmp_path):
 
 def test_two_batches_cannot_write_to_one_folder(tmp_path, no_kernel):
     path = notebook(tmp_path / "n.ipynb", "1")
-    (tmp_path / "runs").mkdir()
-    with runner._alone(tmp_path / "runs"), pytest.raises(CourseError, match="another run"):
+    with Folder(tmp_path / "runs").opened(), pytest.raises(CourseError, match="another run"):
         run_notebooks([path], tmp_path / "runs")
-    with runner._alone(tmp_path / "runs"):
+    with Folder(tmp_path / "runs").opened():
         pass
 
 
 def test_a_summary_comes_back_as_it_was_and_a_broken_one_is_forgotten(tmp_path):
     results = [Result("b.ipynb", "ok", minutes=1.5, key="k"), Result("a.ipynb", "failed", "why")]
-    write_summary(tmp_path, results, "smoke")
+    for name, text in summary_files(results, "smoke").items():
+        (tmp_path / name).write_text(text)
     assert read_summary(tmp_path) == {r.notebook: r for r in results}
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["index.html", "summary.json"]
     for text in ("", "{", "[]", '{"notebooks": [3]}'):
