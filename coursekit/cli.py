@@ -59,7 +59,9 @@ def _tell(text: object) -> None:
         typer.echo(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115: Python flushes stdout once more when it ends
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # Python flushes once more when it ends
 
 
 @app.command()
@@ -200,7 +202,11 @@ def info() -> None:
     _tell(f"coursekit     {coursekit.__version__} ({Path(coursekit.__file__).parent})")
     _tell(f"Python        {platform.python_version()} ({platform.platform()})")
     for project in ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "papermill"):
-        _tell(f"{project:13} {metadata.version(project)}")
+        try:
+            version = metadata.version(project)
+        except metadata.PackageNotFoundError:
+            version = "not installed"
+        _tell(f"{project:13} {version}")
     device = pick_device()
     _tell(f"device        {device}, {str(pick_dtype(device)).removeprefix('torch.')}")
     _tell(f"cache         {sources.home()}")

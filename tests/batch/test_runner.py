@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import functools
 import json
-import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import nbformat
+import papermill_here
 import psutil
 import pytest
+import yaml
+from papermill.iorw import NoDatesSafeLoader
 
 from coursekit.batch import inputs, runner
 from coursekit.batch.folder import Folder
-from coursekit.batch.processes import watch
+from coursekit.batch.processes import Stopped, Watched, watch
 from coursekit.batch.report import Result, read_summary, summary_files
 from coursekit.batch.runner import run_notebooks
 from coursekit.errors import CourseError
-from coursekit.notebook.parameters import check, defaults, fits, parse, read_profile
+from coursekit.notebook.parameters import as_yaml, check, defaults, fits, parse, read_profile
 
 
 def notebook(path: Path, *sources: str, parameters: str = "") -> Path:
@@ -46,30 +50,40 @@ def no_kernel(monkeypatch):
 
 
 @pytest.mark.slow
-def test_one_bad_notebook_stops_no_other(tmp_path):
+def test_one_bad_notebook_stops_no_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     bad = notebook(tmp_path / "a_bad.ipynb", "x = 1", "raise ValueError('no & <b>')", "y = 2")
     quits = notebook(tmp_path / "b_quits.ipynb", "import sys; sys.exit(0)", "print('never')")
     dies = notebook(tmp_path / "c_dies.ipynb", "import os; os._exit(3)")
     (tmp_path / "d_invalid.ipynb").write_text("{")
     good = notebook(
-        tmp_path / "e {good}.ipynb", "import math, pathlib", "print('sum', math.prod([6, 7]))", ""
+        Path("-e {good}.ipynb"),
+        "import math",
+        "print('sum', math.prod([6, 7]), lr)",
+        "",
+        parameters="lr = 1.0",
     )
     out = tmp_path / "runs"
-    results = run_notebooks([bad, quits, dies, tmp_path / "d_invalid.ipynb", good], out)
+    results = run_notebooks(
+        [bad, quits, dies, tmp_path / "d_invalid.ipynb", good], out, parameters={"lr": 5e-5}, jobs=2
+    )
     assert [r.status for r in results] == ["failed", "incomplete", "failed", "invalid", "ok"]
     assert results[0].message == "code cell 2: ValueError: no & <b>" and results[0].cells_run == 2
     assert results[2].message == "the kernel died"
-    assert results[4].peak_memory > 30e6 and results[4].minutes > 0 and results[4].cells == 2
-    assert "42" in str(nbformat.read(out / results[4].executed, 4).cells[1].outputs)
-    assert "sum 42" in (out / results[4].page).read_text()
+    assert results[4].peak_memory > 30e6 and results[4].minutes > 0 and results[4].cells == 4
+    assert "sum 42 5e-05" in (out / results[4].page).read_text()
     assert not json.loads((out / "summary.json").read_text())["ok"]
     index = (out / "index.html").read_text()
     assert "no &amp; &lt;b&gt;" in index and "e%20%7Bgood%7D.html" in index and "1 of 5" in index
 
 
-@pytest.mark.slow
-def test_finished_notebooks_are_run_again_only_when_their_inputs_change(tmp_path, monkeypatch):
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(runner, "watch", papermill_here.watch)
     monkeypatch.setattr(inputs, "fingerprint_of_the_world", lambda: "someone may be editing the package now")
+
+
+def test_finished_notebooks_are_run_again_only_when_their_inputs_change(tmp_path, quick, monkeypatch):
     counter = tmp_path / "counter"
     count = f"with open({str(counter)!r}, 'a') as file: file.write(str(steps) + '\\n')"
     path = notebook(tmp_path / "a.ipynb", count, parameters="steps = 60")
@@ -97,6 +111,109 @@ def test_finished_notebooks_are_run_again_only_when_their_inputs_change(tmp_path
     assert run(**again)[1] == ["200", "200"]
     (out / "a.ipynb").unlink()
     assert run(**again)[1] == ["200"], "its result is gone"
+    page = (out / "a.html").read_text()
+    (out / "a.html").unlink()
+    assert run(**again)[1] == [] and (out / "a.html").read_text() == page, "a page is made from its notebook"
+    emptied = nbformat.read(out / "a.ipynb", 4)
+    emptied.cells[0].outputs, emptied.cells[0].execution_count = [], None
+    nbformat.write(emptied, out / "a.ipynb")
+    assert run(**again)[1] == ["200"], "its result was emptied"
+    tagged = nbformat.read(path, 4)
+    tagged.cells[1].metadata["tags"] = ["remove-input"]
+    nbformat.write(tagged, path)
+    assert run(**again)[1] == ["200"], "a tag may change what a cell does"
+
+
+def test_a_notebook_is_run_again_when_a_file_beside_it_changes(tmp_path, quick):
+    counter = tmp_path / "counter"
+    wrote = tmp_path / "work" / "wrote.txt"  # as a notebook writes it, whose working folder is its own
+    source = f"open({str(counter)!r}, 'a').write('x'); open({str(wrote)!r}, 'w').write('same')"
+    (tmp_path / "work" / "parts").mkdir(parents=True)
+    (tmp_path / "work" / "words.txt").write_text("old")
+    path = notebook(tmp_path / "work" / "a.ipynb", source)
+    notebook(tmp_path / "work" / "other.ipynb", "1")
+
+    def runs() -> int:
+        counter.write_text("")
+        run_notebooks([path], tmp_path / "out")
+        return len(counter.read_text())
+
+    assert runs() == 1 and runs() == 0, "what it wrote itself is no input"
+    for name, text in [
+        ("words.txt", "new"),
+        ("help.py", "x = 1"),
+        ("help.py", "x = 2"),
+        ("parts/a.py", "y = 1"),
+    ]:
+        (tmp_path / "work" / name).write_text(text)
+        assert runs() == 1, f"{name} may be read by it"
+        assert runs() == 0
+    (tmp_path / "work" / "help.py").unlink()
+    assert runs() == 1
+    notebook(tmp_path / "work" / "other.ipynb", "2")
+    assert runs() == 0
+
+
+def test_a_failure_before_the_kernel_keeps_the_last_good_result(tmp_path, quick, monkeypatch):
+    path, out = notebook(tmp_path / "a.ipynb", "print(6 * 7)", parameters="x = None"), tmp_path / "out"
+    run_notebooks([path], out)
+    before = (out / "a.ipynb").read_bytes()
+    with pytest.raises(CourseError, match="parameter 'x' cannot be of type set"):
+        run_notebooks([path], out, parameters={"x": {1, 2}})
+    monkeypatch.setattr(runner, "watch", lambda *a, **k: Watched(1, 0.1, 100, False))
+    (result,) = run_notebooks([path], out, force=True)
+    assert result.status == "failed" and result.executed == "" and (out / "a.ipynb").read_bytes() == before
+
+
+def test_so_many_notebooks_at_a_time(tmp_path, quick, monkeypatch, capsys):
+    paths = [notebook(tmp_path / f"{name}.ipynb", "1") for name in "abcd"]
+    both, most, now = threading.Barrier(2, timeout=20), [], []
+
+    def together(command, **options):
+        now.append(command)
+        most.append(len(now))
+        both.wait()  # nobody goes on before two are here
+        time.sleep(0.01)
+        now.remove(command)
+        return papermill_here.watch(command, **options)
+
+    monkeypatch.setattr(runner, "watch", together)
+    assert [r.notebook for r in run_notebooks(paths, tmp_path / "out", jobs=2)] == [p.name for p in paths]
+    assert max(most) == 2 and all(entry["status"] == "ok" for entry in summary(tmp_path / "out").values())
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if line.endswith(" ...")] == [
+        f"[{i}/4] {p.name} ..." for i, p in enumerate(paths, 1)
+    ]
+    assert len([line for line in said if ": ok in 0.0 min" in line]) == 4
+    for jobs in (0, 1.5, True):
+        with pytest.raises(CourseError, match="jobs must be a positive integer, such as 2; got"):
+            run_notebooks(paths, tmp_path / "out", jobs=jobs)
+
+
+def test_ctrl_c_ends_all_that_run_at_a_time(tmp_path, quick, monkeypatch):
+    paths = [notebook(tmp_path / f"{name}.ipynb", "1") for name in "abcd"]
+    ended = []
+
+    def asleep(command, *, stop, **options):
+        if "a.ipynb" in command[3]:
+            return papermill_here.watch(command)
+        assert stop.wait(20)
+        ended.append(Path(command[3]).name)
+        raise Stopped
+
+    def interrupted(running, **options):
+        found = wait(running, **options)
+        if "a.ipynb" in summary(tmp_path / "out"):  # "b" and "c" are running
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(runner, "watch", asleep)
+    wait = runner.wait
+    # Called once with "a" and "b" running, then with "b" and "c".
+    monkeypatch.setattr(runner, "wait", lambda running, **o: interrupted(running, timeout=0.5, **o))
+    with pytest.raises(KeyboardInterrupt):
+        run_notebooks(paths, tmp_path / "out", jobs=2)
+    assert sorted(ended) == ["b.ipynb", "c.ipynb"] and list(summary(tmp_path / "out")) == ["a.ipynb"]
 
 
 def test_the_fingerprint_sees_source_data_and_device(tmp_path, monkeypatch):
@@ -105,6 +222,8 @@ def test_the_fingerprint_sees_source_data_and_device(tmp_path, monkeypatch):
     package.mkdir()
     (package / "__init__.py").write_text("")
     (tmp_path / "data" / "x.csv").write_text("1")
+    (tmp_path / "data" / "papers").mkdir()
+    (package / "methods").mkdir()
     monkeypatch.setattr(inputs.coursekit, "__file__", str(package / "__init__.py"))
     monkeypatch.setattr(inputs, "DATA", tmp_path / "data")
     seen = {inputs.fingerprint_of_the_world()}
@@ -113,9 +232,17 @@ def test_the_fingerprint_sees_source_data_and_device(tmp_path, monkeypatch):
     seen.add(inputs.fingerprint_of_the_world())
     (tmp_path / "data" / "x.csv").write_text("2")
     seen.add(inputs.fingerprint_of_the_world())
+    (tmp_path / "data" / "papers" / "glue.csv").write_text("1")
+    seen.add(inputs.fingerprint_of_the_world())
+    (package / "methods" / "lora.py").write_text("")
+    seen.add(inputs.fingerprint_of_the_world())
     monkeypatch.setenv("DEVICE", "some")
     seen.add(inputs.fingerprint_of_the_world())
-    assert len(seen) == 4
+    assert len(seen) == 6
+
+
+ITSELF: list = []
+ITSELF.append(ITSELF)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +254,12 @@ def test_the_fingerprint_sees_source_data_and_device(tmp_path, monkeypatch):
         ({"lr": "1e-3"}, "write 1.0e-03"),
         ({"names": "abc"}, "'names' expects list"),
         ({"quick": 1}, "'quick' expects bool"),
+        ({"seed": {1, 2}}, "parameter 'seed' cannot be of type set"),
+        ({"seed": b"x"}, "parameter 'seed' cannot be of type bytes"),
+        ({"seed": 1j}, "parameter 'seed' cannot be of type complex"),
+        ({"names": ["a", {"b": {1}}]}, "parameter 'names' cannot be of type set"),
+        ({"names": ITSELF}, "parameter 'names' cannot be nested so deeply"),
+        ({"seed": "\udc80"}, "parameter 'seed' cannot be text that is not UTF-8"),
         ({"stepps": 3}, "unknown parameter 'stepps'; did you mean 'steps'?"),
     ],
 )
@@ -141,17 +274,33 @@ def test_a_parameter_that_does_not_fit_is_refused_before_a_kernel(tmp_path, no_k
 
 
 def test_a_profile_that_does_not_fit_is_refused_before_a_kernel(tmp_path, no_kernel):
-    path = notebook(tmp_path / "n.ipynb", "1", parameters="steps = 60")
+    path = notebook(tmp_path / "n.ipynb", "1", parameters="steps = 60\nday = None\nnames = []")
     folder = tmp_path / "profiles"
     folder.mkdir()
     (folder / "smoke.yaml").write_text("steps: lots\n")
     (folder / "list.yaml").write_text("- steps\n")
     (folder / "broken.yaml").write_text("steps: [1\n")
+    (folder / "date.yaml").write_text("day: 2024-05-06\n")
+    (folder / "nodate.yaml").write_text("day: 2024-99-99\n")
+    (folder / "set.yaml").write_text("names: !!set {a, b}\n")
+    (folder / "bytes.yaml").write_text("day: !!binary aGk=\n")
+    (folder / "itself.yaml").write_text("names: &n [*n]\n")
+    (folder / "deep.yaml").write_text("names: " + "[" * 2000 + "]" * 2000)
+    (folder / "numbers.yaml").write_text("1: 2\n")
+    (folder / "latin.yaml").write_bytes(b"names: [\xe9]")
     for profile, says in [
         ("smoke", r"'steps' expects int, got 'lots' \(str\) \(smoke.yaml for n.ipynb\)"),
         ("smok", "unknown profile 'smok'; did you mean 'smoke'"),
         ("list", "name: value"),
         ("broken", "not valid YAML"),
+        ("date", r"parameter 'day' cannot be of type date \(date.yaml for n.ipynb\)"),
+        ("nodate", "not valid YAML"),
+        ("set", "'names' expects list"),
+        ("bytes", "parameter 'day' cannot be of type bytes"),
+        ("itself", "parameter 'names' cannot be nested so deeply"),
+        ("deep", "not valid YAML"),
+        ("numbers", "name: value"),
+        ("latin", "is not UTF-8 text"),
         (folder / "none.yaml", "cannot read the profile"),
     ]:
         with pytest.raises(CourseError, match=says) as caught:
@@ -162,7 +311,12 @@ def test_a_profile_that_does_not_fit_is_refused_before_a_kernel(tmp_path, no_ker
 def test_missing_and_colliding_notebooks(tmp_path, no_kernel):
     (tmp_path / "b").mkdir()
     first, second = notebook(tmp_path / "n.ipynb", "1"), notebook(tmp_path / "b" / "n.ipynb", "1")
-    for paths, says in [([], "no notebooks"), ([tmp_path / "x.ipynb"], "no notebook .*x.ipynb")]:
+    (tmp_path / "a.py").write_text(first.read_text())
+    for paths, says in [
+        ([], "no notebooks"),
+        ([tmp_path / "x.ipynb"], "no notebook .*x.ipynb"),
+        ([tmp_path / "a.py"], "a.py is no notebook: its name must end in .ipynb"),
+    ]:
         with pytest.raises(CourseError, match=says):
             run_notebooks(paths, tmp_path / "runs")
     with pytest.raises(CourseError, match="would both become n.ipynb"):
@@ -179,11 +333,30 @@ def test_a_parameter_goes_to_the_notebooks_that_know_it(tmp_path):
 @pytest.mark.parametrize(
     "text, value",
     [("3", 3), ("3.5", 3.5), ("1e-3", 1e-3), ("true", True), ("False", False), ("None", None)]
+    + [("5e-5", 5e-5), ("1e999", float("inf")), ("{[]: 1}", "{[]: 1}"), ("[" * 999, "[" * 999)]
     + [("[1, 'a']", [1, "a"]), ("film", "film"), ("a=b", "a=b"), ("", "")],
 )
 def test_values_of_the_command_line(text, value):
     name, parsed = parse(f"x={text}")
     assert name == "x" and parsed == value and type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [5e-5, 3e-05, 1e22, float("inf"), [5e-5, -0.0, 1], 10**30, "5e-5", "true", "é\n'\"", None, False]
+    + [{"lr": 5e-5}, ["a", ["b"]]],
+)
+def test_papermill_reads_the_parameter_that_was_given(value):
+    read = yaml.load(as_yaml({"x": value}), Loader=NoDatesSafeLoader)["x"]
+    assert read == value and type(read) is type(value)
+    assert repr(read) == repr(value)
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), 0, -1, float("inf"), "1"])
+def test_a_time_limit_is_a_number_of_minutes(tmp_path, no_kernel, timeout):
+    path = notebook(tmp_path / "n.ipynb", "1")
+    with pytest.raises(CourseError, match="timeout must be a number above 0, such as 10; got"):
+        run_notebooks([path], tmp_path / "runs", timeout=timeout)
 
 
 def test_what_is_no_assignment_is_refused():
@@ -280,7 +453,24 @@ def test_a_summary_comes_back_as_it_was_and_a_broken_one_is_forgotten(tmp_path):
 
 
 def test_the_index_has_both_themes():
-    from coursekit.batch.report import _index
+    r"""Every colour that the page names has a light and a dark form, and text can be read on either ground."""
+    page = summary_files([Result("a.ipynb", "ok"), Result("b.ipynb", "failed")], None)["index.html"]
+    assert "color-scheme: light dark" in page and "default profile" in page
+    defined = dict(re.findall(r"(--[a-z]+): light-dark\((#[0-9a-f]{6}, #[0-9a-f]{6})\)", page))
+    assert {*re.findall(r"var\((--[a-z]+)\)", page)} == {*defined} >= {"--good", "--bad"}
+    assert not re.findall(r"(?<!--)(?:color|background): *#", page), "a colour for one theme only"
+    for name in ("--good", "--bad"):
+        light, dark = defined[name].split(", ")
+        assert contrast(light, "#ffffff") >= 4.5 and contrast(dark, "#121212") >= 4.5
 
-    page = _index([Result("a.ipynb", "ok")], None)
-    assert "color-scheme: light dark" in page and "default profile" in page and os.sep not in "a.ipynb"
+
+def contrast(one: str, other: str) -> float:
+    r"""Of two colours by WCAG 2.2, from 1 to 21; text wants 4.5."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
