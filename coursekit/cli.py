@@ -105,12 +105,13 @@ def run(
 def refresh(
     notebooks: Annotated[list[Path] | None, typer.Argument(help="Default: all in notebooks/.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("runs"),
+    jobs: Annotated[int, typer.Option(help="Notebooks at a time, each in a process of its own.")] = 1,
 ) -> None:
     r"""Put the outputs of a run with default parameters into the notebooks, ready to be committed."""
     from coursekit.authoring.refresh import refresh as put
 
     _end_children_too()
-    for path in put(_notebooks(notebooks), out):
+    for path in put(_notebooks(notebooks), out, jobs=jobs):
         _tell(f"refreshed {path}")
 
 

@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 from coursekit.errors import CourseError
+from coursekit.files import replace_text
 
 
 def solve(notebook: Path, out: Path, solutions: Path | None = None) -> list[str]:
@@ -15,12 +16,16 @@ def solve(notebook: Path, out: Path, solutions: Path | None = None) -> list[str]
     Its answer is the function `lora_forward` in `solutions` (default: `tests/solutions/<stem>.py` of the
     checkout), with the imports and the helpers of that file that it uses. What else the cell holds stays.
 
-    Raises CourseError where there is no exercise, no file of solutions, or no answer.
+    Raises CourseError where there is no exercise, no file of solutions, or no answer, and where `out` is `notebook`.
     """
     import nbformat
 
     if not notebook.is_file():
         raise CourseError(f"there is no notebook {notebook}")
+    if out.exists() and out.samefile(notebook):
+        raise CourseError(
+            f"{out} is the notebook itself, which its solution would overwrite: choose another file"
+        )
     solutions = solutions or notebook.resolve().parent.parent / "tests" / "solutions" / f"{notebook.stem}.py"
     if not solutions.is_file():
         raise CourseError(f"there are no solutions for {notebook.name}: {solutions} is missing")
@@ -39,8 +44,11 @@ def solve(notebook: Path, out: Path, solutions: Path | None = None) -> list[str]
         raise CourseError(
             f"{notebook.name} has no exercise: no cell has nbgrader metadata with solution: true"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(content, out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(out, nbformat.writes(content) + "\n")
+    except OSError as error:
+        raise CourseError(f"cannot write {out}: {error.strerror}") from error
     return answered
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
+import papermill_here
 import pytest
 
 from coursekit.authoring.refresh import clean, refresh
+from coursekit.batch import runner
 from coursekit.errors import CourseError
 
 
@@ -30,13 +32,66 @@ def test_outputs_are_kept_and_noise_is_not(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.ipynb", "runs"]
 
 
-@pytest.mark.slow
-def test_a_notebook_that_fails_is_left_as_it_was(tmp_path):
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(runner, "watch", papermill_here.watch)
+
+
+def test_a_notebook_that_fails_is_left_as_it_was(tmp_path, quick):
     path = notebook(tmp_path, "1 / 0")
     before = path.read_bytes()
     with pytest.raises(CourseError, match="one.ipynb: failed, .*ZeroDivisionError"):
         refresh([path], tmp_path / "runs")
     assert path.read_bytes() == before
+
+
+def output(path: Path) -> str:
+    return nbformat.read(path, as_version=4).cells[0].outputs[0].text
+
+
+def test_a_link_stays_a_link(tmp_path, quick):
+    (tmp_path / "kept").mkdir()
+    path = notebook(tmp_path / "kept", "print(6 * 7)")
+    link = tmp_path / "one.ipynb"
+    link.symlink_to(path)
+    refresh([link], tmp_path / "runs")
+    assert link.is_symlink() and output(path) == "42\n"
+
+
+def test_an_edit_made_during_the_run_stays(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    path, other = notebook(tmp_path, "print(6 * 7)"), notebook(tmp_path / "other", "print(1)")
+    other = other.rename(tmp_path / "two.ipynb")
+
+    def meanwhile(command, **options):
+        notebook(tmp_path, "print('better')")
+        return papermill_here.watch(command, **options)
+
+    monkeypatch.setattr(runner, "watch", meanwhile)
+    with pytest.raises(CourseError, match="^one.ipynb: edited during the run, so left as it is"):
+        refresh([path, other], tmp_path / "runs")
+    assert "better" in path.read_text() and output(other) == "1\n"
+
+
+def test_an_edited_tag_or_exercise_outlives_a_result_that_is_older(tmp_path, quick):
+    path = notebook(tmp_path, "print(6 * 7)")
+    refresh([path], tmp_path / "runs")
+    book = nbformat.read(path, as_version=4)
+    book.cells[0].metadata["nbgrader"] = {"points": 3}
+    nbformat.write(book, path)
+    refresh([path], tmp_path / "runs")
+    (cell,) = nbformat.read(path, as_version=4).cells
+    assert cell.metadata == {"tags": ["kept"], "nbgrader": {"points": 3}} and output(path) == "42\n"
+
+
+def test_a_read_only_notebook_is_not_run(tmp_path, monkeypatch):
+    path = notebook(tmp_path, "print(6 * 7)")
+    before = path.read_bytes()
+    path.chmod(0o444)
+    monkeypatch.setattr(runner, "watch", lambda *a, **k: pytest.fail("a kernel was started"))
+    with pytest.raises(CourseError, match="one.ipynb is read-only: make it writable"):
+        refresh([path], tmp_path / "runs")
+    assert path.read_bytes() == before and not (tmp_path / "runs").exists()
 
 
 def test_clean_drops_times_and_progress_bars():
