@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from coursekit.comparison import files, machine, rates, trial
 from coursekit.comparison.bench import Bench, Setting
-from coursekit.comparison.contenders import CONTENDERS
+from coursekit.comparison.candidates import CANDIDATES
 from coursekit.comparison.files import Line
 from coursekit.errors import CourseError, unknown
 
@@ -30,25 +30,25 @@ def compare(
     say: Callable[[str], Any] = tqdm.write,
     progress: bool = True,
 ) -> list[Line]:
-    r"""Train `methods` (default: all of `CONTENDERS`) with every seed; give back their runs, old and new.
+    r"""Train `methods` (default: all of `CANDIDATES`) with every seed; give back their runs, old and new.
 
     out: a file of JSON lines. Runs that are in it already are not made again. try_rates: learning rates to choose
-    from, for each method by accuracy on validation sentences, with the first seed; "around": the contender's rate and
-    its neighbours, and on where the best is at an end; None: the contender's rate as it is. Lines of that search have
+    from, for each method by accuracy on validation sentences, with the first seed; "around": the candidate's rate and
+    its neighbours, and on where the best is at an end; None: the candidate's rate as it is. Lines of that search have
     the purpose "sweep", those of the comparison "run". say: gets notices, such as which method does not fit the model,
     or which run failed: its line has the accuracy None.
 
     Raises CourseError, before anything is trained, for unknown names, settings that make no sense, a file that cannot
     be written, and one of runs with other settings; and where no method fits the model.
     """
-    names = list(dict.fromkeys(CONTENDERS if methods is None else methods))
+    names = list(dict.fromkeys(CANDIDATES if methods is None else methods))
     seeds = list(dict.fromkeys(seeds))
     _check(setting, names, seeds, try_rates)
     made = _Made(files.Runs(out), setting)
     made.agree_with(made.common)
     for name in names:
-        made.agree_with({"settings": CONTENDERS[name].settings}, method=name)
-    chosen = {name: CONTENDERS[name].rate for name in names}
+        made.agree_with({"settings": CANDIDATES[name].settings}, method=name)
+    chosen = {name: CANDIDATES[name].rate for name in names}
     if not try_rates:
         made.agree_on_rates(chosen)
     if made.runs.torn:
@@ -73,7 +73,7 @@ def compare(
 
             def search(name: str) -> None:
                 chosen[name] = _best(
-                    try_rates, CONTENDERS[name].rate, lambda lr: made.sweep(name, seeds[0], lr)
+                    try_rates, CANDIDATES[name].rate, lambda lr: made.sweep(name, seeds[0], lr)
                 )
                 made.agree_on_rates({name: chosen[name]})
 
@@ -138,9 +138,9 @@ class _Made:
         for line in self.runs.lines:
             if key.items() <= line.items():
                 return line
-        contender = CONTENDERS[name]
-        about = {"family": contender.family, "settings": contender.settings}
-        line = key | about | self.common | make(self.bench, contender, seed, lr) | self.here
+        candidate = CANDIDATES[name]
+        about = {"family": candidate.family, "settings": candidate.settings}
+        line = key | about | self.common | make(self.bench, candidate, seed, lr) | self.here
         self.runs.append(line)
         return line
 
@@ -157,8 +157,8 @@ def _check(
     setting: Setting, names: Sequence[str], seeds: Sequence[int], try_rates: str | Sequence[float] | None
 ) -> None:
     for name in names:
-        if name not in CONTENDERS:
-            raise unknown("method", name, CONTENDERS)
+        if name not in CANDIDATES:
+            raise unknown("method", name, CANDIDATES)
     if not names or not seeds:
         raise CourseError("nothing to compare: name at least one method and one seed")
     for key, value in asdict(setting).items():

@@ -12,7 +12,7 @@ from torch import nn
 
 from coursekit import memory, training
 from coursekit.comparison.bench import Bench
-from coursekit.comparison.contenders import Contender
+from coursekit.comparison.candidates import Candidate
 from coursekit.comparison.pace import as_in_training, ratios
 from coursekit.errors import CourseError
 from coursekit.evaluation.evaluate import accuracy
@@ -29,19 +29,19 @@ class Unfit(CourseError):
     r"""The method and the model do not go together."""
 
 
-def attach(bench: Bench, contender: Contender, seed: int) -> nn.Module:
+def attach(bench: Bench, candidate: Candidate, seed: int) -> nn.Module:
     r"""A fresh model with the method on it. Raises Unfit where the method does not fit the model."""
     model = bench.model(seed)
     training.seed_everything(seed)  # what the method draws is a function of the run's seed
     try:
-        return contender.attach(contender.method, model, bench, seed)
+        return candidate.attach(candidate.method, model, bench, seed)
     except CourseError as error:
         raise Unfit(str(error)) from error
 
 
-def validated(bench: Bench, contender: Contender, seed: int, lr: float) -> dict[str, Any]:
+def validated(bench: Bench, candidate: Candidate, seed: int, lr: float) -> dict[str, Any]:
     r"""Accuracy on the validation split after training at `lr`; None where the rate was so high that it failed."""
-    start, model = time.perf_counter(), attach(bench, contender, seed)
+    start, model = time.perf_counter(), attach(bench, candidate, seed)
     try:
         bench.fit(model, seed, lr)
         found = _score(bench, model, "validation")
@@ -50,7 +50,7 @@ def validated(bench: Bench, contender: Contender, seed: int, lr: float) -> dict[
     return found | {"wall_seconds": time.perf_counter() - start}
 
 
-def run(bench: Bench, contender: Contender, seed: int, lr: float) -> dict[str, Any]:
+def run(bench: Bench, candidate: Candidate, seed: int, lr: float) -> dict[str, Any]:
     r"""Train and test: what it took and what it reached.
 
     trained, head: parameters of the method, by count and by its closed form, and of the task head. storage_bytes: of
@@ -59,11 +59,11 @@ def run(bench: Bench, contender: Contender, seed: int, lr: float) -> dict[str, A
     but the first. step_ratio: of a step's time to that of a step of full fine-tuning, median over rounds in which they
     took turns. Where training failed: accuracy None, and why.
     """
-    start, model = time.perf_counter(), attach(bench, contender, seed)
+    start, model = time.perf_counter(), attach(bench, candidate, seed)
     head = sum(trainable(model.get_submodule(name)) for name in head_names(model))
-    trained, expected = trainable(model) - head, contender.method.count(model.config)
+    trained, expected = trainable(model) - head, candidate.method.count(model.config)
     assert trained == expected, (
-        f"{contender.settings} trains {trained} parameters, its closed form says {expected}"
+        f"{candidate.settings} trains {trained} parameters, its closed form says {expected}"
     )
     with as_in_training(model):
         measured = memory.measure(model, bench.batch)
@@ -73,10 +73,10 @@ def run(bench: Bench, contender: Contender, seed: int, lr: float) -> dict[str, A
     except CourseError as error:  # a loss that stopped being finite
         return sizes | {"accuracy": None, "why": str(error), "wall_seconds": time.perf_counter() - start}
     return sizes | {
-        "storage_bytes": _stored(contender, model),
+        "storage_bytes": _stored(candidate, model),
         "measured_on": dict(zip(("rows", "tokens"), bench.batch["input_ids"].shape, strict=True)),
         "memory": _bytes(measured),
-        "predicted": _predicted(bench, contender, model),
+        "predicted": _predicted(bench, candidate, model),
         "loss": statistics.fmean(history.loss[-max(1, len(history) // 10) :]),
         "step_seconds": statistics.median(history.seconds[1:] or history.seconds),
         "step_ratio": statistics.median(ratios(model, bench.reference, bench.batch, ROUNDS)),
@@ -91,9 +91,9 @@ def _score(bench: Bench, model: nn.Module, split: str) -> dict[str, Any]:
     return {"accuracy": score.value, "n": score.n, "low": score.low, "high": score.high}
 
 
-def _stored(contender: Contender, model: nn.Module) -> int:
+def _stored(candidate: Candidate, model: nn.Module) -> int:
     with tempfile.TemporaryDirectory() as folder, quiet():  # no bar for one file
-        contender.method.save(model, folder, **contender.keep)
+        candidate.method.save(model, folder, **candidate.keep)
         return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
 
 
@@ -101,7 +101,7 @@ def _bytes(breakdown: Breakdown) -> dict[str, int]:
     return dict(breakdown.rows()) | {"peak": breakdown.peak}
 
 
-def _predicted(bench: Bench, contender: Contender, model: nn.Module) -> dict[str, int] | None:
+def _predicted(bench: Bench, candidate: Candidate, model: nn.Module) -> dict[str, int] | None:
     r"""By the config alone. None where the memory model does not know the method, and on a base in 16 bits, where
     `fit` keeps copies in fp32 that it does not know either.
     """
@@ -111,8 +111,8 @@ def _predicted(bench: Bench, contender: Contender, model: nn.Module) -> dict[str
     rows, seq = mask.shape
     try:
         predicted = memory.predict(
-            model.config, contender.method, batch=rows, seq=seq, attention=model.config._attn_implementation,
-            padded=not mask.all(), device=bench.device.type, quantized=Quantized() if contender.quantized else None,
+            model.config, candidate.method, batch=rows, seq=seq, attention=model.config._attn_implementation,
+            padded=not mask.all(), device=bench.device.type, quantized=Quantized() if candidate.quantized else None,
         )  # fmt: skip
     except CourseError:
         return None

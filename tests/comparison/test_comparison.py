@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict
 from typer.testing import CliRunner
 
 from coursekit import cli, comparison, tasks
-from coursekit.comparison import AROUND, CONTENDERS, Setting, bench, files, pace, rates, trial
+from coursekit.comparison import AROUND, CANDIDATES, Setting, bench, files, pace, rates, trial
 from coursekit.errors import CourseError
 from coursekit.methods import FullFineTuning, LoRA, trainable
 from coursekit.plots.hybrid import FAMILIES
@@ -103,14 +103,14 @@ def test_a_run_says_what_it_took_and_what_it_reached(tmp_path, setting):
 
 
 def test_a_trained_task_keeps_no_network_that_only_training_needs(benches):
-    line = trial.run(benches["encoder"], CONTENDERS["p-tuning"], seed=0, lr=1e-3)
+    line = trial.run(benches["encoder"], CANDIDATES["p-tuning"], seed=0, lr=1e-3)
     assert line["storage_bytes"] < 4 * (20 * 128 + line["head"]) + 4_000 < 4 * line["trained"]
 
 
-@pytest.mark.parametrize("name", CONTENDERS)
-def test_every_contender_runs_on_an_encoder(benches, name):
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_every_candidate_runs_on_an_encoder(benches, name):
     r"""`run` itself asserts that the count is the closed form's."""
-    line = trial.run(benches["encoder"], CONTENDERS[name], seed=0, lr=CONTENDERS[name].rate)
+    line = trial.run(benches["encoder"], CANDIDATES[name], seed=0, lr=CANDIDATES[name].rate)
     assert (line["trained"] == 0) == (name == "head")
     assert line["n"] == 20 and line["memory"]["peak"] > line["memory"]["weights"] > 0
     assert line["predicted"]["gradients"] == line["memory"]["gradients"]  # what trains is exact
@@ -119,15 +119,15 @@ def test_every_contender_runs_on_an_encoder(benches, name):
     json.dumps(line, allow_nan=False)
 
 
-def test_every_contender_fits_a_decoder_or_says_why_not(benches):
+def test_every_candidate_fits_a_decoder_or_says_why_not(benches):
     unfit = {}
-    for name, contender in CONTENDERS.items():
+    for name, candidate in CANDIDATES.items():
         try:
-            model = trial.attach(benches["decoder"], contender, seed=0)
+            model = trial.attach(benches["decoder"], candidate, seed=0)
         except trial.Unfit as error:
             unfit[name] = str(error)
         else:
-            assert trainable(model) == contender.method.count(model.config) > 0
+            assert trainable(model) == candidate.method.count(model.config) > 0
     assert set(unfit) == {"head", "unipelt", "bitfit", "bitfit-query", "lora-bitfit"}  # it has no biases
     assert "no task head" in unfit["head"]
     assert "attach it to an encoder" in unfit["unipelt"]
@@ -176,7 +176,7 @@ def test_steps_that_are_timed_are_in_the_precision_that_fit_trains_in():
 
 
 def test_a_run_whose_training_fails_is_said_and_the_others_go_on(tmp_path, setting, monkeypatch):
-    monkeypatch.setitem(CONTENDERS, "full", replace(CONTENDERS["full"], rate=1e38))
+    monkeypatch.setitem(CANDIDATES, "full", replace(CANDIDATES["full"], rate=1e38))
     notices = []
     lines = compared(tmp_path / "runs.jsonl", setting, "full", "head", seeds=(0, 1), say=notices.append)
     runs = [(line["method"], line["seed"], line["accuracy"] is None) for line in lines]
@@ -204,7 +204,7 @@ def test_what_is_in_the_file_is_not_made_again(tmp_path, setting, monkeypatch):
     run = trial.run
     monkeypatch.setattr(trial, "run", lambda *a: made.append(a[1:3]) or run(*a))
     lines = compared(out, setting, "head", "lora", seeds=(0, 1))
-    assert made == [(CONTENDERS["lora"], 0), (CONTENDERS["head"], 1), (CONTENDERS["lora"], 1)]
+    assert made == [(CANDIDATES["lora"], 0), (CANDIDATES["head"], 1), (CANDIDATES["lora"], 1)]
     assert lines[:1] == first and lines == comparison.read(out) and len(texts(out)) == 4
     assert compared(out, setting, "head", "lora", seeds=(0, 1)) == lines and len(made) == 3
 
@@ -223,7 +223,7 @@ def test_ctrl_c_leaves_whole_lines_and_a_torn_one_is_made_again(tmp_path, settin
 
     with monkeypatch.context() as stopped:
         stopped.setattr(
-            trial, "run", lambda *a, run=trial.run: stop() if a[1] is CONTENDERS["lora"] else run(*a)
+            trial, "run", lambda *a, run=trial.run: stop() if a[1] is CANDIDATES["lora"] else run(*a)
         )
         with pytest.raises(KeyboardInterrupt):
             compared(out, setting)
@@ -365,8 +365,8 @@ def test_bad_input_is_one_clear_line_before_anything_is_made(tmp_path, setting, 
 
 
 def test_rates_of_the_table_lie_on_the_grid():
-    assert all(contender.rate in rates.GRID for contender in CONTENDERS.values())
-    assert all(contender.family in FAMILIES for contender in CONTENDERS.values())
+    assert all(candidate.rate in rates.GRID for candidate in CANDIDATES.values())
+    assert all(candidate.family in FAMILIES for candidate in CANDIDATES.values())
     assert rates.around(1e-3) == [3e-4, 1e-3, 3e-3] and rates.around(3e-2) == [1e-2, 3e-2, 1e-1]
     assert rates.around(rates.GRID[0]) == list(rates.GRID[:2])
 
@@ -391,7 +391,7 @@ def test_each_method_runs_at_the_rate_that_validation_chose(tmp_path, setting, m
     out, accuracy = tmp_path / "runs.jsonl", {3e-3: 0.5, 1e-2: 0.6, 3e-2: 0.7, 1e-1: 0.65}
     asked = []
 
-    def validated(bench, contender, seed, lr):
+    def validated(bench, candidate, seed, lr):
         asked.append((seed, lr))
         return {"accuracy": accuracy[lr]}
 

@@ -71,7 +71,7 @@ def on_codes(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Mo
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     r"""One method in the comparison.
 
     family: baseline, additive, selective, reparameterised or hybrid. rate: learning rate where none is searched for.
@@ -98,39 +98,39 @@ class Contender:
 #: By name. The settings are the papers' or, where those are for large models, sizes near to each other. The rates are
 #: for MiniLM and a few dozen steps, which need higher ones than the papers' thousands: `--rates around` chose them for
 #: the table in data/comparison.csv. (LLaMA-Adapter, for decoders only, has a relative's.)
-CONTENDERS: dict[str, Contender] = {
-    "head": Contender("baseline", HeadOnly(), 3e-1),
-    "full": Contender("baseline", FullFineTuning(), 1e-4),
-    "houlsby": Contender("additive", HoulsbyAdapter(r=16), 3e-3),
-    "pfeiffer": Contender("additive", PfeifferAdapter(r=16), 1e-2),
-    "parallel": Contender("additive", ParallelAdapter(r=16), 1e-2),
-    "lin": Contender("additive", LinAdapter(r=16), 3e-3),
-    "adapter-drop": Contender("additive", AdapterDrop(PfeifferAdapter(r=16), n=2), 3e-2),
+CANDIDATES: dict[str, Candidate] = {
+    "head": Candidate("baseline", HeadOnly(), 3e-1),
+    "full": Candidate("baseline", FullFineTuning(), 1e-4),
+    "houlsby": Candidate("additive", HoulsbyAdapter(r=16), 3e-3),
+    "pfeiffer": Candidate("additive", PfeifferAdapter(r=16), 1e-2),
+    "parallel": Candidate("additive", ParallelAdapter(r=16), 1e-2),
+    "lin": Candidate("additive", LinAdapter(r=16), 3e-3),
+    "adapter-drop": Candidate("additive", AdapterDrop(PfeifferAdapter(r=16), n=2), 3e-2),
     # A wide adapter of which a fifth is left: the paper's Large-Sparse.
-    "sparse-adapter": Contender(
+    "sparse-adapter": Candidate(
         "additive", SparseAdapter(HoulsbyAdapter(r=64, init="bert"), pruned=0.8, score="snip"), 1e-2, on_batches
     ),
-    "ia3": Contender("additive", IA3(), 1e-1),
-    "prompt": Contender("additive", PromptTuning(n=20), 1.0),
-    "prefix": Contender("additive", PrefixTuning(n=20), 3e-2),
+    "ia3": Candidate("additive", IA3(), 1e-1),
+    "prompt": Candidate("additive", PromptTuning(n=20), 1.0),
+    "prefix": Candidate("additive", PrefixTuning(n=20), 3e-2),
     # Its network is needed to train; a trained task keeps the vectors that it made.
-    "p-tuning": Contender("additive", PTuning(n=20), 3e-4, keep={"encoder": False}),
-    "llama-adapter": Contender("additive", LlamaAdapter(n=10), 1e-2),
-    "bitfit": Contender("selective", BitFit(), 1e-2),
-    "bitfit-query": Contender("selective", BitFit(biases="query-and-second-mlp"), 3e-2),
-    "norms": Contender("selective", NormTuning(), 1e-2),
-    "top-layers": Contender("selective", TopLayers(k=2), 1e-3),
-    "attention": Contender("selective", ByType(("attention",)), 3e-4),
-    "fish-mask": Contender("selective", FishMask(keep=0.005), 1e-2, on_batches),
-    "far": Contender("selective", FreezeAndReconfigure(learners=0.1), 3e-3, primed),
-    "rows": Contender("selective", SelectRows(rows=0.1), 3e-3),
-    "said": Contender("reparameterised", IntrinsicSAID(d=1000), 1e-1),
-    "lora": Contender("reparameterised", LoRA(r=8, alpha=16), 1e-2),
-    "dora": Contender("reparameterised", LoRA(r=8, alpha=16, dora=True), 1e-2),
-    "qlora": Contender("reparameterised", LoRA(r=8, alpha=16, targets="all-linear"), 1e-3, on_codes),
-    "lora-bitfit": Contender("hybrid", Hybrid(LoRA(r=8, alpha=16), BitFit()), 3e-3),
-    "compacter": Contender("hybrid", Compacter(), 1e-2),
-    "compacter-plus": Contender("hybrid", CompacterPlus(), 3e-2),
-    "mam": Contender("hybrid", MAMAdapter(n=30, hidden=None), 1e-3),
-    "unipelt": Contender("hybrid", UniPELT(n=10, hidden=None), 1e-2),
+    "p-tuning": Candidate("additive", PTuning(n=20), 3e-4, keep={"encoder": False}),
+    "llama-adapter": Candidate("additive", LlamaAdapter(n=10), 1e-2),
+    "bitfit": Candidate("selective", BitFit(), 1e-2),
+    "bitfit-query": Candidate("selective", BitFit(biases="query-and-second-mlp"), 3e-2),
+    "norms": Candidate("selective", NormTuning(), 1e-2),
+    "top-layers": Candidate("selective", TopLayers(k=2), 1e-3),
+    "attention": Candidate("selective", ByType(("attention",)), 3e-4),
+    "fish-mask": Candidate("selective", FishMask(keep=0.005), 1e-2, on_batches),
+    "far": Candidate("selective", FreezeAndReconfigure(learners=0.1), 3e-3, primed),
+    "rows": Candidate("selective", SelectRows(rows=0.1), 3e-3),
+    "said": Candidate("reparameterised", IntrinsicSAID(d=1000), 1e-1),
+    "lora": Candidate("reparameterised", LoRA(r=8, alpha=16), 1e-2),
+    "dora": Candidate("reparameterised", LoRA(r=8, alpha=16, dora=True), 1e-2),
+    "qlora": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear"), 1e-3, on_codes),
+    "lora-bitfit": Candidate("hybrid", Hybrid(LoRA(r=8, alpha=16), BitFit()), 3e-3),
+    "compacter": Candidate("hybrid", Compacter(), 1e-2),
+    "compacter-plus": Candidate("hybrid", CompacterPlus(), 3e-2),
+    "mam": Candidate("hybrid", MAMAdapter(n=30, hidden=None), 1e-3),
+    "unipelt": Candidate("hybrid", UniPELT(n=10, hidden=None), 1e-2),
 }  # fmt: skip
