@@ -58,18 +58,34 @@ def summary_files(results: Iterable[Result], profile: str | None) -> dict[str, s
 
 def page_of(executed: Path) -> str:
     r"""An executed notebook as an HTML page."""
+    from jinja2 import DictLoader
     from nbconvert import HTMLExporter
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
     # A progress bar is hundreds of lines that overwrite each other: the page shows the last one, as a terminal does.
     one_line = CoalesceStreamsPreprocessor(enabled=True)
-    body, _ = HTMLExporter(template_name="lab", preprocessors=[one_line]).from_filename(str(executed))
+    exporter = HTMLExporter(
+        template_name="lab",
+        template_file="with_alt.html.j2",
+        extra_loaders=[DictLoader({"with_alt.html.j2": _WITH_ALT})],
+        preprocessors=[one_line],
+    )
+    body, _ = exporter.from_filename(str(executed))
     # Source code shown by a cell is Markdown, which the template would set in the font of prose.
     code = (
         "<style>.jp-RenderedMarkdown pre, .jp-RenderedMarkdown pre * {font-family: monospace}</style></head>"
     )
     return body.replace("</head>", code, 1)
 
+
+#: The lab template leaves out the alt text that an output's metadata has.
+_WITH_ALT = """{% extends "index.html.j2" %}
+{% block data_png scoped %}
+{%- set alt = output.metadata.get("image/png", {}).get("alt") -%}
+{%- if alt %}{{ super() | replace("<img ", '<img alt="' ~ (alt | escape_html) ~ '" ', 1) }}
+{%- else %}{{ super() }}{% endif -%}
+{% endblock %}
+"""
 
 _PAGE = """<!doctype html>
 <html lang="en">

@@ -2,7 +2,6 @@ r"""Many runs into one file, which can be stopped and gone on with at any time."
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from coursekit.comparison import files, machine, rates, trial
 from coursekit.comparison.bench import Bench, Setting
 from coursekit.comparison.candidates import CANDIDATES
 from coursekit.comparison.files import Line
-from coursekit.errors import CourseError, unknown
+from coursekit.errors import CourseError, number, one_of, unknown, whole
 
 #: Instead of learning rates to try: a method's own rate, its neighbours, and on where the best is at an end.
 AROUND = "around"
@@ -39,12 +38,24 @@ def compare(
     or which run failed: its line has the accuracy None.
 
     Raises CourseError, before anything is trained, for unknown names, settings that make no sense, a file that cannot
-    be written, and one of runs with other settings; and where no method fits the model.
+    be written, one that another process is adding to, and one of runs with other settings; and where no method fits
+    the model.
     """
     names = list(dict.fromkeys(CANDIDATES if methods is None else methods))
     seeds = list(dict.fromkeys(seeds))
     _check(setting, names, seeds, try_rates)
-    made = _Made(files.Runs(out), setting)
+    with files.added_to(out) as runs:
+        return _compare(_Made(runs, setting), names, seeds, try_rates, say, progress)
+
+
+def _compare(
+    made: _Made,
+    names: list[str],
+    seeds: list[int],
+    try_rates: str | Sequence[float] | None,
+    say: Callable[[str], Any],
+    progress: bool,
+) -> list[Line]:
     made.agree_with(made.common)
     for name in names:
         made.agree_with({"settings": CANDIDATES[name].settings}, method=name)
@@ -52,7 +63,7 @@ def compare(
     if not try_rates:
         made.agree_on_rates(chosen)
     if made.runs.torn:
-        say(f"{out} ended in the middle of a run, which is made again")
+        say(f"{made.runs.path} ended in the middle of a run, which is made again")
     made.load()
 
     fitting = list(names)
@@ -81,7 +92,9 @@ def compare(
         for seed in seeds:
             each("run", seed, lambda name, seed=seed: made.run(name, seed, chosen[name], say))
     if not fitting:
-        raise CourseError(f"none of these methods fits {setting.model}: take another model or other methods")
+        raise CourseError(
+            f"none of these methods fits {made.setting.model}: take another model or other methods"
+        )
     # Of a search, all lines; of runs those that were asked for.
     return [
         line
@@ -161,12 +174,11 @@ def _check(
             raise unknown("method", name, CANDIDATES)
     if not names or not seeds:
         raise CourseError("nothing to compare: name at least one method and one seed")
-    for key, value in asdict(setting).items():
-        if isinstance(value, int) and value < 1:
-            raise CourseError(f"{key}={value}: it must be at least 1")
-    if min(seeds) < 0 or max(seeds) >= 2**32:
-        seed = min(seeds) if min(seeds) < 0 else max(seeds)
-        raise CourseError(f"seed {seed}: give whole numbers from 0 up, below 2^32")
+    one_of("labels", setting.labels, ("two", "five"))  # a rating is no class
+    for key in ("steps", "batch_size", "sentences", "validation"):
+        whole(key, getattr(setting, key), least=1)
+    for seed in seeds:
+        whole("seed", seed, least=0, most=2**32 - 1)
     if isinstance(try_rates, str) and try_rates != AROUND:
         raise CourseError(
             f"learning rates {try_rates!r}: give numbers, such as 0.001 and 0.01, or {AROUND!r}"
@@ -177,5 +189,4 @@ def _check(
                 f"no learning rate to choose from: give some, such as 0.001 and 0.01, or {AROUND!r}"
             )
         for lr in try_rates:
-            if not (math.isfinite(lr) and lr > 0):
-                raise CourseError(f"learning rate {lr}: it must be a number above 0")
+            number("learning rate", lr, above=0, such_as=0.001)

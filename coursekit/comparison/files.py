@@ -1,14 +1,16 @@
-r"""Runs in a file, one JSON line each. A line is written whole; one that was torn is no run, and makes way."""
+r"""Runs in a file, one JSON line each. A line is written whole; an incomplete last line is discarded."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from coursekit.errors import CourseError
+from coursekit.files import alone
 
 Line = dict[str, Any]
 #: How every line begins: what is torn is known by this, and nothing else is ever cut off.
@@ -21,6 +23,21 @@ def read(path: str | Path) -> list[Line]:
     Raises CourseError where there is no such file, and where it holds something else than runs.
     """
     return _parsed(_content(Path(path)), Path(path))[0]
+
+
+@contextmanager
+def added_to(path: str | Path) -> Iterator[Runs]:
+    r"""The runs in `path`, which nobody else adds to during the `with`: two at once would make each run twice.
+
+    Raises CourseError where another process, or another part of this one, is at work on the file; and as `Runs` does.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot("write", path, error) from error
+    with alone(path.with_name(f".{path.name}.lock"), path):
+        yield Runs(path)
 
 
 class Runs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -149,9 +150,13 @@ def to_csv(rows: Iterable[Row], path: str | Path) -> Path:
 
 
 def check_target(path: str | Path) -> None:
-    r"""CourseError unless there is nothing at `path`, or a table that `to_csv` wrote."""
+    r"""CourseError unless a table can be written to `path`: nothing is there, or a table that `to_csv` wrote."""
+    path = Path(path)
     try:
-        there = Path(path).exists()
+        there = path.exists()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):  # as `to_csv` does: it replaces the file
+            pass
     except OSError as error:
         raise CourseError(f"cannot write {path}: {error.strerror}") from error
     if there:

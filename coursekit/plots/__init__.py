@@ -1,5 +1,6 @@
-r"""Pictures: `common.py` for what several notebooks draw, and one file a topic."""
+r"""Pictures: `common.py` for what several notebooks draw, and one file a topic; `alt.py` says what they show."""
 
+from coursekit.plots import alt
 from coursekit.plots.adapters import adapter_places, bottleneck
 from coursekit.plots.common import COLOURS, axes, grid, loss_curve, score_curves, scores, style
 from coursekit.plots.comparison import quality_against_size
@@ -13,3 +14,5 @@ __all__ = [
     "matrices_to_scale", "memory_bars", "predicted_and_measured", "quality_against_size", "score_curves", "scores",
     "soft_prompt_places", "spectrum", "style",
 ]  # fmt: skip
+
+alt.enable()

@@ -2,9 +2,11 @@ r"""The comparison of all methods: on a tiny model and a task it can learn, stop
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import random
+import sys
 from dataclasses import replace
 
 import pytest
@@ -37,6 +39,12 @@ def folders(tmp_path_factory):
     return found
 
 
+LINE_OF_A_RUN = {
+    "trained": 100, "head": 10, "storage_bytes": 500, "predicted": {"peak": 8}, "step_seconds": 0.5, "step_ratio": 0.6,
+    "memory": dict(weights=1, master=0, gradients=2, optimizer=3, activations=4, peak=9), "n": 20, "majority": 0.5,
+}  # fmt: skip
+
+
 def film(domain="film", labels="two"):
     r"""A task whose sentences hold "good" or "bad", in the place of the real one."""
     draw = random.Random(0)
@@ -58,6 +66,9 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench, "load_task", film)
         patch.setattr(trial, "ROUNDS", 1)
+        patch.setattr(bench, "LOOKED_AT", 24)
+        # Model and task of a setting are loaded once for all tests.
+        patch.setattr(sys.modules["coursekit.comparison.compare"], "Bench", functools.cache(bench.Bench))
         yield
 
 
@@ -68,6 +79,19 @@ def benches(folders):
         kind: bench.Bench(Setting(model=str(folder), steps=1, batch_size=4, sentences=20, validation=10))
         for kind, folder in folders.items()
     }
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    r"""Runs that cost nothing, for tests of what becomes of them: the accuracy is the seed's, and no other."""
+    made = []
+
+    def run(bench, candidate, seed, lr):
+        made.append((candidate, seed))
+        return LINE_OF_A_RUN | {"accuracy": 0.5 + 0.01 * seed}
+
+    monkeypatch.setattr(trial, "run", run)
+    return made
 
 
 @pytest.fixture
@@ -133,10 +157,12 @@ def test_every_candidate_fits_a_decoder_or_says_why_not(benches):
     assert "attach it to an encoder" in unfit["unipelt"]
 
 
-def test_learning_shows(tmp_path, setting):
+def test_learning_shows(tmp_path, setting, monkeypatch):
     r"""More steps at a good rate: the words tell the class, so a model that learns them is right."""
     setting = Setting(**vars(setting) | {"steps": 30, "batch_size": 16, "sentences": 30})
-    full, head = compared(tmp_path / "runs.jsonl", setting, "full", "head", try_rates=[3e-3])[-2:]
+    for name in ("full", "head"):
+        monkeypatch.setitem(CANDIDATES, name, replace(CANDIDATES[name], rate=3e-3))
+    full, head = compared(tmp_path / "runs.jsonl", setting, "full", "head")
     assert (full["method"], head["method"]) == ("full", "head")
     assert full["accuracy"] > 0.9 > head["accuracy"] and full["loss"] < head["loss"]
 
@@ -146,6 +172,28 @@ def test_a_wrong_count_is_a_bug_and_said_so(tmp_path, setting, monkeypatch):
     with pytest.raises(AssertionError, match="closed form says 7"):
         compared(tmp_path / "runs.jsonl", setting, "lora")
     assert not (tmp_path / "runs.jsonl").exists()
+
+
+def test_the_ratio_is_ours_to_the_reference_and_they_take_turns(monkeypatch):
+    r"""A clock by hand: the reference's steps take 2 s. Ours take 1 s when they go first and 4 s when second."""
+    order = []
+
+    def stepper(model, *_):
+        def step():
+            first = len(order) % 2 == 0
+            order.append(model.name)
+            return 2.0 if model.name == "reference" else (1.0 if first else 4.0)
+
+        return step
+
+    monkeypatch.setattr(pace, "_stepper", stepper)
+    ours, reference = (
+        FullFineTuning().attach(tiny.encoder("bert")),
+        FullFineTuning().attach(tiny.encoder("bert")),
+    )
+    ours.name, reference.name = "ours", "reference"
+    assert pace.ratios(ours, reference, {}, rounds=4) == [0.5, 2.0, 0.5, 2.0]
+    assert order[2:] == ["ours", "reference", "reference", "ours"] * 2, "after one step each to warm up"
 
 
 def test_steps_that_are_timed_leave_both_models_as_they_are():
@@ -197,12 +245,10 @@ def test_no_method_that_fits_is_an_error(tmp_path, folders):
 # The file -------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_in_the_file_is_not_made_again(tmp_path, setting, monkeypatch):
-    out = tmp_path / "deep" / "runs.jsonl"
+def test_what_is_in_the_file_is_not_made_again(tmp_path, setting, no_training):
+    out, made = tmp_path / "deep" / "runs.jsonl", no_training
     first = compared(out, setting, "head")
-    made = []
-    run = trial.run
-    monkeypatch.setattr(trial, "run", lambda *a: made.append(a[1:3]) or run(*a))
+    made.clear()
     lines = compared(out, setting, "head", "lora", seeds=(0, 1))
     assert made == [(CANDIDATES["lora"], 0), (CANDIDATES["head"], 1), (CANDIDATES["lora"], 1)]
     assert lines[:1] == first and lines == comparison.read(out) and len(texts(out)) == 4
@@ -215,7 +261,7 @@ def test_the_same_run_gives_the_same_quality(tmp_path, setting):
         assert one[key] == other[key]
 
 
-def test_ctrl_c_leaves_whole_lines_and_a_torn_one_is_made_again(tmp_path, setting, monkeypatch):
+def test_ctrl_c_leaves_whole_lines_and_a_torn_one_is_made_again(tmp_path, setting, monkeypatch, no_training):
     out, notices = tmp_path / "runs.jsonl", []
 
     def stop(*_):
@@ -238,6 +284,43 @@ def test_ctrl_c_leaves_whole_lines_and_a_torn_one_is_made_again(tmp_path, settin
     ]
 
 
+def test_two_comparisons_do_not_add_to_one_file(tmp_path, setting, monkeypatch, no_training):
+    r"""The second starts while the first is at work, after a run that was torn: each run is in the file once."""
+    out, run = tmp_path / "runs.jsonl", trial.run
+    compared(out, setting, "head")
+    with out.open("a") as file:
+        file.write('{"purpose": "run", "method": "lo')
+
+    def another_meanwhile(*arguments):
+        with pytest.raises(CourseError, match="another run is writing to .*runs.jsonl: wait for it"):
+            compared(out, setting, seeds=(0, 1))
+        return run(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trial, "run", another_meanwhile)
+        compared(out, setting, seeds=(0, 1))
+    lines = comparison.read(out)
+    assert len({(line["method"], line["seed"]) for line in lines}) == len(lines) == 4
+    assert compared(out, setting, seeds=(0, 1)) == lines, "the file is free again"
+
+
+def test_methods_choose_and_memory_is_measured_by_training_sentences(benches):
+    r"""No sentence of the validation or the test split is looked at: here the first word says which split it is."""
+    for kind, one in benches.items():
+        words = {}
+        for split in ("train", "validation", "test"):
+            data = one.prepared.split(split)
+            words[split] = {tuple(row["input_ids"]) for row in data}
+        seen = [*one.looked_at(0), one.batch]
+        pad = one.prepared.collate([one.prepared.split("train")[0]])["input_ids"][0]
+        for batch in seen:
+            for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+                row = tuple(ids[mask.bool()].tolist())
+                assert row in words["train"] and row not in words["test"] - words["train"], (kind, pad)
+        assert sum(len(batch["input_ids"]) for batch in one.looked_at(0)) == bench.LOOKED_AT
+        assert words["test"] - words["train"], "the splits differ"
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -247,7 +330,7 @@ def test_ctrl_c_leaves_whole_lines_and_a_torn_one_is_made_again(tmp_path, settin
         ({"sentences": 30}, "sentences = 20, and now it is 30"),
     ],
 )
-def test_a_file_of_other_settings_is_refused(tmp_path, setting, change, says):
+def test_a_file_of_other_settings_is_refused(tmp_path, setting, change, says, no_training):
     out = tmp_path / "runs.jsonl"
     compared(out, setting, "head")
     before = out.read_bytes()
@@ -267,7 +350,7 @@ def test_a_file_of_other_settings_is_refused(tmp_path, setting, change, says):
         ({"versions": {"torch": "1.0"}}, "versions = {'torch': '1.0'}"),
     ],
 )
-def test_a_method_that_ran_otherwise_before_is_refused(tmp_path, setting, change, says):
+def test_a_method_that_ran_otherwise_before_is_refused(tmp_path, setting, change, says, no_training):
     out = tmp_path / "runs.jsonl"
     (line,) = compared(out, setting, "lora")
     out.write_text(json.dumps(line | change) + "\n")
@@ -276,7 +359,7 @@ def test_a_method_that_ran_otherwise_before_is_refused(tmp_path, setting, change
     assert len(texts(out)) == 1
 
 
-def test_a_file_of_something_else_is_left_as_it_is(tmp_path, setting):
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path, setting, no_training):
     out = tmp_path / "notes.txt"
     out.write_text("my notes\nwithout an end")
     with pytest.raises(CourseError, match="line 1 of .*notes.txt is no run"):
@@ -297,7 +380,7 @@ def test_what_is_no_torn_run_is_never_cut_off(tmp_path, setting, text):
     assert out.read_text() == text
 
 
-def test_a_last_run_without_its_end_of_line_is_a_run(tmp_path, setting):
+def test_a_last_run_without_its_end_of_line_is_a_run(tmp_path, setting, no_training):
     out = tmp_path / "runs.jsonl"
     (first,) = compared(out, setting, "head")
     out.write_text(out.read_text().rstrip())
@@ -306,7 +389,7 @@ def test_a_last_run_without_its_end_of_line_is_a_run(tmp_path, setting):
     assert lines[0] == first and lines == comparison.read(out) and len(texts(out)) == 2
 
 
-def test_a_refused_file_keeps_its_torn_end(tmp_path, setting):
+def test_a_refused_file_keeps_its_torn_end(tmp_path, setting, no_training):
     out = tmp_path / "runs.jsonl"
     compared(out, setting, "head")
     with out.open("a") as file:
@@ -342,13 +425,16 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
         ({"methods": ["lorra"]}, "unknown method 'lorra'; did you mean 'lora'"),
         ({"methods": []}, "name at least one method"),
         ({"seeds": ()}, "one seed"),
-        ({"seeds": (-1,)}, "seed -1"),
-        ({"seeds": (2**80,)}, "below 2\\^32"),
-        ({"try_rates": [0.0]}, "learning rate 0.0"),
-        ({"try_rates": [float("inf")]}, "learning rate inf: it must be a number above 0"),
+        ({"seeds": (-1,)}, "seed must be a non-negative integer of at most 4294967295; got -1"),
+        ({"seeds": (2**80,)}, "of at most 4294967295; got"),
+        ({"seeds": (1.5,)}, "seed must be"),
+        ({"try_rates": [0.0]}, "learning rate must be a number above 0, such as 0.001; got 0.0"),
+        ({"try_rates": [float("inf")]}, "learning rate must be a number above 0, such as 0.001; got inf"),
         ({"try_rates": []}, "no learning rate to choose from"),
         ({"try_rates": "about"}, "learning rates 'about'"),
-        ({"setting": {"steps": 0}}, "steps=0"),
+        ({"setting": {"steps": 0}}, "steps must be a positive integer; got 0"),
+        ({"setting": {"batch_size": 1.5}}, "batch_size must be a positive integer; got 1.5"),
+        ({"setting": {"labels": "rating"}}, "unknown labels 'rating'; known: five, two"),
         ({"setting": {"model": "minilmm"}}, "unknown model 'minilmm'; did you mean 'minilm'"),
     ],
 )
@@ -387,7 +473,7 @@ def test_the_best_rate_lies_between_others(tried, best, beyond):
     assert rates.best(tried) == best and rates.beyond(tried) == beyond
 
 
-def test_each_method_runs_at_the_rate_that_validation_chose(tmp_path, setting, monkeypatch):
+def test_each_method_runs_at_the_rate_that_validation_chose(tmp_path, setting, monkeypatch, no_training):
     out, accuracy = tmp_path / "runs.jsonl", {3e-3: 0.5, 1e-2: 0.6, 3e-2: 0.7, 1e-1: 0.65}
     asked = []
 
@@ -447,6 +533,14 @@ def test_a_row_worked_by_hand():
     assert "0.800" in text and "0.100" in text and "–" in text
 
 
+def test_a_method_of_which_one_seed_failed_is_no_row():
+    r"""A mean over the seeds that went well would flatter it."""
+    failed = LINE | {"seed": 1, "accuracy": None, "why": "the loss is nan"}
+    assert comparison.summary([LINE, failed]) == [] == comparison.summary([failed])
+    (row,) = comparison.summary([failed, LINE, LINE | {"method": "head"}])
+    assert row.method == "head"
+
+
 def test_runs_that_differ_in_more_than_the_seed_are_no_row():
     with pytest.raises(CourseError, match="runs of lora differ in steps, 60 and 70"):
         comparison.summary([LINE, LINE | {"seed": 1, "steps": 70}])
@@ -468,6 +562,11 @@ def test_a_table_in_a_file_comes_back_as_it_was(tmp_path):
     assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
     with pytest.raises(CourseError, match="cannot read"):
         comparison.from_csv(tmp_path / "none.csv")
+    for nowhere in (tmp_path / "other.csv" / "rows.csv", tmp_path):
+        with pytest.raises(CourseError, match="cannot (write|read)"):
+            comparison.check_target(nowhere)
+    comparison.check_target(tmp_path / "new" / "rows.csv")
+    assert not (tmp_path / "new" / "rows.csv").exists()
     assert comparison.to_csv(made[:1], tmp_path / "rows.csv") == tmp_path / "rows.csv"  # ours is replaced
     assert comparison.from_csv(tmp_path / "rows.csv") == made[:1]
 
@@ -479,7 +578,7 @@ def command(*arguments):
     return CliRunner().invoke(cli.app, ["compare", *map(str, arguments)])
 
 
-def test_the_command_writes_lines_and_shows_a_table(tmp_path, folders):
+def test_the_command_writes_lines_and_shows_a_table(tmp_path, folders, no_training):
     out, common = tmp_path / "runs.jsonl", ("--model", folders["encoder"], "--steps", 1, "--batch-size", 4)
     csv = tmp_path / "rows.csv"
     done = command("-o", out, "--csv", csv, "--methods", "head, lora", "--seeds", "0,1", *common)
@@ -489,7 +588,7 @@ def test_the_command_writes_lines_and_shows_a_table(tmp_path, folders):
     ]  # fmt: skip
     assert comparison.from_csv(csv) == comparison.summary(comparison.read(out))
     head, lora = done.stdout.strip().splitlines()[-2:]
-    assert head.split()[0] == "head" and lora.split()[0] == "lora" and "16,384" in lora
+    assert head.split()[0] == "head" and lora.split()[0] == "lora" and "100" in lora
     for arguments, says in [
         (("--methods", "lorra"), "did you mean 'lora'"),
         (("--seeds", "0,one"), "'one' in seeds='0,one' is no int"),
@@ -498,9 +597,12 @@ def test_the_command_writes_lines_and_shows_a_table(tmp_path, folders):
         (("--rates", ","), "no learning rate to choose from"),
         (("--csv", out), "give the table a file of its own"),
         (("--csv", __file__), "no table of a comparison"),
+        (("--csv", out / "rows.csv", "--seeds", "7"), "cannot write"),
+        (("--labels", "rating"), "unknown labels 'rating'"),
     ]:
         done = command("-o", out, *common, "--methods", "head", *arguments)
         assert done.exit_code == 1 and says in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert len(comparison.read(out)) == 4, "nothing was trained before it was refused"
 
 
 def test_the_command_and_the_library_have_the_same_defaults():

@@ -1,0 +1,220 @@
+r"""Alt texts: what a figure shows, in words and numbers taken from what was drawn.
+
+`import coursekit.plots` in a notebook switches them on: every Matplotlib figure is stored with its alt text in the
+output's metadata, `{"image/png": {"alt": ...}}`, and has the same text as a caption below it. Screen readers, search,
+and pages made by nbconvert and `coursekit run` read the first; everybody reads the second.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.figure import Figure
+
+#: Values that are read out one by one; of more, only the lowest and the highest.
+_MOST = 6
+#: Letters of a text at most: more than this nobody listens to.
+_LONGEST = 700
+
+
+def describe(figure: Figure) -> str:
+    r"""One text for the figure: of each panel its title, what is drawn, with names and values, and its axes."""
+    panels = [text for ax in figure.axes if (text := _panel(ax))]
+    if len(panels) > 1:
+        panels = [f"Panel {number}: {text}" for number, text in enumerate(panels, start=1)]
+    title = _plain(figure.get_suptitle())
+    text = " ".join([f"{title}."] * bool(title) + panels) or "An empty figure."
+    return text if len(text) <= _LONGEST else text[: text.rfind(" ", 0, _LONGEST)].rstrip(",;: ") + " …"
+
+
+def enable() -> None:
+    r"""In a notebook, give every figure from now on its alt text and caption. Elsewhere, and a second time, nothing."""
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    shell = get_ipython() if get_ipython else None
+    if shell is None or getattr(shell, "_coursekit_alt", False):
+        return
+    shell._coursekit_alt = True
+    captions: list[str] = []
+
+    def metadata(figure: Figure, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+        # No data: the picture itself comes from whatever format Matplotlib is set to.
+        captions.append(describe(figure))
+        return {}, {"image/png": {"alt": captions[-1]}}
+
+    def below(_: Any) -> None:
+        from IPython.display import Markdown, display
+
+        said, captions[:] = list(captions), []
+        for caption in said:
+            display(Markdown(f"*{_escaped(caption)}*"))
+
+    shell.display_formatter.mimebundle_formatter.for_type(Figure, metadata)
+    shell.events.register(
+        "post_run_cell", below
+    )  # after the inline backend has shown the figures of the cell
+
+
+def _panel(ax: Axes) -> str:
+    if not ax.get_visible() or ax.get_label() == "<colorbar>":
+        return ""
+    title = next((_plain(t) for place in ("left", "center", "right") if (t := ax.get_title(loc=place))), "")
+    drawn = [*_bars(ax), *_lines(ax), *_points(ax), *_pictures(ax)]
+    if not ax.axison or not drawn:
+        words = [word for text in ax.texts if (word := _plain(text.get_text()))]
+        drawn = [f"diagram with the labels {', '.join(dict.fromkeys(words))}"] if words else drawn
+    if not drawn and not title:
+        return ""
+    axes = []
+    if ax.axison:
+        for axis, label, scale in (
+            ("x", ax.get_xlabel(), ax.get_xscale()),
+            ("y", ax.get_ylabel(), ax.get_yscale()),
+        ):
+            axes += [f"{axis}: {_plain(label)}{', log scale' if scale == 'log' else ''}"] if label else []
+    return ". ".join(part for part in (title, "; ".join(drawn), "; ".join(axes)) if part) + "."
+
+
+def _lines(ax: Axes) -> list[str]:
+    names = {
+        c.lines[0]: c.get_label() for c in ax.containers if isinstance(c, ErrorbarContainer) and c.lines[0]
+    }
+    parts = {line for c in ax.containers if isinstance(c, ErrorbarContainer) for line in c.lines[1] if line}
+    said = []
+    for line in ax.lines:
+        if line in parts or not line.get_visible():
+            continue
+        x, y = (
+            _numbers(values).ravel() for values in (line.get_xdata(orig=False), line.get_ydata(orig=False))
+        )
+        name = _name(names.get(line, line.get_label()))
+        level = len(y) == 2 and y[0] == y[1] and line.get_transform() != ax.transData
+        upright = len(x) == 2 and x[0] == x[1] and line.get_transform() != ax.transData
+        if level or upright:
+            said.append(f"{name or 'a line'} at {_number((y if level else x)[0])}")
+        elif len(y) and np.isfinite(y).any():
+            said.append(_series(name or "a line", y))
+    return _brief(said)
+
+
+def _series(name: str, y: np.ndarray) -> str:
+    known = y[np.isfinite(y)]
+    if len(known) <= _MOST:
+        return f"{name} {', '.join(map(_number, known))}"
+    low, high = known.min(), known.max()
+    return f"{name} from {_number(known[0])} to {_number(known[-1])} ({_number(low)} to {_number(high)})"
+
+
+def _bars(ax: Axes) -> list[str]:
+    said = []
+    for bars in ax.containers:
+        if not isinstance(bars, BarContainer) or not bars.patches:
+            continue
+        flat = bars.orientation == "horizontal"
+        values = [bar.get_width() if flat else bar.get_height() for bar in bars]
+        middles = [
+            bar.get_y() + bar.get_height() / 2 if flat else bar.get_x() + bar.get_width() / 2 for bar in bars
+        ]
+        labels = _ticks(ax, flat)
+        names = [min(labels, key=lambda at: abs(at - m), default=None) for m in middles] if labels else []
+        pairs = [
+            f"{labels[at]} {_number(value)}"
+            if names and at is not None and abs(at - m) <= 0.5
+            else _number(value)
+            for at, m, value in zip(names or middles, middles, values, strict=True)
+        ]
+        what = f"bars, {_name(bars.get_label())}".rstrip(", ")
+        many = f"from {_number(min(values))} to {_number(max(values))}"
+        said.append(f"{what}: {', '.join(pairs) if len(pairs) <= _MOST else many}")
+    return _brief(said)
+
+
+def _ticks(ax: Axes, flat: bool) -> dict[float, str]:
+    r"""Names of the categories by their place; {} where the axis has numbers."""
+    axis = ax.yaxis if flat else ax.xaxis
+    found = {
+        float(at): _plain(t.get_text())
+        for at, t in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)
+    }
+    return {at: word for at, word in found.items() if word and not _is_number(word)}
+
+
+def _points(ax: Axes) -> list[str]:
+    said = []
+    for group in ax.collections:
+        if isinstance(group, PathCollection) and len(group.get_offsets()):
+            at = _numbers(group.get_offsets())
+            (left, right), (low, high) = _range(at[:, 0]), _range(at[:, 1])
+            many = f"{len(at)} points" if len(at) > 1 else "1 point"
+            what = ", ".join(filter(None, (_name(group.get_label()), many)))
+            said.append(f"{what} at x {left} to {right}, y {low} to {high}")
+    return _brief(said)
+
+
+def _pictures(ax: Axes) -> list[str]:
+    said = []
+    for image in ax.images:
+        values = _numbers(image.get_array())
+        low, high = _range(values)
+        rows, columns = values.shape[:2]
+        said.append(f"a grid of {rows} rows and {columns} columns, values from {low} to {high}")
+        named = [
+            (side, list(_ticks(ax, flat).values())) for side, flat in (("rows", True), ("columns", False))
+        ]
+        said += [f"{side}: {', '.join(words)}" for side, words in named if 0 < len(words) <= 12]
+    return said
+
+
+def _numbers(values: Any) -> np.ndarray:
+    r"""As floats, what is masked as NaN."""
+    return np.ma.filled(np.ma.asarray(values, dtype=float), math.nan)
+
+
+def _range(values: np.ndarray) -> tuple[str, str]:
+    known = values[np.isfinite(values)]
+    return (_number(known.min()), _number(known.max())) if known.size else ("–", "–")
+
+
+def _brief(said: list[str]) -> list[str]:
+    r"""Of many alike the first, and how many more there are."""
+    return said if len(said) <= 10 else [*said[:9], f"and {len(said) - 9} more"]
+
+
+def _name(label: object) -> str:
+    text = _plain(str(label))
+    return "" if text.startswith("_") else text
+
+
+def _plain(text: str) -> str:
+    r"""Without Matplotlib's mathematics: $W_{down}$ is read as W_down."""
+    return " ".join(re.sub(r"[${}]|\\[,;!]", "", text).replace("\\", "").split())
+
+
+def _escaped(text: str) -> str:
+    r"""For Markdown: nothing in a name makes it bold, or ends the caption."""
+    return re.sub(r"([\\*_`<>\[\]|#$])", r"\\\1", text)
+
+
+def _number(value: Any) -> str:
+    return f"{float(value):,.3g}" if abs(float(value)) < 1e4 else f"{float(value):,.0f}"
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word.replace("−", "-").replace(",", ""))
+    except ValueError:
+        return False
+    return True
+
+
+def captions(outputs: Iterable[Any]) -> list[str]:
+    r"""Alt texts of the pictures among a cell's outputs, "" for each that has none."""
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    return [output.metadata.get("image/png", {}).get("alt", "") for output in pictures]

@@ -1,0 +1,145 @@
+r"""Alt texts: what they say of a figure, that they are in the notebook, on its page and below the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pytest
+from bs4 import BeautifulSoup
+
+from coursekit.batch.report import page_of
+from coursekit.plots.alt import captions, describe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def ax():
+    figure, one = plt.subplots()
+    yield one
+    plt.close(figure)
+
+
+def labelled(ax, title="Loss", x="step", y="loss (nats)"):
+    ax.set_title(title, loc="left")
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    return ax.figure
+
+
+def test_lines_with_names_values_and_units(ax):
+    ax.plot(range(50), np.linspace(3, 1, 50) + 0.5 * (np.arange(50) == 25), label="LoRA")
+    ax.plot([0, 10, 20], [2.5, 2.25, 1e-4], label="$W_{down}$")
+    ax.axhline(0.5, label="chance")
+    ax.set_yscale("log")
+    assert describe(labelled(ax)) == (
+        "Loss. LoRA from 3 to 1 (1 to 3); W_down 2.5, 2.25, 0.0001; chance at 0.5. x: step; y: loss (nats), log scale."
+    )
+
+
+def test_bars_with_their_categories(ax):
+    ax.barh(["full", "LoRA"], [16.04, 2], label="optimizer")
+    assert describe(labelled(ax, "", "GB", "")) == "bars, optimizer: full 16, LoRA 2. x: GB."
+    ax.clear()
+    ax.bar(range(9), range(9))
+    assert describe(labelled(ax, "", "bits", "share")) == "bars: from 0 to 8. x: bits; y: share."
+
+
+def test_error_bars_count_once(ax):
+    ax.errorbar([1, 2], [0.6, 0.8], yerr=[0.1, 0.1], fmt="o", capsize=4, label="accuracy")
+    assert describe(ax.figure) == "accuracy 0.6, 0.8."
+
+
+def test_points_and_grids(ax):
+    ax.scatter([1, 2, 3], [4, 5, 4.5], label="weights")
+    assert describe(ax.figure) == "weights, 3 points at x 1 to 3, y 4 to 5."
+    ax.clear()
+    ax.imshow([[1.0, 2], [3, 4], [5, 6]])
+    ax.set_yticks(range(3), ["q", "k", "v"])
+    assert describe(ax.figure) == "a grid of 3 rows and 2 columns, values from 1 to 6; rows: q, k, v."
+
+
+def test_a_diagram_by_its_words(ax):
+    ax.add_patch(plt.Rectangle((0, 0), 1, 1))
+    ax.text(0, 0, "W\n4 × 8")
+    ax.text(1, 0, "+")
+    ax.axis("off")
+    assert describe(ax.figure) == "diagram with the labels W 4 × 8, +."
+
+
+def test_panels_are_told_apart_and_nothing_is_endless():
+    figure, (left, right) = plt.subplots(1, 2)
+    left.plot([1, 2], label="a")
+    right.plot([3, 4], label="b")
+    figure.suptitle("Both")
+    assert describe(figure) == "Both. Panel 1: a 1, 2. Panel 2: b 3, 4."
+    for i in range(40):
+        right.plot([i, 2], label=f"line {i}")
+    assert "and 32 more" in describe(figure)
+    right.set_title("word " * 1000)
+    assert len(describe(figure)) <= 702 and describe(figure).endswith(" …")
+    plt.close(figure)
+    empty = plt.figure()
+    assert describe(empty) == "An empty figure."
+    plt.close(empty)
+
+
+def picture(alt: str | None) -> nbformat.NotebookNode:
+    metadata = {} if alt is None else {"image/png": {"alt": alt, "width": 30}}
+    data = {"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"}
+    return nbformat.v4.new_output("display_data", data=data, metadata=metadata)
+
+
+def test_a_page_has_the_alt_text(tmp_path):
+    path = tmp_path / "n.ipynb"
+    cells = [
+        nbformat.v4.new_code_cell("1", outputs=[picture('loss "1" <b>'), picture("second"), picture(None)])
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    first, second, third = BeautifulSoup(page_of(path), "html.parser").find_all("img")
+    assert (first["alt"], second["alt"]) == ('loss "1" <b>', "second")
+    assert "No description" in third["alt"], "what nbconvert says where there is none"
+    assert first["width"] == "30" and first["src"].startswith("data:image/png"), "the rest is the template's"
+
+
+def test_what_a_cell_has_no_alt_text_for():
+    text = nbformat.v4.new_output("stream", text="words")
+    assert captions([picture("one"), text, picture(None), picture("")]) == ["one", "", ""]
+
+
+@pytest.mark.slow
+def test_figures_of_a_plain_papermill_run_have_alt_text_and_caption(tmp_path, monkeypatch):
+    import papermill
+
+    monkeypatch.delenv("MPLBACKEND")  # the kernel takes its own
+
+    source = (
+        "from coursekit import plots\nimport matplotlib.pyplot as plt\nplots.style()\n"
+        "plots.loss_curve({'LoRA': [2, 1]})\nplt.subplots()[1].plot([3, 4], label='second_*')\nNone"
+    )
+    cells = [nbformat.v4.new_code_cell(source), nbformat.v4.new_code_cell("plt.plot([5, 6]);")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
+    papermill.execute_notebook(
+        tmp_path / "n.ipynb",
+        tmp_path / "out.ipynb",
+        kernel_name="python3",
+        language="python",
+        progress_bar=False,
+    )
+    first, last = nbformat.read(tmp_path / "out.ipynb", 4).cells
+    assert captions(first.outputs)[0].startswith("LoRA 2, 1. x: step; y: training loss (nats)")
+    assert captions(first.outputs)[1:] == ["second_* 3, 4."] and captions(last.outputs) == ["a line 5, 6."]
+    below = [o.data["text/markdown"] for o in first.outputs if "text/markdown" in o.get("data", {})]
+    assert len(below) == 2 and below[1] == "*second\\_\\* 3, 4.*"
+    assert [o.output_type for o in first.outputs] == ["display_data"] * 4
+
+
+@pytest.mark.skip(reason="the notebooks have no alt texts before their next refresh")
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_every_figure_has_an_alt_text(path):
+    for number, cell in enumerate(nbformat.read(path, 4).cells):
+        for alt in captions(cell.get("outputs", ())):
+            assert len(alt) > 20 and alt != "An empty figure.", f"cell {number} has a figure without alt text"
