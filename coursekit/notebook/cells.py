@@ -18,7 +18,11 @@ from coursekit.notebook.parameters import fits, mismatch
 #: Name of the distribution. `coursekit` on PyPI is somebody else's package.
 DISTRIBUTION = "coursekit-finetuning"
 #: What a set-up cell leaves as it finds it: Colab's own builds, and what its front end stands on.
-KEPT = ("torch", "torchvision", "torchaudio", "numpy", "ipykernel", "ipython", "tornado")
+KEPT = (
+    "torch", "torchvision", "torchaudio", "numpy", "ipykernel", "ipython", "tornado", "pyzmq", "prompt-toolkit",
+)  # fmt: skip
+#: What pip may move, but not that far: Colab's diffusers and gradio want this hub.
+BELOW = ("huggingface-hub<2",)
 
 _SETUP = """\
 # Set-up, nothing to edit: uses the coursekit that is installed or lies in a folder above this one. On a fresh
@@ -45,12 +49,16 @@ if missing():
         raise RuntimeError({unset})
     print("installing coursekit, a minute or two")
     keep = {kept}
-    there = {{d.name: d.version for d in metadata.distributions()}}
+    there = {{str(d.name).lower().replace("_", "-"): d.version for d in metadata.distributions()}}
+    lines = [*(f"{{p}}=={{there[p]}}" for p in keep if p in there), *{below}]
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "keep.txt").write_text("".join(f"{{p}}=={{there[p]}}\\n" for p in keep if p in there))
+        Path(folder, "keep.txt").write_text("\\n".join(lines))
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", f"{{folder}}/keep.txt"]
-        subprocess.run([*pip, f"git+{{REPOSITORY}}@{{BRANCH}}"], check=True)
-    invalidate_caches()"""
+        if subprocess.run([*pip, f"git+{{REPOSITORY}}@{{BRANCH}}"]).returncode:
+            raise RuntimeError(f"no network? pip (above) could not install coursekit from {{REPOSITORY}}")
+    invalidate_caches()
+    if "transformers" in sys.modules:
+        print("transformers was imported before this cell: restart the kernel, then run all cells")"""
 
 _UNSET = (
     "coursekit is not installed here, and the course has no address yet to install it from. Download the "
@@ -65,9 +73,16 @@ def setup_cell(repository: str, branch: str = "main") -> str:
         repository=_quoted(repository),
         branch=_quoted(branch),
         unset=_wrapped(_UNSET),
-        kept=KEPT,
+        kept=_listed(KEPT),
+        below=list(BELOW),
     )
     return source.replace("'", '"')
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    r"""A tuple of words, broken where the cell would grow too wide."""
+    lines = textwrap.wrap(", ".join(map(_quoted, names)), 90)
+    return "(\n" + "".join(f"        {line}\n" for line in lines) + "    )"
 
 
 def badge(repository: str, branch: str, path: str) -> str:
@@ -128,7 +143,7 @@ def expect_types(**parameters: tuple[Any, type | tuple[type, ...]]) -> None:
 
 def _name_in_package(file: Path) -> str:
     r"""`coursekit/methods/lora.py` wherever the package lies: outputs must not depend on the machine."""
-    root = Path(__file__).resolve().parent
+    root = Path(__file__).resolve().parents[1]
     file = file.resolve()
     return file.relative_to(root.parent).as_posix() if file.is_relative_to(root) else file.name
 

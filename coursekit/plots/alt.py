@@ -67,9 +67,11 @@ def _panel(ax: Axes) -> str:
         return ""
     title = next((_plain(t) for place in ("left", "center", "right") if (t := ax.get_title(loc=place))), "")
     drawn = [*_bars(ax), *_lines(ax), *_points(ax), *_pictures(ax)]
-    if not ax.axison or not drawn:
-        words = [word for text in ax.texts if (word := _plain(text.get_text()))]
-        drawn = [f"diagram with the labels {', '.join(dict.fromkeys(words))}"] if words else drawn
+    words = [word for text in ax.texts if (word := _plain(text.get_text()))]
+    if words and (not ax.axison or not drawn):
+        drawn = [f"diagram with the labels {', '.join(dict.fromkeys(words))}"]
+    elif 0 < len(marks := [word for word in dict.fromkeys(words) if not _is_number(word)]) <= _MOST:
+        drawn.append(f"marked: {', '.join(marks)}")
     if not drawn and not title:
         return ""
     axes = []
@@ -87,29 +89,44 @@ def _lines(ax: Axes) -> list[str]:
         c.lines[0]: c.get_label() for c in ax.containers if isinstance(c, ErrorbarContainer) and c.lines[0]
     }
     parts = {line for c in ax.containers if isinstance(c, ErrorbarContainer) for line in c.lines[1] if line}
+    labels = {line: _name(names.get(line, line.get_label())) for line in ax.lines if line not in parts}
+    named = {line.get_color() for line, label in labels.items() if label}
     said = []
-    for line in ax.lines:
-        if line in parts or not line.get_visible():
-            continue
+    for line, label in labels.items():
         x, y = (
             _numbers(values).ravel() for values in (line.get_xdata(orig=False), line.get_ydata(orig=False))
         )
-        name = _name(names.get(line, line.get_label()))
-        level = len(y) == 2 and y[0] == y[1] and line.get_transform() != ax.transData
-        upright = len(x) == 2 and x[0] == x[1] and line.get_transform() != ax.transData
-        if level or upright:
-            said.append(f"{name or 'a line'} at {_number((y if level else x)[0])}")
-        elif len(y) and np.isfinite(y).any():
-            said.append(_series(name or "a line", y))
+        if not line.get_visible() or not np.isfinite(y).any():
+            continue
+        across = line.get_transform() != ax.transData and len(y) == 2  # axhline and axvline
+        if across and (y[0] == y[1] or x[0] == x[1]):
+            said.append(f"{label or 'a line'} at {_number((y if y[0] == y[1] else x)[0])}")
+        elif (
+            label or line.get_color() not in named or line in names
+        ):  # the faint raw values of a smoothed curve
+            said.append(_series(ax, label or "a line", x, y))
     return _brief(said)
 
 
-def _series(name: str, y: np.ndarray) -> str:
+def _series(ax: Axes, name: str, x: np.ndarray, y: np.ndarray) -> str:
+    for flat, at, values in ((True, y, x), (False, x, y)):
+        pairs = _pairs(_ticks(ax, flat), at, values)
+        if pairs and len(pairs) <= _MOST:
+            return f"{name}: {', '.join(pairs)}"
+        if pairs:
+            return f"{name} from {' to '.join(_range(values))}"
     known = y[np.isfinite(y)]
     if len(known) <= _MOST:
         return f"{name} {', '.join(map(_number, known))}"
-    low, high = known.min(), known.max()
-    return f"{name} from {_number(known[0])} to {_number(known[-1])} ({_number(low)} to {_number(high)})"
+    return f"{name} from {_number(known[0])} to {_number(known[-1])} ({' to '.join(_range(known))})"
+
+
+def _pairs(ticks: dict[float, str], at: Iterable[float], values: Iterable[float]) -> list[str]:
+    r"""Each value with the category that it stands at; [] where one stands at none."""
+    nearest = [(min(ticks, key=lambda tick: abs(tick - place), default=math.inf), place) for place in at]
+    if not ticks or any(abs(tick - place) > 0.5 for tick, place in nearest):
+        return []
+    return [f"{ticks[tick]} {_number(value)}" for (tick, _), value in zip(nearest, values, strict=True)]
 
 
 def _bars(ax: Axes) -> list[str]:
@@ -122,14 +139,7 @@ def _bars(ax: Axes) -> list[str]:
         middles = [
             bar.get_y() + bar.get_height() / 2 if flat else bar.get_x() + bar.get_width() / 2 for bar in bars
         ]
-        labels = _ticks(ax, flat)
-        names = [min(labels, key=lambda at: abs(at - m), default=None) for m in middles] if labels else []
-        pairs = [
-            f"{labels[at]} {_number(value)}"
-            if names and at is not None and abs(at - m) <= 0.5
-            else _number(value)
-            for at, m, value in zip(names or middles, middles, values, strict=True)
-        ]
+        pairs = _pairs(_ticks(ax, flat), middles, values) or [_number(value) for value in values]
         what = f"bars, {_name(bars.get_label())}".rstrip(", ")
         many = f"from {_number(min(values))} to {_number(max(values))}"
         said.append(f"{what}: {', '.join(pairs) if len(pairs) <= _MOST else many}")
@@ -208,7 +218,7 @@ def _number(value: Any) -> str:
 
 def _is_number(word: str) -> bool:
     try:
-        float(word.replace("−", "-").replace(",", ""))
+        float(word.replace("−", "-").replace(",", "").rstrip(" %"))
     except ValueError:
         return False
     return True

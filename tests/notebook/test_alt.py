@@ -3,6 +3,7 @@ r"""Alt texts: what they say of a figure, that they are in the notebook, on its 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 
+from coursekit import plots
 from coursekit.batch.report import page_of
 from coursekit.plots.alt import captions, describe
 
@@ -51,6 +53,24 @@ def test_bars_with_their_categories(ax):
 def test_error_bars_count_once(ax):
     ax.errorbar([1, 2], [0.6, 0.8], yerr=[0.1, 0.1], fmt="o", capsize=4, label="accuracy")
     assert describe(ax.figure) == "accuracy 0.6, 0.8."
+
+
+def test_the_course_s_own_pictures():
+    def score(value):
+        return SimpleNamespace(value=value, low=value - 0.1, high=value + 0.1)
+
+    for draw, says in [
+        (lambda: plots.scores({"LoRA": score(0.7), "full": score(0.8)}, chance=0.5),
+         "a line: LoRA 0.7, full 0.8; a line at 0.5; marked: chance. x: accuracy, with its 95 % interval."),
+        (lambda: plots.memory_bars({"full": {"weights": 3}, "LoRA": {"weights": 2}}, "GB", ("T4", 16), {"full": 8}),
+         "bars, weights: full 3, LoRA 2; T4 at 16; peak: full 8. x: GB."),
+        (lambda: plots.loss_curve({"LoRA": [3.0] * 20}),
+         "LoRA from 3 to 3 (3 to 3). x: step; y: training loss (nats)."),
+        (lambda: plots.grid([[1, 2], [3, 4.5]], ["r = 1", "r = 2"], ["q", "v"], "layer", "r"),
+         "a grid of 2 rows and 2 columns, values from 1 to 4.5; rows: r = 1, r = 2; columns: q, v. x: layer; y: r."),
+    ]:  # fmt: skip
+        assert describe(draw().figure) == says
+        plt.close("all")
 
 
 def test_points_and_grids(ax):

@@ -53,14 +53,14 @@ def distribution(folder: Path, **versions: str) -> Path:
 #: Stands in for pip: notes its arguments and the constraints, then lays down what pip would install.
 FAKE_PIP = """
 import json, subprocess
-def run(command, check):
-    assert check
+def run(command):
     keep = open(command[command.index("--constraint") + 1]).read()
     json.dump([command, keep], open({log!r}, "w"))
     import pathlib
     methods = pathlib.Path({site!r}, "coursekit", "methods")
     methods.mkdir(parents=True, exist_ok=True)
     (methods.parent / "__init__.py").write_text("")
+    return subprocess.CompletedProcess(command, {status})
 subprocess.run = run
 """
 
@@ -89,17 +89,48 @@ def test_a_fresh_colab_installs_from_the_address_and_keeps_its_own_builds(tmp_pa
     if stranger:
         package(site, ours=False)
     distribution(site, torch="2.6.0+cu124", numpy="2.0.2", torchvision="0.21.0+cu124", pandas="2.2.2")
+    distribution(site, pyzmq="26.2.1", prompt_toolkit="3.0.50", huggingface_hub="1.0.0")
     (tmp_path / "content").mkdir()
     log = tmp_path / "log"
-    pip = FAKE_PIP.format(log=str(log), site=str(site))
+    pip = FAKE_PIP.format(log=str(log), site=str(site), status=0)
     done = execute(setup_cell(ADDRESS), tmp_path / "content", path=[site], before=pip)
     assert done.stdout.endswith(f"FOUND {site / 'coursekit' / '__init__.py'}\n"), done.stderr
     command, keep = json.loads(log.read_text())
     assert command[1:4] == ["-m", "pip", "install"]
     assert command[-1] == f"git+{ADDRESS}@main"
     assert "coursekit" not in command, "never by name from an index"
-    assert sorted(keep.split()) == ["numpy==2.0.2", "torch==2.6.0+cu124", "torchvision==0.21.0+cu124"]
+    assert sorted(keep.split()) == [
+        "huggingface-hub<2", "numpy==2.0.2", "prompt-toolkit==3.0.50", "pyzmq==26.2.1", "torch==2.6.0+cu124",
+        "torchvision==0.21.0+cu124",
+    ]  # fmt: skip
     assert list((tmp_path / "content").iterdir()) == [], "no files left where the student works"
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_a_transformers_that_was_there_before_wants_a_restart(tmp_path, imported):
+    (tmp_path / "site").mkdir()
+    pip = FAKE_PIP.format(log=str(tmp_path / "log"), site=str(tmp_path / "site"), status=0)
+    before = (
+        pip
+        + "\nimport sys, types\n"
+        + 'sys.modules["transformers"] = types.ModuleType("transformers")' * imported
+    )
+    done = execute(setup_cell(ADDRESS), tmp_path, path=[tmp_path / "site"], before=before)
+    said = [
+        line
+        for line in done.stdout.splitlines()
+        if line.startswith("transformers was imported before this cell")
+    ]
+    assert len(said) == imported and "FOUND" in done.stdout, done.stderr
+
+
+def test_without_a_network_it_says_so(tmp_path):
+    (tmp_path / "site").mkdir()
+    pip = FAKE_PIP.format(log=str(tmp_path / "log"), site=str(tmp_path / "site"), status=1)
+    done = execute(setup_cell(ADDRESS), tmp_path, path=[tmp_path / "site"], before=pip)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("RuntimeError: no network? pip") and ADDRESS in last
+    assert "CalledProcessError" not in done.stderr
 
 
 @pytest.mark.parametrize("stranger", [False, True])
@@ -113,7 +144,7 @@ def test_without_an_address_it_says_what_to_do(tmp_path, stranger):
 
 def test_the_cell_is_short_and_passes_the_house_style():
     cell = setup_cell(ADDRESS)
-    assert len(cell.splitlines()) <= 40 and all(len(line) <= 110 for line in cell.splitlines())
+    assert len(cell.splitlines()) <= 45 and all(len(line) <= 110 for line in cell.splitlines())
     command = [
         sys.executable,
         "-m",
