@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from coursekit import quantization as Q
 from coursekit.errors import CourseError
 from coursekit.quantization import blocks, blockwise, codes, double, fresh, fused, nearest
-from coursekit.quantization.nearest import Nearest
 from coursekit.quantization.bit_stream import pack, packed_bytes, unpack
+from coursekit.quantization.nearest import Nearest
 
 pytestmark = pytest.mark.usefixtures("plain_bitsandbytes")
 
