@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from coursekit.errors import CourseError
 from coursekit.qlora import Linear4bit
+from coursekit.qlora.linear import PlainLinear4bit
 from coursekit.quantization import quantize_blockwise
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -59,6 +60,23 @@ def test_it_answers_as_the_dense_layer_with_the_unpacked_weights(kind, dtype, do
     F.linear(twin, W, dense.bias).backward(g)
     torch.testing.assert_close(x.grad, twin.grad, rtol=0, atol={torch.float32: 1e-6}.get(dtype, 4e-2))
     assert quantized.bias.grad is None
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_it_is_the_plain_module_that_unpacks_and_multiplies_but_keeps_no_weight(bias):
+    dense = layer(bias=bias)
+    q = quantize_blockwise(dense.weight, double=True)
+    outputs, gradients, kept = [], [], []
+    for module in (Linear4bit(q, dense.bias), PlainLinear4bit(q, dense.bias)):
+        x, saved = inputs(2, 5, 48), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=saved: s.append(t) or t, lambda t: t):
+            outputs.append(module(x))
+        outputs[-1].square().sum().backward()
+        gradients.append(x.grad)
+        kept.append(sum(t.nbytes for t in saved))
+    assert torch.equal(*outputs)
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-6)
+    assert kept == [0, dense.weight.nbytes]
 
 
 def test_gradients_in_fp64_are_those_of_the_formula():

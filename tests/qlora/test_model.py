@@ -138,7 +138,10 @@ def test_what_cannot_be_quantized_is_said_in_a_line_and_nothing_is_changed():
     cases = [
         (tiny.decoder(), dict(code="nf44"), "nf4"),
         (tiny.decoder(), dict(skip=("q_projj",)), "q_projj.*candidates.*q_proj"),
-        (tiny.decoder(), dict(block=0), "block"),
+        (tiny.decoder(), dict(block=0), "block must be a positive integer"),
+        (tiny.decoder(), dict(double="no"), "double must be True or False"),
+        (tiny.decoder(), dict(compute_dtype="a"), "compute_dtype must be a floating-point dtype.* got 'a'"),
+        (tiny.decoder(), dict(compute_dtype=torch.int8), "compute_dtype must be .* got torch.int8"),
         (with_nan, {}, "layers.1.mlp.down_proj holds infinities or NaN"),
         (with_method, {}, "carries methods"),
         (quantized, {}, "quantized already"),
@@ -152,6 +155,11 @@ def test_what_cannot_be_quantized_is_said_in_a_line_and_nothing_is_changed():
             quantize_model(model, **settings)
         assert "\n" not in str(error.value)
         assert {n: type(m) for n, m in model.named_modules()} == before
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(CourseError, match="model must be a PyTorch model; got NoneType"):
+        quantize_model(None)
 
 
 def test_an_interrupted_call_goes_on_where_it_stopped(monkeypatch):
@@ -274,6 +282,12 @@ def test_what_cannot_be_saved_in_4_bits_is_said_before_anything_is_written(tmp_p
         with pytest.raises(CourseError, match=message):
             save_quantized(model, tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for place in (file, file / "below"):
+        with pytest.raises(CourseError, match="cannot be a folder to write to"):
+            save_quantized(quantize_model(tiny.decoder()), place)
+    assert file.read_text() == "mine"
 
 
 def test_checkpoints_that_do_not_fit_are_explained(tokenizer, tmp_path):

@@ -289,13 +289,14 @@ def test_a_state_that_does_not_fit_changes_nothing():
 
 @pytest.mark.parametrize("options, said", [
     (dict(budget=1000, page=GRAIN), "budget=1000 bytes is below the 1024 of one page"),
-    (dict(budget=0), "budget=0: give a whole number of bytes"),
-    (dict(budget=1e9), "budget=1000000000.0: give a whole number"),
-    (dict(page=1000), "page=1000: give a multiple of 1024"),
-    (dict(page=GRAIN + 1), "give a multiple of 1024"),
-    (dict(lr=-1.0), "lr=-1.0: it must be at least 0"),
-    (dict(betas=(0.9, 1.0)), r"betas=\(0.9, 1.0\)"),
-    (dict(eps=float("nan")), "eps=nan"),
+    (dict(budget=0), r"budget \(bytes\) must be a positive integer; got 0"),
+    (dict(budget=1e9), r"budget \(bytes\) must .* got 1000000000.0"),
+    (dict(page=1000), "page must be a multiple of 1024 bytes, .* got 1000"),
+    (dict(page=2.0 * GRAIN), "page must be an integer; got 2048.0"),
+    (dict(page=GRAIN + 1), "page must be a multiple of 1024"),
+    (dict(lr=-1.0), "lr must be a number of at least 0; got -1.0"),
+    (dict(betas=(0.9, 1.0)), r"betas\[1\] must .* got 1.0"),
+    (dict(eps=float("nan")), "eps must .* got nan"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense(options, said):
     with pytest.raises(CourseError, match=said):

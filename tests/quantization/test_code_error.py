@@ -74,7 +74,7 @@ def test_what_cannot_be_measured():
         with pytest.raises(CourseError, match="has no size to measure an error against"):
             measured_error(w)
     for block in (0, -1, 2.5, True):
-        with pytest.raises(CourseError, match="give the number of values that share a scale"):
+        with pytest.raises(CourseError, match="block must be a positive integer"):
             expected_error("nf4", block)
     with pytest.raises(CourseError, match="unknown code 'nf9'"):
         expected_error("nf9")

@@ -66,5 +66,5 @@ def test_another_default_device_or_dtype_changes_nothing():
 
 @pytest.mark.parametrize("bits", [1, 9, 0, -4, 4.0, "4", True, None])
 def test_widths_that_make_no_sense(bits):
-    with pytest.raises(CourseError, match="take a whole number from 2 to 8"):
+    with pytest.raises(CourseError, match="bits must be an integer of at least 2 and of at most 8"):
         normal_float(bits)
