@@ -338,8 +338,10 @@ def test_closed_form(family, n, h, layers):
 
 
 @pytest.mark.parametrize("options, said", [
-    ({"n": 0}, "n must be a positive integer, such as 10; got 0."), ({"encoder": "lsmt"}, "unknown encoder 'lsmt'; did you mean"),
-    ({"hidden": 0}, "hidden must be .* got 0."), ({"layers": 0}, "layers must be .* got 0."), ({"hidden": True}, "got True."),
+    ({"n": 0}, "n must be a positive integer, such as 10; got 0."),
+    ({"encoder": "lsmt"}, "unknown encoder 'lsmt'; did you mean"),
+    ({"hidden": 0}, "hidden must be .* got 0."), ({"layers": 0}, "layers must be .* got 0."),
+    ({"hidden": True}, "got True."),
     ({"layers": None}, "layers must be .* got None."),
     ({"placeholder": "[P]"}, r"placeholder must be a non-negative integer; got '\[P\]'."),
     ({"placeholder": True}, "placeholder must be a non-negative integer; got True."),

@@ -571,7 +571,8 @@ def test_closed_form(family):
 
 
 @pytest.mark.parametrize("options, said", [
-    ({"n": 0}, "n must be a positive integer, such as 20; got 0."), ({"n": 2.5}, "got 2.5."), ({"n": True}, "got True."),
+    ({"n": 0}, "n must be a positive integer, such as 20; got 0."),
+    ({"n": 2.5}, "got 2.5."), ({"n": True}, "got True."),
     ({"init": "vocabluary"}, "unknown init 'vocabluary'; did you mean 'vocabulary'"),
     ({"init": "text"}, "go together"), ({"init_ids": (1, 2)}, "go together"),
     ({"init": ["text"]}, "unknown init .'text'.; did you mean 'text'"),

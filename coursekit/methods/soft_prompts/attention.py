@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
+from coursekit.methods.mechanism import precision
 from coursekit.methods.mechanism.modules import body_prefix
 
 
@@ -102,10 +103,6 @@ def queries(
 
 
 def like(module: nn.Module) -> dict[str, Any]:
-    r"""Device and precision of new parameters. Full precision on a 16-bit base: small steps would vanish in it."""
+    r"""Device and precision of parameters beside the frozen `module`, as `precision.like` has them for a weight."""
     # Not the first parameter: a layer in 4 bits has none.
-    weight = next(part.weight for part in module.modules() if hasattr(part, "weight"))
-    return {
-        "device": weight.device,
-        "dtype": torch.float64 if weight.dtype == torch.float64 else torch.float32,
-    }
+    return precision.like(next(part.weight for part in module.modules() if hasattr(part, "weight")))

@@ -13,6 +13,7 @@ from coursekit.errors import CourseError
 from coursekit.methods.mechanism.attachment import Attachment, beside
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.soft_prompts.attention import like, positions_of
+from coursekit.methods.soft_prompts.saved_prompt import KEY, check_length
 from coursekit.methods.soft_prompts.virtual_tokens import VirtualTokens
 
 #: Where a model keeps its virtual tokens.
@@ -56,7 +57,7 @@ class InputPrompt(Method, ABC):
         r"""The module that gives the n vectors, at its start."""
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
-        return {"prompt_embeddings": model.get_submodule(PATH).vectors(name)}
+        return {KEY: model.get_submodule(PATH).vectors(name)}
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
         arch = describe(model.config)
@@ -66,6 +67,12 @@ class InputPrompt(Method, ABC):
             "num_attention_heads": arch.n_heads,
             "num_transformer_submodules": 1,
         }
+
+    @classmethod
+    def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> InputPrompt:
+        method = super().restored(config, tensors)
+        check_length(method.n, tensors)
+        return method
 
 
 def in_vocabulary(field: str, token: int, model: nn.Module) -> None:

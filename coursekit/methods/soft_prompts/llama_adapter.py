@@ -26,6 +26,7 @@ from coursekit.methods.mechanism.method import Method
 from coursekit.methods.mechanism.modules import around
 from coursekit.methods.soft_prompts.attention import ATTENTION, NAMES, attention_paths, keys_values, like
 from coursekit.methods.soft_prompts.prompted_attention import PromptedAttention
+from coursekit.methods.soft_prompts.saved_prompt import check_length
 
 #: How the gate becomes the factor $g$: itself, as in peft, or its tanh, as in the official training code.
 GATES = ("raw", "tanh", "none")
@@ -197,6 +198,12 @@ class LlamaAdapter(Method):
         # What peft does not have is written only where it is used, so that peft reads the rest without a warning.
         unused = {s.field for s in self.entries if s.absent == getattr(self, s.field)}
         return {key: value for key, value in config.items() if key not in unused}
+
+    @classmethod
+    def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> LlamaAdapter:
+        method = super().restored(config, tensors)
+        check_length(method.n, tensors, "adaption_prompt", dim=1)
+        return method
 
     def _check_config(self, config: dict[str, Any]) -> None:
         agree(self, config, [s for s in self.entries if s.field != "layers" or self.layers is not None])

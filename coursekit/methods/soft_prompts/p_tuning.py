@@ -20,6 +20,7 @@ from coursekit.methods.mechanism.attachment import Attachment, attached, find_at
 from coursekit.methods.mechanism.checkpoint import Setting, agree
 from coursekit.methods.soft_prompts.input_prompt import PATH, InputPrompt, SoftPrompt, in_vocabulary
 from coursekit.methods.soft_prompts.prompt import Vectors
+from coursekit.methods.soft_prompts.saved_prompt import KEY
 
 #: Where a checkpoint keeps the network that made the prompt. peft leaves these tensors unread.
 ENCODER = "prompt_encoder."
@@ -105,7 +106,7 @@ class PTuning(InputPrompt):
         one_of("encoder", self.encoder, ("lstm", "mlp"))
         if self.hidden is not None:
             whole("hidden", self.hidden, least=1, such_as=128)
-        whole("layers", self.layers, least=1, such_as=2)
+        whole("layers", self.layers, least=1, most=16, such_as=2)
         if self.placeholder is not None:  # such as tokenizer.unk_token_id
             whole("placeholder", self.placeholder, least=0)
         if self.encoder == "mlp" and self.layers != 2:
@@ -161,7 +162,7 @@ class PTuning(InputPrompt):
             interop.same_tensors(own, tensors, folder)
             holder, state = model.get_submodule(PATH), find_attachment(model)
             network = {id(p) for p in holder.prompts[name].parameters()}
-            holder.prompts[name] = Vectors(own["prompt_embeddings"].detach(), trains=False)
+            holder.prompts[name] = Vectors(own[KEY].detach(), trains=False)
             state.parameters[name] = [p for p in state.parameters[name] if id(p) not in network]
         super()._load(model, name, tensors, folder)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit import counts, interop
@@ -22,11 +22,9 @@ from coursekit.methods.mechanism.method import Method
 from coursekit.methods.mechanism.modules import around
 from coursekit.methods.soft_prompts.attention import ATTENTION, attention_paths, like, positions_of
 from coursekit.methods.soft_prompts.prefix_attention import PrefixAttention
+from coursekit.methods.soft_prompts.saved_prompt import KEY, check_length
 from coursekit.methods.soft_prompts.shifted_positions import shifted_positions
 from coursekit.modes import in_mode
-
-#: peft's name for the one tensor of a prompt.
-KEY = "prompt_embeddings"
 
 
 class Prefix(nn.Module):
@@ -117,8 +115,8 @@ class PrefixTuning(Method):
         r"""$2Lnd_{kv}$, or with `hidden` = h: $nd_{kv} + (d_{kv} + 1)h + (h + 1)2Ld_{kv}$ while training."""
         return counts.prefix(config, self.n, self.hidden)
 
-    def start_from(self, model: nn.Module, ids: Int[Tensor, " n"], name: str | None = None) -> nn.Module:
-        r"""Initialise the prefix with the keys and values that the frozen model computes for the n tokens `ids`.
+    def start_from(self, model: nn.Module, ids: Any, name: str | None = None) -> nn.Module:
+        r"""Initialise the prefix with the keys and values that the frozen model computes for n tokens, ids: (n,).
 
         With this prefix the model answers exactly as with the words themselves before the text; the paper starts so
         where examples are few (section 7.4). Raises CourseError for an encoder, where the words would see the text as
@@ -223,7 +221,9 @@ class PrefixTuning(Method):
     def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> PrefixTuning:
         interop.same_method(cls.kind, config)
         hidden = config["encoder_hidden_size"] if config.get("prefix_projection") else None
-        return cls(hidden=hidden, **fields(config, cls.entries))
+        method = cls(hidden=hidden, **fields(config, cls.entries))
+        check_length(method.n, tensors)
+        return method
 
 
 def _layers(model: nn.Module) -> list[PrefixAttention]:
