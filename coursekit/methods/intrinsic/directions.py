@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coursekit.methods.intrinsic.groups import Group
 from coursekit.methods.mechanism.switch import Switch, Switched
 
 
@@ -32,10 +33,10 @@ class Directions(Switched):
 
     (What is written through `.data` is no change that PyTorch could tell: write in place, under `torch.no_grad()`.)
 
-    groups: the frozen tensors of each group, as (module, name in it).
+    groups: the frozen tensors of each group.
     """
 
-    def __init__(self, groups: list[list[tuple[nn.Module, str]]], switch: Switch):
+    def __init__(self, groups: list[Group], switch: Switch):
         super().__init__(None, switch)
         self.subspaces = nn.ModuleDict()  # by adapter
         self.groups = groups

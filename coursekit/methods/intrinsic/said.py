@@ -21,12 +21,12 @@ from coursekit.errors import CourseError, flag, number, one_of, whole
 from coursekit.methods.intrinsic.directions import Directions, Held
 from coursekit.methods.intrinsic.displaced import Displace, DisplacedLayer, Place
 from coursekit.methods.intrinsic.fastfood import Fastfood
+from coursekit.methods.intrinsic.groups import Group, frozen_modules, groups_of, size
 from coursekit.methods.mechanism.attachment import Attachment, attached, beside, unmerged, wrap
 from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.mechanism.modules import body_prefix, in_codes, standing
 from coursekit.methods.mechanism.precision import like
-from coursekit.methods.mechanism.switch import Switched
 
 PARTS = ("all", "blocks")
 
@@ -116,29 +116,15 @@ class IntrinsicSAID(Method):
 
     # ------------------------------------------------------------------------------------------------------------
 
-    def _check_size(self, groups: int, size: int) -> None:
+    def _check_size(self, groups: int, weights: int) -> None:
         r"""Raise CourseError where d does not fit a model with so many groups of weights and so many weights."""
         if self.structure and self.d <= groups:
             raise CourseError(
                 f"d={self.d} leaves no direction: {groups} of them are the factors λ of this model; take a larger d, "
                 "or structure=False"
             )
-        if self.d > size:
-            raise CourseError(f"d={self.d} directions are more than the {size:,} weights they would move")
-
-    def _groups(self, model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-        r"""The tensors that move, by group: those of each block, then all others. A tied one counts once."""
-        arch, seen = describe(model.config), set()
-        blocks: list[list[tuple[nn.Module, str]]] = [[] for _ in range(arch.n_layers)]
-        rest: list[tuple[nn.Module, str]] = []
-        for path, module in _frozen(model.base_model).items():
-            inside = path.startswith(f"{arch.block}.")
-            group = blocks[int(path[len(arch.block) + 1 :].split(".")[0])] if inside else rest
-            for key, parameter in module.named_parameters(recurse=False):
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    group.append((module, key))
-        return [*blocks, rest] if self.parts == "all" else blocks
+        if self.d > weights:
+            raise CourseError(f"d={self.d} directions are more than the {weights:,} weights they would move")
 
     def _check(self, model: nn.Module) -> None:
         if any(in_codes(module) for module in model.modules()):
@@ -152,8 +138,8 @@ class IntrinsicSAID(Method):
                     f"adapter {name!r} on this model moves parts={other.parts!r}, this one is to move {self.parts!r}: "
                     "take the same, or detach first"
                 )
-        groups = self._groups(model)
-        self._check_size(len(groups), sum(map(_size, groups)))
+        groups = groups_of(model, self.parts)
+        self._check_size(len(groups), sum(map(size, groups)))
 
     def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         if _here(model) not in state.added:
@@ -167,20 +153,20 @@ class IntrinsicSAID(Method):
         subspace = directions.subspaces[name] = Subspace(F, scales, **like(module._parameters[key]))
         return list(subspace.parameters())
 
-    def _fastfood(self, groups: list[list[tuple[nn.Module, str]]]) -> Fastfood:
+    def _fastfood(self, groups: list[Group]) -> Fastfood:
         d = self.d - len(groups) if self.structure else self.d
-        return Fastfood(d, tuple(map(_size, groups)), self.seed)
+        return Fastfood(d, tuple(map(size, groups)), self.seed)
 
     def _wrap(self, model: nn.Module, state: Attachment) -> None:
         r"""Put every layer with a tensor that moves, also one outside the body that shares it, into a wrapper."""
-        groups = self._groups(model)
+        groups = groups_of(model, self.parts)
         places = {
             id(module._parameters[key]): Place(group, index)
             for group, members in enumerate(groups)
             for index, (module, key) in enumerate(members)
         }
         directions = Directions(groups, state.switch)
-        for path, module in _frozen(model).items():
+        for path, module in frozen_modules(model).items():
             own = {k: places[id(p)] for k, p in module.named_parameters(recurse=False) if id(p) in places}
             if own:
                 wrap(model, state, path, DisplacedLayer, own, directions)
@@ -217,11 +203,6 @@ class IntrinsicSAID(Method):
         return super()._config(model) | {"groups": list(F.groups), "drawn": F.fingerprint()}
 
 
-def _frozen(module: nn.Module) -> dict[str, nn.Module]:
-    r"""Every module of the bare model that has parameters of its own, by path."""
-    return {p: m for p, m in standing(module) if m._parameters and not isinstance(m, Switched)}
-
-
 def _layers(model: nn.Module) -> dict[str, DisplacedLayer]:
     return {path: module for path, module in standing(model) if isinstance(module, DisplacedLayer)}
 
@@ -232,7 +213,3 @@ def _here(model: nn.Module) -> str:
 
 def _directions(model: nn.Module) -> Directions:
     return model.base_model.intrinsic
-
-
-def _size(members: list[tuple[nn.Module, str]]) -> int:
-    return sum(module._parameters[key].numel() for module, key in members)

@@ -12,7 +12,7 @@ from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods.mechanism.attachment import Attachment, beside
 from coursekit.methods.mechanism.method import Method
-from coursekit.methods.soft_prompts.attention import like, positions_of
+from coursekit.methods.soft_prompts.attention import check_room, like
 from coursekit.methods.soft_prompts.saved_prompt import KEY, check_length
 from coursekit.methods.soft_prompts.virtual_tokens import VirtualTokens
 
@@ -36,9 +36,7 @@ class InputPrompt(Method, ABC):
     n: int
 
     def _check(self, model: nn.Module) -> None:
-        have = positions_of(model.config)  # raises for a family that is not described
-        if have is not None and self.n >= have:
-            raise CourseError(f"n={self.n} leaves no room for a text: this model has {have} positions")
+        check_room(self.n, model.config)  # raises for a family that is not described, too
 
     def touched(self, model: nn.Module) -> set[str]:
         return {"the vectors before the input"}

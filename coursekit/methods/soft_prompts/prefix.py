@@ -20,7 +20,7 @@ from coursekit.methods.mechanism.attachment import Attachment, activate, disable
 from coursekit.methods.mechanism.checkpoint import Setting, fields
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.mechanism.modules import around
-from coursekit.methods.soft_prompts.attention import ATTENTION, attention_paths, like, positions_of
+from coursekit.methods.soft_prompts.attention import ATTENTION, attention_paths, check_room, like
 from coursekit.methods.soft_prompts.prefix_attention import PrefixAttention
 from coursekit.methods.soft_prompts.saved_prompt import KEY, check_length
 from coursekit.methods.soft_prompts.shifted_positions import shifted_positions
@@ -149,19 +149,17 @@ class PrefixTuning(Method):
         prefixes = [layer.prefixes[name] for layer in _layers(model)]
         if (first := prefixes[0].network) is None:
             raise CourseError(f"the prefix {name!r} is a flat one: there is no network behind it")
-        second = [prefix.out for prefix in prefixes]
         return {
             "embedding.weight": first.embedding.weight,
             "transform.0.weight": first.linear.weight,
             "transform.0.bias": first.linear.bias,
-            "transform.2.weight": torch.cat([linear.weight for linear in second]),
-            "transform.2.bias": torch.cat([linear.bias for linear in second]),
+            "transform.2.weight": torch.cat([prefix.out.weight for prefix in prefixes]),
+            "transform.2.bias": torch.cat([prefix.out.bias for prefix in prefixes]),
         }
 
     def _check(self, model: nn.Module) -> None:
-        have = positions_of(model.config)
-        if self.shifted and have is not None and self.n >= have:
-            raise CourseError(f"n={self.n} leaves no room for a text: this model has {have} positions")
+        if self.shifted:
+            check_room(self.n, model.config)
 
     def touched(self, model: nn.Module) -> set[str]:
         return {ATTENTION}
