@@ -23,7 +23,7 @@ from transformers import DynamicCache
 
 from coursekit.errors import CourseError
 from coursekit.evaluation.scores import Perplexity, Regression, Score, wilson
-from coursekit.methods.soft_prompts.virtual_tokens import HELD
+from coursekit.methods.soft_prompts.prompted_cache import HELD
 from coursekit.modes import in_mode
 from coursekit.tasks.prepared import Prepared, pad_id
 

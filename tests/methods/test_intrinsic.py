@@ -182,7 +182,8 @@ def moved_by_hand(model: nn.Module, family: str) -> tuple[nn.Module, torch.Tenso
             module, nn.Embedding
         ):  # else PyTorch would drop the gradient of the padding token's row
             module.padding_idx = None
-    F, v = dense(directions.fastfood["default"]), directions.v["default"].detach()
+    subspace = directions.subspaces["default"]
+    F, v, scales = dense(subspace.F), subspace.v.detach(), subspace.scales
     names = {id(p): name for name, p in plain.named_parameters()}
     twins = dict(zip((id(m) for m in bare(model)), bare(plain), strict=True))
     order = [
@@ -194,7 +195,7 @@ def moved_by_hand(model: nn.Module, family: str) -> tuple[nn.Module, torch.Tenso
     with torch.no_grad():
         for name, group in order:
             theta = plain.get_parameter(name)
-            scale = directions.scales["default"][group] if "default" in directions.scales else 1.0
+            scale = 1.0 if scales is None else scales[group]
             theta += scale * (F[start : start + theta.numel()] @ v).view(theta.shape)
             start += theta.numel()
     assert start == len(F)
@@ -227,7 +228,7 @@ def test_answers_and_gradients_are_those_of_weights_moved_by_a_dense_matrix(fami
     directions = model.base_model.intrinsic
     gradients = [plain.get_parameter(name).grad.flatten() for name in names]
     owners = [group for group, members in enumerate(directions.groups) for _ in members]
-    v, scales = directions.v["default"], dict(directions.scales.items()).get("default")
+    v, scales = directions.subspaces["default"].v, directions.subspaces["default"].scales
     by_hand, start, of_scales = torch.zeros_like(v), 0, torch.zeros(len(directions.groups), dtype=DOUBLE)
     for group, g in zip(owners, gradients, strict=True):
         rows = F[start : start + len(g)]
@@ -251,7 +252,7 @@ def test_what_moves_is_all_of_the_body_or_its_blocks():
             directions = method.attach(model).base_model.intrinsic
             found = [module._parameters[key] for members in directions.groups for module, key in members]
             assert {id(p) for p in found} == {id(p) for p in expected.values()}
-            assert len(found) == len(expected) and directions.fastfood["default"].d == 20 - len(
+            assert len(found) == len(expected) and directions.subspaces["default"].F.d == 20 - len(
                 directions.groups
             )
             assert len(method.scales(model)) == tiny.LAYERS + (parts == "all")
@@ -270,7 +271,8 @@ def test_a_factor_of_zero_leaves_its_block_as_it_was():
 def test_in_sixteen_bits_the_sum_is_rounded_once():
     model = nonzero(IntrinsicSAID(d=20).attach(tiny.model("llama").bfloat16()), scale=3)
     directions = model.base_model.intrinsic
-    F, v, scales = directions.fastfood["default"], directions.v["default"], directions.scales["default"]
+    subspace = directions.subspaces["default"]
+    F, v, scales = subspace.F, subspace.v, subspace.scales
     moved = F(v.detach()).split(F.groups)[1] * scales[1]
     module, key = directions.groups[1][0]
     frozen = module._parameters[key]
@@ -373,11 +375,11 @@ def test_what_changes_a_weight_is_seen_at_the_next_forward_pass():
 def test_passes_may_be_added_up_and_layers_called_alone():
     model, one = said("bert"), labelled("bert")
     model(**one).loss.backward()
-    once = model.bert.intrinsic.v["default"].grad.clone()
+    once = model.bert.intrinsic.subspaces["default"].v.grad.clone()
     model.zero_grad()
     (model(**one).loss + model(**one).loss).backward()
     model(**one).loss.backward()
-    torch.testing.assert_close(model.bert.intrinsic.v["default"].grad, 3 * once)
+    torch.testing.assert_close(model.bert.intrinsic.subspaces["default"].v.grad, 3 * once)
     layer = model.bert.encoder.layer[0].output.dense
     for _ in range(2):
         layer(random(2, 3, tiny.D_FF)).sum().backward()
@@ -392,9 +394,9 @@ def test_adapters_with_the_same_directions_draw_them_once():
     IntrinsicSAID(d=20).attach(model, "one")
     IntrinsicSAID(d=20).attach(model, "two")
     IntrinsicSAID(d=20, seed=1).attach(model, "three")
-    drawn = model.base_model.intrinsic.fastfood
+    drawn = {name: s.F for name, s in model.base_model.intrinsic.subspaces.items()}
     assert drawn["one"] is drawn["two"] and drawn["one"] != drawn["three"]
-    assert copy.deepcopy(model).base_model.intrinsic.fastfood["one"] is drawn["one"]
+    assert copy.deepcopy(model).base_model.intrinsic.subspaces["one"].F is drawn["one"]
 
 
 @pytest.mark.parametrize("d", [10, 1000])
@@ -408,7 +410,7 @@ def test_a_step_of_adam_is_as_long_in_the_weights_whatever_d_is(d):
     model(**labelled("bert")).loss.backward()
     optimizer.step()
     v = method.vector(model).detach()
-    moved = model.bert.intrinsic.fastfood["default"](v)
+    moved = model.bert.intrinsic.subspaces["default"].F(v)
     torch.testing.assert_close(v.norm(), torch.tensor(0.5), atol=1e-3, rtol=0)
     assert 0.4 < moved.norm() < 0.6
     assert groups[1]["lr"] == 1e-3
@@ -428,10 +430,12 @@ def test_more_directions_come_further():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(d=0), "d=0: give a whole number from 1 up"),
-        (dict(d=2.5), "d=2.5: give a whole number"),
-        (dict(d=True), "d=True: give a whole number"),
-        (dict(seed=-1), "seed=-1: give a whole number from 0 up"),
+        (dict(d=0), "d must be a positive integer, such as 1000; got 0."),
+        (dict(d=2.5), "d must be a positive integer, such as 1000; got 2.5."),
+        (dict(d=True), "d must be a positive integer, such as 1000; got True."),
+        (dict(seed=-1), "seed must be a non-negative integer of at most 9223372036854775807; got -1."),
+        (dict(seed=2**63), "seed must be .* got 9223372036854775808."),
+        (dict(structure=1), "structure must be True or False; got 1."),
         (dict(parts="block"), "unknown parts 'block'; did you mean 'blocks'"),
     ],
 )
@@ -455,7 +459,7 @@ def test_a_d_that_does_not_fit_the_model_is_said_before_anything_changes():
 
 def test_codes_do_not_move():
     model = quantize_model(tiny.model("llama"))
-    with pytest.raises(CourseError, match="weights in 4 bits do not move.*attach LoRA"):
+    with pytest.raises(CourseError, match="weights in 4 bits cannot move.*attach LoRA"):
         IntrinsicSAID(d=20).attach(model)
     assert methods.attached(model) == {}
 

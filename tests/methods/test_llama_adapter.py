@@ -20,7 +20,8 @@ from coursekit import methods
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods import LlamaAdapter
-from coursekit.methods.soft_prompts.llama_adapter import PromptedAttention
+from coursekit.methods.soft_prompts.attention import NAMES
+from coursekit.methods.soft_prompts.prompted_attention import PromptedAttention
 
 KINDS = (*tiny.FAMILIES, *relatives.RELATIVES)
 IN_PEFT = ("llama", "mistral", "gpt2")
@@ -43,8 +44,8 @@ def attached(method: LlamaAdapter, kind: str, seed: int = 3, scale: float = 3.0,
     model = nonzero(method.attach(relatives.model(kind, **changes)), seed)
     with torch.no_grad():
         for module in layers(model):
-            for parameter in module.prompt.values():
-                parameter.mul_(scale)
+            for prompt in module.prompts.values():
+                prompt.prompt.mul_(scale)
     return model
 
 
@@ -129,16 +130,18 @@ def test_the_output_projection_s_bias_is_added_once():
 # the formula ----------------------------------------------------------------------------------------------
 
 
-def said_by_prompts(layer: PromptedAttention, x: torch.Tensor, rotation, arch) -> torch.Tensor:
+def said_by_prompts(
+    layer: PromptedAttention, method: LlamaAdapter, x: torch.Tensor, rotation, arch
+) -> torch.Tensor:
     r"""$g_h \cdot \operatorname{softmax}(q_h K_h^T / \sqrt{d_h}) V_h$, one head, one row, one token after the other."""
-    attention, site, d = layer.base_layer, layer.site, arch.head_dim
-    prompt, method = layer.prompt["default"][0], layer.methods["default"]
-    if site.query == site.key:  # GPT-2
+    attention, names, d = layer.base_layer, NAMES[arch.family], arch.head_dim
+    prompt = layer.prompts["default"].prompt[0]
+    if names.query == names.key:  # GPT-2
         q = attention.c_attn(x)[..., : arch.d_model]
         k, v = attention.c_attn(prompt)[:, arch.d_model :].chunk(2, dim=-1)
     else:
-        q = getattr(attention, site.query)(x)
-        k, v = getattr(attention, site.key)(prompt), getattr(attention, site.value)(prompt)
+        q = getattr(attention, names.query)(x)
+        k, v = getattr(attention, names.key)(prompt), getattr(attention, names.value)(prompt)
     q = q.unflatten(-1, (arch.n_heads, d)).transpose(1, 2)
     if rotation is not None:
         q, _ = apply_rotary_pos_emb(q, q, *rotation)
@@ -147,8 +150,8 @@ def said_by_prompts(layer: PromptedAttention, x: torch.Tensor, rotation, arch) -
         group = head // (arch.n_heads // arch.n_kv_heads)
         part = slice(group * d, (group + 1) * d)
         gate = 1.0
-        if "default" in layer.gate:
-            gate = layer.gate["default"][head if method.per_head else 0]
+        if method.gate != "none":
+            gate = layer.prompts["default"].gate[head if method.per_head else 0]
             gate = torch.tanh(gate) if method.gate == "tanh" else gate
         for row in range(x.shape[0]):
             for token in range(x.shape[1]):
@@ -179,9 +182,10 @@ def test_every_block_answers_by_the_formula(kind, method, projected):
             with methods.disabled(model):
                 words, _ = layer.base_layer(*args, **kwargs)
             x = args[0] if args else kwargs["hidden_states"]
-            prompts = said_by_prompts(layer, x, kwargs.get("position_embeddings"), arch)
-            if layer.site.output and (projected or (projected is None and kind != "gpt2")):
-                W = getattr(layer.base_layer, layer.site.output).weight
+            prompts = said_by_prompts(layer, method, x, kwargs.get("position_embeddings"), arch)
+            output = NAMES[arch.family].output
+            if output and (projected or (projected is None and kind != "gpt2")):
+                W = getattr(layer.base_layer, output).weight
                 prompts = prompts @ (W if kind == "gpt2" else W.T)
             torch.testing.assert_close(answer, words + prompts, atol=1e-10, rtol=1e-8)
             assert prompts.abs().max() > 1e-4
@@ -210,14 +214,15 @@ def test_at_the_start_the_gradient_reaches_only_the_gate(kind, gate):
     model = method.attach(relatives.model(kind)).train()
     model(**batch(kind)).loss.backward()
     for layer in layers(model):
-        assert layer.gate["default"].grad.abs().sum() > 0
-        assert torch.equal(layer.prompt["default"].grad, torch.zeros_like(layer.prompt["default"]))
+        prompt = layer.prompts["default"]
+        assert prompt.gate.grad.abs().sum() > 0
+        assert torch.equal(prompt.prompt.grad, torch.zeros_like(prompt.prompt))
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     optimizer.step()  # the gate opens ...
     optimizer.zero_grad()
     model(**batch(kind)).loss.backward()
     assert all(
-        layer.prompt["default"].grad.abs().sum() > 0 for layer in layers(model)
+        layer.prompts["default"].prompt.grad.abs().sum() > 0 for layer in layers(model)
     )  # ... and the prompts learn
 
 
@@ -263,7 +268,7 @@ def test_the_backward_pass_ends_at_the_lowest_block_with_prompts(kind):
         lambda m, a, k: inputs.append(a[0] if a else k["hidden_states"]), with_kwargs=True
     )
     model(**batch(kind)).loss.backward()
-    assert not inputs[0].requires_grad and layer.gate["default"].grad is not None
+    assert not inputs[0].requires_grad and layer.prompts["default"].gate.grad is not None
 
 
 def test_prompts_are_projected_once_for_all_rows():
@@ -304,8 +309,8 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path):
     LlamaAdapter(n=3, layers=2).save(LlamaAdapter(n=3, layers=2).attach(tiny.model("llama")), tmp_path)
     model = tiny.model("llama")
     for method, said in [
-        (LlamaAdapter(n=4, layers=2), "trained with n=3, the method here has 4"),
-        (LlamaAdapter(n=3, layers=1), "trained with layers=2, the method here has 1"),
+        (LlamaAdapter(n=4, layers=2), "trained with adapter_len=3, the method here has 4"),
+        (LlamaAdapter(n=3, layers=1), "trained with adapter_layers=2, the method here has 1"),
         (LlamaAdapter(n=3), "is of another model or of other targets: 2 unexpected"),
         (LlamaAdapter(n=3, layers=2, gate="tanh"), "trained with gate=raw, the method here has tanh"),
         (LlamaAdapter(n=3, layers=2, per_head=True), "trained with per_head=False, the method here has True"),
@@ -361,12 +366,13 @@ def test_generating_with_padding_gives_the_tokens_of_the_whole_sequence_computed
 
 
 @pytest.mark.parametrize("options, said", [
-    ({"n": 0}, "n=0 makes no prompts"),
-    ({"n": 1.5}, "n=1.5 makes no prompts"),
-    ({"layers": 0}, "layers=0 makes no prompts"),
-    ({"layers": True}, "layers=True makes no prompts"),
+    ({"n": 0}, "n must be a positive integer, such as 10; got 0."),
+    ({"n": 1.5}, "n must be .* got 1.5."),
+    ({"layers": 0}, "layers must be a positive integer, such as 30; got 0."),
+    ({"layers": True}, "layers must be .* got True."),
+    ({"per_head": 1}, "per_head must be True or False; got 1."),
     ({"gate": "tan"}, "unknown gate 'tan'; did you mean 'tanh'"),
-    ({"projected": "yes"}, "projected='yes': take True or False"),
+    ({"projected": "yes"}, "projected must be True or False; got 'yes'."),
 ])  # fmt: skip
 def test_hyperparameters_that_make_no_sense(options, said):
     with pytest.raises(CourseError, match=said):
@@ -375,13 +381,13 @@ def test_hyperparameters_that_make_no_sense(options, said):
 
 def test_what_does_not_fit_is_said_before_anything_is_touched():
     model = tiny.model("llama")
-    with pytest.raises(CourseError, match="layers=3 is more than the 2 blocks of this model: take 2 at most"):
+    with pytest.raises(CourseError, match="layers=3 is more than the 2 blocks of this model: take at most 2"):
         LlamaAdapter(layers=3).attach(model)
     with pytest.raises(CourseError, match="layers=3 is more than the 2 blocks"):
         LlamaAdapter(layers=3).count(model.config)
     assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
     with pytest.raises(
-        CourseError, match="in bert the attention's answer always goes through the output projection"
+        CourseError, match="in bert the attention's output always goes through the output projection"
     ):
         LlamaAdapter(layers=1, projected=False).attach(tiny.model("bert"))
 

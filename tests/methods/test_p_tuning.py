@@ -16,7 +16,7 @@ from coursekit import counts, evaluation, interop, methods
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods import PTuning
-from coursekit.methods.soft_prompts.encoders import LSTMEncoder, MLPEncoder
+from coursekit.methods.soft_prompts.p_tuning import LSTMEncoder, MLPEncoder
 
 N, HIDDEN = 4, 6
 FAMILIES = tiny.FAMILIES
@@ -169,7 +169,7 @@ def test_checkpoints_of_another_setting(tmp_path):
         (PTuning(n=N, hidden=HIDDEN), "placeholder=3, the method here has None"),
         (
             PTuning(n=N, hidden=HIDDEN, encoder="mlp", placeholder=MARK),
-            "encoder_reparameterization_type=LSTM",
+            "encoder_reparameterization_type=lstm, the method here has mlp",
         ),
         (PTuning(n=N, hidden=7, placeholder=MARK), "encoder_hidden_size=6, the method here has 7"),
         (
@@ -338,10 +338,13 @@ def test_closed_form(family, n, h, layers):
 
 
 @pytest.mark.parametrize("options, said", [
-    ({"n": 0}, "n=0 is no number of virtual tokens"), ({"encoder": "lsmt"}, "unknown encoder 'lsmt'; did you mean"),
-    ({"hidden": 0}, "hidden=0"), ({"layers": 0}, "layers=0"), ({"hidden": True}, "hidden=True"),
-    ({"layers": None}, "layers=None"), ({"placeholder": "[P]"}, r"placeholder='\[P\]' is no token id"),
-    ({"placeholder": True}, "placeholder=True is no token id"),
+    ({"n": 0}, "n must be a positive integer, such as 10; got 0."),
+    ({"encoder": "lsmt"}, "unknown encoder 'lsmt'; did you mean"),
+    ({"hidden": 0}, "hidden must be .* got 0."), ({"layers": 0}, "layers must be .* got 0."),
+    ({"hidden": True}, "got True."),
+    ({"layers": None}, "layers must be .* got None."),
+    ({"placeholder": "[P]"}, r"placeholder must be a non-negative integer; got '\[P\]'."),
+    ({"placeholder": True}, "placeholder must be a non-negative integer; got True."),
     ({"encoder": "mlp", "layers": 3}, 'layers=3 is for encoder="lstm"'),
 ])  # fmt: skip
 def test_hyperparameters_that_make_no_sense(options, said):
@@ -351,7 +354,7 @@ def test_hyperparameters_that_make_no_sense(options, said):
 
 def test_a_placeholder_outside_the_vocabulary():
     model = tiny.model("llama")
-    with pytest.raises(CourseError, match="placeholder=97: this model's vocabulary has 97 tokens"):
+    with pytest.raises(CourseError, match="placeholder has 97, and this model's vocabulary has 97 tokens"):
         PTuning(placeholder=97).attach(model)
     assert methods.attached(model) == {}
 

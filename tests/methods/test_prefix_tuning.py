@@ -20,7 +20,8 @@ from coursekit import counts, methods, tasks
 from coursekit.errors import CourseError
 from coursekit.evaluation import accuracy, perplexity, score_choices
 from coursekit.methods import PrefixTuning
-from coursekit.methods.soft_prompts.masks import shared, with_prefix
+from coursekit.methods.soft_prompts.attention_mask import shared, with_prefix
+from coursekit.methods.soft_prompts.prefix import Prefix, PrefixNetwork
 
 KINDS = (*tiny.DECODERS, *relatives.RELATIVES)
 VARIANTS = [PrefixTuning(n=3), PrefixTuning(n=3, hidden=8)]
@@ -110,7 +111,7 @@ def test_gradients_and_twenty_steps_of_training_follow_peft(kind, method, tmp_pa
     model(**batches[0]).loss.backward()
     theirs(**batches[0]).loss.backward()
     if method.hidden is None:
-        ours = torch.cat([m.flat["default"].grad for m in model.modules() if hasattr(m, "flat")], dim=1)
+        ours = torch.cat([m.flat.grad for m in model.modules() if isinstance(m, Prefix)], dim=1)
         torch.testing.assert_close(
             ours, theirs.prompt_encoder["default"].embedding.weight.grad, atol=1e-7, rtol=1e-4
         )
@@ -211,13 +212,13 @@ def test_generating_behind_a_prefix_equals_generating_behind_its_words(kind, set
 
 def test_starting_from_words_is_refused_where_it_means_nothing():
     model = PrefixTuning(n=3).attach(tiny.model("bert"))
-    with pytest.raises(CourseError, match="words in front of an encoder see what follows"):
+    with pytest.raises(CourseError, match="words in an encoder see the text after them"):
         PrefixTuning(n=3).start_from(model, torch.tensor([1, 2, 3]))
     model = PrefixTuning(n=3).attach(tiny.model("llama"))
     with pytest.raises(CourseError, match="4 tokens for a prefix of n=3"):
         PrefixTuning(n=3).start_from(model, WORDS)
     model = PrefixTuning(n=4, hidden=8).attach(tiny.model("llama"))
-    with pytest.raises(CourseError, match="cannot begin as words: take hidden=None"):
+    with pytest.raises(CourseError, match="cannot start from words: take hidden=None"):
         PrefixTuning(n=4, hidden=8).start_from(model, WORDS)
 
 
@@ -423,7 +424,9 @@ def test_when_positions_run_out_the_message_says_how_long_a_text_may_be(family, 
         CourseError, match=f"more positions than the {room} .* shorten the texts to {longest}"
     ):
         model(input_ids=torch.full((1, longest + 1), 7))
-    with pytest.raises(CourseError, match=f"leave no position for a text: this model has {room}"):
+    with pytest.raises(
+        CourseError, match=f"n={room} leaves no room for a text: this model has {room} positions"
+    ):
         PrefixTuning(n=room).attach(tiny.model(family))
 
 
@@ -465,8 +468,8 @@ def test_a_flat_prefix_has_no_network():
 
 def test_a_copied_network_is_one_network_in_all_blocks():
     model = copy.deepcopy(PrefixTuning(n=3, hidden=8).attach(tiny.model("llama")))
-    encoders = {id(m.encoder["default"]) for m in model.modules() if hasattr(m, "flat")}
-    assert len(encoders) == 1
+    prefixes = [m for m in model.modules() if isinstance(m, Prefix)]
+    assert len(prefixes) == tiny.LAYERS and len({id(prefix.network) for prefix in prefixes}) == 1
     assert methods.trainable(model) == PrefixTuning(n=3, hidden=8).count(model.config)
 
 
@@ -478,7 +481,7 @@ def test_a_reparameterised_and_a_flat_prefix_live_side_by_side():
     methods.remove(model, "network")
     assert torch.equal(model(input_ids=ids).logits, alone["flat"])
     assert not torch.allclose(alone["network"], alone["flat"], atol=1e-3)
-    assert not any(type(m).__name__ == "PrefixEncoder" for m in model.modules())
+    assert not any(isinstance(m, PrefixNetwork) for m in model.modules())
 
 
 # precision ------------------------------------------------------------------------------------------------
@@ -490,7 +493,7 @@ def test_mixed_precision_trains(family):
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(**one).loss
     loss.backward()
-    own = [p for n, p in model.named_parameters() if p.requires_grad and ".flat." in n]
+    own = [p for n, p in model.named_parameters() if p.requires_grad and n.endswith(".flat")]
     assert len(own) == tiny.LAYERS and all(
         p.grad.abs().sum() > 0 and torch.isfinite(p.grad).all() for p in own
     )
@@ -500,11 +503,12 @@ def test_mixed_precision_trains(family):
 
 
 @pytest.mark.parametrize("options, said", [
-    ({"n": 0}, "n=0 makes no prefix"),
-    ({"n": 2.5}, "n=2.5 makes no prefix"),
-    ({"n": True}, "n=True makes no prefix"),
-    ({"hidden": 0}, "hidden=0 makes no prefix"),
-    ({"hidden": "wide"}, "hidden='wide' makes no prefix"),
+    ({"n": 0}, "n must be a positive integer, such as 20; got 0."),
+    ({"n": 2.5}, "n must be a positive integer, such as 20; got 2.5."),
+    ({"n": True}, "n must be a positive integer, such as 20; got True."),
+    ({"hidden": 0}, "hidden must be a positive integer, such as 512; got 0."),
+    ({"hidden": "wide"}, "hidden must be a positive integer, such as 512; got 'wide'."),
+    ({"shifted": None}, "shifted must be True or False; got None."),
 ])  # fmt: skip
 def test_hyperparameters_that_make_no_sense(options, said):
     with pytest.raises(CourseError, match=said):
@@ -515,7 +519,8 @@ def test_a_checkpoint_of_another_length_is_refused(tmp_path):
     PrefixTuning(n=3).save(PrefixTuning(n=3).attach(tiny.model("llama")), tmp_path)
     model = tiny.model("llama")
     with pytest.raises(
-        CourseError, match="trained with n=3, the method here has 4; PrefixTuning.from_checkpoint"
+        CourseError,
+        match="trained with num_virtual_tokens=3, the method here has 4: use PrefixTuning.from_checkpoint",
     ):
         PrefixTuning(n=4).load(model, tmp_path)
     assert methods.attached(model) == {}

@@ -26,7 +26,7 @@ from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods import PromptTuning
 from coursekit.methods.mechanism.modules import head_names
-from coursekit.methods.soft_prompts.virtual_tokens import HELD
+from coursekit.methods.soft_prompts.prompted_cache import HELD
 
 N = 4
 FAMILIES = tiny.FAMILIES
@@ -571,13 +571,14 @@ def test_closed_form(family):
 
 
 @pytest.mark.parametrize("options, said", [
-    ({"n": 0}, "n=0 is no number of virtual tokens"), ({"n": 2.5}, "n=2.5"), ({"n": True}, "n=True"),
+    ({"n": 0}, "n must be a positive integer, such as 20; got 0."),
+    ({"n": 2.5}, "got 2.5."), ({"n": True}, "got True."),
     ({"init": "vocabluary"}, "unknown init 'vocabluary'; did you mean 'vocabulary'"),
     ({"init": "text"}, "go together"), ({"init_ids": (1, 2)}, "go together"),
     ({"init": ["text"]}, "unknown init .'text'.; did you mean 'text'"),
-    ({"init": "text", "init_ids": "Is this good?"}, "takes the token ids of one text, .* this str is something else"),
-    ({"init": "text", "init_ids": torch.ones(1, 3).long()}, "this Tensor is something else"),
-    ({"init_ids": None}, "this NoneType is something else"),
+    ({"init": "text", "init_ids": "Is this good?"}, "must be the token ids of one text, .*; got a str."),
+    ({"init": "text", "init_ids": torch.ones(1, 3).long()}, "got a Tensor."),
+    ({"init_ids": None}, "got a NoneType."),
 ])  # fmt: skip
 def test_hyperparameters_that_make_no_sense(options, said):
     with pytest.raises(CourseError, match=said):
@@ -627,7 +628,7 @@ def test_checkpoints_of_another_setting(tmp_path):
     model = tiny.model("llama")
     with pytest.raises(
         CourseError,
-        match="trained with num_virtual_tokens=3, the method here has 4; PromptTuning.from_checkpoint",
+        match="trained with num_virtual_tokens=3, the method here has 4: use PromptTuning.from_checkpoint",
     ):
         PromptTuning(n=4).load(model, tmp_path)
     with pytest.raises(CourseError, match="holds PROMPT_TUNING, not LORA"):

@@ -1,4 +1,4 @@
-r"""Fastfood: a random matrix of D x d that is applied in $O(D \log d)$ and kept as D + 2d numbers.
+r"""Fastfood: a random D x d matrix that is applied in $O(D \log d)$ and stored as D + 2d numbers.
 
 Le, Sarlós and Smola 2013 (ICML), section 3; as a random subspace of weights: Li et al. 2018 (arXiv:1804.08838),
 section S7, and Aghajanyan et al. 2020 (arXiv:2012.13255), section 3. A dense matrix for ten million weights and
@@ -7,7 +7,7 @@ section S7, and Aghajanyan et al. 2020 (arXiv:2012.13255), section 3. A dense ma
 $$F(v) = \sigma\, \bigl[H\, G\, \Pi\, H\, B\, \operatorname{pad}(v)\bigr], \qquad F \in \mathbb{R}^{D \times d}$$
 
 B: random signs. Π: a random permutation. G: independent normal numbers. H: Hadamard matrices. Every entry of F is
-normal, and F has columns of length about 1, nearly orthogonal to each other: it only turns v into a random subspace.
+normal, and F has columns of length about 1, nearly orthogonal to each other: it embeds v in a random subspace.
 
 F is a stack of blocks of n rows, as in the first paper, where n is some times d: each block has a G of its own and a
 last H of its own. B and Π are common to all, so that $\Pi H B \operatorname{pad}(v)$, n numbers, is computed once.
@@ -48,6 +48,28 @@ class Fastfood:
         self.blocks = [-(-size // self.n) for size in self.groups]
         self.sigma = 1 / math.sqrt(self.n * self.size)
         self._drawn: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __call__(self, v: Float[Tensor, " d"]) -> Float[Tensor, " D"]:
+        r"""F(v)."""
+        w = self.mixed(v)
+        return torch.cat([self.rows(w, i) for i in range(len(self.groups))])
+
+    def group(self, v: Float[Tensor, " d"], i: int) -> Float[Tensor, " size"]:
+        r"""The part of F(v) that belongs to group i."""
+        return self.rows(self.mixed(v), i)
+
+    def mixed(self, v: Float[Tensor, " d"]) -> Float[Tensor, " n"]:
+        r"""$\Pi H B \operatorname{pad}(v)$."""
+        B, order, _ = self.drawn(v)
+        padded = torch.zeros(self.n, dtype=v.dtype, device=v.device)
+        padded[: self.d] = B * v
+        return walsh_hadamard(padded)[order]
+
+    def rows(self, w: Float[Tensor, " n"], group: int) -> Float[Tensor, " size"]:
+        r"""$\sigma H G w$, the part of F(v) that belongs to a group; `w` is what `mixed` gave."""
+        scaled = w * self.sigma
+        parts = [walsh_hadamard(G * scaled) for (G,) in self._chunks(self._of(w, group))]
+        return torch.cat(parts).view(-1)[: self.groups[group]]
 
     @property
     def size(self) -> int:
@@ -94,23 +116,10 @@ class Fastfood:
         normal = [round(g, 2) for g in torch.randn(16, generator=random, device="cpu").tolist()]
         return hashlib.sha256(repr((signs, order, normal)).encode()).hexdigest()[:16]
 
-    def mixed(self, v: Float[Tensor, " d"]) -> Float[Tensor, " n"]:
-        r"""$\Pi H B \operatorname{pad}(v)$."""
-        B, order, _ = self.drawn(v)
-        padded = torch.zeros(self.n, dtype=v.dtype, device=v.device)
-        padded[: self.d] = B * v
-        return walsh_hadamard(padded)[order]
-
     def unmixed(self, w: Float[Tensor, " n"]) -> Float[Tensor, " d"]:
         r"""The adjoint, $\operatorname{pad}^\top B H \Pi^\top w$."""
         B, order, _ = self.drawn(w)
         return B * walsh_hadamard(torch.empty_like(w).index_copy_(0, order, w))[: self.d]
-
-    def rows(self, w: Float[Tensor, " n"], group: int) -> Float[Tensor, " size"]:
-        r"""$\sigma H G w$, the part of F(v) that belongs to a group; `w` is what `mixed` gave."""
-        scaled = w * self.sigma
-        parts = [walsh_hadamard(G * scaled) for (G,) in self._chunks(self._of(w, group))]
-        return torch.cat(parts).view(-1)[: self.groups[group]]
 
     def unrows(self, g: Float[Tensor, " padded"], group: int) -> Float[Tensor, " n"]:
         r"""The adjoint, $\sigma G H g$ summed over the blocks. `g` has zeros up to whole blocks."""
@@ -125,11 +134,6 @@ class Fastfood:
     def _of(self, like: Tensor, group: int) -> Float[Tensor, "blocks n"]:
         first = sum(self.blocks[:group])
         return self.drawn(like)[2][first : first + self.blocks[group]]
-
-    def __call__(self, v: Float[Tensor, " d"]) -> Float[Tensor, " D"]:
-        r"""F(v)."""
-        w = self.mixed(v)
-        return torch.cat([self.rows(w, group) for group in range(len(self.groups))])
 
     def adjoint(self, g: Float[Tensor, " D"]) -> Float[Tensor, " d"]:
         r"""$F^\top g$: what the gradient of the weights says about v."""

@@ -2,8 +2,9 @@ r"""Training in a random subspace, with and without structure (Li et al. 2018; A
 
 $$\theta_i = \theta_{0,i} + \lambda_i\, F(v)_i, \qquad v \in \mathbb{R}^{d-m},\ \lambda \in \mathbb{R}^m$$
 
-All weights of a model move, but only along d - m random directions. The smallest d that reaches 90 % of what full
-fine-tuning reaches is the *intrinsic dimension* of the task.
+All weights of a model move, but only along d - m random directions; i counts the groups of weights, one for each block
+and one for the rest. The smallest d that reaches 90 % of what full fine-tuning reaches is the *intrinsic dimension* of
+the task.
 """
 
 from __future__ import annotations
@@ -11,32 +12,57 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from coursekit import counts, interop
 from coursekit.architecture import describe
-from coursekit.errors import CourseError, unknown
-from coursekit.methods.intrinsic.displaced import Directions, DisplacedLayer, Held, Place
+from coursekit.errors import CourseError, flag, number, one_of, whole
+from coursekit.methods.intrinsic.directions import Directions, Held
+from coursekit.methods.intrinsic.displaced import Displace, DisplacedLayer, Place
 from coursekit.methods.intrinsic.fastfood import Fastfood
+from coursekit.methods.intrinsic.groups import Group, frozen_modules, groups_of, size
 from coursekit.methods.mechanism.attachment import Attachment, attached, beside, unmerged, wrap
+from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.mechanism.modules import body_prefix, in_codes, standing
-from coursekit.methods.mechanism.switch import Switched
+from coursekit.methods.mechanism.precision import like
 
 PARTS = ("all", "blocks")
+
+
+class Subspace(nn.Module):
+    r"""v and λ of one adapter, and the weights that they make."""
+
+    def __init__(self, F: Fastfood, scales: int, **where: Any):
+        super().__init__()
+        self.F = F
+        self.v = nn.Parameter(torch.zeros(F.d, **where))  # (d - m,): nothing has moved yet
+        self.scales = nn.Parameter(torch.ones(scales, **where)) if scales else None  # (m,)
+
+    def forward(self, i: int, *frozen: Tensor) -> tuple[Tensor, ...]:
+        r"""$\theta_i$ of the equation above: the tensors of group i, in the shapes of the frozen ones."""
+        scale = 1 if self.scales is None else self.scales[i]
+        moved = scale * self.F.group(self.v, i)  # (number of weights of group i,)
+        parts = moved.split([theta.numel() for theta in frozen])
+        return tuple(theta + part.view(theta.shape) for theta, part in zip(frozen, parts, strict=True))
+
+    def fast(self, i: int, *frozen: Tensor) -> tuple[Tensor, ...]:
+        r"""The same as one operation, which keeps neither F(v) nor the gradients of the weights: a model runs this."""
+        return Displace.apply(self.v, None if self.scales is None else self.scales[i], self.F, i, *frozen)
 
 
 @dataclass(frozen=True)
 class IntrinsicSAID(Method):
     r"""All weights of the body, moved along d directions that are drawn once and never train.
 
-    d: how many numbers train. structure: m of them are factors $\lambda$, one for each block and one for all that is
-    outside of the blocks ("structure aware", SAID); without it every one of them is a direction (DID). parts: "all"
+    d: number of trained parameters. structure: m of them are factors $\lambda$, one for each block and one for all that
+    is outside of the blocks ("structure aware", SAID); without it every one of them is a direction (DID). parts: "all"
     moves every parameter of the body, as in the paper; "blocks" leaves embeddings, a last norm and a pooler alone,
     half of the work for a small model with many words. seed: of the directions; another one gives another subspace.
 
-    The weights have to be made anew at each step, and their gradient is computed as in full fine-tuning: what is
-    saved are optimizer states and storage, not time. It is an instrument for measuring, not a way to save.
+    The weights have to be made anew at each step, and their gradient is computed as in full fine-tuning: this saves
+    optimizer states and storage, not time. It measures how many parameters a task needs; it is no way to save.
 
     Raises CourseError for a d that leaves no direction, or, on attaching, one that exceeds the number of weights.
     """
@@ -46,18 +72,13 @@ class IntrinsicSAID(Method):
     parts: str = "all"
     seed: int = 0
     kind: ClassVar[str] = "INTRINSIC_SAID"
+    entries = (Setting("d"), Setting("structure"), Setting("parts"), Setting("seed"))
 
     def __post_init__(self) -> None:
-        for field, least in (("d", 1), ("seed", 0)):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise CourseError(f"{field}={value!r}: give a whole number from {least} up")
-        if self.seed >= 2**63:
-            raise CourseError(f"seed={self.seed}: take one below 2^63")
-        if not isinstance(self.structure, bool):
-            raise CourseError(f"structure={self.structure!r}: take True or False")
-        if self.parts not in PARTS:
-            raise unknown("parts", self.parts, PARTS)
+        whole("d", self.d, least=1, such_as=1000)
+        whole("seed", self.seed, least=0, most=2**63 - 1)
+        flag("structure", self.structure)
+        one_of("parts", self.parts, PARTS)
 
     def count(self, config: Any) -> int:
         r"""d, whatever the model: $d - m$ directions and $m$ factors."""
@@ -71,56 +92,44 @@ class IntrinsicSAID(Method):
     def vector(self, model: nn.Module, name: str | None = None) -> Tensor:
         r"""v of adapter `name`: (d - m,)."""
         unmerged(model)
-        return _directions(model).v[self._named(model, name)]
+        return _directions(model).subspaces[self._named(model, name)].v
 
     def scales(self, model: nn.Module, name: str | None = None) -> Tensor | None:
         r"""$\lambda$ of adapter `name`, (m,): each block's, then that of everything else. None without structure."""
         unmerged(model)
-        return _directions(model).scales.get(self._named(model, name))
+        return _directions(model).subspaces[self._named(model, name)].scales
 
     def parameter_groups(
         self, model: nn.Module, step: float, lr: float, name: str | None = None
     ) -> list[dict[str, Any]]:
-        r"""For an optimizer like Adam, which moves every number by about its rate at each step.
+        r"""For an optimizer like Adam, which moves every parameter by about its learning rate at each step.
 
-        The columns of F have length 1, so the weights move by the rate times $\sqrt{d - m}$. v gets the rate at which
-        that is `step`, a distance between weights: one setting serves every d. lr: the rate of everything else that
-        trains, $\lambda$ and the task head.
+        The columns of F have length 1, so the weights move by the learning rate times $\sqrt{d - m}$. v gets the
+        learning rate at which that is `step`, a distance between weights: one setting serves every d. lr: the learning
+        rate of everything else that trains, $\lambda$ and the task head.
         """
+        number("step", step, above=0, such_as=0.5)
+        number("lr", lr, least=0, such_as=1e-3)
         v = self.vector(model, name)
         others = [p for p in model.parameters() if p.requires_grad and p is not v]
         return [{"params": [v], "lr": step / len(v) ** 0.5}, {"params": others, "lr": lr}]
 
     # ------------------------------------------------------------------------------------------------------------
 
-    def _check_size(self, groups: int, size: int) -> None:
+    def _check_size(self, groups: int, weights: int) -> None:
         r"""Raise CourseError where d does not fit a model with so many groups of weights and so many weights."""
         if self.structure and self.d <= groups:
             raise CourseError(
-                f"d={self.d} leaves no direction: {groups} of them are the factors λ of this model; take more, or "
-                "structure=False"
+                f"d={self.d} leaves no direction: {groups} of them are the factors λ of this model; take a larger d, "
+                "or structure=False"
             )
-        if self.d > size:
-            raise CourseError(f"d={self.d} directions are more than the {size:,} weights they would move")
-
-    def _groups(self, model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-        r"""The tensors that move, by group: those of each block, then all others. A tied one counts once."""
-        arch, seen = describe(model.config), set()
-        blocks: list[list[tuple[nn.Module, str]]] = [[] for _ in range(arch.n_layers)]
-        rest: list[tuple[nn.Module, str]] = []
-        for path, module in _frozen(model.base_model).items():
-            inside = path.startswith(f"{arch.block}.")
-            group = blocks[int(path[len(arch.block) + 1 :].split(".")[0])] if inside else rest
-            for key, parameter in module.named_parameters(recurse=False):
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    group.append((module, key))
-        return [*blocks, rest] if self.parts == "all" else blocks
+        if self.d > weights:
+            raise CourseError(f"d={self.d} directions are more than the {weights:,} weights they would move")
 
     def _check(self, model: nn.Module) -> None:
         if any(in_codes(module) for module in model.modules()):
             raise CourseError(
-                "weights in 4 bits do not move by small steps, there is nothing between two levels: attach LoRA beside "
+                "weights in 4 bits cannot move by small steps, there is nothing between two levels: attach LoRA beside "
                 "them, or load the model without quantizing it"
             )
         for name, other in attached(model).items():
@@ -129,53 +138,53 @@ class IntrinsicSAID(Method):
                     f"adapter {name!r} on this model moves parts={other.parts!r}, this one is to move {self.parts!r}: "
                     "take the same, or detach first"
                 )
-        groups = self._groups(model)
-        self._check_size(len(groups), sum(map(_size, groups)))
+        groups = groups_of(model, self.parts)
+        self._check_size(len(groups), sum(map(size, groups)))
 
     def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         if _here(model) not in state.added:
             self._wrap(model, state)
         directions = _directions(model)
-        scales = len(directions.groups) if self.structure else 0
-        return directions.add(name, self._fastfood(directions.groups, scales), scales)
+        groups, others = directions.groups, directions.subspaces.values()
+        F = self._fastfood(groups)
+        F = next((other.F for other in others if other.F == F), F)  # the same directions are drawn once
+        module, key = groups[0][0]
+        scales = len(groups) if self.structure else 0
+        subspace = directions.subspaces[name] = Subspace(F, scales, **like(module._parameters[key]))
+        return list(subspace.parameters())
 
-    def _fastfood(self, groups: list[list[tuple[nn.Module, str]]], scales: int) -> Fastfood:
-        return Fastfood(self.d - scales, tuple(map(_size, groups)), self.seed)
+    def _fastfood(self, groups: list[Group]) -> Fastfood:
+        d = self.d - len(groups) if self.structure else self.d
+        return Fastfood(d, tuple(map(size, groups)), self.seed)
 
     def _wrap(self, model: nn.Module, state: Attachment) -> None:
         r"""Put every layer with a tensor that moves, also one outside the body that shares it, into a wrapper."""
-        groups = self._groups(model)
+        groups = groups_of(model, self.parts)
         places = {
             id(module._parameters[key]): Place(group, index)
             for group, members in enumerate(groups)
             for index, (module, key) in enumerate(members)
         }
         directions = Directions(groups, state.switch)
-        for path, module in _frozen(model).items():
+        for path, module in frozen_modules(model).items():
             own = {k: places[id(p)] for k, p in module.named_parameters(recurse=False) if id(p) in places}
             if own:
                 wrap(model, state, path, DisplacedLayer, own, directions)
         beside(model, state, _here(model), directions)
-        hooked = [(model, directions.begin, directions.end)]
-        if model.base_model is not model:
-            hooked.append((model.base_model, directions.begin_body, directions.end_body))
-        for module, begin, end in hooked:
-            # The outer ones around everything else that hangs on the model.
-            state.hooks.append(module.register_forward_pre_hook(begin, prepend=True))
-            state.hooks.append(module.register_forward_hook(end, always_call=True))
+        state.hooks += directions.hook(model)
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
-        here, directions = _here(model), _directions(model)
-        scales = {f"{here}.lambda": directions.scales[name]} if name in directions.scales else {}
-        return {f"{here}.v": directions.v[name]} | scales
+        here, subspace = _here(model), _directions(model).subspaces[name]
+        scales = {} if subspace.scales is None else {f"{here}.lambda": subspace.scales}
+        return {f"{here}.v": subspace.v} | scales
 
     def _load(self, model: nn.Module, name: str, tensors: dict[str, Tensor], folder: Any) -> None:
         interop.same_tensors(self._learned(model, name), tensors, folder)
-        config, F = interop.read(folder)[0], _directions(model).fastfood[name]
-        if tuple(config["groups"]) != F.groups:
+        config, F = interop.read(folder)[0], _directions(model).subspaces[name].F
+        if config["groups"] != list(F.groups):
             raise CourseError(
-                f"the checkpoint in {folder} is of another model: it moves {sum(config['groups']):,} weights, and "
-                f"{F.size:,} move here"
+                f"the checkpoint in {folder} is of another model: the blocks it moves have other sizes than the "
+                f"{len(F.groups)} groups here, {F.size:,} weights"
             )
         if config["drawn"] != F.fingerprint():
             raise CourseError(
@@ -190,36 +199,8 @@ class IntrinsicSAID(Method):
         return folded
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
-        groups = _directions(model).groups
-        F = self._fastfood(groups, len(groups) if self.structure else 0)
-        return interop.common_config(model, self.kind) | {
-            "d": self.d,
-            "structure": self.structure,
-            "parts": self.parts,
-            "seed": self.seed,
-            "groups": list(F.groups),
-            "drawn": F.fingerprint(),
-        }
-
-    def _check_config(self, config: dict[str, Any]) -> None:
-        for key in ("d", "structure", "parts", "seed"):
-            if config[key] != (own := getattr(self, key)):
-                raise CourseError(
-                    f"this checkpoint was trained with {key}={config[key]}, the method here has {own}; "
-                    "IntrinsicSAID.from_checkpoint(folder) makes the method that fits"
-                )
-
-    @classmethod
-    def from_checkpoint(cls, folder: Any) -> IntrinsicSAID:
-        r"""The method with the hyperparameters of a checkpoint."""
-        config, _ = interop.read(folder)
-        interop.same_method(cls.kind, config)
-        return cls(**{key: config[key] for key in ("d", "structure", "parts", "seed")})
-
-
-def _frozen(module: nn.Module) -> dict[str, nn.Module]:
-    r"""Every module of the bare model that has parameters of its own, by path."""
-    return {p: m for p, m in standing(module) if m._parameters and not isinstance(m, Switched)}
+        F = self._fastfood(_directions(model).groups)
+        return super()._config(model) | {"groups": list(F.groups), "drawn": F.fingerprint()}
 
 
 def _layers(model: nn.Module) -> dict[str, DisplacedLayer]:
@@ -232,7 +213,3 @@ def _here(model: nn.Module) -> str:
 
 def _directions(model: nn.Module) -> Directions:
     return model.base_model.intrinsic
-
-
-def _size(members: list[tuple[nn.Module, str]]) -> int:
-    return sum(module._parameters[key].numel() for module, key in members)

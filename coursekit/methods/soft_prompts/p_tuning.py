@@ -9,17 +9,64 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit import counts, interop
 from coursekit.architecture import describe
-from coursekit.errors import CourseError, unknown
-from coursekit.methods.mechanism.attachment import Attachment, attached
-from coursekit.methods.soft_prompts.encoders import LSTMEncoder, MLPEncoder, PromptEncoder
-from coursekit.methods.soft_prompts.prompt import PATH, InputPrompt, Vectors, check_n
+from coursekit.errors import CourseError, one_of, whole
+from coursekit.methods.mechanism.attachment import Attachment, attached, find_attachment
+from coursekit.methods.mechanism.checkpoint import Setting, agree
+from coursekit.methods.soft_prompts.input_prompt import PATH, InputPrompt, SoftPrompt, in_vocabulary
+from coursekit.methods.soft_prompts.prompt import Vectors
+from coursekit.methods.soft_prompts.saved_prompt import KEY
 
 #: Where a checkpoint keeps the network that made the prompt. peft leaves these tensors unread.
 ENCODER = "prompt_encoder."
+
+
+class PromptEncoder(SoftPrompt):
+    r"""n trained vectors $P$ and a network that makes the virtual tokens of them. Names and order are peft's."""
+
+    def __init__(self, n: int, d: int):
+        super().__init__()
+        self.n, self.embedding = n, nn.Embedding(n, d)
+
+    def vectors(self) -> Float[Tensor, "n d"]:
+        return self(self.embedding.weight)
+
+
+class LSTMEncoder(PromptEncoder):
+    r"""$\mathrm{MLP}([\overrightarrow{h_i} : \overleftarrow{h_i}])$: an LSTM in both directions, then two layers.
+
+    Equation 5 of the paper. It makes virtual tokens from one another, so that neighbours learn together. `hidden` is
+    the width of one direction, d / 2 in the authors' code.
+    """
+
+    def __init__(self, n: int, d: int, hidden: int, layers: int = 2):
+        super().__init__(n, d)
+        self.lstm_head = nn.LSTM(d, hidden, num_layers=layers, bidirectional=True, batch_first=True)
+        self.mlp_head = nn.Sequential(nn.Linear(2 * hidden, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, d))
+
+    def forward(self, P: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        # cuDNN has no backward pass for an LSTM in eval mode.
+        with torch.backends.cudnn.flags(enabled=self.training):
+            h, _ = self.lstm_head(P[None])  # (1, n, d) -> (1, n, 2 * hidden)
+        return self.mlp_head(h)[0]  # (1, n, 2 * hidden) -> (n, d)
+
+
+class MLPEncoder(PromptEncoder):
+    r"""Three layers for each vector alone: the variant that peft has beside the paper's."""
+
+    def __init__(self, n: int, d: int, hidden: int):
+        super().__init__(n, d)
+        self.mlp_head = nn.Sequential(
+            nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, d)
+        )
+
+    def forward(self, P: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return self.mlp_head(P[None])[0]  # (n, d) -> (n, d), through a batch of one as in peft
 
 
 @dataclass(frozen=True)
@@ -32,8 +79,8 @@ class PTuning(InputPrompt):
     that texts do not have, such as a special token that was never trained. None: before the text, as in peft.
 
     A checkpoint holds the virtual tokens under peft's name, and the network beside them, under names that peft does
-    not read. Without the network (a checkpoint of peft's, or one saved with `encoder=False`) a loaded adapter
-    serves, but of it only a task head can train further. peft itself knows no placeholder: it would put the vectors
+    not read. Without the network (a checkpoint of peft's, or one saved with `encoder=False`) a loaded adapter can be
+    used, but not trained further, except for a task head. peft itself knows no placeholder: it would put the vectors
     of a template in front, and warns that it does not know the setting.
 
     Raises CourseError for settings that make no sense, on attaching for a placeholder that is not in the vocabulary,
@@ -46,22 +93,22 @@ class PTuning(InputPrompt):
     layers: int = 2
     placeholder: int | None = None
     kind: ClassVar[str] = "P_TUNING"
+    entries = (
+        Setting("n", "num_virtual_tokens"),
+        Setting("encoder", "encoder_reparameterization_type", read=str.lower, write=str.upper),
+        Setting("hidden", "encoder_hidden_size"),
+        Setting("layers", "encoder_num_layers"),
+        Setting("placeholder", absent=None),
+    )
 
     def __post_init__(self) -> None:
-        check_n(self.n)
-        if self.encoder not in ("lstm", "mlp"):
-            raise unknown("encoder", self.encoder, ("lstm", "mlp"))
-        for key, value in (("hidden", self.hidden), ("layers", self.layers)):
-            if value is None and key == "hidden":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise CourseError(f"{key}={value!r}: take a whole number from 1 up")
-        token = self.placeholder
-        if token is not None and (isinstance(token, bool) or not isinstance(token, int) or token < 0):
-            raise CourseError(
-                f"placeholder={token!r} is no token id: take that of a token which no text has, such as "
-                "tokenizer.unk_token_id"
-            )
+        whole("n", self.n, least=1, such_as=10)
+        one_of("encoder", self.encoder, ("lstm", "mlp"))
+        if self.hidden is not None:
+            whole("hidden", self.hidden, least=1, such_as=128)
+        whole("layers", self.layers, least=1, most=16, such_as=2)
+        if self.placeholder is not None:  # such as tokenizer.unk_token_id
+            whole("placeholder", self.placeholder, least=0)
         if self.encoder == "mlp" and self.layers != 2:
             raise CourseError(f'layers={self.layers} is for encoder="lstm": the MLP always has its three')
 
@@ -88,11 +135,8 @@ class PTuning(InputPrompt):
 
     def _check(self, model: nn.Module) -> None:
         super()._check(model)
-        vocabulary = model.get_input_embeddings().weight.shape[0]
-        if self.placeholder is not None and not 0 <= self.placeholder < vocabulary:
-            raise CourseError(
-                f"placeholder={self.placeholder}: this model's vocabulary has {vocabulary} tokens"
-            )
+        if self.placeholder is not None:
+            in_vocabulary("placeholder", self.placeholder, model)
 
     def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         trained = super()._insert(model, state, name)
@@ -100,7 +144,7 @@ class PTuning(InputPrompt):
             model.get_submodule(PATH).placeholders[name] = self.placeholder
         return trained
 
-    def _prompt(self, embedding: nn.Module, config: Any) -> nn.Module:
+    def _prompt(self, embedding: nn.Module, config: Any) -> PromptEncoder:
         d, hidden = embedding.weight.shape[1], self._hidden(config)
         if self.encoder == "mlp":
             return MLPEncoder(self.n, d, hidden)
@@ -112,49 +156,24 @@ class PTuning(InputPrompt):
         return super()._tensors(model, name) | {ENCODER + key: value for key, value in network.items()}
 
     def _load(self, model: nn.Module, name: str, tensors: dict[str, Tensor], folder: str | Path) -> None:
-        if any(key.startswith(ENCODER) for key in tensors):
-            super()._load(model, name, tensors, folder)
-            return
-        # Only what the network made is there: keep that, and let the network go.
-        holder, state = model.get_submodule(PATH), model._coursekit
-        own = {key: value for key, value in self._learned(model, name).items() if not key.startswith(ENCODER)}
-        interop.same_tensors(own, tensors, folder)
-        network = {id(p) for p in holder.prompts[name].parameters()}
-        made = own["prompt_embeddings"].detach()
-        holder.prompts[name] = Vectors(made, trains=False)
-        state.parameters[name] = [p for p in state.parameters[name] if id(p) not in network]
+        if not any(key.startswith(ENCODER) for key in tensors):
+            # Only what the network made is there: keep that, and let the network go.
+            own = {k: v for k, v in self._learned(model, name).items() if not k.startswith(ENCODER)}
+            interop.same_tensors(own, tensors, folder)
+            holder, state = model.get_submodule(PATH), find_attachment(model)
+            network = {id(p) for p in holder.prompts[name].parameters()}
+            holder.prompts[name] = Vectors(own[KEY].detach(), trains=False)
+            state.parameters[name] = [p for p in state.parameters[name] if id(p) not in network]
         super()._load(model, name, tensors, folder)
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
-        place = {} if self.placeholder is None else {"placeholder": self.placeholder}
-        return super()._config(model) | place | {
-            "encoder_reparameterization_type": self.encoder.upper(),
+        config = super()._config(model) | {
             "encoder_hidden_size": self._hidden(model.config),
-            "encoder_num_layers": self.layers,
             "encoder_dropout": 0.0,
-        }  # fmt: skip
+        }
+        if self.placeholder is None:  # peft is told nothing that it does not know
+            del config["placeholder"]
+        return config
 
     def _check_config(self, config: dict[str, Any]) -> None:
-        super()._check_config({"placeholder": None} | config)  # peft's have none
-
-    def _setting(self) -> dict[str, Any]:
-        width = {} if self.hidden is None else {"encoder_hidden_size": self.hidden}
-        return super()._setting() | width | {
-            "placeholder": self.placeholder,
-            "encoder_reparameterization_type": self.encoder.upper(),
-            "encoder_num_layers": self.layers,
-        }  # fmt: skip
-
-    @classmethod
-    def from_checkpoint(cls, folder: Any) -> PTuning:
-        r"""The method with the hyperparameters of a checkpoint, ours or peft's."""
-        config, _ = interop.read(folder)
-        interop.same_method(cls.kind, config)
-        encoder = config["encoder_reparameterization_type"].lower()
-        return cls(
-            n=config["num_virtual_tokens"],
-            encoder=encoder,
-            hidden=config["encoder_hidden_size"],
-            layers=2 if encoder == "mlp" else config["encoder_num_layers"],
-            placeholder=config.get("placeholder"),
-        )
+        agree(self, config, [s for s in self.entries if s.field != "hidden" or self.hidden is not None])

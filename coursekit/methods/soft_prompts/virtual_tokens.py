@@ -1,17 +1,26 @@
 r"""How virtual tokens enter a model and leave it again, so that whoever calls the model never meets them.
 
-A hook before the body puts the trained vectors among the input vectors, and makes room for them in the attention mask
-and the positions. A hook after it takes their positions out of the hidden states. So logits are (batch, seq, vocab)
-as before, every head works, and the output layer computes nothing for virtual tokens.
+Two rows of one batch, with 2 virtual tokens (V) and with 1, before texts of 3 tokens (t); dots are masked slots:
 
-Rows of one batch may have different numbers of them. The slots that stay free are masked: in front for a decoder, so
-that all rows end together, behind for an encoder, so that position 0 is what its head expects.
+                      a decoder             an encoder
+    the caller            t t t                 t t t
+                          t t t                 t t t
+    enter             V V t t t             V V t t t      vectors, attention mask, positions
+                      . V t t t             V t t t .
+    the body          h h h h h             h h h h h
+                      h h h h h             h h h h h
+    leave                 h h h                 h h h      hidden states of the text alone
+                          h h h                 h h h
+
+In a decoder all rows end together, as generation needs it; in an encoder position 0 is what its head expects. Logits
+are (batch, seq, vocab) as before, every head works, and the output layer computes nothing for virtual tokens.
+
+A language model with labels keeps one place more: the last V predicts the first t, and has a loss (`label`, `unlabel`).
 """
 
 from __future__ import annotations
 
 import inspect
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,11 +33,10 @@ from coursekit.autocast import without_autocast
 from coursekit.errors import CourseError
 from coursekit.labels import IGNORED
 from coursekit.methods.mechanism.switch import Switch, Switched
-from coursekit.methods.soft_prompts.attention import room
+from coursekit.methods.soft_prompts import prompted_cache
+from coursekit.methods.soft_prompts.attention import first_position, positions_of
 from coursekit.methods.soft_prompts.inputs import Inputs, join
 
-#: Under this name a KV cache remembers which virtual tokens it holds, (rows, most) of 0 and 1.
-HELD = "virtual_tokens"
 #: What callers give for each token beside the token itself.
 PER_TOKEN = ("attention_mask", "position_ids", "token_type_ids")
 
@@ -41,16 +49,15 @@ class VirtualTokens(Switched):
         self.prompts = nn.ModuleDict()
         self.placeholders: dict[str, int] = {}  # adapter -> the token whose places its vectors take
         self.family, self.encoder = describe(model.config).family, describe(model.config).encoder
-        self.room = room(model.config)
-        self.start = model.config.pad_token_id + 1 if self.family == "roberta" else 0  # of the positions
+        self.room, self.start = positions_of(model.config), first_position(model.config)
+        # OPT and the encoders make positions of the mask, or count all tokens.
+        self.counts_itself = self.family not in ("gpt2", "llama")
         # A sequence classifier reads position 0 itself: the first virtual token, as in peft.
         self.head_reads_first = self.encoder and interop.task_type(model) == "SEQ_CLS"
         self.arguments = [list(inspect.signature(m.forward).parameters) for m in (body(model), model)]
         # Between the hooks of one call:
-        self.most = 0  # slots before the tokens of every row
-        self.counts: Tensor | None = (
-            None  # how many of them are virtual tokens: (batch,), or (1,) for all rows
-        )
+        self.most = 0  # slots that every row has for virtual tokens
+        self.counts: Tensor | None = None  # how many of them are taken: (batch,), or (1,) for all rows
         self.labelled = False  # whether the last virtual token has a label, the first token
 
     def hook(self, model: nn.Module) -> list[Any]:
@@ -70,34 +77,33 @@ class VirtualTokens(Switched):
     def vectors(self, name: str) -> Float[Tensor, "n d"]:
         r"""The virtual tokens of adapter `name`, in the precision they are trained in."""
         prompt = self.prompts[name]
-        # Few numbers, and everything rests on them: no autocast.
+        # Few parameters, and everything rests on them: no autocast.
         with without_autocast(next(prompt.parameters())):
-            return prompt()
+            return prompt.vectors()
 
     def in_front(self, name: str | None) -> int:
         r"""How many vectors adapter `name` puts before its rows: none for a template, or for the bare base (None)."""
         return self.prompts[name].n if name in self.prompts and name not in self.placeholders else 0
 
+    def parts(self, x: Tensor) -> list[tuple[str | None, Tensor | None]]:
+        r"""(adapter, its rows of `x`; None: all of them)."""
+        return [(self.switch.active, None)] if self.switch.rows is None else list(self.switch.parts(x))
+
     def forget(self, name: str) -> None:
         super().forget(name)
         self.placeholders.pop(name, None)
 
-    # On the way in ------------------------------------------------------------------------------------------
+    # On the way in --------------------------------------------------------------------------------------------------
 
     def enter(self, inner: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         r"""Before the body: begin with the virtual tokens, or go on from a cache that may hold them already.
 
-        What a cache was begun with stays in it, whoever speaks by now.
+        What a cache was begun with stays in it, whichever adapter is active by now.
         """
-        call = _bound(self.arguments[0], args, kwargs)
+        call = _by_name(self.arguments[0], args, kwargs)
         self.most, self.counts = 0, None
-        cache, going_on = call.get("cache"), _filled(call.get("cache"))
-        if cache is not None:
-            vars(cache).pop("get_seq_length", None)  # the model itself counts all that it holds
-        if going_on:
-            self._go_on(call)
-        elif hasattr(cache, HELD):  # it was emptied
-            delattr(cache, HELD)
+        if going_on := prompted_cache.open_cache(call.get("cache")):
+            prompted_cache.go_on(call, self.counts_itself)
         speaks = self.switch.rows is not None or self.switch.active in self.prompts
         one_of_them = (call.get("input_ids") is None) != (call.get("inputs_embeds") is None)
         # Neither or both: the model has a message for that.
@@ -109,28 +115,26 @@ class VirtualTokens(Switched):
         r"""Embed the tokens and place the virtual ones; of a text that goes on, only those of a template."""
         ids, x = call.pop("input_ids", None), call.get("inputs_embeds")
         x = inner.get_input_embeddings()(ids) if x is None else x
-        parts = [(self.switch.active, None)] if self.switch.rows is None else list(self.switch.parts(x))
+        parts = self.parts(x)
         front = {name: 0 if going_on else self.in_front(name) for name, _ in parts}
         self.most = max(front.values())
-        given = Inputs(x) if going_on else self._given(inner, call, ids, x, len(set(front.values())) > 1)
-
+        uneven = len(set(front.values())) > 1
+        given = Inputs(x) if going_on else self._given(inner, call, ids, x, uneven)
         placed = []
         for name, index in parts:
             tokens = given if index is None else given.rows(index)
             if name in self.placeholders:
-                tokens = self._replaced(
-                    name, tokens, ids if index is None or ids is None else ids[index], going_on
-                )
+                own_ids = ids if index is None or ids is None else ids[index]
+                tokens = self._replaced(name, tokens, own_ids, going_on)
             prompt = self.vectors(name).to(x.dtype) if front[name] else x.new_empty(0, x.shape[-1])
             placed.append(tokens.prepend(prompt, self.start, self.most - front[name], self.encoder))
         tokens = placed[0] if self.switch.rows is None else join(placed, [index for _, index in parts])
         if self.most:
-            self.counts = torch.zeros(
-                1 if self.switch.rows is None else len(x), dtype=torch.long, device=x.device
-            )
+            rows = 1 if self.switch.rows is None else len(x)
+            self.counts = torch.zeros(rows, dtype=torch.long, device=x.device)
             for name, index in parts:
                 self.counts[slice(None) if index is None else index] = front[name]
-        call |= {"inputs_embeds": tokens.x}
+        call["inputs_embeds"] = tokens.x
         for key, value in zip(PER_TOKEN, (tokens.mask, tokens.positions, tokens.types), strict=True):
             if value is not None:
                 call[key] = value
@@ -155,8 +159,8 @@ class VirtualTokens(Switched):
             mask = torch.ones(batch, seq, dtype=torch.long, device=x.device)
         if positions is None and self.family == "roberta" and ids is not None:
             positions = inner.embeddings.create_position_ids_from_input_ids(ids, inner.embeddings.padding_idx)
-        if positions is None and self.family in ("gpt2", "llama") and mask is not None and self.most:
-            positions = _positions(mask)
+        if positions is None and not self.counts_itself and mask is not None and self.most:
+            positions = prompted_cache.text_positions(mask)
         return Inputs(x, mask, None if positions is None else positions.expand(batch, seq), types)
 
     def _replaced(self, name: str, tokens: Inputs, ids: Tensor | None, going_on: bool) -> Inputs:
@@ -166,55 +170,35 @@ class VirtualTokens(Switched):
             return tokens
         return tokens.replace(self.vectors(name).to(tokens.x.dtype), ids, self.placeholders[name])
 
-    def _go_on(self, call: dict[str, Any]) -> None:
-        r"""Mask and positions for tokens that follow a cache: whoever calls does not count its virtual tokens."""
-        held = getattr(call["cache"], HELD, None)
-        mask, positions, _ = (call.get(key) for key in PER_TOKEN)
-        if held is None:  # it was begun without any
-            return
-        if mask is None and len(held) > 1:
-            ids, past = call.get("input_ids"), call["cache"].get_seq_length()
-            seq = (call["inputs_embeds"] if ids is None else ids).shape[1]
-            mask = held.new_ones(len(held), past - held.shape[1] + seq)
-        if mask is not None:
-            call["attention_mask"] = torch.cat([held.to(mask).expand(len(mask), -1), mask], dim=1)
-            if positions is None and self.family in ("gpt2", "llama"):
-                past = call["cache"].get_seq_length() - held.shape[1]
-                positions = _positions(mask)[:, past:]
-        if positions is not None:
-            call["position_ids"] = positions + held.sum(1, keepdim=True)
-
-    # On the way out -----------------------------------------------------------------------------------------
+    # On the way out -------------------------------------------------------------------------------------------------
 
     def leave(self, inner: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        r"""After the body: take the virtual tokens out of what it answers, and note in a new cache that it has them."""
+        r"""After the body: take the virtual tokens out of its output, and note in a new cache that it has them."""
         if self.counts is None:
-            _count_text_only(kwargs.get("cache"))
+            prompted_cache.close_cache(kwargs.get("cache"))
             return output
         if isinstance(output, tuple):
             raise CourseError(
                 "virtual tokens cannot be taken out of a tuple: call the model with return_dict=True"
             )
         if not self.head_reads_first:
-            hidden = self._without(output.last_hidden_state, int(self.labelled))
+            hidden = self.without(output.last_hidden_state, int(self.labelled))
             # In one piece, an output layer multiplies all rows at once; a slice it would take row by row.
             output.last_hidden_state = hidden if self.encoder else hidden.contiguous()
         if output.get("hidden_states") is not None:
-            output.hidden_states = tuple(h if h is None else self._without(h) for h in output.hidden_states)
+            output.hidden_states = tuple(h if h is None else self.without(h) for h in output.hidden_states)
         if output.get("attentions") is not None:
             # (batch, heads, seq, keys): the virtual tokens stay among the keys
             output.attentions = tuple(
-                a if a is None else self._without(a.transpose(1, 2)).transpose(1, 2)
-                for a in output.attentions
+                a if a is None else self.without(a.transpose(1, 2)).transpose(1, 2) for a in output.attentions
             )
         slots = torch.arange(self.most, device=self.counts.device)
+        held = (slots >= self.most - self.counts[:, None]).long()  # (rows, most)
         for cache in (kwargs.get("cache"), output.get("cache")):
-            if cache is not None:
-                setattr(cache, HELD, (slots >= self.most - self.counts[:, None]).long())  # (rows, most)
-                _count_text_only(cache)
+            prompted_cache.close_cache(cache, held)
         return output
 
-    def _without(self, hidden: Tensor, keep: int = 0) -> Tensor:
+    def without(self, hidden: Tensor, keep: int = 0) -> Tensor:
         r"""`hidden`, (batch, most + seq, ...), at the tokens alone, and at the last `keep` positions before them."""
         if not self.encoder:
             return hidden[:, self.most - keep :]
@@ -223,25 +207,25 @@ class VirtualTokens(Switched):
         places = self.counts[:, None] + torch.arange(hidden.shape[1] - self.most, device=hidden.device)
         return hidden[torch.arange(len(hidden), device=hidden.device)[:, None], places]
 
-    # A language model's loss -----------------------------------------------------------------------------------
+    # A language model's loss ----------------------------------------------------------------------------------------
 
     def label(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         r"""Before a language model: with something before it, the first token has a prediction, and a loss.
 
         Not where the caller gives `shift_labels`, what each position is to predict, as well.
         """
-        call = _bound(self.arguments[1], args, kwargs)
+        call = _by_name(self.arguments[1], args, kwargs)
         labels, self.labelled = call.get("labels"), False
-        if labels is None or call.get("shift_labels") is not None or _filled(call.get("cache")):
+        if labels is None or call.get("shift_labels") is not None or prompted_cache.filled(call.get("cache")):
             return args, kwargs
-        rows = self.switch.rows
-        parts = [(self.switch.active, slice(None))] if rows is None else list(self.switch.parts(labels))
-        if any(self.in_front(name) for name, _ in parts):
-            self.labelled = True
-            labels = torch.cat([torch.full_like(labels[:, :1], IGNORED), labels], dim=1)
-            for name, index in parts:
-                if not self.in_front(name):
-                    labels[index, 1] = IGNORED
+        parts = self.parts(labels)
+        if not any(self.in_front(name) for name, _ in parts):
+            return (), call
+        self.labelled = True
+        labels = torch.cat([torch.full_like(labels[:, :1], IGNORED), labels], dim=1)
+        for name, index in parts:
+            if not self.in_front(name):
+                labels[index, 1] = IGNORED
         return (), call | {"labels": labels}
 
     def unlabel(self, model: nn.Module, args: tuple, output: Any) -> Any:
@@ -261,29 +245,9 @@ def body(model: nn.Module) -> nn.Module:
     return inner.decoder if describe(model.config).family == "opt" else inner
 
 
-def _bound(names: list[str], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    r"""All arguments by name; the cache under its new one."""
+def _by_name(names: list[str], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    r"""All arguments of a call by name; the cache under its new one."""
     call = dict(zip(names, args, strict=False)) | kwargs
     if "past_key_values" in call:
         call["cache"] = call.pop("past_key_values")
     return call
-
-
-def _filled(cache: Any) -> bool:
-    return cache is not None and bool(cache.get_seq_length())
-
-
-def _count_text_only(cache: Any) -> None:
-    r"""Let `cache` tell whoever calls how many tokens of the text it holds: `generate` goes on behind them."""
-    if hasattr(cache, HELD):
-        cache.get_seq_length = partial(_text_length, cache)
-
-
-def _text_length(cache: Any, layer_idx: int = 0) -> int:
-    return max(0, type(cache).get_seq_length(cache, layer_idx) - getattr(cache, HELD).shape[1])
-
-
-def _positions(mask: Tensor) -> Tensor:
-    r"""Positions from the first token that counts: padding on the left must not stand between prompt and text."""
-    padding = (mask.cumsum(1) == 0).sum(1, keepdim=True)
-    return (torch.arange(mask.shape[1], device=mask.device) - padding).clamp(min=0)

@@ -1,0 +1,80 @@
+r"""What prompt tuning and P-tuning share: virtual tokens among the input vectors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from coursekit.architecture import describe
+from coursekit.errors import CourseError
+from coursekit.methods.mechanism.attachment import Attachment, beside
+from coursekit.methods.mechanism.method import Method
+from coursekit.methods.soft_prompts.attention import check_room, like
+from coursekit.methods.soft_prompts.saved_prompt import KEY, check_length
+from coursekit.methods.soft_prompts.virtual_tokens import VirtualTokens
+
+#: Where a model keeps its virtual tokens.
+PATH = "soft_prompt"
+
+
+class SoftPrompt(nn.Module, ABC):
+    r"""The n virtual tokens of one adapter; a subclass says what they are made of."""
+
+    n: int
+
+    @abstractmethod
+    def vectors(self) -> Float[Tensor, "n d"]:
+        r"""The virtual tokens $P$."""
+
+
+class InputPrompt(Method, ABC):
+    r"""A method with a `SoftPrompt` before the text, or in the places of a template."""
+
+    n: int
+
+    def _check(self, model: nn.Module) -> None:
+        check_room(self.n, model.config)  # raises for a family that is not described, too
+
+    def touched(self, model: nn.Module) -> set[str]:
+        return {"the vectors before the input"}
+
+    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
+        fresh = PATH not in state.added
+        holder = beside(model, state, PATH, VirtualTokens(model, state.switch))
+        if fresh:
+            state.hooks += holder.hook(model)
+        embedding = model.get_input_embeddings()
+        holder.prompts[name] = self._prompt(embedding, model.config).to(**like(embedding))
+        return list(holder.prompts[name].parameters())
+
+    @abstractmethod
+    def _prompt(self, embedding: nn.Module, config: Any) -> SoftPrompt:
+        r"""The module that gives the n vectors, at its start."""
+
+    def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
+        return {KEY: model.get_submodule(PATH).vectors(name)}
+
+    def _config(self, model: nn.Module) -> dict[str, Any]:
+        arch = describe(model.config)
+        return super()._config(model) | {
+            "token_dim": arch.d_embed,
+            "num_layers": arch.n_layers,
+            "num_attention_heads": arch.n_heads,
+            "num_transformer_submodules": 1,
+        }
+
+    @classmethod
+    def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> InputPrompt:
+        method = super().restored(config, tensors)
+        check_length(method.n, tensors)
+        return method
+
+
+def in_vocabulary(field: str, token: int, model: nn.Module) -> None:
+    r"""Raise CourseError unless `token` is one of the model's; the error names the `field` that has it."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    if not 0 <= token < vocabulary:
+        raise CourseError(f"{field} has {token}, and this model's vocabulary has {vocabulary} tokens")

@@ -1,0 +1,82 @@
+r"""The positions of a text that stands behind a prefix: each row's begin at the length of its prefix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from coursekit.architecture import describe
+from coursekit.errors import CourseError
+from coursekit.methods.mechanism.attachment import Attachment, wrap
+from coursekit.methods.mechanism.modules import around
+from coursekit.methods.mechanism.switch import Switch, Switched
+from coursekit.methods.soft_prompts.attention import first_position, positions_of, positions_path
+
+
+class ShiftedPositions(Switched):
+    r"""What makes vectors or rotations of positions, asked for positions behind the prefix, as peft does it."""
+
+    order = 2
+
+    def __init__(self, positions: nn.Module, switch: Switch, config: Any):
+        super().__init__(positions, switch)
+        family = describe(config).family
+        self.lengths: dict[str, int] = {}  # n by adapter
+        # Which argument the positions are, where they come without their name: a rotation is first shown the tokens.
+        self.place = {"llama": 1, "opt": 2}.get(family, 0)
+        # Positions below this one are padding's and stay: OPT's is -1, RoBERTa's the padding token's id.
+        self.first = first_position(config) if family in ("opt", "roberta") else None
+        self.room = positions_of(config)
+
+    @property
+    def weight(self) -> nn.Parameter:
+        r"""The table of positions, for code that looks at `layer.weight`."""
+        return self.bare.weight
+
+    def forget(self, name: str) -> None:
+        super().forget(name)
+        self.lengths.pop(name, None)
+
+    def count_rows(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        r"""Hook of the model: positions are often made for one row and do not tell how many there are."""
+        if self.switch.rows is not None:
+            given = (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+            self.switch.fits(next(x for x in given if x is not None))
+
+    def shifted(self, positions: Int[Tensor, "rows seq"]) -> Int[Tensor, "rows_or_batch seq"]:
+        r"""`positions` moved on by the length of each row's prefix; those of padding stay."""
+        if self.switch.rows is None:
+            n = shift = self.lengths.get(self.switch.active, 0)
+        else:
+            lengths = {name: self.lengths.get(name, 0) for name in self.switch.rows}
+            n = max(lengths.values())
+            shift = positions.new_zeros(self.switch.size, 1)
+            for name, index in self.switch.rows.items():
+                shift[index] = lengths[name]
+        if n == 0:
+            return positions
+        if self.room is not None and positions.shape[1] + n > self.room:
+            raise CourseError(
+                f"{n} virtual tokens and {positions.shape[1]} real ones need more positions than the {self.room} that "
+                f"this model has: shorten the texts to {self.room - n} tokens"
+            )
+        return positions + (shift if self.first is None else shift * (positions >= self.first))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if "position_ids" in kwargs:
+            kwargs["position_ids"] = self.shifted(kwargs["position_ids"])
+        else:
+            args = (*args[: self.place], self.shifted(args[self.place]), *args[self.place + 1 :])
+        return self.base_layer(*args, **kwargs)
+
+
+def shifted_positions(model: nn.Module, state: Attachment) -> ShiftedPositions:
+    r"""The `ShiftedPositions` of `model`, put in where there was none."""
+    path = positions_path(model)
+    positions = around(model, path, ShiftedPositions)
+    if positions is None:
+        positions = wrap(model, state, path, ShiftedPositions, model.config)
+        state.hooks.append(model.register_forward_pre_hook(positions.count_rows, with_kwargs=True))
+    return positions

@@ -1,0 +1,331 @@
+r"""What all soft prompts promise: models as they come from the hub, the plain modules, damaged checkpoints."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import relatives
+import tiny
+import torch
+from attached import labelled, nonzero
+from cases import lively, step_by_step
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from coursekit import interop, methods
+from coursekit.errors import CourseError
+from coursekit.methods import IntrinsicSAID, LlamaAdapter, PrefixTuning, PromptTuning, PTuning
+from coursekit.methods.mechanism.modules import around
+from coursekit.methods.soft_prompts.attention import attention_paths
+from coursekit.methods.soft_prompts.attention_mask import with_prefix
+from coursekit.methods.soft_prompts.llama_adapter import GatedPrompt
+from coursekit.methods.soft_prompts.prefix import Prefix
+from coursekit.methods.soft_prompts.prefix_attention import BehindPrefix, PrefixAttention
+from coursekit.methods.soft_prompts.prompted_attention import PromptedAttention
+
+METHODS = {
+    "prompt": PromptTuning(n=5),
+    "lstm": PTuning(n=5, hidden=7),
+    "mlp": PTuning(n=5, encoder="mlp", hidden=7),
+    "prefix": PrefixTuning(n=5),
+    "network": PrefixTuning(n=5, hidden=7),
+    "unshifted": PrefixTuning(n=5, shifted=False),
+    "llama-adapter": LlamaAdapter(n=5, layers=2, gate="tanh", per_head=True),
+    "said": IntrinsicSAID(d=41),
+}
+every = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+#: No size a multiple of another: 3 heads of 6 in a width of 18, one of them for keys and values, 3 blocks.
+ODD = {
+    "gpt2": dict(n_embd=18, n_head=3, n_layer=3, n_inner=29, n_positions=61),
+    "opt": dict(hidden_size=18, word_embed_proj_dim=18, num_attention_heads=3, num_hidden_layers=3, ffn_dim=29,
+                max_position_embeddings=61),
+    "llama": dict(hidden_size=18, num_attention_heads=3, num_key_value_heads=1, num_hidden_layers=3,
+                  intermediate_size=29),
+}  # fmt: skip
+
+
+# models as they come from the hub -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("kind", [*tiny.DECODERS, *relatives.RELATIVES])
+@every
+def test_a_decoder_without_a_padding_token(method, kind, tied):
+    r"""Plain Llama and GPT-2 have none. Odd sizes, tied heads or not, batches with a mask and without."""
+    changes = ODD.get(kind, ODD["llama"]) | dict(pad_token_id=None, tie_word_embeddings=tied)
+    spread = {
+        key: 0.3
+        for key in lively(kind if kind in tiny.FAMILIES else "llama")
+        if "range" in key or "std" in key
+    }
+    base = relatives.model(kind, **changes, **spread)
+    assert base.config.pad_token_id is None
+    one = {key: value[:, :7] for key, value in labelled("llama").items()}
+    bare = base(**one).logits
+    model = nonzero(method.attach(base), scale=0.5)
+    assert methods.trainable(model) == method.count(model.config)
+    done = model(**one)
+    done.loss.backward()
+    assert all(
+        p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad
+    )
+    with torch.no_grad():
+        assert torch.isfinite(done.logits).all() and (done.logits - bare).abs().max() > 1e-3
+        unmasked = model(input_ids=one["input_ids"]).logits
+        torch.testing.assert_close(unmasked, done.logits, atol=1e-5, rtol=1e-4)
+        model.generation_config.eos_token_id = None
+        written = model.generate(one["input_ids"][:1], max_new_tokens=4, do_sample=False)[0, 7:]
+        assert written.tolist() == step_by_step(model, one["input_ids"][0].tolist(), 4)
+        method.detach(model)
+        assert torch.equal(model(**one).logits, bare)
+
+
+@every
+def test_a_classifier_on_a_decoder_without_a_padding_token_reads_one_row(method):
+    r"""transformers classifies longer batches only where it knows the padding."""
+    model = nonzero(method.attach(tiny.encoder("gpt2", pad_token_id=None)))
+    logits = model(input_ids=tiny.batch(1, 7)["input_ids"]).logits
+    assert logits.shape == (1, 2) and torch.isfinite(logits).all()
+
+
+def test_roberta_without_a_padding_token_is_said_in_a_line():
+    model = tiny.model("roberta")
+    model.config.pad_token_id = None
+    for method in (PromptTuning(), PTuning(), PrefixTuning()):
+        with pytest.raises(
+            CourseError, match="RoBERTa counts positions from its pad_token_id, and this config has"
+        ):
+            method.attach(model)
+        assert (
+            methods.attached(model) == {}
+            and type(model.roberta.embeddings.position_embeddings) is nn.Embedding
+        )
+
+
+# the plain modules are what a model computes ------------------------------------------------------------------------
+
+
+def test_a_prompt_puts_its_vectors_before_the_text():
+    model = nonzero(PromptTuning(n=3).attach(tiny.decoder("opt")))
+    prompt, ids = model.soft_prompt.prompts["default"], tiny.batch(2, 6)["input_ids"]
+    with torch.no_grad():
+        x = prompt(model.get_input_embeddings()(ids))
+        assert x.shape == (2, 9, tiny.D_MODEL) and torch.equal(x[1, :3], prompt.weight)
+        with methods.disabled(model):
+            plain = model(inputs_embeds=x).logits[:, 3:]
+        torch.testing.assert_close(model(input_ids=ids).logits, plain)
+
+
+class Listening(BehindPrefix):
+    r"""Remembers the text's keys and values that came to it."""
+
+    def update(self, k, v, *args, **kwargs):
+        self.heard = k, v
+        return super().update(k, v, *args, **kwargs)
+
+
+@pytest.mark.parametrize("hidden", [None, 6], ids=["flat", "network"])
+@pytest.mark.parametrize("family", ["opt", "llama"])
+def test_an_attention_behind_a_prefix_is_the_plain_module(family, hidden, monkeypatch):
+    model = nonzero(PrefixTuning(n=3, hidden=hidden).attach(tiny.model(family)), scale=1.0)
+    attention = around(model, attention_paths(model)[1], PrefixAttention)
+    inside, seen, heard = attention.base_layer, {}, []
+    monkeypatch.setattr(
+        "coursekit.methods.soft_prompts.prefix_attention.BehindPrefix",
+        lambda *args: heard.append(Listening(*args)) or heard[-1],
+    )
+    output = inside.o_proj if family == "llama" else inside.out_proj
+    output.register_forward_pre_hook(lambda m, args: seen.update(made=args[0]))
+    inside.q_proj.register_forward_hook(lambda m, args, q: seen.update(q=q))
+    inside.register_forward_pre_hook(lambda m, args, kwargs: seen.update(kwargs), with_kwargs=True)
+    with torch.no_grad():
+        model(**tiny.batch(2, 5, padded=True))
+        q = seen["q"].unflatten(-1, (tiny.HEADS, -1)).transpose(1, 2)  # (2, heads, 5, d_h)
+        if family == "llama":
+            from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+            q, _ = apply_rotary_pos_emb(q, q, *seen["position_embeddings"])
+        prefix = attention.prefixes["default"]
+        assert isinstance(prefix, Prefix) and (prefix.flat is None) == (hidden is not None)
+        plain = prefix(q, *heard[1].heard, mask=seen["attention_mask"]).transpose(1, 2).flatten(2)
+    real = tiny.batch(2, 5, padded=True)["attention_mask"].bool()
+    torch.testing.assert_close(seen["made"].view(2, 5, -1)[real], plain[real], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"gate": "tanh", "per_head": True}, {"gate": "none"}])
+def test_gated_attention_over_prompts_is_the_plain_module(options):
+    model = nonzero(LlamaAdapter(n=3, layers=1, **options).attach(tiny.model("opt").double()), scale=2.0)
+    (layer,) = (m for m in model.modules() if isinstance(m, PromptedAttention))
+    inside, prompt = layer.base_layer, layer.prompts["default"]
+    x = torch.randn(2, 5, tiny.D_MODEL, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    seen = {}
+    inside.out_proj.register_forward_pre_hook(lambda m, args: seen.update(made=args[0]))
+    with torch.no_grad():
+        with methods.disabled(model):
+            layer(x)
+        words = seen["made"]
+        layer(x)
+        q = inside.q_proj(x).unflatten(-1, (tiny.HEADS, -1))
+        k_p, v_p = (m(prompt.prompt[0]).unflatten(-1, (tiny.HEADS, -1)).transpose(0, 1)
+                    for m in (inside.k_proj, inside.v_proj))  # fmt: skip
+        plain = prompt(words.view(2, 5, -1), q, k_p, v_p)
+    assert isinstance(prompt, GatedPrompt) and not torch.allclose(seen["made"], words, atol=1e-3)
+    torch.testing.assert_close(seen["made"].view(2, 5, -1), plain, atol=1e-12, rtol=1e-10)
+
+
+# masks --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_mask_of_booleans_is_added_to_the_scores_and_hides_no_prefix():
+    mask = torch.tensor([[[[True, False], [True, True]]]])
+    made = with_prefix(mask, 2, torch.zeros(3, 2, 4), 2, "sdpa", causal=False)
+    expected = torch.tensor([[0, 0, 0, float("-inf")], [0, 0, 0, 0]])
+    assert made.dtype == torch.float32 and torch.equal(made, expected[None, None])
+
+
+# damaged checkpoints ------------------------------------------------------------------------------------------------
+
+
+def damaged(folder, change) -> None:
+    r"""Put `change(first tensor)` in the place of the first tensor of a checkpoint."""
+    tensors = load_file(folder / interop.TENSORS)
+    key = min(tensors)
+    save_file(tensors | {key: change(tensors[key]).contiguous()}, folder / interop.TENSORS)
+
+
+def put(value: float):
+    def change(tensor):
+        tensor.view(-1)[-1] = value
+        return tensor
+
+    return change
+
+
+DAMAGE = {
+    "NaN": (put(float("nan")), "entries that are NaN or infinite"),
+    "infinite": (put(float("-inf")), "entries that are NaN or infinite"),
+    "integer": (lambda t: t.long(), "holds torch.int64, not floating-point numbers"),
+    "bool": (lambda t: t > 0, "holds torch.bool, not floating-point numbers"),
+    "complex": (lambda t: t.to(torch.complex64), "holds torch.complex64, not floating-point numbers"),
+    "longer": (lambda t: torch.cat((t, t[:1])), r"(there and .* here|is damaged)"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@every
+def test_a_damaged_tensor_is_refused_and_nothing_changes(method, damage, tmp_path):
+    method.save(nonzero(method.attach(tiny.decoder("llama"))), tmp_path)
+    change, said = DAMAGE[damage]
+    damaged(tmp_path, change)
+    for model in (tiny.decoder("llama"), nonzero(method.attach(tiny.decoder("llama")), seed=8)):
+        there, before = set(methods.attached(model)), {k: v.clone() for k, v in model.state_dict().items()}
+        flags = [p.requires_grad for p in model.parameters()]
+        with pytest.raises(CourseError, match=said):
+            method.load(model, tmp_path)
+        assert set(methods.attached(model)) == there
+        after = model.state_dict()
+        assert after.keys() == before.keys() and all(torch.equal(after[k], v) for k, v in before.items())
+        assert [p.requires_grad for p in model.parameters()] == flags
+
+
+@pytest.mark.parametrize("name", ["prompt", "mlp", "prefix", "llama-adapter"])
+def test_a_transposed_tensor_is_refused_also_where_its_size_is_right(name, tmp_path):
+    method = METHODS[name]
+    method.save(nonzero(method.attach(tiny.decoder("llama"))), tmp_path)
+    damaged(tmp_path, lambda t: t.transpose(-1, -2) if t.dim() > 1 else t.repeat(2))
+    with pytest.raises(CourseError, match="there and .* here"):
+        method.load(tiny.decoder("llama"), tmp_path)
+    if name != "llama-adapter":  # its first tensor is a gate
+        with pytest.raises(
+            CourseError, match="config says 5 virtual tokens, and prompt_embeddings has the shape"
+        ):
+            type(method).from_checkpoint(tmp_path)
+
+
+HOSTILE = [
+    (
+        "prompt",
+        "num_virtual_tokens",
+        10**12,
+        "config says 1000000000000 virtual tokens, and prompt_embeddings",
+    ),
+    ("prompt", "num_virtual_tokens", [5], "n must be a positive integer"),
+    ("prompt", "prompt_tuning_init", {"a": 1}, "makes no sense"),
+    (
+        "prefix",
+        "num_virtual_tokens",
+        10**12,
+        "config says 1000000000000 virtual tokens, and prompt_embeddings",
+    ),
+    ("prefix", "num_virtual_tokens", None, "n must be a positive integer"),
+    ("prefix", "shifted", "no", "shifted must be True or False"),
+    ("network", "encoder_hidden_size", "wide", "hidden must be a positive integer"),
+    ("lstm", "encoder_reparameterization_type", 7, "makes no sense"),
+    ("lstm", "encoder_reparameterization_type", "cnn", "unknown encoder 'cnn'"),
+    ("lstm", "encoder_num_layers", 10**12, "layers must be a positive integer of at most 16"),
+    ("lstm", "placeholder", -1, "placeholder must be a non-negative integer"),
+    ("llama-adapter", "adapter_len", 10**12, "config says 1000000000000 virtual tokens"),
+    ("llama-adapter", "adapter_layers", 2.0, "layers must be a positive integer"),
+    ("llama-adapter", "gate", ["tanh"], "unknown gate"),
+    ("said", "d", "many", "d must be a positive integer"),
+    ("said", "seed", 1.5, "seed must be a non-negative integer"),
+    ("said", "structure", None, "structure must be True or False"),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "value", "said"), HOSTILE)
+def test_a_config_that_makes_no_sense_is_refused_before_anything_is_built(name, key, value, said, tmp_path):
+    method = METHODS[name]
+    method.save(method.attach(tiny.decoder("llama")), tmp_path)
+    file = tmp_path / interop.CONFIG
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(CourseError, match=said):
+        type(method).from_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("value", [[], None, "many", [1, "a"], [10**30, 5, 5]])
+def test_a_checkpoint_of_other_blocks_is_refused(value, tmp_path):
+    method = METHODS["said"]
+    method.save(method.attach(tiny.decoder("llama")), tmp_path)
+    file = tmp_path / interop.CONFIG
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"groups": value}))
+    model = tiny.decoder("llama")
+    with pytest.raises(CourseError, match="is of another model: the blocks it moves have other sizes"):
+        method.load(model, tmp_path)
+    assert methods.attached(model) == {}
+
+
+def test_a_config_nested_without_end_is_refused(tmp_path):
+    METHODS["prompt"].save(METHODS["prompt"].attach(tiny.decoder("llama")), tmp_path)
+    (tmp_path / interop.CONFIG).write_text("[" * 100_000)
+    with pytest.raises(CourseError, match="is damaged"):
+        PromptTuning.from_checkpoint(tmp_path)
+
+
+# doors --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ids", "said"), [
+    ([11, 7, 42, 5, 6], "must be a tensor of n token ids"),
+    (None, "must be a tensor of n token ids"),
+    (torch.ones(1, 5, dtype=torch.long), "must be a tensor of n token ids"),
+    (torch.ones(5), "must be a tensor of n token ids"),
+    (torch.ones(4, dtype=torch.long), "4 tokens for a prefix of n=5: give 5 tokens"),
+])  # fmt: skip
+def test_a_prefix_starts_from_the_ids_of_one_text(ids, said):
+    model = METHODS["prefix"].attach(tiny.decoder("llama"))
+    with pytest.raises(CourseError, match=said):
+        METHODS["prefix"].start_from(model, ids)
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    (dict(step="a", lr=0.1), "step must be a number above 0, such as 0.5; got 'a'."),
+    (dict(step=0.0, lr=0.1), "step must be a number above 0"),
+    (dict(step=0.5, lr=float("nan")), "lr must be a number of at least 0, such as 0.001; got nan."),
+    (dict(step=0.5, lr=-1), "lr must be a number of at least 0"),
+])  # fmt: skip
+def test_learning_rates_of_a_random_subspace_are_numbers(settings, said):
+    model = METHODS["said"].attach(tiny.decoder("llama"))
+    with pytest.raises(CourseError, match=said):
+        METHODS["said"].parameter_groups(model, **settings)
