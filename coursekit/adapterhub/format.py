@@ -29,9 +29,9 @@ from coursekit.methods.adapters import (
     HoulsbyAdapter,
     ParallelAdapter,
     PfeifferAdapter,
-    placement,
 )
-from coursekit.methods.adapters.bottleneck import Adapter
+from coursekit.methods.adapters.adapter import Adapter
+from coursekit.methods.adapters.places import blocks
 from coursekit.methods.mechanism.attachment import attached
 from coursekit.methods.mechanism.modules import body_prefix, head_names
 from coursekit.methods.mechanism.undo import undone_after_an_error
@@ -280,7 +280,7 @@ def _theirs(key: str, value: Tensor, model: nn.Module, name: str) -> tuple[str, 
 def _ours(method: Adapter | AdapterDrop, model: nn.Module, folder: str | Path) -> dict[str, Tensor]:
     r"""The adapter's tensors under the keys that they have in `model`."""
     adapter = method.adapter if isinstance(method, AdapterDrop) else method
-    paths, found = list(placement.blocks(model)), {}
+    paths, found = list(blocks(model)), {}
     for key, value in read_tensors(Path(folder), WEIGHTS).items():
         if _RULE.search(key):
             found[f"{body_prefix(model)}compacter.A"] = value.mT

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from coursekit.adapterhub import format as adapterhub
 from coursekit.errors import CourseError
-from coursekit.methods.adapters import placement
+from coursekit.methods.adapters.places import blocks
 from coursekit.methods.hybrid import MAMAdapter, UniPELT
 from coursekit.methods.mechanism.undo import undone_after_an_error
 
@@ -91,7 +91,7 @@ def load(model: nn.Module, folder: str | Path, name: str = "default") -> nn.Modu
 
 def _ours(method: MAMAdapter | UniPELT, model: nn.Module, folder: str | Path) -> dict[str, Tensor]:
     r"""The tensors in `folder` under the keys that `method` has in `model`."""
-    paths, tensors = list(placement.blocks(model)), adapterhub.read_tensors(Path(folder), adapterhub.WEIGHTS)
+    paths, tensors = list(blocks(model)), adapterhub.read_tensors(Path(folder), adapterhub.WEIGHTS)
     found = {"PREFIX_TUNING.prompt_embeddings": _prefix(tensors, folder)}
     kind, site = ("PFEIFFER", "pfeiffer") if isinstance(method, UniPELT) else ("PARALLEL_ADAPTER", "parallel")
     for key, value in tensors.items():

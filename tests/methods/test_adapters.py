@@ -24,9 +24,12 @@ from coursekit import adapterhub, counts, methods
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods import AdapterDrop, HoulsbyAdapter, LinAdapter, ParallelAdapter, PfeifferAdapter
-from coursekit.methods.adapters import Bottleneck, bottlenecks, placement
+from coursekit.methods.adapters import Bottleneck, bottlenecks
 from coursekit.methods.adapters.bottleneck import ACTIVATIONS
-from coursekit.methods.adapters.placement import PassStart, Site, SwitchedNorm
+from coursekit.methods.adapters.passes import PassStart
+from coursekit.methods.adapters.placement import AdapterSite
+from coursekit.methods.adapters.places import blocks
+from coursekit.methods.adapters.trained_norms import SwitchedNorm
 from coursekit.methods.mechanism.method import Method
 
 #: Of the folders there, those that `adapterhub` reads; hybrids have tests of their own.
@@ -157,7 +160,7 @@ def test_one_block_of_a_decoder_from_its_own_parts(family, kind):
     r"""What a block adds up, given what its own attention and feed-forward answer."""
     model = tiny.model("opt", **OPT_POST_NORM) if family == "opt-350m" else relatives.model(family)
     alive(kind(r=4), model)
-    path, block = list(placement.blocks(model).items())[1]
+    path, block = list(blocks(model).items())[1]
     said = {}
 
     def listen(key: str, module: nn.Module) -> None:
@@ -415,7 +418,7 @@ def test_names_of_the_base_s_weights_stay_and_nothing_is_left_behind(family, kin
     names = {n for n, _ in model.named_parameters()}
     alive(kind(r=3), model)
     model(**labelled(family)).loss.backward()
-    assert all(module.res is None for module in model.modules() if isinstance(module, Site))
+    assert all(module.res is None for module in model.modules() if isinstance(module, AdapterSite))
     renamed = names - {n for n, _ in model.named_parameters()}
     assert all("norm" in n or "ln_2" in n or "classifier" in n for n in renamed)
     saved = model.state_dict()

@@ -89,9 +89,13 @@ class Adapter(Method):
         whole("r", self.r, least=1, such_as=16)
 
     def _check(self, model: nn.Module) -> None:
-        norms = [bare(at(model, path)) for path, _ in norm_paths(model, 0)]  # an unknown family is an error here
+        norms = [
+            bare(at(model, path)) for path, _ in norm_paths(model, 0)
+        ]  # an unknown family is an error here
         if self.train_norms and any(norm.weight is None for norm in norms):
-            raise CourseError("the norms of this model have no weights that could train: take train_norms=False")
+            raise CourseError(
+                "the norms of this model have no weights that could train: take train_norms=False"
+            )
 
     def touched(self, model: nn.Module) -> set[str]:
         norms = norm_paths(model, 0) if self.train_norms else []

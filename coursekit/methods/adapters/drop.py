@@ -1,9 +1,9 @@
 r"""AdapterDrop (Rücklé et al. 2021, arXiv:2010.11918): the first n blocks go without adapters.
 
-    block L   [adapter]
-    ...       [adapter]
-    block n   [adapter]    <- the backward pass ends here
-    ...                       block n-1 and below compute as in the base, once for many tasks
+block L   [adapter]
+...       [adapter]
+block n   [adapter]    <- the backward pass ends here
+...                       block n-1 and below compute as in the base, once for many tasks
 """
 
 from __future__ import annotations
@@ -85,4 +85,6 @@ class AdapterDrop(AroundAdapter):
 
     def _check_config(self, config: dict[str, Any]) -> None:
         super()._check_config(config)
-        agree(self, config, () if self.robust else DROPPED)  # robust: every block has an adapter, whatever the n
+        agree(
+            self, config, () if self.robust else DROPPED
+        )  # robust: every block has an adapter, whatever the n

@@ -1,12 +1,12 @@
 r"""Blocks whose adapters are skipped: how many in this forward pass, drawn at random or set from outside.
 
-    PassStart.begin, a hook before the first block, once a forward pass:
+PassStart.begin, a hook before the first block, once a forward pass:
 
-        held (by `skipping`)?      ── yes ──> skipped = held
-        training, robust adapter?  ── yes ──> skipped = a draw from 0..sampled[name]
-        otherwise                           > skipped = 0
+    held (by `skipping`)?      ── yes ──> skipped = held
+    training, robust adapter?  ── yes ──> skipped = a draw from 0..sampled[name]
+    otherwise                           > skipped = 0
 
-    Every `AdapterSite` and `SwitchedNorm` of the model shares the one `Pass` and is silent in blocks below `skipped`.
+Every `AdapterSite` and `SwitchedNorm` of the model shares the one `Pass` and is silent in blocks below `skipped`.
 """
 
 from __future__ import annotations
