@@ -17,8 +17,8 @@ from coursekit.errors import CourseError
 from coursekit.methods import FishMask
 from coursekit.methods.mechanism.modules import all_linear
 from coursekit.methods.ranking import largest
-from coursekit.methods.selective.part_layer import parts_of
 from coursekit.methods.selective.importance import SCORES
+from coursekit.methods.selective.part_layer import parts_of
 from coursekit.qlora import quantize_model
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -318,7 +318,8 @@ def test_the_file_is_as_small_as_the_mask(tmp_path):
     ({"keep": 0}, "^keep must be how many .* got 0"), ({"keep": -3}, "got -3"), ({"keep": 1.5}, r"got 1\.5"),
     ({"keep": 2}, "an integer from 10 up.* got 2"),
     ({"keep": 0.0}, r"got 0\.0"), ({"keep": True}, "got True"), ({"keep": "1"}, "got '1'"),
-    ({"score": "fish"}, "unknown score 'fish'; did you mean 'fisher'"), ({"seed": 0.5}, r"^seed must be an integer; got 0\.5"),
+    ({"score": "fish"}, "unknown score 'fish'; did you mean 'fisher'"),
+    ({"seed": 0.5}, r"^seed must be an integer; got 0\.5"),
     ({"targets": ()}, "targets is empty"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense(settings, said):

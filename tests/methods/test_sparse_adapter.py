@@ -17,8 +17,14 @@ from torch.func import functional_call
 
 from coursekit import interop, methods
 from coursekit.errors import CourseError
-from coursekit.methods import HoulsbyAdapter, LinAdapter, ParallelAdapter, PfeifferAdapter, SparseAdapter
-from coursekit.methods import positions
+from coursekit.methods import (
+    HoulsbyAdapter,
+    LinAdapter,
+    ParallelAdapter,
+    PfeifferAdapter,
+    SparseAdapter,
+    positions,
+)
 from coursekit.methods.adapters import kept_shares, pruning
 from coursekit.methods.adapters.pruned import PrunedLinear, learned
 from coursekit.methods.adapters.pruning import projections, score
