@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from coursekit import interop
 from coursekit.errors import CourseError
 
 FORMS = ("mask", "index")
@@ -60,6 +61,7 @@ def take(
     index = decode(*stored[0], size) if len(stored) == 1 and stored[0][1].dim() == 1 else None
     if values is None or index is None or values.shape != index.shape:
         raise misfit(key, size, folder)
+    interop.same_tensors({f"{key}.values": torch.empty(index.shape)}, {f"{key}.values": values}, folder)
     return index, values
 
 

@@ -15,6 +15,7 @@ from stored import FIXTURES, Stored
 from torch import nn
 
 from coursekit import adapterhub, methods
+from coursekit.adapterhub.forms import library_config
 from coursekit.errors import CourseError
 from coursekit.methods import AdapterDrop, HoulsbyAdapter, LinAdapter, ParallelAdapter, PfeifferAdapter
 
@@ -24,6 +25,7 @@ STORED = sorted(
     for p in FIXTURES.glob("*/*/adapter_config.json")
     if p.parent.name not in ("mam", "unipelt", "compacter", "compacterpp")
 )
+FAMILIES = (*tiny.FAMILIES, *relatives.RELATIVES)
 each_stored = pytest.mark.parametrize("stored", STORED)
 
 
@@ -108,7 +110,7 @@ def test_what_is_read_is_written_as_the_library_wrote_it(stored, tmp_path):
 @pytest.mark.parametrize("d", [12, 576, 768, 1000])
 def test_the_library_finds_our_width_from_its_reduction_factor(d):
     for r in range(1, d + 1):
-        factor = adapterhub._library_config(PfeifferAdapter(r=r), d, 0)["reduction_factor"]
+        factor = library_config(PfeifferAdapter(r=r), d, 0)["reduction_factor"]
         assert int(d // factor) == r
 
 
