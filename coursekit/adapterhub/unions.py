@@ -12,9 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coursekit.adapterhub import format as adapterhub
+from coursekit.adapterhub.folder import WEIGHTS, check_model_type, read_config, read_tensors
+from coursekit.adapterhub.format import width
+from coursekit.adapterhub.forms import check_plain
 from coursekit.errors import CourseError
-from coursekit.methods.adapters import placement
+from coursekit.methods.adapters.places import blocks
 from coursekit.methods.hybrid import MAMAdapter, UniPELT
 from coursekit.methods.mechanism.undo import undone_after_an_error
 
@@ -43,7 +45,7 @@ def read_method(folder: str | Path) -> MAMAdapter | UniPELT:
 
     Raises CourseError for a folder of something else, and for a union that no method here is.
     """
-    form = adapterhub.read_config(Path(folder))["config"]
+    form = read_config(Path(folder))["config"]
     if not isinstance(form, dict) or form.get("architecture") != "union":
         raise CourseError(
             f"the adapter in {folder} is one method, not a union: adapterhub.load reads bottlenecks"
@@ -58,8 +60,8 @@ def read_method(folder: str | Path) -> MAMAdapter | UniPELT:
     gated = {part.get("use_gating", False) for part in parts.values()}
     kinds = set(parts)
     if _PLAIN_PREFIX.items() <= prefix.items() and _PLAIN_BOTTLENECK.items() <= bottleneck.items():
-        adapterhub.check_plain(bottleneck, folder, but=("use_gating",))
-        n, r, s = prefix.get("prefix_length"), adapterhub.width(folder), bottleneck.get("scaling", 1.0)
+        check_plain(bottleneck, folder, but=("use_gating",))
+        n, r, s = prefix.get("prefix_length"), width(folder), bottleneck.get("scaling", 1.0)
         if kinds == {"prefix_tuning", "bottleneck"} and bottleneck.get("is_parallel") and gated == {False}:
             return MAMAdapter(n=n, hidden=None, r=r, scaling=s)
         sequential = bottleneck.get("original_ln_before") and not bottleneck.get("is_parallel") and s == 1.0
@@ -79,7 +81,7 @@ def load(model: nn.Module, folder: str | Path, name: str = "default") -> nn.Modu
     Raises CourseError, and leaves `model` as it was, where the union is of another model.
     """
     method = read_method(folder)
-    adapterhub.check_model_type(model, folder)
+    check_model_type(model, folder)
     found = _ours(method, model, folder)
     with undone_after_an_error(model, name):
         method.attach(model, name)
@@ -91,7 +93,7 @@ def load(model: nn.Module, folder: str | Path, name: str = "default") -> nn.Modu
 
 def _ours(method: MAMAdapter | UniPELT, model: nn.Module, folder: str | Path) -> dict[str, Tensor]:
     r"""The tensors in `folder` under the keys that `method` has in `model`."""
-    paths, tensors = list(placement.blocks(model)), adapterhub.read_tensors(Path(folder), adapterhub.WEIGHTS)
+    paths, tensors = list(blocks(model)), read_tensors(Path(folder), WEIGHTS)
     found = {"PREFIX_TUNING.prompt_embeddings": _prefix(tensors, folder)}
     kind, site = ("PFEIFFER", "pfeiffer") if isinstance(method, UniPELT) else ("PARALLEL_ADAPTER", "parallel")
     for key, value in tensors.items():
@@ -128,7 +130,6 @@ def _prefix(tensors: dict[str, Tensor], folder: str | Path) -> Float[Tensor, "n 
             f"the adapter in {folder} has no network behind its prefix: save it again with the library"
         )
     first, second = (found[f"control_trans.{i}.weight"] for i in (0, 2))
-    hidden = torch.tanh(
-        found["wte.weight"] @ first.T + found["control_trans.0.bias"]
-    )  # (n, d) -> (n, hidden)
+    # (n, d) -> (n, hidden)
+    hidden = torch.tanh(found["wte.weight"] @ first.T + found["control_trans.0.bias"])
     return hidden @ second.T + found["control_trans.2.bias"]

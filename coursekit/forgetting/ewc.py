@@ -9,7 +9,7 @@ from coursekit.errors import CourseError
 from coursekit.fingerprint import fingerprint
 from coursekit.forgetting.anchor import Anchor, beside, factor
 from coursekit.methods import FullFineTuning, attached
-from coursekit.methods.selective import scores
+from coursekit.methods.selective import importance
 
 
 class EWC(Anchor):
@@ -17,9 +17,9 @@ class EWC(Anchor):
 
     Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks" (PNAS 114, arXiv:1612.00796),
     equation 3. $\theta^*$ are the weights when this was made, those that the old task left. $F$ is the diagonal of the
-    Fisher information there, the one that `FishMask` scores by (`scores.fisher`), over `batches` of the old task. Their
-    own labels stand in for labels drawn from the model, the "empirical" Fisher. A few hundred examples do; each goes
-    through the model alone.
+    Fisher information there, the one that `FishMask` scores by (`importance.fisher`), over `batches` of the old task.
+    Their own labels stand in for labels drawn from the model, the "empirical" Fisher. A few hundred examples do; each
+    goes through the model alone.
 
     The loss of a decoder is a mean over the tokens of an example: of longer examples $F$ is smaller, so $\lambda$ goes
     with their length.
@@ -32,7 +32,7 @@ class EWC(Anchor):
     labels, or do not tell anything (every $F$ is 0, or one is not finite).
     """
 
-    def __init__(self, model: nn.Module, batches: scores.Batches, strength: float) -> None:
+    def __init__(self, model: nn.Module, batches: importance.Batches, strength: float) -> None:
         self.strength = factor("strength", strength)
         other = next((m for m in attached(model).values() if not isinstance(m, FullFineTuning)), None)
         if other is not None:
@@ -44,8 +44,8 @@ class EWC(Anchor):
         if not batches:
             raise CourseError("batches: EWC looks at the old task: give some batches of it with labels")
         super().__init__(model)
-        found = scores.fisher(model, list(self.parameters.values()), batches, seed=0)
-        scores.telling("fisher", found)
+        found = importance.fisher(model, list(self.parameters.values()), batches, seed=0)
+        importance.telling("fisher", found)
         self.fisher = dict(zip(self.parameters, found, strict=True))
         self.examples = sum(len(next(iter(batch.values()))) for batch in batches)
         # Of what the Fisher is made from, not of its values: on a GPU their last bits differ from run to run.

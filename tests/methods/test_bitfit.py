@@ -183,7 +183,7 @@ def test_a_checkpoint_of_other_biases_changes_nothing(tmp_path):
     BitFit("query-and-second-mlp").save(BitFit("query-and-second-mlp").attach(tiny.model("bert")), tmp_path)
     model = tiny.model("bert")
     with pytest.raises(
-        CourseError, match="trained with biases='query-and-second-mlp', the method here has 'all'"
+        CourseError, match="trained with biases=query-and-second-mlp, the method here has all"
     ):
         BitFit().load(model, tmp_path)
     assert methods.attached(model) == {}

@@ -12,7 +12,7 @@ from transformers import BartConfig, BertConfig
 from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import MAMAdapter, ParallelAdapter, PrefixTuning
-from coursekit.methods.adapters import placement
+from coursekit.methods.adapters.placement import sites
 from coursekit.methods.soft_prompts.prefix import KEY
 
 
@@ -92,15 +92,15 @@ def test_the_text_keeps_its_positions():
 
 def test_the_adapters_start_at_nothing():
     model = MAMAdapter(n=3, hidden=8, r=4).attach(tiny.model("bert"))
-    for site in placement.sites(model).values():
+    for site in sites(model).values():
         assert not site.adapters["default"].up.weight.any()
 
 
 @pytest.mark.parametrize(("settings", "message"), [
     (dict(n=0), "n=0 makes no prefix"),
     (dict(hidden=True), "hidden=True makes no prefix"),
-    (dict(r=0), "r=0 is no width"),
-    (dict(scaling=-1), "scaling=-1 is neither"),
+    (dict(r=0), "r must be a positive integer.* got 0"),
+    (dict(scaling=-1), "scaling must be a number above 0.* got -1"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense_are_said_in_a_line(settings, message):
     with pytest.raises(CourseError, match=message):

@@ -120,7 +120,7 @@ def test_targets_that_name_no_norm():
             attempt(NormTuning(targets="q_proj"))
     assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
     for targets in ((), 3, (1,)):
-        with pytest.raises(CourseError, match="give names of norms"):
+        with pytest.raises(CourseError, match="targets (is empty: name|must be names)"):
             NormTuning(targets=targets)
 
 

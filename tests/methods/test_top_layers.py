@@ -91,7 +91,7 @@ def test_a_checkpoint_of_another_k_changes_nothing(tmp_path):
     TopLayers(1).save(TopLayers(1).attach(tiny.model("bert")), tmp_path)
     model = tiny.model("bert")
     with pytest.raises(
-        CourseError, match=r"trained with k=1, the method here has 2; TopLayers.from_checkpoint"
+        CourseError, match=r"trained with k=1, the method here has 2: use TopLayers.from_checkpoint"
     ):
         TopLayers(2).load(model, tmp_path)
     assert methods.attached(model) == {} and methods.from_checkpoint(tmp_path) == TopLayers(1)

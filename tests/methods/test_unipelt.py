@@ -189,7 +189,7 @@ def test_a_decoder_is_refused_and_why_is_said(family):
 
 @pytest.mark.parametrize(("settings", "message"), [
     (dict(n=0), "n=0 makes no prefix"),
-    (dict(r=-1), "r=-1 is no width"),
+    (dict(r=-1), "r must be a positive integer.* got -1"),
     (dict(rank=0), "rank must be a positive integer"),
     (dict(padded=1), "padded must be True or False; got 1"),
 ])  # fmt: skip

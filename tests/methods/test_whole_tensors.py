@@ -128,7 +128,7 @@ def test_with_biases_alone_a_linear_layer_keeps_nothing_for_the_backward():
     lambda: ByType("attentions"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense(make):
-    with pytest.raises(CourseError, match="known|number of blocks|at least one|did you mean"):
+    with pytest.raises(CourseError, match="known|positive integer|at least one|did you mean"):
         make()
 
 

@@ -268,7 +268,7 @@ def test_the_held_out_loss_is_that_of_one_large_batch():
 
 def test_packed_rows_are_refused_where_their_examples_would_see_each_other():
     from coursekit.methods import PromptTuning
-    from coursekit.methods.selective.scores import fisher
+    from coursekit.methods.selective.importance import fisher
 
     words = tiny_text.tokenizer()
     data = DatasetDict(train=Dataset.from_list(load_toy()))

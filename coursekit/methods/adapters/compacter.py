@@ -1,9 +1,9 @@
-r"""Compacter and Compacter++ (Karimi Mahabadi et al. 2021, arXiv:2106.04647): adapters of a few numbers.
+r"""Compacter and Compacter++ (Karimi Mahabadi et al. 2021, arXiv:2106.04647): bottlenecks of Kronecker products.
 
 $$A(x) = W_{up}\,\sigma(W_{down}x + b_{down}) + b_{up}, \quad W = \sum_{i=1}^{n} A_i \otimes s_i t_i^\top$$
 
-The $A_i$, $n^3$ numbers, are shared by all projections of all blocks; each projection has its own s and t, d + r
-numbers instead of dr.
+The $A_i$, $n^3$ parameters, are shared by all projections of all blocks; each projection has its own s and t, d + r
+parameters instead of dr. One such projection is `kronecker.KroneckerLinear`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 from coursekit import counts
 from coursekit.architecture import describe
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, whole
 from coursekit.methods.adapters import kronecker
-from coursekit.methods.adapters.bottleneck import Adapter, bottlenecks
+from coursekit.methods.adapters.adapter import Adapter, bottlenecks
 from coursekit.methods.adapters.houlsby import AfterAttention, AfterFeedForward
 from coursekit.methods.adapters.kronecker import KroneckerBottleneck, Rule, SharedRules
 from coursekit.methods.adapters.pfeiffer import AfterAddition
-from coursekit.methods.adapters.placement import Site
+from coursekit.methods.adapters.placement import AdapterSite
 from coursekit.methods.mechanism.attachment import Attachment, beside
+from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.modules import body_prefix
 
 
@@ -44,18 +45,17 @@ class Compacter(Adapter):
     n: int = 4
     reduction: int = 32
     kind: ClassVar[str] = "COMPACTER"
-    sites: ClassVar[dict[str, type[Site]]] = {
+    sites: ClassVar[dict[str, type[AdapterSite]]] = {
         "compacter_attention": AfterAttention,
         "compacter_ffn": AfterFeedForward,
     }
     inits: ClassVar[Iterable[str]] = kronecker.INITS
+    entries = (*Adapter.entries, Setting("n"), Setting("reduction"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, example in (("n", 4), ("reduction", 32)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise CourseError(f"{name}={value!r}: take a whole number from 1 up, such as {example}")
+        whole("n", self.n, least=1, such_as=4)
+        whole("reduction", self.reduction, least=1, such_as=32)
 
     def width(self, d: int) -> int:
         r"""r in a model of width `d`. Raises CourseError where n does not divide both."""
@@ -89,9 +89,6 @@ class Compacter(Adapter):
         r = self.width(describe(config).d_model)
         return counts.compacter(config, r, self.n, len(self.sites))
 
-    def settings(self) -> dict[str, Any]:
-        return super().settings() | {"n": self.n, "reduction": self.reduction}
-
     def _check_width(self) -> None:
         if self.r is not None:
             super()._check_width()
@@ -114,7 +111,7 @@ class CompacterPlus(Compacter):
     """
 
     kind: ClassVar[str] = "COMPACTER_PLUS"
-    sites: ClassVar[dict[str, type[Site]]] = {"compacter_plus": AfterAddition}
+    sites: ClassVar[dict[str, type[AdapterSite]]] = {"compacter_plus": AfterAddition}
 
 
 def _path(model: nn.Module) -> str:

@@ -2,7 +2,7 @@ r"""Adapters after both sublayers (Houlsby et al. 2019, arXiv:1902.00751).
 
 $$\mathrm{LN}(h + A(h) + x), \quad h = \text{attention or feed-forward of } x$$
 
-Where norms come first (GPT-2, OPT, Llama) the same without the norm: $h + A(h) + x$.
+Where norms come first (GPT-2, OPT, Llama) the same without the norm: $h + A(h) + x$. $A$ is `Bottleneck`.
 """
 
 from __future__ import annotations
@@ -10,25 +10,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from jaxtyping import Float
+from torch import Tensor
+
 from coursekit import counts
-from coursekit.methods.adapters.bottleneck import Adapter
-from coursekit.methods.adapters.placement import Places, Site
+from coursekit.methods.adapters.adapter import Adapter
+from coursekit.methods.adapters.placement import AdapterSite
+from coursekit.methods.adapters.places import Places
 
 
-class AfterAttention(Site):
-    r"""$h \leftarrow A(h) + h$ on what the attention answers, before its residual is added."""
+class AfterAttention(AdapterSite):
+    r"""$h \leftarrow h + A(h)$ on the attention's output, before its residual is added."""
 
     @staticmethod
-    def answers(where: Places) -> str:
+    def output(where: Places) -> str:
         return where.attention
 
+    def reads(self, h: Float[Tensor, "*batch d"], x: None) -> Float[Tensor, "*batch d"]:
+        return h
 
-class AfterFeedForward(Site):
-    r"""$h \leftarrow A(h) + h$ on what the feed-forward answers, before its residual is added."""
+
+class AfterFeedForward(AdapterSite):
+    r"""$h \leftarrow h + A(h)$ on the feed-forward's output, before its residual is added."""
 
     @staticmethod
-    def answers(where: Places) -> str:
+    def output(where: Places) -> str:
         return where.ffn
+
+    def reads(self, h: Float[Tensor, "*batch d"], x: None) -> Float[Tensor, "*batch d"]:
+        return h
 
 
 @dataclass(frozen=True)
@@ -37,14 +47,14 @@ class HoulsbyAdapter(Adapter):
 
     r, activation, init, train_norms: see `Adapter`; r = 64, gelu and the small initialisation are the paper's. The
     `adapters` library calls this `double_seq_bn` and has swish, r = d / 16 and "bert".
-    In OPT, whose block drops out h by itself, dropout comes after A, elsewhere before.
+    In OPT, whose block applies dropout to h itself, dropout comes after A, elsewhere before.
     """
 
     r: int = 64
     activation: str = "gelu"
     init: str = "houlsby"
     kind: ClassVar[str] = "HOULSBY"
-    sites: ClassVar[dict[str, type[Site]]] = {
+    sites: ClassVar[dict[str, type[AdapterSite]]] = {
         "houlsby_attention": AfterAttention,
         "houlsby_ffn": AfterFeedForward,
     }

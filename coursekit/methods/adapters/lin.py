@@ -13,16 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit import counts
-from coursekit.methods.adapters.bottleneck import Adapter, Bottleneck
-from coursekit.methods.adapters.placement import Places, Site
-
-
-class AfterBlock(Site):
-    r"""$x \leftarrow A(x) + x$ on what the block answers."""
-
-    @staticmethod
-    def answers(where: Places) -> str:
-        return ""
+from coursekit.methods.adapters.adapter import Adapter
+from coursekit.methods.adapters.bottleneck import Bottleneck
+from coursekit.methods.adapters.placement import AdapterSite
+from coursekit.methods.adapters.places import Places
 
 
 class NormedBottleneck(Bottleneck):
@@ -36,6 +30,14 @@ class NormedBottleneck(Bottleneck):
         return super().forward(self.norm(x))
 
 
+class AfterBlock(AdapterSite):
+    r"""$x \leftarrow x + A(\mathrm{LN}_{new}(x))$ on the block's output."""
+
+    @staticmethod
+    def output(where: Places) -> str:
+        return ""  # the block itself
+
+
 @dataclass(frozen=True)
 class LinAdapter(Adapter):
     r"""One bottleneck with a new LayerNorm after each block: Adapter-L of the LoRA paper.
@@ -45,7 +47,7 @@ class LinAdapter(Adapter):
     """
 
     kind: ClassVar[str] = "LIN_ADAPTER"
-    sites: ClassVar[dict[str, type[Site]]] = {"lin": AfterBlock}
+    sites: ClassVar[dict[str, type[AdapterSite]]] = {"lin": AfterBlock}
 
     def bottleneck(self, d: int, device: torch.device, dtype: torch.dtype) -> NormedBottleneck:
         return NormedBottleneck(d, self.r, self.activation, self.init, device, dtype)

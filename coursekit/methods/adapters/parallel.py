@@ -15,23 +15,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit import counts
-from coursekit.errors import CourseError
-from coursekit.methods.adapters.bottleneck import Adapter, Bottleneck
-from coursekit.methods.adapters.placement import Places, Site
-
-
-class BesideFeedForward(Site):
-    r"""$h \leftarrow sA(x) + h$ on what the feed-forward answers; x is its residual."""
-
-    needs_residual = True
-
-    @staticmethod
-    def answers(where: Places) -> str:
-        return where.ffn
-
-    def reads(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        r"""x, what the block adds to h."""
-        return self.res
+from coursekit.errors import number
+from coursekit.methods.adapters.adapter import Adapter
+from coursekit.methods.adapters.bottleneck import Bottleneck
+from coursekit.methods.adapters.placement import AdapterSite
+from coursekit.methods.adapters.places import Places
+from coursekit.methods.mechanism.checkpoint import Setting
 
 
 class ScaledBottleneck(Bottleneck):
@@ -39,14 +28,25 @@ class ScaledBottleneck(Bottleneck):
 
     def __init__(self, scaling: float | str, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        weight = self.up.weight
-        learned = scaling == "learned"
-        self.scaling = (
-            nn.Parameter(torch.ones(1, device=weight.device, dtype=weight.dtype)) if learned else scaling
-        )
+        one = torch.ones(1, device=self.up.weight.device, dtype=self.up.weight.dtype)
+        self.scaling = nn.Parameter(one) if scaling == "learned" else scaling
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         return super().forward(x) * self.scaling
+
+
+class BesideFeedForward(AdapterSite):
+    r"""$h \leftarrow h + s \cdot A(x)$ on the feed-forward's output; x is its residual."""
+
+    needs_residual = True
+
+    @staticmethod
+    def output(where: Places) -> str:
+        return where.ffn
+
+    def reads(self, h: Float[Tensor, "*batch d"], x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        r"""x, what the block adds to h."""
+        return x
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,17 @@ class ParallelAdapter(Adapter):
 
     init: str = "zero"
     scaling: float | str = 4.0
+    entries = (*Adapter.entries, Setting("scaling"))
     kind: ClassVar[str] = "PARALLEL_ADAPTER"
-    sites: ClassVar[dict[str, type[Site]]] = {"parallel": BesideFeedForward}
+    sites: ClassVar[dict[str, type[AdapterSite]]] = {"parallel": BesideFeedForward}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        is_number = isinstance(self.scaling, (int, float)) and not isinstance(self.scaling, bool)
-        if self.scaling != "learned" and not (is_number and self.scaling > 0):
-            raise CourseError(
-                f"scaling={self.scaling!r} is neither a number above 0, such as 4, nor 'learned'"
-            )
+        if self.scaling != "learned":
+            number("scaling", self.scaling, above=0, such_as=4)
 
     def bottleneck(self, d: int, device: torch.device, dtype: torch.dtype) -> ScaledBottleneck:
         return ScaledBottleneck(self.scaling, d, self.r, self.activation, self.init, device, dtype)
-
-    def settings(self) -> dict[str, Any]:
-        return super().settings() | {"scaling": self.scaling}
 
     def count_bottlenecks(self, config: Any) -> int:
         r"""$L(2dr + r + d)$, and L more if the scale is learned."""

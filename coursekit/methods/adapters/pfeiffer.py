@@ -1,8 +1,8 @@
-r"""One adapter for each block, which reads the normalised sum (Pfeiffer et al. 2021, arXiv:2005.00247).
+r"""One adapter in each block, which reads the normalised sum (Pfeiffer et al. 2021, arXiv:2005.00247).
 
 $$\mathrm{LN}(h + A(\mathrm{LN}(h + x)) + x), \quad h = \mathrm{FFN}(x)$$
 
-The same LN twice. Where norms come first (GPT-2, OPT, Llama): $h + A(h + x) + x$.
+The same LN twice. Where norms come first (GPT-2, OPT, Llama): $h + A(h + x) + x$. $A$ is `Bottleneck`.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from coursekit import counts
-from coursekit.methods.adapters.bottleneck import Adapter
-from coursekit.methods.adapters.placement import Places, Site
+from coursekit.methods.adapters.adapter import Adapter
+from coursekit.methods.adapters.placement import AdapterSite
+from coursekit.methods.adapters.places import Places
 
 
-class AfterAddition(Site):
-    r"""$h \leftarrow A(\mathrm{LN}(h + x)) + h$ on what the feed-forward answers, before its residual x is added."""
+class AfterAddition(AdapterSite):
+    r"""$h \leftarrow h + A(\mathrm{LN}(h + x))$ on the feed-forward's output, before its residual x is added."""
 
     needs_residual = True
 
     @staticmethod
-    def answers(where: Places) -> str:
+    def output(where: Places) -> str:
         return where.ffn
 
-    def reads(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    def reads(self, h: Float[Tensor, "*batch d"], x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         r"""$\mathrm{LN}(h + x)$, or $h + x$ where the block does not normalise the sum."""
-        x = h + self.res
-        return self.block[0].get_submodule(self.where.ffn_norm)(x) if self.where.ffn_norm else x
+        LN = self.where.ffn_norm
+        return self.block[0].get_submodule(LN)(h + x) if LN else h + x
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class PfeifferAdapter(Adapter):
 
     r: int = 48
     kind: ClassVar[str] = "PFEIFFER"
-    sites: ClassVar[dict[str, type[Site]]] = {"pfeiffer": AfterAddition}
+    sites: ClassVar[dict[str, type[AdapterSite]]] = {"pfeiffer": AfterAddition}
 
     def count_bottlenecks(self, config: Any) -> int:
         r"""$L(2dr + r + d)$."""

@@ -10,12 +10,41 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from coursekit.errors import CourseError
-from coursekit.methods.adapters.bottleneck import bottlenecks
-from coursekit.methods.adapters.pruned import Projection, PrunedLinear, learned
-from coursekit.methods.adapters.scores import SCORES
+from coursekit.methods.adapters.adapter import bottlenecks
+from coursekit.methods.adapters.pruned import Projection, PrunedLinear, learned, prune
+from coursekit.methods.adapters.pruning_scores import SCORES
 from coursekit.methods.mechanism.attachment import activate, attachment_of
+from coursekit.methods.ranking import largest
+from coursekit.modes import in_mode
 
 Batches = Sequence[dict[str, Tensor]]
+
+
+# How many stay ------------------------------------------------------------------------------------------------------
+
+
+def kept(total: int, pruned: float) -> int:
+    r"""How many of `total` weights stay when the fraction `pruned` goes. (The word sparsity is avoided: in the paper
+    it is the fraction that goes, in its script the fraction that stays.)
+    """
+    return total - round(pruned * total)
+
+
+def fraction(total: int, kept: int) -> float:
+    r"""The fraction to prune so that exactly `kept` of `total` weights stay."""
+    return 1 - kept / total
+
+
+def schedule(start: int, keep: int, rounds: int) -> list[int]:
+    r"""How many weights stay after each of `rounds` rounds that lead from `start` to `keep`.
+
+    Each round leaves the same share of what is there, $\kappa_i = \kappa_0 (\kappa_n / \kappa_0)^{i/n}$: large steps
+    at the beginning, small ones at the end (Tanaka et al. 2020, algorithm 1).
+    """
+    return [round(start * (keep / start) ** (i / rounds)) for i in range(1, rounds)] + [keep]
+
+
+# In a model ---------------------------------------------------------------------------------------------------------
 
 
 def projections(model: nn.Module, name: str) -> dict[str, Projection]:
@@ -41,7 +70,7 @@ def score(model: nn.Module, name: str, by: str, batches: Batches, seed: int = 0)
     Raises CourseError where the score can say nothing, because the up projections are still 0.
     """
     layers = list(projections(model, name).values())
-    with _answering(model, name):
+    with _active(model, name):
         scores = SCORES[by](layers, lambda: _losses(model, batches), seed)
     if not any(s.is_meta or s.any() for s in scores[1::2]):
         raise CourseError(
@@ -49,6 +78,19 @@ def score(model: nn.Module, name: str, by: str, batches: Batches, seed: int = 0)
             "(init='bert' or init='houlsby'), or train the adapter before it is pruned, or take score='random'"
         )
     return scores
+
+
+def prune_to(
+    model: nn.Module, name: str, keep: int, scores: list[Tensor], optimizer: Optimizer | None = None
+) -> None:
+    r"""Leave those `keep` weights of adapter `name` that have the largest `scores`; `optimizer` goes on with them."""
+    old = list(projections(model, name).values())
+    stay = largest(scores, keep)
+    new = [prune(layer, mask) for layer, mask in zip(old, stay, strict=True)]
+    put(model, name, new)
+    if optimizer is not None:
+        for before, mask, layer in zip(old, stay, new, strict=True):
+            carry(optimizer, learned(before), mask, layer.values)
 
 
 def put(model: nn.Module, name: str, layers: Sequence[PrunedLinear]) -> None:
@@ -86,16 +128,12 @@ def _losses(model: nn.Module, batches: Batches) -> Iterator[Tensor]:
 
 
 @contextlib.contextmanager
-def _answering(model: nn.Module, name: str) -> Iterator[None]:
-    r"""Adapter `name` answers and has gradients, without dropout; afterwards all is as it was."""
-    switch = attachment_of(model).switch
-    active, modes = switch.active, {module: module.training for module in model.modules()}
+def _active(model: nn.Module, name: str) -> Iterator[None]:
+    r"""Adapter `name` is active and has gradients, without dropout; afterwards all is as it was."""
+    active = attachment_of(model).switch.active
     activate(model, name)
-    model.eval()
     try:
-        with torch.enable_grad():
+        with in_mode(model, training=False), torch.enable_grad():
             yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         activate(model, active)

@@ -19,7 +19,7 @@ from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods.adapters.bottleneck import Bottleneck
 from coursekit.methods.adapters.pfeiffer import AfterAddition, PfeifferAdapter
-from coursekit.methods.adapters.placement import Site
+from coursekit.methods.adapters.placement import AdapterSite
 from coursekit.methods.lora import LoRA, LoRABranch, LoRALayer
 from coursekit.methods.mechanism.attachment import Attachment
 from coursekit.methods.mechanism.branch import Branched
@@ -163,10 +163,12 @@ class GatedAfterAddition(AfterAddition):
         super().__init__(*args)
         self.seen = Seen(self.switch)
 
-    def added(self, h: Tensor, x: Tensor, name: str, rows: Tensor | None = None) -> Tensor:
+    def added(self, name: str | None, h: Tensor, x: Tensor) -> Tensor:
+        if name not in self.adapters:
+            return h
         A = self.adapters[name]
         x = x.to(A.down.weight.dtype)  # on a 16-bit base one copy for both, and not two that are kept
-        return (A(x) * A.gate(x, self.seen.rows(rows)) + h).to(h.dtype)
+        return (h + A(x) * A.gate(x, self.seen.now)).to(h.dtype)
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class GatedPfeiffer(PfeifferAdapter):
     r"""`PfeifferAdapter` with a gate in each block."""
 
     padded: bool = False
-    sites: ClassVar[dict[str, type[Site]]] = {"pfeiffer": GatedAfterAddition}
+    sites: ClassVar[dict[str, type[AdapterSite]]] = {"pfeiffer": GatedAfterAddition}
 
     def bottleneck(self, d: int, device: torch.device, dtype: torch.dtype) -> GatedBottleneck:
         return GatedBottleneck(self.padded, d, self.r, self.activation, self.init, device, dtype)

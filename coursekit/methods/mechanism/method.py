@@ -119,7 +119,7 @@ class Method(ABC):
         active = state.switch.active if state else None
         fresh = name not in attached(model)
         if fresh:
-            self.attach(model, name)
+            Method.attach(self, model, name)  # what its own attach would look for in data, the file says
         else:
             self._named(model, name)
             unmerged(model).methods[name]._check_config(config)

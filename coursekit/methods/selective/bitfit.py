@@ -1,4 +1,7 @@
-r"""BitFit (Ben Zaken, Ravfogel and Goldberg 2022, arXiv:2106.10199): only the biases train."""
+r"""BitFit (Ben Zaken, Ravfogel and Goldberg 2022, arXiv:2106.10199): only the biases train.
+
+$$y = W_0 x + b, \quad b \in \mathbb{R}^{d_{out}} \text{ trains, at the start } b_0$$
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,34 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from coursekit.architecture import Architecture, describe
-from coursekit.errors import CourseError, unknown
+from coursekit.errors import CourseError, flag, one_of
+from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.modules import all_linear, matches
 from coursekit.methods.mechanism.switch import bare
 from coursekit.methods.selective.part_layer import PartLayer, Parts
 from coursekit.methods.selective.parts import Entries
 from coursekit.methods.selective.whole import Whole, WholeMethod
+
+
+class TrainedBias(nn.Module):
+    r"""$y = W_0 x + b$: one adapter at one linear layer. In a model, `PartLayer` runs the layer itself with b in the
+    place of $b_0$, which has the same bits.
+    """
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        self.register_buffer("W", layer.weight.detach(), persistent=False)  # (out, in), frozen
+        self.b = nn.Parameter(layer.bias.detach().clone())  # (out,)
+
+    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        return F.linear(x, self.W, self.b)  # (*batch, in)(in, out) + (out,)
+
 
 #: $b_q$ and $b_{m2}$ of the paper (section 4), whose $m_2$ widens to the hidden units of the feed-forward: in its
 #: equations $m_1$ is the output projection of the attention, and $m_3$ leads back to the width of the model.
@@ -45,18 +66,18 @@ class BitFit(WholeMethod):
     add_biases: bool = False
     kind: ClassVar[str] = "BITFIT"
 
+    entries = (Setting("biases"), Setting("add_biases"))
+
     def __post_init__(self) -> None:
-        if self.biases not in BIASES:
-            raise unknown("set of biases", str(self.biases), BIASES)
-        if not isinstance(self.add_biases, bool):
-            raise CourseError(f"add_biases={self.add_biases!r}: take True or False")
+        one_of("set of biases", self.biases, BIASES)
+        flag("add_biases", self.add_biases)
 
     def picks(self, path: str, shapes: Architecture) -> bool:
         module, _, key = path.rpartition(".")
         return key == "bias" and self._wants(module, shapes)
 
     def count(self, config: Any) -> int:
-        r"""One number for each output of a layer with a bias.
+        r"""$d_{out}$ for each layer with a bias.
 
         BERT base: 102,912, of which 768 are the pooler's. A classifier on RoBERTa base has no pooler: 102,144.
         """

@@ -1,4 +1,7 @@
-r"""One type of layer trains in all blocks: attention, feed-forward or norms; or nothing but the task head."""
+r"""One type of layer trains in all blocks: attention, feed-forward or norms; or nothing but the task head.
+
+$$y = \tilde W x + \tilde b, \quad \tilde W, \tilde b \text{ train where the layer is of the type, else } W_0, b_0$$
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch import nn
 
 from coursekit.architecture import Architecture
 from coursekit.errors import CourseError, unknown
+from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.modules import head_names
 from coursekit.methods.selective.norms import NormTuning
 from coursekit.methods.selective.whole import WholeMethod
@@ -28,6 +32,7 @@ class ByType(WholeMethod):
 
     kinds: tuple[str, ...] | str = ("attention",)
     kind: ClassVar[str] = "BY_TYPE"
+    entries = (Setting("kinds", read=lambda kinds: ByType(kinds).kinds),)
 
     def __post_init__(self) -> None:
         if not isinstance(self.kinds, (str, Iterable)):
@@ -55,7 +60,7 @@ class ByType(WholeMethod):
 
 @dataclass(frozen=True)
 class HeadOnly(WholeMethod):
-    r"""Nothing but the task head trains: what the frozen body gives is all there is. The baseline of every method.
+    r"""Nothing but the task head trains, on what the frozen body outputs: the baseline of every method.
 
     Raises CourseError, on attaching, for a model without a task head.
     """

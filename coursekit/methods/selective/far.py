@@ -1,8 +1,8 @@
 r"""Freeze and Reconfigure (FAR; Vucetic et al. 2022, arXiv:2205.01541): train only the nodes that priming moves most.
 
-A node of a linear layer is one of its outputs: a row of W and a number of b. A short full fine-tuning, the priming,
-shows how far each node of the feed-forward layers wants to move. The nodes that moved most are learners, the others
-are frozen, and each layer is taken apart into one sub-layer of each kind:
+A node of a linear layer is one of its outputs: a row of W and an entry of b. The nodes of the feed-forward layers that
+a short fine-tuning moved most (`priming.py`) are learners, the others are frozen, and each layer is split into one
+sub-layer of each kind:
 
 $$y = P \begin{pmatrix} W_t x + b_t \\ W_f x + b_f \end{pmatrix}$$
 
@@ -11,47 +11,65 @@ $P$ puts the outputs back in their old order. The frozen sub-layer keeps no grad
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from coursekit import interop
 from coursekit.architecture import Matrix, describe
-from coursekit.errors import CourseError, unknown
-from coursekit.methods.adapters import masks
+from coursekit.errors import CourseError, number, one_of
 from coursekit.methods.mechanism.attachment import attached
-from coursekit.methods.mechanism.detach import detach
-from coursekit.methods.mechanism.modules import at, body_prefix, in_codes
+from coursekit.methods.mechanism.checkpoint import Setting
+from coursekit.methods.mechanism.modules import at, body_prefix
 from coursekit.methods.mechanism.switch import bare
 from coursekit.methods.selective.part_layer import PartMethod, Parts
-from coursekit.methods.selective.parts import Entries, Rows, SplitRows, transposed
+from coursekit.methods.selective.parts import Entries, transposed
+from coursekit.methods.selective.priming import Priming, learners, prime
+from coursekit.methods.selective.rows import Rows
+
+
+class SplitRows(Rows):
+    r"""Rows that make a layer of their own beside one of the rows that are left; their outputs are concatenated.
+
+    The same map as with the weights put together first. But two products of fewer rows may add up in another order
+    than one product does, and then the last bits are others.
+    """
+
+    def product(
+        self, x: Float[Tensor, "*batch in"], tensor: Float[Tensor, "*shape"], b: Float[Tensor, " out"] | None
+    ) -> Float[Tensor, "*batch out"]:
+        rest = self.rest(tensor)
+        b_t, b_f = (None, None) if b is None else (b[self.index], b[rest])
+        y_t = F.linear(x, self.values.to(x.dtype), b_t)  # (*batch, in) -> (*batch, k), the learners
+        y_f = F.linear(x, self.frozen(tensor, rest), b_f)  # (*batch, in) -> (*batch, out - k)
+        P = torch.cat([self.index, rest]).argsort()  # where in the concatenation each output is
+        return torch.cat([y_t, y_f], dim=-1).index_select(-1, P)
+
+    def back(self, g: Float[Tensor, "n out"], tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "n in"]:
+        rest = self.rest(tensor)
+        dx = g.index_select(1, self.index) @ self.values.to(g.dtype)  # (n, k)(k, in) -> (n, in)
+        return dx.addmm_(g.index_select(1, rest), self.frozen(tensor, rest))
+
+    def rest(self, tensor: Float[Tensor, "*shape"]) -> Int[Tensor, " rest"]:
+        r"""The indices of the rows that stay as they are, rising."""
+        frozen = torch.ones(tensor.shape[self.dim], dtype=torch.bool, device=tensor.device)
+        frozen[self.index] = False
+        return frozen.nonzero().flatten()
+
+    def frozen(self, tensor: Float[Tensor, "*shape"], rest: Int[Tensor, " rest"]) -> Float[Tensor, "rest in"]:
+        r"""These rows of W."""
+        part = tensor.index_select(self.dim, rest)
+        return part.t() if self.transposed else part
+
 
 #: What is put together: the weights of the two sub-layers, before one product, or the outputs of two products.
 JOINS = {"weights": Rows, "outputs": SplitRows}
-
-
-@dataclass(frozen=True)
-class Priming:
-    r"""How far a short training moved each node of the feed-forward layers.
-
-    changes: path of the layer -> L1 norm of the change of each of its rows, (out,). In the model's order.
-    """
-
-    changes: dict[str, Float[Tensor, " out"]]
-
-    def learners(self, share: float) -> tuple[tuple[int, ...], ...]:
-        r"""For each layer the numbers, rising, of so large a `share` of its nodes: those that moved most."""
-        return tuple(
-            tuple(masks.largest([change], _learners(share, len(change)))[0].nonzero().flatten().tolist())
-            for change in self.changes.values()
-        )
 
 
 @dataclass(frozen=True)
@@ -59,12 +77,12 @@ class FreezeAndReconfigure(PartMethod):
     r"""FAR: a share of the nodes of every feed-forward layer trains, weights and biases.
 
     learners: the share, from above 0 to 1. The nodes are ranked within each layer: rows of different length have no
-    L1 norms that could be compared. nodes: the numbers of the learners of each layer, in the model's order, instead
+    L1 norms that could be compared. nodes: the indices of the learners of each layer, in the model's order, instead
     of what `attach(model, priming=...)` chooses; a single tuple of them is for every layer, such as ((0, 5),).
 
     join: "weights" writes the learners into a copy of the frozen matrix and multiplies once, which at the start gives
     the dense layer's answers to the bit on every device. "outputs" multiplies twice and concatenates, as the paper
-    draws it: the same numbers up to rounding. What trains, and what is kept for it, is the same.
+    draws it: the same outputs up to rounding. What trains, and what is kept for it, is the same.
 
     All else is frozen here, attention, norms and embeddings. To train them as well, make it a part of a `Hybrid`.
     Raises CourseError for a share that is none and, on attaching, where nobody has said which nodes are to learn.
@@ -74,18 +92,15 @@ class FreezeAndReconfigure(PartMethod):
     nodes: tuple[tuple[int, ...], ...] | None = field(default=None, repr=False)
     join: str = "weights"
     kind: ClassVar[str] = "FREEZE_AND_RECONFIGURE"
+    entries = (
+        Setting("learners", binding=False),
+        Setting("nodes", binding=False, read=lambda nodes: _as_nodes(nodes)),
+        Setting("join", binding=False),
+    )
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.learners, bool)
-            or not isinstance(self.learners, Real)
-            or not 0 < self.learners <= 1
-        ):
-            raise CourseError(
-                f"learners={self.learners!r}: it is the share of the nodes that train, from above 0 to 1, such as 0.4"
-            )
-        if self.join not in tuple(JOINS):
-            raise unknown("join", self.join, JOINS)
+        number("learners", self.learners, above=0, most=1, such_as=0.4)
+        one_of("join", self.join, JOINS)
         if self.nodes is not None:
             object.__setattr__(self, "nodes", _as_nodes(self.nodes))
 
@@ -98,10 +113,8 @@ class FreezeAndReconfigure(PartMethod):
         r"""How many nodes of each feed-forward layer learn, in the model's order."""
         layers = _layers(config)
         if self.nodes is None:
-            return [_learners(self.learners, m.d_out) for m in layers]
+            return [learners(self.learners, m.d_out) for m in layers]
         return [len(own) for own in self._of(layers)]
-
-    # Priming --------------------------------------------------------------------------------------------------------
 
     def prime(self, model: nn.Module, train: Callable[[nn.Module], Any]) -> Priming:
         r"""Fine-tune a copy of the bare `model` for a short time, all of it, and see how far each node moved.
@@ -110,31 +123,7 @@ class FreezeAndReconfigure(PartMethod):
         likes, such as `lambda m: fit(m, data, steps=10)`. `model` is not touched, but memory has to hold a second one.
         Raises CourseError where nothing moved.
         """
-        twin = copy.deepcopy(model)
-        if attached(twin):
-            detach(twin)
-        twin.requires_grad_(True).train()
-        paths = self._paths(twin)
-        if any(in_codes(twin.get_submodule(path)) for path in paths):
-            raise CourseError(
-                "weights in 4 bits do not move in priming: prime the model as it was before it was quantized, and "
-                "attach(quantized, priming=priming)"
-            )
-        before = [twin.get_submodule(path).weight.detach().clone() for path in paths]
-        train(twin)
-        changes = {}
-        for path, old in zip(paths, before, strict=True):
-            module = twin.get_submodule(path)
-            # In fp32: a sum of 3,072 numbers in bf16 would stop growing.
-            moved = (module.weight.detach().float() - old.float()).abs()
-            changes[path] = moved.sum(0 if transposed(module) else 1).to(next(model.parameters()).device)
-        if not all(change.isfinite().all() for change in changes.values()):
-            raise CourseError("priming has diverged, some weights are not finite: take a lower learning rate")
-        if not any(change.any() for change in changes.values()):
-            raise CourseError(
-                "priming has moved no feed-forward weight: train the model that the function is given, for a few steps"
-            )
-        return Priming(changes)
+        return prime(model, self._paths(model), train)
 
     def chosen(self, priming: Priming) -> FreezeAndReconfigure:
         r"""This method with the nodes that `priming` moved most."""
@@ -144,8 +133,6 @@ class FreezeAndReconfigure(PartMethod):
         r"""Take the feed-forward layers apart: the learners train, the other nodes are frozen."""
         method = self if priming is None else self.chosen(priming)
         return super(FreezeAndReconfigure, method).attach(model, name)
-
-    # ----------------------------------------------------------------------------------------------------------------
 
     def _paths(self, model: nn.Module) -> list[str]:
         r"""Where the feed-forward layers are, in the model's order."""
@@ -201,35 +188,18 @@ class FreezeAndReconfigure(PartMethod):
             return replace(self, nodes=_as_nodes(config["nodes"])).load(model, folder, name)
         return super().load(model, folder, name)
 
-    def _config(self, model: nn.Module) -> dict[str, Any]:
-        return interop.common_config(model, self.kind) | {
-            "learners": self.learners, "nodes": self.nodes, "join": self.join,
-        }  # fmt: skip
-
     def _check_config(self, config: dict[str, Any]) -> None:
         if self.nodes is not None and _as_nodes(config["nodes"]) != self.nodes:
             raise CourseError(
-                "this checkpoint has other learners than the method here; "
-                "FreezeAndReconfigure.from_checkpoint(folder) makes the method that fits"
+                "this checkpoint has other learners than the method here: use "
+                "FreezeAndReconfigure.from_checkpoint(folder)"
             )
-
-    @classmethod
-    def from_checkpoint(cls, folder: Any) -> FreezeAndReconfigure:
-        r"""The method with the settings, nodes and all, of the checkpoint in `folder`."""
-        config, _ = interop.read(folder)
-        interop.same_method(cls.kind, config)
-        return cls(learners=config["learners"], nodes=config["nodes"], join=config["join"])
 
 
 def _layers(config: Any) -> list[Matrix]:
     r"""The feed-forward matrices of all blocks, in the model's order."""
     arch = describe(config)
     return [matrix for _ in range(arch.n_layers) for matrix in arch.feedforward]
-
-
-def _learners(share: float, nodes: int) -> int:
-    r"""How many of so many `nodes` learn."""
-    return max(1, round(share * nodes))
 
 
 def _as_nodes(value: Any) -> tuple[tuple[int, ...], ...]:
@@ -241,7 +211,7 @@ def _as_nodes(value: Any) -> tuple[tuple[int, ...], ...]:
     whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for own in nodes for n in own)
     if not nodes or not whole or not all(len(own) == len(set(own)) > 0 for own in nodes):
         raise CourseError(
-            "nodes: give the numbers of the learners, from 0 up and each once, for every feed-forward layer, such as "
+            "nodes: give the indices of the learners, from 0 up and each once, for every feed-forward layer, such as "
             "((0, 5), (1, 2)) for a block of two, or ((0, 5),) for the same in each"
         )
     return nodes

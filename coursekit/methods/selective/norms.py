@@ -1,16 +1,21 @@
-r"""Only the norms train (peft's LNTuning; Zhao et al. 2023, arXiv:2312.11420, for language models)."""
+r"""Only the norms train (peft's LNTuning; Zhao et al. 2023, arXiv:2312.11420, for language models).
+
+$$\mathrm{LN}(x) = \gamma \odot \frac{x - \mu}{\sigma} + \beta, \quad \gamma, \beta \in \mathbb{R}^d \text{ train}$$
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from coursekit import interop
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
+from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.modules import matches, no_match
+from coursekit.methods.mechanism.targets import checked_names
 from coursekit.methods.selective.whole import WholeMethod
 
 #: What peft calls a norm that trains.
@@ -29,16 +34,14 @@ class NormTuning(WholeMethod):
     targets: tuple[str, ...] | str | None = None
     kind: ClassVar[str] = "LN_TUNING"
 
+    entries = (
+        # Whether the same norms were trained shows in the tensors, however they were named.
+        Setting("targets", "target_modules", binding=False, read=lambda names: _named(names)),
+    )
+
     def __post_init__(self) -> None:
-        if isinstance(self.targets, str):
-            object.__setattr__(self, "targets", (self.targets,))
-        elif isinstance(self.targets, (list, set)):
-            object.__setattr__(self, "targets", tuple(sorted(self.targets)))
-        named = isinstance(self.targets, tuple) and all(isinstance(target, str) for target in self.targets)
-        if self.targets is not None and not (named and self.targets):
-            raise CourseError(
-                f'targets={self.targets!r}: give names of norms, such as ("post_attention_layernorm",), or None for all'
-            )
+        names = checked_names(self.targets, ("post_attention_layernorm",), words=())
+        object.__setattr__(self, "targets", tuple(sorted(names)) if isinstance(self.targets, list) else names)
 
     def picks(self, path: str, shapes: Architecture) -> bool:
         module = path.rpartition(".")[0]
@@ -69,19 +72,6 @@ class NormTuning(WholeMethod):
         names = self.targets or {path.rpartition(".")[2] for path in _norms(describe(model.config))}
         return interop.common_config(model, self.kind) | {"target_modules": sorted(names)}
 
-    def _check_config(self, config: dict[str, Any]) -> None:
-        r"""Nothing to say: whether the same norms were trained shows in the tensors, however they were named."""
-
-    @classmethod
-    def _from(cls, config: dict[str, Any]) -> Self:
-        targets = config["target_modules"]
-        if not isinstance(targets, list):
-            raise CourseError(
-                f"this checkpoint names its norms by the pattern {targets!r}: load it with the method that you mean, "
-                "such as NormTuning() for all of them"
-            )
-        return cls(targets=tuple(sorted(targets)))
-
     def _nothing(self, shapes: Architecture) -> CourseError:
         return CourseError("the norms of this model have no weights that could train: take another method")
 
@@ -90,3 +80,12 @@ def _norms(shapes: Architecture) -> list[str]:
     r"""Paths of the norms inside the body."""
     inside = [f"{shapes.block}.{i}.{norm}" for i in range(shapes.n_layers) for norm in shapes.norms]
     return [*shapes.outer_norms, *inside]
+
+
+def _named(targets: Any) -> tuple[str, ...]:
+    if not isinstance(targets, list):
+        raise CourseError(
+            f"this checkpoint names its norms by the pattern {targets!r}: load it with the method that you mean, such "
+            "as NormTuning() for all of them"
+        )
+    return tuple(sorted(targets))

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from coursekit.autocast import autocast_dtype
 from coursekit.methods.mechanism.attachment import Attachment, wrap
 from coursekit.methods.mechanism.method import Method
+from coursekit.methods.mechanism.mixed_batch import by_rows
 from coursekit.methods.mechanism.modules import around, in_codes, standing
 from coursekit.methods.mechanism.switch import Switch, Switched
 from coursekit.methods.selective.parts import Part, PartProduct
@@ -67,17 +68,7 @@ class PartLayer(Switched):
         return {key: self._written(key, part) for key, part in self.parts(name).items()}
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self.switch.rows is None:
-            return self.answer(self.switch.active, x, *args, **kwargs)
-        rows = sum(map(len, self.switch.rows.values()))
-        flat = x.dim() == 2 and len(x) % rows == 0  # OPT's feed-forward gets all tokens in one dimension
-        by_row = x.view(rows, -1, x.shape[-1]) if flat else x  # (batch * seq, width) -> (batch, seq, width)
-        y = None
-        for name, index in self.switch.parts(by_row):
-            one = self.answer(name, by_row[index], *args, **kwargs)
-            y = one.new_empty(rows, *one.shape[1:]) if y is None else y
-            y = y.index_copy(0, index, one)
-        return y.view(len(x), -1) if flat else y
+        return by_rows(self.switch, lambda name, x: self.answer(name, x, *args, **kwargs), x)
 
     def answer(self, name: str | None, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         r"""What the layer answers with the values of adapter `name` in place, or as it is."""

@@ -1,7 +1,9 @@
-r"""Parts of a frozen tensor that train: rows or columns of a matrix, or single numbers anywhere in a tensor.
+r"""Parts of a frozen tensor that train: rows or columns of a matrix, or single entries anywhere in a tensor.
 
-What trains is a small parameter of its own. All the other numbers are in no parameter that trains: no gradient, no
-moment of an optimizer and no weight decay can reach them.
+$$\tilde W = W \text{ with the values } \theta \text{ at the places } I, \qquad y = \tilde W x + b$$
+
+What trains is $\theta$, a small parameter of its own. All other entries are in no parameter that trains: no gradient,
+no moment of an optimizer and no weight decay can reach them.
 """
 
 from __future__ import annotations
@@ -11,14 +13,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+from coursekit.methods.mechanism.precision import adapter_dtype
+
 
 class Part(nn.Module, ABC):
-    r"""The numbers at `index` of one tensor W, as values that train in their place.
+    r"""The entries at `index` of one tensor W, as values that train in their place.
 
     transposed: the tensor is $W^\top$, as GPT-2's Conv1D stores it. Rows and columns are those of W, (out, in).
     The values start as the tensor's own. On a 16-bit base they are fp32, and rounded where W is put together.
@@ -33,7 +37,7 @@ class Part(nn.Module, ABC):
         super().__init__()
         self.transposed = transposed
         self.register_buffer("index", index.to(tensor.device), persistent=False)
-        dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+        dtype = adapter_dtype(tensor.dtype)
         with torch.no_grad():
             own = self.taken(tensor).to(dtype, copy=True, memory_format=torch.contiguous_format)
         self.values = nn.Parameter(own)
@@ -68,75 +72,8 @@ class Part(nn.Module, ABC):
         return g @ (W.t() if self.transposed else W)  # (n, out)(out, in) -> (n, in)
 
 
-class Rows(Part):
-    r"""Whole rows of W, (k, in): what feeds k of its outputs."""
-
-    key = "rows"
-    side = 0  # of W
-
-    @property
-    def dim(self) -> int:
-        r"""The dimension of the stored tensor that the index counts along."""
-        return 1 - self.side if self.transposed else self.side
-
-    def taken(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*values"]:
-        part = tensor.index_select(self.dim, self.index)
-        return part.t() if self.transposed else part
-
-    def written(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        values = self.values.t() if self.transposed else self.values
-        return tensor.index_copy(self.dim, self.index, values.to(tensor.dtype))
-
-    def gradient(self, g: Float[Tensor, "n out"], x: Float[Tensor, "n in"]) -> Float[Tensor, "k in"]:
-        return g.index_select(1, self.index).t() @ x  # (k, n)(n, in) -> (k, in)
-
-
-class SplitRows(Rows):
-    r"""Rows that make a layer of their own beside one of the rows that are left; their outputs are concatenated.
-
-    The same map as with the weights put together first. But two products of fewer rows may add up in another order
-    than one product does, and then the last bits are others.
-    """
-
-    def product(
-        self, x: Float[Tensor, "*batch in"], tensor: Float[Tensor, "*shape"], b: Float[Tensor, " out"] | None
-    ) -> Float[Tensor, "*batch out"]:
-        rest = self.rest(tensor)
-        own, others = (None, None) if b is None else (b[self.index], b[rest])
-        learners = F.linear(x, self.values.to(x.dtype), own)
-        frozen = F.linear(x, self.others(tensor, rest), others)
-        back = torch.cat([self.index, rest]).argsort()  # where in the concatenation each output is
-        return torch.cat([learners, frozen], dim=-1).index_select(-1, back)
-
-    def back(self, g: Float[Tensor, "n out"], tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "n in"]:
-        rest = self.rest(tensor)
-        dx = g.index_select(1, self.index) @ self.values.to(g.dtype)  # (n, k)(k, in) -> (n, in)
-        return dx.addmm_(g.index_select(1, rest), self.others(tensor, rest))
-
-    def rest(self, tensor: Float[Tensor, "*shape"]) -> Int[Tensor, " rest"]:
-        r"""The numbers of the rows that stay as they are, rising."""
-        frozen = torch.ones(tensor.shape[self.dim], dtype=torch.bool, device=tensor.device)
-        frozen[self.index] = False
-        return frozen.nonzero().flatten()
-
-    def others(self, tensor: Float[Tensor, "*shape"], rest: Int[Tensor, " rest"]) -> Float[Tensor, "rest in"]:
-        r"""These rows of W."""
-        part = tensor.index_select(self.dim, rest)
-        return part.t() if self.transposed else part
-
-
-class Columns(Rows):
-    r"""Whole columns of W, (out, k): what k of its inputs feed."""
-
-    key = "columns"
-    side = 1
-
-    def gradient(self, g: Float[Tensor, "n out"], x: Float[Tensor, "n in"]) -> Float[Tensor, "out k"]:
-        return g.t() @ x.index_select(1, self.index)  # (out, n)(n, k) -> (out, k)
-
-
 class Entries(Part):
-    r"""Single numbers, (k,), at positions of the tensor as it is stored, row after row."""
+    r"""Single entries, (k,), at positions of the tensor as it is stored, row after row."""
 
     key = "values"
 
@@ -190,8 +127,3 @@ class PartProduct(torch.autograd.Function):
 def transposed(layer: nn.Module) -> bool:
     r"""Whether `layer.weight` is $W^\top$."""
     return isinstance(layer, Conv1D)
-
-
-def positions(mask: Shaped[Tensor, "*shape"]) -> Int[Tensor, " k"]:
-    r"""Where `mask` is true, as positions of the flat tensor."""
-    return mask.reshape(-1).nonzero().flatten()

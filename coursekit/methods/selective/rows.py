@@ -1,6 +1,6 @@
-r"""Some rows, or some columns, of chosen weight matrices: everything else stays as it was pretrained.
+r"""Some rows, or some columns, of chosen weight matrices train; all else stays as it was pretrained.
 
-A row of W, (out, in), is all that one output is made of, a column all that one input does:
+A row of W, (out, in), is all that one output is made of, a column all that one input feeds:
 
 $$y_i = \tilde W_{i,:}\,x + b_i \;\; (i \in R), \qquad y = Wx + b + \sum_{j \in C} (\tilde W_{:,j} - W_{:,j})\,x_j$$
 """
@@ -8,51 +8,55 @@ $$y_i = \tilde W_{i,:}\,x + b_i \;\; (i \in R), \qquad y = Wx + b + \sum_{j \in 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from coursekit import interop
 from coursekit.architecture import Matrix, describe
-from coursekit.errors import CourseError
-from coursekit.methods.lora import LoRA
+from coursekit.errors import CourseError, flag
+from coursekit.methods.lora import PAPER_TARGETS
+from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.switch import bare
+from coursekit.methods.mechanism.targets import LINEAR, Targets, checked_names
+from coursekit.methods.selective.lines import Which, lines, which
 from coursekit.methods.selective.part_layer import PartMethod, Parts
-from coursekit.methods.selective.parts import Columns, Entries, Part, Rows, transposed
-
-#: Which lines of a matrix: their numbers, how many of the first ones, or the share of the first ones.
-Which = tuple[int, ...] | int | float
+from coursekit.methods.selective.parts import Entries, Part, transposed
 
 
-def lines(which: Which, size: int) -> range | tuple[int, ...]:
-    r"""The numbers of the lines that `which` names among `size`: themselves, the first so many, or that share."""
-    if isinstance(which, tuple):
-        return which
-    return range(which if isinstance(which, int) else max(1, round(which * size)))
+class Rows(Part):
+    r"""Whole rows of W, (k, in), at `index`: what k of its outputs are made of."""
+
+    key = "rows"
+    side = 0  # of W
+
+    @property
+    def dim(self) -> int:
+        r"""The dimension of the stored tensor that the index counts along."""
+        return 1 - self.side if self.transposed else self.side
+
+    def taken(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*values"]:
+        part = tensor.index_select(self.dim, self.index)
+        return part.t() if self.transposed else part
+
+    def written(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        values = self.values.t() if self.transposed else self.values
+        return tensor.index_copy(self.dim, self.index, values.to(tensor.dtype))  # W with the rows in place
+
+    def gradient(self, g: Float[Tensor, "n out"], x: Float[Tensor, "n in"]) -> Float[Tensor, "k in"]:
+        return g.index_select(1, self.index).t() @ x  # (k, n)(n, in) -> (k, in)
 
 
-def which(value: Any, field: str) -> Which:
-    r"""`value` as a setting that `lines` understands; CourseError where it makes no sense."""
-    if isinstance(value, (list, set, range)):
-        value = tuple(value)
-    whole = [n for n in (value if isinstance(value, tuple) else (value,)) if isinstance(n, int)]
-    good = not any(isinstance(n, bool) or n < 0 for n in whole)
-    if isinstance(value, tuple):
-        value = tuple(sorted(value)) if len(whole) == len(value) else value
-        good = good and len(whole) == len(value) == len(set(whole)) > 0
-    elif isinstance(value, int):
-        good = good and value > 0
-    else:
-        good = isinstance(value, Real) and 0 < value <= 1
-    if not good:
-        raise CourseError(
-            f"{field}={value!r}: give numbers from 0 up, each once, such as (0, 5), how many of the first ones, such "
-            "as 8, or their share, such as 0.1"
-        )
-    return value
+class Columns(Rows):
+    r"""Whole columns of W, (out, k), at `index`: what k of its inputs feed."""
+
+    key = "columns"
+    side = 1
+
+    def gradient(self, g: Float[Tensor, "n out"], x: Float[Tensor, "n in"]) -> Float[Tensor, "out k"]:
+        return g.t() @ x.index_select(1, self.index)  # (out, n)(n, k) -> (out, k)
 
 
 class SelectLines(PartMethod):
@@ -64,26 +68,27 @@ class SelectLines(PartMethod):
     setting: ClassVar[str]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "targets", self._named_as_lora.targets)
+        object.__setattr__(self, "targets", checked_names(self.targets, ("q_proj", "v_proj")))
         object.__setattr__(self, self.setting, which(getattr(self, self.setting), self.setting))
 
     @property
-    def _named_as_lora(self) -> LoRA:
-        return LoRA(r=1, targets=self.targets)
+    def _targets(self) -> Targets:
+        return Targets(self.targets, PAPER_TARGETS)
 
     def lines(self, size: int) -> range | tuple[int, ...]:
-        r"""The numbers of the lines that train in a matrix that has `size` of them."""
+        r"""The indices of the lines that train in a matrix that has `size` of them."""
         return lines(getattr(self, self.setting), size)
 
     def _matrices(self, config: Any) -> list[tuple[Matrix, int]]:
         r"""The chosen matrices, and how many lines of each train."""
-        matrices = self._named_as_lora.matrices(config)
+        matrices = self._targets.matrices(config)
         _fit(self, {m.name: (m.d_out, m.d_in) for m in matrices if m.kind != "embedding"}, len(matrices))
         sizes = ((m.d_out, m.d_in)[self.part.side] for m in matrices)
         return [(m, len(self.lines(size))) for m, size in zip(matrices, sizes, strict=True)]
 
     def _modules(self, model: nn.Module) -> dict[str, nn.Module]:
-        return {path: bare(module) for path, module in self._named_as_lora.places(model).items()}
+        found = self._targets.modules(model, (*LINEAR, nn.Embedding))
+        return {path: bare(module) for path, module in found.items()}
 
     def _check(self, model: nn.Module) -> None:
         modules = self._modules(model)
@@ -100,39 +105,21 @@ class SelectLines(PartMethod):
     def touched(self, model: nn.Module) -> set[str]:
         return {f"{path}.weight" for path in self._modules(model)}
 
-    def _config(self, model: nn.Module) -> dict[str, Any]:
-        return interop.common_config(model, self.kind) | {
-            "target_modules": list(self.targets) if isinstance(self.targets, tuple) else self.targets,
-            self.setting: getattr(self, self.setting),
-        }
 
-    def _check_config(self, config: dict[str, Any]) -> None:
-        for key, value in self._settings(config).items():
-            found, own = (which(v, key) if key == self.setting else v for v in (value, getattr(self, key)))
-            if key != "targets" and found != own:
-                raise CourseError(
-                    f"this checkpoint was trained with {key}={found!r}, the method here has {own!r}; "
-                    f"{type(self).__name__}.from_checkpoint(folder) makes the method that fits"
-                )
+def _lines_setting(name: str) -> Setting:
+    return Setting(name, read=lambda value: which(value, name))
 
-    @classmethod
-    def from_checkpoint(cls, folder: Any) -> Self:
-        r"""The method with the settings of the checkpoint in `folder`."""
-        config, _ = interop.read(folder)
-        interop.same_method(cls.kind, config)
-        return cls(**cls._settings(config))
 
-    @classmethod
-    def _settings(cls, config: dict[str, Any]) -> dict[str, Any]:
-        return {"targets": config["target_modules"], cls.setting: config[cls.setting]}
+#: Which modules the targets named shows in the tensors, however they were named.
+TARGETS = Setting("targets", "target_modules", binding=False)
 
 
 @dataclass(frozen=True)
 class SelectRows(SelectLines):
     r"""Train some rows of the matrices that `targets` name: (k, in) for each, what k of its outputs are made of.
 
-    targets: as for `LoRA`; None: query and value. rows: their numbers, such as (0, 5); a whole number: the first so
-    many; a number up to 1: the first rows, so large a share of all. biases: the biases of these rows as well.
+    targets: as for `LoRA`; None: query and value. rows: their indices, such as (0, 5); an integer: the first so many;
+    a float up to 1: the first rows, so large a share of all. biases: the biases of these rows as well.
 
     Raises CourseError for rows that make no sense and, on attaching, for rows that a matrix does not have.
     """
@@ -143,11 +130,11 @@ class SelectRows(SelectLines):
     kind: ClassVar[str] = "SELECT_ROWS"
     part: ClassVar[type[Rows]] = Rows
     setting: ClassVar[str] = "rows"
+    entries = (TARGETS, _lines_setting("rows"), Setting("biases"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.biases, bool):
-            raise CourseError(f"biases={self.biases!r}: take True or False")
+        flag("biases", self.biases)
 
     def count(self, config: Any) -> int:
         r"""$k\,d_{in}$ for each matrix, and k more with the biases."""
@@ -166,20 +153,13 @@ class SelectRows(SelectLines):
         biases = {f"{p}.bias" for p, m in self._modules(model).items() if self.biases and m.bias is not None}
         return super().touched(model) | biases
 
-    def _config(self, model: nn.Module) -> dict[str, Any]:
-        return super()._config(model) | {"biases": self.biases}
-
-    @classmethod
-    def _settings(cls, config: dict[str, Any]) -> dict[str, Any]:
-        return super()._settings(config) | {"biases": config["biases"]}
-
 
 @dataclass(frozen=True)
 class SelectColumns(SelectLines):
-    r"""Train some columns of the matrices that `targets` name: (out, k) for each, what k of its inputs do.
+    r"""Train some columns of the matrices that `targets` name: (out, k) for each, what k of its inputs feed.
 
-    targets: as for `LoRA`; None: query and value. columns: their numbers, such as (0, 5); a whole number: the first so
-    many; a number up to 1: the first columns, so large a share of all.
+    targets: as for `LoRA`; None: query and value. columns: their indices, such as (0, 5); an integer: the first so
+    many; a float up to 1: the first columns, so large a share of all.
 
     Raises CourseError for columns that make no sense and, on attaching, for columns that a matrix does not have.
     """
@@ -189,6 +169,7 @@ class SelectColumns(SelectLines):
     kind: ClassVar[str] = "SELECT_COLUMNS"
     part: ClassVar[type[Rows]] = Columns
     setting: ClassVar[str] = "columns"
+    entries = (TARGETS, _lines_setting("columns"))
 
     def count(self, config: Any) -> int:
         r"""$k\,d_{out}$ for each matrix."""
@@ -203,7 +184,7 @@ def _shape(module: nn.Module) -> tuple[int, int]:
 
 
 def _fit(method: SelectLines, shapes: dict[str, tuple[int, int]], targets: int) -> None:
-    r"""Raise CourseError where one of the targets is no matrix, or has not the lines that are to train."""
+    r"""Raise CourseError where one of the targets is no matrix, or lacks the lines that are to train."""
     if len(shapes) < targets:
         raise CourseError(
             f"{type(method).__name__} takes linear layers, and some of its targets are embeddings: leave them out"
@@ -212,7 +193,7 @@ def _fit(method: SelectLines, shapes: dict[str, tuple[int, int]], targets: int) 
         last, size = method.lines(shape[method.part.side])[-1], shape[method.part.side]
         if last >= size:
             chosen = getattr(method, method.setting)
-            take = f"up to {size}" if isinstance(chosen, int) else f"numbers from 0 to {size - 1}"
+            take = f"up to {size}" if isinstance(chosen, int) else f"indices from 0 to {size - 1}"
             raise CourseError(
                 f"{method.setting}={chosen!r} is more than there is: {name} is {shape[0]} x {shape[1]}, so take {take}"
             )

@@ -1,4 +1,6 @@
-r"""The last blocks train, those below stay: $FT^{Top2}$ of Li and Liang 2021 (arXiv:2101.00190) with k = 2.
+r"""The last blocks train, those below are frozen: $FT^{Top2}$ of Li and Liang 2021 (arXiv:2101.00190) with k = 2.
+
+$$x_{\ell+1} = \mathrm{Block}(x_\ell; \theta_\ell), \quad \theta_\ell \text{ trains for } \ell \ge L - k$$
 
 The backward pass ends where the first trained block begins, and nothing below keeps its activations.
 """
@@ -11,25 +13,24 @@ from typing import Any, ClassVar
 from torch import nn
 
 from coursekit.architecture import Architecture, describe
-from coursekit.errors import CourseError
+from coursekit.errors import whole
+from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.selective.whole import WholeMethod
 
 
 @dataclass(frozen=True)
 class TopLayers(WholeMethod):
-    r"""Every parameter of the last `k` blocks trains, and the task head. Norms and layers behind the blocks stay.
+    r"""Every parameter of the last `k` blocks trains, and the task head. Norms and layers after the blocks stay frozen.
 
     Raises CourseError for a k that is no number of blocks and, on attaching, for more blocks than the model has.
     """
 
     k: int = 2
     kind: ClassVar[str] = "TOP_LAYERS"
+    entries = (Setting("k"),)
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise CourseError(
-                f"k={self.k!r} is no number of blocks: take a whole number from 1 up, such as 2"
-            )
+        whole("k", self.k, least=1, such_as=2)
 
     def picks(self, path: str, shapes: Architecture) -> bool:
         return any(
@@ -45,5 +46,4 @@ class TopLayers(WholeMethod):
         self._fits(describe(model.config))
 
     def _fits(self, shapes: Architecture) -> None:
-        if self.k > shapes.n_layers:
-            raise CourseError(f"k={self.k}: this model has {shapes.n_layers} blocks, take k up to that")
+        whole("k", self.k, least=1, most=shapes.n_layers)

@@ -1,16 +1,18 @@
-r"""Whole tensors of the model that train: each adapter has a copy of them, which takes the place of the frozen one."""
+r"""Whole tensors of the model that train: each adapter has a copy of them, which takes the place of the frozen one.
+
+$$\tilde W = \theta, \quad \theta \text{ trained, at the start } W$$
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from abc import abstractmethod
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coursekit import counts, interop
+from coursekit import counts
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
 from coursekit.methods.mechanism.modules import body_prefix, head_names, in_codes, standing
@@ -19,8 +21,8 @@ from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Part, transposed
 
 
-def described(config: Any) -> Architecture:
-    r"""As `describe`. Raises CourseError for OPT without weights in its norms, whose tensors nothing here counts."""
+def with_norm_weights(config: Any) -> Architecture:
+    r"""As `describe`; CourseError for OPT without weights in its norms, whose tensors nothing here counts."""
     if not getattr(config, "layer_norm_elementwise_affine", True):
         raise CourseError(
             "the norms of this model have no weights, which methods that pick among a model's tensors do not know: "
@@ -30,7 +32,7 @@ def described(config: Any) -> Architecture:
 
 
 class Whole(Part):
-    r"""All numbers of one tensor, in its shape. A bias that the layer does not have starts as `zeros`."""
+    r"""All of one tensor, in its shape. A bias that the layer does not have starts as `zeros`."""
 
     key = "whole"
 
@@ -60,12 +62,12 @@ class WholeMethod(PartMethod):
 
     def count(self, config: Any) -> int:
         r"""The sizes of all tensors that `picks` picks, from the config alone."""
-        shapes = described(config)
+        shapes = with_norm_weights(config)
         return sum(t.size for t in counts.body(config) if self.picks(t.name, shapes))
 
     def _picked(self, model: nn.Module) -> dict[str, tuple[nn.Module, list[str]]]:
         r"""Path of a module of the body -> the module and the names of its tensors that train."""
-        shapes, prefix, heads = described(model.config), body_prefix(model), head_names(model)
+        shapes, prefix, heads = with_norm_weights(model.config), body_prefix(model), head_names(model)
         found = {}
         for path, module in standing(model):
             if isinstance(module, Switched) or not path.startswith(prefix) or path.split(".")[0] in heads:
@@ -101,30 +103,3 @@ class WholeMethod(PartMethod):
 
     def touched(self, model: nn.Module) -> set[str]:
         return {f"{path}.{key}" for path, (_, keys) in self._picked(model).items() for key in keys}
-
-    def settings(self) -> dict[str, Any]:
-        r"""Hyperparameters as they stand in a checkpoint."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-
-    def _config(self, model: nn.Module) -> dict[str, Any]:
-        return interop.common_config(model, self.kind) | self.settings()
-
-    def _check_config(self, config: dict[str, Any]) -> None:
-        for key, value in self._from(config).settings().items():
-            if value != getattr(self, key):
-                raise CourseError(
-                    f"this checkpoint was trained with {key}={value!r}, the method here has {getattr(self, key)!r}; "
-                    f"{self._title}.from_checkpoint(folder) makes the method that fits"
-                )
-
-    @classmethod
-    def _from(cls, config: dict[str, Any]) -> Self:
-        r"""The method with the settings in `config`."""
-        return cls(**{f.name: config[f.name] for f in dataclasses.fields(cls)})
-
-    @classmethod
-    def from_checkpoint(cls, folder: Any) -> Self:
-        r"""The method with the settings of the checkpoint in `folder`."""
-        config, _ = interop.read(folder)
-        interop.same_method(cls.kind, config)
-        return cls._from(config)

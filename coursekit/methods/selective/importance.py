@@ -1,4 +1,4 @@
-r"""Scores for masks: how much each number of the model matters. The largest train.
+r"""Scores for masks: how much each parameter of the model matters. Those with the largest train.
 
 Every function takes the tensors to choose from and gives a tensor for each, in its shape.
 """
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.errors import CourseError
-from coursekit.methods.adapters.masks import chance
+from coursekit.methods.gradients import gradient
 from coursekit.methods.mechanism.attachment import attached, disabled
+from coursekit.methods.ranking import chance
+from coursekit.modes import in_mode
 
 Batches = Sequence[dict[str, Tensor]]
 
@@ -23,14 +25,14 @@ def fisher(model: nn.Module, tensors: Sequence[nn.Parameter], batches: Batches, 
 
     The mean of squares, not the square of the mean: a batch's own gradient, in which examples cancel each other, would
     not do. So every example goes through the model alone. $L_i$ is its loss with the label that it has, the
-    "empirical" Fisher information.
+    "empirical" Fisher information. A model in float16 gets a loss scale: its small gradients would be 0 otherwise.
     Raises CourseError for batches without labels.
     """
     total, examples = [torch.zeros_like(t, dtype=_wide(t)) for t in tensors], 0
+    half = any(p.dtype == torch.float16 for p in model.parameters())
     with _trainable(model, tensors):
         for loss in _losses(model, batches):
-            gradients = torch.autograd.grad(loss, tensors, allow_unused=True)
-            for sum_, g in zip(total, gradients, strict=True):
+            for sum_, g in zip(total, gradient(loss, tensors, half), strict=True):
                 if g is not None:
                     sum_ += g.to(sum_.dtype).square()
             examples += 1
@@ -38,7 +40,7 @@ def fisher(model: nn.Module, tensors: Sequence[nn.Parameter], batches: Batches, 
 
 
 def magnitude(model: nn.Module, tensors: Sequence[nn.Parameter], batches: Batches, seed: int) -> list[Tensor]:
-    r"""$|\theta|$: the largest numbers, whatever the task."""
+    r"""$|\theta|$: the largest parameters, whatever the task."""
     return [tensor.detach().abs() for tensor in tensors]
 
 
@@ -88,18 +90,15 @@ def _losses(model: nn.Module, batches: Batches) -> Iterator[Tensor]:
 
 @contextlib.contextmanager
 def _trainable(model: nn.Module, tensors: Sequence[nn.Parameter]) -> Iterator[None]:
-    r"""The bare model answers, without dropout, and `tensors` have gradients; afterwards all is as it was."""
+    r"""The bare model computes, without dropout, and `tensors` have gradients; afterwards all is as it was."""
     flags = [(p, p.requires_grad) for p in model.parameters()]
-    modes = [(module, module.training) for module in model.modules()]
     bare = disabled(model) if attached(model) else contextlib.nullcontext()
     try:
-        model.eval().requires_grad_(False)
+        model.requires_grad_(False)
         for tensor in tensors:
             tensor.requires_grad_(True)
-        with torch.enable_grad(), bare:
+        with torch.enable_grad(), bare, in_mode(model, training=False):
             yield
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-        for module, mode in modes:
-            module.training = mode

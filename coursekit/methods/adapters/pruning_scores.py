@@ -1,4 +1,4 @@
-r"""Scores for pruning: how much each weight of the bottlenecks matters. The larger, the rather it stays.
+r"""Scores for pruning: how much each weight of the bottlenecks matters. The largest stay.
 
 Every function takes the projections (down and up of each bottleneck in turn) and gives a tensor for each, in the
 shape of what trains there. `losses` runs the task's batches through the model and yields a loss for each, `seed` is
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from coursekit.methods.adapters.masks import chance
 from coursekit.methods.adapters.pruned import Projection, among_learned, learned
+from coursekit.methods.ranking import chance
 
 Losses = Callable[[], Iterator[Tensor]]
 Score = Callable[[Sequence[Projection], Losses, int], list[Tensor]]

@@ -1,0 +1,96 @@
+r"""The files of AdapterHub's folders, read and written: settings as JSON, tensors as ".bin" or ".safetensors"."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coursekit.errors import CourseError
+
+CONFIG, HEAD_CONFIG = "adapter_config.json", "head_config.json"
+WEIGHTS = ("pytorch_adapter.bin", "adapter.safetensors")
+HEAD_WEIGHTS = ("pytorch_model_head.bin", "model_head.safetensors")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    r"""The settings in `folder`; CourseError where they are none of an adapter."""
+    if not (folder / CONFIG).is_file():
+        raise CourseError(f"{folder} is not an adapter of AdapterHub: it has no {CONFIG}")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise CourseError(f"{folder / CONFIG} is damaged ({error}); fetch or save it again") from error
+    if not isinstance(config, dict) or "config" not in config:
+        raise CourseError(
+            f"{folder} is not an adapter of AdapterHub: its {CONFIG} has no entry 'config'; a checkpoint of this "
+            "course or of peft loads with the method's own load()"
+        )
+    if not isinstance(config["config"], (dict, str)):
+        raise CourseError(
+            f"{folder / CONFIG} is damaged ('config' is neither settings nor a name); fetch it again"
+        )
+    return config
+
+
+def read_tensors(folder: Path, names: tuple[str, str], needed: bool = True) -> dict[str, Tensor]:
+    r"""The tensors in the first file of `names` that `folder` has; none where it has neither and they are not `needed`.
+
+    Raises CourseError for a file that is damaged or holds anything else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        if needed:
+            raise CourseError(
+                f"{folder} is not an adapter of AdapterHub: it has neither {' nor '.join(names)}"
+            )
+        return {}
+    try:
+        # weights_only: never a pickle that can run code
+        found = (
+            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        )
+        if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+            raise ValueError("it does not hold tensors by name")
+        return {str(key): value for key, value in found.items()}
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CourseError(f"{path} is damaged or more than tensors ({reason}); fetch it again") from error
+
+
+def check_model_type(model: nn.Module, folder: str | Path) -> None:
+    r"""Raise CourseError where the adapter in `folder` was trained on a model of another type."""
+    own_type = model.config.model_type
+    if (made_for := read_config(Path(folder)).get("model_type", own_type)) != own_type:
+        raise CourseError(
+            f"the adapter in {folder} was trained on a {made_for} model, this one is {own_type}"
+        )
+
+
+def write(folder: Path, files: dict[str, Any]) -> Path:
+    r"""All `files` or none: tensors in ".bin", the rest as JSON."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as part:
+            for name, content in files.items():
+                if name.endswith(".bin"):
+                    plain = {key: value.detach().cpu().contiguous() for key, value in content.items()}
+                    torch.save(plain, Path(part, name))
+                else:
+                    Path(part, name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+            for name in files:
+                os.replace(Path(part, name), folder / name)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as either
+        raise CourseError(
+            f"cannot write an adapter to {folder}: {error}; what was there is unchanged"
+        ) from error
+    return folder

@@ -1,0 +1,319 @@
+r"""AdapterHub's format: what the `adapters` library wrote computes the same here, and is written as it was."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import relatives
+import tiny
+import torch
+from attached import nonzero
+from stored import FIXTURES, Stored
+from torch import nn
+
+from coursekit import adapterhub, methods
+from coursekit.adapterhub.forms import library_config
+from coursekit.errors import CourseError
+from coursekit.methods import AdapterDrop, HoulsbyAdapter, LinAdapter, ParallelAdapter, PfeifferAdapter
+
+#: Of the folders there, those that `adapterhub` reads; hybrids have tests of their own.
+STORED = sorted(
+    str(p.parent.relative_to(FIXTURES))
+    for p in FIXTURES.glob("*/*/adapter_config.json")
+    if p.parent.name not in ("mam", "unipelt", "compacter", "compacterpp")
+)
+FAMILIES = (*tiny.FAMILIES, *relatives.RELATIVES)
+each_stored = pytest.mark.parametrize("stored", STORED)
+
+
+def alive(method: Method, model: nn.Module, name: str = "default", seed: int = 3) -> nn.Module:
+    r"""`model` with the method on it, its parameters away from their start."""
+    return nonzero(method.attach(model, name), seed)
+
+
+def answers(model: nn.Module, one: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**one).logits
+
+
+DEEP = {
+    "bert": dict(num_hidden_layers=4), "roberta": dict(num_hidden_layers=4), "gpt2": dict(n_layer=4),
+    "opt": dict(num_hidden_layers=4), "llama": dict(num_hidden_layers=4),
+}  # fmt: skip
+
+
+def deep(family: str = "bert", **changes) -> nn.Module:
+    return tiny.model(family, **DEEP[family], **changes)
+
+
+# the library ----------------------------------------------------------------------------------------------
+
+
+@each_stored
+def test_the_library_s_adapters_answer_the_same_here_to_the_bit(stored):
+    r"""Bit-equal, where bare model and bare bottleneck have the bits of the processor that made the fixtures."""
+    stored = Stored(stored)
+    model = adapterhub.load(stored.model(), stored.folder)
+    stored.assert_same(model, stored.case, exactly=stored.has_these_bits())
+    with methods.disabled(model):
+        stored.assert_same(model, "plain", exactly=stored.has_these_bits())
+
+
+def test_what_the_stored_cases_are():
+    families = Counter(stored.split("/")[0] for stored in STORED)
+    assert families == {"bert": 5, "gpt2": 5, "llama": 3, "opt": 1, "roberta": 3}
+    read = {stored.split("/")[1]: adapterhub.read_method(FIXTURES / stored) for stored in STORED}
+    assert read == {
+        "houlsby": HoulsbyAdapter(r=3, activation="swish"),
+        "pfeiffer": PfeifferAdapter(r=3),
+        "parallel": ParallelAdapter(r=3),
+        "learned_scale": ParallelAdapter(r=3, scaling="learned"),
+        "drop": AdapterDrop(PfeifferAdapter(r=3), n=1),
+    }
+
+
+# AdapterHub -----------------------------------------------------------------------------------------------
+
+
+@each_stored
+def test_what_is_read_is_written_as_the_library_wrote_it(stored, tmp_path):
+    r"""The library itself has read such folders: see `--read` in tests/fixtures/make_adapters.py."""
+    stored = Stored(stored)
+    model = adapterhub.load(stored.model(), stored.folder, stored.case)
+    adapterhub.save(model, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        p.name for p in stored.folder.iterdir() if p.name != "adapter_interface.json"
+    } | ({"pytorch_model_head.bin", "head_config.json"} if stored.family == "roberta" else set())
+    for name in ("pytorch_adapter.bin", "pytorch_model_head.bin"):
+        if (stored.folder / name).exists():
+            ours, theirs = (torch.load(f / name, weights_only=True) for f in (tmp_path, stored.folder))
+            assert ours.keys() == theirs.keys()
+            assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    for name in ("adapter_config.json", "head_config.json"):
+        if (stored.folder / name).exists():
+            ours, theirs = (json.loads((f / name).read_text()) for f in (tmp_path, stored.folder))
+            for entries in (
+                theirs,
+                theirs["config"] or {},
+            ):  # how a bottleneck started is not written down here
+                entries.pop("init_weights", None)
+            inner = ours["config"] or {}
+            assert inner.keys() - {"init_weights"} <= (theirs["config"] or {}).keys()
+            theirs["config"] = theirs["config"] and {k: v for k, v in theirs["config"].items() if k in inner}
+            assert inner.pop("init_weights", "bert") == "bert"
+            assert ours == theirs
+
+
+@pytest.mark.parametrize("d", [12, 576, 768, 1000])
+def test_the_library_finds_our_width_from_its_reduction_factor(d):
+    for r in range(1, d + 1):
+        factor = library_config(PfeifferAdapter(r=r), d, 0)["reduction_factor"]
+        assert int(d // factor) == r
+
+
+@pytest.mark.parametrize("method", [
+    HoulsbyAdapter(r=5, activation="identity"),
+    ParallelAdapter(r=7, activation="tanh", init="bert", scaling=0.5),
+    AdapterDrop(ParallelAdapter(r=2, scaling="learned"), n=1),
+])  # fmt: skip
+@pytest.mark.parametrize("family", FAMILIES)
+def test_folders_go_round(family, method, tmp_path):
+    model = alive(method, relatives.model(family), "film")
+    adapterhub.save(model, tmp_path)
+    again = adapterhub.load(relatives.model(family), tmp_path, "product")
+    assert methods.attached(again)["product"].count(model.config) == method.count(model.config)
+    assert torch.equal(answers(again, tiny.batch()), answers(model, tiny.batch()))
+
+
+def test_robust_adapters_are_written_whole_and_safetensors_are_read(tmp_path):
+    from safetensors.torch import save_file
+
+    model = alive(AdapterDrop(PfeifferAdapter(r=3), robust=True), deep("llama"), "film")
+    adapterhub.save(model, tmp_path)
+    tensors = torch.load(tmp_path / "pytorch_adapter.bin", weights_only=True)
+    (tmp_path / "pytorch_adapter.bin").unlink()
+    save_file(tensors, tmp_path / "adapter.safetensors")
+    again = adapterhub.load(deep("llama"), tmp_path)
+    assert methods.attached(again) == {"default": PfeifferAdapter(r=3)}
+    assert torch.equal(answers(again, tiny.batch()), answers(model, tiny.batch()))
+
+
+def rewritten(source: Path, target: Path, **changes) -> Path:
+    r"""A copy of an adapter folder with entries of its "config" changed; "config" itself changes the whole of it."""
+    target.mkdir(exist_ok=True)
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    config = json.loads((target / "adapter_config.json").read_text())
+    if "config" in changes:
+        config["config"] = changes["config"]
+    else:
+        config["config"] |= changes
+    (target / "adapter_config.json").write_text(json.dumps(config))
+    return target
+
+
+def test_old_folders_name_their_form_and_their_tensors_otherwise(tmp_path):
+    stored = Stored("bert/pfeiffer")
+    folder = rewritten(stored.folder, tmp_path, config="pfeiffer")
+    weights = torch.load(folder / "pytorch_adapter.bin", weights_only=True)
+    old = {k.replace("output.adapters.", "output.layer_text_task_adapters."): v for k, v in weights.items()}
+    assert old.keys() != weights.keys()
+    torch.save(old, folder / "pytorch_adapter.bin")
+    assert adapterhub.read_method(folder) == PfeifferAdapter(r=3)
+    stored.assert_same(adapterhub.load(stored.model(), folder), "pfeiffer", exactly=stored.has_these_bits())
+
+
+@pytest.mark.parametrize("written, read", [("gelu_orig", "gelu"), ("gelu", None)])
+def test_folders_from_before_gelu_meant_gelu(written, read, tmp_path):
+    folder = rewritten(FIXTURES / "bert" / "pfeiffer", tmp_path, non_linearity=written)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    del config["version"]
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    if read:
+        assert adapterhub.read_method(folder) == PfeifferAdapter(r=3, activation=read)
+    else:
+        with pytest.raises(CourseError, match="unknown activation 'gelu_new'; did you mean 'gelu'"):
+            adapterhub.read_method(folder)
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"phm_layer": True}, "n=4 does not divide the width of the bottleneck, r=3"),
+    ({"ln_before": True}, "has ln_before=True"),
+    ({"inv_adapter": "nice"}, "has inv_adapter='nice'"),
+    ({"dropout": 0.1}, "has dropout=0.1"),
+    ({"residual_before_ln": False}, "has residual_before_ln=False"),
+    ({"mh_adapter": True}, "sits where no method here puts one: mh_adapter=True"),
+    ({"scaling": 2.0}, "has scaling=2.0: only ParallelAdapter scales"),
+    ({"non_linearity": "mish"}, "unknown activation 'mish'"),
+    ({"leave_out": [1]}, r"leaves out blocks \[1\]: only the first ones"),
+    ({"architecture": "lora"}, "is a lora, not a bottleneck"),
+    ({"config": "pfeifer"}, "unknown adapter configuration 'pfeifer'; did you mean 'pfeiffer'"),
+])  # fmt: skip
+def test_folders_of_what_no_method_here_is(changes, said, tmp_path):
+    folder, model = (
+        rewritten(FIXTURES / "bert" / "pfeiffer", tmp_path, **changes),
+        Stored("bert/pfeiffer").model(),
+    )
+    with pytest.raises(CourseError, match=said):
+        adapterhub.load(model, folder)
+    assert methods.attached(model) == {}
+
+
+def test_folders_that_do_not_fit_leave_the_model_as_it_was(tmp_path):
+    folder = FIXTURES / "bert" / "pfeiffer"
+    model = alive(PfeifferAdapter(r=2), tiny.encoder(), "film")
+    alive(PfeifferAdapter(r=2), model, "product")
+    before = answers(model, tiny.batch())
+    for target, source, options, said in [
+        (model, folder, {}, r"of another model: .* is \(3, 12\) there and \(3, 32\) here"),
+        (
+            model,
+            FIXTURES / "bert" / "houlsby",
+            {},
+            "cannot attach: this model already carries PfeifferAdapter",
+        ),
+        (model, tmp_path, {}, "is not an adapter of AdapterHub: it has no adapter_config.json"),
+        (
+            Stored("gpt2/pfeiffer").model(),
+            folder,
+            {},
+            "was trained on a bert model, this one is gpt2",
+        ),
+        (tiny.encoder(num_hidden_layers=1), folder, {}, "of other targets: .* unexpected, such as block 1"),
+        (
+            tiny.encoder(num_labels=3, hidden_size=12, num_attention_heads=3),
+            folder,
+            {},
+            "classifier.weight is",
+        ),
+    ]:
+        names = list(methods.attached(target))
+        with pytest.raises(CourseError, match=said):
+            adapterhub.load(target, source, "third", **options)
+        assert list(methods.attached(target)) == names
+    assert model._coursekit.switch.active == "product"
+    assert torch.equal(answers(model, tiny.batch()), before)
+    methods.activate(model, None)
+    with pytest.raises(CourseError, match="of another model"):
+        adapterhub.load(model, folder, "third")
+    assert model._coursekit.switch.active is None
+    three = tiny.encoder(num_labels=3, hidden_size=12, num_attention_heads=3)
+    head = three.classifier.weight.detach().clone()
+    adapterhub.load(three, folder, head=False)
+    assert torch.equal(three.classifier.chosen("default").weight, head)
+
+
+def test_the_output_layer_of_a_language_model_stays_the_base_s(tmp_path):
+    stored = Stored("gpt2/pfeiffer")
+    folder, model = rewritten(stored.folder, tmp_path), stored.model()
+    torch.save({"lm_head.weight": torch.zeros_like(model.lm_head.weight)}, folder / "pytorch_model_head.bin")
+    before = model.lm_head.weight.clone()
+    adapterhub.load(model, folder)
+    assert torch.equal(model.lm_head.weight, before)
+    stored.assert_same(model, "pfeiffer", exactly=stored.has_these_bits())
+
+
+class Evil:
+    r"""A pickle that would write a file when it is read."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_folder_cannot_run_code_and_damage_is_said(tmp_path):
+    folder = rewritten(FIXTURES / "bert" / "pfeiffer", tmp_path / "adapter")
+    whole = (folder / "pytorch_adapter.bin").read_bytes()
+    torch.save({"w": Evil(tmp_path / "ran")}, folder / "pytorch_adapter.bin")
+    with pytest.raises(CourseError, match="is damaged or more than tensors"):
+        adapterhub.load(tiny.encoder(), folder)
+    assert not (tmp_path / "ran").exists()
+    for content in (whole[:-100], b"", b"no archive"):
+        (folder / "pytorch_adapter.bin").write_bytes(content)
+        with pytest.raises(CourseError, match="is damaged"):
+            adapterhub.load(tiny.encoder(), folder)
+    (folder / "pytorch_adapter.bin").unlink()
+    with pytest.raises(CourseError, match="has neither pytorch_adapter.bin nor adapter.safetensors"):
+        adapterhub.load(tiny.encoder(), folder)
+    (folder / "adapter_config.json").write_text("{")
+    with pytest.raises(CourseError, match="adapter_config.json is damaged"):
+        adapterhub.load(tiny.encoder(), folder)
+    PfeifferAdapter().save(PfeifferAdapter().attach(tiny.encoder()), folder)
+    with pytest.raises(CourseError, match="has no entry 'config'; a checkpoint of this course or of peft"):
+        adapterhub.load(tiny.encoder(), folder)
+
+
+def test_what_the_library_has_no_place_for_is_not_written(tmp_path):
+    cases = [
+        (LinAdapter(r=2), "LinAdapter is not written in AdapterHub's form"),
+        (methods.LoRA(r=2), "LoRA is not written in AdapterHub's form"),
+        (AdapterDrop(LinAdapter(r=2), n=1), "LinAdapter is not written in AdapterHub's form"),
+        (PfeifferAdapter(r=2, train_norms=True), "no place for trained norms"),
+    ]
+    for method, said in cases:
+        with pytest.raises(CourseError, match=said):
+            adapterhub.save(method.attach(tiny.encoder()), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(CourseError, match="unknown adapter 'flim'; did you mean 'film'"):
+        adapterhub.save(PfeifferAdapter(r=2).attach(tiny.encoder(), "film"), tmp_path, "flim")
+    with pytest.raises(CourseError, match="no adapter is attached"):
+        adapterhub.save(tiny.encoder(), tmp_path)
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    model = alive(PfeifferAdapter(r=2), tiny.encoder(), "film")
+    adapterhub.save(model, tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def full(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(CourseError, match="cannot write an adapter to .*No space left on device"):
+        adapterhub.save(nonzero(model, 5), tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
