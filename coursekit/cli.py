@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from coursekit.errors import CourseError
+from coursekit.polite import polite
 
 app = typer.Typer(
     help="The course on fine-tuning language models: get its models, run its notebooks.",
@@ -140,6 +141,22 @@ def solve(
     from coursekit.authoring.solve import solve as make
 
     _tell(f"{out}: {', '.join(make(notebook, out))}")
+
+
+@app.command()
+@polite
+def release(
+    notebooks: Annotated[list[Path], typer.Argument(help="Notebooks with exercises.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder; for one notebook also a file.")],
+) -> None:
+    r"""Make the students' copies: no outputs, no answers, locked checks."""
+    from coursekit.authoring.release import release as make
+
+    if out.suffix == ".ipynb" and len(notebooks) > 1:
+        raise CourseError(f"{out} is one file for {len(notebooks)} notebooks: give a folder.")
+    for notebook in notebooks:
+        target = out if out.suffix == ".ipynb" else out / notebook.name
+        typer.echo(f"{target}: {', '.join(make(notebook, target))}")
 
 
 @app.command()

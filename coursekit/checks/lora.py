@@ -53,9 +53,8 @@ def _roots(W: Tensor, r: int) -> Tensor:
 
 def _secret_truncate(draw: Draw) -> tuple[Tensor, int]:
     rows, columns = draw.whole(4, 8), draw.whole(4, 8)
-    return draw.normal(rows, columns), draw.whole(
-        1, min(rows, columns) - 1
-    )  # at full rank there is nothing to cut
+    r = draw.whole(1, min(rows, columns) - 1)  # at full rank there is nothing to cut
+    return draw.normal(rows, columns), r
 
 
 TRUNCATE = register(

@@ -123,6 +123,18 @@ def test_an_error_after_a_known_mistake_is_said_with_it():
     assert said.startswith("s and t are swapped") and "(and then it stopped with RuntimeError" in said
 
 
+def test_a_mistake_in_a_number_is_known_as_a_number_and_as_a_tensor():
+    exercise = ALL["soft-prompts-gate-gradients"]
+    averaged = exercise.mutants[2]
+    assert isinstance(averaged.function(*exercise.inputs(1))[0], torch.Tensor)
+
+    def answer(*arguments):
+        gate, prompts = averaged.function(*arguments)
+        return gate.item(), prompts
+
+    assert check(exercise.id, answer).message == averaged.message
+
+
 @pytest.mark.parametrize("id, answer", [
     ("bitfit-count", lambda shapes, head: sum(
         np.prod(s) for name, s in shapes.items() if name.endswith(".bias") or name.startswith(f"{head}."))),

@@ -42,7 +42,7 @@ T = torch.tensor
 @pytest.mark.parametrize("given, expected, same", [
     # Relative, entry by entry: neither absolute, nor by the largest entry.
     (T([3e7]), T([3e7 + 20]), True), (T([3e7]), T([3e7 + 2000]), False),
-    (3e7, 3e7 + 0.02, True), (3e7, 3e7 + 2000, False), (0.0, 1e-6, False), (2e-6, 1e-6, False),
+    (3e7, 3e7 + 0.02, True), (3e7, 3e7 + 2000, False), (0.0, 1e-6, False), (2e-6, 1e-6, False), (2e-9, 1e-9, False),
     (T([1e6, 1.01]), T([1e6, 1.0]), False), (T([1e6, 2e-3]), T([1e6, 1e-3]), False),
     (T([1.0, 0.0]), T([1.0, 1e-4]), False), (T([1.0, 1.1e-6]), T([1.0, 1e-6]), False),
     (T([1e-9, 2e-9]), T([1e-9, 3e-9]), False), (T([1e-9, 3e-9]), T([1e-9, 3e-9]), True),

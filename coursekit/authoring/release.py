@@ -1,0 +1,102 @@
+r"""Makes the student's copy of a notebook: no outputs, no answers, and checks that cannot be edited by accident."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+from coursekit.authoring.refresh import clean
+from coursekit.errors import CourseError
+
+STUB = "return ...  # your code instead of the dots"
+#: nbgrader's delimiters; what stands between them is an answer.
+_SOLUTION = re.compile(
+    r"^(?P<indent>[ \t]*)### BEGIN SOLUTION\b.*?^[ \t]*### END SOLUTION\b[^\n]*", re.DOTALL | re.MULTILINE
+)
+
+
+def release(notebook: Path, out: Path) -> list[str]:
+    r"""Write the student's copy of `notebook` to `out`; returns the ids of its exercises, in order.
+
+    Outputs and execution counts go. Of an answered exercise its first lines stay, the signature and the docstring;
+    between `### BEGIN SOLUTION` and `### END SOLUTION` nothing does. Metadata is nbgrader's, schema 3: the check after
+    each exercise is locked and has its points, and neither cell can be deleted.
+
+    Raises CourseError where there is no notebook or no exercise, or where an exercise has no check.
+    """
+    import nbformat
+
+    if not notebook.is_file():
+        raise CourseError(f"there is no notebook {notebook}")
+    if out.resolve() == notebook.resolve():
+        raise CourseError(f"{out} is the notebook itself: give another file for the student's copy.")
+    content = clean(nbformat.read(notebook, as_version=4))
+    ids: list[str] = []
+    checked: list[str] = []
+    for cell in content.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        meta = cell.metadata.get("nbgrader", {})
+        if meta.get("solution"):
+            ids.append(meta.grade_id)
+            cell.source = without_answer(cell.source, meta.grade_id.replace("-", "_"))
+            cell.metadata["nbgrader"] = _metadata(meta.grade_id, solution=True)
+            cell.metadata["deletable"] = False
+        elif meta.get("grade"):
+            checked.append(meta.grade_id.removesuffix("-check"))
+            cell.metadata["nbgrader"] = _metadata(meta.grade_id, points=meta.points)
+            cell.metadata["deletable"] = cell.metadata["editable"] = False
+    if not ids:
+        raise CourseError(
+            f"{notebook.name} has no exercise: no cell has nbgrader metadata with solution: true"
+        )
+    if ids != checked:
+        alone = next((id for id in ids if id not in checked), ids[0])
+        raise CourseError(
+            f"{notebook.name}: {alone} has no check of its own right after it; a check cell has nbgrader metadata with "
+            f"grade: true and the grade_id {alone}-check."
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(content, out)
+    return ids
+
+
+def without_answer(source: str, name: str) -> str:
+    r"""The cell of exercise `name` as it is handed out. A stub stays as it is, with all that stands around it."""
+    if _SOLUTION.search(source):
+        return _SOLUTION.sub(lambda m: m["indent"] + STUB, source)
+    try:
+        functions = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == name]
+    except SyntaxError:
+        raise CourseError(f"the cell of {name} is no Python: mend it, or mark its answer.") from None
+    if len(functions) != 1:
+        raise CourseError(f"the cell of {name} must define the function {name} once.")
+    (function,) = functions
+    if is_stub(function):
+        return source
+    # Whatever else stands in an answered cell, comments too, may be part of the answer.
+    returns = f" -> {ast.unparse(function.returns)}" if function.returns else ""
+    kept = [f"def {name}({ast.unparse(function.args)}){returns}:"]
+    if ast.get_docstring(function) is not None:
+        docstring = ast.get_source_segment(source, function.body[0]) or ""
+        kept.append(f"    {docstring}")
+    return "\n".join([*kept, f"    {STUB}"])
+
+
+def is_stub(function: ast.FunctionDef) -> bool:
+    r"""Whether nothing stands in a function but its docstring and `return ...`, `...` or `pass`."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return all(isinstance(line, ast.Pass) or _is_dots(line) for line in body)
+
+
+def _is_dots(line: ast.stmt) -> bool:
+    value = line.value if isinstance(line, ast.Return | ast.Expr) else line
+    return isinstance(value, ast.Constant) and value.value in (..., None)
+
+
+def _metadata(id: str, solution: bool = False, points: float | None = None) -> dict[str, Any]:
+    more = {} if points is None else {"points": points}
+    flags = {"grade": not solution, "locked": not solution, "solution": solution, "task": False}
+    return {"schema_version": 3, "grade_id": id, **flags, **more}

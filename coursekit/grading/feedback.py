@@ -1,0 +1,30 @@
+r"""feedback/<id>.html: what a student gets back. The name of the file is the id where that is safe, never a name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from coursekit.files import folder_at, replace_text
+from coursekit.grading import audit, collect, pages, policy
+
+
+def write(out: Path, anonymous: bool = False) -> list[Path]:
+    r"""Write the page of every submission in the batch's folder `out`; returns them, in the gradebook's order.
+
+    anonymous: as in collect.collect.
+    """
+    from coursekit import checks
+
+    hints = {id: exercise.hints for id, exercise in checks.exercises().items()}
+    rules = policy.read(out)
+    entries = collect.read(out)
+    lateness = [rules.late(e.id, e.notebook, e.submitted) if rules else None for e in entries]
+    shown = collect.without_names(out, entries) if anonymous else entries
+    names = pages.file_names(shown)
+    folder = folder_at(out / "feedback")
+    written = []
+    for entry, late in zip(shown, lateness, strict=True):
+        written.append(folder / names[entry.id, entry.notebook])
+        replace_text(written[-1], pages.feedback(entry, late, hints))
+    audit.note(out, "wrote feedback", pages=len(written))
+    return written

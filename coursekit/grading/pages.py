@@ -1,0 +1,109 @@
+r"""Pages for people, made with jinja2. Every text is escaped; the only script is the one here, known by its hash."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coursekit.grading.collect import Entry
+
+#: What a status is called on a page, and which of four colours it has.
+STATUS = {
+    "ok": ("right", "good"),
+    "wrong": ("wrong", "bad"),
+    "not_attempted": ("not attempted", "idle"),
+    "missing_name": ("function missing", "bad"),
+    "error": ("error", "bad"),
+    "missing_dependency": ("package missing", "bad"),
+    "incomplete": ("left early", "bad"),
+    "invalid_output": ("answer unreadable", "bad"),
+    "output_limit": ("too much output", "bad"),
+    "disk_limit": ("too many files", "bad"),
+    "process_limit": ("too many processes", "bad"),
+    "memory_limit": ("too much memory", "bad"),
+    "timeout": ("too slow", "bad"),
+    "kernel_died": ("kernel died", "bad"),
+    "invalid_notebook": ("no notebook", "bad"),
+    "infrastructure": ("grader failed", "grader"),
+    "waiting": ("to be graded", "grader"),
+    "not_handed_in": ("not handed in", "idle"),
+    "manual": ("marked by hand", "good"),
+    "to_be_marked": ("to be marked by hand", "grader"),
+}
+
+
+def index(entries: list[Entry], summary: dict[str, Any]) -> str:
+    r"""The gradebook as a page: sortable, with a filter, a histogram and the exercises by difficulty."""
+    entries = sorted(entries, key=lambda e: (e.notebook, e.id))
+    return _page("index.html", entries=entries, summary=summary, files=file_names(entries))
+
+
+def feedback(entry: Entry, late: Any, hints: dict[str, tuple[str, ...]]) -> str:
+    r"""One student's page: marks, what was said, hints; no input and no answer. late: as policy.Late, or None."""
+    return _page("feedback.html", entry=entry, late=late, hints=hints)
+
+
+def file_names(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:
+    r"""(id, notebook) -> name of the feedback page; the notebook is part of it only where there are several."""
+    entries = list(entries)
+    several = len({e.notebook for e in entries}) > 1
+    return {
+        (e.id, e.notebook): f"{file_name(e.id)}{f'.{file_name(e.notebook)}' if several else ''}.html"
+        for e in entries
+    }
+
+
+def file_name(id: str) -> str:
+    r"""Safe on every file system, and nobody else's: a plain id in lower case stays as it is.
+
+    Of any other stays what is plain, with a hash that keeps it apart; no id that stays has a hyphen.
+    """
+    if re.fullmatch(r"[a-z0-9][a-z0-9_]{0,63}", id) and not _DEVICE.fullmatch(id):
+        return id
+    plain = re.sub(r"[^a-z0-9]+", "_", id.lower()).strip("_")[:32]
+    return f"{plain or 'id'}-{hashlib.sha256(id.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
+#: Names that Windows gives to devices, whatever their ending.
+_DEVICE = re.compile(r"con|prn|aux|nul|com\d|lpt\d")
+
+
+def shown(value: float | None) -> str:
+    r"""Points with at most two digits behind the point; a dash where there is no mark."""
+    return "–" if value is None else f"{round(value, 2):g}"
+
+
+def printable(text: Any) -> str:
+    r"""A stranger's text as it may stand on a page: nothing that cannot be printed or turns the writing round."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
+def _page(template: str, **values: Any) -> str:
+    environment = _environment()
+    script, _, _ = environment.loader.get_source(environment, "index.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(script=script, script_hash=digest, **values)
+
+
+@cache
+def _environment() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("coursekit.grading"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"points": shown, "printable": printable, "status": _status}
+    return environment
+
+
+def _status(status: str) -> tuple[str, str]:
+    return STATUS.get(status, (printable(status).replace("_", " "), "bad"))

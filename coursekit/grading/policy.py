@@ -1,0 +1,147 @@
+r"""Late work: policy.toml and extensions.csv, applied when marks leave; the marks themselves stay as they are.
+
+[late]
+grace_minutes = 15        # not counted
+per_day = 0.1             # of the points, for each day that has begun
+most = 0.5                # and never more than this
+closes_after_days = 7     # then nothing counts
+
+[due]
+06_lora = 2026-05-01T23:59:00+02:00
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from coursekit.errors import CourseError, unknown
+from coursekit.grading import tables
+
+FILE, EXTENSIONS, TIMES = "policy.toml", "extensions.csv", "submitted.csv"
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Late:
+    r"""What lateness costs one submission: days that have begun, and the share of its points that is left."""
+
+    days: int = 0
+    kept: float = 1.0
+
+    def points(self, points: float) -> float:
+        r"""What is left of them."""
+        return points * self.kept
+
+
+@dataclass(frozen=True)
+class Policy:
+    r"""See the head of this file. due: by notebook; extended: by (id, notebook) and (id, ""); times: likewise."""
+
+    grace: timedelta
+    per_day: float
+    most: float
+    closes: timedelta | None
+    due: dict[str, datetime]
+    extended: dict[tuple[str, str], datetime | timedelta]
+    times: dict[tuple[str, str], datetime]
+
+    def late(self, id: str, notebook: str, submitted: str | None) -> Late:
+        r"""submitted: the time of the submitted file; submitted.csv (id, notebook, time) knows better."""
+        due = self._due(id, notebook)
+        handed_in = self.times.get((id, notebook)) or self.times.get((id, ""))
+        if handed_in is None and submitted:
+            handed_in = _time(submitted, f"the time of {id}'s submission")
+        if due is None or handed_in is None or handed_in <= due + self.grace:
+            return Late()
+        over = handed_in - due
+        days = math.ceil(over / _DAY)
+        if self.closes is not None and over > self.closes:
+            return Late(days, 0.0)
+        return Late(days, 1 - min(self.per_day * days, self.most))
+
+    def _due(self, id: str, notebook: str) -> datetime | None:
+        due = self.due.get(notebook)
+        more = self.extended.get((id, notebook)) or self.extended.get((id, ""))
+        if isinstance(more, timedelta):
+            return due + more if due else None
+        return more or due
+
+
+def read(out: Path) -> Policy | None:
+    r"""The policy in the folder of a batch; None where there is none. CourseError for what is not understood."""
+    path = out / FILE
+    if not path.is_file():
+        return None
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CourseError(f"{FILE} is not valid TOML: {error}") from None
+    _known(content, ("late", "due"), "table")
+    late = content.get("late", {})
+    _known(late, ("grace_minutes", "per_day", "most", "closes_after_days"), "setting of [late]")
+    closes = late.get("closes_after_days")
+    return Policy(
+        timedelta(minutes=_setting("grace_minutes", late.get("grace_minutes", 0))),
+        _setting("per_day", late.get("per_day", 0), most=1),
+        _setting("most", late.get("most", 1), most=1),
+        None if closes is None else timedelta(days=_setting("closes_after_days", closes)),
+        {
+            notebook: _aware(when, f"{FILE}, [due], {notebook}")
+            for notebook, when in content.get("due", {}).items()
+        },
+        _extensions(out / EXTENSIONS),
+        _times(out / TIMES),
+    )
+
+
+def _extensions(path: Path) -> dict[tuple[str, str], datetime | timedelta]:
+    found: dict[tuple[str, str], datetime | timedelta] = {}
+    if path.is_file():
+        for line, row in enumerate(tables.read(path, ("id",))[1], start=2):
+            days, due = (row.get(column, "").strip() for column in ("days", "due"))
+            where = f"{EXTENSIONS}, line {line}"
+            if bool(days) == bool(due):
+                raise CourseError(f"{where}: give days, such as 3, or due, such as 2026-05-04T12:00+02:00.")
+            key = (row["id"].strip(), row.get("notebook", "").strip())
+            found[key] = timedelta(days=tables.number(days, where)) if days else _time(due, where)
+    return found
+
+
+def _times(path: Path) -> dict[tuple[str, str], datetime]:
+    if not path.is_file():
+        return {}
+    rows = enumerate(tables.read(path, ("id", "time"))[1], start=2)
+    return {
+        (row["id"].strip(), row.get("notebook", "").strip()): _time(row["time"], f"{TIMES}, line {line}")
+        for line, row in rows
+    }
+
+
+def _time(text: str, where: str) -> datetime:
+    try:
+        return _aware(datetime.fromisoformat(text.strip()), where)
+    except ValueError:
+        raise CourseError(f"{where}: {text[:40]!r} is no time such as 2026-05-04T12:00+02:00.") from None
+
+
+def _aware(when: Any, where: str) -> datetime:
+    if not isinstance(when, datetime) or when.tzinfo is None:
+        raise CourseError(f"{where}: a time needs its offset, as in 2026-05-04T12:00:00+02:00; got {when}.")
+    return when
+
+
+def _setting(name: str, value: Any, most: float = 1e6) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise CourseError(f"{FILE}: {name} must be a number from 0 to {most:g}; got {value!r}.")
+    return float(value)
+
+
+def _known(table: dict[str, Any], names: tuple[str, ...], kind: str) -> None:
+    for name in table:
+        if name not in names:
+            raise unknown(f"{kind} in {FILE}", name, names)

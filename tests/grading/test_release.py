@@ -1,0 +1,112 @@
+r"""The student's copy: nothing of an answer or an output is in it, and nbgrader can count its points."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from typer.testing import CliRunner
+
+from coursekit.authoring.release import STUB, release, without_answer
+from coursekit.authoring.solve import solve
+from coursekit.cli import app
+from coursekit.errors import CourseError
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[p.stem for p in NOTEBOOKS])
+@pytest.mark.parametrize("solved", [False, True], ids=["stubs", "solved"])
+def test_a_students_copy_holds_no_answer_and_no_output(path, solved, tmp_path):
+    source = path
+    if solved:
+        source = tmp_path / "solved.ipynb"
+        solve(path, source)
+    ids = release(source, tmp_path / "copy" / path.name)
+    before, after = nbformat.read(source, 4).cells, nbformat.read(tmp_path / "copy" / path.name, 4).cells
+    assert [c.id for c in before] == [c.id for c in after]
+    for old, new in zip(before, after, strict=True):
+        meta = new.metadata.get("nbgrader")
+        if new.cell_type == "code":
+            assert new.outputs == [] and new.execution_count is None
+        if not meta:
+            assert new.source == old.source and new.metadata == old.metadata
+            continue
+        # nbgrader's schema 3: points only where something is graded, and no keys of anybody's own.
+        assert re.fullmatch(r"[a-zA-Z0-9_\-]+", meta.grade_id) and meta.schema_version == 3
+        assert meta.grade == meta.locked == (not meta.solution) == ("points" in meta)
+        assert set(meta) - {"points"} == {"schema_version", "grade", "locked", "solution", "task", "grade_id"}
+        assert new.metadata.deletable is False and new.metadata.get("editable", True) == meta.solution
+        if meta.solution:
+            name = meta.grade_id.replace("-", "_")
+            space: dict = {}
+            exec(new.source, space)
+            stub = space.pop(name)
+            assert [n for n in space if n != "__builtins__"] == []
+            assert stub(*[None] * stub.__code__.co_argcount) is ...
+            assert new.source == old.source or solved
+        else:
+            assert new.source == old.source
+    assert (
+        len(ids) >= 3
+        and [c.metadata.nbgrader.grade_id for c in after if "nbgrader" in c.metadata][::2] == ids
+    )
+
+
+@pytest.mark.parametrize("source, copy", [
+    ('def f(x):\n    r"""Doc.\n\n    More."""\n    return 2 * x',
+     f'def f(x):\n    r"""Doc.\n\n    More."""\n    {STUB}'),
+    ("import torch\n\nTWO = 2\n\n\ndef f(x, *, y: int = 1) -> int:\n    # twice\n    return TWO * x\n\n\nf(1)",
+     f"def f(x, *, y: int=1) -> int:\n    {STUB}"),
+    ("def f(x): return 2 * x", f"def f(x):\n    {STUB}"),
+    ("given = 1\n\n\ndef f(x):\n    ...\n\n\nf(given)", "given = 1\n\n\ndef f(x):\n    ...\n\n\nf(given)"),
+    ("import math\n\n\ndef f(x):\n    y = x\n    ### BEGIN SOLUTION\n    return 2 * y\n    ### END SOLUTION\n\n\nf(2)",
+     f"import math\n\n\ndef f(x):\n    y = x\n    {STUB}\n\n\nf(2)"),
+])  # fmt: skip
+def test_what_is_left_of_an_answer(source, copy):
+    assert without_answer(source, "f") == copy
+
+
+def test_what_cannot_be_released_is_said(tmp_path):
+    notebook = nbformat.v4.new_notebook()
+    path, out = tmp_path / "n.ipynb", tmp_path / "copy.ipynb"
+
+    def cell(source, **meta):
+        flags = {"schema_version": 3, "grade": False, "solution": False, "locked": False, "task": False}
+        return nbformat.v4.new_code_cell(source, metadata={"nbgrader": {**flags, **meta}})
+
+    def said(*cells):
+        notebook.cells = list(cells)
+        nbformat.write(notebook, path)
+        with pytest.raises(CourseError) as error:
+            release(path, out)
+        assert not out.exists() and "\n" not in str(error.value)
+        return str(error.value)
+
+    answer = cell("def f(x):\n    ...", solution=True, grade_id="f")
+    assert "n.ipynb has no exercise" in said(nbformat.v4.new_code_cell("1"))
+    assert "f has no check of its own right after it" in said(answer)
+    other = cell("check('g', g)", grade=True, locked=True, points=1, grade_id="g-check")
+    assert "f has no check of its own right after it" in said(answer, other)
+    assert "is no Python" in said(cell("def f(x:", solution=True, grade_id="f"))
+    assert "must define the function f once" in said(cell("x = 1", solution=True, grade_id="f"))
+    with pytest.raises(CourseError, match="there is no notebook"):
+        release(tmp_path / "none.ipynb", out)
+    with pytest.raises(CourseError, match="is the notebook itself"):
+        release(path, path)
+
+
+def test_the_command(tmp_path):
+    done = CliRunner().invoke(
+        app, ["release", str(NOTEBOOKS[6]), str(NOTEBOOKS[3]), "-o", str(tmp_path / "students")]
+    )
+    assert done.exit_code == 0, done.output
+    assert sorted(p.name for p in (tmp_path / "students").iterdir()) == [NOTEBOOKS[3].name, NOTEBOOKS[6].name]
+    assert "lora-truncate, lora-forward" in done.output
+    one = CliRunner().invoke(app, ["release", str(NOTEBOOKS[6]), "-o", str(tmp_path / "one.ipynb")])
+    assert one.exit_code == 0 and (tmp_path / "one.ipynb").is_file()
+    two = CliRunner().invoke(app, ["release", *map(str, NOTEBOOKS[:2]), "-o", str(tmp_path / "two.ipynb")])
+    assert two.exit_code == 1 and "give a folder" in two.output

@@ -1,0 +1,69 @@
+r"""The self-test finds what it is for: a blank copy with points, a solution without, a mistake without its message."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from coursekit import checks
+from coursekit.checks import Mutant
+from coursekit.errors import CourseError
+from coursekit.grading.selftest import selftest
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LORA = [p for p in NOTEBOOKS if p.stem == "06_lora"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[p.stem for p in NOTEBOOKS])
+def test_blank_gets_nothing_solved_gets_all_and_every_mistake_its_message(path):
+    (found,) = selftest([path], secret := os.urandom(16), 6)
+    assert (found.blank, found.solved, found.faults) == (0, found.of, []), secret
+    module = [e for e in checks.exercises().values() if e.id.startswith("lora-")]
+    if path.stem == "06_lora":
+        assert found.of == sum(e.points for e in module) == 12
+        assert found.mistakes == sum(len(e.mutants) for e in module)
+        assert str(found) == f"06_lora: blank 0 of 12, solved 12 of 12, {found.mistakes} mistakes named"
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda e: replace(e, reference=lambda W, A, B, alpha: W + A.sum() * (B @ A), mutants=()),
+     "lora-merge: the answer gets 0 of 2 points"),
+    (lambda e: replace(e, mutants=(replace(e.mutants[0], message="other words"), *e.mutants[1:])), None),
+])  # fmt: skip
+def test_what_is_wrong_is_said(monkeypatch, change, said):
+    known = checks.exercises()
+    known["lora-merge"] = change(known["lora-merge"])
+    monkeypatch.setattr(checks, "exercises", lambda: known)
+    (found,) = selftest(LORA, b"secret", 4)
+    assert found.faults == ([said] if said else [])
+    assert (said is None) == (found.solved == found.of)
+
+
+def test_a_mistake_that_is_told_something_else_and_a_blank_copy_with_points_are_said(monkeypatch):
+    known = checks.exercises()
+    merge = known["lora-merge"]
+    # Cases that do not tell two mistakes apart, whatever `cases` refuses.
+    twice = replace(merge, mutants=(*merge.mutants, Mutant(merge.mutants[0].function, "in other words")))
+    object.__setattr__(twice, "cases", merge.cases)
+    known["lora-merge"] = twice
+    blank = replace(known["lora-forward"], mutants=())
+    object.__setattr__(blank, "cases", lambda secret, n: [(torch.ones(1),) * 5 + (1.0,)] * n)
+    known["lora-forward"] = blank
+    monkeypatch.setattr(checks, "exercises", lambda: known)
+    monkeypatch.setattr(checks, "judge", lambda e, a, v: None if e is blank else _judge(e, a, v))
+    (found,) = selftest(LORA, b"secret", 4)
+    assert found.faults[0] == "lora-forward: the blank copy gets 3 of 3 points"
+    assert found.faults[-1] == f"lora-merge: 'in other words' is told {merge.mutants[0].message!r}"
+
+
+_judge = checks.judge
+
+
+def test_a_notebook_without_exercises_is_refused(tmp_path):
+    with pytest.raises(CourseError, match="there is no notebook"):
+        list(selftest([tmp_path / "none.ipynb"], b"", 4))
