@@ -76,7 +76,7 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors = load_file(folder / TENSORS)
         if not isinstance(config, Settings):
             raise ValueError(f"{CONFIG} holds no settings")
-    except (ValueError, OSError, SafetensorError) as error:
+    except (ValueError, OSError, SafetensorError, RecursionError) as error:
         raise CourseError(f"the checkpoint in {folder} is damaged ({error}); save it again") from error
     # peft also stores the frozen embedding when an embedding is adapted; it belongs to the base, not to the adapter.
     # Where it trains biases, it stores that of the layer inside its own, and the classifier's once more for each copy.
@@ -103,7 +103,7 @@ def same_method(kind: str, config: dict[str, Any]) -> None:
 
 
 def same_tensors(own: dict[str, Tensor], found: dict[str, Tensor], folder: str | Path) -> None:
-    r"""Raise CourseError unless the checkpoint has exactly the model's tensors in exactly their shapes."""
+    r"""Raise CourseError unless the checkpoint has exactly the model's tensors, in their shapes, of finite numbers."""
     missing, extra = sorted(own.keys() - found.keys()), sorted(found.keys() - own.keys())
     if missing or extra:
         parts = [
@@ -120,6 +120,11 @@ def same_tensors(own: dict[str, Tensor], found: dict[str, Tensor], folder: str |
                 f"the checkpoint in {folder} is of another model: {key} is {tuple(found[key].shape)} there and "
                 f"{tuple(value.shape)} here"
             )
+        if value.is_floating_point() and not found[key].is_floating_point():
+            kind = str(found[key].dtype).removeprefix("torch.")
+            raise CourseError(f"the checkpoint in {folder} is damaged: {key} holds {kind}, not real numbers")
+        if value.is_floating_point() and not found[key].isfinite().all():
+            raise CourseError(f"the checkpoint in {folder} is damaged: {key} holds NaN or infinity")
 
 
 def task_type(model: Any) -> str | None:
