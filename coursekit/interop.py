@@ -103,7 +103,7 @@ def same_method(kind: str, config: dict[str, Any]) -> None:
 
 
 def same_tensors(own: dict[str, Tensor], found: dict[str, Tensor], folder: str | Path) -> None:
-    r"""Raise CourseError unless the checkpoint has exactly the model's tensors, in their shapes, all finite numbers."""
+    r"""Raise CourseError unless the checkpoint has exactly the model's tensors, in their shapes, of finite numbers."""
     missing, extra = sorted(own.keys() - found.keys()), sorted(found.keys() - own.keys())
     if missing or extra:
         parts = [
@@ -121,13 +121,10 @@ def same_tensors(own: dict[str, Tensor], found: dict[str, Tensor], folder: str |
                 f"{tuple(value.shape)} here"
             )
         if value.is_floating_point() and not found[key].is_floating_point():
-            raise CourseError(
-                f"the checkpoint in {folder} is damaged: {key} holds {found[key].dtype}, not floating-point numbers"
-            )
-        if not bool(found[key].isfinite().all()):
-            raise CourseError(
-                f"the checkpoint in {folder} is damaged: {key} has entries that are NaN or infinite"
-            )
+            kind = str(found[key].dtype).removeprefix("torch.")
+            raise CourseError(f"the checkpoint in {folder} is damaged: {key} holds {kind}, not real numbers")
+        if value.is_floating_point() and not found[key].isfinite().all():
+            raise CourseError(f"the checkpoint in {folder} is damaged: {key} holds NaN or infinity")
 
 
 def task_type(model: Any) -> str | None:

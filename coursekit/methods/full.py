@@ -2,6 +2,8 @@ r"""Full fine-tuning: the method that every other one is measured against."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 
 from coursekit import counts, interop
 from coursekit.architecture import describe
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, flag
+from coursekit.files import folder_at
 from coursekit.methods.mechanism.attachment import Attachment
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.mechanism.modules import in_codes
@@ -27,6 +30,9 @@ class FullFineTuning(Method):
 
     keep_base: bool = False
     kind: ClassVar[str] = "FULL"
+
+    def __post_init__(self) -> None:
+        flag("keep_base", self.keep_base)
 
     def count(self, config: Any) -> int:
         r"""Every parameter: a decoder with its output layer, an encoder's body without the task head."""
@@ -52,8 +58,8 @@ class FullFineTuning(Method):
         del model._coursekit_base
         return super().detach(model)
 
-    def merge(self, model: nn.Module, name: str | None = None) -> nn.Module:
-        r"""Always a CourseError: there is nothing beside the weights that could be folded in."""
+    def merge(self, model: nn.Module, name: str | None = None, undo: bool = True) -> nn.Module:
+        r"""Always a CourseError: there is nothing beside the weights that could be merged into them."""
         raise CourseError("full fine-tuning has nothing to merge: what it learned is already in the weights")
 
     def _check(self, model: nn.Module) -> None:
@@ -80,28 +86,69 @@ class FullFineTuning(Method):
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         return dict(model.named_parameters())
 
-    def _config(self, model: nn.Module) -> dict[str, Any]:
-        return interop.common_config(model, self.kind)
-
     def save(self, model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
-        r"""Write the whole model, in transformers' own format: there is nothing smaller to write."""
+        r"""Write the whole model, in transformers' own format: there is nothing smaller to write.
+
+        Whole or not at all. Raises CourseError where it cannot be written: a file in the way, a full disk.
+        """
+        from safetensors import SafetensorError
+
         self._named(model, name)
-        model.save_pretrained(folder)
-        return Path(folder)
+        folder = folder_at(folder)
+        try:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as part:
+                model.save_pretrained(part)
+                new = {file.name for file in Path(part).iterdir()}
+                for file in new:
+                    os.replace(Path(part, file), folder / file)
+                for old in folder.glob("model*.safetensors*"):  # of one that was cut into other pieces
+                    if old.name not in new:
+                        old.unlink()
+        except (OSError, SafetensorError) as error:
+            raise CourseError(f"cannot write the model to {folder}: {error}") from error
+        return folder
 
     def load(self, model: nn.Module, folder: str | Path, name: str = "default") -> nn.Module:
-        r"""Read a whole model that `save` wrote into `model`, attaching first where that has not been done."""
-        from transformers import AutoConfig
+        r"""Read a whole model that `save` wrote into `model`, attaching first where that has not been done.
 
-        if not Path(folder, "config.json").is_file():
-            raise CourseError(
-                f"{folder} holds no whole model (no config.json); adapters are loaded by their own method"
-            )
+        Raises CourseError, and changes nothing, for a folder that holds no whole model or one of other shapes, with
+        tensors missing, or damaged.
+        """
+        if getattr(model, "_coursekit", None) is not None:
+            self._named(model, None)
+        tensors = whole_model(model, Path(folder))
+        if getattr(model, "_coursekit", None) is None:
+            self.attach(model, name)
+        model.load_state_dict(tensors)
+        return model
+
+
+def whole_model(model: nn.Module, folder: Path) -> dict[str, Tensor]:
+    r"""The tensors of a model like `model` that transformers has written to `folder`, checked against its own."""
+    from safetensors import SafetensorError
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").is_file():
+        raise CourseError(
+            f"{folder} holds no whole model (no config.json); adapters are loaded by their own method"
+        )
+    try:
         saved = AutoConfig.from_pretrained(folder)
         if describe(saved) != describe(model.config):
             raise CourseError(f"the model in {folder} has other shapes ({saved.model_type}) than this one")
-        fresh = type(model).from_pretrained(folder, dtype=model.dtype)
-        if getattr(model, "_coursekit", None) is None:
-            self.attach(model, name)
-        model.load_state_dict(fresh.state_dict())
-        return model
+        fresh, found = type(model).from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise CourseError(f"the model in {folder} is damaged ({first_line(error)}); save it again") from error
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := found.get(what):
+            raise CourseError(
+                f"the model in {folder} is another one, or damaged: {len(keys)} {what.replace('_', ' ')}, such as "
+                f"{min(map(str, keys))}"
+            )
+    tensors = fresh.state_dict()
+    interop.same_tensors(model.state_dict(), tensors, folder)
+    return tensors
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -55,9 +55,7 @@ class ScaledOutputs(Branch):
     ) -> Float[Tensor, "*batch out"]:
         return self(y, x)  # `Rescale` keeps the precision of y and needs no copy of x in another
 
-    def merged(
-        self, W: Float[Tensor, "out in"], b: Float[Tensor, " out"] | None
-    ) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
+    def merged(self, W: Float[Tensor, "out in"], b: Tensor | None) -> tuple[Tensor, Tensor | None]:
         r"""$l \odot (Wx + b) = (\operatorname{diag}(l) W) x + l \odot b$: rows of W, and b."""
         return (W * self.full[:, None]).to(W.dtype), None if b is None else (b * self.full).to(b.dtype)
 
@@ -87,9 +85,7 @@ class ScaledInputs(Branch):
     ) -> Float[Tensor, "*batch out"]:
         return y
 
-    def merged(
-        self, W: Float[Tensor, "out in"], b: Float[Tensor, " out"] | None
-    ) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
+    def merged(self, W: Float[Tensor, "out in"], b: Tensor | None) -> tuple[Tensor, Tensor | None]:
         r"""$W(l \odot x) = (W \operatorname{diag}(l)) x$: columns of W."""
         return (W * self.l).to(W.dtype), b
 

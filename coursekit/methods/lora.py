@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from coursekit import counts, interop
 from coursekit.architecture import Matrix, describe
 from coursekit.errors import CourseError, flag, number, whole
+from coursekit.methods.dora import Turned
 from coursekit.methods.lora_config import names_in_config, refuse_others
 from coursekit.methods.low_rank import FastTwin
 from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, fan_in_fan_out
@@ -56,9 +57,7 @@ class LoRABranch(Branch):
         r"""$\Delta W = sBA$."""
         return (self.B @ self.A) * self.s
 
-    def merged(
-        self, W: Float[Tensor, "out in"], b: Float[Tensor, " out"] | None
-    ) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
+    def merged(self, W: Float[Tensor, "out in"], b: Tensor | None) -> tuple[Tensor, Tensor | None]:
         r"""$W_0 + sBA$: from then on no extra layer, and so no extra latency."""
         return W + self.delta.to(W.dtype), b
 
@@ -83,9 +82,8 @@ class LoRAEmbedding(LoRABranch):
 
     def BAx(self, x: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch out"]:
         r"""$B(Ax)$, where the column of the padding token gets no gradient, as in the frozen table."""
-        return (
-            F.embedding(x, self.A.T, self.padding_idx) @ self.B.T
-        )  # (*batch) -> (*batch, r) -> (*batch, out)
+        Ax = F.embedding(x, self.A.T, self.padding_idx)  # (*batch) -> (*batch, r)
+        return Ax @ self.B.T  # (*batch, r)(r, out)
 
     def forward(
         self, y: Float[Tensor, "*batch out"], x: Int[Tensor, "*batch"]
@@ -94,67 +92,19 @@ class LoRAEmbedding(LoRABranch):
         return y + self.BAx(x) * self.s
 
 
-class DoRABranch(LoRABranch):
-    r"""DoRA (Liu et al. 2024, arXiv:2402.09353): the update turns W, and m, learned apart, says how long its rows are.
-
-    The start is exactly no change, since $m = \lVert W_0 \rVert$ there.
-    """
+class DoRABranch(Turned, LoRABranch):
+    r"""LoRA that learns the length of W's rows apart from their direction (`dora.py`)."""
 
     keys: ClassVar[dict[str, str]] = LoRABranch.keys | {"m": "lora_magnitude_vector"}
 
-    def __init__(self, layer: LoRALayer, method: LoRA):
-        super().__init__(layer, method)
-        self.frozen = (layer,)  # in a tuple: as an attribute it would be part of its own part
-        self.m = nn.Parameter(row_norm(layer.W.to(self.A.dtype) + self.delta))
 
-    def forward(
-        self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]
-    ) -> Float[Tensor, "*batch out"]:
-        r"""$h = \frac{m}{\lVert W \rVert} W x$ with $W = W_0 + sBA$ (equation 5), as y and what it changes of it."""
-        (layer,), dropped, own = self.frozen, self.dropout(x), self.A.dtype
-        if dropped is x and layer.base_layer is layer.bare:
-            Wx = y if layer.bare.bias is None else y - layer.bare.bias
-        else:  # under dropout the direction's input is dropped too, as in peft
-            Wx = F.linear(dropped.to(own), layer.W.to(own))  # (*batch, in)(in, out)
-        return self.turned(y, Wx, F.linear(F.linear(dropped.to(own), self.A), self.B))
-
-    def turned(
-        self,
-        y: Float[Tensor, "*batch out"],
-        Wx: Float[Tensor, "*batch out"],
-        BAx: Float[Tensor, "*batch out"],
-    ) -> Float[Tensor, "*batch out"]:
-        r"""$y + (k - 1) W_0 x + k\,sBAx$, where $k = m / \lVert W \rVert$ is a constant but for m (section 4.3)."""
-        k = self.m / row_norm(self.frozen[0].W.to(self.A.dtype) + self.delta).detach()  # (out,)
-        return y + ((k - 1) * Wx + k * BAx * self.s)
-
-    def compute(self, y: Tensor, x: Tensor) -> Tensor:
-        return self(y, x).to(
-            y.dtype
-        )  # x is dropped out before it is brought to the branch's precision, as in peft
-
-    def merged(
-        self, W: Float[Tensor, "out in"], b: Float[Tensor, " out"] | None
-    ) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
-        r"""$\frac{m}{\lVert W \rVert} W$."""
-        W = W + self.delta.to(W.dtype)
-        return (self.m / row_norm(W)).to(W.dtype)[:, None] * W, b
-
-
-class DoRAEmbedding(DoRABranch, LoRAEmbedding):
-    r"""DoRA on an embedding, whose rows W^T are looked up: what they are multiplied by is y itself."""
+class DoRAEmbedding(Turned, LoRAEmbedding):
+    r"""DoRA on an embedding: what the frozen table answers is y itself."""
 
     keys: ClassVar[dict[str, str]] = LoRAEmbedding.keys | {"m": "lora_magnitude_vector"}
 
-    def forward(
-        self, y: Float[Tensor, "*batch out"], x: Int[Tensor, "*batch"]
-    ) -> Float[Tensor, "*batch out"]:
-        return self.turned(y, y, self.BAx(x))
-
-
-def row_norm(W: Float[Tensor, "out in"]) -> Float[Tensor, " out"]:
-    r"""Length of each row of W: what DoRA calls the magnitude of each output."""
-    return torch.linalg.norm(W, dim=1)
+    def products(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return y, self.BAx(x)
 
 
 class LoRALayer(Branched):

@@ -17,11 +17,13 @@ def from_checkpoint(folder: str | Path) -> Method:
     checkpoint and for a method that the course does not have.
     """
     config, _ = interop.read(folder)
-    known = {method.kind: method for method in _concrete(Method) if hasattr(method, "from_checkpoint")}
+    known = {
+        method.kind: method for method in _concrete(Method) if method.kind != "FULL"
+    }  # it writes whole models
     kind = config.get("peft_type")
     if kind == "LORA" and config.get("bias", "none") != "none":  # peft's way to train biases as well
         kind = "HYBRID"
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise unknown("method in the checkpoint", str(kind), known)
     return known[kind].from_checkpoint(folder)
 

@@ -2,9 +2,13 @@ r"""Full fine-tuning: everything trains, the whole model is saved, and going bac
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 
 from coursekit import methods
 from coursekit.errors import CourseError
@@ -73,3 +77,85 @@ def test_checkpoints_that_do_not_fit(tmp_path):
     LoRA().save(LoRA().attach(tiny.model("llama")), tmp_path / "lora")
     with pytest.raises(CourseError, match="adapters are loaded by their own method"):
         FullFineTuning().load(tiny.model("llama"), tmp_path / "lora")
+
+
+def test_a_file_in_the_place_of_the_folder_is_an_error_and_nothing_is_lost(tmp_path):
+    file = tmp_path / "model"
+    file.write_text("mine")
+    model = FullFineTuning().attach(tiny.model("llama"))
+    with pytest.raises(CourseError, match="model cannot be a folder to write to"):
+        FullFineTuning().save(model, file)
+    assert file.read_text() == "mine"
+
+
+def test_a_model_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    method, model = FullFineTuning(), FullFineTuning().attach(tiny.model("llama"))
+    method.save(model, tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def full(self, folder, **_):
+        (Path(folder) / "config.json").write_text("half a")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(model), "save_pretrained", full)
+    with pytest.raises(CourseError, match="cannot write the model to .*No space left"):
+        method.save(shifted(model), tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def renamed(tensors):
+    return {key.replace("layers.0", "layers.7"): value for key, value in tensors.items()}
+
+
+@pytest.mark.parametrize(("damage", "said"), [
+    (lambda t: {k: v for k, v in t.items() if "norm" not in k}, "missing keys, such as model.layers.0.input_layernorm"),
+    (renamed, "missing keys, such as model.layers.0"),
+    (lambda t: {}, "missing keys"),
+    (lambda t: t | {"more": torch.zeros(2)}, "1 unexpected keys, such as more"),
+    (lambda t: t | {"model.norm.weight": t["model.norm.weight"] * torch.nan}, "model.norm.weight holds NaN or infinity"),
+    (lambda t: t | {"model.norm.weight": torch.ones(3)}, "is damaged|is another one"),
+])  # fmt: skip
+def test_a_damaged_model_is_an_error_and_changes_nothing(damage, said, tmp_path):
+    FullFineTuning().save(FullFineTuning().attach(tiny.model("llama")), tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file(damage(load_file(file)), file, metadata={"format": "pt"})
+    model = shifted(tiny.model("llama")).requires_grad_(False)
+    before = model(**tiny.batch()).logits
+    with pytest.raises(CourseError, match=said) as raised:
+        FullFineTuning().load(model, tmp_path)
+    assert "\n" not in str(raised.value)
+    assert torch.equal(model(**tiny.batch()).logits, before)
+    assert methods.attached(model) == {} and not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("config.json", "{"), ("config.json", "[1]"), ("config.json", '{"model_type": 3}'), ("model.safetensors", "{}"),
+])  # fmt: skip
+def test_files_that_are_none_are_an_error_in_a_line(name, text, tmp_path):
+    FullFineTuning().save(FullFineTuning().attach(tiny.model("llama")), tmp_path)
+    (tmp_path / name).write_text(text)
+    model = tiny.model("llama")
+    with pytest.raises(CourseError, match=r"is damaged|is not described|holds no whole model") as raised:
+        FullFineTuning().load(model, tmp_path)
+    assert "\n" not in str(raised.value) and methods.attached(model) == {}
+
+
+def test_three_labels_do_not_go_into_two_and_leave_the_model_as_it_was(tmp_path):
+    FullFineTuning().save(FullFineTuning().attach(tiny.encoder(num_labels=3)), tmp_path)
+    model = tiny.encoder(num_labels=2).requires_grad_(False)
+    with pytest.raises(CourseError, match=r"another model: classifier.* is \(3.*\) there and \(2.*\) here"):
+        FullFineTuning().load(model, tmp_path)
+    assert methods.attached(model) == {} and not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_whole_model_does_not_load_into_one_with_an_adapter(tmp_path):
+    FullFineTuning().save(FullFineTuning().attach(tiny.model("llama")), tmp_path)
+    model = LoRA().attach(tiny.model("llama"))
+    with pytest.raises(CourseError, match="is a LoRA, not a FullFineTuning"):
+        FullFineTuning().load(model, tmp_path)
+
+
+def test_merge_takes_what_the_merge_of_every_method_takes():
+    model = FullFineTuning().attach(tiny.model("llama"))
+    with pytest.raises(CourseError, match="nothing to merge"):
+        FullFineTuning().merge(model, undo=False)

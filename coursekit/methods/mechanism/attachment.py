@@ -34,7 +34,7 @@ class Attachment:
     parameters: dict[str, list[nn.Parameter]] = field(default_factory=dict)  # by adapter name: what trains
     added: list[str] = field(default_factory=list)  # paths of modules put where there was none
     hooks: list[RemovableHandle] = field(default_factory=list)
-    merged: dict[str, Any] | None = None  # while folded: what `unmerge` needs
+    merged: Any = None  # while merged: what `unmerge` puts back (`merge.Kept`)
 
 
 def find_attachment(model: nn.Module) -> Attachment | None:

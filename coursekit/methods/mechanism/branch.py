@@ -52,9 +52,7 @@ class Branch(nn.Module, ABC):
         r"""h, with the frozen `layer` called on the way. A fast twin may make both one operation."""
         return self.compute(layer(self.before(x)), x)
 
-    def merged(
-        self, W: Float[Tensor, "out in"], b: Float[Tensor, " out"] | None
-    ) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
+    def merged(self, W: Float[Tensor, "out in"], b: Tensor | None) -> tuple[Tensor, Tensor | None]:
         r"""Weight and bias of the one layer that does the same; the `b` that came in where it stays as it is."""
         raise NotImplementedError(f"{type(self).__name__} has no merged form")
 

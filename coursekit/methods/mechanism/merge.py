@@ -1,49 +1,66 @@
-r"""Merging: what an adapter learned goes into the base weights, the extra modules go, and `unmerge` undoes it."""
+r"""Merging: what an adapter learned goes into the base weights, the extra modules go, and `unmerge` undoes it.
+
+    attached    at a path: wrapper( original )          W_0 in the original
+       |  ^
+ merge |  | unmerge                                     what is kept: the wrapper, and W_0
+       v  |
+    merged      at a path: original                     W_0 + sBA in it
+
+With undo=False nothing is kept and nothing leads back: an ordinary model.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from coursekit.errors import CourseError
-from coursekit.methods.mechanism.attachment import activate, attachment_of
+from coursekit.methods.mechanism.attachment import Attachment, activate, attachment_of
 from coursekit.methods.mechanism.heads import SwitchedHead
 from coursekit.methods.mechanism.modules import at, in_codes, replace
 
+#: Path of a wrapped module -> "weight", "bias" -> the tensor that does what base and adapter do together there.
+Merged = dict[str, dict[str, Tensor]]
 
-def merge(model: nn.Module, folded: dict[str, dict[str, Tensor]], name: str, undo: bool) -> nn.Module:
-    r"""Put folded tensors (path of a wrapped module -> "weight", "bias" -> new value) into the base, wrappers out.
 
-    A tied weight that is folded on one side only is tied no more, and the config says so; one tensor for both sides
-    stays one.
-    Codes cannot take the sum: in the place of a layer in 4 bits comes a dense one.
+@dataclass
+class Kept:
+    r"""What `unmerge` puts back."""
+
+    tied: bool | None  # what the config said of the output layer
+    tensors: dict[tuple[str, str], Tensor] = field(default_factory=dict)  # (path, key) -> the base's own
+    modules: dict[str, nn.Module] = field(default_factory=dict)  # path -> what stood there
+
+
+def merge(model: nn.Module, merged: Merged, name: str, undo: bool) -> nn.Module:
+    r"""Put the `merged` tensors of adapter `name` into the base and take the wrappers out.
+
     With `undo` the old tensors are kept for `unmerge`; without it the model is an ordinary model from here on.
     """
     merged_once(model)
     state = attachment_of(model)
-    state.merged = {"tensors": {}, "modules": {}, "tied": getattr(model.config, "tie_word_embeddings", None)}
-    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    owners -= Counter(id(state.originals[p]._parameters.get(key)) for p in folded for key in folded[p])
-    made: dict[int, nn.Parameter] = {}
+    kept = state.merged = Kept(getattr(model.config, "tie_word_embeddings", None))
+    if unties(model, state, merged):
+        model.config.tie_word_embeddings = False
+    made: dict[int, nn.Parameter] = {}  # one tensor for both sides of a tie stays one
     for path, original in state.originals.items():
-        wrapper = at(model, path)
-        state.merged["modules"][path] = wrapper
-        if in_codes(original) and "weight" in folded.get(path, ()):
-            replace(model, path, original.dense(**folded[path]))
-        elif path in folded:
-            if "weight" in folded[path] and owners[id(original.weight)] > 0:
-                model.config.tie_word_embeddings = False
-            for key, value in folded[path].items():
-                state.merged["tensors"][path, key] = getattr(original, key)
-                parameter = made.setdefault(id(value), nn.Parameter(value, requires_grad=False))
-                setattr(original, key, parameter)
-            replace(model, path, original)
-        else:  # a task head, whose copy takes the place, or a layer that only another adapter changes
-            replace(model, path, wrapper.chosen(name) if isinstance(wrapper, SwitchedHead) else original)
+        kept.modules[path] = wrapper = at(model, path)
+        tensors, stays = merged.get(path, {}), original
+        if isinstance(wrapper, SwitchedHead):
+            stays = wrapper.chosen(name)
+        elif (
+            in_codes(original) and "weight" in tensors
+        ):  # codes cannot take the sum: a dense layer comes instead
+            stays, tensors = original.dense(**tensors), {}
+        for key, value in tensors.items():
+            kept.tensors[path, key] = getattr(original, key)
+            setattr(original, key, made.setdefault(id(value), nn.Parameter(value, requires_grad=False)))
+        replace(model, path, stays)
     for path in state.added:  # what stands beside the layers has nothing left to do
+        kept.modules[path] = at(model, path)
         parent, _, child = path.rpartition(".")
-        state.merged["modules"][path] = at(model, path)
         delattr(model.get_submodule(parent), child)
     model.requires_grad_(False)
     if not undo:
@@ -60,12 +77,12 @@ def unmerge(model: nn.Module) -> nn.Module:
     state = attachment_of(model)
     if state.merged is None:
         raise CourseError("nothing is merged into this model")
-    for (path, key), tensor in state.merged["tensors"].items():
+    for (path, key), tensor in state.merged.tensors.items():
         setattr(at(model, path), key, tensor)
-    for path, module in state.merged["modules"].items():
+    for path, module in state.merged.modules.items():
         replace(model, path, module)
-    if state.merged["tied"] is not None:
-        model.config.tie_word_embeddings = state.merged["tied"]
+    if state.merged.tied is not None:
+        model.config.tie_word_embeddings = state.merged.tied
     state.merged = None
     return activate(model, state.switch.active)
 
@@ -73,3 +90,11 @@ def unmerge(model: nn.Module) -> nn.Module:
 def merged_once(model: nn.Module) -> None:
     if attachment_of(model).merged is not None:
         raise CourseError("an adapter is merged already; call unmerge(model) first")
+
+
+def unties(model: nn.Module, state: Attachment, merged: Merged) -> bool:
+    r"""Whether a weight that is merged is also used where nothing is merged: its two sides differ from then on."""
+    own = {(path, key): state.originals[path]._parameters.get(key) for path in merged for key in merged[path]}
+    users = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    users -= Counter(map(id, own.values()))
+    return any(key == "weight" and users[id(weight)] > 0 for (_, key), weight in own.items())
