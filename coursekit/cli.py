@@ -180,7 +180,7 @@ def info() -> None:
 
     import coursekit
     from coursekit.device import pick_device, pick_dtype
-    from coursekit.models import sources
+    from coursekit.models.cache import home
 
     typer.echo(f"coursekit     {coursekit.__version__} ({Path(coursekit.__file__).parent})")
     typer.echo(f"Python        {platform.python_version()} ({platform.platform()})")
@@ -188,8 +188,8 @@ def info() -> None:
         typer.echo(f"{project:13} {metadata.version(project)}")
     device = pick_device()
     typer.echo(f"device        {device}, {str(pick_dtype(device)).removeprefix('torch.')}")
-    typer.echo(f"cache         {sources.home()}")
-    for folder in sorted(p for p in sources.home().glob("[!.]*") if p.is_dir()):
+    typer.echo(f"cache         {home()}")
+    for folder in sorted(p for p in home().glob("[!.]*") if p.is_dir()):
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         typer.echo(f"  {folder.name:20} {size / 1e6:7.1f} MB")
 

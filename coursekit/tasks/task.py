@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from coursekit.errors import CourseError, unknown, whole
+from coursekit.errors import CourseError, one_of, whole
 from coursekit.labels import IGNORED
 from coursekit.tasks.prepared import Prepared
 from coursekit.tasks.sentiment import FILES, SPLITS, split_sentences
@@ -234,10 +234,8 @@ def load_task(domain: str, labels: Scheme | str = "two") -> Task:
 
     Raises CourseError for an unknown domain or label scheme, with the nearest known one.
     """
-    if domain not in FILES:
-        raise unknown("task", domain, FILES)
-    if labels not in WORDS:
-        raise unknown("label scheme", labels, WORDS)
+    one_of("task", domain, FILES)
+    one_of("label scheme", labels, WORDS)
     words = WORDS[labels]
     features = Features(
         text=Value("string"),
@@ -261,8 +259,7 @@ def load_text(domain: str) -> DatasetDict:
 
     They are in the same splits as the labelled ones: a model trained on a task is not tested on what it has read.
     """
-    if domain not in FILES:
-        raise unknown("text", domain, FILES)
+    one_of("text", domain, FILES)
     return DatasetDict(
         {
             split: Dataset.from_dict({"text": [row.text for row in split_sentences(domain)[split]]})
