@@ -215,7 +215,7 @@ def info() -> None:
 
     import coursekit
     from coursekit.device import pick_device, pick_dtype
-    from coursekit.models import sources
+    from coursekit.models.cache import home
 
     _tell(f"coursekit     {coursekit.__version__} ({Path(coursekit.__file__).parent})")
     _tell(f"Python        {platform.python_version()} ({platform.platform()})")
@@ -227,8 +227,8 @@ def info() -> None:
         _tell(f"{project:13} {version}")
     device = pick_device()
     _tell(f"device        {device}, {str(pick_dtype(device)).removeprefix('torch.')}")
-    _tell(f"cache         {sources.home()}")
-    for folder in sorted(p for p in sources.home().glob("[!.]*") if p.is_dir()):
+    _tell(f"cache         {home()}")
+    for folder in sorted(p for p in home().glob("[!.]*") if p.is_dir()):
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         _tell(f"  {folder.name:20} {size / 1e6:7.1f} MB")
 

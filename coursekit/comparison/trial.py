@@ -15,7 +15,7 @@ from coursekit.comparison.bench import Bench
 from coursekit.comparison.candidates import Candidate
 from coursekit.comparison.pace import as_in_training, ratios
 from coursekit.errors import CourseError
-from coursekit.evaluation.evaluate import accuracy
+from coursekit.evaluation.classification import accuracy
 from coursekit.memory import Breakdown, Quantized
 from coursekit.methods import trainable
 from coursekit.methods.mechanism.modules import head_names

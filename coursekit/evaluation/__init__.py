@@ -1,17 +1,14 @@
 r"""Evaluation: what a model can do, each figure with its interval.
 
-Open `evaluate.py` first; `scores.py` holds the measured values and their intervals.
+Open `classification.py` first: `accuracy`. `scores.py` holds the measured values and their intervals, `running.py` what
+all scores share, `compatible.py` whether data and model go together.
 """
 
-from coursekit.evaluation.evaluate import (
-    accuracy,
-    answer_loss,
-    format_adherence,
-    generate,
-    perplexity,
-    regression,
-    score_choices,
-)
+from coursekit.evaluation.choices import score_choices
+from coursekit.evaluation.classification import accuracy, regression
+from coursekit.evaluation.generation import format_adherence, generate
+from coursekit.evaluation.held_out import answer_loss
+from coursekit.evaluation.perplexity_of_texts import perplexity
 from coursekit.evaluation.scores import Perplexity, Regression, Score, wilson
 
 __all__ = [

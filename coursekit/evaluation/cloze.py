@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from coursekit.evaluation.running import device_of, evaluating
 from coursekit.evaluation.scores import Score
 from coursekit.labels import IGNORED
 from coursekit.tasks.prepared import Prepared
@@ -18,21 +19,14 @@ def right_answers(
     One forward pass tells: greedy writing gives the answer exactly if each of its tokens is the likeliest one after
     those before it.
     """
-    rows, found = prepared.split(split), []
-    rows = rows.select(range(min(limit or len(rows), len(rows))))
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for start in range(0, len(rows), batch_size):
-                batch = prepared.collate(list(rows.select(range(start, min(start + batch_size, len(rows))))))
-                labels = batch.pop("labels")[:, 1:]
-                call = {key: value.to(device) for key, value in batch.items()}
-                logits = model(**call, use_cache=False).logits
-                likeliest = logits[:, :-1].argmax(-1).cpu()  # (batch, seq - 1): the guess for each next token
-                found += ((likeliest == labels) | (labels == IGNORED)).all(1).tolist()
-    finally:
-        model.train(was_training)
+    found = []
+    with evaluating(model):
+        for batch in prepared.batches(split, batch_size, limit, device_of(model)):
+            labels = batch.pop("labels")[:, 1:]
+            likeliest = (
+                model(**batch, use_cache=False).logits[:, :-1].argmax(-1)
+            )  # (batch, seq - 1): each next token
+            found += ((likeliest == labels) | (labels == IGNORED)).all(1).tolist()
     return found
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from coursekit.errors import CourseError
-from coursekit.evaluation.evaluate import accuracy
+from coursekit.evaluation.classification import accuracy
 from coursekit.evaluation.scores import Score
 from coursekit.tasks.prepared import Prepared
+from coursekit.tasks.task import task_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def prompt_tokens(prepared: Prepared, shots: int = 0, split: str = "test", limit
 
     Raises CourseError for data without a prompt.
     """
-    task = prepared.task
+    task = task_of(prepared)
     if task is None or prepared.kind != "decoder":
         raise CourseError(
             f"{prepared.name} has no prompts for a decoder: load_task(...).for_decoder(...) has"

@@ -2,7 +2,6 @@ r"""What penalties for leaving the old weights share: the start is kept, and add
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -10,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit.autocast import without_autocast
-from coursekit.errors import CourseError
-from coursekit.training.loop import own_loss
+from coursekit.errors import CourseError, number
+from coursekit.training.objective import own_loss
 
 
 class Anchor(ABC):
@@ -66,9 +65,7 @@ def beside(parameter: nn.Parameter, kept: dict[str, Tensor], name: str) -> Tenso
 
 def factor(name: str, value: float) -> float:
     r"""`value`, the weight of a penalty. Raises CourseError below 0, where it would reward leaving the start."""
-    if not (math.isfinite(value) and value >= 0):
-        raise CourseError(f"{name}={value}: the weight of a penalty is a number from 0 up")
-    return float(value)
+    return float(number(name, value, least=0))
 
 
 def _wide(parameter: Tensor) -> torch.dtype:

@@ -28,7 +28,8 @@ from coursekit.modes import in_mode
 from coursekit.tasks.prepared import Prepared
 from coursekit.tasks.task import load_text
 from coursekit.training.history import History
-from coursekit.training.loop import fit, seed_everything
+from coursekit.training.loop import fit
+from coursekit.training.order import seed_everything
 from coursekit.training.pretraining import adamw, prepare_text, small_decoder, train_tokenizer
 
 #: Blocks of old text that EWC's Fisher information is measured on.

@@ -10,8 +10,9 @@ from fractions import Fraction
 import torch
 from datasets import Dataset, Features, concatenate_datasets
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, number, whole
 from coursekit.tasks.prepared import Prepared
+from coursekit.tasks.task import task_of
 
 
 def mixture(
@@ -61,20 +62,15 @@ def replay(new: Prepared, old: Prepared, share: float, rows: int, *, seed: int =
 
     Raises CourseError for a share outside [0, 1), and whatever `mixture` does.
     """
-    if not 0 <= share < 1:
-        raise CourseError(
-            f"share={share}: give the part of the rows that is old, from 0 to below 1, such as 0.05"
-        )
-    # The share that is a whole number of rows. Without any rows there is none; `mixture` says so.
-    share = round(share * rows) / rows if rows > 0 else share
+    number("share", share, least=0, below=1, such_as=0.05)
+    share = round(share * whole("rows", rows, least=1, such_as=1000)) / rows  # a whole number of rows
     other = old.name if old.name != new.name else f"{old.name} (old)"
     return mixture({new.name: new, other: old}, rows, {new.name: 1 - share, other: share}, seed=seed)
 
 
 def _counts(names: list[str], rows: int, shares: Mapping[str, float] | None) -> dict[str, int]:
     r"""Rows of each part, `rows` in all, by the largest remainder; of equal ones the earlier part's comes first."""
-    if not isinstance(rows, int) or rows < 1:
-        raise CourseError(f"rows={rows}: give how many training rows to mix, 1 or more")
+    whole("rows", rows, least=1, such_as=1000)
     if shares is not None and set(shares) != set(names):
         raise CourseError(
             f"shares of {', '.join(shares) or 'nothing'} for parts {', '.join(names)}: give one for each, by its name"
@@ -129,7 +125,8 @@ def _a(kind: str) -> str:
 def _labels(part: Prepared) -> tuple[bool, tuple[str, ...]]:
     r"""Whether an encoder learns ratings from `part`, and the names of its classes where it has them."""
     rated = str(part.split("train").features["labels"].dtype).startswith("float")
-    return rated, part.task.labels if part.task else ()
+    task = task_of(part)
+    return rated, task.labels if task else ()
 
 
 def _told(ratings: bool, words: tuple[str, ...]) -> str:

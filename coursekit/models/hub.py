@@ -8,14 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from coursekit.errors import CourseError, unknown
+from coursekit.errors import CourseError, one_of, unknown
 from coursekit.models import sources
+from coursekit.models.cache import home
 
 _DECODERS = {"smollm2": sources.smollm2}
 _ENCODERS = {"minilm": sources.minilm}
+_DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
+_ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 # These have a causal class in transformers too, but no checkpoint that was trained for it.
 _ENCODER_TYPES = frozenset(
     {"albert", "bert", "camembert", "deberta-v2", "distilbert", "electra", "roberta", "xlm-roberta"}
@@ -63,7 +67,10 @@ def locate(name: str | Path, classifier: bool) -> str:
     here, other = (_ENCODERS, _DECODERS) if classifier else (_DECODERS, _ENCODERS)
     if text in here:
         return str(here[text]())
-    folder = Path(text).expanduser()
+    try:
+        folder = Path(text).expanduser()
+    except RuntimeError as error:
+        raise CourseError(f"there is no folder {text}: no user has this name") from error
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise CourseError(f"the folder {text} holds no model: it has no config.json")
@@ -80,6 +87,16 @@ def locate(name: str | Path, classifier: bool) -> str:
     return text
 
 
+def check_settings(dtype: str | torch.dtype | None, attention: str | None) -> None:
+    r"""CourseError where `dtype` is no precision that a model can have, or `attention` none of transformers' kinds."""
+    if isinstance(dtype, str):
+        one_of("dtype", dtype, _DTYPES)
+    elif dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise CourseError(f"dtype must be a precision, such as 'float32' or torch.bfloat16; got {dtype!r}.")
+    if attention is not None and "/" not in str(attention):  # a kernel of the hub has an owner
+        one_of("attention", attention, _ATTENTIONS)
+
+
 @contextmanager
 def one_line(name: str | Path, source: str) -> Iterator[None]:
     r"""Turns what transformers and the hub raise into one line."""
@@ -92,8 +109,8 @@ def one_line(name: str | Path, source: str) -> Iterator[None]:
         said = said[0] if said else type(error).__name__
         kinds = {type(e).__name__ for e in _chain(error)}
         if Path(source).is_dir():
-            cached = Path(source).is_relative_to(sources.home())
-            advice = "; if it is damaged, delete it and run `coursekit fetch`" if cached else ""
+            cached = Path(source).is_relative_to(home())
+            advice = "; if it is damaged, run `coursekit fetch`, which makes it anew" if cached else ""
             raise CourseError(f"cannot load a model from the folder {source}: {said}{advice}") from error
         if "GatedRepoError" in kinds:
             raise CourseError(

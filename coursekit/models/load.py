@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from coursekit.device import pick_device, pick_dtype
-from coursekit.errors import CourseError
-from coursekit.models.hub import check_decoder, finished, locate, one_line, quiet
+from coursekit.errors import CourseError, whole
+from coursekit.models.hub import check_decoder, check_settings, finished, locate, one_line, quiet
 from coursekit.models.quantized import load_quantized
 
 
@@ -60,10 +60,11 @@ def load_encoder(
     num_labels: size of the output; 1 makes it a regression. A head that the checkpoint lacks, or has in
     another size, is drawn afresh from `seed`; the global random generator is neither used nor moved.
 
-    Raises CourseError for an unknown name, a hub that cannot be reached, and a checkpoint of another kind.
+    Raises CourseError for an unknown name, a hub that cannot be reached, a checkpoint of another kind, and for
+    settings that make no sense.
     """
-    if num_labels < 1:
-        raise CourseError(f"num_labels={num_labels}: a classifier needs at least one output")
+    whole("num_labels", num_labels, least=1, such_as=2)
+    whole("seed", seed)
     return _load(
         AutoModelForSequenceClassification, name, device, dtype, attention, seed, num_labels=num_labels
     )
@@ -79,6 +80,7 @@ def _load(
     **settings: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     r"""`auto.from_pretrained`, with everything that can go wrong said in one line."""
+    check_settings(dtype, attention)
     device = pick_device(device)
     source = locate(name, classifier=auto is AutoModelForSequenceClassification)
     wanted: dict[str, Any] = {"dtype": dtype or pick_dtype(device)}

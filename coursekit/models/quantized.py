@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from coursekit.device import pick_device, pick_dtype
 from coursekit.errors import CourseError
 from coursekit.methods.mechanism.modules import is_conv1d, replace
-from coursekit.models.hub import check_decoder, finished, locate, one_line, quiet
+from coursekit.models.hub import check_decoder, check_settings, finished, locate, one_line, quiet
 from coursekit.qlora.linear import Linear4bit
 from coursekit.qlora.model import SKIP, quantizable
 from coursekit.quantization.bnb import from_state_dict
@@ -52,6 +52,7 @@ def load_quantized(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     table(code)
+    check_settings(dtype, attention)
     device = pick_device(device)
     source = locate(name, classifier=False)
     with one_line(name, source):

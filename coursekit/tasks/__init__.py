@@ -5,10 +5,11 @@ Open `task.py` first: the sentiment tasks. `prepared.py` is token ids and how ro
 
 from coursekit.tasks.instructions import load_instructions, prepare_instructions
 from coursekit.tasks.prepared import Prepared
-from coursekit.tasks.task import QUINTILES, WORDS, Task, load_task, load_text
+from coursekit.tasks.task import QUINTILES, WORDS, PreparedTask, Task, load_task, load_text
 
 __all__ = [
     "Prepared",
+    "PreparedTask",
     "Task",
     "QUINTILES",
     "WORDS",

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset, DatasetDict
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, whole
 from coursekit.labels import IGNORED
 from coursekit.tasks.packing import bins
 from coursekit.tasks.prepared import Prepared
@@ -125,6 +125,7 @@ def prepare_encoded(
 
     Raises CourseError where that leaves nothing to train on.
     """
+    whole("max_length", max_length, least=2, such_as=256)
     data, cuts = {}, []
     for split, rows in encoded.items():
         kept = []

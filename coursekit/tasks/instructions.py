@@ -33,10 +33,9 @@ def load_instructions(source: str | Path | None = None) -> DatasetDict:
     r"""Instructions in train, validation and test, columns `instruction`, `context`, `output`, `kind`, `check` (all
     strings; `check` is JSON, see data/INSTRUCTIONS.md, and empty where only a reader can judge).
 
-    source: the course's own by default; a .jsonl, .json, .csv or .parquet file, a folder or a hub id
-    otherwise. Splits that the source brings are kept. Where it has no test split, a quarter is set aside by a
-    fixed rule, one fifth for test and one twentieth for validation, each kind evenly (see
-    `coursekit.tasks.splits`).
+    source: the course's own by default; a .jsonl, .json, .csv or .parquet file, a folder or a hub id otherwise. Splits
+    that the source brings are kept. Where it has no test split, a quarter is set aside by a fixed rule, one fifth for
+    test and one twentieth for validation, each kind evenly (see `coursekit.tasks.splits`).
 
     Raises CourseError for a source that is not there, cannot be read, or lacks the columns.
     """
@@ -58,8 +57,7 @@ def messages(instruction: str, context: str = "") -> list[dict[str, str]]:
 
 
 def instruction_prompt(tokenizer: Any, instruction: str, context: str = "") -> str:
-    r"""What the model reads before it answers: the tokenizer's chat template, or Alpaca's headings where it
-    has none.
+    r"""What the model reads before it answers: the tokenizer's chat template, or Alpaca's headings where it has none.
 
     Tokenise it with `add_special_tokens=False`: a chat template brings its own.
     """

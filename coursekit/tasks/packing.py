@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, whole
 
 
 def blocks(rows: Sequence[Sequence[int]], length: int, end: int) -> list[list[int]]:
@@ -24,7 +24,7 @@ def blocks(rows: Sequence[Sequence[int]], length: int, end: int) -> list[list[in
 
 def bins(lengths: Sequence[int], length: int) -> list[list[int]]:
     r"""Indices of the rows that go into each bin of `length` tokens: the longest rows first, each into the first bin
-    that has room (first-fit decreasing; at most 11/9 of the fewest bins possible, and 6/9 of one: Dósa 2007).
+    that has room (first-fit decreasing; at most 11/9 of the fewest bins possible, plus 6/9: Dósa 2007).
 
     Raises CourseError for a row that is longer than a bin.
     """
@@ -34,18 +34,35 @@ def bins(lengths: Sequence[int], length: int) -> list[list[int]]:
             f"a row has {longest} tokens, and a bin has {length}: take longer bins, or leave it out"
         )
     filled: list[list[int]] = []
-    room: list[int] = []
+    free = _Free(len(lengths), length)
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        place = next((b for b, free in enumerate(room) if lengths[index] <= free), None)
-        if place is None:
+        place = free.take(lengths[index])
+        if place == len(filled):
             filled.append([])
-            room.append(length)
-            place = len(room) - 1
         filled[place].append(index)
-        room[place] -= lengths[index]
     return filled
 
 
+class _Free:
+    r"""The room in `count` bins, as a tree whose nodes hold the most that a bin below them has: to find the first bin
+    with enough room takes log₂ `count` looks.
+    """
+
+    def __init__(self, count: int, length: int) -> None:
+        self.leaves = 1 << max(0, count - 1).bit_length()
+        self.most = [length] * (2 * self.leaves)
+
+    def take(self, tokens: int) -> int:
+        r"""Put `tokens` into the first bin that has room for them, and return its number."""
+        node = 1
+        while node < self.leaves:
+            node = 2 * node + (self.most[2 * node] < tokens)  # to the left where it fits there
+        self.most[node] -= tokens
+        place = node - self.leaves
+        while node := node // 2:
+            self.most[node] = max(self.most[2 * node], self.most[2 * node + 1])
+        return place
+
+
 def _check(length: int) -> None:
-    if length < 2:
-        raise CourseError(f"length={length}: a block needs two tokens or more, to predict one from another")
+    whole("length", length, least=2)  # to predict one token from another

@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from torch import Tensor
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, whole
 from coursekit.tasks.conversations import cut, encode, warn_of_cuts
 from coursekit.tasks.instructions import instruction_segments
 from coursekit.tasks.prepared import Prepared
@@ -93,6 +93,7 @@ def prepare_pairs(data: Mapping[str, Dataset], tokenizer: Any, max_length: int =
     `left_out`: half an answer is no answer. Raises CourseError for missing columns, and where nothing is left to
     train on.
     """
+    whole("max_length", max_length, least=2, such_as=128)
     kept, cuts = {}, []
     for split, rows in data.items():
         missing = {"prompt", "chosen", "rejected"} - set(rows.column_names) if len(rows) else set()

@@ -2,11 +2,10 @@ r"""Splits that stay the same for everybody, that every label scheme shares, and
 
 A *unit* is what must not be torn apart: a document with all its sentences, or one sentence with its near
 copies. Units are sorted by mean rating and cut into blocks of `BLOCK` neighbours; in each block the `TEST`
-units that a hash of their keys puts first go to the test split, the next `VALIDATION` to validation, the rest
-to train. Every split therefore has
-the same distribution of ratings, hence of any labels made from ratings, without knowing the labels: the split
-of a sentence cannot depend on the label scheme. A hash instead of a random generator: no library version can
-change it.
+units that a hash of their keys puts first go to the test split, the next `VALIDATION` to validation, the rest to train.
+Every split therefore has the same distribution of ratings, hence of any labels made from ratings, without knowing the
+labels: the split of a sentence cannot depend on the label scheme. A hash instead of a random generator: no library
+version can change it.
 """
 
 from __future__ import annotations
@@ -32,9 +31,7 @@ def near_key(text: str) -> str:
 
 
 def position(key: str) -> int:
-    r"""A fixed pseudo-random place for `key`, the same on every machine and Python (which salts its own
-    `hash`).
-    """
+    r"""A fixed pseudo-random place for `key`, the same on every machine and Python (which salts its own `hash`)."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
 
 

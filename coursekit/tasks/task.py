@@ -1,13 +1,11 @@
 r"""The course's tasks: how a sentence is felt, in two classes, five grades, or as the rating itself.
 
-`load_task("film", "five")` gives the text; `.for_encoder(tokenizer)` and `.for_decoder(tokenizer)` give token
-ids.
+`load_task("film", "five")` gives the text; `.for_encoder(tokenizer)` and `.for_decoder(tokenizer)` give token ids.
 
-    two     negative or positive. A sentence whose mean rating is within ±0.5, which rounds to the raters' own
-    0, is left
-            out. The classes need not be equally frequent: compare with `task.majority`, not with one half.
-    five    the quintiles of the domain's ratings, so each grade holds a fifth of the sentences and guessing
-    scores 0.20. rating  the mean rating itself, −4…4, for regression.
+    two     negative or positive. A sentence whose mean rating is within ±0.5, which rounds to the raters' own 0, is
+            left out. The classes need not be equally frequent: compare with `task.majority`, not with one half.
+    five    the quintiles of the domain's ratings: each grade holds a fifth of the sentences, and guessing scores 0.20.
+    rating  the mean rating itself, −4…4, for regression.
 
 A sentence is in the same split whatever the labels: see `coursekit.tasks.splits`.
 """
@@ -17,24 +15,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from coursekit.errors import CourseError, unknown
+from coursekit.errors import CourseError, one_of, whole
 from coursekit.labels import IGNORED
-from coursekit.tasks.instructions import load_instructions, prepare_instructions
 from coursekit.tasks.prepared import Prepared
 from coursekit.tasks.sentiment import FILES, SPLITS, split_sentences
 
-__all__ = [
-    "Prepared", "Task", "WORDS", "load_instructions", "load_task", "load_text", "prepare_instructions",
-]  # fmt: skip
-
-#: The label words of each scheme, from worst to best. With a space before it each is one token of GPT-2's and
-#: of SmolLM2's vocabulary, so a decoder grades with a single next token.
+#: The label words of each scheme, from worst to best. With a space before it each is one token of GPT-2's and of
+#: SmolLM2's vocabulary, so a decoder grades with a single next token.
 WORDS: dict[str, tuple[str, ...]] = {
     "two": ("negative", "positive"),
     "five": ("terrible", "bad", "mixed", "good", "great"),
@@ -42,7 +35,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 }
 #: What lies within ±NEUTRAL is neither negative nor positive.
 NEUTRAL = 0.5
-#: Upper edges of the four lower grades: the quintiles of each domain's ratings, put between two ratings that
+#: Upper edges of the four lower grades: the quintiles of each domain's ratings, each put between two ratings that
 #: occur, so that no rating lies on an edge.
 QUINTILES: dict[str, tuple[float, float, float, float]] = {
     "film": (-1.946, -1.170, 1.209, 1.983),
@@ -67,8 +60,7 @@ class Task:
     r"""One domain under one label scheme.
 
     name: "film/five". labels: the label words from worst to best, empty for "rating".
-    data: train, validation and test with columns `text`, `rating` (float) and `label` (class, or the rating
-    again).
+    data: train, validation and test with columns `text`, `rating` (float) and `label` (class, or the rating again).
     """
 
     name: str
@@ -89,13 +81,13 @@ class Task:
         return sum(label == common for label in test) / len(test)
 
     def shots(self, k: int) -> list[tuple[str, str]]:
-        r"""`k` fixed examples (text, word) from the training split for `prompt`, the classes as even as `k`
-        allows.
+        r"""`k` fixed examples (text, word) from the training split for `prompt`, the classes as even as `k` allows.
 
-        Of each class the sentences nearest to its median rating: typical ones. The classes come in a mixed
-        order, so that their order does not itself look like a scale.
+        Of each class the sentences nearest to its median rating: typical ones. The classes come in a mixed order, so
+        that their order does not itself look like a scale. Raises CourseError for more than there are.
         """
         self._need_words("examples")
+        whole("k", k, least=0)
         by_label = self._typical()
         order = sorted(range(len(self.labels)), key=lambda label: (label % 2, -label))
         picks = [(label, turn) for turn in range(-(-k // len(order))) for label in order][:k]
@@ -108,18 +100,18 @@ class Task:
     def prompt(self, text: str, shots: Sequence[tuple[str, str]] = ()) -> str:
         r"""What a decoder reads before it answers with a space and one of the label words.
 
-        shots: examples (text, word) that come before; `task.shots(k)` gives the course's own.
-        Of nine wordings tried with SmolLM2 on 200–250 validation sentences this one did well on both schemes;
-        another was a little better on five grades but blind on two, and the chat template scored 0.21 where
-        this scores 0.29.
+        shots: examples (text, word) that come before; `task.shots(k)` gives the course's own. Of nine wordings tried
+        with SmolLM2 on 200–250 validation sentences this one did well on both schemes; another was a little better on
+        five grades but blind on two, and the chat template scored 0.21 where this scores 0.29.
         """
         self._need_words("a prompt")
         heading = _HEADING[self.domain]
         examples = "".join(f"{heading}: {shown}\nSentiment: {word}\n\n" for shown, word in shots)
         return f"{examples}{heading}: {text}\nSentiment:"
 
-    def for_encoder(self, tokenizer: Any, max_length: int = 64) -> Prepared:
+    def for_encoder(self, tokenizer: Any, max_length: int = 64) -> PreparedTask:
         r"""Token ids for a sequence classifier; a longer sentence is cut at `max_length` tokens."""
+        whole("max_length", max_length, least=1, such_as=64)
 
         def encode(rows: dict[str, list]) -> dict[str, list]:
             encoded = tokenizer(rows["text"], truncation=True, max_length=max_length)
@@ -127,15 +119,14 @@ class Task:
 
         return self._prepared("encoder", tokenizer, max_length, encode)
 
-    def for_decoder(self, tokenizer: Any, max_length: int = 128) -> Prepared:
+    def for_decoder(self, tokenizer: Any, max_length: int = 128) -> PreparedTask:
         r"""Token ids for a language model: prompt and answer, the prompt masked in the labels.
 
-        Where both together exceed `max_length` tokens the sentence loses its end; instruction and answer stay
-        whole. Raises CourseError for the "rating" scheme, which has no words, and where no sentence at all
-        would fit.
+        Where both together exceed `max_length` tokens the sentence loses its end; instruction and answer stay whole.
+        Raises CourseError for the "rating" scheme, which has no words, and where no sentence at all would fit.
         """
         self._need_words("a decoder")
-
+        whole("max_length", max_length, least=1, such_as=128)
         answers = self.answer_ids(tokenizer)
         room = max_length - max(map(len, answers))
 
@@ -151,8 +142,7 @@ class Task:
         return self._prepared("decoder", tokenizer, max_length, encode)
 
     def fitted(self, tokenizer: Any, max_length: int, texts: Sequence[str]) -> list[str]:
-        r"""The texts, each shortened at its end until its prompt and the longest answer fit in `max_length`
-        tokens.
+        r"""The texts, each shortened at its end until its prompt and the longest answer fit in `max_length` tokens.
 
         The longest answer, not the right one: what a model reads must not depend on the label.
         """
@@ -215,9 +205,9 @@ class Task:
         tokenizer: Any,
         max_length: int,
         encode: Callable[[dict], dict],
-    ) -> Prepared:
+    ) -> PreparedTask:
         data = DatasetDict({split: Dataset.from_dict(encode(rows[:])) for split, rows in self.data.items()})
-        return Prepared(self.name, kind, tokenizer, data, max_length, task=self)
+        return PreparedTask(self.name, kind, tokenizer, data, max_length, task=self)
 
     def _need_words(self, what: str) -> None:
         if not self.labels:
@@ -227,15 +217,25 @@ class Task:
             )
 
 
+@dataclass(frozen=True)
+class PreparedTask(Prepared):
+    r"""A task in token ids. task: the text and the words of its classes, from which a decoder's prompts are made."""
+
+    task: Task = field(kw_only=True)
+
+
+def task_of(prepared: Prepared) -> Task | None:
+    r"""The task that rows come from, None for data without one, such as instructions."""
+    return prepared.task if isinstance(prepared, PreparedTask) else None
+
+
 def load_task(domain: str, labels: Scheme | str = "two") -> Task:
     r"""Sentiment of "film", "product", "tweet" or "newspaper" sentences, labelled "two", "five" or "rating".
 
     Raises CourseError for an unknown domain or label scheme, with the nearest known one.
     """
-    if domain not in FILES:
-        raise unknown("task", domain, FILES)
-    if labels not in WORDS:
-        raise unknown("label scheme", labels, WORDS)
+    one_of("task", domain, FILES)
+    one_of("label scheme", labels, WORDS)
     words = WORDS[labels]
     features = Features(
         text=Value("string"),
@@ -255,11 +255,11 @@ def load_task(domain: str, labels: Scheme | str = "two") -> Task:
 
 
 def load_text(domain: str) -> DatasetDict:
-    r"""The bare sentences of a domain, column `text`, for perplexity: in the same splits as the labelled
-    ones, so that a model trained on a task is not tested on what it has read.
+    r"""The bare sentences of a domain, column `text`, for perplexity.
+
+    They are in the same splits as the labelled ones: a model trained on a task is not tested on what it has read.
     """
-    if domain not in FILES:
-        raise unknown("text", domain, FILES)
+    one_of("text", domain, FILES)
     return DatasetDict(
         {
             split: Dataset.from_dict({"text": [row.text for row in split_sentences(domain)[split]]})

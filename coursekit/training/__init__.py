@@ -1,10 +1,14 @@
 r"""Training: one loop for every method, and what stands around it.
 
-Open `loop.py` first: `fit`. `dpo.py` is preference tuning, `pretraining.py` a small decoder from nothing.
+Open `loop.py` first: `fit`; then `update.py`, one step of it.
+`dpo.py` is preference tuning, `pretraining.py` a small decoder from nothing.
 """
 
 from coursekit.training.history import History
-from coursekit.training.loop import fit, own_loss, rows_of_step, schedule, seed_everything
+from coursekit.training.loop import fit
+from coursekit.training.objective import own_loss
+from coursekit.training.optimizers import schedule
+from coursekit.training.order import rows_of_step, seed_everything
 
 __all__ = [
     "History",

@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from datasets import DatasetDict
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, number
+from coursekit.evaluation.compatible import check_data
+from coursekit.evaluation.running import device_of, first_rows, progress_bar
 from coursekit.evaluation.scores import Score
 from coursekit.labels import IGNORED
 from coursekit.methods import FullFineTuning, attached, disabled
@@ -123,10 +124,8 @@ class DPO:
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise CourseError(f"beta={self.beta}: it must be above 0, 0.1 is usual")
-        if not 0 <= self.smoothing < 0.5:
-            raise CourseError(f"smoothing={self.smoothing}: a share of wrong labels, from 0 to below 0.5")
+        number("beta", self.beta, above=0, such_as=0.1)
+        number("smoothing (the share of wrong labels)", self.smoothing, least=0, below=0.5)
 
     def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         found = self.preference(model, batch)
@@ -186,17 +185,16 @@ def with_reference(
     # All weights train: there is no adapter to turn off, and before the first step the model is the reference.
     whole = all(isinstance(method, FullFineTuning) for method in attached(model).values())
     data = DatasetDict(pairs.data)
-    device = next(model.parameters()).device
     for split in splits:
+        check_data(model, pairs, split)
         rows, known = pairs.split(split), ([], [])
-        for start in tqdm(
-            range(0, len(rows), batch_size), desc="reference", disable=not progress, leave=False
-        ):
-            batch = pairs.collate(rows.select(range(start, min(start + batch_size, len(rows)))).to_list())
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            with torch.inference_mode(), in_mode(model, training=False) if whole else reference_of(model):
-                for store, half in zip(known, answer_logps(model, batch).chunk(2), strict=True):
+        with progress_bar(len(rows), "reference", progress) as bar:
+            for batch in pairs.batches(split, batch_size, device=device_of(model)):
+                with torch.inference_mode(), in_mode(model, training=False) if whole else reference_of(model):
+                    halves = answer_logps(model, batch).chunk(2)
+                for store, half in zip(known, halves, strict=True):
                     store += half.tolist()
+                bar.update(len(batch["pair"]) // 2)
         for name, values in zip(("reference_chosen", "reference_rejected"), known, strict=True):
             rows = rows.remove_columns(name) if name in rows.column_names else rows
             rows = rows.add_column(name, values)
@@ -233,14 +231,11 @@ def preference_score(
     progress: bool = True,
 ) -> PreferenceScore:
     r"""`model` with its adapter against the same with it off, on the first `limit` pairs of `split`."""
-    rows = pairs.split(split)
-    rows = rows if limit is None else rows.select(range(min(limit, len(rows))))
-    device = next(model.parameters()).device
+    check_data(model, pairs, split)
+    rows = len(first_rows(pairs.split(split), limit)["labels"])
     margins, likelier, kl, tokens = [], [], 0.0, 0
-    with in_mode(model, training=False):
-        for start in tqdm(range(0, len(rows), batch_size), desc="pairs", disable=not progress, leave=False):
-            batch = pairs.collate(rows.select(range(start, min(start + batch_size, len(rows)))).to_list())
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    with in_mode(model, training=False), progress_bar(rows, "pairs", progress) as bar:
+        for batch in pairs.batches(split, batch_size, limit, device_of(model)):
             inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
             with torch.inference_mode():
                 logits = model(**inputs, use_cache=False).logits
@@ -253,6 +248,7 @@ def preference_score(
             tokens += n
             margins.append(dpo(*own, *other, beta).margins)
             likelier.append(own[0] > own[1])
+            bar.update(len(batch["pair"]) // 2)
     found = torch.cat(margins)
     return PreferenceScore(
         Score.of(found > 0), Score.of(torch.cat(likelier)), found.mean().item(), kl / tokens

@@ -13,11 +13,10 @@ from coursekit.errors import CourseError
 class History:
     r"""One entry per step in every list.
 
-    step: 1, 2, …; loss: mean over the step's labelled tokens (or rows), before the update; lr: of that
-    update;
-    grad_norm: before clipping (empty where clipping is off); seconds: of the step alone; tokens_per_second:
-    without padding, over all processes; peak_memory: bytes so far, what PyTorch allocated on a GPU, the
-    process's resident set on a CPU. noted: what the objective said besides the loss, a list for each name.
+    step: 1, 2, … loss: mean over the step's labelled tokens (or rows), before the update. lr: of that update.
+    grad_norm: before clipping; empty where clipping is off. seconds: of the step alone. tokens_per_second: without
+    padding, over all processes. peak_memory: bytes so far, as PyTorch allocated them on a GPU, or the resident set of
+    the process on a CPU. noted: what the objective reported besides the loss, one list for each name.
     """
 
     step: list[int] = field(default_factory=list)

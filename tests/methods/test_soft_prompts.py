@@ -203,11 +203,11 @@ def put(value: float):
 
 
 DAMAGE = {
-    "NaN": (put(float("nan")), "entries that are NaN or infinite"),
-    "infinite": (put(float("-inf")), "entries that are NaN or infinite"),
-    "integer": (lambda t: t.long(), "holds torch.int64, not floating-point numbers"),
-    "bool": (lambda t: t > 0, "holds torch.bool, not floating-point numbers"),
-    "complex": (lambda t: t.to(torch.complex64), "holds torch.complex64, not floating-point numbers"),
+    "NaN": (put(float("nan")), "holds NaN or infinity"),
+    "infinite": (put(float("-inf")), "holds NaN or infinity"),
+    "integer": (lambda t: t.long(), "holds int64, not real numbers"),
+    "bool": (lambda t: t > 0, "holds bool, not real numbers"),
+    "complex": (lambda t: t.to(torch.complex64), "holds complex64, not real numbers"),
     "longer": (lambda t: torch.cat((t, t[:1])), r"(there and .* here|is damaged)"),
 }
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+from functools import partial
 
 import pytest
 import tiny
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
-from coursekit import models
 from coursekit.errors import CourseError
 from coursekit.models import load_decoder, load_encoder
 
@@ -139,7 +140,7 @@ def test_what_the_hub_refuses_is_told_apart(monkeypatch, cause, says):
     def refuse(*args, **settings):
         raise OSError("You are trying to access\na long story") from type(cause, (Exception,), {})()
 
-    monkeypatch.setattr(models.AutoConfig, "from_pretrained", refuse)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
     with pytest.raises(CourseError, match=says) as caught:
         load_decoder("owner/name")
     assert "\n" not in str(caught.value)
@@ -174,8 +175,26 @@ def test_a_damaged_folder_is_one_line(saved):
 
 
 def test_a_classifier_needs_an_output():
-    with pytest.raises(CourseError, match="num_labels=0"):
-        load_encoder("minilm", 0)
+    for wrong in (0, None, True, 2.5, "2"):
+        with pytest.raises(CourseError, match="num_labels must be a positive integer, such as 2; got"):
+            load_encoder("minilm", wrong)
+
+
+def test_settings_with_a_typo_are_not_blamed_on_the_model(saved):
+    folder = saved(tiny.decoder("llama"))
+    for load in (load_decoder, load_encoder, partial(load_decoder, quantize="nf4")):
+        with pytest.raises(CourseError, match="unknown dtype 'bfloat1'; did you mean 'bfloat16'"):
+            load(folder, dtype="bfloat1", device="cpu")
+        with pytest.raises(CourseError, match="dtype must be a precision"):
+            load(folder, dtype=torch.int8, device="cpu")
+        with pytest.raises(CourseError, match="unknown attention 'sdap'; did you mean 'sdpa'"):
+            load(folder, attention="sdap", device="cpu")
+    assert load_decoder(folder, dtype="bfloat16", device="cpu")[0].dtype is torch.bfloat16
+
+
+def test_a_home_of_nobody_is_one_line():
+    with pytest.raises(CourseError, match="no user has this name"):
+        load_decoder("~nobody-has-this-name/model")
 
 
 @pytest.mark.slow

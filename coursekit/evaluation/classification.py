@@ -1,0 +1,103 @@
+r"""Accuracy of classifiers and of decoders that answer with a word, and agreement with ratings."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from coursekit.errors import CourseError, whole
+from coursekit.evaluation.choices import next_token_logits
+from coursekit.evaluation.compatible import check_data
+from coursekit.evaluation.running import device_of, equal_lengths, evaluating, first_rows, progress_bar
+from coursekit.evaluation.scores import Regression, Score
+from coursekit.tasks.prepared import Prepared
+from coursekit.tasks.task import task_of
+
+
+def accuracy(
+    model: nn.Module,
+    prepared: Prepared,
+    split: str = "test",
+    limit: int | None = None,
+    batch_size: int = 64,
+    *,
+    shots: int = 0,
+    cache: bool = True,
+    progress: bool = True,
+) -> Score:
+    r"""Share of the first `limit` rows of `split` whose class the model finds.
+
+    An encoder answers with its largest logit, a decoder with the label word whose first token has the largest logit
+    after the prompt. shots: that many examples (`task.shots`) come before each prompt of a decoder. cache: compute
+    what all prompts begin with only once.
+
+    Raises CourseError for a task without classes, for data that do not fit the model (such as more classes than it has
+    outputs), and for examples asked of an encoder.
+    """
+    rows, task = first_rows(prepared.split(split), limit), task_of(prepared)
+    if task is None or not task.labels:
+        raise CourseError(
+            f"{prepared.name} has no classes to count: use regression() for ratings, perplexity() for text"
+        )
+    whole("batch_size", batch_size, least=1)
+    whole("shots", shots, least=0)
+    if prepared.kind == "encoder":
+        if shots:
+            raise CourseError(
+                f"shots={shots}: an encoder reads one sentence, only a decoder can be shown examples"
+            )
+        check_data(model, prepared, split)
+        logits = _class_logits(model, prepared, rows, batch_size, progress)
+        return Score.of(logits.argmax(-1) == torch.tensor(rows["labels"]))
+
+    check_data(model, prepared, split)
+    source = first_rows(task.data[split], len(rows["labels"]))
+    texts = task.fitted(prepared.tokenizer, prepared.max_length, source["text"])
+    examples = task.shots(shots)
+    prompts = prepared.tokenizer([task.prompt(text, examples) for text in texts])["input_ids"]
+    choices = [answer[0] for answer in task.answer_ids(prepared.tokenizer)]
+    logits = next_token_logits(model, prompts, choices, batch_size, cache, progress)
+    return Score.of(logits.argmax(-1) == torch.tensor(source["label"]))
+
+
+def regression(
+    model: nn.Module,
+    prepared: Prepared,
+    split: str = "test",
+    limit: int | None = None,
+    batch_size: int = 64,
+    *,
+    progress: bool = True,
+) -> Regression:
+    r"""How an encoder with one output agrees with the ratings of the first `limit` rows of `split`.
+
+    Raises CourseError for data without ratings, for a model with several outputs, and for fewer than two rows.
+    """
+    rows, task = first_rows(prepared.split(split), limit), task_of(prepared)
+    if task is None or task.labels or prepared.kind != "encoder":
+        raise CourseError(
+            f"{prepared.name} has no ratings to agree with: load_task(..., 'rating').for_encoder(...) has"
+        )
+    if len(rows["labels"]) < 2:
+        raise CourseError("a correlation needs at least two rows")
+    check_data(model, prepared, split)
+    logits = _class_logits(model, prepared, rows, batch_size, progress)
+    predicted, rated = logits[:, 0].double(), torch.tensor(rows["labels"], dtype=torch.float64)
+    pearson = torch.corrcoef(torch.stack([predicted, rated]))[0, 1].item()
+    return Regression(pearson, (predicted - rated).abs().mean().item(), len(predicted))
+
+
+def _class_logits(
+    model: nn.Module, prepared: Prepared, rows: dict[str, list], batch_size: int, progress: bool
+) -> Float[Tensor, "rows classes"]:
+    device = device_of(model)
+    ids = rows["input_ids"]
+    logits: list[Tensor | None] = [None] * len(ids)
+    with evaluating(model), progress_bar(len(ids), "evaluate", progress) as bar:
+        for group in equal_lengths(ids, batch_size):
+            batch = torch.tensor([ids[i] for i in group], device=device)
+            for i, row in zip(group, model(input_ids=batch).logits.float().cpu(), strict=True):
+                logits[i] = row
+            bar.update(len(group))
+    return torch.stack([row for row in logits if row is not None])

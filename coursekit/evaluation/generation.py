@@ -1,0 +1,73 @@
+r"""Text that a model writes, and whether it has the form that was asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from coursekit.errors import CourseError, whole
+from coursekit.evaluation.running import device_of, evaluating, progress_bar
+from coursekit.evaluation.scores import Score
+from coursekit.tasks.prepared import pad_id
+
+
+def generate(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 32,
+    batch_size: int = 16,
+    add_special_tokens: bool = True,
+    progress: bool = True,
+    **settings: Any,
+) -> list[str]:
+    r"""What the model writes after each prompt, greedily unless `settings` (for `model.generate`) say otherwise.
+
+    Only the new text is returned, up to the end-of-text token. Prompts are padded on the left, so that all rows of a
+    batch go on writing at the same place. add_special_tokens=False: for prompts from a chat template.
+    """
+    whole("max_new_tokens", max_new_tokens, least=1, such_as=32)
+    whole("batch_size", batch_size, least=1)
+    settings = {"do_sample": False} | settings
+    ids = tokenizer(list(prompts), add_special_tokens=add_special_tokens)["input_ids"] if prompts else []
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    device, pad = device_of(model), pad_id(tokenizer)
+    texts = [""] * len(ids)
+    with evaluating(model), progress_bar(len(ids), "generate", progress) as bar:
+        for start in range(0, len(order), batch_size):
+            group = order[start : start + batch_size]
+            longest = len(ids[group[-1]])
+            padding = [longest - len(ids[i]) for i in group]
+            batch = torch.tensor(
+                [[pad] * n + ids[i] for n, i in zip(padding, group, strict=True)], device=device
+            )
+            mask = torch.tensor([[0] * n + [1] * (longest - n) for n in padding], device=device)
+            written = model.generate(
+                input_ids=batch,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=pad,
+                **settings,
+            )
+            for i, text in zip(
+                group, tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True), strict=True
+            ):
+                texts[i] = text
+            bar.update(len(group))
+    return texts
+
+
+def format_adherence(outputs: Sequence[str], pattern: str | re.Pattern[str]) -> Score:
+    r"""Share of the outputs that `pattern` describes from end to end, white space around them aside."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise CourseError(f"{pattern!r} is not a regular expression: {error}") from error
+    return Score.of(
+        torch.tensor([bool(compiled.fullmatch(output.strip())) for output in outputs], dtype=torch.bool)
+    )

@@ -1,0 +1,57 @@
+r"""How every score is computed: in eval mode, without gradients, texts of equal length together.
+
+So there is no padding to mask, to skip or to pay for.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from coursekit.errors import whole
+from coursekit.modes import in_mode
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    r"""Eval mode without gradients; the model is left in the mode it was found in."""
+    with in_mode(model, training=False), torch.inference_mode():
+        yield
+
+
+def equal_lengths(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    r"""Indices of rows, at most `batch_size` at a time and all of one length, the longest first.
+
+    The longest first: whether the memory suffices shows at once.
+    """
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        by_length[len(row)].append(index)
+    for length in sorted(by_length, reverse=True):
+        group = by_length[length]
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]
+
+
+def first_rows(rows: Dataset, limit: int | None) -> dict[str, list]:
+    r"""The first `limit` rows, all by default, column by column. Raises CourseError for a limit below 1."""
+    return rows[: None if limit is None else whole("limit", limit, least=1)]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    r"""Where a model is, by its first parameter."""
+    return next(model.parameters()).device
+
+
+def progress_bar(total: int, what: str, progress: bool) -> tqdm:
+    r"""A bar that goes away when it is full."""
+    return tqdm(total=total, desc=what, disable=not progress, leave=False)

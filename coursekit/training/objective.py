@@ -1,0 +1,29 @@
+r"""What `fit` minimises: the model's own loss, or an objective given in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from coursekit.errors import CourseError
+
+#: (model, batch) -> the loss to minimise, or that and what else to note of the step by name, all of them scalars.
+Objective = Callable[[nn.Module, dict[str, Tensor]], Tensor | tuple[Tensor, dict[str, Tensor]]]
+
+
+def own_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    r"""The model's own loss on a batch. Raises CourseError for preference pairs: it would learn the rejected ones."""
+    if "pair" in batch:
+        raise CourseError("pairs have a better and a worse answer: train with fit(..., objective=DPO())")
+    return model(**batch).loss
+
+
+def loss_and_notes(
+    objective: Objective | None, model: nn.Module, batch: dict[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    r"""What the backward pass starts from, and what else the objective has to say about the batch."""
+    if objective is None:
+        return own_loss(model, batch), {}
+    found = objective(model, batch)
+    return found if isinstance(found, tuple) else (found, {})
