@@ -80,6 +80,8 @@ def _zip(content: bytes) -> Iterator[tuple[str, bytes]]:
                 if member.is_dir() or "__MACOSX" in member.filename or ".ipynb_checkpoints" in member.filename:
                     continue
                 yield safe_name(member.filename), _member(archive, member)
+    except Refused:
+        raise
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, OSError, ValueError) as error:
         raise Refused(f"the zip cannot be read: {str(error)[:80]}") from error
     except Exception as error:  # a decompressor's own

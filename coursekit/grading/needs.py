@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 
 #: Cell magics that only wrap a cell of Python.
 _WRAPPERS = re.compile(r"\A\s*%%(time|timeit|capture|prun)\b[^\n]*\n")
-_SETTERS = re.compile(r"set_\w+|manual_seed|use_deterministic_algorithms|seed")
+#: Methods of a package that change how it computes from then on.
+_SETTERS = re.compile(r"set_\w+|use_deterministic_algorithms")
+#: Functions that only look at what they are given.
+_LOOKERS = ("print", "display", "check", "hint", "show", "len")
 
 
 @dataclass
@@ -42,13 +45,18 @@ class _Statement:
     binds: frozenset[str]
     uses: frozenset[str]
     touches: frozenset[str]
+    changes: frozenset[str]
     is_data: bool
+    repeats: str
     opaque: bool
     stub: bool
 
 
 def needed(cells: Sequence[str], wanted: Sequence[str]) -> Slice:
-    r"""The slice of `cells` (sources of code cells, "" for others) that defines the functions `wanted`."""
+    r"""The slice of `cells` (sources of code cells, "" for others) that defines the functions `wanted`.
+
+    What cannot be read off a statement (`from x import *`, `%run`, `exec`) is needed by everything.
+    """
     found = Slice()
     sources: dict[int, list[str]] = {}
     statements: list[_Statement] = []
@@ -56,14 +64,20 @@ def needed(cells: Sequence[str], wanted: Sequence[str]) -> Slice:
         if not cell.strip():
             continue
         try:
-            source = python(cell)
-            tree = ast.parse(source)
-            statements += [_statement(number, node, wanted) for node in tree.body]
+            source, tree = python(cell)
+            lines = source.splitlines()
+            shared = _on_shared_lines(tree.body)
+            statements += [_statement(number, n, None if n in shared else lines, wanted) for n in tree.body]
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             found.broken[number] = _says(error)
             continue
-        sources[number] = source.splitlines()
+        sources[number] = lines
         found.functions += [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
+    seen: set[str] = set()
+    for s in [*statements]:  # the import at the head of an answer's cell must not tie all cells to that cell
+        if s.repeats and s.repeats in seen:
+            statements.remove(s)
+        seen.add(s.repeats)
     for name in wanted:
         places = [s for s in statements if name in s.binds]
         found.copies[name] = len(places)
@@ -87,14 +101,18 @@ def needed(cells: Sequence[str], wanted: Sequence[str]) -> Slice:
     return found
 
 
-def python(cell: str) -> str:
-    r"""A cell as Python: IPython's magics become calls. Raises SyntaxError."""
-    from IPython.core.inputtransformer2 import TransformerManager
-
+def python(cell: str) -> tuple[str, ast.Module]:
+    r"""A cell as Python, and its tree: IPython's magics become calls. Raises SyntaxError."""
     wrapped = _WRAPPERS.match(cell)
     if wrapped:
         cell = "\n" + cell[wrapped.end() :]
-    return TransformerManager().transform_cell(cell)
+    try:
+        return cell, ast.parse(cell)
+    except SyntaxError:
+        from IPython.core.inputtransformer2 import TransformerManager
+
+        cell = TransformerManager().transform_cell(cell)
+        return cell, ast.parse(cell)
 
 
 def _closure(name: str, statements: list[_Statement]) -> set[_Statement]:
@@ -104,7 +122,7 @@ def _closure(name: str, statements: list[_Statement]) -> set[_Statement]:
     while size != len(chosen) + len(names):
         size = len(chosen) + len(names)
         for s in statements:
-            if s not in chosen and (s.binds & names or s.touches & (data | names)):
+            if s not in chosen and (s.binds & names or s.touches & data or s.changes & names):
                 chosen.add(s)
             if s in chosen:
                 names |= s.uses
@@ -113,9 +131,15 @@ def _closure(name: str, statements: list[_Statement]) -> set[_Statement]:
     return chosen
 
 
-def _statement(cell: int, node: ast.stmt, wanted: Sequence[str]) -> _Statement:
+def _on_shared_lines(body: list[ast.stmt]) -> set[ast.stmt]:
+    r"""Statements that stand on one line with another: `a = 1; b = 2`."""
+    pairs = [(a, b) for a, b in zip(body, body[1:]) if a.end_lineno == b.lineno]
+    return {node for pair in pairs for node in pair}
+
+
+def _statement(cell: int, node: ast.stmt, lines: list[str] | None, wanted: Sequence[str]) -> _Statement:
     first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-    text = ast.unparse(node)
+    text = "\n".join(lines[first - 1 : node.end_lineno]) if lines else ast.unparse(node)
     binds, uses = _names(text)
     imports = isinstance(node, ast.Import | ast.ImportFrom)
     defines = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
@@ -126,7 +150,9 @@ def _statement(cell: int, node: ast.stmt, wanted: Sequence[str]) -> _Statement:
         frozenset(binds),
         frozenset(uses),
         frozenset(_touched(node)),
+        frozenset(_changed(node)),
         not imports and not defines,
+        text if imports else "",
         _is_opaque(node, text),
         isinstance(node, ast.FunctionDef) and node.name in wanted and is_blank(node),
     )
@@ -150,22 +176,27 @@ def _names(text: str) -> tuple[set[str], set[str]]:
 
 
 def _touched(node: ast.stmt) -> set[str]:
-    r"""Names whose values a statement may change without binding them: `fit(model)`, `W[0] = 1`, `W += 1`."""
+    r"""Names of values that a statement may change without binding them: `fit(model)`, `values.append(1)`."""
     if isinstance(node, ast.Expr):
         call = node.value.value if isinstance(node.value, ast.Await) else node.value
-        if not isinstance(call, ast.Call):
+        if not isinstance(call, ast.Call) or (isinstance(call.func, ast.Name) and call.func.id in _LOOKERS):
             return set()
-        root = _root(call.func)
-        setter = isinstance(call.func, ast.Attribute) and _SETTERS.fullmatch(call.func.attr)
-        if isinstance(call.func, ast.Name) and call.func.id in ("print", "display", "check", "show", "len"):
-            return set()
-        passed = {_root(a) for a in [*call.args, *(k.value for k in call.keywords)]} - {None}
-        return passed | ({root} if setter or isinstance(call.func, ast.Attribute) else set()) - {None}
+        receiver = [call.func] if isinstance(call.func, ast.Attribute) else []
+        return {_root(a) for a in [*receiver, *call.args, *(k.value for k in call.keywords)]} - {None}
+    if isinstance(node, ast.For | ast.With | ast.If | ast.While | ast.Try):
+        inner = [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.stmt)]
+        return {name for n in inner for name in _touched(n) | _changed(n)}
+    return set()
+
+
+def _changed(node: ast.stmt) -> set[str]:
+    r"""Names of whatever a statement changes for certain: `W[0] = 1`, `Layer.forward = f`, `torch.set_num_threads(1)`."""
     if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Delete):
         targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else [node.target]
         return {_root(t) for t in targets if isinstance(t, ast.Attribute | ast.Subscript)} - {None}
-    if isinstance(node, ast.For | ast.With | ast.If | ast.While | ast.Try):
-        return {name for inner in ast.iter_child_nodes(node) if isinstance(inner, ast.stmt) for name in _touched(inner)}
+    call = node.value if isinstance(node, ast.Expr) else None
+    if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and _SETTERS.fullmatch(call.func.attr):
+        return {_root(call.func)} - {None}
     return set()
 
 

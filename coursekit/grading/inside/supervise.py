@@ -12,11 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 READY = b'{"event": "ready"}\n'
+#: How the line begins that each exercise writes when it is begun.
+ASKED = b'{"event": "exercise", '
 
 
 def supervise(
     poll: Callable[[], int | None],
     report: int,
+    before: int,
     output: int,
     questions: bytes,
     feed: int,
@@ -26,23 +29,30 @@ def supervise(
     r"""Watch one run until it ends or has to be ended; says how.
 
     poll: exit status of the process (negative: its signal), None while it runs.
-    report, output: descriptors of the two files that it writes. feed: pipe on which it waits for the questions.
+    report, output: descriptors of the two files that it writes. before: of a file that gets what the report said before
+    the questions were handed over: afterwards it can be changed, and could tell them. feed: pipe on which it waits for the questions.
     sample: bytes of memory and number of processes in the box.
 
     Returns "end" ("exit", "timeout", "memory_limit", "process_limit", "output_limit"), "phase" ("run", "probe"),
-    "code", "ready" (bytes of the report that were written before the questions), "run" and "probe" (seconds).
+    "code", "run" and "probe" (seconds).
     """
     os.set_blocking(feed, False)
     rest: memoryview | None = None
     begun, ready, seen, sampled = time.monotonic(), None, 0, 0.0
+    turn: float | None = None
     seconds, pause, end, code = {"run": 0.0, "probe": 0.0}, 0.002, None, None
     while end is None:
         now = time.monotonic()
-        if ready is None and (size := os.fstat(report).st_size) > seen:
-            found = _position(report, max(0, seen - len(READY)), size)
+        size = os.fstat(report).st_size
+        if size > seen:
+            if ready is not None and _position(report, ASKED, seen, size) is not None:
+                turn = now
+            found = _position(report, READY, seen, size) if ready is None else None
             seen = size
             if found is not None:
+                turn = now
                 ready, seconds["run"], begun = found + len(READY), now - begun, now
+                _copy(report, before, ready)
                 rest = memoryview(questions)
                 pause = 0.002
         if rest is not None:
@@ -51,9 +61,9 @@ def supervise(
         phase = "run" if ready is None else "probe"
         if code is not None:
             end = "exit"
-        elif now - begun > limits[phase]:
+        elif now - begun > limits[phase] or (turn is not None and now - turn > limits["exercise"]):
             end = "timeout"
-        elif os.fstat(output).st_size > limits["output"] or os.fstat(report).st_size > limits["report"]:
+        elif os.fstat(output).st_size > limits["output"] or size > limits["report"]:
             end = "output_limit"
         elif sample is not None and now - sampled > 0.04:
             sampled = now
@@ -67,7 +77,9 @@ def supervise(
             pause = min(0.02, pause * 1.2)
     phase = "run" if ready is None else "probe"
     seconds[phase] = time.monotonic() - begun
-    return {"end": end, "phase": phase, "code": code, "ready": ready, **seconds}
+    if ready is None:
+        _copy(report, before, limits["report"])
+    return {"end": end, "phase": phase, "code": code, **seconds}
 
 
 def sample_proc(page: int = os.sysconf("SC_PAGE_SIZE")) -> tuple[int, int]:
@@ -85,12 +97,19 @@ def sample_proc(page: int = os.sysconf("SC_PAGE_SIZE")) -> tuple[int, int]:
     return memory, processes
 
 
-def _position(report: int, start: int, end: int) -> int | None:
-    r"""Where a line READY begins in these bytes of the report."""
-    content = os.pread(report, min(end - start, 1 << 22), start)
-    at = content.find(READY)
+def _copy(source: int, target: int, most: int) -> None:
+    content = os.pread(source, most, 0)
+    while content:
+        content = content[os.write(target, content) :]
+
+
+def _position(report: int, line: bytes, start: int, end: int) -> int | None:
+    r"""Where a line that begins so begins, if its end lies between `start` and `end`; all of it may lie before."""
+    start = max(0, start - len(line))
+    content = os.pread(report, min(end - start, 1 << 24), start)
+    at = content.find(line)
     while at > 0 and content[at - 1 : at] != b"\n":
-        at = content.find(READY, at + 1)
+        at = content.find(line, at + 1)
     return None if at < 0 else start + at
 
 

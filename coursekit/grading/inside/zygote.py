@@ -7,6 +7,8 @@ as JSON lines on standard input, answers leave on standard output; when the grad
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import gc
 import json
 import os
 import resource
@@ -33,8 +35,7 @@ def main() -> None:
     from . import engine, student  # noqa: F401  (warm)
 
     engine.shell(setting["home"])
-    with contextlib.suppress(OSError):  # the bomb shall go before the one who forked it
-        Path("/proc/self/oom_score_adj").write_text("0")
+    gc.freeze()  # a collection in a fork would touch, and so copy, every page
     print(json.dumps({"ready": time.monotonic() - begun, "failed": failed}), file=channel)
     while line := sys.stdin.buffer.raw.readline():
         try:
@@ -59,6 +60,7 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
     begun = time.monotonic()
     report = os.open(job["report"], os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW)
     output = os.open(job["output"], os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW)
+    before = os.open(job["before"], os.O_WRONLY | os.O_NOFOLLOW)
     with _Box(job["box"]) as box:
         made = time.monotonic() - begun
         said, say = os.pipe()
@@ -66,13 +68,13 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
         if pid == 0:
             try:
                 os.close(said)
-                verdict = _inside(box, job, report, output)
+                verdict = _inside(box, job, report, before, output)
             except BaseException as error:
                 verdict = {"end": "infrastructure", "message": str(error), "trace": traceback.format_exc()}
             os.write(say, json.dumps(verdict).encode())
             os._exit(0)
         os.close(say)
-        for descriptor in (report, output):
+        for descriptor in (report, before, output):
             os.close(descriptor)
         answer = _heard(said, pid)
         answer["box"] = made
@@ -136,7 +138,7 @@ def _heard(said: int, pid: int) -> dict[str, Any]:
     return json.loads(content) if content else {"end": "infrastructure", "message": "the supervisor ended"}
 
 
-def _inside(box: _Box, job: dict[str, Any], report: int, output: int) -> dict[str, Any]:
+def _inside(box: _Box, job: dict[str, Any], report: int, before: int, output: int) -> dict[str, Any]:
     r"""The supervisor: enters the box, forks the student's process there and watches it."""
     namespaces.end_with_parent()
     for stream in (0, 2):
@@ -147,10 +149,16 @@ def _inside(box: _Box, job: dict[str, Any], report: int, output: int) -> dict[st
     for path, (size, inodes) in job["tmpfs"].items():
         namespaces.limit_tmpfs(path, size, inodes)
     wait, feed = os.pipe()
+    entered, enter = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _become_student(user, report, output, wait, limits, job["environment"])
+        _become_student(user, report, output, wait, enter, limits, job["environment"])
     os.close(wait)
+    os.close(enter)
+    with os.fdopen(entered, "rb") as file:  # before the student's code runs; a failure here is the grader's own
+        word = file.read()
+    if word != b"k":
+        raise OSError(f"the box cannot be entered: {word.decode(errors='replace')[-2000:] or 'no word'}")
     with os.fdopen(asked, "rb") as file:  # only now: the student's process has no copy of them in its memory
         questions = file.read()
 
@@ -158,22 +166,21 @@ def _inside(box: _Box, job: dict[str, Any], report: int, output: int) -> dict[st
         done, status = os.waitpid(pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if done else None
 
-    return supervise(poll, report, output, questions, feed, limits, sample_proc)
+    return supervise(poll, report, before, output, questions, feed, limits, sample_proc)
 
 
 def _become_student(
-    user: int, report: int, output: int, wait: int, limits: dict[str, Any], environment: dict[str, str]
+    user: int, report: int, output: int, wait: int, enter: int, limits: dict[str, Any], environment: dict[str, str]
 ) -> None:
     try:
         os.setsid()
         namespaces.end_with_parent()
-        high = [os.dup(d) for d in (report, wait, output)]
-        high = [_above(d) for d in high]
+        high = [_above(d) for d in (report, wait, output, enter)]
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
-        for target, source in ((1, high[2]), (2, high[2]), (3, high[0]), (4, high[1])):
+        for target, source in ((1, high[2]), (2, high[2]), (3, high[0]), (4, high[1]), (5, high[3])):
             os.dup2(source, target)
-        kept = _above(os.dup(user))
-        os.closerange(5, kept)
+        kept = _above(user)
+        os.closerange(6, kept)
         os.closerange(kept + 1, 4096)
         set_limits(limits)
         namespaces.leave_privileges(kept)
@@ -183,8 +190,10 @@ def _become_student(
         os.chdir(environment["HOME"])
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")
+        os.write(5, b"k")
+        os.close(5)
     except BaseException:
-        os.write(3, (json.dumps({"event": "broken", "text": traceback.format_exc()}) + "\n").encode())
+        os.write(5, traceback.format_exc().encode())
         os._exit(99)
     from . import student
 
@@ -217,8 +226,6 @@ def set_limits(limits: dict[str, Any]) -> None:
 
 def _above(descriptor: int) -> int:
     r"""The same descriptor under a number out of the way of the fixed ones."""
-    import fcntl
-
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD, 64)
 
 
