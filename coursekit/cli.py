@@ -3,15 +3,15 @@ r"""The command `coursekit`. Each command imports what it needs when it runs: `-
 from __future__ import annotations
 
 import functools
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from coursekit.errors import CourseError
+from coursekit.grading import cli as grading
+from coursekit.polite import end_kernels_too, polite
 
 app = typer.Typer(
     help="The course on fine-tuning language models: get its models, run its notebooks.",
@@ -19,23 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-
-def _polite(command: Callable[..., Any]) -> Callable[..., Any]:
-    r"""What the user can put right is one line and status 1; Ctrl-C is status 130. A traceback is a bug."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **settings: Any) -> Any:
-        try:
-            return command(*args, **settings)
-        except CourseError as error:
-            typer.echo(f"coursekit: {error}", err=True)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            typer.echo("\ncoursekit: stopped; run the same command again to go on from here", err=True)
-            raise typer.Exit(130) from None
-
-    return run
+app.add_typer(grading.app, name="grade")
 
 
 def _notebooks(named: list[Path] | None) -> list[Path]:
@@ -45,13 +29,8 @@ def _notebooks(named: list[Path] | None) -> list[Path]:
     return paths
 
 
-def _end_kernels_too() -> None:
-    r"""A terminated command must not leave a kernel behind: leave through the `finally` blocks."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-
-
 @app.command()
-@_polite
+@polite
 def fetch() -> None:
     r"""Download, verify and convert the models and texts of the course (once)."""
     from coursekit.models import sources
@@ -61,7 +40,7 @@ def fetch() -> None:
 
 
 @app.command()
-@_polite
+@polite
 def run(
     notebooks: Annotated[list[Path] | None, typer.Argument(help="Default: all in notebooks/.")] = None,
     profile: Annotated[str | None, typer.Option(help="smoke, gpu, or a papermill parameter file.")] = None,
@@ -74,7 +53,7 @@ def run(
     from coursekit.batch.runner import run_notebooks
     from coursekit.notebook.parameters import parse
 
-    _end_kernels_too()
+    end_kernels_too()
     results = run_notebooks(
         _notebooks(notebooks), out, profile, dict(map(parse, parameter or [])), force=force, timeout=timeout
     )
@@ -84,7 +63,7 @@ def run(
 
 
 @app.command()
-@_polite
+@polite
 def refresh(
     notebooks: Annotated[list[Path] | None, typer.Argument(help="Default: all in notebooks/.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("runs"),
@@ -92,13 +71,13 @@ def refresh(
     r"""Put the outputs of a run with default parameters into the notebooks, ready to be committed."""
     from coursekit.authoring.refresh import refresh as put
 
-    _end_kernels_too()
+    end_kernels_too()
     for path in put(_notebooks(notebooks), out):
         typer.echo(f"refreshed {path}")
 
 
 @app.command()
-@_polite
+@polite
 def colab(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; status 1 if out of step.")] = False,
 ) -> None:
@@ -113,7 +92,7 @@ def colab(
 
 
 @app.command()
-@_polite
+@polite
 def solve(
     notebook: Annotated[Path, typer.Argument(help="A notebook with exercises.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the solved notebook goes.")],
@@ -125,7 +104,7 @@ def solve(
 
 
 @app.command()
-@_polite
+@polite
 def compare(
     out: Annotated[Path, typer.Option("--out", "-o", help="File for the runs, one JSON line each.")],
     task: Annotated[str, typer.Option(help="film, product, tweet or newspaper.")] = "film",
@@ -172,7 +151,7 @@ def compare(
 
 
 @app.command()
-@_polite
+@polite
 def info() -> None:
     r"""Show versions, the device, and what the cache holds."""
     import platform

@@ -108,3 +108,9 @@ def safe_name(name: str) -> str:
     if len(str(path)) > 300 or len(path.parts) > 20 or any(len(p.encode()) > 200 for p in path.parts):
         raise Refused("the zip holds a name that is too long")
     return str(path)
+
+
+def shown(name: str) -> str:
+    r"""A file's name as it may be shown and stored: printable, short."""
+    plain = name.encode("utf-8", "replace").decode()
+    return "".join(c if c.isprintable() else "?" for c in plain)[:200]

@@ -5,18 +5,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import hmac
-import inspect
-import re
-from pathlib import Path
 from typing import Any
 
 from coursekit import checks
 from coursekit.checks import Exercise
 from coursekit.checks.compare import difference
-from coursekit.errors import CourseError
-
-#: How many secret cases each exercise is asked.
-CASES = 8
+from coursekit.grading.ids import hyphened
 
 
 def known() -> dict[str, Exercise]:
@@ -24,36 +18,7 @@ def known() -> dict[str, Exercise]:
     return {hyphened(id): exercise for id, exercise in checks.exercises().items()}
 
 
-def hyphened(id: str) -> str:
-    r"""An id as nbgrader takes it: `lora.forward` and `lora_forward` are `lora-forward`."""
-    return id.replace(".", "-").replace("_", "-")
-
-
-def function_name(id: str) -> str:
-    r"""The function that a student writes for exercise `id`."""
-    return id.replace("-", "_").replace(".", "_")
-
-
-def of_notebook(notebook: Path) -> list[str]:
-    r"""The ids of the exercises in the course's own notebook, in its order."""
-    import nbformat
-
-    if not notebook.is_file():
-        raise CourseError(f"there is no notebook {notebook} to take the exercises from")
-    cells = nbformat.read(notebook, as_version=4).cells
-    found = [c.metadata.nbgrader for c in cells if c.cell_type == "code" and "nbgrader" in c.metadata]
-    ids = [hyphened(n["grade_id"]) for n in found if n.get("solution")]
-    if not ids:
-        raise CourseError(f"{notebook.name} has no exercise to grade")
-    return ids
-
-
-def ids_in(content: bytes) -> set[str]:
-    r"""The exercise ids that a file speaks of, without reading it as a notebook: to guess the assignment."""
-    return {hyphened(m.decode()) for m in re.findall(rb'"grade_id"\s*:\s*"([A-Za-z0-9_.-]{1,80})"', content)}
-
-
-def cases(exercise: Exercise, id: str, secret: bytes, n: int = CASES) -> list[tuple[Any, ...]]:
+def cases(exercise: Exercise, id: str, secret: bytes, n: int) -> list[tuple[Any, ...]]:
     r"""`n` tuples of arguments that only the holder of `secret` can foresee."""
     own = hmac.new(secret, id.encode(), hashlib.sha256).digest()
     if hasattr(exercise, "cases"):
@@ -81,12 +46,3 @@ def mistake(exercise: Exercise, asked: list[tuple[Any, ...]], values: list[Any])
         if all(same):
             return mutant.message
     return None
-
-
-def fingerprint() -> str:
-    r"""Changes whenever a mark could: the source of the checks and of the grader."""
-    found = hashlib.sha256()
-    for package in (Path(inspect.getfile(checks)).parent, Path(__file__).parent):
-        for path in sorted(package.rglob("*.py")):
-            found.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()

@@ -3,8 +3,7 @@ r"""One submission through the chain: gate, stage, box, judge; what became of it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,19 @@ from coursekit.grading.statuses import SAYS, gravest
 
 @dataclass(frozen=True)
 class Assignment:
-    r"""What all submissions of a batch have in common. `points`: of each exercise, in the notebook's order."""
+    r"""What all submissions of a batch have in common. `ids`: of the exercises, in the notebook's order.
+
+    `points` of each are the judge's to say. `parameters`: papermill's, for a complete run.
+    """
 
     notebook: str
-    points: dict[str, float]
+    ids: tuple[str, ...]
     limits: Limits
     box: str
     cases: int
     whole: bool = False
+    parameters: dict[str, Any] = field(default_factory=dict)
+    points: dict[str, float] = field(default_factory=dict)
 
 
 class Infrastructure(Exception):
@@ -36,6 +40,7 @@ class Run:
         self.path, self.assignment, self.slot, self.judge = path, assignment, slot, judge
         self.found: dict[str, dict[str, Any]] = {}
         self.looked: dict[str, dict[str, Any]] = {}
+        self.files: dict[str, str] = {}
         self.times = dict.fromkeys(("gate", "box", "run", "probe", "verify"), 0.0)
 
     def grade(self) -> dict[str, Any]:
@@ -47,15 +52,15 @@ class Run:
             if state["status"]:
                 self._settle(id, state["status"], state["message"], where=state.get("where"))
         skip: list[int] = []
-        for _ in range(2 * len(self.assignment.points)):  # each settles one exercise or more
-            pending = [id for id in self.assignment.points if id not in self.found]
+        for _ in range(2 * len(self.assignment.ids)):  # each settles one exercise or more
+            pending = [id for id in self.assignment.ids if id not in self.found]
             if not pending:
                 break
             if self.times["run"]:
                 self._gate(skip)
             cell = self._once(pending)
             skip += [] if cell is None else [cell]
-        for id in self.assignment.points:
+        for id in self.assignment.ids:
             if id not in self.found:
                 self._settle(id, "kernel_died", "the exercises before it ended the kernel again and again")
         return self._result()
@@ -70,8 +75,9 @@ class Run:
         self.times["gate"] += time.monotonic() - begun
         if "refused" in looked:
             return looked["refused"]
+        self.files = looked["files"]
         if not skip:
-            self.looked = looked
+            self.looked = looked["exercises"]
         return None
 
     def _once(self, pending: list[str]) -> int | None:
@@ -139,12 +145,12 @@ class Run:
         }  # fmt: skip
 
     def _whole_result(self, status: str, message: str) -> dict[str, Any]:
-        for id in self.assignment.points:
+        for id in self.assignment.ids:
             self._settle(id, status, message)
         return self._result(status, message)
 
     def _result(self, status: str | None = None, message: str | None = None) -> dict[str, Any]:
-        exercises = [self.found[id] for id in self.assignment.points]
+        exercises = [self.found[id] for id in self.assignment.ids]
         status = status or gravest(e["status"] for e in exercises)
         speaking = next((e for e in exercises if e["status"] == status), exercises[0])
         where = speaking.pop("where")
@@ -156,7 +162,7 @@ class Run:
         where = (f"cell {where}" if where else speaking["id"]) if status not in ("ok", "invalid_notebook") else None
         return {
             "status": status, "message": message, "where": where,
-            "exercises": exercises, "times": {k: round(v, 4) for k, v in self.times.items()},
+            "exercises": exercises, "files": self.files, "times": {k: round(v, 4) for k, v in self.times.items()},
         }  # fmt: skip
 
     def _ask(self, what: str, **given: Any) -> Any:
@@ -173,6 +179,3 @@ def _ending(verdict: dict[str, Any]) -> tuple[str, str]:
         return end, SAYS[end]
     how = {-11: "a segmentation fault", -9: "it was killed", -6: "it aborted", -24: "its processor time was used up"}
     return "kernel_died", f"the kernel died: {how.get(code, f'it ended with status {code}')}"
-
-
-Report = Callable[[dict[str, Any]], None]

@@ -101,6 +101,7 @@ class Slot:
         command = [sys.executable, "-P", "-m", f"{INSIDE}.zygote"]
         if self.user is not None:
             shown = [*boxes.python_paths(), str(self.folder), str(self.lib)]
+            shown += [] if self.models is None else [os.path.realpath(self.models)]
             command = [sys.executable, "-P", "-m", f"{INSIDE}.door", str(self.user), *shown, "--", *command]
         self._buffer = b""
         self._process = subprocess.Popen(

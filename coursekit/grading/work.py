@@ -3,6 +3,7 @@ r"""What the judge does when it is asked: let a submission through the gate and 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from coursekit.errors import CourseError, unknown
 from coursekit.grading import archive, gate, needs, verdict
 from coursekit.grading import exercises as ex
+from coursekit.grading import ids as ids_of
 from coursekit.grading.inside.wire import encode_argument
 
 
@@ -41,11 +43,12 @@ class Work:
         """
         try:
             files = archive.files(Path(path))
+            hashes = {n: hashlib.sha256(content).hexdigest() for n, content in files.items()}
             name = archive.the_notebook(list(files), notebook)
             cells = gate.notebook(files.pop(name))
         except gate.Refused as refusal:
             return {"refused": str(refusal)}
-        names = {id: ex.function_name(id) for id in self.ids}
+        names = {id: ids_of.function_name(id) for id in self.ids}
         sources = [""] * (max((c.number for c in cells), default=0) + 1)
         for cell in cells:
             if "setup" in cell.tags:  # it only finds the package, and the box has it
@@ -54,7 +57,8 @@ class Work:
                 sources[cell.number] = cell.source
         found = needs.needed(sources, list(names.values()))
         self._stage(Path(stage), found, files, name, names)
-        return {id: self._exercise(function, found, sources) for id, function in names.items()}
+        looked = {id: self._exercise(function, found, sources) for id, function in names.items()}
+        return {"exercises": looked, "files": {archive.shown(n): h for n, h in hashes.items()}}
 
     def do_stage_whole(self, path: str, stage: str, notebook: str, parameters: dict[str, Any]) -> int:
         r"""Write the complete notebook into `stage`, as it came but for its outputs; returns its code cells."""
