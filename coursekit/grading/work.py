@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ class Work:
         state: dict[str, Any] = {"copies": copies, "cells": found.needed[function], "status": None, "message": ""}
         if copies or found.opaque:
             return state
-        here = [n for n in found.broken if f"def {function}" in sources[n]]
+        here = [n for n in found.broken if re.search(rf"\bdef {function}\b|\b{function} *=", sources[n])]
         if here:
             return {**state, "copies": 1, "status": "error", "where": here[0], "message": found.broken[here[0]]}
         near = difflib.get_close_matches(function, set(found.functions), n=1, cutoff=0.6)

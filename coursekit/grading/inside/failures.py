@@ -46,9 +46,7 @@ def _status(error: BaseException, text: str) -> str:
         return "process_limit"
     if code == errno.ENOMEM:
         return "memory_limit"
-    if code == errno.EFBIG:
-        return "output_limit"
-    if code in (errno.ENOSPC, errno.EDQUOT):
+    if code in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT):
         return "disk_limit"
     return "error"
 
