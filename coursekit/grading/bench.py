@@ -19,7 +19,6 @@ from coursekit.grading.one import Infrastructure, Run
 from coursekit.grading.plan import read_assignment
 from coursekit.grading.result import of_failure, of_run
 from coursekit.grading.slots import Slot
-from coursekit.models import sources
 
 
 class Stopped(Exception):
@@ -40,7 +39,7 @@ class Bench:
         self.work.chmod(0o711)
         self.lib = package.copy_package(self.work / "lib")
         boxes.write_users(self.lib)
-        models = sources.home()
+        models = Path(self.judge.ask("models"))
         self.models = models if models.is_dir() else None
         self._lock, self._idle, self._all = threading.Lock(), [], []
         self.stopping = False

@@ -43,6 +43,8 @@ Profile = Annotated[str | None, typer.Option(help="With --whole: smoke, gpu, or 
 Seconds = Annotated[float | None, typer.Option(help="Seconds for the cells that the exercises need.")]
 PerExercise = Annotated[float | None, typer.Option(help="Seconds for the answers of one exercise.")]
 
+Memory = Annotated[float | None, typer.Option(help="GB of memory that a submission may use.")]
+
 
 @app.command("all")
 @polite
@@ -60,6 +62,7 @@ def grade_all(
     profile: Profile = None,
     seconds: Seconds = None,
     exercise_seconds: PerExercise = None,
+    memory: Memory = None,
 ) -> None:
     r"""Grade a folder of submissions: plan, run each in a box of its own, collect. Run it again to go on."""
     from coursekit.grading.batch import grade_lines, summary
@@ -71,7 +74,7 @@ def grade_all(
     batch = Batch(out)
     batch.make()
     with batch.lock():
-        _plan(batch, submissions, roster, notebook, box, unsafe, whole, profile, seconds, exercise_seconds)
+        _plan(batch, submissions, roster, notebook, box, unsafe, whole, profile, seconds, exercise_seconds, memory)
         results = grade_lines(batch, jobs=jobs, only=only or (), everything=regrade == "all")
         _collect(out)
     typer.echo(summary(out, results))
@@ -94,6 +97,7 @@ def plan_only(
     profile: Profile = None,
     seconds: Seconds = None,
     exercise_seconds: PerExercise = None,
+    memory: Memory = None,
 ) -> None:
     r"""Write manifest.jsonl, one line a submission, for `grade one`. Prints how many there are."""
     from coursekit.grading.folder import Batch
@@ -101,7 +105,7 @@ def plan_only(
     batch = Batch(out)
     batch.make()
     with batch.lock():
-        lines = _plan(batch, submissions, roster, notebook, box, unsafe, whole, profile, seconds, exercise_seconds)
+        lines = _plan(batch, submissions, roster, notebook, box, unsafe, whole, profile, seconds, exercise_seconds, memory)
     typer.echo(sum(line["key"] is not None for line in lines))
 
 
@@ -140,6 +144,7 @@ def grade_one(
 def _plan(
     batch: Any, submissions: Path, roster: Path | None, notebook: Path | None, box: str, unsafe: bool,
     whole: bool, profile: str | None, seconds: float | None, exercise_seconds: float | None,
+    memory: float | None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     import dataclasses
 
@@ -147,7 +152,7 @@ def _plan(
     from coursekit.grading.limits import Limits
     from coursekit.grading.plan import plan
 
-    given = {"run": seconds, "exercise": exercise_seconds}
+    given = {"run": seconds, "exercise": exercise_seconds, "memory": memory and int(memory * 2**30)}
     limits = dataclasses.replace(Limits(), **{k: v for k, v in given.items() if v is not None})
     chosen = "none" if unsafe else boxes.pick(box)
     lines = plan(

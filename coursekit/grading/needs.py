@@ -47,6 +47,7 @@ class _Statement:
     touches: frozenset[str]
     changes: frozenset[str]
     is_data: bool
+    perhaps: bool
     repeats: str
     opaque: bool
     stub: bool
@@ -116,19 +117,49 @@ def python(cell: str) -> tuple[str, ast.Module]:
 
 
 def _closure(name: str, statements: list[_Statement]) -> set[_Statement]:
-    chosen = {s for s in statements if s.opaque}
-    names, data = {name} | {u for s in chosen for u in s.uses}, set[str]()
-    size = -1
-    while size != len(chosen) + len(names):
-        size = len(chosen) + len(names)
-        for s in statements:
-            if s not in chosen and (s.binds & names or s.touches & data or s.changes & names):
-                chosen.add(s)
-            if s in chosen:
-                names |= s.uses
-                if s.is_data:
-                    data |= s.binds
+    r"""All that the function `name` needs. A name means what it was bound to last before it is used, as in a notebook
+    that is run from top to bottom; what is bound only further down counts too, for notebooks in another order.
+    """
+    order = {s: i for i, s in enumerate(statements)}
+    binders: dict[str, list[_Statement]] = {}
+    changers: dict[str, list[_Statement]] = {}
+    for s in statements:
+        for n in s.binds:
+            binders.setdefault(n, []).append(s)
+        for n in s.touches | s.changes:
+            changers.setdefault(n, []).append(s)
+    todo = [s for s in statements if s.opaque] + binders.get(name, [])[-1:]
+    chosen: set[_Statement] = set()
+    while todo:
+        user = todo.pop()
+        if user in chosen:
+            continue
+        chosen.add(user)
+        for n in user.uses:
+            before = [s for s in binders.get(n, ()) if s is not user and _reaches(s, user, order)]
+            bound = _last(before) or binders.get(n, [])[:1]
+            todo += bound
+            since = min((order[s] for s in bound), default=0)
+            data = any(s.is_data for s in bound)
+            for s in changers.get(n, ()):
+                if order[s] > since and _reaches(s, user, order) and (n in s.changes or data):
+                    todo.append(s)
     return chosen
+
+
+def _reaches(earlier: _Statement, user: _Statement, order: dict[_Statement, int]) -> bool:
+    r"""Whether `user` may see what `earlier` did: it stands above, or in the cell of a function that is called later."""
+    return order[earlier] < order[user] or (earlier.cell == user.cell and not user.is_data)
+
+
+def _last(bindings: list[_Statement]) -> list[_Statement]:
+    r"""The last of them, with those before it where it binds only perhaps (`if`, `for`, `try`, `+=`)."""
+    found: list[_Statement] = []
+    for s in reversed(bindings):
+        found.append(s)
+        if not s.perhaps:
+            break
+    return found
 
 
 def _on_shared_lines(body: list[ast.stmt]) -> set[ast.stmt]:
@@ -152,6 +183,7 @@ def _statement(cell: int, node: ast.stmt, lines: list[str] | None, wanted: Seque
         frozenset(_touched(node)),
         frozenset(_changed(node)),
         not imports and not defines,
+        isinstance(node, ast.If | ast.For | ast.While | ast.With | ast.Try | ast.AugAssign),
         text if imports else "",
         _is_opaque(node, text),
         isinstance(node, ast.FunctionDef) and node.name in wanted and is_blank(node),

@@ -123,18 +123,18 @@ class Run:
                 break
             if not one["ended"] and one["status"] != "ok":
                 status, message = _ending(verdict)
-                self._settle(id, status, message, right=one["right"])
+                self._settle(id, status, message, one["right"], one["cases"])
                 return
             mine = [failed[n] for n in sorted(failed) if n in self.looked[id]["cells"]]
             if mine and one["status"] in ("missing_name", "error"):
                 self._settle(id, mine[0]["status"], mine[0]["message"], where=mine[0]["cell"])
             else:
-                self._settle(id, one["status"], one["message"], right=one["right"])
+                self._settle(id, one["status"], one["message"], one["right"], one["cases"])
         if not exercises:
             self._settle(pending[0], *_ending(verdict))
 
-    def _settle(self, id: str, status: str, message: str, right: int = 0, where: int | None = None) -> None:
-        cases, of = self.assignment.cases, self.assignment.points[id]
+    def _settle(self, id: str, status: str, message: str, right: int = 0, cases: int = 0, where: int | None = None) -> None:
+        cases, of = cases or self.assignment.cases, self.assignment.points[id]
         name = id.replace("-", "_")
         if status == "missing_name" and not message:
             message = f"there is no function {name}"

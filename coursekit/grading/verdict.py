@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from coursekit.checks import Exercise
-from coursekit.grading import exercises as ex
+from coursekit.checks import Exercise, judge, mistake
 from coursekit.grading.inside.failures import OWN
 from coursekit.grading.inside.wire import Unreadable, decode
 from coursekit.grading.statuses import SAYS
@@ -57,12 +56,13 @@ def run_phase(content: bytes) -> dict[str, Any]:
     return {"cell": cell, "failed": failed}
 
 
-def probe_phase(content: bytes, asked: dict[str, list[tuple[Any, ...]]]) -> dict[str, dict[str, Any]]:
+def probe_phase(
+    content: bytes, exercises: dict[str, Exercise], asked: dict[str, list[tuple[Any, ...]]]
+) -> dict[str, dict[str, Any]]:
     r"""For each exercise that was begun: {"status", "message", "right", "cases", "ended"}; absent if never begun."""
     answers: dict[str, dict[int, Any]] = {}
     trouble: dict[str, tuple[str, str]] = {}
     ended: set[str] = set()
-    known = ex.known()
     for record in records(content):
         id, event = record.get("id"), record["event"]
         if not isinstance(id, str) or id not in asked:
@@ -89,7 +89,7 @@ def probe_phase(content: bytes, asked: dict[str, list[tuple[Any, ...]]]) -> dict
         elif event == "ended":
             ended.add(id)
     return {
-        id: {**marked(known[id], asked[id], mine, trouble.get(id)), "ended": id in ended}
+        id: {**marked(exercises[id], asked[id], mine, trouble.get(id)), "ended": id in ended}
         for id, mine in answers.items()
     }
 
@@ -103,7 +103,7 @@ def marked(
     empty = [n for n, v in answers.items() if v is None or v is ...]
     if answers and len(empty) == len(asked):
         return {"status": "not_attempted", "message": SAYS["not_attempted"], "right": 0, "cases": len(asked)}
-    said = {n: ex.judge(exercise, asked[n], value) for n, value in sorted(answers.items())}
+    said = {n: judge(exercise, asked[n], value) for n, value in sorted(answers.items())}
     right = sum(what is None for what in said.values())
     if right == len(asked):
         status, message = "ok", ""
@@ -114,17 +114,10 @@ def marked(
     else:
         order = sorted(answers)
         status = "wrong"
-        message = ex.mistake(exercise, [asked[n] for n in order], [answers[n] for n in order]) or without_values(
-            next((what for what in said.values() if what is not None), SAYS["wrong"])
+        message = mistake(exercise, [asked[n] for n in order], [answers[n] for n in order]) or next(
+            (what for what in said.values() if what is not None), SAYS["wrong"]
         )
     return {"status": status, "message": message, "right": right, "cases": len(asked)}
-
-
-def without_values(message: str) -> str:
-    r"""A comparison's line without what it says about values: those belong to secret cases."""
-    message = re.sub(r"it returns \S+ where \S+ is right", "it returns another number than the right one", message)
-    message = re.sub(r"it returns '.*', expected", "it returns one text, expected", message)
-    return re.sub(r": the largest difference is \S+", "", message)
 
 
 def _own(record: dict[str, Any]) -> str:
@@ -143,6 +136,8 @@ def _bare(record: dict[str, Any]) -> str:
     r"""As `_message`, for a moment at which the secret questions were known: no text that could carry them out."""
     kind, line = record.get("kind"), record.get("line")
     kind = kind if isinstance(kind, str) and _is_exception(kind) else "an error of its own"
+    if kind == "EOFError":
+        return "it waits for input(), and nobody is there to type"
     return f"it stopped with {kind}" + (f" in line {line} of the cell" if type(line) is int and 0 < line < 1000 else "")
 
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from coursekit.errors import CourseError, unknown
+from coursekit.errors import CourseError
 from coursekit.grading import archive, gate, needs, verdict
 from coursekit.grading import exercises as ex
 from coursekit.grading import ids as ids_of
@@ -20,13 +20,9 @@ class Work:
     r"""`ids`: the exercises of the assignment; their secret cases are drawn once."""
 
     def __init__(self, secret: bytes, ids: list[str], cases: int) -> None:
-        known = ex.known()
-        for id in ids:
-            if id not in known:
-                raise unknown("exercise", id, known)
         self.ids = ids
-        self.points = {id: known[id].points for id in ids}
-        self.asked = {id: ex.cases(known[id], id, secret, cases) for id in ids}
+        self.exercises = ex.named(ids)
+        self.asked = {id: ex.secret_cases(e, secret, cases) for id, e in self.exercises.items()}
 
     def do_questions(self, path: str, ids: list[str]) -> None:
         r"""Write the questions of exercises `ids`, without answers, to `path`."""
@@ -35,12 +31,18 @@ class Work:
 
     def do_points(self) -> dict[str, float]:
         r"""Points of each exercise."""
-        return self.points
+        return {id: exercise.points for id, exercise in self.exercises.items()}
+
+    def do_models(self) -> str:
+        r"""The folder of the course's models, whether it is there or not."""
+        from coursekit.models import sources
+
+        return str(sources.home())
 
     def do_gate(self, path: str, stage: str, notebook: str, skip: list[int]) -> dict[str, Any]:
         r"""Look at a submission and write what the box is shown of it into `stage`.
 
-        skip: leave out the cells from this one on. Returns {"refused": message} or what was found of each exercise.
+        skip: leave out these cells, which ended a box. Returns {"refused": message} or what was found of each exercise.
         """
         try:
             files = archive.files(Path(path))
@@ -54,7 +56,7 @@ class Work:
         for cell in cells:
             if "setup" in cell.tags:  # it only finds the package, and the box has it
                 continue
-            if not skip or cell.number < min(skip):
+            if cell.number not in skip:
                 sources[cell.number] = cell.source
         found = needs.needed(sources, list(names.values()))
         self._stage(Path(stage), found, files, name, names)
@@ -77,7 +79,8 @@ class Work:
         r"""Read what came out of a box: {"run": ..., "exercises": {id: ...}} for those that were asked."""
         run = verdict.run_phase(verdict.harvest(Path(before), most))
         asked = {id: self.asked[id] for id in ids}
-        return {"run": run, "exercises": verdict.probe_phase(verdict.harvest(Path(report), most), asked)}
+        content = verdict.harvest(Path(report), most)
+        return {"run": run, "exercises": verdict.probe_phase(content, self.exercises, asked)}
 
     def _stage(
         self, folder: Path, found: needs.Slice, files: dict[str, bytes], notebook: str, names: dict[str, str]

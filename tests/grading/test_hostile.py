@@ -52,7 +52,7 @@ class Batch:
         self.expected = write_all(self.folder, solved, blank)
         self.before = snapshot(place)
         command = [sys.executable, "-m", "coursekit.cli", "grade", str(self.folder), "--out", str(self.out)]
-        command += ["--jobs", "2", "--exercise-seconds", "3", "--seconds", "12", "--box", "bwrap"]
+        command += ["--jobs", "2", "--exercise-seconds", "3", "--seconds", "12", "--memory", "1", "--box", "bwrap"]
         self.memory: list[int] = []
         begun = time.monotonic()
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

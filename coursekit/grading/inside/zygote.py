@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from . import namespaces
-from .supervise import sample_proc, supervise
+from .supervise import sampler, supervise
 
 
 def main() -> None:
@@ -166,7 +166,7 @@ def _inside(box: _Box, job: dict[str, Any], report: int, before: int, output: in
         done, status = os.waitpid(pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if done else None
 
-    return supervise(poll, report, before, output, questions, feed, limits, sample_proc)
+    return supervise(poll, report, before, output, questions, feed, limits, sampler(limits["memory"]))
 
 
 def _become_student(

@@ -12,7 +12,7 @@ def reached():
                 folders.clear()
             for name in names:
                 if name.endswith((".ipynb", ".json", ".jsonl")) and root not in ("/in", "/in/.."):
-                    if "site-packages" not in root and "/in" not in root and "/share/" not in root:
+                    if "site-packages" not in root and "/in" not in root and "/share/" not in root and "/lib/" not in root:
                         return True
     for path in ("/in/notebook.ipynb", "/in/new", "/new", "/usr/new", "/dev/new", "/etc/new"):
         try:
