@@ -2,18 +2,15 @@ r"""The command `coursekit`. Each command imports what it needs when it runs: `-
 
 from __future__ import annotations
 
-import functools
-import os
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from coursekit.errors import CourseError
-from coursekit.polite import polite
+from coursekit.grading import cli as grading
+from coursekit.polite import end_children_too, polite, tell
 
 app = typer.Typer(
     help="The course on fine-tuning language models: get its models, run its notebooks.",
@@ -21,23 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-
-def _polite(command: Callable[..., Any]) -> Callable[..., Any]:
-    r"""What the user can put right is one line and status 1; Ctrl-C is status 130. A traceback is a bug."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **settings: Any) -> Any:
-        try:
-            return command(*args, **settings)
-        except CourseError as error:
-            typer.echo(f"coursekit: {error}", err=True)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            typer.echo("\ncoursekit: stopped; run the same command again to go on from here", err=True)
-            raise typer.Exit(130) from None
-
-    return run
+app.add_typer(grading.app, name="grade")
 
 
 def _notebooks(named: list[Path] | None) -> list[Path]:
@@ -47,37 +28,19 @@ def _notebooks(named: list[Path] | None) -> list[Path]:
     return paths
 
 
-def _end_children_too() -> None:
-    r"""A command that is ended, or whose terminal is closed, leaves no kernel behind: out through the `finally`s."""
-    for name in ("SIGTERM", "SIGHUP", "SIGQUIT"):
-        if (number := getattr(signal, name, None)) and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
-
-
-def _tell(text: object) -> None:
-    r"""To stdout, where somebody may have stopped listening (`| head -1`): what was done is done all the same."""
-    try:
-        typer.echo(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # Python flushes once more when it ends
-
-
 @app.command()
-@_polite
+@polite
 def fetch() -> None:
     r"""Download, verify and convert the models and texts of the course (once)."""
     from coursekit.models import sources
 
-    _end_children_too()
+    end_children_too()
     for name, folder in sources.fetch_all().items():
-        _tell(f"{name:10} {folder}")
+        tell(f"{name:10} {folder}")
 
 
 @app.command()
-@_polite
+@polite
 def run(
     notebooks: Annotated[list[Path] | None, typer.Argument(help="Default: all in notebooks/.")] = None,
     profile: Annotated[str | None, typer.Option(help="smoke, gpu, or a papermill parameter file.")] = None,
@@ -91,18 +54,18 @@ def run(
     from coursekit.batch.runner import run_notebooks
     from coursekit.notebook.parameters import parse
 
-    _end_children_too()
+    end_children_too()
     given = dict(map(parse, parameter or []))
     results = run_notebooks(
         _notebooks(notebooks), out, profile, given, force=force, timeout=timeout, jobs=jobs
     )
-    _tell(f"{sum(r.ok for r in results)} of {len(results)} ok; read {out / 'index.html'}")
+    tell(f"{sum(r.ok for r in results)} of {len(results)} ok; read {out / 'index.html'}")
     if not all(r.ok for r in results):
         raise typer.Exit(1)
 
 
 @app.command()
-@_polite
+@polite
 def refresh(
     notebooks: Annotated[list[Path] | None, typer.Argument(help="Default: all in notebooks/.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("runs"),
@@ -111,13 +74,13 @@ def refresh(
     r"""Put the outputs of a run with default parameters into the notebooks, ready to be committed."""
     from coursekit.authoring.refresh import refresh as put
 
-    _end_children_too()
+    end_children_too()
     for path in put(_notebooks(notebooks), out, jobs=jobs):
-        _tell(f"refreshed {path}")
+        tell(f"refreshed {path}")
 
 
 @app.command()
-@_polite
+@polite
 def colab(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; status 1 if out of step.")] = False,
 ) -> None:
@@ -126,13 +89,13 @@ def colab(
 
     changed = update(Path.cwd(), write=not check)
     for path in changed:
-        _tell(f"{'out of step' if check else 'updated'}: {path.relative_to(Path.cwd())}")
+        tell(f"{'out of step' if check else 'updated'}: {path.relative_to(Path.cwd())}")
     if check and changed:
         raise CourseError("run `coursekit colab` and commit")
 
 
 @app.command()
-@_polite
+@polite
 def solve(
     notebook: Annotated[Path, typer.Argument(help="A notebook with exercises.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the solved notebook goes.")],
@@ -140,7 +103,7 @@ def solve(
     r"""Make the solved notebook: every exercise answered by its reference solution."""
     from coursekit.authoring.solve import solve as make
 
-    _tell(f"{out}: {', '.join(make(notebook, out))}")
+    tell(f"{out}: {', '.join(make(notebook, out))}")
 
 
 @app.command()
@@ -160,7 +123,7 @@ def release(
 
 
 @app.command()
-@_polite
+@polite
 def compare(
     out: Annotated[Path, typer.Option("--out", "-o", help="File for the runs, one JSON line each.")],
     task: Annotated[str, typer.Option(help="film, product, tweet or newspaper.")] = "film",
@@ -203,11 +166,11 @@ def compare(
     rows = comparison.summary(lines)
     if csv is not None:
         comparison.to_csv(rows, csv)
-    _tell(comparison.table(rows))
+    tell(comparison.table(rows))
 
 
 @app.command()
-@_polite
+@polite
 def info() -> None:
     r"""Show versions, the device, and what the cache holds."""
     import platform
@@ -217,20 +180,20 @@ def info() -> None:
     from coursekit.device import pick_device, pick_dtype
     from coursekit.models.cache import home
 
-    _tell(f"coursekit     {coursekit.__version__} ({Path(coursekit.__file__).parent})")
-    _tell(f"Python        {platform.python_version()} ({platform.platform()})")
+    tell(f"coursekit     {coursekit.__version__} ({Path(coursekit.__file__).parent})")
+    tell(f"Python        {platform.python_version()} ({platform.platform()})")
     for project in ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "papermill"):
         try:
             version = metadata.version(project)
         except metadata.PackageNotFoundError:
             version = "not installed"
-        _tell(f"{project:13} {version}")
+        tell(f"{project:13} {version}")
     device = pick_device()
-    _tell(f"device        {device}, {str(pick_dtype(device)).removeprefix('torch.')}")
-    _tell(f"cache         {home()}")
+    tell(f"device        {device}, {str(pick_dtype(device)).removeprefix('torch.')}")
+    tell(f"cache         {home()}")
     for folder in sorted(p for p in home().glob("[!.]*") if p.is_dir()):
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-        _tell(f"  {folder.name:20} {size / 1e6:7.1f} MB")
+        tell(f"  {folder.name:20} {size / 1e6:7.1f} MB")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ r"""How a command of the command line ends: one line for what the user can put r
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -30,6 +31,17 @@ def polite(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def end_kernels_too() -> None:
-    r"""A terminated command must not leave a kernel behind: leave through the `finally` blocks."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def end_children_too() -> None:
+    r"""A command that is ended, or whose terminal is closed, leaves no kernel behind: out through the `finally`s."""
+    for name in ("SIGTERM", "SIGHUP", "SIGQUIT"):
+        if (number := getattr(signal, name, None)) and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
+def tell(text: object) -> None:
+    r"""To stdout, where somebody may have stopped listening (`| head -1`): what was done is done all the same."""
+    try:
+        typer.echo(text)
+        sys.stdout.flush()
+    except BrokenPipeError:  # Python flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

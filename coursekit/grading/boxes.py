@@ -1,0 +1,145 @@
+r"""Which box a machine can make, and how bubblewrap is asked for it.
+
+The zygote makes the boxes, as the slot's own user; see `coursekit/grading/inside/zygote.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import coursekit
+from coursekit.errors import CourseError
+from coursekit.grading.limits import Limits
+
+BOXES = ("bwrap", "podman", "apptainer", "pod", "none")
+#: Where a student's process lives.
+HOME = "/home/student"
+
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
+_ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "fonts", "localtime")
+_USERS = b"student:x:1000:1000:student:/home/student:/bin/sh\n"
+
+
+@cache
+def bwrap_flags() -> str:
+    r"""What `bwrap --help` says; empty where there is no bwrap."""
+    found = shutil.which("bwrap")
+    if found is None:
+        return ""
+    return subprocess.run([found, "--help"], capture_output=True, text=True, check=False).stdout
+
+
+def python_paths() -> list[str]:
+    r"""The folders that this Python and its packages lie in, outermost only."""
+    paths = {sys.prefix, sys.base_prefix, sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")}
+    paths |= {sysconfig.get_path("platlib"), str(Path(sys.executable).resolve().parent.parent)}
+    real = sorted({os.path.realpath(p) for p in paths} | {os.path.abspath(p) for p in paths})
+    return [p for p in real if not any(p.startswith(q + "/") for q in real)]
+
+
+def bwrap_command(
+    lib: Path, stage: Path, limits: Limits, hidden: Iterable[Path] = (), models: Path | None = None
+) -> list[str]:
+    r"""bwrap's command line for a box whose first program only waits.
+
+    lib: the box's copy of the package. stage: what is shown of the submission, at /in. hidden: folders that must not
+    be seen even where they lie inside one that is shown. models: the course's models, read-only.
+    """
+    shown = [p for p in (*_SYSTEM, *python_paths()) if os.path.exists(p)]
+    own = Path(coursekit.__file__).resolve().parent
+    masks = {str(own), *(os.path.realpath(p) for p in hidden)}
+    if (own.parent / "pyproject.toml").is_file():
+        masks.add(str(own.parent))
+    masks = {m for m in masks if any(m.startswith(s + "/") for s in map(os.path.realpath, shown))}
+    places = [(p, ["--symlink", os.readlink(p), p] if os.path.islink(p) else ["--ro-bind", p, p]) for p in shown]
+    places += [(m, ["--size", "4096", "--tmpfs", m, "--remount-ro", m]) for m in masks]
+    command = [
+        "bwrap", "--unshare-all", "--unshare-user", "--uid", "1000", "--gid", "1000", "--hostname", "box",
+        "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL",
+    ]  # fmt: skip
+    if "--disable-userns" in bwrap_flags():
+        command += ["--disable-userns"]
+    for _, place in sorted(places, key=lambda p: p[0].count("/")):
+        command += place
+    for name in _ETC:
+        if os.path.exists(f"/etc/{name}"):
+            command += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
+    command += ["--ro-bind", str(lib / "passwd"), "/etc/passwd", "--proc", "/proc", "--dev", "/dev"]
+    for folder in tmpfs(limits):
+        command += ["--size", str(limits.disk), "--tmpfs", folder]
+    command += ["--ro-bind", str(lib), str(lib), "--ro-bind", str(stage), "/in"]
+    if models is not None:
+        command += ["--ro-bind", str(models), "/models"]
+    if limits.gpu:
+        for device in sorted(Path("/dev").glob("nvidia*")):
+            command += ["--dev-bind", str(device), str(device)]
+    command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", HOME]
+    return [*command, "--", "/bin/sh", "-c", "echo; exec sleep 1000000"]
+
+
+def tmpfs(limits: Limits) -> dict[str, tuple[int, int]]:
+    r"""The folders that a submission may write, in memory: bytes and files of each."""
+    return {path: (limits.disk, limits.inodes) for path in ("/tmp", "/dev/shm", HOME)}
+
+
+def environment(lib: Path, models: bool, limits: Limits) -> dict[str, str]:
+    r"""All that is left of the environment inside the box."""
+    given = {
+        "HOME": HOME, "USER": "student", "LOGNAME": "student", "LANG": "C.UTF-8", "TMPDIR": "/tmp",
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONPATH": str(lib), "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+        "MPLBACKEND": "agg", "MPLCONFIGDIR": "/tmp/matplotlib", "IPYTHONDIR": "/tmp/ipython",
+        "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "COURSEKIT_HOME": "/models" if models else "/tmp/models",
+    }  # fmt: skip
+    if not limits.gpu:
+        given["CUDA_VISIBLE_DEVICES"] = ""
+    return given
+
+
+def write_users(lib: Path) -> None:
+    r"""The box's /etc/passwd: one user, so that looking up one's own name works."""
+    (lib / "passwd").write_bytes(_USERS)
+    (lib / "passwd").chmod(0o644)
+
+
+def pick(box: str) -> str:
+    r"""The box to use: `box` itself, or for "auto" the first that works. Raises CourseError that says why not."""
+    if box not in ("auto", *BOXES[:-1]):
+        raise CourseError(f"unknown box {box!r}; known: auto, {', '.join(BOXES[:-1])}")
+    tried = []
+    for name in ("bwrap", "podman", "apptainer") if box == "auto" else (box,):
+        problem = probe(name)
+        if problem is None:
+            return name
+        tried.append(f"{name}: {problem}")
+    raise CourseError(
+        f"no box can be made here, so nothing is run ({'; '.join(tried)}). Install bubblewrap (apt-get install "
+        "bubblewrap), or pass --box pod inside a pod of its own"
+    )
+
+
+def probe(box: str) -> str | None:
+    r"""None where `box` can be made on this machine; else the error of trying it."""
+    if box == "pod":
+        if os.environ.get("KUBERNETES_SERVICE_HOST") or Path("/run/.containerenv").exists():
+            return None
+        return "this is no pod: neither KUBERNETES_SERVICE_HOST nor /run/.containerenv is there"
+    command = {
+        "bwrap": ["bwrap", "--unshare-all", "--unshare-user", "--ro-bind", "/", "/", "--proc", "/proc", "true"],
+        "podman": ["podman", "info"],
+        "apptainer": ["apptainer", "--version"],
+    }[box]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:
+        return "not installed"
+    except subprocess.TimeoutExpired:
+        return "does not answer"
+    return None if done.returncode == 0 else " ".join(done.stderr.split())[-300:] or f"status {done.returncode}"

@@ -1,0 +1,177 @@
+r"""`coursekit grade ...`: from a folder of submissions to a gradebook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from coursekit.errors import CourseError
+from coursekit.grading import commands
+from coursekit.polite import end_children_too, polite
+
+
+class _Default(TyperGroup):
+    r"""`coursekit grade FOLDER ...` is `coursekit grade all FOLDER ...`."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            args = ["all", *args]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    help="Grade submissions: COURSEKIT GRADE FOLDER does all, the other commands are its parts.",
+    cls=_Default,
+    no_args_is_help=True,
+    context_settings={"ignore_unknown_options": True},
+    pretty_exceptions_enable=False,
+)
+
+Folder = Annotated[Path, typer.Argument(help="Folder of submissions: notebooks, zips, folders.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the marks.")]
+Roster = Annotated[Path | None, typer.Option(help="CSV with a column id, and what else is known of people.")]
+Notebook = Annotated[Path | None, typer.Option(help="The course's own notebook. Default: guessed.")]
+BoxOption = Annotated[str, typer.Option(help="auto, bwrap, podman, apptainer or pod.")]
+Unsafe = Annotated[
+    bool, typer.Option("--unsafe-no-isolation", help="Run submissions with your own rights. Never do this.")
+]
+Whole = Annotated[bool, typer.Option("--whole", help="Run the complete notebooks too.")]
+Profile = Annotated[str | None, typer.Option(help="With --whole: smoke, gpu, or a papermill parameter file.")]
+Seconds = Annotated[float | None, typer.Option(help="Seconds for the cells that the exercises need.")]
+PerExercise = Annotated[float | None, typer.Option(help="Seconds for the answers of one exercise.")]
+
+Memory = Annotated[float | None, typer.Option(help="GB of memory that a submission may use.")]
+
+
+@app.command("all")
+@polite
+def grade_all(
+    submissions: Folder,
+    out: Out = Path("marks"),
+    roster: Roster = None,
+    notebook: Notebook = None,
+    jobs: Annotated[int, typer.Option(help="Submissions at the same time.")] = 1,
+    only: Annotated[list[str] | None, typer.Option(help="Only this submission; may be repeated.")] = None,
+    regrade: Annotated[str, typer.Option(help="changed, or all: also what has a mark.")] = "changed",
+    box: BoxOption = "auto",
+    unsafe: Unsafe = False,
+    whole: Whole = False,
+    profile: Profile = None,
+    seconds: Seconds = None,
+    exercise_seconds: PerExercise = None,
+    memory: Memory = None,
+) -> None:
+    r"""Grade a folder of submissions: plan, run each in a box of its own, collect. Run it again to go on."""
+    from coursekit.grading.batch import grade_lines, summary
+    from coursekit.grading.folder import Batch
+
+    if regrade not in ("changed", "all"):
+        raise CourseError(f"--regrade is changed or all; got {regrade!r}")
+    end_children_too()
+    batch = Batch(out)
+    batch.make()
+    with batch.lock():
+        _plan(batch, submissions, roster, notebook, box, unsafe, whole, profile, seconds, exercise_seconds, memory)
+        results = grade_lines(batch, jobs=jobs, only=only or (), everything=regrade == "all")
+        _collect(out)
+    typer.echo(summary(out, results))
+    failed = [line for line in batch.lines() if line["key"] and batch.result(line["key"]) is None]
+    if failed and not only:
+        typer.echo(f"the grader itself failed for {len(failed)}: see {out / 'events.jsonl'}, then run it again", err=True)
+        raise typer.Exit(3)
+
+
+@app.command("plan")
+@polite
+def plan_only(
+    submissions: Folder,
+    out: Out = Path("marks"),
+    roster: Roster = None,
+    notebook: Notebook = None,
+    box: BoxOption = "auto",
+    unsafe: Unsafe = False,
+    whole: Whole = False,
+    profile: Profile = None,
+    seconds: Seconds = None,
+    exercise_seconds: PerExercise = None,
+    memory: Memory = None,
+) -> None:
+    r"""Write manifest.jsonl, one line a submission, for `grade one`. Prints how many there are."""
+    from coursekit.grading.folder import Batch
+
+    batch = Batch(out)
+    batch.make()
+    with batch.lock():
+        lines = _plan(batch, submissions, roster, notebook, box, unsafe, whole, profile, seconds, exercise_seconds, memory)
+    typer.echo(sum(line["key"] is not None for line in lines))
+
+
+@app.command("one")
+@polite
+def grade_one(
+    out: Out = Path("marks"),
+    index: Annotated[int, typer.Option(help="Line of the manifest, from 0.")] = 0,
+    again: Annotated[bool, typer.Option("--again", help="Also where it has a mark.")] = False,
+) -> None:
+    r"""Grade one line of the manifest in a process of its own; does nothing where it has a mark."""
+    from coursekit.grading import bench
+    from coursekit.grading.folder import Batch
+
+    end_children_too()
+    batch = Batch(out)
+    lines = batch.lines()
+    if not 0 <= index < len(lines):
+        raise CourseError(f"--index {index}: the manifest has the lines 0 to {len(lines) - 1}")
+    line = lines[index]
+    if line["key"] is None:
+        return typer.echo(f"{line['submission']}: nothing was handed in")
+    with batch.lock(shared=True):
+        result = None if again else batch.result(line["key"])
+        if result is None:
+            try:
+                result = bench.grade_index(str(batch.out), index)
+            finally:
+                bench.close(batch.out)
+    typer.echo(f"{result['submission']}: {result['status']}")
+    if result["status"] == "infrastructure":
+        raise typer.Exit(3)
+    return None
+
+
+def _plan(
+    batch: Any, submissions: Path, roster: Path | None, notebook: Path | None, box: str, unsafe: bool,
+    whole: bool, profile: str | None, seconds: float | None, exercise_seconds: float | None,
+    memory: float | None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    import dataclasses
+
+    from coursekit.grading import boxes
+    from coursekit.grading.limits import Limits
+    from coursekit.grading.plan import plan
+
+    given = {"run": seconds, "exercise": exercise_seconds, "memory": memory and int(memory * 2**30)}
+    limits = dataclasses.replace(Limits(), **{k: v for k, v in given.items() if v is not None})
+    chosen = "none" if unsafe else boxes.pick(box)
+    lines = plan(
+        submissions, batch, chosen, roster=roster, notebook=notebook, whole=whole, profile=profile, limits=limits
+    )
+    batch.audit("planned", lines=len(lines), box=chosen, whole=whole)
+    return lines
+
+
+def _collect(out: Path) -> None:
+    r"""results → gradebook, where that part of the package is there."""
+    import importlib.util
+
+    if importlib.util.find_spec("coursekit.grading.collect") is not None:
+        from coursekit.grading.collect import collect
+
+        collect(out)
+
+
+# What becomes of results: collect, export, feedback and so on.
+app.registered_commands += commands.app.registered_commands

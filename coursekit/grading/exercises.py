@@ -1,0 +1,22 @@
+r"""The exercises as the judge uses them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coursekit.checks import Exercise, exercises
+from coursekit.errors import unknown
+
+
+def named(ids: list[str]) -> dict[str, Exercise]:
+    r"""The exercises of these ids. Raises CourseError for an id that the checks do not know."""
+    known = exercises()
+    for id in ids:
+        if id not in known:
+            raise unknown("exercise", id, known)
+    return {id: known[id] for id in ids}
+
+
+def secret_cases(exercise: Exercise, secret: bytes, n: int) -> list[tuple[Any, ...]]:
+    r"""`n` cases that only the holder of `secret` can foresee, and at least one of each kind."""
+    return exercise.cases(secret, max(n, exercise.kinds))

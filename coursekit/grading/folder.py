@@ -1,0 +1,103 @@
+r"""The folder of a batch: secret, manifest, results, events, audit, lock. One writer at a time, nothing half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from coursekit.errors import CourseError
+
+
+class Batch:
+    r"""`out` and what lies in it."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out.absolute()
+        self.results = self.out / "results"
+        self.manifest, self.assignment = self.out / "manifest.jsonl", self.out / "assignment.json"
+        self.work = self.out / ".work"
+
+    def make(self) -> None:
+        r"""The folder, closed to others, with a secret of its own."""
+        self.out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.results.mkdir(exist_ok=True)
+        secret = self.out / "secret"
+        if not secret.exists():
+            write(secret, secrets.token_hex(32) + "\n", 0o600)
+
+    def secret(self) -> bytes:
+        r"""Drawn once a batch: whoever knows it knows the questions."""
+        try:
+            return bytes.fromhex((self.out / "secret").read_text().strip())
+        except (OSError, ValueError) as error:
+            raise CourseError(f"{self.out} has no usable secret: make the folder anew with `grade plan`") from error
+
+    def lines(self) -> list[dict[str, Any]]:
+        r"""The manifest."""
+        if not self.manifest.is_file():
+            raise CourseError(f"{self.out} has no manifest: run `coursekit grade plan` first")
+        return [json.loads(line) for line in self.manifest.read_text(encoding="utf-8").splitlines()]
+
+    def result(self, key: str) -> dict[str, Any] | None:
+        r"""What is known of a submission; None where it is still to be graded, as after the grader's own failure."""
+        try:
+            found = json.loads((self.results / f"{key}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return None if found.get("status") == "infrastructure" else found
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        r"""Whole or not at all."""
+        text = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
+        write(self.results / f"{result['key']}.json", text)
+
+    def event(self, what: str, **more: Any) -> None:
+        r"""A line of events.jsonl: what the batch does, for a progress display elsewhere."""
+        _append(self.out / "events.jsonl", {"time": _now(), "event": what, **more})
+
+    def audit(self, what: str, **more: Any) -> None:
+        r"""A line of audit.jsonl: who did what to the marks."""
+        try:
+            who = getpass.getuser()
+        except (KeyError, OSError):
+            who = str(os.getuid())
+        _append(self.out / "audit.jsonl", {"time": _now(), "by": who, "did": what, **more})
+
+    @contextlib.contextmanager
+    def lock(self, shared: bool = False) -> Iterator[None]:
+        r"""For one grader alone, or for `grade one`s beside each other. Raises CourseError where another has it."""
+        with (self.out / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except OSError:
+                raise CourseError(f"another grader works on {self.out}: wait for it, or give another --out") from None
+            yield
+
+
+def write(path: Path, text: str, mode: int = 0o644) -> None:
+    r"""Put `text` at `path`, all at once, so that a reader or a crash sees the old or the new."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(json.dumps(line).encode() + b"\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,50 @@
+r"""The exercises by their ids alone: nothing here imports the checks, and with them torch, into the grader's process."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from coursekit.errors import CourseError
+
+#: How many secret cases each exercise is asked.
+CASES = 8
+
+
+def hyphened(id: str) -> str:
+    r"""An id as nbgrader takes it: `lora.forward` and `lora_forward` are `lora-forward`."""
+    return id.replace(".", "-").replace("_", "-")
+
+
+def function_name(id: str) -> str:
+    r"""The function that a student writes for exercise `id`."""
+    return id.replace("-", "_").replace(".", "_")
+
+
+def of_notebook(notebook: Path) -> list[str]:
+    r"""The ids of the exercises in the course's own notebook, in its order."""
+    import nbformat
+
+    if not notebook.is_file():
+        raise CourseError(f"there is no notebook {notebook} to take the exercises from")
+    cells = nbformat.read(notebook, as_version=4).cells
+    found = [c.metadata.nbgrader for c in cells if c.cell_type == "code" and "nbgrader" in c.metadata]
+    ids = [hyphened(n["grade_id"]) for n in found if n.get("solution")]
+    if not ids:
+        raise CourseError(f"{notebook.name} has no exercise to grade")
+    return ids
+
+
+def ids_in(content: bytes) -> set[str]:
+    r"""The exercise ids that a file speaks of, without reading it as a notebook: to guess the assignment."""
+    return {hyphened(m.decode()) for m in re.findall(rb'"grade_id"\s*:\s*"([A-Za-z0-9_.-]{1,80})"', content)}
+
+
+def fingerprint() -> str:
+    r"""Changes whenever a mark could: the source of the checks and of the grader."""
+    here, found = Path(__file__).parent, hashlib.sha256()
+    for package in (here.parent / "checks", here):
+        for path in sorted(package.rglob("*.py")):
+            found.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()

@@ -1,0 +1,30 @@
+r"""What stands in the place of `coursekit.checks` inside the box: the real one holds the answers and stays outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Result:
+    r"""Says who will look at the answer."""
+
+    def __init__(self, id: object) -> None:
+        self.id, self.status, self.message = str(id)[:80], "not checked here", "checked by the grader"
+
+    def __repr__(self) -> str:
+        return f"○ {self.id}: {self.message}"
+
+
+def check(id: object, answer: object) -> Result:
+    r"""Looks at nothing: the grader asks the function itself, afterwards."""
+    return Result(id)
+
+
+def hint(id: object, number: int = 1) -> str:
+    r"""No hints while grading."""
+    return "hints are in the notebook that you were given"
+
+
+def exercises() -> dict[str, Any]:
+    r"""None: they are not inside the box."""
+    return {}

@@ -1,0 +1,123 @@
+r"""The judge: a process of its own with torch and the expected answers, which never runs a line of a submission.
+
+It forks for every request, so that neither a file that breaks a parser nor memory that is not given back stays in it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from coursekit.errors import CourseError
+
+SECONDS = 120
+
+
+class Judge:
+    r"""The grader's end: `Judge(secret, ids).ask("gate", ...)`. May be shared by threads."""
+
+    def __init__(self, secret: bytes, ids: list[str], cases: int) -> None:
+        self._lock = threading.Lock()
+        self._setting = {"secret": secret.hex(), "ids": ids, "cases": cases}
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, what: str, **given: Any) -> Any:
+        r"""One request, answered. Raises RuntimeError where the request cannot be answered at all."""
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            try:
+                answer = self._say({"what": what, **given})
+            except (OSError, ValueError):
+                self.close()
+                raise RuntimeError(f"the judge ended while it was asked for {what}") from None
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["answer"]
+
+    def close(self) -> None:
+        r"""End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for stream in (self._process.stdin, self._process.stdout):
+                stream.close()
+            self._process = None
+
+    def _start(self) -> None:
+        self.close()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        # The package that asks is the package that judges, also where it is not the installed one.
+        root = str(Path(__file__).resolve().parents[2])
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "coursekit.grading.judge"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True,
+        )  # fmt: skip
+        answer = self._say(self._setting)
+        if "error" in answer:
+            raise CourseError(answer["error"])
+
+    def _say(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+
+def main() -> None:
+    r"""The judge's own loop: a setting, then requests, one JSON line each."""
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    setting = json.loads(sys.stdin.readline())
+    try:
+        import torch
+
+        from coursekit.grading.work import Work
+
+        torch.set_num_threads(1)
+        import IPython.core.inputtransformer2  # noqa: F401  (once, not in every fork)
+
+        work = Work(bytes.fromhex(setting["secret"]), setting["ids"], setting["cases"])
+        print(json.dumps({"answer": "ready"}), file=channel)
+    except Exception as error:
+        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=channel)
+        return
+    gc.freeze()  # a collection in a fork would touch, and so copy, every page
+    while line := sys.stdin.readline():
+        said, say = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(said)
+            _answer(work, json.loads(line), say)
+        os.close(say)
+        with os.fdopen(said, "rb") as file:
+            content = file.read()
+        os.waitpid(pid, 0)
+        print(content.decode() if content else json.dumps({"error": "the judge's helper ended"}), file=channel)
+
+
+def _answer(work: Any, request: dict[str, Any], say: int) -> None:
+    gc.disable()
+    try:
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        used = next(int(x.split()[1]) for x in open("/proc/self/status") if x.startswith("VmData")) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (used + 2**31,) * 2)
+        answer = {"answer": getattr(work, "do_" + request.pop("what"))(**request)}
+    except BaseException as error:
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    content = json.dumps(answer).encode()
+    while content:
+        content = content[os.write(say, content) :]
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

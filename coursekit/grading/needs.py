@@ -1,0 +1,263 @@
+r"""Which statements of a notebook the exercises need: found by names, without running anything.
+
+A function is looked for by its name in every cell, so that copied, split and moved cells still count. From there the
+names that it uses lead to what binds them, and to the statements that may change what they stand for. Training cells
+that no answer depends on are left out.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import symtable
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+#: Cell magics that only wrap a cell of Python.
+_WRAPPERS = re.compile(r"\A\s*%%(time|timeit|capture|prun)\b[^\n]*\n")
+#: Methods of a package that change how it computes from then on.
+_SETTERS = re.compile(r"set_\w+|use_deterministic_algorithms")
+#: Functions that only look at what they are given.
+_LOOKERS = ("print", "display", "check", "hint", "show", "len")
+
+
+@dataclass
+class Slice:
+    r"""`cells`: position in the notebook -> its needed statements, on the lines on which they stood."""
+
+    cells: dict[int, str] = field(default_factory=dict)
+    #: For each wanted name: in how many places it is defined, and which cells it needs.
+    copies: dict[str, int] = field(default_factory=dict)
+    needed: dict[str, list[int]] = field(default_factory=dict)
+    #: Cells that are no Python: position -> message.
+    broken: dict[int, str] = field(default_factory=dict)
+    #: Names of all functions, to say which one was perhaps meant.
+    functions: list[str] = field(default_factory=list)
+    #: Some statement may bind names that cannot be read off it.
+    opaque: bool = False
+
+
+@dataclass(eq=False)
+class _Statement:
+    cell: int
+    first: int
+    last: int
+    binds: frozenset[str]
+    uses: frozenset[str]
+    touches: frozenset[str]
+    changes: frozenset[str]
+    is_data: bool
+    perhaps: bool
+    repeats: str
+    opaque: bool
+    stub: bool
+
+
+def needed(cells: Sequence[str], wanted: Sequence[str]) -> Slice:
+    r"""The slice of `cells` (sources of code cells, "" for others) that defines the functions `wanted`.
+
+    What cannot be read off a statement (`from x import *`, `%run`, `exec`) is needed by everything.
+    """
+    found = Slice()
+    sources: dict[int, list[str]] = {}
+    statements: list[_Statement] = []
+    for number, cell in enumerate(cells):
+        if not cell.strip():
+            continue
+        try:
+            source, tree = python(cell)
+            lines = source.splitlines()
+            shared = _on_shared_lines(tree.body)
+            statements += [_statement(number, n, None if n in shared else lines, wanted) for n in tree.body]
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            found.broken[number] = _says(error)
+            continue
+        sources[number] = lines
+        found.functions += [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
+    seen: set[str] = set()
+    for s in [*statements]:  # the import at the head of an answer's cell must not tie all cells to that cell
+        if s.repeats and s.repeats in seen:
+            statements.remove(s)
+        seen.add(s.repeats)
+    for name in wanted:
+        places = [s for s in statements if name in s.binds]
+        found.copies[name] = len(places)
+        written = [s for s in places if not s.stub]
+        if written:  # a copy of the blank cell below the answer does not take it away
+            for stub in (s for s in places if s.stub):
+                statements.remove(stub)
+    found.opaque = any(s.opaque for s in statements)
+    chosen: set[_Statement] = set()
+    for name in wanted:
+        mine = _closure(name, statements)
+        found.needed[name] = sorted({s.cell for s in mine})
+        chosen |= mine
+    for number, lines in sources.items():
+        kept = [s for s in statements if s.cell == number and s in chosen]
+        if kept:
+            keep = {line for s in kept for line in range(s.first, s.last + 1)}
+            found.cells[number] = "\n".join(
+                line if i in keep else "" for i, line in enumerate(lines, start=1)
+            ).rstrip()
+    return found
+
+
+def python(cell: str) -> tuple[str, ast.Module]:
+    r"""A cell as Python, and its tree: IPython's magics become calls. Raises SyntaxError."""
+    wrapped = _WRAPPERS.match(cell)
+    if wrapped:
+        cell = "\n" + cell[wrapped.end() :]
+    try:
+        return cell, ast.parse(cell)
+    except SyntaxError:
+        from IPython.core.inputtransformer2 import TransformerManager
+
+        cell = TransformerManager().transform_cell(cell)
+        return cell, ast.parse(cell)
+
+
+def _closure(name: str, statements: list[_Statement]) -> set[_Statement]:
+    r"""All that the function `name` needs. A name means what it was bound to last before it is used, as in a notebook
+    that is run from top to bottom; what is bound only further down counts too, for notebooks in another order.
+    """
+    order = {s: i for i, s in enumerate(statements)}
+    binders: dict[str, list[_Statement]] = {}
+    changers: dict[str, list[_Statement]] = {}
+    for s in statements:
+        for n in s.binds:
+            binders.setdefault(n, []).append(s)
+        for n in s.touches | s.changes:
+            changers.setdefault(n, []).append(s)
+    todo = [s for s in statements if s.opaque] + binders.get(name, [])[-1:]
+    chosen: set[_Statement] = set()
+    while todo:
+        user = todo.pop()
+        if user in chosen:
+            continue
+        chosen.add(user)
+        for n in user.uses:
+            before = [s for s in binders.get(n, ()) if s is not user and _reaches(s, user, order)]
+            bound = _last(before) or binders.get(n, [])[:1]
+            todo += bound
+            since = min((order[s] for s in bound), default=0)
+            data = any(s.is_data for s in bound)
+            for s in changers.get(n, ()):
+                if order[s] > since and _reaches(s, user, order) and (n in s.changes or data):
+                    todo.append(s)
+    return chosen
+
+
+def _reaches(earlier: _Statement, user: _Statement, order: dict[_Statement, int]) -> bool:
+    r"""Whether `user` may see what `earlier` did: it stands above, or in the cell of a function that is called later."""
+    return order[earlier] < order[user] or (earlier.cell == user.cell and not user.is_data)
+
+
+def _last(bindings: list[_Statement]) -> list[_Statement]:
+    r"""The last of them, with those before it where it binds only perhaps (`if`, `for`, `try`, `+=`)."""
+    found: list[_Statement] = []
+    for s in reversed(bindings):
+        found.append(s)
+        if not s.perhaps:
+            break
+    return found
+
+
+def _on_shared_lines(body: list[ast.stmt]) -> set[ast.stmt]:
+    r"""Statements that stand on one line with another: `a = 1; b = 2`."""
+    pairs = [(a, b) for a, b in zip(body, body[1:]) if a.end_lineno == b.lineno]
+    return {node for pair in pairs for node in pair}
+
+
+def _statement(cell: int, node: ast.stmt, lines: list[str] | None, wanted: Sequence[str]) -> _Statement:
+    first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+    text = "\n".join(lines[first - 1 : node.end_lineno]) if lines else ast.unparse(node)
+    binds, uses = _names(text)
+    imports = isinstance(node, ast.Import | ast.ImportFrom)
+    defines = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    return _Statement(
+        cell,
+        first,
+        node.end_lineno or node.lineno,
+        frozenset(binds),
+        frozenset(uses),
+        frozenset(_touched(node)),
+        frozenset(_changed(node)),
+        not imports and not defines,
+        isinstance(node, ast.If | ast.For | ast.While | ast.With | ast.Try | ast.AugAssign),
+        text if imports else "",
+        _is_opaque(node, text),
+        isinstance(node, ast.FunctionDef) and node.name in wanted and is_blank(node),
+    )
+
+
+def _names(text: str) -> tuple[set[str], set[str]]:
+    r"""Global names that a statement binds, and those that it uses, in nested scopes too."""
+    binds, uses = set[str](), set[str]()
+    todo = [symtable.symtable(text, "cell", "exec")]
+    while todo:
+        table = todo.pop()
+        todo += table.get_children()
+        top = table.get_type() == "module"
+        for symbol in table.get_symbols():
+            outer = top or symbol.is_global()
+            if outer and (symbol.is_assigned() or symbol.is_imported() or (top and symbol.is_namespace())):
+                binds.add(symbol.get_name())
+            if outer and symbol.is_referenced():
+                uses.add(symbol.get_name())
+    return binds, uses
+
+
+def _touched(node: ast.stmt) -> set[str]:
+    r"""Names of values that a statement may change without binding them: `fit(model)`, `values.append(1)`."""
+    if isinstance(node, ast.Expr):
+        call = node.value.value if isinstance(node.value, ast.Await) else node.value
+        if not isinstance(call, ast.Call) or (isinstance(call.func, ast.Name) and call.func.id in _LOOKERS):
+            return set()
+        receiver = [call.func] if isinstance(call.func, ast.Attribute) else []
+        return {_root(a) for a in [*receiver, *call.args, *(k.value for k in call.keywords)]} - {None}
+    if isinstance(node, ast.For | ast.With | ast.If | ast.While | ast.Try):
+        inner = [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.stmt)]
+        return {name for n in inner for name in _touched(n) | _changed(n)}
+    return set()
+
+
+def _changed(node: ast.stmt) -> set[str]:
+    r"""Names of whatever a statement changes for certain: `W[0] = 1`, `Layer.forward = f`, `torch.set_num_threads(1)`."""
+    if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Delete):
+        targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else [node.target]
+        return {_root(t) for t in targets if isinstance(t, ast.Attribute | ast.Subscript)} - {None}
+    call = node.value if isinstance(node, ast.Expr) else None
+    if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and _SETTERS.fullmatch(call.func.attr):
+        return {_root(call.func)} - {None}
+    return set()
+
+
+def _root(node: ast.expr) -> str | None:
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call | ast.Starred):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def _is_opaque(node: ast.stmt, text: str) -> bool:
+    if isinstance(node, ast.ImportFrom):
+        return any(alias.name == "*" for alias in node.names)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return False
+    return bool(re.search(r"\bexec\(|\bglobals\(\)|run_line_magic\('run'|\bsys\.path\b|\bos\.chdir\(", text))
+
+
+def is_blank(node: ast.FunctionDef) -> bool:
+    r"""Whether a function is as it was handed out: a docstring, and `return ...`, `...` or `pass`."""
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    for line in body:
+        value = line.value if isinstance(line, ast.Return | ast.Expr) else None
+        dots = isinstance(value, ast.Constant) and value.value in (..., None)
+        if not (dots or isinstance(line, ast.Pass) or (isinstance(line, ast.Return) and value is None)):
+            return False
+    return True
+
+
+def _says(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno} is not Python: {error.msg}"
+    return "the cell is nested too deeply to be read"

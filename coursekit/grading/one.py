@@ -1,0 +1,182 @@
+r"""One submission through the chain: gate, stage, box, judge; what became of it as a dictionary."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coursekit.grading.judge import Judge
+from coursekit.grading.limits import Limits
+from coursekit.grading.slots import Slot
+from coursekit.grading.statuses import SAYS, gravest
+
+
+@dataclass(frozen=True)
+class Assignment:
+    r"""What all submissions of a batch have in common. `ids`: of the exercises, in the notebook's order.
+
+    `points` of each are the judge's to say. `parameters`: papermill's, for a complete run.
+    """
+
+    notebook: str
+    ids: tuple[str, ...]
+    limits: Limits
+    box: str
+    cases: int
+    whole: bool = False
+    parameters: dict[str, Any] = field(default_factory=dict)
+    points: dict[str, float] = field(default_factory=dict)
+
+
+class Infrastructure(Exception):
+    r"""The grader's own failure, never the student's."""
+
+
+class Run:
+    r"""The state of one submission on its way. `grade()` gives its result without the batch's fields."""
+
+    def __init__(self, path: Path, assignment: Assignment, slot: Slot, judge: Judge) -> None:
+        self.path, self.assignment, self.slot, self.judge = path, assignment, slot, judge
+        self.found: dict[str, dict[str, Any]] = {}
+        self.looked: dict[str, dict[str, Any]] = {}
+        self.files: dict[str, str] = {}
+        self.times = dict.fromkeys(("gate", "box", "run", "probe", "verify"), 0.0)
+
+    def grade(self) -> dict[str, Any]:
+        r"""{"status", "message", "where", "exercises", "times"}. Raises Infrastructure."""
+        refused = self._gate([])
+        if refused is not None:
+            return self._whole_result("invalid_notebook", refused)
+        for id, state in self.looked.items():
+            if state["status"]:
+                self._settle(id, state["status"], state["message"], where=state.get("where"))
+        skip: list[int] = []
+        for _ in range(2 * len(self.assignment.ids)):  # each settles one exercise or more
+            pending = [id for id in self.assignment.ids if id not in self.found]
+            if not pending:
+                break
+            if self.times["run"]:
+                self._gate(skip)
+            cell = self._once(pending)
+            skip += [] if cell is None else [cell]
+        for id in self.assignment.ids:
+            if id not in self.found:
+                self._settle(id, "kernel_died", "the exercises before it ended the kernel again and again")
+        return self._result()
+
+    def _gate(self, skip: list[int]) -> str | None:
+        r"""Stage the submission; the reason, where it is refused."""
+        begun = time.monotonic()
+        self.slot.clear()
+        looked = self._ask(
+            "gate", path=str(self.path), stage=str(self.slot.stage), notebook=self.assignment.notebook, skip=skip
+        )
+        self.times["gate"] += time.monotonic() - begun
+        if "refused" in looked:
+            return looked["refused"]
+        self.files = looked["files"]
+        if not skip:
+            self.looked = looked["exercises"]
+        return None
+
+    def _once(self, pending: list[str]) -> int | None:
+        r"""One box for the exercises that are left; returns the cell that ended it, if a cell did."""
+        self._ask("questions", path=str(self.slot.questions), ids=pending)
+        verdict = self.slot.run(len(pending))
+        if verdict["end"] == "infrastructure":
+            raise Infrastructure(verdict.get("message", "") + verdict.get("trace", ""))
+        for part in ("box", "run", "probe"):
+            self.times[part] += verdict.get(part, 0.0)
+        begun = time.monotonic()
+        most = self.assignment.limits.file + 2**20
+        marked = self._ask(
+            "mark", before=str(self.slot.before), report=str(self.slot.report), most=most, ids=pending
+        )
+        self.times["verify"] += time.monotonic() - begun
+        failed = {f["cell"]: f for f in reversed(marked["run"]["failed"])}
+        if verdict["phase"] == "run":
+            return self._ended_in_cell(pending, verdict, marked["run"]["cell"], failed)
+        self._answered(pending, verdict, marked["exercises"], failed)
+        return None
+
+    def _ended_in_cell(
+        self, pending: list[str], verdict: dict[str, Any], cell: int | None, failed: dict[int, dict[str, Any]]
+    ) -> int | None:
+        status, message = _ending(verdict)
+        concerned = [id for id in pending if cell in self.looked[id]["cells"]] or pending
+        for id in concerned:
+            self._settle(id, status, message, where=cell)
+        return cell
+
+    def _answered(
+        self,
+        pending: list[str],
+        verdict: dict[str, Any],
+        exercises: dict[str, dict[str, Any]],
+        failed: dict[int, dict[str, Any]],
+    ) -> None:
+        r"""Take what was answered; whoever was being asked when the box ended, ended it."""
+        for id in pending:
+            one = exercises.get(id)
+            if one is None:
+                break
+            if not one["ended"] and one["status"] != "ok":
+                status, message = _ending(verdict)
+                self._settle(id, status, message, one["right"], one["cases"])
+                return
+            mine = [failed[n] for n in sorted(failed) if n in self.looked[id]["cells"]]
+            if mine and one["status"] in ("missing_name", "error"):
+                self._settle(id, mine[0]["status"], mine[0]["message"], where=mine[0]["cell"])
+            else:
+                self._settle(id, one["status"], one["message"], one["right"], one["cases"])
+        if not exercises:
+            self._settle(pending[0], *_ending(verdict))
+
+    def _settle(self, id: str, status: str, message: str, right: int = 0, cases: int = 0, where: int | None = None) -> None:
+        cases, of = cases or self.assignment.cases, self.assignment.points[id]
+        name = id.replace("-", "_")
+        if status == "missing_name" and not message:
+            message = f"there is no function {name}"
+        self.found[id] = {
+            "id": id, "points": round(of * right / cases, 2), "of": of, "status": status,
+            "message": message or SAYS[status], "cases": cases, "right": right,
+            "copies": self.looked.get(id, {}).get("copies", 0), "where": where,
+        }  # fmt: skip
+
+    def _whole_result(self, status: str, message: str) -> dict[str, Any]:
+        for id in self.assignment.ids:
+            self._settle(id, status, message)
+        return self._result(status, message)
+
+    def _result(self, status: str | None = None, message: str | None = None) -> dict[str, Any]:
+        exercises = [self.found[id] for id in self.assignment.ids]
+        status = status or gravest(e["status"] for e in exercises)
+        speaking = next((e for e in exercises if e["status"] == status), exercises[0])
+        where = speaking.pop("where")
+        for exercise in exercises:
+            exercise.pop("where", None)
+        if message is None:
+            place = f"cell {where}" if where else speaking["id"]
+            message = "everything is right" if status == "ok" else f"{place}: {speaking['message']}"
+        where = (f"cell {where}" if where else speaking["id"]) if status not in ("ok", "invalid_notebook") else None
+        return {
+            "status": status, "message": message, "where": where,
+            "exercises": exercises, "files": self.files, "times": {k: round(v, 4) for k, v in self.times.items()},
+        }  # fmt: skip
+
+    def _ask(self, what: str, **given: Any) -> Any:
+        try:
+            return self.judge.ask(what, **given)
+        except RuntimeError as error:
+            raise Infrastructure(str(error)) from error
+
+
+def _ending(verdict: dict[str, Any]) -> tuple[str, str]:
+    r"""Status and message of a box that ended before its work was done."""
+    end, code = verdict["end"], verdict.get("code")
+    if end != "exit":
+        return end, SAYS[end]
+    how = {-11: "a segmentation fault", -9: "it was killed", -6: "it aborted", -24: "its processor time was used up"}
+    return "kernel_died", f"the kernel died: {how.get(code, f'it ended with status {code}')}"

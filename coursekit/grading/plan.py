@@ -1,0 +1,126 @@
+r"""The plan of a batch: the manifest, one line a submission, and what all of them have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from coursekit.errors import CourseError
+from coursekit.grading import ids as ids_of
+from coursekit.grading.archive import MOST_TOGETHER
+from coursekit.grading.folder import Batch, write
+from coursekit.grading.limits import Limits
+from coursekit.grading.one import Assignment
+from coursekit.grading.package import imports
+from coursekit.grading.submissions import Submission, digest, find
+
+_LIBRARIES = ("torch", "numpy", "ipython", "papermill")
+
+
+def plan(
+    submissions: Path,
+    batch: Batch,
+    box: str,
+    *,
+    roster: Path | None = None,
+    notebook: Path | None = None,
+    whole: bool = False,
+    profile: str | None = None,
+    limits: Limits | None = None,
+) -> list[dict[str, Any]]:
+    r"""Write manifest.jsonl and assignment.json; returns the manifest.
+
+    notebook: the course's own notebook of the assignment; by default the one whose exercises most submissions hold.
+    """
+    found = find(submissions, roster)
+    notebook = notebook or guess(found)
+    parameters = _parameters(notebook, profile) if whole else {}
+    ids = tuple(ids_of.of_notebook(notebook))
+    assignment = Assignment(notebook.stem, ids, limits or Limits(), box, ids_of.CASES, whole, parameters)
+    common = {**dataclasses.asdict(assignment), "preload": preload(notebook)}
+    environment = fingerprint(common)
+    lines = []
+    for index, one in enumerate(found):
+        key = None
+        if one.path is not None:
+            parts = (one.id, digest(one.path), environment)
+            key = hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
+        lines.append(
+            {
+                "index": index, "submission": one.id, "notebook": notebook.stem, "key": key,
+                "path": None if one.path is None else str(one.path.absolute()),
+                "submitted": one.submitted, "person": one.person,
+            }  # fmt: skip
+        )
+    write(batch.assignment, json.dumps(common, indent=1) + "\n")
+    write(batch.manifest, "".join(json.dumps(line) + "\n" for line in lines))
+    return lines
+
+
+def _parameters(notebook: Path, profile: str | None) -> dict[str, Any]:
+    r"""The values of a profile that the notebook has parameters for."""
+    from coursekit.notebook.parameters import check, defaults, read_profile
+
+    file, values = read_profile(profile, notebook.parent)
+    known = defaults(notebook)
+    values = {name: value for name, value in values.items() if name in known}
+    check(known, values, str(file))
+    return values
+
+
+def guess(found: list[Submission]) -> Path:
+    r"""The notebook of the course whose exercises the submissions speak of most. Raises CourseError for none."""
+    course = {path: set(ids_of.of_notebook(path)) for path in course_notebooks()}
+    votes: Counter[Path] = Counter()
+    for one in found:
+        files = [] if one.path is None or one.path.is_symlink() else [one.path]
+        files = sorted(one.path.rglob("*.ipynb")) if one.path is not None and one.path.is_dir() else files
+        for file in files[:20]:
+            if file.is_symlink() or not file.is_file() or file.stat().st_size > MOST_TOGETHER or file.suffix == ".zip":
+                continue
+            there = ids_of.ids_in(file.read_bytes())
+            votes.update(path for path, ids in course.items() if ids & there)
+    if not votes:
+        raise CourseError("no submission holds an exercise of the course: name the notebook with --notebook")
+    return votes.most_common(1)[0][0]
+
+
+def course_notebooks() -> list[Path]:
+    r"""The course's own notebooks, of the checkout that the package lies in or of the current folder."""
+    for root in (Path(__file__).resolve().parents[2], Path.cwd()):
+        paths = sorted((root / "notebooks").glob("*.ipynb"))
+        if paths:
+            return paths
+    raise CourseError("the course's own notebooks are not here: name the assignment's with --notebook")
+
+
+def read_assignment(batch: Batch) -> tuple[Assignment, list[str]]:
+    r"""What all submissions have in common, and the imports for the zygote."""
+    if not batch.assignment.is_file():
+        raise CourseError(f"{batch.out} has no plan: run `coursekit grade plan` first")
+    common = json.loads(batch.assignment.read_text())
+    warm = common.pop("preload")
+    common |= {"limits": Limits(**common["limits"]), "ids": tuple(common["ids"])}
+    return Assignment(**common), warm
+
+
+def preload(notebook: Path) -> list[str]:
+    r"""What the zygote imports: torch, NumPy, and whatever the exercises' own cells of the course's notebook use."""
+    import nbformat
+
+    cells = nbformat.read(notebook, as_version=4).cells
+    own = [c.source for c in cells if c.cell_type == "code" and c.metadata.get("nbgrader", {}).get("solution")]
+    return list(dict.fromkeys(["import torch", "import torch.nn.functional as F", "import numpy", *imports(own)]))
+
+
+def fingerprint(common: dict[str, Any]) -> str:
+    r"""Changes with whatever a mark may depend on besides the submission: checks, grader, libraries, settings."""
+    versions = {name: metadata.version(name) for name in _LIBRARIES}
+    content = [ids_of.fingerprint(), platform.python_version(), versions, common]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

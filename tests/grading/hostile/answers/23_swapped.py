@@ -1,0 +1,21 @@
+# Swaps the file that its answers go to for a FIFO, a link, nothing.
+# expect: kernel_died 10
+import os
+
+
+def lora_truncate(W, r):
+    here = os.readlink("/proc/self/fd/3")
+    for trick in (
+        lambda: os.unlink(here),
+        lambda: os.symlink("/etc/passwd", here),
+        lambda: os.mkfifo(here),
+        lambda: os.ftruncate(3, 0),
+        lambda: os.rename("/tmp", here),
+    ):
+        try:
+            trick()
+        except OSError:
+            continue
+    os.mkfifo("/tmp/fifo")
+    os.dup2(os.open("/tmp/fifo", os.O_RDWR), 3)
+    return W

@@ -1,0 +1,164 @@
+r"""One real batch of every kind of hostile submission, in real boxes, and what must be true afterwards."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from hostile import files
+
+from coursekit.grading.slots import FIRST_UID
+
+HERE = Path(__file__).parent
+ANSWERS = sorted((HERE / "hostile" / "answers").iterdir())
+HONEST = ("00_honest", "99_honest")
+
+
+def write_all(folder: Path, solved: dict, blank: dict) -> dict[str, tuple[str, float]]:
+    r"""All submissions; what is expected of each."""
+    expected: dict[str, tuple[str, float]] = {}
+    for path in ANSWERS:
+        status, points = re.search(r"^# expect: (\w+) (\d+)$", path.read_text(), re.MULTILINE).groups()
+        notebook = copy.deepcopy(solved)
+        files.cell_of(notebook, "lora_truncate")["source"] = path.read_text()
+        files.save(folder, f"{path.stem}.ipynb", notebook)
+        expected[path.stem] = (status, float(points))
+    for make in files.ALL:
+        expected |= make(folder, solved, blank)
+    for name in HONEST:
+        files.save(folder, f"{name}.ipynb", solved)
+        expected[name] = ("ok", 12)
+    files.save(folder, "50_blank.ipynb", blank)
+    expected["50_blank"] = ("not_attempted", 0)
+    return expected
+
+
+class Batch:
+    r"""The batch, graded once for all tests here."""
+
+    def __init__(self, place: Path, solved: dict, blank: dict) -> None:
+        self.folder, self.out = place / "submissions", place / "marks"
+        self.folder.mkdir()
+        self.expected = write_all(self.folder, solved, blank)
+        self.before = snapshot(place)
+        command = [sys.executable, "-m", "coursekit.cli", "grade", str(self.folder), "--out", str(self.out)]
+        command += ["--jobs", "2", "--exercise-seconds", "3", "--seconds", "12", "--memory", "1", "--box", "bwrap"]
+        self.memory: list[int] = []
+        begun = time.monotonic()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            watcher = threading.Thread(target=self.watch, args=(psutil.Process(process.pid),))
+            watcher.start()
+            self.said, _ = process.communicate()
+            watcher.join()
+        self.code, self.seconds = process.returncode, time.monotonic() - begun
+        self.after = snapshot(place)
+        lines = [json.loads(line) for line in (self.out / "manifest.jsonl").read_text().splitlines()]
+        self.results = {
+            line["submission"]: json.loads((self.out / "results" / f"{line['key']}.json").read_text()) for line in lines
+        }
+
+    def watch(self, process: psutil.Process) -> None:
+        while True:
+            try:
+                self.memory.append(process.memory_info().rss)
+            except psutil.Error:
+                return
+            time.sleep(0.2)
+
+
+def snapshot(place: Path) -> dict[str, tuple[float, int]]:
+    r"""Time and size of what lies beside the marks, and of the folders that a submission would like to write."""
+    found = {}
+    for folder in (place / "submissions", Path("/tmp"), Path("/dev/shm"), Path.home(), HERE):
+        for path in folder.iterdir() if folder != place / "submissions" else folder.rglob("*"):
+            if not path.name.startswith(("pytest-", ".pytest", "__pycache__", "torch_", "tmp")):
+                kind = path.lstat()
+                found[str(path)] = (0.0 if path.is_dir() else kind.st_mtime, 0 if path.is_dir() else kind.st_size)
+    return found
+
+
+@pytest.fixture(scope="module")
+def batch(box: str, tmp_path_factory: pytest.TempPathFactory, solved: dict, blank: dict) -> Batch:
+    place = tmp_path_factory.mktemp("hostile")
+    found = Batch(place, solved, blank)
+    if where := os.environ.get("COURSEKIT_HOSTILE_TABLE"):  # for whoever wants to read what became of each
+        rows = [
+            (name, r["status"], sum(e["points"] for e in r["exercises"]), r["message"], r["times"])
+            for name, r in sorted(found.results.items())
+        ]
+        Path(where).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return found
+
+
+def test_all_kinds_are_there():
+    kinds = {int(p.name[:2]) for p in ANSWERS}
+    text = " ".join(make.__doc__ for make in files.ALL)
+    kinds |= {int(n) for n in re.findall(r"\b(\d\d):", text)}
+    assert kinds >= set(range(1, 39))
+
+
+def test_every_submission_gets_its_status_and_mark(batch: Batch):
+    assert batch.code == 0, batch.said
+    wrong = {}
+    for name, wanted in batch.expected.items():
+        known = [n for n in batch.results if n == name or (name.endswith("-") and n.startswith(name))]
+        assert len(known) == 1, name
+        result = batch.results[known[0]]
+        found = (result["status"], sum(e["points"] for e in result["exercises"]))
+        if found != wanted:
+            wrong[name] = (found, wanted, result["message"])
+    assert not wrong
+    assert len(batch.results) == len(batch.expected)
+
+
+def test_messages_are_one_line_that_names_the_place(batch: Batch):
+    for name, result in batch.results.items():
+        for text in (result["message"], *(e["message"] for e in result["exercises"])):
+            assert text and text.isprintable() and len(text) < 400, name
+        if result["status"] not in ("ok", "invalid_notebook"):
+            assert result["where"], name
+    assert "lora_truncated" in batch.results["14_renamed"]["message"]
+    assert batch.results["40b_copied"]["exercises"][0]["copies"] == 2
+
+
+def test_nobody_elses_mark_changes(batch: Batch):
+    first, last = (batch.results[name] for name in HONEST)
+    assert first["exercises"] == last["exercises"] and first["status"] == last["status"] == "ok"
+
+
+def test_no_process_is_left(batch: Batch):
+    for process in psutil.process_iter(["uids", "cmdline"]):
+        uids, command = process.info["uids"], process.info["cmdline"] or []
+        assert not uids or not FIRST_UID <= uids.real < FIRST_UID + 1000, command
+        assert str(batch.out) not in " ".join(command)
+
+
+def test_no_file_outside_the_marks_changes(batch: Batch):
+    changed = {p for p in batch.before.keys() | batch.after.keys() if batch.before.get(p) != batch.after.get(p)}
+    assert not {p for p in changed if "coursekit" in p or p.startswith(str(batch.folder)) or "pwned" in p}
+    assert not Path("/tmp/coursekit-was-here").exists() and not (batch.out / ".work").exists()
+    assert {p.name for p in batch.out.iterdir()} >= {"secret", "manifest.jsonl", "results", "events.jsonl"}
+    assert (batch.out / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_graders_memory_stays_flat(batch: Batch):
+    steady = batch.memory[len(batch.memory) // 4 :]
+    assert max(steady) < 150 * 2**20
+    assert max(steady) - min(steady) < 30 * 2**20
+
+
+def test_the_network_question_is_a_fair_one():
+    r"""What 20_network asks for is there outside of a box: an interface beside the loopback."""
+    if len(socket.if_nameindex()) < 2:
+        pytest.skip("this machine has no network interface either")
+    assert len(socket.if_nameindex()) > 1
