@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "coursekit"
 #: Files that lie in no room. Everybody may use them, and they use no room.
 GROUND = {
     "architecture", "autocast", "counts", "device", "errors", "files", "fingerprint", "interop", "labels", "modes",
-    "paths",
+    "paths", "polite",
 }  # fmt: skip
 #: From the ground up: a room imports from rooms to the left of it only.
 ROOMS = (

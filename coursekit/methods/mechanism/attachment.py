@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -19,8 +19,8 @@ from coursekit.methods.mechanism import modules
 from coursekit.methods.mechanism.modules import T, replace
 from coursekit.methods.mechanism.switch import Switch
 
-if TYPE_CHECKING:
-    from coursekit.methods.mechanism.method import Method
+#: A `Method` of `mechanism.method`, which stands above this file: it attaches by what is here.
+Method = Any
 
 
 @dataclass
