@@ -1,0 +1,92 @@
+r"""Evidence: runs the grid of a topic into data/evidence/, in several processes, and goes on where it was stopped.
+
+    python benchmarks/evidence.py methods --processes 2      # hours; Ctrl-C whenever you like, the same command goes on
+    python benchmarks/evidence.py methods --status           # what is left, and about how long it takes
+    python benchmarks/evidence.py methods --card             # writes data/evidence/methods.md from what is there
+
+A topic is a file in benchmarks/topics/ with a `GRID` and the `SETTING` that its runs share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+from coursekit.comparison import machine
+from coursekit.comparison.bench import Bench
+from coursekit.comparison.evidence import cell
+from coursekit.comparison.evidence.card import card
+from coursekit.comparison.evidence.store import Store
+from coursekit.comparison.evidence.work import Workers, progress, work
+from coursekit.errors import CourseError, whole
+from coursekit.files import replace_text
+
+ROOT = Path(__file__).resolve().parents[1]
+TOPICS = sorted(path.stem for path in (ROOT / "benchmarks" / "topics").glob("[!_]*.py"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("topic", choices=TOPICS)
+    parser.add_argument("--processes", type=int, default=1, help="side by side, one thread each")
+    parser.add_argument("--status", action="store_true", help="only say what is left")
+    parser.add_argument("--card", action="store_true", help="only write the card")
+    parser.add_argument(
+        "--evidence", type=Path, default=ROOT / "data" / "evidence", help="folder of the files"
+    )
+    asked = parser.parse_args(arguments)
+    topic = importlib.import_module(f"topics.{asked.topic}")
+    store = Store(asked.evidence / f"{asked.topic}.csv", ROOT / "runs" / "evidence" / asked.topic)
+    whole("--processes", asked.processes, least=1, such_as=2)
+    if asked.status:
+        print(progress(topic.GRID, store.runs(), asked.processes))
+        return 0
+    if asked.card:
+        return write_card(asked, topic, store)
+    print(progress(topic.GRID, store.runs(), asked.processes), flush=True)
+    if asked.processes > 1:
+        command = [sys.executable, __file__, asked.topic, "--evidence", str(asked.evidence)]
+        return Workers(command, asked.processes, dict(os.environ)).run()
+    bench = Bench(topic.SETTING)
+    work(
+        topic.GRID,
+        store,
+        lambda make, one: cell.train(bench, make, one, topic.GRID.every),
+        partial(print, flush=True),
+    )
+    return write_card(asked, topic, store)
+
+
+def write_card(asked: argparse.Namespace, topic: object, store: Store) -> int:
+    r"""The card beside the runs, from what there is of them now."""
+    bench = Bench(topic.SETTING)
+    setting = topic.SETTING
+    test = bench.prepared.split("test")[: bench.sentences("test")]["labels"]
+    constant = Counter(test).most_common(1)[0][1] / len(test)
+    here = machine.describe(bench.device)
+    about = {
+        "command": f"`python benchmarks/evidence.py {asked.topic} --processes 2`",
+        "task": f"{setting.domain}/{setting.labels}, {bench.sentences('validation')} validation and "
+        f"{bench.sentences('test')} test sentences, batches of {setting.batch_size}",
+        "model": setting.model,
+        "machine": f"{here['device']}, one thread a process",
+        "versions": ", ".join(f"{name} {version}" for name, version in here["versions"].items()),
+    }
+    replace_text(asked.evidence / f"{asked.topic}.md", card(topic.GRID, store.runs(), about, constant))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except CourseError as error:
+        sys.exit(f"evidence: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
