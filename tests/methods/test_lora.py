@@ -18,9 +18,10 @@ from torch import nn
 from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import LoRA
-from coursekit.methods.lora import LoRALayer
+from coursekit.methods.lora import FastLoRABranch, LoRABranch, LoRALayer
 from coursekit.methods.low_rank import LowRankLinear, branch, low_rank_update
 from coursekit.methods.mechanism.modules import find
+from coursekit.methods.mechanism.switch import Switch
 
 FAMILIES = tiny.FAMILIES
 EVERYTHING = {
@@ -124,6 +125,88 @@ def test_twenty_steps_of_training_follow_peft(family, dropout, tmp_path):
         losses.append(train(one.train(), batches))
     torch.testing.assert_close(*map(torch.tensor, losses), atol=1e-5, rtol=0)
     assert losses[0][-1] != losses[0][0]
+
+
+@pytest.mark.parametrize("variant", [
+    {"dropout": 0.3}, {"dora": True}, {"dora": True, "dropout": 0.3, "r": 3, "alpha": 7},
+], ids=["dropout", "dora", "dora with dropout"])  # fmt: skip
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_gradient_is_peft_s_with_dropout_and_padding(family, variant, tmp_path):
+    r"""On linear layers and an embedding that holds padding ids. DoRA's norm is a constant for the gradient."""
+    targets = EVERYTHING[family] if family != "gpt2" else (*EVERYTHING[family][:3], "wte")
+    method = LoRA(**({"r": 4, "alpha": 8} | variant), targets=targets)
+    plain = _no_base_dropout(family) | ({"pad_token_id": 0} if family == "gpt2" else {})
+    model = nonzero(method.attach(tiny.model(family, **plain)))
+    method.save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(tiny.model(family, **plain), tmp_path, is_trainable=True)
+    padding = model.config.pad_token_id
+    one = batch(family, padded=True)
+    one["input_ids"] = one["input_ids"].masked_fill(one["attention_mask"] == 0, padding)
+    one["input_ids"][0, -1] = padding  # one that is read, so that its row has a gradient to lose
+    one["attention_mask"][0, -1] = 1
+    for side in (model, theirs):
+        torch.manual_seed(1)
+        side.train()(**one).loss.backward()
+    reference = {
+        n.removeprefix("base_model.model.").replace(".default", ""): p.grad
+        for n, p in theirs.named_parameters()
+        if "lora" in n
+    }
+    own = {key: value.grad for key, value in method._tensors(model, "default").items()}
+    reference = {
+        key.replace("magnitude_vector.weight", "magnitude_vector"): g for key, g in reference.items()
+    }
+    assert own.keys() == reference.keys()
+    for key, gradient in own.items():
+        torch.testing.assert_close(gradient, reference[key], atol=2e-6, rtol=1e-3, msg=key)
+        assert gradient.any(), key
+    tables = [layer for layer in model.modules() if isinstance(getattr(layer, "bare", None), nn.Embedding)]
+    padded = [
+        layer for layer in tables if layer.bare.padding_idx is not None and isinstance(layer, LoRALayer)
+    ]
+    assert padded or family == "gpt2"
+    for layer in padded:
+        assert not layer.branches["default"].A.grad[:, layer.bare.padding_idx].any()
+
+
+def test_a_starts_as_peft_s_does():
+    r"""Uniform within 1 / sqrt(d_in): kaiming's bound with a = sqrt(5)."""
+    model = LoRA(r=16, targets="all-linear").attach(tiny.model("llama"))
+    theirs = peft.get_peft_model(tiny.model("llama"), peft.LoraConfig(r=16, target_modules="all-linear"))
+    starts = [
+        {
+            n.split("layers")[1].split(".lora_A")[0].split(".branches")[0]: p
+            for n, p in side.named_parameters()
+            if end in n
+        }
+        for side, end in ((model, "default.A"), (theirs, "lora_A"))
+    ]
+    assert starts[0].keys() == starts[1].keys() and len(starts[0]) == 14
+    for path, A in starts[0].items():
+        bound = A.shape[1] ** -0.5
+        for start in (A, starts[1][path]):
+            assert 0.95 * bound < start.abs().max() <= bound
+            assert abs(start.std() * 3**0.5 / bound - 1) < 0.1
+
+
+@pytest.mark.parametrize("s", [2.0, 7 / 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fast_twin_has_the_bits_of_the_plain_branch(s, dtype):
+    layer = nn.Linear(40, 50).requires_grad_(False).to(dtype)
+    torch.manual_seed(0)
+    kinds = [
+        kind(LoRALayer(layer, Switch()), LoRA(r=4, alpha=4 * s)) for kind in (LoRABranch, FastLoRABranch)
+    ]
+    kinds[1].load_state_dict(nonzero(kinds[0]).state_dict())
+    x, answers = torch.randn(3, 7, 40).to(dtype), []
+    for branch_ in kinds:
+        given = x.clone().requires_grad_()
+        h = branch_.answer(layer, given)
+        h.float().square().sum().backward()
+        answers.append((h, given.grad, branch_.A.grad, branch_.B.grad))
+    assert answers[0][0].dtype == dtype and torch.equal(answers[0][0], answers[1][0])
+    for plain, fast in zip(*answers, strict=True):
+        torch.testing.assert_close(fast, plain, atol=1e-4, rtol=1e-5 if dtype == torch.float32 else 2e-2)
 
 
 def _no_base_dropout(family: str) -> dict[str, float]:

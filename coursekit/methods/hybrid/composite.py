@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from dataclasses import fields
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -58,19 +57,22 @@ class Composite(Method, ABC):
         }
 
     def _load(self, model: nn.Module, name: str, tensors: dict[str, Tensor], folder: str | Path) -> None:
+        r"""Each part loads its share of the checkpoint, and the head with it.
+
+            tensors --_share--> part 1, part 2, ... --> a twin that shares all that is frozen --> `model`
+
+        A part that objects does so at the twin, before anything has changed.
+        """
         own, parts = self._tensors(model, name), self.parts_for(model.config)
-        head = self._learned(model, name).keys() - own.keys()  # each part checks and writes it
+        head = {k: tensors[k] for k in self._learned(model, name).keys() - own.keys() if k in tensors}
         shares = [self._share(part, tensors) for part in parts]
         known = {self._key(part, key) for part, share in zip(parts, shares, strict=True) for key in share}
-        if strange := tensors.keys() - head - known:
-            interop.same_tensors(own, own | {key: tensors[key] for key in strange}, folder)
-        # First into a twin that shares all that is frozen: a part that has something to object to has changed nothing,
-        # but those before it would have.
-        trained = {id(p) for p in attachment_of(model).parameters[name]}
-        frozen = [t for t in (*model.parameters(), *model.buffers()) if id(t) not in trained]
-        for one in (copy.deepcopy(model, {id(t): t for t in frozen}), model):
+        strange = {key: tensors[key] for key in tensors.keys() - head.keys() - known}
+        if strange:
+            interop.same_tensors(own, own | strange, folder)
+        for one in (twin(model, name), model):
             for part, share in zip(parts, shares, strict=True):
-                part._load(one, name, share | {k: tensors[k] for k in head if k in tensors}, folder)
+                part._load(one, name, share | head, folder)
 
     def _key(self, part: Method, key: str) -> str:
         r"""What the tensor `key` of `part` is called in a checkpoint of the whole."""
@@ -110,26 +112,8 @@ def twice(one: Method, other: Method) -> CourseError:
     )
 
 
-class Named(Composite, ABC):
-    r"""A combination with a name and settings of its own; subclasses are dataclasses of nothing but these settings."""
-
-    def _settings(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def _config(self, model: nn.Module) -> dict[str, Any]:
-        return interop.common_config(model, self.kind) | self._settings()
-
-    def _check_config(self, config: dict[str, Any]) -> None:
-        for key, value in self._settings().items():
-            if key != "hidden" and config[key] != value:  # the network behind a prefix is thrown away
-                raise CourseError(
-                    f"this checkpoint was trained with {key}={config[key]}, the method here has {value}; "
-                    f"{type(self).__name__}.from_checkpoint(folder) makes the method that fits"
-                )
-
-    @classmethod
-    def from_checkpoint(cls, folder: Any) -> Named:
-        r"""The method with the hyperparameters of the checkpoint in `folder`."""
-        config, _ = interop.read(folder)
-        interop.same_method(cls.kind, config)
-        return cls(**{field.name: config[field.name] for field in fields(cls)})
+def twin(model: nn.Module, name: str) -> nn.Module:
+    r"""A copy of `model` with parameters of its own for adapter `name`; all other tensors are the model's."""
+    trained = {id(p) for p in attachment_of(model).parameters[name]}
+    shared = [t for t in (*model.parameters(), *model.buffers()) if id(t) not in trained]
+    return copy.deepcopy(model, {id(t): t for t in shared})

@@ -79,13 +79,13 @@ class Hybrid(Composite):
         if self._lora:
             self._lora._check_config(config | {"bias": "none"})
             return
-        found = [part["peft_type"] for part in config["parts"]]
+        found = [part["peft_type"] for part in _parts_in(config)]
         if found != [part.kind for part in self.parts]:
             raise CourseError(
-                f"this checkpoint combines {' and '.join(found)}, the method here is a {self._title}; "
-                "Hybrid.from_checkpoint(folder) makes the method that fits"
+                f"this checkpoint combines {' and '.join(map(str, found))}, the method here is a {self._title}: use "
+                "Hybrid.from_checkpoint(folder)"
             )
-        for part, its in zip(self.parts, config["parts"], strict=True):
+        for part, its in zip(self.parts, _parts_in(config), strict=True):
             part._check_config(its)
 
     # LoRA and BitFit, in peft's format ----------------------------------------------------------------------------
@@ -122,16 +122,14 @@ class Hybrid(Composite):
     # ------------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_checkpoint(cls, folder: Any) -> Hybrid:
-        r"""The method with the hyperparameters of the checkpoint in `folder`."""
+    def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Hybrid:
         from coursekit.methods.registry import from_checkpoint
 
-        config, tensors = interop.read(folder)
         if _biases(config):
             return cls(BitFit(), LoRA.restored(config | {"bias": "none"}, tensors))
         interop.same_method(cls.kind, config)
         parts = []
-        for its in config["parts"]:
+        for its in _parts_in(config):
             start = f"{its['peft_type']}."
             own = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
             # Each method knows how to read a checkpoint of its own, some from the tensors as well.
@@ -139,6 +137,20 @@ class Hybrid(Composite):
                 interop.write(alone, its, own)
                 parts.append(from_checkpoint(alone))
         return cls(*parts)
+
+
+def _parts_in(config: dict[str, Any]) -> list[dict[str, Any]]:
+    r"""The parts' configs in that of a hybrid. Raises CourseError where they are none, or hybrids themselves."""
+    parts = config["parts"]
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise CourseError(
+            f"the {interop.CONFIG} of this checkpoint is damaged: parts must list the parts' settings"
+        )
+    if any(part["peft_type"] == Hybrid.kind for part in parts):
+        raise CourseError(
+            f"the {interop.CONFIG} of this checkpoint is damaged: a hybrid has no hybrid among its parts"
+        )
+    return parts
 
 
 def _biases(config: dict[str, Any]) -> bool:

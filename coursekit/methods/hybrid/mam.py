@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 
 from coursekit.architecture import describe
 from coursekit.methods.adapters.parallel import ParallelAdapter
-from coursekit.methods.hybrid.composite import Named
+from coursekit.methods.hybrid.composite import Composite
+from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.soft_prompts.prefix import PrefixTuning
 
 
 @dataclass(frozen=True)
-class MAMAdapter(Named):
+class MAMAdapter(Composite):
     r"""Prefix tuning with a small `n`, and a `ParallelAdapter` of width `r` where most parameters go.
 
     n: virtual tokens, 30 in the paper. hidden: width of the network that makes the prefix while it trains, None to
@@ -36,6 +37,12 @@ class MAMAdapter(Named):
     r: int | None = None
     scaling: float | str = 4.0
     kind: ClassVar[str] = "MAM"
+    entries: ClassVar[tuple[Setting, ...]] = (
+        Setting("n"),
+        Setting("hidden", binding=False),  # the network behind a prefix is thrown away
+        Setting("r"),
+        Setting("scaling"),
+    )
 
     def __post_init__(self) -> None:
         self._parts(1)  # each part has the errors for its settings

@@ -15,13 +15,14 @@ from torch import nn
 
 from coursekit.architecture import describe
 from coursekit.errors import CourseError, flag, whole
-from coursekit.methods.hybrid.composite import Named
+from coursekit.methods.hybrid.composite import Composite
 from coursekit.methods.hybrid.gates import GatedLoRA, GatedPfeiffer, GatedPrefix, connect
 from coursekit.methods.mechanism.attachment import Attachment
+from coursekit.methods.mechanism.checkpoint import Setting
 
 
 @dataclass(frozen=True)
-class UniPELT(Named):
+class UniPELT(Composite):
     r"""A prefix, `PfeifferAdapter` and `LoRA` on query and value, all gated. For encoders.
 
     n: virtual tokens. hidden: width of the network that makes the prefix while it trains, None to train keys and
@@ -46,6 +47,13 @@ class UniPELT(Named):
     rank: int = 8
     padded: bool = False
     kind: ClassVar[str] = "UNIPELT"
+    entries: ClassVar[tuple[Setting, ...]] = (
+        Setting("n"),
+        Setting("hidden", binding=False),  # the network behind a prefix is thrown away
+        Setting("r"),
+        Setting("rank"),
+        Setting("padded"),
+    )
 
     def __post_init__(self) -> None:
         flag("padded", self.padded)

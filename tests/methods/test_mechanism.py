@@ -1,0 +1,308 @@
+r"""What all methods share: branches, mixed rows, the 16-bit rule, targets, checkpoint tables, taking off again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import tiny
+import torch
+from attached import nonzero
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from coursekit import methods
+from coursekit.errors import CourseError
+from coursekit.methods import IA3, BitFit, Hybrid, LoRA
+from coursekit.methods.lora import PAPER_TARGETS
+from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod
+from coursekit.methods.mechanism.checkpoint import Setting, agree, fields, written
+from coursekit.methods.mechanism.mixed_batch import by_rows
+from coursekit.methods.mechanism.modules import standing
+from coursekit.methods.mechanism.precision import adapter_dtype, like, met
+from coursekit.methods.mechanism.switch import Switch
+from coursekit.methods.mechanism.targets import LINEAR, Targets, checked_names
+
+# a method made of nothing but its equation ------------------------------------------------------------------
+
+
+class Shift(Branch):
+    keys: ClassVar[dict[str, str]] = {"c": "shift_c"}
+
+    def __init__(self, layer):
+        super().__init__()
+        self.c = nn.Parameter(torch.zeros(len(layer.W), **like(layer.W)))
+
+    def forward(self, y, x):
+        return y + self.c * x.mean(-1, keepdim=True)
+
+    def merged(self, W, b):
+        return W + self.c[:, None] / W.shape[1], b
+
+
+class ShiftLayer(Branched):
+    pass
+
+
+@dataclass(frozen=True)
+class Shifting(BranchMethod):
+    targets: Any = None
+    kind: ClassVar[str] = "SHIFT_OF_A_TEST"
+    layer: ClassVar[type[Branched]] = ShiftLayer
+    entries: ClassVar = (Setting("targets", read=lambda found: found and tuple(found)),)
+
+    def count(self, config):
+        return sum(2 * m.d_out for m in Targets(self.targets, PAPER_TARGETS).matrices(config))
+
+    def places(self, model):
+        return Targets(self.targets, PAPER_TARGETS).modules(model, LINEAR)
+
+    def branch(self, path, layer, config):
+        return Shift(layer)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_branch_is_all_that_a_method_needs(family, tmp_path):
+    method, model, one = Shifting(), tiny.model(family), tiny.batch()
+    plain = model(**one).logits
+    assert torch.equal(method.attach(model, "film")(**one).logits, plain)
+    film = nonzero(model, 1)(**one).logits
+    product = nonzero(Shifting(("fc2",) if family == "opt" else None).attach(model, "product"), 2)(
+        **one
+    ).logits
+    with methods.mixed_batch(model, ["product", None, "film"]):
+        mixed = model(**one).logits
+    expected = torch.stack([product[0], plain[1], film[2]])
+    torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-4)
+
+    method.save(model, tmp_path, "film")
+    again = Shifting.from_checkpoint(tmp_path)
+    assert again == method and torch.equal(again.load(tiny.model(family), tmp_path)(**one).logits, film)
+    merged = method.merge(model, "film")
+    torch.testing.assert_close(merged(**one).logits, film, atol=1e-5, rtol=1e-4)
+    method.detach(model)
+    assert torch.equal(model(**one).logits, plain)
+
+
+# rows of one batch ------------------------------------------------------------------------------------------
+
+
+def mixed(*names) -> Switch:
+    rows = {n: torch.tensor([i for i, m in enumerate(names) if m == n]) for n in dict.fromkeys(names)}
+    return Switch("nobody", rows)
+
+
+def test_each_row_is_answered_by_its_own_adapter():
+    switch, x, asked = mixed("b", None, "b", "a"), torch.randn(4, 5, 3), []
+
+    def answer(name, rows, doubled):
+        asked.append((name, switch.part.tolist()))
+        assert torch.equal(doubled, 2 * rows)
+        return rows * {"a": 10, "b": 20, None: 1}[name]
+
+    y = by_rows(switch, answer, x, 2 * x)
+    assert torch.equal(y, x * torch.tensor([20, 1, 20, 10]).view(4, 1, 1))
+    assert asked == [("b", [0, 2]), (None, [1]), ("a", [3])] and switch.part is None
+    alone = by_rows(Switch("one"), lambda name, rows: rows * len(name), x)
+    assert torch.equal(alone, 3 * x)
+
+
+def test_tokens_in_one_dimension_belong_to_their_rows_and_come_back_flat():
+    x = torch.randn(6, 3)  # two rows of three tokens, as in OPT's feed-forward
+    y = by_rows(mixed("a", None), lambda name, rows: rows.repeat(1, 1, 2) * (2 if name else 1), x)
+    assert torch.equal(y, torch.cat([x, x], 1) * torch.tensor([2, 2, 2, 1, 1, 1])[:, None])
+    ids = torch.arange(6).view(2, 3)  # token ids have two dimensions as well
+    assert torch.equal(
+        by_rows(mixed("a", None), lambda name, rows: rows + bool(name), ids), ids + torch.tensor([[1], [0]])
+    )
+    one = torch.randn(1, 4, 3)  # positions, looked up once for all rows
+    assert torch.equal(
+        by_rows(mixed("a", None), lambda name, rows: rows * (2 if name else 1), one),
+        torch.cat([2 * one, one]),
+    )
+
+
+def test_rows_that_do_not_fit_are_an_error():
+    with pytest.raises(CourseError, match="given 2 adapter names, but the batch has 3 rows"):
+        by_rows(mixed("a", None), lambda name, rows: rows, torch.randn(3, 4, 5))
+    switch = mixed("a", None)
+    with pytest.raises(CourseError, match=r"of one size, these differ: a: \(4, 1\), None: \(4, 5\)"):
+        by_rows(switch, lambda name, rows: rows[..., :1] if name else rows, torch.randn(2, 4, 5))
+    assert switch.part is None
+
+
+def test_lora_on_positions_that_are_looked_up_once_for_all_rows():
+    model, one = tiny.model("gpt2"), tiny.batch()
+    plain = model(**one).logits
+    film = nonzero(LoRA(r=2, targets=("wpe",)).attach(model, "film"))(**one).logits
+    with methods.mixed_batch(model, ["film", None, "film"]):
+        logits = model(**one).logits
+    torch.testing.assert_close(logits, torch.stack([film[0], plain[1], film[2]]), atol=1e-5, rtol=1e-4)
+
+
+# precision --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("base", "own"), [
+    (torch.float16, torch.float32), (torch.bfloat16, torch.float32), (torch.float32, torch.float32),
+    (torch.float64, torch.float64),
+])  # fmt: skip
+def test_an_adapter_is_fp32_beside_sixteen_bits_and_fp64_beside_fp64(base, own):
+    assert adapter_dtype(base) == own and like(torch.zeros(1, dtype=base))["dtype"] == own
+    x = torch.randn(3).to(base)
+    assert met(x, own).dtype == own
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert met(x, own).dtype == (torch.float64 if own == torch.float64 else torch.bfloat16)
+    ids = torch.arange(3)
+    assert met(ids, own) is ids
+
+
+# targets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [None, "all-linear", ("dense",), ("c_proj",), ("fc1", "fc2"), ("v_proj",)])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_description_and_a_model_name_the_same_layers(family, names):
+    targets, model = Targets(names, PAPER_TARGETS), tiny.model(family)
+    try:
+        there = targets.modules(model)
+    except CourseError as error:
+        with pytest.raises(CourseError, match=str(error).partition(";")[0]):
+            targets.matrices(model.config)
+        return
+    described = targets.matrices(model.config)
+    blocks = [path for path in there if any(part.isdigit() for part in path.split("."))]
+    assert len(blocks) == tiny.LAYERS * sum(m.per_layer for m in described) > 0
+    assert {
+        path.split(".", 1)[-1] for path in blocks if not any(path.endswith(m.name) for m in described)
+    } == set()
+    assert list(there) == [path for path, _ in model.named_modules() if path in there]
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    (5, "must be names of modules.*got 5"), ((), "is empty: name at least one"), (("a", "b", "a"), "names 'a' twice"),
+    (["a", ""], "must be names of modules"), ({1}, "must be names of modules"),
+])  # fmt: skip
+def test_names_that_make_no_sense(given, said):
+    with pytest.raises(CourseError, match=f"places {said}" if "names 'a'" in said else said):
+        checked_names(given, ("q_proj",), "places")
+
+
+def test_names_in_any_form():
+    assert checked_names("q", ("x",)) == ("q",) and checked_names(["b", "a"], ("x",)) == ("b", "a")
+    assert checked_names({"b", "a"}, ("x",)) == ("a", "b") and checked_names(None, ("x",)) is None
+    assert checked_names("all-linear", ("x",)) == "all-linear"
+    assert checked_names("all-linear", ("x",), words=()) == ("all-linear",)
+
+
+# checkpoint tables ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Table:
+    a: int = 1
+    b: tuple = (2,)
+    c: float = 0.5
+
+
+ENTRIES = (
+    Setting("a"),
+    Setting("b", "their_b", read=tuple, write=list),
+    Setting("c", absent=0.5, binding=False),
+)
+
+
+def test_a_table_writes_reads_and_compares():
+    assert written(Table(), ENTRIES) == {"a": 1, "their_b": [2], "c": 0.5}
+    assert fields({"a": 3, "their_b": [4]}, ENTRIES) == {"a": 3, "b": (4,), "c": 0.5}
+    agree(Table(), {"a": 1, "their_b": [2], "c": 99}, ENTRIES)
+    with pytest.raises(
+        CourseError, match=r"trained with their_b=\(3,\), the method here has \(2,\): use Table.from_ch"
+    ):
+        agree(Table(), {"a": 1, "their_b": [3]}, ENTRIES)
+    with pytest.raises(
+        CourseError, match="their_b=7 in the adapter_config.json of this checkpoint makes no sense"
+    ):
+        fields({"a": 1, "their_b": 7}, ENTRIES)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda t: t * torch.nan, "holds NaN or infinity"), (lambda t: t / 0, "holds NaN or infinity"),
+    (lambda t: t.to(torch.int32), "holds int32, not real numbers"), (lambda t: t > 0, "holds bool, not real numbers"),
+    (lambda t: t.to(torch.complex64), "holds complex64, not real numbers"),
+])  # fmt: skip
+@pytest.mark.parametrize(
+    "method", [LoRA(r=2), IA3(), BitFit(), Hybrid(LoRA(r=2), IA3(("fc1",), ()))], ids=lambda m: m.kind
+)
+def test_tensors_that_are_no_finite_real_numbers_are_refused(method, change, said, tmp_path):
+    method.save(nonzero(method.attach(tiny.model("opt"))), tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    last = max(key for key in tensors if "head" not in key)
+    save_file(tensors | {last: change(tensors[last])}, file)
+    model = nonzero(method.attach(tiny.model("opt")))
+    before = model(**tiny.batch()).logits
+    for target in (model, tiny.model("opt")):
+        with pytest.raises(CourseError, match=said):
+            method.load(target, tmp_path)
+    assert torch.equal(model(**tiny.batch()).logits, before)
+
+
+def nested(depth: int) -> str:
+    return '{"peft_type": ' + "[" * depth + "]" * depth + "}"
+
+
+@pytest.mark.parametrize("text", [
+    nested(1), nested(100_000), '{"peft_type": "HYBRID", "parts": 3}', '{"peft_type": "HYBRID", "parts": [[]]}',
+    '{"peft_type": "HYBRID", "parts": [{"peft_type": "HYBRID", "parts": []}]}', '{"peft_type": {}}',
+    '{"peft_type": "LORA", "r": "4", "lora_alpha": 1, "target_modules": ["q_proj"]}',
+    '{"peft_type": "LORA", "r": 4, "lora_alpha": [], "target_modules": ["q_proj"]}',
+    '{"peft_type": "LORA", "r": 4, "lora_alpha": 1, "target_modules": [3]}',
+    '{"peft_type": "LORA", "r": 1000000000000, "lora_alpha": 1, "target_modules": ["q_proj"]}',
+    '{"peft_type": "LORA", "r": 4, "lora_alpha": Infinity, "target_modules": ["q_proj"]}',
+    '{"peft_type": "IA3", "target_modules": 3, "feedforward_modules": {}}',
+    '{"peft_type": "MAM", "n": [], "hidden": {}, "r": "a", "scaling": null}',
+])  # fmt: skip
+def test_a_hostile_config_is_an_error_in_a_line(text, tmp_path):
+    LoRA(r=2).save(LoRA(r=2).attach(tiny.model("llama")), tmp_path)
+    (tmp_path / "adapter_config.json").write_text(text)
+    model = tiny.model("llama")
+    with pytest.raises(CourseError) as raised:
+        methods.from_checkpoint(tmp_path).load(model, tmp_path)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
+    assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
+
+
+# taking off -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "method", [LoRA(r=2, dora=True), IA3(), BitFit(), Hybrid(LoRA(r=2), BitFit())], ids=lambda m: m.kind
+)
+def test_remove_leaves_nothing_of_the_adapter_behind(method):
+    model = method.attach(method.attach(tiny.model("bert"), "film"), "product")
+    gone = {id(p) for p in model._coursekit.parameters["film"]}
+    assert gone & {id(p) for p in model.parameters()}
+    methods.remove(model, "film")
+    assert not gone & {id(p) for p in model.parameters()}
+    assert not [path for path, _ in model.named_modules() if "film" in path.split(".")]
+    once = method.attach(tiny.model("bert"), "product")
+    assert [n for n, _ in model.named_parameters()] == [n for n, _ in once.named_parameters()]
+
+
+@pytest.mark.parametrize("last", ["detach", "remove"])
+def test_every_flag_is_what_it_was_before(last):
+    model = tiny.model("bert")
+    for number, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(number % 3 == 0)
+    before = [p.requires_grad for p in model.parameters()]
+    LoRA(r=2).attach(model)
+    assert before != [p.requires_grad for p in model.parameters()]
+    methods.detach(model) if last == "detach" else methods.remove(model, "default")
+    assert [p.requires_grad for p in model.parameters()] == before and True in before and False in before
+
+
+def test_the_bare_model_is_what_is_listed():
+    model, plain = Hybrid(LoRA(r=2), BitFit()).attach(tiny.model("bert")), tiny.model("bert")
+    assert list(dict(standing(model))) == [path for path, _ in plain.named_modules()]
