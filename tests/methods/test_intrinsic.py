@@ -20,6 +20,7 @@ from coursekit.methods import IntrinsicSAID
 from coursekit.methods.intrinsic.displaced import Displace, DisplacedLayer
 from coursekit.methods.intrinsic.fastfood import SMALLEST_BLOCK, Fastfood
 from coursekit.methods.intrinsic.hadamard import stages, walsh_hadamard
+from coursekit.methods.intrinsic.said import Subspace
 from coursekit.qlora import quantize_model
 
 DOUBLE = torch.float64
@@ -167,6 +168,28 @@ def test_gradients_of_the_moved_weights_pass_gradcheck(structure):
     ours = torch.autograd.grad(unused, v)[0]
     by_hand = F(v).split(F.groups)[1][20:30] * (scale if structure else 1)
     torch.testing.assert_close(ours, torch.autograd.grad(by_hand.sum(), v)[0])
+
+
+@pytest.mark.parametrize("structure", [True, False], ids=["SAID", "DID"])
+def test_the_plain_subspace_and_the_fast_one_are_the_same(structure):
+    F, frozen = Fastfood(6, (40, 30), seed=0), (random(5, 4), random(2, 5, seed=1))
+    subspace = Subspace(F, 2 if structure else 0, dtype=DOUBLE)
+    assert all(torch.equal(new, old) for new, old in zip(subspace(1, *frozen), frozen, strict=True))
+    with torch.no_grad():
+        subspace.v.copy_(random(6, seed=2))
+        if structure:
+            subspace.scales.copy_(random(2, seed=3))
+    scale = subspace.scales[1] if structure else 1.0
+    moved = scale * F(subspace.v)[40:]
+    expected = frozen[0] + moved[:20].view(5, 4), frozen[1] + moved[20:].view(2, 5)
+    gradients = []
+    for compute in (subspace, subspace.fast):
+        made = compute(1, *frozen)
+        torch.testing.assert_close(made, expected)
+        loss = sum((weight * random(*weight.shape, seed=4)).sum() for weight in made)
+        gradients.append(torch.autograd.grad(loss, list(subspace.parameters())))
+    torch.testing.assert_close(*gradients)
+    assert len(gradients[0]) == 1 + structure and all(g.abs().sum() > 0 for g in gradients[0])
 
 
 def said(family: str, parts: str = "all", structure: bool = True, **changes) -> nn.Module:
@@ -414,6 +437,18 @@ def test_a_step_of_adam_is_as_long_in_the_weights_whatever_d_is(d):
     torch.testing.assert_close(v.norm(), torch.tensor(0.5), atol=1e-3, rtol=0)
     assert 0.4 < moved.norm() < 0.6
     assert groups[1]["lr"] == 1e-3
+
+
+def test_factors_and_head_have_the_learning_rate_that_is_given():
+    r"""With structure v is shorter than d: only its own length says how far a step goes."""
+    method, model = IntrinsicSAID(d=19), tiny.model("bert")
+    of_v, others = method.parameter_groups(method.attach(model), step=0.5, lr=3e-3)
+    directions = 19 - (tiny.LAYERS + 1)
+    assert [p.shape for p in of_v["params"]] == [(directions,)] and of_v["lr"] == 0.5 / directions**0.5
+    assert others["lr"] == 3e-3 and any(p is method.scales(model) for p in others["params"])
+    assert len(others["params"]) == 3  # λ, weight and bias of the head
+    IntrinsicSAID(d=25).attach(model, "second")
+    assert len(method.parameter_groups(model, 0.5, 1e-3, "second")[0]["params"][0]) == 25 - (tiny.LAYERS + 1)
 
 
 def test_more_directions_come_further():

@@ -232,6 +232,14 @@ def test_starting_from_words_leaves_mode_and_adapters_alone():
     assert methods.trainable(model) == PrefixTuning(n=4).count(model.config)
 
 
+def test_words_are_computed_without_dropout_whatever_mode_the_model_is_in():
+    made = []
+    for training in (False, True):
+        model = PrefixTuning(n=4).attach(tiny.model("gpt2", resid_pdrop=0.5)).train(training)
+        made.append(PrefixTuning(n=4).start_from(model, WORDS)._coursekit.parameters["default"])
+    assert len(made[0]) == tiny.LAYERS and all(torch.equal(*pair) for pair in zip(*made, strict=True))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_evaluation_behind_a_prefix_equals_evaluation_behind_its_words(kind):
     words = tiny_text.tokenizer()

@@ -1,7 +1,9 @@
 r"""Soft prompts: trained vectors that stand where words, or the keys and values of words, would stand.
 
-Prompt tuning and P-tuning put virtual tokens among the input embeddings, prefix tuning puts keys and values before
-those of every block, LLaMA-Adapter adds a gated attention over virtual tokens in the topmost blocks.
+Open a method first, it begins with its equation: prompt.py and p_tuning.py put virtual tokens among the input vectors,
+prefix.py puts keys and values before those of every block, llama_adapter.py adds a gated attention over prompts in the
+topmost blocks. How they live in a model: virtual_tokens.py with inputs.py and prompted_cache.py; prefix_attention.py
+with attention_mask.py and shifted_positions.py; prompted_attention.py. attention.py knows the families.
 """
 
 from coursekit.methods.soft_prompts.llama_adapter import LlamaAdapter
