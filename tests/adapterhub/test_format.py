@@ -290,7 +290,8 @@ def test_a_folder_cannot_run_code_and_damage_is_said(tmp_path):
 
 @pytest.mark.parametrize("changes", [
     {"config": []}, {"config": 3}, {"config": None}, {"non_linearity": []}, {"non_linearity": None},
-    {"leave_out": 5}, {"leave_out": ["a", 1]}, {"leave_out": [0, 0]}, {"scaling": []}, {"phm_layer": True, "phm_dim": "a"},
+    {"leave_out": 5}, {"leave_out": ["a", 1]}, {"leave_out": [0, 0]}, {"scaling": []},
+    {"phm_layer": True, "phm_dim": "a"},
 ])  # fmt: skip
 def test_settings_of_other_types_are_said_in_a_line(changes, tmp_path):
     folder = rewritten(FIXTURES / "bert" / "pfeiffer", tmp_path, **changes)

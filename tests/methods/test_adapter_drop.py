@@ -235,12 +235,12 @@ def test_checkpoints_of_adapter_drop_with_other_settings(tmp_path):
     (lambda: AdapterDrop(n=1.0), "n must be .* got 1.0"),
     (lambda: AdapterDrop(n=True), "n must be .* got True"),
     (lambda: AdapterDrop(methods.LoRA(), n=1), "adapter must be one of HoulsbyAdapter, Pfeiffer"),
-    (lambda: AdapterDrop(n=3).count(tiny.config("bert")), "n must be at most 2, the number of blocks of this model; got 3"),
+    (lambda: AdapterDrop(n=3).count(tiny.config("bert")), "at most 2, the number of blocks of this model; got 3"),
     (lambda: AdapterDrop(n=3).attach(tiny.encoder()), "n must be at most 2"),
     (lambda: AdapterDrop(n=3, robust=True).attach(tiny.encoder()), "n must be at most 2"),
     (lambda: methods.skipping(tiny.encoder(), 1).__enter__(), "has no bottleneck adapters to skip"),
     (lambda: methods.skipping(methods.LoRA().attach(tiny.encoder()), 1).__enter__(), "has no bottleneck"),
-    (lambda: methods.skipping(PfeifferAdapter().attach(tiny.encoder()), 3).__enter__(), "n must be a non-negative integer of at most 2; got 3"),
+    (lambda: methods.skipping(PfeifferAdapter().attach(tiny.encoder()), 3).__enter__(), "of at most 2; got 3"),
     (lambda: methods.skipping(PfeifferAdapter().attach(tiny.encoder()), -1).__enter__(), "got -1"),
 ])  # fmt: skip
 def test_numbers_of_blocks_that_make_no_sense(make, said):

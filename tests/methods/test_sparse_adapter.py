@@ -85,7 +85,8 @@ def test_exactly_as_many_weights_stay_as_the_closed_form_says(pruned, r, by):
 
 @pytest.mark.parametrize("by", SCORES)
 @pytest.mark.parametrize("adapter, family", [
-    *((adapter, "bert") for adapter in ADAPTERS), *(("houlsby", family) for family in tiny.FAMILIES if family != "bert"),
+    *((adapter, "bert") for adapter in ADAPTERS),
+    *(("houlsby", family) for family in tiny.FAMILIES if family != "bert"),
 ])  # fmt: skip
 def test_every_score_prunes_every_adapter_in_every_family(adapter, family, by):
     method = SparseAdapter(ADAPTERS[adapter], pruned=0.7, score=by)
