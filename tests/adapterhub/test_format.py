@@ -288,6 +288,38 @@ def test_a_folder_cannot_run_code_and_damage_is_said(tmp_path):
         adapterhub.load(tiny.encoder(), folder)
 
 
+@pytest.mark.parametrize("changes", [
+    {"config": []}, {"config": 3}, {"config": None}, {"non_linearity": []}, {"non_linearity": None},
+    {"leave_out": 5}, {"leave_out": ["a", 1]}, {"leave_out": [0, 0]}, {"scaling": []},
+    {"phm_layer": True, "phm_dim": "a"},
+])  # fmt: skip
+def test_settings_of_other_types_are_said_in_a_line(changes, tmp_path):
+    folder = rewritten(FIXTURES / "bert" / "pfeiffer", tmp_path, **changes)
+    model = Stored("bert/pfeiffer").model()
+    with pytest.raises(CourseError):
+        adapterhub.load(model, folder)
+    assert methods.attached(model) == {}
+
+
+def test_files_of_other_things_than_an_adapter_are_said_in_a_line(tmp_path):
+    folder, model = rewritten(FIXTURES / "bert" / "pfeiffer", tmp_path), Stored("bert/pfeiffer").model()
+    tensors = torch.load(folder / "pytorch_adapter.bin", weights_only=True)
+    key = next(iter(tensors))
+    for content in (
+        [1, 2], torch.ones(3), {"a": 1}, tensors | {key: tensors[key] * torch.nan}, tensors | {key: tensors[key] > 0},
+        tensors | {key: tensors[key].int()}, tensors | {key: torch.tensor(1.0)}, tensors | {3: tensors[key]},
+    ):  # fmt: skip
+        torch.save(content, folder / "pytorch_adapter.bin")
+        with pytest.raises(CourseError):
+            adapterhub.load(model, folder)
+        assert methods.attached(model) == {}
+    torch.save(tensors, folder / "pytorch_adapter.bin")
+    for config in ("[]", "null", "[" * 100_000, "\xff"):
+        (folder / "adapter_config.json").write_text(config, encoding="latin-1")
+        with pytest.raises(CourseError):
+            adapterhub.load(model, folder)
+
+
 def test_what_the_library_has_no_place_for_is_not_written(tmp_path):
     cases = [
         (LinAdapter(r=2), "LinAdapter is not written in AdapterHub's form"),

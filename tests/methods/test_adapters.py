@@ -246,8 +246,10 @@ def on_meta(family: str, **changes) -> nn.Module:
         return AutoModel.from_config(config)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", SETTINGS, ids=repr)
+@pytest.mark.parametrize("method, family", [
+    *((method, family) for family in ("bert", "llama") for method in SETTINGS),
+    *((SETTINGS[1], family) for family in FAMILIES if family not in ("bert", "llama")),
+], ids=repr)  # fmt: skip
 def test_closed_form_is_what_is_counted(method, family):
     model = on_meta(family)
     expected = method.count(model.config)
@@ -476,11 +478,11 @@ def test_the_scale_is_part_of_a_checkpoint(tmp_path):
 
 @each_kind
 @pytest.mark.parametrize("options, said", [
-    ({"r": 0}, "r=0 is no width"),
-    ({"r": 2.5}, "r=2.5 is no width"),
-    ({"r": True}, "r=True is no width"),
+    ({"r": 0}, "r must be a positive integer, such as 16; got 0"),
+    ({"r": 2.5}, "r must be .* got 2.5"),
+    ({"r": True}, "r must be .* got True"),
     ({"activation": "gleu"}, "unknown activation 'gleu'; did you mean 'gelu'"),
-    ({"init": "houlsbi"}, "unknown initialisation 'houlsbi'; did you mean 'houlsby'"),
+    ({"init": "houlsbi"}, "unknown init 'houlsbi'; did you mean 'houlsby'"),
 ])  # fmt: skip
 def test_hyperparameters_that_make_no_sense(kind, options, said):
     with pytest.raises(CourseError, match=said):
@@ -489,7 +491,7 @@ def test_hyperparameters_that_make_no_sense(kind, options, said):
 
 @pytest.mark.parametrize("scaling", [0, -1.0, True, "lerned", None, float("nan")])
 def test_scales_that_make_no_sense(scaling):
-    with pytest.raises(CourseError, match=f"scaling={scaling!r} is neither a number above 0"):
+    with pytest.raises(CourseError, match=f"scaling must be .*got {scaling!r}"):
         ParallelAdapter(scaling=scaling)
 
 

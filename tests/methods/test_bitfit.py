@@ -16,6 +16,8 @@ from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.memory.measure import measure
 from coursekit.methods import BitFit
+from coursekit.methods.selective.bitfit import TrainedBias
+from coursekit.methods.selective.part_layer import parts_of
 from coursekit.qlora import quantize_model
 from coursekit.qlora.linear import Linear4bit
 
@@ -177,6 +179,20 @@ def test_a_checkpoint_has_the_model_s_own_names_and_goes_into_the_bare_model(tmp
 def test_the_settings_come_back_from_a_checkpoint(method, tmp_path):
     method.save(method.attach(tiny.model("gpt2")), tmp_path)
     assert methods.from_checkpoint(tmp_path) == method == BitFit.from_checkpoint(tmp_path)
+
+
+def test_one_layer_is_the_plain_module_to_the_bit():
+    model, x = BitFit().attach(tiny.model("bert")), torch.randn(2, 5, tiny.D_MODEL)
+    path = "bert.encoder.layer.1.intermediate.dense"
+    layer, plain = model.get_submodule(path), TrainedBias(tiny.model("bert").get_submodule(path))
+    (b,) = [part.values for part in parts_of(model, "default")[path].values()]
+    for values in (b, plain.b):
+        with torch.no_grad():
+            values.add_(torch.arange(len(values)) / 7)
+    assert torch.equal(layer(x), plain(x))
+    layer(x).square().sum().backward()
+    plain(x).square().sum().backward()
+    assert torch.equal(b.grad, plain.b.grad) and [p.shape for p in plain.parameters()] == [b.shape]
 
 
 def test_a_checkpoint_of_other_biases_changes_nothing(tmp_path):

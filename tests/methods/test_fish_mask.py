@@ -15,6 +15,7 @@ from torch.func import functional_call, grad, vmap
 from coursekit import counts, interop, methods
 from coursekit.errors import CourseError
 from coursekit.methods import FishMask
+from coursekit.methods.gradients import gradient
 from coursekit.methods.mechanism.modules import all_linear
 from coursekit.methods.ranking import largest
 from coursekit.methods.selective.importance import SCORES
@@ -110,6 +111,31 @@ def test_scoring_leaves_the_model_as_it_was():
     ] == modes
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_float16_model_has_the_fisher_of_its_fp32_self():
+    r"""Gradients of 1e-9 are 0 in float16; those of the last layer reach 1e5 with a loss scale, which overflows."""
+    scale = {"bert.encoder.layer.0.output.dense.weight": 1e-4, "classifier.weight": 1e-4}
+    half, full = tiny.model("bert", dtype=torch.float16), tiny.model("bert")
+    with torch.no_grad():
+        for name, parameter in half.named_parameters():
+            parameter.mul_(scale.get(name, 1))
+            full.get_parameter(name).copy_(parameter)  # the same weights, to the bit
+    found, expected = scored(half), scored(full)
+    small = [name for name, score in expected.items() if 0 < score.max() < 1e-16]
+    assert len(small) > 5 and all(score.dtype == torch.float32 for score in found.values())
+    for name in small:
+        if expected[name].max() > 1e-24:  # below, fp16 activations themselves are too coarse
+            assert found[name].max() > 0.2 * expected[name].max(), name
+
+
+def test_a_loss_scale_that_overflows_is_lowered():
+    theta = torch.tensor([3.0], requires_grad=True)
+    for slope, tolerance in ((1e-9, 1e-3), (1.0, 1e-3), (3e4, 1e-3)):
+        half = (theta * slope).half() if slope > 1e-6 else (theta.half() * 6e-5).float() * (slope / 6e-5)
+        (found,) = gradient(half.sum(), [theta], half=True)
+        assert found.item() == pytest.approx(slope, rel=tolerance)
+    assert gradient((theta * 2).sum(), [theta, torch.ones(1, requires_grad=True)], half=True)[1] is None
 
 
 def test_another_adapter_does_not_change_the_scores():
@@ -290,12 +316,25 @@ def test_a_mask_that_is_none_is_refused_and_changes_nothing(tmp_path):
         "other total": tensors | {"among": torch.tensor([5])},
         "no total": {k: v for k, v in tensors.items() if k != "among"},
     }
+    damaged = {
+        "nan": tensors[name] / 0 * 0,
+        "infinite": tensors[name] / 0,
+        "whole numbers": tensors[name].long(),
+        "flags": tensors[name] > 0,
+        "complex": tensors[name].to(torch.complex64),
+    }
     model = nonzero(attached("bert"))
     before = model(**tiny.batch()).logits
     for what, content in broken.items():
         interop.write(tmp_path / what, config, content)
         for target in (model, fresh := tiny.model("bert")):
             with pytest.raises(CourseError, match="is of another model"):
+                FishMask(keep=50).load(target, tmp_path / what)
+        assert methods.attached(fresh) == {}
+    for what, values in damaged.items():
+        interop.write(tmp_path / what, config, tensors | {name: values})
+        for target in (model, fresh := tiny.model("bert")):
+            with pytest.raises(CourseError, match=f"is damaged: {name} "):
                 FishMask(keep=50).load(target, tmp_path / what)
         assert methods.attached(fresh) == {}
     assert torch.equal(model(**tiny.batch()).logits, before)

@@ -142,7 +142,7 @@ def test_the_backward_pass_ends_where_the_first_trained_block_begins():
 
 
 def test_more_blocks_than_there_are():
-    with pytest.raises(CourseError, match="k=3: this model has 2 blocks"):
+    with pytest.raises(CourseError, match="k must be at most 2, the number of blocks of this model; got 3"):
         TopLayers(k=3).attach(tiny.model("bert"))
 
 

@@ -107,7 +107,7 @@ class CompacterPlus(Compacter):
     r"""Compacter++: one bottleneck in each block, after the feed-forward.
 
     It reads the normalised sum, like `PfeifferAdapter`, as in the `adapters` library. In the paper, whose models
-    have norms first, it reads what the feed-forward answers.
+    have norms first, it reads the feed-forward's output.
     """
 
     kind: ClassVar[str] = "COMPACTER_PLUS"

@@ -56,8 +56,11 @@ class AdapterDrop(AroundAdapter):
 
     def first(self, config: Any) -> int:
         r"""Number of the first block that has an adapter. Raises CourseError for an n above the model's blocks."""
-        if self.n is not None:
-            whole("n", self.n, least=0, most=describe(config).n_layers)
+        layers = describe(config).n_layers
+        if self.n is not None and self.n > layers:
+            raise CourseError(
+                f"n must be at most {layers}, the number of blocks of this model; got {self.n}."
+            )
         return 0 if self.robust else self.n
 
     def count(self, config: Any) -> int:

@@ -64,6 +64,19 @@ def kept_shares(model: nn.Module, name: str = "default") -> dict[str, float]:
     }
 
 
+def left(model: nn.Module, name: str, total: int, keep: int) -> int:
+    r"""How many of its `total` weights adapter `name` still has; CourseError where `keep` of them cannot stay."""
+    now = sum(learned(layer).numel() for layer in projections(model, name).values())
+    if keep < 1:
+        raise CourseError(f"this would prune all of the {total:,} weights: prune less")
+    if keep > now:
+        raise CourseError(
+            f"this would keep {keep:,} weights, and adapter {name!r} has only {now:,} left of {total:,}: pruned "
+            "weights do not come back, so prune more, or start from the whole adapter"
+        )
+    return now
+
+
 def score(model: nn.Module, name: str, by: str, batches: Batches, seed: int = 0) -> list[Tensor]:
     r"""The score `by` of all that trains in the projections of adapter `name`. Nothing of the model changes.
 

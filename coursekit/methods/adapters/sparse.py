@@ -62,8 +62,6 @@ class SparseAdapter(AroundAdapter):
         one_of("score", self.score, SCORES)
         whole("seed", self.seed)
 
-    # Numbers --------------------------------------------------------------------------------------------------------
-
     def weights(self, config: Any) -> int:
         r"""$2dr$ for each bottleneck: the weights of all projections before pruning."""
         arch = describe(config)
@@ -143,7 +141,7 @@ class SparseAdapter(AroundAdapter):
         else:
             keep = sum(int((score >= threshold).sum()) for score in scores())
             goal = self._leaving(max(keep, 1), model)
-        now = self._leaves_some(model, name, keep)
+        now = pruning.left(model, name, self.weights(model.config), keep)
         for step, left in enumerate(pruning.schedule(now, keep, rounds), start=1):
             pruning.prune_to(model, name, left, scores(), optimizer)
             attachment_of(model).methods[name] = goal if step == rounds else self._leaving(left, model)
@@ -154,19 +152,6 @@ class SparseAdapter(AroundAdapter):
     def _leaving(self, keep: int, model: nn.Module) -> SparseAdapter:
         r"""This method with the fraction that leaves exactly `keep` weights."""
         return replace(self, pruned=pruning.fraction(self.weights(model.config), keep))
-
-    def _leaves_some(self, model: nn.Module, name: str, keep: int) -> int:
-        r"""How many weights adapter `name` has now; CourseError where `keep` of them cannot stay."""
-        total = self.weights(model.config)
-        now = sum(learned(layer).numel() for layer in pruning.projections(model, name).values())
-        if keep < 1:
-            raise CourseError(f"this would prune all of the {total:,} weights: prune less")
-        if keep > now:
-            raise CourseError(
-                f"this would keep {keep:,} weights, and adapter {name!r} has only {now:,} left of {total:,}: pruned "
-                "weights do not come back, so prune more, or start from the whole adapter"
-            )
-        return now
 
     def _prunable(self, model: nn.Module, name: str | None) -> str:
         state = attachment_of(model)

@@ -81,7 +81,7 @@ class FreezeAndReconfigure(PartMethod):
     of what `attach(model, priming=...)` chooses; a single tuple of them is for every layer, such as ((0, 5),).
 
     join: "weights" writes the learners into a copy of the frozen matrix and multiplies once, which at the start gives
-    the dense layer's answers to the bit on every device. "outputs" multiplies twice and concatenates, as the paper
+    the dense layer's outputs to the bit on every device. "outputs" multiplies twice and concatenates, as the paper
     draws it: the same outputs up to rounding. What trains, and what is kept for it, is the same.
 
     All else is frozen here, attention, norms and embeddings. To train them as well, make it a part of a `Hybrid`.

@@ -1,4 +1,10 @@
-r"""A frozen layer of which a part trains, for each adapter another one."""
+r"""A frozen layer of which a part trains, for each adapter another part.
+
+    x ──> layer with W, b ──────────────────────────────> y        the base, or an adapter without a part here
+    x ──> layer with W, b, the adapter's values in place ──> y      `written`: W and b themselves stay as they are
+
+Which of the two it is the switch says, in a mixed batch for each row.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +29,11 @@ Parts = dict[str, dict[str, Part]]
 
 
 class PartLayer(Switched):
-    r"""A layer that answers with parts of its weight and bias replaced by those of an adapter.
+    r"""A layer that computes with parts of its weight and bias replaced by those of the active adapter.
 
-    The layer's own tensors are not written to: each pass computes with a copy that has the values in place. Nothing
-    else is computed than by the layer itself, so as long as the values are the layer's own the answers are its own to
-    the bit, on every device; and folding the values in does not change a bit either.
+    The layer's own tensors are not written to: each pass computes with a copy that has the values in place. The
+    computation is the layer's own: while the values are those of the layer the outputs are equal bit for bit, on every
+    device, and merging the values in changes no bit either.
     """
 
     order: ClassVar[int] = 0
@@ -71,7 +77,7 @@ class PartLayer(Switched):
         return by_rows(self.switch, lambda name, x: self.answer(name, x, *args, **kwargs), x)
 
     def answer(self, name: str | None, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        r"""What the layer answers with the values of adapter `name` in place, or as it is."""
+        r"""The output with the values of adapter `name` in place, or of the layer as it is."""
         parts, layer = self.parts(name), self.base_layer
         if not parts:
             return layer(x, *args, **kwargs)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from coursekit.architecture import Architecture, describe
-from coursekit.errors import whole
+from coursekit.errors import CourseError, whole
 from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.selective.whole import WholeMethod
 
@@ -46,4 +46,7 @@ class TopLayers(WholeMethod):
         self._fits(describe(model.config))
 
     def _fits(self, shapes: Architecture) -> None:
-        whole("k", self.k, least=1, most=shapes.n_layers)
+        if self.k > shapes.n_layers:
+            raise CourseError(
+                f"k must be at most {shapes.n_layers}, the number of blocks of this model; got {self.k}."
+            )
