@@ -191,7 +191,7 @@ TWO = ONE | {"tweet": numbered(1)}
         (TWO, dict(shares={}), "shares of nothing for parts film, tweet"),
         (TWO, dict(shares={"film": 1.5, "tweet": -0.5}), "shares=.*each is a part of the whole, from 0 to 1"),
         (TWO, dict(shares={"film": float("nan"), "tweet": 0.5}), "shares=.*each is a part of the whole"),
-        (TWO, dict(shares={"film": 0.5, "tweet": 0.4}), r"shares=.*they sum to 0\.9, and must to 1"),
+        (TWO, dict(shares={"film": 0.5, "tweet": 0.4}), r"shares=.*they sum to 0\.9, and must sum to 1"),
         (ONE | {"facts": numbered(1, kind="decoder")}, {}, "facts is for a decoder and film for an encoder"),
         (ONE | {"other": replace(numbered(1), tokenizer=OtherWords())}, {}, "other has the tokens of another token"),
         (
