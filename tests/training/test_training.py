@@ -24,6 +24,7 @@ from coursekit.methods import FreezeAndReconfigure, IntrinsicSAID, LoRA, SelectR
 from coursekit.qlora import quantize_model
 from coursekit.training import checkpoint as checkpoints
 from coursekit.training import fit, identity, loop, rows_of_step, schedule, seed_everything
+from coursekit.training.order import Order
 
 #: `fit` without the tests' type checker, which would be faster than its own words for a wrong type.
 unchecked = inspect.unwrap(fit)
@@ -187,6 +188,65 @@ def test_processes_draw_dropout_of_their_own(monkeypatch):
         monkeypatch.setattr(loop.Update, "_rank", rank, raising=False)
         fit(tiny.encoder("bert"), tiny_text.prepared("encoder"), steps=2, **QUICK)
     assert len(set(seeds)) == 4
+
+
+# Batches by length --------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 90), st.integers(1, 7), st.integers(1, 3), st.integers(0, 2**64), st.integers(1, 12))
+def test_batches_by_length_skip_nothing_either(rows, batch, accumulate, seed, steps):
+    lengths = torch.arange(rows) * 7 % 13
+    order = Order(rows, batch * accumulate, seed, lengths=lengths, batch=batch)
+    seen = [row for step in range(steps) for row in order.of_step(step)]
+    for start in range(0, len(seen) - rows + 1, rows):
+        assert sorted(seen[start : start + rows]) == list(range(rows))
+    again = Order(rows, batch * accumulate, seed, lengths=lengths, batch=batch)
+    assert again.of_step(steps - 1) == seen[-batch * accumulate :], "a function of seed and step"
+
+
+def test_batches_by_length_hold_neighbours_in_an_order_of_their_own():
+    lengths = torch.randint(3, 60, (800,), generator=torch.Generator().manual_seed(0))
+    plain, order = Order(800, 16, 0), Order(800, 16, 0, lengths=lengths, batch=16)
+    padded = [sum(16 * int(lengths[o.of_step(i)].max()) for i in range(50)) for o in (plain, order)]
+    text = int(lengths.sum())
+    assert padded[0] > 1.7 * text and padded[1] < 1.05 * text
+    longest = [int(lengths[order.of_step(i)].max()) for i in range(50)]
+    assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
+    epochs = [{frozenset(order.of_step(e * 50 + i)) for i in range(50)} for e in range(2)]
+    assert len(epochs[0] & epochs[1]) < 5, "other batches in the next epoch"
+    other = Order(800, 16, 1, lengths=lengths, batch=16)
+    assert len(epochs[0] & {frozenset(other.of_step(i)) for i in range(50)}) < 5
+    assert len({tuple(order.of_step(i)) for i in range(50)}) == 50
+
+
+def test_where_rows_do_not_fill_the_batches_one_batch_an_epoch_is_mixed():
+    r"""50 rows in batches of 8: the batch across the end of an epoch takes what is left over from both."""
+    lengths = torch.arange(50)
+    order = Order(50, 8, 0, lengths=lengths, batch=8)
+    spread = [int(lengths[order.of_step(i)].max() - lengths[order.of_step(i)].min()) for i in range(25)]
+    assert sum(width > 16 for width in spread) <= 4 and len(spread) == 25
+
+
+@pytest.mark.parametrize(("kind", "bucket", "by_length"), [
+    ("encoder", None, True), ("decoder", None, False), ("encoder", False, False), ("decoder", True, True),
+])  # fmt: skip
+def test_encoders_train_on_batches_by_length(kind, bucket, by_length):
+    data, seen = tiny_text.prepared(kind), []
+    model = tiny.model("bert" if kind == "encoder" else "llama")
+    model.register_forward_pre_hook(lambda _, args, given: seen.append(given["input_ids"]), with_kwargs=True)
+    fit(model, data, steps=3, bucket=bucket, seed=3, **QUICK)
+    lengths = torch.tensor([len(ids) for ids in data.data["train"]["input_ids"]])
+    assert data.lengths("train") == lengths.tolist()
+    order = Order(48, 4, 3, lengths=lengths if by_length else None, batch=4)
+    for step, ids in enumerate(seen):
+        assert torch.equal(
+            ids, data.collate(data.data["train"].select(order.of_step(step)).to_list())["input_ids"]
+        )
+
+
+def test_batches_by_length_are_part_of_what_a_run_is(tmp_path):
+    fit(tiny.encoder("bert"), tiny_text.prepared("encoder"), steps=2, checkpoint=tmp_path, **QUICK)
+    refused(tmp_path, "another run: bucket was True and is now False", bucket=False)
 
 
 class Interruption(Exception):
@@ -619,6 +679,7 @@ def test_float32_adapter_on_a_half_precision_base_stays_as_it_is():
         (dict(checkpoint_every=1.5), "checkpoint_every (None for the end only) must be a positive integer"),
         (dict(optimizer="adamv"), "unknown optimizer 'adamv'; did you mean 'adamw'"),
         (dict(split="trian"), "unknown split 'trian'; did you mean 'train'"),
+        (dict(bucket=1), "bucket (None for encoders only) must be True or False; got 1."),
         (dict(checkpoint_every=0), "must be a positive integer, such as 20; got 0."),
         (dict(accumulate=0), "accumulate must be a positive integer"),
     ],
