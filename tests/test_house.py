@@ -217,7 +217,7 @@ def test_a_wheel_carries_the_data_and_works_without_a_checkout(tmp_path):
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    code = "from coursekit import paths; from coursekit.models.archives import archives; print(paths.DATA, len(archives()))"
+    code = "from coursekit.models.archives import DATA, archives; print(DATA, len(archives()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(extract(wheel, tmp_path))},
                           capture_output=True, text=True)  # fmt: skip
     assert done.stdout.split() == [str(tmp_path / "site" / "coursekit" / "data"), "3"], done.stderr

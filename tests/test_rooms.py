@@ -67,6 +67,20 @@ def test_imports_go_down_only(module):
         )
 
 
+def test_data_ask_no_models():
+    r"""Text, splits and batches know neither how a model is trained nor what is measured of it."""
+    asked = {
+        (module, target)
+        for module, path in MODULES.items()
+        for target, _ in imports(path)
+        if room(module) == "tasks" and room(target) not in {"tasks", "models", *GROUND}
+    }
+    assert not asked
+    assert {t for m, p in MODULES.items() if room(m) == "tasks" for t, _ in imports(p) if room(t) == "models"} == {
+        "models.sources", "models.cache"
+    }  # fmt: skip
+
+
 def test_no_files_import_each_other_in_a_circle():
     arrows = {
         module: {t for t, _ in imports(path) if t and t != module and not is_face(t)}

@@ -1,4 +1,4 @@
-r"""In-context learning: examples in the prompt instead of in the weights, and what that costs each time one asks."""
+r"""In-context learning: examples in the prompt instead of training, and what that costs with every query."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from coursekit.tasks.task import task_of
 
 @dataclass(frozen=True)
 class Asked:
-    r"""What came of asking with `shots` examples in the prompt.
+    r"""What queries with `shots` examples in the prompt gave.
 
     tokens: of one prompt, on average. seconds: for one query, with the whole prompt read anew.
     """

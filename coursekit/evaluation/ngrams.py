@@ -1,4 +1,4 @@
-r"""How well one can do by counting: the entropy of single tokens and of pairs.
+r"""How well counting alone predicts text: the entropy of single tokens and of pairs.
 
 All in nats per token, like a model's loss. A model that has learned nothing has a loss of $\ln V$; one that knows
 how frequent each token is, $H_1$; one that knows what follows what, $H_2$ (Shannon 1951, "Prediction and entropy of

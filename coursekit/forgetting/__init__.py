@@ -1,12 +1,12 @@
-r"""Remedies against catastrophic forgetting: what a model could before is to be there after the new task.
+r"""Remedies against catastrophic forgetting: keep old abilities while learning a new task.
 
 Mixed data, another choice of the training rows:
 
     fit(model, mixture({"film": film, "newspaper": newspaper}, rows=2000))     # both tasks at once
     fit(model, replay(newspaper, film, share=0.05, rows=2000))                 # the new task, and 5 % of the old one
 
-A penalty for leaving the old weights, an objective of `fit`. It is made before training, while the model still has
-the weights that are to be kept:
+A penalty for leaving the old weights, given to `fit` as its objective. Make it before training, while the model still
+has the weights to keep:
 
     fit(model, newspaper, objective=L2SP(model, alpha=0.01, beta=0.01))            # every weight counts alike
     fit(model, newspaper, objective=EWC(model, batches_of_film, strength=1000.0))  # as much as it matters to film

@@ -1,4 +1,4 @@
-r"""What penalties for leaving the old weights share: the start is kept, and added to the loss is how far it is."""
+r"""What penalties for leaving the old weights share: they store the start, and add the distance from it to the loss."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Anchor(ABC):
     start: by name, where each parameter that trains stood when this was made. One copy of them, in float32 (float64
     for parameters in it), which is also what the penalty is computed in, autocast or not.
 
-    Whatever trains is held, be it all of the model or what a method trains of it. It is held as this very parameter:
-    what comes into the model later, such as a new task head, is free.
+    Whatever trains is held: the whole model, or what a method trains. It is held as this very parameter object: what is
+    put into the model later, such as a new task head, is free.
 
     Raises CourseError where nothing trains and, in training, where nothing that is held does.
     """

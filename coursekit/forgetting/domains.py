@@ -1,8 +1,8 @@
 r"""A model that learned some domains and then a new one: what it learns, and what it keeps of the old ones.
 
-The model is pre-trained here from nothing, on the old domains. So all that it knows is known, its old data is there to
-be rehearsed, and a whole comparison takes minutes. Large models forget in the same way but know more, of which their
-owners rarely have the data.
+The model is pre-trained from scratch on the old domains. So we know everything it has learned, have its old data to
+rehearse, and a whole comparison takes minutes. Large models forget in the same way, but the data that they learned from
+is rarely at hand.
 """
 
 from __future__ import annotations

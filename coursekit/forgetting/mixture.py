@@ -1,4 +1,4 @@
-r"""Training rows of several data sets in one: tasks learned at once, or an old one rehearsed beside a new one."""
+r"""Training rows of several data sets in one: tasks learned together, or an old one rehearsed beside a new one."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _counts(names: list[str], rows: int, shares: Mapping[str, float] | None) -> 
     }
     total = sum(exact.values())
     if abs(total - 1) > 1e-9:
-        raise CourseError(f"shares={dict(shares or {})}: they sum to {float(total):.10g}, and must to 1")
+        raise CourseError(f"shares={dict(shares or {})}: they sum to {float(total):.10g}, and must sum to 1")
 
     quotas = {name: share / total * rows for name, share in exact.items()}
     counts = {name: math.floor(quota) for name, quota in quotas.items()}

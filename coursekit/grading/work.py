@@ -35,9 +35,9 @@ class Work:
 
     def do_models(self) -> str:
         r"""The folder of the course's models, whether it is there or not."""
-        from coursekit.models import sources
+        from coursekit.models.cache import home
 
-        return str(sources.home())
+        return str(home())
 
     def do_gate(self, path: str, stage: str, notebook: str, skip: list[int]) -> dict[str, Any]:
         r"""Look at a submission and write what the box is shown of it into `stage`.

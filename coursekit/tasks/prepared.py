@@ -99,6 +99,11 @@ class Prepared:
             batch = self.collate(rows.select(range(start, min(start + size, count))).to_list())
             yield {name: tensor.to(device) for name, tensor in batch.items()}
 
+    def lengths(self, split: str) -> list[int]:
+        r"""The tokens of every row of `split`."""
+        column = self.split(split).select_columns(["input_ids"]).with_format("arrow")[:]["input_ids"]
+        return [length for chunk in column.chunks for length in chunk.value_lengths().to_pylist()]
+
     def packed(self, split: str) -> bool:
         r"""Whether a row of `split` holds several examples, told apart by their positions."""
         return "position_ids" in self.split(split).column_names

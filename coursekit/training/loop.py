@@ -20,6 +20,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
+import torch
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -34,7 +35,7 @@ from coursekit.training.meter import Meter
 from coursekit.training.model_modes import training_mode
 from coursekit.training.objective import Objective
 from coursekit.training.optimizers import MakeOptimizer, make_optimizer, schedule
-from coursekit.training.order import mix, rows_of_step, seed_everything
+from coursekit.training.order import Order, mix, seed_everything
 from coursekit.training.precision import half_precision
 from coursekit.training.update import Update
 
@@ -51,6 +52,7 @@ def fit(
     weight_decay: float = 0.0,
     accumulate: int = 1,
     seed: int = 0,
+    bucket: bool | None = None,
     optimizer: str | MakeOptimizer = "adamw",
     split: str = "train",
     objective: Objective | None = None,
@@ -63,12 +65,14 @@ def fit(
 
     batch_size: rows in one forward pass of one process. accumulate: forward passes per update; the gradient is that of
     the mean over all their labelled tokens, as if they were one batch. warmup: share of the steps. clip: largest norm
-    of the gradient, None for no limit. optimizer: "adamw", "sgd", "adamw8bit" (8-bit states), "paged_adamw" (states in
-    host memory, paged in), or a function from parameters to an optimizer, which then brings its own learning rates and
-    decay (they follow the same schedule). objective: what is minimised instead of the model's own loss, such as
-    `training.dpo.DPO` or `forgetting.EWC`: a function of the model and a batch, whose repr tells it apart from others.
-    checkpoint: a folder. A checkpoint found there is continued; one is written every `checkpoint_every` steps, at the
-    end, and on Ctrl-C. activation_checkpointing: recompute each layer in the backward pass instead of storing it.
+    of the gradient, None for no limit. bucket: put rows of about the same length into one batch, so that little of it
+    is padding (see `order.py`); None for encoders only. optimizer: "adamw", "sgd", "adamw8bit" (8-bit states),
+    "paged_adamw" (states in host memory, paged in), or a function from parameters to an optimizer, which then brings
+    its own learning rates and decay (they follow the same schedule). objective: what is minimised instead of the
+    model's own loss, such as `training.dpo.DPO` or `forgetting.EWC`: a function of the model and a batch, whose repr
+    tells it apart from others. checkpoint: a folder. A checkpoint found there is continued; one is written every
+    `checkpoint_every` steps, at the end, and on Ctrl-C. activation_checkpointing: recompute each layer in the backward
+    pass instead of storing it.
 
     The model is in train mode meanwhile, and in the mode it came in afterwards.
 
@@ -79,12 +83,13 @@ def fit(
     check_settings(
         steps=steps, batch_size=batch_size, accumulate=accumulate, seed=seed, lr=lr, warmup=warmup, clip=clip,
         weight_decay=weight_decay, optimizer=optimizer, objective=objective, checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every, activation_checkpointing=activation_checkpointing,
+        checkpoint_every=checkpoint_every, activation_checkpointing=activation_checkpointing, bucket=bucket,
     )  # fmt: skip
     trained = trained_parameters(model)
     check_data(model, prepared, split)
     check_batch_size(batch_size, prepared, split)
     data, half = prepared.split(split), half_precision(model, trained.values())
+    bucket = prepared.kind == "encoder" if bucket is None else bucket
 
     with (
         training_mode(model, trained.values(), recompute=activation_checkpointing),
@@ -97,13 +102,17 @@ def fit(
         if folder:
             settings = {
                 "steps": steps, "batch_size": batch_size, "accumulate": accumulate, "processes": world, "seed": seed,
-                "warmup": warmup, "clip": clip,
+                "warmup": warmup, "clip": clip, "bucket": bucket,
             } | identity.run(model, prepared, split, update)  # fmt: skip
         with own_folder(folder) if folder and main else nullcontext():
             stateful = {"optimizer": optim, "scaler": update.scaler}
             checkpoints = Checkpoints(folder, trained, stateful, settings, writes=main)
             history = checkpoints.resume()
             meter = Meter(update.device, max(history.peak_memory, default=0))
+            lengths = torch.tensor(prepared.lengths(split)) if bucket else None
+            order = Order(
+                len(data), batch_size * accumulate * world, seed, lengths=lengths, batch=batch_size * world
+            )
             bar = tqdm(
                 range(len(history), steps), initial=len(history), total=steps, desc=prepared.name, unit="step",
                 disable=not (progress and update.accelerator.is_local_main_process),
@@ -111,7 +120,7 @@ def fit(
             for step in bar:
                 meter.start()
                 seed_everything(mix(seed, step, rank))
-                rows = rows_of_step(len(data), batch_size * accumulate * world, seed, step)[rank::world]
+                rows = order.of_step(step)[rank::world]
                 batches = [
                     prepared.collate(data.__getitems__(rows[i : i + batch_size]))
                     for i in range(0, len(rows), batch_size)

@@ -1,4 +1,4 @@
-r"""A language model from nothing: its tokenizer, its text in blocks, and a decoder with random weights.
+r"""A language model from scratch: its tokenizer, its text in blocks, and a decoder with random weights.
 
 Small enough to train in a minute on two cores. The parts are those of large models: byte-pair encoding (Sennrich et
 al. 2016, arXiv:1508.07909) over bytes, and Llama's architecture (Touvron et al. 2023, arXiv:2302.13971).
@@ -93,7 +93,7 @@ def small_decoder(
 
 
 def prepare_text(texts: Mapping[str, Iterable[str]], tokenizer: Any, block: int = 64) -> Prepared:
-    r"""Texts of each split in blocks of `block` tokens, every one of which is learned: next-token prediction.
+    r"""Texts of each split in blocks of `block` tokens, all of them learned: next-token prediction.
 
     Raises CourseError where a split has too little text for one block.
     """

@@ -17,6 +17,7 @@ from coursekit import tasks
 from coursekit.errors import CourseError
 from coursekit.evaluation import (
     accuracy,
+    answer_loss,
     format_adherence,
     generate,
     perplexity,
@@ -24,6 +25,7 @@ from coursekit.evaluation import (
     score_choices,
     wilson,
 )
+from coursekit.evaluation.perplexity_of_texts import windows_of
 from coursekit.evaluation.scores import Score
 
 TEXTS = [
@@ -101,6 +103,30 @@ def test_shared_prefix_equals_whole_prompts_one_by_one(family, shots, words):
             score = accuracy(model, prepared, shots=shots, batch_size=batch_size, cache=cache, **QUIET)
             right = torch.stack(expected).argmax(-1) == torch.tensor(task.data["test"][:]["label"])
             assert torch.equal(score.correct, right)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_accuracy_is_that_of_the_split_that_was_asked_for(kind, words):
+    r"""Splits that differ in texts and classes: what is right in one is wrong in another."""
+    texts = {"train": TEXTS[:4], "validation": TEXTS[1:5], "test": TEXTS[2:5]}
+    labels = {"train": [0, 1, 1, 0], "validation": [1, 0, 0, 1], "test": [1, 1, 0]}
+    splits = {
+        split: Dataset.from_dict({"text": rows, "rating": [0.0] * len(rows), "label": labels[split]})
+        for split, rows in texts.items()
+    }
+    task = tasks.Task("film/two", tasks.WORDS["two"], DatasetDict(splits))
+    model = tiny.encoder("bert") if kind == "encoder" else tiny.decoder("llama")
+    prepared = task.for_encoder(words) if kind == "encoder" else task.for_decoder(words)
+    for split, rows in texts.items():
+        if kind == "encoder":
+            ids = words(rows)["input_ids"]
+            logits = [model(torch.tensor([row])).logits[0] for row in ids]
+        else:
+            choices = [answer[0] for answer in task.answer_ids(words)]
+            ids = words([task.prompt(text) for text in rows])["input_ids"]
+            logits = [model(torch.tensor([row])).logits[0, -1, choices] for row in ids]
+        right = torch.stack(logits).argmax(-1) == torch.tensor(labels[split])
+        assert accuracy(model, prepared, split, **QUIET).correct.tolist() == right.tolist()
 
 
 def test_prefix_is_computed_once(words):
@@ -216,11 +242,9 @@ def test_perplexity_weighs_tokens_and_equals_the_models_own_loss(family, words):
 
 @given(st.integers(2, 40), st.integers(2, 12), st.data())
 def test_windows_score_every_token_once_with_context(n, max_length, data):
-    from coursekit.evaluation import _windows
-
     stride = data.draw(st.integers(1, max_length - 1))
     scored = []
-    for window, first in _windows(list(range(n)), max_length, stride):
+    for window, first in windows_of(list(range(n)), max_length, stride):
         assert len(window) <= max_length and 1 <= first < len(window)
         if window[0]:
             assert first >= max_length - stride
@@ -232,7 +256,14 @@ def test_windows_change_only_what_lacks_context(words):
     model, text = tiny.decoder("llama"), " ".join(TEXTS[:5])
     whole = perplexity(model, words, [text], **QUIET)
     cut = perplexity(model, words, [text], max_length=8, **QUIET)
-    assert whole.tokens == cut.tokens and whole.value != cut.value
+    assert whole.tokens == cut.tokens
+    # Every window by itself: the tokens that are new in it, with what stands before them in it.
+    ids, total = words(text)["input_ids"], 0.0
+    for window, first in windows_of(ids, 8, 4):
+        with torch.no_grad():
+            likely = model(torch.tensor([window])).logits[0, :-1].log_softmax(-1)
+        total -= sum(likely[place - 1, window[place]].item() for place in range(first, len(window)))
+    assert cut.nll == pytest.approx(total / cut.tokens, rel=1e-5) != pytest.approx(whole.nll, rel=1e-4)
 
 
 @pytest.mark.parametrize("family", tiny.DECODERS)
@@ -289,20 +320,50 @@ def test_evaluation_leaves_the_model_as_it_found_it(training, words):
             lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w), split="tset"),
             "did you mean 'test'",
         ),
-        (lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w), limit=0), "limit=0"),
+        (
+            lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w), limit=0),
+            "limit must be a positive",
+        ),
         (
             lambda w: regression(tiny.encoder("bert"), film().for_encoder(w), **QUIET),
             "no ratings to agree with",
         ),
         (
             lambda w: regression(tiny.encoder("bert"), film("rating").for_encoder(w), **QUIET),
-            "the model has 2 outputs",
+            "film/rating has ratings, and the model has 2 outputs",
         ),
         (
             lambda w: score_choices(tiny.decoder(), w, TEXTS, ["good", "good not"]),
             "do not begin with a token each",
         ),
         (lambda w: perplexity(tiny.decoder(), w, ["dull"], **QUIET), "nothing to predict"),
+        (
+            lambda w: perplexity(tiny.decoder(), w, TEXTS, max_length=None),
+            "max_length must be an integer",
+        ),
+        (
+            lambda w: perplexity(tiny.decoder(), w, TEXTS, stride=0),
+            "stride must be a positive integer; got 0.",
+        ),
+        (
+            lambda w: generate(tiny.decoder(), w, TEXTS, max_new_tokens=0),
+            "max_new_tokens must be a positive integer",
+        ),
+        (
+            lambda w: accuracy(tiny.decoder(), film().for_decoder(w), shots=None),
+            "shots must be a non-negative integer",
+        ),
+        (
+            lambda w: accuracy(tiny.decoder(), film().for_decoder(w), batch_size=0),
+            "batch_size must be a positive",
+        ),
+        (
+            lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w)),
+            "has 5 classes, and the model has 2",
+        ),
+        (lambda w: accuracy(tiny.encoder("bert"), film().for_decoder(w)), "was prepared for a decoder"),
+        (lambda w: accuracy(tiny.decoder(), film().for_encoder(w)), "was prepared for an encoder"),
+        (lambda w: answer_loss(tiny.encoder("bert"), film().for_decoder(w)), "was prepared for a decoder"),
         (lambda w: perplexity(tiny.decoder(), w, TEXTS, max_length=4, stride=4), "stride < max_length"),
     ],
 )

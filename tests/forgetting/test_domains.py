@@ -10,11 +10,12 @@ import torch
 
 from coursekit.errors import CourseError
 from coursekit.fingerprint import fingerprint
+from coursekit.forgetting import domains as module
 from coursekit.forgetting.domains import KINDS, REMEDIES, Remedy, load_domains, pretrained
 from coursekit.methods import attached, trainable
 from coursekit.paths import DATA
 from coursekit.tasks import load_text
-from coursekit.training.pretraining import small_decoder
+from coursekit.training.pretraining import END, small_decoder
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,20 @@ def test_the_new_domain_is_in_nothing_that_the_model_learns_first(domains):
     assert set(domains.tests) == {*domains.olds, "tweet"}
 
 
+def test_each_domain_is_tested_on_its_own_test_text(domains):
+    for name, rows in domains.tests.items():
+        text = domains.tokenizer.decode(rows[0]["input_ids"])
+        first = load_text(name)["test"]["text"][:2]
+        assert text.startswith(f"{first[0]}{END}{first[1]}"[: len(text)]) or first[0].startswith(text)
+
+
+def test_the_old_domains_are_mixed_from_the_first_block_on(domains):
+    start = domains.tokenizer.decode([t for row in domains.old.data["train"][:40]["input_ids"] for t in row])
+    read = set(start.split(END)[1:-1])
+    for name in domains.olds:
+        assert read & set(load_text(name)["train"]["text"])
+
+
 def test_perplexities_and_their_mean_worked_by_hand(domains, model):
     found = domains.perplexities(model, blocks=5)
     for name, rows in domains.tests.items():
@@ -50,15 +65,45 @@ def test_perplexities_and_their_mean_worked_by_hand(domains, model):
 
 @pytest.mark.parametrize("remedy", [next(r for r in REMEDIES if r.kind == kind) for kind in KINDS], ids=str)
 def test_each_remedy_learns_from_as_many_rows_and_leaves_the_given_model_alone(domains, model, remedy):
-    before = fingerprint(model.state_dict())
+    before, rows = fingerprint(model.state_dict()), []
+
+    def count(network, args, given):
+        rows.extend([1] * len(given["input_ids"]) if network.training else [])
+
+    hook = model.register_forward_pre_hook(count, with_kwargs=True)  # which the copy that is tuned has too
     tuned, history = remedy.tune(model, domains, steps=3, batch_size=4)
+    hook.remove()
+    assert len(rows) == 3 * 4
     assert fingerprint(model.state_dict()) == before and not attached(model)
     assert len(history) == 3 and all(math.isfinite(loss) for loss in history.loss)
     assert ("penalty" in history.noted) == (remedy.kind in ("L2-SP", "EWC"))
     whole = sum(p.numel() for p in model.parameters())
     assert (trainable(tuned) == whole) == (remedy.kind != "LoRA")
-    again, _ = remedy.tune(model, domains, steps=3, batch_size=4)
-    assert fingerprint(again.state_dict()) == fingerprint(tuned.state_dict()) != before
+    if remedy.kind in ("EWC", "LoRA"):  # the ones that draw or measure something before they train
+        again, _ = remedy.tune(model, domains, steps=3, batch_size=4)
+        assert fingerprint(again.state_dict()) == fingerprint(tuned.state_dict()) != before
+
+
+@pytest.mark.parametrize("kind", ["multi-task", "replay"])
+def test_the_strength_is_the_share_of_old_rows(domains, model, monkeypatch, kind):
+    given = []
+    monkeypatch.setattr(module, "fit", lambda model, data, **settings: given.append(data))
+    Remedy(kind, 0.25).tune(model, domains, steps=10, batch_size=4)
+    (data,) = given
+    old = {tuple(row) for row in domains.old.data["train"][:40]["input_ids"]}
+    mixed = [tuple(row) in old for row in data.data["train"]["input_ids"]]
+    assert sum(mixed) == 10 and len(mixed) == 40
+    assert mixed != sorted(mixed) and mixed != sorted(mixed, reverse=True), "shuffled"
+
+
+def test_ewc_looks_at_the_old_domains(domains, model, monkeypatch):
+    given = []
+    monkeypatch.setattr(module, "fit", lambda model, data, **settings: given.append(data))
+    monkeypatch.setattr(module, "EWC", lambda model, batches, strength: given.extend(batches))
+    Remedy("EWC", 10).tune(model, domains, steps=1, batch_size=4)
+    looked_at, data = given
+    assert looked_at["input_ids"].tolist() == domains.old.data["train"][:128]["input_ids"]
+    assert data is domains.new
 
 
 def test_remedies_of_no_strength_are_plain_fine_tuning(domains, model):

@@ -20,6 +20,7 @@ from torch.func import functional_call, grad, vmap
 from coursekit.errors import CourseError
 from coursekit.forgetting import EWC, L2SP, mixture, replay
 from coursekit.methods import BitFit, FullFineTuning, LoRA
+from coursekit.tasks.task import PreparedTask, Task
 from coursekit.training import fit
 
 QUICK = dict(steps=4, batch_size=4, lr=1e-2, progress=False)
@@ -92,8 +93,11 @@ def test_the_order_is_the_seed_s_and_the_rest_the_first_part_s():
     assert firsts != sorted(firsts) and 0 < sum(firsts[:20]) < 20  # well mixed
     for split in ("validation", "test"):
         assert rows_of(one, split) == rows_of(parts["film"], split)
-    # `evaluation` makes the test texts again from these.
-    assert (one.task, one.max_length, one.kind) == (None, 16, "encoder")
+    assert (one.max_length, one.kind) == (16, "encoder")
+    task = named(("bad", "good"))
+    assert (
+        mixture({"task": task, "other": numbered(1)}, 4).task is task.task
+    )  # `accuracy` makes its prompts from it
     assert one.name == "film 50 % + newspaper 50 %"
     assert mixture(parts, 40, {"newspaper": 0.05, "film": 0.95}).name == "film 95 % + newspaper 5 %"
     assert all(len(part.split("train")) == 60 for part in parts.values())
@@ -147,8 +151,10 @@ def test_a_mixture_trains(kind, family):
     assert runs[0] == runs[1] != runs[2]
 
 
-def named(words: tuple[str, ...]):
-    return replace(numbered(0), task=SimpleNamespace(labels=words))
+def named(words: tuple[str, ...], part: int = 0, kind: str = "encoder"):
+    rows = numbered(part, kind=kind)
+    task = Task("film/own", words, DatasetDict())
+    return PreparedTask(rows.name, kind, rows.tokenizer, rows.data, rows.max_length, task=task)
 
 
 def rated():
@@ -176,8 +182,8 @@ TWO = ONE | {"tweet": numbered(1)}
     ("parts", "given", "message"),
     [
         ({}, {}, "nothing to mix: give one part or more"),
-        (ONE, dict(rows=0), "rows=0: give how many training rows to mix, 1 or more"),
-        (ONE, dict(rows=2.5), r"rows=2\.5: give how many"),
+        (ONE, dict(rows=0), "rows must be a positive integer, such as 1000; got 0."),
+        (ONE, dict(rows=2.5), r"rows must be a positive integer, such as 1000; got 2\.5\."),
         (ONE, dict(rows=61), "film has 60 training rows, and 61 of the 61 would come from it: ask for fewer"),
         (TWO, dict(rows=80, shares={"film": 0.1, "tweet": 0.9}), "tweet has 60 training rows, and 72 of the 80"),
         (TWO, dict(shares={"film": 1.0}), "shares of film for parts film, tweet: give one for each, by its name"),
@@ -185,7 +191,7 @@ TWO = ONE | {"tweet": numbered(1)}
         (TWO, dict(shares={}), "shares of nothing for parts film, tweet"),
         (TWO, dict(shares={"film": 1.5, "tweet": -0.5}), "shares=.*each is a part of the whole, from 0 to 1"),
         (TWO, dict(shares={"film": float("nan"), "tweet": 0.5}), "shares=.*each is a part of the whole"),
-        (TWO, dict(shares={"film": 0.5, "tweet": 0.4}), r"shares=.*they sum to 0\.9, and must to 1"),
+        (TWO, dict(shares={"film": 0.5, "tweet": 0.4}), r"shares=.*they sum to 0\.9, and must sum to 1"),
         (ONE | {"facts": numbered(1, kind="decoder")}, {}, "facts is for a decoder and film for an encoder"),
         (ONE | {"other": replace(numbered(1), tokenizer=OtherWords())}, {}, "other has the tokens of another token"),
         (
@@ -214,17 +220,15 @@ def test_parts_that_fit_are_mixed():
         mixture({"packed": packed(), "again": packed()}, 4).split("train")[:]["position_ids"]
         == [[0, 1, 0]] * 4
     )
-    tasks = [SimpleNamespace(labels=labels) for labels in (("bad", "good"), ("a", "b", "c"))]
-    assert mixture(
-        {str(i): replace(numbered(i, kind="decoder"), task=task) for i, task in enumerate(tasks)}, 4
-    )
+    words = (("bad", "good"), ("a", "b", "c"))
+    assert mixture({str(i): named(labels, i, "decoder") for i, labels in enumerate(words)}, 4)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_replay_needs_a_share_of_new_rows(share):
-    with pytest.raises(CourseError, match=f"share={share}: give the part of the rows that is old"):
+    with pytest.raises(CourseError, match="share must be a number of at least 0 and below 1, such as 0.05"):
         replay(numbered(0), numbered(1), share, 10)
-    with pytest.raises(CourseError, match="rows=0: "):
+    with pytest.raises(CourseError, match="rows must be a positive integer"):
         replay(numbered(0), numbered(1), 0.5, 0)
 
 
@@ -490,7 +494,7 @@ def test_l2sp_finds_the_head_of_a_method_and_says_what_it_is():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (dict(alpha=-0.1), r"alpha=-0\.1: the weight of a penalty is a number from 0 up"),
+        (dict(alpha=-0.1), r"alpha must be a number of at least 0; got -0\.1\."),
         (dict(alpha=float("nan")), "alpha=nan: "),
         (dict(alpha=0.1, beta=float("inf")), "beta=inf: "),
         (dict(alpha=0.1, beta=0.1), r"beta=0\.1 is for a task head, and none of this model trains"),
@@ -667,7 +671,7 @@ def test_what_has_no_fisher_is_an_error():
     broken.classifier.weight.data.fill_(torch.nan)
     silent = Numbers([0.0, 0.0], quadratic([1.0, 1.0], [0.0, 0.0]))
     for model, examples, strength, message in (
-        (tiny.model("bert"), [one], -1.0, r"strength=-1\.0: the weight of a penalty is a number from 0 up"),
+        (tiny.model("bert"), [one], -1.0, r"strength must be a number of at least 0; got -1\.0\."),
         (tiny.model("bert"), [{}], 1.0, "batches: each is a dict of tensors"),
         (tiny.model("bert"), [], 1.0, "EWC looks at the old task: give some batches of it with labels"),
         (tiny.model("bert"), [unlabelled], 1.0, "a batch without labels has no loss"),

@@ -10,9 +10,10 @@ from datasets import Dataset, DatasetDict
 from tiny_text import tokenizer
 
 from coursekit.errors import CourseError
+from coursekit.evaluation.cloze import right_answers, score
 from coursekit.labels import IGNORED
 from coursekit.paths import DATA
-from coursekit.tasks import cloze
+from coursekit.tasks import Prepared, cloze
 
 
 def rows() -> list[tuple[str, str]]:
@@ -75,8 +76,10 @@ def test_a_right_answer_is_what_greedy_writing_gives():
         "labels": [[IGNORED] * len(p) + a for p, a in zip(prompts, answers, strict=True)],
     }
     data = Dataset.from_dict(columns)
-    prepared = cloze.Prepared("x", "decoder", words, DatasetDict(test=data), 16)
+    prepared = Prepared("x", "decoder", words, DatasetDict(test=data), 16)
     for batch_size in (1, 2, 3):
-        assert cloze.right_answers(model, prepared, batch_size=batch_size) == [True, False, True]
-    assert cloze.right_answers(model, prepared, limit=2) == [True, False]
-    assert model.training and cloze.score(model, prepared).value == pytest.approx(2 / 3)
+        assert right_answers(model, prepared, batch_size=batch_size) == [True, False, True]
+    assert right_answers(model, prepared, limit=2) == [True, False]
+    with pytest.raises(CourseError, match="limit must be a positive integer; got 0."):
+        right_answers(model, prepared, limit=0)
+    assert model.training and score(model, prepared).value == pytest.approx(2 / 3)

@@ -2,6 +2,8 @@ r"""What is learned of a conversation, what is left out, and what packing change
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import tiny
 import tiny_text
@@ -12,7 +14,14 @@ from hypothesis import strategies as st
 
 from coursekit.errors import CourseError
 from coursekit.labels import IGNORED
-from coursekit.tasks.conversations import Cut, encode, prepare_conversations, segments
+from coursekit.tasks.conversations import (
+    Cut,
+    Encoded,
+    encode,
+    prepare_conversations,
+    prepare_encoded,
+    segments,
+)
 from coursekit.tasks.instructions import instruction_segments, load_instructions, prepare_instructions
 from coursekit.tasks.packing import bins, blocks
 from coursekit.training import fit
@@ -73,6 +82,13 @@ def test_an_instruction_is_a_conversation_of_one_turn():
             tokenizer.decode([label for label in one.labels if label != IGNORED])
             == row["output"] + "<|im_end|>"
         )
+
+
+def test_an_answer_that_holds_the_end_token_is_learned_to_its_real_end(words):
+    talk = [{"role": "user", "content": "Name one"}, {"role": "assistant", "content": "red [EOS] blue"}]
+    found = encode(words, segments(words, talk))
+    learned = [label for label in found.labels if label != IGNORED]
+    assert learned == words.convert_tokens_to_ids(["red", "[EOS]", "blue", "[EOS]"])
 
 
 def test_the_loss_is_that_of_the_answers_alone(words):
@@ -147,7 +163,7 @@ def test_blocks_worked_by_hand():
     assert blocks([[1, 2, 3], [4], [5, 6]], 4, 0) == [[1, 2, 3, 0], [4, 0, 5, 6]]  # the last end is left over
     assert blocks([[1, 2, 3]], 2, 9) == [[1, 2], [3, 9]]
     assert blocks([[1]], 4, 0) == []
-    with pytest.raises(CourseError, match="length=1"):
+    with pytest.raises(CourseError, match="length must be an integer of at least 2; got 1."):
         blocks([[1]], 1, 0)
 
 
@@ -300,3 +316,38 @@ def test_the_last_end_token_ends_an_answer_that_the_template_trims(words):
     assert [label for label in found.labels if label != IGNORED] == words.convert_tokens_to_ids(
         ["red", "[EOS]"]
     )
+
+
+def test_the_first_token_of_a_packed_example_is_not_learned_from_the_one_before(words):
+    r"""Also where everything is learned, as in plain text: it would be predicted from another example's end."""
+    rows = [Encoded([5, 6, 7], [5, 6, 7]), Encoded([8, 9], [8, 9])]
+    packed = prepare_encoded("x", {"train": rows}, words, 8, packed=True).data["train"]
+    assert packed[0]["input_ids"] == [5, 6, 7, 8, 9] and packed[0]["position_ids"] == [0, 1, 2, 0, 1]
+    assert packed[0]["labels"] == [IGNORED, 6, 7, IGNORED, 9]
+
+
+def by_looking_at_every_bin(lengths, length):
+    r"""First-fit decreasing as it is defined, in quadratic time."""
+    filled, room = [], []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        place = next((b for b, free in enumerate(room) if lengths[index] <= free), len(room))
+        if place == len(room):
+            filled.append([])
+            room.append(length)
+        filled[place].append(index)
+        room[place] -= lengths[index]
+    return filled
+
+
+@given(st.integers(2, 40).flatmap(lambda n: st.tuples(st.lists(st.integers(0, n), max_size=60), st.just(n))))
+def test_bins_are_those_of_first_fit_decreasing(case):
+    assert bins(*case) == by_looking_at_every_bin(*case)
+
+
+def test_many_rows_do_not_take_many_looks():
+    r"""20,000 rows in nearly as many bins: 2·10⁸ looks one by one."""
+    lengths = [50 + i % 50 for i in range(20_000)]
+    start = time.process_time()
+    found = bins(lengths, 100)
+    assert time.process_time() - start < 5
+    assert len(found) == 20_000 - 200 and sum(map(len, found)) == 20_000

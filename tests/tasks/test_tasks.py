@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import tiny_text
+import torch
 from datasets import Dataset, DatasetDict
 
 from coursekit import tasks
@@ -198,6 +199,62 @@ def test_bad_requests_are_one_clear_line(call, message):
     with pytest.raises(CourseError) as error:
         call()
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", [None, 0, -1, 2.5, True, "64"])
+def test_lengths_and_counts_are_whole_numbers(wrong, words):
+    task = sentences_of(["the plot is good", "dull"], [1, 0])
+    for call in (lambda: task.for_encoder(words, wrong), lambda: task.for_decoder(words, wrong)):
+        with pytest.raises(CourseError, match="max_length must be a positive integer, such as .*; got"):
+            call()
+    with pytest.raises(CourseError, match="n must be a positive integer; got"):
+        task.for_encoder(words).take(wrong)
+    if wrong != 0:
+        with pytest.raises(CourseError, match="k must be a non-negative integer; got"):
+            task.shots(wrong)
+    rows = DatasetDict(
+        train=Dataset.from_list([{"instruction": "a", "context": "", "output": "b", "kind": ""}])
+    )
+    with pytest.raises(CourseError, match="max_length must be an integer of at least 2, such as 256; got"):
+        prepare_instructions(rows, words, wrong)
+
+
+def test_batches_are_the_first_rows_in_their_order(words):
+    prepared = sentences_of(
+        ["the plot is good", "dull", "bad", "slow and long", "fine"], [1, 0, 0, 0, 1]
+    ).for_encoder(words)
+    rows = list(prepared.data["train"])
+    for limit, sizes in ((None, [2, 2, 1]), (3, [2, 1]), (9, [2, 2, 1])):
+        found = list(prepared.batches("train", 2, limit))
+        assert [len(batch["labels"]) for batch in found] == sizes
+        start = 0
+        for batch in found:
+            expected = prepared.collate(rows[start : start + len(batch["labels"])])
+            assert all(torch.equal(batch[name], expected[name]) for name in expected)
+            start += len(batch["labels"])
+    for wrong in (dict(batch_size=0), dict(batch_size=2, limit=0)):
+        with pytest.raises(CourseError, match="must be a positive integer; got 0."):
+            next(prepared.batches("train", **wrong))
+
+
+@pytest.mark.parametrize("name", ["attention_mask", "labels"])
+def test_a_mask_or_labels_that_are_too_short_are_no_padding(words, name):
+    prepared = sentences_of(["the plot is good"], [1]).for_decoder(words)
+    (row,) = prepared.data["train"].to_list()
+    row[name] = row[name][:-1]
+    with pytest.raises(CourseError, match=f"has 10 input_ids and 9 {name}: there must be one for each token"):
+        prepared.collate([row])
+
+
+def test_room_is_left_for_the_longest_word_whatever_the_right_one(words):
+    r"""A short label must not let more of the sentence be read: the length would tell the class."""
+    texts = ["the plot is good and bright and fine"] * 2
+    rows = Dataset.from_dict({"text": texts, "rating": [0.0, 0.0], "label": [0, 1]})
+    task = tasks.Task("film/own", ("bad", "good and bright"), DatasetDict(train=rows, test=rows))
+    short, long = task.for_decoder(words, max_length=11).data["train"]
+    assert len(short["input_ids"]) == 9 and len(long["input_ids"]) == 11
+    assert short["input_ids"][:8] == long["input_ids"][:8]
+    assert task.fitted(words, 11, texts) == ["the plot is"] * 2
 
 
 def test_words_that_begin_alike_are_refused(words):

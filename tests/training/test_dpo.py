@@ -117,11 +117,12 @@ def test_loss_rewards_and_gradients_are_trl_s(trl, name, beta, smoothing):
         torch.testing.assert_close(parameter.grad, trl[f"{key}/grad.{path}"], **close)
 
 
-def test_trl_1_16_takes_no_notice_of_smoothing_with_its_usual_loss(trl):
-    r"""So our smoothing is compared with the loss of trl that has it."""
-    with_, without = (trl[f"sigmoid/beta=0.1/smoothing={e}/losses"] for e in ("0.1", "0"))
-    assert torch.equal(with_, without)
-    assert not torch.allclose(with_, trl["conservative/beta=0.1/smoothing=0.1/losses"], atol=1e-3)
+def test_our_smoothing_is_that_of_trl_s_conservative_loss(trl):
+    r"""trl 1.16 takes no notice of smoothing with its usual loss; ours does, and is then its conservative one."""
+    given = [trl[f"{who}.{which}"] for who in ("policy", "reference") for which in ("chosen", "rejected")]
+    own = dpo(*given, beta=0.1, smoothing=0.1).losses
+    torch.testing.assert_close(own, trl["conservative/beta=0.1/smoothing=0.1/losses"], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(own, trl["sigmoid/beta=0.1/smoothing=0.1/losses"], atol=1e-3)
 
 
 # Closed forms -------------------------------------------------------------------------------------------------------
@@ -272,8 +273,8 @@ def test_accumulated_pairs_count_as_one_batch(pairs):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DPO(beta=0.0), "beta=0.0: it must be above 0"),
-        (lambda: DPO(smoothing=0.5), "smoothing=0.5: a share"),
+        (lambda: DPO(beta=0.0), "beta must be a number above 0, such as 0.1; got 0.0."),
+        (lambda: DPO(smoothing=0.5), "smoothing .the share of wrong labels. must be a number of at least 0 and below 0.5; got 0.5."),
         (lambda: DPO().preference(tiny.decoder(), BATCH), "this one has none: attach one"),
         (lambda: DPO().preference(FullFineTuning().attach(tiny.decoder()), BATCH), "with_reference\\(pairs"),
         (lambda: rated_pairs("flim"), "did you mean 'film'"),

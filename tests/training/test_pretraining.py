@@ -13,7 +13,7 @@ from coursekit.errors import CourseError
 from coursekit.evaluation.ngrams import Bigram, bigram_entropy, pairs, unigram_entropy
 from coursekit.tasks import load_text
 from coursekit.training import fit
-from coursekit.training.pretraining import END, prepare_text, small_decoder, train_tokenizer
+from coursekit.training.pretraining import END, adamw, prepare_text, small_decoder, train_tokenizer
 
 TEXTS = load_text("newspaper")["train"]["text"][:300]
 
@@ -118,3 +118,9 @@ def test_it_learns_the_frequencies_first(tokenizer):
     model = small_decoder(400, d_model=64, heads=2, context=32, device="cpu")
     history = fit(model, prepared, steps=60, batch_size=8, lr=6e-3, progress=False)
     assert sum(history.loss[-5:]) / 5 < unigram_entropy(stream, 400) < math.log(400)
+
+
+def test_the_optimizer_has_the_published_settings():
+    r"""β₂ = 0.95 and a weight decay of 0.1: Brown et al. 2020, appendix B."""
+    (group,) = adamw(3e-3)([torch.nn.Parameter(torch.ones(2))]).param_groups
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (3e-3, (0.9, 0.95), 0.1)

@@ -2,24 +2,32 @@ r"""The loop against a loop written by hand, and everything that must survive an
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import pytest
 import tiny
 import tiny_text
 import torch
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coursekit.errors import CourseError
 from coursekit.methods import FreezeAndReconfigure, IntrinsicSAID, LoRA, SelectRows
+from coursekit.qlora import quantize_model
 from coursekit.training import checkpoint as checkpoints
-from coursekit.training import fit, rows_of_step, schedule, seed_everything
+from coursekit.training import fit, identity, loop, rows_of_step, schedule, seed_everything
+from coursekit.training.order import Order
 
+#: `fit` without the tests' type checker, which would be faster than its own words for a wrong type.
+unchecked = inspect.unwrap(fit)
 QUICK = dict(batch_size=4, lr=1e-2, progress=False)
 DROPOUT = dict(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)
 
@@ -85,6 +93,18 @@ def test_history_reports_every_step():
     assert "5 steps" in repr(history)
 
 
+def test_tokens_per_second_are_of_text_and_not_of_padding():
+    data, seen = tiny_text.prepared("encoder"), []
+    model = tiny.encoder("bert")
+    model.register_forward_pre_hook(
+        lambda _, args, given: seen.append(given["attention_mask"]), with_kwargs=True
+    )
+    history = fit(model, data, steps=3, **QUICK)
+    for mask, rate, seconds in zip(seen, history.tokens_per_second, history.seconds, strict=True):
+        assert mask.sum() < mask.numel(), "there is padding to leave out"
+        assert rate * seconds == pytest.approx(int(mask.sum()))
+
+
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 def test_accumulated_batches_count_as_one(kind):
     r"""Also where the parts have unequally many labelled tokens."""
@@ -110,6 +130,13 @@ def test_dropout_is_active_and_seeded():
         for seed in (0, 0, 1)
     ]
     assert runs[0] == runs[1] != runs[2]
+    # A mask of its own in every step: with weights that stay as they are, and one batch, only the mask differs.
+    model, masks = tiny.encoder("bert", **DROPOUT), []
+    drop = next(m for m in model.modules() if isinstance(m, torch.nn.Dropout))
+    drop.register_forward_hook(lambda _, inputs, output: masks.append(output == 0))
+    fit(model, tiny_text.prepared("encoder", rows=4), steps=3, **QUICK)
+    shared = [mask[:, :3] for mask in masks]
+    assert not torch.equal(shared[0], shared[1]) and not torch.equal(shared[1], shared[2])
     still = fit(tiny.encoder("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
                 tiny_text.prepared("encoder"), steps=3, seed=0, **QUICK)  # fmt: skip
     assert still.loss != runs[0]
@@ -142,6 +169,84 @@ def test_data_order_repeats_and_skips_nothing(rows, per_step, seed, steps):
     for start in range(0, len(seen) - rows + 1, rows):
         assert sorted(seen[start : start + rows]) == list(range(rows))
     assert rows_of_step(rows, per_step, seed, steps - 1) == seen[-per_step:]
+
+
+def test_epochs_and_seeds_come_in_orders_of_their_own():
+    epochs = [tuple(rows_of_step(24, 24, seed, step)) for seed in (0, 1) for step in range(3)]
+    assert len(set(epochs)) == 6
+    assert all(sorted(epoch) == list(range(24)) != list(epoch) for epoch in epochs)
+
+
+def test_processes_draw_dropout_of_their_own(monkeypatch):
+    r"""Seeds of (seed, step, rank): another one in each of two processes."""
+    seeds = []
+    monkeypatch.setattr(loop, "seed_everything", seeds.append)
+    monkeypatch.setattr(
+        loop.Update, "rank", property(lambda self: self._rank, lambda self, _: None), raising=False
+    )
+    for rank in (0, 1):
+        monkeypatch.setattr(loop.Update, "_rank", rank, raising=False)
+        fit(tiny.encoder("bert"), tiny_text.prepared("encoder"), steps=2, **QUICK)
+    assert len(set(seeds)) == 4
+
+
+# Batches by length --------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 90), st.integers(1, 7), st.integers(1, 3), st.integers(0, 2**64), st.integers(1, 12))
+def test_batches_by_length_skip_nothing_either(rows, batch, accumulate, seed, steps):
+    lengths = torch.arange(rows) * 7 % 13
+    order = Order(rows, batch * accumulate, seed, lengths=lengths, batch=batch)
+    seen = [row for step in range(steps) for row in order.of_step(step)]
+    for start in range(0, len(seen) - rows + 1, rows):
+        assert sorted(seen[start : start + rows]) == list(range(rows))
+    again = Order(rows, batch * accumulate, seed, lengths=lengths, batch=batch)
+    assert again.of_step(steps - 1) == seen[-batch * accumulate :], "a function of seed and step"
+
+
+def test_batches_by_length_hold_neighbours_in_an_order_of_their_own():
+    lengths = torch.randint(3, 60, (800,), generator=torch.Generator().manual_seed(0))
+    plain, order = Order(800, 16, 0), Order(800, 16, 0, lengths=lengths, batch=16)
+    padded = [sum(16 * int(lengths[o.of_step(i)].max()) for i in range(50)) for o in (plain, order)]
+    text = int(lengths.sum())
+    assert padded[0] > 1.7 * text and padded[1] < 1.05 * text
+    longest = [int(lengths[order.of_step(i)].max()) for i in range(50)]
+    assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
+    epochs = [{frozenset(order.of_step(e * 50 + i)) for i in range(50)} for e in range(2)]
+    assert len(epochs[0] & epochs[1]) < 5, "other batches in the next epoch"
+    other = Order(800, 16, 1, lengths=lengths, batch=16)
+    assert len(epochs[0] & {frozenset(other.of_step(i)) for i in range(50)}) < 5
+    assert len({tuple(order.of_step(i)) for i in range(50)}) == 50
+
+
+def test_where_rows_do_not_fill_the_batches_one_batch_an_epoch_is_mixed():
+    r"""50 rows in batches of 8: the batch across the end of an epoch takes what is left over from both."""
+    lengths = torch.arange(50)
+    order = Order(50, 8, 0, lengths=lengths, batch=8)
+    spread = [int(lengths[order.of_step(i)].max() - lengths[order.of_step(i)].min()) for i in range(25)]
+    assert sum(width > 16 for width in spread) <= 4 and len(spread) == 25
+
+
+@pytest.mark.parametrize(("kind", "bucket", "by_length"), [
+    ("encoder", None, True), ("decoder", None, False), ("encoder", False, False), ("decoder", True, True),
+])  # fmt: skip
+def test_encoders_train_on_batches_by_length(kind, bucket, by_length):
+    data, seen = tiny_text.prepared(kind), []
+    model = tiny.model("bert" if kind == "encoder" else "llama")
+    model.register_forward_pre_hook(lambda _, args, given: seen.append(given["input_ids"]), with_kwargs=True)
+    fit(model, data, steps=3, bucket=bucket, seed=3, **QUICK)
+    lengths = torch.tensor([len(ids) for ids in data.data["train"]["input_ids"]])
+    assert data.lengths("train") == lengths.tolist()
+    order = Order(48, 4, 3, lengths=lengths if by_length else None, batch=4)
+    for step, ids in enumerate(seen):
+        assert torch.equal(
+            ids, data.collate(data.data["train"].select(order.of_step(step)).to_list())["input_ids"]
+        )
+
+
+def test_batches_by_length_are_part_of_what_a_run_is(tmp_path):
+    fit(tiny.encoder("bert"), tiny_text.prepared("encoder"), steps=2, checkpoint=tmp_path, **QUICK)
+    refused(tmp_path, "another run: bucket was True and is now False", bucket=False)
 
 
 class Interruption(Exception):
@@ -239,14 +344,168 @@ def test_checkpoint_of_other_data_or_another_model_is_refused(tmp_path):
         fit(tiny.encoder("bert", num_labels=3), data, steps=2, checkpoint=tmp_path, **QUICK)
 
 
+def refused(tmp_path, message, data=None, make=lambda: tiny.encoder("bert", seed=5), **change):
+    r"""The checkpoint in `tmp_path` is refused in one line, and the model is as it was."""
+    model = make()
+    before = weights(model)
+    with pytest.raises(CourseError, match=message) as error:
+        fit(
+            model,
+            data or tiny_text.prepared("encoder"),
+            checkpoint=tmp_path,
+            **(dict(steps=2) | QUICK | change),
+        )
+    assert "\n" not in str(error.value) and same(weights(model), before)
+
+
 @pytest.mark.parametrize("file", ["state.json", "trained.safetensors", "optimizer.safetensors"])
-def test_damaged_checkpoint_is_one_clear_line(tmp_path, file):
+@pytest.mark.parametrize("damage", ["cut", "bit", "gone", "empty"])
+def test_damaged_checkpoint_is_one_clear_line(tmp_path, file, damage):
+    fit(tiny.encoder("bert"), tiny_text.prepared("encoder"), steps=2, checkpoint=tmp_path, **QUICK)
+    damaged = checkpoints.newest(tmp_path) / file
+    content = damaged.read_bytes()
+    changed = content[:-30] + bytes([content[-30] ^ 1]) + content[-29:]
+    damaged.write_bytes({"cut": content[:-20], "bit": changed}.get(damage, b""))
+    if damage == "gone":
+        damaged.unlink()
+    refused(tmp_path, "cannot be read")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: None,
+        lambda state: state | {"states": None},
+        lambda state: state | {"states": {"optimizer": state["states"]["optimizer"]}},
+        lambda state: state | {"states": state["states"] | {"optimizer": {"pairs": []}}},
+        lambda state: state | {"history": {name: values[:1] for name, values in state["history"].items()}},
+        lambda state: state | {"history": None},
+        lambda state: state | {"settings": None},
+    ],
+)
+def test_a_state_that_was_changed_is_refused_before_anything_happens(tmp_path, change):
+    fit(tiny.encoder("bert"), tiny_text.prepared("encoder"), steps=2, checkpoint=tmp_path, **QUICK)
+    file = checkpoints.newest(tmp_path) / "state.json"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    refused(tmp_path, "cannot be read")
+
+
+def test_a_checkpoint_from_before_checksums_is_refused_in_one_line(tmp_path):
+    fit(tiny.encoder("bert"), tiny_text.prepared("encoder"), steps=2, checkpoint=tmp_path, **QUICK)
+    file = checkpoints.newest(tmp_path) / "state.json"
+    state = json.loads(file.read_text())
+    del state["checksums"]
+    file.write_text(json.dumps(state))
+    refused(tmp_path, "written by an earlier version of coursekit")
+
+
+def test_weights_that_are_not_finite_are_not_gone_on_with(tmp_path):
+    model, data = tiny.encoder("bert"), tiny_text.prepared("encoder")
+    stopping(model, 3, lambda: setattr(model.classifier.bias, "data", torch.full((2,), float("inf"))))
+    with pytest.raises(CourseError, match="the loss is nan"):
+        fit(model, data, steps=4, checkpoint=tmp_path, **QUICK)
+    assert checkpoints.newest(tmp_path).name == "step-000002"
+    refused(tmp_path, "holds values of classifier.bias that are not finite", steps=4)
+
+
+def test_trained_tensors_of_another_precision_are_refused(tmp_path):
     data = tiny_text.prepared("encoder")
     fit(tiny.encoder("bert"), data, steps=2, checkpoint=tmp_path, **QUICK)
-    damaged = checkpoints.newest(tmp_path) / file
-    damaged.write_bytes(damaged.read_bytes()[:-20])
-    with pytest.raises(CourseError, match="cannot be read"):
-        fit(tiny.encoder("bert"), data, steps=2, checkpoint=tmp_path, **QUICK)
+    double = lambda: tiny.encoder("bert", dtype=torch.float64)  # noqa: E731
+    refused(tmp_path, "the dtype of .* is torch.float32 there and torch.float64 here", make=double)
+
+
+def frozen(**settings):
+    model = tiny.encoder("bert", **settings)
+    torch.manual_seed(0)
+    return LoRA(r=2, alpha=4, targets=("query",)).attach(model)
+
+
+@pytest.mark.parametrize("other", [dict(seed=1), dict(dtype=torch.bfloat16)])
+def test_a_run_does_not_go_on_on_another_base(tmp_path, other):
+    data = tiny_text.prepared("encoder")
+    history = fit(frozen(), data, steps=2, checkpoint=tmp_path, **QUICK)
+    assert fit(frozen(), data, steps=2, checkpoint=tmp_path, **QUICK).loss == history.loss
+    with pytest.raises(CourseError, match="another run: frozen weights was #.* and is now #"):
+        fit(frozen(**other), data, steps=2, checkpoint=tmp_path, **QUICK)
+
+
+def test_one_entry_of_the_codes_of_a_quantized_base_is_noticed():
+    model = tiny.decoder("llama").requires_grad_(False)
+    quantize_model(model)
+    before = identity.base_identity(model)
+    assert before == identity.base_identity(model)
+    codes = next(b for _, b in model.named_buffers() if b.dtype is torch.uint8)
+    codes.view(-1)[0] ^= 1
+    assert identity.base_identity(model) != before
+
+
+@pytest.mark.parametrize("row", [0, 40, 47])
+def test_data_that_differ_in_any_row_are_other_data(row):
+    data = tiny_text.prepared("encoder")
+    before = identity.data_identity(data, "train")
+    rows = data.data["train"].to_list()
+    assert identity.data_identity(with_rows(data, rows), "train") == before
+    rows[row]["labels"] = 1 - rows[row]["labels"]
+    assert identity.data_identity(with_rows(data, rows), "train") != before
+    rows = data.data["train"].to_list()
+    rows[row], rows[row - 1] = rows[row - 1], rows[row]
+    assert identity.data_identity(with_rows(data, rows), "train") != before
+
+
+def with_rows(data, rows):
+    return replace(data, data=type(data.data)(train=Dataset.from_list(rows)))
+
+
+def test_an_optimizer_of_other_settings_is_another_run(tmp_path):
+    adam = lambda beta: lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.9, beta))  # noqa: E731
+    data = tiny_text.prepared("encoder")
+    fit(tiny.encoder("bert"), data, steps=2, checkpoint=tmp_path, **(QUICK | dict(optimizer=adam(0.95))))
+    refused(tmp_path, "another run: optimizer settings was .*0.95", optimizer=adam(0.999))
+
+
+def test_only_checkpoints_are_taken_for_checkpoints(tmp_path):
+    data = tiny_text.prepared("encoder")
+    for name in ("step-by-step-notes", "step-1", ".step-ladder"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text("mine")
+    (tmp_path / ".step-000001.4711").mkdir()  # what a killed run left
+    settings = dict(steps=4, checkpoint_every=2, **QUICK)
+    fit(tiny.encoder("bert"), data, checkpoint=tmp_path, **settings)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "step-by-step-notes",
+        "step-1",
+        ".step-ladder",
+        "step-000004",
+    }
+    for folder in ("step-000999", "step-1000000", "step-000002"):
+        (tmp_path / folder).mkdir()
+    assert checkpoints.newest(tmp_path).name == "step-1000000"
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    data, other = tiny_text.prepared("encoder"), []
+
+    def second():
+        with pytest.raises(CourseError, match="another run is writing its checkpoints to"):
+            fit(tiny.encoder("bert"), data, steps=2, checkpoint=tmp_path, **QUICK)
+        other.append(True)
+
+    fit(stopping(tiny.encoder("bert"), 2, second), data, steps=3, checkpoint=tmp_path, **QUICK)
+    assert other == [True] and [p.name for p in tmp_path.iterdir()] == ["step-000003"]
+    assert len(fit(tiny.encoder("bert"), data, steps=3, checkpoint=tmp_path, **QUICK)) == 3, (
+        "the folder is free again"
+    )
+
+
+@pytest.mark.parametrize("where", ["file", "file/below", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_written_is_noticed_before_training(tmp_path, where):
+    (tmp_path / "file").write_text("mine")
+    model, calls = tiny.encoder("bert"), []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    with pytest.raises(CourseError, match="cannot write checkpoints to .*name another folder"):
+        fit(model, tiny_text.prepared("encoder"), steps=2, checkpoint=tmp_path / where, **QUICK)
+    assert not calls and (tmp_path / "file").read_text() == "mine"
 
 
 def test_full_disk_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
@@ -285,7 +544,14 @@ def test_loss_that_is_not_finite_stops_before_the_update(tmp_path, where):
         fit(model, data, steps=8, checkpoint=tmp_path, **QUICK)
     message = str(error.value)
     assert "\n" not in message
-    for part in ("step 4", "learning rate", "try", "step 3", str(tmp_path)):
+    for part in (
+        "step 4",
+        "learning rate",
+        "try",
+        "step 3",
+        str(tmp_path),
+        "another folder for other settings",
+    ):
         assert part in message
     if where == "gradient":
         resumed, straight = tiny.encoder("bert"), tiny.encoder("bert")
@@ -390,22 +656,104 @@ def test_float32_adapter_on_a_half_precision_base_stays_as_it_is():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(steps=0), "steps=0: it must be above 0"),
-        (dict(batch_size=-1), "batch_size=-1"),
-        (dict(lr=0.0), "lr=0.0"),
-        (dict(lr=float("nan")), "lr=nan"),
-        (dict(warmup=10), "warmup=10: it is a share"),
+        (dict(steps=0), "steps must be a positive integer, such as 60; got 0."),
+        (dict(steps=None), "steps must be a positive integer"),
+        (dict(batch_size=-1), "batch_size must be a positive integer, such as 16; got -1."),
+        (dict(batch_size=True), "batch_size must be a positive integer"),
+        (
+            dict(batch_size=10**7),
+            "batch_size must be at most 48, as the train split of good or bad has no more rows",
+        ),
+        (dict(lr=0.0), "lr must be a number above 0, such as 0.001; got 0.0."),
+        (dict(lr=float("nan")), "lr must be a number above 0, such as 0.001; got nan."),
+        (dict(lr="1e-3"), "lr must be a number above 0"),
+        (dict(warmup=10), "warmup must be a number of at least 0 and of at most 1, such as 0.1; got 10."),
+        (dict(clip=0), "clip (None for no limit) must be a number above 0, such as 1; got 0."),
+        (dict(clip=-1.0), "clip (None for no limit) must be a number above 0, such as 1; got -1.0."),
+        (dict(weight_decay=-0.1), "weight_decay must be a number of at least 0; got -0.1."),
+        (dict(seed="a"), "seed must be an integer; got 'a'."),
+        (dict(optimizer=None), "optimizer must be a name such as 'adamw', or a function; got None."),
+        (dict(objective=3), "objective must be a function of a model and a batch, or None; got 3."),
+        (dict(checkpoint=3), "checkpoint must be a folder, or None; got 3."),
+        (dict(activation_checkpointing="no"), "activation_checkpointing must be True or False; got 'no'."),
+        (dict(checkpoint_every=1.5), "checkpoint_every (None for the end only) must be a positive integer"),
         (dict(optimizer="adamv"), "unknown optimizer 'adamv'; did you mean 'adamw'"),
         (dict(split="trian"), "unknown split 'trian'; did you mean 'train'"),
-        (dict(checkpoint_every=0), "checkpoint_every=0"),
-        (dict(accumulate=0), "accumulate=0"),
+        (dict(bucket=1), "bucket (None for encoders only) must be True or False; got 1."),
+        (dict(checkpoint_every=0), "must be a positive integer, such as 20; got 0."),
+        (dict(accumulate=0), "accumulate must be a positive integer"),
     ],
 )
 def test_bad_settings_are_one_clear_line(change, message):
     with pytest.raises(CourseError) as error:
-        fit(tiny.encoder("bert"), tiny_text.prepared("encoder"), **(QUICK | change))
+        unchecked(tiny.encoder("bert"), tiny_text.prepared("encoder"), **(QUICK | change))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def labelled(labels):
+    data = tiny_text.prepared("encoder")
+    rows = data.data["train"].remove_columns("labels").add_column("labels", labels)
+    return replace(data, data=type(data.data)(train=rows))
+
+
+def strange(kind):
+    data = tiny_text.prepared(kind)
+    rows = data.data["train"].to_list()
+    rows[-1]["input_ids"][-1] = tiny.VOCAB
+    return with_rows(data, rows)
+
+
+def five():
+    return labelled([i % 5 for i in range(48)])
+
+
+def rating():
+    return labelled([i / 48 for i in range(48)])
+
+
+@pytest.mark.parametrize("model", [None, "minilm"])
+def test_what_is_no_model_is_one_clear_line(model):
+    with pytest.raises(CourseError, match="model must be a PyTorch module; got"):
+        unchecked(model, tiny_text.prepared("encoder"), **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        (lambda: tiny.encoder("bert"), None, "data must be prepared for a model"),
+        (lambda: tiny.encoder("bert"), [1, 2], "data must be prepared for a model"),
+        (lambda: tiny.encoder("bert"), five, "has 5 classes, and the model has 2 outputs.*num_labels=5"),
+        (lambda: tiny.encoder("bert", num_labels=1), five, "has 5 classes, and the model has 1 output:"),
+        (lambda: tiny.encoder("bert"), rating, "has ratings, and the model has 2 outputs.*num_labels=1"),
+        (
+            lambda: tiny.encoder("bert"),
+            lambda: strange("encoder"),
+            "has token 97.*tokens below 97.*tokenizer",
+        ),
+        (
+            lambda: tiny.decoder("gpt2"),
+            lambda: strange("decoder"),
+            "has token 97.*tokens below 97.*tokenizer",
+        ),
+        (
+            lambda: tiny.decoder("llama"),
+            tiny_text.prepared("encoder"),
+            "for an encoder.*LlamaForCausalLM is none",
+        ),
+        (
+            lambda: tiny.encoder("roberta"),
+            tiny_text.prepared("decoder"),
+            "for a decoder.*is none: .*for_encoder",
+        ),
+    ],
+)
+def test_data_of_something_else_are_one_clear_line(model, data, message):
+    model, data = model(), data() if callable(data) else data
+    before = weights(model)
+    with pytest.raises(CourseError, match=message) as error:
+        unchecked(model, data, **QUICK)
+    assert "\n" not in str(error.value) and same(weights(model), before)
 
 
 def test_nothing_to_train_is_an_error():
