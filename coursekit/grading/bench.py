@@ -50,12 +50,18 @@ class Bench:
         for attempt in (1, 2):
             try:
                 with self._slot() as slot:
-                    result = of_run(line, self.assignment, Run(Path(line["path"]), self.assignment, slot, self.judge).grade())
+                    result = of_run(
+                        line,
+                        self.assignment,
+                        Run(Path(line["path"]), self.assignment, slot, self.judge).grade(),
+                    )
                 break
             except (Infrastructure, RuntimeError, OSError) as failure:
                 if self.stopping:
                     raise Stopped from failure
-                self.batch.event("infrastructure", submission=line["submission"], attempt=attempt, why=str(failure)[-2000:])
+                self.batch.event(
+                    "infrastructure", submission=line["submission"], attempt=attempt, why=str(failure)[-2000:]
+                )
                 result = of_failure(line, self.assignment)
         if self.stopping:
             raise Stopped

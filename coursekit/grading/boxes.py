@@ -58,7 +58,9 @@ def bwrap_command(
     if (own.parent / "pyproject.toml").is_file():
         masks.add(str(own.parent))
     masks = {m for m in masks if any(m.startswith(s + "/") for s in map(os.path.realpath, shown))}
-    places = [(p, ["--symlink", os.readlink(p), p] if os.path.islink(p) else ["--ro-bind", p, p]) for p in shown]
+    places = [
+        (p, ["--symlink", os.readlink(p), p] if os.path.islink(p) else ["--ro-bind", p, p]) for p in shown
+    ]
     places += [(m, ["--size", "4096", "--tmpfs", m, "--remount-ro", m]) for m in masks]
     command = [
         "bwrap", "--unshare-all", "--unshare-user", "--uid", "1000", "--gid", "1000", "--hostname", "box",
@@ -132,7 +134,17 @@ def probe(box: str) -> str | None:
             return None
         return "this is no pod: neither KUBERNETES_SERVICE_HOST nor /run/.containerenv is there"
     command = {
-        "bwrap": ["bwrap", "--unshare-all", "--unshare-user", "--ro-bind", "/", "/", "--proc", "/proc", "true"],
+        "bwrap": [
+            "bwrap",
+            "--unshare-all",
+            "--unshare-user",
+            "--ro-bind",
+            "/",
+            "/",
+            "--proc",
+            "/proc",
+            "true",
+        ],
         "podman": ["podman", "info"],
         "apptainer": ["apptainer", "--version"],
     }[box]
@@ -142,4 +154,6 @@ def probe(box: str) -> str | None:
         return "not installed"
     except subprocess.TimeoutExpired:
         return "does not answer"
-    return None if done.returncode == 0 else " ".join(done.stderr.split())[-300:] or f"status {done.returncode}"
+    return (
+        None if done.returncode == 0 else " ".join(done.stderr.split())[-300:] or f"status {done.returncode}"
+    )

@@ -100,7 +100,9 @@ def main() -> None:
         with os.fdopen(said, "rb") as file:
             content = file.read()
         os.waitpid(pid, 0)
-        print(content.decode() if content else json.dumps({"error": "the judge's helper ended"}), file=channel)
+        print(
+            content.decode() if content else json.dumps({"error": "the judge's helper ended"}), file=channel
+        )
 
 
 def _answer(work: Any, request: dict[str, Any], say: int) -> None:

@@ -227,7 +227,11 @@ def _changed(node: ast.stmt) -> set[str]:
         targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else [node.target]
         return {_root(t) for t in targets if isinstance(t, ast.Attribute | ast.Subscript)} - {None}
     call = node.value if isinstance(node, ast.Expr) else None
-    if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and _SETTERS.fullmatch(call.func.attr):
+    if (
+        isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and _SETTERS.fullmatch(call.func.attr)
+    ):
         return {_root(call.func)} - {None}
     return set()
 

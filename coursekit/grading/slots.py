@@ -32,7 +32,14 @@ class Slot:
     r"""`run` gives the verdict of the supervisor on one run; the files of the run lie in `folder`."""
 
     def __init__(
-        self, number: int, work: Path, lib: Path, limits: Limits, preload: list[str], hidden: list[Path], models: Path | None
+        self,
+        number: int,
+        work: Path,
+        lib: Path,
+        limits: Limits,
+        preload: list[str],
+        hidden: list[Path],
+        models: Path | None,
     ) -> None:
         self.folder = work / f"slot-{number}"
         self.stage, self.home = self.folder / "in", self.folder / "home"
@@ -105,7 +112,7 @@ class Slot:
             command = [sys.executable, "-P", "-m", f"{INSIDE}.door", str(self.user), *shown, "--", *command]
         self._buffer = b""
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL if not os.environ.get("CK_DEBUG") else None, env=environment,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
             cwd=self.lib, start_new_session=True,
         )  # fmt: skip
         setting = {"preload": self.preload, "home": str(self.home)}

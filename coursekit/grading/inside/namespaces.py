@@ -85,7 +85,10 @@ def show_only(paths: list[str]) -> None:
         if closed is None and not any(path.startswith(c + "/") for c in covered):
             continue
         if closed is not None:
-            if _LIBC.mount(b"none", closed.encode(), b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=755,size=1m") != 0:
+            if (
+                _LIBC.mount(b"none", closed.encode(), b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=755,size=1m")
+                != 0
+            ):
                 _fail(f"cannot cover {closed}")
             covered.add(closed)
         os.makedirs(path, exist_ok=True)
