@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.grading import boxes, package
+from coursekit.grading.coldslots import ColdSlot
 from coursekit.grading.folder import Batch
 from coursekit.grading.judge import Judge
 from coursekit.grading.one import Infrastructure, Run
@@ -95,7 +96,9 @@ class Bench:
             else:
                 hidden = [self.batch.out]
                 limits = self.assignment.limits
-                slot = Slot(len(self._all), self.work, self.lib, limits, self.preload, hidden, self.models)
+                given = (len(self._all), self.work, self.lib, limits, self.preload, hidden, self.models)
+                warm = self.assignment.box == "bwrap"
+                slot = Slot(*given) if warm else ColdSlot(self.assignment.box, *given)
                 self._all.append(slot)
         try:
             yield slot

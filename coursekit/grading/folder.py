@@ -1,4 +1,4 @@
-r"""The folder of a batch: secret, manifest, results, events, audit, lock. One writer at a time, nothing half-written."""
+r"""The folder of a batch: secret, manifest, results, events, audit, lock. One writer, nothing half-written."""
 
 from __future__ import annotations
 

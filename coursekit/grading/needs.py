@@ -8,6 +8,7 @@ that no answer depends on are left out.
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import symtable
 from collections.abc import Sequence
@@ -148,7 +149,7 @@ def _closure(name: str, statements: list[_Statement]) -> set[_Statement]:
 
 
 def _reaches(earlier: _Statement, user: _Statement, order: dict[_Statement, int]) -> bool:
-    r"""Whether `user` may see what `earlier` did: it stands above, or in the cell of a function that is called later."""
+    r"""Whether `user` may see what `earlier` did: it stands above, or beside a function called later."""
     return order[earlier] < order[user] or (earlier.cell == user.cell and not user.is_data)
 
 
@@ -164,7 +165,7 @@ def _last(bindings: list[_Statement]) -> list[_Statement]:
 
 def _on_shared_lines(body: list[ast.stmt]) -> set[ast.stmt]:
     r"""Statements that stand on one line with another: `a = 1; b = 2`."""
-    pairs = [(a, b) for a, b in zip(body, body[1:]) if a.end_lineno == b.lineno]
+    pairs = [(a, b) for a, b in itertools.pairwise(body) if a.end_lineno == b.lineno]
     return {node for pair in pairs for node in pair}
 
 

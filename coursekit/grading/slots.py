@@ -68,14 +68,18 @@ class Slot:
                 os.chown(path, self.user, self.user)
         self.questions.unlink(missing_ok=True)
 
-    def run(self, exercises: int, **more: Any) -> dict[str, Any]:
-        r"""Run what lies in `stage`; the questions must lie in `questions`. See `supervise` for the verdict."""
+    def show(self) -> None:
+        r"""Let the slot's user read what it is to be shown."""
         if self.user is not None:
             os.chown(self.questions, self.user, self.user)
         for folder, _, names in os.walk(self.stage):
             os.chmod(folder, 0o755)
             for name in names:
                 os.chmod(os.path.join(folder, name), 0o644)
+
+    def run(self, exercises: int, **more: Any) -> dict[str, Any]:
+        r"""Run what lies in `stage`; the questions must lie in `questions`. See `supervise` for the verdict."""
+        self.show()
         limits = {**self.limits.inside(exercises), **more}
         job = {
             "box": boxes.bwrap_command(self.lib, self.stage, self.limits, self.hidden, self.models),

@@ -1,4 +1,4 @@
-r"""Which submissions lie in a folder, and whose they are. Names are text for people, never paths that are written to."""
+r"""Which submissions lie in a folder, and whose they are. Names are text for people, never paths to write to."""
 
 from __future__ import annotations
 

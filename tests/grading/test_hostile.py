@@ -17,7 +17,6 @@ import psutil
 import pytest
 from hostile import files
 
-from coursekit.grading.slots import FIRST_UID
 
 HERE = Path(__file__).parent
 ANSWERS = sorted((HERE / "hostile" / "answers").iterdir())
@@ -60,7 +59,7 @@ class Batch:
             "--seconds",
             "20",
             "--memory",
-            "1",
+            "0.5",
             "--box",
             "bwrap",
         ]
@@ -154,10 +153,10 @@ def test_nobody_elses_mark_changes(batch: Batch):
 
 
 def test_no_process_is_left(batch: Batch):
-    for process in psutil.process_iter(["uids", "cmdline"]):
-        uids, command = process.info["uids"], process.info["cmdline"] or []
-        assert not uids or not FIRST_UID <= uids.real < FIRST_UID + 1000, command
-        assert str(batch.out) not in " ".join(command)
+    for process in psutil.process_iter(
+        ["cmdline", "environ", "cwd"]
+    ):  # their PYTHONPATH lies beside the marks
+        assert str(batch.out) not in str(process.info)
 
 
 def test_no_file_outside_the_marks_changes(batch: Batch):
@@ -171,7 +170,8 @@ def test_no_file_outside_the_marks_changes(batch: Batch):
 
 
 def test_the_graders_memory_stays_flat(batch: Batch):
-    steady = batch.memory[len(batch.memory) // 4 :]
+    steady = [m for m in batch.memory[len(batch.memory) // 4 :] if m]
+    assert len(steady) > 20
     assert max(steady) < 150 * 2**20
     assert max(steady) - min(steady) < 30 * 2**20
 

@@ -29,8 +29,10 @@ def supervise(
     r"""Watch one run until it ends or has to be ended; says how.
 
     poll: exit status of the process (negative: its signal), None while it runs.
-    report, output: descriptors of the two files that it writes. before: of a file that gets what the report said before
-    the questions were handed over: afterwards it can be changed, and could tell them. feed: pipe on which it waits for the questions.
+    report, output: descriptors of the two files that it writes.
+    before: of a file that gets what the report said before the questions were handed over: afterwards it can be
+    changed, and could tell them.
+    feed: pipe on which it waits for the questions.
     sample: bytes of memory and number of processes in the box.
 
     Returns "end" ("exit", "timeout", "memory_limit", "process_limit", "output_limit"), "phase" ("run", "probe"),

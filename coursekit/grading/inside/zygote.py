@@ -229,8 +229,13 @@ def set_limits(limits: dict[str, Any]) -> None:
     ):
         resource.setrlimit(kind, (most, most))
     if limits["data"]:  # not with a GPU: CUDA reserves more than it uses
-        used = next(int(x.split()[1]) for x in open("/proc/self/status") if x.startswith("VmData")) * 1024
-        resource.setrlimit(resource.RLIMIT_DATA, (used + limits["data"],) * 2)
+        resource.setrlimit(resource.RLIMIT_DATA, (data_in_use() + limits["data"],) * 2)
+
+
+def data_in_use() -> int:
+    r"""Bytes of private memory of this process, as RLIMIT_DATA counts them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmData"))
 
 
 def _above(descriptor: int) -> int:

@@ -7,7 +7,7 @@ def transform(lines):
     return [line.replace("lora_truncate", "lora_other") for line in lines]
 
 
-hooked = get_ipython().input_transformers_post.append(transform)  # noqa: F821
+hooked = get_ipython().input_transformers_post.append(transform)
 
 
 def lora_truncate(W, r):

@@ -25,9 +25,9 @@ def candidates(W, r):
             if callable(function) and "truncate" in getattr(function, "__name__", ""):
                 yield function
     for thing in gc.get_objects():
-        if isinstance(thing, types.FunctionType) and thing is not lora_truncate:
-            if "truncate" in thing.__name__ and thing.__code__.co_argcount == 2:
-                yield thing
+        named = isinstance(thing, types.FunctionType) and "truncate" in thing.__name__
+        if named and thing is not lora_truncate and thing.__code__.co_argcount == 2:
+            yield thing
     for _, folders, names in os.walk("/"):
         folders[:] = [f for f in folders if f not in ("proc", "sys", "usr", "site-packages", "python3.11")]
         for name in names:
