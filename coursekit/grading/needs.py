@@ -223,7 +223,7 @@ def _touched(node: ast.stmt) -> set[str]:
 
 
 def _changed(node: ast.stmt) -> set[str]:
-    r"""Names of whatever a statement changes for certain: `W[0] = 1`, `Layer.forward = f`, `torch.set_num_threads(1)`."""
+    r"""Names of whatever a statement changes for certain: `W[0] = 1`, `Layer.forward = f`, `torch.set_...(1)`."""
     if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Delete):
         targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else [node.target]
         return {_root(t) for t in targets if isinstance(t, ast.Attribute | ast.Subscript)} - {None}

@@ -83,7 +83,8 @@ class Slot:
         limits = {**self.limits.inside(exercises), **more}
         job = {
             "box": boxes.bwrap_command(self.lib, self.stage, self.limits, self.hidden, self.models),
-            "report": str(self.report), "before": str(self.before), "output": str(self.output), "questions": str(self.questions),
+            "report": str(self.report), "before": str(self.before), "output": str(self.output),
+            "questions": str(self.questions),
             "limits": limits, "tmpfs": boxes.tmpfs(self.limits),
             "environment": boxes.environment(self.lib, self.models is not None, self.limits),
         }  # fmt: skip
