@@ -77,12 +77,23 @@ def _zip(content: bytes) -> Iterator[tuple[str, bytes]]:
             if len(members) > 10 * MOST_FILES:
                 raise Refused(f"the zip has {len(members):,} entries")
             for member in members:
-                if member.is_dir() or "__MACOSX" in member.filename or ".ipynb_checkpoints" in member.filename:
+                if (
+                    member.is_dir()
+                    or "__MACOSX" in member.filename
+                    or ".ipynb_checkpoints" in member.filename
+                ):
                     continue
                 yield safe_name(member.filename), _member(archive, member)
     except Refused:
         raise
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, OSError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        NotImplementedError,
+        RuntimeError,
+        OSError,
+        ValueError,
+    ) as error:
         raise Refused(f"the zip cannot be read: {str(error)[:80]}") from error
     except Exception as error:  # a decompressor's own
         raise Refused(f"the zip cannot be read: {type(error).__name__}") from error

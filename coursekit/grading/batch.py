@@ -35,7 +35,11 @@ def grade_lines(
     for id in only:
         if id not in ids:
             raise unknown("submission", id, ids)
-    todo = [n for n in lines if (not only or n["submission"] in only) and (everything or batch.result(n["key"]) is None)]
+    todo = [
+        n
+        for n in lines
+        if (not only or n["submission"] in only) and (everything or batch.result(n["key"]) is None)
+    ]
     before = {n["key"]: batch.result(n["key"]) for n in todo}
     shutil.rmtree(batch.work, ignore_errors=True)  # what a killed grader left
     batch.event("batch", lines=len(lines), todo=len(todo))
@@ -61,7 +65,9 @@ def _all(
     from tqdm import tqdm
 
     waiting = {pool.submit(bench.grade_index, str(batch.out), line["index"]): line for line in todo}
-    bar = tqdm(total=len(todo), desc="grading", unit="submission", file=sys.stderr, disable=not sys.stderr.isatty())
+    bar = tqdm(
+        total=len(todo), desc="grading", unit="submission", file=sys.stderr, disable=not sys.stderr.isatty()
+    )
     try:
         for future in concurrent.futures.as_completed(waiting):
             line = waiting[future]

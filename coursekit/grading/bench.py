@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.grading import boxes, package
+from coursekit.grading.coldslots import ColdSlot
 from coursekit.grading.folder import Batch
 from coursekit.grading.judge import Judge
 from coursekit.grading.one import Infrastructure, Run
@@ -50,12 +51,18 @@ class Bench:
         for attempt in (1, 2):
             try:
                 with self._slot() as slot:
-                    result = of_run(line, self.assignment, Run(Path(line["path"]), self.assignment, slot, self.judge).grade())
+                    result = of_run(
+                        line,
+                        self.assignment,
+                        Run(Path(line["path"]), self.assignment, slot, self.judge).grade(),
+                    )
                 break
             except (Infrastructure, RuntimeError, OSError) as failure:
                 if self.stopping:
                     raise Stopped from failure
-                self.batch.event("infrastructure", submission=line["submission"], attempt=attempt, why=str(failure)[-2000:])
+                self.batch.event(
+                    "infrastructure", submission=line["submission"], attempt=attempt, why=str(failure)[-2000:]
+                )
                 result = of_failure(line, self.assignment)
         if self.stopping:
             raise Stopped
@@ -89,7 +96,9 @@ class Bench:
             else:
                 hidden = [self.batch.out]
                 limits = self.assignment.limits
-                slot = Slot(len(self._all), self.work, self.lib, limits, self.preload, hidden, self.models)
+                given = (len(self._all), self.work, self.lib, limits, self.preload, hidden, self.models)
+                warm = self.assignment.box == "bwrap"
+                slot = Slot(*given) if warm else ColdSlot(self.assignment.box, *given)
                 self._all.append(slot)
         try:
             yield slot

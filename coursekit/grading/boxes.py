@@ -16,7 +16,7 @@ from pathlib import Path
 
 import coursekit
 from coursekit.errors import CourseError
-from coursekit.grading.limits import Limits
+from coursekit.grading.limits import MB, Limits
 
 BOXES = ("bwrap", "podman", "apptainer", "pod", "none")
 #: Where a student's process lives.
@@ -58,7 +58,9 @@ def bwrap_command(
     if (own.parent / "pyproject.toml").is_file():
         masks.add(str(own.parent))
     masks = {m for m in masks if any(m.startswith(s + "/") for s in map(os.path.realpath, shown))}
-    places = [(p, ["--symlink", os.readlink(p), p] if os.path.islink(p) else ["--ro-bind", p, p]) for p in shown]
+    places = [
+        (p, ["--symlink", os.readlink(p), p] if os.path.islink(p) else ["--ro-bind", p, p]) for p in shown
+    ]
     places += [(m, ["--size", "4096", "--tmpfs", m, "--remount-ro", m]) for m in masks]
     command = [
         "bwrap", "--unshare-all", "--unshare-user", "--uid", "1000", "--gid", "1000", "--hostname", "box",
@@ -84,6 +86,69 @@ def bwrap_command(
     return [*command, "--", "/bin/sh", "-c", "echo; exec sleep 1000000"]
 
 
+def container_command(
+    box: str,
+    lib: Path,
+    stage: Path,
+    report: Path,
+    limits: Limits,
+    inside: dict[str, str],
+    models: Path | None,
+) -> list[str]:
+    r"""podman's or apptainer's command line, to which the program is appended.
+
+    The container has this machine's system, Python and packages, read-only, as bwrap's boxes do; its image
+    (COURSEKIT_BOX_IMAGE) only has to be Linux.
+    """
+    image = os.environ.get("COURSEKIT_BOX_IMAGE", "")
+    if not image:
+        raise CourseError(
+            f"--box {box} needs an image: set COURSEKIT_BOX_IMAGE, for example to docker.io/library/debian"
+        )
+    shown = [
+        (p, p) for p in (*_SYSTEM, *python_paths(), str(lib)) if os.path.isdir(p) and not os.path.islink(p)
+    ]
+    shown += [(str(stage), "/in"), (str(lib / "passwd"), "/etc/passwd")]
+    shown += [] if models is None else [(str(models), "/models")]
+    size, memory = limits.disk, limits.memory + 512 * MB
+    if box == "podman":
+        command = [
+            "podman", "run", "--rm", "--interactive", "--network", "none", "--read-only", "--cap-drop", "ALL",
+            "--security-opt", "no-new-privileges", "--memory", str(memory), "--pids-limit", str(limits.processes),
+            "--ulimit", f"fsize={limits.file}", "--ipc", "private", "--hostname", "box", "--workdir", HOME,
+        ]  # fmt: skip
+        command += [x for p in ("/tmp", HOME) for x in ("--tmpfs", f"{p}:rw,size={size},mode=1777")]
+        command += ["--shm-size", str(size)]
+        command += [x for a, b in shown for x in ("--volume", f"{a}:{b}:ro")]
+        command += ["--volume", f"{report}:/out/report:rw"]
+        command += [x for k, v in inside.items() for x in ("--env", f"{k}={v}")]
+        return [*command, image]
+    command = [
+        "apptainer",
+        "exec",
+        "--containall",
+        "--no-mount",
+        "hostfs",
+        "--net",
+        "--network",
+        "none",
+        "--memory",
+        str(memory),
+    ]
+    command += [
+        "--pids-limit",
+        str(limits.processes),
+        "--home",
+        f"{stage}:/nowhere",
+        "--pwd",
+        "/tmp",
+        "--writable-tmpfs",
+    ]
+    command += [x for a, b in shown for x in ("--bind", f"{a}:{b}:ro")] + ["--bind", f"{report}:/out/report"]
+    command += [x for k, v in {**inside, "HOME": "/tmp"}.items() for x in ("--env", f"{k}={v}")]
+    return [*command, image]
+
+
 def tmpfs(limits: Limits) -> dict[str, tuple[int, int]]:
     r"""The folders that a submission may write, in memory: bytes and files of each."""
     return {path: (limits.disk, limits.inodes) for path in ("/tmp", "/dev/shm", HOME)}
@@ -96,7 +161,8 @@ def environment(lib: Path, models: bool, limits: Limits) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONPATH": str(lib), "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
         "MPLBACKEND": "agg", "MPLCONFIGDIR": "/tmp/matplotlib", "IPYTHONDIR": "/tmp/ipython",
-        "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "COURSEKIT_HOME": "/models" if models else "/tmp/models",
+        "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+        "COURSEKIT_HOME": "/models" if models else "/tmp/models",
     }  # fmt: skip
     if not limits.gpu:
         given["CUDA_VISIBLE_DEVICES"] = ""
@@ -132,7 +198,17 @@ def probe(box: str) -> str | None:
             return None
         return "this is no pod: neither KUBERNETES_SERVICE_HOST nor /run/.containerenv is there"
     command = {
-        "bwrap": ["bwrap", "--unshare-all", "--unshare-user", "--ro-bind", "/", "/", "--proc", "/proc", "true"],
+        "bwrap": [
+            "bwrap",
+            "--unshare-all",
+            "--unshare-user",
+            "--ro-bind",
+            "/",
+            "/",
+            "--proc",
+            "/proc",
+            "true",
+        ],
         "podman": ["podman", "info"],
         "apptainer": ["apptainer", "--version"],
     }[box]
@@ -142,4 +218,6 @@ def probe(box: str) -> str | None:
         return "not installed"
     except subprocess.TimeoutExpired:
         return "does not answer"
-    return None if done.returncode == 0 else " ".join(done.stderr.split())[-300:] or f"status {done.returncode}"
+    return (
+        None if done.returncode == 0 else " ".join(done.stderr.split())[-300:] or f"status {done.returncode}"
+    )

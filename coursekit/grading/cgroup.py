@@ -1,4 +1,4 @@
-r"""A control group for a slot, where one can be made: memory and processes of all that a box starts, counted by the kernel.
+r"""A control group for a slot, where one can be made: the kernel counts memory and processes of all that a box starts.
 
 Version 2 where its controllers are delegated, version 1 where root may; elsewhere None, and the limits of processes
 (rlimits) and the supervisor's own counting stand alone.

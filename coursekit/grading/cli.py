@@ -44,6 +44,7 @@ Profile = Annotated[str | None, typer.Option(help="With --whole: smoke, gpu, or 
 Seconds = Annotated[float | None, typer.Option(help="Seconds for the cells that the exercises need.")]
 PerExercise = Annotated[float | None, typer.Option(help="Seconds for the answers of one exercise.")]
 
+WholeMinutes = Annotated[float | None, typer.Option(help="With --whole: minutes for the complete notebook.")]
 Memory = Annotated[float | None, typer.Option(help="GB of memory that a submission may use.")]
 
 
@@ -64,6 +65,7 @@ def grade_all(
     seconds: Seconds = None,
     exercise_seconds: PerExercise = None,
     memory: Memory = None,
+    whole_minutes: WholeMinutes = None,
 ) -> None:
     r"""Grade a folder of submissions: plan, run each in a box of its own, collect. Run it again to go on."""
     from coursekit.grading.batch import grade_lines, summary
@@ -75,13 +77,29 @@ def grade_all(
     batch = Batch(out)
     batch.make()
     with batch.lock():
-        _plan(batch, submissions, roster, notebook, box, unsafe, whole, profile, seconds, exercise_seconds, memory)
+        _plan(
+            batch,
+            submissions,
+            roster,
+            notebook,
+            box,
+            unsafe,
+            whole,
+            profile,
+            seconds,
+            exercise_seconds,
+            memory,
+            whole_minutes,
+        )
         results = grade_lines(batch, jobs=jobs, only=only or (), everything=regrade == "all")
         _collect(out)
     typer.echo(summary(out, results))
     failed = [line for line in batch.lines() if line["key"] and batch.result(line["key"]) is None]
     if failed and not only:
-        typer.echo(f"the grader itself failed for {len(failed)}: see {out / 'events.jsonl'}, then run it again", err=True)
+        typer.echo(
+            f"the grader itself failed for {len(failed)}: see {out / 'events.jsonl'}, then run it again",
+            err=True,
+        )
         raise typer.Exit(3)
 
 
@@ -99,6 +117,7 @@ def plan_only(
     seconds: Seconds = None,
     exercise_seconds: PerExercise = None,
     memory: Memory = None,
+    whole_minutes: WholeMinutes = None,
 ) -> None:
     r"""Write manifest.jsonl, one line a submission, for `grade one`. Prints how many there are."""
     from coursekit.grading.folder import Batch
@@ -106,7 +125,20 @@ def plan_only(
     batch = Batch(out)
     batch.make()
     with batch.lock():
-        lines = _plan(batch, submissions, roster, notebook, box, unsafe, whole, profile, seconds, exercise_seconds, memory)
+        lines = _plan(
+            batch,
+            submissions,
+            roster,
+            notebook,
+            box,
+            unsafe,
+            whole,
+            profile,
+            seconds,
+            exercise_seconds,
+            memory,
+            whole_minutes,
+        )
     typer.echo(sum(line["key"] is not None for line in lines))
 
 
@@ -146,6 +178,7 @@ def _plan(
     batch: Any, submissions: Path, roster: Path | None, notebook: Path | None, box: str, unsafe: bool,
     whole: bool, profile: str | None, seconds: float | None, exercise_seconds: float | None,
     memory: float | None,
+    whole_minutes: float | None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     import dataclasses
 
@@ -154,10 +187,18 @@ def _plan(
     from coursekit.grading.plan import plan
 
     given = {"run": seconds, "exercise": exercise_seconds, "memory": memory and int(memory * 2**30)}
+    given["whole"] = whole_minutes and 60 * whole_minutes
     limits = dataclasses.replace(Limits(), **{k: v for k, v in given.items() if v is not None})
     chosen = "none" if unsafe else boxes.pick(box)
     lines = plan(
-        submissions, batch, chosen, roster=roster, notebook=notebook, whole=whole, profile=profile, limits=limits
+        submissions,
+        batch,
+        chosen,
+        roster=roster,
+        notebook=notebook,
+        whole=whole,
+        profile=profile,
+        limits=limits,
     )
     batch.audit("planned", lines=len(lines), box=chosen, whole=whole)
     return lines

@@ -1,4 +1,4 @@
-r"""The folder of a batch: secret, manifest, results, events, audit, lock. One writer at a time, nothing half-written."""
+r"""The folder of a batch: secret, manifest, results, events, audit, lock. One writer, nothing half-written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ class Batch:
         try:
             return bytes.fromhex((self.out / "secret").read_text().strip())
         except (OSError, ValueError) as error:
-            raise CourseError(f"{self.out} has no usable secret: make the folder anew with `grade plan`") from error
+            raise CourseError(
+                f"{self.out} has no usable secret: make the folder anew with `grade plan`"
+            ) from error
 
     def lines(self) -> list[dict[str, Any]]:
         r"""The manifest."""
@@ -78,7 +80,9 @@ class Batch:
             try:
                 fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except OSError:
-                raise CourseError(f"another grader works on {self.out}: wait for it, or give another --out") from None
+                raise CourseError(
+                    f"another grader works on {self.out}: wait for it, or give another --out"
+                ) from None
             yield
 
 

@@ -43,7 +43,9 @@ def read_file(path: Path, most: int = MOST) -> bytes:
         if not stat.S_ISREG(kind.st_mode):
             raise Refused("it is not a regular file: hand in the notebook itself")
         if kind.st_size > most:
-            raise Refused(f"it has {kind.st_size / 2**20:.0f} MB, at most {most / 2**20:.0f} MB are read: clear the outputs")
+            raise Refused(
+                f"it has {kind.st_size / 2**20:.0f} MB, at most {most / 2**20:.0f} MB are read: clear the outputs"
+            )
         content = file.read(most + 1)
     if len(content) > most:
         raise Refused("it grows while it is read")
@@ -53,7 +55,9 @@ def read_file(path: Path, most: int = MOST) -> bytes:
 def notebook(content: bytes) -> list[Cell]:
     r"""The code cells of a notebook, from its bytes. Raises Refused with what is wrong with it."""
     if len(content) > MOST:
-        raise Refused(f"it has {len(content) / 2**20:.0f} MB, at most {MOST / 2**20:.0f} MB are read: clear the outputs")
+        raise Refused(
+            f"it has {len(content) / 2**20:.0f} MB, at most {MOST / 2**20:.0f} MB are read: clear the outputs"
+        )
     if not content.strip():
         raise Refused("the file is empty")
     try:
@@ -71,7 +75,9 @@ def notebook(content: bytes) -> list[Cell]:
     version = data.get("nbformat")
     if type(version) is not int or version != 4:
         shown = version if type(version) is int and abs(version) < 1000 else "none"
-        raise Refused(f"it is in notebook format {shown}: open it in Jupyter and save it, which makes it format 4")
+        raise Refused(
+            f"it is in notebook format {shown}: open it in Jupyter and save it, which makes it format 4"
+        )
     cells = data.get("cells")
     if not isinstance(cells, list):
         raise Refused("it has no list of cells")

@@ -1,4 +1,4 @@
-r"""The exercises by their ids alone: nothing here imports the checks, and with them torch, into the grader's process."""
+r"""The exercises by their ids alone: this imports no checks, and so no torch, into the grader's process."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.errors import CourseError
+from coursekit.grading.inside.zygote import data_in_use
 
 SECONDS = 120
 
@@ -100,7 +101,9 @@ def main() -> None:
         with os.fdopen(said, "rb") as file:
             content = file.read()
         os.waitpid(pid, 0)
-        print(content.decode() if content else json.dumps({"error": "the judge's helper ended"}), file=channel)
+        print(
+            content.decode() if content else json.dumps({"error": "the judge's helper ended"}), file=channel
+        )
 
 
 def _answer(work: Any, request: dict[str, Any], say: int) -> None:
@@ -108,8 +111,7 @@ def _answer(work: Any, request: dict[str, Any], say: int) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        used = next(int(x.split()[1]) for x in open("/proc/self/status") if x.startswith("VmData")) * 1024
-        resource.setrlimit(resource.RLIMIT_DATA, (used + 2**31,) * 2)
+        resource.setrlimit(resource.RLIMIT_DATA, (data_in_use() + 2**31,) * 2)
         answer = {"answer": getattr(work, "do_" + request.pop("what"))(**request)}
     except BaseException as error:
         answer = {"error": f"{type(error).__name__}: {error}"}

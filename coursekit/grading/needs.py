@@ -8,6 +8,7 @@ that no answer depends on are left out.
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import symtable
 from collections.abc import Sequence
@@ -148,7 +149,7 @@ def _closure(name: str, statements: list[_Statement]) -> set[_Statement]:
 
 
 def _reaches(earlier: _Statement, user: _Statement, order: dict[_Statement, int]) -> bool:
-    r"""Whether `user` may see what `earlier` did: it stands above, or in the cell of a function that is called later."""
+    r"""Whether `user` may see what `earlier` did: it stands above, or beside a function called later."""
     return order[earlier] < order[user] or (earlier.cell == user.cell and not user.is_data)
 
 
@@ -164,7 +165,7 @@ def _last(bindings: list[_Statement]) -> list[_Statement]:
 
 def _on_shared_lines(body: list[ast.stmt]) -> set[ast.stmt]:
     r"""Statements that stand on one line with another: `a = 1; b = 2`."""
-    pairs = [(a, b) for a, b in zip(body, body[1:]) if a.end_lineno == b.lineno]
+    pairs = [(a, b) for a, b in itertools.pairwise(body) if a.end_lineno == b.lineno]
     return {node for pair in pairs for node in pair}
 
 
@@ -222,12 +223,16 @@ def _touched(node: ast.stmt) -> set[str]:
 
 
 def _changed(node: ast.stmt) -> set[str]:
-    r"""Names of whatever a statement changes for certain: `W[0] = 1`, `Layer.forward = f`, `torch.set_num_threads(1)`."""
+    r"""Names of whatever a statement changes for certain: `W[0] = 1`, `Layer.forward = f`, `torch.set_...(1)`."""
     if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Delete):
         targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else [node.target]
         return {_root(t) for t in targets if isinstance(t, ast.Attribute | ast.Subscript)} - {None}
     call = node.value if isinstance(node, ast.Expr) else None
-    if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and _SETTERS.fullmatch(call.func.attr):
+    if (
+        isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and _SETTERS.fullmatch(call.func.attr)
+    ):
         return {_root(call.func)} - {None}
     return set()
 

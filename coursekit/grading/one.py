@@ -49,6 +49,9 @@ class Run:
         refused = self._gate([])
         if refused is not None:
             return self._whole_result("invalid_notebook", refused)
+        complete = self._complete() if self.assignment.whole else None
+        if self.assignment.whole:
+            self._gate([])
         for id, state in self.looked.items():
             if state["status"]:
                 self._settle(id, state["status"], state["message"], where=state.get("where"))
@@ -64,14 +67,40 @@ class Run:
         for id in self.assignment.ids:
             if id not in self.found:
                 self._settle(id, "kernel_died", "the exercises before it ended the kernel again and again")
-        return self._result()
+        return self._result(complete=complete)
+
+    def _complete(self) -> tuple[str, str, int | None] | None:
+        r"""Run the complete notebook; None where it came to its end, else status, message and cell."""
+        self.slot.clear()
+        limits, slot = self.assignment.limits, self.slot
+        self._ask(
+            "stage_whole", path=str(self.path), stage=str(slot.stage), notebook=self.assignment.notebook,
+            parameters=self.assignment.parameters, most=limits.output,
+        )  # fmt: skip
+        slot.questions.write_text("")
+        verdict = slot.run(0, run=limits.whole)
+        if verdict["end"] == "infrastructure":
+            raise Infrastructure(verdict.get("message", "") + verdict.get("trace", ""))
+        self.times["whole"] = verdict["run"]
+        most = limits.file + 2**20
+        run = self._ask("mark", before=str(slot.before), report=str(slot.report), most=most, ids=[])["run"]
+        if verdict["end"] != "exit" or not run["whole"]:
+            return *_ending(verdict), run["cell"]
+        if run["failed"]:
+            failed = run["failed"][0]
+            return failed["status"], failed["message"], failed["cell"] or run["cell"]
+        return None
 
     def _gate(self, skip: list[int]) -> str | None:
         r"""Stage the submission; the reason, where it is refused."""
         begun = time.monotonic()
         self.slot.clear()
         looked = self._ask(
-            "gate", path=str(self.path), stage=str(self.slot.stage), notebook=self.assignment.notebook, skip=skip
+            "gate",
+            path=str(self.path),
+            stage=str(self.slot.stage),
+            notebook=self.assignment.notebook,
+            skip=skip,
         )
         self.times["gate"] += time.monotonic() - begun
         if "refused" in looked:
@@ -134,7 +163,9 @@ class Run:
         if not exercises:
             self._settle(pending[0], *_ending(verdict))
 
-    def _settle(self, id: str, status: str, message: str, right: int = 0, cases: int = 0, where: int | None = None) -> None:
+    def _settle(
+        self, id: str, status: str, message: str, right: int = 0, cases: int = 0, where: int | None = None
+    ) -> None:
         cases, of = cases or self.assignment.cases, self.assignment.points[id]
         name = id.replace("-", "_")
         if status == "missing_name" and not message:
@@ -150,7 +181,12 @@ class Run:
             self._settle(id, status, message)
         return self._result(status, message)
 
-    def _result(self, status: str | None = None, message: str | None = None) -> dict[str, Any]:
+    def _result(
+        self,
+        status: str | None = None,
+        message: str | None = None,
+        complete: tuple[str, str, int | None] | None = None,
+    ) -> dict[str, Any]:
         exercises = [self.found[id] for id in self.assignment.ids]
         status = status or gravest(e["status"] for e in exercises)
         speaking = next((e for e in exercises if e["status"] == status), exercises[0])
@@ -160,7 +196,15 @@ class Run:
         if message is None:
             place = f"cell {where}" if where else speaking["id"]
             message = "everything is right" if status == "ok" else f"{place}: {speaking['message']}"
-        where = (f"cell {where}" if where else speaking["id"]) if status not in ("ok", "invalid_notebook") else None
+        if complete is not None and gravest([status, complete[0]]) == complete[0]:
+            status, said, cell = complete
+            message = f"cell {cell}: {said}" if cell else said
+            where = cell or where
+        where = (
+            (f"cell {where}" if where else speaking["id"])
+            if status not in ("ok", "invalid_notebook")
+            else None
+        )
         return {
             "status": status, "message": message, "where": where,
             "exercises": exercises, "files": self.files, "times": {k: round(v, 4) for k, v in self.times.items()},
@@ -178,5 +222,10 @@ def _ending(verdict: dict[str, Any]) -> tuple[str, str]:
     end, code = verdict["end"], verdict.get("code")
     if end != "exit":
         return end, SAYS[end]
-    how = {-11: "a segmentation fault", -9: "it was killed", -6: "it aborted", -24: "its processor time was used up"}
+    how = {
+        -11: "a segmentation fault",
+        -9: "it was killed",
+        -6: "it aborted",
+        -24: "its processor time was used up",
+    }
     return "kernel_died", f"the kernel died: {how.get(code, f'it ended with status {code}')}"

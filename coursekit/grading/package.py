@@ -1,4 +1,4 @@
-r"""The package as the box sees it: a copy without `checks`, `grading` and `authoring`, with a `check` that checks nothing.
+r"""The package as the box sees it: a copy without `checks`, `grading`, `authoring`, and a `check` that checks nothing.
 
 References, mutants and tests are not hidden in there: they are not there.
 """

@@ -53,9 +53,13 @@ def plan(
             key = hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
         lines.append(
             {
-                "index": index, "submission": one.id, "notebook": notebook.stem, "key": key,
+                "index": index,
+                "submission": one.id,
+                "notebook": notebook.stem,
+                "key": key,
                 "path": None if one.path is None else str(one.path.absolute()),
-                "submitted": one.submitted, "person": one.person,
+                "submitted": one.submitted,
+                "person": one.person,
             }  # fmt: skip
         )
     write(batch.assignment, json.dumps(common, indent=1) + "\n")
@@ -82,7 +86,12 @@ def guess(found: list[Submission]) -> Path:
         files = [] if one.path is None or one.path.is_symlink() else [one.path]
         files = sorted(one.path.rglob("*.ipynb")) if one.path is not None and one.path.is_dir() else files
         for file in files[:20]:
-            if file.is_symlink() or not file.is_file() or file.stat().st_size > MOST_TOGETHER or file.suffix == ".zip":
+            if (
+                file.is_symlink()
+                or not file.is_file()
+                or file.stat().st_size > MOST_TOGETHER
+                or file.suffix == ".zip"
+            ):
                 continue
             there = ids_of.ids_in(file.read_bytes())
             votes.update(path for path, ids in course.items() if ids & there)
@@ -115,8 +124,12 @@ def preload(notebook: Path) -> list[str]:
     import nbformat
 
     cells = nbformat.read(notebook, as_version=4).cells
-    own = [c.source for c in cells if c.cell_type == "code" and c.metadata.get("nbgrader", {}).get("solution")]
-    return list(dict.fromkeys(["import torch", "import torch.nn.functional as F", "import numpy", *imports(own)]))
+    own = [
+        c.source for c in cells if c.cell_type == "code" and c.metadata.get("nbgrader", {}).get("solution")
+    ]
+    return list(
+        dict.fromkeys(["import torch", "import torch.nn.functional as F", "import numpy", *imports(own)])
+    )
 
 
 def fingerprint(common: dict[str, Any]) -> str:

@@ -32,7 +32,14 @@ class Slot:
     r"""`run` gives the verdict of the supervisor on one run; the files of the run lie in `folder`."""
 
     def __init__(
-        self, number: int, work: Path, lib: Path, limits: Limits, preload: list[str], hidden: list[Path], models: Path | None
+        self,
+        number: int,
+        work: Path,
+        lib: Path,
+        limits: Limits,
+        preload: list[str],
+        hidden: list[Path],
+        models: Path | None,
     ) -> None:
         self.folder = work / f"slot-{number}"
         self.stage, self.home = self.folder / "in", self.folder / "home"
@@ -61,18 +68,23 @@ class Slot:
                 os.chown(path, self.user, self.user)
         self.questions.unlink(missing_ok=True)
 
-    def run(self, exercises: int, **more: Any) -> dict[str, Any]:
-        r"""Run what lies in `stage`; the questions must lie in `questions`. See `supervise` for the verdict."""
+    def show(self) -> None:
+        r"""Let the slot's user read what it is to be shown."""
         if self.user is not None:
             os.chown(self.questions, self.user, self.user)
         for folder, _, names in os.walk(self.stage):
             os.chmod(folder, 0o755)
             for name in names:
                 os.chmod(os.path.join(folder, name), 0o644)
+
+    def run(self, exercises: int, **more: Any) -> dict[str, Any]:
+        r"""Run what lies in `stage`; the questions must lie in `questions`. See `supervise` for the verdict."""
+        self.show()
         limits = {**self.limits.inside(exercises), **more}
         job = {
             "box": boxes.bwrap_command(self.lib, self.stage, self.limits, self.hidden, self.models),
-            "report": str(self.report), "before": str(self.before), "output": str(self.output), "questions": str(self.questions),
+            "report": str(self.report), "before": str(self.before), "output": str(self.output),
+            "questions": str(self.questions),
             "limits": limits, "tmpfs": boxes.tmpfs(self.limits),
             "environment": boxes.environment(self.lib, self.models is not None, self.limits),
         }  # fmt: skip
@@ -105,7 +117,7 @@ class Slot:
             command = [sys.executable, "-P", "-m", f"{INSIDE}.door", str(self.user), *shown, "--", *command]
         self._buffer = b""
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL if not os.environ.get("CK_DEBUG") else None, env=environment,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
             cwd=self.lib, start_new_session=True,
         )  # fmt: skip
         setting = {"preload": self.preload, "home": str(self.home)}

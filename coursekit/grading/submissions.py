@@ -1,4 +1,4 @@
-r"""Which submissions lie in a folder, and whose they are. Names are text for people, never paths that are written to."""
+r"""Which submissions lie in a folder, and whose they are. Names are text for people, never paths to write to."""
 
 from __future__ import annotations
 
@@ -32,15 +32,22 @@ def find(folder: Path, roster: Path | None = None) -> list[Submission]:
     people = read_roster(roster) if roster is not None else {}
     newest: dict[str, tuple[float, str, Path]] = {}
     for path in sorted(folder.iterdir(), key=lambda p: p.name.encode("utf-8", "surrogateescape")):
-        if path.name.startswith(".") or not (path.is_symlink() or path.is_dir() or path.suffix in (".ipynb", ".zip")):
+        if path.name.startswith(".") or not (
+            path.is_symlink() or path.is_dir() or path.suffix in (".ipynb", ".zip")
+        ):
             continue
         id = _whose(path, people)
         entry = (path.lstat().st_mtime, path.name, path)
         newest[id] = max(newest.get(id, entry), entry, key=lambda e: e[:2])
-    found = [Submission(id, path, _time(when), people.get(id, {})) for id, (when, _, path) in sorted(newest.items())]
+    found = [
+        Submission(id, path, _time(when), people.get(id, {}))
+        for id, (when, _, path) in sorted(newest.items())
+    ]
     if not found:
         raise CourseError(f"there are no submissions in {folder}: no notebook, no zip, no folder")
-    return found + [Submission(id, None, None, person) for id, person in sorted(people.items()) if id not in newest]
+    return found + [
+        Submission(id, None, None, person) for id, person in sorted(people.items()) if id not in newest
+    ]
 
 
 def read_roster(path: Path) -> dict[str, dict[str, str]]:
@@ -51,12 +58,16 @@ def read_roster(path: Path) -> dict[str, dict[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CourseError(f"cannot read the roster {path}: {error}") from error
     if not rows or "id" not in rows[0]:
-        raise CourseError(f"the roster {path} needs a first line with the names of its columns, one of them id")
+        raise CourseError(
+            f"the roster {path} needs a first line with the names of its columns, one of them id"
+        )
     people: dict[str, dict[str, str]] = {}
     for row in rows:
         id = (row["id"] or "").strip()
         if not id or id in people:
-            raise CourseError(f"the roster {path} has {'a line without an id' if not id else f'the id {id!r} twice'}")
+            raise CourseError(
+                f"the roster {path} has {'a line without an id' if not id else f'the id {id!r} twice'}"
+            )
         people[id] = {k: v or "" for k, v in row.items() if k is not None}
     return people
 

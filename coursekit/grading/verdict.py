@@ -43,17 +43,19 @@ def records(content: bytes) -> Iterator[dict[str, Any]]:
 
 
 def run_phase(content: bytes) -> dict[str, Any]:
-    r"""The cell that was begun last, and what failed: {"cell": n or None, "failed": [{cell, status, message}]}."""
-    cell, failed = None, []
+    r"""The cell that was begun last, and what failed: {"cell": n or None, "failed": [{cell, status, message}], and
+    "whole": whether a complete run came to its end}."""
+    cell, failed, whole = None, [], False
     for record in records(content):
         number = record.get("cell")
+        whole = whole or record["event"] == "whole"
         if type(number) is not int or not 0 <= number < 10_000:
             continue
         if record["event"] == "cell":
             cell = number
         elif record["event"] == "failed" and len(failed) < 50:
             failed.append({"cell": number, "status": _own(record), "message": _message(record)})
-    return {"cell": cell, "failed": failed}
+    return {"cell": cell, "failed": failed, "whole": whole}
 
 
 def probe_phase(
@@ -110,7 +112,10 @@ def marked(
     elif trouble:
         status, message = trouble
     elif empty:
-        status, message = "wrong", "it returns nothing for some inputs: every way through the function needs a return"
+        status, message = (
+            "wrong",
+            "it returns nothing for some inputs: every way through the function needs a return",
+        )
     else:
         order = sorted(answers)
         status = "wrong"
@@ -129,7 +134,9 @@ def _message(record: dict[str, Any]) -> str:
     kind, text = _plain(record.get("kind"), 60), _plain(record.get("text"), 200)
     line = record.get("line")
     where = f" in line {line}" if type(line) is int and 0 < line < 100_000 else ""
-    return f"{kind or 'an error'}{where}" + (f": {text}" if text else "")
+    if not kind and not text:
+        return SAYS[_own(record)]
+    return f"{kind}{where}{': ' if kind and text else ''}{text}"
 
 
 def _bare(record: dict[str, Any]) -> str:
@@ -138,7 +145,9 @@ def _bare(record: dict[str, Any]) -> str:
     kind = kind if isinstance(kind, str) and _is_exception(kind) else "an error of its own"
     if kind == "EOFError":
         return "it waits for input(), and nobody is there to type"
-    return f"it stopped with {kind}" + (f" in line {line} of the cell" if type(line) is int and 0 < line < 1000 else "")
+    return f"it stopped with {kind}" + (
+        f" in line {line} of the cell" if type(line) is int and 0 < line < 1000 else ""
+    )
 
 
 def _is_exception(name: str) -> bool:

@@ -63,8 +63,10 @@ class Work:
         looked = {id: self._exercise(function, found, sources) for id, function in names.items()}
         return {"exercises": looked, "files": {archive.shown(n): h for n, h in hashes.items()}}
 
-    def do_stage_whole(self, path: str, stage: str, notebook: str, parameters: dict[str, Any]) -> int:
-        r"""Write the complete notebook into `stage`, as it came but for its outputs; returns its code cells."""
+    def do_stage_whole(
+        self, path: str, stage: str, notebook: str, parameters: dict[str, Any], most: int
+    ) -> None:
+        r"""Write the complete notebook into `stage`, as it came but for its outputs. most: bytes that it may print."""
         files = archive.files(Path(path))
         name = archive.the_notebook(list(files), notebook)
         cells = gate.notebook(files.pop(name))
@@ -72,8 +74,7 @@ class Work:
         content = [{"source": c.source, "cell": c.number, "tags": list(c.tags)} for c in cells]
         _write_notebook(folder / "notebook.ipynb", content)
         _write_files(folder / "files", files, name)
-        (folder / "job.json").write_text(json.dumps({"whole": True, "parameters": parameters}))
-        return len(cells)
+        (folder / "job.json").write_text(json.dumps({"whole": most, "parameters": parameters}))
 
     def do_mark(self, before: str, report: str, most: int, ids: list[str]) -> dict[str, Any]:
         r"""Read what came out of a box: {"run": ..., "exercises": {id: ...}} for those that were asked."""
@@ -92,12 +93,23 @@ class Work:
 
     def _exercise(self, function: str, found: needs.Slice, sources: list[str]) -> dict[str, Any]:
         copies = found.copies[function]
-        state: dict[str, Any] = {"copies": copies, "cells": found.needed[function], "status": None, "message": ""}
+        state: dict[str, Any] = {
+            "copies": copies,
+            "cells": found.needed[function],
+            "status": None,
+            "message": "",
+        }
         if copies or found.opaque:
             return state
         here = [n for n in found.broken if re.search(rf"\bdef {function}\b|\b{function} *=", sources[n])]
         if here:
-            return {**state, "copies": 1, "status": "error", "where": here[0], "message": found.broken[here[0]]}
+            return {
+                **state,
+                "copies": 1,
+                "status": "error",
+                "where": here[0],
+                "message": found.broken[here[0]],
+            }
         near = difflib.get_close_matches(function, set(found.functions), n=1, cutoff=0.6)
         meant = f"; is it the one you call {near[0][:60]}?" if near else ""
         return {**state, "status": "missing_name", "message": f"there is no function {function}{meant}"}

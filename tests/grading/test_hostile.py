@@ -17,7 +17,6 @@ import psutil
 import pytest
 from hostile import files
 
-from coursekit.grading.slots import FIRST_UID
 
 HERE = Path(__file__).parent
 ANSWERS = sorted((HERE / "hostile" / "answers").iterdir())
@@ -52,10 +51,23 @@ class Batch:
         self.expected = write_all(self.folder, solved, blank)
         self.before = snapshot(place)
         command = [sys.executable, "-m", "coursekit.cli", "grade", str(self.folder), "--out", str(self.out)]
-        command += ["--jobs", "2", "--exercise-seconds", "3", "--seconds", "12", "--memory", "1", "--box", "bwrap"]
+        command += [
+            "--jobs",
+            "2",
+            "--exercise-seconds",
+            "6",
+            "--seconds",
+            "20",
+            "--memory",
+            "0.5",
+            "--box",
+            "bwrap",
+        ]
         self.memory: list[int] = []
         begun = time.monotonic()
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
             watcher = threading.Thread(target=self.watch, args=(psutil.Process(process.pid),))
             watcher.start()
             self.said, _ = process.communicate()
@@ -64,7 +76,8 @@ class Batch:
         self.after = snapshot(place)
         lines = [json.loads(line) for line in (self.out / "manifest.jsonl").read_text().splitlines()]
         self.results = {
-            line["submission"]: json.loads((self.out / "results" / f"{line['key']}.json").read_text()) for line in lines
+            line["submission"]: json.loads((self.out / "results" / f"{line['key']}.json").read_text())
+            for line in lines
         }
 
     def watch(self, process: psutil.Process) -> None:
@@ -83,7 +96,10 @@ def snapshot(place: Path) -> dict[str, tuple[float, int]]:
         for path in folder.iterdir() if folder != place / "submissions" else folder.rglob("*"):
             if not path.name.startswith(("pytest-", ".pytest", "__pycache__", "torch_", "tmp")):
                 kind = path.lstat()
-                found[str(path)] = (0.0 if path.is_dir() else kind.st_mtime, 0 if path.is_dir() else kind.st_size)
+                found[str(path)] = (
+                    0.0 if path.is_dir() else kind.st_mtime,
+                    0 if path.is_dir() else kind.st_size,
+                )
     return found
 
 
@@ -137,14 +153,16 @@ def test_nobody_elses_mark_changes(batch: Batch):
 
 
 def test_no_process_is_left(batch: Batch):
-    for process in psutil.process_iter(["uids", "cmdline"]):
-        uids, command = process.info["uids"], process.info["cmdline"] or []
-        assert not uids or not FIRST_UID <= uids.real < FIRST_UID + 1000, command
-        assert str(batch.out) not in " ".join(command)
+    for process in psutil.process_iter(
+        ["cmdline", "environ", "cwd"]
+    ):  # their PYTHONPATH lies beside the marks
+        assert str(batch.out) not in str(process.info)
 
 
 def test_no_file_outside_the_marks_changes(batch: Batch):
-    changed = {p for p in batch.before.keys() | batch.after.keys() if batch.before.get(p) != batch.after.get(p)}
+    changed = {
+        p for p in batch.before.keys() | batch.after.keys() if batch.before.get(p) != batch.after.get(p)
+    }
     assert not {p for p in changed if "coursekit" in p or p.startswith(str(batch.folder)) or "pwned" in p}
     assert not Path("/tmp/coursekit-was-here").exists() and not (batch.out / ".work").exists()
     assert {p.name for p in batch.out.iterdir()} >= {"secret", "manifest.jsonl", "results", "events.jsonl"}
@@ -152,7 +170,8 @@ def test_no_file_outside_the_marks_changes(batch: Batch):
 
 
 def test_the_graders_memory_stays_flat(batch: Batch):
-    steady = batch.memory[len(batch.memory) // 4 :]
+    steady = [m for m in batch.memory[len(batch.memory) // 4 :] if m]
+    assert len(steady) > 20
     assert max(steady) < 150 * 2**20
     assert max(steady) - min(steady) < 30 * 2**20
 

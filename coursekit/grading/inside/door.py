@@ -17,10 +17,21 @@ def main(arguments: list[str]) -> None:
     r"""Replaces this process by COMMAND, run by setpriv as user UID."""
     at = arguments.index("--")
     user, paths, command = arguments[0], arguments[1:at], arguments[at + 1 :]
-    with contextlib.suppress(OSError):  # where that is allowed: the kernel shall end a submission before its zygote
+    with contextlib.suppress(
+        OSError
+    ):  # where that is allowed: the kernel shall end a submission before its zygote
         Path("/proc/self/oom_score_adj").write_text("-500")
     namespaces.show_only(paths)
-    drop = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--inh-caps=-all", "--no-new-privs"]
+    drop = [
+        "setpriv",
+        "--reuid",
+        user,
+        "--regid",
+        user,
+        "--clear-groups",
+        "--inh-caps=-all",
+        "--no-new-privs",
+    ]
     os.execvp(drop[0], [*drop, "--", *command])
 
 

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 #: Statuses that a run may report of itself. `infrastructure` is not among them: nobody excuses himself.
-OWN = ("error", "incomplete", "missing_dependency", "memory_limit", "process_limit", "output_limit", "disk_limit")
+OWN = (
+    "error",
+    "incomplete",
+    "kernel_died",
+    "missing_dependency",
+    "memory_limit",
+    "process_limit",
+    "output_limit",
+    "disk_limit",
+)
 
 
 @dataclass(frozen=True)

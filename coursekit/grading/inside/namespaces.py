@@ -17,7 +17,8 @@ NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
 )  # fmt: skip
 _NS_GET_USERNS = 0xB701
 _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 32, 4096, 16384, 1 << 18
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 1, 4, 24
+_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
 
@@ -69,12 +70,19 @@ def end_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, 9)
 
 
+def adopt_orphans() -> None:
+    r"""Children of children that ended become children of this process."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
 def show_only(paths: list[str]) -> None:
     r"""As root, in a mount namespace of one's own: let other users reach `paths` below folders closed to them.
 
     Python often lies in somebody's home (pyenv, conda), which the box's user may not enter. The closed folder gives
     way to an empty one that holds nothing but `paths`.
     """
+    if not any(_first_closed(path) for path in paths):
+        return
     _unshare(NEWNS)
     if _LIBC.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
         _fail("cannot make the mounts private")
@@ -85,7 +93,10 @@ def show_only(paths: list[str]) -> None:
         if closed is None and not any(path.startswith(c + "/") for c in covered):
             continue
         if closed is not None:
-            if _LIBC.mount(b"none", closed.encode(), b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=755,size=1m") != 0:
+            if (
+                _LIBC.mount(b"none", closed.encode(), b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=755,size=1m")
+                != 0
+            ):
                 _fail(f"cannot cover {closed}")
             covered.add(closed)
         os.makedirs(path, exist_ok=True)
@@ -110,12 +121,14 @@ def _first_closed(path: str) -> str | None:
 #: io_uring), some take memory that no limit of a process counts (memfd, System V shared memory and queues).
 _DENIED = {
     "x86_64": (0xC000003E, (
-        29, 68, 101, 155, 161, 165, 166, 167, 168, 169, 175, 176, 246, 248, 249, 250, 272, 298, 303, 304, 308, 310, 311, 313,
-        320, 321, 323, 425, 426, 427, 428, 429, 430, 431, 432, 433, 442, 319, 447,
+        29, 68, 319, 447,
+        101, 155, 161, 165, 166, 167, 168, 169, 175, 176, 246, 248, 249, 250, 272, 298, 303, 304, 308, 310, 311, 313,
+        320, 321, 323, 425, 426, 427, 428, 429, 430, 431, 432, 433, 442,
     )),
     "aarch64": (0xC00000B7, (
-        186, 194, 279, 39, 40, 41, 51, 97, 104, 105, 106, 117, 142, 217, 218, 219, 224, 225, 241, 264, 265, 268, 270, 271, 273, 280,
-        282, 294, 425, 426, 427, 428, 429, 430, 431, 432, 433, 442,
+        186, 194, 279, 447,
+        39, 40, 41, 51, 97, 104, 105, 106, 117, 142, 217, 218, 219, 224, 225, 241, 264, 265, 268, 270, 271, 273,
+        280, 282, 294, 425, 426, 427, 428, 429, 430, 431, 432, 433, 442,
     )),
 }  # fmt: skip
 

@@ -32,13 +32,15 @@ REPORT, QUESTIONS = 3, 4
 def main(job: Path = Path("/in")) -> None:
     r"""Run the job that lies in the folder `job`, in the current folder."""
     task = json.loads((job / "job.json").read_text())
+    tell = _teller(os.getpid())
     if (job / "files").is_dir():
         shutil.copytree(job / "files", ".", dirs_exist_ok=True)
+    if "whole" in task:
+        return _whole(job, task, tell)
     sys.path.insert(0, os.getcwd())
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-    tell = _teller(os.getpid())
     engine.run(
         job / "notebook.ipynb",
         started=lambda cell: tell({"event": "cell", "cell": cell}),
@@ -50,10 +52,39 @@ def main(job: Path = Path("/in")) -> None:
     questions = json.loads(_everything(QUESTIONS))
     for exercise, cases in questions.items():
         _answer(exercise, task["exercises"][exercise], cases, names, tell)
+    return None
+
+
+def _whole(job: Path, task: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
+    from . import whole
+
+    failed = whole.run(
+        job / "notebook.ipynb",
+        task["parameters"],
+        task["whole"],
+        lambda cell: tell({"event": "cell", "cell": cell}),
+    )
+    if failed is not None:
+        cell, status, kind, text = failed
+        tell(
+            {
+                "event": "failed",
+                "cell": cell,
+                "status": status,
+                "kind": kind,
+                "line": None,
+                "text": text[:200],
+            }
+        )
+    tell({"event": "whole"})
 
 
 def _answer(
-    exercise: str, name: str, cases: list[list[Any]], names: dict[str, Any], tell: Callable[[dict[str, Any]], None]
+    exercise: str,
+    name: str,
+    cases: list[list[Any]],
+    names: dict[str, Any],
+    tell: Callable[[dict[str, Any]], None],
 ) -> None:
     def failed(number: int, what: Failure) -> None:  # never its text, which could tell the questions
         tell({"event": "stopped", "id": exercise, "case": number, **asdict(what), "text": ""})

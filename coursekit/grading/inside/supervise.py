@@ -29,8 +29,10 @@ def supervise(
     r"""Watch one run until it ends or has to be ended; says how.
 
     poll: exit status of the process (negative: its signal), None while it runs.
-    report, output: descriptors of the two files that it writes. before: of a file that gets what the report said before
-    the questions were handed over: afterwards it can be changed, and could tell them. feed: pipe on which it waits for the questions.
+    report, output: descriptors of the two files that it writes.
+    before: of a file that gets what the report said before the questions were handed over: afterwards it can be
+    changed, and could tell them.
+    feed: pipe on which it waits for the questions.
     sample: bytes of memory and number of processes in the box.
 
     Returns "end" ("exit", "timeout", "memory_limit", "process_limit", "output_limit"), "phase" ("run", "probe"),
@@ -65,10 +67,11 @@ def supervise(
             end = "timeout"
         elif os.fstat(output).st_size > limits["output"] or size > limits["report"]:
             end = "output_limit"
-        elif sample is not None and now - sampled > 0.04:
+        if sample is not None and end in (None, "timeout") and (end or now - sampled > 0.04):
             sampled = now
             memory, processes = sample()
-            if processes >= limits["processes"]:
+            # Whoever is out of time with many processes spends it on making them.
+            if processes >= limits["processes"] // (4 if end else 1):
                 end = "process_limit"
             elif memory > limits["memory"]:
                 end = "memory_limit"

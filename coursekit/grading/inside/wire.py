@@ -158,7 +158,13 @@ def _tensor_from(given: dict[str, Any]) -> torch.Tensor:
 
 
 def _function(name: str, source: str) -> Callable[..., Any]:
-    space: dict[str, Any] = {"torch": torch, "F": F, "math": math, "Tensor": torch.Tensor, "Callable": Callable}
+    space: dict[str, Any] = {
+        "torch": torch,
+        "F": F,
+        "math": math,
+        "Tensor": torch.Tensor,
+        "Callable": Callable,
+    }
     exec(compile("from __future__ import annotations\n" + source, "<question>", "exec"), space)
     return space[name]
 

@@ -155,7 +155,9 @@ def _inside(box: _Box, job: dict[str, Any], report: int, before: int, output: in
         _become_student(user, report, output, wait, enter, limits, job["environment"])
     os.close(wait)
     os.close(enter)
-    with os.fdopen(entered, "rb") as file:  # before the student's code runs; a failure here is the grader's own
+    with os.fdopen(
+        entered, "rb"
+    ) as file:  # before the student's code runs; a failure here is the grader's own
         word = file.read()
     if word != b"k":
         raise OSError(f"the box cannot be entered: {word.decode(errors='replace')[-2000:] or 'no word'}")
@@ -170,7 +172,13 @@ def _inside(box: _Box, job: dict[str, Any], report: int, before: int, output: in
 
 
 def _become_student(
-    user: int, report: int, output: int, wait: int, enter: int, limits: dict[str, Any], environment: dict[str, str]
+    user: int,
+    report: int,
+    output: int,
+    wait: int,
+    enter: int,
+    limits: dict[str, Any],
+    environment: dict[str, str],
 ) -> None:
     try:
         os.setsid()
@@ -183,6 +191,7 @@ def _become_student(
         os.closerange(6, kept)
         os.closerange(kept + 1, 4096)
         set_limits(limits)
+        os.nice(5)  # the supervisor shall get its turn, however many processes there are in the box
         namespaces.leave_privileges(kept)
         os.close(kept)
         os.environ.clear()
@@ -220,8 +229,13 @@ def set_limits(limits: dict[str, Any]) -> None:
     ):
         resource.setrlimit(kind, (most, most))
     if limits["data"]:  # not with a GPU: CUDA reserves more than it uses
-        used = next(int(x.split()[1]) for x in open("/proc/self/status") if x.startswith("VmData")) * 1024
-        resource.setrlimit(resource.RLIMIT_DATA, (used + limits["data"],) * 2)
+        resource.setrlimit(resource.RLIMIT_DATA, (data_in_use() + limits["data"],) * 2)
+
+
+def data_in_use() -> int:
+    r"""Bytes of private memory of this process, as RLIMIT_DATA counts them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmData"))
 
 
 def _above(descriptor: int) -> int:

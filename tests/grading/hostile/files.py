@@ -43,7 +43,14 @@ def forged(folder: Path, solved: dict, blank: dict) -> Expected:
 
 def no_json(folder: Path, solved: dict, blank: dict) -> Expected:
     r"""24: no JSON, nothing, an empty object, a list, a number too long, a notebook that is cut off."""
-    contents = {"a": "{not json", "b": "", "c": "{}", "d": "[]", "e": "1" * 10_000, "f": json.dumps(solved)[:-200]}
+    contents = {
+        "a": "{not json",
+        "b": "",
+        "c": "{}",
+        "d": "[]",
+        "e": "1" * 10_000,
+        "f": json.dumps(solved)[:-200],
+    }
     for letter, content in contents.items():
         (folder / f"24{letter}_json.ipynb").write_text(content)
     return {f"24{letter}_json": REFUSED for letter in contents}
@@ -60,7 +67,9 @@ def not_utf8(folder: Path, solved: dict, blank: dict) -> Expected:
     r"""26: Latin-1, and half of a character that JSON can spell."""
     notebook = copy.deepcopy(solved)
     cell_of(notebook, "lora_truncate")["source"] = 'x = "é"'
-    (folder / "26a_latin.ipynb").write_bytes(json.dumps(notebook, ensure_ascii=False).encode("latin-1", "replace"))
+    (folder / "26a_latin.ipynb").write_bytes(
+        json.dumps(notebook, ensure_ascii=False).encode("latin-1", "replace")
+    )
     cell_of(notebook, "lora_forward")["source"] = 'x = "\ud800"'
     save(folder, "26b_surrogate.ipynb", notebook)
     return {"26a_latin": REFUSED, "26b_surrogate": REFUSED}
@@ -111,7 +120,16 @@ def sources(folder: Path, solved: dict, blank: dict) -> Expected:
 
 def names(folder: Path, solved: dict, blank: dict) -> Expected:
     r"""31: names that mean something to papermill, a shell, a terminal, a web page, or to no encoding."""
-    stems = ["31 {x}", "31 $(touch pwned)", "31 `id`;&|", "31 <b>&amp;", "31 -rf --out", "31 ..", "31 " + "x" * 200, "31 %s %n"]
+    stems = [
+        "31 {x}",
+        "31 $(touch pwned)",
+        "31 `id`;&|",
+        "31 <b>&amp;",
+        "31 -rf --out",
+        "31 ..",
+        "31 " + "x" * 200,
+        "31 %s %n",
+    ]
     for stem in stems:
         save(folder, f"{stem}.ipynb", solved)
     expected: Expected = {stem: ("ok", FULL) for stem in stems}
@@ -125,7 +143,11 @@ def names(folder: Path, solved: dict, blank: dict) -> Expected:
 def archives(folder: Path, solved: dict, blank: dict) -> Expected:
     r"""32: names in a zip that lead out of it, and links; 32f is an honest one."""
     text = json.dumps(solved)
-    for letter, name in (("a", "../../../tmp/coursekit-was-here"), ("b", "/tmp/coursekit-was-here"), ("c", "..\\x")):
+    for letter, name in (
+        ("a", "../../../tmp/coursekit-was-here"),
+        ("b", "/tmp/coursekit-was-here"),
+        ("c", "..\\x"),
+    ):
         with zipfile.ZipFile(folder / f"32{letter}_slip.zip", "w") as file:
             file.writestr("06_lora.ipynb", text)
             file.writestr(name, "pwned")
@@ -143,7 +165,9 @@ def archives(folder: Path, solved: dict, blank: dict) -> Expected:
     os.mkfifo(folder / "32g_folder" / "fifo")
     save(folder / "32g_folder", "06_lora.ipynb", solved)
     (folder / "32h_torn.zip").write_bytes(b"PK\x03\x04" + bytes(100))
-    expected: Expected = {f"32{x}": REFUSED for x in ("a_slip", "b_slip", "c_slip", "d_link", "e_link", "h_torn")}
+    expected: Expected = {
+        f"32{x}": REFUSED for x in ("a_slip", "b_slip", "c_slip", "d_link", "e_link", "h_torn")
+    }
     return expected | {"32f_honest": ("ok", FULL), "32g_folder": ("ok", FULL)}
 
 
@@ -165,7 +189,11 @@ def bomb(folder: Path, solved: dict, blank: dict) -> Expected:
 
 def kernels(folder: Path, solved: dict, blank: dict) -> Expected:
     r"""34: kernels that are not there, or not Python's."""
-    for letter, spec in (("a", {"name": "ir", "display_name": "R", "language": "R"}), ("b", "python3"), ("c", None)):
+    for letter, spec in (
+        ("a", {"name": "ir", "display_name": "R", "language": "R"}),
+        ("b", "python3"),
+        ("c", None),
+    ):
         save(folder, f"34{letter}_kernel.ipynb", {**solved, "metadata": {"kernelspec": spec}})
     save(folder, "34d_kernel.ipynb", {**solved, "metadata": 7})
     return {f"34{letter}_kernel": ("ok", FULL) for letter in "abcd"}
@@ -176,7 +204,9 @@ def helper(folder: Path, solved: dict, blank: dict) -> Expected:
     for letter, line in (("a", "import os; os._exit(0)"), ("b", "import sys; sys.exit(0)"), ("c", "")):
         place = folder / f"36{letter}_helper"
         place.mkdir()
-        truncate = "import torch\ndef truncate(W, r):\n    U, S, V = torch.linalg.svd(W, full_matrices=False)\n"
+        truncate = (
+            "import torch\ndef truncate(W, r):\n    U, S, V = torch.linalg.svd(W, full_matrices=False)\n"
+        )
         (place / "helper.py").write_text(f"{truncate}    return (U[:, :r] * S[:r]) @ V[:r]\n{line}\n")
         notebook = copy.deepcopy(solved)
         cell_of(notebook, "lora_truncate")["source"] = "from helper import truncate as lora_truncate\n"
@@ -212,4 +242,20 @@ def moved(folder: Path, solved: dict, blank: dict) -> Expected:
     return {x: ("ok", FULL) for x in ("40a_reversed", "40b_copied", "40c_joined")}
 
 
-ALL = (forged, no_json, formats, not_utf8, deep, large, ids, sources, names, archives, bomb, kernels, helper, people, moved)
+ALL = (
+    forged,
+    no_json,
+    formats,
+    not_utf8,
+    deep,
+    large,
+    ids,
+    sources,
+    names,
+    archives,
+    bomb,
+    kernels,
+    helper,
+    people,
+    moved,
+)

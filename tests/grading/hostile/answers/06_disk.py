@@ -1,7 +1,8 @@
 # Fills every folder that it may write.
 # expect: disk_limit 10
 def lora_truncate(W, r):
+    content = b"x" * 20_000_000
     for folder in ("/tmp", "/dev/shm", "."):
         for number in range(100):
             with open(f"{folder}/{number}", "wb") as file:
-                file.write(b"x" * 20_000_000)
+                file.write(content)

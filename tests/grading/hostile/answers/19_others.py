@@ -6,14 +6,32 @@ import torch
 
 
 def reached():
-    for folder in ("/in", "/in/..", "/home", "/tmp", "/proc/1/root", "/proc/1/cwd", "/root", "/work", "/var"):
-        for root, folders, names in os.walk(folder):
-            if root.count("/") > 6:
-                folders.clear()
-            for name in names:
-                if name.endswith((".ipynb", ".json", ".jsonl")) and root not in ("/in", "/in/.."):
-                    if "site-packages" not in root and "/in" not in root and "/share/" not in root and "/lib/" not in root:
-                        return True
+    wanted = (
+        "manifest.jsonl",
+        "events.jsonl",
+        "secret",
+        "00_honest.ipynb",
+        "99_honest.ipynb",
+        "report",
+        "questions",
+    )
+    for folder in (
+        "/in/..",
+        "/home",
+        "/tmp",
+        "/proc/1/root/tmp",
+        "/proc/1/cwd",
+        "/root",
+        "/work",
+        "/var",
+        "/srv",
+    ):
+        for _, folders, names in os.walk(folder):
+            folders[:] = [
+                f for f in folders if f not in ("site-packages", "lib", "share", "usr", "proc", "sys")
+            ]
+            if set(wanted) & set(names):
+                return True
     for path in ("/in/notebook.ipynb", "/in/new", "/new", "/usr/new", "/dev/new", "/etc/new"):
         try:
             open(path, "ab").close()

@@ -1,0 +1,127 @@
+r"""A slot whose boxes are made by podman or apptainer, or whose box is the pod that the grader is in, or none.
+
+Without a zygote: every run imports torch anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from coursekit.grading import boxes
+from coursekit.grading.inside.supervise import supervise
+from coursekit.grading.package import INSIDE
+from coursekit.grading.slots import Slot
+
+
+class ColdSlot(Slot):
+    r"""As Slot; `box` is podman, apptainer, pod or none."""
+
+    def __init__(self, box: str, *given: Any) -> None:
+        super().__init__(*given)
+        self.box = box
+
+    def start(self) -> None:
+        r"""There is nothing to warm up."""
+
+    def run(self, exercises: int, **more: Any) -> dict[str, Any]:
+        r"""As Slot.run."""
+        self.show()
+        limits = {**self.limits.inside(exercises), **more}
+        limits["run"] += 30  # the imports of torch count here
+        with contextlib.ExitStack() as stack:
+            report, before, output = (
+                stack.enter_context(path.open("r+b", buffering=0)).fileno()
+                for path in (self.report, self.before, self.output)
+            )
+            wait, feed = os.pipe()
+            home = stack.enter_context(tempfile.TemporaryDirectory(dir=self.folder))
+            if self.user is not None:
+                os.chown(home, self.user, self.user)
+            command, environment = self._command(Path(home), limits)
+            process = subprocess.Popen(
+                command,
+                stdin=wait,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                cwd=home,
+                start_new_session=True,
+            )
+            os.close(wait)
+            try:
+                return supervise(
+                    lambda: _code(process),
+                    report,
+                    before,
+                    output,
+                    self.questions.read_bytes(),
+                    feed,
+                    limits,
+                    _sampler(process),
+                )
+            finally:
+                _end(process, self.user)
+
+    def _command(self, home: Path, limits: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
+        inside = boxes.environment(self.lib, self.models is not None, self.limits)
+        run = [sys.executable, "-P", "-m", f"{INSIDE}.cold"]
+        if self.box in ("pod", "none"):
+            own = {"HOME": str(home), "TMPDIR": str(home), "MPLCONFIGDIR": str(home), "IPYTHONDIR": str(home)}
+            if self.models is not None:
+                own["COURSEKIT_HOME"] = str(self.models)
+            run += [str(self.stage), str(self.report), json.dumps(limits)]
+            if self.user is not None:
+                shown = [*boxes.python_paths(), str(self.folder), str(self.lib)]
+                run = [sys.executable, "-P", "-m", f"{INSIDE}.door", str(self.user), *shown, "--", *run]
+            return run, inside | own
+        run += ["/in", "/out/report", json.dumps(limits)]
+        return boxes.container_command(
+            self.box, self.lib, self.stage, self.report, self.limits, inside, self.models
+        ) + run, dict(os.environ)
+
+
+def _code(process: subprocess.Popen[bytes]) -> int | None:
+    code = process.poll()
+    return code if code is None or code < 128 else 128 - code  # a shell's way to say by which signal
+
+
+def _sampler(process: subprocess.Popen[bytes]) -> Any:
+    import psutil
+
+    def sample() -> tuple[int, int]:
+        memory = number = 0
+        with contextlib.suppress(psutil.Error):
+            for one in psutil.Process(process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    used = one.memory_info()
+                    memory, number = memory + used.rss - used.shared, number + 1
+        return memory, number
+
+    return sample
+
+
+def _end(process: subprocess.Popen[bytes], user: int | None) -> None:
+    r"""End the run and all that it started."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        for one in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if user is not None:  # the slot's user has no other processes
+        end = f"import os; os.setgid({user}); os.setuid({user}); os.kill(-1, 9)"
+        subprocess.run([sys.executable, "-S", "-c", end], check=False, stderr=subprocess.DEVNULL)

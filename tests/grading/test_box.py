@@ -1,0 +1,262 @@
+r"""The box from inside: what a submission sees, may write, may call. A submission that prints is asked."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import NOTEBOOK, in_ci
+from hostile import files
+
+from coursekit.grading import boxes, ids, package, verdict
+from coursekit.grading.judge import Judge
+from coursekit.grading.limits import MB, Limits
+from coursekit.grading.one import Assignment, Run
+from coursekit.grading.slots import Slot
+
+
+def test_ci_has_a_box():
+    r"""Elsewhere the tests of boxes are skipped where there is no bubblewrap; in CI that would hide everything."""
+    problem = boxes.probe("bwrap")
+    assert problem is None or not in_ci(), problem
+
+
+class Place:
+    r"""A slot and a judge, and what a submission printed into them."""
+
+    def __init__(self, folder: Path, solved: dict) -> None:
+        self.folder, self.solved = folder, solved
+        folder.chmod(0o711)
+        lib = package.copy_package(folder / "lib")
+        boxes.write_users(lib)
+        names = tuple(ids.of_notebook(NOTEBOOK))
+        self.judge = Judge(b"s" * 32, list(names), 4)
+        limits = Limits(run=60, exercise=30, memory=1024 * MB, disk=32 * MB, inodes=500)
+        self.slot = Slot(0, folder, lib, limits, ["import torch"], [folder / "secret"], None)
+        points = self.judge.ask("points")
+        self.assignment = Assignment("06_lora", names, limits, "bwrap", 4, points=points)
+
+    def run(self, source: str) -> tuple[dict, str]:
+        notebook = copy.deepcopy(self.solved)
+        files.cell_of(notebook, "lora_truncate")["source"] = source
+        files.save(self.folder, "submission.ipynb", notebook)
+        result = Run(self.folder / "submission.ipynb", self.assignment, self.slot, self.judge).grade()
+        return result, self.slot.output.read_text(errors="replace")
+
+    def close(self) -> None:
+        self.slot.close()
+        self.judge.close()
+
+
+@pytest.fixture(scope="module")
+def place(box: str, tmp_path_factory: pytest.TempPathFactory, solved: dict):
+    found = Place(tmp_path_factory.mktemp("box"), solved)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def asked(place: Place) -> Callable[[str], object]:
+    r"""The value of an expression (or of `found` after statements) inside the box."""
+
+    def ask(code: str) -> object:
+        lines = "\n".join("    " + line for line in code.strip().splitlines())
+        source = (
+            f"import json, os, sys\ndef lora_truncate(W, r):\n{lines}\n    print('FOUND', json.dumps(found))"
+        )
+        _, printed = place.run(source)
+        lines = [line for line in printed.splitlines() if line.startswith("FOUND ")]
+        assert lines, printed
+        return json.loads(lines[0][6:])
+
+    return ask
+
+
+def test_a_right_answer_in_the_box_is_right(place: Place, solved: dict):
+    result, _ = place.run("".join(files.cell_of(solved, "lora_truncate")["source"]))
+    assert result["status"] == "ok" and sum(e["points"] for e in result["exercises"]) == 12
+
+
+def test_no_reference_mutant_or_test_is_inside(asked):
+    code = """
+import coursekit.methods, gc, types
+from coursekit.checks import check
+rooms = tuple(f'coursekit.{room}' for room in ('checks', 'grading', 'authoring'))
+found = [n for n in sys.modules if n.startswith((*rooms, 'tests'))]
+names = ('_smallest', '_without_values', '_columns_of_Vh', 'Exercise', 'Mutant')
+found += [o.__name__ for o in gc.get_objects() if isinstance(o, (types.FunctionType, type)) and o.__name__ in names]
+found.append(repr(check('lora-truncate', None)))
+"""
+    assert asked(code) == ["coursekit.checks", "○ lora-truncate: checked by the grader"]
+
+
+def test_no_text_of_the_checks_is_on_the_disk(asked):
+    code = """
+found = []
+for folder, folders, names in os.walk('/'):
+    folders[:] = [f for f in folders if f not in ('proc', 'sys', 'usr') and (f.startswith('coursekit')
+        or not folder.endswith(('site-packages', '/lib/python3.11', '/lib/python3.12', '/lib/python3.13')))]
+    for name in names:
+        path = os.path.join(folder, name)
+        if name.endswith(('.py', '.ipynb', '.json', '.jsonl', '.md', '.txt')):
+            try:
+                if b'these are the r ' + b'smallest singular values' in open(path, 'rb').read(): found.append(path)
+            except OSError: pass
+"""
+    assert asked(code) == []
+
+
+def test_only_this_submission_is_visible_and_only_for_reading(asked, place: Place):
+    assert asked("found = sorted(os.listdir('/in'))") == ["job.json", "notebook.ipynb"]
+    assert asked(f"found = os.path.exists({str(place.slot.report)!r})") is False
+    assert asked(f"found = os.listdir({str(place.slot.folder.parent)!r})") == ["lib"]
+    code = """
+found = []
+for folder, folders, names in os.walk('/'):
+    folders[:] = [f for f in folders if os.path.join(folder, f) not in ('/proc', '/tmp', '/dev/shm', '/home/student')]
+    if len(folder) < 200 and folder.count('/') < 5:
+        try: open(folder + '/x', 'w'); found.append(folder)
+        except OSError: pass
+"""
+    assert asked(code) == []
+
+
+def test_what_may_be_written_has_an_end(asked):
+    code = """
+found = {}
+for folder in ('/tmp', '/dev/shm', '/home/student'):
+    try:
+        for n in range(10): open(f'{folder}/{n}', 'wb').write(b'x' * 5_000_000)
+    except OSError as error: found[folder] = [n, error.errno]
+    for n in range(10):
+        if os.path.exists(f'{folder}/{n}'): os.unlink(f'{folder}/{n}')
+    try:
+        for n in range(1000): open(f'{folder}/{n}', 'wb').close()
+    except OSError as error: found[folder].append(n < 500)
+    for n in range(1000):
+        if os.path.exists(f'{folder}/{n}'): os.unlink(f'{folder}/{n}')
+"""
+    assert asked(code) == {folder: [6, 28, True] for folder in ("/tmp", "/dev/shm", "/home/student")}
+
+
+def test_nothing_is_left_for_the_next(asked):
+    code = "found = os.path.exists('/tmp/note')\n[open(f + '/note', 'w').close() for f in ('/tmp', '/dev/shm', '.')]"
+    assert asked(code) is False and asked(code) is False
+    assert asked("found = [f for f in ('/dev/shm', '.') if 'note' in os.listdir(f)]") == []
+
+
+def test_the_process_has_no_privilege(asked):
+    code = """
+status = dict(line.split(':', 1) for line in open('/proc/self/status') if ':' in line)
+found = [os.getuid(), os.getgroups(), [status[k].strip() for k in
+    ('CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs', 'Seccomp')]]
+"""
+    uid, groups, rest = asked(code)
+    assert uid == 1000 and groups in ([], [1000]) and rest == ["0" * 16] * 5 + ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("call", "errors"),
+    [
+        ("unshare(0x10000000)", (1,)),  # a user namespace: EPERM
+        ("mount(b'none', b'/tmp', b'tmpfs', 0, None)", (1,)),
+        ("setns(0, 0)", (1,)),
+        ("ptrace(16, 1, 0, 0)", (1,)),
+        ("memfd_create(b'x', 0)", (1,)),
+        ("shmget(0, 1 << 30, 0o1600)", (1,)),
+        ("syscall(425, 8, 0)", (1,)),  # io_uring_setup
+        ("syscall(321, 0, 0, 0)", (1,)),  # bpf
+        ("syscall(56, 0x10000000 | 17, 0, 0, 0, 0)", (1, 28)),  # clone with a user namespace: no more of them
+        ("syscall(435, (ctypes.c_uint64 * 11)(0x10000000, 0, 0, 0, 17), 88)", (1, 28)),  # clone3
+    ],
+)
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="these are the numbers of x86-64")
+def test_calls_that_break_kernels_are_refused(asked, call, errors):
+    code = f"""
+import ctypes
+c = ctypes.CDLL(None, use_errno=True)
+back = c.{call}
+if back == 0 and 'syscall' in {call!r}: os._exit(0)
+found = [back, ctypes.get_errno()]
+"""
+    back, error = asked(code)
+    assert back == -1 and error in errors
+
+
+def test_it_is_alone(asked):
+    code = """
+import socket
+pids = [p for p in os.listdir('/proc') if p.isdigit()]
+commands = sorted(open(f'/proc/{p}/cmdline').read().split('\\0')[0] for p in pids)
+found = [len(pids), any('bwrap' in c for c in commands), [n for _, n in socket.if_nameindex()], os.uname().nodename]
+"""
+    number, _, interfaces, name = asked(code)
+    assert number == 3 and interfaces == ["lo"] and name == "box"
+
+
+def test_the_environment_is_its_own(asked, place: Place, monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "secret")
+    found = asked(
+        "found = [dict(os.environ), open('/proc/1/environ').read() + open('/proc/self/environ').read()]"
+    )
+    assert found[0] == boxes.environment(place.slot.lib, False, place.assignment.limits)
+    assert "A_TOKEN" not in str(found)
+
+
+def test_no_descriptor_leads_out(asked):
+    code = """
+found = sorted(os.readlink(f'/proc/self/fd/{n}').rsplit('/', 1)[-1].split(':')[0] for n in os.listdir('/proc/self/fd')
+    if os.path.exists(f'/proc/self/fd/{n}'))
+"""
+    assert set(asked(code)) <= {"null", "output", "report", "pipe", "fd"}
+    assert asked("found = os.stat('/proc/self/fd/3').st_nlink") == 1
+
+
+def test_the_questions_are_not_there_before_they_are_asked(place: Place, solved: dict):
+    r"""So a cell's error, whose text a student reads, cannot tell them; and the report cannot be changed afterwards."""
+    source = """
+import os
+size = os.fstat(4).st_mode
+def lora_truncate(W, r):
+    os.ftruncate(3, 0)
+    os.write(3, b'{"event": "failed", "cell": 5, "status": "error", "kind": "X", "text": "LEAK"}\\n' * 50)
+    raise ValueError("LEAK" + str(W))
+class LEAK(Exception): pass
+def lora_merge(W, A, B, alpha):
+    raise LEAK(str(W))
+"""
+    result, _ = place.run(source)
+    assert "LEAK" not in json.dumps(result)
+    assert result["exercises"][0]["points"] == 0
+
+
+def test_nobody_excuses_himself_with_the_grader(place: Place):
+    line = json.dumps({"event": "failed", "cell": 19, "status": "infrastructure", "kind": "X", "text": ""})
+    result, _ = place.run(
+        f"import os\nx = os.write(3, {line.encode()!r} + b'\\n')\nprint(x)\nlora_truncate = x"
+    )
+    assert result["status"] == "error"
+
+
+@pytest.mark.parametrize("kind", ["symlink", "fifo", "directory"])
+def test_what_comes_out_is_a_regular_file(tmp_path, kind):
+    path = tmp_path / "report"
+    make = {
+        "symlink": lambda: path.symlink_to("/etc/passwd"),
+        "fifo": lambda: os.mkfifo(path),
+        "directory": path.mkdir,
+    }
+    make[kind]()
+    with pytest.raises(OSError):
+        verdict.harvest(path, 100)
+
+
+def test_a_report_of_anything_is_read():
+    content = (
+        b'{"event": "cell", "cell": 1}\n[1]\n\xff\xfe\n' + b"[" * 100_000 + b'\n{"event": 1}\n{"event": "x"'
+    )
+    assert [r["event"] for r in verdict.records(content)] == ["cell"]

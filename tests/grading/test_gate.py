@@ -1,0 +1,106 @@
+r"""The gate takes any bytes and says one of two things: code cells, or why not. It never raises anything else."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coursekit.grading import archive, gate
+
+PLAIN = {
+    "nbformat": 4,
+    "nbformat_minor": 5,
+    "metadata": {"kernelspec": {"name": "python3"}},
+    "cells": [
+        {"cell_type": "markdown", "id": "a", "metadata": {}, "source": ["# Head"]},
+        {"cell_type": "code", "id": "b", "metadata": {"tags": ["setup"]}, "source": ["x = 1\n", "y = 2"],
+         "outputs": [], "execution_count": None},
+    ],
+}  # fmt: skip
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+def looked_at(content: bytes) -> list[gate.Cell] | str:
+    try:
+        return gate.notebook(content)
+    except gate.Refused as refusal:
+        assert str(refusal).isprintable() and len(str(refusal)) < 200
+        return str(refusal)
+
+
+def paths(value: object, above: tuple = ()) -> list[tuple]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [above, *(p for key, part in inner for p in paths(part, (*above, key)))]
+
+
+def test_a_plain_notebook_passes():
+    assert gate.notebook(json.dumps(PLAIN).encode()) == [gate.Cell(2, "x = 1\ny = 2", ("setup",))]
+    assert gate.notebook(b"\xef\xbb\xbf" + json.dumps(PLAIN).encode())
+
+
+@given(st.sampled_from(paths(PLAIN)), ANYTHING)
+@settings(max_examples=300, deadline=None)
+def test_any_part_may_be_replaced_by_anything(path: tuple, value: object):
+    damaged = json.loads(json.dumps(PLAIN))
+    if not path:
+        damaged = value
+    else:
+        place = damaged
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+    found = looked_at(json.dumps(damaged).encode())
+    if isinstance(found, list):
+        assert all(isinstance(c.source, str) and c.source.encode() is not None for c in found)
+        assert isinstance(damaged, dict) and damaged["nbformat"] == 4
+
+
+@given(st.integers(0, 500), st.integers(0, 255), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_any_byte_may_be_changed_or_lost(at: int, byte: int, cut: bool):
+    content = bytearray(json.dumps(PLAIN).encode())
+    content[at % len(content)] = byte
+    looked_at(bytes(content[: at % len(content)] if cut else content))
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_may_come(content: bytes):
+    assert isinstance(looked_at(content), str)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/x", "a/../../x", "C:\\x", "..\\x", "", "a" * 301, "/".join("a" * 21), "x\0"]
+)
+def test_a_name_in_an_archive_stays_inside(name):
+    with pytest.raises(gate.Refused, match="name"):
+        archive.safe_name(name)
+    assert archive.safe_name("a/./b.py") == "a/b.py"
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path):
+    (tmp_path / "link.ipynb").symlink_to("/etc/passwd")
+    os.mkfifo(tmp_path / "fifo.ipynb")
+    for name in ("link.ipynb", "fifo.ipynb"):
+        with pytest.raises(gate.Refused, match="link|regular"):
+            archive.files(tmp_path / name)
+    (tmp_path / "sparse.ipynb").touch()
+    os.truncate(tmp_path / "sparse.ipynb", gate.MOST + 1)
+    with pytest.raises(gate.Refused, match="MB"):
+        archive.files(tmp_path / "sparse.ipynb")
+
+
+def test_of_several_notebooks_the_one_with_the_assignments_name_counts():
+    assert archive.the_notebook(["a/06_lora.ipynb", "b.ipynb", "c.py"], "06_lora") == "a/06_lora.ipynb"
+    assert archive.the_notebook([".ipynb_checkpoints/x.ipynb", "x.ipynb"], "06_lora") == "x.ipynb"
+    for names in (["a.ipynb", "b.ipynb"], ["a.py"]):
+        with pytest.raises(gate.Refused, match="hand in one|no notebook"):
+            archive.the_notebook(names, "06_lora")

@@ -1,0 +1,97 @@
+r"""What the exercises need of a notebook: the names they use, as these stand above them, and no training beside."""
+
+from __future__ import annotations
+
+import pytest
+
+from coursekit.grading.needs import needed
+
+IMPORTS = "import torch\nimport torch.nn.functional as F\nfrom slow import train"
+
+
+def kept(cells: list[str], name: str = "answer") -> str:
+    found = needed(cells, [name]).cells
+    return "\n".join(line for number in sorted(found) for line in found[number].splitlines() if line.strip())
+
+
+def test_training_that_no_answer_depends_on_is_left_out():
+    cells = [IMPORTS, "model = train()", "train(model)", "def answer(x):\n    return torch.relu(x)"]
+    assert kept(cells) == "import torch\ndef answer(x):\n    return torch.relu(x)"
+
+
+def test_training_that_the_answer_depends_on_is_kept():
+    cells = [
+        IMPORTS,
+        "model = 1\nother = 2",
+        "train(model)\nprint(other)",
+        "def answer(x):\n    return model + x",
+    ]
+    assert (
+        kept(cells) == "from slow import train\nmodel = 1\ntrain(model)\ndef answer(x):\n    return model + x"
+    )
+
+
+@pytest.mark.parametrize(
+    "change", ["W[0] = 1", "W += 1", "W.append(1)", "for i in W:\n    W.append(i)", "del W[0]"]
+)
+def test_whatever_changes_a_value_is_kept(change):
+    assert change in kept(["W = [0]", change, "V = []\nV.append(1)", "def answer():\n    return W"])
+    assert "V" not in kept(["W = [0]", change, "V = []\nV.append(1)", "def answer():\n    return W"])
+
+
+def test_a_local_name_is_not_a_global_one():
+    cells = ["model = train()", "def answer(model):\n    W = model\n    return [model for model in W]"]
+    assert "train" not in kept(cells)
+
+
+def test_a_name_means_what_stands_above_it():
+    cells = ["helper = 1", "def answer():\n    return helper", "helper = train()"]
+    assert "train" not in kept(cells)
+    assert "helper = 1" in kept([cells[1], cells[0]])
+
+
+def test_what_binds_only_perhaps_is_not_all():
+    cells = ["x = 1", "if x:\n    y = 2", "y = 0", "if x:\n    y = 3", "def answer():\n    return y"]
+    assert kept(cells).splitlines()[:4] == ["x = 1", "y = 0", "if x:", "    y = 3"]
+
+
+def test_lines_keep_their_numbers_and_shared_lines_stay_whole():
+    found = needed(["\n\na = 1; b = 2\nc = 3\n\ndef answer():\n    return a"], ["answer"]).cells[0]
+    assert found == "\n\na = 1; b = 2\n\n\ndef answer():\n    return a"
+
+
+@pytest.mark.parametrize("head", ["%%time", "%%capture out", "%load_ext x", "!ls", "?answer"])
+def test_magics_are_no_obstacle(head):
+    assert "return 1" in kept([f"{head}\ndef answer():\n    return 1"])
+
+
+@pytest.mark.parametrize(
+    "line", ["from helper import *", "%run helper.py", "exec('x = 1')", "globals()['x'] = 1"]
+)
+def test_what_cannot_be_seen_through_is_kept(line):
+    found = needed([line, "def other():\n    return x"], ["answer"])
+    assert found.opaque and 0 in found.cells
+
+
+def test_a_blank_copy_takes_nothing_away_and_copies_are_counted():
+    written, blank = (
+        "def answer(x):\n    return x",
+        'def answer(x):\n    r"""Doc."""\n    return ...  # your code',
+    )
+    for cells in ([written, blank], [blank, written]):
+        found = needed(cells, ["answer"])
+        assert found.copies == {"answer": 2} and "return x" in kept(cells) and "..." not in kept(cells)
+    assert "..." in kept([blank])
+    assert "return 2" in kept([written, "def answer(x):\n    return 2"])
+
+
+def test_a_cell_that_is_no_python_spoils_no_other():
+    found = needed(["def answer(:", "def other():\n    return 1"], ["answer", "other"])
+    assert found.broken.keys() == {0} and "line 1" in found.broken[0]
+    assert found.copies == {"answer": 0, "other": 1} and 1 in found.cells
+
+
+def test_two_answers_do_not_need_each_others_cells():
+    cells = ["import torch\ndef one():\n    return torch", "import torch\ndef two():\n    return torch"]
+    found = needed(cells, ["one", "two"])
+    assert found.needed == {"one": [0], "two": [0, 1]}
