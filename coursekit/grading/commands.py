@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from coursekit.errors import CourseError
-from coursekit.polite import polite
+from coursekit.polite import polite, tell
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -27,7 +27,7 @@ def collect(
 
     entries = make(out, anonymous)
     waiting = sum(not e.counts for e in entries)
-    typer.echo(f"{len(entries)} submissions, {waiting} without a mark; see {out / 'index.html'}")
+    tell(f"{len(entries)} submissions, {waiting} without a mark; see {out / 'index.html'}")
 
 
 @app.command()
@@ -36,7 +36,7 @@ def feedback(marks: Marks, anonymous: Anonymous = False) -> None:
     r"""Write feedback/<id>.html for every student: marks, the mistake that was made, hints."""
     from coursekit.grading.feedback import write
 
-    typer.echo(f"{len(write(marks, anonymous))} pages in {marks / 'feedback'}")
+    tell(f"{len(write(marks, anonymous))} pages in {marks / 'feedback'}")
 
 
 @app.command()
@@ -57,7 +57,7 @@ def export(
     from coursekit.grading.export import export as make
 
     options = Options(fill, id_column, grade_column, maximum_column, comment_column, scale, column)
-    typer.echo(f"wrote {make(marks, to, options)}")
+    tell(f"wrote {make(marks, to, options)}")
 
 
 @app.command()
@@ -70,7 +70,7 @@ def answers(
     from coursekit.grading.answers import write
 
     folder, command = write(marks, template)
-    typer.echo(f"wrote {folder}; now run\n{command}")
+    tell(f"wrote {folder}; now run\n{command}")
 
 
 @app.command()
@@ -82,7 +82,7 @@ def variants(marks: Marks) -> None:
     secret = pseudonyms.secret_of(marks)
     ids = sorted({entry.id for entry in collect.read(marks)})
     rows = [("id", "variant"), *((id, pseudonyms.variant(secret, id)) for id in ids)]
-    typer.echo(tables.text(rows), nl=False)
+    tell(tables.text(rows).rstrip())
 
 
 @app.command()
@@ -101,7 +101,7 @@ def selftest(
         raise CourseError("no notebooks: name some, or run this in the folder that holds notebooks/")
     faults = 0
     for finding in run(named, secrets.token_bytes(32), cases):
-        typer.echo(str(finding))
+        tell(str(finding))
         faults += len(finding.faults)
     if faults:
         raise typer.Exit(1)

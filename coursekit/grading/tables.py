@@ -30,8 +30,13 @@ def text(rows: Iterable[Sequence[Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     for row in rows:
-        writer.writerow([harmless(round(v, 2) if isinstance(v, float) else v) for v in row])
+        writer.writerow([harmless(_short(v) if isinstance(v, float) else v) for v in row])
     return file.getvalue()
+
+
+def _short(value: float) -> float | int:
+    value = round(value, 2)
+    return int(value) if value.is_integer() else value
 
 
 def write(path: Path, rows: Iterable[Sequence[Any]]) -> None:

@@ -1,0 +1,112 @@
+r"""Late work: what counts as late, what it costs, who has longer; and that marks themselves stay as they are."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from coursekit.errors import CourseError
+from coursekit.grading import collect, policy, pseudonyms
+from coursekit.grading.export import export
+from tests.grading.batches import SECRET, batch, right
+
+RULES = """
+[late]
+grace_minutes = 15
+per_day = 0.1
+most = 0.3
+closes_after_days = 7
+[due]
+06_lora = 2026-05-01T12:00:00+02:00
+"""
+
+
+def rules(tmp_path, text=RULES, **files):
+    (tmp_path / "policy.toml").write_text(text)
+    for name, content in files.items():
+        (tmp_path / f"{name}.csv").write_text(content)
+    return policy.read(tmp_path)
+
+
+@pytest.mark.parametrize("submitted, days, kept", [
+    ("2026-05-01T10:00:00+00:00", 0, 1.0),  # on the minute: the offset counts
+    ("2026-05-01T10:15:00+00:00", 0, 1.0), ("2026-05-01T10:15:01+00:00", 1, 0.9),
+    ("2026-05-02T10:00:00+00:00", 1, 0.9), ("2026-05-02T10:00:01+00:00", 2, 0.8),
+    ("2026-05-05T10:00:00+00:00", 4, 0.7), ("2026-05-08T10:00:00+00:00", 7, 0.7),
+    ("2026-05-08T10:00:01+00:00", 8, 0.0), ("2026-04-01T00:00:00+00:00", 0, 1.0), (None, 0, 1.0),
+])  # fmt: skip
+def test_each_day_that_has_begun_costs(tmp_path, submitted, days, kept):
+    late = rules(tmp_path).late("ada", "06_lora", submitted)
+    assert (late.days, late.kept) == (days, pytest.approx(kept))
+    assert late.points(10) == pytest.approx(10 * kept)
+
+
+def test_extensions_and_better_known_times(tmp_path):
+    late = "2026-05-03T09:00:00+00:00"
+    found = rules(
+        tmp_path,
+        extensions="id,notebook,days,due\nada,,2,\nbob,06_lora,,2026-05-04T00:00+02:00\ncy,07_quantization,9,\n",
+        submitted="id,time\ndee,2026-05-01T09:00:00+00:00\n",
+    )
+    assert [found.late(id, "06_lora", late).days for id in ("ada", "bob", "cy", "dee", "eve")] == [
+        0,
+        0,
+        2,
+        0,
+        2,
+    ]
+    assert found.late("eve", "07_quantization", late).days == 0, "no due date"
+
+
+def test_without_a_policy_nothing_is_late(tmp_path):
+    assert policy.read(tmp_path) is None
+    assert rules(tmp_path, "").late("ada", "06_lora", "2030-01-01T00:00:00+00:00") == policy.Late()
+
+
+@pytest.mark.parametrize("text, said", [
+    ("[late]\nper_day = 2", "per_day must be a number from 0 to 1; got 2"),
+    ("[late]\nper_day = true", "per_day must be a number from 0 to 1; got True"),
+    ("[late]\nper_dya = 0.1", "unknown setting of [late] in policy.toml 'per_dya'; did you mean 'per_day'?"),
+    ("[later]", "unknown table in policy.toml 'later'; did you mean 'late'?"),
+    ("[due]\n06_lora = 2026-05-01T12:00:00", "a time needs its offset"),
+    ("[due]\n06_lora = 2026-05-01", "a time needs its offset"), ("[late", "policy.toml is not valid TOML"),
+])  # fmt: skip
+def test_what_is_not_understood_is_said(tmp_path, text, said):
+    with pytest.raises(CourseError) as error:
+        rules(tmp_path, text)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("rows, said", [
+    ("ada,,,", "extensions.csv, line 2: give days, such as 3, or due"), ("ada,,3,2026-05-04T12:00+02:00", "give days"),
+    ("ada,,,soon", "'soon' is no time such as"), ("ada,,,2026-05-04T12:00", "a time needs its offset"),
+    ("ada,,x,", "must be a number"),
+])  # fmt: skip
+def test_an_extension_that_is_not_understood_is_said(tmp_path, rows, said):
+    with pytest.raises(CourseError) as error:
+        rules(tmp_path, extensions=f"id,notebook,days,due\n{rows}\n")
+    assert said in str(error.value)
+
+
+def test_lateness_counts_at_export_and_nowhere_else(tmp_path):
+    out = batch(
+        tmp_path, {"ada": {"exercises": right(), "submitted": "2026-05-02T09:00:00+00:00"}, "bob": right()}
+    )
+    collect.collect(out)
+    before = (out / "gradebook.csv").read_bytes()
+    rules(out)
+    collect.collect(out)
+    assert (out / "gradebook.csv").read_bytes() == before
+    with export(out, "csv").open(newline="") as file:
+        rows = {r["id"]: (r["points"], r["before_lateness"], r["days_late"]) for r in csv.DictReader(file)}
+    assert rows == {"ada": ("5.4", "6", "1"), "bob": ("6", "6", "0")}
+
+
+def test_variants_and_pseudonyms_follow_from_id_and_secret():
+    ids = [f"s{i}" for i in range(200)]
+    for function in (pseudonyms.variant, pseudonyms.pseudonym):
+        first = [function(SECRET, id) for id in ids]
+        assert first == [function(SECRET, id) for id in ids] and len(set(first)) == len(ids)
+        assert not set(first) & {function(b"another", id) for id in ids}
+    assert all(0 <= pseudonyms.variant(SECRET, id) < 2**31 for id in ids)
