@@ -42,7 +42,7 @@ class Rescale(Part):
 
 def ia3(method: Any, arch: Architecture, config: Any) -> Inserted:
     r"""One vector for each scaled matrix: d_kv, d_kv and d_ff for the paper's targets."""
-    targets, feedforward = method._names(arch)
+    targets, feedforward = method.names(arch)
     parts, added = [], []
     for m in arch.matrices:
         if m.kind == "embedding":
