@@ -1,7 +1,10 @@
 r"""What training needs in memory: predicted from the config alone, and measured in one step.
 
-`bill(10e9)` answers for a number of parameters, `predict(config, ...)` for a model, method, batch and precision,
-`measure(model, batch)` looks. `shard` and `gpus_needed` divide the bill among GPUs.
+`bill(10e9)` needs a number of parameters only, `predict(config, ...)` a model, method, batch and precision;
+`measure(model, batch)` runs one step. `shard` and `gpus_needed` divide the bill among GPUs.
+
+Open `breakdown.py` first, then `predict.py`. `moments.py` has the picture of a training step, `activations/` one block
+of it, and `inserted/` what each method puts into a block.
 """
 
 from coursekit.memory.activations import Step, block_steps

@@ -1,4 +1,4 @@
-r"""Affine quantization: codes are whole numbers, and a scale s and a zero point z say what they stand for.
+r"""Affine quantization: codes are integers, and a scale s and a zero point z say what they stand for.
 
 $$s = \frac{\max(x, 0) - \min(x, 0)}{2^k - 1}, \quad z = -\operatorname{round}(\min(x, 0) / s), \quad
 q = \operatorname{clamp}(\operatorname{round}(x / s) + z), \quad \hat x = s\,(q - z)$$
@@ -28,7 +28,7 @@ class Grid:
     r"""The values that k-bit codes can stand for, s (q - z); one grid, or several whose shapes broadcast with x."""
 
     scale: Float[Tensor, "*groups"]
-    zero: Float[Tensor, "*groups"]  # a whole number, unless it was itself quantized
+    zero: Float[Tensor, "*groups"]  # an integer, unless it was itself quantized
     bits: int
     symmetric: bool = False
 
@@ -102,7 +102,7 @@ def quantize_affine(
     axis: int | None = None,
     block: int | None = None,
 ) -> Affine:
-    r"""x in whole numbers of `bits` bits, with one scale and zero point for all of it.
+    r"""x in integers of `bits` bits, with one scale and zero point for all of it.
 
     axis: one for each index of that dimension (0: each output channel of a weight matrix). block: one for each so many
     values of the flattened tensor; the last block may be short. Where x is one of the 16-bit types, what comes back is

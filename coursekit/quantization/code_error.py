@@ -43,7 +43,7 @@ def expected_error(name: str = "nf4", block: int = 64, points: int = 2048) -> Er
     one weight is $\pm m$, and the others are independent, from a normal cut off at $\pm m$. What those cost is an
     integral over each level's cell, in closed form; over m it is a sum of `points` equally spaced terms.
 
-    Raises CourseError for an unknown code and a block that is no whole number above zero.
+    Raises CourseError for an unknown code and for a block or `points` that is no positive integer.
     """
     whole("block", block, least=1, such_as=64)
     whole("points", points, least=1, such_as=2048)

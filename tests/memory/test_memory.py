@@ -540,11 +540,23 @@ def test_forward_and_backward_are_predicted_apart_and_gradients_block_by_block(f
     there = [point.label for point in measured.timeline].index("backward")
     forward = max(p.activations for p in predicted.timeline if p.label.startswith("forward"))
     backward = max(p.activations for p in predicted.timeline if not p.label.startswith("forward"))
-    if not checkpointing:  # of a checkpointed block's forward nothing is predicted: its recomputation takes more
+    if not checkpointing:  # of a checkpointed block only the recomputation, which takes more, is predicted
         assert forward == pytest.approx(max(p.activations for p in measured.timeline[:there]), rel=0.04)
     assert backward == pytest.approx(max(p.activations for p in measured.timeline[there:]), rel=0.02)
     arrived = [p.gradients for p in predicted.timeline]
     assert len(set(arrived)) > 2 and set(arrived) <= {p.gradients for p in measured.timeline}
+
+
+def test_gradients_are_there_from_the_end_of_their_own_block_on():
+    config = tiny.config("gpt2", **WIDE["gpt2"] | {"n_layer": 3})
+    points = {p.label: p.gradients for p in predict(config, TopLayers(k=1), batch=2, seq=16).timeline}
+    block = 4 * counts.block(config)
+    assert [points[f"backward: block {i}"] for i in (2, 1, 0)] == [0, block, block]
+    full = predict(config, batch=2, seq=16)
+    points = {p.label: p.gradients for p in full.timeline}
+    final_norm = 4 * 2 * 96
+    assert [points[f"backward: block {i}"] - final_norm for i in (2, 1, 0)] == [0, block, 2 * block]
+    assert points["backward: embedding"] == full.gradients == 4 * counts.full(config, "causal")
 
 
 def test_a_bill_for_part_of_the_parameters():

@@ -18,6 +18,7 @@ from coursekit import counts, methods
 from coursekit.errors import CourseError
 from coursekit.memory import Quantized, bill, measure, predict
 from coursekit.methods import LoRA
+from coursekit.methods.mechanism import modules
 from coursekit.qlora import Linear4bit, merge_error, quantize_model
 from coursekit.qlora.memory import claims, llama_config, llama_sizes, qlora_bill
 from coursekit.quantization import Double
@@ -147,14 +148,14 @@ def test_the_error_of_merging_is_that_of_quantizing_the_merged_weight(double):
     model = quantize_model(tiny.decoder(), double=double)
     nonzero(ALL_LINEAR.attach(model), scale=0.02)
     found = {error.path: error for error in merge_error(model)}
-    assert found.keys() == {path.removesuffix(".base") for path in layers(model)}
+    assert found.keys() == {path.removesuffix(".base_layer") for path in layers(model)}
     before = {path: layer.weight for path, layer in layers(model).items()}
     ALL_LINEAR.merge(model, undo=False)
     merged = {path: model.get_submodule(path).weight.clone() for path in found}
     quantize_model(model, double=double)
     for path, error in found.items():
         W, again = merged[path], model.get_submodule(path).weight
-        assert error.update == pytest.approx((W - before[f"{path}.base"]).norm().item(), rel=1e-4)
+        assert error.update == pytest.approx((W - before[f"{path}.base_layer"]).norm().item(), rel=1e-4)
         assert error.error == pytest.approx((again - W).norm().item(), rel=1e-4)
         assert error.ratio == error.error / error.update and 0 <= error.moved <= 1
 
@@ -206,7 +207,7 @@ def bitsandbytes_model(
                 layer.weight.data, requires_grad=False, compress_statistics=double, quant_type="nf4"
             )
             theirs.bias = layer.bias
-            methods.surgery.replace(model, path, theirs.to("cpu"))
+            modules.replace(model, path, theirs.to("cpu"))
     return model.train()
 
 

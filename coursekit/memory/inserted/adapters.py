@@ -17,7 +17,7 @@ from coursekit.memory.activations.training import Part, Training
 from coursekit.memory.breakdown import Term
 from coursekit.memory.inserted.parts import Added, Inserted, each_block, frozen, norm_copies
 
-#: By the names of a method's `sites`: the place whose answer h is changed, and what A reads there: h itself, its
+#: By the names of a method's `sites`: the place whose output h is changed, and what A reads there: h itself, its
 #: "sum" with the residual (normalised where the block normalises it), or the "residual" alone.
 SITES = {
     "houlsby_attention": ("attention output", "h"),
@@ -44,7 +44,7 @@ class Bottleneck(Part):
     r: int
     activation: str
     normed: bool = False  # a new LayerNorm before the down projection
-    scaled: bool = False  # the answer times a learned number
+    scaled: bool = False  # its output times a learned scale
     masked: bool = False  # weights are written into matrices of zeros in each forward pass
     products: int = 0  # so many Kronecker products make each matrix
 
@@ -58,14 +58,14 @@ class Bottleneck(Part):
             keeps += [b.small("adapter: mean, 1 / std", "2 T", 2 * s.full * s.tokens)]
         inside = _KEPT[self.activation] * s.tokens * self.r * s.full
         keeps.append(b.small("adapter: bottleneck", f"{_KEPT[self.activation]} T r", inside))
-        if self.products:  # both matrices: what the shared factors read, and what they answer
+        if self.products:  # both matrices: inputs and outputs of the shared factors
             between = 4 * s.tokens * self.products**2 * s.full
             keeps.append(b.small("adapter: around the shared factors", "4 T n^2", between))
         if self.masked:
             dense = (1 + b.flows) * a.d_model * self.r * s.full
             keeps.append(b.small("adapter: weights with zeros", "2 d r" if b.flows else "d r", dense))
         if self.scaled:
-            keeps.append(b.term("adapter: answer", "T d", s.full))
+            keeps.append(b.term("adapter: output", "T d", s.full))
         # The gradient that comes and the one that goes; in 16 bits h has one of its own.
         work = td * (2 if half else 1) + wide * (2 if self.normed else 1) + td * b.drops_late
         # h where it is not what A keeps, and what A reads where it keeps a copy.
@@ -83,7 +83,7 @@ class Bottleneck(Part):
         r"""What A reads, with the norm that the block itself applies to a sum."""
         s = b.setting
         half = s.element < 4
-        what = {"h": "adapter: sublayer's answer", "sum": "adapter: sum", "residual": "adapter: residual"}[
+        what = {"h": "adapter: sublayer's output", "sum": "adapter: sum", "residual": "adapter: residual"}[
             self.reads
         ]
         if self.reads == "residual" and not half:

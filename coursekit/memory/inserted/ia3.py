@@ -27,7 +27,7 @@ class Rescale(Part):
         short, side = self.name.rsplit(".", 1)[-1], "in" if self.into else "out"
         width = matrix.d_in if self.into else matrix.d_out
         x = s.tokens * width * s.element
-        # The down projection's input is what the activation answers, which a relu keeps itself.
+        # The down projection's input is the activation's output, which a relu keeps itself.
         down = self.into and matrix == [m for m in b.arch.matrices if m.per_layer][-1]
         name = "input of down" if down else f"{short}: {side}put"
         keeps = [] if down and b.arch.activation == "relu" and b.flows else [b.small(name, f"T {side}", x)]
@@ -42,7 +42,7 @@ class Rescale(Part):
 
 def ia3(method: Any, arch: Architecture, config: Any) -> Inserted:
     r"""One vector for each scaled matrix: d_kv, d_kv and d_ff for the paper's targets."""
-    targets, feedforward = method._names(arch)
+    targets, feedforward = method.names(arch)
     parts, added = [], []
     for m in arch.matrices:
         if m.kind == "embedding":

@@ -36,7 +36,7 @@ def nodes(method: Any, arch: Architecture, config: Any) -> Inserted:
     for m, k in zip(arch.feedforward, learners, strict=False):
         if method.join == "weights":
             written[m.name] = Written(m.d_in * m.d_out, tokens=k)
-        else:  # the frozen rows alone, and the gradient of what they answer
+        else:  # the frozen rows alone, and the gradient of their output
             written[m.name] = Written((m.d_out - k) * m.d_in, tokens=k, apart=m.d_out - k)
     return _parts(arch, sized, written)
 
