@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from coursekit.cli import app
 from coursekit.errors import CourseError
 from coursekit.grading import batch as batches
-from coursekit.grading import boxes, submissions
+from coursekit.grading import submissions
 from coursekit.grading.folder import Batch
 from coursekit.grading.limits import Limits
 from coursekit.grading.plan import plan

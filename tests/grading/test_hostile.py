@@ -17,7 +17,6 @@ import psutil
 import pytest
 from hostile import files
 
-
 HERE = Path(__file__).parent
 ANSWERS = sorted((HERE / "hostile" / "answers").iterdir())
 HONEST = ("00_honest", "99_honest")
