@@ -49,5 +49,5 @@ $(READY): pyproject.toml
 		exit 1; fi
 	@$(PYTHON) -c '$(FITS)' || { echo "$(PYTHON) is not Python 3.11-3.13 with venv." >&2; exit 1; }
 	[ -x $(BIN)/python ] && $(BIN)/python -c '$(FITS)' || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --editable '.[test]'
+	$(BIN)/python -m pip install --editable '.[notebooks,test]'
 	@touch $@
