@@ -16,7 +16,7 @@ READY := $(VENV)/.ready
 help:
 	@echo "make course   install, fetch the models, run every notebook; the results are in runs/index.html"
 	@echo "make test     check the code, the package and every notebook"
-	@echo "make lint     only the style of the code"
+	@echo "make lint     only the style and the types of the code"
 	@echo "make clean    remove the environment and all results (not the models)"
 
 course: $(READY)
@@ -37,9 +37,10 @@ test: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check
+	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 # Made anew when the dependencies change, and when an installation was cut short.
 $(READY): pyproject.toml
@@ -49,5 +50,5 @@ $(READY): pyproject.toml
 		exit 1; fi
 	@$(PYTHON) -c '$(FITS)' || { echo "$(PYTHON) is not Python 3.11-3.13 with venv." >&2; exit 1; }
 	[ -x $(BIN)/python ] && $(BIN)/python -c '$(FITS)' || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --editable '.[test]'
+	$(BIN)/python -m pip install --editable '.[notebooks,test]'
 	@touch $@

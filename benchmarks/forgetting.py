@@ -4,55 +4,33 @@ r"""What is learned and what is kept: the numbers of data/forgetting.csv, which 
     python benchmarks/forgetting.py --seeds 5 --out more.csv
 
 A small decoder is pre-trained on three domains and then learns a fourth, by each remedy against forgetting at several
-strengths, in the same number of steps. One line a run: the remedy, its strength, the seed (of the pre-training as
-well), the perplexity of each domain's test text, and the processor. The line `before` is the pre-trained model.
+strengths, in the same number of steps. One line a run: the remedy, its strength, the learning rate, the seed
+(of the pre-training as well), the perplexity of each domain's test text, and the processor. The line `before` is the
+pre-trained model.
 """
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from table import Table
 from tqdm.auto import tqdm
 
 from coursekit.comparison.machine import device_name
 from coursekit.device import pick_device
-from coursekit.files import replace_text
 from coursekit.forgetting.domains import REMEDIES, Domains, load_domains, pretrained
 
 OUT = Path(__file__).parents[1] / "data" / "forgetting.csv"
-SETTINGS = (
-    "remedy",
-    "strength",
-    "seed",
-    "pretraining",
-    "steps",
-    "batch",
-    "blocks",
-)  # what is there is not made again
-COLUMNS = (*SETTINGS, "film", "product", "newspaper", "tweet", "processor")
+SETTINGS = ("remedy", "strength", "lr", "seed", "pretraining", "steps", "batch", "blocks")
+MEASURED = ("film", "product", "newspaper", "tweet", "processor")
 
 
-def read(out: Path) -> list[dict[str, str]]:
-    r"""The lines that are there."""
-    if not out.exists():
-        return []
-    with out.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def write(out: Path, rows: list[dict[str, Any]]) -> None:
-    r"""All lines anew, whole or not at all."""
-    lines = [",".join(COLUMNS), *(",".join(str(row[column]) for column in COLUMNS) for row in rows)]
-    replace_text(out, "\n".join(lines) + "\n")
-
-
-def line(domains: Domains, model: Any, blocks: int, **settings: Any) -> dict[str, Any]:
-    r"""One line of the file."""
+def measured(domains: Domains, model: Any, blocks: int) -> dict[str, Any]:
+    r"""What a line has besides the settings of the run."""
     found = {name: f"{value:.3f}" for name, value in domains.perplexities(model, blocks).items()}
-    return settings | {"blocks": blocks} | found | {"processor": device_name(pick_device())}
+    return found | {"processor": device_name(pick_device())}
 
 
 def main(
@@ -64,25 +42,20 @@ def main(
     out: Annotated[Path, typer.Option(help="The file to add lines to.")] = OUT,
 ) -> None:
     r"""Measure what the file does not hold yet."""
-    rows: list[dict[str, Any]] = read(out)
-    domains = load_domains()
+    table, domains = Table(out, SETTINGS, MEASURED), load_domains()
     for seed in range(seeds):
-        common = dict(seed=seed, pretraining=pretraining, steps=steps, batch=batch)
-        there = {tuple(str(row[key]) for key in SETTINGS) for row in rows}
-        names = [("before", 0.0, None), *((r.kind, r.strength, r) for r in REMEDIES)]
-
-        def missing(kind: str, strength: float, common: dict = common, there: set = there) -> bool:
-            settings = dict(remedy=kind, strength=f"{strength:g}", blocks=blocks) | common
-            return tuple(str(settings[key]) for key in SETTINGS) not in there
-
-        todo = [name for name in names if missing(*name[:2])]
+        common = dict(seed=seed, pretraining=pretraining, steps=steps, batch=batch, blocks=blocks)
+        runs: list[tuple[Any, dict[str, Any]]] = [
+            (None, dict(remedy="before", strength=0.0, lr=0.0) | common)
+        ]
+        runs += [(r, dict(remedy=r.kind, strength=float(r.strength), lr=r.rate) | common) for r in REMEDIES]
+        todo = [run for run in runs if not table.has(run[1])]
         if not todo:
             continue
         model, _ = pretrained(domains, pretraining, batch, seed)
-        for kind, strength, remedy in tqdm(todo, desc=f"seed {seed}"):
+        for remedy, run in tqdm(todo, desc=f"seed {seed}"):
             tuned = model if remedy is None else remedy.tune(model, domains, steps, batch, seed)[0]
-            rows.append(line(domains, tuned, blocks, remedy=kind, strength=f"{strength:g}", **common))
-            write(out, rows)
+            table.add(run | measured(domains, tuned, blocks))
 
 
 if __name__ == "__main__":

@@ -10,37 +10,35 @@ in a prompt and seconds for a query that shares nothing with others, and the pro
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from table import Table
 from tqdm.auto import tqdm
 
 from coursekit import methods
 from coursekit.comparison.machine import device_name
 from coursekit.device import pick_device
 from coursekit.evaluation.in_context import Asked, ask
-from coursekit.files import replace_text
 from coursekit.methods import LoRA
 from coursekit.models import load_decoder
 from coursekit.tasks import load_task
 from coursekit.training import fit, seed_everything
 
 OUT = Path(__file__).parents[1] / "data" / "in_context.csv"
-SETTINGS = (
-    "way",
-    "examples",
-    "seed",
-    "steps",
-    "batch",
-    "sentences",
-)  # of a run: what is there is not made again
-COLUMNS = (*SETTINGS, "correct", "tokens", "seconds", "processor")
+SETTINGS = ("way", "examples", "lr", "seed", "steps", "batch", "sentences")
+MEASURED = ("correct", "tokens", "seconds", "processor")
 SHOTS = (0, 1, 2, 5, 10)
 #: Examples -> steps of 8: at least one time through, and enough to learn anything from few.
 STEPS = {10: 20, 100: 40, 1000: 125}
 BATCH, RATE, TIMED = 8, 1e-3, 16
+
+
+def measured(found: Asked) -> dict[str, Any]:
+    r"""What a line has besides the settings of the run."""
+    times = {"tokens": f"{found.tokens:.1f}", "seconds": f"{found.seconds:.4f}"}
+    return {"correct": int(found.score.correct.sum())} | times | {"processor": device_name(pick_device())}
 
 
 def main(
@@ -49,41 +47,25 @@ def main(
     out: Annotated[Path, typer.Option(help="The file to add lines to.")] = OUT,
 ) -> None:
     r"""Measure what the file does not hold yet."""
-    rows: list[dict[str, Any]] = []
-    if out.exists():
-        with out.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+    table = Table(out, SETTINGS, MEASURED)
     model, tokenizer = load_decoder("smollm2")
     prepared = load_task("film", "five").for_decoder(tokenizer, max_length=64)
-
-    def add(found: Asked, **settings: Any) -> None:
-        measured = {"correct": int(found.score.correct.sum()), "tokens": f"{found.tokens:.1f}"}
-        measured |= {"seconds": f"{found.seconds:.4f}", "processor": device_name(pick_device())}
-        rows.append(settings | {"sentences": sentences} | measured)
-        lines = [",".join(COLUMNS), *(",".join(str(row[column]) for column in COLUMNS) for row in rows)]
-        replace_text(out, "\n".join(lines) + "\n")
-
-    runs = [dict(way="shots", examples=k, seed=0, steps=0, batch=0) for k in SHOTS]
+    common = {"sentences": sentences}
+    runs = [dict(way="shots", examples=k, lr=0.0, seed=0, steps=0, batch=0) | common for k in SHOTS]
     runs += [
-        dict(way="LoRA", examples=n, seed=seed, steps=steps, batch=BATCH)
+        dict(way="LoRA", examples=n, lr=RATE, seed=seed, steps=steps, batch=BATCH) | common
         for seed in range(seeds)
         for n, steps in STEPS.items()
     ]
-    there = {tuple(str(row[key]) for key in SETTINGS) for row in rows}
-    todo = [
-        run
-        for run in runs
-        if tuple(str((run | {"sentences": sentences})[key]) for key in SETTINGS) not in there
-    ]
-    for run in tqdm(todo):
+    for run in tqdm([run for run in runs if not table.has(run)]):
         if run["way"] == "shots":
-            add(ask(model, prepared, run["examples"], sentences, TIMED), **run)
+            table.add(run | measured(ask(model, prepared, run["examples"], sentences, TIMED)))
             continue
         seed_everything(run["seed"])  # of LoRA's start
         LoRA(r=8, targets="all-linear").attach(model)
         few = prepared.take(run["examples"])
         fit(model, few, steps=run["steps"], batch_size=BATCH, lr=RATE, seed=run["seed"], progress=False)
-        add(ask(model, prepared, 0, sentences, TIMED), **run)
+        table.add(run | measured(ask(model, prepared, 0, sentences, TIMED)))
         methods.detach(model)
 
 

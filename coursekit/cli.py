@@ -28,6 +28,15 @@ def _notebooks(named: list[Path] | None) -> list[Path]:
     return paths
 
 
+def _need_papermill() -> None:
+    from importlib.util import find_spec
+
+    if missing := [name for name in ("papermill", "nbconvert") if find_spec(name) is None]:
+        raise CourseError(
+            f"{' and '.join(missing)} is not installed: run pip install -e '.[notebooks]' in the course's folder"
+        )
+
+
 @app.command()
 @polite
 def fetch() -> None:
@@ -51,6 +60,7 @@ def run(
     jobs: Annotated[int, typer.Option(help="Notebooks at a time, each in a process of its own.")] = 1,
 ) -> None:
     r"""Run notebooks through papermill; write them, their pages, summary.json and index.html."""
+    _need_papermill()
     from coursekit.batch.runner import run_notebooks
     from coursekit.notebook.parameters import parse
 
@@ -72,6 +82,7 @@ def refresh(
     jobs: Annotated[int, typer.Option(help="Notebooks at a time, each in a process of its own.")] = 1,
 ) -> None:
     r"""Put the outputs of a run with default parameters into the notebooks, ready to be committed."""
+    _need_papermill()
     from coursekit.authoring.refresh import refresh as put
 
     end_children_too()

@@ -77,6 +77,15 @@ def test_errors_are_one_line_and_status_1(here):
     assert not (here / "runs").exists()
 
 
+def test_without_papermill_it_says_how_to_get_it(here, monkeypatch):
+    notebook(here / "n.ipynb", "1")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "papermill" else name)
+    for command in ("run", "refresh"):
+        one_line(
+            coursekit(command, "n.ipynb"), "papermill is not installed: run pip install -e '.[notebooks]'"
+        )
+
+
 def test_wrong_usage_is_status_2():
     for arguments in (["solve"], ["run", "--no-such"], ["nothing"]):
         assert coursekit(*arguments).exit_code == 2
@@ -163,8 +172,8 @@ def test_nothing_outlives_a_command_that_is_ended(tmp_path, name):
         f"import subprocess, sys; subprocess.run([sys.executable, '-c', {kernel!r}], start_new_session=True)"
     )
     command = (
-        "import sys\nfrom coursekit import cli\nfrom coursekit.batch.processes import watch\n"
-        f"cli._end_children_too()\nwatch([sys.executable, '-c', {papermill!r}])"
+        "import sys\nfrom coursekit.polite import end_children_too\nfrom coursekit.batch.processes import watch\n"
+        f"end_children_too()\nwatch([sys.executable, '-c', {papermill!r}])"
     )
     process = subprocess.Popen([sys.executable, "-c", command], cwd=ROOT)
     kernel = psutil.Process(int(appears(tmp_path / "pid")))

@@ -39,7 +39,8 @@ def test_conda_users_get_the_same_constraints():
     given = dict(split(e) for e in entries if isinstance(e, str)) | dict(
         split(e) for e in pip if not e.startswith("-")
     )
-    required = dict(split(r) for r in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+    extra = PROJECT["optional-dependencies"]
+    required = dict(split(r) for r in PROJECT["dependencies"] + extra["notebooks"] + extra["test"])
     wanted = {CONDA.get(name, name): constraint for name, constraint in required.items()}
     wanted |= {"python": PROJECT["requires-python"], "pip": ""}
     assert given == wanted
@@ -47,13 +48,24 @@ def test_conda_users_get_the_same_constraints():
 
 def test_the_distribution_does_not_take_the_name_of_the_unrelated_package():
     assert PROJECT["name"] not in ("coursekit", "course-kit", "course_kit")
-    from coursekit.notebook import DISTRIBUTION
+    from coursekit.notebook.cells import DISTRIBUTION
 
     assert PROJECT["name"] == DISTRIBUTION
     text = "".join(
         p.read_text() for p in [ROOT / "README.md", *NOTEBOOKS, *(ROOT / ".github").rglob("*.yml")]
     )
     assert not re.search(r"pip install (-\S+ )*coursekit\b(?!-)", text)
+
+
+def test_who_only_imports_the_package_need_not_install_jupyterlab():
+    r"""Colab has a front end of its own; `make` and conda install the extra."""
+    tools = {"jupyterlab", "nbconvert", "papermill"}
+    assert {split(r)[0] for r in PROJECT["optional-dependencies"]["notebooks"]} == tools
+    assert not tools & {split(r)[0] for r in PROJECT["dependencies"]}
+    assert "--editable '.[notebooks,test]'" in (ROOT / "Makefile").read_text()
+    assert "pip install -e '.[notebooks]'" in (ROOT / "README.md").read_text()
+    code = f"import sys; sys.modules |= dict.fromkeys({tools}); from coursekit.notebook import show"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_generated_cells_and_badges_are_in_step():
@@ -78,7 +90,7 @@ def test_importing_the_package_is_light():
 def test_every_submodule_can_be_reached_from_the_package():
     import coursekit
 
-    for name in ("sources", "models", "runner", "notebook"):
+    for name in ("errors", "models", "batch", "notebook"):
         assert name in dir(coursekit) and getattr(coursekit, name).__name__ == f"coursekit.{name}"
     with pytest.raises(AttributeError):
         _ = coursekit.nothing

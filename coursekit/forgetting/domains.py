@@ -128,6 +128,11 @@ class Remedy:
     def __str__(self) -> str:
         return f"{self.kind}, {KINDS[self.kind].format(self.strength)}"
 
+    @property
+    def rate(self) -> float:
+        r"""The learning rate that `tune` trains at."""
+        return {"full": self.strength, "LoRA": LORA_RATE}.get(self.kind, RATE)
+
     def tune(
         self,
         model: LlamaForCausalLM,
@@ -140,15 +145,13 @@ class Remedy:
     ) -> tuple[LlamaForCausalLM, History]:
         r"""A copy of `model` that has learned the new domain this way, in `steps` steps whatever the way."""
         model = deepcopy(model)
-        data, objective, lr, rows = domains.new, None, RATE, steps * batch_size
+        data, objective, rows = domains.new, None, steps * batch_size
         seed_everything(seed)  # of LoRA's start
         if self.kind == "LoRA":
             LoRA(r=int(self.strength), alpha=int(self.strength), targets="all-linear").attach(model)
         else:
             FullFineTuning().attach(model)
         match self.kind:
-            case "full":
-                lr = self.strength
             case "multi-task":
                 data = mixture(
                     {"new": domains.new, "old": domains.old},
@@ -163,14 +166,12 @@ class Remedy:
             case "EWC":
                 seen = domains.old.data["train"].select(range(_SEEN)).to_list()
                 objective = EWC(model, [domains.old.collate(seen)], self.strength)
-            case "LoRA":
-                lr = LORA_RATE
         history = fit(
             model,
             data,
             steps=steps,
             batch_size=batch_size,
-            lr=lr,
+            lr=self.rate,
             seed=seed,
             objective=objective,
             progress=progress,

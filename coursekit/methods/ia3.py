@@ -109,7 +109,7 @@ class Rescale(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Float[Tensor, "*batch width"]):
+    def backward(ctx: Any, g: Float[Tensor, "*batch width"]) -> tuple[Tensor | None, ...]:
         x, l = ctx.saved_tensors
         gx = g.to(l.dtype) * x
         dl = gx.sum(tuple(range(x.dim() - 1)))  # over all tokens: (*batch, width) -> (width,)
@@ -168,7 +168,7 @@ class IA3(BranchMethod):
         arch = describe(config)
         if self.targets is None:
             return counts.ia3(arch)
-        found = matched(linear_paths(arch), self.targets)
+        found = matched(linear_paths(arch), self.targets)  # type: ignore[arg-type]  # a tuple by now
         return sum(m.d_in if named(path, self.feedforward) else m.d_out for path, m in found.items())
 
     def vectors(self, model: nn.Module, name: str | None = None) -> dict[str, Tensor]:
@@ -194,7 +194,7 @@ class IA3(BranchMethod):
     def names(self, arch: Architecture) -> tuple[tuple[str, ...], tuple[str, ...]]:
         r"""Targets and feed-forward targets in a model of these shapes, so that peft takes them as they are."""
         if self.targets is not None:
-            return self.targets, self.feedforward
+            return self.targets, self.feedforward  # type: ignore[return-value]  # tuples by now
         *keys_values, down = PAPER_TARGETS[arch.family]
         if len({m.name for path, m in linear_paths(arch).items() if matches(path, down)}) == 1:
             inward: tuple[str, ...] = (down,)

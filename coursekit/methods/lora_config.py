@@ -7,8 +7,10 @@ from typing import Any
 from coursekit.errors import CourseError
 
 #: What only peft has.
-BEYOND = ("alpha_pattern", "rank_pattern", "alora_invocation_tokens", "layer_replication", "use_qalora")
-BEYOND += ("use_bdlora", "arrow_config", "kasa_config", "monteclora_config")
+BEYOND = (
+    "alpha_pattern", "rank_pattern", "alora_invocation_tokens", "layer_replication", "use_qalora", "use_bdlora",
+    "arrow_config", "kasa_config", "monteclora_config",
+)  # fmt: skip
 #: Starts of peft's that take their share out of the base weights.
 MOVING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 

@@ -67,7 +67,7 @@ class LowRankUpdate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Float[Tensor, "*batch out"]):
+    def backward(ctx: Any, g: Float[Tensor, "*batch out"]) -> tuple[Tensor | None, ...]:
         x, sAx, A, B = ctx.saved_tensors
         g_flat = g.reshape(-1, g.shape[-1]).to(B.dtype)  # (*batch, out) -> (n, out)
         dAx, dA, dB = branch_gradients(g_flat, x, sAx, B, ctx.s)
@@ -95,7 +95,7 @@ class LowRankLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Float[Tensor, "*batch out"]):
+    def backward(ctx: Any, g: Float[Tensor, "*batch out"]) -> tuple[Tensor | None, ...]:
         x, sAx, W, A, B = ctx.saved_tensors
         g_flat = g.reshape(-1, g.shape[-1])  # (*batch, out) -> (n, out)
         dAx, dA, dB = branch_gradients(g_flat, x, sAx, B, ctx.s)

@@ -28,7 +28,7 @@ def from_checkpoint(folder: str | Path) -> Method:
     return known[kind].from_checkpoint(folder)
 
 
-def _concrete(kind: type) -> Iterator[type]:
+def _concrete(kind: type[Method]) -> Iterator[type[Method]]:
     r"""All classes below `kind` that are methods themselves, not what several have in common."""
     for below in kind.__subclasses__():
         if "kind" in vars(below):

@@ -91,7 +91,8 @@ def segments(tokenizer: Any, messages: Messages) -> list[Segment]:
 
 def encode(tokenizer: Any, parts: Sequence[Segment]) -> Encoded:
     r"""The token ids of all parts, and the labels. Each part is tokenised by itself: no token spans two of them."""
-    ids, labels = [], []
+    ids: list[int] = []
+    labels: list[int] = []
     for text, learned in parts:
         piece = tokenizer(text, add_special_tokens=False)["input_ids"]
         ids += piece

@@ -195,7 +195,7 @@ class Task:
                 found[label].append((rating, text))
         middles = [median(rating for rating, _ in rows) if rows else 0.0 for rows in found]
         return [
-            [text for _, text in sorted(rows, key=lambda row, middle=middle: (abs(row[0] - middle), row[1]))]
+            [text for _, text in sorted(rows, key=lambda row, at=middle: (abs(row[0] - at), row[1]))]  # type: ignore[misc]
             for rows, middle in zip(found, middles, strict=True)
         ]
 

@@ -143,7 +143,8 @@ class DPO:
         if reference is None:
             with torch.no_grad(), reference_of(model) as network:
                 reference = answer_logps(network, batch)
-        return dpo(*logps.chunk(2), *reference.chunk(2), self.beta, self.smoothing)
+        (chosen, rejected), (old_chosen, old_rejected) = logps.chunk(2), reference.chunk(2)
+        return dpo(chosen, rejected, old_chosen, old_rejected, self.beta, self.smoothing)
 
 
 def answer_logps(model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, " rows"]:
@@ -187,7 +188,7 @@ def with_reference(
     data = DatasetDict(pairs.data)
     for split in splits:
         check_data(model, pairs, split)
-        rows, known = pairs.split(split), ([], [])
+        rows, known = pairs.split(split), (list[float](), list[float]())
         with progress_bar(len(rows), "reference", progress) as bar:
             for batch in pairs.batches(split, batch_size, device=device_of(model)):
                 with torch.inference_mode(), in_mode(model, training=False) if whole else reference_of(model):
@@ -246,7 +247,7 @@ def preference_score(
                 n = int((labels[:, 1:] != IGNORED).sum())
                 kl += float(kl_to_reference(logits, reference, labels)) * n
             tokens += n
-            margins.append(dpo(*own, *other, beta).margins)
+            margins.append(dpo(own[0], own[1], other[0], other[1], beta).margins)
             likelier.append(own[0] > own[1])
             bar.update(len(batch["pair"]) // 2)
     found = torch.cat(margins)

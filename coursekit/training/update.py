@@ -60,7 +60,7 @@ class Update:
     def backward(self, prepared: Prepared, batches: Sequence[dict[str, Tensor]]) -> Found:
         r"""Gradients of the mean loss over all that is labelled in `batches`, clipped."""
         counts = [prepared.weight(batch) for batch in batches]
-        loss, noted = torch.zeros((), device=self.device), {}
+        loss, noted = torch.zeros((), device=self.device), dict[str, Tensor]()
         for index, (batch, count) in enumerate(zip(batches, counts, strict=True)):
             inputs = {
                 name: tensor.to(self.device, non_blocking=True)

@@ -3,7 +3,7 @@ r"""What all methods that insert bottlenecks have in common: hyperparameters, in
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -45,7 +45,9 @@ class Adapter(Method):
     #: Names that `init` may have.
     inits: ClassVar[Iterable[str]] = INITS
     #: How it started does not matter any more once it is trained.
-    entries = (Setting("r"), Setting("activation"), Setting("init", binding=False), Setting("train_norms"))
+    entries: ClassVar[Sequence[Setting]] = (
+        Setting("r"), Setting("activation"), Setting("init", binding=False), Setting("train_norms")
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         self._check_width()

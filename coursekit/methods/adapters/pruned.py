@@ -2,6 +2,8 @@ r"""A linear layer that has only some of its weights: the others are no paramete
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -38,7 +40,7 @@ class PrunedLinear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
-Projection = nn.Linear | PrunedLinear
+Projection: TypeAlias = nn.Linear | PrunedLinear
 
 
 def learned(layer: Projection) -> nn.Parameter:

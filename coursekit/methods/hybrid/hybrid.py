@@ -99,7 +99,7 @@ class Hybrid(Composite):
     def save(self, model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
         r"""Write what was trained (never the base) to `folder`."""
         name = self._named(model, name)
-        method = unmerged(model).methods[name]
+        method: Any = unmerged(model).methods[name]
         if not method._lora:
             return super().save(model, folder, name)
         # peft's wrapper has the layer as its part, so the layer's bias has another name there.

@@ -50,7 +50,7 @@ class Displace(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None):
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         w, scale = ctx.saved_tensors
         parts = [
             w.new_zeros(size) if g is None else g.to(w.device, w.dtype)
@@ -65,7 +65,7 @@ class Place(NamedTuple):
     r"""Where a moved tensor comes from: the `index`-th of a group."""
 
     group: int
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple has a method of this name
 
 
 class DisplacedLayer(Switched):

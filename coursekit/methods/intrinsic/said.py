@@ -132,7 +132,8 @@ class IntrinsicSAID(Method):
                 "weights in 4 bits cannot move by small steps, there is nothing between two levels: attach LoRA beside "
                 "them, or load the model without quantizing it"
             )
-        for name, other in attached(model).items():
+        others: dict[str, Any] = attached(model)
+        for name, other in others.items():
             if other.parts != self.parts:  # one set of wrappers moves the weights of all adapters
                 raise CourseError(
                     f"adapter {name!r} on this model moves parts={other.parts!r}, this one is to move {self.parts!r}: "

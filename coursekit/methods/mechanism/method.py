@@ -185,7 +185,7 @@ class Method(ABC):
         return cls.restored(*interop.read(folder))
 
     @classmethod
-    def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Method:
+    def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
         r"""The method with the hyperparameters of a checkpoint that has been read."""
         interop.same_method(cls.kind, config)
         return cls(**fields(config, cls.entries))

@@ -21,7 +21,7 @@ def which(value: Any, field: str) -> Which:
     r"""`value` as a setting that `lines` understands; CourseError where it makes no sense."""
     if isinstance(value, (list, set, range)):
         value = tuple(value)
-    whole = [n for n in (value if isinstance(value, tuple) else (value,)) if isinstance(n, int)]
+    whole: list[int] = [n for n in (value if isinstance(value, tuple) else (value,)) if isinstance(n, int)]
     good = not any(isinstance(n, bool) or n < 0 for n in whole)
     if isinstance(value, tuple):
         value = tuple(sorted(value)) if len(whole) == len(value) else value
@@ -29,7 +29,7 @@ def which(value: Any, field: str) -> Which:
     elif isinstance(value, int):
         good = good and value > 0
     else:
-        good = isinstance(value, Real) and 0 < value <= 1
+        good = isinstance(value, Real) and 0 < float(value) <= 1
     if not good:
         raise CourseError(
             f"{field} must be indices from 0 up, each once, such as (0, 5), how many of the first ones, such as 8, or "

@@ -111,7 +111,7 @@ class PartProduct(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Float[Tensor, "*batch out"]):
+    def backward(ctx: Any, g: Float[Tensor, "*batch out"]) -> tuple[Tensor | None, ...]:
         x, values = ctx.saved_tensors
         part, dx, dvalues, db = ctx.part, None, None, None
         g_flat = g.reshape(-1, g.shape[-1])  # (*batch, out) -> (n, out)

@@ -31,8 +31,7 @@ def with_prefix(
     attention whose masks are no tensors.
     """
     uniform = isinstance(shown, int)
-    if uniform:
-        shown = torch.ones(1, shown, dtype=torch.bool, device=tokens.device)
+    seen: Tensor = torch.ones(1, shown, dtype=torch.bool, device=tokens.device) if uniform else shown
     if mask is None:
         everything = tokens.new_ones(1, length, dtype=torch.bool)
         if causal:  # the attention's own causal mask would begin at the first key, which is a virtual one now
@@ -40,7 +39,7 @@ def with_prefix(
         elif uniform:
             return None
         elif "flash" in implementation:
-            mask = everything.expand(len(shown), length)
+            mask = everything.expand(len(seen), length)
         else:
             mask = everything[None, None]
     if not isinstance(mask, Tensor):
@@ -49,13 +48,13 @@ def with_prefix(
             "attn_implementation='sdpa' or 'eager'"
         )
     if mask.ndim == 2:
-        return torch.cat((shown.to(mask.dtype).expand(len(mask), -1), mask), dim=1)
+        return torch.cat((seen.to(mask.dtype).expand(len(mask), -1), mask), dim=1)
     if mask.dtype == torch.bool and autocast_dtype(tokens) is None:
         # sdpa would turn booleans into numbers itself, but once in every block, and keep all of them.
         mask = _added(mask, tokens.dtype)
-    front = shown[:, None, None, :]  # (rows, n) -> (rows, 1, 1, n)
+    front = seen[:, None, None, :]  # (rows, n) -> (rows, 1, 1, n)
     front = front if mask.dtype == torch.bool else _added(front, mask.dtype)
-    rows = max(len(mask), len(shown))
+    rows = max(len(mask), len(seen))
     return torch.cat((front.expand(rows, *mask.shape[1:3], -1), mask.expand(rows, -1, -1, -1)), dim=-1)
 
 

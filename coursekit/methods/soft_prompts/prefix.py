@@ -168,7 +168,7 @@ class PrefixTuning(Method):
         arch = describe(model.config)
         if self.shifted:
             shifted_positions(model, state).lengths[name] = self.n
-        network, trained = None, {}
+        network, trained = None, dict[int, nn.Parameter]()
         for path in attention_paths(model):
             layer = around(model, path, PrefixAttention) or wrap(model, state, path, self.wrapper, arch)
             where = like(layer.base_layer)

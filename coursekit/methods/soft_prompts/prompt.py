@@ -29,7 +29,7 @@ class Vectors(SoftPrompt):
         self.weight = nn.Parameter(weight, requires_grad=trains)
 
     @property
-    def n(self) -> int:
+    def n(self) -> int:  # type: ignore[override]
         return len(self.weight)
 
     def vectors(self) -> Float[Tensor, "n d"]:
