@@ -2,6 +2,7 @@ r"""What all runs of one comparison share: the model, the text, one batch to mea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -53,12 +54,18 @@ class Bench:
         r"""The model as it was before anything trained; `seed` draws the head of an encoder."""
         return self._load(seed)[0]
 
-    def fit(self, model: nn.Module, seed: int, lr: float, steps: int | None = None) -> training.History:
-        r"""Train `model` on the task, for as many steps as the setting says unless `steps` does."""
+    def fit(
+        self, model: nn.Module, seed: int, lr: float, steps: int | None = None,
+        after_step: Callable[[int], Any] | None = None,
+    ) -> training.History:  # fmt: skip
+        r"""Train `model` on the task, for as many steps as the setting says unless `steps` does. after_step: as in
+        `training.fit`.
+        """
         steps, size = steps or self.setting.steps, self.setting.batch_size
         return training.fit(
-            model, self.prepared, steps=steps, batch_size=size, lr=lr, seed=seed, progress=False
-        )
+            model, self.prepared, steps=steps, batch_size=size, lr=lr, seed=seed, after_step=after_step,
+            progress=False,
+        )  # fmt: skip
 
     def sentences(self, split: str) -> int:
         r"""How many sentences of "validation" or "test" are asked: as many as were wanted, or as there are."""

@@ -17,8 +17,10 @@ The learning rate is not scaled: n processes train like one with n times the bat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -59,6 +61,7 @@ def fit(
     checkpoint: str | Path | None = None,
     checkpoint_every: int | None = None,
     activation_checkpointing: bool = False,
+    after_step: Callable[[int], Any] | None = None,
     progress: bool = True,
 ) -> History:
     r"""Train exactly the parameters with `requires_grad`, in place, and return what happened step by step.
@@ -72,7 +75,8 @@ def fit(
     model's own loss, such as `training.dpo.DPO` or `forgetting.EWC`: a function of the model and a batch, whose repr
     tells it apart from others. checkpoint: a folder. A checkpoint found there is continued; one is written every
     `checkpoint_every` steps, at the end, and on Ctrl-C. activation_checkpointing: recompute each layer in the backward
-    pass instead of storing it.
+    pass instead of storing it. after_step: called with the number of steps done, after each, for a look at
+    validation on the way, say. What it draws at random does not move the training.
 
     The model is in train mode meanwhile, and in the mode it came in afterwards.
 
@@ -136,6 +140,8 @@ def fit(
                     **meter.stop(batches, world),
                 )  # fmt: skip
                 bar.set_postfix(loss=f"{found.loss:.3f}", refresh=False)
+                if after_step is not None:
+                    after_step(len(history))
                 if interrupted() or (checkpoint_every and len(history) % checkpoint_every == 0):
                     checkpoints.save(history)
                 if interrupted():

@@ -903,3 +903,20 @@ class _Interrupted(Doubled):
 def test_an_objective_cannot_note_what_every_history_has():
     with pytest.raises(CourseError, match="cannot note 'loss'"):
         fit(tiny.decoder(), tiny_text.prepared("decoder"), steps=1, objective=Doubled(name="loss"), **QUICK)
+
+
+def test_a_look_on_the_way_comes_after_each_step_and_moves_nothing():
+    seen: list[int] = []
+
+    def look(done: int) -> None:
+        seen.append(done)
+        torch.rand(7)
+
+    losses, ends = [], []
+    for after_step in (None, look):
+        seed_everything(0)
+        model = LoRA(r=2, dropout=0.5).attach(tiny.encoder("bert"))
+        history = fit(model, tiny_text.prepared("encoder"), steps=4, after_step=after_step, **QUICK)
+        losses.append(history.loss)
+        ends.append(weights(model))
+    assert seen == [1, 2, 3, 4] and losses[0] == losses[1] and same(*ends)
