@@ -8,7 +8,6 @@ $$\operatorname{softmax}\Bigl(\frac{Q\,(l_k \odot K^\top)}{\sqrt{d_k}}\Bigr)(l_v
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from coursekit import counts, interop
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
+from coursekit.methods.ia3_config import named, targets_in
 from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, fan_in_fan_out
 from coursekit.methods.mechanism.modules import find, matches
 from coursekit.methods.mechanism.precision import like
@@ -215,10 +215,11 @@ class IA3(BranchMethod):
 
     def _load(self, model: nn.Module, name: str, tensors: dict[str, Tensor], folder: Any) -> None:
         interop.same_tensors(self._learned(model, name), tensors, folder)
-        outgoing = {
-            p: l.branches[name] for p, l in self.branches(model, name) if hasattr(l.branches[name], "full")
+        fused = {
+            f"{path}.ia3_l": branch
+            for path, layer in self.branches(model, name)
+            if isinstance(branch := layer.branches[name], ScaledOutputs) and branch.left
         }
-        fused = {f"{path}.ia3_l": branch for path, branch in outgoing.items() if branch.left}
         if any(torch.any(tensors[key][: branch.left] != 1) for key, branch in fused.items()):
             raise CourseError(
                 f"the checkpoint in {folder} scales queries as well, which the paper's targets leave alone: load "
@@ -232,39 +233,8 @@ class IA3(BranchMethod):
 
     @classmethod
     def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> IA3:
-        r"""The method that fits a checkpoint, ours or peft's, whatever way its config has to name the targets.
-
-        A checkpoint of a fused attention (GPT-2) whose query factors are all 1 is the paper's own.
-        """
         interop.same_method(cls.kind, config)
-        found = {k.removesuffix(".ia3_l"): t for k, t in tensors.items() if k.endswith(".ia3_l")}
-        inward = {path for path, t in found.items() if len(t) == 1}
-        targets, feedforward = config["target_modules"], config.get("feedforward_modules")
-        by_name = (
-            explains(targets, found) and explains(feedforward, inward) and set(feedforward) <= set(targets)
-        )
-        if not by_name or config.get("exclude_modules"):
-            # A pattern, or names with exceptions: each module by its path.
-            targets, feedforward = found, inward
-        fused = [t for path, t in found.items() if matches(path, "c_attn") and path not in inward]
-        if (
-            fused
-            and set(targets) == set(PAPER_TARGETS["gpt2"])
-            and all(torch.all(t[: len(t) // 3] == 1) for t in fused)
-        ):
-            return cls()
-        return cls(targets=tuple(sorted(targets)), feedforward=tuple(sorted(feedforward)))
-
-
-def named(path: str, names: Iterable[str]) -> bool:
-    r"""Whether one of `names` names the module at `path`."""
-    return any(matches(path, name) for name in names)
-
-
-def explains(names: Any, paths: Iterable[str]) -> bool:
-    r"""Whether `names`, a list, names each of `paths` and each of the names is used."""
-    return (
-        isinstance(names, list)
-        and all(named(path, names) for path in paths)
-        and all(any(matches(path, name) for path in paths) for name in names)
-    )
+        targets, inward, queries = targets_in(config, tensors)
+        if set(targets) == set(PAPER_TARGETS["gpt2"]) and queries is not None and bool((queries == 1).all()):
+            return cls()  # fused, with the queries left alone: the paper's own
+        return cls(targets=tuple(sorted(targets)), feedforward=tuple(sorted(inward)))

@@ -262,6 +262,7 @@ def nested(depth: int) -> str:
     '{"peft_type": "LORA", "r": 1000000000000, "lora_alpha": 1, "target_modules": ["q_proj"]}',
     '{"peft_type": "LORA", "r": 4, "lora_alpha": Infinity, "target_modules": ["q_proj"]}',
     '{"peft_type": "IA3", "target_modules": 3, "feedforward_modules": {}}',
+    '{"peft_type": "IA3", "target_modules": [3], "feedforward_modules": [[]]}',
     '{"peft_type": "MAM", "n": [], "hidden": {}, "r": "a", "scaling": null}',
 ])  # fmt: skip
 def test_a_hostile_config_is_an_error_in_a_line(text, tmp_path):
