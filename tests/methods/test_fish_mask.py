@@ -132,7 +132,7 @@ def test_a_float16_model_has_the_fisher_of_its_fp32_self():
 def test_a_loss_scale_that_overflows_is_lowered():
     theta = torch.tensor([3.0], requires_grad=True)
     for slope, tolerance in ((1e-9, 1e-3), (1.0, 1e-3), (3e4, 1e-3)):
-        half = (theta * slope).half() if slope > 1e-6 else (theta.half() * 6e-5).float() * (slope / 6e-5)
+        half = theta.half() * slope if slope > 1e-6 else (theta.half() * 6e-5).float() * (slope / 6e-5)
         (found,) = gradient(half.sum(), [theta], half=True)
         assert found.item() == pytest.approx(slope, rel=tolerance)
     assert gradient((theta * 2).sum(), [theta, torch.ones(1, requires_grad=True)], half=True)[1] is None
