@@ -426,6 +426,10 @@ def test_a_run_does_not_go_on_on_another_base(tmp_path, other):
     data = tiny_text.prepared("encoder")
     history = fit(frozen(), data, steps=2, checkpoint=tmp_path, **QUICK)
     assert fit(frozen(), data, steps=2, checkpoint=tmp_path, **QUICK).loss == history.loss
+    elsewhere = frozen()  # what trains may stand anywhere: the checkpoint has it
+    for parameter in elsewhere.parameters():
+        parameter.data += 0.5 * parameter.requires_grad
+    assert fit(elsewhere, data, steps=2, checkpoint=tmp_path, **QUICK).loss == history.loss
     with pytest.raises(CourseError, match="another run: frozen weights was #.* and is now #"):
         fit(frozen(**other), data, steps=2, checkpoint=tmp_path, **QUICK)
 
