@@ -67,9 +67,8 @@ def policy(trl):
 
 def lora(model):
     r"""Our LoRA parameters under peft's names."""
-    return {
-        name.replace(".default", "") + ".weight": p for name, p in model.named_parameters() if p.requires_grad
-    }
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return {name.replace(".branches.default.", ".lora_") + ".weight": p for name, p in trained.items()}
 
 
 def trl_batch(trl):
