@@ -67,9 +67,8 @@ def policy(trl):
 
 def lora(model):
     r"""Our LoRA parameters under peft's names."""
-    return {
-        name.replace(".default", "") + ".weight": p for name, p in model.named_parameters() if p.requires_grad
-    }
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return {name.replace(".branches.default.", ".lora_") + ".weight": p for name, p in trained.items()}
 
 
 def trl_batch(trl):
@@ -274,7 +273,7 @@ def test_accumulated_pairs_count_as_one_batch(pairs):
     ("make", "message"),
     [
         (lambda: DPO(beta=0.0), "beta must be a number above 0, such as 0.1; got 0.0."),
-        (lambda: DPO(smoothing=0.5), "smoothing .the share of wrong labels. must be a number of at least 0 and below 0.5; got 0.5."),
+        (lambda: DPO(smoothing=0.5), "smoothing .* must be a number of at least 0 and below 0.5; got 0.5."),
         (lambda: DPO().preference(tiny.decoder(), BATCH), "this one has none: attach one"),
         (lambda: DPO().preference(FullFineTuning().attach(tiny.decoder()), BATCH), "with_reference\\(pairs"),
         (lambda: rated_pairs("flim"), "did you mean 'film'"),
@@ -355,9 +354,9 @@ def test_pairs_and_other_rows_are_not_mistaken_for_each_other(pairs):
 
     model = FullFineTuning().attach(tiny.decoder("llama"))
     with pytest.raises(CourseError, match="train with fit.*objective=DPO"):
-        fit(model, pairs, steps=1, progress=False)
+        fit(model, pairs, steps=1, batch_size=2, progress=False)
     with pytest.raises(CourseError, match="train with fit.*objective=DPO"):
-        fit(model, pairs, steps=1, objective=L2SP(model, 0.1), progress=False)
+        fit(model, pairs, steps=1, batch_size=2, objective=L2SP(model, 0.1), progress=False)
     with pytest.raises(CourseError, match="preference_score"):
         answer_loss(model, pairs)
     with pytest.raises(CourseError, match="DPO learns from pairs, and these rows are none"):

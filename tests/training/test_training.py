@@ -99,7 +99,7 @@ def test_tokens_per_second_are_of_text_and_not_of_padding():
     model.register_forward_pre_hook(
         lambda _, args, given: seen.append(given["attention_mask"]), with_kwargs=True
     )
-    history = fit(model, data, steps=3, **QUICK)
+    history = fit(model, data, steps=3, bucket=False, **QUICK)
     for mask, rate, seconds in zip(seen, history.tokens_per_second, history.seconds, strict=True):
         assert mask.sum() < mask.numel(), "there is padding to leave out"
         assert rate * seconds == pytest.approx(int(mask.sum()))
@@ -116,7 +116,7 @@ def test_accumulated_batches_count_as_one(kind):
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-    settings = dict(steps=3, optimizer="sgd", lr=0.1, progress=False)
+    settings = dict(steps=3, optimizer="sgd", lr=0.1, progress=False, bucket=False)
     one = fit(whole, data, batch_size=8, **settings)
     four = fit(parts, data, batch_size=2, accumulate=4, **settings)
     assert one.loss == pytest.approx(four.loss, rel=1e-5)
@@ -426,6 +426,10 @@ def test_a_run_does_not_go_on_on_another_base(tmp_path, other):
     data = tiny_text.prepared("encoder")
     history = fit(frozen(), data, steps=2, checkpoint=tmp_path, **QUICK)
     assert fit(frozen(), data, steps=2, checkpoint=tmp_path, **QUICK).loss == history.loss
+    elsewhere = frozen()  # what trains may stand anywhere: the checkpoint has it
+    for parameter in elsewhere.parameters():
+        parameter.data += 0.5 * parameter.requires_grad
+    assert fit(elsewhere, data, steps=2, checkpoint=tmp_path, **QUICK).loss == history.loss
     with pytest.raises(CourseError, match="another run: frozen weights was #.* and is now #"):
         fit(frozen(**other), data, steps=2, checkpoint=tmp_path, **QUICK)
 
