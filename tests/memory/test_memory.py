@@ -559,6 +559,17 @@ def test_gradients_are_there_from_the_end_of_their_own_block_on():
     assert points["backward: embedding"] == full.gradients == 4 * counts.full(config, "causal")
 
 
+@pytest.mark.parametrize(("precision", "size"), [("fp32", 4), ("bf16", 2)])
+def test_the_gradient_of_the_logits_takes_the_place_of_what_the_loss_kept(precision, size):
+    config = tiny.config("llama", **WIDE["llama"])
+    config.vocab_size = 5000  # so that the head outweighs the final norm
+    b = predict(config, LoRA(r=4), batch=2, seq=16, precision=precision)
+    logits, points = 2 * 16 * 5000, {p.label: p.activations for p in b.timeline}
+    assert points["kept"] == b.kept == sum(t.bytes for t in b.terms)
+    assert points["loss"] == b.kept + 2 * 4 * logits
+    assert points["backward: head"] == b.kept - 4 * logits + size * logits
+
+
 def test_a_bill_for_part_of_the_parameters():
     b = bill(10e9, 1e9)
     assert (b.weights, b.master, b.gradients, b.optimizer) == (20 * GB, 4 * GB, 2 * GB, 8 * GB)
