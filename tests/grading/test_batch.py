@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, solved: dict, blank: dict) 
     wrong = copy.deepcopy(solved)
     files.cell_of(wrong, "lora_truncate")["source"] = "def lora_truncate(W, r):\n    return W"
     partly = copy.deepcopy(solved)
-    source = "def lora_count(d_in, d_out, r, matrices):\n    n = matrices * r * (d_in + d_out)\n    return n + d_in % 2"
+    source = "def lora_count(d_in, d_out, r, matrices):\n    n = matrices * r * (d_in + d_out)\n    return n + r % 2"
     files.cell_of(partly, "lora_count")["source"] = source
     ends = copy.deepcopy(solved)
     files.cell_of(ends, "lora_merge")["source"] = (
@@ -87,7 +87,7 @@ def test_the_marks_are_as_they_should_be(graded: Batch):
         "ada": ("ok", 12), "bob": ("not_attempted", 0), "cy": ("wrong", 10), "eve": ("kernel_died", 10),
         "fay": ("invalid_notebook", 0),
     }  # fmt: skip
-    assert partial[0] == "wrong" and 11 < partial[1] < 12  # right for even widths only
+    assert partial[0] == "wrong" and 11 < partial[1] < 12  # right for even ranks only
 
 
 def test_a_result_has_its_schema(graded: Batch):
@@ -258,8 +258,8 @@ def test_a_complete_notebook_is_run_when_asked_for(box: str, tmp_path: Path, sol
         }
 
     head = cell("import torch\nimport torch.nn.functional as F\nsteps = 1", "parameters")
-    ends = {"ok": "steps", "incomplete": "import sys\nsys.exit(0)", "error": "1 / 0", "kernel_died": "import os\nos._exit(0)",
-            "timeout": "while True: pass", "output_limit": "print('x' * 10_000_000)"}  # fmt: skip
+    ends = {"ok": "steps", "incomplete": "import sys\nsys.exit(0)", "error": "1 / 0", 
+            "kernel_died": "import os\nos._exit(0)", "timeout": "while True: pass", "output_limit": "print('x' * 10_000_000)"}  # fmt: skip
     for status, source in ends.items():
         files.save(place, f"{status}.ipynb", {**solved, "cells": [head, *answers, cell(source), cell("2")]})
     command = [
@@ -326,6 +326,6 @@ def test_ctrl_c_ends_a_batch_that_goes_on_later(graded: Batch, folder: Path, tmp
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         said = process.communicate()[1]
-    assert process.returncode == 130 and "run the same command again" in said
+    assert process.returncode == 130 and "run the same command again" in said, said
     assert not left(batch) and not (batch.out / ".work").exists()
     assert 1 <= len(list(batch.results.glob("[!.]*"))) <= len(graded.lines())
