@@ -28,9 +28,6 @@ class ColdSlot(Slot):
         super().__init__(*given)
         self.box = box
 
-    def start(self) -> None:
-        r"""There is nothing to warm up."""
-
     def run(self, exercises: int, **more: Any) -> dict[str, Any]:
         r"""As Slot.run."""
         self.show()

@@ -36,7 +36,7 @@ class Judge:
                 self._start()
             try:
                 answer = self._say({"what": what, **given})
-            except (OSError, ValueError):
+            except (OSError, ValueError, AttributeError):  # closed by another thread meanwhile
                 self.close()
                 raise RuntimeError(f"the judge ended while it was asked for {what}") from None
         if "error" in answer:
@@ -45,12 +45,10 @@ class Judge:
 
     def close(self) -> None:
         r"""End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            for stream in (self._process.stdin, self._process.stdout):
-                stream.close()
-            self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
 
     def _start(self) -> None:
         self.close()

@@ -55,7 +55,7 @@ class Slot:
             os.chown(self.home, self.user, self.user)
         self.cgroup = Cgroup.make(f"coursekit-{os.getpid()}-{number}", limits)
         self._process: subprocess.Popen[bytes] | None = None
-        self._buffer = b""
+        self._buffer, self._warm = b"", False
 
     def clear(self) -> None:
         r"""Nothing of the run before is left for the next."""
@@ -89,11 +89,11 @@ class Slot:
             "environment": boxes.environment(self.lib, self.models is not None, self.limits),
         }  # fmt: skip
         before = self.cgroup.kills() if self.cgroup else 0
-        self._ready()
+        process = self._ready()
         try:
-            self._process.stdin.write(json.dumps(job).encode() + b"\n")
-            self._process.stdin.flush()
-            verdict = self._line(limits["run"] + limits["probe"] + 60)
+            process.stdin.write(json.dumps(job).encode() + b"\n")
+            process.stdin.flush()
+            verdict = self._line(process, limits["run"] + limits["probe"] + 60)
         except (OSError, ValueError) as error:
             self.stop()
             return {"end": "infrastructure", "message": f"the zygote does not answer: {error}"}
@@ -101,10 +101,10 @@ class Slot:
             verdict["end"] = "memory_limit"
         return verdict
 
-    def start(self) -> None:
-        r"""Start the zygote without waiting for its imports."""
+    def start(self) -> subprocess.Popen[bytes]:
+        r"""The zygote, started where there is none, without waiting for its imports."""
         if self._process is not None and self._process.poll() is None:
-            return
+            return self._process
         self.stop()
         environment = boxes.environment(self.lib, self.models is not None, self.limits)
         if self.models is not None:
@@ -115,28 +115,33 @@ class Slot:
             shown = [*boxes.python_paths(), str(self.folder), str(self.lib)]
             shown += [] if self.models is None else [os.path.realpath(self.models)]
             command = [sys.executable, "-P", "-m", f"{INSIDE}.door", str(self.user), *shown, "--", *command]
-        self._buffer = b""
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
-            cwd=self.lib, start_new_session=True,
-        )  # fmt: skip
-        setting = {"preload": self.preload, "home": str(self.home)}
-        self._process.stdin.write(json.dumps(setting).encode() + b"\n")
-        self._process.stdin.flush()
-        self._warm = False
+        self._buffer, self._warm = b"", False
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            cwd=self.lib,
+            start_new_session=True,
+        )
+        self._process = process
+        process.stdin.write(json.dumps({"preload": self.preload, "home": str(self.home)}).encode() + b"\n")
+        process.stdin.flush()
+        return process
 
     def stop(self) -> None:
-        r"""End the zygote, and with it whatever it runs."""
-        if self._process is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()  # it ends its box first
-            try:
-                self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process.stdout.close()
-            self._process = None
+        r"""End the zygote, and with it whatever it runs; also from another thread than the one that waits for it."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            process.stdin.close()  # it ends its box first
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     def close(self) -> None:
         r"""End the zygote and give back the slot's user and control group."""
@@ -146,22 +151,22 @@ class Slot:
         if self._held is not None:
             self._held.close()
 
-    def _ready(self) -> None:
-        self.start()
-        if not self._warm:
-            try:
-                answer = self._line(WARM_UP)
-            except (OSError, ValueError) as error:
-                self.stop()
-                raise RuntimeError(f"the zygote does not start: {error}") from error
-            self._warm = "ready" in answer
-            if self.cgroup:
-                self.cgroup.add(self._process.pid)
+    def _ready(self) -> subprocess.Popen[bytes]:
+        try:
+            process = self.start()
+            if not self._warm:
+                self._warm = "ready" in self._line(process, WARM_UP)
+                if self.cgroup:
+                    self.cgroup.add(process.pid)
+        except (OSError, ValueError) as error:
+            self.stop()
+            raise RuntimeError(f"the zygote does not start: {error}") from error
+        return process
 
-    def _line(self, seconds: float) -> dict[str, Any]:
+    def _line(self, process: subprocess.Popen[bytes], seconds: float) -> dict[str, Any]:
         r"""The zygote's next line, waited for at most so long."""
         until = time.monotonic() + seconds
-        stream = self._process.stdout.fileno()
+        stream = process.stdout.fileno()
         while b"\n" not in self._buffer:
             if not select.select([stream], [], [], max(0.0, until - time.monotonic()))[0]:
                 raise OSError("no answer in time")

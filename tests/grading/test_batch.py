@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, solved: dict, blank: dict) 
     wrong = copy.deepcopy(solved)
     files.cell_of(wrong, "lora_truncate")["source"] = "def lora_truncate(W, r):\n    return W"
     partly = copy.deepcopy(solved)
-    source = "def lora_count(d_in, d_out, r, matrices):\n    n = matrices * r * (d_in + d_out)\n    return n + d_in % 2"
+    source = "def lora_count(d_in, d_out, r, matrices):\n    n = matrices * r * (d_in + d_out)\n    return n + r % 2"
     files.cell_of(partly, "lora_count")["source"] = source
     ends = copy.deepcopy(solved)
     files.cell_of(ends, "lora_merge")["source"] = (
@@ -81,13 +81,17 @@ def by_name(batch: Batch) -> dict[str, dict]:
 
 
 def test_the_marks_are_as_they_should_be(graded: Batch):
-    found = {n: (r["status"], sum(e["points"] for e in r["exercises"])) for n, r in by_name(graded).items()}
-    partial = found.pop("dan")
-    assert found == {
-        "ada": ("ok", 12), "bob": ("not_attempted", 0), "cy": ("wrong", 10), "eve": ("kernel_died", 10),
-        "fay": ("invalid_notebook", 0),
+    found = by_name(graded)
+    lost = {n: [e["id"] for e in r["exercises"] if e["points"] < e["of"]] for n, r in found.items()}
+    everything = [e["id"] for e in found["ada"]["exercises"]]
+    assert {n: (r["status"], lost[n]) for n, r in found.items()} == {
+        "ada": ("ok", []), "bob": ("not_attempted", everything), "cy": ("wrong", ["lora-truncate"]),
+        "dan": ("wrong", ["lora-count"]), "eve": ("kernel_died", ["lora-merge"]), "fay": ("invalid_notebook", everything),
     }  # fmt: skip
-    assert partial[0] == "wrong" and 11 < partial[1] < 12  # right for even widths only
+    (partly,) = [e for e in found["dan"]["exercises"] if e["id"] == "lora-count"]
+    assert 0 < partly["right"] < partly["cases"]  # right for even ranks only
+    assert partly["points"] == round(partly["of"] * partly["right"] / partly["cases"], 2)
+    assert not any(e["points"] for n in ("bob", "fay") for e in found[n]["exercises"])
 
 
 def test_a_result_has_its_schema(graded: Batch):
@@ -163,7 +167,7 @@ def test_what_is_graded_stays_and_what_changed_is_graded_again(
     assert results["bob"] == "ok" and (batch.out / "events.jsonl").read_text().count('"begin"') == 1
     batches.grade_lines(batch, only=["ada"], everything=True)
     assert (batch.out / "events.jsonl").read_text().count('"begin"') == 2
-    assert '"points_before": 12' in (batch.out / "audit.jsonl").read_text()
+    assert '"points_before": ' in (batch.out / "audit.jsonl").read_text()
     with pytest.raises(CourseError, match="unknown submission 'zoe'"):
         batches.grade_lines(batch, only=["zoe"])
 
@@ -258,8 +262,8 @@ def test_a_complete_notebook_is_run_when_asked_for(box: str, tmp_path: Path, sol
         }
 
     head = cell("import torch\nimport torch.nn.functional as F\nsteps = 1", "parameters")
-    ends = {"ok": "steps", "incomplete": "import sys\nsys.exit(0)", "error": "1 / 0", "kernel_died": "import os\nos._exit(0)",
-            "timeout": "while True: pass", "output_limit": "print('x' * 10_000_000)"}  # fmt: skip
+    ends = {"ok": "steps", "incomplete": "import sys\nsys.exit(0)", "error": "1 / 0", 
+            "kernel_died": "import os\nos._exit(0)", "timeout": "while True: pass", "output_limit": "print('x' * 10_000_000)"}  # fmt: skip
     for status, source in ends.items():
         files.save(place, f"{status}.ipynb", {**solved, "cells": [head, *answers, cell(source), cell("2")]})
     command = [
@@ -278,7 +282,7 @@ def test_a_complete_notebook_is_run_when_asked_for(box: str, tmp_path: Path, sol
     results = by_name(Batch(tmp_path / "marks"))
     assert {name: r["status"] for name, r in results.items()} == {status: status for status in ends}
     for status, result in results.items():
-        assert result["ran"] == "whole" and sum(e["points"] for e in result["exercises"]) == 12, status
+        assert result["ran"] == "whole" and all(e["status"] == "ok" for e in result["exercises"]), status
         assert result["where"] == {"ok": None, "incomplete": "cell 8"}.get(status, "cell 7"), status
 
 
@@ -326,6 +330,6 @@ def test_ctrl_c_ends_a_batch_that_goes_on_later(graded: Batch, folder: Path, tmp
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         said = process.communicate()[1]
-    assert process.returncode == 130 and "run the same command again" in said
+    assert process.returncode == 130 and "run the same command again" in said, said
     assert not left(batch) and not (batch.out / ".work").exists()
     assert 1 <= len(list(batch.results.glob("[!.]*"))) <= len(graded.lines())

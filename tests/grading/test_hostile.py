@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,22 +23,29 @@ ANSWERS = sorted((HERE / "hostile" / "answers").iterdir())
 HONEST = ("00_honest", "99_honest")
 
 
-def write_all(folder: Path, solved: dict, blank: dict) -> dict[str, tuple[str, float]]:
+def write_all(folder: Path, solved: dict, blank: dict) -> dict[str, tuple[str, str]]:
     r"""All submissions; what is expected of each."""
-    expected: dict[str, tuple[str, float]] = {}
+    expected: dict[str, tuple[str, str]] = {}
     for path in ANSWERS:
-        status, points = re.search(r"^# expect: (\w+) (\d+)$", path.read_text(), re.MULTILINE).groups()
+        status, mark = re.search(r"^# expect: (\w+) (\w+)$", path.read_text(), re.MULTILINE).groups()
         notebook = copy.deepcopy(solved)
         files.cell_of(notebook, "lora_truncate")["source"] = path.read_text()
         files.save(folder, f"{path.stem}.ipynb", notebook)
-        expected[path.stem] = (status, float(points))
+        expected[path.stem] = (status, mark)
     for make in files.ALL:
         expected |= make(folder, solved, blank)
     for name in HONEST:
         files.save(folder, f"{name}.ipynb", solved)
-        expected[name] = ("ok", 12)
+        expected[name] = ("ok", files.FULL)
+    examples = HERE.parents[1] / "examples" / "submissions"
+    for path in examples.glob("*.ipynb"):
+        shutil.copy(path, folder / f"60_{path.name}")
+    expected |= {
+        "60_ada": ("ok", files.FULL), "60_bob": ("wrong", files.SOME), "60_cem": ("not_attempted", files.NONE),
+        "60_dana": ("missing_name", files.SOME), "60_eve": ("kernel_died", files.SOME),
+    }  # fmt: skip
     files.save(folder, "50_blank.ipynb", blank)
-    expected["50_blank"] = ("not_attempted", 0)
+    expected["50_blank"] = ("not_attempted", files.NONE)
     return expected
 
 
@@ -125,13 +133,17 @@ def test_all_kinds_are_there():
 def test_every_submission_gets_its_status_and_mark(batch: Batch):
     assert batch.code == 0, batch.said
     wrong = {}
-    for name, wanted in batch.expected.items():
+    of = {e["id"]: e["of"] for e in batch.results[HONEST[0]]["exercises"]}
+    full = sum(of.values())
+    marks = {files.FULL: full, files.REST: full - of["lora-truncate"], files.NONE: 0}
+    for name, (status, mark) in batch.expected.items():
         known = [n for n in batch.results if n == name or (name.endswith("-") and n.startswith(name))]
         assert len(known) == 1, name
         result = batch.results[known[0]]
         found = (result["status"], sum(e["points"] for e in result["exercises"]))
-        if found != wanted:
-            wrong[name] = (found, wanted, result["message"])
+        right = 0 < found[1] < full if mark == files.SOME else found[1] == marks[mark]
+        if found[0] != status or not right:
+            wrong[name] = (found, status, mark, result["message"])
     assert not wrong
     assert len(batch.results) == len(batch.expected)
 

@@ -1,6 +1,6 @@
 r"""Hostile submissions that are hostile as files: what is no notebook, archives that reach out, names that do harm.
 
-Each function writes one or more submissions into a folder and returns what is expected: id -> (status, points).
+Each function writes one or more submissions into a folder and returns what is expected: id -> (status, mark).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-FULL = 12
-Expected = dict[str, tuple[str, float]]
-REFUSED = ("invalid_notebook", 0)
+#: Marks: all points, all but those of the one exercise that is hostile, some, none.
+FULL, REST, SOME, NONE = "full", "rest", "some", "none"
+Expected = dict[str, tuple[str, str]]
+REFUSED = ("invalid_notebook", NONE)
 
 
 def save(folder: Path, name: str, notebook: Any) -> None:
@@ -38,7 +39,7 @@ def forged(folder: Path, solved: dict, blank: dict) -> Expected:
             cell["metadata"]["nbgrader"] = {"grade": True, "points": 100, "grade_id": "lora-truncate"}
     notebook["metadata"]["papermill"] = {"status": "completed", "score": 100}
     save(folder, "21_forged.ipynb", notebook)
-    return {"21_forged": ("not_attempted", 0)}
+    return {"21_forged": ("not_attempted", NONE)}
 
 
 def no_json(folder: Path, solved: dict, blank: dict) -> Expected:
@@ -86,7 +87,12 @@ def deep(folder: Path, solved: dict, blank: dict) -> Expected:
     save(folder, "27c_deep.ipynb", notebook)
     cell["source"] = "lora_truncate = " + "-" * 200_000 + "1"
     save(folder, "27d_deep.ipynb", notebook)
-    return {"27a_deep": REFUSED, "27b_deep": REFUSED, "27c_deep": ("error", 10), "27d_deep": ("error", 10)}
+    return {
+        "27a_deep": REFUSED,
+        "27b_deep": REFUSED,
+        "27c_deep": ("error", REST),
+        "27d_deep": ("error", REST),
+    }
 
 
 def large(folder: Path, solved: dict, blank: dict) -> Expected:
@@ -211,7 +217,11 @@ def helper(folder: Path, solved: dict, blank: dict) -> Expected:
         notebook = copy.deepcopy(solved)
         cell_of(notebook, "lora_truncate")["source"] = "from helper import truncate as lora_truncate\n"
         save(place, "06_lora.ipynb", notebook)
-    return {"36a_helper": ("kernel_died", 10), "36b_helper": ("incomplete", 10), "36c_helper": ("ok", FULL)}
+    return {
+        "36a_helper": ("kernel_died", REST),
+        "36b_helper": ("incomplete", REST),
+        "36c_helper": ("ok", FULL),
+    }
 
 
 def people(folder: Path, solved: dict, blank: dict) -> Expected:

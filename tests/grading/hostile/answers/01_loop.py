@@ -1,5 +1,5 @@
 # An infinite loop.
-# expect: timeout 10
+# expect: timeout rest
 def lora_truncate(W, r):
     while True:
         pass

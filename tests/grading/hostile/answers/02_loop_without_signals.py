@@ -1,5 +1,5 @@
 # An infinite loop that listens to no signal.
-# expect: timeout 10
+# expect: timeout rest
 import signal
 
 

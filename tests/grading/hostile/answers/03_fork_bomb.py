@@ -1,5 +1,5 @@
 # A fork bomb that takes no error for an answer.
-# expect: process_limit 10
+# expect: process_limit rest
 import os
 
 

@@ -1,5 +1,5 @@
 # All the memory there is.
-# expect: memory_limit 10
+# expect: memory_limit rest
 def lora_truncate(W, r):
     held = []
     while True:

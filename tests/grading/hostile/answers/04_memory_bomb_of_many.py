@@ -1,5 +1,5 @@
 # All the memory there is, in small processes.
-# expect: memory_limit 10
+# expect: memory_limit rest
 import os
 import time
 

@@ -1,5 +1,5 @@
 # Fills every folder that it may write.
-# expect: disk_limit 10
+# expect: disk_limit rest
 def lora_truncate(W, r):
     content = b"x" * 20_000_000
     for folder in ("/tmp", "/dev/shm", "."):

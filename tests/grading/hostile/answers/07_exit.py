@@ -1,5 +1,5 @@
 # Leaves the process at once, with a status that says all is well.
-# expect: kernel_died 10
+# expect: kernel_died rest
 import os
 
 

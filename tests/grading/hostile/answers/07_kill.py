@@ -1,5 +1,5 @@
 # Kills itself.
-# expect: kernel_died 10
+# expect: kernel_died rest
 import os
 import signal
 

@@ -1,5 +1,5 @@
 # Reads where nothing is.
-# expect: kernel_died 10
+# expect: kernel_died rest
 import ctypes
 
 

@@ -1,5 +1,5 @@
 # Stops, and never goes on.
-# expect: timeout 10
+# expect: timeout rest
 import os
 import signal
 

@@ -1,5 +1,5 @@
 # sys.exit(0), which papermill takes for success.
-# expect: incomplete 10
+# expect: incomplete rest
 import sys
 
 

@@ -1,5 +1,5 @@
 # Kills its parent, and everybody else that it may.
-# expect: kernel_died 10
+# expect: kernel_died rest
 import os
 import signal
 

@@ -1,5 +1,5 @@
 # Right, but leaves a detached process behind.
-# expect: ok 12
+# expect: ok full
 import os
 import time
 

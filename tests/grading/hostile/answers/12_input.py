@@ -1,4 +1,4 @@
 # Waits for somebody to type.
-# expect: error 10
+# expect: error rest
 def lora_truncate(W, r):
     return input("the answer, please: ")

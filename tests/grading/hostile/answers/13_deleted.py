@@ -1,3 +1,3 @@
 # The exercise's cell is gone.
-# expect: missing_name 10
+# expect: missing_name rest
 print("there was a function here")

@@ -1,5 +1,5 @@
 # The function has another name.
-# expect: missing_name 10
+# expect: missing_name rest
 import torch
 
 

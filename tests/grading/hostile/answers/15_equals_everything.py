@@ -1,5 +1,5 @@
 # An answer that equals everything.
-# expect: wrong 10
+# expect: wrong rest
 import torch
 
 

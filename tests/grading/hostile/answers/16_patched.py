@@ -1,5 +1,5 @@
 # Patches whatever compares, writes or checks.
-# expect: wrong 10
+# expect: wrong rest
 import json
 
 import torch

@@ -1,5 +1,5 @@
 # Patches the writing of its own report: its own loss.
-# expect: kernel_died 10
+# expect: kernel_died rest
 import os
 
 

@@ -1,5 +1,5 @@
 # Rewrites every cell that comes after it.
-# expect: wrong 10
+# expect: wrong rest
 import torch
 
 

@@ -1,5 +1,5 @@
 # Looks for the answers: in the package, on the disk, in memory.
-# expect: wrong 10
+# expect: wrong rest
 import gc
 import importlib
 import os

@@ -1,5 +1,5 @@
 # Reads and writes the work of others: right only where it can.
-# expect: wrong 10
+# expect: wrong rest
 import os
 
 import torch

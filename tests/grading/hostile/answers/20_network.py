@@ -1,5 +1,5 @@
 # Asks the network: right only where somebody answers.
-# expect: wrong 10
+# expect: wrong rest
 import socket
 
 import torch

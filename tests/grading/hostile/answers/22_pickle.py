@@ -1,5 +1,5 @@
 # An answer that runs code where it is unpickled.
-# expect: wrong 10
+# expect: wrong rest
 import os
 
 

@@ -1,5 +1,5 @@
 # Swaps the file that its answers go to for a FIFO, a link, nothing.
-# expect: kernel_died 10
+# expect: kernel_died rest
 import os
 
 

@@ -1,5 +1,5 @@
 # Needs a package that is not there.
-# expect: missing_dependency 10
+# expect: missing_dependency rest
 import a_package_that_nobody_has
 
 

@@ -1,0 +1,127 @@
+r"""What has cheated other graders, tried on every exercise of the course, in a real box: no point for any of it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from coursekit.checks import exercises
+from coursekit.checks.core import SEEDS
+from coursekit.grading import batch as batches
+from coursekit.grading.folder import Batch
+from coursekit.grading.limits import Limits
+from coursekit.grading.plan import plan
+
+CHEATS = {
+    "table": "def cheat(id, arguments):\n    return closest(id, arguments)",
+    "equal": """
+class Equal:
+    def __eq__(self, other): return True
+    def __getattr__(self, name): return lambda *a, **k: self
+    __hash__ = object.__hash__
+def cheat(id, arguments):
+    return Equal()
+""",
+    "patched": """
+import torch, json, coursekit.checks
+def cheat(id, arguments):
+    torch.allclose = torch.equal = torch.isclose = torch.Tensor.__eq__ = lambda *a, **k: True
+    coursekit.checks.judge = coursekit.checks.check = lambda *a, **k: None
+    json.load = json.loads = lambda *a, **k: {}
+    return True
+""",
+    "reference": """
+import importlib
+def cheat(id, arguments):
+    for name in ("coursekit.checks", "coursekit.checks.core", "coursekit.checks." + id.split("-")[0], "solutions"):
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            continue
+        for place in (module, getattr(module, "exercises", dict)()):
+            found = place.get(id) if isinstance(place, dict) else getattr(place, id.replace("-", "_"), None)
+            if found is not None:
+                return getattr(found, "reference", found)(*arguments)
+    return "no reference here"
+""",
+}
+
+
+def notebook(cells: list[dict]) -> dict:
+    return {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+            "cells": cells}  # fmt: skip
+
+
+def cell(source: str, id: str, **metadata: object) -> dict:
+    return {
+        "cell_type": "code",
+        "id": id,
+        "source": source,
+        "metadata": metadata,
+        "outputs": [],
+        "execution_count": None,
+    }
+
+
+def table() -> str:
+    r"""Public arguments and answers of all exercises, and a function that gives the answer of the most similar ones."""
+    rows = {id: [(repr(e.inputs(s)), e.answer(e.inputs(s))) for s in SEEDS] for id, e in exercises().items()}
+    packed = base64.b64encode(pickle.dumps(rows)).decode()
+    return f"""
+import base64, difflib, pickle
+TABLE = pickle.loads(base64.b64decode({packed!r}))
+def closest(id, arguments):
+    rows = TABLE[id]
+    shown = repr(arguments)
+    return max(rows, key=lambda row: difflib.SequenceMatcher(None, row[0][:300], shown[:300]).quick_ratio())[1]
+"""
+
+
+@pytest.fixture(scope="module")
+def results(box: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    place = tmp_path_factory.mktemp("cheating")
+    (place / "submissions").mkdir()
+    stubs = []
+    for id in sorted(exercises()):
+        function = f"def {id.replace('-', '_')}(*arguments):\n"
+        grade = {
+            "grade": False,
+            "grade_id": id,
+            "locked": False,
+            "schema_version": 3,
+            "solution": True,
+            "task": False,
+        }
+        stubs.append((id, function, grade))
+    course = [cell(f"{function}    return ...", id, nbgrader=grade) for id, function, grade in stubs]
+    (place / "course.ipynb").write_text(json.dumps(notebook(course)))
+    for name, source in CHEATS.items():
+        head = (table() if name == "table" else "") + source
+        cells = [cell(f"{function}    return cheat({id!r}, arguments)", id) for id, function, _ in stubs]
+        (place / "submissions" / f"{name}.ipynb").write_text(
+            json.dumps(notebook([cell(head, "head"), *cells]))
+        )
+    batch = Batch(place / "marks")
+    batch.make()
+    plan(
+        place / "submissions",
+        batch,
+        "bwrap",
+        notebook=Path(place / "course.ipynb"),
+        limits=Limits(exercise=30),
+    )
+    batches.grade_lines(batch, jobs=1)
+    return {line["submission"]: batch.result(line["key"]) for line in batch.lines()}
+
+
+@pytest.mark.parametrize("cheat", sorted(CHEATS))
+def test_no_cheat_earns_a_point_on_any_exercise(results: dict[str, dict], cheat: str):
+    result = results[cheat]
+    assert {e["id"] for e in result["exercises"]} == set(exercises())
+    earned = {e["id"]: (e["right"], e["cases"]) for e in result["exercises"] if e["points"]}
+    assert not earned
+    assert {e["status"] for e in result["exercises"]} <= {"wrong", "error", "invalid_output"}
