@@ -2,6 +2,7 @@ r"""The command `coursekit`. Each command imports what it needs when it runs: `-
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Annotated
