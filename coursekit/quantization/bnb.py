@@ -88,7 +88,7 @@ def from_state_dict(state: Mapping[str, Tensor], name: str = "weight") -> Blockw
 
 
 def to_bitsandbytes(q: Blockwise) -> tuple[UInt8[Tensor, "bytes 1"], Any]:
-    r"""Packed codes and `QuantState`, as `bitsandbytes.functional.quantize_4bit` returns them; they share q's memory."""
+    r"""Packed codes and `QuantState` as `bitsandbytes.functional.quantize_4bit` returns them, sharing q's memory."""
     from bitsandbytes.functional import QuantState
 
     state = to_state_dict(q)
@@ -100,7 +100,7 @@ def to_bitsandbytes(q: Blockwise) -> tuple[UInt8[Tensor, "bytes 1"], Any]:
 def from_bitsandbytes(packed: Tensor, state: Any) -> Blockwise:
     r"""The tensor behind bitsandbytes' packed codes and `QuantState`; memory is shared.
 
-    CourseError for a layer that has run forward in eval mode on a CPU with bf16 instructions: bitsandbytes has rearranged
+    CourseError for a layer that has run in eval mode on a CPU with bf16 instructions: bitsandbytes has rearranged
     its codes then, and rounded its scales to bf16.
     """
     if getattr(state, "packing_format_for_cpu", False):
