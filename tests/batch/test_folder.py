@@ -90,6 +90,8 @@ def test_a_result_that_somebody_has_worked_in_is_left_alone(tmp_path):
     refused(tmp_path, "a.ipynb was changed after the run", run_notebooks, [path], out)
     notebook(out / "a.ipynb")  # emptied: the same cell without its output
     assert run_notebooks([path], out)[0].ok and Folder(out).holds("a.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(), out / "a.ipynb")  # not even the cell
+    assert run_notebooks([path], out)[0].ok and Folder(out).holds("a.ipynb")
     (out / "index.html").write_text("<h1>My own page</h1>")
     refused(tmp_path, "index.html was changed after the run", run_notebooks, [path], out)
 
