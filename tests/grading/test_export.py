@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -98,6 +100,17 @@ def test_moodle_s_own_worksheet_is_filled_and_else_unchanged(out, tmp_path):
         assert [r[i] for r in found] == [r[i] for r in before]
 
 
+def test_moodle_keeps_its_grade_where_there_is_no_mark_and_a_shared_address_is_nobody_s(tmp_path):
+    person = {"email": "both@example.org"}
+    failed = {"status": "infrastructure", "exercises": [part(id, 0, "infrastructure") for id in OF]}
+    out = batch(tmp_path / "marks", {"cy": failed, "dee": {"person": person}, "eve": {"person": person}})
+    text = MOODLE.splitlines()[0] + "\n"
+    text += "".join(f"Participant {n},{who},{mail},,4.00,6.00,Yes,-,-,\n" for n, who, mail in (
+        (1, "cy", ""), (2, "dee", "both@example.org"), (3, "eve", "both@example.org")))  # fmt: skip
+    found = rows(export(out, "moodle", Options(fill=sheet(tmp_path, text))))
+    assert [row[4] for row in found[1:]] == ["4.00", "6", "6"]
+
+
 def test_moodle_in_another_language(out, tmp_path):
     text = "ID,Nom,Adresse de courriel,Note,Note maximale\n"
     text += "Participant 1,B,bob@example.org,,10\nParticipant 123,A,x,,10\n"
@@ -154,7 +167,7 @@ def notebook(path, *cells):
     return str(path)
 
 
-def test_answers_are_written_by_student_and_exercise(tmp_path):
+def test_answers_are_written_by_student_and_exercise(tmp_path, monkeypatch):
     meta = {"schema_version": 3, "grade": False, "solution": True, "locked": False, "task": False}
     stubs = [
         nbformat.v4.new_code_cell(
@@ -175,6 +188,12 @@ def test_answers_are_written_by_student_and_exercise(tmp_path):
     (tmp_path / "e.zip").write_bytes(b"PK\x03\x04 no archive")
     paths = {"ada": good, "bob": str(broken), "cy": str(deep), "dee": str(link), "eve": str(tmp_path / "e.zip"),
              "fay": str(tmp_path / "gone.ipynb"), "../gus": good}  # fmt: skip
+    os.mkfifo(fifo := tmp_path / "f.ipynb")
+    paths["hal"] = str(fifo)
+    opened = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, *a, **k: pytest.fail("waits") if path == fifo else opened(path, *a, **k)
+    )
     out = batch(tmp_path / "marks", {id: {"path": path} for id, path in paths.items()})
     folder, command = answers.write(out, tmp_path / "template.ipynb")
     found = {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*.py")}

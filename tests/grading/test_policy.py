@@ -2,6 +2,7 @@ r"""Late work: what counts as late, what it costs, who has longer; and that mark
 
 from __future__ import annotations
 
+import base64
 import csv
 
 import pytest
@@ -110,3 +111,9 @@ def test_variants_and_pseudonyms_follow_from_id_and_secret():
         assert first == [function(SECRET, id) for id in ids] and len(set(first)) == len(ids)
         assert not set(first) & {function(b"another", id) for id in ids}
     assert all(0 <= pseudonyms.variant(SECRET, id) < 2**31 for id in ids)
+    # Neither gives the other away.
+    bits = [base64.b32decode(pseudonyms.pseudonym(SECRET, id)[2:].upper() + "======") for id in ids]
+    assert not any(
+        int.from_bytes(b[:4], "big") >> 1 == pseudonyms.variant(SECRET, id)
+        for b, id in zip(bits, ids, strict=True)
+    )
