@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from datasets import Dataset, DatasetDict
 
 from coursekit.errors import CourseError, whole
 from coursekit.labels import IGNORED
+from coursekit.tasks.cuts import Cut
 from coursekit.tasks.packing import bins
 from coursekit.tasks.prepared import Prepared
 
@@ -36,22 +36,6 @@ class Encoded(NamedTuple):
     labels: list[int]
 
 
-@dataclass(frozen=True)
-class Cut:
-    r"""An example that was left out of `split` since it has more tokens than fit.
-
-    lost: learned tokens that a cut at the limit would have taken away, out of `learned`; 0 where it falls behind the
-    last answer.
-    """
-
-    split: str
-    row: int
-    tokens: int
-    lost: int
-    learned: int
-
-    def __str__(self) -> str:
-        return f"{self.split} row {self.row}: {self.tokens} tokens, {self.lost} of {self.learned} learned ones would go"
 
 
 def segments(tokenizer: Any, messages: Messages) -> list[Segment]:

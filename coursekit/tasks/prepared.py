@@ -15,7 +15,7 @@ from coursekit.labels import IGNORED
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-    from coursekit.tasks.conversations import Cut
+    from coursekit.tasks.cuts import Cut
 
 
 @dataclass(frozen=True)
