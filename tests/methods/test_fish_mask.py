@@ -275,6 +275,8 @@ def test_a_checkpoint_brings_its_mask(family, tmp_path):
     FishMask(keep=50).load(other, tmp_path)
     assert torch.equal(other(**one).logits, model(**one).logits)
     assert {id(p) for p in values(other)} <= {id(p) for p in other._coursekit.parameters["default"]}
+    learned = {id(p) for p in other._coursekit.parameters["default"]}  # none of the old mask's among them
+    assert learned == {id(p) for p in other.parameters() if p.requires_grad}
     assert sum(p.numel() for p in other.parameters() if p.requires_grad) == methods.trainable(model)
 
 
