@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -17,7 +16,7 @@ from coursekit.polite import end_children_too, polite
 class _Default(TyperGroup):
     r"""`coursekit grade FOLDER ...` is `coursekit grade all FOLDER ...`."""
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in self.commands:
             args = ["all", *args]
         return super().resolve_command(ctx, args)

@@ -15,6 +15,8 @@ from typing import Any
 #: Bytes of a notebook, and of all files that come with it.
 MOST = 20 * 2**20
 MOST_FILES, MOST_CELLS = 200, 5_000
+#: Characters of all code together: reading it as Python takes a thousand times as much memory.
+MOST_CODE = 500_000
 
 
 class Refused(Exception):
@@ -83,7 +85,10 @@ def notebook(content: bytes) -> list[Cell]:
         raise Refused("it has no list of cells")
     if len(cells) > MOST_CELLS:
         raise Refused(f"it has {len(cells):,} cells, at most {MOST_CELLS:,} are read")
-    return [c for n, cell in enumerate(cells, start=1) if (c := _cell(n, cell)) is not None]
+    found = [c for n, cell in enumerate(cells, start=1) if (c := _cell(n, cell)) is not None]
+    if sum(len(c.source) for c in found) > MOST_CODE:
+        raise Refused(f"it has more than {MOST_CODE:,} characters of code")
+    return found
 
 
 def _cell(number: int, cell: Any) -> Cell | None:

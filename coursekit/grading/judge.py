@@ -18,7 +18,11 @@ from typing import Any
 from coursekit.errors import CourseError
 from coursekit.grading.inside.zygote import data_in_use
 
-SECONDS = 120
+SECONDS = 30
+
+
+class Crashed(RuntimeError):
+    r"""The fork that looked at a submission's bytes was ended by them: by their size, or by a fault of a parser."""
 
 
 class Judge:
@@ -40,7 +44,7 @@ class Judge:
                 self.close()
                 raise RuntimeError(f"the judge ended while it was asked for {what}") from None
         if "error" in answer:
-            raise RuntimeError(answer["error"])
+            raise (Crashed if answer.get("crashed") else RuntimeError)(answer["error"])
         return answer["answer"]
 
     def close(self) -> None:
@@ -100,7 +104,10 @@ def main() -> None:
             content = file.read()
         os.waitpid(pid, 0)
         print(
-            content.decode() if content else json.dumps({"error": "the judge's helper ended"}), file=channel
+            content.decode()
+            if content
+            else json.dumps({"error": "the judge's helper ended", "crashed": True}),
+            file=channel,
         )
 
 
@@ -111,6 +118,8 @@ def _answer(work: Any, request: dict[str, Any], say: int) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_DATA, (data_in_use() + 2**31,) * 2)
         answer = {"answer": getattr(work, "do_" + request.pop("what"))(**request)}
+    except (MemoryError, RecursionError) as error:
+        answer = {"error": f"{type(error).__name__}: {error}", "crashed": True}
     except BaseException as error:
         answer = {"error": f"{type(error).__name__}: {error}"}
     content = json.dumps(answer).encode()

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 #: Cell magics that only wrap a cell of Python.
 _WRAPPERS = re.compile(r"\A\s*%%(time|timeit|capture|prun)\b[^\n]*\n")
+#: Characters of a cell with IPython's magics: it is tokenised anew for each of them.
+MOST_MAGIC = 10_000
 #: Methods of a package that change how it computes from then on.
 _SETTERS = re.compile(r"set_\w+|use_deterministic_algorithms")
 #: Functions that only look at what they are given.
@@ -111,9 +113,14 @@ def python(cell: str) -> tuple[str, ast.Module]:
     try:
         return cell, ast.parse(cell)
     except SyntaxError:
+        if len(cell) > MOST_MAGIC:
+            raise
         from IPython.core.inputtransformer2 import TransformerManager
 
-        cell = TransformerManager().transform_cell(cell)
+        try:
+            cell = TransformerManager().transform_cell(cell)
+        except RuntimeError as error:  # IPython's, after so many magics in one cell
+            raise SyntaxError("more magics than a cell may have") from error
         return cell, ast.parse(cell)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coursekit.grading.judge import Judge
+from coursekit.grading.judge import Crashed, Judge
 from coursekit.grading.limits import Limits
 from coursekit.grading.slots import Slot
 from coursekit.grading.statuses import SAYS, gravest
@@ -83,7 +83,8 @@ class Run:
             raise Infrastructure(verdict.get("message", "") + verdict.get("trace", ""))
         self.times["whole"] = verdict["run"]
         most = limits.file + 2**20
-        run = self._ask("mark", before=str(slot.before), report=str(slot.report), most=most, ids=[])["run"]
+        marked = self._read("mark", before=str(slot.before), report=str(slot.report), most=most, ids=[])
+        run = marked["run"] if marked else {"whole": False, "cell": None, "failed": []}
         if verdict["end"] != "exit" or not run["whole"]:
             return *_ending(verdict), run["cell"]
         if run["failed"]:
@@ -95,7 +96,7 @@ class Run:
         r"""Stage the submission; the reason, where it is refused."""
         begun = time.monotonic()
         self.slot.clear()
-        looked = self._ask(
+        looked = self._read(
             "gate",
             path=str(self.path),
             stage=str(self.slot.stage),
@@ -103,6 +104,8 @@ class Run:
             skip=skip,
         )
         self.times["gate"] += time.monotonic() - begun
+        if looked is None:
+            return "it cannot be read within the limits of the grader"
         if "refused" in looked:
             return looked["refused"]
         self.files = looked["files"]
@@ -120,9 +123,13 @@ class Run:
             self.times[part] += verdict.get(part, 0.0)
         begun = time.monotonic()
         most = self.assignment.limits.file + 2**20
-        marked = self._ask(
+        marked = self._read(
             "mark", before=str(self.slot.before), report=str(self.slot.report), most=most, ids=pending
         )
+        if marked is None:
+            for id in pending:
+                self._settle(id, "invalid_output", SAYS["invalid_output"])
+            return None
         self.times["verify"] += time.monotonic() - begun
         failed = {f["cell"]: f for f in reversed(marked["run"]["failed"])}
         if verdict["phase"] == "run":
@@ -209,6 +216,15 @@ class Run:
             "status": status, "message": message, "where": where,
             "exercises": exercises, "files": self.files, "times": {k: round(v, 4) for k, v in self.times.items()},
         }  # fmt: skip
+
+    def _read(self, what: str, **given: Any) -> Any:
+        r"""Ask the judge to read what a stranger wrote; None where that ends the judge's helper."""
+        try:
+            return self.judge.ask(what, **given)
+        except Crashed:
+            return None
+        except RuntimeError as error:
+            raise Infrastructure(str(error)) from error
 
     def _ask(self, what: str, **given: Any) -> Any:
         try:

@@ -86,7 +86,8 @@ def test_the_marks_are_as_they_should_be(graded: Batch):
     everything = [e["id"] for e in found["ada"]["exercises"]]
     assert {n: (r["status"], lost[n]) for n, r in found.items()} == {
         "ada": ("ok", []), "bob": ("not_attempted", everything), "cy": ("wrong", ["lora-truncate"]),
-        "dan": ("wrong", ["lora-count"]), "eve": ("kernel_died", ["lora-merge"]), "fay": ("invalid_notebook", everything),
+        "dan": ("wrong", ["lora-count"]), "eve": ("kernel_died", ["lora-merge"]),
+        "fay": ("invalid_notebook", everything),
     }  # fmt: skip
     (partly,) = [e for e in found["dan"]["exercises"] if e["id"] == "lora-count"]
     assert 0 < partly["right"] < partly["cases"]  # right for even ranks only

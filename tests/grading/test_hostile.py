@@ -62,7 +62,7 @@ class Batch:
             "--jobs",
             "2",
             "--exercise-seconds",
-            "6",
+            "10",
             "--seconds",
             "20",
             "--memory",

@@ -61,12 +61,12 @@ def supervise(
             rest = _fed(feed, rest)
         code = poll()
         phase = "run" if ready is None else "probe"
-        if code is not None:
+        if size >= limits["report"] or os.fstat(output).st_size > limits["output"]:
+            end = "output_limit"
+        elif code is not None:
             end = "exit"
         elif now - begun > limits[phase] or (turn is not None and now - turn > limits["exercise"]):
             end = "timeout"
-        elif os.fstat(output).st_size > limits["output"] or size > limits["report"]:
-            end = "output_limit"
         if sample is not None and end in (None, "timeout") and (end or now - sampled > 0.04):
             sampled = now
             memory, processes = sample()

@@ -191,7 +191,6 @@ def _become_student(
         os.closerange(6, kept)
         os.closerange(kept + 1, 4096)
         set_limits(limits)
-        os.nice(5)  # the supervisor shall get its turn, however many processes there are in the box
         namespaces.leave_privileges(kept)
         os.close(kept)
         os.environ.clear()

@@ -252,6 +252,26 @@ def moved(folder: Path, solved: dict, blank: dict) -> Expected:
     return {x: ("ok", FULL) for x in ("40a_reversed", "40b_copied", "40c_joined")}
 
 
+def slow_to_read(folder: Path, solved: dict, blank: dict) -> Expected:
+    r"""46: code that a grader would read for ever: a thousand magics in a cell, a megabyte of it, long chains."""
+    notebook = copy.deepcopy(solved)
+    cell = cell_of(notebook, "lora_truncate")
+    cell["source"] = "%x\n" * 1500 + "def lora_truncate(W, r):\n    return W\n"
+    save(folder, "46a_magics.ipynb", notebook)
+    cell["source"] = "x = 1\n" * 100_000
+    save(folder, "46b_long.ipynb", notebook)
+    cell["source"] = "lora_truncate = " + "+".join(["x"] * 50_000)
+    save(folder, "46c_chain.ipynb", notebook)
+    cell["source"] = "lora_truncate = x" + ".a" * 50_000
+    save(folder, "46d_chain.ipynb", notebook)
+    return {
+        "46a_magics": ("error", REST),
+        "46b_long": REFUSED,
+        "46c_chain": ("error", REST),
+        "46d_chain": ("error", REST),
+    }
+
+
 ALL = (
     forged,
     no_json,
@@ -268,4 +288,5 @@ ALL = (
     helper,
     people,
     moved,
+    slow_to_read,
 )
