@@ -12,7 +12,7 @@ from typing import Any
 from coursekit.errors import CourseError, unknown
 from coursekit.files import folder_at, replace_text
 from coursekit.grading import audit, collect, pages, policy, tables
-from coursekit.grading.collect import Entry
+from coursekit.grading.entry import Entry
 
 
 @dataclass(frozen=True)

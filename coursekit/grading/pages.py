@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coursekit.grading.collect import Entry
+    from coursekit.grading.entry import Entry
 
 #: What a status is called on a page, and which of four colours it has.
 STATUS = {
