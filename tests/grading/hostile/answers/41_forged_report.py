@@ -1,5 +1,5 @@
 # Writes answers, endings and excuses into its report itself, also for the exercises of others.
-# expect: wrong rest
+# expect: invalid_output rest
 import os
 
 
