@@ -263,8 +263,14 @@ def test_a_complete_notebook_is_run_when_asked_for(box: str, tmp_path: Path, sol
         }
 
     head = cell("import torch\nimport torch.nn.functional as F\nsteps = 1", "parameters")
-    ends = {"ok": "steps", "incomplete": "import sys\nsys.exit(0)", "error": "1 / 0",
-            "kernel_died": "import os\nos._exit(0)", "timeout": "while True: pass", "output_limit": "print('x' * 10_000_000)"}  # fmt: skip
+    ends = {
+        "ok": "steps",
+        "incomplete": "import sys\nsys.exit(0)",
+        "error": "1 / 0",
+        "kernel_died": "import os\nos._exit(0)",
+        "timeout": "while True: pass",
+        "output_limit": "print('x' * 10_000_000)",
+    }
     for status, source in ends.items():
         files.save(place, f"{status}.ipynb", {**solved, "cells": [head, *answers, cell(source), cell("2")]})
     command = [

@@ -52,8 +52,8 @@ def cheat(id, arguments):
 
 
 def notebook(cells: list[dict]) -> dict:
-    return {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
-            "cells": cells}  # fmt: skip
+    kernel = {"name": "python3", "display_name": "Python 3"}
+    return {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells}
 
 
 def cell(source: str, id: str, **metadata: object) -> dict:
