@@ -105,8 +105,10 @@ def test_any_json_is_a_value_or_refused(data):
     [
         {"function": ["f", "def f(): pass"]}, {"partial": [None, []]}, {"int": "9" * 2000}, {"int": " 1"},
         {"float": "x"}, {"tensor": {"dtype": "float32", "shape": [2], "bytes": "AAAA"}},
-        {"tensor": {"dtype": "float32", "shape": [-1], "bytes": ""}}, {"tensor": {"dtype": "object", "shape": [], "bytes": ""}},
-        {"tensor": {"dtype": "uint8", "shape": [MOST_BYTES + 1], "bytes": ""}}, {"other": "a b"}, {"dict": [[{"list": []}, 1]]},
+        {"tensor": {"dtype": "float32", "shape": [-1], "bytes": ""}},
+        {"tensor": {"dtype": "object", "shape": [], "bytes": ""}},
+        {"tensor": {"dtype": "uint8", "shape": [MOST_BYTES + 1], "bytes": ""}},
+        {"other": "a b"}, {"dict": [[{"list": []}, 1]]},
     ],
 )  # fmt: skip
 def test_a_forged_value_is_refused(data):
@@ -121,7 +123,7 @@ def test_a_forged_truth_value_is_true_or_false():
 
 @pytest.mark.parametrize("id", sorted(exercises()))
 def test_every_exercise_can_be_asked_and_answered_through_json(id):
-    r"""The reference, given the questions that came through the wire, gives answers that come through it and are right."""
+    r"""The reference, asked through the wire, gives answers that come through it and are right."""
     exercise = exercises()[id]
     for arguments in exercise.cases(b"s" * 32, exercise.kinds):
         asked = json.loads(json.dumps([encode_argument(a) for a in copy.deepcopy(arguments)]))
