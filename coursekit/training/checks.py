@@ -35,8 +35,7 @@ def check_settings(
     share("warmup", warmup, such_as=0.1)
     number("weight_decay", weight_decay, least=0)
     flag("activation_checkpointing", activation_checkpointing)
-    if bucket is not None:
-        flag("bucket (None for encoders only)", bucket)
+    flag("bucket", bucket)
     if clip is not None:
         number("clip (None for no limit)", clip, above=0, such_as=1)
     if checkpoint_every is not None:

@@ -54,7 +54,7 @@ def fit(
     weight_decay: float = 0.0,
     accumulate: int = 1,
     seed: int = 0,
-    bucket: bool | None = None,
+    bucket: bool = False,
     optimizer: str | MakeOptimizer = "adamw",
     split: str = "train",
     objective: Objective | None = None,
@@ -69,7 +69,8 @@ def fit(
     batch_size: rows in one forward pass of one process. accumulate: forward passes per update; the gradient is that of
     the mean over all their labelled tokens, as if they were one batch. warmup: share of the steps. clip: largest norm
     of the gradient, None for no limit. bucket: put rows of about the same length into one batch, so that little of it
-    is padding (see `order.py`); None for encoders only. optimizer: "adamw", "sgd", "adamw8bit" (8-bit states),
+    is padding (see `order.py`). It makes a step cheaper, and a few dozen steps at a high learning rate learn less from
+    such batches. optimizer: "adamw", "sgd", "adamw8bit" (8-bit states),
     "paged_adamw" (states in host memory, paged in), or a function from parameters to an optimizer, which then brings
     its own learning rates and decay (they follow the same schedule). objective: what is minimised instead of the
     model's own loss, such as `training.dpo.DPO` or `forgetting.EWC`: a function of the model and a batch, whose repr
@@ -93,7 +94,6 @@ def fit(
     check_data(model, prepared, split)
     check_batch_size(batch_size, prepared, split)
     data, half = prepared.split(split), half_precision(model, trained.values())
-    bucket = prepared.kind == "encoder" if bucket is None else bucket
 
     with (
         training_mode(model, trained.values(), recompute=activation_checkpointing),

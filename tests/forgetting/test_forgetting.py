@@ -641,13 +641,13 @@ def test_ewc_remembers():
     flipped["labels"] = [1 - label for label in flipped["labels"]]
     new = replace(old, name="flipped", data=DatasetDict(train=Dataset.from_dict(flipped)))
     learned = tiny.model("bert", **STILL)
-    fit(learned, old, bucket=False, **(QUICK | dict(steps=40, batch_size=16, lr=3e-3)))
+    fit(learned, old, **(QUICK | dict(steps=40, batch_size=16, lr=3e-3)))
     batch, losses = old.collate(list(old.split("train"))), []
     for strength in (0.0, 1e4):
         model = tiny.model("bert", **STILL)
         model.load_state_dict(learned.state_dict())
         objective = EWC(model, [batch], strength)
-        given = SGD | dict(steps=30, batch_size=16, lr=0.03, clip=1.0, bucket=False)
+        given = SGD | dict(steps=30, batch_size=16, lr=0.03, clip=1.0)
         fit(model, new, objective=objective, **given)
         with torch.no_grad():
             losses.append(model(**batch).loss.item())
