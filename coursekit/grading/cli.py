@@ -65,9 +65,11 @@ def grade_all(
     exercise_seconds: PerExercise = None,
     memory: Memory = None,
     whole_minutes: WholeMinutes = None,
+    anonymous: commands.Anonymous = False,
 ) -> None:
     r"""Grade a folder of submissions: plan, run each in a box of its own, collect. Run it again to go on."""
     from coursekit.grading.batch import grade_lines, summary
+    from coursekit.grading.collect import collect
     from coursekit.grading.folder import Batch
 
     if regrade not in ("changed", "all"):
@@ -91,7 +93,7 @@ def grade_all(
             whole_minutes,
         )
         results = grade_lines(batch, jobs=jobs, only=only or (), everything=regrade == "all")
-        _collect(out)
+        collect(out, anonymous)
     typer.echo(summary(out, results))
     failed = [line for line in batch.lines() if line["key"] and batch.result(line["key"]) is None]
     if failed and not only:
@@ -201,16 +203,6 @@ def _plan(
     )
     batch.audit("planned", lines=len(lines), box=chosen, whole=whole)
     return lines
-
-
-def _collect(out: Path) -> None:
-    r"""results → gradebook, where that part of the package is there."""
-    import importlib.util
-
-    if importlib.util.find_spec("coursekit.grading.collect") is not None:
-        from coursekit.grading.collect import collect
-
-        collect(out)
 
 
 # What becomes of results: collect, export, feedback and so on.
