@@ -1,4 +1,4 @@
-r"""The methods of the course. Each is a frozen dataclass of hyperparameters with one interface (`base.Method`)."""
+r"""The methods of the course: each a frozen dataclass of hyperparameters, with one interface (`mechanism.method`)."""
 
 from coursekit.methods.adapters import (
     AdapterDrop,

@@ -18,12 +18,12 @@ from coursekit import counts, interop
 from coursekit.architecture import Matrix, describe
 from coursekit.errors import CourseError, flag, number, whole
 from coursekit.methods.dora import Turned
-from coursekit.methods.lora_config import names_in_config, refuse_others
+from coursekit.methods.lora_config import refuse_others
 from coursekit.methods.low_rank import FastTwin
 from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, fan_in_fan_out
 from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.precision import like
-from coursekit.methods.mechanism.targets import LINEAR, Names, Targets, checked_names
+from coursekit.methods.mechanism.targets import LINEAR, Names, Targets, checked_names, names_in_config
 
 
 class LoRABranch(Branch):

@@ -33,12 +33,3 @@ def refuse_others(config: dict[str, Any]) -> None:
             f"this checkpoint was trained with bias={biases!r}, LoRA and biases at once: load it with "
             "methods.from_checkpoint(folder)"
         )
-
-
-def names_in_config(found: Any) -> tuple[str, ...] | str:
-    r"""The targets that a config names, "all-linear" or a list. Raises CourseError for a pattern."""
-    if found == "all-linear":
-        return found
-    if not isinstance(found, list):
-        raise CourseError(f"this checkpoint names its targets by the pattern {found!r}; give them as a list")
-    return tuple(sorted(found))

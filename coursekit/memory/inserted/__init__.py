@@ -30,6 +30,7 @@ INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
     "COMPACTER": adapters.adapter,
     "COMPACTER_PLUS": adapters.adapter,
     "IA3": ia3,
+    "LORA": low_rank,
     "PROMPT_TUNING": soft_prompts.prompt_tuning,
     "P_TUNING": soft_prompts.p_tuning,
     "PREFIX_TUNING": soft_prompts.prefix_tuning,
@@ -51,13 +52,12 @@ INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
 def inserted(method: Any, arch: Architecture, config: Any) -> Inserted:
     r"""What `method` puts into the model that `arch` and `config` describe.
 
-    Whatever has `matrices(config)` and `r` puts low-rank branches beside those matrices, as LoRA does.
     A combination puts into it what its parts do.
     Raises CourseError for a method that is none of that, and not among `INSERTED`.
     """
     if hasattr(method, "parts_for") and method.kind not in INSERTED:
         return together(inserted(part, arch, config) for part in method.parts_for(config))
-    describe = low_rank if hasattr(method, "matrices") else INSERTED.get(getattr(method, "kind", None))
+    describe = INSERTED.get(getattr(method, "kind", None))
     if describe is None:
         raise CourseError(
             f"the memory model does not know what {type(method).__name__} keeps; use bill(n, trained) for the rest"
