@@ -32,6 +32,9 @@ class Settings(dict):
             "wrote it; add the line to the file, or save the adapter again"
         )
 
+    def __or__(self, other: dict[str, Any]) -> Settings:
+        return Settings({**self, **other})  # an ordinary dict would forget the words
+
 
 def write(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
     r"""Write `config` and `tensors` (keys without peft's prefix) to `folder`, whole or not at all."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 # Two cores serve everything: more threads than that only slow the tests down.
@@ -14,6 +15,10 @@ os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Before anything imports distutils, which setuptools replaces: torch.compile needs it, and takes no other order.
+with suppress(ImportError):
+    import setuptools  # noqa: F401
 
 from jaxtyping import install_import_hook
 

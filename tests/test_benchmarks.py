@@ -160,10 +160,10 @@ def test_a_worker_makes_the_steps_that_this_process_would_make(tmp_path):
     assert peak > 0 and moved == traffic(model, one).bytes.total()
 
 
-def test_another_library_s_environment_needs_pytorch_only():
+def test_another_library_s_environment_needs_nothing_of_the_course_s_own():
     code = f"""
 import sys
-for missing in ("jaxtyping", "bitsandbytes", "peft"):
+for missing in ("bitsandbytes", "peft", "accelerate", "datasets"):
     sys.modules[missing] = None
 sys.path.insert(0, {str(BENCHMARKS)!r})
 import worker, torch

@@ -406,7 +406,7 @@ def test_a_checkpoint_of_other_parts_or_settings_is_refused(tmp_path):
             "combines LORA and PREFIX_TUNING, the method here is a Hybrid of LoRA",
         ),
         (Hybrid(LoRA(r=3), PrefixTuning(n=2)), "trained with r=4, the method here has 3"),
-        (Hybrid(LoRA(r=4), PrefixTuning(n=3)), "trained with n=2, the method here has 3"),
+        (Hybrid(LoRA(r=4), PrefixTuning(n=3)), "trained with num_virtual_tokens=2, the method here has 3"),
         (LoRA(r=4), "holds HYBRID, not LORA"),
     ):
         with pytest.raises(CourseError, match=message):

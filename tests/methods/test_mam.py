@@ -14,6 +14,7 @@ from coursekit.errors import CourseError
 from coursekit.methods import MAMAdapter, ParallelAdapter, PrefixTuning
 from coursekit.methods.adapters.placement import sites
 from coursekit.methods.soft_prompts.prefix import KEY
+from coursekit.methods.soft_prompts.prefix_attention import PrefixAttention
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
@@ -31,16 +32,16 @@ def test_the_network_behind_the_prefix_is_the_library_s():
     stored = Stored("bert/mam")
     model, tensors = MAMAdapter(n=3, hidden=5, r=3).attach(stored.model()), stored.adapter()
     found = {key.split("self_prefix.")[1]: value for key, value in tensors.items() if "self_prefix." in key}
-    attentions = [m for m in model.modules() if hasattr(m, "encoder") and hasattr(m, "out")]
-    network = attentions[0].encoder["default"]
+    prefixes = [m.prefixes["default"] for m in model.modules() if isinstance(m, PrefixAttention)]
+    network = prefixes[0].network
     with torch.no_grad():
         network.embedding.weight.copy_(found["wte.weight"])
         network.linear.weight.copy_(found["control_trans.0.weight"])
         network.linear.bias.copy_(found["control_trans.0.bias"])
-        for i, attention in enumerate(attentions):
+        for i, prefix in enumerate(prefixes):
             rows = slice(24 * i, 24 * (i + 1))  # keys and values of one block
-            attention.out["default"].weight.copy_(found["control_trans.2.weight"][rows])
-            attention.out["default"].bias.copy_(found["control_trans.2.bias"][rows])
+            prefix.out.weight.copy_(found["control_trans.2.weight"][rows])
+            prefix.out.bias.copy_(found["control_trans.2.bias"][rows])
     put_bottlenecks(model, tensors)
     stored.assert_same(model, "mam", exactly=False)
 
@@ -97,8 +98,8 @@ def test_the_adapters_start_at_nothing():
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    (dict(n=0), "n=0 makes no prefix"),
-    (dict(hidden=True), "hidden=True makes no prefix"),
+    (dict(n=0), "n must be a positive integer.* got 0"),
+    (dict(hidden=True), "hidden must be a positive integer.* got True"),
     (dict(r=0), "r must be a positive integer.* got 0"),
     (dict(scaling=-1), "scaling must be a number above 0.* got -1"),
 ])  # fmt: skip

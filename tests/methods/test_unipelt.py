@@ -188,7 +188,7 @@ def test_a_decoder_is_refused_and_why_is_said(family):
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    (dict(n=0), "n=0 makes no prefix"),
+    (dict(n=0), "n must be a positive integer.* got 0"),
     (dict(r=-1), "r must be a positive integer.* got -1"),
     (dict(rank=0), "rank must be a positive integer"),
     (dict(padded=1), "padded must be True or False; got 1"),

@@ -325,7 +325,8 @@ def test_checkpoints_that_do_not_fit_are_explained(tokenizer, tmp_path):
 PEAK = """
 import pathlib, re, sys
 from coursekit.models import load_decoder
-from coursekit.quantization import load_quantized, quantize_model
+from coursekit.models import load_quantized
+from coursekit.qlora import quantize_model
 import transformers.models.llama.modeling_llama
 
 def most():
