@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import copy
 import fcntl
+import functools
 import json
 import os
 import random
@@ -329,7 +330,10 @@ def test_ctrl_c_ends_a_batch_that_goes_on_later(graded: Batch, folder: Path, tmp
         "--box",
         "bwrap",
     ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    # Started in the background by a shell, this process ignores SIGINT and would pass that on.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = dict(stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    with subprocess.Popen(command, preexec_fn=heed, **pipes) as process:
         until = time.monotonic() + 120
         while time.monotonic() < until and not (batch.out / "results").is_dir():
             time.sleep(0.05)
