@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
 import json
 import os
 import secrets
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.errors import CourseError
+from coursekit.grading import audit
 
 
 class Batch:
@@ -67,11 +67,7 @@ class Batch:
 
     def audit(self, what: str, **more: Any) -> None:
         r"""A line of audit.jsonl: who did what to the marks."""
-        try:
-            who = getpass.getuser()
-        except (KeyError, OSError):
-            who = str(os.getuid())
-        _append(self.out / "audit.jsonl", {"time": _now(), "by": who, "did": what, **more})
+        audit.note(self.out, what, **more)
 
     @contextlib.contextmanager
     def lock(self, shared: bool = False) -> Iterator[None]:
