@@ -14,6 +14,7 @@ import importlib
 import os
 import sys
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from coursekit.comparison import machine
 from coursekit.comparison.bench import Bench
 from coursekit.comparison.evidence import cell
 from coursekit.comparison.evidence.card import card
+from coursekit.comparison.evidence.cell import Recipe
+from coursekit.comparison.evidence.grid import Arm
 from coursekit.comparison.evidence.store import Store
 from coursekit.comparison.evidence.work import Workers, progress, work
 from coursekit.errors import CourseError, whole
@@ -50,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if asked.card:
         return write_card(asked, topic, store)
+    if taken := borrowed(asked, topic, store):
+        print(f"{taken} runs of the same recipe taken over from other topics", flush=True)
     print(progress(topic.GRID, store.runs(), asked.processes), flush=True)
     if asked.processes > 1:
         command = [sys.executable, __file__, asked.topic, "--evidence", str(asked.evidence)]
@@ -58,10 +63,36 @@ def main(arguments: list[str] | None = None) -> int:
     work(
         topic.GRID,
         store,
-        lambda make, one: cell.train(bench, make, one, topic.GRID.every),
+        lambda make, one: cell.train(bench, make, one, topic.GRID.every(one.steps)),
         partial(print, flush=True),
     )
     return write_card(asked, topic, store)
+
+
+def borrowed(asked: argparse.Namespace, topic: object, store: Store) -> int:
+    r"""Take over what another topic has measured of the very same recipe in the same setting; the number of runs."""
+    there, taken = {run.cell for run in store.runs()}, 0
+    for name in TOPICS:
+        other = importlib.import_module(f"topics.{name}")
+        file = asked.evidence / f"{name}.csv"
+        if name == asked.topic or not file.exists() or other.SETTING != topic.SETTING:
+            continue
+        same = {
+            theirs.name: own.name
+            for own in topic.GRID.arms
+            for theirs in other.GRID.arms
+            if _recipe(own) == _recipe(theirs) and topic.GRID.points == other.GRID.points
+        }
+        for run in Store(file, store.claims.with_name(name)).runs():
+            if run.cell.arm in same and (cell := replace(run.cell, arm=same[run.cell.arm])) not in there:
+                store.add(replace(run, cell=cell))
+                taken += 1
+    return taken
+
+
+def _recipe(arm: Arm) -> Recipe:
+    r"""What a run depends on: where nothing is searched, a candidate's own learning rate, does not matter here."""
+    return replace(arm.make, candidate=replace(arm.make.candidate, rate=0.0))
 
 
 def write_card(asked: argparse.Namespace, topic: object, store: Store) -> int:

@@ -2,15 +2,13 @@ r"""Every method of the course on one task, each at its own learning rate and tr
 
 from __future__ import annotations
 
-from dataclasses import replace
+from topics._film import SETTING, arm
 
-from coursekit.comparison.bench import Setting
 from coursekit.comparison.candidates import CANDIDATES, Candidate
-from coursekit.comparison.evidence.grid import Arm, Grid
-from coursekit.comparison.rates import around
+from coursekit.comparison.evidence.grid import Grid
 from coursekit.methods import FishMask, LoRA
 
-SETTING = Setting("film", "two", "minilm", batch_size=16, sentences=500, validation=500)
+__all__ = ["GRID", "METHODS", "SETTING"]
 
 #: Where the search begins: for hundreds of steps, below what a few dozen steps want. It goes on by itself.
 RATES = {
@@ -26,7 +24,7 @@ MORE = {
     # QLoRA's targets without its 4-bit base.
     "lora-all-linear": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear"), 1e-3),
     # As many entries as the Fisher mask chooses, by chance.
-    "random-mask": replace(CANDIDATES["fish-mask"], method=FishMask(keep=0.005, score="random")),
+    "random-mask": Candidate("selective", FishMask(keep=0.005, score="random"), 1e-2),
 }
 
 METHODS = {name: candidate for name, candidate in (CANDIDATES | MORE).items() if name in RATES}
@@ -34,11 +32,9 @@ METHODS = {name: candidate for name, candidate in (CANDIDATES | MORE).items() if
 GRID = Grid(
     topic="methods",
     arms=tuple(
-        Arm(name, METHODS[name], tuple(around(rate)), {"method": name, "family": METHODS[name].family})
+        arm(name, METHODS[name], rate, method=name, family=METHODS[name].family)
         for name, rate in RATES.items()
     ),
     reference="full",
-    steps=300,
-    most_steps=1200,
-    every=50,
+    doublings=1,
 )

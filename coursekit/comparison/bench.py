@@ -3,7 +3,7 @@ r"""What all runs of one comparison share: the model, the text, one batch to mea
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -55,15 +55,17 @@ class Bench:
         return self._load(seed)[0]
 
     def fit(
-        self, model: nn.Module, seed: int, lr: float, steps: int | None = None,
-        after_step: Callable[[int], Any] | None = None,
+        self, model: nn.Module, seed: int, lr: float, steps: int | None = None, *, batch_size: int | None = None,
+        examples: int | None = None, bucket: bool = False, after_step: Callable[[int], Any] | None = None,
     ) -> training.History:  # fmt: skip
-        r"""Train `model` on the task, for as many steps as the setting says unless `steps` does. after_step: as in
+        r"""Train `model` on the task, for as many steps of as many rows as the setting says unless `steps` and
+        `batch_size` do. examples: only so many training sentences, drawn by `seed`. bucket, after_step: as in
         `training.fit`.
         """
-        steps, size = steps or self.setting.steps, self.setting.batch_size
+        setting = self.setting
         return training.fit(
-            model, self.prepared, steps=steps, batch_size=size, lr=lr, seed=seed, after_step=after_step,
+            model, self.prepared if examples is None else self._few(examples, seed), steps=steps or setting.steps,
+            batch_size=batch_size or setting.batch_size, lr=lr, seed=seed, bucket=bucket, after_step=after_step,
             progress=False,
         )  # fmt: skip
 
@@ -85,6 +87,12 @@ class Bench:
     def reference(self) -> nn.Module:
         r"""A model whose every weight trains: what all steps are measured by."""
         return FullFineTuning().attach(self.model(0))
+
+    def _few(self, examples: int, seed: int) -> Prepared:
+        train = self.prepared.split("train")
+        rows = training.rows_of_step(len(train), examples, seed, 0)
+        data = type(self.prepared.data)(dict(self.prepared.data) | {"train": train.select(rows)})
+        return replace(self.prepared, data=data)
 
     def _batches(self, rows: int, seed: int) -> list[dict[str, Tensor]]:
         train = self.prepared.split("train")

@@ -20,7 +20,7 @@ from coursekit.comparison.evidence.plan import Cell, Run
 from coursekit.errors import CourseError
 
 RATES = (1e-3, 3e-3, 1e-2)
-GRID = Grid("t", (Arm("a", None, RATES), Arm("b", None, RATES)), "a", steps=100, most_steps=400, every=10)
+GRID = Grid("t", (Arm("a", None, RATES), Arm("b", None, RATES)), "a", steps=100, doublings=2, points=10)
 
 
 def carried_out(grid: Grid, value: Callable[[Cell, int], float | None]) -> list[Run]:
@@ -29,7 +29,8 @@ def carried_out(grid: Grid, value: Callable[[Cell, int], float | None]) -> list[
     while cells := plan.next_cells(grid, runs):
         assert len(runs) < 1000
         for cell in cells:
-            points = [(step, value(cell, step)) for step in range(grid.every, cell.steps + 1, grid.every)]
+            every = grid.every(cell.steps)
+            points = [(step, value(cell, step)) for step in range(every, cell.steps + 1, every)]
             failed = any(v is None for _, v in points)
             runs.append(Run(cell, () if failed else tuple(points), (True, False), 5, 1.0))
     return runs
@@ -37,10 +38,18 @@ def carried_out(grid: Grid, value: Callable[[Cell, int], float | None]) -> list[
 
 def test_every_rate_is_tried_with_every_seed_before_one_is_chosen():
     cells = plan.next_cells(GRID, [])
-    assert {(c.arm, c.rate, c.seed) for c in cells} == {
-        (a, r, s) for a in "ab" for r in RATES for s in (0, 1, 2)
-    }
+    assert {(c.arm, c.rate, c.seed) for c in cells} == {(a, r, 0) for a in "ab" for r in RATES}
     assert {c.steps for c in cells} == {100} and plan.settled(GRID, []) == {}
+    runs = [Run(c, ((100, 0.7 - c.rate),), (True,), 5, 1.0) for c in cells]  # 1e-3 is an edge
+    assert {(c.rate, c.seed) for c in plan.next_cells(GRID, runs)} == {(3e-4, 0)}
+    runs = [Run(c, ((100, 0.8 if c.rate == 3e-3 else 0.76),), (True,), 5, 1.0) for c in cells]
+    assert {(c.rate, c.seed) for c in plan.next_cells(GRID, runs)} == {(r, s) for r in RATES for s in (1, 2)}
+
+
+def test_a_rate_far_behind_with_the_first_seed_gets_no_others():
+    runs = carried_out(GRID, lambda cell, step: {1e-3: 0.70, 3e-3: 0.80, 1e-2: 0.76}.get(cell.rate, 0.0))
+    tried = {(run.cell.rate, run.cell.seed) for run in runs if run.cell.arm == "a"}
+    assert tried == {(1e-3, 0), *((rate, seed) for rate in (3e-3, 1e-2) for seed in (0, 1, 2))}
 
 
 @pytest.mark.parametrize("best", [1e-6, 1e-4, 3e-3, 1e-1, 3.0])
@@ -54,7 +63,7 @@ def test_the_search_goes_on_until_the_best_rate_lies_within(best):
 
 def test_the_mean_over_the_seeds_chooses_not_one_seed():
     # Seed 0 alone likes 1e-2; the mean likes 3e-3.
-    table = {1e-3: (0.6, 0.6, 0.6), 3e-3: (0.7, 0.8, 0.8), 1e-2: (0.9, 0.5, 0.5)}
+    table = {1e-3: (0.66, 0.6, 0.6), 3e-3: (0.7, 0.8, 0.8), 1e-2: (0.71, 0.5, 0.5)}
     runs = carried_out(GRID, lambda cell, step: table.get(cell.rate, (0, 0, 0))[cell.seed])
     assert plan.settled(GRID, runs)["a"].rate == 3e-3
 
@@ -106,8 +115,9 @@ def test_a_curve_is_flat_when_its_last_third_gains_nothing(values, flat):
         (lambda: Grid("t", (Arm("a", None, RATES),) * 2, "a"), "two arms of t are called 'a'"),
         (lambda: Grid("t", (Arm("a", None, RATES),), "b"), "no arm 'b'"),
         (lambda: Grid("t", (Arm("a", None, RATES),), "a", seeds=(0, 1)), "seeds must be three or more"),
-        (lambda: Grid("t", (Arm("a", None, RATES),), "a", steps=60, every=50), "steps must be"),
-        (lambda: Grid("t", (Arm("a", None, RATES),), "a", steps=600, most_steps=300), "most_steps must be"),
+        (lambda: Grid("t", (Arm("a", None, RATES),), "a", steps=5, points=6), "steps must be"),
+        (lambda: Grid("t", (Arm("a", None, RATES, steps=5),), "a"), "steps must be"),
+        (lambda: Grid("t", (Arm("a", None, RATES),), "a", points=1), "points must be"),
     ],
 )
 def test_a_grid_that_could_show_nothing_is_refused(make, message):

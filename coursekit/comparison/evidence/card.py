@@ -23,7 +23,8 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], constant: fl
         "",
         *(f"- **{name}**: {value}" for name, value in about.items()),
         f"- **seeds**: {', '.join(map(str, grid.seeds))}",
-        f"- **steps**: {grid.steps}, doubled up to {grid.most_steps} while the validation curve rises",
+        f"- **steps**: {grid.steps} unless the table says otherwise, doubled up to {grid.doublings} times while "
+        "the validation curve rises",
         f"- **runs**: {len(runs)}, {sum(run.seconds for run in runs) / 60:.0f} minutes of one thread",
         f"- **written**: {date.today().isoformat()}",
         f"- **settled**: {len(found)} of {len(grid.arms)} arms",

@@ -3,6 +3,11 @@ r"""One cell of a grid: a fresh model, a method, a learning rate, a seed; valida
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
 
 from coursekit.comparison.bench import Bench
 from coursekit.comparison.candidates import Candidate
@@ -13,12 +18,28 @@ from coursekit.evaluation import accuracy
 from coursekit.methods import trainable
 
 
-def train(bench: Bench, candidate: Candidate, cell: Cell, every: int) -> Run:
-    r"""Train `candidate` as `cell` says. A loss that stops being finite is a run as well, with the reason.
+@dataclass(frozen=True)
+class Recipe:
+    r"""What an arm trains, and how.
+
+    batch_size: rows of a step, the setting's where None. examples: training sentences, drawn by the seed; all where
+    None. bucket: batches by length, as in `training.fit`. autocast: matrix products in bfloat16, weights in float32.
+    """
+
+    candidate: Candidate
+    batch_size: int | None = None
+    examples: int | None = None
+    bucket: bool = True
+    autocast: bool = True
+
+
+def train(bench: Bench, recipe: Recipe, cell: Cell, every: int) -> Run:
+    r"""Train as `recipe` and `cell` say. A loss that stops being finite is a run as well, with the reason.
 
     every: steps between two looks at the validation sentences. The test sentences are answered once, at the end.
     """
-    start, model = time.perf_counter(), attach(bench, candidate, cell.seed)
+    start = time.perf_counter()
+    model = attach(bench, recipe.candidate, cell.seed)
     curve: list[tuple[int, float]] = []
 
     def answers(split: str) -> list[bool]:
@@ -31,8 +52,18 @@ def train(bench: Bench, candidate: Candidate, cell: Cell, every: int) -> Run:
             curve.append((done, sum(right) / len(right)))
 
     parameters = trainable(model)
-    try:
-        bench.fit(model, cell.seed, cell.rate, cell.steps, after_step=look)
-    except CourseError as error:
-        return Run(cell, (), (), parameters, time.perf_counter() - start, str(error))
-    return Run(cell, tuple(curve), tuple(answers("test")), parameters, time.perf_counter() - start)
+    with _autocast(bench.device.type, recipe.autocast):
+        try:
+            bench.fit(
+                model, cell.seed, cell.rate, cell.steps, batch_size=recipe.batch_size, examples=recipe.examples,
+                bucket=recipe.bucket, after_step=look,
+            )  # fmt: skip
+        except CourseError as error:
+            return Run(cell, (), (), parameters, time.perf_counter() - start, str(error))
+        return Run(cell, tuple(curve), tuple(answers("test")), parameters, time.perf_counter() - start)
+
+
+@contextmanager
+def _autocast(device: str, on: bool) -> Iterator[None]:
+    with torch.autocast(device, torch.bfloat16, enabled=on):
+        yield

@@ -15,13 +15,14 @@ class Arm:
 
     name: unique in the grid. make: what the worker trains, handed on as it is. rates: learning rates to begin the
     search with, three neighbours or more of `rates.GRID`. of: what the arm has in common with others, such as
-    {"method": "lora", "r": 8}, for tables and pictures.
+    {"method": "lora", "r": 8}, for tables and pictures. steps: of a run, where other than the grid's.
     """
 
     name: str
     make: Any
     rates: tuple[float, ...]
     of: dict[str, Any] = field(default_factory=dict)
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         wrong = [rate for rate in self.rates if rate not in GRID]
@@ -36,8 +37,8 @@ class Arm:
 class Grid:
     r"""One experiment, and one file of evidence.
 
-    steps, most_steps: of a run; doubled from the one up to the other while the validation curve still rises.
-    every: steps between two points of that curve. reference: the arm that all are paired with.
+    steps, doublings: of a run, and how often they are doubled while the validation curve still rises. points: of that
+    curve, at equal distances. reference: the arm that all are paired with.
     """
 
     topic: str
@@ -45,8 +46,8 @@ class Grid:
     reference: str
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 300
-    most_steps: int = 1200
-    every: int = 50
+    doublings: int = 2
+    points: int = 6
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -63,8 +64,14 @@ class Grid:
             raise CourseError(
                 f"seeds must be three or more different ones, such as (0, 1, 2); got {self.seeds}."
             )
-        whole("steps", self.steps, least=2 * whole("every", self.every, least=1, such_as=50), such_as=300)
-        whole("most_steps", self.most_steps, least=self.steps)
+        whole("points", self.points, least=3, such_as=6)
+        for steps in (self.steps, *(arm.steps for arm in self.arms if arm.steps is not None)):
+            whole("steps", steps, least=self.points, such_as=300)
+        whole("doublings", self.doublings, least=0, such_as=2)
+
+    def every(self, steps: int) -> int:
+        r"""Steps between two points of the curve of a run of so many."""
+        return -(-steps // self.points)
 
     def arm(self, name: str) -> Arm:
         r"""The arm of that name."""

@@ -2,7 +2,9 @@ r"""What is left to be run: the search for each arm's learning rate and its numb
 
 An arm goes through these states, each a question that the runs so far answer:
 
-    rates tried with every seed? ── no ──> run what is missing
+    every rate tried with the first seed? ── no ──> run what is missing
+       │ yes
+    those that are not far behind tried with every seed? ── no ──> run what is missing
        │ yes
     best mean at an end of the rates? ── yes ──> one more rate beyond that end
        │ no
@@ -11,7 +13,8 @@ An arm goes through these states, each a question that the runs so far answer:
     settled
 
 Only validation sentences are looked at. "Best" is the mean over the seeds; a rate at which one seed fails is worse
-than any that works.
+than any that works. A rate that is far behind with the first seed gets no others (a race: Maron and Moore, 1994):
+seeds are for telling good rates apart.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from coursekit.comparison.evidence.grid import Arm, Grid
 
 #: A curve is flat where its last third is on average not this much above the third before it (share of sentences).
 FLAT = 0.005
+#: A rate this far behind the best with the first seed (share of validation sentences) is out: more than seeds differ.
+BEHIND = 0.06
 
 
 @dataclass(frozen=True, order=True)
@@ -104,35 +109,38 @@ def mean_curve(runs: Sequence[Run]) -> list[tuple[int, float]]:
 
 def _of(grid: Grid, arm: Arm, runs: list[Run]) -> tuple[list[Cell], Settled | None]:
     r"""What the arm still needs, or how it is settled."""
-    steps, tries = grid.steps, list(arm.rates)
+    first = steps = arm.steps or grid.steps
+    tries = list(arm.rates)
     while True:
         there = {run.cell: run for run in runs if run.cell.arm == arm.name and run.cell.steps == steps}
-        missing = [
-            cell
-            for rate in tries
-            for seed in grid.seeds
-            if (cell := Cell(arm.name, steps, rate, seed)) not in there
-        ]
-        if missing:
-            return missing, None
-        means = {rate: _mean(there, arm.name, steps, rate, grid.seeds) for rate in tries}
+
+        def cells(rate: float, seeds: Sequence[int], steps: int = steps) -> list[Cell]:
+            return [Cell(arm.name, steps, rate, seed) for seed in seeds]
+
+        if left := [cell for rate in tries for cell in cells(rate, grid.seeds[:1]) if cell not in there]:
+            return left, None
+        means = {rate: _mean(there, cells(rate, grid.seeds[:1])) for rate in tries}
+        if (beyond := rates.beyond(means)) is not None:  # before other seeds are spent on an edge
+            tries.append(beyond)
+            continue
+        top = means[rates.best(means)]
+        racing = [rate for rate in tries if top is None or (means[rate] or 0.0) > top - BEHIND]
+        if left := [cell for rate in racing for cell in cells(rate, grid.seeds) if cell not in there]:
+            return left, None
+        means |= {rate: _mean(there, cells(rate, grid.seeds)) for rate in racing}
         if (beyond := rates.beyond(means)) is not None:
             tries.append(beyond)
             continue
         best = rates.best(means)
-        own = tuple(there[Cell(arm.name, steps, best, seed)] for seed in grid.seeds)
+        own = tuple(there[cell] for cell in cells(best, grid.seeds))
         flat = is_flat(mean_curve(own))
-        if not flat and 2 * steps <= grid.most_steps and means[best] is not None:
+        if not flat and 2 * steps <= first * 2**grid.doublings and means[best] is not None:
             steps, tries = 2 * steps, rates.around(best)
             continue
         at_an_end = best in (rates.GRID[0], rates.GRID[-1])
         return [], Settled(arm.name, best, steps, flat, at_an_end, own)
 
 
-def _mean(there: dict[Cell, Run], arm: str, steps: int, rate: float, seeds: Sequence[int]) -> float | None:
-    values = [there[Cell(arm, steps, rate, seed)].validation for seed in seeds]
-    return (
-        None
-        if any(value is None for value in values)
-        else statistics.fmean(v for v in values if v is not None)
-    )
+def _mean(there: dict[Cell, Run], cells: Sequence[Cell]) -> float | None:
+    values = [there[cell].validation for cell in cells]
+    return None if None in values else statistics.fmean(v for v in values if v is not None)

@@ -1,0 +1,37 @@
+r"""Selective methods: how deep to train, which entries at equal number, FAR and BitFit beside them."""
+
+from __future__ import annotations
+
+from topics._film import SETTING, arm
+
+from coursekit.comparison.candidates import CANDIDATES, Candidate, alone, on_batches
+from coursekit.comparison.evidence.grid import Grid
+from coursekit.methods import FishMask, TopLayers
+
+__all__ = ["GRID", "SETTING"]
+
+KEEP = 0.005
+
+
+def mask(score: str) -> Candidate:
+    r"""The same number of entries, chosen in another way."""
+    attach = on_batches if score == "fisher" else alone
+    return Candidate("selective", FishMask(keep=KEEP, score=score), 1e-2, attach)
+
+
+GRID = Grid(
+    topic="selective",
+    arms=(
+        arm("head", CANDIDATES["head"], 1e-1, experiment="depth", k=0),
+        *(
+            arm(f"top {k}", Candidate("selective", TopLayers(k=k), 3e-4), 3e-4, experiment="depth", k=k)
+            for k in (2, 4, 6, 1, 3, 5)
+        ),
+        arm("full", CANDIDATES["full"], 1e-4, experiment="full"),
+        *(arm(f"{score} mask", mask(score), 1e-2, experiment="mask") for score in ("fisher", "random", "magnitude")),
+        arm("far", CANDIDATES["far"], 3e-3, experiment="kind"),
+        arm("bitfit", CANDIDATES["bitfit"], 3e-3, experiment="kind"),
+    ),
+    reference="full",
+    doublings=1,
+)  # fmt: skip
