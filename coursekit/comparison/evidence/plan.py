@@ -20,8 +20,9 @@ seeds are for telling good rates apart.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from coursekit.comparison import rates
 from coursekit.comparison.evidence.grid import Arm, Grid
@@ -114,25 +115,25 @@ def _of(grid: Grid, arm: Arm, runs: list[Run]) -> tuple[list[Cell], Settled | No
     while True:
         there = {run.cell: run for run in runs if run.cell.arm == arm.name and run.cell.steps == steps}
 
-        def cells(rate: float, seeds: Sequence[int], steps: int = steps) -> list[Cell]:
-            return [Cell(arm.name, steps, rate, seed) for seed in seeds]
+        left = partial(_left, there, arm.name, steps)
 
-        if left := [cell for rate in tries for cell in cells(rate, grid.seeds[:1]) if cell not in there]:
-            return left, None
-        means = {rate: _mean(there, cells(rate, grid.seeds[:1])) for rate in tries}
+        if cells := left(tries, grid.seeds[:1]):
+            return cells, None
+        means = {rate: _mean(there, rate, grid.seeds[:1]) for rate in tries}
         if (beyond := rates.beyond(means)) is not None:  # before other seeds are spent on an edge
             tries.append(beyond)
             continue
         top = means[rates.best(means)]
-        racing = [rate for rate in tries if top is None or (means[rate] or 0.0) > top - BEHIND]
-        if left := [cell for rate in racing for cell in cells(rate, grid.seeds) if cell not in there]:
-            return left, None
-        means |= {rate: _mean(there, cells(rate, grid.seeds)) for rate in racing}
+        if cells := left((r for r in tries if top is None or (means[r] or 0.0) > top - BEHIND), grid.seeds):
+            return cells, None
+        means = {r: _mean(there, r, grid.seeds[:1] if left([r], grid.seeds) else grid.seeds) for r in tries}
+        best = rates.best(means)
+        if cells := left([best], grid.seeds):  # the leaders fell behind it with their other seeds
+            return cells, None
         if (beyond := rates.beyond(means)) is not None:
             tries.append(beyond)
             continue
-        best = rates.best(means)
-        own = tuple(there[cell] for cell in cells(best, grid.seeds))
+        own = tuple(there[Cell(arm.name, steps, best, seed)] for seed in grid.seeds)
         flat = is_flat(mean_curve(own))
         if not flat and 2 * steps <= first * 2**grid.doublings and means[best] is not None:
             steps, tries = 2 * steps, rates.around(best)
@@ -141,6 +142,13 @@ def _of(grid: Grid, arm: Arm, runs: list[Run]) -> tuple[list[Cell], Settled | No
         return [], Settled(arm.name, best, steps, flat, at_an_end, own)
 
 
-def _mean(there: dict[Cell, Run], cells: Sequence[Cell]) -> float | None:
-    values = [there[cell].validation for cell in cells]
+def _left(
+    there: Mapping[Cell, Run], arm: str, steps: int, rates: Iterable[float], seeds: Sequence[int]
+) -> list[Cell]:
+    cells = [Cell(arm, steps, rate, seed) for rate in rates for seed in seeds]
+    return [cell for cell in cells if cell not in there]
+
+
+def _mean(there: dict[Cell, Run], rate: float, seeds: Sequence[int]) -> float | None:
+    values = [run.validation for cell, run in there.items() if cell.rate == rate and cell.seed in seeds]
     return None if None in values else statistics.fmean(v for v in values if v is not None)
