@@ -24,6 +24,8 @@ from coursekit.comparison.evidence import cell
 from coursekit.comparison.evidence.card import card
 from coursekit.comparison.evidence.cell import Recipe
 from coursekit.comparison.evidence.grid import Arm
+from coursekit.comparison.evidence.plan import Cell, Run
+from coursekit.comparison.evidence.results import CONSTANT
 from coursekit.comparison.evidence.store import Store
 from coursekit.comparison.evidence.work import Workers, progress, work
 from coursekit.errors import CourseError, whole
@@ -60,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         command = [sys.executable, __file__, asked.topic, "--evidence", str(asked.evidence)]
         return Workers(command, asked.processes, dict(os.environ)).run()
     bench = Bench(topic.SETTING)
+    for seed in topic.GRID.seeds:
+        store.add(constant(bench, seed))
     work(
         topic.GRID,
         store,
@@ -95,12 +99,22 @@ def _recipe(arm: Arm) -> Recipe:
     return replace(arm.make, candidate=replace(arm.make.candidate, rate=0.0))
 
 
+def constant(bench: Bench, seed: int) -> Run:
+    r"""The baseline that trains nothing: the best constant answer on those very test sentences, with any seed."""
+    right = {}
+    for split in ("validation", "test"):
+        labels = bench.prepared.split(split)[: bench.sentences(split)]["labels"]
+        most = Counter(labels).most_common(1)[0][0]
+        right[split] = tuple(label == most for label in labels)
+    curve = ((0, sum(right["validation"]) / len(right["validation"])),)
+    return Run(Cell(CONSTANT, 0, 0.0, seed), curve, right["test"], 0, 0.0)
+
+
 def write_card(asked: argparse.Namespace, topic: object, store: Store) -> int:
     r"""The card beside the runs, from what there is of them now."""
     bench = Bench(topic.SETTING)
     setting = topic.SETTING
-    test = bench.prepared.split("test")[: bench.sentences("test")]["labels"]
-    constant = Counter(test).most_common(1)[0][1] / len(test)
+    same = constant(bench, 0).correct
     here = machine.describe(bench.device)
     about = {
         "command": f"`python benchmarks/evidence.py {asked.topic} --processes 2`",
@@ -110,7 +124,9 @@ def write_card(asked: argparse.Namespace, topic: object, store: Store) -> int:
         "machine": f"{here['device']}, one thread a process",
         "versions": ", ".join(f"{name} {version}" for name, version in here["versions"].items()),
     }
-    replace_text(asked.evidence / f"{asked.topic}.md", card(topic.GRID, store.runs(), about, constant))
+    replace_text(
+        asked.evidence / f"{asked.topic}.md", card(topic.GRID, store.runs(), about, sum(same) / len(same))
+    )
     return 0
 
 

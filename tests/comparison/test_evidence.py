@@ -17,6 +17,7 @@ from coursekit.comparison.evidence import intervals, plan, store, work
 from coursekit.comparison.evidence.card import card
 from coursekit.comparison.evidence.grid import Arm, Grid
 from coursekit.comparison.evidence.plan import Cell, Run
+from coursekit.comparison.evidence.results import Evidence, read
 from coursekit.errors import CourseError
 
 RATES = (1e-3, 3e-3, 1e-2)
@@ -314,3 +315,25 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
         found = intervals.difference(drawn(0.8, 3, 200, seed), drawn(0.8, 3, 200, 1000 + seed), draws=400)
         held += found.low <= 0 <= found.high
     assert 50 <= held <= 60
+
+
+# what a notebook reads --------------------------------------------------------------------------------------
+
+
+def test_a_notebook_reads_each_arm_at_its_best_rate_and_longest_steps():
+    runs = [carry(None, run.cell) for run in carried_out(GRID, lambda c, s: carry(None, c).validation)]
+    longer = [Run(Cell("a", 200, 1e-3, s), ((200, 0.9),), (True,) * 50, 7, 60.0) for s in (0, 1, 2)]
+    torn = [Run(Cell("b", 200, 1e-3, 0), ((200, 0.9),), (True,) * 50, 7, 60.0)]
+    found = Evidence("t", tuple(runs))
+    assert (found.rate("a"), found.steps("a"), found.parameters("a")) == (3e-3, 100, 7)
+    assert found.accuracy("a").value == pytest.approx(0.8)
+    assert found.minus("b", "a").value == pytest.approx(-0.2)
+    assert list(found.by_rate("a")) == sorted(RATES) and max(found.by_rate("a").values()) == pytest.approx(
+        0.8
+    )
+    found = Evidence("t", tuple(runs + longer + torn))
+    assert found.accuracy("a").value == 1 and found.steps("a") == 200 and found.steps("b") == 100
+    with pytest.raises(CourseError, match="unknown arm 'c'"):
+        found.rate("c")
+    with pytest.raises(CourseError, match="no evidence on 'nothing'"):
+        read("nothing")
