@@ -1,4 +1,4 @@
-r"""What is learned and what is kept: the numbers of data/forgetting.csv, which notebook 01 reloads.
+r"""What is learned and what is kept: the numbers of data/evidence/forgetting.csv, which notebook 01 reloads.
 
     python benchmarks/forgetting.py                       # what the file holds already is not run again
     python benchmarks/forgetting.py --seeds 5 --out more.csv
@@ -22,7 +22,7 @@ from coursekit.comparison.machine import device_name
 from coursekit.device import pick_device
 from coursekit.forgetting.domains import REMEDIES, Domains, load_domains, pretrained
 
-OUT = Path(__file__).parents[1] / "data" / "forgetting.csv"
+OUT = Path(__file__).parents[1] / "data" / "evidence" / "forgetting.csv"
 SETTINGS = ("remedy", "strength", "lr", "seed", "pretraining", "steps", "batch", "blocks")
 MEASURED = ("film", "product", "newspaper", "tweet", "processor")
 

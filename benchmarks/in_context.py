@@ -1,4 +1,4 @@
-r"""Examples in the prompt against examples in training: the numbers of data/in_context.csv, which notebook 00 reloads.
+r"""Examples in the prompt against examples in training: the numbers of data/evidence/in_context.csv, which notebook 00 reloads.
 
     python benchmarks/in_context.py                       # what the file holds already is not run again
     python benchmarks/in_context.py --seeds 5 --out more.csv
@@ -26,7 +26,7 @@ from coursekit.models import load_decoder
 from coursekit.tasks import load_task
 from coursekit.training import fit, seed_everything
 
-OUT = Path(__file__).parents[1] / "data" / "in_context.csv"
+OUT = Path(__file__).parents[1] / "data" / "evidence" / "in_context.csv"
 SETTINGS = ("way", "examples", "lr", "seed", "steps", "batch", "sentences")
 MEASURED = ("correct", "tokens", "seconds", "processor")
 SHOTS = (0, 1, 2, 5, 10)

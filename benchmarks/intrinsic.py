@@ -1,4 +1,4 @@
-r"""How many directions a task needs: the numbers of data/intrinsic.csv, which notebook 06_lora reloads.
+r"""How many directions a task needs: the numbers of data/evidence/intrinsic.csv, which notebook 06_lora reloads.
 
     python benchmarks/intrinsic.py                        # what the file holds already is not run again
     python benchmarks/intrinsic.py --d 30 --seeds 5 --out more.csv
@@ -30,7 +30,7 @@ from coursekit.models import load_encoder
 from coursekit.tasks import load_task
 from coursekit.training import fit
 
-OUT = Path(__file__).parents[1] / "data" / "intrinsic.csv"
+OUT = Path(__file__).parents[1] / "data" / "evidence" / "intrinsic.csv"
 COLUMNS = ("trained", "d", "seed", "steps", "batch", "accuracy", "sentences", "loss", "processor")
 SETTINGS = (
     "trained",

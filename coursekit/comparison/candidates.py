@@ -97,7 +97,7 @@ class Candidate:
 
 #: By name. The settings are the papers' or, where those are for large models, sizes near to each other. The rates are
 #: for MiniLM and a few dozen steps, which need higher ones than the papers' thousands: `--rates around` chose them for
-#: the table in data/comparison.csv. (LLaMA-Adapter, for decoders only, has a relative's.)
+#: the table in data/evidence/comparison.csv. (LLaMA-Adapter, for decoders only, has a relative's.)
 CANDIDATES: dict[str, Candidate] = {
     "head": Candidate("baseline", HeadOnly(), 3e-1),
     "full": Candidate("baseline", FullFineTuning(), 1e-4),

@@ -139,7 +139,7 @@ def lines(name: str) -> list[dict[str, str]]:
 
 
 def test_the_table_of_forgetting_is_complete():
-    rows = lines("forgetting.csv")
+    rows = lines("evidence/forgetting.csv")
     wanted = {(r.kind, f"{r.strength:g}") for r in REMEDIES} | {("before", "0")}
     seeds = {row["seed"] for row in rows}
     assert len(seeds) >= 3
@@ -153,7 +153,7 @@ def test_the_table_of_forgetting_is_complete():
 
 
 def test_the_table_of_examples_is_complete():
-    rows = lines("in_context.csv")
+    rows = lines("evidence/in_context.csv")
     found = {(row["way"], int(row["examples"]), row["seed"]) for row in rows}
     assert {("shots", k, "0") for k in (0, 1, 5, 10)} <= found
     assert {("LoRA", n, s) for n in (10, 100, 1000) for s in "012"} <= found
