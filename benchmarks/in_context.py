@@ -1,4 +1,4 @@
-r"""Examples in the prompt against examples in training: the numbers of data/evidence/in_context.csv, which notebook 00 reloads.
+r"""Examples in the prompt against examples in training: data/evidence/in_context.csv, which notebook 00 reloads.
 
     python benchmarks/in_context.py                       # what the file holds already is not run again
     python benchmarks/in_context.py --seeds 5 --out more.csv
