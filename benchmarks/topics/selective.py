@@ -23,12 +23,12 @@ GRID = Grid(
     topic="selective",
     arms=(
         arm("head", CANDIDATES["head"], 1e-1, experiment="depth", k=0),
-        arm("full", CANDIDATES["full"], 1e-4, experiment="full"),
         *(arm(f"{score} mask", mask(score), 1e-2, experiment="mask") for score in ("fisher", "random", "magnitude")),
         *(
             arm(f"top {k}", Candidate("selective", TopLayers(k=k), 3e-4), 3e-4, experiment="depth", k=k)
             for k in (2, 4, 6)
         ),
+        arm("full", CANDIDATES["full"], 1e-4, experiment="full"),
         arm("far", CANDIDATES["far"], 3e-3, experiment="kind"),
         arm("bitfit", CANDIDATES["bitfit"], 3e-3, experiment="kind"),
         *(
