@@ -129,8 +129,12 @@ def test_a_notebook_has_the_parts_that_the_tools_look_for(path):
     notebook = nbformat.read(path, 4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
-    for tag in ("setup", "badge", "parameters"):
+    for tag in ("setup", "badge", "parameters", "imports"):
         assert len(tagged(path, tag)) == 1, f"one cell tagged {tag}"
+    for tag in ("setup", "imports"):
+        (cell,) = tagged(path, tag)
+        assert cell.metadata.jupyter.source_hidden and cell.metadata.cellView == "form"
+        assert cell.source.startswith("#@title "), "what Colab shows of a folded cell"
     from coursekit.notebook.parameters import defaults
 
     assert defaults(path), "the parameters cell assigns the parameters"

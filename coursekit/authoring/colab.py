@@ -1,4 +1,7 @@
-r"""Keeps the generated cells of all notebooks and the badges of the README in step with `pyproject.toml`."""
+r"""Keeps the generated cells of all notebooks and the badges of the README in step with `pyproject.toml`.
+
+Cells of set-up and imports are folded, too.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ from pathlib import Path
 
 from coursekit.errors import CourseError
 from coursekit.notebook.cells import badge, setup_cell
+
+#: Tags of cells that a reader need not see: folded in JupyterLab, on Colab and on the pages of `coursekit run`.
+FOLDED = frozenset({"setup", "imports"})
 
 _BLOCK = re.compile(r"(<!-- badges -->\n).*?(<!-- /badges -->)", re.DOTALL)
 
@@ -60,6 +66,9 @@ def _pieces(root: Path, repository: str, branch: str) -> Iterator[tuple[Path, st
                     f"{path.name} has {len(cells)} cells tagged {tag!r}, where there must be one"
                 )
             cells[0].source = source
+        for cell in notebook.cells:
+            if FOLDED & set(cell.metadata.get("tags", [])):
+                cell.metadata |= {"jupyter": {"source_hidden": True}, "cellView": "form"}
         same = notebook == nbformat.read(path, as_version=4)
         yield path, path.read_text(encoding="utf-8") if same else nbformat.writes(notebook) + "\n"
     readme = root / "README.md"

@@ -15,7 +15,8 @@ from coursekit.files import replace_text
 def refresh(paths: Iterable[str | Path], out: str | Path = "runs", *, jobs: int = 1) -> list[Path]:
     r"""Run the notebooks with their default parameters, unless `out` holds a current result, and keep the outputs.
 
-    Only outputs, execution counts and the kernel's own description change; a link stays one, and what it leads to is
+    Only outputs, execution counts, the kernel's own description and the line of the first cell that says what the run
+    took change; a link stays one, and what it leads to is
     written. Raises CourseError, and leaves every notebook as it was, if one cannot be written to or does not run
     to its end; and for notebooks that were edited while they ran, which stay as they are while the others are written.
     """
@@ -31,12 +32,14 @@ def refresh(paths: Iterable[str | Path], out: str | Path = "runs", *, jobs: int 
     if failed:
         raise CourseError("; ".join(f"{r.notebook}: {r.status}, {r.message}" for r in failed))
     edited = []
-    for path in paths:
+    for path, result in zip(paths, results, strict=True):
         if path.read_bytes() != before[path]:
             edited.append(path.name)
             continue
         mine = nbformat.read(path, as_version=4)
         ran = nbformat.read(Path(out) / path.name, as_version=4)
+        if mine.cells[0].cell_type == "markdown":
+            mine.cells[0].source = with_cost(mine.cells[0].source, result.minutes, result.peak_memory)
         replace_text(path.resolve(), nbformat.writes(clean(_with_outputs(mine, ran))) + "\n")
     if edited:
         raise CourseError(f"{', '.join(edited)}: edited during the run, so left as it is; refresh again")
@@ -50,6 +53,19 @@ def _with_outputs(mine: Any, ran: Any) -> Any:
             cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
     mine.metadata |= ran.metadata
     return mine
+
+
+def with_cost(head: str, minutes: float, peak_memory: int) -> str:
+    r"""A notebook's first cell with the line that says what the run took; minutes of wall time, bytes."""
+    from coursekit.comparison import machine  # not at the top: it imports torch
+    from coursekit.device import pick_device
+
+    here = machine.describe(pick_device())
+    threads = f"{here['threads']} thread{'s' if here['threads'] > 1 else ''}"
+    took = f"{minutes:.1f} minutes and {peak_memory / 1e9:.1f} GB of memory"
+    cost = f"**Measured:** {took}, on {here['device']} with {threads}."
+    lines = [line for line in head.rstrip().splitlines() if not line.startswith("**Measured:**")]
+    return "\n".join(lines).rstrip() + f"\n\n{cost}"
 
 
 def clean(notebook: Any) -> Any:

@@ -66,8 +66,8 @@ def page_of(executed: Path) -> str:
     one_line = CoalesceStreamsPreprocessor(enabled=True)
     exporter = HTMLExporter(
         template_name="lab",
-        template_file="with_alt.html.j2",
-        extra_loaders=[DictLoader({"with_alt.html.j2": _WITH_ALT})],
+        template_file="page.html.j2",
+        extra_loaders=[DictLoader({"page.html.j2": _TEMPLATE})],
         preprocessors=[one_line],
     )
     body, _ = exporter.from_filename(str(executed))
@@ -78,8 +78,14 @@ def page_of(executed: Path) -> str:
     return body.replace("</head>", code, 1)
 
 
-#: The lab template leaves out the alt text that an output's metadata has.
-_WITH_ALT = """{% extends "index.html.j2" %}
+#: The lab template leaves out the alt text that an output's metadata has, and shows what JupyterLab folds.
+_TEMPLATE = """{% extends "index.html.j2" %}
+{% block input %}
+{%- if cell.metadata.get("jupyter", {}).get("source_hidden") -%}
+{%- set title = cell.source.splitlines()[0] | replace("#@title ", "") -%}
+<details><summary>{{ title | escape_html }}</summary>{{ super() }}</details>
+{%- else %}{{ super() }}{% endif -%}
+{% endblock %}
 {% block data_png scoped %}
 {%- set alt = output.metadata.get("image/png", {}).get("alt") -%}
 {%- if alt %}{{ super() | replace("<img ", '<img alt="' ~ (alt | escape_html) ~ '" ', 1) }}

@@ -25,7 +25,8 @@ KEPT = (
 BELOW = ("huggingface-hub<2",)
 
 _SETUP = """\
-# Set-up, nothing to edit: uses the coursekit that is installed or lies in a folder above this one. On a fresh
+#@title Set-up, nothing to edit
+# Uses the coursekit that is installed or lies in a folder above this one. On a fresh
 # Colab it installs it, and leaves the PyTorch and NumPy that are there alone. (Made by `coursekit colab`.)
 import subprocess
 import sys

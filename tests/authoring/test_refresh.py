@@ -8,7 +8,7 @@ import nbformat
 import papermill_here
 import pytest
 
-from coursekit.authoring.refresh import clean, refresh
+from coursekit.authoring.refresh import clean, refresh, with_cost
 from coursekit.batch import runner
 from coursekit.errors import CourseError
 
@@ -100,3 +100,10 @@ def test_clean_drops_times_and_progress_bars():
     book = clean(nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {}, "kind": "x"}))
     assert [o.name for o in book.cells[0].outputs] == ["stdout"]
     assert book.cells[0].metadata == {} and book.metadata == {"kind": "x"}
+
+
+def test_the_head_says_what_the_run_took_and_says_it_once():
+    head = with_cost("# Title\n\nText", 1.26, 1_440_000_000)
+    assert head.startswith("# Title\n\nText\n\n**Measured:** 1.3 minutes and 1.4 GB of memory, on ")
+    again = with_cost(head, 2.0, 2_000_000_000)
+    assert again.count("**Measured:**") == 1 and "2.0 minutes and 2.0 GB" in again

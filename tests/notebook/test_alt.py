@@ -125,6 +125,19 @@ def test_a_page_has_the_alt_text(tmp_path):
     assert first["width"] == "30" and first["src"].startswith("data:image/png"), "the rest is the template's"
 
 
+def test_a_page_folds_what_the_notebook_folds(tmp_path):
+    path = tmp_path / "n.ipynb"
+    folded = nbformat.v4.new_code_cell(
+        "#@title Imports <b>\nimport os", metadata={"jupyter": {"source_hidden": True}}
+    )
+    cells = [folded, nbformat.v4.new_code_cell("shown = 1")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    page = BeautifulSoup(page_of(path), "html.parser")
+    (details,) = page.find_all("details")
+    assert details.summary.text == "Imports <b>" and "import os" in details.text
+    assert "shown" in page.text and "shown" not in details.text
+
+
 def test_what_a_cell_has_no_alt_text_for():
     text = nbformat.v4.new_output("stream", text="words")
     assert captions([picture("one"), text, picture(None), picture("")]) == ["one", "", ""]

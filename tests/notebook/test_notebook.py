@@ -192,7 +192,9 @@ def test_one_command_brings_everything_in_step(checkout):
     assert colab.update(checkout, write=False) == both and nbformat.read(path, 4) == before
     assert colab.update(checkout) == both
     assert colab.update(checkout) == [] == colab.update(checkout, write=False)
-    assert nbformat.read(path, 4).cells[1].source == setup_cell("")
+    setup, other = nbformat.read(path, 4).cells[1:3]
+    assert setup.source == setup_cell("") and setup.metadata.jupyter.source_hidden
+    assert "jupyter" not in other.metadata
     assert "no public address yet" in both[1].read_text()
     settings = checkout / "pyproject.toml"
     settings.write_text(settings.read_text().replace('""', f'"{ADDRESS}.git"'))

@@ -235,7 +235,7 @@ def moved(folder: Path, solved: dict, blank: dict) -> Expected:
     r"""Honest, but rearranged: cells in reverse, an answer copied above its blank cell, two cells made into one."""
     notebook = copy.deepcopy(solved)
     exercises = [c for c in notebook["cells"] if c.get("metadata", {}).get("nbgrader", {}).get("solution")]
-    setup = [c for c in notebook["cells"] if "".join(c["source"]).startswith("import copy")]
+    setup = [c for c in notebook["cells"] if "".join(c["source"]).startswith("#@title Imports")]
     notebook["cells"] = [*exercises[::-1], *setup]
     save(folder, "40a_reversed.ipynb", notebook)
     notebook = copy.deepcopy(solved)
