@@ -250,6 +250,7 @@ def test_progress_says_what_is_left_and_about_how_long():
     runs = [carry(None, run.cell) for run in carried_out(GRID, lambda c, s: carry(None, c).validation)]
     runs = [r for r in runs if r.cell.arm == "a"]
     runs = [Run(r.cell, r.curve, r.correct, 7, seconds=120.0) for r in runs]
+    runs.append(Run(Cell("constant", 0, 0.0, 0), ((0, 0.5),), (True,), 0, 0.0))
     assert (
         work.progress(GRID, runs, processes=2)
         == "1 of 2 arms settled, 9 runs made, 3 to go, 3 min or more left"

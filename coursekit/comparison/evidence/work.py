@@ -59,6 +59,7 @@ def progress(grid: Grid, runs: Sequence[Run], processes: int = 1) -> str:
     so many steps. Searches that go on beyond the rates given, and longer runs, come on top.
     """
     left, done = next_cells(grid, runs), len(settled(grid, runs))
+    runs = [run for run in runs if run.cell.steps]  # the constant answer trains nothing
     per_step = statistics.fmean(run.seconds / run.cell.steps for run in runs) if runs else None
     if not left:
         return f"all {len(grid.arms)} arms settled, {len(runs)} runs"
