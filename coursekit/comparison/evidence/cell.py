@@ -52,7 +52,7 @@ def train(bench: Bench, recipe: Recipe, cell: Cell, every: int) -> Run:
             curve.append((done, sum(right) / len(right)))
 
     parameters = trainable(model)
-    with _autocast(bench.device.type, recipe.autocast):
+    with autocast(bench.device.type, recipe.autocast):
         try:
             bench.fit(
                 model, cell.seed, cell.rate, cell.steps, batch_size=recipe.batch_size, examples=recipe.examples,
@@ -64,6 +64,7 @@ def train(bench: Bench, recipe: Recipe, cell: Cell, every: int) -> Run:
 
 
 @contextmanager
-def _autocast(device: str, on: bool) -> Iterator[None]:
+def autocast(device: str, on: bool) -> Iterator[None]:
+    r"""Matrix products in bfloat16 meanwhile, where `on`."""
     with torch.autocast(device, torch.bfloat16, enabled=on):
         yield

@@ -1,0 +1,83 @@
+r"""The files in data/evidence/ say what the code does today: one run of each is begun anew, and each is whole."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from coursekit.comparison.bench import Bench
+from coursekit.comparison.evidence.card import card
+from coursekit.comparison.evidence.results import CONSTANT, read
+from coursekit.comparison.evidence.store import written
+from coursekit.comparison.trial import attach
+from coursekit.evaluation import accuracy
+from coursekit.paths import DATA
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+TOPICS = sorted(
+    path.stem
+    for path in (BENCHMARKS / "topics").glob("[!_]*.py")
+    if (DATA / "evidence" / f"{path.stem}.csv").exists()
+)
+
+
+@pytest.fixture
+def topic(request, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module(f"topics.{request.param}")
+    for name in [name for name in sys.modules if name.split(".")[0] == "topics"]:
+        del sys.modules[name]
+
+
+def test_there_is_evidence():
+    assert TOPICS
+
+
+@pytest.mark.parametrize("topic", TOPICS, indirect=True)
+def test_a_file_is_of_its_grid_and_has_its_card(topic):
+    grid = topic.GRID
+    file, evidence = DATA / "evidence" / f"{grid.topic}.csv", read(grid.topic)
+    assert file.read_text(encoding="utf-8") == written(evidence.runs), "as the program writes it"
+    names = {arm.name for arm in grid.arms} | {CONSTANT}
+    assert {run.cell.arm for run in evidence.runs} <= names
+    assert evidence.accuracy(CONSTANT).value < 0.6
+    stored = file.with_suffix(".md").read_text(encoding="utf-8")
+    table = [line for line in card(grid, evidence.runs, {}, 0.0).splitlines() if line.startswith("| ")]
+    assert table == [line for line in stored.splitlines() if line.startswith("| ")], (
+        "the card is older than the runs"
+    )
+
+
+class Enough(Exception):
+    r"""The first point of the curve is reached."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topic", TOPICS, indirect=True)
+def test_a_run_begun_anew_goes_as_the_stored_one_did(topic):
+    from coursekit.comparison.evidence.cell import autocast
+
+    grid, bench = topic.GRID, Bench(topic.SETTING)
+    runs = [run for run in read(grid.topic).runs if run.curve and run.cell.steps]
+    run = min(runs, key=lambda run: (run.curve[0][0], run.seconds / run.cell.steps))
+    recipe, (first, stored) = grid.arm(run.cell.arm).make, run.curve[0]
+    model, found = attach(bench, recipe.candidate, run.cell.seed), []
+
+    def look(done: int) -> None:
+        if done == first:
+            score = accuracy(
+                model, bench.prepared, "validation", bench.sentences("validation"), progress=False
+            )
+            found.append(score.value)
+            raise Enough
+
+    with autocast(bench.device.type, recipe.autocast), pytest.raises(Enough):
+        bench.fit(
+            model, run.cell.seed, run.cell.rate, run.cell.steps, batch_size=recipe.batch_size,
+            examples=recipe.examples, bucket=recipe.bucket, after_step=look,
+        )  # fmt: skip
+    # The same to the last sentence on the same machine; elsewhere products are rounded in another order.
+    assert found == [pytest.approx(stored, abs=0.03)]
