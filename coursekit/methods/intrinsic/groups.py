@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from coursekit.methods.mechanism.anatomy import anatomy
-from coursekit.methods.mechanism.modules import standing
-from coursekit.methods.mechanism.switch import Switched, bare
+from coursekit.methods.mechanism.modules import output_layer, standing
+from coursekit.methods.mechanism.switch import Switched
 
 #: Tensors of one group, as (module of the bare model, name in it).
 Group = list[tuple[nn.Module, str]]
@@ -17,7 +17,7 @@ def groups_of(model: nn.Module, parts: str) -> list[Group]:
     shapes, seen = anatomy(model), set()
     blocks: list[Group] = [[] for _ in shapes.blocks]
     rest: Group = []
-    output = bare(model.get_output_embeddings())  # T5's lies in what transformers calls its body
+    output = output_layer(model)  # T5's lies in what transformers calls its body
     for path, module in frozen_modules(model.base_model).items():
         if module is output:
             continue

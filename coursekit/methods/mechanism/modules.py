@@ -44,6 +44,12 @@ def _is_head(model: nn.Module, part: nn.Module) -> bool:
     return part is not model.base_model and not beside and any(True for _ in part.parameters())
 
 
+def output_layer(model: nn.Module) -> nn.Module | None:
+    r"""The bare layer that makes logits over the vocabulary, where `model` has one and transformers can name it."""
+    named = getattr(model, "get_output_embeddings", None)
+    return None if named is None else bare(named())
+
+
 def matches(path: str, target: str) -> bool:
     r"""peft's rule: a target names a module by its whole path or by the last parts of it."""
     return path == target or path.endswith("." + target)
