@@ -184,8 +184,11 @@ def ia3(model: Any) -> int:
 
 
 def prompt(model: Any, n: int) -> int:
-    r"""$nd$: `n` trained vectors before the input (Lester et al. 2021); PreEmbed of the LoRA paper."""
-    return n * architecture(model).d_embed
+    r"""$nd$: `n` trained vectors before the input (Lester et al. 2021); PreEmbed of the LoRA paper.
+
+    model: or d itself, the width of the word embedding, here and for P-tuning.
+    """
+    return n * _width(model)
 
 
 def p_tuning_lstm(model: Any, n: int, h: int, layers: int = 2) -> int:
@@ -194,15 +197,19 @@ def p_tuning_lstm(model: Any, n: int, h: int, layers: int = 2) -> int:
     Each direction of an LSTM layer has four gates, $4h(in + h)$ weights and, as torch keeps them, $8h$ biases;
     $in_1 = d$ and from there on $2h$ (Liu et al. 2021).
     """
-    d = architecture(model).d_embed
+    d = _width(model)
     lstm = sum(8 * h * ((d if layer == 0 else 2 * h) + h + 2) for layer in range(layers))
     return prompt(model, n) + lstm + (2 * h + 1) * 2 * h + (2 * h + 1) * d
 
 
 def p_tuning_mlp(model: Any, n: int, h: int) -> int:
     r"""$nd + (d+1)h + (h+1)h + (h+1)d$: vectors and three layers, $d \to h \to h \to d$."""
-    d = architecture(model).d_embed
+    d = _width(model)
     return prompt(model, n) + (d + 1) * h + (h + 1) * h + (h + 1) * d
+
+
+def _width(model: Any) -> int:
+    return model if isinstance(model, int) else architecture(model).d_embed
 
 
 def prefix(model: Any, n: int, hidden: int | None = None) -> int:

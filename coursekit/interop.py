@@ -133,7 +133,12 @@ def same_tensors(own: dict[str, Tensor], found: dict[str, Tensor], folder: str |
 def task_type(model: Any) -> str | None:
     r"""peft's name for what `model` does, read from its class; None for a bare body."""
     name = type(model).__name__
-    kinds = {"ForSequenceClassification": "SEQ_CLS", "LMHeadModel": "CAUSAL_LM", "ForCausalLM": "CAUSAL_LM"}
+    kinds = {
+        "ForSequenceClassification": "SEQ_CLS",
+        "LMHeadModel": "CAUSAL_LM",
+        "ForCausalLM": "CAUSAL_LM",
+        "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    }
     return next((task for suffix, task in kinds.items() if name.endswith(suffix)), None)
 
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from coursekit import counts, interop
-from coursekit.architecture import describe
 from coursekit.errors import CourseError, flag
 from coursekit.files import folder_at
 from coursekit.methods.mechanism.attachment import Attachment
 from coursekit.methods.mechanism.method import Method
-from coursekit.methods.mechanism.modules import in_codes
+from coursekit.methods.mechanism.modules import head_names, in_codes
+from coursekit.methods.mechanism.skeleton import described, skeleton
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,16 @@ class FullFineTuning(Method):
         flag("keep_base", self.keep_base)
 
     def count(self, config: Any) -> int:
-        r"""Every parameter: a decoder with its output layer, an encoder's body without the task head."""
-        if describe(config).encoder:
+        r"""Every parameter: a decoder with its output layer, an encoder's body without the task head.
+
+        A closed form; for a family without a description, those of the model itself, built on the meta device.
+        """
+        arch = described(config)
+        if arch is None:
+            model = skeleton(config)
+            heads = [p for name in head_names(model) for p in model.get_submodule(name).parameters()]
+            return sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in heads)
+        if arch.encoder:
             return counts.full(config, "classification") - counts.head(config, "classification")
         return counts.full(config, "causal")
 
@@ -134,7 +142,7 @@ def whole_model(model: nn.Module, folder: Path) -> dict[str, Tensor]:
         )
     try:
         saved = AutoConfig.from_pretrained(folder)
-        if describe(saved) != describe(model.config):
+        if saved.model_type != model.config.model_type or described(saved) != described(model.config):
             raise CourseError(f"the model in {folder} has other shapes ({saved.model_type}) than this one")
         fresh, found = type(model).from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:

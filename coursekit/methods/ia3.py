@@ -17,14 +17,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from coursekit import counts, interop
-from coursekit.architecture import Architecture, describe
+from coursekit import interop
+from coursekit.architecture import Architecture
 from coursekit.errors import CourseError
 from coursekit.methods.ia3_config import named, targets_in
+from coursekit.methods.mechanism.anatomy import Anatomy, anatomy, anatomy_of, in_attention
 from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, fan_in_fan_out
-from coursekit.methods.mechanism.modules import find, matches
+from coursekit.methods.mechanism.default_targets import KEY_VALUE_DOWN
+from coursekit.methods.mechanism.modules import find, matches, no_default
 from coursekit.methods.mechanism.precision import like
-from coursekit.methods.mechanism.targets import LINEAR, Names, checked_names, linear_paths, matched
+from coursekit.methods.mechanism.skeleton import described, skeleton
+from coursekit.methods.mechanism.targets import LINEAR, Names, checked_names, linear_layers, matched
 
 
 class ScaledOutputs(Branch):
@@ -117,18 +120,21 @@ class Rescale(torch.autograd.Function):
         return dx, dl
 
 
+def _keys_values(d_out: int, config: Any) -> int:
+    r"""How many of the outputs of a fused layer, one width for each head, are keys and values."""
+    heads = config.num_attention_heads
+    both = 2 * (getattr(config, "num_key_value_heads", None) or heads)
+    return d_out * both // (heads + both)
+
+
 class IA3Layer(Branched):
     r"""A frozen layer with the (IA)³ vectors of all named adapters."""
 
 
-#: Keys and values, then the second feed-forward matrix, under each family's names. peft's own defaults are others
-#: for some: queries instead of values for OPT, queries instead of keys for Qwen2, queries as well for GPT-2.
+#: Keys and values, then the second feed-forward matrix, as these families call them; more in `default_targets.py`.
 PAPER_TARGETS = {
-    "bert": ("key", "value", "output.dense"),
-    "roberta": ("key", "value", "output.dense"),
-    "gpt2": ("c_attn", "mlp.c_proj"),  # query, key and value are one matrix; its query third is left alone
-    "opt": ("k_proj", "v_proj", "fc2"),
-    "llama": ("k_proj", "v_proj", "down_proj"),
+    kind: (*KEY_VALUE_DOWN[kind].outputs, KEY_VALUE_DOWN[kind].down)
+    for kind in ("bert", "roberta", "gpt2", "opt", "llama")
 }
 
 
@@ -138,6 +144,7 @@ class IA3(BranchMethod):
 
     targets, feedforward: modules by peft's names instead, such as `targets=("q_proj", "v_proj", "down_proj"),
     feedforward=("down_proj",)`. Outputs are scaled, and inputs for those of the targets that `feedforward` repeats.
+    A model whose family is not known needs both.
 
     Raises CourseError where the two do not fit together and, on attaching, for a target that names nothing.
     """
@@ -164,12 +171,17 @@ class IA3(BranchMethod):
             )
 
     def count(self, config: Any) -> int:
-        r"""$L(2 d_{kv} + d_{ff})$ as in the paper; for other targets one factor for each scaled output or input."""
-        arch = describe(config)
-        if self.targets is None:
-            return counts.ia3(arch)
-        found = matched(linear_paths(arch), self.targets)  # type: ignore[arg-type]  # a tuple by now
-        return sum(m.d_in if named(path, self.feedforward) else m.d_out for path, m in found.items())
+        r"""$L(2 d_{kv} + d_{ff})$ as in the paper; for other targets one factor for each scaled output or input.
+
+        The layers of a family without a description are those of the model itself, built on the meta device.
+        """
+        targets, inward = self._names_in(config)
+        found = matched(linear_layers(config), targets)
+        fused = self._fused(config)
+        return sum(
+            m.d_in if named(path, inward) else (_keys_values(m.d_out, config) if fused else m.d_out)
+            for path, m in found.items()
+        )
 
     def vectors(self, model: nn.Module, name: str | None = None) -> dict[str, Tensor]:
         r"""What was learned: the vector of each scaled module, by its path. GPT-2's c_attn has l_k, then l_v."""
@@ -177,35 +189,54 @@ class IA3(BranchMethod):
         return {path: layer.branches[name].l for path, layer in self.branches(model, name)}
 
     def places(self, model: nn.Module) -> dict[str, nn.Module]:
-        return find(model, self.names(describe(model.config))[0], LINEAR)
+        return find(model, self._names_in(model.config, model)[0], LINEAR)
 
     def branch(self, path: str, layer: Branched, config: Any) -> Branch:
-        arch = describe(config)
-        if named(path, self.names(arch)[1]):
+        down = self.feedforward if self.targets is not None else (KEY_VALUE_DOWN[config.model_type].down,)
+        if named(path, down) and (self.targets is not None or not in_attention(path)):
             return ScaledInputs(layer)
-        fused = self.targets is None and arch.family == "gpt2" and matches(path, "c_attn")
-        return ScaledOutputs(layer, 2 * arch.d_kv if fused else None)
+        return ScaledOutputs(layer, _keys_values(len(layer.W), config) if self._fused(config) else None)
 
     def touched(self, model: nn.Module) -> set[str]:
-        inward, found = self.names(describe(model.config))[1], super().touched(model)
+        inward, found = self._names_in(model.config, model)[1], super().touched(model)
         # The output's factor meets the bias as well, also one that another method would add.
         return found | {f"{path}.bias" for path in self.places(model) if not named(path, inward)}
 
     def names(self, arch: Architecture) -> tuple[tuple[str, ...], tuple[str, ...]]:
         r"""Targets and feed-forward targets in a model of these shapes, so that peft takes them as they are."""
+        return self._among(arch.family, anatomy_of(arch))
+
+    def _names_in(
+        self, config: Any, model: nn.Module | None = None
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        r"""The same in the model that `config` describes, whatever its family."""
         if self.targets is not None:
             return self.targets, self.feedforward  # type: ignore[return-value]  # tuples by now
-        *keys_values, down = PAPER_TARGETS[arch.family]
-        if len({m.name for path, m in linear_paths(arch).items() if matches(path, down)}) == 1:
-            inward: tuple[str, ...] = (down,)
-        else:  # BERT's "output.dense" is also the end of "attention.output.dense": name each block's own
-            inward = tuple(f"{arch.block}.{i}.{down}" for i in range(arch.n_layers))
-        return (*keys_values, *inward), inward
+        arch = described(config)
+        return self._among(
+            config.model_type, anatomy_of(arch) if arch else anatomy(model or skeleton(config))
+        )
+
+    def _among(self, kind: str, shapes: Anatomy) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        if self.targets is not None:
+            return self.targets, self.feedforward  # type: ignore[return-value]  # tuples by now
+        if kind not in KEY_VALUE_DOWN:
+            raise no_default(kind, (*shapes.attention, *shapes.feedforward), "targets and feedforward")
+        outputs, down, _ = KEY_VALUE_DOWN[kind]
+        inward: tuple[str, ...] = (down,)
+        if any(matches(path, down) for path in shapes.attention):
+            # BERT's "output.dense" is also the end of "attention.output.dense": name each block's own
+            inward = tuple(path for path in shapes.feedforward if matches(path, down))
+        return (*outputs, *inward), inward
+
+    def _fused(self, config: Any) -> bool:
+        r"""Whether the outputs are queries, keys and values side by side, and the queries are left alone."""
+        return self.targets is None and KEY_VALUE_DOWN[config.model_type].fused
 
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
-        targets, inward = self.names(describe(model.config))
+        targets, inward = self._names_in(model.config, model)
         return super()._config(model) | {
             "target_modules": list(targets),
             "feedforward_modules": list(inward),
@@ -221,10 +252,11 @@ class IA3(BranchMethod):
             if isinstance(branch := layer.branches[name], ScaledOutputs) and branch.left
         }
         if any(torch.any(tensors[key][: branch.left] != 1) for key, branch in fused.items()):
+            outputs, down, _ = KEY_VALUE_DOWN[model.config.model_type]
             raise CourseError(
                 f"the checkpoint in {folder} scales queries as well, which the paper's targets leave alone: load "
-                'it with IA3(targets=("c_attn", "mlp.c_proj"), feedforward=("mlp.c_proj",)), peft\'s default for '
-                "GPT-2, or with IA3.from_checkpoint(folder)"
+                f'it with IA3(targets=("{outputs[0]}", "{down}"), feedforward=("{down}",)), as peft has it, or with '
+                "IA3.from_checkpoint(folder)"
             )
         super()._load(model, name, tensors, folder)
         with torch.no_grad():  # what a checkpoint has of these is a copy with ones before it
@@ -235,6 +267,7 @@ class IA3(BranchMethod):
     def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> IA3:
         interop.same_method(cls.kind, config)
         targets, inward, queries = targets_in(config, tensors)
-        if set(targets) == set(PAPER_TARGETS["gpt2"]) and queries is not None and bool((queries == 1).all()):
+        fused = [{*k.outputs, k.down} for k in KEY_VALUE_DOWN.values() if k.fused]
+        if set(targets) in fused and queries is not None and bool((queries == 1).all()):
             return cls()  # fused, with the queries left alone: the paper's own
         return cls(targets=tuple(sorted(targets)), feedforward=tuple(sorted(inward)))

@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coursekit.methods.mechanism.default_targets import KEY_VALUE_DOWN
 from coursekit.methods.mechanism.modules import matches
+
+#: Layers that make queries, keys and values side by side.
+FUSED = {name for scaled in KEY_VALUE_DOWN.values() if scaled.fused for name in scaled.outputs}
 
 
 def targets_in(
@@ -21,7 +25,7 @@ def targets_in(
     """
     found = {k.removesuffix(".ia3_l"): t for k, t in tensors.items() if k.endswith(".ia3_l")}
     inward = {path for path, t in found.items() if len(t) == 1}  # (1, in); (out, 1) scales outputs
-    fused = [t[: len(t) // 3] for path, t in found.items() if matches(path, "c_attn") and path not in inward]
+    fused = [t[: len(t) // 3] for path, t in found.items() if named(path, FUSED) and path not in inward]
     queries = torch.cat(fused) if fused else None
     targets, feedforward = config["target_modules"], config.get("feedforward_modules")
     by_name = explains(targets, found) and explains(feedforward, inward) and set(feedforward) <= set(targets)

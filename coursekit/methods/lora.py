@@ -15,15 +15,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from coursekit import counts, interop
-from coursekit.architecture import Matrix, describe
+from coursekit.architecture import Matrix
 from coursekit.errors import CourseError, flag, number, whole
 from coursekit.methods.dora import Turned
 from coursekit.methods.lora_config import refuse_others
 from coursekit.methods.low_rank import FastTwin
 from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, fan_in_fan_out
 from coursekit.methods.mechanism.checkpoint import Setting
+from coursekit.methods.mechanism.default_targets import QUERY_VALUE
 from coursekit.methods.mechanism.precision import like
-from coursekit.methods.mechanism.targets import LINEAR, Names, Targets, checked_names, names_in_config
+from coursekit.methods.mechanism.targets import EVERY, Names, Targets, checked_names, names_in_config
 
 
 class LoRABranch(Branch):
@@ -111,16 +112,6 @@ class LoRALayer(Branched):
     r"""A frozen layer with the LoRA branches of all named adapters."""
 
 
-#: Query and value, as in the paper's experiments (section 4.2), under each family's names.
-PAPER_TARGETS = {
-    "bert": ("query", "value"),
-    "roberta": ("query", "value"),
-    "gpt2": ("c_attn",),  # query, key and value are one matrix here
-    "opt": ("q_proj", "v_proj"),
-    "llama": ("q_proj", "v_proj"),
-}
-
-
 @dataclass(frozen=True)
 class LoRA(BranchMethod):
     r"""LoRA on the modules that `targets` name.
@@ -165,7 +156,7 @@ class LoRA(BranchMethod):
     @property
     def named(self) -> Targets:
         r"""The targets, with the paper's where none are given."""
-        return Targets(self.targets, PAPER_TARGETS)
+        return Targets(self.targets, QUERY_VALUE)
 
     def matrices(self, config: Any) -> list[Matrix]:
         r"""The weight matrices that get an update in the model that `config` describes."""
@@ -173,10 +164,11 @@ class LoRA(BranchMethod):
 
     def count(self, config: Any) -> int:
         r"""$\sum r (d_{in} + d_{out})$ over the adapted matrices; DoRA adds one magnitude for each output."""
-        return counts.lora(describe(config), self.matrices(config), self.r, dora=self.dora)
+        layers = self.named.layers(config).values()
+        return sum(counts.low_rank(m.d_in, m.d_out, self.r) + (m.d_out if self.dora else 0) for m in layers)
 
     def places(self, model: nn.Module) -> dict[str, nn.Module]:
-        return self.named.modules(model, (*LINEAR, nn.Embedding))
+        return self.named.modules(model, EVERY)
 
     def branch(self, path: str, layer: Branched, config: Any) -> LoRABranch:
         if isinstance(layer.bare, nn.Embedding):

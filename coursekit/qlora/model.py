@@ -13,12 +13,12 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from coursekit.errors import CourseError, flag
-from coursekit.methods.mechanism.modules import head_names, matches, replace
+from coursekit.methods.mechanism.modules import head_names, matches, output_layer, replace
 from coursekit.qlora.linear import Linear4bit, floating
 from coursekit.quantization.checks import block_of
 from coursekit.quantization.codes import code as table
 
-#: Left alone unless something else is asked for. A model without an output layer has none to leave alone.
+#: Left alone unless something else is asked for: the output layer, whatever the model calls it, if it has one.
 SKIP = ("lm_head",)
 
 
@@ -90,11 +90,13 @@ def quantizable(model: nn.Module, skip: Iterable[str] | str = SKIP) -> list[str]
             )
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     heads = head_names(model)
+    output = output_layer(model) if "lm_head" in skip else None
     return [
         path
         for path in linear
         # Not a subclass: it may do more with its weight than multiply.
         if type(layer := model.get_submodule(path)) in (nn.Linear, Conv1D)
+        and layer is not output
         and owners[id(layer.weight)] == 1
         and path.split(".")[0] not in heads
         and not any(matches(path, name) for name in skip)

@@ -15,7 +15,7 @@ from torch import nn
 from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import IA3, BitFit, Hybrid, LoRA
-from coursekit.methods.lora import PAPER_TARGETS
+from coursekit.methods.mechanism.default_targets import QUERY_VALUE
 from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod
 from coursekit.methods.mechanism.checkpoint import Setting, agree, fields, written
 from coursekit.methods.mechanism.mixed_batch import by_rows
@@ -53,10 +53,10 @@ class Shifting(BranchMethod):
     entries: ClassVar = (Setting("targets", read=lambda found: found and tuple(found)),)
 
     def count(self, config):
-        return sum(2 * m.d_out for m in Targets(self.targets, PAPER_TARGETS).matrices(config))
+        return sum(2 * m.d_out for m in Targets(self.targets, QUERY_VALUE).matrices(config))
 
     def places(self, model):
-        return Targets(self.targets, PAPER_TARGETS).modules(model, LINEAR)
+        return Targets(self.targets, QUERY_VALUE).modules(model, LINEAR)
 
     def branch(self, path, layer, config):
         return Shift(layer)
@@ -164,7 +164,7 @@ def test_an_adapter_is_fp32_beside_sixteen_bits_and_fp64_beside_fp64(base, own):
 @pytest.mark.parametrize("names", [None, "all-linear", ("dense",), ("c_proj",), ("fc1", "fc2"), ("v_proj",)])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_description_and_a_model_name_the_same_layers(family, names):
-    targets, model = Targets(names, PAPER_TARGETS), tiny.model(family)
+    targets, model = Targets(names, QUERY_VALUE), tiny.model(family)
     try:
         there = targets.modules(model)
     except CourseError as error:

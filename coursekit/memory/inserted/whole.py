@@ -8,22 +8,28 @@ from coursekit import counts
 from coursekit.architecture import Architecture
 from coursekit.memory.activations.training import Training, Written
 from coursekit.memory.inserted.parts import Added, Inserted, place
+from coursekit.methods.mechanism.anatomy import anatomy_of
 
 
 def whole(method: Any, arch: Architecture, config: Any) -> Inserted:
     r"""A copy of each tensor that `method.picks`, and what autograd keeps for it."""
-    return _inserted({t.name: t.size for t in counts.body(arch) if method.picks(t.name, arch)}, arch)
+    return _inserted(_picked(method, arch), arch)
 
 
 def biases(method: Any, arch: Architecture, config: Any) -> Inserted:
     r"""The same for BitFit, which can train a third of a bias, or one that the base does not have."""
-    sizes = {t.name: t.size for t in counts.body(arch) if method.picks(t.name, arch)}
+    sizes = _picked(method, arch)
     if method._fused(arch):
         sizes |= {path: size // 3 for path, size in sizes.items() if path.endswith("attn.c_attn.bias")}
     for m in method._without(arch):
         if method._wants(m.name, arch):
             sizes |= {f"{arch.path(m, i)}.bias": m.d_out for i in range(arch.n_layers)}
     return _inserted(sizes, arch)
+
+
+def _picked(method: Any, arch: Architecture) -> dict[str, int]:
+    shapes = anatomy_of(arch)
+    return {t.name: t.size for t in counts.body(arch) if method.picks(t.name, shapes)}
 
 
 def _inserted(sizes: dict[str, int], arch: Architecture) -> Inserted:

@@ -82,9 +82,13 @@ class DisplacedLayer(Switched):
         self.directions = (directions,)  # in a tuple: as an attribute it would be part of each layer
 
     @property
-    def weight(self) -> nn.Parameter:
-        r"""The frozen weight, for code that looks at `layer.weight`."""
-        return self.base_layer.weight
+    def weight(self) -> Tensor:
+        r"""The weight that the layer computes with, for code that takes it from here (DeBERTa's relative positions)."""
+        name, directions = self.switch.active, self.directions[0]
+        if self.switch.rows is not None or name not in directions.subspaces or "weight" not in self.places:
+            return self.base_layer.weight
+        place = self.places["weight"]
+        return directions.weights(name, place.group)[place.index]
 
     def moved(self, name: str) -> dict[str, Tensor]:
         r"""The tensors that take the place of the layer's own, for adapter `name`."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from coursekit.architecture import describe
-from coursekit.methods.mechanism.modules import standing
+from coursekit.methods.mechanism.anatomy import anatomy
+from coursekit.methods.mechanism.modules import output_layer, standing
 from coursekit.methods.mechanism.switch import Switched
 
 #: Tensors of one group, as (module of the bare model, name in it).
@@ -14,12 +14,15 @@ Group = list[tuple[nn.Module, str]]
 
 def groups_of(model: nn.Module, parts: str) -> list[Group]:
     r"""parts: "all", or "blocks": without the last group. A tied tensor counts once, where the body has it first."""
-    arch, seen = describe(model.config), set()
-    blocks: list[Group] = [[] for _ in range(arch.n_layers)]
+    shapes, seen = anatomy(model), set()
+    blocks: list[Group] = [[] for _ in shapes.blocks]
     rest: Group = []
+    output = output_layer(model)  # T5's lies in what transformers calls its body
     for path, module in frozen_modules(model.base_model).items():
-        inside = path.startswith(f"{arch.block}.")
-        group = blocks[int(path[len(arch.block) + 1 :].split(".")[0])] if inside else rest
+        if module is output:
+            continue
+        inside = shapes.inside(path)
+        group = rest if inside is None else blocks[inside]
         for key, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in seen:
                 seen.add(id(parameter))

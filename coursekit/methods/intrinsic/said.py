@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from coursekit import counts, interop
-from coursekit.architecture import describe
 from coursekit.errors import CourseError, flag, number, one_of, whole
 from coursekit.methods.intrinsic.directions import Directions, Held
 from coursekit.methods.intrinsic.displaced import Displace, DisplacedLayer, Place
@@ -27,6 +26,7 @@ from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.mechanism.modules import body_prefix, in_codes, standing
 from coursekit.methods.mechanism.precision import like
+from coursekit.methods.mechanism.skeleton import described, skeleton
 
 PARTS = ("all", "blocks")
 
@@ -82,7 +82,11 @@ class IntrinsicSAID(Method):
 
     def count(self, config: Any) -> int:
         r"""d, whatever the model: $d - m$ directions and $m$ factors."""
-        arch = describe(config)
+        arch = described(config)
+        if arch is None:
+            groups = groups_of(skeleton(config), self.parts)
+            self._check_size(len(groups), sum(map(size, groups)))
+            return self.d
         inside = arch.n_layers * counts.block(arch)
         self._check_size(
             arch.n_layers + (self.parts == "all"), counts.full(arch) if self.parts == "all" else inside

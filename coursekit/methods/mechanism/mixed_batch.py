@@ -19,7 +19,10 @@ from torch import Tensor, nn
 
 from coursekit.errors import CourseError, unknown
 from coursekit.methods.mechanism.attachment import unmerged
-from coursekit.methods.mechanism.switch import Switch
+from coursekit.methods.mechanism.switch import Switch, Switched
+
+#: Model types whose attention layers get vectors of positions that belong to no row.
+POSITIONS_WITHOUT_ROWS = ("deberta", "deberta-v2")
 
 
 @contextlib.contextmanager
@@ -32,6 +35,13 @@ def mixed_batch(model: nn.Module, names: Sequence[str | None]) -> Iterator[nn.Mo
     for name in names:
         if name is not None and name not in state.methods:
             raise unknown("adapter", name, state.methods)
+    if getattr(
+        getattr(model, "config", None), "model_type", None
+    ) in POSITIONS_WITHOUT_ROWS and _stands_inside(model):
+        raise CourseError(
+            "DeBERTa sends its relative positions through the layers of its attention once for all rows of a batch, so "
+            "they cannot be answered by several adapters: give each adapter a batch of its own"
+        )
     device = next(model.parameters()).device
     before = state.switch.rows
     state.switch.rows = {
@@ -81,6 +91,10 @@ def by_rows(switch: Switch, answer: Callable[..., Tensor], *tensors: Tensor) -> 
     for name, index in switch.rows.items():
         y = y.index_copy(0, index, parts[name])
     return y.flatten(0, 1) if flat else y
+
+
+def _stands_inside(model: nn.Module) -> bool:
+    return any(isinstance(m, Switched) and m.base_layer is not None for m in model.base_model.modules())
 
 
 def _of_the_batch(switch: Switch, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

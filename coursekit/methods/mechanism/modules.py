@@ -6,6 +6,7 @@ around the query. What is called by a path then does not depend on what else is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -21,9 +22,32 @@ T = TypeVar("T", bound=Switched)
 HEADS = ("classifier", "score", "qa_outputs")
 
 
+#: How transformers calls models of a task that pretraining does not have.
+TASKS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+
+
 def head_names(model: nn.Module) -> list[str]:
-    r"""Names of the task heads of `model`: freshly initialised for a task, so every method trains them whole."""
-    return [name for name, _ in model.named_children() if name in HEADS]
+    r"""Names of the task heads of `model`: freshly initialised for a task, so every method trains them whole.
+
+    In a model of a task these are all parts with parameters beside the body, such as DistilBERT's `pre_classifier`.
+    """
+    for_a_task = type(model).__name__.endswith(TASKS)
+    return [
+        name
+        for name, part in model.named_children()
+        if name in HEADS or (for_a_task and _is_head(model, part))
+    ]
+
+
+def _is_head(model: nn.Module, part: nn.Module) -> bool:
+    beside = isinstance(part, Switched) and part.base_layer is None  # put there by a method
+    return part is not model.base_model and not beside and any(True for _ in part.parameters())
+
+
+def output_layer(model: nn.Module) -> nn.Module | None:
+    r"""The bare layer that makes logits over the vocabulary, where `model` has one and transformers can name it."""
+    named = getattr(model, "get_output_embeddings", None)
+    return None if named is None else bare(named())
 
 
 def matches(path: str, target: str) -> bool:
@@ -34,7 +58,7 @@ def matches(path: str, target: str) -> bool:
 def all_linear(model: nn.Module, kinds: tuple[type, ...] = (nn.Linear, Conv1D)) -> dict[str, nn.Module]:
     r"""Every linear map inside the blocks, by path: not the embeddings, not the output layer, not the head."""
     return {
-        path: module for path, module in _modules(model, kinds) if any(part.isdigit() for part in path.split("."))
+        path: module for path, module in modules_of(model, kinds) if any(part.isdigit() for part in path.split("."))
     }  # fmt: skip
 
 
@@ -43,7 +67,7 @@ def find(model: nn.Module, targets: Iterable[str], kinds: tuple[type, ...]) -> d
 
     Raises CourseError, listing the candidates, for a target that names nothing.
     """
-    candidates = dict(_modules(model, kinds))
+    candidates = dict(modules_of(model, kinds))
     for target in targets:
         if not any(matches(path, target) for path in candidates):
             raise no_match(target, candidates)
@@ -55,6 +79,13 @@ def no_match(target: str, paths: Iterable[str]) -> CourseError:
     # The part after the layer number is what a reader would write: "attention.self.query" rather than twelve paths.
     short = sorted({p.rsplit(".", 1)[-1] for p in paths})
     return CourseError(f"target {target!r} matches no module of this model; candidates: {', '.join(short)}")
+
+
+def no_default(kind: str, paths: Iterable[str], what: str = "targets") -> CourseError:
+    r"""The error for a family of which no default is known: the names among `paths` by how often they occur."""
+    often = Counter(path.rpartition(".")[2] for path in paths).most_common()
+    names = ", ".join(f"{name} ({n})" for name, n in often)
+    return CourseError(f"no default {what} are known for a {kind!r} model: name some of its modules, {names}")
 
 
 def body_prefix(model: nn.Module) -> str:
@@ -138,7 +169,8 @@ def _parent(model: nn.Module, path: str) -> tuple[nn.Module, str]:
     return model, name
 
 
-def _modules(model: nn.Module, kinds: tuple[type, ...]) -> Iterator[tuple[str, nn.Module]]:
+def modules_of(model: nn.Module, kinds: tuple[type, ...]) -> Iterator[tuple[str, nn.Module]]:
+    r"""The modules of one of `kinds` by path, in the model's order, without task heads."""
     heads = head_names(model)
     #: A module of one of `kinds` is one thing: what it is made of, or stands around, is not listed again.
     inside: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ finds, and for a description of one (`Architecture`), from which all is counted 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,12 @@ from transformers.pytorch_utils import Conv1D
 
 from coursekit.architecture import Architecture, Matrix, describe
 from coursekit.errors import CourseError
-from coursekit.methods.mechanism.modules import all_linear, find, matches, no_match
+from coursekit.methods.mechanism.modules import all_linear, find, matches, modules_of, no_default, no_match
+from coursekit.methods.mechanism.skeleton import described, skeleton
 
 ALL_LINEAR = "all-linear"
 LINEAR = (nn.Linear, Conv1D)
+EVERY = (*LINEAR, nn.Embedding)
 
 #: What a method's `targets` may be.
 Names = tuple[str, ...] | str | None
@@ -59,14 +62,22 @@ def names_in_config(found: Any) -> tuple[str, ...] | str:
 
 @dataclass(frozen=True)
 class Targets:
-    r"""names: as in peft, "all-linear", or None for `default`, by family."""
+    r"""names: as in peft, "all-linear", or None for `default`, by model type."""
 
     names: Names
     default: Mapping[str, tuple[str, ...]]
 
-    def of(self, config: Any) -> tuple[str, ...]:
-        r"""The names in the model that `config` describes; not for "all-linear", which has none."""
-        return self.names if isinstance(self.names, tuple) else self.default[describe(config).family]
+    def of(self, config: Any, model: nn.Module | None = None) -> tuple[str, ...]:
+        r"""The names in the model that `config` describes; not for "all-linear", which has none.
+
+        Raises CourseError, listing the candidates, where none are given and no default is known.
+        """
+        if isinstance(self.names, tuple):
+            return self.names
+        if config.model_type in self.default:
+            return self.default[config.model_type]
+        there = all_linear(skeleton(config) if model is None else model)
+        raise no_default(config.model_type, there)
 
     def modules(self, model: nn.Module, kinds: tuple[type, ...] = LINEAR) -> dict[str, nn.Module]:
         r"""The bare modules of `model` of one of `kinds` that are meant, by path, in the model's order.
@@ -76,33 +87,69 @@ class Targets:
         """
         if self.names == ALL_LINEAR:
             return all_linear(model, LINEAR)
-        return find(model, self.of(model.config), kinds)
+        return find(model, self.of(model.config, model), kinds)
 
-    def matrices(self, config: Any) -> list[Matrix]:
-        r"""The weight matrices that are meant in the model that `config` describes, one for all blocks.
+    def layers(self, config: Any) -> dict[str, Matrix]:
+        r"""The weight matrices that are meant in the model that `config` describes, each by its path in the model.
 
+        From the description of the family; where there is none, from the model itself, built on the meta device.
         Raises CourseError as `modules` does.
         """
-        arch = describe(config)
+        arch = described(config)
+        if arch is None:
+            return {path: _matrix(path, m) for path, m in self.modules(skeleton(config), EVERY).items()}
         if self.names == ALL_LINEAR:
-            return [m for m in arch.matrices if m.per_layer and m.kind != "embedding"]
-        return list(matched({arch.path(m): m for m in arch.matrices}, self.of(config)).values())
+            return {path: m for path, m in linear_paths(arch).items() if m.per_layer}
+        return matched(linear_paths(arch, ("linear", "conv1d", "embedding")), self.of(config))
+
+    def matrices(self, config: Any) -> list[Matrix]:
+        r"""The same, each matrix once for all blocks; of a described family alone.
+
+        Raises CourseError where it is meant in some of the blocks only.
+        """
+        arch, often = describe(config), Counter(self.layers(config).values())
+        for matrix, times in often.items():
+            if times < arch.copies(matrix):
+                raise CourseError(
+                    f"targets name {matrix.name} in {times} of {arch.copies(matrix)} blocks, and only what all blocks "
+                    "have can be predicted: name it without its block"
+                )
+        return list(often)
 
     def listed(self, config: Any) -> list[str]:
         r"""The names for a checkpoint, in which peft wants names."""
-        if self.names == ALL_LINEAR:
-            return sorted({m.name for m in self.matrices(config)})
-        return list(self.of(config))
+        if self.names != ALL_LINEAR:
+            return list(self.of(config))
+        if described(config) is None:
+            return sorted({path.rpartition(".")[2] for path in self.layers(config)})
+        return sorted({m.name for m in self.matrices(config)})
 
 
-def linear_paths(arch: Architecture) -> dict[str, Matrix]:
-    r"""Every linear map of the body by its path in a model with a head, block by block."""
+def linear_paths(arch: Architecture, kinds: tuple[str, ...] = ("linear", "conv1d")) -> dict[str, Matrix]:
+    r"""Every linear map of the body, or other matrix of `kinds`, by its path in a model with a head."""
     return {
         f"{arch.prefix}.{arch.path(m, layer)}": m
         for m in arch.matrices
-        if m.kind != "embedding"
+        if m.kind in kinds
         for layer in range(arch.copies(m))
     }
+
+
+def linear_layers(config: Any) -> dict[str, Matrix]:
+    r"""The same for any config: from its description or, where there is none, from the model on the meta device."""
+    arch = described(config)
+    if arch is not None:
+        return linear_paths(arch)
+    return {path: _matrix(path, module) for path, module in modules_of(skeleton(config), LINEAR)}
+
+
+def _matrix(path: str, module: nn.Module) -> Matrix:
+    r"""The shape of a layer of a model that no description knows."""
+    rows, columns = module.weight.shape
+    if isinstance(module, nn.Embedding):
+        return Matrix(path, rows, columns, False, False, "embedding")
+    d_in, d_out, kind = (rows, columns, "conv1d") if isinstance(module, Conv1D) else (columns, rows, "linear")
+    return Matrix(path, d_in, d_out, module.bias is not None, False, kind)
 
 
 def matched(paths: Mapping[str, Matrix], targets: tuple[str, ...]) -> dict[str, Matrix]:

@@ -14,10 +14,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from coursekit.architecture import Architecture, describe
+from coursekit.architecture import Architecture
 from coursekit.errors import CourseError, flag, one_of
+from coursekit.methods.mechanism.anatomy import Anatomy, anatomy
 from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.modules import all_linear, matches
+from coursekit.methods.mechanism.skeleton import described, skeleton
 from coursekit.methods.mechanism.switch import bare
 from coursekit.methods.selective.part_layer import PartLayer, Parts
 from coursekit.methods.selective.parts import Entries
@@ -46,6 +48,12 @@ QUERY_AND_SECOND_MLP = {
     "gpt2": ("c_attn", "c_fc"),
     "opt": ("q_proj", "fc1"),
     "llama": ("q_proj", "up_proj"),
+    "electra": ("query", "intermediate.dense"),
+    "deberta-v2": ("query_proj", "intermediate.dense"),
+    "distilbert": ("q_lin", "lin1"),
+    "qwen3": ("q_proj", "up_proj"),
+    "smollm3": ("q_proj", "up_proj"),
+    "t5": ("q", "wi"),
 }
 BIASES = ("all", "query-and-second-mlp")
 
@@ -72,7 +80,7 @@ class BitFit(WholeMethod):
         one_of("set of biases", self.biases, BIASES)
         flag("add_biases", self.add_biases)
 
-    def picks(self, path: str, shapes: Architecture) -> bool:
+    def picks(self, path: str, shapes: Anatomy) -> bool:
         module, _, key = path.rpartition(".")
         return key == "bias" and self._wants(module, shapes)
 
@@ -81,31 +89,38 @@ class BitFit(WholeMethod):
 
         BERT base: 102,912, of which 768 are the pooler's. A classifier on RoBERTa base has no pooler: 102,144.
         """
-        shapes = describe(config)
+        shapes = described(config)
+        if shapes is None:
+            added = self._new(skeleton(config)).values() if self.add_biases else ()
+            return super().count(config) + sum(layer.weight.shape[0] for layer in added)
         added = [m for m in self._without(shapes) if self._wants(m.name, shapes)]
         whole = super().count(config) + sum(shapes.n_layers * m.d_out for m in added)
         if self._fused(shapes):  # query, key and value are as wide as the model each
             whole -= shapes.n_layers * 2 * shapes.d_model
         return whole
 
-    def _wants(self, module: str, shapes: Architecture) -> bool:
+    def _wants(self, module: str, shapes: Anatomy | Architecture) -> bool:
         r"""Whether the bias of `module` trains, if there is one."""
-        return self.biases == "all" or any(
-            matches(module, name) for name in QUERY_AND_SECOND_MLP[shapes.family]
-        )
+        if self.biases == "all":
+            return True
+        if shapes.family not in QUERY_AND_SECOND_MLP:
+            raise CourseError(
+                f"which biases of a {shapes.family} model are {self.biases!r} is not known: take biases='all'"
+            )
+        return any(matches(module, name) for name in QUERY_AND_SECOND_MLP[shapes.family])
 
     def _without(self, shapes: Architecture) -> list[Any]:
         r"""The linear maps of a block that are to get a bias."""
         return [m for m in shapes.matrices if m.per_layer and not m.bias] if self.add_biases else []
 
-    def _fused(self, shapes: Architecture) -> bool:
+    def _fused(self, shapes: Anatomy | Architecture) -> bool:
         return shapes.family == "gpt2" and self.biases != "all"
 
     def _check(self, model: nn.Module) -> None:
         if not (self.add_biases and self._new(model)):
             super()._check(model)
 
-    def _nothing(self, shapes: Architecture) -> CourseError:
+    def _nothing(self, shapes: Anatomy) -> CourseError:
         return CourseError(
             f"BitFit trains biases, and this {shapes.family} model has none to train: its linear layers and norms are "
             "without; BitFit(add_biases=True) gives every linear layer one of zeros, or take another method"
@@ -113,7 +128,7 @@ class BitFit(WholeMethod):
 
     def _new(self, model: nn.Module) -> dict[str, nn.Module]:
         r"""The layers that get a bias, by path."""
-        shapes = describe(model.config)
+        shapes = anatomy(model)
         layers = all_linear(model, (nn.Linear, Conv1D, PartLayer)).items()
         leaves = {p: bare(m) for p, m in layers if self._wants(p, shapes)}
         # A norm in a wrapper is none of them.
@@ -122,7 +137,7 @@ class BitFit(WholeMethod):
 
     def _parts(self, model: nn.Module) -> Parts:
         parts = super()._parts(model)
-        if self._fused(describe(model.config)):
+        if self._fused(anatomy(model)):
             for path, (module, _) in self._picked(model).items():
                 if matches(path, "c_attn"):
                     first = torch.arange(len(module.bias) // 3)

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from coursekit.architecture import Architecture
 from coursekit.errors import CourseError, unknown
+from coursekit.methods.mechanism.anatomy import Anatomy
 from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.modules import head_names
 from coursekit.methods.selective.norms import NormTuning
@@ -45,16 +45,12 @@ class ByType(WholeMethod):
             raise CourseError(f"kinds is empty: name at least one of {', '.join(TYPES)}")
         object.__setattr__(self, "kinds", kinds)
 
-    def picks(self, path: str, shapes: Architecture) -> bool:
+    def picks(self, path: str, shapes: Anatomy) -> bool:
         if NormTuning().picks(path, shapes):
             return "norm" in self.kinds
-        _, _, inside = path.removeprefix(f"{shapes.block}.").partition(".")
-        module = inside.rpartition(".")[0]
-        feedforward = {m.name for m in shapes.feedforward}
-        attention = {m.name for m in shapes.matrices if m.per_layer} - feedforward
-        return path.startswith(f"{shapes.block}.") and (
-            ("attention" in self.kinds and module in attention)
-            or ("feedforward" in self.kinds and module in feedforward)
+        module = path.rpartition(".")[0]
+        return ("attention" in self.kinds and module in shapes.attention) or (
+            "feedforward" in self.kinds and module in shapes.feedforward
         )
 
 
@@ -67,7 +63,7 @@ class HeadOnly(WholeMethod):
 
     kind: ClassVar[str] = "HEAD_ONLY"
 
-    def picks(self, path: str, shapes: Architecture) -> bool:
+    def picks(self, path: str, shapes: Anatomy) -> bool:
         return False
 
     def count(self, config: Any) -> int:

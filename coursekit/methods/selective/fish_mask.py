@@ -17,14 +17,15 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from coursekit import counts
-from coursekit.architecture import describe
 from coursekit.errors import CourseError, one_of, whole
-from coursekit.methods.lora import PAPER_TARGETS
+from coursekit.methods.mechanism.anatomy import anatomy
 from coursekit.methods.mechanism.attachment import activate, attachment_of
 from coursekit.methods.mechanism.checkpoint import Setting
+from coursekit.methods.mechanism.default_targets import QUERY_VALUE
 from coursekit.methods.mechanism.modules import at, body_prefix, in_codes, standing
+from coursekit.methods.mechanism.skeleton import described, skeleton
 from coursekit.methods.mechanism.switch import Switched, bare
-from coursekit.methods.mechanism.targets import LINEAR, Targets, checked_names
+from coursekit.methods.mechanism.targets import EVERY, Targets, checked_names
 from coursekit.methods.mechanism.undo import undone_after_an_error
 from coursekit.methods.ranking import largest
 from coursekit.methods.selective.importance import NEED_DATA, SCORES, telling
@@ -75,11 +76,13 @@ class FishMask(MaskMethod):
 
     def among(self, config: Any) -> int:
         r"""How many parameters there are to choose from."""
-        arch = describe(config)
-        if self.targets is None:
-            return arch.n_layers * counts.block(with_norm_weights(config))
-        matrices = Targets(self.targets, PAPER_TARGETS).matrices(config)
-        return sum(arch.copies(m) * m.d_in * m.d_out for m in matrices)
+        if self.targets is not None:
+            layers = Targets(self.targets, QUERY_VALUE).layers(config).values()
+            return sum(m.d_in * m.d_out for m in layers)
+        with_norm_weights(config)
+        if arch := described(config):
+            return arch.n_layers * counts.block(arch)
+        return sum(tensor.numel() for tensor in self._places(skeleton(config)).values())
 
     def count(self, config: Any) -> int:
         r"""k, exactly: `keep` itself, or its share of all that there is to choose from."""
@@ -124,13 +127,13 @@ class FishMask(MaskMethod):
     def _places(self, model: nn.Module) -> dict[Place, nn.Parameter]:
         r"""The tensors to choose from."""
         if self.targets is not None:
-            modules = Targets(self.targets, PAPER_TARGETS).modules(model, (*LINEAR, nn.Embedding))
+            modules = Targets(self.targets, QUERY_VALUE).modules(model, EVERY)
             return {(path, "weight"): bare(module).weight for path, module in modules.items()}
-        blocks = f"{body_prefix(model)}{describe(model.config).block}."
+        blocks = tuple(f"{body_prefix(model)}{block}." for block in anatomy(model).blocks)
         return {
             (path, key): parameter
             for path, module in standing(model)
-            if path.startswith(blocks) and not isinstance(module, Switched)
+            if path.startswith(blocks) and not isinstance(module, (Switched, nn.Embedding))
             for key, parameter in module.named_parameters(recurse=False)
         }
 

@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from coursekit import interop
-from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
+from coursekit.methods.mechanism.anatomy import Anatomy, anatomy, anatomy_of
 from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.modules import matches, no_match
+from coursekit.methods.mechanism.skeleton import described, skeleton
 from coursekit.methods.mechanism.targets import checked_names
 from coursekit.methods.selective.whole import WholeMethod
 
@@ -43,43 +44,38 @@ class NormTuning(WholeMethod):
         names = checked_names(self.targets, ("post_attention_layernorm",), words=())
         object.__setattr__(self, "targets", tuple(sorted(names)) if isinstance(self.targets, list) else names)
 
-    def picks(self, path: str, shapes: Architecture) -> bool:
+    def picks(self, path: str, shapes: Anatomy) -> bool:
         module = path.rpartition(".")[0]
-        return module in _norms(shapes) and (
+        return module in shapes.norms and (
             self.targets is None or any(matches(module, target) for target in self.targets)
         )
 
     def count(self, config: Any) -> int:
         r"""$2d$ for each LayerNorm, d for each RMSNorm."""
-        self._named_norms(describe(config))
+        arch = described(config)
+        self._named_norms(anatomy_of(arch) if arch else anatomy(skeleton(config)))
         return super().count(config)
 
     def _check(self, model: nn.Module) -> None:
-        self._named_norms(describe(model.config))
+        self._named_norms(anatomy(model))
         super()._check(model)
 
-    def _named_norms(self, shapes: Architecture) -> None:
+    def _named_norms(self, shapes: Anatomy) -> None:
         r"""Raise CourseError for a target that names no norm of a model of these shapes."""
         for target in self.targets or ():
-            if not any(matches(path, target) for path in _norms(shapes)):
-                raise no_match(target, _norms(shapes))
+            if not any(matches(path, target) for path in shapes.norms):
+                raise no_match(target, shapes.norms)
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         named = ((key.rpartition("."), value) for key, value in super()._tensors(model, name).items())
         return {f"{path}.{SUFFIX}.{key}": value for (path, _, key), value in named}
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
-        names = self.targets or {path.rpartition(".")[2] for path in _norms(describe(model.config))}
+        names = self.targets or {path.rpartition(".")[2] for path in anatomy(model).norms}
         return interop.common_config(model, self.kind) | {"target_modules": sorted(names)}
 
-    def _nothing(self, shapes: Architecture) -> CourseError:
+    def _nothing(self, shapes: Anatomy) -> CourseError:
         return CourseError("the norms of this model have no weights that could train: take another method")
-
-
-def _norms(shapes: Architecture) -> list[str]:
-    r"""Paths of the norms inside the body."""
-    inside = [f"{shapes.block}.{i}.{norm}" for i in range(shapes.n_layers) for norm in shapes.norms]
-    return [*shapes.outer_norms, *inside]
 
 
 def _named(targets: Any) -> tuple[str, ...]:

@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from coursekit.architecture import Matrix, describe
+from coursekit.architecture import Matrix
 from coursekit.errors import CourseError, flag
-from coursekit.methods.lora import PAPER_TARGETS
 from coursekit.methods.mechanism.checkpoint import Setting
+from coursekit.methods.mechanism.default_targets import QUERY_VALUE
 from coursekit.methods.mechanism.switch import bare
-from coursekit.methods.mechanism.targets import LINEAR, Targets, checked_names
+from coursekit.methods.mechanism.targets import EVERY, Targets, checked_names
 from coursekit.methods.selective.lines import Which, lines, which
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Entries, Part, transposed
@@ -73,21 +73,28 @@ class SelectLines(PartMethod):
 
     @property
     def _targets(self) -> Targets:
-        return Targets(self.targets, PAPER_TARGETS)
+        return Targets(self.targets, QUERY_VALUE)
 
     def lines(self, size: int) -> range | tuple[int, ...]:
         r"""The indices of the lines that train in a matrix that has `size` of them."""
         return lines(getattr(self, self.setting), size)
 
     def _matrices(self, config: Any) -> list[tuple[Matrix, int]]:
-        r"""The chosen matrices, and how many lines of each train."""
-        matrices = self._targets.matrices(config)
-        _fit(self, {m.name: (m.d_out, m.d_in) for m in matrices if m.kind != "embedding"}, len(matrices))
+        r"""The chosen matrices, each once for all blocks, and how many lines of each train."""
+        return self._lines_of(self._targets.matrices(config))
+
+    def _lines_of(self, matrices: list[Matrix]) -> list[tuple[Matrix, int]]:
+        names = {m.name for m in matrices}
+        _fit(self, {m.name: (m.d_out, m.d_in) for m in matrices if m.kind != "embedding"}, len(names))
         sizes = ((m.d_out, m.d_in)[self.part.side] for m in matrices)
         return [(m, len(self.lines(size))) for m, size in zip(matrices, sizes, strict=True)]
 
+    def _layers(self, config: Any) -> list[tuple[Matrix, int]]:
+        r"""The same in every block where it stands."""
+        return self._lines_of(list(self._targets.layers(config).values()))
+
     def _modules(self, model: nn.Module) -> dict[str, nn.Module]:
-        found = self._targets.modules(model, (*LINEAR, nn.Embedding))
+        found = self._targets.modules(model, EVERY)
         return {path: bare(module) for path, module in found.items()}
 
     def _check(self, model: nn.Module) -> None:
@@ -138,10 +145,7 @@ class SelectRows(SelectLines):
 
     def count(self, config: Any) -> int:
         r"""$k\,d_{in}$ for each matrix, and k more with the biases."""
-        copies = describe(config).copies
-        return sum(
-            copies(m) * k * (m.d_in + (1 if self.biases and m.bias else 0)) for m, k in self._matrices(config)
-        )
+        return sum(k * (m.d_in + (1 if self.biases and m.bias else 0)) for m, k in self._layers(config))
 
     def _of(self, module: nn.Module) -> dict[str, Part]:
         parts = super()._of(module)
@@ -173,8 +177,7 @@ class SelectColumns(SelectLines):
 
     def count(self, config: Any) -> int:
         r"""$k\,d_{out}$ for each matrix."""
-        copies = describe(config).copies
-        return sum(copies(m) * k * m.d_out for m, k in self._matrices(config))
+        return sum(k * m.d_out for m, k in self._layers(config))
 
 
 def _shape(module: nn.Module) -> tuple[int, int]:

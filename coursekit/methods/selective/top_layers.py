@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError, whole
+from coursekit.methods.mechanism.anatomy import Anatomy, anatomy, anatomy_of
 from coursekit.methods.mechanism.checkpoint import Setting
+from coursekit.methods.mechanism.skeleton import described, skeleton
 from coursekit.methods.selective.whole import WholeMethod
 
 
@@ -32,21 +33,20 @@ class TopLayers(WholeMethod):
     def __post_init__(self) -> None:
         whole("k", self.k, least=1, such_as=2)
 
-    def picks(self, path: str, shapes: Architecture) -> bool:
-        return any(
-            path.startswith(f"{shapes.block}.{i}.") for i in range(shapes.n_layers - self.k, shapes.n_layers)
-        )
+    def picks(self, path: str, shapes: Anatomy) -> bool:
+        return any(path.startswith(f"{block}.") for block in shapes.blocks[-self.k :])
 
     def count(self, config: Any) -> int:
         r"""k times the size of a block."""
-        self._fits(describe(config))
+        arch = described(config)
+        self._fits(anatomy_of(arch) if arch else anatomy(skeleton(config)))
         return super().count(config)
 
     def _check(self, model: nn.Module) -> None:
-        self._fits(describe(model.config))
+        self._fits(anatomy(model))
 
-    def _fits(self, shapes: Architecture) -> None:
-        if self.k > shapes.n_layers:
+    def _fits(self, shapes: Anatomy) -> None:
+        if self.k > len(shapes.blocks):
             raise CourseError(
-                f"k must be at most {shapes.n_layers}, the number of blocks of this model; got {self.k}."
+                f"k must be at most {len(shapes.blocks)}, the number of blocks of this model; got {self.k}."
             )

@@ -13,22 +13,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit import counts
-from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
+from coursekit.methods.mechanism.anatomy import Anatomy, anatomy, anatomy_of
 from coursekit.methods.mechanism.modules import body_prefix, head_names, in_codes, standing
+from coursekit.methods.mechanism.skeleton import described, skeleton
 from coursekit.methods.mechanism.switch import Switched
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Part, transposed
 
 
-def with_norm_weights(config: Any) -> Architecture:
-    r"""As `describe`; CourseError for OPT without weights in its norms, whose tensors nothing here counts."""
+def with_norm_weights(config: Any) -> None:
+    r"""Raise CourseError for OPT without weights in its norms, whose tensors nothing here counts."""
     if not getattr(config, "layer_norm_elementwise_affine", True):
         raise CourseError(
             "the norms of this model have no weights, which methods that pick among a model's tensors do not know: "
             "take another model, or a method that puts something beside them, such as LoRA"
         )
-    return describe(config)
 
 
 class Whole(Part):
@@ -57,17 +57,25 @@ class WholeMethod(PartMethod):
     """
 
     @abstractmethod
-    def picks(self, path: str, shapes: Architecture) -> bool:
-        r"""Whether the parameter at `path`, inside the body of a model of these shapes, trains."""
+    def picks(self, path: str, shapes: Anatomy) -> bool:
+        r"""Whether the parameter at `path`, inside the body of a model that is made so, trains."""
 
     def count(self, config: Any) -> int:
-        r"""The sizes of all tensors that `picks` picks, from the config alone."""
-        shapes = with_norm_weights(config)
-        return sum(t.size for t in counts.body(config) if self.picks(t.name, shapes))
+        r"""The sizes of all tensors that `picks` picks: a closed form, from the config alone.
+
+        For a family without a description they are those of the model itself, built on the meta device.
+        """
+        with_norm_weights(config)
+        if arch := described(config):
+            shapes = anatomy_of(arch)
+            return sum(t.size for t in counts.body(arch) if self.picks(t.name, shapes))
+        found = self._picked(skeleton(config)).values()
+        return sum(getattr(module, key).numel() for module, keys in found for key in keys)
 
     def _picked(self, model: nn.Module) -> dict[str, tuple[nn.Module, list[str]]]:
         r"""Path of a module of the body -> the module and the names of its tensors that train."""
-        shapes, prefix, heads = with_norm_weights(model.config), body_prefix(model), head_names(model)
+        with_norm_weights(model.config)
+        shapes, prefix, heads = anatomy(model), body_prefix(model), head_names(model)
         found = {}
         for path, module in standing(model):
             if isinstance(module, Switched) or not path.startswith(prefix) or path.split(".")[0] in heads:
@@ -82,9 +90,9 @@ class WholeMethod(PartMethod):
 
     def _check(self, model: nn.Module) -> None:
         if not self._picked(model):
-            raise self._nothing(describe(model.config))
+            raise self._nothing(anatomy(model))
 
-    def _nothing(self, shapes: Architecture) -> CourseError:
+    def _nothing(self, shapes: Anatomy) -> CourseError:
         r"""The error for a model in which nothing is picked."""
         return CourseError(f"{self._title} finds nothing to train in this {shapes.family} model")
 

@@ -70,13 +70,6 @@ def positions_of(config: Any) -> int | None:
     return config.max_position_embeddings - first_position(config)
 
 
-def check_room(n: int, config: Any) -> None:
-    r"""Raise CourseError where n virtual tokens leave no position for a text."""
-    have = positions_of(config)
-    if have is not None and n >= have:
-        raise CourseError(f"n={n} leaves no room for a text: this model has {have} positions")
-
-
 def keys_values(
     attention: nn.Module, arch: Architecture, x: Float[Tensor, "n d_model"]
 ) -> tuple[Float[Tensor, "kv_heads n head_dim"], Float[Tensor, "kv_heads n head_dim"]]:

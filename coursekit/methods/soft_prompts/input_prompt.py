@@ -8,13 +8,14 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods.mechanism.attachment import Attachment, beside
 from coursekit.methods.mechanism.method import Method
-from coursekit.methods.soft_prompts.attention import check_room, like
+from coursekit.methods.mechanism.skeleton import described, skeleton
+from coursekit.methods.soft_prompts.attention import like
+from coursekit.methods.soft_prompts.encoded_prompt import holder_for
+from coursekit.methods.soft_prompts.room import check_room
 from coursekit.methods.soft_prompts.saved_prompt import KEY, check_length
-from coursekit.methods.soft_prompts.virtual_tokens import VirtualTokens
 
 #: Where a model keeps its virtual tokens.
 PATH = "soft_prompt"
@@ -36,14 +37,14 @@ class InputPrompt(Method, ABC):
     n: int
 
     def _check(self, model: nn.Module) -> None:
-        check_room(self.n, model.config)  # raises for a family that is not described, too
+        check_room(self.n, model)
 
     def touched(self, model: nn.Module) -> set[str]:
         return {"the vectors before the input"}
 
     def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         fresh = PATH not in state.added
-        holder = beside(model, state, PATH, VirtualTokens(model, state.switch))
+        holder = beside(model, state, PATH, holder_for(model)(model, state.switch))
         if fresh:
             state.hooks += holder.hook(model)
         embedding = model.get_input_embeddings()
@@ -58,11 +59,10 @@ class InputPrompt(Method, ABC):
         return {KEY: model.get_submodule(PATH).vectors(name)}
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
-        arch = describe(model.config)
         return super()._config(model) | {
-            "token_dim": arch.d_embed,
-            "num_layers": arch.n_layers,
-            "num_attention_heads": arch.n_heads,
+            "token_dim": model.get_input_embeddings().weight.shape[1],
+            "num_layers": getattr(model.config, "num_hidden_layers", None),
+            "num_attention_heads": getattr(model.config, "num_attention_heads", None),
             "num_transformer_submodules": 1,
         }
 
@@ -71,6 +71,12 @@ class InputPrompt(Method, ABC):
         method = super().restored(config, tensors)
         check_length(method.n, tensors)
         return method
+
+
+def d_embed(config: Any) -> int:
+    r"""Width of the vectors that a model of `config` reads for its tokens; undescribed, of the meta device's model."""
+    arch = described(config)
+    return arch.d_embed if arch else skeleton(config).get_input_embeddings().weight.shape[1]
 
 
 def in_vocabulary(field: str, token: int, model: nn.Module) -> None:

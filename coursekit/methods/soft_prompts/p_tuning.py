@@ -14,11 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit import counts, interop
-from coursekit.architecture import describe
 from coursekit.errors import CourseError, one_of, whole
 from coursekit.methods.mechanism.attachment import Attachment, attached, find_attachment
 from coursekit.methods.mechanism.checkpoint import Setting, agree
-from coursekit.methods.soft_prompts.input_prompt import PATH, InputPrompt, SoftPrompt, in_vocabulary
+from coursekit.methods.soft_prompts.input_prompt import PATH, InputPrompt, SoftPrompt, d_embed, in_vocabulary
 from coursekit.methods.soft_prompts.prompt import Vectors
 from coursekit.methods.soft_prompts.saved_prompt import KEY
 
@@ -115,8 +114,8 @@ class PTuning(InputPrompt):
     def count(self, config: Any) -> int:
         r"""$nd$ and the network; see `counts.p_tuning_lstm` and `counts.p_tuning_mlp`."""
         if self.encoder == "mlp":
-            return counts.p_tuning_mlp(config, self.n, self._hidden(config))
-        return counts.p_tuning_lstm(config, self.n, self._hidden(config), self.layers)
+            return counts.p_tuning_mlp(d_embed(config), self.n, self._hidden(config))
+        return counts.p_tuning_lstm(d_embed(config), self.n, self._hidden(config), self.layers)
 
     def save(
         self, model: nn.Module, folder: str | Path, name: str | None = None, encoder: bool = True
@@ -130,7 +129,7 @@ class PTuning(InputPrompt):
         return interop.write(folder, method._config(model), tensors)
 
     def _hidden(self, config: Any) -> int:
-        d = describe(config).d_embed
+        d = d_embed(config)
         return self.hidden or (d if self.encoder == "mlp" else max(1, d // 2))
 
     def _check(self, model: nn.Module) -> None:

@@ -20,8 +20,9 @@ from coursekit.methods.mechanism.attachment import Attachment, activate, disable
 from coursekit.methods.mechanism.checkpoint import Setting, fields
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.mechanism.modules import around
-from coursekit.methods.soft_prompts.attention import ATTENTION, attention_paths, check_room, like
+from coursekit.methods.soft_prompts.attention import ATTENTION, attention_paths, like
 from coursekit.methods.soft_prompts.prefix_attention import PrefixAttention
+from coursekit.methods.soft_prompts.room import check_room
 from coursekit.methods.soft_prompts.saved_prompt import KEY, check_length
 from coursekit.methods.soft_prompts.shifted_positions import shifted_positions
 from coursekit.modes import in_mode
@@ -159,7 +160,7 @@ class PrefixTuning(Method):
 
     def _check(self, model: nn.Module) -> None:
         if self.shifted:
-            check_room(self.n, model.config)
+            check_room(self.n, model)
 
     def touched(self, model: nn.Module) -> set[str]:
         return {ATTENTION}

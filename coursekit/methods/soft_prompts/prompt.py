@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coursekit import counts
 from coursekit.errors import CourseError, one_of, whole
 from coursekit.methods.mechanism.checkpoint import Setting
-from coursekit.methods.soft_prompts.input_prompt import InputPrompt, SoftPrompt, in_vocabulary
+from coursekit.methods.soft_prompts.input_prompt import InputPrompt, SoftPrompt, d_embed, in_vocabulary
 
 #: Names of the ways to start, here and in peft.
 INITS = {"vocabulary": "SAMPLE_VOCAB", "random": "RANDOM", "text": "TEXT"}
@@ -79,7 +78,7 @@ class PromptTuning(InputPrompt):
 
     def count(self, config: Any) -> int:
         r"""$nd$."""
-        return counts.prompt(config, self.n)
+        return self.n * d_embed(config)
 
     def _check(self, model: nn.Module) -> None:
         super()._check(model)

@@ -28,14 +28,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit import interop
-from coursekit.architecture import describe
 from coursekit.autocast import without_autocast
 from coursekit.errors import CourseError
 from coursekit.labels import IGNORED
+from coursekit.methods.mechanism.anatomy import encoder_decoder, reads_both_ways
 from coursekit.methods.mechanism.switch import Switch, Switched
 from coursekit.methods.soft_prompts import prompted_cache
-from coursekit.methods.soft_prompts.attention import first_position, positions_of
 from coursekit.methods.soft_prompts.inputs import Inputs, join
+from coursekit.methods.soft_prompts.room import positions_from_ids, room
 
 #: What callers give for each token beside the token itself.
 PER_TOKEN = ("attention_mask", "position_ids", "token_type_ids")
@@ -48,13 +48,17 @@ class VirtualTokens(Switched):
         super().__init__(None, switch)
         self.prompts = nn.ModuleDict()
         self.placeholders: dict[str, int] = {}  # adapter -> the token whose places its vectors take
-        self.family, self.encoder = describe(model.config).family, describe(model.config).encoder
-        self.room, self.start = positions_of(model.config), first_position(model.config)
-        # OPT and the encoders make positions of the mask, or count all tokens.
-        self.counts_itself = self.family not in ("gpt2", "llama")
-        # A sequence classifier reads position 0 itself: the first virtual token, as in peft.
-        self.head_reads_first = self.encoder and interop.task_type(model) == "SEQ_CLS"
+        self.encoder = reads_both_ways(model)
+        self.room, self.start = room(model)
         self.arguments = [list(inspect.signature(m.forward).parameters) for m in (body(model), model)]
+        # OPT and the encoders make positions of the mask, or count all tokens; others (BLOOM) have none.
+        counted = "position_ids" in self.arguments[0] and model.config.model_type != "opt"
+        self.counts_itself = self.encoder or not counted
+        # A sequence classifier reads position 0 itself: the first virtual token, as in peft.
+        pooled = (
+            getattr(model.config, "classifier_pooling", "cls") != "cls"
+        )  # ModernBERT's mean is over the text
+        self.head_reads_first = self.encoder and interop.task_type(model) == "SEQ_CLS" and not pooled
         # Between the hooks of one call:
         self.most = 0  # slots that every row has for virtual tokens
         self.counts: Tensor | None = None  # how many of them are taken: (batch,), or (1,) for all rows
@@ -157,8 +161,8 @@ class VirtualTokens(Switched):
             )
         if mask is None and uneven:  # slots stay free, and only a mask can say which
             mask = torch.ones(batch, seq, dtype=torch.long, device=x.device)
-        if positions is None and self.family == "roberta" and ids is not None:
-            positions = inner.embeddings.create_position_ids_from_input_ids(ids, inner.embeddings.padding_idx)
+        if positions is None and ids is not None and (from_ids := positions_from_ids(inner)):
+            positions = from_ids(ids, inner.embeddings.padding_idx)
         if positions is None and not self.counts_itself and mask is not None and self.most:
             positions = prompted_cache.text_positions(mask)
         return Inputs(x, mask, None if positions is None else positions.expand(batch, seq), types)
@@ -242,7 +246,9 @@ class VirtualTokens(Switched):
 def body(model: nn.Module) -> nn.Module:
     r"""The module of `model` that turns token ids into hidden states."""
     inner = model.base_model
-    return inner.decoder if describe(model.config).family == "opt" else inner
+    if encoder_decoder(model):
+        return inner.encoder
+    return inner.decoder if model.config.model_type == "opt" else inner
 
 
 def _by_name(names: list[str], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

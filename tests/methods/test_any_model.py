@@ -1,0 +1,355 @@
+r"""Methods that need no description of a family keep their promises on every family; what works where is one table."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import any_model
+import families
+import peft
+import pytest
+import tiny
+import torch
+from any_model import ANYWHERE, ROWS, UNDEFINED, WORKS, tried
+from attached import hooks, nonzero
+from cases import step_by_step
+from peft.utils.constants import (
+    TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFT_IA3,
+)
+from peft.utils.constants import (
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_LORA,
+)
+from torch import nn
+from transformers import AutoModel, AutoModelForTokenClassification
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from coursekit import methods
+from coursekit.errors import CourseError
+from coursekit.methods.mechanism.anatomy import anatomy, anatomy_of
+from coursekit.methods.mechanism.default_targets import KEY_VALUE_DOWN, QUERY_VALUE
+from coursekit.methods.mechanism.modules import head_names
+from coursekit.methods.mechanism.skeleton import described, skeleton
+from coursekit.qlora import Linear4bit, quantize_model
+
+OTHERS = tuple(families.OTHERS)
+DECODERS = tuple(kind for kind in OTHERS if kind not in (*families.ENCODERS, *families.ENCODER_DECODERS))
+each_other = pytest.mark.parametrize("kind", OTHERS)
+each_name = pytest.mark.parametrize("kind", families.NAMES)
+
+
+def build(row: str, kind: str, **changes) -> nn.Module:
+    model = families.model(kind, **changes)
+    return quantize_model(model) if ROWS[row].quantized else model
+
+
+def answer(model: nn.Module, one: dict) -> torch.Tensor:
+    with torch.no_grad():  # what is frozen by now lets attention take another kernel, with other roundings
+        return model(**one).logits
+
+
+# what every method promises -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ANYWHERE)
+@pytest.mark.parametrize("kind", (*OTHERS, *families.UNKNOWN))
+def test_from_attaching_to_detaching(row, kind, tmp_path):
+    case, one = ROWS[row], families.labelled(kind, padded=True)
+    method, model = case.make(), build(row, kind)
+    plain = answer(model, one)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    try:
+        method.attach(model)
+    except CourseError as error:
+        assert "\n" not in str(error) and not methods.attached(model) and hooks(model) == 0
+        assert flags == {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+        assert (row, kind) in REFUSED
+        return
+    assert (row, kind) not in REFUSED
+    if case.identity:
+        assert torch.equal(answer(model, one), plain)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    heads = [
+        p for name in head_names(model) for p in model.get_submodule(name).parameters() if p.requires_grad
+    ]
+    if row != "full fine-tuning":  # a head is one of its parameters, and counted by no method
+        assert {id(p) for p in heads} <= {id(p) for p in trained}
+    assert method.count(model.config) == sum(p.numel() for p in trained) - sum(p.numel() for p in heads) > 0
+
+    frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
+    nonzero(model, scale=0.1)
+    started = [p.detach().clone() for p in trained]
+    model.train()(**one).loss.backward()
+    torch.optim.SGD(trained, lr=10.0).step()
+    assert all(torch.equal(model.get_parameter(name), value) for name, value in frozen.items())
+    moved = [not torch.equal(p, start) for p, start in zip(trained, started, strict=True)]
+    assert all(moved), f"{moved.count(False)} of {len(moved)} trained tensors did not move"
+    after = answer(model.eval(), one)
+    assert after.shape == plain.shape and not torch.allclose(after, plain, atol=1e-4)
+
+    method.save(model, tmp_path)
+    if row == "full fine-tuning":  # it has no base to go back to, and its folder is a whole model
+        assert torch.equal(answer(method.load(build(row, kind), tmp_path), one), after)
+        return
+    again = methods.from_checkpoint(tmp_path)
+    assert torch.equal(answer(again.load(build(row, kind), tmp_path), one), after)
+    if (row in ("SAID", "DID") and kind == "t5") or kind == "deberta-v2":  # see below
+        pass
+    else:
+        with methods.mixed_batch(model, ["default", None, "default"]):
+            torch.testing.assert_close(
+                answer(model, one), torch.stack([after[0], plain[1], after[2]]), atol=1e-5, rtol=1e-4
+            )
+    method.detach(model)
+    assert model.state_dict().keys() == before.keys() and hooks(model) == 0
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert flags == {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    assert torch.equal(answer(model, one), plain)
+
+
+#: Where there is nothing to train, or nothing known: models without biases, and targets that want a name.
+REFUSED = {
+    *(
+        ("BitFit", kind)
+        for kind in ("modernbert", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "t5", "olmo2")
+    ),
+    *(("(IA)³", kind) for kind in ("gpt_neox", "bloom", "olmo2")),
+    *((row, "olmo2") for row in ("LoRA", "DoRA", "QLoRA", "rows", "columns")),
+}
+
+
+def test_rows_of_a_deberta_cannot_have_an_adapter_each():
+    model = methods.LoRA(r=2).attach(families.model("deberta-v2"))
+    with pytest.raises(CourseError, match="relative positions .* give each adapter a batch of its own"):  # noqa: SIM117
+        with methods.mixed_batch(model, ["default", None]):
+            pass
+    assert methods.PromptTuning(n=2).attach(families.model("deberta-v2")) is not None
+
+
+# against peft -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ["LoRA", "rsLoRA", "DoRA", "(IA)³", "prompt tuning", "P-tuning", "norms"])
+@each_other
+def test_peft_reads_our_checkpoint_and_answers_the_same(row, kind, tmp_path):
+    if (row, kind) in REFUSED:
+        pytest.skip("named targets: below")
+    one, method = families.labelled(kind), ROWS[row].make()
+    model = nonzero(method.attach(families.model(kind)), scale=0.1)
+    method.save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(families.model(kind), tmp_path).eval()
+    ours, reference = answer(model, one), answer(theirs, one)
+    if ROWS[row].name in ("PromptTuning", "PTuning") and kind in DECODERS:
+        reference = reference[:, -ours.shape[1] :]  # peft leaves the virtual tokens among the logits
+    assert torch.equal(ours, reference) or (ours - reference).abs().max() < 1e-6
+    assert not torch.equal(ours, answer(families.model(kind), one))
+
+
+def test_ia3_with_named_targets_on_a_fused_attention_equals_peft_s_default(tmp_path):
+    one = families.labelled("gpt_neox")
+    names = dict(targets=tuple(PEFT_IA3["gpt_neox"]), feedforward=("dense_4h_to_h",))
+    model = nonzero(methods.IA3(**names).attach(families.model("gpt_neox")))
+    methods.IA3(**names).save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(families.model("gpt_neox"), tmp_path).eval()
+    assert torch.equal(answer(model, one), answer(theirs, one))
+    own = peft.get_peft_model(families.model("gpt_neox"), peft.IA3Config(task_type="CAUSAL_LM"))
+    assert methods.IA3(**names).count(model.config) == own.get_nb_trainable_parameters()[0]
+
+
+# generation ---------------------------------------------------------------------------------------------------------
+
+
+def lively(kind: str) -> nn.Module:
+    model = families.model(kind, initializer_range=0.3, tie_word_embeddings=False)
+    model.generation_config.eos_token_id = None
+    return model
+
+
+@pytest.mark.parametrize("row", ["LoRA", "prompt tuning", "norms"])
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_decoder_writes_with_its_cache_what_it_writes_step_by_step(row, kind):
+    model, new = nonzero(ROWS[row].make().attach(lively(kind)), scale=0.3), 5
+    prompts = [tiny.batch(1, 9)["input_ids"][0].tolist(), tiny.batch(1, 5, seed=1)["input_ids"][0].tolist()]
+    ids = torch.tensor([[1] * (9 - len(p)) + p for p in prompts])  # padded on the left
+    mask = torch.tensor([[0] * (9 - len(p)) + [1] * len(p) for p in prompts])
+    with torch.no_grad():
+        written = model.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=1
+        )[:, 9:]
+        assert written.tolist() == [step_by_step(model, prompt, new) for prompt in prompts]
+        with methods.disabled(model):
+            assert written.tolist() != [step_by_step(model, prompt, new) for prompt in prompts]
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("row", ["LoRA", "prompt tuning"])
+@pytest.mark.parametrize("kind", families.ENCODER_DECODERS)
+def test_an_encoder_decoder_writes_what_it_writes_without_a_cache(row, kind, beams):
+    model, one = nonzero(ROWS[row].make().attach(lively(kind)), scale=0.3), tiny.batch(padded=True)
+    settings = dict(max_new_tokens=5, do_sample=False, num_beams=beams)
+    with torch.no_grad():
+        written = model.generate(**one, **settings)
+        assert torch.equal(written, model.generate(**one, **settings, use_cache=False))
+        if beams == 1:
+            alone = model(**one, decoder_input_ids=written[:, :-1]).logits.argmax(-1)  # all at once
+            assert torch.equal(written[:, 1:], alone)
+        with methods.disabled(model):
+            assert not torch.equal(written, model.generate(**one, **settings))
+
+
+def test_a_decoder_reads_all_that_its_encoder_has_read():
+    r"""The virtual tokens are among the states that it looks at: T5 with them written into the text says the same."""
+    one, model = families.labelled("t5", padded=True), families.model("t5")
+    words = tiny.batch(1, 3, seed=7)["input_ids"][0]
+    method = methods.PromptTuning(n=3, init="text", init_ids=tuple(words.tolist()))
+    ours = answer(method.attach(model), one)
+    longer = one | {
+        "input_ids": torch.cat([words.expand(3, -1), one["input_ids"]], 1),
+        "attention_mask": torch.cat([torch.ones(3, 3, dtype=torch.long), one["attention_mask"]], 1),
+    }
+    torch.testing.assert_close(ours, answer(families.model("t5"), longer), atol=1e-6, rtol=1e-5)
+
+
+# other models of a family -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ["LoRA", "prompt tuning", "norms", "SAID"])
+@each_other
+def test_bodies_and_heads_of_tokens(row, kind):
+    one = tiny.batch()
+    for auto in (AutoModel, AutoModelForTokenClassification):
+        config = families.config(kind)
+        if type(config) not in auto._model_mapping:
+            continue
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = auto.from_config(config).eval()
+        call = one | (
+            {"decoder_input_ids": one["input_ids"]} if "decoder" in dict(model.named_children()) else {}
+        )
+        with torch.no_grad():
+            before = model(**call)[0]
+            after = nonzero(ROWS[row].make().attach(model), scale=0.5)(**call)[0]
+            assert after.shape == before.shape and not torch.allclose(after, before, atol=1e-4)
+            methods.detach(model)
+            assert torch.equal(model(**call)[0], before)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_no_padding_token_and_either_kind_of_output_layer(kind):
+    for tied in (True, False):
+        model = families.model(kind, tie_word_embeddings=tied, pad_token_id=None)
+        one, plain = families.labelled(kind), [p.detach().clone() for p in model.parameters()]
+        quantize_model(model)
+        assert not isinstance(model.get_output_embeddings(), Linear4bit)
+        for row in ("QLoRA", "prompt tuning"):
+            before = answer(model, one)
+            nonzero(ROWS[row].make().attach(model))(**one).loss.backward()
+            assert not torch.allclose(answer(model, one), before, atol=1e-4)
+            methods.detach(model)
+        model = families.model(kind, tie_word_embeddings=tied, pad_token_id=None)
+        methods.IntrinsicSAID(d=50).detach(methods.IntrinsicSAID(d=50).attach(model))
+        assert all(torch.equal(p, start) for p, start in zip(model.parameters(), plain, strict=True))
+
+
+def test_heads_are_all_that_a_task_has_beside_the_body():
+    heads = {kind: head_names(families.model(kind)) for kind in families.NAMES}
+    assert heads["distilbert"] == ["pre_classifier", "classifier"]
+    assert heads["deberta-v2"] == ["pooler", "classifier"] and heads["modernbert"] == ["head", "classifier"]
+    assert {k: h for k, h in heads.items() if k not in ("distilbert", "deberta-v2", "modernbert")} == {
+        k: ["classifier"] if k in families.ENCODERS else [] for k in heads if len(heads[k]) < 2
+    }
+
+
+# what is known of a family ------------------------------------------------------------------------------------------
+
+
+@each_name
+def test_a_description_and_the_modules_say_the_same(kind):
+    arch = described(families.config(kind))
+    if arch is None:
+        pytest.skip("not described")
+    ours, theirs = anatomy(families.model(kind)), anatomy_of(arch)
+    assert ours.family == theirs.family and ours.blocks == theirs.blocks
+    for part in ("norms", "attention", "feedforward"):
+        assert sorted(getattr(ours, part)) == sorted(getattr(theirs, part))
+
+
+def test_default_targets_are_peft_s_or_the_paper_s():
+    known = {
+        kind: names for kind, names in PEFT_LORA.items() if kind in CONFIG_MAPPING and isinstance(names, list)
+    }
+    # BLIP-2's are of two models, of which it has one; RWKV has no attention.
+    assert {kind: set(names) for kind, names in known.items() if kind not in ("blip-2", "rwkv")} == {
+        kind: set(QUERY_VALUE[kind]) for kind in known if kind not in ("blip-2", "rwkv")
+    }
+    ours = {kind: {*scaled.outputs, scaled.down} for kind, scaled in KEY_VALUE_DOWN.items()}
+    others = {kind for kind, names in PEFT_IA3.items() if kind in ours and ours[kind] != set(names)}
+    assert others == {
+        "opt",
+        "qwen2",
+        "qwen3",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "gptj",
+        "gpt_neo",
+        "bart",
+        "phi",
+    }
+
+
+def test_a_family_without_a_default_lists_its_layers_by_how_often_they_occur():
+    model, method = families.model("olmo2"), methods.LoRA(r=2)
+    said = (
+        r"^no default targets are known for a 'olmo2' model: name some of its modules, q_proj \(2\), k_proj \(2\), "
+        r".*down_proj \(2\)$"
+    )
+    for attempt in (lambda: method.attach(model), lambda: method.count(model.config)):
+        with pytest.raises(CourseError, match=said):
+            attempt()
+    named = methods.LoRA(r=2, targets=("q_proj", "down_proj"))
+    assert methods.trainable(named.attach(model)) == named.count(model.config) > 0
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert", "gpt2", "qwen3", "t5", "distilbert"])
+def test_one_layer_named_by_its_path_is_counted(kind):
+    model = families.model(kind)
+    path = next(
+        p for p, m in model.named_modules() if ".1." in p and "att" in p.lower() and hasattr(m, "weight")
+    )
+    for method in (
+        methods.LoRA(r=2, targets=path),
+        methods.IA3(targets=path, feedforward=()),
+        methods.SelectRows(targets=path, rows=2),
+        methods.FishMask(targets=path, keep=20, score="random"),
+    ):
+        heads = sum(p.numel() for name in head_names(model) for p in model.get_submodule(name).parameters())
+        assert methods.trainable(method.attach(model)) - heads == method.count(model.config) > 0
+        method.detach(model)
+
+
+def test_a_skeleton_is_built_once_and_has_no_weights():
+    config = families.config("olmo2")
+    assert skeleton(config) is skeleton(families.config("olmo2"))
+    assert skeleton(config) is not skeleton(families.config("olmo2", num_hidden_layers=3))
+    assert all(p.is_meta for p in skeleton(config).parameters())
+
+
+# the rehearsal, and what README says of it --------------------------------------------------------------------------
+
+
+@each_name
+def test_without_weights_everything_is_on_one_device_in_sixteen_bits_too(kind):
+    for row in ROWS:
+        assert tried(row, kind, torch.bfloat16)[0] == tried(row, kind)[0]
+    assert all(tried(row, kind)[0] == WORKS for row in ANYWHERE if row not in ("BitFit", "(IA)³"))
+    assert tried("BitFit", kind)[0] in (WORKS, UNDEFINED)
+
+
+def test_readme_s_table_is_what_the_methods_do():
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    found = re.search(f"{any_model.BEGIN}\n\n(.*?)\n\n{any_model.END}", text, re.S)
+    assert found, f"README has no table between {any_model.BEGIN} and {any_model.END}"
+    assert found[1] == any_model.table(), "print the new one: PYTHONPATH=. python tests/any_model.py"
