@@ -15,9 +15,9 @@ from torch import nn
 from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import IA3, BitFit, Hybrid, LoRA
-from coursekit.methods.mechanism.default_targets import QUERY_VALUE
 from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod
 from coursekit.methods.mechanism.checkpoint import Setting, agree, fields, written
+from coursekit.methods.mechanism.default_targets import QUERY_VALUE
 from coursekit.methods.mechanism.mixed_batch import by_rows
 from coursekit.methods.mechanism.modules import standing
 from coursekit.methods.mechanism.precision import adapter_dtype, like, met
