@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coursekit.comparison.evidence import intervals, plan, store, work
 from coursekit.comparison.evidence.card import card
+from coursekit.comparison.evidence.cell import autocast
 from coursekit.comparison.evidence.grid import Arm, Grid
 from coursekit.comparison.evidence.plan import Cell, Run
 from coursekit.comparison.evidence.results import Evidence, read
@@ -338,3 +340,14 @@ def test_a_notebook_reads_each_arm_at_its_best_rate_and_longest_steps():
         found.rate("c")
     with pytest.raises(CourseError, match="no evidence on 'nothing'"):
         read("nothing")
+
+
+def test_under_autocast_a_step_computes_with_the_weights_of_now():
+    layer, x = torch.nn.Linear(4, 4, bias=False), torch.ones(1, 4)
+    with autocast("cpu", True):
+        before = layer(x)
+        with torch.no_grad():
+            layer.weight += 1
+        after = layer(x)
+    assert before.dtype is torch.bfloat16
+    torch.testing.assert_close(after - before, torch.full_like(before, 4), atol=0.1, rtol=0)

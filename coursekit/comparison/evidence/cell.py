@@ -65,6 +65,8 @@ def train(bench: Bench, recipe: Recipe, cell: Cell, every: int) -> Run:
 
 @contextmanager
 def autocast(device: str, on: bool) -> Iterator[None]:
-    r"""Matrix products in bfloat16 meanwhile, where `on`."""
-    with torch.autocast(device, torch.bfloat16, enabled=on):
+    r"""Matrix products in bfloat16 meanwhile, where `on`. Without autocast's cache of cast weights: it lives as long as
+    the context, here a whole training, and every step would compute with the weights of the first.
+    """
+    with torch.autocast(device, torch.bfloat16, enabled=on, cache_enabled=False):
         yield
