@@ -29,6 +29,11 @@ class Anatomy:
         r"""The number of the block that `path` leads into; None outside of the blocks."""
         return next((i for i, block in enumerate(self.blocks) if path.startswith(f"{block}.")), None)
 
+    def name(self, path: str) -> str:
+        r"""`path` without the block that it leads into."""
+        number = self.inside(path)
+        return path if number is None else path.removeprefix(f"{self.blocks[number]}.")
+
 
 def anatomy(model: nn.Module) -> Anatomy:
     r"""What `model` is made of, whatever its family and whatever stands around its modules by now.

@@ -35,7 +35,8 @@ class Scaled(NamedTuple):
 
 
 #: Keys, values and the second feed-forward matrix, as in section 3.3 of the paper. peft's own defaults are others for
-#: some: queries instead of keys for Qwen, Gemma, GPT-J and BART, instead of values for OPT, and as well for GPT-2.
+#: some: queries instead of keys for Qwen, Gemma, GPT-J and BART, instead of values for OPT, and as well for GPT-2; for
+#: mT5 outputs of the first feed-forward matrix.
 KEY_VALUE_DOWN: dict[str, Scaled] = {
     **dict.fromkeys(
         ("bert", "roberta", "xlm-roberta", "electra", "layoutlm"), Scaled(("key", "value"), "output.dense")

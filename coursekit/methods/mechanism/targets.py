@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from coursekit.architecture import Architecture, Matrix, describe
 from coursekit.errors import CourseError
+from coursekit.methods.mechanism.anatomy import anatomy
 from coursekit.methods.mechanism.modules import all_linear, find, matches, modules_of, no_default, no_match
 from coursekit.methods.mechanism.skeleton import described, skeleton
 
@@ -120,9 +121,10 @@ class Targets:
         r"""The names for a checkpoint, in which peft wants names."""
         if self.names != ALL_LINEAR:
             return list(self.of(config))
-        if described(config) is None:
-            return sorted({path.rpartition(".")[2] for path in self.layers(config)})
-        return sorted({m.name for m in self.matrices(config)})
+        if described(config):
+            return sorted({m.name for m in self.matrices(config)})
+        shapes = anatomy(skeleton(config))
+        return sorted({shapes.name(path) for path in (*shapes.attention, *shapes.feedforward)})
 
 
 def linear_paths(arch: Architecture, kinds: tuple[str, ...] = ("linear", "conv1d")) -> dict[str, Matrix]:

@@ -14,7 +14,7 @@ from coursekit import interop
 from coursekit.errors import CourseError
 from coursekit.methods.mechanism.anatomy import Anatomy, anatomy, anatomy_of
 from coursekit.methods.mechanism.checkpoint import Setting
-from coursekit.methods.mechanism.modules import matches, no_match
+from coursekit.methods.mechanism.modules import body_prefix, matches, no_match, standing
 from coursekit.methods.mechanism.skeleton import described, skeleton
 from coursekit.methods.mechanism.targets import checked_names
 from coursekit.methods.selective.whole import WholeMethod
@@ -71,8 +71,16 @@ class NormTuning(WholeMethod):
         return {f"{path}.{SUFFIX}.{key}": value for (path, _, key), value in named}
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
-        names = self.targets or {path.rpartition(".")[2] for path in anatomy(model).norms}
+        names = self.targets or self._names(model)
         return interop.common_config(model, self.kind) | {"target_modules": sorted(names)}
+
+    def _names(self, model: nn.Module) -> set[str]:
+        r"""The last parts of the norms' paths; all of a path where its end names something else as well."""
+        norms, prefix = anatomy(model).norms, body_prefix(model)
+        others = {path for path, _ in standing(model)} - {prefix + norm for norm in norms}
+        ends = {norm: norm.rpartition(".")[2] for norm in norms}
+        shared = {end for end in ends.values() if any(matches(path, end) for path in others)}
+        return {norm if end in shared else end for norm, end in ends.items()}
 
     def _nothing(self, shapes: Anatomy) -> CourseError:
         return CourseError("the norms of this model have no weights that could train: take another method")

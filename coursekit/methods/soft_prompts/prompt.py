@@ -50,7 +50,11 @@ class PromptTuning(InputPrompt):
 
     On an encoder with a classifier the head reads position 0, as in peft: the first virtual token, not [CLS]. The
     loss of a language model includes the first token, which the last virtual token predicts, as in peft. Unlike
-    peft's, positions count what the mask counts, so that padding on the left changes nothing.
+    peft's, positions count what the mask counts, so that padding on the left changes nothing; but a sliding window
+    (Gemma's) counts padding, too, and may end between a padded row's text and its virtual tokens.
+
+    On an encoder-decoder, such as T5, they stand before the encoder's text, as in the paper (peft's
+    `num_transformer_submodules=1`), and the decoder sees them.
 
     Raises CourseError for settings that make no sense and, on attaching, for ids that are not in the vocabulary.
     """
