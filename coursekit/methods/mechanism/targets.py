@@ -17,8 +17,8 @@ from transformers.pytorch_utils import Conv1D
 from coursekit.architecture import Architecture, Matrix, describe
 from coursekit.errors import CourseError
 from coursekit.methods.mechanism.modules import all_linear, find, matches, modules_of, no_default, no_match
-from coursekit.methods.mechanism.skeleton import described, skeleton
 from coursekit.methods.mechanism.patterns import is_pattern, pattern
+from coursekit.methods.mechanism.skeleton import described, skeleton
 
 ALL_LINEAR = "all-linear"
 LINEAR = (nn.Linear, Conv1D)
