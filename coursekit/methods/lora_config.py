@@ -189,8 +189,6 @@ def resolved(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, An
     wholes = {path for path in others if path.split(".")[0] not in HEADS}
     listed = config.get("modules_to_save") or ()
     saved = [name for name in listed if any(inside(path, [name]) for path in wholes)]
-    if not others:  # a part of a hybrid, which keeps what trains whole beside its parts
-        saved = [name for name in listed if name not in HEADS]
     saved += sorted(path for path in wholes if not inside(path, saved))
     config = config | {"modules_to_save": saved}
     names = _names(config.get("target_modules"))

@@ -13,6 +13,8 @@ import pytest
 import tiny
 import torch
 from attached import labelled, nonzero, train
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -22,6 +24,8 @@ from coursekit.errors import CourseError
 from coursekit.memory.inserted import inserted
 from coursekit.methods import LoRA
 from coursekit.methods.hybrid.beside_lora import LayerBiases, TokenRows
+from coursekit.methods.mechanism.modules import matches
+from coursekit.methods.mechanism.patterns import own_setting
 
 #: Names of a query or fused matrix, of a feed-forward matrix, of the list of blocks, of the word embedding, of a module
 #: that may train whole.
@@ -54,6 +58,7 @@ def table(family: str) -> dict[str, dict[str, Any]]:
         "bias in B": both | {"lora_bias": True, "use_rslora": True},
         "embedding": {"target_modules": [q, words]},
         "whole embedding": both | {"modules_to_save": [words]},
+        "whole of another name": both | {"modules_to_save": ["no_such_module"]},
         "gaussian": both | {"init_lora_weights": "gaussian"},
         "biases of the targets": both | {"bias": "lora_only"},
         "all biases": both | {"bias": "all"},
@@ -281,6 +286,38 @@ def test_the_first_pattern_counts_here_and_after_peft_has_read_it(tmp_path):
     method.save(model, tmp_path)
     assert torch.equal(read("llama", tmp_path)(**tiny.batch()).logits, model(**tiny.batch()).logits)
     assert list(methods.from_checkpoint(tmp_path).rank_pattern) == list(patterns)
+
+
+PATHS = [
+    f"{body}layers.{i}.{name}"
+    for body in ("model.", "model.decoder.", "")
+    for i in (0, 1, 11)
+    for name in ("self_attn.q_proj", "mlp.experts.1.up_proj", "mlp.up_proj", "norm")
+] + ["lm_head", "model.embed_tokens", "transformer.h.1.attn.c_attn", "classifier.q_proj", "xq_proj"]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"layers_to_transform": [1]}, {"layers_to_transform": [0, 11]}, {"exclude_modules": ["up_proj", "lm_head"]},
+    {"exclude_modules": r".*\.1\..*"}, {"target_modules": r".*\.1{1,2}\.(mlp|self_attn)\.\w+"},
+    {"target_modules": ["model.layers.0.mlp.up_proj", "q_proj"], "layers_to_transform": [1]},
+    {"modules_to_save": ["mlp", "lm_head"]}, {"exclude_modules": ["model.layers.1.self_attn.q_proj", "q_pro"]},
+], ids=str)  # fmt: skip
+def test_which_modules_are_meant_is_peft_s_own_answer(options):
+    options = {"target_modules": ["q_proj", "up_proj", "c_attn", "lm_head"]} | options
+    reference = [path for path in PATHS if check_target_module_exists(peft.LoraConfig(**options), path)]
+    names = {"target_modules": "targets", "layers_to_transform": "layers", "exclude_modules": "exclude"}
+    choice = LoRA(**{names.get(key, key): value for key, value in options.items()}).named
+    named = [path for path in PATHS if any(matches(path, name) for name in choice.of(None))]
+    assert [path for path in named if choice.takes(path)] == reference
+    assert 0 < len(reference) < len(PATHS)
+
+
+@pytest.mark.parametrize(
+    "key", ["q_proj", "1.*q_proj", r"^model\.layers\.1", r"layers\.1\..*", "model.*proj", "proj", ""]
+)
+def test_which_pattern_is_meant_is_peft_s_own_answer(key):
+    found = [own_setting({key: 1}, path, 0) for path in PATHS]
+    assert found == [int(get_pattern_key([key], path) == key) for path in PATHS]
 
 
 def test_scales_of_rslora_with_patterns():

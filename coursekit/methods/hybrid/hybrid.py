@@ -170,6 +170,9 @@ class Hybrid(Composite):
         for its in _parts_in(config):
             start = f"{its['peft_type']}."
             own = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+            # What trains whole is kept beside the parts, and its part looks for it.
+            whole = its.get("modules_to_save") or ()
+            own |= {key: value for key, value in tensors.items() if inside(key, whole)}
             # Each method knows how to read a checkpoint of its own, some from the tensors as well.
             with tempfile.TemporaryDirectory() as alone:
                 interop.write(alone, its, own)
