@@ -91,9 +91,10 @@ def flag(name: str, value: Any) -> bool:
 
 def _wrong(name: str, wanted: str, value: Any, such_as: float | None) -> CourseError:
     example = "" if such_as is None else f", such as {such_as:g}"
-    return CourseError(f"{name} must be {wanted}{example}; got {_short(value)}.")
+    return CourseError(f"{name} must be {wanted}{example}; got {short(value)}.")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    r"""The repr of `value` for an error, in one line and cut where it is long."""
     said = " ".join(repr(value).split())
     return said if len(said) <= 60 else f"{said[:57]}..."

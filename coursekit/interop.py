@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +20,8 @@ from torch import Tensor
 from coursekit.errors import CourseError
 
 CONFIG, TENSORS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
+#: What peft wrote before safetensors.
+OLD_TENSORS = "adapter_model.bin"
 #: The kinds that peft keeps beside the model instead of inside its modules.
 SOFT_PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING")
 
@@ -50,7 +53,9 @@ def write(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor]
                 for key, value in tensors.items()
             }
             save_file(plain, Path(part, TENSORS), metadata={"format": "pt"})
-            Path(part, CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+            # Sorted, but for what is in an entry: of peft's patterns the first counts.
+            ordered = dict(sorted(config.items()))
+            Path(part, CONFIG).write_text(json.dumps(ordered, indent=2) + "\n")
             for name in (TENSORS, CONFIG):
                 os.replace(Path(part, name), folder / name)
     except (OSError, SafetensorError) as error:  # a full disk shows as either
@@ -69,17 +74,18 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors.torch import load_file
 
     folder = Path(folder)
-    for name in (CONFIG, TENSORS):
+    old = (folder / OLD_TENSORS).is_file() and not (folder / TENSORS).is_file()
+    for name in (CONFIG, OLD_TENSORS if old else TENSORS):
         if not (folder / name).is_file():
             raise CourseError(
                 f"{folder} is not an adapter checkpoint: it has no {name}; save one with method.save()"
             )
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"), object_hook=Settings)
-        tensors = load_file(folder / TENSORS)
+        tensors = _load_old(folder / OLD_TENSORS) if old else load_file(folder / TENSORS)
         if not isinstance(config, Settings):
             raise ValueError(f"{CONFIG} holds no settings")
-    except (ValueError, OSError, SafetensorError, RecursionError) as error:
+    except (ValueError, OSError, SafetensorError, RecursionError, UnpicklingError) as error:
         raise CourseError(f"the checkpoint in {folder} is damaged ({error}); save it again") from error
     # peft also stores the frozen embedding when an embedding is adapted; it belongs to the base, not to the adapter.
     # Where it trains biases, it stores that of the layer inside its own, and the classifier's once more for each copy.
@@ -88,7 +94,21 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         for k, v in tensors.items()
         if not any(part in k for part in (".base_layer.weight", ".original_module.", ".modules_to_save."))
     }
+    whole = tuple(f"{name}." for name in config.get("modules_to_save") or ())
+    biases = (k for k in learned if k.endswith(".bias") and ".lora_" not in k and not k.startswith(whole))
+    if "bias" in config and not any(biases):
+        config["bias"] = "none"  # what peft was told to train as well, and a model like Llama does not have
     return config, learned
+
+
+def _load_old(file: Path) -> dict[str, Tensor]:
+    r"""The tensors in a file of an old peft. It is a pickle, of which nothing but tensors is let in."""
+    import torch
+
+    found = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ValueError(f"{file.name} holds no tensors")
+    return found
 
 
 def _prefix(config: dict[str, Any], key: str) -> str:

@@ -6,7 +6,8 @@ $$h = W_0 x + \frac{\alpha}{r} B A x, \quad A \in \mathbb{R}^{r \times d_{in}}, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,15 +17,17 @@ from torch import Tensor, nn
 
 from coursekit import counts, interop
 from coursekit.architecture import Matrix
-from coursekit.errors import CourseError, flag, number, whole
 from coursekit.methods.dora import Turned
-from coursekit.methods.lora_config import refuse_others
+from coursekit.methods.lora_bias import Biased
+from coursekit.methods.lora_config import ENTRIES, check_place, checked, refuse_others, resolved
 from coursekit.methods.low_rank import FastTwin
 from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, fan_in_fan_out
-from coursekit.methods.mechanism.checkpoint import Setting
+from coursekit.methods.mechanism.checkpoint import Setting, shown
+from coursekit.methods.mechanism.choice import Choice
 from coursekit.methods.mechanism.default_targets import QUERY_VALUE
+from coursekit.methods.mechanism.patterns import own_setting
 from coursekit.methods.mechanism.precision import like
-from coursekit.methods.mechanism.targets import EVERY, Names, Targets, checked_names, names_in_config
+from coursekit.methods.mechanism.targets import EVERY, Names
 
 
 class LoRABranch(Branch):
@@ -93,6 +96,12 @@ class LoRAEmbedding(LoRABranch):
         return y + self.BAx(x) * self.s
 
 
+class BiasedLoRABranch(Biased, LoRABranch):
+    r"""LoRA with a bias of its own (`lora_bias.py`)."""
+
+    keys: ClassVar[dict[str, str]] = LoRABranch.keys | {"b": "lora_B.bias"}
+
+
 class DoRABranch(Turned, LoRABranch):
     r"""LoRA that learns the length of W's rows apart from their direction (`dora.py`)."""
 
@@ -117,8 +126,14 @@ class LoRA(BranchMethod):
     r"""LoRA on the modules that `targets` name.
 
     r: rank of the update. alpha: the update is scaled by alpha / r, or by alpha / sqrt(r) with `rslora`
-    (Kalajdzievski 2023). targets: names as in peft, such as ("q_proj", "v_proj"), or "all-linear"; None: query and
-    value, as in the paper. dropout: on the input of the branch. dora: learn magnitude and direction apart.
+    (Kalajdzievski 2023). targets: names as in peft, such as ("q_proj", "v_proj"), a regular expression for whole
+    paths, or "all-linear"; None: query and value, as in the paper. dropout: on the input of the branch. dora: learn
+    magnitude and direction apart.
+
+    As in peft: rank_pattern, alpha_pattern: r and alpha of single layers by a regular expression for the last parts of
+    their paths, such as {"layers.0.*q_proj": 4}; the first that matches counts. layers: numbers of the blocks to adapt
+    (peft: layers_to_transform). exclude: names, or a pattern, of targets to leave alone. modules_to_save: modules that
+    train whole, such as ("lm_head",), besides the task head. lora_bias: a bias beside B.
 
     Raises CourseError for a rank or alpha that makes no sense and, on attaching, for a target that names nothing.
     """
@@ -129,64 +144,78 @@ class LoRA(BranchMethod):
     dropout: float = 0.0
     rslora: bool = False
     dora: bool = False
+    rank_pattern: Mapping[str, int] = field(default_factory=dict, hash=False)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict, hash=False)
+    layers: tuple[int, ...] | int | None = None
+    exclude: Names = None
+    modules_to_save: tuple[str, ...] = ()
+    lora_bias: bool = False
     kind: ClassVar[str] = "LORA"
     layer: ClassVar[type[Branched]] = LoRALayer
-    entries: ClassVar[tuple[Setting, ...]] = (
-        Setting("r"),
-        Setting("alpha", "lora_alpha"),
-        Setting("dropout", "lora_dropout", absent=0.0, binding=False),
-        Setting("rslora", "use_rslora", absent=False),
-        Setting("dora", "use_dora", absent=False),
-        Setting("targets", "target_modules", binding=False, read=names_in_config),
-    )
+    entries: ClassVar[tuple[Setting, ...]] = ENTRIES
 
     def __post_init__(self) -> None:
-        whole("r", self.r, least=1, such_as=8)
-        number("alpha", self.alpha, above=0, such_as=16)
-        number("dropout", self.dropout, least=0, below=1, such_as=0.1)
-        flag("rslora", self.rslora)
-        flag("dora", self.dora)
-        object.__setattr__(self, "targets", checked_names(self.targets, ("q_proj", "v_proj")))
+        for name, value in checked(self).items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return shown(self, self.entries)
 
     @property
     def scaling(self) -> float:
         r"""$s$: $\alpha / r$, or $\alpha / \sqrt{r}$ for rsLoRA."""
         return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
 
+    def at(self, path: str) -> LoRA:
+        r"""This LoRA with the r and alpha that its patterns give the layer at `path`."""
+        if not self.rank_pattern and not self.alpha_pattern:
+            return self
+        r = own_setting(self.rank_pattern, path, self.r)
+        alpha = own_setting(self.alpha_pattern, path, self.alpha)
+        return replace(self, r=r, alpha=alpha, rank_pattern={}, alpha_pattern={})
+
     @property
-    def named(self) -> Targets:
-        r"""The targets, with the paper's where none are given."""
-        return Targets(self.targets, QUERY_VALUE)
+    def named(self) -> Choice:
+        r"""The layers to adapt, with the paper's targets where none are given."""
+        layers: Any = self.layers  # numbers by now
+        return Choice(self.targets, QUERY_VALUE, layers, self.exclude, self.modules_to_save)
 
     def matrices(self, config: Any) -> list[Matrix]:
         r"""The weight matrices that get an update in the model that `config` describes."""
         return self.named.matrices(config)
 
     def count(self, config: Any) -> int:
-        r"""$\sum r (d_{in} + d_{out})$ over the adapted matrices; DoRA adds one magnitude for each output."""
-        layers = self.named.layers(config).values()
-        return sum(counts.low_rank(m.d_in, m.d_out, self.r) + (m.d_out if self.dora else 0) for m in layers)
+        r"""$\sum r (d_{in} + d_{out})$ over the adapted layers, each with its own r, and the modules that train whole.
+
+        DoRA adds a magnitude, and `lora_bias` a bias, for each output.
+        """
+        layers = self.named.layers(config).items()
+        updates = sum(counts.low_rank(m.d_in, m.d_out, self.at(path).r) for path, m in layers)
+        outputs = sum(m.d_out for _, m in layers) * (self.dora + self.lora_bias)
+        return updates + outputs + self.named.count_whole(config)
 
     def places(self, model: nn.Module) -> dict[str, nn.Module]:
         return self.named.modules(model, EVERY)
 
+    def heads(self, model: nn.Module) -> list[str]:
+        return [*super().heads(model), *self.named.whole_modules(model)]
+
+    def touched(self, model: nn.Module) -> set[str]:
+        whole = {f"{path}.{key}" for path in self.named.whole_modules(model) for key in ("weight", "bias")}
+        return super().touched(model) | whole
+
     def branch(self, path: str, layer: Branched, config: Any) -> LoRABranch:
+        own = self.at(path)
         if isinstance(layer.bare, nn.Embedding):
-            return (DoRAEmbedding if self.dora else LoRAEmbedding)(layer, self)
-        return (DoRABranch if self.dora else FastLoRABranch)(layer, self)
+            return (DoRAEmbedding if self.dora else LoRAEmbedding)(layer, own)
+        if self.lora_bias:
+            return BiasedLoRABranch(layer, own)
+        return (DoRABranch if self.dora else FastLoRABranch)(layer, own)
 
     def _check(self, model: nn.Module) -> None:
         for path, module in self.places(model).items():
-            if isinstance(module, nn.Embedding) and type(module).forward is not nn.Embedding.forward:
-                raise CourseError(
-                    f"{path} is no plain embedding ({type(module).__name__}), LoRA cannot stand beside it"
-                )
-            rows, columns = module.weight.shape
-            if self.r > min(rows, columns):
-                raise CourseError(
-                    f"r={self.r} is above the rank of {path}: it is {rows} x {columns}, so take r up to "
-                    f"{min(rows, columns)}"
-                )
+            check_place(self.at(path), path, module)
+        self.heads(model)  # a name that names nothing is an error
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
         return super()._config(model) | {
@@ -203,4 +232,4 @@ class LoRA(BranchMethod):
     def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> LoRA:
         interop.same_method(cls.kind, config)
         refuse_others(config)
-        return super().restored(config, tensors)
+        return super().restored(resolved(config, tensors), tensors)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from coursekit import interop
 from coursekit.errors import unknown
+from coursekit.methods.lora_config import more_than_lora
 from coursekit.methods.mechanism.method import Method
 
 
@@ -21,7 +22,7 @@ def from_checkpoint(folder: str | Path) -> Method:
         method.kind: method for method in _concrete(Method) if method.kind != "FULL"
     }  # it writes whole models
     kind = config.get("peft_type")
-    if kind == "LORA" and config.get("bias", "none") != "none":  # peft's way to train biases as well
+    if more_than_lora(config):  # peft's way to train biases as well, or vectors of tokens
         kind = "HYBRID"
     if not isinstance(kind, str) or kind not in known:
         raise unknown("method in the checkpoint", str(kind), known)

@@ -289,7 +289,7 @@ def test_other_biases_of_peft_s_are_not_mistaken_for_all(bias, tmp_path):
     message = (
         "holds LORA, not HYBRID"
         if bias == "none"
-        else "bias='lora_only'; here LoRA comes with all biases or none"
+        else "trained with bias=lora_only, the method here has all: use Hybrid.from_checkpoint"
     )
     with pytest.raises(CourseError, match=message):
         Hybrid(LoRA(r=2, alpha=8), BitFit()).load(tiny.model("bert"), tmp_path)

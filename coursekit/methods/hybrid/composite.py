@@ -46,6 +46,10 @@ class Composite(Method, ABC):
     def touched(self, model: nn.Module) -> set[str]:
         return set().union(*(part.touched(model) for part in self.parts_for(model.config)))
 
+    def heads(self, model: nn.Module) -> list[str]:
+        parts = (part.heads(model) for part in self.parts_for(model.config))
+        return list(dict.fromkeys(head for heads in parts for head in heads))
+
     def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
         return [p for part in self.parts_for(model.config) for p in part._insert(model, state, name)]
 
@@ -72,7 +76,8 @@ class Composite(Method, ABC):
             interop.same_tensors(own, own | strange, folder)
         for one in (twin(model, name), model):
             for part, share in zip(parts, shares, strict=True):
-                part._load(one, name, share | head, folder)
+                its = {key: head[key] for key in part._learned(one, name).keys() & head.keys()}
+                part._load(one, name, share | its, folder)
 
     def _key(self, part: Method, key: str) -> str:
         r"""What the tensor `key` of `part` is called in a checkpoint of the whole."""

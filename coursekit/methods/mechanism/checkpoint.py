@@ -32,7 +32,8 @@ class Setting:
     r"""One hyperparameter: its `field` in the method and its `key` in the config, the same name where none is given.
 
     absent: what a config without the entry means. binding: whether a checkpoint must agree with the method that loads
-    it; one that only says where training began need not. read, write: from the config's form, and to it.
+    it; one that only says where training began need not. read, write: from the config's form, and to it. rare: whether
+    it is written, and shown, only where it is not `absent`.
     """
 
     field: str
@@ -41,6 +42,11 @@ class Setting:
     binding: bool = True
     read: Callable[[Any], Any] = same
     write: Callable[[Any], Any] = same
+    rare: bool = False
+
+    def says(self, method: Any) -> bool:
+        r"""Whether the field of `method` is to be written and shown."""
+        return not self.rare or getattr(method, self.field) != self.absent
 
     def within(self, config: Mapping[str, Any]) -> Any:
         r"""The value that `config` has for the field. Raises CourseError where it does not say."""
@@ -56,7 +62,13 @@ class Setting:
 
 def written(method: Any, settings: Iterable[Setting]) -> dict[str, Any]:
     r"""The entries of the config for the hyperparameters of `method`."""
-    return {s.key or s.field: s.write(getattr(method, s.field)) for s in settings}
+    return {s.key or s.field: s.write(getattr(method, s.field)) for s in settings if s.says(method)}
+
+
+def shown(method: Any, settings: Iterable[Setting]) -> str:
+    r"""The repr of a method, as of any dataclass but for rare fields that say nothing."""
+    said = (f"{s.field}={getattr(method, s.field)!r}" for s in settings if s.says(method))
+    return f"{type(method).__name__}({', '.join(said)})"
 
 
 def fields(config: Mapping[str, Any], settings: Iterable[Setting]) -> dict[str, Any]:

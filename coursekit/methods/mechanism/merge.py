@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from coursekit.errors import CourseError
 from coursekit.methods.mechanism.attachment import Attachment, activate, attachment_of
 from coursekit.methods.mechanism.heads import SwitchedHead
-from coursekit.methods.mechanism.modules import at, in_codes, replace
+from coursekit.methods.mechanism.modules import around, at, in_codes, replace
 
 #: Path of a wrapped module -> "weight", "bias" -> the tensor that does what base and adapter do together there.
 Merged = dict[str, dict[str, Tensor]]
@@ -42,14 +42,15 @@ def merge(model: nn.Module, merged: Merged, name: str, undo: bool) -> nn.Module:
     merged_once(model)
     state = attachment_of(model)
     kept = state.merged = Kept(getattr(model.config, "tie_word_embeddings", None))
-    if unties(model, state, merged):
+    copies = copies_of(model, state, name)
+    if unties(model, state, merged, copies):
         model.config.tie_word_embeddings = False
     made: dict[int, nn.Parameter] = {}  # one tensor for both sides of a tie stays one
     for path, original in state.originals.items():
-        kept.modules[path] = wrapper = at(model, path)
+        kept.modules[path] = at(model, path)
         tensors, stays = merged.get(path, {}), original
-        if isinstance(wrapper, SwitchedHead):
-            stays = wrapper.chosen(name)
+        if path in copies:
+            stays, tensors = copies[path], {}
         elif (
             in_codes(original) and "weight" in tensors
         ):  # codes cannot take the sum: a dense layer comes instead
@@ -92,9 +93,19 @@ def merged_once(model: nn.Module) -> None:
         raise CourseError("an adapter is merged already; call unmerge(model) first")
 
 
-def unties(model: nn.Module, state: Attachment, merged: Merged) -> bool:
-    r"""Whether a weight that is merged is also used where nothing is merged: its two sides differ from then on."""
+def copies_of(model: nn.Module, state: Attachment, name: str) -> dict[str, nn.Module]:
+    r"""The copies that adapter `name` has of whole modules, by path."""
+    heads = {path: around(model, path, SwitchedHead) for path in state.originals}
+    return {path: head.copies[name] for path, head in heads.items() if head and name in head.copies}
+
+
+def unties(model: nn.Module, state: Attachment, merged: Merged, copies: dict[str, nn.Module]) -> bool:
+    r"""Whether a weight that is merged is also used where nothing is merged, or one of which a copy takes the place is
+    used elsewhere: its two sides differ from then on.
+    """
     own = {(path, key): state.originals[path]._parameters.get(key) for path in merged for key in merged[path]}
     users = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    if any(users[id(getattr(state.originals[path], "weight", None))] > 1 for path in copies):
+        return True
     users -= Counter(map(id, own.values()))
     return any(key == "weight" and users[id(weight)] > 0 for (_, key), weight in own.items())

@@ -19,12 +19,19 @@ from torch import Tensor, nn
 
 from coursekit import interop
 from coursekit.errors import CourseError, unknown
-from coursekit.methods.mechanism.attachment import Attachment, activate, attached, find_attachment, unmerged
+from coursekit.methods.mechanism.attachment import (
+    Attachment,
+    activate,
+    attached,
+    find_attachment,
+    unmerged,
+    wrap,
+)  # fmt: skip
 from coursekit.methods.mechanism.checkpoint import Setting, agree, fields, written
 from coursekit.methods.mechanism.detach import detach, remove
 from coursekit.methods.mechanism.heads import SwitchedHead
 from coursekit.methods.mechanism.merge import merge, merged_once
-from coursekit.methods.mechanism.modules import head_names, replace
+from coursekit.methods.mechanism.modules import around, at, head_names
 from coursekit.methods.mechanism.switch import Switch, Switched
 
 #: What keeps parameters by adapter name: a name must not be that of an attribute.
@@ -201,6 +208,10 @@ class Method(ABC):
         """
         raise CourseError(f"{type(self).__name__} cannot be part of a hybrid: attach it alone")
 
+    def heads(self, model: nn.Module) -> list[str]:
+        r"""Paths of the modules of `model` that train whole, a copy for each adapter: the task head."""
+        return head_names(model)
+
     @property
     def _kinds(self) -> tuple[str, ...]:
         r"""What all adapters of one model have in common."""
@@ -214,15 +225,11 @@ class Method(ABC):
     # ------------------------------------------------------------------------------------------------------------
 
     def _insert_heads(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
-        r"""Give adapter `name` its own copy of the task head."""
+        r"""Give adapter `name` its own copy of what trains whole."""
         trained = []
-        for head in head_names(model):
-            module = model.get_submodule(head)
-            if not isinstance(module, SwitchedHead):
-                state.originals[head] = module
-                module = SwitchedHead(module, state.switch)
-                replace(model, head, module)
-            module.copies[name] = copy.deepcopy(module.base_layer)
+        for head in self.heads(model):
+            module = around(model, head, SwitchedHead) or wrap(model, state, head, SwitchedHead)
+            module.copies[name] = copy.deepcopy(module.bare)
             trained += module.copies[name].parameters()
         return trained
 
@@ -248,9 +255,9 @@ class Method(ABC):
 
     def _learned(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         tensors = self._tensors(model, name)
-        for head in head_names(model):
-            module = model.get_submodule(head)
-            chosen = module.chosen(name) if isinstance(module, SwitchedHead) else module
+        for head in self.heads(model):
+            module = around(model, head, SwitchedHead)
+            chosen = at(model, head) if module is None else module.chosen(name)
             tensors |= {f"{head}.{key}": value for key, value in chosen.state_dict().items()}
         return tensors
 

@@ -6,6 +6,7 @@ around the query. What is called by a path then does not depend on what else is 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from coursekit.errors import CourseError
+from coursekit.methods.mechanism.patterns import Pattern
 from coursekit.methods.mechanism.switch import Switch, Switched, bare
 
 T = TypeVar("T", bound=Switched)
@@ -51,7 +53,9 @@ def output_layer(model: nn.Module) -> nn.Module | None:
 
 
 def matches(path: str, target: str) -> bool:
-    r"""peft's rule: a target names a module by its whole path or by the last parts of it."""
+    r"""peft's rule: a target names a module by its whole path or by the last parts of it, or is a `Pattern`."""
+    if isinstance(target, Pattern):
+        return re.fullmatch(target, path) is not None
     return path == target or path.endswith("." + target)
 
 

@@ -18,6 +18,7 @@ from coursekit.architecture import Architecture, Matrix, describe
 from coursekit.errors import CourseError
 from coursekit.methods.mechanism.anatomy import anatomy
 from coursekit.methods.mechanism.modules import all_linear, find, matches, modules_of, no_default, no_match
+from coursekit.methods.mechanism.patterns import is_pattern, pattern
 from coursekit.methods.mechanism.skeleton import described, skeleton
 
 ALL_LINEAR = "all-linear"
@@ -34,13 +35,17 @@ def checked_names(
     field: str = "targets",
     least: int = 1,
     words: tuple[str, ...] = (ALL_LINEAR,),
+    patterns: bool = False,
 ) -> Names:
     r"""`value` as a tuple of names, as one of the `words`, or None. Raises CourseError for anything else.
 
-    such_as: names for the error. least: how many names there must be.
+    such_as: names for the error. least: how many names there must be. patterns: whether a string may also be a regular
+    expression for whole paths, which comes back as a `Pattern`; one of letters, digits, _ and dots is a name.
     """
     if value is None or (isinstance(value, str) and value in words):
         return value
+    if patterns and is_pattern(value):
+        return pattern(value, field)
     names = (value,) if isinstance(value, str) else value
     if not isinstance(names, (tuple, list, set)) or not all(isinstance(n, str) and n for n in names):
         raise CourseError(f"{field} must be names of modules, such as {such_as}; got {value!r}.")
@@ -50,15 +55,6 @@ def checked_names(
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise CourseError(f"{field} names {twice[0]!r} twice; once is enough.")
     return names
-
-
-def names_in_config(found: Any) -> tuple[str, ...] | str:
-    r"""The targets that a config names, ALL_LINEAR or a list. Raises CourseError for a pattern."""
-    if found == ALL_LINEAR:
-        return found
-    if not isinstance(found, list):
-        raise CourseError(f"this checkpoint names its targets by the pattern {found!r}; give them as a list")
-    return tuple(sorted(found))
 
 
 @dataclass(frozen=True)
