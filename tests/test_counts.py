@@ -9,6 +9,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     GPT2Config,
     RobertaConfig,
@@ -28,12 +29,18 @@ ROBERTA_L = RobertaConfig(
 )  # fmt: skip
 
 AUTO = {None: AutoModel, "causal": AutoModelForCausalLM, "classification": AutoModelForSequenceClassification}
-CASES = [(f, t) for f in tiny.FAMILIES for t in AUTO if t != "causal" or f in tiny.DECODERS]
+ENCODERS, DECODERS = tiny.ENCODERS + tiny.MORE_ENCODERS, tiny.DECODERS + tiny.MORE_DECODERS
+CASES = [
+    *[(f, t) for f in ENCODERS + DECODERS for t in AUTO if t != "causal" or f in DECODERS],
+    ("t5", None),
+    ("t5", "causal"),
+]
 
 
 def on_meta(config, task=None):
     with torch.device("meta"):
-        return AUTO[task].from_config(config)
+        auto = AutoModelForSeq2SeqLM if (config.model_type, task) == ("t5", "causal") else AUTO[task]
+        return auto.from_config(config)
 
 
 def square(config, r):
@@ -49,7 +56,7 @@ def test_every_tensor_by_name_and_shape(family, task):
     assert dict(counts.tensors(config, task, 3)) == real
 
 
-@pytest.mark.parametrize("family", tiny.DECODERS)
+@pytest.mark.parametrize("family", DECODERS)
 def test_untied_output_layer_is_counted(family):
     config = tiny.config(family, tie_word_embeddings=False)
     real = sum(p.numel() for p in on_meta(config, "causal").parameters())
@@ -57,7 +64,7 @@ def test_untied_output_layer_is_counted(family):
     assert counts.full(config, "causal") - counts.full(config) == tiny.VOCAB * tiny.D_MODEL
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS + DECODERS)
 def test_bitfit_and_top_layers_against_the_model(family):
     config = tiny.config(family)
     model, arch = on_meta(config), describe(config)
@@ -158,4 +165,6 @@ def test_wrong_tasks_are_explained():
     with pytest.raises(CourseError, match="encoder"):
         counts.full(tiny.config("bert"), "causal")
     with pytest.raises(CourseError, match="not described"):
-        counts.full(AutoConfig.for_model("t5"))
+        counts.full(AutoConfig.for_model("bloom"))
+    with pytest.raises(CourseError, match="classifier of t5 is not described"):
+        counts.full(tiny.config("t5"), "classification")
