@@ -111,6 +111,11 @@ class Architecture:
         r"""Paths in the body of the embeddings before the blocks."""
         return tuple(m.name for m in self.matrices if m.kind == "embedding" and not m.per_layer)
 
+    @property
+    def normed_heads(self) -> bool:
+        r"""Whether queries and keys are normalised, head by head (Qwen3, Gemma 3)."""
+        return any(name.endswith("q_norm") for name in self.norms)
+
     def layers_of(self, part: Matrix | Norm) -> tuple[int, ...]:
         r"""Numbers of the blocks that have `part`; none where it is outside of them."""
         if not part.per_layer:
