@@ -203,7 +203,7 @@ def test_methods_count_save_switch_and_go(family, tmp_path):
         torch.testing.assert_close(logits(again, batch), moved, atol=1e-6, rtol=0)
 
         method.attach(again, "second")
-        with methods.mixed(again, ["second", "default", None]):
+        with methods.mixed_batch(again, ["second", "default", None]):
             rows = logits(again, batch)
         torch.testing.assert_close(rows[1], moved[1], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(rows[2], start[2], atol=1e-5, rtol=1e-5)
@@ -236,9 +236,9 @@ def test_a_sliding_window_hides_words_and_no_prefix(family, attention):
     method = PrefixTuning(n=3)
     model, batch = nonzero(method.attach(tiny.model(family, **changes))), tiny.batch(seq=12)
     last = logits(model, batch)[:, -1]
-    batch["input_ids"][:, 7] += 1  # the window is of four tokens: 8 to 11
+    batch["input_ids"][:, 7] = 3  # the window is of four tokens: 8 to 11
     assert torch.equal(logits(model, batch)[:, -1], last)
-    batch["input_ids"][:, 8] += 1
+    batch["input_ids"][:, 8] = 3
     seen = logits(model, batch)[:, -1]
     assert not torch.allclose(seen, last, atol=1e-5)
     with torch.no_grad():
