@@ -2,6 +2,7 @@ r"""Each family, built on the meta device by transformers, has exactly the modul
 
 from __future__ import annotations
 
+import families
 import pytest
 import tiny
 import torch
@@ -27,7 +28,7 @@ UNUSUAL = [
     ("electra", dict(embedding_size=32)),  # ELECTRA-base
     ("t5", dict(feed_forward_proj="gated-gelu")),  # FLAN-T5
 ]
-CASES = [(family, {}) for family in (*tiny.FAMILIES, *tiny.MORE)] + UNUSUAL
+CASES = [(family, {}) for family in (*tiny.FAMILIES, *families.OTHERS)] + UNUSUAL
 NAMES = [f"{family} {','.join(changes) or 'usual'}" for family, changes in CASES]
 
 
@@ -60,7 +61,7 @@ def described(config) -> dict[str, tuple[int, int, bool]]:
 
 @pytest.mark.parametrize(("family", "changes"), CASES, ids=NAMES)
 def test_every_matrix_is_described(family, changes):
-    config = tiny.config(family, **changes)
+    config = families.config(family, **changes)
     real = found(on_meta(config))
     if family == "roberta":  # the body alone has a pooler; the classifier that the course trains has none
         assert real.pop("pooler.dense") == (tiny.D_MODEL, tiny.D_MODEL, True)
@@ -80,16 +81,16 @@ def test_llama_relatives(kind):
 
 @pytest.mark.parametrize(("family", "changes"), CASES, ids=NAMES)
 def test_norms_are_described(family, changes):
-    config = tiny.config(family, **changes)
+    config = families.config(family, **changes)
     arch = describe(config)
     real = {path: [p.numel() for p in m.parameters()] for path, m in on_meta(config).named_modules() if "Norm" in type(m).__name__}
     assert {path: norm.sizes for norm in arch.all_norms for path in arch.paths(norm)} == real
 
 
-@pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.MORE_ENCODERS, *tiny.MORE_DECODERS])
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, *(kind for kind in families.OTHERS if kind != "t5")])
 def test_block_and_prefix_name_real_modules(family):
-    arch = describe(tiny.config(family))
-    model = tiny.model(family)
+    arch = describe(families.config(family))
+    model = families.model(family)
     assert model.base_model_prefix == arch.prefix
     blocks = model.get_submodule(arch.in_model(arch.block))
     assert len(blocks) == arch.n_layers
@@ -99,7 +100,7 @@ def test_block_and_prefix_name_real_modules(family):
 
 
 def test_blocks_of_a_decoder_are_counted_after_those_of_the_encoder():
-    arch, model = describe(tiny.config("t5")), tiny.model("t5")
+    arch, model = describe(families.config("t5", num_decoder_layers=3)), families.model("t5", num_decoder_layers=3)
     blocks = [*model.encoder.block, *model.decoder.block]
     assert [model.get_submodule(arch.in_model(arch.block_path(i))) for i in range(arch.n_layers)] == blocks
     assert [arch.block_of(f"{arch.block_path(i)}.layer.0") for i in range(arch.n_layers)] == [0, 1, 2, 3, 4]

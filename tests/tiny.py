@@ -13,7 +13,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
 )
@@ -21,10 +20,6 @@ from transformers import (
 ENCODERS = ("bert", "roberta")
 DECODERS = ("gpt2", "opt", "llama")
 FAMILIES = ENCODERS + DECODERS
-#: Families that are described and carry adapters, without all the tests that those above are in.
-MORE_ENCODERS = ("electra", "distilbert", "deberta-v2", "modernbert")
-MORE_DECODERS = ("qwen3", "smollm3", "gemma2", "gemma3_text", "phi3", "gpt_neox")
-MORE = (*MORE_ENCODERS, *MORE_DECODERS, "t5")
 
 VOCAB = 97
 D_MODEL = 32
@@ -47,26 +42,6 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     "llama": dict(hidden_size=D_MODEL, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
                   num_key_value_heads=2, intermediate_size=D_FF, max_position_embeddings=POSITIONS,
                   pad_token_id=0, tie_word_embeddings=True),
-}  # fmt: skip
-_BASE = dict(hidden_size=D_MODEL, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=D_FF,
-             max_position_embeddings=POSITIONS, pad_token_id=0, bos_token_id=2, eos_token_id=2)  # fmt: skip
-_GQA = _BASE | dict(num_key_value_heads=2, head_dim=12)
-#: A window so short that the tiny texts are longer.
-_WINDOW = dict(sliding_window=4, layer_types=["sliding_attention", "full_attention"])
-_CONFIGS |= {
-    "electra": _BERT | dict(embedding_size=20),
-    "distilbert": dict(dim=D_MODEL, n_layers=LAYERS, n_heads=HEADS, hidden_dim=D_FF, max_position_embeddings=POSITIONS),
-    "deberta-v2": _BERT | dict(relative_attention=True, position_buckets=8, pos_att_type=["p2c", "c2p"],
-                               norm_rel_ebd="layer_norm", position_biased_input=False, type_vocab_size=0),
-    "modernbert": _BASE | dict(cls_token_id=2, sep_token_id=2, local_attention=8, global_attn_every_n_layers=2),
-    "qwen3": _GQA | dict(tie_word_embeddings=True),
-    "smollm3": _BASE | dict(num_key_value_heads=2, no_rope_layers=[1, 0]),
-    "gemma2": _GQA | _WINDOW | dict(query_pre_attn_scalar=12),
-    "gemma3_text": _GQA | _WINDOW | dict(query_pre_attn_scalar=12),
-    "phi3": _BASE | dict(num_key_value_heads=2, original_max_position_embeddings=POSITIONS),
-    "gpt_neox": _BASE,
-    "t5": dict(d_model=D_MODEL, d_kv=12, d_ff=D_FF, num_layers=LAYERS, num_decoder_layers=3, num_heads=HEADS,
-               decoder_start_token_id=0),
 }  # fmt: skip
 
 
@@ -104,11 +79,10 @@ def masked(
 
 
 def model(family: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
-    r"""The model a family is for: a classifier for an encoder, a language model for a decoder and for T5."""
-    if family == "t5":
-        return _build(AutoModelForSeq2SeqLM, config(family, **changes), seed, torch.float32)
-    encodes = family in ENCODERS + MORE_ENCODERS
-    return encoder(family, seed=seed, **changes) if encodes else decoder(family, seed=seed, **changes)
+    r"""The model a family is for: a classifier for an encoder, a language model for a decoder."""
+    return (
+        encoder(family, seed=seed, **changes) if family in ENCODERS else decoder(family, seed=seed, **changes)
+    )
 
 
 def batch(

@@ -82,7 +82,7 @@ def predict(
         flag(name, value)
     p = Precision.of(precision)
     base = counts.tensors(arch, task, num_labels)
-    training, copied, trained = _trained(arch, config, method, base)
+    training, copied, trained = _trained(arch, config, method, base, task)
     added = [t.size for t in training.added]
     # What a method adds is fp32 whatever the base is; what is copied from the base has its precision.
     factor = max(p.weight, 4)
@@ -123,10 +123,11 @@ def _mixed_state(
 
 
 def _trained(
-    arch: Architecture, config: Any, method: Any, base: list[counts.Named]
+    arch: Architecture, config: Any, method: Any, base: list[counts.Named], task: str
 ) -> tuple[Inserted, list[counts.Named], list[counts.Named]]:
     r"""(what the method does to the model, tensors copied from the base, trained tensors of the base's kind)."""
-    heads = [t for t in base if t.name.split(".")[0] in ("classifier", "score")]
+    body = f"{arch.prefix}."
+    heads = [t for t in base if task == "classification" and not t.name.startswith(body)]
     if _is_full(method):
         return Inserted(Training(lambda path: True)), [], base
     if _in_place(method):

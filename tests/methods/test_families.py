@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import families
 import peft
 import pytest
 import tiny
@@ -35,21 +36,15 @@ from coursekit.methods import (
 from coursekit.methods.adapters.placement import sites
 from coursekit.methods.soft_prompts.attention import attention_paths, names_of
 
-PROMPTED = ("electra", "distilbert", "modernbert", *tiny.MORE_DECODERS)
-PREFIXED = ("electra", *tiny.MORE_DECODERS)
+DECODERS = ("qwen3", "smollm3", "gemma2", "gemma3_text", "phi3", "gpt_neox")
+PROMPTED = ("electra", "distilbert", "modernbert", *DECODERS)
+PREFIXED = ("electra", *DECODERS)
 BOTTLENECKS = {
     "Houlsby": HoulsbyAdapter(r=4),
     "Pfeiffer": PfeifferAdapter(r=4),
     "parallel": ParallelAdapter(r=4),
     "Lin": LinAdapter(r=4),
 }
-
-
-def labelled(family: str, **kwargs) -> dict[str, Tensor]:
-    made = tiny.batch(**kwargs)
-    rows = len(made["input_ids"])
-    encodes = family in tiny.MORE_ENCODERS
-    return made | {"labels": torch.arange(rows).clamp(max=1) if encodes else made["input_ids"]}
 
 
 def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -133,9 +128,9 @@ def by_hand(family: str, block: nn.Module, kind: str, x: Tensor, a: Tensor, A: l
     return out + A[0](out) if kind == "Lin" else out
 
 
-@pytest.mark.parametrize("family", tiny.MORE)
+@pytest.mark.parametrize("family", tuple(families.OTHERS))
 def test_bottlenecks_join_the_block_where_the_papers_have_them(family):
-    base, batch = tiny.model(family), labelled(family, padded=True)
+    base, batch = families.model(family), families.labelled(family, padded=True)
     arch = describe(base.config)
     block = base.get_submodule(arch.in_model(arch.block_path(0)))
     before = first_block(base, family, batch)
@@ -144,7 +139,7 @@ def test_bottlenecks_join_the_block_where_the_papers_have_them(family):
             by_hand(family, block, "nothing", before["x"], before["attention"], []), before["y"]
         )
     for kind, method in BOTTLENECKS.items():
-        model = nonzero(method.attach(tiny.model(family)))
+        model = nonzero(method.attach(families.model(family)))
         after = first_block(model, family, batch)
         A = [site.adapters["default"] for site in list(sites(model).values())[: len(method.sites)]]
         with torch.no_grad():
@@ -154,10 +149,10 @@ def test_bottlenecks_join_the_block_where_the_papers_have_them(family):
 
 
 def test_adapters_stand_in_both_halves_of_t5_and_not_at_the_attention_between_them():
-    model = HoulsbyAdapter(r=4).attach(tiny.model("t5"))
+    model = HoulsbyAdapter(r=4).attach(families.model("t5", num_decoder_layers=3))
     found = {path: type(site).__name__ for path, site in sites(model).items()}
     assert len(found) == 2 * (2 + 3)
-    batch, cross = labelled("t5"), model.decoder.block[0].layer[1].EncDecAttention
+    batch, cross = families.labelled("t5"), model.decoder.block[0].layer[1].EncDecAttention
     nonzero(model)
     seen = []
     handle = cross.register_forward_hook(lambda m, args, output: seen.append(output[0]))
@@ -182,12 +177,12 @@ def carried(family: str) -> list[methods.mechanism.method.Method]:
     return found + [UniPELT(n=3, hidden=8, r=4, rank=2)] * (family == "electra")
 
 
-@pytest.mark.parametrize("family", tiny.MORE)
+@pytest.mark.parametrize("family", tuple(families.OTHERS))
 def test_methods_count_save_switch_and_go(family, tmp_path):
-    batch = labelled(family, batch_size=3, padded=True)
-    start = logits(tiny.model(family), batch)
+    batch = families.labelled(family, batch_size=3, padded=True)
+    start = logits(families.model(family), batch)
     for i, method in enumerate(carried(family)):
-        model = method.attach(tiny.model(family))
+        model = method.attach(families.model(family))
         inside = [p for n, p in model.named_parameters() if p.requires_grad and ".copies." not in n]
         assert sum(p.numel() for p in inside) == method.count(model.config)
         starts = logits(model, batch)
@@ -199,7 +194,7 @@ def test_methods_count_save_switch_and_go(family, tmp_path):
         moved = logits(model, batch)
         assert not torch.allclose(moved, start, atol=1e-4)
         method.save(model, tmp_path / str(i))
-        again = methods.from_checkpoint(tmp_path / str(i)).load(tiny.model(family), tmp_path / str(i))
+        again = methods.from_checkpoint(tmp_path / str(i)).load(families.model(family), tmp_path / str(i))
         torch.testing.assert_close(logits(again, batch), moved, atol=1e-6, rtol=0)
 
         method.attach(again, "second")
@@ -214,17 +209,17 @@ def test_methods_count_save_switch_and_go(family, tmp_path):
 # Prefixes -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", tiny.MORE_DECODERS)
+@pytest.mark.parametrize("family", DECODERS)
 def test_a_prefix_equals_peft_s_to_the_bit(family, tmp_path):
     r"""In peft a prefix is tokens of the cache, and falls out of a sliding window: this one is long enough."""
     changes = {"sliding_window": tiny.POSITIONS} if "gemma" in family else {}
-    model = nonzero(PrefixTuning(n=3).attach(tiny.model(family, **changes)))
+    model = nonzero(PrefixTuning(n=3).attach(families.model(family, **changes)))
     PrefixTuning(n=3).save(model, tmp_path)
-    theirs = peft.PeftModel.from_pretrained(tiny.model(family, **changes), tmp_path).eval()
-    for batch in (labelled(family, padded=True), labelled(family)):
+    theirs = peft.PeftModel.from_pretrained(families.model(family, **changes), tmp_path).eval()
+    for batch in (families.labelled(family, padded=True), families.labelled(family)):
         ours = logits(model, batch)
         assert torch.equal(ours, logits(theirs, batch))
-        assert not torch.allclose(ours, logits(tiny.model(family, **changes), batch), atol=1e-2)
+        assert not torch.allclose(ours, logits(families.model(family, **changes), batch), atol=1e-2)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -232,9 +227,9 @@ def test_a_prefix_equals_peft_s_to_the_bit(family, tmp_path):
 def test_a_sliding_window_hides_words_and_no_prefix(family, attention):
     if (family, attention) == ("gemma2", "sdpa"):
         pytest.skip("transformers has no sdpa for Gemma 2, which caps its scores")
-    changes = dict(num_hidden_layers=1, layer_types=["sliding_attention"], attn_implementation=attention)
+    changes = dict(num_hidden_layers=1, sliding_window=4, layer_types=["sliding_attention"], attn_implementation=attention)
     method = PrefixTuning(n=3)
-    model, batch = nonzero(method.attach(tiny.model(family, **changes))), tiny.batch(seq=12)
+    model, batch = nonzero(method.attach(families.model(family, **changes))), tiny.batch(seq=12)
     last = logits(model, batch)[:, -1]
     batch["input_ids"][:, 7] = 3  # the window is of four tokens: 8 to 11
     assert torch.equal(logits(model, batch)[:, -1], last)
@@ -247,11 +242,11 @@ def test_a_sliding_window_hides_words_and_no_prefix(family, attention):
     assert not torch.allclose(logits(model, batch)[:, -1], seen, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", tiny.MORE_DECODERS)
+@pytest.mark.parametrize("family", DECODERS)
 def test_generation_with_a_cache_writes_what_it_writes_step_by_step(family):
     ids = tiny.batch(1, 9)["input_ids"]
     for method in (PrefixTuning(n=3), LlamaAdapter(n=3, layers=2), HoulsbyAdapter(r=4)):
-        model = nonzero(method.attach(tiny.model(family, initializer_range=0.3)), scale=0.6)
+        model = nonzero(method.attach(families.model(family, initializer_range=0.3)), scale=0.6)
         written = model.generate(input_ids=ids, max_new_tokens=6, do_sample=False, eos_token_id=None)
         assert written[0, 9:].tolist() == step_by_step(model, ids[0].tolist(), 6)
 
@@ -281,7 +276,7 @@ def test_prompts_are_heard_as_the_attention_itself_would_hear_them(family, monke
     family, _, rest = family.partition(" ")
     changes = {"attn_implementation": "eager"} | ({"no_rope_layers": [0, 1]} if rest else {})
     method, batch = LlamaAdapter(n=3, layers=2), tiny.batch()
-    base, model = tiny.model(family, **changes), nonzero(method.attach(tiny.model(family, **changes)))
+    base, model = families.model(family, **changes), nonzero(method.attach(families.model(family, **changes)))
     arch, path = describe(base.config), attention_paths(base)[0]
     attention, prompted = base.get_submodule(path), model.get_submodule(path)
     prompt = prompted.prompts["default"]
@@ -331,7 +326,7 @@ def test_prompts_are_heard_as_the_attention_itself_would_hear_them(family, monke
     ],
 )
 def test_what_is_not_defined_somewhere_says_why_and_changes_nothing(family, method, says):
-    model = tiny.model(family)
+    model = families.model(family)
     with pytest.raises(CourseError, match=says) as error:
         method.attach(model)
     assert "\n" not in str(error.value)

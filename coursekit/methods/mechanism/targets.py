@@ -128,10 +128,10 @@ class Targets:
 def linear_paths(arch: Architecture, kinds: tuple[str, ...] = ("linear", "conv1d")) -> dict[str, Matrix]:
     r"""Every linear map of the body, or other matrix of `kinds`, by its path in a model with a head."""
     return {
-        f"{arch.prefix}.{arch.path(m, layer)}": m
+        arch.in_model(path): m
         for m in arch.matrices
         if m.kind in kinds
-        for layer in range(arch.copies(m))
+        for path in arch.paths(m)
     }
 
 
