@@ -44,8 +44,8 @@ def tensors(model: Any, task: str | None = None, num_labels: int = 2) -> list[Na
     r"""Every parameter tensor of the model, named as in `model.named_parameters()`; a tied output layer is no tensor.
 
     `task`: None for the body alone (`AutoModel`), "causal" for `AutoModelForCausalLM` (`AutoModelForSeq2SeqLM` for
-    T5), "classification" for `AutoModelForSequenceClassification` with `num_labels` classes. An optimizer needs the single shapes, not only
-    their sum: an 8-bit one leaves small tensors in 32 bits.
+    T5), "classification" for `AutoModelForSequenceClassification` with `num_labels` classes. An optimizer needs the
+    single shapes, not only their sum: an 8-bit one leaves small tensors in 32 bits.
     """
     arch = architecture(model)
     if task not in TASKS:
@@ -178,8 +178,8 @@ def compacter(model: Any, r: int, n: int, sites: int = 2) -> int:
 def norms(model: Any, first: int = 0) -> int:
     r"""The norms of the blocks from number `first` on, and those outside: $2d$ each, $d$ for one without a bias.
 
-    They are those that read something of each token. A norm before the blocks (BERT's, on the embeddings) counts only with `first=0`, one after them while any block
-    is left.
+    They are those that read something of each token. A norm before the blocks (BERT's, on the embeddings) counts only
+    with `first=0`, one after them while any block is left.
     """
     arch = architecture(model)
     return sum(sum(norm.sizes) for norm, _ in norms_from(arch, first) if norm.of_tokens)
@@ -312,4 +312,8 @@ def _classifier(arch: Architecture, num_labels: int) -> list[Named]:
     return [Named("score.weight", (num_labels, arch.d_embed))]
 
 
-_BEFORE_CLASSIFIER = {"distilbert": "pre_classifier", "deberta-v2": "pooler.dense", "modernbert": "head.dense"}
+_BEFORE_CLASSIFIER = {
+    "distilbert": "pre_classifier",
+    "deberta-v2": "pooler.dense",
+    "modernbert": "head.dense",
+}

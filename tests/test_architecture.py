@@ -83,7 +83,11 @@ def test_llama_relatives(kind):
 def test_norms_are_described(family, changes):
     config = families.config(family, **changes)
     arch = describe(config)
-    real = {path: [p.numel() for p in m.parameters()] for path, m in on_meta(config).named_modules() if "Norm" in type(m).__name__}
+    real = {
+        path: [p.numel() for p in m.parameters()]
+        for path, m in on_meta(config).named_modules()
+        if "Norm" in type(m).__name__
+    }
     assert {path: norm.sizes for norm in arch.all_norms for path in arch.paths(norm)} == real
 
 
@@ -100,7 +104,10 @@ def test_block_and_prefix_name_real_modules(family):
 
 
 def test_blocks_of_a_decoder_are_counted_after_those_of_the_encoder():
-    arch, model = describe(families.config("t5", num_decoder_layers=3)), families.model("t5", num_decoder_layers=3)
+    arch, model = (
+        describe(families.config("t5", num_decoder_layers=3)),
+        families.model("t5", num_decoder_layers=3),
+    )
     blocks = [*model.encoder.block, *model.decoder.block]
     assert [model.get_submodule(arch.in_model(arch.block_path(i))) for i in range(arch.n_layers)] == blocks
     assert [arch.block_of(f"{arch.block_path(i)}.layer.0") for i in range(arch.n_layers)] == [0, 1, 2, 3, 4]

@@ -61,7 +61,9 @@ def on_query_and_value(config, r):
 
 
 def test_deberta_xxl_is_counted_on_its_own_modules():
-    assert counts.full(DEBERTA_XXL) == sum(p.numel() for p in on_meta(DEBERTA_XXL).parameters()) == 1_564_549_632
+    assert (
+        counts.full(DEBERTA_XXL) == sum(p.numel() for p in on_meta(DEBERTA_XXL).parameters()) == 1_564_549_632
+    )
 
 
 @pytest.mark.parametrize(("family", "task"), CASES)

@@ -81,7 +81,10 @@ def deberta(family: str, c: Any) -> Architecture:
     ]
     tables = {
         "embeddings.word_embeddings": (c.vocab_size, embed),
-        "embeddings.position_embeddings": (c.max_position_embeddings * getattr(c, "position_biased_input", True), embed),
+        "embeddings.position_embeddings": (
+            c.max_position_embeddings * getattr(c, "position_biased_input", True),
+            embed,
+        ),
         "embeddings.token_type_embeddings": (c.type_vocab_size, embed),
         "encoder.rel_embeddings": (2 * buckets * relative, d),
     }

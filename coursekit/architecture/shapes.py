@@ -39,7 +39,9 @@ class Norm:
     bias: bool
     per_layer: bool = True
     layers: tuple[int, ...] | None = None
-    of_tokens: bool = True  # reads something of each token; not so what normalises DeBERTa's table of positions
+    of_tokens: bool = (
+        True  # reads something of each token; not so what normalises DeBERTa's table of positions
+    )
 
     @property
     def sizes(self) -> list[int]:
@@ -144,7 +146,10 @@ class Architecture:
 
     def block_of(self, path: str) -> int | None:
         r"""The number of the block that holds `path`, a path in the body; None outside of the blocks."""
-        lists = [(self.block, 0), *([(self.decoder[0], self.n_layers - self.decoder[1])] if self.decoder else [])]
+        lists = [
+            (self.block, 0),
+            *([(self.decoder[0], self.n_layers - self.decoder[1])] if self.decoder else []),
+        ]
         for start, first in lists:
             if path.startswith(f"{start}."):
                 return first + int(path[len(start) + 1 :].split(".")[0])
@@ -155,8 +160,6 @@ class Architecture:
         return f"{self.prefix}.{path}" if self.prefix else path
 
 
-def norms(
-    d: int, bias: bool, inside: Iterable[str], outside: Iterable[str] = ()
-) -> tuple[Norm, ...]:
+def norms(d: int, bias: bool, inside: Iterable[str], outside: Iterable[str] = ()) -> tuple[Norm, ...]:
     r"""Norms of width `d` inside every block and outside of the blocks."""
     return (*(Norm(n, d, bias) for n in inside), *(Norm(n, d, bias, per_layer=False) for n in outside))

@@ -67,8 +67,9 @@ def predict(
     states_only: leave the activations out, of any family.
 
     Weights, gradients and optimizer state are exact. Activations are modelled for the families in
-    `activations.families.MODELLED`; CourseError for others, without states_only. They follow PyTorch 2.13 and transformers 5.24; the CUDA
-    figures come from the same formulas with CUDA's kernels put in, and are checked where there is a GPU.
+    `activations.families.MODELLED`; CourseError for others, without states_only. They follow PyTorch 2.13 and
+    transformers 5.24; the CUDA figures come from the same formulas with CUDA's kernels put in, and are checked where
+    there is a GPU.
     """
     arch = counts.architecture(config)
     task = task or ("classification" if arch.encoder else "causal")

@@ -63,9 +63,7 @@ FEED_FORWARD: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "gemma2": lambda b, y: b.post_feedforward_layernorm(b.mlp(b.pre_feedforward_layernorm(y))),
     "gemma3_text": lambda b, y: b.post_feedforward_layernorm(b.mlp(b.pre_feedforward_layernorm(y))),
     "t5": lambda b, y: b.layer[1].DenseReluDense(b.layer[1].layer_norm(y)),
-} | dict.fromkeys(
-    ("qwen3", "smollm3", "phi3", "gpt_neox"), lambda b, y: b.mlp(b.post_attention_layernorm(y))
-)
+} | dict.fromkeys(("qwen3", "smollm3", "phi3", "gpt_neox"), lambda b, y: b.mlp(b.post_attention_layernorm(y)))
 #: Where norms come after the addition: of attention and residual, of feed-forward and residual.
 NORMS_AFTER = {
     "electra": ("attention.output.LayerNorm", "output.LayerNorm"),
@@ -227,7 +225,12 @@ def test_a_prefix_equals_peft_s_to_the_bit(family, tmp_path):
 def test_a_sliding_window_hides_words_and_no_prefix(family, attention):
     if (family, attention) == ("gemma2", "sdpa"):
         pytest.skip("transformers has no sdpa for Gemma 2, which caps its scores")
-    changes = dict(num_hidden_layers=1, sliding_window=4, layer_types=["sliding_attention"], attn_implementation=attention)
+    changes = dict(
+        num_hidden_layers=1,
+        sliding_window=4,
+        layer_types=["sliding_attention"],
+        attn_implementation=attention,
+    )
     method = PrefixTuning(n=3)
     model, batch = nonzero(method.attach(families.model(family, **changes))), tiny.batch(seq=12)
     last = logits(model, batch)[:, -1]
@@ -296,7 +299,9 @@ def test_prompts_are_heard_as_the_attention_itself_would_hear_them(family, monke
 
     with overheard(attention, monkeypatch) as said, torch.no_grad():
         logits(base, batch)
-        ones = torch.ones(1, 3, arch.head_dim if family != "gpt_neox" else base.gpt_neox.rotary_emb.inv_freq.numel() * 2)
+        ones = torch.ones(
+            1, 3, arch.head_dim if family != "gpt_neox" else base.gpt_neox.rotary_emb.inv_freq.numel() * 2
+        )
         attention(prompt.prompt, position_embeddings=(ones, 0 * ones), attention_mask=None)
         (q, _, _, how), (_, k, v, _) = said
     k, v = (part.repeat_interleave(arch.n_heads // arch.n_kv_heads, dim=1) for part in (k, v))

@@ -80,7 +80,9 @@ class Adapter(Method):
             for key, kind in self.sites.items():
                 here = f"{path}.{key}"
                 if here not in state.added:
-                    site = beside(model, state, here, kind(block, number, places(arch, number), now, state.switch))
+                    site = beside(
+                        model, state, here, kind(block, number, places(arch, number), now, state.switch)
+                    )
                     state.hooks += site.hooks()
                 site = model.get_submodule(here)
                 site.adapters[name] = self.bottleneck(arch.d_model, **precision)

@@ -33,9 +33,7 @@ class AttentionNames:
 #: What a method that stands around the attention changes, in words.
 ATTENTION = "keys and values of the attention"
 
-_BERT = AttentionNames(
-    "attention.self", "query", "key", "value", None, "embeddings.position_embeddings"
-)
+_BERT = AttentionNames("attention.self", "query", "key", "value", None, "embeddings.position_embeddings")
 _LLAMA = AttentionNames("self_attn", "q_proj", "k_proj", "v_proj", "o_proj", "rotary_emb")
 _NEOX = "query_key_value"
 NAMES = {
@@ -137,7 +135,11 @@ def queries(
     """
     names = names_of(arch)
     # (batch, seq, width) -> (batch, seq, heads, head_dim); a layer for all three makes keys and values as well
-    q = _apart(made, arch)[0] if names.key == names.query else made.unflatten(-1, (arch.n_heads, arch.head_dim))
+    q = (
+        _apart(made, arch)[0]
+        if names.key == names.query
+        else made.unflatten(-1, (arch.n_heads, arch.head_dim))
+    )
     if arch.normed_heads:
         q = attention.q_norm(q)
     if rotation is None or not getattr(attention, "use_rope", True):
