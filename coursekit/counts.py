@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from coursekit.architecture import Architecture, Matrix, describe
+from coursekit.architecture import Architecture, Matrix, Norm, describe
 from coursekit.errors import CourseError, unknown
 
 #: What stands on the body: nothing, the output layer over the vocabulary, or a classifier of whole sequences.
@@ -43,9 +43,9 @@ def architecture(model: Any) -> Architecture:
 def tensors(model: Any, task: str | None = None, num_labels: int = 2) -> list[Named]:
     r"""Every parameter tensor of the model, named as in `model.named_parameters()`; a tied output layer is no tensor.
 
-    `task`: None for the body alone (`AutoModel`), "causal" for `AutoModelForCausalLM`, "classification" for
-    `AutoModelForSequenceClassification` with `num_labels` classes. An optimizer needs the single shapes, not only
-    their sum: an 8-bit one leaves small tensors in 32 bits.
+    `task`: None for the body alone (`AutoModel`), "causal" for `AutoModelForCausalLM` (`AutoModelForSeq2SeqLM` for
+    T5), "classification" for `AutoModelForSequenceClassification` with `num_labels` classes. An optimizer needs the
+    single shapes, not only their sum: an 8-bit one leaves small tensors in 32 bits.
     """
     arch = architecture(model)
     if task not in TASKS:
@@ -54,13 +54,17 @@ def tensors(model: Any, task: str | None = None, num_labels: int = 2) -> list[Na
         raise CourseError(
             f"{arch.family} is an encoder and has no causal language model: take task='classification'"
         )
+    if arch.decoder and task == "classification":
+        raise CourseError(
+            f"the classifier of {arch.family} is not described: take task='causal', its language model"
+        )
     # RoBERTa drops BERT's pooler when a classifier takes its place, and has one in the body alone.
     pooler = [Named("pooler.dense.weight", (arch.d_model,) * 2), Named("pooler.dense.bias", (arch.d_model,))]
     inside = [*body(arch), *(pooler if arch.family == "roberta" and task is None else [])]
     if task is None:
         return inside
     head = _output_layer(arch) if task == "causal" else _classifier(arch, num_labels)
-    return [*(Named(f"{arch.prefix}.{name}", shape) for name, shape in inside), *head]
+    return [*(Named(arch.in_model(name), shape) for name, shape in inside), *head]
 
 
 def full(model: Any, task: str | None = None, num_labels: int = 2) -> int:
@@ -79,15 +83,24 @@ def bitfit(model: Any, task: str | None = None, num_labels: int = 2) -> int:
     return sum(t.size for t in tensors(model, task, num_labels) if t.name.endswith("bias"))
 
 
-def block(model: Any) -> int:
-    r"""One transformer block: its matrices, biases and norms."""
+def blocks(model: Any) -> list[int]:
+    r"""Each transformer block: its matrices, biases and norms. All alike, but in T5 and in ModernBERT."""
     arch = architecture(model)
-    return sum(t.size for t in body(arch) if t.name.startswith(f"{arch.block}.0."))
+    sizes = [0] * arch.n_layers
+    for t in body(arch):
+        if (layer := arch.block_of(t.name)) is not None:
+            sizes[layer] += t.size
+    return sizes
+
+
+def block(model: Any) -> int:
+    r"""One transformer block, the last one."""
+    return blocks(model)[-1]
 
 
 def top_layers(model: Any, k: int) -> int:
     r"""The last `k` blocks, e.g. $FT^{Top2}$ of Li and Liang (2021)."""
-    return k * block(model)
+    return sum(blocks(model)[-k:])
 
 
 # Low rank -----------------------------------------------------------------------------------------------------------
@@ -163,15 +176,26 @@ def compacter(model: Any, r: int, n: int, sites: int = 2) -> int:
 
 
 def norms(model: Any, first: int = 0) -> int:
-    r"""The norms of the blocks from number `first` on, and those outside: $2d$ each, $d$ for an RMSNorm.
+    r"""The norms of the blocks from number `first` on, and those outside: $2d$ each, $d$ for one without a bias.
 
-    A norm before the blocks (BERT's, on the embeddings) counts only with `first=0`, one after them while any block
-    is left.
+    They are those that read something of each token. A norm before the blocks (BERT's, on the embeddings) counts only
+    with `first=0`, one after them while any block is left.
     """
     arch = architecture(model)
-    inside = (arch.n_layers - first) * len(arch.norms)
-    outer = len(arch.outer_norms) if first < (arch.n_layers if arch.pre_norm else 1) else 0
-    return (inside + outer) * arch.d_model * (2 if arch.norm == "layer" else 1)
+    return sum(sum(norm.sizes) for norm, _ in norms_from(arch, first) if norm.of_tokens)
+
+
+def norms_from(arch: Architecture, first: int = 0) -> list[tuple[Norm, int | None]]:
+    r"""The norms with the blocks from number `first` on, each with the number of its block; None: outside of them."""
+    inside = [
+        (norm, layer)
+        for layer in range(first, arch.n_layers)
+        for norm in arch.all_norms
+        if layer in arch.layers_of(norm)
+    ]
+    outer = [norm for norm in arch.all_norms if not norm.per_layer]
+    ahead = {norm.name: norm.name in arch.before for norm in outer}
+    return inside + [(n, None) for n in outer if (first == 0 if ahead[n.name] else first < arch.n_layers)]
 
 
 def ia3(model: Any) -> int:
@@ -243,21 +267,23 @@ def body(model: Any) -> list[Named]:
     r"""The tensors of the body, by their paths in it: of an encoder as a classifier of whole sequences has it."""
     arch, found = architecture(model), []
     for matrix in arch.matrices:
-        for layer in range(arch.copies(matrix)):
-            path = arch.path(matrix, layer)
-            # nn.Linear stores (out, in); Conv1D and embeddings store (in, out).
-            shape = (matrix.d_out, matrix.d_in) if matrix.kind == "linear" else (matrix.d_in, matrix.d_out)
-            found.append(Named(f"{path}.weight", shape))
+        for path in arch.paths(matrix):
+            found.append(Named(f"{path}.weight", _shape(matrix)))
             if matrix.bias:
                 found.append(Named(f"{path}.bias", (matrix.d_out,)))
-    norms = [f"{arch.block}.{i}.{n}" for i in range(arch.n_layers) for n in arch.norms] + list(
-        arch.outer_norms
-    )
-    for path in norms:
-        found.append(Named(f"{path}.weight", (arch.d_model,)))
-        if arch.norm == "layer":
-            found.append(Named(f"{path}.bias", (arch.d_model,)))
+    for norm, layer in norms_from(arch):
+        path = norm.name if layer is None else f"{arch.block_path(layer)}.{norm.name}"
+        found += [
+            Named(f"{path}.{key}", (size,)) for key, size in zip(("weight", "bias"), norm.sizes, strict=False)
+        ]
     return found
+
+
+def _shape(matrix: Matrix) -> tuple[int, ...]:
+    r"""nn.Linear stores (out, in), a convolution a window more; Conv1D and embeddings store (in, out)."""
+    if matrix.kind == "convolution":
+        return matrix.d_out, matrix.d_in, matrix.window
+    return (matrix.d_out, matrix.d_in) if matrix.kind == "linear" else (matrix.d_in, matrix.d_out)
 
 
 def _output_layer(arch: Architecture) -> list[Named]:
@@ -268,11 +294,26 @@ def _classifier(arch: Architecture, num_labels: int) -> list[Named]:
     d = arch.d_model
     if arch.family == "bert":
         return [Named("classifier.weight", (num_labels, d)), Named("classifier.bias", (num_labels,))]
-    if arch.family == "roberta":
+    if arch.family in ("roberta", "electra"):
         return [
             Named("classifier.dense.weight", (d, d)),
             Named("classifier.dense.bias", (d,)),
             Named("classifier.out_proj.weight", (num_labels, d)),
             Named("classifier.out_proj.bias", (num_labels,)),
         ]
+    if arch.encoder:  # a layer before the classifier, under each family's own name
+        first = _BEFORE_CLASSIFIER[arch.family]
+        bias = [Named(f"{first}.bias", (d,))] if arch.family != "modernbert" else []
+        norm = [Named("head.norm.weight", (d,))] if arch.family == "modernbert" else []
+        return [
+            Named(f"{first}.weight", (d, d)), *bias, *norm,
+            Named("classifier.weight", (num_labels, d)), Named("classifier.bias", (num_labels,)),
+        ]  # fmt: skip
     return [Named("score.weight", (num_labels, arch.d_embed))]
+
+
+_BEFORE_CLASSIFIER = {
+    "distilbert": "pre_classifier",
+    "deberta-v2": "pooler.dense",
+    "modernbert": "head.dense",
+}

@@ -64,7 +64,7 @@ def split_attention(model: str) -> Any:
     r"""A config of the same width and depth whose query and value are matrices of their own.
 
     GPT-2's code fuses query, key and value into one matrix, but the LoRA paper adapts query and value apart; OPT has
-    GPT-3's shape with three matrices. DeBERTa's are as large as BERT's.
+    GPT-3's shape with three matrices.
     """
     from transformers import OPTConfig
 
@@ -81,8 +81,14 @@ def split_attention(model: str) -> Any:
     )
 
 
+def query_and_value(shapes: Any) -> tuple[str, str]:
+    r"""What the LoRA paper adapts, under the names that a config of `split_attention` has for it."""
+    names = {"opt": ("q_proj", "v_proj"), "deberta-v2": ("query_proj", "value_proj")}
+    return names.get(shapes.model_type, ("query", "value"))
+
+
 def _known(model: str) -> Callable[[], Any]:
-    from transformers import BertConfig, GPT2Config, RobertaConfig
+    from transformers import DebertaV2Config, GPT2Config, RobertaConfig
 
     def gpt2(d: int, layers: int, heads: int, positions: int = 1024) -> Callable[[], Any]:
         return lambda: GPT2Config(n_embd=d, n_layer=layers, n_head=heads, n_positions=positions)
@@ -103,8 +109,13 @@ def _known(model: str) -> Callable[[], Any]:
         "GPT-2 L": gpt2(1280, 36, 20),
         "RoBERTa base": bert_like(RobertaConfig, 768, 12, 12, **roberta),
         "RoBERTa large": bert_like(RobertaConfig, 1024, 24, 16, **roberta),
-        "DeBERTa XXL": bert_like(BertConfig, 1536, 48, 24),  # for the shapes of query and value only
-    }
+        # The one of DeBERTa v2: relative positions, their projections shared with the contents', and a convolution.
+        "DeBERTa XXL": bert_like(
+            DebertaV2Config, 1536, 48, 24, vocab_size=128100, type_vocab_size=0, relative_attention=True,
+            position_buckets=256, pos_att_type=["p2c", "c2p"], share_att_key=True, norm_rel_ebd="layer_norm",
+            position_biased_input=False, conv_kernel_size=3, conv_act="gelu",
+        ),
+    }  # fmt: skip
     if model not in known:
         raise unknown("published model", model, known)
     return known[model]
@@ -114,7 +125,8 @@ def _count(model: str, rule: str, setting: int | None) -> int | None:
     if rule == "":
         return None
     if rule == "lora":
-        return LoRA(r=setting).count(split_attention(model))
+        shapes = split_attention(model)
+        return LoRA(r=setting, targets=query_and_value(shapes)).count(shapes)
     formula = getattr(counts, rule)
     return formula(config(model)) if setting is None else formula(config(model), setting)
 

@@ -3,11 +3,13 @@ r"""What training needs, from the config alone: weights, gradients, optimizer st
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from coursekit import counts
 from coursekit.architecture import Architecture
 from coursekit.errors import CourseError, flag, number, one_of, whole
+from coursekit.memory.activations.families import check_modelled
 from coursekit.memory.activations.setting import Setting
 from coursekit.memory.activations.training import Training
 from coursekit.memory.breakdown import Breakdown
@@ -52,6 +54,7 @@ def predict(
     padded: bool = True,
     device: str = "cpu",
     quantized: Quantized | None = None,
+    states_only: bool = False,
 ) -> Breakdown:
     r"""What one training step of the model that `config` describes takes, by category, in bytes.
 
@@ -61,9 +64,12 @@ def predict(
     num_labels: classes (default: the config's). padded: whether rows differ in length, so that there is a mask.
     attention: "sdpa" or "eager". device: "cpu" or "cuda", which use different attention kernels and dropout masks.
     quantized: for a base that went through `quantize_model`, its settings; `Quantized()` is QLoRA's own.
+    states_only: leave the activations out, of any family.
 
-    Weights, gradients and optimizer state are exact. Activations follow PyTorch 2.13 and transformers 5.24; the CUDA
-    figures come from the same formulas with CUDA's kernels put in, and are checked where there is a GPU.
+    Weights, gradients and optimizer state are exact. Activations are modelled for the families in
+    `activations.families.MODELLED`; CourseError for others, without states_only. They follow PyTorch 2.13 and
+    transformers 5.24; the CUDA figures come from the same formulas with CUDA's kernels put in, and are checked where
+    there is a GPU.
     """
     arch = counts.architecture(config)
     task = task or ("classification" if arch.encoder else "causal")
@@ -73,11 +79,11 @@ def predict(
     whole("num_labels", num_labels, least=1, such_as=2)
     one_of("attention", attention, ("sdpa", "eager"))
     one_of("device", device, ("cpu", "cuda"))
-    for name, value in (("checkpointing", checkpointing), ("padded", padded)):
+    for name, value in {"checkpointing": checkpointing, "padded": padded, "states_only": states_only}.items():
         flag(name, value)
     p = Precision.of(precision)
     base = counts.tensors(arch, task, num_labels)
-    training, copied, trained = _trained(arch, config, method, base)
+    training, copied, trained = _trained(arch, config, method, base, task)
     added = [t.size for t in training.added]
     # What a method adds is fp32 whatever the base is; what is copied from the base has its precision.
     factor = max(p.weight, 4)
@@ -95,20 +101,18 @@ def predict(
     state = optimizer_bytes(tensors, optimizer, p.state, not on_gpu)
     if added:
         state = _mixed_state(tensors, added, optimizer, p.state, factor, not on_gpu)
+    gradient = p.weight * sum(tensors) + factor * sum(added)
+    known = Breakdown(weights=weights, master=p.master * sum(tensors), gradients=gradient, optimizer=state)
+    if states_only:
+        return known
+    check_modelled(arch)
     setting = Setting(
         batch, seq + training.prompt, p.weight, _kernel(arch, attention, on_gpu), padded, on_gpu,
         prompt=training.prompt, prefix=training.prefix,
         unpacked=quantized.sizes(arch, p.weight, on_gpu) if quantized else {},
     )  # fmt: skip
     arrivals = _arrivals(arch, trained, training.added, p.weight, factor)
-    gradient = p.weight * sum(tensors) + factor * sum(added)
-    return Breakdown(
-        weights=weights,
-        master=p.master * sum(tensors),
-        gradients=gradient,
-        optimizer=state,
-        **activations(arch, setting, training, task, checkpointing, arrivals),
-    )
+    return replace(known, **activations(arch, setting, training, task, checkpointing, arrivals))
 
 
 def _mixed_state(
@@ -120,16 +124,16 @@ def _mixed_state(
 
 
 def _trained(
-    arch: Architecture, config: Any, method: Any, base: list[counts.Named]
+    arch: Architecture, config: Any, method: Any, base: list[counts.Named], task: str
 ) -> tuple[Inserted, list[counts.Named], list[counts.Named]]:
     r"""(what the method does to the model, tensors copied from the base, trained tensors of the base's kind)."""
-    heads = [t for t in base if t.name.split(".")[0] in ("classifier", "score")]
-    prefix = f"{arch.prefix}."
+    body = f"{arch.prefix}."
+    heads = [t for t in base if task == "classification" and not t.name.startswith(body)]
     if _is_full(method):
         return Inserted(Training(lambda path: True)), [], base
     if _in_place(method):
         chosen = [t for t in base if t in heads or method.trains(t.name)]
-        return Inserted(Training(lambda path: method.trains(prefix + path))), heads, chosen
+        return Inserted(Training(lambda path: method.trains(arch.in_model(path)))), heads, chosen
     return inserted(method, arch, config), heads, heads
 
 
@@ -147,13 +151,11 @@ def _arrivals(
 ) -> list[int]:
     r"""Bytes of gradients by when they arrive in the backward: [head, block 0, ..., last block, embeddings]."""
     found = [0] * (arch.n_layers + 2)
-    block = f"{arch.prefix}.{arch.block}."
-    tables = tuple(f"{arch.prefix}.{m.name}." for m in arch.matrices if m.kind == "embedding")
+    tables = tuple(arch.in_model(f"{name}.") for name in arch.tables)
+    body = f"{arch.prefix}." if arch.prefix else ""
     for t in trained:
-        if t.name.startswith(block):
-            place = 1 + int(t.name[len(block) :].split(".")[0])
-        else:
-            place = -1 if t.name.startswith(tables) else 0
+        layer = arch.block_of(t.name.removeprefix(body))
+        place = 1 + layer if layer is not None else -1 if t.name.startswith(tables) else 0
         found[place] += element * t.size
     outside = {AFTER: 0, BEFORE: -1}
     for t in added:

@@ -59,7 +59,7 @@ class Quantized:
         return frozenset(
             m.name
             for m in arch.matrices
-            if m.kind != "embedding" and not any(matches(arch.path(m), name) for name in self.skip)
+            if m.kind in ("linear", "conv1d") and not any(matches(arch.path(m), name) for name in self.skip)
         )
 
     def unpacked(self, size: int, element: int, on_gpu: bool) -> Unpacked:
@@ -82,9 +82,9 @@ class Quantized:
     def weights(self, arch: Architecture, tensors: Iterable[Named], element: int) -> int:
         r"""Bytes of `tensors` of the model of `arch`; `element`: those of a number that is not in codes."""
         paths = {
-            f"{arch.prefix}.{arch.path(m, i)}.weight"
+            f"{arch.in_model(path)}.weight"
             for m in arch.matrices
             if m.name in self.matrices(arch)
-            for i in range(arch.copies(m))
+            for path in arch.paths(m)
         }
         return sum(self.nbytes(t.size) if t.name in paths else element * t.size for t in tensors)

@@ -20,20 +20,26 @@ _DECODERS = {"smollm2": sources.smollm2}
 _ENCODERS = {"minilm": sources.minilm}
 _DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 _ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
-# These have a causal class in transformers too, but no checkpoint that was trained for it.
+# Some of these have a causal class in transformers too, but no checkpoint that was trained for it.
 _ENCODER_TYPES = frozenset(
-    {"albert", "bert", "camembert", "deberta-v2", "distilbert", "electra", "roberta", "xlm-roberta"}
-)
+    {"albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta",
+     "xlm-roberta"}
+)  # fmt: skip
 
 
 def check_decoder(name: str | Path, config: Any) -> None:
-    r"""CourseError where `config` is that of an encoder."""
+    r"""CourseError where `config` is that of an encoder, or of an encoder with a decoder."""
     if _encodes(config):
         raise CourseError(f"{str(name)!r} is an encoder ({config.model_type}): load it with load_encoder")
+    if config.is_encoder_decoder:
+        raise CourseError(
+            f"{str(name)!r} is an encoder-decoder ({config.model_type}), which the course's tasks are not made for: "
+            "load it with transformers' AutoModelForSeq2SeqLM and attach methods to it"
+        )
 
 
 def _encodes(config: Any) -> bool:
-    return config.model_type in _ENCODER_TYPES and not config.is_decoder
+    return config.model_type in _ENCODER_TYPES and not getattr(config, "is_decoder", False)
 
 
 def is_encoder(name: str | Path) -> bool:
@@ -54,8 +60,14 @@ def finished(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     r"""Both as the course hands them out: in eval mode, and with a padding token that they agree on."""
+    if tokenizer.pad_token is None:  # the attention mask hides it, whatever it is
+        known = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token, tokenizer.sep_token)
+        tokenizer.pad_token = next((token for token in known if token is not None), None)
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        raise CourseError(
+            "this tokenizer has no token to pad with, and none for the end of a text: set tokenizer.pad_token to one "
+            "of its tokens and save it again"
+        )
     if model.config.pad_token_id is None:  # a decoder as classifier reads the last token that is no padding
         model.config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), tokenizer
@@ -73,8 +85,12 @@ def locate(name: str | Path, classifier: bool) -> str:
         raise CourseError(f"there is no folder {text}: no user has this name") from error
     if folder.is_dir():
         if not (folder / "config.json").is_file():
+            if gguf := sorted(folder.glob("*.gguf")):
+                raise _gguf(gguf[0])
             raise CourseError(f"the folder {text} holds no model: it has no config.json")
         return str(folder)
+    if folder.suffix == ".gguf" and folder.is_file():
+        raise _gguf(folder)
     if text in other:
         raise CourseError(
             f"{text!r} is of the other kind: load it with {'load_decoder' if classifier else 'load_encoder'}"
@@ -85,6 +101,14 @@ def locate(name: str | Path, classifier: bool) -> str:
         error = unknown("model", text, here)
         raise CourseError(f"{error}; or give a folder, or a hub id with its owner such as 'owner/{text}'")
     return text
+
+
+def _gguf(file: Path) -> CourseError:
+    r"""The error for a model in a GGUF file, which has another layout than the hub's."""
+    return CourseError(
+        f"{file.name} is a GGUF file: convert it once, with transformers' AutoModelForCausalLM and AutoTokenizer"
+        f".from_pretrained({str(file.parent)!r}, gguf_file={file.name!r}) and save_pretrained, and load that folder"
+    )
 
 
 def check_settings(dtype: str | torch.dtype | None, attention: str | None) -> None:

@@ -61,7 +61,9 @@ def test_lora_rows_are_counted_again_on_modules_on_the_meta_device(key):
     config = published.split_attention(row.model)
     auto = AutoModelForCausalLM if config.model_type == "opt" else AutoModelForSequenceClassification
     with torch.device("meta"):
-        model = LoRA(r=row.setting).attach(auto.from_config(config))
+        model = LoRA(r=row.setting, targets=published.query_and_value(config)).attach(
+            auto.from_config(config)
+        )
     learned = [p for n, p in model.named_parameters() if p.requires_grad and ".copies." not in n]
     assert sum(p.numel() for p in learned) == row.exact
     assert methods.attached(model)["default"].r == row.setting

@@ -499,8 +499,8 @@ def test_a_family_that_the_course_does_not_know():
     shape = dict(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, vocab_size=97
     )
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt_neox", **shape))
-    with pytest.raises(CourseError, match="model type 'gpt_neox' is not described"):
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("stablelm", **shape))
+    with pytest.raises(CourseError, match="model type 'stablelm' is not described"):
         HoulsbyAdapter().attach(model)
     assert not hasattr(model, "_coursekit") and all(p.requires_grad for p in model.parameters())
     assert counts.norms(tiny.config("bert"), first=2) == 0

@@ -52,7 +52,7 @@ class Builder:
 
     def path(self, name: str) -> str:
         r"""The path in the body of what is called `name` in the block."""
-        return f"{self.arch.block}.{self.layer}.{name}"
+        return f"{self.arch.block_path(self.layer)}.{name}"
 
     # Steps --------------------------------------------------------------------------------------------------------
 

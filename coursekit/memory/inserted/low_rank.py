@@ -25,7 +25,7 @@ def low_rank(method: Any, arch: Architecture, config: Any) -> Inserted:
                 f"r={method.r} is above the rank that {m.name} can have: it is {m.d_out} x {m.d_in}, so take r up to "
                 f"{min(m.d_in, m.d_out)}"
             )
-        for place in range(arch.n_layers) if m.per_layer else (BEFORE,):
+        for place in arch.layers_of(m) or (BEFORE,):
             sizes = [method.r * m.d_in, method.r * m.d_out, *([m.d_out] if dora else [])]
             added += [Added(size, place) for size in sizes]
     names = frozenset(m.name for m in matrices)

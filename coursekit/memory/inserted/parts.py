@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from coursekit import counts
 from coursekit.architecture import Architecture
 from coursekit.memory.activations.training import Training
 from coursekit.memory.breakdown import Term
@@ -47,12 +48,10 @@ def each_block(sizes: Iterable[int], blocks: Iterable[int]) -> list[Added]:
 
 def place(path: str, arch: Architecture) -> int | str:
     r"""The number of the block that holds `path`, or which end of the body it is at."""
-    number, _, _ = path.removeprefix(f"{arch.block}.").partition(".")
-    if path.startswith(f"{arch.block}."):
-        return int(number)
-    before = [m.name for m in arch.matrices if m.kind == "embedding"] + (
-        [] if arch.pre_norm else [*arch.outer_norms]
-    )
+    layer = arch.block_of(path)
+    if layer is not None:
+        return layer
+    before = [*arch.tables, *arch.before]
     return BEFORE if path.startswith(tuple(f"{name}." for name in before)) else AFTER
 
 
@@ -61,12 +60,11 @@ def norm_copies(arch: Architecture, first: int = 0) -> tuple[frozenset[str], lis
 
     As in `counts.norms`: a norm before the blocks only with the first of them, one behind them with any.
     """
-    sizes = [arch.d_model] * (2 if arch.norm == "layer" else 1)
-    blocks = range(first, arch.n_layers)
-    paths = {f"{arch.block}.{i}.{norm}" for i in blocks for norm in arch.norms}
-    added = each_block(sizes * len(arch.norms), blocks)
-    if first < (arch.n_layers if arch.pre_norm else 1):
-        paths |= set(arch.outer_norms)
-        place = AFTER if arch.pre_norm else BEFORE
-        added += [Added(size, place) for _ in arch.outer_norms for size in sizes]
+    paths, added = set(), []
+    for norm, layer in counts.norms_from(arch, first):
+        if not norm.of_tokens:
+            continue
+        paths.add(norm.name if layer is None else f"{arch.block_path(layer)}.{norm.name}")
+        there = layer if layer is not None else BEFORE if norm.name in arch.before else AFTER
+        added += [Added(size, there) for size in norm.sizes]
     return frozenset(paths), added

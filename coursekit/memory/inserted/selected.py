@@ -24,12 +24,12 @@ def lines(method: Any, arch: Architecture, config: Any) -> Inserted:
     for m, k in matrices:
         sizes[m.name] += [k] * (biases and m.bias)
     written = {m.name: Written(m.d_in * m.d_out, tokens=k) for m, k in matrices}
-    return _parts(arch, [(m, i, sizes[m.name]) for m, _ in matrices for i in range(arch.n_layers)], written)
+    return _parts(arch, [(m, i, sizes[m.name]) for m, _ in matrices for i in arch.layers_of(m)], written)
 
 
 def nodes(method: Any, arch: Architecture, config: Any) -> Inserted:
     r"""Freeze and Reconfigure: the learners of each feed-forward matrix, and their biases."""
-    layers = [(m, i) for i in range(arch.n_layers) for m in arch.feedforward]
+    layers = [(m, i) for i in range(arch.n_layers) for m in arch.feedforward if i in arch.layers_of(m)]
     learners = method.learners_of(config)
     sized = [(m, i, [k * m.d_in, *([k] * m.bias)]) for (m, i), k in zip(layers, learners, strict=True)]
     written = {}
@@ -46,7 +46,7 @@ def _parts(
 ) -> Inserted:
     r"""Parts of the matrices, each with the number of its block and the sizes of what trains of it."""
     sized = list(sized)
-    trained = {f"{arch.path(m, i)}.weight" for m, i, _ in sized}
+    trained = {f"{arch.block_path(i)}.{m.name}.weight" for m, i, _ in sized}
     added = tuple(Added(size, i) for _, i, sizes in sized for size in sizes)
     return Inserted(Training(lambda path: path in trained, written=written), added)
 
@@ -59,12 +59,11 @@ def mask(method: Any, arch: Architecture, config: Any) -> Inserted:
     """
     k, among = method.count(config), method.among(config)
     if method.targets is None:
-        start = f"{arch.block}."
-        found = {t.name: t.size for t in counts.body(arch) if t.name.startswith(start)}
+        found = {t.name: t.size for t in counts.body(arch) if arch.block_of(t.name) is not None}
         matrices = [m for m in arch.matrices if m.per_layer]
     else:
         matrices = LoRA(r=1, targets=method.targets).matrices(config)
-        paths = [(arch.path(m, i), m) for m in matrices for i in range(arch.copies(m))]
+        paths = [(path, m) for m in matrices for path in arch.paths(m)]
         found = {f"{path}.weight": m.d_in * m.d_out for path, m in paths}
     # Rounded so that the sum is k: what is left over at one tensor goes to the next.
     added, done = [], 0

@@ -23,7 +23,7 @@ def biases(method: Any, arch: Architecture, config: Any) -> Inserted:
         sizes |= {path: size // 3 for path, size in sizes.items() if path.endswith("attn.c_attn.bias")}
     for m in method._without(arch):
         if method._wants(m.name, arch):
-            sizes |= {f"{arch.path(m, i)}.bias": m.d_out for i in range(arch.n_layers)}
+            sizes |= {f"{path}.bias": m.d_out for path in arch.paths(m)}
     return _inserted(sizes, arch)
 
 
@@ -37,7 +37,7 @@ def _inserted(sizes: dict[str, int], arch: Architecture) -> Inserted:
     written = {
         m.name: Written(m.d_in * m.d_out, dense=m.d_in * m.d_out, whole=True)
         for m in arch.matrices
-        if any(f"{arch.path(m, i)}.weight" in sizes for i in range(arch.n_layers))
+        if any(f"{path}.weight" in sizes for path in arch.paths(m))
     }
     added = tuple(Added(size, place(path, arch)) for path, size in sizes.items())
     return Inserted(Training(lambda path: path in sizes, written=written), added)

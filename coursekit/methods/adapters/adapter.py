@@ -70,7 +70,7 @@ class Adapter(Method):
     def insert(self, model: nn.Module, state: Attachment, name: str, first: int = 0) -> list[nn.Parameter]:
         r"""Put bottlenecks named `name` into the blocks from number `first` on; gives what trains."""
         arch, now = describe(model.config), pass_start(model, state).now
-        where, trained = places(arch), []
+        trained: list[nn.Parameter] = []
         if self.train_norms:
             trained += add_norms(model, state, name, first, now)
         for number, (path, block) in enumerate(blocks(model).items()):
@@ -80,7 +80,9 @@ class Adapter(Method):
             for key, kind in self.sites.items():
                 here = f"{path}.{key}"
                 if here not in state.added:
-                    site = beside(model, state, here, kind(block, number, where, now, state.switch))
+                    site = beside(
+                        model, state, here, kind(block, number, places(arch, number), now, state.switch)
+                    )
                     state.hooks += site.hooks()
                 site = model.get_submodule(here)
                 site.adapters[name] = self.bottleneck(arch.d_model, **precision)

@@ -11,9 +11,9 @@ import copy
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from coursekit import counts
 from coursekit.architecture import describe
 from coursekit.methods.adapters.passes import Pass
-from coursekit.methods.adapters.places import blocks
 from coursekit.methods.mechanism.attachment import Attachment, wrap
 from coursekit.methods.mechanism.mixed_batch import by_rows
 from coursekit.methods.mechanism.modules import around, body_prefix, standing
@@ -62,14 +62,13 @@ def norm_paths(model: nn.Module, first: int) -> list[tuple[str, int]]:
     where the first block is, so that the backward pass need not go down there.
     """
     arch, prefix = describe(model.config), body_prefix(model)
-    inside = [
-        (f"{path}.{norm}", number)
-        for number, path in enumerate(blocks(model))
-        for norm in arch.norms
-        if number >= first
+    return [
+        (prefix + norm.name, arch.n_layers)
+        if layer is None
+        else (f"{prefix}{arch.block_path(layer)}.{norm.name}", layer)
+        for norm, layer in counts.norms_from(arch, first)
+        if norm.of_tokens
     ]
-    with_outer = first < arch.n_layers if arch.pre_norm else first == 0
-    return inside + [(prefix + norm, arch.n_layers) for norm in arch.outer_norms if with_outer]
 
 
 def add_norms(model: nn.Module, state: Attachment, name: str, first: int, now: Pass) -> list[nn.Parameter]:

@@ -19,6 +19,7 @@ from coursekit.methods.hybrid.composite import Composite
 from coursekit.methods.hybrid.gates import GatedLoRA, GatedPfeiffer, GatedPrefix, connect
 from coursekit.methods.mechanism.attachment import Attachment
 from coursekit.methods.mechanism.checkpoint import Setting
+from coursekit.methods.soft_prompts.attention import names_of
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,19 @@ class UniPELT(Composite):
         whole("rank", self.rank, least=1, such_as=8)
         self._parts(16)  # each part has the errors for its settings
 
-    def _parts(self, d: int) -> tuple[GatedPrefix, GatedPfeiffer, GatedLoRA]:
+    def _parts(
+        self, d: int, targets: tuple[str, ...] | None = None
+    ) -> tuple[GatedPrefix, GatedPfeiffer, GatedLoRA]:
         return (
             GatedPrefix(self.n, self.hidden, shifted=False, padded=self.padded),
             GatedPfeiffer(d // 16 if self.r is None else self.r, padded=self.padded),
-            GatedLoRA(self.rank, padded=self.padded),
+            GatedLoRA(self.rank, targets=targets, padded=self.padded),
         )
 
     def parts_for(self, config: Any) -> tuple[GatedPrefix, GatedPfeiffer, GatedLoRA]:
-        return self._parts(describe(config).d_model)
+        arch = describe(config)
+        names = names_of(arch)
+        return self._parts(arch.d_model, tuple(dict.fromkeys((names.query, names.value))))
 
     def _check(self, model: nn.Module) -> None:
         if not describe(model.config).encoder or getattr(model.config, "is_decoder", False):

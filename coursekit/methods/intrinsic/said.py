@@ -87,7 +87,7 @@ class IntrinsicSAID(Method):
             groups = groups_of(skeleton(config), self.parts)
             self._check_size(len(groups), sum(map(size, groups)))
             return self.d
-        inside = arch.n_layers * counts.block(arch)
+        inside = sum(counts.blocks(arch))
         self._check_size(
             arch.n_layers + (self.parts == "all"), counts.full(arch) if self.parts == "all" else inside
         )

@@ -2,12 +2,13 @@ r"""What a model is made of: blocks, norms, attention and feed-forward, read fro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from coursekit.architecture import Architecture
+from coursekit.architecture import Architecture, Matrix, Norm
 from coursekit.methods.mechanism.modules import standing
 from coursekit.methods.mechanism.skeleton import described, has_masked_model
 from coursekit.methods.mechanism.switch import Switched
@@ -78,13 +79,23 @@ def reads_both_ways(model: nn.Module) -> bool:
 
 def anatomy_of(arch: Architecture) -> Anatomy:
     r"""The same from a description."""
-    blocks = tuple(f"{arch.block}.{i}" for i in range(arch.n_layers))
-    inside = [m.name for m in arch.matrices if m.per_layer and m.kind != "embedding"]
+    blocks = tuple(arch.block_path(layer) for layer in range(arch.n_layers))
+    outer = [norm for norm in arch.all_norms if not norm.per_layer]
+
+    def inside(parts: Sequence[Matrix | Norm]) -> list[str]:
+        r"""Paths of these in the blocks, block by block."""
+        return [
+            f"{block}.{part.name}"
+            for layer, block in enumerate(blocks)
+            for part in parts
+            if layer in arch.layers_of(part)
+        ]
+
     return Anatomy(
         arch.family,
         blocks,
-        (*arch.outer_norms, *(f"{block}.{norm}" for block in blocks for norm in arch.norms)),
-        *_sorted([f"{block}.{name}" for block in blocks for name in inside]),
+        (*(norm.name for norm in outer), *inside(arch.all_norms)),
+        *_sorted(inside([m for m in arch.matrices if m.kind != "embedding"])),
     )
 
 

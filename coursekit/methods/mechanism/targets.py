@@ -125,12 +125,7 @@ class Targets:
 
 def linear_paths(arch: Architecture, kinds: tuple[str, ...] = ("linear", "conv1d")) -> dict[str, Matrix]:
     r"""Every linear map of the body, or other matrix of `kinds`, by its path in a model with a head."""
-    return {
-        f"{arch.prefix}.{arch.path(m, layer)}": m
-        for m in arch.matrices
-        if m.kind in kinds
-        for layer in range(arch.copies(m))
-    }
+    return {arch.in_model(path): m for m in arch.matrices if m.kind in kinds for path in arch.paths(m)}
 
 
 def linear_layers(config: Any) -> dict[str, Matrix]:

@@ -94,7 +94,7 @@ class BitFit(WholeMethod):
             added = self._new(skeleton(config)).values() if self.add_biases else ()
             return super().count(config) + sum(layer.weight.shape[0] for layer in added)
         added = [m for m in self._without(shapes) if self._wants(m.name, shapes)]
-        whole = super().count(config) + sum(shapes.n_layers * m.d_out for m in added)
+        whole = super().count(config) + sum(shapes.copies(m) * m.d_out for m in added)
         if self._fused(shapes):  # query, key and value are as wide as the model each
             whole -= shapes.n_layers * 2 * shapes.d_model
         return whole

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from coursekit import interop
-from coursekit.architecture import Matrix, describe
+from coursekit.architecture import Architecture, Matrix, describe
 from coursekit.errors import CourseError, number, one_of
 from coursekit.methods.mechanism.attachment import attached
 from coursekit.methods.mechanism.checkpoint import Setting
@@ -137,7 +137,7 @@ class FreezeAndReconfigure(PartMethod):
     def _paths(self, model: nn.Module) -> list[str]:
         r"""Where the feed-forward layers are, in the model's order."""
         arch, body = describe(model.config), body_prefix(model)
-        return [f"{body}{arch.path(m, layer)}" for layer in range(arch.n_layers) for m in arch.feedforward]
+        return [f"{body}{arch.block_path(layer)}.{m.name}" for m, layer in _placed(arch)]
 
     def _check(self, model: nn.Module) -> None:
         if self.nodes is None:
@@ -198,8 +198,14 @@ class FreezeAndReconfigure(PartMethod):
 
 def _layers(config: Any) -> list[Matrix]:
     r"""The feed-forward matrices of all blocks, in the model's order."""
-    arch = describe(config)
-    return [matrix for _ in range(arch.n_layers) for matrix in arch.feedforward]
+    return [matrix for matrix, _ in _placed(describe(config))]
+
+
+def _placed(arch: Architecture) -> list[tuple[Matrix, int]]:
+    r"""The same with the number of its block."""
+    return [
+        (m, layer) for layer in range(arch.n_layers) for m in arch.feedforward if layer in arch.layers_of(m)
+    ]
 
 
 def _as_nodes(value: Any) -> tuple[tuple[int, ...], ...]:

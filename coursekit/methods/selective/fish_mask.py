@@ -81,7 +81,7 @@ class FishMask(MaskMethod):
             return sum(m.d_in * m.d_out for m in layers)
         with_norm_weights(config)
         if arch := described(config):
-            return arch.n_layers * counts.block(arch)
+            return sum(counts.blocks(arch))
         return sum(tensor.numel() for tensor in self._places(skeleton(config)).values())
 
     def count(self, config: Any) -> int:

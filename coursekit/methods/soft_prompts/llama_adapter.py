@@ -24,7 +24,7 @@ from coursekit.methods.mechanism.attachment import Attachment, wrap
 from coursekit.methods.mechanism.checkpoint import Setting, agree
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.mechanism.modules import around
-from coursekit.methods.soft_prompts.attention import ATTENTION, NAMES, attention_paths, keys_values, like
+from coursekit.methods.soft_prompts.attention import ATTENTION, attention_paths, keys_values, like, names_of
 from coursekit.methods.soft_prompts.prompted_attention import PromptedAttention
 from coursekit.methods.soft_prompts.saved_prompt import check_length
 
@@ -69,27 +69,32 @@ class GatedPrompt(nn.Module):
         # (kv_heads, n, head_dim) -> (heads, n, head_dim)
         k, v = k.repeat_interleave(groups, dim=0), v.repeat_interleave(groups, dim=0)
         gated = v if self.gate is None else (self.factor() * v).to(v.dtype)
-        return (k * attention.scaling).transpose(1, 2), gated
+        scaling = getattr(attention, "scaling", arch.head_dim**-0.5)  # ModernBERT has no name for it
+        return (k * scaling).transpose(1, 2), gated
 
-    def fast(self, q: Tensor, keys: Tensor, values: Tensor) -> Float[Tensor, "batch seq d_q"]:
+    def fast(
+        self, q: Tensor, keys: Tensor, values: Tensor, cap: float | None = None
+    ) -> Float[Tensor, "batch seq d_q"]:
         r"""The second summand, from what `keys_values` gave: the same as `forward`, and a quarter of its work."""
-        return attend(q, keys, values)
+        return attend(q, keys, values, cap)
 
 
 def attend(
     q: Float[Tensor, "batch seq heads head_dim"],
     keys: Float[Tensor, "heads head_dim n"],
     values: Float[Tensor, "heads n head_dim"],
+    cap: float | None = None,
 ) -> Float[Tensor, "batch seq d_q"]:
     r"""$\operatorname{softmax}(qK)V$ for the same few keys and values in every row: one product for each head.
 
-    keys: scaled by $1/\sqrt{d_h}$ already.
+    keys: scaled by $1/\sqrt{d_h}$ already. cap: Gemma 2 keeps its scores between -cap and cap, with a tanh.
     """
     batch = q.shape[0]
     # (batch, seq, heads, head_dim) -> (heads, batch * seq, head_dim)
     rows = q.permute(2, 0, 1, 3).flatten(1, 2)
     # 16 bits are too few for a sum of exponentials.
-    share = torch.softmax(rows @ keys, dim=-1, dtype=torch.promote_types(q.dtype, torch.float32))
+    scores = rows @ keys if cap is None else cap * torch.tanh(rows @ keys / cap)
+    share = torch.softmax(scores, dim=-1, dtype=torch.promote_types(q.dtype, torch.float32))
     said = share.to(values.dtype) @ values  # (heads, batch * seq, head_dim)
     return said.unflatten(1, (batch, -1)).permute(1, 2, 0, 3).flatten(2)  # -> (batch, seq, heads * head_dim)
 
@@ -150,7 +155,7 @@ class LlamaAdapter(Method):
 
     def joins_projection(self, arch: Architecture) -> bool:
         r"""Whether the output projection takes up the prompts' share; BERT has it outside of the attention."""
-        if NAMES[arch.family].output is None:
+        if names_of(arch).output is None:
             return False
         return arch.family != "gpt2" if self.projected is None else self.projected
 
@@ -160,6 +165,7 @@ class LlamaAdapter(Method):
 
     def _check(self, model: nn.Module) -> None:
         arch = describe(model.config)
+        names_of(arch)  # an error where prompts are not defined
         self.blocks(arch)
         if self.projected is False and arch.encoder:
             raise CourseError(
@@ -193,7 +199,7 @@ class LlamaAdapter(Method):
         arch = describe(model.config)
         config = super()._config(model) | {
             "adapter_layers": self.blocks(arch),
-            "target_modules": NAMES[arch.family].path.rpartition(".")[2],
+            "target_modules": names_of(arch).path.rpartition(".")[2],
         }
         # What peft does not have is written only where it is used, so that peft reads the rest without a warning.
         unused = {s.field for s in self.entries if s.absent == getattr(self, s.field)}
@@ -210,7 +216,7 @@ class LlamaAdapter(Method):
 
 
 def _prompted(model: nn.Module, state: Attachment, path: str, arch: Architecture) -> PromptedAttention:
-    layer, names = wrap(model, state, path, PromptedAttention, arch), NAMES[arch.family]
+    layer, names = wrap(model, state, path, PromptedAttention, arch), names_of(arch)
     query = getattr(layer.base_layer, names.query)
     state.hooks.append(query.register_forward_hook(layer.remember))
     if names.output:

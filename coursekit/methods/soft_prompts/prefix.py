@@ -20,7 +20,7 @@ from coursekit.methods.mechanism.attachment import Attachment, activate, disable
 from coursekit.methods.mechanism.checkpoint import Setting, fields
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.mechanism.modules import around
-from coursekit.methods.soft_prompts.attention import ATTENTION, attention_paths, like
+from coursekit.methods.soft_prompts.attention import ATTENTION, attention_paths, like, names_of
 from coursekit.methods.soft_prompts.prefix_attention import PrefixAttention
 from coursekit.methods.soft_prompts.room import check_room
 from coursekit.methods.soft_prompts.saved_prompt import KEY, check_length
@@ -159,6 +159,12 @@ class PrefixTuning(Method):
         }
 
     def _check(self, model: nn.Module) -> None:
+        arch = describe(model.config)
+        if names_of(arch).cache is None:
+            raise CourseError(
+                f"a prefix enters an attention through its KV cache, and the attention of {arch.family} takes none: "
+                "take PromptTuning, which puts vectors before the input, or a bottleneck adapter"
+            )
         if self.shifted:
             check_room(self.n, model)
 

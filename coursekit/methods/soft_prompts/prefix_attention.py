@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from coursekit.architecture import Architecture
 from coursekit.methods.mechanism.switch import Switch, Switched
+from coursekit.methods.soft_prompts.attention import names_of
 from coursekit.methods.soft_prompts.attention_mask import shared, with_prefix
 
 
@@ -101,11 +102,12 @@ class PrefixAttention(Switched):
         hidden_states: Float[Tensor, "batch seq d_model"],
         *,
         attention_mask: Any = None,
-        cache: Any = None,
         **kwargs: Any,
     ) -> Any:
         if (chosen := self.chosen(hidden_states)) is None:
-            return self.base_layer(hidden_states, attention_mask=attention_mask, cache=cache, **kwargs)
+            return self.base_layer(hidden_states, attention_mask=attention_mask, **kwargs)
+        carrier = names_of(self.arch).cache  # the name of the argument
+        cache = kwargs.pop(carrier, None)
         keys, values, shown = chosen
         seq, real = hidden_states.shape[1], getattr(cache, "self_attention_cache", cache)
         implementation = self.base_layer.config._attn_implementation
@@ -124,4 +126,4 @@ class PrefixAttention(Switched):
         else:
             attention_mask = make()
         behind = BehindPrefix(keys, values, real, seq if causal else None)
-        return self.base_layer(hidden_states, attention_mask=attention_mask, cache=behind, **kwargs)
+        return self.base_layer(hidden_states, attention_mask=attention_mask, **{carrier: behind}, **kwargs)

@@ -41,6 +41,7 @@ class PromptedAttention(Switched):
     def __init__(self, attention: nn.Module, switch: Switch, arch: Architecture):
         super().__init__(attention, switch)
         self.arch = arch
+        self.cap = getattr(attention, "attn_logit_softcapping", None)  # of Gemma 2
         self.prompts = nn.ModuleDict()  # by adapter
         self.now: Pass | None = None
 
@@ -73,13 +74,14 @@ class PromptedAttention(Switched):
             if prompt.projected != projected:
                 continue
             if index is None:
-                q = queries(asked, self.arch, rotation)
-                words = words + prompt.fast(q, *self.now.prompts[name])
+                q = queries(self.base_layer, self.arch, asked, rotation)
+                words = words + prompt.fast(q, *self.now.prompts[name], self.cap)
             else:
                 if rotation is not None and len(rotation[0]) > 1:
                     rotation = rotation[0][index], rotation[1][index]
-                q = queries(asked[index], self.arch, rotation)
-                words = words.index_add(0, index, prompt.fast(q, *self.now.prompts[name]))
+                with self.switch.only(name):  # a norm of the queries may be trained, too
+                    q = queries(self.base_layer, self.arch, asked[index], rotation)
+                words = words.index_add(0, index, prompt.fast(q, *self.now.prompts[name], self.cap))
         return words
 
     def forward(self, hidden_states: Float[Tensor, "batch seq d_model"], *args: Any, **kwargs: Any) -> Any:

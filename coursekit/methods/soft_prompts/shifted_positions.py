@@ -12,7 +12,7 @@ from coursekit.errors import CourseError
 from coursekit.methods.mechanism.attachment import Attachment, wrap
 from coursekit.methods.mechanism.modules import around
 from coursekit.methods.mechanism.switch import Switch, Switched
-from coursekit.methods.soft_prompts.attention import first_position, positions_of, positions_path
+from coursekit.methods.soft_prompts.attention import first_position, positions_of, positions_path, rotates
 
 
 class ShiftedPositions(Switched):
@@ -22,12 +22,12 @@ class ShiftedPositions(Switched):
 
     def __init__(self, positions: nn.Module, switch: Switch, config: Any):
         super().__init__(positions, switch)
-        family = describe(config).family
+        arch = describe(config)
         self.lengths: dict[str, int] = {}  # n by adapter
         # Which argument the positions are, where they come without their name: a rotation is first shown the tokens.
-        self.place = {"llama": 1, "opt": 2}.get(family, 0)
+        self.place = 1 if rotates(arch) else 2 if arch.family == "opt" else 0
         # Positions below this one are padding's and stay: OPT's is -1, RoBERTa's the padding token's id.
-        self.first = first_position(config) if family in ("opt", "roberta") else None
+        self.first = first_position(config) if arch.family in ("opt", "roberta") else None
         self.room = positions_of(config)
 
     @property

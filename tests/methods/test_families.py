@@ -1,0 +1,338 @@
+r"""Adapters, prefixes and prompts on the families beyond the five that all tests run on: placement against the modules'
+own forward, prefixes against peft, prompts against what the attention itself makes of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import families
+import peft
+import pytest
+import tiny
+import torch
+from attached import nonzero
+from cases import step_by_step
+from torch import Tensor, nn
+
+from coursekit import methods
+from coursekit.architecture import describe
+from coursekit.errors import CourseError
+from coursekit.methods import (
+    CompacterPlus,
+    FreezeAndReconfigure,
+    HoulsbyAdapter,
+    LinAdapter,
+    LlamaAdapter,
+    MAMAdapter,
+    ParallelAdapter,
+    PfeifferAdapter,
+    PrefixTuning,
+    UniPELT,
+)
+from coursekit.methods.adapters.placement import sites
+from coursekit.methods.soft_prompts.attention import attention_paths, names_of
+
+DECODERS = ("qwen3", "smollm3", "gemma2", "gemma3_text", "phi3", "gpt_neox")
+PROMPTED = ("electra", "distilbert", "modernbert", *DECODERS)
+PREFIXED = ("electra", *DECODERS)
+BOTTLENECKS = {
+    "Houlsby": HoulsbyAdapter(r=4),
+    "Pfeiffer": PfeifferAdapter(r=4),
+    "parallel": ParallelAdapter(r=4),
+    "Lin": LinAdapter(r=4),
+}
+
+
+def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    with torch.no_grad():
+        return model(**batch).logits
+
+
+# Placement ----------------------------------------------------------------------------------------------------------
+
+#: The feed-forward of a block, with the norms around it, and what it adds to the residual y: by hand.
+FEED_FORWARD: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "electra": lambda b, y: b.output.dense(b.intermediate(y)),
+    "deberta-v2": lambda b, y: b.output.dense(b.intermediate(y)),
+    "distilbert": lambda b, y: b.ffn.lin2(b.ffn.activation(b.ffn.lin1(y))),
+    "modernbert": lambda b, y: b.mlp(b.mlp_norm(y)),
+    "gemma2": lambda b, y: b.post_feedforward_layernorm(b.mlp(b.pre_feedforward_layernorm(y))),
+    "gemma3_text": lambda b, y: b.post_feedforward_layernorm(b.mlp(b.pre_feedforward_layernorm(y))),
+    "t5": lambda b, y: b.layer[1].DenseReluDense(b.layer[1].layer_norm(y)),
+} | dict.fromkeys(("qwen3", "smollm3", "phi3", "gpt_neox"), lambda b, y: b.mlp(b.post_attention_layernorm(y)))
+#: Where norms come after the addition: of attention and residual, of feed-forward and residual.
+NORMS_AFTER = {
+    "electra": ("attention.output.LayerNorm", "output.LayerNorm"),
+    "deberta-v2": ("attention.output.LayerNorm", "output.LayerNorm"),
+    "distilbert": ("sa_layer_norm", "output_layer_norm"),
+}
+#: The module whose output is what attention adds to the residual.
+ATTENTION = {
+    "electra": "attention.output.dense",
+    "deberta-v2": "attention.output.dense",
+    "distilbert": "attention",
+    "modernbert": "attn",
+    "gemma2": "post_attention_layernorm",
+    "gemma3_text": "post_attention_layernorm",
+    "gpt_neox": "attention",
+    "t5": "layer.0.SelfAttention",
+}
+
+
+def first_block(model: nn.Module, family: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    r"""Input and output of the first block, and its attention's result."""
+    arch, seen = describe(model.config), {}
+    block = model.get_submodule(arch.in_model(arch.block_path(0)))
+    attention = block.get_submodule(ATTENTION.get(family, "self_attn"))
+
+    def keep(key: str, index: int | None = None) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+            seen["x"] = seen.get("x", args[0] if args else kwargs.get("hidden_states"))
+            seen[key] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    handles = [
+        block.register_forward_pre_hook(lambda m, args: seen.update(x=args[0])),
+        attention.register_forward_hook(keep("attention"), with_kwargs=True),
+        block.register_forward_hook(keep("y"), with_kwargs=True),
+    ]
+    with torch.no_grad():
+        model(**batch)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def by_hand(family: str, block: nn.Module, kind: str, x: Tensor, a: Tensor, A: list[nn.Module]) -> Tensor:
+    r"""The block's output with the bottlenecks `A` of a method, from its input x and its attention's result a."""
+    after = [block.get_submodule(name) for name in NORMS_AFTER.get(family, ())] or [nn.Identity()] * 2
+    if kind == "Houlsby":
+        a = a + A[0](a)
+    y = after[0](x + a)
+    residual = x if family == "gpt_neox" else y  # attention and feed-forward stand side by side
+    h = FEED_FORWARD[family](block, residual)
+    if kind == "Houlsby":
+        h = h + A[1](h)
+    if kind == "Pfeiffer":
+        h = h + A[0](after[1](h + residual))
+    if kind == "parallel":
+        h = h + A[0](residual)  # which has the scale in it
+    out = after[1](y + h)
+    return out + A[0](out) if kind == "Lin" else out
+
+
+@pytest.mark.parametrize("family", tuple(families.OTHERS))
+def test_bottlenecks_join_the_block_where_the_papers_have_them(family):
+    base, batch = families.model(family), families.labelled(family, padded=True)
+    arch = describe(base.config)
+    block = base.get_submodule(arch.in_model(arch.block_path(0)))
+    before = first_block(base, family, batch)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            by_hand(family, block, "nothing", before["x"], before["attention"], []), before["y"]
+        )
+    for kind, method in BOTTLENECKS.items():
+        model = nonzero(method.attach(families.model(family)))
+        after = first_block(model, family, batch)
+        A = [site.adapters["default"] for site in list(sites(model).values())[: len(method.sites)]]
+        with torch.no_grad():
+            expected = by_hand(family, block, kind, before["x"], before["attention"], A)
+        torch.testing.assert_close(after["y"], expected, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(after["y"], before["y"], atol=1e-3)
+
+
+def test_adapters_stand_in_both_halves_of_t5_and_not_at_the_attention_between_them():
+    model = HoulsbyAdapter(r=4).attach(families.model("t5", num_decoder_layers=3))
+    found = {path: type(site).__name__ for path, site in sites(model).items()}
+    assert len(found) == 2 * (2 + 3)
+    batch, cross = families.labelled("t5"), model.decoder.block[0].layer[1].EncDecAttention
+    nonzero(model)
+    seen = []
+    handle = cross.register_forward_hook(lambda m, args, output: seen.append(output[0]))
+    logits(model, batch)
+    handle.remove()
+    outer = model.decoder.block[0].layer[1]
+    states = seen[0]
+    assert torch.equal(outer.dropout(states), states)  # nothing is added behind it
+
+
+# Every method of this house on every family -------------------------------------------------------------------------
+
+
+def carried(family: str) -> list[methods.mechanism.method.Method]:
+    found = [
+        HoulsbyAdapter(r=4, init="zero", train_norms=True),
+        CompacterPlus(n=2, reduction=8, init="zero"),
+        FreezeAndReconfigure(nodes=((0, 3, 5, 20, 31),)),
+    ]
+    found += [LlamaAdapter(n=3, layers=1)] * (family in PROMPTED)
+    found += [PrefixTuning(n=3, hidden=8), MAMAdapter(n=3, hidden=None, r=4)] * (family in PREFIXED)
+    return found + [UniPELT(n=3, hidden=8, r=4, rank=2)] * (family == "electra")
+
+
+@pytest.mark.parametrize("family", tuple(families.OTHERS))
+def test_methods_count_save_switch_and_go(family, tmp_path):
+    batch = families.labelled(family, batch_size=3, padded=True)
+    start = logits(families.model(family), batch)
+    for i, method in enumerate(carried(family)):
+        model = method.attach(families.model(family))
+        inside = [p for n, p in model.named_parameters() if p.requires_grad and ".copies." not in n]
+        assert sum(p.numel() for p in inside) == method.count(model.config)
+        starts = logits(model, batch)
+        assert torch.equal(starts, start) or isinstance(method, (PrefixTuning, MAMAdapter, UniPELT))
+        nonzero(model)
+        model.train()(**batch).loss.backward()
+        assert all(p.grad is not None for p in inside)
+        model.eval()
+        moved = logits(model, batch)
+        assert not torch.allclose(moved, start, atol=1e-4)
+        method.save(model, tmp_path / str(i))
+        again = methods.from_checkpoint(tmp_path / str(i)).load(families.model(family), tmp_path / str(i))
+        torch.testing.assert_close(logits(again, batch), moved, atol=1e-6, rtol=0)
+
+        method.attach(again, "second")
+        with methods.mixed_batch(again, ["second", "default", None]):
+            rows = logits(again, batch)
+        torch.testing.assert_close(rows[1], moved[1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(rows[2], start[2], atol=1e-5, rtol=1e-5)
+        method.detach(model)
+        assert torch.equal(logits(model, batch), start)
+
+
+# Prefixes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_prefix_equals_peft_s_to_the_bit(family, tmp_path):
+    r"""In peft a prefix is tokens of the cache, and falls out of a sliding window: this one is long enough."""
+    changes = {"sliding_window": tiny.POSITIONS} if "gemma" in family else {}
+    model = nonzero(PrefixTuning(n=3).attach(families.model(family, **changes)))
+    PrefixTuning(n=3).save(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(families.model(family, **changes), tmp_path).eval()
+    for batch in (families.labelled(family, padded=True), families.labelled(family)):
+        ours = logits(model, batch)
+        assert torch.equal(ours, logits(theirs, batch))
+        assert not torch.allclose(ours, logits(families.model(family, **changes), batch), atol=1e-2)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
+def test_a_sliding_window_hides_words_and_no_prefix(family, attention):
+    if (family, attention) == ("gemma2", "sdpa"):
+        pytest.skip("transformers has no sdpa for Gemma 2, which caps its scores")
+    changes = dict(
+        num_hidden_layers=1,
+        sliding_window=4,
+        layer_types=["sliding_attention"],
+        attn_implementation=attention,
+    )
+    method = PrefixTuning(n=3)
+    model, batch = nonzero(method.attach(families.model(family, **changes))), tiny.batch(seq=12)
+    last = logits(model, batch)[:, -1]
+    batch["input_ids"][:, 7] = 3  # the window is of four tokens: 8 to 11
+    assert torch.equal(logits(model, batch)[:, -1], last)
+    batch["input_ids"][:, 8] = 3
+    seen = logits(model, batch)[:, -1]
+    assert not torch.allclose(seen, last, atol=1e-5)
+    with torch.no_grad():
+        for prefix in (p for p in model.parameters() if p.requires_grad):
+            prefix[0] += 1.0  # the first virtual token, 14 before the last word
+    assert not torch.allclose(logits(model, batch)[:, -1], seen, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_generation_with_a_cache_writes_what_it_writes_step_by_step(family):
+    ids = tiny.batch(1, 9)["input_ids"]
+    for method in (PrefixTuning(n=3), LlamaAdapter(n=3, layers=2), HoulsbyAdapter(r=4)):
+        model = nonzero(method.attach(families.model(family, initializer_range=0.3)), scale=0.6)
+        written = model.generate(input_ids=ids, max_new_tokens=6, do_sample=False, eos_token_id=None)
+        assert written[0, 9:].tolist() == step_by_step(model, ids[0].tolist(), 6)
+
+
+# Prompts ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def overheard(attention: nn.Module, monkeypatch: Any) -> Iterator[list[tuple[Tensor, Tensor, Tensor, dict]]]:
+    r"""Queries, keys and values that an attention hands to its kernel, as it has made them."""
+    module = sys.modules[type(attention).__module__]
+    real, said = module.eager_attention_forward, []
+
+    def listening(own: nn.Module, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if own is attention:
+            said.append((q, k, v, kwargs))
+        return real(own, q, k, v, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "eager_attention_forward", listening)
+        yield said
+
+
+@pytest.mark.parametrize("family", [*PROMPTED, "smollm3 without rotation"])
+def test_prompts_are_heard_as_the_attention_itself_would_hear_them(family, monkeypatch):
+    r"""Their keys and values are those that the attention makes of the prompts, at no position, and queries its own."""
+    family, _, rest = family.partition(" ")
+    changes = {"attn_implementation": "eager"} | ({"no_rope_layers": [0, 1]} if rest else {})
+    method, batch = LlamaAdapter(n=3, layers=2), tiny.batch()
+    base, model = families.model(family, **changes), nonzero(method.attach(families.model(family, **changes)))
+    arch, path = describe(base.config), attention_paths(base)[0]
+    attention, prompted = base.get_submodule(path), model.get_submodule(path)
+    prompt = prompted.prompts["default"]
+    with torch.no_grad():
+        prompt.prompt.mul_(10), prompt.gate.mul_(30)
+
+    def result(of: nn.Module) -> Tensor:
+        output, seen = names_of(arch).output, []
+        if output is None:
+            handle = of.register_forward_hook(lambda m, args, out: seen.append(out[0]))
+        else:
+            inner = getattr(getattr(of, "base_layer", of), output)
+            handle = inner.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+        logits(model if of is prompted else base, batch)
+        handle.remove()
+        return seen[0]
+
+    with overheard(attention, monkeypatch) as said, torch.no_grad():
+        logits(base, batch)
+        ones = torch.ones(
+            1, 3, arch.head_dim if family != "gpt_neox" else base.gpt_neox.rotary_emb.inv_freq.numel() * 2
+        )
+        attention(prompt.prompt, position_embeddings=(ones, 0 * ones), attention_mask=None)
+        (q, _, _, how), (_, k, v, _) = said
+    k, v = (part.repeat_interleave(arch.n_heads // arch.n_kv_heads, dim=1) for part in (k, v))
+    scores = q @ k.mT * how["scaling"]
+    if (cap := how.get("softcap")) is not None:
+        scores = cap * torch.tanh(scores / cap)
+    added = (prompt.gate * (scores.softmax(-1) @ v)).transpose(1, 2).flatten(2)
+    assert added.abs().max() > 1e-2
+    torch.testing.assert_close(result(prompted), result(attention) + added, atol=1e-5, rtol=1e-4)
+
+
+# Refusals -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "says"),
+    [
+        ("distilbert", PrefixTuning(), "through its KV cache, and the attention of distilbert takes none"),
+        ("modernbert", MAMAdapter(), "through its KV cache, and the attention of modernbert takes none"),
+        ("distilbert", UniPELT(), "through its KV cache"),
+        ("deberta-v2", PrefixTuning(), "disentangled attention scores each key by its distance"),
+        ("deberta-v2", LlamaAdapter(), "disentangled attention"),
+        ("deberta-v2", UniPELT(), "disentangled attention"),
+        ("t5", PrefixTuning(), "adds a bias to each score by the distance"),
+        ("t5", LlamaAdapter(), "adds a bias to each score by the distance"),
+        ("qwen3", UniPELT(), "each token of a decoder would know of later"),
+    ],
+)
+def test_what_is_not_defined_somewhere_says_why_and_changes_nothing(family, method, says):
+    model = families.model(family)
+    with pytest.raises(CourseError, match=says) as error:
+        method.attach(model)
+    assert "\n" not in str(error.value)
+    assert all(p.requires_grad for p in model.parameters()) and not hasattr(model, "_coursekit")
