@@ -33,16 +33,20 @@ def plan(
     whole: bool = False,
     profile: str | None = None,
     limits: Limits | None = None,
+    variants: bool = False,
 ) -> list[dict[str, Any]]:
     r"""Write manifest.jsonl and assignment.json; returns the manifest.
 
     notebook: the course's own notebook of the assignment; by default the one whose exercises most submissions hold.
+    variants: every student has numbers of his own, as `grade variants` handed them out.
     """
     found = find(submissions, roster)
     notebook = notebook or guess(found)
     parameters = _parameters(notebook, profile) if whole else {}
     ids = tuple(ids_of.of_notebook(notebook))
-    assignment = Assignment(notebook.stem, ids, limits or Limits(), box, ids_of.CASES, whole, parameters)
+    assignment = Assignment(
+        notebook.stem, ids, limits or Limits(), box, ids_of.CASES, whole, parameters, variants=variants
+    )
     common = {**dataclasses.asdict(assignment), "preload": preload(notebook)}
     environment = fingerprint(common)
     lines = []
