@@ -94,8 +94,11 @@ def container_command(
     limits: Limits,
     inside: dict[str, str],
     models: Path | None,
+    user: int | None = None,
+    name: str = "",
 ) -> list[str]:
     r"""podman's or apptainer's command line, to which the program is appended.
+    user: the slot's, where it has one. name: of the container, which stays until somebody removes it.
 
     The container has this machine's system, Python and packages, read-only, as bwrap's boxes do; its image
     (COURSEKIT_BOX_IMAGE) only has to be Linux.
@@ -113,10 +116,12 @@ def container_command(
     size, memory = limits.disk, limits.memory + 512 * MB
     if box == "podman":
         command = [
-            "podman", "run", "--rm", "--interactive", "--network", "none", "--read-only", "--cap-drop", "ALL",
+            "podman", "run", "--name", name, "--interactive", "--network", "none", "--read-only", "--cap-drop", "ALL",
             "--security-opt", "no-new-privileges", "--memory", str(memory), "--pids-limit", str(limits.processes),
             "--ulimit", f"fsize={limits.file}", "--ipc", "private", "--hostname", "box", "--workdir", HOME,
         ]  # fmt: skip
+        # Never the machine's root, not even without privileges.
+        command += ["--userns", "keep-id"] if user is None else ["--user", f"{user}:{user}"]
         command += [x for p in ("/tmp", HOME) for x in ("--tmpfs", f"{p}:rw,size={size},mode=1777")]
         command += ["--shm-size", str(size)]
         command += [x for a, b in shown for x in ("--volume", f"{a}:{b}:ro")]
