@@ -122,7 +122,7 @@ def container_command(
         ]  # fmt: skip
         # Never the machine's root, not even without privileges.
         command += ["--userns", "keep-id"] if user is None else ["--user", f"{user}:{user}"]
-        command += [x for p in ("/tmp", HOME) for x in ("--tmpfs", f"{p}:rw,size={size},mode=1777")]
+        command += [x for p in ("/tmp", HOME) for x in ("--tmpfs", f"{p}:rw,size={size},nr_inodes={limits.inodes},mode=1777")]
         command += ["--shm-size", str(size)]
         command += [x for a, b in shown for x in ("--volume", f"{a}:{b}:ro")]
         command += ["--volume", f"{report}:/out/report:rw"]
