@@ -103,11 +103,7 @@ def container_command(
     The container has this machine's system, Python and packages, read-only, as bwrap's boxes do; its image
     (COURSEKIT_BOX_IMAGE) only has to be Linux.
     """
-    image = os.environ.get("COURSEKIT_BOX_IMAGE", "")
-    if not image:
-        raise CourseError(
-            f"--box {box} needs an image: set COURSEKIT_BOX_IMAGE, for example to docker.io/library/debian"
-        )
+    image = _image()
     shown = [
         (p, p) for p in (*_SYSTEM, *python_paths(), str(lib)) if os.path.isdir(p) and not os.path.islink(p)
     ]
@@ -122,7 +118,7 @@ def container_command(
         ]  # fmt: skip
         # Never the machine's root, not even without privileges.
         command += ["--userns", "keep-id"] if user is None else ["--user", f"{user}:{user}"]
-        command += [x for p in ("/tmp", HOME) for x in ("--tmpfs", f"{p}:rw,size={size},nr_inodes={limits.inodes},mode=1777")]
+        command += [x for p in ("/tmp", HOME) for x in ("--tmpfs", f"{p}:rw,size={size},mode=1777")]
         command += ["--shm-size", str(size)]
         command += [x for a, b in shown for x in ("--volume", f"{a}:{b}:ro")]
         command += ["--volume", f"{report}:/out/report:rw"]
@@ -152,6 +148,11 @@ def container_command(
     command += [x for a, b in shown for x in ("--bind", f"{a}:{b}:ro")] + ["--bind", f"{report}:/out/report"]
     command += [x for k, v in {**inside, "HOME": "/tmp"}.items() for x in ("--env", f"{k}={v}")]
     return [*command, image]
+
+
+def _image() -> str:
+    r"""The image of podman's and apptainer's boxes, which only has to be Linux; empty where none was chosen."""
+    return os.environ.get("COURSEKIT_BOX_IMAGE", "")
 
 
 def tmpfs(limits: Limits) -> dict[str, tuple[int, int]]:
@@ -214,9 +215,14 @@ def probe(box: str) -> str | None:
             "/proc",
             "true",
         ],
-        "podman": ["podman", "info"],
-        "apptainer": ["apptainer", "--version"],
+        "podman": [
+            *f"podman run --rm --network none --read-only --volume /usr:/usr:ro {_image()}".split(),
+            "/usr/bin/true",
+        ],
+        "apptainer": ["apptainer", "exec", "--containall", _image(), "true"],
     }[box]
+    if box != "bwrap" and shutil.which(box) and not _image():
+        return "it needs an image: set COURSEKIT_BOX_IMAGE, for example to docker.io/library/debian"
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except FileNotFoundError:

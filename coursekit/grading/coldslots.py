@@ -66,8 +66,8 @@ class ColdSlot(Slot):
                     limits,
                     _sampler(process, self.user),
                 )
-                if self.box == "podman" and verdict["code"] == -signal.SIGKILL and _out_of_memory(name):
-                    verdict["end"] = "memory_limit"
+                if self.box == "podman" and verdict["end"] == "exit":
+                    verdict |= _end_of_container(name, self.output)
                 return verdict
             finally:
                 _end(process, self.user)
@@ -97,8 +97,15 @@ def _podman(*arguments: str) -> str:
     return done.stdout
 
 
-def _out_of_memory(name: str) -> bool:
-    return _podman("inspect", "--format", "{{.State.OOMKilled}}", name).strip() == "true"
+def _end_of_container(name: str, output: Path) -> dict[str, str]:
+    r"""What the end of a container says beside its exit status, which is the student's to choose."""
+    state, _, killed = _podman(
+        "inspect", "--format", "{{.State.Status}} {{.State.OOMKilled}}", name
+    ).partition(" ")
+    if state not in ("exited", "stopped", "stopping", "running"):  # it never ran
+        said = " ".join(output.read_text(errors="replace").split())[-500:]
+        return {"end": "infrastructure", "message": f"podman cannot start a container: {said}"}
+    return {"end": "memory_limit"} if killed.strip() == "true" else {}
 
 
 def _code(process: subprocess.Popen[bytes]) -> int | None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.errors import CourseError
+from coursekit.files import replace_text
 from coursekit.grading import ids as ids_of
 from coursekit.grading.archive import MOST_TOGETHER
-from coursekit.grading.folder import Batch, write
+from coursekit.grading.folder import Batch
 from coursekit.grading.limits import Limits
 from coursekit.grading.one import Assignment
 from coursekit.grading.package import imports
@@ -66,8 +67,8 @@ def plan(
                 "person": one.person,
             }  # fmt: skip
         )
-    write(batch.assignment, json.dumps(common, indent=1) + "\n")
-    write(batch.manifest, "".join(json.dumps(line) + "\n" for line in lines))
+    replace_text(batch.assignment, json.dumps(common, indent=1) + "\n")
+    replace_text(batch.manifest, "".join(json.dumps(line) + "\n" for line in lines))
     return lines
 
 
