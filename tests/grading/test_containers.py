@@ -88,7 +88,7 @@ def test_podmans_box_holds(podman, tmp_path: Path, solved: dict):
         files.save(place, f"{name}.ipynb", notebook)
     batch = Batch(tmp_path / "marks")
     batch.make()
-    plan(place, batch, "podman", notebook=NOTEBOOK, limits=Limits(exercise=20, memory=700 * MB))
+    plan(place, batch, "podman", notebook=NOTEBOOK, limits=Limits(exercise=20, memory=1500 * MB))
     found = {r["submission"]: r for r in batches.grade_lines(batch)}
     assert {name: r["status"] for name, r in found.items()} == {**KINDS, "honest": "ok"}, json.dumps(found)
     listed = ["podman", "ps", "--all", "--format", "{{.Names}}"]
