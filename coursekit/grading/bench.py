@@ -19,6 +19,7 @@ from coursekit.grading.judge import Judge
 from coursekit.grading.one import Infrastructure, Run
 from coursekit.grading.plan import read_assignment
 from coursekit.grading.result import of_failure, of_run
+from coursekit.grading.runner import RemoteSlot
 from coursekit.grading.slots import Slot
 
 
@@ -111,8 +112,12 @@ class Bench:
                 hidden = [self.batch.out]
                 limits = self.assignment.limits
                 given = (len(self._all), self.work, self.lib, limits, self.preload, hidden, self.models)
-                warm = self.assignment.box == "bwrap"
-                slot = Slot(*given) if warm else ColdSlot(self.assignment.box, *given)
+                if self.assignment.box == "bwrap":
+                    slot = Slot(*given)
+                elif self.assignment.box == "runner":
+                    slot = RemoteSlot(*given)
+                else:
+                    slot = ColdSlot(self.assignment.box, *given)
                 self._all.append(slot)
         try:
             yield slot

@@ -18,7 +18,7 @@ import coursekit
 from coursekit.errors import CourseError
 from coursekit.grading.limits import MB, Limits
 
-BOXES = ("bwrap", "podman", "apptainer", "pod", "none")
+BOXES = ("bwrap", "podman", "apptainer", "pod", "runner", "none")
 #: Where a student's process lives.
 HOME = "/home/student"
 
@@ -199,6 +199,10 @@ def pick(box: str) -> str:
 
 def probe(box: str) -> str | None:
     r"""None where `box` can be made on this machine; else the error of trying it."""
+    if box == "runner":
+        from coursekit.grading import runner
+
+        return runner.problem()
     if box == "pod":
         if os.environ.get("KUBERNETES_SERVICE_HOST") or Path("/run/.containerenv").exists():
             return None

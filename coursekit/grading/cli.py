@@ -49,7 +49,7 @@ class _Settings:
     variants: Annotated[
         bool, typer.Option("--variants", help="Every student has numbers of his own: see `grade variants`.")
     ] = False
-    box: Annotated[str, typer.Option(help="auto, bwrap, podman, apptainer or pod.")] = "auto"
+    box: Annotated[str, typer.Option(help="auto, bwrap, podman, apptainer, pod or runner.")] = "auto"
     unsafe: Annotated[
         bool,
         typer.Option("--unsafe-no-isolation", help="Run submissions with your own rights. Never do this."),

@@ -96,6 +96,17 @@ def variants(
 
 @app.command()
 @polite
+def runner(
+    socket: Annotated[Path, typer.Option(help="Where to listen; COURSEKIT_RUNNER names it to the grader.")],
+) -> None:
+    r"""In a container of its own: run submissions for a grader in another (--box runner). Closes the package there."""
+    from coursekit.grading.runner import serve
+
+    serve(socket)
+
+
+@app.command()
+@polite
 def selftest(
     notebooks: Annotated[list[Path] | None, typer.Argument(help="Default: all in notebooks/.")] = None,
     cases: Annotated[int, typer.Option(help="Secret cases for each exercise.")] = 8,

@@ -1,21 +1,24 @@
-r"""Boxes that podman makes. Skipped where it cannot, with what it says."""
+r"""Boxes that are containers: podman's, skipped where it cannot with what it says, and a runner's."""
 
 from __future__ import annotations
 
 import copy
 import io
 import json
+import os
 import shutil
 import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
-from conftest import NOTEBOOK
+from conftest import NOTEBOOK, ROOT
 from hostile import files
 
 from coursekit.grading import batch as batches
-from coursekit.grading import boxes
+from coursekit.grading import boxes, runner
 from coursekit.grading.folder import Batch
 from coursekit.grading.limits import MB, Limits
 from coursekit.grading.plan import plan
@@ -106,3 +109,41 @@ def test_a_container_that_cannot_start_is_nobodys_fault_but_the_graders(
     monkeypatch.setenv("COURSEKIT_BOX_IMAGE", "localhost/there-is-no-such-image")
     assert batches.grade_lines(batch) == []
     assert "podman cannot start a container" in (batch.out / "events.jsonl").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="a runner is root in its container")
+def test_a_runner_runs_and_the_grader_judges(tmp_path: Path, solved: dict, monkeypatch):
+    r"""The runner from a copy of the package, which it closes to others for good."""
+    course, place, door = tmp_path / "course", tmp_path / "submissions", tmp_path / "runner.sock"
+    for path in (tmp_path, *tmp_path.parents):  # what stands above is closed where pytest made it
+        if path.owner() == "root" and "pytest" in str(path):
+            path.chmod(0o711)
+    shutil.copytree(ROOT / "coursekit", course / "coursekit", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "data", course / "data")
+    (course / "pyproject.toml").touch()
+    place.mkdir()
+    files.save(place, "honest.ipynb", solved)
+    reads = copy.deepcopy(solved)
+    source = f"import os\ndef lora_truncate(W, r):\n    os.listdir({str(course)!r})"
+    files.cell_of(reads, "lora_truncate")["source"] = source
+    files.save(place, "reads.ipynb", reads)
+    command = [sys.executable, "-m", "coursekit.cli", "grade", "runner", "--socket", str(door)]
+    environment = {**os.environ, "PYTHONPATH": str(course)}
+    monkeypatch.setenv(runner.VARIABLE, str(door))
+    with subprocess.Popen(command, env=environment, cwd=tmp_path) as process:
+        try:
+            until = time.monotonic() + 120
+            while runner.problem() and process.poll() is None and time.monotonic() < until:
+                time.sleep(0.2)
+            assert boxes.pick("runner") == "runner"
+            batch = Batch(tmp_path / "marks")
+            batch.make()
+            plan(place, batch, "runner", notebook=NOTEBOOK, limits=Limits(exercise=30))
+            found = {r["submission"]: r for r in batches.grade_lines(batch)}
+        finally:
+            process.kill()
+    assert found["honest"]["status"] == "ok" and found["honest"]["box"] == "runner", found
+    (spied,) = [e for e in found["reads"]["exercises"] if e["id"] == "lora-truncate"]
+    assert "PermissionError" in spied["message"]
+    assert "the runner does not answer" in (runner.problem() or "")
