@@ -3,6 +3,7 @@ r"""Files that are written whole or not at all, and by one process at a time."""
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,22 @@ from typing import Any
 from coursekit.errors import CourseError
 
 
-def replace_text(path: Path, text: str) -> None:
-    r"""Write `text` to `path`, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+def replace_text(path: Path, text: str, mode: int = 0o666) -> None:
+    r"""Write `text` to `path`, whole or not at all, whoever else writes there and whatever ends this process.
+
+    mode: who may read a file that was not there, less what the process's umask takes away.
+    """
+    part = path.with_name(f".{path.name[:200]}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def folder_at(path: str | Path) -> Path:

@@ -1,5 +1,18 @@
 r"""Exercises and their checks: `check("lora-forward", lora_forward)` and `hint("lora-forward")`."""
 
-from coursekit.checks.core import Exercise, Mutant, Result, check, exercises, hint, judge, mistake
+from coursekit.checks.core import (
+    Exercise,
+    Mutant,
+    Posed,
+    Result,
+    check,
+    every_kind,
+    exercises,
+    hint,
+    judge,
+    mistake,
+)
+from coursekit.checks.numeric import numbers
 
-__all__ = ["Exercise", "Mutant", "Result", "check", "exercises", "hint", "judge", "mistake"]
+__all__ = ["Exercise", "Mutant", "Posed", "Result", "check", "every_kind", "exercises", "hint", "judge", "mistake",
+           "numbers"]  # fmt: skip

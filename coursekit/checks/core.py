@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -35,19 +35,35 @@ class Mutant:
 
 
 @dataclass(frozen=True)
-class Exercise:
-    r"""One exercise. `inputs(seed)` gives the arguments of the notebook's check, for three seeds that all may know.
-
-    `secret(draw)` makes the arguments of one case for grading, of bounded size whatever the secret. Where a wrong
-    answer is right for one kind of input by its nature, there are several `kinds`: draw.kind says which is wanted.
-    `dtype` and `signed_zeros` as in Comparison; `difficulty` is 1 (a line) to 5 (think first).
-    """
+class Posed:
+    r"""What exercises of every kind have. `difficulty` is 1 (a line) to 5 (think first)."""
 
     id: str
     points: int
     difficulty: int
     minutes: int
     hints: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        r"""Name of the function that the student writes: `lora-forward` -> `lora_forward`."""
+        return self.id.replace("-", "_")
+
+    def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str]:
+        r"""Status and message of the notebook's check; `variant` as in `check`. May raise what `answer` raises."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Exercise(Posed):
+    r"""A function that has one right answer for each of its inputs, and the most usual kind of exercise.
+
+    `inputs(seed)` gives the arguments of the notebook's check, for three seeds that all may know. `secret(draw)` makes
+    those of one case for grading, of bounded size whatever the secret. Where a wrong answer is right for one kind of
+    input by its nature, there are several `kinds`: draw.kind says which is wanted. `dtype` and `signed_zeros` as in
+    Comparison.
+    """
+
     inputs: Callable[[int], Arguments]
     secret: Callable[[Draw], Arguments]
     reference: Callable[..., Any]
@@ -57,10 +73,9 @@ class Exercise:
     dtype: bool = False
     signed_zeros: bool = False
 
-    @property
-    def name(self) -> str:
-        r"""Name of the function that the student writes: `lora-forward` -> `lora_forward`."""
-        return self.id.replace("-", "_")
+    def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str]:
+        r"""As in Posed; these are the same for everybody."""
+        return _check(self, answer)
 
     def comparison(self, discreet: bool = False) -> Comparison:
         r"""How its answers are compared."""
@@ -120,10 +135,11 @@ class Result:
         return f"{mark} {self.id}: {self.status} ({self.points}/{self.possible} points). {self.message}"
 
 
-_EXERCISES: dict[str, Exercise] = {}
+_EXERCISES: dict[str, Posed] = {}
+Kind = TypeVar("Kind", bound=Posed)
 
 
-def register(exercise: Exercise) -> Exercise:
+def register(exercise: Kind) -> Kind:
     r"""Make `exercise` known under its id."""
     if exercise.id in _EXERCISES:
         raise CourseError(f"two exercises are called {exercise.id!r}")
@@ -131,22 +147,30 @@ def register(exercise: Exercise) -> Exercise:
     return exercise
 
 
-def exercises() -> dict[str, Exercise]:
-    r"""Every exercise of the course, by id."""
+def every_kind() -> dict[str, Posed]:
+    r"""Every exercise of the course, by id: functions to write, numbers to work out, things to train."""
     package = importlib.import_module("coursekit.checks")
     for module in pkgutil.iter_modules(package.__path__):  # importing them registers their exercises
         importlib.import_module(f"{package.__name__}.{module.name}")
     return dict(_EXERCISES)
 
 
-def check(id: str, answer: Callable[..., Any]) -> Result:
-    r"""Try `answer` on the exercise's inputs and say how it went. Never raises."""
+def exercises() -> dict[str, Exercise]:
+    r"""Those that ask for a function with one right answer for each input, by id."""
+    return {id: e for id, e in every_kind().items() if isinstance(e, Exercise)}
+
+
+def check(id: str, answer: Callable[..., Any], variant: int = 0) -> Result:
+    r"""Try `answer` on the exercise's inputs and say how it went. Never raises.
+
+    variant: the notebook's parameter of that name, for exercises in which everybody has numbers of his own.
+    """
     try:
-        known = exercises()
+        known = every_kind()
         written = _today(id)
         if written not in known:
             return Result(str(id), "failed", str(unknown("exercise", id, known)))
-        result = _check(known[written], answer)
+        result = _result(known[written], answer, variant)
         if written == id:
             return result
         note = f"(This exercise is called {written!r} now.)"
@@ -157,7 +181,7 @@ def check(id: str, answer: Callable[..., Any]) -> Result:
 
 def hint(id: str, number: int = 1) -> str:
     r"""Hint `number` (from 1) of exercise `id`."""
-    known = exercises()
+    known = every_kind()
     if _today(id) not in known:
         raise unknown("exercise", id, known)
     hints = known[_today(id)].hints
@@ -196,15 +220,16 @@ def _today(id: str) -> str:
     return str(id).replace(".", "-").replace("_", "-")
 
 
-def _check(exercise: Exercise, answer: Callable[..., Any]) -> Result:
-    def result(status: str, message: str) -> Result:
-        points = exercise.points if status == "passed" else 0
-        return Result(exercise.id, status, message, points, exercise.points)
-
+def _result(exercise: Posed, answer: Any, variant: int) -> Result:
     if not callable(answer):
-        return result(
-            "failed", f"pass the function itself: check({exercise.id!r}, {exercise.name}), without brackets"
-        )
+        status = "failed"
+        message = f"pass the function itself: check({exercise.id!r}, {exercise.name}), without brackets"
+    else:
+        status, message = exercise.looked_at(answer, variant)
+    return Result(exercise.id, status, message, exercise.points if status == "passed" else 0, exercise.points)
+
+
+def _check(exercise: Exercise, answer: Callable[..., Any]) -> tuple[str, str]:
     cases = [exercise.inputs(seed) for seed in SEEDS]
     values: list[Any] = []
     for arguments in cases:
@@ -213,19 +238,27 @@ def _check(exercise: Exercise, answer: Callable[..., Any]) -> Result:
         except Exception as error:
             # What it answered before may show the mistake that the error comes from.
             wrong = mistake(exercise, cases[: len(values)], values)
-            stopped = f"it stopped with {_one_line(error)}"
-            return result("failed", f"{wrong} (and then {stopped})" if wrong else stopped)
-    empty = sum(value is None or value is ... for value in values)
+            stopped = stopped_with(error)
+            return "failed", f"{wrong} (and then {stopped})" if wrong else stopped
+    empty = sum(is_empty(value) for value in values)
     if empty == len(SEEDS):
-        return result("not attempted", f"fill in {exercise.name} and run this cell again")
+        return "not attempted", f"fill in {exercise.name} and run this cell again"
     if empty:
-        return result(
-            "failed", "it returns nothing for some inputs: every way through the function needs a return"
-        )
+        return "failed", "it returns nothing for some inputs: every way through the function needs a return"
     found = _first_difference(exercise, values, map(exercise.answer, cases))
     if found is None:
-        return result("passed", "")
-    return result("failed", mistake(exercise, cases, values) or found)
+        return "passed", ""
+    return "failed", mistake(exercise, cases, values) or found
+
+
+def is_empty(value: Any) -> bool:
+    r"""Whether a function that was not filled in returns this."""
+    return value is None or value is ...
+
+
+def stopped_with(error: Exception) -> str:
+    r"""What a student is told of an error in the answer."""
+    return f"it stopped with {_one_line(error)}"
 
 
 def _tell_apart(exercise: Exercise, cases: Sequence[Arguments], answers: Sequence[Any]) -> bool:

@@ -42,6 +42,8 @@ def grade_lines(
     ]
     before = {n["key"]: batch.result(n["key"]) for n in todo}
     shutil.rmtree(batch.work, ignore_errors=True)  # what a killed grader left
+    for part in batch.results.glob(".*.part"):
+        part.unlink()
     batch.event("batch", lines=len(lines), todo=len(todo))
     if todo:
         own = executor is None

@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coursekit.grading import boxes, package
+from coursekit.grading import boxes, package, pseudonyms
 from coursekit.grading.coldslots import ColdSlot
 from coursekit.grading.folder import Batch
 from coursekit.grading.judge import Judge
 from coursekit.grading.one import Infrastructure, Run
 from coursekit.grading.plan import read_assignment
 from coursekit.grading.result import of_failure, of_run
+from coursekit.grading.runner import RemoteSlot
 from coursekit.grading.slots import Slot
 
 
@@ -33,7 +34,14 @@ class Bench:
         self.batch = batch
         self.assignment, self.preload = read_assignment(batch)
         self.judge = Judge(batch.secret(), list(self.assignment.ids), self.assignment.cases)
-        self.assignment = replace(self.assignment, points=self.judge.ask("points"))
+        self.assignment = replace(
+            self.assignment, points=self.judge.ask("points"), budgets=self.judge.ask("budgets")
+        )
+        if self.assignment.budgets:
+            self.preload = [
+                *self.preload,
+                "import coursekit.models.load, transformers.models.bert.modeling_bert",
+            ]
         batch.work.mkdir(mode=0o711, exist_ok=True)
         self.work = batch.work / f"{os.uname().nodename[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
         self.work.mkdir(mode=0o711)
@@ -54,7 +62,9 @@ class Bench:
                     result = of_run(
                         line,
                         self.assignment,
-                        Run(Path(line["path"]), self.assignment, slot, self.judge).grade(),
+                        Run(
+                            Path(line["path"]), self.assignment, slot, self.judge, self._variant(line)
+                        ).grade(),
                     )
                 break
             except (Infrastructure, RuntimeError, OSError) as failure:
@@ -69,6 +79,11 @@ class Bench:
         self.batch.write_result(result)
         self.batch.event("end", submission=line["submission"], key=line["key"], status=result["status"])
         return result
+
+    def _variant(self, line: dict[str, Any]) -> int | None:
+        if not self.assignment.variants:
+            return None
+        return pseudonyms.variant(self.batch.secret(), line["submission"])
 
     def stop(self) -> None:
         r"""End what is running; its submissions get no result."""
@@ -97,8 +112,12 @@ class Bench:
                 hidden = [self.batch.out]
                 limits = self.assignment.limits
                 given = (len(self._all), self.work, self.lib, limits, self.preload, hidden, self.models)
-                warm = self.assignment.box == "bwrap"
-                slot = Slot(*given) if warm else ColdSlot(self.assignment.box, *given)
+                if self.assignment.box == "bwrap":
+                    slot = Slot(*given)
+                elif self.assignment.box == "runner":
+                    slot = RemoteSlot(*given)
+                else:
+                    slot = ColdSlot(self.assignment.box, *given)
                 self._all.append(slot)
         try:
             yield slot

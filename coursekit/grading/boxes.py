@@ -18,7 +18,7 @@ import coursekit
 from coursekit.errors import CourseError
 from coursekit.grading.limits import MB, Limits
 
-BOXES = ("bwrap", "podman", "apptainer", "pod", "none")
+BOXES = ("bwrap", "podman", "apptainer", "pod", "runner", "none")
 #: Where a student's process lives.
 HOME = "/home/student"
 
@@ -94,17 +94,16 @@ def container_command(
     limits: Limits,
     inside: dict[str, str],
     models: Path | None,
+    user: int | None = None,
+    name: str = "",
 ) -> list[str]:
     r"""podman's or apptainer's command line, to which the program is appended.
+    user: the slot's, where it has one. name: of the container, which stays until somebody removes it.
 
     The container has this machine's system, Python and packages, read-only, as bwrap's boxes do; its image
     (COURSEKIT_BOX_IMAGE) only has to be Linux.
     """
-    image = os.environ.get("COURSEKIT_BOX_IMAGE", "")
-    if not image:
-        raise CourseError(
-            f"--box {box} needs an image: set COURSEKIT_BOX_IMAGE, for example to docker.io/library/debian"
-        )
+    image = _image()
     shown = [
         (p, p) for p in (*_SYSTEM, *python_paths(), str(lib)) if os.path.isdir(p) and not os.path.islink(p)
     ]
@@ -113,10 +112,12 @@ def container_command(
     size, memory = limits.disk, limits.memory + 512 * MB
     if box == "podman":
         command = [
-            "podman", "run", "--rm", "--interactive", "--network", "none", "--read-only", "--cap-drop", "ALL",
+            "podman", "run", "--name", name, "--interactive", "--network", "none", "--read-only", "--cap-drop", "ALL",
             "--security-opt", "no-new-privileges", "--memory", str(memory), "--pids-limit", str(limits.processes),
             "--ulimit", f"fsize={limits.file}", "--ipc", "private", "--hostname", "box", "--workdir", HOME,
         ]  # fmt: skip
+        # Never the machine's root, not even without privileges.
+        command += ["--userns", "keep-id"] if user is None else ["--user", f"{user}:{user}"]
         command += [x for p in ("/tmp", HOME) for x in ("--tmpfs", f"{p}:rw,size={size},mode=1777")]
         command += ["--shm-size", str(size)]
         command += [x for a, b in shown for x in ("--volume", f"{a}:{b}:ro")]
@@ -147,6 +148,11 @@ def container_command(
     command += [x for a, b in shown for x in ("--bind", f"{a}:{b}:ro")] + ["--bind", f"{report}:/out/report"]
     command += [x for k, v in {**inside, "HOME": "/tmp"}.items() for x in ("--env", f"{k}={v}")]
     return [*command, image]
+
+
+def _image() -> str:
+    r"""The image of podman's and apptainer's boxes, which only has to be Linux; empty where none was chosen."""
+    return os.environ.get("COURSEKIT_BOX_IMAGE", "")
 
 
 def tmpfs(limits: Limits) -> dict[str, tuple[int, int]]:
@@ -193,6 +199,10 @@ def pick(box: str) -> str:
 
 def probe(box: str) -> str | None:
     r"""None where `box` can be made on this machine; else the error of trying it."""
+    if box == "runner":
+        from coursekit.grading import runner
+
+        return runner.problem()
     if box == "pod":
         if os.environ.get("KUBERNETES_SERVICE_HOST") or Path("/run/.containerenv").exists():
             return None
@@ -209,9 +219,14 @@ def probe(box: str) -> str | None:
             "/proc",
             "true",
         ],
-        "podman": ["podman", "info"],
-        "apptainer": ["apptainer", "--version"],
+        "podman": [
+            *f"podman run --rm --network none --read-only --volume /usr:/usr:ro {_image()}".split(),
+            "/usr/bin/true",
+        ],
+        "apptainer": ["apptainer", "exec", "--containall", _image(), "true"],
     }[box]
+    if box != "bwrap" and shutil.which(box) and not _image():
+        return "it needs an image: set COURSEKIT_BOX_IMAGE, for example to docker.io/library/debian"
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except FileNotFoundError:

@@ -2,6 +2,10 @@ r"""`coursekit grade ...`: from a folder of submissions to a gradebook."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,39 +36,91 @@ app = typer.Typer(
 
 Folder = Annotated[Path, typer.Argument(help="Folder of submissions: notebooks, zips, folders.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the marks.")]
-Roster = Annotated[Path | None, typer.Option(help="CSV with a column id, and what else is known of people.")]
-Notebook = Annotated[Path | None, typer.Option(help="The course's own notebook. Default: guessed.")]
-BoxOption = Annotated[str, typer.Option(help="auto, bwrap, podman, apptainer or pod.")]
-Unsafe = Annotated[
-    bool, typer.Option("--unsafe-no-isolation", help="Run submissions with your own rights. Never do this.")
-]
-Whole = Annotated[bool, typer.Option("--whole", help="Run the complete notebooks too.")]
-Profile = Annotated[str | None, typer.Option(help="With --whole: smoke, gpu, or a papermill parameter file.")]
-Seconds = Annotated[float | None, typer.Option(help="Seconds for the cells that the exercises need.")]
-PerExercise = Annotated[float | None, typer.Option(help="Seconds for the answers of one exercise.")]
 
-WholeMinutes = Annotated[float | None, typer.Option(help="With --whole: minutes for the complete notebook.")]
-Memory = Annotated[float | None, typer.Option(help="GB of memory that a submission may use.")]
+
+@dataclass
+class _Settings:
+    r"""The options that `grade all` and `grade plan` have in common."""
+
+    roster: Annotated[
+        Path | None, typer.Option(help="CSV with a column id, and what else is known of people.")
+    ] = None
+    notebook: Annotated[Path | None, typer.Option(help="The course's own notebook. Default: guessed.")] = None
+    variants: Annotated[
+        bool, typer.Option("--variants", help="Every student has numbers of his own: see `grade variants`.")
+    ] = False
+    box: Annotated[str, typer.Option(help="auto, bwrap, podman, apptainer, pod or runner.")] = "auto"
+    unsafe: Annotated[
+        bool,
+        typer.Option("--unsafe-no-isolation", help="Run submissions with your own rights. Never do this."),
+    ] = False
+    whole: Annotated[bool, typer.Option("--whole", help="Run the complete notebooks too.")] = False
+    profile: Annotated[
+        str | None, typer.Option(help="With --whole: smoke, gpu, or a papermill parameter file.")
+    ] = None
+    seconds: Annotated[float | None, typer.Option(help="Seconds for the cells that the exercises need.")] = (
+        None
+    )
+    exercise_seconds: Annotated[
+        float | None, typer.Option(help="Seconds for the answers of one exercise.")
+    ] = None
+    memory: Annotated[float | None, typer.Option(help="GB of memory that a submission may use.")] = None
+    whole_minutes: Annotated[
+        float | None, typer.Option(help="With --whole: minutes for the complete notebook.")
+    ] = None
+
+    def plan(self, batch: Any, submissions: Path) -> list[dict[str, Any]]:
+        r"""Write the batch's manifest, after making sure of a box."""
+        from coursekit.grading import boxes
+        from coursekit.grading.limits import Limits
+        from coursekit.grading.plan import plan
+
+        given = {"run": self.seconds, "exercise": self.exercise_seconds}
+        given["memory"] = self.memory and int(self.memory * 2**30)
+        given["whole"] = self.whole_minutes and 60 * self.whole_minutes
+        limits = replace(Limits(), **{k: v for k, v in given.items() if v is not None})
+        box = "none" if self.unsafe else boxes.pick(self.box)
+        lines = plan(
+            submissions,
+            batch,
+            box,
+            roster=self.roster,
+            notebook=self.notebook,
+            whole=self.whole,
+            profile=self.profile,
+            limits=limits,
+            variants=self.variants,
+        )
+        batch.audit("planned", lines=len(lines), box=box, whole=self.whole, variants=self.variants)
+        return lines
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    r"""`command(..., settings=_Settings(...))` as a command that has each of its fields as an option."""
+    settings = inspect.signature(_Settings, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        command(settings=_Settings(**{n: given.pop(n) for n in settings}), **given)
+
+    options = [p for n, p in own.items() if n != "settings"] + list(settings.values())
+    options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in options]
+    wrapped.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in options}
+    return wrapped
 
 
 @app.command("all")
 @polite
+@_with_settings
 def grade_all(
     submissions: Folder,
+    settings: _Settings,
     out: Out = Path("marks"),
-    roster: Roster = None,
-    notebook: Notebook = None,
     jobs: Annotated[int, typer.Option(help="Submissions at the same time.")] = 1,
     only: Annotated[list[str] | None, typer.Option(help="Only this submission; may be repeated.")] = None,
     regrade: Annotated[str, typer.Option(help="changed, or all: also what has a mark.")] = "changed",
-    box: BoxOption = "auto",
-    unsafe: Unsafe = False,
-    whole: Whole = False,
-    profile: Profile = None,
-    seconds: Seconds = None,
-    exercise_seconds: PerExercise = None,
-    memory: Memory = None,
-    whole_minutes: WholeMinutes = None,
     anonymous: commands.Anonymous = False,
 ) -> None:
     r"""Grade a folder of submissions: plan, run each in a box of its own, collect. Run it again to go on."""
@@ -78,20 +134,7 @@ def grade_all(
     batch = Batch(out)
     batch.make()
     with batch.lock():
-        _plan(
-            batch,
-            submissions,
-            roster,
-            notebook,
-            box,
-            unsafe,
-            whole,
-            profile,
-            seconds,
-            exercise_seconds,
-            memory,
-            whole_minutes,
-        )
+        settings.plan(batch, submissions)
         results = grade_lines(batch, jobs=jobs, only=only or (), everything=regrade == "all")
         collect(out, anonymous)
     typer.echo(summary(out, results))
@@ -106,40 +149,15 @@ def grade_all(
 
 @app.command("plan")
 @polite
-def plan_only(
-    submissions: Folder,
-    out: Out = Path("marks"),
-    roster: Roster = None,
-    notebook: Notebook = None,
-    box: BoxOption = "auto",
-    unsafe: Unsafe = False,
-    whole: Whole = False,
-    profile: Profile = None,
-    seconds: Seconds = None,
-    exercise_seconds: PerExercise = None,
-    memory: Memory = None,
-    whole_minutes: WholeMinutes = None,
-) -> None:
+@_with_settings
+def plan_only(submissions: Folder, settings: _Settings, out: Out = Path("marks")) -> None:
     r"""Write manifest.jsonl, one line a submission, for `grade one`. Prints how many there are."""
     from coursekit.grading.folder import Batch
 
     batch = Batch(out)
     batch.make()
     with batch.lock():
-        lines = _plan(
-            batch,
-            submissions,
-            roster,
-            notebook,
-            box,
-            unsafe,
-            whole,
-            profile,
-            seconds,
-            exercise_seconds,
-            memory,
-            whole_minutes,
-        )
+        lines = settings.plan(batch, submissions)
     typer.echo(sum(line["key"] is not None for line in lines))
 
 
@@ -173,36 +191,6 @@ def grade_one(
     if result["status"] == "infrastructure":
         raise typer.Exit(3)
     return None
-
-
-def _plan(
-    batch: Any, submissions: Path, roster: Path | None, notebook: Path | None, box: str, unsafe: bool,
-    whole: bool, profile: str | None, seconds: float | None, exercise_seconds: float | None,
-    memory: float | None,
-    whole_minutes: float | None,
-) -> list[dict[str, Any]]:  # fmt: skip
-    import dataclasses
-
-    from coursekit.grading import boxes
-    from coursekit.grading.limits import Limits
-    from coursekit.grading.plan import plan
-
-    given = {"run": seconds, "exercise": exercise_seconds, "memory": memory and int(memory * 2**30)}
-    given["whole"] = whole_minutes and 60 * whole_minutes
-    limits = dataclasses.replace(Limits(), **{k: v for k, v in given.items() if v is not None})
-    chosen = "none" if unsafe else boxes.pick(box)
-    lines = plan(
-        submissions,
-        batch,
-        chosen,
-        roster=roster,
-        notebook=notebook,
-        whole=whole,
-        profile=profile,
-        limits=limits,
-    )
-    batch.audit("planned", lines=len(lines), box=chosen, whole=whole)
-    return lines
 
 
 # What becomes of results: collect, export, feedback and so on.

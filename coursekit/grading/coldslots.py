@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -42,7 +43,8 @@ class ColdSlot(Slot):
             home = stack.enter_context(tempfile.TemporaryDirectory(dir=self.folder))
             if self.user is not None:
                 os.chown(home, self.user, self.user)
-            command, environment = self._command(Path(home), limits)
+            name = f"coursekit-{os.getpid()}-{secrets.token_hex(6)}"
+            command, environment = self._command(Path(home), limits, name)
             process = subprocess.Popen(
                 command,
                 stdin=wait,
@@ -54,7 +56,7 @@ class ColdSlot(Slot):
             )
             os.close(wait)
             try:
-                return supervise(
+                verdict = supervise(
                     lambda: _code(process),
                     report,
                     before,
@@ -62,12 +64,17 @@ class ColdSlot(Slot):
                     self.questions.read_bytes(),
                     feed,
                     limits,
-                    _sampler(process),
+                    _sampler(process, self.user),
                 )
+                if self.box == "podman" and verdict["end"] == "exit":
+                    verdict |= _end_of_container(name, self.output)
+                return verdict
             finally:
                 _end(process, self.user)
+                if self.box == "podman":  # its processes are no children of the command that asked for them
+                    _podman("rm", "--force", "--ignore", "--time", "0", name)
 
-    def _command(self, home: Path, limits: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
+    def _command(self, home: Path, limits: dict[str, Any], name: str) -> tuple[list[str], dict[str, str]]:
         inside = boxes.environment(self.lib, self.models is not None, self.limits)
         run = [sys.executable, "-P", "-m", f"{INSIDE}.cold"]
         if self.box in ("pod", "none"):
@@ -81,8 +88,24 @@ class ColdSlot(Slot):
             return run, inside | own
         run += ["/in", "/out/report", json.dumps(limits)]
         return boxes.container_command(
-            self.box, self.lib, self.stage, self.report, self.limits, inside, self.models
+            self.box, self.lib, self.stage, self.report, self.limits, inside, self.models, self.user, name
         ) + run, dict(os.environ)
+
+
+def _podman(*arguments: str) -> str:
+    done = subprocess.run(["podman", *arguments], capture_output=True, text=True, check=False, timeout=60)
+    return done.stdout
+
+
+def _end_of_container(name: str, output: Path) -> dict[str, str]:
+    r"""What the end of a container says beside its exit status, which is the student's to choose."""
+    state, _, killed = _podman(
+        "inspect", "--format", "{{.State.Status}} {{.State.OOMKilled}}", name
+    ).partition(" ")
+    if state not in ("exited", "stopped", "stopping", "running"):  # it never ran
+        said = " ".join(output.read_text(errors="replace").split())[-500:]
+        return {"end": "infrastructure", "message": f"podman cannot start a container: {said}"}
+    return {"end": "memory_limit"} if killed.strip() == "true" else {}
 
 
 def _code(process: subprocess.Popen[bytes]) -> int | None:
@@ -90,13 +113,19 @@ def _code(process: subprocess.Popen[bytes]) -> int | None:
     return code if code is None or code < 128 else 128 - code  # a shell's way to say by which signal
 
 
-def _sampler(process: subprocess.Popen[bytes]) -> Any:
+def _sampler(process: subprocess.Popen[bytes], user: int | None) -> Any:
     import psutil
+
+    def running() -> list[psutil.Process]:
+        if user is None:
+            return psutil.Process(process.pid).children(recursive=True)
+        # Also those whose parent is somebody else's, as in podman's containers.
+        return [p for p in psutil.process_iter(["uids"]) if p.info["uids"] and p.info["uids"].real == user]
 
     def sample() -> tuple[int, int]:
         memory = number = 0
         with contextlib.suppress(psutil.Error):
-            for one in psutil.Process(process.pid).children(recursive=True):
+            for one in running():
                 with contextlib.suppress(psutil.Error):
                     used = one.memory_info()
                     memory, number = memory + used.rss - used.shared, number + 1

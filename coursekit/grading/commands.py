@@ -75,14 +75,34 @@ def answers(
 
 @app.command()
 @polite
-def variants(marks: Marks) -> None:
-    r"""Print each student's own number, for papermill's parameter `variant`."""
-    from coursekit.grading import collect, pseudonyms, tables
+def variants(
+    marks: Marks,
+    roster: Annotated[
+        Path | None, typer.Option(help="CSV with a column id, before anything is handed in.")
+    ] = None,
+    notebook: Annotated[Path | None, typer.Option(help="Also write each student's own copy of it.")] = None,
+) -> None:
+    r"""Print each student's own number, the notebook's parameter `variant`. Grade with --variants then."""
+    from coursekit.grading import collect, copies, folder, pseudonyms, submissions, tables
 
+    folder.Batch(marks).make()
     secret = pseudonyms.secret_of(marks)
-    ids = sorted({entry.id for entry in collect.read(marks)})
+    ids = sorted(submissions.read_roster(roster) if roster else {entry.id for entry in collect.read(marks)})
+    if notebook is not None:
+        tell(f"{len(copies.write(marks, notebook, ids))} copies in {marks / 'copies'}")
     rows = [("id", "variant"), *((id, pseudonyms.variant(secret, id)) for id in ids)]
     tell(tables.text(rows).rstrip())
+
+
+@app.command()
+@polite
+def runner(
+    socket: Annotated[Path, typer.Option(help="Where to listen; COURSEKIT_RUNNER names it to the grader.")],
+) -> None:
+    r"""In a container of its own: run submissions for a grader in another (--box runner). Closes the package there."""
+    from coursekit.grading.runner import serve
+
+    serve(socket)
 
 
 @app.command()

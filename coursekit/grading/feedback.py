@@ -15,7 +15,7 @@ def write(out: Path, anonymous: bool = False) -> list[Path]:
     """
     from coursekit import checks
 
-    hints = {id: exercise.hints for id, exercise in checks.exercises().items()}
+    hints = {id: exercise.hints for id, exercise in checks.every_kind().items()}
     rules = policy.read(out)
     entries = collect.read(out)
     lateness = [rules.late(e.id, e.notebook, e.submitted) if rules else None for e in entries]

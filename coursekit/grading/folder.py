@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.errors import CourseError
+from coursekit.files import replace_text
 from coursekit.grading import audit
 
 
@@ -31,7 +32,7 @@ class Batch:
         self.results.mkdir(exist_ok=True)
         secret = self.out / "secret"
         if not secret.exists():
-            write(secret, secrets.token_hex(32) + "\n", 0o600)
+            replace_text(secret, secrets.token_hex(32) + "\n", 0o600)
 
     def secret(self) -> bytes:
         r"""Drawn once a batch: whoever knows it knows the questions."""
@@ -59,7 +60,7 @@ class Batch:
     def write_result(self, result: dict[str, Any]) -> None:
         r"""Whole or not at all."""
         text = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
-        write(self.results / f"{result['key']}.json", text)
+        replace_text(self.results / f"{result['key']}.json", text)
 
     def event(self, what: str, **more: Any) -> None:
         r"""A line of events.jsonl: what the batch does, for a progress display elsewhere."""
@@ -80,17 +81,6 @@ class Batch:
                     f"another grader works on {self.out}: wait for it, or give another --out"
                 ) from None
             yield
-
-
-def write(path: Path, text: str, mode: int = 0o644) -> None:
-    r"""Put `text` at `path`, all at once, so that a reader or a crash sees the old or the new."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:

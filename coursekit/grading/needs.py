@@ -32,6 +32,8 @@ class Slice:
     #: For each wanted name: in how many places it is defined, and which cells it needs.
     copies: dict[str, int] = field(default_factory=dict)
     needed: dict[str, list[int]] = field(default_factory=dict)
+    #: Wanted names of which there is nothing but what was handed out.
+    blank: list[str] = field(default_factory=list)
     #: Cells that are no Python: position -> message.
     broken: dict[int, str] = field(default_factory=dict)
     #: Names of all functions, to say which one was perhaps meant.
@@ -86,6 +88,8 @@ def needed(cells: Sequence[str], wanted: Sequence[str]) -> Slice:
         places = [s for s in statements if name in s.binds]
         found.copies[name] = len(places)
         written = [s for s in places if not s.stub]
+        if places and not written:
+            found.blank.append(name)
         if written:  # a copy of the blank cell below the answer does not take it away
             for stub in (s for s in places if s.stub):
                 statements.remove(stub)

@@ -17,7 +17,7 @@ from coursekit.grading.statuses import SAYS, gravest
 class Assignment:
     r"""What all submissions of a batch have in common. `ids`: of the exercises, in the notebook's order.
 
-    `points` of each are the judge's to say. `parameters`: papermill's, for a complete run.
+    `points` and `budgets` are the judge's to say. `parameters`: papermill's, for a complete run.
     """
 
     notebook: str
@@ -28,6 +28,15 @@ class Assignment:
     whole: bool = False
     parameters: dict[str, Any] = field(default_factory=dict)
     points: dict[str, float] = field(default_factory=dict)
+    #: Seconds of each exercise that trains.
+    budgets: dict[str, float] = field(default_factory=dict)
+    #: Whether every student has numbers of his own.
+    variants: bool = False
+
+    def groups(self) -> list[list[str]]:
+        r"""The exercises by the box that they share: a training has one for itself."""
+        asked = [id for id in self.ids if id not in self.budgets]
+        return [*([asked] if asked else []), *([id] for id in self.ids if id in self.budgets)]
 
 
 class Infrastructure(Exception):
@@ -37,8 +46,11 @@ class Infrastructure(Exception):
 class Run:
     r"""The state of one submission on its way. `grade()` gives its result without the batch's fields."""
 
-    def __init__(self, path: Path, assignment: Assignment, slot: Slot, judge: Judge) -> None:
+    def __init__(
+        self, path: Path, assignment: Assignment, slot: Slot, judge: Judge, variant: int | None = None
+    ) -> None:
         self.path, self.assignment, self.slot, self.judge = path, assignment, slot, judge
+        self.variant = variant
         self.found: dict[str, dict[str, Any]] = {}
         self.looked: dict[str, dict[str, Any]] = {}
         self.files: dict[str, str] = {}
@@ -46,28 +58,37 @@ class Run:
 
     def grade(self) -> dict[str, Any]:
         r"""{"status", "message", "where", "exercises", "times"}. Raises Infrastructure."""
-        refused = self._gate([])
-        if refused is not None:
-            return self._whole_result("invalid_notebook", refused)
-        complete = self._complete() if self.assignment.whole else None
-        if self.assignment.whole:
-            self._gate([])
-        for id, state in self.looked.items():
+        complete = None
+        for number, ids in enumerate(self.assignment.groups()):
+            refused = self._gate([], ids)
+            if refused is not None:
+                return self._whole_result("invalid_notebook", refused)
+            if number == 0 and self.assignment.whole:
+                complete = self._complete()
+                self._gate([], ids)
+            self._group(ids)
+        return self._result(complete=complete)
+
+    def _group(self, ids: list[str]) -> None:
+        r"""Settle the exercises that share a box, and are staged for it."""
+        for id in ids:
+            state = self.looked[id]
             if state["status"]:
                 self._settle(id, state["status"], state["message"], where=state.get("where"))
+            elif state["blank"] and id in self.assignment.budgets:  # no box for nothing
+                self._settle(id, "not_attempted", SAYS["not_attempted"])
         skip: list[int] = []
-        for _ in range(2 * len(self.assignment.ids)):  # each settles one exercise or more
-            pending = [id for id in self.assignment.ids if id not in self.found]
+        for attempt in range(2 * len(ids)):  # each settles one exercise or more
+            pending = [id for id in ids if id not in self.found]
             if not pending:
                 break
-            if self.times["run"]:
-                self._gate(skip)
+            if attempt:
+                self._gate(skip, ids)
             cell = self._once(pending)
             skip += [] if cell is None else [cell]
-        for id in self.assignment.ids:
+        for id in ids:
             if id not in self.found:
                 self._settle(id, "kernel_died", "the exercises before it ended the kernel again and again")
-        return self._result(complete=complete)
 
     def _complete(self) -> tuple[str, str, int | None] | None:
         r"""Run the complete notebook; None where it came to its end, else status, message and cell."""
@@ -75,7 +96,8 @@ class Run:
         limits, slot = self.assignment.limits, self.slot
         self._ask(
             "stage_whole", path=str(self.path), stage=str(slot.stage), notebook=self.assignment.notebook,
-            parameters=self.assignment.parameters, most=limits.output,
+            parameters=self.assignment.parameters | ({} if self.variant is None else {"variant": self.variant}),
+            most=limits.output,
         )  # fmt: skip
         slot.questions.write_text("")
         verdict = slot.run(0, run=limits.whole)
@@ -83,7 +105,9 @@ class Run:
             raise Infrastructure(verdict.get("message", "") + verdict.get("trace", ""))
         self.times["whole"] = verdict["run"]
         most = limits.file + 2**20
-        marked = self._read("mark", before=str(slot.before), report=str(slot.report), most=most, ids=[])
+        marked = self._read(
+            "mark", before=str(slot.before), report=str(slot.report), most=most, ids=[], variant=None
+        )
         run = marked["run"] if marked else {"whole": False, "cell": None, "failed": []}
         if verdict["end"] != "exit" or not run["whole"]:
             return *_ending(verdict), run["cell"]
@@ -92,7 +116,7 @@ class Run:
             return failed["status"], failed["message"], failed["cell"] or run["cell"]
         return None
 
-    def _gate(self, skip: list[int]) -> str | None:
+    def _gate(self, skip: list[int], ids: list[str]) -> str | None:
         r"""Stage the submission; the reason, where it is refused."""
         begun = time.monotonic()
         self.slot.clear()
@@ -102,6 +126,8 @@ class Run:
             stage=str(self.slot.stage),
             notebook=self.assignment.notebook,
             skip=skip,
+            ids=ids,
+            variant=self.variant,
         )
         self.times["gate"] += time.monotonic() - begun
         if looked is None:
@@ -110,13 +136,16 @@ class Run:
             return looked["refused"]
         self.files = looked["files"]
         if not skip:
-            self.looked = looked["exercises"]
+            self.looked |= looked["exercises"]
         return None
 
     def _once(self, pending: list[str]) -> int | None:
         r"""One box for the exercises that are left; returns the cell that ended it, if a cell did."""
         self._ask("questions", path=str(self.slot.questions), ids=pending)
-        verdict = self.slot.run(len(pending))
+        budget = self.assignment.budgets.get(pending[0])
+        verdict = self.slot.run(
+            len(pending), **({} if budget is None else {"exercise": budget, "probe": budget + 5})
+        )
         if verdict["end"] == "infrastructure":
             raise Infrastructure(verdict.get("message", "") + verdict.get("trace", ""))
         for part in ("box", "run", "probe"):
@@ -124,7 +153,12 @@ class Run:
         begun = time.monotonic()
         most = self.assignment.limits.file + 2**20
         marked = self._read(
-            "mark", before=str(self.slot.before), report=str(self.slot.report), most=most, ids=pending
+            "mark",
+            before=str(self.slot.before),
+            report=str(self.slot.report),
+            most=most,
+            ids=pending,
+            variant=self.variant,
         )
         if marked is None:
             for id in pending:
@@ -166,21 +200,33 @@ class Run:
             if mine and one["status"] in ("missing_name", "error"):
                 self._settle(id, mine[0]["status"], mine[0]["message"], where=mine[0]["cell"])
             else:
-                self._settle(id, one["status"], one["message"], one["right"], one["cases"])
+                told = (one["status"], one["message"], one["right"], one["cases"])
+                self._settle(id, *told, share=one.get("share"), measured=one.get("measured"))
         if not exercises:
             self._settle(pending[0], *_ending(verdict))
 
     def _settle(
-        self, id: str, status: str, message: str, right: int = 0, cases: int = 0, where: int | None = None
+        self,
+        id: str,
+        status: str,
+        message: str,
+        right: int = 0,
+        cases: int = 0,
+        where: int | None = None,
+        share: float | None = None,
+        measured: float | None = None,
     ) -> None:
-        cases, of = cases or self.assignment.cases, self.assignment.points[id]
+        training = id in self.assignment.budgets
+        cases, of = cases or (1 if training else self.assignment.cases), self.assignment.points[id]
+        share = right / cases if share is None else share
         name = id.replace("-", "_")
         if status == "missing_name" and not message:
             message = f"there is no function {name}"
         self.found[id] = {
-            "id": id, "points": round(of * right / cases, 2), "of": of, "status": status,
+            "id": id, "points": round(of * share, 2), "of": of, "status": status,
             "message": message or SAYS[status], "cases": cases, "right": right,
             "copies": self.looked.get(id, {}).get("copies", 0), "where": where,
+            "ran": "training" if training else "questions", "measured": measured,
         }  # fmt: skip
 
     def _whole_result(self, status: str, message: str) -> dict[str, Any]:

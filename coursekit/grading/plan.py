@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.errors import CourseError
+from coursekit.files import replace_text
 from coursekit.grading import ids as ids_of
 from coursekit.grading.archive import MOST_TOGETHER
-from coursekit.grading.folder import Batch, write
+from coursekit.grading.folder import Batch
 from coursekit.grading.limits import Limits
 from coursekit.grading.one import Assignment
 from coursekit.grading.package import imports
@@ -33,16 +34,20 @@ def plan(
     whole: bool = False,
     profile: str | None = None,
     limits: Limits | None = None,
+    variants: bool = False,
 ) -> list[dict[str, Any]]:
     r"""Write manifest.jsonl and assignment.json; returns the manifest.
 
     notebook: the course's own notebook of the assignment; by default the one whose exercises most submissions hold.
+    variants: every student has numbers of his own, as `grade variants` handed them out.
     """
     found = find(submissions, roster)
     notebook = notebook or guess(found)
     parameters = _parameters(notebook, profile) if whole else {}
     ids = tuple(ids_of.of_notebook(notebook))
-    assignment = Assignment(notebook.stem, ids, limits or Limits(), box, ids_of.CASES, whole, parameters)
+    assignment = Assignment(
+        notebook.stem, ids, limits or Limits(), box, ids_of.CASES, whole, parameters, variants=variants
+    )
     common = {**dataclasses.asdict(assignment), "preload": preload(notebook)}
     environment = fingerprint(common)
     lines = []
@@ -62,8 +67,8 @@ def plan(
                 "person": one.person,
             }  # fmt: skip
         )
-    write(batch.assignment, json.dumps(common, indent=1) + "\n")
-    write(batch.manifest, "".join(json.dumps(line) + "\n" for line in lines))
+    replace_text(batch.assignment, json.dumps(common, indent=1) + "\n")
+    replace_text(batch.manifest, "".join(json.dumps(line) + "\n" for line in lines))
     return lines
 
 

@@ -28,7 +28,8 @@ def of_failure(line: dict[str, Any], assignment: Assignment) -> dict[str, Any]:
     r"""The result where the grader failed twice: no mark, and nobody's fault but the grader's."""
     exercises = [
         {"id": id, "points": 0, "of": of, "status": "infrastructure", "message": SAYS["infrastructure"],
-         "cases": assignment.cases, "right": 0, "copies": 0}
+         "cases": assignment.cases, "right": 0, "copies": 0,
+         "ran": "training" if id in assignment.budgets else "questions", "measured": None}
         for id, of in assignment.points.items()
     ]  # fmt: skip
     found = {

@@ -12,7 +12,9 @@ from typing import Any
 from coursekit import checks
 from coursekit.authoring.release import release
 from coursekit.authoring.solve import solve
-from coursekit.checks import Exercise
+from coursekit.checks import Exercise, Posed
+from coursekit.checks.numeric import Numeric
+from coursekit.checks.training import Training, plain
 from coursekit.errors import CourseError, unknown
 
 
@@ -38,7 +40,7 @@ def selftest(notebooks: Iterable[Path], secret: bytes, cases: int) -> Iterator[F
     The exercises' cells are run here, without a kernel or a box: they are the course's own. `secret` and `cases` as
     in Exercise.cases. Raises CourseError where a notebook has no exercise, no answers, or a check is missing.
     """
-    known = checks.exercises()
+    known = checks.every_kind()
     with tempfile.TemporaryDirectory() as folder:
         for notebook in notebooks:
             blank, solved = Path(folder, "blank.ipynb"), Path(folder, "solved.ipynb")
@@ -48,34 +50,82 @@ def selftest(notebooks: Iterable[Path], secret: bytes, cases: int) -> Iterator[F
             for (id, stub), (_, answer) in zip(_functions(blank), _functions(solved), strict=True):
                 if id not in known:
                     raise unknown("exercise", id, known)
-                _try(finding, known[id], stub, answer, known[id].cases(secret, cases))
+                _try(finding, _tried(known[id], secret, cases), stub, answer)
             yield finding
 
 
-def _try(finding: Finding, exercise: Exercise, stub: Any, answer: Any, cases: list[tuple[Any, ...]]) -> None:
-    finding.of += exercise.points
-    finding.blank += (nothing := _points(exercise, cases, stub))
-    finding.solved += (all_of_it := _points(exercise, cases, answer))
+class _Asked:
+    r"""A function on secret cases; a number on the numbers of variant 0."""
+
+    def __init__(self, posed: Exercise | Numeric, secret: bytes, cases: int) -> None:
+        self.posed, self.own = posed, isinstance(posed, Numeric)
+        self.exercise = posed.asks if isinstance(posed, Numeric) else posed
+        self.cases = [posed.own(0)] if isinstance(posed, Numeric) else self.exercise.cases(secret, cases)
+
+    def points(self, function: Any) -> float:
+        r"""Of the student's function."""
+        return self._points([_values(function, () if self.own else arguments) for arguments in self.cases])
+
+    def mistake(self, function: Any) -> tuple[float, str | None, bool]:
+        r"""Points of a mutant, what is said of it, and whether it ran at all."""
+        values = [_values(function, arguments) for arguments in self.cases]
+        ran = [(arguments, v) for arguments, given in zip(self.cases, values, strict=True) for v in given]
+        said = checks.mistake(self.exercise, [a for a, _ in ran], [v for _, v in ran])
+        return self._points(values), said, bool(ran)
+
+    def _points(self, values: list[list[Any]]) -> float:
+        right = sum(
+            checks.judge(self.exercise, arguments, value) is None
+            for arguments, given in zip(self.cases, values, strict=True)
+            for value in given
+        )
+        return self.exercise.points * right / len(self.cases)
+
+
+class _Trained:
+    r"""A training on secret data."""
+
+    def __init__(self, posed: Training, secret: bytes) -> None:
+        self.posed, self.posing = posed, posed.posing(secret)
+
+    def points(self, function: Any) -> float:
+        r"""Of the student's function."""
+        return self.mistake(function)[0]
+
+    def mistake(self, function: Any) -> tuple[float, str | None, bool]:
+        r"""As _Asked.mistake."""
+        values = _values(function, self.posing.arguments)
+        scored = [self.posed.scored(self.posing, plain(value)) for value in values]
+        return (
+            sum(self.posed.points * s.share for s in scored),
+            scored[0].message if scored else None,
+            bool(values),
+        )
+
+
+def _tried(posed: Posed, secret: bytes, cases: int) -> _Asked | _Trained:
+    if isinstance(posed, Training):
+        return _Trained(posed, secret)
+    if isinstance(posed, Exercise | Numeric):
+        return _Asked(posed, secret, cases)
+    raise TypeError(f"{posed.id} is an exercise of an unknown kind")
+
+
+def _try(finding: Finding, tried: _Asked | _Trained, stub: Any, answer: Any) -> None:
+    posed = tried.posed
+    finding.of += posed.points
+    finding.blank += (nothing := tried.points(stub))
+    finding.solved += (all_of_it := tried.points(answer))
     if nothing:
-        finding.faults.append(f"{exercise.id}: the blank copy gets {nothing:g} of {exercise.points} points")
-    if all_of_it != exercise.points:
-        finding.faults.append(f"{exercise.id}: the answer gets {all_of_it:g} of {exercise.points} points")
-    for mutant in exercise.mutants:
-        ran = [(arguments, value) for arguments in cases for value in _values(mutant.function, arguments)]
-        said = checks.mistake(exercise, [a for a, _ in ran], [v for _, v in ran])
-        if _points(exercise, cases, mutant.function) == exercise.points or (ran and said != mutant.message):
-            finding.faults.append(f"{exercise.id}: {mutant.message!r} is told {said!r}")
+        finding.faults.append(f"{posed.id}: the blank copy gets {nothing:g} of {posed.points} points")
+    if all_of_it != posed.points:
+        finding.faults.append(f"{posed.id}: the answer gets {all_of_it:g} of {posed.points} points")
+    for mutant in posed.mutants:
+        points, said, ran = tried.mistake(mutant.function)
+        if points == posed.points or (ran and said != mutant.message):
+            finding.faults.append(f"{posed.id}: {mutant.message!r} is told {said!r}")
         else:
             finding.mistakes += 1
-
-
-def _points(exercise: Exercise, cases: list[tuple[Any, ...]], function: Any) -> float:
-    right = sum(
-        checks.judge(exercise, arguments, value) is None
-        for arguments in cases
-        for value in _values(function, arguments)
-    )
-    return exercise.points * right / len(cases)
 
 
 def _values(function: Any, arguments: tuple[Any, ...]) -> list[Any]:
@@ -93,7 +143,7 @@ def _functions(notebook: Path) -> list[tuple[str, Any]]:
     found = []
     for cell in nbformat.read(notebook, as_version=4).cells:
         if cell.metadata.get("nbgrader", {}).get("solution"):
-            id, space = cell.metadata.nbgrader.grade_id, {}
+            id, space = cell.metadata.nbgrader.grade_id, {"variant": 0}
             exec(compile(cell.source, id, "exec"), space)
             if not callable(function := space.get(id.replace("-", "_"))):
                 raise CourseError(

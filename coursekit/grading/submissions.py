@@ -2,13 +2,13 @@ r"""Which submissions lie in a folder, and whose they are. Names are text for pe
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from coursekit.errors import CourseError
+from coursekit.grading import tables
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,15 @@ def find(folder: Path, roster: Path | None = None) -> list[Submission]:
 
 def read_roster(path: Path) -> dict[str, dict[str, str]]:
     r"""The people of a CSV file with a column `id`, by that id."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CourseError(f"cannot read the roster {path}: {error}") from error
-    if not rows or "id" not in rows[0]:
-        raise CourseError(
-            f"the roster {path} needs a first line with the names of its columns, one of them id"
-        )
+    _, rows = tables.read(path, needed=["id"])
     people: dict[str, dict[str, str]] = {}
     for row in rows:
-        id = (row["id"] or "").strip()
+        id = row["id"].strip()
         if not id or id in people:
             raise CourseError(
                 f"the roster {path} has {'a line without an id' if not id else f'the id {id!r} twice'}"
             )
-        people[id] = {k: v or "" for k, v in row.items() if k is not None}
+        people[id] = row
     return people
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from coursekit.checks import Exercise, judge, mistake
+from coursekit.checks import Posed, judge, mistake
+from coursekit.checks.training import Training
 from coursekit.grading.inside.failures import OWN
 from coursekit.grading.inside.wire import Unreadable, decode
 from coursekit.grading.statuses import SAYS
@@ -59,9 +60,13 @@ def run_phase(content: bytes) -> dict[str, Any]:
 
 
 def probe_phase(
-    content: bytes, exercises: dict[str, Exercise], asked: dict[str, list[tuple[Any, ...]]]
+    content: bytes, exercises: dict[str, Posed], asked: dict[str, list[Any]]
 ) -> dict[str, dict[str, Any]]:
-    r"""For each exercise that was begun: {"status", "message", "right", "cases", "ended"}; absent if never begun."""
+    r"""For each exercise that was begun: {"status", "message", "right", "cases", "ended"}; absent if never begun.
+
+    asked: for each the arguments of its cases; for a training its one Posing. That has "share" (of the points) and
+    "measured" too.
+    """
     answers: dict[str, dict[int, Any]] = {}
     trouble: dict[str, tuple[str, str]] = {}
     ended: set[str] = set()
@@ -97,7 +102,7 @@ def probe_phase(
 
 
 def marked(
-    exercise: Exercise, asked: list[tuple[Any, ...]], answers: dict[int, Any], trouble: tuple[str, str] | None
+    exercise: Posed, asked: list[Any], answers: dict[int, Any], trouble: tuple[str, str] | None
 ) -> dict[str, Any]:
     r"""One exercise: how many of its cases are right, and what is to be said."""
     if trouble and trouble[0] == "invalid_output":
@@ -105,6 +110,8 @@ def marked(
     empty = [n for n, v in answers.items() if v is None or v is ...]
     if answers and len(empty) == len(asked):
         return {"status": "not_attempted", "message": SAYS["not_attempted"], "right": 0, "cases": len(asked)}
+    if isinstance(exercise, Training):
+        return _trained(exercise, asked[0], answers, trouble)
     said = {n: judge(exercise, asked[n], value) for n, value in sorted(answers.items())}
     right = sum(what is None for what in said.values())
     if right == len(asked):
@@ -123,6 +130,24 @@ def marked(
             (what for what in said.values() if what is not None), SAYS["wrong"]
         )
     return {"status": status, "message": message, "right": right, "cases": len(asked)}
+
+
+def _trained(
+    training: Training, posing: Any, answers: dict[int, Any], trouble: tuple[str, str] | None
+) -> dict[str, Any]:
+    if not answers:
+        status, message = trouble or ("wrong", SAYS["wrong"])
+        return {"status": status, "message": message, "right": 0, "cases": 1}
+    scored = training.scored(posing, answers[0])
+    done = scored.share == 1.0
+    return {
+        "status": "ok" if done else "wrong",
+        "message": scored.message or ("" if done else SAYS["wrong"]),
+        "right": int(done),
+        "cases": 1,
+        "share": scored.share,
+        "measured": scored.measured,
+    }
 
 
 def _own(record: dict[str, Any]) -> str:

@@ -22,16 +22,31 @@ class Work:
     def __init__(self, secret: bytes, ids: list[str], cases: int) -> None:
         self.ids = ids
         self.exercises = ex.named(ids)
-        self.asked = {id: ex.secret_cases(e, secret, cases) for id, e in self.exercises.items()}
+        self.trainings = ex.trainings(self.exercises)
+        self.numeric = ex.numeric(self.exercises)
+        self.asked: dict[str, list[Any]] = {id: [t.posing(secret)] for id, t in self.trainings.items()}
+        for id in ids:
+            if id not in {*self.trainings, *self.numeric}:
+                self.asked[id] = ex.secret_cases(self.exercises[id], secret, cases)
 
     def do_questions(self, path: str, ids: list[str]) -> None:
         r"""Write the questions of exercises `ids`, without answers, to `path`."""
-        asked = {id: [[encode_argument(a) for a in case] for case in self.asked[id]] for id in ids}
+        asked = {id: [[encode_argument(a) for a in case] for case in self._arguments(id)] for id in ids}
         Path(path).write_text(json.dumps(asked))
+
+    def _arguments(self, id: str) -> list[tuple[Any, ...]]:
+        r"""What the function is called with: whoever has numbers of his own has them already."""
+        if id in self.numeric:
+            return [()]
+        return [one.arguments for one in self.asked[id]] if id in self.trainings else self.asked[id]
 
     def do_points(self) -> dict[str, float]:
         r"""Points of each exercise."""
         return {id: exercise.points for id, exercise in self.exercises.items()}
+
+    def do_budgets(self) -> dict[str, float]:
+        r"""Seconds of each exercise that trains."""
+        return {id: training.budget.seconds for id, training in self.trainings.items()}
 
     def do_models(self) -> str:
         r"""The folder of the course's models, whether it is there or not."""
@@ -39,10 +54,14 @@ class Work:
 
         return str(home())
 
-    def do_gate(self, path: str, stage: str, notebook: str, skip: list[int]) -> dict[str, Any]:
-        r"""Look at a submission and write what the box is shown of it into `stage`.
+    def do_gate(
+        self, path: str, stage: str, notebook: str, skip: list[int], ids: list[str], variant: int | None
+    ) -> dict[str, Any]:
+        r"""Look at a submission and write what the box is shown of it into `stage`, for the exercises `ids`.
 
-        skip: leave out these cells, which ended a box. Returns {"refused": message} or what was found of each exercise.
+        skip: leave out these cells, which ended a box. variant: papermill's parameter; None where everybody has the
+        same numbers, and the notebook stays as it came. Returns {"refused": message} or what was found
+        of each exercise.
         """
         try:
             files = archive.files(Path(path))
@@ -51,15 +70,31 @@ class Work:
             cells = gate.notebook(files.pop(name))
         except gate.Refused as refusal:
             return {"refused": str(refusal)}
-        names = {id: ids_of.function_name(id) for id in self.ids}
+        names = {id: ids_of.function_name(id) for id in ids}
         sources = [""] * (max((c.number for c in cells), default=0) + 1)
+        tags = {c.number: c.tags for c in cells}
         for cell in cells:
             if "setup" in cell.tags:  # it only finds the package, and the box has it
                 continue
             if cell.number not in skip:
                 sources[cell.number] = cell.source
         found = needs.needed(sources, list(names.values()))
-        self._stage(Path(stage), found, files, name, names)
+        content = [
+            {"source": source, "cell": n, "tags": [t for t in tags[n] if t == "parameters"]}
+            for n, source in sorted(found.cells.items())
+        ]
+        folder = Path(stage)
+        _write_notebook(folder / "notebook.ipynb", content)
+        _write_files(folder / "files", files, name)
+        job = {
+            "exercises": names,
+            "trained": {id: t.budget.most for id, t in self.trainings.items() if id in names},
+            "numbers": {
+                id: dict(zip(e.given, e.own(variant or 0), strict=True)) for id, e in self.numeric.items()
+            },
+            "parameters": {} if variant is None else {"variant": variant},
+        }
+        (folder / "job.json").write_text(json.dumps(job))
         looked = {id: self._exercise(function, found, sources) for id, function in names.items()}
         return {"exercises": looked, "files": {archive.shown(n): h for n, h in hashes.items()}}
 
@@ -76,26 +111,23 @@ class Work:
         _write_files(folder / "files", files, name)
         (folder / "job.json").write_text(json.dumps({"whole": most, "parameters": parameters}))
 
-    def do_mark(self, before: str, report: str, most: int, ids: list[str]) -> dict[str, Any]:
+    def do_mark(
+        self, before: str, report: str, most: int, ids: list[str], variant: int | None
+    ) -> dict[str, Any]:
         r"""Read what came out of a box: {"run": ..., "exercises": {id: ...}} for those that were asked."""
         run = verdict.run_phase(verdict.harvest(Path(before), most))
-        asked = {id: self.asked[id] for id in ids}
+        own = {id: [e.own(variant or 0)] for id, e in self.numeric.items() if id in ids}
+        asked = {id: own[id] if id in own else self.asked[id] for id in ids}
+        judged = {**self.exercises, **{id: e.asks for id, e in self.numeric.items()}}
         content = verdict.harvest(Path(report), most)
-        return {"run": run, "exercises": verdict.probe_phase(content, self.exercises, asked)}
-
-    def _stage(
-        self, folder: Path, found: needs.Slice, files: dict[str, bytes], notebook: str, names: dict[str, str]
-    ) -> None:
-        content = [{"source": source, "cell": n, "tags": []} for n, source in sorted(found.cells.items())]
-        _write_notebook(folder / "notebook.ipynb", content)
-        _write_files(folder / "files", files, notebook)
-        (folder / "job.json").write_text(json.dumps({"exercises": names}))
+        return {"run": run, "exercises": verdict.probe_phase(content, judged, asked)}
 
     def _exercise(self, function: str, found: needs.Slice, sources: list[str]) -> dict[str, Any]:
         copies = found.copies[function]
         state: dict[str, Any] = {
             "copies": copies,
             "cells": found.needed[function],
+            "blank": function in found.blank and not found.opaque,
             "status": None,
             "message": "",
         }

@@ -109,7 +109,18 @@ def test_a_result_has_its_schema(graded: Batch):
             False,
         )
         for exercise in result["exercises"]:
-            assert set(exercise) == {"id", "points", "of", "status", "message", "cases", "right", "copies"}
+            assert set(exercise) == {
+                "id",
+                "points",
+                "of",
+                "status",
+                "message",
+                "cases",
+                "right",
+                "copies",
+                "ran",
+                "measured",
+            }
     assert not (graded.out / ".work").exists()
 
 
@@ -240,7 +251,16 @@ def test_without_isolation_every_result_says_so(tmp_path: Path, folder: Path):
     for name in ("ada", "eve"):
         shutil.copy(folder / f"{name}.ipynb", place)
     done = CliRunner().invoke(
-        app, ["grade", str(place), "--out", str(tmp_path / "marks"), "--unsafe-no-isolation"]
+        app,
+        [
+            "grade",
+            str(place),
+            "--out",
+            str(tmp_path / "marks"),
+            "--unsafe-no-isolation",
+            "--notebook",
+            str(NOTEBOOK),
+        ],
     )
     assert done.exit_code == 0, done.output
     for name, result in by_name(Batch(tmp_path / "marks")).items():
@@ -327,6 +347,8 @@ def test_ctrl_c_ends_a_batch_that_goes_on_later(graded: Batch, folder: Path, tmp
         str(folder),
         "--out",
         str(batch.out),
+        "--notebook",
+        str(NOTEBOOK),
         "--box",
         "bwrap",
     ]

@@ -159,6 +159,18 @@ found = [os.getuid(), os.getgroups(), [status[k].strip() for k in
     assert uid == 1000 and groups in ([], [1000]) and rest == ["0" * 16] * 5 + ["1", "2"]
 
 
+def test_no_process_in_the_box_may_call_more_than_the_submission(asked):
+    r"""It may write into the memory of the others, and so call what they may."""
+    code = """
+found = {}
+for pid in sorted(p for p in os.listdir('/proc') if p.isdigit()):
+    status = dict(line.split(':', 1) for line in open(f'/proc/{pid}/status') if ':' in line)
+    found[pid] = [status[k].strip() for k in ('CapPrm', 'CapEff', 'CapBnd', 'NoNewPrivs', 'Seccomp')]
+"""
+    found = asked(code)
+    assert len(found) == 3 and all(rest == ["0" * 16] * 3 + ["1", "2"] for rest in found.values()), found
+
+
 @pytest.mark.parametrize(
     ("call", "errors"),
     [

@@ -7,6 +7,7 @@ import json
 import pickle
 from pathlib import Path
 
+import made_up
 import pytest
 
 from coursekit.checks import exercises
@@ -51,22 +52,6 @@ def cheat(id, arguments):
 }
 
 
-def notebook(cells: list[dict]) -> dict:
-    kernel = {"name": "python3", "display_name": "Python 3"}
-    return {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells}
-
-
-def cell(source: str, id: str, **metadata: object) -> dict:
-    return {
-        "cell_type": "code",
-        "id": id,
-        "source": source,
-        "metadata": metadata,
-        "outputs": [],
-        "execution_count": None,
-    }
-
-
 def table() -> str:
     r"""Public arguments and answers of all exercises, and a function that gives the answer of the most similar ones."""
     rows = {id: [(repr(e.inputs(s)), e.answer(e.inputs(s))) for s in SEEDS] for id, e in exercises().items()}
@@ -85,26 +70,15 @@ def closest(id, arguments):
 def results(box: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     place = tmp_path_factory.mktemp("cheating")
     (place / "submissions").mkdir()
-    stubs = []
-    for id in sorted(exercises()):
-        function = f"def {id.replace('-', '_')}(*arguments):\n"
-        grade = {
-            "grade": False,
-            "grade_id": id,
-            "locked": False,
-            "schema_version": 3,
-            "solution": True,
-            "task": False,
-        }
-        stubs.append((id, function, grade))
-    course = [cell(f"{function}    return ...", id, nbgrader=grade) for id, function, grade in stubs]
-    (place / "course.ipynb").write_text(json.dumps(notebook(course)))
+    (place / "course.ipynb").write_text(json.dumps(made_up.course(sorted(exercises()))))
     for name, source in CHEATS.items():
         head = (table() if name == "table" else "") + source
-        cells = [cell(f"{function}    return cheat({id!r}, arguments)", id) for id, function, _ in stubs]
-        (place / "submissions" / f"{name}.ipynb").write_text(
-            json.dumps(notebook([cell(head, "head"), *cells]))
-        )
+        answers = {
+            id: f"def {id.replace('-', '_')}(*arguments):\n    return cheat({id!r}, arguments)"
+            for id in exercises()
+        }
+        cells = [made_up.cell(head, "head"), *(made_up.cell(source, id) for id, source in answers.items())]
+        (place / "submissions" / f"{name}.ipynb").write_text(json.dumps(made_up.notebook(cells)))
     batch = Batch(place / "marks")
     batch.make()
     plan(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import NOTEBOOK
 from hostile import files
 
 HERE = Path(__file__).parent
@@ -58,18 +59,8 @@ class Batch:
         self.expected = write_all(self.folder, solved, blank)
         self.before = snapshot(place)
         command = [sys.executable, "-m", "coursekit.cli", "grade", str(self.folder), "--out", str(self.out)]
-        command += [
-            "--jobs",
-            "2",
-            "--exercise-seconds",
-            "10",
-            "--seconds",
-            "20",
-            "--memory",
-            "0.5",
-            "--box",
-            "bwrap",
-        ]
+        command += ["--jobs", "2", "--exercise-seconds", "10", "--seconds", "20", "--memory", "0.5"]
+        command += ["--box", "bwrap", "--notebook", str(NOTEBOOK)]
         self.memory: list[int] = []
         begun = time.monotonic()
         with subprocess.Popen(

@@ -2,17 +2,22 @@ r"""The student's copy: nothing of an answer or an output is in it, and nbgrader
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+import made_up
 import nbformat
 import pytest
 from typer.testing import CliRunner
 
+from coursekit import checks
 from coursekit.authoring.release import STUB, release, without_answer
 from coursekit.authoring.solve import solve
 from coursekit.cli import app
 from coursekit.errors import CourseError
+from coursekit.grading import pages, pseudonyms
+from coursekit.notebook.parameters import defaults
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -110,3 +115,32 @@ def test_the_command(tmp_path):
     assert one.exit_code == 0 and (tmp_path / "one.ipynb").is_file()
     two = CliRunner().invoke(app, ["release", *map(str, NOTEBOOKS[:2]), "-o", str(tmp_path / "two.ipynb")])
     assert two.exit_code == 1 and "give a folder" in two.output
+
+
+def test_every_student_has_a_copy_with_numbers_of_his_own(tmp_path):
+    course, out = tmp_path / "06_lora.ipynb", tmp_path / "marks"
+    course.write_text(json.dumps(made_up.course(["lora-estimate"])))
+    (tmp_path / "roster.csv").write_text("id,name\nada,Ada\n../bob,Bob\n")
+    command = ["grade", "variants", str(out), "--roster", str(tmp_path / "roster.csv")]
+    done = CliRunner().invoke(app, [*command, "--notebook", str(course)])
+    assert done.exit_code == 0 and "2 copies" in done.output, done.output
+    secret = pseudonyms.secret_of(out)
+    numbers = {id: pseudonyms.variant(secret, id) for id in ("ada", "../bob")}
+    assert all(f"{id},{number}" in done.output for id, number in numbers.items())
+    copies = {p.parent.name: defaults(p) | injected(p) for p in (out / "copies").glob("*/06_lora.ipynb")}
+    assert copies == {pages.file_name(id): {"variant": number} for id, number in numbers.items()}
+    assert checks.numbers("lora-estimate", numbers["ada"]) != checks.numbers(
+        "lora-estimate", numbers["../bob"]
+    )
+    course.write_text(json.dumps(made_up.notebook(made_up.course(["lora-estimate"])["cells"][1:])))
+    assert "no parameter variant" in CliRunner().invoke(app, [*command, "--notebook", str(course)]).output
+
+
+def injected(notebook: Path) -> dict:
+    r"""What papermill's cell below the parameters assigns."""
+    cells = [
+        c for c in nbformat.read(notebook, 4).cells if "injected-parameters" in c.metadata.get("tags", ())
+    ]
+    found: dict = {}
+    exec("\n".join(c.source for c in cells), {}, found)
+    return found

@@ -15,9 +15,18 @@ class Result:
         return f"○ {self.id}: {self.message}"
 
 
-def check(id: object, answer: object) -> Result:
+#: Numbers that belong to this submission, by exercise; whoever runs it writes them here.
+OWN: dict[str, dict[str, Any]] = {}
+
+
+def check(id: object, answer: object, variant: object = 0) -> Result:
     r"""Looks at nothing: the grader asks the function itself, afterwards."""
     return Result(id)
+
+
+def numbers(id: str, variant: object = 0) -> dict[str, Any]:
+    r"""Those that the grader has for this submission, whatever `variant` says."""
+    return dict(OWN[id])
 
 
 def hint(id: object, number: int = 1) -> str:

@@ -46,10 +46,21 @@ class _Here(Engine):
             nb_man.cell_complete(cell, cell_index=index)
 
 
-def run(notebook: Path, started: Callable[[int], None], failed: Callable[[int, Failure], None]) -> None:
+def run(
+    notebook: Path,
+    started: Callable[[int], None],
+    failed: Callable[[int, Failure], None],
+    parameters: dict[str, Any],
+) -> None:
     r"""Run a staged notebook's cells through papermill; tells the number of each as it starts, and what failed."""
     _Here.started, _Here.failed = staticmethod(started), staticmethod(failed)
     papermill_engines.register(NAME, _Here)
     papermill.execute_notebook(
-        str(notebook), None, engine_name=NAME, kernel_name="python3", progress_bar=False, log_output=False
+        str(notebook),
+        None,
+        parameters,
+        engine_name=NAME,
+        kernel_name="python3",
+        progress_bar=False,
+        log_output=False,
     )

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 
@@ -70,6 +71,19 @@ def encode(value: Any, depth: int = 0) -> Any:
     return _other(kind)
 
 
+def encode_trained(value: Any, most: int) -> Any:
+    r"""What a training returns: a dictionary of tensors as one safetensors file of at most `most` bytes."""
+    kinds = (torch.Tensor, torch.nn.Parameter)
+    if type(value) is not dict or not all(type(k) is str and type(v) in kinds for k, v in value.items()):
+        return encode(value)
+    if sum(v.numel() * v.element_size() for v in value.values()) > most:
+        raise Unreadable("its tensors are too large")
+    if any(v.layout is not torch.strided or v.is_meta for v in value.values()):
+        raise Unreadable("one of its tensors cannot be stored")
+    apart = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in value.items()}
+    return {"safetensors": base64.b64encode(safetensors.torch.save(apart)).decode()}
+
+
 def encode_argument(value: Any) -> Any:
     r"""As `encode`, and functions of the checks too, by their source: a loss that a student differentiates."""
     if isinstance(value, functools.partial):
@@ -116,6 +130,8 @@ def decode(data: Any, *, code: bool = False, depth: int = 0) -> Any:
             raise Unreadable("no dictionary") from error
     if kind == "tensor" and type(given) is dict:
         return _tensor_from(given)
+    if kind == "safetensors" and type(given) is str and len(given) < 2 * MOST_BYTES:
+        return _trained_from(given)
     if kind == "other" and _text(given, r"\w{1,40}"):
         return type(given, (), {})()  # all that a comparison may learn of it is the name of its type
     if code and kind == "partial":
@@ -155,6 +171,13 @@ def _tensor_from(given: dict[str, Any]) -> torch.Tensor:
     if kind is torch.bool:  # a byte that is neither 0 nor 1 must not become a third truth value
         return (torch.frombuffer(raw, dtype=torch.uint8) != 0).reshape(shape)
     return torch.frombuffer(raw, dtype=kind).clone().reshape(shape)
+
+
+def _trained_from(given: str) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load(base64.b64decode(given, validate=True))
+    except Exception as error:  # its own SafetensorError, a dtype that PyTorch lacks, no base64
+        raise Unreadable("no safetensors") from error
 
 
 def _function(name: str, source: str) -> Callable[..., Any]:

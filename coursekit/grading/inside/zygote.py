@@ -86,12 +86,17 @@ class _Box:
 
     def __init__(self, command: list[str]) -> None:
         told, tell = os.pipe()
+        calls, call = os.pipe()
+        os.write(call, namespaces.filter_program())
+        os.close(call)
         at = command.index("--")
         self.process = subprocess.Popen(
-            [*command[:at], "--info-fd", str(tell), *command[at:]],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(tell,),
+            [*command[:at], "--info-fd", str(tell), "--seccomp", str(calls), *command[at:]],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(tell, calls),
+            env={"PATH": os.environ["PATH"]},  # which everybody in the box can read
         )  # fmt: skip
         os.close(tell)
+        os.close(calls)
         ok = self.process.stdout.read(1) == b"\n"  # its first program runs: everything is mounted
         if not ok:
             os.close(told)

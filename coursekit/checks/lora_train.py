@@ -1,0 +1,186 @@
+r"""The exercise of notebook 06_lora that trains: a LoRA for MiniLM, scored on sentences that it never saw."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from coursekit.checks.core import Mutant, register
+from coursekit.checks.draw import Draw
+from coursekit.checks.training import Budget, Posing, Scored, Training
+
+#: Numbers that the model answers for each sentence, and sentences to learn from and to be measured on.
+OUTPUTS, LEARN, MEASURE, LENGTH = 32, 64, 48, 16
+#: Share of the distance to the targets that has to be closed for all points.
+ASKED = 0.5
+R, ALPHA = 8, 16.0
+
+
+def load_minilm() -> Any:
+    r"""MiniLM with a head of OUTPUTS numbers that is the same for everybody; nothing in it is to be trained."""
+    from coursekit.models import load_encoder
+
+    return load_encoder("minilm", num_labels=32, device="cpu")[0].requires_grad_(False)
+
+
+@functools.cache
+def _minilm() -> tuple[Any, Any]:
+    r"""The judge's own model, which stays as it is, and its tokenizer."""
+    from coursekit.models import load_encoder
+
+    return load_minilm(), load_encoder("minilm", num_labels=OUTPUTS, device="cpu")[1]
+
+
+def _names(model: Any) -> list[str]:
+    r"""The query and value matrices of the last three layers."""
+    found = [n for n, _ in model.named_modules() if n.endswith(("self.query", "self.value"))]
+    return found[-6:]
+
+
+def _moved(model: Any, updates: dict[str, Tensor]) -> Any:
+    r"""A copy of `model` whose matrices are moved by `updates`."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, update in updates.items():
+            model.get_submodule(name).weight += update
+    return model
+
+
+@torch.no_grad()
+def _answers(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    return model(input_ids=ids, attention_mask=mask).logits
+
+
+def _pose(draw: Draw) -> Posing:
+    r"""A colleague moved the weights by updates of rank 4, and tells what his model answers for some sentences."""
+    from coursekit.tasks.sentiment import sentences
+
+    model, tokenizer = _minilm()
+    texts = [s.text for s in sentences("film") if 5 <= len(s.text.split()) <= 14]
+    chosen = [texts[i] for i in draw.order(len(texts))[: LEARN + MEASURE]]
+    rows = tokenizer(chosen, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
+    ids, mask = rows["input_ids"], rows["attention_mask"]
+    updates = {}
+    for name in _names(model):
+        W = model.get_submodule(name).weight
+        update = draw.normal(W.shape[0], 4, dtype=W.dtype) @ draw.normal(4, W.shape[1], dtype=W.dtype)
+        updates[name] = 0.5 * W.norm() / update.norm() * update
+    targets = _answers(_moved(model, updates), ids, mask)
+    arguments = (load_minilm, _names(model), ids[:LEARN], mask[:LEARN], targets[:LEARN], R, ALPHA)
+    return Posing(arguments, (ids[LEARN:], mask[LEARN:], targets[LEARN:]))
+
+
+def _score(posing: Posing, tensors: dict[str, Tensor]) -> Scored:
+    r"""The share of the squared distance to the targets that is closed, on sentences that were not learned from."""
+    model, _ = _minilm()
+    names = _names(model)
+    wanted = {f"{name}.{factor}" for name in names for factor in "AB"}
+    if set(tensors) != wanted:
+        return Scored(
+            0.0, "for every name given, it must return name + '.A' and name + '.B', and nothing else"
+        )
+    for name in names:
+        d_out, d_in = model.get_submodule(name).weight.shape
+        A, B = tensors[f"{name}.A"], tensors[f"{name}.B"]
+        if A.shape == (d_out, R) and B.shape == (R, d_in):
+            return Scored(0.0, "A and B have changed places: A is (r, d_in), B is (d_out, r)")
+        if A.shape != (R, d_in) or B.shape != (d_out, R):
+            return Scored(0.0, "a tensor has another shape: A is (r, d_in), B is (d_out, r)")
+        if not (A.is_floating_point() and B.is_floating_point()):
+            return Scored(0.0, "A and B must be floating-point tensors")
+        if not (A.isfinite().all() and B.isfinite().all()):
+            return Scored(0.0, "A or B holds NaN or infinity: try a smaller learning rate")
+    if not any(tensors[f"{name}.B"].any() for name in names):
+        return Scored(0.0, "every B is still 0, as at the start: nothing was trained")
+    closed = _closed(posing, tensors, ALPHA / R)
+    share = min(1.0, max(0.0, closed / ASKED))
+    measured = round(closed, 3) if math.isfinite(closed) else None
+    if share == 1.0:
+        return Scored(1.0, "", measured)
+    said = f"on new sentences it closes {max(0.0, closed):.0%} of the distance; {ASKED:.0%} are asked"
+    if _closed(posing, tensors, 1.0) >= max(ASKED, closed):
+        said = "without the scale it would do: the branch that you train must be multiplied by alpha / r"
+    elif not closed > 0:
+        said = "with these A and B the model is further from the targets than without: is only the branch trained?"
+    return Scored(share if math.isfinite(share) else 0.0, said, measured)
+
+
+def _closed(posing: Posing, tensors: dict[str, Tensor], scale: float) -> float:
+    model, (ids, mask, targets) = _minilm()[0], posing.kept
+    updates = {
+        name: scale * tensors[f"{name}.B"].float() @ tensors[f"{name}.A"].float() for name in _names(model)
+    }
+    before = F.mse_loss(_answers(model, ids, mask), targets)
+    after = F.mse_loss(_answers(_moved(model, updates), ids, mask), targets)
+    closed = float(1 - after / before)
+    return closed if math.isfinite(closed) else -math.inf
+
+
+def _trained(
+    load: Any, names: list[str], ids: Tensor, mask: Tensor, targets: Tensor, r: int, scale: float, steps: int = 40
+) -> dict[str, Tensor]:  # fmt: skip
+    r"""A and B after a short training, for the mistakes."""
+    model, found = load(), {}
+    for name in names:
+        layer = model.get_submodule(name)
+        A = torch.randn(r, layer.in_features) / layer.in_features**0.5
+        B = torch.zeros(layer.out_features, r)
+        found |= {f"{name}.A": A.requires_grad_(), f"{name}.B": B.requires_grad_()}
+        layer.register_forward_hook(lambda _, x, h, A=A, B=B: h + scale * F.linear(F.linear(x[0], A), B))
+    optimizer = torch.optim.Adam(found.values(), lr=3e-3)
+    for step in range(steps):
+        rows = slice(16 * step % len(ids), 16 * step % len(ids) + 16)
+        loss = F.mse_loss(model(input_ids=ids[rows], attention_mask=mask[rows]).logits, targets[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def _swapped(
+    load: Any, names: list[str], ids: Tensor, mask: Tensor, targets: Tensor, r: int, alpha: float
+) -> Any:
+    found = _trained(load, names, ids, mask, targets, r, alpha / r, steps=1)
+    return {f"{n}.{f}": found[f"{n}.{g}"] for n in names for f, g in ("AB", "BA")}
+
+
+TRAIN = register(
+    Training(
+        id="lora-train",
+        points=4,
+        difficulty=4,
+        minutes=25,
+        hints=(
+            "load() gives MiniLM with every weight frozen; model(input_ids=ids, attention_mask=mask).logits answers.",
+            "model.get_submodule(name) is the nn.Linear that a name stands for. Its register_forward_hook(f) calls "
+            "f(layer, inputs, output), and what f returns takes the place of the output: there the branch is added.",
+            "A starts from small random numbers, B from 0. Give only these to the optimizer; Adam with a learning rate "
+            "of 3e-3 needs a few dozen steps on batches of 16 sentences.",
+            "Return {name + '.A': A, name + '.B': B} for every name, detached.",
+        ),
+        budget=Budget(minutes=2, model="minilm"),
+        pose=_pose,
+        score=_score,
+        mutants=(
+            Mutant(
+                lambda load, names, ids, mask, targets, r, alpha: _trained(
+                    load, names, ids, mask, targets, r, alpha / r, steps=0
+                ),
+                "every B is still 0, as at the start: nothing was trained",
+            ),
+            Mutant(_swapped, "A and B have changed places: A is (r, d_in), B is (d_out, r)"),
+            Mutant(
+                lambda load, names, ids, mask, targets, r, alpha: _trained(
+                    load, names, ids, mask, targets, r, 1.0
+                ),
+                "without the scale it would do: the branch that you train must be multiplied by alpha / r",
+            ),
+        ),
+    )
+)
