@@ -155,4 +155,39 @@ def permutation(nodes: int, learners: Sequence[int], ax: Axes | None = None) -> 
     return ax
 
 
-__all__ = ["by_layer", "depth", "masks", "node_changes", "permutation"]
+def moved_and_matters(
+    moved: Mapping[str, float], matters: Mapping[str, float], what: str = "logits"
+) -> Sequence[Axes]:
+    r"""For each kind of parameter how far training moved it, and how far the outputs move when it is put back.
+
+    moved, matters: kind -> number, the same kinds in the same order.
+    """
+    panels = plt.subplots(1, 2, figsize=(9.0, 1.0 + 0.32 * len(moved)), sharey=True)[1]
+    labels = ("mean change of a parameter", f"mean change of the {what} when put back")
+    for ax, values, label, colour in zip(panels, (moved, matters), labels, COLOURS, strict=False):
+        ax.barh(list(values), list(values.values()), color=colour)
+        ax.set_xlabel(label)
+        ax.ticklabel_format(axis="x", style="plain")
+        ax.tick_params(axis="y", length=0)
+    panels[0].invert_yaxis()
+    return panels
+
+
+def by_rate(curves: Mapping[str, Mapping[float, float]], label: str, ax: Axes | None = None) -> Axes:
+    r"""A score over the learning rate, one line for each method, with a ring around each line's best.
+
+    curves: method -> learning rate -> score.
+    """
+    ax = axes(ax)
+    for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
+        ax.plot(list(curve), list(curve.values()), "o-", color=colour, label=name, markersize=5)
+        best = max(curve, key=lambda rate: curve[rate])
+        ax.plot([best], [curve[best]], "o", color=colour, markersize=11, fillstyle="none")
+    ax.set_xscale("log")
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel(label)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=max(1, len(curves)), fontsize=9)
+    return ax
+
+
+__all__ = ["by_layer", "by_rate", "depth", "masks", "moved_and_matters", "node_changes", "permutation"]

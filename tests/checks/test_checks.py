@@ -108,10 +108,11 @@ def test_an_answer_that_changes_its_arguments_changes_nobody_else_s():
 
 
 def test_an_error_after_right_answers_is_no_mistake_of_those_answers():
-    def work(layers, k, matrices):
-        return layers + 2 * k if matrices else layers + lost
+    def trains(names, head):
+        chosen = [n for n in names if n.endswith(".bias") or n.startswith(f"{head}.")]
+        return chosen if len(chosen) > 1 else lost
 
-    result = check("bitfit-work", work)
+    result = check("bitfit-trains", trains)
     assert result.message == "it stopped with NameError: name 'lost' is not defined"
 
 
@@ -136,8 +137,6 @@ def test_a_mistake_in_a_number_is_known_as_a_number_and_as_a_tensor():
 
 
 @pytest.mark.parametrize("id, answer", [
-    ("bitfit-count", lambda shapes, head: sum(
-        np.prod(s) for name, s in shapes.items() if name.endswith(".bias") or name.startswith(f"{head}."))),
     ("hybrid-pareto", lambda n, q: [np.bool_(flag) for flag in ALL["hybrid-pareto"].reference(n, q)]),
     ("bitfit-fisher", lambda g, x, k: ALL["bitfit-fisher"].reference(g.float(), x.float(), k)),
     ("hybrid-kronecker", lambda x, A, s, t: ALL["hybrid-kronecker"].reference(
