@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from coursekit.checks import check, exercises, hint
+from coursekit.checks import check, exercises, hint, yours
 from coursekit.errors import CourseError
 from tests.checks.answers import SOLUTIONS
 
@@ -152,6 +152,17 @@ def test_a_mask_holds_true_and_false():
         return scores, mask.int()
 
     assert "it holds numbers (int32), expected True and False" in check("bitfit-fisher", numbers).message
+
+
+def test_a_later_cell_runs_the_student_s_function_as_soon_as_it_is_right(capsys):
+    def right(names, head):
+        return [n for n in names if n.endswith(".bias") or n.startswith(f"{head}.")]
+
+    assert yours("bitfit-trains", right) is right
+    for empty in (lambda names, head: ..., lambda names, head: list(names), lambda names, head: 1 / 0):
+        assert yours("bitfit-trains", empty) is ALL["bitfit-trains"].reference
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("runs yours") and all("the course’s, until yours passes" in line for line in said[1:])
 
 
 def test_hints():
