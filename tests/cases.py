@@ -72,6 +72,7 @@ CASES = [
     Case("SelectRows", lambda: methods.SelectRows(rows=0.3, biases=True), folds=True),
     Case("FreezeAndReconfigure", lambda: methods.FreezeAndReconfigure(nodes=((0, 3, 5, 20, 31),)), folds=True),
     Case("FishMask", lambda: methods.FishMask(keep=0.3, score="random"), folds=True),
+    Case("SHiRA", lambda: methods.SHiRA(r=2), folds=True),
 ]  # fmt: skip
 
 

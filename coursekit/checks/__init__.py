@@ -13,6 +13,7 @@ from coursekit.checks.core import (
     mistake,
 )
 from coursekit.checks.numeric import numbers
+from coursekit.checks.yours import yours
 
 __all__ = ["Exercise", "Mutant", "Posed", "Result", "check", "every_kind", "exercises", "hint", "judge", "mistake",
-           "numbers"]  # fmt: skip
+           "numbers", "yours"]  # fmt: skip

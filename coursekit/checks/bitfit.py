@@ -2,8 +2,8 @@ r"""The exercises of notebook 05_bitfit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import prod
+import statistics
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,211 +17,94 @@ def _random(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# bitfit-count ---------------------------------------------------------------------------------------------
+# bitfit-trains ------------------------------------------------------------------------------------------
 
-Shapes = Mapping[str, tuple[int, ...]]
+Names = tuple[str, ...]
 
 
-def _shapes(seed: int) -> tuple[dict[str, tuple[int, ...]], str]:
-    block, d = f"encoder.layer.{seed}", 4 + seed
-    linear = {f"{block}.query": (d, d), f"{block}.dense": (3 * d, d)}
-    shapes: dict[str, tuple[int, ...]] = {"embeddings.word.weight": (20, d)}
-    for path, shape in linear.items():
-        shapes[f"{path}.weight"] = shape
-        if seed < 2:  # the last of the three is of the Llama family: no biases
-            shapes[f"{path}.bias"] = shape[:1]
-    shapes[f"{block}.norm.weight"] = (d,)
-    if seed < 2:
-        shapes[f"{block}.norm.bias"] = (d,)
-    if seed == 1:  # MPNet and T5 call a table of positions the first; both are embeddings
-        shapes["encoder.relative_attention_bias.weight"] = (32, 2)
-        shapes["encoder.position_bias"] = (32,)
+def _model(block: str, biases: bool, tables: bool, head: str) -> Names:
+    r"""Names as `named_parameters` gives them, of an encoder with a block at `block` and a task head."""
+    names = ["embeddings.word.weight"]
+    for path in ("query", "dense", "norm"):
+        names += [f"{block}.{path}.weight", *[f"{block}.{path}.bias"] * biases]
+    if tables:  # T5 and MPNet call a table of positions the first; both are embeddings
+        names += ["encoder.relative_attention_bias.weight", "encoder.position_bias"]
+    # In front of the head stands a norm, which is frozen with the body.
+    return (*names, f"{head}_norm.weight", f"{head}.weight", *[f"{head}.bias"] * biases)
+
+
+def _names(seed: int) -> tuple[Names, str]:
+    # The last of the three is of the Llama family: no biases.
     head = "score" if seed == 2 else "classifier"
-    shapes[f"{head}_norm.weight"] = (d,)  # in front of the head, and frozen with the body
-    shapes[f"{head}.weight"] = (2, d)
-    if seed < 2:
-        shapes[f"{head}.bias"] = (2,)
-    return shapes, head
+    return _model(f"encoder.layer.{seed}", seed < 2, seed == 1, head), head
 
 
-def count(shapes: Shapes, head: str) -> int:
+def trains(names: Names, head: str) -> Names:
     r"""Every bias of the body, and the whole head."""
-    return sum(prod(s) for name, s in shapes.items() if name.endswith(".bias") or name.startswith(f"{head}."))
+    return tuple(name for name in names if name.endswith(".bias") or name.startswith(f"{head}."))
 
 
-def _secret_count(draw: Draw) -> tuple[dict[str, tuple[int, ...]], str]:
+def _secret_names(draw: Draw) -> tuple[Names, str]:
     # A BERT; one with tables of positions; and a Llama, which has no biases.
-    d, biases, shapes = draw.whole(4, 40), draw.kind < 2, {}
-    head = draw.pick(("classifier", "score", "qa_outputs", "lm_head"))
-    shapes["embeddings.word.weight"] = (draw.whole(20, 90), d)
-    for layer in range(draw.whole(1, 3)):
-        block = f"encoder.layer.{layer}"
-        for path, shape in (
-            (f"{block}.query", (d, d)),
-            (f"{block}.dense", (3 * d, d)),
-            (f"{block}.norm", (d,)),
-        ):
-            shapes[f"{path}.weight"] = shape
-            if biases:
-                shapes[f"{path}.bias"] = shape[:1]
-    if draw.kind == 1:
-        shapes["encoder.relative_attention_bias.weight"] = (draw.whole(8, 32), 2)
-        shapes["encoder.position_bias"] = (draw.whole(8, 32),)
-    classes = draw.whole(2, 5)
-    shapes[f"{head}_norm.weight"] = (d,)
-    shapes[f"{head}.weight"] = (classes, d)
-    if biases:
-        shapes[f"{head}.bias"] = (classes,)
-    return shapes, head
+    head = f"heads.{draw.whole(0, 999)}"
+    block = f"{draw.pick(('encoder.layer', 'model.layers', 'transformer.h'))}.{draw.whole(0, 99)}"
+    return _model(block, draw.kind < 2, draw.kind == 1, head), head
 
 
-COUNT = register(
+def _chosen(rule: Callable[[str, str], bool]) -> Callable[[Names, str], Names]:
+    return lambda names, head: tuple(name for name in names if rule(name, head))
+
+
+TRAINS = register(
     Exercise(
-        id="bitfit-count",
-        points=2,
-        difficulty=1,
+        id="bitfit-trains",
+        points=3,
+        difficulty=2,
         minutes=10,
         hints=(
-            "A tensor trains if it is a bias, or if it belongs to the head. Add up the sizes of those that do.",
-            "A bias is called 'bias' at the end of its path: name.endswith('.bias').",
-            "The head is whatever begins with head + '.', its matrix too. math.prod(shape) is the size of a tensor.",
+            "A parameter trains if it is a bias, or if it belongs to the head.",
+            "A bias is called 'bias' at the end of its path, after a dot: name.endswith('.bias').",
+            "The head is whatever begins with head + '.', its matrix too.",
         ),
-        inputs=_shapes,
-        secret=_secret_count,
-        reference=count,
+        inputs=_names,
+        secret=_secret_names,
+        reference=trains,
         mutants=(
             Mutant(
-                lambda shapes, head: sum(prod(s) for name, s in shapes.items() if "bias" in name),
+                _chosen(lambda name, head: "bias" in name),
                 "this is the slide's rule: the head's matrix is missing, and a table with 'bias' in its name is there",
             ),
             Mutant(
-                lambda shapes, head: sum(
-                    prod(s) for name, s in shapes.items() if "bias" in name or name.startswith(f"{head}.")
-                ),
+                _chosen(lambda name, head: "bias" in name or name.startswith(f"{head}.")),
                 "one tensor has 'bias' in its name and is none: a table of relative positions; ask how the name ends",
             ),
             Mutant(
-                lambda shapes, head: sum(
-                    prod(s)
-                    for name, s in shapes.items()
-                    if name.endswith("bias") or name.startswith(f"{head}.")
-                ),
+                _chosen(lambda name, head: name.endswith("bias") or name.startswith(f"{head}.")),
                 "position_bias ends in 'bias' and is a table of positions: a bias is called '.bias', with the dot",
             ),
             Mutant(
-                lambda shapes, head: sum(
-                    prod(s) for name, s in shapes.items() if name.endswith(".bias") or name.startswith(head)
-                ),
+                _chosen(lambda name, head: name.endswith(".bias") or name.startswith(head)),
                 "one norm's name begins like the head's and it is no part of it: look for head + '.', with the dot",
             ),
             Mutant(
-                lambda shapes, head: sum(prod(s) for name, s in shapes.items() if name.endswith(".bias")),
+                _chosen(lambda name, head: name.endswith(".bias")),
                 "the head is new and trains whole: its matrix is missing, and without it nothing can be learned",
             ),
             Mutant(
-                lambda shapes, head: sum(
-                    prod(s)
-                    for name, s in shapes.items()
-                    if name.endswith(".bias") and not name.startswith(f"{head}.")
-                ),
+                _chosen(lambda name, head: name.endswith(".bias") and not name.startswith(f"{head}.")),
                 "these are the biases of the body; the head trains as well",
             ),
             Mutant(
-                lambda shapes, head: (
-                    sum(prod(s) for name, s in shapes.items() if name.endswith(".bias"))
-                    + sum(prod(s) for name, s in shapes.items() if name.startswith(f"{head}."))
-                ),
-                "the bias of the head is counted twice",
+                _chosen(lambda name, head: name.startswith(f"{head}.")),
+                "this trains the head alone; BitFit trains the biases of the body with it",
             ),
             Mutant(
-                lambda shapes, head: sum(
-                    name.endswith(".bias") or name.startswith(f"{head}.") for name in shapes
-                ),
-                "this counts tensors; count the numbers in them",
-            ),
-            Mutant(
-                lambda shapes, head: sum(prod(s) for s in shapes.values()) - count(shapes, head),
-                "this counts what stays frozen",
-            ),
-            Mutant(
-                lambda shapes, head: sum(
-                    prod(s)
-                    for name, s in shapes.items()
-                    if (name.endswith(".bias") and "norm" not in name) or name.startswith(f"{head}.")
-                ),
-                "the norms have biases, too",
+                _chosen(lambda name, head: not (name.endswith(".bias") or name.startswith(f"{head}."))),
+                "these are the names of what is frozen; give those that train",
             ),
         ),
         tolerance=0.0,
         kinds=3,
-    )
-)
-
-
-# bitfit-work ----------------------------------------------------------------------------------------------
-
-
-def _depth(seed: int) -> tuple[int, int, bool]:
-    return [(12, 3, True), (24, 5, False), (6, 4, True)][seed]
-
-
-def work(layers: int, k: int, matrices: bool) -> int:
-    r"""Forward through all `layers`; back through `k`, once for the inputs and once for the matrices that train."""
-    return layers + k * (2 if matrices else 1)
-
-
-def _secret_work(draw: Draw) -> tuple[int, int, bool]:
-    layers = draw.whole(8, 200)
-    return layers, draw.whole(2, layers - 2), draw.kind == 0
-
-
-WORK = register(
-    Exercise(
-        id="bitfit-work",
-        points=2,
-        difficulty=2,
-        minutes=10,
-        hints=(
-            "The forward pass goes through every block, whatever trains.",
-            "The backward pass goes down to the lowest block that trains, and no further: k blocks.",
-            "In each of those, one unit for the gradient of the inputs, and one more if matrices train.",
-        ),
-        inputs=_depth,
-        secret=_secret_work,
-        reference=work,
-        mutants=(
-            Mutant(
-                lambda layers, k, matrices: layers + k * 2,
-                "a bias needs no gradient of its matrix: its own is the sum over the tokens of what arrives",
-            ),
-            Mutant(
-                lambda layers, k, matrices: 2 * layers + (k if matrices else 0),
-                "the backward pass does not go through all blocks: below the lowest that trains, no gradient is needed",
-            ),
-            Mutant(
-                lambda layers, k, matrices: k * (3 if matrices else 2),
-                "the forward pass goes through the frozen blocks as well",
-            ),
-            Mutant(
-                lambda layers, k, matrices: layers + (k if matrices else 0),
-                "the gradient has to get from block to block: the products for the inputs are missing",
-            ),
-            Mutant(lambda layers, k, matrices: 3 * layers, "this is full fine-tuning"),
-            Mutant(
-                lambda layers, k, matrices: layers + (k - 1) + (k if matrices else 0),
-                "true, the lowest block needs no gradient of its input; but count it here like the others",
-            ),
-            Mutant(
-                lambda layers, k, matrices: layers * (1 + (2 if matrices else 1)),
-                "this trains all blocks; only the last k do",
-            ),
-            Mutant(
-                lambda layers, k, matrices: layers + (layers - k) * (2 if matrices else 1),
-                "this goes back through the blocks that are frozen; the last k train",
-            ),
-        ),
-        tolerance=0.0,
-        kinds=2,
     )
 )
 
@@ -336,89 +219,6 @@ FISHER = register(
 )
 
 
-# bitfit-nodes ---------------------------------------------------------------------------------------------
-
-
-def _primed(seed: int) -> tuple[Tensor, Tensor, int]:
-    # Square: a sum along the wrong axis then runs without an error. Cubes: a few large changes and many small ones,
-    # so that other norms choose other nodes.
-    random, n = _random(10 + seed), 9 + seed
-    before, moved = (torch.randn(n, n, generator=random, dtype=torch.float64) for _ in range(2))
-    return before, before + 0.1 * moved**3, 4
-
-
-def nodes(before: Tensor, after: Tensor, keep: int) -> Tensor:
-    r"""The `keep` rows with the largest sum of |change|, in rising order."""
-    return (after - before).abs().sum(1).topk(keep).indices.sort().values
-
-
-def _largest(scores: Tensor, keep: int) -> Tensor:
-    return scores.topk(keep).indices.sort().values
-
-
-def _secret_nodes(draw: Draw) -> tuple[Tensor, Tensor, int]:
-    n = draw.whole(13, 16)
-    before, moved = draw.normal(n, n), draw.normal(n, n)
-    return before, before + 0.1 * moved**3, draw.whole(5, 7)
-
-
-NODES = register(
-    Exercise(
-        id="bitfit-nodes",
-        points=2,
-        difficulty=2,
-        minutes=10,
-        hints=(
-            "A node is one output of the layer: one row of W, which is (out, in).",
-            "The L1 norm of a row's change is the sum of the absolute values of its entries.",
-            "scores.topk(keep).indices gives the nodes from the largest score on; .sort().values puts them in order.",
-        ),
-        inputs=_primed,
-        secret=_secret_nodes,
-        reference=nodes,
-        mutants=(
-            Mutant(
-                lambda before, after, keep: _largest((after - before).abs().sum(0), keep),
-                "this adds up columns, which are inputs; a node is an output, so a row",
-            ),
-            Mutant(
-                lambda before, after, keep: _largest((after - before).sum(1).abs(), keep),
-                "this adds first and takes the absolute value then: ups and downs within a row cancel",
-            ),
-            Mutant(
-                lambda before, after, keep: _largest((after - before).square().sum(1), keep),
-                "this is the L2 norm, in which one large change outweighs many; L1 adds up absolute values",
-            ),
-            Mutant(
-                lambda before, after, keep: _largest((after - before).abs().amax(1), keep),
-                "this looks at the largest change only; L1 adds up all of them",
-            ),
-            Mutant(
-                lambda before, after, keep: _largest(-(after - before).abs().sum(1), keep),
-                "these are the nodes that moved least: they are frozen, the others learn",
-            ),
-            Mutant(
-                lambda before, after, keep: _largest(after.abs().sum(1), keep),
-                "this ranks the weights after priming; rank how far they moved",
-            ),
-            Mutant(
-                lambda before, after, keep: _largest((after.abs().sum(1) - before.abs().sum(1)).abs(), keep),
-                "this is the change of a norm; take the norm of the change",
-            ),
-            Mutant(
-                lambda before, after, keep: (after - before).abs().sum(1).topk(keep).indices,
-                "the right nodes, from the largest change on; give them in rising order",
-            ),
-            Mutant(
-                lambda before, after, keep: (after - before).abs().sum(1).topk(keep).values,
-                "these are the changes themselves; give the numbers of the nodes",
-            ),
-        ),
-        tolerance=0.0,
-    )
-)
-
-
 # bitfit-layer ---------------------------------------------------------------------------------------------
 
 Split = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -515,5 +315,158 @@ LAYER = register(
             ),
         ),
         tolerance=1e-8,
+    )
+)
+
+
+# bitfit-verdict -----------------------------------------------------------------------------------------
+
+#: (method, learning rate, seed, validation accuracy, test accuracy)
+Run = tuple[str, float, int, float, float]
+Runs = tuple[Run, ...]
+Rule = Callable[[Runs, str, str], tuple[str, float]]
+
+
+def _table(name: str, peak: int, level: float, noise: Tensor, lucky: int | None = None) -> list[Run]:
+    r"""Five learning rates, three seeds each, the best in validation at `peak`. In test the next rate looks better.
+
+    lucky: the rate at which one seed of three was lucky in validation.
+    """
+    runs = []
+    for i, rate in enumerate((1e-4, 3e-4, 1e-3, 3e-3, 1e-2)):
+        for seed in range(3):
+            validation = level + 0.02 - 0.03 * abs(i - peak) + 0.002 * float(noise[i, seed, 0])
+            if i == lucky:
+                validation += (-0.06, 0.09, -0.06)[seed]
+            test = level - 0.03 * abs(i - peak - 0.6) + 0.004 * float(noise[i, seed, 1])
+            runs.append((name, rate, seed, round(validation, 4), round(test, 4)))
+    return runs
+
+
+#: (where the first method peaks, the second; their levels; a rate with a lucky seed): a clear win of either, a tie, and
+#: a best rate at an end of its grid.
+_KINDS = ((2, 1, 0.80, 0.74, 4), (1, 3, 0.73, 0.80, 3), (2, 3, 0.780, 0.7795, 0), (3, 0, 0.79, 0.70, 1))
+
+
+def _races(draw: Draw | None, kind: int, noise: Sequence[Tensor]) -> tuple[Runs, str, str]:
+    first, second, high, low, lucky = _KINDS[kind]
+    one, other = ("fisher", "random") if draw is None else (draw.pick(_LEFT), draw.pick(_RIGHT))
+    runs = _table(one, first, high, noise[0], lucky) + _table(other, second, low, noise[1])
+    order = range(len(runs)) if draw is None else draw.order(len(runs))
+    return tuple(runs[i] for i in order), one, other
+
+
+_LEFT, _RIGHT = ("fisher", "magnitude", "bitfit"), ("random", "shira", "far")
+
+
+def _public_runs(seed: int) -> tuple[Runs, str, str]:
+    random = _random(30 + seed)
+    noise = [torch.randn(5, 3, 2, generator=random, dtype=torch.float64).clamp(-2, 2) for _ in range(2)]
+    return _races(None, (0, 2, 3)[seed], noise)
+
+
+def _secret_runs(draw: Draw) -> tuple[Runs, str, str]:
+    return _races(draw, draw.kind, [draw.normal(5, 3, 2).clamp(-2, 2) for _ in range(2)])
+
+
+def _by_rate(runs: Runs, name: str) -> dict[float, list[Run]]:
+    found: dict[float, list[Run]] = {}
+    for run in sorted(runs):
+        if run[0] == name:
+            found.setdefault(run[1], []).append(run)
+    return found
+
+
+def _mean(runs: Sequence[Run], column: int) -> float:
+    return statistics.fmean(run[column] for run in runs)
+
+
+def _by_validation(runs: Runs, name: str) -> float:
+    groups = _by_rate(runs, name)
+    return max(groups, key=lambda rate: _mean(groups[rate], 3))
+
+
+def _by_test(runs: Runs, name: str) -> float:
+    groups = _by_rate(runs, name)
+    return max(groups, key=lambda rate: _mean(groups[rate], 4))
+
+
+def _by_best_run(runs: Runs, name: str) -> float:
+    return max((run for run in runs if run[0] == name), key=lambda run: run[3])[1]
+
+
+def _judged(
+    choose: Callable[[Runs, str], float] = _by_validation,
+    column: int = 4,
+    shared: bool = False,
+    edges: bool = True,
+    margin: Callable[[float, int], float] = lambda variance, n: 2 * (variance / n) ** 0.5,
+) -> Rule:
+    r"""The right rule, or one with a single thing wrong."""
+
+    def rule(runs: Runs, one: str, other: str) -> tuple[str, float]:
+        best = {name: choose(runs, one if shared else name) for name in (one, other)}
+        groups = {name: _by_rate(runs, name) for name in best}
+        own = {name: [run[column] for run in groups[name][best[name]]] for name in best}
+        gap = statistics.fmean(own[one]) - statistics.fmean(own[other])
+        if edges and any(best[name] in (min(groups[name]), max(groups[name])) for name in (one, other)):
+            return "widen", gap
+        if abs(gap) <= margin(sum(statistics.variance(values) for values in own.values()), len(own[one])):
+            return "cannot tell", gap
+        return (one if gap > 0 else other), gap
+
+    return rule
+
+
+verdict = _judged()
+
+VERDICT = register(
+    Exercise(
+        id="bitfit-verdict",
+        points=5,
+        difficulty=4,
+        minutes=30,
+        hints=(
+            "For each method by itself: group its runs by learning rate, and take the rate whose mean validation "
+            "accuracy over the seeds is highest.",
+            "Is that rate the lowest or the highest that the method was tried at? Then nobody knows where its best is.",
+            "The margin: 2 * ((statistics.variance(a) + statistics.variance(b)) / n) ** 0.5, with the n test "
+            "accuracies of each method at its own best rate.",
+        ),
+        inputs=_public_runs,
+        secret=_secret_runs,
+        reference=verdict,
+        mutants=(
+            Mutant(
+                _judged(choose=_by_test),
+                "the learning rate is chosen by test accuracy, which is then no test any more; choose by validation",
+            ),
+            Mutant(
+                _judged(choose=_by_best_run),
+                "the single best run chose the learning rate, and one seed was lucky; take the mean over the seeds",
+            ),
+            Mutant(
+                _judged(shared=True),
+                "both methods have the rate that suits the first: that decides the contest before it begins",
+            ),
+            Mutant(
+                _judged(edges=False),
+                "where the best rate lies at the end of its grid a better one may lie beyond: say 'widen'",
+            ),
+            Mutant(
+                _judged(column=3),
+                "this compares validation accuracies, which the learning rates were chosen by; compare test accuracies",
+            ),
+            Mutant(
+                _judged(margin=lambda variance, n: 0.0),
+                "a difference within the margin is none that these seeds can tell: say 'cannot tell'",
+            ),
+            Mutant(
+                lambda runs, one, other: (verdict(runs, one, other)[0], -verdict(runs, one, other)[1]),
+                "the sign is the other way round: the first method's accuracy minus the second's",
+            ),
+        ),
+        tolerance=1e-6,
+        kinds=4,
     )
 )

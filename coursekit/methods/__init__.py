@@ -30,6 +30,7 @@ from coursekit.methods.selective import (
     NormTuning,
     SelectColumns,
     SelectRows,
+    SHiRA,
     TopLayers,
 )
 from coursekit.methods.soft_prompts import LlamaAdapter, PrefixTuning, PromptTuning, PTuning
@@ -58,6 +59,7 @@ __all__ = [
     "PfeifferAdapter",
     "PrefixTuning",
     "PromptTuning",
+    "SHiRA",
     "SelectColumns",
     "SelectRows",
     "SparseAdapter",

@@ -100,21 +100,26 @@ def badge(repository: str, branch: str, path: str) -> str:
 class Source:
     r"""Source code that Jupyter shows highlighted in its own theme, and a terminal as it is."""
 
-    def __init__(self, code: str, file: str) -> None:
+    def __init__(self, code: str, file: str, folded: str = "") -> None:
         self.code = code
         self.file = file
+        self.folded = folded
 
     def __repr__(self) -> str:
         return self.code
 
     def _repr_markdown_(self) -> str:
-        return f"`{self.file}`\n````python\n{self.code}\n````"
+        shown = f"`{self.file}`\n````python\n{self.code}\n````"
+        if not self.folded:
+            return shown
+        return f"<details><summary>{self.folded}</summary>\n\n{shown}\n\n</details>"
 
 
-def show(*objects: Any, docstring: bool = True) -> Source:
+def show(*objects: Any, docstring: bool = True, folded: str = "") -> Source:
     r"""The source of classes, functions or methods of the package, for display at the end of a cell.
 
-    docstring: False leaves out the docstrings of the objects themselves and of what they contain.
+    docstring: False leaves out the docstrings of the objects themselves and of what they contain. folded: the line
+    that a reader clicks to see the source.
     Raises CourseError for something that has no Python source.
     """
     pieces, files = [], []
@@ -128,7 +133,7 @@ def show(*objects: Any, docstring: bool = True) -> Source:
             raise CourseError(f"show: {thing!r} has no Python source") from error
         pieces.append(code if docstring else _without_docstrings(code))
         files.append(_name_in_package(file))
-    return Source("\n\n\n".join(pieces), ", ".join(dict.fromkeys(files)))
+    return Source("\n\n\n".join(pieces), ", ".join(dict.fromkeys(files)), folded)
 
 
 def expect_types(**parameters: tuple[Any, type | tuple[type, ...]]) -> None:

@@ -203,8 +203,9 @@ def _name(label: object) -> str:
 
 
 def _plain(text: str) -> str:
-    r"""Without Matplotlib's mathematics: $W_{down}$ is read as W_down."""
-    return " ".join(re.sub(r"[${}]|\\[,;!]", "", text).replace("\\", "").split())
+    r"""Without Matplotlib's mathematics: $W_{down}$ is read as W_down, the tick of a log axis as 10^2."""
+    text = re.sub(r"\\mathdefault\b|[${}]|\\[,;!]", "", text).replace(r"\times", "×")
+    return " ".join(text.replace("\\", "").split())
 
 
 def _escaped(text: str) -> str:
@@ -218,7 +219,8 @@ def _number(value: Any) -> str:
 
 def _is_number(word: str) -> bool:
     try:
-        float(word.replace("−", "-").replace(",", "").rstrip(" %"))
+        plain = word.replace("−", "-").replace(",", "").rstrip(" %")
+        float(re.sub(r"^(?:([\d.]+)×)?10\^(-?\d+)$", lambda m: f"{m[1] or 1}e{m[2]}", plain))
     except ValueError:
         return False
     return True

@@ -8,7 +8,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize
 from matplotlib.patches import Patch
 
 from coursekit.plots.common import COLOURS, axes
@@ -16,37 +15,23 @@ from coursekit.plots.common import COLOURS, axes
 LEARNER, FROZEN = COLOURS[1], "#c9d2d8"
 
 
-def by_layer(
-    values: Mapping[str, Sequence[float]],
-    title: str = "",
-    log: bool = False,
-    form: str = ".1e",
-    low: float | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    r"""A number for each kind of tensor (row) in each layer (column), as a colour with the number written in.
+def shares(values: Mapping[str, Mapping[str, float]], ax: Axes | None = None) -> Axes:
+    r"""A share for each method (row) and kind of tensor (column), as a colour with the number written in.
 
-    values: kind -> one number for each layer, from the bottom up. log: colours by powers of ten; 0 is left white.
-    low: where the colours begin, so that a few tiny numbers do not use up the scale; below it all have the palest.
+    values: method -> kind of tensor by its path in a block -> share, from 0 to 1. A share of 0 is left white.
     """
-    numbers = np.array(list(values.values()), dtype=float)
-    ax = axes(ax, figsize=(2.2 + 0.62 * numbers.shape[1], 1.2 + 0.34 * len(numbers)))
-    shown = np.ma.masked_less_equal(numbers, 0) if log else numbers
-    if log:
-        norm = LogNorm(shown.min() if low is None else low, shown.max(), clip=True)
-    else:
-        norm = Normalize(min(0.0, numbers.min()) if low is None else low, numbers.max(), clip=True)
-    ax.imshow(shown, cmap="Blues", norm=norm, aspect="auto")
-    for i, j in np.ndindex(numbers.shape):
-        dark = not np.ma.is_masked(shown[i, j]) and norm(shown[i, j]) > 0.6
-        ax.text(
-            j, i, format(numbers[i, j], form), ha="center", va="center", fontsize=8,
-            color="white" if dark else "black",
-        )  # fmt: skip
-    ax.set_xticks(range(numbers.shape[1]), [str(layer + 1) for layer in range(numbers.shape[1])])
-    ax.set_yticks(range(len(numbers)), list(values))
-    ax.set_xlabel("layer")
-    ax.set_title(title)
+    numbers = np.array([list(row.values()) for row in values.values()], dtype=float)
+    ax = axes(ax, figsize=(3.0 + 0.85 * numbers.shape[1], 1.3 + 0.38 * len(numbers)))
+    shown = np.ma.masked_equal(numbers, 0)
+    ax.imshow(shown, cmap="Blues", vmin=-0.1 * numbers.max(), vmax=numbers.max(), aspect="auto")
+    for i, j in zip(*np.nonzero(numbers), strict=True):
+        colour = "white" if numbers[i, j] > 0.6 * numbers.max() else "black"
+        ax.text(j, i, f"{numbers[i, j]:.1%}", ha="center", va="center", fontsize=9, color=colour)
+    kinds = [kind.removeprefix("attention.self.").replace(".", "\n") for kind in next(iter(values.values()))]
+    ax.set_xticks(range(len(kinds)), kinds, fontsize=9)
+    ax.set_yticks(range(len(values)), list(values))
+    ax.set_xlabel("tensors of the blocks")
+    ax.set_ylabel("what trains")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax
@@ -155,4 +140,39 @@ def permutation(nodes: int, learners: Sequence[int], ax: Axes | None = None) -> 
     return ax
 
 
-__all__ = ["by_layer", "depth", "masks", "node_changes", "permutation"]
+def moved_and_matters(
+    moved: Mapping[str, float], matters: Mapping[str, float], what: str = "logits"
+) -> Sequence[Axes]:
+    r"""For each kind of parameter how far training moved it, and how far the outputs move when it is put back.
+
+    moved, matters: kind -> number, the same kinds in the same order.
+    """
+    panels = plt.subplots(1, 2, figsize=(9.0, 1.0 + 0.32 * len(moved)), sharey=True)[1]
+    labels = ("mean change of a parameter", f"mean change of the {what} when put back")
+    for ax, values, label, colour in zip(panels, (moved, matters), labels, COLOURS, strict=False):
+        ax.barh(list(values), list(values.values()), color=colour)
+        ax.set_xlabel(label)
+        ax.locator_params(axis="x", nbins=5)
+        ax.tick_params(axis="y", length=0)
+    panels[0].invert_yaxis()
+    return panels
+
+
+def by_rate(curves: Mapping[str, Mapping[float, float]], label: str, ax: Axes | None = None) -> Axes:
+    r"""A score over the learning rate, one line for each method, with a ring around each line's best.
+
+    curves: method -> learning rate -> score.
+    """
+    ax = axes(ax)
+    for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
+        ax.plot(list(curve), list(curve.values()), "o-", color=colour, label=name, markersize=5)
+        best = max(curve, key=lambda rate: curve[rate])
+        ax.plot([best], [curve[best]], "o", color=colour, markersize=11, fillstyle="none")
+    ax.set_xscale("log")
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel(label)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=max(1, len(curves)), fontsize=9)
+    return ax
+
+
+__all__ = ["by_rate", "depth", "masks", "moved_and_matters", "node_changes", "permutation", "shares"]

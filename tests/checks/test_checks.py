@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from coursekit.checks import check, exercises, hint
+from coursekit.checks import check, exercises, hint, yours
 from coursekit.errors import CourseError
 from tests.checks.answers import SOLUTIONS
 
@@ -108,10 +108,11 @@ def test_an_answer_that_changes_its_arguments_changes_nobody_else_s():
 
 
 def test_an_error_after_right_answers_is_no_mistake_of_those_answers():
-    def work(layers, k, matrices):
-        return layers + 2 * k if matrices else layers + lost
+    def trains(names, head):
+        chosen = [n for n in names if n.endswith(".bias") or n.startswith(f"{head}.")]
+        return chosen if len(chosen) > 1 else lost
 
-    result = check("bitfit-work", work)
+    result = check("bitfit-trains", trains)
     assert result.message == "it stopped with NameError: name 'lost' is not defined"
 
 
@@ -136,8 +137,6 @@ def test_a_mistake_in_a_number_is_known_as_a_number_and_as_a_tensor():
 
 
 @pytest.mark.parametrize("id, answer", [
-    ("bitfit-count", lambda shapes, head: sum(
-        np.prod(s) for name, s in shapes.items() if name.endswith(".bias") or name.startswith(f"{head}."))),
     ("hybrid-pareto", lambda n, q: [np.bool_(flag) for flag in ALL["hybrid-pareto"].reference(n, q)]),
     ("bitfit-fisher", lambda g, x, k: ALL["bitfit-fisher"].reference(g.float(), x.float(), k)),
     ("hybrid-kronecker", lambda x, A, s, t: ALL["hybrid-kronecker"].reference(
@@ -153,6 +152,17 @@ def test_a_mask_holds_true_and_false():
         return scores, mask.int()
 
     assert "it holds numbers (int32), expected True and False" in check("bitfit-fisher", numbers).message
+
+
+def test_a_later_cell_runs_the_student_s_function_as_soon_as_it_is_right(capsys):
+    def right(names, head):
+        return [n for n in names if n.endswith(".bias") or n.startswith(f"{head}.")]
+
+    assert yours("bitfit-trains", right) is right
+    for empty in (lambda names, head: ..., lambda names, head: list(names), lambda names, head: 1 / 0):
+        assert yours("bitfit-trains", empty) is ALL["bitfit-trains"].reference
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("runs yours") and all("the course’s, until yours passes" in line for line in said[1:])
 
 
 def test_hints():

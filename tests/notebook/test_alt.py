@@ -42,6 +42,15 @@ def test_lines_with_names_values_and_units(ax):
     )
 
 
+def test_ticks_of_a_log_axis_are_numbers(ax):
+    ax.plot([1, 10, 100], [0.5, 0.6, 0.7], label="LoRA")
+    ax.set_xscale("log")
+    assert describe(labelled(ax)) == "Loss. LoRA 0.5, 0.6, 0.7. x: step, log scale; y: loss (nats)."
+    ax.clear()
+    ax.set_title(r"$\mathdefault{10^{-2}}$ and $\mathdefault{2\times10^{3}}$", loc="left")
+    assert describe(ax.figure) == "10^-2 and 2×10^3."
+
+
 def test_bars_with_their_categories(ax):
     ax.barh(["full", "LoRA"], [16.04, 2], label="optimizer")
     assert describe(labelled(ax, "", "GB", "")) == "bars, optimizer: full 16, LoRA 2. x: GB."

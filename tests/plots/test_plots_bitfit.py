@@ -19,14 +19,37 @@ def _closed():
     plt.close("all")
 
 
-def test_by_layer_writes_every_number_and_leaves_zero_white_on_a_log_scale():
-    ax = draw.by_layer({"query": [0.5, 2.0], "key": [0.0, 1e-4]}, "moved", log=True)
-    assert [t.get_text() for t in ax.texts] == ["5.0e-01", "2.0e+00", "0.0e+00", "1.0e-04"]
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["query", "key"]
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "2"]
-    shown = ax.images[0].get_array()
-    np.testing.assert_array_equal(shown.mask, [[False, False], [True, False]])
-    assert ax.texts[1].get_color() == "white" and ax.texts[3].get_color() == "black"
+def test_shares_writes_every_number_and_leaves_zero_white():
+    ax = draw.shares(
+        {
+            "norms": {"attention.self.query": 0.0, "norms": 1.0},
+            "rows": {"attention.self.query": 0.1, "norms": 0.0},
+        }
+    )
+    assert [(t.get_position(), t.get_text()) for t in ax.texts] == [((1, 0), "100.0%"), ((0, 1), "10.0%")]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["norms", "rows"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["query", "norms"]
+    np.testing.assert_array_equal(ax.images[0].get_array().mask, [[True, False], [False, True]])
+    assert [t.get_color() for t in ax.texts] == ["white", "black"]
+
+
+def test_moved_and_matters_has_a_bar_for_each_kind_in_both_panels():
+    moved, matters = draw.moved_and_matters({"query": 0.02, "key": 0.0}, {"query": 0.1, "key": 0.3})
+    assert [bar.get_width() for bar in moved.patches] == [0.02, 0.0]
+    assert [bar.get_width() for bar in matters.patches] == [0.1, 0.3]
+    assert moved.get_ylim()[0] > moved.get_ylim()[1], "the first kind is at the top"
+
+
+def test_by_rate_rings_the_best_of_each_method():
+    ax = draw.by_rate(
+        {"fisher": {1e-3: 0.7, 1e-2: 0.8}, "random": {1e-3: 0.75, 1e-2: 0.6}}, "validation accuracy"
+    )
+    rings = [
+        (line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if line.get_fillstyle() == "none"
+    ]
+    assert rings == [(1e-2, 0.8), (1e-3, 0.75)]
+    assert ax.get_xscale() == "log"
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["fisher", "random"]
 
 
 def test_a_mask_has_a_point_for_each_entry_that_trains():
@@ -78,8 +101,9 @@ def test_permutation_follows_each_node_to_its_place():
 
 
 @pytest.mark.parametrize("picture", [
-    lambda: draw.by_layer({"feed-forward norm": [1e-9] * 6, "query": [0.1] * 6}, "gradients", log=True),
-    lambda: draw.by_layer({"feed-forward, up": np.linspace(0, 1, 12)}, form=".2f"),
+    lambda: draw.shares({f"{i} rows: 3,548,928": {"attention.output.dense": 0.3, "norms": 1.0} for i in range(7)}),
+    lambda: draw.moved_and_matters({"feed-forward norm": 0.01, "query": 0.02}, dict.fromkeys(("x", "y"), 0.2))[0],
+    lambda: draw.by_rate({f"{m} mask": {1e-3: 0.7, 1e-2: 0.8} for m in ("fisher", "random", "magnitude")}, "accuracy"),
     lambda: draw.masks({n: np.eye(40, dtype=bool) for n in ("Fisher", "random", "magnitude")})[0],
     lambda: draw.depth({"memory": {0: 0.1, 6: 1.0}, "predicted": {0: 0.3, 6: 1.0}}, "blocks"),
     lambda: draw.node_changes(np.arange(1536), list(range(1000, 1536))),

@@ -44,6 +44,7 @@ INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
     "SELECT_COLUMNS": selected.lines,
     "FREEZE_AND_RECONFIGURE": selected.nodes,
     "FISH_MASK": selected.mask,
+    "SHIRA": selected.shira,
     "UNIPELT": unipelt,
     "INTRINSIC_SAID": said,
 }

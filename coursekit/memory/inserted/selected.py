@@ -41,6 +41,13 @@ def nodes(method: Any, arch: Architecture, config: Any) -> Inserted:
     return _parts(arch, sized, written)
 
 
+def shira(method: Any, arch: Architecture, config: Any) -> Inserted:
+    r"""$r(d_{in}+d_{out})$ differences of each matrix."""
+    matrices = method.matrices(config)
+    sized = [(m, i, [method.r * (m.d_in + m.d_out)]) for m in matrices for i in range(arch.copies(m))]
+    return _parts(arch, sized, {m.name: Written(m.d_in * m.d_out, dense=m.d_in * m.d_out) for m in matrices})
+
+
 def _parts(
     arch: Architecture, sized: Iterable[tuple[Matrix, int, list[int]]], written: dict[str, Written]
 ) -> Inserted:

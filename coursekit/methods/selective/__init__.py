@@ -6,6 +6,7 @@ from coursekit.methods.selective.far import FreezeAndReconfigure, Priming
 from coursekit.methods.selective.fish_mask import FishMask
 from coursekit.methods.selective.norms import NormTuning
 from coursekit.methods.selective.rows import SelectColumns, SelectRows
+from coursekit.methods.selective.shira import SHiRA
 from coursekit.methods.selective.top_layers import TopLayers
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "HeadOnly",
     "NormTuning",
     "Priming",
+    "SHiRA",
     "SelectColumns",
     "SelectRows",
     "TopLayers",

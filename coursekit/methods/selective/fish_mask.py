@@ -22,14 +22,14 @@ from coursekit.methods.mechanism.anatomy import anatomy
 from coursekit.methods.mechanism.attachment import activate, attachment_of
 from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.default_targets import QUERY_VALUE
-from coursekit.methods.mechanism.modules import at, body_prefix, in_codes, standing
+from coursekit.methods.mechanism.modules import body_prefix, standing
 from coursekit.methods.mechanism.skeleton import described, skeleton
-from coursekit.methods.mechanism.switch import Switched, bare
-from coursekit.methods.mechanism.targets import EVERY, Targets, checked_names
+from coursekit.methods.mechanism.switch import Switched
+from coursekit.methods.mechanism.targets import Targets, checked_names
 from coursekit.methods.mechanism.undo import undone_after_an_error
 from coursekit.methods.ranking import largest
 from coursekit.methods.selective.importance import NEED_DATA, SCORES, telling
-from coursekit.methods.selective.mask_method import MaskMethod, Place, entries_at
+from coursekit.methods.selective.mask_method import MaskMethod, Place, weights_of
 from coursekit.methods.selective.part_layer import Parts
 from coursekit.methods.selective.whole import with_norm_weights
 
@@ -122,13 +122,14 @@ class FishMask(MaskMethod):
         if self.score in NEED_DATA:
             telling(self.score, scores)
         chosen = zip(places, largest(scores, self.count(model.config)), strict=True)
-        return entries_at(model, {place: mask.reshape(-1).nonzero().flatten() for place, mask in chosen})
+        return self._entries_at(
+            model, {place: mask.reshape(-1).nonzero().flatten() for place, mask in chosen}
+        )
 
     def _places(self, model: nn.Module) -> dict[Place, nn.Parameter]:
         r"""The tensors to choose from."""
         if self.targets is not None:
-            modules = Targets(self.targets, QUERY_VALUE).modules(model, EVERY)
-            return {(path, "weight"): bare(module).weight for path, module in modules.items()}
+            return weights_of(model, Targets(self.targets, QUERY_VALUE))
         blocks = tuple(f"{body_prefix(model)}{block}." for block in anatomy(model).blocks)
         return {
             (path, key): parameter
@@ -139,15 +140,7 @@ class FishMask(MaskMethod):
 
     def _check(self, model: nn.Module) -> None:
         self.count(model.config)
-        if any(in_codes(module) for module in model.modules()):
-            raise CourseError(
-                "a mask chooses among dense weights, and some of this model's are in 4 bits: load it without quantizing"
-            )
-        for path, _ in self._places(model):
-            if isinstance(bare(at(model, path)), nn.Embedding):
-                raise CourseError(
-                    f"{path} is an embedding, and a mask chooses in linear layers: leave it out"
-                )
+        super()._check(model)
 
     def touched(self, model: nn.Module) -> set[str]:
         if self.score in NEED_DATA:
@@ -155,7 +148,7 @@ class FishMask(MaskMethod):
                 f"FishMask(score={self.score!r}) looks at the task when it is attached, which a hybrid has no batches "
                 "for: attach it alone, or take another score"
             )
-        return {f"{path}.{key}" for path, key in self._places(model)}
+        return super().touched(model)
 
     def _parts(self, model: nn.Module) -> Parts:
         return {} if self.score in NEED_DATA else self._scored(model, [])

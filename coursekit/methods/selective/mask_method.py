@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,9 @@ from coursekit import interop
 from coursekit.errors import CourseError
 from coursekit.methods import positions
 from coursekit.methods.mechanism.attachment import activate, attachment_of, unmerged
-from coursekit.methods.mechanism.modules import standing
-from coursekit.methods.mechanism.switch import Switched
+from coursekit.methods.mechanism.modules import at, in_codes, standing
+from coursekit.methods.mechanism.switch import Switched, bare
+from coursekit.methods.mechanism.targets import EVERY, Targets
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Entries, transposed
 
@@ -29,6 +30,9 @@ Place = tuple[str, str]
 
 class MaskMethod(PartMethod):
     r"""A subclass says among which tensors it chooses (`_places`), how many entries there are, and how many train."""
+
+    #: What trains of one tensor.
+    part: ClassVar[type[Entries]] = Entries
 
     @abstractmethod
     def among(self, config: Any) -> int:
@@ -91,7 +95,7 @@ class MaskMethod(PartMethod):
         has = {(path, key): part.index.tolist() for path, own in old.items() for key, part in own.items()}
         if has == {place: index.tolist() for place, index in mask.items() if len(index)}:
             return old
-        new = entries_at(model, mask)
+        new = self._entries_at(model, mask)
         gone = {id(value) for value in self._take(model, name)}
         kept = [p for p in state.parameters[name] if id(p) not in gone]
         state.parameters[name] = kept + self._put(model, state, name, new)
@@ -104,13 +108,32 @@ class MaskMethod(PartMethod):
             f"the {self.among(model.config):,} parameters here"
         )
 
+    def _entries_at(self, model: nn.Module, index: dict[Place, Tensor]) -> Parts:
+        r"""Parts of single entries at `index`, for the tensors that have some."""
+        parts: Parts = {}
+        modules = {path: module for path, module in standing(model) if not isinstance(module, Switched)}
+        for (path, key), own in index.items():
+            if len(own):
+                module = modules[path]
+                parts.setdefault(path, {})[key] = self.part(getattr(module, key), own, transposed(module))
+        return parts
 
-def entries_at(model: nn.Module, index: dict[Place, Tensor]) -> Parts:
-    r"""Parts of single entries at `index`, for the tensors that have some."""
-    parts: Parts = {}
-    modules = {path: module for path, module in standing(model) if not isinstance(module, Switched)}
-    for (path, key), own in index.items():
-        if len(own):
-            module = modules[path]
-            parts.setdefault(path, {})[key] = Entries(getattr(module, key), own, transposed(module))
-    return parts
+    def _check(self, model: nn.Module) -> None:
+        if any(in_codes(module) for module in model.modules()):
+            raise CourseError(
+                "a mask chooses among dense weights, and some of this model's are in 4 bits: load it without quantizing"
+            )
+        for path, _ in self._places(model):
+            if isinstance(bare(at(model, path)), nn.Embedding):
+                raise CourseError(
+                    f"{path} is an embedding, and a mask chooses in linear layers: leave it out"
+                )
+
+    def touched(self, model: nn.Module) -> set[str]:
+        return {f"{path}.{key}" for path, key in self._places(model)}
+
+
+def weights_of(model: nn.Module, targets: Targets) -> dict[Place, nn.Parameter]:
+    r"""The weights of the matrices that `targets` name; an embedding among them is refused when a method attaches."""
+    modules = targets.modules(model, EVERY)
+    return {(path, "weight"): bare(module).weight for path, module in modules.items()}

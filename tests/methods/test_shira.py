@@ -1,0 +1,133 @@
+r"""SHiRA: peft's places, outputs and files, and an update of high rank."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from attached import labelled, nonzero, train
+from peft import PeftModel, ShiraConfig, get_peft_model
+from torch import nn
+
+from coursekit import interop, methods
+from coursekit.errors import CourseError
+from coursekit.methods import LoRA, SHiRA
+from coursekit.methods.selective.part_layer import parts_of
+from coursekit.qlora import quantize_model
+
+TARGETS = {"bert": ["query", "value"], "llama": ["q_proj", "v_proj"]}
+both_families = pytest.mark.parametrize("family", TARGETS)
+
+
+def theirs(family: str, seed: int = 5) -> nn.Module:
+    r"""peft's, with the differences away from 0."""
+    task = {"bert": "SEQ_CLS", "llama": "CAUSAL_LM"}[family]
+    config = ShiraConfig(r=2, random_seed=seed, target_modules=TARGETS[family], task_type=task)
+    return nonzero(get_peft_model(tiny.model(family), config))
+
+
+@both_families
+def test_peft_s_seed_chooses_the_same_places_and_its_values_give_the_same_outputs(family):
+    peft, ours, one = theirs(family), SHiRA(r=2, seed=5).attach(tiny.model(family)), tiny.batch()
+    for path, parts in parts_of(ours, "default").items():
+        layer, part = peft.base_model.model.get_submodule(path), parts["weight"]
+        row, column = layer.shira_indices["default"].long()
+        assert torch.equal(row * layer.in_features + column, part.index)
+        with torch.no_grad():
+            part.values.copy_(layer.shira_weight["default"])
+    if family == "bert":
+        ours.classifier.copies["default"].load_state_dict(
+            peft.base_model.model.classifier.modules_to_save["default"].state_dict()
+        )
+    assert torch.equal(ours(**one).logits, peft(**one).logits)
+    assert methods.trainable(ours) == sum(p.numel() for p in peft.parameters() if p.requires_grad)
+
+
+@both_families
+def test_checkpoints_go_both_ways(family, tmp_path):
+    peft, one = theirs(family), tiny.batch()
+    peft.save_pretrained(tmp_path / "theirs")
+    method = methods.from_checkpoint(tmp_path / "theirs")
+    ours = method.load(tiny.model(family), tmp_path / "theirs")
+    assert (method.r, method.seed) == (2, 5)
+    assert torch.equal(ours(**one).logits, peft(**one).logits)
+
+    train(ours, [labelled(family)], lr=1e-2)
+    assert not torch.equal(ours(**one).logits, peft(**one).logits)
+    method.save(ours, tmp_path / "ours")
+    back = PeftModel.from_pretrained(tiny.model(family), tmp_path / "ours").eval()
+    assert torch.equal(back(**one).logits, ours.eval()(**one).logits)
+
+
+def test_as_many_parameters_as_lora_and_a_rank_that_lora_cannot_have():
+    model = SHiRA(r=2).attach(tiny.model("bert"))
+    assert SHiRA(r=2).count(model.config) == LoRA(r=2).count(model.config)
+    plain = tiny.model("bert").state_dict()
+    nonzero(model)
+    SHiRA(r=2).merge(model)
+    path = "bert.encoder.layer.0.attention.self.query.weight"
+    update = model.get_parameter(path).detach() - plain[path]
+    assert int((update != 0).sum()) == 2 * (32 + 32)
+    assert torch.linalg.matrix_rank(update) > 20  # of 32
+
+
+def test_on_a_16_bit_base_small_differences_add_up():
+    r"""The differences are fp32: what is rounded is the sum."""
+    model = SHiRA(r=2).attach(tiny.model("bert").bfloat16())
+    part = next(iter(parts_of(model, "default").values()))["weight"]
+    W = torch.ones(32, 32, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for _ in range(2):
+            part.values.add_(
+                0.003
+            )  # below half the distance of bfloat16's neighbours at 1: each alone would be lost
+    assert part.values.dtype == torch.float32
+    assert torch.equal(part.taken(part.written(W)), torch.full((128,), 1.0078125, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    ({"r": 0}, "^r must be a positive integer, such as 8; got 0"), ({"seed": 0.5}, "^seed must be an integer"),
+    ({"targets": ()}, "targets is empty"),
+])  # fmt: skip
+def test_settings_that_make_no_sense(settings, said):
+    with pytest.raises(CourseError, match=said):
+        SHiRA(**settings)
+
+
+@pytest.mark.parametrize(("method", "model", "said"), [
+    (SHiRA(r=17), lambda: tiny.model("bert"), r"r=17 is more than there is: .* is 32 x 32, so take r up to 16"),
+    (SHiRA(targets="word_embeddings"), lambda: tiny.model("bert"), "is an embedding"),
+    (SHiRA(), lambda: quantize_model(tiny.model("llama")), "dense weights.*in 4 bits"),
+])  # fmt: skip
+def test_what_does_not_fit_is_said_and_touches_nothing(method, model, said):
+    model = model()
+    with pytest.raises(CourseError, match=said):
+        method.attach(model)
+    assert methods.attached(model) == {} and not hasattr(model, "_coursekit")
+
+
+def test_damaged_places_are_refused_and_change_nothing(tmp_path):
+    model, one = nonzero(SHiRA(r=2).attach(tiny.model("bert"))), tiny.batch()
+    SHiRA(r=2).save(model, tmp_path)
+    before = model(**one).logits
+    config, tensors = interop.read(tmp_path)
+    indices = next(key for key in tensors if key.endswith("indices"))
+    weight = indices.replace("indices", "weight")
+    twice = tensors[indices].clone()
+    twice[:, 0] = twice[:, 1]
+    broken = {
+        "none": {key: value for key, value in tensors.items() if key != indices},
+        "outside": tensors | {indices: tensors[indices] + 32},
+        "twice": tensors | {indices: twice},
+        "flat": tensors | {indices: tensors[indices][0]},
+        "fewer": tensors | {indices: tensors[indices][:, 1:], weight: tensors[weight][1:]},
+        "a weight less": tensors | {weight: tensors[weight][1:]},
+    }
+    for what, content in broken.items():
+        interop.write(tmp_path / what, config, content)
+        with pytest.raises(CourseError, match="is of another model: it has no weights for bert"):
+            SHiRA(r=2).load(model, tmp_path / what)
+    interop.write(tmp_path / "nan", config, tensors | {weight: tensors[weight] * torch.nan})
+    with pytest.raises(CourseError, match="is damaged: .* holds NaN"):
+        SHiRA(r=2).load(model, tmp_path / "nan")
+    assert torch.equal(model(**one).logits, before)
