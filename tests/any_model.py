@@ -53,6 +53,8 @@ ROWS: dict[str, Case] = {
     "MAM": _CASES["MAMAdapter"],
     "UniPELT": _CASES["UniPELT"],
 }
+#: Tried on two blocks: the first, or all but the last, are left alone.
+MORE_THAN_A_BLOCK = ("AdapterDrop",)
 #: Those that look for nothing but linear layers, embeddings, norms and blocks: they need no description of a family.
 ANYWHERE = tuple(ROWS)[: tuple(ROWS).index("Houlsby's adapters")]
 
@@ -65,7 +67,8 @@ def tried(row: str, kind: str, dtype: torch.dtype = torch.float32) -> tuple[str,
         if case.quantized:  # there is nothing to put into 4 bits without weights
             model = case.make().attach(quantize_model(families.model(kind).to(dtype)))
         else:
-            model = case.make().attach(families.on_meta(kind, dtype))
+            layers = 2 if case.name in MORE_THAN_A_BLOCK else 1
+            model = case.make().attach(families.on_meta(kind, dtype, layers))
     except CourseError as error:
         refused = "is not described" in str(error) or str(error).startswith("no default")
         return (REFUSED if refused else UNDEFINED), str(error)

@@ -90,14 +90,17 @@ def model(kind: str, **changes: Any) -> PreTrainedModel:
     return copy.deepcopy(_built(kind, **changes))
 
 
-def on_meta(kind: str, dtype: torch.dtype) -> PreTrainedModel:
-    r"""The same without weights."""
-    return copy.deepcopy(_on_meta(kind, dtype))
+def on_meta(kind: str, dtype: torch.dtype, layers: int = 1) -> PreTrainedModel:
+    r"""The same without weights, and with fewer blocks: each operation costs as much there as a large one."""
+    return copy.deepcopy(_on_meta(kind, dtype, layers))
 
 
 @cache
-def _on_meta(kind: str, dtype: torch.dtype) -> PreTrainedModel:
-    said = config(kind)
+def _on_meta(kind: str, dtype: torch.dtype, layers: int) -> PreTrainedModel:
+    said = copy.deepcopy(config(kind))
+    said.num_hidden_layers = layers
+    if getattr(said, "layer_types", None):
+        said.layer_types = said.layer_types[:layers]
     with torch.device("meta"):
         built = auto(kind).from_config(said, dtype=dtype)
     # A warning of transformers' looks for padding among the token ids, which have no values here.

@@ -219,7 +219,7 @@ class LoRA(BranchMethod):
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
         return super()._config(model) | {
-            "target_modules": self.named.listed(model.config),
+            "target_modules": self.named.listed(model.config, model),
             "fan_in_fan_out": fan_in_fan_out(self.places(model).values()),
             "bias": "none",
         }

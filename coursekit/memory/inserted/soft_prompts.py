@@ -21,7 +21,7 @@ def prompt_tuning(method: Any, arch: Architecture, config: Any) -> Inserted:
 
 def p_tuning(method: Any, arch: Architecture, config: Any) -> Inserted:
     r"""The same with a network that makes the vectors; in a template they take the places of tokens."""
-    n, d, h = method.n, arch.d_embed, method._hidden(config)
+    n, d, h = method.n, arch.d_embed, method._hidden(arch.d_embed)
     if method.encoder == "mlp":
         sizes = [h * d, h, h * h, h, d * h, d]
         kept = Term("prompt encoder", "2 n h", 4 * 2 * n * h)

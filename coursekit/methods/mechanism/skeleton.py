@@ -2,8 +2,7 @@ r"""A model without weights, built from its config: what can be counted where no
 
 from __future__ import annotations
 
-import json
-from functools import lru_cache
+import copy
 from typing import Any
 
 import torch
@@ -27,7 +26,17 @@ def skeleton(config: Any) -> nn.Module:
     An encoder comes as a classifier of whole sequences, a decoder with its output layer. Raises CourseError for a
     config that transformers has no model for.
     """
-    return _built(type(config), config.to_json_string(use_diff=False))
+    key = (type(config), config.to_json_string(use_diff=False))
+    if key not in _BUILT:
+        if len(_BUILT) >= KEPT:
+            del _BUILT[next(iter(_BUILT))]
+        _BUILT[key] = _build(copy.deepcopy(config))
+    return _BUILT[key]
+
+
+#: The last skeletons by their configs: what is counted once is often counted again.
+_BUILT: dict[tuple[type, str], nn.Module] = {}
+KEPT = 8
 
 
 def has_masked_model(config: Any) -> bool:
@@ -37,18 +46,14 @@ def has_masked_model(config: Any) -> bool:
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
-@lru_cache(maxsize=8)
-def _built(kind: type, text: str) -> nn.Module:
+def _build(config: Any) -> nn.Module:
     import transformers as t
 
-    config = kind.from_dict(json.loads(text))
     if config.is_encoder_decoder:
-        order: tuple[Any, ...] = (t.AutoModelForSeq2SeqLM,)
-    elif has_masked_model(config):
-        order = (t.AutoModelForSequenceClassification,)
+        first: Any = t.AutoModelForSeq2SeqLM
     else:
-        order = (t.AutoModelForCausalLM,)
-    for builder in (*order, t.AutoModel):
+        first = t.AutoModelForSequenceClassification if has_masked_model(config) else t.AutoModelForCausalLM
+    for builder in (first, t.AutoModel):
         if type(config) in builder._model_mapping:
             with torch.device("meta"):
                 return builder.from_config(config)

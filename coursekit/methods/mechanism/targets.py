@@ -113,13 +113,13 @@ class Targets:
                 )
         return list(often)
 
-    def listed(self, config: Any) -> list[str]:
+    def listed(self, config: Any, model: nn.Module | None = None) -> list[str]:
         r"""The names for a checkpoint, in which peft wants names."""
         if self.names != ALL_LINEAR:
             return list(self.of(config))
         if described(config):
             return sorted({m.name for m in self.matrices(config)})
-        shapes = anatomy(skeleton(config))
+        shapes = anatomy(skeleton(config) if model is None else model)
         return sorted({shapes.name(path) for path in (*shapes.attention, *shapes.feedforward)})
 
 

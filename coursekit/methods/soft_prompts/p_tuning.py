@@ -113,9 +113,10 @@ class PTuning(InputPrompt):
 
     def count(self, config: Any) -> int:
         r"""$nd$ and the network; see `counts.p_tuning_lstm` and `counts.p_tuning_mlp`."""
+        d = d_embed(config)
         if self.encoder == "mlp":
-            return counts.p_tuning_mlp(d_embed(config), self.n, self._hidden(config))
-        return counts.p_tuning_lstm(d_embed(config), self.n, self._hidden(config), self.layers)
+            return counts.p_tuning_mlp(d, self.n, self._hidden(d))
+        return counts.p_tuning_lstm(d, self.n, self._hidden(d), self.layers)
 
     def save(
         self, model: nn.Module, folder: str | Path, name: str | None = None, encoder: bool = True
@@ -128,8 +129,7 @@ class PTuning(InputPrompt):
             tensors = {key: value for key, value in tensors.items() if not key.startswith(ENCODER)}
         return interop.write(folder, method._config(model), tensors)
 
-    def _hidden(self, config: Any) -> int:
-        d = d_embed(config)
+    def _hidden(self, d: int) -> int:
         return self.hidden or (d if self.encoder == "mlp" else max(1, d // 2))
 
     def _check(self, model: nn.Module) -> None:
@@ -144,7 +144,8 @@ class PTuning(InputPrompt):
         return trained
 
     def _prompt(self, embedding: nn.Module, config: Any) -> PromptEncoder:
-        d, hidden = embedding.weight.shape[1], self._hidden(config)
+        d = embedding.weight.shape[1]
+        hidden = self._hidden(d)
         if self.encoder == "mlp":
             return MLPEncoder(self.n, d, hidden)
         return LSTMEncoder(self.n, d, hidden, self.layers)
@@ -167,7 +168,7 @@ class PTuning(InputPrompt):
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
         config = super()._config(model) | {
-            "encoder_hidden_size": self._hidden(model.config),
+            "encoder_hidden_size": self._hidden(model.get_input_embeddings().weight.shape[1]),
             "encoder_dropout": 0.0,
         }
         if self.placeholder is None:  # peft is told nothing that it does not know
