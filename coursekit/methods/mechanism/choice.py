@@ -58,13 +58,13 @@ class Choice(Targets):
         every = linear_paths(arch, ("linear", "conv1d", "embedding")) | _output_layer(arch)
         return self._taken(matched(every, self.of(config)))
 
-    def listed(self, config: Any) -> Any:
+    def listed(self, config: Any, model: nn.Module | None = None) -> Any:
         r"""The names for a checkpoint, or the pattern."""
         if isinstance(self.names, Pattern):
             return str(self.names)
         if self.names == ALL_LINEAR and described(config) is not None:
             return sorted({m.name for m in self.layers(config).values()})
-        return super().listed(config)
+        return super().listed(config, model)
 
     def whole_modules(self, model: nn.Module) -> list[str]:
         r"""Paths of the modules of `model` that train whole, but for the task head, which does anyway.
