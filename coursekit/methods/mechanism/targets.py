@@ -57,6 +57,15 @@ def checked_names(
     return names
 
 
+def names_in_config(found: Any) -> tuple[str, ...] | str:
+    r"""The targets that a config names, ALL_LINEAR or a list. Raises CourseError for a pattern."""
+    if found == ALL_LINEAR:
+        return found
+    if not isinstance(found, list):
+        raise CourseError(f"this checkpoint names its targets by the pattern {found!r}; give them as a list")
+    return tuple(sorted(found))
+
+
 @dataclass(frozen=True)
 class Targets:
     r"""names: as in peft, "all-linear", or None for `default`, by model type."""
