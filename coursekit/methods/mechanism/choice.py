@@ -15,7 +15,7 @@ from torch import nn
 from coursekit import counts
 from coursekit.architecture import Architecture, Matrix
 from coursekit.errors import CourseError
-from coursekit.methods.mechanism.modules import HEADS, at, head_names, matches, standing
+from coursekit.methods.mechanism.modules import at, head_names, matches, standing
 from coursekit.methods.mechanism.patterns import Pattern, inside, layer_number
 from coursekit.methods.mechanism.skeleton import described, skeleton
 from coursekit.methods.mechanism.targets import ALL_LINEAR, LINEAR, Names, Targets, linear_paths, matched
@@ -92,8 +92,9 @@ class Choice(Targets):
             return sum(p.numel() for module in modules for p in module.parameters())
         sizes = {t.name: t.size for t in counts.tensors(arch, "classification" if arch.encoder else "causal")}
         sizes |= {f"{path}.weight": m.size for path, m in _output_layer(arch).items()}
-        own = (name for name in sizes if inside(name, self.whole) and name.split(".")[0] not in HEADS)
-        return sum(sizes[name] for name in own)
+        # Outside the body there is the output layer and, which is not counted, the task head.
+        counted = (f"{arch.prefix}.", *_output_layer(arch))
+        return sum(n for name, n in sizes.items() if inside(name, self.whole) and name.startswith(counted))
 
     def _taken(self, found: dict[str, T]) -> dict[str, T]:
         taken = {path: thing for path, thing in found.items() if self.takes(path)}
