@@ -25,8 +25,9 @@ def embedding(
     arch: Architecture, s: Setting, inserted: Inserted, checkpointing: bool
 ) -> tuple[list[Term], bool]:
     r"""Kept before the first block, and whether the blocks' input needs a gradient."""
-    training, td = inserted.training, s.tokens * arch.d_model
-    tables = [m.name for m in arch.matrices if m.kind == "embedding"]
+    training, tables = inserted.training, arch.tables
+    # ELECTRA projects what is normalised and dropped out up to the width of the model.
+    td = s.tokens * (arch.d_embed if arch.family == "electra" else arch.d_model)
     virtual = bool(inserted.prompt or inserted.vectors)
     # Under checkpointing transformers makes the embedding's output require a gradient, trained or not.
     flows = checkpointing or virtual or any(training.weight(m) or m in training.low_rank for m in tables)
@@ -54,13 +55,16 @@ def embedding(
         flows |= norm
     if arch.dropout and flows and arch.family != "opt":
         terms.append(Term("dropout mask", "T d", td * s.noise))
+    if any(m.name == "embeddings_project" and training.weight(m.name) for m in arch.matrices):
+        terms.append(Term("input of the projection", "T e", td * s.element))
+        flows = True
     return terms, flows
 
 
 def shared(arch: Architecture, s: Setting) -> list[Term]:
     r"""What all attentions share: Llama's rotations, and a mask that makes room for a prefix."""
     terms = []
-    if arch.family == "llama":
+    if arch.family in ("llama", "qwen3"):
         # Behind a prompt every row has positions of its own.
         rows, formula = (s.batch, "2 T head") if s.prompt else (1, "2 seq head")
         terms.append(Term("cos, sin of the positions", formula, 2 * rows * s.seq * arch.head_dim * s.element))
@@ -123,7 +127,7 @@ def _classifier(arch: Architecture, s: Setting, training: Training) -> list[Term
         if arch.dropout:
             terms += [Term("dropout mask, dropped", "2 batch d", b * arch.d_model * (s.noise + s.element))]
         return terms
-    if arch.family == "roberta":
+    if arch.family in ("roberta", "electra"):
         # Without dropout the first token's state is a view, and keeps the whole tensor alive.
         first = (
             Term("first token", "batch d", b * d)

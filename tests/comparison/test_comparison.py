@@ -9,6 +9,7 @@ import random
 import sys
 from dataclasses import replace
 
+import families
 import pytest
 import tiny
 import tiny_text
@@ -105,6 +106,18 @@ def compared(out, setting, *methods, seeds=(0,), **options):
 
 def texts(out):
     return out.read_text().splitlines()
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "modernbert"])
+def test_a_folder_of_another_family_is_compared_as_well(kind, tmp_path):
+    families.model(kind).save_pretrained(tmp_path / kind)
+    tiny_text.tokenizer().save_pretrained(tmp_path / kind)
+    setting = Setting(model=str(tmp_path / kind), steps=2, batch_size=4, sentences=20, validation=10)
+    lines = compared(tmp_path / "runs.jsonl", setting, "full", "houlsby", "lora", "unipelt")
+    runs = {line["method"]: line for line in lines if line["purpose"] == "run"}
+    assert runs.keys() == {"full", "houlsby", "lora"}  # UniPELT is not defined for either, and left out
+    assert all(0 <= run["accuracy"] <= 1 and run["memory"]["peak"] > 0 for run in runs.values())
+    assert all(run["predicted"] is None for run in runs.values())  # no figure rather than a wrong one
 
 
 # One run --------------------------------------------------------------------------------------------------------------

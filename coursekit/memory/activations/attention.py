@@ -50,7 +50,7 @@ def _unfused(b: Builder, kv: str, q: bool, k: bool, v: bool) -> None:
     a, s = b.arch, b.setting
     # PyTorch's unfused kernel computes in fp32 throughout; transformers' own only the softmax, and not BERT's.
     size = 4 if s.attention == "math" else s.element
-    upcast = s.attention == "eager" and a.family in ("llama", "opt")
+    upcast = s.attention == "eager" and a.family in ("llama", "qwen3", "opt")
     heads, td, tq = b.live("S", size=size), b.live("T d"), b.live("T q")
     b.add("scores", [b.term("q", "T q", size)] * k + [b.term("k", kv, size)] * q, td + 3 * tq + heads)
     weights = [b.term("softmax", "S", 4 if upcast else size)] * (q or k)
@@ -80,7 +80,7 @@ def _without_gradient(b: Builder) -> tuple[int, int]:
         extra = b.live("2*T q") * (a.n_heads != a.n_kv_heads)
     # Scores and softmax, or softmax, dropout's mask and result; Llama and OPT have the softmax in fp32 in any case.
     weights = 3 * heads if a.attention_dropout else 2 * heads
-    if s.half and a.family in ("llama", "opt") and s.attention == "eager":
+    if s.half and a.family in ("llama", "qwen3", "opt") and s.attention == "eager":
         weights = heads + 2 * b.live("S", size=4)
     most = alive(b, "attention") + b.live("T q", "2*T kv") + extra + weights
     return most, heads if s.attention == "eager" else 0

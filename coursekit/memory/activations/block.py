@@ -13,7 +13,7 @@ from coursekit.memory.activations.attention import attention
 from coursekit.memory.activations.builder import Builder
 from coursekit.memory.activations.feed_forward import feed_forward
 from coursekit.memory.activations.linear import linear
-from coursekit.memory.activations.norm import norm
+from coursekit.memory.activations.norm import norm, norm_of_heads
 from coursekit.memory.activations.setting import Setting
 from coursekit.memory.activations.step import Step
 from coursekit.memory.activations.training import Training
@@ -34,6 +34,9 @@ def block_steps(
         norm(b, arch.norms[0], "residual stream")
     flowed = b.flows
     linear(b, qkv, "q, k, v", "T d", False, ["2*T d"], ["T q", "2*T kv"])
+    if arch.normed_heads:
+        norm_of_heads(b, "q")
+        norm_of_heads(b, "k")
     shared = attention(b, qkv, flowed)
     b.insert("attention")
     linear(b, [out], "output projection", "T q", shared, ["T d"], b.own_gradient("attention output"))

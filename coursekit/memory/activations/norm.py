@@ -27,6 +27,20 @@ def norm(b: Builder, name: str, what: str) -> None:
     b.add(name, keeps, norm_work(b.arch, s, b.training, path))
 
 
+def norm_of_heads(b: Builder, which: str) -> None:
+    r"""The RMS norm of all heads of the queries or the keys, `which`: "q" or "k" (Qwen3)."""
+    s, path = b.setting, b.path(f"self_attn.{which}_norm")
+    heads, size = (b.arch.n_heads, "T q") if which == "q" else (b.arch.n_kv_heads, "T kv")
+    keeps = []
+    if b.flows:
+        keeps.append(b.term(f"{which} before its norm", size, 4))
+        keeps.append(b.small(f"{which}: 1 / rms", "T heads", 4 * s.tokens * heads))
+    if b.training.weight(path):
+        keeps.append(b.term(f"{which} normalised", size))
+    b.flows |= b.training.weight(path)
+    b.add(f"{which} norm", keeps, b.live("T d") + b.live(f"{5 if s.half else 3}*{size}", size=4))
+
+
 def norm_work(arch: Architecture, s: Setting, training: Training, path: str) -> int:
     r"""Gradients alive in the backward of the norm at `path`. RMS norms are a chain of plain operations, in fp32."""
     td, trained = s.tokens * arch.d_model, training.any_of(path)

@@ -113,7 +113,7 @@ class Prompts(Part):
         r"""The queries, unless the attention itself keeps that very tensor."""
         s, a = b.setting, b.arch
         # OPT scales the queries and Llama rotates them: the attention has its own. PyTorch's unfused kernel copies.
-        if s.attention == "flash" and a.family not in ("opt", "llama") and b.keeps("q"):
+        if s.attention == "flash" and a.family not in ("opt", "llama", "qwen3") and b.keeps("q"):
             return []
         if a.family == "gpt2":  # a view, which keeps the keys and values beside it
             return [b.small("prompts: q, k, v", "3 T q", 3 * s.tokens * a.d_q * s.element)]

@@ -111,7 +111,8 @@ class BitFit(WholeMethod):
 
     def _without(self, shapes: Architecture) -> list[Any]:
         r"""The linear maps of a block that are to get a bias."""
-        return [m for m in shapes.matrices if m.per_layer and not m.bias] if self.add_biases else []
+        kinds = ("linear", "conv1d") if self.add_biases else ()
+        return [m for m in shapes.matrices if m.per_layer and m.kind in kinds and not m.bias]
 
     def _fused(self, shapes: Anatomy | Architecture) -> bool:
         return shapes.family == "gpt2" and self.biases != "all"
