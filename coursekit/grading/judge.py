@@ -105,7 +105,9 @@ def main() -> None:
             content = file.read()
         os.waitpid(pid, 0)
         ended = {"error": "the judge's helper ended", "crashed": True}
-        with contextlib.suppress(BrokenPipeError):  # the grader was killed: its end of the pipe is next to be read
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # the grader was killed: its end of the pipe is next to be read
             print(content.decode() if content else json.dumps(ended), file=channel)
 
 
