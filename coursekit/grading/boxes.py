@@ -16,6 +16,7 @@ from pathlib import Path
 
 import coursekit
 from coursekit.errors import CourseError
+from coursekit.grading import exchange
 from coursekit.grading.limits import MB, Limits
 
 BOXES = ("bwrap", "podman", "apptainer", "pod", "runner", "none")
@@ -200,9 +201,7 @@ def pick(box: str) -> str:
 def probe(box: str) -> str | None:
     r"""None where `box` can be made on this machine; else the error of trying it."""
     if box == "runner":
-        from coursekit.grading import runner
-
-        return runner.problem()
+        return exchange.problem()
     if box == "pod":
         if os.environ.get("KUBERNETES_SERVICE_HOST") or Path("/run/.containerenv").exists():
             return None

@@ -5,6 +5,7 @@ It forks for every request, so that neither a file that breaks a parser nor memo
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -103,12 +104,11 @@ def main() -> None:
         with os.fdopen(said, "rb") as file:
             content = file.read()
         os.waitpid(pid, 0)
-        print(
-            content.decode()
-            if content
-            else json.dumps({"error": "the judge's helper ended", "crashed": True}),
-            file=channel,
-        )
+        ended = {"error": "the judge's helper ended", "crashed": True}
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # the grader was killed: its end of the pipe is next to be read
+            print(content.decode() if content else json.dumps(ended), file=channel)
 
 
 def _answer(work: Any, request: dict[str, Any], say: int) -> None:

@@ -19,15 +19,10 @@ from typing import Any
 
 import coursekit
 from coursekit.errors import CourseError
-from coursekit.grading import boxes, package
+from coursekit.grading import boxes, exchange, package
 from coursekit.grading.coldslots import ColdSlot
 from coursekit.grading.limits import Limits
 from coursekit.grading.slots import Slot
-
-#: Names the socket to a grader whose box is "runner".
-VARIABLE = "COURSEKIT_RUNNER"
-#: Bytes of one line.
-MOST = 2**28
 
 
 class RemoteSlot(Slot):
@@ -43,30 +38,12 @@ class RemoteSlot(Slot):
         }  # fmt: skip
         limits = {**self.limits.inside(exercises), **more}
         try:
-            answer = ask(job, limits["run"] + limits["probe"] + 120)
+            answer = exchange.ask(job, limits["run"] + limits["probe"] + 120)
         except (OSError, ValueError) as error:
             return {"end": "infrastructure", "message": f"the runner does not answer: {error}"}
         for name, content in answer.pop("files", {}).items():
             {"report": self.report, "before": self.before}[name].write_bytes(base64.b64decode(content))
         return answer
-
-
-def ask(job: dict[str, Any], seconds: float) -> dict[str, Any]:
-    r"""What the runner answers; {} asks whether it is there. OSError or ValueError where it does not."""
-    with socket.socket(socket.AF_UNIX) as line:
-        line.settimeout(seconds)
-        line.connect(os.environ.get(VARIABLE, ""))
-        return _talk(line, job)
-
-
-def problem() -> str | None:
-    r"""None where a runner is there; else why not."""
-    if not os.environ.get(VARIABLE):
-        return f"set {VARIABLE} to the socket of `coursekit grade runner`"
-    try:
-        return None if ask({}, 60) == {"runner": "ready"} else "what listens there is no runner"
-    except (OSError, ValueError) as error:
-        return f"the runner does not answer: {error}"
 
 
 def serve(path: Path) -> None:
@@ -101,7 +78,7 @@ def serve(path: Path) -> None:
 
 def _serve_one(line: socket.socket, number: int, work: Path, lib: Path) -> None:
     with line.makefile("rb") as file:
-        job = json.loads(file.readline(MOST))
+        job = json.loads(file.readline(exchange.MOST))
     if not job:
         return line.sendall(b'{"runner": "ready"}\n')
     from coursekit.models.cache import home
@@ -122,12 +99,6 @@ def _serve_one(line: socket.socket, number: int, work: Path, lib: Path) -> None:
     finally:
         slot.close()
     return line.sendall(json.dumps(answer).encode() + b"\n")
-
-
-def _talk(line: socket.socket, job: dict[str, Any]) -> dict[str, Any]:
-    line.sendall(json.dumps(job).encode() + b"\n")
-    with line.makefile("rb") as file:
-        return json.loads(file.readline(MOST))
 
 
 def _text(content: bytes) -> str:
