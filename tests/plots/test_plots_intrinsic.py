@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from coursekit import plots
-from coursekit.plots import lora as plots_lora
+from coursekit.plots import intrinsic as plots_intrinsic
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def circles(ax) -> list[tuple[float, float]]:
 
 def test_the_first_mean_above_the_mark_is_circled():
     runs = {"SAID": {100: [0.8, 0.7], 10: [0.6, 0.5], 1000: [0.79, 0.79]}, "DID": {10: [0.5], 100: [0.6]}}
-    ax = plots_lora.accuracy_by_directions(runs, full=0.8, nothing=0.5, beside={30: 0.6})
+    ax = plots_intrinsic.accuracy_by_directions(runs, full=0.8, nothing=0.5, beside={30: 0.6})
     # Curves stand a little apart. 0.72 is 90 % of full; the second curve never comes there.
     assert circles(ax) == [pytest.approx((100, 0.75), rel=0.1)]
     means = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
@@ -35,5 +35,5 @@ def test_the_first_mean_above_the_mark_is_circled():
 
 
 def test_nothing_is_circled_where_nothing_comes_that_far():
-    ax = plots_lora.accuracy_by_directions({"SAID": {10: [0.5]}}, full=0.8, nothing=0.4)
+    ax = plots_intrinsic.accuracy_by_directions({"SAID": {10: [0.5]}}, full=0.8, nothing=0.4)
     assert circles(ax) == [] and "this run" not in {t.get_text() for t in ax.get_legend().get_texts()}
