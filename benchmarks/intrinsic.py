@@ -1,4 +1,4 @@
-r"""How many directions a task needs: the numbers of data/evidence/intrinsic.csv, which notebook 06_lora reloads.
+r"""How many directions a task needs: the numbers of data/evidence/intrinsic.csv, which notebook 06b_intrinsic_dimension reloads.
 
     python benchmarks/intrinsic.py                        # what the file holds already is not run again
     python benchmarks/intrinsic.py --d 30 --seeds 5 --out more.csv
