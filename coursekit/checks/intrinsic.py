@@ -52,7 +52,9 @@ HADAMARD = register(
             "H a and H b are the same task, half as long. A vector of length 1 is its own transform.",
             "torch.cat puts two halves behind each other.",
         ),
-        inputs=lambda seed: (torch.randn(4 * 2**seed, generator=torch.Generator().manual_seed(seed)).double(),),
+        inputs=lambda seed: (
+            torch.randn(4 * 2**seed, generator=torch.Generator().manual_seed(seed)).double(),
+        ),
         secret=lambda draw: (draw.normal(2 ** draw.whole(3, 5)),),
         reference=hadamard,
         mutants=(
@@ -189,7 +191,7 @@ DIMENSION = register(
         difficulty=3,
         minutes=15,
         hints=(
-            "Sort the curve by d, and take the mean over the seeds at each d. The mark is share times the mean of full.",
+            "Sort the curve by d and take the mean over the seeds at each d. The mark is share times the mean of full.",
             "Find the first tried d whose mean reaches the mark, and the tried d before it.",
             "Between the two the curve is a straight line over log d: find log d at the mark, then take exp.",
         ),
@@ -197,7 +199,9 @@ DIMENSION = register(
         secret=_measured,
         reference=dimension,
         mutants=(
-            Mutant(_first_tried, "this is the first tried d above the mark; the curve crosses it before that"),
+            Mutant(
+                _first_tried, "this is the first tried d above the mark; the curve crosses it before that"
+            ),
             Mutant(
                 lambda curve, full, share: _crossing(curve, share * fmean(full), float, float),
                 "the line is straight over d here; the tried d are spaced evenly in log d, so take that",

@@ -188,7 +188,9 @@ FORWARD = register(
 # lora-linear ----------------------------------------------------------------------------------------------
 
 
-def _linear(W: Tensor, b: Tensor, A: Tensor, B: Tensor, x: Tensor, alpha: float) -> tuple[bool, bool, int, Tensor]:
+def _linear(
+    W: Tensor, b: Tensor, A: Tensor, B: Tensor, x: Tensor, alpha: float
+) -> tuple[bool, bool, int, Tensor]:
     r"""What the stub's `lora_linear` finds of a right LoRALinear: silent at the start, A random, trained, h."""
     return True, True, A.numel() + B.numel(), forward(x, W, b, A, B, alpha)
 
@@ -203,7 +205,9 @@ def _secret_linear(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, 
     return W, b, A, B, x, alpha
 
 
-def _found(silent: bool = True, random: bool = True, base: bool = False, own: bool = True, scale: str = "") -> Any:
+def _found(
+    silent: bool = True, random: bool = True, base: bool = False, own: bool = True, scale: str = ""
+) -> Any:
     r"""What is found of a layer with a mistake. base: W and b train as well; own: A and B train."""
 
     def mutant(W: Tensor, b: Tensor, A: Tensor, B: Tensor, x: Tensor, alpha: float) -> Any:
@@ -246,7 +250,9 @@ LINEAR = register(
                 _found(random=False),
                 "A starts at 0: with B at 0 as well neither ever gets a gradient; start A at random",
             ),
-            Mutant(_found(base=True), "the base layer still trains: freeze it with base.requires_grad_(False)"),
+            Mutant(
+                _found(base=True), "the base layer still trains: freeze it with base.requires_grad_(False)"
+            ),
             Mutant(
                 _found(own=False),
                 "A and B are not trained: a tensor is a parameter only as nn.Parameter(tensor)",
@@ -387,9 +393,7 @@ def _grid_of_runs(draw: Draw) -> tuple[list[Run], int, int]:
     r"""Two ranks, two alphas, three learning rates, three seeds: only one alpha/r is there with both ranks."""
     low = draw.pick((1, 2, 4, 8))
     high, scale = low * draw.pick((4, 8, 16)), draw.pick((1, 2, 4))
-    settings = [
-        (r, scale * a, lr) for r in (low, high) for a in (low, high) for lr in (0.001, 0.003, 0.01)
-    ]
+    settings = [(r, scale * a, lr) for r in (low, high) for a in (low, high) for lr in (0.001, 0.003, 0.01)]
     runs = []
     for r, alpha, lr in settings:
         middle = draw.real(0.70, 0.80)
@@ -433,9 +437,7 @@ SWEEP = register(
                 ),
                 "this takes the luckiest single run: choose the learning rate by the mean over the seeds",
             ),
-            Mutant(
-                _one_rate, "both ranks got the same learning rate: give each the one that is best for it"
-            ),
+            Mutant(_one_rate, "both ranks got the same learning rate: give each the one that is best for it"),
             Mutant(
                 lambda runs, low, high: _at_equal_scale(runs, low, high, _test),
                 "this averages over all learning rates, the bad ones as well: choose the best for each setting",

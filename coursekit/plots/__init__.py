@@ -12,7 +12,8 @@ from coursekit.plots.soft_prompts import soft_prompt_places
 
 __all__ = [
     "COLOURS", "MEMORY_COLOURS", "adapter_places", "axes", "bottleneck", "data_flow", "factors_by_layer", "grid",
-    "lecture_map", "loss_curve", "matrices_to_scale", "memory_bars", "predicted_and_measured", "quality_against_size", "score_curves", "scores",
+    "lecture_map", "loss_curve", "matrices_to_scale", "memory_bars",
+    "predicted_and_measured", "quality_against_size", "score_curves", "scores",
     "soft_prompt_places", "spectrum", "style",
 ]  # fmt: skip
 

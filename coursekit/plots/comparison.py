@@ -53,7 +53,9 @@ def counts_recomputed(tables: Mapping[str, Sequence[Any]]) -> Sequence[Axes]:
         for agrees, colour, marker in ((True, COLOURS[0], "o"), (False, COLOURS[2], "x")):
             at = [i for i, row in enumerate(rows) if row.agrees is agrees]
             x = [rows[i].exact / 1e6 / float(rows[i].published) for i in at]
-            ax.scatter(x, at, color=colour, marker=marker, s=26, label="rounds to print" if agrees else "does not")
+            ax.scatter(
+                x, at, color=colour, marker=marker, s=26, label="rounds to print" if agrees else "does not"
+            )
         setting = [f" {row.setting}" if row.setting is not None else "" for row in rows]
         names = [f"{row.model} · {row.method}{s}" for row, s in zip(rows, setting, strict=True)]
         ax.set_yticks(range(len(rows)), names, fontsize=8)

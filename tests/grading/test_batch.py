@@ -37,7 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, solved: dict, blank: dict) 
     wrong = copy.deepcopy(solved)
     files.cell_of(wrong, "lora_truncate")["source"] = "def lora_truncate(W, r):\n    return W"
     partly = copy.deepcopy(solved)
-    source = "def lora_forward(x, W, b, A, B, alpha):\n    h = x @ W.T + b + alpha / len(A) * (x @ A.T @ B.T)\n"
+    source = (
+        "def lora_forward(x, W, b, A, B, alpha):\n    h = x @ W.T + b + alpha / len(A) * (x @ A.T @ B.T)\n"
+    )
     files.cell_of(partly, "lora_forward")["source"] = source + "    return h + len(A) % 2"
     ends = copy.deepcopy(solved)
     files.cell_of(ends, "lora_gradients")["source"] = (

@@ -67,7 +67,9 @@ def test_a_mistake_that_is_told_something_else_and_a_blank_copy_with_points_are_
     known = checks.every_kind()
     truncate = known["lora-truncate"]
     # Cases that do not tell two mistakes apart, whatever `cases` refuses.
-    twice = replace(truncate, mutants=(*truncate.mutants, Mutant(truncate.mutants[0].function, "in other words")))
+    twice = replace(
+        truncate, mutants=(*truncate.mutants, Mutant(truncate.mutants[0].function, "in other words"))
+    )
     object.__setattr__(twice, "cases", truncate.cases)
     known["lora-truncate"] = twice
     blank = replace(known["lora-forward"], mutants=())

@@ -1,0 +1,68 @@
+r"""The pictures of LoRA and of the lecture's map show what they are given."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pytest
+from matplotlib.colors import same_color
+
+from coursekit import plots
+from coursekit.comparison import published
+from coursekit.errors import CourseError
+from coursekit.plots.comparison import counts_recomputed
+from coursekit.plots.hybrid import FAMILIES
+from coursekit.plots.lecture_map import MAP
+from coursekit.plots.lora import by_learning_rate
+from tests.pictures import assert_nothing_is_cut_off
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    plots.style()
+    yield
+    plt.close("all")
+
+
+def test_the_data_flow_has_every_shape():
+    ax = plots.data_flow(d_in=576, d_out=192, r=8)
+    words = [t.get_text() for t in ax.texts]
+    assert {"A\n8 × 576", "B\n192 × 8", "$W_0$, frozen\n192 × 576", "(576)", "$Ax$: (8)", "h (192)"} <= set(
+        words
+    )
+    assert_nothing_is_cut_off(ax.figure)
+
+
+def test_the_map_marks_what_a_notebook_is_about_and_nothing_else():
+    ax = plots.lecture_map("LoRA", "BitFit")
+    marked = [t.get_text() for t in ax.texts if "here" in t.get_text()]
+    assert marked == ["BitFit ◂ here", "LoRA ◂ here"]
+    full = [p for p in ax.patches if p.get_linewidth() > 1]
+    assert [
+        same_color(p.get_facecolor(), FAMILIES[f])
+        for p, f in zip(full, ("selective", "reparameterised"), strict=True)
+    ]
+    assert_nothing_is_cut_off(ax.figure)
+    assert set(MAP) == set(FAMILIES) - {"baseline"}
+    with pytest.raises(CourseError, match="did you mean 'LoRA'"):
+        plots.lecture_map("Lora")
+
+
+def test_the_best_learning_rate_has_a_ring():
+    ax = by_learning_rate({"full": {1e-4: 0.8, 1e-5: 0.6, 1e-3: 0.7}, "LoRA": {1e-3: 0.7, 1e-2: 0.9}})
+    rings = [tuple(*line.get_xydata()) for line in ax.lines if line.get_fillstyle() == "none"]
+    assert rings == [(1e-4, 0.8), (1e-2, 0.9)]
+    assert list(ax.lines[0].get_xdata()) == [1e-5, 1e-4, 1e-3] and ax.get_xscale() == "log"
+
+
+def test_counts_that_do_not_round_to_print_are_crosses():
+    rows = published.rows("gpt3")
+    (ax,) = counts_recomputed({"GPT-3": rows})
+    right, wrong = ax.collections
+    assert len(wrong.get_offsets()) == sum(row.agrees is False for row in rows) == 3
+    assert len(right.get_offsets()) == sum(row.agrees is True for row in rows)
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    for x, y in wrong.get_offsets():
+        row = rows[int(y)]
+        assert x == pytest.approx(row.exact / 1e6 / float(row.published)) and names[int(y)].startswith(
+            f"GPT-3 · {row.method}"
+        )
