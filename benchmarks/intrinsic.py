@@ -1,4 +1,5 @@
-r"""How many directions a task needs: the numbers of data/evidence/intrinsic.csv, which notebook 06_lora reloads.
+r"""How many directions a task needs: the numbers of data/evidence/intrinsic.csv, for notebook
+06b_intrinsic_dimension.
 
     python benchmarks/intrinsic.py                        # what the file holds already is not run again
     python benchmarks/intrinsic.py --d 30 --seeds 5 --out more.csv

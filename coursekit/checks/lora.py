@@ -2,6 +2,10 @@ r"""The exercises of notebook 06_lora."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from statistics import fmean
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -181,108 +185,89 @@ FORWARD = register(
 )
 
 
-# lora-merge -----------------------------------------------------------------------------------------------
+# lora-linear ----------------------------------------------------------------------------------------------
 
 
-def _factors(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
-    _, W, _, A, B, alpha = _layer(seed)
-    return W, A, B, alpha
+def _linear(
+    W: Tensor, b: Tensor, A: Tensor, B: Tensor, x: Tensor, alpha: float
+) -> tuple[bool, bool, int, Tensor]:
+    r"""What the stub's `lora_linear` finds of a right LoRALinear: silent at the start, A random, trained, h."""
+    return True, True, A.numel() + B.numel(), forward(x, W, b, A, B, alpha)
 
 
-def merge(W: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    r"""W + (alpha / r) B A."""
-    return W + (alpha / A.shape[0]) * (B @ A)
+def _inputs_linear(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
+    x, W, b, A, B, alpha = _layer(seed)
+    return W, b, A, B, x, alpha
 
 
-def _secret_merge(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float]:
-    _, W, _, A, B, alpha = _secret_forward(draw)
-    return W, A, B, alpha
+def _secret_linear(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
+    x, W, b, A, B, alpha = _secret_forward(draw)
+    return W, b, A, B, x, alpha
 
 
-MERGE = register(
+def _found(
+    silent: bool = True, random: bool = True, base: bool = False, own: bool = True, scale: str = ""
+) -> Any:
+    r"""What is found of a layer with a mistake. base: W and b train as well; own: A and B train."""
+
+    def mutant(W: Tensor, b: Tensor, A: Tensor, B: Tensor, x: Tensor, alpha: float) -> Any:
+        trained = (W.numel() + b.numel()) * base + (A.numel() + B.numel()) * own
+        frozen, r = F.linear(x, W, b), len(A)
+        update = F.linear(F.linear(x, A), B)
+        h = {
+            "": frozen + alpha / r * update,
+            "all": alpha / r * (frozen + update),
+            "none": frozen + update,
+            "alpha": frozen + alpha * update,
+        }[scale]
+        return silent, random, trained, h
+
+    return mutant
+
+
+LINEAR = register(
     Exercise(
-        id="lora-merge",
-        points=2,
-        difficulty=1,
-        minutes=5,
+        id="lora-linear",
+        points=3,
+        difficulty=3,
+        minutes=15,
         hints=(
-            "Ask which single matrix gives W x + (alpha / r) B A x for every x.",
-            "B @ A has the shape of W: (d_out, r)(r, d_in) -> (d_out, d_in).",
+            "In __init__: base.requires_grad_(False) freezes W and b; base.in_features and base.out_features are d_in "
+            "and d_out.",
+            "Only an nn.Parameter is found by an optimizer. A: nn.Parameter(small random numbers, (r, d_in)); "
+            "B: nn.Parameter(zeros, (d_out, r)).",
+            "In forward: your lora_forward, with self.base.weight, self.base.bias, self.A, self.B and self.alpha.",
         ),
-        inputs=_factors,
-        secret=_secret_merge,
-        reference=merge,
+        inputs=_inputs_linear,
+        secret=_secret_linear,
+        reference=_linear,
         mutants=(
             Mutant(
-                lambda W, A, B, alpha: W + B @ A,
-                "the scale is missing: merge what the forward pass adds, alpha / r times B A",
-            ),
-            Mutant(lambda W, A, B, alpha: W + alpha * (B @ A), "the scale is alpha / r, not alpha"),
-            Mutant(
-                lambda W, A, B, alpha: W + alpha / A.shape[1] * (B @ A),
-                "r is the number of rows of A, A.shape[0]; A.shape[1] is d_in",
+                _found(silent=False),
+                "at the start the layer must give what the base layer gives: start B at 0, and A at random",
             ),
             Mutant(
-                lambda W, A, B, alpha: W - (alpha / A.shape[0]) * (B @ A),
-                "this takes the update away; that is unmerging",
+                _found(random=False),
+                "A starts at 0: with B at 0 as well neither ever gets a gradient; start A at random",
             ),
             Mutant(
-                lambda W, A, B, alpha: (alpha / A.shape[0]) * (B @ A),
-                "this is the update alone; the frozen weight is still needed",
+                _found(base=True), "the base layer still trains: freeze it with base.requires_grad_(False)"
             ),
             Mutant(
-                lambda W, A, B, alpha: (alpha / A.shape[0]) * (W + B @ A),
-                "this scales W too; only B A is scaled",
+                _found(own=False),
+                "A and B are not trained: a tensor is a parameter only as nn.Parameter(tensor)",
             ),
+            Mutant(
+                _found(base=True, own=False),
+                "the base layer trains and A and B do not: freeze the one, make the others nn.Parameter",
+            ),
+            Mutant(
+                _found(silent=False, scale="all"),
+                "this scales the frozen output too, as the slide does; only the branch B A x is scaled",
+            ),
+            Mutant(_found(scale="none"), "the scale is missing: the branch is multiplied by alpha / r"),
+            Mutant(_found(scale="alpha"), "the scale is alpha / r, not alpha"),
         ),
-    )
-)
-
-
-# lora-count -----------------------------------------------------------------------------------------------
-
-
-def _sizes(seed: int) -> tuple[int, int, int, int]:
-    return (12288, 12288, 8, 192) if seed == 0 else (576, 192 * seed, 4 * seed, 30)
-
-
-def count(d_in: int, d_out: int, r: int, matrices: int) -> int:
-    r"""matrices * r * (d_in + d_out)."""
-    return matrices * r * (d_in + d_out)
-
-
-def _secret_count(draw: Draw) -> tuple[int, int, int, int]:
-    return 64 * draw.whole(4, 200), 64 * draw.whole(4, 200), draw.whole(2, 64), draw.whole(2, 200)
-
-
-COUNT = register(
-    Exercise(
-        id="lora-count",
-        points=1,
-        difficulty=1,
-        minutes=5,
-        hints=("A is (r, d_in) and B is (d_out, r): how many numbers are that?",),
-        inputs=_sizes,
-        secret=_secret_count,
-        reference=count,
-        mutants=(
-            Mutant(
-                lambda d_in, d_out, r, matrices: matrices * d_in * d_out,
-                "this counts the frozen matrices, not A and B",
-            ),
-            Mutant(
-                lambda d_in, d_out, r, matrices: matrices * r * d_in, "this counts A only; B trains as well"
-            ),
-            Mutant(
-                lambda d_in, d_out, r, matrices: matrices * r * d_in * d_out,
-                "A and B lie beside each other: their sizes add, r*d_in + d_out*r",
-            ),
-            Mutant(
-                lambda d_in, d_out, r, matrices: r * (d_in + d_out),
-                "this is one matrix; the model has several",
-            ),
-        ),
-        tolerance=0.0,
     )
 )
 
@@ -342,6 +327,130 @@ GRADIENTS = register(
             Mutant(
                 lambda g, x, A, B, s: (torch.zeros_like(A), s * g.T @ (x @ A.T)),
                 "dA is 0 only on the first step, while B is 0; here B is not 0",
+            ),
+        ),
+    )
+)
+
+
+# lora-sweep -----------------------------------------------------------------------------------------------
+
+#: One run of a sweep: r, alpha, learning rate, seed, validation accuracy, test accuracy.
+Run = tuple[int, int, float, int, float, float]
+
+
+def _of(runs: list[Run], r: int, alpha: float, lr: float | None = None) -> list[Run]:
+    return [run for run in runs if run[:2] == (r, alpha) and lr in (None, run[2])]
+
+
+def _rates(runs: list[Run]) -> list[float]:
+    return sorted({run[2] for run in runs})
+
+
+def _best(runs: list[Run], column: int = 4) -> list[Run]:
+    r"""The runs at the learning rate that is best by the mean over its seeds."""
+    rates = {lr: [run for run in runs if run[2] == lr] for lr in _rates(runs)}
+    return max(rates.values(), key=lambda group: fmean(run[column] for run in group))
+
+
+def _test(runs: list[Run]) -> float:
+    return fmean(run[5] for run in runs)
+
+
+def _scales(runs: list[Run], r: int) -> set[float]:
+    return {run[1] / run[0] for run in runs if run[0] == r}
+
+
+def _at_equal_scale(runs: list[Run], low: int, high: int, score: Callable[[list[Run]], float]) -> float:
+    shared = sorted(_scales(runs, low) & _scales(runs, high))
+    return fmean(score(_of(runs, high, s * high)) - score(_of(runs, low, s * low)) for s in shared)
+
+
+def sweep(runs: list[Run], low: int, high: int) -> float:
+    r"""What rank `high` gains over rank `low`: at equal alpha/r, each at its own best learning rate."""
+    return _at_equal_scale(runs, low, high, lambda group: _test(_best(group)))
+
+
+def _at_equal_alpha(runs: list[Run], low: int, high: int) -> float:
+    alphas = sorted({run[1] for run in runs})
+    return fmean(_test(_best(_of(runs, high, a))) - _test(_best(_of(runs, low, a))) for a in alphas)
+
+
+def _best_of_each(runs: list[Run], low: int, high: int) -> float:
+    one, other = (
+        max((_best(_of(runs, r, a)) for a in {x[1] for x in runs}), key=lambda g: fmean(x[4] for x in g))
+        for r in (low, high)
+    )
+    return _test(other) - _test(one)
+
+
+def _one_rate(runs: list[Run], low: int, high: int) -> float:
+    lr = _best(runs)[0][2]
+    return _at_equal_scale(runs, low, high, lambda group: _test([run for run in group if run[2] == lr]))
+
+
+def _grid_of_runs(draw: Draw) -> tuple[list[Run], int, int]:
+    r"""Two ranks, two alphas, three learning rates, three seeds: only one alpha/r is there with both ranks."""
+    low = draw.pick((1, 2, 4, 8))
+    high, scale = low * draw.pick((4, 8, 16)), draw.pick((1, 2, 4))
+    settings = [(r, scale * a, lr) for r in (low, high) for a in (low, high) for lr in (0.001, 0.003, 0.01)]
+    runs = []
+    for r, alpha, lr in settings:
+        middle = draw.real(0.70, 0.80)
+        for seed in range(3):
+            validation = middle + draw.real(-0.05, 0.05)
+            runs.append((r, alpha, lr, seed, round(validation, 3), round(middle + draw.real(-0.05, 0.05), 3)))
+    return [runs[i] for i in draw.order(len(runs))], low, high
+
+
+SWEEP = register(
+    Exercise(
+        id="lora-sweep",
+        points=4,
+        difficulty=4,
+        minutes=25,
+        hints=(
+            "The update is multiplied by alpha / r. Which two of the four settings (r, alpha) differ in r alone?",
+            "The learning rate belongs to a setting as much as r does. Compare each at its own best.",
+            "Best by what? A rate is chosen on validation accuracy, by the mean over its seeds; test accuracy is for "
+            "the comparison alone.",
+        ),
+        inputs=lambda seed: _grid_of_runs(Draw(b"the notebook's", str(seed))),
+        secret=_grid_of_runs,
+        reference=sweep,
+        mutants=(
+            Mutant(
+                _at_equal_alpha,
+                "at equal alpha the larger rank has the smaller scale alpha / r: this compares two things at once",
+            ),
+            Mutant(
+                _best_of_each,
+                "the best setting of each rank has its own alpha / r: what differs is then not the rank alone",
+            ),
+            Mutant(
+                lambda runs, low, high: _at_equal_scale(runs, low, high, lambda g: _test(_best(g, 5))),
+                "the learning rate was chosen on test accuracy: that is what the validation sentences are for",
+            ),
+            Mutant(
+                lambda runs, low, high: _at_equal_scale(
+                    runs, low, high, lambda g: max(g, key=lambda run: run[4])[5]
+                ),
+                "this takes the luckiest single run: choose the learning rate by the mean over the seeds",
+            ),
+            Mutant(_one_rate, "both ranks got the same learning rate: give each the one that is best for it"),
+            Mutant(
+                lambda runs, low, high: _at_equal_scale(runs, low, high, _test),
+                "this averages over all learning rates, the bad ones as well: choose the best for each setting",
+            ),
+            Mutant(
+                lambda runs, low, high: _at_equal_scale(
+                    runs, low, high, lambda g: fmean(run[4] for run in _best(g))
+                ),
+                "these are validation accuracies, which chose the learning rate and so flatter it: report test",
+            ),
+            Mutant(
+                lambda runs, low, high: -sweep(runs, low, high),
+                "the sign is the other way round: the question is what the higher rank gains",
             ),
         ),
     )

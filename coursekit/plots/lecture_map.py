@@ -35,10 +35,9 @@ def lecture_map(*here: str, ax: Axes | None = None) -> Axes:
         ax.text(x + 0.5, 0.72, does, ha="center", va="center", color="white", fontsize=7.5)
         for row, name in enumerate(names):
             marked = name in here
-            ax.add_patch(
-                plt.Rectangle((x + 0.03, 1.12 + 0.72 * row), 0.94, 0.6, facecolor=colour if marked else "#f0f1f2",
-                              edgecolor=colour, linewidth=1.6 if marked else 0)  # fmt: skip
-            )
+            face, edge = colour if marked else "#f0f1f2", 1.6 if marked else 0
+            place = (x + 0.03, 1.12 + 0.72 * row)
+            ax.add_patch(plt.Rectangle(place, 0.94, 0.6, facecolor=face, edgecolor=colour, linewidth=edge))
             ax.text(x + 0.5, 1.42 + 0.72 * row, f"{name} ◂ here" if marked else name, ha="center", va="center",
                     color="white" if marked else "black", fontsize=9)  # fmt: skip
     ax.set_xlim(0, len(MAP))

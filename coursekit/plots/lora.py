@@ -1,4 +1,4 @@
-r"""Pictures of LoRA: matrices to scale, singular values, and how far training comes along so many directions."""
+r"""Pictures of LoRA: its data flow, matrices to scale, singular values, and accuracy over the learning rate."""
 
 from __future__ import annotations
 
@@ -9,45 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from coursekit.plots.common import COLOURS, axes
-
-
-def accuracy_by_directions(
-    curves: Mapping[str, Mapping[int, Sequence[float]]],
-    full: float,
-    nothing: float,
-    share: float = 0.9,
-    beside: Mapping[int, float] | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    r"""Accuracy against the number d that train: a dot for each run, a line through the means of each curve.
-
-    curves: label -> d -> accuracy of each seed. full: what full fine-tuning reaches; a line is drawn at `share` of it,
-    and a circle around the first mean of each curve that is on it or above. nothing: the accuracy where no weight of
-    the body moves. beside: d -> accuracy of single runs made just now, as crosses.
-    """
-    ax = axes(ax)
-    for i, (colour, (label, curve)) in enumerate(zip(COLOURS, curves.items(), strict=False)):
-        d = sorted(curve)
-        aside = 1.08 ** (i - (len(curves) - 1) / 2)  # dots of the same d side by side
-        means = [float(np.mean(curve[n])) for n in d]
-        ax.plot([n * aside for n in d], means, "-", color=colour, linewidth=1.4, label=label)
-        for n in d:
-            ax.plot([n * aside] * len(curve[n]), curve[n], "o", color=colour, markersize=4, alpha=0.6)
-        reached = [(n, mean) for n, mean in zip(d, means, strict=True) if mean >= share * full]
-        if reached:
-            ax.plot(reached[0][0] * aside, reached[0][1], "o", color=colour, markersize=14, fillstyle="none")
-    if beside:
-        ax.plot(list(beside), list(beside.values()), "x", color="black", markersize=8, label="this run")
-    lines = ((full, "full fine-tuning"), (share * full, f"{share:.0%} of it"), (nothing, "classifier alone"))
-    for height, text in lines:
-        ax.axhline(height, color="grey", linestyle=":", linewidth=1)
-        ax.annotate(text, (1.0, height), xycoords=("axes fraction", "data"), xytext=(4, 0), va="center",
-                    textcoords="offset points", fontsize=9, color="grey")  # fmt: skip
-    ax.set_xscale("log")
-    ax.set_xlabel("numbers that train, d")
-    ax.set_ylabel("accuracy")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(curves) + 1, fontsize=9)
-    return ax
 
 
 def spectrum(values: Mapping[str, Sequence[float]], ax: Axes | None = None) -> Axes:
@@ -85,4 +46,70 @@ def matrices_to_scale(d_out: int, d_in: int, r: int, ax: Axes | None = None) -> 
     ax.set_ylim(-0.2 * d_out, 1.03 * d_out)
     ax.set_aspect("equal")
     ax.axis("off")
+    return ax
+
+
+def data_flow(d_in: int, d_out: int, r: int, ax: Axes | None = None) -> Axes:
+    r"""The two ways of a token through a layer with LoRA: $W_0 x$ above, $B(Ax)$ below, shapes on the arrows.
+
+    Boxes are as wide as log(numbers of the token's vector) where it enters and where it leaves.
+    """
+    ax = axes(ax, figsize=(8.2, 3.1))
+    frozen, trained = "#dfe3e6", COLOURS[1]
+
+    def box(x: float, y: float, left: float, right: float, colour: str, text: str) -> None:
+        corners = [(x, y - left), (x + 1.7, y - right), (x + 1.7, y + right), (x, y + left)]
+        ax.add_patch(plt.Polygon(corners, color=colour))
+        ax.text(x + 0.85, y, text, ha="center", va="center", fontsize=9)
+
+    def arrow(x0: float, y0: float, x1: float, y1: float, text: str = "", up: float = 0.12) -> None:
+        ax.annotate(
+            "", (x1, y1), (x0, y0), arrowprops=dict(arrowstyle="->", color="#444444", shrinkA=0, shrinkB=0)
+        )
+        if text:
+            ax.text(
+                (x0 + x1) / 2, max(y0, y1) + up, text, ha="center", va="bottom", fontsize=8, color="#444444"
+            )
+
+    high, low = 1.1, -0.95
+    thin = 0.62 * float(np.log(r + 1) / np.log(max(d_in, d_out)))
+    ax.text(-0.1, 0.08, "x", ha="right", va="center", fontsize=13)
+    ax.plot([0, 0.75], [0.08, 0.08], color="#444444", linewidth=1)
+    ax.text(0.38, 0.16, f"({d_in})", ha="center", va="bottom", fontsize=8, color="#444444")
+    ax.plot([0.75, 0.75], [low, high], color="#444444", linewidth=1)
+    arrow(0.75, high, 3.05, high)
+    box(3.05, high, 0.62, 0.62, frozen, f"$W_0$, frozen\n{d_out} × {d_in}")
+    arrow(4.75, high, 8.55, high, f"$W_0x$: ({d_out})")
+    arrow(0.75, low, 1.6, low)
+    box(1.6, low, 0.62, thin, trained, f"A\n{r} × {d_in}")
+    arrow(3.3, low, 4.5, low, f"$Ax$: ({r})")
+    box(4.5, low, thin, 0.62, trained, f"B\n{d_out} × {r}")
+    arrow(6.2, low, 7.3, low, f"({d_out})")
+    ax.text(7.62, low, "× α/r", ha="center", va="center", fontsize=10)
+    ax.plot([7.95, 8.75], [low, low], color="#444444", linewidth=1)
+    arrow(8.75, low, 8.75, high - 0.22)
+    ax.text(8.75, high, "⊕", ha="center", va="center", fontsize=17)
+    arrow(8.95, high, 9.75, high)
+    ax.text(9.85, high, f"h ({d_out})", ha="left", va="center", fontsize=11)
+    ax.set_xlim(-0.4, 10.9)
+    ax.set_ylim(-1.75, 1.85)
+    ax.axis("off")
+    return ax
+
+
+def by_learning_rate(curves: Mapping[str, Mapping[float, float]], ax: Axes | None = None) -> Axes:
+    r"""Validation accuracy over the learning rate, a line for each of `curves`, a ring around its best.
+
+    curves: label -> learning rate -> accuracy.
+    """
+    ax = axes(ax)
+    for colour, (label, curve) in zip(COLOURS, curves.items(), strict=False):
+        rates = sorted(curve)
+        ax.plot(rates, [curve[rate] for rate in rates], "o-", color=colour, markersize=4, label=label)
+        best = max(rates, key=curve.__getitem__)
+        ax.plot(best, curve[best], "o", color=colour, markersize=12, fillstyle="none")
+    ax.set_xscale("log")
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel("validation accuracy")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(curves), fontsize=9)
     return ax

@@ -85,25 +85,22 @@ def test_answers_that_break_are_told_why_and_never_raise():
     assert check("lora-forwrd", explode).message.startswith(
         "unknown exercise 'lora-forwrd'; did you mean 'lora-forward'?"
     )
-    assert check("lora-merge", lambda W, A, B, alpha: (W + alpha / len(A) * B @ A).T).message.endswith(
-        "(transposed?)"
-    )
+    turned = check("lora-truncate", lambda W, r: ALL["lora-truncate"].reference(W, r).T)
+    assert turned.message.endswith("(transposed?)")
 
 
 def test_an_answer_that_changes_its_arguments_changes_nobody_else_s():
-    def vandal(W, A, B, alpha):
-        merged = W + alpha / A.shape[0] * (B @ A)
-        for tensor in (W, A, B):  # whoever looks at these next has another right answer
-            tensor.zero_()
-        return merged
+    def vandal(W, r):
+        kept = ALL["lora-truncate"].reference(W, r)
+        W.zero_()  # whoever looks at it next has another right answer
+        return kept
 
-    assert check("lora-merge", vandal).status == "passed"
+    assert check("lora-truncate", vandal).status == "passed"
 
-    def wrong_vandal(W, A, B, alpha):
-        merged = vandal(W, A, B, alpha) - W
-        return merged.zero_()
+    def wrong_vandal(W, r):
+        return vandal(W, r).zero_()
 
-    result = check("lora-merge", wrong_vandal)
+    result = check("lora-truncate", wrong_vandal)
     assert result.status == "failed" and result.message.startswith("the shape is right, the values are not")
 
 
@@ -171,8 +168,8 @@ def test_hints():
             assert exercise.hints[number - 1] in hint(exercise.id, number)
         with pytest.raises(CourseError, match="take a number from 1"):
             hint(exercise.id, len(exercise.hints) + 1)
-    with pytest.raises(CourseError, match="did you mean 'lora-merge'"):
-        hint("lora-mrge")
+    with pytest.raises(CourseError, match="did you mean 'lora-linear'"):
+        hint("lora-linar")
 
 
 @pytest.mark.parametrize("old", ["lora.forward", "lora_forward"])

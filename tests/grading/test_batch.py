@@ -37,11 +37,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, solved: dict, blank: dict) 
     wrong = copy.deepcopy(solved)
     files.cell_of(wrong, "lora_truncate")["source"] = "def lora_truncate(W, r):\n    return W"
     partly = copy.deepcopy(solved)
-    source = "def lora_count(d_in, d_out, r, matrices):\n    n = matrices * r * (d_in + d_out)\n    return n + r % 2"
-    files.cell_of(partly, "lora_count")["source"] = source
+    source = (
+        "def lora_forward(x, W, b, A, B, alpha):\n    h = x @ W.T + b + alpha / len(A) * (x @ A.T @ B.T)\n"
+    )
+    files.cell_of(partly, "lora_forward")["source"] = source + "    return h + len(A) % 2"
     ends = copy.deepcopy(solved)
-    files.cell_of(ends, "lora_merge")["source"] = (
-        "import os\ndef lora_merge(W, A, B, alpha):\n    os._exit(3)"
+    files.cell_of(ends, "lora_gradients")["source"] = (
+        "import os\ndef lora_gradients(g, x, A, B, s):\n    os._exit(3)"
     )
     for name, notebook in (("ada", solved), ("bob", blank), ("cy", wrong), ("dan", partly), ("eve", ends)):
         files.save(place, f"{name}.ipynb", notebook)
@@ -87,10 +89,10 @@ def test_the_marks_are_as_they_should_be(graded: Batch):
     everything = [e["id"] for e in found["ada"]["exercises"]]
     assert {n: (r["status"], lost[n]) for n, r in found.items()} == {
         "ada": ("ok", []), "bob": ("not_attempted", everything), "cy": ("wrong", ["lora-truncate"]),
-        "dan": ("wrong", ["lora-count"]), "eve": ("kernel_died", ["lora-merge"]),
+        "dan": ("wrong", ["lora-forward"]), "eve": ("kernel_died", ["lora-gradients"]),
         "fay": ("invalid_notebook", everything),
     }  # fmt: skip
-    (partly,) = [e for e in found["dan"]["exercises"] if e["id"] == "lora-count"]
+    (partly,) = [e for e in found["dan"]["exercises"] if e["id"] == "lora-forward"]
     assert 0 < partly["right"] < partly["cases"]  # right for even ranks only
     assert partly["points"] == round(partly["of"] * partly["right"] / partly["cases"], 2)
     assert not any(e["points"] for n in ("bob", "fay") for e in found[n]["exercises"])

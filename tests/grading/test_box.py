@@ -238,12 +238,12 @@ def lora_truncate(W, r):
     os.write(3, b'{"event": "failed", "cell": 5, "status": "error", "kind": "X", "text": "LEAK"}\\n' * 50)
     raise ValueError("LEAK" + str(W))
 class LEAK(Exception): pass
-def lora_merge(W, A, B, alpha):
-    raise LEAK(str(W))
+def lora_gradients(g, x, A, B, s):
+    raise LEAK(str(x))
 """
     result, _ = place.run(source)
     assert "LEAK" not in json.dumps(result)
-    assert result["exercises"][0]["points"] == 0
+    assert not any(e["points"] for e in result["exercises"] if e["id"] in ("lora-truncate", "lora-gradients"))
 
 
 def test_nobody_excuses_himself_with_the_grader(place: Place):

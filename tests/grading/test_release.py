@@ -110,7 +110,7 @@ def test_the_command(tmp_path):
     )
     assert done.exit_code == 0, done.output
     assert sorted(p.name for p in (tmp_path / "students").iterdir()) == [NOTEBOOKS[3].name, NOTEBOOKS[6].name]
-    assert "lora-truncate, lora-forward" in done.output
+    assert "lora-forward, lora-linear" in done.output
     one = CliRunner().invoke(app, ["release", str(NOTEBOOKS[6]), "-o", str(tmp_path / "one.ipynb")])
     assert one.exit_code == 0 and (tmp_path / "one.ipynb").is_file()
     two = CliRunner().invoke(app, ["release", *map(str, NOTEBOOKS[:2]), "-o", str(tmp_path / "two.ipynb")])

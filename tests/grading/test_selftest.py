@@ -50,13 +50,13 @@ def test_trainings_and_numbers_of_ones_own_are_tried_too(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change, said", [
-    (lambda e: replace(e, reference=lambda W, A, B, alpha: W + A.sum() * (B @ A), mutants=()),
-     "lora-merge: the answer gets 0 of 2 points"),
+    (lambda e: replace(e, reference=lambda W, r: W.sum() * W, mutants=()),
+     "lora-truncate: the answer gets 0 of 2 points"),
     (lambda e: replace(e, mutants=(replace(e.mutants[0], message="other words"), *e.mutants[1:])), None),
 ])  # fmt: skip
 def test_what_is_wrong_is_said(monkeypatch, change, said):
     known = checks.every_kind()
-    known["lora-merge"] = change(known["lora-merge"])
+    known["lora-truncate"] = change(known["lora-truncate"])
     monkeypatch.setattr(checks, "every_kind", lambda: known)
     (found,) = selftest(LORA, b"secret", 4)
     assert found.faults == ([said] if said else [])
@@ -65,11 +65,13 @@ def test_what_is_wrong_is_said(monkeypatch, change, said):
 
 def test_a_mistake_that_is_told_something_else_and_a_blank_copy_with_points_are_said(monkeypatch):
     known = checks.every_kind()
-    merge = known["lora-merge"]
+    truncate = known["lora-truncate"]
     # Cases that do not tell two mistakes apart, whatever `cases` refuses.
-    twice = replace(merge, mutants=(*merge.mutants, Mutant(merge.mutants[0].function, "in other words")))
-    object.__setattr__(twice, "cases", merge.cases)
-    known["lora-merge"] = twice
+    twice = replace(
+        truncate, mutants=(*truncate.mutants, Mutant(truncate.mutants[0].function, "in other words"))
+    )
+    object.__setattr__(twice, "cases", truncate.cases)
+    known["lora-truncate"] = twice
     blank = replace(known["lora-forward"], mutants=())
     object.__setattr__(blank, "cases", lambda secret, n: [(torch.ones(1),) * 5 + (1.0,)] * n)
     known["lora-forward"] = blank
@@ -77,7 +79,7 @@ def test_a_mistake_that_is_told_something_else_and_a_blank_copy_with_points_are_
     monkeypatch.setattr(checks, "judge", lambda e, a, v: None if e is blank else _judge(e, a, v))
     (found,) = selftest(LORA, b"secret", 4)
     assert found.faults[0] == "lora-forward: the blank copy gets 3 of 3 points"
-    assert found.faults[-1] == f"lora-merge: 'in other words' is told {merge.mutants[0].message!r}"
+    assert found.faults[-1] == f"lora-truncate: 'in other words' is told {truncate.mutants[0].message!r}"
 
 
 _judge = checks.judge

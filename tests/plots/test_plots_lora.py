@@ -1,12 +1,19 @@
-r"""The picture of the intrinsic dimension marks what its numbers say."""
+r"""The pictures of LoRA and of the lecture's map show what they are given."""
 
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import pytest
+from matplotlib.colors import same_color
 
 from coursekit import plots
-from coursekit.plots import lora as plots_lora
+from coursekit.comparison import published
+from coursekit.errors import CourseError
+from coursekit.plots.comparison import counts_recomputed
+from coursekit.plots.hybrid import FAMILIES
+from coursekit.plots.lecture_map import MAP
+from coursekit.plots.lora import by_learning_rate
+from tests.pictures import assert_nothing_is_cut_off
 
 
 @pytest.fixture(autouse=True)
@@ -16,24 +23,46 @@ def _closed():
     plt.close("all")
 
 
-def circles(ax) -> list[tuple[float, float]]:
-    return [tuple(*line.get_xydata()) for line in ax.lines if line.get_fillstyle() == "none"]
+def test_the_data_flow_has_every_shape():
+    ax = plots.data_flow(d_in=576, d_out=192, r=8)
+    words = [t.get_text() for t in ax.texts]
+    assert {"A\n8 × 576", "B\n192 × 8", "$W_0$, frozen\n192 × 576", "(576)", "$Ax$: (8)", "h (192)"} <= set(
+        words
+    )
+    assert_nothing_is_cut_off(ax.figure)
 
 
-def test_the_first_mean_above_the_mark_is_circled():
-    runs = {"SAID": {100: [0.8, 0.7], 10: [0.6, 0.5], 1000: [0.79, 0.79]}, "DID": {10: [0.5], 100: [0.6]}}
-    ax = plots_lora.accuracy_by_directions(runs, full=0.8, nothing=0.5, beside={30: 0.6})
-    # Curves stand a little apart. 0.72 is 90 % of full; the second curve never comes there.
-    assert circles(ax) == [pytest.approx((100, 0.75), rel=0.1)]
-    means = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
-    assert means["SAID"] == pytest.approx([0.55, 0.75, 0.79]) and means["this run"] == [0.6]
-    dots = [line for line in ax.lines if line.get_marker() == "o" and line.get_fillstyle() == "full"]
-    assert sum(len(line.get_xdata()) for line in dots) == 8
-    assert {t.get_text() for t in ax.texts} == {"full fine-tuning", "90% of it", "classifier alone"}
-    levels = {round(line.get_ydata()[0], 6) for line in ax.lines if line.get_linestyle() == ":"}
-    assert levels == {0.8, 0.72, 0.5}
+def test_the_map_marks_what_a_notebook_is_about_and_nothing_else():
+    ax = plots.lecture_map("LoRA", "BitFit")
+    marked = [t.get_text() for t in ax.texts if "here" in t.get_text()]
+    assert marked == ["BitFit ◂ here", "LoRA ◂ here"]
+    full = [p for p in ax.patches if p.get_linewidth() > 1]
+    assert [
+        same_color(p.get_facecolor(), FAMILIES[f])
+        for p, f in zip(full, ("selective", "reparameterised"), strict=True)
+    ]
+    assert_nothing_is_cut_off(ax.figure)
+    assert set(MAP) == set(FAMILIES) - {"baseline"}
+    with pytest.raises(CourseError, match="did you mean 'LoRA'"):
+        plots.lecture_map("Lora")
 
 
-def test_nothing_is_circled_where_nothing_comes_that_far():
-    ax = plots_lora.accuracy_by_directions({"SAID": {10: [0.5]}}, full=0.8, nothing=0.4)
-    assert circles(ax) == [] and "this run" not in {t.get_text() for t in ax.get_legend().get_texts()}
+def test_the_best_learning_rate_has_a_ring():
+    ax = by_learning_rate({"full": {1e-4: 0.8, 1e-5: 0.6, 1e-3: 0.7}, "LoRA": {1e-3: 0.7, 1e-2: 0.9}})
+    rings = [tuple(*line.get_xydata()) for line in ax.lines if line.get_fillstyle() == "none"]
+    assert rings == [(1e-4, 0.8), (1e-2, 0.9)]
+    assert list(ax.lines[0].get_xdata()) == [1e-5, 1e-4, 1e-3] and ax.get_xscale() == "log"
+
+
+def test_counts_that_do_not_round_to_print_are_crosses():
+    rows = published.rows("gpt3")
+    (ax,) = counts_recomputed({"GPT-3": rows})
+    right, wrong = ax.collections
+    assert len(wrong.get_offsets()) == sum(row.agrees is False for row in rows) == 3
+    assert len(right.get_offsets()) == sum(row.agrees is True for row in rows)
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    for x, y in wrong.get_offsets():
+        row = rows[int(y)]
+        assert x == pytest.approx(row.exact / 1e6 / float(row.published)) and names[int(y)].startswith(
+            f"GPT-3 · {row.method}"
+        )

@@ -2,6 +2,7 @@ r"""Reference answers of notebook 06_lora, as a student would write them."""
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 
 def lora_truncate(W, r):
@@ -14,13 +15,26 @@ def lora_forward(x, W, b, A, B, alpha):
     return F.linear(x, W, b) + alpha / r * F.linear(F.linear(x, A), B)
 
 
-def lora_merge(W, A, B, alpha):
-    r = A.shape[0]
-    return W + alpha / r * (B @ A)
+class LoRALinear(nn.Module):
+    def __init__(self, base, r, alpha):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.A = nn.Parameter(torch.randn(r, base.in_features) / base.in_features**0.5)
+        self.B = nn.Parameter(torch.zeros(base.out_features, r))
+        self.alpha = alpha
+
+    def forward(self, x):
+        return self.base(x) + self.alpha / len(self.A) * (x @ self.A.T @ self.B.T)
 
 
-def lora_count(d_in, d_out, r, matrices):
-    return matrices * (r * d_in + d_out * r)
+def lora_linear(W, b, A, B, x, alpha):
+    base = nn.Linear(W.shape[1], W.shape[0])
+    base.load_state_dict({"weight": W, "bias": b})
+    layer = LoRALinear(base, r=len(A), alpha=alpha)
+    silent, random = torch.equal(layer(x), base(x)), bool(layer.A.any())
+    trained = sum(p.numel() for p in layer.parameters() if p.requires_grad)
+    layer.A.data, layer.B.data = A, B
+    return silent, random, trained, layer(x).detach()
 
 
 def lora_gradients(g, x, A, B, s):
@@ -28,6 +42,19 @@ def lora_gradients(g, x, A, B, s):
     A, B = A.clone().requires_grad_(), B.clone().requires_grad_()
     h = s * F.linear(F.linear(x, A), B)
     return torch.autograd.grad(h, (A, B), g)
+
+
+def lora_sweep(runs, low, high):
+    def at_its_best(r, scale):
+        by_rate = {}
+        for r_, alpha, lr, _, validation, test in runs:
+            if r_ == r and alpha / r == scale:
+                by_rate.setdefault(lr, []).append((validation, test))
+        best = max(by_rate.values(), key=lambda pairs: sum(v for v, _ in pairs) / len(pairs))
+        return sum(t for _, t in best) / len(best)
+
+    shared = {a / r for r, a, *_ in runs if r == low} & {a / r for r, a, *_ in runs if r == high}
+    return sum(at_its_best(high, s) - at_its_best(low, s) for s in shared) / len(shared)
 
 
 def lora_train(load, names, ids, mask, targets, r, alpha):

@@ -1,0 +1,61 @@
+r"""Evidence as a table, for a notebook: the arms that are there, each beside the one that they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean
+
+from coursekit.comparison.evidence.intervals import Interval
+from coursekit.comparison.evidence.results import Evidence
+from coursekit.notebook.tables import Table
+
+
+def arms(evidence: Evidence, labels: Mapping[str, str], reference: str) -> Table:
+    r"""One row for each of `labels` (label -> arm) that was run with every seed, and its accuracy minus `reference`'s.
+
+    Margins are half the width of a 95 % interval over test sentences and seeds.
+    """
+    there = {label: arm for label, arm in labels.items() if arm in evidence.arms}
+    minus = reference in evidence.arms
+    rows = [
+        [
+            label,
+            evidence.parameters(arm),
+            f"{evidence.rate(arm):g}",
+            evidence.steps(arm),
+            f"{evidence.accuracy(arm).value:.3f} ± {evidence.accuracy(arm).margin:.3f}",
+            _difference(evidence.minus(arm, reference)) if minus and arm != reference else "–",
+        ]
+        for label, arm in there.items()
+    ]
+    columns = ["", "trained parameters", "learning rate", "steps", "test accuracy", f"minus {reference}"]
+    return Table(columns, rows)
+
+
+def _difference(found: Interval) -> str:
+    told = "" if found.tells else ", not told apart"
+    return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f}){told}"
+
+
+def as_sweep(
+    evidence: Evidence, ranks: Mapping[int, str], scale: float
+) -> list[tuple[int, float, float, int, float, float]]:
+    r"""Runs as the exercise `lora-sweep` takes them: r, alpha, learning rate, seed, validation and test accuracy.
+
+    ranks: r -> arm. scale: alpha / r of all of them. Only learning rates that were run with every seed; [] where an arm
+    is not there yet.
+    """
+    if not all(arm in evidence.arms for arm in ranks.values()):
+        return []
+    found = []
+    for r, arm in ranks.items():
+        runs = [run for run in evidence.runs if run.cell.arm == arm and run.cell.steps == evidence.steps(arm)]
+        seeds = {run.cell.seed for run in runs}
+        for rate in {run.cell.rate for run in runs}:
+            group = [run for run in runs if run.cell.rate == rate]
+            if {run.cell.seed for run in group if run.correct} == seeds:
+                found += [
+                    (r, scale * r, rate, run.cell.seed, run.validation or 0.0, fmean(run.correct))
+                    for run in group
+                ]
+    return found

@@ -1,0 +1,22 @@
+r"""What a notebook's text says of its own cells, checked as they run: CI fails when a sentence stops being true."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def claim(*true: bool) -> None:
+    r"""Each is something that the text beside the cell says. Raises AssertionError with the number of a false one."""
+    wrong = [number for number, one in enumerate(true, start=1) if not one]
+    if wrong:
+        raise AssertionError(f"claim {wrong[0]} of this cell does not hold in this run")
+
+
+def claim_same(one: Tensor, other: Tensor, within: float = 0.0, half: float = 5e-2) -> None:
+    r"""`one` and `other` are equal up to `within`, on a GPU (in half precision) up to `half`."""
+    allowed = max(within, half) if one.is_cuda else within
+    gap = (one.float() - other.float()).abs().max().item()
+    if not gap <= allowed:
+        raise AssertionError(f"the two differ by {gap:.2g}, allowed is {allowed:g}")
+    assert torch.isfinite(one).all()

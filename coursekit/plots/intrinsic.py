@@ -1,0 +1,49 @@
+r"""Pictures of intrinsic dimension: how far training comes along so many directions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from coursekit.plots.common import COLOURS, axes
+
+
+def accuracy_by_directions(
+    curves: Mapping[str, Mapping[int, Sequence[float]]],
+    full: float,
+    nothing: float,
+    share: float = 0.9,
+    beside: Mapping[int, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""Accuracy against the number d that train: a dot for each run, a line through the means of each curve.
+
+    curves: label -> d -> accuracy of each seed. full: what full fine-tuning reaches; a line is drawn at `share` of it,
+    and a circle around the first mean of each curve that is on it or above. nothing: the accuracy where no weight of
+    the body moves. beside: d -> accuracy of single runs made just now, as crosses.
+    """
+    ax = axes(ax)
+    for i, (colour, (label, curve)) in enumerate(zip(COLOURS, curves.items(), strict=False)):
+        d = sorted(curve)
+        aside = 1.08 ** (i - (len(curves) - 1) / 2)  # dots of the same d side by side
+        means = [float(np.mean(curve[n])) for n in d]
+        ax.plot([n * aside for n in d], means, "-", color=colour, linewidth=1.4, label=label)
+        for n in d:
+            ax.plot([n * aside] * len(curve[n]), curve[n], "o", color=colour, markersize=4, alpha=0.6)
+        reached = [(n, mean) for n, mean in zip(d, means, strict=True) if mean >= share * full]
+        if reached:
+            ax.plot(reached[0][0] * aside, reached[0][1], "o", color=colour, markersize=14, fillstyle="none")
+    if beside:
+        ax.plot(list(beside), list(beside.values()), "x", color="black", markersize=8, label="this run")
+    lines = ((full, "full fine-tuning"), (share * full, f"{share:.0%} of it"), (nothing, "classifier alone"))
+    for height, text in lines:
+        ax.axhline(height, color="grey", linestyle=":", linewidth=1)
+        ax.annotate(text, (1.0, height), xycoords=("axes fraction", "data"), xytext=(4, 0), va="center",
+                    textcoords="offset points", fontsize=9, color="grey")  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_xlabel("directions that train, d")
+    ax.set_ylabel("accuracy")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(curves) + 1, fontsize=9)
+    return ax

@@ -1,0 +1,49 @@
+r"""A table of evidence leaves out what is not there yet; a sweep takes rates that were run with every seed."""
+
+from __future__ import annotations
+
+from coursekit.comparison.evidence import tables
+from coursekit.comparison.evidence.plan import Cell, Run
+from coursekit.comparison.evidence.results import Evidence
+
+
+def run(arm: str, rate: float, seed: int, right: int, steps: int = 100, validation: float = 0.8) -> Run:
+    return Run(
+        Cell(arm, steps, rate, seed),
+        ((steps, validation),),
+        (True,) * right + (False,) * (40 - right),
+        7,
+        1.0,
+    )
+
+
+RUNS = (
+    *(run("r1", 1e-3, seed, 20) for seed in range(3)),
+    *(run("r8", 1e-3, seed, 36, validation=0.9) for seed in range(3)),
+    run("r8", 1e-2, 0, 40, validation=0.7),  # far behind with the first seed
+    *(run("r8", 3e-3, seed, 10, steps=50) for seed in range(3)),  # too short a run
+    run("late", 1e-3, 0, 30),
+)
+
+
+def test_arms_that_were_not_run_with_every_seed_are_left_out():
+    found = tables.arms(Evidence("t", RUNS), {"low": "r1", "high": "r8", "to come": "late"}, "r1")
+    assert [row[0] for row in found.rows] == ["low", "high"]
+    (low, high) = found.rows
+    assert low[-1] == "–" and high[-1].startswith("+0.400 (") and "not told apart" not in high[-1]
+    assert high[1:4] == ["7", "0.001", "100"] and high[4].startswith("0.900 ± ")
+    same = (
+        tables.arms(Evidence("t", RUNS), {"again": "r8"}, "r8").rows
+        + tables.arms(
+            Evidence("t", (*RUNS, *(run("twin", 1e-3, s, 36) for s in range(3)))), {"twin": "twin"}, "r8"
+        ).rows
+    )
+    assert same[0][-1] == "–" and same[1][-1].endswith("not told apart")
+
+
+def test_a_sweep_has_whole_rates_of_the_longest_runs_alone():
+    runs = tables.as_sweep(Evidence("t", RUNS), {1: "r1", 8: "r8"}, scale=2)
+    assert sorted(runs) == [(1, 2, 1e-3, s, 0.8, 0.5) for s in range(3)] + [
+        (8, 16, 1e-3, s, 0.9, 0.9) for s in range(3)
+    ]
+    assert tables.as_sweep(Evidence("t", RUNS), {1: "r1", 2: "late"}, scale=2) == []

@@ -1,0 +1,43 @@
+r"""What stands between a notebook's text and its cells: claims, times, source to unfold."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from coursekit.errors import CourseError
+from coursekit.notebook import show
+from coursekit.notebook.claims import claim, claim_same
+from coursekit.notebook.timing import ratios
+
+
+def test_a_false_claim_is_told_by_its_number():
+    claim(True, 1 < 2)
+    with pytest.raises(AssertionError, match="claim 2"):
+        claim(True, False, False)
+
+
+def test_the_same_means_to_the_bit_unless_told_otherwise():
+    one = torch.tensor([1.0, 2.0])
+    claim_same(one, one.clone())
+    claim_same(one, one + 1e-6, within=1e-5)
+    for other in (one + 1e-6, one * torch.nan):
+        with pytest.raises(AssertionError, match="differ by"):
+            claim_same(one, other)
+
+
+def test_times_are_in_units_of_the_first_call():
+    found = ratios({"short": lambda: time.sleep(0.01), "long": lambda: time.sleep(0.05)}, rounds=3)
+    assert found["short"] == 1 and 2 < found["long"] < 8
+    with pytest.raises(CourseError, match="rounds must be"):
+        ratios({"short": lambda: None}, rounds=0)
+
+
+def test_source_can_be_folded():
+    open_, folded = show(claim), show(claim, folded="The source")
+    assert repr(open_) == repr(folded)
+    text = folded._repr_markdown_()
+    assert text.startswith("<details><summary>The source</summary>\n\n`") and text.endswith("\n\n</details>")
+    assert open_._repr_markdown_() in text
