@@ -1,4 +1,4 @@
-r"""The bill of the families beyond the five: weights, gradients and optimizer to the byte, activations where modelled."""
+r"""The bill of the families beyond the five: states to the byte, activations where they are modelled."""
 
 from __future__ import annotations
 
