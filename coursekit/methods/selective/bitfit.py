@@ -111,7 +111,9 @@ class BitFit(WholeMethod):
 
     def _without(self, shapes: Architecture) -> list[Any]:
         r"""The linear maps of a block that are to get a bias."""
-        return [m for m in shapes.matrices if m.per_layer and not m.bias] if self.add_biases else []
+        if not self.add_biases:
+            return []
+        return [m for m in shapes.matrices if m.per_layer and m.kind in ("linear", "conv1d") and not m.bias]
 
     def _fused(self, shapes: Anatomy | Architecture) -> bool:
         return shapes.family == "gpt2" and self.biases != "all"
