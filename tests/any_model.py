@@ -38,6 +38,7 @@ ROWS: dict[str, Case] = {
     "rows": _CASES["SelectRows"],
     "columns": Case("SelectColumns", lambda: methods.SelectColumns(columns=0.3)),
     "FISH mask": _CASES["FishMask"],
+    "SHiRA": _CASES["SHiRA"],
     "SAID": _CASES["IntrinsicSAID"],
     "DID": Case("IntrinsicDID", lambda: methods.IntrinsicSAID(d=50, structure=False, parts="blocks")),
     "Houlsby's adapters": _CASES["HoulsbyAdapter"],

@@ -117,7 +117,7 @@ REFUSED = {
         for kind in ("modernbert", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "t5", "olmo2")
     ),
     *(("(IA)³", kind) for kind in ("gpt_neox", "bloom", "olmo2")),
-    *((row, "olmo2") for row in ("LoRA", "DoRA", "QLoRA", "rows", "columns")),
+    *((row, "olmo2") for row in ("LoRA", "DoRA", "QLoRA", "rows", "columns", "SHiRA")),
 }
 
 
