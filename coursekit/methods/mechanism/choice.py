@@ -90,11 +90,9 @@ class Choice(Targets):
             model = skeleton(config)
             modules = (at(model, path) for path in self.whole_modules(model))
             return sum(p.numel() for module in modules for p in module.parameters())
-        sizes = {t.name: t.size for t in counts.tensors(arch, "classification" if arch.encoder else "causal")}
+        sizes = {arch.in_model(t.name): t.size for t in counts.body(arch)}
         sizes |= {f"{path}.weight": m.size for path, m in _output_layer(arch).items()}
-        # Outside the body there is the output layer and, which is not counted, the task head.
-        counted = (f"{arch.prefix}.", *_output_layer(arch))
-        return sum(n for name, n in sizes.items() if inside(name, self.whole) and name.startswith(counted))
+        return sum(size for name, size in sizes.items() if inside(name, self.whole))
 
     def _taken(self, found: dict[str, T]) -> dict[str, T]:
         taken = {path: thing for path, thing in found.items() if self.takes(path)}
