@@ -40,7 +40,8 @@ def block_steps(
     shared = attention(b, qkv, flowed)
     b.insert("attention")
     linear(b, [out], "output projection", "T q", shared, ["T d"], b.own_gradient("attention output"))
-    _end(b, "attention output", "attention dropout")
+    # DistilBERT drops out at the end of its feed-forward only.
+    _end(b, "attention output", "attention dropout" if arch.family != "distilbert" else None)
     if arch.pre_norm:
         norm(b, arch.norms[1], "residual stream")
     else:
@@ -61,11 +62,11 @@ def _roles(matrices: Sequence[Matrix]) -> tuple[list[str], str, list[str], str]:
     return names[: -n_up - 2], names[-n_up - 2], names[-n_up - 1 : -1], names[-1]
 
 
-def _end(b: Builder, place: str, dropout: str) -> None:
-    r"""The end of a sublayer: its dropout, and what the method inserts there."""
+def _end(b: Builder, place: str, dropout: str | None) -> None:
+    r"""The end of a sublayer: its dropout, if it has one, and what the method inserts there."""
     if b.drops_late:
         b.insert(place)
-    if b.arch.dropout and b.flows:
+    if dropout and b.arch.dropout and b.flows:
         b.step(dropout, [b.term("dropout mask", "T d", b.setting.noise)], "2*T d")
     if not b.drops_late:
         b.insert(place)

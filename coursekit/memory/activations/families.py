@@ -5,7 +5,7 @@ from __future__ import annotations
 from coursekit.architecture import Architecture
 from coursekit.errors import CourseError
 
-MODELLED = ("bert", "roberta", "electra", "gpt2", "opt", "llama", "qwen3")
+MODELLED = ("bert", "roberta", "electra", "distilbert", "gpt2", "opt", "llama", "qwen3")
 
 
 def check_modelled(arch: Architecture) -> None:

@@ -11,7 +11,7 @@ when checkpointed blocks are recomputed. With x the input of the block and y tha
     block output          x                                      x
 
 OPT has no more norm(y) then, but a frozen one its hidden units at the feed-forward's output; GPT-2 still has the
-attention's result in its feed-forward.
+attention's result in its feed-forward. DistilBERT is like BERT, but lets go of the hidden units.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def alive(b: Builder, place: str) -> int:
     if not ffn:
         return unkept + td
     unkept += td * (not b.keeps("input of up"))
-    hidden = 0 if b.keeps("input of down") else tf
+    hidden = 0 if b.keeps("input of down") or a.family == "distilbert" else tf
     return unkept + (td + hidden if place == "feed-forward output" else 0)
 
 
@@ -88,4 +88,6 @@ def _locals(arch: Architecture, s: Setting, training: Training, steps: Sequence[
     unkept = ("input of up" not in names) + ("input of q, k, v" not in names)
     # An fp32 copy of a norm gives an fp32 result and keeps a copy of the sum, which is there as well.
     copied = s.tokens * arch.d_model * s.full if "sum before the norm, in fp32" in names else 0
+    if arch.family == "distilbert":  # its feed-forward has let go of the hidden units by then
+        return max((2 + unkept) * td + copied, (1 + unkept) * td + hidden)
     return (2 + unkept) * td + hidden + copied
