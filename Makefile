@@ -29,7 +29,7 @@ test: export OMP_NUM_THREADS = 1
 test: $(READY)
 	$(BIN)/coursekit fetch
 	$(BIN)/ruff check
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 	DEVICE=cpu $(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout=1200 notebooks
 	$(BIN)/coursekit run --force --jobs 2 --profile smoke --out runs/smoke
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then set -x; \
