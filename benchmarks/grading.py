@@ -59,8 +59,8 @@ def write(folder: Path, place: Path, n: int) -> dict[str, str]:
         notebook = copy.deepcopy(blank if status == "not_attempted" else solved)
         for cell in notebook["cells"]:
             source = "".join(cell["source"])
-            if status == "wrong" and "def lora_count" in source:
-                cell["source"] = "def lora_count(d_in, d_out, r, matrices):\n    return d_in * d_out"
+            if status == "wrong" and "def lora_truncate" in source:
+                cell["source"] = "def lora_truncate(W, r):\n    return W"
         notebook["cells"].append({"cell_type": "markdown", "metadata": {}, "source": f"student {i}"})
         (folder / f"student{i:04}.ipynb").write_text(json.dumps(notebook))
         expected[f"student{i:04}"] = status
