@@ -92,6 +92,13 @@ def test_steps_are_doubled_while_the_curve_rises_and_no_longer():
     assert (found["b"].steps, found["b"].flat) == (400, False)
 
 
+def test_longer_runs_wait_for_the_other_arms():
+    runs = carried_out(GRID, lambda cell, step: 0.3 + step / 1000 - 0.01 * abs(math.log10(cell.rate / 3e-3)))
+    runs = [run for run in runs if run.cell.arm == "a" and run.cell.steps == 100]
+    cells = plan.next_cells(GRID, runs)
+    assert [c.arm for c in cells[:3]] == ["b"] * 3 and {(c.arm, c.steps) for c in cells[3:]} == {("a", 200)}
+
+
 def test_longer_runs_search_their_own_rate():
     def value(cell: Cell, step: int) -> float:
         best = 1e-2 if cell.steps == 100 else 3e-3  # what is best for few steps is too much for many

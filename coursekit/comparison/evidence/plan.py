@@ -77,9 +77,16 @@ class Settled:
 
 
 def next_cells(grid: Grid, runs: Iterable[Run]) -> list[Cell]:
-    r"""Cells that can be run now, none of which depends on another; [] when all arms are settled."""
+    r"""Cells that can be run now, none of which depends on another; [] when all arms are settled. Those of longer runs
+    come last: a grid that is stopped has all arms rather than a few that are exact.
+    """
     runs = list(runs)
-    return [cell for arm in grid.arms for cell in _of(grid, arm, runs)[0]]
+    cells = [
+        (cell, cell.steps / (arm.steps or grid.steps))
+        for arm in grid.arms
+        for cell in _of(grid, arm, runs)[0]
+    ]
+    return [cell for cell, _ in sorted(cells, key=lambda pair: pair[1])]
 
 
 def settled(grid: Grid, runs: Iterable[Run]) -> dict[str, Settled]:
