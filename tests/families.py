@@ -87,7 +87,7 @@ def config(kind: str, **changes: Any) -> Any:
 
 def model(kind: str, **changes: Any) -> PreTrainedModel:
     r"""A model in eval mode on the CPU, the same weights each time."""
-    return copy.deepcopy(_built(kind, **changes))
+    return _built(kind, **changes) if changes else copy.deepcopy(_cached(kind))
 
 
 def on_meta(kind: str, dtype: torch.dtype, layers: int = 1) -> PreTrainedModel:
@@ -109,6 +109,10 @@ def _on_meta(kind: str, dtype: torch.dtype, layers: int) -> PreTrainedModel:
 
 
 @cache
+def _cached(kind: str) -> PreTrainedModel:
+    return _built(kind)
+
+
 def _built(kind: str, **changes: Any) -> PreTrainedModel:
     if kind not in OTHERS and kind not in UNKNOWN:
         return relatives.model(kind, **changes)

@@ -196,10 +196,15 @@ def test_methods_count_save_switch_and_go(family, tmp_path):
         torch.testing.assert_close(logits(again, batch), moved, atol=1e-6, rtol=0)
 
         method.attach(again, "second")
-        with methods.mixed_batch(again, ["second", "default", None]):
-            rows = logits(again, batch)
-        torch.testing.assert_close(rows[1], moved[1], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(rows[2], start[2], atol=1e-5, rtol=1e-5)
+        adapters = ["second", "default", None]
+        if family == "deberta-v2":
+            with pytest.raises(CourseError, match="relative positions"), methods.mixed_batch(again, adapters):
+                pass
+        else:
+            with methods.mixed_batch(again, adapters):
+                rows = logits(again, batch)
+            torch.testing.assert_close(rows[1], moved[1], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(rows[2], start[2], atol=1e-5, rtol=1e-5)
         method.detach(model)
         assert torch.equal(logits(model, batch), start)
 
