@@ -197,9 +197,9 @@ def test_methods_count_save_switch_and_go(family, tmp_path):
 
         method.attach(again, "second")
         adapters = ["second", "default", None]
-        if family == "deberta-v2":
+        if family == "deberta-v2" and not isinstance(method, CompacterPlus):  # which replaces no layer inside
             with pytest.raises(CourseError, match="relative positions"), methods.mixed_batch(again, adapters):
-                pass
+                logits(again, batch)
         else:
             with methods.mixed_batch(again, adapters):
                 rows = logits(again, batch)
