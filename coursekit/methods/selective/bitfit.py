@@ -91,8 +91,8 @@ class BitFit(WholeMethod):
         """
         shapes = described(config)
         if shapes is None:
-            added = self._new(skeleton(config)).values() if self.add_biases else ()
-            return super().count(config) + sum(layer.weight.shape[0] for layer in added)
+            new = list(self._new(skeleton(config)).values()) if self.add_biases else []
+            return super().count(config) + sum(layer.weight.shape[0] for layer in new)
         added = [m for m in self._without(shapes) if self._wants(m.name, shapes)]
         whole = super().count(config) + sum(shapes.copies(m) * m.d_out for m in added)
         if self._fused(shapes):  # query, key and value are as wide as the model each

@@ -122,7 +122,8 @@ class SHiRA(MaskMethod):
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         r"""The differences, (k,), and their places as row and column, (2, k)."""
-        found, places = {}, self._places(model)
+        found: dict[str, Tensor] = {}
+        places = self._places(model)
         for path, parts in self._parts_of(model, name).items():
             part, d_in = parts["weight"], places[path, "weight"].shape[1]
             where = torch.stack([part.index // d_in, part.index % d_in])
