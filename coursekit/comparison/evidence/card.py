@@ -9,13 +9,15 @@ from typing import Any
 from coursekit.comparison.evidence.grid import Grid
 from coursekit.comparison.evidence.intervals import accuracy, difference
 from coursekit.comparison.evidence.plan import Run, Settled, settled
+from coursekit.comparison.evidence.results import Evidence
 
 
 def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], constant: float) -> str:
     r"""Markdown. about: command, task, machine, versions … by name. constant: accuracy of the best constant answer on
     those very test sentences.
     """
-    found = settled(grid, runs)
+    found, so_far = settled(grid, runs), preliminary(grid, runs)
+    shown = so_far | found
     lines = [
         f"# `{grid.topic}.csv`",
         "",
@@ -25,23 +27,37 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], constant: fl
         f"- **seeds**: {', '.join(map(str, grid.seeds))}",
         f"- **steps**: {grid.steps} unless the table says otherwise, doubled up to {grid.doublings} times while "
         "the validation curve rises",
-        f"- **runs**: {len(runs)}, {sum(run.seconds for run in runs) / 60:.0f} minutes of one thread",
+        f"- **runs**: {len(runs)}, {sum(run.seconds for run in runs) / 60:.0f} minutes by the clock",
         f"- **written**: {date.today().isoformat()}",
         f"- **settled**: {len(found)} of {len(grid.arms)} arms",
         f"- **constant answer** on the same test sentences: {constant:.3f}",
         "",
         "Accuracy on the test sentences, the mean over the seeds, with its 95 % interval (sentences and seeds drawn "
         f"again), and the difference to `{grid.reference}`, paired by sentence. The learning rate is the best of its "
-        "neighbours by the mean validation accuracy over the seeds.",
+        "neighbours by the mean validation accuracy over the seeds. A preliminary arm has runs of "
+        "every seed, and its search is not at an end.",
         "",
         "| arm | learning rate | steps | parameters | accuracy | 95 % | minus reference | 95 % | notes |",
         "|---|---|---|---|---|---|---|---|---|",
-        *(_row(found[arm.name], found.get(grid.reference)) for arm in grid.arms if arm.name in found),
+        *(
+            _row(shown[arm.name], shown.get(grid.reference), arm.name not in found)
+            for arm in grid.arms
+            if arm.name in shown
+        ),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _row(one: Settled, reference: Settled | None) -> str:
+def preliminary(grid: Grid, runs: Sequence[Run]) -> dict[str, Settled]:
+    r"""What is known so far of the arms that have runs of every seed, by name."""
+    evidence = Evidence(grid.topic, tuple(runs))
+    return {
+        name: Settled(name, own[0].cell.rate, own[0].cell.steps, flat=False, open=False, runs=own)
+        for name, own in evidence.arms.items()
+    }
+
+
+def _row(one: Settled, reference: Settled | None, not_settled: bool) -> str:
     own = [run.correct for run in one.runs]
     if any(not answers for answers in own):
         return f"| {one.arm} | {one.rate:g} | {one.steps} | | failed | | | | {one.runs[0].why} |"
@@ -50,7 +66,7 @@ def _row(one: Settled, reference: Settled | None) -> str:
     if reference is not None and reference.arm != one.arm and all(run.correct for run in reference.runs):
         gap = difference(own, [run.correct for run in reference.runs])
         paired = f"| {gap.value:+.3f} | {gap.low:+.3f} to {gap.high:+.3f}"
-    notes = [] if one.flat else ["curve not flat"]
+    notes = ["preliminary"] if not_settled else [] if one.flat else ["curve not flat"]
     notes += ["rate at an end of the grid"] if one.open else []
     return (
         f"| {one.arm} | {one.rate:g} | {one.steps} | {parameters:,} | {level.value:.3f} | {level.low:.3f} to "

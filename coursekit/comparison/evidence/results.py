@@ -70,7 +70,7 @@ class Evidence:
 
     @property
     def minutes(self) -> float:
-        r"""Of one thread, all runs together."""
+        r"""By the clock, all runs together."""
         return sum(run.seconds for run in self.runs) / 60
 
     def _of(self, arm: str) -> tuple[Run, ...]:
