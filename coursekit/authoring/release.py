@@ -63,6 +63,10 @@ def release(notebook: Path, out: Path) -> list[str]:
     return ids
 
 
+#: A place in a class that waits for code.
+_BLANK = re.compile(r"^\s*(return )?\.\.\.  # your code", re.MULTILINE)
+
+
 def without_answer(source: str, name: str) -> str:
     r"""The cell of exercise `name` as it is handed out. A stub stays as it is, with all that stands around it."""
     if _SOLUTION.search(source):
@@ -76,6 +80,12 @@ def without_answer(source: str, name: str) -> str:
     (function,) = functions
     if is_stub(function):
         return source
+    blank = [n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and _is_blank(source, n)]
+    if (
+        blank
+    ):  # the class is the exercise, and the function shows it to the check: what stands between is an answer
+        head = "\n".join(source.splitlines()[: blank[-1].end_lineno])
+        return f"{head}\n\n\n{ast.get_source_segment(source, function)}"
     # Whatever else stands in an answered cell, comments too, may be part of the answer.
     returns = f" -> {ast.unparse(function.returns)}" if function.returns else ""
     kept = [f"def {name}({ast.unparse(function.args)}){returns}:"]
@@ -83,6 +93,10 @@ def without_answer(source: str, name: str) -> str:
         docstring = ast.get_source_segment(source, function.body[0]) or ""
         kept.append(f"    {docstring}")
     return "\n".join([*kept, f"    {STUB}"])
+
+
+def _is_blank(source: str, node: ast.ClassDef) -> bool:
+    return bool(_BLANK.search(ast.get_source_segment(source, node) or ""))
 
 
 def is_stub(function: ast.FunctionDef) -> bool:

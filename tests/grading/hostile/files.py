@@ -236,6 +236,7 @@ def moved(folder: Path, solved: dict, blank: dict) -> Expected:
     notebook = copy.deepcopy(solved)
     exercises = [c for c in notebook["cells"] if c.get("metadata", {}).get("nbgrader", {}).get("solution")]
     setup = [c for c in notebook["cells"] if "".join(c["source"]).startswith("#@title Imports")]
+    setup += [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
     notebook["cells"] = [*exercises[::-1], *setup]
     save(folder, "40a_reversed.ipynb", notebook)
     notebook = copy.deepcopy(solved)
