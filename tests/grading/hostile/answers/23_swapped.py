@@ -1,5 +1,5 @@
-# Swaps the file that its answers go to for a FIFO, a link, nothing.
-# expect: kernel_died rest
+# Swaps the file that its answers go to for a FIFO, a link, nothing: its own answers before are lost with it.
+# expect: kernel_died some
 import os
 
 
