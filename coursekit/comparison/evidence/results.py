@@ -103,8 +103,3 @@ def read(topic: str) -> Evidence:
         there = ", ".join(sorted(path.stem for path in file.parent.glob("*.csv"))) or "none yet"
         raise CourseError(f"no evidence on {topic!r}; there is: {there}")
     return Evidence(topic, tuple(parse(file.read_text(encoding="utf-8"), file)))
-
-
-def read_if_there(topic: str) -> Evidence:
-    r"""As `read`; evidence without an arm where nothing was measured yet."""
-    return read(topic) if (DATA / "evidence" / f"{topic}.csv").exists() else Evidence(topic, ())
