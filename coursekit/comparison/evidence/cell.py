@@ -33,10 +33,15 @@ class Recipe:
     autocast: bool = True
 
 
-def train(bench: Bench, recipe: Recipe, cell: Cell, every: int) -> Run:
+class _Enough(Exception):
+    r"""The run has gone as far as was asked."""
+
+
+def train(bench: Bench, recipe: Recipe, cell: Cell, every: int, until: int | None = None) -> Run:
     r"""Train as `recipe` and `cell` say. A loss that stops being finite is a run as well, with the reason.
 
     every: steps between two looks at the validation sentences. The test sentences are answered once, at the end.
+    until: stop at that look, with nothing tested: how the run begins.
     """
     start = time.perf_counter()
     model = attach(bench, recipe.candidate, cell.seed)
@@ -50,6 +55,8 @@ def train(bench: Bench, recipe: Recipe, cell: Cell, every: int) -> Run:
         if done % every == 0 or done == cell.steps:
             right = answers("validation")
             curve.append((done, sum(right) / len(right)))
+            if done == until:
+                raise _Enough
 
     parameters = trainable(model)
     with autocast(bench.device.type, recipe.autocast):
@@ -58,6 +65,8 @@ def train(bench: Bench, recipe: Recipe, cell: Cell, every: int) -> Run:
                 model, cell.seed, cell.rate, cell.steps, batch_size=recipe.batch_size, examples=recipe.examples,
                 bucket=recipe.bucket, after_step=look,
             )  # fmt: skip
+        except _Enough:
+            return Run(cell, tuple(curve), (), parameters, time.perf_counter() - start)
         except CourseError as error:
             return Run(cell, (), (), parameters, time.perf_counter() - start, str(error))
         return Run(cell, tuple(curve), tuple(answers("test")), parameters, time.perf_counter() - start)
