@@ -19,7 +19,7 @@ COURSE = ROOT / "notebooks" / "06_lora.ipynb"
 
 
 def _without_trainings(folder: Path) -> Path:
-    r"""Notebook 06 without what trains: `test_training` is for that, and no other test shall wait for it."""
+    r"""Notebook 06 without what trains: `test_trained_tensors` is for that, and no other test shall wait for it."""
     notebook = json.loads(COURSE.read_text())
     trained = {id for id, e in every_kind().items() if isinstance(e, Training)}
     trained |= {f"{id}-check" for id in trained}
@@ -63,7 +63,7 @@ def box() -> str:
 
 
 #: Files whose tests look at one batch.
-ONE_BATCH = ("test_batch", "test_box", "test_cheating", "test_hostile", "test_training")
+ONE_BATCH = ("test_batch", "test_box", "test_cheating", "test_hostile", "test_trained_tensors")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

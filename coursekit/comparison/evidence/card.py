@@ -8,7 +8,7 @@ from typing import Any
 
 from coursekit.comparison.evidence.grid import Grid
 from coursekit.comparison.evidence.intervals import accuracy, difference
-from coursekit.comparison.evidence.plan import Run, Settled, settled
+from coursekit.comparison.evidence.plan import NOTHING, Run, Settled, settled
 from coursekit.comparison.evidence.results import Evidence
 
 
@@ -25,8 +25,8 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], constant: fl
         "",
         *(f"- **{name}**: {value}" for name, value in about.items()),
         f"- **seeds**: {', '.join(map(str, grid.seeds))}",
-        f"- **steps**: {grid.steps} unless the table says otherwise, doubled up to {grid.doublings} times while "
-        "the validation curve rises",
+        f"- **steps**: {grid.steps} unless the table says otherwise, doubled up to {grid.doublings} times as "
+        f"long as that brings more than {NOTHING:g} of validation accuracy",
         f"- **runs**: {len(runs)}, {sum(run.seconds for run in runs) / 60:.0f} minutes by the clock",
         f"- **written**: {date.today().isoformat()}",
         f"- **settled**: {len(found)} of {len(grid.arms)} arms",
@@ -52,7 +52,7 @@ def preliminary(grid: Grid, runs: Sequence[Run]) -> dict[str, Settled]:
     r"""What is known so far of the arms that have runs of every seed, by name."""
     evidence = Evidence(grid.topic, tuple(runs))
     return {
-        name: Settled(name, own[0].cell.rate, own[0].cell.steps, flat=False, open=False, runs=own)
+        name: Settled(name, own[0].cell.rate, own[0].cell.steps, gain=None, open=False, runs=own)
         for name, own in evidence.arms.items()
     }
 
@@ -66,7 +66,9 @@ def _row(one: Settled, reference: Settled | None, not_settled: bool) -> str:
     if reference is not None and reference.arm != one.arm and all(run.correct for run in reference.runs):
         gap = difference(own, [run.correct for run in reference.runs])
         paired = f"| {gap.value:+.3f} | {gap.low:+.3f} to {gap.high:+.3f}"
-    notes = ["preliminary"] if not_settled else [] if one.flat else ["curve not flat"]
+    notes = ["preliminary"] if not_settled else []
+    if one.gain is not None:
+        notes += [f"{one.gain:+.3f} by the last doubling"]
     notes += ["rate at an end of the grid"] if one.open else []
     return (
         f"| {one.arm} | {one.rate:g} | {one.steps} | {parameters:,} | {level.value:.3f} | {level.low:.3f} to "

@@ -37,8 +37,8 @@ class Arm:
 class Grid:
     r"""One experiment, and one file of evidence.
 
-    steps, doublings: of a run, and how often they are doubled while the validation curve still rises. points: of that
-    curve, at equal distances. reference: the arm that all are paired with.
+    steps, doublings: of a run, and how often they are doubled as long as that brings something. points: of the
+    validation curve, at equal distances. reference: the arm that all are paired with.
     """
 
     topic: str

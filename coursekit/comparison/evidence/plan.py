@@ -8,9 +8,14 @@ An arm goes through these states, each a question that the runs so far answer:
        │ yes
     best mean at an end of the rates? ── yes ──> one more rate beyond that end
        │ no
-    its validation curve flat? ── no, and steps are left ──> twice the steps, at the best rate and its neighbours
+    twice the steps tried at the best rate, with every seed? ── no ──> run what is missing
        │ yes
+    did they bring something? ── yes, and doublings are left ──> twice as many again
+       │ no
     settled
+
+Whether a method is trained to the end is asked of a longer run, and not of the shape of a curve: the learning rate
+falls to zero at the end of every run, so that every curve rises a little while it falls, and then is flat.
 
 Only validation sentences are looked at. "Best" is the mean over the seeds; a rate at which one seed fails is worse
 than any that works. A rate that is far behind with the first seed gets no others (a race: Maron and Moore, 1994):
@@ -27,10 +32,10 @@ from functools import partial
 from coursekit.comparison import rates
 from coursekit.comparison.evidence.grid import Arm, Grid
 
-#: A curve is flat where its last third is on average not this much above the third before it (share of sentences).
-FLAT = 0.005
+#: Twice the steps brought nothing where the mean validation accuracy over the seeds rose by no more than this.
+NOTHING = 0.01
 #: A rate this far behind the best with the first seed (share of validation sentences) is out: more than seeds differ.
-BEHIND = 0.06
+BEHIND = 0.03
 
 
 @dataclass(frozen=True, order=True)
@@ -64,16 +69,22 @@ class Run:
 
 @dataclass(frozen=True)
 class Settled:
-    r"""How an arm was decided. flat: whether the curve was, or the steps ran out before. open: whether the best rate
-    still is at an end of the grid of rates itself.
+    r"""How an arm was decided. gain: of mean validation accuracy by the last doubling of the steps, None where
+    they were not doubled or a run failed. open: whether the best rate still is at an end of the grid of rates itself.
+    runs: the longest, one a seed.
     """
 
     arm: str
     rate: float
     steps: int
-    flat: bool
+    gain: float | None
     open: bool
     runs: tuple[Run, ...]
+
+    @property
+    def flat(self) -> bool:
+        r"""Whether twice the steps brought nothing."""
+        return self.gain is not None and self.gain <= NOTHING
 
 
 def next_cells(grid: Grid, runs: Iterable[Run]) -> list[Cell]:
@@ -96,15 +107,6 @@ def settled(grid: Grid, runs: Iterable[Run]) -> dict[str, Settled]:
     return {name: one for name, one in found.items() if one is not None}
 
 
-def is_flat(curve: Sequence[tuple[int, float]]) -> bool:
-    r"""Whether the last third of a validation curve is no more than `FLAT` above the third before it."""
-    values = [value for _, value in curve]
-    third = max(1, len(values) // 3)
-    if len(values) < 2 * third:
-        return False
-    return statistics.fmean(values[-third:]) - statistics.fmean(values[-2 * third : -third]) <= FLAT
-
-
 def mean_curve(runs: Sequence[Run]) -> list[tuple[int, float]]:
     r"""The curve of validation accuracy, the mean over the seeds at each step; [] where a run failed."""
     if not runs or any(not run.curve for run in runs):
@@ -117,36 +119,45 @@ def mean_curve(runs: Sequence[Run]) -> list[tuple[int, float]]:
 
 def _of(grid: Grid, arm: Arm, runs: list[Run]) -> tuple[list[Cell], Settled | None]:
     r"""What the arm still needs, or how it is settled."""
-    first = steps = arm.steps or grid.steps
-    tries = list(arm.rates)
-    while True:
-        there = {run.cell: run for run in runs if run.cell.arm == arm.name and run.cell.steps == steps}
-
-        left = partial(_left, there, arm.name, steps)
-
-        if cells := left(tries, grid.seeds[:1]):
+    there = {run.cell: run for run in runs if run.cell.arm == arm.name}
+    steps = arm.steps or grid.steps
+    cells, rate = _search(grid, arm, there, steps)
+    if cells:
+        return cells, None
+    gain, reached = None, _mean(there, steps, rate, grid.seeds)
+    for _ in range(grid.doublings if reached is not None else 0):
+        if cells := _left(there, arm.name, 2 * steps, [rate], grid.seeds):
             return cells, None
-        means = {rate: _mean(there, rate, grid.seeds[:1]) for rate in tries}
+        steps, before, reached = 2 * steps, reached, _mean(there, 2 * steps, rate, grid.seeds)
+        gain = None if reached is None or before is None else reached - before
+        if gain is None or gain <= NOTHING:
+            break
+    own = tuple(there[Cell(arm.name, steps, rate, seed)] for seed in grid.seeds)
+    return [], Settled(arm.name, rate, steps, gain, rate in (rates.GRID[0], rates.GRID[-1]), own)
+
+
+def _search(grid: Grid, arm: Arm, there: Mapping[Cell, Run], steps: int) -> tuple[list[Cell], float]:
+    r"""What the search for the arm's learning rate still needs, or [] and the rate."""
+    tries, left = list(arm.rates), partial(_left, there, arm.name, steps)
+    while True:
+        if cells := left(tries, grid.seeds[:1]):
+            return cells, 0.0
+        means = {rate: _mean(there, steps, rate, grid.seeds[:1]) for rate in tries}
         if (beyond := rates.beyond(means)) is not None:  # before other seeds are spent on an edge
             tries.append(beyond)
             continue
         top = means[rates.best(means)]
         if cells := left((r for r in tries if top is None or (means[r] or 0.0) > top - BEHIND), grid.seeds):
-            return cells, None
-        means = {r: _mean(there, r, grid.seeds[:1] if left([r], grid.seeds) else grid.seeds) for r in tries}
+            return cells, 0.0
+        means = {
+            r: _mean(there, steps, r, grid.seeds[:1] if left([r], grid.seeds) else grid.seeds) for r in tries
+        }
         best = rates.best(means)
         if cells := left([best], grid.seeds):  # the leaders fell behind it with their other seeds
-            return cells, None
-        if (beyond := rates.beyond(means)) is not None:
-            tries.append(beyond)
-            continue
-        own = tuple(there[Cell(arm.name, steps, best, seed)] for seed in grid.seeds)
-        flat = is_flat(mean_curve(own))
-        if not flat and 2 * steps <= first * 2**grid.doublings and means[best] is not None:
-            steps, tries = 2 * steps, rates.around(best)
-            continue
-        at_an_end = best in (rates.GRID[0], rates.GRID[-1])
-        return [], Settled(arm.name, best, steps, flat, at_an_end, own)
+            return cells, 0.0
+        if (beyond := rates.beyond(means)) is None:
+            return [], best
+        tries.append(beyond)
 
 
 def _left(
@@ -156,6 +167,11 @@ def _left(
     return [cell for cell in cells if cell not in there]
 
 
-def _mean(there: dict[Cell, Run], rate: float, seeds: Sequence[int]) -> float | None:
-    values = [run.validation for cell, run in there.items() if cell.rate == rate and cell.seed in seeds]
+def _mean(there: Mapping[Cell, Run], steps: int, rate: float, seeds: Sequence[int]) -> float | None:
+    r"""Validation accuracy, the mean over those seeds that were run; None where one failed."""
+    values = [
+        run.validation
+        for cell, run in there.items()
+        if (cell.steps, cell.rate) == (steps, rate) and cell.seed in seeds
+    ]
     return None if None in values else statistics.fmean(v for v in values if v is not None)

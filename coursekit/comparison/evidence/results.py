@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from coursekit.comparison.evidence import intervals
@@ -58,15 +58,31 @@ class Evidence:
         return mean_curve(self._of(arm))
 
     def by_rate(self, arm: str) -> dict[float, float]:
-        r"""Mean validation accuracy at each learning rate tried with as many steps; far-off ones have one seed."""
-        runs = [run for run in self.runs if run.cell.arm == arm and run.cell.steps == self.steps(arm)]
-        found = {}
+        r"""Mean validation accuracy at each learning rate tried; far-off ones have one seed."""
+        runs, found = self.searched(arm), {}
         for rate in sorted({run.cell.rate for run in runs}):
             values = [run.validation for run in runs if run.cell.rate == rate]
             found[rate] = (
                 statistics.fmean(value for value in values if value is not None) if any(values) else 0.0
             )
         return found
+
+    def searched(self, arm: str) -> list[Run]:
+        r"""The runs that chose the learning rate: the shortest, since longer ones are at that rate alone."""
+        runs = [run for run in self.runs if run.cell.arm == arm]
+        shortest = min((run.cell.steps for run in runs), default=0)
+        return [run for run in runs if run.cell.steps == shortest]
+
+    def gain(self, arm: str) -> float | None:
+        r"""What the last doubling of the steps brought in mean validation accuracy; None where nothing was doubled."""
+        own = self._of(arm)
+        cells = [replace(run.cell, steps=run.cell.steps // 2) for run in own]
+        before = [run for run in self.runs if run.cell in cells]
+        if len(before) < len(own):
+            return None
+        return statistics.fmean(r.validation or 0.0 for r in own) - statistics.fmean(
+            r.validation or 0.0 for r in before
+        )
 
     @property
     def minutes(self) -> float:

@@ -49,7 +49,7 @@ def as_sweep(
         return []
     found = []
     for r, arm in ranks.items():
-        runs = [run for run in evidence.runs if run.cell.arm == arm and run.cell.steps == evidence.steps(arm)]
+        runs = evidence.searched(arm)
         seeds = {run.cell.seed for run in runs}
         for rate in {run.cell.rate for run in runs}:
             group = [run for run in runs if run.cell.rate == rate]
