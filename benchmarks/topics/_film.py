@@ -14,10 +14,17 @@ from coursekit.comparison.rates import around
 SETTING = Setting("film", "two", "minilm", batch_size=16, sentences=2009, validation=300)
 
 
-def arm(name: str, candidate: Candidate, rate: float, steps: int | None = None, **of: Any) -> Arm:
+def arm(
+    name: str,
+    candidate: Candidate,
+    rate: float,
+    steps: int | None = None,
+    doublings: int | None = None,
+    **of: Any,
+) -> Arm:
     r"""One line of the experiment, its search beginning around `rate`.
 
     of: for tables and pictures; what of it is a field of `Recipe`, such as batch_size, goes there as well.
     """
     recipe = {key: of[key] for key in ("batch_size", "examples", "bucket", "autocast") if key in of}
-    return Arm(name, Recipe(candidate, **recipe), tuple(around(rate)), of, steps)
+    return Arm(name, Recipe(candidate, **recipe), tuple(around(rate)), of, steps, doublings)

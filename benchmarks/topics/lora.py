@@ -42,5 +42,5 @@ GRID = Grid(
         *(lora(f"qv-r{r}", r, PAPER, 3e-3, experiment="rank") for r in (2, 32)),
     ),
     reference="full",
-    doublings=1,
+    doublings=0,  # of LoRA and of full fine-tuning asked in `methods`
 )  # fmt: skip

@@ -37,5 +37,5 @@ GRID = Grid(
         ),
     ),
     reference="full",
-    doublings=1,
+    doublings=0,  # of these methods asked in `methods`
 )  # fmt: skip

@@ -93,6 +93,14 @@ def test_steps_are_doubled_as_long_as_that_brings_something():
     }  # the search is of the short runs
 
 
+def test_an_arm_may_have_doublings_of_its_own():
+    arms = (Arm("a", None, RATES, doublings=1), Arm("b", None, RATES))
+    grid = Grid("t", arms, "a", steps=100, doublings=0)
+    runs = carried_out(grid, lambda cell, step: 0.8 - 10 * abs(cell.rate - 3e-3))
+    assert {(run.cell.arm, run.cell.steps) for run in runs} == {("a", 100), ("a", 200), ("b", 100)}
+    assert "at most 1 time, tried with a" in card(grid, runs, {}, constant=0.5)
+
+
 def test_a_run_that_fails_when_it_is_longer_ends_the_doublings():
     runs = carried_out(
         GRID, lambda cell, step: None if cell.steps > 100 else 0.8 - 10 * abs(cell.rate - 3e-3)

@@ -25,8 +25,8 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], constant: fl
         "",
         *(f"- **{name}**: {value}" for name, value in about.items()),
         f"- **seeds**: {', '.join(map(str, grid.seeds))}",
-        f"- **steps**: {grid.steps} unless the table says otherwise, doubled up to {grid.doublings} times as "
-        f"long as that brings more than {NOTHING:g} of validation accuracy",
+        f"- **steps**: {grid.steps} unless the table says otherwise, doubled as long as that brings "
+        f"more than {NOTHING:g} of validation accuracy: {_doubled(grid)}",
         f"- **runs**: {len(runs)}, {sum(run.seconds for run in runs) / 60:.0f} minutes by the clock",
         f"- **written**: {date.today().isoformat()}",
         f"- **settled**: {len(found)} of {len(grid.arms)} arms",
@@ -46,6 +46,16 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], constant: fl
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _doubled(grid: Grid) -> str:
+    r"""How often at most, and which arms."""
+    most = {arm.name: grid.doublings if arm.doublings is None else arm.doublings for arm in grid.arms}
+    doubled = {name: times for name, times in most.items() if times}
+    if not doubled:
+        return "not tried here"
+    times = f"at most {max(doubled.values())} time{'s' if max(doubled.values()) > 1 else ''}"
+    return times if len(doubled) == len(most) else f"{times}, tried with {', '.join(doubled)}"
 
 
 def preliminary(grid: Grid, runs: Sequence[Run]) -> dict[str, Settled]:

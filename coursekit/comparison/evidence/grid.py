@@ -15,7 +15,7 @@ class Arm:
 
     name: unique in the grid. make: what the worker trains, handed on as it is. rates: learning rates to begin the
     search with, three neighbours or more of `rates.GRID`. of: what the arm has in common with others, such as
-    {"method": "lora", "r": 8}, for tables and pictures. steps: of a run, where other than the grid's.
+    {"method": "lora", "r": 8}, for tables and pictures. steps, doublings: where other than the grid's.
     """
 
     name: str
@@ -23,6 +23,7 @@ class Arm:
     rates: tuple[float, ...]
     of: dict[str, Any] = field(default_factory=dict)
     steps: int | None = None
+    doublings: int | None = None
 
     def __post_init__(self) -> None:
         wrong = [rate for rate in self.rates if rate not in GRID]
@@ -67,7 +68,8 @@ class Grid:
         whole("points", self.points, least=3, such_as=6)
         for steps in (self.steps, *(arm.steps for arm in self.arms if arm.steps is not None)):
             whole("steps", steps, least=self.points, such_as=300)
-        whole("doublings", self.doublings, least=0, such_as=2)
+        for doublings in (self.doublings, *(a.doublings for a in self.arms if a.doublings is not None)):
+            whole("doublings", doublings, least=0, such_as=2)
 
     def every(self, steps: int) -> int:
         r"""Steps between two points of the curve of a run of so many."""
