@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coursekit.comparison.bench import Bench, Setting
+from coursekit.comparison.candidates import CANDIDATES
 from coursekit.comparison.evidence import intervals, plan, store, work
 from coursekit.comparison.evidence.card import card
-from coursekit.comparison.evidence.cell import autocast
+from coursekit.comparison.evidence.cell import Recipe, autocast, train
 from coursekit.comparison.evidence.grid import Arm, Grid
 from coursekit.comparison.evidence.plan import Cell, Run
 from coursekit.comparison.evidence.results import Evidence, read
@@ -225,10 +228,10 @@ def test_what_is_done_is_not_claimed_again(tmp_path):
 # work -----------------------------------------------------------------------------------------------------
 
 
-def carry(make, cell: Cell) -> Run:
+def carry(make, cell: Cell) -> list[Run]:
     value = 0.8 - 0.1 * abs(math.log10(cell.rate / 3e-3)) - (0.2 if cell.arm == "b" else 0)
     right = tuple(i < round(value * 50) for i in range(50))
-    return Run(cell, tuple((step, value) for step in range(10, cell.steps + 1, 10)), right, 7, 1.0)
+    return [Run(cell, tuple((step, value) for step in range(10, cell.steps + 1, 10)), right, 7, 1.0)]
 
 
 def test_a_grid_that_was_stopped_goes_on_to_the_same_file(tmp_path):
@@ -238,7 +241,7 @@ def test_a_grid_that_was_stopped_goes_on_to_the_same_file(tmp_path):
     class Stop(BaseException):
         pass
 
-    def stopping(make, cell: Cell) -> Run:
+    def stopping(make, cell: Cell) -> list[Run]:
         if len(parts.runs()) in (0, 3, 15) and not stopped[len(parts.runs())]:
             stopped[len(parts.runs())] = True
             raise Stop
@@ -255,7 +258,7 @@ def test_a_grid_that_was_stopped_goes_on_to_the_same_file(tmp_path):
 
 def test_progress_says_what_is_left_and_about_how_long():
     assert work.progress(GRID, []) == "0 of 2 arms settled, 0 runs made, 6 to go"
-    runs = [carry(None, run.cell) for run in carried_out(GRID, lambda c, s: carry(None, c).validation)]
+    runs = [carry(None, run.cell)[0] for run in carried_out(GRID, lambda c, s: carry(None, c)[0].validation)]
     runs = [r for r in runs if r.cell.arm == "a"]
     runs = [Run(r.cell, r.curve, r.correct, 7, seconds=120.0) for r in runs]
     runs.append(Run(Cell("constant", 0, 0.0, 0), ((0, 0.5),), (True,), 0, 0.0))
@@ -263,7 +266,7 @@ def test_progress_says_what_is_left_and_about_how_long():
         work.progress(GRID, runs, processes=2)
         == "1 of 2 arms settled, 8 runs made, 3 to go, 2 min or more left"
     )
-    assert work.progress(GRID, carried_out(GRID, lambda c, s: carry(None, c).validation)).startswith(
+    assert work.progress(GRID, carried_out(GRID, lambda c, s: carry(None, c)[0].validation)).startswith(
         "all 2 arms"
     )
 
@@ -275,7 +278,7 @@ def test_workers_that_fail_are_counted_and_none_is_left():
 
 
 def test_a_card_says_how_sure_each_arm_is():
-    runs = [carry(None, run.cell) for run in carried_out(GRID, lambda c, s: carry(None, c).validation)]
+    runs = [carry(None, run.cell)[0] for run in carried_out(GRID, lambda c, s: carry(None, c)[0].validation)]
     text = card(GRID, runs, {"command": "python benchmarks/evidence.py t"}, constant=0.5)
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert rows["a"].split(" | ")[1:5] == ["0.003", "200", "7", "0.800"]
@@ -330,7 +333,7 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
 
 
 def test_a_notebook_reads_each_arm_at_its_best_rate_and_longest_steps():
-    runs = [carry(None, run.cell) for run in carried_out(GRID, lambda c, s: carry(None, c).validation)]
+    runs = [carry(None, run.cell)[0] for run in carried_out(GRID, lambda c, s: carry(None, c)[0].validation)]
     longer = [Run(Cell("a", 400, 3e-3, s), ((400, 0.9),), (True,) * 50, 7, 60.0) for s in (0, 1, 2)]
     torn = [Run(Cell("b", 400, 3e-3, 0), ((400, 0.9),), (True,) * 50, 7, 60.0)]
     found = Evidence("t", tuple(runs))
@@ -348,6 +351,23 @@ def test_a_notebook_reads_each_arm_at_its_best_rate_and_longest_steps():
         found.rate("c")
     with pytest.raises(CourseError, match="no evidence on 'nothing'"):
         read("nothing")
+
+
+@pytest.mark.slow
+def test_what_is_asked_of_a_trained_model_in_another_state_is_a_run_of_its_own():
+    @contextmanager
+    def wrong_way_round(model, bench, seed):
+        model.classifier.weight.data.neg_(), model.classifier.bias.data.neg_()
+        yield
+        model.classifier.weight.data.neg_(), model.classifier.bias.data.neg_()
+
+    bench = Bench(Setting("film", "two", "minilm", batch_size=4, sentences=24, validation=8))
+    cell = Cell("a", 2, 1e-3, 0)
+    recipe = Recipe(CANDIDATES["full"], also={"turned": wrong_way_round, "again": lambda *_: nullcontext()})
+    own, turned, again = train(bench, recipe, cell, every=2)
+    assert [run.cell.arm for run in (own, turned, again)] == ["a", "a, turned", "a, again"]
+    assert turned.correct == tuple(not right for right in own.correct) and again.correct == own.correct
+    assert turned.curve == ((2, pytest.approx(1 - own.curve[0][1])),)
 
 
 def test_under_autocast_a_step_computes_with_the_weights_of_now():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from coursekit.comparison.evidence.grid import Grid
+from coursekit.comparison.evidence.grid import Grid, derived
 from coursekit.comparison.evidence.intervals import accuracy, difference
 from coursekit.comparison.evidence.plan import NOTHING, Run, Settled, settled
 from coursekit.comparison.evidence.results import Evidence
@@ -40,9 +40,10 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], constant: fl
         "| arm | learning rate | steps | parameters | accuracy | 95 % | minus reference | 95 % | notes |",
         "|---|---|---|---|---|---|---|---|---|",
         *(
-            _row(shown[arm.name], shown.get(grid.reference), arm.name not in found)
+            _row(shown[name], shown.get(grid.reference), name not in found)
             for arm in grid.arms
-            if arm.name in shown
+            for name in (arm.name, *(name for name in shown if name.startswith(derived(arm.name, ""))))
+            if name in shown
         ),
     ]
     return "\n".join(lines) + "\n"

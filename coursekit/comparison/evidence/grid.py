@@ -78,3 +78,8 @@ class Grid:
     def arm(self, name: str) -> Arm:
         r"""The arm of that name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+
+def derived(arm: str, state: str) -> str:
+    r"""The name of what `arm` trained, tested in another state."""
+    return f"{arm}, {state}"

@@ -20,8 +20,8 @@ from coursekit.comparison.evidence.store import Store
 #: Seconds between two looks whether the others have finished what the next cells depend on.
 PATIENCE = 5.0
 
-#: (what the arm trains, the cell) -> the run.
-Carry = Callable[[Any, Cell], Run]
+#: (what the arm trains, the cell) -> the run, and those of what else was asked of the trained model.
+Carry = Callable[[Any, Cell], Sequence[Run]]
 
 
 def work(grid: Grid, store: Store, carry: Carry, say: Callable[[str], Any] = print) -> int:
@@ -37,13 +37,14 @@ def work(grid: Grid, store: Store, carry: Carry, say: Callable[[str], Any] = pri
             time.sleep(PATIENCE)
             continue
         try:
-            run = carry(grid.arm(cell.arm).make, cell)
+            found = carry(grid.arm(cell.arm).make, cell)
         except BaseException:
             store.release(cell)
             raise
-        store.add(run)
+        for run in reversed(found):  # the cell's own last: when it is there, all of them are
+            store.add(run)
         made += 1
-        say(f"{told(run)}; {progress(grid, store.runs())}")
+        say(f"{told(found[0])}; {progress(grid, store.runs())}")
 
 
 def told(run: Run) -> str:
