@@ -26,5 +26,5 @@ def arm(
 
     of: for tables and pictures; what of it is a field of `Recipe`, such as batch_size, goes there as well.
     """
-    recipe = {key: of[key] for key in ("batch_size", "examples", "bucket", "autocast") if key in of}
+    recipe = {key: of[key] for key in ("batch_size", "examples", "bucket", "autocast", "also") if key in of}
     return Arm(name, Recipe(candidate, **recipe), tuple(around(rate)), of, steps, doublings)

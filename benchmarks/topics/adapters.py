@@ -1,0 +1,112 @@
+r"""Adapters: how wide, with and without the residual, where, in how many blocks, and how many of their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+from topics._film import SETTING, arm
+
+from coursekit.comparison.bench import Bench
+from coursekit.comparison.candidates import CANDIDATES, Candidate, alone, on_batches
+from coursekit.comparison.evidence.grid import Arm, Grid
+from coursekit.methods import AdapterDrop, HoulsbyAdapter, PfeifferAdapter, SparseAdapter, skipping
+from coursekit.methods.adapters import bottlenecks, pruning
+from coursekit.methods.adapters.pruning_scores import NEED_DATA
+from coursekit.methods.mechanism.method import Method
+from coursekit.methods.ranking import largest
+
+__all__ = ["GRID", "SETTING"]
+
+#: SNIP needs both projections away from 0.
+WIDE = HoulsbyAdapter(r=64, init="bert")
+
+
+def additive(name: str, method: Method, rate: float = 3e-3, attach: object = alone, **of: object) -> Arm:
+    return arm(name, Candidate("additive", method, rate, attach), rate, **of)
+
+
+def without_residual(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
+    r"""A(h) in place of h + A(h), at each place of Houlsby's."""
+    model = method.attach(model)
+    for bottleneck in bottlenecks(model, "default").values():
+        bottleneck.register_forward_hook(lambda _module, inputs, output: output - inputs[0])
+    return model
+
+
+def skipped(model: nn.Module, bench: Bench, seed: int, *, n: int) -> AbstractContextManager[nn.Module]:
+    r"""Adapters of the first n blocks left out after training."""
+    return skipping(model, n)
+
+
+@contextmanager
+def pruned(model: nn.Module, bench: Bench, seed: int, *, score: str, share: float) -> Iterator[None]:
+    r"""The weights of a trained adapter with the lowest scores at 0, and back."""
+    layers = list(pruning.projections(model, "default").values())
+    before = [layer.weight.detach().clone() for layer in layers]
+    batches = bench.looked_at(seed) if score in NEED_DATA else []
+    scores = pruning.score(model, "default", score, batches, seed)
+    masks = largest(scores, pruning.kept(sum(weight.numel() for weight in before), share))
+    with torch.no_grad():
+        for layer, mask in zip(layers, masks, strict=True):
+            layer.weight.mul_(mask)
+    yield
+    with torch.no_grad():
+        for layer, weight in zip(layers, before, strict=True):
+            layer.weight.copy_(weight)
+
+
+def sparse(score: str, share: float, adapter: HoulsbyAdapter = WIDE) -> Arm:
+    r"""Pruned before training."""
+    method = SparseAdapter(adapter, pruned=share, score=score)
+    attach = on_batches if score in NEED_DATA else alone
+    return additive(
+        f"{score} {share:.0%} before", method, 1e-2, attach, experiment="sparse", score=score, pruned=share
+    )
+
+
+AFTER = {
+    f"{score} {share:.0%} after": partial(pruned, score=score, share=share)
+    for share in (0.5, 0.8, 0.95)
+    for score in ("random", "magnitude", "snip")
+}
+
+GRID = Grid(
+    topic="adapters",
+    arms=(
+        arm("full", CANDIDATES["full"], 1e-4, experiment="reference"),
+        arm("head", CANDIDATES["head"], 1e-1, experiment="reference"),
+        # Where, at 74,880 parameters or near: two narrow bottlenecks a block, or one twice as wide.
+        additive("houlsby r=8", HoulsbyAdapter(r=8), experiment="place"),
+        *(arm(name, CANDIDATES[name], 3e-3, experiment="place") for name in ("pfeiffer", "parallel", "lin")),
+        # How wide. 16 is `pfeiffer`.
+        *(additive(f"pfeiffer r={r}", PfeifferAdapter(r=r), experiment="width", r=r) for r in (1, 4, 64)),
+        # With the residual and without.
+        arm("houlsby", CANDIDATES["houlsby"], 3e-3, experiment="residual", r=16),
+        *(
+            additive(f"houlsby r={r} without", HoulsbyAdapter(r=r), 3e-3, without_residual, experiment="residual", r=r)
+            for r in (16, 64)
+        ),
+        # In how many blocks.
+        arm("adapter-drop", CANDIDATES["adapter-drop"], 3e-3, experiment="drop", n=2),
+        additive("drop 4", AdapterDrop(PfeifferAdapter(r=16), n=4), experiment="drop", n=4),
+        additive(
+            "robust", AdapterDrop(PfeifferAdapter(r=16), robust=True), experiment="drop",
+            also={f"{n} skipped": partial(skipped, n=n) for n in (2, 4)},
+        ),
+        # How many of their weights: after training, before it, and as many in a wider one.
+        additive("wide", WIDE, experiment="sparse", also=AFTER),
+        arm("sparse-adapter", CANDIDATES["sparse-adapter"], 3e-3, experiment="sparse", score="snip", pruned=0.8),
+        *(sparse(score, share) for score, share in (
+            ("magnitude", 0.8), ("random", 0.8), ("snip", 0.95), ("magnitude", 0.95),
+        )),
+        additive(
+            "large-sparse", SparseAdapter(WIDE, pruned=0.75, score="snip"), 3e-3, on_batches, experiment="large-sparse"
+        ),
+    ),
+    reference="full",
+    doublings=0,  # of adapters asked in `methods`
+)  # fmt: skip
