@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 import torch
-from torch import nn
 from topics._film import SETTING, arm
+from torch import nn
 
 from coursekit.comparison.bench import Bench
 from coursekit.comparison.candidates import CANDIDATES, Candidate, alone, on_batches

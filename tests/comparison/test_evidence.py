@@ -89,8 +89,10 @@ def test_steps_are_doubled_as_long_as_that_brings_something():
 
     runs = carried_out(GRID, value)
     found = plan.settled(GRID, runs)
-    assert (found["a"].steps, found["a"].flat) == (400, True) and abs(found["a"].gain) < 1e-9
-    assert (found["b"].steps, found["b"].flat) == (400, False) and found["b"].gain > 0.15
+    assert found["a"].flat and abs(found["a"].gain) < 1e-9
+    assert not found["b"].flat and found["b"].gain > 0.15
+    assert {run.cell.steps for run in runs} == {100, 200, 400}
+    assert {one.steps for one in found.values()} == {100}  # what is compared has trained equally long
     assert {run.cell.rate for run in runs if run.cell.steps > 100} == {
         3e-3
     }  # the search is of the short runs
@@ -109,7 +111,7 @@ def test_a_run_that_fails_when_it_is_longer_ends_the_doublings():
         GRID, lambda cell, step: None if cell.steps > 100 else 0.8 - 10 * abs(cell.rate - 3e-3)
     )
     found = plan.settled(GRID, runs)["a"]
-    assert (found.steps, found.gain, found.flat) == (200, None, False)
+    assert (found.steps, found.gain, found.flat) == (100, None, False)
 
 
 def test_longer_runs_wait_for_the_other_arms():
@@ -281,9 +283,10 @@ def test_a_card_says_how_sure_each_arm_is():
     runs = [carry(None, run.cell)[0] for run in carried_out(GRID, lambda c, s: carry(None, c)[0].validation)]
     text = card(GRID, runs, {"command": "python benchmarks/evidence.py t"}, constant=0.5)
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
-    assert rows["a"].split(" | ")[1:5] == ["0.003", "200", "7", "0.800"]
+    assert rows["a"].split(" | ")[1:5] == ["0.003", "100", "7", "0.800"]
+    assert rows["a, 200 steps"].split(" | ")[1:3] == ["0.003", "200"]
     assert "| -0.200 |" in rows["b"] and "constant answer** on the same test sentences: 0.500" in text
-    assert "2 of 2 arms" in text and "16, 0 minutes" in text and "+0.000 by the last doubling" in rows["b"]
+    assert "2 of 2 arms" in text and "16, 0 minutes" in text and "+0.000 by twice the steps" in rows["b"]
 
 
 # intervals ------------------------------------------------------------------------------------------------
@@ -332,12 +335,12 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
 # what a notebook reads --------------------------------------------------------------------------------------
 
 
-def test_a_notebook_reads_each_arm_at_its_best_rate_and_longest_steps():
+def test_a_notebook_reads_each_arm_at_its_best_rate_and_longer_runs_apart():
     runs = [carry(None, run.cell)[0] for run in carried_out(GRID, lambda c, s: carry(None, c)[0].validation)]
     longer = [Run(Cell("a", 400, 3e-3, s), ((400, 0.9),), (True,) * 50, 7, 60.0) for s in (0, 1, 2)]
     torn = [Run(Cell("b", 400, 3e-3, 0), ((400, 0.9),), (True,) * 50, 7, 60.0)]
     found = Evidence("t", tuple(runs))
-    assert (found.rate("a"), found.steps("a"), found.parameters("a")) == (3e-3, 200, 7)
+    assert (found.rate("a"), found.steps("a"), found.parameters("a")) == (3e-3, 100, 7)
     assert found.gain("a") == pytest.approx(0)
     assert found.accuracy("a").value == pytest.approx(0.8)
     assert found.minus("b", "a").value == pytest.approx(-0.2)
@@ -345,8 +348,9 @@ def test_a_notebook_reads_each_arm_at_its_best_rate_and_longest_steps():
         0.8
     )
     found = Evidence("t", tuple(runs + longer + torn))
-    assert found.accuracy("a").value == 1 and found.steps("a") == 400 and found.steps("b") == 200
-    assert found.gain("a") == pytest.approx(0.1)
+    assert found.accuracy("a, 400 steps").value == 1 and found.steps("a, 400 steps") == 400
+    assert found.accuracy("a").value == pytest.approx(0.8) and "b, 400 steps" not in found.arms
+    assert found.gain("a, 200 steps") is None and found.by_rate("a").keys() == set(RATES)
     with pytest.raises(CourseError, match="unknown arm 'c'"):
         found.rate("c")
     with pytest.raises(CourseError, match="no evidence on 'nothing'"):

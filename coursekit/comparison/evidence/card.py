@@ -40,7 +40,7 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], constant: fl
         "| arm | learning rate | steps | parameters | accuracy | 95 % | minus reference | 95 % | notes |",
         "|---|---|---|---|---|---|---|---|---|",
         *(
-            _row(shown[name], shown.get(grid.reference), name not in found)
+            _row(shown[name], shown.get(grid.reference), arm.name not in found)
             for arm in grid.arms
             for name in (arm.name, *(name for name in shown if name.startswith(derived(arm.name, ""))))
             if name in shown
@@ -79,7 +79,7 @@ def _row(one: Settled, reference: Settled | None, not_settled: bool) -> str:
         paired = f"| {gap.value:+.3f} | {gap.low:+.3f} to {gap.high:+.3f}"
     notes = ["preliminary"] if not_settled else []
     if one.gain is not None:
-        notes += [f"{one.gain:+.3f} by the last doubling"]
+        notes += [f"validation {one.gain:+.3f} by twice the steps"]
     notes += ["rate at an end of the grid"] if one.open else []
     return (
         f"| {one.arm} | {one.rate:g} | {one.steps} | {parameters:,} | {level.value:.3f} | {level.low:.3f} to "

@@ -69,9 +69,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Settled:
-    r"""How an arm was decided. gain: of mean validation accuracy by the last doubling of the steps, None where
-    they were not doubled or a run failed. open: whether the best rate still is at an end of the grid of rates itself.
-    runs: the longest, one a seed.
+    r"""How an arm was decided. steps, runs: those of its search, one run a seed. gain: of mean
+    validation accuracy by the last doubling of the steps, None where they were not doubled or a run failed. open:
+    whether the best rate still is at an end of the grid of rates itself.
     """
 
     arm: str
@@ -120,7 +120,7 @@ def mean_curve(runs: Sequence[Run]) -> list[tuple[int, float]]:
 def _of(grid: Grid, arm: Arm, runs: list[Run]) -> tuple[list[Cell], Settled | None]:
     r"""What the arm still needs, or how it is settled."""
     there = {run.cell: run for run in runs if run.cell.arm == arm.name}
-    steps = arm.steps or grid.steps
+    first = steps = arm.steps or grid.steps
     cells, rate = _search(grid, arm, there, steps)
     if cells:
         return cells, None
@@ -133,8 +133,8 @@ def _of(grid: Grid, arm: Arm, runs: list[Run]) -> tuple[list[Cell], Settled | No
         gain = None if reached is None or before is None else reached - before
         if gain is None or gain <= NOTHING:
             break
-    own = tuple(there[Cell(arm.name, steps, rate, seed)] for seed in grid.seeds)
-    return [], Settled(arm.name, rate, steps, gain, rate in (rates.GRID[0], rates.GRID[-1]), own)
+    own = tuple(there[Cell(arm.name, first, rate, seed)] for seed in grid.seeds)
+    return [], Settled(arm.name, rate, first, gain, rate in (rates.GRID[0], rates.GRID[-1]), own)
 
 
 def _search(grid: Grid, arm: Arm, there: Mapping[Cell, Run], steps: int) -> tuple[list[Cell], float]:

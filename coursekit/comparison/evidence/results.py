@@ -3,11 +3,12 @@ r"""What a file of evidence says, for a notebook: read from the runs alone, at e
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 from coursekit.comparison.evidence import intervals
+from coursekit.comparison.evidence.grid import derived
 from coursekit.comparison.evidence.intervals import Interval
 from coursekit.comparison.evidence.plan import Run, mean_curve
 from coursekit.comparison.evidence.store import parse
@@ -27,11 +28,25 @@ class Evidence:
 
     @cached_property
     def arms(self) -> dict[str, tuple[Run, ...]]:
-        r"""Each arm's runs, one a seed: the longest, at the learning rate that is best by the mean validation accuracy
-        over the seeds. An arm that is not yet run with every seed is left out.
+        r"""Each arm's runs, one a seed, at the learning rate that is best by the mean validation accuracy over the
+        seeds. Longer runs of the same arm are an arm of their own, "lora, 600 steps": what is compared has trained
+        equally long. An arm that is not yet run with every seed is left out.
         """
-        names = list(dict.fromkeys(run.cell.arm for run in self.runs))
-        return {name: best for name in names if (best := self._best(name))}
+        seeds = {run.cell.seed for run in self.runs}
+        by: dict[str, dict[int, dict[float, list[Run]]]] = {}
+        for run in self.runs:
+            if run.correct:
+                own = by.setdefault(run.cell.arm, {})
+                own.setdefault(run.cell.steps, {}).setdefault(run.cell.rate, []).append(run)
+        found = {}
+        for name, lengths in by.items():
+            for steps in sorted(lengths):
+                rates = {r: g for r, g in lengths[steps].items() if {run.cell.seed for run in g} == seeds}
+                if rates:
+                    best = max(sorted(rates), key=lambda rate: _validation(rates[rate]))
+                    runs = tuple(sorted(rates[best], key=lambda run: run.cell.seed))
+                    found[name if steps == min(lengths) else derived(name, f"{steps} steps")] = runs
+        return found
 
     def accuracy(self, arm: str) -> Interval:
         r"""Test accuracy, the mean over the seeds, with its 95 % interval."""
@@ -74,15 +89,9 @@ class Evidence:
         return [run for run in runs if run.cell.steps == shortest]
 
     def gain(self, arm: str) -> float | None:
-        r"""What the last doubling of the steps brought in mean validation accuracy; None where nothing was doubled."""
-        own = self._of(arm)
-        cells = [replace(run.cell, steps=run.cell.steps // 2) for run in own]
-        before = [run for run in self.runs if run.cell in cells]
-        if len(before) < len(own):
-            return None
-        return statistics.fmean(r.validation or 0.0 for r in own) - statistics.fmean(
-            r.validation or 0.0 for r in before
-        )
+        r"""What twice the steps brought in mean validation accuracy; None where that was not tried."""
+        longer = self.arms.get(derived(arm, f"{2 * self.steps(arm)} steps"))
+        return None if longer is None else _validation(longer) - _validation(self._of(arm))
 
     @property
     def minutes(self) -> float:
@@ -93,23 +102,10 @@ class Evidence:
         one_of("arm", arm, self.arms)
         return self.arms[arm]
 
-    def _best(self, arm: str) -> tuple[Run, ...]:
-        runs = [run for run in self.runs if run.cell.arm == arm and run.correct]
-        seeds = {run.cell.seed for run in self.runs}
-        by: dict[tuple[int, float], list[Run]] = {}
-        for run in runs:
-            by.setdefault((run.cell.steps, run.cell.rate), []).append(run)
-        whole: Mapping[tuple[int, float], list[Run]] = {
-            key: group for key, group in by.items() if {run.cell.seed for run in group} == seeds
-        }
-        if not whole:
-            return ()
-        longest = max(steps for steps, _ in whole)
-        rates = {rate: group for (steps, rate), group in whole.items() if steps == longest}
-        best = max(
-            sorted(rates), key=lambda rate: statistics.fmean(run.validation or 0.0 for run in rates[rate])
-        )
-        return tuple(sorted(rates[best], key=lambda run: run.cell.seed))
+
+def _validation(runs: Sequence[Run]) -> float:
+    r"""Mean validation accuracy over the seeds."""
+    return statistics.fmean(run.validation or 0.0 for run in runs)
 
 
 def read(topic: str) -> Evidence:
