@@ -1,4 +1,4 @@
-r"""Every method of the course on one task, each at its own learning rate and trained until its curve is flat."""
+r"""Every method of the course on one task, each at its own learning rate; of some, whether more steps would help."""
 
 from __future__ import annotations
 
