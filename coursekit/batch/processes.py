@@ -1,4 +1,4 @@
-r"""Runs one command and watches its tree of processes: wall time, peak memory, and a clean end.
+r"""Runs one command and watches its tree of processes: time, peak memory, and a clean end.
 
 Between this process and the command stands a guard, which is this file run as a script. Its stdin is a pipe that
 nobody writes to: when it closes, this process is gone, killed perhaps, and the guard ends what it had started.
@@ -27,12 +27,15 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Watched:
-    r"""How a command ended. `peak_bytes`: largest resident memory, summed over its tree, at any poll."""
+    r"""How a command ended. seconds: by the clock. cpu_seconds: CPU time of its tree, which does not depend on what
+    else the machine does. peak_bytes: largest resident memory, summed over its tree. Both as of the polls.
+    """
 
     returncode: int
     seconds: float
     peak_bytes: int
     timed_out: bool
+    cpu_seconds: float = 0.0
 
 
 def watch(
@@ -58,10 +61,11 @@ def watch(
     )
     root = psutil.Process(guard.pid)
     family: set[psutil.Process] = set()
+    busy: dict[psutil.Process, float] = {}
     peak, timed_out = 0, False
     try:
         while guard.poll() is None:
-            peak = max(peak, _resident(root, family))
+            peak = max(peak, _resident(root, family, busy))
             if stop is not None and stop.is_set():
                 raise Stopped
             if timeout is not None and time.monotonic() - start > timeout:
@@ -74,7 +78,7 @@ def watch(
         _end(family | {root})
         guard.wait()
         guard.stdin.close()
-    return Watched(guard.returncode, time.monotonic() - start, peak, timed_out)
+    return Watched(guard.returncode, time.monotonic() - start, peak, timed_out, sum(busy.values()))
 
 
 def _grow(family: set[psutil.Process], root: psutil.Process) -> None:
@@ -83,13 +87,15 @@ def _grow(family: set[psutil.Process], root: psutil.Process) -> None:
         family.update(root.children(recursive=True))
 
 
-def _resident(root: psutil.Process, family: set[psutil.Process]) -> int:
-    r"""Resident bytes, now, of everything below `root`."""
+def _resident(root: psutil.Process, family: set[psutil.Process], busy: dict[psutil.Process, float]) -> int:
+    r"""Resident bytes, now, of everything below `root`. busy: gets the CPU seconds of each process so far."""
     _grow(family, root)
     total = 0
     for member in list(family):
         with contextlib.suppress(psutil.Error):
             total += member.memory_info().rss
+            times = member.cpu_times()
+            busy[member] = times.user + times.system
     return total
 
 

@@ -16,15 +16,16 @@ class Result:
     r"""How one notebook went.
 
     status: "ok"; "failed" (a cell raised); "incomplete" (papermill was content, yet a cell did not run);
-    "timeout"; "invalid" (the file is no notebook). minutes: wall time. peak_memory: bytes, over the process
-    tree. executed, page: file names beside the summary, or empty. key: fingerprint of the inputs; beside: those of
-    the files in the notebook's folder.
+    "timeout"; "invalid" (the file is no notebook). minutes: wall time. cpu_minutes, peak_memory: CPU time and bytes
+    of the process tree. executed, page: file names beside the summary, or empty. key: fingerprint of the inputs;
+    beside: those of the files in the notebook's folder.
     """
 
     notebook: str
     status: str
     message: str = ""
     minutes: float = 0.0
+    cpu_minutes: float = 0.0
     peak_memory: int = 0
     cells: int = 0
     cells_run: int = 0

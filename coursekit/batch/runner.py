@@ -206,7 +206,10 @@ def _argument(path: Path) -> str:
 
 def _judge(job: Job, executed: Path, watched: Watched, said: str) -> Result:
     r"""The status: papermill's exit code, and what really was executed. said: papermill's last words, if known."""
-    measured = {"minutes": round(watched.seconds / 60, 3), "peak_memory": watched.peak_bytes, "key": job.key}
+    measured: dict[str, Any] = {
+        "minutes": round(watched.seconds / 60, 3), "cpu_minutes": round(watched.cpu_seconds / 60, 3),
+        "peak_memory": watched.peak_bytes, "key": job.key,
+    }  # fmt: skip
     cells: list[Any] = []
     if executed.exists():
         try:

@@ -386,6 +386,13 @@ def test_memory_is_that_of_the_whole_tree_at_its_peak():
     assert 200 << 20 < watched.peak_bytes < 300 << 20
 
 
+def test_cpu_time_is_that_of_the_tree_and_not_of_the_clock():
+    work = "import time; end = time.process_time() + 1\nwhile time.process_time() < end: pass"
+    parent = f"import subprocess, sys, time; subprocess.run([sys.executable, '-c', {work!r}]); time.sleep(1)"
+    watched = watch([sys.executable, "-c", parent])
+    assert 0.7 < watched.cpu_seconds < watched.seconds - 0.5
+
+
 def test_nothing_of_the_tree_outlives_its_time(tmp_path):
     r"""A child that detaches and ignores SIGTERM is ended all the same."""
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
