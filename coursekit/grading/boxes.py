@@ -91,7 +91,6 @@ def container_command(
     box: str,
     lib: Path,
     stage: Path,
-    report: Path,
     limits: Limits,
     inside: dict[str, str],
     models: Path | None,
@@ -122,7 +121,6 @@ def container_command(
         command += [x for p in ("/tmp", HOME) for x in ("--tmpfs", f"{p}:rw,size={size},mode=1777")]
         command += ["--shm-size", str(size)]
         command += [x for a, b in shown for x in ("--volume", f"{a}:{b}:ro")]
-        command += ["--volume", f"{report}:/out/report:rw"]
         command += [x for k, v in inside.items() for x in ("--env", f"{k}={v}")]
         return [*command, image]
     command = [
@@ -146,7 +144,7 @@ def container_command(
         "/tmp",
         "--writable-tmpfs",
     ]
-    command += [x for a, b in shown for x in ("--bind", f"{a}:{b}:ro")] + ["--bind", f"{report}:/out/report"]
+    command += [x for a, b in shown for x in ("--bind", f"{a}:{b}:ro")]
     command += [x for k, v in {**inside, "HOME": "/tmp"}.items() for x in ("--env", f"{k}={v}")]
     return [*command, image]
 

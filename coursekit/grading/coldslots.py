@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from coursekit.grading import boxes
 from coursekit.grading.inside.supervise import supervise
@@ -24,6 +24,8 @@ from coursekit.grading.slots import Slot
 
 class ColdSlot(Slot):
     r"""As Slot; `box` is podman, apptainer, pod or none."""
+
+    zygote_writes: ClassVar[bool] = False
 
     def __init__(self, box: str, *given: Any) -> None:
         super().__init__(*given)
@@ -40,6 +42,8 @@ class ColdSlot(Slot):
                 for path in (self.report, self.before, self.output)
             )
             wait, feed = os.pipe()
+            hear, tell = os.pipe()
+            stack.callback(os.close, hear)
             home = stack.enter_context(tempfile.TemporaryDirectory(dir=self.folder))
             if self.user is not None:
                 os.chown(home, self.user, self.user)
@@ -48,16 +52,18 @@ class ColdSlot(Slot):
             process = subprocess.Popen(
                 command,
                 stdin=wait,
-                stdout=output,
+                stdout=tell,
                 stderr=output,
                 env=environment,
                 cwd=home,
                 start_new_session=True,
             )
             os.close(wait)
+            os.close(tell)
             try:
                 verdict = supervise(
                     lambda: _code(process),
+                    hear,
                     report,
                     before,
                     output,
@@ -81,14 +87,14 @@ class ColdSlot(Slot):
             own = {"HOME": str(home), "TMPDIR": str(home), "MPLCONFIGDIR": str(home), "IPYTHONDIR": str(home)}
             if self.models is not None:
                 own["COURSEKIT_HOME"] = str(self.models)
-            run += [str(self.stage), str(self.report), json.dumps(limits)]
+            run += [str(self.stage), json.dumps(limits)]
             if self.user is not None:
                 shown = [*boxes.python_paths(), str(self.folder), str(self.lib)]
                 run = [sys.executable, "-P", "-m", f"{INSIDE}.door", str(self.user), *shown, "--", *run]
             return run, inside | own
-        run += ["/in", "/out/report", json.dumps(limits)]
+        run += ["/in", json.dumps(limits)]
         return boxes.container_command(
-            self.box, self.lib, self.stage, self.report, self.limits, inside, self.models, self.user, name
+            self.box, self.lib, self.stage, self.limits, inside, self.models, self.user, name
         ) + run, dict(os.environ)
 
 

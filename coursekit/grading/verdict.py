@@ -70,11 +70,14 @@ def probe_phase(
     answers: dict[str, dict[int, Any]] = {}
     trouble: dict[str, tuple[str, str]] = {}
     ended: set[str] = set()
+    now = None
     for record in records(content):
         id, event = record.get("id"), record["event"]
-        if not isinstance(id, str) or id not in asked:
+        if event == "exercise" and isinstance(id, str) and id in asked and id not in answers:
+            now, answers[id] = id, {}
+        if now is None or id != now:  # what is said of an exercise while another is asked counts for neither
             continue
-        mine = answers.setdefault(id, {})
+        mine = answers[now]
         case = record.get("case")
         case = case if type(case) is int and 0 <= case < len(asked[id]) else None
         if event == "missing":

@@ -1,6 +1,7 @@
 r"""A run without a zygote, for boxes that are made by others: podman, apptainer, a pod, or none at all.
 
-`python -m coursekit_box.cold STAGE REPORT LIMITS`: the questions come on standard input, output is standard output.
+`python -m coursekit_box.cold STAGE LIMITS`: the questions come on standard input, the report leaves on standard output,
+and what is printed on standard error.
 Two processes: the outer one is the parent of whatever the inner one leaves behind, and ends it.
 """
 
@@ -17,25 +18,25 @@ from . import namespaces
 from .zygote import set_limits
 
 
-def main(stage: str, report: str, limits: str) -> None:
+def main(stage: str, limits: str) -> None:
     r"""Fork, run, end what is left; exits as the inner process did."""
     namespaces.adopt_orphans()
     pid = os.fork()
     if pid == 0:
         os.setsid()
-        _inner(Path(stage), report, json.loads(limits))
+        _inner(Path(stage), json.loads(limits))
     os.close(0)
+    os.close(1)
     _, status = os.waitpid(pid, 0)
     _end_children()
     code = os.waitstatus_to_exitcode(status)
     os._exit(code if code >= 0 else 128 - code)
 
 
-def _inner(stage: Path, report: str, limits: dict[str, float]) -> None:
-    opened = os.open(report, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
-    questions = os.dup(0)
-    high = [os.dup2(d, 60 + i) for i, d in enumerate((opened, questions))]
+def _inner(stage: Path, limits: dict[str, float]) -> None:
+    high = [os.dup2(d, 60 + i) for i, d in enumerate((1, 0))]
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
     for target, source in zip((3, 4), high, strict=True):
         os.dup2(source, target)
     os.closerange(5, 1024)

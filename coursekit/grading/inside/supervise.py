@@ -7,6 +7,7 @@ handed over and answered. What the report said before that moment cannot speak o
 from __future__ import annotations
 
 import os
+import select
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ ASKED = b'{"event": "exercise", '
 
 def supervise(
     poll: Callable[[], int | None],
+    stream: int,
     report: int,
     before: int,
     output: int,
@@ -29,9 +31,10 @@ def supervise(
     r"""Watch one run until it ends or has to be ended; says how.
 
     poll: exit status of the process (negative: its signal), None while it runs.
-    report, output: descriptors of the two files that it writes.
-    before: of a file that gets what the report said before the questions were handed over: afterwards it can be
-    changed, and could tell them.
+    stream: what the process says is read from here, and can then be neither changed nor taken back by it.
+    before, report: descriptors of files, for what it says before the questions are handed over and afterwards: only
+    the latter could tell the questions.
+    output: descriptor of the file that gets what it prints.
     feed: pipe on which it waits for the questions.
     sample: bytes of memory and number of processes in the box.
 
@@ -39,29 +42,23 @@ def supervise(
     "code", "run" and "probe" (seconds).
     """
     os.set_blocking(feed, False)
+    told = _Told(stream, before, report)
     rest: memoryview | None = None
-    begun, ready, seen, sampled = time.monotonic(), None, 0, 0.0
-    turn: float | None = None
+    begun, sampled, turn = time.monotonic(), 0.0, None
     seconds, pause, end, code = {"run": 0.0, "probe": 0.0}, 0.002, None, None
     while end is None:
+        code = poll()
+        asking = told.ready
+        news = told.read(limits["report"])
         now = time.monotonic()
-        size = os.fstat(report).st_size
-        if size > seen:
-            if ready is not None and _position(report, ASKED, seen, size) is not None:
-                turn = now
-            found = _position(report, READY, seen, size) if ready is None else None
-            seen = size
-            if found is not None:
-                turn = now
-                ready, seconds["run"], begun = found + len(READY), now - begun, now
-                _copy(report, before, ready)
-                rest = memoryview(questions)
-                pause = 0.002
+        if told.ready and not asking:
+            seconds["run"], begun, rest = now - begun, now, memoryview(questions)
+        if told.ready and news:
+            turn = now
         if rest is not None:
             rest = _fed(feed, rest)
-        code = poll()
-        phase = "run" if ready is None else "probe"
-        if size >= limits["report"] or os.fstat(output).st_size > limits["output"]:
+        phase = "probe" if told.ready else "run"
+        if told.size >= limits["report"] or os.fstat(output).st_size > limits["output"]:
             end = "output_limit"
         elif code is not None:
             end = "exit"
@@ -76,13 +73,62 @@ def supervise(
             elif memory > limits["memory"]:
                 end = "memory_limit"
         if end is None:
-            time.sleep(pause)
-            pause = min(0.02, pause * 1.2)
-    phase = "run" if ready is None else "probe"
+            heard = [] if told.closed else [stream]
+            select.select(heard, [] if rest is None else [feed], [], pause)
+            pause = 0.002 if news or (heard and told.closed) else min(0.02, pause * 1.2)
+    if rest is not None or not told.ready:
+        os.close(feed)
+    phase = "probe" if told.ready else "run"
     seconds[phase] = time.monotonic() - begun
-    if ready is None:
-        _copy(report, before, limits["report"])
     return {"end": end, "phase": phase, "code": code, **seconds}
+
+
+class _Told:
+    r"""What a run says, written to one file until it is ready for the questions, and to another afterwards."""
+
+    def __init__(self, stream: int, before: int, report: int) -> None:
+        os.set_blocking(stream, False)
+        self.stream, self.before, self.report = stream, before, report
+        self.size, self.ready, self.closed = 0, False, False
+        self._last = b"\n"
+
+    def read(self, most: int) -> bool:
+        r"""Take what is there, until it is `most` bytes in all; whether READY or the begin of an exercise is in it."""
+        news = False
+        for _ in range(16):  # more than fits into a pipe or a socket, but not without end
+            if self.closed or self.size >= most:
+                break
+            try:
+                part = os.read(self.stream, min(most - self.size, 1 << 20))
+            except BlockingIOError:
+                break
+            except OSError:
+                part = b""
+            self.closed = not part
+            self.size += len(part)
+            news = self._keep(part) or news
+        return news
+
+    def _keep(self, part: bytes) -> bool:
+        seen = self._last + part
+        start, news = len(self._last), False
+        if not self.ready:
+            at = seen.find(b"\n" + READY)
+            self.ready = news = at >= 0
+            end = at + 1 + len(READY) if self.ready else len(seen)
+            _write(self.before, seen[start:end])
+            start = end
+        if self.ready:
+            # From the end of the line on: an exercise before READY is none.
+            news = seen.find(b"\n" + ASKED, start - 1 if news else 0) >= 0 or news
+            _write(self.report, seen[start:])
+        self._last = seen[-len(READY if not self.ready else ASKED) :]
+        return news
+
+
+def _write(target: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(target, content) :]
 
 
 def sampler(most: int) -> Callable[[], tuple[int, int]]:
@@ -114,22 +160,6 @@ def _share(pid: str) -> int:
             return sum(1024 * int(line.split()[1]) for line in file if line.startswith("Pss_Anon:"))
     except (OSError, ValueError):
         return 0
-
-
-def _copy(source: int, target: int, most: int) -> None:
-    content = os.pread(source, most, 0)
-    while content:
-        content = content[os.write(target, content) :]
-
-
-def _position(report: int, line: bytes, start: int, end: int) -> int | None:
-    r"""Where a line that begins so begins, if its end lies between `start` and `end`; all of it may lie before."""
-    start = max(0, start - len(line))
-    content = os.pread(report, min(end - start, 1 << 24), start)
-    at = content.find(line)
-    while at > 0 and content[at - 1 : at] != b"\n":
-        at = content.find(line, at + 1)
-    return None if at < 0 else start + at
 
 
 def _fed(feed: int, rest: memoryview) -> memoryview | None:

@@ -14,6 +14,7 @@ import os
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -58,9 +59,8 @@ def _preload(statements: list[str]) -> list[str]:
 
 def _run(job: dict[str, Any]) -> dict[str, Any]:
     begun = time.monotonic()
-    report = os.open(job["report"], os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW)
+    report, before = (os.open(job[name], os.O_WRONLY | os.O_NOFOLLOW) for name in ("report", "before"))
     output = os.open(job["output"], os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW)
-    before = os.open(job["before"], os.O_WRONLY | os.O_NOFOLLOW)
     with _Box(job["box"]) as box:
         made = time.monotonic() - begun
         said, say = os.pipe()
@@ -153,13 +153,15 @@ def _inside(box: _Box, job: dict[str, Any], report: int, before: int, output: in
     user = namespaces.join(box.pid)
     for path, (size, inodes) in job["tmpfs"].items():
         namespaces.limit_tmpfs(path, size, inodes)
+    # A socket of the box's own network. Unlike a file or a pipe it gives nothing back of what was said into it.
+    hear, tell = (end.detach() for end in socket.socketpair())
     wait, feed = os.pipe()
     entered, enter = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _become_student(user, report, output, wait, enter, limits, job["environment"])
-    os.close(wait)
-    os.close(enter)
+        _become_student(user, tell, output, wait, enter, limits, job["environment"])
+    for descriptor in (wait, enter, tell):
+        os.close(descriptor)
     with os.fdopen(
         entered, "rb"
     ) as file:  # before the student's code runs; a failure here is the grader's own
@@ -173,12 +175,14 @@ def _inside(box: _Box, job: dict[str, Any], report: int, before: int, output: in
         done, status = os.waitpid(pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if done else None
 
-    return supervise(poll, report, before, output, questions, feed, limits, sampler(limits["memory"]))
+    return supervise(
+        poll, hear, report, before, output, questions, feed, limits, sampler(limits["memory"])
+    )
 
 
 def _become_student(
     user: int,
-    report: int,
+    tell: int,
     output: int,
     wait: int,
     enter: int,
@@ -188,7 +192,7 @@ def _become_student(
     try:
         os.setsid()
         namespaces.end_with_parent()
-        high = [_above(d) for d in (report, wait, output, enter)]
+        high = [_above(d) for d in (tell, wait, output, enter)]
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         for target, source in ((1, high[2]), (2, high[2]), (3, high[0]), (4, high[1]), (5, high[3])):
             os.dup2(source, target)
