@@ -132,9 +132,13 @@ def preload(notebook: Path) -> list[str]:
     own = [
         c.source for c in cells if c.cell_type == "code" and c.metadata.get("nbgrader", {}).get("solution")
     ]
-    return list(
-        dict.fromkeys(["import torch", "import torch.nn.functional as F", "import numpy", *imports(own)])
+    # The last of these is what torch.autograd.grad imports when it is first given a gradient: a second, with sympy.
+    torch = (
+        "import torch",
+        "import torch.nn.functional as F",
+        "import torch.fx.experimental.symbolic_shapes",
     )
+    return list(dict.fromkeys([*torch, "import numpy", *imports(own)]))
 
 
 def fingerprint(common: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@ r"""The box from inside: what a submission sees, may write, may call. A submissi
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import os
@@ -9,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import NOTEBOOK, in_ci
+from conftest import NOTEBOOK, ROOT, in_ci
 from hostile import files
 
 from coursekit.grading import boxes, ids, package, verdict
+from coursekit.grading.inside import checks as inside_checks
 from coursekit.grading.judge import Judge
 from coursekit.grading.limits import MB, Limits
 from coursekit.grading.one import Assignment, Run
@@ -23,6 +25,19 @@ def test_ci_has_a_box():
     r"""Elsewhere the tests of boxes are skipped where there is no bubblewrap; in CI that would hide everything."""
     problem = boxes.probe("bwrap")
     assert problem is None or not in_ci(), problem
+
+
+def test_the_boxs_checks_have_every_name_that_a_notebook_imports():
+    r"""Else the whole import statement fails in the box, and all other names of it are missing too."""
+    there = {n.name for n in ast.parse(Path(inside_checks.__file__).read_text()).body if hasattr(n, "name")}
+    wanted = set()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+        for statement in package.imports(["".join(c["source"]) for c in cells]):
+            node = ast.parse(statement).body[0]
+            if isinstance(node, ast.ImportFrom) and node.module == "coursekit.checks":
+                wanted |= {alias.name for alias in node.names}
+    assert {"check", "numbers", "yours"} <= wanted <= there
 
 
 class Place:

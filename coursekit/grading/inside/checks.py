@@ -2,6 +2,7 @@ r"""What stands in the place of `coursekit.checks` inside the box: the real one 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -22,6 +23,11 @@ OWN: dict[str, dict[str, Any]] = {}
 def check(id: object, answer: object, variant: object = 0) -> Result:
     r"""Looks at nothing: the grader asks the function itself, afterwards."""
     return Result(id)
+
+
+def yours(id: object, answer: Callable[..., Any]) -> Callable[..., Any]:
+    r"""`answer`, whatever it is: there is nothing here to put in its place."""
+    return answer
 
 
 def numbers(id: str, variant: object = 0) -> dict[str, Any]:
