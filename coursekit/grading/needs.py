@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 #: Cell magics that only wrap a cell of Python.
 _WRAPPERS = re.compile(r"\A\s*%%(time|timeit|capture|prun)\b[^\n]*\n")
-#: Characters of a cell with IPython's magics: it is tokenised anew for each of them.
-MOST_MAGIC = 10_000
+#: Characters of a cell with IPython's magics, and how many of them: it is tokenised anew for each.
+MOST_MAGIC, MOST_MAGICS = 10_000, 100
 #: Methods of a package that change how it computes from then on.
 _SETTERS = re.compile(r"set_\w+|use_deterministic_algorithms")
 #: Functions that only look at what they are given.
@@ -119,13 +119,22 @@ def python(cell: str) -> tuple[str, ast.Module]:
     except SyntaxError:
         if len(cell) > MOST_MAGIC:
             raise
-        from IPython.core.inputtransformer2 import TransformerManager
-
-        try:
-            cell = TransformerManager().transform_cell(cell)
-        except RuntimeError as error:  # IPython's, after so many magics in one cell
-            raise SyntaxError("more magics than a cell may have") from error
+        cell = _without_magics(cell)
         return cell, ast.parse(cell)
+
+
+def _without_magics(cell: str) -> str:
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    class Manager(TransformerManager):
+        def do_token_transforms(self, lines: list[str]) -> list[str]:
+            for _ in range(MOST_MAGICS + 1):
+                changed, lines = self.do_one_token_transform(lines)
+                if not changed:
+                    return lines
+            raise SyntaxError(f"more than {MOST_MAGICS} magics in one cell")
+
+    return Manager().transform_cell(cell)
 
 
 def _closure(name: str, statements: list[_Statement]) -> set[_Statement]:

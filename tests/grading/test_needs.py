@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coursekit.grading.needs import needed
+from coursekit.grading.needs import MOST_MAGICS, needed
 
 IMPORTS = "import torch\nimport torch.nn.functional as F\nfrom slow import train"
 
@@ -63,6 +63,14 @@ def test_lines_keep_their_numbers_and_shared_lines_stay_whole():
 @pytest.mark.parametrize("head", ["%%time", "%%capture out", "%load_ext x", "!ls", "?answer"])
 def test_magics_are_no_obstacle(head):
     assert "return 1" in kept([f"{head}\ndef answer():\n    return 1"])
+
+
+def test_a_cell_has_only_so_many_magics():
+    r"""A thousand of them would take minutes to read, in which nobody else is graded."""
+    lines = "%x\n" * MOST_MAGICS
+    assert needed([f"{lines}answer = 1"], ["answer"]).copies == {"answer": 1}
+    found = needed([f"{lines}%x\nanswer = 1"], ["answer"])
+    assert found.copies == {"answer": 0} and "more than 100 magics" in found.broken[0]
 
 
 @pytest.mark.parametrize(
