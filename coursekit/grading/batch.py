@@ -100,4 +100,4 @@ def summary(out: Path, results: list[dict[str, Any]]) -> str:
     for result in results:
         counts[result["status"]] = counts.get(result["status"], 0) + 1
     listed = ", ".join(f"{n} {status}" for status, n in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
-    return f"{len(results)} graded ({listed}); see {out}"
+    return f"{len(results)} graded{f' ({listed})' if listed else ''}; see {out}"

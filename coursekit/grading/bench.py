@@ -15,7 +15,7 @@ from typing import Any
 from coursekit.grading import boxes, package, pseudonyms
 from coursekit.grading.coldslots import ColdSlot
 from coursekit.grading.folder import Batch
-from coursekit.grading.judge import Judge
+from coursekit.grading.judge import Judge, Unusable
 from coursekit.grading.one import Infrastructure, Run
 from coursekit.grading.plan import read_assignment
 from coursekit.grading.result import of_failure, of_run
@@ -129,25 +129,31 @@ class Bench:
                 self._idle.append(slot)
 
 
-_BENCHES: dict[tuple[int, str], Bench] = {}
+_BENCHES: dict[tuple[int, str], Bench | Unusable] = {}
 _GUARD = threading.Lock()
 
 
 def bench(out: Path) -> Bench:
-    r"""This process's bench for the batch in `out`."""
+    r"""This process's bench for the batch in `out`. Raises Unusable, after the first time without trying."""
     with _GUARD:
         key = (os.getpid(), str(out))
         if key not in _BENCHES:
-            _BENCHES[key] = Bench(Batch(out))
+            try:
+                _BENCHES[key] = Bench(Batch(out))
+            except Unusable as failure:
+                _BENCHES[key] = failure
             atexit.register(close, out)
-        return _BENCHES[key]
+        found = _BENCHES[key]
+    if isinstance(found, Unusable):
+        raise found
+    return found
 
 
 def stop(out: Path) -> None:
     r"""End what this process runs for the batch in `out`."""
     with _GUARD:
         found = _BENCHES.get((os.getpid(), str(out)))
-    if found is not None:
+    if isinstance(found, Bench):
         found.stop()
 
 
@@ -155,11 +161,18 @@ def close(out: Path) -> None:
     r"""Close this process's bench, where it has one."""
     with _GUARD:
         found = _BENCHES.pop((os.getpid(), str(out)), None)
-    if found is not None:
+    if isinstance(found, Bench):
         found.close()
 
 
 def grade_index(out: str, index: int) -> dict[str, Any]:
     r"""Grade one line of the manifest: what an executor is given, in this process or another."""
-    here = bench(Path(out))
-    return here.grade(here.batch.lines()[index])
+    batch = Batch(Path(out))
+    line = batch.lines()[index]
+    try:
+        return bench(batch.out).grade(line)
+    except Unusable as failure:
+        batch.event("infrastructure", submission=line["submission"], attempt=1, why=str(failure)[-2000:])
+        result = of_failure(line, read_assignment(batch)[0])
+        batch.write_result(result)
+        return result

@@ -141,7 +141,8 @@ def grade_all(
     failed = [line for line in batch.lines() if line["key"] and batch.result(line["key"]) is None]
     if failed and not only:
         typer.echo(
-            f"the grader itself failed for {len(failed)}: see {out / 'events.jsonl'}, then run it again",
+            f"coursekit: no mark for {len(failed)} of them, because the grader itself failed: {batch.why()}; "
+            f"see {out / 'events.jsonl'}, then run the same command again",
             err=True,
         )
         raise typer.Exit(3)
@@ -189,6 +190,7 @@ def grade_one(
                 bench.close(batch.out)
     typer.echo(f"{result['submission']}: {result['status']}")
     if result["status"] == "infrastructure":
+        typer.echo(f"coursekit: the grader itself failed: {batch.why()}", err=True)
         raise typer.Exit(3)
     return None
 

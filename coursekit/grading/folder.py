@@ -66,6 +66,12 @@ class Batch:
         r"""A line of events.jsonl: what the batch does, for a progress display elsewhere."""
         _append(self.out / "events.jsonl", {"time": _now(), "event": what, **more})
 
+    def why(self) -> str:
+        r"""The first line of the grader's own last failure."""
+        events = (self.out / "events.jsonl").read_text(encoding="utf-8").splitlines()
+        said = [e["why"] for e in map(json.loads, events) if e["event"] == "infrastructure"]
+        return said[-1].strip().splitlines()[0][:300] if said and said[-1].strip() else "it says nothing"
+
     def audit(self, what: str, **more: Any) -> None:
         r"""A line of audit.jsonl: who did what to the marks."""
         audit.note(self.out, what, **more)

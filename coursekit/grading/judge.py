@@ -26,6 +26,10 @@ class Crashed(RuntimeError):
     r"""The fork that looked at a submission's bytes was ended by them: by their size, or by a fault of a parser."""
 
 
+class Unusable(RuntimeError):
+    r"""There can be no judge: the checks cannot be loaded, which is a fault of the installation."""
+
+
 class Judge:
     r"""The grader's end: `Judge(secret, ids).ask("gate", ...)`. May be shared by threads."""
 
@@ -35,7 +39,9 @@ class Judge:
         self._process: subprocess.Popen[str] | None = None
 
     def ask(self, what: str, **given: Any) -> Any:
-        r"""One request, answered. Raises RuntimeError where the request cannot be answered at all."""
+        r"""One request, answered. Raises RuntimeError where the request cannot be answered at all, and CourseError for
+        an exercise that the checks do not know.
+        """
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._start()
@@ -61,13 +67,21 @@ class Judge:
         # The package that asks is the package that judges, also where it is not the installed one.
         root = str(Path(__file__).resolve().parents[2])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-        self._process = subprocess.Popen(
+        self._process = process = subprocess.Popen(
             [sys.executable, "-P", "-m", "coursekit.grading.judge"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True,
         )  # fmt: skip
-        answer = self._say(self._setting)
+        try:
+            answer = self._say(self._setting)
+        except (OSError, ValueError, AttributeError):
+            answer = {"error": f"the judge ended with status {process.wait()} while it loaded them"}
+        if "told" in answer:
+            raise CourseError(answer["told"])
         if "error" in answer:
-            raise CourseError(answer["error"])
+            self.close()
+            raise Unusable(
+                f"the checks cannot be loaded ({answer['error']}): install the course and what it needs again"
+            )
 
     def _say(self, request: dict[str, Any]) -> dict[str, Any]:
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -90,7 +104,10 @@ def main() -> None:
 
         work = Work(bytes.fromhex(setting["secret"]), setting["ids"], setting["cases"])
         print(json.dumps({"answer": "ready"}), file=channel)
-    except Exception as error:
+    except CourseError as error:
+        print(json.dumps({"told": str(error)}), file=channel)
+        return
+    except BaseException as error:  # a module may even end the process
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=channel)
         return
     gc.freeze()  # a collection in a fork would touch, and so copy, every page

@@ -25,12 +25,15 @@ def of_run(line: dict[str, Any], assignment: Assignment, found: dict[str, Any]) 
 
 
 def of_failure(line: dict[str, Any], assignment: Assignment) -> dict[str, Any]:
-    r"""The result where the grader failed twice: no mark, and nobody's fault but the grader's."""
+    r"""The result where the grader failed twice: no mark, and nobody's fault but the grader's.
+
+    What there was to earn is 0 where the checks, which say it, could not be loaded.
+    """
     exercises = [
-        {"id": id, "points": 0, "of": of, "status": "infrastructure", "message": SAYS["infrastructure"],
+        {"id": id, "points": 0, "of": assignment.points.get(id, 0), "status": "infrastructure", "message": SAYS["infrastructure"],
          "cases": assignment.cases, "right": 0, "copies": 0,
          "ran": "training" if id in assignment.budgets else "questions", "measured": None}
-        for id, of in assignment.points.items()
+        for id in assignment.ids
     ]  # fmt: skip
     found = {
         "status": "infrastructure", "message": SAYS["infrastructure"], "where": None, "exercises": exercises,

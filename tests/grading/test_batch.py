@@ -246,6 +246,23 @@ def test_without_a_box_nothing_is_run_and_the_error_is_the_probes_own(
     assert not list((tmp_path / "marks" / "results").iterdir())
 
 
+def test_checks_that_cannot_be_loaded_are_nobodys_fault_but_the_graders(
+    box: str, tmp_path: Path, folder: Path, monkeypatch
+):
+    (tmp_path / "torch.py").write_text("import no_such_package\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # for the judge, which is a process of its own
+    batch = planned(tmp_path / "marks", folder)
+    command = ["--out", str(batch.out), "--notebook", str(NOTEBOOK), "--box", "bwrap"]
+    done = CliRunner().invoke(app, ["grade", str(folder), *command])
+    assert done.exit_code == 3 and isinstance(done.exception, SystemExit), done.output
+    said = done.stderr.splitlines()
+    assert len(said) == 1 and "cannot be loaded (ModuleNotFoundError: No module named 'no_such_package')" in said[0]
+    results = [json.loads(path.read_text()) for path in batch.results.iterdir()]
+    assert [r["status"] for r in results] == ["infrastructure"] * len(batch.lines())
+    one = CliRunner().invoke(app, ["grade", "one", "--out", str(batch.out), "--index", "0"])
+    assert (one.exit_code, one.stdout) == (3, "ada: infrastructure\n") and "no_such_package" in one.stderr
+
+
 @pytest.mark.slow
 def test_without_isolation_every_result_says_so(tmp_path: Path, folder: Path):
     place = tmp_path / "submissions"
