@@ -20,8 +20,9 @@ _SOLUTION = re.compile(
 def release(notebook: Path, out: Path) -> list[str]:
     r"""Write the student's copy of `notebook` to `out`; returns the ids of its exercises, in order.
 
-    Outputs and execution counts go. Of an answered exercise its first lines stay, the signature and the docstring;
-    between `### BEGIN SOLUTION` and `### END SOLUTION` nothing does. Metadata is nbgrader's, schema 3: the check after
+    Outputs and execution counts go. What `solve` answered is handed out as it was before. Of what somebody else
+    answered the first lines stay, signature and docstring; between `### BEGIN SOLUTION` and `### END SOLUTION` nothing
+    does. Metadata is nbgrader's, schema 3: the check after
     each exercise is locked and has its points, and neither cell can be deleted.
 
     Raises CourseError where there is no notebook or no exercise, or where an exercise has no check.
@@ -41,7 +42,8 @@ def release(notebook: Path, out: Path) -> list[str]:
         meta = cell.metadata.get("nbgrader", {})
         if meta.get("solution"):
             ids.append(meta.grade_id)
-            cell.source = without_answer(cell.source, meta.grade_id.replace("-", "_"))
+            blank = cell.metadata.pop("coursekit", {}).get("blank")
+            cell.source = blank or without_answer(cell.source, meta.grade_id.replace("-", "_"))
             cell.metadata["nbgrader"] = _metadata(meta.grade_id, solution=True)
             cell.metadata["deletable"] = False
         elif meta.get("grade"):
@@ -63,40 +65,62 @@ def release(notebook: Path, out: Path) -> list[str]:
     return ids
 
 
-#: A place in a class that waits for code.
+#: A place in a method that waits for code.
 _BLANK = re.compile(r"^\s*(return )?\.\.\.  # your code", re.MULTILINE)
+#: On the first line of a function that is handed out: it shows a class, which is the exercise, to the check.
+_GIVEN = "leave it as it is"
 
 
 def without_answer(source: str, name: str) -> str:
-    r"""The cell of exercise `name` as it is handed out. A stub stays as it is, with all that stands around it."""
+    r"""The cell of exercise `name` as it is handed out. A stub stays as it is, with all that stands around it.
+
+    A class that is to be filled in keeps its methods' first lines, and the function that shows it to the check all.
+    """
     if _SOLUTION.search(source):
         return _SOLUTION.sub(lambda m: m["indent"] + STUB, source)
     try:
-        functions = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == name]
+        body = ast.parse(source).body
     except SyntaxError:
         raise CourseError(f"the cell of {name} is no Python: mend it, or mark its answer.") from None
+    functions = [n for n in body if isinstance(n, ast.FunctionDef) and n.name == name]
     if len(functions) != 1:
         raise CourseError(f"the cell of {name} must define the function {name} once.")
     (function,) = functions
     if is_stub(function):
         return source
-    blank = [n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and _is_blank(source, n)]
-    if (
-        blank
-    ):  # the class is the exercise, and the function shows it to the check: what stands between is an answer
-        head = "\n".join(source.splitlines()[: blank[-1].end_lineno])
-        return f"{head}\n\n\n{ast.get_source_segment(source, function)}"
+    lines = source.splitlines()
+    if any(_GIVEN in line for line in lines[function.lineno - 1 : function.body[0].lineno - 1]):
+        methods = [m for c in body if isinstance(c, ast.ClassDef) for m in c.body]
+        methods = [m for m in methods if isinstance(m, ast.FunctionDef)]
+        answered = [m for m in methods if not _BLANK.search("\n".join(lines[m.lineno - 1 : m.end_lineno]))]
+        return _emptied(source, body, answered) if answered else source
     # Whatever else stands in an answered cell, comments too, may be part of the answer.
+    return "\n".join(_first_lines(source, function))
+
+
+def _emptied(source: str, body: list[ast.stmt], answered: list[ast.FunctionDef]) -> str:
+    r"""Imports, classes and functions of a cell, with nothing but the first lines of the methods `answered`."""
+    lines = source.splitlines()
+    parts = ["\n".join(ast.unparse(n) for n in body if isinstance(n, ast.Import | ast.ImportFrom))]
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            kept, at = list[str](), node.lineno - 1
+            for method in (m for m in answered if m in getattr(node, "body", ())):
+                kept += lines[at : method.lineno - 1]
+                kept += [f"    {line}" for line in _first_lines(source, method)]
+                at = method.end_lineno or method.lineno
+            parts.append("\n".join([*kept, *lines[at : node.end_lineno]]))
+    return "\n\n\n".join(filter(None, parts))
+
+
+def _first_lines(source: str, function: ast.FunctionDef) -> list[str]:
+    r"""Signature and docstring of a function, and the stub in the place of its answer; not indented."""
     returns = f" -> {ast.unparse(function.returns)}" if function.returns else ""
-    kept = [f"def {name}({ast.unparse(function.args)}){returns}:"]
+    kept = [f"def {function.name}({ast.unparse(function.args)}){returns}:"]
     if ast.get_docstring(function) is not None:
         docstring = ast.get_source_segment(source, function.body[0]) or ""
         kept.append(f"    {docstring}")
-    return "\n".join([*kept, f"    {STUB}"])
-
-
-def _is_blank(source: str, node: ast.ClassDef) -> bool:
-    return bool(_BLANK.search(ast.get_source_segment(source, node) or ""))
+    return [*kept, f"    {STUB.removeprefix('return ') if function.name == '__init__' else STUB}"]
 
 
 def is_stub(function: ast.FunctionDef) -> bool:

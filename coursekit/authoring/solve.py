@@ -38,6 +38,7 @@ def solve(notebook: Path, out: Path, solutions: Path | None = None) -> list[str]
             cell.outputs, cell.execution_count = [], None
         if cell.cell_type == "code" and exercise.get("solution"):
             name = exercise["grade_id"].replace("-", "_")
+            cell.metadata.setdefault("coursekit", {"blank": cell.source})  # for `release`
             cell.source = _replaced(cell.source, name, answers.source(name))
             answered.append(exercise["grade_id"])
     if not answered:

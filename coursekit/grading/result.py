@@ -30,8 +30,8 @@ def of_failure(line: dict[str, Any], assignment: Assignment) -> dict[str, Any]:
     What there was to earn is 0 where the checks, which say it, could not be loaded.
     """
     exercises = [
-        {"id": id, "points": 0, "of": assignment.points.get(id, 0), "status": "infrastructure", "message": SAYS["infrastructure"],
-         "cases": assignment.cases, "right": 0, "copies": 0,
+        {"id": id, "points": 0, "of": assignment.points.get(id, 0), "status": "infrastructure",
+         "message": SAYS["infrastructure"], "cases": assignment.cases, "right": 0, "copies": 0,
          "ran": "training" if id in assignment.budgets else "questions", "measured": None}
         for id in assignment.ids
     ]  # fmt: skip

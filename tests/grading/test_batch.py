@@ -256,7 +256,10 @@ def test_checks_that_cannot_be_loaded_are_nobodys_fault_but_the_graders(
     done = CliRunner().invoke(app, ["grade", str(folder), *command])
     assert done.exit_code == 3 and isinstance(done.exception, SystemExit), done.output
     said = done.stderr.splitlines()
-    assert len(said) == 1 and "cannot be loaded (ModuleNotFoundError: No module named 'no_such_package')" in said[0]
+    assert (
+        len(said) == 1
+        and "cannot be loaded (ModuleNotFoundError: No module named 'no_such_package')" in said[0]
+    )
     results = [json.loads(path.read_text()) for path in batch.results.iterdir()]
     assert [r["status"] for r in results] == ["infrastructure"] * len(batch.lines())
     one = CliRunner().invoke(app, ["grade", "one", "--out", str(batch.out), "--index", "0"])

@@ -175,9 +175,7 @@ def _inside(box: _Box, job: dict[str, Any], report: int, before: int, output: in
         done, status = os.waitpid(pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if done else None
 
-    return supervise(
-        poll, hear, report, before, output, questions, feed, limits, sampler(limits["memory"])
-    )
+    return supervise(poll, hear, report, before, output, questions, feed, limits, sampler(limits["memory"]))
 
 
 def _become_student(
