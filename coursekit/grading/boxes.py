@@ -38,9 +38,10 @@ def bwrap_flags() -> str:
 
 
 def python_paths() -> list[str]:
-    r"""The folders that this Python and its packages lie in, outermost only."""
+    r"""The folders that this Python and its packages lie in, also those that a .pth file adds; outermost only."""
     paths = {sys.prefix, sys.base_prefix, sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")}
     paths |= {sysconfig.get_path("platlib"), str(Path(sys.executable).resolve().parent.parent)}
+    paths |= {p for p in sys.path if os.path.basename(p) in ("site-packages", "dist-packages")}
     real = sorted({os.path.realpath(p) for p in paths} | {os.path.abspath(p) for p in paths})
     return [p for p in real if not any(p.startswith(q + "/") for q in real)]
 

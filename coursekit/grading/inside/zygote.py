@@ -36,6 +36,7 @@ def main() -> None:
     from . import engine, student  # noqa: F401  (warm)
 
     engine.shell(setting["home"])
+    engine.warm(Path(setting["home"]))
     gc.freeze()  # a collection in a fork would touch, and so copy, every page
     print(json.dumps({"ready": time.monotonic() - begun, "failed": failed}), file=channel)
     while line := sys.stdin.buffer.raw.readline():
