@@ -23,7 +23,7 @@ def files(path: Path) -> dict[str, bytes]:
     for name, content in _contents(path):
         together += len(content)
         if together > MOST_TOGETHER:
-            raise Refused(f"its files have more than {MOST_TOGETHER // 2**20} MB together")
+            raise Refused(f"its files are larger than {MOST_TOGETHER // 2**20} MB in total")
         if len(found) >= MOST_FILES:
             raise Refused(f"it has more than {MOST_FILES} files")
         found[name] = content
@@ -34,11 +34,11 @@ def the_notebook(names: list[str], wanted: str) -> str:
     r"""Which of the files is the submission: the only notebook, or the one that is called as the assignment is."""
     notebooks = [n for n in names if n.endswith(".ipynb") and ".ipynb_checkpoints" not in n]
     if not notebooks:
-        raise Refused("there is no notebook in it (a file that ends in .ipynb)")
+        raise Refused("it contains no notebook (no .ipynb file)")
     if len(notebooks) > 1:
         named = [n for n in notebooks if wanted in PurePosixPath(n).stem]
         if len(named) != 1:
-            raise Refused(f"there are {len(notebooks)} notebooks in it: hand in one, called {wanted}.ipynb")
+            raise Refused(f"it contains {len(notebooks)} notebooks: hand in one, named {wanted}.ipynb")
         return named[0]
     return notebooks[0]
 
@@ -101,13 +101,13 @@ def _zip(content: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     if stat.S_ISLNK(member.external_attr >> 16):
-        raise Refused("the zip holds a link: put the file itself into it")
+        raise Refused("the zip contains a link: put the file itself into it")
     if member.file_size > MOST or member.file_size > MOST_DENSITY * max(member.compress_size, 5_000):
-        raise Refused("the zip holds a file that is too large when it is unpacked")
+        raise Refused("the zip contains a file that is too large once unpacked")
     with archive.open(member) as file:
         content = file.read(MOST + 1)  # the size that a zip states is a claim
     if len(content) > MOST:
-        raise Refused("the zip holds a file that is too large when it is unpacked")
+        raise Refused("the zip contains a file that is too large once unpacked")
     return content
 
 
@@ -115,9 +115,9 @@ def safe_name(name: str) -> str:
     r"""A relative name that stays inside. Raises Refused for one that would not."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name or ":" in path.parts[0]:
-        raise Refused("the zip holds a name that leads out of its folder")
+        raise Refused("the zip contains a path that leads outside its folder")
     if len(str(path)) > 300 or len(path.parts) > 20 or any(len(p.encode()) > 200 for p in path.parts):
-        raise Refused("the zip holds a name that is too long")
+        raise Refused("the zip contains a path that is too long")
     return str(path)
 
 

@@ -192,8 +192,8 @@ def pick(box: str) -> str:
             return name
         tried.append(f"{name}: {problem}")
     raise CourseError(
-        f"no box can be made here, so nothing is run ({'; '.join(tried)}). Install bubblewrap (apt-get install "
-        "bubblewrap), or pass --box pod inside a pod of its own"
+        f"no sandbox works on this machine, so nothing was run ({'; '.join(tried)}). Install bubblewrap "
+        "(apt-get install bubblewrap), or pass --box pod inside a pod of its own"
     )
 
 
@@ -204,7 +204,7 @@ def probe(box: str) -> str | None:
     if box == "pod":
         if os.environ.get("KUBERNETES_SERVICE_HOST") or Path("/run/.containerenv").exists():
             return None
-        return "this is no pod: neither KUBERNETES_SERVICE_HOST nor /run/.containerenv is there"
+        return "this is not a pod: neither KUBERNETES_SERVICE_HOST nor /run/.containerenv is there"
     command = {
         "bwrap": [
             "bwrap",

@@ -43,30 +43,32 @@ class _Settings:
     r"""The options that `grade all` and `grade plan` have in common."""
 
     roster: Annotated[
-        Path | None, typer.Option(help="CSV with a column id, and what else is known of people.")
+        Path | None, typer.Option(help="CSV file with a column id and, optionally, more about each person.")
     ] = None
     notebook: Annotated[Path | None, typer.Option(help="The course's own notebook. Default: guessed.")] = None
     variants: Annotated[
-        bool, typer.Option("--variants", help="Every student has numbers of his own: see `grade variants`.")
+        bool, typer.Option("--variants", help="Each student has their own numbers: see `grade variants`.")
     ] = False
     box: Annotated[str, typer.Option(help="auto, bwrap, podman, apptainer, pod or runner.")] = "auto"
     unsafe: Annotated[
         bool,
-        typer.Option("--unsafe-no-isolation", help="Run submissions with your own rights. Never do this."),
+        typer.Option(
+            "--unsafe-no-isolation", help="Run submissions with your own permissions. Never do this."
+        ),
     ] = False
     whole: Annotated[bool, typer.Option("--whole", help="Run the complete notebooks too.")] = False
     profile: Annotated[
         str | None, typer.Option(help="With --whole: smoke, gpu, or a papermill parameter file.")
     ] = None
-    seconds: Annotated[float | None, typer.Option(help="Seconds for the cells that the exercises need.")] = (
-        None
-    )
-    exercise_seconds: Annotated[
-        float | None, typer.Option(help="Seconds for the answers of one exercise.")
+    seconds: Annotated[
+        float | None, typer.Option(help="Time limit for the cells that exercises need, in seconds.")
     ] = None
-    memory: Annotated[float | None, typer.Option(help="GB of memory that a submission may use.")] = None
+    exercise_seconds: Annotated[
+        float | None, typer.Option(help="Time limit for one exercise, in seconds.")
+    ] = None
+    memory: Annotated[float | None, typer.Option(help="Memory limit for one submission, in GB.")] = None
     whole_minutes: Annotated[
-        float | None, typer.Option(help="With --whole: minutes for the complete notebook.")
+        float | None, typer.Option(help="With --whole: time limit for the complete notebook, in minutes.")
     ] = None
 
     def plan(self, batch: Any, submissions: Path) -> list[dict[str, Any]]:
@@ -118,9 +120,11 @@ def grade_all(
     submissions: Folder,
     settings: _Settings,
     out: Out = Path("marks"),
-    jobs: Annotated[int, typer.Option(help="Submissions at the same time.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Number of submissions graded at the same time.")] = 1,
     only: Annotated[list[str] | None, typer.Option(help="Only this submission; may be repeated.")] = None,
-    regrade: Annotated[str, typer.Option(help="changed, or all: also what has a mark.")] = "changed",
+    regrade: Annotated[
+        str, typer.Option(help="`changed`, or `all` to grade again what has a mark.")
+    ] = "changed",
     anonymous: commands.Anonymous = False,
 ) -> None:
     r"""Grade a folder of submissions: plan, run each in a box of its own, collect. Run it again to go on."""
@@ -167,7 +171,7 @@ def plan_only(submissions: Folder, settings: _Settings, out: Out = Path("marks")
 def grade_one(
     out: Out = Path("marks"),
     index: Annotated[int, typer.Option(help="Line of the manifest, from 0.")] = 0,
-    again: Annotated[bool, typer.Option("--again", help="Also where it has a mark.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Even if it already has a mark.")] = False,
 ) -> None:
     r"""Grade one line of the manifest in a process of its own; does nothing where it has a mark."""
     from coursekit.grading import bench
@@ -180,7 +184,7 @@ def grade_one(
         raise CourseError(f"--index {index}: the manifest has the lines 0 to {len(lines) - 1}")
     line = lines[index]
     if line["key"] is None:
-        return typer.echo(f"{line['submission']}: nothing was handed in")
+        return typer.echo(f"{line['submission']}: nothing was submitted")
     with batch.lock(shared=True):
         result = None if again else batch.result(line["key"])
         if result is None:

@@ -17,7 +17,7 @@ from coursekit.files import replace_text
 from coursekit.grading import audit, manual, pages, pseudonyms, tables
 from coursekit.grading.entry import Entry, Part
 
-#: Statuses that a result has not: nothing was handed in; it is still to be graded.
+#: Statuses that a result has not: nothing was submitted; it is still to be graded.
 NOTHING, WAITING = "not_handed_in", "waiting"
 
 
@@ -163,7 +163,7 @@ def _entry(
     common = {"person": line.get("person") or {}, "submitted": line.get("submitted")}
     if result is None:
         handed_in = line["key"] is not None
-        status, message = (WAITING, "still to be graded") if handed_in else (NOTHING, "nothing was handed in")
+        status, message = (WAITING, "still to be graded") if handed_in else (NOTHING, "nothing was submitted")
         nobody_s = [
             {"id": e["id"], "of": e["of"], "points": 0, "status": status, "message": message}
             for e in exercises

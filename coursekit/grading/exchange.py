@@ -26,7 +26,7 @@ def problem() -> str | None:
     if not os.environ.get(VARIABLE):
         return f"set {VARIABLE} to the socket of `coursekit grade runner`"
     try:
-        return None if ask({}, 60) == {"runner": "ready"} else "what listens there is no runner"
+        return None if ask({}, 60) == {"runner": "ready"} else "what listens there is not a runner"
     except (OSError, ValueError) as error:
         return f"the runner does not answer: {error}"
 

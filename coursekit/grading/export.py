@@ -186,7 +186,7 @@ def _moodle(marks: list[Mark], place: Path, options: Options) -> Path:
         for id in found:
             if id in filled:
                 raise CourseError(
-                    f"{options.fill.name}, line {number}: {id} is there twice; give --id-column."
+                    f"{options.fill.name}, line {number}: {id} appears twice: give --id-column."
                 )
             filled.add(id)
             mark = next(m for m in marks if m.entry.id == id)
@@ -196,7 +196,7 @@ def _moodle(marks: list[Mark], place: Path, options: Options) -> Path:
                     row[comment] = mark.entry.message
     if not filled:
         raise CourseError(
-            f"{options.fill.name} has nobody of this batch: give --id-column, or a roster with e-mails."
+            f"{options.fill.name} lists nobody from this batch: give --id-column, or a roster with e-mails."
         )
     missing = sorted(m.entry.id for m in marks if m.entry.id not in filled and m.points)
     if missing:

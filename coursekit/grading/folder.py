@@ -40,7 +40,7 @@ class Batch:
             return bytes.fromhex((self.out / "secret").read_text().strip())
         except (OSError, ValueError) as error:
             raise CourseError(
-                f"{self.out} has no usable secret: make the folder anew with `grade plan`"
+                f"{self.out} has no usable secret: create the folder again with `coursekit grade plan`"
             ) from error
 
     def lines(self) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ class Batch:
                 fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except OSError:
                 raise CourseError(
-                    f"another grader works on {self.out}: wait for it, or give another --out"
+                    f"another grader is working on {self.out}: wait for it, or choose another --out"
                 ) from None
             yield
 

@@ -46,11 +46,11 @@ def read_file(path: Path, most: int = MOST) -> bytes:
             raise Refused("it is not a regular file: hand in the notebook itself")
         if kind.st_size > most:
             raise Refused(
-                f"it has {kind.st_size / 2**20:.0f} MB, at most {most / 2**20:.0f} MB are read: clear the outputs"
+                f"it has {kind.st_size / 2**20:.0f} MB and the limit is {most / 2**20:.0f} MB: clear its outputs"
             )
         content = file.read(most + 1)
     if len(content) > most:
-        raise Refused("it grows while it is read")
+        raise Refused("it kept growing while it was being read")
     return content
 
 
@@ -58,7 +58,7 @@ def notebook(content: bytes) -> list[Cell]:
     r"""The code cells of a notebook, from its bytes. Raises Refused with what is wrong with it."""
     if len(content) > MOST:
         raise Refused(
-            f"it has {len(content) / 2**20:.0f} MB, at most {MOST / 2**20:.0f} MB are read: clear the outputs"
+            f"it has {len(content) / 2**20:.0f} MB and the limit is {MOST / 2**20:.0f} MB: clear its outputs"
         )
     if not content.strip():
         raise Refused("the file is empty")
@@ -69,22 +69,20 @@ def notebook(content: bytes) -> list[Cell]:
     try:
         data = json.loads(text, parse_constant=float)
     except RecursionError as error:
-        raise Refused("its JSON is nested too deeply") from error
+        raise Refused("its JSON is too deeply nested") from error
     except ValueError as error:
         raise Refused(f"it is not valid JSON: {str(error)[:80]}") from error
     if not isinstance(data, dict) or not data:
-        raise Refused("its JSON is no notebook: it must be an object with cells")
+        raise Refused("its JSON is not a notebook: a notebook is an object with cells")
     version = data.get("nbformat")
     if type(version) is not int or version != 4:
         shown = version if type(version) is int and abs(version) < 1000 else "none"
-        raise Refused(
-            f"it is in notebook format {shown}: open it in Jupyter and save it, which makes it format 4"
-        )
+        raise Refused(f"its notebook format is {shown}, not 4: open it in Jupyter and save it again")
     cells = data.get("cells")
     if not isinstance(cells, list):
         raise Refused("it has no list of cells")
     if len(cells) > MOST_CELLS:
-        raise Refused(f"it has {len(cells):,} cells, at most {MOST_CELLS:,} are read")
+        raise Refused(f"it has {len(cells):,} cells and the limit is {MOST_CELLS:,}")
     found = [c for n, cell in enumerate(cells, start=1) if (c := _cell(n, cell)) is not None]
     if sum(len(c.source) for c in found) > MOST_CODE:
         raise Refused(f"it has more than {MOST_CODE:,} characters of code")
@@ -93,7 +91,7 @@ def notebook(content: bytes) -> list[Cell]:
 
 def _cell(number: int, cell: Any) -> Cell | None:
     if not isinstance(cell, dict) or cell.get("cell_type") not in ("code", "markdown", "raw"):
-        raise Refused(f"cell {number} is no cell")
+        raise Refused(f"cell {number} is not a valid cell")
     source = cell.get("source")
     if isinstance(source, list) and all(isinstance(line, str) for line in source):
         source = "".join(source)
@@ -102,9 +100,11 @@ def _cell(number: int, cell: Any) -> Cell | None:
     try:
         source.encode()
     except UnicodeEncodeError as error:
-        raise Refused(f"the source of cell {number} holds half a character") from error
+        raise Refused(
+            f"the source of cell {number} contains an incomplete character (a lone surrogate)"
+        ) from error
     if "\0" in source:
-        raise Refused(f"the source of cell {number} holds a zero byte")
+        raise Refused(f"the source of cell {number} contains a null character")
     metadata = cell.get("metadata")
     tags = metadata.get("tags") if isinstance(metadata, dict) else None
     tags = tuple(t for t in tags if isinstance(t, str)) if isinstance(tags, list) else ()

@@ -284,5 +284,5 @@ def is_blank(node: ast.FunctionDef) -> bool:
 
 def _says(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
-        return f"line {error.lineno} is not Python: {error.msg}" if error.lineno else str(error.msg)
-    return "the cell is nested too deeply to be read"
+        return f"line {error.lineno} is not valid Python: {error.msg}" if error.lineno else str(error.msg)
+    return "the cell is too deeply nested to be read"

@@ -88,7 +88,7 @@ class Run:
             skip += [] if cell is None else [cell]
         for id in ids:
             if id not in self.found:
-                self._settle(id, "kernel_died", "the exercises before it ended the kernel again and again")
+                self._settle(id, "kernel_died", "the exercises before it kept killing the kernel")
 
     def _complete(self) -> tuple[str, str, int | None] | None:
         r"""Run the complete notebook; None where it came to its end, else status, message and cell."""
@@ -131,7 +131,7 @@ class Run:
         )
         self.times["gate"] += time.monotonic() - begun
         if looked is None:
-            return "it cannot be read within the limits of the grader"
+            return "the grader ran out of time or memory while reading it"
         if "refused" in looked:
             return looked["refused"]
         self.files = looked["files"]
@@ -221,7 +221,7 @@ class Run:
         share = right / cases if share is None else share
         name = id.replace("-", "_")
         if status == "missing_name" and not message:
-            message = f"there is no function {name}"
+            message = f"there is no function called {name}"
         self.found[id] = {
             "id": id, "points": round(of * share, 2), "of": of, "status": status,
             "message": message or SAYS[status], "cases": cases, "right": right,
@@ -248,7 +248,7 @@ class Run:
             exercise.pop("where", None)
         if message is None:
             place = f"cell {where}" if where else speaking["id"]
-            message = "everything is right" if status == "ok" else f"{place}: {speaking['message']}"
+            message = "everything is correct" if status == "ok" else f"{place}: {speaking['message']}"
         if complete is not None and gravest([status, complete[0]]) == complete[0]:
             status, said, cell = complete
             message = f"cell {cell}: {said}" if cell else said
@@ -288,6 +288,6 @@ def _ending(verdict: dict[str, Any]) -> tuple[str, str]:
         -11: "a segmentation fault",
         -9: "it was killed",
         -6: "it aborted",
-        -24: "its processor time was used up",
+        -24: "it used up its CPU time",
     }
     return "kernel_died", f"the kernel died: {how.get(code, f'it ended with status {code}')}"

@@ -14,26 +14,26 @@ if TYPE_CHECKING:
 
 #: What a status is called on a page, and which of four colours it has.
 STATUS = {
-    "ok": ("right", "good"),
+    "ok": ("correct", "good"),
     "wrong": ("wrong", "bad"),
     "not_attempted": ("not attempted", "idle"),
-    "missing_name": ("function missing", "bad"),
+    "missing_name": ("missing function", "bad"),
     "error": ("error", "bad"),
-    "missing_dependency": ("package missing", "bad"),
-    "incomplete": ("left early", "bad"),
-    "invalid_output": ("answer unreadable", "bad"),
+    "missing_dependency": ("missing package", "bad"),
+    "incomplete": ("stopped early", "bad"),
+    "invalid_output": ("unreadable answer", "bad"),
     "output_limit": ("too much output", "bad"),
     "disk_limit": ("too many files", "bad"),
     "process_limit": ("too many processes", "bad"),
     "memory_limit": ("too much memory", "bad"),
-    "timeout": ("too slow", "bad"),
+    "timeout": ("timed out", "bad"),
     "kernel_died": ("kernel died", "bad"),
-    "invalid_notebook": ("no notebook", "bad"),
-    "infrastructure": ("grader failed", "grader"),
-    "waiting": ("to be graded", "grader"),
+    "invalid_notebook": ("invalid notebook", "bad"),
+    "infrastructure": ("grader error", "grader"),
+    "waiting": ("not graded yet", "grader"),
     "not_handed_in": ("not handed in", "idle"),
-    "manual": ("marked by hand", "good"),
-    "to_be_marked": ("to be marked by hand", "grader"),
+    "manual": ("graded by hand", "good"),
+    "to_be_marked": ("to be graded by hand", "grader"),
 }
 
 

@@ -101,7 +101,9 @@ def guess(found: list[Submission]) -> Path:
             there = ids_of.ids_in(file.read_bytes())
             votes.update(path for path, ids in course.items() if ids & there)
     if not votes:
-        raise CourseError("no submission holds an exercise of the course: name the notebook with --notebook")
+        raise CourseError(
+            "no submission contains an exercise of the course: give the notebook with --notebook"
+        )
     return votes.most_common(1)[0][0]
 
 
@@ -111,7 +113,7 @@ def course_notebooks() -> list[Path]:
         paths = sorted((root / "notebooks").glob("*.ipynb"))
         if paths:
             return paths
-    raise CourseError("the course's own notebooks are not here: name the assignment's with --notebook")
+    raise CourseError("the course's own notebooks are not here: give the assignment's with --notebook")
 
 
 def read_assignment(batch: Batch) -> tuple[Assignment, list[str]]:

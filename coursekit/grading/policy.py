@@ -126,7 +126,7 @@ def _time(text: str, where: str) -> datetime:
     try:
         return _aware(datetime.fromisoformat(text.strip()), where)
     except ValueError:
-        raise CourseError(f"{where}: {text[:40]!r} is no time such as 2026-05-04T12:00+02:00.") from None
+        raise CourseError(f"{where}: {text[:40]!r} is not a time such as 2026-05-04T12:00+02:00.") from None
 
 
 def _aware(when: Any, where: str) -> datetime:

@@ -85,14 +85,14 @@ def probe_phase(
             ended.add(id)
         elif event == "answer" and case is not None:
             if case in mine:
-                trouble[id] = ("invalid_output", "it answers one question twice")
+                trouble[id] = ("invalid_output", "it gave two answers to one question")
                 continue
             try:
                 mine[case] = decode(record.get("value"))
             except Unreadable:
                 trouble.setdefault(id, ("invalid_output", SAYS["invalid_output"]))
         elif event == "unreadable":
-            trouble.setdefault(id, ("invalid_output", "its answer is too large, or nested too deeply"))
+            trouble.setdefault(id, ("invalid_output", "its answer is too large or too deeply nested"))
         elif event == "stopped" and case is not None:
             status = _own(record)
             trouble.setdefault(id, (status, _bare(record)))
@@ -124,7 +124,7 @@ def marked(
     elif empty:
         status, message = (
             "wrong",
-            "it returns nothing for some inputs: every way through the function needs a return",
+            "it returns nothing for some inputs: every path through the function needs a return",
         )
     else:
         order = sorted(answers)
@@ -170,10 +170,10 @@ def _message(record: dict[str, Any]) -> str:
 def _bare(record: dict[str, Any]) -> str:
     r"""As `_message`, for a moment at which the secret questions were known: no text that could carry them out."""
     kind, line = record.get("kind"), record.get("line")
-    kind = kind if isinstance(kind, str) and _is_exception(kind) else "an error of its own"
+    kind = kind if isinstance(kind, str) and _is_exception(kind) else "an exception of its own"
     if kind == "EOFError":
-        return "it waits for input(), and nobody is there to type"
-    return f"it stopped with {kind}" + (
+        return "it calls input(), and there is nobody to type an answer"
+    return f"it raised {kind}" + (
         f" in line {line} of the cell" if type(line) is int and 0 < line < 1000 else ""
     )
 

@@ -143,8 +143,12 @@ class Work:
                 "message": found.broken[here[0]],
             }
         near = difflib.get_close_matches(function, set(found.functions), n=1, cutoff=0.6)
-        meant = f"; is it the one you call {near[0][:60]}?" if near else ""
-        return {**state, "status": "missing_name", "message": f"there is no function {function}{meant}"}
+        meant = f"; did you name it {near[0][:60]}?" if near else ""
+        return {
+            **state,
+            "status": "missing_name",
+            "message": f"there is no function called {function}{meant}",
+        }
 
 
 def _write_notebook(path: Path, cells: list[dict[str, Any]]) -> None:

@@ -35,7 +35,7 @@ def right() -> list[dict[str, Any]]:
 
 
 def batch(out: Path, work: dict[str, Any]) -> Path:
-    r"""work: id -> exercises; or a dictionary to lie over a result; or None, where nothing was handed in.
+    r"""work: id -> exercises; or a dictionary to lie over a result; or None, where nothing was submitted.
 
     "submitted" and "person" in a dictionary go to the manifest; {"waiting": True} has no result yet.
     """
@@ -62,7 +62,7 @@ def batch(out: Path, work: dict[str, Any]) -> Path:
         status = "ok" if all(e["status"] == "ok" for e in exercises) else "wrong"
         result = {
             "schema": 1, "submission": id, "notebook": line["notebook"], "key": line["key"], "status": status,
-            "message": "everything is right" if status == "ok" else "something is wrong", "where": None,
+            "message": "everything is correct" if status == "ok" else "something is wrong", "where": None,
             "ran": "exercises", "box": "bwrap", "unsafe": False, "exercises": exercises, "files": {}, "times": {},
         }  # fmt: skip
         (out / "results" / f"{line['key']}.json").write_text(json.dumps(result | more))

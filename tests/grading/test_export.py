@@ -93,7 +93,7 @@ def test_moodle_s_own_worksheet_is_filled_and_else_unchanged(out, tmp_path):
     bob, ada, other = found[1:]
     assert (bob[4], bob[9]) == ("3.5", "something is wrong") and (ada[4], ada[9]) == (
         "6",
-        "everything is right",
+        "everything is correct",
     )
     assert (other[1], other[4], other[9]) == ("'=cmd", "", "")
     for i in (5, 6, 7, 8):  # the dates by which Moodle knows whether a mark is newer
@@ -126,9 +126,9 @@ def test_moodle_in_another_language(out, tmp_path):
 
 @pytest.mark.parametrize("text, said", [
     (MOODLE.replace("BOB@example.org", "x@example.org").replace("Bob", "B."), "has no line for bob"),
-    (MOODLE + "Participant 9,Ada,ada@example.org,,,6.00,Yes,-,-,\n", "line 5: ada is there twice"),
+    (MOODLE + "Participant 9,Ada,ada@example.org,,,6.00,Yes,-,-,\n", "line 5: ada appears twice"),
     (MOODLE.replace("a.l@example.org", "bob@example.org"), "line 3: it is ada and bob; give --id-column"),
-    (MOODLE.splitlines()[0] + "\n", "has nobody of this batch"),
+    (MOODLE.splitlines()[0] + "\n", "lists nobody from this batch"),
     (MOODLE.replace("6.00", "six"), "line 2, the maximum grade: points must be a number"),
 ])  # fmt: skip
 def test_a_worksheet_that_does_not_fit_is_refused(out, tmp_path, text, said):

@@ -65,7 +65,7 @@ def out(tmp_path):
         "dee": {"waiting": True},
         "eve": None,
         "fay": {"status": "timeout", "where": "cell 12", "message": "cell 12: it takes longer than it may",
-                "exercises": [part(id, 0, "timeout", "it takes longer than it may") for id in OF]},
+                "exercises": [part(id, 0, "timeout", "it ran out of time") for id in OF]},
     })  # fmt: skip
 
 
@@ -109,10 +109,10 @@ def test_the_index_shows_marks_mistakes_and_statuses(out):
     collect.collect(out)
     page = Page(out / "index.html")
     rows = {row[0].split()[0]: row for row in page.cells() if len(row) == 4}
-    assert rows["ada"][1:3] == ["6 of 6", "right"] and rows["ada"][0] == "ada Ada L."
-    assert rows["bob"][1:3] == ["3.5 of 6", "wrong"] and rows["cy"][1:3] == ["– of 6", "grader failed"]
+    assert rows["ada"][1:3] == ["6 of 6", "correct"] and rows["ada"][0] == "ada Ada L."
+    assert rows["bob"][1:3] == ["3.5 of 6", "wrong"] and rows["cy"][1:3] == ["– of 6", "grader error"]
     assert rows["lora-forward"][1] == "1 of 3" and f"1 × {MISTAKE}" in rows["lora-forward"][3]
-    assert "1 × too slow" in rows["lora-forward"][3]
+    assert "1 × timed out" in rows["lora-forward"][3]
     values = {v for t, k, v in page.attributes if (t, k) == ("option", "value")}
     assert values == {"", "ok", "wrong", "timeout", "infrastructure", "waiting", "not_handed_in"}
     assert "without isolation" not in " ".join(page.text)
@@ -132,10 +132,10 @@ def test_feedback_has_the_mistake_and_hints_and_no_numbers_of_cases(out):
     assert len(feedback.write(out)) == 6
     page = Page(out / "feedback" / "bob.html")
     text = " ".join(" ".join(page.text).split())
-    assert "3.5 of 6 points" in text and MISTAKE in text and "Right for 4 of 8 inputs" in text
+    assert "3.5 of 6 points" in text and MISTAKE in text and "Correct for 4 of the 8 inputs" in text
     assert "Hint 1 of 3" in text and "Only the low-rank branch is scaled" in text
     assert "Keep the first r columns" not in text, "a hint of an exercise that is right"
-    assert "not a mark yet" in (out / "feedback" / "cy.html").read_text()
+    assert "no mark yet" in (out / "feedback" / "cy.html").read_text()
     assert "12" in (out / "feedback" / "fay.html").read_text()
 
 

@@ -81,7 +81,7 @@ def test_what_is_not_understood_is_said(tmp_path, text, said):
 
 @pytest.mark.parametrize("rows, said", [
     ("ada,,,", "extensions.csv, line 2: give days, such as 3, or due"), ("ada,,3,2026-05-04T12:00+02:00", "give days"),
-    ("ada,,,soon", "'soon' is no time such as"), ("ada,,,2026-05-04T12:00", "a time needs its offset"),
+    ("ada,,,soon", "'soon' is not a time such as"), ("ada,,,2026-05-04T12:00", "a time needs its offset"),
     ("ada,,x,", "must be a number"),
 ])  # fmt: skip
 def test_an_extension_that_is_not_understood_is_said(tmp_path, rows, said):

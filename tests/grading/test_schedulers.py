@@ -35,7 +35,7 @@ def test_the_slurm_array_grades_the_line_of_its_task(tmp_path: Path):
     (tmp_path / "marks" / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     environment = {"PATH": "/usr/bin:/bin", "SLURM_ARRAY_TASK_ID": "2", "HOME": str(tmp_path)}
     done = subprocess.run(["bash", SLURM], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "student2: nothing was handed in\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "student2: nothing was submitted\n"), done.stderr
     environment["SLURM_ARRAY_TASK_ID"] = "3"
     done = subprocess.run(["bash", SLURM], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and "the lines 0 to 2" in done.stderr

@@ -69,6 +69,6 @@ def run(
                 cell.metadata.get("cell", 0),
                 "incomplete",
                 "",
-                "it was not executed: the kernel was left before it",
+                "it was not executed: the kernel had already stopped",
             )
     return None

@@ -32,8 +32,12 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     setting = json.loads(sys.stdin.buffer.raw.readline())
     begun = time.monotonic()
+    # jsonschema does without it: a grammar for addresses, of which notebooks have none, and a second at each start.
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
     failed = _preload(setting["preload"])
     from . import engine, student  # noqa: F401  (warm)
+
+    del sys.modules["rfc3987_syntax"]
 
     engine.shell(setting["home"])
     engine.warm(Path(setting["home"]))
