@@ -77,35 +77,35 @@ HADAMARD = register(
 # intrinsic-fastfood ---------------------------------------------------------------------------------------
 
 
-def fastfood(v: Tensor, B: Tensor, order: Tensor, G: Tensor, H: Tensor) -> Tensor:
-    r"""One slab of F(v): H G Pi H B pad(v) / n."""
-    return _slab(v, B, order, G, H) / len(H)
+def fastfood(v: Tensor, S: Tensor, order: Tensor, G: Tensor, H: Tensor) -> Tensor:
+    r"""One slab of F(v): H G Π H pad(S ⊙ v) / n."""
+    return _slab(v, S, order, G, H) / len(H)
 
 
-def _slab(v: Tensor, B: Tensor, order: Tensor, G: Tensor, H: Tensor) -> Tensor:
+def _slab(v: Tensor, S: Tensor, order: Tensor, G: Tensor, H: Tensor) -> Tensor:
     padded = torch.zeros(len(H), dtype=v.dtype)
-    padded[: len(v)] = B * v
+    padded[: len(v)] = S * v
     return H @ (G * (H @ padded)[order])
 
 
-def _unsigned(v: Tensor, B: Tensor, order: Tensor, G: Tensor, H: Tensor) -> Tensor:
-    return fastfood(v, torch.ones_like(B), order, G, H)
+def _unsigned(v: Tensor, S: Tensor, order: Tensor, G: Tensor, H: Tensor) -> Tensor:
+    return fastfood(v, torch.ones_like(S), order, G, H)
 
 
-def _without_order(v: Tensor, B: Tensor, order: Tensor, G: Tensor, H: Tensor) -> Tensor:
-    return fastfood(v, B, torch.arange(len(H)), G, H)
+def _without_order(v: Tensor, S: Tensor, order: Tensor, G: Tensor, H: Tensor) -> Tensor:
+    return fastfood(v, S, torch.arange(len(H)), G, H)
 
 
-def _without_last(v: Tensor, B: Tensor, order: Tensor, G: Tensor, H: Tensor) -> Tensor:
-    return H @ fastfood(v, B, order, G, H) / len(H)  # H H = n I
+def _without_last(v: Tensor, S: Tensor, order: Tensor, G: Tensor, H: Tensor) -> Tensor:
+    return H @ fastfood(v, S, order, G, H) / len(H)  # H H = n I
 
 
-def _without_normal(v: Tensor, B: Tensor, order: Tensor, G: Tensor, H: Tensor) -> Tensor:
-    return fastfood(v, B, order, torch.ones_like(G), H)
+def _without_normal(v: Tensor, S: Tensor, order: Tensor, G: Tensor, H: Tensor) -> Tensor:
+    return fastfood(v, S, order, torch.ones_like(G), H)
 
 
-def _late_normal(v: Tensor, B: Tensor, order: Tensor, G: Tensor, H: Tensor) -> Tensor:
-    return G * fastfood(v, B, order, torch.ones_like(G), H)
+def _late_normal(v: Tensor, S: Tensor, order: Tensor, G: Tensor, H: Tensor) -> Tensor:
+    return G * fastfood(v, S, order, torch.ones_like(G), H)
 
 
 def _slabs_arguments(draw: Draw) -> tuple[Tensor, ...]:
@@ -125,7 +125,7 @@ FASTFOOD = register(
         minutes=15,
         hints=(
             "Read the formula from the right: signs, zeros up to length n, H, shuffle, G, H, divide.",
-            "B * v multiplies entry by entry. padded = torch.zeros(n, dtype=v.dtype); padded[:d] = B * v",
+            "S * v multiplies entry by entry. padded = torch.zeros(n, dtype=v.dtype); padded[:d] = S * v",
             "w[order] shuffles a vector w. G multiplies entry by entry, too.",
         ),
         inputs=lambda seed: _slabs_arguments(Draw(b"the notebook's", str(seed))),
@@ -133,10 +133,10 @@ FASTFOOD = register(
         reference=fastfood,
         mutants=(
             Mutant(_slab, "the factor 1/n is missing: it gives the columns of F a length of about 1"),
-            Mutant(_unsigned, "B is missing: the signs multiply v before anything else"),
+            Mutant(_unsigned, "S is missing: the signs multiply v before anything else"),
             Mutant(_without_order, "the permutation is missing, between the first H and G"),
             Mutant(
-                lambda v, B, order, G, H: fastfood(v, B, order.argsort(), G, H),
+                lambda v, S, order, G, H: fastfood(v, S, order.argsort(), G, H),
                 "this shuffles the other way round: w[order], not w put to the places `order`",
             ),
             Mutant(_without_normal, "G is missing: without it F has no normal numbers in it"),
@@ -191,9 +191,10 @@ DIMENSION = register(
         difficulty=3,
         minutes=15,
         hints=(
-            "Sort the curve by d and take the mean over the seeds at each d. The mark is share times the mean of full.",
-            "Find the first tried d whose mean reaches the mark, and the tried d before it.",
-            "Between the two the curve is a straight line over log d: find log d at the mark, then take exp.",
+            "The seeds make one number of each d, and one mark. Between which two tried d does the mark lie?",
+            "On a straight line, how far the mark is from one mean to the next is how far you go from one log d to the "
+            "next.",
+            "np.interp on log d, between these two points.",
         ),
         inputs=lambda seed: _measured(Draw(b"the notebook's", str(seed))),
         secret=_measured,

@@ -16,25 +16,43 @@ def accuracy_by_directions(
     nothing: float,
     share: float = 0.9,
     beside: Mapping[int, float] | None = None,
+    label: str = "accuracy",
     ax: Axes | None = None,
 ) -> Axes:
-    r"""Accuracy against the number d that train: a dot for each run, a line through the means of each curve.
+    r"""Accuracy against the number d that train: a dot for each run, hollow where it is the only one, a line through
+    the means of each curve.
 
     curves: label -> d -> accuracy of each seed. full: what full fine-tuning reaches; a line is drawn at `share` of it,
     and a circle around the first mean of each curve that is on it or above. nothing: the accuracy where no weight of
-    the body moves. beside: d -> accuracy of single runs made just now, as crosses.
+    the body moves. beside: d -> accuracy of single runs made just now, as crosses. label: of the accuracies.
     """
     ax = axes(ax)
-    for i, (colour, (label, curve)) in enumerate(zip(COLOURS, curves.items(), strict=False)):
+    ring = None
+    for i, (colour, (name, curve)) in enumerate(zip(COLOURS, curves.items(), strict=False)):
         d = sorted(curve)
         aside = 1.08 ** (i - (len(curves) - 1) / 2)  # dots of the same d side by side
         means = [float(np.mean(curve[n])) for n in d]
-        ax.plot([n * aside for n in d], means, "-", color=colour, linewidth=1.4, label=label)
+        ax.plot([n * aside for n in d], means, "-", color=colour, linewidth=1.4, label=name)
         for n in d:
-            ax.plot([n * aside] * len(curve[n]), curve[n], "o", color=colour, markersize=4, alpha=0.6)
+            inside = "white" if len(curve[n]) == 1 else colour
+            ax.plot(
+                [n * aside] * len(curve[n]), curve[n], "o", color=colour, mfc=inside, markersize=4, alpha=0.6
+            )
         reached = [(n, mean) for n, mean in zip(d, means, strict=True) if mean >= share * full]
         if reached:
-            ax.plot(reached[0][0] * aside, reached[0][1], "o", color=colour, markersize=14, fillstyle="none")
+            (ring,) = ax.plot(
+                reached[0][0] * aside, reached[0][1], "o", color=colour, markersize=14, fillstyle="none"
+            )
+    if ring is not None:
+        ax.plot(
+            [],
+            [],
+            "o",
+            color="grey",
+            markersize=11,
+            fillstyle="none",
+            label=f"first tried d above {share:.0%} of full",
+        )
     if beside:
         ax.plot(list(beside), list(beside.values()), "x", color="black", markersize=8, label="this run")
     lines = ((full, "full fine-tuning"), (share * full, f"{share:.0%} of it"), (nothing, "classifier alone"))
@@ -44,6 +62,7 @@ def accuracy_by_directions(
                     textcoords="offset points", fontsize=9, color="grey")  # fmt: skip
     ax.set_xscale("log")
     ax.set_xlabel("directions that train, d")
-    ax.set_ylabel("accuracy")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(curves) + 1, fontsize=9)
+    ax.margins(y=0.12)
+    ax.set_ylabel(label)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=9)
     return ax

@@ -46,9 +46,9 @@ def dense(F: Fastfood) -> torch.Tensor:
 
 def by_definition(F: Fastfood) -> torch.Tensor:
     r"""The same matrix from the dense factors of its formula, with the whole Hadamard matrix."""
-    B, order, G = F.drawn(torch.zeros(1, dtype=DOUBLE))
+    S, order, G = F.drawn(torch.zeros(1, dtype=DOUBLE))
     H = hadamard(F.n)
-    permuted = H[order][:, : F.d] @ torch.diag(B)  # Π H B pad
+    permuted = H[order][:, : F.d] @ torch.diag(S)  # Π H pad(S ⊙ v)
     tables = [F.sigma * (H * g) @ permuted for g in G]  # H * g is H times a diagonal matrix
     pieces = []
     for size, count in zip(F.groups, F.blocks, strict=True):

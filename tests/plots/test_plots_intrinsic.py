@@ -17,7 +17,11 @@ def _closed():
 
 
 def circles(ax) -> list[tuple[float, float]]:
-    return [tuple(*line.get_xydata()) for line in ax.lines if line.get_fillstyle() == "none"]
+    return [
+        tuple(*line.get_xydata())
+        for line in ax.lines
+        if line.get_fillstyle() == "none" and len(line.get_xdata())
+    ]
 
 
 def test_the_first_mean_above_the_mark_is_circled():
@@ -29,6 +33,9 @@ def test_the_first_mean_above_the_mark_is_circled():
     assert means["SAID"] == pytest.approx([0.55, 0.75, 0.79]) and means["this run"] == [0.6]
     dots = [line for line in ax.lines if line.get_marker() == "o" and line.get_fillstyle() == "full"]
     assert sum(len(line.get_xdata()) for line in dots) == 8
+    hollow = [len(line.get_xdata()) for line in dots if line.get_markerfacecolor() == "white"]
+    assert hollow == [1, 1], "the second curve has one run at each of its d"
+    assert "first tried d above 90% of full" in {t.get_text() for t in ax.get_legend().get_texts()}
     assert {t.get_text() for t in ax.texts} == {"full fine-tuning", "90% of it", "classifier alone"}
     levels = {round(line.get_ydata()[0], 6) for line in ax.lines if line.get_linestyle() == ":"}
     assert levels == {0.8, 0.72, 0.5}

@@ -16,10 +16,10 @@ def intrinsic_hadamard(x):
     return x
 
 
-def intrinsic_fastfood(v, B, order, G, H):
+def intrinsic_fastfood(v, S, order, G, H):
     n = len(H)
     padded = torch.zeros(n, dtype=v.dtype)
-    padded[: len(v)] = B * v
+    padded[: len(v)] = S * v
     return H @ (G * (H @ padded)[order]) / n
 
 

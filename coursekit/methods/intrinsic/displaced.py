@@ -24,7 +24,7 @@ class Displace(torch.autograd.Function):
     The gradient of every weight comes back to here and no further: for one group at a time it becomes the d entries of
     $\partial L/\partial v = \lambda_i F_i^\top \partial L/\partial\theta_i$ and is dropped. F(v) is not kept, for
     $\partial L/\partial\lambda_i = F(v)_i \cdot \partial L/\partial\theta_i$ is also a product of two vectors of n
-    entries: $w = \Pi H B \operatorname{pad}(v)$ and what the adjoint has made of the gradient by then.
+    entries: $w = \Pi H \operatorname{pad}(S \odot v)$ and what the adjoint has made of the gradient by then.
     """
 
     @staticmethod

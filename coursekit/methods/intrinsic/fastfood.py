@@ -4,13 +4,15 @@ Le, Sarlós and Smola 2013 (ICML), section 3; as a random subspace of weights: L
 section S7, and Aghajanyan et al. 2020 (arXiv:2012.13255), section 3. A dense matrix for ten million weights and
 1,000 directions would take 40 GB.
 
-$$F(v) = \sigma\, \bigl[H\, G\, \Pi\, H\, B\, \operatorname{pad}(v)\bigr], \qquad F \in \mathbb{R}^{D \times d}$$
+$$F(v) = \sigma\, H\, G\, \Pi\, H\, \operatorname{pad}(S \odot v), \qquad F \in \mathbb{R}^{D \times d}$$
 
-B: random signs. Π: a random permutation. G: independent normal numbers. H: Hadamard matrices. Every entry of F is
-normal, and F has columns of length about 1, nearly orthogonal to each other: it embeds v in a random subspace.
+S: random signs (the first paper's B). Π: a random permutation. G: independent normal numbers. H: Hadamard matrices.
+$\sigma = 1/\sqrt{nD}$; the first paper's last factor, which draws the lengths of the rows, is left out. Every entry of
+F is normal, and F has columns of length about 1, nearly orthogonal to each other: it embeds v in a random subspace.
 
 F is a stack of blocks of n rows, as in the first paper, where n is some times d: each block has a G of its own and a
-last H of its own. B and Π are common to all, so that $\Pi H B \operatorname{pad}(v)$, n numbers, is computed once.
+last H of its own. S and Π are common to all, so that $\Pi H \operatorname{pad}(S \odot v)$, n numbers, is computed
+once.
 (The two later papers take a single block, the power of two above D. Its first H is cheap in the same way, its last
 one costs $D \log D$ and, for ten million weights, 2.5 times the memory.)
 """
@@ -28,7 +30,7 @@ from torch import Tensor
 
 from coursekit.methods.intrinsic.hadamard import walsh_hadamard
 
-#: A block has at least so many rows for each direction. With as many as directions Π H B would only turn v.
+#: A block has at least so many rows for each direction. With as many as directions Π H S would only turn v.
 ROWS_PER_DIRECTION = 4
 SMALLEST_BLOCK = 1024
 #: Numbers that a CPU transforms at a time.
@@ -59,10 +61,10 @@ class Fastfood:
         return self.rows(self.mixed(v), i)
 
     def mixed(self, v: Float[Tensor, " d"]) -> Float[Tensor, " n"]:
-        r"""$\Pi H B \operatorname{pad}(v)$."""
-        B, order, _ = self.drawn(v)
+        r"""$\Pi H \operatorname{pad}(S \odot v)$."""
+        S, order, _ = self.drawn(v)
         padded = torch.zeros(self.n, dtype=v.dtype, device=v.device)
-        padded[: self.d] = B * v
+        padded[: self.d] = S * v
         return walsh_hadamard(padded)[order]
 
     def rows(self, w: Float[Tensor, " n"], group: int) -> Float[Tensor, " size"]:
@@ -93,16 +95,16 @@ class Fastfood:
         return self.__dict__ | {"_drawn": None}  # drawn again from the seed
 
     def drawn(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        r"""B: (d,). Π: (n,), where each entry comes from. G: (blocks, n). On the device of `like`, in its precision."""
+        r"""S: (d,). Π: (n,), where each entry comes from. G: (blocks, n). On the device of `like`, in its precision."""
         held = self._drawn
         if held is None or held[2].device != like.device or held[2].dtype != like.dtype:
             with torch.inference_mode(False):
                 random = torch.Generator().manual_seed(self.seed)
-                B = torch.randint(2, (self.d,), generator=random, device="cpu") * 2 - 1
+                S = torch.randint(2, (self.d,), generator=random, device="cpu") * 2 - 1
                 order = torch.randperm(self.n, generator=random, device="cpu")
                 G = torch.randn(sum(self.blocks), self.n, generator=random, device="cpu")
                 held = self._drawn = (
-                    B.to(like.device, like.dtype),
+                    S.to(like.device, like.dtype),
                     order.to(like.device),
                     G.to(like.device, like.dtype),
                 )
@@ -117,9 +119,9 @@ class Fastfood:
         return hashlib.sha256(repr((signs, order, normal)).encode()).hexdigest()[:16]
 
     def unmixed(self, w: Float[Tensor, " n"]) -> Float[Tensor, " d"]:
-        r"""The adjoint, $\operatorname{pad}^\top B H \Pi^\top w$."""
-        B, order, _ = self.drawn(w)
-        return B * walsh_hadamard(torch.empty_like(w).index_copy_(0, order, w))[: self.d]
+        r"""The adjoint, $S \odot \operatorname{pad}^\top H \Pi^\top w$."""
+        S, order, _ = self.drawn(w)
+        return S * walsh_hadamard(torch.empty_like(w).index_copy_(0, order, w))[: self.d]
 
     def unrows(self, g: Float[Tensor, " padded"], group: int) -> Float[Tensor, " n"]:
         r"""The adjoint, $\sigma G H g$ summed over the blocks. `g` has zeros up to whole blocks."""
