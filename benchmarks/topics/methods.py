@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from topics._film import SETTING, arm
 
-from coursekit.comparison.candidates import CANDIDATES, Candidate
+from coursekit.comparison.candidates import CANDIDATES, Candidate, drawn
 from coursekit.comparison.evidence.grid import Grid
 from coursekit.methods import FishMask, LoRA
 
@@ -25,7 +25,7 @@ MORE = {
     # QLoRA's targets without its 4-bit base.
     "lora-all-linear": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear"), 1e-3),
     # As many entries as the Fisher mask chooses, by chance.
-    "random-mask": Candidate("selective", FishMask(keep=0.005, score="random"), 1e-2),
+    "random-mask": Candidate("selective", FishMask(keep=0.005, score="random"), 1e-2, drawn),
 }
 
 METHODS = {name: candidate for name, candidate in (CANDIDATES | MORE).items() if name in RATES}

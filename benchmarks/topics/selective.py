@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from topics._film import SETTING, arm
 
-from coursekit.comparison.candidates import CANDIDATES, Candidate, alone, on_batches
+from coursekit.comparison.candidates import CANDIDATES, Candidate, alone, drawn, on_batches
 from coursekit.comparison.evidence.grid import Grid
 from coursekit.methods import FishMask, TopLayers
 
@@ -13,17 +13,20 @@ __all__ = ["GRID", "SETTING"]
 KEEP = 0.005
 
 
+#: How a mask by this score gets onto the model.
+MASKS = {"fisher": on_batches, "random": drawn, "magnitude": alone}
+
+
 def mask(score: str) -> Candidate:
     r"""The same number of entries, chosen in another way."""
-    attach = on_batches if score == "fisher" else alone
-    return Candidate("selective", FishMask(keep=KEEP, score=score), 1e-2, attach)
+    return Candidate("selective", FishMask(keep=KEEP, score=score), 1e-2, MASKS[score])
 
 
 GRID = Grid(
     topic="selective",
     arms=(
         arm("head", CANDIDATES["head"], 1e-1, experiment="depth", k=0),
-        *(arm(f"{score} mask", mask(score), 1e-2, experiment="mask") for score in ("fisher", "random", "magnitude")),
+        *(arm(f"{score} mask", mask(score), 1e-2, experiment="mask") for score in MASKS),
         *(
             arm(f"top {k}", Candidate("selective", TopLayers(k=k), 3e-4), 3e-4, experiment="depth", k=k)
             for k in (2, 4, 6)

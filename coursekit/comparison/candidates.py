@@ -3,7 +3,7 @@ r"""The methods that are compared: settings, family and learning rate of each, i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -58,6 +58,11 @@ def alone(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Modul
 def on_batches(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
     r"""Attach what chooses its parameters by batches of the task."""
     return method.attach(model, batches=bench.looked_at(seed))
+
+
+def drawn(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
+    r"""Attach what chooses its parameters by chance: each run draws its own, so that seeds differ in them as well."""
+    return replace(method, seed=seed).attach(model)  # type: ignore[type-var, call-arg]
 
 
 def primed(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
@@ -123,7 +128,7 @@ CANDIDATES: dict[str, Candidate] = {
     "top-layers": Candidate("selective", TopLayers(k=2), 1e-3),
     "attention": Candidate("selective", ByType(("attention",)), 3e-4),
     "fish-mask": Candidate("selective", FishMask(keep=0.005), 1e-2, on_batches),
-    "shira": Candidate("selective", SHiRA(r=8), 1e-2),
+    "shira": Candidate("selective", SHiRA(r=8), 1e-2, drawn),
     "far": Candidate("selective", FreezeAndReconfigure(learners=0.1), 3e-3, primed),
     "rows": Candidate("selective", SelectRows(rows=0.1), 3e-3),
     "said": Candidate("reparameterised", IntrinsicSAID(d=1000), 1e-1),

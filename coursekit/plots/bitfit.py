@@ -15,10 +15,13 @@ from coursekit.plots.common import COLOURS, axes
 LEARNER, FROZEN = COLOURS[1], "#c9d2d8"
 
 
-def shares(values: Mapping[str, Mapping[str, float]], ax: Axes | None = None) -> Axes:
+def shares(
+    values: Mapping[str, Mapping[str, float]], ylabel: str = "what trains", ax: Axes | None = None
+) -> Axes:
     r"""A share for each method (row) and kind of tensor (column), as a colour with the number written in.
 
     values: method -> kind of tensor by its path in a block -> share, from 0 to 1. A share of 0 is left white.
+    ylabel: what the rows are.
     """
     numbers = np.array([list(row.values()) for row in values.values()], dtype=float)
     ax = axes(ax, figsize=(3.0 + 0.85 * numbers.shape[1], 1.3 + 0.38 * len(numbers)))
@@ -31,7 +34,7 @@ def shares(values: Mapping[str, Mapping[str, float]], ax: Axes | None = None) ->
     ax.set_xticks(range(len(kinds)), kinds, fontsize=9)
     ax.set_yticks(range(len(values)), list(values))
     ax.set_xlabel("tensors of the blocks")
-    ax.set_ylabel("what trains")
+    ax.set_ylabel(ylabel)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax
@@ -39,6 +42,7 @@ def shares(values: Mapping[str, Mapping[str, float]], ax: Axes | None = None) ->
 
 def masks(chosen: Mapping[str, Any]) -> Sequence[Axes]:
     r"""Masks of one matrix side by side, each entry a point: dark trains. Under each, how many entries that are.
+    Rows are outputs, columns inputs.
 
     chosen: label -> boolean array (out, in).
     """
@@ -53,10 +57,11 @@ def masks(chosen: Mapping[str, Any]) -> Sequence[Axes]:
         ax.set_ylim(mask.shape[0] - 0.5, -0.5)
         ax.set_aspect("equal")
         ax.set_title(label)
-        ax.set_xlabel(f"{mask.sum():,} of {mask.size:,}", fontsize=9)
+        ax.set_xlabel(f"inputs\n({mask.sum():,} of {mask.size:,} entries)", fontsize=9)
         ax.set_xticks([])
         ax.set_yticks([])
         ax.spines[:].set_visible(True)
+    panels[0].set_ylabel("outputs", fontsize=9)
     return panels
 
 

@@ -18,9 +18,9 @@ from datasets import Dataset, DatasetDict
 from typer.testing import CliRunner
 
 from coursekit import cli, comparison, tasks
-from coursekit.comparison import AROUND, CANDIDATES, Setting, bench, files, pace, rates, trial
+from coursekit.comparison import AROUND, CANDIDATES, Setting, bench, candidates, files, pace, rates, trial
 from coursekit.errors import CourseError
-from coursekit.methods import FullFineTuning, LoRA, trainable
+from coursekit.methods import FishMask, FullFineTuning, LoRA, SHiRA, trainable
 from coursekit.plots.hybrid import FAMILIES
 
 
@@ -143,6 +143,17 @@ def test_a_run_says_what_it_took_and_what_it_reached(tmp_path, setting):
 def test_a_trained_task_keeps_no_network_that_only_training_needs(benches):
     line = trial.run(benches["encoder"], CANDIDATES["p-tuning"], seed=0, lr=1e-3)
     assert line["storage_bytes"] < 4 * (20 * 128 + line["head"]) + 4_000 < 4 * line["trained"]
+
+
+@pytest.mark.parametrize("method", [FishMask(keep=50, score="random"), SHiRA(r=2)], ids=lambda m: m.kind)
+def test_what_is_chosen_by_chance_is_another_choice_with_another_seed(method):
+    def places(seed):
+        chosen = method.masks(candidates.drawn(method, tiny.model("bert"), None, seed))
+        return {(name, *at) for name, mask in chosen.items() for at in mask.nonzero().tolist()}
+
+    assert places(1) == places(1) and len(places(1)) == len(places(2))
+    assert len(places(1) & places(2)) < 0.5 * len(places(1))
+    assert CANDIDATES["shira"].attach is candidates.drawn
 
 
 @pytest.mark.parametrize("name", CANDIDATES)

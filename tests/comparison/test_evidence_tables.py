@@ -41,6 +41,16 @@ def test_arms_that_were_not_run_with_every_seed_are_left_out():
     assert same[0][-1] == "–" and same[1][-1].endswith("not told apart")
 
 
+def test_a_race_has_every_rate_that_was_tried_and_waits_for_all_seeds_of_the_best():
+    race = tables.as_race(Evidence("t", RUNS), "r8", "r1")
+    assert race[:4] == (*(("r8", 1e-3, s, 0.9, 0.9) for s in range(3)), ("r8", 1e-2, 0, 0.7, 1.0))
+    assert race[4:] == tuple(("r1", 1e-3, s, 0.8, 0.5) for s in range(3))
+    assert tables.as_race(Evidence("t", RUNS), "r8", "late") == ()
+    assert tables.as_race(Evidence("t", RUNS), "r8", "unheard") == ()
+    ahead = run("r8", 3e-3, 0, 40, validation=0.95)  # better, with one seed so far
+    assert tables.as_race(Evidence("t", (*RUNS, ahead)), "r8", "r1") == ()
+
+
 def test_a_sweep_has_whole_rates_of_the_runs_that_chose_them():
     runs = tables.as_sweep(Evidence("t", RUNS), {1: "r1", 8: "r8"}, scale=2)
     assert sorted(runs) == [(1, 2, 1e-3, s, 0.8, 0.5) for s in range(3)] + [

@@ -57,7 +57,7 @@ def test_a_mask_has_a_point_for_each_entry_that_trains():
     mask[0, 5] = mask[3, 1] = True
     (ax,) = draw.masks({"FISH": mask})
     np.testing.assert_array_equal(ax.collections[0].get_offsets(), [[5, 0], [1, 3]])
-    assert ax.get_xlabel() == "2 of 24"
+    assert ax.get_xlabel() == "inputs\n(2 of 24 entries)" and ax.get_ylabel() == "outputs"
     assert ax.get_ylim()[0] > ax.get_ylim()[1], "row 0 is at the top, as a matrix is written"
 
 

@@ -44,6 +44,6 @@ def bitfit_verdict(runs, one, other):
     error = sum(statistics.variance(values) / len(values) for values in test.values()) ** 0.5
     if at_an_end:
         return "widen", difference
-    if abs(difference) <= 2 * error:
+    if abs(difference) <= 2.8 * error:
         return "cannot tell", difference
     return one if difference > 0 else other, difference

@@ -37,6 +37,28 @@ def _difference(found: Interval) -> str:
     return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f}){told}"
 
 
+#: (arm, learning rate, seed, validation accuracy, test accuracy)
+Raced = tuple[str, float, int, float, float]
+
+
+def as_race(evidence: Evidence, *arms: str) -> tuple[Raced, ...]:
+    r"""The runs that chose the learning rates of `arms`, as the exercise `bitfit-verdict` takes them.
+
+    All learning rates that were tried, those with one seed as well: they show where a search ended. A run that failed
+    has accuracies of 0. () where an arm is not there yet, or its best rate has not been run with every seed.
+    """
+    found: list[Raced] = []
+    for arm in arms:
+        tried = evidence.by_rate(arm)
+        if arm not in evidence.arms or evidence.rate(arm) != max(sorted(tried), key=lambda rate: tried[rate]):
+            return ()
+        found += [
+            (arm, run.cell.rate, run.cell.seed, run.validation or 0.0, fmean(run.correct or (False,)))
+            for run in evidence.searched(arm)
+        ]
+    return tuple(found)
+
+
 def as_sweep(
     evidence: Evidence, ranks: Mapping[int, str], scale: float
 ) -> list[tuple[int, float, float, int, float, float]]:
