@@ -473,13 +473,11 @@ VERDICT = register(
                 _judged(column=3),
                 "this compares validation accuracies, which the learning rates were chosen by; compare test accuracies",
             ),
-            Mutant(
-                _judged(margin=lambda variance, n: 0.0),
-                "a difference within the margin is none that these seeds can tell: say 'cannot tell'",
-            ),
+            # No margin at all goes wrong at the same cases.
             Mutant(
                 _judged(margin=lambda variance, n: 2 * (variance / n) ** 0.5),
-                "2 standard errors are for a variance that is known; one that three seeds estimate takes 2.8",
+                "up to 2.8 standard errors three seeds each tell nothing (2 are for a variance that is known): "
+                "say 'cannot tell'",
             ),
             Mutant(
                 lambda runs, one, other: (verdict(runs, one, other)[0], -verdict(runs, one, other)[1]),
