@@ -62,7 +62,7 @@ def on_batches(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.
 
 def drawn(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
     r"""Attach what chooses its parameters by chance: each run draws its own, so that seeds differ in them as well."""
-    return replace(method, seed=seed).attach(model)  # type: ignore[type-var, call-arg]
+    return replace(method, seed=seed).attach(model)
 
 
 def primed(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
