@@ -159,8 +159,9 @@ TRAIN = register(
         minutes=25,
         hints=(
             "load() gives MiniLM with every weight frozen; model(input_ids=ids, attention_mask=mask).logits answers.",
-            "model.get_submodule(name) is the nn.Linear that a name stands for. Its register_forward_hook(f) calls "
-            "f(layer, inputs, output), and what f returns takes the place of the output: there the branch is added.",
+            "model.get_submodule(name) is the nn.Linear that a name stands for. Put your LoRALinear in its place; or a "
+            "hook: its register_forward_hook(f) calls f(layer, inputs, output), and what f returns takes the place of "
+            "the output, so that the branch is added there.",
             "A starts from small random numbers, B from 0. Give only these to the optimizer; Adam with a learning rate "
             "of 3e-3 needs a few dozen steps on batches of 16 sentences.",
             "Return {name + '.A': A, name + '.B': B} for every name, detached.",

@@ -2,6 +2,8 @@ r"""Accuracy of classifiers and of decoders that answer with a word, and agreeme
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -59,6 +61,18 @@ def accuracy(
     choices = [answer[0] for answer in task.answer_ids(prepared.tokenizer)]
     logits = next_token_logits(model, prompts, choices, batch_size, cache, progress)
     return Score.of(logits.argmax(-1) == torch.tensor(source["label"]))
+
+
+def best_constant(prepared: Prepared, split: str = "test", limit: int | None = None) -> float:
+    r"""Accuracy of the best single answer to the first `limit` rows of `split`: what has to be beaten on just these.
+
+    Raises CourseError for a task without classes.
+    """
+    task = task_of(prepared)
+    if task is None or not task.labels:
+        raise CourseError(f"{prepared.name} has no classes, so there is no constant answer")
+    labels = first_rows(task.data[split], limit)["label"]
+    return max(Counter(labels).values()) / len(labels)
 
 
 def regression(

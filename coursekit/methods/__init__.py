@@ -16,7 +16,7 @@ from coursekit.methods.hybrid import Hybrid, MAMAdapter, UniPELT
 from coursekit.methods.ia3 import IA3
 from coursekit.methods.intrinsic import IntrinsicSAID
 from coursekit.methods.lora import LoRA
-from coursekit.methods.mechanism.attachment import activate, attached, disabled, trainable
+from coursekit.methods.mechanism.attachment import activate, attached, disabled, trainable, trained
 from coursekit.methods.mechanism.detach import detach, remove
 from coursekit.methods.mechanism.merge import unmerge
 from coursekit.methods.mechanism.mixed_batch import mixed_batch
@@ -74,5 +74,6 @@ __all__ = [
     "mixed_batch",
     "skipping",
     "trainable",
+    "trained",
     "unmerge",
 ]

@@ -2,11 +2,12 @@ r"""Pictures of LoRA: its data flow, matrices to scale, singular values, and acc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from coursekit.plots.common import COLOURS, axes
 
@@ -97,19 +98,36 @@ def data_flow(d_in: int, d_out: int, r: int, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def by_learning_rate(curves: Mapping[str, Mapping[float, float]], ax: Axes | None = None) -> Axes:
-    r"""Validation accuracy over the learning rate, a line for each of `curves`, a ring around its best.
+def by_learning_rate(
+    curves: Mapping[str, Mapping[float, float]],
+    once: Mapping[str, Collection[float]] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""Validation accuracy over the learning rate, a line for each of `curves`, a ring around the one chosen.
 
-    curves: label -> learning rate -> accuracy.
+    curves: label -> learning rate -> accuracy. once: label -> rates that one seed alone was run with: hollow points,
+    and not chosen.
     """
-    ax = axes(ax)
+    ax, once = axes(ax), {} if once is None else once
+    hollow = dict(marker="o", markersize=5, markerfacecolor="white", linestyle="none", zorder=3)
+    ring = dict(marker="o", markersize=12, fillstyle="none", linestyle="none")
     for colour, (label, curve) in zip(COLOURS, curves.items(), strict=False):
         rates = sorted(curve)
         ax.plot(rates, [curve[rate] for rate in rates], "o-", color=colour, markersize=4, label=label)
-        best = max(rates, key=curve.__getitem__)
-        ax.plot(best, curve[best], "o", color=colour, markersize=12, fillstyle="none")
+        single = [rate for rate in rates if rate in once.get(label, ())]
+        if single:
+            ax.plot(single, [curve[rate] for rate in single], color=colour, **hollow)
+        best = max((rate for rate in rates if rate not in single), key=curve.__getitem__)
+        ax.plot(best, curve[best], color=colour, **ring)
     ax.set_xscale("log")
     ax.set_xlabel("learning rate")
     ax.set_ylabel("validation accuracy")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(curves), fontsize=9)
+    signs = {"chosen": ring}
+    if any(once.get(label) for label in curves):
+        signs["one seed, too far behind to be run again"] = hollow
+    handles = [
+        *ax.get_legend_handles_labels()[0],
+        *(Line2D([], [], color="grey", label=n, **s) for n, s in signs.items()),
+    ]
+    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, fontsize=8)
     return ax

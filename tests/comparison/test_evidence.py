@@ -317,6 +317,19 @@ def test_pairing_by_sentence_makes_a_small_steady_difference_tell():
     assert apart.margin > 2 * paired.margin and not apart.tells
 
 
+def test_the_change_of_a_difference_is_paired_by_sentence_too():
+    hard = np.random.default_rng(0).random(500)
+    at = {share: [hard < share] * 3 for share in (0.70, 0.72, 0.78, 0.80)}
+    found = intervals.change((at[0.80], at[0.78]), (at[0.78], at[0.70]))
+    steps = [intervals.difference(at[a], at[b]).value for a, b in ((0.80, 0.78), (0.78, 0.70))]
+    assert found.tells and found.value == pytest.approx(steps[1] - steps[0])
+    same = intervals.change((at[0.80], at[0.78]), (at[0.80], at[0.78]))
+    assert same.value == same.margin == 0
+    assert intervals.change((at[0.70], at[0.70]), (at[0.80], at[0.78])) == intervals.difference(
+        at[0.80], at[0.78]
+    )
+
+
 def test_seeds_that_disagree_widen_the_interval():
     steady = [np.arange(500) < 400] * 3
     wild = [np.arange(500) < k for k in (300, 400, 500)]

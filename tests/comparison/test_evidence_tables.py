@@ -2,7 +2,9 @@ r"""A table of evidence leaves out what is not there yet; a sweep takes rates th
 
 from __future__ import annotations
 
-from coursekit.comparison.evidence import tables
+import pytest
+
+from coursekit.comparison.evidence import in_context, tables
 from coursekit.comparison.evidence.plan import Cell, Run
 from coursekit.comparison.evidence.results import Evidence
 
@@ -28,7 +30,7 @@ RUNS = (
 
 def test_arms_that_were_not_run_with_every_seed_are_left_out():
     found = tables.arms(Evidence("t", RUNS), {"low": "r1", "high": "r8", "to come": "late"}, "r1")
-    assert [row[0] for row in found.rows] == ["low", "high"]
+    assert [row[0] for row in found.rows] == ["low", "high"] and found.columns[-1] == "minus low"
     (low, high) = found.rows
     assert low[-1] == "–" and high[-1].startswith("+0.400 (") and "not told apart" not in high[-1]
     assert high[1:4] == ["7", "0.001", "100"] and high[4].startswith("0.900 ± ")
@@ -57,3 +59,28 @@ def test_a_sweep_has_whole_rates_of_the_runs_that_chose_them():
         (8, 16, 1e-3, s, 0.9, 0.9) for s in range(3)
     ]
     assert tables.as_sweep(Evidence("t", RUNS), {1: "r1", 2: "late"}, scale=2) == []
+
+
+def test_claims_are_answered_from_the_runs_or_not_at_all():
+    evidence = Evidence("t", RUNS)
+    assert tables.answer(evidence, "r8", "r1").startswith("+0.400 (")
+    assert tables.answer(evidence, "r8", "late") == "not enough runs yet (late)"
+    assert tables.rates(evidence, "r1", "none") == "not enough runs yet (none)"
+    faster = (*RUNS, *(run("fast", 3e-3, seed, 30) for seed in range(3)))
+    assert tables.rates(Evidence("t", faster), "fast", "r1") == "0.003 against 0.001, 3 times"
+    # 0.75 - 0.5 before, 0.9 - 0.75 after.
+    moved = tables.change(Evidence("t", faster), ("fast", "r1"), ("r8", "fast"))
+    assert moved.startswith("-0.100 (")
+    assert tables.change(evidence, ("r8", "r1"), ("late", "r1")) == "not enough runs yet (late)"
+    assert evidence.once("r8") == [1e-2] and evidence.once("r1") == []
+
+
+def test_longer_runs_of_examples_in_the_prompt():
+    found = in_context.InContext({("shots", 5): (0.4,), ("LoRA", 5): (0.5, 0.6), ("LoRA", 9): (0.7,)}, 100)
+    assert found.table().rows == [["5", "0.400", "0.550"], ["9", "–", "0.700"]]
+    gap = found.difference(("LoRA", 5), ("shots", 5))
+    assert gap.value == pytest.approx(0.15) and gap.margin == pytest.approx(1.96 * 0.004875**0.5, rel=1e-4)
+    stored = in_context.read()
+    assert stored.sentences == 300 and len(stored.shares["LoRA", 100]) == 3
+    told = [stored.difference(("LoRA", n), ("shots", k)).tells for n, k in ((10, 10), (100, 5), (1000, 5))]
+    assert told == [False, False, True], "as the text of notebook 06 says"

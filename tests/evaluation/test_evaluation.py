@@ -17,6 +17,7 @@ from coursekit import tasks
 from coursekit.errors import CourseError
 from coursekit.evaluation import (
     accuracy,
+    best_constant,
     answer_loss,
     format_adherence,
     generate,
@@ -127,6 +128,10 @@ def test_accuracy_is_that_of_the_split_that_was_asked_for(kind, words):
             logits = [model(torch.tensor([row])).logits[0, -1, choices] for row in ids]
         right = torch.stack(logits).argmax(-1) == torch.tensor(labels[split])
         assert accuracy(model, prepared, split, **QUIET).correct.tolist() == right.tolist()
+    assert best_constant(prepared) == 2 / 3 and best_constant(prepared, limit=2) == 1
+    assert best_constant(prepared, "train", 3) == 2 / 3
+    with pytest.raises(CourseError, match="no constant answer"):
+        best_constant(film("rating").for_encoder(words))
 
 
 def test_prefix_is_computed_once(words):

@@ -404,6 +404,9 @@ def test_only_the_active_adapter_trains():
     assert methods.trainable(model) == LoRA(r=3).count(model.config)
     methods.activate(model, "film")
     assert methods.trainable(model) == LoRA(r=2).count(model.config)
+    found = methods.trained(model)  # the adapter that trains, without its name
+    assert sorted(found)[0] == "model.layers.0.self_attn.q_proj.A" and len(found) == 2 * 2 * 2
+    assert sum(p.numel() for p in found.values()) == methods.trainable(model)
 
 
 # save and load --------------------------------------------------------------------------------------------

@@ -47,11 +47,18 @@ def test_the_map_marks_what_a_notebook_is_about_and_nothing_else():
         plots.lecture_map("Lora")
 
 
-def test_the_best_learning_rate_has_a_ring():
-    ax = by_learning_rate({"full": {1e-4: 0.8, 1e-5: 0.6, 1e-3: 0.7}, "LoRA": {1e-3: 0.7, 1e-2: 0.9}})
+def test_the_chosen_learning_rate_has_a_ring_and_one_seed_a_hollow_point():
+    curves = {"full": {1e-4: 0.8, 1e-5: 0.6, 1e-3: 0.9}, "LoRA": {1e-3: 0.7, 1e-2: 0.9}}
+    ax = by_learning_rate(curves, {"full": [1e-3], "LoRA": []})
     rings = [tuple(*line.get_xydata()) for line in ax.lines if line.get_fillstyle() == "none"]
-    assert rings == [(1e-4, 0.8), (1e-2, 0.9)]
+    assert rings == [(1e-4, 0.8), (1e-2, 0.9)], "a single seed chooses nothing"
+    hollow = [line.get_xydata().tolist() for line in ax.lines if line.get_markerfacecolor() == "white"]
+    assert hollow == [[[1e-3, 0.9]]]
     assert list(ax.lines[0].get_xdata()) == [1e-5, 1e-4, 1e-3] and ax.get_xscale() == "log"
+    words = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert words == ["full", "LoRA", "chosen", "one seed, too far behind to be run again"]
+    assert_nothing_is_cut_off(ax.figure)
+    assert len(by_learning_rate(curves).get_legend().get_texts()) == 3
 
 
 def test_counts_that_do_not_round_to_print_are_crosses():

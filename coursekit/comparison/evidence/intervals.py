@@ -51,12 +51,22 @@ def accuracy(correct: Answers, draws: int = DRAWS) -> Interval:
 
 def difference(one: Answers, other: Answers, draws: int = DRAWS) -> Interval:
     r"""Accuracy of `one` minus that of `other`, paired by sentence. Each is (seeds, sentences), sentences the same."""
-    a, b, random = _array(one), _array(other), np.random.default_rng(0)
+    return _combined(((1, one), (-1, other)), draws)
+
+
+def change(before: tuple[Answers, Answers], after: tuple[Answers, Answers], draws: int = DRAWS) -> Interval:
+    r"""The difference of the pair `after` minus that of the pair `before`; all four answered the same sentences."""
+    return _combined(((1, after[0]), (-1, after[1]), (-1, before[0]), (1, before[1])), draws)
+
+
+def _combined(terms: Sequence[tuple[int, Answers]], draws: int) -> Interval:
+    r"""A sum of accuracies, each with its sign; one draw of sentences serves all of them."""
+    signed, random = [(sign, _array(correct)) for sign, correct in terms], np.random.default_rng(0)
     drawn = []
     for _ in range(draws):
-        sentences = _sentences(a, random)
-        drawn.append(_mean_of_a_draw(a, random, sentences) - _mean_of_a_draw(b, random, sentences))
-    return _interval(float(a.mean() - b.mean()), drawn)
+        sentences = _sentences(signed[0][1], random)
+        drawn.append(sum(sign * _mean_of_a_draw(a, random, sentences) for sign, a in signed))
+    return _interval(float(sum(sign * a.mean() for sign, a in signed)), drawn)
 
 
 def _array(correct: Answers) -> npt.NDArray[np.float64]:

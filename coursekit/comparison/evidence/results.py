@@ -3,6 +3,7 @@ r"""What a file of evidence says, for a notebook: read from the runs alone, at e
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,6 +82,16 @@ class Evidence:
                 statistics.fmean(value for value in values if value is not None) if any(values) else 0.0
             )
         return found
+
+    def once(self, arm: str) -> list[float]:
+        r"""Learning rates tried with a single seed: too far behind with it to be run again."""
+        tried = Counter(run.cell.rate for run in self.searched(arm))
+        return sorted(rate for rate, seeds in tried.items() if seeds == 1 < max(tried.values()))
+
+    def change(self, before: tuple[str, str], after: tuple[str, str]) -> Interval:
+        r"""How far the difference of two arms moves: that of the pair `after` minus that of the pair `before`."""
+        one, other = ([[run.correct for run in self._of(arm)] for arm in pair] for pair in (before, after))
+        return intervals.change((one[0], one[1]), (other[0], other[1]))
 
     def searched(self, arm: str) -> list[Run]:
         r"""The runs that chose the learning rate: the shortest, since longer ones are at that rate alone."""

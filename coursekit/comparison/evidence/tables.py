@@ -13,7 +13,8 @@ from coursekit.notebook.tables import Table
 def arms(evidence: Evidence, labels: Mapping[str, str], reference: str) -> Table:
     r"""One row for each of `labels` (label -> arm) that was run with every seed, and its accuracy minus `reference`'s.
 
-    Margins are half the width of a 95 % interval over test sentences and seeds.
+    Margins are half the width of a 95 % interval over test sentences and seeds. The last column is headed by the
+    reference's label, where it has one.
     """
     there = {label: arm for label, arm in labels.items() if arm in evidence.arms}
     minus = reference in evidence.arms
@@ -24,17 +25,40 @@ def arms(evidence: Evidence, labels: Mapping[str, str], reference: str) -> Table
             f"{evidence.rate(arm):g}",
             evidence.steps(arm),
             f"{evidence.accuracy(arm).value:.3f} ± {evidence.accuracy(arm).margin:.3f}",
-            _difference(evidence.minus(arm, reference)) if minus and arm != reference else "–",
+            words(evidence.minus(arm, reference)) if minus and arm != reference else "–",
         ]
         for label, arm in there.items()
     ]
-    columns = ["", "trained parameters", "learning rate", "steps", "test accuracy", f"minus {reference}"]
+    named = next((label for label, arm in labels.items() if arm == reference), reference)
+    columns = ["", "trained parameters", "learning rate", "steps", "test accuracy", f"minus {named}"]
     return Table(columns, rows)
 
 
-def _difference(found: Interval) -> str:
+def answer(evidence: Evidence, arm: str, other: str) -> str:
+    r"""Accuracy of `arm` minus that of `other`, in words; "not enough runs yet" where one lacks a seed."""
+    return _missing(evidence, arm, other) or words(evidence.minus(arm, other))
+
+
+def change(evidence: Evidence, before: tuple[str, str], after: tuple[str, str]) -> str:
+    r"""How far the difference of two arms moves from the pair `before` to the pair `after`, in words."""
+    return _missing(evidence, *before, *after) or words(evidence.change(before, after))
+
+
+def rates(evidence: Evidence, arm: str, other: str) -> str:
+    r"""How many times the best learning rate of `other` that of `arm` is, in words."""
+    one, two = (evidence.rate(a) if a in evidence.arms else 0.0 for a in (arm, other))
+    return _missing(evidence, arm, other) or f"{one:g} against {two:g}, {one / two:.2g} times"
+
+
+def words(found: Interval) -> str:
+    r"""A difference with its interval, and whether it is told apart from 0."""
     told = "" if found.tells else ", not told apart"
     return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f}){told}"
+
+
+def _missing(evidence: Evidence, *arms: str) -> str:
+    missing = [arm for arm in arms if arm not in evidence.arms]
+    return f"not enough runs yet ({', '.join(missing)})" if missing else ""
 
 
 #: (arm, learning rate, seed, validation accuracy, test accuracy)

@@ -7,6 +7,7 @@ frozen base, be switched, and be taken off again without a trace.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,6 +96,15 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
     r"""The base model, for the length of a `with`: the reference model that costs no second copy."""
     with unmerged(model).switch.only(None):
         yield model
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    r"""The parameters of `model` that require a gradient, by layer and letter, such as "layers.0.q_proj.A".
+
+    The name of the adapter is left out: so one adapter's parameters have the names that another's have.
+    """
+    found = ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+    return {re.sub(r"\.branches\.[^.]+", "", name): p for name, p in found}
 
 
 def trainable(model: nn.Module) -> int:
