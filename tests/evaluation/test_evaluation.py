@@ -17,8 +17,8 @@ from coursekit import tasks
 from coursekit.errors import CourseError
 from coursekit.evaluation import (
     accuracy,
-    best_constant,
     answer_loss,
+    best_constant,
     format_adherence,
     generate,
     perplexity,
