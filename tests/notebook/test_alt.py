@@ -179,7 +179,6 @@ def test_figures_of_a_plain_papermill_run_have_alt_text_and_caption(tmp_path, mo
     assert [o.output_type for o in first.outputs] == ["display_data"] * 4
 
 
-@pytest.mark.skip(reason="the notebooks have no alt texts before their next refresh")
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_every_figure_has_an_alt_text(path):
     for number, cell in enumerate(nbformat.read(path, 4).cells):
