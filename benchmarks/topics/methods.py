@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from topics._film import SETTING, arm
 
-from coursekit.comparison.candidates import CANDIDATES, Candidate, drawn
+from coursekit.comparison.candidates import EVERY
 from coursekit.comparison.evidence.grid import Grid
-from coursekit.methods import FishMask, LoRA
 
 __all__ = ["GRID", "METHODS", "SETTING"]
 
@@ -20,15 +19,7 @@ RATES = {
     "mam": 3e-4, "unipelt": 3e-3,
 }  # fmt: skip
 
-#: Beside the candidates of `coursekit compare`: what a fair comparison of two of them needs.
-MORE = {
-    # QLoRA's targets without its 4-bit base.
-    "lora-all-linear": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear"), 1e-3),
-    # As many entries as the Fisher mask chooses, by chance.
-    "random-mask": Candidate("selective", FishMask(keep=0.005, score="random"), 1e-2, drawn),
-}
-
-METHODS = {name: candidate for name, candidate in (CANDIDATES | MORE).items() if name in RATES}
+METHODS = {name: candidate for name, candidate in EVERY.items() if name in RATES}
 
 #: Are 300 steps enough? Asked of one method of each kind, and of those that learn slowly.
 DOUBLED = (

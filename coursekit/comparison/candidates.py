@@ -141,3 +141,14 @@ CANDIDATES: dict[str, Candidate] = {
     "mam": Candidate("hybrid", MAMAdapter(n=30, hidden=None), 1e-3),
     "unipelt": Candidate("hybrid", UniPELT(n=10, hidden=None), 1e-2),
 }  # fmt: skip
+
+#: Beside them what a fair comparison of two of them needs, by name: `coursekit compare` runs these where it is told to.
+TWINS: dict[str, Candidate] = {
+    # QLoRA's targets without its 4-bit base.
+    "lora-all-linear": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear"), 1e-3),
+    # As many entries as the Fisher mask chooses, by chance.
+    "random-mask": Candidate("selective", FishMask(keep=0.005, score="random"), 1e-2, drawn),
+}
+
+#: All of them.
+EVERY = CANDIDATES | TWINS

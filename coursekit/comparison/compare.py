@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from coursekit.comparison import files, machine, rates, trial
 from coursekit.comparison.bench import Bench, Setting
-from coursekit.comparison.candidates import CANDIDATES
+from coursekit.comparison.candidates import CANDIDATES, EVERY
 from coursekit.comparison.files import Line
 from coursekit.errors import CourseError, number, one_of, unknown, whole
 
@@ -58,8 +58,8 @@ def _compare(
 ) -> list[Line]:
     made.agree_with(made.common)
     for name in names:
-        made.agree_with({"settings": CANDIDATES[name].settings}, method=name)
-    chosen = {name: CANDIDATES[name].rate for name in names}
+        made.agree_with({"settings": EVERY[name].settings}, method=name)
+    chosen = {name: EVERY[name].rate for name in names}
     if not try_rates:
         made.agree_on_rates(chosen)
     if made.runs.torn:
@@ -84,7 +84,7 @@ def _compare(
 
             def search(name: str) -> None:
                 chosen[name] = _best(
-                    try_rates, CANDIDATES[name].rate, lambda lr: made.sweep(name, seeds[0], lr)
+                    try_rates, EVERY[name].rate, lambda lr: made.sweep(name, seeds[0], lr)
                 )
                 made.agree_on_rates({name: chosen[name]})
 
@@ -151,7 +151,7 @@ class _Made:
         for line in self.runs.lines:
             if key.items() <= line.items():
                 return line
-        candidate = CANDIDATES[name]
+        candidate = EVERY[name]
         about = {"family": candidate.family, "settings": candidate.settings}
         line = key | about | self.common | make(self.bench, candidate, seed, lr) | self.here
         self.runs.append(line)
@@ -170,8 +170,8 @@ def _check(
     setting: Setting, names: Sequence[str], seeds: Sequence[int], try_rates: str | Sequence[float] | None
 ) -> None:
     for name in names:
-        if name not in CANDIDATES:
-            raise unknown("method", name, CANDIDATES)
+        if name not in EVERY:
+            raise unknown("method", name, EVERY)
     if not names or not seeds:
         raise CourseError("nothing to compare: name at least one method and one seed")
     one_of("labels", setting.labels, ("two", "five"))  # a rating is no class

@@ -19,12 +19,15 @@ from coursekit.errors import unknown
 from coursekit.methods import LoRA
 from coursekit.paths import DATA
 
-TABLES = ("gpt3", "e2e", "glue")
+TABLES = ("gpt3", "e2e", "glue", "metamathqa")
 
 
 @dataclass(frozen=True)
 class Row:
-    r"""One row of a published table. `published` is in millions, as printed; `exact` counts single parameters."""
+    r"""One row of a published table. `published` is in millions, as printed; `exact` counts single parameters.
+
+    scores: all other columns that are numbers, by name.
+    """
 
     table: str
     model: str
@@ -46,7 +49,9 @@ class Row:
 
 
 def rows(table: str) -> list[Row]:
-    r"""The rows of "gpt3" (three tasks), "e2e" (GPT-2 on E2E NLG) or "glue" (RoBERTa and DeBERTa), in print order."""
+    r"""The rows of "gpt3" (three tasks), "e2e" (GPT-2 on E2E NLG), "glue" (RoBERTa and DeBERTa) or "metamathqa" (peft's
+    own comparison on Llama 3.2 3B: one run a row, seed 0, not all of them), in print order.
+    """
     if table not in TABLES:
         raise unknown("published table", table, TABLES)
     with (DATA / "papers" / f"{table}.csv").open(newline="", encoding="utf-8") as file:
@@ -83,12 +88,12 @@ def split_attention(model: str) -> Any:
 
 def query_and_value(shapes: Any) -> tuple[str, str]:
     r"""What the LoRA paper adapts, under the names that a config of `split_attention` has for it."""
-    names = {"opt": ("q_proj", "v_proj"), "deberta-v2": ("query_proj", "value_proj")}
+    names = {"opt": ("q_proj", "v_proj"), "llama": ("q_proj", "v_proj"), "deberta-v2": ("query_proj", "value_proj")}
     return names.get(shapes.model_type, ("query", "value"))
 
 
 def _known(model: str) -> Callable[[], Any]:
-    from transformers import DebertaV2Config, GPT2Config, RobertaConfig
+    from transformers import DebertaV2Config, GPT2Config, LlamaConfig, RobertaConfig
 
     def gpt2(d: int, layers: int, heads: int, positions: int = 1024) -> Callable[[], Any]:
         return lambda: GPT2Config(n_embd=d, n_layer=layers, n_head=heads, n_positions=positions)
@@ -114,6 +119,10 @@ def _known(model: str) -> Callable[[], Any]:
             DebertaV2Config, 1536, 48, 24, vocab_size=128100, type_vocab_size=0, relative_attention=True,
             position_buckets=256, pos_att_type=["p2c", "c2p"], share_att_key=True, norm_rel_ebd="layer_norm",
             position_biased_input=False, conv_kernel_size=3, conv_act="gelu",
+        ),
+        "Llama 3.2 3B": lambda: LlamaConfig(
+            vocab_size=128256, hidden_size=3072, num_hidden_layers=28, num_attention_heads=24, num_key_value_heads=8,
+            head_dim=128, intermediate_size=8192, tie_word_embeddings=True,
         ),
     }  # fmt: skip
     if model not in known:

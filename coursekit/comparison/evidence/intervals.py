@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -44,9 +45,7 @@ class Interval:
 
 def accuracy(correct: Answers, draws: int = DRAWS) -> Interval:
     r"""Mean accuracy of one arm. correct: (seeds, sentences)."""
-    answers, random = _array(correct), np.random.default_rng(0)
-    drawn = [_mean_of_a_draw(answers, random, _sentences(answers, random)) for _ in range(draws)]
-    return _interval(float(answers.mean()), drawn)
+    return _combined(((1, correct),), draws)
 
 
 def difference(one: Answers, other: Answers, draws: int = DRAWS) -> Interval:
@@ -61,30 +60,41 @@ def change(before: tuple[Answers, Answers], after: tuple[Answers, Answers], draw
 
 def _combined(terms: Sequence[tuple[int, Answers]], draws: int) -> Interval:
     r"""A sum of accuracies, each with its sign; one draw of sentences serves all of them."""
-    signed, random = [(sign, _array(correct)) for sign, correct in terms], np.random.default_rng(0)
-    drawn = []
-    for _ in range(draws):
-        sentences = _sentences(signed[0][1], random)
-        drawn.append(sum(sign * _mean_of_a_draw(a, random, sentences) for sign, a in signed))
-    return _interval(float(sum(sign * a.mean() for sign, a in signed)), drawn)
+    signed = [(sign, _array(correct)) for sign, correct in terms]
+    sentences, seeds = _draws(signed[0][1].shape[1], tuple(len(a) for _, a in signed), draws)
+    drawn = sum(sign * _means(a, own, sentences) for (sign, a), own in zip(signed, seeds, strict=True))
+    return _interval(float(sum(sign * a.mean() for sign, a in signed)), np.asarray(drawn))
 
 
 def _array(correct: Answers) -> npt.NDArray[np.float64]:
     return np.asarray(correct, dtype=float)  # (seeds, sentences)
 
 
-def _sentences(answers: npt.NDArray[np.float64], random: np.random.Generator) -> npt.NDArray[np.int64]:
-    n = answers.shape[1]
-    return np.bincount(random.integers(n, size=n), minlength=n)  # how often each sentence was drawn
+@lru_cache(maxsize=2)
+def _draws(
+    n: int, seeds: tuple[int, ...], draws: int
+) -> tuple[npt.NDArray[np.float32], tuple[npt.NDArray[np.int64], ...]]:
+    r"""How often each of `n` sentences was drawn, (draws, n), and which seeds of each arm, (draws, seeds). The same for
+    all arms, so that the many differences of a table are drawn for once.
+    """
+    random = np.random.default_rng(0)
+    sentences = np.empty((draws, n), dtype=np.float32)
+    chosen = tuple(np.empty((draws, k), dtype=np.int64) for k in seeds)
+    for i in range(draws):
+        sentences[i] = np.bincount(random.integers(n, size=n), minlength=n)
+        for own, k in zip(chosen, seeds, strict=True):
+            own[i] = random.integers(k, size=k)
+    return sentences, chosen
 
 
-def _mean_of_a_draw(
-    answers: npt.NDArray[np.float64], random: np.random.Generator, sentences: npt.NDArray[np.int64]
-) -> float:
-    seeds, n = answers.shape
-    return float((answers[random.integers(seeds, size=seeds)] @ sentences).mean() / n)
+def _means(
+    answers: npt.NDArray[np.float64], seeds: npt.NDArray[np.int64], sentences: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    r"""Mean accuracy in each draw: (draws,). Whole numbers up to here, so that no rounding depends on the order."""
+    right = sentences @ answers.T.astype(np.float32)  # (draws, n)(n, seeds), exact below 2^24
+    return np.take_along_axis(right.astype(np.float64), seeds, axis=1).mean(axis=1) / answers.shape[1]
 
 
-def _interval(value: float, drawn: Sequence[float]) -> Interval:
+def _interval(value: float, drawn: npt.NDArray[np.float64]) -> Interval:
     low, high = np.quantile(drawn, (0.025, 0.975))
     return Interval(value, float(low), float(high))

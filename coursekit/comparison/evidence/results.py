@@ -57,6 +57,12 @@ class Evidence:
         r"""Test accuracy of `arm` minus that of `other`, paired by sentence, with its 95 % interval."""
         return intervals.difference(*([run.correct for run in self._of(name)] for name in (arm, other)))
 
+    def validation(self, arm: str) -> float:
+        r"""Validation accuracy at the end, the mean over the seeds: what may choose an arm, since no test sentence was
+        looked at.
+        """
+        return statistics.fmean(run.validation or 0.0 for run in self._of(arm))
+
     def rate(self, arm: str) -> float:
         r"""The learning rate that was best."""
         return self._of(arm)[0].cell.rate
