@@ -129,7 +129,8 @@ def table(choices: Sequence[Choice | None], budgets: Sequence[Budget], costs: Ma
     if len(choices) != len(budgets):
         raise CourseError(f"one choice for each budget: got {len(choices)} for {len(budgets)}.")
     return Table(
-        ["budget", "take", "trained", "stored, kB", "memory, MB", "step / full", f"minus {REFERENCE} (95 %)", "level with it"],
+        ["budget", "take", "trained", "stored, kB", "memory, MB", "step / full", f"minus {REFERENCE} (95 %)",
+         "level with it"],
         [_row(choice, budget, costs) for choice, budget in zip(choices, budgets, strict=True)],
     )  # fmt: skip
 

@@ -88,7 +88,11 @@ def split_attention(model: str) -> Any:
 
 def query_and_value(shapes: Any) -> tuple[str, str]:
     r"""What the LoRA paper adapts, under the names that a config of `split_attention` has for it."""
-    names = {"opt": ("q_proj", "v_proj"), "llama": ("q_proj", "v_proj"), "deberta-v2": ("query_proj", "value_proj")}
+    names = {
+        "opt": ("q_proj", "v_proj"),
+        "llama": ("q_proj", "v_proj"),
+        "deberta-v2": ("query_proj", "value_proj"),
+    }
     return names.get(shapes.model_type, ("query", "value"))
 
 

@@ -3,6 +3,7 @@ r"""Pictures of what methods touch, of gates and of Kronecker products, and of m
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -22,7 +23,7 @@ WAYS = {
     "trains what is there": COLOURS[2],
     "puts tokens before": COLOURS[3],
 }
-#: One colour for each family of methods, and for the methods of the published tables one like its family's.
+#: One colour for each family of methods.
 FAMILIES = {
     "baseline": "#444444",
     "additive": COLOURS[1],
@@ -30,17 +31,14 @@ FAMILIES = {
     "reparameterised": COLOURS[0],
     "hybrid": COLOURS[3],
 }
+#: The family of each method of the published tables, by its name there.
 PUBLISHED = {
-    "FT": FAMILIES["baseline"],
-    "BitFit": FAMILIES["selective"],
-    "FT Top2": FAMILIES["selective"],
-    "LoRA": FAMILIES["reparameterised"],
-    "PreEmbed": "#8a5a12",
-    "PreLayer": "#f2c14e",
-    "Adapter H": FAMILIES["additive"],
-    "Adapter L": "#b5651d",
-    "Adapter D": "#f4a259",
-}
+    "FT": "baseline", "BitFit": "selective", "FT Top2": "selective", "SHiRA": "selective", "norms": "selective",
+    "LoRA": "reparameterised", "rsLoRA": "reparameterised", "DoRA": "reparameterised", "LoRA, MLP": "reparameterised",
+    "PreEmbed": "additive", "PreLayer": "additive", "Adapter H": "additive", "Adapter L": "additive",
+    "Adapter D": "additive", "Adapter P": "additive", "(IA)³": "additive", "Prompt": "additive", "Prefix": "additive",
+    "P-tuning": "additive", "LLaMA-Adapter": "additive",
+}  # fmt: skip
 
 
 def places(touched: Mapping[str, Mapping[str, str]], columns: Sequence[str], ax: Axes | None = None) -> Axes:
@@ -145,39 +143,137 @@ def quality_and_size(
     points: Mapping[str, tuple[float, float, float, float]],
     families: Mapping[str, str],
     label: str,
-    chance: float | None = None,
+    lines: Mapping[str, float] | None = None,
     named: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Quality against the number of trained parameters, on a log axis, with a bar for the uncertainty.
 
     points: method -> (parameters, quality, low end of the bar, high end). families: method -> one of `FAMILIES`.
-    chance: quality to draw as a line; a method that trains no parameter has no place on a log axis. named: whether
-    each point has its name beside it. Methods of the same size stand a little apart, so that each bar can be seen.
+    lines: name -> quality, as lines with their names in the margin: a method that trains no parameter has no place on
+    a log axis. named: whether each point has its name beside it. Methods of the same size stand a little apart, so
+    that each bar can be seen.
     """
-    ax = axes(ax, figsize=(8.6, 5.4))
+    ax = axes(ax, figsize=(9.0, 5.6))
     points = _side_by_side(points)
-    for name, (n, value, low, high) in points.items():
-        ax.errorbar(
-            n, value, yerr=[[value - low], [high - value]], fmt="o", markersize=5, capsize=2, elinewidth=0.8,
-            color=FAMILIES[families[name]],
-        )  # fmt: skip
+    for family, colour in FAMILIES.items():
+        own = np.array([values for name, values in points.items() if families[name] == family]).reshape(-1, 4)
+        if not len(own):
+            continue
+        n, value, low, high = own.T
+        ax.errorbar(n, value, yerr=[value - low, high - value], fmt="o", markersize=5, capsize=2, elinewidth=0.8,
+                    color=colour, label=family)  # fmt: skip
     ax.set_xscale("log")
     sizes = [n for n, *_ in points.values()]
-    ax.set_xlim(min(sizes) / 2.5, max(sizes) * 2.5)
-    ax.set_xlabel("trained parameters, task head not counted")
+    ax.set_xlim(min(sizes, default=1) / 2.5, max(sizes, default=1) * 2.5)
+    ax.set_xlabel("trained parameters")
     ax.set_ylabel(label)
-    if chance is not None:
-        ax.axhline(chance, color="grey", linestyle="--", linewidth=1)
+    for name, value in (lines or {}).items():
+        ax.axhline(value, color="#777777", linestyle="--", linewidth=1, label=name, zorder=0)
+        ax.annotate(name, (1, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+                    va="center", fontsize=9, color="#555555", annotation_clip=False)  # fmt: skip
     ax.legend(
-        handles=_marks(families), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(FAMILIES), fontsize=9
-    )
+        handles=_marks(families, list(points)), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(FAMILIES),
+        fontsize=9,
+    )  # fmt: skip
     if named:
         name_points(ax, points)
     return ax
 
 
-Points = Mapping[str, tuple[float, float, float, float]]
+def published(
+    panels: Mapping[str, tuple[Sequence[Any], str, str]], figsize: tuple[float, float] = (11.0, 7.6)
+) -> Sequence[Axes]:
+    r"""Published tables, a panel for each: a score against trained parameters, the sizes of one method joined.
+
+    panels: title -> (rows of `published.rows`, the score's name, the label of its axis). A method's name stands beside
+    its best row.
+    """
+    count = len(panels)
+    grid = plt.subplots(-(-count // 2), min(count, 2), figsize=figsize, squeeze=False)[1].ravel()
+    found = {row.method: PUBLISHED[row.method] for rows, *_ in panels.values() for row in rows}
+    for ax, (title, (rows, score, label)) in zip(grid, panels.items(), strict=False):
+        own = {method: [row for row in rows if row.method == method] for method in found}
+        for method, group in own.items():
+            if group:
+                x = [1e6 * float(row.published) for row in group]
+                ax.plot(x, [row.scores[score] for row in group], "o-", color=FAMILIES[found[method]], markersize=5,
+                        linewidth=0.8, label=method)  # fmt: skip
+        ax.set_xscale("log")
+        low, high = ax.get_xlim()
+        ax.set_xlim(low / 2, high * 4)
+        ax.margins(y=0.12)
+        ax.set_title(title)
+        ax.set_xlabel("trained parameters, as published")
+        ax.set_ylabel(label)
+    grid[0].figure.legend(handles=_marks(found), loc="outside upper center", ncols=len(FAMILIES), fontsize=9)
+    for ax in grid[count:]:
+        ax.set_visible(False)
+    for ax, (rows, score, _) in zip(grid, panels.values(), strict=False):
+        best = {row.method: row for row in sorted(rows, key=lambda row: row.scores[score])}
+        others = [_place(row, score) for row in rows] + [
+            _between(_place(one, score), _place(other, score), part)
+            for one, other in pairwise(rows)
+            if one.method == other.method
+            for part in np.linspace(0.05, 0.95, 19)
+        ]
+        name_points(ax, {name: _place(row, score) for name, row in best.items()}, others=others)
+    return grid[:count]
+
+
+Place = tuple[float, float, float, float]
+
+
+def _place(row: Any, score: str) -> Place:
+    return (1e6 * float(row.published), *(row.scores[score],) * 3)
+
+
+def _between(one: Place, other: Place, part: float) -> Place:
+    r"""A place on the straight line from `one` to `other`, x on a log axis: no name is to stand there."""
+    return (one[0] ** (1 - part) * other[0] ** part, *((1 - part) * one[1] + part * other[1],) * 3)
+
+
+def differences(
+    found: Mapping[str, Any], families: Mapping[str, str], label: str, ax: Axes | None = None
+) -> Axes:
+    r"""Differences to one reference with their intervals, a row for each method; the numbers stand in the margin.
+
+    found: method -> evidence.intervals.Interval, in the order of the rows. families: method -> one of `FAMILIES`.
+    Hollow: the interval holds 0.
+    """
+    ax = axes(ax, figsize=(8.4, 1.3 + 0.25 * len(found)))
+    names = list(found)
+    for family, colour in FAMILIES.items():
+        for told, ground in ((True, colour), (False, "white")):
+            rows = [
+                row
+                for row, name in enumerate(names)
+                if families[name] == family and found[name].tells == told
+            ]
+            if not rows:
+                continue
+            values = np.array([found[names[row]].value for row in rows])
+            ends = [
+                values - [found[names[row]].low for row in rows],
+                [found[names[row]].high for row in rows] - values,
+            ]
+            ax.errorbar(values, rows, xerr=ends, fmt="o", color=colour, markerfacecolor=ground, markersize=5, capsize=2,
+                        elinewidth=0.9, label=family if told else f"{family}, not told apart")  # fmt: skip
+    for row, one in enumerate(found.values()):
+        ax.annotate(repr(one), (1, row), xycoords=("axes fraction", "data"), xytext=(6, 0), va="center",
+                    textcoords="offset points", fontsize=8, annotation_clip=False)  # fmt: skip
+    ax.axvline(0, color="#777777", linestyle="--", linewidth=1, zorder=0)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_xlabel(label)
+    ax.legend(
+        handles=_marks(families, names),
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=len(FAMILIES),
+        fontsize=9,
+    )
+    return ax
 
 
 def _side_by_side(points: Points) -> Points:
@@ -191,16 +287,22 @@ def _side_by_side(points: Points) -> Points:
     }
 
 
-def name_points(ax: Axes, points: Mapping[str, tuple[float, float, float, float]], size: float = 8) -> None:
+def name_points(
+    ax: Axes,
+    points: Mapping[str, tuple[float, float, float, float]],
+    size: float = 8,
+    others: Sequence[tuple[float, float, float, float]] = (),
+) -> None:
     r"""Write each point's name beside it where it covers no other name, point or bar, with a thin line to it.
 
-    points: name -> (x, y, low end of its bar, high end). Names go as near to their points as there is room, the most
-    crowded points first. The axes have to have their limits by now.
+    points: name -> (x, y, low end of its bar, high end). others: points without a name. Names go as near to their
+    points as there is room, the most crowded points first. The axes have to have their limits by now.
     """
     figure = ax.figure
     figure.canvas.draw()
     centres = {name: ax.transData.transform((x, y)) for name, (x, y, *_) in points.items()}
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in centres.values()]
+    nameless = [ax.transData.transform((x, y)) for x, y, *_ in others]
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in (*centres.values(), *nameless)]
     for x, _, *ends in points.values():
         (left, low), (_, high) = (ax.transData.transform((x, end)) for end in ends)
         taken.append(Bbox.from_bounds(left - 1, low, 2, high - low))
@@ -244,7 +346,8 @@ def bars_beside(
 ) -> Sequence[Axes]:
     r"""Several numbers of the same methods side by side: a panel for each number, a row for each method.
 
-    panels: title -> method -> number. log: titles with a log axis. lines: title -> where a line marks a reference.
+    panels: label of the axis, with its unit -> method -> number. log: labels of those with a log axis. lines: label ->
+    where a line marks a reference.
     """
     names = list(next(iter(panels.values())))
     figsize = (3.0 + 2.6 * len(panels), 1.0 + 0.24 * len(names))
@@ -268,7 +371,7 @@ def bars_beside(
                         fontsize=8, bbox=ground)  # fmt: skip
         if lines and title in lines:
             ax.axvline(lines[title], color="grey", linestyle="--", linewidth=1)
-        ax.set_title(title, fontsize=10)
+        ax.set_xlabel(title)
     found[0].set_yticks(y, names)
     found[0].set_ylim(len(names) - 0.5, -0.5)
     found[0].figure.legend(
@@ -277,7 +380,8 @@ def bars_beside(
     return found
 
 
-def _marks(families: Mapping[str, str]) -> list[Line2D]:
+def _marks(families: Mapping[str, str], names: Sequence[str] | None = None) -> list[Line2D]:
     r"""A mark in the colour of each family that occurs, for a legend."""
-    used = [family for family in FAMILIES if family in families.values()]
+    there = {family for name, family in families.items() if names is None or name in names}
+    used = [family for family in FAMILIES if family in there]
     return [Line2D([], [], marker="o", linestyle="", color=FAMILIES[family], label=family) for family in used]

@@ -79,19 +79,28 @@ def test_every_limit_counts(limits, arm):
 
 
 def test_what_fits_nothing_and_what_is_alone():
-    assert decide(time=0.2) is None, "neither the constant answer nor an arm without every seed is a method to take"
+    assert decide(time=0.2) is None, (
+        "neither the constant answer nor an arm without every seed is a method to take"
+    )
     alone = decide(trained=0)
     assert alone.level == {} and alone.unseen is None and str(alone).endswith("; nothing else fits")
     full = decide()
     assert full.price is None and full.unseen == full.others["lucky"].margin
-    assert str(full) == f"b: full; not told apart from lucky: a difference up to {full.unseen:.3f} would not show"
+    assert (
+        str(full)
+        == f"b: full; not told apart from lucky: a difference up to {full.unseen:.3f} would not show"
+    )
     clear = decide(memory=200)
-    assert str(clear).endswith("; better than every other that fits (1)") and "tell the two apart" not in str(clear)
+    assert str(clear).endswith("; better than every other that fits (1)") and "tell the two apart" not in str(
+        clear
+    )
 
 
 def test_validation_may_have_chosen_badly_and_then_it_is_said():
     misled = Evidence("t", (*EVIDENCE.runs, *runs("shirt", 300, 0.99)))
-    found = guide.decide(misled, COSTS | {"shirt": replace(COSTS["small"], method="shirt")}, Budget("b", trained=50_000))
+    found = guide.decide(
+        misled, COSTS | {"shirt": replace(COSTS["small"], method="shirt")}, Budget("b", trained=50_000)
+    )
     assert found.arm == "shirt" and found.ahead == ["lucky", "good"] and found.level == {}
     assert "on the test sentences lucky, good did better" in str(found)
 

@@ -99,7 +99,11 @@ def test_every_count_of_peft_s_comparison_follows_from_the_formula():
 
 def test_one_method_at_several_learning_rates_is_several_rows():
     found = [row.scores for row in published.rows("metamathqa") if row.method == "(IA)³"]
-    assert [(s["learning_rate"], s["accuracy"]) for s in found] == [(1e-4, 0.3108), (1e-3, 0.398), (5e-3, 0.4549)]
+    assert [(s["learning_rate"], s["accuracy"]) for s in found] == [
+        (1e-4, 0.3108),
+        (1e-3, 0.398),
+        (5e-3, 0.4549),
+    ]
 
 
 def test_unknown_names():

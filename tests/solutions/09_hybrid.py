@@ -1,5 +1,7 @@
 r"""Reference answers of notebook 09_hybrid, as a student would write them."""
 
+import statistics
+
 import torch
 
 
@@ -31,17 +33,33 @@ def hybrid_kronecker(x, A, s, t):
     return torch.cat(out, dim=-1)
 
 
-def hybrid_count(layers, d, r, n, places):
-    down = n * (r // n) + n * (d // n) + r  # s, t, bias
-    up = n * (d // n) + n * (r // n) + d
-    return layers * places * (down + up) + n * n * n
+def hybrid_plan(pilot, smallest):
+    accuracies = {}
+    for method, _, accuracy in pilot:
+        accuracies.setdefault(method, []).append(accuracy)
+    s1, s2 = (statistics.stdev(values) for values in accuracies.values())
+    n = 3
+    while 2 * ((s1**2 + s2**2) / n) ** 0.5 > smallest:
+        n += 1
+    seeds, seed = [], 0
+    while len(seeds) < n:
+        if all(used != seed for _, used, _ in pilot):
+            seeds.append(seed)
+        seed += 1
+    return seeds
 
 
-def hybrid_pareto(parameters, quality):
-    def beats(a, b):
-        at_least = parameters[a] <= parameters[b] and quality[a] >= quality[b]
-        more = parameters[a] < parameters[b] or quality[a] > quality[b]
-        return at_least and more
-
-    everyone = range(len(parameters))
-    return [not any(beats(other, own) for other in everyone) for own in everyone]
+def hybrid_conclude(runs, one, other, seeds, smallest):
+    found = {(method, seed): accuracy for method, seed, accuracy in runs}
+    if any((method, seed) not in found for method in (one, other) for seed in seeds):
+        return "incomplete", None, None
+    a, b = ([found[method, seed] for seed in seeds] for method in (one, other))
+    difference = statistics.mean(a) - statistics.mean(b)
+    margin = 2 * ((statistics.variance(a) + statistics.variance(b)) / len(seeds)) ** 0.5
+    if abs(difference) + margin < smallest:
+        return "no difference that matters", difference, margin
+    if difference > margin:
+        return one, difference, margin
+    if -difference > margin:
+        return other, difference, margin
+    return "cannot tell", difference, margin

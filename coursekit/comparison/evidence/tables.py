@@ -34,6 +34,20 @@ def arms(evidence: Evidence, labels: Mapping[str, str], reference: str) -> Table
     return Table(columns, rows)
 
 
+def pairs(evidence: Evidence, asked: Mapping[str, tuple[str, str]]) -> Table:
+    r"""One row for each of `asked` (what is compared -> one arm, another) of which both were run with every seed: the
+    first minus the second, and what that tells.
+    """
+    there = {label: pair for label, pair in asked.items() if set(pair) <= set(evidence.arms)}
+    rows = []
+    for label, (one, other) in there.items():
+        found = evidence.minus(one, other)
+        better = f"{one if found.value > 0 else other} is better"
+        unseen = f"not told apart; a difference up to {found.margin:.3f} would not show"
+        rows.append([label, f"{one} − {other}", repr(found), better if found.tells else unseen])
+    return Table(["question", "arms", "difference of test accuracy (95 %)", "so"], rows)
+
+
 def answer(evidence: Evidence, arm: str, other: str) -> str:
     r"""Accuracy of `arm` minus that of `other`, in words; "not enough runs yet" where one lacks a seed."""
     return _missing(evidence, arm, other) or words(evidence.minus(arm, other))
