@@ -437,7 +437,7 @@ PLAN = register(
 
 #: (method, seed, test accuracy)
 Runs = tuple[tuple[str, int, float], ...]
-Conclusion = tuple[str, float | None, float | None]
+Conclusion = tuple[str, float, float]
 INCOMPLETE, NONE, OPEN = "incomplete", "no difference that matters", "cannot tell"
 
 
@@ -460,11 +460,11 @@ def _concluded(
             ]
             for method in (one, other)
         }
-        if complete and any(len(scores) < len(seeds) for scores in own.values()):
-            return INCOMPLETE, None, None
         difference = mean(own[one]) - mean(own[other])
         spread = sum(variance(scores) / (len(scores) if of_means else 1) for scores in own.values())
         margin = errors * spread**0.5
+        if complete and any(len(scores) < len(seeds) for scores in own.values()):
+            return INCOMPLETE, difference, margin
         small = abs(difference) + margin < smallest
         if small and small_first:
             return NONE, difference, margin
@@ -480,7 +480,7 @@ conclude = _concluded()
 
 def _swapped_sign(*arguments: Any) -> Conclusion:
     verdict, difference, margin = conclude(*arguments)
-    return verdict, None if difference is None else -difference, margin
+    return verdict, -difference, margin
 
 
 #: What the cases are: (difference, spread, the smallest that matters), and the verdict. In the last, a run is missing.

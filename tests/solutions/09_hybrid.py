@@ -51,11 +51,11 @@ def hybrid_plan(pilot, smallest):
 
 def hybrid_conclude(runs, one, other, seeds, smallest):
     found = {(method, seed): accuracy for method, seed, accuracy in runs}
-    if any((method, seed) not in found for method in (one, other) for seed in seeds):
-        return "incomplete", None, None
-    a, b = ([found[method, seed] for seed in seeds] for method in (one, other))
+    a, b = ([found[method, seed] for seed in seeds if (method, seed) in found] for method in (one, other))
     difference = statistics.mean(a) - statistics.mean(b)
-    margin = 2 * ((statistics.variance(a) + statistics.variance(b)) / len(seeds)) ** 0.5
+    margin = 2 * (statistics.variance(a) / len(a) + statistics.variance(b) / len(b)) ** 0.5
+    if len(a) + len(b) < 2 * len(seeds):
+        return "incomplete", difference, margin
     if abs(difference) + margin < smallest:
         return "no difference that matters", difference, margin
     if difference > margin:
