@@ -144,3 +144,43 @@ def _row(choice: Choice | None, budget: Budget, costs: Mapping[str, Row]) -> lis
         f"{cost.step_ratio:.2f}", None if choice.price is None else repr(choice.price),
         f"{len(choice.level)} of {len(choice.others)}",
     ]  # fmt: skip
+
+
+def points(evidence: Evidence, without: Sequence[str]) -> dict[str, tuple[float, float, float, float]]:
+    r"""Arm -> (trained parameters with the head, test accuracy, its interval's ends), for `plots.hybrid`."""
+    found = {arm: evidence.accuracy(arm) for arm in evidence.arms if arm not in without}
+    return {arm: (evidence.parameters(arm), one.value, one.low, one.high) for arm, one in found.items()}
+
+
+def against(evidence: Evidence) -> dict[str, Interval]:
+    r"""Arm -> test accuracy minus that of full fine-tuning, the best first; {} where that was not run yet."""
+    if REFERENCE not in evidence.arms:
+        return {}
+    found = {arm: evidence.minus(arm, REFERENCE) for arm in evidence.arms if arm not in (CONSTANT, REFERENCE)}
+    return dict(sorted(found.items(), key=lambda pair: -pair[1].value))
+
+
+def said(evidence: Evidence, expected: int, within: float = 0.05) -> list[str]:
+    r"""What the file says, a line each. expected: how many methods there are to be. within: "close to" full."""
+    arms = [arm for arm in evidence.arms if arm != CONSTANT]
+    found = [
+        f"{len(arms)} of {expected} methods have runs with every seed, {len(settled(evidence))} of them with twice the "
+        f"steps as well; {len(evidence.runs)} runs, {evidence.minutes / 60:.1f} hours of one thread",
+        f"below the head alone: {', '.join(below(evidence, 'head')) or 'none'}" if "head" in arms else "",
+    ]
+    gaps = against(evidence)
+    level = {arm: gap for arm, gap in gaps.items() if not gap.tells}
+    close = [arm for arm, gap in gaps.items() if gap.low > -within]
+    fewest = min(close, key=evidence.parameters, default=None)
+    found += [
+        f"better than full fine-tuning: {', '.join(a for a, gap in gaps.items() if gap.low > 0) or 'none'}",
+        f"worse: {', '.join(a for a, gap in gaps.items() if gap.high < 0) or 'none'}",
+        "not told apart from it: "
+        + (
+            ", ".join(f"{arm} (up to ±{gap.margin:.3f} would not show)" for arm, gap in level.items())
+            or "none"
+        ),
+        f"fewest parameters surely within {within:g} of it: "
+        + (f"{fewest}, {evidence.parameters(fewest):,}" if fewest else "none"),
+    ]
+    return [line for line in found if line]

@@ -3,7 +3,6 @@ r"""Pictures: `common.py` for what several notebooks draw, and one file a topic;
 from coursekit.plots import alt
 from coursekit.plots.adapters import adapter_places, bottleneck
 from coursekit.plots.common import COLOURS, axes, grid, loss_curve, score_curves, scores, style
-from coursekit.plots.comparison import quality_against_size
 from coursekit.plots.ia3 import factors_by_layer
 from coursekit.plots.lecture_map import lecture_map
 from coursekit.plots.lora import data_flow, matrices_to_scale, spectrum
@@ -13,7 +12,7 @@ from coursekit.plots.soft_prompts import soft_prompt_places
 __all__ = [
     "COLOURS", "MEMORY_COLOURS", "adapter_places", "axes", "bottleneck", "data_flow", "factors_by_layer", "grid",
     "lecture_map", "loss_curve", "matrices_to_scale", "memory_bars",
-    "predicted_and_measured", "quality_against_size", "score_curves", "scores",
+    "predicted_and_measured", "score_curves", "scores",
     "soft_prompt_places", "spectrum", "style",
 ]  # fmt: skip
 

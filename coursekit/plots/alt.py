@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,6 +34,15 @@ def describe(figure: Figure) -> str:
     title = _plain(figure.get_suptitle())
     text = " ".join([f"{title}."] * bool(title) + panels) or "An empty figure."
     return text if len(text) <= _LONGEST else text[: text.rfind(" ", 0, _LONGEST)].rstrip(",;: ") + " …"
+
+
+def says(ax: Axes, text: str) -> None:
+    r"""Have `text` said of a panel whose drawing says nothing by itself, such as coloured tiles."""
+    _SAID[ax] = text
+
+
+#: What the functions that draw have to say of their panels, as long as these live.
+_SAID: WeakKeyDictionary[Axes, str] = WeakKeyDictionary()
 
 
 def enable() -> None:
@@ -72,6 +82,7 @@ def _panel(ax: Axes) -> str:
         drawn = [f"diagram with the labels {', '.join(dict.fromkeys(words))}"]
     elif 0 < len(marks := [word for word in dict.fromkeys(words) if not _is_number(word)]) <= _MOST:
         drawn.append(f"marked: {', '.join(marks)}")
+    drawn += [text] if (text := _SAID.get(ax)) else []
     if not drawn and not title:
         return ""
     axes = []

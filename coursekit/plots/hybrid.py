@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 
+from coursekit.plots import alt
 from coursekit.plots.common import COLOURS, axes
 
 #: How a method acts at a place of a block.
@@ -35,6 +36,7 @@ FAMILIES = {
 PUBLISHED = {
     "FT": "baseline", "BitFit": "selective", "FT Top2": "selective", "SHiRA": "selective", "norms": "selective",
     "LoRA": "reparameterised", "rsLoRA": "reparameterised", "DoRA": "reparameterised", "LoRA, MLP": "reparameterised",
+    "LoRA (as Houlsby)": "reparameterised",
     "PreEmbed": "additive", "PreLayer": "additive", "Adapter H": "additive", "Adapter L": "additive",
     "Adapter D": "additive", "Adapter P": "additive", "(IA)³": "additive", "Prompt": "additive", "Prefix": "additive",
     "P-tuning": "additive", "LLaMA-Adapter": "additive",
@@ -61,6 +63,13 @@ def places(touched: Mapping[str, Mapping[str, str]], columns: Sequence[str], ax:
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     used = [way for way in WAYS if any(way in row.values() for row in touched.values())]
+    alt.says(ax, "; ".join(
+        f"{name} " + ", ".join(
+            f"{way} at {' and '.join(p.replace(chr(10), ' ') for p in columns if found.get(p) == way)}"
+            for way in used if way in found.values()
+        )
+        for name, found in touched.items()
+    ))  # fmt: skip
     ax.legend(
         handles=[Patch(color=WAYS[way], label=way) for way in used],
         loc="upper left", bbox_to_anchor=(0, -0.01), ncols=max(1, len(columns) // 2), fontsize=9, handlelength=1.0,
@@ -102,8 +111,8 @@ def kronecker(A: Any, s: Any, t: Any) -> Sequence[Axes]:
     layout = figure.add_gridspec(n + 1, 3, width_ratios=[n, t.shape[1], n * t.shape[1]])
     for i in range(n):
         draw(layout[i, 0], A[i], f"$A_{i + 1}$", False)
-        draw(layout[i, 1], inner[i], f"$s_{i + 1} t_{i + 1}^\\top$", False)
-        draw(layout[i, 2], terms[i], f"$A_{i + 1} \\otimes s_{i + 1} t_{i + 1}^\\top$", True)
+        draw(layout[i, 1], inner[i], f"$s_{i + 1} t_{i + 1}^T$", False)
+        draw(layout[i, 2], terms[i], f"$A_{i + 1}$ ⊗ $s_{i + 1} t_{i + 1}^T$", True)
     draw(layout[n, 2], whole, "W, their sum", True)
     return panels
 
@@ -122,8 +131,8 @@ def gates(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[fl
         layer = np.arange(1, len(before[kind]) + 1)
         ax.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
         ax.vlines(layer, before[kind], after[kind], color=colour, linewidth=1)
-        ax.plot(layer, before[kind], "o", color=colour, markerfacecolor="white")
-        ax.plot(layer, after[kind], "o", color=colour)
+        ax.plot(layer, before[kind], "o", color=colour, markerfacecolor="white", label="before")
+        ax.plot(layer, after[kind], "o", color=colour, label="after")
         ax.set_title(kind)
         ax.set_xticks(layer[:: max(1, len(layer) // 6)])
         ax.set_xlabel("layer")

@@ -84,3 +84,20 @@ def test_longer_runs_of_examples_in_the_prompt():
     assert stored.sentences == 300 and len(stored.shares["LoRA", 100]) == 3
     told = [stored.difference(("LoRA", n), ("shots", k)).tells for n, k in ((10, 10), (100, 5), (1000, 5))]
     assert told == [False, False, True], "as the text of notebook 06 says"
+
+
+def test_a_pair_is_told_apart_or_what_would_not_show_is_said():
+    evidence = Evidence("t", (*RUNS, *(run("twin", 1e-3, s, 36) for s in range(3))))
+    found = tables.pairs(
+        evidence,
+        {"rank?": ("r8", "r1"), "turned?": ("r1", "r8"), "same?": ("twin", "r8"), "to come?": ("late", "r1")},
+    )
+    assert [row[0] for row in found.rows] == ["rank?", "turned?", "same?"]
+    assert found.rows[0][1:] == ["r8 − r1", repr(evidence.minus("r8", "r1")), "r8 is better"]
+    assert found.rows[1][3] == "r8 is better" and found.rows[1][2].startswith("-0.400")
+    assert found.rows[2][3] == "not told apart; a difference up to 0.000 would not show"
+
+
+def test_validation_is_the_mean_over_the_seeds():
+    runs = [run("a", 1e-3, seed, 20, validation=value) for seed, value in enumerate((0.7, 0.8, 0.9))]
+    assert abs(Evidence("t", tuple(runs)).validation("a") - 0.8) < 1e-12

@@ -132,3 +132,20 @@ def test_a_budget_is_checked():
         Budget("b", trained=-1)
     with pytest.raises(CourseError, match="time must be a number above 0"):
         Budget("b", time=0)
+
+
+def test_what_the_file_says_is_computed_from_it():
+    first, floor, better, worse, level, fewest = guide.said(EVIDENCE, expected=32, within=0.05)
+    assert first.startswith("6 of 32 methods have runs with every seed, 1 of them with twice the steps")
+    assert floor == "below the head alone: none" and better == "better than full fine-tuning: dear"
+    assert worse == "worse: good, small, head", "the best first"
+    assert level.startswith("not told apart from it: lucky (up to ±0.0") and fewest.endswith("dear, 7")
+    assert list(guide.against(EVIDENCE)) == ["dear", "lucky", "good", "small", "head"]
+    found = guide.points(EVIDENCE, without=(CONSTANT, "head"))
+    assert set(found) == {"full", "dear", "lucky", "good", "small"} and found["good"][:2] == (7, 0.84)
+    assert found["good"][2] < 0.84 < found["good"][3]
+
+
+def test_without_full_fine_tuning_nothing_is_compared_with_it():
+    alone = Evidence("t", tuple(run for run in EVIDENCE.runs if run.cell.arm != "full"))
+    assert guide.against(alone) == {} and guide.said(alone, 32)[2] == "better than full fine-tuning: none"

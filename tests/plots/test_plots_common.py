@@ -10,7 +10,6 @@ import torch
 from matplotlib.colors import to_rgb
 
 from coursekit import plots
-from coursekit.comparison import published
 from coursekit.evaluation.scores import Score
 
 
@@ -72,7 +71,6 @@ def test_matrices_to_scale_have_areas_in_proportion():
         lambda: plots.bottleneck(384, 64),
         lambda: plots.bottleneck(768, 1),
         lambda: plots.adapter_places(),
-        lambda: plots.quality_against_size(published.rows("gpt3"), "mnli_accuracy", "MNLI"),
         lambda: plots.scores({"zero": Score.of(torch.tensor([True, False]))}, chance=0.2),
         lambda: plots.factors_by_layer({"keys": [[1.2, 0.3]] * 30, "values": [[1.0, 2.0]] * 30})[0],
     ],

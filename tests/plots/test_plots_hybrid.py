@@ -11,6 +11,9 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from coursekit import plots
+from coursekit.comparison import published
+from coursekit.comparison.evidence.intervals import Interval
+from coursekit.plots import alt
 from coursekit.plots import hybrid as plots_hybrid
 from tests.pictures import assert_nothing_is_cut_off
 
@@ -34,6 +37,9 @@ def test_a_place_has_the_colour_of_what_happens_there():
         plots_hybrid.WAYS["trains what is there"],
     ]
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["adds beside", "trains what is there"]
+    assert alt.describe(ax.figure).startswith(
+        "LoRA adds beside at query; BitFit trains what is there at query."
+    )
     assert_nothing_is_cut_off(ax.figure)
 
 
@@ -99,17 +105,72 @@ def test_names_of_many_methods_cover_neither_each_other_nor_a_point(seed):
 def test_points_stand_where_they_were_measured_with_their_bars():
     points = {"small": (1e3, 0.7, 0.65, 0.72), "large": (2e7, 0.8, 0.79, 0.82)}
     ax = plots_hybrid.quality_and_size(
-        points, {"small": "selective", "large": "baseline"}, "accuracy", chance=0.5
+        points,
+        {"small": "selective", "large": "baseline", "other": "hybrid"},
+        "accuracy",
+        lines={"constant": 0.5},
     )
-    for container, (x, y, low, high) in zip(ax.containers, points.values(), strict=True):
+    for container, (x, y, low, high) in zip(ax.containers, reversed(points.values()), strict=True):
         assert container.lines[0].get_xydata().tolist() == [[x, y]]
         ((_, bottom), (_, top)) = container.lines[2][0].get_segments()[0]
         assert (bottom, top) == pytest.approx((low, high))
-    assert ax.get_xscale() == "log" and [t.get_text() for t in ax.get_legend().get_texts()] == [
-        "baseline",
-        "selective",
-    ]
+    assert ax.get_xscale() == "log"
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["baseline", "selective"], (
+        "those that are there"
+    )
     assert [line.get_ydata() for line in ax.lines if line.get_linestyle() == "--"] == [[0.5, 0.5]]
+    assert "constant at 0.5" in alt.describe(ax.figure) and "selective 0.7" in alt.describe(ax.figure)
+    assert_nothing_is_cut_off(ax.figure)
+
+
+def test_a_difference_that_is_not_told_apart_is_hollow():
+    found = {
+        "good": Interval(0.02, 0.01, 0.03),
+        "level": Interval(-0.01, -0.03, 0.01),
+        "bad": Interval(-0.2, -0.3, -0.1),
+    }
+    ax = plots_hybrid.differences(
+        found, {"good": "hybrid", "level": "hybrid", "bad": "additive"}, "minus full"
+    )
+    drawn = {container.get_label(): container.lines[0] for container in ax.containers}
+    assert set(drawn) == {"hybrid", "hybrid, not told apart", "additive"}
+    assert drawn["hybrid"].get_xydata().tolist() == [[0.02, 0]] and drawn[
+        "additive"
+    ].get_xydata().tolist() == [[-0.2, 2]]
+    assert (
+        drawn["hybrid, not told apart"].get_markerfacecolor()
+        == "white"
+        != drawn["hybrid"].get_markerfacecolor()
+    )
+    assert [t.get_text() for t in ax.get_yticklabels()] == list(found)
+    assert [t.get_text() for t in ax.texts] == [repr(one) for one in found.values()]
+    assert "hybrid, not told apart: level -0.01" in alt.describe(ax.figure)
+    assert_nothing_is_cut_off(ax.figure)
+
+
+def test_published_tables_have_a_name_at_the_best_row_of_each_method():
+    rows = published.rows("metamathqa")
+    panels = plots_hybrid.published({
+        "GPT-3": (published.rows("gpt3"), "mnli_accuracy", "MNLI (%)"), "Llama": (rows, "accuracy", "GSM8K"),
+    })  # fmt: skip
+    llama = panels[1]
+    assert {t.get_text() for t in llama.texts} == {row.method for row in rows}
+    best = max((row for row in rows if row.method == "(IA)³"), key=lambda row: row.scores["accuracy"])
+    (name,) = (t for t in llama.texts if t.get_text() == "(IA)³")
+    assert name.xy == (1e6 * float(best.published), best.scores["accuracy"])
+    drawn = {line.get_label(): line for line in llama.lines}
+    assert list(drawn["Prompt"].get_ydata()) == [0.0569, 0.2343, 0.3434]
+    assert to_hex(drawn["LoRA"].get_color()) == plots_hybrid.FAMILIES["reparameterised"]
+    llama.figure.canvas.draw()
+    boxes = [Text.get_window_extent(text) for text in llama.texts]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert_nothing_is_cut_off(llama.figure)
+
+
+def test_every_published_method_has_a_family():
+    methods = {row.method for table in published.TABLES for row in published.rows(table)}
+    assert methods <= set(plots_hybrid.PUBLISHED)
+    assert set(plots_hybrid.PUBLISHED.values()) <= set(plots_hybrid.FAMILIES)
 
 
 def test_several_numbers_stand_side_by_side_in_one_order():
@@ -120,5 +181,6 @@ def test_several_numbers_stand_side_by_side_in_one_order():
     assert time.collections[-1].get_offsets().tolist() == [[0.5, 0], [1.0, 1]]
     assert storage.collections[-1].get_offsets().tolist() == [[0.02, 0], [80.0, 1]]
     assert (time.get_xscale(), storage.get_xscale()) == ("linear", "log")
+    assert (time.get_xlabel(), storage.get_xlabel()) == ("time", "storage")
     assert [t.get_text() for t in storage.texts] == ["0.02", "80"]
     assert_nothing_is_cut_off(time.figure)
