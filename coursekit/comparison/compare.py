@@ -83,9 +83,7 @@ def _compare(
         if try_rates:
 
             def search(name: str) -> None:
-                chosen[name] = _best(
-                    try_rates, EVERY[name].rate, lambda lr: made.sweep(name, seeds[0], lr)
-                )
+                chosen[name] = _best(try_rates, EVERY[name].rate, lambda lr: made.sweep(name, seeds[0], lr))
                 made.agree_on_rates({name: chosen[name]})
 
             each("sweep", seeds[0], search)

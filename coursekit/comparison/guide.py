@@ -108,20 +108,20 @@ def decide(evidence: Evidence, costs: Mapping[str, Row], budget: Budget) -> Choi
 
 def considered(evidence: Evidence, costs: Mapping[str, Row]) -> list[str]:
     r"""Arms that have both evidence and a measured cost."""
-    return [arm for arm in evidence.arms if arm in costs and arm != CONSTANT]
+    return [arm for arm in evidence.searched_arms if arm in costs and arm != CONSTANT]
 
 
 def below(evidence: Evidence, floor: str) -> list[str]:
     r"""Arms that end below `floor`, by their mean test accuracy; the constant answer is no arm."""
     least = evidence.accuracy(floor).value
-    return [
-        arm for arm in evidence.arms if arm not in (floor, CONSTANT) and evidence.accuracy(arm).value < least
-    ]
+    others = [arm for arm in evidence.searched_arms if arm not in (floor, CONSTANT)]
+    return [arm for arm in others if evidence.accuracy(arm).value < least]
 
 
-def settled(evidence: Evidence) -> list[str]:
-    r"""Arms for which twice the steps were tried with every seed at the best learning rate."""
-    return [arm for arm in evidence.arms if arm != CONSTANT and evidence.gain(arm) is not None]
+def longer(evidence: Evidence) -> dict[str, float]:
+    r"""Arm -> what twice the steps brought in validation accuracy, where that was tried with every seed."""
+    gains = {arm: evidence.gain(arm) for arm in evidence.searched_arms if arm != CONSTANT}
+    return {arm: gain for arm, gain in gains.items() if gain is not None}
 
 
 def table(choices: Sequence[Choice | None], budgets: Sequence[Budget], costs: Mapping[str, Row]) -> Table:
@@ -148,7 +148,7 @@ def _row(choice: Choice | None, budget: Budget, costs: Mapping[str, Row]) -> lis
 
 def points(evidence: Evidence, without: Sequence[str]) -> dict[str, tuple[float, float, float, float]]:
     r"""Arm -> (trained parameters with the head, test accuracy, its interval's ends), for `plots.hybrid`."""
-    found = {arm: evidence.accuracy(arm) for arm in evidence.arms if arm not in without}
+    found = {arm: evidence.accuracy(arm) for arm in evidence.searched_arms if arm not in without}
     return {arm: (evidence.parameters(arm), one.value, one.low, one.high) for arm, one in found.items()}
 
 
@@ -156,16 +156,19 @@ def against(evidence: Evidence) -> dict[str, Interval]:
     r"""Arm -> test accuracy minus that of full fine-tuning, the best first; {} where that was not run yet."""
     if REFERENCE not in evidence.arms:
         return {}
-    found = {arm: evidence.minus(arm, REFERENCE) for arm in evidence.arms if arm not in (CONSTANT, REFERENCE)}
+    others = [arm for arm in evidence.searched_arms if arm not in (CONSTANT, REFERENCE)]
+    found = {arm: evidence.minus(arm, REFERENCE) for arm in others}
     return dict(sorted(found.items(), key=lambda pair: -pair[1].value))
 
 
 def said(evidence: Evidence, expected: int, within: float = 0.05) -> list[str]:
     r"""What the file says, a line each. expected: how many methods there are to be. within: "close to" full."""
-    arms = [arm for arm in evidence.arms if arm != CONSTANT]
+    arms = [arm for arm in evidence.searched_arms if arm != CONSTANT]
+    more = ", ".join(f"{arm} {gain:+.3f}" for arm, gain in longer(evidence).items())
     found = [
-        f"{len(arms)} of {expected} methods have runs with every seed, {len(settled(evidence))} of them with twice the "
-        f"steps as well; {len(evidence.runs)} runs, {evidence.minutes / 60:.1f} hours of one thread",
+        f"{len(arms)} of {expected} methods have runs with every seed; {len(evidence.runs)} runs, "
+        f"{evidence.minutes / 60:.1f} hours of one thread",
+        f"twice the steps bring, in validation accuracy: {more or 'not run yet'}",
         f"below the head alone: {', '.join(below(evidence, 'head')) or 'none'}" if "head" in arms else "",
     ]
     gaps = against(evidence)

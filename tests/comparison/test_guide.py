@@ -114,7 +114,9 @@ def test_lines_about_the_file():
     assert guide.below(EVIDENCE, "head") == []
     worse = Evidence("t", (*EVIDENCE.runs, *runs("bad", 200, 0.5)))
     assert guide.below(worse, "head") == ["bad"] and guide.below(worse, "good") == ["small", "head", "bad"]
-    assert guide.settled(EVIDENCE) == ["full"], "twice the steps were run"
+    assert list(guide.longer(EVIDENCE)) == ["full"], "twice the steps were run"
+    assert guide.longer(EVIDENCE)["full"] == pytest.approx(0.01)
+    assert "full, 200 steps" in EVIDENCE.arms and "full, 200 steps" not in guide.against(EVIDENCE)
 
 
 def test_the_table_has_a_row_for_each_budget():
@@ -135,8 +137,9 @@ def test_a_budget_is_checked():
 
 
 def test_what_the_file_says_is_computed_from_it():
-    first, floor, better, worse, level, fewest = guide.said(EVIDENCE, expected=32, within=0.05)
-    assert first.startswith("6 of 32 methods have runs with every seed, 1 of them with twice the steps")
+    first, more, floor, better, worse, level, fewest = guide.said(EVIDENCE, expected=32, within=0.05)
+    assert first.startswith("6 of 32 methods have runs with every seed; 25 runs")
+    assert more == "twice the steps bring, in validation accuracy: full +0.010"
     assert floor == "below the head alone: none" and better == "better than full fine-tuning: dear"
     assert worse == "worse: good, small, head", "the best first"
     assert level.startswith("not told apart from it: lucky (up to ±0.0") and fewest.endswith("dear, 7")
@@ -148,4 +151,4 @@ def test_what_the_file_says_is_computed_from_it():
 
 def test_without_full_fine_tuning_nothing_is_compared_with_it():
     alone = Evidence("t", tuple(run for run in EVIDENCE.runs if run.cell.arm != "full"))
-    assert guide.against(alone) == {} and guide.said(alone, 32)[2] == "better than full fine-tuning: none"
+    assert guide.against(alone) == {} and guide.said(alone, 32)[3] == "better than full fine-tuning: none"

@@ -49,6 +49,11 @@ class Evidence:
                     found[name if steps == min(lengths) else derived(name, f"{steps} steps")] = runs
         return found
 
+    @cached_property
+    def searched_arms(self) -> list[str]:
+        r"""Names of `arms` without those of longer runs."""
+        return [name for name, runs in self.arms.items() if runs[0].cell.arm == name]
+
     def accuracy(self, arm: str) -> Interval:
         r"""Test accuracy, the mean over the seeds, with its 95 % interval."""
         return intervals.accuracy([run.correct for run in self._of(arm)])
@@ -61,7 +66,7 @@ class Evidence:
         r"""Validation accuracy at the end, the mean over the seeds: what may choose an arm, since no test sentence was
         looked at.
         """
-        return statistics.fmean(run.validation or 0.0 for run in self._of(arm))
+        return _validation(self._of(arm))
 
     def rate(self, arm: str) -> float:
         r"""The learning rate that was best."""
@@ -123,6 +128,11 @@ class Evidence:
 def _validation(runs: Sequence[Run]) -> float:
     r"""Mean validation accuracy over the seeds."""
     return statistics.fmean(run.validation or 0.0 for run in runs)
+
+
+def there(topic: str) -> bool:
+    r"""Whether there is a file of evidence on `topic` yet."""
+    return (DATA / "evidence" / f"{topic}.csv").exists()
 
 
 def read(topic: str) -> Evidence:
