@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from coursekit.comparison.evidence import results
 from coursekit.comparison.evidence.intervals import Interval
 from coursekit.comparison.evidence.results import CONSTANT, Evidence
 from coursekit.comparison.rows import Row
@@ -165,9 +166,10 @@ def said(evidence: Evidence, expected: int, within: float = 0.05) -> list[str]:
     r"""What the file says, a line each. expected: how many methods there are to be. within: "close to" full."""
     arms = [arm for arm in evidence.searched_arms if arm != CONSTANT]
     more = ", ".join(f"{arm} {gain:+.3f}" for arm, gain in longer(evidence).items())
+    done = results.settled(evidence.topic)
     found = [
-        f"{len(arms)} of {expected} methods have runs with every seed; {len(evidence.runs)} runs, "
-        f"{evidence.minutes / 60:.1f} hours of one thread",
+        f"{len(arms)} of {expected} methods have runs with every seed{f'; settled: {done}' if done else ''}; "
+        f"{len(evidence.runs)} runs, {evidence.minutes / 60:.1f} hours of one thread",
         f"twice the steps bring, in validation accuracy: {more or 'not run yet'}",
         f"below the head alone: {', '.join(below(evidence, 'head')) or 'none'}" if "head" in arms else "",
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coursekit.comparison.evidence import in_context, tables
+from coursekit.comparison.evidence import in_context, results, tables
 from coursekit.comparison.evidence.plan import Cell, Run
 from coursekit.comparison.evidence.results import Evidence
 
@@ -101,3 +101,13 @@ def test_a_pair_is_told_apart_or_what_would_not_show_is_said():
 def test_validation_is_the_mean_over_the_seeds():
     runs = [run("a", 1e-3, seed, 20, validation=value) for seed, value in enumerate((0.7, 0.8, 0.9))]
     assert abs(Evidence("t", tuple(runs)).validation("a") - 0.8) < 1e-12
+
+
+def test_what_the_card_says_is_settled(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "DATA", tmp_path)
+    (tmp_path / "evidence").mkdir()
+    (tmp_path / "evidence" / "t.md").write_text("# `t.csv`\n\n- **runs**: 7\n- **settled**: 5 of 32 arms\n")
+    assert results.settled("t") == "5 of 32 arms" and results.settled("other") is None
+    assert not results.there("t")
+    (tmp_path / "evidence" / "t.csv").write_text("")
+    assert results.there("t")

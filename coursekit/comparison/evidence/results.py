@@ -135,6 +135,13 @@ def there(topic: str) -> bool:
     return (DATA / "evidence" / f"{topic}.csv").exists()
 
 
+def settled(topic: str) -> str | None:
+    r"""What the card says of the arms whose search is at an end, such as "5 of 32 arms"; None without a card."""
+    card = DATA / "evidence" / f"{topic}.md"
+    lines = card.read_text(encoding="utf-8").splitlines() if card.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("- **settled**: ")), None)
+
+
 def read(topic: str) -> Evidence:
     r"""The evidence on `topic`, such as "lora". Raises CourseError where there is none."""
     file = DATA / "evidence" / f"{topic}.csv"
