@@ -69,6 +69,6 @@ def test_another_function_in_the_place_of_the_gate_is_asked_with_the_mask_and_tr
     readings.use(model, lambda x, w, b, mask: (x @ w + b).sigmoid().mean(1) + 1)
     assert not torch.allclose(model(**rows).logits, before)
     model(**rows).logits.sum().backward()
-    # LoRA's B and the way up begin at 0, so that at first only the prefix's gates have something to scale.
+    # LoRA's B begins at 0, so that at first its gates on query and value have nothing to scale.
     learns = [bool(m.weight.grad.any()) for m in model.modules() if isinstance(m, Gate)]
-    assert sum(learns) == model.config.num_hidden_layers
+    assert sum(learns) == 2 * model.config.num_hidden_layers
