@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
+from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, axes
 
 #: A row with more numbers than this is drawn as a band: single strokes could not be told apart.
@@ -26,9 +27,9 @@ def number_lines(
     ax = axes(ax, figsize=(7.0, 0.8 + 0.42 * len(rows)))
     if log:
         ax.set_xscale("log")
-    ends = []
-    for y, (colour, values) in enumerate(zip(COLOURS * len(rows), rows.values(), strict=False)):
-        values = np.unique(np.asarray(values, dtype=float))
+    ends, said = [], []
+    for y, (colour, name) in enumerate(zip(COLOURS * len(rows), rows, strict=False)):
+        values = np.unique(np.asarray(rows[name], dtype=float))
         if log:
             values = values[values > 0]
         ends += [values[0], values[-1]]
@@ -37,6 +38,8 @@ def number_lines(
             ax.barh(y, values[-1] - values[0], 0.5, left=values[0], color=colour, alpha=0.8)
         else:
             ax.vlines(values, y - 0.3, y + 0.3, color=colour, linewidth=1.6 if len(values) < 40 else 0.7)
+            said.append(f"{name}: {len(values)} values from {values[0]:.3g} to {values[-1]:.3g}")
+    says(ax, "; ".join(said))
     low, high = min(ends), max(ends)
     if log:
         room = (high / low) ** 0.03

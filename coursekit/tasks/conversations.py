@@ -36,8 +36,6 @@ class Encoded(NamedTuple):
     labels: list[int]
 
 
-
-
 def segments(tokenizer: Any, messages: Messages) -> list[Segment]:
     r"""A conversation as the tokenizer's chat template writes it, cut at the answers, which are learned.
 

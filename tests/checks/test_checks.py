@@ -162,7 +162,9 @@ def test_a_later_cell_runs_the_student_s_function_as_soon_as_it_is_right(capsys)
     for empty in (lambda names, head: ..., lambda names, head: list(names), lambda names, head: 1 / 0):
         assert yours("bitfit-trains", empty) is ALL["bitfit-trains"].reference
     said = capsys.readouterr().out.splitlines()
-    assert said[0].endswith("runs yours") and all("the course’s, until yours passes" in line for line in said[1:])
+    assert said[0].endswith("runs yours") and all(
+        "the course’s, until yours passes" in line for line in said[1:]
+    )
 
 
 def test_hints():
