@@ -33,7 +33,9 @@ SETTINGS = ("gate", "seed", "steps", "batch", "rate", "words")
 COLUMNS = (*SETTINGS, "bare", "losses", "accuracy", "sentences", "largest_gate", "seconds", "processor")
 
 
-def run(gate: str, seed: int, steps: int, batch: int, rate: float, words: int, sentences: int) -> dict[str, Any]:
+def run(
+    gate: str, seed: int, steps: int, batch: int, rate: float, words: int, sentences: int
+) -> dict[str, Any]:
     r"""One line of the file."""
     start = time.perf_counter()
     model, tokenizer = load_decoder("smollm2")
@@ -49,7 +51,11 @@ def run(gate: str, seed: int, steps: int, batch: int, rate: float, words: int, s
     gates = [p.abs().max().item() for path, p in model.named_parameters() if path.endswith(".gate")]
     losses = " ".join(f"{loss:.4f}" for loss in history.loss)
     values = (gate, seed, steps, batch, rate, words, round(bare, 4), losses, round(score.value, 4), sentences)
-    values += (round(max(gates, default=1.0), 4), round(time.perf_counter() - start), device_name(pick_device()))
+    values += (
+        round(max(gates, default=1.0), 4),
+        round(time.perf_counter() - start),
+        device_name(pick_device()),
+    )
     return dict(zip(COLUMNS, values, strict=True))
 
 
@@ -85,7 +91,9 @@ def main(
             row = run(gate, seed, steps, batch, rate, words, sentences)
             print({name: value for name, value in row.items() if name != "losses"}, flush=True)
             fresh = not out.is_file()
-            with out.open("a", newline="", encoding="utf-8") as file:  # after each run: it can be stopped and goes on
+            with out.open(
+                "a", newline="", encoding="utf-8"
+            ) as file:  # after each run: it can be stopped and goes on
                 writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                 if fresh:
                     writer.writeheader()

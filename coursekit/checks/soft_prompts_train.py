@@ -40,7 +40,9 @@ def sgd(parameters: Any) -> Any:
     return torch.optim.SGD(parameters, lr=0.5)
 
 
-def _rows(normal: Callable[..., Tensor], whole: Callable[..., Tensor], lengths: Sequence[int]) -> tuple[Any, ...]:
+def _rows(
+    normal: Callable[..., Tensor], whole: Callable[..., Tensor], lengths: Sequence[int]
+) -> tuple[Any, ...]:
     r"""The arguments of one case; of each row's tokens only the last has a label."""
     batches = []
     for length in lengths:
@@ -128,7 +130,9 @@ TRAIN = register(
                 "the model's weights train along: the optimizer must have the prompt alone",
             ),
             Mutant(
-                lambda load, start, batches, optimizer: _loop(load, start, batches, optimizer, place=_labelled),
+                lambda load, start, batches, optimizer: _loop(
+                    load, start, batches, optimizer, place=_labelled
+                ),
                 "the virtual tokens have labels of 0, so the loss asks for token 0 there: give them -100",
             ),
             Mutant(
@@ -147,7 +151,7 @@ TRAIN = register(
 # soft-prompts-design ----------------------------------------------------------------------------------------------
 
 #: Virtual tokens at most, countries to learn from, and the share of the others that has to be right for all points.
-MOST, LEARN, ASKED = 4, 72, 0.3
+MOST, LEARN, ASKED = 4, 72, 0.4
 
 
 def load_smollm2() -> Any:
@@ -163,7 +167,7 @@ def _smollm2() -> Any:
 
 
 def _pose(draw: Draw) -> Posing:
-    r"""Countries and their capitals as rows of token ids, " Japan is Tokyo": most to learn from, the rest to judge by."""
+    r"""Countries and capitals in token ids, " Japan is Tokyo": most to learn from, the rest to judge by."""
     from coursekit.models import load_decoder
     from coursekit.tasks.cloze import load_capitals, prepare_cloze
 
@@ -200,7 +204,9 @@ def _score(posing: Posing, tensors: dict[str, Tensor]) -> Scored:
     elif P.norm(dim=1).max().item() > 20 * longest:
         said += ". A vector is over 20 times as long as any word's: try a smaller learning rate, or start from words"
     elif own < ASKED:
-        said += f", and it is {own:.0%} on those that it learned from: train longer, or at a higher learning rate"
+        said += (
+            f", and it is {own:.0%} on those that it learned from: train longer, or at a higher learning rate"
+        )
     return Scored(share, said, round(right, 3))
 
 
@@ -213,7 +219,9 @@ def _right(P: Tensor, ids: Tensor, mask: Tensor, labels: Tensor) -> float:
     return ((found == wanted) | (wanted == -100)).all(1).float().mean().item()
 
 
-def _trained(load: Any, ids: Tensor, mask: Tensor, labels: Tensor, rate: float, steps: int, n: int) -> dict[str, Tensor]:
+def _trained(
+    load: Any, ids: Tensor, mask: Tensor, labels: Tensor, rate: float, steps: int, n: int
+) -> dict[str, Tensor]:
     r"""A prompt after a training, for the mistakes."""
     model = load()
     P = model.get_input_embeddings().weight[1000 : 1000 + n].clone().requires_grad_()
@@ -250,7 +258,7 @@ DESIGN = register(
             ),
             Mutant(
                 lambda load, ids, mask, labels: _trained(load, ids, mask, labels, rate=1e-5, steps=1, n=4),
-                "0% of new countries get their capital; 30% are asked, and it is 0% on those that it learned from: "
+                "0% of new countries get their capital; 40% are asked, and it is 0% on those that it learned from: "
                 "train longer, or at a higher learning rate",
             ),
         ),

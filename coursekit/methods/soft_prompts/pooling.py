@@ -30,7 +30,8 @@ def pool_text(model: nn.Module) -> nn.Module:
     def of_the_text(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         return None if holder.counts is None else (holder.without(args[0]), *args[1:])
 
-    pooler = getattr(body(model), "pooler", None)  # BERT's is in the body, and comes before its states leave it
+    # BERT's is in the body, and comes before its states leave it.
+    pooler = getattr(body(model), "pooler", None)
     if pooler is not None:
         state.hooks.append(pooler.register_forward_pre_hook(of_the_text))
     return model
