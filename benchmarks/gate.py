@@ -12,13 +12,13 @@ gate at the end (1 where there is none).
 
 from __future__ import annotations
 
-import csv
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from table import Table
 
 from coursekit.comparison.machine import device_name
 from coursekit.device import pick_device
@@ -30,7 +30,7 @@ from coursekit.training import fit, rows_of_step
 
 OUT = Path(__file__).parents[1] / "data" / "evidence" / "gate.csv"
 SETTINGS = ("gate", "seed", "steps", "batch", "rate", "words")
-COLUMNS = (*SETTINGS, "bare", "losses", "accuracy", "sentences", "largest_gate", "seconds", "processor")
+MEASURED = ("bare", "losses", "accuracy", "sentences", "largest_gate", "seconds", "processor")
 
 
 def run(
@@ -56,21 +56,7 @@ def run(
         round(time.perf_counter() - start),
         device_name(pick_device()),
     )
-    return dict(zip(COLUMNS, values, strict=True))
-
-
-def resume(out: Path) -> set[tuple[str, ...]]:
-    r"""The settings of the runs in `out`; a row that was torn is left out, and its run made anew."""
-    if not out.is_file():
-        return set()
-    text = out.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    reader = csv.DictReader(whole.splitlines())
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise typer.BadParameter(f"{out} is no table of this benchmark: give another file")
-    if whole != text:
-        out.write_text(whole, encoding="utf-8")
-    return {tuple(row[name] for name in SETTINGS) for row in reader}
+    return dict(zip((*SETTINGS, *MEASURED), values, strict=True))
 
 
 def main(
@@ -82,22 +68,15 @@ def main(
     sentences: int = 40,
     out: Path = OUT,
 ) -> None:
-    done = resume(out)
+    table = Table(out, SETTINGS, MEASURED)
     print(f"{device_name(pick_device())}, {torch.get_num_threads()} threads")
     for seed in range(seeds):
         for gate in ("raw", "none"):
-            if tuple(map(str, (gate, seed, steps, batch, rate, words))) in done:
+            if table.has(dict(zip(SETTINGS, (gate, seed, steps, batch, rate, words), strict=True))):
                 continue
             row = run(gate, seed, steps, batch, rate, words, sentences)
             print({name: value for name, value in row.items() if name != "losses"}, flush=True)
-            fresh = not out.is_file()
-            with out.open(
-                "a", newline="", encoding="utf-8"
-            ) as file:  # after each run: it can be stopped and goes on
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                if fresh:
-                    writer.writeheader()
-                writer.writerow(row)
+            table.add(row)  # after each run: it can be stopped and goes on
 
 
 if __name__ == "__main__":
