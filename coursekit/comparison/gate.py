@@ -88,7 +88,7 @@ def first_step(model: nn.Module, batch: Mapping[str, Tensor], n: int = 10) -> li
         trained = dict(method.attach(model).named_parameters()) if method else {}
         with torch.set_grad_enabled(method is not None):
             loss = model(**batch).loss
-        row = [name, round(loss.item(), 4)]
+        row: list[Any] = [name, round(loss.item(), 4)]
         for part in (".gate", ".prompt"):
             own = [p for path, p in trained.items() if path.endswith(part)]
             found = torch.autograd.grad(loss, own, retain_graph=True) if own else ()

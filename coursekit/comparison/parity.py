@@ -67,7 +67,7 @@ def loaded_by_peft(model: nn.Module, checkpoint: Path) -> Any:
         return peft.PeftModel.from_pretrained(copy.deepcopy(model), checkpoint).eval()
 
 
-def written(model: nn.Module, ids: Tensor, tokens: int) -> list[int]:
+def written(model: Any, ids: Tensor, tokens: int) -> list[int]:
     r"""What `generate` appends to ids, (1, seq), greedily."""
     with warnings.catch_warnings(action="ignore"):
         out = model.generate(

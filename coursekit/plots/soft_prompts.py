@@ -58,12 +58,16 @@ def soft_prompt_places(n: int = 3, tokens: int = 5, layers: int = 5, top: int = 
 _FROZEN, _TEXT = "#dfe3e6", "#444444"
 
 
-def _box(ax: Axes, x: float, y: float, width: float, height: float, colour: str, text: str, size: float = 9) -> None:
+def _box(
+    ax: Axes, x: float, y: float, width: float, height: float, colour: str, text: str, size: float = 9
+) -> None:
     ax.add_patch(plt.Rectangle((x, y), width, height, facecolor=colour, edgecolor="none"))
     ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size)
 
 
-def _arrow(ax: Axes, x0: float, y0: float, x1: float, y1: float, bend: float = 0.0, both: bool = False) -> None:
+def _arrow(
+    ax: Axes, x0: float, y0: float, x1: float, y1: float, bend: float = 0.0, both: bool = False
+) -> None:
     ax.annotate(
         "", (x1, y1), (x0, y0), arrowprops=dict(
             arrowstyle="<->" if both else "->", color=_TEXT, shrinkA=1, shrinkB=1,
@@ -145,10 +149,12 @@ def first_steps(losses: Mapping[str, Sequence[Sequence[float]]], bare: float, ax
         values = np.array([run[: min(map(len, runs))] for run in runs])
         steps = np.arange(1, values.shape[1] + 1)
         (line,) = ax.plot(steps, values.mean(axis=0), label=label, linewidth=1.4)
-        ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.18, linewidth=0)
+        ax.fill_between(
+            steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.18, linewidth=0
+        )
     ax.axhline(bare, color="grey", linestyle=":", linewidth=1, label="nothing attached, first batch")
     ax.set_yscale("log")
     ax.set_xlabel("step")
     ax.set_ylabel("training loss (nats)")
-    ax.legend()
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=9)
     return ax

@@ -1,8 +1,8 @@
 r"""Where the head of an encoder with virtual tokens before its text looks: at the text, where it looked before.
 
-    the body's states   v v v [CLS] t t t     v: virtual tokens
-    peft's head reads   ^                     the first of them (see `PromptTuning`)
-    here it reads             ^               so rows with a prompt, a prefix or nothing at all compare
+the body's states   v v v [CLS] t t t     v: virtual tokens
+peft's head reads   ^                     the first of them (see `PromptTuning`)
+here it reads             ^               so rows with a prompt, a prefix or nothing at all compare
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def pool_text(model: nn.Module) -> nn.Module:
     Until the method is detached. A model without virtual tokens, or whose head is no classifier, stays as it is.
     """
     state = attachment_of(model)
-    holder = model.get_submodule(PATH) if PATH in state.added else None
+    holder: Any = model.get_submodule(PATH) if PATH in state.added else None
     if holder is None or not holder.head_reads_first:
         return model
     holder.head_reads_first = False  # the states that leave the body are the text's
