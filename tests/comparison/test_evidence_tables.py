@@ -119,9 +119,9 @@ def test_a_sentence_says_which_is_above_or_that_nothing_is_told_apart_and_nothin
     labels = {"r1": "rank 1", "r8": "rank 8", "twin": "its twin", "late": "late"}
     pairs = [("r8", "r1"), ("r1", "r8"), ("twin", "r8"), ("late", "r8")]
     above, below, same = compared(evidence, pairs, labels)
-    assert above.startswith("rank 8: 0.400 above rank 1 (+0.")
-    assert below.startswith("rank 1: 0.400 below rank 8 (-0.")
-    assert same.startswith("its twin: not told apart from rank 8 (")
+    assert above.startswith("rank 8 minus rank 1: +0.400 (")
+    assert below.startswith("rank 1 minus rank 8: -0.400 (")
+    assert same.startswith("its twin minus rank 8: ") and "not told apart" in same
 
 
 def test_a_topic_that_was_not_run_yet_has_no_arms(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from coursekit.comparison.evidence import tables
 from coursekit.comparison.evidence.results import Evidence
 
 
@@ -13,14 +14,7 @@ def compared(evidence: Evidence, pairs: Sequence[tuple[str, str]], labels: dict[
     labels: arm -> what the sentence calls it.
     """
     return [
-        _sentence(evidence, labels, one, other) for one, other in pairs if {one, other} <= set(evidence.arms)
+        f"{labels[one]} minus {labels[other]}: {tables.answer(evidence, one, other)}"
+        for one, other in pairs
+        if {one, other} <= set(evidence.arms)
     ]
-
-
-def _sentence(evidence: Evidence, labels: dict[str, str], one: str, other: str) -> str:
-    found = evidence.minus(one, other)
-    range_ = f"({found.low:+.3f} to {found.high:+.3f})"
-    if found.tells:
-        side = "above" if found.value > 0 else "below"
-        return f"{labels[one]}: {abs(found.value):.3f} {side} {labels[other]} {range_}"
-    return f"{labels[one]}: not told apart from {labels[other]} {range_}"
