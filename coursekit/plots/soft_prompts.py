@@ -1,13 +1,14 @@
-r"""Pictures of where virtual tokens stand."""
+r"""Pictures of where virtual tokens stand, what makes them, and what a gate does to the first steps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 
-from coursekit.plots.common import COLOURS
+from coursekit.plots.common import COLOURS, axes
 
 _SOFT_PROMPTS = ("prompt tuning", "P-tuning", "prefix tuning", "LLaMA-Adapter")
 
@@ -37,6 +38,8 @@ def soft_prompt_places(n: int = 3, tokens: int = 5, layers: int = 5, top: int = 
                 ax.add_patch(plt.Rectangle((x, level + (0.25 if level else 0)), 0.86, 0.8, color=colour))
             if gap and level > layers - top:
                 ax.text(n + gap / 2 - 0.07, level + 0.65, "g", ha="center", va="center", fontsize=9)
+        if gap:
+            ax.text(0, 0.4, "g: the gate", va="center", fontsize=8)
         ax.set_title(name)
         ax.set_xlim(-0.2, n + tokens + 0.9)
         ax.set_ylim(-0.2, layers + 1.4)
@@ -50,3 +53,108 @@ def soft_prompt_places(n: int = 3, tokens: int = 5, layers: int = 5, top: int = 
             ax.set_yticks([])
     panels[0].set_ylabel("block")
     return panels
+
+
+_FROZEN, _TEXT = "#dfe3e6", "#444444"
+
+
+def _box(
+    ax: Axes, x: float, y: float, width: float, height: float, colour: str, text: str, size: float = 9
+) -> None:
+    ax.add_patch(plt.Rectangle((x, y), width, height, facecolor=colour, edgecolor="none"))
+    ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size)
+
+
+def _arrow(
+    ax: Axes, x0: float, y0: float, x1: float, y1: float, bend: float = 0.0, both: bool = False
+) -> None:
+    ax.annotate(
+        "", (x1, y1), (x0, y0), arrowprops=dict(
+            arrowstyle="<->" if both else "->", color=_TEXT, shrinkA=1, shrinkB=1,
+            connectionstyle=f"arc3,rad={bend}",
+        ),
+    )  # fmt: skip
+
+
+def p_tuning_flow(words: Sequence[str], n: int = 5, ax: Axes | None = None) -> Axes:
+    r"""P-tuning from the bottom up: n trained vectors, an LSTM that reads them both ways, an MLP, the model's input.
+
+    words: the tokens of the text behind the virtual ones.
+    """
+    ax = axes(ax, figsize=(8.2, 3.4))
+    for i in range(n):
+        _box(ax, i + 0.06, 0.0, 0.86, 0.6, COLOURS[1], f"$P_{i + 1}$")
+        _box(ax, i + 0.06, 1.1, 0.86, 0.6, COLOURS[1], "LSTM", 8)
+        _box(ax, i + 0.06, 2.2, 0.86, 0.6, COLOURS[1], "MLP", 8)
+        _box(ax, i + 0.06, 3.3, 0.86, 0.6, "#f6ddb8", f"$h_{i + 1}$")
+        for y in (0.6, 1.7, 2.8):
+            _arrow(ax, i + 0.49, y, i + 0.49, y + 0.5)
+        if i:
+            _arrow(ax, i - 0.1, 1.4, i + 0.08, 1.4, both=True)
+    for i, word in enumerate(words, start=n):
+        _box(ax, i + 0.06, 3.3, 0.86, 0.6, _FROZEN, word, 8)
+    _box(ax, 0.06, 4.4, n + len(words) - 0.14, 0.6, _FROZEN, "frozen language model")
+    for i in range(n + len(words)):
+        _arrow(ax, i + 0.49, 3.9, i + 0.49, 4.4)
+    _arrow(ax, n + len(words) - 0.51, 5.0, n + len(words) - 0.51, 5.5)
+    ax.text(n + len(words) - 0.51, 5.55, "the answer", ha="center", va="bottom", fontsize=9)
+    ax.text(n + 0.1, 1.4, "trained, dropped afterwards", va="center", fontsize=8.5, color=_TEXT)
+    ax.text(n + 0.1, 0.3, "trained, dropped afterwards", va="center", fontsize=8.5, color=_TEXT)
+    ax.text(n + len(words) + 0.05, 3.6, "stored: $h$", va="center", fontsize=8.5, color=_TEXT)
+    ax.set_xlim(-0.1, n + len(words) + 1.3)
+    ax.set_ylim(-0.1, 6.1)
+    ax.axis("off")
+    return ax
+
+
+def gated_block(ax: Axes | None = None) -> Axes:
+    r"""One block of LLaMA-Adapter: two softmaxes, the gate on one of them, both added, and the block's residual."""
+    ax = axes(ax, figsize=(8.2, 2.9))
+    ax.text(0.0, 1.5, "x", ha="right", va="center", fontsize=12)
+    _arrow(ax, 0.05, 1.5, 1.0, 1.5)
+    _box(ax, 1.0, 1.2, 0.7, 0.6, _FROZEN, "$W_q$")
+    _box(ax, 2.5, 1.85, 2.6, 0.7, _FROZEN, "softmax over the text")
+    _box(ax, 2.5, 0.45, 2.6, 0.7, _FROZEN, "softmax over the prompts")
+    _box(ax, 3.3, -0.75, 1.0, 0.6, COLOURS[1], "$P$")
+    _arrow(ax, 1.7, 1.6, 2.5, 2.1)
+    _arrow(ax, 1.7, 1.4, 2.5, 0.8)
+    _arrow(ax, 3.8, -0.15, 3.8, 0.45)
+    _box(ax, 5.7, 0.5, 0.8, 0.6, COLOURS[1], "× g")
+    _arrow(ax, 5.1, 0.8, 5.7, 0.8)
+    ax.text(7.15, 1.5, "⊕", ha="center", va="center", fontsize=16)
+    _arrow(ax, 5.1, 2.2, 7.0, 1.62)
+    _arrow(ax, 6.5, 0.8, 7.0, 1.38)
+    _box(ax, 7.6, 1.2, 0.7, 0.6, _FROZEN, "$W_o$")
+    _arrow(ax, 7.3, 1.5, 7.6, 1.5)
+    ax.text(9.05, 1.5, "⊕", ha="center", va="center", fontsize=16)
+    _arrow(ax, 8.3, 1.5, 8.9, 1.5)
+    ax.plot([0.5, 0.5, 9.05], [1.5, 3.0, 3.0], color=_TEXT, linewidth=1)
+    _arrow(ax, 9.05, 3.0, 9.05, 1.65)
+    ax.text(4.8, 3.08, "residual", ha="center", va="bottom", fontsize=9, color=_TEXT)
+    _arrow(ax, 9.2, 1.5, 10.0, 1.5)
+    ax.text(6.1, 0.32, "starts at 0", ha="center", va="top", fontsize=8.5, color=_TEXT)
+    ax.set_xlim(-0.4, 10.2)
+    ax.set_ylim(-0.9, 3.5)
+    ax.axis("off")
+    return ax
+
+
+def first_steps(losses: Mapping[str, Sequence[Sequence[float]]], bare: float, ax: Axes | None = None) -> Axes:
+    r"""Training loss over the first steps: the mean over the seeds, between the lowest and the highest of them.
+
+    losses: label -> one list of losses a seed. bare: mean loss of the model with nothing attached, on the first batch.
+    """
+    ax = axes(ax)
+    for label, runs in losses.items():
+        values = np.array([run[: min(map(len, runs))] for run in runs])
+        steps = np.arange(1, values.shape[1] + 1)
+        (line,) = ax.plot(steps, values.mean(axis=0), label=label, linewidth=1.4)
+        ax.fill_between(
+            steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.18, linewidth=0
+        )
+    ax.axhline(bare, color="grey", linestyle=":", linewidth=1, label="nothing attached, first batch")
+    ax.set_yscale("log")
+    ax.set_xlabel("step")
+    ax.set_ylabel("training loss (nats)")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=9)
+    return ax

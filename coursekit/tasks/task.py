@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, Literal
 
@@ -79,6 +79,20 @@ class Task:
         common = Counter(self.data["train"][:]["label"]).most_common(1)[0][0]
         test = self.data["test"][:]["label"]
         return sum(label == common for label in test) / len(test)
+
+    def short(self, words: int) -> Task:
+        r"""The same task with only the sentences of at most `words` words: a step on them is cheap.
+
+        Raises CourseError for a number that leaves a split empty.
+        """
+        whole("words", words, least=1, such_as=10)
+        few = {
+            split: rows.select([i for i, text in enumerate(rows[:]["text"]) if len(text.split()) <= words])
+            for split, rows in self.data.items()
+        }
+        if not all(map(len, few.values())):
+            raise CourseError(f"short({words}): {self.name} has no sentences that short in one of its splits")
+        return replace(self, data=DatasetDict(few))
 
     def shots(self, k: int) -> list[tuple[str, str]]:
         r"""`k` fixed examples (text, word) from the training split for `prompt`, the classes as even as `k` allows.

@@ -7,6 +7,7 @@ import pytest
 from coursekit.comparison.evidence import in_context, results, tables
 from coursekit.comparison.evidence.plan import Cell, Run
 from coursekit.comparison.evidence.results import Evidence
+from coursekit.comparison.evidence.sentences import compared
 
 
 def run(arm: str, rate: float, seed: int, right: int, steps: int = 100, validation: float = 0.8) -> Run:
@@ -111,3 +112,18 @@ def test_what_the_card_says_is_settled(tmp_path, monkeypatch):
     assert not results.there("t")
     (tmp_path / "evidence" / "t.csv").write_text("")
     assert results.there("t")
+
+
+def test_a_sentence_says_which_is_above_or_that_nothing_is_told_apart_and_nothing_of_what_is_not_there():
+    evidence = Evidence("t", (*RUNS, *(run("twin", 1e-3, s, 36) for s in range(3))))
+    labels = {"r1": "rank 1", "r8": "rank 8", "twin": "its twin", "late": "late"}
+    pairs = [("r8", "r1"), ("r1", "r8"), ("twin", "r8"), ("late", "r8")]
+    above, below, same = compared(evidence, pairs, labels)
+    assert above.startswith("rank 8 minus rank 1: +0.400 (")
+    assert below.startswith("rank 1 minus rank 8: -0.400 (")
+    assert same.startswith("its twin minus rank 8: ") and "not told apart" in same
+
+
+def test_a_topic_that_was_not_run_yet_has_no_arms(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "DATA", tmp_path)
+    assert results.read_if_there("t").arms == {}

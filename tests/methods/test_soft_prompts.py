@@ -20,6 +20,7 @@ from coursekit.methods.mechanism.modules import around
 from coursekit.methods.soft_prompts.attention import attention_paths
 from coursekit.methods.soft_prompts.attention_mask import with_prefix
 from coursekit.methods.soft_prompts.llama_adapter import GatedPrompt
+from coursekit.methods.soft_prompts.pooling import pool_text
 from coursekit.methods.soft_prompts.prefix import Prefix
 from coursekit.methods.soft_prompts.prefix_attention import BehindPrefix, PrefixAttention
 from coursekit.methods.soft_prompts.prompted_attention import PromptedAttention
@@ -329,3 +330,29 @@ def test_learning_rates_of_a_random_subspace_are_numbers(settings, said):
     model = METHODS["said"].attach(tiny.decoder("llama"))
     with pytest.raises(CourseError, match=said):
         METHODS["said"].parameter_groups(model, **settings)
+
+
+# where a classifier reads -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", tiny.ENCODERS)
+@pytest.mark.parametrize("key", ["prompt", "lstm", "prefix"])
+def test_a_classifier_can_be_made_to_read_the_text_s_first_token(family, key):
+    r"""Against the body's states worked by hand; and it is undone by detaching."""
+    model, inputs = tiny.model(family).eval(), labelled(family, batch_size=3, seq=6)
+    inputs["attention_mask"][1, 4:] = 0
+    bare = model(**inputs).logits
+    METHODS[key].attach(model)
+    nonzero(model)
+    at_the_prompt = model(**inputs).logits
+    assert pool_text(model) is model
+    found = model(**inputs, output_hidden_states=True)
+    cls = found.hidden_states[-1]  # of the text alone
+    if hasattr(model.base_model, "pooler") and model.base_model.pooler is not None:
+        pooler = model.base_model.pooler
+        by_hand = model.classifier(pooler.activation(pooler.dense(cls[:, 0])))
+    else:
+        by_hand = model.classifier(cls)
+    torch.testing.assert_close(found.logits, by_hand)
+    assert torch.allclose(at_the_prompt, found.logits) == (key == "prefix")
+    assert torch.equal(methods.detach(model)(**inputs).logits, bare)

@@ -125,4 +125,4 @@ def test_virtual_tokens_stand_where_each_method_has_them():
     assert trained("P-tuning") == [(0, 0), (2, 0), (3, 0)]
     assert trained("prefix tuning") == [(x, level) for x in range(3) for level in range(1, 6)]
     assert trained("LLaMA-Adapter") == [(x, level) for x in range(3) for level in range(3, 6)]
-    assert [t.get_text() for t in panels["LLaMA-Adapter"].texts] == ["g"] * 3
+    assert [t.get_text() for t in panels["LLaMA-Adapter"].texts] == ["g"] * 3 + ["g: the gate"]

@@ -402,3 +402,13 @@ def test_bad_instruction_sources_are_one_clear_line(tmp_path):
         with pytest.raises(CourseError, match=message) as error:
             load_instructions(path if "/" not in name else name)
         assert "\n" not in str(error.value)
+
+
+def test_short_sentences_are_those_of_a_task_and_no_longer_ones():
+    whole, few = load_task("film", "two"), load_task("film", "two").short(8)
+    assert (few.name, few.labels) == (whole.name, whole.labels)
+    for split, rows in whole.data.items():
+        wanted = [row for row in rows.to_list() if len(row["text"].split()) <= 8]
+        assert few.data[split].to_list() == wanted and 0 < len(wanted) < len(rows)
+    with pytest.raises(CourseError, match="short\\(1\\): film/two has no sentences that short"):
+        whole.short(1)

@@ -1,0 +1,54 @@
+r"""Soft prompts: how many vectors, where they start, in front of the text or in every block, and what makes them.
+
+The head reads the same in every row, the pooled [CLS] of the text: virtual tokens are taken out before it (peft's
+classifier reads position 0, which would be the first of them).
+"""
+
+from __future__ import annotations
+
+from topics._film import SETTING, arm
+from torch import nn
+
+from coursekit.comparison.bench import Bench
+from coursekit.comparison.candidates import CANDIDATES, Candidate
+from coursekit.comparison.evidence.grid import Arm, Grid
+from coursekit.methods import PrefixTuning, PromptTuning, PTuning
+from coursekit.methods.mechanism.method import Method
+from coursekit.methods.soft_prompts.pooling import pool_text
+
+__all__ = ["GRID", "SETTING"]
+
+#: "Is this film review negative or positive?" in MiniLM's vocabulary.
+QUESTION = (2003, 2023, 2143, 3319, 4997, 2030, 3893, 1029)
+
+
+def reading_the_text(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
+    r"""Attach, with the head on [CLS]: so it is without virtual tokens, and with a prefix."""
+    return pool_text(method.attach(model))
+
+
+def soft(name: str, method: Method, rate: float, **of: object) -> Arm:
+    r"""One soft prompt, its search beginning around `rate`."""
+    return arm(name, Candidate("additive", method, rate, reading_the_text), rate, **of)
+
+
+GRID = Grid(
+    topic="soft_prompts",
+    arms=(
+        arm("head", CANDIDATES["head"], 1e-1, experiment="reference"),
+        arm("full", CANDIDATES["full"], 1e-4, experiment="reference"),
+        soft("prompt-20", PromptTuning(n=20), 3e-1, experiment="length", n=20),
+        soft("prefix-20", PrefixTuning(n=20), 3e-2, experiment="place", n=20),
+        *(soft(f"prompt-{n}", PromptTuning(n=n), 3e-1, experiment="length", n=n) for n in (1, 100, 5)),
+        *(soft(f"prefix-{n}", PrefixTuning(n=n), 3e-2, experiment="place", n=n) for n in (1, 100)),
+        # The start, at 20 vectors: above from words of the vocabulary.
+        soft("prompt-20-random", PromptTuning(n=20, init="random"), 3e-1, experiment="start", n=20),
+        soft("prompt-20-text", PromptTuning(n=20, init="text", init_ids=QUESTION), 3e-1, experiment="start", n=20),
+        # Made by a network while it trains.
+        soft("prefix-20-network", PrefixTuning(n=20, hidden=512), 1e-3, experiment="network", n=20),
+        soft("p-tuning-lstm", PTuning(n=20), 3e-4, experiment="encoder", n=20),
+        soft("p-tuning-mlp", PTuning(n=20, encoder="mlp"), 1e-3, experiment="encoder", n=20),
+    ),
+    reference="full",
+    doublings=1,
+)  # fmt: skip

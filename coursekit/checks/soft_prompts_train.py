@@ -1,0 +1,266 @@
+r"""The exercises of notebook 04_soft_prompts that train: the loop of a soft prompt, and a prompt of few vectors."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.draw import Draw
+from coursekit.checks.soft_prompts import prepend
+from coursekit.checks.training import Budget, Posing, Scored, Training
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+# soft-prompts-train -----------------------------------------------------------------------------------------------
+
+
+def load_tiny() -> Any:
+    r"""A small language model, the same for everybody; nothing in it is frozen yet."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, vocab_size=40)
+    heads = dict(num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(**sizes, **heads))
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.3)
+    return model.eval()
+
+
+def sgd(parameters: Any) -> Any:
+    r"""Plain gradient descent: an optimizer of these parameters."""
+    return torch.optim.SGD(parameters, lr=0.5)
+
+
+def _rows(
+    normal: Callable[..., Tensor], whole: Callable[..., Tensor], lengths: Sequence[int]
+) -> tuple[Any, ...]:
+    r"""The arguments of one case; of each row's tokens only the last has a label."""
+    batches = []
+    for length in lengths:
+        ids, mask = whole(1, 39, 3, length), torch.ones(3, length, dtype=torch.long)
+        mask[1, length - 1 :] = 0
+        labels = torch.full_like(ids, -100)
+        for row, last in enumerate((length - 1, length - 2, length - 1)):
+            labels[row, last] = ids[row, last]
+        batches.append((ids, mask, labels))
+    return load_tiny, 0.3 * normal(3, 16), batches, sgd
+
+
+def _public(seed: int) -> tuple[Any, ...]:
+    random = torch.Generator().manual_seed(seed)
+    return _rows(
+        lambda *shape: torch.randn(*shape, generator=random),
+        lambda low, high, *shape: torch.randint(low, high + 1, shape, generator=random),
+        (5, 4 + seed, 6),
+    )
+
+
+def _secret(draw: Draw) -> tuple[Any, ...]:
+    lengths = [draw.whole(4, 7) for _ in range(3)]
+    return _rows(functools.partial(draw.normal, dtype=torch.float32), draw.integers, lengths)
+
+
+def train(load: Any, start: Tensor, batches: list[Batch], optimizer: Any) -> Tensor:
+    r"""One step for each batch, on the prompt alone: (n, d) -> (n, d)."""
+    return _loop(load, start, batches, optimizer)
+
+
+def _loop(
+    load: Any, start: Tensor, batches: list[Batch], optimizer: Any, place: Any = prepend, zero: bool = True,
+    weights: bool = False, at_once: bool = False,
+) -> Tensor:  # fmt: skip
+    model = load().requires_grad_(weights)
+    P = start.clone().requires_grad_()
+    optim = optimizer([P, *(model.parameters() if weights else ())])
+    for ids, mask, labels in batches:
+        x, longer, targets = place(P, model.get_input_embeddings()(ids), mask, labels)
+        loss = model(inputs_embeds=x, attention_mask=longer, labels=targets).loss
+        if zero and not at_once:
+            optim.zero_grad()
+        loss.backward()
+        if not at_once:
+            optim.step()
+    if at_once:
+        optim.step()
+    return P.detach()
+
+
+def _labelled(P: Tensor, x: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    x, longer, _ = prepend(P, x, mask, labels)
+    return x, longer, torch.cat([labels.new_zeros(len(labels), len(P)), labels], dim=1)
+
+
+TRAIN = register(
+    Exercise(
+        id="soft-prompts-train",
+        points=4,
+        difficulty=3,
+        minutes=20,
+        hints=(
+            "model = load(); model.requires_grad_(False) freezes it. P = start.clone().requires_grad_() is the only "
+            "thing that an optimizer gets: optimizer([P]).",
+            "model.get_input_embeddings()(ids) are the word vectors, (batch, seq, d). Put P before them with your "
+            "soft_prompts_prepend, and call model(inputs_embeds=..., attention_mask=..., labels=...).loss.",
+            "For each batch: zero_grad, backward, step. At the end return P.detach().",
+        ),
+        inputs=_public,
+        secret=_secret,
+        reference=train,
+        mutants=(
+            Mutant(
+                lambda load, start, batches, optimizer: start,
+                "the prompt is still the one that came in. It must require a gradient, be what the optimizer has, and "
+                "stand before the text, with 1 in the mask",
+            ),
+            Mutant(
+                lambda load, start, batches, optimizer: _loop(load, start, batches, optimizer, zero=False),
+                "gradients add up from batch to batch: call zero_grad() before each backward()",
+            ),
+            Mutant(
+                lambda load, start, batches, optimizer: _loop(load, start, batches, optimizer, weights=True),
+                "the model's weights train along: the optimizer must have the prompt alone",
+            ),
+            Mutant(
+                lambda load, start, batches, optimizer: _loop(
+                    load, start, batches, optimizer, place=_labelled
+                ),
+                "the virtual tokens have labels of 0, so the loss asks for token 0 there: give them -100",
+            ),
+            Mutant(
+                lambda load, start, batches, optimizer: _loop(load, start, batches[:1], optimizer),
+                "only the first batch is used: one step for each of them",
+            ),
+            Mutant(
+                lambda load, start, batches, optimizer: _loop(load, start, batches, optimizer, at_once=True),
+                "there is one step for all batches together: step after each of them",
+            ),
+        ),
+        tolerance=1e-4,
+    )
+)
+
+# soft-prompts-design ----------------------------------------------------------------------------------------------
+
+#: Virtual tokens at most, countries to learn from, and the share of the others that has to be right for all points.
+MOST, LEARN, ASKED = 4, 72, 0.4
+
+
+def load_smollm2() -> Any:
+    r"""SmolLM2, frozen, on the CPU."""
+    from coursekit.models import load_decoder
+
+    return load_decoder("smollm2", device="cpu")[0].requires_grad_(False)
+
+
+@functools.cache
+def _smollm2() -> Any:
+    return load_smollm2()
+
+
+def _pose(draw: Draw) -> Posing:
+    r"""Countries and capitals in token ids, " Japan is Tokyo": most to learn from, the rest to judge by."""
+    from coursekit.models import load_decoder
+    from coursekit.tasks.cloze import load_capitals, prepare_cloze
+
+    tokenizer = load_decoder("smollm2", device="cpu")[1]
+    prepared = prepare_cloze(load_capitals(), " {} is", tokenizer)
+    rows = [row for split in prepared.data.values() for row in split.to_list()]
+    order = draw.order(len(rows))
+    learn, judge = (prepared.collate([rows[i] for i in part]) for part in (order[:LEARN], order[LEARN:]))
+    names = ("input_ids", "attention_mask", "labels")
+    return Posing((load_smollm2, *(learn[name] for name in names)), tuple(judge[name] for name in names))
+
+
+def _score(posing: Posing, tensors: dict[str, Tensor]) -> Scored:
+    r"""The share of countries that were not learned from whose capital the model writes behind the prompt."""
+    d = _smollm2().config.hidden_size
+    if set(tensors) != {"prompt"}:
+        return Scored(0.0, 'it must return {"prompt": P} and nothing else')
+    P = tensors["prompt"]
+    if P.dim() != 2 or P.shape[1] != d or not P.is_floating_point():
+        return Scored(0.0, f"P must be a floating-point tensor of shape (n, {d})")
+    if not 1 <= len(P) <= MOST:
+        return Scored(0.0, f"P has {len(P)} vectors: 1 to {MOST} are asked")
+    if not P.isfinite().all():
+        return Scored(0.0, "P holds NaN or infinity: try a smaller learning rate")
+    right = _right(P.float(), *posing.kept)
+    share = min(1.0, right / ASKED)
+    if share == 1.0:
+        return Scored(1.0, "", round(right, 3))
+    said = f"{right:.0%} of new countries get their capital; {ASKED:.0%} are asked"
+    own = _right(P.float(), *posing.arguments[1:])
+    longest = _smollm2().get_input_embeddings().weight.norm(dim=1).max().item()
+    if math.isfinite(own) and own >= ASKED and own > right + 0.2:
+        said += f". It is {own:.0%} on those that it learned from: train less, or with fewer vectors"
+    elif P.norm(dim=1).max().item() > 20 * longest:
+        said += ". A vector is over 20 times as long as any word's: try a smaller learning rate, or start from words"
+    elif own < ASKED:
+        said += (
+            f", and it is {own:.0%} on those that it learned from: train longer, or at a higher learning rate"
+        )
+    return Scored(share, said, round(right, 3))
+
+
+@torch.no_grad()
+def _right(P: Tensor, ids: Tensor, mask: Tensor, labels: Tensor) -> float:
+    model = _smollm2()
+    x, longer, wanted = prepend(P, model.get_input_embeddings()(ids), mask, labels)
+    found = model(inputs_embeds=x, attention_mask=longer, use_cache=False).logits[:, :-1].argmax(-1)
+    wanted = wanted[:, 1:]
+    return ((found == wanted) | (wanted == -100)).all(1).float().mean().item()
+
+
+def _trained(
+    load: Any, ids: Tensor, mask: Tensor, labels: Tensor, rate: float, steps: int, n: int
+) -> dict[str, Tensor]:
+    r"""A prompt after a training, for the mistakes."""
+    model = load()
+    P = model.get_input_embeddings().weight[1000 : 1000 + n].clone().requires_grad_()
+    rows = [torch.arange(8 * step, 8 * step + 8) % len(ids) for step in range(steps)]
+    batches = [(ids[r], mask[r], labels[r]) for r in rows]
+    return {"prompt": train(lambda: model, P.detach(), batches, lambda p: torch.optim.Adam(p, lr=rate))}
+
+
+DESIGN = register(
+    Training(
+        id="soft-prompts-design",
+        points=5,
+        difficulty=4,
+        minutes=30,
+        hints=(
+            "Your soft_prompts_train is the loop. What is left to decide: how many vectors, from where they start, the "
+            "learning rate, how many steps on which rows.",
+            "Vectors of words are a good start: model.get_input_embeddings().weight[ids]. Which words would you ask "
+            "with? load_decoder('smollm2')[1] is the tokenizer.",
+            "A learning rate of 0.03 to 0.1 with Adam and forty steps of eight rows take a few seconds. Keep some rows "
+            "back, and see on them whether it still gets better.",
+        ),
+        budget=Budget(minutes=3, model="smollm2"),
+        pose=_pose,
+        score=_score,
+        mutants=(
+            Mutant(
+                lambda load, ids, mask, labels: {"prompt": torch.zeros(5, 576)},
+                "P has 5 vectors: 1 to 4 are asked",
+            ),
+            Mutant(
+                lambda load, ids, mask, labels: {"prompt": torch.zeros(576)},
+                "P must be a floating-point tensor of shape (n, 576)",
+            ),
+            Mutant(
+                lambda load, ids, mask, labels: _trained(load, ids, mask, labels, rate=1e-5, steps=1, n=4),
+                "0% of new countries get their capital; 40% are asked, and it is 0% on those that it learned from: "
+                "train longer, or at a higher learning rate",
+            ),
+        ),
+    )
+)

@@ -1,0 +1,86 @@
+r"""Our soft prompts against the PEFT library: one checkpoint, both libraries, the same text."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coursekit.methods.mechanism.method import Method
+
+
+@dataclass(frozen=True)
+class Gap:
+    r"""largest: the largest difference of two logits. of: the largest logit."""
+
+    method: str
+    largest: float
+    of: float
+
+    @property
+    def share(self) -> float:
+        r"""The difference as a share of the largest logit."""
+        return self.largest / self.of
+
+
+def gaps(
+    model: nn.Module, batch: Mapping[str, Tensor], methods: Mapping[str, Method], folder: Path
+) -> list[Gap]:
+    r"""What PEFT answers with each method's checkpoint, against what `model` answers with it. Needs `peft`.
+
+    batch: input_ids and attention_mask, padded on the right; only real tokens are compared. A gate that starts at 0
+    would hide any difference, so gates are opened first.
+    """
+    real, found = batch["attention_mask"].bool(), []
+    for name, method in methods.items():
+        torch.manual_seed(0)
+        method.attach(model)
+        with torch.no_grad():
+            for path, parameter in model.named_parameters():
+                if ".gate." in path:
+                    parameter.fill_(0.05)
+            ours = model(**batch).logits[real]
+        method.save(model, folder / name)
+        method.detach(model)
+        # PEFT shows its virtual tokens to the caller.
+        reference = _peft(model, folder / name, batch)[:, -real.shape[1] :][real]
+        found.append(Gap(name, (ours - reference).abs().max().item(), reference.abs().max().item()))
+    return found
+
+
+def _peft(model: nn.Module, checkpoint: Path, batch: Mapping[str, Tensor]) -> Tensor:
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # PEFT uses a deprecated name
+        return loaded_by_peft(model, checkpoint)(**batch).logits
+
+
+def loaded_by_peft(model: nn.Module, checkpoint: Path) -> Any:
+    r"""A copy of `model` with `checkpoint`, the work of PEFT."""
+    import peft
+
+    with warnings.catch_warnings(action="ignore"):
+        return peft.PeftModel.from_pretrained(copy.deepcopy(model), checkpoint).eval()
+
+
+def written(model: Any, ids: Tensor, tokens: int) -> list[int]:
+    r"""What `generate` appends to ids, (1, seq), greedily."""
+    with warnings.catch_warnings(action="ignore"):
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens,
+            do_sample=False, pad_token_id=0,
+        )  # fmt: skip
+    return out[0, ids.shape[1] :].tolist()
+
+
+@torch.no_grad()
+def written_without_a_cache(model: nn.Module, ids: Tensor, tokens: int) -> list[int]:
+    r"""The same, with the whole sequence computed anew for every token: no cache can be wrong."""
+    start = ids.shape[1]
+    for _ in range(tokens):
+        ids = torch.cat([ids, model(input_ids=ids, use_cache=False).logits[:, -1:].argmax(-1)], dim=1)
+    return ids[0, start:].tolist()

@@ -1,0 +1,43 @@
+r"""The prompt of four vectors is scored by what a model does behind it, and each mistake is told by its own name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from coursekit.checks import check
+from coursekit.checks.soft_prompts_train import DESIGN
+from tests.checks.answers import SOLUTIONS
+
+
+@pytest.fixture(scope="module")
+def posing():
+    return DESIGN.posing(b"some batch")
+
+
+def test_what_cannot_be_a_prompt_scores_nothing(posing):
+    cases = {
+        'it must return {"prompt": P} and nothing else': {"vectors": torch.zeros(4, 576)},
+        "P must be a floating-point tensor of shape (n, 576)": {"prompt": torch.zeros(4, 577)},
+        "P has 5 vectors: 1 to 4 are asked": {"prompt": torch.zeros(5, 576)},
+        "P holds NaN or infinity: try a smaller learning rate": {"prompt": torch.full((4, 576), torch.nan)},
+    }
+    for message, tensors in cases.items():
+        scored = DESIGN.scored(posing, tensors)
+        assert (scored.share, scored.message) == (0.0, message)
+
+
+def test_those_to_learn_from_and_those_to_judge_by_have_no_country_in_common(posing):
+    _, ids, mask, labels = posing.arguments
+    learn, judge = ({tuple(row[seen.bool()].tolist()) for row, seen in zip(*pair, strict=True)}
+                    for pair in ((ids, mask), posing.kept[:2]))  # fmt: skip
+    assert len(ids) == len(learn) == 72 and not learn & judge and len(judge) >= 60
+    assert torch.equal(labels[labels != -100], ids[labels != -100])
+
+
+@pytest.mark.slow
+def test_the_solution_gets_all_points_and_every_mistake_its_message(posing):
+    result = check(DESIGN.id, SOLUTIONS[DESIGN.name])
+    assert (result.status, result.points) == ("passed", DESIGN.points), result
+    for mutant in DESIGN.mutants:
+        assert DESIGN.scored(posing, mutant.function(*posing.arguments)).message == mutant.message

@@ -1,0 +1,46 @@
+r"""The pictures of soft prompts show what they are given."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pytest
+
+from coursekit import plots
+from coursekit.plots.alt import describe
+from coursekit.plots.soft_prompts import first_steps, gated_block, p_tuning_flow
+from tests.pictures import assert_nothing_is_cut_off
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    plots.style()
+    yield
+    plt.close("all")
+
+
+def test_the_lstm_makes_one_vector_of_each_and_the_words_come_behind_them():
+    ax = p_tuning_flow(["Britain", "is"], n=3)
+    words = [t.get_text() for t in ax.texts]
+    assert words.count("LSTM") == words.count("MLP") == 3
+    place = {t.get_text(): t.get_position() for t in ax.texts}
+    assert place["$h_3$"][0] < place["Britain"][0] < place["is"][0]
+    assert place["$h_3$"][1] == place["Britain"][1] > place["$P_3$"][1]
+    assert_nothing_is_cut_off(ax.figure)
+
+
+def test_the_gate_is_on_the_prompts_softmax_alone():
+    ax = gated_block()
+    place = {t.get_text(): t.get_position() for t in ax.texts}
+    assert place["× g"][1] == place["softmax over the prompts"][1] != place["softmax over the text"][1]
+    assert "residual" in describe(ax.figure)
+    assert_nothing_is_cut_off(ax.figure)
+
+
+def test_the_first_steps_are_the_mean_between_the_seeds_that_lie_farthest_apart():
+    ax = first_steps({"gate": [[4.0, 2.0, 1.0], [6.0, 2.0]], "no gate": [[16.0, 8.0]]}, bare=5.0)
+    gate, no_gate, bare = ax.lines
+    assert list(gate.get_ydata()) == [5.0, 2.0] and list(gate.get_xdata()) == [1, 2]
+    assert list(no_gate.get_ydata()) == [16.0, 8.0] and set(bare.get_ydata()) == {5.0}
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (2.0, 6.0)
+    assert "training loss (nats), log scale" in describe(ax.figure)
