@@ -2,7 +2,9 @@ r"""Every method of the course on one task, each at its own learning rate; of so
 
 from __future__ import annotations
 
-from topics._film import SETTING, arm
+from dataclasses import replace
+
+from topics._film import SETTING, arm, reading_the_text
 
 from coursekit.comparison.candidates import EVERY
 from coursekit.comparison.evidence.grid import Grid
@@ -20,6 +22,8 @@ RATES = {
 }  # fmt: skip
 
 METHODS = {name: candidate for name, candidate in EVERY.items() if name in RATES}
+#: The head reads the text in all of them, and not the first virtual token.
+METHODS |= {name: replace(METHODS[name], attach=reading_the_text) for name in ("prompt", "p-tuning")}
 
 #: Are 300 steps enough? Asked of one method of each kind, and of those that learn slowly.
 DOUBLED = (

@@ -6,25 +6,17 @@ classifier reads position 0, which would be the first of them).
 
 from __future__ import annotations
 
-from topics._film import SETTING, arm
-from torch import nn
+from topics._film import SETTING, arm, reading_the_text
 
-from coursekit.comparison.bench import Bench
 from coursekit.comparison.candidates import CANDIDATES, Candidate
 from coursekit.comparison.evidence.grid import Arm, Grid
 from coursekit.methods import PrefixTuning, PromptTuning, PTuning
 from coursekit.methods.mechanism.method import Method
-from coursekit.methods.soft_prompts.pooling import pool_text
 
 __all__ = ["GRID", "SETTING"]
 
 #: "Is this film review negative or positive?" in MiniLM's vocabulary.
 QUESTION = (2003, 2023, 2143, 3319, 4997, 2030, 3893, 1029)
-
-
-def reading_the_text(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
-    r"""Attach, with the head on [CLS]: so it is without virtual tokens, and with a prefix."""
-    return pool_text(method.attach(model))
 
 
 def soft(name: str, method: Method, rate: float, **of: object) -> Arm:
@@ -50,5 +42,5 @@ GRID = Grid(
         soft("p-tuning-mlp", PTuning(n=20, encoder="mlp"), 1e-3, experiment="encoder", n=20),
     ),
     reference="full",
-    doublings=1,
+    doublings=0,  # of a prompt, a prefix and P-tuning asked in `methods`
 )  # fmt: skip

@@ -145,13 +145,12 @@ def settled(topic: str) -> str | None:
 def read(topic: str) -> Evidence:
     r"""The evidence on `topic`, such as "lora". Raises CourseError where there is none."""
     file = DATA / "evidence" / f"{topic}.csv"
-    if not file.exists():
-        there = ", ".join(sorted(path.stem for path in file.parent.glob("*.csv"))) or "none yet"
-        raise CourseError(f"no evidence on {topic!r}; there is: {there}")
+    if not there(topic):
+        topics = ", ".join(sorted(path.stem for path in file.parent.glob("*.csv"))) or "none yet"
+        raise CourseError(f"no evidence on {topic!r}; there is: {topics}")
     return Evidence(topic, tuple(parse(file.read_text(encoding="utf-8"), file)))
 
 
 def read_if_there(topic: str) -> Evidence:
     r"""As `read`; where the grid has not been run yet, evidence without a single arm."""
-    there = (DATA / "evidence" / f"{topic}.csv").exists()
-    return read(topic) if there else Evidence(topic, ())
+    return read(topic) if there(topic) else Evidence(topic, ())

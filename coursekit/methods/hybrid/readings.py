@@ -46,7 +46,7 @@ def use(model: nn.Module, rule: Rule) -> int:
     r"""Let every gate of `model` answer with `rule`, from its own weights; the number of gates."""
     gates = [module for module in model.modules() if isinstance(module, Gate)]
     for gate in gates:
-        gate.forward = _with(gate, rule)  # type: ignore[method-assign]
+        gate.forward = _with(gate, rule)  # type: ignore[method-assign, assignment]
     return len(gates)
 
 
