@@ -70,14 +70,19 @@ def bwrap_command(
     ]  # fmt: skip
     if "--disable-userns" in bwrap_flags():
         command += ["--disable-userns"]
-    for _, place in sorted(places, key=lambda p: p[0].count("/")):
-        command += place
+    places.sort(key=lambda p: p[0].count("/"))
+    # What lies in a folder that the box has empty, such as an environment in /tmp, is put into it afterwards.
+    late = [place for place in places if place[0].startswith(tuple(f"{folder}/" for folder in tmpfs(limits)))]
+    for place in places:
+        command += place[1] if place not in late else []
     for name in _ETC:
         if os.path.exists(f"/etc/{name}"):
             command += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
     command += ["--ro-bind", str(lib / "passwd"), "/etc/passwd", "--proc", "/proc", "--dev", "/dev"]
     for folder in tmpfs(limits):
         command += ["--size", str(limits.disk), "--tmpfs", folder]
+    for _, place in late:
+        command += place
     command += ["--ro-bind", str(lib), str(lib), "--ro-bind", str(stage), "/in"]
     if models is not None:
         command += ["--ro-bind", str(models), "/models"]

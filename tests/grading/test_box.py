@@ -6,6 +6,7 @@ import ast
 import copy
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,21 @@ def test_the_boxs_checks_have_every_name_that_a_notebook_imports():
             if isinstance(node, ast.ImportFrom) and node.module == "coursekit.checks":
                 wanted |= {alias.name for alias in node.names}
     assert {"check", "numbers", "yours"} <= wanted <= there
+
+
+@pytest.mark.parametrize("below", ["env", "."])
+def test_an_environment_in_tmp_is_seen_in_the_box_and_nothing_else_of_tmp(tmp_path, monkeypatch, box, below):
+    env = tmp_path / below / "venv"
+    for name in (env / "seen", tmp_path / "hidden", tmp_path / "lib" / "there", tmp_path / "in" / "there"):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.write_text("x")
+    boxes.write_users(tmp_path / "lib")
+    paths = boxes.python_paths()
+    monkeypatch.setattr(boxes, "python_paths", lambda: [*paths, str(env)])
+    command = boxes.bwrap_command(tmp_path / "lib", tmp_path / "in", Limits())
+    command = [*command[: command.index("--")], "--", "/usr/bin/find", str(tmp_path), "-type", "f"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert set(found) == {str(env / "seen"), str(tmp_path / "lib" / "there"), str(tmp_path / "lib" / "passwd")}
 
 
 class Place:
