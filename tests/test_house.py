@@ -46,6 +46,12 @@ def test_conda_users_get_the_same_constraints():
     assert given == wanted
 
 
+def test_no_two_test_files_have_one_name():
+    r"""pytest imports them by it, and takes only one: a run of all tests would end in an error."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_the_distribution_does_not_take_the_name_of_the_unrelated_package():
     assert PROJECT["name"] not in ("coursekit", "course-kit", "course_kit")
     from coursekit.notebook.cells import DISTRIBUTION

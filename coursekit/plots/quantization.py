@@ -126,6 +126,8 @@ def equal_areas(levels: Sequence[float], largest: float, ax: Axes | None = None)
     ax.set_ylim(0, 0.43)
     ax.set_xlabel("weight, in standard deviations")
     ax.set_ylabel("density")
+    ends = f"from {places[0]:.2f} to {places[-1]:.2f}"
+    says(ax, f"the normal density with {len(places)} levels {ends} and the cell of each")
     return ax
 
 

@@ -186,7 +186,7 @@ def test_learning_shows(tmp_path, setting, monkeypatch):
     r"""More steps at a good rate: the words tell the class, so a model that learns them is right."""
     setting = Setting(**vars(setting) | {"steps": 30, "batch_size": 16, "sentences": 30})
     for name in ("full", "head"):
-        monkeypatch.setitem(CANDIDATES, name, replace(CANDIDATES[name], rate=3e-3))
+        monkeypatch.setitem(candidates.EVERY, name, replace(CANDIDATES[name], rate=3e-3))
     full, head = compared(tmp_path / "runs.jsonl", setting, "full", "head")
     assert (full["method"], head["method"]) == ("full", "head")
     assert full["accuracy"] > 0.9 > head["accuracy"] and full["loss"] < head["loss"]
@@ -249,7 +249,7 @@ def test_steps_that_are_timed_are_in_the_precision_that_fit_trains_in():
 
 
 def test_a_run_whose_training_fails_is_said_and_the_others_go_on(tmp_path, setting, monkeypatch):
-    monkeypatch.setitem(CANDIDATES, "full", replace(CANDIDATES["full"], rate=1e38))
+    monkeypatch.setitem(candidates.EVERY, "full", replace(CANDIDATES["full"], rate=1e38))
     notices = []
     lines = compared(tmp_path / "runs.jsonl", setting, "full", "head", seeds=(0, 1), say=notices.append)
     runs = [(line["method"], line["seed"], line["accuracy"] is None) for line in lines]
