@@ -53,7 +53,11 @@ def test_an_environment_in_tmp_is_seen_in_the_box_and_nothing_else_of_tmp(tmp_pa
     command = boxes.bwrap_command(tmp_path / "lib", tmp_path / "in", Limits())
     command = [*command[: command.index("--")], "--", "/usr/bin/find", str(tmp_path), "-type", "f"]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert set(found) == {str(env / "seen"), str(tmp_path / "lib" / "there"), str(tmp_path / "lib" / "passwd")}
+    assert set(found) == {
+        str(env / "seen"),
+        str(tmp_path / "lib" / "there"),
+        str(tmp_path / "lib" / "passwd"),
+    }
 
 
 class Place:

@@ -384,7 +384,9 @@ def test_a_threshold_takes_everything_below_it():
     exactly = sorted(abs(w) for w in torch.cat([w.flatten() for w in dense(model).values()]).tolist() if w)[9]
     SparseAdapter(HOULSBY).prune(model, threshold=exactly)  # "below": what scores just that stays
     gone = method.count(model.config) - methods.attached(model)["default"].count(model.config)
-    assert gone == 9 and exactly in [abs(w) for layer in dense(model).values() for w in layer.flatten().tolist()]
+    assert gone == 9 and exactly in [
+        abs(w) for layer in dense(model).values() for w in layer.flatten().tolist()
+    ]
 
 
 @pytest.mark.parametrize("by", ["magnitude", "snip", "synflow"])

@@ -40,7 +40,9 @@ def saved(folder, kind, tokenizer=None, *, changes=None, **settings):
 def test_a_decoder_of_every_family_without_padding_token_with_either_output_layer(kind, tmp_path):
     batch = tiny.batch(padded=True)
     for tied in (True, False):
-        original = saved(tmp_path / str(tied), kind, changes={"tie_word_embeddings": tied, "pad_token_id": None})
+        original = saved(
+            tmp_path / str(tied), kind, changes={"tie_word_embeddings": tied, "pad_token_id": None}
+        )
         model, tokenizer = load_decoder(tmp_path / str(tied), device="cpu")
         assert torch.equal(model(**batch).logits, original(**batch).logits)
         assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
@@ -120,7 +122,9 @@ def test_weights_in_a_bin_file_are_read_as_tensors_and_never_run(tmp_path):
 def test_a_gguf_file_says_how_to_convert_it(tmp_path):
     (tmp_path / "model-q4_0.gguf").write_bytes(b"GGUF")
     for name in (tmp_path, tmp_path / "model-q4_0.gguf"):
-        with pytest.raises(CourseError, match=r"model-q4_0\.gguf is a GGUF file: convert it once.*gguf_file="):
+        with pytest.raises(
+            CourseError, match=r"model-q4_0\.gguf is a GGUF file: convert it once.*gguf_file="
+        ):
             load_decoder(name)
 
 
