@@ -103,12 +103,15 @@ def main() -> None:
         import IPython.core.inputtransformer2  # noqa: F401  (once, not in every fork)
 
         work = Work(bytes.fromhex(setting["secret"]), setting["ids"], setting["cases"])
-        print(json.dumps({"answer": "ready"}), file=channel)
+        started = {"answer": "ready"}
     except CourseError as error:
-        print(json.dumps({"told": str(error)}), file=channel)
-        return
+        started = {"told": str(error)}
     except BaseException as error:  # a module may even end the process
-        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=channel)
+        started = {"error": f"{type(error).__name__}: {error}"}
+    # Here and below: a grader that was killed does not listen any more, and the end of its pipe is read next.
+    with contextlib.suppress(BrokenPipeError):
+        print(json.dumps(started), file=channel)
+    if "answer" not in started:
         return
     gc.freeze()  # a collection in a fork would touch, and so copy, every page
     while line := sys.stdin.readline():
@@ -122,9 +125,7 @@ def main() -> None:
             content = file.read()
         os.waitpid(pid, 0)
         ended = {"error": "the judge's helper ended", "crashed": True}
-        with contextlib.suppress(
-            BrokenPipeError
-        ):  # the grader was killed: its end of the pipe is next to be read
+        with contextlib.suppress(BrokenPipeError):
             print(content.decode() if content else json.dumps(ended), file=channel)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from coursekit.checks import check
 from coursekit.checks.soft_prompts_train import DESIGN
-from tests.checks.answers import SOLUTIONS
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +31,3 @@ def test_those_to_learn_from_and_those_to_judge_by_have_no_country_in_common(pos
                     for pair in ((ids, mask), posing.kept[:2]))  # fmt: skip
     assert len(ids) == len(learn) == 72 and not learn & judge and len(judge) >= 60
     assert torch.equal(labels[labels != -100], ids[labels != -100])
-
-
-@pytest.mark.slow
-def test_the_solution_gets_all_points_and_every_mistake_its_message(posing):
-    result = check(DESIGN.id, SOLUTIONS[DESIGN.name])
-    assert (result.status, result.points) == ("passed", DESIGN.points), result
-    for mutant in DESIGN.mutants:
-        assert DESIGN.scored(posing, mutant.function(*posing.arguments)).message == mutant.message
