@@ -51,12 +51,11 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], constant: fl
 
 def _doubled(grid: Grid) -> str:
     r"""How often at most, and which arms."""
-    most = {arm.name: grid.doublings if arm.doublings is None else arm.doublings for arm in grid.arms}
-    doubled = {name: times for name, times in most.items() if times}
+    doubled = {arm.name: times for arm in grid.arms if (times := grid.doublings_of(arm))}
     if not doubled:
         return "not tried here"
     times = f"at most {max(doubled.values())} time{'s' if max(doubled.values()) > 1 else ''}"
-    return times if len(doubled) == len(most) else f"{times}, tried with {', '.join(doubled)}"
+    return times if len(doubled) == len(grid.arms) else f"{times}, tried with {', '.join(doubled)}"
 
 
 def preliminary(grid: Grid, runs: Sequence[Run]) -> dict[str, Settled]:

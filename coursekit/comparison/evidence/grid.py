@@ -75,6 +75,10 @@ class Grid:
         r"""Steps between two points of the curve of a run of so many."""
         return -(-steps // self.points)
 
+    def doublings_of(self, arm: Arm) -> int:
+        r"""How often the steps of `arm` are doubled at most."""
+        return self.doublings if arm.doublings is None else arm.doublings
+
     def arm(self, name: str) -> Arm:
         r"""The arm of that name."""
         return next(arm for arm in self.arms if arm.name == name)

@@ -125,8 +125,7 @@ def _of(grid: Grid, arm: Arm, runs: list[Run]) -> tuple[list[Cell], Settled | No
     if cells:
         return cells, None
     gain, reached = None, _mean(there, steps, rate, grid.seeds)
-    doublings = grid.doublings if arm.doublings is None else arm.doublings
-    for _ in range(doublings if reached is not None else 0):
+    for _ in range(grid.doublings_of(arm) if reached is not None else 0):
         if cells := _left(there, arm.name, 2 * steps, [rate], grid.seeds):
             return cells, None
         steps, before, reached = 2 * steps, reached, _mean(there, 2 * steps, rate, grid.seeds)
