@@ -74,8 +74,8 @@ ATTENTION = register(
         difficulty=2,
         minutes=10,
         hints=(
-            "k is (batch, tokens, d), so l_k * k multiplies column j of k, for every token, by entry j of l_k.",
-            "Scale k and v first. What follows is attention as always: scores, root, softmax, weighted sum.",
+            "k is (batch, tokens, d) and l_k has d entries. Along which of the three axes must it lie?",
+            "Where in the equation does each vector stand, and what is left when both are 1? Attention as always.",
             "k.transpose(-1, -2) is (batch, d, tokens); d is q.shape[-1]; softmax runs over the keys, dim=-1.",
         ),
         inputs=_heads,
@@ -177,8 +177,8 @@ LAYER = register(
         difficulty=3,
         minutes=20,
         hints=(
-            "In __init__: base.requires_grad_(False) freezes W and b. base.out_features and base.in_features say how long "
-            "l is: one factor for each output, or one for each input.",
+            "In __init__: base.requires_grad_(False) freezes W and b. base.out_features and base.in_features say how "
+            "long l is: one factor for each output, or one for each input.",
             "Only an nn.Parameter is found by an optimizer. With which factors does the layer start as what it was?",
             "In forward: the factors meet what comes out of self.base, or what goes into it.",
         ),
@@ -265,8 +265,8 @@ GRADIENT = register(
         minutes=20,
         hints=(
             "A gradient has the shape of what it belongs to: dl is (d_out,), so the n tokens must disappear.",
-            "For one token and one output, h_i = l_i y_i with y = W x + b. So dh_i/dl_i = y_i. Tokens add up.",
-            "To x the gradient goes back through l first, then through W: (n, d_out)(d_out, d_in) -> (n, d_in).",
+            "Write out one output of one token, h_i, and differentiate it by l_i. All tokens share l_i.",
+            "On its way to x the gradient passes what the forward pass passed, in the opposite order.",
         ),
         inputs=_backward,
         secret=_secret_gradient,

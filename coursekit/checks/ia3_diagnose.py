@@ -64,7 +64,9 @@ def top(
         return F.layer_norm(y, y.shape[-1:], P[f"{name}.weight"], P[f"{name}.bias"], 1e-12)
 
     def by_head(y: Tensor) -> Tensor:
-        return y.unflatten(-1, (heads, -1)).transpose(1, 2)  # (batch, seq, d) -> (batch, heads, seq, d / heads)
+        return y.unflatten(-1, (heads, -1)).transpose(
+            1, 2
+        )  # (batch, seq, d) -> (batch, heads, seq, d / heads)
 
     inside = "block.attention.self"
     values = linear(f"{inside}.value", x)
@@ -86,8 +88,8 @@ def run(fault: str, seed: int, rate: float) -> Run:
     r"""One training, and what is written down of it. fault: one of FAULTS, or "healthy".
 
     "loss" (STEPS,) · "l" (STEPS + 1, SHOWN), factors of l_v at the start and after each step · "gradient" (STEPS,
-    SHOWN), dL/dl_v before each step · "W" (2, 14, 14), a corner of W_v before and after · "y" and "h" (10, SHOWN), W_v x
-    + b_v for the tokens of one sentence after training, and the values that the attention got.
+    SHOWN), dL/dl_v before each step · "W" (2, 14, 14), a corner of W_v before and after · "y" and "h" (10, SHOWN), for
+    the tokens of one sentence after training W_v x + b_v, and the values that the attention got.
     """
     weights, hidden, mask, labels = _below()
     P = {name: tensor.clone() for name, tensor in weights.items()}
@@ -100,10 +102,9 @@ def run(fault: str, seed: int, rate: float) -> Run:
     trained = [*head, *(() if fault == "left out" else l.values())]
     optimizer = torch.optim.Adam(trained, lr=rate / 10 if fault == "learning rate" else rate)
     power = 2 if fault == "twice" else 1
-    kept: dict[str, list[Tensor]] = {"loss": [], "l": [l["v"]], "gradient": []}
+    kept: dict[str, list[Tensor]] = {"loss": [], "l": [_shown(l["v"])], "gradient": []}
     before = P["block.attention.self.value.weight"].detach()[:14, :14].clone()
     order = torch.randperm(SENTENCES, generator=torch.Generator().manual_seed(seed))
-    kept["l"] = [_shown(l["v"])]
     for step in range(STEPS):
         rows = order[(torch.arange(BATCH) + step * BATCH) % SENTENCES]
         logits, _ = top(P, {n: v.float() ** power for n, v in l.items()}, hidden[rows], mask[rows])
@@ -193,8 +194,8 @@ DIAGNOSE = register(
         difficulty=4,
         minutes=30,
         hints=(
-            "Ask of each fault: which of the tensors would look different, and in which way? Print that for the runs of "
-            "the picture, and sort them by it.",
+            "Ask of each fault: which of the tensors would look different, and in which way? Print that for the runs "
+            "of the picture, and sort them by it.",
             "Adam moves a factor by about the learning rate in a step. l.diff(dim=0).abs() are the moves.",
             "bfloat16 keeps 8 binary digits: x.bfloat16().float() == x tells whether x is one of its numbers.",
             "h is what the attention got, y what W_v made of the tokens. How should one come from the other?",
@@ -230,7 +231,7 @@ DIAGNOSE = register(
             ),
             Mutant(
                 _blind_to("learning rate"),
-                "a run with LoRA's learning rate is not found: its factors move ten times less than the others' in a step",
+                "a run with LoRA's learning rate is not found: its factors move a tenth as far in a step",
             ),
             Mutant(
                 lambda runs: tuple("healthy" for _ in runs),

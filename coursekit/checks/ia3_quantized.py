@@ -82,7 +82,9 @@ def _never(codes: Tensor, scale: Tensor, l: Tensor, side: str) -> Folded:
 
 def _along_blocks(codes: Tensor, scale: Tensor, l: Tensor, side: str) -> Folded:
     if side == "output":
-        return scale * l, torch.ones(scale.shape, dtype=torch.bool)  # runs where there are as many blocks as rows
+        return scale * l, torch.ones(
+            scale.shape, dtype=torch.bool
+        )  # runs where there are as many blocks as rows
     return fold_quantized(codes, scale, l, side)
 
 
@@ -124,10 +126,10 @@ FOLD_QUANTIZED = register(
         difficulty=4,
         minutes=25,
         hints=(
-            "A block is codes * one scale. For which factors is l_j * (scale * code_j) = new_scale * code_j for every j "
-            "of the block?",
-            "codes.unflatten(1, (blocks, -1)) is (out, blocks, block). A factor of the outputs is the same along a whole "
-            "row; a factor of the inputs is another in each column.",
+            "A block is codes * one scale. For which factors is l_j * (scale * code_j) = new_scale * code_j for every "
+            "j of the block?",
+            "codes.unflatten(1, (blocks, -1)) is (out, blocks, block). A factor of the outputs is the same along a "
+            "whole row; a factor of the inputs is another in each column.",
             "What does a factor do to a code of 0?",
         ),
         inputs=_public,
@@ -136,7 +138,7 @@ FOLD_QUANTIZED = register(
         mutants=(
             Mutant(
                 _by_side(on_input=True),
-                "one scale stands in for a whole block's factors, such as their mean: where they differ, that is not exact",
+                "one scale stands in for a whole block's factors, such as their mean: not exact where they differ",
             ),
             Mutant(
                 _by_side(on_input=False),
@@ -148,7 +150,7 @@ FOLD_QUANTIZED = register(
             ),
             Mutant(
                 _never,
-                "nothing is folded: the factor of an output is the same in all of its row's blocks, so their scales take it",
+                "nothing is folded: all blocks of a row share the factor of their output, so their scales take it",
             ),
             Mutant(_by(_unscaled), "what is exact is right, but the scales are the old ones: multiply those blocks'"),
             Mutant(_by(_divided), "this divides the scales: that is taking the factors out again"),
