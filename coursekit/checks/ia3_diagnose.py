@@ -31,7 +31,7 @@ Runs = tuple[Run, ...]
 
 
 @functools.cache
-def _below() -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+def below() -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
     r"""Weights of MiniLM's topmost block and pooler, its inputs (n, LENGTH, d), their mask, and the labels."""
     from coursekit.models import load_encoder
     from coursekit.tasks import load_task
@@ -91,7 +91,7 @@ def run(fault: str, seed: int, rate: float) -> Run:
     SHOWN), dL/dl_v before each step · "W" (2, 14, 14), a corner of W_v before and after · "y" and "h" (10, SHOWN), for
     the tokens of one sentence after training W_v x + b_v, and the values that the attention got.
     """
-    weights, hidden, mask, labels = _below()
+    weights, hidden, mask, labels = below()
     P = {name: tensor.clone() for name, tensor in weights.items()}
     dtype = torch.bfloat16 if fault == "16 bits" else torch.float32
     start = torch.zeros if fault == "zeros" else torch.ones
