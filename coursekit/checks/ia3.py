@@ -1,8 +1,10 @@
-r"""The exercises of notebook 03_ia3."""
+r"""The exercises of notebook 03_ia3: attention, the layer, its gradient."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -72,8 +74,8 @@ ATTENTION = register(
         difficulty=2,
         minutes=10,
         hints=(
-            "k is (batch, tokens, d), so l_k * k multiplies column j of k, for every token, by entry j of l_k.",
-            "Scale k and v first. What follows is attention as always: scores, root, softmax, weighted sum.",
+            "k is (batch, tokens, d) and l_k has d entries. Along which of the three axes must it lie?",
+            "Where in the equation does each vector stand, and what is left when both are 1? Attention as always.",
             "k.transpose(-1, -2) is (batch, d, tokens); d is q.shape[-1]; softmax runs over the keys, dim=-1.",
         ),
         inputs=_heads,
@@ -123,206 +125,113 @@ ATTENTION = register(
 )
 
 
-# ia3-count ------------------------------------------------------------------------------------------------
+# ia3-layer ------------------------------------------------------------------------------------------------
+
+Layer = tuple[Tensor, Tensor, Tensor, Tensor, str]
+Found = tuple[bool, int, Tensor]
 
 
-def _shapes(seed: int) -> tuple[int, int, int, int]:
-    return [(30, 576, 192, 1536), (32, 4096, 1024, 14336), (6, 384, 384, 1536)][seed]
+def _frozen_layer(seed: int) -> Layer:
+    # As many inputs as outputs: factors on the wrong side then run without an error.
+    random, d, side = _random(seed), 5 + seed, ("output", "input", "output")[seed]
+    W, x = torch.randn(d, d, generator=random), torch.randn(2, 3, d, generator=random)
+    return W, torch.randn(d, generator=random), 1 + 0.5 * torch.randn(d, generator=random), x, side
 
 
-def count(layers: int, d: int, d_kv: int, d_ff: int) -> int:
-    r"""layers * (2 d_kv + d_ff)."""
-    return layers * (2 * d_kv + d_ff)
+def layer(W: Tensor, b: Tensor, l: Tensor, x: Tensor, side: str) -> Found:
+    r"""What the stub's `ia3_layer` finds of a right layer: silent at the start, parameters that train, output."""
+    h = l * F.linear(x, W, b) if side == "output" else F.linear(l * x, W, b)
+    return True, l.numel(), h
 
 
-def _secret_count(draw: Draw) -> tuple[int, int, int, int]:
-    heads, shared, dim = draw.whole(2, 8), draw.whole(2, 4), 16 * draw.whole(2, 8)
-    d = heads * shared * dim
-    return draw.whole(4, 48), d, heads * dim, d * 2 + 32 * draw.whole(1, 40)
+def _found(
+    silent: bool = True, base: bool = False, own: bool = True, scaled: Callable[..., Tensor] | None = None
+) -> Callable[..., Found]:
+    r"""What is found of a layer with a mistake. base: W and b train as well; own: l trains."""
+
+    def mutant(W: Tensor, b: Tensor, l: Tensor, x: Tensor, side: str) -> Found:
+        trained = (W.numel() + b.numel()) * base + l.numel() * own
+        return silent, trained, (scaled or (lambda *a: layer(*a)[2]))(W, b, l, x, side)
+
+    return mutant
 
 
-COUNT = register(
+def _bias_left_out(W: Tensor, b: Tensor, l: Tensor, x: Tensor, side: str) -> Tensor:
+    return l * F.linear(x, W) + b if side == "output" else F.linear(l * x, W, b)
+
+
+def _bias_scaled(W: Tensor, b: Tensor, l: Tensor, x: Tensor, side: str) -> Tensor:
+    return l * F.linear(x, W, b) if side == "output" else F.linear(l * x, W, l * b)
+
+
+def _secret_layer(draw: Draw) -> Layer:
+    d, side = draw.whole(4, 7), ("output", "input")[draw.kind]
+    normal = functools.partial(draw.normal, dtype=torch.float32)
+    return normal(d, d), normal(d), 1 + 0.5 * normal(d), normal(2, 3, d), side
+
+
+LAYER = register(
     Exercise(
-        id="ia3-count",
-        points=1,
-        difficulty=1,
-        minutes=5,
-        hints=(
-            "There are three vectors in a block. How long is each?",
-            "l_k has one entry for each dimension of the keys, d_kv, which can be smaller than d; l_v likewise.",
-        ),
-        inputs=_shapes,
-        secret=_secret_count,
-        reference=count,
-        mutants=(
-            Mutant(
-                lambda layers, d, d_kv, d_ff: layers * (2 * d + d_ff),
-                "keys and values are d_kv wide, not d: models with grouped queries have fewer key heads",
-            ),
-            Mutant(
-                lambda layers, d, d_kv, d_ff: layers * 2 * d_kv,
-                "this counts l_k and l_v; l_ff is missing",
-            ),
-            Mutant(
-                lambda layers, d, d_kv, d_ff: layers * (d_kv + d_ff),
-                "keys and values have a vector each: 2 d_kv",
-            ),
-            Mutant(
-                lambda layers, d, d_kv, d_ff: layers * (2 * d_kv + d),
-                "l_ff is as long as the hidden layer, d_ff; it scales what goes into the second matrix",
-            ),
-            Mutant(lambda layers, d, d_kv, d_ff: 2 * d_kv + d_ff, "this is one block; the model has several"),
-            Mutant(
-                lambda layers, d, d_kv, d_ff: layers * (d + 2 * d_kv + d_ff),
-                "queries are not scaled: no vector of length d",
-            ),
-            Mutant(
-                lambda layers, d, d_kv, d_ff: layers * (2 * d * d_kv + d * d_ff),
-                "this counts the frozen matrices; a vector has one entry for a whole row or column",
-            ),
-        ),
-        tolerance=0.0,
-    )
-)
-
-
-# ia3-fold -------------------------------------------------------------------------------------------------
-
-
-def _linears(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    # Square matrices: a vector laid along the wrong axis then runs without an error.
-    random, d = _random(seed), 5 + seed
-    W_k, W_2 = (torch.randn(d, d, generator=random, dtype=torch.float64) for _ in range(2))
-    b_k, b_2 = (torch.randn(d, generator=random, dtype=torch.float64) for _ in range(2))
-    return W_k, b_k, _around_one(d, random), W_2, b_2, _around_one(d, random)
-
-
-Folded = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-def fold(W_k: Tensor, b_k: Tensor, l_k: Tensor, W_2: Tensor, b_2: Tensor, l_ff: Tensor) -> Folded:
-    r"""diag(l_k) W_k, l_k b_k, W_2 diag(l_ff), b_2."""
-    return l_k[:, None] * W_k, l_k * b_k, W_2 * l_ff, b_2
-
-
-def _secret_fold(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    d = draw.whole(4, 7)
-    keys, hidden = (d, d) if draw.kind == 0 else (draw.whole(2, 3), draw.whole(8, 10))
-    W_k, b_k, l_k = draw.normal(keys, d), draw.normal(keys), _secret_around_one(draw, keys)
-    return W_k, b_k, l_k, draw.normal(d, hidden), draw.normal(d), _secret_around_one(draw, hidden)
-
-
-FOLD = register(
-    Exercise(
-        id="ia3-fold",
-        points=3,
+        id="ia3-layer",
+        points=4,
         difficulty=3,
-        minutes=15,
+        minutes=20,
         hints=(
-            "Write both out: l * (W x + b), and W (l * a) + b. Which single W' and b' do the same for every x and a?",
-            "Row i of W makes output i. Column j of W meets input j.",
-            "l[:, None] * W scales the rows of W, W * l its columns.",
+            "In __init__: base.requires_grad_(False) freezes W and b. base.out_features and base.in_features say how "
+            "long l is: one factor for each output, or one for each input.",
+            "Only an nn.Parameter is found by an optimizer. With which factors does the layer start as what it was?",
+            "In forward: the factors meet what comes out of self.base, or what goes into it.",
         ),
-        inputs=_linears,
-        secret=_secret_fold,
-        reference=fold,
+        inputs=_frozen_layer,
+        secret=_secret_layer,
+        reference=layer,
         mutants=(
             Mutant(
-                lambda W_k, b_k, l_k, W_2, b_2, l_ff: (l_k[:, None] * W_k, b_k, W_2 * l_ff, b_2),
-                "the bias of the keys stays as it was: l multiplies all of W x + b, so the bias, too",
+                _found(silent=False),
+                "at the start the layer must give what the base layer gives: factors that multiply start at 1",
             ),
             Mutant(
-                lambda W_k, b_k, l_k, W_2, b_2, l_ff: (W_k * l_k, l_k * b_k, W_2 * l_ff, b_2),
-                "l_k scales the columns of W_k, which is what meets the inputs; keys are outputs, so rows",
+                _found(base=True), "the base layer still trains: freeze it with base.requires_grad_(False)"
             ),
             Mutant(
-                lambda W_k, b_k, l_k, W_2, b_2, l_ff: (
-                    l_k[:, None] * W_k,
-                    l_k * b_k,
-                    l_ff[:, None] * W_2,
-                    b_2,
-                ),
-                "l_ff scales the rows of W_2; it scales what goes into W_2, so columns",
+                _found(own=False), "l is not trained: a tensor is a parameter only as nn.Parameter(tensor)"
             ),
             Mutant(
-                lambda W_k, b_k, l_k, W_2, b_2, l_ff: (W_k * l_k, l_k * b_k, l_ff[:, None] * W_2, b_2),
-                "rows and columns are swapped in both matrices: W is (out, in), keys are outputs, l_ff meets inputs",
+                _found(base=True, own=False),
+                "the base layer trains and l does not: freeze the one, make the other nn.Parameter",
             ),
             Mutant(
-                lambda W_k, b_k, l_k, W_2, b_2, l_ff: (l_k[:, None] * W_k, l_k * b_k, W_2 * l_ff, l_ff * b_2),
-                "the bias b_2 is added after W_2, where l_ff no longer acts: leave it as it is",
+                _found(scaled=lambda W, b, l, x, side: l * F.linear(x, W, b)),
+                "side is not looked at: with 'input' the factors multiply x, before the base layer",
             ),
             Mutant(
-                lambda W_k, b_k, l_k, W_2, b_2, l_ff: (W_k + l_k[:, None], b_k + l_k, W_2 + l_ff, b_2),
-                "the vectors are added to the weights; a product folds into a product",
+                _found(scaled=lambda W, b, l, x, side: F.linear(l * x, W, b)),
+                "side is not looked at: with 'output' the factors multiply what the base layer gives",
             ),
             Mutant(
-                lambda W_k, b_k, l_k, W_2, b_2, l_ff: (W_k / l_k[:, None], b_k / l_k, W_2 / l_ff, b_2),
-                "this divides; that is taking the vectors out again",
+                _found(scaled=lambda W, b, l, x, side: layer(W, b, l, x, "input" if side == "output" else "output")[2]),
+                "the two sides are swapped: 'output' is l * base(x), 'input' is base(l * x)",
+            ),
+            Mutant(
+                _found(scaled=_bias_left_out),
+                "the bias of the base layer is not scaled: an output is W x + b, all of it times l",
+            ),
+            Mutant(
+                _found(scaled=_bias_scaled),
+                "with 'input' the bias is scaled as well: l meets x alone",
+            ),
+            Mutant(
+                _found(silent=False, scaled=lambda W, b, l, x, side: F.linear(x, W, b) + l),
+                "the factors are added; the method is called additive because it adds parameters, but it multiplies",
+            ),
+            Mutant(
+                _found(scaled=lambda W, b, l, x, side: layer(W, b, l * l, x, side)[2]),
+                "the factors are in there twice",
             ),
         ),
-        tolerance=1e-8,
         kinds=2,
     )
-)
-
-
-# ia3-absorb -----------------------------------------------------------------------------------------------
-
-
-def _queries(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    random, d = _random(seed), 5 + seed
-    W_q = torch.randn(d, d, generator=random, dtype=torch.float64)
-    return W_q, torch.randn(d, generator=random, dtype=torch.float64), _around_one(d, random)
-
-
-def absorb(W_q: Tensor, b_q: Tensor, l_k: Tensor) -> tuple[Tensor, Tensor]:
-    r"""diag(l_k) W_q, l_k b_q."""
-    return l_k[:, None] * W_q, l_k * b_q
-
-
-def _secret_absorb(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
-    d = draw.whole(4, 8)
-    out = d if draw.kind == 0 else draw.whole(2, 3)
-    return draw.normal(out, d), draw.normal(out), _secret_around_one(draw, out)
-
-
-ABSORB = register(
-    Exercise(
-        id="ia3-absorb",
-        points=2,
-        difficulty=3,
-        minutes=10,
-        hints=(
-            "A score is q · (l_k * k), a sum over the dimensions of q_j l_j k_j. The factor can stand with either.",
-            "The new queries are l_k * (W_q x + b_q). Which matrix and which bias give those?",
-        ),
-        inputs=_queries,
-        secret=_secret_absorb,
-        reference=absorb,
-        mutants=(
-            Mutant(
-                lambda W_q, b_q, l_k: (l_k[:, None] * W_q, b_q),
-                "the bias of the queries has to be scaled as well",
-            ),
-            Mutant(
-                lambda W_q, b_q, l_k: (W_q * l_k, l_k * b_q),
-                "this scales the columns, which meet the input x; the queries are the outputs, so rows",
-            ),
-            Mutant(
-                lambda W_q, b_q, l_k: (W_q / l_k[:, None], b_q / l_k),
-                "this divides: the scores would lose l_k instead of keeping it",
-            ),
-            Mutant(
-                lambda W_q, b_q, l_k: (l_k.square()[:, None] * W_q, l_k.square() * b_q),
-                "l_k is in there twice: the keys are not scaled any more, so once is enough",
-            ),
-            Mutant(lambda W_q, b_q, l_k: (W_q, b_q), "nothing has changed: the scores have lost l_k"),
-        ),
-        tolerance=1e-8,
-        kinds=2,
-    )
-)
+)  # fmt: skip
 
 
 # ia3-gradient ---------------------------------------------------------------------------------------------
@@ -356,8 +265,8 @@ GRADIENT = register(
         minutes=20,
         hints=(
             "A gradient has the shape of what it belongs to: dl is (d_out,), so the n tokens must disappear.",
-            "For one token and one output, h_i = l_i y_i with y = W x + b. So dh_i/dl_i = y_i. Tokens add up.",
-            "To x the gradient goes back through l first, then through W: (n, d_out)(d_out, d_in) -> (n, d_in).",
+            "Write out one output of one token, h_i, and differentiate it by l_i. All tokens share l_i.",
+            "On its way to x the gradient passes what the forward pass passed, in the opposite order.",
         ),
         inputs=_backward,
         secret=_secret_gradient,

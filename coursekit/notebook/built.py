@@ -33,3 +33,27 @@ def lora_layer(
     trained = sum(p.numel() for p in layer.parameters() if p.requires_grad)
     layer.A.data, layer.B.data = A, B
     return silent, random, trained, layer(x).detach()
+
+
+def ia3_layer(
+    make: Callable[..., nn.Module],
+    W: Float[Tensor, "out in"],
+    b: Float[Tensor, " out"],
+    l: Float[Tensor, " width"],
+    x: Float[Tensor, "*batch in"],
+    side: str,
+) -> Any:
+    r"""(is silent at the start, number of trained parameters, output with l put in).
+
+    make: a class that is made with a linear layer and a side, "output" or "input", and keeps its factors as l. A
+    forward pass that gives no tensor gives dots: nothing was attempted.
+    """
+    base = nn.Linear(W.shape[1], W.shape[0])
+    base.load_state_dict({"weight": W, "bias": b})
+    layer = make(base, side)
+    if not isinstance(h := layer(x), Tensor):
+        return ...
+    silent = torch.equal(h, base(x))
+    trained = sum(p.numel() for p in layer.parameters() if p.requires_grad)
+    layer.l.data = l
+    return silent, trained, layer(x).detach()

@@ -1,4 +1,4 @@
-r"""Pictures of what (IA)³ learns."""
+r"""Pictures of where (IA)³ sits, what it learns, and what broken trainings of it look like."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from coursekit.plots.common import COLOURS
+from coursekit.plots.common import COLOURS, axes
 
 
 def factors_by_layer(vectors: Mapping[str, Any]) -> Sequence[Axes]:
@@ -37,3 +37,61 @@ def factors_by_layer(vectors: Mapping[str, Any]) -> Sequence[Axes]:
     panels[0][0].set_ylabel("factor")
     panels[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=4, fontsize=9)
     return panels[0]
+
+
+_FROZEN, _LINE = "#dfe3e6", "#444444"
+#: Boxes of the block: centre, width, text; those of (IA)³ start with "× ".
+_BOXES = (
+    (1.5, 2.4, 0.8, "$W_q$"), (1.5, 1.5, 0.8, "$W_k$"), (1.5, 0.6, 0.8, "$W_v$"), (2.7, 1.5, 0.9, "× $l_k$"),
+    (2.7, 0.6, 0.9, "× $l_v$"), (4.1, 1.5, 1.2, "attention"), (5.4, 1.5, 0.7, "$W_o$"), (7.6, 1.5, 0.8, "$W_1$"),
+    (8.6, 1.5, 0.6, "γ"), (9.6, 1.5, 0.9, "× $l_{ff}$"), (10.7, 1.5, 0.8, "$W_2$"),
+)  # fmt: skip
+#: Arrows: from, to.
+_ARROWS = (
+    ((0.25, 1.5), (1.1, 2.4)), ((0.25, 1.5), (1.1, 1.5)), ((0.25, 1.5), (1.1, 0.6)), ((1.9, 2.4), (3.5, 1.7)),
+    ((1.9, 1.5), (2.25, 1.5)), ((1.9, 0.6), (2.25, 0.6)), ((3.15, 1.5), (3.5, 1.5)), ((3.15, 0.6), (3.5, 1.3)),
+    ((4.7, 1.5), (5.05, 1.5)), ((5.75, 1.5), (6.25, 1.5)), ((6.55, 1.5), (7.2, 1.5)), ((8.0, 1.5), (8.3, 1.5)),
+    ((8.9, 1.5), (9.15, 1.5)), ((10.05, 1.5), (10.3, 1.5)), ((11.1, 1.5), (11.55, 1.5)), ((11.85, 1.5), (12.5, 1.5)),
+)  # fmt: skip
+
+
+def ia3_block(ax: Axes | None = None) -> Axes:
+    r"""One block from left to right, with the three vectors in colour, frozen parts grey, and both residual arrows."""
+    ax = axes(ax, figsize=(9.0, 2.6))
+    for x, y, width, text in _BOXES:
+        colour = COLOURS[1] if text.startswith("× ") else _FROZEN
+        ax.add_patch(plt.Rectangle((x - width / 2, y - 0.3), width, 0.6, facecolor=colour, edgecolor="none"))
+        ax.text(x, y, text, ha="center", va="center", fontsize=9)
+    for start, end in _ARROWS:
+        ax.annotate("", end, start, arrowprops=dict(arrowstyle="->", color=_LINE, shrinkA=1, shrinkB=1))
+    ax.text(0.1, 1.5, "x", ha="center", va="center", fontsize=12)
+    for left, plus in ((0.6, 6.4), (6.85, 11.7)):  # past the attention, past the feed-forward
+        ax.text(plus, 1.5, "⊕", ha="center", va="center", fontsize=15)
+        ax.plot([left, left, plus], [1.5, 3.1, 3.1], color=_LINE, linewidth=1)
+        ax.annotate("", (plus, 1.68), (plus, 3.1), arrowprops=dict(arrowstyle="->", color=_LINE))
+        ax.text((left + plus) / 2, 3.15, "residual", ha="center", va="bottom", fontsize=9, color=_LINE)
+    ax.set_xlim(-0.1, 12.6)
+    ax.set_ylim(0.1, 3.7)
+    ax.axis("off")
+    return ax
+
+
+def runs_side_by_side(runs: Sequence[Mapping[str, Any]]) -> Sequence[Axes]:
+    r"""Trainings of (IA)³ beside each other: the loss of each above, some of its factors below.
+
+    runs: each with "loss" (steps,) and "l" (steps + 1, n).
+    """
+    figure, panels = plt.subplots(
+        2, len(runs), figsize=(1.35 * len(runs), 3.8), sharex=True, sharey="row", squeeze=False
+    )
+    for number, (run, (above, below)) in enumerate(zip(runs, panels.T, strict=True), start=1):
+        loss, factors = (np.asarray(run[name], dtype=float) for name in ("loss", "l"))
+        above.plot(np.arange(1, len(loss) + 1), loss, color=COLOURS[0])
+        below.plot(factors, color=COLOURS[1], linewidth=0.6, alpha=0.7)
+        above.set_title(f"run {number}")
+        below.set_xlabel("step")
+    panels[0][0].set_yscale("log")
+    panels[0][0].set_ylabel("training loss\n(nats)")
+    panels[1][0].set_ylabel("factors of $l_v$")
+    figure.align_ylabels()
+    return panels.reshape(-1)

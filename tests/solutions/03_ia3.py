@@ -2,6 +2,9 @@ r"""Reference answers of notebook 03_ia3, as a student would write them."""
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from coursekit.notebook import built
 
 
 def ia3_attention(q, k, v, l_k, l_v):
@@ -9,17 +12,19 @@ def ia3_attention(q, k, v, l_k, l_v):
     return F.scaled_dot_product_attention(q, k * l_k, v * l_v)
 
 
-def ia3_count(layers, d, d_kv, d_ff):
-    l_k, l_v, l_ff = d_kv, d_kv, d_ff
-    return layers * (l_k + l_v + l_ff)
+class ScaledLinear(nn.Module):
+    def __init__(self, base, side):
+        super().__init__()
+        self.base, self.side = base.requires_grad_(False), side
+        width = base.out_features if side == "output" else base.in_features
+        self.l = nn.Parameter(torch.ones(width, device=base.weight.device))
+
+    def forward(self, x):
+        return self.base(x) * self.l if self.side == "output" else self.base(x * self.l)
 
 
-def ia3_fold(W_k, b_k, l_k, W_2, b_2, l_ff):
-    return torch.diag(l_k) @ W_k, l_k * b_k, W_2 @ torch.diag(l_ff), b_2
-
-
-def ia3_absorb(W_q, b_q, l_k):
-    return torch.diag(l_k) @ W_q, l_k * b_q
+def ia3_layer(W, b, l, x, side):
+    return built.ia3_layer(ScaledLinear, W, b, l, x, side)
 
 
 def ia3_gradient(g, x, W, b, l):
@@ -27,3 +32,39 @@ def ia3_gradient(g, x, W, b, l):
     for g_token, x_token in zip(g, x, strict=True):
         dl += g_token * (W @ x_token + b)
     return dl, g @ torch.diag(l) @ W
+
+
+def ia3_fold_quantized(codes, scale, l, side):
+    out, blocks = scale.shape
+    if side == "output":
+        return scale * l[:, None], torch.ones(out, blocks, dtype=torch.bool)
+    block = codes.shape[1] // blocks
+    new, exact = scale.clone(), torch.zeros(out, blocks, dtype=torch.bool)
+    for i in range(out):
+        for j in range(blocks):
+            here = slice(j * block, (j + 1) * block)
+            factors = {f.item() for f in l[here][codes[i, here] != 0]}
+            if len(factors) == 1:
+                new[i, j], exact[i, j] = scale[i, j] * factors.pop(), True
+    return new, exact
+
+
+def ia3_diagnose(runs):
+    names = []
+    for run in runs:
+        l, moves = run["l"], run["l"].diff(dim=0).abs()
+        if moves.max() == 0:
+            names.append("left out")
+        elif (l[0] == 0).all():
+            names.append("zeros")
+        elif (run["W"][0] != run["W"][1]).any():
+            names.append("not frozen")
+        elif (l == l.to(torch.bfloat16)).all():
+            names.append("16 bits")
+        elif (run["h"] - l[-1] * run["y"]).abs().max() > 1e-3:
+            names.append("twice")
+        elif moves.max() < 0.01:
+            names.append("learning rate")
+        else:
+            names.append("healthy")
+    return names

@@ -1,0 +1,242 @@
+r"""The open exercise of notebook 03_ia3: what is wrong with a training of (IA)³, told from what was written down of it.
+
+The runs are real and short: the topmost block of MiniLM with its three vectors and a classifier, on film sentences,
+with one fault each. Everything below that block is frozen, so its inputs are computed once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.draw import Draw
+
+#: Steps of a run, and how many of the factors of l_v are written down.
+STEPS, SHOWN = 12, 32
+#: Sentences, tokens of each, and sentences in a batch.
+SENTENCES, LENGTH, BATCH = 64, 10, 8
+#: What may be wrong.
+FAULTS = ("learning rate", "zeros", "not frozen", "16 bits", "twice", "left out")
+#: Factors of a right run move by about its learning rate in a step, at least this; LoRA's rate is a tenth of it.
+LEAST_MOVE = 0.01
+
+Run = dict[str, Tensor]
+Runs = tuple[Run, ...]
+
+
+@functools.cache
+def below() -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+    r"""Weights of MiniLM's topmost block and pooler, its inputs (n, LENGTH, d), their mask, and the labels."""
+    from coursekit.models import load_encoder
+    from coursekit.tasks import load_task
+
+    model, tokenizer = load_encoder("minilm", num_labels=2, device="cpu")
+    rows = load_task("film", "two").short(LENGTH - 2).data["train"][:SENTENCES]
+    sentences = tokenizer(
+        rows["text"], padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
+    )
+    with torch.no_grad():
+        hidden = model(**sentences, output_hidden_states=True).hidden_states[-2]
+    block = {f"block.{n}": p for n, p in model.bert.encoder.layer[-1].named_parameters()}
+    others = {n: p for n, p in model.named_parameters() if n.startswith(("bert.pooler", "classifier"))}
+    weights = {n: p.detach().clone() for n, p in (block | others).items()}
+    return weights, hidden, sentences["attention_mask"], torch.tensor(rows["label"])
+
+
+def top(
+    P: Mapping[str, Tensor], l: Mapping[str, Tensor], x: Tensor, mask: Tensor, heads: int = 12
+) -> tuple[Tensor, Tensor]:
+    r"""Logits (batch, 2) from the inputs of the topmost block, and the values before l_v, (batch, seq, d).
+
+    Only [CLS] is read above the block, so only its query and its feed-forward are computed.
+    """
+
+    def linear(name: str, y: Tensor) -> Tensor:
+        return F.linear(y, P[f"{name}.weight"], P[f"{name}.bias"])
+
+    def norm(name: str, y: Tensor) -> Tensor:
+        return F.layer_norm(y, y.shape[-1:], P[f"{name}.weight"], P[f"{name}.bias"], 1e-12)
+
+    def by_head(y: Tensor) -> Tensor:
+        return y.unflatten(-1, (heads, -1)).transpose(
+            1, 2
+        )  # (batch, seq, d) -> (batch, heads, seq, d / heads)
+
+    inside = "block.attention.self"
+    values = linear(f"{inside}.value", x)
+    mixed = F.scaled_dot_product_attention(
+        by_head(linear(f"{inside}.query", x[:, :1])),
+        by_head(l["k"] * linear(f"{inside}.key", x)),
+        by_head(l["v"] * values),
+        attn_mask=mask[:, None, None].bool(),
+    )
+    cls = mixed.transpose(1, 2).flatten(2)[:, 0]  # (batch, heads, 1, d / heads) -> (batch, d)
+    cls = norm("block.attention.output.LayerNorm", x[:, 0] + linear("block.attention.output.dense", cls))
+    up = F.gelu(linear("block.intermediate.dense", cls))
+    cls = norm("block.output.LayerNorm", cls + linear("block.output.dense", l["ff"] * up))
+    return linear("classifier", torch.tanh(linear("bert.pooler.dense", cls))), values
+
+
+@functools.lru_cache(maxsize=512)
+def run(fault: str, seed: int, rate: float) -> Run:
+    r"""One training, and what is written down of it. fault: one of FAULTS, or "healthy".
+
+    "loss" (STEPS,) · "l" (STEPS + 1, SHOWN), factors of l_v at the start and after each step · "gradient" (STEPS,
+    SHOWN), dL/dl_v before each step · "W" (2, 14, 14), a corner of W_v before and after · "y" and "h" (10, SHOWN), for
+    the tokens of one sentence after training W_v x + b_v, and the values that the attention got.
+    """
+    weights, hidden, mask, labels = below()
+    P = {name: tensor.clone() for name, tensor in weights.items()}
+    dtype = torch.bfloat16 if fault == "16 bits" else torch.float32
+    start = torch.zeros if fault == "zeros" else torch.ones
+    l = {n: start(width, dtype=dtype).requires_grad_() for n, width in (("k", 384), ("v", 384), ("ff", 1536))}
+    head = [P[f"classifier.{n}"].requires_grad_() for n in ("weight", "bias")]
+    if fault == "not frozen":
+        head = [p.requires_grad_() for p in P.values()]
+    trained = [*head, *(() if fault == "left out" else l.values())]
+    optimizer = torch.optim.Adam(trained, lr=rate / 10 if fault == "learning rate" else rate)
+    power = 2 if fault == "twice" else 1
+    kept: dict[str, list[Tensor]] = {"loss": [], "l": [_shown(l["v"])], "gradient": []}
+    before = P["block.attention.self.value.weight"].detach()[:14, :14].clone()
+    order = torch.randperm(SENTENCES, generator=torch.Generator().manual_seed(seed))
+    for step in range(STEPS):
+        rows = order[(torch.arange(BATCH) + step * BATCH) % SENTENCES]
+        logits, _ = top(P, {n: v.float() ** power for n, v in l.items()}, hidden[rows], mask[rows])
+        loss = F.cross_entropy(logits, labels[rows])
+        for p in (*l.values(), *trained):
+            p.grad = None
+        loss.backward()
+        optimizer.step()
+        kept["loss"].append(loss.detach())
+        kept["gradient"].append(_shown(l["v"].grad))
+        kept["l"].append(_shown(l["v"]))
+    with torch.no_grad():
+        _, y = top(P, {n: v.float() for n, v in l.items()}, hidden[order[:1]], mask[order[:1]])
+        h = l["v"].float() ** power * y
+        after = P["block.attention.self.value.weight"][:14, :14].clone()
+    return {
+        **{name: torch.stack(tensors) for name, tensors in kept.items()},
+        "W": torch.stack([before, after]), "y": y[0, :, :SHOWN].clone(), "h": h[0, :, :SHOWN].clone(),
+    }  # fmt: skip
+
+
+def _shown(vector: Tensor | None) -> Tensor:
+    assert vector is not None
+    return vector.detach()[:SHOWN].float().clone()
+
+
+def diagnose(runs: Runs) -> tuple[str, ...]:
+    r"""The fault of each run, or "healthy"."""
+    return tuple(map(fault_of, runs))
+
+
+def _rounded(l: Tensor) -> bool:
+    return torch.equal(l, l.bfloat16().float())
+
+
+def _move(l: Tensor) -> float:
+    r"""How far the farthest factor went in a step, on average."""
+    return l.diff(dim=0).abs().amax(1).mean().item()
+
+
+#: The order matters twice: factors that never move are on every grid, and move less than any learning rate.
+SIGNS: dict[str, Callable[[Run], bool]] = {
+    "left out": lambda run: torch.equal(run["l"][0], run["l"][-1]),
+    "zeros": lambda run: not run["l"][0].any(),
+    "not frozen": lambda run: not torch.equal(*run["W"]),
+    "16 bits": lambda run: _rounded(run["l"]),
+    "twice": lambda run: not torch.allclose(run["h"], run["l"][-1] * run["y"], rtol=1e-3, atol=1e-4),
+    "learning rate": lambda run: _move(run["l"]) < LEAST_MOVE,
+}
+
+
+def fault_of(run: Run, signs: Mapping[str, Callable[[Run], bool]] = SIGNS) -> str:
+    r"""The first of `signs` that `run` shows."""
+    return next((fault for fault, shows in signs.items() if shows(run)), "healthy")
+
+
+def _blind_to(fault: str) -> Callable[[Runs], Any]:
+    others = {name: shows for name, shows in SIGNS.items() if name != fault}
+    return lambda runs: tuple(fault_of(run, others) for run in runs)
+
+
+def _by_loss(runs: Runs) -> tuple[str, ...]:
+    return tuple("healthy" if r["loss"][-3:].mean() < r["loss"][:3].mean() else "learning rate" for r in runs)
+
+
+def shuffled(draw: Draw) -> tuple[Runs]:
+    r"""A right run, one with each fault, and one more of any kind, in any order."""
+    kinds = ["healthy", *FAULTS, draw.pick(("healthy", *FAULTS))]
+    runs = [run(kind, draw.whole(0, 10**6), draw.pick((0.02, 0.03, 0.04))) for kind in kinds]
+    return (tuple(copied(runs[i]) for i in draw.order(len(runs))),)
+
+
+def copied(run: Run) -> Run:
+    r"""So that nobody changes the one that is kept."""
+    return {name: tensor.clone() for name, tensor in run.items()}
+
+
+def public_runs(seed: int) -> tuple[Runs]:
+    r"""The runs of the notebook's check."""
+    return shuffled(Draw(b"the notebook's", f"runs {seed}"))
+
+
+DIAGNOSE = register(
+    Exercise(
+        id="ia3-diagnose",
+        points=5,
+        difficulty=4,
+        minutes=30,
+        hints=(
+            "Ask of each fault: which of the tensors would look different, and in which way? Print that for the runs "
+            "of the picture, and sort them by it.",
+            "Adam moves a factor by about the learning rate in a step. l.diff(dim=0).abs() are the moves.",
+            "bfloat16 keeps 8 binary digits: x.bfloat16().float() == x tells whether x is one of its numbers.",
+            "h is what the attention got, y what W_v made of the tokens. How should one come from the other?",
+        ),
+        inputs=public_runs,
+        secret=shuffled,
+        reference=diagnose,
+        mutants=(
+            Mutant(
+                _by_loss,
+                "this judges by the loss alone, and that falls in broken runs too: the classifier learns by itself",
+            ),
+            Mutant(
+                _blind_to("left out"),
+                "factors that never move are no matter of the learning rate or of 16 bits: the optimizer has not got "
+                "them, 'left out'",
+            ),
+            Mutant(
+                _blind_to("zeros"),
+                "a run whose factors start at 0 is not found: l[0] says where they start, and it must be 1",
+            ),
+            Mutant(
+                _blind_to("not frozen"),
+                "a run whose base is not frozen is not found: compare W before and after",
+            ),
+            Mutant(
+                _blind_to("16 bits"),
+                "a run with factors in 16 bits is not found: all of its factors are numbers that bfloat16 has",
+            ),
+            Mutant(
+                _blind_to("twice"),
+                "a run in which l acts twice is not found: h must be l * y, with the factors of the end",
+            ),
+            Mutant(
+                _blind_to("learning rate"),
+                "a run with LoRA's learning rate is not found: its factors move a tenth as far in a step",
+            ),
+            Mutant(
+                lambda runs: tuple("healthy" for _ in runs),
+                "every run is called healthy: six of them have a fault",
+            ),
+        ),
+    )
+)  # fmt: skip

@@ -1,0 +1,98 @@
+r"""Exercises of notebook 03: runs show the fault that they have, and folded scales decode to the scaled matrix."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from coursekit.checks import check
+from coursekit.checks.ia3_diagnose import FAULTS, below, diagnose, public_runs, run, top
+from coursekit.checks.ia3_quantized import fold_quantized
+from coursekit.models import load_encoder
+from coursekit.notebook import built
+from coursekit.quantization import quantize_affine
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.03, 0.04])
+def test_each_run_shows_its_fault_and_no_other(rate):
+    for seed in (1, 77):
+        names = ("healthy", *FAULTS)
+        assert diagnose(tuple(run(name, seed, rate) for name in names)) == names
+
+
+def test_the_runs_are_of_minilm_s_own_topmost_block():
+    weights, hidden, mask, _ = below()
+    model, _ = load_encoder("minilm", num_labels=2, device="cpu")
+    block, ones = (
+        model.bert.encoder.layer[-1],
+        {n: torch.ones(w) for n, w in (("k", 384), ("v", 384), ("ff", 1536))},
+    )
+    with torch.no_grad():
+        blocked = (1.0 - mask[:, None, None].float()) * torch.finfo(torch.float32).min
+        out = block(hidden, attention_mask=blocked)
+        out = out[0] if isinstance(out, tuple) else out
+        expected = model.classifier(model.bert.pooler(out))
+        torch.testing.assert_close(top(weights, ones, hidden, mask)[0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_whoever_changes_a_run_changes_nobody_else_s():
+    (runs,) = public_runs(0)
+    runs[0]["loss"].zero_()
+    assert public_runs(0)[0][0]["loss"].any()
+
+
+@pytest.mark.parametrize("side, block, inside", [
+    ("output", 64, 1.0), ("output", 8, 1.0), ("input", 64, 0.0), ("input", 8, 0.0), ("input", 1, 1.0),
+])  # fmt: skip
+def test_what_is_called_exact_decodes_to_the_scaled_matrix(side, block, inside):
+    random = torch.Generator().manual_seed(0)
+    W = torch.randn(6, 64, generator=random)
+    l = 1 + 0.3 * torch.randn(6 if side == "output" else 64, generator=random)
+    q = quantize_affine(W, bits=8, symmetric=True, block=block)
+    scale, exact = fold_quantized(q.codes, q.grid.scale.reshape(6, -1), l, side)
+    assert exact.float().mean() == inside
+    folded = replace(q, grid=replace(q.grid, scale=scale.reshape(q.grid.scale.shape))).dequantize()
+    wanted = q.dequantize() * (l[:, None] if side == "output" else l)
+    if inside:
+        torch.testing.assert_close(folded, wanted)
+    else:
+        torch.testing.assert_close(folded, q.dequantize())  # as it was
+
+
+def layer_check(**wrong):
+    r"""What the check says of a class that is right but for what `wrong` has."""
+
+    class Scaled(nn.Module):
+        def __init__(self, base, side):
+            super().__init__()
+            self.base, self.side = base.requires_grad_(wrong.get("base", False)), side
+            ones = torch.ones(base.out_features if side == "output" else base.in_features)
+            self.l = wrong.get("make", nn.Parameter)(ones * wrong.get("start", 1.0))
+
+        def forward(self, x):
+            return self.base(x) * self.l if self.side == "output" else self.base(x * self.l)
+
+    return check("ia3-layer", lambda W, b, l, x, side: built.ia3_layer(Scaled, W, b, l, x, side))
+
+
+def test_a_class_is_looked_at_by_what_it_does():
+    assert layer_check().status == "passed"
+    assert "start at 1" in layer_check(start=0.0).message
+    assert "still trains" in layer_check(base=True).message
+    assert "not trained" in layer_check(make=lambda ones: nn.Parameter(ones, requires_grad=False)).message
+    assert layer_check(make=lambda ones: ...).status == "failed"
+
+
+def test_a_class_that_was_not_filled_in_is_not_attempted():
+    class Empty(nn.Module):
+        def __init__(self, base, side):
+            super().__init__()
+
+        def forward(self, x):
+            return ...
+
+    result = check("ia3-layer", lambda W, b, l, x, side: built.ia3_layer(Empty, W, b, l, x, side))
+    assert result.status == "not attempted"

@@ -1,0 +1,37 @@
+r"""The pictures of (IA)³ show where its vectors sit and what they are given."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pytest
+
+from coursekit import plots
+from coursekit.plots.alt import describe
+from coursekit.plots.ia3 import ia3_block, runs_side_by_side
+from tests.pictures import assert_nothing_is_cut_off
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    plots.style()
+    yield
+    plt.close("all")
+
+
+def test_each_vector_stands_behind_what_it_scales():
+    ax = ia3_block()
+    place = {t.get_text(): t.get_position() for t in ax.texts}
+    for vector, matrix in (("× $l_k$", "$W_k$"), ("× $l_v$", "$W_v$"), ("× $l_{ff}$", "γ")):
+        assert place[vector][1] == place[matrix][1] and place[vector][0] > place[matrix][0]
+    assert place["× $l_{ff}$"][0] < place["$W_2$"][0]
+    assert [t.get_text() for t in ax.texts].count("residual") == 2
+    assert_nothing_is_cut_off(ax.figure)
+
+
+def test_runs_stand_beside_each_other_with_their_losses_and_factors():
+    panels = runs_side_by_side([{"loss": [3, 2, 1], "l": [[1, 1], [2, 1], [3, 0], [3, 0]]}] * 8)
+    assert len(panels) == 16 and panels[7].get_title("left") == "run 8"
+    assert list(panels[0].lines[0].get_ydata()) == [3, 2, 1]
+    assert [list(line.get_ydata()) for line in panels[8].lines] == [[1, 2, 3, 3], [1, 1, 0, 0]]
+    assert "training loss" in describe(panels[0].figure)
+    assert_nothing_is_cut_off(panels[0].figure)
