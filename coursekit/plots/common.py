@@ -9,6 +9,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#1b4965", "#e09f3e", "#9e2a2b", "#7a9e7e", "#5fa8d3", "#7d5ba6")
 
@@ -50,6 +51,7 @@ def loss_curve(losses: Mapping[str, Sequence[float]], smooth: int = 5, ax: Axes 
             ax.plot(steps[smooth - 1 :], mean, color=colour, label=label)
         else:
             ax.plot(steps, values, color=colour, label=label, marker="o", markersize=3)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("step")
     ax.set_ylabel("training loss (nats)")
     ax.legend()
@@ -57,9 +59,10 @@ def loss_curve(losses: Mapping[str, Sequence[float]], smooth: int = 5, ax: Axes 
 
 
 def scores(
-    results: Mapping[str, Any], chance: float | None = None, label: str = "accuracy", ax: Axes | None = None
-) -> Axes:
-    r"""Scores with their 95 % intervals; `chance` as a line. `results`: label -> evaluation.Score."""
+    results: Mapping[str, Any], chance: float | None = None, label: str = "accuracy", ax: Axes | None = None,
+    *, line: str = "chance",
+) -> Axes:  # fmt: skip
+    r"""Scores with their 95 % intervals; `chance` as a line, called `line`. `results`: label -> evaluation.Score."""
     ax = axes(ax, figsize=(7.0, 1.0 + 0.42 * len(results)))
     names = list(results)
     values = np.array([results[name].value for name in names])
@@ -74,7 +77,7 @@ def scores(
     if chance is not None:
         ax.axvline(chance, color="grey", linestyle="--", linewidth=1)
         # Beside the line at the foot of the axes, where no point lies.
-        ax.annotate("chance", (chance, 0.02), xycoords=("data", "axes fraction"), xytext=(3, 0),
+        ax.annotate(line, (chance, 0.02), xycoords=("data", "axes fraction"), xytext=(3, 0),
                     textcoords="offset points", fontsize=9, color="grey")  # fmt: skip
     ax.set_xlim(0, min(1.08, max(values + above) + 0.12))
     ax.set_xlabel(f"{label}, with its 95 % interval")

@@ -26,16 +26,21 @@ def factors_by_layer(vectors: Mapping[str, Any]) -> Sequence[Axes]:
         flat = values.reshape(-1)  # (layers, n) -> (layers * n,)
         place = layer + random.uniform(-0.32, 0.32, len(flat))
         up = flat > 1
-        ax.scatter(place[up], flat[up], s=2, alpha=0.35, color=COLOURS[0], linewidths=0, label="amplifies")
-        ax.scatter(place[~up], flat[~up], s=2, alpha=0.35, color=COLOURS[1], linewidths=0, label="inhibits")
+        alpha = min(0.35, 3000 / len(flat))  # many dots, each the fainter
+        dots = dict(s=2, alpha=alpha, linewidths=0)
+        ax.scatter(place[up], flat[up], color=COLOURS[0], label="amplifies", **dots)
+        ax.scatter(place[~up], flat[~up], color=COLOURS[1], label="inhibits", **dots)
         middle = np.median(np.abs(values - 1), axis=1)
-        ax.vlines(np.arange(1, len(values) + 1), 1 - middle, 1 + middle, color="black", linewidth=2)
+        ax.vlines(np.arange(1, len(values) + 1), 1 - middle, 1 + middle, color="black", linewidth=2,
+                  label="median distance")  # fmt: skip
         ax.axhline(1, color="grey", linewidth=0.8)
         ax.set_xticks(range(1, len(values) + 1, max(1, len(values) // 6)))
         ax.set_title(name)
         ax.set_xlabel("layer")
     panels[0][0].set_ylabel("factor")
-    panels[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=4, fontsize=9)
+    legend = panels[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=4, fontsize=9)
+    for dot in legend.legend_handles:
+        dot.set_alpha(1)  # type: ignore[union-attr]
     return panels[0]
 
 
@@ -48,7 +53,7 @@ _BOXES = (
 )  # fmt: skip
 #: Arrows: from, to.
 _ARROWS = (
-    ((0.25, 1.5), (1.1, 2.4)), ((0.25, 1.5), (1.1, 1.5)), ((0.25, 1.5), (1.1, 0.6)), ((1.9, 2.4), (3.5, 1.7)),
+    ((0.6, 1.5), (1.1, 2.4)), ((0.25, 1.5), (1.1, 1.5)), ((0.6, 1.5), (1.1, 0.6)), ((1.9, 2.4), (3.5, 1.7)),
     ((1.9, 1.5), (2.25, 1.5)), ((1.9, 0.6), (2.25, 0.6)), ((3.15, 1.5), (3.5, 1.5)), ((3.15, 0.6), (3.5, 1.3)),
     ((4.7, 1.5), (5.05, 1.5)), ((5.75, 1.5), (6.25, 1.5)), ((6.55, 1.5), (7.2, 1.5)), ((8.0, 1.5), (8.3, 1.5)),
     ((8.9, 1.5), (9.15, 1.5)), ((10.05, 1.5), (10.3, 1.5)), ((11.1, 1.5), (11.55, 1.5)), ((11.85, 1.5), (12.5, 1.5)),
@@ -65,7 +70,7 @@ def ia3_block(ax: Axes | None = None) -> Axes:
     for start, end in _ARROWS:
         ax.annotate("", end, start, arrowprops=dict(arrowstyle="->", color=_LINE, shrinkA=1, shrinkB=1))
     ax.text(0.1, 1.5, "x", ha="center", va="center", fontsize=12)
-    for left, plus in ((0.6, 6.4), (6.85, 11.7)):  # past the attention, past the feed-forward
+    for left, plus in ((0.4, 6.4), (6.85, 11.7)):  # past the attention, past the feed-forward
         ax.text(plus, 1.5, "⊕", ha="center", va="center", fontsize=15)
         ax.plot([left, left, plus], [1.5, 3.1, 3.1], color=_LINE, linewidth=1)
         ax.annotate("", (plus, 1.68), (plus, 3.1), arrowprops=dict(arrowstyle="->", color=_LINE))
