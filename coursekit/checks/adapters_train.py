@@ -108,8 +108,9 @@ TRAIN = register(
             "requires_grad_(), and the only thing that the optimizer gets: a list of tensors.",
             "model.get_submodule(place).register_forward_hook(f) calls f(module, inputs, h), and what f returns takes "
             "the place of h. Your adapters_forward computes it.",
-            "A function that is made in a loop looks its variables up when it runs. Bind them: lambda m, x, h, A=A: ...",
-            "For each batch: zero_grad, model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward(), step.",
+            "A function made in a loop looks its variables up when it runs. Bind them: lambda m, x, h, A=A: ...",
+            "For each batch: zero_grad(), backward(), step(). The loss is model(input_ids=ids, attention_mask=mask, "
+            "labels=labels).loss.",
         ),
         inputs=_public,
         secret=_secret,
@@ -134,9 +135,8 @@ TRAIN = register(
                 change=_beside,
             ),
             Mutant(
-                lambda load, places, start, batches, optimizer: (
-                    _trained(load, places[:1], start, batches[:0], optimizer)[:0]
-                    + _trained(load, places[:1], start, batches, optimizer)
+                lambda load, places, start, batches, optimizer: _trained(
+                    load, places[:1], start, batches, optimizer
                 ),
                 "only the first place has an adapter: each place gets its own",
             ),
@@ -161,7 +161,7 @@ TRAIN = register(
 # adapters-compress ------------------------------------------------------------------------------------------------
 
 #: Width of the trained adapter, parameters that may be left of it, and the test accuracy for all points.
-WIDE, KEEP, ASKED = 32, 15_000, 0.75
+WIDE, KEEP, ASKED = 32, 7_500, 0.7
 #: Sentences to learn from and to be judged by, and tokens of each.
 LEARN, JUDGE, LENGTH = 640, 320, 16
 #: Of one adapter, in their order.
@@ -317,8 +317,8 @@ COMPRESS = register(
         hints=(
             "tensors = trained() is the wide adapter. outputs(load(), tensors, ids, mask) are its logits, and "
             "F.cross_entropy(logits, labels) is a loss that you can train with.",
-            "Your adapters_prune makes masks for a tuple of matrices. How many of the matrices' weights may stay, when "
-            "all biases do?",
+            "Your adapters_prune makes masks for a tuple of matrices. How many of the matrices' weights may stay, if "
+            "all 2,496 biases do?",
             "Multiply by the masks after each optimizer step, and pruned weights stay 0 while the others train on. "
             "Keep some rows back to see what helps: a better score, rounds, more steps.",
         ),
@@ -328,7 +328,7 @@ COMPRESS = register(
         mutants=(
             Mutant(
                 lambda *_: _filled(0.01),
-                "149,952 parameters of its adapters are not 0, and 15,000 are allowed: prune more, or take a narrower "
+                "149,952 parameters of its adapters are not 0, and 7,500 are allowed: prune more, or take a narrower "
                 "adapter",
             ),
             Mutant(

@@ -2,13 +2,14 @@ r"""Pictures of an adapter, and of where adapters stand in a block."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from coursekit.plots import alt
-from coursekit.plots.common import COLOURS, axes
+from coursekit.plots.common import COLOURS, axes, score_curves
 
 
 def bottleneck(d: int, r: int, ax: Axes | None = None) -> Axes:
@@ -73,6 +74,35 @@ def adapter_places(panels: Sequence[Axes] | None = None) -> Sequence[Axes]:
         ax.axis("off")
         alt.says(ax, f"{name}: {flow}")
     return panels
+
+
+def drops_and_shares(
+    groups: Mapping[str, Mapping[str, Mapping[float, str]]],
+    evidence: Any,
+    times: Mapping[str, Mapping[int, float]],
+) -> Sequence[Axes]:
+    r"""A panel of test accuracies for each group, and one of what blocks without adapters save.
+
+    groups: label of the x axis -> label of a curve -> setting -> arm; arms that are not in `evidence` are left out.
+    times: what was timed -> blocks without adapters -> time, with adapters in all blocks = 1.
+    """
+    panels = plt.subplots(2, 2, figsize=(9.2, 6.8))[1].flat
+    for ax, (xlabel, group) in zip(panels[:-1], groups.items(), strict=True):
+        curves = {
+            name: {x: evidence.accuracy(arm) for x, arm in curve.items() if arm in evidence.arms}
+            for name, curve in group.items()
+        }
+        score_curves({name: c for name, c in curves.items() if c}, xlabel, label="test accuracy", ax=ax)
+        if any(curves.values()):
+            ax.legend(fontsize=8)
+    for name, ratio in times.items():
+        panels[-1].plot(list(ratio), list(ratio.values()), "o-", label=name)
+    panels[-1].set_xticks(sorted({n for ratio in times.values() for n in ratio}))
+    panels[-1].set_ylim(bottom=0)
+    panels[-1].set_xlabel("lower blocks without adapters")
+    panels[-1].set_ylabel("time, adapters in all blocks = 1")
+    panels[-1].legend(fontsize=8)
+    return list(panels)
 
 
 def _box(ax: Axes, x: float, y: float, text: str, trained: bool = False, width: float = 1.3) -> None:
