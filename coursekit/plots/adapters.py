@@ -95,6 +95,10 @@ def drops_and_shares(
         score_curves({name: c for name, c in curves.items() if c}, xlabel, label="test accuracy", ax=ax)
         if any(curves.values()):
             ax.legend(fontsize=8)
+    filled = [ax for ax in panels[:-1] if ax.has_data()]
+    limits = [ax.get_ylim() for ax in filled]
+    for ax in filled:  # one scale for all accuracies
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     for name, ratio in times.items():
         panels[-1].plot(list(ratio), list(ratio.values()), "o-", label=name)
     panels[-1].set_xticks(sorted({n for ratio in times.values() for n in ratio}))
