@@ -29,7 +29,7 @@ def test_what_has_not_run_is_left_out_and_times_stand_beside():
     curves = {"random": {0: "whole", 50: "half", 80: "not yet"}, "snip": {80: "not yet"}}
     groups = {
         "blocks": {"dropped": {0: "whole"}},
-        "before, %": {"random": {0: "not yet"}},
+        "before, %": {"random": {0: "not yet"}, "snip": {0: "half"}},
         "after, %": curves,
     }
     *drops, times = drops_and_shares(groups, Evidence(), {"training step": {0: 1.0, 2: 0.8}})
