@@ -212,6 +212,7 @@ def trained_wide(
         tensor.requires_grad_()
     optimizer = torch.optim.Adam(found.values(), lr=3e-3)
     for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
         rows = torch.arange(32 * step, 32 * step + 32) % len(ids)
         loss = F.cross_entropy(outputs(model, found, ids[rows], mask[rows]), labels[rows])
         optimizer.zero_grad()

@@ -62,6 +62,7 @@ def adapters_compress(load, outputs, trained, ids, mask, labels, keep):
                 for name in matrices:
                     tensors[name] *= masks[name]
             rows = torch.arange(32 * step, 32 * step + 32) % len(ids)
+            optim.param_groups[0]["lr"] = 2e-3 * (1 - step / 24)
             optim.zero_grad()
             F.cross_entropy(outputs(model, tensors, ids[rows], mask[rows]), labels[rows]).backward()
             optim.step()
