@@ -51,18 +51,18 @@ def adapters_compress(load, outputs, trained, ids, mask, labels, keep):
     matrices = [name for name in tensors if ".W_" in name]
     keep -= sum(t.numel() for name, t in tensors.items() if ".b_" in name)
     total, rounds, step = sum(tensors[name].numel() for name in matrices), 2, 0
-    optim = torch.optim.Adam(tensors.values(), lr=2e-3)
+    optim = torch.optim.Adam(tensors.values(), lr=3e-3)
     for i in range(1, rounds + 1):
         stay = round(total * (keep / total) ** (i / rounds))
         sizes = torch.cat([tensors[name].detach().abs().flatten() for name in matrices])
         threshold = sizes.topk(stay).values.min()
         masks = {name: (tensors[name].detach().abs() >= threshold) for name in matrices}
-        for _ in range(12):
+        for _ in range(40):
             with torch.no_grad():
                 for name in matrices:
                     tensors[name] *= masks[name]
             rows = torch.arange(32 * step, 32 * step + 32) % len(ids)
-            optim.param_groups[0]["lr"] = 2e-3 * (1 - step / 24)
+            optim.param_groups[0]["lr"] = 3e-3 * (1 - step / 80)
             optim.zero_grad()
             F.cross_entropy(outputs(model, tensors, ids[rows], mask[rows]), labels[rows]).backward()
             optim.step()
