@@ -102,66 +102,94 @@ FORWARD = register(
 )
 
 
-# adapters-count -------------------------------------------------------------------------------------------
+# adapters-pfeiffer ----------------------------------------------------------------------------------------
 
 
-def _sizes(seed: int) -> tuple[int, int, int, int]:
-    return ((768, 64, 12, 2), (384, 16, 6, 1), (1024, 8, 24, 2))[seed]
+def bottleneck(W_down: Tensor, W_up: Tensor, x: Tensor) -> Tensor:
+    r"""A(x), without a residual."""
+    return F.linear(F.relu(F.linear(x, W_down)), W_up)
 
 
-def count(d: int, r: int, layers: int, per_block: int) -> int:
-    r"""per_block * layers * (2 d r + r + d)."""
-    return per_block * layers * (2 * d * r + r + d)
+def layer_norm(gain: Tensor, shift: Tensor, x: Tensor) -> Tensor:
+    r"""LN(x)."""
+    return F.layer_norm(x, gain.shape, gain, shift)
 
 
-def _secret_count(draw: Draw) -> tuple[int, int, int, int]:
-    return draw.whole(200, 2000), draw.whole(4, 100), draw.whole(3, 48), draw.whole(2, 3)
+Functions = tuple[Tensor, Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 
 
-COUNT = register(
+def _sublayer(normal: Callable[..., Tensor], d: int, r: int) -> Functions:
+    h, x = normal(2, 3, d), 2 * normal(2, 3, d)
+    A = partial(bottleneck, normal(r, d), normal(d, r))
+    return h, x, A, partial(layer_norm, 1 + 0.5 * normal(d), 0.5 * normal(d))
+
+
+def _block(seed: int) -> Functions:
+    random = _random(seed)
+    return _sublayer(lambda *shape: torch.randn(*shape, generator=random), 6, 3)
+
+
+def _secret_block(draw: Draw) -> Functions:
+    return _sublayer(partial(draw.normal, dtype=torch.float32), draw.whole(5, 8), draw.whole(2, 4))
+
+
+def pfeiffer(h: Tensor, x: Tensor, A: Callable[[Tensor], Tensor], LN: Callable[[Tensor], Tensor]) -> Tensor:
+    r"""LN(h + A(LN(h + x)) + x): the same LN twice."""
+    return LN(h + A(LN(h + x)) + x)
+
+
+PFEIFFER = register(
     Exercise(
-        id="adapters-count",
-        points=1,
-        difficulty=1,
-        minutes=5,
+        id="adapters-pfeiffer",
+        points=3,
+        difficulty=3,
+        minutes=10,
         hints=(
-            "One bottleneck: a matrix down (r × d), a bias of r numbers, a matrix up (d × r), a bias of d numbers.",
-            "Every block has per_block of them.",
+            "Begin at the output and go backwards: which arrows end in the last norm?",
+            "A reads what the block would have answered without an adapter, the norm included.",
+            "Three terms meet before the last norm: the feed-forward's output, what A adds, and the residual.",
         ),
-        inputs=_sizes,
-        secret=_secret_count,
-        reference=count,
+        inputs=_block,
+        secret=_secret_block,
+        reference=pfeiffer,
         mutants=(
             Mutant(
-                lambda d, r, layers, per_block: per_block * layers * 2 * d * r,
-                "the biases are missing: r numbers down and d numbers up",
+                lambda h, x, A, LN: LN(h + A(h) + x),
+                "A reads h here, which is Houlsby's adapter; in the picture an arrow leads from a norm to A",
             ),
             Mutant(
-                lambda d, r, layers, per_block: per_block * layers * (d * r + r),
-                "this is the projection down alone; the one up is as large, with d biases",
+                lambda h, x, A, LN: LN(h + A(h + x) + x),
+                "A reads h + x as it is: it goes through the norm first",
             ),
             Mutant(
-                lambda d, r, layers, per_block: per_block * layers * (2 * d * r + 2 * d),
-                "the bias of the projection down has r numbers, one for each unit, not d",
+                lambda h, x, A, LN: LN(h + A(LN(h)) + x),
+                "the norm before A sees h alone: x is added before it",
             ),
             Mutant(
-                lambda d, r, layers, per_block: per_block * layers * (2 * d * r + 2 * r),
-                "the bias of the projection up has d numbers, one for each output, not r",
+                lambda h, x, A, LN: LN(h + A(x) + x),
+                "A reads x here, which is the parallel adapter; in the picture an arrow leads from a norm to A",
             ),
             Mutant(
-                lambda d, r, layers, per_block: layers * (2 * d * r + r + d),
-                "this is one bottleneck in each block: count per_block of them",
+                lambda h, x, A, LN: LN(h + A(LN(h + x))),
+                "the block's residual x is missing in the last sum",
             ),
             Mutant(
-                lambda d, r, layers, per_block: per_block * (2 * d * r + r + d),
-                "this is one block; the model has several",
+                lambda h, x, A, LN: LN(A(LN(h + x)) + x),
+                "h is missing in the last sum: A is added to the feed-forward's output, it does not replace it",
             ),
             Mutant(
-                lambda d, r, layers, per_block: 2 * d * r + r + d,
-                "this is one bottleneck; count all of them",
+                lambda h, x, A, LN: LN(LN(h + x) + A(LN(h + x))),
+                "this adds A to the normed sum; the last sum has h and x as they were before the first norm",
+            ),
+            Mutant(
+                lambda h, x, A, LN: LN(h + x) + A(LN(h + x)),
+                "this adds A behind the norm, as Lin's adapter does; in the picture a norm comes last",
+            ),
+            Mutant(
+                lambda h, x, A, LN: h + A(LN(h + x)) + x,
+                "the last norm is missing: LN is used twice",
             ),
         ),
-        tolerance=0.0,
     )
 )
 
@@ -351,58 +379,5 @@ SNIP = register(
             ),
         ),
         tolerance=1e-5,
-    )
-)
-
-
-# adapters-budget ------------------------------------------------------------------------------------------
-
-
-def _widths(seed: int) -> tuple[int, float, int]:
-    return ((16, 0.0, 64), (8, 0.5, 32), (48, 0.25, 64))[seed]
-
-
-def budget(r: int, pruned: float, wide: int) -> float:
-    r"""1 - (1 - pruned) r / wide: as many weights stay as in the narrow adapter."""
-    return 1 - (1 - pruned) * r / wide
-
-
-def _secret_budget(draw: Draw) -> tuple[int, float, int]:
-    r = draw.whole(4, 60)
-    return r, draw.real(0.1, 0.8, digits=2), draw.whole(r + 4, 200)
-
-
-BUDGET = register(
-    Exercise(
-        id="adapters-budget",
-        points=1,
-        difficulty=2,
-        minutes=5,
-        hints=(
-            "Both have 2 d r weights for each bottleneck before pruning: write down how many stay in each.",
-            "(1 − pruned) · 2dr = (1 − x) · 2d · wide. Solve for x.",
-        ),
-        inputs=_widths,
-        secret=_secret_budget,
-        reference=budget,
-        mutants=(
-            Mutant(
-                lambda r, pruned, wide: (1 - pruned) * r / wide,
-                "this is the fraction that stays; the fraction that goes is asked for",
-            ),
-            Mutant(
-                lambda r, pruned, wide: 1 - r / wide,
-                "the narrow adapter is pruned too: only 1 − pruned of it is there",
-            ),
-            Mutant(
-                lambda r, pruned, wide: 1 - pruned * r / wide,
-                "pruned is what goes; what stays in the narrow adapter is 1 − pruned",
-            ),
-            Mutant(
-                lambda r, pruned, wide: 1 - (1 - pruned) * wide / r,
-                "the widths are the wrong way round: a wider adapter has to lose more",
-            ),
-        ),
-        tolerance=1e-9,
     )
 )

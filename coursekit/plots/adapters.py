@@ -2,14 +2,18 @@ r"""Pictures of an adapter, and of where adapters stand in a block."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from coursekit.plots.common import COLOURS, axes
+from coursekit.plots import alt
+from coursekit.plots.common import COLOURS, axes, score_curves
 
 
 def bottleneck(d: int, r: int, ax: Axes | None = None) -> Axes:
-    r"""A bottleneck adapter from left to right: d numbers, r numbers, d numbers, with heights to scale."""
+    r"""A bottleneck adapter from left to right: of width d, r and d, with heights to scale."""
     ax = axes(ax, figsize=(7.0, 2.9))
     columns = [
         (0.0, d, COLOURS[0], f"h: {d}"),
@@ -44,33 +48,140 @@ def bottleneck(d: int, r: int, ax: Axes | None = None) -> Axes:
     return ax
 
 
-#: Parts of a block with norms after the residual (BERT), from the bottom up; "A" is the place of an adapter.
-_PLACES = {
-    "Houlsby": ("attention", "A", "+ LN", "feed-forward", "A", "+ LN"),
-    "Pfeiffer": ("attention", "+ LN", "feed-forward", "A", "+ LN"),
-    "parallel": ("attention", "+ LN", "FFN|A", "+ LN"),
-    "Lin": ("attention", "+ LN", "feed-forward", "+ LN", "A"),
+_FROZEN, _LINE = "#dfe3e6", "#444444"
+#: What each picture says in words.
+_FLOWS = {
+    "Houlsby": "A reads the output of attention and that of the feed-forward, and is added to it",
+    "Pfeiffer": "A reads the feed-forward's output plus its residual after a norm, and is added to the output",
+    "parallel": "A reads what the feed-forward reads, and is added to the feed-forward's output, times s",
+    "Lin": "A reads the block's output after a norm of its own, and is added to it",
 }
 
 
-def adapter_places(ax: Axes | None = None) -> Axes:
-    r"""Where four kinds of adapters sit in a block, read from the bottom up. Frozen parts are grey."""
-    ax = axes(ax, figsize=(7.4, 3.6))
-    grey, colour = "#dfe3e6", COLOURS[1]
-    for column, (name, parts) in enumerate(_PLACES.items()):
-        x = 2.1 * column
-        for row, part in enumerate(parts):
-            beside = part.split("|")
-            width = 1.6 / len(beside)
-            for i, text in enumerate(beside):
-                left, inside = x + i * width, width - (0.06 if len(beside) > 1 else 0)
-                ax.add_patch(plt.Rectangle((left, row), inside, 0.7, color=colour if text == "A" else grey))
-                ax.text(left + inside / 2, row + 0.35, text, ha="center", va="center", fontsize=9)
-            if row:
-                ax.annotate("", (x + 0.8, row), (x + 0.8, row - 0.3),
-                            arrowprops=dict(arrowstyle="->", color="#666666", shrinkA=0, shrinkB=0))  # fmt: skip
-        ax.text(x + 0.8, -0.35, name, ha="center", va="top", fontsize=11)
-    ax.set_xlim(-0.15, 2.1 * len(_PLACES) - 0.35)
-    ax.set_ylim(-0.95, 6.0)
-    ax.axis("off")
-    return ax
+def adapter_places(panels: Sequence[Axes] | None = None) -> Sequence[Axes]:
+    r"""The data flow of a block with norms after the sums (BERT), from the bottom up, with four kinds of adapters.
+
+    Frozen parts are grey, trained ones coloured. The line on the left is the block's residual; the straight line past
+    an adapter is the adapter's.
+    """
+    panels = plt.subplots(1, len(_FLOWS), figsize=(9.2, 6.2))[1] if panels is None else panels
+    for ax, (name, flow) in zip(panels, _FLOWS.items(), strict=True):
+        _block(ax)
+        {"Houlsby": _houlsby, "Pfeiffer": _pfeiffer, "parallel": _parallel, "Lin": _lin}[name](ax)
+        ax.set_title(name)
+        ax.set_xlim(-1.3, 1.75)
+        ax.set_ylim(-0.3, 12.9)
+        ax.axis("off")
+        alt.says(ax, f"{name}: {flow}")
+    return panels
+
+
+def drops_and_shares(
+    groups: Mapping[str, Mapping[str, Mapping[float, str]]],
+    evidence: Any,
+    times: Mapping[str, Mapping[int, float]],
+) -> Sequence[Axes]:
+    r"""A panel of test accuracies for each group, and one of what blocks without adapters save.
+
+    groups: label of the x axis -> label of a curve -> setting -> arm; arms that are not in `evidence` are left out.
+    times: what was timed -> blocks without adapters -> time, with adapters in all blocks = 1.
+    """
+    panels = plt.subplots(2, 2, figsize=(9.2, 6.8))[1].flat
+    for ax, (xlabel, group) in zip(panels[:-1], groups.items(), strict=True):
+        curves = {
+            name: {x: evidence.accuracy(arm) for x, arm in curve.items() if arm in evidence.arms}
+            for name, curve in group.items()
+        }
+        score_curves({name: c for name, c in curves.items() if c}, xlabel, label="test accuracy", ax=ax)
+        if any(curves.values()):
+            ax.legend(fontsize=8)
+    filled = [ax for ax in panels[:-1] if ax.has_data()]
+    limits = [ax.get_ylim() for ax in filled]
+    for ax in filled:  # one scale for all accuracies
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    for name, ratio in times.items():
+        panels[-1].plot(list(ratio), list(ratio.values()), "o-", label=name)
+    panels[-1].set_xticks(sorted({n for ratio in times.values() for n in ratio}))
+    panels[-1].set_ylim(bottom=0)
+    panels[-1].set_xlabel("lower blocks without adapters")
+    panels[-1].set_ylabel("time, adapters in all blocks = 1")
+    panels[-1].legend(fontsize=8)
+    return list(panels)
+
+
+def _box(ax: Axes, x: float, y: float, text: str, trained: bool = False, width: float = 1.3) -> None:
+    r"""From y to y + 0.5, around x."""
+    ax.add_patch(plt.Rectangle((x - width / 2, y), width, 0.5, color=COLOURS[1] if trained else _FROZEN))
+    ax.text(x, y + 0.25, text, ha="center", va="center", fontsize=8.5)
+
+
+def _path(ax: Axes, *points: tuple[float, float], arrow: bool = True) -> None:
+    r"""A line through the points, with a head at the last."""
+    ax.plot(*zip(*points, strict=True), color=_LINE, linewidth=1)
+    if arrow:
+        ax.annotate("", points[-1], points[-2],
+                    arrowprops=dict(arrowstyle="->", color=_LINE, shrinkA=0, shrinkB=0))  # fmt: skip
+
+
+def _plus(ax: Axes, x: float, y: float) -> None:
+    ax.plot([x], [y], "o", markersize=11, markerfacecolor="white", markeredgecolor=_LINE, zorder=3)
+    ax.text(x, y, "+", ha="center", va="center", fontsize=10, zorder=4)
+
+
+def _block(ax: Axes) -> None:
+    r"""Attention and feed-forward, each with its residual on the left, its sum and its norm."""
+    _path(ax, (0, 0), (0, 0.7))
+    _box(ax, 0, 0.7, "attention")
+    _path(ax, (0, 1.2), (0, 3.2))
+    _box(ax, 0, 3.8, "LN")
+    _path(ax, (0, 3.4), (0, 3.8))
+    _path(ax, (0, 4.3), (0, 5.1))
+    _box(ax, 0, 5.1, "feed-forward")
+    _path(ax, (0, 5.6), (0, 8.5))
+    _path(ax, (0, 8.7), (0, 9.1))
+    _box(ax, 0, 9.1, "LN")
+    _path(ax, (0, 9.6), (0, 12.6))
+    for start, end in ((0.3, 3.4), (4.7, 8.7)):
+        _path(ax, (0, start), (-1.1, start), (-1.1, end), (-0.14, end))
+        _plus(ax, 0, end)
+    ax.text(-0.1, 0.02, "x", ha="right", va="bottom", fontsize=9)
+    ax.text(-0.1, 4.75, "x", ha="right", va="bottom", fontsize=9)
+    ax.text(-0.1, 1.35, "h", ha="right", va="bottom", fontsize=9)
+    ax.text(-0.1, 5.75, "h", ha="right", va="bottom", fontsize=9)
+
+
+def _houlsby(ax: Axes) -> None:
+    for start, bottom, end in ((1.5, 1.9, 2.75), (5.9, 6.9, 7.9)):
+        _path(ax, (0, start), (1.1, start), (1.1, bottom))
+        _box(ax, 1.1, bottom, "A", True, 0.8)
+        _path(ax, (1.1, bottom + 0.5), (1.1, end), (0.14, end))
+        _plus(ax, 0, end)
+
+
+def _pfeiffer(ax: Axes) -> None:
+    _path(ax, (0, 4.7), (1.1, 4.7), (1.1, 5.76))
+    _path(ax, (0, 5.9), (0.96, 5.9))
+    _plus(ax, 1.1, 5.9)
+    _path(ax, (1.1, 6.05), (1.1, 6.3))
+    _box(ax, 1.1, 6.3, "LN", width=0.8)
+    _path(ax, (1.1, 6.8), (1.1, 7.05))
+    _box(ax, 1.1, 7.05, "A", True, 0.8)
+    _path(ax, (1.1, 7.55), (1.1, 7.9), (0.14, 7.9))
+    _plus(ax, 0, 7.9)
+
+
+def _parallel(ax: Axes) -> None:
+    _path(ax, (0, 4.7), (1.1, 4.7), (1.1, 5.1))
+    _box(ax, 1.1, 5.1, "A", True, 0.8)
+    _path(ax, (1.1, 5.6), (1.1, 7.9), (0.14, 7.9))
+    ax.text(1.15, 6.6, "× s", ha="left", va="center", fontsize=9)
+    _plus(ax, 0, 7.9)
+
+
+def _lin(ax: Axes) -> None:
+    _path(ax, (0, 9.9), (1.1, 9.9), (1.1, 10.2))
+    _box(ax, 1.1, 10.2, "new LN", True, 1.1)
+    _path(ax, (1.1, 10.7), (1.1, 11.0))
+    _box(ax, 1.1, 11.0, "A", True, 0.8)
+    _path(ax, (1.1, 11.5), (1.1, 12.0), (0.14, 12.0))
+    _plus(ax, 0, 12.0)

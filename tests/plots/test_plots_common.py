@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgb
 
 from coursekit import plots
 from coursekit.evaluation.scores import Score
+from coursekit.plots.alt import describe
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +71,7 @@ def test_matrices_to_scale_have_areas_in_proportion():
         ),
         lambda: plots.bottleneck(384, 64),
         lambda: plots.bottleneck(768, 1),
-        lambda: plots.adapter_places(),
+        lambda: plots.adapter_places()[0],
         lambda: plots.scores({"zero": Score.of(torch.tensor([True, False]))}, chance=0.2),
         lambda: plots.factors_by_layer({"keys": [[1.2, 0.3]] * 30, "values": [[1.0, 2.0]] * 30})[0],
     ],
@@ -93,11 +94,25 @@ def test_a_bottleneck_is_as_high_as_its_numbers():
 
 
 def test_each_adapter_has_its_place():
-    ax = plots.adapter_places()
-    words = [t.get_text() for t in ax.texts]
-    assert words.count("A") == 5 and words.count("attention") == 4  # two of the five are Houlsby's
-    above = {t.get_position()[1] for t in ax.texts if t.get_text() == "A" and t.get_position()[0] > 6}
-    assert above == {4.35}  # Lin's stands on top of the block
+    panels = {ax.get_title("left"): ax for ax in plots.adapter_places()}
+    place = {
+        name: {
+            word: [y for t in ax.texts if t.get_text() == word for y in [t.get_position()[1]]]
+            for word in "A+"
+        }
+        for name, ax in panels.items()
+    }
+    norm = 9.35  # of the last norm of the block
+    assert {name: len(words["A"]) for name, words in place.items()} == {
+        "Houlsby": 2, "Pfeiffer": 1, "parallel": 1, "Lin": 1
+    }  # fmt: skip
+    assert {name for name, words in place.items() if max(words["A"]) > norm} == {"Lin"}
+    # Two sums of the block, one for each adapter, and one before the norm that Pfeiffer's A reads through.
+    assert {name: len(words["+"]) for name, words in place.items()} == {
+        "Houlsby": 4, "Pfeiffer": 4, "parallel": 3, "Lin": 3
+    }  # fmt: skip
+    assert [t.get_text() for t in panels["Pfeiffer"].texts].count("LN") == 3
+    assert "after a norm, and is added" in describe(panels["Pfeiffer"].figure)
 
 
 def test_scores_stand_at_their_settings():

@@ -9,10 +9,28 @@ def adapters_forward(h, W_down, b_down, W_up, b_up):
     return h + z @ W_up.T + b_up
 
 
-def adapters_count(d, r, layers, per_block):
-    down = d * r + r
-    up = r * d + d
-    return layers * per_block * (down + up)
+def adapters_pfeiffer(h, x, A, LN):
+    normed = LN(x + h)
+    return LN(x + h + A(normed))
+
+
+def adapters_train(load, places, start, batches, optimizer):
+    model = load()
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+
+    def hook(W_down, b_down, W_up, b_up):
+        return lambda module, inputs, h: h + torch.relu(h @ W_down.T + b_down) @ W_up.T + b_up
+
+    adapters = [[torch.nn.Parameter(t.clone()) for t in A] for A in start]
+    for place, A in zip(places, adapters, strict=True):
+        model.get_submodule(place).register_forward_hook(hook(*A))
+    optim = optimizer([t for A in adapters for t in A])
+    for ids, mask, labels in batches:
+        optim.zero_grad()
+        model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        optim.step()
+    return [tuple(A) for A in adapters]
 
 
 def adapters_prune(weights, pruned):
@@ -28,6 +46,25 @@ def adapters_snip(loss, weights):
     return [(W.grad * W).abs().detach() for W in copies]
 
 
-def adapters_budget(r, pruned, wide):
-    stays = (1 - pruned) * r
-    return 1 - stays / wide
+def adapters_compress(load, outputs, trained, ids, mask, labels, keep):
+    model, tensors = load(), {name: t.clone().requires_grad_() for name, t in trained().items()}
+    matrices = [name for name in tensors if ".W_" in name]
+    keep -= sum(t.numel() for name, t in tensors.items() if ".b_" in name)
+    total, rounds, step = sum(tensors[name].numel() for name in matrices), 2, 0
+    optim = torch.optim.Adam(tensors.values(), lr=3e-3)
+    for i in range(1, rounds + 1):
+        stay = round(total * (keep / total) ** (i / rounds))
+        sizes = torch.cat([tensors[name].detach().abs().flatten() for name in matrices])
+        threshold = sizes.topk(stay).values.min()
+        masks = {name: (tensors[name].detach().abs() >= threshold) for name in matrices}
+        for _ in range(40):
+            with torch.no_grad():
+                for name in matrices:
+                    tensors[name] *= masks[name]
+            rows = torch.arange(32 * step, 32 * step + 32) % len(ids)
+            optim.param_groups[0]["lr"] = 3e-3 * (1 - step / 80)
+            optim.zero_grad()
+            F.cross_entropy(outputs(model, tensors, ids[rows], mask[rows]), labels[rows]).backward()
+            optim.step()
+            step += 1
+    return {name: t.detach() * masks.get(name, 1) for name, t in tensors.items()}

@@ -1,0 +1,345 @@
+r"""The exercises of notebook 02_adapters that train: adapters put in by hooks, and an adapter pruned to a budget."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.draw import Draw
+from coursekit.checks.soft_prompts_train import load_tiny, sgd
+from coursekit.checks.training import Budget, Posing, Scored, Training
+
+Batch = tuple[Tensor, Tensor, Tensor]
+#: W_down (r, d), b_down (r,), W_up (d, r), b_up (d,).
+Weights = tuple[Tensor, Tensor, Tensor, Tensor]
+
+# adapters-train ---------------------------------------------------------------------------------------------------
+
+_PLACES = ("model.layers.0.mlp", "model.layers.1.mlp")
+
+
+def _case(normal: Callable[..., Tensor], whole: Callable[..., Tensor], lengths: Sequence[int], r: int) -> Any:
+    r"""The arguments of one case: two places of a model of width 16, and batches of three rows."""
+    start = [tuple(0.4 * normal(*s) for s in ((r, 16), (r,), (16, r), (16,))) for _ in _PLACES]
+    batches = []
+    for length in lengths:
+        ids, mask = whole(1, 39, 3, length), torch.ones(3, length, dtype=torch.long)
+        mask[1, length - 1 :] = 0
+        batches.append((ids, mask, ids.masked_fill(mask == 0, -100)))
+    return load_tiny, list(_PLACES), start, batches, sgd
+
+
+def _public(seed: int) -> tuple[Any, ...]:
+    random = torch.Generator().manual_seed(seed)
+    return _case(
+        lambda *shape: torch.randn(*shape, generator=random),
+        lambda low, high, *shape: torch.randint(low, high + 1, shape, generator=random),
+        (5, 4 + seed, 6), r=2 + seed,
+    )  # fmt: skip
+
+
+def _secret(draw: Draw) -> tuple[Any, ...]:
+    lengths = [draw.whole(4, 7) for _ in range(3)]
+    return _case(
+        functools.partial(draw.normal, dtype=torch.float32), draw.integers, lengths, draw.whole(2, 4)
+    )
+
+
+def train(
+    load: Any, places: list[str], start: list[Weights], batches: list[Batch], optimizer: Any
+) -> tuple[Weights, ...]:
+    r"""h + A(h) for the output h of each place; one step for each batch, on the adapters alone."""
+    return _trained(load, places, start, batches, optimizer)
+
+
+def _added(x: Tensor, h: Tensor, A: Weights) -> Tensor:
+    W_down, b_down, W_up, b_up = A
+    return h + F.linear(F.relu(F.linear(h, W_down, b_down)), W_up, b_up)
+
+
+def _replaced(x: Tensor, h: Tensor, A: Weights) -> Tensor:
+    return _added(x, h, A) - h
+
+
+def _beside(x: Tensor, h: Tensor, A: Weights) -> Tensor:
+    return h + _replaced(x, x, A)
+
+
+def _trained(
+    load: Any, places: list[str], start: list[Weights], batches: list[Batch], optimizer: Any, *,
+    change: Any = _added, shared: bool = False, weights: bool = False, zero: bool = True, at_once: bool = False,
+) -> tuple[Weights, ...]:  # fmt: skip
+    model = load().requires_grad_(weights)
+    adapters = [tuple(t.clone().requires_grad_() for t in A) for A in start]
+    for place, own in zip(places, adapters, strict=False):
+        A = adapters[len(places) - 1] if shared else own
+        model.get_submodule(place).register_forward_hook(lambda _, x, h, A=A: change(x[0], h, A))
+    trained = [t for A in adapters for t in A]
+    optim = optimizer([*trained, *(model.parameters() if weights else ())])
+    for ids, mask, labels in batches:
+        if zero and not at_once:
+            optim.zero_grad()
+        model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        if not at_once:
+            optim.step()
+    if at_once:
+        optim.step()
+    return tuple(tuple(t.detach() for t in A) for A in adapters)
+
+
+def _mistake(message: str, **settings: Any) -> Mutant:
+    return Mutant(lambda *arguments: _trained(*arguments, **settings), message)
+
+
+TRAIN = register(
+    Exercise(
+        id="adapters-train",
+        points=5,
+        difficulty=4,
+        minutes=25,
+        hints=(
+            "model = load(); model.requires_grad_(False) freezes it. The adapters are copies of `start` with "
+            "requires_grad_(), and the only thing that the optimizer gets: a list of tensors.",
+            "model.get_submodule(place).register_forward_hook(f) calls f(module, inputs, h), and what f returns takes "
+            "the place of h. Your adapters_forward computes it.",
+            "A function made in a loop looks its variables up when it runs. Bind them: lambda m, x, h, A=A: ...",
+            "For each batch: zero_grad(), backward(), step(). The loss is model(input_ids=ids, attention_mask=mask, "
+            "labels=labels).loss.",
+        ),
+        inputs=_public,
+        secret=_secret,
+        reference=train,
+        mutants=(
+            Mutant(
+                lambda load, places, start, batches, optimizer: tuple(start),
+                "the adapters are still those that came in: a hook must return the new output, and the tensors in it "
+                "must be the ones that the optimizer has",
+            ),
+            _mistake(
+                "every hook uses the last adapter: a function made in a loop looks its variables up when it runs; "
+                "bind the adapter, as in lambda m, x, h, A=A",
+                shared=True,
+            ),
+            _mistake(
+                "the hook returns A(h): the residual is missing, it is h + A(h)",
+                change=_replaced,
+            ),
+            _mistake(
+                "A reads the module's input: that is the parallel adapter; a hook's third argument is the output h",
+                change=_beside,
+            ),
+            Mutant(
+                lambda load, places, start, batches, optimizer: _trained(
+                    load, places[:1], start, batches, optimizer
+                ),
+                "only the first place has an adapter: each place gets its own",
+            ),
+            _mistake(
+                "the model's weights train along: the optimizer must have the adapters alone", weights=True
+            ),
+            _mistake(
+                "gradients add up from batch to batch: call zero_grad() before each backward()", zero=False
+            ),
+            Mutant(
+                lambda load, places, start, batches, optimizer: _trained(
+                    load, places, start, batches[:1], optimizer
+                ),
+                "only the first batch is used: one step for each of them",
+            ),
+            _mistake("there is one step for all batches together: step after each of them", at_once=True),
+        ),
+        tolerance=1e-4,
+    )
+)
+
+# adapters-compress ------------------------------------------------------------------------------------------------
+
+#: Width of the trained adapter, parameters that may be left of it, and the test accuracy for all points.
+WIDE, KEEP, ASKED = 32, 15_000, 0.68
+#: Sentences to learn from and to be judged by, and tokens of each.
+LEARN, JUDGE, LENGTH = 640, 320, 16
+#: Of one adapter, in their order.
+PARTS = ("W_down", "b_down", "W_up", "b_up")
+
+
+# The next three go into a box by their source: they use nothing of this file.
+def load_minilm() -> Any:
+    r"""MiniLM with a fresh head for two classes, frozen, on the CPU."""
+    from coursekit.models import load_encoder
+
+    return load_encoder("minilm", num_labels=2, device="cpu")[0].requires_grad_(False)
+
+
+def outputs(model: Any, tensors: dict[str, Tensor], ids: Tensor, mask: Tensor) -> Tensor:
+    r"""Logits, (batch, 2), of MiniLM with an adapter behind the feed-forward of each block, and a head.
+
+    tensors: "0.W_down", "0.b_down", "0.W_up", "0.b_up" to "5.…", and "head.W" (2, 384), "head.b" (2,).
+    """
+    hooks = []
+    for i, block in enumerate(model.bert.encoder.layer):
+        A = [tensors[f"{i}.{part}"] for part in ("W_down", "b_down", "W_up", "b_up")]
+        hooks.append(
+            block.output.dense.register_forward_hook(
+                lambda _, x, h, A=A: h + F.linear(F.relu(F.linear(h, A[0], A[1])), A[2], A[3])
+            )
+        )
+    head = tensors["head.W"], tensors["head.b"]
+    hooks.append(model.classifier.register_forward_hook(lambda _, x, y: F.linear(x[0], *head)))
+    try:
+        return model(input_ids=ids, attention_mask=mask).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def trained_wide(
+    load: Any, outputs: Any, ids: Tensor, mask: Tensor, labels: Tensor, r: int, steps: int
+) -> dict[str, Tensor]:
+    r"""Adapters of width r and a head after `steps` steps of Adam on 32 rows each: the tensors of `outputs`."""
+    model, random = load(), torch.Generator().manual_seed(0)
+    shapes = {"W_down": (r, 384), "b_down": (r,), "W_up": (384, r), "b_up": (384,)}
+    found = {f"{i}.{part}": torch.zeros(shape) for i in range(6) for part, shape in shapes.items()}
+    found |= {"head.W": torch.zeros(2, 384), "head.b": torch.zeros(2)}
+    for name, tensor in found.items():
+        if ".W" in name:
+            tensor.normal_(0, 0.02, generator=random)
+        tensor.requires_grad_()
+    optimizer = torch.optim.Adam(found.values(), lr=3e-3)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
+        rows = torch.arange(32 * step, 32 * step + 32) % len(ids)
+        loss = F.cross_entropy(outputs(model, found, ids[rows], mask[rows]), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+@functools.cache
+def _minilm() -> Any:
+    return load_minilm()
+
+
+def _pose(draw: Draw) -> Posing:
+    r"""Graded film sentences in token ids: most to learn from, and others to judge by."""
+    from coursekit.models import load_encoder
+    from coursekit.tasks.task import load_task
+
+    tokenizer = load_encoder("minilm", num_labels=2, device="cpu")[1]
+    parts = []
+    for split, n in (("train", LEARN), ("test", JUDGE)):
+        rows = load_task("film", "two").short(12).data[split][:]
+        chosen = draw.order(len(rows["text"]))[:n]
+        texts = tokenizer(
+            [rows["text"][i] for i in chosen], padding="max_length", truncation=True, max_length=LENGTH,
+            return_tensors="pt",
+        )  # fmt: skip
+        labels = torch.tensor([rows["label"][i] for i in chosen])
+        parts.append((texts["input_ids"], texts["attention_mask"], labels))
+    learn, judge = parts
+    trained = functools.partial(trained_wide, load_minilm, outputs, *learn, WIDE, 60)
+    return Posing((load_minilm, outputs, trained, *learn, KEEP), judge)
+
+
+def _score(posing: Posing, tensors: dict[str, Tensor]) -> Scored:
+    r"""Accuracy on sentences that were not learned from, with at most KEEP parameters that are not 0."""
+    if wrong := _unlike(tensors):
+        return Scored(0.0, wrong)
+    left = sum(int(t.count_nonzero()) for name, t in tensors.items() if not name.startswith("head"))
+    if left > KEEP:
+        return Scored(
+            0.0,
+            f"{left:,} parameters of its adapters are not 0, and {KEEP:,} are allowed: prune more, or take a "
+            "narrower adapter",
+        )
+    right = _right(tensors, *posing.kept)
+    share = min(1.0, max(0.0, (right - 0.5) / (ASKED - 0.5)))
+    if share == 1.0:
+        return Scored(1.0, "", round(right, 3))
+    if not any(tensors[f"{i}.W_up"].any() and tensors[f"{i}.W_down"].any() for i in range(6)):
+        return Scored(
+            share, "of every adapter W_down or W_up is 0 altogether: nothing is left of it", round(right, 3)
+        )
+    said = f"{right:.1%} of new sentences are right; {ASKED:.0%} are asked"
+    own = _right(tensors, *posing.arguments[3:6])
+    if own > right + 0.15:
+        said += f". It is {own:.0%} on those that it learned from: train less"
+    else:
+        said += ". Pruning costs accuracy that training gives back: train what is left, or prune in rounds"
+    return Scored(share, said, round(right, 3))
+
+
+def _unlike(tensors: dict[str, Tensor]) -> str | None:
+    r"""What is wrong with the names, the shapes or the entries."""
+    wanted = {f"{i}.{part}" for i in range(6) for part in PARTS} | {"head.W", "head.b"}
+    if set(tensors) != wanted:
+        return (
+            'it must return the tensors that `outputs` reads, "0.W_down" to "5.b_up", "head.W" and "head.b"'
+        )
+    if any(not t.is_floating_point() or not t.isfinite().all() for t in tensors.values()):
+        return (
+            "its tensors must be floating-point numbers without NaN or infinity: try a smaller learning rate"
+        )
+    for i in range(6):
+        shapes = [tuple(tensors[f"{i}.{part}"].shape) for part in PARTS]
+        r = shapes[1][0] if len(shapes[1]) == 1 else 0
+        if shapes != [(r, 384), (r,), (384, r), (384,)]:
+            return "a shape does not fit: W_down is (r, 384), b_down (r,), W_up (384, r), b_up (384,)"
+    if (tensors["head.W"].shape, tensors["head.b"].shape) != ((2, 384), (2,)):
+        return "a shape does not fit: head.W is (2, 384), head.b (2,)"
+    return None
+
+
+@torch.no_grad()
+def _right(tensors: dict[str, Tensor], ids: Tensor, mask: Tensor, labels: Tensor) -> float:
+    found = outputs(_minilm(), {name: t.float() for name, t in tensors.items()}, ids, mask).argmax(-1)
+    return (found == labels).float().mean().item()
+
+
+def _filled(value: float, r: int = WIDE) -> dict[str, Tensor]:
+    r"""Tensors of the right shapes, for the mistakes."""
+    shapes = {"W_down": (r, 384), "b_down": (r,), "W_up": (384, r), "b_up": (384,)}
+    found = {f"{i}.{part}": torch.full(shape, value) for i in range(6) for part, shape in shapes.items()}
+    return found | {"head.W": torch.zeros(2, 384), "head.b": torch.zeros(2)}
+
+
+COMPRESS = register(
+    Training(
+        id="adapters-compress",
+        points=6,
+        difficulty=5,
+        minutes=40,
+        hints=(
+            "tensors = trained() is the wide adapter. outputs(load(), tensors, ids, mask) are its logits, and "
+            "F.cross_entropy(logits, labels) is a loss that you can train with.",
+            "Your adapters_prune makes masks for a tuple of matrices. How many of the matrices' weights may stay, if "
+            "all 2,496 biases do?",
+            "Multiply by the masks after each optimizer step, and pruned weights stay 0 while the others train on. "
+            "Keep some rows back to see what helps: a better score, rounds, more steps.",
+        ),
+        budget=Budget(minutes=4, model="minilm"),
+        pose=_pose,
+        score=_score,
+        mutants=(
+            Mutant(
+                lambda *_: _filled(0.01),
+                "149,952 parameters of its adapters are not 0, and 15,000 are allowed: prune more, or take a narrower "
+                "adapter",
+            ),
+            Mutant(
+                lambda *_: {name: t.T if ".W" in name else t for name, t in _filled(0.0).items()},
+                "a shape does not fit: W_down is (r, 384), b_down (r,), W_up (384, r), b_up (384,)",
+            ),
+            Mutant(
+                lambda *_: _filled(0.0),
+                "of every adapter W_down or W_up is 0 altogether: nothing is left of it",
+            ),
+        ),
+    )
+)
