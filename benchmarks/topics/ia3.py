@@ -10,28 +10,31 @@ from coursekit.methods import LoRA, PfeifferAdapter
 
 __all__ = ["GRID", "SETTING"]
 
-#: Training sentences -> steps: 16 sentences are one batch, again and again.
-EXAMPLES = {16: 100, 64: 100, 256: 200, 1024: 300}
+#: Of training sentences. All train for equally many steps, so that only the sentences differ.
+EXAMPLES, FEW_STEPS = (16, 64, 256, 1024), 200
 RATES = {"ia3": 3e-2, "lora": 3e-3, "pfeiffer": 3e-3, "full": 1e-4, "head": 1e-1}
 
 GRID = Grid(
     topic="ia3",
     arms=(
         *(arm(name, CANDIDATES[name], rate, experiment="equal", method=name) for name, rate in RATES.items()),
-        # (IA)³ has 13,824 parameters here: 3 vectors a block.
+        # (IA)³ has 13,824 parameters here, as LoRA has with r=1 on all that (IA)³ could scale in the attention. An
+        # adapter cannot have as many: 11,532 with r=2, 16,146 with r=3.
         arm(
-            "lora at equal parameters",
-            Candidate("reparameterised", LoRA(r=3, alpha=6, targets=("query",)), 1e-2),
+            "lora r=1",
+            Candidate("reparameterised", LoRA(r=1, alpha=2, targets=("query", "key", "value")), 1e-2),
             1e-2, experiment="equal", method="lora",
         ),
-        arm(
-            "pfeiffer at equal parameters",
-            Candidate("additive", PfeifferAdapter(r=2), 1e-2),
-            1e-2, experiment="equal", method="pfeiffer",
+        *(
+            arm(
+                f"pfeiffer r={r}", Candidate("additive", PfeifferAdapter(r=r), 1e-2), 1e-2,
+                experiment="equal", method="pfeiffer",
+            )
+            for r in (2, 3)
         ),
         *(
-            arm(f"{name}, {n} examples", CANDIDATES[name], rate, steps, experiment="few", method=name, examples=n)
-            for n, steps in EXAMPLES.items()
+            arm(f"{name}, {n} examples", CANDIDATES[name], rate, FEW_STEPS, experiment="few", method=name, examples=n)
+            for n in EXAMPLES
             for name, rate in RATES.items()
         ),
     ),
