@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("topic", choices=TOPICS)
     parser.add_argument("--processes", type=int, default=1, help="side by side, one thread each")
     parser.add_argument("--status", action="store_true", help="only say what is left")
-    parser.add_argument("--card", action="store_true", help="only write the card")
+    parser.add_argument("--card", action="store_true", help="only take over runs and write the card")
     parser.add_argument(
         "--evidence", type=Path, default=ROOT / "data" / "evidence", help="folder of the files"
     )
@@ -53,24 +53,22 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.status:
         print(progress(topic.GRID, store.runs(), asked.processes))
         return 0
-    if asked.card:
-        return write_card(asked, topic, store)
     if taken := borrowed(asked, topic, store):
         print(f"{taken} runs of the same recipe taken over from other topics", flush=True)
+    if asked.card:
+        return write_card(asked, topic, store, Bench(topic.SETTING))
     print(progress(topic.GRID, store.runs(), asked.processes), flush=True)
     if asked.processes > 1:
         command = [sys.executable, __file__, asked.topic, "--evidence", str(asked.evidence)]
         return Workers(command, asked.processes, dict(os.environ)).run()
     bench = Bench(topic.SETTING)
-    for seed in topic.GRID.seeds:
-        store.add(constant(bench, seed))
     work(
         topic.GRID,
         store,
         lambda make, one: cell.train(bench, make, one, topic.GRID.every(one.steps)),
         partial(print, flush=True),
     )
-    return write_card(asked, topic, store)
+    return write_card(asked, topic, store, bench)
 
 
 def borrowed(asked: argparse.Namespace, topic: object, store: Store) -> int:
@@ -110,9 +108,10 @@ def constant(bench: Bench, seed: int) -> Run:
     return Run(Cell(CONSTANT, 0, 0.0, seed), curve, right["test"], 0, 0.0)
 
 
-def write_card(asked: argparse.Namespace, topic: object, store: Store) -> int:
-    r"""The card beside the runs, from what there is of them now."""
-    bench = Bench(topic.SETTING)
+def write_card(asked: argparse.Namespace, topic: object, store: Store, bench: Bench) -> int:
+    r"""The card beside the runs, from what there is of them now and the baseline that needs no training."""
+    for seed in topic.GRID.seeds:
+        store.add(constant(bench, seed))
     setting = topic.SETTING
     same = constant(bench, 0).correct
     here = machine.describe(bench.device)
