@@ -88,6 +88,7 @@ def borrowed(asked: argparse.Namespace, topic: object, store: Store) -> int:
         for run in Store(file, store.claims.with_name(name)).runs():
             if run.cell.arm in same and (cell := replace(run.cell, arm=same[run.cell.arm])) not in there:
                 store.add(replace(run, cell=cell))
+                there.add(cell)
                 taken += 1
     return taken
 
