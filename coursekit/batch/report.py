@@ -74,7 +74,8 @@ def page_of(executed: Path) -> str:
     body, _ = exporter.from_filename(str(executed))
     # Source code shown by a cell is Markdown, which the template would set in the font of prose.
     code = (
-        "<style>.jp-RenderedMarkdown pre, .jp-RenderedMarkdown pre * {font-family: monospace}</style></head>"
+        "<style>.jp-RenderedMarkdown pre, .jp-RenderedMarkdown pre * {font-family: monospace}\n"
+        ".jp-RenderedMarkdown details {margin-bottom: 1em}</style></head>"
     )
     return body.replace("</head>", code, 1)
 
