@@ -269,8 +269,9 @@ def _score(posing: Posing, tensors: dict[str, Tensor]) -> Scored:
     share = min(1.0, max(0.0, (right - NOTHING) / (ASKED - NOTHING)))
     if share == 1.0:
         return Scored(1.0, "", round(right, 3))
-    said = f"{right:.1%} of new sentences are right; {ASKED:.0%} are asked"
-    own = _right(tensors, *posing.arguments[3:6])
+    always = max(posing.kept[2].float().mean().item(), 1 - posing.kept[2].float().mean().item())
+    said = f"{right:.1%} of new sentences are right, {always:.1%} by one label for all; {ASKED:.0%} are asked"
+    own = _right(tensors, *(t[:JUDGE] for t in posing.arguments[3:6]))
     if own > right + 0.15:
         said += f". It is {own:.0%} on those that it learned from: train less"
     else:
