@@ -59,12 +59,12 @@ def adapters_compress(load, outputs, trained, ids, mask, labels, keep):
     scores = {name: (tensors[name].grad * tensors[name]).abs().detach() for name in matrices}  # SNIP
     threshold = torch.cat([score.flatten() for score in scores.values()]).topk(keep).values.min()
     masks = {name: score >= threshold for name, score in scores.items()}
-    optim = torch.optim.Adam(tensors.values(), lr=5e-3)
-    for step in range(40):
+    optim = torch.optim.Adam(tensors.values(), lr=1e-2)
+    for step in range(50):
         with torch.no_grad():
             for name in matrices:
                 tensors[name] *= masks[name]
-        optim.param_groups[0]["lr"] = 5e-3 * (1 - step / 40)
+        optim.param_groups[0]["lr"] = 1e-2 * (1 - step / 50)
         optim.zero_grad()
         loss(step).backward()
         optim.step()
