@@ -11,9 +11,16 @@ from topics._film import SETTING, arm
 from torch import nn
 
 from coursekit.comparison.bench import Bench
-from coursekit.comparison.candidates import CANDIDATES, Candidate, alone, on_batches
+from coursekit.comparison.candidates import CANDIDATES, Candidate, alone, drawn, on_batches
 from coursekit.comparison.evidence.grid import Arm, Grid
-from coursekit.methods import AdapterDrop, HoulsbyAdapter, PfeifferAdapter, SparseAdapter, skipping
+from coursekit.methods import (
+    AdapterDrop,
+    HoulsbyAdapter,
+    ParallelAdapter,
+    PfeifferAdapter,
+    SparseAdapter,
+    skipping,
+)
 from coursekit.methods.adapters import bottlenecks, pruning
 from coursekit.methods.adapters.pruning_scores import NEED_DATA
 from coursekit.methods.mechanism.method import Method
@@ -21,8 +28,8 @@ from coursekit.methods.ranking import largest
 
 __all__ = ["GRID", "SETTING"]
 
-#: SNIP needs both projections away from 0.
-WIDE = HoulsbyAdapter(r=64, init="bert")
+#: Both start as Pfeiffer's and Lin's do: SNIP needs both projections away from 0.
+NARROW, WIDE = (HoulsbyAdapter(r=r, init="bert") for r in (16, 64))
 
 
 def additive(name: str, method: Method, rate: float = 3e-3, attach: object = alone, **of: object) -> Arm:
@@ -62,7 +69,7 @@ def pruned(model: nn.Module, bench: Bench, seed: int, *, score: str, share: floa
 def sparse(score: str, share: float, adapter: HoulsbyAdapter = WIDE) -> Arm:
     r"""Pruned before training."""
     method = SparseAdapter(adapter, pruned=share, score=score)
-    attach = on_batches if score in NEED_DATA else alone
+    attach = on_batches if score in NEED_DATA else drawn if score == "random" else alone
     return additive(
         f"{score} {share:.0%} before", method, 1e-2, attach, experiment="sparse", score=score, pruned=share
     )
@@ -79,16 +86,18 @@ GRID = Grid(
     arms=(
         arm("full", CANDIDATES["full"], 1e-4, experiment="reference"),
         arm("head", CANDIDATES["head"], 1e-1, experiment="reference"),
-        # Where, at 74,880 parameters or near: two narrow bottlenecks a block, or one twice as wide.
-        additive("houlsby r=8", HoulsbyAdapter(r=8), experiment="place"),
+        # Where: 78,432 parameters in two bottlenecks a block, 76,128 in one twice as wide, 80,736 in Lin's, which has a
+        # norm of its own. All start alike and have relu, so that the place differs; `parallel` is as its paper has it.
+        additive("houlsby r=8", HoulsbyAdapter(r=8, activation="relu", init="bert"), experiment="place"),
         *(arm(name, CANDIDATES[name], 3e-3, experiment="place") for name in ("pfeiffer", "parallel", "lin")),
+        additive("parallel, s = 1", ParallelAdapter(r=16, init="bert", scaling=1.0), experiment="place"),
         # How wide. 16 is `pfeiffer`.
         *(additive(f"pfeiffer r={r}", PfeifferAdapter(r=r), experiment="width", r=r) for r in (1, 4, 64)),
-        # With the residual and without.
-        arm("houlsby", CANDIDATES["houlsby"], 3e-3, experiment="residual", r=16),
+        # With the residual (`wide` below is r = 64) and without.
+        additive("narrow", NARROW, experiment="residual", r=16),
         *(
-            additive(f"houlsby r={r} without", HoulsbyAdapter(r=r), 3e-3, without_residual, experiment="residual", r=r)
-            for r in (16, 64)
+            additive(f"houlsby r={m.r} without", m, 3e-3, without_residual, experiment="residual", r=m.r)
+            for m in (NARROW, WIDE)
         ),
         # In how many blocks.
         arm("adapter-drop", CANDIDATES["adapter-drop"], 3e-3, experiment="drop", n=2),
@@ -97,11 +106,11 @@ GRID = Grid(
             "robust", AdapterDrop(PfeifferAdapter(r=16), robust=True), experiment="drop",
             also={f"{n} skipped": partial(skipped, n=n) for n in (2, 4)},
         ),
-        # How many of their weights: after training, before it, and as many in a wider one.
+        # How many of their weights: after training, before it, and as many as `narrow` has in a wider one.
         additive("wide", WIDE, experiment="sparse", also=AFTER),
         arm("sparse-adapter", CANDIDATES["sparse-adapter"], 3e-3, experiment="sparse", score="snip", pruned=0.8),
         *(sparse(score, share) for score, share in (
-            ("magnitude", 0.8), ("random", 0.8), ("snip", 0.95), ("magnitude", 0.95),
+            ("magnitude", 0.8), ("random", 0.8), ("snip", 0.95), ("magnitude", 0.95), ("random", 0.95),
         )),
         additive(
             "large-sparse", SparseAdapter(WIDE, pruned=0.75, score="snip"), 3e-3, on_batches, experiment="large-sparse"

@@ -48,9 +48,9 @@ FORWARD = register(
         difficulty=2,
         minutes=10,
         hints=(
-            "Four steps: project down, bend, project up, add what came in.",
+            "Four steps: project down, apply relu, project up, add what came in.",
             "F.linear(h, W, b) is W h + b for every token, with W stored as (out, in), as PyTorch does.",
-            "h + F.linear(F.relu(...), W_up, b_up): the residual is the h that came in, not the bent one.",
+            "h + F.linear(F.relu(...), W_up, b_up): the residual is the h that came in, not what relu makes of it.",
         ),
         inputs=_bottleneck,
         secret=_secret_forward,

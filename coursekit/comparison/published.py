@@ -21,6 +21,13 @@ from coursekit.paths import DATA
 
 TABLES = ("gpt3", "e2e", "glue", "metamathqa")
 
+#: Whose rank, bottleneck or number of tokens Hu et al. 2021 name: RoBERTa in table 9, GPT-2 in 11, GPT-3 in 15.
+NAMED = {
+    ("GPT-3", "PreEmbed"), ("GPT-3", "PreLayer"), ("GPT-3", "Adapter H"), ("GPT-3", "LoRA"),
+    ("GPT-2 M", "LoRA"), ("GPT-2 L", "LoRA"), ("RoBERTa base", "LoRA"), ("RoBERTa large", "LoRA"),
+    ("RoBERTa large", "LoRA (as Houlsby)"), ("RoBERTa large", "Adapter P"), ("RoBERTa large", "Adapter H"),
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Row:
@@ -42,10 +49,19 @@ class Row:
     @property
     def agrees(self) -> bool | None:
         r"""Whether `exact` rounds to the printed number; None where the course has no formula for the row."""
+        return self.agrees_in(10**6)
+
+    def agrees_in(self, million: int) -> bool | None:
+        r"""As `agrees`, where a million is taken to be `million`, such as $2^{20}$."""
         if self.exact is None:
             return None
         decimals = len(self.published.partition(".")[2])
-        return f"{self.exact / 1e6:.{decimals}f}" == self.published
+        return f"{self.exact / million:.{decimals}f}" == self.published
+
+    @property
+    def named(self) -> bool:
+        r"""Whether the setting is the paper's own; otherwise it is the one whose count comes nearest."""
+        return (self.model, self.method) in NAMED
 
 
 def rows(table: str) -> list[Row]:

@@ -17,13 +17,12 @@ def posing():
 
 def tensors(value: float = 0.0, r: int = 2) -> dict[str, torch.Tensor]:
     shapes = {"W_down": (r, 384), "b_down": (r,), "W_up": (384, r), "b_up": (384,)}
-    found = {f"{i}.{part}": torch.full(shape, value) for i in range(6) for part, shape in shapes.items()}
-    return found | {"head.W": torch.zeros(2, 384), "head.b": torch.zeros(2)}
+    return {f"{i}.{part}": torch.full(shape, value) for i in range(6) for part, shape in shapes.items()}
 
 
 def test_what_cannot_be_an_adapter_scores_nothing(posing):
     cases = {
-        'it must return the tensors that `outputs` reads, "0.W_down" to "5.b_up", "head.W" and "head.b"': {
+        'it must return the tensors that `outputs` reads, "0.W_down" to "5.b_up"': {
             "0.W_down": torch.zeros(2, 384)
         },
         "its tensors must be floating-point numbers without NaN or infinity: try a smaller learning rate": tensors(
@@ -31,9 +30,12 @@ def test_what_cannot_be_an_adapter_scores_nothing(posing):
         ),
         "a shape does not fit: W_down is (r, 384), b_down (r,), W_up (384, r), b_up (384,)": tensors()
         | {"3.b_up": torch.zeros(2)},
-        "a shape does not fit: head.W is (2, 384), head.b (2,)": tensors() | {"head.b": torch.zeros(3)},
-        f"16,146 parameters of its adapters are not 0, and {KEEP:,} are allowed: prune more, or take a narrower "
-        "adapter": tensors(1.0, r=3),
+        "it returns a head: the model's own stays as it is, and only the adapters may change": tensors(0.01)
+        | {"head.W": torch.zeros(2, 384)},
+        "of every adapter W_down or W_up is 0 altogether: nothing is left of it": tensors()
+        | {"5.b_up": torch.ones(384)},
+        f"6,918 parameters of its adapters are not 0, and {KEEP:,} are allowed: prune more, or take a narrower "
+        "adapter": tensors(1.0, r=1),
     }
     for message, given in cases.items():
         scored = COMPRESS.scored(posing, given)
@@ -41,10 +43,11 @@ def test_what_cannot_be_an_adapter_scores_nothing(posing):
 
 
 def test_a_width_may_be_chosen_and_zeros_count_for_nothing(posing):
-    narrow = tensors(0.01, r=1)
+    ones = {"W_down": torch.ones(1, 384), "W_up": torch.ones(384, 1)}
+    narrow = tensors(0.0, r=1) | {f"{i}.{part}": one for i in (3, 4, 5) for part, one in ones.items()}
     assert "allowed" not in COMPRESS.scored(posing, narrow).message
-    wide = tensors(0.0, r=64) | {"0.W_down": torch.ones(64, 384)}  # 24,576
-    assert COMPRESS.scored(posing, wide).message.startswith("24,576 parameters")
+    wide = tensors(0.0, r=64) | {"0.W_down": torch.ones(64, 384), "0.W_up": torch.ones(384, 64)}
+    assert COMPRESS.scored(posing, wide).message.startswith("49,152 parameters")
 
 
 def test_those_to_learn_from_and_those_to_judge_by_have_no_sentence_in_common(posing):
@@ -61,9 +64,10 @@ def test_the_model_is_as_before_when_its_outputs_were_asked(posing):
     model, (ids, mask, _) = adapters_train.load_minilm(), posing.kept
     with torch.no_grad():
         before = model(input_ids=ids[:2], attention_mask=mask[:2]).logits
-        own = tensors() | {"head.W": model.classifier.weight, "head.b": model.classifier.bias}
-        assert torch.equal(outputs(model, own, ids[:2], mask[:2]), before)  # adapters of zeros add nothing
-        assert not outputs(model, tensors(1.0), ids[:2], mask[:2]).any()  # a head of zeros
+        assert torch.equal(
+            outputs(model, tensors(), ids[:2], mask[:2]), before
+        )  # adapters of zeros add nothing
+        assert not torch.equal(outputs(model, tensors(1.0), ids[:2], mask[:2]), before)
         assert torch.equal(model(input_ids=ids[:2], attention_mask=mask[:2]).logits, before)
 
 

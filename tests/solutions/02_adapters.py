@@ -50,21 +50,22 @@ def adapters_compress(load, outputs, trained, ids, mask, labels, keep):
     model, tensors = load(), {name: t.clone().requires_grad_() for name, t in trained().items()}
     matrices = [name for name in tensors if ".W_" in name]
     keep -= sum(t.numel() for name, t in tensors.items() if ".b_" in name)
-    total, rounds, step = sum(tensors[name].numel() for name in matrices), 2, 0
-    optim = torch.optim.Adam(tensors.values(), lr=3e-3)
-    for i in range(1, rounds + 1):
-        stay = round(total * (keep / total) ** (i / rounds))
-        sizes = torch.cat([tensors[name].detach().abs().flatten() for name in matrices])
-        threshold = sizes.topk(stay).values.min()
-        masks = {name: (tensors[name].detach().abs() >= threshold) for name in matrices}
-        for _ in range(40):
-            with torch.no_grad():
-                for name in matrices:
-                    tensors[name] *= masks[name]
-            rows = torch.arange(32 * step, 32 * step + 32) % len(ids)
-            optim.param_groups[0]["lr"] = 3e-3 * (1 - step / 80)
-            optim.zero_grad()
-            F.cross_entropy(outputs(model, tensors, ids[rows], mask[rows]), labels[rows]).backward()
-            optim.step()
-            step += 1
+
+    def loss(step):
+        rows = torch.arange(32 * step, 32 * step + 32) % len(ids)
+        return F.cross_entropy(outputs(model, tensors, ids[rows], mask[rows]), labels[rows])
+
+    sum(loss(step) for step in range(8)).backward()
+    scores = {name: (tensors[name].grad * tensors[name]).abs().detach() for name in matrices}  # SNIP
+    threshold = torch.cat([score.flatten() for score in scores.values()]).topk(keep).values.min()
+    masks = {name: score >= threshold for name, score in scores.items()}
+    optim = torch.optim.Adam(tensors.values(), lr=1e-2)
+    for step in range(50):
+        with torch.no_grad():
+            for name in matrices:
+                tensors[name] *= masks[name]
+        optim.param_groups[0]["lr"] = 1e-2 * (1 - step / 50)
+        optim.zero_grad()
+        loss(step).backward()
+        optim.step()
     return {name: t.detach() * masks.get(name, 1) for name, t in tensors.items()}
