@@ -111,3 +111,19 @@ def test_unknown_names():
         published.rows("glu")
     with pytest.raises(CourseError, match="did you mean 'GPT-2 M'"):
         published.config("GPT-2 m")
+
+
+def test_a_million_of_another_size_and_ranks_that_the_paper_names():
+    rows = {
+        (row.model, row.method, row.published): row
+        for table in ("gpt3", "e2e", "glue")
+        for row in published.rows(table)
+    }
+    large = rows["RoBERTa large", "Adapter P", "3.0"]
+    assert large.named and not large.agrees and large.agrees_in(2**20)  # 3,171,840
+    huge = rows["GPT-3", "Adapter H", "7.1"]
+    assert huge.named and huge.agrees and not huge.agrees_in(2**20)  # 7,078,080
+    fitted = rows["GPT-2 M", "Adapter H", "11.09"]
+    assert not fitted.named and not fitted.agrees and not fitted.agrees_in(2**20)
+    unknown = next(row for row in rows.values() if row.exact is None)
+    assert unknown.agrees_in(2**20) is None
