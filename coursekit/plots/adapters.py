@@ -81,23 +81,26 @@ def drops_and_shares(
     evidence: Any,
     times: Mapping[str, Mapping[int, float]],
 ) -> Sequence[Axes]:
-    r"""A panel of test accuracies for each group, and one of what blocks without adapters save.
+    r"""A panel of test accuracies for each group that has run, and one of the time that blocks without adapters save.
 
     groups: label of the x axis -> label of a curve -> setting -> arm; arms that are not in `evidence` are left out.
     times: what was timed -> blocks without adapters -> time, with adapters in all blocks = 1.
     """
-    panels = plt.subplots(2, 2, figsize=(9.2, 6.8))[1].flat
-    for ax, (xlabel, group) in zip(panels[:-1], groups.items(), strict=True):
-        curves = {
-            name: {x: evidence.accuracy(arm) for x, arm in curve.items() if arm in evidence.arms}
-            for name, curve in group.items()
-        }
-        score_curves({name: c for name, c in curves.items() if c}, xlabel, label="test accuracy", ax=ax)
-        if any(curves.values()):
-            ax.legend(fontsize=8)
-    filled = [ax for ax in panels[:-1] if ax.has_data()]
-    limits = [ax.get_ylim() for ax in filled]
-    for ax in filled:  # one scale for all accuracies
+    drawn: dict[str, dict[str, dict[float, Any]]] = {}
+    for xlabel, group in groups.items():
+        for name, curve in group.items():
+            if points := {x: evidence.accuracy(arm) for x, arm in curve.items() if arm in evidence.arms}:
+                drawn.setdefault(xlabel, {})[name] = points
+    rows = len(drawn) // 2 + 1
+    every = list(plt.subplots(rows, 2, figsize=(9.2, 3.4 * rows))[1].flat)
+    panels = every[: len(drawn) + 1]
+    for ax in every[len(panels) :]:
+        ax.remove()
+    for ax, (xlabel, curves) in zip(panels, drawn.items(), strict=False):
+        score_curves(curves, xlabel, label="test accuracy", ax=ax)
+        ax.legend(fontsize=8)
+    limits = [ax.get_ylim() for ax in panels[:-1]]
+    for ax in panels[:-1]:  # one scale for all accuracies
         ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     for name, ratio in times.items():
         panels[-1].plot(list(ratio), list(ratio.values()), "o-", label=name)
@@ -106,7 +109,7 @@ def drops_and_shares(
     panels[-1].set_xlabel("lower blocks without adapters")
     panels[-1].set_ylabel("time, adapters in all blocks = 1")
     panels[-1].legend(fontsize=8)
-    return list(panels)
+    return panels
 
 
 def _box(ax: Axes, x: float, y: float, text: str, trained: bool = False, width: float = 1.3) -> None:

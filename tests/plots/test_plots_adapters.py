@@ -39,3 +39,9 @@ def test_what_has_not_run_is_left_out_and_times_stand_beside():
     after = [line for line in drops[2].lines if line.get_marker() == "o"]
     assert [list(line.get_ydata()) for line in after] == [[0.8, 0.7]]
     assert_nothing_is_cut_off(times.figure)
+
+
+def test_a_group_of_which_nothing_has_run_has_no_panel():
+    groups = {"blocks": {"dropped": {0: "not yet"}}, "after, %": {"random": {0: "whole"}}}
+    drop, times = drops_and_shares(groups, Evidence(), {"training step": {0: 1.0}})
+    assert drop.get_xlabel() == "after, %" and times.figure.axes == [drop, times]
