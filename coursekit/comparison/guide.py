@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from coursekit.comparison.evidence import results
+from coursekit.comparison.evidence import results, tables
 from coursekit.comparison.evidence.intervals import Interval
 from coursekit.comparison.evidence.results import CONSTANT, Evidence
 from coursekit.comparison.rows import Row
@@ -162,6 +162,10 @@ def against(evidence: Evidence) -> dict[str, Interval]:
     return dict(sorted(found.items(), key=lambda pair: -pair[1].value))
 
 
+def _floor(evidence: Evidence) -> str:
+    return "; ".join(f"{arm} {tables.words(evidence.minus(arm, 'head'))}" for arm in below(evidence, "head"))
+
+
 def said(evidence: Evidence, expected: int, within: float = 0.05) -> list[str]:
     r"""What the file says, a line each. expected: how many methods there are to be. within: "close to" full."""
     arms = [arm for arm in evidence.searched_arms if arm != CONSTANT]
@@ -171,7 +175,7 @@ def said(evidence: Evidence, expected: int, within: float = 0.05) -> list[str]:
         f"{len(arms)} of {expected} methods have runs with every seed{f'; settled: {done}' if done else ''}; "
         f"{len(evidence.runs)} runs, {evidence.minutes / 60:.1f} hours of one thread",
         f"twice the steps bring, in validation accuracy: {more or 'not run yet'}",
-        f"below the head alone: {', '.join(below(evidence, 'head')) or 'none'}" if "head" in arms else "",
+        f"below the head alone: {_floor(evidence) or 'none'}" if "head" in arms else "",
     ]
     gaps = against(evidence)
     level = {arm: gap for arm, gap in gaps.items() if not gap.tells}

@@ -142,6 +142,8 @@ def test_what_the_file_says_is_computed_from_it():
     assert more == "twice the steps bring, in validation accuracy: full +0.010"
     assert floor == "below the head alone: none" and better == "better than full fine-tuning: dear"
     assert worse == "worse: good, small, head", "the best first"
+    bad = guide.said(Evidence("t", (*EVIDENCE.runs, *runs("bad", 200, 0.5))), expected=32)[2]
+    assert bad.startswith("below the head alone: bad -0.") and "told apart" not in bad
     assert level.startswith("not told apart from it: lucky (up to ±0.0") and fewest.endswith("dear, 7")
     assert list(guide.against(EVIDENCE)) == ["dear", "lucky", "good", "small", "head"]
     found = guide.points(EVIDENCE, without=(CONSTANT, "head"))
