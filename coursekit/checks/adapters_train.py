@@ -208,9 +208,7 @@ def trained_wide(
     load: Any, outputs: Any, ids: Tensor, mask: Tensor, labels: Tensor, r: int, steps: int
 ) -> dict[str, Tensor]:
     r"""Adapters of width r after `steps` steps of Adam on 32 rows each: the tensors of `outputs`."""
-    model, random = load(), torch.Generator().manual_seed(0)
-    shapes = {"W_down": (r, 384), "b_down": (r,), "W_up": (384, r), "b_up": (384,)}
-    found = {f"{i}.{part}": torch.zeros(shape) for i in range(6) for part, shape in shapes.items()}
+    model, random, found = load(), torch.Generator().manual_seed(0), _filled(0.0, r)
     for name, tensor in found.items():
         if ".W" in name:
             tensor.normal_(0, 0.02, generator=random)
@@ -305,7 +303,7 @@ def _right(tensors: dict[str, Tensor], ids: Tensor, mask: Tensor, labels: Tensor
 
 
 def _filled(value: float, r: int = WIDE) -> dict[str, Tensor]:
-    r"""Tensors of the right shapes, for the mistakes."""
+    r"""Tensors of the right shapes, all entries `value`."""
     shapes = {"W_down": (r, 384), "b_down": (r,), "W_up": (384, r), "b_up": (384,)}
     return {f"{i}.{part}": torch.full(shape, value) for i in range(6) for part, shape in shapes.items()}
 

@@ -24,8 +24,7 @@ def lora_layer(
     make: a class that is made with a linear layer, r and alpha, and keeps A and B. A forward pass that gives no tensor
     gives dots: nothing was attempted.
     """
-    base = nn.Linear(W.shape[1], W.shape[0])
-    base.load_state_dict({"weight": W, "bias": b})
+    base = _linear(W, b)
     layer = make(base, r=len(A), alpha=alpha)
     if not isinstance(h := layer(x), Tensor):
         return ...
@@ -48,8 +47,7 @@ def ia3_layer(
     make: a class that is made with a linear layer and a side, "output" or "input", and keeps its factors as l. A
     forward pass that gives no tensor gives dots: nothing was attempted.
     """
-    base = nn.Linear(W.shape[1], W.shape[0])
-    base.load_state_dict({"weight": W, "bias": b})
+    base = _linear(W, b)
     layer = make(base, side)
     if not isinstance(h := layer(x), Tensor):
         return ...
@@ -57,3 +55,9 @@ def ia3_layer(
     trained = sum(p.numel() for p in layer.parameters() if p.requires_grad)
     layer.l.data = l
     return silent, trained, layer(x).detach()
+
+
+def _linear(W: Float[Tensor, "out in"], b: Float[Tensor, " out"]) -> nn.Linear:
+    base = nn.Linear(W.shape[1], W.shape[0])
+    base.load_state_dict({"weight": W, "bias": b})
+    return base
