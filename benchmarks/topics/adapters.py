@@ -88,33 +88,29 @@ GRID = Grid(
         arm("head", CANDIDATES["head"], 1e-1, experiment="reference"),
         # Where: 78,432 parameters in two bottlenecks a block, 76,128 in one twice as wide, 80,736 in Lin's, which has a
         # norm of its own. All start alike and have relu, so that the place differs; `parallel` is as its paper has it.
-        additive("houlsby r=8", HoulsbyAdapter(r=8, activation="relu", init="bert"), experiment="place"),
         *(arm(name, CANDIDATES[name], 3e-3, experiment="place") for name in ("pfeiffer", "parallel", "lin")),
-        additive("parallel, s = 1", ParallelAdapter(r=16, init="bert", scaling=1.0), experiment="place"),
-        # How wide. 16 is `pfeiffer`.
-        *(additive(f"pfeiffer r={r}", PfeifferAdapter(r=r), experiment="width", r=r) for r in (1, 4, 64)),
-        # With the residual (`wide` below is r = 64) and without.
+        # How many of their weights: after training, before it, and as many as `narrow` has in a wider one.
+        additive("wide", WIDE, experiment="sparse", also=AFTER),
+        # With the residual (`wide` is r = 64) and without.
         additive("narrow", NARROW, experiment="residual", r=16),
-        *(
-            additive(f"houlsby r={m.r} without", m, 3e-3, without_residual, experiment="residual", r=m.r)
-            for m in (NARROW, WIDE)
-        ),
+        additive("houlsby r=16 without", NARROW, 3e-3, without_residual, experiment="residual", r=16),
         # In how many blocks.
-        arm("adapter-drop", CANDIDATES["adapter-drop"], 3e-3, experiment="drop", n=2),
-        additive("drop 4", AdapterDrop(PfeifferAdapter(r=16), n=4), experiment="drop", n=4),
         additive(
             "robust", AdapterDrop(PfeifferAdapter(r=16), robust=True), experiment="drop",
             also={f"{n} skipped": partial(skipped, n=n) for n in (2, 4)},
         ),
-        # How many of their weights: after training, before it, and as many as `narrow` has in a wider one.
-        additive("wide", WIDE, experiment="sparse", also=AFTER),
+        arm("adapter-drop", CANDIDATES["adapter-drop"], 3e-3, experiment="drop", n=2),
+        additive("drop 4", AdapterDrop(PfeifferAdapter(r=16), n=4), experiment="drop", n=4),
+        # How wide. 16 is `pfeiffer`.
+        *(additive(f"pfeiffer r={r}", PfeifferAdapter(r=r), experiment="width", r=r) for r in (64, 1)),
+        additive("houlsby r=8", HoulsbyAdapter(r=8, activation="relu", init="bert"), experiment="place"),
         arm("sparse-adapter", CANDIDATES["sparse-adapter"], 3e-3, experiment="sparse", score="snip", pruned=0.8),
-        *(sparse(score, share) for score, share in (
-            ("magnitude", 0.8), ("random", 0.8), ("snip", 0.95), ("magnitude", 0.95), ("random", 0.95),
-        )),
+        *(sparse(score, 0.95) for score in ("snip", "magnitude", "random")),
         additive(
             "large-sparse", SparseAdapter(WIDE, pruned=0.75, score="snip"), 3e-3, on_batches, experiment="large-sparse"
         ),
+        additive("parallel, s = 1", ParallelAdapter(r=16, init="bert", scaling=1.0), experiment="place"),
+        additive("houlsby r=64 without", WIDE, 3e-3, without_residual, experiment="residual", r=64),
     ),
     reference="full",
     doublings=0,  # of adapters asked in `methods`

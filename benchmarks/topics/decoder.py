@@ -1,4 +1,4 @@
-r"""A decoder on the same task: LLaMA-Adapter, which is for decoders alone, beside LoRA and a soft prompt."""
+r"""A decoder on the same task: LLaMA-Adapter, for decoders alone, beside LoRA, an adapter, (IA)³ and a soft prompt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["GRID", "SETTING"]
 
 #: SmolLM2 answers with a word. A step takes more than ten times as long as one of MiniLM: small batches, few steps.
 SETTING = replace(ENCODER, model="smollm2", batch_size=8, sentences=500, validation=200)
-RATES = {"lora": 1e-3, "llama-adapter": 1e-2, "prompt": 1e-1}
+RATES = {"lora": 1e-3, "ia3": 1e-2, "pfeiffer": 1e-3, "llama-adapter": 1e-2, "prompt": 1e-1}
 
 GRID = Grid(
     topic="decoder",

@@ -11,7 +11,7 @@ from coursekit.methods import LoRA, PfeifferAdapter
 __all__ = ["GRID", "SETTING"]
 
 #: Of training sentences. All train for equally many steps, so that only the sentences differ.
-EXAMPLES, FEW_STEPS = (16, 64, 256, 1024), 200
+EXAMPLES, FEW_STEPS = (16, 128, 1024), 200
 RATES = {"ia3": 3e-2, "lora": 3e-3, "pfeiffer": 3e-3, "full": 1e-4, "head": 1e-1}
 
 GRID = Grid(
