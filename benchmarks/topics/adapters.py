@@ -109,7 +109,7 @@ GRID = Grid(
         additive(
             "large-sparse", SparseAdapter(WIDE, pruned=0.75, score="snip"), 3e-3, on_batches, experiment="large-sparse"
         ),
-        additive("parallel, s = 1", ParallelAdapter(r=16, init="bert", scaling=1.0), experiment="place"),
+        additive("parallel s=1", ParallelAdapter(r=16, init="bert", scaling=1.0), experiment="place"),
         additive("houlsby r=64 without", WIDE, 3e-3, without_residual, experiment="residual", r=64),
     ),
     reference="full",

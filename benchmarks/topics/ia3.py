@@ -33,7 +33,10 @@ GRID = Grid(
             for r in (2, 3)
         ),
         *(
-            arm(f"{name}, {n} examples", CANDIDATES[name], rate, FEW_STEPS, experiment="few", method=name, examples=n)
+            arm(
+                f"{name} with {n} examples", CANDIDATES[name], rate, FEW_STEPS,
+                experiment="few", method=name, examples=n,
+            )
             for n in EXAMPLES
             for name, rate in RATES.items()
         ),

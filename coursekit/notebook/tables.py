@@ -10,10 +10,11 @@ from typing import Any
 class Table:
     r"""Rows under column names; Jupyter shows it as a table, a terminal as aligned text.
 
-    Numbers stand on the right. Give numbers as text where their form matters.
+    Numbers stand on the right. Give numbers as text where their form matters. note: a sentence under the table.
     """
 
-    def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
+        self.note = note
         self.columns = list(columns)
         self.rows = [[_text(value) for value in row] for row in rows]
         self._right = [all(_is_number(row[i]) for row in self.rows) for i in range(len(columns))]
@@ -21,18 +22,20 @@ class Table:
     def _repr_markdown_(self) -> str:
         rule = ["--:" if right else ":--" for right in self._right]
         lines = [self.columns, rule, *([value.replace("|", "\\|") for value in row] for row in self.rows)]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return f"{table}\n\n{self.note}" if self.note else table
 
     def __repr__(self) -> str:
         lines = [self.columns, *self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
-        return "\n".join(
+        rows = [
             "  ".join(
                 value.rjust(width) if right else value.ljust(width)
                 for value, width, right in zip(line, widths, self._right, strict=True)
             ).rstrip()
             for line in lines
-        )
+        ]
+        return "\n".join([*rows, *([self.note] if self.note else [])])
 
 
 def _text(value: Any) -> str:

@@ -42,6 +42,7 @@ def axes(ax: Axes | None = None, **figure: Any) -> Axes:
 def loss_curve(losses: Mapping[str, Sequence[float]], smooth: int = 5, ax: Axes | None = None) -> Axes:
     r"""Training loss over steps, each run faint with its running mean of `smooth` steps on top."""
     ax = axes(ax)
+    averaged = any(len(values) > smooth for values in losses.values())
     for colour, (label, values) in zip(COLOURS, losses.items(), strict=False):
         values = np.asarray(values, dtype=float)
         steps = np.arange(1, len(values) + 1)
@@ -52,7 +53,7 @@ def loss_curve(losses: Mapping[str, Sequence[float]], smooth: int = 5, ax: Axes 
         else:
             ax.plot(steps, values, color=colour, label=label, marker="o", markersize=3)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel("step")
+    ax.set_xlabel(f"step (line: mean of {smooth} steps; pale: each step)" if averaged else "step")
     ax.set_ylabel("training loss (nats)")
     ax.legend()
     return ax

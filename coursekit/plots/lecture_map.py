@@ -13,7 +13,7 @@ from coursekit.plots.hybrid import FAMILIES
 MAP = {
     "additive": ("adds new parameters", ("adapters", "(IA)³", "prompt tuning", "prefix tuning", "P-tuning")),
     "selective": ("trains a few of the model's own", ("BitFit", "top layers", "FishMask", "FAR")),
-    "reparameterised": ("trains a compact form of the update", ("intrinsic dimension", "LoRA", "QLoRA")),
+    "reparameterised": ("trains a compact update", ("intrinsic dimension", "LoRA", "QLoRA")),
     "hybrid": ("combines several of these", ("MAM", "UniPELT", "Compacter")),
 }
 

@@ -2,6 +2,7 @@ r"""What is left to run, who runs it, how it is kept, and how sure a difference 
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -127,6 +128,10 @@ def test_longer_runs_wait_for_the_other_arms():
         (lambda: Arm("a", None, (1e-3, 3e-3)), "rates must be three or more"),
         (lambda: Arm("a", None, (1e-3, 2e-3, 3e-3)), "1 and 3 times a power of ten"),
         (lambda: Grid("t", (Arm("a", None, RATES),) * 2, "a"), "two arms of t are called 'a'"),
+        (
+            lambda: Grid("t", (Arm("a", None, RATES), Arm("a, b", None, RATES)), "a"),
+            "reads as a state of 'a'",
+        ),
         (lambda: Grid("t", (Arm("a", None, RATES),), "b"), "no arm 'b'"),
         (lambda: Grid("t", (Arm("a", None, RATES),), "a", seeds=(0, 1)), "seeds must be three or more"),
         (lambda: Grid("t", (Arm("a", None, RATES),), "a", steps=5, points=6), "steps must be"),
@@ -328,6 +333,31 @@ def test_the_change_of_a_difference_is_paired_by_sentence_too():
     assert intervals.change((at[0.70], at[0.70]), (at[0.80], at[0.78])) == intervals.difference(
         at[0.80], at[0.78]
     )
+
+
+def test_two_states_of_one_training_are_paired_by_seed():
+    hard = np.random.default_rng(0).random(500)
+    levels = (0.6, 0.8, 0.9)  # what training came to, with each seed
+    one, other = ([hard < level - less for level in levels] for less in (0, 0.03))
+    apart, paired = intervals.difference(one, other), intervals.difference(one, other, same_training=True)
+    assert paired.value == pytest.approx(np.mean(one) - np.mean(other)) == apart.value
+    assert paired.tells and not apart.tells and apart.margin > 5 * paired.margin
+    runs = [Run(Cell(arm, 9, 1e-3, seed), ((9, 0.5),), tuple(own[seed]), 7, 1.0)
+            for arm, own in (("a", one), ("a, cut", other), ("b", other)) for seed in range(3)]  # fmt: skip
+    found = Evidence("t", tuple(runs))
+    assert found.minus("a", "a, cut") == paired and found.minus("a, cut", "a").tells
+    assert found.minus("a", "b") == apart
+
+
+def test_the_variance_of_few_seeds_is_not_underrated():
+    shares, n = (0.70, 0.75, 0.80), 100_000  # so many sentences that seeds alone move the mean
+    found = intervals.accuracy([np.arange(n) < share * n for share in shares])
+    # All 27 draws of three seeds from three, the standard deviation of their means widened to the unbiased one.
+    drawn = [np.mean(one) for one in itertools.product(shares, repeat=3)]
+    assert np.std(drawn) * math.sqrt(3 / 2) == pytest.approx(np.std(shares, ddof=1) / math.sqrt(3))
+    assert found.margin == pytest.approx(
+        0.05 * math.sqrt(3 / 2), abs=0.002
+    )  # the outermost draws: all seeds alike
 
 
 def test_seeds_that_disagree_widen_the_interval():

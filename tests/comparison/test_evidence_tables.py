@@ -33,6 +33,7 @@ def test_arms_that_were_not_run_with_every_seed_are_left_out():
     found = tables.arms(Evidence("t", RUNS), {"low": "r1", "high": "r8", "to come": "late"}, "r1")
     assert [row[0] for row in found.rows] == ["low", "high"] and found.columns[-1] == "minus low"
     (low, high) = found.rows
+    assert "3 seeds" in found.note and found.note in repr(found) and found.note in found._repr_markdown_()
     assert low[-1] == "–" and high[-1].startswith("+0.400 (") and "not told apart" not in high[-1]
     assert high[1:4] == ["7", "0.001", "100"] and high[4].startswith("0.900 ± ")
     same = (
@@ -65,14 +66,14 @@ def test_a_sweep_has_whole_rates_of_the_runs_that_chose_them():
 def test_claims_are_answered_from_the_runs_or_not_at_all():
     evidence = Evidence("t", RUNS)
     assert tables.answer(evidence, "r8", "r1").startswith("+0.400 (")
-    assert tables.answer(evidence, "r8", "late") == "not enough runs yet (late)"
-    assert tables.rates(evidence, "r1", "none") == "not enough runs yet (none)"
+    assert tables.answer(evidence, "r8", "late") == "not measured yet"
+    assert tables.rates(evidence, "r1", "none") == "not measured yet"
     faster = (*RUNS, *(run("fast", 3e-3, seed, 30) for seed in range(3)))
     assert tables.rates(Evidence("t", faster), "fast", "r1") == "0.003 against 0.001, 3 times"
     # 0.75 - 0.5 before, 0.9 - 0.75 after.
     moved = tables.change(Evidence("t", faster), ("fast", "r1"), ("r8", "fast"))
     assert moved.startswith("-0.100 (")
-    assert tables.change(evidence, ("r8", "r1"), ("late", "r1")) == "not enough runs yet (late)"
+    assert tables.change(evidence, ("r8", "r1"), ("late", "r1")) == "not measured yet"
     assert evidence.once("r8") == [1e-2] and evidence.once("r1") == []
 
 

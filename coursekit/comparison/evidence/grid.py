@@ -57,6 +57,11 @@ class Grid:
                 raise CourseError(
                     f"two arms of {self.topic} are called {name!r}: give each a name of its own"
                 )
+        for name in names:
+            if of := next((other for other in names if name.startswith(derived(other, ""))), None):
+                raise CourseError(
+                    f'{name!r} reads as a state of {of!r}: call it something without "{derived(of, "")}"'
+                )
         if self.reference not in names:
             raise CourseError(
                 f"{self.topic} has no arm {self.reference!r} to compare with; arms: {', '.join(names)}"

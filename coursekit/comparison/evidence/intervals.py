@@ -3,7 +3,11 @@ r"""How sure a difference between two arms is, given that both the test sentence
 The bootstrap (Efron 1979) draws sentences and seeds again and again with replacement. Both arms answered the same
 sentences, so the same draw of sentences serves both: that is what makes the difference paired, and its interval
 narrower than those of the two accuracies. Seeds are drawn for each arm by itself: seed 0 of one method and seed 0 of
-another share the order of the data but not what training makes of it.
+another share the order of the data but not what training makes of it. Two states of one trained model, such as with
+adapters and without some of them, share all of it, and so the draw of seeds.
+
+Drawing k seeds from k with replacement gives a variance that is too small, by (k - 1)/k: what a draw of seeds moves is
+widened by sqrt(k/(k - 1)) (Davison and Hinkley 1997, section 3.2, on resampling groups).
 """
 
 from __future__ import annotations
@@ -48,8 +52,13 @@ def accuracy(correct: Answers, draws: int = DRAWS) -> Interval:
     return _combined(((1, correct),), draws)
 
 
-def difference(one: Answers, other: Answers, draws: int = DRAWS) -> Interval:
-    r"""Accuracy of `one` minus that of `other`, paired by sentence. Each is (seeds, sentences), sentences the same."""
+def difference(one: Answers, other: Answers, draws: int = DRAWS, *, same_training: bool = False) -> Interval:
+    r"""Accuracy of `one` minus that of `other`, paired by sentence. Each is (seeds, sentences), sentences the same.
+
+    same_training: both are states of the same trained models, seed by seed, and so paired by seed as well.
+    """
+    if same_training:
+        return _combined(((1, _array(one) - _array(other)),), draws)
     return _combined(((1, one), (-1, other)), draws)
 
 
@@ -58,7 +67,7 @@ def change(before: tuple[Answers, Answers], after: tuple[Answers, Answers], draw
     return _combined(((1, after[0]), (-1, after[1]), (-1, before[0]), (1, before[1])), draws)
 
 
-def _combined(terms: Sequence[tuple[int, Answers]], draws: int) -> Interval:
+def _combined(terms: Sequence[tuple[int, Answers | npt.NDArray[np.float64]]], draws: int) -> Interval:
     r"""A sum of accuracies, each with its sign; one draw of sentences serves all of them."""
     signed = [(sign, _array(correct)) for sign, correct in terms]
     sentences, seeds = _draws(signed[0][1].shape[1], tuple(len(a) for _, a in signed), draws)
@@ -66,7 +75,7 @@ def _combined(terms: Sequence[tuple[int, Answers]], draws: int) -> Interval:
     return _interval(float(sum(sign * a.mean() for sign, a in signed)), np.asarray(drawn))
 
 
-def _array(correct: Answers) -> npt.NDArray[np.float64]:
+def _array(correct: Answers | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(correct, dtype=float)  # (seeds, sentences)
 
 
@@ -91,8 +100,13 @@ def _means(
     answers: npt.NDArray[np.float64], seeds: npt.NDArray[np.int64], sentences: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float64]:
     r"""Mean accuracy in each draw: (draws,). Whole numbers up to here, so that no rounding depends on the order."""
-    right = sentences @ answers.T.astype(np.float32)  # (draws, n)(n, seeds), exact below 2^24
-    return np.take_along_axis(right.astype(np.float64), seeds, axis=1).mean(axis=1) / answers.shape[1]
+    k, n = answers.shape
+    right = (sentences @ answers.T.astype(np.float32)).astype(
+        np.float64
+    )  # (draws, n)(n, k), exact below 2^24
+    centre = right.mean(axis=1)
+    by_seeds = np.take_along_axis(right, seeds, axis=1).mean(axis=1) - centre  # 0 where there is one seed
+    return (centre + by_seeds * np.sqrt(k / max(k - 1, 1))) / n
 
 
 def _interval(value: float, drawn: npt.NDArray[np.float64]) -> Interval:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from coursekit.comparison.evidence import intervals
 from coursekit.comparison.evidence.grid import derived
 from coursekit.comparison.evidence.intervals import Interval
-from coursekit.comparison.evidence.plan import Run, mean_curve
+from coursekit.comparison.evidence.plan import Cell, Run, mean_curve
 from coursekit.comparison.evidence.store import parse
 from coursekit.errors import CourseError, one_of
 from coursekit.paths import DATA
@@ -59,8 +59,11 @@ class Evidence:
         return intervals.accuracy([run.correct for run in self._of(arm)])
 
     def minus(self, arm: str, other: str) -> Interval:
-        r"""Test accuracy of `arm` minus that of `other`, paired by sentence, with its 95 % interval."""
-        return intervals.difference(*([run.correct for run in self._of(name)] for name in (arm, other)))
+        r"""Test accuracy of `arm` minus that of `other`, with its 95 % interval: paired by sentence, and by seed as
+        well where both are states of the same trained models.
+        """
+        answers = ([run.correct for run in self._of(name)] for name in (arm, other))
+        return intervals.difference(*answers, same_training=self._trained(arm) == self._trained(other))
 
     def validation(self, arm: str) -> float:
         r"""Validation accuracy at the end, the mean over the seeds: what may choose an arm, since no test sentence was
@@ -119,6 +122,15 @@ class Evidence:
     def minutes(self) -> float:
         r"""By the clock, all runs together."""
         return sum(run.seconds for run in self.runs) / 60
+
+    def _trained(self, arm: str) -> set[Cell]:
+        r"""The cells that were trained for `arm`: its own, or those of the arm that it is a state of."""
+        own = {run.cell for run in self._of(arm)}
+        trained = {run.cell for run in self.runs}
+        for parent in {cell.arm for cell in trained if arm.startswith(derived(cell.arm, ""))}:
+            if (cells := {replace(cell, arm=parent) for cell in own}) <= trained:
+                return cells
+        return own
 
     def _of(self, arm: str) -> tuple[Run, ...]:
         one_of("arm", arm, self.arms)

@@ -13,8 +13,8 @@ from coursekit.notebook.tables import Table
 def arms(evidence: Evidence, labels: Mapping[str, str], reference: str) -> Table:
     r"""One row for each of `labels` (label -> arm) that was run with every seed, and its accuracy minus `reference`'s.
 
-    Margins are half the width of a 95 % interval over test sentences and seeds. The last column is headed by the
-    reference's label, where it has one.
+    Margins are half the width of a 95 % interval over test sentences and seeds; a note under the table says so. The
+    last column is headed by the reference's label, where it has one.
     """
     there = {label: arm for label, arm in labels.items() if arm in evidence.arms}
     minus = reference in evidence.arms
@@ -31,7 +31,12 @@ def arms(evidence: Evidence, labels: Mapping[str, str], reference: str) -> Table
     ]
     named = next((label for label, arm in labels.items() if arm == reference), reference)
     columns = ["", "trained parameters", "learning rate", "steps", "test accuracy", f"minus {named}"]
-    return Table(columns, rows)
+    seeds = len({run.cell.seed for run in evidence.runs})
+    note = (
+        f"{seeds} seeds; ± is half of a 95 % interval over test sentences and seeds; each learning rate is the best on "
+        "validation sentences."
+    )
+    return Table(columns, rows, note)
 
 
 def pairs(evidence: Evidence, asked: Mapping[str, tuple[str, str]]) -> Table:
@@ -49,7 +54,7 @@ def pairs(evidence: Evidence, asked: Mapping[str, tuple[str, str]]) -> Table:
 
 
 def answer(evidence: Evidence, arm: str, other: str) -> str:
-    r"""Accuracy of `arm` minus that of `other`, in words; "not enough runs yet" where one lacks a seed."""
+    r"""Accuracy of `arm` minus that of `other`, in words; "not measured yet" where one lacks a seed."""
     return _missing(evidence, arm, other) or words(evidence.minus(arm, other))
 
 
@@ -71,8 +76,7 @@ def words(found: Interval) -> str:
 
 
 def _missing(evidence: Evidence, *arms: str) -> str:
-    missing = [arm for arm in arms if arm not in evidence.arms]
-    return f"not enough runs yet ({', '.join(missing)})" if missing else ""
+    return "" if set(arms) <= set(evidence.arms) else "not measured yet"
 
 
 #: (arm, learning rate, seed, validation accuracy, test accuracy)
