@@ -53,7 +53,8 @@ def test_a_sentence_says_whether_a_shared_rate_names_another_winner():
 
 def test_a_peak_has_the_rates_beside_the_best_those_with_one_seed_too():
     assert contest.peak(EVIDENCE, "fisher") == (
-        "fisher: validation accuracy 0.800 at its best learning rate 0.003, 0.700 at 0.001 and 0.550 at 0.01"
+        "fisher: validation accuracy 0.800 at its best learning rate 0.003, 0.700 at 0.001 and "
+        "0.550 at 0.01 (one seed)"
     )
     assert contest.peak(EVIDENCE, "chance").endswith("0.01, 0.750 at 0.003")
     assert contest.peak(EVIDENCE, "whole") == contest.peak(EVIDENCE, "late") == ""

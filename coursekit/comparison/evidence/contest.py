@@ -65,7 +65,8 @@ def peak(evidence: Evidence, arm: str) -> str:
     beside = [rate for rate in (*rates[max(0, at - 1) : at], *rates[at + 1 : at + 2])]
     if not beside:
         return ""
-    others = " and ".join(f"{curve[rate]:.3f} at {rate:g}" for rate in beside)
+    once = evidence.once(arm)
+    others = " and ".join(f"{curve[r]:.3f} at {r:g}" + " (one seed)" * (r in once) for r in beside)
     return f"{arm}: validation accuracy {curve[best]:.3f} at its best learning rate {best:g}, {others}"
 
 
