@@ -16,7 +16,7 @@ def at_rates(evidence: Evidence, one: str, other: str) -> Table:
 
     No rows where an arm lacks a seed.
     """
-    columns = ["learning rate", "validation accuracy", "test accuracy (95 %)"]
+    columns = [f"{one} minus {other}", "validation accuracy", "test accuracy (95 %)"]
     if not {one, other} <= set(evidence.arms):
         return Table(columns, [])
     first, second = _every_seed(evidence, one), _every_seed(evidence, other)
