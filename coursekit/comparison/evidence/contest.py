@@ -22,9 +22,8 @@ def at_rates(evidence: Evidence, one: str, other: str) -> Table:
     first, second = _every_seed(evidence, one), _every_seed(evidence, other)
     rows = []
     for rate in sorted({*first} & {*second}):
-        runs = first[rate], second[rate]
-        test = intervals.difference(*([run.correct for run in own] for own in runs))
-        ahead = _validation(runs[0]) - _validation(runs[1])
+        test = intervals.difference(_correct(first[rate]), _correct(second[rate]))
+        ahead = _validation(first[rate]) - _validation(second[rate])
         rows.append([f"{rate:g} for both", f"{ahead:+.3f}", tables.words(test)])
     own = f"each its own: {evidence.rate(one):g} and {evidence.rate(other):g}"
     ahead = evidence.validation(one) - evidence.validation(other)
@@ -98,6 +97,11 @@ def _every_seed(evidence: Evidence, arm: str) -> dict[float, list[Run]]:
         if run.correct:
             found.setdefault(run.cell.rate, []).append(run)
     return {rate: runs for rate, runs in found.items() if {run.cell.seed for run in runs} == seeds}
+
+
+def _correct(runs: list[Run]) -> intervals.Answers:
+    r"""Which test sentences were right, (seeds, sentences)."""
+    return [run.correct for run in runs]
 
 
 def _validation(runs: list[Run]) -> float:
