@@ -62,9 +62,9 @@ TRAINS = register(
         difficulty=2,
         minutes=10,
         hints=(
-            "A parameter trains if it is a bias, or if it belongs to the head.",
-            "A bias is called 'bias' at the end of its path, after a dot: name.endswith('.bias').",
-            "The head is whatever begins with head + '.', its matrix too.",
+            "A parameter trains if it is a bias, or if it belongs to the head: two questions to ask of each name.",
+            "Try your rule on relative_attention_bias.weight and on position_bias: both are tables, neither is a bias.",
+            "Try it on classifier_norm.weight, too: it stands in front of the head and is no part of it.",
         ),
         inputs=_names,
         secret=_secret_names,

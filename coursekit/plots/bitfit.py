@@ -16,17 +16,18 @@ LEARNER, FROZEN = COLOURS[1], "#c9d2d8"
 
 
 def shares(
-    values: Mapping[str, Mapping[str, float]], ylabel: str = "what trains", ax: Axes | None = None
-) -> Axes:
+    values: Mapping[str, Mapping[str, float]], ylabel: str = "what trains", ax: Axes | None = None, *,
+    cmap: str = "Blues",
+) -> Axes:  # fmt: skip
     r"""A share for each method (row) and kind of tensor (column), as a colour with the number written in.
 
     values: method -> kind of tensor by its path in a block -> share, from 0 to 1. A share of 0 is left white.
-    ylabel: what the rows are.
+    ylabel: what the rows are. cmap: another one for shares of something else.
     """
     numbers = np.array([list(row.values()) for row in values.values()], dtype=float)
     ax = axes(ax, figsize=(3.0 + 0.85 * numbers.shape[1], 1.3 + 0.38 * len(numbers)))
     shown = np.ma.masked_equal(numbers, 0)
-    ax.imshow(shown, cmap="Blues", vmin=-0.1 * numbers.max(), vmax=numbers.max(), aspect="auto")
+    ax.imshow(shown, cmap=cmap, vmin=-0.1 * numbers.max(), vmax=numbers.max(), aspect="auto")
     for i, j in zip(*np.nonzero(numbers), strict=True):
         colour = "white" if numbers[i, j] > 0.6 * numbers.max() else "black"
         ax.text(j, i, f"{numbers[i, j]:.1%}", ha="center", va="center", fontsize=9, color=colour)
@@ -40,14 +41,18 @@ def shares(
     return ax
 
 
-def masks(chosen: Mapping[str, Any]) -> Sequence[Axes]:
+def masks(chosen: Mapping[str, Any], title: str = "") -> Sequence[Axes]:
     r"""Masks of one matrix side by side, each entry a point: dark trains. Under each, how many entries that are.
     Rows are outputs, columns inputs.
 
-    chosen: label -> boolean array (out, in).
+    chosen: label -> boolean array (out, in). title: of all of them.
     """
-    figsize = (2.6 * len(chosen), 3.1)
-    panels = plt.subplots(1, len(chosen), figsize=figsize, squeeze=False)[1][0]
+    figure, panels = plt.subplots(
+        1, len(chosen), figsize=(2.6 * len(chosen), 3.4 if title else 3.1), squeeze=False
+    )
+    panels = panels[0]
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     for ax, (label, mask) in zip(panels, chosen.items(), strict=True):
         mask = np.asarray(mask, dtype=bool)
         # A point for each entry that trains: an image this fine would lose single ones.
@@ -146,18 +151,27 @@ def permutation(nodes: int, learners: Sequence[int], ax: Axes | None = None) -> 
 
 
 def moved_and_matters(
-    moved: Mapping[str, float], matters: Mapping[str, float], what: str = "logits"
+    moved: Mapping[str, float],
+    matters: Mapping[str, float],
+    sizes: Mapping[str, int],
+    what: str = "logit difference",
 ) -> Sequence[Axes]:
-    r"""For each kind of parameter how far training moved it, and how far the outputs move when it is put back.
+    r"""For each kind of parameter how far training moved it, and how far the outputs move when it is put back: the
+    whole kind, and shared out among its parameters, since a kind of more parameters can do more.
 
-    moved, matters: kind -> number, the same kinds in the same order.
+    moved, matters: kind -> number, the same kinds in the same order. sizes: kind -> parameters.
     """
-    panels = plt.subplots(1, 2, figsize=(9.0, 1.0 + 0.32 * len(moved)), sharey=True)[1]
-    labels = ("mean change of a parameter", f"mean change of the {what} when put back")
-    for ax, values, label, colour in zip(panels, (moved, matters), labels, COLOURS, strict=False):
+    panels = plt.subplots(1, 3, figsize=(10.2, 1.3 + 0.32 * len(moved)), sharey=True)[1]
+    each = {kind: 1000 * value / sizes[kind] for kind, value in matters.items()}
+    shown = {
+        "mean change of a parameter": moved,
+        f"change of the {what}\nwhen the whole kind is put back": matters,
+        "the same, per 1,000 parameters": each,
+    }
+    for ax, (label, values), colour in zip(panels, shown.items(), COLOURS, strict=False):
         ax.barh(list(values), list(values.values()), color=colour)
         ax.set_xlabel(label)
-        ax.locator_params(axis="x", nbins=5)
+        ax.locator_params(axis="x", nbins=4)
         ax.tick_params(axis="y", length=0)
     panels[0].invert_yaxis()
     return panels
