@@ -190,9 +190,9 @@ FORWARD = register(
 
 def _linear(
     W: Tensor, b: Tensor, A: Tensor, B: Tensor, x: Tensor, alpha: float
-) -> tuple[bool, bool, int, Tensor]:
-    r"""What the stub's `lora_linear` finds of a right LoRALinear: silent at the start, A random, trained, h."""
-    return True, True, A.numel() + B.numel(), forward(x, W, b, A, B, alpha)
+) -> tuple[bool, str, int, Tensor]:
+    r"""What the stub's `lora_linear` finds of a right LoRALinear: silent at the start, A's start, trained, h."""
+    return True, "random", A.numel() + B.numel(), forward(x, W, b, A, B, alpha)
 
 
 def _inputs_linear(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
@@ -206,9 +206,9 @@ def _secret_linear(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, 
 
 
 def _found(
-    silent: bool = True, random: bool = True, base: bool = False, own: bool = True, scale: str = ""
+    silent: bool = True, start: str = "random", base: bool = False, own: bool = True, scale: str = ""
 ) -> Any:
-    r"""What is found of a layer with a mistake. base: W and b train as well; own: A and B train."""
+    r"""What is found of a layer with a mistake. start: of A; base: W and b train as well; own: A and B train."""
 
     def mutant(W: Tensor, b: Tensor, A: Tensor, B: Tensor, x: Tensor, alpha: float) -> Any:
         trained = (W.numel() + b.numel()) * base + (A.numel() + B.numel()) * own
@@ -220,7 +220,7 @@ def _found(
             "none": frozen + update,
             "alpha": frozen + alpha * update,
         }[scale]
-        return silent, random, trained, h
+        return silent, start, trained, h
 
     return mutant
 
@@ -234,8 +234,8 @@ LINEAR = register(
         hints=(
             "In __init__: base.requires_grad_(False) freezes W and b; base.in_features and base.out_features are d_in "
             "and d_out.",
-            "Only an nn.Parameter is found by an optimizer. A: nn.Parameter(small random numbers, (r, d_in)); "
-            "B: nn.Parameter(zeros, (d_out, r)).",
+            "Only an nn.Parameter is found by an optimizer. A: random numbers of size 1 / sqrt(d_in), such as "
+            "torch.randn(r, d_in) / d_in ** 0.5; B: torch.zeros(d_out, r).",
             "In forward: your lora_forward, with self.base.weight, self.base.bias, self.A, self.B and self.alpha.",
         ),
         inputs=_inputs_linear,
@@ -247,8 +247,20 @@ LINEAR = register(
                 "at the start the layer must give what the base layer gives: start B at 0, and A at random",
             ),
             Mutant(
-                _found(random=False),
+                _found(start="zero"),
                 "A starts at 0: with B at 0 as well neither ever gets a gradient; start A at random",
+            ),
+            Mutant(
+                _found(start="one direction"),
+                "the rows of A are all the same direction, so B A starts out with rank 1: draw every entry at random",
+            ),
+            Mutant(
+                _found(start="too large"),
+                "A's entries are too large: a sum of d_in of them grows with sqrt(d_in), so divide by that",
+            ),
+            Mutant(
+                _found(start="too small"),
+                "A's entries are too small: B's first gradients are as small as they are; 1 / sqrt(d_in) is usual",
             ),
             Mutant(
                 _found(base=True), "the base layer still trains: freeze it with base.requires_grad_(False)"

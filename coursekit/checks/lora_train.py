@@ -162,8 +162,9 @@ TRAIN = register(
             "model.get_submodule(name) is the nn.Linear that a name stands for. Put your LoRALinear in its place; or a "
             "hook: its register_forward_hook(f) calls f(layer, inputs, output), and what f returns takes the place of "
             "the output, so that the branch is added there.",
-            "A starts from small random numbers, B from 0. Give only these to the optimizer; Adam with a learning rate "
-            "of 3e-3 needs a few dozen steps on batches of 16 sentences.",
+            "A starts as torch.randn(r, d_in) / d_in ** 0.5, B at 0; only these go to the optimizer. Each step: rows = "
+            "torch.randperm(64)[:16], then F.mse_loss on the logits of these rows. Adam with a learning rate of 3e-3 "
+            "needs a few dozen steps.",
             "Return {name + '.A': A, name + '.B': B} for every name, detached.",
         ),
         budget=Budget(minutes=2, model="minilm"),

@@ -13,7 +13,7 @@ from coursekit.plots.common import COLOURS, axes
 def accuracy_by_directions(
     curves: Mapping[str, Mapping[int, Sequence[float]]],
     full: float,
-    nothing: float,
+    nothing: Mapping[str, float],
     share: float = 0.9,
     beside: Mapping[int, float] | None = None,
     label: str = "accuracy",
@@ -23,8 +23,9 @@ def accuracy_by_directions(
     the means of each curve.
 
     curves: label -> d -> accuracy of each seed. full: what full fine-tuning reaches; a line is drawn at `share` of it,
-    and a circle around the first mean of each curve that is on it or above. nothing: the accuracy where no weight of
-    the body moves. beside: d -> accuracy of single runs made just now, as crosses. label: of the accuracies.
+    and a circle around the first mean of each curve that is on it or above. nothing: label -> an accuracy where no
+    weight of the body moves, a line each. beside: d -> accuracy of single runs made just now, as crosses. label: of
+    the accuracies.
     """
     ax = axes(ax)
     ring = None
@@ -55,8 +56,9 @@ def accuracy_by_directions(
         )
     if beside:
         ax.plot(list(beside), list(beside.values()), "x", color="black", markersize=8, label="this run")
-    lines = ((full, "full fine-tuning"), (share * full, f"{share:.0%} of it"), (nothing, "classifier alone"))
-    for height, text in lines:
+    if any(len(runs) == 1 for curve in curves.values() for runs in curve.values()):
+        ax.plot([], [], "o", color="grey", mfc="white", markersize=4, label="the only run")
+    for text, height in {"full fine-tuning": full, f"{share:.0%} of it": share * full, **nothing}.items():
         ax.axhline(height, color="grey", linestyle=":", linewidth=1)
         ax.annotate(text, (1.0, height), xycoords=("axes fraction", "data"), xytext=(4, 0), va="center",
                     textcoords="offset points", fontsize=9, color="grey")  # fmt: skip

@@ -13,7 +13,7 @@ from coursekit.plots.common import COLOURS, axes
 
 
 def spectrum(values: Mapping[str, Sequence[float]], ax: Axes | None = None) -> Axes:
-    r"""Share of the squared length that the first k singular values hold, for each matrix."""
+    r"""Share of the squared Frobenius norm that the first k singular values hold, for each matrix."""
     ax = axes(ax)
     for label, singular in values.items():
         energy = np.cumsum(np.asarray(singular, dtype=float) ** 2)
@@ -22,7 +22,7 @@ def spectrum(values: Mapping[str, Sequence[float]], ax: Axes | None = None) -> A
     ax.set_xscale("log")
     ax.set_ylim(0, 1.03)
     ax.set_xlabel("number of directions kept, k")
-    ax.set_ylabel("share of ‖·‖² kept")
+    ax.set_ylabel("share of the squared norm kept")
     ax.legend(loc="lower right")
     return ax
 

@@ -1,0 +1,47 @@
+r"""What a file of evidence answers to a notebook's questions, and which of them it cannot answer yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from coursekit.comparison.evidence.results import Evidence
+
+
+def verdicts(evidence: Evidence, asked: Mapping[str, tuple[str, ...]]) -> list[str]:
+    r"""A line for each of `asked` whose arms were run with every seed, and one that names the others.
+
+    asked: what is compared, in words -> two arms, of which the first is compared with the second, or four: how far the
+    difference of the first two moves to that of the last two.
+    """
+    there = {label: arms for label, arms in asked.items() if set(arms) <= set(evidence.arms)}
+    waiting = [label for label in asked if label not in there]
+    lines = []
+    for label, arms in there.items():
+        one, two = arms[:2], arms[2:]
+        found = evidence.change((one[0], one[1]), (two[0], two[1])) if two else evidence.minus(one[0], one[1])
+        most = max(abs(found.low), abs(found.high))
+        told = "" if found.tells else f": not told apart, more than {most:.3f} either way is ruled out"
+        lines.append(f"{label}: {found!r}{told}")
+    return lines + ([f"Undecided, for want of runs: {'; '.join(waiting)}."] if waiting else [])
+
+
+def times(evidence: Evidence, arm: str, other: str) -> tuple[float, float] | None:
+    r"""Between which two factors the best learning rate of `arm` is larger than that of `other`; None where one of them
+    was not run with every seed.
+
+    A best rate is known as far as the grid goes: nearer, on the scale of logarithms, to the rate that won than to its
+    neighbours. On the edge of the grid it is open, and so is the factor (0 or infinity).
+    """
+    if not {arm, other} <= set(evidence.arms):
+        return None
+    (low, high), (least, most) = (
+        _bounds(sorted(evidence.by_rate(a)), evidence.rate(a)) for a in (arm, other)
+    )
+    return low / most, high / least if least else math.inf
+
+
+def _bounds(tried: list[float], best: float) -> tuple[float, float]:
+    at = tried.index(best)
+    low = math.sqrt(tried[at - 1] * best) if at else 0.0
+    return low, math.sqrt(best * tried[at + 1]) if at + 1 < len(tried) else math.inf

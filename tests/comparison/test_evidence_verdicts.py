@@ -1,0 +1,49 @@
+r"""A question whose runs are there is answered with its interval; the others are named in words; a factor of learning
+rates is known as far as the grid goes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from coursekit.comparison.evidence.results import Evidence
+from coursekit.comparison.evidence.verdicts import times, verdicts
+from tests.comparison.test_evidence_tables import RUNS, run
+
+EVIDENCE = Evidence("t", (*RUNS, *(run("twin", 1e-3, seed, 36) for seed in range(3))))
+
+
+def test_what_is_there_is_answered_and_what_is_not_is_named_in_words():
+    asked = {"rank 8 minus rank 1": ("r8", "r1"), "a twin": ("twin", "r8"), "later": ("late", "r1")}
+    first, second, last = verdicts(EVIDENCE, asked)
+    assert first.startswith("rank 8 minus rank 1: +0.400 (+0.") and first.endswith(")")
+    assert second.startswith("a twin: +0.000 (") and "not told apart, more than 0.000 either way" in second
+    assert last == "Undecided, for want of runs: later."
+    assert len(verdicts(EVIDENCE, {"rank 8 minus rank 1": ("r8", "r1")})) == 1
+    assert verdicts(Evidence("t", ()), {"one": ("r8", "r1"), "two": ("r1", "r8")}) == [
+        "Undecided, for want of runs: one; two."
+    ]
+
+
+def test_how_far_a_difference_moves_takes_four_arms():
+    (line,) = verdicts(EVIDENCE, {"the gap from one pair to the other": ("twin", "r8", "r8", "r1")})
+    assert line.startswith("the gap from one pair to the other: +0.400 (")
+
+
+def test_a_factor_is_bounded_by_the_grid_and_open_at_its_edge():
+    def grid(arm: str, best: float, *rates: float) -> list:
+        return [run(arm, r, s, 30, validation=0.9 if r == best else 0.7) for r in rates for s in range(3)]
+
+    runs = [
+        *grid("a", 3e-3, 1e-3, 3e-3, 1e-2),
+        *grid("b", 1e-4, 3e-5, 1e-4, 3e-4),
+        *grid("c", 1e-4, 1e-4, 3e-4),
+    ]
+    found = Evidence("t", tuple(runs))
+    low, high = times(found, "a", "b")
+    assert (low, high) == pytest.approx((10.0, 100.0)) and low < 3e-3 / 1e-4 < high
+    assert times(found, "a", "c") == pytest.approx((10.0, math.inf))
+    assert times(found, "c", "a")[0] == 0.0
+    assert times(found, "a", "unheard") is None
