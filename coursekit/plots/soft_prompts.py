@@ -139,22 +139,29 @@ def gated_block(ax: Axes | None = None) -> Axes:
     return ax
 
 
-def first_steps(losses: Mapping[str, Sequence[Sequence[float]]], bare: float, ax: Axes | None = None) -> Axes:
+def first_steps(
+    losses: Mapping[str, Sequence[Sequence[float]]], bare: float, smooth: int = 5, ax: Axes | None = None
+) -> Axes:
     r"""Training loss over the first steps: the mean over the seeds, between the lowest and the highest of them.
 
     losses: label -> one list of losses a seed. bare: mean loss of the model with nothing attached, on the first batch.
+    smooth: every value is the mean of the last so many steps; the first step's is its own.
     """
     ax = axes(ax)
     for label, runs in losses.items():
-        values = np.array([run[: min(map(len, runs))] for run in runs])
-        steps = np.arange(1, values.shape[1] + 1)
-        (line,) = ax.plot(steps, values.mean(axis=0), label=label, linewidth=1.4)
+        sums = np.array([run[: min(map(len, runs))] for run in runs]).cumsum(axis=1)
+        steps = np.arange(1, sums.shape[1] + 1)
+        before = np.concatenate([np.zeros((len(sums), min(smooth, len(steps)))), sums[:, :-smooth]], axis=1)
+        values = (sums - before[:, : len(steps)]) / np.minimum(steps, smooth)
+        seeds = "one seed" if len(runs) == 1 else f"mean of {len(runs)} seeds"
+        (line,) = ax.plot(steps, values.mean(axis=0), label=f"{label}, {seeds}", linewidth=1.4)
         ax.fill_between(
             steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.18, linewidth=0
         )
     ax.axhline(bare, color="grey", linestyle=":", linewidth=1, label="nothing attached, first batch")
+    ax.axhline(np.log(2), color="grey", linestyle="--", linewidth=1, label="ln 2: guessing between the two")
     ax.set_yscale("log")
     ax.set_xlabel("step")
-    ax.set_ylabel("training loss (nats)")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=9)
+    ax.set_ylabel(f"training loss (nats),\nmean of {smooth} steps")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=8)
     return ax
