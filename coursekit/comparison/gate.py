@@ -139,13 +139,21 @@ def rows(runs: Sequence[GateRun]) -> list[list[Any]]:
     return [
         [
             ARMS[arm].label,
-            f"{own[0].rate:g} of {', '.join(f'{rate:g}' for rate in sorted(_tried(runs, arm)))}",
+            _rates(own[0].rate, sorted(_tried(runs, arm))),
             _range([run.losses[0] - run.bare for run in own], "+.2f"),
             _range([run.late for run in own], ".2f"),
             ", ".join(f"{run.accuracy:.3f}" for run in own),
         ]
         for arm, own in shown(runs).items()
     ]
+
+
+def _rates(chosen: float, tried: Sequence[float]) -> str:
+    return (
+        f"{chosen:g} of {', '.join(f'{rate:g}' for rate in tried)}"
+        if tried[1:]
+        else f"{chosen:g}, the only one"
+    )
 
 
 def _range(values: Sequence[float], form: str) -> str:
@@ -159,18 +167,16 @@ def sentences(runs: Sequence[GateRun]) -> list[str]:
     for arm in [arm for arm in there if arm != "gate"]:
         if "gate" not in there:
             continue
-        waiting = [ARMS[one].label for one in ("gate", arm) if next_run(runs, arms=(one,)) is not None]
-        if waiting:
-            rest = " and of ".join(waiting)
+        if any(next_run(runs, arms=(one,)) is not None for one in ("gate", arm)):
             said.append(
-                f"{ARMS[arm].label} and {ARMS['gate'].label} are not compared: the learning rate of {rest} is not "
-                "searched to the end, or a seed is missing"
+                f"{ARMS['gate'].label} against {ARMS[arm].label}: not compared, because learning rates are not "
+                "searched to the end or seeds are missing"
             )
             continue
         found = intervals.difference(*([run.correct for run in there[one]] for one in ("gate", arm)))
         said.append(
-            f"accuracy with {ARMS['gate'].label} minus {ARMS[arm].label}, each at its own best learning rate: "
-            f"{tables.words(found)}"
+            f"{ARMS['gate'].label} minus {ARMS[arm].label}, each at its own best learning rate: "
+            f"{tables.words(found)} in test accuracy"
         )
     if constants := {run.constant for own in there.values() for run in own if run.constant is not None}:
         said.append(f"the constant answer gets {max(constants):.3f} of these test sentences")

@@ -102,6 +102,7 @@ def behind_a_prompt(
         method.detach(model)
         theirs = loaded_by_peft(model, folder / name)
         with_cache, without = (written(theirs, ids, tokens, cache) for cache in (True, False))
+        del theirs  # a whole model, beside which the next would stand
         found.append((name, ours == anew, with_cache == anew, without == anew))
     return found
 

@@ -66,6 +66,7 @@ def test_arms_are_compared_only_at_searched_learning_rates():
     one_rate = [run(arm, seed, 0.01, 0.5) for arm in ("gate", "open") for seed in range(3)]
     said = gate.sentences(one_rate)
     assert "not compared" in said[0] and not any("minus" in sentence for sentence in said)
+    assert gate.rows(one_rate)[0][1] == "0.01, the only one"
     runs = []
     for arm, right in (("gate", 8), ("open", 2)):
         runs += search(arm, 1.0, 0.5, 0.7, right=right) + [
