@@ -54,4 +54,4 @@ def test_the_first_steps_are_the_mean_between_the_seeds_that_lie_farthest_apart(
     assert list(line.get_ydata()) == pytest.approx(
         [sum(losses[max(0, i - 2) : i + 1]) / min(3, i + 1) for i in range(7)]
     )
-    assert "training loss (nats), log scale" in describe(ax.figure)
+    assert "training loss (nats), mean of 5 steps, log scale" in describe(ax.figure)
