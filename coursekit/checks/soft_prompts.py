@@ -298,10 +298,12 @@ def _shares(q: Tensor, p_k: Tensor) -> Tensor:
     return (q @ p_k.T * q.shape[1] ** -0.5).softmax(-1)
 
 
-def gate_gradients(g: Tensor, q: Tensor, p_k: Tensor, p_v: Tensor, gate: float) -> tuple[float, Tensor]:
-    r"""dL/dgate = <g, S p_v> and dL/dp_v = gate S^T g, with S = softmax(q p_k^T / sqrt(d)) and g = dL/d(answer)."""
+def gate_gradients(
+    grad_out: Tensor, q: Tensor, p_k: Tensor, p_v: Tensor, gate: float
+) -> tuple[float, Tensor]:
+    r"""dL/dgate = <grad_out, S p_v> and dL/dp_v = gate S^T grad_out, with S = softmax(q p_k^T / sqrt(d))."""
     S = _shares(q, p_k)
-    return (g * (S @ p_v)).sum().item(), gate * S.T @ g
+    return (grad_out * (S @ p_v)).sum().item(), gate * S.T @ grad_out
 
 
 def _secret_upstream(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
@@ -343,15 +345,15 @@ GATE_GRADIENTS = register(
                 lambda g, q, p_k, p_v, gate: (
                     (g * (_shares(q, p_k) @ p_v)).sum(), gate * _shares(q, p_k).T @ g / len(g)
                 ),
-                "this averages over the tokens; the mean, if there is one, is in g already, so add them up",
+                "this averages over the tokens; the mean, if there is one, is in grad_out already, so add them up",
             ),
             Mutant(
                 lambda g, q, p_k, p_v, gate: (g.sum(), gate * _shares(q, p_k).T @ g),
-                "the gate's gradient needs what the gate multiplies: S p_v, entry by entry with g",
+                "the gate's gradient needs what the gate multiplies: S p_v, entry by entry with grad_out",
             ),
             Mutant(
                 lambda g, q, p_k, p_v, gate: ((_shares(q, p_k) @ p_v).sum(), gate * _shares(q, p_k).T @ g),
-                "g is missing from the gate's gradient: multiply S p_v by it, entry by entry, before the sum",
+                "grad_out is missing from the gate's gradient: multiply S p_v by it, entry by entry, before the sum",
             ),
             Mutant(
                 lambda g, q, p_k, p_v, gate: ((g * (_shares(q, p_k) @ p_v)).sum(), torch.zeros_like(p_v)),

@@ -152,6 +152,8 @@ TRAIN = register(
 
 #: Virtual tokens at most, countries to learn from, and the share of the others that has to be right for all points.
 MOST, LEARN, ASKED = 4, 72, 0.4
+#: Questions that fit into so many vectors. What their words get, untrained, is where the points begin.
+IN_WORDS = (" The capital of", " The capital city of")
 
 
 def load_smollm2() -> Any:
@@ -193,9 +195,11 @@ def _score(posing: Posing, tensors: dict[str, Tensor]) -> Scored:
     if not P.isfinite().all():
         return Scored(0.0, "P holds NaN or infinity: try a smaller learning rate")
     right = _right(P.float(), *posing.kept)
-    share = min(1.0, right / ASKED)
-    if share == 1.0:
+    floor = max(_right(_vectors(words), *posing.kept) for words in IN_WORDS)
+    goal = max(ASKED, floor + 0.03)  # where the words alone happen to get so many: two countries more
+    if right >= goal:
         return Scored(1.0, "", round(right, 3))
+    share = max(0.0, right - floor) / (goal - floor)
     said = f"{right:.0%} of new countries get their capital; {ASKED:.0%} are asked"
     own = _right(P.float(), *posing.arguments[1:])
     longest = _smollm2().get_input_embeddings().weight.norm(dim=1).max().item()
@@ -207,7 +211,19 @@ def _score(posing: Posing, tensors: dict[str, Tensor]) -> Scored:
         said += (
             f", and it is {own:.0%} on those that it learned from: train longer, or at a higher learning rate"
         )
+    if right:
+        said += f". The words of a question, untrained, get {floor:.0%} here: points begin above that"
+        said += f", and {goal:.0%} get all of them" if goal > ASKED else ""
     return Scored(share, said, round(right, 3))
+
+
+@functools.cache
+def _vectors(words: str) -> Tensor:
+    r"""The vectors of these words, (n, 576)."""
+    from coursekit.models import load_decoder
+
+    ids = load_decoder("smollm2", device="cpu")[1](words)["input_ids"]
+    return _smollm2().get_input_embeddings().weight[ids].detach()
 
 
 @torch.no_grad()

@@ -3,77 +3,187 @@ r"""The first steps of LLaMA-Adapter with and without its gate: what benchmarks/
 from __future__ import annotations
 
 import csv
+import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from coursekit.comparison.evidence import intervals, tables
+from coursekit.comparison.rates import around, best, beyond
 from coursekit.methods import LlamaAdapter
 from coursekit.paths import DATA
 
 
 @dataclass(frozen=True)
-class GateRun:
-    r"""One run. gate: "raw", a gate that starts at 0, or "none". bare: loss of the frozen model on the first batch.
+class Arm:
+    r"""label: for legends and tables. std: standard deviation of the prompts at the start."""
 
-    losses: of every step. accuracy: on test sentences after the last. largest: the largest gate then.
+    label: str
+    std: float
+
+
+ARMS = {
+    "gate": Arm("zero-initialised gate", 1.0),
+    "open": Arm("no gate", 1.0),
+    "open-small": Arm("no gate, prompts of 0.02 N(0, 1)", 0.02),
+}
+#: The search of a learning rate begins with this one and its two neighbours.
+START = 1e-2
+
+
+@dataclass(frozen=True)
+class GateRun:
+    r"""One run. arm: of ARMS. rate: the learning rate. bare: loss of the frozen model on the first batch, in nats.
+
+    losses: of every step; none where training failed. accuracy: on test sentences after the last. largest: the largest
+    gate then. correct: which test sentences were right, where the file says it. constant: the constant answer's share.
     """
 
-    gate: str
+    arm: str
     seed: int
+    rate: float
     bare: float
     losses: tuple[float, ...]
     accuracy: float
     largest: float
+    correct: tuple[bool, ...] = ()
+    constant: float | None = None
 
-    def mean(self, first: int, last: int) -> float:
-        r"""Mean loss of the steps `first` to `last`, from 1 on, both included."""
-        return statistics.fmean(self.losses[first - 1 : last])
+    @property
+    def late(self) -> float:
+        r"""Mean loss of the last twenty steps; infinite where training failed."""
+        return statistics.fmean(self.losses[-20:]) if self.losses else math.inf
+
+
+def parse(row: Mapping[str, str]) -> GateRun:
+    r"""A line of benchmarks/gate.py, or of the file that it wrote before it searched learning rates."""
+    losses = tuple(map(float, row["losses"].split()))
+    seed, rate, bare, largest = (
+        int(row["seed"]),
+        float(row["rate"]),
+        float(row["bare"]),
+        float(row["largest_gate"]),
+    )
+    if "gate" in row:
+        arm = "gate" if row["gate"] == "raw" else "open"
+        return GateRun(arm, seed, rate, bare, losses, float(row["accuracy"]), largest)
+    correct = tuple(one == "1" for one in row["correct"])
+    right = sum(correct) / len(correct) if correct else 0.0
+    return GateRun(row["arm"], seed, rate, bare, losses, right, largest, correct, float(row["constant"]))
 
 
 def read() -> list[GateRun]:
-    r"""The runs of data/evidence/gate.csv; none where it was not made yet."""
-    file = DATA / "evidence" / "gate.csv"
-    if not file.exists():
+    r"""The runs of data/evidence/gate_searched.csv, else those of gate.csv (one learning rate); none without either."""
+    files = [DATA / "evidence" / name for name in ("gate_searched.csv", "gate.csv")]
+    file = next((file for file in files if file.exists()), None)
+    if file is None:
         return []
     with file.open(encoding="utf-8", newline="") as rows:
-        return [
-            GateRun(
-                row["gate"], int(row["seed"]), float(row["bare"]), tuple(map(float, row["losses"].split())),
-                float(row["accuracy"]), float(row["largest_gate"]),
-            )
-            for row in csv.DictReader(rows)
-        ]  # fmt: skip
+        return [parse(row) for row in csv.DictReader(rows)]
 
 
-def paired(runs: list[GateRun]) -> list[tuple[GateRun, GateRun]]:
-    r"""(with the gate, without it) for each seed that has both."""
-    by = {(run.gate, run.seed): run for run in runs}
-    seeds = sorted({run.seed for run in runs if {("raw", run.seed), ("none", run.seed)} <= set(by)})
-    return [(by["raw", s], by["none", s]) for s in seeds]
+def _tried(runs: Sequence[GateRun], arm: str) -> dict[float, float | None]:
+    r"""Learning rate -> exp of minus the late loss with the first seed, which is largest for the best rate."""
+    found = {run.rate: run for run in runs if (run.arm, run.seed) == (arm, 0)}
+    return {rate: math.exp(-run.late) if run.losses else None for rate, run in found.items()}
 
 
-def sentences(runs: list[GateRun]) -> list[str]:
-    r"""What the pairs say; nothing without a pair."""
-    pairs = paired(runs)
-    if not pairs:
-        return []
-    start = max(abs(gated.losses[0] - gated.bare) for gated, _ in pairs)
-    higher = [open_.losses[0] - gated.losses[0] for gated, open_ in pairs]
-    steps = min(len(run.losses) for pair in pairs for run in pair)
-    late = max(1, steps - 19)
-    ahead = [open_.mean(late, steps) - gated.mean(late, steps) for gated, open_ in pairs]
-    opened = [gated.largest for gated, _ in pairs]
+def next_run(
+    runs: Sequence[GateRun], seeds: int = 3, arms: Sequence[str] = tuple(ARMS)
+) -> tuple[str, int, float] | None:
+    r"""(arm, seed, learning rate) of the next run: searches first, then the other seeds. None: all are there."""
+    chosen: dict[str, float] = {}
+    for arm in arms:
+        tried = _tried(runs, arm)
+        for rate in around(START):
+            if rate not in tried:
+                return arm, 0, rate
+        further = beyond(tried)
+        if further is not None:
+            return arm, 0, further
+        chosen[arm] = best(tried)
+    have = {(run.arm, run.seed, run.rate) for run in runs}
+    missing = (
+        (arm, seed, chosen[arm])
+        for seed in range(seeds)
+        for arm in arms
+        if (arm, seed, chosen[arm]) not in have
+    )
+    return next(missing, None)
+
+
+def shown(runs: Sequence[GateRun]) -> dict[str, list[GateRun]]:
+    r"""Arm -> its runs at the best learning rate tried so far, by seed; arms without a run that came to its end are not
+    in it.
+    """
+    found = {}
+    for arm in ARMS:
+        tried = _tried(runs, arm)
+        if any(tried.values()):
+            own = [run for run in runs if (run.arm, run.rate) == (arm, best(tried)) and run.losses]
+            found[arm] = sorted(own, key=lambda run: run.seed)
+    return found
+
+
+def curves(runs: Sequence[GateRun]) -> dict[str, list[tuple[float, ...]]]:
+    r"""Label of an arm -> the losses of every seed, at the arm's best learning rate so far."""
+    return {ARMS[arm].label: [run.losses for run in own] for arm, own in shown(runs).items()}
+
+
+def rows(runs: Sequence[GateRun]) -> list[list[Any]]:
+    r"""Rows of a table: arm, learning rate of those tried, first loss minus the bare model's, late loss, accuracies."""
     return [
-        f"first step, {len(pairs)} seeds: with the gate at most {start:.4f} from the bare model's loss, "
-        f"without it {min(higher):.1f} to {max(higher):.1f} above",
-        f"mean loss of steps {late} to {steps}: without the gate {min(ahead):+.2f} to {max(ahead):+.2f} "
-        "nats relative to with it",
-        f"largest gate after {steps} steps: {min(opened):.3f} to {max(opened):.3f}",
+        [
+            ARMS[arm].label,
+            _rates(own[0].rate, sorted(_tried(runs, arm))),
+            _range([run.losses[0] - run.bare for run in own], "+.2f"),
+            _range([run.late for run in own], ".2f"),
+            ", ".join(f"{run.accuracy:.3f}" for run in own),
+        ]
+        for arm, own in shown(runs).items()
     ]
+
+
+def _rates(chosen: float, tried: Sequence[float]) -> str:
+    return (
+        f"{chosen:g} of {', '.join(f'{rate:g}' for rate in tried)}"
+        if tried[1:]
+        else f"{chosen:g}, the only one"
+    )
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    low, high = f"{min(values) + 0.0:{form}}", f"{max(values) + 0.0:{form}}"
+    return low if low == high else f"{low} to {high}"
+
+
+def sentences(runs: Sequence[GateRun]) -> list[str]:
+    r"""What follows from the runs: arms are compared only at searched learning rates and with all seeds."""
+    there, said = shown(runs), []
+    for arm in [arm for arm in there if arm != "gate"]:
+        if "gate" not in there:
+            continue
+        if any(next_run(runs, arms=(one,)) is not None for one in ("gate", arm)):
+            said.append(
+                f"{ARMS['gate'].label} against {ARMS[arm].label}: not compared, because learning rates are not "
+                "searched to the end or seeds are missing"
+            )
+            continue
+        found = intervals.difference(*([run.correct for run in there[one]] for one in ("gate", arm)))
+        said.append(
+            f"{ARMS['gate'].label} minus {ARMS[arm].label}, each at its own best learning rate: "
+            f"{tables.words(found)} in test accuracy"
+        )
+    if constants := {run.constant for own in there.values() for run in own if run.constant is not None}:
+        said.append(f"the constant answer gets {max(constants):.3f} of these test sentences")
+    if "gate" in there:
+        opened = _range([run.largest for run in there["gate"]], ".3f")
+        said.append(f"largest gate after {len(there['gate'][0].losses)} steps: {opened}")
+    return said
 
 
 def first_step(model: nn.Module, batch: Mapping[str, Tensor], n: int = 10) -> list[list[Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit.methods.mechanism.method import Method
@@ -67,12 +68,12 @@ def loaded_by_peft(model: nn.Module, checkpoint: Path) -> Any:
         return peft.PeftModel.from_pretrained(copy.deepcopy(model), checkpoint).eval()
 
 
-def written(model: Any, ids: Tensor, tokens: int) -> list[int]:
-    r"""What `generate` appends to ids, (1, seq), greedily."""
+def written(model: Any, ids: Tensor, tokens: int, cache: bool = True) -> list[int]:
+    r"""What `generate` appends to ids, (1, seq), greedily. cache: with a KV cache."""
     with warnings.catch_warnings(action="ignore"):
         out = model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens,
-            do_sample=False, pad_token_id=0,
+            do_sample=False, pad_token_id=0, use_cache=cache,
         )  # fmt: skip
     return out[0, ids.shape[1] :].tolist()
 
@@ -84,3 +85,54 @@ def written_without_a_cache(model: nn.Module, ids: Tensor, tokens: int) -> list[
     for _ in range(tokens):
         ids = torch.cat([ids, model(input_ids=ids, use_cache=False).logits[:, -1:].argmax(-1)], dim=1)
     return ids[0, start:].tolist()
+
+
+def behind_a_prompt(
+    model: nn.Module, ids: Tensor, methods: Mapping[str, Method], folder: Path, tokens: int = 6
+) -> list[tuple[str, bool, bool, bool]]:
+    r"""For each of `methods`, whose checkpoints `gaps` left in `folder`, who writes what no cache can spoil.
+
+    (method, `generate` of this package, `generate` of PEFT, the same with use_cache=False): whether it writes the
+    `tokens` tokens after ids, (1, seq), that `written_without_a_cache` does.
+    """
+    found = []
+    for name, method in methods.items():
+        method.load(model, folder / name)
+        anew, ours = written_without_a_cache(model, ids, tokens), written(model, ids, tokens)
+        method.detach(model)
+        theirs = loaded_by_peft(model, folder / name)
+        with_cache, without = (written(theirs, ids, tokens, cache) for cache in (True, False))
+        del theirs  # a whole model, beside which the next would stand
+        found.append((name, ours == anew, with_cache == anew, without == anew))
+    return found
+
+
+def inside_attention(
+    model: nn.Module, block: int, **batch: Tensor
+) -> tuple[
+    Float[Tensor, "heads seq d_h"],
+    Float[Tensor, "kv_heads keys d_h"],
+    Float[Tensor, "kv_heads keys d_h"],
+    Float[Tensor, "heads seq d_h"],
+]:
+    r"""Queries, keys and values of the attention of one block, positions already in them, and its output before W_o.
+
+    Of the first row of `batch`. Behind a prefix the keys and values begin with those of the prefix.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    kind = model.config._attn_implementation
+    attention, seen = ALL_ATTENTION_FUNCTIONS[kind], []
+
+    def watched(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Any:
+        out = attention(module, q, k, v, *args, **kwargs)
+        seen.append((q[0], k[0], v[0], out[0][0].transpose(0, 1)))
+        return out
+
+    ALL_ATTENTION_FUNCTIONS[kind] = watched
+    try:
+        with torch.no_grad():
+            model(**batch, use_cache=False)
+    finally:
+        ALL_ATTENTION_FUNCTIONS[kind] = attention
+    return seen[block]

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -66,6 +66,13 @@ class Perplexity:
 
     def __repr__(self) -> str:
         return f"{self.value:.2f} ({self.tokens} tokens, {self.texts} texts)"
+
+
+def pairs_in_order(lean: Float[Tensor, " n"], good: Bool[Tensor, " n"]) -> float:
+    r"""Of all pairs of a good case and a bad one, the share in which the good one leans more: the area under the ROC
+    curve. No threshold is in it, so a model that leans to one side throughout loses nothing; guessing gets 0.5.
+    """
+    return (lean[good][:, None] > lean[~good]).float().mean().item()
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

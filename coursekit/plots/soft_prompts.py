@@ -16,8 +16,9 @@ _SOFT_PROMPTS = ("prompt tuning", "P-tuning", "prefix tuning", "LLaMA-Adapter")
 def soft_prompt_places(n: int = 3, tokens: int = 5, layers: int = 5, top: int = 3) -> Sequence[Axes]:
     r"""Where virtual tokens stand: positions from left to right, the input at the foot and the blocks above it.
 
-    Trained numbers are full, what the frozen model computes from a virtual token of the input is pale. A prefix and
-    LLaMA-Adapter's prompts have no input below them: they stand in the blocks, the latter apart and behind a gate.
+    Trained parameters are full; what is computed from them is pale: what the frozen model makes of a virtual token of
+    the input, and P-tuning's virtual tokens themselves, which come from an LSTM. A prefix and LLaMA-Adapter's prompts
+    have no input below them: they stand in the blocks, the latter apart and behind a gate.
     """
     panels = plt.subplots(1, len(_SOFT_PROMPTS), figsize=(9.2, 2.9))[1]
     trained, computed, text = COLOURS[1], "#f6ddb8", "#dfe3e6"
@@ -29,7 +30,7 @@ def soft_prompt_places(n: int = 3, tokens: int = 5, layers: int = 5, top: int = 
                 colour = text
                 if position in virtual:
                     if name in ("prompt tuning", "P-tuning"):
-                        colour = trained if level == 0 else computed
+                        colour = trained if level == 0 and name == "prompt tuning" else computed
                     elif level == 0 or (gap and level <= layers - top):
                         continue
                     else:
@@ -38,11 +39,17 @@ def soft_prompt_places(n: int = 3, tokens: int = 5, layers: int = 5, top: int = 
                 ax.add_patch(plt.Rectangle((x, level + (0.25 if level else 0)), 0.86, 0.8, color=colour))
             if gap and level > layers - top:
                 ax.text(n + gap / 2 - 0.07, level + 0.65, "g", ha="center", va="center", fontsize=9)
+        for position in virtual if name == "P-tuning" else ():
+            ax.text(position + 0.43, 0.4, "h", ha="center", va="center", fontsize=8)
         if gap:
             ax.text(0, 0.4, "g: the gate", va="center", fontsize=8)
+        below = {"P-tuning": "h: virtual, from an LSTM"}.get(name, "virtual")
+        ax.text(0, -0.3, below, va="top", fontsize=8)
+        if name != "P-tuning":
+            ax.text(n + tokens / 2 + gap, -0.3, "text", ha="center", va="top", fontsize=8)
         ax.set_title(name)
         ax.set_xlim(-0.2, n + tokens + 0.9)
-        ax.set_ylim(-0.2, layers + 1.4)
+        ax.set_ylim(-1.1, layers + 1.4)
         ax.set_xticks([])
         ax.set_yticks(
             [0.4, *(level + 0.65 for level in range(1, layers + 1))], ["input", *range(1, layers + 1)]
@@ -98,8 +105,8 @@ def p_tuning_flow(words: Sequence[str], n: int = 5, ax: Axes | None = None) -> A
         _arrow(ax, i + 0.49, 3.9, i + 0.49, 4.4)
     _arrow(ax, n + len(words) - 0.51, 5.0, n + len(words) - 0.51, 5.5)
     ax.text(n + len(words) - 0.51, 5.55, "the answer", ha="center", va="bottom", fontsize=9)
-    ax.text(n + 0.1, 1.4, "trained, dropped afterwards", va="center", fontsize=8.5, color=_TEXT)
-    ax.text(n + 0.1, 0.3, "trained, dropped afterwards", va="center", fontsize=8.5, color=_TEXT)
+    for y in (0.3, 1.4, 2.5):
+        ax.text(n + 0.1, y, "trained, dropped afterwards", va="center", fontsize=8.5, color=_TEXT)
     ax.text(n + len(words) + 0.05, 3.6, "stored: $h$", va="center", fontsize=8.5, color=_TEXT)
     ax.set_xlim(-0.1, n + len(words) + 1.3)
     ax.set_ylim(-0.1, 6.1)
@@ -139,22 +146,29 @@ def gated_block(ax: Axes | None = None) -> Axes:
     return ax
 
 
-def first_steps(losses: Mapping[str, Sequence[Sequence[float]]], bare: float, ax: Axes | None = None) -> Axes:
+def first_steps(
+    losses: Mapping[str, Sequence[Sequence[float]]], bare: float, smooth: int = 5, ax: Axes | None = None
+) -> Axes:
     r"""Training loss over the first steps: the mean over the seeds, between the lowest and the highest of them.
 
     losses: label -> one list of losses a seed. bare: mean loss of the model with nothing attached, on the first batch.
+    smooth: every value is the mean of the last so many steps; the first step's is its own.
     """
     ax = axes(ax)
     for label, runs in losses.items():
-        values = np.array([run[: min(map(len, runs))] for run in runs])
-        steps = np.arange(1, values.shape[1] + 1)
-        (line,) = ax.plot(steps, values.mean(axis=0), label=label, linewidth=1.4)
+        sums = np.array([run[: min(map(len, runs))] for run in runs]).cumsum(axis=1)
+        steps = np.arange(1, sums.shape[1] + 1)
+        before = np.concatenate([np.zeros((len(sums), min(smooth, len(steps)))), sums[:, :-smooth]], axis=1)
+        values = (sums - before[:, : len(steps)]) / np.minimum(steps, smooth)
+        seeds = "one seed" if len(runs) == 1 else f"mean of {len(runs)} seeds"
+        (line,) = ax.plot(steps, values.mean(axis=0), label=f"{label}, {seeds}", linewidth=1.4)
         ax.fill_between(
             steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.18, linewidth=0
         )
     ax.axhline(bare, color="grey", linestyle=":", linewidth=1, label="nothing attached, first batch")
+    ax.axhline(np.log(2), color="grey", linestyle="--", linewidth=1, label="ln 2: guessing between the two")
     ax.set_yscale("log")
     ax.set_xlabel("step")
-    ax.set_ylabel("training loss (nats)")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=9)
+    ax.set_ylabel(f"training loss (nats),\nmean of {smooth} steps")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=8)
     return ax

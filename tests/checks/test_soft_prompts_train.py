@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from coursekit.checks import soft_prompts_train
 from coursekit.checks.soft_prompts_train import DESIGN
 
 
@@ -31,3 +32,15 @@ def test_those_to_learn_from_and_those_to_judge_by_have_no_country_in_common(pos
                     for pair in ((ids, mask), posing.kept[:2]))  # fmt: skip
     assert len(ids) == len(learn) == 72 and not learn & judge and len(judge) >= 60
     assert torch.equal(labels[labels != -100], ids[labels != -100])
+
+
+def test_the_words_of_a_question_score_nothing_and_points_begin_above_them(posing, monkeypatch):
+    words = soft_prompts_train._vectors(" The capital of")
+    assert words.shape == (3, 576)
+    monkeypatch.setattr(soft_prompts_train, "IN_WORDS", (" The capital of",))  # one forward pass less
+    scored = DESIGN.scored(posing, {"prompt": words})
+    assert scored.share == 0.0 < scored.measured < soft_prompts_train.ASKED
+    assert scored.message.endswith(f"get {scored.measured:.0%} here: points begin above that")
+    found = iter((0.36, 0.32, 0.5))  # behind the prompt, behind the words, on those to learn from
+    monkeypatch.setattr(soft_prompts_train, "_right", lambda *given: next(found))
+    assert DESIGN.scored(posing, {"prompt": words}).share == pytest.approx(0.5)

@@ -7,7 +7,7 @@ import pytest
 from coursekit.comparison.evidence import in_context, results, tables
 from coursekit.comparison.evidence.plan import Cell, Run
 from coursekit.comparison.evidence.results import Evidence
-from coursekit.comparison.evidence.sentences import compared
+from coursekit.comparison.evidence.sentences import compared, in_methods, plainly
 
 
 def run(arm: str, rate: float, seed: int, right: int, steps: int = 100, validation: float = 0.8) -> Run:
@@ -128,3 +128,24 @@ def test_a_sentence_says_which_is_above_or_that_nothing_is_told_apart_and_nothin
 def test_a_topic_that_was_not_run_yet_has_no_arms(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "DATA", tmp_path)
     assert results.read_if_there("t").arms == {}
+
+
+def test_a_plain_sentence_says_which_is_better_or_that_they_are_not_told_apart():
+    evidence = Evidence("t", (*RUNS, *(run("twin", 1e-3, s, 36) for s in range(3))))
+    assert plainly(evidence, "r8", "r1", "Eight", "one") == [
+        "Eight after 100 steps: better than one, +0.400 in test accuracy"
+    ]
+    assert "worse than" in plainly(evidence, "r1", "r8", "One", "eight")[0]
+    assert "not told apart from" in plainly(evidence, "twin", "r8", "The twin", "eight")[0]
+    assert plainly(evidence, "late", "r8", "Late", "eight") == []
+
+
+def test_what_twice_the_steps_bring_is_said_where_it_was_run(monkeypatch):
+    longer = [run("r8", 1e-3, seed, 36, steps=200, validation=0.95) for seed in range(3)]
+    evidence = Evidence("methods", (*RUNS[:6], *longer))
+    monkeypatch.setattr(results, "read_if_there", lambda topic: evidence)
+    (said,) = in_methods({"r8": "eight", "late": "late"}, "r1", "one")
+    assert said.startswith("in methods.csv, eight minus one: +0.400 (")
+    assert said.endswith("; twice the steps: +0.050 in validation accuracy")
+    monkeypatch.setattr(results, "read_if_there", lambda topic: Evidence("methods", ()))
+    assert in_methods({"r8": "eight"}, "r1", "one") == []

@@ -6,7 +6,8 @@ import tiny
 import torch
 
 from coursekit.comparison import parity
-from coursekit.methods import LlamaAdapter, PrefixTuning, PromptTuning
+from coursekit.methods import LlamaAdapter, PrefixTuning, PromptTuning, attached
+from coursekit.notebook.again import bare
 
 
 def test_both_libraries_agree_and_a_difference_is_seen(tmp_path, monkeypatch):
@@ -33,3 +34,38 @@ def test_what_is_written_with_a_cache_is_what_is_written_without(tmp_path):
     PrefixTuning(n=4).attach(model)
     ids = torch.tensor([[5, 6, 7]])
     assert parity.written(model, ids, 5) == parity.written_without_a_cache(model, ids, 5)
+
+
+def test_behind_a_prompt_a_cache_that_was_spoiled_is_seen(tmp_path, monkeypatch):
+    model, ids = tiny.model("llama").eval(), torch.tensor([[5, 6, 7]])
+    each = {"prompt": PromptTuning(n=3), "prefix": PrefixTuning(n=3)}
+    parity.gaps(model, tiny.batch(2, 6, padded=True), each, tmp_path)
+    found = parity.behind_a_prompt(model, ids, each, tmp_path, tokens=4)
+    assert [(name, ours) for name, ours, *_ in found] == [("prompt", True), ("prefix", True)]
+    assert not attached(model)
+    monkeypatch.setattr(
+        parity, "written", lambda model, ids, tokens, cache=True: [-1] * (3 if cache else tokens)
+    )
+    assert [row[1:] for row in parity.behind_a_prompt(model, ids, each, tmp_path)] == [
+        (False, False, False)
+    ] * 2
+
+
+def test_the_inside_of_an_attention_is_what_the_equation_takes_and_gives():
+    model, ids = tiny.model("llama").eval(), torch.tensor([[5, 6, 7, 8]])
+    PrefixTuning(n=3).attach(model)
+    q, k, v, out = parity.inside_attention(model, 1, input_ids=ids)
+    assert k.shape[1] == v.shape[1] == 3 + ids.shape[1] == 3 + q.shape[1]
+    k, v = (part.repeat_interleave(len(q) // len(k), dim=0) for part in (k, v))
+    hidden = torch.full((4, 7), -torch.inf).triu(4)
+    expected = (q @ k.mT / q.shape[-1] ** 0.5 + hidden).softmax(-1) @ v
+    assert torch.allclose(out, expected, atol=1e-5)
+    before = model(input_ids=ids).logits
+    assert torch.equal(before, model(input_ids=ids).logits)
+
+
+def test_a_model_is_bare_however_often_one_asks():
+    model = tiny.model("llama")
+    assert bare(model) is model
+    PromptTuning(n=2).attach(model)
+    assert not attached(bare(model)) and not attached(bare(model))

@@ -27,7 +27,7 @@ from coursekit.evaluation import (
     wilson,
 )
 from coursekit.evaluation.perplexity_of_texts import windows_of
-from coursekit.evaluation.scores import Score
+from coursekit.evaluation.scores import Score, pairs_in_order
 
 TEXTS = [
     "the plot is good",
@@ -405,3 +405,9 @@ def test_minilm_learns_film_sentiment_in_forty_steps():
     fit(model, prepared, steps=40, batch_size=32, lr=2e-4, **QUIET)
     after = accuracy(model, prepared, limit=300, **QUIET)
     assert after.low > max(task.majority, before.high)
+
+
+def test_pairs_in_order_need_no_threshold():
+    good = torch.tensor([True, False, True, False])
+    assert pairs_in_order(torch.tensor([0.9, 0.8, 0.7, 0.1]), good) == 0.75
+    assert pairs_in_order(torch.tensor([0.9, 0.8, 0.7, 0.1]) - 5, good) == 0.75

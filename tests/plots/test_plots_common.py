@@ -137,7 +137,11 @@ def test_virtual_tokens_stand_where_each_method_has_them():
         return sorted((int(p.get_x()), int(p.get_y())) for p in patches)
 
     assert trained("prompt tuning") == [(0, 0), (1, 0), (2, 0)]
-    assert trained("P-tuning") == [(0, 0), (2, 0), (3, 0)]
+    assert trained("P-tuning") == []  # an LSTM makes them
+    written = {t.get_text(): t.get_position() for t in panels["P-tuning"].texts}
+    assert [int(t.get_position()[0]) for t in panels["P-tuning"].texts if t.get_text() == "h"] == [0, 2, 3]
+    assert "h: virtual, from an LSTM" in written
     assert trained("prefix tuning") == [(x, level) for x in range(3) for level in range(1, 6)]
     assert trained("LLaMA-Adapter") == [(x, level) for x in range(3) for level in range(3, 6)]
-    assert [t.get_text() for t in panels["LLaMA-Adapter"].texts] == ["g"] * 3 + ["g: the gate"]
+    words = [t.get_text() for t in panels["LLaMA-Adapter"].texts]
+    assert words == ["g"] * 3 + ["g: the gate", "virtual", "text"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coursekit.comparison.evidence import tables
+from coursekit.comparison.evidence import results, tables
 from coursekit.comparison.evidence.results import Evidence
 
 
@@ -18,3 +18,24 @@ def compared(evidence: Evidence, pairs: Sequence[tuple[str, str]], labels: dict[
         for one, other in pairs
         if {one, other} <= set(evidence.arms)
     ]
+
+
+def plainly(evidence: Evidence, arm: str, other: str, one: str, two: str) -> list[str]:
+    r"""One sentence on whether `arm`, called `one`, and `other`, called `two`, differ; none where one lacks a seed."""
+    if not {arm, other} <= set(evidence.arms):
+        return []
+    found = evidence.minus(arm, other)
+    verdict = "better than" if found.low > 0 else "worse than" if found.high < 0 else "not told apart from"
+    return [f"{one} after {evidence.steps(arm)} steps: {verdict} {two}, {found.value:+.3f} in test accuracy"]
+
+
+def in_methods(labels: dict[str, str], reference: str, called: str) -> list[str]:
+    r"""The same arms in methods.csv, each minus `reference`, and what twice the steps bring, where that was run."""
+    evidence, said = results.read_if_there("methods"), []
+    for arm in labels:
+        if {arm, reference} <= set(evidence.arms):
+            gain = evidence.gain(arm)
+            longer = "" if gain is None else f"; twice the steps: {gain:+.3f} in validation accuracy"
+            minus = tables.words(evidence.minus(arm, reference))
+            said.append(f"in methods.csv, {labels[arm]} minus {called}: {minus}{longer}")
+    return said
