@@ -36,8 +36,11 @@ def adapters_train(load, places, start, batches, optimizer):
 def adapters_prune(weights, pruned):
     everything = torch.cat([W.abs().flatten() for W in weights])
     keep = len(everything) - round(pruned * len(everything))
-    threshold = torch.topk(everything, keep).values.min()
-    return [W.abs() >= threshold for W in weights]
+    mask = torch.zeros_like(everything, dtype=torch.bool)
+    mask[everything.argsort(descending=True, stable=True)[:keep]] = True
+    return [
+        part.view(W.shape) for part, W in zip(mask.split([W.numel() for W in weights]), weights, strict=True)
+    ]
 
 
 def adapters_snip(loss, weights):

@@ -87,8 +87,8 @@ def score(model: nn.Module, name: str, by: str, batches: Batches, seed: int = 0)
         scores = SCORES[by](layers, lambda: _losses(model, batches), seed)
     if not any(s.is_meta or s.any() for s in scores[1::2]):
         raise CourseError(
-            f"every {by} score of the up projections is 0, because they start at 0: start both sides "
-            "(init='bert' or init='houlsby'), or train the adapter before it is pruned, or take score='random'"
+            f"every {by} score of the up projections is 0, because they start at 0: start both sides away "
+            "from 0 (init='bert' or init='houlsby'), or train the adapter before it is pruned, or take score='random'"
         )
     return scores
 
