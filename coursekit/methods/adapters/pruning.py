@@ -56,6 +56,21 @@ def projections(model: nn.Module, name: str) -> dict[str, Projection]:
     }
 
 
+@contextlib.contextmanager
+def masked(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> Iterator[None]:
+    r"""With those entries of `weights` at 0 where a mask, of the same shape, is false; afterwards they are back."""
+    before = [weight.detach().clone() for weight in weights]
+    try:
+        with torch.no_grad():
+            for weight, mask in zip(weights, masks, strict=True):
+                weight.mul_(mask)
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, value in zip(weights, before, strict=True):
+                weight.copy_(value)
+
+
 def kept_shares(model: nn.Module, name: str = "default") -> dict[str, float]:
     r"""The share of its weights that each projection of adapter `name` still has."""
     return {
