@@ -616,7 +616,7 @@ def test_an_up_projection_of_zeros_has_no_score(by):
     method = SparseAdapter(HoulsbyAdapter(r=4, init="zero"), score=by)
     model, one = tiny.model("bert"), labelled("bert")
     before = model(**one).logits
-    said = f"every {by} score of the up projections is 0, because they start at 0: start both sides away from 0 .*init='bert'"
+    said = f"every {by} score of the up projections is 0, because they start at 0: start both sides away .*init='bert'"
     with pytest.raises(CourseError, match=said):
         method.attach(model, batches=batches())
     assert methods.attached(model) == {} and torch.equal(model(**one).logits, before)
