@@ -231,8 +231,8 @@ def trained_wide(
 SHAPES = "a shape does not fit: W_down is (32, 384), b_down (32,), W_up (384, 32), b_up (384,)"
 NARROW = "this is an adapter of another width: prune the one that trained() gives, and set to 0 what goes"
 BIASES = (
-    "its biases do the work: where the adapters no longer read their input, more than half of the gain stays; what is "
-    "left of the matrices must carry it"
+    "its biases do the work: where the adapters no longer read their input, more than half of the gain stays; leave "
+    "the biases as they are in trained(), and train what is left of the matrices"
 )
 
 
@@ -382,9 +382,9 @@ COMPRESS = register(
             "Multiply by the masks after each optimizer step, and pruned weights stay 0 while the others train on; few "
             "parameters need a higher learning rate. Keep some rows back to see what helps: a better score, rounds, "
             "more steps.",
-            "In outline: copies of trained() with requires_grad_(); a mask for each name with W; Adam over the copies. "
-            "In each step: 32 rows, cross_entropy, zero_grad, backward, step, and under torch.no_grad() each W times "
-            "its mask. At the end return the copies, detached.",
+            "In outline: copies of trained(), those of the matrices with requires_grad_(); a mask for each matrix; Adam "
+            "over the matrices. In each step: 32 rows, cross_entropy, zero_grad, backward, step, and under "
+            "torch.no_grad() each matrix times its mask. At the end return all copies, detached.",
         ),
         budget=Budget(minutes=4, model="minilm"),
         pose=_pose,
