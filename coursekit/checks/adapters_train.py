@@ -382,8 +382,8 @@ COMPRESS = register(
             "Multiply by the masks after each optimizer step, and pruned weights stay 0 while the others train on; few "
             "parameters need a higher learning rate. Keep some rows back to see what helps: a better score, rounds, "
             "more steps.",
-            "In outline: copies of trained(), those of the matrices with requires_grad_(); a mask for each matrix; Adam "
-            "over the matrices. In each step: 32 rows, cross_entropy, zero_grad, backward, step, and under "
+            "In outline: copies of trained(), those of the matrices with requires_grad_(); a mask for each matrix; "
+            "Adam over the matrices. In each step: 32 rows, cross_entropy, zero_grad, backward, step, and under "
             "torch.no_grad() each matrix times its mask. At the end return all copies, detached.",
         ),
         budget=Budget(minutes=4, model="minilm"),
