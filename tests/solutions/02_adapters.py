@@ -50,7 +50,8 @@ def adapters_snip(loss, weights):
 
 
 def adapters_compress(load, outputs, trained, ids, mask, labels, keep):
-    model, tensors = load(), {name: t.clone().requires_grad_() for name, t in trained().items()}
+    # The biases stay as they are: trained, they would do the work of the matrices.
+    model, tensors = load(), {name: t.clone().requires_grad_(".W_" in name) for name, t in trained().items()}
     matrices = [name for name in tensors if ".W_" in name]
     keep -= sum(t.numel() for name, t in tensors.items() if ".b_" in name)
 
@@ -62,12 +63,12 @@ def adapters_compress(load, outputs, trained, ids, mask, labels, keep):
     scores = {name: (tensors[name].grad * tensors[name]).abs().detach() for name in matrices}  # SNIP
     threshold = torch.cat([score.flatten() for score in scores.values()]).topk(keep).values.min()
     masks = {name: score >= threshold for name, score in scores.items()}
-    optim = torch.optim.Adam(tensors.values(), lr=1e-2)
-    for step in range(50):
+    optim = torch.optim.Adam([tensors[name] for name in matrices], lr=2e-2)
+    for step in range(80):
         with torch.no_grad():
             for name in matrices:
                 tensors[name] *= masks[name]
-        optim.param_groups[0]["lr"] = 1e-2 * (1 - step / 50)
+        optim.param_groups[0]["lr"] = 2e-2 * (1 - step / 80)
         optim.zero_grad()
         loss(step).backward()
         optim.step()
