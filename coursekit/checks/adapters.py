@@ -199,17 +199,39 @@ PFEIFFER = register(
 
 def _weights(seed: int) -> tuple[tuple[Tensor, ...], float]:
     random = _random(seed)
-    # Layers of different scale: one threshold over all keeps much of one and little of another.
+    # Layers of different scale: one order of all keeps much of one and little of another.
     weights = tuple(scale * torch.randn(5, 8, generator=random) for scale in (1.0, 0.3, 2.0))
-    return weights, (0.75, 0.9, 0.4)[seed]  # of 120 weights: 90, 108, 48 go
+    if seed == 1:
+        weights = _with_ties(weights)
+    return weights, (0.75, 0.4, 1.0)[seed]  # of 120 weights: 90, 48, 120 go
+
+
+def _with_ties(weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    r"""On a grid so coarse that many |w| are equal."""
+    return tuple((4 * W).round() / 4 for W in weights)
+
+
+def _tied(weights: tuple[Tensor, ...], go: int) -> bool:
+    r"""Whether the smallest |w| that stays and the largest that goes are equal, when `go` weights go."""
+    flat = torch.cat([W.abs().flatten() for W in weights]).sort().values
+    return bool(flat[go - 1] == flat[go])
 
 
 def prune(weights: tuple[Tensor, ...], pruned: float) -> tuple[Tensor, ...]:
-    r"""True where |w| is among the largest of all weights together, for all but the fraction `pruned`."""
+    r"""True where |w| is among the largest of all weights together, for all but the fraction `pruned`.
+
+    Of equal |w| the earlier stays.
+    """
+    n = sum(W.numel() for W in weights)
+    return _first(weights, n - round(pruned * n))
+
+
+def _first(weights: tuple[Tensor, ...], keep: int) -> tuple[Tensor, ...]:
     flat = torch.cat([W.abs().flatten() for W in weights])
-    keep = len(flat) - round(pruned * len(flat))
-    threshold = flat.sort(descending=True).values[keep - 1]
-    return tuple(W.abs() >= threshold for W in weights)
+    stays = torch.zeros(len(flat), dtype=torch.bool)
+    stays[flat.argsort(descending=True, stable=True)[:keep]] = True
+    parts = stays.split([W.numel() for W in weights])
+    return tuple(part.view(W.shape) for part, W in zip(parts, weights, strict=True))
 
 
 def _each_on_its_own(weights: tuple[Tensor, ...], pruned: float) -> tuple[Tensor, ...]:
@@ -217,8 +239,16 @@ def _each_on_its_own(weights: tuple[Tensor, ...], pruned: float) -> tuple[Tensor
 
 
 def _one_too_few(weights: tuple[Tensor, ...], pruned: float) -> tuple[Tensor, ...]:
-    size = min(W.abs()[m].min() for W, m in zip(weights, prune(weights, pruned), strict=True) if m.any())
-    return tuple(W.abs() > size for W in weights)
+    n = sum(W.numel() for W in weights)
+    return _first(weights, max(n - round(pruned * n) - 1, 0))
+
+
+def _above(weights: tuple[Tensor, ...], pruned: float) -> tuple[Tensor, ...]:
+    r"""By a threshold, the smallest |w| that stays: where nothing stays, index -1 is the smallest of all."""
+    flat = torch.cat([W.abs().flatten() for W in weights])
+    keep = len(flat) - round(pruned * len(flat))
+    threshold = flat.sort(descending=True).values[keep - 1]
+    return tuple(W.abs() >= threshold for W in weights)
 
 
 def _by(weights: tuple[Tensor, ...], pruned: float, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
@@ -228,13 +258,13 @@ def _by(weights: tuple[Tensor, ...], pruned: float, change: Callable[[Tensor], T
 
 def _secret_prune(draw: Draw) -> tuple[tuple[Tensor, ...], float]:
     rows, columns = draw.whole(4, 6), draw.whole(6, 9)
-    weights = tuple(
-        scale * draw.normal(rows, columns) for scale in (1.0, draw.real(0.2, 0.4), draw.real(1.5, 3.0))
-    )
+    scales = 1.0, draw.real(0.2, 0.4), draw.real(1.5, 3.0)
+    weights = _with_ties(tuple(scale * draw.normal(rows, columns) for scale in scales))
     n = 3 * rows * columns
     while True:  # rounded down or to the nearest, from either side: the same number of weights stays
         go = draw.whole(n // 3, n - 10)
-        if int(go / n * n) == go and int((1 - go / n) * n) == n - go:
+        exact = int(go / n * n) == go and int((1 - go / n) * n) == n - go
+        if exact and _tied(weights, go):
             return weights, go / n
 
 
@@ -245,9 +275,11 @@ PRUNE = register(
         difficulty=3,
         minutes=15,
         hints=(
-            "One threshold for all layers: put all |w| into one long tensor first, with torch.cat and flatten.",
-            "How many stay? Not pruned · n, but the rest. Sort, and look up the smallest value that stays.",
-            "With the threshold in hand each mask is a comparison: W.abs() >= threshold.",
+            "One order for all layers: put all |w| into one long tensor first, with torch.cat and flatten.",
+            "How many stay? Not pruned · n, but the rest. A comparison with a threshold keeps too many where |w| are "
+            "equal: find the positions of the largest, flat.argsort(descending=True, stable=True)[:keep].",
+            "Set those positions of a long mask of False to True, split it into pieces of W.numel() entries, and give "
+            "each the shape of its matrix.",
         ),
         inputs=_weights,
         secret=_secret_prune,
@@ -255,7 +287,7 @@ PRUNE = register(
         mutants=(
             Mutant(
                 _each_on_its_own,
-                "this prunes every layer by the same share; one threshold for all layers together is asked for",
+                "this prunes every layer by the same share; the largest of all layers together should stay",
             ),
             Mutant(
                 lambda weights, pruned: prune(weights, 1 - pruned),
@@ -281,7 +313,12 @@ PRUNE = register(
             ),
             Mutant(
                 _one_too_few,
-                "one weight too few stays: the weight at the threshold stays too (>=)",
+                "one weight too few stays: n - round(pruned * n) of them should",
+            ),
+            Mutant(
+                _above,
+                "a threshold keeps all of several equal |w|, and something even with pruned = 1: choose positions, "
+                "with argsort, so that exactly n - round(pruned * n) stay",
             ),
         ),
         tolerance=0.0,

@@ -52,7 +52,8 @@ _FROZEN, _LINE = "#dfe3e6", "#444444"
 #: What each picture says in words.
 _FLOWS = {
     "Houlsby": "A reads the output of attention and that of the feed-forward, and is added to it",
-    "Pfeiffer": "A reads the feed-forward's output plus its residual after a norm, and is added to the output",
+    # What A reads here is an exercise of the notebook, whose answer has it in words.
+    "Pfeiffer": "A is beside the feed-forward's output, and is added to it; follow the arrows to what it reads",
     "parallel": "A reads what the feed-forward reads, and is added to the feed-forward's output, times s",
     "Lin": "A reads the block's output after a norm of its own, and is added to it",
 }
@@ -61,8 +62,8 @@ _FLOWS = {
 def adapter_places(panels: Sequence[Axes] | None = None) -> Sequence[Axes]:
     r"""The data flow of a block with norms after the sums (BERT), from the bottom up, with four kinds of adapters.
 
-    Frozen parts are grey, trained ones coloured. The line on the left is the block's residual; the straight line past
-    an adapter is the adapter's.
+    Frozen parts are grey, trained ones coloured. The line on the left is the block's residual; the straight line in
+    the middle carries what the sublayer (in Lin's: the block) gave, to which A's output is added.
     """
     panels = plt.subplots(1, len(_FLOWS), figsize=(9.2, 6.2))[1] if panels is None else panels
     for ax, (name, flow) in zip(panels, _FLOWS.items(), strict=True):
@@ -77,27 +78,29 @@ def adapter_places(panels: Sequence[Axes] | None = None) -> Sequence[Axes]:
 
 
 def drops_and_shares(
-    groups: Mapping[str, Mapping[str, Mapping[float, str]]],
+    groups: Mapping[str, tuple[str, Mapping[str, Mapping[float, str]]]],
     evidence: Any,
     times: Mapping[str, Mapping[int, float]],
 ) -> Sequence[Axes]:
     r"""A panel of test accuracies for each group that has run, and one of the time that blocks without adapters save.
 
-    groups: label of the x axis -> label of a curve -> setting -> arm; arms that are not in `evidence` are left out.
+    groups: title -> label of the x axis, and label of a curve -> setting -> arm; arms that are not in `evidence` are
+    left out.
     times: what was timed -> blocks without adapters -> time, with adapters in all blocks = 1.
     """
     drawn: dict[str, dict[str, dict[float, Any]]] = {}
-    for xlabel, group in groups.items():
+    for title, (_, group) in groups.items():
         for name, curve in group.items():
             if points := {x: evidence.accuracy(arm) for x, arm in curve.items() if arm in evidence.arms}:
-                drawn.setdefault(xlabel, {})[name] = points
+                drawn.setdefault(title, {})[name] = points
     rows = len(drawn) // 2 + 1
     every = list(plt.subplots(rows, 2, figsize=(9.2, 3.4 * rows))[1].flat)
     panels = every[: len(drawn) + 1]
     for ax in every[len(panels) :]:
         ax.remove()
-    for ax, (xlabel, curves) in zip(panels, drawn.items(), strict=False):
-        score_curves(curves, xlabel, label="test accuracy", ax=ax)
+    for ax, (title, curves) in zip(panels, drawn.items(), strict=False):
+        score_curves(curves, groups[title][0], label="test accuracy", ax=ax)
+        ax.set_title(title)
         ax.legend(fontsize=8)
     limits = [ax.get_ylim() for ax in panels[:-1]]
     for ax in panels[:-1]:  # one scale for all accuracies
@@ -106,6 +109,7 @@ def drops_and_shares(
         panels[-1].plot(list(ratio), list(ratio.values()), "o-", label=name)
     panels[-1].set_xticks(sorted({n for ratio in times.values() for n in ratio}))
     panels[-1].set_ylim(bottom=0)
+    panels[-1].set_title("Time without adapters in lower blocks")
     panels[-1].set_xlabel("lower blocks without adapters")
     panels[-1].set_ylabel("time, adapters in all blocks = 1")
     panels[-1].legend(fontsize=8)

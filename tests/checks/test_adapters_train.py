@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from coursekit.checks import adapters_train
+from coursekit.checks.adapters import prune
 from coursekit.checks.adapters_train import COMPRESS, KEEP, outputs
 from coursekit.comparison import adapters_library
 
@@ -15,7 +16,7 @@ def posing():
     return COMPRESS.posing(b"some batch")
 
 
-def tensors(value: float = 0.0, r: int = 2) -> dict[str, torch.Tensor]:
+def tensors(value: float = 0.0, r: int = 32) -> dict[str, torch.Tensor]:
     shapes = {"W_down": (r, 384), "b_down": (r,), "W_up": (384, r), "b_up": (384,)}
     return {f"{i}.{part}": torch.full(shape, value) for i in range(6) for part, shape in shapes.items()}
 
@@ -28,26 +29,49 @@ def test_what_cannot_be_an_adapter_scores_nothing(posing):
         "its tensors must be floating-point numbers without NaN or infinity: try a smaller learning rate": tensors(
             torch.nan
         ),
-        "a shape does not fit: W_down is (r, 384), b_down (r,), W_up (384, r), b_up (384,)": tensors()
-        | {"3.b_up": torch.zeros(2)},
+        adapters_train.SHAPES: tensors() | {"3.b_up": torch.zeros(2)},
         "it returns a head: the model's own stays as it is, and only the adapters may change": tensors(0.01)
         | {"head.W": torch.zeros(2, 384)},
         "of every adapter W_down or W_up is 0 altogether: nothing is left of it": tensors()
         | {"5.b_up": torch.ones(384)},
-        f"6,918 parameters of its adapters are not 0, and {KEEP:,} are allowed: prune more, or take a narrower "
-        "adapter": tensors(1.0, r=1),
+        adapters_train.NARROW: tensors(0.01, r=1),
+        f"24,576 parameters of its adapters are not 0, and {KEEP:,} are allowed: prune more": tensors()
+        | {"0.W_down": torch.ones(32, 384), "0.W_up": torch.ones(384, 32)},
     }
     for message, given in cases.items():
         scored = COMPRESS.scored(posing, given)
         assert (scored.share, scored.message) == (0.0, message)
 
 
-def test_a_width_may_be_chosen_and_zeros_count_for_nothing(posing):
-    ones = {"W_down": torch.ones(1, 384), "W_up": torch.ones(384, 1)}
-    narrow = tensors(0.0, r=1) | {f"{i}.{part}": one for i in (3, 4, 5) for part, one in ones.items()}
-    assert "allowed" not in COMPRESS.scored(posing, narrow).message
-    wide = tensors(0.0, r=64) | {"0.W_down": torch.ones(64, 384), "0.W_up": torch.ones(384, 64)}
-    assert COMPRESS.scored(posing, wide).message.startswith("49,152 parameters")
+def test_zeros_count_for_nothing(posing):
+    pruned = tensors()
+    for i in (3, 4, 5):  # one unit of the bottleneck stays
+        pruned[f"{i}.W_down"][0] = pruned[f"{i}.W_up"][:, 0] = 1.0
+    assert "allowed" not in COMPRESS.scored(posing, pruned).message
+
+
+def test_biases_that_do_the_work_score_nothing(posing, monkeypatch):
+    monkeypatch.setattr(adapters_train, "_right", lambda given, *_: 0.7)  # whatever of them is set to 0
+    few = tensors()
+    few["0.W_down"][0, 0] = few["0.W_up"][0, 0] = 1.0
+    scored = COMPRESS.scored(posing, few)
+    assert (scored.share, scored.message, scored.measured) == (0.0, adapters_train.BIASES, 0.7)
+    reads = lambda given: given["0.W_up"].any() and given["0.W_down"].any()  # noqa: E731
+    monkeypatch.setattr(adapters_train, "_right", lambda given, *_: 0.7 if reads(given) else 0.5)
+    assert COMPRESS.scored(posing, few).share == 1.0
+
+
+@pytest.mark.slow
+def test_the_figures_that_the_notebook_names_are_measured():
+    posing = COMPRESS.posing(b"public")
+    whole = posing.arguments[2]()
+    matrices = {name: tensor for name, tensor in whole.items() if ".W_" in name}
+    biases = sum(tensor.numel() for name, tensor in whole.items() if name not in matrices)
+    share = 1 - (KEEP - biases) / sum(tensor.numel() for tensor in matrices.values())
+    masks = dict(zip(matrices, prune(tuple(matrices.values()), share), strict=True))
+    cut = {name: tensor * masks.get(name, 1) for name, tensor in whole.items()}
+    for given, expected in ((whole, adapters_train.WHOLE), (cut, adapters_train.CUT)):
+        assert adapters_train._right(given, *posing.kept) == pytest.approx(expected, abs=0.04)
 
 
 def test_those_to_learn_from_and_those_to_judge_by_have_no_sentence_in_common(posing):

@@ -616,7 +616,7 @@ def test_an_up_projection_of_zeros_has_no_score(by):
     method = SparseAdapter(HoulsbyAdapter(r=4, init="zero"), score=by)
     model, one = tiny.model("bert"), labelled("bert")
     before = model(**one).logits
-    said = f"every {by} score of the up projections is 0, because they start at 0: start both sides .*init='bert'"
+    said = f"every {by} score of the up projections is 0, because they start at 0: start both sides away .*init='bert'"
     with pytest.raises(CourseError, match=said):
         method.attach(model, batches=batches())
     assert methods.attached(model) == {} and torch.equal(model(**one).logits, before)
@@ -665,3 +665,12 @@ def test_the_config_in_the_file_says_which_fraction_is_meant(tmp_path):
     config = json.loads((tmp_path / interop.CONFIG).read_text())
     assert config["pruned"] == 0.8 and config["peft_type"] == "SPARSE_ADAPTER"
     assert config["adapter"]["peft_type"] == "HOULSBY" and config["adapter"]["r"] == 6
+
+
+def test_masked_weights_are_back_whatever_happens():
+    weight = torch.nn.Parameter(torch.tensor([[1.0, -2.0], [3.0, -4.0]]))
+    before, mask = weight.detach().clone(), torch.tensor([[True, False], [False, True]])
+    with pytest.raises(KeyboardInterrupt), pruning.masked([weight], [mask]):
+        assert weight.tolist() == [[1.0, 0.0], [0.0, -4.0]]
+        raise KeyboardInterrupt
+    assert torch.equal(weight, before)

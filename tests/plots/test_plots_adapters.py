@@ -28,12 +28,14 @@ def _closed():
 def test_what_has_not_run_is_left_out_and_times_stand_beside():
     curves = {"random": {0: "whole", 50: "half", 80: "not yet"}, "snip": {80: "not yet"}}
     groups = {
-        "blocks": {"dropped": {0: "whole"}},
-        "before, %": {"random": {0: "not yet"}, "snip": {0: "half"}},
-        "after, %": curves,
+        "Dropped": ("blocks", {"dropped": {0: "whole"}}),
+        "Before": ("before, %", {"random": {0: "not yet"}, "snip": {0: "half"}}),
+        "After": ("after, %", curves),
     }
     *drops, times = drops_and_shares(groups, Evidence(), {"training step": {0: 1.0, 2: 0.8}})
-    assert [ax.get_xlabel() for ax in drops] == list(groups)
+    assert [(ax.get_title("left"), ax.get_xlabel()) for ax in drops] == [
+        (t, x) for t, (x, _) in groups.items()
+    ]
     shown = {line.get_label(): line for line in times.lines}
     assert list(shown["training step"].get_ydata()) == [1.0, 0.8] and times.get_ylim()[0] == 0
     after = [line for line in drops[2].lines if line.get_marker() == "o"]
@@ -42,6 +44,9 @@ def test_what_has_not_run_is_left_out_and_times_stand_beside():
 
 
 def test_a_group_of_which_nothing_has_run_has_no_panel():
-    groups = {"blocks": {"dropped": {0: "not yet"}}, "after, %": {"random": {0: "whole"}}}
+    groups = {
+        "Drop": ("blocks", {"dropped": {0: "not yet"}}),
+        "After": ("after, %", {"random": {0: "whole"}}),
+    }
     drop, times = drops_and_shares(groups, Evidence(), {"training step": {0: 1.0}})
     assert drop.get_xlabel() == "after, %" and times.figure.axes == [drop, times]

@@ -112,7 +112,7 @@ def test_each_adapter_has_its_place():
         "Houlsby": 4, "Pfeiffer": 4, "parallel": 3, "Lin": 3
     }  # fmt: skip
     assert [t.get_text() for t in panels["Pfeiffer"].texts].count("LN") == 3
-    assert "after a norm, and is added" in describe(panels["Pfeiffer"].figure)
+    assert "follow the arrows" in describe(panels["Pfeiffer"].figure)  # an exercise asks what they say
 
 
 def test_scores_stand_at_their_settings():

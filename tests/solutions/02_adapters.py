@@ -36,8 +36,11 @@ def adapters_train(load, places, start, batches, optimizer):
 def adapters_prune(weights, pruned):
     everything = torch.cat([W.abs().flatten() for W in weights])
     keep = len(everything) - round(pruned * len(everything))
-    threshold = torch.topk(everything, keep).values.min()
-    return [W.abs() >= threshold for W in weights]
+    mask = torch.zeros_like(everything, dtype=torch.bool)
+    mask[everything.argsort(descending=True, stable=True)[:keep]] = True
+    return [
+        part.view(W.shape) for part, W in zip(mask.split([W.numel() for W in weights]), weights, strict=True)
+    ]
 
 
 def adapters_snip(loss, weights):
@@ -47,7 +50,8 @@ def adapters_snip(loss, weights):
 
 
 def adapters_compress(load, outputs, trained, ids, mask, labels, keep):
-    model, tensors = load(), {name: t.clone().requires_grad_() for name, t in trained().items()}
+    # The biases stay as they are: trained, they would do the work of the matrices.
+    model, tensors = load(), {name: t.clone().requires_grad_(".W_" in name) for name, t in trained().items()}
     matrices = [name for name in tensors if ".W_" in name]
     keep -= sum(t.numel() for name, t in tensors.items() if ".b_" in name)
 
@@ -59,12 +63,12 @@ def adapters_compress(load, outputs, trained, ids, mask, labels, keep):
     scores = {name: (tensors[name].grad * tensors[name]).abs().detach() for name in matrices}  # SNIP
     threshold = torch.cat([score.flatten() for score in scores.values()]).topk(keep).values.min()
     masks = {name: score >= threshold for name, score in scores.items()}
-    optim = torch.optim.Adam(tensors.values(), lr=1e-2)
-    for step in range(50):
+    optim = torch.optim.Adam([tensors[name] for name in matrices], lr=2e-2)
+    for step in range(80):
         with torch.no_grad():
             for name in matrices:
                 tensors[name] *= masks[name]
-        optim.param_groups[0]["lr"] = 1e-2 * (1 - step / 50)
+        optim.param_groups[0]["lr"] = 2e-2 * (1 - step / 80)
         optim.zero_grad()
         loss(step).backward()
         optim.step()

@@ -56,6 +56,21 @@ def projections(model: nn.Module, name: str) -> dict[str, Projection]:
     }
 
 
+@contextlib.contextmanager
+def masked(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> Iterator[None]:
+    r"""With those entries of `weights` at 0 where a mask, of the same shape, is false; afterwards they are back."""
+    before = [weight.detach().clone() for weight in weights]
+    try:
+        with torch.no_grad():
+            for weight, mask in zip(weights, masks, strict=True):
+                weight.mul_(mask)
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, value in zip(weights, before, strict=True):
+                weight.copy_(value)
+
+
 def kept_shares(model: nn.Module, name: str = "default") -> dict[str, float]:
     r"""The share of its weights that each projection of adapter `name` still has."""
     return {
@@ -87,8 +102,8 @@ def score(model: nn.Module, name: str, by: str, batches: Batches, seed: int = 0)
         scores = SCORES[by](layers, lambda: _losses(model, batches), seed)
     if not any(s.is_meta or s.any() for s in scores[1::2]):
         raise CourseError(
-            f"every {by} score of the up projections is 0, because they start at 0: start both sides "
-            "(init='bert' or init='houlsby'), or train the adapter before it is pruned, or take score='random'"
+            f"every {by} score of the up projections is 0, because they start at 0: start both sides away "
+            "from 0 (init='bert' or init='houlsby'), or train the adapter before it is pruned, or take score='random'"
         )
     return scores
 
