@@ -67,12 +67,15 @@ def loaded_by_peft(model: nn.Module, checkpoint: Path) -> Any:
         return peft.PeftModel.from_pretrained(copy.deepcopy(model), checkpoint).eval()
 
 
-def losses(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], lr: float) -> list[float]:
+def losses(
+    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], lr: float, weight_decay: float = 0.01
+) -> list[float]:
     r"""Loss of each batch while AdamW trains what is not frozen, in the mode that `model` is in.
 
-    In eval mode there is no dropout, and two libraries see the same.
+    In eval mode there is no dropout, and two libraries see the same. The weight decay is PyTorch's default.
     """
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay)
     found = []
     for batch in batches:
         loss = model(**batch).loss

@@ -84,6 +84,13 @@ def test_what_is_called_exact_decodes_to_the_scaled_matrix(side, block, inside):
         torch.testing.assert_close(folded, q.dequantize())  # as it was
 
 
+def test_a_block_of_zeros_takes_any_factors():
+    codes, scale = torch.tensor([[0, 0, 3, -2], [1, 0, 2, 2]]), torch.tensor([[0.5, 0.1], [0.25, 0.2]])
+    new, exact = fold_quantized(codes, scale, torch.tensor([2.0, 1.5, 1.5, 0.5]), "input")
+    assert exact.tolist() == [[True, False], [True, False]]
+    torch.testing.assert_close(new, torch.tensor([[0.5, 0.1], [0.5, 0.2]]))
+
+
 def layer_check(**wrong):
     r"""What the check says of a class that is right but for what `wrong` has."""
 
