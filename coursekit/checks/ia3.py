@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from coursekit.checks.core import Exercise, Mutant, register
 from coursekit.checks.draw import Draw
@@ -142,6 +142,21 @@ def layer(W: Tensor, b: Tensor, l: Tensor, x: Tensor, side: str) -> Found:
     r"""What the stub's `ia3_layer` finds of a right layer: silent at the start, parameters that train, output."""
     h = l * F.linear(x, W, b) if side == "output" else F.linear(l * x, W, b)
     return True, l.numel(), h
+
+
+class Scaled(nn.Module):
+    r"""What `layer` describes, as a module: it stands in for a student's class that does not pass yet.
+
+    base: a linear layer, which is frozen. side: "output" or "input", what the factors l belong to.
+    """
+
+    def __init__(self, base: nn.Linear, side: str):
+        super().__init__()
+        self.base, self.side = base.requires_grad_(False), side
+        self.l = nn.Parameter(torch.ones(base.out_features if side == "output" else base.in_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.l * self.base(x) if self.side == "output" else self.base(self.l * x)
 
 
 def _found(

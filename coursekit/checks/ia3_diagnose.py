@@ -7,6 +7,7 @@ with one fault each. Everything below that block is frozen, so its inputs are co
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -161,6 +162,38 @@ def fault_of(run: Run, signs: Mapping[str, Callable[[Run], bool]] = SIGNS) -> st
     return next((fault for fault, shows in signs.items() if shows(run)), "healthy")
 
 
+#: What gives a run away, in words; the keys are those of `SIGNS`, and "healthy".
+TOLD = {
+    "left out": "`l` never changes",
+    "zeros": "`l[0]` is 0",
+    "not frozen": "`W` changes",
+    "16 bits": "`l` holds only numbers that bfloat16 has",
+    "twice": "`h` is `l[-1]**2 * y`",
+    "learning rate": "`l` moves a tenth as far in a step",
+    "healthy": "none of these",
+}
+
+
+def explained(runs: Runs) -> str:
+    r"""The fault of each run, its sign, and whose loss misleads: Markdown, folded.
+
+    A loss misleads where its mean over the last three steps is more than a tenth below ln 2, the loss of guessing.
+    """
+    lines = ["| run | fault | what shows it | loss, last three steps |", "| --: | :-- | :-- | --: |"]
+    misleading = []
+    for number, (one, fault) in enumerate(zip(runs, diagnose(runs), strict=True), start=1):
+        last = one["loss"][-3:].mean().item()
+        lines.append(f"| {number} | {fault} | {TOLD[fault]} | {last:.2f} |")
+        if fault != "healthy" and last < 0.9 * math.log(2):
+            misleading.append(f"run {number} ({fault})")
+    answer = "No run with a fault ends well below guessing."
+    if misleading:
+        told = "At the end, these are well below the loss of guessing although something is wrong: "
+        answer = f"{told}{', '.join(misleading)}."
+    table = "\n".join(lines)
+    return f"<details><summary>What was wrong with the eight</summary>\n\n{table}\n\n{answer}\n\n</details>"
+
+
 def _blind_to(fault: str) -> Callable[[Runs], Any]:
     others = {name: shows for name, shows in SIGNS.items() if name != fault}
     return lambda runs: tuple(fault_of(run, others) for run in runs)
@@ -199,6 +232,7 @@ DIAGNOSE = register(
             "Adam moves a factor by about the learning rate in a step. l.diff(dim=0).abs() are the moves.",
             "bfloat16 keeps 8 binary digits: x.bfloat16().float() == x tells whether x is one of its numbers.",
             "h is what the attention got, y what W_v made of the tokens. How should one come from the other?",
+            "1 is a number that bfloat16 has, so factors that never move pass that test, too: mind the order.",
         ),
         inputs=public_runs,
         secret=shuffled,

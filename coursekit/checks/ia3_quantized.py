@@ -24,7 +24,10 @@ def _spread(codes: Tensor, scale: Tensor, l: Tensor, side: str) -> tuple[Tensor,
 
 
 def fold_quantized(codes: Tensor, scale: Tensor, l: Tensor, side: str) -> Folded:
-    r"""New scales and which of them are exact: where all weights of a block that are not 0 have one factor."""
+    r"""New scales and which of them are exact: where all weights of a block that are not 0 have one factor.
+
+    A block of zeros takes any factors, and keeps its scale.
+    """
     return _by(_one_factor)(codes, scale, l, side)
 
 
@@ -40,8 +43,8 @@ def _ends(factors: Tensor, counts: Tensor) -> Folded:
 
 def _one_factor(factors: Tensor, codes: Tensor, scale: Tensor) -> Folded:
     low, high = _ends(factors, codes != 0)
-    exact = low == high
-    return torch.where(exact, scale * high, scale), exact
+    empty = low > high  # no weight counts: inf and -inf
+    return torch.where(low == high, scale * high, scale), (low == high) | empty
 
 
 def _zeros_count(factors: Tensor, codes: Tensor, scale: Tensor) -> Folded:

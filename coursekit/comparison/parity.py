@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,25 @@ def loaded_by_peft(model: nn.Module, checkpoint: Path) -> Any:
 
     with warnings.catch_warnings(action="ignore"):
         return peft.PeftModel.from_pretrained(copy.deepcopy(model), checkpoint).eval()
+
+
+def losses(
+    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], lr: float, weight_decay: float = 0.01
+) -> list[float]:
+    r"""Loss of each batch while AdamW trains what is not frozen, in the mode that `model` is in.
+
+    In eval mode there is no dropout, and two libraries see the same. The weight decay is PyTorch's default.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay)
+    found = []
+    for batch in batches:
+        loss = model(**batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    return found
 
 
 def written(model: Any, ids: Tensor, tokens: int, cache: bool = True) -> list[int]:

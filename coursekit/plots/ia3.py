@@ -15,8 +15,8 @@ from coursekit.plots.common import COLOURS, axes
 def factors_by_layer(vectors: Mapping[str, Any]) -> Sequence[Axes]:
     r"""Every learned factor as a dot, layer by layer: one panel for each entry of `vectors`.
 
-    vectors: label -> array (layers, n). Blue amplifies (above 1), orange inhibits (below 1); the bar is the median
-    distance from 1, up and down.
+    vectors: label -> array (layers, n). Blue amplifies (above 1), orange inhibits (below 1); two thin lines are the
+    median distance from 1, up and down.
     """
     _, panels = plt.subplots(1, len(vectors), figsize=(3.1 * len(vectors), 3.4), sharey=True, squeeze=False)
     random = np.random.default_rng(0)
@@ -26,13 +26,13 @@ def factors_by_layer(vectors: Mapping[str, Any]) -> Sequence[Axes]:
         flat = values.reshape(-1)  # (layers, n) -> (layers * n,)
         place = layer + random.uniform(-0.32, 0.32, len(flat))
         up = flat > 1
-        alpha = min(0.35, 3000 / len(flat))  # many dots, each the fainter
+        alpha = min(0.3, 2000 / len(flat))  # many dots, each the fainter
         dots = dict(s=2, alpha=alpha, linewidths=0)
         ax.scatter(place[up], flat[up], color=COLOURS[0], label="amplifies", **dots)
         ax.scatter(place[~up], flat[~up], color=COLOURS[1], label="inhibits", **dots)
         middle = np.median(np.abs(values - 1), axis=1)
-        ax.vlines(np.arange(1, len(values) + 1), 1 - middle, 1 + middle, color="black", linewidth=2,
-                  label="median distance")  # fmt: skip
+        for side, label in ((1 + middle, "median distance"), (1 - middle, None)):
+            ax.plot(np.arange(1, len(values) + 1), side, color="black", linewidth=0.8, label=label)
         ax.axhline(1, color="grey", linewidth=0.8)
         ax.set_xticks(range(1, len(values) + 1, max(1, len(values) // 6)))
         ax.set_title(name)
@@ -82,9 +82,9 @@ def ia3_block(ax: Axes | None = None) -> Axes:
 
 
 def runs_side_by_side(runs: Sequence[Mapping[str, Any]]) -> Sequence[Axes]:
-    r"""Trainings of (IA)³ beside each other: the loss of each above, some of its factors below.
+    r"""Trainings of (IA)³ for two classes beside each other: the loss of each above, some of its factors below.
 
-    runs: each with "loss" (steps,) and "l" (steps + 1, n).
+    runs: each with "loss" (steps,) and "l" (steps + 1, n). A dotted line is ln 2, the loss of giving both classes 0.5.
     """
     figure, panels = plt.subplots(
         2, len(runs), figsize=(1.35 * len(runs), 3.8), sharex=True, sharey="row", squeeze=False
@@ -92,6 +92,7 @@ def runs_side_by_side(runs: Sequence[Mapping[str, Any]]) -> Sequence[Axes]:
     for number, (run, (above, below)) in enumerate(zip(runs, panels.T, strict=True), start=1):
         loss, factors = (np.asarray(run[name], dtype=float) for name in ("loss", "l"))
         above.plot(np.arange(1, len(loss) + 1), loss, color=COLOURS[0])
+        above.axhline(np.log(2), color="grey", linestyle=":", linewidth=1)
         below.plot(factors, color=COLOURS[1], linewidth=0.6, alpha=0.7)
         above.set_title(f"run {number}")
         below.set_xlabel("step")

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from coursekit.checks import check
-from coursekit.checks.ia3_diagnose import FAULTS, below, diagnose, public_runs, run, top
+from coursekit.checks.ia3 import Scaled
+from coursekit.checks.ia3_diagnose import FAULTS, below, diagnose, explained, public_runs, run, top
 from coursekit.checks.ia3_quantized import fold_quantized
 from coursekit.models import load_encoder
 from coursekit.notebook import built
@@ -44,6 +45,27 @@ def test_whoever_changes_a_run_changes_nobody_else_s():
     assert public_runs(0)[0][0]["loss"].any()
 
 
+def test_a_run_holds_what_the_notebook_says():
+    shapes = {name: tuple(tensor.shape) for name, tensor in run("healthy", 1, 0.03).items()}
+    assert shapes == {
+        "loss": (12,), "l": (13, 32), "gradient": (12, 32), "W": (2, 14, 14), "y": (10, 32), "h": (10, 32)
+    }  # fmt: skip
+
+
+def test_the_answer_names_each_fault_and_the_losses_that_mislead():
+    right, wrong = (
+        run(kind, 1, 0.03) | {"loss": torch.full((12,), loss)}
+        for kind, loss in (("healthy", 0.1), ("left out", 0.2))
+    )
+    text = explained((right, wrong))
+    assert (
+        "| 1 | healthy | none of these | 0.10 |" in text
+        and "| 2 | left out | `l` never changes | 0.20 |" in text
+    )
+    assert text.count("guessing") == 1 and "wrong: run 2 (left out)." in text
+    assert "No run with a fault" in explained((right, wrong | {"loss": torch.ones(12)}))
+
+
 @pytest.mark.parametrize("side, block, inside", [
     ("output", 64, 1.0), ("output", 8, 1.0), ("input", 64, 0.0), ("input", 8, 0.0), ("input", 1, 1.0),
 ])  # fmt: skip
@@ -60,6 +82,13 @@ def test_what_is_called_exact_decodes_to_the_scaled_matrix(side, block, inside):
         torch.testing.assert_close(folded, wanted)
     else:
         torch.testing.assert_close(folded, q.dequantize())  # as it was
+
+
+def test_a_block_of_zeros_takes_any_factors():
+    codes, scale = torch.tensor([[0, 0, 3, -2], [1, 0, 2, 2]]), torch.tensor([[0.5, 0.1], [0.25, 0.2]])
+    new, exact = fold_quantized(codes, scale, torch.tensor([2.0, 1.5, 1.5, 0.5]), "input")
+    assert exact.tolist() == [[True, False], [True, False]]
+    torch.testing.assert_close(new, torch.tensor([[0.5, 0.1], [0.5, 0.2]]))
 
 
 def layer_check(**wrong):
@@ -84,6 +113,10 @@ def test_a_class_is_looked_at_by_what_it_does():
     assert "still trains" in layer_check(base=True).message
     assert "not trained" in layer_check(make=lambda ones: nn.Parameter(ones, requires_grad=False)).message
     assert layer_check(make=lambda ones: ...).status == "failed"
+
+
+def test_what_stands_in_for_a_class_passes_the_check():
+    assert check("ia3-layer", lambda *case: built.ia3_layer(Scaled, *case)).status == "passed"
 
 
 def test_a_class_that_was_not_filled_in_is_not_attempted():

@@ -86,6 +86,8 @@ def test_every_factor_is_a_dot_on_its_side_of_one():
     assert sorted(above[:, 1]) == [1.1, 1.2, 1.5, 2.0] and sorted(below[:, 1]) == [0.5, 0.9]
     assert sorted(np.round(above[:, 0])) == [1, 2, 2, 2] and sorted(np.round(below[:, 0])) == [1, 1]
     assert panels[1].get_title("left") == "l_v"
+    up, down = (panels[0].lines[i].get_ydata() for i in (0, 1))
+    assert up == pytest.approx([1.5, 1.2]) and down == pytest.approx([0.5, 0.8]), "median distances from 1"
 
 
 def test_a_bottleneck_is_as_high_as_its_numbers():

@@ -44,8 +44,9 @@ def ia3_fold_quantized(codes, scale, l, side):
         for j in range(blocks):
             here = slice(j * block, (j + 1) * block)
             factors = {f.item() for f in l[here][codes[i, here] != 0]}
+            exact[i, j] = len(factors) <= 1  # none at all: zeros take any factor
             if len(factors) == 1:
-                new[i, j], exact[i, j] = scale[i, j] * factors.pop(), True
+                new[i, j] = scale[i, j] * factors.pop()
     return new, exact
 
 
