@@ -192,7 +192,7 @@ def against(evidence: Evidence) -> dict[str, Interval]:
 
 
 def pairs(evidence: Evidence, asked: Mapping[str, tuple[str, str]]) -> Table:
-    r"""One row for each of `asked` (a question -> one arm, another): parameters, the first minus the second, the answer.
+    r"""One row for each of `asked` (question -> one arm, another): parameters, the first minus the second, the answer.
 
     Where one of the two cannot be judged yet, the row says so.
     """
@@ -257,7 +257,7 @@ def _longer(evidence: Evidence) -> list[str]:
 
 
 def answers(evidence: Evidence, within: float = 0.05) -> list[str]:
-    r"""Which method is best and by how much; how few parameters come close to full fine-tuning; who ends below the head.
+    r"""Which method is best, and by how much; how few parameters come close to full fine-tuning; who is below the head.
 
     within: "close": the whole interval of the difference lies above -within.
     """

@@ -104,8 +104,8 @@ class Registration:
     def __repr__(self) -> str:
         return (
             f"registered as {self.name}: {self.hypothesis} ({self.one} against {self.other}, seeds "
-            f"{', '.join(map(str, self.seeds))}, {self.setting.steps} steps; a difference below {self.smallest:g} would "
-            "not matter)"
+            f"{', '.join(map(str, self.seeds))}, {self.setting.steps} steps; a difference below "
+            f"{self.smallest:g} would not matter)"
         )
 
 
@@ -164,13 +164,13 @@ def standard_errors(n: int) -> float:
 
 
 def _beyond(t: float, freedom: int) -> float:
-    r"""How often |Student's t| is above `t`: with $t = \sqrt f \tan\theta$ its density is that of $\cos^{f-1}\theta$."""
+    r"""How often |Student's t| is above `t`: for $t=\sqrt f\tan\theta$ the density is $\cos^{f-1}\theta$."""
     steps = 2000
     at = [math.atan(t / math.sqrt(freedom)) * i / steps for i in range(steps + 1)]
     height = [math.cos(angle) ** (freedom - 1) for angle in at]
     area = sum((a + b) / 2 for a, b in pairwise(height)) * at[1]
-    whole_ = math.sqrt(math.pi) * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
-    return 1 - 2 * area / whole_
+    all_ = math.sqrt(math.pi) * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
+    return 1 - 2 * area / all_
 
 
 def power(pilot: Sequence[tuple[str, int, float]], n: int, difference: float, draws: int = 1000) -> float:

@@ -23,6 +23,10 @@ class Table:
         lines = [self.columns, rule, *([value.replace("|", "\\|") for value in row] for row in self.rows)]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
+    def folded(self, title: str) -> Folded:
+        r"""The same table, folded away under `title`."""
+        return Folded(self, title)
+
     def __repr__(self) -> str:
         lines = [self.columns, *self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
@@ -33,6 +37,20 @@ class Table:
             ).rstrip()
             for line in lines
         )
+
+
+class Folded:
+    r"""A table under a line that opens it."""
+
+    def __init__(self, table: Table, title: str) -> None:
+        self.table, self.title = table, title
+
+    def _repr_markdown_(self) -> str:
+        inside = self.table._repr_markdown_()
+        return f"<details><summary>{self.title}</summary>\n\n{inside}\n\n</details>"
+
+    def __repr__(self) -> str:
+        return f"{self.title}\n{self.table!r}"
 
 
 def _text(value: Any) -> str:

@@ -214,10 +214,13 @@ def quality_and_close(
     figure, (left, right) = plt.subplots(1, 2, figsize=(12.0, 5.2), width_ratios=[2, 3])
     quality_and_size(points, families, label, lines, named=False, ax=left)
     quality_and_size(near, families, "", named=False, ax=right)
-    right.set_title(f"those less than {within:g} below the best", loc="right", fontsize=10)
-    left.get_legend().remove()
+    right.set_title(f"those less than {within:g} below the best", fontsize=10)
     for ax in (left, right):
+        ax.get_legend().remove()
         ax.margins(y=0.12)
+    figure.legend(
+        handles=_marks(families, list(points)), loc="outside upper center", ncols=len(FAMILIES), fontsize=9
+    )
     if preliminary:
         right.set_xlabel(f"{right.get_xlabel()}  (* search for the learning rate goes on)")
     figure.canvas.draw()
