@@ -371,6 +371,7 @@ def name_points(
         return min(apart, default=0.0)
 
     leaders: list[tuple[Any, Any]] = []
+    names: list[Bbox] = []
     for name in sorted(points, key=crowd):
         text = ax.annotate(
             name, points[name][:2], xytext=(0, 0), textcoords="offset points", fontsize=size, annotation_clip=False,
@@ -378,17 +379,32 @@ def name_points(
         )  # fmt: skip
         box = text.get_window_extent()
         width, height = box.width, box.height
+        second: tuple[float, float, Bbox, Any] | None = None
         for dx, dy in _around(width, height):
             x, y = centres[name] + (dx, dy)
             own = Bbox.from_bounds(x - 1, y - 1, width + 2, height + 2)
             inside = frame.x0 <= own.x0 and own.x1 <= frame.x1 and frame.y0 <= own.y0 and own.y1 <= frame.y1
             leader = (centres[name], ((own.x0 + own.x1) / 2, (own.y0 + own.y1) / 2))
-            free = inside and not any(own.overlaps(other) for other in taken)
-            if free and not any(_cross(leader, other) for other in leaders):
+            if not inside or any(own.overlaps(other) for other in taken):
+                continue
+            second = second or (dx, dy, own, leader)
+            if not any(_cross(leader, other) or _through(other, own) for other in leaders) and not any(
+                _through(leader, box) for box in names
+            ):
                 break
+        else:  # there is no place whose line is clear: the nearest where the name itself is
+            if second is not None:
+                dx, dy, own, leader = second
         text.set_position((dx * 72 / figure.dpi, dy * 72 / figure.dpi))
         taken.append(own)
+        names.append(own)
         leaders.append(leader)
+
+
+def _through(line: tuple[Any, Any], box: Bbox) -> bool:
+    r"""Whether a straight line runs through `box`."""
+    one, other = (np.asarray(end) for end in line)
+    return any(box.contains(*(one + part * (other - one))) for part in np.linspace(0, 1, 21))
 
 
 def _cross(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
