@@ -319,6 +319,9 @@ def _first(A: Tensor) -> Tensor:
 Pilot = tuple[tuple[str, int, float], ...]
 #: Fewer say nothing of a spread.
 FEWEST = 3
+#: Standard errors that a difference must be large to be found four times in five: the margin of 95 % (1.96), and on top
+#: the 0.84 that four of five normal numbers do not fall short by.
+POWER = 1.96 + 0.84
 
 
 def _variances(
@@ -333,19 +336,22 @@ def _new_seeds(pilot: Pilot, n: int) -> tuple[int, ...]:
     return tuple(seed for seed in range(n + len(used)) if seed not in used)[:n]
 
 
-def _seeds_for(variance: float, smallest: float, errors: float = 2) -> int:
+def _seeds_for(variance: float, smallest: float, errors: float = POWER) -> int:
     return max(FEWEST, math.ceil(errors**2 * variance / smallest**2))
 
 
 def plan(pilot: Pilot, smallest: float) -> tuple[int, ...]:
-    r"""New seeds, just so many that two standard errors of the difference are at most `smallest`."""
+    r"""New seeds, just so many that 2.8 standard errors of the difference are at most `smallest`."""
     return _new_seeds(pilot, _seeds_for(sum(_variances(pilot)), smallest))
 
 
 #: Wrong numbers of seeds, each with what is wrong with it.
 _WRONG_COUNTS: dict[str, Callable[[Pilot, float], int]] = {
-    "this makes one standard error as small as asked; a difference is told from two on": lambda pilot, smallest: (
-        _seeds_for(sum(_variances(pilot)), smallest, errors=1)
+    "this makes one standard error as small as asked; asked are 2.8": lambda pilot, smallest: _seeds_for(
+        sum(_variances(pilot)), smallest, errors=1
+    ),
+    "with 1.96 or 2 standard errors a difference of just `smallest` is found half of the time; asked are 2.8": (
+        lambda pilot, smallest: _seeds_for(sum(_variances(pilot)), smallest, errors=2)
     ),
     "this is the spread of one method alone; both means scatter, so their variances add up": lambda pilot, smallest: (
         _seeds_for(_variances(pilot)[0], smallest)
@@ -357,10 +363,10 @@ _WRONG_COUNTS: dict[str, Callable[[Pilot, float], int]] = {
         _seeds_for(sum(_variances(pilot, statistics.pvariance)), smallest)
     ),
     "this rounds down, and so many seeds are just too few": lambda pilot, smallest: max(
-        FEWEST, math.floor(4 * sum(_variances(pilot)) / smallest**2)
+        FEWEST, math.floor(POWER**2 * sum(_variances(pilot)) / smallest**2)
     ),
     "the error of a mean falls with the root of n, not with n": lambda pilot, smallest: max(
-        FEWEST, math.ceil(2 * sum(_variances(pilot)) ** 0.5 / smallest)
+        FEWEST, math.ceil(POWER * sum(_variances(pilot)) ** 0.5 / smallest)
     ),
     "the standard deviations are added; of independent means the variances add up": lambda pilot, smallest: (
         _seeds_for(sum(v**0.5 for v in _variances(pilot)) ** 2, smallest)
@@ -378,8 +384,8 @@ def _pilot_runs(draw: Draw) -> tuple[Pilot, float]:
             for method, middle in ((one, draw.real(0.80, 0.84)), (other, draw.real(0.74, 0.77)))
             for seed in used
         ]
-        smallest = draw.real(0.06, 0.09) if draw.kind else draw.real(0.012, 0.02)
-        exact = 4 * sum(_variances(tuple(runs))) / smallest**2
+        smallest = draw.real(0.085, 0.125) if draw.kind else draw.real(0.017, 0.028)
+        exact = POWER**2 * sum(_variances(tuple(runs))) / smallest**2
         if draw.kind and exact < FEWEST - 1:
             break
         # Far from a whole number, so that no rounding decides; and every mistake asks for another number of seeds.
@@ -401,7 +407,7 @@ PLAN = register(
         hints=(
             "The difference of two means over n seeds has the standard error ((s1² + s2²) / n) ** 0.5, with s² the "
             "variance of one method's pilot runs (statistics.variance).",
-            "Two of these are to be at most `smallest`. Solve for n, round up (math.ceil), and take three at least.",
+            "2.8 of these are to be at most `smallest`. Solve for n, round up (math.ceil), and take three at least.",
             "Count up from 0 and leave out what the pilot used, until there are n seeds.",
         ),
         inputs=lambda seed: _pilot_runs(Draw(b"the notebook's", f"pilot {seed}", kind=seed % 2)),
@@ -418,7 +424,7 @@ PLAN = register(
             ),
             Mutant(
                 lambda pilot, smallest: _new_seeds(
-                    pilot, max(1, math.ceil(4 * sum(_variances(pilot)) / smallest**2))
+                    pilot, max(1, math.ceil(POWER**2 * sum(_variances(pilot)) / smallest**2))
                 ),
                 "with fewer than three seeds the comparison cannot say how much seeds matter",
             ),
@@ -439,21 +445,27 @@ PLAN = register(
 Runs = tuple[tuple[str, int, float], ...]
 Conclusion = tuple[str, float, float]
 INCOMPLETE, NONE, OPEN = "incomplete", "no difference that matters", "cannot tell"
+#: The margin where a method has a single run, and so no variance: two accuracies may differ by anything.
+UNKNOWN = 1.0
+#: Student's t at 95 % for two times five seeds; the normal distribution's 1.96 is for a variance that is known.
+FIVE = 2.306
 
 
 def _concluded(
     registered: bool = True,
     complete: bool = True,
     small_first: bool = True,
-    errors: float = 2,
+    factor: float | None = None,
     of_means: bool = True,
     open_is: str = OPEN,
     mean: Callable[[Sequence[float]], float] = statistics.fmean,
     variance: Callable[[Sequence[float]], float] = statistics.variance,
 ) -> Callable[..., Conclusion]:
-    r"""The right rule, or one with a single thing wrong."""
+    r"""The right rule, or one with a single thing wrong. factor: instead of the standard errors that are given."""
 
-    def rule(runs: Runs, one: str, other: str, seeds: Sequence[int], smallest: float) -> Conclusion:
+    def rule(
+        runs: Runs, one: str, other: str, seeds: Sequence[int], smallest: float, errors: float
+    ) -> Conclusion:
         own = {
             method: [
                 score for name, seed, score in runs if name == method and (seed in seeds or not registered)
@@ -461,8 +473,10 @@ def _concluded(
             for method in (one, other)
         }
         difference = mean(own[one]) - mean(own[other])
+        if min(map(len, own.values())) < 2:
+            return INCOMPLETE, difference, UNKNOWN
         spread = sum(variance(scores) / (len(scores) if of_means else 1) for scores in own.values())
-        margin = errors * spread**0.5
+        margin = (errors if factor is None else factor) * spread**0.5
         if complete and any(len(scores) < len(seeds) for scores in own.values()):
             return INCOMPLETE, difference, margin
         small = abs(difference) + margin < smallest
@@ -483,7 +497,8 @@ def _swapped_sign(*arguments: Any) -> Conclusion:
     return verdict, -difference, margin
 
 
-#: What the cases are: (difference, spread, the smallest that matters), and the verdict. In the last, a run is missing.
+#: What the cases are: (difference, spread, the smallest that matters), and the verdict. In the last two, runs are
+#: missing: one, or all but one of a method.
 _CASES = (
     (0.040, 0.010, 0.020),
     (-0.040, 0.010, 0.020),
@@ -491,14 +506,15 @@ _CASES = (
     (0.006, 0.012, 0.013),
     (0.020, 0.004, 0.050),
     (0.040, 0.010, 0.020),
+    (0.040, 0.010, 0.020),
 )
 
 
 def _right_verdict(kind: int, one: str, other: str) -> str:
-    return (one, other, NONE, OPEN, NONE, INCOMPLETE)[kind]
+    return (one, other, NONE, OPEN, NONE, INCOMPLETE, INCOMPLETE)[kind]
 
 
-def _registered_runs(draw: Draw) -> tuple[Runs, str, str, tuple[int, ...], float]:
+def _registered_runs(draw: Draw) -> tuple[Runs, str, str, tuple[int, ...], float, float]:
     r"""Runs of the two methods that were registered, of a third, and of seeds that nobody registered."""
     one, other = draw.pick(_ONE), draw.pick(_OTHER)
     difference, spread, smallest = _CASES[draw.kind]
@@ -517,11 +533,14 @@ def _registered_runs(draw: Draw) -> tuple[Runs, str, str, tuple[int, ...], float
                 runs.append((method, seed, round(moved + draw.real(-1.7, 1.7) * spread, 4)))
         if draw.kind == 5:
             runs = [run for run in runs if run[:2] != (other, seeds[2])]
-        whole = _concluded(complete=False)(tuple(runs), one, other, seeds, smallest)
+        if draw.kind == 6:
+            runs = [run for run in runs if run[0] != other or run[1] == seeds[1]]
+            break
+        whole = _concluded(complete=False)(tuple(runs), one, other, seeds, smallest, FIVE)
         gap, margin = abs(whole[1]), whole[2]
         near = min(abs(gap - margin), abs(gap + margin - smallest), abs(gap - smallest)) < 0.001
         told = gap > margin and gap > 0.001
-        found = conclude(tuple(runs), one, other, seeds, smallest)[0]
+        found = conclude(tuple(runs), one, other, seeds, smallest, FIVE)[0]
         within = draw.kind != 3 or gap < smallest  # still open, though what was found is small
         if (
             within
@@ -530,7 +549,7 @@ def _registered_runs(draw: Draw) -> tuple[Runs, str, str, tuple[int, ...], float
             and told == (draw.kind not in (2, 3))
         ):
             break
-    return tuple(runs[i] for i in draw.order(len(runs))), one, other, seeds, smallest
+    return tuple(runs[i] for i in draw.order(len(runs))), one, other, seeds, smallest, FIVE
 
 
 CONCLUDE = register(
@@ -541,8 +560,8 @@ CONCLUDE = register(
         minutes=25,
         hints=(
             "Take the runs of the two methods with the registered seeds, and no others. Is there one for every seed?",
-            "difference = mean of one − mean of the other; margin = 2 * (variance / n of one + variance / n of the "
-            "other) ** 0.5, with statistics.variance.",
+            "difference = mean of one − mean of the other; margin = errors * (variance / n of one + variance / n of "
+            "the other) ** 0.5, with statistics.variance, which needs two runs.",
             "In this order: incomplete; |difference| + margin < smallest; |difference| > margin; and what is left.",
         ),
         inputs=lambda seed: _registered_runs(Draw(b"the notebook's", f"runs {seed}", kind=(3, 4, 5)[seed])),
@@ -566,7 +585,11 @@ CONCLUDE = register(
                 _concluded(small_first=False),
                 "told apart, but too small to matter, as was registered: say 'no difference that matters'",
             ),
-            Mutant(_concluded(errors=1), "this margin is one standard error; registered are two"),
+            Mutant(_concluded(factor=1), "this margin is one standard error; take as many as `errors` says"),
+            Mutant(
+                _concluded(factor=2),
+                "two standard errors are for a variance that is known; with few seeds it is more: `errors`",
+            ),
             Mutant(
                 _concluded(of_means=False),
                 "this is the spread of single runs; the mean of n scatters less: divide the variances by n",
@@ -583,6 +606,6 @@ CONCLUDE = register(
             ),
         ),
         tolerance=1e-6,
-        kinds=6,
+        kinds=7,
     )
 )

@@ -9,7 +9,7 @@ reported as it is: no formula is bent to hit a number.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -72,6 +72,18 @@ def rows(table: str) -> list[Row]:
         raise unknown("published table", table, TABLES)
     with (DATA / "papers" / f"{table}.csv").open(newline="", encoding="utf-8") as file:
         return [_row(table, entry) for entry in csv.DictReader(file)]
+
+
+def best_against_full(table: Sequence[Row], score: str) -> str:
+    r"""The best configuration beside the one row of full fine-tuning, by one of `scores`, and how many there are."""
+    full = next(row for row in table if row.method == "FT")
+    others = [row for row in table if row.method != "FT"]
+    top = max(others, key=lambda row: row.scores[score])
+    share = float(full.published) / float(top.published)
+    return (
+        f"full {full.scores[score]:g}; best of {len(others)} configurations {top.method} {top.scores[score]:g}, "
+        f"with one parameter in {share:,.0f}"
+    )
 
 
 @cache

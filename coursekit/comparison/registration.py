@@ -1,14 +1,21 @@
 r"""A comparison that is written down before it is run: the hypothesis, the arms, the seeds, what would matter.
 
 What is decided afterwards, which seeds count, which difference is large, when to stop, can be decided so that it
-pleases. A registration has a short name made of its words and numbers: whoever changes one of them has another name.
+pleases. A registration has a short name made of its words and numbers, and is written to a file under it: whoever
+changes a word has another name, no such file, and no run.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import statistics
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from random import Random
 
 from coursekit.comparison import trial
 from coursekit.comparison.bench import Bench, Setting
@@ -16,6 +23,7 @@ from coursekit.comparison.candidates import EVERY
 from coursekit.comparison.evidence.results import Evidence
 from coursekit.errors import CourseError, number, one_of, whole
 from coursekit.evaluation.classification import accuracy
+from coursekit.tasks.prepared import Prepared
 
 #: (method, seed, accuracy)
 Runs = list[tuple[str, int, float]]
@@ -24,19 +32,23 @@ FEWEST = 3
 
 @dataclass(frozen=True)
 class Registration:
-    r"""What is to be compared, and how it will be judged.
+    r"""What is to be compared, how it is run, and how it will be judged.
 
-    hypothesis: a sentence that names both methods. one, other: of `candidates.EVERY`. smallest: the smallest difference
-    of test accuracy that would matter. seeds: of the runs, three or more. pilot: seeds that gave the idea; none of them
-    may be among `seeds`.
+    hypothesis: a sentence that names both methods. one, other: of `candidates.EVERY`. rates: their learning rates.
+    smallest: the smallest difference of test accuracy that would matter. seeds: of the runs, three or more. pilot:
+    seeds that gave the idea; none of them may be among `seeds`. setting: of all runs. longest: tokens of a sentence;
+    longer ones are neither trained on nor tested.
     """
 
     hypothesis: str
     one: str
     other: str
+    rates: tuple[float, float]
     smallest: float
     seeds: tuple[int, ...]
     pilot: tuple[int, ...] = ()
+    setting: Setting = Setting()
+    longest: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("one", "other"):
@@ -48,7 +60,14 @@ class Registration:
             raise CourseError(
                 f"the hypothesis must name both methods, as in 'lora beats bitfit'; {missing[0]!r} is not in it."
             )
+        if len(self.rates) != 2:
+            raise CourseError(
+                f"rates must be two, one for each method, such as (0.003, 0.1); got {self.rates}."
+            )
+        for rate in self.rates:
+            number("rate", rate, above=0, such_as=0.003)
         number("smallest", self.smallest, above=0, below=0.5, such_as=0.02)
+        object.__setattr__(self, "rates", tuple(self.rates))
         object.__setattr__(
             self, "seeds", tuple(whole("seed", seed, least=0, such_as=3) for seed in self.seeds)
         )
@@ -64,34 +83,134 @@ class Registration:
         r"""Eight digits made of all that is registered."""
         return f"{zlib.crc32(repr(astuple(self)).encode()):08x}"
 
+    def write(self, folder: str | Path) -> Path:
+        r"""Put it down in `folder`, under its name; the same once more changes nothing."""
+        path = self._file(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return path
+
+    def check_written(self, folder: str | Path) -> None:
+        r"""Raise CourseError where it was not written to `folder` as it is now."""
+        if not self._file(folder).exists():
+            raise CourseError(
+                f"{self.name} is not registered in this folder: something in it was changed after `write`, or it was "
+                "never written. Write the new one first; it has another name."
+            )
+
+    def _file(self, folder: str | Path) -> Path:
+        return Path(folder) / f"{self.name}.json"
+
     def __repr__(self) -> str:
         return (
             f"registered as {self.name}: {self.hypothesis} ({self.one} against {self.other}, seeds "
-            f"{', '.join(map(str, self.seeds))}; a difference below {self.smallest:g} would not matter)"
+            f"{', '.join(map(str, self.seeds))}, {self.setting.steps} steps; a difference below "
+            f"{self.smallest:g} would not matter)"
         )
 
 
-def carry_out(
-    registered: Registration, setting: Setting, rates: Mapping[str, float], bench: Bench | None = None
-) -> Runs:
-    r"""Run both methods with the registered seeds, and nothing else. rates: method -> learning rate.
+def carry_out(registered: Registration, folder: str | Path, bench: Bench | None = None) -> Runs:
+    r"""Run both methods with the registered seeds, and nothing else.
 
-    A training that fails leaves its run out, for whoever concludes to find.
+    A training that fails leaves its run out, for whoever concludes to find. Raises CourseError where `registered` does
+    not lie in `folder`, and where every run of a method fails.
     """
-    bench = bench or Bench(setting)
+    registered.check_written(folder)
+    bench = bench or Bench(registered.setting)
+    if registered.longest is not None:
+        bench.prepared = _short(bench.prepared, registered.longest)
     found: Runs = []
     for seed in registered.seeds:
-        for name in (registered.one, registered.other):
+        for name, rate in zip((registered.one, registered.other), registered.rates, strict=True):
             model = trial.attach(bench, EVERY[name], seed)
             try:
-                bench.fit(model, seed, rates[name], bucket=bench.encoder)
+                bench.fit(model, seed, rate)
             except CourseError:  # a loss that stopped being finite
                 continue
             score = accuracy(model, bench.prepared, "test", bench.sentences("test"), progress=False)
             found.append((name, seed, score.value))
+    for name in (registered.one, registered.other):
+        if not any(method == name for method, *_ in found):
+            raise CourseError(f"every run of {name} failed: register a lower learning rate for it.")
     return found
+
+
+def _short(prepared: Prepared, longest: int) -> Prepared:
+    r"""Only rows of at most so many tokens, in every split."""
+    data = dict(prepared.data)
+    for split, rows in data.items():
+        data[split] = rows.select([i for i, n in enumerate(prepared.lengths(split)) if n <= longest])
+    return replace(prepared, data=type(prepared.data)(data))
 
 
 def pilot(evidence: Evidence, arms: Sequence[str]) -> Runs:
     r"""The validation accuracies of `arms` in a file of evidence: what a new comparison may be planned by."""
     return [(arm, run.cell.seed, run.validation or 0.0) for arm in arms for run in evidence.arms[arm]]
+
+
+# What so many seeds can tell -----------------------------------------------------------------------------------------
+
+
+def standard_errors(n: int) -> float:
+    r"""Standard errors that the difference of two means of n seeds each exceeds by chance in 1 of 20 cases: Student's
+    $t$ with $2n - 2$ degrees of freedom. With many seeds it is the 1.96 of a variance that is known.
+    """
+    whole("n", n, least=2, such_as=3)
+    low, high = 1.9, 13.0  # t is 12.7 with one degree of freedom, the fewest
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _beyond(middle, 2 * n - 2) > 0.05 else (low, middle)
+    return high
+
+
+def _beyond(t: float, freedom: int) -> float:
+    r"""How often |Student's t| is above `t`: for $t=\sqrt f\tan\theta$ the density is $\cos^{f-1}\theta$."""
+    steps = 2000
+    at = [math.atan(t / math.sqrt(freedom)) * i / steps for i in range(steps + 1)]
+    height = [math.cos(angle) ** (freedom - 1) for angle in at]
+    area = sum((a + b) / 2 for a, b in pairwise(height)) * at[1]
+    all_ = math.sqrt(math.pi) * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
+    return 1 - 2 * area / all_
+
+
+def power(pilot: Sequence[tuple[str, int, float]], n: int, difference: float, draws: int = 1000) -> float:
+    r"""How often n seeds each tell two methods apart that differ by `difference` and scatter as in `pilot`: simulated,
+    normal runs, judged by `standard_errors`.
+    """
+    random, errors = Random(0), standard_errors(n)
+    one, other = _spreads(pilot)
+    return statistics.fmean(
+        _told(
+            [random.gauss(difference, one) for _ in range(n)],
+            [random.gauss(0, other) for _ in range(n)],
+            errors,
+        )
+        for _ in range(draws)
+    )
+
+
+def _told(one: Sequence[float], other: Sequence[float], errors: float) -> bool:
+    spread = statistics.variance(one) / len(one) + statistics.variance(other) / len(other)
+    return abs(statistics.fmean(one) - statistics.fmean(other)) > errors * spread**0.5
+
+
+def replanned(
+    pilot: Sequence[tuple[str, int, float]], planned: Callable[[Runs], Sequence[int]], draws: int = 200
+) -> tuple[int, int]:
+    r"""How many seeds other pilots of the same size and scatter would have asked for: from the lowest tenth of them to
+    the highest. planned: a pilot -> the seeds.
+    """
+    random, spreads = Random(0), dict(zip(_arms(pilot), _spreads(pilot), strict=True))
+    sizes = sorted(
+        len(planned([(arm, seed, random.gauss(0.8, spreads[arm])) for arm, seed, _ in pilot]))
+        for _ in range(draws)
+    )
+    return sizes[draws // 10], sizes[-draws // 10]
+
+
+def _arms(pilot: Sequence[tuple[str, int, float]]) -> list[str]:
+    return list(dict.fromkeys(arm for arm, *_ in pilot))
+
+
+def _spreads(pilot: Sequence[tuple[str, int, float]]) -> list[float]:
+    return [statistics.stdev([v for own, _, v in pilot if own == arm]) for arm in _arms(pilot)]

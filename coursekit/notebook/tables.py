@@ -25,6 +25,10 @@ class Table:
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return f"{table}\n\n{self.note}" if self.note else table
 
+    def folded(self, title: str) -> Folded:
+        r"""The same table, folded away under `title`."""
+        return Folded(self, title)
+
     def __repr__(self) -> str:
         lines = [self.columns, *self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
@@ -36,6 +40,20 @@ class Table:
             for line in lines
         ]
         return "\n".join([*rows, *([self.note] if self.note else [])])
+
+
+class Folded:
+    r"""A table under a line that opens it."""
+
+    def __init__(self, table: Table, title: str) -> None:
+        self.table, self.title = table, title
+
+    def _repr_markdown_(self) -> str:
+        inside = self.table._repr_markdown_()
+        return f"<details><summary>{self.title}</summary>\n\n{inside}\n\n</details>"
+
+    def __repr__(self) -> str:
+        return f"{self.title}\n{self.table!r}"
 
 
 def _text(value: Any) -> str:

@@ -2,13 +2,14 @@ r"""Pictures of what methods touch, of gates and of Kronecker products, and of m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
@@ -78,42 +79,46 @@ def places(touched: Mapping[str, Mapping[str, str]], columns: Sequence[str], ax:
 
 
 def kronecker(A: Any, s: Any, t: Any) -> Sequence[Axes]:
-    r"""Each term $A_i \otimes s_i t_i^\top$ as a row of pictures, and their sum below.
+    r"""Each term as an equation, $A_i$ ⊗ $s_i t_i^\top$ = the term, and the sum of the terms below.
 
-    A: (n, n, n), s: (n, out / n), t: (n, in / n). Blue is negative, red is positive, white is 0; lines part blocks.
+    A: (n, n, n), s: (n, out / n), t: (n, in / n). Blue is negative, red is positive, white is 0, on one scale for all;
+    lines part blocks.
     """
     A, s, t = (np.asarray(values, dtype=float) for values in (A, s, t))
-    n = len(A)
+    n, (p, q) = len(A), (s.shape[1], t.shape[1])
     inner = [np.outer(s_i, t_i) for s_i, t_i in zip(s, t, strict=True)]
     # Adding 0 takes the minus from a 0 that has one.
     terms = [np.kron(A_i, B_i) + 0.0 for A_i, B_i in zip(A, inner, strict=True)]
     whole = sum(terms)
-    figure = plt.figure(figsize=(5.4, 1.5 * (n + 1)))
+    most = max(np.abs(values).max() for values in (*A, *inner, *terms, whole)) or 1.0
+    figure = plt.figure(figsize=(0.42 * (n + q + n * q) + 1.6, (0.42 * n * p + 0.4) * (n + 1)))
+    layout = figure.add_gridspec(n + 1, 3, width_ratios=[n, q, n * q])
     panels = []
 
-    def draw(where: Any, values: np.ndarray, title: str, blocks: bool) -> None:
+    def draw(where: Any, values: np.ndarray, title: str, then: str = "") -> None:
         ax = figure.add_subplot(where)
-        most = np.abs(values).max() or 1.0
         ax.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="equal")
         for i, j in np.ndindex(values.shape):
             colour = "white" if abs(values[i, j]) > 0.6 * most else "black"
             ax.text(j, i, f"{values[i, j]:g}", ha="center", va="center", fontsize=8, color=colour)
-        if blocks:
+        if values.shape == (n * p, n * q):
             for k in range(1, n):
-                ax.axhline(k * s.shape[1] - 0.5, color="black", linewidth=1)
-                ax.axvline(k * t.shape[1] - 0.5, color="black", linewidth=1)
+                ax.axhline(k * p - 0.5, color="black", linewidth=1)
+                ax.axvline(k * q - 0.5, color="black", linewidth=1)
+        if then:
+            ax.annotate(then, (1, 0.5), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points",
+                        va="center", fontsize=13, annotation_clip=False)  # fmt: skip
         ax.set_title(title, fontsize=10, loc="center")
         ax.set_xticks([])
         ax.set_yticks([])
         ax.spines[:].set_visible(False)
         panels.append(ax)
 
-    layout = figure.add_gridspec(n + 1, 3, width_ratios=[n, t.shape[1], n * t.shape[1]])
     for i in range(n):
-        draw(layout[i, 0], A[i], f"$A_{i + 1}$", False)
-        draw(layout[i, 1], inner[i], f"$s_{i + 1} t_{i + 1}^T$", False)
-        draw(layout[i, 2], terms[i], f"$A_{i + 1}$ ⊗ $s_{i + 1} t_{i + 1}^T$", True)
-    draw(layout[n, 2], whole, "W, their sum", True)
+        draw(layout[i, 0], A[i], f"$A_{i + 1}$", "⊗")
+        draw(layout[i, 1], inner[i], f"$s_{i + 1} t_{i + 1}^T$", "=")
+        draw(layout[i, 2], terms[i], f"term {i + 1}")
+    draw(layout[n, 2], whole, "W = " + " + ".join(f"term {i + 1}" for i in range(n)))
     return panels
 
 
@@ -190,6 +195,41 @@ def quality_and_size(
     return ax
 
 
+def quality_and_close(
+    points: Mapping[str, tuple[float, float, float, float]],
+    families: Mapping[str, str],
+    label: str,
+    lines: Mapping[str, float] | None = None,
+    within: float = 0.06,
+    preliminary: Collection[str] = (),
+) -> Sequence[Axes]:
+    r"""`quality_and_size` of all, and beside it those less than `within` below the best, with room for their names.
+
+    Each name stands once: in the first panel of the far ones. preliminary: methods that get a star behind their name.
+    """
+    points = {f"{name}*" if name in preliminary else name: values for name, values in points.items()}
+    families = dict(families) | {f"{name}*": families[name] for name in preliminary}
+    best = max((value for _, value, *_ in points.values()), default=0.0)
+    near = {name: values for name, values in points.items() if values[1] > best - within}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12.0, 5.2), width_ratios=[2, 3])
+    quality_and_size(points, families, label, lines, named=False, ax=left)
+    quality_and_size(near, families, "", named=False, ax=right)
+    right.set_title(f"those less than {within:g} below the best", fontsize=10)
+    for ax in (left, right):
+        ax.get_legend().remove()
+        ax.margins(y=0.12)
+    figure.legend(
+        handles=_marks(families, list(points)), loc="outside upper center", ncols=len(FAMILIES), fontsize=9
+    )
+    if preliminary:
+        right.set_xlabel(f"{right.get_xlabel()}  (* search for the learning rate goes on)")
+    figure.canvas.draw()
+    name_points(left, {name: values for name, values in points.items() if name not in near},
+                others=list(near.values()))  # fmt: skip
+    name_points(right, _side_by_side(near))
+    return left, right
+
+
 def published(
     panels: Mapping[str, tuple[Sequence[Any], str, str]], figsize: tuple[float, float] = (11.0, 7.6)
 ) -> Sequence[Axes]:
@@ -243,21 +283,25 @@ def _between(one: Place, other: Place, part: float) -> Place:
 
 
 def differences(
-    found: Mapping[str, Any], families: Mapping[str, str], label: str, ax: Axes | None = None
+    found: Mapping[str, Any],
+    families: Mapping[str, str],
+    label: str,
+    preliminary: Collection[str] = (),
+    ax: Axes | None = None,
 ) -> Axes:
     r"""Differences to one reference with their intervals, a row for each method; the numbers stand in the margin.
 
     found: method -> evidence.intervals.Interval, in the order of the rows. families: method -> one of `FAMILIES`.
-    Hollow: the interval holds 0.
+    Hollow: the interval holds 0; pale: narrowly. preliminary: methods that get a star behind their name.
     """
     ax = axes(ax, figsize=(8.4, 1.3 + 0.25 * len(found)))
     names = list(found)
+    states = {name: "" if one.tells else "a narrow miss" if one.narrow else "not told apart"
+              for name, one in found.items()}  # fmt: skip
     for family, colour in FAMILIES.items():
-        for told, ground in ((True, colour), (False, "white")):
+        for state, ground in (("", colour), ("a narrow miss", _pale(colour)), ("not told apart", "white")):
             rows = [
-                row
-                for row, name in enumerate(names)
-                if families[name] == family and found[name].tells == told
+                row for row, name in enumerate(names) if families[name] == family and states[name] == state
             ]
             if not rows:
                 continue
@@ -267,14 +311,14 @@ def differences(
                 [found[names[row]].high for row in rows] - values,
             ]
             ax.errorbar(values, rows, xerr=ends, fmt="o", color=colour, markerfacecolor=ground, markersize=5, capsize=2,
-                        elinewidth=0.9, label=family if told else f"{family}, not told apart")  # fmt: skip
+                        elinewidth=0.9, label=f"{family}, {state}" if state else family)  # fmt: skip
     for row, one in enumerate(found.values()):
         ax.annotate(repr(one), (1, row), xycoords=("axes fraction", "data"), xytext=(6, 0), va="center",
                     textcoords="offset points", fontsize=8, annotation_clip=False)  # fmt: skip
     ax.axvline(0, color="#777777", linestyle="--", linewidth=1, zorder=0)
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), [f"{name}*" if name in preliminary else name for name in names])
     ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.set_xlabel(label)
+    ax.set_xlabel(f"{label}\n* search for the learning rate goes on" if preliminary else label)
     ax.legend(
         handles=_marks(families, names),
         loc="lower left",
@@ -283,6 +327,11 @@ def differences(
         fontsize=9,
     )
     return ax
+
+
+def _pale(colour: str) -> tuple[float, ...]:
+    r"""Half way from `colour` to white."""
+    return tuple((1 + part) / 2 for part in to_rgb(colour))
 
 
 def _side_by_side(points: Points) -> Points:
@@ -321,6 +370,8 @@ def name_points(
         apart = [np.hypot(*(centres[name] - other)) for key, other in centres.items() if key != name]
         return min(apart, default=0.0)
 
+    leaders: list[tuple[Any, Any]] = []
+    names: list[Bbox] = []
     for name in sorted(points, key=crowd):
         text = ax.annotate(
             name, points[name][:2], xytext=(0, 0), textcoords="offset points", fontsize=size, annotation_clip=False,
@@ -328,14 +379,42 @@ def name_points(
         )  # fmt: skip
         box = text.get_window_extent()
         width, height = box.width, box.height
+        second: tuple[float, float, Bbox, Any] | None = None
         for dx, dy in _around(width, height):
             x, y = centres[name] + (dx, dy)
             own = Bbox.from_bounds(x - 1, y - 1, width + 2, height + 2)
             inside = frame.x0 <= own.x0 and own.x1 <= frame.x1 and frame.y0 <= own.y0 and own.y1 <= frame.y1
-            if inside and not any(own.overlaps(other) for other in taken):
+            leader = (centres[name], ((own.x0 + own.x1) / 2, (own.y0 + own.y1) / 2))
+            if not inside or any(own.overlaps(other) for other in taken):
+                continue
+            second = second or (dx, dy, own, leader)
+            if not any(_cross(leader, other) or _through(other, own) for other in leaders) and not any(
+                _through(leader, box) for box in names
+            ):
                 break
+        else:  # there is no place whose line is clear: the nearest where the name itself is
+            if second is not None:
+                dx, dy, own, leader = second
         text.set_position((dx * 72 / figure.dpi, dy * 72 / figure.dpi))
         taken.append(own)
+        names.append(own)
+        leaders.append(leader)
+
+
+def _through(line: tuple[Any, Any], box: Bbox) -> bool:
+    r"""Whether a straight line runs through `box`."""
+    one, other = (np.asarray(end) for end in line)
+    return any(box.contains(*(one + part * (other - one))) for part in np.linspace(0, 1, 21))
+
+
+def _cross(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
+    r"""Whether two straight lines, each from a point to a point, meet between their ends."""
+
+    def side(line: tuple[Any, Any], point: Any) -> float:
+        (ax, ay), (bx, by) = line
+        return (bx - ax) * (point[1] - ay) - (by - ay) * (point[0] - ax)
+
+    return all(side(a, b[0]) * side(a, b[1]) < 0 for a, b in ((one, other), (other, one)))
 
 
 def _around(width: float, height: float) -> Iterator[tuple[float, float]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from coursekit.comparison import costs
+from coursekit.comparison import costs, from_csv
 from coursekit.comparison.candidates import EVERY
+from coursekit.paths import DATA
 
 MEASURED = costs.read()
 
@@ -40,7 +41,28 @@ def test_lines_say_who_is_first_and_last():
     assert state == "gradients and optimizer: full 270 MB, otherwise at most 3 MB (a)"
     assert activations == "activations: 60 MB (a) to 80 MB (b), full 70 MB"
     assert weights == "weights: 30 MB (b) to 91 MB (a), full 91 MB"
-    assert peak == "least at its peak: b, 4.0 times less than full"
+    assert peak == "least at its peak, the head aside: b, 100 MB, 4.0 times less than full with 400 MB"
     assert slower.endswith("0.97, which is the noise; slower: b")
     assert stored.endswith("a 8.0, b 4.0")
     assert costs.bills(own)["a"]["activations"] == 60
+
+
+def test_positions_of_masks_are_part_of_the_peak():
+    measured = {row.method: row for row in from_csv(DATA / "evidence" / "comparison.csv")}
+    more = {name: row.peak - measured[name].peak for name, row in MEASURED.items()}
+    assert {name for name, size in more.items() if size} == {
+        "shira",
+        "fish-mask",
+        "random-mask",
+        "sparse-adapter",
+    }
+    assert more["shira"] == 8 * 73_728
+    sparse = EVERY["sparse-adapter"].method
+    assert sparse.count(costs.MINILM) == measured["sparse-adapter"].trained, "the shape is that of the model"
+    assert more["sparse-adapter"] == 8 * sparse.kept(costs.MINILM)
+
+
+def test_what_folds_is_tried():
+    found = costs.folding(MEASURED)
+    assert {"head", "full", "lora", "ia3", "bitfit", "shira", "far", "said", "lora-bitfit"} <= set(found)
+    assert not {"qlora", "houlsby", "prefix", "prompt", "mam", "unipelt", "compacter"} & set(found)

@@ -13,7 +13,9 @@ from coursekit.comparison.evidence.results import Evidence
 from coursekit.comparison.registration import Registration
 from coursekit.errors import CourseError
 
-GOOD = Registration("bitfit beats head", "bitfit", "head", smallest=0.05, seeds=[3, 4, 6], pilot=(0, 1, 2))
+GOOD = Registration(
+    "bitfit beats head", "bitfit", "head", (0.01, 0.3), smallest=0.05, seeds=[3, 4, 6], pilot=(0, 1, 2)
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,7 @@ GOOD = Registration("bitfit beats head", "bitfit", "head", smallest=0.05, seeds=
         ({"seeds": (3, 4)}, r"seeds must be three or more different ones; got \(3, 4\)"),
         ({"seeds": (3, 4, 4)}, "three or more different ones"),
         ({"seeds": (3, 4, -1)}, "seed must be a non-negative integer"),
+        ({"rates": (0.1,)}, "rates must be two"),
         ({"seeds": (2, 3, 4)}, "seed 2 was in the pilot"),
     ],
 )
@@ -41,7 +44,7 @@ def test_every_word_and_number_is_part_of_the_name():
     ]  # fmt: skip
     assert len({one.name for one in (GOOD, *others)}) == 5 and GOOD.name == replace(GOOD).name
     assert repr(GOOD).startswith(
-        f"registered as {GOOD.name}: bitfit beats head (bitfit against head, seeds 3, 4, 6;"
+        f"registered as {GOOD.name}: bitfit beats head (bitfit against head, seeds 3, 4, 6, 40 steps;"
     )
 
 
@@ -50,16 +53,16 @@ class Bench:
 
     encoder, prepared = True, None
 
-    def fit(self, model, seed, rate, bucket):
+    def fit(self, model, seed, rate):
         if (model, seed) == ("bitfit", 4):
             raise CourseError("the loss is not finite")
-        assert rate == {"bitfit": 0.01, "head": 0.3}[model] and bucket
+        assert rate == {"bitfit": 0.01, "head": 0.3}[model]
 
     def sentences(self, split):
         return 7
 
 
-def test_the_registered_runs_are_made_and_a_failed_one_is_missing(monkeypatch):
+def test_the_registered_runs_are_made_and_a_failed_one_is_missing(monkeypatch, tmp_path):
     names = {id(candidate): name for name, candidate in registration.EVERY.items()}
     monkeypatch.setattr(registration.trial, "attach", lambda bench, candidate, seed: names[id(candidate)])
 
@@ -67,7 +70,17 @@ def test_the_registered_runs_are_made_and_a_failed_one_is_missing(monkeypatch):
         value = 0.6
 
     monkeypatch.setattr(registration, "accuracy", lambda *_, **__: Score)
-    runs = registration.carry_out(GOOD, Setting(), {"bitfit": 0.01, "head": 0.3}, Bench())
+    with pytest.raises(CourseError, match=f"{GOOD.name} is not registered in this folder"):
+        registration.carry_out(GOOD, tmp_path, Bench())
+    assert GOOD.write(tmp_path) == GOOD.write(tmp_path)
+    runs = registration.carry_out(GOOD, tmp_path, Bench())
+    for changed in (
+        replace(GOOD, smallest=0.04),
+        replace(GOOD, setting=Setting(steps=3)),
+        replace(GOOD, longest=9),
+    ):
+        with pytest.raises(CourseError, match="something in it was changed"):
+            registration.carry_out(changed, tmp_path, Bench())
     assert runs == [(m, s, 0.6) for s in (3, 4, 6) for m in ("bitfit", "head") if (m, s) != ("bitfit", 4)]
 
 
@@ -76,3 +89,16 @@ def test_a_pilot_has_the_validation_accuracies_of_every_seed():
     assert registration.pilot(Evidence("t", tuple(runs)), ["lora"]) == [
         ("lora", s, 0.8 + s / 100) for s in range(3)
     ]
+
+
+def test_standard_errors_are_student_s_t():
+    assert [round(registration.standard_errors(n), 3) for n in (2, 3, 5, 20)] == [4.303, 2.776, 2.306, 2.024]
+
+
+def test_power_is_one_in_twenty_without_a_difference_and_near_four_in_five_as_planned():
+    pilot = [("a", s, 0.8 + 0.01 * s) for s in range(3)] + [("b", s, 0.8 - 0.01 * s) for s in range(3)]
+    assert registration.power(pilot, 10, 0.0) == pytest.approx(0.05, abs=0.03)
+    n = -(-int(2.8**2 * 2 * 0.01**2 * 1e6) // int(0.01**2 * 1e6))
+    assert registration.power(pilot, n, 0.01) == pytest.approx(0.78, abs=0.05)
+    low, high = registration.replanned(pilot, lambda runs: range(len(runs)))
+    assert (low, high) == (6, 6)

@@ -144,8 +144,28 @@ def test_a_difference_that_is_not_told_apart_is_hollow():
     )
     assert [t.get_text() for t in ax.get_yticklabels()] == list(found)
     assert [t.get_text() for t in ax.texts] == [repr(one) for one in found.values()]
+    near = Interval(-0.01, -0.0205, 0.0005)
+    narrow = plots_hybrid.differences({"near": near}, {"near": "hybrid"}, "minus full", preliminary={"near"})
+    assert near.narrow and not found["level"].narrow
+    assert narrow.containers[0].get_label() == "hybrid, a narrow miss"
+    assert [t.get_text() for t in narrow.get_yticklabels()] == ["near*"] and "goes on" in narrow.get_xlabel()
     assert "hybrid, not told apart: level -0.01" in alt.describe(ax.figure)
     assert_nothing_is_cut_off(ax.figure)
+
+
+def test_those_near_the_best_have_their_names_in_the_second_panel_and_no_leader_crosses_another():
+    points = crowded(0)
+    points["far-off"] = (1e4, 0.5, 0.48, 0.52)
+    left, right = plots_hybrid.quality_and_close(
+        points, dict.fromkeys(points, "hybrid"), "accuracy", {"constant": 0.4}, preliminary={"far-off"}
+    )
+    best = max(value for _, value, *_ in points.values())
+    near = {name for name, (_, value, *_) in points.items() if value > best - 0.06}
+    assert {t.get_text() for t in right.texts} == near
+    assert {t.get_text() for t in left.texts} == set(points) - near - {"far-off"} | {"far-off*", "constant"}
+    assert "goes on" in right.get_xlabel()
+    assert plots_hybrid._cross(((0, 0), (2, 2)), ((0, 2), (2, 0)))
+    assert not plots_hybrid._cross(((0, 0), (2, 2)), ((3, 0), (4, 0)))
 
 
 def test_published_tables_have_a_name_at_the_best_row_of_each_method():

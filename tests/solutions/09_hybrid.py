@@ -39,7 +39,7 @@ def hybrid_plan(pilot, smallest):
         accuracies.setdefault(method, []).append(accuracy)
     s1, s2 = (statistics.stdev(values) for values in accuracies.values())
     n = 3
-    while 2 * ((s1**2 + s2**2) / n) ** 0.5 > smallest:
+    while 2.8 * ((s1**2 + s2**2) / n) ** 0.5 > smallest:
         n += 1
     seeds, seed = [], 0
     while len(seeds) < n:
@@ -49,11 +49,13 @@ def hybrid_plan(pilot, smallest):
     return seeds
 
 
-def hybrid_conclude(runs, one, other, seeds, smallest):
+def hybrid_conclude(runs, one, other, seeds, smallest, errors):
     found = {(method, seed): accuracy for method, seed, accuracy in runs}
     a, b = ([found[method, seed] for seed in seeds if (method, seed) in found] for method in (one, other))
     difference = statistics.mean(a) - statistics.mean(b)
-    margin = 2 * (statistics.variance(a) / len(a) + statistics.variance(b) / len(b)) ** 0.5
+    if len(a) < 2 or len(b) < 2:
+        return "incomplete", difference, 1.0
+    margin = errors * (statistics.variance(a) / len(a) + statistics.variance(b) / len(b)) ** 0.5
     if len(a) + len(b) < 2 * len(seeds):
         return "incomplete", difference, margin
     if abs(difference) + margin < smallest:

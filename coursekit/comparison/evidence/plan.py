@@ -36,6 +36,8 @@ from coursekit.comparison.evidence.grid import Arm, Grid
 NOTHING = 0.01
 #: A rate this far behind the best with the first seed (share of validation sentences) is out: more than seeds differ.
 BEHIND = 0.03
+#: The best of fewer cannot have a worse neighbour on either side.
+FEWEST_RATES = 3
 
 
 @dataclass(frozen=True, order=True)
@@ -105,6 +107,21 @@ def settled(grid: Grid, runs: Iterable[Run]) -> dict[str, Settled]:
     runs = list(runs)
     found = {arm.name: _of(grid, arm, runs)[1] for arm in grid.arms}
     return {name: one for name, one in found.items() if one is not None}
+
+
+def search_is_over(runs: Iterable[Run], seeds: Sequence[int]) -> bool:
+    r"""Whether the search for the learning rate of one arm is at an end, by its runs alone: longer ones, which are at
+    its best rate, are no part of it. For a reader who has the file and not its grid.
+    """
+    runs = list(runs)
+    steps = min((run.cell.steps for run in runs), default=0)
+    there = {run.cell: run for run in runs if run.cell.steps == steps}
+    tried = tuple(sorted({cell.rate for cell in there}))
+    if len(tried) < FEWEST_RATES:
+        return False
+    arm = Arm(runs[0].cell.arm, None, tried)
+    grid = Grid("one arm", (arm,), arm.name, tuple(seeds), steps=max(steps, 6))
+    return not _search(grid, arm, there, steps)[0]
 
 
 def mean_curve(runs: Sequence[Run]) -> list[tuple[int, float]]:
