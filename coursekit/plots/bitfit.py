@@ -177,21 +177,4 @@ def moved_and_matters(
     return panels
 
 
-def by_rate(curves: Mapping[str, Mapping[float, float]], label: str, ax: Axes | None = None) -> Axes:
-    r"""A score over the learning rate, one line for each method, with a ring around each line's best.
-
-    curves: method -> learning rate -> score.
-    """
-    ax = axes(ax)
-    for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
-        ax.plot(list(curve), list(curve.values()), "o-", color=colour, label=name, markersize=5)
-        best = max(curve, key=lambda rate: curve[rate])
-        ax.plot([best], [curve[best]], "o", color=colour, markersize=11, fillstyle="none")
-    ax.set_xscale("log")
-    ax.set_xlabel("learning rate")
-    ax.set_ylabel(label)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=max(1, len(curves)), fontsize=9)
-    return ax
-
-
-__all__ = ["by_rate", "depth", "masks", "moved_and_matters", "node_changes", "permutation", "shares"]
+__all__ = ["depth", "masks", "moved_and_matters", "node_changes", "permutation", "shares"]

@@ -1,14 +1,15 @@
-r"""Parameter counts of published tables, computed again."""
+r"""Runs and counts side by side: accuracy over the learning rate, and published parameter counts computed again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
-from coursekit.plots.common import COLOURS
+from coursekit.plots.common import COLOURS, axes
 
 
 def counts_recomputed(tables: Mapping[str, Sequence[Any]]) -> Sequence[Axes]:
@@ -36,3 +37,38 @@ def counts_recomputed(tables: Mapping[str, Sequence[Any]]) -> Sequence[Axes]:
         ax.set_title(title)
     panels[0][0].legend(loc="lower left", fontsize=8)
     return panels[0]
+
+
+def by_learning_rate(
+    curves: Mapping[str, Mapping[float, float]],
+    once: Mapping[str, Collection[float]] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""Validation accuracy over the learning rate, a line for each of `curves`, a ring around the one chosen.
+
+    curves: label -> learning rate -> accuracy. once: label -> rates that one seed alone was run with: hollow points,
+    and not chosen.
+    """
+    ax, once = axes(ax), {} if once is None else once
+    hollow = dict(marker="o", markersize=5, markerfacecolor="white", linestyle="none", zorder=3)
+    ring = dict(marker="o", markersize=12, fillstyle="none", linestyle="none")
+    for colour, (label, curve) in zip(COLOURS, curves.items(), strict=False):
+        rates = sorted(curve)
+        ax.plot(rates, [curve[rate] for rate in rates], "o-", color=colour, markersize=4, label=label)
+        single = [rate for rate in rates if rate in once.get(label, ())]
+        if single:
+            ax.plot(single, [curve[rate] for rate in single], color=colour, **hollow)
+        best = max((rate for rate in rates if rate not in single), key=curve.__getitem__)
+        ax.plot(best, curve[best], color=colour, **ring)
+    ax.set_xscale("log")
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel("validation accuracy")
+    signs = {"chosen": ring}
+    if any(once.get(label) for label in curves):
+        signs["one seed, too far behind to be run again"] = hollow
+    handles = [
+        *ax.get_legend_handles_labels()[0],
+        *(Line2D([], [], color="grey", label=n, **s) for n, s in signs.items()),
+    ]
+    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, fontsize=8)
+    return ax

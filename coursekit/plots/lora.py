@@ -1,13 +1,12 @@
-r"""Pictures of LoRA: its data flow, matrices to scale, singular values, and accuracy over the learning rate."""
+r"""Pictures of LoRA: its data flow, matrices to scale, and singular values."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
 from coursekit.plots.common import COLOURS, axes
 
@@ -95,39 +94,4 @@ def data_flow(d_in: int, d_out: int, r: int, ax: Axes | None = None) -> Axes:
     ax.set_xlim(-0.4, 10.9)
     ax.set_ylim(-1.75, 1.85)
     ax.axis("off")
-    return ax
-
-
-def by_learning_rate(
-    curves: Mapping[str, Mapping[float, float]],
-    once: Mapping[str, Collection[float]] | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    r"""Validation accuracy over the learning rate, a line for each of `curves`, a ring around the one chosen.
-
-    curves: label -> learning rate -> accuracy. once: label -> rates that one seed alone was run with: hollow points,
-    and not chosen.
-    """
-    ax, once = axes(ax), {} if once is None else once
-    hollow = dict(marker="o", markersize=5, markerfacecolor="white", linestyle="none", zorder=3)
-    ring = dict(marker="o", markersize=12, fillstyle="none", linestyle="none")
-    for colour, (label, curve) in zip(COLOURS, curves.items(), strict=False):
-        rates = sorted(curve)
-        ax.plot(rates, [curve[rate] for rate in rates], "o-", color=colour, markersize=4, label=label)
-        single = [rate for rate in rates if rate in once.get(label, ())]
-        if single:
-            ax.plot(single, [curve[rate] for rate in single], color=colour, **hollow)
-        best = max((rate for rate in rates if rate not in single), key=curve.__getitem__)
-        ax.plot(best, curve[best], color=colour, **ring)
-    ax.set_xscale("log")
-    ax.set_xlabel("learning rate")
-    ax.set_ylabel("validation accuracy")
-    signs = {"chosen": ring}
-    if any(once.get(label) for label in curves):
-        signs["one seed, too far behind to be run again"] = hollow
-    handles = [
-        *ax.get_legend_handles_labels()[0],
-        *(Line2D([], [], color="grey", label=n, **s) for n, s in signs.items()),
-    ]
-    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, fontsize=8)
     return ax

@@ -52,18 +52,6 @@ def test_moved_and_matters_has_a_bar_for_each_kind_in_all_panels_and_shares_out_
     assert moved.get_ylim()[0] > moved.get_ylim()[1], "the first kind is at the top"
 
 
-def test_by_rate_rings_the_best_of_each_method():
-    ax = draw.by_rate(
-        {"fisher": {1e-3: 0.7, 1e-2: 0.8}, "random": {1e-3: 0.75, 1e-2: 0.6}}, "validation accuracy"
-    )
-    rings = [
-        (line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if line.get_fillstyle() == "none"
-    ]
-    assert rings == [(1e-2, 0.8), (1e-3, 0.75)]
-    assert ax.get_xscale() == "log"
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["fisher", "random"]
-
-
 def test_a_mask_has_a_point_for_each_entry_that_trains():
     mask = np.zeros((4, 6), dtype=bool)
     mask[0, 5] = mask[3, 1] = True
@@ -117,7 +105,6 @@ def test_permutation_follows_each_node_to_its_place():
     lambda: draw.shares({f"{i} rows: 3,548,928": {"attention.output.dense": 0.3, "norms": 1.0} for i in range(7)}),
     lambda: draw.moved_and_matters({"feed-forward norm": 0.01, "query": 0.02}, {"feed-forward norm": 0.2, "query": 0.1},
                                    {"feed-forward norm": 2304, "query": 2304})[0],
-    lambda: draw.by_rate({f"{m} mask": {1e-3: 0.7, 1e-2: 0.8} for m in ("fisher", "random", "magnitude")}, "accuracy"),
     lambda: draw.masks({n: np.eye(40, dtype=bool) for n in ("Fisher", "random", "magnitude")}, "one matrix")[0],
     lambda: draw.depth({"memory": {0: 0.1, 6: 1.0}, "predicted": {0: 0.3, 6: 1.0}}, "blocks"),
     lambda: draw.node_changes(np.arange(1536), list(range(1000, 1536))),

@@ -9,10 +9,9 @@ from matplotlib.colors import same_color
 from coursekit import plots
 from coursekit.comparison import published
 from coursekit.errors import CourseError
-from coursekit.plots.comparison import counts_recomputed
+from coursekit.plots.comparison import by_learning_rate, counts_recomputed
 from coursekit.plots.hybrid import FAMILIES
 from coursekit.plots.lecture_map import MAP
-from coursekit.plots.lora import by_learning_rate
 from tests.pictures import assert_nothing_is_cut_off
 
 
