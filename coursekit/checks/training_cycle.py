@@ -52,10 +52,12 @@ def _lost_rows(counts: Tensor) -> float:
 def _secret_bigram_entropy(draw: Draw) -> tuple[Tensor]:
     # Some pairs never occur; in the second kind, nothing follows one of the tokens.
     V = draw.whole(3, 5)
-    counts = draw.integers(1, 9, V, V).double() * (draw.uniform(V, V) < 0.7)
-    if draw.kind == 1:
-        counts[draw.whole(0, V - 1)] = 0
-    return (counts,)
+    while True:
+        counts = draw.integers(1, 9, V, V).double() * (draw.uniform(V, V) < 0.7)
+        if draw.kind == 1:
+            counts[draw.whole(0, V - 1)] = 0
+        if (counts > 0).sum() > V:  # else no token may have two followers, and 0 would be right
+            return (counts,)
 
 
 BIGRAM_ENTROPY = register(

@@ -24,7 +24,7 @@ LORA = [p for p in NOTEBOOKS if p.stem == "06_lora"]
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[p.stem for p in NOTEBOOKS])
 def test_blank_gets_nothing_solved_gets_all_and_every_mistake_its_message(path):
-    (found,) = selftest([path], secret := os.urandom(16), 6)
+    (found,) = selftest([path], secret := os.urandom(16), 7)
     assert (found.blank, found.solved, found.faults) == (0, found.of, []), secret
     there = [checks.every_kind()[id] for id in ids.of_notebook(path)]
     assert found.of == sum(e.points for e in there) >= 3
