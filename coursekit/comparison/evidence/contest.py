@@ -3,11 +3,9 @@ r"""What a contest between arms hangs on: the learning rates at which both ran, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from statistics import fmean
 
 from coursekit.comparison.evidence import intervals, tables
-from coursekit.comparison.evidence.plan import Run
-from coursekit.comparison.evidence.results import Evidence
+from coursekit.comparison.evidence.results import Evidence, mean_validation
 from coursekit.notebook.tables import Table
 
 
@@ -19,11 +17,11 @@ def at_rates(evidence: Evidence, one: str, other: str) -> Table:
     columns = [f"{one} minus {other}", "validation accuracy", "test accuracy (95 %)"]
     if not {one, other} <= set(evidence.arms):
         return Table(columns, [])
-    first, second = _every_seed(evidence, one), _every_seed(evidence, other)
+    first, second = evidence.whole(one), evidence.whole(other)
     rows = []
     for rate in sorted({*first} & {*second}):
-        test = intervals.difference(_correct(first[rate]), _correct(second[rate]))
-        ahead = _validation(first[rate]) - _validation(second[rate])
+        test = intervals.difference(*([run.correct for run in runs[rate]] for runs in (first, second)))
+        ahead = mean_validation(first[rate]) - mean_validation(second[rate])
         rows.append([f"{rate:g} for both", f"{ahead:+.3f}", tables.words(test)])
     own = f"each its own: {evidence.rate(one):g} and {evidence.rate(other):g}"
     ahead = evidence.validation(one) - evidence.validation(other)
@@ -37,12 +35,12 @@ def at_a_shared_rate(evidence: Evidence, one: str, other: str) -> str:
     """
     if not {one, other} <= set(evidence.arms):
         return ""
-    first, second = _every_seed(evidence, one), _every_seed(evidence, other)
+    first, second = evidence.whole(one), evidence.whole(other)
     shared = sorted({*first} & {*second})
     if not shared:
         return ""
     found = evidence.minus(one, other)
-    leads = {rate: _validation(first[rate]) - _validation(second[rate]) for rate in shared}
+    leads = {rate: mean_validation(first[rate]) - mean_validation(second[rate]) for rate in shared}
     rate = max(shared, key=lambda rate: abs(leads[rate]))
     leader = one if leads[rate] > 0 else other
     chosen = f"At {rate:g} for both, validation puts {leader} ahead by {abs(leads[rate]):.3f}. "
@@ -87,26 +85,6 @@ def outdone(evidence: Evidence, arm: str, labels: Mapping[str, str]) -> list[str
                 f"and is below it: {tables.words(gap)}"
             )
     return found
-
-
-def _every_seed(evidence: Evidence, arm: str) -> dict[float, list[Run]]:
-    r"""Learning rate -> runs, one a seed, where every seed has one."""
-    seeds = {run.cell.seed for run in evidence.runs}
-    found: dict[float, list[Run]] = {}
-    for run in sorted(evidence.searched(arm), key=lambda run: run.cell.seed):
-        if run.correct:
-            found.setdefault(run.cell.rate, []).append(run)
-    return {rate: runs for rate, runs in found.items() if {run.cell.seed for run in runs} == seeds}
-
-
-def _correct(runs: list[Run]) -> intervals.Answers:
-    r"""Which test sentences were right, (seeds, sentences)."""
-    return [run.correct for run in runs]
-
-
-def _validation(runs: list[Run]) -> float:
-    r"""Mean validation accuracy over the seeds."""
-    return fmean(run.validation or 0.0 for run in runs)
 
 
 __all__ = ["at_a_shared_rate", "at_rates", "outdone", "peak"]

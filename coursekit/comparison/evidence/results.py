@@ -33,20 +33,16 @@ class Evidence:
         seeds. Longer runs of the same arm are an arm of their own, "lora, 600 steps": what is compared has trained
         equally long. An arm that is not yet run with every seed is left out.
         """
-        seeds = {run.cell.seed for run in self.runs}
-        by: dict[str, dict[int, dict[float, list[Run]]]] = {}
+        by: dict[str, dict[int, list[Run]]] = {}
         for run in self.runs:
             if run.correct:
-                own = by.setdefault(run.cell.arm, {})
-                own.setdefault(run.cell.steps, {}).setdefault(run.cell.rate, []).append(run)
+                by.setdefault(run.cell.arm, {}).setdefault(run.cell.steps, []).append(run)
         found = {}
         for name, lengths in by.items():
             for steps in sorted(lengths):
-                rates = {r: g for r, g in lengths[steps].items() if {run.cell.seed for run in g} == seeds}
-                if rates:
-                    best = max(sorted(rates), key=lambda rate: _validation(rates[rate]))
-                    runs = tuple(sorted(rates[best], key=lambda run: run.cell.seed))
-                    found[name if steps == min(lengths) else derived(name, f"{steps} steps")] = runs
+                if rates := self._whole(lengths[steps]):
+                    best = max(sorted(rates), key=lambda rate: mean_validation(rates[rate]))
+                    found[name if steps == min(lengths) else derived(name, f"{steps} steps")] = rates[best]
         return found
 
     @cached_property
@@ -69,7 +65,7 @@ class Evidence:
         r"""Validation accuracy at the end, the mean over the seeds: what may choose an arm, since no test sentence was
         looked at.
         """
-        return _validation(self._of(arm))
+        return mean_validation(self._of(arm))
 
     def rate(self, arm: str) -> float:
         r"""The learning rate that was best."""
@@ -113,10 +109,22 @@ class Evidence:
         shortest = min((run.cell.steps for run in runs), default=0)
         return [run for run in runs if run.cell.steps == shortest]
 
+    def whole(self, arm: str) -> dict[float, tuple[Run, ...]]:
+        r"""Of the runs that chose the learning rate, those at rates that every seed has come through: rate -> runs."""
+        return self._whole(self.searched(arm))
+
+    def _whole(self, runs: Sequence[Run]) -> dict[float, tuple[Run, ...]]:
+        seeds = {run.cell.seed for run in self.runs}
+        found: dict[float, list[Run]] = {}
+        for run in sorted(runs, key=lambda run: run.cell.seed):
+            if run.correct:
+                found.setdefault(run.cell.rate, []).append(run)
+        return {rate: tuple(own) for rate, own in found.items() if {run.cell.seed for run in own} == seeds}
+
     def gain(self, arm: str) -> float | None:
         r"""What twice the steps brought in mean validation accuracy; None where that was not tried."""
         longer = self.arms.get(derived(arm, f"{2 * self.steps(arm)} steps"))
-        return None if longer is None else _validation(longer) - _validation(self._of(arm))
+        return None if longer is None else mean_validation(longer) - mean_validation(self._of(arm))
 
     @property
     def minutes(self) -> float:
@@ -137,8 +145,8 @@ class Evidence:
         return self.arms[arm]
 
 
-def _validation(runs: Sequence[Run]) -> float:
-    r"""Mean validation accuracy over the seeds."""
+def mean_validation(runs: Sequence[Run]) -> float:
+    r"""Validation accuracy at the end, the mean over runs that differ in their seed; a failed one has 0."""
     return statistics.fmean(run.validation or 0.0 for run in runs)
 
 

@@ -113,13 +113,9 @@ def as_sweep(
         return []
     found = []
     for r, arm in ranks.items():
-        runs = evidence.searched(arm)
-        seeds = {run.cell.seed for run in runs}
-        for rate in {run.cell.rate for run in runs}:
-            group = [run for run in runs if run.cell.rate == rate]
-            if {run.cell.seed for run in group if run.correct} == seeds:
-                found += [
-                    (r, scale * r, rate, run.cell.seed, run.validation or 0.0, fmean(run.correct))
-                    for run in group
-                ]
+        for rate, group in evidence.whole(arm).items():
+            found += [
+                (r, scale * r, rate, run.cell.seed, run.validation or 0.0, fmean(run.correct))
+                for run in group
+            ]
     return found
