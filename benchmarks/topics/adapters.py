@@ -16,7 +16,6 @@ from coursekit.comparison.evidence.grid import Arm, Grid
 from coursekit.methods import (
     AdapterDrop,
     HoulsbyAdapter,
-    ParallelAdapter,
     PfeifferAdapter,
     SparseAdapter,
     skipping,
@@ -99,17 +98,16 @@ GRID = Grid(
             "robust", AdapterDrop(PfeifferAdapter(r=16), robust=True), experiment="drop",
             also={f"{n} skipped": partial(skipped, n=n) for n in (2, 4)},
         ),
-        arm("adapter-drop", CANDIDATES["adapter-drop"], 3e-3, experiment="drop", n=2),
+        arm("adapter-drop", CANDIDATES["adapter-drop"], 1e-2, experiment="drop", n=2),
         additive("drop 4", AdapterDrop(PfeifferAdapter(r=16), n=4), experiment="drop", n=4),
         # How wide. 16 is `pfeiffer`.
         *(additive(f"pfeiffer r={r}", PfeifferAdapter(r=r), experiment="width", r=r) for r in (64, 1)),
         additive("houlsby r=8", HoulsbyAdapter(r=8, activation="relu", init="bert"), experiment="place"),
         arm("sparse-adapter", CANDIDATES["sparse-adapter"], 3e-3, experiment="sparse", score="snip", pruned=0.8),
-        *(sparse(score, 0.95) for score in ("snip", "magnitude", "random")),
+        *(sparse(score, 0.95) for score in ("snip", "random")),
         additive(
             "large-sparse", SparseAdapter(WIDE, pruned=0.75, score="snip"), 3e-3, on_batches, experiment="large-sparse"
         ),
-        additive("parallel s=1", ParallelAdapter(r=16, init="bert", scaling=1.0), experiment="place"),
         additive("houlsby r=64 without", WIDE, 3e-3, without_residual, experiment="residual", r=64),
     ),
     reference="full",

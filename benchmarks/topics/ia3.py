@@ -39,6 +39,7 @@ GRID = Grid(
             )
             for n in EXAMPLES
             for name, rate in RATES.items()
+            if name != "head"
         ),
     ),
     reference="full",

@@ -1,12 +1,13 @@
 r"""Soft prompts: how many vectors, where they start, in front of the text or in every block, and what makes them.
 
 The head reads the same in every row, the pooled [CLS] of the text: virtual tokens are taken out before it (peft's
-classifier reads position 0, which would be the first of them).
+classifier reads position 0, which would be the first of them). A prefix has none in the sequence.
 """
 
 from __future__ import annotations
 
 from topics._film import SETTING, arm, reading_the_text
+from topics.methods import METHODS
 
 from coursekit.comparison.candidates import CANDIDATES, Candidate
 from coursekit.comparison.evidence.grid import Arm, Grid
@@ -30,7 +31,7 @@ GRID = Grid(
         arm("head", CANDIDATES["head"], 1e-1, experiment="reference"),
         arm("full", CANDIDATES["full"], 1e-4, experiment="reference"),
         soft("prompt-20", PromptTuning(n=20), 3e-1, experiment="length", n=20),
-        soft("prefix-20", PrefixTuning(n=20), 3e-2, experiment="place", n=20),
+        arm("prefix-20", METHODS["prefix"], 3e-2, experiment="place", n=20),
         *(soft(f"prompt-{n}", PromptTuning(n=n), 3e-1, experiment="length", n=n) for n in (1, 100, 5)),
         *(soft(f"prefix-{n}", PrefixTuning(n=n), 3e-2, experiment="place", n=n) for n in (1, 100)),
         # The start, at 20 vectors: above from words of the vocabulary.
@@ -38,7 +39,7 @@ GRID = Grid(
         soft("prompt-20-text", PromptTuning(n=20, init="text", init_ids=QUESTION), 3e-1, experiment="start", n=20),
         # Made by a network while it trains.
         soft("prefix-20-network", PrefixTuning(n=20, hidden=512), 1e-3, experiment="network", n=20),
-        soft("p-tuning-lstm", PTuning(n=20), 3e-4, experiment="encoder", n=20),
+        arm("p-tuning-lstm", METHODS["p-tuning"], 3e-4, experiment="encoder", n=20),
         soft("p-tuning-mlp", PTuning(n=20, encoder="mlp"), 1e-3, experiment="encoder", n=20),
     ),
     reference="full",

@@ -35,7 +35,7 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], constant: fl
         "Accuracy on the test sentences, the mean over the seeds, with its 95 % interval (sentences and seeds drawn "
         f"again), and the difference to `{grid.reference}`, paired by sentence. The learning rate is the best of its "
         "neighbours by the mean validation accuracy over the seeds. A preliminary arm has runs of "
-        "every seed, and its search is not at an end.",
+        "every seed, and lacks a part of its search or its longer runs.",
         "",
         "| arm | learning rate | steps | parameters | accuracy | 95 % | minus reference | 95 % | notes |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -2,10 +2,20 @@ r"""What two arms of a file of evidence say to each other, as a sentence: writte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from coursekit.comparison.evidence import results, tables
 from coursekit.comparison.evidence.results import Evidence
+
+
+def coverage(evidence: Evidence, labels: Mapping[str, str]) -> str:
+    r"""How many of the arms have run with every seed, and which have not.
+
+    labels: arm -> what the sentence calls it.
+    """
+    missing = [label for arm, label in labels.items() if arm not in evidence.arms]
+    said = f"{len(labels) - len(missing)} of {len(labels)} settings have run with every seed"
+    return f"{said}; not measured yet: {'; '.join(missing)}" if missing else said
 
 
 def compared(evidence: Evidence, pairs: Sequence[tuple[str, str]], labels: dict[str, str]) -> list[str]:
