@@ -27,7 +27,7 @@ def largest(scores: list[Tensor], keep: int) -> list[Bool[Tensor, "*shape"]]:
     return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
 
 
-def chance(tensors: Sequence[Tensor], seed: int) -> list[Float[Tensor, "*shape"]]:
+def at_random(tensors: Sequence[Tensor], seed: int) -> list[Float[Tensor, "*shape"]]:
     r"""Scores drawn from `seed` for each of `tensors`: the same ones in every precision and on every device."""
     random = torch.Generator().manual_seed(seed)
     return [torch.rand(tensor.shape, generator=random).to(tensor.device) for tensor in tensors]

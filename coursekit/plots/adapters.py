@@ -78,41 +78,33 @@ def adapter_places(panels: Sequence[Axes] | None = None) -> Sequence[Axes]:
 
 
 def drops_and_shares(
-    groups: Mapping[str, tuple[str, Mapping[str, Mapping[float, str]]]],
-    evidence: Any,
-    times: Mapping[str, Mapping[int, float]],
+    groups: Mapping[str, tuple[str, Mapping[str, Mapping[float, str]]]], evidence: Any
 ) -> Sequence[Axes]:
-    r"""A panel of test accuracies for each group that has run, and one of the time that blocks without adapters save.
+    r"""A panel of test accuracies for each group in which at least one curve has two points; () without such a group.
 
     groups: title -> label of the x axis, and label of a curve -> setting -> arm; arms that are not in `evidence` are
-    left out.
-    times: what was timed -> blocks without adapters -> time, with adapters in all blocks = 1.
+    left out, and so is a curve of which one point is left.
     """
     drawn: dict[str, dict[str, dict[float, Any]]] = {}
     for title, (_, group) in groups.items():
         for name, curve in group.items():
-            if points := {x: evidence.accuracy(arm) for x, arm in curve.items() if arm in evidence.arms}:
+            points = {x: evidence.accuracy(arm) for x, arm in curve.items() if arm in evidence.arms}
+            if len(points) > 1:
                 drawn.setdefault(title, {})[name] = points
-    rows = len(drawn) // 2 + 1
+    if not drawn:
+        return ()
+    rows = (len(drawn) + 1) // 2
     every = list(plt.subplots(rows, 2, figsize=(9.2, 3.4 * rows))[1].flat)
-    panels = every[: len(drawn) + 1]
+    panels = every[: len(drawn)]
     for ax in every[len(panels) :]:
         ax.remove()
-    for ax, (title, curves) in zip(panels, drawn.items(), strict=False):
+    for ax, (title, curves) in zip(panels, drawn.items(), strict=True):
         score_curves(curves, groups[title][0], label="test accuracy", ax=ax)
         ax.set_title(title)
         ax.legend(fontsize=8)
-    limits = [ax.get_ylim() for ax in panels[:-1]]
-    for ax in panels[:-1]:  # one scale for all accuracies
+    limits = [ax.get_ylim() for ax in panels]
+    for ax in panels:  # one scale for all
         ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    for name, ratio in times.items():
-        panels[-1].plot(list(ratio), list(ratio.values()), "o-", label=name)
-    panels[-1].set_xticks(sorted({n for ratio in times.values() for n in ratio}))
-    panels[-1].set_ylim(bottom=0)
-    panels[-1].set_title("Time without adapters in lower blocks")
-    panels[-1].set_xlabel("lower blocks without adapters")
-    panels[-1].set_ylabel("time, adapters in all blocks = 1")
-    panels[-1].legend(fontsize=8)
     return panels
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from coursekit.methods.adapters.pruned import Projection, among_learned, learned
-from coursekit.methods.ranking import chance
+from coursekit.methods.ranking import at_random
 
 Losses = Callable[[], Iterator[Tensor]]
 Score = Callable[[Sequence[Projection], Losses, int], list[Tensor]]
@@ -22,7 +22,7 @@ Score = Callable[[Sequence[Projection], Losses, int], list[Tensor]]
 
 def random(projections: Sequence[Projection], losses: Losses, seed: int) -> list[Tensor]:
     r"""Nothing about the weights: the baseline that every other score has to beat."""
-    return chance([learned(p) for p in projections], seed)
+    return at_random([learned(p) for p in projections], seed)
 
 
 def magnitude(projections: Sequence[Projection], losses: Losses, seed: int) -> list[Tensor]:

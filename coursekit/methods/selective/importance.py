@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from coursekit.errors import CourseError
 from coursekit.methods.gradients import gradient
 from coursekit.methods.mechanism.attachment import attached, disabled
-from coursekit.methods.ranking import chance
+from coursekit.methods.ranking import at_random
 from coursekit.modes import in_mode
 
 Batches = Sequence[dict[str, Tensor]]
@@ -46,7 +46,7 @@ def magnitude(model: nn.Module, tensors: Sequence[nn.Parameter], batches: Batche
 
 def random(model: nn.Module, tensors: Sequence[nn.Parameter], batches: Batches, seed: int) -> list[Tensor]:
     r"""Nothing about the model: what every other score has to beat."""
-    return chance(tensors, seed)
+    return at_random(tensors, seed)
 
 
 SCORES = {"fisher": fisher, "magnitude": magnitude, "random": random}
