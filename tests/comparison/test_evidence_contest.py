@@ -35,18 +35,12 @@ def test_the_difference_stands_at_each_shared_rate_and_at_each_ones_own():
     assert contest.at_rates(EVIDENCE, "fisher", "late").rows == []
 
 
-def test_a_sentence_says_whether_a_shared_rate_names_another_winner():
-    assert contest.at_a_shared_rate(EVIDENCE, "fisher", "chance") == (
-        "At 0.003 for both, validation puts fisher ahead by 0.050. Each at its own, the test sentences decide the "
-        "other way round: chance is ahead by 0.250."
-    )
-    assert "the same way: chance" in contest.at_a_shared_rate(
-        Evidence("t", tuple(three("fisher", 3e-3, 65, 0.70) + three("chance", 3e-3, 90, 0.75))),
-        "fisher",
-        "chance",
-    )
-    level = Evidence("t", tuple(three("fisher", 3e-3, 65, 0.70) + three("chance", 3e-3, 65, 0.75)))
-    assert contest.at_a_shared_rate(level, "fisher", "chance").endswith("do not tell them apart.")
+def test_a_sentence_has_the_test_difference_at_a_shared_rate_and_at_each_ones_own():
+    said = contest.at_a_shared_rate(EVIDENCE, "fisher", "chance")
+    assert said.startswith("fisher minus chance, test accuracy: at 0.003 for both -0.010 (")
+    assert "; each at its own -0.250 (" in said
+    two = (*three("fisher", 1e-2, 85, 0.95), *RUNS)  # now two shared rates: the better one for both together
+    assert "at 0.01 for both -0.050 (" in contest.at_a_shared_rate(Evidence("t", two), "fisher", "chance")
     assert contest.at_a_shared_rate(EVIDENCE, "fisher", "late") == ""
     assert contest.at_a_shared_rate(EVIDENCE, "whole", "chance") == ""  # no rate of both
 
@@ -60,12 +54,12 @@ def test_a_peak_has_the_rates_beside_the_best_those_with_one_seed_too():
     assert contest.peak(EVIDENCE, "whole") == contest.peak(EVIDENCE, "late") == ""
 
 
-def test_a_larger_arm_that_is_below_gets_a_sentence():
+def test_each_larger_arm_gets_a_sentence_whichever_way_it_falls():
     labels = {arm: f"the {arm}" for arm in ("fisher", "chance", "whole", "late", "unheard")}
-    (sentence,) = contest.outdone(EVIDENCE, "chance", labels)
-    assert sentence.startswith(
-        "the whole trains 100 times as many parameters as the chance and is below it: -0.200 ("
-    )
-    ahead = (*RUNS, run("whole", 3e-3, 0, 99, 0.95, 700))  # better, with one seed so far
-    assert contest.outdone(Evidence("t", ahead), "chance", labels) == []
-    assert contest.outdone(EVIDENCE, "late", labels) == []
+    (sentence,) = contest.larger(EVIDENCE, "chance", labels)
+    assert sentence.startswith("the whole, 100 times as many parameters, minus the chance: -0.200 (")
+    better = Evidence("t", (*RUNS, *three("whole", 3e-3, 99, 0.95, 700)))
+    assert contest.larger(better, "chance", labels)[0].startswith(sentence.split(":")[0] + ": +0.090 (")
+    unfinished = (*RUNS, run("whole", 3e-3, 0, 99, 0.95, 700))  # better, with one seed so far
+    assert contest.larger(Evidence("t", unfinished), "chance", labels) == []
+    assert contest.larger(EVIDENCE, "late", labels) == []

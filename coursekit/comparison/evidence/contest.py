@@ -30,26 +30,21 @@ def at_rates(evidence: Evidence, one: str, other: str) -> Table:
 
 
 def at_a_shared_rate(evidence: Evidence, one: str, other: str) -> str:
-    r"""Whether one learning rate for both would have named another winner than each one's own; "" where an arm lacks a
-    seed, or no rate was run with both.
+    r"""`one` minus `other` on the test sentences at one learning rate for both, and each at its own, as a sentence.
+
+    The shared rate is the one with the best mean validation accuracy of the two together. "" where an arm lacks a seed,
+    or no rate was run with both.
     """
     if not {one, other} <= set(evidence.arms):
         return ""
-    first, second = evidence.whole(one), evidence.whole(other)
-    shared = sorted({*first} & {*second})
+    runs = evidence.whole(one), evidence.whole(other)
+    shared = sorted({*runs[0]} & {*runs[1]})
     if not shared:
         return ""
-    found = evidence.minus(one, other)
-    leads = {rate: mean_validation(first[rate]) - mean_validation(second[rate]) for rate in shared}
-    rate = max(shared, key=lambda rate: abs(leads[rate]))
-    leader = one if leads[rate] > 0 else other
-    chosen = f"At {rate:g} for both, validation puts {leader} ahead by {abs(leads[rate]):.3f}. "
-    if not found.tells:
-        return chosen + "Each at its own learning rate, the test sentences do not tell them apart."
-    winner = one if found.value > 0 else other
-    turns = "the other way round" if winner != leader else "the same way"
-    ahead = f"{winner} is ahead by {abs(found.value):.3f}"
-    return f"{chosen}Each at its own, the test sentences decide {turns}: {ahead}."
+    rate = max(shared, key=lambda rate: sum(mean_validation(arm[rate]) for arm in runs))
+    same = intervals.difference(*([run.correct for run in arm[rate]] for arm in runs))
+    own = tables.answer(evidence, one, other)
+    return f"{one} minus {other}, test accuracy: at {rate:g} for both {tables.words(same)}; each at its own {own}"
 
 
 def peak(evidence: Evidence, arm: str) -> str:
@@ -67,24 +62,25 @@ def peak(evidence: Evidence, arm: str) -> str:
     return f"{arm}: validation accuracy {curve[best]:.3f} at its best learning rate {best:g}, {others}"
 
 
-def outdone(evidence: Evidence, arm: str, labels: Mapping[str, str]) -> list[str]:
-    r"""A sentence for each of `labels` (arm -> what to call it) that trains more parameters than `arm` and is below it.
+def larger(evidence: Evidence, arm: str, labels: Mapping[str, str]) -> list[str]:
+    r"""A sentence for each of `labels` (arm -> what to call it) that trains more parameters than `arm`: how many times
+    as many, and its difference to `arm`.
 
-    Only where the interval leaves out 0, and the best learning rate of both was run with every seed.
+    Only where the best learning rate of both was run with every seed.
     """
     if not tables.as_race(evidence, arm):
         return []
     found = []
-    for larger in sorted(labels, key=lambda a: evidence.parameters(a) if a in evidence.arms else 0):
-        if not tables.as_race(evidence, larger):
+    for other in sorted(labels, key=lambda a: evidence.parameters(a) if a in evidence.arms else 0):
+        if not tables.as_race(evidence, other):
             continue
-        times, gap = evidence.parameters(larger) / evidence.parameters(arm), evidence.minus(larger, arm)
-        if times > 1 and gap.high < 0:
+        times = evidence.parameters(other) / evidence.parameters(arm)
+        if times > 1:
+            gap = tables.words(evidence.minus(other, arm))
             found.append(
-                f"{labels[larger]} trains {times:.3g} times as many parameters as {labels.get(arm, arm)} "
-                f"and is below it: {tables.words(gap)}"
+                f"{labels[other]}, {times:.3g} times as many parameters, minus {labels.get(arm, arm)}: {gap}"
             )
     return found
 
 
-__all__ = ["at_a_shared_rate", "at_rates", "outdone", "peak"]
+__all__ = ["at_a_shared_rate", "at_rates", "larger", "peak"]
