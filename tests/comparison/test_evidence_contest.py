@@ -39,8 +39,8 @@ def test_a_sentence_has_the_test_difference_at_a_shared_rate_and_at_each_ones_ow
     said = contest.at_a_shared_rate(EVIDENCE, "fisher", "chance")
     assert said.startswith("fisher minus chance, test accuracy: at 0.003 for both -0.010 (")
     assert "; each at its own -0.250 (" in said
-    two = (*three("fisher", 1e-2, 85, 0.95), *RUNS)  # now two shared rates: the better one for both together
-    assert "at 0.01 for both -0.050 (" in contest.at_a_shared_rate(Evidence("t", two), "fisher", "chance")
+    two = (*three("chance", 1e-3, 85, 0.95), *RUNS)  # now two shared rates: the better one for both together
+    assert "at 0.001 for both -0.250 (" in contest.at_a_shared_rate(Evidence("t", two), "fisher", "chance")
     assert contest.at_a_shared_rate(EVIDENCE, "fisher", "late") == ""
     assert contest.at_a_shared_rate(EVIDENCE, "whole", "chance") == ""  # no rate of both
 
