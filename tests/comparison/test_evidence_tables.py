@@ -7,7 +7,7 @@ import pytest
 from coursekit.comparison.evidence import in_context, results, tables
 from coursekit.comparison.evidence.plan import Cell, Run
 from coursekit.comparison.evidence.results import Evidence
-from coursekit.comparison.evidence.sentences import compared, in_methods, plainly
+from coursekit.comparison.evidence.sentences import compared, coverage, in_methods, plainly
 
 
 def run(arm: str, rate: float, seed: int, right: int, steps: int = 100, validation: float = 0.8) -> Run:
@@ -43,6 +43,15 @@ def test_arms_that_were_not_run_with_every_seed_are_left_out():
         ).rows
     )
     assert same[0][-1] == "–" and same[1][-1].endswith("not told apart")
+
+
+def test_what_is_not_measured_yet_is_named():
+    evidence = Evidence("t", RUNS)
+    labels = {"r1": "rank one", "late": "rank two", "unheard": "rank three"}
+    assert coverage(evidence, labels) == (
+        "1 of 3 settings have run with every seed; not measured yet: rank two; rank three"
+    )
+    assert coverage(evidence, {"r1": "rank one"}) == "1 of 1 settings have run with every seed"
 
 
 def test_a_race_has_every_rate_that_was_tried_and_waits_for_all_seeds_of_the_best():
