@@ -76,7 +76,7 @@ def sparse(score: str, share: float, adapter: HoulsbyAdapter = WIDE) -> Arm:
 
 AFTER = {
     f"{score} {share:.0%} after": partial(pruned, score=score, share=share)
-    for share in (0.5, 0.8, 0.95)
+    for share in (0.8, 0.95)
     for score in ("random", "magnitude", "snip")
 }
 
@@ -88,26 +88,26 @@ GRID = Grid(
         # Where: 78,432 parameters in two bottlenecks a block, 76,128 in one twice as wide, 80,736 in Lin's, which has a
         # norm of its own. All start alike and have relu, so that the place differs; `parallel` is as its paper has it.
         *(arm(name, CANDIDATES[name], 3e-3, experiment="place") for name in ("pfeiffer", "parallel", "lin")),
-        # How many of their weights: after training, before it, and as many as `narrow` has in a wider one.
-        additive("wide", WIDE, experiment="sparse", also=AFTER),
-        # With the residual (`wide` is r = 64) and without.
+        # How wide. 16 is `pfeiffer`.
+        *(additive(f"pfeiffer r={r}", PfeifferAdapter(r=r), experiment="width", r=r) for r in (64, 1)),
+        # With the residual and without.
         additive("narrow", NARROW, experiment="residual", r=16),
         additive("houlsby r=16 without", NARROW, 3e-3, without_residual, experiment="residual", r=16),
         # In how many blocks.
+        arm("adapter-drop", CANDIDATES["adapter-drop"], 1e-2, experiment="drop", n=2),
+        additive("drop 4", AdapterDrop(PfeifferAdapter(r=16), n=4), experiment="drop", n=4),
         additive(
             "robust", AdapterDrop(PfeifferAdapter(r=16), robust=True), experiment="drop",
             also={f"{n} skipped": partial(skipped, n=n) for n in (2, 4)},
         ),
-        arm("adapter-drop", CANDIDATES["adapter-drop"], 1e-2, experiment="drop", n=2),
-        additive("drop 4", AdapterDrop(PfeifferAdapter(r=16), n=4), experiment="drop", n=4),
-        # How wide. 16 is `pfeiffer`.
-        *(additive(f"pfeiffer r={r}", PfeifferAdapter(r=r), experiment="width", r=r) for r in (64, 1)),
         additive("houlsby r=8", HoulsbyAdapter(r=8, activation="relu", init="bert"), experiment="place"),
-        arm("sparse-adapter", CANDIDATES["sparse-adapter"], 3e-3, experiment="sparse", score="snip", pruned=0.8),
-        *(sparse(score, 0.95) for score in ("snip", "random")),
+        # How many of their weights: after training, before it, and as many as `narrow` has in a wider one.
+        additive("wide", WIDE, experiment="sparse", also=AFTER),
         additive(
             "large-sparse", SparseAdapter(WIDE, pruned=0.75, score="snip"), 3e-3, on_batches, experiment="large-sparse"
         ),
+        arm("sparse-adapter", CANDIDATES["sparse-adapter"], 3e-3, experiment="sparse", score="snip", pruned=0.8),
+        *(sparse(score, 0.95) for score in ("snip", "random")),
         additive("houlsby r=64 without", WIDE, 3e-3, without_residual, experiment="residual", r=64),
     ),
     reference="full",
