@@ -298,7 +298,6 @@ def settings(evidence: Evidence) -> Table:
 def said(evidence: Evidence, expected: int) -> list[str]:
     r"""What the file holds, a line each. expected: how many methods there are to be."""
     arms, open_ = known(evidence), preliminary(evidence)
-    steps = sorted({evidence.steps(arm) for arm in arms})
     seeds = len({run.cell.seed for run in evidence.runs})
     search = (
         f"{STAR} preliminary, the search for the learning rate goes on: {', '.join(sorted(open_))}"
@@ -307,15 +306,20 @@ def said(evidence: Evidence, expected: int) -> list[str]:
     )
     return [
         f"{len(arms)} of {expected} methods can be judged: {seeds} seeds at the best learning rate that was tried, "
-        f"{' or '.join(map(str, steps))} steps; {len(evidence.runs)} runs, {evidence.minutes / 60:.1f} hours",
+        f"{_steps(evidence)} steps; {len(evidence.runs)} runs, {evidence.minutes / 60:.1f} hours",
         search,
         *_longer(evidence),
     ]
 
 
+def _steps(evidence: Evidence) -> str:
+    return " or ".join(map(str, sorted({evidence.steps(arm) for arm in known(evidence)})))
+
+
 def _longer(evidence: Evidence) -> list[str]:
     r"""Whether the steps are enough, as far as runs of twice as many say."""
     gains, arms = longer(evidence), known(evidence)
+    many = f"{_steps(evidence)} steps"
     waiting = [arm for arm in DOUBLED if arm in arms and arm not in gains]
     slow = [arm for arm in SLOW if arm in arms and arm not in gains]
     lines = []
@@ -323,17 +327,17 @@ def _longer(evidence: Evidence) -> list[str]:
         listed = ", ".join(f"{arm} {gain:+.3f}" for arm, gain in gains.items())
         rising = [arm for arm, gain in gains.items() if gain > NOTHING]
         end = (
-            f"so the places of {', '.join(rising)} say what so many steps do, not where they end"
+            f"so the places of {', '.join(rising)} say what {many} do, not where they end"
             if rising
             else f"none more than {NOTHING:g}"
         )
         lines.append(f"twice the steps brought, in validation accuracy: {listed}; {end}")
     if waiting:
-        whether = "" if gains else "whether so many steps are enough is not known: "
+        whether = "" if gains else f"whether {many} are enough is not known: "
         lines.append(f"{whether}runs of twice the steps are missing for {', '.join(waiting)}")
     if slow and "prompt" not in gains:
         lines.append(
-            f"soft prompts learn slowly: the places of {' and '.join(slow)} say what so many steps do, "
+            f"soft prompts learn slowly: the places of {' and '.join(slow)} say what {many} do, "
             "not where they end"
         )
     return lines

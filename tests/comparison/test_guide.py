@@ -224,7 +224,7 @@ def test_what_the_file_says_is_computed_from_it():
     assert more == "twice the steps brought, in validation accuracy: full +0.005; none more than 0.01"
     short = Evidence("t", tuple(run for run in EVIDENCE.runs if run.cell.steps == 100))
     assert guide.said(short, 32)[-1] == (
-        "whether so many steps are enough is not known: runs of twice the steps are missing for full"
+        "whether 100 steps are enough is not known: runs of twice the steps are missing for full"
     )
     best, fewest, floor = guide.answers(EVIDENCE)
     assert best.startswith("1. full fine-tuning* 0.850; above it on average dear*, +0.125")
@@ -248,7 +248,7 @@ def test_what_more_steps_bring_is_said_as_far_as_it_was_run():
     assert last.startswith(
         "twice the steps brought, in validation accuracy: full +0.005, prompt +0.050, lora +0.005"
     )
-    assert last.endswith("so the places of prompt say what so many steps do, not where they end")
+    assert last.endswith("so the places of prompt say what 100 steps do, not where they end")
     over = guide.said(Evidence("t", tuple(searched("lora", 0.8))), expected=1)[1]
     assert over == "the search for the learning rate is over for all of them"
 
