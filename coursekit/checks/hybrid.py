@@ -56,7 +56,7 @@ SHARE = register(
         minutes=10,
         hints=(
             "One softmax runs over all n + seq keys. Whatever goes to the first n of them has left the text.",
-            "torch.cat([p_k, k]) are all keys. The scores are q @ keys.T / sqrt(d), and d is q.shape[1].",
+            "torch.cat([p_k, k]) are all keys. The scores are q @ keys.T / sqrt(d_h), and d_h is q.shape[1].",
             "scores.softmax(-1)[:, :n] are the weights on the prefix, (seq, n). A share is their sum.",
         ),
         inputs=_behind_prefix,
@@ -69,7 +69,7 @@ SHARE = register(
             ),
             Mutant(
                 lambda q, k, p_k: _weights(q, k, p_k, scale=1.0).sum(-1),
-                "the scores are not divided by the root of d",
+                "the scores are not divided by the root of d_h",
             ),
             Mutant(
                 lambda q, k, p_k: _weights(q, k, p_k).mean(-1),
@@ -254,7 +254,8 @@ KRONECKER = register(
         minutes=20,
         hints=(
             "Cut x into n pieces x_1 … x_n. Block row p of A_i ⊗ s_i t_iᵀ gives sum_q A_i[p, q] s_i (t_i · x_q).",
-            "Three steps: the numbers t_i · x_q; A_i mixes them over q; each p gets that many s_i, summed over i.",
+            "Three steps: the numbers t_i · x_q; A_i mixes them over q, one number for each p and i; output block p is "
+            "the sum over i of that number times s_i.",
             "x.unflatten(-1, (n, -1)) makes the pieces; torch.einsum('...qe,ie->...iq', pieces, t) is the first step. "
             "Loops over i, p and q do as well.",
         ),
@@ -365,8 +366,8 @@ _WRONG_COUNTS: dict[str, Callable[[Pilot, float], int]] = {
     "this rounds down, and so many seeds are just too few": lambda pilot, smallest: max(
         FEWEST, math.floor(POWER**2 * sum(_variances(pilot)) / smallest**2)
     ),
-    "the error of a mean falls with the root of n, not with n": lambda pilot, smallest: max(
-        FEWEST, math.ceil(POWER * sum(_variances(pilot)) ** 0.5 / smallest)
+    "the error of a mean falls with the root of the seeds, not with their number": lambda pilot, smallest: (
+        max(FEWEST, math.ceil(POWER * sum(_variances(pilot)) ** 0.5 / smallest))
     ),
     "the standard deviations are added; of independent means the variances add up": lambda pilot, smallest: (
         _seeds_for(sum(v**0.5 for v in _variances(pilot)) ** 2, smallest)
@@ -405,10 +406,10 @@ PLAN = register(
         difficulty=3,
         minutes=20,
         hints=(
-            "The difference of two means over n seeds has the standard error ((s1² + s2²) / n) ** 0.5, with s² the "
+            "The difference of two means over k seeds has the standard error ((s1² + s2²) / k) ** 0.5, with s² the "
             "variance of one method's pilot runs (statistics.variance).",
-            "2.8 of these are to be at most `smallest`. Solve for n, round up (math.ceil), and take three at least.",
-            "Count up from 0 and leave out what the pilot used, until there are n seeds.",
+            "2.8 of these are to be at most `smallest`. Solve for k, round up (math.ceil), and take three at least.",
+            "Count up from 0 and leave out what the pilot used, until there are k seeds.",
         ),
         inputs=lambda seed: _pilot_runs(Draw(b"the notebook's", f"pilot {seed}", kind=seed % 2)),
         secret=_pilot_runs,
@@ -560,7 +561,7 @@ CONCLUDE = register(
         minutes=25,
         hints=(
             "Take the runs of the two methods with the registered seeds, and no others. Is there one for every seed?",
-            "difference = mean of one − mean of the other; margin = errors * (variance / n of one + variance / n of "
+            "difference = mean of one − mean of the other; margin = errors * (variance / k of one + variance / k of "
             "the other) ** 0.5, with statistics.variance, which needs two runs.",
             "In this order: incomplete; |difference| + margin < smallest; |difference| > margin; and what is left.",
         ),
@@ -592,7 +593,7 @@ CONCLUDE = register(
             ),
             Mutant(
                 _concluded(of_means=False),
-                "this is the spread of single runs; the mean of n scatters less: divide the variances by n",
+                "this is the spread of single runs; the mean of k scatters less: divide the variances by k",
             ),
             Mutant(
                 _concluded(variance=statistics.pvariance),

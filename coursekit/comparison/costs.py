@@ -116,11 +116,10 @@ def said(costs: Mapping[str, Row]) -> list[str]:
         f"least at its peak, the head aside: {lean.method}, {_mb(lean.peak)}, {full.peak / lean.peak:.1f} times less "
         f"than full with {_mb(full.peak)}"
     )
-    noise = abs(full.step_ratio - 1)
-    slower = [row.method for row in others if row.step_ratio > 1 + noise]
+    slower = [row.method for row in others if row.step_ratio > 1 + noise(costs)]
     found.append(
-        f"step time of full fine-tuning against itself: {full.step_ratio:.2f}, which is the noise; slower: "
-        f"{', '.join(slower) or 'none'}"
+        f"step time of full fine-tuning against itself: {full.step_ratio:.2f}, so step times are good to about "
+        f"±{noise(costs):.2f}; slower than full by more than that: {', '.join(slower) or 'none'}"
     )
     most = sorted(others, key=_bytes_each, reverse=True)[:3]
     found.append(
@@ -128,6 +127,11 @@ def said(costs: Mapping[str, Row]) -> list[str]:
         + ", ".join(f"{row.method} {_bytes_each(row):.1f}" for row in most)
     )
     return found
+
+
+def noise(costs: Mapping[str, Row]) -> float:
+    r"""How far step times (full fine-tuning = 1) can be trusted: so far from 1 is full fine-tuning against itself."""
+    return abs(costs["full"].step_ratio - 1) if "full" in costs else 0.0
 
 
 def _mb(size: int) -> str:

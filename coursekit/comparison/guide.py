@@ -1,23 +1,27 @@
 r"""Which method to take for a given budget, and what it costs in accuracy: decided by evidence.
 
-Validation sentences are few, and the best of many methods on a few sentences is partly lucky. So of the methods that
-fit a budget the best in *validation* only leads. Beside it stand all that the test sentences do not show to be worse,
-paired, and of this whole set the one with the fewest trained parameters is taken; of several, the one with the lowest
-peak. The price is its test accuracy minus that of full fine-tuning.
+Of the methods that fit a budget the best in *validation* leads. Beside it are kept those that are shown to be nearly as
+good: the whole interval of their test accuracy minus the leader's lies above -`TOLERANCE`. A method of which little is
+known has a wide interval and is not kept. Of these the one is taken that needs least of what the budget is short of;
+where it is short of nothing, the leader. The price is its test accuracy minus that of full fine-tuning: the same test
+sentences helped to choose it, so it is a little flattering.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from coursekit.comparison.candidates import EVERY
+from coursekit.comparison.costs import noise
 from coursekit.comparison.evidence import tables
 from coursekit.comparison.evidence.intervals import Interval
 from coursekit.comparison.evidence.plan import NOTHING, search_is_over
 from coursekit.comparison.evidence.results import CONSTANT, Evidence
+from coursekit.comparison.evidence.sentences import compared, coverage
 from coursekit.comparison.rows import Row
-from coursekit.errors import CourseError, number, whole
+from coursekit.errors import CourseError, number, one_of, whole
 from coursekit.notebook.tables import Table
 
 #: What all prices are measured by.
@@ -26,12 +30,30 @@ REFERENCE = "full"
 STAR = "*"
 
 
+#: How far below the leader a method may be. It is about twice what intervals of a difference reach to either side in
+#: this evidence: a method as good as the leader is kept nearly always, one worse by the tolerance in 1 of 40 cases.
+TOLERANCE = 0.03
+#: What one can be short of: the field of `Row` that says how much a method needs, and what the least of it is called.
+NEEDS = {
+    "trained": ("trained", "fewest trained parameters"),
+    "stored": ("storage_bytes", "fewest bytes stored"),
+    "memory": ("peak", "lowest peak"),
+    "time": ("step_ratio", "fastest step"),
+}
+#: Arms of which the plan has runs of twice the steps as well, one of each kind of method.
+DOUBLED = ("full", "pfeiffer", "ia3", "bitfit", "lora", "prompt", "prefix")
+#: Arms that learn slowly, whose place says little about where they end.
+SLOW = ("prompt", "p-tuning")
+
+
 @dataclass(frozen=True)
 class Budget:
     r"""What there is at most; None: as much as it takes.
 
     trained: parameters, the task head not counted. stored: bytes for a task. memory: bytes at the peak of a training
-    step. time: of a step, that of full fine-tuning = 1. only: names of the methods that come into question.
+    step. time: of a step, that of full fine-tuning = 1. only: names of the methods that come into question. short_of:
+    one of `NEEDS`, of which the method is to need least: the one that has a limit, unless there are several. None:
+    of nothing, and the leader is taken.
     """
 
     name: str
@@ -40,6 +62,7 @@ class Budget:
     memory: int | None = None
     time: float | None = None
     only: tuple[str, ...] | None = None
+    short_of: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("trained", "stored", "memory"):
@@ -47,12 +70,18 @@ class Budget:
                 whole(name, most, least=0, such_as=100_000)
         if self.time is not None:
             number("time", self.time, above=0, such_as=0.7)
+        if self.short_of is not None:
+            one_of("short_of", self.short_of, NEEDS)
+            return
+        limited = [name for name in NEEDS if getattr(self, name) is not None]
+        if len(limited) > 1:
+            raise CourseError(f"limits on {' and '.join(limited)}: short_of must name the one that decides.")
+        object.__setattr__(self, "short_of", limited[0] if limited else None)
 
     def allows(self, cost: Row) -> bool:
         r"""Whether a method with this cost fits."""
-        used = (cost.trained, cost.storage_bytes, cost.peak, cost.step_ratio)
-        limits = (self.trained, self.stored, self.memory, self.time)
-        within = all(limit is None or own <= limit for own, limit in zip(used, limits, strict=True))
+        limits = {field: getattr(self, name) for name, (field, _) in NEEDS.items()}
+        within = all(limit is None or getattr(cost, field) <= limit for field, limit in limits.items())
         return within and (self.only is None or cost.method in self.only)
 
 
@@ -60,38 +89,38 @@ class Budget:
 class Choice:
     r"""The method for a budget.
 
-    lead: the best in validation of those that fit. level: of each other one that the test sentences do not show to be
-    worse than `lead`, its test accuracy minus that of `lead`. behind: the same of those that they do. arm: of `lead`
-    and `level` the one with the fewest parameters. price: its test accuracy minus full fine-tuning's; None where it is
-    full fine-tuning, or that was not run yet. preliminary: those that this rests on whose search goes on.
+    lead: the best in validation of those that fit. kept: of each other one whose test accuracy is shown to be within
+    `within` of the leader's, that accuracy minus the leader's. left: the same of the others that fit. arm: of `lead`
+    and `kept` the one that needs least of what the budget is short of. price: its test accuracy minus full
+    fine-tuning's; None where it is full fine-tuning, or that was not run yet. preliminary: those that this rests on
+    whose search goes on.
     """
 
     budget: Budget
     arm: str
     lead: str
-    level: Mapping[str, Interval]
-    behind: Mapping[str, Interval]
+    kept: Mapping[str, Interval]
+    left: Mapping[str, Interval]
     price: Interval | None
+    within: float = TOLERANCE
     preliminary: frozenset[str] = frozenset()
-
-    @property
-    def unseen(self) -> float | None:
-        r"""The largest difference within the set that the data would most likely not have shown."""
-        return max((found.margin for found in self.level.values()), default=None)
 
     def star(self, arm: str) -> str:
         r"""The name of `arm`, with a star where its search goes on."""
         return starred(arm, self.preliminary)
 
     def __str__(self) -> str:
-        fit = 1 + len(self.level) + len(self.behind)
+        fit = 1 + len(self.kept) + len(self.left)
         said = f"{self.budget.name}: {fit} fit, {self.star(self.lead)} leads in validation"
-        if self.level:
-            named = ", ".join(self.star(arm) for arm in self.level)
-            said += f"; not shown to be worse: {named} (a difference up to {self.unseen:.3f} would not show)"
-            said += f". Fewest parameters: {self.star(self.arm)}"
-        elif self.behind:
-            said += f", and the {len(self.behind)} others are worse"
+        if self.kept:
+            said += f"; shown to be within {self.within:g} of it: {', '.join(map(self.star, self.kept))}"
+        elif self.left:
+            said += f", and none is shown to be within {self.within:g} of it"
+        if self.budget.short_of and self.kept:
+            least = NEEDS[self.budget.short_of][1]
+            said += f". {least.capitalize()}: {self.star(self.arm)}"
+        elif self.kept:
+            said += f". Short of nothing, take {self.star(self.arm)}"
         if self.price is not None:
             against = self.star(REFERENCE)
             said += (
@@ -124,22 +153,47 @@ def preliminary(evidence: Evidence) -> frozenset[str]:
     return frozenset(arm for arm in known(evidence) if not search_is_over(evidence.searched(arm), seeds))
 
 
-def decide(evidence: Evidence, costs: Mapping[str, Row], budget: Budget) -> Choice | None:
+def decide(
+    evidence: Evidence, costs: Mapping[str, Row], budget: Budget, within: float = TOLERANCE
+) -> Choice | None:
     r"""The method to take for `budget`; None where none that was measured fits.
 
-    costs: arm -> what it costs, as measured. An arm without a cost, or not `known`, is not considered.
+    costs: arm -> what it costs, as measured. An arm without a cost, or not `known`, is not considered. within: how far
+    below the leader the whole interval of a method may reach.
     """
     fitting = [arm for arm in known(evidence) if arm in costs and budget.allows(costs[arm])]
     if not fitting:
         return None
     lead = max(fitting, key=lambda arm: (evidence.validation(arm), -costs[arm].trained))
     found = {arm: evidence.minus(arm, lead) for arm in fitting if arm != lead}
-    level = {arm: one for arm, one in found.items() if one.high >= 0}
-    arm = min((lead, *level), key=lambda name: (costs[name].trained, costs[name].peak))
+    kept = {arm: one for arm, one in found.items() if one.low > -within}
+    arm = lead if budget.short_of is None else _least(evidence, costs, [lead, *kept], budget.short_of)
     price = evidence.minus(arm, REFERENCE) if REFERENCE in known(evidence) and arm != REFERENCE else None
-    rests_on = {lead, *level} | ({REFERENCE} if price is not None else set())
-    behind = {name: one for name, one in found.items() if name not in level}
-    return Choice(budget, arm, lead, level, behind, price, preliminary(evidence) & rests_on)
+    rests_on = {lead, *kept} | ({REFERENCE} if price is not None else set())
+    left = {name: one for name, one in found.items() if name not in kept}
+    return Choice(budget, arm, lead, kept, left, price, within, preliminary(evidence) & rests_on)
+
+
+def _least(evidence: Evidence, costs: Mapping[str, Row], arms: Sequence[str], need: str) -> str:
+    r"""The one that needs least; of several that need the same, as far as was measured, the best in validation."""
+    used = {arm: getattr(costs[arm], NEEDS[need][0]) for arm in arms}
+    most = min(used.values()) + (noise(costs) if need == "time" else 0)
+    return max(
+        (arm for arm in arms if used[arm] <= most), key=lambda arm: (evidence.validation(arm), -used[arm])
+    )
+
+
+def resolution(evidence: Evidence) -> str:
+    r"""How far the intervals here reach to either side, in words: what a tolerance can ask for."""
+    margins = sorted(found.margin for found in against(evidence).values())
+    if not margins:
+        return (
+            "nothing can be compared with full fine-tuning yet, so what a tolerance can ask for is not known"
+        )
+    return (
+        f"intervals of a difference to {REFERENCE} reach {margins[0]:.3f} to {margins[-1]:.3f} to either side, half of "
+        f"them {statistics.median(margins):.3f} or less; the tolerance is {TOLERANCE:g}"
+    )
 
 
 def below(evidence: Evidence, floor: str) -> list[str]:
@@ -155,24 +209,26 @@ def longer(evidence: Evidence) -> dict[str, float]:
 
 
 def table(choices: Sequence[Choice | None], budgets: Sequence[Budget], costs: Mapping[str, Row]) -> Table:
-    r"""One row a budget: the method, what it needs, its price with the interval, how many are not told apart."""
+    r"""One row a budget: the method, what it needs, its price with the interval, how many were kept beside it."""
     if len(choices) != len(budgets):
         raise CourseError(f"one choice for each budget: got {len(choices)} for {len(budgets)}.")
     return Table(
-        ["you need", "take", "trained", "stored, kB", "peak, MB", "step / full", f"minus {REFERENCE} (95 %)",
-         "others that fit, not told apart"],
+        ["you need", "take", "trained", "stored, kB", "peak, MB", f"step / {REFERENCE}",
+         "estimated price (chosen on the same test sentences, so a little flattering)",
+         "others kept, of those that fit"],
         [_row(choice, budget, costs) for choice, budget in zip(choices, budgets, strict=True)],
+        f"Price: test accuracy minus that of {REFERENCE}, with its 95 % interval.",
     )  # fmt: skip
 
 
 def _row(choice: Choice | None, budget: Budget, costs: Mapping[str, Row]) -> list[object]:
     if choice is None:
         return [budget.name, "nothing with enough runs fits", *[None] * 6]
-    cost, others = costs[choice.arm], len(choice.level) + len(choice.behind)
+    cost, others = costs[choice.arm], len(choice.kept) + len(choice.left)
     return [
         budget.name, choice.star(choice.arm), cost.trained, f"{cost.storage_bytes / 1e3:,.0f}",
         f"{cost.peak / 1e6:,.1f}", f"{cost.step_ratio:.2f}", None if choice.price is None else repr(choice.price),
-        f"{len(choice.level)} of {others}",
+        f"{len(choice.kept)} of {others}",
     ]  # fmt: skip
 
 
@@ -209,16 +265,24 @@ def pairs(evidence: Evidence, asked: Mapping[str, tuple[str, str]]) -> Table:
         found = evidence.minus(one, other)
         sizes = " and ".join(f"{evidence.parameters(arm):,}" for arm in pair)
         rows.append(
-            [question, " − ".join(starred(arm, open_) for arm in pair), sizes, repr(found), _so(found, pair)]
+            [
+                question,
+                " − ".join(starred(arm, open_) for arm in pair),
+                sizes,
+                repr(found),
+                tables.told(found, *pair),
+            ]
         )
-    return Table(["question", "arms", "parameters", "difference of test accuracy (95 %)", "so"], rows)
-
-
-def _so(found: Interval, pair: tuple[str, str]) -> str:
-    if found.tells:
-        return f"{pair[0] if found.value > 0 else pair[1]} is better"
-    miss = ", a narrow miss" if found.narrow else ""
-    return f"not told apart{miss}; a difference up to {found.margin:.3f} would not show"
+    return Table(
+        [
+            "question",
+            "arms",
+            "parameters",
+            "difference of test accuracy (95 %)",
+            "so, at this grid's learning rates",
+        ],
+        rows,
+    )
 
 
 def settings(evidence: Evidence) -> Table:
@@ -234,26 +298,61 @@ def settings(evidence: Evidence) -> Table:
 def said(evidence: Evidence, expected: int) -> list[str]:
     r"""What the file holds, a line each. expected: how many methods there are to be."""
     arms, open_ = known(evidence), preliminary(evidence)
-    steps = sorted({evidence.steps(arm) for arm in arms})
     seeds = len({run.cell.seed for run in evidence.runs})
-    found = [
-        f"{len(arms)} of {expected} methods can be judged: {seeds} seeds at the best learning rate that was tried, "
-        f"{' or '.join(map(str, steps))} steps; {len(evidence.runs)} runs, {evidence.minutes / 60:.1f} hours",
+    search = (
         f"{STAR} preliminary, the search for the learning rate goes on: {', '.join(sorted(open_))}"
         if open_
-        else "",
+        else "the search for the learning rate is over for all of them"
+    )
+    return [
+        f"{len(arms)} of {expected} methods can be judged: {seeds} seeds at the best learning rate that was tried, "
+        f"{_steps(evidence)} steps; {len(evidence.runs)} runs, {evidence.minutes / 60:.1f} hours",
+        search,
+        *_longer(evidence),
     ]
-    return [*(line for line in found if line), *_longer(evidence)]
+
+
+def _steps(evidence: Evidence) -> str:
+    return " or ".join(map(str, sorted({evidence.steps(arm) for arm in known(evidence)})))
 
 
 def _longer(evidence: Evidence) -> list[str]:
-    gains = longer(evidence)
-    if not gains:
-        return ["whether twice the steps bring more is not known yet: no such run has every seed"]
-    listed = ", ".join(f"{arm} {gain:+.3f}" for arm, gain in gains.items())
-    rising = [arm for arm, gain in gains.items() if gain > NOTHING]
-    end = f"so {', '.join(rising)} had not trained to the end" if rising else f"none more than {NOTHING:g}"
-    return [f"twice the steps brought, in validation accuracy: {listed}; {end}"]
+    r"""Whether the steps are enough, as far as runs of twice as many say."""
+    gains, arms = longer(evidence), known(evidence)
+    many = f"{_steps(evidence)} steps"
+    waiting = [arm for arm in DOUBLED if arm in arms and arm not in gains]
+    slow = [arm for arm in SLOW if arm in arms and arm not in gains]
+    lines = []
+    if gains:
+        listed = ", ".join(f"{arm} {gain:+.3f}" for arm, gain in gains.items())
+        rising = [arm for arm, gain in gains.items() if gain > NOTHING]
+        end = (
+            f"so the places of {', '.join(rising)} say what {many} do, not where they end"
+            if rising
+            else f"none more than {NOTHING:g}"
+        )
+        lines.append(f"twice the steps brought, in validation accuracy: {listed}; {end}")
+    if waiting:
+        whether = "" if gains else f"whether {many} are enough is not known: "
+        lines.append(f"{whether}runs of twice the steps are missing for {', '.join(waiting)}")
+    if slow and "prompt" not in gains:
+        lines.append(
+            f"soft prompts learn slowly: the places of {' and '.join(slow)} say what {many} do, "
+            "not where they end"
+        )
+    return lines
+
+
+def shortcuts(evidence: Evidence) -> list[str]:
+    r"""What the two shortcuts of all runs do to LoRA, from evidence on `shortcuts`, and what is not measured yet."""
+    labels = {
+        "plain": "neither shortcut", "by-length": "batches by length",
+        "by-length-bfloat16": "batches by length and bfloat16",
+    }  # fmt: skip
+    found = compared(evidence, [("by-length", "plain"), ("by-length-bfloat16", "plain")], labels)
+    covered = coverage(evidence, labels)
+    waiting = [] if set(labels) <= set(evidence.arms) else [covered]
+    return [f"the shortcuts, tried with LoRA: {line}" for line in (*found, *waiting)]
 
 
 def answers(evidence: Evidence, within: float = 0.05) -> list[str]:

@@ -21,6 +21,9 @@ from coursekit.paths import DATA
 
 TABLES = ("gpt3", "e2e", "glue", "metamathqa")
 
+#: Those of which `data/papers` has a selection of the rows.
+SELECTIONS = ("metamathqa",)
+
 #: Whose rank, bottleneck or number of tokens Hu et al. 2021 name: RoBERTa in table 9, GPT-2 in 11, GPT-3 in 15.
 NAMED = {
     ("GPT-3", "PreEmbed"), ("GPT-3", "PreLayer"), ("GPT-3", "Adapter H"), ("GPT-3", "LoRA"),
@@ -80,10 +83,18 @@ def best_against_full(table: Sequence[Row], score: str) -> str:
     others = [row for row in table if row.method != "FT"]
     top = max(others, key=lambda row: row.scores[score])
     share = float(full.published) / float(top.published)
+    kind = "selected configurations" if full.table in SELECTIONS else "configurations"
     return (
-        f"full {full.scores[score]:g}; best of {len(others)} configurations {top.method} {top.scores[score]:g}, "
+        f"full {full.scores[score]:g}; best of {len(others)} {kind} {top.method} {top.scores[score]:g}, "
         f"with one parameter in {share:,.0f}"
     )
+
+
+def by_task(table: Sequence[Row], method: str, average: str = "average") -> dict[str, float]:
+    r"""Score -> by how much the best row of `method` is above full fine-tuning, for each score but their `average`."""
+    full = next(row for row in table if row.method == "FT")
+    own = max((row for row in table if row.method == method), key=lambda row: row.scores[average])
+    return {task: own.scores[task] - value for task, value in full.scores.items() if task != average}
 
 
 @cache

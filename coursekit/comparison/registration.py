@@ -20,6 +20,7 @@ from random import Random
 from coursekit.comparison import trial
 from coursekit.comparison.bench import Bench, Setting
 from coursekit.comparison.candidates import EVERY
+from coursekit.comparison.evidence.plan import Run
 from coursekit.comparison.evidence.results import Evidence
 from coursekit.errors import CourseError, number, one_of, whole
 from coursekit.evaluation.classification import accuracy
@@ -143,9 +144,26 @@ def _short(prepared: Prepared, longest: int) -> Prepared:
     return replace(prepared, data=type(prepared.data)(data))
 
 
-def pilot(evidence: Evidence, arms: Sequence[str]) -> Runs:
-    r"""The validation accuracies of `arms` in a file of evidence: what a new comparison may be planned by."""
-    return [(arm, run.cell.seed, run.validation or 0.0) for arm in arms for run in evidence.arms[arm]]
+def pilot(evidence: Evidence, arms: Sequence[str], at: int | None = None) -> Runs:
+    r"""The validation accuracies of `arms` in a file of evidence: what a new comparison may be planned by.
+
+    at: after so many steps, or at the next point of the curve; None: at the end.
+    """
+    return [(arm, run.cell.seed, _validation(run, at)) for arm in arms for run in evidence.arms[arm]]
+
+
+def _validation(run: Run, at: int | None) -> float:
+    early = [value for step, value in run.curve if at is not None and step >= at]
+    return early[0] if early else run.validation or 0.0
+
+
+def findable(pilot: Runs, planned: Callable[[Runs, float], Sequence[int]], most: int) -> float:
+    r"""The smallest difference, in thousandths, for which a planner asks for no more than `most` seeds.
+
+    planned: a pilot, the smallest difference that matters -> the seeds.
+    """
+    found = (size / 1000 for size in range(1, 500))
+    return next((size for size in found if len(planned(pilot, size)) <= most), 0.499)
 
 
 # What so many seeds can tell -----------------------------------------------------------------------------------------

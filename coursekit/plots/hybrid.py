@@ -9,7 +9,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
@@ -42,6 +41,10 @@ PUBLISHED = {
     "Adapter D": "additive", "Adapter P": "additive", "(IA)³": "additive", "Prompt": "additive", "Prefix": "additive",
     "P-tuning": "additive", "LLaMA-Adapter": "additive",
 }  # fmt: skip
+
+
+#: (x, y, low end of the bar, high end)
+Place = tuple[float, float, float, float]
 
 
 def places(touched: Mapping[str, Mapping[str, str]], columns: Sequence[str], ax: Axes | None = None) -> Axes:
@@ -158,15 +161,15 @@ def quality_and_size(
     families: Mapping[str, str],
     label: str,
     lines: Mapping[str, float] | None = None,
-    named: bool = True,
+    named: Collection[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Quality against the number of trained parameters, on a log axis, with a bar for the uncertainty.
 
     points: method -> (parameters, quality, low end of the bar, high end). families: method -> one of `FAMILIES`.
     lines: name -> quality, as lines with their names in the margin: a method that trains no parameter has no place on
-    a log axis. named: whether each point has its name beside it. Methods of the same size stand a little apart, so
-    that each bar can be seen.
+    a log axis. named: the points that have their name beside them; None: all. Methods of the same size stand a little
+    apart, so that each bar can be seen.
     """
     ax = axes(ax, figsize=(9.0, 5.6))
     points = _side_by_side(points)
@@ -190,44 +193,14 @@ def quality_and_size(
         handles=_marks(families, list(points)), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(FAMILIES),
         fontsize=9,
     )  # fmt: skip
-    if named:
-        name_points(ax, points)
+    told = {name: place for name, place in points.items() if named is None or name in named}
+    left, right = ax.get_xlim()
+    on_lines = [
+        (x, *(value,) * 3) for value in (lines or {}).values() for x in np.geomspace(left, right, 100)
+    ]
+    nameless = [place for name, place in points.items() if name not in told]
+    name_points(ax, told, others=[*nameless, *on_lines])
     return ax
-
-
-def quality_and_close(
-    points: Mapping[str, tuple[float, float, float, float]],
-    families: Mapping[str, str],
-    label: str,
-    lines: Mapping[str, float] | None = None,
-    within: float = 0.06,
-    preliminary: Collection[str] = (),
-) -> Sequence[Axes]:
-    r"""`quality_and_size` of all, and beside it those less than `within` below the best, with room for their names.
-
-    Each name stands once: in the first panel of the far ones. preliminary: methods that get a star behind their name.
-    """
-    points = {f"{name}*" if name in preliminary else name: values for name, values in points.items()}
-    families = dict(families) | {f"{name}*": families[name] for name in preliminary}
-    best = max((value for _, value, *_ in points.values()), default=0.0)
-    near = {name: values for name, values in points.items() if values[1] > best - within}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12.0, 5.2), width_ratios=[2, 3])
-    quality_and_size(points, families, label, lines, named=False, ax=left)
-    quality_and_size(near, families, "", named=False, ax=right)
-    right.set_title(f"those less than {within:g} below the best", fontsize=10)
-    for ax in (left, right):
-        ax.get_legend().remove()
-        ax.margins(y=0.12)
-    figure.legend(
-        handles=_marks(families, list(points)), loc="outside upper center", ncols=len(FAMILIES), fontsize=9
-    )
-    if preliminary:
-        right.set_xlabel(f"{right.get_xlabel()}  (* search for the learning rate goes on)")
-    figure.canvas.draw()
-    name_points(left, {name: values for name, values in points.items() if name not in near},
-                others=list(near.values()))  # fmt: skip
-    name_points(right, _side_by_side(near))
-    return left, right
 
 
 def published(
@@ -270,9 +243,6 @@ def published(
     return grid[:count]
 
 
-Place = tuple[float, float, float, float]
-
-
 def _place(row: Any, score: str) -> Place:
     return (1e6 * float(row.published), *(row.scores[score],) * 3)
 
@@ -292,14 +262,13 @@ def differences(
     r"""Differences to one reference with their intervals, a row for each method; the numbers stand in the margin.
 
     found: method -> evidence.intervals.Interval, in the order of the rows. families: method -> one of `FAMILIES`.
-    Hollow: the interval holds 0; pale: narrowly. preliminary: methods that get a star behind their name.
+    Hollow: the interval holds 0. preliminary: methods that get a star behind their name.
     """
     ax = axes(ax, figsize=(8.4, 1.3 + 0.25 * len(found)))
     names = list(found)
-    states = {name: "" if one.tells else "a narrow miss" if one.narrow else "not told apart"
-              for name, one in found.items()}  # fmt: skip
+    states = {name: "" if one.tells else "not told apart" for name, one in found.items()}
     for family, colour in FAMILIES.items():
-        for state, ground in (("", colour), ("a narrow miss", _pale(colour)), ("not told apart", "white")):
+        for state, ground in (("", colour), ("not told apart", "white")):
             rows = [
                 row for row, name in enumerate(names) if families[name] == family and states[name] == state
             ]
@@ -329,12 +298,7 @@ def differences(
     return ax
 
 
-def _pale(colour: str) -> tuple[float, ...]:
-    r"""Half way from `colour` to white."""
-    return tuple((1 + part) / 2 for part in to_rgb(colour))
-
-
-def _side_by_side(points: Points) -> Points:
+def _side_by_side(points: Mapping[str, Place]) -> dict[str, Place]:
     r"""`points` with those of equal x moved apart by a few per cent, the middle one staying."""
     equal: dict[float, list[str]] = {}
     for name, (x, *_) in points.items():
@@ -353,15 +317,16 @@ def name_points(
 ) -> None:
     r"""Write each point's name beside it where it covers no other name, point or bar, with a thin line to it.
 
-    points: name -> (x, y, low end of its bar, high end). others: points without a name. Names go as near to their
-    points as there is room, the most crowded points first. The axes have to have their limits by now.
+    points: name -> (x, y, low end of its bar, high end). others: points without a name, with their bars.
+    Names go as near to their points as there is room, the most crowded points first. The axes must
+    have their limits by now.
     """
     figure = ax.figure
     figure.canvas.draw()
     centres = {name: ax.transData.transform((x, y)) for name, (x, y, *_) in points.items()}
     nameless = [ax.transData.transform((x, y)) for x, y, *_ in others]
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in (*centres.values(), *nameless)]
-    for x, _, *ends in points.values():
+    for x, _, *ends in (*points.values(), *others):
         (left, low), (_, high) = (ax.transData.transform((x, end)) for end in ends)
         taken.append(Bbox.from_bounds(left - 1, low, 2, high - low))
     frame = ax.get_window_extent()

@@ -30,7 +30,8 @@ def memory_bars(
     r"""One horizontal stacked bar for each entry of `bills` (label -> category -> amount in `unit`).
 
     capacity: (name, amount), drawn as a line: what a card holds. peaks: label -> the most that is there at any one
-    moment, as a mark on the bar: categories need not be at their largest together.
+    moment, as a mark on the bar: categories need not be at their largest together. The number
+    at a bar is its peak then, and else the sum.
     """
     ax = axes(ax, figsize=(7.0, 1.2 + 0.45 * len(bills)))
     labels = list(bills)
@@ -41,8 +42,9 @@ def memory_bars(
             continue
         ax.barh(labels, sizes, left=left, color=colour, label=category, edgecolor="white", linewidth=0.6)
         left += sizes
-    for y, total in enumerate(left):
-        text = f"{total:,.0f}" if total >= 100 else f"{total:.3g}"
+    for y, (label, total) in enumerate(zip(labels, left, strict=True)):
+        number = total if peaks is None else peaks.get(label, total)
+        text = f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
         # On a white ground, since the line of a card's capacity may run through it.
         ground = dict(facecolor="white", edgecolor="none", pad=1)
         ax.text(total + 0.012 * left.max(), y, text, va="center", fontsize=9, bbox=ground, zorder=3)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from coursekit.comparison import costs, from_csv
 from coursekit.comparison.candidates import EVERY
 from coursekit.paths import DATA
@@ -42,8 +44,11 @@ def test_lines_say_who_is_first_and_last():
     assert activations == "activations: 60 MB (a) to 80 MB (b), full 70 MB"
     assert weights == "weights: 30 MB (b) to 91 MB (a), full 91 MB"
     assert peak == "least at its peak, the head aside: b, 100 MB, 4.0 times less than full with 400 MB"
-    assert slower.endswith("0.97, which is the noise; slower: b")
+    assert slower.endswith(
+        "0.97, so step times are good to about ±0.03; slower than full by more than that: b"
+    )
     assert stored.endswith("a 8.0, b 4.0")
+    assert costs.noise(own) == pytest.approx(0.03) and costs.noise({"a": row}) == 0
     assert costs.bills(own)["a"]["activations"] == 60
 
 

@@ -106,7 +106,7 @@ def test_a_pair_is_told_apart_or_what_would_not_show_is_said():
     assert [row[0] for row in found.rows] == ["rank?", "turned?", "same?"]
     assert found.rows[0][1:] == ["r8 − r1", repr(evidence.minus("r8", "r1")), "r8 is better"]
     assert found.rows[1][3] == "r8 is better" and found.rows[1][2].startswith("-0.400")
-    assert found.rows[2][3] == "not told apart; a difference up to 0.000 would not show"
+    assert found.rows[2][3] == "not told apart; a true difference of 0.000 would be found half of the time"
 
 
 def test_validation_is_the_mean_over_the_seeds():

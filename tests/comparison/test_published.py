@@ -127,3 +127,21 @@ def test_a_million_of_another_size_and_ranks_that_the_paper_names():
     assert not fitted.named and not fitted.agrees and not fitted.agrees_in(2**20)
     unknown = next(row for row in rows.values() if row.exact is None)
     assert unknown.agrees_in(2**20) is None
+
+
+def test_what_one_method_gains_is_taken_apart_by_task():
+    table = [row for row in published.rows("glue") if row.model == "RoBERTa base"]
+    gained = published.by_task(table, "LoRA")
+    assert len(gained) == 8 and "average" not in gained
+    assert gained["rte"] == pytest.approx(7.9) and gained["qqp"] == pytest.approx(-1.1)
+    best = max((row for row in table if row.method == "Adapter D"), key=lambda row: row.scores["average"])
+    assert published.by_task(table, "Adapter D")["rte"] == pytest.approx(best.scores["rte"] - 78.7), (
+        "the best row"
+    )
+
+
+def test_a_selection_of_rows_is_called_one():
+    assert "best of 19 selected configurations" in published.best_against_full(
+        published.rows("metamathqa"), "accuracy"
+    )
+    assert "best of 7 configurations" in published.best_against_full(published.rows("gpt3"), "mnli_accuracy")

@@ -102,3 +102,23 @@ def test_power_is_one_in_twenty_without_a_difference_and_near_four_in_five_as_pl
     assert registration.power(pilot, n, 0.01) == pytest.approx(0.78, abs=0.05)
     low, high = registration.replanned(pilot, lambda runs: range(len(runs)))
     assert (low, high) == (6, 6)
+
+
+def test_a_pilot_may_be_of_few_steps():
+    curve = ((50, 0.6), (100, 0.7), (150, 0.8))
+    runs = tuple(Run(Cell("lora", 150, 1e-3, seed), curve, (True,), 7, 1.0) for seed in range(3))
+    evidence = Evidence("t", runs)
+    at = {step: registration.pilot(evidence, ["lora"], at=step)[0] for step in (1, 50, 51, 150)}
+    assert at == {1: ("lora", 0, 0.6), 50: ("lora", 0, 0.6), 51: ("lora", 0, 0.7), 150: ("lora", 0, 0.8)}
+    assert registration.pilot(evidence, ["lora"])[0] == ("lora", 0, pytest.approx(0.75)), (
+        "the end, without its noise"
+    )
+    assert registration.pilot(evidence, ["lora"], at=151)[0][2] == pytest.approx(0.75)
+
+
+def test_the_smallest_difference_that_few_seeds_find_is_the_planners():
+    def planned(pilot, smallest):
+        return range(round(0.1 / smallest))
+
+    assert registration.findable([], planned, most=5) == pytest.approx(0.019), "0.1 / 0.019 is 5.3"
+    assert registration.findable([], lambda pilot, smallest: range(9), most=5) == 0.499

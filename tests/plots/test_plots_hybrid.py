@@ -144,26 +144,36 @@ def test_a_difference_that_is_not_told_apart_is_hollow():
     )
     assert [t.get_text() for t in ax.get_yticklabels()] == list(found)
     assert [t.get_text() for t in ax.texts] == [repr(one) for one in found.values()]
-    near = Interval(-0.01, -0.0205, 0.0005)
-    narrow = plots_hybrid.differences({"near": near}, {"near": "hybrid"}, "minus full", preliminary={"near"})
-    assert near.narrow and not found["level"].narrow
-    assert narrow.containers[0].get_label() == "hybrid, a narrow miss"
+    narrow = plots_hybrid.differences(
+        {"near": Interval(-0.01, -0.0205, 0.0005)}, {"near": "hybrid"}, "minus full", preliminary={"near"}
+    )
+    assert narrow.containers[0].get_label() == "hybrid, not told apart", "however little of it is above 0"
     assert [t.get_text() for t in narrow.get_yticklabels()] == ["near*"] and "goes on" in narrow.get_xlabel()
     assert "hybrid, not told apart: level -0.01" in alt.describe(ax.figure)
     assert_nothing_is_cut_off(ax.figure)
 
 
-def test_those_near_the_best_have_their_names_in_the_second_panel_and_no_leader_crosses_another():
+def test_only_some_points_are_named_and_no_name_lies_on_a_bar_or_a_line():
     points = crowded(0)
-    points["far-off"] = (1e4, 0.5, 0.48, 0.52)
-    left, right = plots_hybrid.quality_and_close(
-        points, dict.fromkeys(points, "hybrid"), "accuracy", {"constant": 0.4}, preliminary={"far-off"}
+    named = {"method-number-3", "method-number-7", "of no point"}
+    ax = plots_hybrid.quality_and_size(
+        points, dict.fromkeys(points, "hybrid"), "accuracy", {"floor": 0.7}, named=named
     )
-    best = max(value for _, value, *_ in points.values())
-    near = {name for name, (_, value, *_) in points.items() if value > best - 0.06}
-    assert {t.get_text() for t in right.texts} == near
-    assert {t.get_text() for t in left.texts} == set(points) - near - {"far-off"} | {"far-off*", "constant"}
-    assert "goes on" in right.get_xlabel()
+    ax.figure.canvas.draw()
+    boxes = {t.get_text(): Text.get_window_extent(t) for t in ax.texts}
+    assert set(boxes) == named - {"of no point"} | {"floor"}
+    del boxes["floor"]  # it stands in the margin
+    line = ax.transData.transform((1, 0.7))[1]
+    assert not any(box.y0 < line < box.y1 for box in boxes.values())
+    for x, _, low, high in points.values():
+        (at, bottom), (_, top) = (ax.transData.transform((x, end)) for end in (low, high))
+        # A letter's tail may reach a bar's end.
+        assert not any(
+            box.x0 < at < box.x1 and bottom + 4 < box.y1 and box.y0 + 4 < top for box in boxes.values()
+        )
+
+
+def test_a_leader_crosses_another_only_between_their_ends():
     assert plots_hybrid._cross(((0, 0), (2, 2)), ((0, 2), (2, 0)))
     assert not plots_hybrid._cross(((0, 0), (2, 2)), ((3, 0), (4, 0)))
 

@@ -47,10 +47,17 @@ def pairs(evidence: Evidence, asked: Mapping[str, tuple[str, str]]) -> Table:
     rows = []
     for label, (one, other) in there.items():
         found = evidence.minus(one, other)
-        better = f"{one if found.value > 0 else other} is better"
-        unseen = f"not told apart; a difference up to {found.margin:.3f} would not show"
-        rows.append([label, f"{one} − {other}", repr(found), better if found.tells else unseen])
+        rows.append([label, f"{one} − {other}", repr(found), told(found, one, other)])
     return Table(["question", "arms", "difference of test accuracy (95 %)", "so"], rows)
+
+
+def told(found: Interval, one: str, other: str) -> str:
+    r"""Which of the two is better, by the difference `one` minus `other`; where none is told apart, how large a true
+    difference would have to be to be found at least half of the time.
+    """
+    if found.tells:
+        return f"{one if found.value > 0 else other} is better"
+    return f"not told apart; a true difference of {found.margin:.3f} would be found half of the time"
 
 
 def answer(evidence: Evidence, arm: str, other: str) -> str:
