@@ -86,6 +86,15 @@ def test_longer_runs_of_examples_in_the_prompt():
     assert stored.sentences == 300 and len(stored.shares["LoRA", 100]) == 3
     told = [stored.difference(("LoRA", n), ("shots", k)).tells for n, k in ((10, 10), (100, 5), (1000, 5))]
     assert told == [False, False, True], "as the text of notebook 06 says"
+    assert stored.compared(("shots", 10), ("LoRA", 10)).endswith("not told apart")
+    assert stored.compared(("LoRA", 1000), ("shots", 5)).startswith(
+        "LoRA on 1,000 minus 5 in the prompt: +0.1"
+    )
+    scores = stored.scores("LoRA")
+    assert list(scores) == [10, 100, 1000] and [s.value for s in scores[10]] == list(
+        stored.shares["LoRA", 10]
+    )
+    assert stored.tokens["shots", 10] > 9 * stored.tokens["shots", 0] and stored.seconds["LoRA", 10] > 0
 
 
 def test_a_pair_is_told_apart_or_what_would_not_show_is_said():
