@@ -128,7 +128,7 @@ def preference(margins: Sequence[float], shares: Mapping[str, Any]) -> Sequence[
     values = list(shares.values())
     ends = [[v.value - v.low for v in values], [v.high - v.value for v in values]]
     right.errorbar(range(len(values)), [v.value for v in values], yerr=ends, fmt="o", capsize=4)
-    right.set_xticks(range(len(values)), list(shares))
+    right.set_xticks(range(len(values)), [label.replace(", ", ",\n") for label in shares])
     right.set_xlim(-0.5, len(values) - 0.5)
     right.set_ylim(0, 1.05)
     right.set_ylabel("share with a positive margin")
