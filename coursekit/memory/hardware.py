@@ -3,6 +3,7 @@ r"""GPUs and models over the years: the two tables in `data/`, each row with its
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -105,7 +106,7 @@ def largest_model_by_year() -> list[tuple[int, int]]:
     return _records((m.year, m.parameters) for m in models_over_time() if m.weights_public == "yes")
 
 
-def _records(pairs) -> list[tuple[int, int]]:
+def _records(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     best: dict[int, int] = {}
     most = 0
     for year, value in sorted(pairs):

@@ -56,17 +56,20 @@ def by_examples(
     are dots as well. chance: a line, the accuracy of one grade for every sentence. start: another.
     """
     ax = axes(ax, figsize=(7.0, 3.8))
-    for colour, marker, (label, points) in zip(COLOURS, "osD^", curves.items(), strict=False):
-        x = np.array([max(n, 0.5) for n in points], dtype=float)
+    for i, (colour, marker, (label, points)) in enumerate(zip(COLOURS, "osD^", curves.items(), strict=False)):
+        # Two curves with the same number of examples would hide each other's bars: a small step aside.
+        x = 1.06**i * np.array([max(n, 0.5) for n in points], dtype=float)
         y = np.array([np.mean([s.value for s in scores]) for scores in points.values()])
         low, high = (
             np.array([np.mean([getattr(s, end) for s in scores]) for scores in points.values()])
             for end in ("low", "high")
         )
         ax.errorbar(x, y, yerr=[y - low, high - y], color=colour, marker=marker, capsize=4, label=label)
-        seeds = [(at, s.value) for at, v in zip(x, points.values(), strict=True) if len(v) > 1 for s in v]
+        seeds = [
+            (1.07 * at, s.value) for at, v in zip(x, points.values(), strict=True) if len(v) > 1 for s in v
+        ]
         if seeds:
-            ax.plot(*zip(*seeds, strict=True), ".", color=colour, markersize=5, alpha=0.6)
+            ax.plot(*zip(*seeds, strict=True), ".", color=colour, markersize=6)
     for text, height in (("always one label", chance), ("as it comes", start)):
         if height is not None:
             ax.axhline(height, color="grey", linestyle="--", linewidth=1)
