@@ -10,17 +10,18 @@ from coursekit.checks.draw import Draw
 # memory-training-bytes ------------------------------------------------------------------------------------
 
 
-def _models(seed: int) -> tuple[int]:
-    return ((10_000_000_000, 7_000_000_000, 134_515_008)[seed],)
+def _models(seed: int) -> tuple[int, int]:
+    return ((10_000_000_000, 500_000_000), (7_000_000_000, 40_000_000), (134_515_008, 2_442_240))[seed]
 
 
-def training_bytes(n: int) -> int:
-    r"""2 n for weights, 2 n for gradients, 4 n each for master weights, momentum and variance: 16 n."""
-    return 2 * n + 2 * n + 3 * 4 * n
+def training_bytes(n: int, trained: int) -> int:
+    r"""2 for every weight; for each that is trained 2 for its gradient, 4 each for master copy, momentum, variance."""
+    return 2 * n + 2 * trained + 3 * 4 * trained
 
 
-def _secret_training_bytes(draw: Draw) -> tuple[int]:
-    return (draw.whole(10**6, 10**11),)
+def _secret_training_bytes(draw: Draw) -> tuple[int, int]:
+    n = draw.whole(10**7, 10**11)
+    return n, n * draw.whole(1, 90) // 100
 
 
 TRAINING_BYTES = register(
@@ -30,24 +31,50 @@ TRAINING_BYTES = register(
         difficulty=1,
         minutes=5,
         hints=(
-            "16-bit numbers take 2 bytes, 32-bit numbers take 4.",
-            "Adam keeps a momentum and a variance for every weight; 16-bit weights need a 32-bit master copy too.",
+            "A frozen parameter is only read: no gradient arrives at it, and the optimizer does not know of it.",
+            "Add what all n have to what only the trained ones have. 16 bits are 2 bytes, 32 bits are 4.",
         ),
         inputs=_models,
         secret=_secret_training_bytes,
         reference=training_bytes,
         mutants=(
-            Mutant(lambda n: 12 * n, "12 bytes a weight: the 32-bit master copy of the weights is missing"),
-            Mutant(lambda n: 14 * n, "14 bytes a weight: the gradients are missing"),
             Mutant(
-                lambda n: 10 * n, "10 bytes a weight: the optimizer's numbers are 32-bit, 4 bytes each, not 2"
+                lambda n, trained: 16 * n,
+                "16 bytes for every parameter: a frozen one has neither gradient nor optimizer state",
             ),
             Mutant(
-                lambda n: 2 * n,
-                "2 bytes a weight are the weights alone; training also keeps gradients and optimizer state",
+                lambda n, trained: 16 * trained,
+                "the frozen weights are missing: the forward pass needs them as well",
             ),
-            Mutant(lambda n: 16 * n / 1e9, "the answer is asked for in bytes, not in GB"),
-            Mutant(lambda n: 16 * n * 8, "this is in bits: a byte has eight of them"),
+            Mutant(
+                lambda n, trained: 2 * n + 10 * trained,
+                "the 32-bit master copy of the trained weights is missing",
+            ),
+            Mutant(
+                lambda n, trained: 2 * n + 12 * trained, "the gradients of the trained weights are missing"
+            ),
+            Mutant(
+                lambda n, trained: 2 * n + 8 * trained,
+                "master copy, momentum and variance are 32-bit, 4 bytes each, not 2",
+            ),
+            Mutant(
+                lambda n, trained: 2 * n + 16 * trained, "the 16-bit weights of the trained ones count twice"
+            ),
+            Mutant(
+                lambda n, trained: 6 * n + 10 * trained,
+                "a master copy of all weights: frozen ones never change, and need none",
+            ),
+            Mutant(
+                lambda n, trained: 2 * n,
+                "these are the weights alone; training also keeps gradients and optimizer state",
+            ),
+            Mutant(
+                lambda n, trained: training_bytes(n, trained) / 1e9,
+                "the answer is asked for in bytes, not in GB",
+            ),
+            Mutant(
+                lambda n, trained: 8 * training_bytes(n, trained), "this is in bits: a byte has eight of them"
+            ),
         ),
         tolerance=0.0,
     )

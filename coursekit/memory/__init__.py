@@ -23,10 +23,11 @@ from coursekit.memory.precision import PRECISIONS, STATES, optimizer_bytes
 from coursekit.memory.predict import bill, predict
 from coursekit.memory.quantized import Quantized
 from coursekit.memory.shard import STAGES, gpus_needed, shard
+from coursekit.memory.side_by_side import random_batch, side_by_side
 
 __all__ = [
     "GB", "MB", "PRECISIONS", "STAGES", "STATES", "Breakdown", "Card", "GiB", "Point", "Quantized", "Release", "Step",
     "Term", "bill", "block_steps", "card", "cards", "gpus_needed", "largest_card_by_year",
     "largest_model_by_year", "measure", "models_over_time", "optimizer_bytes", "predict",
-    "shard",
+    "random_batch", "shard", "side_by_side",
 ]  # fmt: skip

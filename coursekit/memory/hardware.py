@@ -3,6 +3,7 @@ r"""GPUs and models over the years: the two tables in `data/`, each row with its
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,10 +25,14 @@ UNITS = {"GB": GB, "GiB": GiB}
 
 @dataclass(frozen=True)
 class Card:
-    r"""A GPU. `memory_gb` is the vendor's figure, which counts GiB: a "24 GB" card has 24 x 2^30 = 25.8e9 bytes."""
+    r"""A GPU. `memory_gb` is the vendor's figure, which counts GiB: a "24 GB" card has 24 x 2^30 = 25.8e9 bytes.
+
+    usable_gib: what a program sees of it, where the table has it: error correction and the driver keep the rest.
+    """
 
     name: str
     memory_gb: int
+    usable_gib: float | None
     year: int
     kind: str  # "consumer" or "data center"
     compute_capability: float
@@ -35,11 +40,15 @@ class Card:
     citation: str
 
     def capacity(self, unit: str = "GiB") -> int:
-        r"""Bytes. "GiB": what the card has; "GB": the vendor's figure times 10^9, as slides and papers count.
+        r"""Bytes. "GiB": what a program sees, or where the table does not say, what the card has; "GB": the vendor's
+        figure times 10^9, as slides and papers count.
 
-        What a program can use is less by some hundred MB: the driver's context, and ECC on some cards.
+        The driver's context takes some hundred MB more.
         """
-        return self.memory_gb * UNITS[one_of("unit", unit, UNITS)]
+        one_of("unit", unit, UNITS)
+        if unit == "GiB" and self.usable_gib is not None:
+            return int(self.usable_gib * GiB)
+        return self.memory_gb * UNITS[unit]
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,8 @@ def cards() -> tuple[Card, ...]:
     r"""All GPUs of `data/hardware.csv`, oldest first."""
     rows = [
         Card(
-            r["name"], int(r["memory_gb"]), int(r["year"]), r["kind"], float(r["compute_capability"]),
-            r["bf16"] == "yes", r["citation"],
+            r["name"], int(r["memory_gb"]), float(r["usable_gib"]) if r["usable_gib"] else None, int(r["year"]),
+            r["kind"], float(r["compute_capability"]), r["bf16"] == "yes", r["citation"],
         ) for r in _table("hardware.csv")
     ]  # fmt: skip
     return tuple(sorted(rows, key=lambda c: (c.year, c.memory_gb)))
@@ -97,7 +106,7 @@ def largest_model_by_year() -> list[tuple[int, int]]:
     return _records((m.year, m.parameters) for m in models_over_time() if m.weights_public == "yes")
 
 
-def _records(pairs) -> list[tuple[int, int]]:
+def _records(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     best: dict[int, int] = {}
     most = 0
     for year, value in sorted(pairs):

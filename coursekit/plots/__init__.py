@@ -6,14 +6,20 @@ from coursekit.plots.common import COLOURS, axes, grid, loss_curve, score_curves
 from coursekit.plots.ia3 import factors_by_layer
 from coursekit.plots.lecture_map import lecture_map
 from coursekit.plots.lora import data_flow, matrices_to_scale, spectrum
-from coursekit.plots.memory import MEMORY_COLOURS, memory_bars, predicted_and_measured
+from coursekit.plots.memory import (
+    MEMORY_COLOURS,
+    memory_bars,
+    models_and_cards,
+    predicted_and_measured,
+    step_over_time,
+)
 from coursekit.plots.soft_prompts import soft_prompt_places
 
 __all__ = [
     "COLOURS", "MEMORY_COLOURS", "adapter_places", "axes", "bottleneck", "data_flow", "factors_by_layer", "grid",
-    "lecture_map", "loss_curve", "matrices_to_scale", "memory_bars",
+    "lecture_map", "loss_curve", "matrices_to_scale", "memory_bars", "models_and_cards",
     "predicted_and_measured", "score_curves", "scores",
-    "soft_prompt_places", "spectrum", "style",
+    "soft_prompt_places", "spectrum", "step_over_time", "style",
 ]  # fmt: skip
 
 alt.enable()

@@ -3,6 +3,7 @@ r"""Pictures of what training keeps in memory."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -86,4 +87,40 @@ def predicted_and_measured(
     ax.invert_yaxis()
     ax.set_xlabel(unit)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=9)
+    return ax
+
+
+def step_over_time(timeline: Sequence[Any], ticks: Mapping[str, str], ax: Axes | None = None) -> Axes:
+    r"""Activations and gradients at each moment of a training step, in MB.
+
+    timeline: `Point`s of a `Breakdown`. ticks: label of a moment -> what the axis calls it; "" is the last moment.
+    """
+    ax = axes(ax)
+    labels = [point.label for point in timeline]
+    at = [labels.index(label) if label else len(labels) - 1 for label in ticks]
+    x = np.arange(len(labels))
+    for name, marker in (("activations", "."), ("gradients", None)):
+        amount = np.array([getattr(point, name) for point in timeline]) / 1e6
+        ax.plot(x, amount, marker=marker, color=MEMORY_COLOURS[name], label=name)
+    ax.set_xticks(at, list(ticks.values()))
+    ax.set_ylabel("MB")
+    ax.legend(loc="upper left")
+    return ax
+
+
+def models_and_cards(
+    models: Sequence[tuple[int, float]], cards: Sequence[tuple[int, float]], ax: Axes | None = None
+) -> Axes:
+    r"""Two records over the years, as steps: the size of the largest public model and the memory of the largest GPU.
+
+    models: (year, GB of its weights in 16 bits). cards: (year, GB).
+    """
+    ax = axes(ax)
+    labels = "largest public model, weights in 16 bits", "largest single GPU of the table"
+    for marker, label, records in zip("os", labels, (models, cards), strict=True):
+        years, amounts = zip(*records, strict=True)
+        ax.step(years, amounts, where="post", marker=marker, label=label)
+    ax.set_yscale("log")
+    ax.set_ylabel("GB")
+    ax.legend()
     return ax

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -50,22 +51,26 @@ def by_examples(
 ) -> Axes:
     r"""Accuracy against the number of examples (log axis, with 0), the mean of one or more scores for each number.
 
-    curves: label -> number of examples -> `Score`s, one for each seed. A single score has its 95 % interval as a bar,
-    several have their lowest and highest. chance, start: as lines.
+    curves: label -> number of examples -> `Score`s, one for each seed, all on the same sentences. The bar is the 95 %
+    interval over sentences (the mean of the seeds' intervals: more seeds do not make more sentences); several seeds
+    are dots as well. chance: a line, the accuracy of one grade for every sentence. start: another.
     """
     ax = axes(ax, figsize=(7.0, 3.8))
-    for colour, marker, (label, points) in zip(COLOURS, "osD^", curves.items(), strict=False):
-        x = np.array([max(n, 0.5) for n in points], dtype=float)
+    for i, (colour, marker, (label, points)) in enumerate(zip(COLOURS, "osD^", curves.items(), strict=False)):
+        # Two curves with the same number of examples would hide each other's bars: a small step aside.
+        x = 1.06**i * np.array([max(n, 0.5) for n in points], dtype=float)
         y = np.array([np.mean([s.value for s in scores]) for scores in points.values()])
-        several = [len(scores) > 1 for scores in points.values()]
-        low = [
-            min(s.value for s in v) if m else v[0].low for v, m in zip(points.values(), several, strict=True)
-        ]
-        high = [
-            max(s.value for s in v) if m else v[0].high for v, m in zip(points.values(), several, strict=True)
-        ]
+        low, high = (
+            np.array([np.mean([getattr(s, end) for s in scores]) for scores in points.values()])
+            for end in ("low", "high")
+        )
         ax.errorbar(x, y, yerr=[y - low, high - y], color=colour, marker=marker, capsize=4, label=label)
-    for text, height in (("chance", chance), ("as it comes", start)):
+        seeds = [
+            (1.07 * at, s.value) for at, v in zip(x, points.values(), strict=True) if len(v) > 1 for s in v
+        ]
+        if seeds:
+            ax.plot(*zip(*seeds, strict=True), ".", color=colour, markersize=6)
+    for text, height in (("always one label", chance), ("as it comes", start)):
         if height is not None:
             ax.axhline(height, color="grey", linestyle="--", linewidth=1)
             ax.annotate(text, (0.99, height), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right",
@@ -111,3 +116,25 @@ def learned_and_kept(
     ax.set_ylabel(f"perplexity of the {old} (kept: down)")
     ax.legend(fontsize=9)
     return ax
+
+
+def preference(margins: Sequence[float], shares: Mapping[str, Any]) -> Sequence[Axes]:
+    r"""The reward margin over the steps of DPO, and the share of held-out pairs that have a positive one.
+
+    margins: of each step's batch. shares: label -> `Score`.
+    """
+    _, (left, right) = plt.subplots(1, 2, figsize=(7.0, 3.2), width_ratios=(1.3, 1))
+    left.plot(range(1, len(margins) + 1), margins, marker="o", markersize=3)
+    left.xaxis.get_major_locator().set_params(integer=True)
+    left.set_xlabel("step")
+    left.set_ylabel("reward margin of the batch")
+    values = list(shares.values())
+    ends = [[v.value - v.low for v in values], [v.high - v.value for v in values]]
+    right.errorbar(range(len(values)), [v.value for v in values], yerr=ends, fmt="o", capsize=4)
+    right.set_xticks(range(len(values)), [label.replace(", ", ",\n") for label in shares])
+    right.set_xlim(-0.5, len(values) - 0.5)
+    right.set_ylim(0, 1.05)
+    right.set_ylabel("share with a positive margin")
+    for ax, height in ((left, 0), (right, 0.5)):
+        ax.axhline(height, color="grey", linestyle="--", linewidth=1)
+    return left, right

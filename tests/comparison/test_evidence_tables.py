@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coursekit.comparison.evidence import in_context, results, tables
+from coursekit.comparison.evidence import forgetting, in_context, results, tables
 from coursekit.comparison.evidence.plan import Cell, Run
 from coursekit.comparison.evidence.results import Evidence
 from coursekit.comparison.evidence.sentences import compared, coverage, in_methods, plainly
@@ -95,6 +95,15 @@ def test_longer_runs_of_examples_in_the_prompt():
     assert stored.sentences == 300 and len(stored.shares["LoRA", 100]) == 3
     told = [stored.difference(("LoRA", n), ("shots", k)).tells for n, k in ((10, 10), (100, 5), (1000, 5))]
     assert told == [False, False, True], "as the text of notebook 06 says"
+    assert stored.compared(("shots", 10), ("LoRA", 10)).endswith("not told apart")
+    assert stored.compared(("LoRA", 1000), ("shots", 5)).startswith(
+        "LoRA on 1,000 minus 5 in the prompt: +0.1"
+    )
+    scores = stored.scores("LoRA")
+    assert list(scores) == [10, 100, 1000] and [s.value for s in scores[10]] == list(
+        stored.shares["LoRA", 10]
+    )
+    assert stored.tokens["shots", 10] > 9 * stored.tokens["shots", 0] and stored.seconds["LoRA", 10] > 0
 
 
 def test_a_pair_is_told_apart_or_what_would_not_show_is_said():
@@ -158,3 +167,21 @@ def test_what_twice_the_steps_bring_is_said_where_it_was_run(monkeypatch):
     assert said.endswith("; twice the steps: +0.050 in validation accuracy")
     monkeypatch.setattr(results, "read_if_there", lambda topic: Evidence("methods", ()))
     assert in_methods({"r8": "eight"}, "r1", "one") == []
+
+
+def test_what_is_learned_and_what_is_kept():
+    new = {("before", 0.0): (90.0, 92.0), ("full", 3e-3): (23.0, 25.0), ("EWC", 300.0): (24.0, 25.5)}
+    old = {("before", 0.0): (20.0, 22.0), ("full", 3e-3): (30.0, 32.0), ("EWC", 300.0): (25.0, 27.0)}
+    found = forgetting.Forgetting(new, old, "two seeds")
+    assert found.undone(("EWC", 300)) == 0.5 and found.undone(forgetting.BEFORE) == 1
+    assert found.apart(("EWC", 300), forgetting.PLAIN) == ([1.0, 0.5], [-5.0, -5.0])
+    assert found.compared(("EWC", 300), forgetting.PLAIN).endswith(
+        "tweets +0.5 to +1.0, old domains -5.0 to -5.0"
+    )
+    assert found.curves() == {"full": [(24.0, 31.0)], "EWC": [(24.75, 26.0)]}
+    assert found.table().rows[1] == ["EWC, λ = 300", "24.8 ± 1.1", "26.0 ± 1.4"]
+    stored = forgetting.read()
+    assert stored.setting.startswith("3 seeds, 100 steps of 16 blocks, 200 test blocks")
+    assert all(len(seeds) == 3 for seeds in stored.new.values())
+    halves = [stored.undone(way) for way in (("replay", 0.2), ("L2-SP", 0.01), ("EWC", 3000))]
+    assert [round(share, 2) for share in halves] == [0.46, 0.55, 0.61], "about half, as notebook 01 says"

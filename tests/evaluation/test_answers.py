@@ -7,7 +7,7 @@ import json
 import pytest
 
 from coursekit.errors import CourseError
-from coursekit.evaluation.answers import form_score, has_form, is_right, right_score
+from coursekit.evaluation.answers import form_is_right, form_score, has_form, is_right, right_score
 from coursekit.paths import DATA
 from coursekit.tasks import load_instructions
 
@@ -88,3 +88,10 @@ def test_an_unknown_rule_is_one_clear_line():
         has_form(dict(type="jsn", value={}), "{}")
     with pytest.raises(CourseError, match="needs value"):
         is_right(dict(type="json"), "{}")
+
+
+def test_where_one_rule_gives_both_scores():
+    checks = [json.dumps(dict(type=kind, value=3)) for kind in ("words", "steps", "number")]
+    assert form_is_right([*checks, ""]) == 2
+    rows = [json.dumps(row["check"]) for row in ROWS]
+    assert 0 < form_is_right(rows) < len(rows)

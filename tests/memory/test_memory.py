@@ -24,7 +24,9 @@ from coursekit.memory import (
     measure,
     models_over_time,
     predict,
+    random_batch,
     shard,
+    side_by_side,
 )
 from coursekit.memory.live import Live
 from coursekit.memory.measure import by_allocator
@@ -36,6 +38,7 @@ from coursekit.methods import (
     CompacterPlus,
     FishMask,
     FreezeAndReconfigure,
+    FullFineTuning,
     HoulsbyAdapter,
     Hybrid,
     IntrinsicSAID,
@@ -455,6 +458,8 @@ def test_gb_and_gib():
     assert four.capacity("GB") == 24 * GB < four.capacity() == 24 * GiB
     # 25 GB: more than 24 GB, less than 24 GiB
     assert (gpus_needed(25e9, four, unit="GB"), gpus_needed(25e9, four)) == (2, 1)
+    # With error correction a T4 shows less than its nominal 16 GB, in either way of counting.
+    assert card("T4").capacity() == 14.75 * GiB < card("T4").capacity("GB") == 16 * GB
 
 
 def test_shards_add_up():
@@ -629,6 +634,7 @@ def test_bad_input_is_one_clear_line():
 
 def test_tables_are_complete():
     assert all(c.citation and c.memory_gb > 0 for c in cards())
+    assert all(0.9 * c.memory_gb < c.usable_gib < c.memory_gb for c in cards() if c.usable_gib is not None)
     assert all(c.bf16 == (c.compute_capability >= 8) for c in cards())  # the device rule of the course
     assert all(m.citation and m.parameters > 0 for m in models_over_time())
     assert {"T4", "RTX 4090", "A100 80GB", "H100 80GB"} <= {c.name for c in cards()}
@@ -644,3 +650,19 @@ def test_models_outgrow_cards():
     assert growth == pytest.approx(100, rel=0.01)
     for records in (largest_card_by_year(), largest_model_by_year()):
         assert all(a < b for (_, a), (_, b) in zip(records, records[1:], strict=False))
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_side_by_side_predicts_and_measures_the_same_step(family):
+    model = tiny.model(family)
+    names = [name for name, _ in model.named_parameters()]
+    for method in (FullFineTuning(), LoRA(r=2)):
+        expected, found = side_by_side(model, method, 2, 16)
+        for part in ("weights", "gradients", "optimizer"):
+            assert getattr(expected, part) == getattr(found, part) > 0
+        assert expected.activations == pytest.approx(found.activations, rel=0.1)
+        assert [name for name, _ in model.named_parameters()] == names, "it is taken off again"
+    batch = random_batch(model, 2, 16)
+    assert batch["attention_mask"].sum(1).tolist() == [16, 12]
+    padded = batch["labels"][1, 12:] if batch["labels"].dim() == 2 else torch.tensor([-100])
+    assert (padded == -100).all()

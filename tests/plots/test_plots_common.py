@@ -2,6 +2,8 @@ r"""Pictures show what they are given: bars as long as their numbers, no label o
 
 from __future__ import annotations
 
+from collections import namedtuple
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pictures
@@ -147,3 +149,24 @@ def test_virtual_tokens_stand_where_each_method_has_them():
     assert trained("LLaMA-Adapter") == [(x, level) for x in range(3) for level in range(3, 6)]
     words = [t.get_text() for t in panels["LLaMA-Adapter"].texts]
     assert words == ["g"] * 3 + ["g: the gate", "virtual", "text"]
+
+
+def test_a_step_over_time_is_drawn_in_megabytes_with_the_last_moment_named():
+    Moment = namedtuple("Moment", "label activations gradients")
+    timeline = [Moment("forward", 1e6, 0), Moment("loss", 3e6, 0), Moment("backward", 2e6, 4e6)]
+    ax = plots.step_over_time(timeline, {"forward": "forward", "": "end"})
+    activations, gradients = ax.lines
+    assert list(activations.get_ydata()) == [1, 3, 2] and list(gradients.get_ydata()) == [0, 0, 4]
+    assert list(ax.get_xticks()) == [0, 2] and [t.get_text() for t in ax.get_xticklabels()] == [
+        "forward",
+        "end",
+    ]
+    pictures.assert_nothing_is_cut_off(ax.figure)
+
+
+def test_models_and_cards_are_two_records_on_a_log_axis():
+    ax = plots.models_and_cards([(2018, 0.7), (2024, 1300)], [(2016, 16), (2023, 141)])
+    models, cards = ax.lines
+    assert list(models.get_ydata()) == [0.7, 1300] and list(cards.get_xdata()) == [2016, 2023]
+    assert ax.get_yscale() == "log"
+    pictures.assert_nothing_is_cut_off(ax.figure)

@@ -38,7 +38,7 @@ def test_a_run_shorter_than_the_mean_is_drawn():
     assert list(ax.lines[1].get_ydata()) == [5.5]
 
 
-def test_examples_have_the_interval_of_one_score_and_the_range_of_several():
+def test_examples_have_their_interval_over_sentences_and_a_dot_for_each_of_several_seeds():
     def score(right, n=10):
         return Score.of(torch.arange(n) < right)
 
@@ -48,7 +48,10 @@ def test_examples_have_the_interval_of_one_score_and_the_range_of_several():
     np.testing.assert_allclose(first.lines[0].get_xdata(), [0.5, 10])
     np.testing.assert_allclose(second.lines[0].get_ydata(), [0.6])
     (bar,) = second.lines[2]
-    np.testing.assert_allclose(bar.get_segments()[0][:, 1], [0.5, 0.7])
+    ends = [np.mean([getattr(s, end) for s in several]) for end in ("low", "high")]
+    np.testing.assert_allclose(bar.get_segments()[0][:, 1], ends)
+    dots = [line for line in ax.lines if line.get_marker() == "."]
+    assert [sorted(line.get_ydata()) for line in dots] == [[0.5, 0.6, 0.7]], "one seed alone has no dot"
     np.testing.assert_allclose(first.lines[2][0].get_segments()[1][:, 1], [one.low, one.high])
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "10"]
     assert_nothing_is_cut_off(ax.figure)
@@ -66,3 +69,12 @@ def test_learned_and_kept_joins_the_strengths_of_a_remedy():
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["replay", "EWC"]
     assert "tweets" in ax.get_xlabel()
     assert_nothing_is_cut_off(ax.figure)
+
+
+def test_a_preference_is_drawn_with_its_two_lines_of_no_change():
+    shares = {"film, held out": Score.of(torch.arange(8) < 7), "product": Score.of(torch.arange(8) < 4)}
+    left, right = draw.preference([0.0, 0.2, 0.5], shares)
+    assert list(left.lines[0].get_ydata()) == [0.0, 0.2, 0.5] and left.lines[1].get_ydata()[0] == 0
+    assert list(right.containers[0].lines[0].get_ydata()) == [0.875, 0.5]
+    assert [t.get_text() for t in right.get_xticklabels()] == ["film,\nheld out", "product"]
+    assert_nothing_is_cut_off(left.figure)

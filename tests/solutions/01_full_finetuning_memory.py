@@ -3,9 +3,9 @@ r"""Reference answers of notebook 01_full_finetuning_memory, as a student would 
 import math
 
 
-def memory_training_bytes(n):
-    weights, gradients = 2 * n, 2 * n
-    master, momentum, variance = 4 * n, 4 * n, 4 * n
+def memory_training_bytes(n, trained):
+    weights, gradients = 2 * n, 2 * trained
+    master, momentum, variance = 4 * trained, 4 * trained, 4 * trained
     return weights + gradients + master + momentum + variance
 
 

@@ -6,10 +6,13 @@ The file keeps how many sentences each run got right and not which, so differenc
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
-from statistics import NormalDist, fmean
+from dataclasses import dataclass, field
+from statistics import NormalDist, fmean, median
+
+import torch
 
 from coursekit.comparison.evidence.intervals import Interval
+from coursekit.evaluation.scores import Score
 from coursekit.notebook.tables import Table
 from coursekit.paths import DATA
 
@@ -19,10 +22,29 @@ Way = tuple[str, int]
 
 @dataclass(frozen=True)
 class InContext:
-    r"""shares: of right answers, one for each seed. sentences: on how many test sentences."""
+    r"""shares: of right answers, one for each seed. sentences: on how many test sentences. tokens, seconds: of a query.
+
+    The seconds are the median over the runs, on a machine that did other things as well.
+    """
 
     shares: dict[Way, tuple[float, ...]]
     sentences: int
+    tokens: dict[Way, float] = field(default_factory=dict)
+    seconds: dict[Way, float] = field(default_factory=dict)
+
+    def scores(self, way: str) -> dict[int, list[Score]]:
+        r"""Number of examples -> the score of each seed."""
+        order = torch.arange(self.sentences)
+        return {
+            n: [Score.of(order < round(share * self.sentences)) for share in shares]
+            for (one, n), shares in sorted(self.shares.items()) if one == way
+        }  # fmt: skip
+
+    def compared(self, one: Way, other: Way) -> str:
+        r"""A sentence on whether `one` and `other` differ."""
+        gap = self.difference(one, other)
+        verdict = "" if gap.tells else ": not told apart"
+        return f"{_named(one)} minus {_named(other)}: {gap}{verdict}"
 
     def difference(self, one: Way, other: Way) -> Interval:
         r"""Mean accuracy of `one` minus that of `other`, with a 95 % interval over sentences (not over seeds).
@@ -48,9 +70,18 @@ class InContext:
 def read() -> InContext:
     r"""The runs of the file."""
     found: dict[Way, tuple[float, ...]] = {}
+    tokens: dict[Way, list[float]] = {}
+    seconds: dict[Way, list[float]] = {}
     with (DATA / "evidence" / "in_context.csv").open(newline="", encoding="utf-8") as file:
         runs = list(csv.DictReader(file))
     for run in runs:
         way, n = (run["way"], int(run["examples"])), int(run["sentences"])
         found[way] = (*found.get(way, ()), int(run["correct"]) / n)
-    return InContext(found, min(int(run["sentences"]) for run in runs))
+        tokens.setdefault(way, []).append(float(run["tokens"]))
+        seconds.setdefault(way, []).append(float(run["seconds"]))
+    middle = [{way: median(v) for way, v in noted.items()} for noted in (tokens, seconds)]
+    return InContext(found, min(int(run["sentences"]) for run in runs), *middle)
+
+
+def _named(way: Way) -> str:
+    return f"{way[1]:,} in the prompt" if way[0] == "shots" else f"{way[0]} on {way[1]:,}"

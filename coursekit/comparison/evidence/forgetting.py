@@ -1,0 +1,91 @@
+r"""What is learned and what is kept, as data/evidence/forgetting.csv has it: each remedy at several strengths."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from coursekit.forgetting.domains import Remedy
+from coursekit.notebook.tables import Table
+from coursekit.paths import DATA
+
+#: A remedy and its strength; ("before", 0) is the model that has not learned the new domain yet.
+Way = tuple[str, float]
+#: Where every remedy starts, and all weights without a remedy, at the learning rate that the remedies have.
+BEFORE, PLAIN = ("before", 0.0), ("full", 3e-3)
+_OLDS = ("film", "product", "newspaper")
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    r"""new, old: perplexity of tweets and of the three old domains (their geometric mean), one for each seed.
+
+    setting: steps, batch and processor, as text.
+    """
+
+    new: dict[Way, tuple[float, ...]]
+    old: dict[Way, tuple[float, ...]]
+    setting: str
+
+    def point(self, way: Way) -> tuple[float, float]:
+        r"""(new, old), the mean of the seeds."""
+        return fmean(self.new[way]), fmean(self.old[way])
+
+    def curves(self) -> dict[str, list[tuple[float, float]]]:
+        r"""Remedy -> `point` at each of its strengths."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for way in sorted(self.new):
+            if way != BEFORE:
+                found.setdefault(way[0], []).append(self.point(way))
+        return {kind: found[kind] for kind in dict.fromkeys(kind for kind, _ in self.new) if kind in found}
+
+    def apart(self, one: Way, other: Way) -> tuple[list[float], list[float]]:
+        r"""(new, old) of `one` minus `other`, seed by seed: the two share their pre-trained model and order of rows."""
+        new, old = (
+            [a - b for a, b in zip(found[one], found[other], strict=True)] for found in (self.new, self.old)
+        )
+        return new, old
+
+    def compared(self, one: Way, other: Way) -> str:
+        r"""A line with the range of `apart` over the seeds."""
+        new, old = (f"{min(gaps):+.1f} to {max(gaps):+.1f}" for gaps in self.apart(one, other))
+        return f"{Remedy(*one)}, minus {Remedy(*other)}: tweets {new}, old domains {old}"
+
+    def undone(self, way: Way) -> float:
+        r"""Share of what plain fine-tuning made worse in the old domains that the remedy took back."""
+        plain = self.point(PLAIN)[1]
+        return (plain - self.point(way)[1]) / (plain - self.point(BEFORE)[1])
+
+    def table(self) -> Table:
+        r"""Every remedy at every strength, mean ± standard deviation over the seeds."""
+        rows = [
+            [str(Remedy(*way)), *(f"{fmean(v[way]):.1f} ± {stdev(v[way]):.1f}" for v in (self.new, self.old))]
+            for way in self.new if way != BEFORE
+        ]  # fmt: skip
+        return Table(
+            ["remedy", "tweets", "old domains"], rows, note="± is the standard deviation over the seeds."
+        )
+
+
+def read() -> Forgetting:
+    r"""The runs of the file."""
+    with (DATA / "evidence" / "forgetting.csv").open(newline="", encoding="utf-8") as file:
+        runs = list(csv.DictReader(file))
+
+    def collected(value: Callable[[dict[str, str]], float]) -> dict[Way, tuple[float, ...]]:
+        found: dict[Way, tuple[float, ...]] = {}
+        for run in sorted(runs, key=lambda run: int(run["seed"])):
+            way = run["remedy"], float(run["strength"])
+            found[way] = (*found.get(way, ()), value(run))
+        return found
+
+    seeds, first = len({run["seed"] for run in runs}), runs[0]
+    return Forgetting(
+        collected(lambda run: float(run["tweet"])),
+        collected(lambda run: math.prod(float(run[name]) for name in _OLDS) ** (1 / len(_OLDS))),
+        f"{seeds} seeds, {first['steps']} steps of {first['batch']} blocks, {first['blocks']} test blocks of each "
+        f"domain, {first['processor']}",
+    )
