@@ -1,8 +1,7 @@
 r"""QLoRA's table: what fine-tuning LLaMA's four sizes takes, by formula, beside what the paper says of them.
 
 Sizes: `data/llama.csv` (Touvron et al. 2023). What the paper says: `data/papers/qlora.csv` (Dettmers et al. 2023,
-arXiv:2305.14314), each line marked: `read` where the text lay open when it was written down, `remembered`
-where not.
+arXiv:2305.14314), each line with its place in the paper.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ from coursekit.paths import DATA
 
 @dataclass(frozen=True)
 class Claim:
-    r"""A number of the paper. `known`: "read" or "remembered"."""
+    r"""A number of the paper. `where`: its place, such as "section 2"."""
 
     value: float
     unit: str
     says: str
-    known: str
+    where: str
 
 
 @cache
 def claims() -> dict[str, Claim]:
     r"""What the QLoRA paper says, by a short name."""
     return {
-        r["claim"]: Claim(float(r["value"]), r["unit"], r["says"], r["known"])
+        r["claim"]: Claim(float(r["value"]), r["unit"], r["says"], r["where"])
         for r in _rows("papers/qlora.csv")
     }
 
