@@ -21,7 +21,7 @@ from coursekit.memory import Quantized, bill, measure, predict
 from coursekit.methods import LoRA
 from coursekit.methods.mechanism import modules
 from coursekit.qlora import Linear4bit, merge_error, quantize_model
-from coursekit.qlora.memory import claims, llama_config, llama_sizes, qlora_bill
+from coursekit.qlora.memory import beside_the_paper, claims, llama_config, llama_sizes, qlora_bill
 from coursekit.quantization import Double, code
 from coursekit.quantization.bnb import from_bitsandbytes
 
@@ -427,6 +427,17 @@ def test_65_b_fits_a_card_of_48_gb_with_4_bits_and_with_16_it_does_not():
 
 def test_each_claim_of_the_paper_has_its_place():
     assert {claim.where for claim in claims().values()} == {"abstract", "introduction", "section 2"}
+
+
+def test_our_sums_beside_the_paper_s():
+    sums = beside_the_paper()
+    assert {name: claim for name, (_, claim) in sums.items()} == {name: claims()[name] for name in sums}
+    assert {name: round(size, 1) for name, (size, _) in sums.items() if name != "base_7b"} == {
+        "full": 783.4, "saved_bytes": 3.0, "lora_7b": 27.0,
+    }  # fmt: skip
+    linear = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    dense = counts.full(llama_config("7B"), "causal") - linear
+    assert sums["base_7b"][0] == pytest.approx((Quantized().nbytes(linear) + 2 * dense) / 1e6, rel=1e-3)
 
 
 @pytest.mark.gpu
