@@ -7,7 +7,7 @@ all scores share, `compatible.py` whether data and model go together.
 from coursekit.evaluation.choices import score_choices
 from coursekit.evaluation.classification import accuracy, best_constant, regression
 from coursekit.evaluation.generation import format_adherence, generate
-from coursekit.evaluation.held_out import answer_loss
+from coursekit.evaluation.held_out import answer_loss, answer_nats
 from coursekit.evaluation.perplexity_of_texts import perplexity
 from coursekit.evaluation.scores import Perplexity, Regression, Score, wilson
 
@@ -17,6 +17,7 @@ __all__ = [
     "Score",
     "accuracy",
     "answer_loss",
+    "answer_nats",
     "best_constant",
     "format_adherence",
     "generate",

@@ -225,7 +225,8 @@ def _escaped(text: str) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{float(value):,.3g}" if abs(float(value)) < 1e4 else f"{float(value):,.0f}"
+    # In between, the digits of a count are worth reading; beyond, they are those of a power of ten.
+    return f"{float(value):,.0f}" if 1e4 <= abs(float(value)) < 1e9 else f"{float(value):,.3g}"
 
 
 def _is_number(word: str) -> bool:

@@ -1,4 +1,6 @@
-r"""Pictures of paging: which page lies on the device when, and what goes back and forth in each step."""
+r"""Pictures of paging (which page lies on the device when, what goes back and forth in each step), and of two models
+beside each other: their training losses, and what each test sentence costs them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
-from coursekit.plots.common import COLOURS, axes
+from coursekit.plots.common import COLOURS, axes, loss_curve
 
 #: What a cell of `residency` is: elsewhere, there, used while there, brought in.
 _KINDS = {
@@ -71,4 +73,37 @@ def page_traffic(histories: Mapping[str, Sequence[Any]], unit: float = 1e6, ax: 
     ax.set_xlabel("step")
     ax.set_ylabel("MB in (up), out (down)")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
+    return ax
+
+
+def side_by_side(
+    losses: Mapping[str, Sequence[float]], nats: Mapping[str, Any], what: str, smooth: int = 3
+) -> Sequence[Axes]:
+    r"""Two models that learn the same: training losses on the left, each test sentence as a dot on the right.
+
+    losses: label -> one for each step. nats: the two labels -> one value for each sentence. what: what the nats are of.
+    """
+    import matplotlib.pyplot as plt
+
+    (one, other), (_, (left, right)) = nats, plt.subplots(1, 2, figsize=(9, 3.4))
+    loss_curve(losses, smooth=smooth, ax=left)
+    left.set_title("training loss, same batches")
+    right.scatter(np.asarray(nats[one]), np.asarray(nats[other]), s=12, alpha=0.6)
+    right.axline((0, 0), slope=1, color="grey", linewidth=1)
+    right.set_xlabel(one)
+    right.set_ylabel(other)
+    right.set_title(f"{what}, a dot is a test sentence")
+    return left, right
+
+
+def means(
+    values: Mapping[str, tuple[float, float]], guessing: float, xlabel: str, ax: Axes | None = None
+) -> Axes:
+    r"""Bars for label -> (mean, half of its interval); `guessing` as a dotted line."""
+    ax = axes(ax, figsize=(7.0, 0.5 + 0.5 * len(values)))
+    middle, margin = zip(*values.values(), strict=True)
+    ax.barh(list(values), middle, xerr=margin, capsize=4)
+    ax.axvline(guessing, color="grey", linestyle=":")
+    ax.invert_yaxis()
+    ax.set_xlabel(xlabel)
     return ax

@@ -17,21 +17,12 @@ from coursekit.plots.common import COLOURS, axes
 _STROKES = 300
 
 
-def number_lines(
-    rows: Mapping[str, Any], log: bool = False, xlabel: str = "", ax: Axes | None = None
-) -> Axes:
-    r"""Each entry of `rows` (label -> its numbers) as strokes on a line of its own; very many of them as a band.
-
-    log: only numbers above zero, on a log axis.
-    """
+def number_lines(rows: Mapping[str, Any], xlabel: str = "", ax: Axes | None = None) -> Axes:
+    r"""Each entry of `rows` (label -> its numbers) as strokes on a line of its own; very many of them as a band."""
     ax = axes(ax, figsize=(7.0, 0.8 + 0.42 * len(rows)))
-    if log:
-        ax.set_xscale("log")
     ends, said = [], []
     for y, (colour, name) in enumerate(zip(COLOURS * len(rows), rows, strict=False)):
         values = np.unique(np.asarray(rows[name], dtype=float))
-        if log:
-            values = values[values > 0]
         ends += [values[0], values[-1]]
         ax.hlines(y, values[0], values[-1], color="#d0d0d0", linewidth=1, zorder=1)
         if len(values) > _STROKES:
@@ -40,13 +31,8 @@ def number_lines(
             ax.vlines(values, y - 0.3, y + 0.3, color=colour, linewidth=1.6 if len(values) < 40 else 0.7)
             said.append(f"{name}: {len(values)} values from {values[0]:.3g} to {values[-1]:.3g}")
     says(ax, "; ".join(said))
-    low, high = min(ends), max(ends)
-    if log:
-        room = (high / low) ** 0.03
-        ax.set_xlim(low / room, high * room)
-    else:
-        room = 0.03 * (high - low)
-        ax.set_xlim(low - room, high + room)
+    room = 0.03 * (max(ends) - min(ends))
+    ax.set_xlim(min(ends) - room, max(ends) + room)
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)

@@ -1,8 +1,7 @@
 r"""QLoRA's table: what fine-tuning LLaMA's four sizes takes, by formula, beside what the paper says of them.
 
 Sizes: `data/llama.csv` (Touvron et al. 2023). What the paper says: `data/papers/qlora.csv` (Dettmers et al. 2023,
-arXiv:2305.14314), each line marked: `read` where the text lay open when it was written down, `remembered`
-where not.
+arXiv:2305.14314), each line with its place in the paper.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from coursekit import counts
 from coursekit.errors import unknown
-from coursekit.memory.breakdown import Breakdown
+from coursekit.memory.breakdown import GB, MB, Breakdown
 from coursekit.memory.predict import predict
 from coursekit.memory.quantized import Quantized
 from coursekit.methods.lora import LoRA
@@ -22,19 +22,19 @@ from coursekit.paths import DATA
 
 @dataclass(frozen=True)
 class Claim:
-    r"""A number of the paper. `known`: "read" or "remembered"."""
+    r"""A number of the paper. `where`: its place, such as "section 2"."""
 
     value: float
     unit: str
     says: str
-    known: str
+    where: str
 
 
 @cache
 def claims() -> dict[str, Claim]:
     r"""What the QLoRA paper says, by a short name."""
     return {
-        r["claim"]: Claim(float(r["value"]), r["unit"], r["says"], r["known"])
+        r["claim"]: Claim(float(r["value"]), r["unit"], r["says"], r["where"])
         for r in _rows("papers/qlora.csv")
     }
 
@@ -89,6 +89,26 @@ def qlora_bill(
         device="cuda",
         quantized=quantized,
     )
+
+
+def beside_the_paper() -> dict[str, tuple[float, Claim]]:
+    r"""Those of `claims` that a sum can be held against: (our sum in the claim's unit, the claim), by name.
+
+    Full fine-tuning: 16-bit weights and gradients and two fp32 moments, 12 bytes a parameter. The base of 7B: codes,
+    their scales, and what stays in 16 bits. LoRA weights: 0.2 % of the model's parameters, in 16 bits.
+    """
+    n, n_7b = (counts.full(llama_config(size), "causal") for size in ("65B", "7B"))
+    fp32_scales = qlora_bill("65B", quantized=Quantized(double=False)).weights
+    adapters = 4 * LoRA(r=64, alpha=16, targets="all-linear").count(
+        llama_config("7B")
+    )  # in fp32, in the bill's weights
+    sums = {
+        "full": (2 + 2 + 8) * n / GB,
+        "saved_bytes": (fp32_scales - qlora_bill("65B").weights) / GB,
+        "base_7b": (qlora_bill("7B").weights - adapters) / MB,
+        "lora_7b": 2 * 0.002 * n_7b / MB,
+    }
+    return {name: (size, claims()[name]) for name, size in sums.items()}
 
 
 def _rows(name: str) -> list[dict[str, str]]:

@@ -4,6 +4,10 @@ $$e = \lVert Q(W + \Delta W) - (W + \Delta W) \rVert_F, \qquad \text{beside } \l
 
 W stands on the levels of its code, and an update that is small beside the distance of two levels moves few of them.
 The others forget it. So e is about as large as the update, and what is left of it is mostly rounding.
+
+Quantizing again makes the scales anew as well, since the largest weight of a block was updated, too. So there are two
+ways in which something of the update may stay: a weight's code changes, or its block's scale does. `follows` has both
+of them, `follows_by_codes` only the first: the merged weight is put on the levels of the *old* scales.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import UInt8
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from coursekit.errors import CourseError, unknown
@@ -23,6 +28,7 @@ from coursekit.quantization.bit_stream import unpack
 from coursekit.quantization.blockwise import Blockwise, quantize_blockwise
 from coursekit.quantization.codes import code
 from coursekit.quantization.double import Double
+from coursekit.quantization.nearest import finder
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,11 @@ class MergeError:
     update: float  # norm of the update, merged weight less base weight
     error: float  # norm of what quantizing the merged weight does to it
     moved: float  # share of the weights whose code is another one afterwards
+    step: float  # root mean square of the update, with the smallest distance of two levels (mean absmax) as 1
+    follows: (
+        float  # cosine of the update and of what it became, Q(W + ΔW) - W: 1 is all of its direction, 0 none
+    )
+    follows_by_codes: float  # the same where the old scales are kept
 
     @property
     def ratio(self) -> float:
@@ -70,11 +81,39 @@ def merge_error(model: nn.Module, name: str | None = None) -> list[MergeError]:
 def _error(path: str, layer: LoRALayer, name: str) -> MergeError:
     q = layer.base_layer.quantized
     merged, _ = layer.branches[name].merged(layer.W, None)
+    merged, before = merged.float(), q.dequantize().float()
     again = quantize_blockwise(merged, q.code, q.block, isinstance(q.absmax, Double))
-    update = merged.float() - q.dequantize().float()
-    error = again.dequantize().float() - merged.float()
-    moved = (_indices(q) != _indices(again)).float().mean()
-    return MergeError(path, update.norm().item(), error.norm().item(), moved.item())
+    update, after = merged - before, again.dequantize().float()
+    levels, scales = code(q.code).to(merged.device), _scales(q)
+    return MergeError(
+        path,
+        update=update.norm().item(),
+        error=(after - merged).norm().item(),
+        moved=(_indices(q) != _indices(again)).float().mean().item(),
+        step=(update.square().mean().sqrt() / (levels.unique().diff().min() * scales.mean())).item(),
+        follows=_cosine(update, after - before),
+        follows_by_codes=_cosine(update, _on_old_scales(merged, levels, scales, q.block) - before),
+    )
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    r"""0 where one of the two is 0 throughout."""
+    return F.cosine_similarity(one.flatten(), other.flatten(), dim=0).item()
+
+
+def _scales(q: Blockwise) -> Float[Tensor, " blocks"]:
+    return q.absmax.dequantize() if isinstance(q.absmax, Double) else q.absmax
+
+
+def _on_old_scales(
+    W: Float[Tensor, "out in"], levels: Float[Tensor, " levels"], scales: Float[Tensor, " blocks"], block: int
+) -> Float[Tensor, "out in"]:
+    r"""Each weight on the nearest level of its block, with scales that are given."""
+    short = -W.numel() % block
+    rows = F.pad(W.flatten(), (0, short)).view(-1, block)
+    scales = torch.where(scales == 0, 1.0, scales)[:, None]
+    nearest = finder(levels)((rows / scales).flatten()).int()
+    return (levels.index_select(0, nearest).view(-1, block) * scales).flatten()[: W.numel()].view(W.shape)
 
 
 def _indices(q: Blockwise) -> UInt8[Tensor, " n"]:

@@ -18,6 +18,7 @@ from coursekit.errors import CourseError
 from coursekit.evaluation import (
     accuracy,
     answer_loss,
+    answer_nats,
     best_constant,
     format_adherence,
     generate,
@@ -369,6 +370,7 @@ def test_evaluation_leaves_the_model_as_it_found_it(training, words):
         (lambda w: accuracy(tiny.encoder("bert"), film().for_decoder(w)), "was prepared for a decoder"),
         (lambda w: accuracy(tiny.decoder(), film().for_encoder(w)), "was prepared for an encoder"),
         (lambda w: answer_loss(tiny.encoder("bert"), film().for_decoder(w)), "was prepared for a decoder"),
+        (lambda w: answer_nats(tiny.decoder(), film().for_encoder(w)), "is for an encoder"),
         (lambda w: perplexity(tiny.decoder(), w, TEXTS, max_length=4, stride=4), "stride < max_length"),
     ],
 )
@@ -376,6 +378,19 @@ def test_bad_requests_are_one_clear_line(call, message, words):
     with pytest.raises(CourseError) as error:
         call(words)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_nats_row_by_row_are_those_of_each_row_alone(family, words):
+    model, task = tiny.decoder(family), film().for_decoder(words)
+    nats = answer_nats(model, task, limit=7, batch_size=3)
+    alone = [model(**{k: torch.tensor([v]) for k, v in task.split("test")[i].items()}) for i in range(7)]
+    learned = torch.tensor(
+        [sum(label != -100 for label in task.split("test")[i]["labels"]) for i in range(7)]
+    )
+    torch.testing.assert_close(nats, torch.stack([one.loss for one in alone]) * learned, rtol=1e-4, atol=1e-5)
+    mean = answer_loss(model, task, limit=7, progress=False)
+    assert mean == pytest.approx(nats.sum().item() / learned.sum().item(), rel=1e-4)
 
 
 @pytest.mark.slow

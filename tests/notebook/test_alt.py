@@ -51,6 +51,11 @@ def test_ticks_of_a_log_axis_are_numbers(ax):
     assert describe(ax.figure) == "10^-2 and 2×10^3."
 
 
+def test_large_numbers_are_read_out_as_powers_of_ten(ax):
+    ax.plot([1, 2, 3], [12345.6, 9e8, 3.4e38])
+    assert describe(ax.figure) == "a line 12,346, 900,000,000, 3.4e+38."
+
+
 def test_bars_with_their_categories(ax):
     ax.barh(["full", "LoRA"], [16.04, 2], label="optimizer")
     assert describe(labelled(ax, "", "GB", "")) == "bars, optimizer: full 16, LoRA 2. x: GB."

@@ -8,6 +8,7 @@ import torch
 
 from coursekit import plots
 from coursekit.plots import qlora as plots_qlora
+from coursekit.plots.alt import describe
 from coursekit.qlora import Pager, Traffic
 
 
@@ -45,3 +46,15 @@ def test_traffic_is_drawn_up_and_down_for_each_step():
     assert first.get_x() + first.get_width() == pytest.approx(beside.get_x())
     assert second.get_x() - first.get_x() == pytest.approx(1)
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_two_models_side_by_side_and_their_means():
+    losses = {"LoRA": [3.0, 2.0, 1.5, 1.2], "QLoRA": [3.1, 2.1, 1.4, 1.3]}
+    nats = {"LoRA": torch.tensor([1.0, 2.0, 0.5]), "QLoRA": torch.tensor([1.1, 1.8, 0.6])}
+    left, right = plots_qlora.side_by_side(losses, nats, "nats for the right grade")
+    assert right.collections[0].get_offsets().tolist() == torch.stack(list(nats.values()), 1).tolist()
+    assert (right.get_xlabel(), right.get_ylabel()) == ("LoRA", "QLoRA")
+    assert all(tick == int(tick) for tick in left.get_xticks())
+    ax = plots_qlora.means({"before": (9.0, 0.2), "after": (1.4, 0.1)}, guessing=1.61, xlabel="nats")
+    assert [bar.get_width() for bar in ax.patches] == [9.0, 1.4]
+    assert describe(ax.figure) == "bars: before 9, after 1.4; a line at 1.61. x: nats."

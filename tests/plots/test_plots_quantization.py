@@ -39,13 +39,6 @@ def test_every_number_is_a_stroke_and_many_are_a_band():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["nf4", "int4", "fp16"]
 
 
-def test_a_log_line_shows_what_is_above_zero_from_end_to_end():
-    ax = draw.number_lines({"int4": np.arange(8), "bf16": numbers("bf16")}, log=True)
-    assert strokes(ax) == [pytest.approx(range(1, 8))]
-    (low, high), values = ax.get_xlim(), numbers("bf16")
-    assert 0 < low < float(values[values > 0][0]) and high > float(values[-1])
-
-
 def test_gaps_are_relative():
     ax = draw.relative_gaps({"int": np.arange(9), "fp8": numbers("fp8 e4m3")}, limits=(0.1, 100))
     integers, floats = ax.lines
@@ -94,7 +87,7 @@ def test_intervals_reach_from_low_to_high():
 
 
 @pytest.mark.parametrize("picture", [
-    lambda: draw.number_lines({n: numbers(n) for n in ("fp8 e4m3", "fp16")}, log=True, xlabel="numbers"),
+    lambda: draw.number_lines({n: numbers(n) for n in ("fp8 e4m3", "fp16")}, xlabel="numbers"),
     lambda: draw.number_lines({"a code with a long name": NF4}),
     lambda: draw.relative_gaps({n: numbers(n) for n in ("fp8 e4m3", "fp16", "bf16")}),
     lambda: draw.curves({"a long label of a line": {1: 2, 3: 4}}, "x", "y", logx=True, logy=False, xticks=[1, 3]),

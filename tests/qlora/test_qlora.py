@@ -10,6 +10,7 @@ import peft
 import pytest
 import tiny
 import torch
+import torch.nn.functional as F
 from attached import labelled, nonzero, train
 from test_model import dense_twin, layers
 from torch import nn
@@ -20,8 +21,8 @@ from coursekit.memory import Quantized, bill, measure, predict
 from coursekit.methods import LoRA
 from coursekit.methods.mechanism import modules
 from coursekit.qlora import Linear4bit, merge_error, quantize_model
-from coursekit.qlora.memory import claims, llama_config, llama_sizes, qlora_bill
-from coursekit.quantization import Double
+from coursekit.qlora.memory import beside_the_paper, claims, llama_config, llama_sizes, qlora_bill
+from coursekit.quantization import Double, code
 from coursekit.quantization.bnb import from_bitsandbytes
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -158,6 +159,9 @@ def test_the_error_of_merging_is_that_of_quantizing_the_merged_weight(double):
         assert error.update == pytest.approx((W - before[f"{path}.base_layer"]).norm().item(), rel=1e-4)
         assert error.error == pytest.approx((again - W).norm().item(), rel=1e-4)
         assert error.ratio == error.error / error.update and 0 <= error.moved <= 1
+        old = before[f"{path}.base_layer"]
+        update, stayed = (W - old).flatten(), (again - old).flatten()
+        assert error.follows == pytest.approx(F.cosine_similarity(update, stayed, dim=0).item(), abs=1e-4)
 
 
 def test_a_small_update_is_lost_in_four_bits_and_a_large_one_is_not():
@@ -177,6 +181,26 @@ def test_a_small_update_is_lost_in_four_bits_and_a_large_one_is_not():
         ratios[size] = sum(e.error for e in errors) / sum(e.update for e in errors)
         assert size > 1e-4 or max(e.moved for e in errors) < 0.05
     assert 0.9 < ratios[1e-4] < 1.5 and ratios[1e-2] > 0.9 and ratios[3.0] < 0.3
+
+
+def test_what_stays_of_an_update_is_told_apart_by_codes_and_scales():
+    r"""One weight of a block is pushed over the middle to the next level; in another block, the largest one grows."""
+    for by_codes in (True, False):
+        model = quantize_model(tiny.decoder(), double=False)
+        LoRA(r=1, alpha=1, targets="all-linear").attach(model)
+        layer = next(m for m in model.modules() if isinstance(m, methods.lora.LoRALayer))
+        q, branch, W = layer.base_layer.quantized, layer.branches["default"], layer.W.detach()
+        first = W.flatten()[: q.block].abs()
+        row, column = divmod(int(first.argmin() if by_codes else first.argmax()), W.shape[1])
+        push = 0.1 * float(q.absmax[0]) if by_codes else 0.01 * float(W[row, column])
+        with torch.no_grad():
+            branch.A.zero_()[0, column] = 1.0
+            branch.B.zero_()[row, 0] = push
+        (found,) = [error for error in merge_error(model) if error.update]
+        assert (found.moved > 0) is by_codes and (found.follows_by_codes > 0.5) is by_codes
+        assert found.follows > 0.1
+        smallest = code("nf4").diff().min().item() * q.absmax.mean().item()
+        assert found.step == pytest.approx(abs(push) / W.numel() ** 0.5 / smallest, rel=1e-4)
 
 
 def test_asking_for_an_error_that_is_not_there_is_explained():
@@ -401,12 +425,19 @@ def test_65_b_fits_a_card_of_48_gb_with_4_bits_and_with_16_it_does_not():
     assert 8 * saved / n == pytest.approx(said["saved_bits"].value, abs=0.005)
 
 
-def test_what_is_only_remembered_of_the_paper_is_marked():
-    marks = {name: claim.known for name, claim in claims().items()}
-    assert set(marks.values()) == {"read", "remembered"}
-    assert {name for name, known in marks.items() if known == "read"} == {
-        "fits", "vicuna", "hours", "models", "saved_bits", "saved_bytes",
+def test_each_claim_of_the_paper_has_its_place():
+    assert {claim.where for claim in claims().values()} == {"abstract", "introduction", "section 2"}
+
+
+def test_our_sums_beside_the_paper_s():
+    sums = beside_the_paper()
+    assert {name: claim for name, (_, claim) in sums.items()} == {name: claims()[name] for name in sums}
+    assert {name: round(size, 1) for name, (size, _) in sums.items() if name != "base_7b"} == {
+        "full": 783.4, "saved_bytes": 3.0, "lora_7b": 27.0,
     }  # fmt: skip
+    linear = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    dense = counts.full(llama_config("7B"), "causal") - linear
+    assert sums["base_7b"][0] == pytest.approx((Quantized().nbytes(linear) + 2 * dense) / 1e6, rel=1e-3)
 
 
 @pytest.mark.gpu
