@@ -175,6 +175,18 @@ def test_ratings_are_float_labels(words):
     assert batch["labels"].dtype.is_floating_point and batch["labels"].shape == (3,)
 
 
+def test_shuffled_labels_keep_sentences_and_shares(words):
+    whole = load_task("product", "two").for_encoder(words)
+    control = whole.shuffled_labels(seed=0)
+    ours, theirs = (prepared.data["train"][:] for prepared in (control, whole))
+    assert ours["input_ids"] == theirs["input_ids"]
+    assert ours["labels"] != theirs["labels"] and sorted(ours["labels"]) == sorted(theirs["labels"])
+    assert control.data["test"].to_list() == whole.data["test"].to_list()
+    assert control.collate([control.data["train"][0]])["labels"].dtype == torch.int64
+    with pytest.raises(CourseError, match="use an encoder"):
+        replace(whole, kind="decoder").shuffled_labels(seed=0)
+
+
 def test_take_keeps_the_first_rows(words):
     whole = load_task("product", "two").for_encoder(words)
     part = whole.take(7)

@@ -6,7 +6,7 @@ The file keeps how many sentences each run got right and not which, so differenc
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist, fmean
 
 from coursekit.comparison.evidence.intervals import Interval
@@ -19,10 +19,13 @@ Way = tuple[str, int]
 
 @dataclass(frozen=True)
 class InContext:
-    r"""shares: of right answers, one for each seed. sentences: on how many test sentences."""
+    r"""shares: of right answers, one for each seed. sentences: on how many test sentences. tokens: of a prompt, on
+    average.
+    """
 
     shares: dict[Way, tuple[float, ...]]
     sentences: int
+    tokens: dict[Way, float] = field(default_factory=dict)
 
     def difference(self, one: Way, other: Way) -> Interval:
         r"""Mean accuracy of `one` minus that of `other`, with a 95 % interval over sentences (not over seeds).
@@ -53,4 +56,5 @@ def read() -> InContext:
     for run in runs:
         way, n = (run["way"], int(run["examples"])), int(run["sentences"])
         found[way] = (*found.get(way, ()), int(run["correct"]) / n)
-    return InContext(found, min(int(run["sentences"]) for run in runs))
+    tokens = {(run["way"], int(run["examples"])): float(run["tokens"]) for run in runs}
+    return InContext(found, min(int(run["sentences"]) for run in runs), tokens)
