@@ -26,7 +26,8 @@ TABLES = ("gpt3", "e2e", "glue", "metamathqa")
 NAMED = {
     ("GPT-3", "PreEmbed"), ("GPT-3", "PreLayer"), ("GPT-3", "Adapter H"), ("GPT-3", "LoRA"),
     ("GPT-2 M", "FT Top2"), ("GPT-2 M", "LoRA"), ("GPT-2 L", "LoRA"), ("RoBERTa base", "LoRA"),
-    ("RoBERTa large", "LoRA"), ("RoBERTa large", "LoRA (as Houlsby)"), ("RoBERTa large", "Adapter P"), ("RoBERTa large", "Adapter H"),
+    ("RoBERTa large", "LoRA"), ("RoBERTa large", "LoRA (as Houlsby)"), ("RoBERTa large", "Adapter P"),
+    ("RoBERTa large", "Adapter H"),
 }  # fmt: skip
 
 
