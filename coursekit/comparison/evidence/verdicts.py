@@ -49,11 +49,11 @@ def factor(evidence: Evidence, arm: str, other: str, claimed: float) -> str | No
     between = times(evidence, arm, other)
     if between is None:
         return None
-    low, high = (f"{end:.2g}" if 0 < end < math.inf else "open" for end in between)
+    at = evidence.rate(arm) / evidence.rate(other)
+    best, low, high = (f"{float(f'{x:.2g}'):g}" if 0 < x < math.inf else "open" for x in (at, *between))
     end = any(math.isclose(bound, claimed, rel_tol=0.05) for bound in between)
-    return (
-        f"best on the grid: {evidence.rate(arm) / evidence.rate(other):.2g} times; half a grid step either way: "
-        f"{low} to {high}" + (f"; {claimed:g} is the very end of that range" if end else "")
+    return f"best on the grid: {best} times; half a grid step either way: {low} to {high}" + (
+        f"; {claimed:g} is the very end of that range" if end else ""
     )
 
 
