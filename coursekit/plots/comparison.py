@@ -28,7 +28,7 @@ def counts_recomputed(tables: Mapping[str, Sequence[Any]]) -> Sequence[Axes]:
                 at = [i for i, row in enumerate(rows) if (row.agrees, row.fitted) == (agrees, fitted)]
                 x = [rows[i].exact / 1e6 / float(rows[i].published) for i in at]
                 inside = "white" if fitted else colour
-                label = ("rounds to print" if agrees else "does not") + (", setting fitted" if fitted else "")
+                label = ("rounds to print" if agrees else "does not") + (", fitted" if fitted else "")
                 ax.scatter(
                     x, at, edgecolor=colour, facecolor=inside, marker=marker, s=24, label=label, zorder=3
                 )
