@@ -53,6 +53,19 @@ class Prepared:
         data = type(self.data)(dict(self.data) | {split: rows.select(range(n))})
         return replace(self, data=data)
 
+    def shuffled_labels(self, seed: int) -> Prepared:
+        r"""The same training sentences with their labels dealt out anew: a control without anything to learn.
+
+        Raises CourseError for a decoder, whose labels repeat the tokens of their own row.
+        """
+        if self.kind != "encoder":
+            raise CourseError("shuffled_labels: a decoder's labels belong to their row; use an encoder")
+        train = self.split("train")
+        dealt = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
+        old = train[:]["labels"]
+        train = train.remove_columns("labels").add_column("labels", [old[i] for i in dealt])
+        return replace(self, data=type(self.data)(dict(self.data) | {"train": train}))
+
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         r"""A batch from rows: `input_ids` and `attention_mask` (batch, seq), padded on the right to the longest row.
 

@@ -1,5 +1,5 @@
-r"""A question whose runs are there is answered with its interval; the others are named in words; a factor of learning
-rates is known as far as the grid goes.
+r"""A question whose runs are there is answered with its interval; the others have no line; a factor of learning rates
+is known as far as the grid goes.
 """
 
 from __future__ import annotations
@@ -9,22 +9,18 @@ import math
 import pytest
 
 from coursekit.comparison.evidence.results import Evidence
-from coursekit.comparison.evidence.verdicts import times, verdicts
+from coursekit.comparison.evidence.verdicts import factor, times, verdicts
 from tests.comparison.test_evidence_tables import RUNS, run
 
 EVIDENCE = Evidence("t", (*RUNS, *(run("twin", 1e-3, seed, 36) for seed in range(3))))
 
 
-def test_what_is_there_is_answered_and_what_is_not_is_named_in_words():
+def test_what_is_there_is_answered_and_what_is_not_has_no_line():
     asked = {"rank 8 minus rank 1": ("r8", "r1"), "a twin": ("twin", "r8"), "later": ("late", "r1")}
-    first, second, last = verdicts(EVIDENCE, asked)
+    first, second = verdicts(EVIDENCE, asked)
     assert first.startswith("rank 8 minus rank 1: +0.400 (+0.") and first.endswith(")")
     assert second.startswith("a twin: +0.000 (") and "not told apart, more than 0.000 either way" in second
-    assert last == "Undecided, for want of runs: later."
-    assert len(verdicts(EVIDENCE, {"rank 8 minus rank 1": ("r8", "r1")})) == 1
-    assert verdicts(Evidence("t", ()), {"one": ("r8", "r1"), "two": ("r1", "r8")}) == [
-        "Undecided, for want of runs: one; two."
-    ]
+    assert verdicts(Evidence("t", ()), {"one": ("r8", "r1"), "two": ("r1", "r8")}) == []
 
 
 def test_how_far_a_difference_moves_takes_four_arms():
@@ -47,3 +43,10 @@ def test_a_factor_is_bounded_by_the_grid_and_open_at_its_edge():
     assert times(found, "a", "c") == pytest.approx((10.0, math.inf))
     assert times(found, "c", "a")[0] == 0.0
     assert times(found, "a", "unheard") is None
+    said = factor(found, "a", "b", claimed=10)
+    assert said.startswith(
+        "best on the grid: 30 times; half a grid step either way: 10 to 100; 10 is the very end"
+    )
+    assert factor(found, "a", "b", claimed=20).endswith("10 to 100")
+    assert factor(found, "a", "c", claimed=20).endswith("10 to open")
+    assert factor(found, "a", "unheard", claimed=10) is None

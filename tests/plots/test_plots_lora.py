@@ -60,15 +60,21 @@ def test_the_chosen_learning_rate_has_a_ring_and_one_seed_a_hollow_point():
     assert len(by_learning_rate(curves).get_legend().get_texts()) == 3
 
 
-def test_counts_that_do_not_round_to_print_are_crosses():
+def test_counts_that_do_not_round_to_print_are_diamonds_and_fitted_ones_are_hollow():
     rows = published.rows("gpt3")
     (ax,) = counts_recomputed({"GPT-3": rows})
-    right, wrong = ax.collections
+    right, _, wrong, _ = ax.collections
     assert len(wrong.get_offsets()) == sum(row.agrees is False for row in rows) == 3
     assert len(right.get_offsets()) == sum(row.agrees is True for row in rows)
     names = [t.get_text() for t in ax.get_yticklabels()]
     for x, y in wrong.get_offsets():
         row = rows[int(y)]
         assert x == pytest.approx(row.exact / 1e6 / float(row.published)) and names[int(y)].startswith(
-            f"GPT-3 · {row.method}"
+            row.method
         )
+    rows = published.rows("glue")
+    (ax,) = counts_recomputed({"GLUE": rows})
+    known = [row for row in rows if row.exact is not None]
+    hollow = [part for part in ax.collections if (part.get_facecolor() == 1).all()]
+    assert sum(len(part.get_offsets()) for part in hollow) == sum(row.fitted for row in known) > 0
+    assert all(" · " in t.get_text() for t in ax.get_yticklabels())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,6 +174,18 @@ def test_ratings_are_float_labels(words):
     prepared = load_task("product", "rating").for_encoder(words)
     batch = prepared.collate(list(prepared.take(3).data["train"]))
     assert batch["labels"].dtype.is_floating_point and batch["labels"].shape == (3,)
+
+
+def test_shuffled_labels_keep_sentences_and_shares(words):
+    whole = load_task("product", "two").for_encoder(words)
+    control = whole.shuffled_labels(seed=0)
+    ours, theirs = (prepared.data["train"][:] for prepared in (control, whole))
+    assert ours["input_ids"] == theirs["input_ids"]
+    assert ours["labels"] != theirs["labels"] and sorted(ours["labels"]) == sorted(theirs["labels"])
+    assert control.data["test"].to_list() == whole.data["test"].to_list()
+    assert control.collate([control.data["train"][0]])["labels"].dtype == torch.int64
+    with pytest.raises(CourseError, match="use an encoder"):
+        replace(whole, kind="decoder").shuffled_labels(seed=0)
 
 
 def test_take_keeps_the_first_rows(words):

@@ -54,14 +54,17 @@ def accuracy(correct: Answers, draws: int = DRAWS) -> Interval:
     return _combined(((1, correct),), draws)
 
 
-def difference(one: Answers, other: Answers, draws: int = DRAWS, *, same_training: bool = False) -> Interval:
-    r"""Accuracy of `one` minus that of `other`, paired by sentence. Each is (seeds, sentences), sentences the same.
+def difference(
+    one: Answers, other: Answers, draws: int = DRAWS, *, same_training: bool = False, share: float = 1
+) -> Interval:
+    r"""Accuracy of `one` minus `share` times that of `other`, paired by sentence. Each is (seeds, sentences), sentences
+    the same.
 
     same_training: both are states of the same trained models, seed by seed, and so paired by seed as well.
     """
     if same_training:
-        return _combined(((1, _array(one) - _array(other)),), draws)
-    return _combined(((1, one), (-1, other)), draws)
+        return _combined(((1, _array(one) - share * _array(other)),), draws)
+    return _combined(((1, one), (-share, other)), draws)
 
 
 def change(before: tuple[Answers, Answers], after: tuple[Answers, Answers], draws: int = DRAWS) -> Interval:
@@ -69,12 +72,12 @@ def change(before: tuple[Answers, Answers], after: tuple[Answers, Answers], draw
     return _combined(((1, after[0]), (-1, after[1]), (-1, before[0]), (1, before[1])), draws)
 
 
-def _combined(terms: Sequence[tuple[int, Answers | npt.NDArray[np.float64]]], draws: int) -> Interval:
-    r"""A sum of accuracies, each with its sign; one draw of sentences serves all of them."""
-    signed = [(sign, _array(correct)) for sign, correct in terms]
-    sentences, seeds = _draws(signed[0][1].shape[1], tuple(len(a) for _, a in signed), draws)
-    drawn = sum(sign * _means(a, own, sentences) for (sign, a), own in zip(signed, seeds, strict=True))
-    return _interval(float(sum(sign * a.mean() for sign, a in signed)), np.asarray(drawn))
+def _combined(terms: Sequence[tuple[float, Answers | npt.NDArray[np.float64]]], draws: int) -> Interval:
+    r"""A sum of accuracies, each with its weight; one draw of sentences serves all of them."""
+    weighed = [(weight, _array(correct)) for weight, correct in terms]
+    sentences, seeds = _draws(weighed[0][1].shape[1], tuple(len(a) for _, a in weighed), draws)
+    drawn = sum(weight * _means(a, own, sentences) for (weight, a), own in zip(weighed, seeds, strict=True))
+    return _interval(float(sum(weight * a.mean() for weight, a in weighed)), np.asarray(drawn))
 
 
 def _array(correct: Answers | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

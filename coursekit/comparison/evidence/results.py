@@ -54,12 +54,13 @@ class Evidence:
         r"""Test accuracy, the mean over the seeds, with its 95 % interval."""
         return intervals.accuracy([run.correct for run in self._of(arm)])
 
-    def minus(self, arm: str, other: str) -> Interval:
-        r"""Test accuracy of `arm` minus that of `other`, with its 95 % interval: paired by sentence, and by seed as
-        well where both are states of the same trained models.
+    def minus(self, arm: str, other: str, share: float = 1) -> Interval:
+        r"""Test accuracy of `arm` minus `share` times that of `other`, with its 95 % interval: paired by sentence, and
+        by seed as well where both are states of the same trained models.
         """
-        answers = ([run.correct for run in self._of(name)] for name in (arm, other))
-        return intervals.difference(*answers, same_training=self._trained(arm) == self._trained(other))
+        one, two = ([run.correct for run in self._of(name)] for name in (arm, other))
+        together = self._trained(arm) == self._trained(other)
+        return intervals.difference(one, two, same_training=together, share=share)
 
     def validation(self, arm: str) -> float:
         r"""Validation accuracy at the end, the mean over the seeds: what may choose an arm, since no test sentence was

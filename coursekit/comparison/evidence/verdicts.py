@@ -1,4 +1,4 @@
-r"""What a file of evidence answers to a notebook's questions, and which of them it cannot answer yet."""
+r"""What a file of evidence answers to a notebook's questions, as far as their arms have run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from coursekit.comparison.evidence.results import Evidence
 
 
 def verdicts(evidence: Evidence, asked: Mapping[str, tuple[str, ...]]) -> list[str]:
-    r"""A line for each of `asked` whose arms were run with every seed, and one that names the others.
+    r"""A line for each of `asked` whose arms were run with every seed; none for the others.
 
     asked: what is compared, in words -> two arms, of which the first is compared with the second, or four: how far the
     difference of the first two moves to that of the last two.
     """
     there = {label: arms for label, arms in asked.items() if set(arms) <= set(evidence.arms)}
-    waiting = [label for label in asked if label not in there]
     lines = []
     for label, arms in there.items():
         one, two = arms[:2], arms[2:]
@@ -23,7 +22,7 @@ def verdicts(evidence: Evidence, asked: Mapping[str, tuple[str, ...]]) -> list[s
         most = max(abs(found.low), abs(found.high))
         told = "" if found.tells else f": not told apart, more than {most:.3f} either way is ruled out"
         lines.append(f"{label}: {found!r}{told}")
-    return lines + ([f"Undecided, for want of runs: {'; '.join(waiting)}."] if waiting else [])
+    return lines
 
 
 def times(evidence: Evidence, arm: str, other: str) -> tuple[float, float] | None:
@@ -39,6 +38,23 @@ def times(evidence: Evidence, arm: str, other: str) -> tuple[float, float] | Non
         _bounds(sorted(evidence.by_rate(a)), evidence.rate(a)) for a in (arm, other)
     )
     return low / most, high / least if least else math.inf
+
+
+def factor(evidence: Evidence, arm: str, other: str, claimed: float) -> str | None:
+    r"""How many times the best learning rate of `other` that of `arm` is: on the grid, and how far the grid leaves it
+    open. None where one of them was not run with every seed.
+
+    claimed: what somebody says it is. Where that is one of the two ends, up to rounding, the line says so.
+    """
+    between = times(evidence, arm, other)
+    if between is None:
+        return None
+    at = evidence.rate(arm) / evidence.rate(other)
+    best, low, high = (f"{float(f'{x:.2g}'):g}" if 0 < x < math.inf else "open" for x in (at, *between))
+    end = any(math.isclose(bound, claimed, rel_tol=0.05) for bound in between)
+    return f"best on the grid: {best} times; half a grid step either way: {low} to {high}" + (
+        f"; {claimed:g} is the very end of that range" if end else ""
+    )
 
 
 def _bounds(tried: list[float], best: float) -> tuple[float, float]:
