@@ -3,6 +3,7 @@ r"""The command `coursekit`. Each command imports what it needs when it runs: `-
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -38,6 +39,15 @@ def _need_papermill() -> None:
         )
 
 
+def _share_cores(jobs: int) -> None:
+    r"""Threads for each of several notebooks at a time, unless OMP_NUM_THREADS says it already.
+
+    PyTorch gives every process all cores; two that do so wait for each other and take several times as long.
+    """
+    if jobs > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+
+
 @app.command()
 @polite
 def fetch() -> None:
@@ -66,6 +76,7 @@ def run(
     from coursekit.notebook.parameters import parse
 
     end_children_too()
+    _share_cores(jobs)
     given = dict(map(parse, parameter or []))
     results = run_notebooks(
         _notebooks(notebooks), out, profile, given, force=force, timeout=timeout, jobs=jobs
@@ -87,6 +98,7 @@ def refresh(
     from coursekit.authoring.refresh import refresh as put
 
     end_children_too()
+    _share_cores(jobs)
     for path in put(_notebooks(notebooks), out, jobs=jobs):
         tell(f"refreshed {path}")
 

@@ -140,6 +140,23 @@ def test_the_status_of_a_batch_says_whether_all_went_well(here, quick):
     assert "bad.ipynb: failed" in done.stderr and "ZeroDivisionError: division by zero" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "jobs, set_by_user, threads", [(1, None, None), (2, None, "4"), (16, None, "1"), (2, "3", "3")]
+)
+def test_notebooks_side_by_side_share_the_cores(here, monkeypatch, jobs, set_by_user, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", set_by_user or "to be taken away")
+    if set_by_user is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    found = []
+    monkeypatch.setattr(
+        runner, "run_notebooks", lambda *_, **__: found.append(os.environ.get("OMP_NUM_THREADS")) or []
+    )
+    notebook(here / "good.ipynb", "1")
+    assert coursekit("run", "good.ipynb", "--jobs", str(jobs)).exit_code == 0
+    assert found == [threads]
+
+
 def test_nobody_needs_to_listen(here, quick, monkeypatch):
     r"""`coursekit run | head -1`: the results are written all the same."""
     notebook(here / "good.ipynb", "1")
