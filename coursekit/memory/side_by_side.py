@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from coursekit import counts
+from coursekit.labels import IGNORED
 from coursekit.memory.breakdown import Breakdown
 from coursekit.memory.measure import measure
 from coursekit.memory.predict import predict
@@ -25,7 +26,7 @@ def random_batch(model: nn.Module, rows: int, tokens: int, seed: int = 0) -> dic
     mask = torch.ones_like(ids)
     mask[1:, tokens * 3 // 4 :] = 0
     encoder = counts.architecture(model.config).encoder
-    labels = torch.arange(rows) % 2 if encoder else ids.masked_fill(mask == 0, -100)
+    labels = torch.arange(rows) % 2 if encoder else ids.masked_fill(mask == 0, IGNORED)
     device = next(model.parameters()).device
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
 

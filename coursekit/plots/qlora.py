@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -83,8 +84,6 @@ def side_by_side(
 
     losses: label -> one for each step. nats: the two labels -> one value for each sentence. what: what the nats are of.
     """
-    import matplotlib.pyplot as plt
-
     (one, other), (_, (left, right)) = nats, plt.subplots(1, 2, figsize=(9, 3.4))
     loss_curve(losses, smooth=smooth, ax=left)
     left.set_title("training loss, same batches")

@@ -99,9 +99,8 @@ def beside_the_paper() -> dict[str, tuple[float, Claim]]:
     """
     n, n_7b = (counts.full(llama_config(size), "causal") for size in ("65B", "7B"))
     fp32_scales = qlora_bill("65B", quantized=Quantized(double=False)).weights
-    adapters = 4 * LoRA(r=64, alpha=16, targets="all-linear").count(
-        llama_config("7B")
-    )  # in fp32, in the bill's weights
+    lora = LoRA(r=64, alpha=16, targets="all-linear")
+    adapters = 4 * lora.count(llama_config("7B"))  # in fp32, among the bill's weights
     sums = {
         "full": (2 + 2 + 8) * n / GB,
         "saved_bytes": (fp32_scales - qlora_bill("65B").weights) / GB,

@@ -40,9 +40,7 @@ class MergeError:
     error: float  # norm of what quantizing the merged weight does to it
     moved: float  # share of the weights whose code is another one afterwards
     step: float  # root mean square of the update, with the smallest distance of two levels (mean absmax) as 1
-    follows: (
-        float  # cosine of the update and of what it became, Q(W + ΔW) - W: 1 is all of its direction, 0 none
-    )
+    follows: float  # cosine of the update and of what it became, Q(W + ΔW) - W: 1 has its whole direction
     follows_by_codes: float  # the same where the old scales are kept
 
     @property

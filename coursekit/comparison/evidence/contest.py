@@ -2,9 +2,11 @@ r"""What a contest between arms hangs on: the learning rates at which both ran, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from coursekit.comparison.evidence import intervals, tables
+from coursekit.comparison.evidence.intervals import Interval
+from coursekit.comparison.evidence.plan import Run
 from coursekit.comparison.evidence.results import Evidence, mean_validation
 from coursekit.notebook.tables import Table
 
@@ -17,12 +19,10 @@ def at_rates(evidence: Evidence, one: str, other: str) -> Table:
     columns = [f"{one} minus {other}", "validation accuracy", "test accuracy (95 %)"]
     if not {one, other} <= set(evidence.arms):
         return Table(columns, [])
-    first, second = evidence.whole(one), evidence.whole(other)
     rows = []
-    for rate in sorted({*first} & {*second}):
-        test = intervals.difference(*([run.correct for run in runs[rate]] for runs in (first, second)))
-        ahead = mean_validation(first[rate]) - mean_validation(second[rate])
-        rows.append([f"{rate:g} for both", f"{ahead:+.3f}", tables.words(test)])
+    for rate, (first, second) in _at_shared_rates(evidence, one, other).items():
+        ahead = mean_validation(first) - mean_validation(second)
+        rows.append([f"{rate:g} for both", f"{ahead:+.3f}", tables.words(_on_test(first, second))])
     own = f"each its own: {evidence.rate(one):g} and {evidence.rate(other):g}"
     ahead = evidence.validation(one) - evidence.validation(other)
     rows.append([own, f"{ahead:+.3f}", tables.answer(evidence, one, other)])
@@ -37,14 +37,12 @@ def at_a_shared_rate(evidence: Evidence, one: str, other: str) -> str:
     """
     if not {one, other} <= set(evidence.arms):
         return ""
-    runs = evidence.whole(one), evidence.whole(other)
-    shared = sorted({*runs[0]} & {*runs[1]})
+    shared = _at_shared_rates(evidence, one, other)
     if not shared:
         return ""
-    rate = max(shared, key=lambda rate: sum(mean_validation(arm[rate]) for arm in runs))
-    same = intervals.difference(*([run.correct for run in arm[rate]] for arm in runs))
-    own = tables.answer(evidence, one, other)
-    return f"{one} minus {other}, test accuracy: at {rate:g} for both {tables.words(same)}; each at its own {own}"
+    rate = max(shared, key=lambda rate: sum(map(mean_validation, shared[rate])))
+    same, own = tables.words(_on_test(*shared[rate])), tables.answer(evidence, one, other)
+    return f"{one} minus {other}, test accuracy: at {rate:g} for both {same}; each at its own {own}"
 
 
 def peak(evidence: Evidence, arm: str) -> str:
@@ -81,6 +79,18 @@ def larger(evidence: Evidence, arm: str, labels: Mapping[str, str]) -> list[str]
                 f"{labels[other]}, {times:.3g} times as many parameters, minus {labels.get(arm, arm)}: {gap}"
             )
     return found
+
+
+def _at_shared_rates(
+    evidence: Evidence, one: str, other: str
+) -> dict[float, tuple[tuple[Run, ...], tuple[Run, ...]]]:
+    r"""Learning rate -> the runs of both arms, one a seed, at each rate that both were run at with every seed."""
+    first, second = evidence.whole(one), evidence.whole(other)
+    return {rate: (first[rate], second[rate]) for rate in sorted({*first} & {*second})}
+
+
+def _on_test(one: Sequence[Run], other: Sequence[Run]) -> Interval:
+    return intervals.difference([run.correct for run in one], [run.correct for run in other])
 
 
 __all__ = ["at_a_shared_rate", "at_rates", "larger", "peak"]

@@ -3,20 +3,18 @@ r"""What is learned and what is kept, as data/evidence/forgetting.csv has it: ea
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, geometric_mean, stdev
 
-from coursekit.forgetting.domains import Remedy
+from coursekit.forgetting.domains import OLDS, RATE, Remedy
 from coursekit.notebook.tables import Table
 from coursekit.paths import DATA
 
 #: A remedy and its strength; ("before", 0) is the model that has not learned the new domain yet.
 Way = tuple[str, float]
 #: Where every remedy starts, and all weights without a remedy, at the learning rate that the remedies have.
-BEFORE, PLAIN = ("before", 0.0), ("full", 3e-3)
-_OLDS = ("film", "product", "newspaper")
+BEFORE, PLAIN = ("before", 0.0), ("full", RATE)
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def read() -> Forgetting:
     seeds, first = len({run["seed"] for run in runs}), runs[0]
     return Forgetting(
         collected(lambda run: float(run["tweet"])),
-        collected(lambda run: math.prod(float(run[name]) for name in _OLDS) ** (1 / len(_OLDS))),
+        collected(lambda run: geometric_mean(float(run[name]) for name in OLDS)),
         f"{seeds} seeds, {first['steps']} steps of {first['batch']} blocks, {first['blocks']} test blocks of each "
         f"domain, {first['processor']}",
     )
