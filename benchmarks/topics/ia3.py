@@ -5,7 +5,7 @@ from __future__ import annotations
 from topics._film import SETTING, arm
 
 from coursekit.comparison.candidates import CANDIDATES, Candidate
-from coursekit.comparison.evidence.grid import Grid
+from coursekit.comparison.evidence.grid import Grid, few
 from coursekit.methods import LoRA, PfeifferAdapter
 
 __all__ = ["GRID", "SETTING"]
@@ -34,7 +34,7 @@ GRID = Grid(
         ),
         *(
             arm(
-                f"{name} with {n} examples", CANDIDATES[name], rate, FEW_STEPS,
+                few(name, n), CANDIDATES[name], rate, FEW_STEPS,
                 experiment="few", method=name, examples=n,
             )
             for n in EXAMPLES

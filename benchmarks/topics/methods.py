@@ -8,6 +8,7 @@ from topics._film import SETTING, arm, reading_the_text
 
 from coursekit.comparison.candidates import EVERY
 from coursekit.comparison.evidence.grid import Grid
+from coursekit.comparison.guide import DOUBLED
 
 __all__ = ["GRID", "METHODS", "SETTING"]
 
@@ -25,9 +26,6 @@ METHODS = {name: candidate for name, candidate in EVERY.items() if name in RATES
 #: The head reads the text in all of them, and not the first virtual token.
 METHODS |= {name: replace(METHODS[name], attach=reading_the_text) for name in ("prompt", "p-tuning")}
 
-#: Are 300 steps enough? Asked of one method of each kind.
-DOUBLED = ("full", "pfeiffer", "ia3", "bitfit", "lora", "prompt", "prefix")
-
 GRID = Grid(
     topic="methods",
     arms=tuple(
@@ -35,7 +33,7 @@ GRID = Grid(
             name,
             METHODS[name],
             rate,
-            doublings=int(name in DOUBLED),
+            doublings=int(name in DOUBLED),  # are 300 steps enough?
             method=name,
             family=METHODS[name].family,
         )

@@ -230,9 +230,9 @@ def _secret_gated(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, f
 GATED_ATTENTION = register(
     Exercise(
         id="soft-prompts-gated-attention",
-        points=3,
+        points=2,
         difficulty=2,
-        minutes=10,
+        minutes=5,
         hints=(
             "Write attention(q, k, v) once and call it twice: for the tokens, and for the prompts.",
             "Ask what must come out for gate = 0: exactly what the model answered before.",

@@ -257,7 +257,7 @@ DESIGN = register(
             "learning rate, how many steps on which rows.",
             "Vectors of words are a good start: model.get_input_embeddings().weight[ids]. Which words would you ask "
             "with? load_decoder('smollm2')[1] is the tokenizer.",
-            "A learning rate of 0.03 to 0.1 with Adam and forty steps of eight rows take a few seconds. Keep some rows "
+            "A learning rate of 0.03 to 0.1 with Adam and forty steps of eight rows take half a minute. Keep some rows "
             "back, and see on them whether it still gets better.",
         ),
         budget=Budget(minutes=3, model="smollm2"),

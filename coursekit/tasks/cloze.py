@@ -17,6 +17,7 @@ from coursekit import paths
 from coursekit.errors import CourseError
 from coursekit.labels import IGNORED
 from coursekit.tasks.prepared import Prepared
+from coursekit.tasks.task import Task
 
 #: Rows of each split but the last, which has the rest.
 SIZES = {"train": 60, "validation": 24}
@@ -32,6 +33,14 @@ def load_capitals() -> DatasetDict:
         splits[name] = Dataset.from_list(rows[start : start + size])
         start += size
     return DatasetDict(splits)
+
+
+def from_labels(task: Task) -> DatasetDict:
+    r"""Columns `subject` (a sentence of `task`) and `answer` (the name of its label), in the same splits."""
+    return DatasetDict({
+        split: Dataset.from_dict({"subject": rows["text"], "answer": [task.labels[i] for i in rows["label"]]})
+        for split, rows in task.data.items()
+    })  # fmt: skip
 
 
 def prepare_cloze(data: DatasetDict, template: str, tokenizer: Any, name: str = "cloze") -> Prepared:

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from coursekit.comparison.bench import Bench, Setting
 from coursekit.comparison.candidates import CANDIDATES
+from coursekit.comparison.evidence import grid as grids
 from coursekit.comparison.evidence import intervals, plan, store, work
 from coursekit.comparison.evidence.card import card
 from coursekit.comparison.evidence.cell import Recipe, autocast, train
-from coursekit.comparison.evidence.grid import Arm, Grid
+from coursekit.comparison.evidence.grid import Arm, Grid, few
 from coursekit.comparison.evidence.plan import Cell, Run
 from coursekit.comparison.evidence.results import Evidence, read
 from coursekit.errors import CourseError
@@ -339,7 +340,7 @@ def test_two_states_of_one_training_are_paired_by_seed():
     hard = np.random.default_rng(0).random(500)
     levels = (0.6, 0.8, 0.9)  # what training came to, with each seed
     one, other = ([hard < level - less for level in levels] for less in (0, 0.03))
-    apart, paired = intervals.difference(one, other), intervals.difference(one, other, same_training=True)
+    apart, paired = intervals.difference(one, other), intervals.difference(one, other, by_seed=True)
     assert paired.value == pytest.approx(np.mean(one) - np.mean(other)) == apart.value
     assert paired.tells and not apart.tells and apart.margin > 5 * paired.margin
     runs = [Run(Cell(arm, 9, 1e-3, seed), ((9, 0.5),), tuple(own[seed]), 7, 1.0)
@@ -347,6 +348,43 @@ def test_two_states_of_one_training_are_paired_by_seed():
     found = Evidence("t", tuple(runs))
     assert found.minus("a", "a, cut") == paired and found.minus("a, cut", "a").tells
     assert found.minus("a", "b") == apart
+
+
+def _few(levels: dict[str, tuple[float, ...]]) -> Evidence:
+    hard = np.random.default_rng(0).random(500)
+    return Evidence("t", tuple(
+        Run(Cell(arm, 9, 1e-3, seed), ((9, 0.5),), tuple(hard < share), 7, 1.0)
+        for arm, shares in levels.items() for seed, share in enumerate(shares)
+    ))  # fmt: skip
+
+
+def test_arms_that_train_on_the_same_few_sentences_are_paired_by_seed():
+    high, low = (0.6, 0.8, 0.9), (0.57, 0.77, 0.87)  # which sentences the seed drew moves both
+    found = _few({few("a", 16): high, few("b", 16): low, few("b", 128): low, "a": high, "b": low})
+    paired = found.minus(few("a", 16), few("b", 16))
+    assert paired.tells
+    for apart in (found.minus("a", "b"), found.minus(few("a", 16), few("b", 128))):
+        assert apart.value == pytest.approx(paired.value) and apart.margin > 5 * paired.margin
+    assert [grids.drawn(arm) for arm in ("a", few("a", 16), "a with 16 examples, 600 steps")] == [
+        None,
+        16,
+        None,
+    ]
+
+
+def test_a_change_between_such_pairs_is_paired_by_seed():
+    found = _few({
+        few("a", 16): (0.5, 0.6, 0.8), few("b", 16): (0.53, 0.63, 0.83),
+        few("a", 128): (0.7, 0.8, 0.9), few("b", 128): (0.67, 0.77, 0.87),
+    })  # fmt: skip
+    moved = found.change((few("a", 128), few("b", 128)), (few("a", 16), few("b", 16)))
+    assert moved.value == pytest.approx(-0.06, abs=0.02) and moved.high < 0
+
+
+def test_a_difference_is_the_same_from_both_sides():
+    found = _few({"a": (0.6, 0.7, 0.9), "b": (0.5, 0.7, 0.7)})
+    one, other = found.minus("a", "b"), found.minus("b", "a")
+    assert (one.value, one.low, one.high) == (-other.value, -other.high, -other.low)
 
 
 def test_the_variance_of_few_seeds_is_not_underrated():

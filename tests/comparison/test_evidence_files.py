@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from coursekit.comparison import guide
 from coursekit.comparison.bench import Bench
 from coursekit.comparison.evidence.card import card
 from coursekit.comparison.evidence.cell import train
@@ -51,11 +50,6 @@ def test_a_file_is_of_its_grid_and_has_its_card(topic):
     assert table == [line for line in stored.splitlines() if line.startswith("| ")], (
         "the card is older than the runs"
     )
-
-
-@pytest.mark.parametrize("topic", ["methods"], indirect=True)
-def test_the_guide_knows_of_which_arms_longer_runs_are_planned(topic):
-    assert set(topic.DOUBLED) == set(guide.DOUBLED)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@ r"""What is to be measured, declared: arms of one experiment, the rates to searc
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,3 +93,14 @@ class Grid:
 def derived(arm: str, state: str) -> str:
     r"""The name of what `arm` trained, tested in another state."""
     return f"{arm}, {state}"
+
+
+def few(arm: str, n: int) -> str:
+    r"""The name of `arm` where it trains on `n` sentences only, which the seed draws: the same ones for every arm."""
+    return f"{arm} with {n} examples"
+
+
+def drawn(arm: str) -> int | None:
+    r"""How many training sentences the seed draws for `arm`; None where it trains on all."""
+    found = re.search(r" with (\d+) examples$", arm)
+    return int(found[1]) if found else None

@@ -11,6 +11,7 @@ from statistics import NormalDist, fmean, median
 
 import torch
 
+from coursekit.comparison.evidence import tables
 from coursekit.comparison.evidence.intervals import Interval
 from coursekit.evaluation.scores import Score
 from coursekit.notebook.tables import Table
@@ -22,15 +23,11 @@ Way = tuple[str, int]
 
 @dataclass(frozen=True)
 class InContext:
-    r"""shares: of right answers, one for each seed. sentences: on how many test sentences. tokens, seconds: of a query.
-
-    The seconds are the median over the runs, on a machine that did other things as well.
-    """
+    r"""shares: of right answers, one for each seed. sentences: on how many test sentences. tokens: of a query."""
 
     shares: dict[Way, tuple[float, ...]]
     sentences: int
     tokens: dict[Way, float] = field(default_factory=dict)
-    seconds: dict[Way, float] = field(default_factory=dict)
 
     def scores(self, way: str) -> dict[int, list[Score]]:
         r"""Number of examples -> the score of each seed."""
@@ -42,9 +39,7 @@ class InContext:
 
     def compared(self, one: Way, other: Way) -> str:
         r"""A sentence on whether `one` and `other` differ."""
-        gap = self.difference(one, other)
-        verdict = "" if gap.tells else ": not told apart"
-        return f"{_named(one)} minus {_named(other)}: {gap}{verdict}"
+        return f"{_named(one)} minus {_named(other)}: {tables.words(self.difference(one, other))}"
 
     def difference(self, one: Way, other: Way) -> Interval:
         r"""Mean accuracy of `one` minus that of `other`, with a 95 % interval over sentences (not over seeds).
@@ -71,16 +66,14 @@ def read() -> InContext:
     r"""The runs of the file."""
     found: dict[Way, tuple[float, ...]] = {}
     tokens: dict[Way, list[float]] = {}
-    seconds: dict[Way, list[float]] = {}
     with (DATA / "evidence" / "in_context.csv").open(newline="", encoding="utf-8") as file:
         runs = list(csv.DictReader(file))
     for run in runs:
         way, n = (run["way"], int(run["examples"])), int(run["sentences"])
         found[way] = (*found.get(way, ()), int(run["correct"]) / n)
         tokens.setdefault(way, []).append(float(run["tokens"]))
-        seconds.setdefault(way, []).append(float(run["seconds"]))
-    middle = [{way: median(v) for way, v in noted.items()} for noted in (tokens, seconds)]
-    return InContext(found, min(int(run["sentences"]) for run in runs), *middle)
+    sentences = min(int(run["sentences"]) for run in runs)
+    return InContext(found, sentences, {way: median(v) for way, v in tokens.items()})
 
 
 def _named(way: Way) -> str:

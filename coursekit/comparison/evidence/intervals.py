@@ -4,7 +4,8 @@ The bootstrap (Efron 1979) draws sentences and seeds again and again with replac
 sentences, so the same draw of sentences serves both: that is what makes the difference paired, and its interval
 narrower than those of the two accuracies. Seeds are drawn for each arm by itself: seed 0 of one method and seed 0 of
 another share the order of the data but not what training makes of it. Two states of one trained model, such as with
-adapters and without some of them, share all of it, and so the draw of seeds.
+adapters and without some of them, share all of it, and so the draw of seeds. So do two arms of which the seed also
+draws the few sentences that they train on: which sentences these are moves both.
 
 Drawing k seeds from k with replacement gives a variance that is too small, by (k - 1)/k: what a draw of seeds moves is
 widened by sqrt(k/(k - 1)) (Davison and Hinkley 1997, section 3.2, on resampling groups).
@@ -55,20 +56,33 @@ def accuracy(correct: Answers, draws: int = DRAWS) -> Interval:
 
 
 def difference(
-    one: Answers, other: Answers, draws: int = DRAWS, *, same_training: bool = False, share: float = 1
+    one: Answers, other: Answers, draws: int = DRAWS, *, by_seed: bool = False, share: float = 1
 ) -> Interval:
     r"""Accuracy of `one` minus `share` times that of `other`, paired by sentence. Each is (seeds, sentences), sentences
     the same.
 
-    same_training: both are states of the same trained models, seed by seed, and so paired by seed as well.
+    by_seed: a seed means the same for both, the same trained model or the same training sentences, and so they are
+    paired by seed as well.
     """
-    if same_training:
+    if by_seed:
         return _combined(((1, _array(one) - share * _array(other)),), draws)
     return _combined(((1, one), (-share, other)), draws)
 
 
-def change(before: tuple[Answers, Answers], after: tuple[Answers, Answers], draws: int = DRAWS) -> Interval:
-    r"""The difference of the pair `after` minus that of the pair `before`; all four answered the same sentences."""
+def change(
+    before: tuple[Answers, Answers],
+    after: tuple[Answers, Answers],
+    draws: int = DRAWS,
+    *,
+    by_seed: bool = False,
+) -> Interval:
+    r"""The difference of the pair `after` minus that of the pair `before`; all four answered the same sentences.
+
+    by_seed: within each of the pairs, as in `difference`.
+    """
+    if by_seed:
+        late, early = (_array(one) - _array(other) for one, other in (after, before))
+        return _combined(((1, late), (-1, early)), draws)
     return _combined(((1, after[0]), (-1, after[1]), (-1, before[0]), (1, before[1])), draws)
 
 

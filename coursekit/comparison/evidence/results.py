@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from coursekit.comparison.evidence import intervals
-from coursekit.comparison.evidence.grid import derived
+from coursekit.comparison.evidence.grid import derived, drawn
 from coursekit.comparison.evidence.intervals import Interval
 from coursekit.comparison.evidence.plan import Cell, Run, mean_curve
 from coursekit.comparison.evidence.store import parse
@@ -56,11 +56,13 @@ class Evidence:
 
     def minus(self, arm: str, other: str, share: float = 1) -> Interval:
         r"""Test accuracy of `arm` minus `share` times that of `other`, with its 95 % interval: paired by sentence, and
-        by seed as well where both are states of the same trained models.
+        by seed as well where both are states of the same trained models, or trained on the same few sentences.
         """
+        if share == 1 and other < arm:  # the same draws in both directions
+            back = self.minus(other, arm)
+            return Interval(0.0 - back.value, 0.0 - back.high, 0.0 - back.low)
         one, two = ([run.correct for run in self._of(name)] for name in (arm, other))
-        together = self._trained(arm) == self._trained(other)
-        return intervals.difference(one, two, same_training=together, share=share)
+        return intervals.difference(one, two, by_seed=self._by_seed(arm, other), share=share)
 
     def validation(self, arm: str) -> float:
         r"""Validation accuracy at the end, the mean over the seeds: what may choose an arm, since no test sentence was
@@ -102,7 +104,8 @@ class Evidence:
     def change(self, before: tuple[str, str], after: tuple[str, str]) -> Interval:
         r"""How far the difference of two arms moves: that of the pair `after` minus that of the pair `before`."""
         one, other = ([[run.correct for run in self._of(arm)] for arm in pair] for pair in (before, after))
-        return intervals.change((one[0], one[1]), (other[0], other[1]))
+        together = self._by_seed(*before) and self._by_seed(*after)
+        return intervals.change((one[0], one[1]), (other[0], other[1]), by_seed=together)
 
     def searched(self, arm: str) -> list[Run]:
         r"""The runs that chose the learning rate: the shortest, since longer ones are at that rate alone."""
@@ -131,6 +134,11 @@ class Evidence:
     def minutes(self) -> float:
         r"""By the clock, all runs together."""
         return sum(run.seconds for run in self.runs) / 60
+
+    def _by_seed(self, arm: str, other: str) -> bool:
+        r"""Whether a seed means the same for both: the same trained model, or the same few training sentences."""
+        few = drawn(arm)
+        return self._trained(arm) == self._trained(other) or (few is not None and few == drawn(other))
 
     def _trained(self, arm: str) -> set[Cell]:
         r"""The cells that were trained for `arm`: its own, or those of the arm that it is a state of."""

@@ -39,6 +39,35 @@ def plainly(evidence: Evidence, arm: str, other: str, one: str, two: str) -> lis
     return [f"{one} after {evidence.steps(arm)} steps: {verdict} {two}, {found.value:+.3f} in test accuracy"]
 
 
+def standing(evidence: Evidence, arm: str, others: Sequence[str], labels: Mapping[str, str]) -> str:
+    r"""Which of `others` `arm` is ahead of, behind, or not told apart from; those without all seeds are not named."""
+    minus = {
+        labels[other]: evidence.minus(arm, other) for other in others if {arm, other} <= set(evidence.arms)
+    }
+    told = {
+        "ahead of": [label for label, gap in minus.items() if gap.low > 0],
+        "behind": [label for label, gap in minus.items() if gap.high < 0],
+        "not told apart from": [label for label, gap in minus.items() if not gap.tells],
+    }
+    said = "; ".join(f"{word} {' and '.join(found)}" for word, found in told.items() if found)
+    return f"{labels[arm]} is {said}" if said else f"{labels[arm]} is not compared yet: the runs are missing"
+
+
+def rate_costs(evidence: Evidence, arms: Sequence[str], labels: Mapping[str, str]) -> list[str]:
+    r"""For each arm its best learning rate, and how much less validation accuracy the others have that were tried."""
+    lines = []
+    for arm in arms:
+        if arm in evidence.arms:
+            tried, single, best = evidence.by_rate(arm), evidence.once(arm), evidence.rate(arm)
+            lost = [
+                f"{rate:g} costs {tried[best] - value:.3f}{' (one seed)' if rate in single else ''}"
+                for rate, value in tried.items()
+                if rate != best
+            ]
+            lines.append(f"{labels[arm]}: best learning rate {best:g}; {', '.join(lost)}")
+    return lines
+
+
 def in_methods(labels: dict[str, str], reference: str, called: str) -> list[str]:
     r"""The same arms in methods.csv, each minus `reference`, and what twice the steps bring, where that was run."""
     evidence, said = results.read_if_there("methods"), []
