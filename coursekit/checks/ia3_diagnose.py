@@ -24,7 +24,7 @@ STEPS, SHOWN = 12, 32
 SENTENCES, LENGTH, BATCH = 64, 10, 8
 #: What may be wrong.
 FAULTS = ("learning rate", "zeros", "not frozen", "16 bits", "twice", "left out")
-#: Factors of a right run move by about its learning rate in a step, at least this; LoRA's rate is a tenth of it.
+#: The farthest factor of a right run moves by about its learning rate in a step, at least this; LoRA's is a tenth.
 LEAST_MOVE = 0.01
 
 Run = dict[str, Tensor]
@@ -229,7 +229,8 @@ DIAGNOSE = register(
         hints=(
             "Ask of each fault: which of the tensors would look different, and in which way? Print that for the runs "
             "of the picture, and sort them by it.",
-            "Adam moves a factor by about the learning rate in a step. l.diff(dim=0).abs() are the moves.",
+            "Adam moves a factor by at most about the learning rate in a step. l.diff(dim=0).abs() are the moves; look "
+            "at the largest.",
             "bfloat16 keeps 8 binary digits: x.bfloat16().float() == x tells whether x is one of its numbers.",
             "h is what the attention got, y what W_v made of the tokens. How should one come from the other?",
             "1 is a number that bfloat16 has, so factors that never move pass that test, too: mind the order.",

@@ -132,7 +132,7 @@ FOLD_QUANTIZED = register(
             "A block is codes * one scale. For which factors is l_j * (scale * code_j) = new_scale * code_j for every "
             "j of the block?",
             "codes.unflatten(1, (blocks, -1)) is (out, blocks, block). A factor of the outputs is the same along a "
-            "whole row; a factor of the inputs is another in each column.",
+            "whole row; a factor of the inputs differs from column to column.",
             "What does a factor do to a code of 0?",
         ),
         inputs=_public,

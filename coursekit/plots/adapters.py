@@ -13,12 +13,12 @@ from coursekit.plots.common import COLOURS, axes, score_curves
 
 
 def bottleneck(d: int, r: int, ax: Axes | None = None) -> Axes:
-    r"""A bottleneck adapter from left to right: of width d, r and d, with heights to scale."""
+    r"""A bottleneck adapter from left to right: of width d, r and d, with heights to scale, what trains in orange."""
     ax = axes(ax, figsize=(7.0, 2.9))
     columns = [
         (0.0, d, COLOURS[0], f"h: {d}"),
-        (2.0, r, COLOURS[1], f"{r}"),
-        (2.6, r, COLOURS[1], f"{r}"),
+        (2.0, r, COLOURS[0], f"{r}"),
+        (2.6, r, COLOURS[0], f"{r}"),
         (4.6, d, COLOURS[0], f"{d}"),
     ]
     for x, height, colour, text in columns:
@@ -32,7 +32,7 @@ def bottleneck(d: int, r: int, ax: Axes | None = None) -> Axes:
         (x0, h0, *_), (x1, h1, *_) = columns[left], columns[right]
         x0, x1 = x0 + 0.06, x1 - 0.06
         corners = [(x0, h0 / 2), (x1, h1 / 2), (x1, -h1 / 2), (x0, -h0 / 2)]
-        ax.add_patch(plt.Polygon(corners, color="#e9ecef" if left != 1 else "#d9cfe8"))
+        ax.add_patch(plt.Polygon(corners, color=COLOURS[1] if left != 1 else "#d9cfe8"))
         y = 0.0 if left != 1 else r / 2 + 0.06 * d
         ax.text((x0 + x1) / 2, y, text, ha="center", va="center", fontsize=11)
     ax.annotate("", (5.3, 0), (4.68, 0), arrowprops=dict(arrowstyle="->", color="black"))
@@ -51,7 +51,8 @@ def bottleneck(d: int, r: int, ax: Axes | None = None) -> Axes:
 _FROZEN, _LINE = "#dfe3e6", "#444444"
 #: What each picture says in words.
 _FLOWS = {
-    "Houlsby": "A reads the output of attention and that of the feed-forward, and is added to it",
+    "Houlsby": "from the bottom up attention, +, LN, feed-forward, + and LN, as in all panels; "
+    "A reads the output of attention and that of the feed-forward, and is added to it",
     # What A reads here is an exercise of the notebook, whose answer has it in words.
     "Pfeiffer": "A is beside the feed-forward's output, and is added to it; follow the arrows to what it reads",
     "parallel": "A reads what the feed-forward reads, and is added to the feed-forward's output, times s",
@@ -73,7 +74,7 @@ def adapter_places(panels: Sequence[Axes] | None = None) -> Sequence[Axes]:
         ax.set_xlim(-1.3, 1.75)
         ax.set_ylim(-0.3, 12.9)
         ax.axis("off")
-        alt.says(ax, f"{name}: {flow}")
+        alt.says(ax, flow)
     return panels
 
 

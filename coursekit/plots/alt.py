@@ -37,7 +37,10 @@ def describe(figure: Figure) -> str:
 
 
 def says(ax: Axes, text: str) -> None:
-    r"""Have `text` said of a panel whose drawing says nothing by itself, such as coloured tiles."""
+    r"""Have `text` said of a panel whose drawing says nothing by itself, such as coloured tiles.
+
+    Of a diagram it is said in place of its labels.
+    """
     _SAID[ax] = text
 
 
@@ -78,11 +81,12 @@ def _panel(ax: Axes) -> str:
     title = next((_plain(t) for place in ("left", "center", "right") if (t := ax.get_title(loc=place))), "")
     drawn = [*_bars(ax), *_lines(ax), *_points(ax), *_pictures(ax)]
     words = [word for text in ax.texts if (word := _plain(text.get_text()))]
+    told = _SAID.get(ax)
     if words and (not ax.axison or not drawn):
-        drawn = [f"diagram with the labels {', '.join(dict.fromkeys(words))}"]
+        drawn = [] if told else [f"diagram with the labels {', '.join(dict.fromkeys(words))}"]
     elif 0 < len(marks := [word for word in dict.fromkeys(words) if not _is_number(word)]) <= _MOST:
         drawn.append(f"marked: {', '.join(marks)}")
-    drawn += [text] if (text := _SAID.get(ax)) else []
+    drawn += [told] if told else []
     if not drawn and not title:
         return ""
     axes = []

@@ -13,6 +13,7 @@ from bs4 import BeautifulSoup
 
 from coursekit import plots
 from coursekit.batch.report import page_of
+from coursekit.plots import alt as alts
 from coursekit.plots.alt import captions, describe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +103,8 @@ def test_a_diagram_by_its_words(ax):
     ax.text(1, 0, "+")
     ax.axis("off")
     assert describe(ax.figure) == "diagram with the labels W 4 × 8, +."
+    alts.says(ax, "W is added")
+    assert describe(ax.figure) == "W is added."
 
 
 def test_panels_are_told_apart_and_nothing_is_endless():

@@ -37,6 +37,18 @@ def test_memory_bars_add_up():
     }
 
 
+def test_a_bar_that_stands_alone_has_a_number_in_each_part():
+    bill = {"weights": 20.0, "gradients": 20.0, "master": 40.0, "optimizer": 80.0, "activations": 0.5}
+
+    def texts(ax):
+        return [t.get_text() for t in ax.texts]
+
+    ax = plots.memory_bars({"10 B": bill})
+    assert texts(ax) == ["20", "20", "40", "80", "160"], "none for the sliver of activations"
+    assert [t.get_position()[0] for t in ax.texts[:4]] == [10, 30, 60, 120]
+    assert texts(plots.memory_bars({"one": bill, "other": bill})) == ["160", "160"]
+
+
 def test_scores_show_value_and_interval():
     score = Score.of(torch.tensor([True] * 30 + [False] * 70))
     ax = plots.scores({"LoRA": score}, chance=0.2)
@@ -97,6 +109,17 @@ def test_a_bottleneck_is_as_high_as_its_numbers():
     assert [p.get_height() for p in ax.patches if isinstance(p, plt.Rectangle)] == [384, 64, 64, 384]
 
 
+def test_the_matrices_of_a_bottleneck_have_the_colour_of_what_trains():
+    def colour(patch):
+        return to_rgb(patch.get_facecolor())
+
+    ax, places = plots.bottleneck(384, 64), plots.adapter_places()[0]
+    trained = {colour(box) for box in places.patches} - {to_rgb("#dfe3e6")}  # not the frozen parts
+    down, act, up = (p for p in ax.patches if isinstance(p, plt.Polygon))
+    assert {colour(down), colour(up)} == trained
+    assert all(colour(p) not in trained for p in ax.patches if p not in (down, up))
+
+
 def test_each_adapter_has_its_place():
     panels = {ax.get_title("left"): ax for ax in plots.adapter_places()}
     place = {
@@ -116,7 +139,12 @@ def test_each_adapter_has_its_place():
         "Houlsby": 4, "Pfeiffer": 4, "parallel": 3, "Lin": 3
     }  # fmt: skip
     assert [t.get_text() for t in panels["Pfeiffer"].texts].count("LN") == 3
-    assert "follow the arrows" in describe(panels["Pfeiffer"].figure)  # an exercise asks what they say
+    said = describe(panels["Pfeiffer"].figure)
+    assert "follow the arrows" in said  # an exercise asks what they say
+    assert said.endswith(
+        "Panel 4: Lin. A reads the block's output after a norm of its own, and is added to it."
+    )
+    assert "labels" not in said  # which are the same in all panels
 
 
 def test_scores_stand_at_their_settings():
