@@ -174,7 +174,7 @@ def _ticks(ax: Axes, flat: bool) -> dict[float, str]:
 def _points(ax: Axes) -> list[str]:
     said = []
     for group in ax.collections:
-        if isinstance(group, PathCollection) and len(group.get_offsets()):
+        if isinstance(group, PathCollection) and len(_numbers(group.get_offsets())):
             at = _numbers(group.get_offsets())
             (left, right), (low, high) = _range(at[:, 0]), _range(at[:, 1])
             many = f"{len(at)} points" if len(at) > 1 else "1 point"
