@@ -69,15 +69,16 @@ def fit(
     batch_size: rows in one forward pass of one process. accumulate: forward passes per update; the gradient is that of
     the mean over all their labelled tokens, as if they were one batch. warmup: share of the steps. clip: largest norm
     of the gradient, None for no limit. bucket: put rows of about the same length into one batch, so that little of it
-    is padding (see `order.py`). It makes a step cheaper and 300 steps of an encoder not measurably worse; of runs of
-    40 steps some learn nothing from such batches, so it has to be asked for (data/evidence/shortcuts.md). optimizer: "adamw", "sgd", "adamw8bit" (8-bit states),
-    "paged_adamw" (states in host memory, paged in), or a function from parameters to an optimizer, which then brings
-    its own learning rates and decay (they follow the same schedule). objective: what is minimised instead of the
-    model's own loss, such as `training.dpo.DPO` or `forgetting.EWC`: a function of the model and a batch, whose repr
-    tells it apart from others. checkpoint: a folder. A checkpoint found there is continued; one is written every
-    `checkpoint_every` steps, at the end, and on Ctrl-C. activation_checkpointing: recompute each layer in the backward
-    pass instead of storing it. after_step: called with the number of steps done, after each, for a look at
-    validation on the way, say. What it draws at random does not move the training.
+    is padding (see `order.py`). It makes a step cheaper and 300 steps of an encoder not measurably worse; of six runs
+    of 40 steps two learned nothing from such batches and none without, so it has to be asked for
+    (data/evidence/shortcuts.csv). optimizer: "adamw", "sgd", "adamw8bit" (8-bit states), "paged_adamw" (states in host
+    memory, paged in), or a function from parameters to an optimizer, which then brings its own learning rates and decay
+    (they follow the same schedule). objective: what is minimised instead of the model's own loss, such as
+    `training.dpo.DPO` or `forgetting.EWC`: a function of the model and a batch, whose repr tells it apart from others.
+    checkpoint: a folder. A checkpoint found there is continued; one is written every `checkpoint_every` steps, at the
+    end, and on Ctrl-C. activation_checkpointing: recompute each layer in the backward pass instead of storing it.
+    after_step: called with the number of steps done, after each, for a look at validation on the way, say. What it
+    draws at random does not move the training.
 
     The model is in train mode meanwhile, and in the mode it came in afterwards.
 
