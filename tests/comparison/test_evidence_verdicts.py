@@ -9,7 +9,7 @@ import math
 import pytest
 
 from coursekit.comparison.evidence.results import Evidence
-from coursekit.comparison.evidence.verdicts import factor, times, verdicts
+from coursekit.comparison.evidence.verdicts import factor, readings, times, verdicts
 from tests.comparison.test_evidence_tables import RUNS, run
 
 EVIDENCE = Evidence("t", (*RUNS, *(run("twin", 1e-3, seed, 36) for seed in range(3))))
@@ -28,6 +28,20 @@ def test_how_far_a_difference_moves_takes_four_arms():
     assert line.startswith("the gap from one pair to the other: +0.400 (")
 
 
+def test_a_text_has_its_differences_filled_in_once_all_its_arms_are_there():
+    texts = {
+        "rank {}, twin {}.": [("r8", "r1"), ("r8", "twin")],
+        "the gap moves by {}.": [("twin", "r8", "r8", "r1")],
+        "rank {}, later {}.": [("r8", "r1"), ("late", "r1")],
+    }
+    rank, gap = readings(EVIDENCE, texts)
+    assert rank.startswith("rank +0.400 (") and rank.endswith(
+        ", twin +0.000 (+0.000 to +0.000), not told apart."
+    )
+    assert gap.startswith("the gap moves by +0.400 (")
+    assert readings(Evidence("t", ()), texts) == []
+
+
 def test_a_factor_is_bounded_by_the_grid_and_open_at_its_edge():
     def grid(arm: str, best: float, *rates: float) -> list:
         return [run(arm, r, s, 30, validation=0.9 if r == best else 0.7) for r in rates for s in range(3)]
@@ -44,8 +58,9 @@ def test_a_factor_is_bounded_by_the_grid_and_open_at_its_edge():
     assert times(found, "c", "a")[0] == 0.0
     assert times(found, "a", "unheard") is None
     said = factor(found, "a", "b", claimed=10)
-    assert said.startswith(
-        "best on the grid: 30 times; half a grid step either way: 10 to 100; 10 is the very end"
+    assert said == (
+        "best on the grid: 30 times; if the grid's best is the best, half a step either way: 10 to 100; "
+        "10 is the very end of that range"
     )
     assert factor(found, "a", "b", claimed=20).endswith("10 to 100")
     assert factor(found, "a", "c", claimed=20).endswith("10 to open")

@@ -3,9 +3,11 @@ r"""What a file of evidence answers to a notebook's questions, as far as their a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from coursekit.comparison.evidence.intervals import Interval
 from coursekit.comparison.evidence.results import Evidence
+from coursekit.comparison.evidence.tables import words
 
 
 def verdicts(evidence: Evidence, asked: Mapping[str, tuple[str, ...]]) -> list[str]:
@@ -17,12 +19,23 @@ def verdicts(evidence: Evidence, asked: Mapping[str, tuple[str, ...]]) -> list[s
     there = {label: arms for label, arms in asked.items() if set(arms) <= set(evidence.arms)}
     lines = []
     for label, arms in there.items():
-        one, two = arms[:2], arms[2:]
-        found = evidence.change((one[0], one[1]), (two[0], two[1])) if two else evidence.minus(one[0], one[1])
+        found = _difference(evidence, arms)
         most = max(abs(found.low), abs(found.high))
         told = "" if found.tells else f": not told apart, more than {most:.3f} either way is ruled out"
         lines.append(f"{label}: {found!r}{told}")
     return lines
+
+
+def readings(evidence: Evidence, texts: Mapping[str, Sequence[tuple[str, ...]]]) -> list[str]:
+    r"""Each of `texts` whose arms were all run with every seed, its fields filled in; none for the others.
+
+    texts: a text with a field `{}` for each difference -> the differences, of two arms or four as in `verdicts`.
+    """
+    return [
+        text.format(*(words(_difference(evidence, arms)) for arms in asked))
+        for text, asked in texts.items()
+        if {arm for arms in asked for arm in arms} <= set(evidence.arms)
+    ]
 
 
 def times(evidence: Evidence, arm: str, other: str) -> tuple[float, float] | None:
@@ -52,9 +65,16 @@ def factor(evidence: Evidence, arm: str, other: str, claimed: float) -> str | No
     at = evidence.rate(arm) / evidence.rate(other)
     best, low, high = (f"{float(f'{x:.2g}'):g}" if 0 < x < math.inf else "open" for x in (at, *between))
     end = any(math.isclose(bound, claimed, rel_tol=0.05) for bound in between)
-    return f"best on the grid: {best} times; half a grid step either way: {low} to {high}" + (
-        f"; {claimed:g} is the very end of that range" if end else ""
+    very_end = f"; {claimed:g} is the very end of that range" if end else ""
+    return (
+        f"best on the grid: {best} times; if the grid's best is the best, half a step either way: {low} to {high}"
+        f"{very_end}"
     )
+
+
+def _difference(evidence: Evidence, arms: Sequence[str]) -> Interval:
+    one, two, *after = arms
+    return evidence.change((one, two), (after[0], after[1])) if after else evidence.minus(one, two)
 
 
 def _bounds(tried: list[float], best: float) -> tuple[float, float]:
