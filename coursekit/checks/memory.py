@@ -3,6 +3,7 @@ r"""The exercises of notebook 01_full_finetuning_memory."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 from coursekit.checks.core import Exercise, Mutant, register
 from coursekit.checks.draw import Draw
@@ -77,56 +78,6 @@ TRAINING_BYTES = register(
             ),
         ),
         tolerance=0.0,
-    )
-)
-
-
-# memory-cards ---------------------------------------------------------------------------------------------
-
-
-def _needs(seed: int) -> tuple[float, float]:
-    return ((160e9, 24e9), (270e9, 80e9), (48e9, 16e9))[seed]
-
-
-def cards(needed: float, card: float) -> int:
-    r"""The smallest whole number of cards that holds `needed` bytes."""
-    return math.ceil(needed / card)
-
-
-def _secret_cards(draw: Draw) -> tuple[float, float]:
-    # It fits exactly; a little is left over; a lot is.
-    card = draw.whole(8, 96) * 10**9
-    rest = (0, draw.whole(5, 45), draw.whole(55, 95))[draw.kind]
-    return float(draw.whole(2, 400) * card + rest * card // 100), float(card)
-
-
-CARDS = register(
-    Exercise(
-        id="memory-cards",
-        points=1,
-        difficulty=1,
-        minutes=3,
-        hints=(
-            "6.67 cards cannot be bought.",
-            "math.ceil rounds up; exact multiples must not be rounded further up.",
-        ),
-        inputs=_needs,
-        secret=_secret_cards,
-        reference=cards,
-        mutants=(
-            Mutant(lambda needed, card: needed / card, "cards come whole: round up"),
-            Mutant(
-                lambda needed, card: int(needed // card),
-                "rounded down: the last part of the model has no card",
-            ),
-            Mutant(
-                lambda needed, card: int(needed // card) + 1,
-                "one card too many where it fits exactly: use math.ceil",
-            ),
-            Mutant(lambda needed, card: round(needed / card), "rounded to the nearest: 3.4 cards need 4"),
-        ),
-        tolerance=0.0,
-        kinds=3,
     )
 )
 
@@ -246,6 +197,163 @@ SHARDED = register(
                 lambda w, g, o, n, stage: n * sharded(w, g, o, n, stage),
                 "this is the sum over all GPUs; asked for is one of them",
             ),
+        ),
+        kinds=3,
+    )
+)
+
+
+# memory-plan ----------------------------------------------------------------------------------------------
+
+#: (name, weights, gradients, optimizer, activations), in bytes
+Bill = tuple[str, float, float, float, float]
+Plan = tuple[str, int, float]
+STAGES = (0, 1, 2, 3)
+
+
+def _on_a_card(bill: Bill, cards: int, stage: int) -> float:
+    _, weights, gradients, optimizer, activations = bill
+    return activations + sharded(weights, gradients, optimizer, cards, stage)
+
+
+def plan(bills: Sequence[Bill], cards: int, size: float) -> Plan:
+    r"""The first bill that fits, at its lowest stage; where none does, the fewest bytes that any needs."""
+    for bill in bills:
+        for stage in STAGES:
+            needed = _on_a_card(bill, cards, stage)
+            if needed <= size:
+                return bill[0], stage, needed
+    return "none", STAGES[-1], min(_on_a_card(bill, cards, STAGES[-1]) for bill in bills)
+
+
+def _planned(
+    needs: Callable[[Bill, int, int], float] = _on_a_card, stages: Sequence[int] = STAGES
+) -> Callable[..., Plan]:
+    r"""The right plan but for what decides whether a bill fits, or for the stages that are tried."""
+
+    def made(bills: Sequence[Bill], cards: int, size: float) -> Plan:
+        for bill in bills:
+            for stage in stages:
+                if needs(bill, cards, stage) <= size:
+                    return bill[0], stage, needs(bill, cards, stage)
+        return "none", stages[-1], min(needs(bill, cards, stages[-1]) for bill in bills)
+
+    return made
+
+
+def _stages_first(bills: Sequence[Bill], cards: int, size: float) -> Plan:
+    fits = [
+        (stage, i) for stage in STAGES for i, b in enumerate(bills) if _on_a_card(b, cards, stage) <= size
+    ]
+    if not fits:
+        return plan(bills, cards, size)
+    stage, i = fits[0]
+    return bills[i][0], stage, _on_a_card(bills[i], cards, stage)
+
+
+def _smallest(bills: Sequence[Bill], cards: int, size: float) -> Plan:
+    return plan([min(bills, key=lambda bill: _on_a_card(bill, cards, 3))], cards, size)
+
+
+def _whatever_it_needs(bills: Sequence[Bill], cards: int, size: float) -> Plan:
+    found = plan(bills, cards, size)
+    return found if found[0] != "none" else ("none", 3, _on_a_card(bills[0], cards, 3))
+
+
+def _of_all_cards(bills: Sequence[Bill], cards: int, size: float) -> Plan:
+    name, stage, needed = plan(bills, cards, size)
+    return name, stage, cards * needed
+
+
+def _to_spare(bills: Sequence[Bill], cards: int, size: float) -> Plan:
+    name, stage, needed = plan(bills, cards, size)
+    return name, stage, size - needed
+
+
+Range = tuple[float, float]
+#: (name, bytes of the optimizer's state, activations), as ranges of multiples of the weights
+_RECIPES: tuple[tuple[str, Range, Range], ...] = (
+    ("AdamW", (5.5, 6.5), (0.8, 2.5)),
+    ("AdamW, checkpointing", (5.5, 6.5), (0.1, 0.5)),
+    ("8-bit AdamW", (2.5, 3.5), (0.8, 2.5)),
+    ("8-bit AdamW, checkpointing", (2.5, 3.5), (0.1, 0.5)),
+)
+
+
+def _bills(draw: Draw) -> tuple[list[Bill], int, float]:
+    r"""Kind 0: a bill fits as it is, which is not the first; 1: one fits at a stage from 1 to 3; 2: none fits."""
+    while True:
+        weights, cards = draw.whole(1000, 90_000) * 1e6, draw.whole(2, 8)
+        bills: list[Bill] = []
+        for i in draw.order(len(_RECIPES)):
+            name, *others = _RECIPES[i]
+            gradients, optimizer, activations = (weights * draw.real(*r) for r in ((1.0, 1.2), *others))
+            bills.append((name, weights, gradients, optimizer, activations))
+        size = weights * draw.real(*((3.5, 8), (0.6, 5), (0.3, 3))[draw.kind])
+        name, stage, _ = found = plan(bills, cards, size)
+        if draw.kind == 0:
+            wanted = stage == 0 and name != bills[0][0]
+        elif (
+            draw.kind == 1
+        ):  # where going through the stages first is wrong, and taking the smallest is wrong as well
+            wrong = {_stages_first(bills, cards, size), _smallest(bills, cards, size)}
+            wanted = name != "none" and stage > 0 and len(wrong - {found}) == 2
+        else:
+            wanted = name == "none" and _whatever_it_needs(bills, cards, size) != found
+        # No fit may hang on rounding.
+        near = (_on_a_card(bill, cards, stage) / size for bill in bills for stage in STAGES)
+        if wanted and all(abs(share - 1) > 0.01 for share in near):
+            return bills, cards, size
+
+
+PLAN = register(
+    Exercise(
+        id="memory-plan",
+        points=4,
+        difficulty=3,
+        minutes=20,
+        hints=(
+            "What lies on a card at a stage is what `memory_sharded` gives, and the activations.",
+            "Two loops: over the bills, and inside it over the stages 0 to 3. Return as soon as it fits.",
+            "After both loops nothing has fitted: take the minimum over the bills at stage 3.",
+        ),
+        inputs=lambda seed: _bills(Draw(b"the notebook's", f"bills {seed}", kind=seed)),
+        secret=_bills,
+        reference=plan,
+        mutants=(
+            Mutant(
+                _planned(lambda bill, cards, stage: sharded(*bill[1:4], cards, stage)),
+                "the activations are missing: they lie on every card as well",
+            ),
+            Mutant(
+                _planned(
+                    lambda bill, cards, stage: (
+                        sharded(*bill[1:4], cards, stage) + bill[4] / (cards if stage else 1)
+                    )
+                ),
+                "activations are not divided: each card computes a batch of its own",
+            ),
+            Mutant(
+                _planned(stages=(3,)),
+                "everything is divided at once; asked is the lowest stage at which the bill fits",
+            ),
+            Mutant(_planned(stages=(1, 2, 3)), "stage 0 is missing: a bill may fit as it is"),
+            Mutant(
+                _stages_first,
+                "this tries all bills at one stage before the next stage; a bill earlier in the list goes first, "
+                "whatever its stage",
+            ),
+            Mutant(_smallest, "this takes the smallest bill; asked is the first in the list that fits"),
+            Mutant(
+                _whatever_it_needs,
+                "where none fits, this has the bytes of the first bill; asked are those of the one that needs fewest",
+            ),
+            Mutant(
+                lambda bills, cards, size: plan(bills, cards, cards * size),
+                "this compares with the memory of all cards together; what lies on one card has to fit into one",
+            ),
+            Mutant(_of_all_cards, "these are the bytes on all cards together; asked are those on one"),
+            Mutant(_to_spare, "these are the bytes that are left on a card; asked are those that are needed"),
         ),
         kinds=3,
     )

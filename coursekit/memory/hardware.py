@@ -27,7 +27,8 @@ UNITS = {"GB": GB, "GiB": GiB}
 class Card:
     r"""A GPU. `memory_gb` is the vendor's figure, which counts GiB: a "24 GB" card has 24 x 2^30 = 25.8e9 bytes.
 
-    usable_gib: what a program sees of it, where the table has it: error correction and the driver keep the rest.
+    usable_gib: what a program sees of it, where the table has it: error correction and the driver keep the rest. It
+    differs by some hundredths with the driver.
     """
 
     name: str

@@ -21,7 +21,8 @@ def shard(bill: Breakdown, n_gpus: int, stage: int = 3) -> Breakdown:
     r"""What each of `n_gpus` holds under ZeRO stage 0, 1, 2 or 3.
 
     Activations are not divided: each GPU computes a batch of its own, the one that `bill` was made for. In stage 3 a
-    layer's weights are gathered while it computes, which comes on top: `max` over the layers, not counted here.
+    layer's weights are gathered while it computes, and its gradient is whole before it is divided. That comes on top,
+    `max` over the layers, and is not counted here.
     """
     whole("n_gpus", n_gpus, least=1, such_as=8)
     if stage not in STAGES:

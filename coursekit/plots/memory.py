@@ -13,8 +13,8 @@ from coursekit.plots.common import COLOURS, axes
 #: One colour for each part of the memory bill, the same in every notebook. They differ in lightness too.
 MEMORY_COLOURS = {
     "weights": "#1b4965",
-    "master": "#5fa8d3",
     "gradients": "#e09f3e",
+    "master": "#5fa8d3",
     "optimizer": "#9e2a2b",
     "activations": "#7a9e7e",
     "temporaries": "#c9cba3",
@@ -32,7 +32,7 @@ def memory_bars(
 
     capacity: (name, amount), drawn as a line: what a card holds. peaks: label -> the most that is there at any one
     moment, as a mark on the bar: categories need not be at their largest together. The number
-    at a bar is its peak then, and else the sum.
+    at a bar is its peak then, and else the sum. A bar that stands alone has a number in each of its parts.
     """
     ax = axes(ax, figsize=(7.0, 1.2 + 0.45 * len(bills)))
     labels = list(bills)
@@ -42,6 +42,9 @@ def memory_bars(
         if not sizes.any():
             continue
         ax.barh(labels, sizes, left=left, color=colour, label=category, edgecolor="white", linewidth=0.6)
+        if len(labels) == 1 and sizes[0] > 0.04 * sum(bills[labels[0]].values()):  # else there is no room
+            middle = left[0] + sizes[0] / 2
+            ax.text(middle, 0, f"{sizes[0]:.3g}", ha="center", va="center", color="white", fontsize=9)
         left += sizes
     for y, (label, total) in enumerate(zip(labels, left, strict=True)):
         number = total if peaks is None else peaks.get(label, total)
@@ -116,7 +119,7 @@ def models_and_cards(
     models: (year, GB of its weights in 16 bits). cards: (year, GB).
     """
     ax = axes(ax)
-    labels = "largest public model, weights in 16 bits", "largest single GPU of the table"
+    labels = "largest model of the table with public weights, in 16 bits", "largest single GPU of the table"
     for marker, label, records in zip("os", labels, (models, cards), strict=True):
         years, amounts = zip(*records, strict=True)
         ax.step(years, amounts, where="post", marker=marker, label=label)

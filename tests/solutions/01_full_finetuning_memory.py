@@ -9,10 +9,6 @@ def memory_training_bytes(n, trained):
     return weights + gradients + master + momentum + variance
 
 
-def memory_cards(needed, card):
-    return math.ceil(needed / card)
-
-
 def memory_adam8bit(n):
     blocks = math.ceil(n / 256)
     return 2 * n + 2 * 4 * blocks
@@ -26,6 +22,17 @@ def memory_sharded(weights, gradients, optimizer, gpus, stage):
     if stage >= 3:
         weights = weights / gpus
     return weights + gradients + optimizer
+
+
+def memory_plan(bills, cards, size):
+    least = []
+    for name, weights, gradients, optimizer, activations in bills:
+        for stage in range(4):
+            needed = memory_sharded(weights, gradients, optimizer, cards, stage) + activations
+            if needed <= size:
+                return name, stage, needed
+        least.append(needed)
+    return "none", 3, min(least)
 
 
 def forgetting_ewc(theta, start, fisher, strength):

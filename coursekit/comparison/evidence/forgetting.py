@@ -3,10 +3,14 @@ r"""What is learned and what is kept, as data/evidence/forgetting.csv has it: ea
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean, geometric_mean, stdev
 
+import numpy as np
+
+from coursekit.errors import CourseError
 from coursekit.forgetting.domains import OLDS, RATE, Remedy
 from coursekit.notebook.tables import Table
 from coursekit.paths import DATA
@@ -40,6 +44,11 @@ class Forgetting:
                 found.setdefault(way[0], []).append(self.point(way))
         return {kind: found[kind] for kind in dict.fromkeys(kind for kind, _ in self.new) if kind in found}
 
+    def strengths(self) -> list[tuple[str, tuple[float, float]]]:
+        r"""(strength, `point`) of the remedies that were tried at several, to be written into a picture of `curves`."""
+        several = {kind for kind, points in self.curves().items() if len(points) > 1}
+        return [(f"{way[1]:g}", self.point(way)) for way in self.new if way[0] in several]
+
     def apart(self, one: Way, other: Way) -> tuple[list[float], list[float]]:
         r"""(new, old) of `one` minus `other`, seed by seed: the two share their pre-trained model and order of rows."""
         new, old = (
@@ -56,6 +65,24 @@ class Forgetting:
         r"""Share of what plain fine-tuning made worse in the old domains that the remedy took back."""
         plain = self.point(PLAIN)[1]
         return (plain - self.point(way)[1]) / (plain - self.point(BEFORE)[1])
+
+    def below(self, way: Way) -> list[float]:
+        r"""Old domains, `way` minus plain fine-tuning at the learning rate that learns as much, seed by seed.
+
+        That rate lies between those that were run: straight lines in the picture with two logarithmic axes.
+        CourseError where `way` learns more than the best of the rates, or less than the worst.
+        """
+        rates = [key for key in self.new if key[0] == PLAIN[0]]
+        gaps = []
+        for seed, (new, old) in enumerate(zip(self.new[way], self.old[way], strict=True)):
+            x, y = zip(*sorted((self.new[rate][seed], self.old[rate][seed]) for rate in rates), strict=True)
+            if not x[0] <= new <= x[-1]:
+                raise CourseError(
+                    f"no learning rate that was run learns as much as {Remedy(*way)}: it reaches {new:.1f} with seed "
+                    f"{seed}, plain fine-tuning from {x[0]:.1f} to {x[-1]:.1f}"
+                )
+            gaps.append(old - math.exp(np.interp(math.log(new), np.log(x), np.log(y))))
+        return gaps
 
     def table(self) -> Table:
         r"""Every remedy at every strength, mean ± standard deviation over the seeds."""
