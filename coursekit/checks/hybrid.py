@@ -211,20 +211,29 @@ GATE = register(
 # hybrid-kronecker -----------------------------------------------------------------------------------------
 
 
-def _factors(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    # As many outputs as inputs, so that factors that are swapped run without an error; and the last time more.
-    random, n, m = _random(seed), 2 + seed % 2, 4 + seed
-    shapes = ((2, 3, n * m), (n, n, n), (n, 2 * m if seed == 2 else m), (n, m))
+Factors = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _factors(seed: int) -> Factors:
+    # As many outputs as inputs, so that factors that are swapped run without an error; and the last time more. Few
+    # tokens and long s and t, so that no way through the factors makes a tensor as large as W.
+    random, n, m = _random(seed), 2 + seed % 2, 13 + seed
+    shapes = ((2, 2, n * m), (n, n, n), (n, 2 * m if seed == 2 else m), (n, m))
     x, A, s, t = (torch.randn(*shape, generator=random, dtype=torch.float64) for shape in shapes)
     return x, A, s, t
 
 
-def kronecker(x: Tensor, A: Tensor, s: Tensor, t: Tensor) -> Tensor:
+def kronecker_product(x: Tensor, A: Tensor, s: Tensor, t: Tensor) -> Tensor:
     r"""(sum_i A_i (x) s_i t_i^T) x, from the factors: (batch, seq, d_out)."""
     pieces = x.unflatten(-1, (len(A), -1))  # (batch, seq, n, d_in / n)
     seen = torch.einsum("...qe,ie->...iq", pieces, t)
     mixed = torch.einsum("ipq,...iq->...ip", A, seen)
     return torch.einsum("...ip,ie->...pe", mixed, s).flatten(-2)
+
+
+def kronecker(x: Tensor, A: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, bool]:
+    r"""What the stub's `hybrid_kronecker` finds of a right layer: the product, and that W was never there."""
+    return kronecker_product(x, A, s, t), True
 
 
 def _whole(A: Tensor, s: Tensor, t: Tensor) -> Tensor:
@@ -240,10 +249,46 @@ def _interleaved(x: Tensor, n: int) -> Tensor:
     return x.unflatten(-1, (-1, n)).mT.flatten(-2)
 
 
-def _secret_kronecker(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n, m = draw.whole(2, 3), draw.whole(3, 5)
+def _first(A: Tensor) -> Tensor:
+    return (torch.arange(len(A)) == 0).to(A.dtype)[:, None, None]
+
+
+#: What is wrong -> a product with that mistake. Each is made with and without W.
+_WRONG_PRODUCTS: dict[str, Callable[..., Tensor]] = {
+    "the Kronecker product is the other way round: A_i says how blocks are mixed, s_i t_iᵀ fills a block": _outer_first,
+    "A_i is transposed: its rows p belong to the outputs, its columns q to the inputs": (
+        lambda x, A, s, t: kronecker_product(x, A.mT, s, t)
+    ),
+    "s and t are swapped: t_i meets the input, s_i makes the output": lambda x, A, s, t: kronecker_product(x, A, t, s),
+    "this is x W; the layer is W x, so for a batch of rows it is x Wᵀ": (
+        lambda x, A, s, t: kronecker_product(x, A.mT, t, s)
+    ),
+    "only the first term is there; W is the sum over all n": (
+        lambda x, A, s, t: kronecker_product(x, A * _first(A), s, t)
+    ),
+    "the n terms are averaged; they are added": lambda x, A, s, t: kronecker_product(x, A, s, t) / len(A),
+    "the sum over i is taken in each factor apart; a sum of products is not the product of the sums": (
+        lambda x, A, s, t: x @ torch.kron(A.sum(0), torch.einsum("ip,iq->pq", s, t)).T
+    ),
+    "the pieces of x hold every n-th number; a piece is d_in / n numbers that follow one another": (
+        lambda x, A, s, t: kronecker_product(_interleaved(x, len(A)), A, s, t)
+    ),
+    "the pieces of the output are interleaved; block p fills d_out / n places that follow one another": (
+        lambda x, A, s, t: kronecker_product(x, A, s, t).unflatten(-1, (len(A), -1)).mT.flatten(-2)
+    ),
+}  # fmt: skip
+#: What is said of a tensor as large as W.
+BUILT = "a tensor as large as W was made; multiply by one factor after the other"
+
+
+def _layer(wrong: Callable[..., Tensor], small: bool) -> Callable[..., tuple[Tensor, bool]]:
+    return lambda *factors: (wrong(*factors), small)
+
+
+def _secret_kronecker(draw: Draw) -> Factors:
+    n, m = draw.whole(2, 3), draw.whole(13, 15)
     out = m if draw.kind == 0 else m + draw.whole(1, 3)
-    return tuple(draw.normal(*shape) for shape in ((2, 3, n * m), (n, n, n), (n, out), (n, m)))
+    return tuple(draw.normal(*shape) for shape in ((2, 2, n * m), (n, n, n), (n, out), (n, m)))
 
 
 KRONECKER = register(
@@ -263,55 +308,21 @@ KRONECKER = register(
         secret=_secret_kronecker,
         reference=kronecker,
         mutants=(
-            Mutant(
-                _outer_first,
-                "the Kronecker product is the other way round: A_i says how blocks are mixed, s_i t_iᵀ fills a block",
+            Mutant(_layer(kronecker_product, small=False), BUILT),
+            *(Mutant(_layer(wrong, small=True), message) for message, wrong in _WRONG_PRODUCTS.items()),
+            *(
+                Mutant(_layer(wrong, small=False), f"{message}. And {BUILT}")
+                for message, wrong in _WRONG_PRODUCTS.items()
             ),
             Mutant(
-                lambda x, A, s, t: kronecker(x, A.mT, s, t),
-                "A_i is transposed: its rows p belong to the outputs, its columns q to the inputs",
-            ),
-            Mutant(
-                lambda x, A, s, t: kronecker(x, A, t, s),
-                "s and t are swapped: t_i meets the input, s_i makes the output",
-            ),
-            Mutant(
-                lambda x, A, s, t: kronecker(x, A.mT, t, s),
-                "this is x W; the layer is W x, so x @ W.T for a batch of rows",
-            ),
-            Mutant(
-                lambda x, A, s, t: kronecker(x, A * _first(A), s, t),
-                "only the first term is there; W is the sum over all n",
-            ),
-            Mutant(
-                lambda x, A, s, t: kronecker(x, A, s, t) / len(A),
-                "the n terms are averaged; they are added",
-            ),
-            Mutant(
-                lambda x, A, s, t: x @ torch.kron(A.sum(0), torch.einsum("ip,iq->pq", s, t)).T,
-                "the sum over i is taken in each factor apart; a sum of products is not the product of the sums",
-            ),
-            Mutant(
-                lambda x, A, s, t: kronecker(_interleaved(x, len(A)), A, s, t),
-                "the pieces of x hold every n-th number; a piece is d_in / n numbers that follow one another",
-            ),
-            Mutant(
-                lambda x, A, s, t: kronecker(x, A, s, t).unflatten(-1, (len(A), -1)).mT.flatten(-2),
-                "the pieces of the output are interleaved; block p fills d_out / n places that follow one another",
-            ),
-            Mutant(
-                lambda x, A, s, t: _whole(A, s, t),
-                "this is the matrix W itself; asked is W x, for every token",
+                lambda x, A, s, t: (_whole(A, s, t), False),
+                "this is the matrix W itself; asked is W x, for every token, and without W",
             ),
         ),
         tolerance=1e-8,
         kinds=2,
     )
 )
-
-
-def _first(A: Tensor) -> Tensor:
-    return (torch.arange(len(A)) == 0).to(A.dtype)[:, None, None]
 
 
 # hybrid-plan ----------------------------------------------------------------------------------------------

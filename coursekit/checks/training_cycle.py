@@ -181,7 +181,7 @@ MASK_PROMPT = register(
         minutes=10,
         hints=(
             "input_ids is one row: the prompt, then the answer, then end_id. The labels are just as long.",
-            "[-100] * len(prompt_ids) masks the prompt. After it stand the answer and end_id, which are learned.",
+            "Label i belongs to token i. Which positions hold the prompt, and which label does the loss ignore?",
         ),
         inputs=_answers,
         secret=_secret_mask_prompt,

@@ -116,10 +116,11 @@ def said(costs: Mapping[str, Row]) -> list[str]:
         f"least at its peak, the head aside: {lean.method}, {_mb(lean.peak)}, {full.peak / lean.peak:.1f} times less "
         f"than full with {_mb(full.peak)}"
     )
-    slower = [row.method for row in others if row.step_ratio > 1 + noise(costs)]
+    slower = [row.method for row in others if row.step_ratio > 1 + trusted(costs)]
     found.append(
-        f"step time of full fine-tuning against itself: {full.step_ratio:.2f}, so step times are good to about "
-        f"±{noise(costs):.2f}; slower than full by more than that: {', '.join(slower) or 'none'}"
+        f"step time of full fine-tuning against itself: {full.step_ratio:.2f}, one draw of the noise: trust no "
+        f"difference between two methods below {trusted(costs):.2f}; slower than full by more than that: "
+        f"{', '.join(slower) or 'none'}"
     )
     most = sorted(others, key=_bytes_each, reverse=True)[:3]
     found.append(
@@ -130,8 +131,13 @@ def said(costs: Mapping[str, Row]) -> list[str]:
 
 
 def noise(costs: Mapping[str, Row]) -> float:
-    r"""How far step times (full fine-tuning = 1) can be trusted: so far from 1 is full fine-tuning against itself."""
+    r"""One draw of the noise of step times (full fine-tuning = 1): so far from 1 is full fine-tuning against itself."""
     return abs(costs["full"].step_ratio - 1) if "full" in costs else 0.0
+
+
+def trusted(costs: Mapping[str, Row]) -> float:
+    r"""The smallest difference of two step times that is taken for one: twice what the one draw of the noise was."""
+    return 2 * noise(costs)
 
 
 def _mb(size: int) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from coursekit.comparison.candidates import EVERY
-from coursekit.comparison.costs import noise
+from coursekit.comparison.costs import trusted
 from coursekit.comparison.evidence import tables
 from coursekit.comparison.evidence.intervals import Interval
 from coursekit.comparison.evidence.plan import NOTHING, search_is_over
@@ -106,8 +106,8 @@ class Choice:
     preliminary: frozenset[str] = frozenset()
 
     def star(self, arm: str) -> str:
-        r"""The name of `arm`, with a star where its search goes on."""
-        return starred(arm, self.preliminary)
+        r"""The name of `arm` in quotes, with a star where its search goes on."""
+        return _quoted(arm, self.preliminary)
 
     def __str__(self) -> str:
         fit = 1 + len(self.kept) + len(self.left)
@@ -132,6 +132,11 @@ class Choice:
 def starred(arm: str, preliminary: frozenset[str]) -> str:
     r"""The name of `arm`, with a star where it is among `preliminary`."""
     return f"{arm}{STAR}" if arm in preliminary else arm
+
+
+def _quoted(arm: str, preliminary: frozenset[str]) -> str:
+    r"""As `starred`, in quotes, for a sentence: there an arm such as "far" or "head" reads as a word."""
+    return f"`{arm}`{STAR}" if arm in preliminary else f"`{arm}`"
 
 
 def known(evidence: Evidence) -> list[str]:
@@ -177,7 +182,7 @@ def decide(
 def _least(evidence: Evidence, costs: Mapping[str, Row], arms: Sequence[str], need: str) -> str:
     r"""The one that needs least; of several that need the same, as far as was measured, the best in validation."""
     used = {arm: getattr(costs[arm], NEEDS[need][0]) for arm in arms}
-    most = min(used.values()) + (noise(costs) if need == "time" else 0)
+    most = min(used.values()) + (trusted(costs) if need == "time" else 0)
     return max(
         (arm for arm in arms if used[arm] <= most), key=lambda arm: (evidence.validation(arm), -used[arm])
     )
@@ -226,7 +231,7 @@ def _row(choice: Choice | None, budget: Budget, costs: Mapping[str, Row]) -> lis
         return [budget.name, "nothing with enough runs fits", *[None] * 6]
     cost, others = costs[choice.arm], len(choice.kept) + len(choice.left)
     return [
-        budget.name, choice.star(choice.arm), cost.trained, f"{cost.storage_bytes / 1e3:,.0f}",
+        budget.name, starred(choice.arm, choice.preliminary), cost.trained, f"{cost.storage_bytes / 1e3:,.0f}",
         f"{cost.peak / 1e6:,.1f}", f"{cost.step_ratio:.2f}", None if choice.price is None else repr(choice.price),
         f"{len(choice.kept)} of {others}",
     ]  # fmt: skip
@@ -372,14 +377,14 @@ def answers(evidence: Evidence, within: float = 0.05) -> list[str]:
     fewest = min(close, key=evidence.parameters, default=None)
     share = f", {evidence.parameters(fewest) / evidence.parameters(REFERENCE):.2%} of all" if fewest else ""
     worse = "; ".join(
-        f"{starred(arm, open_)} {tables.words(evidence.minus(arm, 'head'))}" for arm in _under(evidence)
+        f"{_quoted(arm, open_)} {tables.words(evidence.minus(arm, 'head'))}" for arm in _under(evidence)
     )
     return [
-        f"1. {order} {starred(first, open_)}, {tables.words(gap)}. Better than full: "
+        f"1. {order} {_quoted(first, open_)}, {tables.words(gap)}. Better than full: "
         f"{_names(better, open_)}; not told apart from it: {_names(level, open_)}",
         f"2. whole interval within {within:g} of full, and the fewest parameters: "
-        + (f"{starred(fewest, open_)}, {evidence.parameters(fewest):,}{share}" if fewest else "none"),
-        f"3. below the head alone, by the mean: {worse or 'none'}",
+        + (f"{_quoted(fewest, open_)}, {evidence.parameters(fewest):,}{share}" if fewest else "none"),
+        f"3. below the head alone, `head`, by the mean: {worse or 'none'}",
     ]
 
 
@@ -388,4 +393,4 @@ def _under(evidence: Evidence) -> list[str]:
 
 
 def _names(arms: Sequence[str], open_: frozenset[str]) -> str:
-    return ", ".join(starred(arm, open_) for arm in arms) or "none"
+    return ", ".join(_quoted(arm, open_) for arm in arms) or "none"

@@ -38,7 +38,8 @@ NAMED = {
 class Row:
     r"""One row of a published table. `published` is in millions, as printed; `exact` counts single parameters.
 
-    scores: all other columns that are numbers, by name.
+    scores: all columns that are numbers and not named here, by name. alpha: of LoRA and its relatives, where it is
+    known. earlier: the "accuracy" of another run with the same settings and seed, under older libraries.
     """
 
     table: str
@@ -50,6 +51,8 @@ class Row:
     exact: int | None
     scores: dict[str, float]
     source: str
+    alpha: int | None = None
+    earlier: float | None = None
 
     @property
     def agrees(self) -> bool | None:
@@ -62,6 +65,13 @@ class Row:
             return None
         decimals = len(self.published.partition(".")[2])
         return f"{self.exact / million:.{decimals}f}" == self.published
+
+    @property
+    def scale(self) -> float | None:
+        r"""The factor of LoRA's update, $\alpha/r$ or rsLoRA's $\alpha/\sqrt r$; None where one is not known."""
+        if self.alpha is None or self.setting is None:
+            return None
+        return self.alpha / (self.setting**0.5 if self.method == "rsLoRA" else self.setting)
 
     @property
     def named(self) -> bool:
@@ -95,6 +105,16 @@ def best_against_full(table: Sequence[Row], score: str) -> str:
         f"full {full.scores[score]:g}; best of {len(others)} {kind} {top.method} {top.scores[score]:g}, "
         f"with one parameter in {share:,.0f}"
     )
+
+
+def run_twice(table: Sequence[Row]) -> list[str]:
+    r"""A line for each row of which there is an earlier run: its r, alpha and scale, and both accuracies."""
+    return [
+        f"{row.method}, r = {row.setting}, α = {row.alpha}: a scale of {row.scale:g}; accuracy "
+        f"{row.scores['accuracy']:.3f}, in an earlier run with the same settings and seed {row.earlier:.3f}"
+        for row in table
+        if row.earlier is not None
+    ]
 
 
 def by_task(table: Sequence[Row], method: str, average: str = "average") -> dict[str, float]:
@@ -191,7 +211,9 @@ def _count(model: str, rule: str, setting: int | None) -> int | None:
 
 
 def _row(table: str, entry: dict[str, str]) -> Row:
-    named = ("model", "method", "published_millions", "rule", "setting", "source")
+    named = (
+        "model", "method", "published_millions", "rule", "setting", "source", "alpha", "earlier_accuracy",
+    )  # fmt: skip
     setting = int(entry["setting"]) if entry["setting"] else None
     return Row(
         table,
@@ -203,4 +225,6 @@ def _row(table: str, entry: dict[str, str]) -> Row:
         _count(entry["model"], entry["rule"], setting),
         {key: float(value) for key, value in entry.items() if key not in named},
         entry["source"],
+        int(entry["alpha"]) if entry.get("alpha") else None,
+        float(entry["earlier_accuracy"]) if entry.get("earlier_accuracy") else None,
     )

@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,8 @@ from coursekit.tasks.prepared import Prepared
 #: (method, seed, accuracy)
 Runs = list[tuple[str, int, float]]
 FEWEST = 3
+#: What `verdicts` counts.
+VERDICTS = ("no difference that matters", "told apart", "cannot tell")
 
 
 @dataclass(frozen=True)
@@ -195,21 +197,37 @@ def power(pilot: Sequence[tuple[str, int, float]], n: int, difference: float, dr
     r"""How often n seeds each tell two methods apart that differ by `difference` and scatter as in `pilot`: simulated,
     normal runs, judged by `standard_errors`.
     """
+    return statistics.fmean(abs(found) > margin for found, margin in _imagined(pilot, n, difference, draws))
+
+
+def verdicts(
+    pilot: Sequence[tuple[str, int, float]], n: int, difference: float, smallest: float, draws: int = 2000
+) -> dict[str, float]:
+    r"""How often each verdict comes out where two methods truly differ by `difference` and scatter as in `pilot`.
+
+    As in the exercise `hybrid-conclude`: no difference that matters where |difference| + margin is below `smallest`;
+    else told apart where |difference| is above the margin. Simulated as in `power`.
+    """
+    found = dict.fromkeys(VERDICTS, 0)
+    for gap, margin in _imagined(pilot, n, difference, draws):
+        small, told = abs(gap) + margin < smallest, abs(gap) > margin
+        found[VERDICTS[0] if small else VERDICTS[1] if told else VERDICTS[2]] += 1
+    return {verdict: count / draws for verdict, count in found.items()}
+
+
+def _imagined(
+    pilot: Sequence[tuple[str, int, float]], n: int, difference: float, draws: int
+) -> Iterator[tuple[float, float]]:
+    r"""(difference of the means, its margin) of one simulated comparison after the other."""
     random, errors = Random(0), standard_errors(n)
-    one, other = _spreads(pilot)
-    return statistics.fmean(
-        _told(
-            [random.gauss(difference, one) for _ in range(n)],
-            [random.gauss(0, other) for _ in range(n)],
-            errors,
+    spreads = _spreads(pilot)
+    for _ in range(draws):
+        one, other = (
+            [random.gauss(mean, spread) for _ in range(n)]
+            for mean, spread in zip((difference, 0.0), spreads, strict=True)
         )
-        for _ in range(draws)
-    )
-
-
-def _told(one: Sequence[float], other: Sequence[float], errors: float) -> bool:
-    spread = statistics.variance(one) / len(one) + statistics.variance(other) / len(other)
-    return abs(statistics.fmean(one) - statistics.fmean(other)) > errors * spread**0.5
+        variance = (statistics.variance(one) + statistics.variance(other)) / n
+        yield statistics.fmean(one) - statistics.fmean(other), errors * variance**0.5
 
 
 def replanned(

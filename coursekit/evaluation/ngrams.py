@@ -37,10 +37,8 @@ def bigram_entropy(stream: Int[Tensor, " n"], vocab: int) -> float:
     of a model that has not seen the text yet.
     """
     counts = pairs(stream, vocab)
-    rows = counts.sum(1)
-    return (
-        sum(_entropy(row) * n for row, n in zip(counts, rows.tolist(), strict=True) if n) / rows.sum().item()
-    )
+    p, given = counts / counts.sum(), counts / counts.sum(1, keepdim=True).clamp(min=1)
+    return -torch.xlogy(p, given).sum().item()  # 0 · ln 0 = 0
 
 
 class Bigram:

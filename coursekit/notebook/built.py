@@ -1,4 +1,6 @@
-r"""How a check looks at a class that a student built: by what an object of it holds and answers."""
+r"""How a check looks at what a student built: by what an object of a class holds and answers, and by how large the
+tensors are that it makes on the way.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode  # PyTorch's own name for it: there is no other
 
 
 def lora_layer(
@@ -80,3 +83,34 @@ def _linear(W: Float[Tensor, "out in"], b: Float[Tensor, " out"]) -> nn.Linear:
     base = nn.Linear(W.shape[1], W.shape[0])
     base.load_state_dict({"weight": W, "bias": b})
     return base
+
+
+class _Largest(TorchDispatchMode):
+    r"""Sees what every operation gives, those inside an einsum as well, and keeps the largest number of entries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        made = [t for t in (out if isinstance(out, list | tuple) else [out]) if isinstance(t, Tensor)]
+        self.entries = max([self.entries, *(t.numel() for t in made)])
+        return out
+
+
+def without_matrix(
+    make: Callable[..., Callable[..., Any]],
+    x: Float[Tensor, "batch seq in"],
+    A: Float[Tensor, "n n n"],
+    s: Float[Tensor, "n out_n"],
+    t: Float[Tensor, "n in_n"],
+) -> Any:
+    r"""(output, whether every tensor on the way was smaller than W).
+
+    make: a class that is made with A, s and t, and whose objects multiply by the W of these. A forward pass that gives
+    no tensor gives what it gave: nothing was attempted.
+    """
+    with _Largest() as seen:
+        y = make(A, s, t)(x)
+    return (y.detach(), seen.entries < s.numel() * t.numel()) if isinstance(y, Tensor) else y

@@ -118,8 +118,11 @@ def score_curves(
     label: str = "accuracy",
     log: bool = False,
     ax: Axes | None = None,
+    *,
+    line: str = "chance",
 ) -> Axes:
-    r"""Scores over a setting, one line for each curve, with bars for their 95 % intervals.
+    r"""Scores over a setting, one line for each curve, with bars for their 95 % intervals; `chance` as a line, called
+    `line`.
 
     curves: label -> setting -> evaluation.Score. log: the settings on a log axis, ticked where they are.
     """
@@ -142,7 +145,7 @@ def score_curves(
     ax.set_xticks(settings, [f"{x:g}" for x in settings])
     if chance is not None:
         ax.axhline(chance, color="grey", linestyle="--", linewidth=1)
-        ax.annotate("chance", (0, chance), xycoords=("axes fraction", "data"), xytext=(4, 3),
+        ax.annotate(line, (1, chance), xycoords=("axes fraction", "data"), xytext=(-4, 3), ha="right",
                     textcoords="offset points", fontsize=9, color="grey")  # fmt: skip
     ax.set_xlabel(xlabel)
     ax.set_ylabel(f"{label}, with its 95 % interval")

@@ -69,7 +69,7 @@ def places(touched: Mapping[str, Mapping[str, str]], columns: Sequence[str], ax:
     used = [way for way in WAYS if any(way in row.values() for row in touched.values())]
     alt.says(ax, "; ".join(
         f"{name} " + ", ".join(
-            f"{way} at {' and '.join(p.replace(chr(10), ' ') for p in columns if found.get(p) == way)}"
+            f"{way} ({' and '.join(p.replace(chr(10), ' ') for p in columns if found.get(p) == way)})"
             for way in used if way in found.values()
         )
         for name, found in touched.items()

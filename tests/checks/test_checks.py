@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from coursekit.checks import check, every_kind, exercises, hint, yours
+from coursekit.checks.hybrid import kronecker_product
 from coursekit.checks.numeric import Numeric
 from coursekit.errors import CourseError
 from tests.checks.answers import SOLUTIONS
@@ -139,8 +140,7 @@ def test_a_mistake_in_a_number_is_known_as_a_number_and_as_a_tensor():
 @pytest.mark.parametrize("id, answer", [
     ("hybrid-plan", lambda pilot, smallest: [np.int64(s) for s in ALL["hybrid-plan"].reference(pilot, smallest)]),
     ("bitfit-fisher", lambda g, x, k: ALL["bitfit-fisher"].reference(g.float(), x.float(), k)),
-    ("hybrid-kronecker", lambda x, A, s, t: ALL["hybrid-kronecker"].reference(
-        *(factor.float() for factor in (x, A, s, t))).double()),
+    ("hybrid-kronecker", lambda *factors: (kronecker_product(*(f.float() for f in factors)).double(), True)),
 ])  # fmt: skip
 def test_numbers_of_numpy_and_in_fp32_count(id, answer):
     assert check(id, answer).status == "passed"

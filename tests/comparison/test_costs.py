@@ -35,9 +35,9 @@ def test_lines_say_who_is_first_and_last():
                         weights=91_000_000, peak=400_000_000, step_ratio=0.97),
         "head": replace(row, method="head", peak=1, step_ratio=5.0, weights=1, activations=1),
         "a": replace(row, method="a", gradients=1_000_000, optimizer=2_000_000, activations=60_000_000,
-                     weights=91_000_000, peak=200_000_000, step_ratio=1.02, storage_bytes=8000, trained=900, head=100),
+                     weights=91_000_000, peak=200_000_000, step_ratio=1.05, storage_bytes=8000, trained=900, head=100),
         "b": replace(row, method="b", gradients=500_000, optimizer=1_000_000, activations=80_000_000,
-                     weights=30_000_000, peak=100_000_000, step_ratio=1.04, storage_bytes=4000, trained=900, head=100),
+                     weights=30_000_000, peak=100_000_000, step_ratio=1.07, storage_bytes=4000, trained=900, head=100),
     }  # fmt: skip
     state, activations, weights, peak, slower, stored = costs.said(own)
     assert state == "gradients and optimizer: full 270 MB, otherwise at most 3 MB (a)"
@@ -45,10 +45,12 @@ def test_lines_say_who_is_first_and_last():
     assert weights == "weights: 30 MB (b) to 91 MB (a), full 91 MB"
     assert peak == "least at its peak, the head aside: b, 100 MB, 4.0 times less than full with 400 MB"
     assert slower.endswith(
-        "0.97, so step times are good to about ±0.03; slower than full by more than that: b"
+        "0.97, one draw of the noise: trust no difference between two methods below 0.06; "
+        "slower than full by more than that: b"
     )
     assert stored.endswith("a 8.0, b 4.0")
     assert costs.noise(own) == pytest.approx(0.03) and costs.noise({"a": row}) == 0
+    assert costs.trusted(own) == pytest.approx(0.06)
     assert costs.bills(own)["a"]["activations"] == 60
 
 

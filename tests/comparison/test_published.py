@@ -145,3 +145,21 @@ def test_a_selection_of_rows_is_called_one():
         published.rows("metamathqa"), "accuracy"
     )
     assert "best of 7 configurations" in published.best_against_full(published.rows("gpt3"), "mnli_accuracy")
+
+
+def test_a_scale_is_the_method_s_own_and_an_earlier_run_is_no_row():
+    table = published.rows("metamathqa")
+    scales = {(row.method, row.setting): row.scale for row in table if row.scale is not None}
+    assert scales == {("LoRA", 32): 2, ("LoRA", 64): 2, ("rsLoRA", 64): 8}
+    assert all(set(row.scores) == set(table[0].scores) for row in table), (
+        "neither alpha nor another run is a score"
+    )
+    lora, rslora = published.run_twice(table)
+    assert lora == (
+        "LoRA, r = 64, α = 128: a scale of 2; accuracy 0.474, in an earlier run with the same settings and seed 0.489"
+    )
+    assert rslora.startswith("rsLoRA, r = 64, α = 64: a scale of 8; accuracy 0.513") and rslora.endswith(
+        "0.530"
+    )
+    assert all("e253b5906c" in row.source for row in table if row.earlier is not None)
+    assert published.run_twice(published.rows("gpt3")) == []

@@ -3,9 +3,11 @@ r"""A registration is checked before it runs, has a name that changes with its w
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 
+from coursekit.checks.hybrid import conclude
 from coursekit.comparison import registration
 from coursekit.comparison.bench import Setting
 from coursekit.comparison.evidence.plan import Cell, Run
@@ -102,6 +104,42 @@ def test_power_is_one_in_twenty_without_a_difference_and_near_four_in_five_as_pl
     assert registration.power(pilot, n, 0.01) == pytest.approx(0.78, abs=0.05)
     low, high = registration.replanned(pilot, lambda runs: range(len(runs)))
     assert (low, high) == (6, 6)
+
+
+def test_verdicts_are_those_of_the_exercise_and_equal_methods_are_seldom_found_equal():
+    pilot = [(arm, s, 0.8 + 0.01 * s) for arm in ("a", "b") for s in range(3)]
+    planned = 2.8 * (2 * 0.01**2 / 4) ** 0.5  # the difference that four seeds find four times in five
+    equal = registration.verdicts(pilot, 4, 0.0, planned)
+    assert list(equal) == list(registration.VERDICTS) and sum(equal.values()) == pytest.approx(1)
+    none, told, open_ = equal.values()
+    assert none == pytest.approx(0.38, abs=0.04) and told < 0.05 and open_ > 0.5
+    as_large = registration.verdicts(pilot, 4, planned, planned)
+    assert as_large["told apart"] == pytest.approx(registration.power(pilot, 4, planned), abs=0.03)
+    assert as_large["no difference that matters"] < 0.05
+    assert registration.verdicts(pilot, 16, 0.0, planned)["no difference that matters"] > 0.99, "more seeds"
+    small = registration.verdicts(pilot, 40, planned / 4, planned)
+    assert small["no difference that matters"] > 0.9, "told apart as well, and said to be too small to matter"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_simulated_comparison_is_judged_as_the_exercise_judges_it(seed, monkeypatch):
+    pilot = [(arm, s, 0.8 + 0.01 * s) for arm in ("a", "b") for s in range(3)]
+    made = []
+    monkeypatch.setattr(registration, "Random", lambda _: Recorder(seed, made))
+    found = registration.verdicts(pilot, 4, 0.012, 0.02, draws=1)
+    runs = tuple(("ab"[i // 4], i % 4, value) for i, value in enumerate(made))
+    said, *_ = conclude(runs, "a", "b", range(4), 0.02, registration.standard_errors(4))
+    assert [verdict for verdict, share in found.items() if share] == ["told apart" if said in "ab" else said]
+
+
+class Recorder(Random):
+    def __init__(self, seed, made):
+        super().__init__(seed)
+        self.made = made
+
+    def gauss(self, *arguments):
+        self.made.append(super().gauss(*arguments))
+        return self.made[-1]
 
 
 def test_a_pilot_may_be_of_few_steps():

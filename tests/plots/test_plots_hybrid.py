@@ -38,7 +38,7 @@ def test_a_place_has_the_colour_of_what_happens_there():
     ]
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["adds beside", "trains what is there"]
     assert alt.describe(ax.figure).startswith(
-        "LoRA adds beside at query; BitFit trains what is there at query."
+        "LoRA adds beside (query); BitFit trains what is there (query)."
     )
     assert_nothing_is_cut_off(ax.figure)
 
