@@ -1,5 +1,5 @@
 r"""What LLaMA-Adapter's gate is for: the first hundred steps with and without it, the numbers of
-data/evidence/gate_searched.csv, for notebook 04_soft_prompts.
+data/evidence/gate.csv, for notebook 04_soft_prompts.
 
     python benchmarks/gate.py                        # what the file holds already is not run again
     python benchmarks/gate.py --seeds 5              # more of them, into the same file
@@ -35,7 +35,7 @@ from coursekit.models import load_decoder
 from coursekit.tasks import load_task
 from coursekit.training import fit, rows_of_step
 
-OUT = Path(__file__).parents[1] / "data" / "evidence" / "gate_searched.csv"
+OUT = Path(__file__).parents[1] / "data" / "evidence" / "gate.csv"
 SETTINGS = ("arm", "seed", "rate", "steps", "batch", "words")
 MEASURED = ("bare", "losses", "correct", "constant", "largest_gate", "seconds", "processor")
 

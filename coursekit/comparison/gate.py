@@ -60,27 +60,18 @@ class GateRun:
 
 
 def parse(row: Mapping[str, str]) -> GateRun:
-    r"""A line of benchmarks/gate.py, or of the file that it wrote before it searched learning rates."""
+    r"""A line of benchmarks/gate.py."""
     losses = tuple(map(float, row["losses"].split()))
-    seed, rate, bare, largest = (
-        int(row["seed"]),
-        float(row["rate"]),
-        float(row["bare"]),
-        float(row["largest_gate"]),
-    )
-    if "gate" in row:
-        arm = "gate" if row["gate"] == "raw" else "open"
-        return GateRun(arm, seed, rate, bare, losses, float(row["accuracy"]), largest)
     correct = tuple(one == "1" for one in row["correct"])
     right = sum(correct) / len(correct) if correct else 0.0
-    return GateRun(row["arm"], seed, rate, bare, losses, right, largest, correct, float(row["constant"]))
+    rate, bare, largest, constant = (float(row[key]) for key in ("rate", "bare", "largest_gate", "constant"))
+    return GateRun(row["arm"], int(row["seed"]), rate, bare, losses, right, largest, correct, constant)
 
 
 def read() -> list[GateRun]:
-    r"""The runs of data/evidence/gate_searched.csv, else those of gate.csv (one learning rate); none without either."""
-    files = [DATA / "evidence" / name for name in ("gate_searched.csv", "gate.csv")]
-    file = next((file for file in files if file.exists()), None)
-    if file is None:
+    r"""The runs of data/evidence/gate.csv; none where it is not there."""
+    file = DATA / "evidence" / "gate.csv"
+    if not file.exists():
         return []
     with file.open(encoding="utf-8", newline="") as rows:
         return [parse(row) for row in csv.DictReader(rows)]
@@ -175,8 +166,8 @@ def sentences(runs: Sequence[GateRun]) -> list[str]:
             continue
         found = intervals.difference(*([run.correct for run in there[one]] for one in ("gate", arm)))
         said.append(
-            f"{ARMS['gate'].label} minus {ARMS[arm].label}, each at its own best learning rate: "
-            f"{tables.words(found)} in test accuracy"
+            f"test accuracy, {ARMS['gate'].label} minus {ARMS[arm].label}, each at its own best learning rate: "
+            f"{tables.words(found)}"
         )
     if constants := {run.constant for own in there.values() for run in own if run.constant is not None}:
         said.append(f"the constant answer gets {max(constants):.3f} of these test sentences")
