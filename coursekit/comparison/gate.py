@@ -39,8 +39,8 @@ START = 1e-2
 class GateRun:
     r"""One run. arm: of ARMS. rate: the learning rate. bare: loss of the frozen model on the first batch, in nats.
 
-    losses: of every step; none where training failed. accuracy: on test sentences after the last. largest: the largest
-    gate then. correct: which test sentences were right, where the file says it. constant: the constant answer's share.
+    losses: of every step; none where training failed. largest: the largest gate after the last. correct: which test
+    sentences were right then. constant: the constant answer's share.
     """
 
     arm: str
@@ -48,10 +48,14 @@ class GateRun:
     rate: float
     bare: float
     losses: tuple[float, ...]
-    accuracy: float
     largest: float
-    correct: tuple[bool, ...] = ()
-    constant: float | None = None
+    correct: tuple[bool, ...]
+    constant: float
+
+    @property
+    def accuracy(self) -> float:
+        r"""On test sentences; 0 where training failed."""
+        return sum(self.correct) / len(self.correct) if self.correct else 0.0
 
     @property
     def late(self) -> float:
@@ -63,9 +67,8 @@ def parse(row: Mapping[str, str]) -> GateRun:
     r"""A line of benchmarks/gate.py."""
     losses = tuple(map(float, row["losses"].split()))
     correct = tuple(one == "1" for one in row["correct"])
-    right = sum(correct) / len(correct) if correct else 0.0
     rate, bare, largest, constant = (float(row[key]) for key in ("rate", "bare", "largest_gate", "constant"))
-    return GateRun(row["arm"], int(row["seed"]), rate, bare, losses, right, largest, correct, constant)
+    return GateRun(row["arm"], int(row["seed"]), rate, bare, losses, largest, correct, constant)
 
 
 def read() -> list[GateRun]:
@@ -169,7 +172,7 @@ def sentences(runs: Sequence[GateRun]) -> list[str]:
             f"test accuracy, {ARMS['gate'].label} minus {ARMS[arm].label}, each at its own best learning rate: "
             f"{tables.words(found)}"
         )
-    if constants := {run.constant for own in there.values() for run in own if run.constant is not None}:
+    if constants := {run.constant for own in there.values() for run in own}:
         said.append(f"the constant answer gets {max(constants):.3f} of these test sentences")
     if "gate" in there:
         opened = _range([run.largest for run in there["gate"]], ".3f")

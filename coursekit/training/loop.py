@@ -70,7 +70,7 @@ def fit(
     the mean over all their labelled tokens, as if they were one batch. warmup: share of the steps. clip: largest norm
     of the gradient, None for no limit. bucket: put rows of about the same length into one batch, so that little of it
     is padding (see `order.py`). It makes a step cheaper and 300 steps of an encoder not measurably worse; of six runs
-    of 40 steps two learned nothing from such batches and none without, so it has to be asked for
+    of 40 steps at the two best rates two learned nothing from such batches and none without, so it has to be asked for
     (data/evidence/shortcuts.csv). optimizer: "adamw", "sgd", "adamw8bit" (8-bit states), "paged_adamw" (states in host
     memory, paged in), or a function from parameters to an optimizer, which then brings its own learning rates and decay
     (they follow the same schedule). objective: what is minimised instead of the model's own loss, such as

@@ -16,7 +16,7 @@ def run(arm: str, seed: int, rate: float, late: float, right: int = 5, largest: 
     r"""Training that begins at 3 (9 where the prompts are loud) and ends at `late`; `right` of 8 sentences."""
     losses = (9.0 if arm == "open" else 3.0, *[late] * 20)
     correct = tuple(i < right for i in range(8))
-    return GateRun(arm, seed, rate, 3.0, losses, right / 8, largest, correct, 0.5)
+    return GateRun(arm, seed, rate, 3.0, losses, largest, correct, 0.5)
 
 
 def search(arm: str, *late: float, right: int = 5) -> list[GateRun]:
@@ -52,7 +52,7 @@ def test_learning_rates_are_searched_past_an_edge_before_other_seeds_run():
 
 
 def test_a_training_that_failed_is_never_the_best_learning_rate():
-    failed = GateRun("gate", 0, 0.03, 3.0, (), 0.0, 1.0)
+    failed = GateRun("gate", 0, 0.03, 3.0, (), 1.0, (), 0.5)
     runs = [*search("gate", 4.0, 3.0), failed]
     assert gate.next_run(runs, arms=("gate",)) == ("gate", 1, 0.01)
     assert [one.rate for one in gate.shown(runs)["gate"]] == [0.01] and gate.shown([failed]) == {}
