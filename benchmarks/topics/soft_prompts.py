@@ -30,13 +30,13 @@ GRID = Grid(
     arms=(
         arm("head", CANDIDATES["head"], 1e-1, experiment="reference"),
         arm("full", CANDIDATES["full"], 1e-4, experiment="reference"),
-        soft("prompt-20", PromptTuning(n=20), 3e-1, experiment="length", n=20),
+        soft("prompt-20", PromptTuning(n=20), 1e-1, experiment="length", n=20),
         arm("prefix-20", METHODS["prefix"], 3e-2, experiment="place", n=20),
-        *(soft(f"prompt-{n}", PromptTuning(n=n), 3e-1, experiment="length", n=n) for n in (1, 100, 5)),
+        *(soft(f"prompt-{n}", PromptTuning(n=n), 1e-1, experiment="length", n=n) for n in (1, 100, 5)),
         *(soft(f"prefix-{n}", PrefixTuning(n=n), 3e-2, experiment="place", n=n) for n in (1, 100)),
         # The start, at 20 vectors: above from words of the vocabulary.
-        soft("prompt-20-random", PromptTuning(n=20, init="random"), 3e-1, experiment="start", n=20),
-        soft("prompt-20-text", PromptTuning(n=20, init="text", init_ids=QUESTION), 3e-1, experiment="start", n=20),
+        soft("prompt-20-random", PromptTuning(n=20, init="random"), 1e-1, experiment="start", n=20),
+        soft("prompt-20-text", PromptTuning(n=20, init="text", init_ids=QUESTION), 1e-1, experiment="start", n=20),
         # Made by a network while it trains.
         soft("prefix-20-network", PrefixTuning(n=20, hidden=512), 1e-3, experiment="network", n=20),
         arm("p-tuning-lstm", METHODS["p-tuning"], 3e-4, experiment="encoder", n=20),

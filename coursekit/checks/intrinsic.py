@@ -50,7 +50,7 @@ HADAMARD = register(
         hints=(
             "Cut x in two halves, a and b. The first row of blocks of H says H a + H b, the second H a - H b.",
             "H a and H b are the same task, half as long. A vector of length 1 is its own transform.",
-            "torch.cat puts two halves behind each other.",
+            "torch.cat puts two halves one after the other.",
         ),
         inputs=lambda seed: (
             torch.randn(4 * 2**seed, generator=torch.Generator().manual_seed(seed)).double(),

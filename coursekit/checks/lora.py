@@ -435,7 +435,8 @@ SWEEP = register(
         difficulty=4,
         minutes=25,
         hints=(
-            "The update is multiplied by alpha / r. Which two of the four settings (r, alpha) differ in r alone?",
+            "To compare ranks alone, something has to be held fixed. This exercise holds alpha / r: which two of the "
+            "four settings (r, alpha) share it?",
             "The learning rate belongs to a setting as much as r does. Compare each at its own best.",
             "Best by what? A rate is chosen on validation accuracy, by the mean over its seeds; test accuracy is for "
             "the comparison alone.",

@@ -295,6 +295,15 @@ def test_a_card_says_how_sure_each_arm_is():
     assert "2 of 2 arms" in text and "16, 0 minutes" in text and "+0.000 by twice the steps" in rows["b"]
 
 
+def test_a_card_has_the_differences_of_the_evidence():
+    answers = {
+        Cell(arm, 100, 3e-3, s): drawn(0.8, 1, 300, 7 * s + ord(arm))[0] for arm in "ab" for s in range(3)
+    }
+    runs = [Run(cell, ((100, 0.8),), tuple(map(bool, right)), 7, 1.0) for cell, right in answers.items()]
+    gap = Evidence("t", tuple(runs)).minus("b", GRID.reference)
+    assert f"| {gap.value:+.3f} | {gap.low:+.3f} to {gap.high:+.3f} |" in card(GRID, runs, {}, constant=0.5)
+
+
 # intervals ------------------------------------------------------------------------------------------------
 
 
@@ -396,6 +405,18 @@ def test_the_variance_of_few_seeds_is_not_underrated():
     assert found.margin == pytest.approx(
         0.05 * math.sqrt(3 / 2), abs=0.002
     )  # the outermost draws: all seeds alike
+
+
+def test_what_is_printed_decides_what_is_told_apart():
+    # Ends that the next thousand draws would put on the other side of 0 are 0.
+    ends = []
+    for seed in range(40):
+        found = intervals.difference(drawn(0.83, 3, 400, seed), drawn(0.8, 3, 400, seed + 100), draws=400)
+        printed = [float(end) for end in repr(found).partition("(")[2].strip(")").split(" to ")]
+        assert [found.low, found.high] == printed and "-0.000" not in repr(found)
+        assert found.tells is (printed[0] > 0 or printed[1] < 0)
+        ends += printed
+    assert min(map(abs, ends)) < 0.001, "none of these came near 0"
 
 
 def test_seeds_that_disagree_widen_the_interval():

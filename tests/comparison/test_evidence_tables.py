@@ -184,6 +184,14 @@ def test_what_the_other_learning_rates_cost_is_said_with_how_often_they_were_run
     ]
 
 
+def test_what_a_rate_costs_is_measured_with_the_seeds_that_it_was_run_with():
+    best = [run("a", 1e-3, seed, 36, validation=0.95 - 0.05 * seed) for seed in range(3)]
+    evidence = Evidence("t", (*best, run("a", 1e-2, 0, 36, validation=0.88)))
+    assert rate_costs(evidence, ["a"], {"a": "a"}) == [
+        "a: best learning rate 0.001; 0.01 costs 0.070 (one seed)"
+    ]
+
+
 def test_what_twice_the_steps_bring_is_said_where_it_was_run(monkeypatch):
     longer = [run("r8", 1e-3, seed, 36, steps=200, validation=0.95) for seed in range(3)]
     evidence = Evidence("methods", (*RUNS[:6], *longer))

@@ -59,9 +59,9 @@ def test_a_factor_is_bounded_by_the_grid_and_open_at_its_edge():
     assert times(found, "a", "unheard") is None
     said = factor(found, "a", "b", claimed=10)
     assert said == (
-        "best on the grid: 30 times; if the grid's best is the best, half a step either way: 10 to 100; "
-        "10 is the very end of that range"
+        "30 times on the grid. Either best rate may be off by half a grid step, so the factor lies between 10 and 100 "
+        "(10 is the very end of that range)"
     )
-    assert factor(found, "a", "b", claimed=20).endswith("10 to 100")
+    assert factor(found, "a", "b", claimed=20).endswith("10 and 100")
     assert factor(found, "a", "c", claimed=20).endswith("10 to open")
     assert factor(found, "a", "unheard", claimed=10) is None

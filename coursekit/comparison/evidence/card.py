@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 from coursekit.comparison.evidence.grid import Grid, derived
-from coursekit.comparison.evidence.intervals import accuracy, difference
+from coursekit.comparison.evidence.intervals import accuracy
 from coursekit.comparison.evidence.plan import NOTHING, Run, Settled, settled
 from coursekit.comparison.evidence.results import Evidence
 
@@ -16,6 +16,7 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], constant: fl
     r"""Markdown. about: command, task, machine, versions … by name. constant: accuracy of the best constant answer on
     those very test sentences.
     """
+    evidence = Evidence(grid.topic, tuple(runs))
     found, so_far = settled(grid, runs), preliminary(grid, runs)
     shown = so_far | found
     lines = [
@@ -40,7 +41,7 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], constant: fl
         "| arm | learning rate | steps | parameters | accuracy | 95 % | minus reference | 95 % | notes |",
         "|---|---|---|---|---|---|---|---|---|",
         *(
-            _row(shown[name], shown.get(grid.reference), arm.name not in found)
+            _row(shown[name], evidence, grid.reference, arm.name not in found)
             for arm in grid.arms
             for name in (arm.name, *(name for name in shown if name.startswith(derived(arm.name, ""))))
             if name in shown
@@ -67,15 +68,15 @@ def preliminary(grid: Grid, runs: Sequence[Run]) -> dict[str, Settled]:
     }
 
 
-def _row(one: Settled, reference: Settled | None, not_settled: bool) -> str:
+def _row(one: Settled, evidence: Evidence, reference: str, not_settled: bool) -> str:
     own = [run.correct for run in one.runs]
     if any(not answers for answers in own):
         return f"| {one.arm} | {one.rate:g} | {one.steps} | | failed | | | | {one.runs[0].why} |"
     level, parameters = accuracy(own), one.runs[0].parameters
     paired = "| |"
-    if reference is not None and reference.arm != one.arm and all(run.correct for run in reference.runs):
-        gap = difference(own, [run.correct for run in reference.runs])
-        paired = f"| {gap.value:+.3f} | {gap.low:+.3f} to {gap.high:+.3f}"
+    if one.arm != reference and {one.arm, reference} <= set(evidence.arms):
+        gap = evidence.minus(one.arm, reference)
+        paired = f"| {gap.value:+z.3f} | {gap.low:+.3f} to {gap.high:+.3f}"
     notes = ["preliminary"] if not_settled else []
     if one.gain is not None:
         notes += [f"validation {one.gain:+.3f} by twice the steps"]

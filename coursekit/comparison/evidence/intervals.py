@@ -22,13 +22,16 @@ import numpy.typing as npt
 
 #: Draws: enough for the second digit of a 95 % limit.
 DRAWS = 4000
+#: Digits of an interval's ends, of an accuracy: other draws move the third one by some units, so an end that rounds to
+#: 0 tells nothing apart.
+DIGITS = 3
 
 Answers = Sequence[Sequence[bool]]
 
 
 @dataclass(frozen=True)
 class Interval:
-    r"""A value with its 95 % interval."""
+    r"""A value with its 95 % interval, whose ends are rounded to as many digits as the draws give."""
 
     value: float
     low: float
@@ -47,7 +50,7 @@ class Interval:
         return (self.high - self.low) / 2
 
     def __repr__(self) -> str:
-        return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+        return f"{self.value:+z.{DIGITS}f} ({self.low:+.{DIGITS}f} to {self.high:+.{DIGITS}f})"
 
 
 def accuracy(correct: Answers, draws: int = DRAWS) -> Interval:
@@ -129,5 +132,5 @@ def _means(
 
 
 def _interval(value: float, drawn: npt.NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Interval(value, float(low), float(high))
+    low, high = (round(float(end), DIGITS) + 0.0 for end in np.quantile(drawn, (0.025, 0.975)))  # 0, not -0
+    return Interval(value, low, high)

@@ -3,6 +3,7 @@ r"""What two arms of a file of evidence say to each other, as a sentence: writte
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from coursekit.comparison.evidence import results, tables
 from coursekit.comparison.evidence.results import Evidence
@@ -36,7 +37,7 @@ def plainly(evidence: Evidence, arm: str, other: str, one: str, two: str) -> lis
         return []
     found = evidence.minus(arm, other)
     verdict = "better than" if found.low > 0 else "worse than" if found.high < 0 else "not told apart from"
-    return [f"{one} after {evidence.steps(arm)} steps: {verdict} {two}, {found.value:+.3f} in test accuracy"]
+    return [f"{one} after {evidence.steps(arm)} steps: {verdict} {two}, {found.value:+z.3f} in test accuracy"]
 
 
 def standing(evidence: Evidence, arm: str, others: Sequence[str], labels: Mapping[str, str]) -> str:
@@ -54,14 +55,20 @@ def standing(evidence: Evidence, arm: str, others: Sequence[str], labels: Mappin
 
 
 def rate_costs(evidence: Evidence, arms: Sequence[str], labels: Mapping[str, str]) -> list[str]:
-    r"""For each arm its best learning rate, and how much less validation accuracy the others have that were tried."""
+    r"""For each arm its best learning rate, and how much less validation accuracy the others have that were tried, with
+    the same seeds.
+    """
     lines = []
     for arm in arms:
         if arm in evidence.arms:
-            tried, single, best = evidence.by_rate(arm), evidence.once(arm), evidence.rate(arm)
+            single, best = evidence.once(arm), evidence.rate(arm)
+            at: dict[float, dict[int, float]] = {}
+            for run in evidence.searched(arm):
+                at.setdefault(run.cell.rate, {})[run.cell.seed] = run.validation or 0.0
             lost = [
-                f"{rate:g} costs {tried[best] - value:.3f}{' (one seed)' if rate in single else ''}"
-                for rate, value in tried.items()
+                f"{rate:g} costs {fmean(at[best][seed] - value for seed, value in at[rate].items()):.3f}"
+                f"{' (one seed)' if rate in single else ''}"
+                for rate in sorted(at)
                 if rate != best
             ]
             lines.append(f"{labels[arm]}: best learning rate {best:g}; {', '.join(lost)}")

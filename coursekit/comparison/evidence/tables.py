@@ -78,8 +78,7 @@ def rates(evidence: Evidence, arm: str, other: str) -> str:
 
 def words(found: Interval) -> str:
     r"""A difference with its interval, and whether it is told apart from 0."""
-    told = "" if found.tells else ", not told apart"
-    return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f}){told}"
+    return f"{found!r}{'' if found.tells else ', not told apart'}"
 
 
 def _missing(evidence: Evidence, *arms: str) -> str:

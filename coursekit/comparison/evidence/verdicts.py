@@ -65,10 +65,10 @@ def factor(evidence: Evidence, arm: str, other: str, claimed: float) -> str | No
     at = evidence.rate(arm) / evidence.rate(other)
     best, low, high = (f"{float(f'{x:.2g}'):g}" if 0 < x < math.inf else "open" for x in (at, *between))
     end = any(math.isclose(bound, claimed, rel_tol=0.05) for bound in between)
-    very_end = f"; {claimed:g} is the very end of that range" if end else ""
+    very_end = f" ({claimed:g} is the very end of that range)" if end else ""
     return (
-        f"best on the grid: {best} times; if the grid's best is the best, half a step either way: {low} to {high}"
-        f"{very_end}"
+        f"{best} times on the grid. Either best rate may be off by half a grid step, so the factor lies between {low} "
+        f"and {high}{very_end}"
     )
 
 
