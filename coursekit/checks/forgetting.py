@@ -188,91 +188,92 @@ L2SP_GRADIENT = register(
 
 # forgetting-replay ----------------------------------------------------------------------------------------
 
-
-def _budgets(seed: int) -> tuple[float, int, int]:
-    # 80 of 1,600 rows; 39.6 of 132, so 40; 15 of 60.
-    return ((0.05, 200, 8), (0.3, 33, 4), (0.25, 10, 6))[seed]
+Rows = list[int]
 
 
-def replay(share: float, steps: int, batch_size: int) -> tuple[int, int]:
-    r"""Of all rows seen in training, the nearest whole number to `share` are old; the others are new."""
-    rows = steps * batch_size
-    old = round(share * rows)
-    return rows - old, old
+def _rows(seed: int) -> tuple[Rows, Rows, float, int, Rows]:
+    # By hand: 0.45 · 15 = 6.75, so 7 old rows and 8 new ones. No order is its own inverse.
+    share, rows, order = (
+        (0.45, 15, [(4 * i + 2) % 15 for i in range(15)]),
+        (0.05, 24, [(5 * i + 3) % 24 for i in range(24)]),
+        (0.25, 6, [5, 0, 3, 1, 4, 2]),
+    )[seed]
+    return list(range(100, 100 + rows + 3)), list(range(500, 500 + rows + 2)), share, rows, order
 
 
-def _in_each_batch(share: float, steps: int, batch_size: int) -> tuple[int, int]:
-    old = round(share * batch_size) * steps
-    return steps * batch_size - old, old
+def replay(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[int, ...]:
+    r"""The first rows of both, the nearest whole number to `share` of them old; the i-th to be seen is order[i]."""
+    kept = round(share * rows)
+    return _seen([*new[: rows - kept], *old[:kept]], order)
 
 
-def _share_of_new(share: float, steps: int, batch_size: int) -> tuple[int, int]:
-    new = round(steps * batch_size / (1 + share))
-    return new, steps * batch_size - new
+def _seen(mixed: Rows, order: Rows) -> tuple[int, ...]:
+    return tuple(mixed[place] for place in order)
 
 
-def _secret_replay(draw: Draw) -> tuple[float, int, int]:
+def _to_places(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[int, ...]:
+    unmixed = replay(new, old, share, rows, list(range(rows)))
+    return tuple(row for _, row in sorted(zip(order, unmixed, strict=True)))
+
+
+def _of_new(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[int, ...]:
+    fresh = round(rows / (1 + share))
+    return _seen([*new[:fresh], *old[: rows - fresh]], order)
+
+
+def _down(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[int, ...]:
+    kept = int(share * rows)
+    return _seen([*new[: rows - kept], *old[:kept]], order)
+
+
+def _secret_replay(draw: Draw) -> tuple[Rows, Rows, float, int, Rows]:
     while True:  # once to be rounded up, once down, and never in the middle
-        share, steps, batch_size = draw.real(0.02, 0.6), draw.whole(20, 500), draw.whole(3, 32)
-        rest = share * steps * batch_size % 1
+        share, rows = draw.real(0.1, 0.45), draw.whole(12, 40)
+        rest = share * rows % 1
         if (0.55 < rest < 0.95) if draw.kind == 0 else (0.05 < rest < 0.45):
-            return share, steps, batch_size
+            break
+    new, old = (draw.whole(100 * i, 100 * i + 50) for i in (1, 5))
+    return list(range(new, new + rows + 4)), list(range(old, old + rows + 4)), share, rows, draw.order(rows)
 
 
 REPLAY = register(
     Exercise(
         id="forgetting-replay",
-        points=1,
-        difficulty=1,
-        minutes=5,
+        points=2,
+        difficulty=2,
+        minutes=10,
         hints=(
-            "Training sees steps · batch_size rows in all. Old rows take the place of new ones.",
-            "round(share * rows) of all rows are old; the new ones are what is left.",
+            "How many old rows are there? Round once, over all rows. The new ones are what is left.",
+            "Put the first new rows and the first old ones into one list, and read it out in the given order.",
         ),
-        inputs=_budgets,
+        inputs=_rows,
         secret=_secret_replay,
         reference=replay,
         mutants=(
             Mutant(
-                lambda share, steps, batch_size: (steps * batch_size, replay(share, steps, batch_size)[1]),
+                lambda new, old, share, rows, order: (*new[:rows], *old[: round(share * rows)]),
                 "the old rows come on top of the budget; they take the place of new ones",
             ),
             Mutant(
-                _share_of_new,
+                _of_new,
                 "the share is taken of the new rows here; it is the part of all rows that is old",
             ),
             Mutant(
-                lambda share, steps, batch_size: replay(share, steps, 1),
-                "the batch size is forgotten: a step sees batch_size rows",
+                lambda new, old, share, rows, order: replay(old, new, share, rows, order),
+                "the two are swapped: `share` is the part that is old",
+            ),
+            Mutant(_down, "this rounds down; take the nearest whole number, with round"),
+            Mutant(
+                lambda new, old, share, rows, order: replay(new, old, share, rows, list(range(rows))),
+                "the rows are not shuffled: all old ones would come in the last batches",
             ),
             Mutant(
-                lambda share, steps, batch_size: (
-                    steps * batch_size - round(share * steps),
-                    round(share * steps),
-                ),
-                "the share is taken of the steps; take it of the rows, batch_size in each step",
+                _to_places,
+                "this puts row i at place order[i]; the i-th row to be seen is the one at place order[i]",
             ),
             Mutant(
-                lambda share, steps, batch_size: replay(share, steps, batch_size)[::-1],
-                "the two are swapped: first the new rows, then the old ones",
-            ),
-            Mutant(
-                lambda share, steps, batch_size: (
-                    steps * batch_size - int(share * steps * batch_size),
-                    int(share * steps * batch_size),
-                ),
-                "this rounds down; take the nearest whole number, with round",
-            ),
-            Mutant(
-                lambda share, steps, batch_size: (
-                    (1 - share) * steps * batch_size,
-                    share * steps * batch_size,
-                ),
-                "rows come whole: round the old ones",
-            ),
-            Mutant(
-                _in_each_batch,
-                "this rounds in every batch, where a small share comes to nothing; round once, over all rows",
+                lambda new, old, share, rows, order: replay(new, old[::-1], share, rows, order),
+                "these are the last old rows; take the first ones, as of the new",
             ),
         ),
         tolerance=0.0,

@@ -43,7 +43,7 @@ def forgetting_l2sp_gradient(gradient, theta, start, alpha):
     return gradient + alpha * (theta - start)
 
 
-def forgetting_replay(share, steps, batch_size):
-    rows = steps * batch_size
-    old = round(share * rows)
-    return rows - old, old
+def forgetting_replay(new, old, share, rows, order):
+    kept = round(share * rows)
+    mixed = [*new[: rows - kept], *old[:kept]]
+    return [mixed[place] for place in order]
