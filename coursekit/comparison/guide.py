@@ -119,6 +119,9 @@ class Choice:
         if self.budget.short_of and self.kept:
             least = NEEDS[self.budget.short_of][1]
             said += f". {least.capitalize()}: {self.star(self.arm)}"
+            if self.arm in self.kept:
+                gap = self.kept[self.arm]
+                said += f", {tables.words(gap)}{' against ' if gap.tells else ' from '}{self.star(self.lead)}"
         elif self.kept:
             said += f". Short of nothing, take {self.star(self.arm)}"
         if self.price is not None:

@@ -1,8 +1,8 @@
 r"""Conversations as token ids, with the loss on what the model is to say and on nothing else.
 
 A conversation is text in segments, each learned or only read. The answer is learned, and with it the token that ends
-it: a model that never learns to stop talks on. An example that is too long is never cut inside an answer, where it
-would teach to stop anywhere: it is left out, and reported.
+it: a model that never learns to stop talks on. An example that is too long is never cut inside an answer, whose
+end token would go first: it is left out, and reported.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def prepare_instructions(
     r"""Token ids of prompt, answer and end-of-text token; the prompt is masked in the labels with −100.
 
     An example longer than `max_length` tokens is left out, with a warning that counts them (`left_out` lists them):
-    a model trained on answers that were cut learns to stop anywhere. packed: see `prepare_encoded`. Raises
+    a model trained on answers that were cut does not learn where they end. packed: see `prepare_encoded`. Raises
     CourseError where that leaves nothing to train on.
     """
     encoded = {

@@ -209,11 +209,12 @@ class PreferenceScore:
 
     prefers: share of pairs with a positive reward margin. margin: mean reward margin. kl: $\mathrm{KL}(\pi\|\pi_0)$ per
     token, on chosen and rejected answers alike. likelier: share of pairs whose chosen answer has the larger
-    $\ln \pi(y \mid x)$, the reference aside.
+    $\ln \pi(y \mid x)$, the reference aside. likelier_before: the same for the reference, $\ln \pi_0(y \mid x)$.
     """
 
     prefers: Score
     likelier: Score
+    likelier_before: Score
     margin: float
     kl: float
 
@@ -234,7 +235,7 @@ def preference_score(
     r"""`model` with its adapter against the same with it off, on the first `limit` pairs of `split`."""
     check_data(model, pairs, split)
     rows = len(first_rows(pairs.split(split), limit)["labels"])
-    margins, likelier, kl, tokens = [], [], 0.0, 0
+    margins, likelier, before, kl, tokens = [], [], [], 0.0, 0
     with in_mode(model, training=False), progress_bar(rows, "pairs", progress) as bar:
         for batch in pairs.batches(split, batch_size, limit, device_of(model)):
             inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
@@ -249,8 +250,13 @@ def preference_score(
             tokens += n
             margins.append(dpo(own[0], own[1], other[0], other[1], beta).margins)
             likelier.append(own[0] > own[1])
+            before.append(other[0] > other[1])
             bar.update(len(batch["pair"]) // 2)
     found = torch.cat(margins)
     return PreferenceScore(
-        Score.of(found > 0), Score.of(torch.cat(likelier)), found.mean().item(), kl / tokens
+        Score.of(found > 0),
+        Score.of(torch.cat(likelier)),
+        Score.of(torch.cat(before)),
+        found.mean().item(),
+        kl / tokens,
     )

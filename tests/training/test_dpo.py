@@ -258,6 +258,24 @@ def test_scores_do_not_depend_on_the_batches(pairs):
     assert preference_score(model, pairs, limit=2, progress=False).prefers.n == 2
 
 
+def test_the_likelier_answer_of_the_model_and_of_its_reference():
+    words = ("red", "blue", "dark", "fine", "good")  # one token each: no answer is likelier for being short
+    rows = [{"prompt": "Name", "chosen": a, "rejected": b} for a in words for b in words if a != b]
+    data = Dataset.from_list(rows)
+    pairs = prepare_pairs(DatasetDict(train=data, test=data), tiny_text.tokenizer(), max_length=24)
+    model, bare = with_adapter(), tiny.decoder("llama").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3 if parameter.requires_grad else 1)  # strong enough to change its mind
+    found = preference_score(model, pairs, batch_size=7, progress=False)
+    batch = next(pairs.batches("test", len(rows)))
+    with torch.no_grad():
+        own, was = (answer_logps(network, batch).chunk(2) for network in (model.eval(), bare))
+    assert torch.equal(found.likelier.correct, own[0] > own[1])
+    assert torch.equal(found.likelier_before.correct, was[0] > was[1])
+    assert not torch.equal(found.likelier.correct, found.likelier_before.correct)
+
+
 def test_accumulated_pairs_count_as_one_batch(pairs):
     runs = []
     for batch_size, accumulate in ((6, 1), (4, 2), (1, 6)):
