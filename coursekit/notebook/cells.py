@@ -59,7 +59,9 @@ if missing():
             raise RuntimeError(f"no network? pip (above) could not install coursekit from {{REPOSITORY}}")
     invalidate_caches()
     if "transformers" in sys.modules:
-        print("transformers was imported before this cell: restart the kernel, then run all cells")"""
+        print("transformers was imported before this cell: restart the kernel, then run all cells")
+
+import coursekit  # noqa: E402, F401 (before other libraries, whose notices it silences)"""
 
 _UNSET = (
     "coursekit is not installed here, and the course has no address yet to install it from. Download the "

@@ -142,6 +142,13 @@ def test_without_an_address_it_says_what_to_do(tmp_path, stranger):
     assert "pip install -e ." in last and "coursekit colab" in last
 
 
+def test_notices_of_other_libraries_are_silenced_before_they_come(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", f"{setup_cell('')}\nimport tqdm.auto"], cwd=Path(__file__).parent, capture_output=True
+    )
+    assert done.returncode == 0 and b"IProgress" not in done.stderr
+
+
 def test_the_cell_is_short_and_passes_the_house_style():
     cell = setup_cell(ADDRESS)
     assert len(cell.splitlines()) <= 45 and all(len(line) <= 110 for line in cell.splitlines())
