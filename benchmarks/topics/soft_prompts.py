@@ -7,10 +7,11 @@ classifier reads position 0, which would be the first of them). A prefix has non
 from __future__ import annotations
 
 from topics._film import SETTING, arm, reading_the_text
+from topics.ia3 import FEW_STEPS
 from topics.methods import METHODS
 
 from coursekit.comparison.candidates import CANDIDATES, Candidate
-from coursekit.comparison.evidence.grid import Arm, Grid
+from coursekit.comparison.evidence.grid import Arm, Grid, few
 from coursekit.methods import PrefixTuning, PromptTuning, PTuning
 from coursekit.methods.mechanism.method import Method
 
@@ -18,6 +19,14 @@ __all__ = ["GRID", "SETTING"]
 
 #: "Is this film review negative or positive?" in MiniLM's vocabulary.
 QUESTION = (2003, 2023, 2143, 3319, 4997, 2030, 3893, 1029)
+
+
+#: What is trained on few sentences too.
+SCARCE = (
+    ("full", CANDIDATES["full"], 1e-4),
+    ("prompt-20", METHODS["prompt"], 1e-1),
+    ("prefix-20", METHODS["prefix"], 3e-2),
+)
 
 
 def soft(name: str, method: Method, rate: float, **of: object) -> Arm:
@@ -41,6 +50,12 @@ GRID = Grid(
         soft("prefix-20-network", PrefixTuning(n=20, hidden=512), 1e-3, experiment="network", n=20),
         arm("p-tuning-lstm", METHODS["p-tuning"], 3e-4, experiment="encoder", n=20),
         soft("p-tuning-mlp", PTuning(n=20, encoder="mlp"), 1e-3, experiment="encoder", n=20),
+        # With few training sentences, as in `ia3`.
+        *(
+            arm(few(name, n), candidate, rate, FEW_STEPS, experiment="few", n=20, examples=n)
+            for n in (16, 128)
+            for name, candidate, rate in SCARCE
+        ),
     ),
     reference="full",
     doublings=0,  # of a prompt, a prefix and P-tuning asked in `methods`

@@ -159,15 +159,6 @@ def _validation(run: Run, at: int | None) -> float:
     return early[0] if early else run.validation or 0.0
 
 
-def findable(pilot: Runs, planned: Callable[[Runs, float], Sequence[int]], most: int) -> float:
-    r"""The smallest difference, in thousandths, for which a planner asks for no more than `most` seeds.
-
-    planned: a pilot, the smallest difference that matters -> the seeds.
-    """
-    found = (size / 1000 for size in range(1, 500))
-    return next((size for size in found if len(planned(pilot, size)) <= most), 0.499)
-
-
 # What so many seeds can tell -----------------------------------------------------------------------------------------
 
 

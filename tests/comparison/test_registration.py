@@ -152,11 +152,3 @@ def test_a_pilot_may_be_of_few_steps():
         "the end, without its noise"
     )
     assert registration.pilot(evidence, ["lora"], at=151)[0][2] == pytest.approx(0.75)
-
-
-def test_the_smallest_difference_that_few_seeds_find_is_the_planners():
-    def planned(pilot, smallest):
-        return range(round(0.1 / smallest))
-
-    assert registration.findable([], planned, most=5) == pytest.approx(0.019), "0.1 / 0.019 is 5.3"
-    assert registration.findable([], lambda pilot, smallest: range(9), most=5) == 0.499

@@ -77,3 +77,13 @@ def hybrid_conclude(runs, one, other, seeds, smallest, errors):
     if -difference > margin:
         return other, difference, margin
     return "cannot tell", difference, margin
+
+
+def hybrid_register(pilots, most):
+    designs = []
+    for pilot in pilots:
+        one, other = dict.fromkeys(method for method, _, _ in pilot)
+        means = [statistics.mean(a for m, _, a in pilot if m == method) for method in (one, other)]
+        designs.append((one, other, tuple(hybrid_plan(pilot, abs(means[0] - means[1])))))
+    cheapest = min(designs, key=lambda design: len(design[2]))
+    return *cheapest, 2 * len(cheapest[2]) <= most
