@@ -109,6 +109,9 @@ GRID = Grid(
         arm("sparse-adapter", CANDIDATES["sparse-adapter"], 3e-3, experiment="sparse", score="snip", pruned=0.8),
         *(sparse(score, 0.95) for score in ("snip", "random")),
         additive("houlsby r=64 without", WIDE, 3e-3, without_residual, experiment="residual", r=64),
+        # `wide` starts far from 0, as SNIP before training likes it, and one seed in three learns nothing above 3e-4.
+        # From the small start of Houlsby et al.
+        additive("houlsby r=64", HoulsbyAdapter(r=64), 1e-3, experiment="sparse", also=AFTER),
     ),
     reference="full",
     doublings=0,  # of adapters asked in `methods`

@@ -359,6 +359,24 @@ def test_two_states_of_one_training_are_paired_by_seed():
     assert found.minus("a", "b") == apart
 
 
+def test_a_state_of_trained_models_is_of_those_at_the_best_rate_of_what_was_trained():
+    # Cut, the models that were trained at 1e-2 do better; but whoever trains takes 1e-3.
+    runs = [
+        Run(Cell(arm, 9, rate, seed), ((9, validation),), (True,), 7, 1.0)
+        for arm, rate, validation in (
+            ("a", 1e-3, 0.9),
+            ("a", 1e-2, 0.7),
+            ("a, cut", 1e-3, 0.5),
+            ("a, cut", 1e-2, 0.6),
+        )
+        for seed in range(3)
+    ]
+    found = Evidence("t", tuple(runs))
+    assert found.rate("a") == found.rate("a, cut") == 1e-3
+    alone = Evidence("t", tuple(run for run in runs if run.cell.arm == "a, cut"))
+    assert alone.rate("a, cut") == 1e-2, "an arm of its own, whatever its name"
+
+
 def _few(levels: dict[str, tuple[float, ...]]) -> Evidence:
     hard = np.random.default_rng(0).random(500)
     return Evidence("t", tuple(

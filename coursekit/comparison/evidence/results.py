@@ -31,7 +31,8 @@ class Evidence:
     def arms(self) -> dict[str, tuple[Run, ...]]:
         r"""Each arm's runs, one a seed, at the learning rate that is best by the mean validation accuracy over the
         seeds. Longer runs of the same arm are an arm of their own, "lora, 600 steps": what is compared has trained
-        equally long. An arm that is not yet run with every seed is left out.
+        equally long. An arm that is not yet run with every seed is left out. A state of trained models, such as pruned
+        afterwards, is of the models that one would have: those at the best rate of the arm that was trained.
         """
         by: dict[str, dict[int, list[Run]]] = {}
         for run in self.runs:
@@ -43,6 +44,9 @@ class Evidence:
                 if rates := self._whole(lengths[steps]):
                     best = max(sorted(rates), key=lambda rate: mean_validation(rates[rate]))
                     found[name if steps == min(lengths) else derived(name, f"{steps} steps")] = rates[best]
+        states = {name: parent for name in by if name in found and (parent := self._parent(name)) in found}
+        for name, parent in states.items():
+            found[name] = self._whole(self.searched(name))[found[parent][0].cell.rate]
         return found
 
     @cached_property
@@ -142,12 +146,17 @@ class Evidence:
 
     def _trained(self, arm: str) -> set[Cell]:
         r"""The cells that were trained for `arm`: its own, or those of the arm that it is a state of."""
-        own = {run.cell for run in self._of(arm)}
+        own, parent = {run.cell for run in self._of(arm)}, self._parent(arm)
+        return own if parent is None else {replace(cell, arm=parent) for cell in own}
+
+    def _parent(self, arm: str) -> str | None:
+        r"""The arm of whose trained models `arm` is a state; None where it was trained itself."""
         trained = {run.cell for run in self.runs}
+        own = {cell for cell in trained if cell.arm == arm}
         for parent in {cell.arm for cell in trained if arm.startswith(derived(cell.arm, ""))}:
-            if (cells := {replace(cell, arm=parent) for cell in own}) <= trained:
-                return cells
-        return own
+            if own and {replace(cell, arm=parent) for cell in own} <= trained:
+                return parent
+        return None
 
     def _of(self, arm: str) -> tuple[Run, ...]:
         one_of("arm", arm, self.arms)
