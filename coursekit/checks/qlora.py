@@ -2,8 +2,12 @@ r"""The exercises of notebook 08_qlora."""
 
 from __future__ import annotations
 
-import random
-from collections import OrderedDict, deque
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -268,100 +272,146 @@ BYTES = register(
 )
 
 
-# qlora-faults ---------------------------------------------------------------------------------------------
+# qlora-plan -----------------------------------------------------------------------------------------------
+
+Planned = tuple[int, str, bool, int]
+BATCHES = (1, 2, 4, 8)
 
 
-def _uses(seed: int) -> tuple[list[int], int]:
-    source, pages = random.Random(seed), 6 + seed
-    return [source.choice((source.randrange(pages), source.randrange(3))) for _ in range(60)], 3 + seed
+@dataclass(frozen=True)
+class _Plan:
+    batch: int
+    optimizer: str
+    checkpointing: bool
+    peak: int
+
+    def time(self, unpack: float) -> float:
+        r"""Of one row, in products of a row: two, or three with checkpointing, and a share of the unpacking."""
+        return (3 if self.checkpointing else 2) * (1 + unpack / self.batch)
+
+    @property
+    def answer(self) -> Planned:
+        return self.batch, self.optimizer, self.checkpointing, self.peak
 
 
-def faults(uses: list[int], room: int) -> int:
-    r"""How many of `uses` find their page missing, when the least recently used page makes room."""
-    there: OrderedDict[int, None] = OrderedDict()
-    missing = 0
-    for page in uses:
-        if page in there:
-            there.move_to_end(page)
-            continue
-        missing += 1
-        if len(there) == room:
-            there.popitem(last=False)
-        there[page] = None
-    return missing
+@lru_cache(maxsize=256)
+def _plans(size: str, seq: int) -> tuple[_Plan, ...]:
+    r"""All of them, those that lose nothing first. With 8-bit states nothing else of a bill changes."""
+    from coursekit.qlora.memory import qlora_bill
+
+    shapes = list(product((False, True), BATCHES))
+    bills = [qlora_bill(size, batch=batch, seq=seq, checkpointing=again) for again, batch in shapes]
+    saved = bills[0].optimizer - qlora_bill(size, seq=seq, optimizer="adamw8bit").optimizer
+    return tuple(
+        _Plan(batch, optimizer, again, bill.peak - less)
+        for optimizer, less in (("adamw", 0), ("adamw8bit", saved))
+        for (again, batch), bill in zip(shapes, bills, strict=True)
+    )
 
 
-def _first_in_first_out(uses: list[int], room: int) -> int:
-    there: deque[int] = deque(maxlen=room)
-    missing = 0
-    for page in uses:
-        if page not in there:
-            missing += 1
-            there.append(page)
-    return missing
+def plan(size: str, room: int, seq: int, unpack: float) -> Planned:
+    r"""The least time a row of all that leave 1 GiB; of equally fast ones that with AdamW in 32 bits."""
+    return _planned()(size, room, seq, unpack)
 
 
-def _most_recent(uses: list[int], room: int) -> int:
-    there: list[int] = []
-    missing = 0
-    for page in uses:
-        if page in there:
-            there.remove(page)
-        else:
-            missing += 1
-            if len(there) == room:
-                there.pop()
-        there.append(page)
-    return missing
+def _planned(
+    key: Callable[[_Plan, float], Any] = lambda p, unpack: (p.time(unpack), p.optimizer),
+    needs: Callable[[_Plan], int] = lambda p: p.peak + 2**30,
+    tried: Callable[[_Plan], bool] = lambda p: True,
+) -> Callable[..., Planned]:
+    r"""The right plan but for what is best, what has to fit or what is tried; where none fits, the smallest."""
+
+    def made(size: str, room: int, seq: int, unpack: float) -> Planned:
+        plans = [p for p in _plans(size, seq) if tried(p)]
+        fit = [p for p in plans if needs(p) <= room] or [min(plans, key=lambda p: p.peak)]
+        return min(fit, key=lambda p: key(p, unpack)).answer
+
+    return made
 
 
-def _secret_faults(draw: Draw) -> tuple[list[int], int]:
-    pages = draw.whole(6, 9)
-    uses = [draw.pick((draw.whole(0, pages - 1), draw.whole(0, 2))) for _ in range(draw.whole(40, 120))]
-    return uses, draw.whole(3, 5)
+def _what_is_left(size: str, room: int, seq: int, unpack: float) -> Planned:
+    batch, optimizer, checkpointing, peak = plan(size, room, seq, unpack)
+    return batch, optimizer, checkpointing, room - peak
 
 
-FAULTS = register(
+def _cards(seed: int) -> tuple[str, int, int, float]:
+    return (
+        ("7B", 16 * 2**30, 512, 0.5),
+        ("7B", 8 * 2**30, 512, 1.0),
+        ("13B", 12 * 2**30, 512, 1.5),
+    )[seed]
+
+
+def _card(draw: Draw) -> tuple[str, int, int, float]:
+    r"""Kind 0: fastest without checkpointing; 1: with it; in both AdamW in 32 bits. 2: in 8 bits."""
+    while True:
+        size, seq = draw.pick(("7B", "13B")), 128 * draw.whole(2, 8)
+        plans = _plans(size, seq)
+        for _ in range(200):
+            room = int(draw.real(1.02, 2.5) * 2**30) + draw.pick([p.peak for p in plans[:-1]])
+            unpack = draw.real(0.2, 4, digits=2)
+            fit = [p for p in plans if p.peak + 2**30 <= room]
+            if not fit or room > 96 * 2**30:
+                continue
+            best = min(fit, key=lambda p: (p.time(unpack), p.optimizer))
+            kind = 2 if best.optimizer == "adamw8bit" else int(best.checkpointing)
+            # Neither what fits nor what is fastest may hang on rounding.
+            times = sorted({p.time(unpack) for p in fit})
+            near = any(abs(p.peak + 2**30 - room) < 2**22 for p in plans) or any(
+                b < 1.005 * a for a, b in itertools.pairwise(times)
+            )
+            if kind == draw.kind and not near:
+                return size, room, seq, unpack
+
+
+PLAN = register(
     Exercise(
-        id="qlora-faults",
-        points=3,
+        id="qlora-plan",
+        points=4,
         difficulty=3,
-        minutes=15,
+        minutes=20,
         hints=(
-            "Keep the pages that are there in a list, the least recently used one first.",
-            "A page that is there moves to the end of the list. One that is not is a fault, and joins at the end.",
-            "If the list is full before a page joins, its first entry leaves.",
+            "Three loops: over the batches 1, 2, 4 and 8, over the two optimizers, and over False and True.",
+            "qlora_bill(size, batch=batch, seq=seq, optimizer=optimizer, checkpointing=checkpointing).peak is what a "
+            "plan needs; pass over it where less than memory.GiB of the room is left.",
+            "Of two equally fast plans the one with AdamW in 32 bits goes first: try those first, and let a later plan "
+            "win only where it is faster.",
         ),
-        inputs=_uses,
-        secret=_secret_faults,
-        reference=faults,
+        inputs=_cards,
+        secret=_card,
+        reference=plan,
         mutants=(
             Mutant(
-                _first_in_first_out,
-                "the page that came first leaves; a page that is used again must move to the end of the queue",
+                _planned(needs=lambda p: p.peak),
+                "this fills the card to the end; the driver takes some of it, so leave 1 GiB",
             ),
             Mutant(
-                _most_recent, "the most recently used page leaves; it should be the least recently used one"
+                _planned(key=lambda p, unpack: (p.batch * p.time(unpack), p.optimizer)),
+                "this is the time of a step; asked is the time of a row, a step's divided by its batch",
             ),
             Mutant(
-                lambda uses, room: len(set(uses)),
-                "each page is counted once, as if none ever left: there is only room for some",
-            ),
-            Mutant(lambda uses, room: len(uses) - faults(uses, room), "these are the hits; count the faults"),
-            Mutant(
-                lambda uses, room: faults(uses, room) - room,
-                "the first pages are faults, too: nothing is there",
+                _planned(tried=lambda p: p.checkpointing),
+                "checkpointing is always on: it lets the largest batch in, and a row costs three products, not two",
             ),
             Mutant(
-                lambda uses, room: faults(uses, room + 1),
-                "one page too many has room: evict before bringing in",
+                _planned(tried=lambda p: not p.checkpointing),
+                "checkpointing is never tried: more rows fit with it, and they share the unpacking",
             ),
             Mutant(
-                lambda uses, room: faults(uses, room - 1),
-                "one page too few has room: evict only when all of it is taken",
+                _planned(tried=lambda p: p.optimizer == "adamw"),
+                "8-bit states are never tried; the room that they leave can hold a larger batch",
+            ),
+            Mutant(
+                _planned(key=lambda p, unpack: (p.time(unpack), p.optimizer == "adamw")),
+                "of two equally fast plans the one with AdamW in 32 bits goes first: 8-bit states lose a little",
+            ),
+            Mutant(
+                _what_is_left,
+                "the plan is right, and the last value is what it leaves; asked is what it needs",
             ),
         ),
         tolerance=0,
+        kinds=3,
     )
 )
 

@@ -7,7 +7,8 @@ The others forget it. So e is about as large as the update, and what is left of 
 
 Quantizing again makes the scales anew as well, since the largest weight of a block was updated, too. So there are two
 ways in which something of the update may stay: a weight's code changes, or its block's scale does. `follows` has both
-of them, `follows_by_codes` only the first: the merged weight is put on the levels of the *old* scales.
+of them, `follows_by_codes` only the first: the merged weight is put on the levels of the *old* scales. `error` and
+`error_by_codes` are the same two cases: a new scale moves every weight of its block, whatever its own update was.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class MergeError:
     path: str
     update: float  # norm of the update, merged weight less base weight
     error: float  # norm of what quantizing the merged weight does to it
+    error_by_codes: float  # the same where the old scales are kept
     moved: float  # share of the weights whose code is another one afterwards
     step: float  # root mean square of the update, with the smallest distance of two levels (mean absmax) as 1
     follows: float  # cosine of the update and of what it became, Q(W + ΔW) - W: 1 has its whole direction
@@ -47,6 +49,11 @@ class MergeError:
     def ratio(self) -> float:
         r"""Error over update: at 1 there is as much noise as there was learning."""
         return self.error / self.update if self.update else float("inf")
+
+    @property
+    def ratio_by_codes(self) -> float:
+        r"""The same with the old scales."""
+        return self.error_by_codes / self.update if self.update else float("inf")
 
 
 def merge_error(model: nn.Module, name: str | None = None) -> list[MergeError]:
@@ -83,14 +90,16 @@ def _error(path: str, layer: LoRALayer, name: str) -> MergeError:
     again = quantize_blockwise(merged, q.code, q.block, isinstance(q.absmax, Double))
     update, after = merged - before, again.dequantize().float()
     levels, scales = code(q.code).to(merged.device), _scales(q)
+    by_codes = _on_old_scales(merged, levels, scales, q.block)
     return MergeError(
         path,
         update=update.norm().item(),
         error=(after - merged).norm().item(),
+        error_by_codes=(by_codes - merged).norm().item(),
         moved=(_indices(q) != _indices(again)).float().mean().item(),
         step=(update.square().mean().sqrt() / (levels.unique().diff().min() * scales.mean())).item(),
         follows=_cosine(update, after - before),
-        follows_by_codes=_cosine(update, _on_old_scales(merged, levels, scales, q.block) - before),
+        follows_by_codes=_cosine(update, by_codes - before),
     )
 
 

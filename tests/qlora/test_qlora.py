@@ -199,6 +199,9 @@ def test_what_stays_of_an_update_is_told_apart_by_codes_and_scales():
         (found,) = [error for error in merge_error(model) if error.update]
         assert (found.moved > 0) is by_codes and (found.follows_by_codes > 0.5) is by_codes
         assert found.follows > 0.1
+        # No code changes: with the old scales the noise is the whole update, and a new scale moves the others as well.
+        assert by_codes or found.ratio_by_codes == pytest.approx(1, rel=1e-3)
+        assert (found.ratio < found.ratio_by_codes + 1e-6) is by_codes
         smallest = code("nf4").diff().min().item() * q.absmax.mean().item()
         assert found.step == pytest.approx(abs(push) / W.numel() ** 0.5 / smallest, rel=1e-4)
 

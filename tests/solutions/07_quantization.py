@@ -4,6 +4,8 @@ from statistics import NormalDist
 
 import torch
 
+from coursekit.quantization import measured_error, quantize_blockwise
+
 
 def quantization_affine(x, bits):
     low, high = min(x.min().item(), 0.0), max(x.max().item(), 0.0)
@@ -42,3 +44,16 @@ def quantization_bits(k, block, second):
         return k + 32 / block
     scales_of_one = 8 + 32 / second
     return k + scales_of_one / block
+
+
+def quantization_choose(W, room, codes, blocks):
+    best = None
+    for code in codes:
+        for block in blocks:
+            for double in (False, True):
+                if quantize_blockwise(W, code, block, double).bits > room:
+                    continue
+                error = measured_error(W, code, block, double).squared
+                if best is None or error < best[-1]:
+                    best = code, block, double, error
+    return best

@@ -3,6 +3,9 @@ r"""Reference answers of notebook 08_qlora, as a student would write them."""
 import torch
 import torch.nn.functional as F
 
+from coursekit import memory
+from coursekit.qlora.memory import qlora_bill
+
 
 def qlora_forward(x, codes, table, absmax, block, A, B, alpha):
     levels = table[codes].flatten()
@@ -22,16 +25,17 @@ def qlora_bytes(in_codes, dense, trained):
     return codes + scales + scales_of_scales + 2 * dense + 4 * 4 * trained
 
 
-def qlora_faults(uses, room):
-    there, missing = [], 0
-    for page in uses:
-        if page in there:
-            there.remove(page)
-        else:
-            missing += 1
-            there = there[-(room - 1) :] if room > 1 else []
-        there.append(page)
-    return missing
+def qlora_plan(size, room, seq, unpack):
+    best, least = None, float("inf")
+    for optimizer in ("adamw", "adamw8bit"):
+        for checkpointing in (False, True):
+            for batch in (1, 2, 4, 8):
+                setting = dict(batch=batch, optimizer=optimizer, checkpointing=checkpointing)
+                peak = qlora_bill(size, seq=seq, **setting).peak
+                time = (3 if checkpointing else 2) * (1 + unpack / batch)
+                if room - peak >= memory.GiB and time < least:
+                    best, least = (batch, optimizer, checkpointing, peak), time
+    return best
 
 
 def qlora_noise(W, delta, levels):
