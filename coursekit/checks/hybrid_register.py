@@ -49,6 +49,7 @@ def _picked(
     r"""The right choice but for one thing."""
 
     def made(pilots: Sequence[Pilot], most: int) -> Choice:
+        pilots = [tuple(pilot) for pilot in pilots]  # lists, in the notebook
         fits = [pilot for pilot in pilots if 2 * len(_seeds(pilot)) <= most]
         pilot = min(fits or pilots, key=best if fits else lambda pilot: len(_seeds(pilot)))
         one, other = _means(pilot)

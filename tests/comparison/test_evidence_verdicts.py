@@ -63,5 +63,5 @@ def test_a_factor_is_bounded_by_the_grid_and_open_at_its_edge():
         "(10 is the very end of that range)"
     )
     assert factor(found, "a", "b", claimed=20).endswith("10 and 100")
-    assert factor(found, "a", "c", claimed=20).endswith("10 to open")
+    assert factor(found, "a", "c", claimed=20).endswith("the factor is 10 or more")
     assert factor(found, "a", "unheard", claimed=10) is None

@@ -63,12 +63,19 @@ def factor(evidence: Evidence, arm: str, other: str, claimed: float) -> str | No
     if between is None:
         return None
     at = evidence.rate(arm) / evidence.rate(other)
-    best, low, high = (f"{float(f'{x:.2g}'):g}" if 0 < x < math.inf else "open" for x in (at, *between))
+    best, low, high = (f"{float(f'{x:.2g}'):g}" if 0 < x < math.inf else "" for x in (at, *between))
+    span = (
+        f"lies between {low} and {high}"
+        if low and high
+        else f"is {low} or more"
+        if low
+        else f"is {high} or less"
+    )
     end = any(math.isclose(bound, claimed, rel_tol=0.05) for bound in between)
     very_end = f" ({claimed:g} is the very end of that range)" if end else ""
     return (
-        f"{best} times on the grid. Either best rate may be off by half a grid step, so the factor lies between {low} "
-        f"and {high}{very_end}"
+        f"{best} times on the grid. Either best rate may be off by half a grid step, so the factor {span}"
+        f"{very_end if low and high else ''}"
     )
 
 
