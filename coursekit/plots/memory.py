@@ -49,7 +49,7 @@ def memory_bars(
     for y, (label, total) in enumerate(zip(labels, left, strict=True)):
         number = total if peaks is None else peaks.get(label, total)
         text = f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-        text = text if peaks is None else f"peak {text}"
+        text = f"peak {text}" if peaks and label in peaks else text
         # On a white ground, since the line of a card's capacity may run through it.
         ground = dict(facecolor="white", edgecolor="none", pad=1)
         ax.text(total + 0.012 * left.max(), y, text, va="center", fontsize=9, bbox=ground, zorder=3)
