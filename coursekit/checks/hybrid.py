@@ -336,14 +336,16 @@ FEWEST = 3
 POWER = 1.96 + 0.84
 
 
-def _variances(
-    pilot: Pilot, variance: Callable[[Sequence[float]], float] = statistics.variance
+def of_each_method(
+    pilot: Pilot, statistic: Callable[[Sequence[float]], float] = statistics.variance
 ) -> list[float]:
+    r"""A statistic of each method's accuracies, in the order in which the pilot names them."""
     methods = list(dict.fromkeys(method for method, _, _ in pilot))
-    return [variance([score for own, _, score in pilot if own == method]) for method in methods]
+    return [statistic([score for own, _, score in pilot if own == method]) for method in methods]
 
 
-def _new_seeds(pilot: Pilot, n: int) -> tuple[int, ...]:
+def new_seeds(pilot: Pilot, n: int) -> tuple[int, ...]:
+    r"""The `n` smallest seeds that no run of `pilot` has."""
     used = {seed for _, seed, _ in pilot}
     return tuple(seed for seed in range(n + len(used)) if seed not in used)[:n]
 
@@ -354,34 +356,34 @@ def _seeds_for(variance: float, smallest: float, errors: float = POWER) -> int:
 
 def plan(pilot: Pilot, smallest: float) -> tuple[int, ...]:
     r"""New seeds, just so many that 2.8 standard errors of the difference are at most `smallest`."""
-    return _new_seeds(pilot, _seeds_for(sum(_variances(pilot)), smallest))
+    return new_seeds(pilot, _seeds_for(sum(of_each_method(pilot)), smallest))
 
 
 #: Wrong numbers of seeds, each with what is wrong with it.
 _WRONG_COUNTS: dict[str, Callable[[Pilot, float], int]] = {
     "this makes one standard error as small as asked; asked are 2.8": lambda pilot, smallest: _seeds_for(
-        sum(_variances(pilot)), smallest, errors=1
+        sum(of_each_method(pilot)), smallest, errors=1
     ),
     "with 1.96 or 2 standard errors a difference of just `smallest` is found half of the time; asked are 2.8": (
-        lambda pilot, smallest: _seeds_for(sum(_variances(pilot)), smallest, errors=2)
+        lambda pilot, smallest: _seeds_for(sum(of_each_method(pilot)), smallest, errors=2)
     ),
     "this is the spread of one method alone; both means scatter, so their variances add up": lambda pilot, smallest: (
-        _seeds_for(_variances(pilot)[0], smallest)
+        _seeds_for(of_each_method(pilot)[0], smallest)
     ),
     "the variance is taken over all runs together: then the difference between the methods counts as noise": (
         lambda pilot, smallest: _seeds_for(2 * statistics.variance([score for *_, score in pilot]), smallest)
     ),
     "a variance from a few runs divides by n - 1: statistics.variance, not pvariance": lambda pilot, smallest: (
-        _seeds_for(sum(_variances(pilot, statistics.pvariance)), smallest)
+        _seeds_for(sum(of_each_method(pilot, statistics.pvariance)), smallest)
     ),
     "this rounds down, and so many seeds are just too few": lambda pilot, smallest: max(
-        FEWEST, math.floor(POWER**2 * sum(_variances(pilot)) / smallest**2)
+        FEWEST, math.floor(POWER**2 * sum(of_each_method(pilot)) / smallest**2)
     ),
     "the error of a mean falls with the root of the seeds, not with their number": lambda pilot, smallest: (
-        max(FEWEST, math.ceil(POWER * sum(_variances(pilot)) ** 0.5 / smallest))
+        max(FEWEST, math.ceil(POWER * sum(of_each_method(pilot)) ** 0.5 / smallest))
     ),
     "the standard deviations are added; of independent means the variances add up": lambda pilot, smallest: (
-        _seeds_for(sum(v**0.5 for v in _variances(pilot)) ** 2, smallest)
+        _seeds_for(sum(v**0.5 for v in of_each_method(pilot)) ** 2, smallest)
     ),
 }
 
@@ -397,7 +399,7 @@ def _pilot_runs(draw: Draw) -> tuple[Pilot, float]:
             for seed in used
         ]
         smallest = draw.real(0.085, 0.125) if draw.kind else draw.real(0.017, 0.028)
-        exact = POWER**2 * sum(_variances(tuple(runs))) / smallest**2
+        exact = POWER**2 * sum(of_each_method(tuple(runs))) / smallest**2
         if draw.kind and exact < FEWEST - 1:
             break
         # Far from a whole number, so that no rounding decides; and every mistake asks for another number of seeds.
@@ -427,7 +429,7 @@ PLAN = register(
         reference=plan,
         mutants=(
             *(
-                Mutant(lambda pilot, smallest, make=make: _new_seeds(pilot, make(pilot, smallest)), message)
+                Mutant(lambda pilot, smallest, make=make: new_seeds(pilot, make(pilot, smallest)), message)
                 for message, make in _WRONG_COUNTS.items()
             ),
             Mutant(
@@ -435,8 +437,8 @@ PLAN = register(
                 "seeds of the pilot are among them: what gave you the idea cannot confirm it as well",
             ),
             Mutant(
-                lambda pilot, smallest: _new_seeds(
-                    pilot, max(1, math.ceil(POWER**2 * sum(_variances(pilot)) / smallest**2))
+                lambda pilot, smallest: new_seeds(
+                    pilot, max(1, math.ceil(POWER**2 * sum(of_each_method(pilot)) / smallest**2))
                 ),
                 "with fewer than three seeds the comparison cannot say how much seeds matter",
             ),

@@ -8,32 +8,25 @@ from functools import lru_cache
 
 from coursekit.checks.core import Exercise, Mutant, register
 from coursekit.checks.draw import Draw
-from coursekit.checks.hybrid import Pilot, plan
+from coursekit.checks.hybrid import Pilot, new_seeds, of_each_method, plan
 
 #: One method, the other, the seeds, and whether there are runs enough.
 Choice = tuple[str, str, tuple[int, ...], bool]
 
 
-def _means(pilot: Pilot) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    for method, _, accuracy in pilot:
-        found.setdefault(method, []).append(accuracy)
-    return found
-
-
 def gap(pilot: Pilot) -> float:
     r"""How far the two means are apart."""
-    one, other = map(statistics.fmean, _means(pilot).values())
+    one, other = of_each_method(pilot, statistics.fmean)
     return abs(one - other)
-
-
-def _scatter(pilot: Pilot) -> float:
-    return sum(map(statistics.variance, _means(pilot).values()))
 
 
 @lru_cache(maxsize=256)
 def _seeds(pilot: Pilot) -> tuple[int, ...]:
     return plan(pilot, gap(pilot))
+
+
+def _runs(pilot: Pilot) -> int:
+    return 2 * len(_seeds(pilot))
 
 
 def chosen(pilots: Sequence[Pilot], most: int) -> Choice:
@@ -42,7 +35,7 @@ def chosen(pilots: Sequence[Pilot], most: int) -> Choice:
 
 
 def _picked(
-    best: Callable[[Pilot], float] = lambda pilot: len(_seeds(pilot)),
+    best: Callable[[Pilot], float] = _runs,
     seeds: Callable[[Pilot, Sequence[Pilot]], tuple[int, ...]] = lambda pilot, _: _seeds(pilot),
     otherwise: bool = False,
 ) -> Callable[..., Choice]:
@@ -50,18 +43,16 @@ def _picked(
 
     def made(pilots: Sequence[Pilot], most: int) -> Choice:
         pilots = [tuple(pilot) for pilot in pilots]  # lists, in the notebook
-        fits = [pilot for pilot in pilots if 2 * len(_seeds(pilot)) <= most]
-        pilot = min(fits or pilots, key=best if fits else lambda pilot: len(_seeds(pilot)))
-        one, other = _means(pilot)
+        fits = [pilot for pilot in pilots if _runs(pilot) <= most]
+        pilot = min(fits or pilots, key=best if fits else _runs)
+        one, other = dict.fromkeys(method for method, _, _ in pilot)
         return one, other, seeds(pilot, pilots), bool(fits) or otherwise
 
     return made
 
 
 def _unused_by_any(pilot: Pilot, pilots: Sequence[Pilot]) -> tuple[int, ...]:
-    used = {seed for other in pilots for _, seed, _ in other}
-    n = len(_seeds(pilot))
-    return tuple(seed for seed in range(n + len(used)) if seed not in used)[:n]
+    return new_seeds(tuple(run for other in pilots for run in other), len(_seeds(pilot)))
 
 
 #: Wrong where a pair fits, each with what is wrong.
@@ -70,11 +61,11 @@ _WRONG_PAIRS: dict[str, Callable[..., Choice]] = {
         best=lambda pilot: -gap(pilot)
     ),
     "the pair that scatters least is not the easiest to tell apart: its difference may be small": _picked(
-        best=_scatter
+        best=lambda pilot: sum(of_each_method(pilot))
     ),
     "this is the first pair that there are runs for; take the one with fewest": _picked(best=lambda pilot: 0),
     "this takes the pair that needs most seeds; take the one with the fewest": _picked(
-        best=lambda pilot: -len(_seeds(pilot))
+        best=lambda pilot: -_runs(pilot)
     ),
     "seeds of the pilot are among them: what gave you the idea cannot confirm it as well": _picked(
         seeds=lambda pilot, _: tuple(range(len(_seeds(pilot))))
@@ -117,7 +108,7 @@ def _pilots(draw: Draw) -> tuple[list[Pilot], int]:
         pilots = [
             _pilot(draw, _PAIRS[i], *kind) for i, kind in zip(draw.order(len(_PAIRS)), kinds, strict=True)
         ]
-        need = sorted(2 * len(_seeds(pilot)) for pilot in pilots if gap(pilot) > 0.008)
+        need = sorted(_runs(pilot) for pilot in pilots if gap(pilot) > 0.008)
         if len(need) < len(pilots) or need[0] == need[1] or need[-2] == need[-1] or need[-1] > 200:
             continue
         if draw.kind >= 2:

@@ -2,11 +2,10 @@ r"""The exercises of notebook 08_qlora."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -358,7 +357,7 @@ def _card(draw: Draw) -> tuple[str, int, int, float]:
             # Neither what fits nor what is fastest may hang on rounding.
             times = sorted({p.time(unpack) for p in fit})
             near = any(abs(p.peak + 2**30 - room) < 2**22 for p in plans) or any(
-                b < 1.005 * a for a, b in itertools.pairwise(times)
+                b < 1.005 * a for a, b in pairwise(times)
             )
             if kind == draw.kind and not near:
                 return size, room, seq, unpack
