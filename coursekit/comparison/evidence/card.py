@@ -17,7 +17,7 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], constant: fl
     those very test sentences.
     """
     evidence = Evidence(grid.topic, tuple(runs))
-    found, so_far = settled(grid, runs), preliminary(grid, runs)
+    found, so_far = settled(grid, runs), preliminary(evidence)
     shown = so_far | found
     lines = [
         f"# `{grid.topic}.csv`",
@@ -59,9 +59,8 @@ def _doubled(grid: Grid) -> str:
     return times if len(doubled) == len(grid.arms) else f"{times}, tried with {', '.join(doubled)}"
 
 
-def preliminary(grid: Grid, runs: Sequence[Run]) -> dict[str, Settled]:
+def preliminary(evidence: Evidence) -> dict[str, Settled]:
     r"""What is known so far of the arms that have runs of every seed, by name."""
-    evidence = Evidence(grid.topic, tuple(runs))
     return {
         name: Settled(name, own[0].cell.rate, own[0].cell.steps, gain=None, open=False, runs=own)
         for name, own in evidence.arms.items()

@@ -44,9 +44,9 @@ class Evidence:
                 if rates := self._whole(lengths[steps]):
                     best = max(sorted(rates), key=lambda rate: mean_validation(rates[rate]))
                     found[name if steps == min(lengths) else derived(name, f"{steps} steps")] = rates[best]
-        states = {name: parent for name in by if name in found and (parent := self._parent(name)) in found}
-        for name, parent in states.items():
-            found[name] = self._whole(self.searched(name))[found[parent][0].cell.rate]
+        for name, parent in self._states.items():
+            if name in found and parent in found:
+                found[name] = self._whole(self.searched(name))[found[parent][0].cell.rate]
         return found
 
     @cached_property
@@ -146,17 +146,22 @@ class Evidence:
 
     def _trained(self, arm: str) -> set[Cell]:
         r"""The cells that were trained for `arm`: its own, or those of the arm that it is a state of."""
-        own, parent = {run.cell for run in self._of(arm)}, self._parent(arm)
+        own, parent = {run.cell for run in self._of(arm)}, self._states.get(arm)
         return own if parent is None else {replace(cell, arm=parent) for cell in own}
 
-    def _parent(self, arm: str) -> str | None:
-        r"""The arm of whose trained models `arm` is a state; None where it was trained itself."""
-        trained = {run.cell for run in self.runs}
-        own = {cell for cell in trained if cell.arm == arm}
-        for parent in {cell.arm for cell in trained if arm.startswith(derived(cell.arm, ""))}:
-            if own and {replace(cell, arm=parent) for cell in own} <= trained:
-                return parent
-        return None
+    @cached_property
+    def _states(self) -> dict[str, str]:
+        r"""Each arm that was not trained itself -> the arm of whose trained models it is a state."""
+        cells: dict[str, set[Cell]] = {}
+        for run in self.runs:
+            cells.setdefault(run.cell.arm, set()).add(run.cell)
+        return {
+            arm: parent
+            for arm, own in cells.items()
+            for parent in cells
+            if arm.startswith(derived(parent, ""))
+            and {replace(cell, arm=parent) for cell in own} <= cells[parent]
+        }
 
     def _of(self, arm: str) -> tuple[Run, ...]:
         one_of("arm", arm, self.arms)
