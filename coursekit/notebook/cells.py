@@ -61,7 +61,7 @@ if missing():
     if "transformers" in sys.modules:
         print("transformers was imported before this cell: restart the kernel, then run all cells")
 
-import coursekit  # noqa: E402, F401 (before other libraries, whose notices it silences)"""
+import coursekit  # noqa: F401 (before other libraries, whose notices it silences)"""
 
 _UNSET = (
     "coursekit is not installed here, and the course has no address yet to install it from. Download the "
