@@ -144,7 +144,9 @@ def test_without_an_address_it_says_what_to_do(tmp_path, stranger):
 
 def test_notices_of_other_libraries_are_silenced_before_they_come(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", f"{setup_cell('')}\nimport tqdm.auto"], cwd=Path(__file__).parent, capture_output=True
+        [sys.executable, "-c", f"{setup_cell('')}\nimport tqdm.auto"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
     )
     assert done.returncode == 0 and b"IProgress" not in done.stderr
 
