@@ -149,10 +149,20 @@ class DPO:
 
 def answer_logps(model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, " rows"]:
     r"""$\ln \pi(y \mid x)$ of each row of a batch."""
-    logits = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    ).logits
-    return sequence_logps(logits, batch["labels"])
+    return sequence_logps(*answer_logits(model, batch))
+
+
+def answer_logits(
+    model: nn.Module, batch: dict[str, Tensor]
+) -> tuple[Float[Tensor, "batch kept vocab"], Int[Tensor, "batch kept"]]:
+    r"""Logits and labels from the last position before the first label on: of the prompt nothing is asked, and over a
+    large vocabulary its logits would cost as much as a third of the network.
+    """
+    labels = batch["labels"]
+    first = int((labels != IGNORED).any(0).int().argmax())
+    kept = labels.shape[1] - max(first - 1, 0)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    return model(**inputs, use_cache=False, logits_to_keep=kept).logits, labels[:, -kept:]
 
 
 @contextmanager
@@ -238,12 +248,10 @@ def preference_score(
     margins, likelier, before, kl, tokens = [], [], [], 0.0, 0
     with in_mode(model, training=False), progress_bar(rows, "pairs", progress) as bar:
         for batch in pairs.batches(split, batch_size, limit, device_of(model)):
-            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
             with torch.inference_mode():
-                logits = model(**inputs, use_cache=False).logits
+                logits, labels = answer_logits(model, batch)
                 with reference_of(model):
-                    reference = model(**inputs, use_cache=False).logits
-                labels = batch["labels"]
+                    reference = answer_logits(model, batch)[0]
                 own, other = (sequence_logps(x, labels).chunk(2) for x in (logits, reference))
                 n = int((labels[:, 1:] != IGNORED).sum())
                 kl += float(kl_to_reference(logits, reference, labels)) * n
