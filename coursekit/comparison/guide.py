@@ -1,10 +1,10 @@
 r"""Which method to take for a given budget, and what it costs in accuracy: decided by evidence.
 
-Of the methods that fit a budget the best in *validation* leads. Beside it are kept those that are shown to be nearly as
-good: the whole interval of their test accuracy minus the leader's lies above -`TOLERANCE`. A method of which little is
-known has a wide interval and is not kept. Of these the one is taken that needs least of what the budget is short of;
-where it is short of nothing, the leader. The price is its test accuracy minus that of full fine-tuning: the same test
-sentences helped to choose it, so it is a little flattering.
+Of the methods that fit a budget the best in *validation* leads. Beside it are kept those that are not shown to be worse
+and cannot be much worse: the interval of their test accuracy minus the leader's holds 0, or lies above it, and ends
+above -`TOLERANCE`. A method of which little is known has a wide interval and is not kept. Of these the one is taken
+that needs least of what the budget is short of; where it is short of nothing, the leader. The price is its test
+accuracy minus that of full fine-tuning: the same test sentences helped to choose it, so it is a little flattering.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ REFERENCE = "full"
 STAR = "*"
 
 
-#: How far below the leader a method may be. It is about twice what intervals of a difference reach to either side in
-#: this evidence: a method as good as the leader is kept nearly always, one worse by the tolerance in 1 of 40 cases.
+#: How far below the leader the interval of a method may end. It is about twice what intervals of a difference reach to
+#: either side in this evidence: most methods as good as the leader are kept, and at most 1 in 40 of those worse by the
+#: tolerance.
 TOLERANCE = 0.03
 #: What one can be short of: the field of `Row` that says how much a method needs, and what the least of it is called.
 NEEDS = {
@@ -89,8 +90,9 @@ class Budget:
 class Choice:
     r"""The method for a budget.
 
-    lead: the best in validation of those that fit. kept: of each other one whose test accuracy is shown to be within
-    `within` of the leader's, that accuracy minus the leader's. left: the same of the others that fit. arm: of `lead`
+    lead: the best in validation of those that fit. kept: of each other one that is not shown to be worse than the
+    leader and is within `within` of it, its test accuracy minus the leader's. left: the same of the others that fit.
+    arm: of `lead`
     and `kept` the one that needs least of what the budget is short of. price: its test accuracy minus full
     fine-tuning's; None where it is full fine-tuning, or that was not run yet. preliminary: those that this rests on
     whose search goes on.
@@ -113,9 +115,11 @@ class Choice:
         fit = 1 + len(self.kept) + len(self.left)
         said = f"{self.budget.name}: {fit} fit, {self.star(self.lead)} leads in validation"
         if self.kept:
-            said += f"; shown to be within {self.within:g} of it: {', '.join(map(self.star, self.kept))}"
+            said += (
+                f"; within {self.within:g} and not shown to be worse: {', '.join(map(self.star, self.kept))}"
+            )
         elif self.left:
-            said += f", and none is shown to be within {self.within:g} of it"
+            said += ", and no other is kept"
         if self.budget.short_of and self.kept:
             least = NEEDS[self.budget.short_of][1]
             said += f". {least.capitalize()}: {self.star(self.arm)}"
@@ -167,14 +171,15 @@ def decide(
     r"""The method to take for `budget`; None where none that was measured fits.
 
     costs: arm -> what it costs, as measured. An arm without a cost, or not `known`, is not considered. within: how far
-    below the leader the whole interval of a method may reach.
+    below the leader the interval of a method may end. One that is told apart from the leader downwards is not kept,
+    however little it is worse.
     """
     fitting = [arm for arm in known(evidence) if arm in costs and budget.allows(costs[arm])]
     if not fitting:
         return None
     lead = max(fitting, key=lambda arm: (evidence.validation(arm), -costs[arm].trained))
     found = {arm: evidence.minus(arm, lead) for arm in fitting if arm != lead}
-    kept = {arm: one for arm, one in found.items() if one.low > -within}
+    kept = {arm: one for arm, one in found.items() if one.low > -within and (one.value > 0 or not one.tells)}
     arm = lead if budget.short_of is None else _least(evidence, costs, [lead, *kept], budget.short_of)
     price = evidence.minus(arm, REFERENCE) if REFERENCE in known(evidence) and arm != REFERENCE else None
     rests_on = {lead, *kept} | ({REFERENCE} if price is not None else set())
@@ -235,7 +240,8 @@ def _row(choice: Choice | None, budget: Budget, costs: Mapping[str, Row]) -> lis
     cost, others = costs[choice.arm], len(choice.kept) + len(choice.left)
     return [
         budget.name, starred(choice.arm, choice.preliminary), cost.trained, f"{cost.storage_bytes / 1e3:,.0f}",
-        f"{cost.peak / 1e6:,.1f}", f"{cost.step_ratio:.2f}", None if choice.price is None else repr(choice.price),
+        f"{cost.peak / 1e6:,.1f}", "1" if choice.arm == REFERENCE else f"{cost.step_ratio:.2f}",
+        None if choice.price is None else repr(choice.price),
         f"{len(choice.kept)} of {others}",
     ]  # fmt: skip
 
@@ -363,10 +369,10 @@ def shortcuts(evidence: Evidence) -> list[str]:
     return [f"the shortcuts, tried with LoRA: {line}" for line in (*found, *waiting)]
 
 
-def answers(evidence: Evidence, within: float = 0.05) -> list[str]:
+def answers(evidence: Evidence, within: Sequence[float] = (0.05, TOLERANCE)) -> list[str]:
     r"""Which method is best, and by how much; how few parameters come close to full fine-tuning; who is below the head.
 
-    within: "close": the whole interval of the difference lies above -within.
+    within: what "close" may mean: the whole interval of the difference lies above minus that.
     """
     gaps, open_ = against(evidence), preliminary(evidence)
     if not gaps:
@@ -376,17 +382,22 @@ def answers(evidence: Evidence, within: float = 0.05) -> list[str]:
     better = [arm for arm, one in gaps.items() if one.low > 0]
     full = f"full fine-tuning{STAR if REFERENCE in open_ else ''}"
     order = f"{full} {top:.3f}; next" if gap.value < 0 else f"{full} {top:.3f}; above it on average"
-    close = [arm for arm, one in gaps.items() if one.low > -within]
-    fewest = min(close, key=evidence.parameters, default=None)
-    share = f", {evidence.parameters(fewest) / evidence.parameters(REFERENCE):.2%} of all" if fewest else ""
+
+    def nearest(far: float) -> str:
+        close = [arm for arm, one in gaps.items() if one.low > -far]
+        if not close:
+            return f"within {far:g}: none"
+        arm = min(close, key=evidence.parameters)
+        share = evidence.parameters(arm) / evidence.parameters(REFERENCE)
+        return f"within {far:g}: {_quoted(arm, open_)}, {evidence.parameters(arm):,}, {share:.2%} of all"
+
     worse = "; ".join(
         f"{_quoted(arm, open_)} {tables.words(evidence.minus(arm, 'head'))}" for arm in _under(evidence)
     )
     return [
         f"1. {order} {_quoted(first, open_)}, {tables.words(gap)}. Better than full: "
         f"{_names(better, open_)}; not told apart from it: {_names(level, open_)}",
-        f"2. whole interval within {within:g} of full, and the fewest parameters: "
-        + (f"{_quoted(fewest, open_)}, {evidence.parameters(fewest):,}{share}" if fewest else "none"),
+        f"2. fewest parameters with the whole interval near full, {'; '.join(map(nearest, within))}",
         f"3. below the head alone, `head`, by the mean: {worse or 'none'}",
     ]
 

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
@@ -16,13 +17,13 @@ from matplotlib.transforms import Bbox
 from coursekit.plots import alt
 from coursekit.plots.common import COLOURS, axes
 
-#: How a method acts at a place of a block.
+#: How a method acts at a place of a block, and the word for it in a picture.
 WAYS = {
-    "adds beside": COLOURS[1],
-    "adds behind": COLOURS[5],
-    "multiplies": COLOURS[4],
-    "trains what is there": COLOURS[2],
-    "puts tokens before": COLOURS[3],
+    "adds beside": "beside",
+    "adds behind": "behind",
+    "multiplies": "scales",
+    "trains what is there": "trains",
+    "puts tokens before": "before",
 }
 #: One colour for each family of methods.
 FAMILIES = {
@@ -31,6 +32,13 @@ FAMILIES = {
     "selective": COLOURS[2],
     "reparameterised": COLOURS[0],
     "hybrid": COLOURS[3],
+}
+#: The family of the part behind each kind of gate.
+GATED = {
+    "prefix": "additive",
+    "adapter": "additive",
+    "query": "reparameterised",
+    "value": "reparameterised",
 }
 #: The family of each method of the published tables, by its name there.
 PUBLISHED = {
@@ -47,18 +55,27 @@ PUBLISHED = {
 Place = tuple[float, float, float, float]
 
 
-def places(touched: Mapping[str, Mapping[str, str]], columns: Sequence[str], ax: Axes | None = None) -> Axes:
+def places(
+    touched: Mapping[str, Mapping[str, str]],
+    columns: Sequence[str],
+    families: Mapping[str, str],
+    ax: Axes | None = None,
+) -> Axes:
     r"""Which method acts where, one row for each method and one column for each place of a block.
 
-    touched: method -> place -> one of `WAYS`. columns: the places, in the order in which a token passes them.
+    touched: method -> place -> one of `WAYS`. columns: the places, in the order in which a token passes them. families:
+    method -> one of `FAMILIES`, whose colour it gets.
     """
     names = list(touched)
     ax = axes(ax, figsize=(1.7 + 0.75 * len(columns), 1.9 + 0.3 * len(names)))
     for row, name in enumerate(names):
         for column, place in enumerate(columns):
             way = touched[name].get(place)
-            colour = "#f0f1f2" if way is None else WAYS[way]
+            colour = "#f0f1f2" if way is None else FAMILIES[families[name]]
             ax.add_patch(plt.Rectangle((column + 0.06, row + 0.1), 0.88, 0.8, color=colour))
+            if way is not None:
+                ax.text(column + 0.5, row + 0.5, WAYS[way], ha="center", va="center", fontsize=8,
+                        color="white" if _light(colour) < 0.4 else "black")  # fmt: skip
     ax.set_xlim(0, len(columns))
     ax.set_ylim(len(names), 0)
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns, fontsize=9)
@@ -66,19 +83,23 @@ def places(touched: Mapping[str, Mapping[str, str]], columns: Sequence[str], ax:
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    used = [way for way in WAYS if any(way in row.values() for row in touched.values())]
     alt.says(ax, "; ".join(
-        f"{name} " + ", ".join(
+        f"{name} ({families[name]}) " + ", ".join(
             f"{way} ({' and '.join(p.replace(chr(10), ' ') for p in columns if found.get(p) == way)})"
-            for way in used if way in found.values()
+            for way in WAYS if way in found.values()
         )
         for name, found in touched.items()
     ))  # fmt: skip
     ax.legend(
-        handles=[Patch(color=WAYS[way], label=way) for way in used],
-        loc="upper left", bbox_to_anchor=(0, -0.01), ncols=max(1, len(columns) // 2), fontsize=9, handlelength=1.0,
+        handles=[Patch(color=FAMILIES[f], label=f) for f in _of(families, names)],
+        loc="upper left", bbox_to_anchor=(0, -0.01), ncols=len(FAMILIES), fontsize=9, handlelength=1.0,
     )  # fmt: skip
     return ax
+
+
+def _light(colour: str) -> float:
+    r"""How light a colour is to the eye: 0 black, 1 white."""
+    return float(np.dot((0.2126, 0.7152, 0.0722), to_rgb(colour)))
 
 
 def kronecker(A: Any, s: Any, t: Any) -> Sequence[Axes]:
@@ -128,14 +149,16 @@ def kronecker(A: Any, s: Any, t: Any) -> Sequence[Axes]:
 def gates(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]]) -> Sequence[Axes]:
     r"""The mean value of each gate in each layer, before (ring) and after training (dot): a panel for each kind.
 
-    before, after: kind of gate -> one value between 0 (closed) and 1 (open) for each layer, from the bottom up.
+    before, after: kind of gate, of `GATED` -> one value between 0 (closed) and 1 (open) for each layer, from the bottom
+    up. A panel has the colour of its part's family.
     """
     figure, panels = plt.subplots(
         1, len(before), figsize=(2.3 * len(before), 3.0), sharey=True, squeeze=False
     )
     low = min(min(values) for values in (*before.values(), *after.values()))
     high = max(max(values) for values in (*before.values(), *after.values()))
-    for ax, (colour, kind) in zip(panels[0], zip(COLOURS, before, strict=False), strict=True):
+    for ax, kind in zip(panels[0], before, strict=True):
+        colour = FAMILIES[GATED[kind]]
         layer = np.arange(1, len(before[kind]) + 1)
         ax.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
         ax.vlines(layer, before[kind], after[kind], color=colour, linewidth=1)
@@ -152,7 +175,8 @@ def gates(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[fl
         Line2D([], [], marker="o", color="black", linestyle="", markerfacecolor="white", label="before"),
         Line2D([], [], marker="o", color="black", linestyle="", label="after"),
     ]
-    figure.legend(handles=marks, loc="outside upper right", ncols=2, fontsize=9)
+    marks += _marks(GATED, list(before))
+    figure.legend(handles=marks, loc="outside upper right", ncols=len(marks), fontsize=9)
     return panels[0]
 
 
@@ -199,7 +223,7 @@ def quality_and_size(
         (x, *(value,) * 3) for value in (lines or {}).values() for x in np.geomspace(left, right, 100)
     ]
     nameless = [place for name, place in points.items() if name not in told]
-    name_points(ax, told, others=[*nameless, *on_lines])
+    name_points(ax, told, others=[*nameless, *on_lines], families=families)
     return ax
 
 
@@ -239,7 +263,9 @@ def published(
             if one.method == other.method
             for part in np.linspace(0.05, 0.95, 19)
         ]
-        name_points(ax, {name: _place(row, score) for name, row in best.items()}, others=others)
+        name_points(
+            ax, {name: _place(row, score) for name, row in best.items()}, others=others, families=PUBLISHED
+        )
     return grid[:count]
 
 
@@ -314,12 +340,15 @@ def name_points(
     points: Mapping[str, tuple[float, float, float, float]],
     size: float = 8,
     others: Sequence[tuple[float, float, float, float]] = (),
+    families: Mapping[str, str] | None = None,
 ) -> None:
     r"""Write each point's name beside it where it covers no other name, point or bar, with a thin line to it.
 
-    points: name -> (x, y, low end of its bar, high end). others: points without a name, with their bars.
-    Names go as near to their points as there is room, the most crowded points first. The axes must
-    have their limits by now.
+    points: name -> (x, y, low end of its bar, high end). others: points without a name, with their bars. families: name
+    -> one of `FAMILIES`, whose colour the name gets, darker; black without.
+
+    Names go as near to their points as there is room, the most crowded points first. The axes must have their limits by
+    now.
     """
     figure = ax.figure
     figure.canvas.draw()
@@ -340,6 +369,7 @@ def name_points(
     for name in sorted(points, key=crowd):
         text = ax.annotate(
             name, points[name][:2], xytext=(0, 0), textcoords="offset points", fontsize=size, annotation_clip=False,
+            color=_ink(FAMILIES[families[name]]) if families else "black",
             arrowprops=dict(arrowstyle="-", color="#999999", linewidth=0.5, shrinkA=0, shrinkB=2),
         )  # fmt: skip
         box = text.get_window_extent()
@@ -364,6 +394,11 @@ def name_points(
         taken.append(own)
         names.append(own)
         leaders.append(leader)
+
+
+def _ink(colour: str) -> tuple[float, ...]:
+    r"""A colour as dark as small letters on white need it."""
+    return tuple(part * min(1.0, 0.4 / _light(colour)) for part in to_rgb(colour))
 
 
 def _through(line: tuple[Any, Any], box: Bbox) -> bool:
@@ -435,6 +470,11 @@ def bars_beside(
 
 def _marks(families: Mapping[str, str], names: Sequence[str] | None = None) -> list[Line2D]:
     r"""A mark in the colour of each family that occurs, for a legend."""
-    there = {family for name, family in families.items() if names is None or name in names}
-    used = [family for family in FAMILIES if family in there]
+    used = _of(families, families if names is None else names)
     return [Line2D([], [], marker="o", linestyle="", color=FAMILIES[family], label=family) for family in used]
+
+
+def _of(families: Mapping[str, str], names: Collection[str]) -> list[str]:
+    r"""The families of `names`, in their order."""
+    there = {families[name] for name in names if name in families}
+    return [family for family in FAMILIES if family in there]

@@ -7,12 +7,14 @@ import itertools
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 
 from coursekit import plots
 from coursekit.comparison import published
 from coursekit.comparison.evidence.intervals import Interval
+from coursekit.methods.hybrid import places as method_places
+from coursekit.methods.hybrid import readings
 from coursekit.plots import alt
 from coursekit.plots import hybrid as plots_hybrid
 from tests.pictures import assert_nothing_is_cut_off
@@ -25,22 +27,33 @@ def _closed():
     plt.close("all")
 
 
-def test_a_place_has_the_colour_of_what_happens_there():
+def test_a_place_has_the_colour_of_the_family_and_the_word_for_what_happens_there():
     touched = {"LoRA": {"query": "adds beside"}, "BitFit": {"query": "trains what is there"}}
-    ax = plots_hybrid.places(touched, ["keys", "query"])
+    families = {"BitFit": "selective", "LoRA": "reparameterised", "(IA)³": "additive"}
+    ax = plots_hybrid.places(touched, ["keys", "query"], families)
     colours = [to_hex(patch.get_facecolor()) for patch in ax.patches]
     blank = colours[0]
-    assert colours == [
-        blank,
-        plots_hybrid.WAYS["adds beside"],
-        blank,
-        plots_hybrid.WAYS["trains what is there"],
+    own = [plots_hybrid.FAMILIES[family] for family in ("reparameterised", "selective")]
+    assert colours == [blank, own[0], blank, own[1]] and blank not in own
+    assert [(t.get_text(), t.get_position()) for t in ax.texts] == [
+        ("beside", (1.5, 0.5)),
+        ("trains", (1.5, 1.5)),
     ]
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["adds beside", "trains what is there"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["selective", "reparameterised"]
     assert alt.describe(ax.figure).startswith(
-        "LoRA adds beside (query); BitFit trains what is there (query)."
+        "LoRA (reparameterised) adds beside (query); BitFit (selective) trains what is there (query)."
     )
     assert_nothing_is_cut_off(ax.figure)
+
+
+def test_a_word_is_light_on_a_dark_family_and_dark_on_a_light_one():
+    touched = {"LoRA": {"query": "adds beside"}, "(IA)³": {"query": "multiplies"}}
+    ax = plots_hybrid.places(touched, ["query"], {"LoRA": "reparameterised", "(IA)³": "additive"})
+    assert {t.get_text(): t.get_color() for t in ax.texts} == {"beside": "white", "scales": "black"}
+
+
+def test_every_way_of_acting_has_a_word():
+    assert set(method_places.WAYS.values()) == set(plots_hybrid.WAYS)
 
 
 def test_kronecker_draws_the_factors_the_terms_and_their_sum():
@@ -67,9 +80,22 @@ def test_gates_are_rings_before_and_dots_after():
         assert list(ring.get_ydata()) == before[kind] and list(dot.get_ydata()) == after[kind]
         assert ring.get_markerfacecolor() == "white" != dot.get_markerfacecolor()
         assert ax.get_title(loc="left") == kind
+        assert ring.get_color() == dot.get_color() == plots_hybrid.FAMILIES["additive"]
     low, high = panels[0].get_ylim()
     assert low < 0.3 and high > 0.9
     assert_nothing_is_cut_off(panels[0].figure)
+
+
+def test_every_kind_of_gate_has_a_family_and_the_legend_names_those_that_are_drawn():
+    assert set(plots_hybrid.GATED) == set(readings.KINDS)
+    values = {"query": [0.5], "adapter": [0.6]}
+    panels = plots_hybrid.gates(values, values)
+    assert [to_hex(ax.lines[-1].get_color()) for ax in panels] == [
+        plots_hybrid.FAMILIES["reparameterised"],
+        plots_hybrid.FAMILIES["additive"],
+    ]
+    (legend,) = panels[0].figure.legends
+    assert [t.get_text() for t in legend.get_texts()] == ["before", "after", "additive", "reparameterised"]
 
 
 def crowded(seed: int) -> dict[str, tuple[float, float, float, float]]:
@@ -191,6 +217,11 @@ def test_published_tables_have_a_name_at_the_best_row_of_each_method():
     drawn = {line.get_label(): line for line in llama.lines}
     assert list(drawn["Prompt"].get_ydata()) == [0.0569, 0.2343, 0.3434]
     assert to_hex(drawn["LoRA"].get_color()) == plots_hybrid.FAMILIES["reparameterised"]
+    colours = {t.get_text(): t.get_color() for t in llama.texts}
+    assert to_hex(colours["LoRA, MLP"]) == plots_hybrid.FAMILIES["reparameterised"], "dark enough as it is"
+    assert to_hex(colours["SHiRA"]) == plots_hybrid.FAMILIES["selective"]
+    assert colours["Prompt"] == colours["(IA)³"] != colours["SHiRA"]
+    assert to_rgb(plots_hybrid.FAMILIES["additive"]) > tuple(colours["Prompt"]), "darker than its dot"
     llama.figure.canvas.draw()
     boxes = [Text.get_window_extent(text) for text in llama.texts]
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
