@@ -49,12 +49,13 @@ def matrices_to_scale(d_out: int, d_in: int, r: int, ax: Axes | None = None) -> 
     return ax
 
 
-def data_flow(d_in: int, d_out: int, r: int, ax: Axes | None = None) -> Axes:
+def data_flow(d_in: int, d_out: int, r: int, bits: float | None = None, ax: Axes | None = None) -> Axes:
     r"""The two ways of a token through a layer with LoRA: $W_0 x$ above, $B(Ax)$ below, shapes on the arrows.
 
-    Boxes are as wide as log(numbers of the token's vector) where it enters and where it leaves.
+    Boxes are as wide as log(numbers of the token's vector) where it enters and where it leaves. bits: how many a
+    frozen weight takes where it lies in codes, as in QLoRA; these are drawn above the matrix that they become.
     """
-    ax = axes(ax, figsize=(8.2, 3.1))
+    ax = axes(ax, figsize=(8.2, 3.1 if bits is None else 3.9))
     frozen, trained = "#dfe3e6", COLOURS[1]
 
     def box(x: float, y: float, left: float, right: float, colour: str, text: str) -> None:
@@ -78,8 +79,16 @@ def data_flow(d_in: int, d_out: int, r: int, ax: Axes | None = None) -> Axes:
     ax.text(0.38, 0.16, f"({d_in})", ha="center", va="bottom", fontsize=8, color="#444444")
     ax.plot([0.75, 0.75], [low, high], color="#444444", linewidth=1)
     arrow(0.75, high, 3.05, high)
-    box(3.05, high, 0.62, 0.62, frozen, f"$W_0$, frozen\n{d_out} × {d_in}")
-    arrow(4.75, high, 8.55, high, f"$W_0x$: ({d_out})")
+    matrix = "$W_0$, frozen" if bits is None else "$W$, unpacked"
+    box(3.05, high, 0.62, 0.62, frozen, f"{matrix}\n{d_out} × {d_in}")
+    if bits is not None:
+        ax.add_patch(plt.Rectangle((2.15, 2.4), 3.5, 0.7, color=frozen))
+        stored = f"codes and scales, frozen:\n{bits:.3f} bits a weight"
+        ax.text(3.9, 2.75, stored, ha="center", va="center", fontsize=9)
+        arrow(3.9, 2.4, 3.9, high + 0.64)
+        use = "for each product, forward and backward,\nthen dropped"
+        ax.text(4.05, 2.07, use, va="center", fontsize=8, color="#444444")
+    arrow(4.75, high, 8.55, high, f"${'W_0' if bits is None else 'W'}x$: ({d_out})")
     arrow(0.75, low, 1.6, low)
     box(1.6, low, 0.62, thin, trained, f"A\n{r} × {d_in}")
     arrow(3.3, low, 4.5, low, f"$Ax$: ({r})")
@@ -92,6 +101,6 @@ def data_flow(d_in: int, d_out: int, r: int, ax: Axes | None = None) -> Axes:
     arrow(8.95, high, 9.75, high)
     ax.text(9.85, high, f"h ({d_out})", ha="left", va="center", fontsize=11)
     ax.set_xlim(-0.4, 10.9)
-    ax.set_ylim(-1.75, 1.85)
+    ax.set_ylim(-1.75, 1.85 if bits is None else 3.2)
     ax.axis("off")
     return ax

@@ -9,6 +9,7 @@ from matplotlib.colors import same_color
 from coursekit import plots
 from coursekit.comparison import published
 from coursekit.errors import CourseError
+from coursekit.plots.alt import describe
 from coursekit.plots.comparison import by_learning_rate, counts_recomputed
 from coursekit.plots.hybrid import FAMILIES
 from coursekit.plots.lecture_map import MAP
@@ -27,6 +28,22 @@ def test_the_data_flow_has_every_shape():
     words = [t.get_text() for t in ax.texts]
     assert {"A\n8 × 576", "B\n192 × 8", "$W_0$, frozen\n192 × 576", "(576)", "$Ax$: (8)", "h (192)"} <= set(
         words
+    )
+    assert not any("bits" in word for word in words)
+    assert_nothing_is_cut_off(ax.figure)
+
+
+def test_the_data_flow_of_a_base_in_codes_says_what_is_stored_and_what_is_unpacked():
+    plain, ax = plots.data_flow(576, 192, 8), plots.data_flow(576, 192, 8, bits=4.1269)
+    said = describe(ax.figure)
+    assert "codes and scales, frozen: 4.127 bits a weight, for each product, forward and backward" in said
+    assert "W, unpacked 192 × 576" in said and "Wx: (192)" in said and "W_0" not in said
+    assert "W_0, frozen 192 × 576" in describe(plain.figure)
+    boxes, below = (len(a.patches) for a in (ax, plain))
+    assert boxes == below + 1
+    stored = max(ax.patches, key=lambda patch: patch.get_extents().y0)  # the highest, and nothing covers it
+    assert all(
+        not stored.get_extents().overlaps(other.get_extents()) for other in ax.patches if other != stored
     )
     assert_nothing_is_cut_off(ax.figure)
 
