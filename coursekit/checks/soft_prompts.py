@@ -235,8 +235,8 @@ GATED_ATTENTION = register(
         minutes=5,
         hints=(
             "Write attention(q, k, v) once and call it twice: for the tokens, and for the prompts.",
-            "Ask what must come out for gate = 0: exactly what the model answered before.",
-            "The gate multiplies the prompts' answer only, and the two answers are added.",
+            "Ask what must come out for gate = 0: exactly the model's output before.",
+            "The gate multiplies the prompts' output only, and the two outputs are added.",
         ),
         inputs=_gated,
         secret=_secret_gated,
@@ -244,7 +244,7 @@ GATED_ATTENTION = register(
         mutants=(
             Mutant(
                 lambda q, k, v, p_k, p_v, gate: _attend(q, k, v) * gate * _attend(q, p_k, p_v),
-                "this multiplies the two answers, as the slide does: with gate 0 the model says nothing; add them",
+                "this multiplies the two outputs, as the slide does: with gate 0 the model says nothing; add them",
             ),
             Mutant(
                 lambda q, k, v, p_k, p_v, gate: _attend(q, torch.cat([p_k, k]), torch.cat([gate * p_v, v])),
@@ -252,7 +252,7 @@ GATED_ATTENTION = register(
             ),
             Mutant(
                 lambda q, k, v, p_k, p_v, gate: gate * (_attend(q, k, v) + _attend(q, p_k, p_v)),
-                "the gate is on everything, so gate 0 silences the model: it belongs on the prompts' answer alone",
+                "the gate is on everything, so gate 0 silences the model: it belongs on the prompts' output alone",
             ),
             Mutant(
                 lambda q, k, v, p_k, p_v, gate: gate * _attend(q, k, v) + _attend(q, p_k, p_v),
@@ -268,7 +268,7 @@ GATED_ATTENTION = register(
             ),
             Mutant(
                 lambda q, k, v, p_k, p_v, gate: (1 - gate) * _attend(q, k, v) + gate * _attend(q, p_k, p_v),
-                "this mixes the two, so an open gate takes from the tokens: their answer is always there in full",
+                "this mixes the two, so an open gate takes from the tokens: their output is always there in full",
             ),
             Mutant(
                 lambda q, k, v, p_k, p_v, gate: _attend(q, k, v) + gate * (q @ p_k.T).softmax(-1) @ p_v,

@@ -48,7 +48,7 @@ class GatedPrompt(nn.Module):
         k_p: Float[Tensor, "heads n head_dim"],
         v_p: Float[Tensor, "heads n head_dim"],
     ) -> Float[Tensor, "batch seq d_q"]:
-        r"""$S$ of the equation above."""
+        r"""The words' own attention plus the gate times the prompts'."""
         scores = q.transpose(1, 2) @ k_p.mT / q.shape[-1] ** 0.5  # (batch, heads, seq, n)
         said = self.factor() * (torch.softmax(scores, dim=-1) @ v_p)  # (batch, heads, seq, head_dim)
         return words + said.transpose(1, 2).flatten(2)  # -> (batch, seq, heads * head_dim)
