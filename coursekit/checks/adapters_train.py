@@ -377,8 +377,8 @@ COMPRESS = register(
         hints=(
             "tensors = trained() is the wide adapter. outputs(load(), tensors, ids, mask) are its logits, and "
             "F.cross_entropy(logits, labels) is a loss that you can train with.",
-            "Your adapters_prune makes masks for a tuple of matrices, or of your adapters_snip's scores. How many of "
-            "the matrices' weights may stay, if all 2,496 biases do?",
+            "Your adapters_prune makes masks for a tuple of matrices, or of your adapters_snip's scores. Score all "
+            "matrices together: which blocks do the 2,504 weights go to, and do both projections of a block keep some?",
             "Multiply by the masks after each optimizer step, and pruned weights stay 0 while the others train on; few "
             "parameters need a higher learning rate. Keep some rows back to see what helps: a better score, rounds, "
             "more steps.",

@@ -40,15 +40,22 @@ def plainly(evidence: Evidence, arm: str, other: str, one: str, two: str) -> lis
     return [f"{one} after {evidence.steps(arm)} steps: {verdict} {two}, {found.value:+z.3f} in test accuracy"]
 
 
-def standing(evidence: Evidence, arm: str, others: Sequence[str], labels: Mapping[str, str]) -> str:
-    r"""Which of `others` `arm` is ahead of, behind, or not told apart from; those without all seeds are not named."""
+def standing(
+    evidence: Evidence, arm: str, others: Sequence[str], labels: Mapping[str, str], near: float = 0.0
+) -> str:
+    r"""Which of `others` `arm` is ahead of, behind, or not told apart from; those without all seeds are not named.
+
+    near: an interval that ends within so much of 0, of an accuracy, tells nothing apart: for seeds that differ much.
+    """
     minus = {
         labels[other]: evidence.minus(arm, other) for other in others if {arm, other} <= set(evidence.arms)
     }
     told = {
-        "ahead of": [label for label, gap in minus.items() if gap.low > 0],
-        "behind": [label for label, gap in minus.items() if gap.high < 0],
-        "not told apart from": [label for label, gap in minus.items() if not gap.tells],
+        "ahead of": [label for label, gap in minus.items() if gap.low > near],
+        "behind": [label for label, gap in minus.items() if gap.high < -near],
+        "not told apart from": [
+            label for label, gap in minus.items() if gap.low <= near and gap.high >= -near
+        ],
     }
     said = "; ".join(f"{word} {' and '.join(found)}" for word, found in told.items() if found)
     return f"{labels[arm]} is {said}" if said else f"{labels[arm]} is not compared yet: the runs are missing"
