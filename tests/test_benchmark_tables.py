@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
+import tiny_text
 import typer
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -56,3 +58,49 @@ def test_the_committed_tables_hold_every_run_with_its_learning_rate():
     table = Table(in_context.OUT, in_context.SETTINGS, in_context.MEASURED)
     common = dict(seed=2, batch=in_context.BATCH, sentences=300, way="LoRA", lr=in_context.RATE)
     assert all(table.has(common | dict(examples=n, steps=steps)) for n, steps in in_context.STEPS.items())
+
+
+def asked_for(rates: dict[float, float], table: Table) -> list[tuple[str, int, float, int]]:
+    r"""The runs that are made where validation sentences find `rates` (rate -> accuracy); `table` holds them then."""
+    runs = []
+    for run in in_context.wanted(table, 2, 100):
+        if not table.has(run):
+            right = int(100 * rates.get(run["lr"], 0.0)) if run["way"] == "LoRA-same-search" else 1
+            table.add(run | dict(correct=right, tokens=1, seconds=1, processor="none"))
+            runs.append((run["way"], run["examples"], run["lr"], run["seed"]))
+    return runs
+
+
+def test_the_rate_of_the_prompts_own_examples_is_searched_before_the_test_is_asked(tmp_path):
+    table = Table(tmp_path / "runs.csv", in_context.SETTINGS, in_context.MEASURED)
+    runs = asked_for({3e-4: 0.3, 1e-3: 0.4, 3e-3: 0.5, 1e-2: 0.2}, table)
+    searched = [run for run in runs if run[0] == "LoRA-same-search"]
+    assert searched == [(searched[0][0], 10, rate, s) for rate in (3e-4, 1e-3, 3e-3, 1e-2) for s in (0, 1)]
+    assert runs[-2:] == [("LoRA-same", 10, 3e-3, 0), ("LoRA-same", 10, 3e-3, 1)]
+    assert len(runs) == 5 + 2 * 3 + 8 + 2 and asked_for({}, table) == [], "nothing twice"
+    # Stopped while a further rate was searched: its other seeds are not forgotten.
+    table.rows = [row for row in table.rows if row["lr"] != "0.01" or row["seed"] == "0"]
+    assert asked_for({1e-2: 0.2}, table) == [("LoRA-same-search", 10, 1e-2, 1)]
+
+
+def test_examples_are_measured_and_the_card_written(tmp_path, monkeypatch):
+    loaded = tiny.decoder("llama", max_position_embeddings=512), tiny_text.tokenizer()
+    monkeypatch.setattr(in_context, "load_decoder", lambda name: loaded)
+    monkeypatch.setattr(in_context, "STEPS", {10: 1})
+    monkeypatch.setattr(in_context, "IN_PROMPT", (0, 10))
+    out, trained = tmp_path / "runs.csv", []
+    fit = in_context.fit
+    monkeypatch.setattr(
+        in_context, "fit", lambda model, few, **how: (trained.append(few), fit(model, few, **how))
+    )
+    in_context.main(seeds=1, sentences=4, out=out)
+    table = Table(out, in_context.SETTINGS, in_context.MEASURED)
+    whole = in_context.load_task("film", "five").for_decoder(loaded[1], max_length=64)
+    own = in_context.prompt_examples(whole, 10).data["train"].to_list()
+    first, *same = (few.data["train"].to_list() for few in trained)
+    assert own != first and all(rows == own for rows in same) and len(same) == len(table.rows) - 3
+    card = out.with_suffix(".md")
+    assert f"- **runs**: {len(table.rows)}; the last {len(table.rows)} took" in card.read_text()
+    card.unlink()
+    in_context.main(seeds=1, sentences=4, out=out)
+    assert not card.exists(), "nothing was made"

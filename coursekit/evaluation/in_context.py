@@ -3,15 +3,15 @@ r"""In-context learning: examples in the prompt instead of training, and what th
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, whole
 from coursekit.evaluation.classification import accuracy
 from coursekit.evaluation.scores import Score
 from coursekit.tasks.prepared import Prepared
-from coursekit.tasks.task import task_of
+from coursekit.tasks.task import Task, task_of
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,26 @@ def prompt_tokens(prepared: Prepared, shots: int = 0, split: str = "test", limit
 
     Raises CourseError for data without a prompt.
     """
-    task = task_of(prepared)
-    if task is None or prepared.kind != "decoder":
-        raise CourseError(
-            f"{prepared.name} has no prompts for a decoder: load_task(...).for_decoder(...) has"
-        )
+    task = _asked(prepared)
     texts = task.fitted(prepared.tokenizer, prepared.max_length, task.data[split][:limit]["text"])
     prompts = prepared.tokenizer([task.prompt(text, task.shots(shots)) for text in texts])["input_ids"]
     return sum(map(len, prompts)) / len(prompts)
+
+
+def prompt_examples(prepared: Prepared, k: int) -> Prepared:
+    r"""The same data with the `k` examples that stand in a prompt (`Task.shots`) as all of its training rows.
+
+    Raises CourseError for data without a prompt, for data cut short by `take`, and for fewer than one example.
+    """
+    task = _asked(prepared)
+    whole("k", k, least=1, such_as=10)
+    texts = task.data["train"][:]["text"]
+    if len(texts) != len(prepared.split("train")):
+        raise CourseError(
+            f"{prepared.name} lacks training rows: give prompt_examples(...) the data as they were before take(...)"
+        )
+    rows = prepared.split("train").select([texts.index(text) for text, _ in task.shots(k)])
+    return replace(prepared, data=type(prepared.data)(dict(prepared.data) | {"train": rows}))
 
 
 def ask(
@@ -60,3 +72,12 @@ def ask(
     asked = accuracy(model, prepared, split, timed, batch_size=1, shots=shots, cache=False, progress=False)
     seconds = (time.perf_counter() - start) / asked.n
     return Asked(shots, score, prompt_tokens(prepared, shots, split, limit), seconds)
+
+
+def _asked(prepared: Prepared) -> Task:
+    task = task_of(prepared)
+    if task is None or prepared.kind != "decoder":
+        raise CourseError(
+            f"{prepared.name} has no prompts for a decoder: load_task(...).for_decoder(...) has"
+        )
+    return task

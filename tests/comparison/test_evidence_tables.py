@@ -114,6 +114,35 @@ def test_longer_runs_of_examples_in_the_prompt():
     assert stored.tokens["shots", 10] > 9 * stored.tokens["shots", 0]
 
 
+def lines_of(way: str, rate: float, *correct: int) -> list[dict[str, str]]:
+    common = dict(examples="10", lr=f"{rate:g}", sentences="50", tokens="30")
+    return [dict(way=way, seed=str(seed), correct=str(right), **common) for seed, right in enumerate(correct)]
+
+
+def test_the_prompts_own_examples_are_read_at_the_rate_that_validation_chose():
+    rows = [
+        *lines_of("shots", 0, 20),
+        *lines_of("LoRA-same-search", 3e-4, 30, 10),
+        *lines_of("LoRA-same-search", 1e-3, 22, 22),
+    ]
+    assert in_context.searched(rows) == {3e-4: 0.4, 1e-3: 0.44}
+    before = in_context.parse(rows)
+    assert set(before.shares) == {("shots", 10)} and list(before.curves()) == ["in the prompt"]
+    assert before.compared(("shots", 10), ("LoRA-same", 10)) == (
+        "10 in the prompt minus LoRA on the prompt's 10: not measured yet"
+    )
+    rows += [*lines_of("LoRA-same", 3e-4, 50, 50), *lines_of("LoRA-same", 1e-3, 25, 35)]
+    found = in_context.parse(rows)
+    assert found.shares["LoRA-same", 10] == (0.5, 0.7) and found.rates == {("LoRA-same", 10): 1e-3}
+    assert found.compared(("LoRA-same", 10), ("shots", 10)).startswith(
+        "LoRA on the prompt's 10 minus 10 in the prompt: +0.200"
+    )
+    assert found.table().rows == [["10", "0.400", "0.600"]] and len(found.curves()) == 2
+    card = in_context.card(rows, {"machine": "a sun dial"})
+    assert "- **machine**: a sun dial\n" in card and "0.0003 (0.400), 0.001 (0.440)" in card
+    assert "| LoRA-same | 10 | 0.001 | 2 | 0.600 | 0.464 to 0.736 |\n" in card
+
+
 def test_a_pair_is_told_apart_or_what_would_not_show_is_said():
     evidence = Evidence("t", (*RUNS, *(run("twin", 1e-3, s, 36) for s in range(3))))
     found = tables.pairs(
@@ -176,6 +205,15 @@ def test_a_sentence_says_where_an_arm_stands_among_others():
     assert standing(evidence, "late", ["r1"], labels) == "late is not compared yet: the runs are missing"
 
 
+def test_an_interval_that_ends_near_0_tells_nothing_apart_where_that_is_asked():
+    evidence, labels = Evidence("t", RUNS), {"r1": "one", "r8": "eight"}
+    gap, back = evidence.minus("r8", "r1"), evidence.minus("r1", "r8")
+    assert gap.low > 0 > back.high
+    for arm, other, end, word in (("r8", "r1", gap.low, "ahead of"), ("r1", "r8", -back.high, "behind")):
+        assert f" is {word} " in standing(evidence, arm, [other], labels, end - 1e-6)
+        assert " is not told apart from " in standing(evidence, arm, [other], labels, end)
+
+
 def test_what_the_other_learning_rates_cost_is_said_with_how_often_they_were_run():
     tried = [run("r8", 1e-4, seed, 36, validation=0.85) for seed in range(3)]
     evidence = Evidence("t", (*RUNS, *tried))
@@ -232,6 +270,10 @@ def test_below_compares_with_the_learning_rate_that_learns_as_much():
     )
     assert found.below(("EWC", 300)) == pytest.approx([-10, 10])
     assert found.below(("full", 1e-3)) == pytest.approx([0, 0])
+    # A rate that learns less and forgets more than another is no point of the curve.
+    too_high = {("full", 1e-2): (15.0, 30.0)}, {("full", 1e-2): (200.0, 400.0)}
+    bent = forgetting.Forgetting(found.new | too_high[0], found.old | too_high[1], "two seeds")
+    assert bent.below(("EWC", 300)) == pytest.approx([-10, 10])
     with pytest.raises(
         CourseError, match="learns as much as EWC, λ = 900: it reaches 9.0 with seed 0, plain"
     ):

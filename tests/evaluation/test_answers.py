@@ -7,7 +7,14 @@ import json
 import pytest
 
 from coursekit.errors import CourseError
-from coursekit.evaluation.answers import form_is_right, form_score, has_form, is_right, right_score
+from coursekit.evaluation.answers import (
+    exact_is_right,
+    form_is_right,
+    form_score,
+    has_form,
+    is_right,
+    right_score,
+)
 from coursekit.paths import DATA
 from coursekit.tasks import load_instructions
 
@@ -95,3 +102,10 @@ def test_where_one_rule_gives_both_scores():
     assert form_is_right([*checks, ""]) == 2
     rows = [json.dumps(row["check"]) for row in ROWS]
     assert 0 < form_is_right(rows) < len(rows)
+
+
+def test_where_only_the_exact_text_is_right():
+    kinds = ("choice", "text", "list", "contains", "json", "words", "number")
+    assert exact_is_right([*(json.dumps(dict(type=kind)) for kind in kinds), ""]) == 3
+    exact = [row for row in ROWS if exact_is_right([json.dumps(row["check"])])]
+    assert exact and not any(is_right(row["check"], f"It is {row['output']}") for row in exact)

@@ -9,7 +9,7 @@ import torch
 
 from coursekit.errors import CourseError
 from coursekit.evaluation import accuracy
-from coursekit.evaluation.in_context import ask, prompt_tokens
+from coursekit.evaluation.in_context import ask, prompt_examples, prompt_tokens
 from coursekit.fingerprint import fingerprint
 from coursekit.tasks import load_task
 
@@ -28,6 +28,21 @@ def test_tokens_are_those_of_the_prompts(prepared):
     assert prompt_tokens(prepared, 3, limit=5) > 2 * prompt_tokens(prepared, 0, limit=5)
     with pytest.raises(CourseError, match="no prompts for a decoder"):
         prompt_tokens(tiny_text.prepared("decoder"))
+
+
+def test_the_examples_of_a_prompt_can_be_trained_on(prepared):
+    task, rows = prepared.task, prompt_examples(prepared, 4)
+    train = task.data["train"][:]
+    places = [train["text"].index(text) for text, _ in task.shots(4)]
+    assert [task.labels[train["label"][place]] for place in places] == [word for _, word in task.shots(4)]
+    assert rows.data["train"].to_list() == prepared.data["train"].select(places).to_list()
+    assert rows.data["test"] is prepared.data["test"] and rows.task is task
+    with pytest.raises(CourseError, match="k"):
+        prompt_examples(prepared, 0)
+    with pytest.raises(CourseError, match="before take"):
+        prompt_examples(prepared.take(9), 2)
+    with pytest.raises(CourseError, match="no prompts for a decoder"):
+        prompt_examples(tiny_text.prepared("decoder"), 2)
 
 
 def test_asking_changes_nothing_in_the_model(prepared):
