@@ -54,16 +54,21 @@ class Domains:
 
     def perplexities(self, model: nn.Module, blocks: int = 100) -> dict[str, float]:
         r"""exp(mean loss of a token) on the first `blocks` test blocks of each domain."""
-        found, device = {}, next(model.parameters()).device
-        with in_mode(model, training=False), torch.inference_mode():
-            for name, rows in self.tests.items():
-                ids = torch.tensor(rows[:blocks]["input_ids"], device=device)
-                found[name] = math.exp(model(input_ids=ids, labels=ids, use_cache=False).loss.item())
-        return found
+        return {name: _perplexity(model, rows, blocks) for name, rows in self.tests.items()}
+
+    def validation(self, model: nn.Module, blocks: int = 100) -> float:
+        r"""The perplexity of the new domain's validation text, on which learning rates are chosen."""
+        return _perplexity(model, self.new.split("validation"), blocks)
 
     def kept(self, perplexities: dict[str, float]) -> float:
         r"""One number for the old domains: the geometric mean of their perplexities, so that each counts the same."""
         return geometric_mean(perplexities[name] for name in self.olds)
+
+
+def _perplexity(model: nn.Module, rows: Dataset, blocks: int) -> float:
+    ids = torch.tensor(rows[:blocks]["input_ids"], device=next(model.parameters()).device)
+    with in_mode(model, training=False), torch.inference_mode():
+        return math.exp(model(input_ids=ids, labels=ids, use_cache=False).loss.item())
 
 
 def load_domains(
@@ -86,7 +91,7 @@ def load_domains(
     }
     random.Random(0).shuffle(together["train"])  # they lie domain by domain
     tokenizer = train_tokenizer(together["train"], vocab)
-    alone = {split: texts[new][split]["text"] for split in ("train", "test")}
+    alone = {split: texts[new][split]["text"] for split in ("train", "validation", "test")}
     tests = {
         name: prepare_text({"test": found["test"]["text"]}, tokenizer, block).data["test"]
         for name, found in texts.items()
@@ -144,9 +149,13 @@ class Remedy:
         batch_size: int = 16,
         seed: int = 0,
         *,
+        lr: float | None = None,
         progress: bool = False,
     ) -> tuple[LlamaForCausalLM, History]:
-        r"""A copy of `model` that has learned the new domain this way, in `steps` steps whatever the way."""
+        r"""A copy of `model` that has learned the new domain this way, in `steps` steps whatever the way.
+
+        lr: instead of `rate`.
+        """
         model = deepcopy(model)
         data, objective, rows = domains.new, None, steps * batch_size
         seed_everything(seed)  # of LoRA's start
@@ -174,7 +183,7 @@ class Remedy:
             data,
             steps=steps,
             batch_size=batch_size,
-            lr=self.rate,
+            lr=self.rate if lr is None else lr,
             seed=seed,
             objective=objective,
             progress=progress,

@@ -60,6 +60,13 @@ def test_perplexities_and_their_mean_worked_by_hand(domains, model):
             p = model(input_ids=ids).logits.log_softmax(-1)
         mean = -p[:, :-1].gather(-1, ids[:, 1:, None]).mean().item()
         assert found[name] == pytest.approx(math.exp(mean), rel=1e-4)
+    ids = torch.tensor(domains.new.data["validation"][:5]["input_ids"])
+    with torch.no_grad():
+        p = model(input_ids=ids).logits.log_softmax(-1)
+    mean = -p[:, :-1].gather(-1, ids[:, 1:, None]).mean().item()
+    assert domains.validation(model, blocks=5) == pytest.approx(math.exp(mean), rel=1e-4)
+    text = domains.tokenizer.decode(ids[0])
+    assert text.startswith(load_text("tweet")["validation"]["text"][0][: len(text)])
     assert domains.kept({"film": 2.0, "product": 4.0, "newspaper": 8.0, "tweet": 99.0}) == pytest.approx(4.0)
 
 
@@ -104,6 +111,15 @@ def test_ewc_looks_at_the_old_domains(domains, model, monkeypatch):
     looked_at, data = given
     assert looked_at["input_ids"].tolist() == domains.old.data["train"][:128]["input_ids"]
     assert data is domains.new
+
+
+def test_the_learning_rate_is_the_remedys_unless_another_is_asked_for(domains, model, monkeypatch):
+    given = []
+    monkeypatch.setattr(module, "fit", lambda model, data, lr, **settings: given.append(lr))
+    for remedy in (Remedy("full", 1e-4), Remedy("L2-SP", 1), Remedy("LoRA", 2)):
+        remedy.tune(model, domains, steps=1, batch_size=4)
+        remedy.tune(model, domains, steps=1, batch_size=4, lr=0.5)
+    assert given == [1e-4, 0.5, module.RATE, 0.5, module.LORA_RATE, 0.5]
 
 
 def test_remedies_of_no_strength_are_plain_fine_tuning(domains, model):
@@ -154,8 +170,8 @@ def test_the_table_of_forgetting_is_complete():
 
 def test_the_table_of_examples_is_complete():
     rows = lines("evidence/in_context.csv")
-    found = {(row["way"], int(row["examples"]), row["seed"]) for row in rows}
-    assert {("shots", k, "0") for k in (0, 1, 5, 10)} <= found
-    assert {("LoRA", n, s) for n in (10, 100, 1000) for s in "012"} <= found
+    found = {(row["way"], int(row["examples"]), row["seed"], row["lr"]) for row in rows}
+    assert {("shots", k, "0", "0") for k in (0, 1, 5, 10)} <= found
+    assert {("LoRA", n, s, "0.001") for n in (10, 100, 1000) for s in "012"} <= found
     assert len(found) == len(rows) and len({row["sentences"] for row in rows}) == 1
     assert all(0 < int(row["correct"]) < int(row["sentences"]) for row in rows)

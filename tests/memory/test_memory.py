@@ -650,6 +650,7 @@ def test_models_outgrow_cards():
     )
     growth = (models["BLOOM"] / models["GPT-2 medium"]) / (memory["H100 80GB"] / memory["Tesla P100"])
     assert growth == pytest.approx(100, rel=0.01)
+    assert largest_card_by_year()[-1] == (2024, 180), "as old as the largest model"
     for records in (largest_card_by_year(), largest_model_by_year()):
         assert all(a < b for (_, a), (_, b) in zip(records, records[1:], strict=False))
 

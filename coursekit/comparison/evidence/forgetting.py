@@ -69,13 +69,16 @@ class Forgetting:
     def below(self, way: Way) -> list[float]:
         r"""Old domains, `way` minus plain fine-tuning at the learning rate that learns as much, seed by seed.
 
-        That rate lies between those that were run: straight lines in the picture with two logarithmic axes.
-        CourseError where `way` learns more than the best of the rates, or less than the worst.
+        That rate lies between those that were run: straight lines in the picture with two logarithmic axes. A rate
+        that another is ahead of on both axes is not on the curve. CourseError where `way` learns more than the best of
+        the rates, or less than the worst.
         """
         rates = [key for key in self.new if key[0] == PLAIN[0]]
         gaps = []
         for seed, (new, old) in enumerate(zip(self.new[way], self.old[way], strict=True)):
-            x, y = zip(*sorted((self.new[rate][seed], self.old[rate][seed]) for rate in rates), strict=True)
+            points = [(self.new[rate][seed], self.old[rate][seed]) for rate in rates]
+            on_it = [p for p in points if not any(q[0] < p[0] and q[1] < p[1] for q in points)]
+            x, y = zip(*sorted(on_it), strict=True)
             if not x[0] <= new <= x[-1]:
                 raise CourseError(
                     f"no learning rate that was run learns as much as {Remedy(*way)}: it reaches {new:.1f} with seed "
