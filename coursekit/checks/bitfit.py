@@ -359,6 +359,8 @@ def _races(draw: Draw | None, kind: int, noise: Sequence[Tensor]) -> tuple[Runs,
     runs = _table(one, first, high, noise[0], lucky) + _table(other, second, low, noise[1])
     if kind == _NARROW:
         runs = _apart(runs, one, other, 2.4)
+    far = 1e-2 if second <= 2 else 1e-4  # a rate far behind has one seed, as in the stored evidence
+    runs = [run for run in runs if not (run[0] == other and run[1] == far and run[2] > 0)]
     order = range(len(runs)) if draw is None else draw.order(len(runs))
     return tuple(runs[i] for i in order), one, other
 

@@ -22,10 +22,10 @@ def accuracy_by_directions(
     r"""Accuracy against the number d that train: a dot for each run, hollow where it is the only one, a line through
     the means of each curve.
 
-    curves: label -> d -> accuracy of each seed. full: what full fine-tuning reaches; a line is drawn at `share` of it,
-    and a circle around the first mean of each curve that is on it or above. nothing: label -> an accuracy where no
-    weight of the body moves, a line each. beside: d -> accuracy of single runs made just now, as crosses. label: of
-    the accuracies.
+    curves: label -> d -> accuracy of each seed. full: what training all weights of the blocks reaches; a line is drawn
+    at `share` of it, and a circle around the first mean of each curve that is on it or above. nothing: label -> an
+    accuracy where no weight of the body moves, a line each. beside: d -> accuracy of single runs made just now, as
+    crosses. label: of the accuracies.
     """
     ax = axes(ax)
     ring = None
@@ -52,13 +52,17 @@ def accuracy_by_directions(
             color="grey",
             markersize=11,
             fillstyle="none",
-            label=f"first tried d above {share:.0%} of full",
+            label=f"first tried d above the {share:.0%} line",
         )
     if beside:
         ax.plot(list(beside), list(beside.values()), "x", color="black", markersize=8, label="this run")
     if any(len(runs) == 1 for curve in curves.values() for runs in curve.values()):
         ax.plot([], [], "o", color="grey", mfc="white", markersize=4, label="the only run")
-    for text, height in {"full fine-tuning": full, f"{share:.0%} of it": share * full, **nothing}.items():
+    for text, height in {
+        "all weights of the blocks": full,
+        f"{share:.0%} of it": share * full,
+        **nothing,
+    }.items():
         ax.axhline(height, color="grey", linestyle=":", linewidth=1)
         ax.annotate(text, (1.0, height), xycoords=("axes fraction", "data"), xytext=(4, 0), va="center",
                     textcoords="offset points", fontsize=9, color="grey")  # fmt: skip

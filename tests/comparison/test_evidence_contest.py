@@ -54,6 +54,37 @@ def test_a_peak_has_the_rates_beside_the_best_those_with_one_seed_too():
     assert contest.peak(EVIDENCE, "whole") == contest.peak(EVIDENCE, "late") == ""
 
 
+def test_a_peak_names_the_rates_that_validation_cannot_tell_from_it():
+    half = [
+        run("fisher", 1e-2, seed, 80, v) for seed, v in ((1, 0.90), (2, 0.9500004))
+    ]  # with seed 0: 0.8000001
+    tied = Evidence("t", (*RUNS, *half, *three("fisher", 3e-2, 60, 0.798)))
+    assert contest.ties(tied, "fisher") == [3e-3] and contest.ties(EVIDENCE, "fisher") == []
+    assert contest.peak(tied, "fisher") == (
+        "fisher: validation accuracy 0.800 at its best learning rate 0.01, 0.800 at 0.003 and 0.798 at 0.03; "
+        "level with it: 0.003"
+    )
+    assert contest.at_own_rates(tied, "fisher") == (
+        "fisher, validation and test accuracy: 0.700 and 0.600 at 0.001, 0.800 and 0.650 at 0.003, "
+        "0.800 and 0.700 at 0.01, 0.798 and 0.600 at 0.03"
+    )
+    assert "0.01" not in contest.at_own_rates(EVIDENCE, "fisher")  # one seed
+    assert contest.ties(EVIDENCE, "late") == [] and contest.at_own_rates(EVIDENCE, "late") == ""
+
+
+def test_a_last_rise_is_of_the_mean_curve_and_longer_runs_are_named():
+    def curve(steps: int, *values: float) -> list[Run]:
+        points = tuple((steps // 2 * (i + 1), value) for i, value in enumerate(values))
+        return [Run(Cell("a", steps, 1e-3, seed), points, (True,), 7, 1.0) for seed in range(3)]
+
+    short = curve(100, 0.7, 0.72)
+    said = "a: validation accuracy +0.020 from step 50 to step 100"
+    assert contest.last_rise(Evidence("t", tuple(short)), "a") == said
+    both = Evidence("t", (*short, *curve(200, 0.74, 0.76)))
+    assert contest.last_rise(both, "a") == f"{said}; with twice the steps it ends +0.040 higher"
+    assert contest.last_rise(EVIDENCE, "fisher") == contest.last_rise(EVIDENCE, "late") == ""
+
+
 def test_each_larger_arm_gets_a_sentence_whichever_way_it_falls():
     labels = {arm: f"the {arm}" for arm in ("fisher", "chance", "whole", "late", "unheard")}
     (sentence,) = contest.larger(EVIDENCE, "chance", labels)

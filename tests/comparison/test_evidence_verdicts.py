@@ -18,8 +18,16 @@ EVIDENCE = Evidence("t", (*RUNS, *(run("twin", 1e-3, seed, 36) for seed in range
 def test_what_is_there_is_answered_and_what_is_not_has_no_line():
     asked = {"rank 8 minus rank 1": ("r8", "r1"), "a twin": ("twin", "r8"), "later": ("late", "r1")}
     first, second = verdicts(EVIDENCE, asked)
+    runs = [run(arm, 1e-3, seed, 20 + seed * (arm == "a")) for arm in "ab" for seed in range(3)]
     assert first.startswith("rank 8 minus rank 1: +0.400 (+0.") and first.endswith(")")
-    assert second.startswith("a twin: +0.000 (") and "not told apart, more than 0.000 either way" in second
+    assert second.startswith("a twin: +0.000 (") and "not told apart; below +0.000 or above +0.000" in second
+    (open_,) = verdicts(Evidence("t", tuple(runs)), {"level": ("a", "b")})
+    low, high = (
+        Evidence("t", tuple(runs)).minus("a", "b").low,
+        Evidence("t", tuple(runs)).minus("a", "b").high,
+    )
+    assert -low != pytest.approx(high, abs=1e-3), "each end has its own bound"
+    assert open_.endswith(f": not told apart; below {low:+.3f} or above {high:+.3f} is ruled out")
     assert verdicts(Evidence("t", ()), {"one": ("r8", "r1"), "two": ("r1", "r8")}) == []
 
 

@@ -39,8 +39,8 @@ def test_the_first_mean_above_the_mark_is_circled():
     hollow = [len(line.get_xdata()) for line in dots if line.get_markerfacecolor() == "white"]
     assert hollow == [1, 1], "the second curve has one run at each of its d"
     said = {t.get_text() for t in ax.get_legend().get_texts()}
-    assert {"first tried d above 90% of full", "the only run"} <= said
-    assert {t.get_text() for t in ax.texts} == {"full fine-tuning", "90% of it", "classifier alone"}
+    assert {"first tried d above the 90% line", "the only run"} <= said
+    assert {t.get_text() for t in ax.texts} == {"all weights of the blocks", "90% of it", "classifier alone"}
     levels = {round(line.get_ydata()[0], 6) for line in ax.lines if line.get_linestyle() == ":"}
     assert levels == {0.8, 0.72, 0.5}
 

@@ -20,8 +20,8 @@ def verdicts(evidence: Evidence, asked: Mapping[str, tuple[str, ...]]) -> list[s
     lines = []
     for label, arms in there.items():
         found = _difference(evidence, arms)
-        most = max(abs(found.low), abs(found.high))
-        told = "" if found.tells else f": not told apart, more than {most:.3f} either way is ruled out"
+        bounds = f"below {found.low:+.3f} or above {found.high:+.3f} is ruled out"
+        told = "" if found.tells else f": not told apart; {bounds}"
         lines.append(f"{label}: {found!r}{told}")
     return lines
 
