@@ -34,3 +34,14 @@ def intrinsic_dimension(curve, full, share):
             return math.exp(math.log(d0) + part * (math.log(d) - math.log(d0)))
         before = (d, mean)
     return math.inf
+
+
+def intrinsic_search(train, ds, seeds, mark):
+    enough = None
+    while ds:
+        middle = len(ds) // 2
+        if sum(train(ds[middle], seed) for seed in seeds) / len(seeds) >= mark:
+            enough, ds = ds[middle], ds[:middle]
+        else:
+            ds = ds[middle + 1 :]
+    return enough
