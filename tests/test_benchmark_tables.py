@@ -17,6 +17,7 @@ import forgetting  # noqa: E402
 import in_context  # noqa: E402
 from table import Table  # noqa: E402
 
+from coursekit.forgetting import domains as module  # noqa: E402
 from coursekit.forgetting.domains import REMEDIES  # noqa: E402
 
 
@@ -51,13 +52,48 @@ def test_the_committed_tables_hold_every_run_with_its_learning_rate():
     for r in REMEDIES:
         run = dict(remedy=r.kind, strength=float(r.strength), lr=r.rate) | common
         assert table.has(run) and not table.has(run | {"lr": 2 * r.rate}), r
-    assert {(r.kind, r.rate) for r in REMEDIES if r.kind not in ("full",)} == {
-        ("multi-task", 3e-3), ("replay", 3e-3), ("L2-SP", 3e-3), ("EWC", 3e-3), ("LoRA", 1e-2)
-    }  # fmt: skip
-    assert {r.rate for r in REMEDIES if r.kind == "full"} == {3e-4, 1e-3, 3e-3}
+    stored = forgetting.OUT.with_suffix(".md").read_text(encoding="utf-8").splitlines()
+    card = forgetting.card(Table(forgetting.OUT, forgetting.SETTINGS, forgetting.MEASURED).rows).splitlines()
+    assert [line for line in card if line.startswith("| ")] == [s for s in stored if s.startswith("| ")], (
+        "the card is older than the runs"
+    )
     table = Table(in_context.OUT, in_context.SETTINGS, in_context.MEASURED)
     common = dict(seed=2, batch=in_context.BATCH, sentences=300, way="LoRA", lr=in_context.RATE)
     assert all(table.has(common | dict(examples=n, steps=steps)) for n, steps in in_context.STEPS.items())
+
+
+def test_a_search_widens_until_the_best_rate_has_both_neighbours():
+    asked = []
+
+    def measure(rate: float, seed: int) -> float:
+        asked.append((rate, seed))
+        return {1e-3: 30.0, 3e-3: 22.0, 1e-2: 20.2, 3e-2: 20.0 + 0.6 * seed, 1e-1: 20.4}[rate]
+
+    assert forgetting.search(measure, seeds=2) == 1e-2, "the mean over the seeds, not the first"
+    assert {rate for rate, _ in asked} == {1e-3, 3e-3, 1e-2, 3e-2}
+    assert {rate for rate, seed in asked if seed} == {1e-2, 3e-2}, "far behind with the first seed"
+    assert forgetting.search(lambda rate, seed: rate, 1) == forgetting.LADDER[0]
+
+
+def test_remedies_are_searched_run_and_put_on_a_card(tmp_path, monkeypatch):
+    domains = module.load_domains()
+    monkeypatch.setattr(forgetting, "load_domains", lambda: domains)
+    small = module.small_decoder(512, d_model=32, layers=1, heads=2, device="cpu")
+    monkeypatch.setattr(forgetting, "pretrained", lambda *how: (small, None))
+    few = tuple(module.Remedy(kind, strength) for kind, strength in (("full", 3e-3), ("L2-SP", 0.03)))
+    monkeypatch.setattr(forgetting, "REMEDIES", few)
+    monkeypatch.setattr(forgetting, "SEARCHED", {"L2-SP": 0.01})
+    out = tmp_path / "runs.csv"
+    how = dict(seeds=1, pretraining=1, steps=1, batch=2, blocks=2, out=out)
+    forgetting.main(**how)
+    rows = Table(out, forgetting.SETTINGS, forgetting.MEASURED).rows
+    assert rows[0]["remedy"] == "before" and {row["remedy"] for row in rows} == {"before", "full", "L2-SP"}
+    tried = {float(row["validation"]): row["lr"] for row in rows if row["strength"] == "0.01"}
+    assert rows[-1]["strength"] == "0.03" and rows[-1]["lr"] == tried[min(tried)]
+    card = out.with_suffix(".md").read_text(encoding="utf-8")
+    assert f"- **runs**: {len(rows)}, " in card and f"| L2-SP | 0.01 | {tried[min(tried)]} |" in card
+    monkeypatch.setattr(forgetting.Remedy, "tune", None)
+    forgetting.main(**how)  # nothing is run again
 
 
 def asked_for(rates: dict[float, float], table: Table) -> list[tuple[str, int, float, int]]:

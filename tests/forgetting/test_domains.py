@@ -8,10 +8,11 @@ import math
 import pytest
 import torch
 
+from coursekit.comparison.evidence.forgetting import SEARCHED, chosen, searches
 from coursekit.errors import CourseError
 from coursekit.fingerprint import fingerprint
 from coursekit.forgetting import domains as module
-from coursekit.forgetting.domains import KINDS, REMEDIES, Remedy, load_domains, pretrained
+from coursekit.forgetting.domains import KINDS, RATE, REMEDIES, Remedy, load_domains, pretrained
 from coursekit.methods import attached, trainable
 from coursekit.paths import DATA
 from coursekit.tasks import load_text
@@ -156,12 +157,19 @@ def lines(name: str) -> list[dict[str, str]]:
 
 def test_the_table_of_forgetting_is_complete():
     rows = lines("evidence/forgetting.csv")
-    wanted = {(r.kind, f"{r.strength:g}") for r in REMEDIES} | {("before", "0")}
+    wanted = {(r.kind, f"{r.strength:g}", f"{r.rate:g}") for r in REMEDIES} | {("before", "0", "0")}
     seeds = {row["seed"] for row in rows}
     assert len(seeds) >= 3
-    assert {(r["remedy"], r["strength"], r["seed"]) for r in rows} == {
-        (*one, s) for one in wanted for s in seeds
+    found = {(r["remedy"], r["strength"], r["lr"], r["seed"]) for r in rows}
+    assert found >= {(*one, s) for one in wanted for s in seeds} and len(found) == len(rows)
+    # All others are of the searches, whose rates are the ones that the remedies have.
+    assert {(kind, f"{SEARCHED[kind]:g}") for kind, *_ in found if kind in SEARCHED} >= {
+        one[:2] for one in {(kind, strength, lr) for kind, strength, lr, _ in found} - wanted
     }
+    best = chosen(rows)
+    assert best["full"] == RATE and all(best[r.kind] == r.rate for r in REMEDIES if r.kind != "full")
+    for kind, tried in searches(rows).items():
+        assert min(tried) < best[kind] < max(tried), "no optimum at the end of what was tried"
     assert len({(r["pretraining"], r["steps"], r["batch"], r["blocks"]) for r in rows}) == 1, (
         "one budget for all"
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, geometric_mean, stdev
 
 import numpy as np
 
 from coursekit.errors import CourseError
-from coursekit.forgetting.domains import OLDS, RATE, Remedy
+from coursekit.forgetting.domains import KINDS, OLDS, RATE, Remedy
 from coursekit.notebook.tables import Table
 from coursekit.paths import DATA
 
@@ -19,6 +19,10 @@ from coursekit.paths import DATA
 Way = tuple[str, float]
 #: Where every remedy starts, and all weights without a remedy, at the learning rate that the remedies have.
 BEFORE, PLAIN = ("before", 0.0), ("full", RATE)
+#: The strength at which the learning rate of each kind is searched. (That of `full` is its learning rate.)
+SEARCHED = {"multi-task": 0.5, "replay": 0.2, "L2-SP": 0.01, "EWC": 1000.0, "LoRA": 16.0}
+#: A line of the file.
+Line = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -98,17 +102,46 @@ class Forgetting:
         )
 
 
-def read() -> Forgetting:
-    r"""The runs of the file."""
-    with (DATA / "evidence" / "forgetting.csv").open(newline="", encoding="utf-8") as file:
-        runs = list(csv.DictReader(file))
+def searches(runs: Iterable[Line]) -> dict[str, dict[float, tuple[float, int]]]:
+    r"""Kind of remedy -> learning rate -> (mean perplexity on validation text, seeds), at the kind's `SEARCHED`."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for run in runs:
+        kind, strength, rate = run["remedy"], float(run["strength"]), float(run["lr"])
+        if kind in KINDS and strength == SEARCHED.get(kind, rate):
+            found.setdefault(kind, {}).setdefault(rate, []).append(float(run["validation"]))
+    return {
+        kind: {rate: (fmean(seeds), len(seeds)) for rate, seeds in found[kind].items()}
+        for kind in KINDS if kind in found
+    }  # fmt: skip
 
-    def collected(value: Callable[[dict[str, str]], float]) -> dict[Way, tuple[float, ...]]:
+
+def chosen(runs: Iterable[Line]) -> dict[str, float]:
+    r"""Kind of remedy -> the learning rate with the best mean, of those that were run with every seed."""
+    best = {}
+    for kind, found in searches(runs).items():
+        every = max(seeds for _, seeds in found.values())
+        best[kind] = min((mean, rate) for rate, (mean, seeds) in found.items() if seeds == every)[1]
+    return best
+
+
+def lines() -> list[Line]:
+    r"""The runs of the file, those of the searches among them."""
+    with (DATA / "evidence" / "forgetting.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read() -> Forgetting:
+    r"""The runs of the file, of each remedy those at its `chosen` learning rate, and all of plain fine-tuning."""
+    runs, kinds = lines(), [BEFORE[0], *KINDS]
+    best = chosen(runs)
+    kept = [r for r in runs if r["remedy"] not in SEARCHED or float(r["lr"]) == best[r["remedy"]]]
+
+    def collected(value: Callable[[Line], float]) -> dict[Way, tuple[float, ...]]:
         found: dict[Way, tuple[float, ...]] = {}
-        for run in sorted(runs, key=lambda run: int(run["seed"])):
+        for run in sorted(kept, key=lambda run: int(run["seed"])):
             way = run["remedy"], float(run["strength"])
             found[way] = (*found.get(way, ()), value(run))
-        return found
+        return dict(sorted(found.items(), key=lambda item: (kinds.index(item[0][0]), item[0][1])))
 
     seeds, first = len({run["seed"] for run in runs}), runs[0]
     return Forgetting(
