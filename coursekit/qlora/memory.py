@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from coursekit import counts
@@ -62,6 +62,7 @@ def llama_config(size: str) -> Any:
     )
 
 
+@lru_cache(maxsize=512)  # the same plans are asked for again and again, and a bill does not change
 def qlora_bill(
     size: str,
     *,

@@ -400,11 +400,11 @@ def test_smollm2_grades_films_a_little_better_than_chance():
 
     model, tokenizer = load_decoder("smollm2")
     prepared = tasks.load_task("film", "five").for_decoder(tokenizer)
-    without = accuracy(model, prepared, limit=150, **QUIET)
-    with_five = accuracy(model, prepared, limit=150, shots=5, **QUIET)
+    without = accuracy(model, prepared, limit=100, **QUIET)
+    with_five = accuracy(model, prepared, limit=100, shots=5, **QUIET)
     assert 0.18 < without.value < 0.42
     assert 0.20 < with_five.value < 0.48
-    sentiment = accuracy(model, tasks.load_task("film", "two").for_decoder(tokenizer), limit=150, **QUIET)
+    sentiment = accuracy(model, tasks.load_task("film", "two").for_decoder(tokenizer), limit=100, **QUIET)
     assert 0.70 < sentiment.value < 0.92
 
 
@@ -415,10 +415,10 @@ def test_minilm_learns_film_sentiment_in_forty_steps():
 
     model, tokenizer = load_encoder("minilm", 2)
     task = tasks.load_task("film", "two")
-    prepared = task.for_encoder(tokenizer)
-    before = accuracy(model, prepared, limit=300, **QUIET)
+    prepared = task.for_encoder(tokenizer, max_length=32)
+    before = accuracy(model, prepared, limit=200, **QUIET)
     fit(model, prepared, steps=40, batch_size=32, lr=2e-4, **QUIET)
-    after = accuracy(model, prepared, limit=300, **QUIET)
+    after = accuracy(model, prepared, limit=200, **QUIET)
     assert after.low > max(task.majority, before.high)
 
 
