@@ -115,14 +115,13 @@ def write_card(asked: argparse.Namespace, topic: object, store: Store, bench: Be
     for seed in topic.GRID.seeds:
         store.add(replace(baseline, cell=replace(baseline.cell, seed=seed)))
     setting, same = topic.SETTING, baseline.correct
-    here = machine.describe(bench.device)
     about = {
         "command": f"`python benchmarks/evidence.py {asked.topic} --processes 2`",
         "task": f"{setting.domain}/{setting.labels}, {bench.sentences('validation')} validation and "
         f"{bench.sentences('test')} test sentences, batches of {setting.batch_size}",
         "model": setting.model,
-        "machine": f"{here['device']}, one thread a process",
-        "versions": ", ".join(f"{name} {version}" for name, version in here["versions"].items()),
+        "machine": f"{machine.device_name(bench.device)}, one thread a process",
+        "versions": machine.versions_said(),
     }
     replace_text(
         asked.evidence / f"{asked.topic}.md", card(topic.GRID, store.runs(), about, sum(same) / len(same))

@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from table import Table, written
+from table import Table
 
 from coursekit.comparison import machine
 from coursekit.comparison.evidence.forgetting import SEARCHED, chosen, searches
@@ -107,8 +107,7 @@ def main(
                 seconds = time.perf_counter() - clock
             table.add(asked | measured(domains, model, blocks) | {"seconds": f"{seconds:.1f}"})
             print(*(table.rows[-1][name] for name in (*SETTINGS[:4], *MEASURED[:-1])), flush=True)
-        row = next(r for r in table.rows if all(r[name] == written(asked[name]) for name in SETTINGS))
-        return float(row["validation"])
+        return float(table.find(asked)["validation"])
 
     for seed in range(seeds):
         run(None, 0.0, seed)
@@ -128,7 +127,6 @@ def card(rows: list[dict[str, str]]) -> str:
     r"""Markdown: what the file has, how and on what it was made, and the searches of the learning rates."""
     first, best = rows[0], chosen(rows)
     machines, seeds = (", ".join(sorted({row[name] for row in rows})) for name in ("processor", "seed"))
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
     minutes = sum(float(row["seconds"]) for row in rows) / 60
     lines = [
         "# `forgetting.csv`: what is learned and what is kept",
@@ -140,7 +138,7 @@ def card(rows: list[dict[str, str]]) -> str:
         "- **model**: a small decoder (two blocks of width 192, 512 tokens of vocabulary), pre-trained from nothing on "
         f"film reviews, product reviews and newspaper editorials in {first['pretraining']} steps",
         f"- **machine**: {machines}, {torch.get_num_threads()} thread, with other work beside it",
-        f"- **versions**: {versions}",
+        f"- **versions**: {machine.versions_said()}",
         f"- **seeds**: {seeds}, of the pre-training and of the order of what follows",
         f"- **runs**: {len(rows)}, {minutes:.0f} minutes of training by the clock",
         f"- **written**: {date.today().isoformat()}",

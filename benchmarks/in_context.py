@@ -24,7 +24,7 @@ from table import Table
 
 from coursekit import methods
 from coursekit.comparison.evidence.in_context import FIRST, SAME, SEARCH, SHOTS, card, searched
-from coursekit.comparison.machine import device_name, versions
+from coursekit.comparison.machine import device_name, versions_said
 from coursekit.comparison.rates import best, beyond
 from coursekit.device import pick_device
 from coursekit.evaluation.in_context import Asked, ask, prompt_examples
@@ -116,7 +116,7 @@ def about(table: Table, runs: int, seconds: float) -> dict[str, str]:
     return {
         "command": "`OMP_NUM_THREADS=1 python benchmarks/in_context.py`",
         "machine": f"{machines}; the last {runs} runs with {torch.get_num_threads()} threads",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "versions": versions_said(),
         "runs": f"{len(table.rows)}; the last {runs} took {seconds / 60:.0f} minutes by the clock",
         "written": date.today().isoformat(),
     }

@@ -25,7 +25,7 @@ import torch
 import typer
 from torch.optim import AdamW
 
-from coursekit.comparison.machine import device_name, versions
+from coursekit.comparison.machine import device_name, versions_said
 from coursekit.device import pick_device
 from coursekit.evaluation import accuracy, best_constant
 from coursekit.files import replace_text
@@ -129,7 +129,7 @@ def card(name: str, runs: Sequence[Mapping[str, str]], constant: float) -> str:
         f"- **task**: film/two, {every('sentences')} test sentences, {every('steps')} steps of {every('batch')}",
         "- **model**: minilm",
         f"- **machine**: {every('processor')}",
-        f"- **versions** when this card was written: {', '.join(f'{k} {v}' for k, v in versions().items())}",
+        f"- **versions** when this card was written: {versions_said()}",
         f"- **seeds**: {every('seed')}; {min(counts)} to {max(counts)} runs a point",
         f"- **step length**: {STEP:g}; **learning rates**: {FULL_RATE:g} for the weights of the blocks, {RATE:g} for "
         "the head and the factors; found with seed 0 and the same for all d",

@@ -22,7 +22,11 @@ class Table:
 
     def has(self, run: Mapping[str, Any]) -> bool:
         r"""Whether a run of these settings, numbers as they are written, is there."""
-        return self._key(run) in {self._key(row) for row in self.rows}
+        return self.find(run) is not None
+
+    def find(self, run: Mapping[str, Any]) -> dict[str, str] | None:
+        r"""The row of a run of these settings; None where it is not there."""
+        return next((row for row in self.rows if self._key(row) == self._key(run)), None)
 
     def add(self, row: Mapping[str, Any]) -> None:
         r"""Write the file anew with one run more, whole or not at all."""

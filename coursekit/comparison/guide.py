@@ -92,10 +92,9 @@ class Choice:
 
     lead: the best in validation of those that fit. kept: of each other one that is not shown to be worse than the
     leader and is within `within` of it, its test accuracy minus the leader's. left: the same of the others that fit.
-    arm: of `lead`
-    and `kept` the one that needs least of what the budget is short of. price: its test accuracy minus full
-    fine-tuning's; None where it is full fine-tuning, or that was not run yet. preliminary: those that this rests on
-    whose search goes on.
+    arm: of `lead` and `kept` the one that needs least of what the budget is short of. price: its test accuracy minus
+    full fine-tuning's; None where it is full fine-tuning, or that was not run yet. preliminary: those that this rests
+    on whose search goes on.
     """
 
     budget: Budget

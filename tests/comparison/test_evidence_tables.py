@@ -11,7 +11,6 @@ from coursekit.comparison.evidence.sentences import (
     compared,
     coverage,
     in_methods,
-    plainly,
     rate_costs,
     standing,
 )
@@ -183,16 +182,6 @@ def test_a_sentence_says_which_is_above_or_that_nothing_is_told_apart_and_nothin
 def test_a_topic_that_was_not_run_yet_has_no_arms(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "DATA", tmp_path)
     assert results.read_if_there("t").arms == {}
-
-
-def test_a_plain_sentence_says_which_is_better_or_that_they_are_not_told_apart():
-    evidence = Evidence("t", (*RUNS, *(run("twin", 1e-3, s, 36) for s in range(3))))
-    assert plainly(evidence, "r8", "r1", "Eight", "one") == [
-        "Eight after 100 steps: better than one, +0.400 in test accuracy"
-    ]
-    assert "worse than" in plainly(evidence, "r1", "r8", "One", "eight")[0]
-    assert "not told apart from" in plainly(evidence, "twin", "r8", "The twin", "eight")[0]
-    assert plainly(evidence, "late", "r8", "Late", "eight") == []
 
 
 def test_a_sentence_says_where_an_arm_stands_among_others():

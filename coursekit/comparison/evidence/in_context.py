@@ -73,7 +73,7 @@ class InContext:
         $\sqrt{p(1-p)/n + q(1-q)/n}$, as for two samples of $n$.
         """
         p, q = fmean(self.shares[one]), fmean(self.shares[other])
-        margin = NormalDist().inv_cdf(0.975) * ((p * (1 - p) + q * (1 - q)) / self.sentences) ** 0.5
+        margin = _margin(self.sentences, p, q)
         return Interval(p - q, p - q - margin, p - q + margin)
 
     def table(self) -> Table:
@@ -158,10 +158,15 @@ not searched); `LoRA-same`: the very ones of a prompt of so many were trained on
 """
 
 
+def _margin(n: int, *shares: float) -> float:
+    r"""Half of the 95 % interval of a share of `n` sentences, or of the difference of two."""
+    return NormalDist().inv_cdf(0.975) * (sum(p * (1 - p) for p in shares) / n) ** 0.5
+
+
 def _row(evidence: InContext, way: Way) -> str:
     shares, n = evidence.shares[way], evidence.sentences
     p = fmean(shares)
-    margin = NormalDist().inv_cdf(0.975) * (p * (1 - p) / n) ** 0.5
+    margin = _margin(n, p)
     rate = f"{evidence.rates[way]:g}" if way in evidence.rates else ""
     return (
         f"| {way[0]} | {way[1]:,} | {rate} | {len(shares)} | {p:.3f} | {p - margin:.3f} to {p + margin:.3f} |"

@@ -31,15 +31,6 @@ def compared(evidence: Evidence, pairs: Sequence[tuple[str, str]], labels: dict[
     ]
 
 
-def plainly(evidence: Evidence, arm: str, other: str, one: str, two: str) -> list[str]:
-    r"""One sentence on whether `arm`, called `one`, and `other`, called `two`, differ; none where one lacks a seed."""
-    if not {arm, other} <= set(evidence.arms):
-        return []
-    found = evidence.minus(arm, other)
-    verdict = "better than" if found.low > 0 else "worse than" if found.high < 0 else "not told apart from"
-    return [f"{one} after {evidence.steps(arm)} steps: {verdict} {two}, {found.value:+z.3f} in test accuracy"]
-
-
 def standing(
     evidence: Evidence, arm: str, others: Sequence[str], labels: Mapping[str, str], near: float = 0.0
 ) -> str:
