@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from coursekit.errors import CourseError
 from coursekit.evaluation.prefix_cache import PrefixCache
-from coursekit.evaluation.running import device_of, equal_lengths, evaluating, progress_bar
+from coursekit.evaluation.running import device_of, evaluating, progress_bar, similar_lengths
 
 
 def score_choices(
@@ -45,17 +45,23 @@ def next_token_logits(
     cache: bool,
     progress: bool,
 ) -> Float[Tensor, "prompts choices"]:
-    r"""Logits of the `choices` after each prompt. Only the last position goes through the output layer."""
+    r"""Logits of the `choices` after each prompt. Only the ends of the prompts go through the output layer.
+
+    A shorter prompt of a batch is filled up on the right, which a decoder does not see from the prompt's last token.
+    """
     device = device_of(model)
     logits = torch.empty(len(prompts), len(choices))
     with evaluating(model), progress_bar(len(prompts), "score", progress) as bar:
         prefix = PrefixCache(model, prompts) if cache and len(prompts) > 1 else None
         skip = prefix.length if prefix else 0
-        for group in equal_lengths(prompts, batch_size):
-            ids = torch.tensor([prompts[i][skip:] for i in group], device=device)
+        for group in similar_lengths(prompts, batch_size):
+            rest = [prompts[i][skip:] for i in group]
+            missing = torch.tensor([len(rest[0]) - len(row) for row in rest], device=device)
+            filled = [row + [0] * (len(rest[0]) - len(row)) for row in rest]
             past = {"cache": prefix.expanded(len(group)), "use_cache": True} if skip else {"use_cache": False}
-            logits[group] = (
-                model(input_ids=ids, logits_to_keep=1, **past).logits[:, -1, choices].float().cpu()
-            )
+            keep = int(missing.max()) + 1
+            ends = model(input_ids=torch.tensor(filled, device=device), logits_to_keep=keep, **past).logits
+            last = ends[torch.arange(len(group), device=device), -1 - missing]  # (rows, vocabulary)
+            logits[group] = last[:, choices].float().cpu()
             bar.update(len(group))
     return logits

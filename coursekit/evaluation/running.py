@@ -1,6 +1,6 @@
-r"""How every score is computed: in eval mode, without gradients, texts of equal length together.
+r"""How every score is computed: in eval mode, without gradients, texts of equal or of similar length together.
 
-So there is no padding to mask, to skip or to pay for.
+So there is no padding to mask or to skip, and little or none to pay for.
 """
 
 from __future__ import annotations
@@ -40,6 +40,23 @@ def equal_lengths(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[li
         group = by_length[length]
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
+
+
+def similar_lengths(rows: Sequence[Sequence[int]], batch_size: int, spread: int = 8) -> Iterator[list[int]]:
+    r"""Indices of rows, at most `batch_size` at a time and none over `spread` shorter than its batch's first, the
+    longest first.
+
+    Fewer and larger batches than `equal_lengths`, for decoders asked about a row's last token: no token attends to
+    what comes after it, so the rest of a row may be filled with anything.
+    """
+    group: list[int] = []
+    for index in sorted(range(len(rows)), key=lambda i: -len(rows[i])):
+        if group and (len(group) == batch_size or len(rows[group[0]]) - len(rows[index]) > spread):
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
 
 
 def first_rows(rows: Dataset, limit: int | None) -> dict[str, list]:

@@ -302,10 +302,11 @@ def test_choices_after_a_template_with_and_without_a_shared_beginning(text):
     words = tokenizer()
     mark = words.convert_tokens_to_ids("###")
     model = nonzero(PTuning(n=4, hidden=HIDDEN, placeholder=mark).attach(tiny.decoder("llama")))
-    prompts = [text.format(word) for word in ("France", "Paris", "scene")]
-    shared = evaluation.score_choices(model, words, prompts, ["good", "bad"])
-    apart = evaluation.score_choices(model, words, prompts, ["good", "bad"], cache=False)
-    torch.testing.assert_close(shared, apart, atol=1e-5, rtol=1e-5)
+    prompts = [text.format(word) for word in ("France", "Paris the capital", "scene")]
+    alone = evaluation.score_choices(model, words, prompts, ["good", "bad"], batch_size=1, cache=False)
+    for cache in (True, False):
+        together = evaluation.score_choices(model, words, prompts, ["good", "bad"], cache=cache)
+        torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
 # the rest -------------------------------------------------------------------------------------------------
