@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
+import torch
 
 from coursekit.comparison.bench import Bench
 from coursekit.comparison.evidence.card import card
@@ -14,6 +16,7 @@ from coursekit.comparison.evidence.cell import train
 from coursekit.comparison.evidence.grid import derived
 from coursekit.comparison.evidence.results import CONSTANT, read
 from coursekit.comparison.evidence.store import written
+from coursekit.methods import LoRA
 from coursekit.paths import DATA
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -63,3 +66,22 @@ def test_a_run_begun_anew_goes_as_the_stored_one_did(topic):
     (again,) = train(bench, grid.arm(run.cell.arm).make, run.cell, grid.every(run.cell.steps), until=first)
     # The same to the last sentence on the same machine; elsewhere products are rounded in another order.
     assert again.curve == ((first, pytest.approx(stored, abs=0.03)),)
+
+
+@pytest.mark.parametrize("topic", ["pooling"], indirect=True)
+def test_a_head_on_the_mean_reads_every_token_of_the_text_and_no_padding(topic):
+    model = topic.reading_the_mean(LoRA(r=2), tiny.encoder("bert"), None, 0)
+    texts = [[2, 5, 7, 9, 3], [2, 8, 3]]
+    batch = {
+        "input_ids": torch.tensor([texts[0], [*texts[1], 0, 0]]),
+        "attention_mask": torch.tensor([[1] * 5, [1, 1, 1, 0, 0]]),
+    }
+    logits = model(**batch).logits
+    for row, ids in zip(logits, texts, strict=True):
+        alone = torch.tensor([ids])
+        states = model.bert(alone).last_hidden_state[0]
+        torch.testing.assert_close(row, model.classifier(states.mean(0)))
+        torch.testing.assert_close(row, model(input_ids=alone).logits[0])
+    model.requires_grad_(True)
+    model(**batch).logits.sum().backward()
+    assert model.bert.pooler.dense.weight.grad is None and model.classifier.weight.grad.any()
