@@ -29,6 +29,7 @@ test: export OMP_NUM_THREADS = 1
 test: $(READY)
 	$(BIN)/coursekit fetch
 	$(BIN)/ruff check
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 	DEVICE=cpu $(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout=1200 notebooks
 	$(BIN)/coursekit run --force --jobs 2 --profile smoke --out runs/smoke

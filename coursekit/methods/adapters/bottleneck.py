@@ -76,9 +76,9 @@ def _start_zero(down: nn.Linear, up: nn.Linear) -> None:
     nn.init.zeros_(up.weight)
 
 
-#: Initialisations by name; the biases start at 0 in all of them. "bert": N(0, 0.02), as in the `adapters` library.
-#: "houlsby": truncated normal with a standard deviation of 1e-3, as in the code of Houlsby et al., close to the
-#: identity. "zero": W_up = 0 (He et al. 2022): the model's outputs are unchanged, bit for bit.
+#: Initialisations by name; the biases start at 0 in all of them. "bert": normal, standard deviation
+#: 0.02, as in the `adapters` library. "houlsby": truncated normal, standard deviation 0.001, as in the code of Houlsby
+#: et al., close to the identity. "zero": W_up = 0 (He et al. 2022): the model's outputs are unchanged, bit for bit.
 INITS: dict[str, Callable[[nn.Linear, nn.Linear], None]] = {
     "bert": _start_bert,
     "houlsby": _start_houlsby,
