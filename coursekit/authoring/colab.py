@@ -85,7 +85,7 @@ def _badges(notebooks: list[Path], repository: str, branch: str) -> str:
         return "The course has no public address yet, so there is nothing to open on Colab.\n"
     lines = [f"- {p.stem}: {badge(repository, branch, f'notebooks/{p.name}')}\n" for p in notebooks]
     how = (
-        "\nOpen a notebook and run it from top to bottom. The first cell installs the course and leaves Colab's PyTorch "
-        "and NumPy as they are.\n"
+        "\nOpen a notebook and run it from top to bottom. The first cell installs the course and leaves Colab's "
+        "PyTorch and NumPy as they are.\n"
     )
     return "".join(lines) + how

@@ -216,7 +216,10 @@ def test_one_command_brings_everything_in_step(checkout):
         and "owner/name/blob/main/notebooks/01_a" in after.cells[0].source
     )
     assert after.cells[2] == before.cells[2], "the rest stays as it was, outputs too"
-    assert "01_a.ipynb" in both[1].read_text() and both[1].read_text().endswith("-->\n\nrest\n")
+    readme = both[1].read_text()
+    assert (
+        "01_a.ipynb" in readme and "run it from top to bottom" in readme and readme.endswith("-->\n\nrest\n")
+    )
 
 
 def test_what_cannot_be_brought_in_step(checkout, tmp_path):
