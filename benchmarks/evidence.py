@@ -13,7 +13,9 @@ import argparse
 import importlib
 import os
 import sys
+import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,10 +27,11 @@ from coursekit.comparison.evidence.card import card
 from coursekit.comparison.evidence.cell import Recipe
 from coursekit.comparison.evidence.grid import Arm
 from coursekit.comparison.evidence.plan import Cell, Run
-from coursekit.comparison.evidence.results import CONSTANT
+from coursekit.comparison.evidence.results import CONSTANT, UNTRAINED
 from coursekit.comparison.evidence.store import Store
 from coursekit.comparison.evidence.work import Workers, progress, work
 from coursekit.errors import CourseError, whole
+from coursekit.evaluation import accuracy
 from coursekit.files import replace_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,12 +112,30 @@ def constant(bench: Bench) -> Run:
     return Run(Cell(CONSTANT, 0, 0.0, 0), curve, right["test"], 0, 0.0)
 
 
+def untrained(bench: Bench, bf16: bool) -> Run:
+    r"""The decoder as it was released, on the sentences that the trained ones were asked."""
+    start, right = time.perf_counter(), {}
+    with cell.autocast(bench.device.type, bf16):
+        for split in ("validation", "test"):
+            score = accuracy(bench.model(0), bench.prepared, split, bench.sentences(split), progress=False)
+            right[split] = tuple(score.correct.tolist())
+    curve = ((0, sum(right["validation"]) / len(right["validation"])),)
+    return Run(Cell(UNTRAINED, 0, 0.0, 0), curve, right["test"], 0, time.perf_counter() - start)
+
+
+def baselines(topic: object, store: Store, bench: Bench) -> Iterator[Run]:
+    r"""What needs no training: the best constant answer, and of a decoder its own, if that is not there yet."""
+    yield constant(bench)
+    if not bench.encoder and not any(run.cell.arm == UNTRAINED for run in store.runs()):
+        yield untrained(bench, topic.GRID.arms[0].make.autocast)
+
+
 def write_card(asked: argparse.Namespace, topic: object, store: Store, bench: Bench) -> int:
-    r"""The card beside the runs, from what there is of them now and the baseline that needs no training."""
-    baseline = constant(bench)
-    for seed in topic.GRID.seeds:
-        store.add(replace(baseline, cell=replace(baseline.cell, seed=seed)))
-    setting, same = topic.SETTING, baseline.correct
+    r"""The card beside the runs, from what there is of them now and the baselines that need no training."""
+    for baseline in baselines(topic, store, bench):
+        for seed in topic.GRID.seeds:
+            store.add(replace(baseline, cell=replace(baseline.cell, seed=seed)))
+    setting, same = topic.SETTING, constant(bench).correct
     about = {
         "command": f"`python benchmarks/evidence.py {asked.topic} --processes 2`",
         "task": f"{setting.domain}/{setting.labels}, {bench.sentences('validation')} validation and "

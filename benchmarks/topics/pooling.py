@@ -50,7 +50,7 @@ GRID = Grid(
     topic="pooling",
     arms=tuple(
         made
-        for name in ("head", "lora", "full")
+        for name in ("head", "lora")
         for made in (
             arm(name, METHODS[name], RATES[name], method=name, reads="[CLS]"),
             arm(
@@ -59,6 +59,6 @@ GRID = Grid(
             ),
         )
     ),
-    reference="full",
+    reference="head",
     doublings=0,  # of these methods asked in `methods`
 )  # fmt: skip

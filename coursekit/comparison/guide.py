@@ -41,7 +41,7 @@ NEEDS = {
     "memory": ("peak", "lowest peak"),
     "time": ("step_ratio", "fastest step"),
 }
-#: Arms of which the plan has runs of twice the steps as well, one of each kind of method.
+#: Arms of which the plan has runs of twice the steps as well: full fine-tuning and six methods, no hybrid among them.
 DOUBLED = ("full", "pfeiffer", "ia3", "bitfit", "lora", "prompt", "prefix")
 #: Arms that learn slowly, whose place says little about where they end.
 SLOW = ("prompt", "p-tuning")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,10 @@ def test_an_arm_may_have_doublings_of_its_own():
     runs = carried_out(grid, lambda cell, step: 0.8 - 10 * abs(cell.rate - 3e-3))
     assert {(run.cell.arm, run.cell.steps) for run in runs} == {("a", 100), ("a", 200), ("b", 100)}
     assert "at most 1 time, tried with a" in card(grid, runs, {}, constant=0.5)
+    asked_elsewhere = replace(grid, arms=(replace(arms[0], doublings=0), arms[1]))
+    assert "taken over from another topic: a, 200 steps\n" in card(asked_elsewhere, runs, {}, constant=0.5)
+    short = [run for run in runs if run.cell.steps == 100]
+    assert "validation accuracy: not tried here\n" in card(asked_elsewhere, short, {}, constant=0.5)
 
 
 def test_a_run_that_fails_when_it_is_longer_ends_the_doublings():

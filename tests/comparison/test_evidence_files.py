@@ -14,9 +14,10 @@ from coursekit.comparison.bench import Bench
 from coursekit.comparison.evidence.card import card
 from coursekit.comparison.evidence.cell import train
 from coursekit.comparison.evidence.grid import derived
-from coursekit.comparison.evidence.results import CONSTANT, read
+from coursekit.comparison.evidence.results import CONSTANT, UNTRAINED, read
 from coursekit.comparison.evidence.store import written
 from coursekit.methods import LoRA
+from coursekit.models import is_encoder
 from coursekit.paths import DATA
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -45,6 +46,7 @@ def test_a_file_is_of_its_grid_and_has_its_card(topic):
     file, evidence = DATA / "evidence" / f"{grid.topic}.csv", read(grid.topic)
     assert file.read_text(encoding="utf-8") == written(evidence.runs), "as the program writes it"
     names = {arm.name for arm in grid.arms} | {CONSTANT}
+    names |= set() if is_encoder(topic.SETTING.model) else {UNTRAINED}
     names |= {derived(arm.name, state) for arm in grid.arms for state in arm.make.also}
     assert {run.cell.arm for run in evidence.runs} <= names
     assert evidence.accuracy(CONSTANT).value < 0.6

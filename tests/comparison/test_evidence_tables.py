@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from coursekit.comparison.evidence import forgetting, in_context, results, tables
+from coursekit.comparison.evidence.intervals import Interval
 from coursekit.comparison.evidence.plan import Cell, Run
 from coursekit.comparison.evidence.results import Evidence
 from coursekit.comparison.evidence.sentences import (
     compared,
     coverage,
-    in_methods,
     rate_costs,
     standing,
 )
@@ -194,13 +194,35 @@ def test_a_sentence_says_where_an_arm_stands_among_others():
     assert standing(evidence, "late", ["r1"], labels) == "late is not compared yet: the runs are missing"
 
 
-def test_an_interval_that_ends_near_0_tells_nothing_apart_where_that_is_asked():
-    evidence, labels = Evidence("t", RUNS), {"r1": "one", "r8": "eight"}
-    gap, back = evidence.minus("r8", "r1"), evidence.minus("r1", "r8")
-    assert gap.low > 0 > back.high
-    for arm, other, end, word in (("r8", "r1", gap.low, "ahead of"), ("r1", "r8", -back.high, "behind")):
-        assert f" is {word} " in standing(evidence, arm, [other], labels, end - 1e-6)
-        assert " is not told apart from " in standing(evidence, arm, [other], labels, end)
+@pytest.mark.parametrize(
+    "low, high, note, ahead",
+    [
+        (0.005, 0.03, "", "ahead of"),
+        (0.0046, 0.03, "", "ahead of"),  # printed as +0.005
+        (0.004, 0.03, ", only just: read it as a tie", "not told apart from"),
+        (0.001, 0.003, ", only just: read it as a tie", "not told apart from"),
+        (0.0, 0.03, ", not told apart", "not told apart from"),
+        (-0.01, 0.03, ", not told apart", "not told apart from"),
+        (-0.03, 0.0, ", not told apart", "not told apart from"),
+        (-0.003, -0.001, ", only just: read it as a tie", "not told apart from"),
+        (-0.03, -0.004, ", only just: read it as a tie", "not told apart from"),
+        (-0.03, -0.0046, "", "behind"),
+        (-0.03, -0.005, "", "behind"),
+    ],
+)
+def test_an_interval_that_ends_near_0_is_a_tie_wherever_it_is_read(monkeypatch, low, high, note, ahead):
+    gap = Interval((low + high) / 2, low, high)
+    assert tables.well_apart(gap) == (not note) and tables.words(gap) == f"{gap!r}{note}"
+    said = tables.told(gap, "one", "other")
+    better = f"{'one' if gap.value > 0 else 'other'} is better"
+    if "only just" in note:
+        assert said == f"{better}, but only just: read it as a tie"
+    else:
+        assert said.startswith("not told apart; ") if note else said == better
+    monkeypatch.setattr(Evidence, "minus", lambda self, arm, other: gap)
+    assert (
+        standing(Evidence("t", RUNS), "r8", ["r1"], {"r1": "one", "r8": "eight"}) == f"eight is {ahead} one"
+    )
 
 
 def test_what_the_other_learning_rates_cost_is_said_with_how_often_they_were_run():
@@ -217,17 +239,6 @@ def test_what_a_rate_costs_is_measured_with_the_seeds_that_it_was_run_with():
     assert rate_costs(evidence, ["a"], {"a": "a"}) == [
         "a: best learning rate 0.001; 0.01 costs 0.070 (one seed)"
     ]
-
-
-def test_what_twice_the_steps_bring_is_said_where_it_was_run(monkeypatch):
-    longer = [run("r8", 1e-3, seed, 36, steps=200, validation=0.95) for seed in range(3)]
-    evidence = Evidence("methods", (*RUNS[:6], *longer))
-    monkeypatch.setattr(results, "read_if_there", lambda topic: evidence)
-    (said,) = in_methods({"r8": "eight", "late": "late"}, "r1", "one")
-    assert said.startswith("in methods.csv, eight minus one: +0.400 (")
-    assert said.endswith("; twice the steps: +0.050 in validation accuracy")
-    monkeypatch.setattr(results, "read_if_there", lambda topic: Evidence("methods", ()))
-    assert in_methods({"r8": "eight"}, "r1", "one") == []
 
 
 def test_what_is_learned_and_what_is_kept():

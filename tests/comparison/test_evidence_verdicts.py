@@ -8,8 +8,9 @@ import math
 
 import pytest
 
+from coursekit.comparison.evidence.plan import Run
 from coursekit.comparison.evidence.results import Evidence
-from coursekit.comparison.evidence.verdicts import factor, readings, times, verdicts
+from coursekit.comparison.evidence.verdicts import each_seed, factor, readings, times, verdicts
 from tests.comparison.test_evidence_tables import RUNS, run
 
 EVIDENCE = Evidence("t", (*RUNS, *(run("twin", 1e-3, seed, 36) for seed in range(3))))
@@ -20,14 +21,12 @@ def test_what_is_there_is_answered_and_what_is_not_has_no_line():
     first, second = verdicts(EVIDENCE, asked)
     runs = [run(arm, 1e-3, seed, 20 + seed * (arm == "a")) for arm in "ab" for seed in range(3)]
     assert first.startswith("rank 8 minus rank 1: +0.400 (+0.") and first.endswith(")")
-    assert second.startswith("a twin: +0.000 (") and "not told apart; below +0.000 or above +0.000" in second
-    (open_,) = verdicts(Evidence("t", tuple(runs)), {"level": ("a", "b")})
-    low, high = (
-        Evidence("t", tuple(runs)).minus("a", "b").low,
-        Evidence("t", tuple(runs)).minus("a", "b").high,
-    )
-    assert -low != pytest.approx(high, abs=1e-3), "each end has its own bound"
-    assert open_.endswith(f": not told apart; below {low:+.3f} or above {high:+.3f} is ruled out")
+    assert second == "a twin: +0.000 (+0.000 to +0.000), not told apart"
+    level = Evidence("t", tuple(runs))
+    (open_,) = verdicts(level, {"level": ("a", "b")})
+    found = level.minus("a", "b")
+    assert -found.low != pytest.approx(found.high, abs=1e-3), "each end has its own bound"
+    assert open_ == f"level: {found!r}, not told apart", "the ends stand there once"
     assert verdicts(Evidence("t", ()), {"one": ("r8", "r1"), "two": ("r1", "r8")}) == []
 
 
@@ -67,9 +66,30 @@ def test_a_factor_is_bounded_by_the_grid_and_open_at_its_edge():
     assert times(found, "a", "unheard") is None
     said = factor(found, "a", "b", claimed=10)
     assert said == (
-        "30 times on the grid. Either best rate may be off by half a grid step, so the factor lies between 10 and 100 "
-        "(10 is the very end of that range)"
+        "30 times on the grid. Either best rate may be off by half a grid step, which leaves 10 to 100 open: "
+        "10 is at the end of that"
     )
-    assert factor(found, "a", "b", claimed=20).endswith("10 and 100")
-    assert factor(found, "a", "c", claimed=20).endswith("the factor is 10 or more")
+    assert factor(found, "a", "b", claimed=100).endswith("100 is at the end of that")
+    assert factor(found, "a", "b", claimed=20).endswith("10 to 100 open: 20 is inside")
+    assert factor(found, "a", "b", claimed=3).endswith("10 to 100 open: 3 is outside")
+    assert factor(found, "a", "c", claimed=20).endswith("leaves 10 or more open: 20 is inside")
+    assert factor(found, "a", "c", claimed=10).endswith("10 is at the end of that")
+    assert factor(found, "c", "a", claimed=20).endswith("leaves 0.1 or less open: 20 is outside")
+    assert factor(found, "c", "c", claimed=20).endswith("leaves any factor open: 20 is inside")
     assert factor(found, "a", "unheard", claimed=10) is None
+
+
+def test_each_seed_is_shown_beside_the_rate_that_was_chosen():
+    def one(rate: float, seed: int, right: int, validation: float) -> Run:
+        return run("a", rate, seed, right, validation=validation)
+
+    better = [
+        one(3e-3, seed, right, value) for seed, right, value in ((0, 36, 0.9), (1, 20, 0.5), (2, 32, 0.8))
+    ]
+    safer = [one(1e-3, seed, 30, 0.75) for seed in range(3)]
+    found = Evidence("t", (*better, *safer, one(1e-2, 0, 20, 0.5)))
+    assert each_seed(found, "a", "eight") == [
+        "eight; learning rate 0.001 (chosen): validation 0.750, 0.750, 0.750; test 0.750, 0.750, 0.750",
+        "eight; learning rate 0.003: validation 0.900, 0.500, 0.800; test 0.900, 0.500, 0.800",
+    ], "the rate with one seed has no line"
+    assert each_seed(found, "unheard", "none") == []

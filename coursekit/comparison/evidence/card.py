@@ -27,7 +27,7 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], constant: fl
         *(f"- **{name}**: {value}" for name, value in about.items()),
         f"- **seeds**: {', '.join(map(str, grid.seeds))}",
         f"- **steps**: {grid.steps} unless the table says otherwise, doubled as long as that brings "
-        f"more than {NOTHING:g} of validation accuracy: {_doubled(grid)}",
+        f"more than {NOTHING:g} of validation accuracy: {_doubled(grid, evidence)}",
         f"- **runs**: {len(runs)}, {sum(run.seconds for run in runs) / 60:.0f} minutes by the clock",
         f"- **written**: {date.today().isoformat()}",
         f"- **settled**: {len(found)} of {len(grid.arms)} arms",
@@ -50,11 +50,12 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], constant: fl
     return "\n".join(lines) + "\n"
 
 
-def _doubled(grid: Grid) -> str:
-    r"""How often at most, and which arms."""
-    doubled = {arm.name: times for arm in grid.arms if (times := grid.doublings_of(arm))}
+def _doubled(grid: Grid, evidence: Evidence) -> str:
+    r"""How often at most, and which arms; where that is not asked here, which longer runs another topic gave."""
+    doubled = {arm.name: often for arm in grid.arms if (often := grid.doublings_of(arm))}
     if not doubled:
-        return "not tried here"
+        longer = [name for name in evidence.arms if name not in evidence.searched_arms]
+        return f"not tried here{', taken over from another topic: ' * bool(longer)}{'; '.join(longer)}"
     times = f"at most {max(doubled.values())} time{'s' if max(doubled.values()) > 1 else ''}"
     return times if len(doubled) == len(grid.arms) else f"{times}, tried with {', '.join(doubled)}"
 

@@ -18,6 +18,8 @@ from coursekit.paths import DATA
 
 #: Name of the arm that is no training: the most frequent label for every sentence.
 CONSTANT = "constant"
+#: Name of the arm that is a decoder as it was released: it can answer before anything trains.
+UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from coursekit.comparison.evidence import results, tables
+from coursekit.comparison.evidence import tables
 from coursekit.comparison.evidence.results import Evidence
 
 
@@ -31,22 +31,19 @@ def compared(evidence: Evidence, pairs: Sequence[tuple[str, str]], labels: dict[
     ]
 
 
-def standing(
-    evidence: Evidence, arm: str, others: Sequence[str], labels: Mapping[str, str], near: float = 0.0
-) -> str:
+def standing(evidence: Evidence, arm: str, others: Sequence[str], labels: Mapping[str, str]) -> str:
     r"""Which of `others` `arm` is ahead of, behind, or not told apart from; those without all seeds are not named.
 
-    near: an interval that ends within so much of 0, of an accuracy, tells nothing apart: for seeds that differ much.
+    Told apart only just, by less than `tables.NEAR`, counts as not told apart.
     """
     minus = {
         labels[other]: evidence.minus(arm, other) for other in others if {arm, other} <= set(evidence.arms)
     }
+    apart = {label: gap.value for label, gap in minus.items() if tables.well_apart(gap)}
     told = {
-        "ahead of": [label for label, gap in minus.items() if gap.low > near],
-        "behind": [label for label, gap in minus.items() if gap.high < -near],
-        "not told apart from": [
-            label for label, gap in minus.items() if gap.low <= near and gap.high >= -near
-        ],
+        "ahead of": [label for label, value in apart.items() if value > 0],
+        "behind": [label for label, value in apart.items() if value < 0],
+        "not told apart from": [label for label in minus if label not in apart],
     }
     said = "; ".join(f"{word} {' and '.join(found)}" for word, found in told.items() if found)
     return f"{labels[arm]} is {said}" if said else f"{labels[arm]} is not compared yet: the runs are missing"
@@ -71,15 +68,3 @@ def rate_costs(evidence: Evidence, arms: Sequence[str], labels: Mapping[str, str
             ]
             lines.append(f"{labels[arm]}: best learning rate {best:g}; {', '.join(lost)}")
     return lines
-
-
-def in_methods(labels: dict[str, str], reference: str, called: str) -> list[str]:
-    r"""The same arms in methods.csv, each minus `reference`, and what twice the steps bring, where that was run."""
-    evidence, said = results.read_if_there("methods"), []
-    for arm in labels:
-        if {arm, reference} <= set(evidence.arms):
-            gain = evidence.gain(arm)
-            longer = "" if gain is None else f"; twice the steps: {gain:+.3f} in validation accuracy"
-            minus = tables.words(evidence.minus(arm, reference))
-            said.append(f"in methods.csv, {labels[arm]} minus {called}: {minus}{longer}")
-    return said

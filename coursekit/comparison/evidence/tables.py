@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import fmean
 
-from coursekit.comparison.evidence.intervals import Interval
+from coursekit.comparison.evidence.intervals import DIGITS, Interval
 from coursekit.comparison.evidence.results import Evidence
 from coursekit.notebook.tables import Table
+
+#: An interval that leaves out 0, but ends nearer to it than this, is read as a tie: few seeds give rough ends.
+NEAR = 0.005
+_ONLY_JUST = "only just: read it as a tie"
 
 
 def arms(evidence: Evidence, labels: Mapping[str, str], reference: str) -> Table:
@@ -52,12 +56,13 @@ def pairs(evidence: Evidence, asked: Mapping[str, tuple[str, str]]) -> Table:
 
 
 def told(found: Interval, one: str, other: str) -> str:
-    r"""Which of the two is better, by the difference `one` minus `other`; where none is told apart, how large a true
-    difference would have to be to be found at least half of the time.
+    r"""Which of the two is better, by the difference `one` minus `other`, or only just; where none is told apart, how
+    large a true difference would have to be to be found at least half of the time.
     """
-    if found.tells:
-        return f"{one if found.value > 0 else other} is better"
-    return f"not told apart; a true difference of {found.margin:.3f} would be found half of the time"
+    if not found.tells:
+        return f"not told apart; a true difference of {found.margin:.3f} would be found half of the time"
+    better = f"{one if found.value > 0 else other} is better"
+    return better if well_apart(found) else f"{better}, but {_ONLY_JUST}"
 
 
 def answer(evidence: Evidence, arm: str, other: str) -> str:
@@ -77,8 +82,19 @@ def rates(evidence: Evidence, arm: str, other: str) -> str:
 
 
 def words(found: Interval) -> str:
-    r"""A difference with its interval, and whether it is told apart from 0."""
-    return f"{found!r}{'' if found.tells else ', not told apart'}"
+    r"""A difference with its interval, and a note where it is not told apart from 0, or only just."""
+    if well_apart(found):
+        return repr(found)
+    return f"{found!r}, {_ONLY_JUST if found.tells else 'not told apart'}"
+
+
+def well_apart(found: Interval) -> bool:
+    r"""Whether 0 lies outside, and the interval ends no nearer to it than `NEAR`, in the digits that are printed.
+
+    The one rule for what counts as a difference; `Interval.tells` is true of those as well that are told apart only
+    just.
+    """
+    return max(round(found.low, DIGITS), -round(found.high, DIGITS)) >= NEAR
 
 
 def _missing(evidence: Evidence, *arms: str) -> str:

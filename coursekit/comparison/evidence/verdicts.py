@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from coursekit.comparison.evidence.intervals import Interval
 from coursekit.comparison.evidence.results import Evidence
@@ -17,13 +18,7 @@ def verdicts(evidence: Evidence, asked: Mapping[str, tuple[str, ...]]) -> list[s
     difference of the first two moves to that of the last two.
     """
     there = {label: arms for label, arms in asked.items() if set(arms) <= set(evidence.arms)}
-    lines = []
-    for label, arms in there.items():
-        found = _difference(evidence, arms)
-        bounds = f"below {found.low:+.3f} or above {found.high:+.3f} is ruled out"
-        told = "" if found.tells else f": not told apart; {bounds}"
-        lines.append(f"{label}: {found!r}{told}")
-    return lines
+    return [f"{label}: {words(_difference(evidence, arms))}" for label, arms in there.items()]
 
 
 def readings(evidence: Evidence, texts: Mapping[str, Sequence[tuple[str, ...]]]) -> list[str]:
@@ -36,6 +31,23 @@ def readings(evidence: Evidence, texts: Mapping[str, Sequence[tuple[str, ...]]])
         for text, asked in texts.items()
         if {arm for arms in asked for arm in arms} <= set(evidence.arms)
     ]
+
+
+def each_seed(evidence: Evidence, arm: str, label: str) -> list[str]:
+    r"""Validation and test accuracy of each seed, a line for each learning rate that `arm` was run at with every seed;
+    one of them is marked as chosen. What a mean hides: whether one seed that failed decided which rate that is.
+
+    label: what the lines call the arm. No lines where the arm lacks a seed.
+    """
+    if arm not in evidence.arms:
+        return []
+    lines = []
+    for rate, runs in sorted(evidence.whole(arm).items()):
+        chosen = " (chosen)" if rate == evidence.rate(arm) else ""
+        validation = ", ".join(f"{run.validation or 0.0:.3f}" for run in runs)
+        test = ", ".join(f"{fmean(run.correct):.3f}" for run in runs)
+        lines.append(f"{label}; learning rate {rate:g}{chosen}: validation {validation}; test {test}")
+    return lines
 
 
 def times(evidence: Evidence, arm: str, other: str) -> tuple[float, float] | None:
@@ -57,31 +69,35 @@ def factor(evidence: Evidence, arm: str, other: str, claimed: float) -> str | No
     r"""How many times the best learning rate of `other` that of `arm` is: on the grid, and how far the grid leaves it
     open. None where one of them was not run with every seed.
 
-    claimed: what somebody says it is. Where that is one of the two ends, up to rounding, the line says so.
+    claimed: what somebody says it is. The line says whether that is among what is left open, or at an end of it.
     """
     between = times(evidence, arm, other)
     if between is None:
         return None
     at = evidence.rate(arm) / evidence.rate(other)
-    best, low, high = (f"{float(f'{x:.2g}'):g}" if 0 < x < math.inf else "" for x in (at, *between))
-    span = (
-        f"lies between {low} and {high}"
-        if low and high
-        else f"is {low} or more"
-        if low
-        else f"is {high} or less"
-    )
-    end = any(math.isclose(bound, claimed, rel_tol=0.05) for bound in between)
-    very_end = f" ({claimed:g} is the very end of that range)" if end else ""
+    if any(math.isclose(bound, claimed, rel_tol=0.05) for bound in between):
+        place = "at the end of that"
+    else:
+        place = "inside" if between[0] < claimed < between[1] else "outside"
+    best = float(f"{at:.2g}")
     return (
-        f"{best} times on the grid. Either best rate may be off by half a grid step, so the factor {span}"
-        f"{very_end if low and high else ''}"
+        f"{best:g} times on the grid. Either best rate may be off by half a grid step, which leaves {_span(*between)} "
+        f"open: {claimed:g} is {place}"
     )
 
 
 def _difference(evidence: Evidence, arms: Sequence[str]) -> Interval:
     one, two, *after = arms
     return evidence.change((one, two), (after[0], after[1])) if after else evidence.minus(one, two)
+
+
+def _span(low: float, high: float) -> str:
+    shortest, longest = (f"{float(f'{bound:.2g}'):g}" for bound in (low, high))
+    if low and high < math.inf:
+        return f"{shortest} to {longest}"
+    if low:
+        return f"{shortest} or more"
+    return f"{longest} or less" if high < math.inf else "any factor"
 
 
 def _bounds(tried: list[float], best: float) -> tuple[float, float]:
