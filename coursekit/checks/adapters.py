@@ -146,7 +146,7 @@ PFEIFFER = register(
         minutes=10,
         hints=(
             "Begin at the output and go backwards: which arrows end in the last norm?",
-            "A reads what the block would have answered without an adapter, the norm included.",
+            "A reads what the block would have put out without an adapter, its norm included.",
             "Three terms meet before the last norm: the feed-forward's output, what A adds, and the residual.",
         ),
         inputs=_block,

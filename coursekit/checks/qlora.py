@@ -157,8 +157,8 @@ BACKWARD = register(
         difficulty=3,
         minutes=10,
         hints=(
-            "h = W x + s B (A x). Two ways lead from x to h, so two gradients come back, and they add up.",
-            "Forward is x W^T for a row x. Backward the same matrix is met from the other side: g W.",
+            "h = W x + s B (A x). There are two paths from x to h, so two gradients come back, and they add up.",
+            "Forward is x W^T for a row x. Backward uses the same matrix, not transposed: g W.",
             "Through the adapter: first B, then A: (n, d_out)(d_out, r)(r, d_in).",
         ),
         inputs=_gradients,
@@ -211,7 +211,7 @@ BYTES = register(
         difficulty=2,
         minutes=10,
         hints=(
-            "Three kinds of numbers: those in codes (4 bits and a share of the scales), those in 16 bits, and A and B.",
+            "Three kinds of parameters: in 4 bits (and a share of the scales), in 16 bits, and A and B.",
             "Double quantization: one 8-bit scale for 64 weights, and one 32-bit scale for 256 of those.",
             "A and B are there four times in 32 bits: themselves, their gradients, and Adam's two moments.",
         ),

@@ -27,25 +27,32 @@ _LONGEST = 700
 
 
 def describe(figure: Figure) -> str:
-    r"""One text for the figure: of each panel its title, what is drawn, with names and values, and its axes."""
+    r"""One text for the figure: what a function has said of it, else of each panel its title, what is drawn, with names
+    and values, and its axes.
+    """
+    text = _SAID.get(figure) or _by_panels(figure) or "An empty figure."
+    return text if len(text) <= _LONGEST else text[: text.rfind(" ", 0, _LONGEST)].rstrip(",;: ") + " …"
+
+
+def _by_panels(figure: Figure) -> str:
     panels = [text for ax in figure.axes if (text := _panel(ax))]
     if len(panels) > 1:
         panels = [f"Panel {number}: {text}" for number, text in enumerate(panels, start=1)]
     title = _plain(figure.get_suptitle())
-    text = " ".join([f"{title}."] * bool(title) + panels) or "An empty figure."
-    return text if len(text) <= _LONGEST else text[: text.rfind(" ", 0, _LONGEST)].rstrip(",;: ") + " …"
+    return " ".join([f"{title}."] * bool(title) + panels)
 
 
-def says(ax: Axes, text: str) -> None:
+def says(part: Axes | Figure, text: str) -> None:
     r"""Have `text` said of a panel whose drawing says nothing by itself, such as coloured tiles.
 
-    Of a diagram it is said in place of its labels.
+    Of a diagram it is said in place of its labels; of a whole figure, such as one with more panels than can be told one
+    by one, in place of all that is in it.
     """
-    _SAID[ax] = text
+    _SAID[part] = text
 
 
-#: What the functions that draw have to say of their panels, as long as these live.
-_SAID: WeakKeyDictionary[Axes, str] = WeakKeyDictionary()
+#: What the functions that draw have to say of their panels and figures, as long as these live.
+_SAID: WeakKeyDictionary[Axes | Figure, str] = WeakKeyDictionary()
 
 
 def enable() -> None:

@@ -2,7 +2,9 @@ r"""Runs and counts side by side: accuracy over the learning rate, and published
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -10,6 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from coursekit.plots.common import COLOURS, axes
+
+#: Curves of one colour, one after the other.
+_DASHES = ("-", "--", ":", "-.")
 
 
 def counts_recomputed(tables: Mapping[str, Sequence[Any]]) -> Sequence[Axes]:
@@ -49,18 +54,24 @@ def by_learning_rate(
     curves: Mapping[str, Mapping[float, float]],
     once: Mapping[str, Collection[float]] | None = None,
     ax: Axes | None = None,
+    *,
+    colours: Mapping[str, str] | None = None,
 ) -> Axes:
     r"""Validation accuracy over the learning rate, a line for each of `curves`, a ring around the one chosen.
 
     curves: label -> learning rate -> accuracy. once: label -> rates that one seed alone was run with: hollow points,
-    and not chosen.
+    and not chosen. colours: label -> colour, such as its family's; curves of one colour differ in their dashes.
     """
     ax, once = axes(ax), {} if once is None else once
+    own = dict(zip(curves, cycle(COLOURS), strict=False)) | dict(colours or {})
+    drawn: Counter[str] = Counter()
     hollow = dict(marker="o", markersize=5, markerfacecolor="white", linestyle="none", zorder=3)
     ring = dict(marker="o", markersize=12, fillstyle="none", linestyle="none")
-    for colour, (label, curve) in zip(COLOURS, curves.items(), strict=False):
-        rates = sorted(curve)
-        ax.plot(rates, [curve[rate] for rate in rates], "o-", color=colour, markersize=4, label=label)
+    for label, curve in curves.items():
+        rates, colour = sorted(curve), own[label]
+        line = dict(color=colour, linestyle=_DASHES[drawn[colour] % len(_DASHES)], marker="o", markersize=4)
+        drawn[colour] += 1
+        ax.plot(rates, [curve[rate] for rate in rates], label=label, **line)
         single = [rate for rate in rates if rate in once.get(label, ())]
         if single:
             ax.plot(single, [curve[rate] for rate in single], color=colour, **hollow)

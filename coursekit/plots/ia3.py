@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, axes
 
 
@@ -85,10 +86,12 @@ def runs_side_by_side(runs: Sequence[Mapping[str, Any]]) -> Sequence[Axes]:
     r"""Trainings of (IA)³ for two classes beside each other: the loss of each above, some of its factors below.
 
     runs: each with "loss" (steps,) and "l" (steps + 1, n). A dotted line is ln 2, the loss of giving both classes 0.5.
+    The alt text has all runs: panel by panel it would be cut off before the factors.
     """
     figure, panels = plt.subplots(
         2, len(runs), figsize=(1.35 * len(runs), 3.8), sharex=True, sharey="row", squeeze=False
     )
+    told = []
     for number, (run, (above, below)) in enumerate(zip(runs, panels.T, strict=True), start=1):
         loss, factors = (np.asarray(run[name], dtype=float) for name in ("loss", "l"))
         above.plot(np.arange(1, len(loss) + 1), loss, color=COLOURS[0])
@@ -96,6 +99,11 @@ def runs_side_by_side(runs: Sequence[Mapping[str, Any]]) -> Sequence[Axes]:
         below.plot(factors, color=COLOURS[1], linewidth=0.6, alpha=0.7)
         above.set_title(f"run {number}")
         below.set_xlabel("step")
+        told.append(
+            f"run {number}: loss {loss[0]:.2f} to {loss[-1]:.2f}, highest {loss.max():.3g}; "
+            f"factors {factors[0].mean():.2f}, then {factors[-1].min():.2f} to {factors[-1].max():.2f}"
+        )
+    says(figure, f"Loss (nats, ln 2 dotted) and factors of l_v, first and last step. {'. '.join(told)}.")
     panels[0][0].set_yscale("log")
     panels[0][0].set_ylabel("training loss\n(nats)")
     panels[1][0].set_ylabel("factors of $l_v$")

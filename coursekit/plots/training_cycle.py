@@ -70,12 +70,13 @@ def by_examples(
         ]
         if seeds:
             ax.plot(*zip(*seeds, strict=True), ".", color=colour, markersize=6)
+    numbers = sorted({n for points in curves.values() for n in points})
     for text, height in (("always one label", chance), ("as it comes", start)):
         if height is not None:
             ax.axhline(height, color="grey", linestyle="--", linewidth=1)
-            ax.annotate(text, (0.99, height), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right",
+            # Ends before the last intervals, which may cross the line; a cap is 4 points to each side.
+            ax.annotate(text, (max([0.5, *numbers]), height), xytext=(-8, 3), ha="right",
                         textcoords="offset points", fontsize=9, color="grey")  # fmt: skip
-    numbers = sorted({n for points in curves.values() for n in points})
     ax.set_xscale("log")
     ax.set_xticks([max(n, 0.5) for n in numbers], [f"{n:,}" for n in numbers])
     ax.minorticks_off()

@@ -107,6 +107,18 @@ def test_a_diagram_by_its_words(ax):
     assert describe(ax.figure) == "W is added."
 
 
+def test_a_text_of_a_whole_figure_stands_in_place_of_its_panels():
+    figure, panels = plt.subplots(1, 2)
+    panels[0].plot([1, 2], label="a")
+    alts.says(panels[1], "tiles")
+    assert describe(figure) == "Panel 1: a 1, 2. Panel 2: tiles."
+    alts.says(figure, "two panels, told together")
+    assert describe(figure) == "two panels, told together"
+    alts.says(figure, "word " * 1000)
+    assert len(describe(figure)) <= 702 and describe(figure).endswith(" …")
+    plt.close(figure)
+
+
 def test_panels_are_told_apart_and_nothing_is_endless():
     figure, (left, right) = plt.subplots(1, 2)
     left.plot([1, 2], label="a")

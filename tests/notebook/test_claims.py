@@ -3,6 +3,7 @@ r"""What stands between a notebook's text and its cells: claims, times, source t
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -33,6 +34,19 @@ def test_times_are_in_units_of_the_first_call():
     assert found["short"] == 1 and 2 < found["long"] < 8
     with pytest.raises(CourseError, match="rounds must be"):
         ratios({"short": lambda: None}, rounds=0)
+
+
+def test_each_round_of_times_begins_one_call_later():
+    called: list[str] = []
+
+    def call(name: str) -> None:
+        called.append(name)
+        time.sleep(1e-3)
+
+    found = ratios({name: partial(call, name) for name in "abc"}, rounds=4)
+    warming, timed = "abc", ("abc", "bca", "cab", "abc")
+    assert "".join(called) == warming + "".join(timed)
+    assert list(found) == ["a", "b", "c"] and found["a"] == 1
 
 
 def test_source_can_be_folded():

@@ -34,5 +34,18 @@ def test_runs_stand_beside_each_other_with_their_losses_and_factors():
     assert list(panels[0].lines[0].get_ydata()) == [3, 2, 1]
     assert panels[0].lines[1].get_ydata()[0] == pytest.approx(0.693, abs=1e-3), "guessing between two classes"
     assert [list(line.get_ydata()) for line in panels[8].lines] == [[1, 2, 3, 3], [1, 1, 0, 0]]
-    assert "training loss" in describe(panels[0].figure)
+    assert panels[0].get_ylabel() == "training loss\n(nats)"
     assert_nothing_is_cut_off(panels[0].figure)
+
+
+def test_the_alt_text_has_the_losses_and_factors_of_every_run():
+    runs = [{"loss": [0.5, 12.345, n], "l": [[1, 1], [1.5, -0.25 * n]]} for n in range(1, 9)]
+    said = describe(runs_side_by_side(runs)[0].figure)
+    assert said.startswith(
+        "Loss (nats, ln 2 dotted) and factors of l_v, first and last step. run 1: loss 0.50 to "
+    )
+    for n in range(1, 9):
+        assert (
+            f"run {n}: loss 0.50 to {n:.2f}, highest 12.3; factors 1.00, then {-0.25 * n:.2f} to 1.50."
+            in said
+        )

@@ -77,6 +77,20 @@ def test_the_chosen_learning_rate_has_a_ring_and_one_seed_a_hollow_point():
     assert len(by_learning_rate(curves).get_legend().get_texts()) == 3
 
 
+def test_curves_have_the_colours_they_are_given_and_those_of_one_colour_differ_in_their_dashes():
+    curves = {label: {1e-3: 0.7, 1e-2: 0.9} for label in ("bitfit", "full", "norms")}
+    red = FAMILIES["selective"]
+    ax = by_learning_rate(curves, colours={"bitfit": red, "norms": red})
+    drawn = [line for line in ax.lines if line.get_label() in curves]
+    assert [line.get_label() for line in drawn] == list(curves)
+    assert [line.get_linestyle() for line in drawn] == ["-", "-", "--"]
+    found = [line.get_color() for line in drawn]
+    assert all(map(same_color, found, (red, plots.COLOURS[1], red)))
+    many = {str(number): curves["full"] for number in range(len(plots.COLOURS) + 1)}
+    drawn = [line for line in by_learning_rate(many).lines if line.get_label() in many]
+    assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == len(many), "none is lost"
+
+
 def test_counts_that_do_not_round_to_print_are_diamonds_and_fitted_ones_are_hollow():
     rows = published.rows("gpt3")
     (ax,) = counts_recomputed({"GPT-3": rows})

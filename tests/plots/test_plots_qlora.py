@@ -5,10 +5,12 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from matplotlib.colors import same_color
 
 from coursekit import plots
 from coursekit.plots import qlora as plots_qlora
 from coursekit.plots.alt import describe
+from coursekit.plots.hybrid import FAMILIES
 from coursekit.qlora import Pager, Traffic
 
 
@@ -55,6 +57,9 @@ def test_two_models_side_by_side_and_their_means():
     assert right.collections[0].get_offsets().tolist() == torch.stack(list(nats.values()), 1).tolist()
     assert (right.get_xlabel(), right.get_ylabel()) == ("LoRA", "QLoRA")
     assert all(tick == int(tick) for tick in left.get_xticks())
+    assert [line.get_linestyle() for line in left.lines] == ["-", "-", "--", "--"], "each step and the means"
+    assert all(same_color(line.get_color(), FAMILIES["reparameterised"]) for line in left.lines)
+    assert [line.get_linestyle() for line in left.get_legend().get_lines()] == ["-", "--"]
     ax = plots_qlora.means({"before": (9.0, 0.2), "after": (1.4, 0.1)}, guessing=1.61, xlabel="nats")
     assert [bar.get_width() for bar in ax.patches] == [9.0, 1.4]
     assert describe(ax.figure) == "bars: before 9, after 1.4; a line at 1.61. x: nats."

@@ -57,6 +57,26 @@ def test_examples_have_their_interval_over_sentences_and_a_dot_for_each_of_sever
     assert_nothing_is_cut_off(ax.figure)
 
 
+@pytest.mark.parametrize("trained", [(10,), (10, 100), (10, 100, 1000)])
+def test_the_name_of_the_constant_answers_line_meets_no_interval(trained):
+    score = Score.of(torch.arange(20) < 6)  # its interval crosses the line
+    ax = draw.by_examples(
+        {
+            "prompt": {n: [score] for n in (0, 1, 5, 10)},
+            "training": {n: [score, score] for n in trained},
+            "the prompt's own": {10: [score]},
+        },
+        chance=0.27,
+    )
+    ax.figure.canvas.draw()
+    text, cap = ax.texts[0].get_window_extent(), 4 * ax.figure.dpi / 72
+    bars = [ax.transData.transform(line) for c in ax.containers for line in c.lines[2][0].get_segments()]
+    assert len(bars) == 4 + len(trained) + 1
+    for (x, low), (_, high) in bars:
+        assert low < text.y0 and text.y1 < high, "this one would strike the text"
+        assert x + cap < text.x0 or text.x1 < x - cap
+
+
 def test_learned_and_kept_joins_the_strengths_of_a_remedy():
     points = {"replay": [(20.0, 32.0), (21.0, 28.0)], "EWC": [(19.5, 30.0)]}
     ax = draw.learned_and_kept(points, before=(94.0, 23.0), new="tweets")
