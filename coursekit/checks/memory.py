@@ -2,85 +2,17 @@ r"""The exercises of notebook 01_full_finetuning_memory."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+
+from coursekit.checks.compare import Comparison
 from coursekit.checks.core import Exercise, Mutant, register
 from coursekit.checks.draw import Draw
-
-# memory-training-bytes ------------------------------------------------------------------------------------
-
-
-def _models(seed: int) -> tuple[int, int]:
-    return ((10_000_000_000, 500_000_000), (7_000_000_000, 40_000_000), (134_515_008, 2_442_240))[seed]
-
-
-def training_bytes(n: int, trained: int) -> int:
-    r"""2 for every weight; for each that is trained 2 for its gradient, 4 each for master copy, momentum, variance."""
-    return 2 * n + 2 * trained + 3 * 4 * trained
-
-
-def _secret_training_bytes(draw: Draw) -> tuple[int, int]:
-    n = draw.whole(10**7, 10**11)
-    return n, n * draw.whole(1, 90) // 100
-
-
-TRAINING_BYTES = register(
-    Exercise(
-        id="memory-training-bytes",
-        points=2,
-        difficulty=1,
-        minutes=5,
-        hints=(
-            "A frozen parameter is only read: no gradient arrives at it, and the optimizer does not know of it.",
-            "Add what all n have to what only the trained ones have. 16 bits are 2 bytes, 32 bits are 4.",
-        ),
-        inputs=_models,
-        secret=_secret_training_bytes,
-        reference=training_bytes,
-        mutants=(
-            Mutant(
-                lambda n, trained: 16 * n,
-                "16 bytes for every parameter: a frozen one has neither gradient nor optimizer state",
-            ),
-            Mutant(
-                lambda n, trained: 16 * trained,
-                "the frozen weights are missing: the forward pass needs them as well",
-            ),
-            Mutant(
-                lambda n, trained: 2 * n + 10 * trained,
-                "the 32-bit master copy of the trained weights is missing",
-            ),
-            Mutant(
-                lambda n, trained: 2 * n + 12 * trained, "the gradients of the trained weights are missing"
-            ),
-            Mutant(
-                lambda n, trained: 2 * n + 8 * trained,
-                "master copy, momentum and variance are 32-bit, 4 bytes each, not 2",
-            ),
-            Mutant(
-                lambda n, trained: 2 * n + 16 * trained, "the 16-bit weights of the trained ones count twice"
-            ),
-            Mutant(
-                lambda n, trained: 6 * n + 10 * trained,
-                "a master copy of all weights: frozen ones never change, and need none",
-            ),
-            Mutant(
-                lambda n, trained: 2 * n,
-                "these are the weights alone; training also keeps gradients and optimizer state",
-            ),
-            Mutant(
-                lambda n, trained: training_bytes(n, trained) / 1e9,
-                "the answer is asked for in bytes, not in GB",
-            ),
-            Mutant(
-                lambda n, trained: 8 * training_bytes(n, trained), "this is in bits: a byte has eight of them"
-            ),
-        ),
-        tolerance=0.0,
-    )
-)
-
 
 # memory-adam8bit ------------------------------------------------------------------------------------------
 
@@ -205,156 +137,250 @@ SHARDED = register(
 
 # memory-plan ----------------------------------------------------------------------------------------------
 
-#: (name, weights, gradients, optimizer, activations), in bytes
+#: (name, weights, gradients, optimizer, activations of one sequence), in bytes
 Bill = tuple[str, float, float, float, float]
-Plan = tuple[str, int, float]
+#: (name, stage, sequences that a card takes in a step, bytes on a card)
+Plan = tuple[str, int, int, float]
+Score = Callable[[str, int, int], float]
+Case = tuple[list[Bill], int, float, Score]
 STAGES = (0, 1, 2, 3)
+#: Of the course's own score, what a plan must reach; and sequences above which nobody asks.
+ASKED, MOST = 0.9, 10**9
 
 
-def _on_a_card(bill: Bill, cards: int, stage: int) -> float:
+# It goes into a box by its source: it uses nothing of this file.
+def worth(
+    settings: dict[str, tuple[float, float]], wait: float, name: str, stage: int, sequences: int
+) -> float:
+    r"""Sequences in a unit of time. settings: name -> (what a sequence counts, the time that it takes).
+
+    wait: the time in which the gradients travel between the cards; at stage 3 the weights travel as well.
+    """
+    counts, time = settings[name]
+    return counts * sequences / (sequences * time + wait * (1.5 if stage == 3 else 1))
+
+
+def _on_a_card(bill: Bill, cards: int, stage: int, sequences: int) -> float:
     _, weights, gradients, optimizer, activations = bill
-    return activations + sharded(weights, gradients, optimizer, cards, stage)
+    return sharded(weights, gradients, optimizer, cards, stage) + sequences * activations
 
 
-def plan(bills: Sequence[Bill], cards: int, size: float) -> Plan:
-    r"""The first bill that fits, at its lowest stage; where none does, the fewest bytes that any needs."""
-    for bill in bills:
-        for stage in STAGES:
-            needed = _on_a_card(bill, cards, stage)
-            if needed <= size:
-                return bill[0], stage, needed
-    return "none", STAGES[-1], min(_on_a_card(bill, cards, STAGES[-1]) for bill in bills)
+def _room(bill: Bill, cards: int, stage: int, size: float) -> int:
+    r"""Sequences that fit beside the model's part; less than 1 where that is too large already."""
+    return math.floor((size - _on_a_card(bill, cards, stage, 0)) / bill[4])
+
+
+def _filled(
+    bills: Sequence[Bill],
+    cards: int,
+    size: float,
+    stages: Sequence[int] = STAGES,
+    most: Callable[[Bill, int, int, float], int] = _room,
+) -> list[Plan]:
+    r"""Each bill at each stage at which it fits, with as many sequences as it has room for."""
+    found = ((bill, stage, most(bill, cards, stage, size)) for bill in bills for stage in stages)
+    return [(bill[0], stage, n, _on_a_card(bill, cards, stage, n)) for bill, stage, n in found if n >= 1]
 
 
 def _planned(
-    needs: Callable[[Bill, int, int], float] = _on_a_card, stages: Sequence[int] = STAGES
+    best: Callable[[Plan, Score], float] = lambda plan, score: score(*plan[:3]),
+    lowest: bool = False,
+    **tried: Any,
 ) -> Callable[..., Plan]:
-    r"""The right plan but for what decides whether a bill fits, or for the stages that are tried."""
+    r"""The right search but for what is best, or for what is tried: each bill at its lowest stage only, or `tried`."""
 
-    def made(bills: Sequence[Bill], cards: int, size: float) -> Plan:
-        for bill in bills:
-            for stage in stages:
-                if needs(bill, cards, stage) <= size:
-                    return bill[0], stage, needs(bill, cards, stage)
-        return "none", stages[-1], min(needs(bill, cards, stages[-1]) for bill in bills)
+    def made(bills: Sequence[Bill], cards: int, size: float, score: Score) -> Plan:
+        plans = _filled(bills, cards, size, **tried)
+        if lowest:
+            plans = list({plan[0]: plan for plan in reversed(plans)}.values())
+        return max(plans, key=lambda plan: best(plan, score))
 
     return made
 
 
-def _stages_first(bills: Sequence[Bill], cards: int, size: float) -> Plan:
-    fits = [
-        (stage, i) for stage in STAGES for i, b in enumerate(bills) if _on_a_card(b, cards, stage) <= size
-    ]
-    if not fits:
-        return plan(bills, cards, size)
-    stage, i = fits[0]
-    return bills[i][0], stage, _on_a_card(bills[i], cards, stage)
+def plan(bills: Sequence[Bill], cards: int, size: float, score: Score) -> Plan:
+    r"""The highest score of all that fit: with more sequences it rises, so only full cards are looked at."""
+    return _planned()(bills, cards, size, score)
 
 
-def _smallest(bills: Sequence[Bill], cards: int, size: float) -> Plan:
-    return plan([min(bills, key=lambda bill: _on_a_card(bill, cards, 3))], cards, size)
+def _one_at_a_time(bill: Bill, cards: int, stage: int, size: float) -> int:
+    return min(1, _room(bill, cards, stage, size))
 
 
-def _whatever_it_needs(bills: Sequence[Bill], cards: int, size: float) -> Plan:
-    found = plan(bills, cards, size)
-    return found if found[0] != "none" else ("none", 3, _on_a_card(bills[0], cards, 3))
+def _divided(bills: Sequence[Bill], cards: int, size: float, score: Score) -> Plan:
+    name, stage, n, _ = plan([(*bill[:4], bill[4] / cards) for bill in bills], cards, size, score)
+    (bill,) = (bill for bill in bills if bill[0] == name)
+    return name, stage, n, _on_a_card((*bill[:4], bill[4] / cards), cards, stage, n)
 
 
-def _of_all_cards(bills: Sequence[Bill], cards: int, size: float) -> Plan:
-    name, stage, needed = plan(bills, cards, size)
-    return name, stage, cards * needed
+def _of_all_cards(bills: Sequence[Bill], cards: int, size: float, score: Score) -> Plan:
+    name, stage, n, needed = plan(bills, cards, size, score)
+    return name, stage, n, cards * needed
 
 
-def _to_spare(bills: Sequence[Bill], cards: int, size: float) -> Plan:
-    name, stage, needed = plan(bills, cards, size)
-    return name, stage, size - needed
+def _to_spare(bills: Sequence[Bill], cards: int, size: float, score: Score) -> Plan:
+    name, stage, n, needed = plan(bills, cards, size, score)
+    return name, stage, n, size - needed
+
+
+#: Plans that fit and are worth too little, each with what is wrong with it.
+_POOR: dict[str, Callable[..., Plan]] = {
+    "everything is divided here: at stage 3 the weights travel too, and a lower stage may be worth more": _planned(
+        stages=(3,)
+    ),
+    "this takes the plan with the most sequences; look at the score, which counts what they cost as well": _planned(
+        best=lambda plan, score: plan[2]
+    ),
+    "this takes each setting at the first stage at which it fits; a higher one leaves room for more sequences": (
+        _planned(lowest=True)
+    ),
+    "this takes the first setting that fits; another one may be worth more": _planned(
+        best=lambda plan, score: 0
+    ),
+    "this gives each card one sequence: where there is room for more, the cards wait less for each of them": (
+        _planned(most=_one_at_a_time)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Best:
+    r"""What an answer is held against: its case, and the course's own plan."""
+
+    case: Case
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class _Plans(Comparison):
+    r"""Right is every plan that fits and is worth ASKED of the course's own. Two plans are compared as other values."""
+
+    def difference(self, given: Any, expected: Any) -> str | None:
+        r"""As in Comparison."""
+        if not isinstance(expected, _Best):
+            return super().difference(given, expected)
+        if isinstance(given, _Best):
+            given = given.plan
+        if type(given) not in (tuple, list) or len(given) != len(expected.plan):
+            return super().difference(given, expected.plan)  # it says of which kind it is
+        bills, cards, size, score = expected.case
+        name, stage, sequences = given[0], _as_int(given[1]), _as_int(given[2])
+        bill = next((bill for bill in bills if type(name) is str and bill[0] == name), None)
+        if bill is None:
+            return "value 1 of 4 is the name of none of the bills"
+        if type(stage) is not int or stage not in STAGES:
+            return "value 2 of 4 is no stage: these are 0, 1, 2 and 3"
+        if type(sequences) is not int or not 1 <= sequences <= MOST:
+            return "value 3 of 4 is no number of sequences: a whole number, at least 1"
+        right = name, stage, sequences, _on_a_card(bill, cards, stage, sequences)
+        found = super().difference((name, stage, sequences, given[3]), right)
+        if found is not None:
+            return found
+        if right[3] > size * (1 + 1e-9):
+            return "the plan does not fit" + self._exactly(
+                f": it needs {right[3] / 1e9:.1f} GB, and a card has {size / 1e9:.1f}"
+            )
+        reached = score(name, stage, sequences) / score(*expected.plan[:3])
+        if reached >= ASKED:
+            return None
+        return "the plan fits, but its score is too low" + self._exactly(
+            f": {reached:.1%} of the best that the course found, and {ASKED:.0%} are asked"
+        )
+
+    def _exactly(self, numbers: str) -> str:
+        return "" if self.discreet else numbers
+
+
+def _as_int(value: Any) -> Any:
+    r"""A number of NumPy's, or a float without a fraction as `//` gives it, as int; anything else as it is."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+@dataclass(frozen=True)
+class _Open(Exercise):
+    r"""An exercise with many right plans."""
+
+    def comparison(self, discreet: bool = False) -> _Plans:
+        r"""As in Exercise."""
+        return _Plans(self.tolerance, discreet=discreet)
+
+    def answer(self, arguments: Any) -> _Best:
+        r"""As in Exercise."""
+        return _Best(arguments, super().answer(arguments))
 
 
 Range = tuple[float, float]
-#: (name, bytes of the optimizer's state, activations), as ranges of multiples of the weights
-_RECIPES: tuple[tuple[str, Range, Range], ...] = (
-    ("AdamW", (5.5, 6.5), (0.8, 2.5)),
-    ("AdamW, checkpointing", (5.5, 6.5), (0.1, 0.5)),
-    ("8-bit AdamW", (2.5, 3.5), (0.8, 2.5)),
-    ("8-bit AdamW, checkpointing", (2.5, 3.5), (0.1, 0.5)),
+#: (name, what a sequence counts, the time that it takes, bytes of the optimizer's state and of the activations of a
+#: sequence), the bytes as multiples of the weights: ranges to draw from.
+_RECIPES: tuple[tuple[str, Range, Range, Range, Range], ...] = (
+    ("AdamW", (1.0, 1.0), (1.0, 1.0), (5.5, 6.5), (0.8, 2.4)),
+    ("AdamW, checkpointing", (1.0, 1.0), (1.25, 1.4), (5.5, 6.5), (0.2, 0.6)),
+    ("8-bit AdamW", (0.9, 0.98), (1.0, 1.0), (2.5, 3.5), (0.8, 2.4)),
+    ("8-bit AdamW, checkpointing", (0.9, 0.98), (1.25, 1.4), (2.5, 3.5), (0.2, 0.6)),
+    ("SGD", (0.4, 0.6), (1.0, 1.0), (1.8, 2.2), (0.8, 2.4)),
+    ("SGD, checkpointing", (0.4, 0.6), (1.25, 1.4), (1.8, 2.2), (0.2, 0.6)),
 )
 
 
-def _bills(draw: Draw) -> tuple[list[Bill], int, float]:
-    r"""Kind 0: a bill fits as it is, which is not the first; 1: one fits at a stage from 1 to 3; 2: none fits."""
+def _planning(draw: Draw) -> Case:
+    r"""Kind 0: neither stage 3 nor the most sequences is worth enough; 1: stage 3 is best, and little is not enough."""
+    poor = tuple(_POOR.values())[:2] if draw.kind == 0 else tuple(_POOR.values())[2:]
     while True:
-        weights, cards = draw.whole(1000, 90_000) * 1e6, draw.whole(2, 8)
+        weights, cards = draw.whole(2000, 18_000) * 1e6, draw.whole(2, 8)
+        size = weights * draw.real(*((5, 10), (1.5, 4))[draw.kind])
+        settings: dict[str, tuple[float, float]] = {}
         bills: list[Bill] = []
         for i in draw.order(len(_RECIPES)):
-            name, *others = _RECIPES[i]
+            name, counts, time, *others = _RECIPES[i]
+            settings[name] = draw.real(*counts), draw.real(*time)
             gradients, optimizer, activations = (weights * draw.real(*r) for r in ((1.0, 1.2), *others))
             bills.append((name, weights, gradients, optimizer, activations))
-        size = weights * draw.real(*((3.5, 8), (0.6, 5), (0.3, 3))[draw.kind])
-        name, stage, _ = found = plan(bills, cards, size)
-        if draw.kind == 0:
-            wanted = stage == 0 and name != bills[0][0]
-        elif (
-            draw.kind == 1
-        ):  # where going through the stages first is wrong, and taking the smallest is wrong as well
-            wrong = {_stages_first(bills, cards, size), _smallest(bills, cards, size)}
-            wanted = name != "none" and stage > 0 and len(wrong - {found}) == 2
-        else:
-            wanted = name == "none" and _whatever_it_needs(bills, cards, size) != found
-        # No fit may hang on rounding.
-        near = (_on_a_card(bill, cards, stage) / size for bill in bills for stage in STAGES)
-        if wanted and all(abs(share - 1) > 0.01 for share in near):
-            return bills, cards, size
+        score = functools.partial(worth, settings, draw.real(8, 20))
+        rooms = [(size - _on_a_card(bill, cards, stage, 0)) / bill[4] for bill in bills for stage in STAGES]
+        # No number of sequences may hang on rounding.
+        if max(rooms) < 1 or any(abs(room - round(room)) < 1e-3 for room in rooms):
+            continue
+        best = plan(bills, cards, size, score)
+        mark = ASKED * score(*best[:3])
+        right = [found for found in _filled(bills, cards, size) if score(*found[:3]) > mark]
+        wrong = [made(bills, cards, size, score) for made in poor]
+        near = max(score(*found[:3]) for found in wrong) > 0.99 * mark
+        if len(right) > 1 and not near and (draw.kind == 0 or best[1] == 3):
+            return bills, cards, size, score
 
 
 PLAN = register(
-    Exercise(
+    _Open(
         id="memory-plan",
-        points=4,
+        points=5,
         difficulty=3,
-        minutes=20,
+        minutes=25,
         hints=(
-            "What lies on a card at a stage is what `memory_sharded` gives, and the activations.",
-            "Two loops: over the bills, and inside it over the stages 0 to 3. Return as soon as it fits.",
-            "After both loops nothing has fitted: take the minimum over the bills at stage 3.",
+            "The model's part of a card is what `memory_sharded` gives. The room that it leaves of `size` is for "
+            "activations: how many sequences go into it?",
+            "Of one setting at one stage the score rises with the number of sequences, so only the most that fit are "
+            "worth a look.",
+            "Two loops, over the bills and over the stages 0 to 3. Leave out what has no room for one sequence, and "
+            "keep the plan with the highest score so far.",
         ),
-        inputs=lambda seed: _bills(Draw(b"the notebook's", f"bills {seed}", kind=seed)),
-        secret=_bills,
+        inputs=lambda seed: _planning(Draw(b"the notebook's", f"plans {seed}", kind=seed % 2)),
+        secret=_planning,
         reference=plan,
         mutants=(
+            *(Mutant(wrong, message) for message, wrong in _POOR.items()),
+            Mutant(_divided, "activations are not divided: each card computes sequences of its own"),
             Mutant(
-                _planned(lambda bill, cards, stage: sharded(*bill[1:4], cards, stage)),
-                "the activations are missing: they lie on every card as well",
+                _planned(most=lambda bill, cards, stage, size: math.floor(size / bill[4])),
+                "the activations alone fill the card here; the model's part lies there as well",
             ),
             Mutant(
-                _planned(
-                    lambda bill, cards, stage: (
-                        sharded(*bill[1:4], cards, stage) + bill[4] / (cards if stage else 1)
-                    )
-                ),
-                "activations are not divided: each card computes a batch of its own",
-            ),
-            Mutant(
-                _planned(stages=(3,)),
-                "everything is divided at once; asked is the lowest stage at which the bill fits",
-            ),
-            Mutant(_planned(stages=(1, 2, 3)), "stage 0 is missing: a bill may fit as it is"),
-            Mutant(
-                _stages_first,
-                "this tries all bills at one stage before the next stage; a bill earlier in the list goes first, "
-                "whatever its stage",
-            ),
-            Mutant(_smallest, "this takes the smallest bill; asked is the first in the list that fits"),
-            Mutant(
-                _whatever_it_needs,
-                "where none fits, this has the bytes of the first bill; asked are those of the one that needs fewest",
-            ),
-            Mutant(
-                lambda bills, cards, size: plan(bills, cards, cards * size),
+                lambda bills, cards, size, score: plan(bills, cards, cards * size, score),
                 "this compares with the memory of all cards together; what lies on one card has to fit into one",
             ),
             Mutant(_of_all_cards, "these are the bytes on all cards together; asked are those on one"),
             Mutant(_to_spare, "these are the bytes that are left on a card; asked are those that are needed"),
         ),
-        kinds=3,
+        kinds=2,
     )
 )

@@ -4,11 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
+
+#: Where a name may stand: points to the right of and above its point, and which of its own corners lies there.
+CORNERS = (
+    ((4, 3), "left", "bottom"),
+    ((-4, -3), "right", "top"),
+    ((-4, 3), "right", "bottom"),
+    ((4, -3), "left", "top"),
+)
 
 
 def name_points(ax: Axes, names: Iterable[tuple[str, tuple[float, float]]]) -> Axes:
-    r"""Writes each (name, (x, y)) of `names` at its point, small and to the upper right."""
+    r"""Writes each (name, (x, y)) of `names` at its point, small, in the first corner where it touches nothing drawn.
+
+    Call it last: what is drawn afterwards is not looked at. Where no corner is free, that with the fewest touches.
+    """
+    ax.figure.canvas.draw()  # only then is it known where everything lies
     for name, point in names:
-        ax.annotate(name, point, xytext=(4, 3), textcoords="offset points", fontsize=7, color="#444444")
+        label = ax.annotate(
+            name, point, xytext=(0, 0), textcoords="offset points", fontsize=7, color="#444444"
+        )
+        counts = [_placed(ax, label, corner) for corner in range(len(CORNERS))]
+        _placed(ax, label, counts.index(min(counts)))
     return ax
+
+
+def touches(ax: Axes, label: Annotation) -> int:
+    r"""How many texts, lines, markers and legends of `ax` a label touches, and whether it touches the edge."""
+    box = label.get_window_extent()
+    boxes = [text.get_window_extent() for text in ax.texts if text is not label]
+    boxes += [legend.get_window_extent()] if (legend := ax.get_legend()) else []
+    lines = 0
+    for line in ax.lines:
+        path = line.get_path().transformed(line.get_transform())
+        lines += path.intersects_bbox(box, filled=False)
+        if line.get_marker() not in ("None", None):
+            reach = line.get_markersize() / 2 * ax.figure.dpi / 72
+            ends = np.asarray(path.vertices)
+            boxes += [Bbox.from_extents(x - reach, y - reach, x + reach, y + reach) for x, y in ends]
+    inside = ax.bbox.x0 < box.x0 and box.x1 < ax.bbox.x1 and ax.bbox.y0 < box.y0 and box.y1 < ax.bbox.y1
+    return int(lines + sum(box.overlaps(other) for other in boxes) + (not inside))
+
+
+def _placed(ax: Axes, label: Annotation, corner: int) -> int:
+    r"""Sets the label into that of its point's corners, and counts what it touches there."""
+    label.xyann, ha, va = CORNERS[corner]
+    label.set(ha=ha, va=va)
+    return touches(ax, label)

@@ -10,13 +10,30 @@ from coursekit.plots import forgetting, training_cycle
 from tests import pictures
 
 
-def test_every_strength_has_its_name_at_its_point():
+def test_every_strength_has_its_name_at_its_point_and_none_touches_anything():
     plots.style()
     found = evidence.read()
     ax = training_cycle.learned_and_kept(found.curves(), found.point(evidence.BEFORE), new="tweets")
     before = len(ax.texts)
     assert forgetting.name_points(ax, found.strengths()) is ax
-    named = [(t.get_text(), t.xy) for t in ax.texts[before:]]
+    names = ax.texts[before:]
+    named = [(t.get_text(), t.xy) for t in names]
     assert named == found.strengths() and ("3000", found.point(("EWC", 3000))) in named
+    assert [forgetting.touches(ax, t) for t in names] == [0] * len(names)
     pictures.assert_nothing_is_cut_off(ax.figure)
+    plt.close("all")
+
+
+def test_a_name_makes_room_for_lines_markers_and_other_names():
+    ax = plots.axes()
+    ax.plot([0, 1, 2], [0, 1, 2], marker="o")
+    forgetting.name_points(ax, [("middle", (1, 1)), ("once more", (1, 1))])
+    first, second = ax.texts
+    assert (first.xyann, second.xyann) == ((-4, 3), (4, -3))  # beside the line, and then on its other side
+    assert forgetting.touches(ax, first) == forgetting.touches(ax, second) == 0
+    second.xyann = (-1, 3)
+    second.set(ha="right", va="bottom")
+    assert forgetting.touches(ax, second) >= 2  # the other name, and the marker
+    second.xyann = (-1000, 3)
+    assert forgetting.touches(ax, second) == 1  # outside
     plt.close("all")

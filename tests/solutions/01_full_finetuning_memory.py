@@ -3,12 +3,6 @@ r"""Reference answers of notebook 01_full_finetuning_memory, as a student would 
 import math
 
 
-def memory_training_bytes(n, trained):
-    weights, gradients = 2 * n, 2 * trained
-    master, momentum, variance = 4 * trained, 4 * trained, 4 * trained
-    return weights + gradients + master + momentum + variance
-
-
 def memory_adam8bit(n):
     blocks = math.ceil(n / 256)
     return 2 * n + 2 * 4 * blocks
@@ -24,23 +18,20 @@ def memory_sharded(weights, gradients, optimizer, gpus, stage):
     return weights + gradients + optimizer
 
 
-def memory_plan(bills, cards, size):
-    least = []
+def memory_plan(bills, cards, size, score):
+    best, highest = None, 0
     for name, weights, gradients, optimizer, activations in bills:
         for stage in range(4):
-            needed = memory_sharded(weights, gradients, optimizer, cards, stage) + activations
-            if needed <= size:
-                return name, stage, needed
-        least.append(needed)
-    return "none", 3, min(least)
+            model = memory_sharded(weights, gradients, optimizer, cards, stage)
+            sequences = math.floor((size - model) / activations)
+            if sequences >= 1 and score(name, stage, sequences) > highest:
+                best = name, stage, sequences, model + sequences * activations
+                highest = score(name, stage, sequences)
+    return best
 
 
 def forgetting_ewc(theta, start, fisher, strength):
     return strength / 2 * (fisher * (theta - start) ** 2).sum()
-
-
-def forgetting_l2sp_gradient(gradient, theta, start, alpha):
-    return gradient + alpha * (theta - start)
 
 
 def forgetting_replay(new, old, share, rows, order):
