@@ -33,6 +33,7 @@ from coursekit.comparison.evidence.work import Workers, progress, work
 from coursekit.errors import CourseError, whole
 from coursekit.evaluation import accuracy
 from coursekit.files import replace_text
+from coursekit.tasks.task import task_of
 
 ROOT = Path(__file__).resolve().parents[1]
 TOPICS = sorted(path.stem for path in (ROOT / "benchmarks" / "topics").glob("[!_]*.py"))
@@ -105,7 +106,8 @@ def constant(bench: Bench) -> Run:
     r"""Trains nothing, the same for any seed: the best constant answer on those very test sentences."""
     right = {}
     for split in ("validation", "test"):
-        labels = bench.prepared.split(split)[: bench.sentences(split)]["labels"]
+        # The classes, not the "labels" of the rows: a decoder's are tokens.
+        labels = task_of(bench.prepared).data[split][: bench.sentences(split)]["label"]
         most = Counter(labels).most_common(1)[0][0]
         right[split] = tuple(label == most for label in labels)
     curve = ((0, sum(right["validation"]) / len(right["validation"])),)
