@@ -130,7 +130,7 @@ def card(name: str, runs: Sequence[Mapping[str, str]], constant: float) -> str:
         "- **model**: minilm",
         f"- **machine**: {every('processor')}",
         f"- **versions** when this card was written: {versions_said()}",
-        f"- **seeds**: {every('seed')}; {min(counts)} to {max(counts)} runs a point",
+        f"- **seeds**: {every('seed')}; {' to '.join(map(str, sorted({min(counts), max(counts)})))} runs a point",
         f"- **step length**: {STEP:g}; **learning rates**: {FULL_RATE:g} for the weights of the blocks, {RATE:g} for "
         "the head and the factors; found with seed 0 and the same for all d",
         f"- **runs**: {len(runs)}, of which {len(timed)} were timed: {sum(timed) / 60:.0f} minutes by the clock",
