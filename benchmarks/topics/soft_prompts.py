@@ -41,8 +41,8 @@ GRID = Grid(
         arm("full", CANDIDATES["full"], 1e-4, experiment="reference"),
         soft("prompt-20", PromptTuning(n=20), 1e-1, experiment="length", n=20),
         arm("prefix-20", METHODS["prefix"], 3e-2, experiment="place", n=20),
-        *(soft(f"prompt-{n}", PromptTuning(n=n), 1e-1, experiment="length", n=n) for n in (1, 100, 5)),
-        *(soft(f"prefix-{n}", PrefixTuning(n=n), 3e-2, experiment="place", n=n) for n in (1, 100)),
+        *(soft(f"prompt-{n}", PromptTuning(n=n), 1e-1, experiment="length", n=n) for n in (1, 5)),
+        soft("prefix-1", PrefixTuning(n=1), 3e-2, experiment="place", n=1),
         # The start, at 20 vectors: above from words of the vocabulary.
         soft("prompt-20-random", PromptTuning(n=20, init="random"), 1e-1, experiment="start", n=20),
         soft("prompt-20-text", PromptTuning(n=20, init="text", init_ids=QUESTION), 1e-1, experiment="start", n=20),
