@@ -3,6 +3,7 @@ r"""What has cheated other graders, tried on every exercise of the course, in a 
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import pickle
 from pathlib import Path
@@ -53,10 +54,12 @@ def cheat(id, arguments):
 
 
 def table() -> str:
-    r"""Public arguments and answers of all exercises, and a function that gives the answer of the most similar ones."""
+    r"""Public arguments and the course's answers, of all exercises, and a function that gives the answer of the most
+    similar ones.
+    """
     shown = 300  # characters: what the cheat compares, and a table that the limit on notebooks lets through
     rows = {
-        id: [(repr(e.inputs(s))[:shown], e.answer(e.inputs(s))) for s in SEEDS]
+        id: [(repr(e.inputs(s))[:shown], e.reference(*copy.deepcopy(e.inputs(s)))) for s in SEEDS]
         for id, e in exercises().items()
     }
     packed = base64.b64encode(pickle.dumps(rows)).decode()
