@@ -56,12 +56,13 @@ def next_token_logits(
         skip = prefix.length if prefix else 0
         for group in similar_lengths(prompts, batch_size):
             rest = [prompts[i][skip:] for i in group]
-            missing = torch.tensor([len(rest[0]) - len(row) for row in rest], device=device)
-            filled = [row + [0] * (len(rest[0]) - len(row)) for row in rest]
+            missing = [len(rest[0]) - len(row) for row in rest]
+            filled = torch.tensor(
+                [row + [0] * n for row, n in zip(rest, missing, strict=True)], device=device
+            )
             past = {"cache": prefix.expanded(len(group)), "use_cache": True} if skip else {"use_cache": False}
-            keep = int(missing.max()) + 1
-            ends = model(input_ids=torch.tensor(filled, device=device), logits_to_keep=keep, **past).logits
-            last = ends[torch.arange(len(group), device=device), -1 - missing]  # (rows, vocabulary)
+            ends = model(input_ids=filled, logits_to_keep=max(missing) + 1, **past).logits
+            last = ends[range(len(group)), [-1 - n for n in missing]]  # (rows, vocabulary)
             logits[group] = last[:, choices].float().cpu()
             bar.update(len(group))
     return logits

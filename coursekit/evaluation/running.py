@@ -5,7 +5,6 @@ So there is no padding to mask or to skip, and little or none to pay for.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -33,13 +32,7 @@ def equal_lengths(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[li
 
     The longest first: whether the memory suffices shows at once.
     """
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        by_length[len(row)].append(index)
-    for length in sorted(by_length, reverse=True):
-        group = by_length[length]
-        for start in range(0, len(group), batch_size):
-            yield group[start : start + batch_size]
+    return similar_lengths(rows, batch_size, spread=0)
 
 
 def similar_lengths(rows: Sequence[Sequence[int]], batch_size: int, spread: int = 8) -> Iterator[list[int]]:
