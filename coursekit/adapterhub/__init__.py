@@ -1,9 +1,11 @@
-r"""Checkpoints as the `adapters` library writes them: `format.py`, and unions of methods in `unions.py`."""
+r"""Adapter folders: those of the `adapters` library read and written, and `load_adapter` for all there are."""
 
+from coursekit.adapterhub.any_folder import load_adapter
 from coursekit.adapterhub.format import load, read_method, save
 
 __all__ = [
     "load",
+    "load_adapter",
     "read_method",
     "save",
 ]

@@ -11,11 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from coursekit import interop
-from coursekit.adapterhub import keys
+from coursekit.adapterhub import keys, low_rank, prefix, unions
 from coursekit.adapterhub.folder import (
     CONFIG,
     HEAD_CONFIG,
@@ -26,24 +24,43 @@ from coursekit.adapterhub.folder import (
     read_tensors,
     write,
 )
-from coursekit.adapterhub.forms import ACTIVATIONS, FORMS, NAMED, form_of, library_config
+from coursekit.adapterhub.forms import ACTIVATIONS, FORMS, NAMED, form_of, library_config, width
 from coursekit.architecture import describe
 from coursekit.errors import CourseError, unknown
 from coursekit.methods.adapters import AdapterDrop, Compacter, ParallelAdapter
 from coursekit.methods.adapters.adapter import Adapter
+from coursekit.methods.hybrid import MAMAdapter, UniPELT
 from coursekit.methods.mechanism.attachment import attached, find_attachment
+from coursekit.methods.mechanism.merge import undone_after_an_error
+from coursekit.methods.mechanism.method import Method
 from coursekit.methods.mechanism.modules import head_names
-from coursekit.methods.mechanism.undo import undone_after_an_error
 
 VERSION = "adapters.1.3.0"
+#: Of what a folder says it holds, what is read.
+READ = "bottlenecks, LoRA, (IA)³, prefix tuning, MAM and UniPELT"
 
 
-def read_method(folder: str | Path) -> Adapter | AdapterDrop:
-    r"""The method that the adapter in `folder` is, with its hyperparameters.
+def read_method(folder: str | Path) -> Adapter | AdapterDrop | MAMAdapter | UniPELT:
+    r"""The method that the bottlenecks, or the union, in `folder` are, with its hyperparameters.
 
     Raises CourseError for a folder of something else, and for settings that no method here has.
     """
     config = read_config(Path(folder))
+    kind = architecture(folder)
+    if kind == "union":
+        return unions.read_method(folder)
+    if kind != "bottleneck":
+        raise CourseError(f"the adapter in {folder} is {kind}, not a bottleneck: load() attaches it")
+    return _bottleneck(config, folder)
+
+
+def architecture(folder: str | Path) -> str:
+    r"""What the adapter in `folder` says it is: "bottleneck", "union", "lora", "prefix_tuning", …"""
+    form = read_config(Path(folder))["config"]
+    return "bottleneck" if isinstance(form, str) else str(form.get("architecture") or "bottleneck")
+
+
+def _bottleneck(config: dict[str, Any], folder: str | Path) -> Adapter | AdapterDrop:
     r = width(folder)
     if isinstance(form := config["config"], str):
         if form not in NAMED:
@@ -70,39 +87,41 @@ def read_method(folder: str | Path) -> Adapter | AdapterDrop:
     return AdapterDrop(method, n=len(left_out)) if left_out else method
 
 
-def width(folder: str | Path) -> int:
-    r"""r of the bottlenecks in `folder`. Raises CourseError where there is none, or not one for all."""
-    first = ("adapter_down.0.weight", "adapter_down.0.b")
-    tensors = read_tensors(Path(folder), WEIGHTS)
-    widths = {len(value) for key, value in tensors.items() if key.endswith(first) and value.dim()}
-    if len(widths) != 1:
-        raise CourseError(
-            f"the bottlenecks in {folder} are {sorted(widths) or 'none'} wide: this course has one width for all"
-        )
-    return widths.pop()
-
-
 def load(model: nn.Module, folder: str | Path, name: str = "default", head: bool = True) -> nn.Module:
     r"""Attach the adapter in `folder` to `model` under `name`, and the classifier beside it if there is one.
 
     `head=False` leaves a classifier in the folder alone; the adapter then has a copy of the model's own. The output
     layer of a language model, which the library writes as well, is the base's and stays that.
-    Raises CourseError, and leaves `model` as it was, where the adapter or the head is of another model.
+    Raises CourseError, and leaves `model` as it was, where the adapter or the head is of another model, and for what
+    no method here does.
     """
-    method = read_method(folder)
+    folder = Path(folder)
+    config, kind = read_config(folder), architecture(folder)
     check_model_type(model, folder)
-    found = keys.ours(method, model, folder)
+    method: Method
+    if kind in (forms := {"lora": low_rank.read, "prefix_tuning": prefix.read}):
+        method, found = forms[kind](model, folder, config["config"])
+    elif kind == "union":
+        method = unions.read_method(folder)
+        found = unions.ours(method, model, folder)
+    elif kind == "bottleneck":
+        method = _bottleneck(config, folder)
+        found = keys.ours(method, model, folder)
+    elif kind == "prompt_tuning":
+        raise CourseError(
+            f"the prompt in {folder} stands behind the norm of the embeddings, as the library has it in encoders; here "
+            f"prompts stand before it; read are {READ}"
+        )
+    else:
+        raise CourseError(f"the adapter in {folder} is {kind}, which no method here is; read are {READ}")
     heads = tuple(f"{name}." for name in head_names(model))
-    theirs = read_tensors(Path(folder), HEAD_WEIGHTS, needed=False) if heads and head else {}
+    theirs = read_tensors(folder, HEAD_WEIGHTS, needed=False) if heads and head else {}
     with undone_after_an_error(model, name):
         method.attach(model, name)
-        own = method._learned(model, name)
         if not theirs:
-            own = {key: value for key, value in own.items() if not (heads and key.startswith(heads))}
-        interop.same_tensors(own, found | theirs, folder)
-    with torch.no_grad():
-        for key, value in own.items():
-            value.copy_((found | theirs)[key])
+            own = method._learned(model, name)
+            theirs = {key: value for key, value in own.items() if heads and key.startswith(heads)}
+        method._load(model, name, found | theirs, folder)
     return model
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from coursekit.adapterhub.folder import WEIGHTS, read_tensors
 from coursekit.errors import CourseError
 from coursekit.methods.adapters import (
     Compacter,
@@ -51,12 +52,6 @@ ACTIVATIONS = {name: name for name in ("relu", "gelu", "swish", "tanh")} | {
 
 
 def form_of(form: dict[str, Any], folder: str | Path) -> type[Adapter]:
-    if form.get("architecture") is not None:
-        raise CourseError(
-            f"the adapter in {folder} is a {form['architecture']}, not a bottleneck: "
-            + ("adapterhub_unions.load reads MAM and UniPELT" if form["architecture"] == "union"
-               else "read it with the library")
-        )  # fmt: skip
     check_plain(form, folder)
     asked = {key: form.get(key, False) for key in FORMS[HoulsbyAdapter]}
     kind = next((kind for kind, wanted in FORMS.items() if wanted == asked), None)
@@ -95,3 +90,15 @@ def library_config(adapter: Adapter, d: int, dropped: int) -> dict[str, Any]:
         "scaling": getattr(adapter, "scaling", 1.0),
         "leave_out": list(range(dropped)),
     }
+
+
+def width(folder: str | Path) -> int:
+    r"""r of the bottlenecks in `folder`. Raises CourseError where there is none, or not one for all."""
+    first = ("adapter_down.0.weight", "adapter_down.0.b")
+    tensors = read_tensors(Path(folder), WEIGHTS)
+    widths = {len(value) for key, value in tensors.items() if key.endswith(first) and value.dim()}
+    if len(widths) != 1:
+        raise CourseError(
+            f"the bottlenecks in {folder} are {sorted(widths) or 'none'} wide: this course has one width for all"
+        )
+    return widths.pop()

@@ -1,4 +1,4 @@
-r"""What a tensor of a bottleneck is called in the library, and here.
+r"""Names of a bottleneck's tensors in the library, and here.
 
 bert.encoder.layer.0.output.adapters.NAME.adapter_down.0.weight      the library's
 bert.encoder.layer.0.pfeiffer.down.weight                            here

@@ -1,6 +1,6 @@
 r"""Unions of the `adapters` library, read: MAM and UniPELT, whose folders hold a prefix, bottlenecks and LoRA at once.
 
-`adapterhub` reads what is a bottleneck alone. Checked against `adapters` 1.3.0: `tests/fixtures/make_adapters.py`.
+Checked against `adapters` 1.3.0: `tests/fixtures/make_adapters.py`.
 """
 
 from __future__ import annotations
@@ -8,17 +8,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from coursekit.adapterhub.folder import WEIGHTS, check_model_type, read_config, read_tensors
-from coursekit.adapterhub.format import width
-from coursekit.adapterhub.forms import check_plain
+from coursekit.adapterhub.folder import WEIGHTS, read_config, read_tensors
+from coursekit.adapterhub.forms import check_plain, width
+from coursekit.adapterhub.prefix import made
 from coursekit.errors import CourseError
 from coursekit.methods.adapters.places import blocks
 from coursekit.methods.hybrid import MAMAdapter, UniPELT
-from coursekit.methods.mechanism.undo import undone_after_an_error
 
 #: A tensor of a block: number of the block, and what follows.
 _BLOCK = re.compile(r"\.(?P<number>\d+)\.(?P<inside>.+)$")
@@ -46,10 +43,6 @@ def read_method(folder: str | Path) -> MAMAdapter | UniPELT:
     Raises CourseError for a folder of something else, and for a union that no method here is.
     """
     form = read_config(Path(folder))["config"]
-    if not isinstance(form, dict) or form.get("architecture") != "union":
-        raise CourseError(
-            f"the adapter in {folder} is one method, not a union: adapterhub.load reads bottlenecks"
-        )
     configs = form.get("configs")
     if not isinstance(configs, list) or not all(isinstance(part, dict) for part in configs):
         raise CourseError(
@@ -75,26 +68,10 @@ def read_method(folder: str | Path) -> MAMAdapter | UniPELT:
     )
 
 
-def load(model: nn.Module, folder: str | Path, name: str = "default") -> nn.Module:
-    r"""Attach the union in `folder` to `model` under `name`, with a copy of the model's own task head.
-
-    Raises CourseError, and leaves `model` as it was, where the union is of another model.
-    """
-    method = read_method(folder)
-    check_model_type(model, folder)
-    found = _ours(method, model, folder)
-    with undone_after_an_error(model, name):
-        method.attach(model, name)
-        without = method._tensors(model, name)
-        heads = {key: value for key, value in method._learned(model, name).items() if key not in without}
-        method._load(model, name, heads | found, folder)
-    return model
-
-
-def _ours(method: MAMAdapter | UniPELT, model: nn.Module, folder: str | Path) -> dict[str, Tensor]:
+def ours(method: MAMAdapter | UniPELT, model: nn.Module, folder: str | Path) -> dict[str, Tensor]:
     r"""The tensors in `folder` under the keys that `method` has in `model`."""
     paths, tensors = list(blocks(model)), read_tensors(Path(folder), WEIGHTS)
-    found = {"PREFIX_TUNING.prompt_embeddings": _prefix(tensors, folder)}
+    found = {"PREFIX_TUNING.prompt_embeddings": made(tensors, {"prefix_length": method.n}, folder)}
     kind, site = ("PFEIFFER", "pfeiffer") if isinstance(method, UniPELT) else ("PARALLEL_ADAPTER", "parallel")
     for key, value in tensors.items():
         if "prefix_tunings." in key:  # the network: each block has a reference to it
@@ -115,21 +92,3 @@ def _ours(method: MAMAdapter | UniPELT, model: nn.Module, folder: str | Path) ->
         else:
             raise CourseError(f"the adapter in {folder} has {key}, which no method here has")
     return found
-
-
-def _prefix(tensors: dict[str, Tensor], folder: str | Path) -> Float[Tensor, "n kv_of_all_blocks"]:
-    r"""Keys and values that the library's network makes: Emb(n, d), a linear map, tanh, a linear map."""
-    found = {
-        key.partition("self_prefix.")[2]: value for key, value in tensors.items() if "self_prefix." in key
-    }
-    if not {
-        "wte.weight",
-        *(f"control_trans.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")),
-    } <= set(found):
-        raise CourseError(
-            f"the adapter in {folder} has no network behind its prefix: save it again with the library"
-        )
-    first, second = (found[f"control_trans.{i}.weight"] for i in (0, 2))
-    # (n, d) -> (n, hidden)
-    hidden = torch.tanh(found["wte.weight"] @ first.T + found["control_trans.0.bias"])
-    return hidden @ second.T + found["control_trans.2.bias"]

@@ -16,10 +16,15 @@ from coursekit.methods.hybrid import Hybrid, MAMAdapter, UniPELT
 from coursekit.methods.ia3 import IA3
 from coursekit.methods.intrinsic import IntrinsicSAID
 from coursekit.methods.lora import LoRA
-from coursekit.methods.mechanism.attachment import activate, attached, disabled, trainable, trained
-from coursekit.methods.mechanism.detach import detach, remove
-from coursekit.methods.mechanism.merge import unmerge
-from coursekit.methods.mechanism.mixed_batch import mixed_batch
+from coursekit.methods.mechanism.attachment import (
+    activate,
+    attached,
+    disabled,
+    mixed_batch,
+    trainable,
+    trained,
+)
+from coursekit.methods.mechanism.merge import detach, remove, unmerge
 from coursekit.methods.registry import from_checkpoint
 from coursekit.methods.selective import (
     BitFit,

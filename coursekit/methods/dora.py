@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from coursekit.methods.mechanism.branch import Branch, Branched
 
 
-class Turned(Branch):
-    r"""What makes a LoRA branch, with its A, B, s, `delta` and `dropout`, one of DoRA: to be inherited before it."""
+class DoRAMixin(Branch):
+    r"""Mixin that turns a LoRA branch (A, B, s, `delta`, `dropout`) into DoRA; list it before `LoRABranch`."""
 
     def __init__(self, layer: Branched, method: Any):
         super().__init__(layer, method)
@@ -40,8 +40,8 @@ class Turned(Branch):
     ) -> tuple[Float[Tensor, "*batch out"], Float[Tensor, "*batch out"]]:
         r"""$W_0 x$ and $B(Ax)$; under dropout both read the dropped x, as in peft."""
         (layer,), dropped, own = self.frozen, self.dropout(x), self.A.dtype
-        if dropped is x and layer.base_layer is layer.bare:  # else another method's bias may be in y
-            W0x = y if layer.bare.bias is None else y - layer.bare.bias
+        if dropped is x and layer.base_layer is layer.unwrapped:  # else another method's bias may be in y
+            W0x = y if layer.unwrapped.bias is None else y - layer.unwrapped.bias
         else:
             W0x = F.linear(dropped.to(own), layer.W.to(own))  # (*batch, in)(in, out)
         return W0x, F.linear(F.linear(dropped.to(own), self.A), self.B)  # (*batch, in)(in, r)(r, out)

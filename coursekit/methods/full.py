@@ -2,8 +2,6 @@ r"""Full fine-tuning: the method that every other one is measured against."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,11 +11,11 @@ from torch import Tensor, nn
 
 from coursekit import counts, interop
 from coursekit.errors import CourseError, flag
-from coursekit.files import folder_at
+from coursekit.files import replaced_files
+from coursekit.methods.mechanism.anatomy import described, skeleton
 from coursekit.methods.mechanism.attachment import Attachment
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.mechanism.modules import head_names, in_codes
-from coursekit.methods.mechanism.skeleton import described, skeleton
 
 
 @dataclass(frozen=True)
@@ -81,14 +79,16 @@ class FullFineTuning(Method):
                 "full fine-tuning changes the base itself, so it cannot share it with another adapter"
             )
 
-    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
         if self.keep_base:
             model._coursekit_base = {
                 key: value.detach().cpu().clone() for key, value in model.state_dict().items()
             }
         return list(model.parameters())
 
-    def _insert_heads(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
+    def _insert_heads(
+        self, model: nn.Module, state: Attachment, name: str, heads: list[str]
+    ) -> list[nn.Parameter]:
         return []  # the head is among the parameters already
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
@@ -99,22 +99,10 @@ class FullFineTuning(Method):
 
         Whole or not at all. Raises CourseError where it cannot be written: a file in the way, a full disk.
         """
-        from safetensors import SafetensorError
-
         self._named(model, name)
-        folder = folder_at(folder)
-        try:
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as part:
-                model.save_pretrained(part)
-                new = {file.name for file in Path(part).iterdir()}
-                for file in new:
-                    os.replace(Path(part, file), folder / file)
-                for old in folder.glob("model*.safetensors*"):  # of one that was cut into other pieces
-                    if old.name not in new:
-                        old.unlink()
-        except (OSError, SafetensorError) as error:
-            raise CourseError(f"cannot write the model to {folder}: {error}") from error
-        return folder
+        with replaced_files(folder, "the model") as part:
+            model.save_pretrained(part)
+        return Path(folder)
 
     def load(self, model: nn.Module, folder: str | Path, name: str = "default") -> nn.Module:
         r"""Read a whole model that `save` wrote into `model`, attaching first where that has not been done.

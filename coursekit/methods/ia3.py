@@ -18,16 +18,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from coursekit import interop
-from coursekit.architecture import Architecture
 from coursekit.errors import CourseError
 from coursekit.methods.ia3_config import named, targets_in
-from coursekit.methods.mechanism.anatomy import Anatomy, anatomy, anatomy_of, in_attention
-from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, fan_in_fan_out
-from coursekit.methods.mechanism.default_targets import KEY_VALUE_DOWN
-from coursekit.methods.mechanism.modules import find, matches, no_default
-from coursekit.methods.mechanism.precision import like
-from coursekit.methods.mechanism.skeleton import described, skeleton
-from coursekit.methods.mechanism.targets import LINEAR, Names, checked_names, linear_layers, matched
+from coursekit.methods.mechanism.anatomy import anatomy_of, in_attention, layers_of
+from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, fan_in_fan_out, like
+from coursekit.methods.mechanism.modules import LINEAR, find
+from coursekit.methods.mechanism.names import KEY_VALUE_DOWN, Names, checked_names, matches, no_default
+from coursekit.methods.mechanism.targets import matched
 
 
 class ScaledOutputs(Branch):
@@ -131,13 +128,6 @@ class IA3Layer(Branched):
     r"""A frozen layer with the (IA)³ vectors of all named adapters."""
 
 
-#: Keys and values, then the second feed-forward matrix, as these families call them; more in `default_targets.py`.
-PAPER_TARGETS = {
-    kind: (*KEY_VALUE_DOWN[kind].outputs, KEY_VALUE_DOWN[kind].down)
-    for kind in ("bert", "roberta", "gpt2", "opt", "llama")
-}
-
-
 @dataclass(frozen=True)
 class IA3(BranchMethod):
     r"""(IA)³ on keys, values and the hidden units of the feed-forward, as in the paper, for every family.
@@ -171,12 +161,9 @@ class IA3(BranchMethod):
             )
 
     def count(self, config: Any) -> int:
-        r"""$L(2 d_{kv} + d_{ff})$ as in the paper; for other targets one factor for each scaled output or input.
-
-        The layers of a family without a description are those of the model itself, built on the meta device.
-        """
-        targets, inward = self._names_in(config)
-        found = matched(linear_layers(config), targets)
+        r"""$L(2 d_{kv} + d_{ff})$ as in the paper; for other targets one factor for each scaled output or input."""
+        targets, inward = self.names(config)
+        found = matched(layers_of(config, ("linear", "conv1d")), targets)
         fused = self._fused(config)
         return sum(
             m.d_in if named(path, inward) else (_keys_values(m.d_out, config) if fused else m.d_out)
@@ -184,12 +171,12 @@ class IA3(BranchMethod):
         )
 
     def vectors(self, model: nn.Module, name: str | None = None) -> dict[str, Tensor]:
-        r"""What was learned: the vector of each scaled module, by its path. GPT-2's c_attn has l_k, then l_v."""
+        r"""The learned vector of each scaled module, by its path. GPT-2's c_attn has l_k, then l_v."""
         name = self._named(model, name)
         return {path: layer.branches[name].l for path, layer in self.branches(model, name)}
 
     def places(self, model: nn.Module) -> dict[str, nn.Module]:
-        return find(model, self._names_in(model.config, model)[0], LINEAR)
+        return find(model, self.names(model.config)[0], LINEAR)
 
     def branch(self, path: str, layer: Branched, config: Any) -> Branch:
         down = self.feedforward if self.targets is not None else (KEY_VALUE_DOWN[config.model_type].down,)
@@ -198,28 +185,15 @@ class IA3(BranchMethod):
         return ScaledOutputs(layer, _keys_values(len(layer.W), config) if self._fused(config) else None)
 
     def touched(self, model: nn.Module) -> set[str]:
-        inward, found = self._names_in(model.config, model)[1], super().touched(model)
+        inward, found = self.names(model.config)[1], super().touched(model)
         # The output's factor meets the bias as well, also one that another method would add.
         return found | {f"{path}.bias" for path in self.places(model) if not named(path, inward)}
 
-    def names(self, arch: Architecture) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        r"""Targets and feed-forward targets in a model of these shapes, so that peft takes them as they are."""
-        return self._among(arch.family, anatomy_of(arch))
-
-    def _names_in(
-        self, config: Any, model: nn.Module | None = None
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        r"""The same in the model that `config` describes, whatever its family."""
+    def names(self, config: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        r"""Targets and feed-forward targets in the model that `config` describes, as peft takes them."""
         if self.targets is not None:
             return self.targets, self.feedforward  # type: ignore[return-value]  # tuples by now
-        arch = described(config)
-        return self._among(
-            config.model_type, anatomy_of(arch) if arch else anatomy(model or skeleton(config))
-        )
-
-    def _among(self, kind: str, shapes: Anatomy) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        if self.targets is not None:
-            return self.targets, self.feedforward  # type: ignore[return-value]  # tuples by now
+        shapes, kind = anatomy_of(config), getattr(config, "model_type", None) or config.family
         if kind not in KEY_VALUE_DOWN:
             raise no_default(kind, (*shapes.attention, *shapes.feedforward), "targets and feedforward")
         outputs, down, _ = KEY_VALUE_DOWN[kind]
@@ -236,7 +210,7 @@ class IA3(BranchMethod):
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
-        targets, inward = self._names_in(model.config, model)
+        targets, inward = self.names(model.config)
         return super()._config(model) | {
             "target_modules": list(targets),
             "feedforward_modules": list(inward),

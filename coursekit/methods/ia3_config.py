@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coursekit.methods.mechanism.default_targets import KEY_VALUE_DOWN
-from coursekit.methods.mechanism.modules import matches
+from coursekit.methods.mechanism.names import KEY_VALUE_DOWN, matches
 
 #: Layers that make queries, keys and values side by side.
 FUSED = {name for scaled in KEY_VALUE_DOWN.values() if scaled.fused for name in scaled.outputs}

@@ -17,17 +17,25 @@ from torch import Tensor, nn
 
 from coursekit import counts, interop
 from coursekit.architecture import Matrix
-from coursekit.methods.dora import Turned
-from coursekit.methods.lora_bias import Biased
-from coursekit.methods.lora_config import ENTRIES, check_place, checked, refuse_others, resolved
+from coursekit.errors import keep
+from coursekit.methods.dora import DoRAMixin
+from coursekit.methods.lora_bias import LoRABiasMixin
+from coursekit.methods.lora_config import (
+    ENTRIES,
+    check_place,
+    check_same_start,
+    checked,
+    refuse_others,
+    resolved,
+)
+from coursekit.methods.lora_started import Started
+from coursekit.methods.lora_starts import MOVED, MovedStart
 from coursekit.methods.low_rank import FastTwin
-from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, fan_in_fan_out
+from coursekit.methods.mechanism.branch import Branch, Branched, fan_in_fan_out, like
 from coursekit.methods.mechanism.checkpoint import Setting, shown
-from coursekit.methods.mechanism.choice import Choice
-from coursekit.methods.mechanism.default_targets import QUERY_VALUE
-from coursekit.methods.mechanism.patterns import own_setting
-from coursekit.methods.mechanism.precision import like
-from coursekit.methods.mechanism.targets import EVERY, Names
+from coursekit.methods.mechanism.modules import EVERY
+from coursekit.methods.mechanism.names import QUERY_VALUE, Names, own_setting
+from coursekit.methods.mechanism.targets import Targets
 
 
 class LoRABranch(Branch):
@@ -43,7 +51,7 @@ class LoRABranch(Branch):
         self.B = nn.Parameter(torch.empty(d_out, method.r, **like(W)))
         self.s = method.scaling
         self.dropout = nn.Dropout(method.dropout) if method.dropout else nn.Identity()
-        self.start()
+        self.start(W, method)
 
     def forward(
         self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]
@@ -51,8 +59,8 @@ class LoRABranch(Branch):
         r"""$h = W_0 x + s\,B(Ax)$ (equation 3), where y is $W_0 x$."""
         return y + self.dropout(x) @ self.A.T @ self.B.T * self.s  # (*batch, in)(in, r)(r, out)
 
-    def start(self) -> None:
-        r"""The paper's start, as its code has it."""
+    def start(self, W: Float[Tensor, "out in"], method: LoRA) -> None:
+        r"""The paper's start, as its code has it: it does not look at W."""
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
         nn.init.zeros_(self.B)
 
@@ -77,9 +85,9 @@ class LoRAEmbedding(LoRABranch):
 
     def __init__(self, layer: LoRALayer, method: LoRA):
         super().__init__(layer, method)
-        self.padding_idx = layer.bare.padding_idx
+        self.padding_idx = layer.unwrapped.padding_idx
 
-    def start(self) -> None:
+    def start(self, W: Float[Tensor, "out in"], method: LoRA) -> None:
         r"""The other way round than for a linear layer: A = 0, B random."""
         nn.init.zeros_(self.A)
         nn.init.normal_(self.B)
@@ -96,19 +104,23 @@ class LoRAEmbedding(LoRABranch):
         return y + self.BAx(x) * self.s
 
 
-class BiasedLoRABranch(Biased, LoRABranch):
+class BiasedLoRABranch(LoRABiasMixin, LoRABranch):
     r"""LoRA with a bias of its own (`lora_bias.py`)."""
 
     keys: ClassVar[dict[str, str]] = LoRABranch.keys | {"b": "lora_B.bias"}
 
 
-class DoRABranch(Turned, LoRABranch):
+class MovedLoRABranch(MovedStart, LoRABranch):
+    r"""LoRA that starts at a part of W (`lora_starts.py`)."""
+
+
+class DoRABranch(DoRAMixin, LoRABranch):
     r"""LoRA that learns the length of W's rows apart from their direction (`dora.py`)."""
 
     keys: ClassVar[dict[str, str]] = LoRABranch.keys | {"m": "lora_magnitude_vector"}
 
 
-class DoRAEmbedding(Turned, LoRAEmbedding):
+class DoRAEmbedding(DoRAMixin, LoRAEmbedding):
     r"""DoRA on an embedding: what the frozen table answers is y itself."""
 
     keys: ClassVar[dict[str, str]] = LoRAEmbedding.keys | {"m": "lora_magnitude_vector"}
@@ -122,7 +134,7 @@ class LoRALayer(Branched):
 
 
 @dataclass(frozen=True)
-class LoRA(BranchMethod):
+class LoRA(Started):
     r"""LoRA on the modules that `targets` name.
 
     r: rank of the update. alpha: the update is scaled by alpha / r, or by alpha / sqrt(r) with `rslora`
@@ -133,7 +145,8 @@ class LoRA(BranchMethod):
     As in peft: rank_pattern, alpha_pattern: r and alpha of single layers by a regular expression for the last parts of
     their paths, such as {"layers.0.*q_proj": 4}; the first that matches counts. layers: numbers of the blocks to adapt
     (peft: layers_to_transform). exclude: names, or a pattern, of targets to leave alone. modules_to_save: modules that
-    train whole, such as ("lm_head",), besides the task head. lora_bias: a bias beside B.
+    train whole, such as ("lm_head",), besides the task head. lora_bias: a bias beside B. init: where A and B start,
+    "pissa", "olora", "eva" or, beside a base in 4 bits, "loftq" (`lora_starts.py`); None is the paper's.
 
     Raises CourseError for a rank or alpha that makes no sense and, on attaching, for a target that names nothing.
     """
@@ -150,13 +163,13 @@ class LoRA(BranchMethod):
     exclude: Names = None
     modules_to_save: tuple[str, ...] = ()
     lora_bias: bool = False
+    init: str | None = None
     kind: ClassVar[str] = "LORA"
     layer: ClassVar[type[Branched]] = LoRALayer
     entries: ClassVar[tuple[Setting, ...]] = ENTRIES
 
     def __post_init__(self) -> None:
-        for name, value in checked(self).items():
-            object.__setattr__(self, name, value)
+        keep(self, **checked(self))
 
     def __repr__(self) -> str:
         return shown(self, self.entries)
@@ -166,19 +179,22 @@ class LoRA(BranchMethod):
         r"""$s$: $\alpha / r$, or $\alpha / \sqrt{r}$ for rsLoRA."""
         return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
 
-    def at(self, path: str) -> LoRA:
-        r"""This LoRA with the r and alpha that its patterns give the layer at `path`."""
-        if not self.rank_pattern and not self.alpha_pattern:
-            return self
-        r = own_setting(self.rank_pattern, path, self.r)
-        alpha = own_setting(self.alpha_pattern, path, self.alpha)
-        return replace(self, r=r, alpha=alpha, rank_pattern={}, alpha_pattern={})
+    def at(self, path: str, module: nn.Module | None = None) -> LoRA:
+        r"""This LoRA with the r and alpha that its patterns give the layer at `path`; checked to fit the `module`."""
+        own = self
+        if self.rank_pattern or self.alpha_pattern:
+            r = own_setting(self.rank_pattern, path, self.r)
+            alpha = own_setting(self.alpha_pattern, path, self.alpha)
+            own = replace(self, r=r, alpha=alpha, rank_pattern={}, alpha_pattern={})
+        if module is not None:
+            check_place(own, path, module)
+        return own
 
     @property
-    def named(self) -> Choice:
+    def named(self) -> Targets:
         r"""The layers to adapt, with the paper's targets where none are given."""
         layers: Any = self.layers  # numbers by now
-        return Choice(self.targets, QUERY_VALUE, layers, self.exclude, self.modules_to_save)
+        return Targets(self.targets, QUERY_VALUE, layers, self.exclude, self.modules_to_save)
 
     def matrices(self, config: Any) -> list[Matrix]:
         r"""The weight matrices that get an update in the model that `config` describes."""
@@ -205,21 +221,17 @@ class LoRA(BranchMethod):
         return super().touched(model) | whole
 
     def branch(self, path: str, layer: Branched, config: Any) -> LoRABranch:
-        own = self.at(path)
-        if isinstance(layer.bare, nn.Embedding):
-            return (DoRAEmbedding if self.dora else LoRAEmbedding)(layer, own)
+        if isinstance(layer.unwrapped, nn.Embedding):
+            return (DoRAEmbedding if self.dora else LoRAEmbedding)(layer, self)
         if self.lora_bias:
-            return BiasedLoRABranch(layer, own)
-        return (DoRABranch if self.dora else FastLoRABranch)(layer, own)
-
-    def _check(self, model: nn.Module) -> None:
-        for path, module in self.places(model).items():
-            check_place(self.at(path), path, module)
-        self.heads(model)  # a name that names nothing is an error
+            return BiasedLoRABranch(layer, self)
+        if self.init in MOVED:
+            return MovedLoRABranch(layer, self)
+        return (DoRABranch if self.dora else FastLoRABranch)(layer, self)
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
         return super()._config(model) | {
-            "target_modules": self.named.listed(model.config, model),
+            "target_modules": self.named.listed(model.config),
             "fan_in_fan_out": fan_in_fan_out(self.places(model).values()),
             "bias": "none",
         }
@@ -227,6 +239,7 @@ class LoRA(BranchMethod):
     def _check_config(self, config: dict[str, Any]) -> None:
         refuse_others(config)
         super()._check_config(config)
+        check_same_start(self, config)
 
     @classmethod
     def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> LoRA:

@@ -16,8 +16,8 @@ from coursekit.errors import CourseError
 from coursekit.methods.mechanism.branch import Branch, Branched
 
 
-class Biased(Branch):
-    r"""What gives a LoRA branch, with its A, B, s and `dropout`, a bias: to be inherited before it."""
+class LoRABiasMixin(Branch):
+    r"""Mixin that adds a bias to a LoRA branch (A, B, s, `dropout`); list it before `LoRABranch`."""
 
     def __init__(self, layer: Branched, method: Any):
         super().__init__(layer, method)

@@ -13,32 +13,38 @@ from typing import Any
 from torch import Tensor, nn
 
 from coursekit.errors import CourseError, flag, number, short, whole
-from coursekit.methods.mechanism.checkpoint import Setting
-from coursekit.methods.mechanism.choice import Choice
-from coursekit.methods.mechanism.modules import HEADS, matches
-from coursekit.methods.mechanism.patterns import (
+from coursekit.methods.lora_started import check_start, check_start_at
+from coursekit.methods.lora_starts import MOVED
+from coursekit.methods.mechanism.checkpoint import Setting, other_settings
+from coursekit.methods.mechanism.modules import HEADS
+from coursekit.methods.mechanism.names import (
+    ALL_LINEAR,
+    Names,
     Pattern,
     checked_layers,
+    checked_names,
     checked_patterns,
     inside,
     is_pattern,
+    matches,
     pattern,
-)  # fmt: skip
-from coursekit.methods.mechanism.targets import ALL_LINEAR, Names, checked_names
+)
+from coursekit.methods.mechanism.targets import Targets
 
 #: What LoRA's tensors are called behind the path of their layer.
 PARTS = (
     ".lora_A.weight", ".lora_B.weight", ".lora_B.bias", ".lora_embedding_A", ".lora_embedding_B",
     ".lora_magnitude_vector",
 )  # fmt: skip
-#: Starts of peft's that take their share out of the base weights, and those that leave them alone.
-MOVING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+#: Starts of peft's that take their share out of the base weights in a way that is not here, and those that leave them
+#: alone. "pissa_niter_4" is a random approximation: what was taken out cannot be found again.
+MOVING = ("pissa_niter", "corda", "loftq", "lora_ga")
 LEAVING = ("gaussian", "eva", "orthogonal", "mica")
 #: Entries that say nothing about what the adapter does, or that are read elsewhere.
 ASIDE = {
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "fan_in_fan_out", "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config",
-    "qalora_group_size", "ensure_weight_tying", "merge_weights", "layers_pattern", "init_lora_weights", "bias",
+    "qalora_group_size", "ensure_weight_tying", "merge_weights", "layers_pattern", "bias",
     "trainable_token_indices",
 }  # fmt: skip
 
@@ -62,6 +68,18 @@ def _numbers(found: Any) -> tuple[int, ...] | None:
     )
 
 
+def _start(found: Any) -> str | None:
+    r"""The start, where the base must be moved for it; the others only say where training began."""
+    return found.lower() if isinstance(found, str) and found.lower() in MOVED else None
+
+
+def check_same_start(method: Any, config: dict[str, Any]) -> None:
+    r"""Raise CourseError where a checkpoint's `config` moves the base and `method` does not, or otherwise."""
+    found, own = _start(config.get("init_lora_weights")), _start(method.init)
+    if found != own:
+        raise other_settings(method, "init_lora_weights", found, own)
+
+
 def _written(names: Names) -> Any:
     return str(names) if isinstance(names, str) else list(names)
 
@@ -83,23 +101,35 @@ ENTRIES = (
         "modules_to_save", absent=(), binding=False, read=lambda n: tuple(n or ()), write=list, rare=True
     ),
     Setting("lora_bias", absent=False, read=bool, rare=True),
+    Setting(
+        "init",
+        "init_lora_weights",
+        absent=None,
+        binding=False,
+        read=_start,
+        write=lambda init: _start(init) or True,
+        rare=True,
+    ),
 )
 
 
 def checked(method: Any) -> dict[str, Any]:
     r"""The hyperparameters of a LoRA by field, in the form in which it keeps them. Raises CourseError for nonsense."""
     such_as, whole_ones = ("q_proj", "v_proj"), method.modules_to_save or ()
-    whole("r", method.r, least=1, such_as=8)
-    number("alpha", method.alpha, above=0, such_as=16)
-    number("dropout", method.dropout, least=0, below=1, such_as=0.1)
+    r, alpha = whole("r", method.r, least=1, such_as=8), number("alpha", method.alpha, above=0, such_as=16)
+    dropout = number("dropout", method.dropout, least=0, below=1, such_as=0.1)
     for name in ("rslora", "dora", "lora_bias"):
         flag(name, getattr(method, name))
     if method.lora_bias and method.dora:
         raise CourseError("lora_bias=True does not go with dora=True: DoRA's equation has no place for it")
+    check_start(method)
     targets = checked_names(method.targets, such_as, patterns=True)
     if isinstance(targets, Pattern) and method.layers is not None:
         raise CourseError("layers goes with names as targets: put the numbers into the pattern instead")
     return {
+        "r": r,
+        "alpha": alpha,
+        "dropout": dropout,
         "targets": targets,
         "rank_pattern": checked_patterns("rank_pattern", method.rank_pattern, partial(whole, least=1)),
         "alpha_pattern": checked_patterns("alpha_pattern", method.alpha_pattern, partial(number, above=0)),
@@ -118,6 +148,8 @@ def check_place(method: Any, path: str, module: nn.Module) -> None:
             )
         if method.lora_bias:
             raise CourseError(f"lora_bias=True is for linear layers, and {path} is an embedding: exclude it")
+    if method.init is not None:
+        check_start_at(method.init, path, module)
     rows, columns = module.weight.shape
     if method.r > min(rows, columns):
         raise CourseError(
@@ -149,7 +181,7 @@ def refuse_others(config: dict[str, Any]) -> None:
             f"this checkpoint was trained on weights that init_lora_weights={start!r} had changed first: let peft "
             "save it with path_initial_model_for_weight_conversion, as a plain LoRA"
         )
-    if isinstance(start, str) and start.lower() not in LEAVING:
+    if isinstance(start, str) and start.lower() not in (*LEAVING, *MOVED):
         raise CourseError(
             f"init_lora_weights={start!r} in this checkpoint is a start that the LoRA here does not know, and it may "
             "have changed the base weights: let peft's merge_and_unload() make a whole model of it"
@@ -194,7 +226,7 @@ def resolved(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, An
     names = _names(config.get("target_modules"))
     if isinstance(names, tuple):
         names = tuple(name for name in names if any(matches(path, name) for path in paths))
-    choice = Choice(
+    choice = Targets(
         names, {}, _numbers(config.get("layers_to_transform")), _names(config.get("exclude_modules"))
     )
     if config.get("layers_pattern") or not _explains(choice, paths):
@@ -204,7 +236,7 @@ def resolved(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, An
     return config if isinstance(names, str) else config | {"target_modules": list(names)}
 
 
-def _explains(choice: Choice, paths: set[str]) -> bool:
+def _explains(choice: Targets, paths: set[str]) -> bool:
     r"""Whether `choice` takes each of `paths`."""
     if choice.names in (None, ALL_LINEAR):
         return choice.names == ALL_LINEAR

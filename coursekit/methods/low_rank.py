@@ -1,7 +1,8 @@
 r"""The one formula of LoRA, $Wx + s\,B(Ax)$, as autograd functions with the backward pass written out.
 
-Plain autograd gives the same numbers. It also keeps a scaled copy of every output and multiplies every incoming
-gradient, `out` wide, by s. Here the scale is applied where the tensors are r wide, and only x and s Ax are kept.
+Why it is here: a step takes 0.96 of peft's time and moves 0.83 of its bytes (`benchmarks/step.py`). Plain autograd
+gives the same numbers, but keeps a scaled copy of every output and multiplies every incoming gradient, `out` wide, by
+s. Here the scale is applied where the tensors are r wide, and only x and s Ax are kept.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from coursekit.autocast import autocast_dtype
-from coursekit.methods.mechanism.branch import Branch
-from coursekit.methods.mechanism.precision import meeting_dtype
+from coursekit.methods.mechanism.branch import Branch, meeting_dtype
 
 
 def branch(
@@ -124,9 +124,7 @@ def low_rank_update(
 
 
 class FastTwin(Branch):
-    r"""What a model runs in the place of a plain LoRA branch (A, B, s, dropout): the same bits, from the functions
-    above.
-    """
+    r"""Memory-saving autograd version of a plain LoRA branch (A, B, s, dropout), bitwise equal."""
 
     def compute(
         self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]

@@ -1,4 +1,4 @@
-r"""Which weights stay, or train, when each has a score: exactly as many as asked for, by one threshold over all."""
+r"""Selects the weights with the largest scores: exactly as many as asked for, by one threshold over all tensors."""
 
 from __future__ import annotations
 

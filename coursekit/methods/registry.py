@@ -1,9 +1,12 @@
-r"""Which method wrote a checkpoint: the folder says it, so that whoever was given one need not know."""
+r"""Finds the method that wrote a checkpoint from its folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from coursekit import interop
 from coursekit.errors import unknown
@@ -17,16 +20,20 @@ def from_checkpoint(folder: str | Path) -> Method:
     `from_checkpoint(folder).load(model, folder)` puts it on a model. Raises CourseError for a folder that is no
     checkpoint and for a method that the course does not have.
     """
-    config, _ = interop.read(folder)
+    return restored(*interop.read(folder))
+
+
+def restored(config: dict[str, Any], tensors: dict[str, Tensor]) -> Method:
+    r"""The same for a checkpoint that has been read."""
     known = {
-        method.kind: method for method in _concrete(Method) if method.kind != "FULL"
-    }  # it writes whole models
+        method.kind: method for method in _concrete(Method) if method.kind != "FULL"  # it writes whole models
+    }
     kind = config.get("peft_type")
     if more_than_lora(config):  # peft's way to train biases as well, or vectors of tokens
         kind = "HYBRID"
     if not isinstance(kind, str) or kind not in known:
         raise unknown("method in the checkpoint", str(kind), known)
-    return known[kind].from_checkpoint(folder)
+    return known[kind].restored(config, tensors)
 
 
 def _concrete(kind: type[Method]) -> Iterator[type[Method]]:

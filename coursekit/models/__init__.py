@@ -7,11 +7,9 @@ line what goes wrong. `sources.py` is what comes with the course, unpacked from 
 
 from coursekit.models.hub import is_encoder
 from coursekit.models.load import load_decoder, load_encoder
-from coursekit.models.quantized import load_quantized
 
 __all__ = [
     "is_encoder",
     "load_decoder",
     "load_encoder",
-    "load_quantized",
 ]

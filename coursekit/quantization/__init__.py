@@ -10,6 +10,8 @@ from coursekit.quantization.codes import CODES, code
 from coursekit.quantization.double import Double, quantize_absmax
 from coursekit.quantization.dynamic import dequantize_8bit, dynamic_map, quantize_8bit
 from coursekit.quantization.gguf import decode_q4_1, stored_q4_1, unpack_q4_1
+from coursekit.quantization.hqq import quantize_hqq
+from coursekit.quantization.microscaling import Microscaled, quantize_microscaling
 
 __all__ = [
     "CODES",
@@ -18,6 +20,7 @@ __all__ = [
     "Double",
     "Error",
     "Grid",
+    "Microscaled",
     "code",
     "decode_q4_1",
     "dequantize",
@@ -30,6 +33,8 @@ __all__ = [
     "quantize_absmax",
     "quantize_affine",
     "quantize_blockwise",
+    "quantize_hqq",
+    "quantize_microscaling",
     "stored_q4_1",
     "unpack_q4_1",
 ]

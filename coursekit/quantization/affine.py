@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
 
-from coursekit.errors import CourseError, whole
+from coursekit.errors import CourseError, flag, whole
 from coursekit.quantization.checks import floats
 
 Codes = UInt8[Tensor, "*shape"] | Int8[Tensor, "*shape"]
@@ -52,6 +52,7 @@ def grid(
     low: Float[Tensor, "*groups"] | float,
     high: Float[Tensor, "*groups"] | float,
     bits: int = 4,
+    *,
     symmetric: bool = False,
 ) -> Grid:
     r"""The k-bit grid that reaches from `low` to `high`, and to zero where that lies outside. k: 2 to 8.
@@ -59,7 +60,7 @@ def grid(
     fp64 for fp64 and for plain numbers, else fp32. Raises CourseError for a width out of range and for ends that are
     not finite.
     """
-    whole("bits", bits, least=2, most=8, such_as=4)
+    bits, symmetric = whole("bits", bits, least=2, most=8, such_as=4), flag("symmetric", symmetric)
     low, high = (
         torch.as_tensor(t, dtype=None if isinstance(t, Tensor) else torch.float64) for t in (low, high)
     )
@@ -98,6 +99,7 @@ class Affine:
 def quantize_affine(
     x: Float[Tensor, "*shape"],
     bits: int = 4,
+    *,
     symmetric: bool = False,
     axis: int | None = None,
     block: int | None = None,
@@ -119,7 +121,7 @@ def quantize_affine(
     low, high = groups, groups
     if over:  # a vector with one scale for each of its values has nothing to reduce
         low, high = groups.amin(over, keepdim=True), groups.amax(over, keepdim=True)
-    found = grid(low, high, bits, symmetric)
+    found = grid(low, high, bits, symmetric=symmetric)
     codes = found.encode(groups).reshape(-1)[: x.numel()].view(x.shape)
     return Affine(codes, found, block, x.dtype)
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from coursekit.errors import CourseError, one_of
+from coursekit.errors import CourseError, flag, one_of
 from coursekit.quantization import codes, fresh
 from coursekit.quantization.blocks import Lookup, decode, encode
 from coursekit.quantization.checks import floats
@@ -64,6 +64,7 @@ def quantize_blockwise(
 
     CourseError for infinities and NaN, for anything but floating-point numbers, and for settings that make no sense.
     """
+    flag("double", double)
     table = _table(one_of("code", code, codes.CODES), floats("x", x).device)
     packed, absmax = encode(x.detach().reshape(-1), table.find, table.lookup.bits, block)
     return Blockwise(packed, quantize_absmax(absmax) if double else absmax, code, block, x.shape, x.dtype)

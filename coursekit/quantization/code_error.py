@@ -45,8 +45,8 @@ def expected_error(name: str = "nf4", block: int = 64, points: int = 2048) -> Er
 
     Raises CourseError for an unknown code and for a block or `points` that is no positive integer.
     """
-    whole("block", block, least=1, such_as=64)
-    whole("points", points, least=1, such_as=2048)
+    block = whole("block", block, least=1, such_as=64)
+    points = whole("points", points, least=1, such_as=2048)
     levels = code(name).double().unique()  # ascending; two codes for one value are one level
     m = torch.linspace(0, 12, points + 1, dtype=torch.float64)[1:, None]  # P(M > 12) is 4e-33 a weight
     inside = 2 * _cdf(m) - 1  # P(|x| < m)

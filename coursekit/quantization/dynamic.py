@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
+from coursekit.errors import CourseError, flag, whole
 from coursekit.quantization.blocks import Lookup, decode, encode
 from coursekit.quantization.checks import floats
 from coursekit.quantization.nearest import finder
@@ -25,6 +26,7 @@ def dynamic_map(signed: bool = True) -> Float[Tensor, " 256"]:
     from 0.1 to 1. Zero and one are added. The smaller a number, the coarser its fraction: as in a float, but so that
     both 1 and 1e-7 fit into 8 bits.
     """
+    flag("signed", signed)
     fp32 = {"dtype": torch.float32, "device": "cpu"}
     values = [torch.tensor([0.0, 1.0], **fp32)]
     for i in range(DECADES):
@@ -57,6 +59,11 @@ def dequantize_8bit(
     out: Float[Tensor, "*shape"] | None = None,
 ) -> Float[Tensor, "*shape"]:
     r"""code[codes] * absmax: fp32, or in `out`, contiguous and in any precision."""
+    if len(absmax) != -(-codes.numel() // whole("block", block, least=1, such_as=BLOCK)):
+        raise CourseError(
+            f"{codes.numel()} codes in blocks of {block} have {-(-codes.numel() // block)} scales, and here are "
+            f"{len(absmax)}: give the block that they were quantized in"
+        )
     if out is None:
         out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
     levels = code.to(codes.device)

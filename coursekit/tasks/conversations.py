@@ -108,7 +108,7 @@ def prepare_encoded(
 
     Raises CourseError where that leaves nothing to train on.
     """
-    whole("max_length", max_length, least=2, such_as=256)
+    max_length = whole("max_length", max_length, least=2, such_as=256)
     data, cuts = {}, []
     for split, rows in encoded.items():
         kept = []

@@ -65,4 +65,4 @@ class _Free:
 
 
 def _check(length: int) -> None:
-    whole("length", length, least=2)  # to predict one token from another
+    length = whole("length", length, least=2)  # to predict one token from another

@@ -93,7 +93,7 @@ def prepare_pairs(data: Mapping[str, Dataset], tokenizer: Any, max_length: int =
     `left_out`: half an answer is no answer. Raises CourseError for missing columns, and where nothing is left to
     train on.
     """
-    whole("max_length", max_length, least=2, such_as=128)
+    max_length = whole("max_length", max_length, least=2, such_as=128)
     kept, cuts = {}, []
     for split, rows in data.items():
         missing = {"prompt", "chosen", "rejected"} - set(rows.column_names) if len(rows) else set()

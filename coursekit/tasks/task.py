@@ -85,7 +85,7 @@ class Task:
 
         Raises CourseError for a number that leaves a split empty.
         """
-        whole("words", words, least=1, such_as=10)
+        words = whole("words", words, least=1, such_as=10)
         few = {
             split: rows.select([i for i, text in enumerate(rows[:]["text"]) if len(text.split()) <= words])
             for split, rows in self.data.items()
@@ -101,7 +101,7 @@ class Task:
         that their order does not itself look like a scale. Raises CourseError for more than there are.
         """
         self._need_words("examples")
-        whole("k", k, least=0)
+        k = whole("k", k, least=0)
         by_label = self._typical()
         order = sorted(range(len(self.labels)), key=lambda label: (label % 2, -label))
         picks = [(label, turn) for turn in range(-(-k // len(order))) for label in order][:k]
@@ -125,7 +125,7 @@ class Task:
 
     def for_encoder(self, tokenizer: Any, max_length: int = 64) -> PreparedTask:
         r"""Token ids for a sequence classifier; a longer sentence is cut at `max_length` tokens."""
-        whole("max_length", max_length, least=1, such_as=64)
+        max_length = whole("max_length", max_length, least=1, such_as=64)
 
         def encode(rows: dict[str, list]) -> dict[str, list]:
             encoded = tokenizer(rows["text"], truncation=True, max_length=max_length)
@@ -140,7 +140,7 @@ class Task:
         Raises CourseError for the "rating" scheme, which has no words, and where no sentence at all would fit.
         """
         self._need_words("a decoder")
-        whole("max_length", max_length, least=1, such_as=128)
+        max_length = whole("max_length", max_length, least=1, such_as=128)
         answers = self.answer_ids(tokenizer)
         room = max_length - max(map(len, answers))
 

@@ -1,7 +1,7 @@
 r"""Training: one loop for every method, and what stands around it.
 
 Open `loop.py` first: `fit`; then `update.py`, one step of it.
-`dpo.py` is preference tuning, `pretraining.py` a small decoder from nothing.
+`dpo.py` is preference tuning, `grpo.py` learns from a reward, `pretraining.py` is a small decoder from nothing.
 """
 
 from coursekit.training.history import History

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -56,6 +57,8 @@ class Checkpoints:
     def resume(self) -> History:
         r"""The history of the newest checkpoint, with everything put back to where it was; an empty one for none."""
         found = newest(self.folder) if self.folder else None
+        if self.folder:
+            _states(self.stateful)  # what cannot be written is found out now, not after the training
         history = restore(found, self.parameters, self.stateful, self.settings) if found else History()
         self.saved = len(history)
         return history
@@ -125,8 +128,7 @@ def save(
     r"""Write the checkpoint of step `len(history)`. Raises CourseError where the disk is full or not writable."""
     final = folder / f"step-{len(history):06d}"
     temporary = folder / f".{final.name}.{os.getpid()}"
-    tensors: dict[str, Tensor] = {}
-    rest = {name: _pull_tensors(part.state_dict(), name, tensors) for name, part in stateful.items()}
+    rest, tensors = _states(stateful)
     state = {"settings": settings, "history": history.to_dict(), "states": rest}
     trained = {name: p.detach().contiguous() for name, p in parameters.items()}
     try:
@@ -166,8 +168,8 @@ def restore(
     that is damaged.
     """
     state, trained, tensors = _read(checkpoint)
-    _same_run(checkpoint, state["settings"], settings)
     _same_parameters(checkpoint, trained, parameters)
+    _same_run(checkpoint, state["settings"], settings)
     try:
         history = History.of(state["history"])
         for name, part in stateful.items():
@@ -245,6 +247,17 @@ def _described(tensor: Tensor | None, what: str) -> str:
     return str(tuple(tensor.shape)) if what == "shape" else str(tensor.dtype)
 
 
+def _states(stateful: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    r"""The states of optimizer and scaler as JSON can hold them, and their tensors by path."""
+    tensors: dict[str, Tensor] = {}
+    rest = {name: _pull_tensors(part.state_dict(), name, tensors) for name, part in stateful.items()}
+    try:
+        json.dumps(rest)
+    except (TypeError, ValueError) as error:
+        raise CourseError(f"the state of this optimizer cannot be kept in a checkpoint: {error}") from error
+    return rest, tensors
+
+
 def _pull_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     r"""`value` as JSON can hold it, its tensors moved to `tensors` under their paths.
 
@@ -259,7 +272,7 @@ def _pull_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         }
     if isinstance(value, (list, tuple)):
         return [_pull_tensors(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]
-    return value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _put_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -9,43 +9,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from coursekit.errors import CourseError, flag, number, share, whole
+from coursekit.errors import CourseError, short
 from coursekit.tasks.prepared import Prepared
 
 
-def check_settings(
-    *,
-    optimizer: Any,
-    objective: Any,
-    checkpoint: Any,
-    clip: Any,
-    checkpoint_every: Any,
-    warmup: Any,
-    lr: Any,
-    weight_decay: Any,
-    activation_checkpointing: Any,
-    bucket: Any,
-    **integers: Any,
-) -> None:
-    r"""Raise CourseError for a setting of `fit` that makes no sense."""
-    for name, usual in (("steps", 60), ("batch_size", 16), ("accumulate", 1)):
-        whole(name, integers[name], least=1, such_as=usual)
-    whole("seed", integers["seed"])
-    number("lr", lr, above=0, such_as=1e-3)
-    share("warmup", warmup, such_as=0.1)
-    number("weight_decay", weight_decay, least=0)
-    flag("activation_checkpointing", activation_checkpointing)
-    flag("bucket", bucket)
-    if clip is not None:
-        number("clip (None for no limit)", clip, above=0, such_as=1)
-    if checkpoint_every is not None:
-        whole("checkpoint_every (None for the end only)", checkpoint_every, least=1, such_as=20)
+def check_settings(*, optimizer: Any, objective: Any, checkpoint: Any, after_step: Any) -> None:
+    r"""Raise CourseError for a setting of `fit` that is not of its kind. Numbers it checks, and keeps, itself."""
     if checkpoint is not None and not isinstance(checkpoint, str | Path):
-        raise CourseError(f"checkpoint must be a folder, or None; got {checkpoint!r}.")
+        raise CourseError(f"checkpoint must be a folder, or None; got {short(checkpoint)}.")
     if objective is not None and not callable(objective):
-        raise CourseError(f"objective must be a function of a model and a batch, or None; got {objective!r}.")
+        raise CourseError(
+            f"objective must be a function of a model and a batch, or None; got {short(objective)}."
+        )
     if not callable(optimizer) and not isinstance(optimizer, str):
-        raise CourseError(f"optimizer must be a name such as 'adamw', or a function; got {optimizer!r}.")
+        raise CourseError(f"optimizer must be a name such as 'adamw', or a function; got {short(optimizer)}.")
+    if after_step is not None and not callable(after_step):
+        raise CourseError(
+            f"after_step must be a function of the steps done, or None; got {short(after_step)}."
+        )
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -57,6 +38,8 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         raise CourseError(
             "nothing to train: no parameter of the model has requires_grad=True; attach a method first"
         )
+    if any(p.is_meta for p in model.parameters()):
+        raise CourseError("this model is on PyTorch's meta device, without values: load it with its weights")
     return trained
 
 

@@ -22,7 +22,7 @@ from datasets import DatasetDict
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from coursekit.errors import CourseError, number
+from coursekit.errors import CourseError, keep, number
 from coursekit.evaluation.compatible import check_data
 from coursekit.evaluation.running import device_of, first_rows, progress_bar
 from coursekit.evaluation.scores import Score
@@ -124,8 +124,9 @@ class DPO:
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        number("beta", self.beta, above=0, such_as=0.1)
-        number("smoothing (the share of wrong labels)", self.smoothing, least=0, below=0.5)
+        keep(self, beta=number("beta", self.beta, above=0, such_as=0.1))
+        smoothing = number("smoothing (the share of wrong labels)", self.smoothing, least=0, below=0.5)
+        keep(self, smoothing=smoothing)
 
     def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         found = self.preference(model, batch)

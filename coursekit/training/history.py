@@ -2,7 +2,7 @@ r"""What a training run did, step by step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -34,10 +34,6 @@ class History:
             if value is not None:
                 getattr(self, name).append(value)
         for name, value in (noted or {}).items():
-            if name in _OWN:
-                raise CourseError(
-                    f"an objective cannot note {name!r}: every history has it; take another name"
-                )
             self.noted.setdefault(name, []).append(value)
 
     def last(self) -> dict[str, Any]:
@@ -69,3 +65,9 @@ class History:
 
 #: The lists that every history has.
 _OWN = frozenset(f.name for f in fields(History))
+
+
+def check_noted(names: Iterable[str]) -> None:
+    r"""CourseError for a name that an objective cannot give what it notes."""
+    if own := _OWN.intersection(names):
+        raise CourseError(f"an objective cannot note {min(own)!r}: every history has it; take another name")

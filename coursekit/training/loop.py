@@ -26,6 +26,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from coursekit.errors import flag, number, share, whole
 from coursekit.evaluation.compatible import check_data
 from coursekit.tasks.prepared import Prepared
 from coursekit.training import identity
@@ -86,29 +87,37 @@ def fit(
     where the loss stops being finite (before the update, so the weights are still those of the last good step), and
     for a checkpoint of another run, a damaged one, or one that another run is writing.
     """
-    check_settings(
-        steps=steps, batch_size=batch_size, accumulate=accumulate, seed=seed, lr=lr, warmup=warmup, clip=clip,
-        weight_decay=weight_decay, optimizer=optimizer, objective=objective, checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every, activation_checkpointing=activation_checkpointing, bucket=bucket,
-    )  # fmt: skip
+    steps, accumulate = whole("steps", steps, least=1, such_as=60), whole("accumulate", accumulate, least=1)
+    batch_size, seed = whole("batch_size", batch_size, least=1, such_as=16), whole("seed", seed)
+    lr, warmup = number("lr", lr, above=0, such_as=1e-3), share("warmup", warmup, such_as=0.1)
+    weight_decay, bucket = number("weight_decay", weight_decay, least=0), flag("bucket", bucket)
+    flag("activation_checkpointing", activation_checkpointing)
+    if clip is not None:
+        clip = number("clip (None for no limit)", clip, above=0, such_as=1)
+    if checkpoint_every is not None:
+        every = "checkpoint_every (None for the end only)"
+        checkpoint_every = whole(every, checkpoint_every, least=1, such_as=20)
+    check_settings(optimizer=optimizer, objective=objective, checkpoint=checkpoint, after_step=after_step)
     trained = trained_parameters(model)
+    folder = Path(checkpoint).expanduser() if checkpoint is not None else None
     check_data(model, prepared, split)
     check_batch_size(batch_size, prepared, split)
     data, half = prepared.split(split), half_precision(model, trained.values())
 
     with (
+        identity.started(model, folder) as start,
         training_mode(model, trained.values(), recompute=activation_checkpointing),
         interrupt_between_steps() as interrupted,
     ):
         optim = make_optimizer(optimizer, trained.values(), lr, weight_decay)
         update = Update(model, trained, optim, objective, clip, half)
         world, rank, main = update.processes, update.rank, update.accelerator.is_main_process
-        folder, settings = Path(checkpoint) if checkpoint is not None else None, {}
+        settings: dict[str, Any] = {}
         if folder:
             settings = {
                 "steps": steps, "batch_size": batch_size, "accumulate": accumulate, "processes": world, "seed": seed,
                 "warmup": warmup, "clip": clip, "bucket": bucket,
-            } | identity.run(model, prepared, split, update)  # fmt: skip
+            } | identity.run(model, prepared, split, update, start)  # fmt: skip
         with own_folder(folder) if folder and main else nullcontext():
             stateful = {"optimizer": optim, "scaler": update.scaler}
             checkpoints = Checkpoints(folder, trained, stateful, settings, writes=main)

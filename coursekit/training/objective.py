@@ -3,6 +3,7 @@ r"""What `fit` minimises: the model's own loss, or an objective given in its pla
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ def own_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     r"""The model's own loss on a batch. Raises CourseError for preference pairs: it would learn the rejected ones."""
     if "pair" in batch:
         raise CourseError("pairs have a better and a worse answer: train with fit(..., objective=DPO())")
-    return model(**batch).loss
+    return _scalar(model(**batch).loss, "the loss of this model")
 
 
 def loss_and_notes(
@@ -26,4 +27,15 @@ def loss_and_notes(
     if objective is None:
         return own_loss(model, batch), {}
     found = objective(model, batch)
-    return found if isinstance(found, tuple) else (found, {})
+    loss, notes = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
+    return _scalar(loss, "what an objective returns"), notes
+
+
+def _scalar(loss: Any, what: str) -> Tensor:
+    if not isinstance(loss, Tensor) or loss.dim() != 0 or not loss.requires_grad:
+        shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
+        detached = ", detached from the model" if isinstance(loss, Tensor) and not loss.requires_grad else ""
+        raise CourseError(
+            f"{what} must be one number that depends on what trains; got a {type(loss).__name__}{shape}{detached}."
+        )
+    return loss

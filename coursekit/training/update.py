@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from coursekit.tasks.prepared import Prepared
-from coursekit.training.history import History
+from coursekit.training.history import check_noted
 from coursekit.training.objective import Objective, loss_and_notes
 
 
@@ -77,9 +77,7 @@ class Update:
             for name, value in extra.items():
                 value = torch.as_tensor(value, device=self.device).detach()
                 noted[name] = noted.get(name, 0.0) + value * share
-        History().append(
-            noted=dict.fromkeys(noted, 0.0)
-        )  # a name that cannot be is an error before the update
+        check_noted(noted)  # before the update
 
         if self.processes > 1:
             loss = self.accelerator.reduce(loss, reduction="mean")

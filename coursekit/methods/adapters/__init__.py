@@ -13,7 +13,6 @@ from coursekit.methods.adapters.lin import LinAdapter
 from coursekit.methods.adapters.parallel import ParallelAdapter
 from coursekit.methods.adapters.passes import skipping
 from coursekit.methods.adapters.pfeiffer import PfeifferAdapter
-from coursekit.methods.adapters.pruning import kept_shares
 from coursekit.methods.adapters.sparse import SparseAdapter
 
 __all__ = [
@@ -28,6 +27,5 @@ __all__ = [
     "PfeifferAdapter",
     "SparseAdapter",
     "bottlenecks",
-    "kept_shares",
     "skipping",
 ]

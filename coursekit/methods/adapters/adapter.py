@@ -1,4 +1,4 @@
-r"""What all methods that insert bottlenecks have in common: hyperparameters, insertion, counting, saving."""
+r"""Base class of all methods that insert bottlenecks: hyperparameters, insertion, counting, saving."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from torch import Tensor, nn
 
 from coursekit import counts
 from coursekit.architecture import describe
-from coursekit.errors import CourseError, flag, one_of, whole
+from coursekit.errors import CourseError, flag, keep, one_of, whole
 from coursekit.methods.adapters.bottleneck import ACTIVATIONS, INITS, Bottleneck
 from coursekit.methods.adapters.passes import pass_start
 from coursekit.methods.adapters.placement import AdapterSite, sites
 from coursekit.methods.adapters.places import blocks, places
 from coursekit.methods.adapters.trained_norms import add_norms, norm_paths, norm_tensors
-from coursekit.methods.mechanism.attachment import Attachment, beside
+from coursekit.methods.mechanism.attachment import Attachment, add_module
+from coursekit.methods.mechanism.branch import like
 from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.method import Method
-from coursekit.methods.mechanism.modules import at
-from coursekit.methods.mechanism.precision import like
-from coursekit.methods.mechanism.switch import bare
+from coursekit.methods.mechanism.modules import at, unwrap
 
 
 @dataclass(frozen=True)
 class Adapter(Method):
-    r"""What the bottleneck adapters have in common. A subclass says where they sit (`sites`) and what one is.
+    r"""Base class of the bottleneck adapters. A subclass says where they are (`sites`) and makes one (`bottleneck`).
 
     r: width of the bottleneck. activation: one of `ACTIVATIONS`. init: one of `INITS`. train_norms: each adapter also
     trains its own copy of the model's norms, as in Houlsby et al. (section 2.1); the base's own stay untouched.
@@ -68,7 +67,7 @@ class Adapter(Method):
         return self.count_bottlenecks(config) + (counts.norms(describe(config)) if self.train_norms else 0)
 
     def insert(self, model: nn.Module, state: Attachment, name: str, first: int = 0) -> list[nn.Parameter]:
-        r"""Put bottlenecks named `name` into the blocks from number `first` on; gives what trains."""
+        r"""Put bottlenecks named `name` into the blocks from number `first` on; gives the trainable parameters."""
         arch, now = describe(model.config), pass_start(model, state).now
         trained: list[nn.Parameter] = []
         if self.train_norms:
@@ -80,7 +79,7 @@ class Adapter(Method):
             for key, kind in self.sites.items():
                 here = f"{path}.{key}"
                 if here not in state.added:
-                    site = beside(
+                    site = add_module(
                         model, state, here, kind(block, number, places(arch, number), now, state.switch)
                     )
                     state.hooks += site.hooks()
@@ -90,11 +89,11 @@ class Adapter(Method):
         return trained
 
     def _check_width(self) -> None:
-        whole("r", self.r, least=1, such_as=16)
+        keep(self, r=whole("r", self.r, least=1, such_as=16))
 
     def _check(self, model: nn.Module) -> None:
         norms = [
-            bare(at(model, path)) for path, _ in norm_paths(model, 0)
+            unwrap(at(model, path)) for path, _ in norm_paths(model, 0)
         ]  # an unknown family is an error here
         if self.train_norms and any(norm.weight is None for norm in norms):
             raise CourseError(
@@ -103,10 +102,10 @@ class Adapter(Method):
 
     def touched(self, model: nn.Module) -> set[str]:
         norms = norm_paths(model, 0) if self.train_norms else []
-        keys = {f"{path}.{key}" for path, _ in norms for key, _ in bare(at(model, path)).named_parameters()}
+        keys = {f"{path}.{key}" for path, _ in norms for key, _ in unwrap(at(model, path)).named_parameters()}
         return {"what the bottlenecks of the blocks add"} | keys
 
-    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
         return self.insert(model, state, name)
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from coursekit import counts
 from coursekit.architecture import describe
-from coursekit.errors import CourseError, whole
+from coursekit.errors import CourseError, keep, whole
 from coursekit.methods.adapters import kronecker
 from coursekit.methods.adapters.adapter import Adapter, bottlenecks
 from coursekit.methods.adapters.houlsby import AfterAttention, AfterFeedForward
 from coursekit.methods.adapters.kronecker import KroneckerBottleneck, Rule, SharedRules
 from coursekit.methods.adapters.pfeiffer import AfterAddition
 from coursekit.methods.adapters.placement import AdapterSite
-from coursekit.methods.mechanism.attachment import Attachment, beside
+from coursekit.methods.mechanism.attachment import Attachment, add_module
 from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.modules import body_prefix
 
@@ -54,8 +54,8 @@ class Compacter(Adapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole("n", self.n, least=1, such_as=4)
-        whole("reduction", self.reduction, least=1, such_as=32)
+        keep(self, n=whole("n", self.n, least=1, such_as=4))
+        keep(self, reduction=whole("reduction", self.reduction, least=1, such_as=32))
 
     def width(self, d: int) -> int:
         r"""r in a model of width `d`. Raises CourseError where n does not divide both."""
@@ -75,7 +75,7 @@ class Compacter(Adapter):
     def insert(self, model: nn.Module, state: Attachment, name: str, first: int = 0) -> list[nn.Parameter]:
         trained = super().insert(model, state, name, first)
         path = _path(model)
-        shared = beside(model, state, path, SharedRules(state.switch))
+        shared = add_module(model, state, path, SharedRules(state.switch))
         layers = list(bottlenecks(model, name).values())
         bias = layers[0].up.bias
         shared.rules[name] = rule = Rule(self.n, bias.device, bias.dtype)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from coursekit import counts
 from coursekit.architecture import describe
-from coursekit.errors import CourseError, flag, whole
+from coursekit.errors import CourseError, flag, keep, whole
 from coursekit.methods.adapters.adapter import Adapter
-from coursekit.methods.adapters.around import ADAPTER, AroundAdapter
+from coursekit.methods.adapters.adapter_variants import ADAPTER, AroundAdapter
 from coursekit.methods.adapters.passes import pass_start
 from coursekit.methods.adapters.pfeiffer import PfeifferAdapter
 from coursekit.methods.mechanism.attachment import Attachment
@@ -48,7 +48,7 @@ class AdapterDrop(AroundAdapter):
         super().__post_init__()
         flag("robust", self.robust)
         if self.n is not None:
-            whole("n", self.n, least=0, such_as=3)
+            keep(self, n=whole("n", self.n, least=0, such_as=3))
         elif not self.robust:
             raise CourseError(
                 "AdapterDrop needs to know how many first blocks go without an adapter: say n=3, or robust=True"
@@ -76,7 +76,7 @@ class AdapterDrop(AroundAdapter):
     def touched(self, model: nn.Module) -> set[str]:
         return self.adapter.touched(model)
 
-    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
         trained = self.adapter.insert(model, state, name, self.first(model.config))
         if self.robust:
             most = describe(model.config).n_layers - 1 if self.n is None else self.n

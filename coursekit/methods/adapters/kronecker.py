@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit.methods.adapters.bottleneck import ACTIVATIONS, Bottleneck
-from coursekit.methods.mechanism.switch import Switch, Switched
+from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper
 
 
 class KroneckerLinear(nn.Module):
@@ -60,10 +60,10 @@ class Rule(nn.Module):
         self.A = nn.Parameter(torch.empty(n, n, n, device=device, dtype=dtype))
 
 
-class SharedRules(Switched):
+class SharedRules(AdapterWrapper):
     r"""The rules of all named adapters of a model, each there once."""
 
-    def __init__(self, switch: Switch):
+    def __init__(self, switch: AdapterState):
         super().__init__(None, switch)
         self.rules = nn.ModuleDict()
 

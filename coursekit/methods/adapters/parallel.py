@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit import counts
-from coursekit.errors import number
+from coursekit.errors import keep, number
 from coursekit.methods.adapters.adapter import Adapter
 from coursekit.methods.adapters.bottleneck import Bottleneck
 from coursekit.methods.adapters.placement import AdapterSite
@@ -67,7 +67,7 @@ class ParallelAdapter(Adapter):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scaling != "learned":
-            number("scaling", self.scaling, above=0, such_as=4)
+            keep(self, scaling=number("scaling", self.scaling, above=0, such_as=4))
 
     def bottleneck(self, d: int, device: torch.device, dtype: torch.dtype) -> ScaledBottleneck:
         return ScaledBottleneck(self.scaling, d, self.r, self.activation, self.init, device, dtype)

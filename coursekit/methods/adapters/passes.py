@@ -6,7 +6,7 @@ PassStart.begin, a hook before the first block, once a forward pass:
     training, robust adapter?  ── yes ──> skipped = a draw from 0..sampled[name]
     otherwise                           > skipped = 0
 
-Every `AdapterSite` and `SwitchedNorm` of the model shares the one `Pass` and is silent in blocks below `skipped`.
+Every `AdapterSite` and `AdapterNorm` of the model shares the one `Pass` and is silent in blocks below `skipped`.
 """
 
 from __future__ import annotations
@@ -22,24 +22,23 @@ from torch import nn
 from coursekit.architecture import describe
 from coursekit.errors import CourseError, whole
 from coursekit.methods.adapters.places import blocks
-from coursekit.methods.mechanism.attachment import Attachment, attached, beside
-from coursekit.methods.mechanism.modules import body_prefix
-from coursekit.methods.mechanism.switch import Switch, Switched
+from coursekit.methods.mechanism.attachment import Attachment, add_module, attached
+from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper, body_prefix
 
 
 @dataclass
 class Pass:
-    r"""What all adapters of a model need to know of the forward pass under way."""
+    r"""State of the forward pass under way, shared by all adapters of a model."""
 
     skipped: int = 0  # adapters in so many first blocks are skipped
     held: int | None = None  # the same, set from outside: nothing is drawn then
     sampled: dict[str, int] = field(default_factory=dict)  # adapter name -> most blocks that training skips
 
 
-class PassStart(Switched):
+class PassStart(AdapterWrapper):
     r"""Decides, when a forward pass reaches the first block, how many blocks it skips."""
 
-    def __init__(self, switch: Switch):
+    def __init__(self, switch: AdapterState):
         super().__init__(None, switch)
         self.now = Pass()
 
@@ -61,7 +60,7 @@ def pass_start(model: nn.Module, state: Attachment) -> PassStart:
     r"""The module that notes the start of each forward pass of `model`."""
     path = f"{body_prefix(model)}adapter_pass"
     if path not in state.added:
-        module = beside(model, state, path, PassStart(state.switch))
+        module = add_module(model, state, path, PassStart(state.switch))
         state.hooks.append(next(iter(blocks(model).values())).register_forward_pre_hook(module.begin))
     return model.get_submodule(path)
 

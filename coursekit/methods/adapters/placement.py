@@ -22,17 +22,17 @@ from torch import Tensor, nn
 
 from coursekit.methods.adapters.passes import Pass
 from coursekit.methods.adapters.places import Places
-from coursekit.methods.mechanism.mixed_batch import by_rows
-from coursekit.methods.mechanism.switch import Switch, Switched
+from coursekit.methods.mechanism.attachment import by_rows
+from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper
 
 
-class AdapterSite(Switched, ABC):
+class AdapterSite(AdapterWrapper, ABC):
     r"""One place in one block, with the bottlenecks of all named adapters there."""
 
     #: Whether `reads` looks at the residual.
     needs_residual: ClassVar[bool] = False
 
-    def __init__(self, block: nn.Module, number: int, where: Places, now: Pass, switch: Switch):
+    def __init__(self, block: nn.Module, number: int, where: Places, now: Pass, switch: AdapterState):
         super().__init__(None, switch)
         self.adapters = nn.ModuleDict()
         self.number, self.where, self.now = number, where, now
@@ -47,7 +47,7 @@ class AdapterSite(Switched, ABC):
     def reads(
         self, h: Float[Tensor, "*batch d"], x: Float[Tensor, "*batch d"] | None
     ) -> Float[Tensor, "*batch d"]:
-        r"""What A reads: h, unless a subclass says otherwise. x: the residual, where `needs_residual`."""
+        r"""The input of A: h, unless a subclass says otherwise. x: the residual, where `needs_residual`."""
         return h
 
     def hooks(self) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-r"""Where the parts of a block are, for each family: what an adapter has to know of a block it does not rewrite.
+r"""Paths of the parts of a block, for each family.
 
 A block with norms of its own behind its sublayers (Gemma) adds what these give, so that is h. In GPT-NeoX attention
 and feed-forward stand side by side: the residual of both is the block's input. In T5 adapters stand behind

@@ -44,17 +44,17 @@ Projection: TypeAlias = nn.Linear | PrunedLinear
 
 
 def learned(layer: Projection) -> nn.Parameter:
-    r"""What trains in a projection, its bias aside: W, or the values that a pruning left of it."""
+    r"""The trainable weights of a projection, bias aside: W, or the values that pruning left of it."""
     return layer.values if isinstance(layer, PrunedLinear) else layer.weight
 
 
 def among_learned(whole: Float[Tensor, "out in"], layer: Projection) -> Float[Tensor, "*shape"]:
-    r"""The entries of a matrix as large as W that belong to what trains, in its shape."""
+    r"""The entries of a matrix as large as W that belong to the trainable weights, in their shape."""
     return whole.flatten()[layer.index] if isinstance(layer, PrunedLinear) else whole
 
 
 def prune(layer: Projection, mask: Bool[Tensor, "*shape"]) -> PrunedLinear:
-    r"""`layer` with those of its weights that `mask`, which has the shape of what trains, leaves. Shares the bias."""
+    r"""`layer` with those of its weights that `mask`, of the shape of the trainable ones, leaves. Shares the bias."""
     old = learned(layer).detach().flatten()
     index = mask.flatten().nonzero().flatten().to(old.device)
     there = layer.index[index] if isinstance(layer, PrunedLinear) else index

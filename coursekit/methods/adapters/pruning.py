@@ -1,4 +1,4 @@
-r"""What pruning does to a model: find the projections of an adapter, score them, put pruned ones in their place."""
+r"""Pruning in a model: find the projections of an adapter, score them, replace them by pruned ones."""
 
 from __future__ import annotations
 
@@ -69,14 +69,6 @@ def masked(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> Iterator[None]
         with torch.no_grad():
             for weight, value in zip(weights, before, strict=True):
                 weight.copy_(value)
-
-
-def kept_shares(model: nn.Module, name: str = "default") -> dict[str, float]:
-    r"""The share of its weights that each projection of adapter `name` still has."""
-    return {
-        path: learned(layer).numel() / (layer.in_features * layer.out_features)
-        for path, layer in projections(model, name).items()
-    }
 
 
 def left(model: nn.Module, name: str, total: int, keep: int) -> int:

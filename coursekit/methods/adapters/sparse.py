@@ -23,17 +23,17 @@ from torch.optim import Optimizer
 
 from coursekit import interop
 from coursekit.architecture import describe
-from coursekit.errors import CourseError, number, one_of, unknown, whole
+from coursekit.errors import CourseError, keep, number, one_of, unknown, whole
 from coursekit.methods import positions
 from coursekit.methods.adapters import pruning
 from coursekit.methods.adapters.adapter import Adapter
-from coursekit.methods.adapters.around import ADAPTER, AroundAdapter
+from coursekit.methods.adapters.adapter_variants import ADAPTER, AroundAdapter
 from coursekit.methods.adapters.houlsby import HoulsbyAdapter
 from coursekit.methods.adapters.pruned import PrunedLinear, learned
 from coursekit.methods.adapters.pruning_scores import NEED_DATA, SCORES
 from coursekit.methods.mechanism.attachment import Attachment, attachment_of
 from coursekit.methods.mechanism.checkpoint import Setting
-from coursekit.methods.mechanism.undo import undone_after_an_error
+from coursekit.methods.mechanism.merge import undone_after_an_error
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class SparseAdapter(AroundAdapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("pruned", self.pruned, least=0, below=1, such_as=0.8)
+        keep(self, pruned=number("pruned", self.pruned, least=0, below=1, such_as=0.8))
         one_of("score", self.score, SCORES)
-        whole("seed", self.seed)
+        keep(self, seed=whole("seed", self.seed))
 
     def weights(self, config: Any) -> int:
         r"""$2dr$ for each bottleneck: the weights of all projections before pruning."""
@@ -74,19 +74,6 @@ class SparseAdapter(AroundAdapter):
     def count(self, config: Any) -> int:
         r"""The kept weights, and all else that the adapter trains: biases, scales, norms."""
         return self.adapter.count(config) - self.weights(config) + self.kept(config)
-
-    def large_sparse(self, config: Any, r: int) -> SparseAdapter:
-        r"""Large-Sparse: bottlenecks of width `r` with exactly as many kept weights as this method has.
-
-        Only the biases grow, by one number for each unit. Raises CourseError for an r that is too narrow.
-        """
-        wide = replace(self, adapter=replace(self.adapter, r=r))
-        total, keep = wide.weights(config), self.kept(config)
-        if keep > total:
-            raise CourseError(
-                f"r={r} has {total:,} weights, fewer than the {keep:,} to keep: take a larger r"
-            )
-        return replace(wide, pruned=pruning.fraction(total, keep))
 
     # Pruning --------------------------------------------------------------------------------------------------------
 
@@ -192,8 +179,8 @@ class SparseAdapter(AroundAdapter):
             tensors[f"{path}.weight"] = layer.weight
         return interop.write(folder, self.adapter._config(model), tensors)
 
-    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
-        return self.adapter._insert(model, state, name)
+    def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
+        return self.adapter._insert(model, state, name, found)
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         tensors = self.adapter._tensors(model, name)

@@ -14,17 +14,21 @@ from torch import Tensor, nn
 from coursekit import counts
 from coursekit.architecture import describe
 from coursekit.methods.adapters.passes import Pass
-from coursekit.methods.mechanism.attachment import Attachment, wrap
-from coursekit.methods.mechanism.mixed_batch import by_rows
-from coursekit.methods.mechanism.modules import around, body_prefix, standing
-from coursekit.methods.mechanism.precision import adapter_dtype
-from coursekit.methods.mechanism.switch import Switch, Switched
+from coursekit.methods.mechanism.attachment import Attachment, by_rows, wrap
+from coursekit.methods.mechanism.branch import adapter_dtype
+from coursekit.methods.mechanism.modules import (
+    AdapterState,
+    AdapterWrapper,
+    body_prefix,
+    find_wrapper,
+    named_base_modules,
+)
 
 
-class SwitchedNorm(Switched):
+class AdapterNorm(AdapterWrapper):
     r"""A norm that trains: the original, and a copy for each adapter that asked for one."""
 
-    def __init__(self, norm: nn.Module, switch: Switch, number: int, now: Pass):
+    def __init__(self, norm: nn.Module, switch: AdapterState, number: int, now: Pass):
         super().__init__(norm, switch)
         self.norms = nn.ModuleDict()
         self.number, self.now = number, now
@@ -32,11 +36,11 @@ class SwitchedNorm(Switched):
     @property
     def weight(self) -> nn.Parameter:
         r"""The frozen weight, for code that looks at `norm.weight`."""
-        return self.bare.weight
+        return self.unwrapped.weight
 
     def add(self, name: str) -> list[nn.Parameter]:
         r"""A copy for adapter `name`, in fp32 on a 16-bit base: near 1, bf16 moves in steps of 1/128."""
-        norm = copy.deepcopy(self.bare)
+        norm = copy.deepcopy(self.unwrapped)
         self.norms[name] = norm.to(adapter_dtype(norm.weight.dtype))
         return list(self.norms[name].parameters())
 
@@ -72,10 +76,10 @@ def norm_paths(model: nn.Module, first: int) -> list[tuple[str, int]]:
 
 
 def add_norms(model: nn.Module, state: Attachment, name: str, first: int, now: Pass) -> list[nn.Parameter]:
-    r"""A copy of each norm for adapter `name`, with the blocks from `first` on; gives what trains."""
+    r"""A copy of each norm for adapter `name`, with the blocks from `first` on; gives the trainable parameters."""
     trained = []
     for path, number in norm_paths(model, first):
-        norm = around(model, path, SwitchedNorm) or wrap(model, state, path, SwitchedNorm, number, now)
+        norm = find_wrapper(model, path, AdapterNorm) or wrap(model, state, path, AdapterNorm, number, now)
         trained += norm.add(name)
     return trained
 
@@ -84,7 +88,7 @@ def norm_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
     r"""The norms that adapter `name` has trained, by the paths that the model's own have."""
     return {
         f"{path}.{key}": value
-        for path, module in standing(model)
-        if isinstance(module, SwitchedNorm) and name in module.norms
+        for path, module in named_base_modules(model)
+        if isinstance(module, AdapterNorm) and name in module.norms
         for key, value in module.norms[name].named_parameters()
     }

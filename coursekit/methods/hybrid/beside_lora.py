@@ -1,4 +1,4 @@
-r"""What peft's LoRA can train beside its updates, as methods: the biases of its layers, and rows of an embedding.
+r"""Methods for the extras of peft's LoRA: the biases of its layers, and rows of an embedding.
 
 bias="all"                   Hybrid(LoRA(...), BitFit())
 bias="lora_only"             Hybrid(LoRA(...), LayerBiases(names of the layers))
@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from coursekit.errors import CourseError, short, whole
 from coursekit.methods.mechanism.attachment import Attachment
 from coursekit.methods.mechanism.checkpoint import Setting
-from coursekit.methods.mechanism.choice import Choice
-from coursekit.methods.mechanism.modules import find, matches, standing
-from coursekit.methods.mechanism.switch import Switched
-from coursekit.methods.mechanism.targets import LINEAR, checked_names
+from coursekit.methods.mechanism.modules import LINEAR, AdapterWrapper, find, named_base_modules
+from coursekit.methods.mechanism.names import checked_names, matches
+from coursekit.methods.mechanism.targets import Targets
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.rows import Rows
 from coursekit.methods.selective.whole import Whole
@@ -51,7 +50,7 @@ class LayerBiases(PartMethod):
 
     def count(self, config: Any) -> int:
         r"""$\sum d_{out}$."""
-        return sum(m.d_out for m in Choice(self.targets, {}).layers(config).values() if m.bias)
+        return sum(m.d_out for m in Targets(self.targets, {}).layers(config).values() if m.bias)
 
     def touched(self, model: nn.Module) -> set[str]:
         return {f"{path}.bias" for path in self.layers(model)}
@@ -119,16 +118,16 @@ class TokenRows(PartMethod):
         }
         return {
             path: source[id(module.weight)]
-            for path, module in standing(model)
+            for path, module in named_base_modules(model)
             if path not in named
-            and not isinstance(module, Switched)
+            and not isinstance(module, AdapterWrapper)
             and isinstance(module, nn.Linear)
             and id(module.weight) in source
         }
 
     def count(self, config: Any) -> int:
         r"""$kd$ for each embedding."""
-        named = ((ids, Choice((name,), {}).layers(config)) for name, ids in self.rows.items())
+        named = ((ids, Targets((name,), {}).layers(config)) for name, ids in self.rows.items())
         return sum(len(ids) * _width(matrix) for ids, found in named for matrix in found.values())
 
     def touched(self, model: nn.Module) -> set[str]:
@@ -144,8 +143,8 @@ class TokenRows(PartMethod):
             parts[path] = {"weight": Rows(module.weight, index)}
         return parts | {path: parts[source] for path, source in self.tied(model).items()}  # one part for both
 
-    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
-        return list(dict.fromkeys(super()._insert(model, state, name)))
+    def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
+        return list(dict.fromkeys(super()._insert(model, state, name, found)))
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         parts = self._parts_of(model, name)

@@ -1,4 +1,4 @@
-r"""What all methods made of other methods share: one adapter name, one head, each part at its own place."""
+r"""Base class of methods made of other methods: one adapter name, one head, each part at its own place."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ class Composite(Method, ABC):
         r"""The sum of the parts' counts."""
         return sum(part.count(config) for part in self.parts_for(config))
 
-    def _check(self, model: nn.Module) -> None:
-        for part in self.parts_for(model.config):
-            part._check(model)
+    def _check(self, model: nn.Module) -> list[Any]:
+        found = [part._check(model) for part in self.parts_for(model.config)]
         for one, other in combinations(self._leaves(model.config), 2):
             if one.kind == other.kind:
                 raise twice(one, other)
@@ -42,6 +41,7 @@ class Composite(Method, ABC):
                     f"{one._title} and {other._title} cannot be combined: both change {min(both)}; let them change "
                     "different places, or leave one out"
                 )
+        return found
 
     def touched(self, model: nn.Module) -> set[str]:
         return set().union(*(part.touched(model) for part in self.parts_for(model.config)))
@@ -50,8 +50,9 @@ class Composite(Method, ABC):
         parts = (part.heads(model) for part in self.parts_for(model.config))
         return list(dict.fromkeys(head for heads in parts for head in heads))
 
-    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
-        return [p for part in self.parts_for(model.config) for p in part._insert(model, state, name)]
+    def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
+        parts = zip(self.parts_for(model.config), found, strict=True)
+        return [p for part, its in parts for p in part._insert(model, state, name, its)]
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         return {
@@ -80,11 +81,11 @@ class Composite(Method, ABC):
                 part._load(one, name, share | its, folder)
 
     def _key(self, part: Method, key: str) -> str:
-        r"""What the tensor `key` of `part` is called in a checkpoint of the whole."""
+        r"""Name of the tensor `key` of `part` in a checkpoint of the whole."""
         return f"{part.kind}.{key}"
 
     def _share(self, part: Method, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        r"""What belongs to `part` among the tensors of a checkpoint of the whole, under the keys that it has alone."""
+        r"""The tensors of `part` in a checkpoint of the whole, under the part's own keys."""
         start = self._key(part, "")
         return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
 

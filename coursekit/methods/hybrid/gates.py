@@ -23,8 +23,7 @@ from coursekit.methods.adapters.placement import AdapterSite
 from coursekit.methods.lora import LoRA, LoRABranch, LoRALayer
 from coursekit.methods.mechanism.attachment import Attachment
 from coursekit.methods.mechanism.branch import Branched
-from coursekit.methods.mechanism.modules import around
-from coursekit.methods.mechanism.switch import Switch
+from coursekit.methods.mechanism.modules import AdapterState, find_wrapper
 from coursekit.methods.soft_prompts.attention import attention_paths, like
 from coursekit.methods.soft_prompts.prefix import PrefixAttention, PrefixTuning
 
@@ -53,7 +52,7 @@ class Gate(nn.Linear):
 class Seen:
     r"""Which tokens of the batch are real, (batch, seq), or None for all: what the gates of one block have to know."""
 
-    switch: Switch
+    switch: AdapterState
     real: Bool[Tensor, "batch seq"] | None = None
 
     @property
@@ -128,8 +127,8 @@ class GatedPrefix(PrefixTuning):
         r"""The prefix, and $L(d + 1)$."""
         return super().count(config) + gates(config)
 
-    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
-        trained = super()._insert(model, state, name)
+    def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
+        trained = super()._insert(model, state, name, found)
         for layer in _attentions(model).values():
             trained += layer.add_gate(name, self.padded)
         return trained
@@ -248,4 +247,4 @@ def connect(model: nn.Module) -> None:
 
 
 def _attentions(model: nn.Module) -> dict[str, GatedPrefixAttention]:
-    return {path: around(model, path, GatedPrefixAttention) for path in attention_paths(model)}
+    return {path: find_wrapper(model, path, GatedPrefixAttention) for path in attention_paths(model)}

@@ -2,7 +2,6 @@ r"""Several methods under one name: `Hybrid(LoRA(r=8), BitFit())`, say, reparame
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,9 +19,8 @@ from coursekit.methods.lora_config import PARTS, adapted, more_than_lora
 from coursekit.methods.mechanism.attachment import unmerged
 from coursekit.methods.mechanism.checkpoint import other_settings
 from coursekit.methods.mechanism.method import Method
-from coursekit.methods.mechanism.modules import HEADS
-from coursekit.methods.mechanism.patterns import inside
-from coursekit.methods.mechanism.switch import bare
+from coursekit.methods.mechanism.modules import HEADS, unwrap
+from coursekit.methods.mechanism.names import inside
 from coursekit.methods.selective import BitFit
 
 
@@ -31,8 +29,8 @@ class Hybrid(Composite):
     r"""Methods that touch different places of one model, attached, saved and taken off as one.
 
     parts: in any order. They are attached in the order of their kinds' names, so that one seed gives one start however
-    they were given. Which of them stands around which, where several stand at one module, is decided by what they do
-    there (`Switched.order`) and not by who came first.
+    they were given. The nesting of several wrappers around one module is decided by what they do
+    there (`AdapterWrapper.order`) and not by who came first.
 
     LoRA and BitFit together are peft's LoRA with bias="all" and are written as that, and so is what else peft trains
     beside a LoRA (`beside_lora.py`). For others peft has no format: the folder of `save` then holds the parts' configs
@@ -77,17 +75,18 @@ class Hybrid(Composite):
             return interop.common_config(model, self.kind) | {"parts": [p._config(model) for p in self.parts]}
         return self._lora._config(model) | {key: said for key, said in self._beside.items() if said}
 
-    def _check(self, model: nn.Module) -> None:
-        super()._check(model)
+    def _check(self, model: nn.Module) -> list[Any]:
+        found = super()._check(model)
         for part in self.parts if self._lora else ():
             if isinstance(part, LayerBiases):
                 layers = self._lora.places(model).items()
-                with_bias = {p for p, m in layers if getattr(bare(m), "bias", None) is not None}
+                with_bias = {p for p, m in layers if getattr(unwrap(m), "bias", None) is not None}
                 if with_bias != part.layers(model).keys():
                     raise CourseError(
                         "beside a LoRA the biases of the very layers that it adapts train, so that peft can read the "
                         "checkpoint: name the same targets, or take BitFit for all biases"
                     )
+        return found
 
     def _check_kind(self, config: dict[str, Any]) -> None:
         if not (self._lora and _of_peft(config)):
@@ -124,7 +123,7 @@ class Hybrid(Composite):
 
     @property
     def _beside(self) -> dict[str, Any]:
-        r"""What peft's config says of the parts beside the LoRA."""
+        r"""Entries of peft's config for the parts beside the LoRA."""
         rows = (part.rows for part in self.parts if isinstance(part, TokenRows))
         kinds = {BitFit: "all", LayerBiases: "lora_only"}
         biases = (kinds[type(part)] for part in self.parts if type(part) in kinds)
@@ -161,7 +160,7 @@ class Hybrid(Composite):
 
     @classmethod
     def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Hybrid:
-        from coursekit.methods.registry import from_checkpoint
+        from coursekit.methods.registry import restored
 
         if _of_peft(config):
             return cls(*_parts_of_peft(config, tensors))
@@ -173,10 +172,7 @@ class Hybrid(Composite):
             # What trains whole is kept beside the parts, and its part looks for it.
             whole = its.get("modules_to_save") or ()
             own |= {key: value for key, value in tensors.items() if inside(key, whole)}
-            # Each method knows how to read a checkpoint of its own, some from the tensors as well.
-            with tempfile.TemporaryDirectory() as alone:
-                interop.write(alone, its, own)
-                parts.append(from_checkpoint(alone))
+            parts.append(restored(its, own))  # each method reads its own, some from the tensors as well
         return cls(*parts)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from coursekit.architecture import describe
+from coursekit.errors import keep
 from coursekit.methods.adapters.parallel import ParallelAdapter
 from coursekit.methods.hybrid.composite import Composite
 from coursekit.methods.mechanism.checkpoint import Setting
@@ -45,7 +46,9 @@ class MAMAdapter(Composite):
     )
 
     def __post_init__(self) -> None:
-        self._parts(1)  # each part has the errors for its settings
+        prefix, adapter = self._parts(1)  # each part has the errors for its settings
+        keep(self, n=prefix.n, hidden=prefix.hidden, scaling=adapter.scaling)
+        keep(self, r=None if self.r is None else adapter.r)
 
     def _parts(self, half: int) -> tuple[PrefixTuning, ParallelAdapter]:
         r = half if self.r is None else self.r

@@ -1,4 +1,4 @@
-r"""Where in a block a method acts, and how: read off the paths of what it trains in an encoder of BERT's kind."""
+r"""Where in a block a method acts, and how: read off the paths of its trainable parameters in a BERT-like encoder."""
 
 from __future__ import annotations
 

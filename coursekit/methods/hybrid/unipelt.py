@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from coursekit.architecture import describe
-from coursekit.errors import CourseError, flag, whole
+from coursekit.errors import CourseError, flag, keep, whole
 from coursekit.methods.hybrid.composite import Composite
 from coursekit.methods.hybrid.gates import GatedLoRA, GatedPfeiffer, GatedPrefix, connect
 from coursekit.methods.mechanism.attachment import Attachment
@@ -58,8 +58,9 @@ class UniPELT(Composite):
 
     def __post_init__(self) -> None:
         flag("padded", self.padded)
-        whole("rank", self.rank, least=1, such_as=8)
-        self._parts(16)  # each part has the errors for its settings
+        keep(self, rank=whole("rank", self.rank, least=1, such_as=8))
+        prefix, adapter, _ = self._parts(16)  # each part has the errors for its settings
+        keep(self, n=prefix.n, hidden=prefix.hidden, r=None if self.r is None else adapter.r)
 
     def _parts(
         self, d: int, targets: tuple[str, ...] | None = None
@@ -75,15 +76,15 @@ class UniPELT(Composite):
         names = names_of(arch)
         return self._parts(arch.d_model, tuple(dict.fromkeys((names.query, names.value))))
 
-    def _check(self, model: nn.Module) -> None:
+    def _check(self, model: nn.Module) -> list[Any]:
         if not describe(model.config).encoder or getattr(model.config, "is_decoder", False):
             raise CourseError(
                 "UniPELT averages its gates over the whole text, so that each token of a decoder would know of later "
                 "ones: attach it to an encoder, or take MAMAdapter, which has no gates"
             )
-        super()._check(model)
+        return super()._check(model)
 
-    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
-        trained = super()._insert(model, state, name)
+    def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
+        trained = super()._insert(model, state, name, found)
         connect(model)
         return trained

@@ -1,4 +1,4 @@
-r"""When the moved weights of a model are computed, and for how long they serve."""
+r"""Computes the moved weights of a model, and keeps them for as long as they are valid."""
 
 from __future__ import annotations
 
@@ -9,8 +9,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coursekit.methods.intrinsic.groups import Group
-from coursekit.methods.mechanism.switch import Switch, Switched
+from coursekit.methods.mechanism.anatomy import anatomy
+from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper, named_base_modules, output_layer
+
+#: Tensors of one group, as (module of the bare model, name in it).
+Group = list[tuple[nn.Module, str]]
+
+
+def groups_of(model: nn.Module, parts: str) -> list[Group]:
+    r"""parts: "all", or "blocks": without the last group. A tied tensor counts once, where the body has it first."""
+    shapes, seen = anatomy(model), set()
+    blocks: list[Group] = [[] for _ in shapes.blocks]
+    rest: Group = []
+    output = output_layer(model)  # T5's lies in what transformers calls its body
+    for path, module in frozen_modules(model.base_model).items():
+        if module is output:
+            continue
+        inside = shapes.inside(path)
+        group = rest if inside is None else blocks[inside]
+        for key, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                group.append((module, key))
+    return [*blocks, rest] if parts == "all" else blocks
+
+
+def size(group: Group) -> int:
+    r"""How many weights a group has."""
+    return sum(module._parameters[key].numel() for module, key in group)
+
+
+def frozen_modules(module: nn.Module) -> dict[str, nn.Module]:
+    r"""Every module of the bare model that has parameters of its own, by path."""
+    return {p: m for p, m in named_base_modules(module) if m._parameters and not isinstance(m, AdapterWrapper)}
 
 
 @dataclass
@@ -21,7 +52,7 @@ class Held:
     weights: dict[tuple[str, int], tuple[Tensor, ...]] = field(default_factory=dict)
 
 
-class Directions(Switched):
+class Directions(AdapterWrapper):
     r"""The subspace of each adapter, and the weights that it makes, a group of them at a time.
 
     A group's weights are computed when its first layer is reached, and serve
@@ -36,7 +67,7 @@ class Directions(Switched):
     groups: the frozen tensors of each group.
     """
 
-    def __init__(self, groups: list[Group], switch: Switch):
+    def __init__(self, groups: list[Group], switch: AdapterState):
         super().__init__(None, switch)
         self.subspaces = nn.ModuleDict()  # by adapter
         self.groups = groups

@@ -14,8 +14,8 @@ from torch.func import functional_call
 
 from coursekit.methods.intrinsic.directions import Directions
 from coursekit.methods.intrinsic.fastfood import Fastfood
-from coursekit.methods.mechanism.mixed_batch import by_rows
-from coursekit.methods.mechanism.switch import Switch, Switched
+from coursekit.methods.mechanism.attachment import by_rows
+from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper
 
 
 class Displace(torch.autograd.Function):
@@ -68,7 +68,7 @@ class Place(NamedTuple):
     index: int  # type: ignore[assignment]  # a tuple has a method of this name
 
 
-class DisplacedLayer(Switched):
+class ReparametrizedLayer(AdapterWrapper):
     r"""A frozen layer that computes with moved weights in the place of its own, which are not written to.
 
     places: name of a parameter of the layer -> where its moved values come from; the others stay as they are.
@@ -76,7 +76,7 @@ class DisplacedLayer(Switched):
 
     order = 0
 
-    def __init__(self, layer: nn.Module, switch: Switch, places: dict[str, Place], directions: Directions):
+    def __init__(self, layer: nn.Module, switch: AdapterState, places: dict[str, Place], directions: Directions):
         super().__init__(layer, switch)
         self.places = places
         self.directions = (directions,)  # in a tuple: as an attribute it would be part of each layer

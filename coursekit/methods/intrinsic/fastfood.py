@@ -137,11 +137,6 @@ class Fastfood:
         first = sum(self.blocks[:group])
         return self.drawn(like)[2][first : first + self.blocks[group]]
 
-    def adjoint(self, g: Float[Tensor, " D"]) -> Float[Tensor, " d"]:
-        r"""$F^\top g$: what the gradient of the weights says about v."""
-        parts = enumerate(g.split(self.groups))
-        return self.unmixed(sum(self.unrows(self.padded([part], i), i) for i, part in parts))
-
     def padded(self, parts: Sequence[Tensor], group: int) -> Float[Tensor, " padded"]:
         r"""Tensors of any shape behind each other, then zeros up to whole blocks."""
         whole = parts[0].new_zeros(self.blocks[group] * self.n)

@@ -15,18 +15,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from coursekit import counts, interop
-from coursekit.errors import CourseError, flag, number, one_of, whole
-from coursekit.methods.intrinsic.directions import Directions, Held
-from coursekit.methods.intrinsic.displaced import Displace, DisplacedLayer, Place
+from coursekit import interop
+from coursekit.errors import CourseError, flag, keep, number, one_of, whole
+from coursekit.methods.intrinsic.directions import Directions, Group, Held, frozen_modules, groups_of, size
+from coursekit.methods.intrinsic.displaced import Displace, Place, ReparametrizedLayer
 from coursekit.methods.intrinsic.fastfood import Fastfood
-from coursekit.methods.intrinsic.groups import Group, frozen_modules, groups_of, size
-from coursekit.methods.mechanism.attachment import Attachment, attached, beside, unmerged, wrap
+from coursekit.methods.mechanism.anatomy import anatomy_of, sizes_of
+from coursekit.methods.mechanism.attachment import Attachment, add_module, attached, unmerged, wrap
+from coursekit.methods.mechanism.branch import like
 from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.method import Method
-from coursekit.methods.mechanism.modules import body_prefix, in_codes, standing
-from coursekit.methods.mechanism.precision import like
-from coursekit.methods.mechanism.skeleton import described, skeleton
+from coursekit.methods.mechanism.modules import body_prefix, in_codes, named_base_modules
 
 PARTS = ("all", "blocks")
 
@@ -75,22 +74,16 @@ class IntrinsicSAID(Method):
     entries = (Setting("d"), Setting("structure"), Setting("parts"), Setting("seed"))
 
     def __post_init__(self) -> None:
-        whole("d", self.d, least=1, such_as=1000)
-        whole("seed", self.seed, least=0, most=2**63 - 1)
+        keep(self, d=whole("d", self.d, least=1, such_as=1000))
+        keep(self, seed=whole("seed", self.seed, least=0, most=2**63 - 1))
         flag("structure", self.structure)
         one_of("parts", self.parts, PARTS)
 
     def count(self, config: Any) -> int:
         r"""d, whatever the model: $d - m$ directions and $m$ factors."""
-        arch = described(config)
-        if arch is None:
-            groups = groups_of(skeleton(config), self.parts)
-            self._check_size(len(groups), sum(map(size, groups)))
-            return self.d
-        inside = sum(counts.blocks(arch))
-        self._check_size(
-            arch.n_layers + (self.parts == "all"), counts.full(arch) if self.parts == "all" else inside
-        )
+        shapes, everything = anatomy_of(config), self.parts == "all"
+        sizes = [size for path, size in sizes_of(config).items() if everything or shapes.inside(path) is not None]
+        self._check_size(len(shapes.blocks) + everything, sum(sizes))
         return self.d
 
     def vector(self, model: nn.Module, name: str | None = None) -> Tensor:
@@ -112,8 +105,7 @@ class IntrinsicSAID(Method):
         learning rate at which that is `step`, a distance between weights: one setting serves every d. lr: the learning
         rate of everything else that trains, $\lambda$ and the task head.
         """
-        number("step", step, above=0, such_as=0.5)
-        number("lr", lr, least=0, such_as=1e-3)
+        step, lr = number("step", step, above=0, such_as=0.5), number("lr", lr, least=0, such_as=1e-3)
         v = self.vector(model, name)
         others = [p for p in model.parameters() if p.requires_grad and p is not v]
         return [{"params": [v], "lr": step / len(v) ** 0.5}, {"params": others, "lr": lr}]
@@ -146,7 +138,7 @@ class IntrinsicSAID(Method):
         groups = groups_of(model, self.parts)
         self._check_size(len(groups), sum(map(size, groups)))
 
-    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
         if _here(model) not in state.added:
             self._wrap(model, state)
         directions = _directions(model)
@@ -174,8 +166,8 @@ class IntrinsicSAID(Method):
         for path, module in frozen_modules(model).items():
             own = {k: places[id(p)] for k, p in module.named_parameters(recurse=False) if id(p) in places}
             if own:
-                wrap(model, state, path, DisplacedLayer, own, directions)
-        beside(model, state, _here(model), directions)
+                wrap(model, state, path, ReparametrizedLayer, own, directions)
+        add_module(model, state, _here(model), directions)
         state.hooks += directions.hook(model)
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
@@ -208,8 +200,8 @@ class IntrinsicSAID(Method):
         return super()._config(model) | {"groups": list(F.groups), "drawn": F.fingerprint()}
 
 
-def _layers(model: nn.Module) -> dict[str, DisplacedLayer]:
-    return {path: module for path, module in standing(model) if isinstance(module, DisplacedLayer)}
+def _layers(model: nn.Module) -> dict[str, ReparametrizedLayer]:
+    return {path: module for path, module in named_base_modules(model) if isinstance(module, ReparametrizedLayer)}
 
 
 def _here(model: nn.Module) -> str:

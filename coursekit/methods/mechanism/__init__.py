@@ -1,4 +1,4 @@
-r"""What makes a branch an adapter on a model: names, attaching, switching, mixed batches, merging, saving.
+r"""The machinery that all methods share: names, attaching, switching, mixed batches, merging, saving.
 
 Open `method.py` first: the interface of every method. A method's own file holds its equation and its parameters; what
 all methods share is here, once.

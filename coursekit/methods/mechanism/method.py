@@ -1,6 +1,6 @@
-r"""What every method of the course shares: attach, count, save, load, merge, detach.
+r"""The interface of every method of the course: attach, count, save, load, merge, detach.
 
-A method is a frozen dataclass of hyperparameters and keeps no state. What attaching changed is remembered in one
+A method is a frozen dataclass of hyperparameters and keeps no state: what attaching changes is recorded in one
 `Attachment` per model.
 """
 
@@ -23,19 +23,21 @@ from coursekit.methods.mechanism.attachment import (
     Attachment,
     activate,
     attached,
+    by_rows,
     find_attachment,
     unmerged,
     wrap,
 )  # fmt: skip
 from coursekit.methods.mechanism.checkpoint import Setting, agree, fields, written
-from coursekit.methods.mechanism.detach import detach, remove
-from coursekit.methods.mechanism.heads import SwitchedHead
-from coursekit.methods.mechanism.merge import merge, merged_once
-from coursekit.methods.mechanism.modules import around, at, head_names
-from coursekit.methods.mechanism.switch import Switch, Switched
+from coursekit.methods.mechanism.merge import detach, merge, merged_once, remove
+from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper, at, find_wrapper, head_names
 
-#: What keeps parameters by adapter name: a name must not be that of an attribute.
+#: Containers of parameters by adapter name: a name must not be that of an attribute.
 _STORES = (nn.ModuleDict(), nn.ParameterDict())
+
+
+#: More parameters than so many times those of the model are no adapter.
+MOST = 4
 
 
 class Method(ABC):
@@ -60,7 +62,7 @@ class Method(ABC):
             hasattr(m, "_hf_hook") for m in model.modules()
         ):
             raise CourseError(
-                "some weights of this model are offloaded and not in memory, and what stands beside them has to be: "
+                "some weights of this model are offloaded and not in memory, and what is put beside them has to be: "
                 "load it onto one device, in fewer bits if it is too large"
             )
         state = find_attachment(model)
@@ -85,21 +87,21 @@ class Method(ABC):
             raise CourseError(
                 "this model has its adapter merged; call unmerge(model) before attaching another"
             )
-        self._check(model)  # nothing has been touched yet: an error here leaves the model as it was
+        found, heads = self._check(model), self.heads(model)  # an error here leaves the model as it was
         if state is None:
-            state = Attachment(Switch(), {n: p.requires_grad for n, p in model.named_parameters()})
+            state = Attachment(AdapterState(), {n: p.requires_grad for n, p in model.named_parameters()})
             model._coursekit = state
             model.save_pretrained = partial(_save_whole, model)
             model.requires_grad_(False)
         state.methods[name], state.parameters[name] = self, []
         try:
-            state.parameters[name] += self._insert(model, state, name)
-            state.parameters[name] += self._insert_heads(model, state, name)
+            state.parameters[name] += self._insert(model, state, name, found)
+            state.parameters[name] += self._insert_heads(model, state, name, heads)
         except BaseException:  # memory that ran out, Ctrl-C: nothing stays half done
             remove(model, name)
             raise
         for module in model.modules():
-            if isinstance(module, Switched):
+            if isinstance(module, AdapterWrapper):
                 module.follow(model.training)
         activate(model, name)
         return model
@@ -126,6 +128,7 @@ class Method(ABC):
         active = state.switch.active if state else None
         fresh = name not in attached(model)
         if fresh:
+            self._check_memory(model, tensors, folder)
             Method.attach(self, model, name)  # what its own attach would look for in data, the file says
         else:
             self._named(model, name)
@@ -151,7 +154,10 @@ class Method(ABC):
         merged_once(model)
         with torch.no_grad():
             folded = self._merged_weights(model, name)
-        return merge(model, folded, name, undo)
+        wrapped = find_attachment(model).originals  # not `self.heads`: another may have been attached than this one
+        heads = {path: find_wrapper(model, path, AdapterHead) for path in wrapped}
+        copies = {path: head.copies[name] for path, head in heads.items() if head and name in head.copies}
+        return merge(model, folded, copies, undo)
 
     def detach(self, model: nn.Module) -> nn.Module:
         r"""The base model back, bit for bit: every adapter gone, flags as they were."""
@@ -160,16 +166,16 @@ class Method(ABC):
 
     # What a subclass fills in -----------------------------------------------------------------------------------
 
-    def _check(self, model: nn.Module) -> None:
-        r"""Raise CourseError where the method does not fit `model`."""
+    def _check(self, model: nn.Module) -> Any:
+        r"""Raise CourseError where the method does not fit `model`; gives what `_insert` needs of the search for it."""
 
     @abstractmethod
-    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
-        r"""Add the parameters of adapter `name`; return those that train."""
+    def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
+        r"""Add the parameters of adapter `name`, where `_check` has `found` room; return those that train."""
 
     @abstractmethod
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
-        r"""What adapter `name` has learned, under peft's keys, task head not included."""
+        r"""The trained tensors of adapter `name`, under peft's keys, task head not included."""
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
         r"""The adapter_config of a checkpoint; peft's, where peft has the method."""
@@ -202,7 +208,7 @@ class Method(ABC):
         raise CourseError(f"{type(self).__name__} does not fold into the weights: keep it attached to use it")
 
     def touched(self, model: nn.Module) -> set[str]:
-        r"""What the method changes in `model`: names of parameters, and places in words.
+        r"""Everything that the method changes in `model`: names of parameters, and places in words.
 
         Two methods of one hybrid have none of it in common.
         """
@@ -214,7 +220,7 @@ class Method(ABC):
 
     @property
     def _kinds(self) -> tuple[str, ...]:
-        r"""What all adapters of one model have in common."""
+        r"""Kinds of the method and its parts; equal for all adapters of one model."""
         return (self.kind,)
 
     @property
@@ -224,12 +230,14 @@ class Method(ABC):
 
     # ------------------------------------------------------------------------------------------------------------
 
-    def _insert_heads(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
-        r"""Give adapter `name` its own copy of what trains whole."""
+    def _insert_heads(
+        self, model: nn.Module, state: Attachment, name: str, heads: list[str]
+    ) -> list[nn.Parameter]:
+        r"""Give adapter `name` its own copy of the modules that train whole."""
         trained = []
-        for head in self.heads(model):
-            module = around(model, head, SwitchedHead) or wrap(model, state, head, SwitchedHead)
-            module.copies[name] = copy.deepcopy(module.bare)
+        for head in heads:
+            module = find_wrapper(model, head, AdapterHead) or wrap(model, state, head, AdapterHead)
+            module.copies[name] = copy.deepcopy(module.unwrapped)
             trained += module.copies[name].parameters()
         return trained
 
@@ -246,6 +254,15 @@ class Method(ABC):
             raise CourseError(f"adapter {name!r} is a {state.methods[name]._title}, not a {self._title}")
         return name
 
+    def _check_memory(self, model: nn.Module, tensors: dict[str, Tensor], folder: str | Path) -> None:
+        r"""Raise CourseError where the sizes in a checkpoint's config ask for far more memory than its tensors."""
+        held = sum(t.numel() for t in (*tensors.values(), *model.parameters()))
+        if (asked := self.count(model.config)) > MOST * max(held, 10**7):
+            raise CourseError(
+                f"the checkpoint in {folder} is damaged: its config asks for {asked:,} parameters, and it holds "
+                f"{sum(t.numel() for t in tensors.values()):,}"
+            )
+
     def _load(self, model: nn.Module, name: str, tensors: dict[str, Tensor], folder: str | Path) -> None:
         own = self._learned(model, name)
         interop.same_tensors(own, tensors, folder)  # all of them, before the first is written
@@ -256,15 +273,37 @@ class Method(ABC):
     def _learned(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         tensors = self._tensors(model, name)
         for head in self.heads(model):
-            module = around(model, head, SwitchedHead)
+            module = find_wrapper(model, head, AdapterHead)
             chosen = at(model, head) if module is None else module.chosen(name)
             tensors |= {f"{head}.{key}": value for key, value in chosen.state_dict().items()}
         return tensors
 
 
+class AdapterHead(AdapterWrapper):
+    r"""A module that trains whole, such as a new task head: the original, and one copy for each adapter."""
+
+    order: ClassVar[int] = 0
+
+    def __init__(self, base: nn.Module, switch: AdapterState):
+        super().__init__(base, switch)
+        self.copies = nn.ModuleDict()
+
+    def chosen(self, name: str | None) -> nn.Module:
+        r"""The copy of adapter `name`, or the original."""
+        return self.copies[name] if name in self.copies else self.base_layer  # noqa: SIM401 - ModuleDict has no get
+
+    @property
+    def weight(self) -> nn.Parameter:
+        r"""The weight of the active adapter, for code that looks at `layer.weight`."""
+        return self.chosen(self.switch.active).weight
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return by_rows(self.switch, lambda name, rows: self.chosen(name)(rows, *args, **kwargs), x)
+
+
 def _save_whole(model: nn.Module, *args: Any, **kwargs: Any) -> None:
-    r"""`model.save_pretrained` while methods are attached: what it writes, `from_pretrained` cannot read as it was."""
-    if any(isinstance(module, Switched) for module in model.modules()):
+    r"""`model.save_pretrained` while methods are attached, with a warning: `from_pretrained` cannot read the result."""
+    if any(isinstance(module, AdapterWrapper) for module in model.modules()):
         warnings.warn(
             "this writes adapters and base into one folder, under names that from_pretrained does not know: use "
             "method.save(model, folder) for the adapter, detach(model) for the base, or merge for both in one",

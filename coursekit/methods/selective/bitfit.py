@@ -9,36 +9,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from coursekit.architecture import Architecture
 from coursekit.errors import CourseError, flag, one_of
-from coursekit.methods.mechanism.anatomy import Anatomy, anatomy
+from coursekit.methods.mechanism.anatomy import Anatomy, anatomy, anatomy_of, linear_in_blocks
 from coursekit.methods.mechanism.checkpoint import Setting
-from coursekit.methods.mechanism.modules import all_linear, matches
-from coursekit.methods.mechanism.skeleton import described, skeleton
-from coursekit.methods.mechanism.switch import bare
+from coursekit.methods.mechanism.modules import all_linear, unwrap
+from coursekit.methods.mechanism.names import matches
 from coursekit.methods.selective.part_layer import PartLayer, Parts
 from coursekit.methods.selective.parts import Entries
 from coursekit.methods.selective.whole import Whole, WholeMethod
-
-
-class TrainedBias(nn.Module):
-    r"""$y = W_0 x + b$: one adapter at one linear layer. In a model, `PartLayer` runs the layer itself with b in the
-    place of $b_0$, which has the same bits.
-    """
-
-    def __init__(self, layer: nn.Linear):
-        super().__init__()
-        self.register_buffer("W", layer.weight.detach(), persistent=False)  # (out, in), frozen
-        self.b = nn.Parameter(layer.bias.detach().clone())  # (out,)
-
-    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-        return F.linear(x, self.W, self.b)  # (*batch, in)(in, out) + (out,)
-
 
 #: $b_q$ and $b_{m2}$ of the paper (section 4), whose $m_2$ widens to the hidden units of the feed-forward: in its
 #: equations $m_1$ is the output projection of the attention, and $m_3$ leads back to the width of the model.
@@ -89,17 +70,19 @@ class BitFit(WholeMethod):
 
         BERT base: 102,912, of which 768 are the pooler's. A classifier on RoBERTa base has no pooler: 102,144.
         """
-        shapes = described(config)
-        if shapes is None:
-            new = list(self._new(skeleton(config)).values()) if self.add_biases else []
-            return super().count(config) + sum(layer.weight.shape[0] for layer in new)
-        added = [m for m in self._without(shapes) if self._wants(m.name, shapes)]
-        whole = super().count(config) + sum(shapes.copies(m) * m.d_out for m in added)
-        if self._fused(shapes):  # query, key and value are as wide as the model each
-            whole -= shapes.n_layers * 2 * shapes.d_model
-        return whole
+        return super().count(config)
 
-    def _wants(self, module: str, shapes: Anatomy | Architecture) -> bool:
+    def sizes(self, config: Any) -> dict[str, int]:
+        sizes, shapes = super().sizes(config), anatomy_of(config)
+        if self._fused(shapes):  # of query, key and value only the first
+            sizes |= {path: size // 3 for path, size in sizes.items() if path.endswith("c_attn.bias")}
+        if self.add_biases:
+            layers, inside = linear_in_blocks(config).items(), (*shapes.attention, *shapes.feedforward)
+            without = {p: m for p in inside for path, m in layers if matches(path, p) and not m.bias}
+            sizes |= {f"{p}.bias": m.d_out for p, m in without.items() if self._wants(p, shapes)}
+        return sizes
+
+    def _wants(self, module: str, shapes: Anatomy) -> bool:
         r"""Whether the bias of `module` trains, if there is one."""
         if self.biases == "all":
             return True
@@ -109,12 +92,7 @@ class BitFit(WholeMethod):
             )
         return any(matches(module, name) for name in QUERY_AND_SECOND_MLP[shapes.family])
 
-    def _without(self, shapes: Architecture) -> list[Any]:
-        r"""The linear maps of a block that are to get a bias."""
-        kinds = ("linear", "conv1d") if self.add_biases else ()
-        return [m for m in shapes.matrices if m.per_layer and m.kind in kinds and not m.bias]
-
-    def _fused(self, shapes: Anatomy | Architecture) -> bool:
+    def _fused(self, shapes: Anatomy) -> bool:
         return shapes.family == "gpt2" and self.biases != "all"
 
     def _check(self, model: nn.Module) -> None:
@@ -131,7 +109,7 @@ class BitFit(WholeMethod):
         r"""The layers that get a bias, by path."""
         shapes = anatomy(model)
         layers = all_linear(model, (nn.Linear, Conv1D, PartLayer)).items()
-        leaves = {p: bare(m) for p, m in layers if self._wants(p, shapes)}
+        leaves = {p: unwrap(m) for p, m in layers if self._wants(p, shapes)}
         # A norm in a wrapper is none of them.
         linear = {p: m for p, m in leaves.items() if isinstance(m, (nn.Linear, Conv1D))}
         return {p: m for p, m in linear.items() if m.bias is None}

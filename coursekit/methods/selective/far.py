@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,11 +24,10 @@ from torch import Tensor, nn
 
 from coursekit import interop
 from coursekit.architecture import Architecture, Matrix, describe
-from coursekit.errors import CourseError, number, one_of
+from coursekit.errors import CourseError, keep, number, one_of
 from coursekit.methods.mechanism.attachment import attached
 from coursekit.methods.mechanism.checkpoint import Setting
-from coursekit.methods.mechanism.modules import at, body_prefix
-from coursekit.methods.mechanism.switch import bare
+from coursekit.methods.mechanism.modules import at, body_prefix, unwrap
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Entries, transposed
 from coursekit.methods.selective.priming import Priming, learners, prime
@@ -99,7 +99,7 @@ class FreezeAndReconfigure(PartMethod):
     )
 
     def __post_init__(self) -> None:
-        number("learners", self.learners, above=0, most=1, such_as=0.4)
+        keep(self, learners=number("learners", self.learners, above=0, most=1, such_as=0.4))
         one_of("join", self.join, JOINS)
         if self.nodes is not None:
             object.__setattr__(self, "nodes", _as_nodes(self.nodes))
@@ -160,12 +160,12 @@ class FreezeAndReconfigure(PartMethod):
                 raise CourseError(
                     f"{matrix.name} has no node {own[-1]}: its nodes are 0 to {matrix.d_out - 1}"
                 )
-        return nodes
+        return tuple(tuple(map(int, own)) for own in nodes)
 
     def _parts(self, model: nn.Module) -> Parts:
         parts: Parts = {}
         for path, own in zip(self._paths(model), self._of(_layers(model.config)), strict=True):
-            layer = bare(at(model, path))
+            layer = unwrap(at(model, path))
             index = torch.tensor(own, device=layer.weight.device)
             parts[path] = {"weight": JOINS[self.join](layer.weight, index, transposed(layer))}
             if layer.bias is not None:
@@ -214,10 +214,10 @@ def _as_nodes(value: Any) -> tuple[tuple[int, ...], ...]:
         nodes = tuple(tuple(sorted(own)) for own in value)
     except TypeError:
         nodes = ()
-    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for own in nodes for n in own)
+    whole = all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 0 for own in nodes for n in own)
     if not nodes or not whole or not all(len(own) == len(set(own)) > 0 for own in nodes):
         raise CourseError(
             "nodes: give the indices of the learners, from 0 up and each once, for every feed-forward layer, such as "
             "((0, 5), (1, 2)) for a block of two, or ((0, 5),) for the same in each"
         )
-    return nodes
+    return tuple(tuple(map(int, own)) for own in nodes)

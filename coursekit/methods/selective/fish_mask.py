@@ -11,22 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from coursekit import counts
-from coursekit.errors import CourseError, one_of, whole
-from coursekit.methods.mechanism.anatomy import anatomy
+from coursekit.errors import CourseError, keep, one_of, whole
+from coursekit.methods.mechanism.anatomy import anatomy, anatomy_of, layers_of, sizes_of
 from coursekit.methods.mechanism.attachment import activate, attachment_of
 from coursekit.methods.mechanism.checkpoint import Setting
-from coursekit.methods.mechanism.default_targets import QUERY_VALUE
-from coursekit.methods.mechanism.modules import body_prefix, standing
-from coursekit.methods.mechanism.skeleton import described, skeleton
-from coursekit.methods.mechanism.switch import Switched
-from coursekit.methods.mechanism.targets import Targets, checked_names
-from coursekit.methods.mechanism.undo import undone_after_an_error
+from coursekit.methods.mechanism.merge import undone_after_an_error
+from coursekit.methods.mechanism.modules import AdapterWrapper, body_prefix, named_base_modules
+from coursekit.methods.mechanism.names import QUERY_VALUE, checked_names, matches
+from coursekit.methods.mechanism.targets import Targets
 from coursekit.methods.ranking import largest
 from coursekit.methods.selective.importance import NEED_DATA, SCORES, telling
 from coursekit.methods.selective.mask_method import MaskMethod, Place, weights_of
@@ -65,13 +62,16 @@ class FishMask(MaskMethod):
 
     def __post_init__(self) -> None:
         count = isinstance(self.keep, Integral) and not isinstance(self.keep, bool) and self.keep >= FEWEST
-        if not count and not (isinstance(self.keep, float) and 0 < self.keep <= 1):
+        if not count and not (
+            isinstance(self.keep, Real) and not isinstance(self.keep, Integral) and 0 < self.keep <= 1
+        ):
             raise CourseError(
                 f"keep must be how many parameters train, an integer from {FEWEST} up, such as 10_000, or their share, "
                 f"a float up to 1.0, such as 0.005; got {self.keep!r}."
             )
+        keep(self, keep=int(self.keep) if count else float(self.keep))
         one_of("score", self.score, SCORES)
-        whole("seed", self.seed)
+        keep(self, seed=whole("seed", self.seed))
         object.__setattr__(self, "targets", checked_names(self.targets, ("q_proj", "v_proj")))
 
     def among(self, config: Any) -> int:
@@ -80,9 +80,9 @@ class FishMask(MaskMethod):
             layers = Targets(self.targets, QUERY_VALUE).layers(config).values()
             return sum(m.d_in * m.d_out for m in layers)
         with_norm_weights(config)
-        if arch := described(config):
-            return sum(counts.blocks(arch))
-        return sum(tensor.numel() for tensor in self._places(skeleton(config)).values())
+        shapes, tables = anatomy_of(config), layers_of(config, ("embedding",))
+        sizes = ((path, size) for path, size in sizes_of(config).items() if shapes.inside(path) is not None)
+        return sum(size for path, size in sizes if not any(matches(t, path.rpartition(".")[0]) for t in tables))
 
     def count(self, config: Any) -> int:
         r"""k, exactly: `keep` itself, or its share of all that there is to choose from."""
@@ -133,8 +133,8 @@ class FishMask(MaskMethod):
         blocks = tuple(f"{body_prefix(model)}{block}." for block in anatomy(model).blocks)
         return {
             (path, key): parameter
-            for path, module in standing(model)
-            if path.startswith(blocks) and not isinstance(module, (Switched, nn.Embedding))
+            for path, module in named_base_modules(model)
+            if path.startswith(blocks) and not isinstance(module, (AdapterWrapper, nn.Embedding))
             for key, parameter in module.named_parameters(recurse=False)
         }
 

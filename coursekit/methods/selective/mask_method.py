@@ -1,4 +1,4 @@
-r"""What methods have in common that train single entries, anywhere in the model: a mask, chosen once.
+r"""Base class of methods that train single entries, anywhere in the model: a mask, chosen once.
 
 $$\tilde\theta = \theta + M \odot \delta, \quad M \in \{0, 1\}$$
 
@@ -18,9 +18,15 @@ from coursekit import interop
 from coursekit.errors import CourseError
 from coursekit.methods import positions
 from coursekit.methods.mechanism.attachment import activate, attachment_of, unmerged
-from coursekit.methods.mechanism.modules import at, in_codes, standing
-from coursekit.methods.mechanism.switch import Switched, bare
-from coursekit.methods.mechanism.targets import EVERY, Targets
+from coursekit.methods.mechanism.modules import (
+    EVERY,
+    AdapterWrapper,
+    at,
+    in_codes,
+    named_base_modules,
+    unwrap,
+)
+from coursekit.methods.mechanism.targets import Targets
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Entries, transposed
 
@@ -43,7 +49,7 @@ class MaskMethod(PartMethod):
         r"""The tensors to choose from."""
 
     def masks(self, model: nn.Module, name: str | None = None) -> dict[str, Tensor]:
-        r"""What trains under adapter `name`: true at its places, for each parameter of the model that has some."""
+        r"""Masks of adapter `name`, true where an entry trains, for each parameter with such entries."""
         unmerged(model)
         name, places, found = self._named(model, name), self._places(model), {}
         for path, parts in self._parts_of(model, name).items():
@@ -111,7 +117,7 @@ class MaskMethod(PartMethod):
     def _entries_at(self, model: nn.Module, index: dict[Place, Tensor]) -> Parts:
         r"""Parts of single entries at `index`, for the tensors that have some."""
         parts: Parts = {}
-        modules = {path: module for path, module in standing(model) if not isinstance(module, Switched)}
+        modules = {path: module for path, module in named_base_modules(model) if not isinstance(module, AdapterWrapper)}
         for (path, key), own in index.items():
             if len(own):
                 module = modules[path]
@@ -124,7 +130,7 @@ class MaskMethod(PartMethod):
                 "a mask chooses among dense weights, and some of this model's are in 4 bits: load it without quantizing"
             )
         for path, _ in self._places(model):
-            if isinstance(bare(at(model, path)), nn.Embedding):
+            if isinstance(unwrap(at(model, path)), nn.Embedding):
                 raise CourseError(
                     f"{path} is an embedding, and a mask chooses in linear layers: leave it out"
                 )
@@ -136,4 +142,4 @@ class MaskMethod(PartMethod):
 def weights_of(model: nn.Module, targets: Targets) -> dict[Place, nn.Parameter]:
     r"""The weights of the matrices that `targets` name; an embedding among them is refused when a method attaches."""
     modules = targets.modules(model, EVERY)
-    return {(path, "weight"): bare(module).weight for path, module in modules.items()}
+    return {(path, "weight"): unwrap(module).weight for path, module in modules.items()}

@@ -14,9 +14,8 @@ from coursekit import interop
 from coursekit.errors import CourseError
 from coursekit.methods.mechanism.anatomy import Anatomy, anatomy, anatomy_of
 from coursekit.methods.mechanism.checkpoint import Setting
-from coursekit.methods.mechanism.modules import body_prefix, matches, no_match, standing
-from coursekit.methods.mechanism.skeleton import described, skeleton
-from coursekit.methods.mechanism.targets import checked_names
+from coursekit.methods.mechanism.modules import body_prefix, named_base_modules
+from coursekit.methods.mechanism.names import checked_names, matches, no_match
 from coursekit.methods.selective.whole import WholeMethod
 
 #: What peft calls a norm that trains.
@@ -52,8 +51,7 @@ class NormTuning(WholeMethod):
 
     def count(self, config: Any) -> int:
         r"""$2d$ for each LayerNorm, d for each RMSNorm."""
-        arch = described(config)
-        self._named_norms(anatomy_of(arch) if arch else anatomy(skeleton(config)))
+        self._named_norms(anatomy_of(config))
         return super().count(config)
 
     def _check(self, model: nn.Module) -> None:
@@ -77,7 +75,7 @@ class NormTuning(WholeMethod):
     def _names(self, model: nn.Module) -> set[str]:
         r"""The last parts of the norms' paths; all of a path where its end names something else as well."""
         norms, prefix = anatomy(model).norms, body_prefix(model)
-        others = {path for path, _ in standing(model)} - {prefix + norm for norm in norms}
+        others = {path for path, _ in named_base_modules(model)} - {prefix + norm for norm in norms}
         ends = {norm: norm.rpartition(".")[2] for norm in norms}
         shared = {end for end in ends.values() if any(matches(path, end) for path in others)}
         return {norm if end in shared else end for norm, end in ends.items()}

@@ -17,18 +17,22 @@ from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from coursekit.autocast import autocast_dtype
-from coursekit.methods.mechanism.attachment import Attachment, wrap
+from coursekit.methods.mechanism.attachment import Attachment, by_rows, wrap
 from coursekit.methods.mechanism.method import Method
-from coursekit.methods.mechanism.mixed_batch import by_rows
-from coursekit.methods.mechanism.modules import around, in_codes, standing
-from coursekit.methods.mechanism.switch import Switch, Switched
+from coursekit.methods.mechanism.modules import (
+    AdapterState,
+    AdapterWrapper,
+    find_wrapper,
+    in_codes,
+    named_base_modules,
+)
 from coursekit.methods.selective.parts import Part, PartProduct
 
 #: Path of a module -> name of a tensor of it, "weight" or "bias" -> the part of that tensor that trains.
 Parts = dict[str, dict[str, Part]]
 
 
-class PartLayer(Switched):
+class PartLayer(AdapterWrapper):
     r"""A layer that computes with parts of its weight and bias replaced by those of the active adapter.
 
     The layer's own tensors are not written to: each pass computes with a copy that has the values in place. The
@@ -38,22 +42,22 @@ class PartLayer(Switched):
 
     order: ClassVar[int] = 0
 
-    def __init__(self, layer: nn.Module, switch: Switch):
+    def __init__(self, layer: nn.Module, switch: AdapterState):
         super().__init__(layer, switch)
         self.weights, self.biases = nn.ModuleDict(), nn.ModuleDict()  # of Part, by adapter name
 
     @property
     def weight(self) -> nn.Parameter:
         r"""The frozen weight, for code that looks at `layer.weight`."""
-        return self.bare.weight
+        return self.unwrapped.weight
 
     @property
     def bias(self) -> nn.Parameter | None:
         r"""The frozen bias, for code that looks at `layer.bias`."""
-        return self.bare.bias
+        return self.unwrapped.bias
 
     def add(self, name: str, parts: dict[str, Part]) -> list[nn.Parameter]:
-        r"""Let adapter `name` have these `parts`; gives what trains."""
+        r"""Let adapter `name` have these `parts`; gives the trainable parameters."""
         for key, part in parts.items():
             self._store(key)[name] = part
         return [part.values for part in parts.values()]
@@ -103,29 +107,29 @@ class PartLayer(Switched):
 
     def _written(self, key: str, part: Part) -> Tensor:
         r"""The layer's tensor `key` with the part's values in place. One that it does not have is in its precision."""
-        tensor = getattr(self.bare, key)
+        tensor = getattr(self.unwrapped, key)
         written = part.written(tensor)
-        return written.to(self.bare.weight.dtype) if tensor is None else written
+        return written.to(self.unwrapped.weight.dtype) if tensor is None else written
 
     def _store(self, key: str) -> nn.ModuleDict:
         return {"weight": self.weights, "bias": self.biases}[key]
 
 
 class PartMethod(Method, ABC):
-    r"""What the methods have in common that train parts of the frozen tensors."""
+    r"""Base class of methods that train parts of the frozen tensors."""
 
     @abstractmethod
     def _parts(self, model: nn.Module) -> Parts:
         r"""New parts for `model`, with the model's own values in them."""
 
-    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
         return self._put(model, state, name, self._parts(model))
 
     def _put(self, model: nn.Module, state: Attachment, name: str, parts: Parts) -> list[nn.Parameter]:
-        r"""Let adapter `name` have `parts`, in wrappers where there are none yet; gives what trains."""
+        r"""Let adapter `name` have `parts`, in wrappers where there are none yet; gives the trainable parameters."""
         trained = []
         for path, own in parts.items():
-            layer = around(model, path, PartLayer) or wrap(model, state, path, PartLayer)
+            layer = find_wrapper(model, path, PartLayer) or wrap(model, state, path, PartLayer)
             for part in own.values():
                 part.method = self.kind  # in a hybrid, others may have parts of other tensors
             trained += layer.add(name, own)
@@ -135,7 +139,7 @@ class PartMethod(Method, ABC):
         r"""Take the parts of adapter `name` out of `model`; gives what trained."""
         gone = self._parts_of(model, name)
         for path, parts in gone.items():
-            around(model, path, PartLayer).drop(name, parts)
+            find_wrapper(model, path, PartLayer).drop(name, parts)
         return [part.values for parts in gone.values() for part in parts.values()]
 
     def _parts_of(self, model: nn.Module, name: str) -> Parts:
@@ -165,4 +169,4 @@ def parts_of(model: nn.Module, name: str, method: str | None = None) -> Parts:
 
 
 def _layers(model: nn.Module) -> dict[str, PartLayer]:
-    return {path: module for path, module in standing(model) if isinstance(module, PartLayer)}
+    return {path: module for path, module in named_base_modules(model) if isinstance(module, PartLayer)}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
-from coursekit.methods.mechanism.precision import adapter_dtype
+from coursekit.methods.mechanism.branch import adapter_dtype
 
 
 class Part(nn.Module, ABC):
@@ -44,7 +44,7 @@ class Part(nn.Module, ABC):
 
     @abstractmethod
     def taken(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*values"]:
-        r"""What `tensor` has at the part's places, in the shape of the values."""
+        r"""The entries of `tensor` at the part's places, in the shape of the values."""
 
     @abstractmethod
     def written(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

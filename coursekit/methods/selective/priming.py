@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from coursekit.errors import CourseError
 from coursekit.methods.mechanism.attachment import attached
-from coursekit.methods.mechanism.detach import detach
+from coursekit.methods.mechanism.merge import detach
 from coursekit.methods.mechanism.modules import in_codes
 from coursekit.methods.ranking import largest
 from coursekit.methods.selective.parts import transposed

@@ -8,6 +8,7 @@ $$y_i = \tilde W_{i,:}\,x + b_i \;\; (i \in R), \qquad y = Wx + b + \sum_{j \in 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
@@ -18,12 +19,43 @@ from transformers.pytorch_utils import Conv1D
 from coursekit.architecture import Matrix
 from coursekit.errors import CourseError, flag
 from coursekit.methods.mechanism.checkpoint import Setting
-from coursekit.methods.mechanism.default_targets import QUERY_VALUE
-from coursekit.methods.mechanism.switch import bare
-from coursekit.methods.mechanism.targets import EVERY, Targets, checked_names
-from coursekit.methods.selective.lines import Which, lines, which
+from coursekit.methods.mechanism.modules import EVERY, unwrap
+from coursekit.methods.mechanism.names import QUERY_VALUE, checked_names
+from coursekit.methods.mechanism.targets import Targets
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Entries, Part, transposed
+
+Which = tuple[int, ...] | int | float
+
+
+def lines(which: Which, size: int) -> range | tuple[int, ...]:
+    r"""The indices of the lines that `which` names among `size`: themselves, the first so many, or that share."""
+    if isinstance(which, tuple):
+        return which
+    return range(which if isinstance(which, int) else max(1, round(which * size)))
+
+
+def which(value: Any, field: str) -> Which:
+    r"""`value` as a setting that `lines` understands; CourseError where it makes no sense."""
+    if isinstance(value, (list, set, range)):
+        value = tuple(value)
+    whole: list[Any] = [n for n in (value if isinstance(value, tuple) else (value,)) if isinstance(n, Integral)]
+    good = not any(isinstance(n, bool) or int(n) < 0 for n in whole)
+    if isinstance(value, tuple):
+        good = good and len(whole) == len(value) == len(set(whole)) > 0
+        value = tuple(sorted(map(int, value))) if good else value
+    elif isinstance(value, Integral):
+        good = good and int(value) > 0
+        value = int(value) if good else value
+    else:
+        good = isinstance(value, Real) and 0 < float(value) <= 1
+        value = float(value) if good else value
+    if not good:
+        raise CourseError(
+            f"{field} must be indices from 0 up, each once, such as (0, 5), how many of the first ones, such as 8, or "
+            f"their share, such as 0.1; got {value!r}."
+        )
+    return value
 
 
 class Rows(Part):
@@ -60,7 +92,7 @@ class Columns(Rows):
 
 
 class SelectLines(PartMethod):
-    r"""What `SelectRows` and `SelectColumns` have in common."""
+    r"""Base class of `SelectRows` and `SelectColumns`."""
 
     targets: tuple[str, ...] | str | None
     part: ClassVar[type[Rows]]
@@ -95,7 +127,7 @@ class SelectLines(PartMethod):
 
     def _modules(self, model: nn.Module) -> dict[str, nn.Module]:
         found = self._targets.modules(model, EVERY)
-        return {path: bare(module) for path, module in found.items()}
+        return {path: unwrap(module) for path, module in found.items()}
 
     def _check(self, model: nn.Module) -> None:
         modules = self._modules(model)

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from coursekit import counts
 from coursekit.architecture import Matrix
-from coursekit.errors import CourseError, whole
+from coursekit.errors import CourseError, keep, whole
 from coursekit.methods import positions
 from coursekit.methods.mechanism.checkpoint import Setting
-from coursekit.methods.mechanism.default_targets import QUERY_VALUE
-from coursekit.methods.mechanism.targets import Names, Targets, checked_names, names_in_config
+from coursekit.methods.mechanism.names import QUERY_VALUE, Names, checked_names, names_in_config
+from coursekit.methods.mechanism.targets import Targets
 from coursekit.methods.selective.mask_method import MaskMethod, Place, weights_of
 from coursekit.methods.selective.part_layer import Parts
 from coursekit.methods.selective.parts import Entries
@@ -32,7 +32,7 @@ WEIGHT, INDICES = "shira_weight", "shira_indices"
 
 
 class Differences(Entries):
-    r"""What is added at the places of one tensor: S without its zeros. Weight decay pulls it to 0, and W to W."""
+    r"""The nonzero entries of S for one tensor. Weight decay pulls it to 0, and W to W."""
 
     def __init__(self, tensor: Tensor, index: Int[Tensor, " k"], transposed: bool = False):
         super().__init__(tensor, index, transposed)
@@ -72,8 +72,8 @@ class SHiRA(MaskMethod):
     )
 
     def __post_init__(self) -> None:
-        whole("r", self.r, least=1, such_as=8)
-        whole("seed", self.seed)
+        keep(self, r=whole("r", self.r, least=1, such_as=8))
+        keep(self, seed=whole("seed", self.seed))
         object.__setattr__(self, "targets", checked_names(self.targets, ("q_proj", "v_proj")))
 
     @property

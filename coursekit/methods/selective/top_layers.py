@@ -12,10 +12,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from coursekit.errors import CourseError, whole
+from coursekit.errors import CourseError, keep, whole
 from coursekit.methods.mechanism.anatomy import Anatomy, anatomy, anatomy_of
 from coursekit.methods.mechanism.checkpoint import Setting
-from coursekit.methods.mechanism.skeleton import described, skeleton
 from coursekit.methods.selective.whole import WholeMethod
 
 
@@ -31,15 +30,14 @@ class TopLayers(WholeMethod):
     entries = (Setting("k"),)
 
     def __post_init__(self) -> None:
-        whole("k", self.k, least=1, such_as=2)
+        keep(self, k=whole("k", self.k, least=1, such_as=2))
 
     def picks(self, path: str, shapes: Anatomy) -> bool:
         return any(path.startswith(f"{block}.") for block in shapes.blocks[-self.k :])
 
     def count(self, config: Any) -> int:
         r"""k times the size of a block."""
-        arch = described(config)
-        self._fits(anatomy_of(arch) if arch else anatomy(skeleton(config)))
+        self._fits(anatomy_of(config))
         return super().count(config)
 
     def _check(self, model: nn.Module) -> None:

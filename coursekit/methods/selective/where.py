@@ -6,8 +6,7 @@ from torch import nn
 
 from coursekit.architecture import describe
 from coursekit.methods.mechanism.attachment import attachment_of
-from coursekit.methods.mechanism.modules import body_prefix, standing
-from coursekit.methods.mechanism.switch import Switched
+from coursekit.methods.mechanism.modules import AdapterWrapper, body_prefix, named_base_modules
 from coursekit.methods.selective.part_layer import parts_of
 
 
@@ -22,8 +21,8 @@ def trained_by_kind(model: nn.Module, name: str | None = None) -> dict[str, tupl
     blocks = f"{body_prefix(model)}{arch.block}."
     matrices = [m.name for m in arch.matrices if m.per_layer]
     found = {kind: [0, 0] for kind in (*matrices, "norms", "biases")}
-    for path, module in standing(model):
-        if not path.startswith(blocks) or isinstance(module, Switched):
+    for path, module in named_base_modules(model):
+        if not path.startswith(blocks) or isinstance(module, AdapterWrapper):
             continue
         for key, parameter in module.named_parameters(recurse=False):
             own = path.removeprefix(blocks).partition(".")[2]

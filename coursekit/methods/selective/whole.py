@@ -12,12 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coursekit import counts
 from coursekit.errors import CourseError
-from coursekit.methods.mechanism.anatomy import Anatomy, anatomy, anatomy_of
-from coursekit.methods.mechanism.modules import body_prefix, head_names, in_codes, standing
-from coursekit.methods.mechanism.skeleton import described, skeleton
-from coursekit.methods.mechanism.switch import Switched
+from coursekit.methods.mechanism.anatomy import Anatomy, anatomy, anatomy_of, sizes_of
+from coursekit.methods.mechanism.modules import (
+    AdapterWrapper,
+    body_prefix,
+    head_names,
+    in_codes,
+    named_base_modules,
+)
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Part, transposed
 
@@ -50,10 +53,10 @@ class Whole(Part):
 
 
 class WholeMethod(PartMethod):
-    r"""What the methods have in common that train whole tensors. A subclass says which: `picks`.
+    r"""Base class of methods that train whole tensors. A subclass says which: `picks`.
 
-    The base is not written to, so adapters can be switched and taken off; that costs a copy of what trains. Of a
-    matrix in 4 bits the copy is a dense one, of what the codes stand for.
+    The base is not written to, so adapters can be switched and taken off; that costs a copy of the trainable tensors.
+    Of a matrix in 4 bits the copy is dense, with the values that the codes stand for.
     """
 
     @abstractmethod
@@ -61,24 +64,22 @@ class WholeMethod(PartMethod):
         r"""Whether the parameter at `path`, inside the body of a model that is made so, trains."""
 
     def count(self, config: Any) -> int:
-        r"""The sizes of all tensors that `picks` picks: a closed form, from the config alone.
+        r"""The sizes of all tensors that `picks` picks: a closed form, from the config alone."""
+        return sum(self.sizes(config).values())
 
-        For a family without a description they are those of the model itself, built on the meta device.
-        """
+    def sizes(self, config: Any) -> dict[str, int]:
+        r"""Number of trained elements of each tensor, by its path in the body of the model that `config` describes."""
         with_norm_weights(config)
-        if arch := described(config):
-            shapes = anatomy_of(arch)
-            return sum(t.size for t in counts.body(arch) if self.picks(t.name, shapes))
-        found = self._picked(skeleton(config)).values()
-        return sum(getattr(module, key).numel() for module, keys in found for key in keys)
+        shapes = anatomy_of(config)
+        return {path: size for path, size in sizes_of(config).items() if self.picks(path, shapes)}
 
     def _picked(self, model: nn.Module) -> dict[str, tuple[nn.Module, list[str]]]:
         r"""Path of a module of the body -> the module and the names of its tensors that train."""
         with_norm_weights(model.config)
         shapes, prefix, heads = anatomy(model), body_prefix(model), head_names(model)
         found = {}
-        for path, module in standing(model):
-            if isinstance(module, Switched) or not path.startswith(prefix) or path.split(".")[0] in heads:
+        for path, module in named_base_modules(model):
+            if isinstance(module, AdapterWrapper) or not path.startswith(prefix) or path.split(".")[0] in heads:
                 continue
             inside = path.removeprefix(prefix)
             own = [key for key, _ in module.named_parameters(recurse=False)]

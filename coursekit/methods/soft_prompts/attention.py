@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from coursekit.architecture import Architecture, describe
 from coursekit.errors import CourseError
-from coursekit.methods.mechanism import precision
+from coursekit.methods.mechanism import branch
 from coursekit.methods.mechanism.modules import body_prefix
 
 
@@ -30,7 +30,7 @@ class AttentionNames:
     by_head: bool = False  # one matrix makes q, k and v of the first head, then of the second, and so on
 
 
-#: What a method that stands around the attention changes, in words.
+#: The change that a method around the attention makes, in words.
 ATTENTION = "keys and values of the attention"
 
 _BERT = AttentionNames("attention.self", "query", "key", "value", None, "embeddings.position_embeddings")
@@ -73,7 +73,7 @@ def names_of(arch: Architecture) -> AttentionNames:
 
 
 def attention_paths(model: nn.Module) -> list[str]:
-    r"""The self-attention of every block of `model`, first block first, whether or not something stands around it."""
+    r"""The self-attention of every block of `model`, first block first, whether or not a wrapper is around it."""
     arch, prefix = describe(model.config), body_prefix(model)
     return [f"{prefix}{arch.block_path(layer)}.{names_of(arch).path}" for layer in range(arch.n_layers)]
 
@@ -86,25 +86,6 @@ def positions_path(model: nn.Module) -> str:
 def rotates(arch: Architecture) -> bool:
     r"""Whether positions are rotations of queries and keys."""
     return arch.family in NAMES and NAMES[arch.family].positions == "rotary_emb"
-
-
-def first_position(config: Any) -> int:
-    r"""The position of a text's first token. RoBERTa counts from behind the padding token's id; all others from 0.
-
-    Many decoders have no padding token: of all families only RoBERTa is asked for one.
-    """
-    if describe(config).family != "roberta":
-        return 0
-    if config.pad_token_id is None:
-        raise CourseError("RoBERTa counts positions from its pad_token_id, and this config has none: set it")
-    return config.pad_token_id + 1
-
-
-def positions_of(config: Any) -> int | None:
-    r"""How many positions a model has vectors for; None where it has rotations or distances, which have no end."""
-    if not any("position" in table or table == "wpe" for table in describe(config).tables):
-        return None
-    return config.max_position_embeddings - first_position(config)
 
 
 def keys_values(
@@ -160,6 +141,6 @@ def _apart(made: Float[Tensor, "*batch width"], arch: Architecture) -> tuple[Ten
 
 
 def like(module: nn.Module) -> dict[str, Any]:
-    r"""Device and precision of parameters beside the frozen `module`, as `precision.like` has them for a weight."""
+    r"""Device and precision of parameters beside the frozen `module`, as `branch.like` has them for a weight."""
     # Not the first parameter: a layer in 4 bits has none.
-    return precision.like(next(part.weight for part in module.modules() if hasattr(part, "weight")))
+    return branch.like(next(part.weight for part in module.modules() if hasattr(part, "weight")))

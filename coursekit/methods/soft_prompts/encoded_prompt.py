@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from coursekit.errors import CourseError
 from coursekit.methods.mechanism.anatomy import encoder_decoder
-from coursekit.methods.mechanism.switch import Switch
+from coursekit.methods.mechanism.modules import AdapterState
 from coursekit.methods.soft_prompts.virtual_tokens import VirtualTokens, body
 
 
 class EncodedPrompt(VirtualTokens):
     r"""The virtual tokens of an encoder whose states a decoder reads."""
 
-    def __init__(self, model: nn.Module, switch: Switch):
+    def __init__(self, model: nn.Module, switch: AdapterState):
         super().__init__(model, switch)
         self.encoder = True  # free slots stand behind the text
         self.read: Tensor | None = None  # the mask that the encoder had, (batch, n + seq)
@@ -57,5 +57,5 @@ class EncodedPrompt(VirtualTokens):
 
 
 def holder_for(model: nn.Module) -> type[VirtualTokens]:
-    r"""What keeps the virtual tokens of a model like `model`."""
+    r"""The class that holds the virtual tokens of a model like `model`."""
     return EncodedPrompt if encoder_decoder(model) else VirtualTokens

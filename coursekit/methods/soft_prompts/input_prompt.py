@@ -1,21 +1,37 @@
-r"""What prompt tuning and P-tuning share: virtual tokens among the input vectors."""
+r"""Base class of prompt tuning and P-tuning: virtual tokens among the input vectors."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit.errors import CourseError
-from coursekit.methods.mechanism.attachment import Attachment, beside
+from coursekit.methods.mechanism.anatomy import layers_of
+from coursekit.methods.mechanism.attachment import Attachment, add_module
 from coursekit.methods.mechanism.method import Method
-from coursekit.methods.mechanism.skeleton import described, skeleton
 from coursekit.methods.soft_prompts.attention import like
 from coursekit.methods.soft_prompts.encoded_prompt import holder_for
 from coursekit.methods.soft_prompts.room import check_room
-from coursekit.methods.soft_prompts.saved_prompt import KEY, check_length
+
+#: peft's name for the one tensor of a prompt: its first dimension is n.
+KEY = "prompt_embeddings"
+
+
+def check_length(n: int, tensors: dict[str, Tensor], suffix: str = KEY, dim: int = 0) -> None:
+    r"""Raise CourseError where a prompt in a checkpoint has another number of virtual tokens than its config says, n.
+
+    Asked before a model makes room for n of them. suffix, dim: the prompts' keys end so, and have n there.
+    """
+    for key, prompt in tensors.items():
+        if key.endswith(suffix) and (prompt.dim() <= dim or prompt.shape[dim] != n):
+            raise CourseError(
+                f"this checkpoint is damaged: its config says {n} virtual tokens, and {key} has the shape "
+                f"{tuple(prompt.shape)}; save it again"
+            )
+
 
 #: Where a model keeps its virtual tokens.
 PATH = "soft_prompt"
@@ -35,6 +51,8 @@ class InputPrompt(Method, ABC):
     r"""A method with a `SoftPrompt` before the text, or in the places of a template."""
 
     n: int
+    #: Its tokens stand in front of a row: one example a row.
+    row_is_example: ClassVar[bool] = True
 
     def _check(self, model: nn.Module) -> None:
         check_room(self.n, model)
@@ -42,9 +60,9 @@ class InputPrompt(Method, ABC):
     def touched(self, model: nn.Module) -> set[str]:
         return {"the vectors before the input"}
 
-    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
         fresh = PATH not in state.added
-        holder = beside(model, state, PATH, holder_for(model)(model, state.switch))
+        holder = add_module(model, state, PATH, holder_for(model)(model, state.switch))
         if fresh:
             state.hooks += holder.hook(model)
         embedding = model.get_input_embeddings()
@@ -74,9 +92,8 @@ class InputPrompt(Method, ABC):
 
 
 def d_embed(config: Any) -> int:
-    r"""Width of the vectors that a model of `config` reads for its tokens; undescribed, of the meta device's model."""
-    arch = described(config)
-    return arch.d_embed if arch else skeleton(config).get_input_embeddings().weight.shape[1]
+    r"""Width of the vectors that a model of `config` reads for its tokens."""
+    return next(iter(layers_of(config, ("embedding",)).values())).d_out
 
 
 def in_vocabulary(field: str, token: int, model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-r"""What a model's body gets for each token, and how virtual tokens are put before it or in the place of some of it."""
+r"""Inputs of a model's body for each token, with virtual tokens in front or in place of some of them."""
 
 from __future__ import annotations
 

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from coursekit import counts
 from coursekit.architecture import Architecture, describe
-from coursekit.errors import CourseError, flag, one_of, whole
+from coursekit.errors import CourseError, flag, keep, one_of, whole
 from coursekit.methods.mechanism.attachment import Attachment, wrap
 from coursekit.methods.mechanism.checkpoint import Setting, agree
 from coursekit.methods.mechanism.method import Method
-from coursekit.methods.mechanism.modules import around
+from coursekit.methods.mechanism.modules import find_wrapper
 from coursekit.methods.soft_prompts.attention import ATTENTION, attention_paths, keys_values, like, names_of
+from coursekit.methods.soft_prompts.input_prompt import check_length
 from coursekit.methods.soft_prompts.prompted_attention import PromptedAttention
-from coursekit.methods.soft_prompts.saved_prompt import check_length
 
 #: How the gate becomes the factor $g$: itself, as in peft, or its tanh, as in the official training code.
 GATES = ("raw", "tanh", "none")
@@ -129,9 +129,9 @@ class LlamaAdapter(Method):
     )
 
     def __post_init__(self) -> None:
-        whole("n", self.n, least=1, such_as=10)
+        keep(self, n=whole("n", self.n, least=1, such_as=10))
         if self.layers is not None:
-            whole("layers", self.layers, least=1, such_as=30)
+            keep(self, layers=whole("layers", self.layers, least=1, such_as=30))
         if self.gate is None:
             object.__setattr__(self, "gate", "none")
         one_of("gate", self.gate, GATES)
@@ -175,10 +175,10 @@ class LlamaAdapter(Method):
     def touched(self, model: nn.Module) -> set[str]:
         return {ATTENTION}
 
-    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
         arch, trained = describe(model.config), []
         for path in attention_paths(model)[-self.blocks(arch) :]:
-            layer = around(model, path, PromptedAttention) or _prompted(model, state, path, arch)
+            layer = find_wrapper(model, path, PromptedAttention) or _prompted(model, state, path, arch)
             prompt = layer.prompts[name] = GatedPrompt(
                 self.n, arch.d_model, self.gates(arch), self.gate == "tanh", self.joins_projection(arch),
                 **like(layer.base_layer),
@@ -189,7 +189,7 @@ class LlamaAdapter(Method):
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         tensors = {}
         for path in attention_paths(model):
-            layer = around(model, path, PromptedAttention)
+            layer = find_wrapper(model, path, PromptedAttention)
             if layer is not None and name in layer.prompts:
                 for key, value in layer.prompts[name].named_parameters():  # prompt, gate
                     tensors[f"{path}.adaption_{key}"] = value

@@ -14,12 +14,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit import counts, interop
-from coursekit.errors import CourseError, one_of, whole
+from coursekit.errors import CourseError, keep, one_of, whole
 from coursekit.methods.mechanism.attachment import Attachment, attached, find_attachment
 from coursekit.methods.mechanism.checkpoint import Setting, agree
-from coursekit.methods.soft_prompts.input_prompt import PATH, InputPrompt, SoftPrompt, d_embed, in_vocabulary
+from coursekit.methods.soft_prompts.input_prompt import (
+    KEY,
+    PATH,
+    InputPrompt,
+    SoftPrompt,
+    d_embed,
+    in_vocabulary,
+)
 from coursekit.methods.soft_prompts.prompt import Vectors
-from coursekit.methods.soft_prompts.saved_prompt import KEY
 
 #: Where a checkpoint keeps the network that made the prompt. peft leaves these tensors unread.
 ENCODER = "prompt_encoder."
@@ -101,13 +107,13 @@ class PTuning(InputPrompt):
     )
 
     def __post_init__(self) -> None:
-        whole("n", self.n, least=1, such_as=10)
+        keep(self, n=whole("n", self.n, least=1, such_as=10))
         one_of("encoder", self.encoder, ("lstm", "mlp"))
         if self.hidden is not None:
-            whole("hidden", self.hidden, least=1, such_as=128)
-        whole("layers", self.layers, least=1, most=16, such_as=2)
+            keep(self, hidden=whole("hidden", self.hidden, least=1, such_as=128))
+        keep(self, layers=whole("layers", self.layers, least=1, most=16, such_as=2))
         if self.placeholder is not None:  # such as tokenizer.unk_token_id
-            whole("placeholder", self.placeholder, least=0)
+            keep(self, placeholder=whole("placeholder", self.placeholder, least=0))
         if self.encoder == "mlp" and self.layers != 2:
             raise CourseError(f'layers={self.layers} is for encoder="lstm": the MLP always has its three')
 
@@ -137,8 +143,8 @@ class PTuning(InputPrompt):
         if self.placeholder is not None:
             in_vocabulary("placeholder", self.placeholder, model)
 
-    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
-        trained = super()._insert(model, state, name)
+    def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
+        trained = super()._insert(model, state, name, found)
         if self.placeholder is not None:
             model.get_submodule(PATH).placeholders[name] = self.placeholder
         return trained

@@ -1,4 +1,4 @@
-r"""Where the head of an encoder with virtual tokens before its text looks: at the text, where it looked before.
+r"""Lets the head of an encoder with virtual tokens read the text's first token, as without them.
 
 the body's states   v v v [CLS] t t t     v: virtual tokens
 peft's head reads   ^                     the first of them (see `PromptTuning`)

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from coursekit import counts, interop
 from coursekit.architecture import describe
-from coursekit.errors import CourseError, flag, whole
+from coursekit.errors import CourseError, flag, keep, whole
 from coursekit.methods.mechanism.attachment import Attachment, activate, disabled, find_attachment, wrap
 from coursekit.methods.mechanism.checkpoint import Setting, fields
 from coursekit.methods.mechanism.method import Method
-from coursekit.methods.mechanism.modules import around
+from coursekit.methods.mechanism.modules import find_wrapper
 from coursekit.methods.soft_prompts.attention import ATTENTION, attention_paths, like, names_of
+from coursekit.methods.soft_prompts.input_prompt import KEY, check_length
 from coursekit.methods.soft_prompts.prefix_attention import PrefixAttention
 from coursekit.methods.soft_prompts.room import check_room
-from coursekit.methods.soft_prompts.saved_prompt import KEY, check_length
 from coursekit.methods.soft_prompts.shifted_positions import shifted_positions
 from coursekit.modes import in_mode
 
@@ -107,9 +107,9 @@ class PrefixTuning(Method):
     entries = (Setting("n", "num_virtual_tokens"), Setting("shifted", absent=True))  # hidden: see `restored`
 
     def __post_init__(self) -> None:
-        whole("n", self.n, least=1, such_as=20)
+        keep(self, n=whole("n", self.n, least=1, such_as=20))
         if self.hidden is not None:
-            whole("hidden", self.hidden, least=1, such_as=512)
+            keep(self, hidden=whole("hidden", self.hidden, least=1, such_as=512))
         flag("shifted", self.shifted)
 
     def count(self, config: Any) -> int:
@@ -171,13 +171,13 @@ class PrefixTuning(Method):
     def touched(self, model: nn.Module) -> set[str]:
         return {ATTENTION}
 
-    def _insert(self, model: nn.Module, state: Attachment, name: str) -> list[nn.Parameter]:
+    def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
         arch = describe(model.config)
         if self.shifted:
             shifted_positions(model, state).lengths[name] = self.n
         network, trained = None, dict[int, nn.Parameter]()
         for path in attention_paths(model):
-            layer = around(model, path, PrefixAttention) or wrap(model, state, path, self.wrapper, arch)
+            layer = find_wrapper(model, path, PrefixAttention) or wrap(model, state, path, self.wrapper, arch)
             where = like(layer.base_layer)
             if self.hidden and network is None:
                 network = PrefixNetwork(self.n, arch.d_kv, self.hidden, **where)
@@ -232,4 +232,4 @@ class PrefixTuning(Method):
 
 
 def _layers(model: nn.Module) -> list[PrefixAttention]:
-    return [around(model, path, PrefixAttention) for path in attention_paths(model)]
+    return [find_wrapper(model, path, PrefixAttention) for path in attention_paths(model)]

@@ -16,13 +16,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from coursekit.architecture import Architecture
-from coursekit.methods.mechanism.switch import Switch, Switched
+from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper
 from coursekit.methods.soft_prompts.attention import names_of
 from coursekit.methods.soft_prompts.attention_mask import shared, with_prefix
 
 
 class BehindPrefix:
-    r"""What an attention takes for its KV cache: it gives back the prefix, then what the real cache (if any) holds."""
+    r"""Passed to an attention as its KV cache: gives back the prefix, then the contents of the real cache, if any."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class BehindPrefix:
         return torch.cat((self.keys.to(k.dtype), k), dim=2), torch.cat((self.values.to(v.dtype), v), dim=2)
 
 
-class PrefixAttention(Switched):
+class PrefixAttention(AdapterWrapper):
     r"""The attention of one block; for each adapter the module that makes P_k and P_v of this block.
 
     Rows of one batch with prefixes of 3, 1 and 0 tokens (P), a text of 2 (k): the longest gives the width, shorter
@@ -55,7 +55,7 @@ class PrefixAttention(Switched):
 
     order = 2
 
-    def __init__(self, attention: nn.Module, switch: Switch, arch: Architecture):
+    def __init__(self, attention: nn.Module, switch: AdapterState, arch: Architecture):
         super().__init__(attention, switch)
         self.arch = arch
         self.prefixes = nn.ModuleDict()  # by adapter

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coursekit.errors import CourseError, one_of, whole
+from coursekit.errors import CourseError, keep, one_of, whole
 from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.soft_prompts.input_prompt import InputPrompt, SoftPrompt, d_embed, in_vocabulary
 
@@ -74,7 +74,7 @@ class PromptTuning(InputPrompt):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        whole("n", self.n, least=1, such_as=20)
+        keep(self, n=whole("n", self.n, least=1, such_as=20))
         object.__setattr__(self, "init_ids", token_ids(self.init_ids))
         one_of("init", self.init, INITS)
         if (self.init == "text") != bool(self.init_ids):

@@ -20,25 +20,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit.architecture import Architecture
-from coursekit.methods.mechanism.switch import Switch, Switched
+from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper
 from coursekit.methods.soft_prompts.attention import queries
 
 
 @dataclass
 class Pass:
-    r"""What one forward pass through one attention has to remember."""
+    r"""Tensors that one forward pass through one attention has to remember."""
 
     prompts: dict[str, tuple[Tensor, Tensor]]  # by adapter: scaled keys, gated values
     rotation: tuple[Tensor, Tensor] | None  # cosines and sines of the tokens' positions, in Llama
     asked: list[Tensor] = field(default_factory=list)  # what the query layer made of the tokens
 
 
-class PromptedAttention(Switched):
+class PromptedAttention(AdapterWrapper):
     r"""The attention of one block; for each adapter its prompts and gate, a `GatedPrompt`."""
 
     order = 2
 
-    def __init__(self, attention: nn.Module, switch: Switch, arch: Architecture):
+    def __init__(self, attention: nn.Module, switch: AdapterState, arch: Architecture):
         super().__init__(attention, switch)
         self.arch = arch
         self.cap = getattr(attention, "attn_logit_softcapping", None)  # of Gemma 2

@@ -1,4 +1,4 @@
-r"""How many positions a model has for a text, and what stands before it."""
+r"""Number of positions that a model has for a text and virtual tokens."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from coursekit.errors import CourseError
-from coursekit.methods.mechanism.modules import standing
+from coursekit.methods.mechanism.modules import named_base_modules
 
 
 def positions_from_ids(body: nn.Module) -> Callable[..., Any] | None:
-    r"""What makes positions of token ids, in a body like RoBERTa's, which counts from behind the padding token's id."""
+    r"""The function from token ids to positions in a body like RoBERTa's, which counts from behind the padding id."""
     return getattr(getattr(body, "embeddings", None), "create_position_ids_from_input_ids", None)
 
 
@@ -28,7 +28,7 @@ def room(model: nn.Module) -> tuple[int | None, int]:
         start = config.pad_token_id + 1
     table = any(
         isinstance(module, nn.Embedding) and _of_positions(path.rpartition(".")[2])
-        for path, module in standing(body)
+        for path, module in named_base_modules(body)
     )
     return (config.max_position_embeddings - start if table else None), start
 

@@ -10,30 +10,30 @@ from torch import Tensor, nn
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods.mechanism.attachment import Attachment, wrap
-from coursekit.methods.mechanism.modules import around
-from coursekit.methods.mechanism.switch import Switch, Switched
-from coursekit.methods.soft_prompts.attention import first_position, positions_of, positions_path, rotates
+from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper, find_wrapper
+from coursekit.methods.soft_prompts.attention import positions_path, rotates
+from coursekit.methods.soft_prompts.room import room
 
 
-class ShiftedPositions(Switched):
-    r"""What makes vectors or rotations of positions, asked for positions behind the prefix, as peft does it."""
+class ShiftedPositions(AdapterWrapper):
+    r"""Wraps the module that makes vectors or rotations of positions: asks for those behind the prefix, as in peft."""
 
     order = 2
 
-    def __init__(self, positions: nn.Module, switch: Switch, config: Any):
+    def __init__(self, positions: nn.Module, switch: AdapterState, model: nn.Module):
         super().__init__(positions, switch)
-        arch = describe(config)
+        arch = describe(model.config)
         self.lengths: dict[str, int] = {}  # n by adapter
         # Which argument the positions are, where they come without their name: a rotation is first shown the tokens.
         self.place = 1 if rotates(arch) else 2 if arch.family == "opt" else 0
         # Positions below this one are padding's and stay: OPT's is -1, RoBERTa's the padding token's id.
-        self.first = first_position(config) if arch.family in ("opt", "roberta") else None
-        self.room = positions_of(config)
+        self.room, first = room(model)
+        self.first = first if arch.family in ("opt", "roberta") else None
 
     @property
     def weight(self) -> nn.Parameter:
         r"""The table of positions, for code that looks at `layer.weight`."""
-        return self.bare.weight
+        return self.unwrapped.weight
 
     def forget(self, name: str) -> None:
         super().forget(name)
@@ -75,8 +75,8 @@ class ShiftedPositions(Switched):
 def shifted_positions(model: nn.Module, state: Attachment) -> ShiftedPositions:
     r"""The `ShiftedPositions` of `model`, put in where there was none."""
     path = positions_path(model)
-    positions = around(model, path, ShiftedPositions)
+    positions = find_wrapper(model, path, ShiftedPositions)
     if positions is None:
-        positions = wrap(model, state, path, ShiftedPositions, model.config)
+        positions = wrap(model, state, path, ShiftedPositions, model)
         state.hooks.append(model.register_forward_pre_hook(positions.count_rows, with_kwargs=True))
     return positions

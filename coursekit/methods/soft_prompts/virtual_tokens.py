@@ -32,7 +32,7 @@ from coursekit.autocast import without_autocast
 from coursekit.errors import CourseError
 from coursekit.labels import IGNORED
 from coursekit.methods.mechanism.anatomy import encoder_decoder, reads_both_ways
-from coursekit.methods.mechanism.switch import Switch, Switched
+from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper
 from coursekit.methods.soft_prompts import prompted_cache
 from coursekit.methods.soft_prompts.inputs import Inputs, join
 from coursekit.methods.soft_prompts.room import positions_from_ids, room
@@ -41,10 +41,10 @@ from coursekit.methods.soft_prompts.room import positions_from_ids, room
 PER_TOKEN = ("attention_mask", "position_ids", "token_type_ids")
 
 
-class VirtualTokens(Switched):
+class VirtualTokens(AdapterWrapper):
     r"""Beside the model: for each named adapter a module that gives its n vectors, and the hooks that place them."""
 
-    def __init__(self, model: nn.Module, switch: Switch):
+    def __init__(self, model: nn.Module, switch: AdapterState):
         super().__init__(None, switch)
         self.prompts = nn.ModuleDict()
         self.placeholders: dict[str, int] = {}  # adapter -> the token whose places its vectors take
@@ -146,7 +146,7 @@ class VirtualTokens(Switched):
     def _given(
         self, inner: nn.Module, call: dict[str, Any], ids: Tensor | None, x: Tensor, uneven: bool
     ) -> Inputs:
-        r"""What the caller gave for each token, with what the model would have read from the token ids."""
+        r"""The caller's inputs for each token, with the positions that the model would have read from the token ids."""
         (batch, seq), (mask, positions, types) = x.shape[:2], (call.get(key) for key in PER_TOKEN)
         static = getattr(call.get("cache"), "is_compileable", False) or (mask is not None and mask.dim() != 2)
         if static and self.most:

@@ -1,4 +1,4 @@
-r"""Methods around an adapter: `AdapterDrop` leaves it out of some blocks, `SparseAdapter` prunes its weights."""
+r"""Variants of an adapter: `AdapterDrop` leaves it out of some blocks, `SparseAdapter` prunes its weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from coursekit.methods.adapters.pfeiffer import PfeifferAdapter
 from coursekit.methods.mechanism.checkpoint import Setting, written
 from coursekit.methods.mechanism.method import Method
 
-#: What can stand inside, by the name in a checkpoint.
+#: Adapters that have variants, by their name in a checkpoint.
 ADAPTERS: dict[str, type[Adapter]] = {
     kind.kind: kind for kind in (HoulsbyAdapter, PfeifferAdapter, ParallelAdapter, LinAdapter)
 }
@@ -37,7 +37,7 @@ ADAPTER = Setting("adapter", binding=False, read=_read, write=_written)
 
 @dataclass(frozen=True)
 class AroundAdapter(Method):
-    r"""What methods around an `adapter` have in common."""
+    r"""Base class of variants of an `adapter`."""
 
     adapter: Adapter
 
