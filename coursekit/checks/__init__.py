@@ -1,9 +1,8 @@
-r"""Exercises and their checks: `check("lora-forward", lora_forward)` and `hint("lora-forward")`."""
+r"""Exercises and their checks: `check("lora-merge", lora_merge)` and `hint("lora-merge")`."""
 
 from coursekit.checks.core import (
+    BaseExercise,
     Exercise,
-    Mutant,
-    Posed,
     Result,
     check,
     every_kind,
@@ -13,7 +12,8 @@ from coursekit.checks.core import (
     mistake,
 )
 from coursekit.checks.numeric import numbers
+from coursekit.checks.training import latest
 from coursekit.checks.yours import yours
 
-__all__ = ["Exercise", "Mutant", "Posed", "Result", "check", "every_kind", "exercises", "hint", "judge", "mistake",
-           "numbers", "yours"]  # fmt: skip
+__all__ = ["BaseExercise", "Exercise", "Result", "check", "every_kind", "exercises", "hint", "judge", "latest",
+           "mistake", "numbers", "yours"]  # fmt: skip

@@ -1,4 +1,4 @@
-r"""The exercises of notebook 05_bitfit."""
+r"""The exercises of notebooks 05_bitfit and 05b_masks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
 
 
@@ -63,48 +63,114 @@ TRAINS = register(
         minutes=10,
         hints=(
             "A parameter trains if it is a bias, or if it belongs to the head: two questions to ask of each name.",
-            "Try your rule on relative_attention_bias.weight and on position_bias: both are tables, neither is a bias.",
-            "Try it on classifier_norm.weight, too: it stands in front of the head and is no part of it.",
+            "A name is a path with dots between its parts. Which part says what a parameter is, and which ones where?",
+            "The head's names begin with its path and a dot; the last part of a bias's name is 'bias', nothing more.",
         ),
         inputs=_names,
         secret=_secret_names,
         reference=trains,
-        mutants=(
-            Mutant(
-                _chosen(lambda name, head: "bias" in name),
-                "this is the slide's rule: the head's matrix is missing, and a table with 'bias' in its name is there",
+        mutants={
+            "this is the slide's rule: the head's matrix is missing, and a table with 'bias' in its name is there": (
+                _chosen(lambda name, head: "bias" in name)
             ),
-            Mutant(
-                _chosen(lambda name, head: "bias" in name or name.startswith(f"{head}.")),
-                "one tensor has 'bias' in its name and is none: a table of relative positions; ask how the name ends",
+            "one tensor has 'bias' in its name and is none: a table of relative positions; ask how the name ends": (
+                _chosen(lambda name, head: "bias" in name or name.startswith(f"{head}."))
             ),
-            Mutant(
-                _chosen(lambda name, head: name.endswith("bias") or name.startswith(f"{head}.")),
-                "position_bias ends in 'bias' and is a table of positions: a bias is called '.bias', with the dot",
+            "position_bias ends in 'bias' and is a table of positions: a bias is called '.bias', with the dot": (
+                _chosen(lambda name, head: name.endswith("bias") or name.startswith(f"{head}."))
             ),
-            Mutant(
-                _chosen(lambda name, head: name.endswith(".bias") or name.startswith(head)),
-                "one norm's name begins like the head's and it is no part of it: look for head + '.', with the dot",
+            "one norm's name begins like the head's and it is no part of it: look for head + '.', with the dot": (
+                _chosen(lambda name, head: name.endswith(".bias") or name.startswith(head))
             ),
-            Mutant(
-                _chosen(lambda name, head: name.endswith(".bias")),
-                "the head is new and trains whole: its matrix is missing, and without it nothing can be learned",
+            "the head is new and trains whole: its matrix is missing, and without it nothing can be learned": (
+                _chosen(lambda name, head: name.endswith(".bias"))
             ),
-            Mutant(
-                _chosen(lambda name, head: name.endswith(".bias") and not name.startswith(f"{head}.")),
-                "these are the biases of the body; the head trains as well",
+            "these are the biases of the body; the head trains as well": (
+                _chosen(lambda name, head: name.endswith(".bias") and not name.startswith(f"{head}."))
             ),
-            Mutant(
-                _chosen(lambda name, head: name.startswith(f"{head}.")),
-                "this trains the head alone; BitFit trains the biases of the body with it",
+            "this trains the head alone; BitFit trains the biases of the body with it": (
+                _chosen(lambda name, head: name.startswith(f"{head}."))
             ),
-            Mutant(
-                _chosen(lambda name, head: not (name.endswith(".bias") or name.startswith(f"{head}."))),
-                "these are the names of what is frozen; give those that train",
+            "these are the names of what is frozen; give those that train": (
+                _chosen(lambda name, head: not (name.endswith(".bias") or name.startswith(f"{head}.")))
             ),
-        ),
+        },
         tolerance=0.0,
         kinds=3,
+    )
+)
+
+
+# bitfit-work ----------------------------------------------------------------------------------------------
+
+#: What trains of a block.
+NOTHING, BIASES, MATRICES = "nothing", "biases", "matrices"
+
+
+def work(blocks: Sequence[str]) -> float:
+    r"""Matrix products of a training step, as a share of those where all matrices train."""
+    lowest = next((i for i, block in enumerate(blocks) if block != NOTHING), len(blocks))
+    return _share(blocks, passed=len(blocks) - lowest)
+
+
+def _share(blocks: Sequence[str], passed: int, own: int | None = None) -> float:
+    r"""passed: blocks that the gradient gets through. own: those with a product for their parameters' gradient."""
+    own = list(blocks).count(MATRICES) if own is None else own
+    return (len(blocks) + passed + own) / (3 * len(blocks))
+
+
+def _trained(blocks: Sequence[str]) -> int:
+    return len(blocks) - list(blocks).count(NOTHING)
+
+
+def _secret_work(draw: Draw) -> tuple[tuple[str, ...]]:
+    # Frozen blocks at the bottom; above the lowest that trains one is frozen, one trains biases and one matrices.
+    rest = (draw.pick((NOTHING, BIASES, MATRICES)) for _ in range(draw.whole(0, 5)))
+    upper = [NOTHING, BIASES, MATRICES, *rest]
+    lowest = draw.pick((BIASES, MATRICES))
+    return ((*[NOTHING] * draw.whole(1, 4), lowest, *(upper[i] for i in draw.order(len(upper)))),)
+
+
+WORK = register(
+    Exercise(
+        id="bitfit-work",
+        points=3,
+        difficulty=3,
+        minutes=10,
+        hints=(
+            "Follow the gradient from the loss downwards. Which blocks must it pass so that every trained parameter "
+            "gets its own?",
+            "Full fine-tuning does all three kinds of product in every block. What is left out where no matrix trains, "
+            "and what where nothing trains in this block and below?",
+            "Let `lowest` be the index of the first block that is not 'nothing': the gradient passes len(blocks) - "
+            "lowest of them, frozen ones among them.",
+        ),
+        secret=_secret_work,
+        reference=work,
+        mutants={
+            "below the lowest block that trains there is no backward pass: nothing there needs a gradient": (
+                lambda blocks: _share(blocks, passed=len(blocks))
+            ),
+            "a frozen block above one that trains costs a product as well: the gradient has to get through it": (
+                lambda blocks: _share(blocks, passed=_trained(blocks))
+            ),
+            "the gradient of a bias is a sum over the tokens and no matrix product: leave it out": (
+                lambda blocks: work(blocks) + list(blocks).count(BIASES) / (3 * len(blocks))
+            ),
+            "the forward pass is missing: it goes through every block, trained or not": (
+                lambda blocks: work(blocks) - 1 / 3
+            ),
+            "the matrices' own gradients are missing: the third product, where matrices train": (
+                lambda blocks: work(blocks) - list(blocks).count(MATRICES) / (3 * len(blocks))
+            ),
+            "this is a number of products; divide by that of full fine-tuning, three in every block": (
+                lambda blocks: 3 * len(blocks) * work(blocks)
+            ),
+            "this counts from the wrong end: blocks[0] is the lowest, next to the embeddings": (
+                lambda blocks: work(blocks[::-1])
+            ),
+        },
+        tolerance=1e-8,
     )
 )
 
@@ -164,55 +230,47 @@ FISHER = register(
         id="bitfit-fisher",
         points=4,
         difficulty=4,
-        minutes=20,
+        minutes=12,
         hints=(
-            "For y = x W^T the gradient of W is g^T x, summed over the tokens. Do it for each sentence by itself.",
+            "What would autograd give for W from a batch with one sentence alone? That has to be squared.",
             "torch.einsum('nto,nti->noi', g, x) is that gradient for every sentence n: (n, out, in).",
             "Square first, then average over the sentences, then take the k largest of all entries of the matrix.",
         ),
         inputs=_gradients,
         secret=_secret_fisher,
         reference=fisher,
-        mutants=(
-            Mutant(
-                lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).mean(0).square(), k),
-                "this squares the mean gradient: sentences that pull in opposite directions cancel; square each "
-                "sentence's gradient first",
+        mutants={
+            "this squares the mean gradient: sentences that pull in opposite directions cancel; square each "
+            "sentence's gradient first": (
+                lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).mean(0).square(), k)
             ),
-            Mutant(
-                lambda g, x, k: _with_mask(torch.einsum("nto,nti->ntoi", g, x).square().sum(1).mean(0), k),
-                "this squares token by token; a sentence has one loss, so add up its tokens before squaring",
+            "this squares token by token; a sentence has one loss, so add up its tokens before squaring": (
+                lambda g, x, k: _with_mask(torch.einsum("nto,nti->ntoi", g, x).square().sum(1).mean(0), k)
             ),
-            Mutant(
+            "this averages over the tokens; the gradient of a sentence's loss is their sum": (
                 lambda g, x, k: _with_mask(
                     (torch.einsum("nto,nti->noi", g, x) / g.shape[1]).square().mean(0), k
-                ),
-                "this averages over the tokens; the gradient of a sentence's loss is their sum",
+                )
             ),
-            Mutant(
-                lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).abs().mean(0), k),
-                "this averages |g|; the Fisher information averages the square",
+            "this averages |g|; the Fisher information averages the square": (
+                lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).abs().mean(0), k)
             ),
-            Mutant(
-                lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).square().sum(0), k),
-                "the mask is right, the scores are sums over the sentences; take the mean",
+            "the mask is right, the scores are sums over the sentences; take the mean": (
+                lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).square().sum(0), k)
             ),
-            Mutant(
-                lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).square().mean(0).sqrt(), k),
-                "this takes a root after the mean; leave the square",
+            "this takes a root after the mean; leave the square": (
+                lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).square().mean(0).sqrt(), k)
             ),
-            Mutant(
-                lambda g, x, k: _with_mask(torch.einsum("nto,nti->nio", g, x).square().mean(0), k),
-                "this is transposed: W is (out, in), and so is its gradient",
+            "this is transposed: W is (out, in), and so is its gradient": (
+                lambda g, x, k: _with_mask(torch.einsum("nto,nti->nio", g, x).square().mean(0), k)
             ),
-            Mutant(
-                lambda g, x, k: _with_mask(torch.einsum("nto,nti->toi", g, x).square().mean(0), k),
-                "sentences and tokens are swapped: add up over the tokens, average over the sentences",
+            "sentences and tokens are swapped: add up over the tokens, average over the sentences": (
+                lambda g, x, k: _with_mask(torch.einsum("nto,nti->toi", g, x).square().mean(0), k)
             ),
-            Mutant(_ascending, "the scores are right, but the mask holds the k smallest"),
-            Mutant(_by_row, "the mask takes as many from each row; take the k largest of the whole matrix"),
-            Mutant(_from_k_on, "one is missing: the k-th largest itself belongs to the mask"),
-        ),
+            "the scores are right, but the mask holds the k smallest": _ascending,
+            "the mask takes as many from each row; take the k largest of the whole matrix": _by_row,
+            "one is missing: the k-th largest itself belongs to the mask": _from_k_on,
+        },
         tolerance=1e-8,
         kinds=2,
     )
@@ -268,7 +326,7 @@ LAYER = register(
         id="bitfit-layer",
         points=4,
         difficulty=3,
-        minutes=20,
+        minutes=15,
         hints=(
             "Two linear maps of the same x, their outputs side by side: the learners' first. Which node is where now?",
             "order = learners followed by the frozen nodes in rising order: output j of the concatenation is node "
@@ -278,42 +336,34 @@ LAYER = register(
         inputs=_split,
         secret=_secret_layer,
         reference=layer,
-        mutants=(
-            Mutant(
-                lambda x, W_t, b_t, W_f, b_f, learners: _concatenated(x, W_t, b_t, W_f, b_f),
-                "the outputs stand as they were concatenated, as on the slide; permute them back: node i at place i",
+        mutants={
+            "the outputs stand as they were concatenated, as on the slide; permute them back: node i at place i": (
+                lambda x, W_t, b_t, W_f, b_f, learners: _concatenated(x, W_t, b_t, W_f, b_f)
             ),
-            Mutant(
-                _there_instead_of_back,
-                "this permutes once more in the same direction; take the inverse of the order, order.argsort()",
+            "this permutes once more in the same direction; take the inverse of the order, order.argsort()": (
+                _there_instead_of_back
             ),
-            Mutant(
-                lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, 0 * b_t, W_f, 0 * b_f, learners),
-                "the biases are missing",
+            "the biases are missing": (
+                lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, 0 * b_t, W_f, 0 * b_f, learners)
             ),
-            Mutant(
-                lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, b_t, W_f, 0 * b_f, learners),
-                "the frozen nodes have a bias as well",
+            "the frozen nodes have a bias as well": (
+                lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, b_t, W_f, 0 * b_f, learners)
             ),
-            Mutant(
-                lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, 0 * b_t, W_f, b_f, learners),
-                "the learners have a bias as well",
+            "the learners have a bias as well": (
+                lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, 0 * b_t, W_f, b_f, learners)
             ),
-            Mutant(
-                lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, b_t, W_f, b_f, learners.sort().values),
-                "the learners are not sorted: row i of W_t is node learners[i]",
+            "the learners are not sorted: row i of W_t is node learners[i]": (
+                lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, b_t, W_f, b_f, learners.sort().values)
             ),
-            Mutant(
+            "this puts the frozen nodes first and leaves them there; node i belongs at place i": (
                 lambda x, W_t, b_t, W_f, b_f, learners: torch.cat(
                     [F.linear(x, W_f, b_f), F.linear(x, W_t, b_t)], dim=-1
-                ),
-                "this puts the frozen nodes first and leaves them there; node i belongs at place i",
+                )
             ),
-            Mutant(
-                lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, b_t, 0 * W_f, 0 * b_f, learners),
-                "the frozen nodes answer, too: frozen means that they do not learn",
+            "the frozen nodes answer, too: frozen means that they do not learn": (
+                lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, b_t, 0 * W_f, 0 * b_f, learners)
             ),
-        ),
+        },
         tolerance=1e-8,
     )
 )
@@ -445,47 +495,38 @@ VERDICT = register(
         id="bitfit-verdict",
         points=5,
         difficulty=4,
-        minutes=30,
+        minutes=18,
         hints=(
-            "collections.defaultdict(list), keyed by (method, rate).",
-            "sorted(rates)[0] and [-1] are the ends.",
+            "First collect the runs of each method and rate: collections.defaultdict(list), keyed by (method, rate).",
+            "sorted(rates)[0] and [-1] are the ends of a grid.",
             "statistics.variance of the test accuracies of each method, at its own best rate.",
         ),
         inputs=_public_runs,
         secret=_secret_runs,
         reference=verdict,
-        mutants=(
-            Mutant(
-                _judged(choose=_by_test),
-                "the learning rate is chosen by test accuracy, which is then no test any more; choose by validation",
+        mutants={
+            "the learning rate is chosen by test accuracy, which is then no test any more; choose by validation": (
+                _judged(choose=_by_test)
             ),
-            Mutant(
-                _judged(choose=_by_best_run),
-                "the single best run chose the learning rate, and one seed was lucky; take the mean over the seeds",
+            "the single best run chose the learning rate, and one seed was lucky; take the mean over the seeds": (
+                _judged(choose=_by_best_run)
             ),
-            Mutant(
-                _judged(shared=True),
-                "both methods have the rate that suits the first: that decides the contest before it begins",
+            "both methods have the rate that suits the first: that decides the contest before it begins": (
+                _judged(shared=True)
             ),
-            Mutant(
-                _judged(edges=False),
-                "where the best rate lies at the end of its grid a better one may lie beyond: say 'widen'",
+            "where the best rate lies at the end of its grid a better one may lie beyond: say 'widen'": (
+                _judged(edges=False)
             ),
-            Mutant(
-                _judged(column=3),
-                "this compares validation accuracies, which the learning rates were chosen by; compare test accuracies",
+            "this compares validation accuracies, which the learning rates were chosen by; compare test accuracies": (
+                _judged(column=3)
             ),
             # No margin at all goes wrong at the same cases.
-            Mutant(
-                _judged(margin=lambda variance, n: 2 * (variance / n) ** 0.5),
-                "up to 2.8 standard errors three seeds each tell nothing (2 are for a variance that is known): "
-                "say 'cannot tell'",
+            "up to 2.8 standard errors three seeds each tell nothing (2 are for a variance that is known): "
+            "say 'cannot tell'": (_judged(margin=lambda variance, n: 2 * (variance / n) ** 0.5)),
+            "the sign is the other way round: the first method's accuracy minus the second's": (
+                lambda runs, one, other: (verdict(runs, one, other)[0], -verdict(runs, one, other)[1])
             ),
-            Mutant(
-                lambda runs, one, other: (verdict(runs, one, other)[0], -verdict(runs, one, other)[1]),
-                "the sign is the other way round: the first method's accuracy minus the second's",
-            ),
-        ),
+        },
         tolerance=1e-6,
         kinds=4,
     )

@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -27,15 +28,7 @@ Arguments = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Mutant:
-    r"""A wrong answer that people give, and what to tell them."""
-
-    function: Callable[..., Any]
-    message: str
-
-
-@dataclass(frozen=True)
-class Posed:
+class BaseExercise:
     r"""What exercises of every kind have. `difficulty` is 1 (a line) to 5 (think first)."""
 
     id: str
@@ -46,7 +39,7 @@ class Posed:
 
     @property
     def name(self) -> str:
-        r"""Name of the function that the student writes: `lora-forward` -> `lora_forward`."""
+        r"""Name of the function that the student writes: `lora-merge` -> `lora_merge`."""
         return self.id.replace("-", "_")
 
     def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str]:
@@ -55,31 +48,41 @@ class Posed:
 
 
 @dataclass(frozen=True)
-class Exercise(Posed):
+class Exercise(BaseExercise):
     r"""A function that has one right answer for each of its inputs, and the most usual kind of exercise.
 
-    `inputs(seed)` gives the arguments of the notebook's check, for three seeds that all may know. `secret(draw)` makes
-    those of one case for grading, of bounded size whatever the secret. Where a wrong answer is right for one kind of
-    input by its nature, there are several `kinds`: draw.kind says which is wanted. `dtype` and `signed_zeros` as in
-    Comparison.
+    `secret(draw)` makes the arguments of one case, of bounded size whatever the secret: for grading, and for the
+    notebook's check, whose cases (three, or one of each kind) all may know; `inputs(seed)` makes those instead where
+    they should be easy to read. Where a wrong answer is right for one kind of input by its nature, there are several
+    `kinds`: draw.kind says which is wanted. `mutants` are wrong answers that people give, by what to tell them. `part`
+    is what a notebook goes on with where the function is only how the check looks at a class, say. `dtype` and
+    `signed_zeros` as in Comparison.
     """
 
-    inputs: Callable[[int], Arguments]
     secret: Callable[[Draw], Arguments]
     reference: Callable[..., Any]
-    mutants: tuple[Mutant, ...]
+    mutants: dict[str, Callable[..., Any]]
+    inputs: Callable[[int], Arguments] | None = None
+    part: Any = None
     tolerance: float = 1e-5
     kinds: int = 1
     dtype: bool = False
     signed_zeros: bool = False
 
     def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str]:
-        r"""As in Posed; these are the same for everybody."""
+        r"""As in BaseExercise; these are the same for everybody."""
         return _check(self, answer)
 
     def comparison(self, discreet: bool = False) -> Comparison:
         r"""How its answers are compared."""
         return Comparison(self.tolerance, self.dtype, self.signed_zeros, discreet)
+
+    @cached_property
+    def public(self) -> list[Arguments]:
+        r"""The arguments of the notebook's check, the same for everybody. Take a copy where they may be changed."""
+        if self.inputs is not None:
+            return [self.inputs(seed) for seed in SEEDS]
+        return self._drawn(b"public", max(len(SEEDS), self.kinds), [])  # one of each kind at least
 
     def answer(self, arguments: Arguments) -> Any:
         r"""The right answer. The arguments stay as they are."""
@@ -95,12 +98,15 @@ class Exercise(Posed):
         """
         if n < self.kinds:
             raise CourseError(f"{self.id} needs {self.kinds} cases or more, one of each kind; got {n}.")
-        taken = [self.answer(self.inputs(seed)) for seed in SEEDS]
+        return self._drawn(secret, n, [self.answer(arguments) for arguments in self.public])
+
+    def _drawn(self, secret: bytes, n: int, taken: list[Any]) -> list[Arguments]:
+        r"""`n` cases with other answers than those that are `taken`."""
         cases: list[Arguments] = []
         while len(cases) < n:
             group, answers = self._group(secret, len(cases), taken)
             cases += group
-            taken += answers
+            taken = taken + answers
         return cases[:n]
 
     def _group(self, secret: bytes, first: int, taken: list[Any]) -> tuple[list[Arguments], list[Any]]:
@@ -110,8 +116,8 @@ class Exercise(Posed):
             group = [self.secret(Draw(secret, name, kind)) for name, kind in names]
             answers = [self.answer(arguments) for arguments in group]
             known = [*taken, *answers]
-            new = all(
-                same(answer, other) is not None
+            new = all(  # no known answer passes for the new case's, though the reverse may be
+                same(other, answer) is not None
                 for i, answer in enumerate(answers, start=len(taken))
                 for other in known[:i]
             )
@@ -135,8 +141,8 @@ class Result:
         return f"{mark} {self.id}: {self.status} ({self.points}/{self.possible} points). {self.message}"
 
 
-_EXERCISES: dict[str, Posed] = {}
-Kind = TypeVar("Kind", bound=Posed)
+_EXERCISES: dict[str, BaseExercise] = {}
+Kind = TypeVar("Kind", bound=BaseExercise)
 
 
 def register(exercise: Kind) -> Kind:
@@ -147,7 +153,7 @@ def register(exercise: Kind) -> Kind:
     return exercise
 
 
-def every_kind() -> dict[str, Posed]:
+def every_kind() -> dict[str, BaseExercise]:
     r"""Every exercise of the course, by id: functions to write, numbers to work out, things to train."""
     package = importlib.import_module("coursekit.checks")
     for module in pkgutil.iter_modules(package.__path__):  # importing them registers their exercises
@@ -209,9 +215,9 @@ def mistake(exercise: Exercise, cases: Sequence[Arguments], values: Sequence[Any
     """
     if _agree(exercise, values, map(exercise.answer, cases)):
         return None
-    for mutant in exercise.mutants:
-        if _agree(exercise, values, _wrong_values(exercise, mutant, cases)):
-            return mutant.message
+    for message, wrong in exercise.mutants.items():
+        if _agree(exercise, values, _wrong_values(exercise, wrong, cases)):
+            return message
     return None
 
 
@@ -220,7 +226,7 @@ def _today(id: str) -> str:
     return str(id).replace(".", "-").replace("_", "-")
 
 
-def _result(exercise: Posed, answer: Any, variant: int) -> Result:
+def _result(exercise: BaseExercise, answer: Any, variant: int) -> Result:
     if not callable(answer):
         status = "failed"
         message = f"pass the function itself: check({exercise.id!r}, {exercise.name}), without brackets"
@@ -230,7 +236,7 @@ def _result(exercise: Posed, answer: Any, variant: int) -> Result:
 
 
 def _check(exercise: Exercise, answer: Callable[..., Any]) -> tuple[str, str]:
-    cases = [exercise.inputs(seed) for seed in SEEDS]
+    cases = exercise.public
     values: list[Any] = []
     for arguments in cases:
         try:
@@ -241,8 +247,9 @@ def _check(exercise: Exercise, answer: Callable[..., Any]) -> tuple[str, str]:
             stopped = stopped_with(error)
             return "failed", f"{wrong} (and then {stopped})" if wrong else stopped
     empty = sum(is_empty(value) for value in values)
-    if empty == len(SEEDS):
-        return "not attempted", f"fill in {exercise.name} and run this cell again"
+    if empty == len(cases):
+        answer = "the cell above" if exercise.part else exercise.name  # a class, say, under a name of its own
+        return "not attempted", f"fill in {answer} and run this cell again"
     if empty:
         return "failed", "it returns nothing for some inputs: every way through the function needs a return"
     found = _first_difference(exercise, values, map(exercise.answer, cases))
@@ -264,14 +271,14 @@ def stopped_with(error: Exception) -> str:
 def _tell_apart(exercise: Exercise, cases: Sequence[Arguments], answers: Sequence[Any]) -> bool:
     r"""Whether every mutant fails one of these cases, and is found by its own values alone."""
     before: list[list[Any]] = []
-    for mutant in exercise.mutants:
-        values = [_value(mutant, arguments) for arguments in cases]
+    for wrong in exercise.mutants.values():
+        values = [_value(wrong, arguments) for arguments in cases]
         if _agree(exercise, values, answers):
             return False
         ran = [i for i, value in enumerate(values) if value is not _STOPPED]
         for other in before:
-            wrong = [_as_number(other[i], answers[i]) for i in ran]
-            if _agree(exercise, [values[i] for i in ran], wrong):
+            before_it = [_as_number(other[i], answers[i]) for i in ran]
+            if _agree(exercise, [values[i] for i in ran], before_it):
                 return False
         before.append(values)
     return True
@@ -281,9 +288,9 @@ def _tell_apart(exercise: Exercise, cases: Sequence[Arguments], answers: Sequenc
 _STOPPED = object()
 
 
-def _value(mutant: Mutant, arguments: Arguments) -> Any:
+def _value(wrong: Callable[..., Any], arguments: Arguments) -> Any:
     try:
-        return mutant.function(*copy.deepcopy(arguments))
+        return wrong(*copy.deepcopy(arguments))
     except Exception:
         return _STOPPED
 
@@ -295,9 +302,9 @@ def _agree(exercise: Exercise, given: Sequence[Any], expected: Iterable[Any]) ->
         return False
 
 
-def _wrong_values(exercise: Exercise, mutant: Mutant, cases: Sequence[Arguments]) -> Iterator[Any]:
+def _wrong_values(exercise: Exercise, wrong: Callable[..., Any], cases: Sequence[Arguments]) -> Iterator[Any]:
     r"""What the mutant gives for the cases, one after the other: most differ from an answer in the first."""
-    return (_as_number(_value(mutant, arguments), exercise.answer(arguments)) for arguments in cases)
+    return (_as_number(_value(wrong, arguments), exercise.answer(arguments)) for arguments in cases)
 
 
 def _as_number(value: Any, answer: Any) -> Any:

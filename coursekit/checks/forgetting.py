@@ -1,11 +1,11 @@
-r"""The exercises on forgetting of notebook 01_full_finetuning_memory."""
+r"""The exercises of notebook 01b_forgetting."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
 
 # forgetting-ewc -------------------------------------------------------------------------------------------
@@ -21,9 +21,9 @@ def _moved(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
     return *(torch.tensor(values, dtype=torch.float64) for values in (theta, start, fisher)), strength
 
 
-def ewc(theta: Tensor, start: Tensor, fisher: Tensor, strength: float) -> float:
-    r"""strength / 2 times the sum of F (theta - start)²."""
-    return strength / 2 * (fisher * (theta - start).square()).sum().item()
+def ewc(theta: Tensor, start: Tensor, fisher: Tensor, strength: float) -> Tensor:
+    r"""strength / 2 times the sum of F (theta - start)², a tensor: its gradient is what trains."""
+    return strength / 2 * (fisher * (theta - start).square()).sum()
 
 
 def _secret_shape(draw: Draw) -> tuple[int, ...]:
@@ -38,68 +38,56 @@ def _secret_ewc(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float]:
 EWC = register(
     Exercise(
         id="forgetting-ewc",
-        points=2,
-        difficulty=2,
-        minutes=5,
+        points=3,
+        difficulty=3,
+        minutes=8,
         hints=(
-            "Square how far each weight has moved from its start, and multiply by that weight's own Fisher number.",
-            "Add up over all weights. In front of the sum stands strength / 2.",
+            "Take one weight. Which function of the distance u has the gradient u, and is 0 at u = 0?",
+            "The square of the distance has twice the gradient that is wanted.",
+            "Half the strength times the sum of F times the squared distances, over all weights.",
         ),
         inputs=_moved,
         secret=_secret_ewc,
         reference=ewc,
-        mutants=(
-            Mutant(
-                lambda theta, start, fisher, strength: 2 * ewc(theta, start, fisher, strength),
-                "the factor 1/2 is missing",
+        mutants={
+            "the factor 1/2 is missing": (
+                lambda theta, start, fisher, strength: 2 * ewc(theta, start, fisher, strength)
             ),
-            Mutant(
-                lambda theta, start, fisher, strength: ewc(theta, start, torch.ones_like(fisher), strength),
-                "the Fisher information is missing: this holds all weights alike, which is L2-SP",
+            "the Fisher information is missing: this holds all weights alike, which is L2-SP": (
+                lambda theta, start, fisher, strength: ewc(theta, start, torch.ones_like(fisher), strength)
             ),
-            Mutant(
-                lambda theta, start, fisher, strength: strength / 2 * (fisher * (theta - start)).sum().item(),
-                "the distance is not squared: moves up and down would cancel",
+            "the distance is not squared: moves up and down would cancel": (
+                lambda theta, start, fisher, strength: strength / 2 * (fisher * (theta - start)).sum()
             ),
-            Mutant(
+            "this takes the absolute distance; EWC squares it": (
+                lambda theta, start, fisher, strength: strength / 2 * (fisher * (theta - start).abs()).sum()
+            ),
+            "this is the mean over the weights; EWC adds them up": (
+                lambda theta, start, fisher, strength: ewc(theta, start, fisher, strength) / theta.numel()
+            ),
+            "this is the penalty of each weight; add them up": (
+                lambda theta, start, fisher, strength: strength / 2 * fisher * (theta - start).square()
+            ),
+            "the Fisher information is squared; only the distance is": (
+                lambda theta, start, fisher, strength: ewc(theta, start, fisher.square(), strength)
+            ),
+            "this pulls towards 0, as weight decay does; EWC pulls towards the start": (
+                lambda theta, start, fisher, strength: ewc(theta, torch.zeros_like(start), fisher, strength)
+            ),
+            "this subtracts squares; take the difference first, and square it then": (
                 lambda theta, start, fisher, strength: (
-                    strength / 2 * (fisher * (theta - start).abs()).sum().item()
-                ),
-                "this takes the absolute distance; EWC squares it",
+                    strength / 2 * (fisher * (theta.square() - start.square())).sum()
+                )
             ),
-            Mutant(
-                lambda theta, start, fisher, strength: ewc(theta, start, fisher, strength) / theta.numel(),
-                "this is the mean over the weights; EWC adds them up",
-            ),
-            Mutant(
-                lambda theta, start, fisher, strength: strength / 2 * fisher * (theta - start).square(),
-                "this is the penalty of each weight; add them up",
-            ),
-            Mutant(
-                lambda theta, start, fisher, strength: ewc(theta, start, fisher.square(), strength),
-                "the Fisher information is squared; only the distance is",
-            ),
-            Mutant(
-                lambda theta, start, fisher, strength: ewc(theta, torch.zeros_like(start), fisher, strength),
-                "this pulls towards 0, as weight decay does; EWC pulls towards the start",
-            ),
-            Mutant(
+            "this adds up first and squares the sum; square the distance of each weight": (
                 lambda theta, start, fisher, strength: (
-                    strength / 2 * (fisher * (theta.square() - start.square())).sum().item()
-                ),
-                "this subtracts squares; take the difference first, and square it then",
+                    strength / 2 * (fisher * (theta - start)).sum().square()
+                )
             ),
-            Mutant(
-                lambda theta, start, fisher, strength: (
-                    strength / 2 * (fisher * (theta - start)).sum().square().item()
-                ),
-                "this adds up first and squares the sum; square the distance of each weight",
+            "the strength is missing: strength / 2 stands in front of the sum": (
+                lambda theta, start, fisher, strength: ewc(theta, start, fisher, 1.0)
             ),
-            Mutant(
-                lambda theta, start, fisher, strength: ewc(theta, start, fisher, 1.0),
-                "the strength is missing: strength / 2 stands in front of the sum",
-            ),
-        ),
+        },
     )
 )
 
@@ -167,33 +155,25 @@ REPLAY = register(
         inputs=_rows,
         secret=_secret_replay,
         reference=replay,
-        mutants=(
-            Mutant(
-                lambda new, old, share, rows, order: (*new[:rows], *old[: round(share * rows)]),
-                "the old rows come on top of the budget; they take the place of new ones",
+        mutants={
+            "the old rows come on top of the budget; they take the place of new ones": (
+                lambda new, old, share, rows, order: (*new[:rows], *old[: round(share * rows)])
             ),
-            Mutant(
-                _of_new,
-                "the share is taken of the new rows here; it is the part of all rows that is old",
+            "the share is taken of the new rows here; it is the part of all rows that is old": _of_new,
+            "the two are swapped: `share` is the part that is old": (
+                lambda new, old, share, rows, order: replay(old, new, share, rows, order)
             ),
-            Mutant(
-                lambda new, old, share, rows, order: replay(old, new, share, rows, order),
-                "the two are swapped: `share` is the part that is old",
+            "this rounds down; take the nearest whole number, with round": _down,
+            "the rows are not shuffled: all old ones would come in the last batches": (
+                lambda new, old, share, rows, order: replay(new, old, share, rows, list(range(rows)))
             ),
-            Mutant(_down, "this rounds down; take the nearest whole number, with round"),
-            Mutant(
-                lambda new, old, share, rows, order: replay(new, old, share, rows, list(range(rows))),
-                "the rows are not shuffled: all old ones would come in the last batches",
+            "this puts row i at place order[i]; the i-th row to be seen is the one at place order[i]": (
+                _to_places
             ),
-            Mutant(
-                _to_places,
-                "this puts row i at place order[i]; the i-th row to be seen is the one at place order[i]",
+            "these are the last old rows; take the first ones, as of the new": (
+                lambda new, old, share, rows, order: replay(new, old[::-1], share, rows, order)
             ),
-            Mutant(
-                lambda new, old, share, rows, order: replay(new, old[::-1], share, rows, order),
-                "these are the last old rows; take the first ones, as of the new",
-            ),
-        ),
+        },
         tolerance=0.0,
         kinds=2,
     )

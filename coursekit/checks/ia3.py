@@ -1,4 +1,4 @@
-r"""The exercises of notebook 03_ia3: attention, the layer, its gradient."""
+r"""The exercises of notebook 03_ia3: attention and the layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
 
 
@@ -72,7 +72,7 @@ ATTENTION = register(
         id="ia3-attention",
         points=3,
         difficulty=2,
-        minutes=10,
+        minutes=8,
         hints=(
             "k is (batch, tokens, d) and l_k has d entries. Along which of the three axes must it lie?",
             "Where in the equation does each vector stand, and what is left when both are 1? Attention as always.",
@@ -81,44 +81,35 @@ ATTENTION = register(
         inputs=_heads,
         secret=_secret_attention,
         reference=attention,
-        mutants=(
-            Mutant(
-                _unscaled,
-                "the scores are not divided by the root of d: the slide's pseudo-code forgets it, its formula does not",
+        mutants={
+            "the scores are not divided by the root of d: the slide's pseudo-code forgets it, its formula does not": (
+                _unscaled
             ),
-            Mutant(
-                _along_tokens,
-                "the vectors lie along the tokens: this scales token i by entry i; l * k scales dimension j by entry j",
+            "the vectors lie along the tokens: this scales token i by entry i; l * k scales dimension j by entry j": (
+                _along_tokens
             ),
-            Mutant(
-                _over_queries,
-                "the softmax runs over the queries; each query's weights over the keys add up to 1, so dim=-1",
+            "the softmax runs over the queries; each query's weights over the keys add up to 1, so dim=-1": (
+                _over_queries
             ),
-            Mutant(
-                _keys_on_scores,
-                "l_k multiplies the scores; it belongs on the dimensions of the keys, before the product with q",
+            "l_k multiplies the scores; it belongs on the dimensions of the keys, before the product with q": (
+                _keys_on_scores
             ),
-            Mutant(
-                lambda q, k, v, l_k, l_v: attention(q, k, v, l_v, l_k),
-                "l_k and l_v are swapped: l_k scales the keys, l_v the values",
+            "l_k and l_v are swapped: l_k scales the keys, l_v the values": (
+                lambda q, k, v, l_k, l_v: attention(q, k, v, l_v, l_k)
             ),
-            Mutant(
-                lambda q, k, v, l_k, l_v: attention(q, k, v, l_k, torch.ones_like(l_v)),
-                "the values are not scaled: l_v is missing",
+            "the values are not scaled: l_v is missing": (
+                lambda q, k, v, l_k, l_v: attention(q, k, v, l_k, torch.ones_like(l_v))
             ),
-            Mutant(
-                lambda q, k, v, l_k, l_v: attention(q, k, v, torch.ones_like(l_k), l_v),
-                "the keys are not scaled: l_k is missing",
+            "the keys are not scaled: l_k is missing": (
+                lambda q, k, v, l_k, l_v: attention(q, k, v, torch.ones_like(l_k), l_v)
             ),
-            Mutant(
-                lambda q, k, v, l_k, l_v: attention(q * l_k, k, v, l_k, l_v),
-                "queries and keys are both scaled, so l_k counts twice; only the keys are scaled",
+            "queries and keys are both scaled, so l_k counts twice; only the keys are scaled": (
+                lambda q, k, v, l_k, l_v: attention(q * l_k, k, v, l_k, l_v)
             ),
-            Mutant(
-                lambda q, k, v, l_k, l_v: attention(q, k + l_k, v + l_v, l_k / l_k, l_v / l_v),
-                "the vectors are added; the method is called additive because it adds parameters, but it multiplies",
+            "the vectors are added; the method is called additive because it adds parameters, but it multiplies": (
+                lambda q, k, v, l_k, l_v: attention(q, k + l_k, v + l_v, l_k / l_k, l_v / l_v)
             ),
-        ),
+        },
         tolerance=1e-8,
         kinds=2,
     )
@@ -190,7 +181,7 @@ LAYER = register(
         id="ia3-layer",
         points=4,
         difficulty=3,
-        minutes=20,
+        minutes=12,
         hints=(
             "In __init__: base.requires_grad_(False) freezes W and b. base.out_features and base.in_features say how "
             "long l is: one factor for each output, or one for each input.",
@@ -200,131 +191,40 @@ LAYER = register(
         inputs=_frozen_layer,
         secret=_secret_layer,
         reference=layer,
-        mutants=(
-            Mutant(
-                _found(silent=False),
-                "at the start the layer must give what the base layer gives: factors that multiply start at 1",
+        part=Scaled,
+        mutants={
+            "at the start the layer must give what the base layer gives: factors that multiply start at 1": (
+                _found(silent=False)
             ),
-            Mutant(
-                _found(base=True), "the base layer still trains: freeze it with base.requires_grad_(False)"
+            "the base layer still trains: freeze it with base.requires_grad_(False)": _found(base=True),
+            "l is not trained: a tensor is a parameter only as nn.Parameter(tensor)": _found(own=False),
+            "the base layer trains and l does not: freeze the one, make the other nn.Parameter": (
+                _found(base=True, own=False)
             ),
-            Mutant(
-                _found(own=False), "l is not trained: a tensor is a parameter only as nn.Parameter(tensor)"
+            "side is not looked at: with 'input' the factors multiply x, before the base layer": (
+                _found(scaled=lambda W, b, l, x, side: l * F.linear(x, W, b))
             ),
-            Mutant(
-                _found(base=True, own=False),
-                "the base layer trains and l does not: freeze the one, make the other nn.Parameter",
+            "side is not looked at: with 'output' the factors multiply what the base layer gives": (
+                _found(scaled=lambda W, b, l, x, side: F.linear(l * x, W, b))
             ),
-            Mutant(
-                _found(scaled=lambda W, b, l, x, side: l * F.linear(x, W, b)),
-                "side is not looked at: with 'input' the factors multiply x, before the base layer",
+            "the two sides are swapped: 'output' is l * base(x), 'input' is base(l * x)": (
+                _found(
+                    scaled=lambda W, b, l, x, side: layer(
+                        W, b, l, x, "input" if side == "output" else "output"
+                    )[2]
+                )
             ),
-            Mutant(
-                _found(scaled=lambda W, b, l, x, side: F.linear(l * x, W, b)),
-                "side is not looked at: with 'output' the factors multiply what the base layer gives",
+            "the bias of the base layer is not scaled: an output is W x + b, all of it times l": (
+                _found(scaled=_bias_left_out)
             ),
-            Mutant(
-                _found(scaled=lambda W, b, l, x, side: layer(W, b, l, x, "input" if side == "output" else "output")[2]),
-                "the two sides are swapped: 'output' is l * base(x), 'input' is base(l * x)",
+            "with 'input' the bias is scaled as well: l meets x alone": _found(scaled=_bias_scaled),
+            "the factors are added; the method is called additive because it adds parameters, but it multiplies": (
+                _found(silent=False, scaled=lambda W, b, l, x, side: F.linear(x, W, b) + l)
             ),
-            Mutant(
-                _found(scaled=_bias_left_out),
-                "the bias of the base layer is not scaled: an output is W x + b, all of it times l",
+            "the factors are in there twice": (
+                _found(scaled=lambda W, b, l, x, side: layer(W, b, l * l, x, side)[2])
             ),
-            Mutant(
-                _found(scaled=_bias_scaled),
-                "with 'input' the bias is scaled as well: l meets x alone",
-            ),
-            Mutant(
-                _found(silent=False, scaled=lambda W, b, l, x, side: F.linear(x, W, b) + l),
-                "the factors are added; the method is called additive because it adds parameters, but it multiplies",
-            ),
-            Mutant(
-                _found(scaled=lambda W, b, l, x, side: layer(W, b, l * l, x, side)[2]),
-                "the factors are in there twice",
-            ),
-        ),
-        kinds=2,
-    )
-)  # fmt: skip
-
-
-# ia3-gradient ---------------------------------------------------------------------------------------------
-
-
-def _backward(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    # As many tokens as inputs and outputs, so that a sum or a product the wrong way runs without an error.
-    random, d = _random(seed), 4 + seed
-    g, x = (torch.randn(d, d, generator=random, dtype=torch.float64) for _ in range(2))
-    W, b = (torch.randn(*s, generator=random, dtype=torch.float64) for s in ((d, d), (d,)))
-    return g, x, W, b, _around_one(d, random)
-
-
-def gradient(g: Tensor, x: Tensor, W: Tensor, b: Tensor, l: Tensor) -> tuple[Tensor, Tensor]:
-    r"""dL/dl = sum over tokens of g (W x + b) and dL/dx = (g l) W, from g = dL/dh and h = l (W x + b)."""
-    return (g * F.linear(x, W, b)).sum(0), (g * l) @ W
-
-
-def _secret_gradient(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    n = draw.whole(4, 6)
-    out, into = (n, n) if draw.kind == 0 else (draw.whole(2, 3), draw.whole(7, 8))
-    g, x, W, b = (draw.normal(*shape) for shape in ((n, out), (n, into), (out, into), (out,)))
-    return g, x, W, b, _secret_around_one(draw, out)
-
-
-GRADIENT = register(
-    Exercise(
-        id="ia3-gradient",
-        points=4,
-        difficulty=4,
-        minutes=20,
-        hints=(
-            "A gradient has the shape of what it belongs to: dl is (d_out,), so the n tokens must disappear.",
-            "Write out one output of one token, h_i, and differentiate it by l_i. All tokens share l_i.",
-            "On its way to x the gradient passes what the forward pass passed, in the opposite order.",
-        ),
-        inputs=_backward,
-        secret=_secret_gradient,
-        reference=gradient,
-        mutants=(
-            Mutant(
-                lambda g, x, W, b, l: ((g * F.linear(x, W, b)).mean(0), (g * l) @ W),
-                "this averages over the tokens; the mean, if there is one, is in g already, so add them up",
-            ),
-            Mutant(
-                lambda g, x, W, b, l: ((g * F.linear(x, W)).sum(0), (g * l) @ W),
-                "dl leaves out the bias: l multiplies W x + b",
-            ),
-            Mutant(
-                lambda g, x, W, b, l: ((g * l * F.linear(x, W, b)).sum(0), (g * l) @ W),
-                "dl is g times W x + b, before the scaling: the derivative of l y by l is y, not l y",
-            ),
-            Mutant(
-                lambda g, x, W, b, l: ((g * F.linear(x, W, b)).sum(0), g @ W),
-                "dx has lost l: on its way back the gradient passes the scaling, too",
-            ),
-            Mutant(
-                lambda g, x, W, b, l: ((g * F.linear(x, W, b)).sum(0), (g * l) @ W.T),
-                "dx goes through W the wrong way round: forward is x W^T, backward is (g l) W",
-            ),
-            Mutant(
-                lambda g, x, W, b, l: ((g * F.linear(x, W, b)).sum(0), (g @ W) * l),
-                "dx meets l on the wrong side of W: l scales the outputs, so first g l, then W",
-            ),
-            Mutant(
-                lambda g, x, W, b, l: ((g * F.linear(x, W, b)).sum(1), (g * l) @ W),
-                "dl is summed over the outputs; sum over the tokens, dim 0",
-            ),
-            Mutant(
-                lambda g, x, W, b, l: (g * F.linear(x, W, b), (g * l) @ W),
-                "dl still has one row for each token; all tokens share one l, so add them up",
-            ),
-            Mutant(
-                lambda g, x, W, b, l: ((g * F.linear(x, W.T, b)).sum(0), (g * l) @ W),
-                "the forward is x W^T + b: W is (out, in)",
-            ),
-        ),
-        tolerance=1e-8,
+        },
         kinds=2,
     )
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
 from coursekit.quantization import quantize_affine
 
@@ -127,7 +127,7 @@ FOLD_QUANTIZED = register(
         id="ia3-fold-quantized",
         points=4,
         difficulty=4,
-        minutes=25,
+        minutes=18,
         hints=(
             "A block is codes * one scale. For which factors is l_j * (scale * code_j) = new_scale * code_j for every "
             "j of the block?",
@@ -138,34 +138,28 @@ FOLD_QUANTIZED = register(
         inputs=_public,
         secret=_secret,
         reference=fold_quantized,
-        mutants=(
-            Mutant(
-                _by_side(on_input=True),
-                "one scale stands in for a whole block's factors, such as their mean: not exact where they differ",
+        mutants={
+            "one scale stands in for a whole block's factors, such as their mean: not exact where they differ": (
+                _by_side(on_input=True)
             ),
-            Mutant(
-                _by_side(on_input=False),
-                "factors of the inputs are always refused: a block whose inputs all have one factor can take it",
+            "factors of the inputs are always refused: a block whose inputs all have one factor can take it": (
+                _by_side(on_input=False)
             ),
-            Mutant(
-                _by(_zeros_count),
-                "a code of 0 stays 0 whatever its factor is: only the codes that are not 0 have to agree",
+            "a code of 0 stays 0 whatever its factor is: only the codes that are not 0 have to agree": (
+                _by(_zeros_count)
             ),
-            Mutant(
-                _never,
-                "nothing is folded: all blocks of a row share the factor of their output, so their scales take it",
+            "nothing is folded: all blocks of a row share the factor of their output, so their scales take it": (
+                _never
             ),
-            Mutant(_by(_unscaled), "what is exact is right, but the scales are the old ones: multiply those blocks'"),
-            Mutant(_by(_divided), "this divides the scales: that is taking the factors out again"),
-            Mutant(
-                _by(_moved),
-                "the scales of blocks that cannot take the factors are changed as well: leave those as they are",
+            "what is exact is right, but the scales are the old ones: multiply those blocks'": _by(_unscaled),
+            "this divides the scales: that is taking the factors out again": _by(_divided),
+            "the scales of blocks that cannot take the factors are changed as well: leave those as they are": (
+                _by(_moved)
             ),
-            Mutant(
-                _along_blocks,
-                "the factors of the outputs lie along the blocks: scale is (out, blocks), so l[:, None] * scale",
+            "the factors of the outputs lie along the blocks: scale is (out, blocks), so l[:, None] * scale": (
+                _along_blocks
             ),
-        ),
+        },
         kinds=2,
     )
-)  # fmt: skip
+)

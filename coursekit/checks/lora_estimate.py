@@ -1,8 +1,8 @@
-r"""The exercise of notebook 06_lora that is worked out on paper, with numbers of one's own."""
+r"""The exercise of notebook 06b_intrinsic_dimension that is worked out on paper, with numbers of one's own."""
 
 from __future__ import annotations
 
-from coursekit.checks.core import Mutant, register
+from coursekit.checks.core import register
 from coursekit.checks.draw import Draw
 from coursekit.checks.numeric import Numeric
 
@@ -31,27 +31,22 @@ ESTIMATE = register(
         given=("layers", "hidden", "kv", "r"),
         secret=_model,
         reference=estimate,
-        mutants=(
-            Mutant(
-                lambda layers, hidden, kv, r: layers * r * 4 * hidden,
-                "the value matrix is narrower: its d_out is kv, not hidden",
+        mutants={
+            "the value matrix is narrower: its d_out is kv, not hidden": (
+                lambda layers, hidden, kv, r: layers * r * 4 * hidden
             ),
-            Mutant(
-                lambda layers, hidden, kv, r: r * (3 * hidden + kv),
-                "this is one layer; every layer has its own A and B",
+            "this is one layer; every layer has its own A and B": (
+                lambda layers, hidden, kv, r: r * (3 * hidden + kv)
             ),
-            Mutant(
-                lambda layers, hidden, kv, r: layers * r * 2 * hidden,
-                "this is the query matrices alone, or all A without B: both matrices have both",
+            "this is the query matrices alone, or all A without B: both matrices have both": (
+                lambda layers, hidden, kv, r: layers * r * 2 * hidden
             ),
-            Mutant(
-                lambda layers, hidden, kv, r: layers * hidden * (hidden + kv),
-                "these are the frozen matrices; A and B are what trains",
+            "these are the frozen matrices; A and B are what trains": (
+                lambda layers, hidden, kv, r: layers * hidden * (hidden + kv)
             ),
-            Mutant(
-                lambda layers, hidden, kv, r: 4 * layers * r * (3 * hidden + kv),
-                "these are the bytes in fp32; the question is how many parameters",
+            "these are the bytes in fp32; the question is how many parameters": (
+                lambda layers, hidden, kv, r: 4 * layers * r * (3 * hidden + kv)
             ),
-        ),
+        },
     )
 )

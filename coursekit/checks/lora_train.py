@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coursekit.checks.core import Mutant, register
+from coursekit.checks.core import register
 from coursekit.checks.draw import Draw
-from coursekit.checks.training import Budget, Posing, Scored, Training
+from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore
 
 #: Numbers that the model answers for each sentence, and sentences to learn from and to be measured on.
 OUTPUTS, LEARN, MEASURE, LENGTH = 32, 64, 48, 16
@@ -58,7 +58,7 @@ def _answers(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
     return model(input_ids=ids, attention_mask=mask).logits
 
 
-def _pose(draw: Draw) -> Posing:
+def _pose(draw: Draw) -> TrainingCase:
     r"""A colleague moved the weights by updates of rank 4, and tells what his model answers for some sentences."""
     from coursekit.tasks.sentiment import sentences
 
@@ -74,50 +74,50 @@ def _pose(draw: Draw) -> Posing:
         updates[name] = 0.5 * W.norm() / update.norm() * update
     targets = _answers(_moved(model, updates), ids, mask)
     arguments = (load_minilm, _names(model), ids[:LEARN], mask[:LEARN], targets[:LEARN], R, ALPHA)
-    return Posing(arguments, (ids[LEARN:], mask[LEARN:], targets[LEARN:]))
+    kept = ids[LEARN:], mask[LEARN:], targets[LEARN:]
+    return TrainingCase(arguments, (*kept, F.mse_loss(_answers(model, *kept[:2]), kept[2])))
 
 
-def _score(posing: Posing, tensors: dict[str, Tensor]) -> Scored:
+def _score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore:
     r"""The share of the squared distance to the targets that is closed, on sentences that were not learned from."""
     model, _ = _minilm()
     names = _names(model)
     wanted = {f"{name}.{factor}" for name in names for factor in "AB"}
     if set(tensors) != wanted:
-        return Scored(
+        return TrainingScore(
             0.0, "for every name given, it must return name + '.A' and name + '.B', and nothing else"
         )
     for name in names:
         d_out, d_in = model.get_submodule(name).weight.shape
         A, B = tensors[f"{name}.A"], tensors[f"{name}.B"]
         if A.shape == (d_out, R) and B.shape == (R, d_in):
-            return Scored(0.0, "A and B have changed places: A is (r, d_in), B is (d_out, r)")
+            return TrainingScore(0.0, "A and B have changed places: A is (r, d_in), B is (d_out, r)")
         if A.shape != (R, d_in) or B.shape != (d_out, R):
-            return Scored(0.0, "a tensor has another shape: A is (r, d_in), B is (d_out, r)")
+            return TrainingScore(0.0, "a tensor has another shape: A is (r, d_in), B is (d_out, r)")
         if not (A.is_floating_point() and B.is_floating_point()):
-            return Scored(0.0, "A and B must be floating-point tensors")
+            return TrainingScore(0.0, "A and B must be floating-point tensors")
         if not (A.isfinite().all() and B.isfinite().all()):
-            return Scored(0.0, "A or B holds NaN or infinity: try a smaller learning rate")
+            return TrainingScore(0.0, "A or B holds NaN or infinity: try a smaller learning rate")
     if not any(tensors[f"{name}.B"].any() for name in names):
-        return Scored(0.0, "every B is still 0, as at the start: nothing was trained")
+        return TrainingScore(0.0, "every B is still 0, as at the start: nothing was trained")
     closed = _closed(posing, tensors, ALPHA / R)
     share = min(1.0, max(0.0, closed / ASKED))
     measured = round(closed, 3) if math.isfinite(closed) else None
     if share == 1.0:
-        return Scored(1.0, "", measured)
+        return TrainingScore(1.0, "", measured)
     said = f"on new sentences it closes {max(0.0, closed):.0%} of the distance; {ASKED:.0%} are asked"
     if _closed(posing, tensors, 1.0) >= max(ASKED, closed):
         said = "without the scale it would do: the branch that you train must be multiplied by alpha / r"
     elif not closed > 0:
         said = "with these A and B the model is further from the targets than without: is only the branch trained?"
-    return Scored(share if math.isfinite(share) else 0.0, said, measured)
+    return TrainingScore(share if math.isfinite(share) else 0.0, said, measured)
 
 
-def _closed(posing: Posing, tensors: dict[str, Tensor], scale: float) -> float:
-    model, (ids, mask, targets) = _minilm()[0], posing.kept
+def _closed(posing: TrainingCase, tensors: dict[str, Tensor], scale: float) -> float:
+    model, (ids, mask, targets, before) = _minilm()[0], posing.kept
     updates = {
         name: scale * tensors[f"{name}.B"].float() @ tensors[f"{name}.A"].float() for name in _names(model)
     }
-    before = F.mse_loss(_answers(model, ids, mask), targets)
     after = F.mse_loss(_answers(_moved(model, updates), ids, mask), targets)
     closed = float(1 - after / before)
     return closed if math.isfinite(closed) else -math.inf
@@ -156,34 +156,35 @@ TRAIN = register(
         id="lora-train",
         points=4,
         difficulty=4,
-        minutes=25,
+        minutes=22,
         hints=(
             "load() gives MiniLM with every weight frozen; model(input_ids=ids, attention_mask=mask).logits answers.",
             "model.get_submodule(name) is the nn.Linear that a name stands for. Put your LoRALinear in its place; or a "
             "hook: its register_forward_hook(f) calls f(layer, inputs, output), and what f returns takes the place of "
             "the output, so that the branch is added there.",
-            "A starts as torch.randn(r, d_in) / d_in ** 0.5, B at 0; only these go to the optimizer. Each step: rows = "
-            "torch.randperm(64)[:16], then F.mse_loss on the logits of these rows. Adam with a learning rate of 3e-3 "
-            "needs a few dozen steps.",
-            "Return {name + '.A': A, name + '.B': B} for every name, detached.",
+            "A starts as torch.randn(r, d_in) / d_in ** 0.5, B at 0; only these go to the optimizer. A step: the "
+            "squared distance of the logits to the targets, on some of the 64 sentences.",
+            "rows = torch.randperm(64)[:16], F.mse_loss on these rows, and Adam with a learning rate of 3e-3 need a "
+            "few dozen steps. Return {name + '.A': A, name + '.B': B} for every name, detached.",
         ),
         budget=Budget(minutes=2, model="minilm"),
         pose=_pose,
+        fair=lambda load, names, ids, mask, targets, r, alpha: _trained(
+            load, names, ids, mask, targets, r, alpha / r, steps=20
+        ),
         score=_score,
-        mutants=(
-            Mutant(
+        mutants={
+            "every B is still 0, as at the start: nothing was trained": (
                 lambda load, names, ids, mask, targets, r, alpha: _trained(
                     load, names, ids, mask, targets, r, alpha / r, steps=0
-                ),
-                "every B is still 0, as at the start: nothing was trained",
+                )
             ),
-            Mutant(_swapped, "A and B have changed places: A is (r, d_in), B is (d_out, r)"),
-            Mutant(
+            "A and B have changed places: A is (r, d_in), B is (d_out, r)": _swapped,
+            "without the scale it would do: the branch that you train must be multiplied by alpha / r": (
                 lambda load, names, ids, mask, targets, r, alpha: _trained(
                     load, names, ids, mask, targets, r, 1.0
-                ),
-                "without the scale it would do: the branch that you train must be multiplied by alpha / r",
+                )
             ),
-        ),
+        },
     )
 )

@@ -5,76 +5,211 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from coursekit.checks.compare import Comparison
-from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
+from coursekit.checks.open_exercise import OpenComparison, OpenExercise
+from coursekit.notebook import built
 
-# memory-adam8bit ------------------------------------------------------------------------------------------
+# memory-block ---------------------------------------------------------------------------------------------
 
-
-def _tensor_sizes(seed: int) -> tuple[int]:
-    return ((1_048_576, 100_000, 5_000)[seed],)
-
-
-def adam8bit(n: int) -> int:
-    r"""Two states of one byte each, and one fp32 scale for every block of 256 in each state."""
-    return 2 * (n + 4 * math.ceil(n / 256))
+Sizes = tuple[int, int, int, int, int, int]
 
 
-def _secret_adam8bit(draw: Draw) -> tuple[int]:
-    return (256 * draw.whole(20, 400_000) + (draw.whole(1, 255) if draw.kind == 0 else 0),)
+def block(rows: int, seq: int, d: int, d_q: int, heads: int, f: int) -> int:
+    r"""Bytes that a Llama block in fp32 keeps for the backward pass; `activations.block` has it step by step."""
+    tokens = rows * seq
+    norms = 2 * (2 * d + 1)  # x, 1 / rms and the normalised x
+    inputs = 2 * d  # of q, k and v, and of gate and up
+    attention = 4 * d_q + heads + seq  # q, k, v, result; sums; mask
+    return 4 * tokens * (norms + inputs + attention + 4 * f)
 
 
-ADAM8BIT = register(
+def _besides(more: Callable[..., int]) -> Callable[..., int]:
+    r"""`block` with so many numbers more for each token."""
+    return lambda rows, *sizes: block(rows, *sizes) + 4 * rows * sizes[0] * more(*sizes)
+
+
+def _secret_block(draw: Draw) -> Sizes:
+    heads, size = draw.whole(2, 40), 8 * draw.whole(2, 16)
+    d_q = heads * size
+    d = d_q + 8 * draw.whole(1, 60)
+    return draw.whole(2, 12), draw.whole(10, 400), d, d_q, heads, 8 * draw.whole(d // 4, d // 2)
+
+
+BLOCK = register(
     Exercise(
-        id="memory-adam8bit",
-        points=3,
-        difficulty=3,
-        minutes=10,
+        id="memory-block",
+        points=5,
+        difficulty=4,
+        minutes=25,
         hints=(
-            "Adam has two states for every weight. In 8 bits each takes one byte.",
-            "Each block of 256 numbers shares one scale, kept in 32 bits. The last may be shorter; it has one too.",
+            "Go line by line. Two results are multiplied: what does the gradient of each of them need?",
+            "The gradient of a matrix needs what was multiplied with it; a sum needs nothing.",
+            "A norm and the matrices behind it keep x, s, n and a. Of the feed-forward part four results of width f "
+            "are needed.",
         ),
-        inputs=_tensor_sizes,
-        secret=_secret_adam8bit,
-        reference=adam8bit,
-        mutants=(
-            Mutant(
-                lambda n: 2 * n,
-                "the scales are missing: every block of 256 has one, 4 bytes long, in both states",
+        secret=_secret_block,
+        reference=block,
+        mutants={
+            "these are numbers; in fp32 each takes 4 bytes": lambda *sizes: block(*sizes) // 4,
+            "this is one row of the batch": lambda rows, *sizes: block(1, *sizes),
+            "the mask is missing: the kernel keeps what it was given, a row of `seq` numbers for each token": (
+                _besides(lambda seq, d, d_q, heads, f: -seq)
             ),
-            Mutant(
-                lambda n: 2 * n + 4 * math.ceil(n / 256),
-                "these are the scales of one state only: each of the two has scales of its own",
+            "the sums l are missing: one number for each token and head": (
+                _besides(lambda seq, d, d_q, heads, f: -heads)
             ),
-            Mutant(lambda n: 8 * n, "this is Adam in 32 bits"),
-            Mutant(lambda n: n + 4 * math.ceil(n / 256), "this is one state; Adam has two"),
-            Mutant(
-                lambda n: 2 * (n + 4 * (n // 256)),
-                "the last, shorter block has a scale too: round the number of blocks up",
+            "s is missing in both norms: x * s needs it for the gradient of x": (
+                _besides(lambda seq, d, d_q, heads, f: -2)
             ),
-            Mutant(lambda n: 2 * (n + math.ceil(n / 256)), "a scale is a 32-bit number: 4 bytes, not 1"),
-            Mutant(
-                lambda n: 2 * (n + 4 * math.ceil(n / 64)),
-                "blocks of 64 are for 4-bit weights; the optimizer's have 256 numbers",
+            "a norm and the matrices behind it keep three results of width d; here are two": (
+                _besides(lambda seq, d, d_q, heads, f: -2 * d)
             ),
-        ),
+            "a norm and the matrices behind it keep three results of width d; here is one": (
+                _besides(lambda seq, d, d_q, heads, f: -4 * d)
+            ),
+            "one result of width f is missing: a product needs both of its factors, silu its input, W_down its own": (
+                _besides(lambda seq, d, d_q, heads, f: -f)
+            ),
+            "two results of width f are missing: a product needs both of its factors, silu its input, W_down its own": (
+                _besides(lambda seq, d, d_q, heads, f: -2 * f)
+            ),
+            "one result of width d_q is missing: the kernel keeps q, k, v and its result o": (
+                _besides(lambda seq, d, d_q, heads, f: -d_q)
+            ),
+            "o is counted twice: W_o and the kernel share one tensor": (
+                _besides(lambda seq, d, d_q, heads, f: d_q)
+            ),
+            "a and b are counted once for each matrix that reads them; they lie in memory once": (
+                _besides(lambda seq, d, d_q, heads, f: 3 * d)
+            ),
+            "one result of width d too many: a sum keeps nothing, and `out` is kept by the next block": (
+                _besides(lambda seq, d, d_q, heads, f: d)
+            ),
+            "the attention weights, seq numbers for each token and head, are what the fused kernel does not keep": (
+                _besides(lambda seq, d, d_q, heads, f: seq * heads)
+            ),
+        },
         tolerance=0.0,
-        kinds=2,
+    )
+)
+
+
+# memory-checkpoint ----------------------------------------------------------------------------------------
+
+
+class Recompute(torch.autograd.Function):
+    r"""run(x) that keeps x alone and runs again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, run, x):
+        r"""The result, and no graph: autograd does not look into a Function."""
+        ctx.run = run
+        ctx.save_for_backward(x)
+        return run(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        r"""Gradients of (run, x); the weights inside get theirs on the way."""
+        x = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.enable_grad():
+            y = ctx.run(x)
+        y.backward(g)
+        return None, x.grad
+
+
+class _OfXAlone(Recompute):
+    @staticmethod
+    def backward(ctx, g):
+        x = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.enable_grad():
+            y = ctx.run(x)
+        return None, torch.autograd.grad(y, x, g)[0]
+
+
+class _WithoutG(Recompute):
+    @staticmethod
+    def backward(ctx, g):
+        return Recompute.backward(ctx, torch.ones_like(g))
+
+
+class _Keeping(Recompute):
+    @staticmethod
+    def forward(ctx, run, x):
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            y = run(x)
+        ctx.both = x, y
+        return y.detach()
+
+    @staticmethod
+    def backward(ctx, g):
+        x, y = ctx.both
+        y.backward(g)
+        return None, x.grad
+
+
+class _Stopping(Recompute):
+    @staticmethod
+    def backward(ctx, g):
+        Recompute.backward(ctx, g)
+        return None, None
+
+
+class _Twice(Recompute):
+    @staticmethod
+    def backward(ctx, g):
+        return None, 2 * Recompute.backward(ctx, g)[1]
+
+
+def _checkpointed(kind: type[torch.autograd.Function]) -> Callable[..., Any]:
+    return lambda *arguments: built.recomputed(kind, *arguments)
+
+
+def _secret_checkpoint(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    d, f, tokens = draw.whole(2, 5), draw.whole(6, 9), draw.whole(2, 4)
+    return draw.normal(f, d), draw.normal(d, f), draw.normal(tokens, d), draw.normal(tokens, d)
+
+
+CHECKPOINT = register(
+    Exercise(
+        id="memory-checkpoint",
+        points=4,
+        difficulty=4,
+        minutes=15,
+        hints=(
+            "PyTorch builds no graph inside forward, so whatever backward needs you must keep yourself. What is the "
+            "least from which everything else can be computed again?",
+            "ctx.save_for_backward(x) keeps x, ctx.run = run the function. In backward, take x from ctx.saved_tensors, "
+            "detach it, let it require a gradient, and run again inside torch.enable_grad().",
+            "y.backward(g) carries g through the second run. The weights get their gradients from it, and x.grad is "
+            "what you hand on: return None, x.grad.",
+        ),
+        secret=_secret_checkpoint,
+        reference=_checkpointed(Recompute),
+        part=Recompute,
+        mutants={
+            "the weights inside get no gradient: carry g through the second run with y.backward(g)": (
+                _checkpointed(_OfXAlone)
+            ),
+            "the gradient that arrives, g, is not used": _checkpointed(_WithoutG),
+            "the graph of the first run is kept, and with it all that was to be saved": _checkpointed(
+                _Keeping
+            ),
+            "the gradient ends here: hand x's on to what stands before the block": _checkpointed(_Stopping),
+            "x gets its gradient twice: detach x before the second run": _checkpointed(_Twice),
+        },
     )
 )
 
 
 # memory-sharded -------------------------------------------------------------------------------------------
-
-
-def _splits(seed: int) -> tuple[float, float, float, int, int]:
-    return 20e9, 22e9, 120e9, (8, 4, 2)[seed], seed + 1
 
 
 def sharded(weights: float, gradients: float, optimizer: float, gpus: int, stage: int) -> float:
@@ -88,49 +223,42 @@ def sharded(weights: float, gradients: float, optimizer: float, gpus: int, stage
 
 def _secret_sharded(draw: Draw) -> tuple[float, float, float, int, int]:
     weights = draw.whole(1000, 90_000) * 1e6
-    return weights, weights * draw.real(1.1, 1.5), weights * draw.real(3, 7), draw.whole(2, 16), draw.kind + 1
+    return weights, weights * draw.real(1.1, 1.5), weights * draw.real(3, 7), draw.whole(2, 16), draw.kind
 
 
 SHARDED = register(
     Exercise(
         id="memory-sharded",
-        points=3,
-        difficulty=2,
-        minutes=10,
+        points=2,
+        difficulty=3,
+        minutes=8,
         hints=(
-            "What a stage does not split lies whole on every GPU.",
-            "Stage 1: optimizer. Stage 2: optimizer and gradients. Stage 3: everything.",
+            "Each card updates its own part of the weights. Which of the three does it need for that part alone?",
+            "What must be whole on a card in the forward pass, and again in the backward pass? That is split last.",
         ),
-        inputs=_splits,
         secret=_secret_sharded,
         reference=sharded,
-        mutants=(
-            Mutant(
-                lambda w, g, o, n, stage: (w + g + o) / n,
-                "this splits everything at every stage; that is stage 3 only",
+        mutants={
+            "this splits everything at every stage; that is stage 3 only": (
+                lambda w, g, o, n, stage: (w + g + o) / n
             ),
-            Mutant(
-                lambda w, g, o, n, stage: o / n + (g / n if stage >= 2 else 0) + (w / n if stage >= 3 else 0),
-                "what a stage does not split is still there, whole, on every GPU",
+            "what a stage does not split is still there, whole, on every GPU": (
+                lambda w, g, o, n, stage: o / n + (g / n if stage >= 2 else 0) + (w / n if stage >= 3 else 0)
             ),
-            Mutant(
-                lambda w, g, o, n, stage: w + g + o,
-                "nothing is split here: this is plain data parallel training",
+            "nothing is split here: this is plain data parallel training": (
+                lambda w, g, o, n, stage: w + g + o
             ),
-            Mutant(
-                lambda w, g, o, n, stage: sharded(w, g, o, n, stage - 1),
-                "one stage behind: stage 1 already splits the optimizer",
+            "one stage behind: stage 1 already splits the optimizer": (
+                lambda w, g, o, n, stage: sharded(w, g, o, n, stage - 1)
             ),
-            Mutant(
-                lambda w, g, o, n, stage: sharded(o, g, w, n, stage),
-                "the wrong way round: the optimizer is split first, being the largest; the weights last",
+            "the wrong way round: the optimizer is split first, being the largest; the weights last": (
+                lambda w, g, o, n, stage: sharded(o, g, w, n, stage)
             ),
-            Mutant(
-                lambda w, g, o, n, stage: n * sharded(w, g, o, n, stage),
-                "this is the sum over all GPUs; asked for is one of them",
+            "this is the sum over all GPUs; asked for is one of them": (
+                lambda w, g, o, n, stage: n * sharded(w, g, o, n, stage)
             ),
-        ),
-        kinds=3,
+        },
+        kinds=4,
     )
 )
 
@@ -243,71 +371,39 @@ _POOR: dict[str, Callable[..., Plan]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Best:
-    r"""What an answer is held against: its case, and the course's own plan."""
-
-    case: Case
-    plan: Plan
-
-
-@dataclass(frozen=True)
-class _Plans(Comparison):
-    r"""Right is every plan that fits and is worth ASKED of the course's own. Two plans are compared as other values."""
-
-    def difference(self, given: Any, expected: Any) -> str | None:
-        r"""As in Comparison."""
-        if not isinstance(expected, _Best):
-            return super().difference(given, expected)
-        if isinstance(given, _Best):
-            given = given.plan
-        if type(given) not in (tuple, list) or len(given) != len(expected.plan):
-            return super().difference(given, expected.plan)  # it says of which kind it is
-        bills, cards, size, score = expected.case
-        name, stage, sequences = given[0], _as_int(given[1]), _as_int(given[2])
-        bill = next((bill for bill in bills if type(name) is str and bill[0] == name), None)
-        if bill is None:
-            return "value 1 of 4 is the name of none of the bills"
-        if type(stage) is not int or stage not in STAGES:
-            return "value 2 of 4 is no stage: these are 0, 1, 2 and 3"
-        if type(sequences) is not int or not 1 <= sequences <= MOST:
-            return "value 3 of 4 is no number of sequences: a whole number, at least 1"
-        right = name, stage, sequences, _on_a_card(bill, cards, stage, sequences)
-        found = super().difference((name, stage, sequences, given[3]), right)
-        if found is not None:
-            return found
-        if right[3] > size * (1 + 1e-9):
-            return "the plan does not fit" + self._exactly(
-                f": it needs {right[3] / 1e9:.1f} GB, and a card has {size / 1e9:.1f}"
-            )
-        reached = score(name, stage, sequences) / score(*expected.plan[:3])
-        if reached >= ASKED:
-            return None
-        return "the plan fits, but its score is too low" + self._exactly(
-            f": {reached:.1%} of the best that the course found, and {ASKED:.0%} are asked"
+def _worth_enough(compare: OpenComparison, given: Any, case: Any, own: Any) -> str | None:
+    r"""Right is every plan that fits and is worth ASKED of the course's own."""
+    if type(given) not in (tuple, list) or len(given) != len(own):
+        return compare.difference(given, own)  # it says of which kind it is
+    bills, cards, size, score = case
+    name, stage, sequences = given[0], _as_int(given[1]), _as_int(given[2])
+    bill = next((bill for bill in bills if type(name) is str and bill[0] == name), None)
+    if bill is None:
+        return "value 1 of 4 is the name of none of the bills"
+    if type(stage) is not int or stage not in STAGES:
+        return "value 2 of 4 is no stage: these are 0, 1, 2 and 3"
+    if type(sequences) is not int or not 1 <= sequences <= MOST:
+        return "value 3 of 4 is no number of sequences: a whole number, at least 1"
+    right = name, stage, sequences, _on_a_card(bill, cards, stage, sequences)
+    found = compare.difference((name, stage, sequences, given[3]), right)
+    if found is not None:
+        return found
+    if right[3] > size * (1 + 1e-9):
+        return "the plan does not fit" + compare.exactly(
+            f": it needs {right[3] / 1e9:.1f} GB, and a card has {size / 1e9:.1f}"
         )
-
-    def _exactly(self, numbers: str) -> str:
-        return "" if self.discreet else numbers
+    reached = score(name, stage, sequences) / score(*own[:3])
+    if reached >= ASKED:
+        return None
+    return "the plan fits, but its score is too low" + compare.exactly(
+        f": {reached:.1%} of the best that the course found, and {ASKED:.0%} are asked"
+    )
 
 
 def _as_int(value: Any) -> Any:
     r"""A number of NumPy's, or a float without a fraction as `//` gives it, as int; anything else as it is."""
     value = value.item() if isinstance(value, np.generic) else value
     return int(value) if type(value) is float and value.is_integer() else value
-
-
-@dataclass(frozen=True)
-class _Open(Exercise):
-    r"""An exercise with many right plans."""
-
-    def comparison(self, discreet: bool = False) -> _Plans:
-        r"""As in Exercise."""
-        return _Plans(self.tolerance, discreet=discreet)
-
-    def answer(self, arguments: Any) -> _Best:
-        r"""As in Exercise."""
-        return _Best(arguments, super().answer(arguments))
 
 
 Range = tuple[float, float]
@@ -351,36 +447,31 @@ def _planning(draw: Draw) -> Case:
 
 
 PLAN = register(
-    _Open(
+    OpenExercise(
+        judge=_worth_enough,
         id="memory-plan",
-        points=5,
+        points=3,
         difficulty=3,
-        minutes=25,
+        minutes=12,
         hints=(
             "The model's part of a card is what `memory_sharded` gives. The room that it leaves of `size` is for "
             "activations: how many sequences go into it?",
-            "Of one setting at one stage the score rises with the number of sequences, so only the most that fit are "
-            "worth a look.",
-            "Two loops, over the bills and over the stages 0 to 3. Leave out what has no room for one sequence, and "
-            "keep the plan with the highest score so far.",
+            "For each setting at each stage only the plan with the most sequences is worth a look.",
         ),
-        inputs=lambda seed: _planning(Draw(b"the notebook's", f"plans {seed}", kind=seed % 2)),
         secret=_planning,
         reference=plan,
-        mutants=(
-            *(Mutant(wrong, message) for message, wrong in _POOR.items()),
-            Mutant(_divided, "activations are not divided: each card computes sequences of its own"),
-            Mutant(
-                _planned(most=lambda bill, cards, stage, size: math.floor(size / bill[4])),
-                "the activations alone fill the card here; the model's part lies there as well",
+        mutants={
+            **_POOR,
+            "activations are not divided: each card computes sequences of its own": _divided,
+            "the activations alone fill the card here; the model's part lies there as well": (
+                _planned(most=lambda bill, cards, stage, size: math.floor(size / bill[4]))
             ),
-            Mutant(
-                lambda bills, cards, size, score: plan(bills, cards, cards * size, score),
-                "this compares with the memory of all cards together; what lies on one card has to fit into one",
+            "this compares with the memory of all cards together; what lies on one card has to fit into one": (
+                lambda bills, cards, size, score: plan(bills, cards, cards * size, score)
             ),
-            Mutant(_of_all_cards, "these are the bytes on all cards together; asked are those on one"),
-            Mutant(_to_spare, "these are the bytes that are left on a card; asked are those that are needed"),
-        ),
+            "these are the bytes on all cards together; asked are those on one": _of_all_cards,
+            "these are the bytes that are left on a card; asked are those that are needed": _to_spare,
+        },
         kinds=2,
     )
 )

@@ -13,9 +13,8 @@ from typing import Any
 
 from coursekit.checks.core import (
     Arguments,
+    BaseExercise,
     Exercise,
-    Mutant,
-    Posed,
     every_kind,
     is_empty,
     judge,
@@ -27,7 +26,7 @@ from coursekit.errors import unknown, whole
 
 
 @dataclass(frozen=True)
-class Numeric(Posed):
+class Numeric(BaseExercise):
     r"""The student's function takes no arguments. `secret(draw)` draws the numbers called `given`, from which
     `reference` makes the answer, and each mutant a wrong one.
     """
@@ -35,7 +34,7 @@ class Numeric(Posed):
     given: tuple[str, ...]
     secret: Callable[[Draw], Arguments]
     reference: Callable[..., float]
-    mutants: tuple[Mutant, ...]
+    mutants: dict[str, Callable[..., Any]]
     tolerance: float = 0.0
 
     @cached_property
@@ -44,7 +43,6 @@ class Numeric(Posed):
         described = (self.id, self.points, self.difficulty, self.minutes, self.hints)
         return Exercise(
             *described,
-            inputs=lambda seed: self.secret(Draw(b"public", f"{self.id}/{seed}")),
             secret=self.secret,
             reference=self.reference,
             mutants=self.mutants,
@@ -57,7 +55,7 @@ class Numeric(Posed):
         return found
 
     def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str]:
-        r"""As in Posed."""
+        r"""As in BaseExercise."""
         try:
             value = answer()
         except Exception as error:

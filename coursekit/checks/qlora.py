@@ -1,125 +1,68 @@
-r"""The exercises of notebook 08_qlora."""
+r"""The exercises of notebooks 08_qlora and 08b_seven_billion."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise, product
+from itertools import product
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
+from coursekit.checks.open_exercise import OpenComparison, OpenExercise
+
+# qlora-unpack ---------------------------------------------------------------------------------------------
 
 
-def _random(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def unpack(codes: Tensor, table: Tensor, absmax: Tensor, block: int) -> Tensor:
+    r"""W (out, in): the level of each code, times the scale of its block of the flattened weight."""
+    return (table[codes].reshape(-1, block) * absmax[:, None]).reshape(codes.shape)
 
 
-# qlora-forward --------------------------------------------------------------------------------------------
-
-
-def _layer(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, int, Tensor, Tensor, float]:
-    # Square, and as many blocks as rows and columns, so that scales laid along the wrong axis run without an error.
-    generator, d, r = _random(seed), 4 + 2 * seed, 2
-    codes = torch.randint(0, 16, (d, d), generator=generator)
-    table = (
-        torch.linspace(-1, 1, 16, dtype=torch.float64).sign()
-        * torch.linspace(-1, 1, 16, dtype=torch.float64) ** 2
-    )
-    absmax = 0.5 + torch.rand(d, generator=generator, dtype=torch.float64)
-    x = torch.randn(3, d, generator=generator, dtype=torch.float64)
-    A = torch.randn(r, d, generator=generator, dtype=torch.float64)
-    B = torch.randn(d, r, generator=generator, dtype=torch.float64)
-    return x, codes, table, absmax, d, A, B, 16.0
-
-
-def forward(
-    x: Tensor, codes: Tensor, table: Tensor, absmax: Tensor, block: int, A: Tensor, B: Tensor, alpha: float
-) -> Tensor:
-    r"""x W^T + (alpha / r) x A^T B^T with W = table[codes] times the scale of each block."""
-    W = (table[codes].reshape(-1, block) * absmax[:, None]).reshape(codes.shape)
-    return F.linear(x, W) + alpha / len(A) * F.linear(F.linear(x, A), B)
-
-
-def _along_inputs(x, codes, table, absmax, block, A, B, alpha):
-    return F.linear(x, table[codes] * absmax) + alpha / len(A) * F.linear(F.linear(x, A), B)
-
-
-def _secret_forward(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, int, Tensor, Tensor, float]:
-    d, r = 2 * draw.whole(2, 4), draw.whole(2, 3)
+def _codes(draw: Draw) -> tuple[Tensor, Tensor, Tensor, int]:
+    r"""Kind 0: as many blocks as columns, so that scales along the wrong axis run without an error."""
+    d = 2 * draw.whole(2, 4)
     rows, block = (d, d) if draw.kind == 0 else (d + draw.whole(1, 3), d // 2)
     table = torch.linspace(-1, 1, 16, dtype=torch.float64)
     table = table.sign() * table.abs() ** draw.real(1.5, 2.5)
-    absmax = 0.5 + draw.uniform(rows * d // block)
-    x, A, B = draw.normal(3, d), draw.normal(r, d), draw.normal(rows, r)
-    return x, draw.integers(0, 15, rows, d), table, absmax, block, A, B, draw.real(5, 20, digits=1)
+    return draw.integers(0, 15, rows, d), table, 0.5 + draw.uniform(rows * d // block), block
 
 
-FORWARD = register(
+UNPACK = register(
     Exercise(
-        id="qlora-forward",
-        points=3,
-        difficulty=3,
-        minutes=15,
+        id="qlora-unpack",
+        points=2,
+        difficulty=2,
+        minutes=10,
         hints=(
-            "table[codes] has the shape of codes, and each entry is a level between -1 and 1.",
-            "A block is `block` entries of the flattened weight: reshape(-1, block) puts one block in each row.",
-            "Row i of that is multiplied by absmax[i]; then it goes back to the shape of codes. The rest is LoRA.",
+            "Two questions for each weight: which level does its code stand for, and which scale does its block have?",
+            "A tensor of codes can index the table: the result has the shape of the codes.",
+            "reshape(-1, block) puts one block in each row; row i is multiplied by absmax[i].",
         ),
-        inputs=_layer,
-        secret=_secret_forward,
-        reference=forward,
-        mutants=(
-            Mutant(
-                lambda x, codes, table, absmax, block, A, B, alpha: (
-                    F.linear(x, table[codes]) + alpha / len(A) * F.linear(F.linear(x, A), B)
-                ),
-                "the levels lie between -1 and 1: each block still has to be multiplied by its absmax",
+        secret=_codes,
+        reference=unpack,
+        mutants={
+            "the levels lie between -1 and 1: each block still has to be multiplied by its absmax": (
+                lambda codes, table, absmax, block: table[codes]
             ),
-            Mutant(
-                _along_inputs,
-                "absmax runs along the columns; it belongs to blocks of the flattened weight, one row of blocks each",
+            "absmax runs along the columns; it belongs to blocks of the flattened weight, one row of blocks each": (
+                lambda codes, table, absmax, block: table[codes] * absmax[: codes.shape[1]]
             ),
-            Mutant(
-                lambda x, codes, table, absmax, block, A, B, alpha: (
-                    F.linear(x, (codes.double().reshape(-1, block) * absmax[:, None]).reshape(codes.shape))
-                    + alpha / len(A) * F.linear(F.linear(x, A), B)
-                ),
-                "a code is no number but an index: look it up in the table",
+            "a code is no number but an index: look it up in the table": (
+                lambda codes, table, absmax, block: unpack(
+                    codes, torch.arange(16, dtype=torch.float64), absmax, block
+                )
             ),
-            Mutant(
-                lambda x, codes, table, absmax, block, A, B, alpha: (
-                    F.linear(x, (table[codes].reshape(-1, block) / absmax[:, None]).reshape(codes.shape))
-                    + alpha / len(A) * F.linear(F.linear(x, A), B)
-                ),
-                "this divides by absmax; dividing was done when the weight was quantized, now multiply",
+            "this divides by absmax; dividing was done when the weight was quantized, now multiply": (
+                lambda codes, table, absmax, block: unpack(codes, table, 1 / absmax, block)
             ),
-            Mutant(
-                lambda x, codes, table, absmax, block, A, B, alpha: (
-                    alpha
-                    / len(A)
-                    * (forward(x, codes, table, absmax, block, A, B, 0.0) + F.linear(F.linear(x, A), B))
-                ),
-                "the frozen part is scaled by alpha / r as well; only the update is",
+            "the blocks run down the columns here; the weight is flattened row by row": (
+                lambda codes, table, absmax, block: unpack(codes.T.contiguous(), table, absmax, block).T
             ),
-            Mutant(
-                lambda x, codes, table, absmax, block, A, B, alpha: forward(
-                    x, codes, table, absmax, block, A, B, alpha * len(A)
-                ),
-                "the update is scaled by alpha; it is alpha divided by r, the number of rows of A",
-            ),
-            Mutant(
-                lambda x, codes, table, absmax, block, A, B, alpha: forward(
-                    x, codes, table, absmax, block, A, B, 0.0
-                ),
-                "the adapter is missing: add (alpha / r) B A x",
-            ),
-        ),
+        },
         tolerance=1e-8,
         kinds=2,
     )
@@ -129,58 +72,65 @@ FORWARD = register(
 # qlora-backward -------------------------------------------------------------------------------------------
 
 
-def _gradients(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
-    generator, d = _random(seed), 4 + seed
-    g = torch.randn(d, d, generator=generator, dtype=torch.float64)
-    W = torch.randn(d, d, generator=generator, dtype=torch.float64)
-    A = torch.randn(2, d, generator=generator, dtype=torch.float64)
-    B = torch.randn(d, 2, generator=generator, dtype=torch.float64)
-    return g, W, A, B, 1.5 + seed
+def backward(
+    g: Tensor, x: Tensor, W: Tensor, A: Tensor, B: Tensor, s: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""(dL/dx, dL/dA, dL/dB) of h = W x + s B (A x), from g = dL/dh."""
+    return g @ W + s * (g @ B) @ A, s * (g @ B).T @ x, s * g.T @ (x @ A.T)
 
 
-def backward(g: Tensor, W: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
-    r"""dL/dx = g W + s (g B) A."""
-    return g @ W + s * (g @ B) @ A
-
-
-def _secret_backward(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+def _gradients(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
     n = draw.whole(4, 6)
     out, into = (n, n) if draw.kind == 0 else (draw.whole(7, 8), draw.whole(2, 3))
-    shapes = ((n, out), (out, into), (2, into), (out, 2))
+    shapes = ((n, out), (n, into), (out, into), (2, into), (out, 2))
     return *(draw.normal(*shape) for shape in shapes), draw.real(1.2, 4)
+
+
+def _wrong_gradients(change: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> Callable[..., Any]:
+    return lambda g, x, W, A, B, s: change(*backward(g, x, W, A, B, s), g=g, x=x, W=W, A=A, B=B, s=s)
 
 
 BACKWARD = register(
     Exercise(
         id="qlora-backward",
-        points=3,
-        difficulty=3,
-        minutes=10,
+        points=4,
+        difficulty=4,
+        minutes=20,
         hints=(
-            "h = W x + s B (A x). There are two paths from x to h, so two gradients come back, and they add up.",
-            "Forward is x W^T for a row x. Backward uses the same matrix, not transposed: g W.",
-            "Through the adapter: first B, then A: (n, d_out)(d_out, r)(r, d_in).",
+            "x goes two ways to h, through W and through the adapter: two gradients come back, and they add up. W is "
+            "frozen: it passes a gradient on and gets none.",
+            "For rows, forward is x W^T, so backward is g W. Through the adapter: first B, then A.",
+            "B sees s·(x A^T) as its input and A sees x; the gradient that reaches A is s·(g B). A weight's gradient "
+            "is (gradient of its output)^T times its input.",
         ),
-        inputs=_gradients,
-        secret=_secret_backward,
+        secret=_gradients,
         reference=backward,
-        mutants=(
-            Mutant(
-                lambda g, W, A, B, s: s * (g @ B) @ A,
-                "the way through the frozen weight is missing: W gets no gradient, but passes one on",
+        mutants={
+            "dx: the way through the frozen weight is missing: W gets no gradient, but passes one on": (
+                _wrong_gradients(lambda dx, dA, dB, g, W, **_: (dx - g @ W, dA, dB))
             ),
-            Mutant(lambda g, W, A, B, s: g @ W, "the way through the adapter is missing"),
-            Mutant(
-                lambda g, W, A, B, s: g @ W.T + s * (g @ B) @ A,
-                "W is met the wrong way round: forward is x W^T, backward is g W",
+            "dx: the way through the adapter is missing": (
+                _wrong_gradients(lambda dx, dA, dB, g, W, **_: (g @ W, dA, dB))
             ),
-            Mutant(lambda g, W, A, B, s: g @ W + (g @ B) @ A, "the adapter's way has lost its factor s"),
-            Mutant(lambda g, W, A, B, s: s * (g @ W + (g @ B) @ A), "s scales the adapter's way alone"),
-            Mutant(
-                lambda g, W, A, B, s: g @ torch.round(W) + s * (g @ B) @ A,
-                "the gradient goes through W as it is; nothing is rounded on the way back",
+            "dx: W is met the wrong way round: forward is x W^T, backward is g W": (
+                lambda g, x, W, A, B, s: (g @ W.T + s * (g @ B) @ A, *backward(g, x, W, A, B, s)[1:])
             ),
-        ),
+            "the factor s is missing: the adapter's output is scaled by it, so every gradient of its way is too": (
+                lambda g, x, W, A, B, s: backward(g, x, W, A, B, 1.0)
+            ),
+            "dA and dB: the factor s is missing": (
+                _wrong_gradients(lambda dx, dA, dB, s, **_: (dx, dA / s, dB / s))
+            ),
+            "dx: s scales the adapter's way alone, not the way through W": (
+                _wrong_gradients(lambda dx, dA, dB, g, W, s, **_: (dx + (s - 1) * g @ W, dA, dB))
+            ),
+            "dA and dB are transposed: each has the shape of its matrix": (
+                _wrong_gradients(lambda dx, dA, dB, **_: (dx, dA.T, dB.T))
+            ),
+            "dA and dB are in each other's place: return dx, dA, dB": (
+                _wrong_gradients(lambda dx, dA, dB, **_: (dx, dB, dA))
+            ),
+        },
         tolerance=1e-8,
         kinds=2,
     )
@@ -190,18 +140,18 @@ BACKWARD = register(
 # qlora-bytes ----------------------------------------------------------------------------------------------
 
 
-def _sizes(seed: int) -> tuple[int, int, int]:
-    return 2**30 * (3 + 4 * seed), 2**26 * (5 + seed), 2**22 * (7 + 5 * seed)
-
-
 def total_bytes(in_codes: int, dense: int, trained: int) -> float:
     r"""Codes with their scales, 16-bit numbers, and 4 + 4 + 8 bytes for each number that trains."""
     bits = 4 + 8 / 64 + 32 / (64 * 256)
     return in_codes * bits / 8 + 2 * dense + 16 * trained
 
 
-def _secret_bytes(draw: Draw) -> tuple[int, int, int]:
+def _sizes(draw: Draw) -> tuple[int, int, int]:
     return 2**20 * draw.whole(2000, 16000), 2**20 * draw.whole(100, 800), 2**18 * draw.whole(40, 400)
+
+
+def _base_bits(bits: float) -> Callable[..., float]:
+    return lambda in_codes, dense, trained: total_bytes(0, dense, trained) + in_codes * bits / 8
 
 
 BYTES = register(
@@ -215,57 +165,37 @@ BYTES = register(
             "Double quantization: one 8-bit scale for 64 weights, and one 32-bit scale for 256 of those.",
             "A and B are there four times in 32 bits: themselves, their gradients, and Adam's two moments.",
         ),
-        inputs=_sizes,
-        secret=_secret_bytes,
+        secret=_sizes,
         reference=total_bytes,
-        mutants=(
-            Mutant(
-                lambda in_codes, dense, trained: in_codes * 4 / 8 + 2 * dense + 16 * trained,
-                "the scales are missing: a weight costs a little more than 4 bits",
+        mutants={
+            "the scales are missing: a weight costs a little more than 4 bits": _base_bits(4),
+            "this is without double quantization: one fp32 scale for 64 weights, 4.5 bits": _base_bits(4.5),
+            "the scales of the scales are missing: 32 bits for 64 · 256 weights": _base_bits(4.125),
+            "4.127 bits are rounded, and here every byte counts: 4 + 8/64 + 32/(64 · 256)": _base_bits(4.127),
+            "A and B are counted as weights only; they have gradients and two moments as well": (
+                lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 4 * trained
             ),
-            Mutant(
-                lambda in_codes, dense, trained: in_codes * 4.5 / 8 + 2 * dense + 16 * trained,
-                "this is without double quantization: one fp32 scale for 64 weights, 4.5 bits",
+            "one of four is missing for A and B: weight, gradient, and two moments, 4 bytes each": (
+                lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 12 * trained
             ),
-            Mutant(
-                lambda in_codes, dense, trained: in_codes * 4.125 / 8 + 2 * dense + 16 * trained,
-                "the scales of the scales are missing: 32 bits for 64 · 256 weights",
+            "A and B take 16 bits here; weight, gradient and moments are in 32": (
+                lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 8 * trained
             ),
-            Mutant(
-                lambda in_codes, dense, trained: in_codes * 4.127 / 8 + 2 * dense + 16 * trained,
-                "4.127 bits are rounded, and here every byte counts: 4 + 8/64 + 32/(64 · 256)",
+            "what stays dense takes 4 bytes here; the model is in 16 bits, so 2": (
+                lambda in_codes, dense, trained: total_bytes(in_codes, 2 * dense, trained)
             ),
-            Mutant(
-                lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 4 * trained,
-                "A and B are counted as weights only; they have gradients and two moments as well",
+            "embeddings and norms are counted in 4 bits, too; they stay in 16": (
+                lambda in_codes, dense, trained: total_bytes(in_codes + dense, 0, trained)
             ),
-            Mutant(
-                lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 12 * trained,
-                "one of four is missing for A and B: weight, gradient, and two moments, 4 bytes each",
+            "these are bits; 8 of them are a byte": (
+                lambda in_codes, dense, trained: 8 * total_bytes(in_codes, dense, trained)
             ),
-            Mutant(
-                lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 8 * trained,
-                "A and B take 16 bits here; weight, gradient and moments are in 32",
-            ),
-            Mutant(
-                lambda in_codes, dense, trained: total_bytes(in_codes, 2 * dense, trained),
-                "what stays dense takes 4 bytes here; the model is in 16 bits, so 2",
-            ),
-            Mutant(
-                lambda in_codes, dense, trained: (in_codes + dense) * (4.126953125 / 8) + 16 * trained,
-                "embeddings and norms are counted in 4 bits, too; they stay in 16",
-            ),
-            Mutant(
-                lambda in_codes, dense, trained: 8 * total_bytes(in_codes, dense, trained),
-                "these are bits; 8 of them are a byte",
-            ),
-            Mutant(
+            "gradients and moments are counted for frozen weights; only A and B have them": (
                 lambda in_codes, dense, trained: (
                     total_bytes(in_codes, dense, trained) + 12 * (in_codes + dense)
-                ),
-                "gradients and moments are counted for frozen weights; only A and B have them",
+                )
             ),
-        ),
+        },
         tolerance=1e-6,
     )
 )
@@ -273,143 +203,145 @@ BYTES = register(
 
 # qlora-plan -----------------------------------------------------------------------------------------------
 
-Planned = tuple[int, str, bool, int]
-BATCHES = (1, 2, 4, 8)
+#: (size, room, tokens of a row, time to unpack all weights, time to copy all states out and in again)
+Case = tuple[str, int, int, float, float]
+#: (rows of a batch, optimizer, whether activations are checkpointed)
+Plan = tuple[int, str, bool]
+#: A plan and the time that a row takes with it.
+Answer = tuple[int, str, bool, float]
+BATCHES = (1, 2, 4, 8, 16)
+OPTIMIZERS = ("adamw", "adamw8bit", "paged_adamw")
+#: How much slower than the best plan a right one may be, and how far from that mark a case keeps.
+SLOWER, NEAR = 1.02, 0.02
+DRIVER = 2**30
 
 
-@dataclass(frozen=True)
-class _Plan:
-    batch: int
-    optimizer: str
-    checkpointing: bool
-    peak: int
-
-    def time(self, unpack: float) -> float:
-        r"""Of one row, in products of a row: two, or three with checkpointing, and a share of the unpacking."""
-        return (3 if self.checkpointing else 2) * (1 + unpack / self.batch)
-
-    @property
-    def answer(self) -> Planned:
-        return self.batch, self.optimizer, self.checkpointing, self.peak
+def row_time(plan: Plan, unpack: float, copy: float) -> float:
+    r"""Of one row, in products of one row with all weights."""
+    batch, optimizer, again = plan
+    return (3 if again else 2) * (1 + unpack / batch) + (copy / batch if optimizer == "paged_adamw" else 0)
 
 
 @lru_cache(maxsize=256)
-def _plans(size: str, seq: int) -> tuple[_Plan, ...]:
-    r"""All of them, those that lose nothing first. With 8-bit states nothing else of a bill changes."""
+def _needs(size: str, seq: int) -> dict[Plan, int]:
+    r"""Bytes at the peak of every plan. Of the optimizers only the states differ."""
     from coursekit.qlora.memory import qlora_bill
 
-    shapes = list(product((False, True), BATCHES))
-    bills = [qlora_bill(size, batch=batch, seq=seq, checkpointing=again) for again, batch in shapes]
-    saved = bills[0].optimizer - qlora_bill(size, seq=seq, optimizer="adamw8bit").optimizer
-    return tuple(
-        _Plan(batch, optimizer, again, bill.peak - less)
-        for optimizer, less in (("adamw", 0), ("adamw8bit", saved))
-        for (again, batch), bill in zip(shapes, bills, strict=True)
-    )
+    states = {name: qlora_bill(size, seq=seq, optimizer=name).optimizer for name in OPTIMIZERS}
+    found = {}
+    for batch, again in product(BATCHES, (False, True)):
+        without = qlora_bill(size, batch=batch, seq=seq, checkpointing=again, optimizer="paged_adamw").peak
+        found |= {(batch, name, again): without + bytes_ for name, bytes_ in states.items()}
+    return found
 
 
-def plan(size: str, room: int, seq: int, unpack: float) -> Planned:
-    r"""The least time a row of all that leave 1 GiB; of equally fast ones that with AdamW in 32 bits."""
-    return _planned()(size, room, seq, unpack)
+def _fastest(
+    key: Callable[[Plan, float, float], float] = row_time,
+    spare: int = DRIVER,
+    tried: Callable[[Plan], bool] = lambda plan: True,
+) -> Callable[..., Answer]:
+    r"""The right search but for what is best, what is left free or what is tried; where none fits, the smallest."""
 
-
-def _planned(
-    key: Callable[[_Plan, float], Any] = lambda p, unpack: (p.time(unpack), p.optimizer),
-    needs: Callable[[_Plan], int] = lambda p: p.peak + 2**30,
-    tried: Callable[[_Plan], bool] = lambda p: True,
-) -> Callable[..., Planned]:
-    r"""The right plan but for what is best, what has to fit or what is tried; where none fits, the smallest."""
-
-    def made(size: str, room: int, seq: int, unpack: float) -> Planned:
-        plans = [p for p in _plans(size, seq) if tried(p)]
-        fit = [p for p in plans if needs(p) <= room] or [min(plans, key=lambda p: p.peak)]
-        return min(fit, key=lambda p: key(p, unpack)).answer
+    def made(size: str, room: int, seq: int, unpack: float, copy: float) -> Answer:
+        needs = {plan: peak for plan, peak in _needs(size, seq).items() if tried(plan)}
+        fit = [plan for plan, peak in needs.items() if peak + spare <= room]
+        best = min(
+            fit or [min(needs, key=lambda plan: needs[plan])], key=lambda plan: key(plan, unpack, copy)
+        )
+        return *best, row_time(best, unpack, copy)
 
     return made
 
 
-def _what_is_left(size: str, room: int, seq: int, unpack: float) -> Planned:
-    batch, optimizer, checkpointing, peak = plan(size, room, seq, unpack)
-    return batch, optimizer, checkpointing, room - peak
+plan = _fastest()
+_POOR: dict[str, Callable[..., Answer]] = {
+    "this fills the card to the end; the driver takes some of it, so leave 1 GiB": _fastest(spare=0),
+    "this is the plan with the fastest step; asked is the time of a row, a step's divided by its rows": _fastest(
+        key=lambda plan, unpack, copy: plan[0] * row_time(plan, unpack, copy)
+    ),
+    "checkpointing is always on: it lets more rows in, and each of them costs three products, not two": _fastest(
+        tried=lambda plan: plan[2]
+    ),
+    "checkpointing is never on: more rows fit with it, and they share the unpacking": _fastest(
+        tried=lambda plan: not plan[2]
+    ),
+    "the states never leave the card or shrink: the room that they leave can hold more rows": _fastest(
+        tried=lambda plan: plan[1] == "adamw"
+    ),
+    "the states are always paged out: copying them costs time, and a plan that keeps them may fit": _fastest(
+        tried=lambda plan: plan[1] == "paged_adamw"
+    ),
+    "the states are never paged out: 8-bit states keep a quarter of them on the card": _fastest(
+        tried=lambda plan: plan[1] != "paged_adamw"
+    ),
+}
 
 
-def _cards(seed: int) -> tuple[str, int, int, float]:
-    return (
-        ("7B", 16 * 2**30, 512, 0.5),
-        ("7B", 8 * 2**30, 512, 1.0),
-        ("13B", 12 * 2**30, 512, 1.5),
-    )[seed]
+def _fast_enough(compare: OpenComparison, given: Any, case: Any, own: Any) -> str | None:
+    r"""Right is every plan that fits and is at most SLOWER than the course's own."""
+    if type(given) not in (tuple, list) or len(given) != len(own):
+        return compare.difference(given, own)  # it says of which kind it is
+    size, room, seq, unpack, copy = case
+    batch, optimizer, again, time = given
+    if type(batch) is not int or batch not in BATCHES:
+        return "value 1 of 4 is no number of rows: these are 1, 2, 4, 8 and 16"
+    if type(optimizer) is not str or optimizer not in OPTIMIZERS:
+        return f"value 2 of 4 is no optimizer: these are {', '.join(OPTIMIZERS)}"
+    if type(again) is not bool:
+        return "value 3 of 4 must be True or False"
+    if _needs(size, seq)[batch, optimizer, again] + DRIVER > room:
+        return "the plan does not fit, with 1 GiB left for the driver"
+    right = row_time((batch, optimizer, again), unpack, copy)
+    found = compare.difference((batch, optimizer, again, time), (batch, optimizer, again, right))
+    if found is not None:
+        return found
+    slower = right / own[-1]
+    if slower <= SLOWER:
+        return None
+    return "the plan fits, and another one is faster" + compare.exactly(f": by {slower - 1:.0%}")
 
 
-def _card(draw: Draw) -> tuple[str, int, int, float]:
-    r"""Kind 0: fastest without checkpointing; 1: with it; in both AdamW in 32 bits. 2: in 8 bits."""
+def _card(draw: Draw) -> Case:
+    r"""Each kind is a case in which some of the poor plans are poor enough; together all of them."""
+    poor = tuple(_POOR.values())
+    asked = ((0, 2, 5), (1, 3, 4), (6, 0))[draw.kind]
     while True:
-        size, seq = draw.pick(("7B", "13B")), 128 * draw.whole(2, 8)
-        plans = _plans(size, seq)
-        for _ in range(200):
-            room = int(draw.real(1.02, 2.5) * 2**30) + draw.pick([p.peak for p in plans[:-1]])
-            unpack = draw.real(0.2, 4, digits=2)
-            fit = [p for p in plans if p.peak + 2**30 <= room]
-            if not fit or room > 96 * 2**30:
+        size, seq = draw.pick(("7B", "13B")), draw.pick((512, 1024))
+        needs = _needs(size, seq)
+        for _ in range(100):
+            room = draw.pick(sorted(needs.values())) + int(draw.real(1.0, 2.0) * 2**30)
+            unpack, copy = draw.real(0.2, 4, digits=2), draw.real(0.05, 3, digits=2)
+            case = size, room, seq, unpack, copy
+            if room > 96 * 2**30 or any(abs(peak + DRIVER - room) < 2**22 for peak in needs.values()):
                 continue
-            best = min(fit, key=lambda p: (p.time(unpack), p.optimizer))
-            kind = 2 if best.optimizer == "adamw8bit" else int(best.checkpointing)
-            # Neither what fits nor what is fastest may hang on rounding.
-            times = sorted({p.time(unpack) for p in fit})
-            near = any(abs(p.peak + 2**30 - room) < 2**22 for p in plans) or any(
-                b < 1.005 * a for a, b in pairwise(times)
-            )
-            if kind == draw.kind and not near:
-                return size, room, seq, unpack
+            best = plan(*case)[-1]
+            fits = {p: peak + DRIVER <= room for p, peak in needs.items()}
+            if not any(fits.values()):
+                continue
+            ratios = [row_time(p, unpack, copy) / best for p, ok in fits.items() if ok]
+            wrong = [poor[i](*case) for i in asked]
+            if any(fits[tuple(p)] and time < (SLOWER + NEAR) * best for *p, time in wrong):
+                continue
+            if not any(abs(ratio - SLOWER) < NEAR / 4 for ratio in ratios):
+                return case
 
 
 PLAN = register(
-    Exercise(
+    OpenExercise(
+        judge=_fast_enough,
         id="qlora-plan",
         points=4,
         difficulty=3,
         minutes=20,
         hints=(
-            "Three loops: over the batches 1, 2, 4 and 8, over the two optimizers, and over False and True.",
-            "qlora_bill(size, batch=batch, seq=seq, optimizer=optimizer, checkpointing=checkpointing).peak is what a "
-            "plan needs; pass over it where less than memory.GiB of the room is left.",
-            "Of two equally fast plans the one with AdamW in 32 bits goes first: try those first, and let a later plan "
-            "win only where it is faster.",
+            "There are thirty plans: five batches, three optimizers, checkpointing or not. You need not be clever.",
+            "What a plan needs: qlora_bill(size, batch=batch, seq=seq, optimizer=optimizer, "
+            "checkpointing=checkpointing).peak",
+            "Pass over what leaves less than memory.GiB of the room, and keep the least time a row so far.",
         ),
-        inputs=_cards,
         secret=_card,
         reference=plan,
-        mutants=(
-            Mutant(
-                _planned(needs=lambda p: p.peak),
-                "this fills the card to the end; the driver takes some of it, so leave 1 GiB",
-            ),
-            Mutant(
-                _planned(key=lambda p, unpack: (p.batch * p.time(unpack), p.optimizer)),
-                "this is the time of a step; asked is the time of a row, a step's divided by its batch",
-            ),
-            Mutant(
-                _planned(tried=lambda p: p.checkpointing),
-                "checkpointing is always on: it lets the largest batch in, and a row costs three products, not two",
-            ),
-            Mutant(
-                _planned(tried=lambda p: not p.checkpointing),
-                "checkpointing is never tried: more rows fit with it, and they share the unpacking",
-            ),
-            Mutant(
-                _planned(tried=lambda p: p.optimizer == "adamw"),
-                "8-bit states are never tried; the room that they leave can hold a larger batch",
-            ),
-            Mutant(
-                _planned(key=lambda p, unpack: (p.time(unpack), p.optimizer == "adamw")),
-                "of two equally fast plans the one with AdamW in 32 bits goes first: 8-bit states lose a little",
-            ),
-            Mutant(
-                _what_is_left,
-                "the plan is right, and the last value is what it leaves; asked is what it needs",
-            ),
-        ),
-        tolerance=0,
+        mutants=_POOR,
         kinds=3,
     )
 )
@@ -418,21 +350,14 @@ PLAN = register(
 # qlora-noise ----------------------------------------------------------------------------------------------
 
 
-def _merged(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = _random(seed)
-    levels = torch.linspace(-1, 1, 16, dtype=torch.float64)
-    W = levels[torch.randint(0, 16, (6, 6), generator=generator)]
-    return W, 0.05 * torch.randn(6, 6, generator=generator, dtype=torch.float64), levels
-
-
 def noise(W: Tensor, delta: Tensor, levels: Tensor) -> float:
     r"""|| Q(W + delta) - (W + delta) || / || delta ||, where Q takes every number to the nearest level."""
     merged = W + delta
-    nearest = levels[(merged[..., None] - levels).abs().argmin(-1)]
-    return ((nearest - merged).norm() / delta.norm()).item()
+    between = (levels[:-1] + levels[1:]) / 2
+    return ((levels[torch.bucketize(merged, between)] - merged).norm() / delta.norm()).item()
 
 
-def _secret_noise(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+def _merged(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
     k, rows, columns = draw.whole(9, 17), draw.whole(5, 7), draw.whole(5, 7)
     levels = torch.linspace(-1, 1, k, dtype=torch.float64)
     W = levels[draw.integers(0, k - 1, rows, columns)]
@@ -442,51 +367,41 @@ def _secret_noise(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
 NOISE = register(
     Exercise(
         id="qlora-noise",
-        points=3,
+        points=2,
         difficulty=3,
-        minutes=15,
+        minutes=10,
         hints=(
             "First merge: M = W + delta. Then find for each number of M the nearest of the levels.",
-            "(M[..., None] - levels).abs() holds all distances; argmin(-1) is the index of the nearest level.",
-            "The noise is what rounding did to M. Divide its norm by the norm of delta.",
+            "torch.bucketize(M, boundaries) finds the interval of each number; what are the boundaries?",
+            "Halfway between neighbouring levels. The noise is what rounding did to M; divide its norm by delta's.",
         ),
-        inputs=_merged,
-        secret=_secret_noise,
+        secret=_merged,
         reference=noise,
-        mutants=(
-            Mutant(
-                lambda W, delta, levels: 0.0 * noise(W, delta, levels),
-                "the noise is 0: W is on the levels, but W + delta is what has to be rounded",
+        mutants={
+            "the noise is 0: W is on the levels, but W + delta is what has to be rounded": (
+                lambda W, delta, levels: 0.0 * noise(W, delta, levels)
             ),
-            Mutant(
+            "this compares the rounded weight with W; the noise is its distance from W + delta": (
                 lambda W, delta, levels: (
                     (levels[((W + delta)[..., None] - levels).abs().argmin(-1)] - W).norm() / delta.norm()
-                ).item(),
-                "this compares the rounded weight with W; the noise is its distance from W + delta",
+                ).item()
             ),
-            Mutant(
-                lambda W, delta, levels: noise(W, delta, levels) * (delta.norm() / (W + delta).norm()).item(),
-                "this divides by the merged weight; the question is how large the noise is beside the update",
+            "this divides by the merged weight; the question is how large the noise is beside the update": (
+                lambda W, delta, levels: noise(W, delta, levels) * (delta.norm() / (W + delta).norm()).item()
             ),
-            Mutant(
-                lambda W, delta, levels: noise(W, delta, levels) * delta.norm().item(),
-                "this is the noise itself; divide it by the norm of the update",
+            "this is the noise itself; divide it by the norm of the update": (
+                lambda W, delta, levels: noise(W, delta, levels) * delta.norm().item()
             ),
-            Mutant(
-                lambda W, delta, levels: noise(W, delta, levels) ** 2,
-                "these are squared lengths: take the root of both",
+            "these are squared lengths: take the root of both": (
+                lambda W, delta, levels: noise(W, delta, levels) ** 2
             ),
-            Mutant(
-                lambda W, delta, levels: 1 / noise(W, delta, levels),
-                "upside down: the noise divided by the update",
+            "upside down: the noise divided by the update": lambda W, delta, levels: (
+                1 / noise(W, delta, levels)
             ),
-            Mutant(
-                lambda W, delta, levels: (
-                    (levels[(delta[..., None] - levels).abs().argmin(-1)] - delta).norm() / delta.norm()
-                ).item(),
-                "delta is rounded on its own; what is stored is one weight, W + delta",
+            "delta is rounded on its own; what is stored is one weight, W + delta": (
+                lambda W, delta, levels: noise(0 * W, delta, levels)
             ),
-        ),
+        },
         tolerance=1e-8,
     )
 )

@@ -1,4 +1,4 @@
-r"""The exercises of notebook 07_quantization."""
+r"""The exercises of notebooks 07_quantization and 07b_scales_and_formats."""
 
 from __future__ import annotations
 
@@ -7,178 +7,10 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
 
-
-def _random(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-# quantization-affine --------------------------------------------------------------------------------------
-
-
-def _numbers(seed: int) -> tuple[Tensor, int]:
-    # The second tensor lies above zero altogether. In the last both ends are rounded up: 12 + 4 is no 4-bit code.
-    if seed == 2:
-        return torch.tensor([-3.5, -1.0, 0.0, 2.2, 11.5], dtype=torch.float64), 4
-    x = torch.randn(12, generator=_random(seed), dtype=torch.float64)
-    return (x, 4) if seed == 0 else (x.abs() + 1, 3)
-
-
-Affine = tuple[float, float, Tensor, Tensor]
-
-
-def affine(x: Tensor, bits: int) -> Affine:
-    r"""s, z, q = clamp(round(x / s) + z), s (q - z), the range from min(x, 0) to max(x, 0)."""
-    return _affine(x, bits)
-
-
-def _affine(
-    x: Tensor,
-    bits: int,
-    whole: bool = True,  # zero is in the range
-    levels: int = 0,  # steps beyond 2^bits - 1
-    rounded_zero: bool = True,
-    nearest: bool = True,
-    clamped: bool = True,
-) -> Affine:
-    low, high, top = float(x.min()), float(x.max()), 2**bits - 1
-    if whole:
-        low, high = min(low, 0.0), max(high, 0.0)
-    s = (high - low) / (top + levels)
-    z = round(-low / s) if rounded_zero else -low / s
-    q = (x / s).round() + z if nearest else (x / s + z).floor()
-    if clamped:
-        q = q.clamp(0, top)
-    return s, z, q, s * (q - z)
-
-
-def _signed(x: Tensor, bits: int) -> Affine:
-    s, z, q, values = _affine(x, bits)
-    return s, z - 2 ** (bits - 1), q - 2 ** (bits - 1), values
-
-
-def _zero_forgotten(x: Tensor, bits: int) -> Affine:
-    s, z, q, _ = _affine(x, bits)
-    return s, z, q, s * q
-
-
-def _symmetric(x: Tensor, bits: int) -> Affine:
-    top = 2 ** (bits - 1) - 1
-    s = float(x.abs().max()) / top
-    q = (x / s).round().clamp(-top, top)
-    return s, 0, q, s * q
-
-
-def _negative_zero(x: Tensor, bits: int) -> Affine:
-    s, z, _, _ = _affine(x, bits)
-    q = ((x / s).round() - z).clamp(0, 2**bits - 1)
-    return s, -z, q, s * (q + z)
-
-
-def _from_minimum(x: Tensor, bits: int) -> Affine:
-    s, z, _, _ = _affine(x, bits)
-    low = min(float(x.min()), 0.0)
-    q = ((x - low) / s).round()
-    return s, z, q, s * q + low
-
-
-def _wrapped(x: Tensor, bits: int) -> Affine:
-    s, z, q, _ = _affine(x, bits)
-    q = q.to(torch.uint8)
-    return s, z, q, s * (q - z)
-
-
-def _secret_affine(draw: Draw) -> tuple[Tensor, int]:
-    # Around zero; above zero altogether; and both ends rounded up, so that the largest code has to be clamped.
-    bits, n = draw.whole(3, 4), draw.whole(9, 14)
-    if draw.kind < 2:
-        x = draw.real(0.3, 3) * draw.normal(n)
-        return (x + draw.real(-0.5, 0.5), bits) if draw.kind == 0 else (x.abs() + draw.real(1, 3), bits)
-    step, below = draw.whole(1, 15) / 8, draw.pick((1, 3, 5)[: bits - 1])
-    low, high = -below - 0.5, 2**bits - 1.5 - below
-    inner = [draw.whole(-below, 2**bits - 3 - below) + draw.real(-0.3, 0.3) for _ in range(4)]
-    return step * torch.tensor([low, *inner, 0.0, high], dtype=torch.float64), bits
-
-
-AFFINE = register(
-    Exercise(
-        id="quantization-affine",
-        points=3,
-        difficulty=2,
-        minutes=15,
-        hints=(
-            "The range goes from min(x.min(), 0) to max(x.max(), 0) and has 2 ** bits - 1 steps; s is one of them.",
-            "z is the code of zero: so many steps lie below it. A whole number: z = round(-low / s).",
-            "q = ((x / s).round() + z).clamp(0, 2 ** bits - 1), and the way back is s * (q - z).",
-        ),
-        inputs=_numbers,
-        secret=_secret_affine,
-        reference=affine,
-        mutants=(
-            Mutant(
-                lambda x, bits: _affine(x, bits, whole=False),
-                "the range leaves out zero where all x are above it; then z is no code: take min(x, 0) and max(x, 0)",
-            ),
-            Mutant(
-                lambda x, bits: _affine(x, bits, levels=1),
-                "2 ** bits codes have one step less between them: divide the range by 2 ** bits - 1",
-            ),
-            Mutant(
-                lambda x, bits: _affine(x, bits, rounded_zero=False),
-                "z is not rounded: it is a code, a whole number, and zero itself must come back as zero",
-            ),
-            Mutant(
-                lambda x, bits: _affine(x, bits, nearest=False),
-                "this rounds down: the error reaches a whole step instead of half of one",
-            ),
-            Mutant(
-                lambda x, bits: _affine(x, bits, clamped=False),
-                "a code is larger than 2 ** bits - 1: x / s and z can both be rounded up, so clamp their sum",
-            ),
-            Mutant(
-                _signed,
-                "these codes run from -2 ** (bits - 1); the lecture's, and these, run from 0 to 2 ** bits - 1",
-            ),
-            Mutant(
-                _zero_forgotten,
-                "the way back forgets z: s * (q - z), or zero comes back as something else",
-            ),
-            Mutant(
-                _symmetric,
-                "this is the symmetric form, with z = 0: where x is not symmetric, part of the codes is never used",
-            ),
-            Mutant(
-                _negative_zero,
-                "z has the wrong sign: it counts the steps from the smallest value up to zero, so round(-low / s)",
-            ),
-            Mutant(
-                _from_minimum,
-                "this counts from the smallest value, so zero falls between two codes: round(x / s) + z, with z whole",
-            ),
-            Mutant(
-                _wrapped,
-                "q - z is taken in uint8, which has no numbers below zero: make the codes floats before subtracting",
-            ),
-        ),
-        tolerance=1e-6,
-        kinds=3,
-    )
-)
-
-
 # quantization-blockwise -----------------------------------------------------------------------------------
-
-
-def _blocks(seed: int) -> tuple[Tensor, Tensor, int]:
-    block = (8, 16, 4)[seed]
-    # A mean away from zero, and blocks of several sizes: whoever normalises in another way is seen.
-    x = torch.randn(6, block, generator=_random(seed), dtype=torch.float64) + 0.3
-    x = x * torch.tensor([1.0, 0.1, 3.0, 1.0, 0.5, 20.0], dtype=torch.float64)[:, None]
-    x[1, 0] = -x[1].abs().max() - 0.1  # in this block the largest magnitude is negative
-    levels = torch.cat([torch.tensor([-1.0, 0.0, 1.0]), 2 * torch.rand(13, generator=_random(seed + 9)) - 1])
-    return x.reshape(-1), levels.double().sort().values, block
 
 
 def blockwise(x: Tensor, code: Tensor, block: int) -> tuple[Tensor, Tensor]:
@@ -229,68 +61,54 @@ BLOCKWISE = register(
         id="quantization-blockwise",
         points=3,
         difficulty=3,
-        minutes=15,
+        minutes=10,
         hints=(
             "x.view(-1, block) has one row for each block; its absmax is .abs().amax(1).",
-            "Divide each row by its absmax: all numbers are then in [-1, 1], where the levels of the code are.",
-            "The nearest level: (y[..., None] - code).abs().argmin(-1). Then code[index], times absmax, flat again.",
+            "Divide each row by its absmax: all numbers are then in [-1, 1], where the levels are.",
+            "The nearest level: (y[..., None] - table).abs().argmin(-1). Then table[index], times absmax, flat again.",
         ),
-        inputs=_blocks,
         secret=_secret_blockwise,
         reference=blockwise,
-        mutants=(
-            Mutant(
-                lambda x, code, block: _blockwise(x, code, block, scale="tensor"),
-                "one scale for the whole tensor: each block has its own absmax",
+        mutants={
+            "one scale for the whole tensor: each block has its own absmax": (
+                lambda x, code, block: _blockwise(x, code, block, scale="tensor")
             ),
-            Mutant(
-                lambda x, code, block: _blockwise(x, code, block, scale="max"),
-                "the scale is the largest number, not the largest magnitude: a block may be largest below zero",
+            "the scale is the largest number, not the largest magnitude: a block may be largest below zero": (
+                lambda x, code, block: _blockwise(x, code, block, scale="max")
             ),
-            Mutant(
-                lambda x, code, block: _blockwise(x, code, block, mean=True, scale="std"),
-                "zero mean and unit variance, as the slide has it: NF4 subtracts nothing and divides by the absmax",
+            "zero mean and unit variance, as the slide has it: NF4 subtracts nothing and divides by the absmax": (
+                lambda x, code, block: _blockwise(x, code, block, mean=True, scale="std")
             ),
-            Mutant(
-                lambda x, code, block: _blockwise(x, code, block, mean=True),
-                "the mean of the block is subtracted first; NF4 subtracts nothing",
+            "the mean of the block is subtracted first; NF4 subtracts nothing": (
+                lambda x, code, block: _blockwise(x, code, block, mean=True)
             ),
-            Mutant(
-                lambda x, code, block: _blockwise(x, code, block, to="above"),
-                "this takes the next level above; the nearest one may lie below",
+            "this takes the next level above; the nearest one may lie below": (
+                lambda x, code, block: _blockwise(x, code, block, to="above")
             ),
-            Mutant(
-                lambda x, code, block: _blockwise(x, code, block, to="below"),
-                "this takes the next level below; the nearest one may lie above",
+            "this takes the next level below; the nearest one may lie above": (
+                lambda x, code, block: _blockwise(x, code, block, to="below")
             ),
-            Mutant(
-                _indices,
-                "these are the indices of the levels; what comes back is code[index] times the absmax of the block",
+            "these are the indices of the levels; what comes back is table[index] times the absmax of the block": (
+                _indices
             ),
-            Mutant(
-                lambda x, code, block: _blockwise(x, code, block)[::-1],
-                "the two results are in the wrong order: first absmax, then the values",
+            "the two results are in the wrong order: first absmax, then the values": (
+                lambda x, code, block: _blockwise(x, code, block)[::-1]
             ),
-            Mutant(
+            "the levels are not scaled back: multiply by the absmax of the block": (
                 lambda x, code, block: (
                     _blockwise(x, code, block)[0],
                     (
                         _blockwise(x, code, block)[1].view(-1, block) / _blockwise(x, code, block)[0][:, None]
                     ).reshape(-1),
-                ),
-                "the levels are not scaled back: multiply by the absmax of the block",
+                )
             ),
-        ),
+        },
         tolerance=1e-9,
     )
 )
 
 
 # quantization-normal-float --------------------------------------------------------------------------------
-
-
-def _tails(seed: int) -> tuple[int, float]:
-    return [(4, 0.9677083), (3, 0.9330357), (2, 0.8541667)][seed]
 
 
 def normal_float(bits: int, tail: float) -> Tensor:
@@ -352,63 +170,43 @@ NORMAL_FLOAT = register(
             "torch.linspace(tail, 0.5, n + 1)[:-1] are n probabilities; leave out 0.5, whose quantile is zero.",
             "The other side has n - 1 levels, so its own linspace, with a minus before the quantiles. Sort, divide.",
         ),
-        inputs=_tails,
         secret=_secret_normal_float,
         reference=normal_float,
-        mutants=(
-            Mutant(
-                lambda bits, tail: _normal_float(bits, tail, divided=False),
-                "the levels are not divided by the largest: they must end at -1 and 1, where the absmax is",
+        mutants={
+            "the levels are not divided by the largest: they must end at -1 and 1, where the absmax is": (
+                lambda bits, tail: _normal_float(bits, tail, divided=False)
             ),
-            Mutant(
-                lambda bits, tail: _normal_float(bits, tail, extra=1),
-                "one level too many: zero has to come out of one half, so there are 2 ** (bits - 1) - 1 negative ones",
+            "one level too many: zero has to come out of one half, so there are 2 ** (bits - 1) - 1 negative ones": (
+                lambda bits, tail: _normal_float(bits, tail, extra=1)
             ),
-            Mutant(
-                lambda bits, tail: _normal_float(bits, tail, extra=1, zero=False),
-                "there is no level at zero; a weight of zero must stay zero, so one negative level makes room for it",
+            "there is no level at zero; a weight of zero must stay zero, so one negative level makes room for it": (
+                lambda bits, tail: _normal_float(bits, tail, extra=1, zero=False)
             ),
-            Mutant(
-                _one_row,
-                "one row of steps from 1 - tail to tail misses zero: each side has its own steps, from tail to 1/2",
+            "one row of steps from 1 - tail to tail misses zero: each side has its own steps, from tail to 1/2": (
+                _one_row
             ),
-            Mutant(
-                _two_zeros,
-                "zero is there twice, once from each side: leave out the quantile of 1/2, and put zero in once",
+            "zero is there twice, once from each side: leave out the quantile of 1/2, and put zero in once": (
+                _two_zeros
             ),
-            Mutant(
-                _uniform,
-                "these levels are equally far apart: that is an integer type; equal are the steps of probability",
+            "these levels are equally far apart: that is an integer type; equal are the steps of probability": (
+                _uniform
             ),
-            Mutant(
-                _midpoints,
-                "this is equation 4 of the paper's text, which has no zero; its NF4 is two-sided, with the zero shared",
+            "this is equation 4 of the paper's text, which has no zero; its NF4 is two-sided, with the zero shared": (
+                _midpoints
             ),
-            Mutant(
-                lambda bits, tail: -_normal_float(bits, tail).flip(0),
-                "the sides are swapped: more levels are positive than negative",
+            "the sides are swapped: more levels are positive than negative": (
+                lambda bits, tail: -_normal_float(bits, tail).flip(0)
             ),
-            Mutant(
-                lambda bits, tail: _normal_float(bits, tail, sorted=False),
-                "the levels are right but not in ascending order",
+            "the levels are right but not in ascending order": (
+                lambda bits, tail: _normal_float(bits, tail, sorted=False)
             ),
-        ),
+        },
         tolerance=1e-6,
     )
 )
 
 
 # quantization-q4-1 ----------------------------------------------------------------------------------------
-
-
-def _stored(seed: int) -> tuple[Tensor]:
-    random = _random(seed)
-    head = torch.tensor([[0.25 * (seed + 1), -1.5 - seed]], dtype=torch.float16).view(torch.uint8)
-    return (
-        torch.cat(
-            [head[0], torch.randint(0, 256, (16,), generator=random, dtype=torch.int64).to(torch.uint8)]
-        ),
-    )
 
 
 def q4_1(block: Tensor) -> Tensor:
@@ -447,42 +245,33 @@ Q4_1 = register(
         id="quantization-q4-1",
         points=3,
         difficulty=3,
-        minutes=15,
+        minutes=10,
         hints=(
             "block[:4].view(torch.float16) reads the first four bytes as two numbers: d, then m.",
             "A byte holds two codes: byte & 15 is the low one, byte >> 4 the high one.",
             "The 16 low codes are weights 0 to 15, the 16 high ones are weights 16 to 31: torch.cat, not interleaved.",
         ),
-        inputs=_stored,
         secret=_secret_q4_1,
         reference=q4_1,
-        mutants=(
-            Mutant(
-                lambda block: _q4_1(block, order="pairs"),
-                "the two codes of a byte are taken for neighbours; here the high ones belong to weights 16 to 31",
+        mutants={
+            "the two codes of a byte are taken for neighbours; here the high ones belong to weights 16 to 31": (
+                lambda block: _q4_1(block, order="pairs")
             ),
-            Mutant(
-                lambda block: _q4_1(block, order="high first"),
-                "low and high codes are swapped: the low ones come first",
+            "low and high codes are swapped: the low ones come first": (
+                lambda block: _q4_1(block, order="high first")
             ),
-            Mutant(lambda block: _q4_1(block, swapped=True), "d and m are swapped: the step d comes first"),
-            Mutant(
-                lambda block: _q4_1(block, offset=8),
-                "8 is subtracted from the codes, as in Q4_0; Q4_1 has a minimum m instead, which code 0 stands for",
+            "d and m are swapped: the step d comes first": lambda block: _q4_1(block, swapped=True),
+            "8 is subtracted from the codes, as in Q4_0; Q4_1 has a minimum m instead, which code 0 stands for": (
+                lambda block: _q4_1(block, offset=8)
             ),
-            Mutant(
-                lambda block: _q4_1(block) - block[2:4].clone().view(torch.float16).float(),
-                "the minimum m is missing: code 0 stands for m",
+            "the minimum m is missing: code 0 stands for m": (
+                lambda block: _q4_1(block) - block[2:4].clone().view(torch.float16).float()
             ),
-            Mutant(
-                lambda block: _q4_1(block, shift=0),
-                "the high codes are not shifted down: byte >> 4 is a number from 0 to 15, byte & 240 is not",
+            "the high codes are not shifted down: byte >> 4 is a number from 0 to 15, byte & 240 is not": (
+                lambda block: _q4_1(block, shift=0)
             ),
-            Mutant(
-                _minimum_multiplied,
-                "m is multiplied by d, too: d q + m, not d (q + m)",
-            ),
-        ),
+            "m is multiplied by d, too: d q + m, not d (q + m)": _minimum_multiplied,
+        },
         tolerance=1e-6,
         dtype=True,
     )
@@ -490,10 +279,6 @@ Q4_1 = register(
 
 
 # quantization-bits ----------------------------------------------------------------------------------------
-
-
-def _layout(seed: int) -> tuple[int, int, int]:
-    return [(4, 64, 256), (4, 64, 0), (3, 32, 128)][seed]
 
 
 def bits(k: int, block: int, second: int) -> float:
@@ -516,48 +301,37 @@ BITS = register(
             "With double quantization the scale of a block has 8 bits, and 32 bits are shared by `second` scales.",
             "`second` scales belong to block * second weights.",
         ),
-        inputs=_layout,
         secret=_secret_bits,
         reference=bits,
-        mutants=(
-            Mutant(lambda k, block, second: float(k), "this counts the codes alone: scales are stored, too"),
-            Mutant(
-                lambda k, block, second: k + 32 / block,
-                "the scales count with 32 bits also where they are quantized to 8",
+        mutants={
+            "this counts the codes alone: scales are stored, too": lambda k, block, second: float(k),
+            "the scales count with 32 bits also where they are quantized to 8": (
+                lambda k, block, second: k + 32 / block
             ),
-            Mutant(
-                lambda k, block, second: k + (8 if second else 32) / block,
-                "the second scales are missing: 32 bits for every block * second weights",
+            "the second scales are missing: 32 bits for every block * second weights": (
+                lambda k, block, second: k + (8 if second else 32) / block
             ),
-            Mutant(
-                lambda k, block, second: k + 8 / block + 8 / (block * second) if second else k + 32 / block,
-                "the second scales stay at 32 bits: only the first ones are quantized to 8",
+            "the second scales stay at 32 bits: only the first ones are quantized to 8": (
+                lambda k, block, second: k + 8 / block + 8 / (block * second) if second else k + 32 / block
             ),
-            Mutant(
-                lambda k, block, second: k + 8 / block + (32 / (block * second) if second else 0),
-                "where second is 0, nothing quantizes the scales: each has 32 bits",
+            "where second is 0, nothing quantizes the scales: each has 32 bits": (
+                lambda k, block, second: k + 8 / block + (32 / (block * second) if second else 0)
             ),
-            Mutant(
-                lambda k, block, second: (
-                    k + 32 / block + (8 / block + 32 / (block * second) if second else 0)
-                ),
-                "the 8 bits of a quantized scale replace its 32, they do not come on top",
+            "the 8 bits of a quantized scale replace its 32, they do not come on top": (
+                lambda k, block, second: k + 32 / block + (8 / block + 32 / (block * second) if second else 0)
             ),
-            Mutant(
-                lambda k, block, second: k + 8 / block + 32 / second if second else k + 32 / block,
-                "a second scale is shared by `second` scales, which belong to block * second weights",
+            "a second scale is shared by `second` scales, which belong to block * second weights": (
+                lambda k, block, second: k + 8 / block + 32 / second if second else k + 32 / block
             ),
-            Mutant(
-                lambda k, block, second: k + 16 / block + (16 / (block * second) if second else 0),
-                "scales are counted with 16 bits; here they have 32, and 8 once they are quantized",
+            "scales are counted with 16 bits; here they have 32, and 8 once they are quantized": (
+                lambda k, block, second: k + 16 / block + (16 / (block * second) if second else 0)
             ),
-            Mutant(
+            "this counts a zero point for each scale, as the lecture's example has it; absmax has none": (
                 lambda k, block, second: (
                     k + 2 * (8 / block + 32 / (block * second)) if second else k + 64 / block
-                ),
-                "this counts a zero point for each scale, as the lecture's example has it; absmax has none",
+                )
             ),
-        ),
+        },
         tolerance=1e-9,
         kinds=2,
     )

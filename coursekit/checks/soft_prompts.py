@@ -1,11 +1,11 @@
-r"""The exercises of notebook 04_soft_prompts."""
+r"""The exercises of notebooks 04_soft_prompts and 04b_gate that ask for one right answer."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
 
 
@@ -72,36 +72,29 @@ PREPEND = register(
         id="soft-prompts-prepend",
         points=2,
         difficulty=2,
-        minutes=10,
+        minutes=6,
         hints=(
             "prompt.expand(batch, -1, -1) shows the same (n, d) to every row: (batch, n, d), without a copy.",
             "torch.cat([...], dim=1) joins along the sequence; the mask and the labels grow by the same n.",
-            "In the mask 1 means: look here. In the labels -100 means: no loss here.",
         ),
         inputs=_embedded,
         secret=_secret_prepend,
         reference=prepend,
-        mutants=(
-            Mutant(
-                _behind,
-                "the prompt stands behind the text, where a causal model reads it too late: put it first",
+        mutants={
+            "the prompt stands behind the text, where a causal model reads it too late: put it first": (
+                _behind
             ),
-            Mutant(
-                _with(mask_value=0), "0 in the mask hides the prompt from the model: virtual tokens need 1"
+            "0 in the mask hides the prompt from the model: virtual tokens need 1": _with(mask_value=0),
+            "the mask is as long as before: the model would take the text's mask for the prompt's": (
+                _with(mask_value=None)
             ),
-            Mutant(
-                _with(mask_value=None),
-                "the mask is as long as before: the model would take the text's mask for the prompt's",
+            "the labels are as long as before, so each would be compared with the wrong position": (
+                _with(label_value=None)
             ),
-            Mutant(
-                _with(label_value=None),
-                "the labels are as long as before, so each would be compared with the wrong position",
+            "a label of 0 asks the virtual tokens to predict token 0: -100 leaves them out of the loss": (
+                _with(label_value=0)
             ),
-            Mutant(
-                _with(label_value=0),
-                "a label of 0 asks the virtual tokens to predict token 0: -100 leaves them out of the loss",
-            ),
-        ),
+        },
         tolerance=1e-6,
     )
 )
@@ -154,8 +147,9 @@ PREFIX_ATTENTION = register(
         id="soft-prompts-prefix-attention",
         points=3,
         difficulty=3,
-        minutes=15,
+        minutes=14,
         hints=(
+            "Which columns may token i look at? Count them for the first token and for the last.",
             "torch.cat([p_k, k]) are all keys: (n + seq, d). The scores are then (seq, n + seq).",
             "Token i sees all n columns of the prefix and the columns of tokens 0 to i: n + i + 1 columns in all.",
             "torch.ones(seq, n + seq, dtype=torch.bool).tril(n) is True exactly there.",
@@ -163,45 +157,37 @@ PREFIX_ATTENTION = register(
         inputs=_attention,
         secret=_secret_attention,
         reference=prefix_attention,
-        mutants=(
-            Mutant(_plain, "this is attention without the prefix: p_k and p_v are not in it"),
-            Mutant(
-                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=None),
-                "tokens see what comes after them: mask the later tokens, though not the prefix",
+        mutants={
+            "this is attention without the prefix: p_k and p_v are not in it": _plain,
+            "tokens see what comes after them: mask the later tokens, though not the prefix": (
+                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=None)
             ),
-            Mutant(
-                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=0),
-                "the causal mask starts at the first column, but that is the prefix: move its diagonal by n",
+            "the causal mask starts at the first column, but that is the prefix: move its diagonal by n": (
+                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=0)
             ),
-            Mutant(
-                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k) - 1),
-                "no token sees itself: token i sees the prefix and tokens 0 to i, so move the diagonal by n",
+            "no token sees itself: token i sees the prefix and tokens 0 to i, so move the diagonal by n": (
+                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k) - 1)
             ),
-            Mutant(
-                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k), hidden=0.0),
-                "a score of 0 still gets a share of the softmax: hidden tokens need a score of minus infinity",
+            "a score of 0 still gets a share of the softmax: hidden tokens need a score of minus infinity": (
+                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k), hidden=0.0)
             ),
-            Mutant(
+            "the scores are divided by d, not by its root": (
                 lambda q, k, v, p_k, p_v: _prefixed(
                     q, k, v, p_k, p_v, diagonal=len(p_k), scale=1 / q.shape[1]
-                ),
-                "the scores are divided by d, not by its root",
+                )
             ),
-            Mutant(
-                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k), scale=1.0),
-                "the scores are not divided by the root of d",
+            "the scores are not divided by the root of d": (
+                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k), scale=1.0)
             ),
-            Mutant(
-                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, torch.zeros_like(p_v), diagonal=len(p_k)),
-                "the prefix takes attention but says nothing: p_v is missing from the values",
+            "the prefix takes attention but says nothing: p_v is missing from the values": (
+                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, torch.zeros_like(p_v), diagonal=len(p_k))
             ),
-            Mutant(
+            "these are two softmaxes, added; a prefix shares one softmax with the tokens": (
                 lambda q, k, v, p_k, p_v: (
                     _plain(q, k, v, p_k, p_v) + (q @ p_k.T * q.shape[1] ** -0.5).softmax(-1) @ p_v
-                ),
-                "these are two softmaxes, added; a prefix shares one softmax with the tokens",
+                )
             ),
-        ),
+        },
     )
 )
 
@@ -218,8 +204,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def gated_attention(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor, gate: float) -> Tensor:
-    r"""softmax(q k^T / sqrt(d)) v + gate * softmax(q p_k^T / sqrt(d)) p_v."""
-    return _attend(q, k, v) + gate * _attend(q, p_k, p_v)
+    r"""causal softmax(q k^T / sqrt(d)) v + gate * softmax(q p_k^T / sqrt(d)) p_v."""
+    return _plain(q, k, v, p_k, p_v) + gate * _attend(q, p_k, p_v)
 
 
 def _secret_gated(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
@@ -227,60 +213,67 @@ def _secret_gated(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, f
     return *_secret_attention(draw), gate
 
 
+def _among(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor) -> Tensor:
+    return _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k))
+
+
 GATED_ATTENTION = register(
     Exercise(
         id="soft-prompts-gated-attention",
-        points=2,
+        points=3,
         difficulty=2,
-        minutes=5,
+        minutes=8,
         hints=(
-            "Write attention(q, k, v) once and call it twice: for the tokens, and for the prompts.",
-            "Ask what must come out for gate = 0: exactly the model's output before.",
+            "What must come out for gate = 0? And how can the prompts speak without taking a share of the softmax from "
+            "the text?",
+            "Two softmaxes: one over the text, causal, which is your prefix attention with a prefix of length 0; one "
+            "over the prompts.",
             "The gate multiplies the prompts' output only, and the two outputs are added.",
         ),
         inputs=_gated,
         secret=_secret_gated,
         reference=gated_attention,
-        mutants=(
-            Mutant(
-                lambda q, k, v, p_k, p_v, gate: _attend(q, k, v) * gate * _attend(q, p_k, p_v),
-                "this multiplies the two outputs, as the slide does: with gate 0 the model says nothing; add them",
+        mutants={
+            "this multiplies the two outputs, as the slide does: with gate 0 the model says nothing; add them": (
+                lambda q, k, v, p_k, p_v, gate: _plain(q, k, v, p_k, p_v) * gate * _attend(q, p_k, p_v)
             ),
-            Mutant(
-                lambda q, k, v, p_k, p_v, gate: _attend(q, torch.cat([p_k, k]), torch.cat([gate * p_v, v])),
-                "one softmax for both lets the prompts take attention from the tokens even with gate 0: use two",
+            "one softmax for both lets the prompts take attention from the tokens even with gate 0: use two": (
+                lambda q, k, v, p_k, p_v, gate: _among(q, k, v, p_k, gate * p_v)
             ),
-            Mutant(
-                lambda q, k, v, p_k, p_v, gate: gate * (_attend(q, k, v) + _attend(q, p_k, p_v)),
-                "the gate is on everything, so gate 0 silences the model: it belongs on the prompts' output alone",
+            "the gate is on everything, so gate 0 silences the model: it belongs on the prompts' output alone": (
+                lambda q, k, v, p_k, p_v, gate: gate * (_plain(q, k, v, p_k, p_v) + _attend(q, p_k, p_v))
             ),
-            Mutant(
-                lambda q, k, v, p_k, p_v, gate: gate * _attend(q, k, v) + _attend(q, p_k, p_v),
-                "the gate is on the wrong one of the two: it opens for the prompts, the tokens are always there",
+            "the gate is on the wrong one of the two: it opens for the prompts, the tokens are always there": (
+                lambda q, k, v, p_k, p_v, gate: gate * _plain(q, k, v, p_k, p_v) + _attend(q, p_k, p_v)
             ),
-            Mutant(
-                lambda q, k, v, p_k, p_v, gate: _attend(q, k, v) + _attend(q, p_k, p_v),
-                "the gate is missing: the random prompts speak from the first step",
+            "the gate is missing: the random prompts speak from the first step": (
+                lambda q, k, v, p_k, p_v, gate: _plain(q, k, v, p_k, p_v) + _attend(q, p_k, p_v)
             ),
-            Mutant(
-                lambda q, k, v, p_k, p_v, gate: _attend(q, k, v) + _attend(q, gate * p_k, p_v),
-                "a gate on the keys does not silence the prompts: a softmax of zeros is an average, not zero",
+            "a gate on the keys does not silence the prompts: a softmax of zeros is an average, not zero": (
+                lambda q, k, v, p_k, p_v, gate: _plain(q, k, v, p_k, p_v) + _attend(q, gate * p_k, p_v)
             ),
-            Mutant(
-                lambda q, k, v, p_k, p_v, gate: (1 - gate) * _attend(q, k, v) + gate * _attend(q, p_k, p_v),
-                "this mixes the two, so an open gate takes from the tokens: their output is always there in full",
-            ),
-            Mutant(
-                lambda q, k, v, p_k, p_v, gate: _attend(q, k, v) + gate * (q @ p_k.T).softmax(-1) @ p_v,
-                "the prompts' scores are not divided by the root of d",
-            ),
-            Mutant(
+            "this mixes the two, so an open gate takes from the tokens: their output is always there in full": (
                 lambda q, k, v, p_k, p_v, gate: (
-                    _attend(q, k, v) + gate * _attend(q, torch.cat([p_k, k]), torch.cat([p_v, v]))
-                ),
-                "the gated softmax holds the tokens too: it is over the prompts alone",
+                    (1 - gate) * _plain(q, k, v, p_k, p_v) + gate * _attend(q, p_k, p_v)
+                )
             ),
-        ),
+            "the prompts' scores are not divided by the root of d": (
+                lambda q, k, v, p_k, p_v, gate: (
+                    _plain(q, k, v, p_k, p_v) + gate * (q @ p_k.T).softmax(-1) @ p_v
+                )
+            ),
+            "the gated softmax holds the tokens too: it is over the prompts alone": (
+                lambda q, k, v, p_k, p_v, gate: _plain(q, k, v, p_k, p_v) + gate * _among(q, k, v, p_k, p_v)
+            ),
+            "tokens see what comes after them: the softmax over the text is causal": (
+                lambda q, k, v, p_k, p_v, gate: _attend(q, k, v) + gate * _attend(q, p_k, p_v)
+            ),
+            "the mask hides prompts too: each token sees all of them": (
+                lambda q, k, v, p_k, p_v, gate: (
+                    _plain(q, k, v, p_k, p_v) + gate * _plain(q, p_k, p_v, p_k, p_v)
+                )
+            ),
+        },
         kinds=2,
     )
 )
@@ -328,38 +321,38 @@ GATE_GRADIENTS = register(
         inputs=_upstream,
         secret=_secret_upstream,
         reference=gate_gradients,
-        mutants=(
-            Mutant(
-                lambda g, q, p_k, p_v, gate: ((g * (_shares(q, p_k) @ p_v)).sum(), _shares(q, p_k).T @ g),
-                "the gate is missing from dL/dp_v: at gate 0 the prompts can change nothing, so they have no gradient",
+        mutants={
+            "the gate is missing from dL/dp_v: at gate 0 the prompts can change nothing, so they have no gradient": (
+                lambda g, q, p_k, p_v, gate: ((g * (_shares(q, p_k) @ p_v)).sum(), _shares(q, p_k).T @ g)
             ),
-            Mutant(
-                lambda g, q, p_k, p_v, gate: (gate * (g * (_shares(q, p_k) @ p_v)).sum(), gate * _shares(q, p_k).T @ g),
-                "the gate multiplies its own gradient: then a gate of 0 could never open",
-            ),
-            Mutant(
-                lambda g, q, p_k, p_v, gate: ((g * (_shares(q, p_k) @ p_v)).mean(), gate * _shares(q, p_k).T @ g),
-                "this averages the gate's gradient: one number that acts in many places gets the sum",
-            ),
-            Mutant(
+            "the gate multiplies its own gradient: then a gate of 0 could never open": (
                 lambda g, q, p_k, p_v, gate: (
-                    (g * (_shares(q, p_k) @ p_v)).sum(), gate * _shares(q, p_k).T @ g / len(g)
-                ),
-                "this averages over the tokens; the mean, if there is one, is in grad_out already, so add them up",
+                    gate * (g * (_shares(q, p_k) @ p_v)).sum(),
+                    gate * _shares(q, p_k).T @ g,
+                )
             ),
-            Mutant(
-                lambda g, q, p_k, p_v, gate: (g.sum(), gate * _shares(q, p_k).T @ g),
-                "the gate's gradient needs what the gate multiplies: S p_v, entry by entry with grad_out",
+            "this averages the gate's gradient: one number that acts in many places gets the sum": (
+                lambda g, q, p_k, p_v, gate: (
+                    (g * (_shares(q, p_k) @ p_v)).mean(),
+                    gate * _shares(q, p_k).T @ g,
+                )
             ),
-            Mutant(
-                lambda g, q, p_k, p_v, gate: ((_shares(q, p_k) @ p_v).sum(), gate * _shares(q, p_k).T @ g),
-                "grad_out is missing from the gate's gradient: multiply S p_v by it, entry by entry, before the sum",
+            "this averages over the tokens; the mean, if there is one, is in grad_out already, so add them up": (
+                lambda g, q, p_k, p_v, gate: (
+                    (g * (_shares(q, p_k) @ p_v)).sum(),
+                    gate * _shares(q, p_k).T @ g / len(g),
+                )
             ),
-            Mutant(
-                lambda g, q, p_k, p_v, gate: ((g * (_shares(q, p_k) @ p_v)).sum(), torch.zeros_like(p_v)),
-                "the gradient of p_v is 0 only where the gate is 0: give it for any gate",
+            "the gate's gradient needs what the gate multiplies: S p_v, entry by entry with grad_out": (
+                lambda g, q, p_k, p_v, gate: (g.sum(), gate * _shares(q, p_k).T @ g)
             ),
-        ),
+            "grad_out is missing from the gate's gradient: multiply S p_v by it, entry by entry, before the sum": (
+                lambda g, q, p_k, p_v, gate: ((_shares(q, p_k) @ p_v).sum(), gate * _shares(q, p_k).T @ g)
+            ),
+            "the gradient of p_v is 0 only where the gate is 0: give it for any gate": (
+                lambda g, q, p_k, p_v, gate: ((g * (_shares(q, p_k) @ p_v)).sum(), torch.zeros_like(p_v))
+            ),
+        },
         kinds=2,
     )
-)  # fmt: skip
+)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
 from coursekit.checks.soft_prompts import prepend
-from coursekit.checks.training import Budget, Posing, Scored, Training
+from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -104,46 +104,38 @@ TRAIN = register(
         id="soft-prompts-train",
         points=4,
         difficulty=3,
-        minutes=20,
+        minutes=15,
         hints=(
             "model = load(); model.requires_grad_(False) freezes it. P = start.clone().requires_grad_() is the only "
             "thing that an optimizer gets: optimizer([P]).",
             "model.get_input_embeddings()(ids) are the word vectors, (batch, seq, d). Put P before them with your "
-            "soft_prompts_prepend, and call model(inputs_embeds=..., attention_mask=..., labels=...).loss.",
+            "soft_prompts_prepend.",
             "For each batch: zero_grad, backward, step. At the end return P.detach().",
         ),
         inputs=_public,
         secret=_secret,
         reference=train,
-        mutants=(
-            Mutant(
-                lambda load, start, batches, optimizer: start,
-                "the prompt is still the one that came in. It must require a gradient, be what the optimizer has, and "
-                "stand before the text, with 1 in the mask",
+        mutants={
+            "the prompt is still the one that came in. It must require a gradient, be what the optimizer has, and "
+            "stand before the text, with 1 in the mask": (lambda load, start, batches, optimizer: start),
+            "gradients add up from batch to batch: call zero_grad() before each backward()": (
+                lambda load, start, batches, optimizer: _loop(load, start, batches, optimizer, zero=False)
             ),
-            Mutant(
-                lambda load, start, batches, optimizer: _loop(load, start, batches, optimizer, zero=False),
-                "gradients add up from batch to batch: call zero_grad() before each backward()",
+            "the model's weights train along: the optimizer must have the prompt alone": (
+                lambda load, start, batches, optimizer: _loop(load, start, batches, optimizer, weights=True)
             ),
-            Mutant(
-                lambda load, start, batches, optimizer: _loop(load, start, batches, optimizer, weights=True),
-                "the model's weights train along: the optimizer must have the prompt alone",
-            ),
-            Mutant(
+            "the virtual tokens have labels of 0, so the loss asks for token 0 there: give them -100": (
                 lambda load, start, batches, optimizer: _loop(
                     load, start, batches, optimizer, place=_labelled
-                ),
-                "the virtual tokens have labels of 0, so the loss asks for token 0 there: give them -100",
+                )
             ),
-            Mutant(
-                lambda load, start, batches, optimizer: _loop(load, start, batches[:1], optimizer),
-                "only the first batch is used: one step for each of them",
+            "only the first batch is used: one step for each of them": (
+                lambda load, start, batches, optimizer: _loop(load, start, batches[:1], optimizer)
             ),
-            Mutant(
-                lambda load, start, batches, optimizer: _loop(load, start, batches, optimizer, at_once=True),
-                "there is one step for all batches together: step after each of them",
+            "there is one step for all batches together: step after each of them": (
+                lambda load, start, batches, optimizer: _loop(load, start, batches, optimizer, at_once=True)
             ),
-        ),
+        },
         tolerance=1e-4,
     )
 )
@@ -168,7 +160,7 @@ def _smollm2() -> Any:
     return load_smollm2()
 
 
-def _pose(draw: Draw) -> Posing:
+def _pose(draw: Draw) -> TrainingCase:
     r"""Countries and capitals in token ids, " Japan is Tokyo": most to learn from, the rest to judge by."""
     from coursekit.models import load_decoder
     from coursekit.tasks.cloze import load_capitals, prepare_cloze
@@ -179,26 +171,28 @@ def _pose(draw: Draw) -> Posing:
     order = draw.order(len(rows))
     learn, judge = (prepared.collate([rows[i] for i in part]) for part in (order[:LEARN], order[LEARN:]))
     names = ("input_ids", "attention_mask", "labels")
-    return Posing((load_smollm2, *(learn[name] for name in names)), tuple(judge[name] for name in names))
+    return TrainingCase(
+        (load_smollm2, *(learn[name] for name in names)), tuple(judge[name] for name in names)
+    )
 
 
-def _score(posing: Posing, tensors: dict[str, Tensor]) -> Scored:
+def _score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore:
     r"""The share of countries that were not learned from whose capital the model writes behind the prompt."""
     d = _smollm2().config.hidden_size
     if set(tensors) != {"prompt"}:
-        return Scored(0.0, 'it must return {"prompt": P} and nothing else')
+        return TrainingScore(0.0, 'it must return {"prompt": P} and nothing else')
     P = tensors["prompt"]
     if P.dim() != 2 or P.shape[1] != d or not P.is_floating_point():
-        return Scored(0.0, f"P must be a floating-point tensor of shape (n, {d})")
+        return TrainingScore(0.0, f"P must be a floating-point tensor of shape (n, {d})")
     if not 1 <= len(P) <= MOST:
-        return Scored(0.0, f"P has {len(P)} vectors: 1 to {MOST} are asked")
+        return TrainingScore(0.0, f"P has {len(P)} vectors: 1 to {MOST} are asked")
     if not P.isfinite().all():
-        return Scored(0.0, "P holds NaN or infinity: try a smaller learning rate")
+        return TrainingScore(0.0, "P holds NaN or infinity: try a smaller learning rate")
     right = _right(P.float(), *posing.kept)
     floor = max(_right(_vectors(words), *posing.kept) for words in IN_WORDS)
     goal = max(ASKED, floor + 0.03)  # where the words alone happen to get so many: two countries more
     if right >= goal:
-        return Scored(1.0, "", round(right, 3))
+        return TrainingScore(1.0, "", round(right, 3))
     share = max(0.0, right - floor) / (goal - floor)
     said = f"{right:.0%} of new countries get their capital; {ASKED:.0%} are asked"
     own = _right(P.float(), *posing.arguments[1:])
@@ -214,7 +208,7 @@ def _score(posing: Posing, tensors: dict[str, Tensor]) -> Scored:
     if right:
         said += f". The words of a question, untrained, get {floor:.0%} here: points begin above that"
         said += f", and {goal:.0%} get all of them" if goal > ASKED else ""
-    return Scored(share, said, round(right, 3))
+    return TrainingScore(share, said, round(right, 3))
 
 
 @functools.cache
@@ -251,10 +245,10 @@ DESIGN = register(
         id="soft-prompts-design",
         points=5,
         difficulty=4,
-        minutes=30,
+        minutes=20,
         hints=(
-            "Your soft_prompts_train is the loop. What is left to decide: how many vectors, from where they start, the "
-            "learning rate, how many steps on which rows.",
+            "You have a training loop. What is left to decide: how many vectors, from where they start, the learning "
+            "rate, how many steps on which rows. What would tell you that you train too long?",
             "Vectors of words are a good start: model.get_input_embeddings().weight[ids]. Which words would you ask "
             "with? load_decoder('smollm2')[1] is the tokenizer.",
             "A learning rate of 0.03 to 0.1 with Adam and forty steps of eight rows take half a minute. Keep some rows "
@@ -263,20 +257,17 @@ DESIGN = register(
         budget=Budget(minutes=3, model="smollm2"),
         pose=_pose,
         score=_score,
-        mutants=(
-            Mutant(
-                lambda load, ids, mask, labels: {"prompt": torch.zeros(5, 576)},
-                "P has 5 vectors: 1 to 4 are asked",
+        mutants={
+            "P has 5 vectors: 1 to 4 are asked": (
+                lambda load, ids, mask, labels: {"prompt": torch.zeros(5, 576)}
             ),
-            Mutant(
-                lambda load, ids, mask, labels: {"prompt": torch.zeros(576)},
-                "P must be a floating-point tensor of shape (n, 576)",
+            "P must be a floating-point tensor of shape (n, 576)": (
+                lambda load, ids, mask, labels: {"prompt": torch.zeros(576)}
             ),
-            Mutant(
-                lambda load, ids, mask, labels: _trained(load, ids, mask, labels, rate=1e-5, steps=1, n=4),
-                "0% of new countries get their capital; 40% are asked, and it is 0% on those that it learned from: "
-                "train longer, or at a higher learning rate",
+            "0% of new countries get their capital; 40% are asked, and it is 0% on those that it learned from: "
+            "train longer, or at a higher learning rate": (
+                lambda load, ids, mask, labels: _trained(load, ids, mask, labels, rate=1e-5, steps=1, n=4)
             ),
-        ),
+        },
     )
 )

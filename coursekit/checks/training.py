@@ -11,10 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from coursekit.checks.core import Arguments, Mutant, Posed, is_empty, stopped_with
+from coursekit.checks.core import TRIES, Arguments, BaseExercise, is_empty, stopped_with
 from coursekit.checks.draw import Draw
+from coursekit.errors import CourseError
+
+#: The secret of the notebook's check, which is none.
+PUBLIC = b"public"
+#: What a notebook's checks measured last: by exercise, the function and what it returned.
+_LATEST: dict[str, tuple[Callable[..., Any], Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Scored:
+class TrainingScore:
     r"""share: of the points, 0 to 1. measured: what was measured, for the gradebook. message: what is to be said."""
 
     share: float
@@ -41,7 +48,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Posing:
+class TrainingCase:
     r"""One training: what the function is given, and what its tensors are measured on, which it never sees."""
 
     arguments: Arguments
@@ -49,46 +56,72 @@ class Posing:
 
 
 @dataclass(frozen=True)
-class Training(Posed):
+class Training(BaseExercise):
     r"""`pose(draw)` draws a training; `score(posing, tensors)` measures what came out.
 
     A model among the arguments is a function without arguments that loads it, so that a question stays small.
-    mutants: trainings that go wrong in a way that can be seen from their tensors.
+    mutants: by what is said of them, trainings that go wrong in a way that can be seen from their tensors. fair: a
+    right one that is shorter than what is asked for.
     """
 
     budget: Budget
-    pose: Callable[[Draw], Posing]
-    score: Callable[[Posing, dict[str, Tensor]], Scored]
-    mutants: tuple[Mutant, ...]
+    pose: Callable[[Draw], TrainingCase]
+    score: Callable[[TrainingCase, dict[str, Tensor]], TrainingScore]
+    mutants: dict[str, Callable[..., Any]]
+    fair: Callable[..., Any] | None = None
 
-    def posing(self, secret: bytes) -> Posing:
-        r"""The same for the same secret."""
-        return self.pose(Draw(secret, self.id))
+    def posing(self, secret: bytes) -> TrainingCase:
+        r"""The same for the same secret. Drawn anew until what `fair` trains gets all points: one draw is harder than
+        another, and nobody shall lose points to a batch's secret.
+        """
+        for attempt in range(TRIES):
+            posing = self.pose(Draw(secret, f"{self.id}/{attempt}" if attempt else self.id))
+            if self.fair is None or secret == PUBLIC:
+                return posing
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                value = self.fair(*copy.deepcopy(posing.arguments))
+            if self.scored(posing, plain(value)).share == 1.0:
+                return posing
+        raise CourseError(f"{self.id}: no draw of {TRIES} is easy enough.")
 
-    def scored(self, posing: Posing, value: Any) -> Scored:
+    def scored(self, posing: TrainingCase, value: Any) -> TrainingScore:
         r"""Points for whatever a function returned. Never raises, and runs nothing of the student's."""
         if type(value) is not dict or not value or {type(k) for k in value} != {str}:
-            return Scored(0.0, "it must return a dictionary: the names of the tensors, and the tensors")
+            return TrainingScore(
+                0.0, "it must return a dictionary: the names of the tensors, and the tensors"
+            )
         if any(type(v) is not Tensor for v in value.values()):
-            return Scored(0.0, "every value of the dictionary that it returns must be a tensor")
+            return TrainingScore(0.0, "every value of the dictionary that it returns must be a tensor")
         if sum(v.numel() * v.element_size() for v in value.values()) > self.budget.most:
-            return Scored(0.0, "its tensors are larger than all that can be trained here")
+            return TrainingScore(0.0, "its tensors are larger than all that can be trained here")
         try:
             return self.score(posing, value)
         except Exception as error:
-            return Scored(0.0, f"its tensors cannot be measured ({type(error).__name__})")
+            return TrainingScore(0.0, f"its tensors cannot be measured ({type(error).__name__})")
 
     def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str]:
-        r"""As in Posed; one training, on data that all may know."""
-        posing = self.posing(b"public")
+        r"""As in BaseExercise; one training, on data that all may know."""
+        posing = self.posing(PUBLIC)
         try:
             value = answer(*copy.deepcopy(posing.arguments))
         except Exception as error:
             return "failed", stopped_with(error)
         if is_empty(value):
             return "not attempted", f"fill in {self.name} and run this cell again"
-        scored = self.scored(posing, plain(value))
+        value = plain(value)
+        scored = self.scored(posing, value)
+        if scored.measured is not None:
+            _LATEST[self.id] = (answer, value)
         return ("passed" if scored.share == 1.0 else "failed"), scored.message
+
+
+def latest(id: str, answer: Callable[..., Any]) -> Any:
+    r"""What `answer` returned to the last check of exercise `id`, so that nothing trains twice; None where the check
+    has not run with it, or could not measure what it returned.
+    """
+    checked, value = _LATEST.get(id, (None, None))
+    return value if checked is answer else None
 
 
 def plain(value: Any) -> Any:

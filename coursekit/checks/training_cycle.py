@@ -1,129 +1,91 @@
-r"""The exercises of notebook 00_training_cycle."""
+r"""The exercises of notebooks 00_training_cycle and 00b_packing."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
+from coursekit.labels import IGNORED
 
-# training-cycle-bigram-entropy ----------------------------------------------------------------------------
-
-
-def _pairs(seed: int) -> tuple[Tensor]:
-    # Rows of unequal weight and entropy. Some pairs never occur; in the last, nothing follows one of the tokens.
-    counts = (
-        [[1, 1], [0, 6]],  # by hand: a quarter of the pairs have ln 2, the others nothing
-        [[1, 1, 2], [4, 0, 0], [0, 3, 5]],
-        [[2, 1, 5, 0], [0, 0, 0, 0], [4, 0, 2, 2], [0, 0, 3, 9]],
-    )[seed]
-    return (torch.tensor(counts, dtype=torch.float64),)
+# training-cycle-logps -------------------------------------------------------------------------------------
 
 
-def _entropy(p: Tensor) -> Tensor:
-    r"""Over the last dimension, in nats."""
-    return -torch.xlogy(p, p).sum(-1)
+def logps(
+    logits: Float[Tensor, "batch seq vocab"], labels: Int[Tensor, "batch seq"]
+) -> Float[Tensor, "batch seq-1"]:
+    r"""The logits at one position speak of the token at the next; 0 where that has the label -100."""
+    targets = labels[:, 1:]
+    found = F.cross_entropy(logits[:, :-1].transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+    return -found
 
 
-def _rows(counts: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The share of each token that something follows, and the entropy of what does."""
-    seen = counts[counts.sum(1) > 0]
-    each = seen.sum(1, keepdim=True)
-    return (each / each.sum()).squeeze(1), _entropy(seen / each)
+def _picked(values: Tensor, targets: Tensor) -> Tensor:
+    r"""Of each position the value of its token, 0 where that is masked."""
+    found = values.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return found.masked_fill(targets == IGNORED, 0.0)
 
 
-def bigram_entropy(counts: Tensor) -> float:
-    r"""The entropy of each row, weighted by how often its token occurs."""
-    share, entropy = _rows(counts)
-    return (share * entropy).sum().item()
+def _secret_logps(draw: Draw) -> tuple[Tensor, Tensor]:
+    # A masked prompt, an answer of two tokens or more, and a row that is padded at its end.
+    rows, seq, vocab = 2, draw.whole(6, 8), draw.whole(4, 7)
+    logits, labels = 2 * draw.normal(rows, seq, vocab), draw.integers(0, vocab - 1, rows, seq)
+    for row in range(rows):
+        labels[row, : draw.whole(1, 3)] = IGNORED
+    labels[draw.whole(0, 1), -1] = IGNORED
+    return logits, labels
 
 
-def _lost_rows(counts: Tensor) -> float:
-    p = counts / counts.sum(1, keepdim=True)
-    entropy = -(p * p.log()).sum(1).nan_to_num()
-    return (counts.sum(1) / counts.sum() * entropy).sum().item()
-
-
-def _secret_bigram_entropy(draw: Draw) -> tuple[Tensor]:
-    # Some pairs never occur; in the second kind, nothing follows one of the tokens.
-    V = draw.whole(3, 5)
-    while True:
-        counts = draw.integers(1, 9, V, V).double() * (draw.uniform(V, V) < 0.7)
-        if draw.kind == 1:
-            counts[draw.whole(0, V - 1)] = 0
-        if (counts > 0).sum() > V:  # else no token may have two followers, and 0 would be right
-            return (counts,)
-
-
-BIGRAM_ENTROPY = register(
+LOGPS = register(
     Exercise(
-        id="training-cycle-bigram-entropy",
-        points=2,
+        id="training-cycle-logps",
+        points=3,
         difficulty=3,
-        minutes=10,
+        minutes=12,
         hints=(
-            "Divided by its sum, row i holds the probabilities of what follows token i. Each row has an entropy.",
-            "Weigh each row by its share of all pairs. 0 · ln 0 counts as 0, and a row of zeros adds nothing.",
+            "The model has read tokens 1 to t when it gives the logits of position t. Which token do they predict? So "
+            "which logits, and which labels, are left without a partner?",
+            "log_softmax over the vocabulary makes log-probabilities of logits. gather takes one of them at each "
+            "position, but it cannot take number -100.",
+            "F.cross_entropy does all of it, and leaves out -100: it wants (batch, vocab, seq), and reduction='none'. "
+            "Mind its sign.",
         ),
-        inputs=_pairs,
-        secret=_secret_bigram_entropy,
-        reference=bigram_entropy,
-        mutants=(
-            Mutant(
-                lambda counts: bigram_entropy(counts) / math.log(2),
-                "this is in bits; for nats take the natural logarithm",
+        secret=_secret_logps,
+        reference=logps,
+        mutants={
+            "nothing is shifted: logits at position t speak of token t + 1, so the last logits and the first label "
+            "have no partner": lambda x, y: _picked(x.log_softmax(-1), y),
+            "this is shifted the wrong way: logits at position t speak of the token after it, not of the one before": (
+                lambda x, y: _picked(x[:, 1:].log_softmax(-1), y[:, :-1])
             ),
-            Mutant(
-                lambda counts: _entropy((counts / counts.sum()).flatten()).item(),
-                "this is the entropy of whole pairs; in the logarithm, divide each count by the sum of its row",
+            "these are logits; log-probabilities need a log_softmax over the vocabulary": (
+                lambda x, y: _picked(x[:, :-1], y[:, 1:])
             ),
-            Mutant(
-                lambda counts: _rows(counts)[1].mean().item(),
-                "this is the plain mean of the rows; a row counts as often as its token occurs",
+            "the softmax runs over the positions; it belongs over the vocabulary, the last dimension": (
+                lambda x, y: _picked(x[:, :-1].log_softmax(1), y[:, 1:])
             ),
-            Mutant(
-                lambda counts: (_rows(counts)[1].sum() / len(counts)).item(),
-                "this divides by the number of all tokens; weigh each row by its share of the pairs instead",
+            "these are -ln p, which is a loss; ln p is asked, and never positive": lambda x, y: -logps(x, y),
+            "these are probabilities; their logarithms are asked": (
+                lambda x, y: _picked(x[:, :-1].softmax(-1), y[:, 1:])
             ),
-            Mutant(
-                lambda counts: _rows(counts)[1].sum().item(),
-                "this adds up the rows' entropies without weights; weigh each by its share of the pairs",
+            "where the label is -100 the value must be 0: that token does not count": (
+                lambda x, y: _picked(x[:, :-1].log_softmax(-1), y[:, 1:].clamp(min=0))
             ),
-            Mutant(
-                lambda counts: _entropy(counts.sum(1) / counts.sum()).item(),
-                "this is the entropy of single tokens, from the sums of the rows; look at what follows each",
+            "this is one number for each row; leave the tokens apart, (batch, seq - 1)": (
+                lambda x, y: logps(x, y).sum(-1)
             ),
-            Mutant(
-                lambda counts: _entropy(counts.sum(0) / counts.sum()).item(),
-                "this is the entropy of single tokens, from the sums of the columns; the token before is known",
+            "the masked positions are left out; keep the shape (batch, seq - 1), with 0 in their places": (
+                lambda x, y: logps(x, y)[y[:, 1:] != IGNORED]
             ),
-            Mutant(
-                lambda counts: bigram_entropy(counts.T),
-                "this divides by the sums of the columns, so it guesses the token before; divide by those of the rows",
+            "this is the mean over everything; leave the tokens apart, (batch, seq - 1)": (
+                lambda x, y: logps(x, y).mean()
             ),
-            Mutant(
-                lambda counts: -bigram_entropy(counts),
-                "the minus sign is missing: an entropy is not negative",
-            ),
-            Mutant(
-                lambda counts: math.exp(bigram_entropy(counts)),
-                "this is the perplexity, e to the power of the entropy; the entropy itself is asked for",
-            ),
-            Mutant(
-                _lost_rows,
-                "0 · ln 0 counts as 0: only that pair adds nothing, and here its whole row is lost",
-            ),
-            Mutant(
-                lambda counts: bigram_entropy(counts + 1),
-                "every count has one added; leave the counts as they are: 0 · ln 0 counts as 0",
-            ),
-        ),
-        kinds=2,
+        },
     )
 )
 
@@ -186,72 +148,56 @@ MASK_PROMPT = register(
         inputs=_answers,
         secret=_secret_mask_prompt,
         reference=mask_prompt,
-        mutants=(
-            Mutant(
-                lambda p, a, end: _labelled([*p, *a, end], [*p, *a, end]),
-                "the prompt is learned, too: its labels must be -100",
+        mutants={
+            "the prompt is learned, too: its labels must be -100": (
+                lambda p, a, end: _labelled([*p, *a, end], [*p, *a, end])
             ),
-            Mutant(
-                lambda p, a, end: _labelled([*p, *a], [-100] * len(p) + [*a]),
-                "the end token is missing: without it the model never learns to stop",
+            "the end token is missing: without it the model never learns to stop": (
+                lambda p, a, end: _labelled([*p, *a], [-100] * len(p) + [*a])
             ),
-            Mutant(
-                _relabelled(lambda labels, n: labels[:-1] + [-100]),
-                "the end token is masked: the model has to learn to stop, so its label is the token itself",
+            "the end token is masked: the model has to learn to stop, so its label is the token itself": (
+                _relabelled(lambda labels, n: labels[:-1] + [-100])
             ),
-            Mutant(
-                _relabelled(lambda labels, n: labels[:-1]),
-                "the end token has no label: the labels are as long as input_ids, and the end is learned",
+            "the end token has no label: the labels are as long as input_ids, and the end is learned": (
+                _relabelled(lambda labels, n: labels[:-1])
             ),
-            Mutant(
-                _relabelled(lambda labels, n: labels[1:] + [-100]),
-                "the labels are shifted by one; transformers does that itself, so label i belongs to token i",
+            "the labels are shifted by one; transformers does that itself, so label i belongs to token i": (
+                _relabelled(lambda labels, n: labels[1:] + [-100])
             ),
-            Mutant(
-                lambda p, a, end: _labelled([*p, *a], [-100] * (len(p) - 1) + [*a, end]),
-                "both are one token shorter, to shift the labels; transformers does that itself, so leave both whole",
+            "both are one token shorter, to shift the labels; transformers does that itself, so leave both whole": (
+                lambda p, a, end: _labelled([*p, *a], [-100] * (len(p) - 1) + [*a, end])
             ),
-            Mutant(
-                _relabelled(lambda labels, n: [-100] + labels[:-1]),
-                "the labels are one place too late: label i belongs to token i",
+            "the labels are one place too late: label i belongs to token i": (
+                _relabelled(lambda labels, n: [-100] + labels[:-1])
             ),
-            Mutant(
-                _relabelled(lambda labels, n: [-100] * (n + 1) + labels[n + 1 :]),
-                "one label too many is masked: the first token of the answer is learned as well",
+            "one label too many is masked: the first token of the answer is learned as well": (
+                _relabelled(lambda labels, n: [-100] * (n + 1) + labels[n + 1 :])
             ),
-            Mutant(
-                _relabelled(lambda labels, n: [0] * n + labels[n:]),
-                "0 is a token like any other, and it would be learned; the loss leaves out -100 only",
+            "0 is a token like any other, and it would be learned; the loss leaves out -100 only": (
+                _relabelled(lambda labels, n: [0] * n + labels[n:])
             ),
-            Mutant(
-                lambda p, a, end: _labelled([*p, *a, end], [*p] + [-100] * (len(a) + 1)),
-                "the wrong way round: the answer is masked and the prompt is learned",
+            "the wrong way round: the answer is masked and the prompt is learned": (
+                lambda p, a, end: _labelled([*p, *a, end], [*p] + [-100] * (len(a) + 1))
             ),
-            Mutant(
-                _relabelled(lambda labels, n: labels[n:]),
-                "the labels are those of the answer alone; put -100 in front, one for each token of the prompt",
+            "the labels are those of the answer alone; put -100 in front, one for each token of the prompt": (
+                _relabelled(lambda labels, n: labels[n:])
             ),
-            Mutant(
-                lambda p, a, end: _labelled(p, [*a, end]),
-                "input_ids holds the prompt alone; a decoder reads prompt and answer in one row",
+            "input_ids holds the prompt alone; a decoder reads prompt and answer in one row": (
+                lambda p, a, end: _labelled(p, [*a, end])
             ),
-            Mutant(
-                lambda p, a, end: _labelled([-100] * len(p) + [*a, end], [-100] * len(p) + [*a, end]),
-                "input_ids is masked as well; the model reads the prompt, it only does not learn it",
+            "input_ids is masked as well; the model reads the prompt, it only does not learn it": (
+                lambda p, a, end: _labelled([-100] * len(p) + [*a, end], [-100] * len(p) + [*a, end])
             ),
-            Mutant(
-                lambda p, a, end: _labelled([*p, *a, end], [-100 if t in p else t for t in (*p, *a, end)]),
-                "this masks every token that the prompt has, in the answer too; mask by place",
+            "this masks every token that the prompt has, in the answer too; mask by place": (
+                lambda p, a, end: _labelled([*p, *a, end], [-100 if t in p else t for t in (*p, *a, end)])
             ),
-            Mutant(
-                lambda p, a, end: _labelled([*p, end, *a, end], [-100] * (len(p) + 1) + [*a, end]),
-                "an end token stands between prompt and answer; only the answer is followed by one",
+            "an end token stands between prompt and answer; only the answer is followed by one": (
+                lambda p, a, end: _labelled([*p, end, *a, end], [-100] * (len(p) + 1) + [*a, end])
             ),
-            Mutant(
-                lambda p, a, end: mask_prompt(p, a, end)[::-1],
-                "the two are swapped: first input_ids, then labels",
+            "the two are swapped: first input_ids, then labels": (
+                lambda p, a, end: mask_prompt(p, a, end)[::-1]
             ),
-        ),
+        },
         tolerance=0.0,
         kinds=2,
     )
@@ -286,9 +232,9 @@ def _margin(c: Tensor, r: Tensor, rc: Tensor, rr: Tensor, beta: float) -> Tensor
 
 def dpo(
     chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float
-) -> float:
+) -> Tensor:
     r"""-ln sigma(margin) with margin the difference of the two implicit rewards; mean over the pairs."""
-    return -F.logsigmoid(_margin(chosen, rejected, reference_chosen, reference_rejected, beta)).mean().item()
+    return -F.logsigmoid(_margin(chosen, rejected, reference_chosen, reference_rejected, beta)).mean()
 
 
 def _secret_dpo(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
@@ -305,213 +251,188 @@ DPO = register(
         difficulty=3,
         minutes=15,
         hints=(
-            "The reward of an answer is beta · (its log-probability under the model - that under the reference).",
-            "The margin is the chosen answer's reward minus the rejected one's. F.logsigmoid(margin) is ln σ(margin).",
+            "A reward is beta times a logarithm of a ratio. The four tensors are logarithms already.",
+            "Of one pair, the loss is -ln of the probability that the chosen answer wins. F.logsigmoid(z) is ln σ(z), "
+            "and does not overflow.",
         ),
         inputs=_log_probabilities,
         secret=_secret_dpo,
         reference=dpo,
-        mutants=(
-            Mutant(
-                lambda c, r, rc, rr, beta: dpo(c, r, rc, rr, 1.0),
-                "beta is forgotten: each reward is multiplied by it",
+        mutants={
+            "beta is forgotten: each reward is multiplied by it": (
+                lambda c, r, rc, rr, beta: dpo(c, r, rc, rr, 1.0)
             ),
-            Mutant(
-                lambda c, r, rc, rr, beta: beta * dpo(c, r, rc, rr, 1.0),
-                "beta stands in front of the loss; it belongs inside the sigmoid",
+            "beta stands in front of the loss; it belongs inside the sigmoid": (
+                lambda c, r, rc, rr, beta: beta * dpo(c, r, rc, rr, 1.0)
             ),
-            Mutant(
-                lambda c, r, rc, rr, beta: dpo(c, r, rc, rr, 1 / beta),
-                "this divides by beta; each reward is multiplied by it",
+            "this divides by beta; each reward is multiplied by it": (
+                lambda c, r, rc, rr, beta: dpo(c, r, rc, rr, 1 / beta)
             ),
-            Mutant(
-                lambda c, r, rc, rr, beta: -F.logsigmoid(beta * (c - rc) - (r - rr)).mean().item(),
-                "beta multiplies the chosen answer's reward only; it belongs to both",
+            "beta multiplies the chosen answer's reward only; it belongs to both": (
+                lambda c, r, rc, rr, beta: -F.logsigmoid(beta * (c - rc) - (r - rr)).mean()
             ),
-            Mutant(
-                lambda c, r, rc, rr, beta: dpo(c, r, 0 * rc, 0 * rr, beta),
-                "the reference is forgotten: a reward says how far the model has moved away from it",
+            "the reference is forgotten: a reward says how far the model has moved away from it": (
+                lambda c, r, rc, rr, beta: dpo(c, r, 0 * rc, 0 * rr, beta)
             ),
-            Mutant(
-                lambda c, r, rc, rr, beta: dpo(c, r, -rc, -rr, beta),
-                "the reference counts with the wrong sign: subtract reference_chosen from chosen, and so for rejected",
+            "the reference counts with the wrong sign: subtract reference_chosen from chosen, and so for rejected": (
+                lambda c, r, rc, rr, beta: dpo(c, r, -rc, -rr, beta)
             ),
-            Mutant(
-                lambda c, r, rc, rr, beta: -F.logsigmoid(beta * (c / rc - r / rr)).mean().item(),
-                "this divides log-probabilities; the logarithm of a ratio is a difference of logarithms",
+            "this divides log-probabilities; the logarithm of a ratio is a difference of logarithms": (
+                lambda c, r, rc, rr, beta: -F.logsigmoid(beta * (c / rc - r / rr)).mean()
             ),
-            Mutant(
-                lambda c, r, rc, rr, beta: dpo(r, c, rr, rc, beta),
-                "chosen and rejected are swapped: the model learns to prefer the worse answers",
+            "chosen and rejected are swapped: the model learns to prefer the worse answers": (
+                lambda c, r, rc, rr, beta: dpo(r, c, rr, rc, beta)
             ),
-            Mutant(
-                lambda c, r, rc, rr, beta: dpo(c, r, rc, rr, beta) * len(c),
-                "this is the sum over the pairs; take their mean",
+            "this is the sum over the pairs; take their mean": (
+                lambda c, r, rc, rr, beta: dpo(c, r, rc, rr, beta) * len(c)
             ),
-            Mutant(
-                lambda c, r, rc, rr, beta: -F.logsigmoid(_margin(c, r, rc, rr, beta)),
-                "this is the loss of each pair; take their mean",
+            "this is the loss of each pair; take their mean": (
+                lambda c, r, rc, rr, beta: -F.logsigmoid(_margin(c, r, rc, rr, beta))
             ),
-            Mutant(
-                lambda c, r, rc, rr, beta: -F.logsigmoid(_margin(c, r, rc, rr, beta).mean()).item(),
-                "the mean is taken over the margins; take it over the losses of the pairs",
+            "the mean is taken over the margins; take it over the losses of the pairs": (
+                lambda c, r, rc, rr, beta: -F.logsigmoid(_margin(c, r, rc, rr, beta).mean())
             ),
-            Mutant(
-                lambda c, r, rc, rr, beta: -dpo(c, r, rc, rr, beta),
-                "the minus sign is missing: this number grows as the model gets better, and a loss must fall",
+            "the minus sign is missing: this number grows as the model gets better, and a loss must fall": (
+                lambda c, r, rc, rr, beta: -dpo(c, r, rc, rr, beta)
             ),
-            Mutant(
-                lambda c, r, rc, rr, beta: -_margin(c, r, rc, rr, beta).sigmoid().mean().item(),
-                "the logarithm is missing: the loss is -ln σ(margin), not -σ(margin)",
+            "the logarithm is missing: the loss is -ln σ(margin), not -σ(margin)": (
+                lambda c, r, rc, rr, beta: -_margin(c, r, rc, rr, beta).sigmoid().mean()
             ),
-            Mutant(
-                lambda c, r, rc, rr, beta: (-_margin(c, r, rc, rr, beta)).sigmoid().mean().item(),
-                "this is 1 - σ(margin), the probability of a wrong order; the loss is -ln σ(margin)",
+            "this is 1 - σ(margin), the probability of a wrong order; the loss is -ln σ(margin)": (
+                lambda c, r, rc, rr, beta: (-_margin(c, r, rc, rr, beta)).sigmoid().mean()
             ),
-            Mutant(
-                lambda c, r, rc, rr, beta: -_margin(c, r, rc, rr, beta).mean().item(),
-                "the sigmoid is missing: the loss is -ln σ(margin), not -margin",
+            "the sigmoid is missing: the loss is -ln σ(margin), not -margin": (
+                lambda c, r, rc, rr, beta: -_margin(c, r, rc, rr, beta).mean()
             ),
-            Mutant(
+            "each reward has a sigmoid of its own here; there is one, of the difference of the rewards": (
                 lambda c, r, rc, rr, beta: (
-                    (F.logsigmoid(beta * (r - rr)) - F.logsigmoid(beta * (c - rc))).mean().item()
-                ),
-                "each reward has a sigmoid of its own here; there is one, of the difference of the rewards",
+                    F.logsigmoid(beta * (r - rr)) - F.logsigmoid(beta * (c - rc))
+                ).mean()
             ),
-        ),
+        },
     )
 )
 
 
 # training-cycle-pack --------------------------------------------------------------------------------------
 
-Blocks = tuple[tuple[int, ...], ...]
-Rows = Sequence[Sequence[int]]
+Example = tuple[Sequence[int], Sequence[int]]
+Row = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
-def _texts(seed: int) -> tuple[list[list[int]], int, int]:
-    return (
-        ([[11, 12, 13], [14, 15, 16, 17], [18, 19]], 5, 1),  # two blocks, and two tokens too many
-        ([[21, 22], [23], [24, 25, 26]], 3, 1),  # three blocks exactly: the last end fills the third
-        (
-            [[31, 32, 33, 34, 35, 36, 37, 38, 39], [40, 41, 42], [43, 44, 45, 46, 47]],
-            4,
-            2,
-        ),  # rows longer than a block
-    )[seed]
+def _grouped(examples: Sequence[Example], length: int) -> list[list[Example]]:
+    r"""In their order; one that does not fit any more begins the next row."""
+    groups: list[list[Example]] = []
+    free = 0
+    for example in examples:
+        if len(example[0]) > free:
+            groups.append([])
+            free = length
+        groups[-1].append(example)
+        free -= len(example[0])
+    return groups
 
 
-def _stream(rows: Rows, end: int) -> list[int]:
-    return [token for row in rows for token in (*row, end)]
+def _row(
+    group: Sequence[Example],
+    first: Callable[[Sequence[int]], Sequence[int]] = lambda labels: (IGNORED, *labels[1:]),
+    restart: bool = True,
+) -> Row:
+    r"""One row of examples; `first` makes an example's labels those of the row."""
+    ids = tuple(token for example, _ in group for token in example)
+    labels = tuple(label for _, own in group for label in first(own))
+    places = tuple(i for example, _ in group for i in range(len(example)))
+    return ids, labels, places if restart else tuple(range(len(ids)))
 
 
-def _cut(stream: Sequence[int], length: int) -> Blocks:
-    r"""Whole blocks only."""
-    return tuple(tuple(stream[i : i + length]) for i in range(0, len(stream) - length + 1, length))
+def pack(examples: Sequence[Example], length: int) -> tuple[Row, ...]:
+    r"""Rows of at most `length` tokens, each as (input_ids, labels, position_ids)."""
+    return tuple(_row(group) for group in _grouped(examples, length))
 
 
-def _cut_all(stream: Sequence[int], length: int, fill: Sequence[int] = ()) -> Blocks:
-    r"""The last block as well, up to `length` tokens of it with those of `fill`."""
-    return tuple((*stream[i : i + length], *fill)[:length] for i in range(0, len(stream), length))
+def _cut_rows(examples: Sequence[Example], length: int) -> tuple[Row, ...]:
+    row = _row(examples)
+    return tuple(
+        tuple(values[i : i + length] for values in row)  # type: ignore[misc]
+        for i in range(0, len(row[0]), length)
+    )
 
 
-def pack(rows: Rows, length: int, end_id: int) -> Blocks:
-    r"""All rows in one stream, an end token after each, cut into blocks; the rest is dropped."""
-    return _cut(_stream(rows, end_id), length)
+def _filled(row: Row, length: int) -> Row:
+    ids, labels, places = row
+    n = length - len(ids)
+    return (*ids, *[0] * n), (*labels, *[IGNORED] * n), (*places, *[0] * n)
 
 
-def _secret_pack(draw: Draw) -> tuple[list[list[int]], int, int]:
-    # Tokens are left over; the last end fills a block exactly; rows are longer than a block.
-    length = draw.whole(4, 7)
-    longest = 3 * length if draw.kind == 2 else length - 1
-    rows = [[draw.whole(10, 99) for _ in range(draw.whole(1, longest))] for _ in range(draw.whole(3, 6))]
-    total = sum(len(row) + 1 for row in rows)
-    if draw.kind == 1:
-        rows[-1] += [draw.whole(10, 99) for _ in range(-total % length)]
-    elif total % length < 2:  # more than an end token is left over
-        rows[0] += [draw.whole(10, 99) for _ in range(2)]
-    return rows, length, draw.whole(1, 2)
+def _secret_pack(draw: Draw) -> tuple[list[tuple[list[int], list[int]]], int]:
+    # Some learn their first token, some do not; the first two fill a row exactly, and another row has room left.
+    length, examples = draw.whole(8, 10), []
+    first = draw.whole(3, 5)
+    sizes = [first, length - first, *(draw.whole(3, 4) for _ in range(draw.whole(3, 4)))]
+    for i, size in enumerate(sizes):
+        ids = [draw.whole(10, 99) for _ in range(size)]
+        masked = (i + draw.kind) % 2 * draw.whole(1, 2)
+        examples.append((ids, [IGNORED] * masked + ids[masked:]))
+    return examples, length
 
 
 PACK = register(
     Exercise(
         id="training-cycle-pack",
-        points=2,
-        difficulty=2,
-        minutes=10,
+        points=3,
+        difficulty=3,
+        minutes=12,
         hints=(
-            "First make one long list: each row, followed by end_id. Then cut it, no matter where a row ends.",
-            "A block starts at 0, length, 2 · length and so on. Keep it only if it has all of its tokens.",
+            "Which examples go into one row depends on their lengths alone. Settle that first: a list of lists.",
+            "In a row, what would the first token of the second example be predicted from, and should it be?",
+            "A position says where in its own example a token stands: range(len(ids)) for each of them.",
         ),
-        inputs=_texts,
         secret=_secret_pack,
         reference=pack,
-        mutants=(
-            Mutant(
-                lambda rows, length, end: _cut([t for row in rows for t in row], length),
-                "the end tokens are missing: one text runs into the next",
+        mutants={
+            "each example has a row of its own: put as many into a row as fit": (
+                lambda examples, length: tuple(_row([example]) for example in examples)
             ),
-            Mutant(
-                lambda rows, length, end: _cut(_stream(rows, end)[:-1], length),
-                "the last end token can fill a block exactly: the last row has one as well, and such a block is kept",
+            "a row that is exactly full is allowed: an example fits where its tokens are no more than what is left": (
+                lambda examples, length: pack(examples, length - 1)
             ),
-            Mutant(
-                lambda rows, length, end: _cut([*(t for row in rows for t in row), end], length),
-                "there is one end token, at the very end; every row is followed by one",
+            "examples are cut where a row is full; each must stay whole, so begin a new row before it": _cut_rows,
+            "the positions run through the row; they begin at 0 with every example": (
+                lambda examples, length: tuple(
+                    _row(group, restart=False) for group in _grouped(examples, length)
+                )
             ),
-            Mutant(
-                lambda rows, length, end: _cut([t for row in rows for t in (end, *row)], length),
-                "the end token stands in front of each row; it belongs behind it",
+            "the first token of an example is learned: it would be predicted from the end of another one": (
+                lambda examples, length: tuple(
+                    _row(group, first=lambda labels: labels) for group in _grouped(examples, length)
+                )
             ),
-            Mutant(
-                lambda rows, length, end: tuple(
-                    (*block, end) for block in _cut([t for row in rows for t in row], length - 1)
-                ),
-                "the end token ends a text, not a block",
+            "only the first label of a row is masked: the first of every example in it must be": (
+                lambda examples, length: tuple(
+                    (ids, (IGNORED, *_row(group, first=lambda labels: labels)[1][1:]), places)
+                    for group in _grouped(examples, length)
+                    for ids, _, places in [_row(group)]
+                )
             ),
-            Mutant(
-                lambda rows, length, end: _cut_all(_stream(rows, end), length),
-                "the last block is too short: what does not fill a block is dropped",
+            "the first token's label is dropped instead of masked: labels are as many as input_ids": (
+                lambda examples, length: tuple(
+                    _row(group, first=lambda labels: labels[1:]) for group in _grouped(examples, length)
+                )
             ),
-            Mutant(
-                lambda rows, length, end: _cut_all(_stream(rows, end), length, [end] * length),
-                "the last block is filled up with end tokens; drop it, packing has no padding",
+            "the last row is missing: it is kept although it is not full": (
+                lambda examples, length: pack(examples, length)[:-1]
             ),
-            Mutant(
-                lambda rows, length, end: _cut_all(_stream(rows, end), length, [0] * length),
-                "the last block is filled up with zeros; drop it, packing has no padding",
+            "rows are filled up to length; leave them short, a batch pads them where it must": (
+                lambda examples, length: tuple(_filled(row, length) for row in pack(examples, length))
             ),
-            Mutant(
-                lambda rows, length, end: tuple(block for row in rows for block in _cut((*row, end), length)),
-                "each row starts a new block here; blocks run on from one row into the next",
+            "positions count from 1; they begin at 0 with every example": (
+                lambda examples, length: tuple(
+                    (ids, labels, tuple(place + 1 for place in places))
+                    for ids, labels, places in pack(examples, length)
+                )
             ),
-            Mutant(
-                lambda rows, length, end: tuple(
-                    block for row in rows for block in _cut_all((*row, end), length)
-                ),
-                "each row starts a new block and the short ones are kept; make one stream first, then cut it",
-            ),
-            Mutant(
-                lambda rows, length, end: pack(rows[:-1], length, end),
-                "the last row is dropped as a whole; drop only the tokens that fill no block",
-            ),
-            Mutant(
-                lambda rows, length, end: pack(rows, length, end)[:-1],
-                "a full block is dropped at the end; drop only the tokens that fill none",
-            ),
-            Mutant(
-                lambda rows, length, end: tuple(
-                    tuple(_stream(rows, end)[i : i + length])
-                    for i in range(len(_stream(rows, end)) - length + 1)
-                ),
-                "the blocks overlap: the next one starts length tokens further on",
-            ),
-            Mutant(
-                lambda rows, length, end: tuple(_stream(rows, end)),
-                "this is the whole stream; cut it into blocks",
-            ),
-        ),
+        },
         tolerance=0.0,
-        kinds=3,
+        kinds=2,
     )
 )

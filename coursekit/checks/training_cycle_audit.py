@@ -1,4 +1,4 @@
-r"""The open exercise of notebook 00_training_cycle: which rows of training data are unfit, and why.
+r"""An exercise of notebook 00b_packing: which rows of training data are unfit, and why.
 
 The rows are the course's own instructions as SmolLM2's chat template writes them, with one fault each.
 """
@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from coursekit.checks.core import Exercise, Mutant, register
+from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
 from coursekit.labels import IGNORED
 
@@ -172,7 +172,7 @@ AUDIT = register(
         id="training-cycle-audit",
         points=5,
         difficulty=4,
-        minutes=25,
+        minutes=22,
         hints=(
             "Write down for each fault what it does to input_ids and to labels. Which of them need a second row to "
             "be seen?",
@@ -182,55 +182,43 @@ AUDIT = register(
         inputs=public_rows,
         secret=drawn,
         reference=audit,
-        mutants=(
-            Mutant(
-                _blind_to("leaked"),
-                "a row that the test asks as well is not found: compare prompts, for the answers may differ",
+        mutants={
+            "a row that the test asks as well is not found: compare prompts, for the answers may differ": (
+                _blind_to("leaked")
             ),
-            Mutant(
-                _by_answer,
-                "this compares answers with those of the test; many questions have the same answer, so compare prompts",
+            "this compares answers with those of the test; many questions have the same answer, so compare prompts": (
+                _by_answer
             ),
-            Mutant(
-                _blind_to("repeated"),
-                "a repeated row is not found: compare input_ids with those of the rows before it",
+            "a repeated row is not found: compare input_ids with those of the rows before it": (
+                _blind_to("repeated")
             ),
-            Mutant(
-                _both,
-                "both of two equal rows are called repeated; the first is fit, and only the later one is too many",
+            "both of two equal rows are called repeated; the first is fit, and only the later one is too many": (
+                _both
             ),
-            Mutant(
-                lambda train, test, mark, end_id: audit(train[::-1], test, mark, end_id)[::-1],
-                "of two equal rows the first is called repeated; it is the later one that is too many",
+            "of two equal rows the first is called repeated; it is the later one that is too many": (
+                lambda train, test, mark, end_id: audit(train[::-1], test, mark, end_id)[::-1]
             ),
-            Mutant(
-                _blind_to("cut"),
-                "a cut row is not found: its last token is not end_id, though the prompt holds that token as well",
+            "a cut row is not found: its last token is not end_id, though the prompt holds that token as well": (
+                _blind_to("cut")
             ),
-            Mutant(
-                _blind_to("nothing learned"),
-                "where every label is -100, it is not only the end that is not learned",
+            "where every label is -100, it is not only the end that is not learned": (
+                _blind_to("nothing learned")
             ),
-            Mutant(
-                _blind_to("shifted"),
-                "shifted labels are taken for a learned prompt: look whether each label is the token at its place",
+            "shifted labels are taken for a learned prompt: look whether each label is the token at its place": (
+                _blind_to("shifted")
             ),
-            Mutant(
-                functools.partial(audit, signs=_last_label_first),
-                "a last label of -100 has three possible causes: is anything learned at all, and are labels in place?",
+            "a last label of -100 has three possible causes: is anything learned at all, and are labels in place?": (
+                functools.partial(audit, signs=_last_label_first)
             ),
-            Mutant(
-                _blind_to("prompt learned"),
-                "a learned prompt is not found: before the end of mark every label must be -100",
+            "a learned prompt is not found: before the end of mark every label must be -100": (
+                _blind_to("prompt learned")
             ),
-            Mutant(
-                _blind_to("end not learned"),
-                "a row whose end is not learned is not found: its last label is -100",
+            "a row whose end is not learned is not found: its last label is -100": (
+                _blind_to("end not learned")
             ),
-            Mutant(
-                lambda train, test, mark, end_id: ("fit",) * len(train),
-                "every row is called fit: each of the seven faults is among them",
+            "every row is called fit: each of the seven faults is among them": (
+                lambda train, test, mark, end_id: ("fit",) * len(train)
             ),
-        ),
+        },
     )
 )

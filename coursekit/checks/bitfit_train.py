@@ -1,0 +1,133 @@
+r"""The open exercise of notebook 05_bitfit: a task learned by changing few of a model's own numbers."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from coursekit.checks.adapters_train import JUDGE, graded_sentences, load_minilm
+from coursekit.checks.core import register
+from coursekit.checks.draw import Draw
+from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore
+
+#: Numbers of MiniLM that may change, and the test accuracy that is asked. Up to NOTHING there are no points: the model
+#: as it is gets about this.
+KEEP, REACH, NOTHING = 1_200, 0.70, 0.56
+
+
+@functools.cache
+def _minilm() -> Any:
+    r"""The judge's own, which stays as it is."""
+    return load_minilm()
+
+
+def _pose(draw: Draw) -> TrainingCase:
+    learn, judge = graded_sentences(draw)
+    return TrainingCase((load_minilm, *learn, KEEP), judge)
+
+
+def _score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore:
+    r"""Accuracy on sentences that were not learned from, of MiniLM with these tensors in place of its own."""
+    _, ids, mask, labels, keep = posing.arguments
+    own = dict(_minilm().named_parameters())
+    if unknown := sorted(set(tensors) - set(own)):
+        return TrainingScore(
+            0.0, f"MiniLM has no parameter {unknown[0]}: names are those of named_parameters()"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            return TrainingScore(
+                0.0, f"{name} has the shape {tuple(own[name].shape)}; return the whole tensor"
+            )
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            return TrainingScore(
+                0.0, f"{name} must be finite floating-point numbers: try a smaller learning rate"
+            )
+    changed = sum(int((tensor.float() != own[name]).sum()) for name, tensor in tensors.items())
+    if not changed:
+        return TrainingScore(0.0, "not a number differs from MiniLM's own: nothing was trained")
+    if changed > keep:
+        return TrainingScore(0.0, f"{changed:,} numbers differ from MiniLM's own, and {keep:,} are allowed")
+    model = _with(tensors)
+    right = _right(model, *posing.kept)
+    share = min(1.0, max(0.0, (right - NOTHING) / (REACH - NOTHING)))
+    if share == 1.0:
+        return TrainingScore(1.0, "", round(right, 3))
+    said = "Choose other numbers, a higher learning rate, more steps"
+    if _right(model, ids[:JUDGE], mask[:JUDGE], labels[:JUDGE]) > right + 0.15:
+        said = "It does much better on those that it learned from: train less"
+    return TrainingScore(
+        share, f"{right:.1%} of new sentences are right; {REACH:.0%} are asked. {said}", round(right, 3)
+    )
+
+
+def _with(tensors: dict[str, Tensor]) -> Any:
+    model = copy.deepcopy(_minilm())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            model.get_parameter(name).copy_(tensor)
+    return model
+
+
+@torch.no_grad()
+def _right(model: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> float:
+    return (model(input_ids=ids, attention_mask=mask).logits.argmax(-1) == labels).float().mean().item()
+
+
+def _trained(
+    load: Any, ids: Tensor, mask: Tensor, labels: Tensor, blocks: range, steps: int
+) -> dict[str, Tensor]:
+    r"""The weights of the norms behind the feed-forward part of these blocks, after `steps` steps of Adam."""
+    model = load()
+    names = [f"bert.encoder.layer.{i}.output.LayerNorm.weight" for i in blocks]
+    found = {name: model.get_parameter(name).requires_grad_() for name in names}
+    optimizer = torch.optim.Adam(found.values(), lr=2e-2)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 2e-2 * (1 - step / steps)
+        rows = torch.arange(32 * step, 32 * step + 32) % len(ids)
+        loss = F.cross_entropy(model(input_ids=ids[rows], attention_mask=mask[rows]).logits, labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return {name: p.detach() for name, p in found.items()}
+
+
+TRAIN = register(
+    Training(
+        id="bitfit-budget",
+        points=5,
+        difficulty=4,
+        minutes=20,
+        hints=(
+            "Most vectors of a block have 384 numbers, so three of them fit. Which kind, and of which blocks?",
+            "Try a kind in the lower three blocks and in the upper three, on sentences that you keep back.",
+            "Biases are not the only vectors: section 2's picture has another kind. Few numbers need a high learning "
+            "rate, such as 0.02, that falls to 0, and some eighty steps. The loss of 32 rows is "
+            "F.cross_entropy(model(input_ids=ids[rows], attention_mask=mask[rows]).logits, labels[rows]).",
+            "Return {name: parameter.detach()} of what trained. With weight decay or a masked gradient more may have "
+            "moved than you meant: count what differs from a second load().",
+        ),
+        budget=Budget(minutes=4, model="minilm"),
+        pose=_pose,
+        fair=lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, range(3, 6), steps=60),
+        score=_score,
+        mutants={
+            "2,304 numbers differ from MiniLM's own, and 1,200 are allowed": (
+                lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, range(6), steps=1)
+            ),
+            "not a number differs from MiniLM's own: nothing was trained": (
+                lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, range(3), steps=0)
+            ),
+            "bert.encoder.layer.5.output.LayerNorm.weight has the shape (384,); return the whole tensor": (
+                lambda load, ids, mask, labels, keep: {
+                    "bert.encoder.layer.5.output.LayerNorm.weight": torch.ones(keep // 10)
+                }
+            ),
+        },
+    )
+)

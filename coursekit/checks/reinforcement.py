@@ -1,0 +1,200 @@
+r"""The exercises of notebook 11_reinforcement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from coursekit.checks.core import Exercise, register
+from coursekit.checks.draw import Draw
+from coursekit.training.grpo import answer_mean, clipped_loss, group_advantages
+
+# reinforcement-advantages ---------------------------------------------------------------------------------
+
+
+def _secret_rewards(draw: Draw) -> tuple[Tensor]:
+    # One group whose rewards are all equal, and in the others a wide spread: a small constant beside std is nothing.
+    prompts, group = draw.whole(3, 4), draw.whole(4, 6)
+    rewards = 3 * draw.uniform(prompts, group) - 1
+    rewards[:, 0], rewards[:, 1] = -2.0, 3.0
+    rewards = torch.stack([row[torch.tensor(draw.order(group))] for row in rewards])
+    rewards[draw.whole(0, prompts - 1)] = draw.real(0.1, 0.9, 1)
+    return (rewards,)
+
+
+def _over(rewards: Tensor, spread: Callable[[Tensor], Tensor]) -> Tensor:
+    return (rewards - rewards.mean(1, keepdim=True)) / (spread(rewards) + 1e-4)
+
+
+ADVANTAGES = register(
+    Exercise(
+        id="reinforcement-advantages",
+        points=3,
+        difficulty=2,
+        minutes=10,
+        hints=(
+            "One row is one prompt. Whose mean is an answer's fair rival: that of all rewards, or of its own row?",
+            "mean(1, keepdim=True) and std(1, keepdim=True) keep the shape (prompts, 1), which broadcasts.",
+            "Of a row of equal rewards the deviation is 0, and 0/0 is NaN. A small number beside std, such as 1e-4, "
+            "makes it 0.",
+        ),
+        tolerance=2e-3,
+        secret=_secret_rewards,
+        reference=group_advantages,
+        mutants={
+            "this is the distance from the mean of all rewards; each answer is compared with its own group": (
+                lambda r: (r - r.mean()) / (r.std(1, keepdim=True) + 1e-4)
+            ),
+            "mean and deviation are those of all rewards; each group has its own": (
+                lambda r: (r - r.mean()) / (r.std() + 1e-4)
+            ),
+            "the groups are the rows; this goes down the columns": (
+                lambda r: (r - r.mean(0)) / (r.std(0) + 1e-4)
+            ),
+            "these are distances from the group's mean; count them in standard deviations": (
+                lambda r: r - r.mean(1, keepdim=True)
+            ),
+            "this divides by the variance; the standard deviation is its root": (
+                lambda r: _over(r, lambda x: x.var(1, keepdim=True))
+            ),
+            "this deviation divides by n; take std as torch gives it, with n - 1": (
+                lambda r: _over(r, lambda x: x.std(1, keepdim=True, unbiased=False))
+            ),
+            "this divides by the group's mean; the standard deviation is asked": (
+                lambda r: _over(r, lambda x: x.mean(1, keepdim=True))
+            ),
+            "the sign is wrong: better than the group is positive": lambda r: -group_advantages(r),
+            "the mean is not taken off: an answer that is as good as its group has advantage 0": (
+                lambda r: r / (r.std(1, keepdim=True) + 1e-4)
+            ),
+        },
+    )
+)
+
+
+# reinforcement-clipped ------------------------------------------------------------------------------------
+
+
+def _secret_clipped(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float]:
+    # Advantages of both signs, and ratios inside and on both sides of the clipping.
+    answers, seq = draw.whole(4, 5), draw.whole(6, 7)
+    old = -3 * draw.uniform(answers, seq) - 0.5
+    moved = 0.6 * draw.normal(answers, seq)
+    signs = torch.tensor([1.0, -1.0] * 3, dtype=torch.float64)[:answers]
+    return old + moved, old, signs * (draw.uniform(answers) + 0.3), draw.real(0.1, 0.3, 2)
+
+
+def _parts(logps: Tensor, old: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
+    return (logps - old).exp(), advantages[:, None]
+
+
+def _largest(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
+    rho, A = _parts(logps, old, advantages)
+    return -torch.maximum(rho * A, rho.clamp(1 - epsilon, 1 + epsilon) * A)
+
+
+def _clipped_alone(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
+    rho, A = _parts(logps, old, advantages)
+    return -rho.clamp(1 - epsilon, 1 + epsilon) * A
+
+
+def _unclipped(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
+    rho, A = _parts(logps, old, advantages)
+    return -rho * A
+
+
+def _least_of_ratios(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
+    rho, A = _parts(logps, old, advantages)
+    return -torch.minimum(rho, rho.clamp(1 - epsilon, 1 + epsilon)) * A
+
+
+def _of_a_difference(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
+    rho, A = logps - old, advantages[:, None]
+    return -torch.minimum(rho * A, rho.clamp(1 - epsilon, 1 + epsilon) * A)
+
+
+CLIPPED = register(
+    Exercise(
+        id="reinforcement-clipped",
+        points=4,
+        difficulty=3,
+        minutes=15,
+        hints=(
+            "You have logarithms, and a ratio is asked. What is the logarithm of a ratio?",
+            "advantages has one number for each answer, and the ratio one for each token: advantages[:, None] fits.",
+            "torch.minimum compares two products, each with the advantage in it, so that it also works where that is "
+            "negative. Clip the ratio first, then multiply.",
+        ),
+        secret=_secret_clipped,
+        reference=clipped_loss,
+        mutants={
+            "this takes the larger of the two products; the pessimist takes the smaller": _largest,
+            "the sign is wrong: this is what is to grow, and a loss is to fall": (
+                lambda n, o, a, e: -clipped_loss(n, o, a, e)
+            ),
+            "this is the clipped product alone: a ratio that has gone the wrong way could never come back": (
+                _clipped_alone
+            ),
+            "nothing is clipped: no more is to be had beyond 1 ± epsilon": _unclipped,
+            "the smaller ratio is not the smaller product: with a negative advantage it is the other one": (
+                _least_of_ratios
+            ),
+            "this is the difference of the logarithms; the ratio is its exponential": _of_a_difference,
+            "the ratio is upside down: the model now, over the model that drew the answer": (
+                lambda n, o, a, e: clipped_loss(o, n, a, e)
+            ),
+            "this is one number; leave the tokens apart, (answers, seq)": (
+                lambda n, o, a, e: clipped_loss(n, o, a, e).mean()
+            ),
+            "this is one number an answer; leave the tokens apart, (answers, seq)": (
+                lambda n, o, a, e: clipped_loss(n, o, a, e).mean(1)
+            ),
+        },
+    )
+)
+
+
+# reinforcement-mean ---------------------------------------------------------------------------------------
+
+
+def _secret_mean(draw: Draw) -> tuple[Tensor, Tensor]:
+    answers, seq = draw.whole(3, 5), draw.whole(5, 8)
+    mask = torch.zeros(answers, seq, dtype=torch.long)
+    for row, length in enumerate([1, seq] + [draw.whole(2, seq - 1) for _ in range(answers - 2)]):
+        mask[row, :length] = 1
+    return draw.normal(answers, seq) + 0.5, mask
+
+
+MEAN = register(
+    Exercise(
+        id="reinforcement-mean",
+        points=2,
+        difficulty=2,
+        minutes=7,
+        hints=(
+            "Work it out on paper: answers of 1 and of 3 tokens. How much does each token weigh?",
+            "mask.sum(1) is the length of each answer. Where does the division stand: inside or outside the sum "
+            "over the answers?",
+        ),
+        secret=_secret_mean,
+        reference=answer_mean,
+        mutants={
+            "here every token weighs the same; every answer is to weigh the same, whatever its length": (
+                lambda v, m: (v * m).sum() / m.sum()
+            ),
+            "the padding counts as tokens: divide each answer by its own length": lambda v, m: (
+                (v * m).mean(1).mean()
+            ),
+            "what stands behind an answer's end counts, too: the mask is to be used": lambda v, m: v.mean(),
+            "this is the sum over each answer's tokens; its mean is asked": lambda v, m: (
+                (v * m).sum(1).mean()
+            ),
+            "this is one number for each answer; take the mean of those": lambda v, m: (
+                (v * m).sum(1) / m.sum(1)
+            ),
+            "the answers are added up; take their mean": lambda v, m: ((v * m).sum(1) / m.sum(1)).sum(),
+        },
+    )
+)

@@ -1,0 +1,379 @@
+r"""The exercises of notebook 10_which_method: a comparison planned, judged, and a leader that flatters itself."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coursekit.checks.core import Exercise, register
+from coursekit.checks.draw import Draw
+from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore
+from coursekit.experiments.verdict import Verdict
+
+# hybrid-plan ----------------------------------------------------------------------------------------------
+
+#: (method, seed, validation accuracy)
+Pilot = tuple[tuple[str, int, float], ...]
+#: Fewer say nothing of a spread.
+FEWEST = 3
+#: Standard errors that a difference must be large to be found four times in five: the margin of 95 % (1.96), and on top
+#: the 0.84 that four of five normal numbers do not fall short by.
+POWER = 1.96 + 0.84
+
+
+def of_each_method(
+    pilot: Pilot, statistic: Callable[[Sequence[float]], float] = statistics.variance
+) -> list[float]:
+    r"""A statistic of each method's accuracies, in the order in which the pilot names them."""
+    methods = list(dict.fromkeys(method for method, _, _ in pilot))
+    return [statistic([score for own, _, score in pilot if own == method]) for method in methods]
+
+
+def new_seeds(pilot: Pilot, n: int) -> tuple[int, ...]:
+    r"""The `n` smallest seeds that no run of `pilot` has."""
+    used = {seed for _, seed, _ in pilot}
+    return tuple(seed for seed in range(n + len(used)) if seed not in used)[:n]
+
+
+def _seeds_for(variance: float, smallest: float, errors: float = POWER) -> int:
+    return max(FEWEST, math.ceil(errors**2 * variance / smallest**2))
+
+
+def plan(pilot: Pilot, smallest: float) -> tuple[int, ...]:
+    r"""New seeds, just so many that 2.8 standard errors of the difference are at most `smallest`."""
+    return new_seeds(pilot, _seeds_for(sum(of_each_method(pilot)), smallest))
+
+
+#: Wrong numbers of seeds, each with what is wrong with it.
+_WRONG_COUNTS: dict[str, Callable[[Pilot, float], int]] = {
+    "this makes one standard error as small as asked; asked are 2.8": lambda pilot, smallest: _seeds_for(
+        sum(of_each_method(pilot)), smallest, errors=1
+    ),
+    "with 1.96 or 2 standard errors a difference of just `smallest` is found half of the time; asked are 2.8": (
+        lambda pilot, smallest: _seeds_for(sum(of_each_method(pilot)), smallest, errors=2)
+    ),
+    "this is the spread of one method alone; both means scatter, so their variances add up": lambda pilot, smallest: (
+        _seeds_for(of_each_method(pilot)[0], smallest)
+    ),
+    "the variance is taken over all runs together: then the difference between the methods counts as noise": (
+        lambda pilot, smallest: _seeds_for(2 * statistics.variance([score for *_, score in pilot]), smallest)
+    ),
+    "a variance from a few runs divides by n - 1: statistics.variance, not pvariance": lambda pilot, smallest: (
+        _seeds_for(sum(of_each_method(pilot, statistics.pvariance)), smallest)
+    ),
+    "this rounds down, and so many seeds are just too few": lambda pilot, smallest: max(
+        FEWEST, math.floor(POWER**2 * sum(of_each_method(pilot)) / smallest**2)
+    ),
+    "the error of a mean falls with the root of the seeds, not with their number": lambda pilot, smallest: (
+        max(FEWEST, math.ceil(POWER * sum(of_each_method(pilot)) ** 0.5 / smallest))
+    ),
+    "the standard deviations are added; of independent means the variances add up": lambda pilot, smallest: (
+        _seeds_for(sum(v**0.5 for v in of_each_method(pilot)) ** 2, smallest)
+    ),
+}
+
+
+def _pilot_runs(draw: Draw) -> tuple[Pilot, float]:
+    r"""Five pilot runs of two methods, and the smallest difference that matters. The second kind needs few seeds."""
+    one, other = draw.pick(_ONE), draw.pick(_OTHER)
+    used = draw.order(9)[:5]
+    while True:
+        runs = [
+            (method, seed, round(middle + draw.real(-0.03, 0.03), 4))
+            for method, middle in ((one, draw.real(0.80, 0.84)), (other, draw.real(0.74, 0.77)))
+            for seed in used
+        ]
+        smallest = draw.real(0.085, 0.125) if draw.kind else draw.real(0.017, 0.028)
+        exact = POWER**2 * sum(of_each_method(tuple(runs))) / smallest**2
+        if draw.kind and exact < FEWEST - 1:
+            break
+        # Far from a whole number, so that no rounding decides; and every mistake asks for another number of seeds.
+        found = {make(tuple(runs), smallest) for make in _WRONG_COUNTS.values()} | {math.ceil(exact)}
+        if not draw.kind and 6 < exact < 30 and 0.1 < exact % 1 < 0.9 and len(found) > len(_WRONG_COUNTS):
+            break
+    return tuple(runs[i] for i in draw.order(len(runs))), smallest
+
+
+_ONE, _OTHER = ("lora", "bitfit", "compacter", "mam"), ("houlsby", "ia3", "prefix", "unipelt")
+
+
+PLAN = register(
+    Exercise(
+        id="hybrid-plan",
+        points=3,
+        difficulty=3,
+        minutes=20,
+        hints=(
+            "The difference of two means over k seeds has the standard error ((s1² + s2²) / k) ** 0.5, with s² the "
+            "variance of one method's pilot runs (statistics.variance).",
+            "Measured differences scatter around the true one. If that is 1.96 standard errors, half of them fall "
+            "short; four in five do not if it is 0.84 larger: 2.8 standard errors are to be at most `smallest`.",
+            "Solve for k, round up (math.ceil), take three at least. Then count up from 0 and leave out what the pilot "
+            "used, until there are k seeds.",
+        ),
+        inputs=lambda seed: _pilot_runs(Draw(b"the notebook's", f"pilot {seed}", kind=seed % 2)),
+        secret=_pilot_runs,
+        reference=plan,
+        mutants={
+            **{
+                message: lambda pilot, smallest, make=make: new_seeds(pilot, make(pilot, smallest))
+                for message, make in _WRONG_COUNTS.items()
+            },
+            "seeds of the pilot are among them: what gave you the idea cannot confirm it as well": (
+                lambda pilot, smallest: tuple(range(len(plan(pilot, smallest))))
+            ),
+            "with fewer than three seeds the comparison cannot say how much seeds matter": (
+                lambda pilot, smallest: new_seeds(
+                    pilot, max(1, math.ceil(POWER**2 * sum(of_each_method(pilot)) / smallest**2))
+                )
+            ),
+            "this is how many seeds; asked is which, so that nobody can choose them afterwards": (
+                lambda pilot, smallest: len(plan(pilot, smallest))
+            ),
+        },
+        tolerance=0.0,
+        kinds=2,
+    )
+)
+
+
+# hybrid-conclude ------------------------------------------------------------------------------------------
+
+#: (method, seed, test accuracy)
+Runs = tuple[tuple[str, int, float], ...]
+Conclusion = tuple[str, float, float]
+INCOMPLETE = "incomplete"
+BETTER, WORSE, EQUAL, OPEN = (str(v) for v in (Verdict.BETTER, Verdict.WORSE, Verdict.EQUAL, Verdict.UNCLEAR))
+#: The margin where a method has a single run, and so no variance: two accuracies may differ by anything.
+UNKNOWN = 1.0
+#: Student's t at 95 % for two times five seeds; the normal distribution's 1.96 is for a variance that is known.
+FIVE = 2.306
+
+
+def _concluded(
+    registered: bool = True,
+    complete: bool = True,
+    small_first: bool = True,
+    factor: float | None = None,
+    of_means: bool = True,
+    open_is: str = OPEN,
+    mean: Callable[[Sequence[float]], float] = statistics.fmean,
+    variance: Callable[[Sequence[float]], float] = statistics.variance,
+) -> Callable[..., Conclusion]:
+    r"""The right rule, or one with a single thing wrong. factor: instead of the standard errors that are given."""
+
+    def rule(
+        runs: Runs, one: str, other: str, seeds: Sequence[int], smallest: float, errors: float
+    ) -> Conclusion:
+        own = {
+            method: [
+                score for name, seed, score in runs if name == method and (seed in seeds or not registered)
+            ]
+            for method in (one, other)
+        }
+        difference = mean(own[one]) - mean(own[other])
+        if min(map(len, own.values())) < 2:
+            return INCOMPLETE, difference, UNKNOWN
+        spread = sum(variance(scores) / (len(scores) if of_means else 1) for scores in own.values())
+        margin = (errors if factor is None else factor) * spread**0.5
+        if complete and any(len(scores) < len(seeds) for scores in own.values()):
+            return INCOMPLETE, difference, margin
+        small = abs(difference) + margin < smallest
+        if small and small_first:
+            return EQUAL, difference, margin
+        if abs(difference) > margin:
+            return (BETTER if difference > 0 else WORSE), difference, margin
+        return (EQUAL if small else open_is), difference, margin
+
+    return rule
+
+
+conclude = _concluded()
+
+
+def _swapped_sign(*arguments: Any) -> Conclusion:
+    verdict, difference, margin = conclude(*arguments)
+    return verdict, -difference, margin
+
+
+#: What the cases are: (difference, spread, the smallest that matters), and the verdict. In the last two, runs are
+#: missing: one, or all but one of a method.
+_CASES = (
+    (0.040, 0.010, 0.020),
+    (-0.040, 0.010, 0.020),
+    (0.002, 0.008, 0.040),
+    (0.006, 0.012, 0.013),
+    (0.020, 0.004, 0.050),
+    (0.040, 0.010, 0.020),
+    (0.040, 0.010, 0.020),
+)
+
+
+_RIGHT = (BETTER, WORSE, EQUAL, OPEN, EQUAL, INCOMPLETE, INCOMPLETE)
+
+
+def _registered_runs(draw: Draw) -> tuple[Runs, str, str, tuple[int, ...], float, float]:
+    r"""Runs of the two methods that were registered, of a third, and of seeds that nobody registered."""
+    one, other = draw.pick(_ONE), draw.pick(_OTHER)
+    difference, spread, smallest = _CASES[draw.kind]
+    numbers = draw.order(20)
+    seeds, more = tuple(sorted(numbers[:5])), numbers[5:8]
+    middle = draw.real(0.72, 0.78)
+    while True:
+        runs = []
+        for method, level, shift in (
+            (one, middle + difference, -0.05),
+            (other, middle, 0.04),
+            ("full", 0.86, 0.0),
+        ):
+            for seed in (*seeds, *more):
+                moved = level + (shift if seed in more else 0.0)
+                runs.append((method, seed, round(moved + draw.real(-1.7, 1.7) * spread, 4)))
+        if draw.kind == 5:
+            runs = [run for run in runs if run[:2] != (other, seeds[2])]
+        if draw.kind == 6:
+            runs = [run for run in runs if run[0] != other or run[1] == seeds[1]]
+            break
+        whole = _concluded(complete=False)(tuple(runs), one, other, seeds, smallest, FIVE)
+        gap, margin = abs(whole[1]), whole[2]
+        near = min(abs(gap - margin), abs(gap + margin - smallest), abs(gap - smallest)) < 0.001
+        told = gap > margin and gap > 0.001
+        found = conclude(tuple(runs), one, other, seeds, smallest, FIVE)[0]
+        within = draw.kind != 3 or gap < smallest  # still open, though what was found is small
+        if within and not near and found == _RIGHT[draw.kind] and told == (draw.kind not in (2, 3)):
+            break
+    return tuple(runs[i] for i in draw.order(len(runs))), one, other, seeds, smallest, FIVE
+
+
+CONCLUDE = register(
+    Exercise(
+        id="hybrid-conclude",
+        points=4,
+        difficulty=4,
+        minutes=25,
+        hints=(
+            "Take the runs of the two methods with the registered seeds, and no others. Is there one for every seed?",
+            "difference = mean of one − mean of the other. How much does a mean of k runs scatter, and a difference of "
+            "two such means? statistics.variance needs two runs.",
+            "margin = errors * (variance / k of one + variance / k of the other) ** 0.5. Then, in this order: "
+            "incomplete; |difference| + margin < smallest; |difference| > margin; and what is left.",
+        ),
+        inputs=lambda seed: _registered_runs(Draw(b"the notebook's", f"runs {seed}", kind=(3, 4, 5)[seed])),
+        secret=_registered_runs,
+        reference=conclude,
+        mutants={
+            "runs of seeds that were not registered count here: who may add runs until the result pleases will "
+            "find one": (_concluded(registered=False)),
+            "a registered run is missing, and the others are averaged as if nothing were: say 'incomplete'": (
+                _concluded(complete=False)
+            ),
+            "this reads 'no clear difference' as equal; only an interval inside ±smallest says so": (
+                _concluded(open_is=EQUAL)
+            ),
+            "a difference, but too small to matter, as was registered: 'equal for practical purposes'": (
+                _concluded(small_first=False)
+            ),
+            "this margin is one standard error; take as many as `errors` says": _concluded(factor=1),
+            "two standard errors are for a variance that is known; with few seeds it is more: `errors`": (
+                _concluded(factor=2)
+            ),
+            "this is the spread of single runs; the mean of k scatters less: divide the variances by k": (
+                _concluded(of_means=False)
+            ),
+            "a variance from a few runs divides by n - 1: statistics.variance, not pvariance": (
+                _concluded(variance=statistics.pvariance)
+            ),
+            "these are the best runs; the mean over all registered seeds decides": _concluded(mean=max),
+            "the sign is the other way round: the first method's mean minus the second's": _swapped_sign,
+        },
+        tolerance=1e-6,
+        kinds=7,
+    )
+)
+
+
+# which-method-leader --------------------------------------------------------------------------------------
+
+#: Tables, methods in each, seeds of each method.
+TABLES, METHODS, LEADER_SEEDS = 400, 12, 3
+#: Of the squared error of the leaders' own means, what may be left for all points.
+ASKED = 0.5
+
+
+def _naive(runs: Tensor) -> Tensor:
+    return runs.mean(-1).amax(1)
+
+
+def leader(runs: Tensor) -> dict[str, Tensor]:
+    r"""What the leader of each table will reach: drawn towards the table's mean, the further the more seeds scatter."""
+    mean = runs.mean(-1)
+    noise, spread = runs.var(-1).mean() / runs.shape[-1], mean.var(1).mean()
+    middle = mean.mean(1)
+    return {"leader": middle + (1 - noise / spread).clamp(0) * (_naive(runs) - middle)}
+
+
+def _tables(draw: Draw) -> TrainingCase:
+    true = draw.real(0.75, 0.85) + draw.real(0.012, 0.015) * draw.normal(TABLES, METHODS)
+    runs = true[..., None] + draw.real(0.018, 0.020) * draw.normal(TABLES, METHODS, LEADER_SEEDS)
+    best = runs.mean(-1).argmax(1, keepdim=True)
+    return TrainingCase((runs,), true.gather(1, best)[:, 0])
+
+
+_OWN_MEAN = (
+    "this is the mean of the very runs that made it the leader: of twelve methods it was partly the lucky one"
+)
+_MIDDLE = "this is the mean of the whole table: the leader leads for a reason, too"
+_BEST_RUN = "this is the best single run of the table, the luckiest of all"
+_SHAPE = 'it must return {"leader": one accuracy for each table}'
+
+
+def _leader_score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore:
+    (runs,), true = posing.arguments, posing.kept
+    given = tensors.get("leader")
+    if set(tensors) != {"leader"} or given is None or given.shape != true.shape or not given.isfinite().all():
+        return TrainingScore(0.0, _SHAPE)
+    given = given.double()
+    for said, wrong in (
+        (_OWN_MEAN, _naive(runs)),
+        (_MIDDLE, runs.mean((1, 2))),
+        (_BEST_RUN, runs.amax((1, 2))),
+    ):
+        if torch.allclose(given, wrong):
+            return TrainingScore(0.0, said)
+    left = ((given - true).square().mean() / (_naive(runs) - true).square().mean()).item()
+    share = min(1.0, max(0.0, (1 - left) / (1 - ASKED)))
+    found = f"the squared error is {left:.2f} of that of the leaders' own means; {ASKED:g} are asked"
+    return TrainingScore(share, "" if share == 1.0 else found, round(left, 3))
+
+
+LEADER = register(
+    Training(
+        id="which-method-leader",
+        points=4,
+        difficulty=4,
+        minutes=20,
+        hints=(
+            "Make such tables yourself, with true accuracies that you know. By how much is the leader's mean above its "
+            "true accuracy, and on what does that depend?",
+            "The means of a table scatter for two reasons: methods differ, and seeds do. How large is each of the two "
+            "variances, estimated from all 400 tables?",
+            "If only a share of the scatter is the methods', only that share of the leader's lead over its table's "
+            "mean is to be expected again.",
+        ),
+        budget=Budget(minutes=1, model="minilm"),
+        pose=_tables,
+        score=_leader_score,
+        mutants={
+            _OWN_MEAN: lambda runs: {"leader": _naive(runs)},
+            _MIDDLE: lambda runs: {"leader": runs.mean((1, 2))},
+            _BEST_RUN: lambda runs: {"leader": runs.amax((1, 2))},
+            _SHAPE: lambda runs: {"leader": _naive(runs)[:1]},
+        },
+        fair=leader,
+    )
+)
