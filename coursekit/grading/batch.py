@@ -22,11 +22,13 @@ def grade_lines(
     only: Iterable[str] = (),
     everything: bool = False,
     executor: Executor | None = None,
+    keep: bool = False,
 ) -> list[dict[str, Any]]:
     r"""Grade the lines of the manifest that have no result yet; returns the results of all that have one then.
 
     only: ids of submissions. everything: also what has a result. executor: any of concurrent.futures' kind, also
-    parsl's or Dask's; by default `jobs` threads over the slots of this process. Ctrl-C keeps what is finished.
+    parsl's or Dask's; by default `jobs` threads over the slots of this process. keep: the judge and the slots, for the
+    next call. Ctrl-C keeps what is finished.
     """
     if jobs < 1:
         raise CourseError(f"--jobs must be a positive integer, such as 2; got {jobs}")
@@ -38,12 +40,16 @@ def grade_lines(
     todo = [
         n
         for n in lines
-        if (not only or n["submission"] in only) and (everything or batch.result(n["key"]) is None)
+        if (not only or n["submission"] in only)
+        and (batch.result(n["key"]) is None or (everything and not n.get("earlier")))
     ]
+    todo = list({n["key"]: n for n in reversed(todo)}.values())[::-1]  # a group's is graded once
     before = {n["key"]: batch.result(n["key"]) for n in todo}
-    shutil.rmtree(batch.work, ignore_errors=True)  # what a killed grader left
-    for part in batch.results.glob(".*.part"):
-        part.unlink()
+    if not bench.is_open(batch.out):
+        shutil.rmtree(batch.work, ignore_errors=True)  # what a killed grader left
+    for part in [*batch.results.glob(".*.part"), *batch.out.glob(".*.part")]:
+        if not Path("/proc", part.name.split(".")[-3]).exists():  # the process that wrote it
+            part.unlink(missing_ok=True)
     batch.event("batch", lines=len(lines), todo=len(todo))
     if todo:
         own = executor is None
@@ -56,7 +62,8 @@ def grade_lines(
         finally:
             if own:
                 pool.shutdown(wait=True, cancel_futures=True)
-            bench.close(batch.out)
+            if not keep:
+                bench.close(batch.out)
     batch.event("done")
     return [found for line in lines if (found := batch.result(line["key"])) is not None]
 

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.grading import boxes, package, pseudonyms
-from coursekit.grading.coldslots import ColdSlot
+from coursekit.grading.bwrap_runner import BwrapRunner
+from coursekit.grading.container_runner import ContainerRunner
 from coursekit.grading.folder import Batch
 from coursekit.grading.judge import Judge, Unusable
 from coursekit.grading.one import Infrastructure, Run
 from coursekit.grading.plan import read_assignment
-from coursekit.grading.result import of_failure, of_run
-from coursekit.grading.runner import RemoteSlot
-from coursekit.grading.slots import Slot
+from coursekit.grading.remote_runner import RemoteRunner
 
 
 class Stopped(Exception):
@@ -34,9 +33,8 @@ class Bench:
         self.batch = batch
         self.assignment, self.preload = read_assignment(batch)
         self.judge = Judge(batch.secret(), list(self.assignment.ids), self.assignment.cases)
-        self.assignment = replace(
-            self.assignment, points=self.judge.ask("points"), budgets=self.judge.ask("budgets")
-        )
+        facts = self.judge.ask("facts")
+        self.assignment = replace(self.assignment, points=facts["points"], budgets=facts["budgets"])
         if self.assignment.budgets:
             self.preload = [
                 *self.preload,
@@ -48,7 +46,7 @@ class Bench:
         self.work.chmod(0o711)
         self.lib = package.copy_package(self.work / "lib")
         boxes.write_users(self.lib)
-        models = Path(self.judge.ask("models"))
+        models = Path(facts["models"])
         self.models = models if models.is_dir() else None
         self._lock, self._idle, self._all = threading.Lock(), [], []
         self.stopping = False
@@ -59,13 +57,8 @@ class Bench:
         for attempt in (1, 2):
             try:
                 with self._slot() as slot:
-                    result = of_run(
-                        line,
-                        self.assignment,
-                        Run(
-                            Path(line["path"]), self.assignment, slot, self.judge, self._variant(line)
-                        ).grade(),
-                    )
+                    run = Run(Path(line["path"]), self.assignment, slot, self.judge, self._variant(line))
+                    result = self.assignment.result(line, run.grade())
                 break
             except (Infrastructure, RuntimeError, OSError) as failure:
                 if self.stopping:
@@ -73,7 +66,7 @@ class Bench:
                 self.batch.event(
                     "infrastructure", submission=line["submission"], attempt=attempt, why=str(failure)[-2000:]
                 )
-                result = of_failure(line, self.assignment)
+                result = self.assignment.result(line, None)
         if self.stopping:
             raise Stopped
         self.batch.write_result(result)
@@ -83,7 +76,7 @@ class Bench:
     def _variant(self, line: dict[str, Any]) -> int | None:
         if not self.assignment.variants:
             return None
-        return pseudonyms.variant(self.batch.secret(), line["submission"])
+        return pseudonyms.variant(self.batch.secret(), line.get("group") or line["submission"])
 
     def stop(self) -> None:
         r"""End what is running; its submissions get no result."""
@@ -113,11 +106,11 @@ class Bench:
                 limits = self.assignment.limits
                 given = (len(self._all), self.work, self.lib, limits, self.preload, hidden, self.models)
                 if self.assignment.box == "bwrap":
-                    slot = Slot(*given)
+                    slot = BwrapRunner(*given)
                 elif self.assignment.box == "runner":
-                    slot = RemoteSlot(*given)
+                    slot = RemoteRunner(*given)
                 else:
-                    slot = ColdSlot(self.assignment.box, *given)
+                    slot = ContainerRunner(self.assignment.box, *given)
                 self._all.append(slot)
         try:
             yield slot
@@ -149,6 +142,11 @@ def bench(out: Path) -> Bench:
     return found
 
 
+def is_open(out: Path) -> bool:
+    r"""Whether this process has a bench for the batch in `out`."""
+    return (os.getpid(), str(out)) in _BENCHES
+
+
 def stop(out: Path) -> None:
     r"""End what this process runs for the batch in `out`."""
     with _GUARD:
@@ -173,6 +171,6 @@ def grade_index(out: str, index: int) -> dict[str, Any]:
         return bench(batch.out).grade(line)
     except Unusable as failure:
         batch.event("infrastructure", submission=line["submission"], attempt=1, why=str(failure)[-2000:])
-        result = of_failure(line, read_assignment(batch)[0])
+        result = read_assignment(batch)[0].result(line, None)
         batch.write_result(result)
         return result

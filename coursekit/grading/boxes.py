@@ -1,25 +1,27 @@
 r"""Which box a machine can make, and how bubblewrap is asked for it.
 
-The zygote makes the boxes, as the slot's own user; see `coursekit/grading/inside/zygote.py`.
+The prefork server makes the boxes, as the slot's own user; see `coursekit/grading/inside/prefork_server.py`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import coursekit
 from coursekit.errors import CourseError
-from coursekit.grading import exchange
 from coursekit.grading.limits import MB, Limits
 
-BOXES = ("bwrap", "podman", "apptainer", "pod", "runner", "none")
+BOXES = ("bwrap", "podman", "runner")
 #: Where a student's process lives.
 HOME = "/home/student"
 
@@ -93,8 +95,7 @@ def bwrap_command(
     return [*command, "--", "/bin/sh", "-c", "echo; exec sleep 1000000"]
 
 
-def container_command(
-    box: str,
+def podman_command(
     lib: Path,
     stage: Path,
     limits: Limits,
@@ -103,60 +104,34 @@ def container_command(
     user: int | None = None,
     name: str = "",
 ) -> list[str]:
-    r"""podman's or apptainer's command line, to which the program is appended.
+    r"""podman's command line, to which the program is appended.
     user: the slot's, where it has one. name: of the container, which stays until somebody removes it.
 
     The container has this machine's system, Python and packages, read-only, as bwrap's boxes do; its image
     (COURSEKIT_BOX_IMAGE) only has to be Linux.
     """
-    image = _image()
     shown = [
         (p, p) for p in (*_SYSTEM, *python_paths(), str(lib)) if os.path.isdir(p) and not os.path.islink(p)
     ]
     shown += [(str(stage), "/in"), (str(lib / "passwd"), "/etc/passwd")]
     shown += [] if models is None else [(str(models), "/models")]
     size, memory = limits.disk, limits.memory + 512 * MB
-    if box == "podman":
-        command = [
-            "podman", "run", "--name", name, "--interactive", "--network", "none", "--read-only", "--cap-drop", "ALL",
-            "--security-opt", "no-new-privileges", "--memory", str(memory), "--pids-limit", str(limits.processes),
-            "--ulimit", f"fsize={limits.file}", "--ipc", "private", "--hostname", "box", "--workdir", HOME,
-        ]  # fmt: skip
-        # Never the machine's root, not even without privileges.
-        command += ["--userns", "keep-id"] if user is None else ["--user", f"{user}:{user}"]
-        command += [x for p in ("/tmp", HOME) for x in ("--tmpfs", f"{p}:rw,size={size},mode=1777")]
-        command += ["--shm-size", str(size)]
-        command += [x for a, b in shown for x in ("--volume", f"{a}:{b}:ro")]
-        command += [x for k, v in inside.items() for x in ("--env", f"{k}={v}")]
-        return [*command, image]
     command = [
-        "apptainer",
-        "exec",
-        "--containall",
-        "--no-mount",
-        "hostfs",
-        "--net",
-        "--network",
-        "none",
-        "--memory",
-        str(memory),
-    ]
-    command += [
-        "--pids-limit",
-        str(limits.processes),
-        "--home",
-        f"{stage}:/nowhere",
-        "--pwd",
-        "/tmp",
-        "--writable-tmpfs",
-    ]
-    command += [x for a, b in shown for x in ("--bind", f"{a}:{b}:ro")]
-    command += [x for k, v in {**inside, "HOME": "/tmp"}.items() for x in ("--env", f"{k}={v}")]
-    return [*command, image]
+        "podman", "run", "--name", name, "--interactive", "--network", "none", "--read-only", "--cap-drop", "ALL",
+        "--security-opt", "no-new-privileges", "--memory", str(memory), "--pids-limit", str(limits.processes),
+        "--ulimit", f"fsize={limits.file}", "--ipc", "private", "--hostname", "box", "--workdir", HOME,
+    ]  # fmt: skip
+    # Never the machine's root, not even without privileges.
+    command += ["--userns", "keep-id"] if user is None else ["--user", f"{user}:{user}"]
+    command += [x for p in ("/tmp", HOME) for x in ("--tmpfs", f"{p}:rw,size={size},mode=1777")]
+    command += ["--shm-size", str(size)]
+    command += [x for a, b in shown for x in ("--volume", f"{a}:{b}:ro")]
+    command += [x for k, v in inside.items() for x in ("--env", f"{k}={v}")]
+    return [*command, _image()]
 
 
 def _image() -> str:
-    r"""The image of podman's and apptainer's boxes, which only has to be Linux; empty where none was chosen."""
+    r"""The image of podman's boxes, which only has to be Linux; empty where none was chosen."""
     return os.environ.get("COURSEKIT_BOX_IMAGE", "")
 
 
@@ -170,7 +145,8 @@ def environment(lib: Path, models: bool, limits: Limits) -> dict[str, str]:
     given = {
         "HOME": HOME, "USER": "student", "LOGNAME": "student", "LANG": "C.UTF-8", "TMPDIR": "/tmp",
         "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONPATH": str(lib), "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1",
+        "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
         "MPLBACKEND": "agg", "MPLCONFIGDIR": "/tmp/matplotlib", "IPYTHONDIR": "/tmp/ipython",
         "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
         "COURSEKIT_HOME": "/models" if models else "/tmp/models",
@@ -188,28 +164,24 @@ def write_users(lib: Path) -> None:
 
 def pick(box: str) -> str:
     r"""The box to use: `box` itself, or for "auto" the first that works. Raises CourseError that says why not."""
-    if box not in ("auto", *BOXES[:-1]):
-        raise CourseError(f"unknown box {box!r}; known: auto, {', '.join(BOXES[:-1])}")
+    if box not in ("auto", *BOXES):
+        raise CourseError(f"unknown box {box!r}; known: auto, {', '.join(BOXES)}")
     tried = []
-    for name in ("bwrap", "podman", "apptainer") if box == "auto" else (box,):
+    for name in ("bwrap", "podman") if box == "auto" else (box,):
         problem = probe(name)
         if problem is None:
             return name
         tried.append(f"{name}: {problem}")
     raise CourseError(
         f"no sandbox works on this machine, so nothing was run ({'; '.join(tried)}). Install bubblewrap "
-        "(apt-get install bubblewrap), or pass --box pod inside a pod of its own"
+        "(apt-get install bubblewrap), or give podman an image in COURSEKIT_BOX_IMAGE"
     )
 
 
 def probe(box: str) -> str | None:
     r"""None where `box` can be made on this machine; else the error of trying it."""
     if box == "runner":
-        return exchange.problem()
-    if box == "pod":
-        if os.environ.get("KUBERNETES_SERVICE_HOST") or Path("/run/.containerenv").exists():
-            return None
-        return "this is not a pod: neither KUBERNETES_SERVICE_HOST nor /run/.containerenv is there"
+        return _problem_of_runner()
     command = {
         "bwrap": [
             "bwrap",
@@ -226,7 +198,6 @@ def probe(box: str) -> str | None:
             *f"podman run --rm --network none --read-only --volume /usr:/usr:ro {_image()}".split(),
             "/usr/bin/true",
         ],
-        "apptainer": ["apptainer", "exec", "--containall", _image(), "true"],
     }[box]
     if box != "bwrap" and shutil.which(box) and not _image():
         return "it needs an image: set COURSEKIT_BOX_IMAGE, for example to docker.io/library/debian"
@@ -239,3 +210,33 @@ def probe(box: str) -> str | None:
     return (
         None if done.returncode == 0 else " ".join(done.stderr.split())[-300:] or f"status {done.returncode}"
     )
+
+
+#: Names the socket to a grader whose box is "runner".
+VARIABLE = "COURSEKIT_RUNNER"
+#: Bytes of one line.
+MOST = 2**28
+
+
+def ask(job: dict[str, Any], seconds: float) -> dict[str, Any]:
+    r"""What the runner answers; {} asks whether it is there. OSError or ValueError where it does not."""
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(seconds)
+        line.connect(os.environ.get(VARIABLE, ""))
+        return _talk(line, job)
+
+
+def _problem_of_runner() -> str | None:
+    r"""None where a runner is there; else why not."""
+    if not os.environ.get(VARIABLE):
+        return f"set {VARIABLE} to the socket of `coursekit grade runner`"
+    try:
+        return None if ask({}, 60) == {"runner": "ready"} else "what listens there is not a runner"
+    except (OSError, ValueError) as error:
+        return f"the runner does not answer: {error}"
+
+
+def _talk(line: socket.socket, job: dict[str, Any]) -> dict[str, Any]:
+    line.sendall(json.dumps(job).encode() + b"\n")
+    with line.makefile("rb") as file:
+        return json.loads(file.readline(MOST))

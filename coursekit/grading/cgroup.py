@@ -14,7 +14,7 @@ from pathlib import Path
 from coursekit.grading.limits import MB, Limits
 
 ROOT = Path("/sys/fs/cgroup")
-#: What the zygote and its supervisor may need beside the box.
+#: What the prefork server and its supervisor may need beside the box.
 SPARE = 512 * MB
 
 
@@ -31,6 +31,7 @@ class Cgroup:
         made: list[Path] = []
         try:
             for parent, files in _places(memory, processes):
+                _sweep(parent)
                 folder = parent / name
                 folder.mkdir()
                 made.append(folder)
@@ -61,6 +62,14 @@ class Cgroup:
     def remove(self) -> None:
         r"""Take it away; it must be empty."""
         for folder in self.folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _sweep(parent: Path) -> None:
+    r"""Take away the groups of graders that were killed; one in which something runs stays."""
+    for folder in parent.glob("coursekit-*-*"):
+        if not Path("/proc", folder.name.split("-")[1]).exists():
             with contextlib.suppress(OSError):
                 folder.rmdir()
 

@@ -3,18 +3,17 @@ r"""`coursekit grade ...`: from a folder of submissions to a gradebook."""
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 from typer.core import TyperGroup
 
-from coursekit.errors import CourseError
+from coursekit.cli_errors import echo, end_children_too, exit_cleanly
+from coursekit.errors import CourseError, number, one_of
 from coursekit.grading import commands
-from coursekit.polite import end_children_too, polite
 
 
 class _Default(TyperGroup):
@@ -40,16 +39,23 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the marks.")]
 
 @dataclass
 class _Settings:
-    r"""The options that `grade all` and `grade plan` have in common."""
+    r"""The options that the commands which grade have in common."""
+
+    _told: ClassVar[set[str]] = set()
 
     roster: Annotated[
-        Path | None, typer.Option(help="CSV file with a column id and, optionally, more about each person.")
+        Path | None,
+        typer.Option(help="CSV file with a column id, and perhaps name, email and more of each person."),
+    ] = None
+    groups: Annotated[
+        Path | None,
+        typer.Option(help="CSV file with the columns group and id: one hands in for all of a group."),
     ] = None
     notebook: Annotated[Path | None, typer.Option(help="The course's own notebook. Default: guessed.")] = None
     variants: Annotated[
         bool, typer.Option("--variants", help="Each student has their own numbers: see `grade variants`.")
     ] = False
-    box: Annotated[str, typer.Option(help="auto, bwrap, podman, apptainer, pod or runner.")] = "auto"
+    box: Annotated[str, typer.Option(help="auto, bwrap, podman or runner.")] = "auto"
     unsafe: Annotated[
         bool,
         typer.Option(
@@ -71,7 +77,11 @@ class _Settings:
         float | None, typer.Option(help="With --whole: time limit for the complete notebook, in minutes.")
     ] = None
 
-    def plan(self, batch: Any, submissions: Path) -> list[dict[str, Any]]:
+    counts: Annotated[
+        str, typer.Option(help="Of several submissions by one student the `last` or the `best` counts.")
+    ] = "last"
+
+    def plan(self, batch: Any, submissions: Path, without: Collection[str] = ()) -> list[dict[str, Any]]:
         r"""Write the batch's manifest, after making sure of a box."""
         from coursekit.grading import boxes
         from coursekit.grading.limits import Limits
@@ -82,40 +92,21 @@ class _Settings:
         given["whole"] = self.whole_minutes and 60 * self.whole_minutes
         limits = replace(Limits(), **{k: v for k, v in given.items() if v is not None})
         box = "none" if self.unsafe else boxes.pick(self.box)
-        lines = plan(
-            submissions,
-            batch,
-            box,
-            roster=self.roster,
-            notebook=self.notebook,
-            whole=self.whole,
-            profile=self.profile,
-            limits=limits,
-            variants=self.variants,
-        )
+        same = ("roster", "groups", "notebook", "whole", "profile", "variants")
+        given = {name: getattr(self, name) for name in same}
+        best = one_of("--counts", self.counts, ("last", "best")) == "best"
+        lines, said = plan(submissions, batch, box, limits=limits, best=best, without=without, **given)
+        for line in said:
+            if line not in self._told:
+                typer.echo(f"coursekit: {line}", err=True)
+        self._told.update(said)
         batch.audit("planned", lines=len(lines), box=box, whole=self.whole, variants=self.variants)
         return lines
 
 
-def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    r"""`command(..., settings=_Settings(...))` as a command that has each of its fields as an option."""
-    settings = inspect.signature(_Settings, eval_str=True).parameters
-    own = inspect.signature(command, eval_str=True).parameters
-
-    @functools.wraps(command)
-    def wrapped(**given: Any) -> None:
-        command(settings=_Settings(**{n: given.pop(n) for n in settings}), **given)
-
-    options = [p for n, p in own.items() if n != "settings"] + list(settings.values())
-    options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in options]
-    wrapped.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in options}
-    return wrapped
-
-
 @app.command("all")
-@polite
-@_with_settings
+@exit_cleanly
+@commands.with_fields(_Settings, "settings")
 def grade_all(
     submissions: Folder,
     settings: _Settings,
@@ -152,9 +143,56 @@ def grade_all(
         raise typer.Exit(3)
 
 
+@app.command("watch")
+@exit_cleanly
+@commands.with_fields(_Settings, "settings")
+def watch_folder(
+    submissions: Folder,
+    settings: _Settings,
+    out: Out = Path("marks"),
+    every: Annotated[float, typer.Option(help="Seconds between two looks at the folder.")] = 5.0,
+    jobs: Annotated[int, typer.Option(help="Number of submissions graded at the same time.")] = 1,
+    anonymous: commands.Anonymous = False,
+) -> None:
+    r"""Marks on arrival: grade what comes into a folder, until Ctrl-C. What is still being copied is waited for.
+
+    Whoever hands in again is graded again; --counts says which counts. The gradebook is written anew each time.
+    """
+    from coursekit.grading.folder import Batch
+    from coursekit.grading.watch import watch
+
+    end_children_too()
+    number("--every", every, above=0, such_as=5)
+    batch = Batch(out)
+    batch.make()
+    with batch.lock():
+        typer.echo(f"watching {submissions}; marks go to {out}; Ctrl-C ends it")
+        plan = functools.partial(settings.plan, batch, submissions)
+        watch(submissions, batch, plan, echo, seconds=every, jobs=jobs, anonymous=anonymous)
+
+
+@app.command("autograder")
+@exit_cleanly
+@commands.with_fields(_Settings, "settings")
+def autograder(
+    repository: Annotated[Path, typer.Argument(help="The student's checkout.")],
+    settings: _Settings,
+    result: Annotated[Path, typer.Option("--result", help="File to write.")] = Path("result.json"),
+) -> None:
+    r"""For classrooms on GitHub: grade one checkout and write result.json, as Classroom 50 reads it.
+
+    Scores are whole numbers there: hundredths of a point. Status 0 whatever the mark; 1 where the grader itself failed.
+    """
+    from coursekit.grading.autograder import UNIT, grade
+
+    end_children_too()
+    found = grade(repository, result, settings.plan)
+    echo(f"{found['score'] / UNIT:g} of {found['max-score'] / UNIT:g}: {found['message']}; see {result}")
+
+
 @app.command("plan")
-@polite
-@_with_settings
+@exit_cleanly
+@commands.with_fields(_Settings, "settings")
 def plan_only(submissions: Folder, settings: _Settings, out: Out = Path("marks")) -> None:
     r"""Write manifest.jsonl, one line a submission, for `grade one`. Prints how many there are."""
     from coursekit.grading.folder import Batch
@@ -167,7 +205,7 @@ def plan_only(submissions: Folder, settings: _Settings, out: Out = Path("marks")
 
 
 @app.command("one")
-@polite
+@exit_cleanly
 def grade_one(
     out: Out = Path("marks"),
     index: Annotated[int, typer.Option(help="Line of the manifest, from 0.")] = 0,

@@ -8,17 +8,81 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from coursekit.errors import CourseError
 from coursekit.files import replace_text
-from coursekit.grading import audit, manual, pages, pseudonyms, tables
-from coursekit.grading.entry import Entry, Part
+from coursekit.grading import manual, pages, pseudonyms, tables
+from coursekit.grading.folder import note
 
 #: Statuses that a result has not: nothing was submitted; it is still to be graded.
 NOTHING, WAITING = "not_handed_in", "waiting"
+
+
+@dataclass(frozen=True)
+class Part:
+    r"""One exercise of one submission. points: the grader's; given: what counts, a person's where there is one."""
+
+    id: str
+    points: float
+    of: float
+    status: str
+    message: str
+    given: float
+    right: int = 0
+    cases: int = 0
+    copies: int = 0
+    comment: str = ""
+    manual: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    r"""One submission in the gradebook. `counts` is False while it has no mark, which is not a mark of 0."""
+
+    id: str
+    notebook: str
+    status: str
+    message: str
+    parts: tuple[Part, ...]
+    person: dict[str, str]
+    submitted: str | None = None
+    where: str | None = None
+    ran: str = ""
+    box: str = ""
+    unsafe: bool = False
+    counts: bool = True
+    #: Why it is nobody's on the roster; the group that handed it in.
+    unmatched: str = ""
+    group: str = ""
+    #: Of its result; where it lies; how many there are of the same student, of which this one counts.
+    key: str | None = None
+    path: str = ""
+    attempts: int = 1
+
+    @property
+    def points(self) -> float | None:
+        r"""By the grader alone; None while there is no mark."""
+        return sum(p.points for p in self.parts) if self.counts else None
+
+    @property
+    def total(self) -> float | None:
+        r"""With what people gave; None while there is no mark."""
+        return sum(p.given for p in self.parts) if self.counts else None
+
+    @property
+    def of(self) -> float:
+        r"""Points there are."""
+        return sum(p.of for p in self.parts)
+
+    @property
+    def name(self) -> str:
+        r"""As the roster has it, else the id."""
+        person = self.person
+        full = " ".join(filter(None, (person.get("first_name", ""), person.get("last_name", ""))))
+        return person.get("name") or full or self.id
 
 
 def collect(out: Path, anonymous: bool = False) -> list[Entry]:
@@ -34,33 +98,56 @@ def collect(out: Path, anonymous: bool = False) -> list[Entry]:
     summary = summarize(shown)
     replace_text(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     replace_text(out / "index.html", pages.index(shown, summary))
-    audit.note(out, "collected", submissions=len(entries), statuses=summary["statuses"])
+    note(out, "collected", submissions=len(entries), statuses=summary["statuses"])
     return entries
 
 
 def read(out: Path) -> list[Entry]:
     r"""Every line of the manifest with its result and what people gave, in the manifest's order."""
-    try:
-        lines = [
-            json.loads(line) for line in (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
-    except (OSError, ValueError):
-        raise CourseError(f"{out} has no usable manifest: run `coursekit grade plan` first.") from None
+    lines = manifest(out)
     results = [_result(out, line["key"]) for line in lines]
     parts = {line["notebook"]: r["exercises"] for line, r in zip(lines, results, strict=True) if r}
-    hand = manual.read(out, _real_names(out, lines))
+    groups: dict[str, list[str]] = {}
+    for line in lines:
+        if line.get("group"):
+            groups.setdefault(line["group"], []).append(line["submission"])
+    hand = manual.read(out, _real_names(out, lines), groups)
     entries = [
         _entry(line, result, parts.get(line["notebook"], []), hand)
         for line, result in zip(lines, results, strict=True)
     ]
     _all_used(hand, entries)
-    return entries
+    return _best(entries)
+
+
+def _best(entries: list[Entry]) -> list[Entry]:
+    r"""Of several by one student, which the manifest has where the best counts, that one; of equals the newest."""
+    mine: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        mine.setdefault((entry.id, entry.notebook), []).append(entry)
+    key = lambda e: (-1 if e.total is None else e.total, e.submitted or "")  # noqa: E731
+    return [replace(max(same, key=key), attempts=len(same)) for same in mine.values()]
+
+
+def manifest(out: Path) -> list[dict[str, Any]]:
+    r"""The lines of the batch's manifest. CourseError where there is none."""
+    try:
+        text = (out / "manifest.jsonl").read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+    except (OSError, ValueError):
+        raise CourseError(f"{out} has no usable manifest: run `coursekit grade plan` first.") from None
+
+
+def shown_points(entry: Entry) -> str:
+    r"""Points of an entry, for a line of a terminal."""
+    total = "no mark" if entry.total is None else f"{pages.shown(entry.total)} of {pages.shown(entry.of)}"
+    return f"{total} (the best of {entry.attempts})" if entry.attempts > 1 else total
 
 
 def without_names(out: Path, entries: list[Entry]) -> list[Entry]:
     r"""The same entries under pseudonyms; the list of them is written to pseudonyms.csv."""
     names = pseudonyms.write(out, pseudonyms.secret_of(out), {e.id for e in entries})
-    return [replace(e, id=names[e.id], person={}) for e in entries]
+    return [replace(e, id=names[e.id], person={}, group="", unmatched="") for e in entries]
 
 
 def gradebook(entries: list[Entry]) -> list[list[Any]]:
@@ -68,11 +155,11 @@ def gradebook(entries: list[Entry]) -> list[list[Any]]:
     people = list(dict.fromkeys(column for e in entries for column in e.person if column != "id"))
     exercises = list(dict.fromkeys(p.id for e in entries for p in e.parts))
     head = ["id", *people, "notebook", "total", "of", "points", "status", "where", "message"]
-    rows: list[list[Any]] = [[*head, "submitted", "ran", "box", "unsafe", *exercises]]
+    rows: list[list[Any]] = [[*head, "submitted", "ran", "box", "unsafe", "group", "unmatched", *exercises]]
     for e in entries:
         given = {p.id: p.given for p in e.parts} if e.counts else {}
         row = [e.id, *(e.person.get(column, "") for column in people), e.notebook, e.total, e.of, e.points]
-        row += [e.status, e.where, e.message, e.submitted, e.ran, e.box, e.unsafe]
+        row += [e.status, e.where, e.message, e.submitted, e.ran, e.box, e.unsafe, e.group, e.unmatched]
         rows.append([*row, *(given.get(id) for id in exercises)])
     return rows
 
@@ -161,6 +248,8 @@ def _entry(
 ) -> Entry:
     id, notebook = line["submission"], line["notebook"]
     common = {"person": line.get("person") or {}, "submitted": line.get("submitted")}
+    common |= {"key": line["key"], "path": line["path"] or ""}
+    common |= {"unmatched": line.get("unmatched", ""), "group": line.get("group", "")}
     if result is None:
         handed_in = line["key"] is not None
         status, message = (WAITING, "still to be graded") if handed_in else (NOTHING, "nothing was submitted")
@@ -217,13 +306,16 @@ def _real_names(out: Path, lines: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _all_used(hand: dict[tuple[str, str], manual.Manual], entries: list[Entry]) -> None:
-    r"""A mark that nobody gets is a slip of the pen, and must not go unseen."""
-    there = {(e.id, p.id) for e in entries for p in e.parts}
-    for id, exercise in hand:
-        if (id, exercise) not in there:
+    r"""A mark that nobody gets, or of more points than there are, is a slip of the pen, and must not go unseen."""
+    there = {(e.id, p.id): p for e in entries for p in e.parts}
+    ids = {e.id for e in entries}
+    for (id, exercise), mark in hand.items():
+        part, what = there.get((id, exercise)), ""
+        if part is None:
             what = (
-                "no such submission"
-                if id not in {e.id for e in entries}
-                else "no such exercise in it; give `of`"
+                "there is no such exercise in it; give `of`" if id in ids else "there is no such submission"
             )
-            raise CourseError(f"{manual.FILE}: {id}, {exercise}: there is {what}.")
+        elif 0 < part.of < mark.points:  # a bonus is an exercise of its own, of 0 points
+            what = f"{mark.points:g} points of {part.of:g}; for a bonus give an exercise of its own, with 0 as `of`"
+        if what:
+            raise CourseError(f"{manual.FILE}: {id}, {exercise}: {what}.")

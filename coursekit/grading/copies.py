@@ -7,8 +7,9 @@ from pathlib import Path
 
 from coursekit.authoring.release import release
 from coursekit.errors import CourseError
-from coursekit.files import replace_text
-from coursekit.grading import audit, pages, pseudonyms
+from coursekit.files import Folder, folder_at
+from coursekit.grading import pages, pseudonyms
+from coursekit.grading.folder import note
 from coursekit.notebook.parameters import defaults
 
 YOURS = "the numbers in your exercises follow from this: leave it as it is"
@@ -17,7 +18,8 @@ YOURS = "the numbers in your exercises follow from this: leave it as it is"
 def write(out: Path, notebook: Path, ids: Iterable[str]) -> list[Path]:
     r"""Write copies/<student>/<notebook> in the batch's folder `out`, one for each of `ids`; returns them.
 
-    Raises CourseError where the notebook has no parameter `variant`, or cannot be released.
+    Raises CourseError where the notebook has no parameter `variant`, or cannot be released, and where somebody has
+    worked in a copy.
     """
     import nbformat
 
@@ -27,7 +29,7 @@ def write(out: Path, notebook: Path, ids: Iterable[str]) -> list[Path]:
         raise CourseError(
             f"{notebook.name} has no parameter variant: all students have the same numbers in it."
         )
-    secret, written = pseudonyms.secret_of(out), []
+    secret, texts, folder = pseudonyms.secret_of(out), dict[str, str](), Folder(blank.parent)
     for id in ids:
         content = nbformat.read(blank, as_version=4)
         source = f"variant = {pseudonyms.variant(secret, id)}  # {YOURS}"
@@ -35,8 +37,10 @@ def write(out: Path, notebook: Path, ids: Iterable[str]) -> list[Path]:
         cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["injected-parameters"]})
         at = next(i for i, c in enumerate(content.cells) if "parameters" in c.metadata.get("tags", ()))
         content.cells.insert(at + 1, cell)
-        written.append(out / "copies" / pages.file_name(id) / notebook.name)
-        written[-1].parent.mkdir(exist_ok=True)
-        replace_text(written[-1], nbformat.writes(content) + "\n")
-    audit.note(out, "wrote copies", notebook=notebook.stem, copies=len(written))
-    return written
+        texts[f"{pages.file_name(id)}/{notebook.name}"] = nbformat.writes(content) + "\n"
+    folder.refuse_to_harm(texts, [notebook])  # all of them before the first
+    for name, text in texts.items():
+        folder_at((folder.path / name).parent)
+        folder.put_text(name, text)
+    note(out, "wrote copies", notebook=notebook.stem, copies=len(texts))
+    return [folder.path / name for name in texts]

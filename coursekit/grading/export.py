@@ -7,28 +7,28 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from coursekit.errors import CourseError, unknown
 from coursekit.files import folder_at, replace_text
-from coursekit.grading import audit, collect, pages, policy, tables
-from coursekit.grading.entry import Entry
+from coursekit.grading import collect, pages, policy, tables
+from coursekit.grading.collect import Entry
+from coursekit.grading.folder import note
 
 
 @dataclass(frozen=True)
 class Options:
-    r"""What an export may need. fill: the file that Moodle exported, and the names of its columns where it speaks
-    another language than English; scale: bring points to the maximum of Moodle. column: the head of Canvas's column,
-    such as "LoRA (4711)".
-    """
+    r"""What an export may need; the options of `grade export`."""
 
-    fill: Path | None = None
-    id_column: str | None = None
-    grade_column: str | None = None
-    maximum_column: str | None = None
-    comment_column: str | None = None
-    scale: bool = False
-    column: str | None = None
+    fill: Annotated[Path | None, typer.Option(help="Moodle: the worksheet that it exported.")] = None
+    id_column: Annotated[str | None, typer.Option(help="Moodle: the column that says who it is.")] = None
+    grade_column: Annotated[str | None, typer.Option(help="Moodle: default `Grade`.")] = None
+    maximum_column: Annotated[str | None, typer.Option(help="Moodle: default `Maximum grade`.")] = None
+    comment_column: Annotated[str | None, typer.Option(help="Moodle: default `Feedback comments`.")] = None
+    scale: Annotated[bool, typer.Option("--scale", help="Moodle: bring points to its maximum.")] = False
+    column: Annotated[str | None, typer.Option(help='Canvas: head of the column, "LoRA (4711)".')] = None
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ def export(out: Path, to: str, options: Options | None = None) -> Path:
     """
     if to not in FORMATS:
         raise unknown("format", to, FORMATS)
-    rules = policy.read(out)
     entries = sorted(collect.read(out), key=lambda e: (e.notebook, e.id))
+    rules = policy.read(out, entries)
     marks = [Mark(e, rules.late(e.id, e.notebook, e.submitted) if rules else policy.Late()) for e in entries]
     place = folder_at(out / "export")
     written = FORMATS[to](marks, place, options or Options())
-    audit.note(out, "exported", to=to, submissions=len(marks), file=written.name)
+    note(out, "exported", to=to, submissions=len(marks), file=written.name)
     return written
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from coursekit.files import folder_at, replace_text
-from coursekit.grading import audit, collect, pages, policy
+from coursekit.grading import collect, pages, policy
+from coursekit.grading.folder import note
 
 
 def write(out: Path, anonymous: bool = False) -> list[Path]:
@@ -16,8 +17,8 @@ def write(out: Path, anonymous: bool = False) -> list[Path]:
     from coursekit import checks
 
     hints = {id: exercise.hints for id, exercise in checks.every_kind().items()}
-    rules = policy.read(out)
     entries = collect.read(out)
+    rules = policy.read(out, entries)
     lateness = [rules.late(e.id, e.notebook, e.submitted) if rules else None for e in entries]
     shown = collect.without_names(out, entries) if anonymous else entries
     names = pages.file_names(shown)
@@ -26,5 +27,5 @@ def write(out: Path, anonymous: bool = False) -> list[Path]:
     for entry, late in zip(shown, lateness, strict=True):
         written.append(folder / names[entry.id, entry.notebook])
         replace_text(written[-1], pages.feedback(entry, late, hints))
-    audit.note(out, "wrote feedback", pages=len(written))
+    note(out, "wrote feedback", pages=len(written))
     return written

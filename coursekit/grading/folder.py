@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import getpass
 import json
 import os
 import secrets
@@ -14,7 +15,6 @@ from typing import Any
 
 from coursekit.errors import CourseError
 from coursekit.files import replace_text
-from coursekit.grading import audit
 
 
 class Batch:
@@ -74,7 +74,7 @@ class Batch:
 
     def audit(self, what: str, **more: Any) -> None:
         r"""A line of audit.jsonl: who did what to the marks."""
-        audit.note(self.out, what, **more)
+        note(self.out, what, **more)
 
     @contextlib.contextmanager
     def lock(self, shared: bool = False) -> Iterator[None]:
@@ -89,10 +89,23 @@ class Batch:
             yield
 
 
-def _append(path: Path, line: dict[str, Any]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+def note(out: Path, did: str, **more: Any) -> None:
+    r"""A line of audit.jsonl, to which lines are added and never changed: who did what to the marks, and when."""
+    _append(out / "audit.jsonl", {"time": _now(), "by": _who(), "did": did, **more}, 0o600)
+
+
+def _append(path: Path, line: dict[str, Any], mode: int = 0o644) -> None:
+    r"""One write to a file opened for appending: two graders' lines never run into each other."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(json.dumps(line).encode() + b"\n")
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no name for this number, as in a container
+        return str(os.getuid())
 
 
 def _now() -> str:

@@ -10,15 +10,27 @@ from coursekit.errors import CourseError
 
 #: How many secret cases each exercise is asked.
 CASES = 8
+#: By exercise, the class or function that it asks for, and the function of coursekit.notebook.built that looks at it.
+#: The grader calls that itself: what a function of the student's says it found would only be believed.
+LOOKS = {
+    "adapters-module": ("Adapter", "adapter_module"),
+    "adapters-insert": ("insert", "inserted"),
+    "lora-linear": ("LoRALinear", "lora_layer"),
+    "ia3-layer": ("ScaledLinear", "ia3_layer"),
+    "hybrid-kronecker": ("KroneckerLayer", "without_matrix"),
+    "memory-checkpoint": ("Recompute", "recomputed"),
+}
 
 
 def hyphened(id: str) -> str:
-    r"""An id as nbgrader takes it: `lora.forward` and `lora_forward` are `lora-forward`."""
+    r"""An id as nbgrader takes it: `lora.merge` and `lora_merge` are `lora-merge`."""
     return id.replace(".", "-").replace("_", "-")
 
 
 def function_name(id: str) -> str:
-    r"""The function that a student writes for exercise `id`."""
+    r"""What a student writes for exercise `id`: a function, or the class that a check looks at."""
+    if id in LOOKS:
+        return LOOKS[id][0]
     return id.replace("-", "_").replace(".", "_")
 
 
@@ -34,6 +46,19 @@ def of_notebook(notebook: Path) -> list[str]:
     if not ids:
         raise CourseError(f"{notebook.name} has no exercise to grade")
     return ids
+
+
+def handed_out(notebook: Path) -> list[str]:
+    r"""The hashes of the code cells in the course's own notebook."""
+    import nbformat
+
+    cells = nbformat.read(notebook, as_version=4).cells
+    return [short_hash(c.source) for c in cells if c.cell_type == "code"]
+
+
+def short_hash(source: str) -> str:
+    r"""What tells one cell's source from another's."""
+    return hashlib.sha256(source.strip().encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def ids_in(content: bytes) -> set[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.errors import CourseError
-from coursekit.grading.inside.zygote import data_in_use
+from coursekit.grading.inside.prefork_server import data_in_use
 
 SECONDS = 30
 
@@ -31,7 +31,7 @@ class Unusable(RuntimeError):
 
 
 class Judge:
-    r"""The grader's end: `Judge(secret, ids).ask("gate", ...)`. May be shared by threads."""
+    r"""The grader's end: `Judge(...).ask("mark", ...)`, one of work.REQUESTS. May be shared by threads."""
 
     def __init__(self, secret: bytes, ids: list[str], cases: int) -> None:
         self._lock = threading.Lock()
@@ -97,7 +97,7 @@ def main() -> None:
     try:
         import torch
 
-        from coursekit.grading.work import Work
+        from coursekit.grading.work import REQUESTS, Work
 
         torch.set_num_threads(1)
         import IPython.core.inputtransformer2  # noqa: F401  (once, not in every fork)
@@ -119,7 +119,7 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             os.close(said)
-            _answer(work, json.loads(line), say)
+            _answer(work, REQUESTS, json.loads(line), say)
         os.close(say)
         with os.fdopen(said, "rb") as file:
             content = file.read()
@@ -129,13 +129,13 @@ def main() -> None:
             print(content.decode() if content else json.dumps(ended), file=channel)
 
 
-def _answer(work: Any, request: dict[str, Any], say: int) -> None:
+def _answer(work: Any, requests: dict[str, Any], request: dict[str, Any], say: int) -> None:
     gc.disable()
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_DATA, (data_in_use() + 2**31,) * 2)
-        answer = {"answer": getattr(work, "do_" + request.pop("what"))(**request)}
+        answer = {"answer": requests[request.pop("what")](work, **request)}
     except (MemoryError, RecursionError) as error:
         answer = {"error": f"{type(error).__name__}: {error}", "crashed": True}
     except BaseException as error:

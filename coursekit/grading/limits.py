@@ -27,8 +27,13 @@ class Limits:
     inodes: int = 10_000
     gpu: bool = False
 
+    @property
+    def again(self) -> float:
+        r"""Seconds for the quick run of the whole notebook, where an exercise is not right."""
+        return 2 * self.run
+
     def inside(self, exercises: int) -> dict[str, Any]:
-        r"""As the supervisor and the zygote take them, for a run with so many exercises."""
+        r"""As the supervisor and the prefork server take them, for a run with so many exercises."""
         return {
             "run": self.run,
             "exercise": self.exercise,

@@ -2,7 +2,7 @@ r"""Marks that people give: manual.csv beside the results, read and never writte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,23 +21,32 @@ class Manual:
     of: float | None = None
 
 
-def read(out: Path, names: Mapping[str, str]) -> dict[tuple[str, str], Manual]:
+def read(
+    out: Path, names: Mapping[str, str], groups: Mapping[str, Sequence[str]]
+) -> dict[tuple[str, str], Manual]:
     r"""By id of the student and exercise. Columns: id, exercise, points, comment; and of, for what only people mark.
 
-    names: pseudonym -> id, so that who marks without names need not know them. Raises CourseError for what is no mark.
+    names: pseudonym -> id, so that who marks without names need not know them. groups: name -> ids of all who get the
+    mark. Raises CourseError for what is no mark.
     """
     path = out / FILE
     if not path.is_file():
         return {}
     found: dict[tuple[str, str], Manual] = {}
+    ofs: dict[str, float] = {}
     for line, row in enumerate(tables.read(path, ("id", "exercise", "points"))[1], start=2):
         where = f"{FILE}, line {line}"
-        id, exercise = row["id"].strip(), row["exercise"].strip()
-        key = (names.get(id, id), exercise)
-        if not id or not exercise or key in found:
-            what = "is there twice" if key in found else "needs an id and an exercise"
-            raise CourseError(f"{where}: {id or 'it'} {exercise} {what}.".replace("  ", " "))
-        of = row.get("of", "").strip()
+        id, exercise, of = row["id"].strip(), row["exercise"].strip(), row.get("of", "").strip()
         points = tables.number(row["points"], where)
-        found[key] = Manual(points, row.get("comment", "").strip(), tables.number(of, where) if of else None)
+        out_of = tables.number(of, where, "of") if of else None
+        if out_of is not None and ofs.setdefault(exercise, out_of) != out_of:
+            raise CourseError(
+                f"{where}: {exercise} is of {out_of:g} points here, and of {ofs[exercise]:g} above."
+            )
+        for one in groups.get(id, [id]):
+            key = (names.get(one, one), exercise)
+            if not id or not exercise or key in found:
+                what = "is there twice" if key in found else "needs an id and an exercise"
+                raise CourseError(f"{where}: {one or 'it'} {exercise} {what}.".replace("  ", " "))
+            found[key] = Manual(points, row.get("comment", "").strip(), out_of)
     return found

@@ -8,10 +8,12 @@ that no answer depends on are left out.
 from __future__ import annotations
 
 import ast
+import builtins
 import itertools
 import re
 import symtable
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 #: Cell magics that only wrap a cell of Python.
@@ -22,6 +24,10 @@ MOST_MAGIC, MOST_MAGICS = 10_000, 100
 _SETTERS = re.compile(r"set_\w+|use_deterministic_algorithms")
 #: Functions that only look at what they are given.
 _LOOKERS = ("print", "display", "check", "hint", "show", "len")
+#: Packages that no submission brings, and names through which code reaches what its names do not say.
+_INSTALLED = {*sys.stdlib_module_names, "torch", "numpy", "coursekit"}
+_WINDOWS = {"globals", "locals", "vars", "eval", "exec", "open", "compile", "os", "sys", "gc", "inspect", "importlib",
+            "builtins", "__import__", "__main__", "get_ipython"}  # fmt: skip
 
 
 @dataclass
@@ -32,6 +38,8 @@ class Slice:
     #: For each wanted name: in how many places it is defined, and which cells it needs.
     copies: dict[str, int] = field(default_factory=dict)
     needed: dict[str, list[int]] = field(default_factory=dict)
+    #: Wanted names that mean the same in a run of the whole notebook, whatever that does.
+    certain: list[str] = field(default_factory=list)
     #: Wanted names of which there is nothing but what was handed out.
     blank: list[str] = field(default_factory=list)
     #: Cells that are no Python: position -> message.
@@ -56,12 +64,16 @@ class _Statement:
     repeats: str
     opaque: bool
     stub: bool
+    #: It binds names and does nothing else; it only looks.
+    plain: bool
+    looks: bool
 
 
-def needed(cells: Sequence[str], wanted: Sequence[str]) -> Slice:
+def needed(cells: Sequence[str], wanted: Sequence[str], handed_out: Collection[int] = ()) -> Slice:
     r"""The slice of `cells` (sources of code cells, "" for others) that defines the functions `wanted`.
 
-    What cannot be read off a statement (`from x import *`, `%run`, `exec`) is needed by everything.
+    handed_out: positions of cells that are the course's own, and patch nobody's functions. What cannot be read off a
+    statement (`from x import *`, `%run`, `exec`) is needed by everything.
     """
     found = Slice()
     sources: dict[int, list[str]] = {}
@@ -71,16 +83,17 @@ def needed(cells: Sequence[str], wanted: Sequence[str]) -> Slice:
             continue
         try:
             source, tree = python(cell)
-            lines = source.splitlines()
+            lines = re.split(r"\r\n|\r|\n", source)  # as Python does: U+2028 or a form feed ends no line
             shared = _on_shared_lines(tree.body)
             statements += [_statement(number, n, None if n in shared else lines, wanted) for n in tree.body]
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             found.broken[number] = _says(error)
             continue
         sources[number] = lines
-        found.functions += [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
+        found.functions += [n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    every = [*statements]
     seen: set[str] = set()
-    for s in [*statements]:  # the import at the head of an answer's cell must not tie all cells to that cell
+    for s in every:  # the import at the head of an answer's cell must not tie all cells to that cell
         if s.repeats and s.repeats in seen:
             statements.remove(s)
         seen.add(s.repeats)
@@ -99,6 +112,8 @@ def needed(cells: Sequence[str], wanted: Sequence[str]) -> Slice:
         mine = _closure(name, statements)
         found.needed[name] = sorted({s.cell for s in mine})
         chosen |= mine
+        if found.copies[name] == 1 and _certain(mine, every, handed_out):
+            found.certain.append(name)
     for number, lines in sources.items():
         kept = [s for s in statements if s.cell == number and s in chosen]
         if kept:
@@ -168,6 +183,25 @@ def _closure(name: str, statements: list[_Statement]) -> set[_Statement]:
     return chosen
 
 
+def _certain(mine: set[_Statement], every: list[_Statement], handed_out: Collection[int]) -> bool:
+    r"""Whether nothing in a notebook can make another function of these statements than they do alone."""
+    own = {n for s in mine for n in s.binds if not s.repeats}
+    names = {n for s in mine for n in s.binds | s.uses}
+    if not all(s.plain and not s.uses & _WINDOWS for s in mine) or not names <= set(vars(builtins)).union(
+        *(s.binds for s in mine)
+    ):
+        return False
+    texts = {s.repeats for s in mine}
+    for s in every:
+        if s in mine or (s.repeats and s.repeats in texts):
+            continue
+        if s.opaque or s.binds & names or s.changes & names:
+            return False
+        if s.cell not in handed_out and not s.looks and (s.uses & (own | _WINDOWS) or s.touches & names):
+            return False
+    return True
+
+
 def _reaches(earlier: _Statement, user: _Statement, order: dict[_Statement, int]) -> bool:
     r"""Whether `user` may see what `earlier` did: it stands above, or beside a function called later."""
     return order[earlier] < order[user] or (earlier.cell == user.cell and not user.is_data)
@@ -208,6 +242,25 @@ def _statement(cell: int, node: ast.stmt, lines: list[str] | None, wanted: Seque
         text if imports else "",
         _is_opaque(node, text),
         isinstance(node, ast.FunctionDef) and node.name in wanted and is_blank(node),
+        _is_plain(node),
+        isinstance(node, ast.Expr) and _calls(node) <= {*_LOOKERS, *wanted},
+    )
+
+
+def _calls(node: ast.stmt) -> set[str]:
+    r"""What it calls; "" for what is no name."""
+    calls = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
+    return {f.id if isinstance(f, ast.Name) else "" for f in calls}
+
+
+def _is_plain(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+        return all(module.partition(".")[0] in _INSTALLED for module in modules)
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return not node.decorator_list
+    return isinstance(node, ast.Assign) and not any(
+        isinstance(n, ast.Call | ast.Attribute) for n in ast.walk(node)
     )
 
 

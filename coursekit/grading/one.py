@@ -7,10 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coursekit.grading.bwrap_runner import BwrapRunner
+from coursekit.grading.ids import function_name
 from coursekit.grading.judge import Crashed, Judge
 from coursekit.grading.limits import Limits
-from coursekit.grading.slots import Slot
 from coursekit.grading.statuses import SAYS, gravest
+
+SCHEMA = 1
+#: Runs of a whole notebook for one submission's sake: a cell that ends the box is left out of the next.
+MOST_WHOLE = 3
+#: Statuses that another exercise of the same box may have brought about.
+SHARED = ("error", "output_limit", "disk_limit", "process_limit", "memory_limit")
 
 
 @dataclass(frozen=True)
@@ -32,11 +39,38 @@ class Assignment:
     budgets: dict[str, float] = field(default_factory=dict)
     #: Whether every student has numbers of his own.
     variants: bool = False
+    #: papermill's, for the quick run of the whole notebook where an exercise is not right.
+    smoke: dict[str, Any] = field(default_factory=dict)
+    #: Hashes of the cells of the course's own notebook.
+    handed_out: list[str] = field(default_factory=list)
 
     def groups(self) -> list[list[str]]:
-        r"""The exercises by the box that they share: a training has one for itself."""
-        asked = [id for id in self.ids if id not in self.budgets]
-        return [*([asked] if asked else []), *([id] for id in self.ids if id in self.budgets)]
+        r"""The exercises by the box that they share: those that are asked, those that train."""
+        both = [[id for id in self.ids if (id in self.budgets) == trains] for trains in (False, True)]
+        return [ids for ids in both if ids]
+
+    def result(self, line: dict[str, Any], found: dict[str, Any] | None) -> dict[str, Any]:
+        r"""What is stored of a line of the manifest. found: as `Run.grade` gives it; None where the grader failed
+        twice: no mark, and nobody's fault but the grader's. Two runs give the same bytes but for `times`.
+        """
+        failed = {"status": "infrastructure", "message": SAYS["infrastructure"]}
+        if found is None:  # what there was to earn is 0 where the checks, which say it, could not be loaded
+            exercises = [
+                {"id": id, "points": 0, "of": self.points.get(id, 0), **failed, "cases": self.cases, "right": 0,
+                 "copies": 0, "ran": "training" if id in self.budgets else "questions", "measured": None}
+                for id in self.ids
+            ]  # fmt: skip
+            found = {**failed, "where": None, "exercises": exercises, "files": {}, "times": {}}
+        return {
+            "schema": SCHEMA,
+            "submission": line["submission"],
+            "notebook": line["notebook"],
+            "key": line["key"],
+            "ran": "whole" if self.whole else "exercises",
+            "box": self.box,
+            "unsafe": self.box == "none",
+            **found,
+        }
 
 
 class Infrastructure(Exception):
@@ -47,7 +81,7 @@ class Run:
     r"""The state of one submission on its way. `grade()` gives its result without the batch's fields."""
 
     def __init__(
-        self, path: Path, assignment: Assignment, slot: Slot, judge: Judge, variant: int | None = None
+        self, path: Path, assignment: Assignment, slot: BwrapRunner, judge: Judge, variant: int | None = None
     ) -> None:
         self.path, self.assignment, self.slot, self.judge = path, assignment, slot, judge
         self.variant = variant
@@ -67,7 +101,45 @@ class Run:
                 complete = self._complete()
                 self._gate([], ids)
             self._group(ids)
+            for id in ids if len(ids) > 1 else ():
+                if self.found[id]["status"] in SHARED:
+                    self._alone(id)
+            self._again([id for id in ids if self.found[id]["status"] != "ok"])
         return self._result(complete=complete)
+
+    def _alone(self, id: str) -> None:
+        r"""Ask an exercise in a box of its own: what others left in the one that they share is not its fault."""
+        before = self.found.pop(id)
+        self._gate([], [id])
+        self._group([id])
+        if self.found[id]["points"] <= before["points"]:
+            self.found[id] = before
+
+    def _again(self, ids: list[str]) -> None:
+        r"""Run the notebook whole, quickly, for exercises that are not right after the slice; the better answer counts.
+
+        What the exercises need is found by names, and a notebook may bind them in ways that cannot be read off it.
+        """
+        hopeful = [id for id in ids if self.looked[id]["hopeful"]]
+        before, kept = self.found, {id: e for id, e in self.found.items() if id not in hopeful}
+        found: dict[str, dict[str, Any]] = {}
+        skip: list[int] = []
+        for _ in range(MOST_WHOLE):
+            if not (pending := [id for id in hopeful if id not in found]):
+                break
+            self.found = dict(kept)
+            refused = self._gate(skip, hopeful, self.assignment.smoke, self.assignment.limits.again)
+            if refused is not None:
+                break
+            cell = self._once(pending, again=True)
+            if cell is not None:
+                skip.append(cell)
+            else:
+                found |= {id: self.found[id] for id in pending if id in self.found}
+        self.found = before
+        for id, one in found.items():
+            if one["points"] > before[id]["points"]:
+                self.found[id] = {**one, "ran": "notebook"}
 
     def _group(self, ids: list[str]) -> None:
         r"""Settle the exercises that share a box, and are staged for it."""
@@ -91,43 +163,51 @@ class Run:
                 self._settle(id, "kernel_died", "the exercises before it kept killing the kernel")
 
     def _complete(self) -> tuple[str, str, int | None] | None:
-        r"""Run the complete notebook; None where it came to its end, else status, message and cell."""
-        self.slot.clear()
+        r"""Run the complete notebook; None where every cell did, else status, message and cell of the first trouble."""
         limits, slot = self.assignment.limits, self.slot
-        self._ask(
-            "stage_whole", path=str(self.path), stage=str(slot.stage), notebook=self.assignment.notebook,
-            parameters=self.assignment.parameters | ({} if self.variant is None else {"variant": self.variant}),
-            most=limits.output,
-        )  # fmt: skip
-        slot.questions.write_text("")
+        self._gate([], list(self.assignment.ids), self.assignment.parameters)
+        slot.questions.write_text("{}")
         verdict = slot.run(0, run=limits.whole)
         if verdict["end"] == "infrastructure":
             raise Infrastructure(verdict.get("message", "") + verdict.get("trace", ""))
         self.times["whole"] = verdict["run"]
-        most = limits.file + 2**20
-        marked = self._read(
-            "mark", before=str(slot.before), report=str(slot.report), most=most, ids=[], variant=None
-        )
-        run = marked["run"] if marked else {"whole": False, "cell": None, "failed": []}
-        if verdict["end"] != "exit" or not run["whole"]:
+        marked = self._mark([])
+        run = marked["run"] if marked else {"cell": None, "failed": []}
+        if verdict["phase"] == "run":
             return *_ending(verdict), run["cell"]
-        if run["failed"]:
-            failed = run["failed"][0]
-            return failed["status"], failed["message"], failed["cell"] or run["cell"]
-        return None
+        return next(((f["status"], f["message"], f["cell"]) for f in run["failed"]), None)
 
-    def _gate(self, skip: list[int], ids: list[str]) -> str | None:
-        r"""Stage the submission; the reason, where it is refused."""
+    def _mark(self, ids: list[str]) -> Any:
+        return self._read(
+            "mark",
+            before=str(self.slot.before),
+            report=str(self.slot.report),
+            most=self.assignment.limits.file + 2**20,
+            ids=ids,
+            variant=self.variant,
+        )
+
+    def _variant(self) -> dict[str, int]:
+        return {} if self.variant is None else {"variant": self.variant}
+
+    def _gate(
+        self, skip: list[int], ids: list[str], whole: dict[str, Any] | None = None, seconds: float = 0.0
+    ) -> str | None:
+        r"""Stage the submission, its slice or with the parameters `whole` the whole; why, where it is refused."""
         begun = time.monotonic()
         self.slot.clear()
         looked = self._read(
-            "gate",
+            "stage",
             path=str(self.path),
             stage=str(self.slot.stage),
             notebook=self.assignment.notebook,
             skip=skip,
             ids=ids,
+            parameters=(whole or {}) | self._variant(),
             variant=self.variant,
+            handed_out=self.assignment.handed_out,
+            whole=whole is not None,
+            seconds=seconds,
         )
         self.times["gate"] += time.monotonic() - begun
         if looked is None:
@@ -135,31 +215,23 @@ class Run:
         if "refused" in looked:
             return looked["refused"]
         self.files = looked["files"]
-        if not skip:
+        if not skip and whole is None:
             self.looked |= looked["exercises"]
         return None
 
-    def _once(self, pending: list[str]) -> int | None:
+    def _once(self, pending: list[str], again: bool = False) -> int | None:
         r"""One box for the exercises that are left; returns the cell that ended it, if a cell did."""
         self._ask("questions", path=str(self.slot.questions), ids=pending)
-        budget = self.assignment.budgets.get(pending[0])
-        verdict = self.slot.run(
-            len(pending), **({} if budget is None else {"exercise": budget, "probe": budget + 5})
-        )
+        budgets = [self.assignment.budgets[id] for id in pending if id in self.assignment.budgets]
+        limits = {"exercise": max(budgets), "probe": sum(budgets) + 5} if budgets else {}
+        limits |= {"run": self.assignment.limits.again} if again else {}
+        verdict = self.slot.run(len(pending), **limits)
         if verdict["end"] == "infrastructure":
             raise Infrastructure(verdict.get("message", "") + verdict.get("trace", ""))
         for part in ("box", "run", "probe"):
             self.times[part] += verdict.get(part, 0.0)
         begun = time.monotonic()
-        most = self.assignment.limits.file + 2**20
-        marked = self._read(
-            "mark",
-            before=str(self.slot.before),
-            report=str(self.slot.report),
-            most=most,
-            ids=pending,
-            variant=self.variant,
-        )
+        marked = self._mark(pending)
         if marked is None:
             for id in pending:
                 self._settle(id, "invalid_output", SAYS["invalid_output"])
@@ -219,9 +291,8 @@ class Run:
         training = id in self.assignment.budgets
         cases, of = cases or (1 if training else self.assignment.cases), self.assignment.points[id]
         share = right / cases if share is None else share
-        name = id.replace("-", "_")
         if status == "missing_name" and not message:
-            message = f"there is no function called {name}"
+            message = f"there is nothing called {function_name(id)}"
         self.found[id] = {
             "id": id, "points": round(of * share, 2), "of": of, "status": status,
             "message": message or SAYS[status], "cases": cases, "right": right,
@@ -242,7 +313,9 @@ class Run:
     ) -> dict[str, Any]:
         exercises = [self.found[id] for id in self.assignment.ids]
         status = status or gravest(e["status"] for e in exercises)
-        speaking = next((e for e in exercises if e["status"] == status), exercises[0])
+        speaking = next(
+            (e for s in (status, "not_attempted") for e in exercises if e["status"] == s), exercises[0]
+        )
         where = speaking.pop("where")
         for exercise in exercises:
             exercise.pop("where", None)

@@ -41,7 +41,7 @@ def copy_package(folder: Path) -> Path:
 
 
 def imports(sources: list[str]) -> list[str]:
-    r"""The import statements in cells of the course's own notebook, for the zygote to run before anybody waits."""
+    r"""The import statements in cells of the course's own notebook, to be run before anybody waits."""
     found = []
     for source in sources:
         try:

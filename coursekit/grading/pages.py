@@ -7,10 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from coursekit.grading.entry import Entry
+from typing import Any
 
 #: What a status is called on a page, and which of four colours it has.
 STATUS = {
@@ -37,18 +34,31 @@ STATUS = {
 }
 
 
-def index(entries: list[Entry], summary: dict[str, Any]) -> str:
+def index(entries: list[Any], summary: dict[str, Any]) -> str:
     r"""The gradebook as a page: sortable, with a filter, a histogram and the exercises by difficulty."""
     entries = sorted(entries, key=lambda e: (e.notebook, e.id))
     return _page("index.html", entries=entries, summary=summary, files=file_names(entries))
 
 
-def feedback(entry: Entry, late: Any, hints: dict[str, tuple[str, ...]]) -> str:
+def feedback(entry: Any, late: Any, hints: dict[str, tuple[str, ...]]) -> str:
     r"""One student's page: marks, what was said, hints; no input and no answer. late: as policy.Late, or None."""
     return _page("feedback.html", entry=entry, late=late, hints=hints)
 
 
-def file_names(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:
+def similarity(pairs: list[Any], said: list[str], people: list[Any], least: float) -> str:
+    r"""Answers that are alike, two beside each other, at most 200; said: what was not compared."""
+    return _page(
+        "similarity.html", pairs=pairs[:200], more=len(pairs) - 200, said=said, people=people, least=least
+    )
+
+
+def marking(exercise: str, of: float, cards: list[Any], comments: list[str], data: str) -> str:
+    r"""A card for each answer, with fields for points and comment. data: JSON for the page's script."""
+    values = {"exercise": exercise, "of": of, "cards": cards, "comments": comments, "data": data}
+    return _page("marking.html", "marking.js", **values)
+
+
+def file_names(entries: Iterable[Any]) -> dict[tuple[str, str], str]:
     r"""(id, notebook) -> name of the feedback page; the notebook is part of it only where there are several."""
     entries = list(entries)
     several = len({e.notebook for e in entries}) > 1
@@ -83,9 +93,14 @@ def printable(text: Any) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
-def _page(template: str, **values: Any) -> str:
+def listing(text: str) -> str:
+    r"""A stranger's program as it may stand on a page: `printable`, line by line."""
+    return "\n".join(printable(line.replace("\t", "    ")) for line in text.split("\n"))
+
+
+def _page(template: str, code: str = "index.js", **values: Any) -> str:
     environment = _environment()
-    script, _, _ = environment.loader.get_source(environment, "index.js")
+    script, _, _ = environment.loader.get_source(environment, code)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template(template).render(script=script, script_hash=digest, **values)
 
@@ -101,7 +116,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"points": shown, "printable": printable, "status": _status}
+    environment.filters |= {"points": shown, "printable": printable, "listing": listing, "status": _status}
     return environment
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import platform
 from collections import Counter
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 from coursekit.errors import CourseError
 from coursekit.files import replace_text
 from coursekit.grading import ids as ids_of
-from coursekit.grading.archive import MOST_TOGETHER
 from coursekit.grading.folder import Batch
+from coursekit.grading.gate import MOST_TOGETHER
 from coursekit.grading.limits import Limits
 from coursekit.grading.one import Assignment
 from coursekit.grading.package import imports
@@ -35,26 +36,32 @@ def plan(
     profile: str | None = None,
     limits: Limits | None = None,
     variants: bool = False,
-) -> list[dict[str, Any]]:
-    r"""Write manifest.jsonl and assignment.json; returns the manifest.
+    groups: Path | None = None,
+    best: bool = False,
+    without: Collection[str] = (),
+) -> tuple[list[dict[str, Any]], list[str]]:
+    r"""Write manifest.jsonl and assignment.json; returns the manifest, and what whoever grades should read.
 
     notebook: the course's own notebook of the assignment; by default the one whose exercises most submissions hold.
-    variants: every student has numbers of his own, as `grade variants` handed them out.
+    variants: every student has numbers of his own, as `grade variants` handed them out. best: of several by one student
+    the best counts, also of those that are gone but were graded. without: names in the folder that are not looked at.
     """
-    found = find(submissions, roster)
+    listed = find(submissions, roster, groups, best, without)
+    found = listed.submissions
     notebook = notebook or guess(found)
     parameters = _parameters(notebook, profile) if whole else {}
     ids = tuple(ids_of.of_notebook(notebook))
     assignment = Assignment(
-        notebook.stem, ids, limits or Limits(), box, ids_of.CASES, whole, parameters, variants=variants
-    )
+        notebook.stem, ids, limits or Limits(), box, ids_of.CASES, whole, parameters, variants=variants,
+        smoke=_smoke(notebook), handed_out=ids_of.handed_out(notebook),
+    )  # fmt: skip
     common = {**dataclasses.asdict(assignment), "preload": preload(notebook)}
     environment = fingerprint(common)
     lines = []
     for index, one in enumerate(found):
         key = None
         if one.path is not None:
-            parts = (one.id, digest(one.path), environment)
+            parts = (one.group or one.id, digest(one.path), environment)
             key = hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
         lines.append(
             {
@@ -65,11 +72,31 @@ def plan(
                 "path": None if one.path is None else str(one.path.absolute()),
                 "submitted": one.submitted,
                 "person": one.person,
-            }  # fmt: skip
+                "unmatched": one.unmatched,
+                "group": one.group,
+            }
         )
+    if best:
+        lines += _earlier(batch, lines)
     replace_text(batch.assignment, json.dumps(common, indent=1) + "\n")
     replace_text(batch.manifest, "".join(json.dumps(line) + "\n" for line in lines))
-    return lines
+    return lines, listed.said
+
+
+def _earlier(batch: Batch, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    r"""What the manifest had of submissions that have another content now, or are gone, and have a result."""
+    there = {(line["submission"], line["key"]) for line in lines}
+    ids = {line["submission"] for line in lines}
+    old = [line for line in batch.lines() if line["key"]] if batch.manifest.is_file() else []
+    kept = [
+        line
+        for line in old
+        if line["submission"] in ids
+        and (line["submission"], line["key"]) not in there
+        and line["notebook"] == lines[0]["notebook"]
+        and batch.result(line["key"])
+    ]
+    return [{**line, "index": n, "earlier": True} for n, line in enumerate(kept, start=len(lines))]
 
 
 def _parameters(notebook: Path, profile: str | None) -> dict[str, Any]:
@@ -81,6 +108,14 @@ def _parameters(notebook: Path, profile: str | None) -> dict[str, Any]:
     values = {name: value for name, value in values.items() if name in known}
     check(known, values, str(file))
     return values
+
+
+def _smoke(notebook: Path) -> dict[str, Any]:
+    r"""As _parameters, of the course's quickest profile; nothing where the course has none."""
+    for folder in (notebook.parent, *(root / "notebooks" for root in course_roots())):
+        if (profile := folder / "profiles" / "smoke.yaml").is_file():
+            return _parameters(notebook, str(profile))
+    return {}
 
 
 def guess(found: list[Submission]) -> Path:
@@ -109,15 +144,20 @@ def guess(found: list[Submission]) -> Path:
 
 def course_notebooks() -> list[Path]:
     r"""The course's own notebooks, of the checkout that the package lies in or of the current folder."""
-    for root in (Path(__file__).resolve().parents[2], Path.cwd()):
+    for root in course_roots():
         paths = sorted((root / "notebooks").glob("*.ipynb"))
         if paths:
             return paths
     raise CourseError("the course's own notebooks are not here: give the assignment's with --notebook")
 
 
+def course_roots() -> tuple[Path, Path]:
+    r"""Where the course may lie: the checkout of the package, the current folder."""
+    return Path(__file__).resolve().parents[2], Path.cwd()
+
+
 def read_assignment(batch: Batch) -> tuple[Assignment, list[str]]:
-    r"""What all submissions have in common, and the imports for the zygote."""
+    r"""What all submissions have in common, and the imports for the prefork server."""
     if not batch.assignment.is_file():
         raise CourseError(f"{batch.out} has no plan: run `coursekit grade plan` first")
     common = json.loads(batch.assignment.read_text())
@@ -127,7 +167,7 @@ def read_assignment(batch: Batch) -> tuple[Assignment, list[str]]:
 
 
 def preload(notebook: Path) -> list[str]:
-    r"""What the zygote imports: torch, NumPy, and whatever the exercises' own cells of the course's notebook use."""
+    r"""Imported once for all: torch, NumPy, and whatever the exercises' own cells of the course's notebook use."""
     import nbformat
 
     cells = nbformat.read(notebook, as_version=4).cells

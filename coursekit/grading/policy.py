@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 from coursekit.errors import CourseError, unknown
 from coursekit.grading import tables
+from coursekit.grading.collect import Entry
 
 FILE, EXTENSIONS, TIMES = "policy.toml", "extensions.csv", "submitted.csv"
 _DAY = timedelta(days=1)
@@ -53,7 +55,7 @@ class Policy:
     def late(self, id: str, notebook: str, submitted: str | None) -> Late:
         r"""submitted: the time of the submitted file; submitted.csv (id, notebook, time) knows better."""
         due = self._due(id, notebook)
-        handed_in = self.times.get((id, notebook)) or self.times.get((id, ""))
+        handed_in = self.times.get((id, notebook), self.times.get((id, "")))
         if handed_in is None and submitted:
             handed_in = _time(submitted, f"the time of {id}'s submission")
         if due is None or handed_in is None or handed_in <= due + self.grace:
@@ -66,60 +68,79 @@ class Policy:
 
     def _due(self, id: str, notebook: str) -> datetime | None:
         due = self.due.get(notebook)
-        more = self.extended.get((id, notebook)) or self.extended.get((id, ""))
+        more = self.extended.get((id, notebook), self.extended.get((id, "")))
         if isinstance(more, timedelta):
             return due + more if due else None
         return more or due
 
 
-def read(out: Path) -> Policy | None:
-    r"""The policy in the folder of a batch; None where there is none. CourseError for what is not understood."""
+def read(out: Path, entries: Iterable[Entry]) -> Policy | None:
+    r"""The policy in the folder of a batch; None where there is none. CourseError for what is not understood, and for
+    ids and notebooks that are not among `entries`: a typo there would count for nobody, and nobody would see it.
+    """
     path = out / FILE
+    entries = list(entries)
     if not path.is_file():
+        for name in (EXTENSIONS, TIMES):
+            if (out / name).is_file():
+                raise CourseError(f"{name} counts for nothing without {FILE}: write one, with a table [due].")
         return None
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CourseError(f"{FILE} is not valid TOML: {error}") from None
     _known(content, ("late", "due"), "table")
-    late = content.get("late", {})
+    late, due = (_table(content, name) for name in ("late", "due"))
     _known(late, ("grace_minutes", "per_day", "most", "closes_after_days"), "setting of [late]")
     closes = late.get("closes_after_days")
-    return Policy(
+    here = {e.notebook for e in entries}
+    known = {e.id for e in entries}, here | set(due)
+    found = Policy(
         timedelta(minutes=_setting("grace_minutes", late.get("grace_minutes", 0))),
         _setting("per_day", late.get("per_day", 0), most=1),
         _setting("most", late.get("most", 1), most=1),
         None if closes is None else timedelta(days=_setting("closes_after_days", closes)),
-        {
-            notebook: _aware(when, f"{FILE}, [due], {notebook}")
-            for notebook, when in content.get("due", {}).items()
-        },
-        _extensions(out / EXTENSIONS),
-        _times(out / TIMES),
+        {notebook: _aware(when, f"{FILE}, [due], {notebook}") for notebook, when in due.items()},
+        _by_student(out / EXTENSIONS, ("id",), known, _extension),
+        _by_student(out / TIMES, ("id", "time"), known, lambda row, where: _time(row["time"], where)),
     )
-
-
-def _extensions(path: Path) -> dict[tuple[str, str], datetime | timedelta]:
-    found: dict[tuple[str, str], datetime | timedelta] = {}
-    if path.is_file():
-        for line, row in enumerate(tables.read(path, ("id",))[1], start=2):
-            days, due = (row.get(column, "").strip() for column in ("days", "due"))
-            where = f"{EXTENSIONS}, line {line}"
-            if bool(days) == bool(due):
-                raise CourseError(f"{where}: give days, such as 3, or due, such as 2026-05-04T12:00+02:00.")
-            key = (row["id"].strip(), row.get("notebook", "").strip())
-            found[key] = timedelta(days=tables.number(days, where)) if days else _time(due, where)
+    if content and (missing := sorted(here - set(due))):  # nothing would be late
+        raise CourseError(f"{FILE}: [due] has no {', '.join(missing)}, only {', '.join(due) or 'nothing'}.")
     return found
 
 
-def _times(path: Path) -> dict[tuple[str, str], datetime]:
-    if not path.is_file():
-        return {}
-    rows = enumerate(tables.read(path, ("id", "time"))[1], start=2)
-    return {
-        (row["id"].strip(), row.get("notebook", "").strip()): _time(row["time"], f"{TIMES}, line {line}")
-        for line, row in rows
-    }
+def _table(content: dict[str, Any], name: str) -> dict[str, Any]:
+    found = content.get(name, {})
+    if not isinstance(found, dict):
+        raise CourseError(f"{FILE}: {name} must be a table, [{name}]; got {found!r}.")
+    return found
+
+
+def _by_student(
+    path: Path,
+    columns: tuple[str, ...],
+    known: tuple[set[str], set[str]],
+    read: Callable[[dict[str, str], str], Any],
+) -> dict[tuple[str, str], Any]:
+    r"""What a file says of each (id, notebook); "" is every notebook. known: the ids, and the notebooks."""
+    found: dict[tuple[str, str], Any] = {}
+    for line, row in enumerate(tables.read(path, columns)[1] if path.is_file() else (), start=2):
+        where = f"{path.name}, line {line}"
+        key = (row["id"].strip(), row.get("notebook", "").strip())
+        for kind, name, names in zip(("submission", "notebook"), key, known, strict=True):
+            if name not in names and (name or kind == "submission"):
+                raise CourseError(f"{where}: {unknown(kind, name, names)}"[:300])
+        if key in found:
+            raise CourseError(f"{where}: {' '.join(key).strip()} is there twice.")
+        found[key] = read(row, where)
+    return found
+
+
+def _extension(row: dict[str, str], where: str) -> datetime | timedelta:
+    days, due = (row.get(column, "").strip() for column in ("days", "due"))
+    if bool(days) == bool(due):
+        raise CourseError(f"{where}: give days, such as 3, or due, such as 2026-05-04T12:00+02:00.")
+    return timedelta(days=tables.number(days, where, "days", most=1000)) if days else _time(due, where)
 
 
 def _time(text: str, where: str) -> datetime:
@@ -132,6 +153,8 @@ def _time(text: str, where: str) -> datetime:
 def _aware(when: Any, where: str) -> datetime:
     if not isinstance(when, datetime) or when.tzinfo is None:
         raise CourseError(f"{where}: a time needs its offset, as in 2026-05-04T12:00:00+02:00; got {when}.")
+    if not 1970 <= when.year < 3000:
+        raise CourseError(f"{where}: {when} is not in a year of any course.")
     return when
 
 

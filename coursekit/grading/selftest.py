@@ -12,7 +12,7 @@ from typing import Any
 from coursekit import checks
 from coursekit.authoring.release import release
 from coursekit.authoring.solve import solve
-from coursekit.checks import Exercise, Posed
+from coursekit.checks import BaseExercise, Exercise
 from coursekit.checks.numeric import Numeric
 from coursekit.checks.training import Training, plain
 from coursekit.errors import CourseError, unknown
@@ -103,7 +103,7 @@ class _Trained:
         )
 
 
-def _tried(posed: Posed, secret: bytes, cases: int) -> _Asked | _Trained:
+def _tried(posed: BaseExercise, secret: bytes, cases: int) -> _Asked | _Trained:
     if isinstance(posed, Training):
         return _Trained(posed, secret)
     if isinstance(posed, Exercise | Numeric):
@@ -120,10 +120,10 @@ def _try(finding: Finding, tried: _Asked | _Trained, stub: Any, answer: Any) -> 
         finding.faults.append(f"{posed.id}: the blank copy gets {nothing:g} of {posed.points} points")
     if all_of_it != posed.points:
         finding.faults.append(f"{posed.id}: the answer gets {all_of_it:g} of {posed.points} points")
-    for mutant in posed.mutants:
-        points, said, ran = tried.mistake(mutant.function)
-        if points == posed.points or (ran and said != mutant.message):
-            finding.faults.append(f"{posed.id}: {mutant.message!r} is told {said!r}")
+    for message, wrong in posed.mutants.items():
+        points, said, ran = tried.mistake(wrong)
+        if points == posed.points or (ran and said != message):
+            finding.faults.append(f"{posed.id}: {message!r} is told {said!r}")
         else:
             finding.mistakes += 1
 

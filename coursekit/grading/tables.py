@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,26 +12,29 @@ from typing import Any
 from coursekit.errors import CourseError
 from coursekit.files import replace_text
 
-#: A cell that begins with one of these is a formula to a spreadsheet.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: What a spreadsheet takes for a formula: at the start of a cell, also where it parts cells at semicolons.
+_FORMULA = re.compile(r"(^|;)(?=[=+\-@\t])")
 
 
 def harmless(value: Any) -> Any:
-    r"""A text that a spreadsheet would take for a formula gets an apostrophe in front; numbers stay numbers.
-
-    A hyphen alone is what learning platforms write for "nothing", and harmless.
+    r"""A text with nothing that a spreadsheet runs or that turns the writing round; a formula gets an apostrophe.
+    Numbers stay numbers, and a hyphen alone: learning platforms write that for "nothing".
     """
-    if isinstance(value, str) and value.startswith(_FORMULA) and value != "-":
-        return f"'{value}"
-    return value
+    if not isinstance(value, str) or value == "-":
+        return value
+    plain = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in value)
+    return _FORMULA.sub(r"\1'", plain)
 
 
 def text(rows: Iterable[Sequence[Any]]) -> str:
     r"""Rows as CSV; None is an empty cell, a float has at most two digits behind the point."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    plain, quoted = (
+        csv.writer(file, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+    )
     for row in rows:
-        writer.writerow([harmless(_short(v) if isinstance(v, float) else v) for v in row])
+        cells = [harmless(_short(v) if isinstance(v, float) else v) for v in row]
+        (quoted if any(";" in cell for cell in cells if isinstance(cell, str)) else plain).writerow(cells)
     return file.getvalue()
 
 
@@ -63,12 +67,25 @@ def read(path: Path, needed: Sequence[str] = ()) -> tuple[list[str], list[dict[s
     return names, found
 
 
-def number(value: str, where: str) -> float:
+def by_id(path: Path) -> dict[str, dict[str, str]]:
+    r"""The rows of a roster, a file with a column `id`, by that id. CourseError where one is missing or there twice."""
+    found: dict[str, dict[str, str]] = {}
+    for row in read(path, needed=["id"])[1]:
+        id = row["id"].strip()
+        if not id or id in found:
+            what = f"the id {id!r} twice" if id else "a line without an id"
+            raise CourseError(f"the roster {path} has {what}")
+        found[id] = row
+    return found
+
+
+def number(value: str, where: str, what: str = "points", most: float = 1e9) -> float:
     r"""A number that is not negative; a comma will do as a point."""
     try:
         found = float(value.strip().replace(",", "."))
     except ValueError:
         found = -1.0
-    if not 0 <= found < 1e9:
-        raise CourseError(f"{where}: points must be a number of 0 or more, such as 2.5; got {value[:40]!r}.")
+    if not 0 <= found <= most:
+        above = "of 0 or more" if most == 1e9 else f"from 0 to {most:g}"
+        raise CourseError(f"{where}: {what} must be a number {above}, such as 2.5; got {value[:40]!r}.")
     return found

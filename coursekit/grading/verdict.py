@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from coursekit.checks import Posed, judge, mistake
+from coursekit.checks import BaseExercise, judge, mistake
 from coursekit.checks.training import Training
 from coursekit.grading.inside.failures import OWN
 from coursekit.grading.inside.wire import Unreadable, decode
@@ -44,28 +44,26 @@ def records(content: bytes) -> Iterator[dict[str, Any]]:
 
 
 def run_phase(content: bytes) -> dict[str, Any]:
-    r"""The cell that was begun last, and what failed: {"cell": n or None, "failed": [{cell, status, message}], and
-    "whole": whether a complete run came to its end}."""
-    cell, failed, whole = None, [], False
+    r"""The cell that was begun last, and what failed: {"cell": n or None, "failed": [{cell, status, message}]}."""
+    cell, failed = None, []
     for record in records(content):
         number = record.get("cell")
-        whole = whole or record["event"] == "whole"
         if type(number) is not int or not 0 <= number < 10_000:
             continue
         if record["event"] == "cell":
             cell = number
         elif record["event"] == "failed" and len(failed) < 50:
             failed.append({"cell": number, "status": _own(record), "message": _message(record)})
-    return {"cell": cell, "failed": failed, "whole": whole}
+    return {"cell": cell, "failed": failed}
 
 
 def probe_phase(
-    content: bytes, exercises: dict[str, Posed], asked: dict[str, list[Any]]
+    content: bytes, exercises: dict[str, BaseExercise], asked: dict[str, list[Any]]
 ) -> dict[str, dict[str, Any]]:
     r"""For each exercise that was begun: {"status", "message", "right", "cases", "ended"}; absent if never begun.
 
-    asked: for each the arguments of its cases; for a training its one Posing. That has "share" (of the points) and
-    "measured" too.
+    asked: for each the arguments of its cases; for a training its one TrainingCase. That has "share" (of the points)
+    and "measured" too.
     """
     answers: dict[str, dict[int, Any]] = {}
     trouble: dict[str, tuple[str, str]] = {}
@@ -105,7 +103,7 @@ def probe_phase(
 
 
 def marked(
-    exercise: Posed, asked: list[Any], answers: dict[int, Any], trouble: tuple[str, str] | None
+    exercise: BaseExercise, asked: list[Any], answers: dict[int, Any], trouble: tuple[str, str] | None
 ) -> dict[str, Any]:
     r"""One exercise: how many of its cases are right, and what is to be said."""
     if trouble and trouble[0] == "invalid_output":

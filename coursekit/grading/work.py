@@ -6,30 +6,40 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from coursekit.errors import CourseError
-from coursekit.grading import archive, gate, needs, verdict
-from coursekit.grading import exercises as ex
+from coursekit.checks import every_kind
+from coursekit.checks.numeric import Numeric
+from coursekit.checks.training import Training
+from coursekit.errors import unknown
+from coursekit.grading import gate, needs, verdict
 from coursekit.grading import ids as ids_of
 from coursekit.grading.inside.wire import encode_argument
 
 
 class Work:
-    r"""`ids`: the exercises of the assignment; their secret cases are drawn once."""
+    r"""`ids`: the exercises of the assignment; their secret cases are drawn once, at least one of each kind.
+
+    Raises CourseError for an id that the checks do not know.
+    """
 
     def __init__(self, secret: bytes, ids: list[str], cases: int) -> None:
-        self.ids = ids
-        self.exercises = ex.named(ids)
-        self.trainings = ex.trainings(self.exercises)
-        self.numeric = ex.numeric(self.exercises)
-        self.asked: dict[str, list[Any]] = {id: [t.posing(secret)] for id, t in self.trainings.items()}
+        known = every_kind()
         for id in ids:
+            if id not in known:
+                raise unknown("exercise", id, known)
+        self.ids = ids
+        self.exercises = {id: known[id] for id in ids}
+        self.trainings = {id: e for id, e in self.exercises.items() if isinstance(e, Training)}
+        self.numeric = {id: e for id, e in self.exercises.items() if isinstance(e, Numeric)}
+        self.asked: dict[str, list[Any]] = {id: [t.posing(secret)] for id, t in self.trainings.items()}
+        for id, e in self.exercises.items():
             if id not in {*self.trainings, *self.numeric}:
-                self.asked[id] = ex.secret_cases(self.exercises[id], secret, cases)
+                self.asked[id] = e.cases(secret, max(cases, e.kinds))
 
-    def do_questions(self, path: str, ids: list[str]) -> None:
+    def questions(self, path: str, ids: list[str]) -> None:
         r"""Write the questions of exercises `ids`, without answers, to `path`."""
         asked = {id: [[encode_argument(a) for a in case] for case in self._arguments(id)] for id in ids}
         Path(path).write_text(json.dumps(asked))
@@ -40,78 +50,79 @@ class Work:
             return [()]
         return [one.arguments for one in self.asked[id]] if id in self.trainings else self.asked[id]
 
-    def do_points(self) -> dict[str, float]:
-        r"""Points of each exercise."""
-        return {id: exercise.points for id, exercise in self.exercises.items()}
-
-    def do_budgets(self) -> dict[str, float]:
-        r"""Seconds of each exercise that trains."""
-        return {id: training.budget.seconds for id, training in self.trainings.items()}
-
-    def do_models(self) -> str:
-        r"""The folder of the course's models, whether it is there or not."""
+    def facts(self) -> dict[str, Any]:
+        r"""Points of each exercise; seconds of each that trains; the folder of the models, there or not."""
         from coursekit.models.cache import home
 
-        return str(home())
+        return {
+            "points": {id: exercise.points for id, exercise in self.exercises.items()},
+            "budgets": {id: training.budget.seconds for id, training in self.trainings.items()},
+            "models": str(home()),
+        }
 
-    def do_gate(
-        self, path: str, stage: str, notebook: str, skip: list[int], ids: list[str], variant: int | None
+    def stage(
+        self,
+        path: str,
+        stage: str,
+        notebook: str,
+        skip: list[int],
+        ids: list[str],
+        parameters: dict[str, Any],
+        variant: int | None,
+        handed_out: list[str],
+        whole: bool,
+        seconds: float,
     ) -> dict[str, Any]:
         r"""Look at a submission and write what the box is shown of it into `stage`, for the exercises `ids`.
 
-        skip: leave out these cells, which ended a box. variant: papermill's parameter; None where everybody has the
-        same numbers, and the notebook stays as it came. Returns {"refused": message} or what was found
-        of each exercise.
+        whole: the notebook as it came; else the slice that the exercises need. skip: leave out these cells, which
+        ended a box. parameters: papermill's. variant: of whoever has numbers of his own. handed_out: hashes of the
+        course's own cells. seconds: as in engine.run. Returns {"refused": message} or what was found of each exercise.
         """
         try:
-            files = archive.files(Path(path))
-            hashes = {n: hashlib.sha256(content).hexdigest() for n, content in files.items()}
-            name = archive.the_notebook(list(files), notebook)
-            cells = gate.notebook(files.pop(name))
+            files, cells, name = self._read(path, notebook)
+            sources = [""] * (max((c.number for c in cells), default=0) + 1)
+            for cell in cells:  # a set-up cell only finds the package, and the box has it
+                if "setup" not in cell.tags and cell.number not in skip:
+                    sources[cell.number] = cell.source
+            names = {id: ids_of.function_name(id) for id in ids}
+            out = [c.number for c in cells if ids_of.short_hash(c.source) in handed_out]
+            found = needs.needed(sources, list(names.values()), out)
+            shown = dict(enumerate(sources)) if whole else found.cells
+            tags = {c.number: c.tags for c in cells}
+            content = [
+                {"source": source, "cell": n, "tags": [t for t in tags[n] if t == "parameters"]}
+                for n, source in sorted(shown.items())
+                if source.strip()
+            ]
+            folder = Path(stage)
+            _write_notebook(folder / "notebook.ipynb", content)
+            _write_files(folder / "files", files, name)
         except gate.Refused as refusal:
             return {"refused": str(refusal)}
-        names = {id: ids_of.function_name(id) for id in ids}
-        sources = [""] * (max((c.number for c in cells), default=0) + 1)
-        tags = {c.number: c.tags for c in cells}
-        for cell in cells:
-            if "setup" in cell.tags:  # it only finds the package, and the box has it
-                continue
-            if cell.number not in skip:
-                sources[cell.number] = cell.source
-        found = needs.needed(sources, list(names.values()))
-        content = [
-            {"source": source, "cell": n, "tags": [t for t in tags[n] if t == "parameters"]}
-            for n, source in sorted(found.cells.items())
-        ]
-        folder = Path(stage)
-        _write_notebook(folder / "notebook.ipynb", content)
-        _write_files(folder / "files", files, name)
         job = {
             "exercises": names,
             "trained": {id: t.budget.most for id, t in self.trainings.items() if id in names},
             "numbers": {
                 id: dict(zip(e.given, e.own(variant or 0), strict=True)) for id, e in self.numeric.items()
             },
-            "parameters": {} if variant is None else {"variant": variant},
+            "looks": {id: ids_of.LOOKS[id][1] for id in names if id in ids_of.LOOKS},
+            "parameters": parameters,
+            "seconds": seconds,
         }
         (folder / "job.json").write_text(json.dumps(job))
-        looked = {id: self._exercise(function, found, sources) for id, function in names.items()}
-        return {"exercises": looked, "files": {archive.shown(n): h for n, h in hashes.items()}}
+        written = [*sources, *(c.decode("utf-8", "replace") for n, c in files.items() if n.endswith(".py"))]
+        looked = {id: self._exercise(function, found, sources, written) for id, function in names.items()}
+        hashes = {gate.shown(n): hashlib.sha256(content).hexdigest() for n, content in files.items()}
+        return {"exercises": looked, "files": hashes}
 
-    def do_stage_whole(
-        self, path: str, stage: str, notebook: str, parameters: dict[str, Any], most: int
-    ) -> None:
-        r"""Write the complete notebook into `stage`, as it came but for its outputs. most: bytes that it may print."""
-        files = archive.files(Path(path))
-        name = archive.the_notebook(list(files), notebook)
-        cells = gate.notebook(files.pop(name))
-        folder = Path(stage)
-        content = [{"source": c.source, "cell": c.number, "tags": list(c.tags)} for c in cells]
-        _write_notebook(folder / "notebook.ipynb", content)
-        _write_files(folder / "files", files, name)
-        (folder / "job.json").write_text(json.dumps({"whole": most, "parameters": parameters}))
+    def _read(self, path: str, notebook: str) -> tuple[dict[str, bytes], list[gate.Cell], str]:
+        r"""The files of a submission, the cells of its notebook, and which file that is. Raises gate.Refused."""
+        files = gate.files(Path(path))
+        name = gate.the_notebook(list(files), notebook)
+        return files, gate.notebook(files[name]), name
 
-    def do_mark(
+    def mark(
         self, before: str, report: str, most: int, ids: list[str], variant: int | None
     ) -> dict[str, Any]:
         r"""Read what came out of a box: {"run": ..., "exercises": {id: ...}} for those that were asked."""
@@ -122,12 +133,17 @@ class Work:
         content = verdict.harvest(Path(report), most)
         return {"run": run, "exercises": verdict.probe_phase(content, judged, asked)}
 
-    def _exercise(self, function: str, found: needs.Slice, sources: list[str]) -> dict[str, Any]:
+    def _exercise(
+        self, function: str, found: needs.Slice, sources: list[str], written: list[str]
+    ) -> dict[str, Any]:
         copies = found.copies[function]
         state: dict[str, Any] = {
             "copies": copies,
             "cells": found.needed[function],
             "blank": function in found.blank and not found.opaque,
+            # Whether a run of the whole notebook could make another function of it.
+            "hopeful": any(function in text for text in written)
+            and function not in (found.certain if found.opaque else [*found.certain, *found.blank]),
             "status": None,
             "message": "",
         }
@@ -142,13 +158,23 @@ class Work:
                 "where": here[0],
                 "message": found.broken[here[0]],
             }
+        kind = "class" if function[:1].isupper() else "function"
         near = difflib.get_close_matches(function, set(found.functions), n=1, cutoff=0.6)
         meant = f"; did you name it {near[0][:60]}?" if near else ""
         return {
             **state,
             "status": "missing_name",
-            "message": f"there is no function called {function}{meant}",
+            "message": f"there is no {kind} called {function}{meant}",
         }
+
+
+#: What the judge may be asked: the word that `Judge.ask` sends, and what answers it.
+REQUESTS: dict[str, Callable[..., Any]] = {
+    "facts": Work.facts,
+    "stage": Work.stage,
+    "questions": Work.questions,
+    "mark": Work.mark,
+}
 
 
 def _write_notebook(path: Path, cells: list[dict[str, Any]]) -> None:
@@ -167,16 +193,16 @@ def _write_notebook(path: Path, cells: list[dict[str, Any]]) -> None:
 
 
 def _write_files(folder: Path, files: dict[str, bytes], notebook: str) -> None:
-    r"""The other files of a submission, beside where its notebook was."""
+    r"""The other files, beside where its notebook was. Raises gate.Refused where one cannot lie there."""
     base = Path(notebook).parent
     for name, content in files.items():
-        place = Path(archive.safe_name(name))
-        place = place.relative_to(base) if place.is_relative_to(base) else place
-        if place.suffix == ".ipynb":
+        place = Path(name).relative_to(base) if Path(name).is_relative_to(base) else Path(name)
+        if place.suffix.lower() == ".ipynb":
             continue
-        target = folder / place
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            (folder / place).write_bytes(content)
         except OSError as error:
-            raise CourseError(f"a file of the submission cannot be staged: {error.strerror}") from error
+            raise gate.Refused(
+                f"its file {gate.shown(place.name)[:60]} cannot lie beside the notebook: {error.strerror}"
+            ) from error

@@ -1,4 +1,4 @@
-r"""A run without a zygote, for boxes that are made by others: podman, apptainer, a pod, or none at all.
+r"""A run without a prefork server, for boxes that are made by others: podman, or none at all.
 
 `python -m coursekit_box.cold STAGE LIMITS`: the questions come on standard input, the report leaves on standard output,
 and what is printed on standard error.
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from . import namespaces
-from .zygote import set_limits
+from .prefork_server import set_limits
 
 
 def main(stage: str, limits: str) -> None:

@@ -1,15 +1,20 @@
 r"""Entering a box that bubblewrap made, and leaving every privilege at its door. Linux, by ctypes.
 
-bwrap makes the namespaces and mounts; a process that was forked from the warm zygote then joins them. So the box is
+bwrap makes the namespaces and mounts; a process that was forked from the warm server then joins them. So the box is
 fresh for each submission, while torch was imported once.
+As a program (`python -m coursekit_box.namespaces UID PATH... -- COMMAND...`, as root): show the slot's user what it
+needs and no more, then become that user and run COMMAND.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
 import struct
+import sys
+from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
@@ -176,3 +181,29 @@ def _prctl(option: int, value: int) -> None:
 def _fail(what: str) -> None:
     number = ctypes.get_errno()
     raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def main(arguments: list[str]) -> None:
+    r"""Replaces this process by COMMAND, run by setpriv as user UID."""
+    at = arguments.index("--")
+    user, paths, command = arguments[0], arguments[1:at], arguments[at + 1 :]
+    with contextlib.suppress(
+        OSError
+    ):  # where that is allowed: the kernel shall end a submission before its prefork server
+        Path("/proc/self/oom_score_adj").write_text("-500")
+    show_only(paths)
+    drop = [
+        "setpriv",
+        "--reuid",
+        user,
+        "--regid",
+        user,
+        "--clear-groups",
+        "--inh-caps=-all",
+        "--no-new-privs",
+    ]
+    os.execvp(drop[0], [*drop, "--", *command])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

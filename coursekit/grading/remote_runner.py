@@ -19,17 +19,17 @@ from typing import Any
 
 import coursekit
 from coursekit.errors import CourseError
-from coursekit.grading import boxes, exchange, package
-from coursekit.grading.coldslots import ColdSlot
+from coursekit.grading import boxes, package
+from coursekit.grading.bwrap_runner import BwrapRunner
+from coursekit.grading.container_runner import ContainerRunner
 from coursekit.grading.limits import Limits
-from coursekit.grading.slots import Slot
 
 
-class RemoteSlot(Slot):
-    r"""As Slot; what it runs is run by the runner behind the socket."""
+class RemoteRunner(BwrapRunner):
+    r"""As BwrapRunner; what it runs is run by the runner behind the socket."""
 
     def run(self, exercises: int, **more: Any) -> dict[str, Any]:
-        r"""As Slot.run."""
+        r"""As BwrapRunner.run."""
         staged = [p for p in sorted(self.stage.rglob("*")) if p.is_file()]
         job = {
             "limits": dataclasses.asdict(self.limits), "exercises": exercises, "more": more,
@@ -38,7 +38,7 @@ class RemoteSlot(Slot):
         }  # fmt: skip
         limits = {**self.limits.inside(exercises), **more}
         try:
-            answer = exchange.ask(job, limits["run"] + limits["probe"] + 120)
+            answer = boxes.ask(job, limits["run"] + limits["probe"] + 120)
         except (OSError, ValueError) as error:
             return {"end": "infrastructure", "message": f"the runner does not answer: {error}"}
         for name, content in answer.pop("files", {}).items():
@@ -78,13 +78,13 @@ def serve(path: Path) -> None:
 
 def _serve_one(line: socket.socket, number: int, work: Path, lib: Path) -> None:
     with line.makefile("rb") as file:
-        job = json.loads(file.readline(exchange.MOST))
+        job = json.loads(file.readline(boxes.MOST))
     if not job:
         return line.sendall(b'{"runner": "ready"}\n')
     from coursekit.models.cache import home
 
     models = home() if home().is_dir() else None
-    slot = ColdSlot("pod", number, work, lib, Limits(**job["limits"]), [], [work], models)
+    slot = ContainerRunner("none", number, work, lib, Limits(**job["limits"]), [], [work], models)
     try:
         slot.clear()
         for name, content in job["stage"].items():

@@ -1,6 +1,6 @@
-r"""A slot whose boxes are made by podman or apptainer, or whose box is the pod that the grader is in, or none.
+r"""A slot whose boxes are podman's, or which has none: another user's processes, as in a runner's container.
 
-Without a zygote: every run imports torch anew.
+Without a prefork server: every run imports torch anew.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from coursekit.grading import boxes
+from coursekit.grading.bwrap_runner import BwrapRunner
 from coursekit.grading.inside.supervise import supervise
 from coursekit.grading.package import INSIDE
-from coursekit.grading.slots import Slot
 
 
-class ColdSlot(Slot):
-    r"""As Slot; `box` is podman, apptainer, pod or none."""
+class ContainerRunner(BwrapRunner):
+    r"""As BwrapRunner; `box` is podman or none."""
 
-    zygote_writes: ClassVar[bool] = False
+    server_writes: ClassVar[bool] = False
 
     def __init__(self, box: str, *given: Any) -> None:
         super().__init__(*given)
         self.box = box
 
     def run(self, exercises: int, **more: Any) -> dict[str, Any]:
-        r"""As Slot.run."""
+        r"""As BwrapRunner.run."""
         self.show()
         limits = {**self.limits.inside(exercises), **more}
         limits["run"] += 30  # the imports of torch count here
@@ -83,18 +83,18 @@ class ColdSlot(Slot):
     def _command(self, home: Path, limits: dict[str, Any], name: str) -> tuple[list[str], dict[str, str]]:
         inside = boxes.environment(self.lib, self.models is not None, self.limits)
         run = [sys.executable, "-P", "-m", f"{INSIDE}.cold"]
-        if self.box in ("pod", "none"):
+        if self.box == "none":
             own = {"HOME": str(home), "TMPDIR": str(home), "MPLCONFIGDIR": str(home), "IPYTHONDIR": str(home)}
             if self.models is not None:
                 own["COURSEKIT_HOME"] = str(self.models)
             run += [str(self.stage), json.dumps(limits)]
             if self.user is not None:
                 shown = [*boxes.python_paths(), str(self.folder), str(self.lib)]
-                run = [sys.executable, "-P", "-m", f"{INSIDE}.door", str(self.user), *shown, "--", *run]
+                run = [sys.executable, "-P", "-m", f"{INSIDE}.namespaces", str(self.user), *shown, "--", *run]
             return run, inside | own
         run += ["/in", json.dumps(limits)]
-        return boxes.container_command(
-            self.box, self.lib, self.stage, self.limits, inside, self.models, self.user, name
+        return boxes.podman_command(
+            self.lib, self.stage, self.limits, inside, self.models, self.user, name
         ) + run, dict(os.environ)
 
 

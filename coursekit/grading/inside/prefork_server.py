@@ -1,4 +1,4 @@
-r"""The warm zygote: imports torch and the course once, then forks a process into a fresh box for each submission.
+r"""The prefork server: imports torch and the course once, then forks a process into a fresh box for each submission.
 
 It runs as the slot's own user, outside of the box, holds no secret and never runs a submission's code. Requests come
 as JSON lines on standard input, answers leave on standard output; when the grader is gone, so is everything here.

@@ -24,15 +24,15 @@ from coursekit.grading.package import INSIDE
 
 #: First user id of the slots: nobody's, in the range that no system hands out.
 FIRST_UID = 61_000
-#: Seconds for the imports of a zygote.
+#: Seconds for the imports of a prefork server.
 WARM_UP = 300
 
 
-class Slot:
+class BwrapRunner:
     r"""`run` gives the verdict of the supervisor on one run; the files of the run lie in `folder`."""
 
     #: Whether the slot's user opens what a run says and prints; else only the grader may.
-    zygote_writes: ClassVar[bool] = True
+    server_writes: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Slot:
         for path in (self.report, self.before, self.output):
             path.unlink(missing_ok=True)
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-            if self.user is not None and self.zygote_writes:
+            if self.user is not None and self.server_writes:
                 os.chown(path, self.user, self.user)
         self.questions.unlink(missing_ok=True)
 
@@ -99,13 +99,13 @@ class Slot:
             verdict = self._line(process, limits["run"] + limits["probe"] + 60)
         except (OSError, ValueError) as error:
             self.stop()
-            return {"end": "infrastructure", "message": f"the zygote does not answer: {error}"}
+            return {"end": "infrastructure", "message": f"the prefork server does not answer: {error}"}
         if self.cgroup and self.cgroup.kills() > before and verdict["end"] == "exit":
             verdict["end"] = "memory_limit"
         return verdict
 
     def start(self) -> subprocess.Popen[bytes]:
-        r"""The zygote, started where there is none, without waiting for its imports."""
+        r"""The prefork server, started where there is none, without waiting for its imports."""
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.stop()
@@ -113,11 +113,20 @@ class Slot:
         if self.models is not None:
             environment["COURSEKIT_HOME"] = str(self.models)
         environment |= {"HOME": str(self.home), "MPLCONFIGDIR": str(self.home), "IPYTHONDIR": str(self.home)}
-        command = [sys.executable, "-P", "-m", f"{INSIDE}.zygote"]
+        command = [sys.executable, "-P", "-m", f"{INSIDE}.prefork_server"]
         if self.user is not None:
             shown = [*boxes.python_paths(), str(self.folder), str(self.lib)]
             shown += [] if self.models is None else [os.path.realpath(self.models)]
-            command = [sys.executable, "-P", "-m", f"{INSIDE}.door", str(self.user), *shown, "--", *command]
+            command = [
+                sys.executable,
+                "-P",
+                "-m",
+                f"{INSIDE}.namespaces",
+                str(self.user),
+                *shown,
+                "--",
+                *command,
+            ]
         self._buffer, self._warm = b"", False
         process = subprocess.Popen(
             command,
@@ -134,7 +143,7 @@ class Slot:
         return process
 
     def stop(self) -> None:
-        r"""End the zygote, and with it whatever it runs; also from another thread than the one that waits for it."""
+        r"""End the server, and with it whatever it runs; also from another thread than the one that waits for it."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -147,7 +156,7 @@ class Slot:
             process.wait()
 
     def close(self) -> None:
-        r"""End the zygote and give back the slot's user and control group."""
+        r"""End the prefork server and give back the slot's user and control group."""
         self.stop()
         if self.cgroup:
             self.cgroup.remove()
@@ -163,11 +172,11 @@ class Slot:
                     self.cgroup.add(process.pid)
         except (OSError, ValueError) as error:
             self.stop()
-            raise RuntimeError(f"the zygote does not start: {error}") from error
+            raise RuntimeError(f"the prefork server does not start: {error}") from error
         return process
 
     def _line(self, process: subprocess.Popen[bytes], seconds: float) -> dict[str, Any]:
-        r"""The zygote's next line, waited for at most so long."""
+        r"""The prefork server's next line, waited for at most so long."""
         until = time.monotonic() + seconds
         stream = process.stdout.fileno()
         while b"\n" not in self._buffer:

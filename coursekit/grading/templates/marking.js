@@ -1,0 +1,52 @@
+"use strict";
+const data = JSON.parse(document.getElementById("data").dataset.json);
+const marks = [...document.querySelectorAll(".mark")], comments = document.getElementById("comments");
+const place = `coursekit marking ${location.pathname}`;
+const typed = JSON.parse(localStorage.getItem(place) ?? "{}");
+const fields = mark => [mark.querySelector(".points"), mark.querySelector(".comment")];
+const known = new Set([...comments.children].map(option => option.value));
+
+function read(mark) {
+  const [points, comment] = fields(mark);
+  const text = points.value.trim().replace(",", "."), value = Number(text);
+  const wrong = text !== "" && !(value >= 0 && (data.of === 0 || value <= data.of));
+  mark.querySelector(".problem").textContent = wrong ? `a number from 0 to ${data.of}` : "";
+  return {text: wrong ? "" : text, comment: comment.value.trim(), wrong};
+}
+
+function look() {
+  const all = marks.map(read);
+  document.getElementById("count").textContent =
+    `${all.filter(mark => mark.text !== "").length} of ${all.length} marked`;
+  document.getElementById("save").disabled = all.some(mark => mark.wrong);
+}
+
+for (const mark of marks) {
+  const before = typed[mark.dataset.id];
+  fields(mark).forEach((field, i) => {
+    if (before) field.value = before[i];
+    field.addEventListener("input", () => {
+      typed[mark.dataset.id] = fields(mark).map(f => f.value);
+      localStorage.setItem(place, JSON.stringify(typed));
+      look();
+    });
+  });
+  mark.querySelector(".comment").addEventListener("change", event => {
+    const text = event.target.value.trim();
+    if (!text || known.has(text)) return;
+    known.add(text);
+    comments.append(Object.assign(document.createElement("option"), {value: text}));
+  });
+}
+
+const cell = text => /[",;\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+document.getElementById("save").addEventListener("click", () => {
+  const mine = marks.map(mark => [mark.dataset.id, read(mark)]).filter(([, mark]) => mark.text !== "")
+    .map(([id, mark]) => [id, data.exercise, mark.text, mark.comment, data.own ? String(data.of) : ""]);
+  const text = [data.columns, ...data.rows, ...mine].map(row => row.map(cell).join(",") + "\n").join("");
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], {type: "text/csv"}));
+  link.download = "manual.csv";
+  link.click();
+});
+look();
