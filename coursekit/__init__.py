@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
+import sys
 import warnings
 
 __version__ = "0.1.0"
@@ -22,14 +23,36 @@ warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprec
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda r: "kernels-community" not in str(r.msg))
 
 
+def _restart_wanted() -> str:
+    r"""What to say where the kernel had imported a transformers that an installation has replaced since; "" else."""
+    from importlib import metadata
+
+    had = getattr(sys.modules["transformers"], "__version__", "")
+    try:
+        there = metadata.version("transformers")
+    except metadata.PackageNotFoundError:
+        there = had
+    if had == there:
+        return ""
+    return f"transformers {had} was imported before {there} was installed: restart the kernel, then run all cells"
+
+
+if "transformers" in sys.modules and (_said := _restart_wanted()):
+    print(_said)
+
+
 def __getattr__(name: str):
+    if name == "load_adapter":
+        from coursekit.adapterhub import load_adapter
+
+        return load_adapter
     if name in _submodules():
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted({*_submodules(), *globals()})
+    return sorted({"load_adapter", *_submodules(), *globals()})
 
 
 def _submodules() -> set[str]:

@@ -66,7 +66,8 @@ def number(
     if not fits:
         words = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)
         raise _wrong(name, f"a number {words}".rstrip(), value, such_as)
-    return value
+    # Python's own, whatever library's it was: JSON and PyTorch know no others.
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def share(name: str, value: Any, *, such_as: float | None = None) -> float:
@@ -92,6 +93,12 @@ def flag(name: str, value: Any) -> bool:
 def _wrong(name: str, wanted: str, value: Any, such_as: float | None) -> CourseError:
     example = "" if such_as is None else f", such as {such_as:g}"
     return CourseError(f"{name} must be {wanted}{example}; got {short(value)}.")
+
+
+def keep(settings: Any, **values: Any) -> None:
+    r"""Set fields of a frozen dataclass, where it is made: what a check gave back is what it keeps."""
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)
 
 
 def short(value: Any) -> str:

@@ -112,7 +112,7 @@ def _load_old(file: Path) -> dict[str, Tensor]:
 
 
 def _prefix(config: dict[str, Any], key: str) -> str:
-    r"""What peft writes before `key` in a checkpoint of this kind."""
+    r"""Prefix that peft writes before `key` in a checkpoint of this kind."""
     if config.get("peft_type") not in SOFT_PROMPTS:
         return PREFIX
     return "" if key.startswith("prompt_") else "base_model."

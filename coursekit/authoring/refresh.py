@@ -7,19 +7,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from coursekit.batch.report import Result
+from coursekit.authoring.generated import with_time
 from coursekit.batch.runner import run_notebooks
 from coursekit.errors import CourseError
 from coursekit.files import replace_text
 
 
-def refresh(paths: Iterable[str | Path], out: str | Path = "runs", *, jobs: int = 1) -> list[Path]:
+def refresh(paths: Iterable[str | Path], out: str | Path = "runs", *, jobs: int | None = 1) -> list[Path]:
     r"""Run the notebooks with their default parameters, unless `out` holds a current result, and keep the outputs.
 
-    Only outputs, execution counts, the kernel's own description and the line of the first cell that says what the run
-    took change; a link stays one, and what it leads to is written. Raises CourseError, and leaves every notebook as it
-    was, if one cannot be written to or does not run to its end; and for notebooks that were edited while they ran,
-    which stay as they are while the others are written.
+    Only outputs, execution counts, the kernel's own description and the line on time in the first cell change; a link
+    stays one, and what it leads to is written. Raises CourseError, and leaves every notebook as it was, if one cannot
+    be written to or does not run to its end; and for notebooks that were edited while they ran, which stay as they are
+    while the others are written.
     """
     import nbformat
 
@@ -40,7 +40,7 @@ def refresh(paths: Iterable[str | Path], out: str | Path = "runs", *, jobs: int 
         mine = nbformat.read(path, as_version=4)
         ran = nbformat.read(Path(out) / path.name, as_version=4)
         if mine.cells[0].cell_type == "markdown":
-            mine.cells[0].source = with_cost(mine.cells[0].source, result)
+            mine.cells[0].source = with_time(mine, result)
         replace_text(path.resolve(), nbformat.writes(clean(_with_outputs(mine, ran))) + "\n")
     if edited:
         raise CourseError(f"{', '.join(edited)}: edited during the run, so left as it is; refresh again")
@@ -54,25 +54,6 @@ def _with_outputs(mine: Any, ran: Any) -> Any:
             cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
     mine.metadata |= ran.metadata
     return mine
-
-
-def with_cost(head: str, result: Result) -> str:
-    r"""A notebook's first cell with the line that says what the run took: on a CPU in CPU time, since the machine may
-    have had other work as well.
-    """
-    from coursekit.comparison import machine  # not at the top: it imports torch
-    from coursekit.device import pick_device
-
-    device = pick_device()
-    here = machine.describe(device)
-    threads = f"{here['threads']} thread{'s' if here['threads'] > 1 else ''}"
-    took = f"{result.minutes:.1f} minutes"
-    if device.type == "cpu":
-        took = f"{result.cpu_minutes:.1f} minutes of CPU time"
-    took += f" and {result.peak_memory / 1e9:.1f} GB of memory"
-    cost = f"**Measured:** {took}, on {here['device']} with {threads}."
-    lines = [line for line in head.rstrip().splitlines() if not line.startswith("**Measured:**")]
-    return "\n".join(lines).rstrip() + f"\n\n{cost}"
 
 
 def clean(notebook: Any) -> Any:

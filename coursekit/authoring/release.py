@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.authoring.refresh import clean
-from coursekit.errors import CourseError
+from coursekit.batch.inputs import read
+from coursekit.errors import CourseError, number
+from coursekit.files import put_text
 
 STUB = "return ...  # your code instead of the dots"
 #: nbgrader's delimiters; what stands between them is an answer.
@@ -25,21 +27,18 @@ def release(notebook: Path, out: Path) -> list[str]:
     does. Metadata is nbgrader's, schema 3: the check after
     each exercise is locked and has its points, and neither cell can be deleted.
 
-    Raises CourseError where there is no notebook or no exercise, or where an exercise has no check.
+    Raises CourseError where there is no notebook or no exercise, where an exercise has no check, and where `out` is
+    anything but a copy that an earlier call wrote and nobody has worked in since.
     """
     import nbformat
 
-    if not notebook.is_file():
-        raise CourseError(f"there is no notebook {notebook}")
-    if out.resolve() == notebook.resolve():
-        raise CourseError(f"{out} is the notebook itself: give another file for the student's copy.")
-    content = clean(nbformat.read(notebook, as_version=4))
+    content = clean(read(notebook))
     ids: list[str] = []
     checked: list[str] = []
     for cell in content.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-        meta = cell.metadata.get("nbgrader", {})
+        meta = exercise_of(cell, notebook)
         if meta.get("solution"):
             ids.append(meta.grade_id)
             blank = cell.metadata.pop("coursekit", {}).get("blank")
@@ -60,9 +59,22 @@ def release(notebook: Path, out: Path) -> list[str]:
             f"{notebook.name}: {alone} has no check of its own right after it; a check cell has nbgrader metadata with "
             f"grade: true and the grade_id {alone}-check."
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(content, out)
+    put_text(out, nbformat.writes(content) + "\n", sources=[notebook])
     return ids
+
+
+def exercise_of(cell: Any, notebook: Path) -> Any:
+    r"""nbgrader's metadata of a cell, {} where it has none. CourseError where they lack a grade_id or points."""
+    meta = cell.metadata.get("nbgrader", {})
+    if not isinstance(meta, dict):
+        raise CourseError(f"{notebook.name}: nbgrader metadata must be a dictionary; got {meta!r}")
+    if (meta.get("solution") or meta.get("grade")) and not isinstance(meta.get("grade_id"), str):
+        raise CourseError(
+            f"{notebook.name}: a cell with nbgrader metadata has no grade_id, such as lora-merge"
+        )
+    if meta.get("grade") and not meta.get("solution"):
+        number(f"{notebook.name}: points of {meta.grade_id}", meta.get("points"), least=0, such_as=2)
+    return meta
 
 
 #: A place in a method that waits for code.

@@ -5,35 +5,34 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from coursekit.authoring.release import exercise_of
+from coursekit.batch.inputs import read
 from coursekit.errors import CourseError
-from coursekit.files import replace_text
+from coursekit.files import put_text
 
 
 def solve(notebook: Path, out: Path, solutions: Path | None = None) -> list[str]:
     r"""Writes `notebook` to `out` with every exercise answered; returns the answered ids, in order.
 
-    An exercise is a code cell with nbgrader metadata: `solution` true, a `grade_id` such as "lora-forward".
-    Its answer is the function `lora_forward` in `solutions` (default: `tests/solutions/<stem>.py` of the
+    An exercise is a code cell with nbgrader metadata: `solution` true, a `grade_id` such as "lora-merge".
+    Its answer is the function `lora_merge` in `solutions` (default: `tests/solutions/<stem>.py` of the
     checkout), with the imports and the helpers of that file that it uses. What else the cell holds stays.
 
-    Raises CourseError where there is no exercise, no file of solutions, or no answer, and where `out` is `notebook`.
+    Raises CourseError where there is no exercise, no file of solutions, or no answer, and where `out` is
+    anything but a notebook that an earlier call wrote and nobody has worked in since.
     """
     import nbformat
 
-    if not notebook.is_file():
-        raise CourseError(f"there is no notebook {notebook}")
-    if out.exists() and out.samefile(notebook):
-        raise CourseError(
-            f"{out} is the notebook itself, which its solution would overwrite: choose another file"
-        )
+    if out.suffix != ".ipynb":
+        raise CourseError(f"{out} is no name for a notebook: it must end in .ipynb")
+    content = read(notebook)
     solutions = solutions or notebook.resolve().parent.parent / "tests" / "solutions" / f"{notebook.stem}.py"
     if not solutions.is_file():
         raise CourseError(f"there are no solutions for {notebook.name}: {solutions} is missing")
-    content = nbformat.read(notebook, as_version=4)
     answers = _Answers(solutions)
     answered = []
     for cell in content.cells:
-        exercise = cell.metadata.get("nbgrader", {})
+        exercise = exercise_of(cell, notebook)
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
         if cell.cell_type == "code" and exercise.get("solution"):
@@ -45,11 +44,7 @@ def solve(notebook: Path, out: Path, solutions: Path | None = None) -> list[str]
         raise CourseError(
             f"{notebook.name} has no exercise: no cell has nbgrader metadata with solution: true"
         )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(out, nbformat.writes(content) + "\n")
-    except OSError as error:
-        raise CourseError(f"cannot write {out}: {error.strerror}") from error
+    put_text(out, nbformat.writes(content) + "\n", sources=[notebook, solutions])
     return answered
 
 
@@ -58,10 +53,14 @@ class _Answers:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.text = path.read_text(encoding="utf-8")
+        try:
+            self.text = path.read_text(encoding="utf-8")
+            body = ast.parse(self.text).body
+        except (OSError, ValueError, SyntaxError) as error:
+            raise CourseError(f"{path} is no file of solutions: {error}") from error
         self.imports: list[str] = []
         self.pieces: dict[str, ast.stmt] = {}
-        for node in ast.parse(self.text).body:
+        for node in body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 if getattr(node, "module", "") != "__future__":
                     self.imports.append(ast.unparse(node))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ def plan(paths: list[Path], profile: str | Path | None, explicit: dict[str, Any]
         raise CourseError("there are no notebooks to run")
     seen: dict[str, Path] = {}
     for path in paths:
+        if not path.name.isprintable():  # bytes that are no UTF-8 among them: no report could name it
+            raise CourseError(f"{path.name!a} is no name that a report can hold: rename it")
         if not path.is_file():
             raise CourseError(f"there is no notebook {path}")
         if path.suffix != ".ipynb":
@@ -66,7 +69,7 @@ def plan(paths: list[Path], profile: str | Path | None, explicit: dict[str, Any]
             params.check(kinds, values, source)
         # What the notebook does not know would only make papermill warn: a profile serves all notebooks.
         given = {k: v for k, v in (shared | own).items() if k in kinds}
-        jobs.append(Job(path, given, _digest([world, cells, given]), invalid, _beside(path)))
+        jobs.append(Job(path, given, _digest([world, cells, given]), invalid, _beside(path, cells)))
     for name in explicit:
         if name not in everything and not any(job.invalid for job in jobs):
             raise unknown("parameter", name, everything)
@@ -83,10 +86,14 @@ def read(path: Path) -> Any:
     r"""The notebook in `path`. Raises CourseError where there is none."""
     import nbformat
 
+    if not path.is_file():
+        raise CourseError(f"there is no notebook {path}")
     try:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, nbformat.ValidationError) as error:
+    except (
+        OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError, nbformat.ValidationError,
+    ) as error:  # fmt: skip
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CourseError(f"{path.name} is not a valid notebook: {first}") from error
     return notebook
@@ -102,19 +109,26 @@ def _cells(path: Path) -> list[Any]:
     return [[c.cell_type, c.source, sorted(c.metadata.get("tags", []))] for c in read(path).cells]
 
 
-def _beside(notebook: Path) -> dict[str, str]:
-    r"""Files in the notebook's folder and source in the folders below it; other notebooks and hidden files are not."""
+def _beside(notebook: Path, cells: list[Any]) -> dict[str, str]:
+    r"""Files that a notebook may read, hidden ones and other notebooks aside: those in its folder, source at any depth
+    below, and whatever its code names in a string, wherever that lies.
+    """
     folder = notebook.parent
-    found = [p for p in folder.glob("[!.]*") if p.suffix != ".ipynb"] + list(folder.glob("[!.]*/[!.]*.py"))
+    found = {p for p in folder.glob("[!.]*") if p.suffix != ".ipynb"}
+    found |= {
+        p for p in folder.rglob("[!.]*.py") if not any(x.startswith(".") for x in p.relative_to(folder).parts)
+    }
+    source = "\n".join(text for kind, text, _ in cells if kind == "code")
+    named = {name for name in re.findall(r"""["']([^"'\n]{1,200})["']""", source) if name.strip(".")}
     prints = {}
-    for path in sorted(found):
+    for path in sorted(found | {folder / name for name in named}):
         try:
             if path.is_file():
                 facts = path.stat()
                 large = facts.st_size > _READ_WHOLE
                 content = [facts.st_size, facts.st_mtime_ns] if large else _bytes(path)
-                prints[path.relative_to(folder).as_posix()] = _digest(content)
-        except OSError:  # not to be read by us, nor by the notebook
+                prints[os.path.relpath(path, folder)] = _digest(content)
+        except (OSError, ValueError):  # not to be read by us, nor by the notebook
             continue
     return prints
 

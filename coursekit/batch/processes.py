@@ -7,6 +7,7 @@ nobody writes to: when it closes, this process is gone, killed perhaps, and the 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import select
 import subprocess
 import sys
@@ -113,6 +114,7 @@ def _end(family: set[psutil.Process]) -> None:
 
 def _guard(command: Sequence[str]) -> int:
     r"""Runs `command`, and ends its tree when stdin closes before it is done."""
+    _adopt_orphans()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     family = {psutil.Process(child.pid)}
     alone = threading.Event()
@@ -129,7 +131,15 @@ def _guard(command: Sequence[str]) -> int:
     status = child.wait()
     if alone.is_set():
         listener.join()
+    _grow(family, psutil.Process())
+    _end(family)  # what the command has left behind, however it detached
     return status if status >= 0 else 128 - status
+
+
+def _adopt_orphans() -> None:
+    r"""On Linux, what forks twice to get away becomes this process's child instead of init's."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
 
 if __name__ == "__main__":

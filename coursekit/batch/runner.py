@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from coursekit import errors
-from coursekit.batch import inputs
-from coursekit.batch.folder import Folder
+from coursekit.batch import inputs, share
 from coursekit.batch.inputs import Job
 from coursekit.batch.processes import Watched, watch
-from coursekit.batch.report import Result, page_of, read_summary, summary_files
+from coursekit.batch.report import REPORTS, Result, page_of, read_summary, summary_files
 from coursekit.errors import CourseError
+from coursekit.files import Folder, same
 from coursekit.notebook import parameters as params
 
 #: A page above this many bytes opens in no browser, and making it takes ten times as much memory.
@@ -41,14 +41,15 @@ def run_notebooks(
     *,
     force: bool = False,
     timeout: float | None = None,
-    jobs: int = 1,
+    jobs: int | None = 1,
 ) -> list[Result]:
     r"""Runs the notebooks; returns their results in the same order.
 
     out: folder that gets the executed notebooks, an HTML page of each, `summary.json` and `index.html`.
     profile: a name in the notebooks' `profiles` folder, or a papermill parameter file.
     parameters: override the profile; each goes to the notebooks that know its name.
-    force: run finished notebooks again. timeout: minutes a notebook may take. jobs: notebooks at a time.
+    force: run finished notebooks again. timeout: minutes a notebook may take. jobs: notebooks at a time; None for
+    as many as `share` finds room for.
 
     Raises CourseError, before a kernel is started and anything is written, for a missing file, an unknown profile or
     parameter name, a value of the wrong type, and where a file in `out` that no run wrote would be overwritten: a
@@ -56,14 +57,32 @@ def run_notebooks(
     """
     if timeout is not None:
         errors.number("timeout", timeout, above=0, such_as=10)
-    errors.whole("jobs", jobs, least=1, such_as=2)
+    if jobs is not None:
+        jobs = errors.whole("jobs", jobs, least=1, such_as=2)
     planned = inputs.plan([Path(p) for p in paths], profile, dict(parameters or {}))
     folder = Folder(out)
-    folder.refuse_to_harm(job.path for job in planned)
+    _refuse_to_harm(folder, [job.path for job in planned])
+    jobs = share.jobs_that_fit(len(planned)) if jobs is None else jobs
     with folder.opened():
         name = None if profile is None else Path(profile).stem
         batch = _Batch(folder, name, len(planned), timeout, bar=jobs == 1 and sys.stderr.isatty())
         return batch.run(planned, force, jobs)
+
+
+def _refuse_to_harm(folder: Folder, notebooks: list[Path]) -> None:
+    r"""CourseError, and nothing touched, if results of `notebooks` would overwrite them or somebody's own files."""
+    for notebook in notebooks:
+        if same(folder.path, notebook.absolute().parent):
+            raise CourseError(
+                f"{folder.path} is the folder of {notebook.name} itself, which its result would overwrite: "
+                "choose another folder for the results, such as runs"
+            )
+        if notebook.stem == Path(REPORTS[1]).stem:
+            raise CourseError(
+                f"the page of {notebook.name} would be {REPORTS[1]}, the batch's own: rename it"
+            )
+    names = [name for notebook in notebooks for name in (notebook.name, f"{notebook.stem}.html")]
+    folder.refuse_to_harm([*names, *REPORTS], notebooks)
 
 
 class _Batch:
@@ -73,10 +92,11 @@ class _Batch:
         self.folder, self.profile, self.total, self.timeout, self.bar = folder, profile, total, timeout, bar
         self.known = read_summary(folder.path)
         self.stop = threading.Event()
-        self.unwritten = ""
+        self.unwritten, self.env, self.done = "", dict[str, str](), False
 
     def run(self, planned: list[Job], force: bool, workers: int) -> list[Result]:
         done: dict[Path, Result] = {}
+        self.env = share.environment(workers) | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         waiting, running = list(enumerate(planned, start=1)), dict[Future[Result], tuple[int, Job]]()
         with ThreadPoolExecutor(workers) as pool:
             try:
@@ -86,6 +106,7 @@ class _Batch:
                         before = self.known.pop(job.path.name, None)
                         if before and not force and self._still_good(before, job):
                             self.known[job.path.name] = done[job.path] = self._with_page(before)
+                            self.done = len(done) == len(planned)
                             _say(
                                 f"{self._where(number, job)}: unchanged, ok in {before.minutes:.1f} min before"
                             )
@@ -98,6 +119,7 @@ class _Batch:
                         number, job = running.pop(future)
                         result = self._kept(job, future.result())
                         self.known[job.path.name] = done[job.path] = result
+                        self.done = len(done) == len(planned)
                         self._write_summary()
                         memory = f"{result.minutes:.1f} min, {result.peak_memory / 1e9:.2f} GB"
                         _say(
@@ -139,7 +161,6 @@ class _Batch:
 
     def _through_papermill(self, job: Job) -> Result:
         part = self._part(job)
-        env = os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         seconds = None if self.timeout is None else self.timeout * 60
         with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryFile() as log:
             part.unlink(missing_ok=True)
@@ -157,7 +178,9 @@ class _Batch:
             ]
             command += ["--progress-bar" if self.bar else "--no-progress-bar", "--log-level", "WARNING"]
             command += ["--parameters_file", str(file)] if job.given else []
-            watched = watch(command, env=env, timeout=seconds, stop=self.stop, log=None if self.bar else log)
+            watched = watch(
+                command, env=self.env, timeout=seconds, stop=self.stop, log=None if self.bar else log
+            )
             return replace(_judge(job, part, watched, _last_line(log)), beside=job.beside)
 
     def _kept(self, job: Job, result: Result) -> Result:
@@ -191,7 +214,7 @@ class _Batch:
     def _write_summary(self) -> None:
         r"""A disk that is full now may have room when the next notebook is done."""
         try:
-            for name, text in summary_files(self.known.values(), self.profile).items():
+            for name, text in summary_files(self.known.values(), self.profile, self.done).items():
                 self.folder.put_text(name, text)
             self.unwritten = ""
         except OSError as error:

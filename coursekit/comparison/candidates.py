@@ -2,12 +2,12 @@ r"""The methods that are compared: settings, family and learning rate of each, i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
 
 from torch import nn
 
+from coursekit.experiments.bench import Bench
+from coursekit.experiments.recipe import Candidate, alone, on_codes
 from coursekit.methods import (
     IA3,
     AdapterDrop,
@@ -39,20 +39,11 @@ from coursekit.methods import (
     UniPELT,
 )
 from coursekit.methods.mechanism.method import Method
-from coursekit.qlora import quantize_model
 
-if TYPE_CHECKING:
-    from coursekit.comparison.bench import Bench
+__all__ = ["CANDIDATES", "EVERY", "NAMES", "TWINS", "Candidate", "alone", "drawn", "on_batches", "primed"]
 
-#: The method, a fresh model, the task and the run's seed -> the model with the method on it.
-Attach = Callable[[Method, nn.Module, "Bench", int], nn.Module]
 #: Steps and rate of the full fine-tuning that shows FAR which nodes move. They come on top of the run's own.
 PRIMING, PRIMING_RATE = 10, 3e-4
-
-
-def alone(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
-    r"""Attach what needs no look at the task."""
-    return method.attach(model)
 
 
 def on_batches(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
@@ -69,36 +60,6 @@ def primed(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Modu
     r"""Attach what chooses its parameters by a short training of the whole model."""
     priming = method.prime(model, lambda twin: bench.fit(twin, seed, PRIMING_RATE, PRIMING))
     return method.attach(model, priming=priming)
-
-
-def on_codes(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
-    r"""Attach beside weights in 4 bits."""
-    return method.attach(quantize_model(model))
-
-
-@dataclass(frozen=True)
-class Candidate:
-    r"""One method in the comparison.
-
-    family: baseline, additive, selective, reparameterised or hybrid. rate: learning rate where none is searched for.
-    attach: how it gets onto the model. keep: arguments of `save` for what a trained task needs, and no more.
-    """
-
-    family: str
-    method: Method
-    rate: float
-    attach: Attach = alone
-    keep: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def settings(self) -> str:
-        r"""The method with its hyperparameters; a base in 4 bits is one of them."""
-        return f"{self.method!r}{' on NF4' if self.quantized else ''}"
-
-    @property
-    def quantized(self) -> bool:
-        r"""Whether the base is in 4 bits."""
-        return self.attach is on_codes
 
 
 #: By name. The settings are the papers' or, where those are for large models, sizes near to each other. The rates are
@@ -152,3 +113,16 @@ TWINS: dict[str, Candidate] = {
 
 #: All of them.
 EVERY = CANDIDATES | TWINS
+
+#: What each is called in tables and pictures.
+NAMES: dict[str, str] = {
+    "head": "head alone", "full": "full fine-tuning", "houlsby": "Houlsby adapters", "pfeiffer": "Pfeiffer adapters",
+    "parallel": "parallel adapters", "lin": "Lin adapters", "adapter-drop": "AdapterDrop",
+    "sparse-adapter": "SparseAdapter", "ia3": "(IA)³", "prompt": "prompt tuning", "prefix": "prefix tuning",
+    "p-tuning": "P-tuning", "llama-adapter": "LLaMA-Adapter", "bitfit": "BitFit",
+    "bitfit-query": "BitFit, query and MLP", "norms": "layer norms", "top-layers": "top two blocks",
+    "attention": "attention layers", "fish-mask": "Fisher mask", "random-mask": "random mask", "shira": "SHiRA",
+    "far": "Freeze and Reconfigure", "rows": "chosen rows", "said": "SAID", "lora": "LoRA, query and value",
+    "lora-all-linear": "LoRA, all linear", "dora": "DoRA", "qlora": "QLoRA, all linear", "lora-bitfit": "LoRA + BitFit",
+    "compacter": "Compacter", "compacter-plus": "Compacter++", "mam": "MAM", "unipelt": "UniPELT",
+}  # fmt: skip

@@ -1,19 +1,26 @@
-r"""Many runs into one file, which can be stopped and gone on with at any time."""
+r"""Every method on one task: a grid of `experiments`, with the costs of each run in further columns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
+import psutil
 
-from coursekit.comparison import files, machine, rates, trial
-from coursekit.comparison.bench import Bench, Setting
+from coursekit import memory
+from coursekit.comparison import trial
 from coursekit.comparison.candidates import CANDIDATES, EVERY
-from coursekit.comparison.files import Line
 from coursekit.errors import CourseError, number, one_of, unknown, whole
+from coursekit.experiments import machine
+from coursekit.experiments.bench import Bench, Setting
+from coursekit.experiments.recipe import Arm, Grid, Recipe, around
+from coursekit.experiments.run import train
+from coursekit.experiments.table import Cell, Run, Store
+from coursekit.experiments.work import work
+from coursekit.methods import FullFineTuning
 
 #: Instead of learning rates to try: a method's own rate, its neighbours, and on where the best is at an end.
 AROUND = "around"
@@ -26,142 +33,93 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     try_rates: str | Sequence[float] | None = None,
     *,
-    say: Callable[[str], Any] = tqdm.write,
-    progress: bool = True,
-) -> list[Line]:
+    say: Callable[[str], Any] = print,
+) -> list[Run]:
     r"""Train `methods` (default: all of `CANDIDATES`) with every seed; give back their runs, old and new.
 
-    out: a file of JSON lines. Runs that are in it already are not made again. try_rates: learning rates to choose
-    from, for each method by accuracy on validation sentences, with the first seed; "around": the candidate's rate and
-    its neighbours, and on where the best is at an end; None: the candidate's rate as it is. Lines of that search have
-    the purpose "sweep", those of the comparison "run". say: gets notices, such as which method does not fit the model,
-    or which run failed: its line has the accuracy None.
+    out: a CSV as `experiments.table` has it; runs that are in it already are not made again, and several processes may
+    share it. try_rates: learning rates to choose from, for each method by accuracy on validation sentences; "around":
+    the candidate's rate and its neighbours, and on where the best is at an end; None: the candidate's rate as it is.
+    say: gets a line a run, and which method does not fit the model.
 
-    Raises CourseError, before anything is trained, for unknown names, settings that make no sense, a file that cannot
-    be written, one that another process is adding to, and one of runs with other settings; and where no method fits
-    the model.
+    Raises CourseError, before anything is trained, for unknown names, settings that make no sense, a batch that the
+    memory does not hold, a file that cannot be written or has runs of other settings; and where no method fits.
     """
     names = list(dict.fromkeys(CANDIDATES if methods is None else methods))
     seeds = list(dict.fromkeys(seeds))
     _check(setting, names, seeds, try_rates)
-    with files.added_to(out) as runs:
-        return _compare(_Made(runs, setting), names, seeds, try_rates, say, progress)
+    store = Store(out)
+    shared = asdict(setting)
+    shared["tested"] = shared.pop("sentences")  # `sentences` is a column of every table
+    common = {name: str(value) for name, value in shared.items() if name not in ("domain", "labels", "steps")}
+    common |= {"task": f"{setting.domain}/{setting.labels}"}
+    _agree(store, common | {"steps": str(setting.steps)}, names)
+    bench = Bench(setting)
+    here = machine.describe(bench.device) | {"dtype": str(bench.dtype).removeprefix("torch.")}
+    common |= {name: str(value) for name, value in (here | here.pop("versions")).items()}
+    _agree(store, common, names)
+    _check_memory(bench)
+    rates = {name: _rates(try_rates, EVERY[name].rate) for name in names}
+    grid = Grid(
+        topic=store.path.stem, reference=names[0], seeds=tuple(seeds), best_seeds=0, steps=setting.steps, points=1,
+        arms=tuple(
+            Arm(name, Recipe(EVERY[name], bucket=False, autocast=False), rates[name], grows=try_rates == AROUND)
+            for name in names
+        ),
+    )  # fmt: skip
+
+    def carry(recipe: Recipe, cell: Cell) -> Sequence[Run]:
+        about = common | {"family": recipe.candidate.family, "settings": recipe.candidate.settings}
+        measure = partial(trial.costs, bench, recipe.candidate)
+        return train(
+            bench, recipe, cell, cell.steps,
+            measure=lambda model, history: (about if history is None else {}) | measure(model, history),
+        )  # fmt: skip
+
+    fitting = {arm.name for arm in work(grid, store, carry, say).arms}
+    runs = [run for run in store.runs() if run.cell.arm in fitting and run.cell.seed in seeds]
+    return sorted(runs, key=lambda run: names.index(run.cell.arm))
 
 
-def _compare(
-    made: _Made,
-    names: list[str],
-    seeds: list[int],
-    try_rates: str | Sequence[float] | None,
-    say: Callable[[str], Any],
-    progress: bool,
-) -> list[Line]:
-    made.agree_with(made.common)
-    for name in names:
-        made.agree_with({"settings": EVERY[name].settings}, method=name)
-    chosen = {name: EVERY[name].rate for name in names}
-    if not try_rates:
-        made.agree_on_rates(chosen)
-    if made.runs.torn:
-        say(f"{made.runs.path} ended in the middle of a run, which is made again")
-    made.load()
+def _rates(asked: str | Sequence[float] | None, own: float) -> tuple[float, ...]:
+    if asked is None:
+        return (own,)
+    return around(own) if isinstance(asked, str) else tuple(asked)
 
-    fitting = list(names)
-    with tqdm(total=len(names) * (len(seeds) + bool(try_rates)), unit="run", disable=not progress) as bar:
 
-        def each(purpose: str, seed: int, do: Callable[[str], Any]) -> None:
-            r"""`do` for every method that fits the model."""
-            for name in list(fitting):
-                bar.set_postfix_str(f"{name}, {purpose}, seed {seed}")
-                try:
-                    do(name)
-                except trial.Unfit as error:
-                    fitting.remove(name)
-                    say(f"{name} is left out: {error}")
-                bar.update()
+def _agree(store: Store, wanted: Mapping[str, str], names: Sequence[str]) -> None:
+    r"""Raise CourseError for the first run in the file that has something else than is `wanted`, or other settings."""
+    for run in store.runs():
+        held = dict(run.more) | {"steps": str(run.cell.steps)}
+        asked = dict(wanted)
+        if run.cell.arm in names:
+            asked["settings"] = EVERY[run.cell.arm].settings
+        for key, value in asked.items():
+            if held.get(key) != value:
+                what = f"{run.cell.arm} with " if key == "settings" else ""
+                raise CourseError(
+                    f"{store.path} holds runs of {what}{key} = {held.get(key)}, and now it is {value}: give the "
+                    "settings of then, or another file"
+                )
 
-        if try_rates:
 
-            def search(name: str) -> None:
-                chosen[name] = _best(try_rates, EVERY[name].rate, lambda lr: made.sweep(name, seeds[0], lr))
-                made.agree_on_rates({name: chosen[name]})
-
-            each("sweep", seeds[0], search)
-        for seed in seeds:
-            each("run", seed, lambda name, seed=seed: made.run(name, seed, chosen[name], say))
-    if not fitting:
+def _check_memory(bench: Bench) -> None:
+    r"""Raise CourseError where a step of full fine-tuning, which all are measured beside, does not fit the memory."""
+    if bench.device.type != "cpu":
+        return
+    lengths = bench.prepared.lengths("train")
+    rows = bench.setting.batch_size
+    try:
+        needed = memory.predict(
+            bench.config, FullFineTuning(), batch=rows, seq=round(sum(lengths) / len(lengths)), device="cpu"
+        ).peak
+    except CourseError:  # a family whose activations are not modelled
+        return
+    if needed > (free := psutil.virtual_memory().available):
         raise CourseError(
-            f"none of these methods fits {made.setting.model}: take another model or other methods"
+            f"a step of {rows} sentences needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: take a "
+            "smaller batch_size"
         )
-    # Of a search, all lines; of runs those that were asked for.
-    return [
-        line
-        for line in made.runs.lines
-        if line["method"] in fitting and (line["purpose"] != "run" or line["seed"] in seeds)
-    ]
-
-
-class _Made:
-    r"""What has been made so far, in a file, under one setting; and how to make more of it."""
-
-    def __init__(self, runs: files.Runs, setting: Setting):
-        self.runs, self.setting = runs, setting
-        shared = asdict(setting)
-        self.common = {"task": f"{shared.pop('domain')}/{shared.pop('labels')}"} | shared
-
-    def load(self) -> None:
-        r"""Load model and task. Raises CourseError where the file is from another device or other versions."""
-        self.bench = Bench(self.setting)
-        self.here = machine.describe(self.bench.device) | {
-            "dtype": str(self.bench.dtype).removeprefix("torch.")
-        }
-        self.agree_with(self.here)
-
-    def agree_with(self, wanted: Mapping[str, Any], **where: Any) -> None:
-        r"""Raise CourseError for the first line, of those with `where`, that has something else than is `wanted`."""
-        for line in self.runs.lines:
-            if where.items() <= line.items():
-                for key, value in wanted.items():
-                    if line.get(key) != value:
-                        what = f"{where['method']} with " if "method" in where else ""
-                        raise CourseError(
-                            f"{self.runs.path} holds runs of {what}{key} = {line.get(key)!r}, and now it is "
-                            f"{value!r}: give the settings of then, or another file"
-                        )
-
-    def agree_on_rates(self, chosen: Mapping[str, float]) -> None:
-        r"""Raise CourseError where a method was run at another learning rate before: its seeds would not compare."""
-        for name, lr in chosen.items():
-            self.agree_with({"lr": lr}, purpose="run", method=name)
-
-    def sweep(self, name: str, seed: int, lr: float) -> float | None:
-        r"""Accuracy on validation sentences at `lr`."""
-        return self._made("sweep", trial.validated, name, seed, lr)["accuracy"]
-
-    def run(self, name: str, seed: int, lr: float, say: Callable[[str], Any]) -> None:
-        r"""One run of the comparison itself."""
-        line = self._made("run", trial.run, name, seed, lr)
-        if line["accuracy"] is None:
-            say(f"{name} with seed {seed} failed at the rate {lr:g}: {line['why']}")
-
-    def _made(self, purpose: str, make: Callable[..., Line], name: str, seed: int, lr: float) -> Line:
-        key = {"purpose": purpose, "method": name, "seed": seed, "lr": lr}
-        for line in self.runs.lines:
-            if key.items() <= line.items():
-                return line
-        candidate = EVERY[name]
-        about = {"family": candidate.family, "settings": candidate.settings}
-        line = key | about | self.common | make(self.bench, candidate, seed, lr) | self.here
-        self.runs.append(line)
-        return line
-
-
-def _best(try_rates: str | Sequence[float], own: float, accuracy: Callable[[float], float | None]) -> float:
-    around = try_rates == AROUND
-    found = {lr: accuracy(lr) for lr in (rates.around(own) if around else try_rates)}
-    while around and (lr := rates.beyond(found)) is not None:
-        found[lr] = accuracy(lr)
-    return rates.best(found)
 
 
 def _check(
@@ -178,13 +136,9 @@ def _check(
     for seed in seeds:
         whole("seed", seed, least=0, most=2**32 - 1)
     if isinstance(try_rates, str) and try_rates != AROUND:
-        raise CourseError(
-            f"learning rates {try_rates!r}: give numbers, such as 0.001 and 0.01, or {AROUND!r}"
-        )
+        raise CourseError(f"learning rates {try_rates!r}: give numbers, such as 0.001 and 0.01, or {AROUND!r}")
     if try_rates is not None and not isinstance(try_rates, str):
         if not list(try_rates):
-            raise CourseError(
-                f"no learning rate to choose from: give some, such as 0.001 and 0.01, or {AROUND!r}"
-            )
+            raise CourseError(f"no learning rate to choose from: give some, such as 0.001 and 0.01, or {AROUND!r}")
         for lr in try_rates:
             number("learning rate", lr, above=0, such_as=0.001)

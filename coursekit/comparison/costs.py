@@ -94,42 +94,6 @@ def bills(costs: Mapping[str, Row]) -> dict[str, dict[str, float]]:
     return {name: {part: getattr(row, part) / MB for part in PARTS} for name, row in costs.items()}
 
 
-def said(costs: Mapping[str, Row]) -> list[str]:
-    r"""What is worth saying of them, a line each: who needs most and least of what, and who is slower than full. The
-    head alone is left aside, as it trains no method.
-    """
-    full, others = costs["full"], [row for name, row in costs.items() if name not in BASELINES]
-    state = max(others, key=lambda row: row.gradients + row.optimizer)
-    found = [
-        f"gradients and optimizer: full {_mb(full.gradients + full.optimizer)}, otherwise at most "
-        f"{_mb(state.gradients + state.optimizer)} ({state.method})"
-    ]
-    for part in ("activations", "weights"):
-        low = min(others, key=lambda row: getattr(row, part))
-        high = max(others, key=lambda row: getattr(row, part))
-        found.append(
-            f"{part}: {_mb(getattr(low, part))} ({low.method}) to {_mb(getattr(high, part))} ({high.method}), "
-            f"full {_mb(getattr(full, part))}"
-        )
-    lean = min(others, key=lambda row: row.peak)
-    found.append(
-        f"least at its peak, the head aside: {lean.method}, {_mb(lean.peak)}, {full.peak / lean.peak:.1f} times less "
-        f"than full with {_mb(full.peak)}"
-    )
-    slower = [row.method for row in others if row.step_ratio > 1 + trusted(costs)]
-    found.append(
-        f"step time of full fine-tuning against itself: {full.step_ratio:.2f}, one draw of the noise: trust no "
-        f"difference between two methods below {trusted(costs):.2f}; slower than full by more than that: "
-        f"{', '.join(slower) or 'none'}"
-    )
-    most = sorted(others, key=_bytes_each, reverse=True)[:3]
-    found.append(
-        "most bytes stored for a trained parameter: "
-        + ", ".join(f"{row.method} {_bytes_each(row):.1f}" for row in most)
-    )
-    return found
-
-
 def noise(costs: Mapping[str, Row]) -> float:
     r"""One draw of the noise of step times (full fine-tuning = 1): so far from 1 is full fine-tuning against itself."""
     return abs(costs["full"].step_ratio - 1) if "full" in costs else 0.0
@@ -138,11 +102,3 @@ def noise(costs: Mapping[str, Row]) -> float:
 def trusted(costs: Mapping[str, Row]) -> float:
     r"""The smallest difference of two step times that is taken for one: twice what the one draw of the noise was."""
     return 2 * noise(costs)
-
-
-def _mb(size: int) -> str:
-    return f"{size / MB:.0f} MB"
-
-
-def _bytes_each(row: Row) -> float:
-    return row.storage_bytes / (row.trained + row.head)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit.methods.mechanism.method import Method
@@ -151,34 +150,3 @@ def behind_a_prompt(
         del theirs  # a whole model, beside which the next would stand
         found.append((name, ours == anew, with_cache == anew, without == anew))
     return found
-
-
-def inside_attention(
-    model: nn.Module, block: int, **batch: Tensor
-) -> tuple[
-    Float[Tensor, "heads seq d_h"],
-    Float[Tensor, "kv_heads keys d_h"],
-    Float[Tensor, "kv_heads keys d_h"],
-    Float[Tensor, "heads seq d_h"],
-]:
-    r"""Queries, keys and values of the attention of one block, positions already in them, and its output before W_o.
-
-    Of the first row of `batch`. Behind a prefix the keys and values begin with those of the prefix.
-    """
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    kind = model.config._attn_implementation
-    attention, seen = ALL_ATTENTION_FUNCTIONS[kind], []
-
-    def watched(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Any:
-        out = attention(module, q, k, v, *args, **kwargs)
-        seen.append((q[0], k[0], v[0], out[0][0].transpose(0, 1)))
-        return out
-
-    ALL_ATTENTION_FUNCTIONS[kind] = watched
-    try:
-        with torch.no_grad():
-            model(**batch, use_cache=False)
-    finally:
-        ALL_ATTENTION_FUNCTIONS[kind] = attention
-    return seen[block]

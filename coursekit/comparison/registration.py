@@ -8,29 +8,30 @@ changes a word has another name, no such file, and no run.
 from __future__ import annotations
 
 import json
-import math
 import statistics
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from random import Random
 
-from coursekit.comparison import trial
-from coursekit.comparison.bench import Bench, Setting
+from scipy import stats
+
 from coursekit.comparison.candidates import EVERY
-from coursekit.comparison.evidence.plan import Run
-from coursekit.comparison.evidence.results import Evidence
 from coursekit.errors import CourseError, number, one_of, whole
 from coursekit.evaluation.classification import accuracy
+from coursekit.experiments.bench import Bench, Setting
+from coursekit.experiments.results import Results
+from coursekit.experiments.run import attach
+from coursekit.experiments.table import Run
+from coursekit.experiments.verdict import Verdict, decide, non_inferior
 from coursekit.tasks.prepared import Prepared
 
 #: (method, seed, accuracy)
 Runs = list[tuple[str, int, float]]
 FEWEST = 3
 #: What `verdicts` counts.
-VERDICTS = ("no difference that matters", "told apart", "cannot tell")
+VERDICTS = (str(Verdict.EQUAL), "better or worse", str(Verdict.UNCLEAR))
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def carry_out(registered: Registration, folder: str | Path, bench: Bench | None 
     found: Runs = []
     for seed in registered.seeds:
         for name, rate in zip((registered.one, registered.other), registered.rates, strict=True):
-            model = trial.attach(bench, EVERY[name], seed)
+            model = attach(bench, EVERY[name], seed)
             try:
                 bench.fit(model, seed, rate)
             except CourseError:  # a loss that stopped being finite
@@ -146,7 +147,7 @@ def _short(prepared: Prepared, longest: int) -> Prepared:
     return replace(prepared, data=type(prepared.data)(data))
 
 
-def pilot(evidence: Evidence, arms: Sequence[str], at: int | None = None) -> Runs:
+def pilot(evidence: Results, arms: Sequence[str], at: int | None = None) -> Runs:
     r"""The validation accuracies of `arms` in a file of evidence: what a new comparison may be planned by.
 
     at: after so many steps, or at the next point of the curve; None: at the end.
@@ -166,22 +167,7 @@ def standard_errors(n: int) -> float:
     r"""Standard errors that the difference of two means of n seeds each exceeds by chance in 1 of 20 cases: Student's
     $t$ with $2n - 2$ degrees of freedom. With many seeds it is the 1.96 of a variance that is known.
     """
-    whole("n", n, least=2, such_as=3)
-    low, high = 1.9, 13.0  # t is 12.7 with one degree of freedom, the fewest
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _beyond(middle, 2 * n - 2) > 0.05 else (low, middle)
-    return high
-
-
-def _beyond(t: float, freedom: int) -> float:
-    r"""How often |Student's t| is above `t`: for $t=\sqrt f\tan\theta$ the density is $\cos^{f-1}\theta$."""
-    steps = 2000
-    at = [math.atan(t / math.sqrt(freedom)) * i / steps for i in range(steps + 1)]
-    height = [math.cos(angle) ** (freedom - 1) for angle in at]
-    area = sum((a + b) / 2 for a, b in pairwise(height)) * at[1]
-    all_ = math.sqrt(math.pi) * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
-    return 1 - 2 * area / all_
+    return float(stats.t.ppf(0.975, 2 * whole("n", n, least=2, such_as=3) - 2))
 
 
 def power(pilot: Sequence[tuple[str, int, float]], n: int, difference: float, draws: int = 1000) -> float:
@@ -196,14 +182,24 @@ def verdicts(
 ) -> dict[str, float]:
     r"""How often each verdict comes out where two methods truly differ by `difference` and scatter as in `pilot`.
 
-    As in the exercise `hybrid-conclude`: no difference that matters where |difference| + margin is below `smallest`;
-    else told apart where |difference| is above the margin. Simulated as in `power`.
+    As everywhere, `experiments.verdict.decide`, with `smallest` as what matters. Simulated as in `power`.
     """
     found = dict.fromkeys(VERDICTS, 0)
     for gap, margin in _imagined(pilot, n, difference, draws):
-        small, told = abs(gap) + margin < smallest, abs(gap) > margin
-        found[VERDICTS[0] if small else VERDICTS[1] if told else VERDICTS[2]] += 1
+        verdict = decide(gap - margin, gap + margin, margin=smallest)
+        found[{Verdict.EQUAL: VERDICTS[0], Verdict.UNCLEAR: VERDICTS[2]}.get(verdict, VERDICTS[1])] += 1
     return {verdict: count / draws for verdict, count in found.items()}
+
+
+def not_inferior(
+    pilot: Sequence[tuple[str, int, float]], n: int, difference: float, smallest: float, draws: int = 2000
+) -> float:
+    r"""How often the first method is shown to lose less than `smallest`: the low end of the interval lies above that.
+    Simulated as in `power`.
+    """
+    return statistics.fmean(
+        non_inferior(gap - margin, smallest) for gap, margin in _imagined(pilot, n, difference, draws)
+    )
 
 
 def _imagined(
@@ -219,20 +215,6 @@ def _imagined(
         )
         variance = (statistics.variance(one) + statistics.variance(other)) / n
         yield statistics.fmean(one) - statistics.fmean(other), errors * variance**0.5
-
-
-def replanned(
-    pilot: Sequence[tuple[str, int, float]], planned: Callable[[Runs], Sequence[int]], draws: int = 200
-) -> tuple[int, int]:
-    r"""How many seeds other pilots of the same size and scatter would have asked for: from the lowest tenth of them to
-    the highest. planned: a pilot -> the seeds.
-    """
-    random, spreads = Random(0), dict(zip(_arms(pilot), _spreads(pilot), strict=True))
-    sizes = sorted(
-        len(planned([(arm, seed, random.gauss(0.8, spreads[arm])) for arm, seed, _ in pilot]))
-        for _ in range(draws)
-    )
-    return sizes[draws // 10], sizes[-draws // 10]
 
 
 def _arms(pilot: Sequence[tuple[str, int, float]]) -> list[str]:

@@ -7,11 +7,13 @@ import io
 import statistics
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from coursekit.comparison.files import Line
 from coursekit.errors import CourseError
+from coursekit.experiments.results import Results
+from coursekit.experiments.table import Run
 from coursekit.files import replace_text
 from coursekit.memory.breakdown import MB
 from coursekit.notebook.tables import Table
@@ -65,50 +67,34 @@ class Row:
     transformers: str
 
 
-def summary(lines: Iterable[Line]) -> list[Row]:
-    r"""One row a method, in the order of the runs. Lines of the search for learning rates are left out, and methods of
-    which a run failed: a mean over the seeds that went well would flatter them.
-
-    Raises CourseError for runs of one method that differ in more than the seed, or that have the same seed.
+def summary(runs: Sequence[Run]) -> list[Row]:
+    r"""One row a method, in the order of the runs, at the learning rate that is best on validation sentences. Methods
+    of which a seed failed at it are left out: a mean over the seeds that went well would flatter them.
     """
-    runs: dict[str, list[Line]] = {}
-    for line in lines:
-        if line["purpose"] == "run":
-            runs.setdefault(line["method"], []).append(line)
-    for name, group in runs.items():
-        if len({line["seed"] for line in group}) < len(group):
-            raise CourseError(f"there are two runs of {name} with the same seed: keep one of each")
-    return [_row(group) for group in runs.values() if all(line["accuracy"] is not None for line in group)]
+    return [_row(own) for own in Results("", tuple(runs)).arms.values()]
 
 
-def _row(group: Sequence[Line]) -> Row:
-    first = group[0]
-    same = ("family", "settings", "lr", "trained", "head", "majority", "task", "model", "steps", "batch_size", "device",
-            "dtype", "n", "threads", "versions")  # fmt: skip
-    for line in group:
-        for key in same:
-            if line[key] != first[key]:
-                raise CourseError(
-                    f"runs of {first['method']} differ in {key}, {first[key]!r} and {line[key]!r}: compare them apart"
-                )
-    accuracy = [line["accuracy"] for line in group]
-    return Row(
-        method=first["method"],
-        seeds=len(group),
-        sentences=first["n"],
-        storage_bytes=max(line["storage_bytes"] for line in group),
-        **{key: max(line["memory"][key] for line in group) for key in MEMORY},
-        predicted_peak=first["predicted"] and first["predicted"]["peak"],
-        step_seconds=statistics.median(line["step_seconds"] for line in group),
-        step_ratio=statistics.median(line["step_ratio"] for line in group),
-        accuracy=statistics.fmean(accuracy),
-        sd=statistics.stdev(accuracy) if len(accuracy) > 1 else None,
-        lowest=min(accuracy),
-        highest=max(accuracy),
-        torch=first["versions"]["torch"],
-        transformers=first["versions"]["transformers"],
-        **{key: first[key] for key in same if key not in ("n", "versions")},
-    )
+def _row(own: Sequence[Run]) -> Row:
+    first, accuracy = own[0], [statistics.fmean(run.correct) for run in own]
+    measured: dict[str, Any] = {
+        field.name: _value(field, first.more[field.name]) for field in fields(Row) if field.name in first.more
+    }
+    for name in ("storage_bytes", *MEMORY):
+        measured[name] = max(int(run.more[name]) for run in own)
+    for name in ("step_seconds", "step_ratio"):
+        measured[name] = statistics.median(float(run.more[name]) for run in own)
+    return Row(**measured | {
+        "method": first.cell.arm, "lr": first.cell.rate, "steps": first.cell.steps, "seeds": len(own),
+        "sentences": len(first.correct), "accuracy": statistics.fmean(accuracy),
+        "sd": statistics.stdev(accuracy) if len(accuracy) > 1 else None,
+        "lowest": min(accuracy), "highest": max(accuracy),
+    })  # fmt: skip
+
+
+def _value(field: Field[Any], text: str) -> Any:
+    if not text and "None" in str(field.type):
+        return None
+    return {"int": int, "float": float, "str": str}[str(field.type).partition(" ")[0]](text)
 
 
 def table(rows: Iterable[Row]) -> Table:
@@ -165,22 +151,16 @@ def check_target(path: str | Path) -> None:
 
 def from_csv(path: str | Path) -> list[Row]:
     r"""The rows that `to_csv` wrote. Raises CourseError where there is no such table."""
-    kinds = {"int": int, "float": float, "str": str}
     try:
         reader = csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8"), newline=""))
         if reader.fieldnames != [field.name for field in fields(Row)]:
             raise ValueError("other columns")
         return [
-            Row(**{
-                field.name: None if not entry[field.name] and "None" in field.type
-                else kinds[field.type.partition(" ")[0]](entry[field.name])
-                for field in fields(Row)
-            })
-            for entry in reader
-        ]  # fmt: skip
+            Row(**{field.name: _value(field, entry[field.name]) for field in fields(Row)}) for entry in reader
+        ]
     except OSError as error:
         raise CourseError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, TypeError) as error:  # not UTF-8, other columns, a word for a number, a short line
         raise CourseError(
-            f"{path} is no table of a comparison: to_csv(summary(read(...)), path) writes one"
+            f"{path} is no table of a comparison: to_csv(summary(compare(...)), path) writes one"
         ) from error

@@ -6,10 +6,10 @@ all scores share, `compatible.py` whether data and model go together.
 
 from coursekit.evaluation.choices import score_choices
 from coursekit.evaluation.classification import accuracy, best_constant, regression
-from coursekit.evaluation.generation import format_adherence, generate
+from coursekit.evaluation.generation import generate
 from coursekit.evaluation.held_out import answer_loss, answer_nats
 from coursekit.evaluation.perplexity_of_texts import perplexity
-from coursekit.evaluation.scores import Perplexity, Regression, Score, wilson
+from coursekit.evaluation.scores import Perplexity, Regression, Score, pairs_in_order, wilson
 
 __all__ = [
     "Perplexity",
@@ -19,8 +19,8 @@ __all__ = [
     "answer_loss",
     "answer_nats",
     "best_constant",
-    "format_adherence",
     "generate",
+    "pairs_in_order",
     "perplexity",
     "regression",
     "score_choices",

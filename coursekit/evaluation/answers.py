@@ -55,18 +55,6 @@ def right_score(checks: Sequence[str], answers: Sequence[str]) -> Score:
     return Score.of(torch.tensor([one for one in found if one is not None], dtype=torch.bool))
 
 
-def form_is_right(checks: Sequence[str]) -> int:
-    r"""Of how many answers one rule gives both scores: their form is all that can be checked."""
-    kinds = [json.loads(check)["type"] for check in checks if check]
-    return sum(_FORM.get(kind) is _RIGHT.get(kind) for kind in kinds)
-
-
-def exact_is_right(checks: Sequence[str]) -> int:
-    r"""Of how many answers only the exact text is right, item by item where it is a list."""
-    kinds = [json.loads(check)["type"] for check in checks if check]
-    return sum(_RIGHT.get(kind) in (_equals, _same_items) for kind in kinds)
-
-
 def _checked(checks: Sequence[str], answers: Sequence[str]) -> list[tuple[Check, str]]:
     return [(json.loads(c), a) for c, a in zip(checks, answers, strict=True) if c]
 

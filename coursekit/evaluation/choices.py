@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from coursekit.errors import CourseError
 from coursekit.evaluation.prefix_cache import PrefixCache
-from coursekit.evaluation.running import device_of, evaluating, progress_bar, similar_lengths
+from coursekit.evaluation.running import (
+    device_of,
+    evaluating,
+    progress_bar,
+    similar_lengths,
+    text_list,
+    token_ids,
+)
 
 
 def score_choices(
@@ -28,12 +35,12 @@ def score_choices(
 
     A choice usually begins with a space. Raises CourseError for two choices that begin with the same token.
     """
+    choices, ids = text_list("choices", choices), token_ids(model, tokenizer, "prompts", prompts)
     first = [tokenizer(choice, add_special_tokens=False)["input_ids"][:1] for choice in choices]
     if len({tuple(token) for token in first}) < len(choices) or [] in first:
         raise CourseError(
             f"the choices {', '.join(map(repr, choices))} do not begin with a token each of their own"
         )
-    ids = tokenizer(list(prompts))["input_ids"]
     return next_token_logits(model, ids, [token[0] for token in first], batch_size, cache, progress)
 
 

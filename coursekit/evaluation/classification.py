@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from coursekit.errors import CourseError, whole
@@ -37,13 +37,31 @@ def accuracy(
     Raises CourseError for a task without classes, for data that do not fit the model (such as more classes than it has
     outputs), and for examples asked of an encoder.
     """
+    logits, labels = class_logits(
+        model, prepared, split, limit, batch_size, shots=shots, cache=cache, progress=progress
+    )
+    return Score.of(logits.argmax(-1) == labels)
+
+
+def class_logits(
+    model: nn.Module,
+    prepared: Prepared,
+    split: str = "test",
+    limit: int | None = None,
+    batch_size: int = 64,
+    *,
+    shots: int = 0,
+    cache: bool = True,
+    progress: bool = True,
+) -> tuple[Float[Tensor, "rows classes"], Int[Tensor, " rows"]]:
+    r"""What `accuracy` decides by: a logit for each class of each row, and the classes that are right."""
     rows, task = first_rows(prepared.split(split), limit), task_of(prepared)
     if task is None or not task.labels:
         raise CourseError(
             f"{prepared.name} has no classes to count: use regression() for ratings, perplexity() for text"
         )
-    whole("batch_size", batch_size, least=1)
-    whole("shots", shots, least=0)
+    batch_size = whole("batch_size", batch_size, least=1)
+    shots = whole("shots", shots, least=0)
     if prepared.kind == "encoder":
         if shots:
             raise CourseError(
@@ -51,7 +69,7 @@ def accuracy(
             )
         check_data(model, prepared, split)
         logits = _class_logits(model, prepared, rows, batch_size, progress)
-        return Score.of(logits.argmax(-1) == torch.tensor(rows["labels"]))
+        return logits, torch.tensor(rows["labels"])
 
     check_data(model, prepared, split)
     source = first_rows(task.data[split], len(rows["labels"]))
@@ -60,7 +78,7 @@ def accuracy(
     prompts = prepared.tokenizer([task.prompt(text, examples) for text in texts])["input_ids"]
     choices = [answer[0] for answer in task.answer_ids(prepared.tokenizer)]
     logits = next_token_logits(model, prompts, choices, batch_size, cache, progress)
-    return Score.of(logits.argmax(-1) == torch.tensor(source["label"]))
+    return logits, torch.tensor(source["label"])
 
 
 def best_constant(prepared: Prepared, split: str = "test", limit: int | None = None) -> float:

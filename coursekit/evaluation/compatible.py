@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
 from torch import nn
 from transformers import PreTrainedModel
 
 from coursekit.errors import CourseError
-from coursekit.methods import PromptTuning, PTuning, attached
+from coursekit.labels import IGNORED
 from coursekit.tasks.prepared import Prepared
 from coursekit.tasks.task import task_of
 
+#: What tables of absolute positions are called.
+_POSITIONS = ("position_embeddings", "wpe", "embed_positions")
 #: The kinds of attention in transformers that keep the examples of packed rows apart whatever the batch.
 _PACKED = ("sdpa", "eager", "flex_attention")
 
@@ -29,6 +32,12 @@ def check_data(model: nn.Module, prepared: Prepared, split: str) -> None:
             f"{type(prepared).__name__}."
         )
     rows = prepared.split(split)
+    missing = {"input_ids", "attention_mask", "labels"} - set(rows.column_names)
+    if missing:
+        raise CourseError(f"the {split} split of {prepared.name} has no column {', '.join(sorted(missing))}")
+    if not min(prepared.lengths(split)):
+        raise CourseError(f"a row of the {split} split of {prepared.name} has no token: leave it out")
+    _check_positions(model, prepared, split)
     if isinstance(model, PreTrainedModel):
         _check_kind(model, prepared)
         _check_tokens(model, prepared, rows)
@@ -51,13 +60,45 @@ def _check_kind(model: PreTrainedModel, prepared: Prepared) -> None:
 
 def _check_tokens(model: PreTrainedModel, prepared: Prepared, rows: Any) -> None:
     vocabulary = getattr(model.config, "vocab_size", None)
-    chunks = rows.select_columns(["input_ids"]).with_format("arrow")[:]["input_ids"].chunks
-    largest = max((int(ids.max()) for ids in (c.flatten().to_numpy() for c in chunks) if len(ids)), default=0)
+    smallest, largest = _ends(rows, "input_ids")
+    if smallest < 0:
+        raise CourseError(f"{prepared.name} has token {smallest}: token ids are 0 and above")
+    if prepared.kind == "decoder":
+        low, high = _ends(rows, "labels", without=IGNORED)
+        if low < 0 or (vocabulary is not None and high >= vocabulary):
+            raise CourseError(
+                f"{prepared.name} has the label {low if low < 0 else high}: a label is a token below {vocabulary}, or"
+                f" {IGNORED} where nothing is learned"
+            )
     if vocabulary is not None and largest >= vocabulary:
         raise CourseError(
             f"{prepared.name} has token {largest}, and {type(model).__name__} knows tokens below {vocabulary}: prepare "
             "the data with the tokenizer that was loaded with this model"
         )
+
+
+def _ends(rows: Any, column: str, without: int | None = None) -> tuple[int, int]:
+    r"""The smallest and the largest number in a column of lists, `without` one that says nothing; 0 where is none."""
+    chunks = rows.select_columns([column]).with_format("arrow")[:][column].chunks
+    numbers = np.concatenate([chunk.flatten().to_numpy(zero_copy_only=False) for chunk in chunks])
+    numbers = numbers if without is None else numbers[numbers != without]
+    return (int(numbers.min()), int(numbers.max())) if len(numbers) else (0, 0)
+
+
+def _check_positions(model: nn.Module, prepared: Prepared, split: str) -> None:
+    r"""CourseError for a row that is longer than a table of positions: past its end there is nothing to look up."""
+    if prepared.packed(split):
+        longest = _ends(prepared.split(split), "position_ids")[1] + 1
+    else:
+        longest = max(prepared.lengths(split))
+    for name, table in model.named_modules():
+        if isinstance(table, nn.Embedding) and name.rpartition(".")[2] in _POSITIONS:
+            before = getattr(table, "offset", 0 if table.padding_idx is None else table.padding_idx + 1)
+            if longest > table.num_embeddings - before:
+                raise CourseError(
+                    f"a row of {prepared.name} has {longest} tokens, and {type(model).__name__} has "
+                    f"{table.num_embeddings - before} positions: prepare with a smaller max_length"
+                )
 
 
 def _check_labels(model: PreTrainedModel, prepared: Prepared, rows: Any) -> None:
@@ -69,6 +110,8 @@ def _check_labels(model: PreTrainedModel, prepared: Prepared, rows: Any) -> None
                 "load_encoder(..., num_labels=1)"
             )
         return
+    if min(labels) < 0:
+        raise CourseError(f"{prepared.name} has the label {min(labels)}: classes are numbered from 0")
     task = task_of(prepared)
     classes = max(len(task.labels) if task else 0, max(labels) + 1)
     if outputs == 1 or classes > outputs:
@@ -90,8 +133,9 @@ def _check_packed(model: nn.Module) -> None:
             f"packed examples would see each other with attention={attention!r}: load the model with "
             f"attention={_PACKED[0]!r}, or prepare with packed=False"
         )
-    for method in attached(model).values():
-        if isinstance(method, PromptTuning | PTuning):
+    attached = getattr(model, "_coursekit", None)  # what methods note there, asked without importing them
+    for method in attached.methods.values() if attached else ():
+        if getattr(method, "row_is_example", False):
             raise CourseError(
                 f"{type(method).__name__} puts its tokens in front of a row, and a packed row has several examples: "
                 "prepare with packed=False"

@@ -2,16 +2,14 @@ r"""Text that a model writes, and whether it has the form that was asked for."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from coursekit.errors import CourseError, whole
-from coursekit.evaluation.running import device_of, evaluating, progress_bar
-from coursekit.evaluation.scores import Score
+from coursekit.errors import whole
+from coursekit.evaluation.running import device_of, evaluating, progress_bar, token_ids
 from coursekit.tasks.prepared import pad_id
 
 
@@ -31,10 +29,10 @@ def generate(
     Only the new text is returned, up to the end-of-text token. Prompts are padded on the left, so that all rows of a
     batch go on writing at the same place. add_special_tokens=False: for prompts from a chat template.
     """
-    whole("max_new_tokens", max_new_tokens, least=1, such_as=32)
-    whole("batch_size", batch_size, least=1)
+    max_new_tokens = whole("max_new_tokens", max_new_tokens, least=1, such_as=32)
+    batch_size = whole("batch_size", batch_size, least=1)
     settings = {"do_sample": False} | settings
-    ids = tokenizer(list(prompts), add_special_tokens=add_special_tokens)["input_ids"] if prompts else []
+    ids = token_ids(model, tokenizer, "prompts", prompts, add_special_tokens=add_special_tokens)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     device, pad = device_of(model), pad_id(tokenizer)
     texts = [""] * len(ids)
@@ -60,14 +58,3 @@ def generate(
                 texts[i] = text
             bar.update(len(group))
     return texts
-
-
-def format_adherence(outputs: Sequence[str], pattern: str | re.Pattern[str]) -> Score:
-    r"""Share of the outputs that `pattern` describes from end to end, white space around them aside."""
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise CourseError(f"{pattern!r} is not a regular expression: {error}") from error
-    return Score.of(
-        torch.tensor([bool(compiled.fullmatch(output.strip())) for output in outputs], dtype=torch.bool)
-    )

@@ -44,7 +44,7 @@ def prompt_examples(prepared: Prepared, k: int) -> Prepared:
     Raises CourseError for data without a prompt, for data cut short by `take`, and for fewer than one example.
     """
     task = _asked(prepared)
-    whole("k", k, least=1, such_as=10)
+    k = whole("k", k, least=1, such_as=10)
     texts = task.data["train"][:]["text"]
     if len(texts) != len(prepared.split("train")):
         raise CourseError(

@@ -1,8 +1,7 @@
-r"""How well counting alone predicts text: the entropy of single tokens and of pairs.
+r"""How well counting alone predicts text: the entropy of single tokens, and a table of pairs.
 
 All in nats per token, like a model's loss. A model that has learned nothing has a loss of $\ln V$; one that knows
-how frequent each token is, $H_1$; one that knows what follows what, $H_2$ (Shannon 1951, "Prediction and entropy of
-printed English", equation 1, with N = 1 and 2).
+how frequent each token is, $H_1$ (Shannon 1951, "Prediction and entropy of printed English", equation 1).
 """
 
 from __future__ import annotations
@@ -30,17 +29,6 @@ def unigram_entropy(stream: Int[Tensor, " n"], vocab: int) -> float:
     return _entropy(torch.bincount(stream, minlength=vocab).double())
 
 
-def bigram_entropy(stream: Int[Tensor, " n"], vocab: int) -> float:
-    r"""$H_2 = -\sum_{ij} p_{ij} \ln p_{j|i}$: what is uncertain about a token when the one before it is known.
-
-    $p$ are the shares in `stream` itself. No table of pairs can do better on it, so this is a hard bar for the loss
-    of a model that has not seen the text yet.
-    """
-    counts = pairs(stream, vocab)
-    p, given = counts / counts.sum(), counts / counts.sum(1, keepdim=True).clamp(min=1)
-    return -torch.xlogy(p, given).sum().item()  # 0 · ln 0 = 0
-
-
 class Bigram:
     r"""A table of pairs as a language model, for text that it has not counted.
 
@@ -61,10 +49,10 @@ class Bigram:
             rows > 0, weight * counts / rows.clamp(min=1) + (1 - weight) * self.single, self.single
         )
 
-    def loss(self, stream: Int[Tensor, " n"]) -> float:
-        r"""Mean $-\ln P$ of the tokens of `stream` that have one before them."""
-        _check(stream, len(self.single))
-        return -self.table[stream[:-1], stream[1:]].log().mean().item()
+    def loss(self, text: Int[Tensor, "*blocks n"]) -> float:
+        r"""Mean $-\ln P$ of the tokens of a text, or of each of its blocks, that have one before them."""
+        _check(text.flatten(), len(self.single))
+        return -self.table[text[..., :-1], text[..., 1:]].log().mean().item()
 
 
 def _entropy(counts: Float[Tensor, " vocab"]) -> float:

@@ -10,7 +10,6 @@ from transformers import DynamicCache
 
 from coursekit.errors import CourseError
 from coursekit.evaluation.running import device_of
-from coursekit.methods.soft_prompts.prompted_cache import HELD
 
 
 class PrefixCache:
@@ -30,8 +29,8 @@ class PrefixCache:
             self.length = 0
             return
         self.layers = [(layer.keys, layer.values) for layer in past.layers]
-        # What our soft prompts note on a cache, so that they know it again.
-        self.notes = {HELD: getattr(past, HELD)} if hasattr(past, HELD) else {}
+        # What soft prompts note on a cache, so that they know it again.
+        self.notes = {name: note for name, note in vars(past).items() if name not in vars(DynamicCache())}
         # Another model that puts tokens of its own first would put them in front of the rest once more.
         if past.get_seq_length() != self.length and not self.notes:
             self.length = 0

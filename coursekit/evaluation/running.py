@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from coursekit.errors import whole
+from coursekit.errors import CourseError, short, whole
 from coursekit.modes import in_mode
 
 if TYPE_CHECKING:
@@ -50,6 +50,36 @@ def similar_lengths(rows: Sequence[Sequence[int]], batch_size: int, spread: int 
         group.append(index)
     if group:
         yield group
+
+
+def text_list(name: str, texts: Sequence[str]) -> list[str]:
+    r"""`texts` as a list. Raises CourseError for one text, whose letters would be taken for texts, and for no texts."""
+    if isinstance(texts, str | bytes) or not all(isinstance(text, str) for text in texts):
+        raise CourseError(f"{name} must be a list of texts, such as ['Hello']; got {short(texts)}.")
+    return list(texts)
+
+
+def token_ids(
+    model: nn.Module, tokenizer: Any, name: str, texts: Sequence[str], **settings: Any
+) -> list[list[int]]:
+    r"""The token ids of `texts`, for a model that writes. Raises CourseError where model or tokenizer are none, where
+    they do not belong together, and for anything but a list of texts.
+    """
+    texts = text_list(name, texts)
+    if not callable(tokenizer):
+        raise CourseError(f"tokenizer must be the one that was loaded with the model; got {short(tokenizer)}.")
+    outputs = getattr(model, "get_output_embeddings", lambda: model)
+    if outputs() is None:
+        raise CourseError(f"{type(model).__name__} does not write text: load a decoder, with load_decoder")
+    found = tokenizer(texts, **settings)["input_ids"] if texts else []
+    vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
+    largest = max((max(ids, default=0) for ids in found), default=0)
+    if vocabulary is not None and largest >= vocabulary:
+        raise CourseError(
+            f"{name} has token {largest}, and {type(model).__name__} knows tokens below {vocabulary}: give the "
+            "tokenizer that was loaded with this model"
+        )
+    return found
 
 
 def first_rows(rows: Dataset, limit: int | None) -> dict[str, list]:

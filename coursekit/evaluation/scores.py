@@ -9,6 +9,8 @@ from statistics import NormalDist
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from coursekit.errors import number, whole
+
 
 @dataclass(frozen=True, eq=False)
 class Score:
@@ -82,6 +84,8 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
 
     Unlike p ± z·s it stays within 0…1 and does not shrink to nothing when all cases agree.
     """
+    n, successes = whole("n", n, least=0), whole("successes", successes, least=0, most=n)
+    confidence = number("confidence", confidence, above=0, below=1, such_as=0.95)
     if not n:
         return 0.0, 1.0
     z = NormalDist().inv_cdf(0.5 + confidence / 2)

@@ -62,7 +62,7 @@ def replay(new: Prepared, old: Prepared, share: float, rows: int, *, seed: int =
 
     Raises CourseError for a share outside [0, 1), and whatever `mixture` does.
     """
-    number("share", share, least=0, below=1, such_as=0.05)
+    share = number("share", share, least=0, below=1, such_as=0.05)
     share = round(share * whole("rows", rows, least=1, such_as=1000)) / rows  # a whole number of rows
     other = old.name if old.name != new.name else f"{old.name} (old)"
     return mixture({new.name: new, other: old}, rows, {new.name: 1 - share, other: share}, seed=seed)
@@ -70,7 +70,7 @@ def replay(new: Prepared, old: Prepared, share: float, rows: int, *, seed: int =
 
 def _counts(names: list[str], rows: int, shares: Mapping[str, float] | None) -> dict[str, int]:
     r"""Rows of each part, `rows` in all, by the largest remainder; of equal ones the earlier part's comes first."""
-    whole("rows", rows, least=1, such_as=1000)
+    rows = whole("rows", rows, least=1, such_as=1000)
     if shares is not None and set(shares) != set(names):
         raise CourseError(
             f"shares of {', '.join(shares) or 'nothing'} for parts {', '.join(names)}: give one for each, by its name"

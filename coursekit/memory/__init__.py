@@ -9,25 +9,16 @@ of it, and `inserted/` what each method puts into a block.
 
 from coursekit.memory.activations import Step, block_steps
 from coursekit.memory.breakdown import GB, MB, Breakdown, GiB, Point, Term
-from coursekit.memory.hardware import (
-    Card,
-    Release,
-    card,
-    cards,
-    largest_card_by_year,
-    largest_model_by_year,
-    models_over_time,
-)
-from coursekit.memory.measure import measure
+from coursekit.memory.hardware import Card, card, cards
+from coursekit.memory.measure import measure, random_batch
 from coursekit.memory.precision import PRECISIONS, STATES, optimizer_bytes
 from coursekit.memory.predict import bill, predict
 from coursekit.memory.quantized import Quantized
 from coursekit.memory.shard import STAGES, gpus_needed, shard
-from coursekit.memory.side_by_side import random_batch, side_by_side
+from coursekit.memory.side_by_side import side_by_side
 
 __all__ = [
-    "GB", "MB", "PRECISIONS", "STAGES", "STATES", "Breakdown", "Card", "GiB", "Point", "Quantized", "Release", "Step",
-    "Term", "bill", "block_steps", "card", "cards", "gpus_needed", "largest_card_by_year",
-    "largest_model_by_year", "measure", "models_over_time", "optimizer_bytes", "predict",
+    "GB", "MB", "PRECISIONS", "STAGES", "STATES", "Breakdown", "Card", "GiB", "Point", "Quantized", "Step",
+    "Term", "bill", "block_steps", "card", "cards", "gpus_needed", "measure", "optimizer_bytes", "predict",
     "random_batch", "shard", "side_by_side",
 ]  # fmt: skip

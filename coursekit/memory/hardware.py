@@ -1,9 +1,8 @@
-r"""GPUs and models over the years: the two tables in `data/`, each row with its citation."""
+r"""GPUs: the table `data/hardware.csv`, each row with its citation."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -52,17 +51,6 @@ class Card:
         return self.memory_gb * UNITS[unit]
 
 
-@dataclass(frozen=True)
-class Release:
-    r"""A language model: the year it came out and how many parameters it has."""
-
-    name: str
-    year: int
-    parameters: int
-    weights_public: str  # "yes", "no" or "on request"
-    citation: str
-
-
 @cache
 def cards() -> tuple[Card, ...]:
     r"""All GPUs of `data/hardware.csv`, oldest first."""
@@ -85,35 +73,6 @@ def card(name: str | Card) -> Card:
         if found.name.lower() == key:
             return found
     raise unknown("GPU", name, [c.name for c in cards()])
-
-
-@cache
-def models_over_time() -> tuple[Release, ...]:
-    r"""Models of `data/models_over_time.csv`, oldest first."""
-    rows = [
-        Release(r["name"], int(r["year"]), int(r["parameters"]), r["weights_public"], r["citation"])
-        for r in _table("models_over_time.csv")
-    ]
-    return tuple(sorted(rows, key=lambda m: (m.year, m.parameters)))
-
-
-def largest_card_by_year() -> list[tuple[int, int]]:
-    r"""(year, GB): the largest memory of a single GPU up to that year, for every year in which it grew."""
-    return _records((c.year, c.memory_gb) for c in cards())
-
-
-def largest_model_by_year() -> list[tuple[int, int]]:
-    r"""(year, parameters): the largest model whose weights anyone can have, for every year in which it grew."""
-    return _records((m.year, m.parameters) for m in models_over_time() if m.weights_public == "yes")
-
-
-def _records(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    best: dict[int, int] = {}
-    most = 0
-    for year, value in sorted(pairs):
-        if value > most:
-            best[year] = most = value
-    return list(best.items())
 
 
 def _table(name: str) -> list[dict[str, str]]:

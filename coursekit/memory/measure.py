@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coursekit import counts
 from coursekit.errors import CourseError, one_of
+from coursekit.labels import IGNORED
 from coursekit.memory.breakdown import Breakdown, Point
 from coursekit.memory.live import Live
 
@@ -54,6 +56,22 @@ def measure(
     with _as_it_was(model, trained, checkpointing):
         step = _on_cuda if device.type == "cuda" else _on_cpu
         return step(model, dict(batch), trained, optimizer)
+
+
+def random_batch(model: nn.Module, rows: int, tokens: int, seed: int = 0) -> dict[str, Tensor]:
+    r"""Random token ids on the model's device, with labels. All rows but the first are padded, as in a real batch.
+
+    `input_ids` and `attention_mask` are (rows, tokens). `labels`: (rows, tokens) for a decoder, (rows,) for an encoder.
+    """
+    random = torch.Generator().manual_seed(seed)
+    most = min(20_000, model.config.vocab_size)
+    ids = torch.randint(min(1000, most // 2), most, (rows, tokens), generator=random)  # past the special ones
+    mask = torch.ones_like(ids)
+    mask[1:, tokens * 3 // 4 :] = 0
+    encoder = counts.architecture(model.config).encoder
+    labels = torch.arange(rows) % 2 if encoder else ids.masked_fill(mask == 0, IGNORED)
+    device = next(model.parameters()).device
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
 
 
 def _on_cpu(

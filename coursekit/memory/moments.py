@@ -23,7 +23,7 @@ from typing import Any
 from coursekit.architecture import Architecture
 from coursekit.memory.activations.block import block_steps
 from coursekit.memory.activations.forward import forward_peak
-from coursekit.memory.activations.moved import Moved
+from coursekit.memory.activations.moved import SAIDMemory
 from coursekit.memory.activations.norm import norm_work
 from coursekit.memory.activations.setting import Setting
 from coursekit.memory.activations.step import Step
@@ -125,7 +125,7 @@ def _stored(
     return [checkpointed(arch, s, method.training, forward, inside, behind) for inside, behind in blocks]
 
 
-def _moved(arch: Architecture, s: Setting, moved: Moved | None, checkpointing: bool) -> tuple[int, int]:
+def _moved(arch: Architecture, s: Setting, moved: SAIDMemory | None, checkpointing: bool) -> tuple[int, int]:
     r"""Bytes of moved weights that the forward pass holds and nothing keeps, and of the last group's end."""
     if moved is None:
         return 0, 0

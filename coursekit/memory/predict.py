@@ -2,9 +2,13 @@ r"""What training needs, from the config alone: weights, gradients, optimizer st
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from coursekit import counts
 from coursekit.architecture import Architecture
@@ -12,8 +16,9 @@ from coursekit.errors import CourseError, flag, number, one_of, whole
 from coursekit.memory.activations.families import check_modelled
 from coursekit.memory.activations.setting import Setting
 from coursekit.memory.activations.training import Training
-from coursekit.memory.breakdown import Breakdown
-from coursekit.memory.inserted import AFTER, BEFORE, Added, Inserted, inserted
+from coursekit.memory.breakdown import Breakdown, GiB
+from coursekit.memory.inserted import AFTER, BEFORE, Added, Inserted, has_entry, inserted
+from coursekit.memory.measure import measure, random_batch
 from coursekit.memory.moments import activations
 from coursekit.memory.precision import Precision, optimizer_bytes, states
 from coursekit.memory.quantized import Quantized
@@ -66,6 +71,9 @@ def predict(
     quantized: for a base that went through `quantize_model`, its settings; `Quantized()` is QLoRA's own.
     states_only: leave the activations out, of any family.
 
+    A method without an entry in `inserted.INSERTED` is measured instead, in one step of a model with random weights
+    (`measured_instead`), and a warning says so.
+
     Weights, gradients and optimizer state are exact. Activations are modelled for the families in
     `activations.families.MODELLED`; CourseError for others, without states_only. They follow PyTorch 2.13 and
     transformers 5.24; the CUDA figures come from the same formulas with CUDA's kernels put in, and are checked where
@@ -74,14 +82,27 @@ def predict(
     arch = counts.architecture(config)
     task = task or ("classification" if arch.encoder else "causal")
     num_labels = int(getattr(config, "num_labels", 2)) if num_labels is None else num_labels
-    whole("batch", batch, least=1, such_as=8)
-    whole("seq", seq, least=1, such_as=128)
-    whole("num_labels", num_labels, least=1, such_as=2)
+    batch = whole("batch", batch, least=1, such_as=8)
+    seq = whole("seq", seq, least=1, such_as=128)
+    num_labels = whole("num_labels", num_labels, least=1, such_as=2)
     one_of("attention", attention, ("sdpa", "eager"))
     one_of("device", device, ("cpu", "cuda"))
     for name, value in {"checkpointing": checkpointing, "padded": padded, "states_only": states_only}.items():
         flag(name, value)
     p = Precision.of(precision)
+    if not (_in_place(method) or has_entry(method, config)):
+        if not hasattr(method, "attach"):
+            raise CourseError(
+                f"the memory model does not know what {type(method).__name__} keeps; use bill(n, trained) for the rest"
+            )
+        if quantized:
+            raise CourseError(
+                f"the memory model has no entry for {type(method).__name__}, and it measures no base in 4 bits by "
+                "itself: measure a step with memory.measure"
+            )
+        return measured_instead(
+            config, method, batch, seq, precision, optimizer, checkpointing, attention, task, num_labels, padded, device
+        )  # fmt: skip
     base = counts.tensors(arch, task, num_labels)
     training, copied, trained = _trained(arch, config, method, base, task)
     added = [t.size for t in training.added]
@@ -113,6 +134,47 @@ def predict(
     )  # fmt: skip
     arrivals = _arrivals(arch, trained, training.added, p.weight, factor)
     return replace(known, **activations(arch, setting, training, task, checkpointing, arrivals))
+
+
+#: What `measured_instead` builds at most, in bytes of weights.
+MOST_MEASURED = 4 * GiB
+
+
+def measured_instead(
+    config: Any, method: Any, batch: int, seq: int, precision: str, optimizer: str | None, checkpointing: bool,
+    attention: str, task: str, num_labels: int, padded: bool, device: str,
+) -> Breakdown:  # fmt: skip
+    r"""One measured step of `method` on a model with random weights; the arguments are those of `predict`.
+
+    Raises CourseError for a model above `MOST_MEASURED`, and for a precision in which no step can be run.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    name, size = type(method).__name__, Precision.of(precision).weight * counts.full(config, task, num_labels)
+    if precision not in MEASURED or size > MOST_MEASURED or (device == "cuda" and not torch.cuda.is_available()):
+        raise CourseError(
+            f"the memory model has no entry for {name}, and this step cannot be measured here: take precision='fp32' "
+            f"or 'bf16', a model of at most {MOST_MEASURED / GiB:.0f} GiB, and a device that is there"
+        )
+    warnings.warn(
+        f"the memory model has no entry for {name}: these figures are one measured step of a model with random weights",
+        stacklevel=3,
+    )
+    config = copy.deepcopy(config)
+    config.num_labels = num_labels
+    auto = AutoModelForCausalLM if task == "causal" else AutoModelForSequenceClassification
+    with torch.random.fork_rng(devices=[]):
+        model = auto.from_config(config, dtype=MEASURED[precision], attn_implementation=attention).to(device)
+        given = random_batch(model, batch, seq)
+        if not padded:
+            given["attention_mask"].fill_(1)
+        if task == "classification":
+            given["labels"] = torch.arange(batch, device=device) % num_labels
+        return measure(method.attach(model), given, optimizer=optimizer, checkpointing=checkpointing)
+
+
+#: Precisions in which a step is run as it is.
+MEASURED = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def _mixed_state(

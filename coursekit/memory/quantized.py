@@ -9,7 +9,7 @@ from typing import NamedTuple
 from coursekit.architecture import Architecture
 from coursekit.counts import Named
 from coursekit.errors import flag
-from coursekit.methods.mechanism.modules import matches
+from coursekit.methods.mechanism.names import matches
 from coursekit.quantization.bit_stream import packed_bytes
 from coursekit.quantization.blocks import DECODED
 from coursekit.quantization.checks import block_of

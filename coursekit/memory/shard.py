@@ -24,7 +24,7 @@ def shard(bill: Breakdown, n_gpus: int, stage: int = 3) -> Breakdown:
     layer's weights are gathered while it computes, and its gradient is whole before it is divided. That comes on top,
     `max` over the layers, and is not counted here.
     """
-    whole("n_gpus", n_gpus, least=1, such_as=8)
+    n_gpus = whole("n_gpus", n_gpus, least=1, such_as=8)
     if stage not in STAGES:
         raise CourseError(f"stage={stage!r}: ZeRO has the stages 1, 2 and 3; 0 means that nothing is divided")
     # Rounded up: the shards are made equally long by padding.

@@ -1,8 +1,5 @@
-r"""What a notebook imports: source on display, tables, types of parameters; and its generated cells."""
+r"""What a notebook imports: source on display, and tables; and its generated cells."""
 
-from coursekit.notebook.cells import expect_types, show
+from coursekit.notebook.cells import show
 
-__all__ = [
-    "expect_types",
-    "show",
-]
+__all__ = ["show"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from coursekit.methods.mechanism.attachment import attached
-from coursekit.methods.mechanism.detach import detach
+from coursekit.methods.mechanism.merge import detach
 
 
 def bare(model: nn.Module) -> nn.Module:

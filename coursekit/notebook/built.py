@@ -5,12 +5,15 @@ tensors are that it makes on the way.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode  # PyTorch's own name for it: there is no other
+
+from coursekit.memory.live import Live
 
 
 def lora_layer(
@@ -38,6 +41,46 @@ def lora_layer(
     return silent, start, trained, layer(x).detach()
 
 
+def recomputed(
+    make: type[torch.autograd.Function],
+    W1: Float[Tensor, "f d"],
+    W2: Float[Tensor, "d f"],
+    x: Float[Tensor, "tokens d"],
+    g: Float[Tensor, "tokens d"],
+) -> Any:
+    r"""(result, gradients of x, W1 and W2, how often the block ran, bytes that waited for the backward pass).
+
+    make: a Function whose `apply(run, x)` stands for run(x), here a block of two matrices; g arrives from above. The
+    bytes are those of tensors that were made in the forward pass and are still there at its end, the result left out.
+    A forward pass that gives no tensor gives dots: nothing was attempted.
+    """
+    x, W1, W2 = (t.clone().requires_grad_() for t in (x, W1, W2))
+    runs: list[int] = []
+
+    def run(h: Tensor) -> Tensor:
+        runs.append(1)
+        return torch.tanh(h @ W1.T) @ W2.T
+
+    with torch.no_grad():
+        tried = make.forward(SimpleNamespace(save_for_backward=lambda *tensors: None), run, x)
+    if not isinstance(tried, Tensor):
+        return ...
+    del tried
+    runs.clear()
+    live = Live()
+    known = live.add((x, W1, W2))
+    with live:
+        y = make.apply(run, x)
+    known |= live.add([y])
+    there: dict[int | None, int] = {}
+    for event in live.events:
+        there[event.storage] = there.get(event.storage, 0) + event.change
+    waiting = sum(size for storage, size in there.items() if storage not in known)
+    y.backward(g)
+    gradients = (torch.zeros_like(t) if t.grad is None else t.grad for t in (x, W1, W2))
+    return y.detach(), *gradients, len(runs), waiting
+
+
 #: Inputs of the layer whose A is looked at: wide enough for entries of size 1 to be far above 1/√d_in.
 WIDE = 576
 #: How far the entries of A may be from 1/√d_in, as a factor.
@@ -54,6 +97,86 @@ def start_of(A: Float[Tensor, "r in"]) -> str:
         return "one direction"
     size = float(A.float().square().mean().sqrt()) * A.shape[1] ** 0.5
     return "too large" if size > SPREAD else "too small" if size < 1 / SPREAD else "random"
+
+
+def adapter_module(
+    make: Callable[..., nn.Module],
+    h: Float[Tensor, "*batch d"],
+    W_down: Float[Tensor, "r d"],
+    b_down: Float[Tensor, " r"],
+    W_up: Float[Tensor, "d r"],
+    b_up: Float[Tensor, " d"],
+) -> Any:
+    r"""(how it starts, number of trained parameters, output with these weights put in).
+
+    make: a class that is made with d and r, and keeps two linear layers, down and up. A forward pass that gives no
+    tensor gives dots: nothing was attempted. How it starts: see `_adapter_start`.
+    """
+    adapter = make(len(b_up), len(b_down))
+    if not isinstance(adapter(h), Tensor):
+        return ...
+    start = _adapter_start(make(WIDE, 16))
+    trained = sum(p.numel() for p in adapter.parameters() if p.requires_grad)
+    for layer, W, b in ((adapter.down, W_down, b_down), (adapter.up, W_up, b_up)):
+        layer.weight.data = W
+        if layer.bias is not None:
+            layer.bias.data = b
+    return start, trained, adapter(h).detach()
+
+
+#: How far an adapter may move h at the start, as a share of its length.
+NEAR = 0.1
+
+
+def _adapter_start(adapter: nn.Module) -> str:
+    r"""How a fresh adapter of width 16 starts: "near h", "far from h", or "dead" where no weight gets a gradient."""
+    h = torch.randn(8, WIDE, generator=torch.Generator().manual_seed(0))
+    out = adapter(h)
+    if (out - h).norm() > NEAR * h.norm():
+        return "far from h"
+    out.square().sum().backward()
+    moved = [p.grad is not None and bool(p.grad.any()) for p in adapter.parameters() if p.dim() == 2]
+    return "near h" if any(moved) else "dead"
+
+
+class _Given(nn.Module):
+    r"""An adapter with these weights."""
+
+    def __init__(self, *weights: Tensor) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(W.clone() for W in weights)
+
+    def forward(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        W_down, b_down, W_up, b_up = self.weights
+        return h + nn.functional.linear(torch.relu(nn.functional.linear(h, W_down, b_down)), W_up, b_up)
+
+
+def inserted(
+    insert: Callable[..., Any],
+    load: Callable[[], nn.Module],
+    places: list[str],
+    start: list[tuple[Tensor, ...]],
+    ids: Int[Tensor, "batch seq"],
+) -> Any:
+    r"""(logits, trained parameters of the model, of the adapters, logits once every handle was asked to take its hook
+    out).
+
+    insert: a function of a model, places in it, and as many adapters, which gives the handles of its hooks. Where it
+    gives dots, so does this: nothing was attempted.
+    """
+    model, adapters = load(), [_Given(*weights) for weights in start]
+    own = list(model.parameters())
+    handles = insert(model, places, adapters)
+    if handles is ...:
+        return ...
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits
+        for handle in handles or ():
+            handle.remove()
+        after = model(input_ids=ids).logits
+    trained = (sum(p.numel() for p in parts if p.requires_grad)
+               for parts in (own, [p for A in adapters for p in A.parameters()]))  # fmt: skip
+    return logits, *trained, after
 
 
 def ia3_layer(

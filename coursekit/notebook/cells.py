@@ -1,7 +1,7 @@
-r"""What notebooks need besides the methods: source on display, types of parameters, and the generated cells.
+r"""What notebooks need besides the methods: source on display, and the generated cells.
 
 The set-up cell and the Colab badge are the same in every notebook. They are made here, from
-`[tool.coursekit]` in `pyproject.toml`, and written by `coursekit colab`; nobody edits them by hand.
+`[tool.coursekit]` in `pyproject.toml`, and written by `coursekit generate`; nobody edits them by hand.
 """
 
 from __future__ import annotations
@@ -13,89 +13,46 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.errors import CourseError
-from coursekit.notebook.parameters import fits, mismatch
 
 #: Name of the distribution. `coursekit` on PyPI is somebody else's package.
 DISTRIBUTION = "coursekit-finetuning"
-#: What a set-up cell leaves as it finds it: Colab's own builds, and what its front end stands on.
-KEPT = (
-    "torch", "torchvision", "torchaudio", "numpy", "ipykernel", "ipython", "tornado", "pyzmq", "prompt-toolkit",
-)  # fmt: skip
-#: What pip may move, but not that far: Colab's diffusers and gradio want this hub.
-BELOW = ("huggingface-hub<2",)
-
 _SETUP = """\
 #@title Set-up, nothing to edit
-# Uses the coursekit that is installed or lies in a folder above this one. On a fresh
-# Colab it installs it, and leaves the PyTorch and NumPy that are there alone. (Made by `coursekit colab`.)
-import subprocess
-import sys
-import tempfile
-from importlib import invalidate_caches, metadata, util
-from pathlib import Path
+import os, pathlib, sys  # noqa: E401, I001
 
-REPOSITORY, BRANCH = {repository}, {branch}
-
-
-def missing():  # PyPI has an unrelated coursekit: ours is the one with a folder `methods`
-    spec = util.find_spec("coursekit")
-    return not any(Path(p, "methods").is_dir() for p in (spec and spec.submodule_search_locations) or [])
-
-
-if missing():
-    above = [p for p in [Path.cwd(), *Path.cwd().parents] if Path(p, "coursekit", "methods").is_dir()]
-    sys.path[:0] = map(str, above[:1])
-if missing():
-    if not REPOSITORY:
-        raise RuntimeError({unset})
-    print("installing coursekit, a minute or two")
-    keep = {kept}
-    there = {{str(d.name).lower().replace("_", "-"): d.version for d in metadata.distributions()}}
-    lines = [*(f"{{p}}=={{there[p]}}" for p in keep if p in there), *{below}]
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "keep.txt").write_text("\\n".join(lines))
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", f"{{folder}}/keep.txt"]
-        if subprocess.run([*pip, f"git+{{REPOSITORY}}@{{BRANCH}}"]).returncode:
-            raise RuntimeError(f"no network? pip (above) could not install coursekit from {{REPOSITORY}}")
-    invalidate_caches()
-    if "transformers" in sys.modules:
-        print("transformers was imported before this cell: restart the kernel, then run all cells")
-
-import coursekit  # noqa: F401 (before other libraries, whose notices it silences)"""
-
-_UNSET = (
-    "coursekit is not installed here, and the course has no address yet to install it from. Download the "
-    "course and run `pip install -e .` in its folder. (Its authors: set `repository` in pyproject.toml, then "
-    "run `coursekit colab`.)"
-)
+sys.path[:0] = [str(p) for p in pathlib.Path("_").resolve().parents if (p / "coursekit/methods").is_dir()][:1]
+missing = not any(os.path.isdir(f"{{p}}/coursekit/methods") for p in sys.path)  # PyPI's coursekit has no methods
+{install}import coursekit  # noqa: F401"""
+#: PyTorch, NumPy and what Colab's front end stands on stay at the versions that are there.
+_INSTALL = """\
+kept = f"{{sys.executable}} -m pip list --format freeze | grep -E '^(torch|numpy|ipy|tornado|pyzmq|prompt)'"
+course = "{distribution}[colab] @ git+{repository}@{tag}"
+if missing and os.system(f"{{kept}} | {{sys.executable}} -m pip install -qc /dev/stdin '{{course}}'"):
+    raise RuntimeError("no network? pip, above, says why it could not install coursekit")
+"""
+_UNSET = """\
+if missing:
+    raise RuntimeError("coursekit is not installed here: run `pip install -e .` in its folder, then `coursekit doctor`")
+"""
 
 
-def setup_cell(repository: str, branch: str = "main") -> str:
-    r"""Source of the set-up cell. With an empty `repository` it works wherever coursekit can be found."""
-    source = _SETUP.format(
-        repository=_quoted(repository),
-        branch=_quoted(branch),
-        unset=_wrapped(_UNSET),
-        kept=_listed(KEPT),
-        below=list(BELOW),
+def setup_cell(repository: str, tag: str = "main") -> str:
+    r"""Source of the set-up cell: finds coursekit above the notebook or among what is installed, else installs it.
+
+    repository: address that pip installs from, at `tag`. Where it is "", there is nothing to install from.
+    """
+    install = (
+        _INSTALL.format(distribution=DISTRIBUTION, repository=repository, tag=tag) if repository else _UNSET
     )
-    return source.replace("'", '"')
+    return _SETUP.format(install=install)
 
 
-def _listed(names: tuple[str, ...]) -> str:
-    r"""A tuple of words, broken where the cell would grow too wide."""
-    lines = textwrap.wrap(", ".join(map(_quoted, names)), 90)
-    return "(\n" + "".join(f"        {line}\n" for line in lines) + "    )"
-
-
-def badge(repository: str, branch: str, path: str) -> str:
+def badge(repository: str, tag: str, path: str) -> str:
     r"""Markdown that opens the file `path` of the repository on Colab, which takes files from GitHub only."""
     github = "https://github.com/"
     if not repository.startswith(github):
-        return "<!-- Colab badge: `coursekit colab` writes it once pyproject.toml names the repository -->"
-    target = (
-        f"https://colab.research.google.com/github/{repository.removeprefix(github)}/blob/{branch}/{path}"
-    )
+        return "<!-- Colab badge: `coursekit generate` writes it once pyproject.toml names the repository -->"
+    target = f"https://colab.research.google.com/github/{repository.removeprefix(github)}/blob/{tag}/{path}"
     return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({target})"
 
 
@@ -138,17 +95,6 @@ def show(*objects: Any, docstring: bool = True, folded: str = "") -> Source:
     return Source("\n\n\n".join(pieces), ", ".join(dict.fromkeys(files)), folded)
 
 
-def expect_types(**parameters: tuple[Any, type | tuple[type, ...]]) -> None:
-    r"""Raises CourseError for the first parameter of the wrong type: `expect_types(steps=(steps, int))`.
-
-    For the cell after the papermill parameters. An int is fine for a float; True and False are no numbers.
-    """
-    for name, (value, kinds) in parameters.items():
-        kinds = kinds if isinstance(kinds, tuple) else (kinds,)
-        if not any(fits(value, kind) for kind in kinds):
-            raise mismatch(name, value, kinds[0])
-
-
 def _name_in_package(file: Path) -> str:
     r"""`coursekit/methods/lora.py` wherever the package lies: outputs must not depend on the machine."""
     root = Path(__file__).resolve().parents[1]
@@ -170,13 +116,3 @@ def _without_docstrings(code: str) -> str:
         if not alone and last < len(lines) and not lines[last].strip():  # the blank line after it
             lines[last] = "\0"
     return "\n".join(line for line in lines if line != "\0")
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _wrapped(text: str) -> str:
-    r"""`text` as a string literal over several lines, for a cell that nobody has to scroll sideways."""
-    lines = textwrap.wrap(text, 88, drop_whitespace=False)
-    return "\n" + "\n".join(f"            {_quoted(line)}" for line in lines) + "\n        "

@@ -113,7 +113,13 @@ def read_profile(profile: str | Path | None, folder: Path) -> tuple[Path | None,
         if not path.is_file():
             raise unknown("profile", str(profile), [p.stem for p in path.parent.glob("*.yaml")])
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            # Ten lines of aliases to lists of aliases are more values than a machine has room for.
+            raise CourseError(
+                f"the profile {path} has an alias such as *name: write the value there once more"
+            )
+        content = yaml.safe_load(text)
     except OSError as error:
         raise CourseError(f"cannot read the profile {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

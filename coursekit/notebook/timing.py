@@ -18,7 +18,7 @@ def ratios(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, flo
     Whatever slows the machine down for a while slows all calls of a round. Each round begins with the call after the
     one that the last round began with, so that none always has the same place. Waits for the GPU where there is one.
     """
-    whole("rounds", rounds, least=1, such_as=15)
+    rounds = whole("rounds", rounds, least=1, such_as=15)
     for call in calls.values():
         call()  # warmed up
     names = list(calls)

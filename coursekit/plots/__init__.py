@@ -2,23 +2,16 @@ r"""Pictures: `common.py` for what several notebooks draw, and one file a topic;
 
 from coursekit.plots import alt
 from coursekit.plots.adapters import adapter_places, bottleneck
+from coursekit.plots.alt import show
 from coursekit.plots.common import COLOURS, axes, grid, loss_curve, score_curves, scores, style
-from coursekit.plots.ia3 import factors_by_layer
 from coursekit.plots.lecture_map import lecture_map
-from coursekit.plots.lora import data_flow, matrices_to_scale, spectrum
-from coursekit.plots.memory import (
-    MEMORY_COLOURS,
-    memory_bars,
-    models_and_cards,
-    predicted_and_measured,
-    step_over_time,
-)
+from coursekit.plots.lora import data_flow, spectrum
+from coursekit.plots.memory import MEMORY_COLOURS, memory_bars, step_over_time
 from coursekit.plots.soft_prompts import soft_prompt_places
 
 __all__ = [
-    "COLOURS", "MEMORY_COLOURS", "adapter_places", "axes", "bottleneck", "data_flow", "factors_by_layer", "grid",
-    "lecture_map", "loss_curve", "matrices_to_scale", "memory_bars", "models_and_cards",
-    "predicted_and_measured", "score_curves", "scores",
+    "COLOURS", "MEMORY_COLOURS", "adapter_places", "axes", "bottleneck", "data_flow", "grid",
+    "lecture_map", "loss_curve", "memory_bars", "score_curves", "scores", "show",
     "soft_prompt_places", "spectrum", "step_over_time", "style",
 ]  # fmt: skip
 

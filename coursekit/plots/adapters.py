@@ -2,14 +2,13 @@ r"""Pictures of an adapter, and of where adapters stand in a block."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from coursekit.plots import alt
-from coursekit.plots.common import COLOURS, axes, score_curves
+from coursekit.plots.common import COLOURS, axes
 
 
 def bottleneck(d: int, r: int, ax: Axes | None = None) -> Axes:
@@ -75,37 +74,6 @@ def adapter_places(panels: Sequence[Axes] | None = None) -> Sequence[Axes]:
         ax.set_ylim(-0.3, 12.9)
         ax.axis("off")
         alt.says(ax, flow)
-    return panels
-
-
-def drops_and_shares(
-    groups: Mapping[str, tuple[str, Mapping[str, Mapping[float, str]]]], evidence: Any
-) -> Sequence[Axes]:
-    r"""A panel of test accuracies for each group in which at least one curve has two points; () without such a group.
-
-    groups: title -> label of the x axis, and label of a curve -> setting -> arm; arms that are not in `evidence` are
-    left out, and so is a curve of which one point is left.
-    """
-    drawn: dict[str, dict[str, dict[float, Any]]] = {}
-    for title, (_, group) in groups.items():
-        for name, curve in group.items():
-            points = {x: evidence.accuracy(arm) for x, arm in curve.items() if arm in evidence.arms}
-            if len(points) > 1:
-                drawn.setdefault(title, {})[name] = points
-    if not drawn:
-        return ()
-    rows = (len(drawn) + 1) // 2
-    every = list(plt.subplots(rows, 2, figsize=(9.2, 3.4 * rows))[1].flat)
-    panels = every[: len(drawn)]
-    for ax in every[len(panels) :]:
-        ax.remove()
-    for ax, (title, curves) in zip(panels, drawn.items(), strict=True):
-        score_curves(curves, groups[title][0], label="test accuracy", ax=ax)
-        ax.set_title(title)
-        ax.legend(fontsize=8)
-    limits = [ax.get_ylim() for ax in panels]
-    for ax in panels:  # one scale for all
-        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     return panels
 
 

@@ -1,8 +1,8 @@
 r"""Alt texts: what a figure shows, in words and numbers taken from what was drawn.
 
 `import coursekit.plots` in a notebook switches them on: every Matplotlib figure is stored with its alt text in the
-output's metadata, `{"image/png": {"alt": ...}}`, and has the same text as a caption below it. Screen readers, search,
-and pages made by nbconvert and `coursekit run` read the first; everybody reads the second.
+output's metadata, `{"image/png": {"alt": ...}}`, for screen readers, search, and pages made by nbconvert and
+`coursekit run`. What everybody reads under a figure is a sentence that somebody wrote: `show(figure, sentence)`.
 """
 
 from __future__ import annotations
@@ -56,30 +56,27 @@ _SAID: WeakKeyDictionary[Axes | Figure, str] = WeakKeyDictionary()
 
 
 def enable() -> None:
-    r"""In a notebook, give every figure from now on its alt text and caption. Elsewhere, and a second time, nothing."""
+    r"""In a notebook, give every figure from now on its alt text. Elsewhere, and a second time, nothing."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     shell = get_ipython() if get_ipython else None
-    if shell is None or getattr(shell, "_coursekit_alt", False):
+    if shell is None:
         return
-    shell._coursekit_alt = True
-    captions: list[str] = []
 
     def metadata(figure: Figure, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
         # No data: the picture itself comes from whatever format Matplotlib is set to.
-        captions.append(describe(figure))
-        return {}, {"image/png": {"alt": captions[-1]}}
-
-    def below(_: Any) -> None:
-        from IPython.display import Markdown, display
-
-        said, captions[:] = list(captions), []
-        for caption in said:
-            display(Markdown(f"*{_escaped(caption)}*"))
+        return {}, {"image/png": {"alt": describe(figure)}}
 
     shell.display_formatter.mimebundle_formatter.for_type(Figure, metadata)
-    shell.events.register(
-        "post_run_cell", below
-    )  # after the inline backend has shown the figures of the cell
+
+
+def show(drawn: Axes | Figure, caption: str) -> None:
+    r"""Show a figure here and now, and under it one written sentence that says what to see."""
+    import matplotlib.pyplot as plt
+    from IPython.display import Markdown, display
+
+    figure = drawn.figure if isinstance(drawn, Axes) else drawn
+    display(figure, Markdown(f"*{caption}*"))
+    plt.close(figure)  # or the notebook would show it once more at the cell's end
 
 
 def _panel(ax: Axes) -> str:
@@ -230,11 +227,6 @@ def _plain(text: str) -> str:
     return " ".join(text.replace("\\", "").split())
 
 
-def _escaped(text: str) -> str:
-    r"""For Markdown: nothing in a name makes it bold, or ends the caption."""
-    return re.sub(r"([\\*_`<>\[\]|#$])", r"\\\1", text)
-
-
 def _number(value: Any) -> str:
     # In between, the digits of a count are worth reading; beyond, they are those of a power of ten.
     return f"{float(value):,.0f}" if 1e4 <= abs(float(value)) < 1e9 else f"{float(value):,.3g}"
@@ -247,9 +239,3 @@ def _is_number(word: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def captions(outputs: Iterable[Any]) -> list[str]:
-    r"""Alt texts of the pictures among a cell's outputs, "" for each that has none."""
-    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-    return [output.metadata.get("image/png", {}).get("alt", "") for output in pictures]

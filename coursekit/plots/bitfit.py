@@ -1,4 +1,4 @@
-r"""Pictures of what trains inside a model: kinds of tensors by layer, masks, depth, and the nodes that are split."""
+r"""Pictures of what trains inside a model: kinds of tensors by layer, masks, and the nodes that are split."""
 
 from __future__ import annotations
 
@@ -15,19 +15,15 @@ from coursekit.plots.common import COLOURS, axes
 LEARNER, FROZEN = COLOURS[1], "#c9d2d8"
 
 
-def shares(
-    values: Mapping[str, Mapping[str, float]], ylabel: str = "what trains", ax: Axes | None = None, *,
-    cmap: str = "Blues",
-) -> Axes:  # fmt: skip
+def shares(values: Mapping[str, Mapping[str, float]], ax: Axes | None = None) -> Axes:
     r"""A share for each method (row) and kind of tensor (column), as a colour with the number written in.
 
     values: method -> kind of tensor by its path in a block -> share, from 0 to 1. A share of 0 is left white.
-    ylabel: what the rows are. cmap: another one for shares of something else.
     """
     numbers = np.array([list(row.values()) for row in values.values()], dtype=float)
     ax = axes(ax, figsize=(3.0 + 0.85 * numbers.shape[1], 1.3 + 0.38 * len(numbers)))
     shown = np.ma.masked_equal(numbers, 0)
-    ax.imshow(shown, cmap=cmap, vmin=-0.1 * numbers.max(), vmax=numbers.max(), aspect="auto")
+    ax.imshow(shown, cmap="Blues", vmin=-0.1 * numbers.max(), vmax=numbers.max(), aspect="auto")
     for i, j in zip(*np.nonzero(numbers), strict=True):
         colour = "white" if numbers[i, j] > 0.6 * numbers.max() else "black"
         ax.text(j, i, f"{numbers[i, j]:.1%}", ha="center", va="center", fontsize=9, color=colour)
@@ -35,24 +31,20 @@ def shares(
     ax.set_xticks(range(len(kinds)), kinds, fontsize=9)
     ax.set_yticks(range(len(values)), list(values))
     ax.set_xlabel("tensors of the blocks")
-    ax.set_ylabel(ylabel)
+    ax.set_ylabel("what trains")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax
 
 
-def masks(chosen: Mapping[str, Any], title: str = "") -> Sequence[Axes]:
+def masks(chosen: Mapping[str, Any]) -> Sequence[Axes]:
     r"""Masks of one matrix side by side, each entry a point: dark trains. Under each, how many entries that are.
     Rows are outputs, columns inputs.
 
-    chosen: label -> boolean array (out, in). title: of all of them.
+    chosen: label -> boolean array (out, in).
     """
-    figure, panels = plt.subplots(
-        1, len(chosen), figsize=(2.6 * len(chosen), 3.4 if title else 3.1), squeeze=False
-    )
+    panels = plt.subplots(1, len(chosen), figsize=(2.6 * len(chosen), 3.1), squeeze=False)[1]
     panels = panels[0]
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     for ax, (label, mask) in zip(panels, chosen.items(), strict=True):
         mask = np.asarray(mask, dtype=bool)
         # A point for each entry that trains: an image this fine would lose single ones.
@@ -68,25 +60,6 @@ def masks(chosen: Mapping[str, Any], title: str = "") -> Sequence[Axes]:
         ax.spines[:].set_visible(True)
     panels[0].set_ylabel("outputs", fontsize=9)
     return panels
-
-
-def depth(costs: Mapping[str, Mapping[int, float]], xlabel: str, ax: Axes | None = None) -> Axes:
-    r"""Costs over how many of the last blocks train, each as a share of its cost when all of them do.
-
-    costs: label -> number of blocks -> share. A label that begins with "predicted" is drawn dashed.
-    """
-    ax = axes(ax)
-    for colour, (label, shares) in zip(COLOURS, costs.items(), strict=False):
-        predicted = label.startswith("predicted")
-        ax.plot(
-            list(shares), list(shares.values()), "--" if predicted else "o-", color=colour, label=label, markersize=5
-        )  # fmt: skip
-    ax.set_xticks(sorted({k for shares in costs.values() for k in shares}))
-    ax.set_ylim(0, 1.08 * max(1.0, *(max(shares.values()) for shares in costs.values())))
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel("share of training all blocks")
-    ax.legend(loc="lower right", fontsize=9)
-    return ax
 
 
 def node_changes(changes: Sequence[float], learners: Sequence[int], ax: Axes | None = None) -> Axes:
@@ -151,30 +124,23 @@ def permutation(nodes: int, learners: Sequence[int], ax: Axes | None = None) -> 
 
 
 def moved_and_matters(
-    moved: Mapping[str, float],
-    matters: Mapping[str, float],
-    sizes: Mapping[str, int],
-    what: str = "logit difference",
-) -> Sequence[Axes]:
-    r"""For each kind of parameter how far training moved it, and how far the outputs move when it is put back: the
-    whole kind, and shared out among its parameters, since a kind of more parameters can do more.
+    moved: Mapping[str, float], matters: Mapping[str, float], ax: Axes | None = None
+) -> Axes:
+    r"""For each kind of parameter, a dot: how far training moved it, and how far the outputs move when it is put back.
 
-    moved, matters: kind -> number, the same kinds in the same order. sizes: kind -> parameters.
+    moved, matters: kind -> number, the same kinds.
     """
-    panels = plt.subplots(1, 3, figsize=(10.2, 1.3 + 0.32 * len(moved)), sharey=True)[1]
-    each = {kind: 1000 * value / sizes[kind] for kind, value in matters.items()}
-    shown = {
-        "mean change of a parameter": moved,
-        f"change of the {what}\nwhen the whole kind is put back": matters,
-        "the same, per 1,000 parameters": each,
-    }
-    for ax, (label, values), colour in zip(panels, shown.items(), COLOURS, strict=False):
-        ax.barh(list(values), list(values.values()), color=colour)
-        ax.set_xlabel(label)
-        ax.locator_params(axis="x", nbins=4)
-        ax.tick_params(axis="y", length=0)
-    panels[0].invert_yaxis()
-    return panels
+    ax = axes(ax, figsize=(7.0, 4.0))
+    ax.scatter(list(moved.values()), [matters[kind] for kind in moved], color=COLOURS[0], zorder=3, clip_on=False)
+    ax.set_xlim(0, 1.28 * max(moved.values()))
+    # Names stand left of the dots that moved less, right of the others, and of the first, which may stand at 0.
+    for place, (kind, x) in enumerate(sorted(moved.items(), key=lambda item: item[1])):
+        left = 0 < place < len(moved) / 2
+        ax.annotate(kind, (x, matters[kind]), xytext=(-7 if left else 7, 0), textcoords="offset points",
+                    ha="right" if left else "left", va="center", fontsize=9)  # fmt: skip
+    ax.set_xlabel("length of the change of all biases of a kind in training")
+    ax.set_ylabel("mean change of the logit difference\nwhen the kind is put back")
+    return ax
 
 
-__all__ = ["depth", "masks", "moved_and_matters", "node_changes", "permutation", "shares"]
+__all__ = ["masks", "moved_and_matters", "node_changes", "permutation", "shares"]

@@ -61,26 +61,35 @@ def loss_curve(losses: Mapping[str, Sequence[float]], smooth: int = 5, ax: Axes 
 
 def scores(
     results: Mapping[str, Any], chance: float | None = None, label: str = "accuracy", ax: Axes | None = None,
-    *, line: str = "chance",
+    *, line: str = "chance", hollow: Mapping[str, Any] | None = None,
 ) -> Axes:  # fmt: skip
-    r"""Scores with their 95 % intervals; `chance` as a line, called `line`. `results`: label -> evaluation.Score."""
+    r"""Scores with their 95 % intervals; `chance` as a line, called `line`. `results`: label -> evaluation.Score.
+
+    hollow: a second score of each row, such as one before a change, as a hollow dot above the filled one.
+    """
     ax = axes(ax, figsize=(7.0, 1.0 + 0.42 * len(results)))
-    names = list(results)
-    values = np.array([results[name].value for name in names])
-    below = values - [results[name].low for name in names]
-    above = np.array([results[name].high for name in names]) - values
-    y = np.arange(len(names))
-    ax.errorbar(values, y, xerr=[below, above], fmt="o", color=COLOURS[0], capsize=4)
-    for value, high, row in zip(values, values + above, y, strict=True):
-        ax.text(high + 0.012, row, f"{value:.2f}", va="center", fontsize=9)
-    ax.set_yticks(y, names)
+    names, ends = list(results), []
+    for found, shift, face in ((results, 0.14, COLOURS[0]), (hollow, -0.14, "white")):
+        if found is None:
+            continue
+        values = np.array([found[name].value for name in names])
+        below = values - [found[name].low for name in names]
+        above = np.array([found[name].high for name in names]) - values
+        y = np.arange(len(names)) + (shift if hollow else 0)
+        ax.errorbar(
+            values, y, xerr=[below, above], fmt="o", color=COLOURS[0], markerfacecolor=face, capsize=4
+        )
+        for value, high, row in zip(values, values + above, y, strict=True):
+            ax.text(high + 0.012, row, f"{value:.2f}", va="center", fontsize=9)
+        ends.append(max(values + above))
+    ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
     if chance is not None:
         ax.axvline(chance, color="grey", linestyle="--", linewidth=1)
         # Beside the line at the foot of the axes, where no point lies.
         ax.annotate(line, (chance, 0.02), xycoords=("data", "axes fraction"), xytext=(3, 0),
                     textcoords="offset points", fontsize=9, color="grey")  # fmt: skip
-    ax.set_xlim(0, min(1.08, max(values + above) + 0.12))
+    ax.set_xlim(0, min(1.08, max(ends) + 0.12))
     ax.set_xlabel(f"{label}, with its 95 % interval")
     return ax
 

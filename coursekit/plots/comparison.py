@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from coursekit.plots.common import COLOURS, axes
+from coursekit.plots.experiments import LINES
 
 #: Curves of one colour, one after the other.
 _DASHES = ("-", "--", ":", "-.")
@@ -56,11 +57,13 @@ def by_learning_rate(
     ax: Axes | None = None,
     *,
     colours: Mapping[str, str] | None = None,
+    lines: Mapping[str, float] | None = None,
 ) -> Axes:
     r"""Validation accuracy over the learning rate, a line for each of `curves`, a ring around the one chosen.
 
     curves: label -> learning rate -> accuracy. once: label -> rates that one seed alone was run with: hollow points,
-    and not chosen. colours: label -> colour, such as its family's; curves of one colour differ in their dashes.
+    and not chosen. colours: label -> colour, such as its family's; curves of one colour differ in their dashes. lines:
+    name -> accuracy, of `plots.experiments.LINES`.
     """
     ax, once = axes(ax), {} if once is None else once
     own = dict(zip(curves, cycle(COLOURS), strict=False)) | dict(colours or {})
@@ -80,6 +83,8 @@ def by_learning_rate(
     ax.set_xscale("log")
     ax.set_xlabel("learning rate")
     ax.set_ylabel("validation accuracy")
+    for name, value in (lines or {}).items():
+        ax.axhline(value, linewidth=1.2, label=name, zorder=0, **LINES[name])
     signs = {"chosen": ring}
     if any(once.get(label) for label in curves):
         signs["one seed, too far behind to be run again"] = hollow

@@ -27,7 +27,7 @@ WAYS = {
 }
 #: One colour for each family of methods.
 FAMILIES = {
-    "baseline": "#444444",
+    "baseline": "#222222",
     "additive": COLOURS[1],
     "selective": COLOURS[2],
     "reparameterised": COLOURS[0],
@@ -146,24 +146,33 @@ def kronecker(A: Any, s: Any, t: Any) -> Sequence[Axes]:
     return panels
 
 
-def gates(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]]) -> Sequence[Axes]:
+def gates(
+    before: Mapping[str, Sequence[float]],
+    after: Mapping[str, Sequence[float]],
+    spread: Mapping[str, Sequence[float]],
+) -> Sequence[Axes]:
     r"""The mean value of each gate in each layer, before (ring) and after training (dot): a panel for each kind.
 
     before, after: kind of gate, of `GATED` -> one value between 0 (closed) and 1 (open) for each layer, from the bottom
-    up. A panel has the colour of its part's family.
+    up. spread: standard deviation of the latter between sentences, a bar. A panel has the colour of its part's family.
     """
     figure, panels = plt.subplots(
         1, len(before), figsize=(2.3 * len(before), 3.0), sharey=True, squeeze=False
     )
-    low = min(min(values) for values in (*before.values(), *after.values()))
-    high = max(max(values) for values in (*before.values(), *after.values()))
+    ends = [
+        a + sign * sd
+        for kind in after
+        for a, sd in zip(after[kind], spread[kind], strict=True)
+        for sign in (-1, 1)
+    ]
+    ends += [value for values in before.values() for value in values]
+    low, high = min(ends), max(ends)
     for ax, kind in zip(panels[0], before, strict=True):
         colour = FAMILIES[GATED[kind]]
         layer = np.arange(1, len(before[kind]) + 1)
         ax.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
-        ax.vlines(layer, before[kind], after[kind], color=colour, linewidth=1)
         ax.plot(layer, before[kind], "o", color=colour, markerfacecolor="white", label="before")
-        ax.plot(layer, after[kind], "o", color=colour, label="after")
+        ax.errorbar(layer, after[kind], yerr=spread[kind], fmt="o", color=colour, capsize=3, label="after")
         ax.set_title(kind)
         ax.set_xticks(layer[:: max(1, len(layer) // 6)])
         ax.set_xlabel("layer")
@@ -178,53 +187,6 @@ def gates(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[fl
     marks += _marks(GATED, list(before))
     figure.legend(handles=marks, loc="outside upper right", ncols=len(marks), fontsize=9)
     return panels[0]
-
-
-def quality_and_size(
-    points: Mapping[str, tuple[float, float, float, float]],
-    families: Mapping[str, str],
-    label: str,
-    lines: Mapping[str, float] | None = None,
-    named: Collection[str] | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    r"""Quality against the number of trained parameters, on a log axis, with a bar for the uncertainty.
-
-    points: method -> (parameters, quality, low end of the bar, high end). families: method -> one of `FAMILIES`.
-    lines: name -> quality, as lines with their names in the margin: a method that trains no parameter has no place on
-    a log axis. named: the points that have their name beside them; None: all. Methods of the same size stand a little
-    apart, so that each bar can be seen.
-    """
-    ax = axes(ax, figsize=(9.0, 5.6))
-    points = _side_by_side(points)
-    for family, colour in FAMILIES.items():
-        own = np.array([values for name, values in points.items() if families[name] == family]).reshape(-1, 4)
-        if not len(own):
-            continue
-        n, value, low, high = own.T
-        ax.errorbar(n, value, yerr=[value - low, high - value], fmt="o", markersize=5, capsize=2, elinewidth=0.8,
-                    color=colour, label=family)  # fmt: skip
-    ax.set_xscale("log")
-    sizes = [n for n, *_ in points.values()]
-    ax.set_xlim(min(sizes, default=1) / 2.5, max(sizes, default=1) * 2.5)
-    ax.set_xlabel("trained parameters")
-    ax.set_ylabel(label)
-    for name, value in (lines or {}).items():
-        ax.axhline(value, color="#777777", linestyle="--", linewidth=1, label=name, zorder=0)
-        ax.annotate(name, (1, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
-                    va="center", fontsize=9, color="#555555", annotation_clip=False)  # fmt: skip
-    ax.legend(
-        handles=_marks(families, list(points)), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(FAMILIES),
-        fontsize=9,
-    )  # fmt: skip
-    told = {name: place for name, place in points.items() if named is None or name in named}
-    left, right = ax.get_xlim()
-    on_lines = [
-        (x, *(value,) * 3) for value in (lines or {}).values() for x in np.geomspace(left, right, 100)
-    ]
-    nameless = [place for name, place in points.items() if name not in told]
-    name_points(ax, told, others=[*nameless, *on_lines], families=families)
-    return ax
 
 
 def published(
@@ -279,60 +241,51 @@ def _between(one: Place, other: Place, part: float) -> Place:
 
 
 def differences(
-    found: Mapping[str, Any],
-    families: Mapping[str, str],
-    label: str,
-    preliminary: Collection[str] = (),
+    found: Mapping[str, Any], families: Mapping[str, str], label: str, *, margin: float, left: float | None = None,
     ax: Axes | None = None,
-) -> Axes:
-    r"""Differences to one reference with their intervals, a row for each method; the numbers stand in the margin.
+) -> Axes:  # fmt: skip
+    r"""Differences to one reference in points, a row for each method; the numbers stand in the margin.
 
-    found: method -> evidence.intervals.Interval, in the order of the rows. families: method -> one of `FAMILIES`.
-    Hollow: the interval holds 0. preliminary: methods that get a star behind their name.
+    found: method -> `experiments.intervals.Difference`, in the order of the rows. families: method -> one of
+    `FAMILIES`. Filled: better or worse; hollow: not. margin: in points, what would not matter: a band. left: where the
+    axis begins, in points; what lies farther out is an arrow at the edge.
     """
     ax = axes(ax, figsize=(8.4, 1.3 + 0.25 * len(found)))
     names = list(found)
-    states = {name: "" if one.tells else "not told apart" for name, one in found.items()}
+    told = {name: one.verdict in ("better", "worse") for name, one in found.items()}
     for family, colour in FAMILIES.items():
-        for state, ground in (("", colour), ("not told apart", "white")):
-            rows = [
-                row for row, name in enumerate(names) if families[name] == family and states[name] == state
-            ]
+        for clear in (True, False):
+            rows = [i for i, name in enumerate(names) if families[name] == family and told[name] == clear]
             if not rows:
                 continue
-            values = np.array([found[names[row]].value for row in rows])
+            own = [found[names[i]] for i in rows]
+            values = np.array([100 * one.value for one in own])
             ends = [
-                values - [found[names[row]].low for row in rows],
-                [found[names[row]].high for row in rows] - values,
+                values - [100 * one.low for one in own],
+                [100 * one.high for one in own] - values,
             ]
-            ax.errorbar(values, rows, xerr=ends, fmt="o", color=colour, markerfacecolor=ground, markersize=5, capsize=2,
-                        elinewidth=0.9, label=f"{family}, {state}" if state else family)  # fmt: skip
-    for row, one in enumerate(found.values()):
-        ax.annotate(repr(one), (1, row), xycoords=("axes fraction", "data"), xytext=(6, 0), va="center",
+            ax.errorbar(
+                values, rows, xerr=ends, fmt="o", color=colour, markerfacecolor=colour if clear else "white",
+                markersize=5, capsize=2, elinewidth=0.9, label=family if clear else f"{family}, not clear",
+            )  # fmt: skip
+    if left is not None:
+        ax.set_xlim(left)
+    for row, (name, one) in enumerate(found.items()):
+        if left is not None and 100 * one.value < left:
+            colour = FAMILIES[families[name]]
+            ax.plot(0.015, row, marker="<", color=colour, markerfacecolor=colour if told[name] else "white",
+                    markersize=7, transform=ax.get_yaxis_transform(), clip_on=False)  # fmt: skip
+        ax.annotate(one.in_points(), (1, row), xycoords=("axes fraction", "data"), xytext=(6, 0), va="center",
                     textcoords="offset points", fontsize=8, annotation_clip=False)  # fmt: skip
+    ax.axvspan(-margin, margin, color="#e9eaec", zorder=-1)
     ax.axvline(0, color="#777777", linestyle="--", linewidth=1, zorder=0)
-    ax.set_yticks(range(len(names)), [f"{name}*" if name in preliminary else name for name in names])
+    ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.set_xlabel(f"{label}\n* search for the learning rate goes on" if preliminary else label)
+    ax.set_xlabel(label)
     ax.legend(
-        handles=_marks(families, names),
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
-        ncols=len(FAMILIES),
-        fontsize=9,
+        handles=_marks(families, names), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(FAMILIES), fontsize=9
     )
     return ax
-
-
-def _side_by_side(points: Mapping[str, Place]) -> dict[str, Place]:
-    r"""`points` with those of equal x moved apart by a few per cent, the middle one staying."""
-    equal: dict[float, list[str]] = {}
-    for name, (x, *_) in points.items():
-        equal.setdefault(x, []).append(name)
-    return {
-        name: (x * 1.07 ** (equal[x].index(name) - (len(equal[x]) - 1) / 2), *rest)
-        for name, (x, *rest) in points.items()
-    }
 
 
 def name_points(
@@ -424,48 +377,6 @@ def _around(width: float, height: float) -> Iterator[tuple[float, float]]:
             # From the point to the nearest place of the box, then to the box's corner.
             x, y = distance * np.cos(angle), distance * np.sin(angle)
             yield x - width * (1 - np.cos(angle)) / 2, y - height * (1 - np.sin(angle)) / 2
-
-
-def bars_beside(
-    panels: Mapping[str, Mapping[str, float]],
-    families: Mapping[str, str],
-    log: Sequence[str] = (),
-    lines: Mapping[str, float] | None = None,
-) -> Sequence[Axes]:
-    r"""Several numbers of the same methods side by side: a panel for each number, a row for each method.
-
-    panels: label of the axis, with its unit -> method -> number. log: labels of those with a log axis. lines: label ->
-    where a line marks a reference.
-    """
-    names = list(next(iter(panels.values())))
-    figsize = (3.0 + 2.6 * len(panels), 1.0 + 0.24 * len(names))
-    found = plt.subplots(1, len(panels), figsize=figsize, sharey=True, squeeze=False)[1][0]
-    y = np.arange(len(names))
-    colours = [FAMILIES[families[name]] for name in names]
-    for ax, (title, values) in zip(found, panels.items(), strict=True):
-        numbers = np.array([values[name] for name in names], dtype=float)
-        if title in log:
-            ax.set_xscale("log")
-            ax.set_xlim(numbers.min() / 2, numbers.max() * 8)
-            ax.hlines(y, numbers.min() / 2, numbers, color=colours, linewidth=1)
-        else:
-            ax.set_xlim(0, 1.25 * numbers.max())
-            ax.hlines(y, 0, numbers, color=colours, linewidth=1)
-        ax.scatter(numbers, y, color=colours, s=18, zorder=3)
-        for row, number in enumerate(numbers):
-            # On a white ground, since the line of a reference may run through it.
-            ground = dict(facecolor="white", edgecolor="none", pad=0.5)
-            ax.annotate(f"{number:.3g}", (number, row), xytext=(6, 0), textcoords="offset points", va="center",
-                        fontsize=8, bbox=ground)  # fmt: skip
-        if lines and title in lines:
-            ax.axvline(lines[title], color="grey", linestyle="--", linewidth=1)
-        ax.set_xlabel(title)
-    found[0].set_yticks(y, names)
-    found[0].set_ylim(len(names) - 0.5, -0.5)
-    found[0].figure.legend(
-        handles=_marks(families), loc="outside upper center", ncols=len(FAMILIES), fontsize=9
-    )
-    return found
 
 
 def _marks(families: Mapping[str, str], names: Sequence[str] | None = None) -> list[Line2D]:

@@ -1,4 +1,4 @@
-r"""Pictures of where (IA)³ sits, what it learns, and what broken trainings of it look like."""
+r"""Pictures of where (IA)³ sits, and of what broken trainings of it look like."""
 
 from __future__ import annotations
 
@@ -8,42 +8,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
 
 from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, axes
-
-
-def factors_by_layer(vectors: Mapping[str, Any]) -> Sequence[Axes]:
-    r"""Every learned factor as a dot, layer by layer: one panel for each entry of `vectors`.
-
-    vectors: label -> array (layers, n). Blue amplifies (above 1), orange inhibits (below 1); two thin lines are the
-    median distance from 1, up and down.
-    """
-    _, panels = plt.subplots(1, len(vectors), figsize=(3.1 * len(vectors), 3.4), sharey=True, squeeze=False)
-    random = np.random.default_rng(0)
-    for ax, (name, values) in zip(panels[0], vectors.items(), strict=True):
-        values = np.asarray(values, dtype=float)
-        layer = np.repeat(np.arange(1, len(values) + 1), values.shape[1])
-        flat = values.reshape(-1)  # (layers, n) -> (layers * n,)
-        place = layer + random.uniform(-0.32, 0.32, len(flat))
-        up = flat > 1
-        alpha = min(0.3, 2000 / len(flat))  # many dots, each the fainter
-        dots = dict(s=2, alpha=alpha, linewidths=0)
-        ax.scatter(place[up], flat[up], color=COLOURS[0], label="amplifies", **dots)
-        ax.scatter(place[~up], flat[~up], color=COLOURS[1], label="inhibits", **dots)
-        middle = np.median(np.abs(values - 1), axis=1)
-        for side, label in ((1 + middle, "median distance"), (1 - middle, None)):
-            ax.plot(np.arange(1, len(values) + 1), side, color="black", linewidth=0.8, label=label)
-        ax.axhline(1, color="grey", linewidth=0.8)
-        ax.set_xticks(range(1, len(values) + 1, max(1, len(values) // 6)))
-        ax.set_title(name)
-        ax.set_xlabel("layer")
-    panels[0][0].set_ylabel("factor")
-    legend = panels[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=4, fontsize=9)
-    for dot in legend.legend_handles:
-        dot.set_alpha(1)  # type: ignore[union-attr]
-    return panels[0]
-
 
 _FROZEN, _LINE = "#dfe3e6", "#444444"
 #: Boxes of the block: centre, width, text; those of (IA)³ start with "× ".
@@ -105,6 +73,9 @@ def runs_side_by_side(runs: Sequence[Mapping[str, Any]]) -> Sequence[Axes]:
         )
     says(figure, f"Loss (nats, ln 2 dotted) and factors of l_v, first and last step. {'. '.join(told)}.")
     panels[0][0].set_yscale("log")
+    panels[0][0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[0][0].yaxis.set_major_formatter("{x:g}")
+    panels[0][0].yaxis.set_minor_locator(NullLocator())
     panels[0][0].set_ylabel("training loss\n(nats)")
     panels[1][0].set_ylabel("factors of $l_v$")
     figure.align_ylabels()

@@ -11,7 +11,10 @@ from coursekit.plots.hybrid import FAMILIES
 
 #: Family -> what it does to the model, and its methods in the order of the course.
 MAP = {
-    "additive": ("adds new parameters", ("adapters", "(IA)³", "prompt tuning", "prefix tuning", "P-tuning")),
+    "additive": (
+        "adds new parameters",
+        ("adapters", "(IA)³", "prompt tuning", "prefix tuning", "P-tuning", "LLaMA-Adapter"),
+    ),
     "selective": ("trains a few of the model's own", ("BitFit", "top layers", "FishMask", "FAR")),
     "reparameterised": ("trains a compact update", ("intrinsic dimension", "LoRA", "QLoRA")),
     "hybrid": ("combines several of these", ("MAM", "UniPELT", "Compacter")),
@@ -26,7 +29,7 @@ def lecture_map(*here: str, ax: Axes | None = None) -> Axes:
     known = [name for _, names in MAP.values() for name in names]
     for name in here:
         one_of("method", name, known)
-    ax = axes(ax, figsize=(8.2, 2.7))
+    ax = axes(ax, figsize=(8.2, 3.1))
     most = max(len(names) for _, names in MAP.values())
     for x, (family, (does, names)) in enumerate(MAP.items()):
         colour = FAMILIES[family]

@@ -1,4 +1,4 @@
-r"""Pictures of LoRA: its data flow, matrices to scale, and singular values."""
+r"""Pictures of LoRA: its data flow, and singular values."""
 
 from __future__ import annotations
 
@@ -23,29 +23,6 @@ def spectrum(values: Mapping[str, Sequence[float]], ax: Axes | None = None) -> A
     ax.set_xlabel("number of directions kept, k")
     ax.set_ylabel("share of the squared norm kept")
     ax.legend(loc="lower right")
-    return ax
-
-
-def matrices_to_scale(d_out: int, d_in: int, r: int, ax: Axes | None = None) -> Axes:
-    r"""W and the two factors of its update, B and A, with areas in proportion to their numbers of parameters."""
-    ax = axes(ax, figsize=(7.0, 3.2))
-    gap = 0.12 * d_in
-    parts = [
-        (0.0, 0.0, d_in, d_out, COLOURS[0], f"$W_0$ (frozen)\n{d_out} × {d_in}"),
-        (d_in + 2 * gap, 0.0, r, d_out, COLOURS[1], ""),
-        (d_in + 2 * gap + r + gap, d_out - r, d_in, r, COLOURS[2], ""),
-    ]
-    for x, y, width, height, colour, text in parts:
-        ax.add_patch(plt.Rectangle((x, y), width, height, color=colour))
-        ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", color="white", fontsize=10)
-    ax.text(d_in + gap, d_out / 2, "+", ha="center", va="center", fontsize=16)
-    x_a = d_in + 3 * gap + r
-    ax.text(d_in + 2 * gap + r / 2, -0.03 * d_out, f"B\n{d_out} × {r}", ha="center", va="top", fontsize=10)
-    ax.text(x_a + d_in / 2, d_out - r - 0.03 * d_out, f"A: {r} × {d_in}", ha="center", va="top", fontsize=10)
-    ax.set_xlim(-gap / 2, x_a + d_in + gap / 2)
-    ax.set_ylim(-0.2 * d_out, 1.03 * d_out)
-    ax.set_aspect("equal")
-    ax.axis("off")
     return ax
 
 

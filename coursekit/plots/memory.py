@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from coursekit.plots.common import COLOURS, axes
+from coursekit.plots.common import axes
 
 #: One colour for each part of the memory bill, the same in every notebook. They differ in lightness too.
 MEMORY_COLOURS = {
@@ -75,25 +75,6 @@ def memory_bars(
     return ax
 
 
-def predicted_and_measured(
-    labels: Sequence[str],
-    predicted: Sequence[float],
-    measured: Sequence[float],
-    unit: str,
-    ax: Axes | None = None,
-) -> Axes:
-    r"""Predicted beside measured, one pair for each label."""
-    ax = axes(ax, figsize=(7.0, 1.0 + 0.5 * len(labels)))
-    y = np.arange(len(labels))
-    ax.barh(y - 0.2, predicted, 0.38, label="predicted", color=COLOURS[4])
-    ax.barh(y + 0.2, measured, 0.38, label="measured", color=COLOURS[0])
-    ax.set_yticks(y, labels)
-    ax.invert_yaxis()
-    ax.set_xlabel(unit)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=9)
-    return ax
-
-
 def step_over_time(timeline: Sequence[Any], ticks: Mapping[str, str], ax: Axes | None = None) -> Axes:
     r"""Activations and gradients at each moment of a training step, in MB.
 
@@ -103,28 +84,11 @@ def step_over_time(timeline: Sequence[Any], ticks: Mapping[str, str], ax: Axes |
     labels = [point.label for point in timeline]
     at = [labels.index(label) if label else len(labels) - 1 for label in ticks]
     x = np.arange(len(labels))
-    for name, marker in (("activations", "."), ("gradients", None)):
+    for name in ("activations", "gradients"):
         amount = np.array([getattr(point, name) for point in timeline]) / 1e6
-        ax.plot(x, amount, marker=marker, color=MEMORY_COLOURS[name], label=name)
+        ax.plot(x, amount, color=MEMORY_COLOURS[name], label=name)
     ax.set_xticks(at, list(ticks.values()))
+    ax.set_xlabel("moments of the step, in order")
     ax.set_ylabel("MB")
     ax.legend(loc="upper left")
-    return ax
-
-
-def models_and_cards(
-    models: Sequence[tuple[int, float]], cards: Sequence[tuple[int, float]], ax: Axes | None = None
-) -> Axes:
-    r"""Two records over the years, as steps: the size of the largest public model and the memory of the largest GPU.
-
-    models: (year, GB of its weights in 16 bits). cards: (year, GB).
-    """
-    ax = axes(ax)
-    labels = "largest model of the table with public weights, in 16 bits", "largest single GPU of the table"
-    for marker, label, records in zip("os", labels, (models, cards), strict=True):
-        years, amounts = zip(*records, strict=True)
-        ax.step(years, amounts, where="post", marker=marker, label=label)
-    ax.set_yscale("log")
-    ax.set_ylabel("GB")
-    ax.legend()
     return ax

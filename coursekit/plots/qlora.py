@@ -18,7 +18,7 @@ from coursekit.plots.hybrid import FAMILIES
 
 #: What a cell of `residency` is: elsewhere, there, used while there, brought in.
 _KINDS = {
-    "at home": "#f4f4f4",
+    "in host memory": "#f4f4f4",
     "on the device": "#cfe0ee",
     "used: a hit": COLOURS[0],
     "brought in: a fault": COLOURS[1],
@@ -54,7 +54,7 @@ def residency(
         fontsize=10,
     )
     ax.legend(
-        handles=[Patch(color=c, label=k) for k, c in _KINDS.items()],
+        handles=[Patch(color=c, label=k) for i, (k, c) in enumerate(_KINDS.items()) if (cells == i).any()],
         loc="upper left", bbox_to_anchor=(1.0, 1.02), frameon=False, fontsize=9,
     )  # fmt: skip
     return ax

@@ -17,18 +17,17 @@ def soft_prompt_places(n: int = 3, tokens: int = 5, layers: int = 5, top: int = 
     r"""Where virtual tokens stand: positions from left to right, the input at the foot and the blocks above it.
 
     Trained parameters are full; what is computed from them is pale: what the frozen model makes of a virtual token of
-    the input, and P-tuning's virtual tokens themselves, which come from an LSTM. A prefix and LLaMA-Adapter's prompts
+    the input, and P-tuning's virtual tokens themselves, which come from a network. A prefix and LLaMA-Adapter's prompts
     have no input below them: they stand in the blocks, the latter apart and behind a gate.
     """
     panels = plt.subplots(1, len(_SOFT_PROMPTS), figsize=(9.2, 2.9))[1]
     trained, computed, text = COLOURS[1], "#f6ddb8", "#dfe3e6"
     for ax, name in zip(panels, _SOFT_PROMPTS, strict=True):
-        virtual = (0, 2, 3) if name == "P-tuning" else range(n)
         gap = 0.7 if name == "LLaMA-Adapter" else 0.0
         for level in range(layers + 1):
             for position in range(n + tokens):
                 colour = text
-                if position in virtual:
+                if position < n:
                     if name in ("prompt tuning", "P-tuning"):
                         colour = trained if level == 0 and name == "prompt tuning" else computed
                     elif level == 0 or (gap and level <= layers - top):
@@ -39,14 +38,16 @@ def soft_prompt_places(n: int = 3, tokens: int = 5, layers: int = 5, top: int = 
                 ax.add_patch(plt.Rectangle((x, level + (0.25 if level else 0)), 0.86, 0.8, color=colour))
             if gap and level > layers - top:
                 ax.text(n + gap / 2 - 0.07, level + 0.65, "g", ha="center", va="center", fontsize=9)
-        for position in virtual if name == "P-tuning" else ():
+        for position in range(n) if name == "P-tuning" else ():
             ax.text(position + 0.43, 0.4, "h", ha="center", va="center", fontsize=8)
         if gap:
             ax.text(0, 0.4, "g: the gate", va="center", fontsize=8)
-        below = {"P-tuning": "h: virtual, from an LSTM"}.get(name, "virtual")
-        ax.text(0, -0.3, below, va="top", fontsize=8)
-        if name != "P-tuning":
-            ax.text(n + tokens / 2 + gap, -0.3, "text", ha="center", va="top", fontsize=8)
+        if name == "P-tuning":
+            ax.add_patch(plt.Rectangle((0, -0.95), n - 0.14, 0.75, color=trained))
+            ax.text((n - 0.14) / 2, -0.58, "network", ha="center", va="center", fontsize=7)
+        else:
+            ax.text(0, -0.3, "virtual", va="top", fontsize=8)
+        ax.text(n + tokens / 2 + gap, -0.3, "text", ha="center", va="top", fontsize=8)
         ax.set_title(name)
         ax.set_xlim(-0.2, n + tokens + 0.9)
         ax.set_ylim(-1.1, layers + 1.4)

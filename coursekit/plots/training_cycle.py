@@ -1,14 +1,17 @@
-r"""Pictures of the training cycle: a loss between entropies, examples in the prompt or in training, what is kept."""
+r"""Pictures of the training cycle: how surprising tokens are, a loss between bars, log-ratios, what tokens of a packed
+row see, what is kept.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, axes
 
 
@@ -43,47 +46,53 @@ def loss_and_entropies(
     return ax
 
 
-def by_examples(
-    curves: Mapping[str, Mapping[int, Sequence[Any]]],
-    chance: float | None = None,
-    start: float | None = None,
-    ax: Axes | None = None,
+def surprise(
+    tokens: Sequence[str], nats: Sequence[float], learned: Sequence[bool], ax: Axes | None = None
 ) -> Axes:
-    r"""Accuracy against the number of examples (log axis, with 0), the mean of one or more scores for each number.
+    r"""A bar for each token, $-\ln \pi$ of it given those before; those that are learned in another colour."""
+    ax = axes(ax, figsize=(7.0, 3.2))
+    for colour, label, kind in ((COLOURS[4], "prompt", False), (COLOURS[1], "answer", True)):
+        at = [i for i, one in enumerate(learned) if bool(one) is kind]
+        ax.bar(at, [nats[i] for i in at], color=colour, label=label)
+    ax.set_xticks(range(len(tokens)), [repr(token)[1:-1] for token in tokens], rotation=90, fontsize=9)
+    ax.set_xlabel("token")
+    ax.set_ylabel("−ln π (nats)")
+    ax.legend()
+    return ax
 
-    curves: label -> number of examples -> `Score`s, one for each seed, all on the same sentences. The bar is the 95 %
-    interval over sentences (the mean of the seeds' intervals: more seeds do not make more sentences); several seeds
-    are dots as well. chance: a line, the accuracy of one grade for every sentence. start: another.
+
+def log_ratios(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]], ax: Axes | None = None) -> Axes:
+    r"""A point for each pair of answers: $\ln \pi/\pi_0$ of the chosen and of the rejected one.
+
+    pairs: label -> those of the chosen, those of the rejected. Below the slanted line the margin is positive.
     """
-    ax = axes(ax, figsize=(7.0, 3.8))
-    for i, (colour, marker, (label, points)) in enumerate(zip(COLOURS, "osD^", curves.items(), strict=False)):
-        # Two curves with the same number of examples would hide each other's bars: a small step aside.
-        x = 1.06**i * np.array([max(n, 0.5) for n in points], dtype=float)
-        y = np.array([np.mean([s.value for s in scores]) for scores in points.values()])
-        low, high = (
-            np.array([np.mean([getattr(s, end) for s in scores]) for scores in points.values()])
-            for end in ("low", "high")
-        )
-        ax.errorbar(x, y, yerr=[y - low, high - y], color=colour, marker=marker, capsize=4, label=label)
-        seeds = [
-            (1.07 * at, s.value) for at, v in zip(x, points.values(), strict=True) if len(v) > 1 for s in v
-        ]
-        if seeds:
-            ax.plot(*zip(*seeds, strict=True), ".", color=colour, markersize=6)
-    numbers = sorted({n for points in curves.values() for n in points})
-    for text, height in (("always one label", chance), ("as it comes", start)):
-        if height is not None:
-            ax.axhline(height, color="grey", linestyle="--", linewidth=1)
-            # Ends before the last intervals, which may cross the line; a cap is 4 points to each side.
-            ax.annotate(text, (max([0.5, *numbers]), height), xytext=(-8, 3), ha="right",
-                        textcoords="offset points", fontsize=9, color="grey")  # fmt: skip
-    ax.set_xscale("log")
-    ax.set_xticks([max(n, 0.5) for n in numbers], [f"{n:,}" for n in numbers])
-    ax.minorticks_off()
-    ax.set_xlabel("examples")
-    ax.set_ylabel("accuracy")
+    ax = axes(ax, figsize=(7.0, 4.2))
+    for colour, marker, (label, (chosen, rejected)) in zip(COLOURS, "osD^", pairs.items(), strict=False):
+        ax.plot(chosen, rejected, marker, color=colour, label=label)
+    ax.axline((0, 0), slope=1, color="grey", linestyle="--", linewidth=1)
+    ax.axvline(0, color="grey", linewidth=1)
+    for x, text, ha in ((0.02, "chosen less likely than before", "left"), (0.98, "chosen likelier", "right")):
+        ax.annotate(text, (x, 1.01), xycoords="axes fraction", ha=ha, fontsize=9, color="grey")
+    ax.set_xlabel("ln π − ln π₀ of the chosen answer (nats)")
+    ax.set_ylabel("of the rejected answer (nats)")
     ax.legend(loc="upper left")
     return ax
+
+
+def seen(rows: Mapping[str, Sequence[int]]) -> Figure:
+    r"""What each token of a packed row sees, a panel for each of `rows`: title -> its position_ids, which begin at 0
+    again with every example.
+    """
+    figure, panels = plt.subplots(1, len(rows), figsize=(7.0, 3.6), sharey=True, squeeze=False)
+    for ax, (title, positions) in zip(panels[0], rows.items(), strict=True):
+        example = np.cumsum(np.asarray(list(positions)) == 0)
+        mask = (example[:, None] == example) & np.tri(len(example), dtype=bool)
+        ax.imshow(mask, cmap="Blues", vmin=0, vmax=1.4)
+        ax.set_title(title)
+        ax.set_xlabel("token that is seen")
+        says(ax, f"triangles along the diagonal, one for each example: {example[-1]}")
+    panels[0, 0].set_ylabel("token that sees it")
+    return figure
 
 
 def learned_and_kept(
@@ -91,17 +100,20 @@ def learned_and_kept(
     before: tuple[float, float],
     new: str = "new domain",
     old: str = "old domains",
+    seeds: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Perplexity of what is new against that of what is old; the best corner is at the lower left.
 
     curves: remedy -> (new, old) at each of its strengths, joined by a line. before: where the model came from, of
-    which the old is drawn as a line.
+    which the old is drawn as a line. seeds: remedy -> (new, old) of each single run, drawn pale.
     """
     ax = axes(ax, figsize=(7.0, 4.6))
     for colour, marker, (label, points) in zip(COLOURS, "osD^vP", curves.items(), strict=False):
         x, y = zip(*points, strict=True)
         ax.plot(x, y, color=colour, marker=marker, markersize=6, linewidth=1, label=label)
+        for point in (seeds or {}).get(label, ()):
+            ax.plot(*point, color=colour, marker=marker, markersize=3, alpha=0.35)
     # A line, not a point: far to the right, it would squeeze all others together.
     ax.axhline(before[1], color="grey", linestyle="--", linewidth=1)
     ax.annotate(f"before: the {new} at {before[0]:.0f}, far to the right", (0.99, before[1]), ha="right",
@@ -117,25 +129,3 @@ def learned_and_kept(
     ax.set_ylabel(f"perplexity of the {old} (kept: down)")
     ax.legend(fontsize=9)
     return ax
-
-
-def preference(margins: Sequence[float], shares: Mapping[str, Any]) -> Sequence[Axes]:
-    r"""The reward margin over the steps of DPO, and the share of held-out pairs that have a positive one.
-
-    margins: of each step's batch. shares: label -> `Score`.
-    """
-    _, (left, right) = plt.subplots(1, 2, figsize=(7.0, 3.2), width_ratios=(1.3, 1))
-    left.plot(range(1, len(margins) + 1), margins, marker="o", markersize=3)
-    left.xaxis.get_major_locator().set_params(integer=True)
-    left.set_xlabel("step")
-    left.set_ylabel("reward margin of the batch")
-    values = list(shares.values())
-    ends = [[v.value - v.low for v in values], [v.high - v.value for v in values]]
-    right.errorbar(range(len(values)), [v.value for v in values], yerr=ends, fmt="o", capsize=4)
-    right.set_xticks(range(len(values)), [label.replace(", ", ",\n") for label in shares])
-    right.set_xlim(-0.5, len(values) - 0.5)
-    right.set_ylim(0, 1.05)
-    right.set_ylabel("share with a positive margin")
-    for ax, height in ((left, 0), (right, 0.5)):
-        ax.axhline(height, color="grey", linestyle="--", linewidth=1)
-    return left, right

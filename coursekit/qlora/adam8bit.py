@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coursekit.errors import flag
 from coursekit.qlora.optimizer import (
     CheckedAdamW,
     check_finite,
@@ -65,7 +66,7 @@ class AdamW8bit(CheckedAdamW):
         *,
         zero_variance: bool = False,
     ):
-        self.zero_variance = zero_variance
+        self.zero_variance = flag("zero_variance", zero_variance)
         #: The two code tables, one pair for each device. Constants, so no part of the state that is saved.
         self.maps: dict[torch.device, tuple[Tensor, Tensor]] = {}
         super().__init__(params, lr, betas, eps, weight_decay)

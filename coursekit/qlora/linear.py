@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 from coursekit.autocast import autocast_dtype, without_autocast
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, flag
 from coursekit.quantization.blockwise import Blockwise, quantize_blockwise
 from coursekit.quantization.bnb import from_state_dict, to_state_dict
 from coursekit.quantization.double import Double
@@ -94,7 +94,7 @@ class Linear4bit(nn.Linear):
         if bias is not None and not isinstance(bias, nn.Parameter):
             bias = nn.Parameter(bias, requires_grad=False)
         self.register_parameter("bias", bias)
-        self.compute_dtype, self.conv1d = floating("compute_dtype", compute_dtype), conv1d
+        self.compute_dtype, self.conv1d = floating("compute_dtype", compute_dtype), flag("conv1d", conv1d)
 
     @classmethod
     def from_linear(

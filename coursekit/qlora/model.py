@@ -13,7 +13,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from coursekit.errors import CourseError, flag
-from coursekit.methods.mechanism.modules import head_names, matches, output_layer, replace
+from coursekit.methods.mechanism.modules import head_names, output_layer, replace
+from coursekit.methods.mechanism.names import matches
 from coursekit.qlora.linear import Linear4bit, floating
 from coursekit.quantization.checks import block_of
 from coursekit.quantization.codes import code as table

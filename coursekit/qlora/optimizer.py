@@ -49,12 +49,13 @@ class CheckedAdamW(Optimizer, ABC):
         r"""CourseError for a group that cannot be trained."""
         for name in ("lr", "eps", "weight_decay"):
             value = group[name]  # PyTorch takes a learning rate in a tensor, too
-            number(name, value.item() if isinstance(value, Tensor) else value, least=0)
+            found = number(name, value.item() if isinstance(value, Tensor) else value, least=0)
+            if not isinstance(value, Tensor):
+                group[name] = found
         betas = group["betas"]
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise CourseError(f"betas must be two numbers, such as (0.9, 0.999); got {betas!r}.")
-        for place, beta in enumerate(betas):
-            number(f"betas[{place}]", beta, least=0, below=1)
+        group["betas"] = tuple(number(f"betas[{i}]", beta, least=0, below=1) for i, beta in enumerate(betas))
         for p in group["params"]:
             if not p.is_floating_point():
                 raise CourseError(f"a parameter of {p.dtype} has no gradient to follow: leave it out")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-from coursekit.errors import CourseError, whole
+from coursekit.errors import CourseError, flag, whole
 from coursekit.qlora.optimizer import (
     CheckedAdamW,
     check_state,
@@ -62,7 +62,8 @@ class PagedAdamW(CheckedAdamW):
     ):
         if whole("page", page) < GRAIN or page % GRAIN:
             raise CourseError(f"page must be a multiple of {GRAIN} bytes, such as 2 * 2**20; got {page}.")
-        self.page, self.fused, self.back_and_forth = page, fused, back_and_forth
+        self.page, self.fused = whole("page", page), flag("fused", fused)
+        self.back_and_forth = flag("back_and_forth", back_and_forth)
         self.pager = Pager(budget)
         self.history: list[Traffic] = []
         # The kernel is in the state dict, for a torch.optim.AdamW that goes on from it.

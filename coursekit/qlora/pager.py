@@ -38,7 +38,7 @@ class Pager:
     """
 
     def __init__(self, budget: int, device: torch.device | str = "cpu"):
-        whole("budget (bytes)", budget, least=1)
+        budget = whole("budget (bytes)", budget, least=1)
         self.budget, self.device = budget, torch.device(device)
         self.homes: list[Tensor] = []
         #: Copies on the device by page number, least recently used first.

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from coursekit.errors import CourseError
-from coursekit.files import folder_at
+from coursekit.files import replaced_files
 from coursekit.methods.mechanism.attachment import attached
 from coursekit.qlora.linear import Linear4bit
 from coursekit.quantization.double import Double
@@ -19,7 +19,7 @@ def save_quantized(model: nn.Module, folder: str | Path, **settings: Any) -> Pat
 
     settings: of `save_pretrained`, such as max_shard_size. Raises CourseError, before anything is written, for a
     model without layers in 4 bits, for one that carries methods, for codes that bitsandbytes does not have, and where
-    `folder` cannot be a folder.
+    `folder` cannot be a folder; whole or not at all, where a disk is full.
     """
     layers = [m for m in model.modules() if isinstance(m, Linear4bit)]
     if not layers:
@@ -30,7 +30,6 @@ def save_quantized(model: nn.Module, folder: str | Path, **settings: Any) -> Pat
         )
     for layer in layers:
         layer.state_dict()  # the error for what bitsandbytes lacks, before the first file
-    folder = folder_at(folder)
     dense = [
         n for n, m in model.named_modules() if isinstance(m, nn.Linear) and not isinstance(m, Linear4bit)
     ]
@@ -44,7 +43,8 @@ def save_quantized(model: nn.Module, folder: str | Path, **settings: Any) -> Pat
         "llm_int8_skip_modules": dense,  # its name for both kinds
     }
     try:
-        model.save_pretrained(folder, **settings)
+        with replaced_files(folder, "the model") as part:
+            model.save_pretrained(part, **settings)
     finally:
         del model.config.quantization_config
-    return folder
+    return Path(folder)

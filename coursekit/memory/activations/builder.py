@@ -1,4 +1,4 @@
-r"""The page on which the steps of one block are written down: sizes of tensors, and which of them are kept so far."""
+r"""Accumulates the steps and saved tensors of one block: sizes of tensors, and which of them are kept so far."""
 
 from __future__ import annotations
 

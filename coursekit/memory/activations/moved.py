@@ -9,7 +9,7 @@ from coursekit.methods.intrinsic.fastfood import CHUNK
 
 
 @dataclass(frozen=True)
-class Moved:
+class SAIDMemory:
     r"""All weights, moved: a group for each block and, where everything moves, one for the rest."""
 
     n: int  # rows of a block of the random matrix

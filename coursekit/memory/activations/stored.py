@@ -28,7 +28,7 @@ class Stored:
 
     @property
     def bytes(self) -> int:
-        r"""What stays."""
+        r"""Bytes that stay."""
         return summed(self.terms)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from coursekit.memory.activations.moved import Moved
+from coursekit.memory.activations.moved import SAIDMemory
 
 #: Places of a block where a method can insert something: the attention's result before the output projection and
 #: after it (before the dropout of blocks that drop out by themselves, else after it), the same of the feed-forward,
@@ -52,7 +52,7 @@ class Training:
     norm_copies: bool = False  # the norms that train are copies of the base's, in fp32
     #: Matrices that are put together anew in each pass, with the values that train in their places, by name.
     written: Mapping[str, Written] = field(default_factory=dict)
-    moved: Moved | None = None  # all that `trains` is computed from the frozen weights, once in each pass
+    moved: SAIDMemory | None = None  # all that `trains` is computed from the frozen weights, once in each pass
 
     def weight(self, path: str) -> bool:
         r"""Whether the weight at `path` is trained."""

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from coursekit.architecture import Architecture
-from coursekit.errors import CourseError
 from coursekit.memory.inserted import adapters, selected, soft_prompts
 from coursekit.memory.inserted.combined import together
 from coursekit.memory.inserted.directions import said
@@ -17,7 +16,7 @@ from coursekit.memory.inserted.gates import unipelt
 from coursekit.memory.inserted.ia3 import ia3
 from coursekit.memory.inserted.low_rank import low_rank
 from coursekit.memory.inserted.parts import AFTER, BEFORE, Added, Inserted
-from coursekit.memory.inserted.whole import biases, whole
+from coursekit.memory.inserted.whole import whole
 
 #: By `kind`, as in checkpoints.
 INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
@@ -35,7 +34,7 @@ INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
     "P_TUNING": soft_prompts.p_tuning,
     "PREFIX_TUNING": soft_prompts.prefix_tuning,
     "ADAPTION_PROMPT": soft_prompts.llama_adapter,
-    "BITFIT": biases,
+    "BITFIT": whole,
     "TOP_LAYERS": whole,
     "LN_TUNING": whole,
     "BY_TYPE": whole,
@@ -50,20 +49,21 @@ INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
 }
 
 
+def has_entry(method: Any, config: Any) -> bool:
+    r"""Whether `method`, or each part of a combination, is among `INSERTED`."""
+    if hasattr(method, "parts_for") and method.kind not in INSERTED:
+        return all(has_entry(part, config) for part in method.parts_for(config))
+    return getattr(method, "kind", None) in INSERTED
+
+
 def inserted(method: Any, arch: Architecture, config: Any) -> Inserted:
     r"""What `method` puts into the model that `arch` and `config` describe.
 
-    A combination puts into it what its parts do.
-    Raises CourseError for a method that is none of that, and not among `INSERTED`.
+    A combination puts into it what its parts do. For methods that `has_entry`.
     """
     if hasattr(method, "parts_for") and method.kind not in INSERTED:
         return together(inserted(part, arch, config) for part in method.parts_for(config))
-    describe = INSERTED.get(getattr(method, "kind", None))
-    if describe is None:
-        raise CourseError(
-            f"the memory model does not know what {type(method).__name__} keeps; use bill(n, trained) for the rest"
-        )
-    return describe(method, arch, config)
+    return INSERTED[method.kind](method, arch, config)
 
 
-__all__ = ["AFTER", "Added", "BEFORE", "INSERTED", "Inserted", "inserted"]
+__all__ = ["AFTER", "Added", "BEFORE", "INSERTED", "Inserted", "has_entry", "inserted"]

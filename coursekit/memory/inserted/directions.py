@@ -6,7 +6,7 @@ from typing import Any
 
 from coursekit import counts
 from coursekit.architecture import Architecture
-from coursekit.memory.activations.moved import Moved
+from coursekit.memory.activations.moved import SAIDMemory
 from coursekit.memory.activations.training import Training
 from coursekit.memory.breakdown import Term
 from coursekit.memory.inserted.parts import Added, Inserted
@@ -25,7 +25,7 @@ def said(method: Any, arch: Architecture, config: Any) -> Inserted:
     used = sum(m.d_in * m.d_out for m in matrices) + len(arch.norms) * norm
     tables = sum(m.size for m in arch.matrices if m.kind == "embedding")
     outside = counts.full(arch) - inside - tables
-    moved = Moved(F.n, tuple(groups), tuple(F.blocks), used, outside * everything, tables * everything)
+    moved = SAIDMemory(F.n, tuple(groups), tuple(F.blocks), used, outside * everything, tables * everything)
     # Permutation and signs are drawn once and stay, like G.
     drawn = Term("directions: G, permutation, signs", "D", 4 * F.n * sum(F.blocks) + 8 * F.n + 4 * F.d)
     mixed = Term("directions: mixed", "groups n", 4 * F.n * len(groups))

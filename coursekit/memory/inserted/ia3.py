@@ -9,7 +9,7 @@ from coursekit.architecture import Architecture, Matrix
 from coursekit.memory.activations.builder import Builder
 from coursekit.memory.activations.training import Part, Training
 from coursekit.memory.inserted.parts import Added, Inserted, frozen
-from coursekit.methods.mechanism.modules import matches
+from coursekit.methods.mechanism.names import matches
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Added:
 
 @dataclass(frozen=True)
 class Inserted:
-    r"""What a method does to a model, task head aside: what trains, and what it adds."""
+    r"""Trainable parameters and added tensors of a method, task head aside."""
 
     training: Training
     added: tuple[Added, ...] = ()

@@ -51,7 +51,7 @@ def shira(method: Any, arch: Architecture, config: Any) -> Inserted:
 def _parts(
     arch: Architecture, sized: Iterable[tuple[Matrix, int, list[int]]], written: dict[str, Written]
 ) -> Inserted:
-    r"""Parts of the matrices, each with the number of its block and the sizes of what trains of it."""
+    r"""Parts of the matrices, each with the number of its block and the sizes of its trainable tensors."""
     sized = list(sized)
     trained = {f"{arch.block_path(i)}.{m.name}.weight" for m, i, _ in sized}
     added = tuple(Added(size, i) for _, i, sizes in sized for size in sizes)

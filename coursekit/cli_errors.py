@@ -1,4 +1,4 @@
-r"""How a command of the command line ends: one line for what the user can put right, and nothing left running."""
+r"""Uniform error handling and exit codes of the commands, and nothing left running."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from coursekit.errors import CourseError
 
 
-def polite(command: Callable[..., Any]) -> Callable[..., Any]:
+def exit_cleanly(command: Callable[..., Any]) -> Callable[..., Any]:
     r"""What the user can put right is one line and status 1; Ctrl-C is status 130. A traceback is a bug."""
 
     @functools.wraps(command)
@@ -38,7 +38,7 @@ def end_children_too() -> None:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
-def tell(text: object) -> None:
+def echo(text: object) -> None:
     r"""To stdout, where somebody may have stopped listening (`| head -1`): what was done is done all the same."""
     try:
         typer.echo(text)

@@ -46,7 +46,7 @@ class Bench:
         self.encoder = is_encoder(setting.model)
         self.labels = len(task.labels)
         model, tokenizer = self._load(0)
-        self.device, self.dtype = model.device, model.dtype
+        self.device, self.dtype, self.config = model.device, model.dtype, model.config
         self.prepared: Prepared = task.for_encoder(tokenizer) if self.encoder else task.for_decoder(tokenizer)
         self.majority = task.majority
 

@@ -1,0 +1,39 @@
+r"""What of the machine a batch takes: how many notebooks at a time, of how many threads, and how these wait.
+
+Models as small as the course's gain little from a second thread, and two threads that wait for each other by spinning
+take the processor from each other as soon as there is other work: so notebooks run side by side, a thread each.
+"""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+
+#: Bytes that a notebook of the course takes at most; what a batch leaves free for everything else.
+NOTEBOOK, SPARE = 4.5e9, 1e9
+#: Threads that wait sleep: for libgomp, which PyTorch brings, and for the OpenMP of Intel and of LLVM.
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+
+
+def cores() -> int:
+    r"""Cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+def jobs_that_fit(notebooks: int) -> int:
+    r"""Notebooks at a time, by cores and by free memory. On a GPU one, since they would share its memory."""
+    from coursekit.device import pick_device  # not at the top: it imports torch
+
+    if pick_device().type != "cpu":
+        return 1
+    fit = int((psutil.virtual_memory().available - SPARE) / NOTEBOOK)
+    return max(1, min(notebooks, cores(), fit))
+
+
+def environment(jobs: int) -> dict[str, str]:
+    r"""The environment of each of `jobs` kernels: a share of the cores that nobody else uses, unless there is one."""
+    idle = cores() * (1 - psutil.cpu_percent(0.2) / 100)
+    threads = max(1, round(idle) // jobs)
+    return {"OMP_NUM_THREADS": str(threads)} | PASSIVE | dict(os.environ)

@@ -1,0 +1,113 @@
+r"""Carrying a grid out: one process takes one cell after the other; several share a grid by its file.
+
+Each process uses one thread: two processes of one thread do about a third more on two cores than one of two threads,
+since small matrices keep no second thread busy.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from coursekit.experiments.recipe import Grid
+from coursekit.experiments.run import Unfit
+from coursekit.experiments.search import next_cells, settled
+from coursekit.experiments.table import Cell, Run, Store
+
+#: Seconds between two looks whether the others have finished what the next cells depend on.
+PATIENCE = 5.0
+#: Set in the environment of a process that is to end with the one that began it.
+CHILD = "COURSEKIT_ENDS_WITH_STDIN"
+
+#: (what the arm trains, the cell) -> the run, and those of what else was asked of the trained model.
+Carry = Callable[[Any, Cell], Sequence[Run]]
+
+
+def work(grid: Grid, store: Store, carry: Carry, say: Callable[[str], Any] = print) -> Grid:
+    r"""Run cells of `grid` until all its arms are settled; the grid without arms that do not fit the model."""
+    while True:
+        cells = next_cells(grid, store.runs())
+        if not cells:
+            return grid
+        cell = store.claim(cells)
+        if cell is None:  # the others are at work on all that can be run now
+            time.sleep(PATIENCE)
+            continue
+        try:
+            found = carry(grid.arm(cell.arm).recipe, cell)
+        except Unfit as error:
+            store.release(cell)
+            say(f"{cell.arm} is left out: {error}")
+            rest = tuple(arm for arm in grid.arms if arm.name != cell.arm)
+            if not rest:
+                raise
+            first = rest[0].name if grid.reference == cell.arm else grid.reference
+            grid = replace(grid, arms=rest, reference=first)
+            continue
+        except BaseException:
+            store.release(cell)
+            raise
+        store.add(found)
+        say(f"{told(found[0])}; {progress(grid, store.runs())}")
+
+
+def told(run: Run) -> str:
+    r"""One line about a run."""
+    cell = run.cell
+    found = f"validation {run.validation:.3f}" if run.validation is not None else f"failed: {run.why}"
+    what = f"{cell.arm}, {cell.steps} steps, learning rate {cell.rate:g}, seed {cell.seed}"
+    return f"{what}: {found}, {run.seconds:.0f} s"
+
+
+def progress(grid: Grid, runs: Sequence[Run], processes: int = 1) -> str:
+    r"""How far the grid is, and about how long the rest takes: what is known to be left, at the mean time of a run of
+    so many steps. Searches that go on beyond the rates given, and longer runs, come on top.
+    """
+    left, done = next_cells(grid, runs), len(settled(grid, runs))
+    runs = [run for run in runs if run.cell.steps]  # the constant answer trains nothing
+    if not left:
+        return f"all {len(grid.arms)} arms settled, {len(runs)} runs"
+    rest = ""
+    if runs:
+        per_step = statistics.fmean(run.seconds / run.cell.steps for run in runs)
+        rest = f", {per_step * sum(c.steps for c in left) / 60 / processes:.0f} min or more left"
+    return f"{done} of {len(grid.arms)} arms settled, {len(runs)} runs made, {len(left)} to go{rest}"
+
+
+def side_by_side(command: Sequence[str], processes: int) -> int:
+    r"""Run `command` in so many processes, and wait; the number of those that failed.
+
+    They end with this one, however it ends: each has a pipe from it as its standard input, and goes when that closes.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": "1", CHILD: "1"}
+    started = [
+        subprocess.Popen([*command], env=environment, stdin=subprocess.PIPE) for _ in range(processes)
+    ]
+    try:
+        return sum(process.wait() != 0 for process in started)
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.terminate()
+        for process in started:
+            process.wait()
+
+
+def end_with_parent() -> None:
+    r"""In a process of `side_by_side`: end when the parent has gone. What is claimed is void with the process."""
+    if os.environ.get(CHILD) and sys.stdin is not None:
+        pipe = os.dup(sys.stdin.fileno())
+
+        def watch() -> None:
+            while os.read(pipe, 4096):
+                pass
+            os._exit(143)
+
+        threading.Thread(target=watch, daemon=True).start()

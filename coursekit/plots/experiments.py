@@ -1,0 +1,46 @@
+r"""The picture of an experiment: accuracies with their intervals, beside the baselines that they have to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from coursekit.plots.common import COLOURS, axes
+
+#: Reference lines: the same colour and dash in every picture.
+LINES: dict[str, dict[str, Any]] = {
+    "constant answer": dict(color="grey", linestyle=":"),
+    "head on the mean": dict(color=COLOURS[1], linestyle="--"),
+    "full fine-tuning": dict(color=COLOURS[2], linestyle="-"),
+}
+
+
+def accuracies(
+    found: Mapping[str, Any],
+    lines: Mapping[str, float] | None = None,
+    ax: Axes | None = None,
+    *,
+    colours: Mapping[str, str] | None = None,
+    label: str = "test accuracy",
+) -> Axes:
+    r"""One dot an arm, with its 95 % interval, in the order given.
+
+    found: label -> `experiments.intervals.Interval`. lines: name -> accuracy, of `LINES` or others. colours: label ->
+    colour, such as its family's.
+    """
+    ax = axes(ax, figsize=(7.0, 1.3 + 0.3 * len(found)))
+    for row, (name, one) in enumerate(found.items()):
+        ax.errorbar(
+            one.value, row, xerr=[[one.value - one.low], [one.high - one.value]], fmt="o", capsize=3, markersize=5,
+            color=(colours or {}).get(name, COLOURS[0]),
+        )  # fmt: skip
+    for name, value in (lines or {}).items():
+        ax.axvline(value, linewidth=1.2, label=name, zorder=0, **LINES.get(name, dict(color="grey", linestyle="-.")))
+    ax.set_yticks(range(len(found)), list(found))
+    ax.set_ylim(len(found) - 0.5, -0.5)
+    ax.set_xlabel(f"{label}, with its 95 % interval")
+    if lines:
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(lines), fontsize=8)
+    return ax
