@@ -1,4 +1,5 @@
-# Two commands for everybody: `make course` and `make test`. Both make the environment first.
+# For everybody: `make course`, `make lab` and `make test`. Each makes the environment first.
+# `make site` makes the pages; `make test` looks at them in a browser, where there is one.
 
 # The first of these that is Python 3.11-3.13 and can make environments, the one people call python3 before others;
 # `make PYTHON=... course` overrides.
@@ -9,24 +10,33 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# What the pages need besides: Sphinx and its kin from PyPI, MathJax and axe-core from npm.
+SITE := $(VENV)/.site
+BROWSER := $(shell for p in chromium chromium-browser google-chrome; do command -v $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lint clean
+.PHONY: help course lab test lint site clean
 
 help:
 	@echo "make course   install, fetch the models, run every notebook; the results are in runs/index.html"
+	@echo "make lab      install, fetch the models, open the notebooks in JupyterLab"
 	@echo "make test     check the code, the package and every notebook"
 	@echo "make lint     only the style and the types of the code"
+	@echo "make site     make the course's pages: build/site/index.html (needs npm)"
 	@echo "make clean    remove the environment and all results (not the models)"
 
 course: $(READY)
 	$(BIN)/coursekit fetch
 	$(BIN)/coursekit run
 
+lab: $(READY)
+	$(BIN)/coursekit fetch
+	$(BIN)/jupyter lab notebooks/
+
 # Small models and short batches: two processes of one thread are faster than one of two.
 # The outputs in the notebooks come from a CPU: on another device they need not agree to the last digit.
 test: export OMP_NUM_THREADS = 1
-test: $(READY)
+test: $(READY) $(if $(and $(BROWSER),$(shell command -v npm)),$(SITE))
 	$(BIN)/coursekit fetch
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -40,8 +50,12 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
+site: $(SITE)
+	$(BIN)/python -m sphinx -q -W --keep-going -j 2 -c docs . build/site
+	@echo "build/site/index.html"
+
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) runs build dist docs/library docs/node_modules .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 # Made anew when the dependencies change, and when an installation was cut short.
 $(READY): pyproject.toml
@@ -52,4 +66,10 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c '$(FITS)' || { echo "$(PYTHON) is not Python 3.11-3.13 with venv." >&2; exit 1; }
 	[ -x $(BIN)/python ] && $(BIN)/python -c '$(FITS)' || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --editable '.[notebooks,test]'
+	@touch $@
+
+$(SITE): $(READY) docs/package-lock.json
+	@command -v npm >/dev/null || { echo "The pages need npm (Node.js): on Debian and Ubuntu, apt-get install npm" >&2; exit 1; }
+	$(BIN)/python -m pip install --editable '.[site]'
+	cd docs && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
