@@ -1,4 +1,4 @@
-r"""Which method works on which family, tried on the meta device: `python tests/any_model.py` prints README's table.
+r"""Which method works on which family, tried on the meta device: `python tests/any_model.py` prints the docs' table.
 
 Without weights nothing is computed, but every shape, precision and device is: a tensor left on the CPU is an error.
 """
@@ -25,7 +25,11 @@ ROWS: dict[str, Case] = {
     "LoRA": _CASES["LoRA"],
     "rsLoRA": Case("LoRA-rslora", lambda: methods.LoRA(r=4, rslora=True, targets="all-linear")),
     "DoRA": _CASES["LoRA-dora"],
+    "PiSSA": _CASES["LoRA-pissa"],
+    "OLoRA": _CASES["LoRA-olora"],
+    "EVA": _CASES["LoRA-eva"],
     "QLoRA": _CASES["QLoRA"],
+    "LoftQ": _CASES["QLoRA-loftq"],
     "(IA)³": _CASES["IA3"],
     "prompt tuning": _CASES["PromptTuning"],
     "P-tuning": _CASES["PTuning"],
@@ -88,7 +92,7 @@ def tried(row: str, kind: str, dtype: torch.dtype = torch.float32) -> tuple[str,
 
 
 def table() -> str:
-    r"""The table of README, in Markdown."""
+    r"""The table of docs/any_model.md, in Markdown."""
     names = families.NAMES
     lines = [f"| | {' | '.join(names.values())} |", f"|---{'|:-:' * len(names)}|"]
     lines += [f"| {row} | {' | '.join(tried(row, kind)[0] for kind in names)} |" for row in ROWS]

@@ -2,6 +2,7 @@ r"""Every method of the course with the settings that the tests of all methods u
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,7 +13,8 @@ from torch import nn
 
 from coursekit import methods
 from coursekit.methods.mechanism.method import Method
-from coursekit.qlora import quantize_model
+from coursekit.methods.mechanism.modules import named_base_modules, replace
+from coursekit.qlora import Linear4bit, quantize_model
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,54 @@ class Case:
     options: dict = field(default_factory=dict)  # of the tiny model
     quantized: bool = False  # the base is in 4 bits
 
+    def other(self) -> Method:
+        r"""The same method with other settings, where `OTHER` has some, as a second adapter on one model may have."""
+        return OTHER.get(self.name, OTHER.get(self.name.partition("-")[0], self.make))()
+
+
+class LoftQ(methods.LoRA):
+    r"""LoRA that starts at what quantizing lost, had each weight been a little off what its codes stand for."""
+
+    def attach(self, model: nn.Module, name: str = "default") -> nn.Module:
+        exact, random = copy.deepcopy(model), torch.Generator().manual_seed(0)
+        codes = [(path, m) for path, m in named_base_modules(exact) if isinstance(m, Linear4bit)]
+        if not codes:  # a test that asks what does not depend on the base
+            return methods.LoRA(r=self.r).attach(model, name)
+        for path, layer in codes:
+            noise = torch.randn(layer.weight.shape, generator=random) * 0.01
+            replace(exact, path, layer.dense(layer.weight + noise.to(layer.weight)))
+        return super().attach(model, name, exact)
+
+
+class Eva(methods.LoRA):
+    r"""LoRA that starts at where some random tokens lead, each layer with the same rank."""
+
+    rho = 1
+
+    def attach(self, model: nn.Module, name: str = "default") -> nn.Module:
+        if any(p.is_meta for p in model.parameters()):
+            return Method.attach(self, model, name)
+        given = [tiny.batch(8, seed=i) for i in range(2)]
+        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            given = [one | {"labels": one["input_ids"]} for one in given]
+        return super().attach(model, name, batches=given)
+
 
 CASES = [
     Case("LoRA", lambda: methods.LoRA(r=4), folds=True),
     Case("LoRA-dora", lambda: methods.LoRA(r=4, dora=True, dropout=0.1), folds=True),
+    Case("LoRA-pissa", lambda: methods.LoRA(r=4, init="pissa"), folds=True),
+    Case("LoRA-olora", lambda: methods.LoRA(r=4, init="olora"), folds=True),
+    Case("LoRA-eva", lambda: Eva(r=4, init="eva"), folds=True),
     Case("QLoRA", lambda: methods.LoRA(r=4), folds=True, quantized=True),
+    Case("QLoRA-loftq", lambda: LoftQ(r=4, init="loftq"), folds=True, identity=False, quantized=True),
     Case("QLoRA-dora", lambda: methods.LoRA(r=4, dora=True, dropout=0.1), folds=True, quantized=True),
     Case("HoulsbyAdapter", lambda: methods.HoulsbyAdapter(r=4, init="zero")),
     Case("HoulsbyAdapter-norms", lambda: methods.HoulsbyAdapter(r=4, train_norms=True), identity=False),
     Case("PfeifferAdapter", lambda: methods.PfeifferAdapter(r=4, init="zero")),
     Case("ParallelAdapter", lambda: methods.ParallelAdapter(r=4, init="zero")),
     Case("LinAdapter", lambda: methods.LinAdapter(r=4, init="zero")),
-    Case("Compacter", lambda: methods.Compacter(n=2, reduction=8, init="zero"), strong=1),
+    Case("Compacter", lambda: methods.Compacter(n=2, r=4, init="zero"), strong=1),
     Case("AdapterDrop", lambda: methods.AdapterDrop(methods.PfeifferAdapter(r=4, init="zero"), n=1)),
     Case("AdapterDrop-robust",
          lambda: methods.AdapterDrop(methods.PfeifferAdapter(r=4, init="zero"), robust=True)),
@@ -70,10 +108,45 @@ CASES = [
     Case("TopLayers", lambda: methods.TopLayers(k=1), folds=True),
     Case("NormTuning", lambda: methods.NormTuning(), folds=True, strong=0.1),
     Case("SelectRows", lambda: methods.SelectRows(rows=0.3, biases=True), folds=True),
-    Case("FreezeAndReconfigure", lambda: methods.FreezeAndReconfigure(nodes=((0, 3, 5, 20, 31),)), folds=True),
+    Case("FreezeAndReconfigure", lambda: methods.FreezeAndReconfigure(nodes=((0, 3, 5, 20, 29),)), folds=True),
     Case("FishMask", lambda: methods.FishMask(keep=0.3, score="random"), folds=True),
     Case("SHiRA", lambda: methods.SHiRA(r=2), folds=True),
 ]  # fmt: skip
+
+#: By the name of a case, or by what is before its dash.
+OTHER: dict[str, Callable[[], Method]] = {
+    "LoRA": lambda: methods.LoRA(r=3, alpha=5, targets=".*(query|value|c_attn|c_proj|q_proj|v_proj)", rslora=True,
+                                 alpha_pattern={"1.*(query|c_attn)|1.*v_proj": 7}),
+    "LoRA-dora": lambda: methods.LoRA(r=3, alpha=5, targets="all-linear"),
+    "HoulsbyAdapter": lambda: methods.HoulsbyAdapter(r=3, activation="swish", train_norms=True),
+    "HoulsbyAdapter-norms": lambda: methods.HoulsbyAdapter(r=3, activation="swish"),
+    "PfeifferAdapter": lambda: methods.PfeifferAdapter(r=3, activation="tanh", train_norms=True),
+    "ParallelAdapter": lambda: methods.ParallelAdapter(r=3, scaling="learned"),
+    "LinAdapter": lambda: methods.LinAdapter(r=3, activation="gelu"),
+    "Compacter": lambda: methods.Compacter(n=3, r=6),
+    "AdapterDrop": lambda: methods.AdapterDrop(methods.PfeifferAdapter(r=3, train_norms=True), n=10),
+    "AdapterDrop-robust": lambda: methods.AdapterDrop(methods.PfeifferAdapter(r=3), n=11),
+    "SparseAdapter": lambda: methods.SparseAdapter(methods.HoulsbyAdapter(r=3), pruned=0.7, score="random", seed=5),
+    "IA3": lambda: methods.IA3(targets=("v_proj",), feedforward=()),
+    "PrefixTuning": lambda: methods.PrefixTuning(n=5, shifted=False),
+    "PromptTuning": lambda: methods.PromptTuning(n=5),
+    "PTuning": lambda: methods.PTuning(n=5, hidden=6, encoder="mlp"),
+    "PTuning-mlp": lambda: methods.PTuning(n=5, hidden=6),
+    "LlamaAdapter": lambda: methods.LlamaAdapter(n=5, layers=11, gate="tanh"),
+    "LlamaAdapter-tanh": lambda: methods.LlamaAdapter(n=5, layers=1, per_head=True),
+    "Hybrid": lambda: methods.Hybrid(methods.LoRA(r=3, targets="all-linear"), methods.BitFit()),
+    "MAMAdapter": lambda: methods.MAMAdapter(n=5, hidden=None, r=3, scaling="learned"),
+    "UniPELT": lambda: methods.UniPELT(n=5, hidden=None, r=3, rank=3),
+    "IntrinsicSAID": lambda: methods.IntrinsicSAID(d=40, structure=False, seed=7),
+    "BitFit": lambda: methods.BitFit("query-and-second-mlp"),
+    "BitFit-added": lambda: methods.BitFit(add_biases=True),
+    "TopLayers": lambda: methods.TopLayers(k=11),
+    "NormTuning": lambda: methods.NormTuning(targets=("input_layernorm",)),
+    "SelectRows": lambda: methods.SelectRows(rows=(7, 0, 3)),
+    "FreezeAndReconfigure": lambda: methods.FreezeAndReconfigure(nodes=((7, 0),), join="outputs"),
+    "FishMask": lambda: methods.FishMask(keep=50, score="random", seed=5),
+    "SHiRA": lambda: methods.SHiRA(r=1, seed=5, targets="all-linear"),
+}  # fmt: skip
 
 
 def build(case: Case, family: str, **changes) -> nn.Module:

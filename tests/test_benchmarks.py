@@ -34,8 +34,6 @@ from coursekit.methods import (
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-import intrinsic  # noqa: E402
-import typer  # noqa: E402
 from stepping import Took, interleaved, stepper  # noqa: E402
 from traffic import Traffic, traffic  # noqa: E402
 from twins import with_peft, with_torch  # noqa: E402
@@ -205,37 +203,3 @@ def test_the_benchmark_runs(tmp_path):
     row = json.loads(line)
     assert (row["method"], row["model"], row["against"], row["rounds"]) == ("ia3", "minilm", "peft", 2)
     assert row["first_loss_gap"] < 1e-5 and row["traffic_ratio"] <= 1 and 0.2 < row["ratio"] < 5
-
-
-# Intrinsic dimension --------------------------------------------------------------------------------------------------
-
-
-def test_a_run_of_the_intrinsic_dimension_is_made_once(tmp_path):
-    out = tmp_path / "intrinsic.csv"
-    assert intrinsic.resume(out) == set()
-    head, row = ",".join(intrinsic.COLUMNS), "full,0,0,200,8,0.8,400,0.5,a card,41"
-    out.write_text(f"{head}\n{row}\nhead,0,1,200,8,0.6")  # stopped in the middle of a row
-    assert intrinsic.resume(out) == {("full", "0", "0", "200", "8", "400")}
-    assert out.read_text() == f"{head}\n{row}\n"
-    assert ("full", "0", "0", "200", "8", "50") not in intrinsic.resume(out), (
-        "other test sentences, another run"
-    )
-    notes = tmp_path / "notes.csv"
-    notes.write_text("a,b\n1,2")
-    with pytest.raises(typer.BadParameter, match="no table of this benchmark"):
-        intrinsic.resume(notes)
-    assert notes.read_text() == "a,b\n1,2"
-
-
-def test_runs_from_before_they_were_timed_are_not_made_again_and_the_card_counts_them(tmp_path):
-    out = tmp_path / "intrinsic.csv"
-    out.write_text(f"{','.join(intrinsic.UNTIMED)}\nfull,0,0,200,8,0.8,400,0.5,a card\n")
-    assert intrinsic.resume(out) == {("full", "0", "0", "200", "8", "400")}
-    text = out.read_text()
-    assert text == f"{','.join(intrinsic.COLUMNS)}\nfull,0,0,200,8,0.8,400,0.5,a card,\n"
-    out.write_text(text + "full,0,1,200,8,0.9,400,0.4,a chip,120\nSAID,10,0,200,8,0.6,400,0.6,a chip,60\n")
-    said = intrinsic.card(out.name, intrinsic.rows(out), constant=0.54)
-    assert "- **runs**: 3, of which 2 were timed: 3 minutes by the clock" in said
-    assert "- **machine**: a card, a chip\n" in said and "- **seeds**: 0, 1; 1 to 2 runs a point" in said
-    assert "| full |  | 2 | 0.850 | 0.800 | 0.900 |" in said and "| SAID | 10 | 1 | 0.600 |" in said
-    assert "constant answer** on the same test sentences: 0.540" in said

@@ -6,10 +6,11 @@ import importlib
 import re
 from pathlib import Path
 
+import pytest
 import tiny
 import torch
 
-from coursekit import methods
+from coursekit import memory, methods
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -29,6 +30,11 @@ def test_the_method_on_the_page_is_a_method(tmp_path, monkeypatch):
         torch.nn.init.normal_(layer.branches["default"].g)
     after = model(**batch).logits
     assert not torch.allclose(after, before)
+    with pytest.warns(UserWarning, match="no entry for Gain: these figures are one measured step"):
+        bill = memory.predict(model.config, method, batch=3, seq=10)
+    # its parameters and the head, their gradients, and two moments with a counter for each of the four tensors
+    assert (bill.gradients, bill.optimizer) == (4 * (2 * 32 + head), 8 * (2 * 32 + head) + 4 * 4)
+    assert bill.activations > bill.kept > 0
     method.save(model, tmp_path / "saved")
     other = methods.from_checkpoint(tmp_path / "saved")
     assert other == method

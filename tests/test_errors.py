@@ -19,6 +19,9 @@ from coursekit.errors import CourseError, flag, number, one_of, share, whole
         (partial(whole, least=1, most=4), 4),
         (partial(whole, least=1), np.int64(3)),
         (partial(number, above=0), 1e-300),
+        (partial(number, above=0), np.float32(0.5)),
+        (partial(number, above=0), np.int64(5)),
+        (share, np.float64(0.5)),
         (partial(number, least=0, below=1), 0),
         (share, 1),
         (flag, False),
@@ -26,7 +29,8 @@ from coursekit.errors import CourseError, flag, number, one_of, share, whole
     ],
 )
 def test_what_fits_comes_back(check, value):
-    assert check("it", value) == value
+    found = check("it", value)
+    assert found == value and type(found) in (int, float, bool, str), "Python's own"
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "coursekit"
 #: Files that lie in no room. Everybody may use them, and they use no room.
 GROUND = {
     "architecture", "autocast", "counts", "device", "errors", "files", "fingerprint", "interop", "labels", "modes",
-    "paths", "polite",
+    "paths", "cli_errors",
 }  # fmt: skip
 #: From the ground up: a room imports from rooms to the left of it only.
 ROOMS = (
     "plots", "quantization", "methods", "memory", "qlora", "models", "tasks", "evaluation", "training", "forgetting",
-    "adapterhub", "notebook", "comparison", "checks", "batch", "authoring", "grading", "cli",
+    "adapterhub", "notebook", "experiments", "comparison", "checks", "batch", "authoring", "grading", "doctor", "cli",
 )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from coursekit import adapterhub
-from coursekit.adapterhub import unions as adapterhub_unions
 from coursekit.methods import (
     Compacter,
     CompacterPlus,
@@ -40,5 +39,5 @@ def test_it_holds_the_three_placements_and_the_hybrids_that_the_library_has():
     for name, kind in bottlenecks.items():
         assert type(adapterhub.read_method(DATA / "adapterhub" / name)) is kind
     for name, kind in {"mam": MAMAdapter, "unipelt": UniPELT}.items():
-        assert type(adapterhub_unions.read_method(DATA / "adapterhub" / name)) is kind
+        assert type(adapterhub.read_method(DATA / "adapterhub" / name)) is kind
     assert len(COPIED) == 2 * (len(bottlenecks) + 2) + 1

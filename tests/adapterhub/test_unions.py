@@ -10,8 +10,7 @@ import tiny
 import torch
 from stored import FIXTURES, Stored
 
-from coursekit import methods
-from coursekit.adapterhub import unions as adapterhub_unions
+from coursekit import adapterhub, methods
 from coursekit.errors import CourseError
 from coursekit.methods import MAMAdapter, UniPELT
 
@@ -19,14 +18,14 @@ from coursekit.methods import MAMAdapter, UniPELT
 @pytest.mark.parametrize("stored", ["bert/mam", "gpt2/mam", "llama/mam", "bert/unipelt"])
 def test_a_union_answers_what_it_did_in_the_library(stored):
     stored = Stored(stored)
-    model = adapterhub_unions.load(stored.model(), stored.folder)
+    model = adapterhub.load(stored.model(), stored.folder)
     stored.assert_same(model, stored.case, exactly=False)
     with methods.disabled(model):
         stored.assert_same(model, "plain", exactly=False)
 
 
 def test_the_settings_are_those_of_the_folder():
-    read = {case: adapterhub_unions.read_method(FIXTURES / "bert" / case) for case in ("mam", "unipelt")}
+    read = {case: adapterhub.read_method(FIXTURES / "bert" / case) for case in ("mam", "unipelt")}
     assert read == {
         "mam": MAMAdapter(n=3, hidden=None, r=3, scaling=4.0),
         "unipelt": UniPELT(n=3, hidden=None, r=3, rank=2, padded=True),
@@ -52,7 +51,7 @@ def changed(folder, case, tmp_path, change):
 def test_a_union_that_no_method_is_gets_an_explained_error(case, part, key, value, tmp_path):
     folder = changed(FIXTURES, case, tmp_path, lambda parts: parts[part].update({key: value}))
     with pytest.raises(CourseError, match="has settings that no method here has"):
-        adapterhub_unions.read_method(folder)
+        adapterhub.read_method(folder)
 
 
 @pytest.mark.parametrize("key, value", [
@@ -62,7 +61,7 @@ def test_a_union_that_no_method_is_gets_an_explained_error(case, part, key, valu
 def test_what_the_library_can_do_around_a_bottleneck_is_refused(key, value, tmp_path):
     folder = changed(FIXTURES, "unipelt", tmp_path, lambda parts: parts[1].update({key: value}))
     with pytest.raises(CourseError, match=f"has {key}={value!r}, which no method here has"):
-        adapterhub_unions.read_method(folder)
+        adapterhub.read_method(folder)
 
 
 def test_a_folder_of_another_type_or_without_its_tensors_is_said_in_a_line(tmp_path):
@@ -71,12 +70,12 @@ def test_a_folder_of_another_type_or_without_its_tensors_is_said_in_a_line(tmp_p
     config = json.loads(file.read_text())
     file.write_text(json.dumps(config | {"model_type": "roberta"}))
     with pytest.raises(CourseError, match="trained on a roberta model"):
-        adapterhub_unions.load(stored.model(), folder)
+        adapterhub.load(stored.model(), folder)
     file.write_text(json.dumps(config))
     weights = folder / "pytorch_adapter.bin"
     tensors = torch.load(weights)
     for gone, said in [
-        ("control_trans.0.weight", "no network behind its prefix"),
+        ("control_trans.0.weight", "no network with tanh behind its prefix"),
         ("adapter_down", "none wide"),
     ]:
         left = {key: value for key, value in tensors.items() if gone not in key}
@@ -85,19 +84,14 @@ def test_a_folder_of_another_type_or_without_its_tensors_is_said_in_a_line(tmp_p
         MAMAdapter(n=2, hidden=None, r=2).attach(model, "first")
         MAMAdapter(n=2, hidden=None, r=2).attach(model, "second")
         with pytest.raises(CourseError, match=said):
-            adapterhub_unions.load(model, folder, "third")
+            adapterhub.load(model, folder, "third")
         assert (
             list(methods.attached(model)) == ["first", "second"]
             and model._coursekit.switch.active == "second"
         )
     file.write_text(json.dumps(config | {"config": {"architecture": "union"}}))
     with pytest.raises(CourseError, match="does not say what it is made of"):
-        adapterhub_unions.read_method(folder)
-
-
-def test_a_single_method_is_no_union():
-    with pytest.raises(CourseError, match="is one method, not a union"):
-        adapterhub_unions.read_method(FIXTURES / "bert" / "houlsby")
+        adapterhub.read_method(folder)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +102,6 @@ def test_a_union_of_another_model_changes_nothing(change):
     model = tiny.model("bert", **stored.changes | change)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(CourseError):
-        adapterhub_unions.load(model, stored.folder)
+        adapterhub.load(model, stored.folder)
     assert not methods.attached(model) and model.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

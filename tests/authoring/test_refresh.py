@@ -2,15 +2,13 @@ r"""Refreshing puts clean outputs into the notebooks, or leaves them alone."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import papermill_here
 import pytest
-import torch
 
-from coursekit.authoring.refresh import clean, refresh, with_cost
+from coursekit.authoring.refresh import clean, refresh
 from coursekit.batch import runner
 from coursekit.batch.report import Result
 from coursekit.errors import CourseError
@@ -105,20 +103,12 @@ def test_clean_drops_times_and_progress_bars():
     assert book.cells[0].metadata == {} and book.metadata == {"kind": "x"}
 
 
-def test_the_head_says_what_the_run_took_and_says_it_once(monkeypatch):
-    device = torch.device("cpu")
-    monkeypatch.setattr("coursekit.device.pick_device", lambda: device)
-    result = Result("a.ipynb", "ok", minutes=7.0, cpu_minutes=1.26, peak_memory=1_440_000_000)
-    head = with_cost("# Title\n\nText", result)
-    assert head.startswith(
-        "# Title\n\nText\n\n**Measured:** 1.3 minutes of CPU time and 1.4 GB of memory, on "
-    )
-    again = with_cost(head, replace(result, cpu_minutes=2.0, peak_memory=2_000_000_000))
-    assert again.count("**Measured:**") == 1 and "2.0 minutes of CPU time and 2.0 GB" in again
-    monkeypatch.setattr(
-        "coursekit.comparison.machine.describe", lambda device: {"device": "a card", "threads": 2}
-    )
-    device = torch.device("cuda")
-    assert with_cost("# Title", result).endswith(
-        "**Measured:** 7.0 minutes and 1.4 GB of memory, on a card with 2 threads."
-    )
+@pytest.mark.parametrize("status", ["incomplete", "timeout", "invalid", "failed"])
+def test_whatever_is_not_ok_stops_a_refresh(tmp_path, status, monkeypatch):
+    path = notebook(tmp_path, "print(6 * 7)")
+    before = path.read_bytes()
+    result = Result("one.ipynb", status, "half of it")
+    monkeypatch.setattr("coursekit.authoring.refresh.run_notebooks", lambda *_, **__: [result])
+    with pytest.raises(CourseError, match=f"one.ipynb: {status}, half of it"):
+        refresh([path], tmp_path / "runs")
+    assert path.read_bytes() == before

@@ -11,9 +11,9 @@ import pytest
 
 from coursekit.authoring.refresh import refresh
 from coursekit.batch import runner
-from coursekit.batch.folder import Folder
 from coursekit.batch.runner import run_notebooks
 from coursekit.errors import CourseError
+from coursekit.files import Folder
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +59,9 @@ def test_nor_through_a_link_among_the_results(tmp_path, link):
     path = notebook(tmp_path / "work" / "a.ipynb")
     (tmp_path / "out").mkdir()
     link(path, tmp_path / "out" / "a.ipynb")
-    refused(tmp_path, "a.ipynb is the notebook itself", run_notebooks, [path], tmp_path / "out")
+    refused(tmp_path, "is a.ipynb itself", run_notebooks, [path], tmp_path / "out")
     (tmp_path / "out" / "a.ipynb").rename(tmp_path / "out" / "index.html")
-    refused(tmp_path, "index.html is the notebook itself", run_notebooks, [path], tmp_path / "out")
+    refused(tmp_path, "index.html is a.ipynb itself", run_notebooks, [path], tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["a.ipynb", "a.html", "index.html", "summary.json"])
@@ -70,14 +70,14 @@ def test_what_no_run_wrote_is_left_alone(tmp_path, name):
     mine = tmp_path / "out" / name
     notebook(mine, "my answer")
     refused(
-        tmp_path, f"{name} is not from a run, and would be overwritten", run_notebooks, [path], mine.parent
+        tmp_path, f"{name} is not coursekit's own, and would be overwritten", run_notebooks, [path], mine.parent
     )
     mine.unlink()
     mine.mkdir()
-    refused(tmp_path, "is not from a run", run_notebooks, [path], mine.parent)
+    refused(tmp_path, "is not coursekit's own", run_notebooks, [path], mine.parent)
     mine.rmdir()
     mine.symlink_to(notebook(tmp_path / "elsewhere.ipynb"))
-    refused(tmp_path, "is not from a run", run_notebooks, [path], mine.parent)
+    refused(tmp_path, "is not coursekit's own", run_notebooks, [path], mine.parent)
     mine.unlink()
     assert run_notebooks([path], mine.parent)[0].ok
 
@@ -87,13 +87,13 @@ def test_a_result_that_somebody_has_worked_in_is_left_alone(tmp_path):
     run_notebooks([path], out)
     assert run_notebooks([path], out, force=True)[0].ok, "what a run wrote, a run replaces"
     notebook(out / "a.ipynb", "my answer")
-    refused(tmp_path, "a.ipynb was changed after the run", run_notebooks, [path], out)
+    refused(tmp_path, "a.ipynb was changed since coursekit wrote it", run_notebooks, [path], out)
     notebook(out / "a.ipynb")  # emptied: the same cell without its output
     assert run_notebooks([path], out)[0].ok and Folder(out).holds("a.ipynb")
     nbformat.write(nbformat.v4.new_notebook(), out / "a.ipynb")  # not even the cell
     assert run_notebooks([path], out)[0].ok and Folder(out).holds("a.ipynb")
     (out / "index.html").write_text("<h1>My own page</h1>")
-    refused(tmp_path, "index.html was changed after the run", run_notebooks, [path], out)
+    refused(tmp_path, "index.html was changed since coursekit wrote it", run_notebooks, [path], out)
 
 
 def test_work_saved_among_the_results_during_a_run_stays(tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ def test_work_saved_among_the_results_during_a_run_stays(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runner, "watch", meanwhile)
     first, second = run_notebooks([path, other], mine.parent)
-    assert first.status == "failed" and "is not from a run" in first.message and second.ok
+    assert first.status == "failed" and "is not coursekit's own" in first.message and second.ok
     assert "my answer" in mine.read_text()
 
 
@@ -115,12 +115,12 @@ def test_a_folder_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
     path = notebook(tmp_path / "work" / "a.ipynb")
     (tmp_path / "file").write_text("")
     for out in ("file", "file/below"):
-        refused(tmp_path, "cannot make the folder .*file", run_notebooks, [path], tmp_path / out)
+        refused(tmp_path, "file.* cannot be a folder to write to", run_notebooks, [path], tmp_path / out)
 
     def read_only(*_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("coursekit.batch.folder.replace_text", read_only)
+    monkeypatch.setattr("coursekit.files.replace_text", read_only)
     with pytest.raises(CourseError, match="cannot write to .*out: Read-only file system"):
         run_notebooks([path], tmp_path / "out")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import signal
 import subprocess
@@ -11,20 +12,23 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import papermill_here
 import psutil
 import pytest
+import torch
 import yaml
 from papermill.iorw import NoDatesSafeLoader
 
-from coursekit.batch import inputs, runner
-from coursekit.batch.folder import Folder
+from coursekit import files
+from coursekit.batch import inputs, runner, share
 from coursekit.batch.processes import Stopped, Watched, watch
 from coursekit.batch.report import Result, read_summary, summary_files
 from coursekit.batch.runner import run_notebooks
 from coursekit.errors import CourseError
+from coursekit.files import Folder
 from coursekit.notebook.parameters import as_yaml, check, defaults, fits, parse, read_profile
 
 
@@ -285,6 +289,8 @@ def test_a_profile_that_does_not_fit_is_refused_before_a_kernel(tmp_path, no_ker
     (folder / "set.yaml").write_text("names: !!set {a, b}\n")
     (folder / "bytes.yaml").write_text("day: !!binary aGk=\n")
     (folder / "itself.yaml").write_text("names: &n [*n]\n")
+    bomb = "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]\n" for n in range(1, 12))
+    (folder / "bomb.yaml").write_text("x0: &x0 [1]\n" + bomb)
     (folder / "deep.yaml").write_text("names: " + "[" * 2000 + "]" * 2000)
     (folder / "numbers.yaml").write_text("1: 2\n")
     (folder / "latin.yaml").write_bytes(b"names: [\xe9]")
@@ -297,7 +303,8 @@ def test_a_profile_that_does_not_fit_is_refused_before_a_kernel(tmp_path, no_ker
         ("nodate", "not valid YAML"),
         ("set", "'names' expects list"),
         ("bytes", "parameter 'day' cannot be of type bytes"),
-        ("itself", "parameter 'names' cannot be nested so deeply"),
+        ("itself", "has an alias such as"),
+        ("bomb", "has an alias such as"),
         ("deep", "not valid YAML"),
         ("numbers", "name: value"),
         ("latin", "is not UTF-8 text"),
@@ -422,7 +429,18 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(tmp_path, monkey
     wait = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     slow = notebook(tmp_path / "b.ipynb", wait)
     out = tmp_path / "runs"
-    command = [sys.executable, "-m", "coursekit.cli", "run", str(quick), str(slow), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "coursekit.cli",
+        "run",
+        str(quick),
+        str(slow),
+        "--out",
+        str(out),
+        "--jobs",
+        "1",
+    ]
     # Started in the background by a shell, this process ignores SIGINT and would pass that on.
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
@@ -482,3 +500,128 @@ def contrast(one: str, other: str) -> float:
 
     high, low = sorted((luminance(one), luminance(other)), reverse=True)
     return (high + 0.05) / (low + 0.05)
+
+
+def test_another_version_of_a_library_is_another_result(monkeypatch):
+    from coursekit.batch import inputs
+
+    before = inputs.fingerprint_of_the_world()
+    assert inputs.fingerprint_of_the_world() == before
+    version = inputs.metadata.version
+    monkeypatch.setattr(inputs.metadata, "version", lambda p: "99.0" if p == "transformers" else version(p))
+    assert inputs.fingerprint_of_the_world() != before
+
+
+@pytest.mark.parametrize(
+    ("jobs", "busy", "own", "threads"),
+    [
+        (1, 0, None, "8"),
+        (2, 0, None, "4"),
+        (16, 0, None, "1"),
+        (2, 50, None, "2"),
+        (1, 100, None, "1"),
+        (2, 0, "3", "3"),
+    ],
+)
+def test_kernels_share_the_cores_that_nobody_else_uses(monkeypatch, jobs, busy, own, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if own:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    monkeypatch.setattr(share, "cores", lambda: 8)
+    monkeypatch.setattr(share.psutil, "cpu_percent", lambda _: busy)
+    found = share.environment(jobs)
+    assert found["OMP_NUM_THREADS"] == threads and found["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+@pytest.mark.parametrize(
+    ("notebooks", "free", "kind", "jobs"),
+    [(11, 64, "cpu", 8), (3, 64, "cpu", 3), (11, 10, "cpu", 2), (11, 2, "cpu", 1), (11, 64, "cuda", 1)],
+)
+def test_as_many_notebooks_at_a_time_as_fit(monkeypatch, notebooks, free, kind, jobs):
+    monkeypatch.setattr(share, "cores", lambda: 8)
+    monkeypatch.setattr("coursekit.device.pick_device", lambda: torch.device(kind))
+    monkeypatch.setattr(share.psutil, "virtual_memory", lambda: SimpleNamespace(available=free * 10**9))
+    assert share.jobs_that_fit(notebooks) == jobs
+
+
+def test_a_kernel_gets_its_threads_and_waits_asleep(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(share, "cores", lambda: 6)
+    monkeypatch.setattr(share.psutil, "cpu_percent", lambda _: 0)
+    seen = []
+
+    def watch(command, env, **options):
+        seen.append((env["OMP_NUM_THREADS"], env["OMP_WAIT_POLICY"], env["KMP_BLOCKTIME"]))
+        return papermill_here.watch(command, env=env, **options)
+
+    monkeypatch.setattr(runner, "watch", watch)
+    assert run_notebooks([notebook(tmp_path / "a.ipynb", "1")], tmp_path / "out", jobs=2)[0].ok
+    assert seen == [("3", "PASSIVE", "0")]
+
+
+@pytest.mark.parametrize("name", ["data/d.csv", "pkg/deep/m.py", "../up.txt"])
+def test_a_file_that_a_notebook_reads_counts_wherever_it_lies(tmp_path, quick, name):
+    source = "import pkg.deep.m" if name.endswith(".py") else f"open({name!r})"
+    (tmp_path / "work").mkdir()
+    path = notebook(tmp_path / "work" / "a.ipynb", source)
+    file = path.parent / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("1")
+    (job,) = inputs.plan([path], None, {})
+    (path.parent / "mine.txt").write_text("an output")
+    assert inputs.same_beside(job.beside, inputs.plan([path], None, {})[0])
+    file.write_text("2")
+    assert not inputs.same_beside(job.beside, inputs.plan([path], None, {})[0])
+
+
+def test_a_batch_that_was_stopped_in_its_first_notebook_is_not_ok(tmp_path, monkeypatch):
+    paths = [notebook(tmp_path / f"{name}.ipynb", "1") for name in "ab"]
+
+    def stopped(command, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "watch", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_notebooks(paths, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["ok"] is False
+
+
+def test_names_that_no_report_can_hold_are_refused_before_a_kernel_starts(tmp_path, quick):
+    for name, says in (
+        ("index", "the batch's own: rename it"),
+        ("caf\udce9", "no name that a report can hold"),
+    ):
+        path = notebook(tmp_path / "plain.ipynb", "1").rename(tmp_path / f"{name}.ipynb")
+        with pytest.raises(CourseError, match=says):
+            run_notebooks([path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hundred_thousand_brackets_are_one_invalid_notebook(tmp_path, quick):
+    bad, good = tmp_path / "bad.ipynb", notebook(tmp_path / "good.ipynb", "1")
+    bad.write_text("[" * 100_000)
+    assert [r.status for r in run_notebooks([bad, good], tmp_path / "out")] == ["invalid", "ok"]
+
+
+def test_a_full_disk_leaves_no_half_of_a_page_behind(tmp_path, quick, monkeypatch):
+    paths = [notebook(tmp_path / f"{name}.ipynb", "1") for name in "ab"]
+    fsync, full = files.os.fsync, []
+
+    def once(descriptor):
+        if "html" in os.readlink(f"/proc/self/fd/{descriptor}") and not full:
+            full.append(True)
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", once)
+    assert [r.ok for r in run_notebooks(paths, tmp_path / "out")] == [True, True]
+    assert full and not list((tmp_path / "out").glob(".*part*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere orphans are init's")
+def test_what_forks_twice_does_not_outlive_its_command(tmp_path):
+    code = "import os, sys, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        "
+    code += f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n        time.sleep(60)\n    os._exit(0)\n"
+    code += f"while not os.path.exists({str(tmp_path / 'pid')!r}): time.sleep(0.01)\ntime.sleep(0.05)"
+    assert watch([sys.executable, "-c", code]).returncode == 0
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))

@@ -1,4 +1,4 @@
-r"""The pruned adapter is scored by what MiniLM does with it, and each mistake is told by its own name."""
+r"""Small adapters are scored by what MiniLM does with them, and each mistake is told by its own name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from coursekit.checks import adapters_train
-from coursekit.checks.adapters import prune
-from coursekit.checks.adapters_train import COMPRESS, KEEP, outputs
+from coursekit.checks.adapters_train import BUDGET, BUDGETED, COMPRESS, KEEP, outputs
 from coursekit.comparison import adapters_library
+from coursekit.methods.ranking import largest
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +35,25 @@ def test_what_cannot_be_an_adapter_scores_nothing(posing):
         "of every adapter W_down or W_up is 0 altogether: nothing is left of it": tensors()
         | {"5.b_up": torch.ones(384)},
         adapters_train.NARROW: tensors(0.01, r=1),
-        f"24,576 parameters of its adapters are not 0, and {KEEP:,} are allowed: prune more": tensors()
+        f"24,576 parameters of its adapters are not 0, and {KEEP:,} are allowed": tensors()
         | {"0.W_down": torch.ones(32, 384), "0.W_up": torch.ones(384, 32)},
     }
     for message, given in cases.items():
         scored = COMPRESS.scored(posing, given)
         assert (scored.share, scored.message) == (0.0, message)
+
+
+def test_a_budget_takes_adapters_of_any_width_and_blocks_without_one():
+    asked = BUDGETED.posing(b"some batch")
+    given = tensors(0.01, r=1)
+    for block in range(6):
+        given[f"{block}.b_up"] = torch.zeros(384)
+        if block > 2:
+            given[f"{block}.W_down"], given[f"{block}.W_up"] = torch.zeros(0, 384), torch.zeros(384, 0)
+            given[f"{block}.b_down"] = torch.zeros(0)
+    assert BUDGETED.scored(asked, given).measured is not None
+    scored = BUDGETED.scored(asked, tensors(0.01, r=1))
+    assert scored.message == f"6,918 parameters of its adapters are not 0, and {BUDGET:,} are allowed"
 
 
 def test_zeros_count_for_nothing(posing):
@@ -67,8 +80,8 @@ def test_the_figures_that_the_notebook_names_are_measured():
     whole = posing.arguments[2]()
     matrices = {name: tensor for name, tensor in whole.items() if ".W_" in name}
     biases = sum(tensor.numel() for name, tensor in whole.items() if name not in matrices)
-    share = 1 - (KEEP - biases) / sum(tensor.numel() for tensor in matrices.values())
-    masks = dict(zip(matrices, prune(tuple(matrices.values()), share), strict=True))
+    kept = largest([tensor.abs() for tensor in matrices.values()], KEEP - biases)
+    masks = dict(zip(matrices, kept, strict=True))
     cut = {name: tensor * masks.get(name, 1) for name, tensor in whole.items()}
     for given, expected in ((whole, adapters_train.WHOLE), (cut, adapters_train.CUT)):
         assert adapters_train._right(given, *posing.kept) == pytest.approx(expected, abs=0.04)

@@ -21,7 +21,7 @@ def every_variance(runs, one, other):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_far_rate_has_one_seed_and_is_not_the_best(seed):
-    runs, one, other = bitfit.VERDICT.inputs(seed)
+    runs, one, other = bitfit.VERDICT.public[seed]
     seeds = Counter(run[:2] for run in runs)
     assert sorted(seeds.values()) == [1, *[3] * 9]
     ((name, rate),) = [key for key, n in seeds.items() if n == 1]

@@ -80,7 +80,7 @@ def test_ways_through_the_factors_pass(layer):
 
 @pytest.mark.parametrize("layer", [dense, term_by_term, in_one_view, filled_in])
 def test_whoever_builds_w_is_told(layer):
-    case = EXERCISE.inputs(0)
+    case = EXERCISE.public[0]
     torch.testing.assert_close(layer(*case), kronecker_product(*case))
     result = check(EXERCISE.id, looked_at(layer))
     assert (result.status, result.message) == ("failed", BUILT)

@@ -25,7 +25,7 @@ def plans(bills, cards, size):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_plan_that_fits_and_is_worth_enough_is_right_and_no_other(seed):
-    bills, cards, size, score = arguments = PLAN.inputs(seed)
+    bills, cards, size, score = arguments = PLAN.public[seed]
     best = score(*PLAN.reference(*arguments)[:3])
     assert best == max(score(*plan[:3]) for plan in plans(bills, cards, size))
     worth = {plan: score(*plan[:3]) / best for plan in plans(bills, cards, size)}
@@ -35,7 +35,7 @@ def test_every_plan_that_fits_and_is_worth_enough_is_right_and_no_other(seed):
 
 
 def test_what_is_wrong_with_a_plan_is_said_and_to_graders_without_numbers():
-    bills, cards, size, _ = arguments = PLAN.inputs(0)
+    bills, cards, size, _ = arguments = PLAN.public[0]
     name, stage, n, needed = PLAN.reference(*arguments)
     held = {bill[0]: sharded(*bill[1:4], cards, stage) for bill in bills}
     one = (needed - held[name]) / n
@@ -61,7 +61,7 @@ def test_what_is_wrong_with_a_plan_is_said_and_to_graders_without_numbers():
 
 
 def test_whole_numbers_may_be_floats_or_numpy_s():
-    arguments = PLAN.inputs(0)
+    arguments = PLAN.public[0]
     name, stage, n, needed = PLAN.reference(*arguments)
     for plan in (
         (name, np.int64(stage), float(n), np.float64(needed)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from coursekit.checks import soft_prompts_train
+from coursekit.checks import latest, soft_prompts_train
 from coursekit.checks.soft_prompts_train import DESIGN
 
 
@@ -44,3 +44,22 @@ def test_the_words_of_a_question_score_nothing_and_points_begin_above_them(posin
     found = iter((0.36, 0.32, 0.5))  # behind the prompt, behind the words, on those to learn from
     monkeypatch.setattr(soft_prompts_train, "_right", lambda *given: next(found))
     assert DESIGN.scored(posing, {"prompt": words}).share == pytest.approx(0.5)
+
+
+def test_what_the_check_measured_need_not_be_trained_again(monkeypatch):
+    found = iter((0.5, *[0.3] * len(soft_prompts_train.IN_WORDS)))  # behind the prompt, behind the words
+    monkeypatch.setattr(soft_prompts_train, "_right", lambda *given: next(found))
+    P = torch.zeros(4, 576, requires_grad=True)
+
+    def trained(load, ids, mask, labels):
+        return {"prompt": P}
+
+    def too_long(load, ids, mask, labels):
+        return {"prompt": torch.zeros(5, 576)}
+
+    assert latest(DESIGN.id, trained) is None
+    assert DESIGN.looked_at(trained, 0)[0] == "passed"
+    kept = latest(DESIGN.id, trained)["prompt"]
+    assert torch.equal(kept, P) and not kept.requires_grad
+    assert DESIGN.looked_at(too_long, 0)[0] == "failed"
+    assert latest(DESIGN.id, too_long) is None

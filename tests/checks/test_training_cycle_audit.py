@@ -1,4 +1,4 @@
-r"""The open exercise of notebook 00: each row has the fault that it is said to have, and the course's own have none."""
+r"""The open exercise of notebook 00b: each row has the fault that it is said to have; the course's own have none."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import random
 import sys
 from dataclasses import replace
@@ -18,8 +17,12 @@ from datasets import Dataset, DatasetDict
 from typer.testing import CliRunner
 
 from coursekit import cli, comparison, tasks
-from coursekit.comparison import AROUND, CANDIDATES, Setting, bench, candidates, files, pace, rates, trial
+from coursekit.comparison import AROUND, CANDIDATES, Setting, candidates, pace, trial
 from coursekit.errors import CourseError
+from coursekit.experiments import bench
+from coursekit.experiments.recipe import LADDER, Recipe
+from coursekit.experiments.run import Unfit, attach, train
+from coursekit.experiments.table import Cell, Run, Store, read_csv, written
 from coursekit.methods import FishMask, FullFineTuning, LoRA, SHiRA, trainable
 from coursekit.plots.hybrid import FAMILIES
 
@@ -38,12 +41,6 @@ def folders(tmp_path_factory):
         model.save_pretrained(found[kind])
         tiny_text.tokenizer().save_pretrained(found[kind])
     return found
-
-
-LINE_OF_A_RUN = {
-    "trained": 100, "head": 10, "storage_bytes": 500, "predicted": {"peak": 8}, "step_seconds": 0.5, "step_ratio": 0.6,
-    "memory": dict(weights=1, master=0, gradients=2, optimizer=3, activations=4, peak=9), "n": 20, "majority": 0.5,
-}  # fmt: skip
 
 
 def film(domain="film", labels="two"):
@@ -83,29 +80,45 @@ def benches(folders):
 
 
 @pytest.fixture
-def no_training(monkeypatch):
-    r"""Runs that cost nothing, for tests of what becomes of them: the accuracy is the seed's, and no other."""
-    made = []
-
-    def run(bench, candidate, seed, lr):
-        made.append((candidate, seed))
-        return LINE_OF_A_RUN | {"accuracy": 0.5 + 0.01 * seed}
-
-    monkeypatch.setattr(trial, "run", run)
-    return made
-
-
-@pytest.fixture
 def setting(folders):
     return Setting(model=str(folders["encoder"]), steps=2, batch_size=4, sentences=20, validation=10)
 
 
+@pytest.fixture
+def no_training(monkeypatch):
+    r"""Runs that cost nothing, for tests of what becomes of them."""
+    made = []
+
+    def run(bench, recipe, cell, every, *, measure):
+        made.append((cell.arm, cell.seed, cell.rate))
+        more = {name: str(value) for name, value in (measure(None, None) | COSTS).items()}
+        reached = 0.9 - abs(cell.rate - 3e-2)
+        return [Run(cell, ((cell.steps, reached),), tuple(i < 10 + cell.seed for i in range(20)), 110, 1.0, more=more)]
+
+    monkeypatch.setattr(trial, "costs", lambda bench, candidate, model, history: {})
+    monkeypatch.setattr(sys.modules["coursekit.comparison.compare"], "train", run)
+    return made
+
+
+COSTS = {
+    "trained": 100, "head": 10, "storage_bytes": 500, "weights": 1, "master": 0, "gradients": 2, "optimizer": 3,
+    "activations": 4, "peak": 9, "predicted_peak": 8, "step_seconds": 0.5, "step_ratio": 0.6, "majority": 0.5,
+}  # fmt: skip
+
+
 def compared(out, setting, *methods, seeds=(0,), **options):
-    return comparison.compare(out, setting, methods or ("head", "lora"), seeds, progress=False, **options)
+    options = {"say": lambda line: None} | options
+    return comparison.compare(out, setting, methods or ("head", "lora"), seeds, **options)
 
 
-def texts(out):
-    return out.read_text().splitlines()
+def one_run(bench, name):
+    r"""A run of a candidate at its own rate, with what it costs."""
+    candidate = CANDIDATES[name]
+    (run,) = train(
+        bench, Recipe(candidate, bucket=False, autocast=False), Cell(name, 1, candidate.rate, 0), 1,
+        measure=functools.partial(trial.costs, bench, candidate),
+    )  # fmt: skip
+    return run
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "modernbert"])
@@ -113,36 +126,34 @@ def test_a_folder_of_another_family_is_compared_as_well(kind, tmp_path):
     families.model(kind).save_pretrained(tmp_path / kind)
     tiny_text.tokenizer().save_pretrained(tmp_path / kind)
     setting = Setting(model=str(tmp_path / kind), steps=2, batch_size=4, sentences=20, validation=10)
-    lines = compared(tmp_path / "runs.jsonl", setting, "full", "houlsby", "lora", "unipelt")
-    runs = {line["method"]: line for line in lines if line["purpose"] == "run"}
-    assert runs.keys() == {"full", "houlsby", "lora"}  # UniPELT is not defined for either, and left out
-    assert all(0 <= run["accuracy"] <= 1 and run["memory"]["peak"] > 0 for run in runs.values())
+    said = []
+    runs = compared(tmp_path / "runs.csv", setting, "full", "houlsby", "lora", "unipelt", say=said.append)
+    assert {run.cell.arm for run in runs} == {"full", "houlsby", "lora"}
+    assert any(line.startswith("unipelt is left out: ") for line in said)
     # No figure rather than a wrong one where activations are not modelled.
-    assert all((run["predicted"] is None) == (kind == "modernbert") for run in runs.values())
+    assert all((row.predicted_peak is None) == (kind == "modernbert") for row in comparison.summary(runs))
 
 
 # One run --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_says_what_it_took_and_what_it_reached(tmp_path, setting):
-    (line,) = compared(tmp_path / "runs.jsonl", setting, "lora")
-    assert json.loads(texts(tmp_path / "runs.jsonl")[0]) == line
-    assert line["trained"] == 4 * 2 * 8 * (128 + 128)
-    assert line["head"] == 2 * 128 + 2 and line["settings"] == repr(LoRA(r=8, alpha=16))
-    assert line["predicted"] == line["memory"], "the memory model knows LoRA, to the byte"
-    assert line["measured_on"]["rows"] == 4 and 3 <= line["measured_on"]["tokens"] <= 9
-    four = 4 * (line["trained"] + line["head"])
-    assert line["memory"]["gradients"] == four and line["memory"]["optimizer"] >= 2 * four
-    assert four < line["storage_bytes"] < 3 * four
-    assert line["n"] == 20 and line["accuracy"] * 20 == pytest.approx(round(line["accuracy"] * 20))
-    assert line["low"] < line["accuracy"] < line["high"] or line["accuracy"] in (0, 1)
-    assert line["step_seconds"] > 0 and line["step_ratio"] > 0
-    assert line["versions"]["torch"] == torch.__version__ and line["device"]
+    (run,) = compared(tmp_path / "runs.csv", setting, "lora")
+    assert read_csv(tmp_path / "runs.csv") == Store(tmp_path / "runs.csv").runs()
+    (row,) = comparison.summary([run])
+    assert row.trained == 4 * 2 * 8 * (128 + 128) and row.head == 2 * 128 + 2
+    assert row.settings == repr(LoRA(r=8, alpha=16))
+    assert row.predicted_peak == row.peak, "the memory model knows LoRA, to the byte"
+    four = 4 * (row.trained + row.head)
+    assert row.gradients == four and row.optimizer >= 2 * four and four < row.storage_bytes < 3 * four
+    assert len(run.correct) == len(run.margins) == row.sentences == 20 and run.loss > 0
+    assert row.step_seconds > 0 and row.step_ratio > 0 and row.torch == torch.__version__ and row.device
 
 
 def test_a_trained_task_keeps_no_network_that_only_training_needs(benches):
-    line = trial.run(benches["encoder"], CANDIDATES["p-tuning"], seed=0, lr=1e-3)
-    assert line["storage_bytes"] < 4 * (20 * 128 + line["head"]) + 4_000 < 4 * line["trained"]
+    row = one_run(benches["encoder"], "p-tuning").more
+    trained, head = int(row["trained"]), int(row["head"])
+    assert int(row["storage_bytes"]) < 4 * (20 * 128 + head) + 4_000 < 4 * trained
 
 
 @pytest.mark.parametrize("method", [FishMask(keep=50, score="random"), SHiRA(r=2)], ids=lambda m: m.kind)
@@ -158,22 +169,20 @@ def test_what_is_chosen_by_chance_is_another_choice_with_another_seed(method):
 
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_every_candidate_runs_on_an_encoder(benches, name):
-    r"""`run` itself asserts that the count is the closed form's."""
-    line = trial.run(benches["encoder"], CANDIDATES[name], seed=0, lr=CANDIDATES[name].rate)
-    assert (line["trained"] == 0) == (name == "head")
-    assert line["n"] == 20 and line["memory"]["peak"] > line["memory"]["weights"] > 0
-    assert line["predicted"]["gradients"] == line["memory"]["gradients"]  # what trains is exact
-    # The rest is within what 128 numbers of width leave to rounding up and to small tensors.
-    assert line["predicted"]["peak"] == pytest.approx(line["memory"]["peak"], rel=0.1)
-    json.dumps(line, allow_nan=False)
+    r"""`costs` itself asserts that the count is the closed form's."""
+    more = one_run(benches["encoder"], name).more
+    assert (int(more["trained"]) == 0) == (name == "head")
+    assert int(more["peak"]) > int(more["weights"]) > 0
+    # Within what 128 numbers of width leave to rounding up and to small tensors.
+    assert int(more["predicted_peak"]) == pytest.approx(int(more["peak"]), rel=0.1)
 
 
 def test_every_candidate_fits_a_decoder_or_says_why_not(benches):
     unfit = {}
     for name, candidate in CANDIDATES.items():
         try:
-            model = trial.attach(benches["decoder"], candidate, seed=0)
-        except trial.Unfit as error:
+            model = attach(benches["decoder"], candidate, seed=0)
+        except Unfit as error:
             unfit[name] = str(error)
         else:
             assert trainable(model) == candidate.method.count(model.config) > 0
@@ -187,16 +196,16 @@ def test_learning_shows(tmp_path, setting, monkeypatch):
     setting = Setting(**vars(setting) | {"steps": 30, "batch_size": 16, "sentences": 30})
     for name in ("full", "head"):
         monkeypatch.setitem(candidates.EVERY, name, replace(CANDIDATES[name], rate=3e-3))
-    full, head = compared(tmp_path / "runs.jsonl", setting, "full", "head")
-    assert (full["method"], head["method"]) == ("full", "head")
-    assert full["accuracy"] > 0.9 > head["accuracy"] and full["loss"] < head["loss"]
+    runs = {run.cell.arm: run for run in compared(tmp_path / "runs.csv", setting, "full", "head")}
+    full, head = (comparison.summary([runs[name]])[0].accuracy for name in ("full", "head"))
+    assert full > 0.9 > head and runs["full"].loss < runs["head"].loss
 
 
 def test_a_wrong_count_is_a_bug_and_said_so(tmp_path, setting, monkeypatch):
     monkeypatch.setattr(LoRA, "count", lambda self, config: 7)
     with pytest.raises(AssertionError, match="closed form says 7"):
-        compared(tmp_path / "runs.jsonl", setting, "lora")
-    assert not (tmp_path / "runs.jsonl").exists()
+        compared(tmp_path / "runs.csv", setting, "lora")
+    assert not (tmp_path / "runs.csv").exists()
 
 
 def test_the_ratio_is_ours_to_the_reference_and_they_take_turns(monkeypatch):
@@ -250,83 +259,44 @@ def test_steps_that_are_timed_are_in_the_precision_that_fit_trains_in():
 
 def test_a_run_whose_training_fails_is_said_and_the_others_go_on(tmp_path, setting, monkeypatch):
     monkeypatch.setitem(candidates.EVERY, "full", replace(CANDIDATES["full"], rate=1e38))
-    notices = []
-    lines = compared(tmp_path / "runs.jsonl", setting, "full", "head", seeds=(0, 1), say=notices.append)
-    runs = [(line["method"], line["seed"], line["accuracy"] is None) for line in lines]
-    assert runs == [("full", 0, True), ("head", 0, False), ("full", 1, True), ("head", 1, False)]
-    assert [n.split(":")[0] for n in notices] == [
-        f"full with seed {s} failed at the rate 1e+38" for s in (0, 1)
-    ]
-    assert [row.method for row in comparison.summary(lines)] == ["head"]
+    said = []
+    runs = compared(tmp_path / "runs.csv", setting, "full", "head", seeds=(0, 1), say=said.append)
+    assert [(run.cell.arm, bool(run.why)) for run in runs] == [("full", True)] * 2 + [("head", False)] * 2
+    assert sum("failed: " in line for line in said) == 2
+    assert [row.method for row in comparison.summary(runs)] == ["head"]
 
 
 def test_no_method_that_fits_is_an_error(tmp_path, folders):
     setting = Setting(model=str(folders["decoder"]), steps=1, batch_size=4, sentences=20, validation=10)
-    with pytest.raises(CourseError, match="none of these methods fits"):
-        compared(tmp_path / "runs.jsonl", setting, "head", "unipelt")
-    assert not (tmp_path / "runs.jsonl").exists()
+    with pytest.raises(CourseError):
+        compared(tmp_path / "runs.csv", setting, "head", "unipelt")
+    assert not (tmp_path / "runs.csv").exists()
 
 
 # The file -------------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_in_the_file_is_not_made_again(tmp_path, setting, no_training):
-    out, made = tmp_path / "deep" / "runs.jsonl", no_training
+    out, made = tmp_path / "deep" / "runs.csv", no_training
     first = compared(out, setting, "head")
     made.clear()
-    lines = compared(out, setting, "head", "lora", seeds=(0, 1))
-    assert made == [(CANDIDATES["lora"], 0), (CANDIDATES["head"], 1), (CANDIDATES["lora"], 1)]
-    assert lines[:1] == first and lines == comparison.read(out) and len(texts(out)) == 4
-    assert compared(out, setting, "head", "lora", seeds=(0, 1)) == lines and len(made) == 3
+    runs = compared(out, setting, "head", "lora", seeds=(0, 1))
+    assert sorted(made) == [("head", 1, 0.3), ("lora", 0, 0.01), ("lora", 1, 0.01)]
+    assert runs[0] == first[0] and compared(out, setting, "head", "lora", seeds=(0, 1)) == runs and len(made) == 3
+
+
+def test_each_method_runs_at_the_rate_that_validation_chose(tmp_path, setting, no_training):
+    runs = compared(tmp_path / "runs.csv", setting, "lora", seeds=(4, 5), try_rates=AROUND)
+    (row,) = comparison.summary(runs)
+    assert row.lr == 3e-2 and row.seeds == 2
+    listed = compared(tmp_path / "more.csv", setting, "lora", seeds=(4, 5), try_rates=[0.5, 0.7])
+    assert comparison.summary(listed)[0].lr == 0.5 and {run.cell.rate for run in listed} == {0.5, 0.7}
 
 
 def test_the_same_run_gives_the_same_quality(tmp_path, setting):
-    one, other = (compared(tmp_path / name, setting, "lora")[0] for name in ("a", "b"))
-    for key in ("accuracy", "loss", "memory", "trained", "storage_bytes"):
-        assert one[key] == other[key]
-
-
-def test_ctrl_c_leaves_whole_lines_and_a_torn_one_is_made_again(tmp_path, setting, monkeypatch, no_training):
-    out, notices = tmp_path / "runs.jsonl", []
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as stopped:
-        stopped.setattr(
-            trial, "run", lambda *a, run=trial.run: stop() if a[1] is CANDIDATES["lora"] else run(*a)
-        )
-        with pytest.raises(KeyboardInterrupt):
-            compared(out, setting)
-    (whole,) = texts(out)
-    with out.open("a") as file:
-        file.write('{"purpose": "run", "method": "lo')
-    assert [line["method"] for line in comparison.read(out)] == ["head"]
-    lines = compared(out, setting, say=notices.append)
-    assert notices == [f"{out} ended in the middle of a run, which is made again"]
-    assert texts(out)[0] == whole and [line["method"] for line in lines] == ["head", "lora"] == [
-        line["method"] for line in comparison.read(out)
-    ]
-
-
-def test_two_comparisons_do_not_add_to_one_file(tmp_path, setting, monkeypatch, no_training):
-    r"""The second starts while the first is at work, after a run that was torn: each run is in the file once."""
-    out, run = tmp_path / "runs.jsonl", trial.run
-    compared(out, setting, "head")
-    with out.open("a") as file:
-        file.write('{"purpose": "run", "method": "lo')
-
-    def another_meanwhile(*arguments):
-        with pytest.raises(CourseError, match="another run is writing to .*runs.jsonl: wait for it"):
-            compared(out, setting, seeds=(0, 1))
-        return run(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trial, "run", another_meanwhile)
-        compared(out, setting, seeds=(0, 1))
-    lines = comparison.read(out)
-    assert len({(line["method"], line["seed"]) for line in lines}) == len(lines) == 4
-    assert compared(out, setting, seeds=(0, 1)) == lines, "the file is free again"
+    one, other = (compared(tmp_path / name, setting, "lora")[0] for name in ("a.csv", "b.csv"))
+    assert (one.correct, one.margins, one.loss) == (other.correct, other.margins, other.loss)
+    assert all(one.more[key] == other.more[key] for key in ("peak", "trained", "storage_bytes"))
 
 
 def test_methods_choose_and_memory_is_measured_by_training_sentences(benches):
@@ -351,12 +321,12 @@ def test_methods_choose_and_memory_is_measured_by_training_sentences(benches):
     [
         ({"steps": 3}, "steps = 2, and now it is 3"),
         ({"batch_size": 5}, "batch_size = 4, and now it is 5"),
-        ({"domain": "tweet"}, "task = 'film/two', and now it is 'tweet/two'"),
-        ({"sentences": 30}, "sentences = 20, and now it is 30"),
+        ({"domain": "tweet"}, "task = film/two, and now it is tweet/two"),
+        ({"sentences": 30}, "tested = 20, and now it is 30"),
     ],
 )
 def test_a_file_of_other_settings_is_refused(tmp_path, setting, change, says, no_training):
-    out = tmp_path / "runs.jsonl"
+    out = tmp_path / "runs.csv"
     compared(out, setting, "head")
     before = out.read_bytes()
     with pytest.raises(CourseError, match=says):
@@ -364,84 +334,20 @@ def test_a_file_of_other_settings_is_refused(tmp_path, setting, change, says, no
     assert out.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"settings": "LoRA(r=1)"}, r"runs of lora with settings = 'LoRA\(r=1\)', and now it is 'LoRA\(r=8"),
-        ({"lr": 0.5}, "runs of lora with lr = 0.5, and now it is 0.01"),
-        ({"device": "abacus"}, "device = 'abacus'"),
-        ({"dtype": "float8"}, "dtype = 'float8'"),
-        ({"threads": 99}, "threads = 99"),
-        ({"versions": {"torch": "1.0"}}, "versions = {'torch': '1.0'}"),
-    ],
-)
-def test_a_method_that_ran_otherwise_before_is_refused(tmp_path, setting, change, says, no_training):
-    out = tmp_path / "runs.jsonl"
-    (line,) = compared(out, setting, "lora")
-    out.write_text(json.dumps(line | change) + "\n")
+@pytest.mark.parametrize(("key", "says"), [("settings", "runs of lora with settings = x"), ("device", "device = x"),
+                                           ("dtype", "dtype = x"), ("threads", "threads = x"), ("torch", "torch = x")])
+def test_a_method_that_ran_otherwise_before_is_refused(tmp_path, setting, key, says, no_training):
+    out = tmp_path / "runs.csv"
+    (run,) = compared(out, setting, "lora")
+    out.write_text(written([replace(run, more=dict(run.more) | {key: "x"})]))
     with pytest.raises(CourseError, match=says):
         compared(out, setting, "lora", seeds=(1,))
-    assert len(texts(out)) == 1
+    assert len(read_csv(out)) == 1
 
 
-def test_a_file_of_something_else_is_left_as_it_is(tmp_path, setting, no_training):
-    out = tmp_path / "notes.txt"
-    out.write_text("my notes\nwithout an end")
-    with pytest.raises(CourseError, match="line 1 of .*notes.txt is no run"):
-        compared(out, setting)
-    assert out.read_text() == "my notes\nwithout an end"
-    with pytest.raises(CourseError, match="cannot read .*none.jsonl"):
-        comparison.read(tmp_path / "none.jsonl")
-    with pytest.raises(CourseError, match="cannot (read|write)"):
-        files.Runs(tmp_path / "notes.txt" / "runs.jsonl")
-
-
-@pytest.mark.parametrize("text", ['{"a": 1}', "[1, 2]", "a word", '{"purpose": "run"}\n{"a'])
-def test_what_is_no_torn_run_is_never_cut_off(tmp_path, setting, text):
-    out = tmp_path / "config.json"
-    out.write_text(text)
-    with pytest.raises(CourseError, match="line 1 of .*config.json is no run"):
-        compared(out, setting)
-    assert out.read_text() == text
-
-
-def test_a_last_run_without_its_end_of_line_is_a_run(tmp_path, setting, no_training):
-    out = tmp_path / "runs.jsonl"
-    (first,) = compared(out, setting, "head")
-    out.write_text(out.read_text().rstrip())
-    assert comparison.read(out) == [first]
-    lines = compared(out, setting, "head", seeds=(0, 1))
-    assert lines[0] == first and lines == comparison.read(out) and len(texts(out)) == 2
-
-
-def test_a_refused_file_keeps_its_torn_end(tmp_path, setting, no_training):
-    out = tmp_path / "runs.jsonl"
-    compared(out, setting, "head")
-    with out.open("a") as file:
-        file.write('{"purpose": "run", "meth')
-    before = out.read_bytes()
-    with pytest.raises(CourseError, match="steps = 2"):
-        compared(out, Setting(**vars(setting) | {"steps": 7}), "head")
-    assert out.read_bytes() == before
-
-
-def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
-    out = tmp_path / "runs.jsonl"
-    runs = files.Runs(out)
-    line = {"purpose": "run", "method": "head", "seed": 0, "lr": 0.1}
-    runs.append(line)
-    before = out.read_bytes()
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as later:
-        later.setattr(files.os, "fsync", full)
-        with pytest.raises(CourseError, match="No space left"):
-            runs.append(line | {"seed": 1})
-    assert out.read_bytes() == before and len(runs.lines) == 1
-    runs.append(line | {"seed": 1})
-    assert [found["seed"] for found in comparison.read(out)] == [0, 1]
+def test_a_batch_that_no_memory_holds_is_refused(tmp_path, setting):
+    with pytest.raises(CourseError, match=r"a step of 1000000000 sentences needs about .* GB, and .* GB are free"):
+        compared(tmp_path / "runs.csv", Setting(**vars(setting) | {"batch_size": 10**9}), "head")
 
 
 @pytest.mark.parametrize(
@@ -466,122 +372,52 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
 def test_bad_input_is_one_clear_line_before_anything_is_made(tmp_path, setting, options, says):
     setting = Setting(**vars(setting) | options.pop("setting", {}))
     with pytest.raises(CourseError, match=says) as error:
-        comparison.compare(
-            tmp_path / "runs.jsonl", setting, **({"methods": ["head"], "progress": False} | options)
-        )
-    assert "\n" not in str(error.value) and not (tmp_path / "runs.jsonl").exists()
-
-
-# Learning rates -------------------------------------------------------------------------------------------------------
-
-
-def test_rates_of_the_table_lie_on_the_grid():
-    assert all(candidate.rate in rates.GRID for candidate in CANDIDATES.values())
-    assert all(candidate.family in FAMILIES for candidate in CANDIDATES.values())
-    assert rates.around(1e-3) == [3e-4, 1e-3, 3e-3] and rates.around(3e-2) == [1e-2, 3e-2, 1e-1]
-    assert rates.around(rates.GRID[0]) == list(rates.GRID[:2])
-
-
-@pytest.mark.parametrize(
-    ("tried", "best", "beyond"),
-    [
-        ({1e-3: 0.5, 3e-3: 0.7, 1e-2: 0.6}, 3e-3, None),
-        ({1e-3: 0.8, 3e-3: 0.7, 1e-2: 0.6}, 1e-3, 3e-4),
-        ({1e-3: 0.5, 3e-3: 0.7, 1e-2: 0.8}, 1e-2, 3e-2),
-        ({1e-3: 0.5, 3e-3: 0.7, 1e-2: 0.7}, 3e-3, None),  # of equals the lowest
-        ({1e-3: 0.5, 3e-3: None, 1e-2: None}, 1e-3, 3e-4),  # two rates at which training failed
-        ({rates.GRID[-1]: 0.9, rates.GRID[-2]: 0.5}, rates.GRID[-1], None),
-        ({rates.GRID[0]: 0.9, rates.GRID[1]: 0.5}, rates.GRID[0], None),
-    ],
-)
-def test_the_best_rate_lies_between_others(tried, best, beyond):
-    assert rates.best(tried) == best and rates.beyond(tried) == beyond
-
-
-def test_each_method_runs_at_the_rate_that_validation_chose(tmp_path, setting, monkeypatch, no_training):
-    out, accuracy = tmp_path / "runs.jsonl", {3e-3: 0.5, 1e-2: 0.6, 3e-2: 0.7, 1e-1: 0.65}
-    asked = []
-
-    def validated(bench, candidate, seed, lr):
-        asked.append((seed, lr))
-        return {"accuracy": accuracy[lr]}
-
-    monkeypatch.setattr(trial, "validated", validated)
-    lines = compared(out, setting, "lora", seeds=(4, 5), try_rates=AROUND)
-    assert asked == [(4, 3e-3), (4, 1e-2), (4, 3e-2), (4, 1e-1)]
-    assert [(line["purpose"], line["seed"], line["lr"]) for line in lines[4:]] == [
-        ("run", 4, 3e-2),
-        ("run", 5, 3e-2),
-    ]
-    assert compared(out, setting, "lora", seeds=(4, 5), try_rates=AROUND) == lines and len(asked) == 4
-    with pytest.raises(CourseError, match="lr = 0.03, and now it is 0.01"):
-        compared(out, setting, "lora", seeds=(6,))
-
-
-def test_a_rate_at_which_training_fails_is_not_chosen(tmp_path, setting):
-    lines = compared(tmp_path / "runs.jsonl", setting, "full", try_rates=[1e-3, 1e38])
-    assert [line["accuracy"] is None for line in lines] == [False, True, False]
-    assert "not finite" in lines[1]["why"] or "loss is" in lines[1]["why"]
-    assert lines[2]["purpose"] == "run" and lines[2]["lr"] == 1e-3
-    assert "memory" not in lines[0] and lines[0]["n"] == 10, (
-        "a sweep asks validation sentences and nothing else"
-    )
+        comparison.compare(tmp_path / "runs.csv", setting, **({"methods": ["head"]} | options))
+    assert "\n" not in str(error.value) and not (tmp_path / "runs.csv").exists()
 
 
 # Rows -----------------------------------------------------------------------------------------------------------------
 
-LINE = {
-    "purpose": "run", "method": "lora", "family": "reparameterised", "settings": "LoRA(r=8)", "seed": 0, "lr": 0.01,
-    "task": "film/two", "model": "minilm", "steps": 60, "batch_size": 16, "trained": 100, "head": 10,
-    "storage_bytes": 500, "memory": dict(weights=1, master=0, gradients=2, optimizer=3, activations=4, peak=9),
-    "predicted": {"peak": 8}, "step_seconds": 0.5, "step_ratio": 0.6, "accuracy": 0.7, "n": 500, "majority": 0.5,
-    "device": "a card", "dtype": "float32", "threads": 1, "versions": {"torch": "2.13", "transformers": "5.24"},
+MORE = COSTS | {
+    "family": "reparameterised", "settings": "LoRA(r=8)", "task": "film/two", "model": "minilm", "batch_size": 16,
+    "device": "a card", "dtype": "float32", "threads": 1, "torch": "2.13", "transformers": "5.24",
 }  # fmt: skip
+
+
+def made(method="lora", seed=0, right=7, **more):
+    kept = {name: str(value) for name, value in (MORE | more).items()}
+    return Run(Cell(method, 60, 0.01, seed), ((60, 0.5),), tuple(i < right for i in range(10)), 110, 1.0, more=kept)
 
 
 def test_a_row_worked_by_hand():
     r"""0.7, 0.8, 0.9: mean 0.8, sample variance (0.01 + 0 + 0.01) / 2, so its root is 0.1."""
-    lines = [
-        LINE,
-        LINE | {"seed": 1, "accuracy": 0.9, "step_seconds": 0.4, "step_ratio": 0.9},
-        LINE | {"purpose": "sweep", "accuracy": 0.0},
-        LINE | {"method": "head", "predicted": None},
-        LINE | {"seed": 2, "accuracy": 0.8, "step_seconds": 0.7, "step_ratio": 0.5, "storage_bytes": 510},
-    ]
-    lora, head = comparison.summary(lines)
-    assert (lora.method, lora.seeds, head.method, head.seeds) == ("lora", 3, "head", 1)
+    runs = [
+        made(), made(seed=1, right=9, step_seconds=0.4, step_ratio=0.9),
+        made(seed=2, right=8, step_seconds=0.7, step_ratio=0.5, storage_bytes=510),
+        *(made("head", seed, predicted_peak="") for seed in range(3)),
+    ]  # fmt: skip
+    lora, head = comparison.summary(runs)
+    assert (lora.method, lora.seeds, head.method, head.seeds) == ("lora", 3, "head", 3)
     assert (lora.accuracy, lora.sd) == pytest.approx((0.8, 0.1))
     assert (lora.lowest, lora.highest, lora.step_seconds, lora.step_ratio) == (0.7, 0.9, 0.5, 0.6)
-    assert (lora.storage_bytes, lora.peak, lora.predicted_peak) == (510, 9, 8)
-    assert head.sd is None and head.predicted_peak is None and head.accuracy == 0.7
+    assert (lora.storage_bytes, lora.peak, lora.predicted_peak, lora.sentences) == (510, 9, 8, 10)
+    assert head.sd == 0 and head.predicted_peak is None and head.accuracy == pytest.approx(0.7)
     text = repr(comparison.table([lora, head]))
-    assert "0.800" in text and "0.100" in text and "–" in text
+    assert "0.800" in text and "0.100" in text
 
 
 def test_a_method_of_which_one_seed_failed_is_no_row():
     r"""A mean over the seeds that went well would flatter it."""
-    failed = LINE | {"seed": 1, "accuracy": None, "why": "the loss is nan"}
-    assert comparison.summary([LINE, failed]) == [] == comparison.summary([failed])
-    (row,) = comparison.summary([failed, LINE, LINE | {"method": "head"}])
-    assert row.method == "head"
-
-
-def test_runs_that_differ_in_more_than_the_seed_are_no_row():
-    with pytest.raises(CourseError, match="runs of lora differ in steps, 60 and 70"):
-        comparison.summary([LINE, LINE | {"seed": 1, "steps": 70}])
-    with pytest.raises(CourseError, match="runs of lora differ in threads"):
-        comparison.summary([LINE, LINE | {"seed": 1, "threads": 2}])
-    with pytest.raises(CourseError, match="two runs of lora with the same seed"):
-        comparison.summary([LINE, LINE | {"seed": 1}, LINE])
+    failed = replace(made(seed=1), correct=(), curve=(), why="the loss is nan")
+    assert comparison.summary([made(), failed]) == []
+    assert [row.method for row in comparison.summary([made(), failed, made("head"), made("head", 1)])] == ["head"]
 
 
 def test_a_table_in_a_file_comes_back_as_it_was(tmp_path):
-    made = comparison.summary(
-        [LINE, LINE | {"seed": 1, "accuracy": 1 / 3}, LINE | {"method": "head", "predicted": None}]
-    )
-    assert comparison.from_csv(comparison.to_csv(made, tmp_path / "rows.csv")) == made
+    rows = comparison.summary([made(right=3), made("head", predicted_peak="")])
+    assert comparison.from_csv(comparison.to_csv(rows, tmp_path / "rows.csv")) == rows
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    for use in (comparison.from_csv, comparison.check_target, lambda path: comparison.to_csv(made, path)):
+    for use in (comparison.from_csv, comparison.check_target, lambda path: comparison.to_csv(rows, path)):
         with pytest.raises(CourseError, match="no table of a comparison"):
             use(tmp_path / "other.csv")
     assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
@@ -592,8 +428,8 @@ def test_a_table_in_a_file_comes_back_as_it_was(tmp_path):
             comparison.check_target(nowhere)
     comparison.check_target(tmp_path / "new" / "rows.csv")
     assert not (tmp_path / "new" / "rows.csv").exists()
-    assert comparison.to_csv(made[:1], tmp_path / "rows.csv") == tmp_path / "rows.csv"  # ours is replaced
-    assert comparison.from_csv(tmp_path / "rows.csv") == made[:1]
+    assert comparison.to_csv(rows[:1], tmp_path / "rows.csv") == tmp_path / "rows.csv"  # ours is replaced
+    assert comparison.from_csv(tmp_path / "rows.csv") == rows[:1]
 
 
 # The command ----------------------------------------------------------------------------------------------------------
@@ -603,17 +439,18 @@ def command(*arguments):
     return CliRunner().invoke(cli.app, ["compare", *map(str, arguments)])
 
 
-def test_the_command_writes_lines_and_shows_a_table(tmp_path, folders, no_training):
-    out, common = tmp_path / "runs.jsonl", ("--model", folders["encoder"], "--steps", 1, "--batch-size", 4)
+def test_the_command_writes_runs_and_shows_a_table(tmp_path, folders, no_training):
+    out, common = tmp_path / "runs.csv", ("--model", folders["encoder"], "--steps", 1, "--batch-size", 4)
     csv = tmp_path / "rows.csv"
     done = command("-o", out, "--csv", csv, "--methods", "head, lora", "--seeds", "0,1", *common)
     assert done.exit_code == 0, done.output
-    assert [(line["method"], line["seed"]) for line in comparison.read(out)] == [
-        ("head", 0), ("lora", 0), ("head", 1), ("lora", 1)
-    ]  # fmt: skip
-    assert comparison.from_csv(csv) == comparison.summary(comparison.read(out))
+    runs = read_csv(out)
+    assert {(run.cell.arm, run.cell.seed) for run in runs} == {(a, s) for a in ("head", "lora") for s in (0, 1)}
+    assert comparison.from_csv(csv) == comparison.summary(runs)
     head, lora = done.stdout.strip().splitlines()[-2:]
     assert head.split()[0] == "head" and lora.split()[0] == "lora" and "100" in lora
+    torn = tmp_path / "torn.csv"
+    torn.write_text(out.read_text().replace("\nlora,1", "\nlora,x", 1))
     for arguments, says in [
         (("--methods", "lorra"), "did you mean 'lora'"),
         (("--seeds", "0,one"), "'one' in seeds='0,one' is no int"),
@@ -624,10 +461,12 @@ def test_the_command_writes_lines_and_shows_a_table(tmp_path, folders, no_traini
         (("--csv", __file__), "no table of a comparison"),
         (("--csv", out / "rows.csv", "--seeds", "7"), "cannot write"),
         (("--labels", "rating"), "unknown labels 'rating'"),
+        (("-o", torn), "line 4 of"),
+        (("-o", csv), "is no file of runs"),
     ]:
         done = command("-o", out, *common, "--methods", "head", *arguments)
         assert done.exit_code == 1 and says in done.stderr and len(done.stderr.strip().splitlines()) == 1
-    assert len(comparison.read(out)) == 4, "nothing was trained before it was refused"
+    assert read_csv(out) == runs, "nothing was trained before it was refused"
 
 
 def test_the_command_and_the_library_have_the_same_defaults():
@@ -637,3 +476,7 @@ def test_the_command_and_the_library_have_the_same_defaults():
     assert given["seeds"] == "0,1,2" and inspect.signature(comparison.compare).parameters[
         "seeds"
     ].default == (0, 1, 2)
+
+
+def test_rates_of_the_table_lie_on_the_ladder():
+    assert all(candidate.rate in LADDER and candidate.family in FAMILIES for candidate in CANDIDATES.values())

@@ -53,19 +53,6 @@ def test_behind_a_prompt_a_cache_that_was_spoiled_is_seen(tmp_path, monkeypatch)
     ] * 2
 
 
-def test_the_inside_of_an_attention_is_what_the_equation_takes_and_gives():
-    model, ids = tiny.model("llama").eval(), torch.tensor([[5, 6, 7, 8]])
-    PrefixTuning(n=3).attach(model)
-    q, k, v, out = parity.inside_attention(model, 1, input_ids=ids)
-    assert k.shape[1] == v.shape[1] == 3 + ids.shape[1] == 3 + q.shape[1]
-    k, v = (part.repeat_interleave(len(q) // len(k), dim=0) for part in (k, v))
-    hidden = torch.full((4, 7), -torch.inf).triu(4)
-    expected = (q @ k.mT / q.shape[-1] ** 0.5 + hidden).softmax(-1) @ v
-    assert torch.allclose(out, expected, atol=1e-5)
-    before = model(input_ids=ids).logits
-    assert torch.equal(before, model(input_ids=ids).logits)
-
-
 def test_a_model_is_bare_however_often_one_asks():
     model = tiny.model("llama")
     assert bare(model) is model

@@ -7,13 +7,13 @@ from random import Random
 
 import pytest
 
-from coursekit.checks.hybrid import conclude
+from coursekit.checks.which_method import conclude
 from coursekit.comparison import registration
-from coursekit.comparison.bench import Setting
-from coursekit.comparison.evidence.plan import Cell, Run
-from coursekit.comparison.evidence.results import Evidence
 from coursekit.comparison.registration import Registration
 from coursekit.errors import CourseError
+from coursekit.experiments.bench import Setting
+from coursekit.experiments.results import Results
+from coursekit.experiments.table import Cell, Run
 
 GOOD = Registration(
     "bitfit beats head", "bitfit", "head", (0.01, 0.3), smallest=0.05, seeds=[3, 4, 6], pilot=(0, 1, 2)
@@ -66,7 +66,13 @@ class Bench:
 
 def test_the_registered_runs_are_made_and_a_failed_one_is_missing(monkeypatch, tmp_path):
     names = {id(candidate): name for name, candidate in registration.EVERY.items()}
-    monkeypatch.setattr(registration.trial, "attach", lambda bench, candidate, seed: names[id(candidate)])
+    attached = []
+
+    def attach(bench, candidate, seed):
+        attached.append((names[id(candidate)], seed))
+        return names[id(candidate)]
+
+    monkeypatch.setattr(registration, "attach", attach)
 
     class Score:
         value = 0.6
@@ -84,11 +90,12 @@ def test_the_registered_runs_are_made_and_a_failed_one_is_missing(monkeypatch, t
         with pytest.raises(CourseError, match="something in it was changed"):
             registration.carry_out(changed, tmp_path, Bench())
     assert runs == [(m, s, 0.6) for s in (3, 4, 6) for m in ("bitfit", "head") if (m, s) != ("bitfit", 4)]
+    assert attached == [(m, s) for s in (3, 4, 6) for m in ("bitfit", "head")], "a model and an adapter a seed"
 
 
 def test_a_pilot_has_the_validation_accuracies_of_every_seed():
     runs = [Run(Cell("lora", 10, 1e-3, s), ((10, 0.8 + s / 100),), (True,), 7, 1.0) for s in range(3)]
-    assert registration.pilot(Evidence("t", tuple(runs)), ["lora"]) == [
+    assert registration.pilot(Results("t", tuple(runs)), ["lora"]) == [
         ("lora", s, 0.8 + s / 100) for s in range(3)
     ]
 
@@ -102,8 +109,12 @@ def test_power_is_one_in_twenty_without_a_difference_and_near_four_in_five_as_pl
     assert registration.power(pilot, 10, 0.0) == pytest.approx(0.05, abs=0.03)
     n = -(-int(2.8**2 * 2 * 0.01**2 * 1e6) // int(0.01**2 * 1e6))
     assert registration.power(pilot, n, 0.01) == pytest.approx(0.78, abs=0.05)
-    low, high = registration.replanned(pilot, lambda runs: range(len(runs)))
-    assert (low, high) == (6, 6)
+
+
+def test_not_inferior_is_shown_the_more_often_the_better_the_method_and_seldom_where_it_is_false():
+    pilot = [(arm, s, 0.8 + 0.01 * s) for arm in ("a", "b") for s in range(3)]
+    shown = [registration.not_inferior(pilot, 4, true, 0.02) for true in (-0.02, 0.0, 0.02)]
+    assert shown == sorted(shown) and shown[0] == pytest.approx(0.025, abs=0.015) and shown[2] > 0.95
 
 
 def test_verdicts_are_those_of_the_exercise_and_equal_methods_are_seldom_found_equal():
@@ -114,11 +125,11 @@ def test_verdicts_are_those_of_the_exercise_and_equal_methods_are_seldom_found_e
     none, told, open_ = equal.values()
     assert none == pytest.approx(0.38, abs=0.04) and told < 0.05 and open_ > 0.5
     as_large = registration.verdicts(pilot, 4, planned, planned)
-    assert as_large["told apart"] == pytest.approx(registration.power(pilot, 4, planned), abs=0.03)
-    assert as_large["no difference that matters"] < 0.05
-    assert registration.verdicts(pilot, 16, 0.0, planned)["no difference that matters"] > 0.99, "more seeds"
+    assert as_large["better or worse"] == pytest.approx(registration.power(pilot, 4, planned), abs=0.03)
+    assert as_large["equal for practical purposes"] < 0.05
+    assert registration.verdicts(pilot, 16, 0.0, planned)["equal for practical purposes"] > 0.99, "more seeds"
     small = registration.verdicts(pilot, 40, planned / 4, planned)
-    assert small["no difference that matters"] > 0.9, "told apart as well, and said to be too small to matter"
+    assert small["equal for practical purposes"] > 0.9, "told apart as well, and said to be too small to matter"
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -129,7 +140,9 @@ def test_a_simulated_comparison_is_judged_as_the_exercise_judges_it(seed, monkey
     found = registration.verdicts(pilot, 4, 0.012, 0.02, draws=1)
     runs = tuple(("ab"[i // 4], i % 4, value) for i, value in enumerate(made))
     said, *_ = conclude(runs, "a", "b", range(4), 0.02, registration.standard_errors(4))
-    assert [verdict for verdict, share in found.items() if share] == ["told apart" if said in "ab" else said]
+    assert [verdict for verdict, share in found.items() if share] == [
+        "better or worse" if said in ("better", "worse") else said
+    ]
 
 
 class Recorder(Random):
@@ -145,7 +158,7 @@ class Recorder(Random):
 def test_a_pilot_may_be_of_few_steps():
     curve = ((50, 0.6), (100, 0.7), (150, 0.8))
     runs = tuple(Run(Cell("lora", 150, 1e-3, seed), curve, (True,), 7, 1.0) for seed in range(3))
-    evidence = Evidence("t", runs)
+    evidence = Results("t", runs)
     at = {step: registration.pilot(evidence, ["lora"], at=step)[0] for step in (1, 50, 51, 150)}
     assert at == {1: ("lora", 0, 0.6), 50: ("lora", 0, 0.6), 51: ("lora", 0, 0.7), 150: ("lora", 0, 0.8)}
     assert registration.pilot(evidence, ["lora"])[0] == ("lora", 0, pytest.approx(0.75)), (

@@ -2,6 +2,7 @@ r"""Scores against closed forms, and every shortcut (cache, batches, padding) ag
 
 from __future__ import annotations
 
+import inspect
 import math
 from itertools import pairwise
 from types import SimpleNamespace
@@ -21,7 +22,6 @@ from coursekit.evaluation import (
     answer_loss,
     answer_nats,
     best_constant,
-    format_adherence,
     generate,
     perplexity,
     regression,
@@ -303,14 +303,6 @@ def test_generation_with_left_padding_equals_one_by_one(family, words):
     assert words.decode(ids[0, -6:], skip_special_tokens=True).startswith(together[0])
 
 
-def test_format_adherence_wants_the_whole_output():
-    outputs = ["Grade: good", " Grade: bad\n", "Grade: good and more", "grade: good", "so: Grade: bad"]
-    score = format_adherence(outputs, r"Grade: (good|bad)")
-    assert score.correct.tolist() == [True, True, False, False, False]
-    with pytest.raises(CourseError, match="not a regular expression"):
-        format_adherence(outputs, "(")
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_evaluation_leaves_the_model_as_it_found_it(training, words):
     decoder, encoder = tiny.decoder("llama"), tiny.encoder("bert", num_labels=5)
@@ -444,3 +436,58 @@ def test_pairs_in_order_need_no_threshold():
     good = torch.tensor([True, False, True, False])
     assert pairs_in_order(torch.tensor([0.9, 0.8, 0.7, 0.1]), good) == 0.75
     assert pairs_in_order(torch.tensor([0.9, 0.8, 0.7, 0.1]) - 5, good) == 0.75
+
+
+def test_a_model_that_says_the_same_of_everything_puts_no_pair_in_order():
+    good = torch.tensor([True, False, True, False])
+    assert pairs_in_order(torch.zeros(4), good) == 0
+    assert pairs_in_order(torch.tensor([1.0, 0.0, 0.0, 0.0]), good) == 0.5
+    assert pairs_in_order(torch.tensor([3.0, 0.0, 2.0, 1.0]), good) == 1
+
+
+@pytest.mark.parametrize("prompts", [["a good film", "a good film"], ["a good", "a good film is"], ["a"] * 3])
+def test_a_prompt_that_is_the_beginning_of_all_is_asked_too(prompts):
+    model, words = tiny.decoder("llama"), tiny_text.tokenizer()
+    cached = score_choices(model, words, prompts, ["good", "bad"])
+    assert torch.allclose(
+        cached, score_choices(model, words, prompts, ["good", "bad"], cache=False), atol=1e-5
+    )
+
+
+def test_samples_are_drawn_where_they_are_asked_for():
+    model, words = tiny.decoder("llama"), tiny_text.tokenizer()
+    asked = dict(do_sample=True, temperature=5.0, max_new_tokens=8, progress=False)
+
+    def drawn(seed):
+        torch.manual_seed(seed)
+        return generate(model, words, ["a good film"] * 3, **asked)
+
+    assert drawn(0) == drawn(0) != drawn(1)
+    assert len(set(drawn(0))) > 1 == len(set(generate(model, words, ["a good film"] * 3, progress=False)))
+
+
+@pytest.mark.parametrize(("successes", "n"), [(5, -1), (-1, 5), (6, 5), (2.5, 5)])
+def test_a_share_of_no_whole_number_has_no_interval(successes, n):
+    with pytest.raises(CourseError, match="must be a"):
+        inspect.unwrap(wilson)(successes, n)
+
+
+ASKED = {
+    "generate": lambda model, words, texts: inspect.unwrap(generate)(model, words, texts, progress=False),
+    "score_choices": lambda model, words, texts: inspect.unwrap(score_choices)(model, words, texts, ["good", "bad"]),
+    "perplexity": lambda model, words, texts: inspect.unwrap(perplexity)(model, words, texts, progress=False),
+}
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_one_text_a_stranger_s_tokenizer_and_a_model_that_writes_nothing_are_one_clear_line(ask):
+    words, model = tiny_text.tokenizer(), tiny.decoder("llama")
+    with pytest.raises(CourseError, match="must be a list of texts, such as .*; got 'a good film'"):
+        ask(model, words, "a good film")
+    with pytest.raises(CourseError, match="tokenizer must be the one that was loaded with the model; got None"):
+        ask(model, None, ["a good film"])
+    with pytest.raises(CourseError, match="BertForSequenceClassification does not write text"):
+        ask(tiny.encoder("bert"), words, ["a good film"])
+    words.add_tokens([f"w{i}" for i in range(60)])
+    with pytest.raises(CourseError, match="knows tokens below 97: give the tokenizer"):
+        ask(model, words, ["a good w59"])

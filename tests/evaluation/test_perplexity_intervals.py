@@ -11,7 +11,7 @@ import torch
 
 from coursekit.errors import CourseError
 from coursekit.evaluation import perplexity
-from coursekit.evaluation.perplexity_intervals import nats_by_text, perplexity_interval, ratio_interval
+from coursekit.evaluation.perplexity_of_texts import nats_by_text, perplexity_interval, ratio_interval
 
 TEXTS = [
     "the plot is good",

@@ -2,19 +2,17 @@ r"""The comparison of remedies: old and new data kept apart, the same budget for
 
 from __future__ import annotations
 
-import csv
 import math
 
 import pytest
 import torch
 
-from coursekit.comparison.evidence.forgetting import SEARCHED, chosen, searches
 from coursekit.errors import CourseError
+from coursekit.experiments import forgetting, results
 from coursekit.fingerprint import fingerprint
 from coursekit.forgetting import domains as module
 from coursekit.forgetting.domains import KINDS, RATE, REMEDIES, Remedy, load_domains, pretrained
 from coursekit.methods import attached, trainable
-from coursekit.paths import DATA
 from coursekit.tasks import load_text
 from coursekit.training.pretraining import END, small_decoder
 
@@ -150,36 +148,35 @@ def test_mistakes_are_one_clear_line():
 # The tables that the notebooks reload -------------------------------------------------------------------------------
 
 
-def lines(name: str) -> list[dict[str, str]]:
-    with (DATA / name).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def test_the_table_of_forgetting_is_complete():
-    rows = lines("evidence/forgetting.csv")
-    wanted = {(r.kind, f"{r.strength:g}", f"{r.rate:g}") for r in REMEDIES} | {("before", "0", "0")}
-    seeds = {row["seed"] for row in rows}
-    assert len(seeds) >= 3
-    found = {(r["remedy"], r["strength"], r["lr"], r["seed"]) for r in rows}
-    assert found >= {(*one, s) for one in wanted for s in seeds} and len(found) == len(rows)
+    runs = results.read("forgetting").runs
+    wanted = {(r.kind, float(r.strength), float(r.rate)) for r in REMEDIES} | {("before", 0.0, 0.0)}
+    found = {(*forgetting.way(run), run.cell.rate, run.cell.seed) for run in runs}
+    assert found >= {(*one, seed) for one in wanted for seed in (0, 1, 2)} and len(found) == len(runs)
     # All others are of the searches, whose rates are the ones that the remedies have.
-    assert {(kind, f"{SEARCHED[kind]:g}") for kind, *_ in found if kind in SEARCHED} >= {
-        one[:2] for one in {(kind, strength, lr) for kind, strength, lr, _ in found} - wanted
-    }
-    best = chosen(rows)
+    others = {(kind, strength) for kind, strength, rate, _ in found if (kind, strength, rate) not in wanted}
+    assert others <= set(forgetting.SEARCHED.items())
+    best = forgetting.chosen(runs)
     assert best["full"] == RATE and all(best[r.kind] == r.rate for r in REMEDIES if r.kind != "full")
-    for kind, tried in searches(rows).items():
+    for kind, tried in forgetting.searches(runs).items():
         assert min(tried) < best[kind] < max(tried), "no optimum at the end of what was tried"
-    assert len({(r["pretraining"], r["steps"], r["batch"], r["blocks"]) for r in rows}) == 1, (
-        "one budget for all"
-    )
-    assert all(float(row[name]) > 1 for row in rows for name in ("film", "product", "newspaper", "tweet"))
+    assert len({(run.more["pretraining"], run.more["batch"], run.more["blocks"]) for run in runs}) == 1
+    assert all(float(run.more[name]) > 1 for run in runs for name in ("film", "product", "newspaper", "tweet"))
 
 
 def test_the_table_of_examples_is_complete():
-    rows = lines("evidence/in_context.csv")
-    found = {(row["way"], int(row["examples"]), row["seed"], row["lr"]) for row in rows}
-    assert {("shots", k, "0", "0") for k in (0, 1, 5, 10)} <= found
-    assert {("LoRA", n, s, "0.001") for n in (10, 100, 1000) for s in "012"} <= found
-    assert len(found) == len(rows) and len({row["sentences"] for row in rows}) == 1
-    assert all(0 < int(row["correct"]) < int(row["sentences"]) for row in rows)
+    found = results.read("in_context")
+    wanted = {f"{n} shots" for n in (0, 1, 5, 10)} | {f"LoRA on {n}" for n in (10, 100, 1000)}
+    assert wanted | {"LoRA on the prompt's 10"} <= set(found.arms)
+    assert all(0 < share < 1 for arm in found.arms for share in found.seeds(arm))
+
+
+def test_a_start_of_lora_is_the_seeds_and_nothing_elses(domains, model):
+    def start(seed):
+        torch.manual_seed(torch.seed() % 2**31)  # whatever happened before
+        learned, _ = Remedy("LoRA", 4).tune(model, domains, 1, 2, seed, lr=1e-30)
+        return {name: p.detach() for name, p in learned.named_parameters() if name.endswith(".A")}
+
+    one, again, other = start(0), start(0), start(1)
+    assert one and all(torch.equal(one[name], again[name]) for name in one)
+    assert not any(torch.equal(one[name], other[name]) for name in one)

@@ -9,7 +9,7 @@ from typing import Any
 
 SECRET = bytes(range(32))
 #: The exercises of the made-up notebook, and their points.
-OF = {"lora-truncate": 2, "lora-forward": 3, "lora-count": 1}
+OF = {"lora-truncate": 2, "lora-linear": 3, "lora-count": 1}
 #: Ids that no CSV, page or file system may trip over.
 HOSTILE = ("=cmd|' /C calc'!A0", "Doe, Jr.", "<script>alert(1)</script>", "../../etc/passwd", "Zoë", "x" * 300, "con",
            "a\u202eb", '"quoted"', "-1+1", "@SUM(A1)", "\tTab", "ANN", "ann")  # fmt: skip

@@ -13,24 +13,32 @@ from coursekit.authoring.solve import solve
 from coursekit.checks import every_kind
 from coursekit.checks.training import Training
 from coursekit.grading import boxes
+from coursekit.grading.ids import function_name
+from coursekit.grading.needs import needed
 
 ROOT = Path(__file__).resolve().parents[2]
 COURSE = ROOT / "notebooks" / "06_lora.ipynb"
 
 
-def _without_trainings(folder: Path) -> Path:
-    r"""Notebook 06 without what trains: `test_trained_tensors` is for that, and no other test shall wait for it."""
+def _exercises_alone(folder: Path) -> Path:
+    r"""Notebook 06 with what its exercises need and nothing that trains: `test_trained_tensors` is for that, no other
+    test shall wait for it, nor for the lesson's own cells where a whole notebook is run.
+    """
     notebook = json.loads(COURSE.read_text())
     trained = {id for id, e in every_kind().items() if isinstance(e, Training)}
     trained |= {f"{id}-check" for id in trained}
     grade = [c["metadata"].get("nbgrader", {}).get("grade_id") for c in notebook["cells"]]
-    notebook["cells"] = [c for c, id in zip(notebook["cells"], grade, strict=True) if id not in trained]
+    code = ["".join(c["source"]) if c["cell_type"] == "code" else "" for c in notebook["cells"]]
+    kept = set(needed(code, [function_name(id) for id in grade if id and id not in trained]).cells)
+    kept |= {n for n, c in enumerate(notebook["cells"]) if "parameters" in c["metadata"].get("tags", [])}
+    kept |= {n for n, id in enumerate(grade) if id}
+    notebook["cells"] = [c for n, c in enumerate(notebook["cells"]) if n in kept and grade[n] not in trained]
     (folder / COURSE.name).write_text(json.dumps(notebook))
     return folder / COURSE.name
 
 
 _FOLDER = tempfile.TemporaryDirectory()
-NOTEBOOK = _without_trainings(Path(_FOLDER.name))
+NOTEBOOK = _exercises_alone(Path(_FOLDER.name))
 
 
 def cleared(path: Path) -> dict:

@@ -15,11 +15,11 @@ from conftest import NOTEBOOK, ROOT, in_ci
 from hostile import files
 
 from coursekit.grading import boxes, ids, package, verdict
+from coursekit.grading.bwrap_runner import BwrapRunner
 from coursekit.grading.inside import checks as inside_checks
 from coursekit.grading.judge import Judge
 from coursekit.grading.limits import MB, Limits
 from coursekit.grading.one import Assignment, Run
-from coursekit.grading.slots import Slot
 
 
 def test_ci_has_a_box():
@@ -71,8 +71,8 @@ class Place:
         names = tuple(ids.of_notebook(NOTEBOOK))
         self.judge = Judge(b"s" * 32, list(names), 4)
         limits = Limits(run=60, exercise=30, memory=1024 * MB, disk=32 * MB, inodes=500)
-        self.slot = Slot(0, folder, lib, limits, ["import torch"], [folder / "secret"], None)
-        points = self.judge.ask("points")
+        self.slot = BwrapRunner(0, folder, lib, limits, ["import torch"], [folder / "secret"], None)
+        points = self.judge.ask("facts")["points"]
         self.assignment = Assignment("06_lora", names, limits, "bwrap", 4, points=points)
 
     def run(self, source: str) -> tuple[dict, str]:
@@ -122,7 +122,7 @@ import coursekit.methods, gc, types
 from coursekit.checks import check
 rooms = tuple(f'coursekit.{room}' for room in ('checks', 'grading', 'authoring'))
 found = [n for n in sys.modules if n.startswith((*rooms, 'tests'))]
-names = ('_smallest', '_without_values', '_columns_of_Vh', 'Exercise', 'Mutant')
+names = ('_smallest', '_without_values', '_columns_of_Vh', 'Exercise', 'mistake')
 found += [o.__name__ for o in gc.get_objects() if isinstance(o, (types.FunctionType, type)) and o.__name__ in names]
 found.append(repr(check('lora-truncate', None)))
 """
@@ -273,12 +273,12 @@ def lora_truncate(W, r):
     os.write(3, b'{"event": "failed", "cell": 5, "status": "error", "kind": "X", "text": "LEAK"}\\n' * 50)
     raise ValueError("LEAK" + str(W))
 class LEAK(Exception): pass
-def lora_gradients(g, x, A, B, s):
-    raise LEAK(str(x))
+def lora_merge(W, A, B, alpha):
+    raise LEAK(str(W))
 """
     result, _ = place.run(source)
     assert "LEAK" not in json.dumps(result)
-    assert not any(e["points"] for e in result["exercises"] if e["id"] in ("lora-truncate", "lora-gradients"))
+    assert not any(e["points"] for e in result["exercises"] if e["id"] in ("lora-truncate", "lora-merge"))
 
 
 def test_nobody_excuses_himself_with_the_grader(place: Place):

@@ -18,7 +18,7 @@ from conftest import NOTEBOOK, ROOT
 from hostile import files
 
 from coursekit.grading import batch as batches
-from coursekit.grading import boxes, exchange
+from coursekit.grading import boxes
 from coursekit.grading.folder import Batch
 from coursekit.grading.limits import MB, Limits
 from coursekit.grading.plan import plan
@@ -128,11 +128,11 @@ def test_a_runner_runs_and_the_grader_judges(tmp_path: Path, solved: dict, monke
     files.save(place, "reads.ipynb", reads)
     command = [sys.executable, "-m", "coursekit.cli", "grade", "runner", "--socket", str(door)]
     environment = {**os.environ, "PYTHONPATH": str(course)}
-    monkeypatch.setenv(exchange.VARIABLE, str(door))
+    monkeypatch.setenv(boxes.VARIABLE, str(door))
     with subprocess.Popen(command, env=environment, cwd=tmp_path) as process:
         try:
             until = time.monotonic() + 120
-            while exchange.problem() and process.poll() is None and time.monotonic() < until:
+            while boxes.probe("runner") and process.poll() is None and time.monotonic() < until:
                 time.sleep(0.2)
             assert boxes.pick("runner") == "runner"
             batch = Batch(tmp_path / "marks")
@@ -144,4 +144,4 @@ def test_a_runner_runs_and_the_grader_judges(tmp_path: Path, solved: dict, monke
     assert found["honest"]["status"] == "ok" and found["honest"]["box"] == "runner", found
     (spied,) = [e for e in found["reads"]["exercises"] if e["id"] == "lora-truncate"]
     assert "PermissionError" in spied["message"]
-    assert "the runner does not answer" in (exchange.problem() or "")
+    assert "the runner does not answer" in (boxes.probe("runner") or "")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coursekit.grading import archive, gate
+from coursekit.grading import gate, work
 
 PLAIN = {
     "nbformat": 4,
@@ -82,8 +83,8 @@ def test_any_bytes_may_come(content: bytes):
 )
 def test_a_name_in_an_archive_stays_inside(name):
     with pytest.raises(gate.Refused, match="path"):
-        archive.safe_name(name)
-    assert archive.safe_name("a/./b.py") == "a/b.py"
+        gate.safe_name(name)
+    assert gate.safe_name("a/./b.py") == "a/b.py"
 
 
 def test_what_is_no_regular_file_is_not_read(tmp_path):
@@ -91,16 +92,55 @@ def test_what_is_no_regular_file_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "fifo.ipynb")
     for name in ("link.ipynb", "fifo.ipynb"):
         with pytest.raises(gate.Refused, match="link|regular"):
-            archive.files(tmp_path / name)
+            gate.files(tmp_path / name)
     (tmp_path / "sparse.ipynb").touch()
     os.truncate(tmp_path / "sparse.ipynb", gate.MOST + 1)
     with pytest.raises(gate.Refused, match="MB"):
-        archive.files(tmp_path / "sparse.ipynb")
+        gate.files(tmp_path / "sparse.ipynb")
 
 
 def test_of_several_notebooks_the_one_with_the_assignments_name_counts():
-    assert archive.the_notebook(["a/06_lora.ipynb", "b.ipynb", "c.py"], "06_lora") == "a/06_lora.ipynb"
-    assert archive.the_notebook([".ipynb_checkpoints/x.ipynb", "x.ipynb"], "06_lora") == "x.ipynb"
+    assert gate.the_notebook(["a/06_lora.ipynb", "b.ipynb", "c.py"], "06_lora") == "a/06_lora.ipynb"
+    assert gate.the_notebook(["x.ipynb"], "06_lora") == "x.ipynb"
     for names in (["a.ipynb", "b.ipynb"], ["a.py"]):
         with pytest.raises(gate.Refused, match="hand in one|no notebook"):
-            archive.the_notebook(names, "06_lora")
+            gate.the_notebook(names, "06_lora")
+
+
+def test_one_bad_cell_takes_no_other_along():
+    for bad in (7, None, {"cell_type": "strange", "source": "x"}, {"cell_type": "code", "source": 1},
+                {"cell_type": "code", "source": ["x", 1]}, {"source": "x"}):  # fmt: skip
+        damaged = {**PLAIN, "cells": [bad, *PLAIN["cells"]]}
+        assert [(c.number, c.source) for c in gate.notebook(json.dumps(damaged).encode()) if c.source] == [
+            (3, "x = 1\ny = 2")
+        ]
+    half = {**PLAIN, "cells": [{"cell_type": "code", "source": 'x = "\ud800"'}]}
+    assert gate.notebook(json.dumps(half).encode())[0].source == 'x = "\\ud800"'
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
+def test_a_notebook_in_another_unicode_is_read(encoding):
+    content = json.dumps({**PLAIN, "metadata": {"author": "Zoë"}}, ensure_ascii=False).encode(encoding)
+    assert gate.notebook(content)[0].source == "x = 1\ny = 2"
+
+
+def test_no_name_in_a_folder_is_the_grader_s_failure(tmp_path):
+    r"""Names that a zip may not have are those of real files here, and lie beside the notebook as they did."""
+    deep = tmp_path / "sub" / ("x" * 220) / "/".join("d" * 25)
+    deep.mkdir(parents=True)
+    for name in ("c:x.txt", "back\\slash.txt", "y" * 240):
+        (deep / name).write_text("mine")
+    (deep / "06_lora.ipynb").write_text("{}")
+    files = gate.files(tmp_path / "sub")
+    name = gate.the_notebook(files, "06_lora")
+    work._write_files(tmp_path / "stage", files, name)
+    assert {p.name for p in (tmp_path / "stage").iterdir()} == {"c:x.txt", "back\\slash.txt", "y" * 240}
+    with pytest.raises(gate.Refused, match="its file b cannot lie beside the notebook"):
+        work._write_files(tmp_path / "stage", {"a": b"", "a/b": b"", "n.ipynb": b""}, "n.ipynb")
+
+
+def test_a_socket_is_no_notebook(tmp_path):
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(str(tmp_path / "s.ipynb"))
+        with pytest.raises(gate.Refused, match="not a regular file"):
+            gate.files(tmp_path / "s.ipynb")

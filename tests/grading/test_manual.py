@@ -8,7 +8,7 @@ from coursekit.errors import CourseError
 from coursekit.grading import collect
 from tests.grading.batches import batch, part, right
 
-WORK = {"ada": right(), "bob": [part("lora-truncate", 1), part("lora-forward", 0), part("lora-count", 1)]}
+WORK = {"ada": right(), "bob": [part("lora-truncate", 1), part("lora-linear", 0), part("lora-count", 1)]}
 
 
 def marked(tmp_path, text):
@@ -18,9 +18,7 @@ def marked(tmp_path, text):
 
 
 def test_a_mark_by_hand_counts_and_the_grader_s_own_stays(tmp_path):
-    text = (
-        'id,exercise,points,comment\nbob,lora-forward,2.5,"Right idea, one slip"\nada,lora-count,0,copied\n'
-    )
+    text = 'id,exercise,points,comment\nbob,lora-linear,2.5,"Right idea, one slip"\nada,lora-count,0,copied\n'
     entries, out = marked(tmp_path, text)
     assert (entries["bob"].points, entries["bob"].total) == (2, 4.5)
     assert (entries["ada"].points, entries["ada"].total) == (6, 5)
@@ -51,6 +49,7 @@ def test_without_a_file_nothing_changes(tmp_path):
     ("bob,lora-count,nan,", "points must be a number"), ("bob,lora-count,inf,", "points must be a number"),
     ("bob,lora-count,many,", "points must be a number"), ("bob,lora-count,1", "line 2: 4 cells are needed"),
     ("bob,lora-count,1,,5", "line 2: 4 cells are needed"), (",lora-count,1,", "needs an id and an exercise"),
+    ("bob,lora-count,1.5,", "bob, lora-count: 1.5 points of 1; for a bonus give an exercise of its own"),
     ("bob,lora-count,1,\nbob,lora-count,0,", "line 3: bob lora-count is there twice"),
 ])  # fmt: skip
 def test_a_slip_of_the_pen_is_said(tmp_path, row, said):
@@ -60,7 +59,32 @@ def test_a_slip_of_the_pen_is_said(tmp_path, row, said):
 
 
 def test_a_comma_will_do_and_columns_are_asked_for(tmp_path):
-    entries, _ = marked(tmp_path, 'id,exercise,points\nbob,lora-forward,"1,5"\n')
+    entries, _ = marked(tmp_path, 'id,exercise,points\nbob,lora-linear,"1,5"\n')
     assert entries["bob"].total == 3.5
     with pytest.raises(CourseError, match="manual.csv needs a column points; it has id, exercise."):
         marked(tmp_path, "id,exercise\n")
+
+
+def test_an_exercise_has_one_number_of_points_and_a_bonus_none(tmp_path):
+    rows = "id,exercise,points,of\nbob,essay,3,4\nada,essay,4,{}\n"
+    with pytest.raises(CourseError, match="line 3: essay is of 5 points here, and of 4 above"):
+        marked(tmp_path, rows.format(5))
+    entries, _ = marked(tmp_path, rows.format("") + "bob,bonus,2,0\n")
+    assert [(e.total, e.of) for e in entries.values()] == [(10, 10), (7, 10)]
+
+
+def test_a_mark_for_a_group_is_everybody_s_in_it(tmp_path):
+    marked(tmp_path, "id,exercise,points\n")
+    lines = (
+        (tmp_path / "marks" / "manifest.jsonl")
+        .read_text()
+        .replace('"person": {}', '"person": {}, "group": "g1"')
+    )
+    (tmp_path / "marks" / "manifest.jsonl").write_text(lines)
+    (tmp_path / "marks" / "manual.csv").write_text("id,exercise,points\ng1,lora-linear,2\n")
+    assert [e.total for e in collect.collect(tmp_path / "marks")] == [5, 4]
+    (tmp_path / "marks" / "manual.csv").write_text(
+        "id,exercise,points\ng1,lora-linear,2\nada,lora-linear,3\n"
+    )
+    with pytest.raises(CourseError, match="line 3: ada lora-linear is there twice"):
+        collect.collect(tmp_path / "marks")

@@ -103,3 +103,52 @@ def test_two_answers_do_not_need_each_others_cells():
     cells = ["import torch\ndef one():\n    return torch", "import torch\ndef two():\n    return torch"]
     found = needed(cells, ["one", "two"])
     assert found.needed == {"one": [0], "two": [0, 1]}
+
+
+IMPORT = "import torch"
+CERTAIN = [
+    [
+        "def helper(x):\n    return x",
+        "def answer(x):\n    return helper(torch.relu(x))",
+        "check('a', answer)",
+        "y = 1",
+    ],
+    ["SCALE = 2", "def answer(x):\n    return SCALE * x", "print(answer(1))", "import torch"],
+]
+DOUBTFUL = {
+    "bound twice": ["def answer(x):\n    return x", "if y:\n    def answer(x):\n        return 2"],
+    "a counter": ["calls = 0", "def answer():\n    global calls\n    calls += 1"],
+    "patched": ["class A:\n    pass", "def answer():\n    return A()", "A.f = 1"],
+    "patched by setattr": ["class A:\n    pass", "def answer():\n    return A()", "setattr(A, 'f', 1)"],
+    "given away": ["def answer():\n    return 1", "other = wrap(answer)"],
+    "given away in a function": ["def answer():\n    return 1", "def change():\n    answer.x = 1"],
+    "patched by a look": ["class A:\n    pass", "def answer():\n    return A()", "print(setattr(A, 'f', 1))"],
+    "patched in a list": ["class A:\n    pass", "def answer():\n    return A()", "[setattr(A, 'f', 1)]"],
+    "decorated": ["def d(f):\n    return f", "@d\ndef answer():\n    return 1"],
+    "computed": ["x = torch.ones(3)", "def answer():\n    return x"],
+    "nowhere bound": ["def answer():\n    return helper()"],
+    "a file of one's own": ["import mine", "def answer():\n    return mine.f()"],
+    "a window": ["def answer():\n    return globals()['x']"],
+    "a window elsewhere": ["def answer():\n    return 1", "f = vars()"],
+    "a magic": ["def answer():\n    return 1", "%run x.py"],
+    "a cell magic": ["def answer():\n    return 1", "%%writefile mine.py\nx"],
+    "torch patched": ["def answer():\n    return torch.relu(1)", "torch.relu = abs"],
+    "torch set": ["def answer():\n    return torch.relu(1)", "torch.set_default_dtype(torch.float64)"],
+    "an import that is bound again": ["def answer():\n    return torch.relu(1)", "torch = 1"],
+}
+
+
+@pytest.mark.parametrize("cells", CERTAIN)
+def test_a_function_that_nothing_reaches_is_certain(cells):
+    assert needed([IMPORT, *cells], ["answer"]).certain == ["answer"]
+
+
+@pytest.mark.parametrize("kind", DOUBTFUL)
+def test_a_function_that_something_may_change_is_not(kind):
+    assert needed([IMPORT, *DOUBTFUL[kind]], ["answer"]).certain == []
+
+
+def test_the_course_s_own_cells_may_use_it():
+    cells = [IMPORT, "def answer():\n    return 1", "model = put(answer)"]
+    assert needed(cells, ["answer"]).certain == [] and needed(cells, ["answer"], [2]).certain == ["answer"]
+    assert needed([*cells, "answer = 1"], ["answer"], [2, 3]).certain == []

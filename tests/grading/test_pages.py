@@ -54,7 +54,7 @@ def book(out):
 def out(tmp_path):
     wrong = [
         part("lora-truncate", 2),
-        part("lora-forward", 1.5, message=MISTAKE),
+        part("lora-linear", 1.5, message=MISTAKE),
         part("lora-count", 0, "not_attempted"),
     ]
     return batch(tmp_path / "marks", {
@@ -88,7 +88,7 @@ def test_the_summary_says_how_each_exercise_went(out):
     assert (summary["submissions"], summary["unsafe"], summary["statuses"]["infrastructure"]) == (6, False, 1)
     # Three have a mark for what they handed in: 6, 3.5 and 0.
     assert (notebook["marked"], notebook["mean"], notebook["median"], notebook["of"]) == (3, 3.17, 3.5, 6)
-    forward = next(e for e in notebook["exercises"] if e["id"] == "lora-forward")
+    forward = next(e for e in notebook["exercises"] if e["id"] == "lora-linear")
     assert (forward["passed"], forward["tried"], forward["submissions"]) == (1, 3, 3)
     assert forward["mistakes"] == [{"message": MISTAKE, "count": 1}, {"message": "timeout", "count": 1}]
     assert sum(bar["count"] for bar in notebook["histogram"]) == 3
@@ -111,8 +111,8 @@ def test_the_index_shows_marks_mistakes_and_statuses(out):
     rows = {row[0].split()[0]: row for row in page.cells() if len(row) == 4}
     assert rows["ada"][1:3] == ["6 of 6", "correct"] and rows["ada"][0] == "ada Ada L."
     assert rows["bob"][1:3] == ["3.5 of 6", "wrong"] and rows["cy"][1:3] == ["– of 6", "grader error"]
-    assert rows["lora-forward"][1] == "1 of 3" and f"1 × {MISTAKE}" in rows["lora-forward"][3]
-    assert "1 × timed out" in rows["lora-forward"][3]
+    assert rows["lora-linear"][1] == "1 of 3" and f"1 × {MISTAKE}" in rows["lora-linear"][3]
+    assert "1 × timed out" in rows["lora-linear"][3]
     values = {v for t, k, v in page.attributes if (t, k) == ("option", "value")}
     assert values == {"", "ok", "wrong", "timeout", "infrastructure", "waiting", "not_handed_in"}
     assert "without isolation" not in " ".join(page.text)
@@ -133,7 +133,7 @@ def test_feedback_has_the_mistake_and_hints_and_no_numbers_of_cases(out):
     page = Page(out / "feedback" / "bob.html")
     text = " ".join(" ".join(page.text).split())
     assert "3.5 of 6 points" in text and MISTAKE in text and "Correct for 4 of the 8 inputs" in text
-    assert "Hint 1 of 3" in text and "Only the low-rank branch is scaled" in text
+    assert "Hint 1 of 3" in text and "Which tensors may the optimizer find?" in text
     assert "Keep the first r columns" not in text, "a hint of an exercise that is right"
     assert "no mark yet" in (out / "feedback" / "cy.html").read_text()
     assert "12" in (out / "feedback" / "fay.html").read_text()

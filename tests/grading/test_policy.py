@@ -23,11 +23,15 @@ closes_after_days = 7
 """
 
 
+#: Who is in the batch.
+HERE = [collect.Entry(id, "06_lora", "ok", "", (), {}) for id in ("ada", "bob", "cy", "dee", "eve")]
+
+
 def rules(tmp_path, text=RULES, **files):
     (tmp_path / "policy.toml").write_text(text)
     for name, content in files.items():
         (tmp_path / f"{name}.csv").write_text(content)
-    return policy.read(tmp_path)
+    return policy.read(tmp_path, HERE)
 
 
 @pytest.mark.parametrize("submitted, days, kept", [
@@ -47,21 +51,46 @@ def test_extensions_and_better_known_times(tmp_path):
     late = "2026-05-03T09:00:00+00:00"
     found = rules(
         tmp_path,
+        RULES + "07_quantization = 2026-06-01T12:00:00+02:00\n",
         extensions="id,notebook,days,due\nada,,2,\nbob,06_lora,,2026-05-04T00:00+02:00\ncy,07_quantization,9,\n",
-        submitted="id,time\ndee,2026-05-01T09:00:00+00:00\n",
+        submitted="id,notebook,time\ndee,,2026-05-01T09:00:00+00:00\n",
     )
-    assert [found.late(id, "06_lora", late).days for id in ("ada", "bob", "cy", "dee", "eve")] == [
-        0,
-        0,
-        2,
-        0,
-        2,
-    ]
-    assert found.late("eve", "07_quantization", late).days == 0, "no due date"
+    days = [found.late(id, "06_lora", late).days for id in ("ada", "bob", "cy", "dee", "eve")]
+    assert days == [0, 0, 2, 0, 2]
+
+
+def test_what_is_said_of_one_notebook_goes_before_what_is_said_of_all(tmp_path):
+    late = "2026-05-03T09:00:00+00:00"
+    found = rules(
+        tmp_path,
+        extensions="id,notebook,days,due\nada,,9,\nada,06_lora,0,\nbob,06_lora,9,\nbob,,0,\n",
+        submitted="id,notebook,time\ncy,,2026-05-01T09:00:00Z\ncy,06_lora,2026-05-02T09:00:00Z\n",
+    )
+    assert [found.late(id, "06_lora", late).days for id in ("ada", "bob", "cy")] == [2, 0, 1]
+
+
+@pytest.mark.parametrize("files, said", [
+    ({"extensions": "id,days\nadda,3\n"}, "extensions.csv, line 2: unknown submission 'adda'; did you mean 'ada'?"),
+    ({"extensions": "id,days\nada,3\nada,4\n"}, "extensions.csv, line 3: ada is there twice"),
+    ({"extensions": "id,notebook,days\nada,06-lora,3\n"}, "unknown notebook '06-lora'; did you mean '06_lora'?"),
+    ({"submitted": "id,time\nzed,2026-05-01T09:00:00Z\n"}, "submitted.csv, line 2: unknown submission 'zed'"),
+    ({"extensions": "id,days\nada,1e8\n"}, "days must be a number from 0 to 1000, such as 2.5; got '1e8'"),
+    ({"extensions": "id,due\nada,9999-12-31T00:00Z\n"}, "is not in a year of any course"),
+])  # fmt: skip
+def test_a_typo_is_said_and_never_counts_for_nobody(tmp_path, files, said):
+    with pytest.raises(CourseError) as error:
+        rules(tmp_path, **files)
+    assert said in str(error.value)
+
+
+def test_an_extension_without_a_policy_is_said(tmp_path):
+    (tmp_path / "extensions.csv").write_text("id,days\nada,3\n")
+    with pytest.raises(CourseError, match="extensions.csv counts for nothing without policy.toml"):
+        policy.read(tmp_path, HERE)
 
 
 def test_without_a_policy_nothing_is_late(tmp_path):
-    assert policy.read(tmp_path) is None
+    assert policy.read(tmp_path, HERE) is None
     assert rules(tmp_path, "").late("ada", "06_lora", "2030-01-01T00:00:00+00:00") == policy.Late()
 
 
@@ -71,6 +100,10 @@ def test_without_a_policy_nothing_is_late(tmp_path):
     ("[late]\nper_dya = 0.1", "unknown setting of [late] in policy.toml 'per_dya'; did you mean 'per_day'?"),
     ("[later]", "unknown table in policy.toml 'later'; did you mean 'late'?"),
     ("[due]\n06_lora = 2026-05-01T12:00:00", "a time needs its offset"),
+    ("[due]\n06-lora = 2026-05-01T12:00:00Z", "[due] has no 06_lora, only 06-lora"),
+    ("late = 3", "late must be a table"),
+    ("[late]\nper_day = 0.1", "[due] has no 06_lora, only nothing"), ("due = 4", "due must be a table, [due]; got 4"),
+    ("[due]\n06_lora = 9999-12-31T12:00:00Z", "is not in a year of any course"),
     ("[due]\n06_lora = 2026-05-01", "a time needs its offset"), ("[late", "policy.toml is not valid TOML"),
 ])  # fmt: skip
 def test_what_is_not_understood_is_said(tmp_path, text, said):

@@ -14,7 +14,7 @@ import yaml
 from conftest import ROOT
 
 from coursekit.cli import app
-from coursekit.grading.exchange import VARIABLE
+from coursekit.grading.boxes import VARIABLE
 
 SLURM = ROOT / "examples" / "slurm" / "grade.sbatch"
 KUBERNETES = sorted((ROOT / "examples" / "kubernetes").glob("*.yaml"))

@@ -23,8 +23,8 @@ from tests.checks.answers import SOLUTIONS
 
 pytestmark = pytest.mark.slow
 
-IDS = ("lora-forward", "lora-estimate", "lora-train")
-HEADS = {**made_up.HEADS, "lora-forward": "def lora_forward(x, W, b, A, B, alpha):"}
+IDS = ("lora-merge", "lora-estimate", "lora-train")
+HEADS = {**made_up.HEADS, "lora-merge": "def lora_merge(W, A, B, alpha):"}
 BLANK = {id: f"{HEADS[id]}\n    return ..." for id in IDS}
 RIGHT = {id: inspect.getsource(SOLUTIONS[id.replace("-", "_")]) for id in IDS}
 HEAD = "import torch\nimport torch.nn.functional as F"
@@ -46,7 +46,7 @@ def written(answers: dict[str, str], variant: int = 0) -> dict:
 
 def claiming(value: str, steps: int = 1) -> str:
     source = (
-        RIGHT["lora-train"].replace("def lora_train", "def honest").replace("range(40)", f"range({steps})")
+        RIGHT["lora-train"].replace("def lora_train", "def honest").replace("range(80)", f"range({steps})")
     )
     call = "found = honest(load, names, ids, mask, targets, r, alpha)"
     return f"{source}\n{HEADS['lora-train']}\n    {call}\n    return {value}"
@@ -90,7 +90,7 @@ def test_what_was_trained_is_scored_outside(graded: Batch):
     ada = results(graded)["ada"]
     assert {e["status"] for e in ada.values()} == {"ok"}, ada
     assert ada["lora-train"]["ran"] == "training" and ada["lora-train"]["measured"] > 0.5
-    assert ada["lora-forward"]["ran"] == "questions" and ada["lora-forward"]["measured"] is None
+    assert ada["lora-merge"]["ran"] == "questions" and ada["lora-merge"]["measured"] is None
     assert results(graded)["bob"]["lora-train"]["status"] == "not_attempted"
 
 
@@ -113,7 +113,7 @@ def test_everybody_has_numbers_of_his_own(graded: Batch):
     r"""ada works hers out; cy hands in ada's number."""
     found = results(graded)
     assert found["ada"]["lora-estimate"]["points"] == 1
-    assert found["cy"]["lora-estimate"]["status"] == "wrong" and found["cy"]["lora-forward"]["status"] == "ok"
+    assert found["cy"]["lora-estimate"]["status"] == "wrong" and found["cy"]["lora-merge"]["status"] == "ok"
 
 
 def test_a_training_ends_with_its_budget_and_takes_no_other_mark_along(graded: Batch, tmp_path: Path):
@@ -128,7 +128,7 @@ def test_a_training_ends_with_its_budget_and_takes_no_other_mark_along(graded: B
     finally:
         here.close()
     assert {e["id"]: e["status"] for e in result["exercises"]} == {
-        "lora-forward": "ok", "lora-estimate": "ok", "lora-train": "timeout",
+        "lora-merge": "ok", "lora-estimate": "ok", "lora-train": "timeout",
     }  # fmt: skip
     assert 2 < result["times"]["probe"] < 10
     assert result["where"] == "lora-train"

@@ -165,10 +165,25 @@ def test_norms_inside_skipped_blocks_are_the_base_s():
         final.norms["default"].weight.copy_(final.base_layer.weight)
     with methods.skipping(model, 4):
         assert torch.equal(answers(model, tiny.batch()), answers(deep("llama"), tiny.batch()))
+    plain = deep("llama")
+    with torch.no_grad():
+        for norm in (final.norms["default"], plain.model.norm):
+            norm.weight.copy_(final.base_layer.weight + 0.3)
+    with methods.skipping(model, 4):  # all blocks, and not the norm behind the last of them
+        assert torch.equal(answers(model, tiny.batch()), answers(plain, tiny.batch()))
     with methods.skipping(model, 3):
         assert not torch.allclose(
             answers(model, tiny.batch()), answers(deep("llama"), tiny.batch()), atol=1e-3
         )
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_norms_of_dropped_blocks_are_neither_trained_nor_counted(family):
+    for n in range(5):
+        method = AdapterDrop(HoulsbyAdapter(r=3, train_norms=True), n=n)
+        model = method.attach(deep(family))
+        head = sum(p.numel() for name, p in model.named_parameters() if ".copies." in name)
+        assert methods.trainable(model) - head == method.count(model.config)
 
 
 def test_adapters_of_two_kinds_with_blocks_left_out_on_one_base():

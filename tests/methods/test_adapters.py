@@ -23,7 +23,7 @@ from coursekit.methods.adapters import Bottleneck, bottlenecks
 from coursekit.methods.adapters.bottleneck import ACTIVATIONS
 from coursekit.methods.adapters.placement import AdapterSite
 from coursekit.methods.adapters.places import blocks
-from coursekit.methods.adapters.trained_norms import SwitchedNorm
+from coursekit.methods.adapters.trained_norms import AdapterNorm
 from coursekit.methods.mechanism.method import Method
 
 #: Of the folders there, those that `adapterhub` reads; hybrids have tests of their own.
@@ -306,7 +306,7 @@ def test_each_adapter_has_norms_of_its_own_and_the_base_keeps_its(family, kind):
     batch = tiny.batch()
     train(model.train(), [batch | (one or {"labels": batch["input_ids"]})] * 3, lr=0.01)
     model.eval()
-    norms = [m for m in model.modules() if isinstance(m, SwitchedNorm) and m.norms]
+    norms = [m for m in model.modules() if isinstance(m, AdapterNorm) and m.norms]
     arch = describe(model.config)
     assert len(norms) == arch.n_layers * len(arch.norms) + len(arch.outer_norms)
     for norm in norms:

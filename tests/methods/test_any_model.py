@@ -26,10 +26,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from coursekit import methods
 from coursekit.errors import CourseError
-from coursekit.methods.mechanism.anatomy import anatomy, anatomy_of
-from coursekit.methods.mechanism.default_targets import KEY_VALUE_DOWN, QUERY_VALUE
+from coursekit.methods.mechanism.anatomy import anatomy, anatomy_of, described, skeleton
 from coursekit.methods.mechanism.modules import head_names
-from coursekit.methods.mechanism.skeleton import described, skeleton
+from coursekit.methods.mechanism.names import KEY_VALUE_DOWN, QUERY_VALUE
 from coursekit.qlora import Linear4bit, quantize_model
 
 OTHERS = tuple(families.OTHERS)
@@ -117,7 +116,10 @@ REFUSED = {
         for kind in ("modernbert", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "t5", "olmo2")
     ),
     *(("(IA)³", kind) for kind in ("gpt_neox", "bloom", "olmo2")),
-    *((row, "olmo2") for row in ("LoRA", "DoRA", "QLoRA", "rows", "columns", "SHiRA")),
+    *(
+        (row, "olmo2")
+        for row in ("LoRA", "DoRA", "PiSSA", "OLoRA", "EVA", "QLoRA", "LoftQ", "rows", "columns", "SHiRA")
+    ),
 }
 
 
@@ -344,7 +346,7 @@ def test_a_skeleton_is_built_once_and_has_no_weights():
     assert all(p.is_meta for p in skeleton(config).parameters())
 
 
-# the rehearsal, and what README says of it --------------------------------------------------------------------------
+# the rehearsal, and what docs/any_model.md says of it ----------------------------------------------------------------
 
 
 @each_name
@@ -355,8 +357,8 @@ def test_without_weights_everything_is_on_one_device_in_sixteen_bits_too(kind):
     assert tried("BitFit", kind)[0] in (WORKS, UNDEFINED)
 
 
-def test_readme_s_table_is_what_the_methods_do():
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_table_in_the_docs_is_what_the_methods_do():
+    text = (Path(__file__).parents[2] / "docs" / "any_model.md").read_text(encoding="utf-8")
     found = re.search(f"{any_model.BEGIN}\n\n(.*?)\n\n{any_model.END}", text, re.S)
-    assert found, f"README has no table between {any_model.BEGIN} and {any_model.END}"
+    assert found, f"docs/any_model.md has no table between {any_model.BEGIN} and {any_model.END}"
     assert found[1] == any_model.table(), "print the new one: PYTHONPATH=. python tests/any_model.py"

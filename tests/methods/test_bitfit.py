@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import families
 import pytest
 import relatives
 import tiny
@@ -16,7 +17,6 @@ from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.memory.measure import measure
 from coursekit.methods import BitFit
-from coursekit.methods.selective.bitfit import TrainedBias
 from coursekit.methods.selective.part_layer import parts_of
 from coursekit.qlora import quantize_model
 from coursekit.qlora.linear import Linear4bit
@@ -73,14 +73,17 @@ def test_no_more_is_kept_for_the_backward_pass_than_plain_torch_keeps(family):
     ("roberta", ("attention.self.query", "intermediate.dense")),
     ("opt", ("self_attn.q_proj", "fc1")),
     ("gpt2", ("attn.c_attn", "mlp.c_fc")),
+    ("electra", ("attention.self.query", "intermediate.dense")),
+    ("distilbert", ("attention.q_lin", "ffn.lin1")),
+    ("deberta-v2", ("attention.self.query_proj", "intermediate.dense")),
 ])  # fmt: skip
 def test_query_and_second_mlp_are_the_only_ones_that_move(family, names):
     method = BitFit("query-and-second-mlp")
-    model = method.attach(tiny.model(family))
-    train(model, [labelled(family, seed=i) for i in range(3)], lr=1e-2)
+    model = method.attach(families.model(family))
+    train(model, [families.labelled(family, seed=i) for i in range(3)], lr=1e-2)
     method.merge(model, undo=False)
-    moved = changed(model, tiny.model(family))
-    moved = {n: mask for n, mask in moved.items() if not n.startswith("classifier")}
+    moved = changed(model, families.model(family))
+    moved = {n: mask for n, mask in moved.items() if not n.startswith(("classifier", "pre_classifier", "pooler"))}
     assert len(moved) == 2 * tiny.LAYERS and all(n.removesuffix(".bias").endswith(names) for n in moved)
     numbers = sum(int(mask.sum()) for mask in moved.values())
     assert numbers == method.count(model.config) == tiny.LAYERS * (tiny.D_MODEL + tiny.D_FF)
@@ -184,15 +187,15 @@ def test_the_settings_come_back_from_a_checkpoint(method, tmp_path):
 def test_one_layer_is_the_plain_module_to_the_bit():
     model, x = BitFit().attach(tiny.model("bert")), torch.randn(2, 5, tiny.D_MODEL)
     path = "bert.encoder.layer.1.intermediate.dense"
-    layer, plain = model.get_submodule(path), TrainedBias(tiny.model("bert").get_submodule(path))
+    layer, plain = model.get_submodule(path), tiny.model("bert").get_submodule(path)
     (b,) = [part.values for part in parts_of(model, "default")[path].values()]
-    for values in (b, plain.b):
+    for values in (b, plain.bias):
         with torch.no_grad():
             values.add_(torch.arange(len(values)) / 7)
-    assert torch.equal(layer(x), plain(x))
+    assert torch.equal(layer(x), nn.functional.linear(x, plain.weight, plain.bias))
     layer(x).square().sum().backward()
     plain(x).square().sum().backward()
-    assert torch.equal(b.grad, plain.b.grad) and [p.shape for p in plain.parameters()] == [b.shape]
+    assert torch.equal(b.grad, plain.bias.grad)
 
 
 def test_a_checkpoint_of_other_biases_changes_nothing(tmp_path):

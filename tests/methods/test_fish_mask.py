@@ -15,10 +15,9 @@ from torch.func import functional_call, grad, vmap
 from coursekit import counts, interop, methods
 from coursekit.errors import CourseError
 from coursekit.methods import FishMask
-from coursekit.methods.gradients import gradient
 from coursekit.methods.mechanism.modules import all_linear
 from coursekit.methods.ranking import largest
-from coursekit.methods.selective.importance import SCORES
+from coursekit.methods.selective.importance import SCORES, gradient
 from coursekit.methods.selective.part_layer import parts_of
 from coursekit.qlora import quantize_model
 
@@ -136,6 +135,15 @@ def test_a_loss_scale_that_overflows_is_lowered():
         (found,) = gradient(half.sum(), [theta], half=True)
         assert found.item() == pytest.approx(slope, rel=tolerance)
     assert gradient((theta * 2).sum(), [theta, torch.ones(1, requires_grad=True)], half=True)[1] is None
+
+
+def test_one_loss_scale_fits_the_tensor_that_overflows_first():
+    r"""Two tensors of one loss: what is large enough for the one is too large for the other."""
+    small, large = (torch.ones(3, requires_grad=True) for _ in range(2))
+    loss = (small.half() * 3e-4).sum() + (large.half() * 1000).sum()
+    found = gradient(loss, [small, large], half=True)
+    for g, slope in zip(found, (3e-4, 1000.0), strict=True):
+        torch.testing.assert_close(g, torch.full((3,), slope), rtol=1e-3, atol=0)
 
 
 def test_another_adapter_does_not_change_the_scores():

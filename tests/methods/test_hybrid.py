@@ -35,8 +35,7 @@ from coursekit.methods import (
     UniPELT,
 )
 from coursekit.methods.lora import LoRALayer
-from coursekit.methods.mechanism.modules import around, at, standing
-from coursekit.methods.mechanism.switch import Switched, bare
+from coursekit.methods.mechanism.modules import AdapterWrapper, at, find_wrapper, named_base_modules, unwrap
 from coursekit.methods.selective.whole import Whole
 
 PARTS = {
@@ -100,10 +99,10 @@ def test_each_part_moves_what_it_moves_alone(family):
     nonzero(both, scale=0.3)
     folded = tiny.model(family)
     with torch.no_grad():
-        for path, layer in standing(both):
+        for path, layer in named_base_modules(both):
             if isinstance(layer, LoRALayer):
                 delta = layer.branches["default"].delta
-                bare(at(folded, path)).weight += delta.T if layer.transposed else delta
+                unwrap(at(folded, path)).weight += delta.T if layer.transposed else delta
     prefix.attach(folded)
     with torch.no_grad():
         prefix._put(folded, "default", prefix._tensors(both, "default")["prompt_embeddings"])
@@ -183,7 +182,7 @@ def test_wrappers_of_one_module_stand_in_their_order_whichever_came_first():
     Hybrid(prefix, LoRA(r=4, targets=("position_embeddings",))).attach(model, "b")
     outer = at(model, "bert.embeddings.position_embeddings")
     assert [type(m).__name__ for m in (outer, outer.base_layer)] == ["ShiftedPositions", "LoRALayer"]
-    assert outer.bare is model._coursekit.originals["bert.embeddings.position_embeddings"]
+    assert outer.unwrapped is model._coursekit.originals["bert.embeddings.position_embeddings"]
     alone = Hybrid(prefix, LoRA(r=4, targets=("position_embeddings",))).attach(tiny.model("bert"), "b")
     assert torch.equal(nonzero(model)(**tiny.batch()).logits, nonzero(alone)(**tiny.batch()).logits)
 
@@ -312,11 +311,11 @@ def test_lora_alone_does_not_read_a_checkpoint_with_biases(tmp_path):
 def test_the_bias_inside_a_lora_layer_trains_and_the_frozen_one_does_not():
     model = nonzero(Hybrid(LoRA(r=2), BitFit()).attach(tiny.model("bert")))
     layer = at(model, "bert.encoder.layer.0.attention.self.query")
-    before, one = layer.bare.bias.clone(), labelled("bert")
+    before, one = layer.unwrapped.bias.clone(), labelled("bert")
     model(**one).loss.backward()
     (part,) = (m for m in layer.modules() if isinstance(m, Whole))
-    assert part.values.grad.abs().sum() > 0 and layer.bare.bias.grad is None
-    assert torch.equal(layer.bare.bias, before)
+    assert part.values.grad.abs().sum() > 0 and layer.unwrapped.bias.grad is None
+    assert torch.equal(layer.unwrapped.bias, before)
     x, W = torch.randn(2, 3, tiny.D_MODEL), layer.merged("default")["weight"]
     torch.testing.assert_close(layer(x), x @ W.T + part.values)
 
@@ -446,13 +445,13 @@ def test_a_model_s_own_hooks_stay_where_they_are():
     method.detach(model)
     model(**tiny.batch())
     assert seen == [nn.Linear, nn.Linear]
-    assert not any(isinstance(m, Switched) for m in model.modules())
+    assert not any(isinstance(m, AdapterWrapper) for m in model.modules())
 
 
 def test_a_count_in_bert_base():
     config = BertConfig()
     assert Hybrid(LoRA(r=8), PrefixTuning(n=30)).count(config) == 294_912 + 2 * 12 * 30 * 768
-    assert around(tiny.model("bert"), "bert.encoder.layer.0.attention.self", Switched) is None
+    assert find_wrapper(tiny.model("bert"), "bert.encoder.layer.0.attention.self", AdapterWrapper) is None
 
 
 # Found in review -------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import families
 import peft
 import pytest
 import relatives
@@ -327,6 +328,20 @@ def test_closed_form_counts_what_is_there(kind):
     assert IA3().count(config) == counts.ia3(config)
     assert IA3().count(config) == tiny.LAYERS * (2 * first.d_kv + tiny.D_FF)
     assert single.count(config) == first.matrices[0].d_out
+
+
+@pytest.mark.parametrize(("heads", "kv"), [(4, 2), (4, 1), (6, 3), (2, 2)])
+def test_of_a_fused_layer_with_grouped_queries_only_keys_and_values_are_scaled(heads, kv):
+    size = dict(hidden_size=8 * heads, num_attention_heads=heads, num_key_value_heads=kv)
+    model, plain = families.model("phi3", **size), families.model("phi3", **size)
+    method, x = IA3(), torch.randn(2, 3, 8 * heads)
+    assert method.count(model.config) == tiny.LAYERS * (2 * 8 * kv + tiny.D_FF)
+    nonzero(method.attach(model))
+    assert methods.trainable(model) == method.count(model.config)
+    ours, theirs = (m.model.layers[1].self_attn.qkv_proj for m in (model, plain))
+    y, y0 = ours(x), theirs(x)
+    assert torch.equal(y[..., : 8 * heads], y0[..., : 8 * heads])
+    assert (y[..., 8 * heads :] / y0[..., 8 * heads :] - 1).abs().min() > 1e-4
 
 
 # several adapters -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@ r"""What all methods share: branches, mixed rows, the 16-bit rule, targets, chec
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,16 +14,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from coursekit import methods
+from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods import IA3, BitFit, Hybrid, LoRA
-from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod
+from coursekit.methods.mechanism.anatomy import anatomy, anatomy_of
+from coursekit.methods.mechanism.attachment import by_rows
+from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, adapter_dtype, like, met
 from coursekit.methods.mechanism.checkpoint import Setting, agree, fields, written
-from coursekit.methods.mechanism.default_targets import QUERY_VALUE
-from coursekit.methods.mechanism.mixed_batch import by_rows
-from coursekit.methods.mechanism.modules import standing
-from coursekit.methods.mechanism.precision import adapter_dtype, like, met
-from coursekit.methods.mechanism.switch import Switch
-from coursekit.methods.mechanism.targets import LINEAR, Targets, checked_names
+from coursekit.methods.mechanism.modules import LINEAR, AdapterState, named_base_modules
+from coursekit.methods.mechanism.names import QUERY_VALUE, checked_names
+from coursekit.methods.mechanism.targets import Targets
 
 # a method made of nothing but its equation ------------------------------------------------------------------
 
@@ -88,9 +89,9 @@ def test_a_branch_is_all_that_a_method_needs(family, tmp_path):
 # rows of one batch ------------------------------------------------------------------------------------------
 
 
-def mixed(*names) -> Switch:
+def mixed(*names) -> AdapterState:
     rows = {n: torch.tensor([i for i, m in enumerate(names) if m == n]) for n in dict.fromkeys(names)}
-    return Switch("nobody", rows)
+    return AdapterState("nobody", rows)
 
 
 def test_each_row_is_answered_by_its_own_adapter():
@@ -104,7 +105,7 @@ def test_each_row_is_answered_by_its_own_adapter():
     y = by_rows(switch, answer, x, 2 * x)
     assert torch.equal(y, x * torch.tensor([20, 1, 20, 10]).view(4, 1, 1))
     assert asked == [("b", [0, 2]), (None, [1]), ("a", [3])] and switch.part is None
-    alone = by_rows(Switch("one"), lambda name, rows: rows * len(name), x)
+    alone = by_rows(AdapterState("one"), lambda name, rows: rows * len(name), x)
     assert torch.equal(alone, 3 * x)
 
 
@@ -304,6 +305,21 @@ def test_every_flag_is_what_it_was_before(last):
     assert [p.requires_grad for p in model.parameters()] == before and True in before and False in before
 
 
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_every_path_leads_into_the_block_that_it_names(family):
+    r"""In a model of twelve blocks the path of block 1 is the beginning of those of blocks 10 and 11."""
+    model = tiny.model(tiny.Awkward(family))
+    for shapes in (anatomy(model), anatomy_of(describe(model.config))):
+        paths = [path for path, _ in model.base_model.named_parameters()]
+        numbered = {path: re.search(r"\.(\d+)\.", f".{path}") for path in paths}
+        assert {p: shapes.inside(p) for p in paths} == {p: n and int(n[1]) for p, n in numbered.items()}
+        assert {shapes.name(p).split(".")[0] for p in paths if numbered[p]}.isdisjoint("0123456789")
+    for k in (1, 2, 11):
+        trained = methods.trained(methods.TopLayers(k=k).attach(tiny.model(tiny.Awkward(family))))
+        blocks = {int(n[1]) for n in (re.search(r"\.(\d+)\.", path) for path in trained) if n}
+        assert blocks == set(range(12 - k, 12))
+
+
 def test_the_bare_model_is_what_is_listed():
     model, plain = Hybrid(LoRA(r=2), BitFit()).attach(tiny.model("bert")), tiny.model("bert")
-    assert list(dict(standing(model))) == [path for path, _ in plain.named_modules()]
+    assert list(dict(named_base_modules(model))) == [path for path, _ in plain.named_modules()]

@@ -21,7 +21,7 @@ def test_a_folder_is_enough_to_use_what_was_trained(case, tmp_path):
     model = nonzero(case.make().attach(build(case, family)))
     case.make().save(model, tmp_path)
     found = methods.from_checkpoint(tmp_path)
-    assert type(found) is type(case.make())
+    assert isinstance(case.make(), type(found))  # LoRA for those that `cases.py` gives what they look at
     again = found.load(build(case, family), tmp_path)
     assert torch.equal(again(**labelled(family)).logits, model(**labelled(family)).logits)
 

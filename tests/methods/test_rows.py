@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import FreezeAndReconfigure, SelectColumns, SelectRows
-from coursekit.methods.mechanism.switch import Switch
+from coursekit.methods.mechanism.modules import AdapterState
 from coursekit.methods.selective.far import SplitRows
 from coursekit.methods.selective.part_layer import PartLayer, parts_of
 from coursekit.methods.selective.parts import Entries, PartProduct, transposed
@@ -222,7 +222,7 @@ def test_the_optimizer_has_no_state_for_the_other_rows():
 @each_part
 def test_autocast_computes_in_its_precision_and_gives_fp32_gradients(part):
     layer, x = layers("linear")
-    model = PartLayer(layer, Switch("film"))
+    model = PartLayer(layer, AdapterState("film"))
     own = part_of(part, layer)
     model.add("film", {"weight": own})
     with torch.autocast("cpu", torch.bfloat16):
@@ -238,7 +238,7 @@ def test_a_hook_on_the_layer_itself_is_still_called():
     nonzero(model)
     before, seen = model(**tiny.batch()).logits, []
     path = next(iter(parts_of(model, "default")))
-    model.get_submodule(path).bare.register_forward_hook(lambda *_: seen.append(1))
+    model.get_submodule(path).unwrapped.register_forward_hook(lambda *_: seen.append(1))
     assert torch.equal(model(**tiny.batch()).logits, before) and seen
     model(**labelled("bert")).loss.backward()
     assert parts_of(model, "default")[path]["weight"].values.grad.abs().sum() > 0

@@ -7,12 +7,14 @@ import tiny
 import torch
 from attached import labelled, nonzero, train
 from peft import PeftModel, ShiraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from coursekit import interop, methods
 from coursekit.errors import CourseError
 from coursekit.methods import LoRA, SHiRA
 from coursekit.methods.selective.part_layer import parts_of
+from coursekit.methods.selective.shira import Differences
 from coursekit.qlora import quantize_model
 
 TARGETS = {"bert": ["query", "value"], "llama": ["q_proj", "v_proj"]}
@@ -59,6 +61,20 @@ def test_checkpoints_go_both_ways(family, tmp_path):
     assert torch.equal(back(**one).logits, ours.eval()(**one).logits)
 
 
+def test_places_of_a_peft_file_come_in_any_order_with_their_values(tmp_path):
+    peft, one = theirs("llama"), tiny.batch()
+    peft.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    for key in [k for k in tensors if k.endswith("shira_weight")]:
+        order = torch.randperm(len(tensors[key]), generator=torch.Generator().manual_seed(3))
+        where = key.replace("shira_weight", "shira_indices")
+        tensors |= {key: tensors[key][order], where: tensors[where][:, order].contiguous()}
+    save_file(tensors, file)
+    ours = methods.from_checkpoint(tmp_path).load(tiny.model("llama"), tmp_path)
+    assert torch.equal(ours(**one).logits, peft(**one).logits)
+
+
 def test_as_many_parameters_as_lora_and_a_rank_that_lora_cannot_have():
     model = SHiRA(r=2).attach(tiny.model("bert"))
     assert SHiRA(r=2).count(model.config) == LoRA(r=2).count(model.config)
@@ -83,6 +99,15 @@ def test_on_a_16_bit_base_small_differences_add_up():
             )  # below half the distance of bfloat16's neighbours at 1: each alone would be lost
     assert part.values.dtype == torch.float32
     assert torch.equal(part.taken(part.written(W)), torch.full((128,), 1.0078125, dtype=torch.bfloat16))
+
+
+def test_on_a_16_bit_base_the_sum_is_rounded_once():
+    r"""Near 1 bfloat16 moves in steps of 1/128. A little more than half a step is one; rounded first, it is half."""
+    W = torch.ones(4, 4, dtype=torch.bfloat16)
+    part = Differences(W, torch.tensor([5]))
+    with torch.no_grad():
+        part.values.fill_(2**-8 * (1 + 2**-9))
+    assert part.written(W)[1, 1] == 1 + 2**-7
 
 
 @pytest.mark.parametrize(("settings", "said"), [

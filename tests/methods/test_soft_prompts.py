@@ -16,7 +16,7 @@ from torch import nn
 from coursekit import interop, methods
 from coursekit.errors import CourseError
 from coursekit.methods import IntrinsicSAID, LlamaAdapter, PrefixTuning, PromptTuning, PTuning
-from coursekit.methods.mechanism.modules import around
+from coursekit.methods.mechanism.modules import find_wrapper
 from coursekit.methods.soft_prompts.attention import attention_paths
 from coursekit.methods.soft_prompts.attention_mask import with_prefix
 from coursekit.methods.soft_prompts.llama_adapter import GatedPrompt
@@ -130,7 +130,7 @@ class Listening(BehindPrefix):
 @pytest.mark.parametrize("family", ["opt", "llama"])
 def test_an_attention_behind_a_prefix_is_the_plain_module(family, hidden, monkeypatch):
     model = nonzero(PrefixTuning(n=3, hidden=hidden).attach(tiny.model(family)), scale=1.0)
-    attention = around(model, attention_paths(model)[1], PrefixAttention)
+    attention = find_wrapper(model, attention_paths(model)[1], PrefixAttention)
     inside, seen, heard = attention.base_layer, {}, []
     monkeypatch.setattr(
         "coursekit.methods.soft_prompts.prefix_attention.BehindPrefix",

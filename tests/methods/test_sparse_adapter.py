@@ -25,12 +25,20 @@ from coursekit.methods import (
     SparseAdapter,
     positions,
 )
-from coursekit.methods.adapters import kept_shares, pruning
+from coursekit.methods.adapters import pruning
 from coursekit.methods.adapters.pruned import PrunedLinear, learned
 from coursekit.methods.adapters.pruning import projections, score
 from coursekit.methods.ranking import largest
 
 HOULSBY = HoulsbyAdapter(r=6, init="bert")
+
+
+def kept_shares(model: nn.Module) -> dict[str, float]:
+    r"""The share of its weights that each projection still has."""
+    layers = projections(model, "default").items()
+    return {path: learned(layer).numel() / (layer.in_features * layer.out_features) for path, layer in layers}
+
+
 ADAPTERS = {
     "houlsby": HOULSBY,
     "pfeiffer": PfeifferAdapter(r=6, init="bert"),
@@ -101,19 +109,6 @@ def test_what_else_an_adapter_trains_is_not_pruned():
     model = method.attach(tiny.model("bert"))
     assert method.count(model.config) == adapter.count(model.config) - method.weights(model.config) // 2
     assert methods.trainable(model) - method.count(model.config) == tiny.D_MODEL * 2 + 2  # the head
-
-
-def test_large_sparse_has_a_wider_bottleneck_and_as_many_weights():
-    config = tiny.config("bert")
-    narrow = SparseAdapter(HoulsbyAdapter(r=3), pruned=0.37)
-    wide = narrow.large_sparse(config, r=11)
-    assert (wide.adapter, wide.score) == (HoulsbyAdapter(r=11), narrow.score)
-    assert wide.kept(config) == narrow.kept(config)
-    assert wide.count(config) - narrow.count(config) == 2 * tiny.LAYERS * (11 - 3)
-    assert bodies(wide.attach(tiny.model("bert"))) == wide.count(config)
-    assert SparseAdapter(HoulsbyAdapter(r=16), pruned=0).large_sparse(config, 64).pruned == 0.75
-    with pytest.raises(CourseError, match="r=1 has 256 weights, fewer than the 484 to keep"):
-        narrow.large_sparse(config, r=1)
 
 
 # one threshold --------------------------------------------------------------------------------------------
@@ -555,6 +550,9 @@ def test_pruning_one_adapter_leaves_another_alone():
     SparseAdapter(HOULSBY, pruned=0.9).prune(model, "film")
     assert model._coursekit.switch.active == "product"
     assert torch.equal(model(**one).logits, before["product"])
+    trained = model._coursekit.parameters
+    assert {id(p) for p in model.parameters() if p.requires_grad} == set(map(id, trained["product"]))
+    assert set(map(id, trained["film"])) <= {id(p) for p in model.parameters()}
     assert not any(isinstance(layer, PrunedLinear) for layer in projections(model, "product").values())
     film = methods.activate(model, "film")(**one).logits
     assert not torch.equal(film, before["film"])
@@ -566,6 +564,15 @@ def test_pruning_one_adapter_leaves_another_alone():
     torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-4)
     methods.remove(model, "film")
     assert torch.equal(model(**one).logits, before["product"])
+
+
+@pytest.mark.parametrize("by", ["snip", "grasp"])
+def test_scores_are_those_without_dropout_whatever_mode_the_model_is_in(by):
+    model, batches = nonzero(HOULSBY.attach(tiny.model("bert"))), [labelled("bert")]
+    assert model.config.hidden_dropout_prob > 0
+    expected = score(model, "default", by, batches)
+    found = score(model.train(), "default", by, batches)
+    assert model.training and all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_copy_is_pruned_without_the_original():

@@ -15,7 +15,7 @@ from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import UniPELT
 from coursekit.methods.hybrid.gates import Gate, GatedLoRABranch, GatedPrefixAttention, real_tokens
-from coursekit.methods.mechanism.modules import around, at
+from coursekit.methods.mechanism.modules import at, find_wrapper
 
 TINY = dict(n=3, hidden=None, r=4, rank=2)
 
@@ -24,7 +24,7 @@ def put_gates_and_lora(model: nn.Module, tensors: dict[str, torch.Tensor]) -> No
     for layer in range(2):
         block = model.bert.encoder.layer[layer]
         prefix = f"bert.encoder.layer.{layer}."
-        attention = around(block, "attention.self", GatedPrefixAttention)
+        attention = find_wrapper(block, "attention.self", GatedPrefixAttention)
         own = {"attention.self.prefix_tuning.prefix_gates.unipelt.": attention.gates["default"],
                "output.adapters.unipelt.gate.": block.pfeiffer.adapters["default"].gate}  # fmt: skip
         for name in ("query", "value"):

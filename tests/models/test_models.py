@@ -221,3 +221,20 @@ def test_the_bundled_encoder_places_like_with_like():
     means = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
     near, far = (means[0] @ means[1]).item(), (means[0] @ means[2]).item()
     assert near > 0.7 > 0.3 > far
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_a_tensor_of_another_shape_in_the_body_is_no_model(kind, tokenizer, tmp_path):
+    model = tiny.decoder("llama") if kind == "decoder" else tiny.encoder("bert")
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    name = next(
+        n
+        for n in stored
+        if n.endswith("0.self_attn.q_proj.weight") or n.endswith("0.attention.self.query.weight")
+    )
+    stored[name] = stored[name][:-1].clone()
+    save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CourseError, match="1 tensors would be random, for example"):
+        (load_decoder if kind == "decoder" else load_encoder)(tmp_path, device="cpu")

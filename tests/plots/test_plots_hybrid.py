@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from coursekit import plots
 from coursekit.comparison import published
-from coursekit.comparison.evidence.intervals import Interval
+from coursekit.experiments.intervals import Difference
 from coursekit.methods.hybrid import places as method_places
 from coursekit.methods.hybrid import readings
 from coursekit.plots import alt
@@ -74,22 +74,26 @@ def test_gates_are_rings_before_and_dots_after():
         {"prefix": [0.5, 0.4], "adapter": [0.5, 0.6]},
         {"prefix": [0.3, 0.4], "adapter": [0.7, 0.9]},
     )
-    panels = plots_hybrid.gates(before, after)
+    spread = {"prefix": [0.01, 0.02], "adapter": [0.03, 0.3]}
+    panels = plots_hybrid.gates(before, after, spread)
     for ax, kind in zip(panels, before, strict=True):
-        _, ring, dot = ax.lines
+        ring, dot = (line for line in ax.lines if line.get_marker() == "o")
+        (bars,) = (c for c in ax.containers)
+        ends = np.array([segment[:, 1] for segment in bars[2][0].get_segments()])
+        np.testing.assert_allclose(np.diff(ends)[:, 0] / 2, spread[kind])
         assert list(ring.get_ydata()) == before[kind] and list(dot.get_ydata()) == after[kind]
         assert ring.get_markerfacecolor() == "white" != dot.get_markerfacecolor()
         assert ax.get_title(loc="left") == kind
         assert ring.get_color() == dot.get_color() == plots_hybrid.FAMILIES["additive"]
     low, high = panels[0].get_ylim()
-    assert low < 0.3 and high > 0.9
+    assert low < 0.3 and high > 1.2, "bars are inside"
     assert_nothing_is_cut_off(panels[0].figure)
 
 
 def test_every_kind_of_gate_has_a_family_and_the_legend_names_those_that_are_drawn():
     assert set(plots_hybrid.GATED) == set(readings.KINDS)
     values = {"query": [0.5], "adapter": [0.6]}
-    panels = plots_hybrid.gates(values, values)
+    panels = plots_hybrid.gates(values, values, values)
     assert [to_hex(ax.lines[-1].get_color()) for ax in panels] == [
         plots_hybrid.FAMILIES["reparameterised"],
         plots_hybrid.FAMILIES["additive"],
@@ -107,11 +111,20 @@ def crowded(seed: int) -> dict[str, tuple[float, float, float, float]]:
     return points
 
 
+def named(points, names):
+    ax = plt.subplots(figsize=(9.0, 5.6))[1]
+    ax.set_xscale("log")
+    ax.set_xlim(400, 1e6)
+    ax.set_ylim(0.55, 0.85)
+    told = {name: points[name] for name in names}
+    others = [place for name, place in points.items() if name not in told]
+    return plots_hybrid.name_points(ax, told, others=others, families=dict.fromkeys(points, "hybrid")) or ax
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_names_of_many_methods_cover_neither_each_other_nor_a_point(seed):
     points = crowded(seed)
-    points["twin"] = points["method-number-0"]
-    ax = plots_hybrid.quality_and_size(points, dict.fromkeys(points, "hybrid"), "accuracy")
+    ax = named(points, list(points))
     ax.figure.canvas.draw()
     assert {t.get_text() for t in ax.texts} == set(points)
     # The extent of the words alone: an annotation's own takes in its line.
@@ -128,69 +141,47 @@ def test_names_of_many_methods_cover_neither_each_other_nor_a_point(seed):
     )
 
 
-def test_points_stand_where_they_were_measured_with_their_bars():
-    points = {"small": (1e3, 0.7, 0.65, 0.72), "large": (2e7, 0.8, 0.79, 0.82)}
-    ax = plots_hybrid.quality_and_size(
-        points,
-        {"small": "selective", "large": "baseline", "other": "hybrid"},
-        "accuracy",
-        lines={"constant": 0.5},
-    )
-    for container, (x, y, low, high) in zip(ax.containers, reversed(points.values()), strict=True):
-        assert container.lines[0].get_xydata().tolist() == [[x, y]]
-        ((_, bottom), (_, top)) = container.lines[2][0].get_segments()[0]
-        assert (bottom, top) == pytest.approx((low, high))
-    assert ax.get_xscale() == "log"
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["baseline", "selective"], (
-        "those that are there"
-    )
-    assert [line.get_ydata() for line in ax.lines if line.get_linestyle() == "--"] == [[0.5, 0.5]]
-    assert "constant at 0.5" in alt.describe(ax.figure) and "selective 0.7" in alt.describe(ax.figure)
-    assert_nothing_is_cut_off(ax.figure)
-
-
-def test_a_difference_that_is_not_told_apart_is_hollow():
+def test_a_difference_is_filled_where_it_is_clear_and_stands_in_points():
     found = {
-        "good": Interval(0.02, 0.01, 0.03),
-        "level": Interval(-0.01, -0.03, 0.01),
-        "bad": Interval(-0.2, -0.3, -0.1),
+        "good": Difference(0.05, 0.04, 0.06, p=0.01),
+        "near": Difference(-0.01, -0.02, -0.005, p=0.01),
+        "level": Difference(-0.01, -0.05, 0.03, p=0.4),
+        "bad": Difference(-0.2, -0.3, -0.1, p=0.01),
     }
-    ax = plots_hybrid.differences(
-        found, {"good": "hybrid", "level": "hybrid", "bad": "additive"}, "minus full"
-    )
+    own = {"good": "hybrid", "near": "hybrid", "level": "hybrid", "bad": "additive"}
+    ax = plots_hybrid.differences(found, own, "points", margin=3)
     drawn = {container.get_label(): container.lines[0] for container in ax.containers}
-    assert set(drawn) == {"hybrid", "hybrid, not told apart", "additive"}
-    assert drawn["hybrid"].get_xydata().tolist() == [[0.02, 0]] and drawn[
-        "additive"
-    ].get_xydata().tolist() == [[-0.2, 2]]
-    assert (
-        drawn["hybrid, not told apart"].get_markerfacecolor()
-        == "white"
-        != drawn["hybrid"].get_markerfacecolor()
-    )
+    assert set(drawn) == {"hybrid", "hybrid, not clear", "additive"}
+    np.testing.assert_allclose(drawn["hybrid"].get_xydata(), [[5, 0]])
+    np.testing.assert_allclose(drawn["hybrid, not clear"].get_xydata(), [[-1, 1], [-1, 2]])
+    np.testing.assert_allclose(drawn["additive"].get_xydata(), [[-20, 3]])
+    hollow = drawn["hybrid, not clear"].get_markerfacecolor()
+    assert hollow == "white" != drawn["hybrid"].get_markerfacecolor()
+    bars = {c.get_label(): c.lines[2][0].get_segments()[0][:, 0] for c in ax.containers}
+    np.testing.assert_allclose(bars["additive"], [-30, -10])
     assert [t.get_text() for t in ax.get_yticklabels()] == list(found)
-    assert [t.get_text() for t in ax.texts] == [repr(one) for one in found.values()]
-    narrow = plots_hybrid.differences(
-        {"near": Interval(-0.01, -0.0205, 0.0005)}, {"near": "hybrid"}, "minus full", preliminary={"near"}
-    )
-    assert narrow.containers[0].get_label() == "hybrid, not told apart", "however little of it is above 0"
-    assert [t.get_text() for t in narrow.get_yticklabels()] == ["near*"] and "goes on" in narrow.get_xlabel()
-    assert "hybrid, not told apart: level -0.01" in alt.describe(ax.figure)
+    assert [t.get_text() for t in ax.texts] == [one.in_points() for one in found.values()]
+    (band,) = ax.patches
+    assert (band.get_x(), band.get_width()) == (-3, 6)
+    assert "hybrid, not clear" in alt.describe(ax.figure)
     assert_nothing_is_cut_off(ax.figure)
 
 
-def test_only_some_points_are_named_and_no_name_lies_on_a_bar_or_a_line():
+def test_what_lies_left_of_the_axis_is_an_arrow_at_its_edge():
+    found = {"near": Difference(-0.01, -0.02, 0.0, p=0.4), "far": Difference(-0.2, -0.3, -0.1, p=0.01)}
+    ax = plots_hybrid.differences(found, dict.fromkeys(found, "additive"), "points", margin=3, left=-10)
+    (arrow,) = (line for line in ax.lines if line.get_marker() == "<")
+    assert ax.get_xlim()[0] == -10 and arrow.get_ydata()[0] == 1
+    assert arrow.get_markerfacecolor() == plots_hybrid.FAMILIES["additive"]
+    assert_nothing_is_cut_off(ax.figure)
+
+
+def test_only_some_points_are_named_and_no_name_lies_on_a_bar():
     points = crowded(0)
-    named = {"method-number-3", "method-number-7", "of no point"}
-    ax = plots_hybrid.quality_and_size(
-        points, dict.fromkeys(points, "hybrid"), "accuracy", {"floor": 0.7}, named=named
-    )
+    ax = named(points, ["method-number-3", "method-number-7"])
     ax.figure.canvas.draw()
     boxes = {t.get_text(): Text.get_window_extent(t) for t in ax.texts}
-    assert set(boxes) == named - {"of no point"} | {"floor"}
-    del boxes["floor"]  # it stands in the margin
-    line = ax.transData.transform((1, 0.7))[1]
-    assert not any(box.y0 < line < box.y1 for box in boxes.values())
+    assert set(boxes) == {"method-number-3", "method-number-7"}
     for x, _, low, high in points.values():
         (at, bottom), (_, top) = (ax.transData.transform((x, end)) for end in (low, high))
         # A letter's tail may reach a bar's end.
@@ -232,16 +223,3 @@ def test_every_published_method_has_a_family():
     methods = {row.method for table in published.TABLES for row in published.rows(table)}
     assert methods <= set(plots_hybrid.PUBLISHED)
     assert set(plots_hybrid.PUBLISHED.values()) <= set(plots_hybrid.FAMILIES)
-
-
-def test_several_numbers_stand_side_by_side_in_one_order():
-    panels = {"time": {"a": 0.5, "b": 1.0}, "storage": {"b": 80.0, "a": 0.02}}
-    families = {"a": "hybrid", "b": "baseline"}
-    time, storage = plots_hybrid.bars_beside(panels, families, log=["storage"], lines={"time": 1.0})
-    assert [t.get_text() for t in time.get_yticklabels()] == ["a", "b"]
-    assert time.collections[-1].get_offsets().tolist() == [[0.5, 0], [1.0, 1]]
-    assert storage.collections[-1].get_offsets().tolist() == [[0.02, 0], [80.0, 1]]
-    assert (time.get_xscale(), storage.get_xscale()) == ("linear", "log")
-    assert (time.get_xlabel(), storage.get_xlabel()) == ("time", "storage")
-    assert [t.get_text() for t in storage.texts] == ["0.02", "80"]
-    assert_nothing_is_cut_off(time.figure)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch
 from pictures import assert_nothing_is_cut_off
 
 from coursekit import plots
-from coursekit.evaluation.scores import Score
 from coursekit.plots import training_cycle as draw
 
 
@@ -38,43 +36,22 @@ def test_a_run_shorter_than_the_mean_is_drawn():
     assert list(ax.lines[1].get_ydata()) == [5.5]
 
 
-def test_examples_have_their_interval_over_sentences_and_a_dot_for_each_of_several_seeds():
-    def score(right, n=10):
-        return Score.of(torch.arange(n) < right)
-
-    one, several = score(4), [score(5), score(7), score(6)]
-    ax = draw.by_examples({"prompt": {0: [score(2)], 10: [one]}, "training": {10: several}}, chance=0.2)
-    first, second = ax.containers
-    np.testing.assert_allclose(first.lines[0].get_xdata(), [0.5, 10])
-    np.testing.assert_allclose(second.lines[0].get_ydata(), [0.6])
-    (bar,) = second.lines[2]
-    ends = [np.mean([getattr(s, end) for s in several]) for end in ("low", "high")]
-    np.testing.assert_allclose(bar.get_segments()[0][:, 1], ends)
-    dots = [line for line in ax.lines if line.get_marker() == "."]
-    assert [sorted(line.get_ydata()) for line in dots] == [[0.5, 0.6, 0.7]], "one seed alone has no dot"
-    np.testing.assert_allclose(first.lines[2][0].get_segments()[1][:, 1], [one.low, one.high])
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "10"]
+def test_a_token_has_a_bar_in_the_colour_of_its_part():
+    ax = draw.surprise(["is", " it", "\n", "No"], [3.0, 1.0, 0.5, 2.0], [False, False, False, True])
+    prompt, answer = ax.containers
+    assert [bar.get_height() for bar in prompt] == [3.0, 1.0, 0.5]
+    assert [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in answer] == [(3, 2.0)]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["is", " it", "\\n", "No"]
     assert_nothing_is_cut_off(ax.figure)
 
 
-@pytest.mark.parametrize("trained", [(10,), (10, 100), (10, 100, 1000)])
-def test_the_name_of_the_constant_answers_line_meets_no_interval(trained):
-    score = Score.of(torch.arange(20) < 6)  # its interval crosses the line
-    ax = draw.by_examples(
-        {
-            "prompt": {n: [score] for n in (0, 1, 5, 10)},
-            "training": {n: [score, score] for n in trained},
-            "the prompt's own": {10: [score]},
-        },
-        chance=0.27,
-    )
-    ax.figure.canvas.draw()
-    text, cap = ax.texts[0].get_window_extent(), 4 * ax.figure.dpi / 72
-    bars = [ax.transData.transform(line) for c in ax.containers for line in c.lines[2][0].get_segments()]
-    assert len(bars) == 4 + len(trained) + 1
-    for (x, low), (_, high) in bars:
-        assert low < text.y0 and text.y1 < high, "this one would strike the text"
-        assert x + cap < text.x0 or text.x1 < x - cap
+def test_each_pair_is_a_point_beside_the_lines_of_no_change():
+    ax = draw.log_ratios({"film": ([1.0, -2.0], [-3.0, -4.0]), "product": ([0.5], [0.0])})
+    film, product, same, zero = ax.lines
+    assert list(film.get_xdata()) == [1, -2] and list(film.get_ydata()) == [-3, -4]
+    assert list(product.get_xdata()) == [0.5] and zero.get_xdata()[0] == 0
+    assert same.get_slope() == 1
+    assert_nothing_is_cut_off(ax.figure)
 
 
 def test_learned_and_kept_joins_the_strengths_of_a_remedy():
@@ -91,10 +68,10 @@ def test_learned_and_kept_joins_the_strengths_of_a_remedy():
     assert_nothing_is_cut_off(ax.figure)
 
 
-def test_a_preference_is_drawn_with_its_two_lines_of_no_change():
-    shares = {"film, held out": Score.of(torch.arange(8) < 7), "product": Score.of(torch.arange(8) < 4)}
-    left, right = draw.preference([0.0, 0.2, 0.5], shares)
-    assert list(left.lines[0].get_ydata()) == [0.0, 0.2, 0.5] and left.lines[1].get_ydata()[0] == 0
-    assert list(right.containers[0].lines[0].get_ydata()) == [0.875, 0.5]
-    assert [t.get_text() for t in right.get_xticklabels()] == ["film,\nheld out", "product"]
-    assert_nothing_is_cut_off(left.figure)
+def test_each_token_of_a_packed_row_sees_its_own_example_up_to_itself():
+    figure = draw.seen({"counting on": range(5), "each example": [0, 1, 0, 1, 2]})
+    on, apart = (ax.images[0].get_array() for ax in figure.axes)
+    assert on.tolist() == [[j <= i for j in range(5)] for i in range(5)]
+    assert apart.tolist() == [[j <= i and (j < 2) == (i < 2) for j in range(5)] for i in range(5)]
+    assert [ax.get_title("left") for ax in figure.axes] == ["counting on", "each example"]
+    assert_nothing_is_cut_off(figure)

@@ -537,3 +537,22 @@ def test_fit_trains_as_with_bitsandbytes_and_resumes(tmp_path):
 def test_the_tables_are_bitsandbytes():
     for signed in (True, False):
         assert torch.equal(dynamic_map(signed), bnb_functional.create_dynamic_map(signed=signed))
+
+
+def test_two_optimizers_that_go_on_from_one_state_do_not_share_it():
+    weights = [nn.Parameter(torch.randn(5000, generator=torch.Generator().manual_seed(i))) for i in range(3)]
+    first, second, third = (AdamW8bit([w]) for w in weights)
+
+    def step(optimizer, weight, seed):
+        weight.grad = torch.randn(5000, generator=torch.Generator().manual_seed(seed))
+        optimizer.step()
+
+    step(first, weights[0], 10)
+    kept = first.state_dict()
+    before = copy.deepcopy(kept)
+    second.load_state_dict(kept)
+    third.load_state_dict(kept)
+    step(second, weights[1], 11)
+    for name, value in before["state"][0].items():
+        assert torch.equal(torch.as_tensor(kept["state"][0][name]), torch.as_tensor(value)), name
+        assert torch.equal(torch.as_tensor(third.state[weights[2]][name]), torch.as_tensor(value)), name

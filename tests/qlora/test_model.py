@@ -20,7 +20,8 @@ from transformers.pytorch_utils import Conv1D
 from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import LoRA
-from coursekit.models import load_decoder, load_quantized, sources
+from coursekit.models import load_decoder, sources
+from coursekit.models.quantized import load_quantized
 from coursekit.qlora import Linear4bit, quantize_model, save_quantized
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -325,7 +326,7 @@ def test_checkpoints_that_do_not_fit_are_explained(tokenizer, tmp_path):
 PEAK = """
 import pathlib, re, sys
 from coursekit.models import load_decoder
-from coursekit.models import load_quantized
+from coursekit.models.quantized import load_quantized
 from coursekit.qlora import quantize_model
 import transformers.models.llama.modeling_llama
 
@@ -385,3 +386,20 @@ def test_on_a_gpu_reading_and_quantizing_there_gives_the_same(family, tokenizer,
     reference = quantize_model(load_decoder(folder, device="cuda", dtype=torch.bfloat16)[0])
     assert same(model, reference)
     assert {b.device.type for layer in layers(model).values() for b in layer.buffers()} == {"cuda"}
+
+
+def test_a_full_disk_leaves_the_model_that_was_there(tmp_path, monkeypatch):
+    model = quantize_model(tiny.decoder("llama"))
+    save_quantized(model, tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    other = quantize_model(tiny.decoder("llama", seed=1), code="fp4")
+    written = type(other).save_pretrained
+
+    def full(self, folder, **settings):
+        written(self, folder, **settings)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(other), "save_pretrained", full)
+    with pytest.raises(CourseError, match="cannot write the model to .*No space left on device"):
+        save_quantized(other, tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

@@ -2,6 +2,7 @@ r"""Affine quantization: the lecture's numbers, torch's own quantizer, and what 
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import jaxtyping
@@ -10,7 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coursekit import quantization
 from coursekit.errors import CourseError
+from coursekit.qlora import AdamW8bit, PagedAdamW
 from coursekit.quantization.affine import Grid, grid, quantize_affine
 
 LECTURE = [0.35, -1.2, 2.7, -0.45]
@@ -64,7 +67,7 @@ def test_the_same_without_rounding_the_steps():
 @pytest.mark.parametrize("axis", [None, 0, 1])
 def test_torch_s_fake_quantizer_gives_the_same_values(bits, symmetric, axis):
     x = torch.randn(6, 10, generator=torch.Generator().manual_seed(bits))
-    q = quantize_affine(x, bits, symmetric, axis)
+    q = quantize_affine(x, bits, symmetric=symmetric, axis=axis)
     low, high = q.grid.ends
     scale, zero = q.grid.scale.flatten(), q.grid.zero.flatten().int()
     if axis is None:
@@ -84,7 +87,7 @@ def test_torch_s_observer_chooses_the_same_scale_and_zero_point(symmetric):
     observer = MinMaxObserver(dtype=torch.qint8 if symmetric else torch.quint8, qscheme=scheme, **ends)
     observer(x)
     scale, zero = observer.calculate_qparams()
-    ours = quantize_affine(x, 8, symmetric).grid
+    ours = quantize_affine(x, 8, symmetric=symmetric).grid
     assert ours.scale.item() == pytest.approx(scale.item(), rel=1e-6)
     assert ours.zero.item() == zero.item()
 
@@ -101,7 +104,7 @@ def _rounding(x: torch.Tensor) -> float:
 @given(numbers, widths, either, groups)
 def test_nothing_is_further_off_than_half_a_step(values, bits, symmetric, group):
     x = torch.tensor(values)
-    q = quantize_affine(x, bits, symmetric, **group)
+    q = quantize_affine(x, bits, symmetric=symmetric, **group)
     step = q.grid.scale.expand(q.grid.scale.shape[0], group["block"]) if "block" in group else q.grid.scale
     half = (step.expand_as(x) if "block" not in group else step.reshape(-1)[: len(x)]) / 2
     assert bool(((q.dequantize() - x).abs() <= half + _rounding(x)).all())
@@ -110,7 +113,7 @@ def test_nothing_is_further_off_than_half_a_step(values, bits, symmetric, group)
 @quickly
 @given(numbers, widths, either)
 def test_a_value_of_the_grid_stays_what_it_is(values, bits, symmetric):
-    q = quantize_affine(torch.tensor(values), bits, symmetric)
+    q = quantize_affine(torch.tensor(values), bits, symmetric=symmetric)
     assert torch.equal(q.grid.encode(q.dequantize()), q.codes)
 
 
@@ -118,7 +121,7 @@ def test_a_value_of_the_grid_stays_what_it_is(values, bits, symmetric):
 @given(numbers, widths, either)
 def test_order_is_preserved(values, bits, symmetric):
     x = torch.tensor(values).sort().values
-    q = quantize_affine(x, bits, symmetric)
+    q = quantize_affine(x, bits, symmetric=symmetric)
     assert bool((q.codes.int().diff() >= 0).all()) and bool((q.dequantize().diff() >= 0).all())
 
 
@@ -126,7 +129,7 @@ def test_order_is_preserved(values, bits, symmetric):
 @given(numbers, widths, either, groups)
 def test_codes_fit_the_width_and_zero_stays_zero(values, bits, symmetric, group):
     x = torch.tensor([*values, 0.0])
-    q = quantize_affine(x, bits, symmetric, **group)
+    q = quantize_affine(x, bits, symmetric=symmetric, **group)
     low, high = q.grid.ends
     assert high - low == 2**bits - (2 if symmetric else 1)
     assert low <= int(q.codes.min()) and int(q.codes.max()) <= high
@@ -188,7 +191,7 @@ def test_an_outlier_takes_the_steps_from_the_others():
 @pytest.mark.parametrize("symmetric", [False, True], ids=["affine", "symmetric"])
 def test_a_gpu_gives_the_same_codes(group, symmetric):
     x = torch.randn(7, 50, generator=torch.Generator().manual_seed(0))
-    here, there = (quantize_affine(t, 4, symmetric, **group) for t in (x, x.cuda()))
+    here, there = (quantize_affine(t, 4, symmetric=symmetric, **group) for t in (x, x.cuda()))
     assert there.codes.is_cuda and torch.equal(there.codes.cpu(), here.codes)
     torch.testing.assert_close(there.dequantize().cpu(), here.dequantize(), atol=1e-6, rtol=1e-6)
 
@@ -226,3 +229,26 @@ def test_input_that_makes_no_sense(x, options, said, unchecked):
 def test_what_is_no_tensor_of_weights(x, found, unchecked):
     with pytest.raises(CourseError, match=f"x must be a tensor of floating-point numbers; got {found}"):
         quantize_affine(x)
+
+
+def test_a_flag_is_named_and_is_true_or_false():
+    x = torch.randn(8)
+    with pytest.raises(TypeError):
+        quantize_affine(x, 4, 64)
+    weight = [torch.nn.Parameter(x)]
+    for function, arguments, name in (
+        (grid, (0.0, 1.0), "symmetric"),
+        (quantization.quantize_blockwise, (x,), "double"),
+        (quantization.dynamic_map, (), "signed"),
+        (AdamW8bit.__init__, (AdamW8bit.__new__(AdamW8bit), weight), "zero_variance"),
+        (PagedAdamW.__init__, (PagedAdamW.__new__(PagedAdamW), weight), "fused"),
+        (PagedAdamW.__init__, (PagedAdamW.__new__(PagedAdamW), weight), "back_and_forth"),
+    ):
+        with pytest.raises(CourseError, match=f"{name} must be True or False; got 'no'"):
+            inspect.unwrap(function)(*arguments, **{name: "no"})
+
+
+def test_codes_are_read_in_the_blocks_they_were_written_in():
+    codes, absmax = quantization.quantize_8bit(torch.randn(1024), quantization.dynamic_map())
+    with pytest.raises(CourseError, match="1024 codes in blocks of 512 have 2 scales, and here are 4"):
+        quantization.dequantize_8bit(codes, absmax, quantization.dynamic_map(), block=512)

@@ -109,3 +109,10 @@ def test_on_a_gpu():
         x.dtype,
     )
     assert torch.equal(q.dequantize(), bnb.dequantize_4bit(packed, state).view(-1))
+
+
+@pytest.mark.parametrize("block", [32, 100])
+def test_scales_in_other_blocks_are_the_same_on_another_device(block):
+    scales = random(1000).abs()
+    q = Q.quantize_absmax(scales, block)
+    assert q.to("cpu").block == block and torch.equal(q.to("cpu").dequantize(), q.dequantize())

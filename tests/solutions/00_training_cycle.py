@@ -1,18 +1,14 @@
-r"""Reference answers of notebook 00_training_cycle, as a student would write them."""
-
-import math
+"""Reference answers of notebook 00_training_cycle, as a student would write them."""
 
 import torch
 
 
-def training_cycle_bigram_entropy(counts):
-    total = counts.sum().item()
-    entropy = 0.0
-    for row in counts.tolist():
-        for n in row:
-            if n > 0:  # 0 · ln 0 counts as 0
-                entropy -= n / total * math.log(n / sum(row))
-    return entropy
+def training_cycle_logps(logits, labels):
+    logps = logits[:, :-1].log_softmax(-1)
+    targets = labels[:, 1:]
+    counts = targets != -100
+    found = logps.gather(-1, (targets * counts)[..., None])[..., 0]
+    return found * counts
 
 
 def training_cycle_mask_prompt(prompt_ids, answer_ids, end_id):
@@ -27,42 +23,18 @@ def training_cycle_dpo(chosen, rejected, reference_chosen, reference_rejected, b
     return -torch.nn.functional.logsigmoid(better - worse).mean()
 
 
-def training_cycle_pack(rows, length, end_id):
-    stream = []
-    for row in rows:
-        stream += row + [end_id]
-    blocks = []
-    while len(stream) >= length:
-        blocks.append(stream[:length])
-        stream = stream[length:]
-    return blocks
+def training_cycle_align(E, W0, x, chosen, rejected):
+    def logps(W, answers):
+        return (x @ W.T @ E.T).log_softmax(-1).gather(1, answers[:, None])[:, 0]
 
-
-def training_cycle_audit(train, test, mark, end_id):
-    def prompt(row):
-        ids = row["input_ids"]
-        for i in range(len(ids)):
-            if ids[i : i + len(mark)] == mark:
-                return ids[: i + len(mark)]
-
-    asked = [prompt(row) for row in test]
-    faults = []
-    for number, row in enumerate(train):
-        ids, labels, start = row["input_ids"], row["labels"], len(prompt(row))
-        fault = "fit"
-        if prompt(row) in asked:
-            fault = "leaked"
-        elif any(ids == other["input_ids"] for other in train[:number]):
-            fault = "repeated"
-        elif ids[-1] != end_id:
-            fault = "cut"
-        elif set(labels) == {-100}:
-            fault = "nothing learned"
-        elif any(label != -100 and label != token for token, label in zip(ids, labels, strict=True)):
-            fault = "shifted"
-        elif set(labels[:start]) != {-100}:
-            fault = "prompt learned"
-        elif labels[-1] == -100:
-            fault = "end not learned"
-        faults.append(fault)
-    return faults
+    W = W0.clone().requires_grad_()
+    before = logps(W0, chosen) - logps(W0, rejected)
+    optimizer = torch.optim.Adam([W], lr=0.05)
+    for _ in range(200):
+        won, lost = logps(W, chosen), logps(W, rejected)
+        margin = 0.5 * (won - lost - before)
+        loss = -torch.nn.functional.logsigmoid(margin).mean() - 0.3 * won.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return {"W": W.detach()}

@@ -27,13 +27,6 @@ def ia3_layer(W, b, l, x, side):
     return built.ia3_layer(ScaledLinear, W, b, l, x, side)
 
 
-def ia3_gradient(g, x, W, b, l):
-    dl = torch.zeros_like(l)
-    for g_token, x_token in zip(g, x, strict=True):
-        dl += g_token * (W @ x_token + b)
-    return dl, g @ torch.diag(l) @ W
-
-
 def ia3_fold_quantized(codes, scale, l, side):
     out, blocks = scale.shape
     if side == "output":
@@ -62,10 +55,14 @@ def ia3_diagnose(runs):
             names.append("not frozen")
         elif (l == l.to(torch.bfloat16)).all():
             names.append("16 bits")
-        elif (run["h"] - l[-1] * run["y"]).abs().max() > 1e-3:
-            names.append("twice")
         elif moves.max() < 0.01:
             names.append("learning rate")
+        elif (
+            (run["h"] - l[-1] * run["y"]).abs().max() > 1e-3
+            or (moves.max(0).values == 0).any()
+            or moves.max() > 0.06
+        ):
+            names.append("something else")
         else:
             names.append("healthy")
     return names

@@ -1,8 +1,7 @@
 r"""Reference answers of notebook 05_bitfit, as a student would write them."""
 
-import statistics
-
 import torch
+import torch.nn.functional as F
 
 
 def bitfit_trains(names, head):
@@ -11,14 +10,6 @@ def bitfit_trains(names, head):
         if name.split(".")[-1] == "bias" or name.startswith(head + "."):
             chosen.append(name)
     return chosen
-
-
-def bitfit_fisher(g, x, k):
-    scores = torch.zeros(g.shape[-1], x.shape[-1], dtype=g.dtype)
-    for g_sentence, x_sentence in zip(g, x, strict=True):
-        scores += (g_sentence.T @ x_sentence) ** 2 / len(g)
-    threshold = scores.flatten().sort(descending=True).values[k - 1]
-    return scores, scores >= threshold
 
 
 def bitfit_layer(x, W_t, b_t, W_f, b_f, learners):
@@ -31,19 +22,27 @@ def bitfit_layer(x, W_t, b_t, W_f, b_f, learners):
     return y
 
 
-def bitfit_verdict(runs, one, other):
-    test, at_an_end = {}, False
-    for method in (one, other):
-        own = [run for run in runs if run[0] == method]
-        rates = sorted({run[1] for run in own})
-        mean = {rate: statistics.mean(run[3] for run in own if run[1] == rate) for rate in rates}
-        best = max(rates, key=mean.get)
-        at_an_end = at_an_end or best in (rates[0], rates[-1])
-        test[method] = [run[4] for run in own if run[1] == best]
-    difference = statistics.mean(test[one]) - statistics.mean(test[other])
-    error = sum(statistics.variance(values) / len(values) for values in test.values()) ** 0.5
-    if at_an_end:
-        return "widen", difference
-    if abs(difference) <= 2.8 * error:
-        return "cannot tell", difference
-    return one if difference > 0 else other, difference
+def bitfit_work(blocks):
+    passed, own = 0, 0
+    reached = False
+    for block in blocks:
+        reached = reached or block != "nothing"
+        passed += reached
+        own += block == "matrices"
+    return (len(blocks) + passed + own) / (3 * len(blocks))
+
+
+def bitfit_budget(load, ids, mask, labels, keep):
+    # The weights of the norms behind the feed-forward part of the upper three blocks: 3 * 384 = 1,152 numbers.
+    model = load()
+    names = [f"bert.encoder.layer.{i}.output.LayerNorm.weight" for i in (3, 4, 5)]
+    free = [model.get_parameter(name).requires_grad_() for name in names]
+    optimizer = torch.optim.Adam(free, lr=2e-2)
+    for step in range(90):
+        optimizer.param_groups[0]["lr"] = 2e-2 * (1 - step / 90)
+        rows = torch.arange(32 * step, 32 * step + 32) % len(ids)
+        loss = F.cross_entropy(model(input_ids=ids[rows], attention_mask=mask[rows]).logits, labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return {name: parameter.detach() for name, parameter in zip(names, free, strict=True)}

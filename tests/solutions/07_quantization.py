@@ -4,25 +4,16 @@ from statistics import NormalDist
 
 import torch
 
-from coursekit.quantization import measured_error, quantize_blockwise
+from coursekit.quantization import code
 
 
-def quantization_affine(x, bits):
-    low, high = min(x.min().item(), 0.0), max(x.max().item(), 0.0)
-    top = 2**bits - 1
-    s = (high - low) / top
-    z = round(-low / s)
-    q = torch.round(x / s).add(z).clamp(0, top)
-    return s, z, q.to(torch.uint8), s * (q - z)
-
-
-def quantization_blockwise(x, code, block):
+def quantization_blockwise(x, table, block):
     absmax, values = [], []
     for part in x.split(block):
         largest = part.abs().max()
-        distance = (part[:, None] / largest - code[None, :]).abs()
+        distance = (part[:, None] / largest - table[None, :]).abs()
         absmax.append(largest)
-        values.append(code[distance.argmin(1)] * largest)
+        values.append(table[distance.argmin(1)] * largest)
     return torch.stack(absmax), torch.cat(values)
 
 
@@ -39,21 +30,16 @@ def quantization_q4_1(block):
     return torch.tensor([d * q + m for q in codes])
 
 
-def quantization_bits(k, block, second):
-    if second == 0:
-        return k + 32 / block
-    scales_of_one = 8 + 32 / second
-    return k + scales_of_one / block
-
-
-def quantization_choose(W, room, codes, blocks):
-    best = None
-    for code in codes:
-        for block in blocks:
-            for double in (False, True):
-                if quantize_blockwise(W, code, block, double).bits > room:
-                    continue
-                error = measured_error(W, code, block, double).squared
-                if best is None or error < best[-1]:
-                    best = code, block, double, error
-    return best
+def quantization_codebook(x, block):
+    blocks = x.view(-1, block)
+    absmax = blocks.abs().amax(1, keepdim=True)
+    y, weight = (blocks / absmax).flatten(), (absmax**2).expand_as(blocks).flatten()
+    levels = code("nf4").to(y)
+    for _ in range(80):
+        nearest = (y[:, None] - levels).abs().argmin(1)
+        moved = [
+            (weight * y)[nearest == i].sum() / weight[nearest == i].sum() if (nearest == i).any() else levels[i]
+            for i in range(16)
+        ]
+        levels = torch.stack(moved)
+    return levels

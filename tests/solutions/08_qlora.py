@@ -1,45 +1,32 @@
 r"""Reference answers of notebook 08_qlora, as a student would write them."""
 
-import torch
-import torch.nn.functional as F
-
 from coursekit import memory
 from coursekit.qlora.memory import qlora_bill
 
 
-def qlora_forward(x, codes, table, absmax, block, A, B, alpha):
+def qlora_unpack(codes, table, absmax, block):
     levels = table[codes].flatten()
     scales = absmax.repeat_interleave(block)
-    W = (levels * scales).view(codes.shape)
-    return F.linear(x, W) + (alpha / A.shape[0]) * x @ A.T @ B.T
+    return (levels * scales).view(codes.shape)
 
 
-def qlora_backward(g, W, A, B, s):
-    return g @ (W + s * B @ A)
+def qlora_backward(g, x, W, A, B, s):
+    dx = g @ (W + s * B @ A)
+    dA = s * B.T @ g.T @ x
+    dB = s * g.T @ x @ A.T
+    return dx, dA, dB
 
 
-def qlora_bytes(in_codes, dense, trained):
-    codes = in_codes * 4 / 8
-    scales = in_codes / 64
-    scales_of_scales = in_codes / 64 / 256 * 4
-    return codes + scales + scales_of_scales + 2 * dense + 4 * 4 * trained
-
-
-def qlora_plan(size, room, seq, unpack):
+def qlora_plan(size, room, seq, unpack, copy):
     best, least = None, float("inf")
-    for optimizer in ("adamw", "adamw8bit"):
+    for optimizer in ("adamw", "adamw8bit", "paged_adamw"):
         for checkpointing in (False, True):
-            for batch in (1, 2, 4, 8):
+            for batch in (1, 2, 4, 8, 16):
                 setting = dict(batch=batch, optimizer=optimizer, checkpointing=checkpointing)
                 peak = qlora_bill(size, seq=seq, **setting).peak
                 time = (3 if checkpointing else 2) * (1 + unpack / batch)
+                if optimizer == "paged_adamw":
+                    time += copy / batch
                 if room - peak >= memory.GiB and time < least:
-                    best, least = (batch, optimizer, checkpointing, peak), time
+                    best, least = (batch, optimizer, checkpointing, time), time
     return best
-
-
-def qlora_noise(W, delta, levels):
-    merged = W + delta
-    between = (levels[:-1] + levels[1:]) / 2
-    rounded = levels[torch.bucketize(merged, between)]
-    return (torch.linalg.norm(rounded - merged) / torch.linalg.norm(delta)).item()

@@ -11,12 +11,14 @@ import torch
 from datasets import Dataset, DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from coursekit.errors import CourseError
 from coursekit.labels import IGNORED
 from coursekit.tasks.conversations import (
     Cut,
     Encoded,
+    Segment,
     encode,
     prepare_conversations,
     prepare_encoded,
@@ -351,3 +353,11 @@ def test_many_rows_do_not_take_many_looks():
     found = bins(lengths, 100)
     assert time.process_time() - start < 5
     assert len(found) == 20_000 - 200 and sum(map(len, found)) == 20_000
+
+
+def test_no_part_of_a_conversation_gets_the_tokens_that_begin_a_text():
+    words = tiny_text.tokenizer()
+    plain = encode(words, [Segment("a film", False), Segment("good", True)])
+    words._tokenizer.post_processor = TemplateProcessing(single="[EOS] $A", special_tokens=[("[EOS]", 2)])
+    assert words("good")["input_ids"][0] == words.eos_token_id, "this tokenizer begins every text with a token"
+    assert encode(words, [Segment("a film", False), Segment("good", True)]) == plain

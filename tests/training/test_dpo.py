@@ -418,3 +418,14 @@ def test_packed_rows_train_on_a_gpu(dtype):
         n = len(prepared.data["train"])
         losses.append(fit(model, prepared, steps=3, batch_size=n, lr=1e-3, progress=False).loss)
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)
+
+
+@pytest.mark.parametrize("beta", [0.02, 0.5])
+def test_the_margins_of_a_score_have_the_beta_that_is_asked_for(beta):
+    words, model = tiny_text.tokenizer(), nonzero(LoRA(r=2).attach(tiny.decoder("llama")))
+    rows = [{"prompt": "Name a film", "chosen": "good story", "rejected": "bad"}] * 2
+    rows[1] = {"prompt": "Name a plot", "chosen": "fine end", "rejected": "dull slow"}
+    pairs = prepare_pairs({"train": Dataset.from_list(rows), "test": Dataset.from_list(rows)}, words)
+    usual = preference_score(model, pairs, progress=False)
+    other = preference_score(model, pairs, beta=beta, progress=False)
+    assert usual.margin != 0 and other.margin == pytest.approx(usual.margin * beta / 0.1, rel=1e-5)

@@ -2,15 +2,18 @@ r"""The loop against a loop written by hand, and everything that must survive an
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny
 import tiny_text
@@ -18,9 +21,10 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from coursekit.errors import CourseError
-from coursekit.methods import FreezeAndReconfigure, IntrinsicSAID, LoRA, SelectRows
+from coursekit.methods import FreezeAndReconfigure, FullFineTuning, IntrinsicSAID, LoRA, SelectRows, TopLayers
 from coursekit.qlora import quantize_model
 from coursekit.training import checkpoint as checkpoints
 from coursekit.training import fit, identity, loop, rows_of_step, schedule, seed_everything
@@ -285,17 +289,16 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path, optimizer, stop):
     assert [path.name for path in tmp_path.iterdir()] == [f"step-{reached:06d}"]
 
     seed_everything(99)  # whatever happened in between must not matter
-    resumed = tiny.encoder("bert", seed=4, **DROPOUT)
-    for name, parameter in resumed.named_parameters():
-        parameter.requires_grad_(straight.get_parameter(name).requires_grad)
+    resumed = tiny.encoder("bert", **DROPOUT)
     history = fit(resumed, data, checkpoint=tmp_path, **settings)
     assert history.loss == expected.loss
     assert history.lr == expected.lr
     assert same(weights(resumed), weights(straight))
 
-    again = tiny.encoder("bert", seed=5, **DROPOUT)
-    assert fit(again, data, checkpoint=tmp_path, **settings).loss == expected.loss
-    assert same(weights(again), weights(straight))
+    assert fit(resumed, data, checkpoint=tmp_path, **settings).loss == expected.loss, (
+        "in the same process, too"
+    )
+    assert same(weights(resumed), weights(straight))
 
 
 def test_interrupt_handler_is_put_back(tmp_path):
@@ -437,11 +440,165 @@ def test_a_run_does_not_go_on_on_another_base(tmp_path, other):
 def test_one_entry_of_the_codes_of_a_quantized_base_is_noticed():
     model = tiny.decoder("llama").requires_grad_(False)
     quantize_model(model)
-    before = identity.base_identity(model)
-    assert before == identity.base_identity(model)
+    before = identity.checksum(identity.frozen(model))
+    assert before == identity.checksum(identity.frozen(model))
     codes = next(b for _, b in model.named_buffers() if b.dtype is torch.uint8)
     codes.view(-1)[0] ^= 1
-    assert identity.base_identity(model) != before
+    assert identity.checksum(identity.frozen(model)) != before
+
+
+def test_full_fine_tuning_does_not_go_on_on_another_base(tmp_path):
+    r"""Everything trains, so the checkpoint would put the first base's weights into the second."""
+    data = tiny_text.prepared("decoder")
+    for number, make in enumerate((lambda model: model, FullFineTuning().attach, TopLayers(k=1).attach)):
+        folder = tmp_path / str(number)
+        history = fit(make(tiny.decoder("llama")), data, steps=2, checkpoint=folder, **QUICK)
+        other = lambda make=make: make(tiny.decoder("llama", seed=1))  # noqa: E731
+        refused(folder, "another run: .*weights.* was #.* and is now #", data, other)
+        assert (
+            fit(make(tiny.decoder("llama")), data, steps=2, checkpoint=folder, **QUICK).loss == history.loss
+        )
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_a_model_that_a_run_has_left_goes_on_in_it_and_in_no_other(tmp_path, kind):
+    model, data = (
+        tiny.model("bert" if kind == "encoder" else "llama", dtype=torch.bfloat16),
+        tiny_text.prepared(kind),
+    )
+    settings = dict(steps=6, checkpoint_every=2, **QUICK)
+    straight = fit(copy.deepcopy(model), data, **settings)
+    with pytest.raises(Interruption):
+        fit(model, data, checkpoint=tmp_path / "one", after_step=lambda step: step < 3 or fail(), **settings)
+    assert fit(model, data, checkpoint=tmp_path / "one", **settings).loss == straight.loss
+    with torch.no_grad():
+        next(model.parameters())[0, 0] += 1
+    refused(tmp_path / "one", "weights at the start was", data, lambda: model, **settings)
+
+
+def test_a_head_that_was_drawn_anew_is_the_same_run(tmp_path):
+    data, model = tiny_text.prepared("encoder"), tiny.encoder("bert")
+    history = fit(model, data, steps=2, checkpoint=tmp_path, **QUICK)
+    again = tiny.encoder("bert")
+    nn.init.normal_(again.classifier.weight)
+    assert fit(again, data, steps=2, checkpoint=tmp_path, **QUICK).loss == history.loss
+
+
+def test_any_entry_of_the_frozen_weights_counts_and_its_place():
+    model = tiny.encoder("bert").requires_grad_(False)
+    before = identity.checksum(identity.frozen(model))
+    with torch.no_grad():
+        weight = model.bert.embeddings.word_embeddings.weight
+        last = weight[-1, -1].clone()
+        weight[-1, -1] *= 1 + 2**-20
+        assert identity.checksum(identity.frozen(model)) != before
+        weight[-1, -1] = last
+        assert identity.checksum(identity.frozen(model)) == before
+        weight[[3, 4]] = weight[[4, 3]]
+        assert identity.checksum(identity.frozen(model)) != before
+        weight[[3, 4]] = weight[[4, 3]]
+        model.register_buffer("scale", torch.ones(3))
+        assert identity.checksum(identity.frozen(model)) != before
+
+
+def test_another_dropout_is_another_run(tmp_path):
+    data = tiny_text.prepared("encoder")
+    fit(tiny.encoder("bert"), data, steps=2, checkpoint=tmp_path, **QUICK)
+    for other in (dict(attention_probs_dropout_prob=0.3), dict(hidden_dropout_prob=0.3)):
+        refused(tmp_path, "another run: model settings was", data, lambda o=other: tiny.encoder("bert", **o))
+
+
+def test_another_objective_of_the_same_name_is_another_run(tmp_path):
+    data = tiny_text.prepared("encoder")
+
+    def written(text):
+        space = {}
+        exec(f"def loss(model, batch):\n    return {text}", space)
+        return space["loss"]
+
+    def scaled(factor):
+        return lambda model, batch: factor * model(**batch).loss
+
+    for one, other in (
+        (written("model(**batch).loss"), written("5 * model(**batch).loss")),
+        (scaled(1), scaled(5)),
+    ):
+        run = dict(steps=2, checkpoint=tmp_path / str(one is not other), **QUICK)
+        shutil.rmtree(run["checkpoint"], ignore_errors=True)
+        fit(tiny.encoder("bert"), data, objective=one, **run)
+        assert len(fit(tiny.encoder("bert"), data, objective=one, **run)) == 2
+        refused(run["checkpoint"], "another run: objective was", data, tiny.encoder, objective=other)
+    moved = written("\\\n        model(**batch).loss")  # to another line of its cell
+    assert identity.objective_identity(moved) == identity.objective_identity(written("model(**batch).loss"))
+
+
+@pytest.mark.parametrize("found", [
+    lambda loss: None, lambda loss: 1.0, lambda loss: loss.detach(), lambda loss: loss[None], lambda loss: (loss,),
+])  # fmt: skip
+def test_an_objective_that_returns_no_loss_is_one_clear_line(found):
+    model = tiny.encoder("bert")
+    before = weights(model)
+    with pytest.raises(
+        CourseError, match="what an objective returns must be one number that depends on what trains"
+    ):
+        unchecked(model, tiny_text.prepared("encoder"), objective=lambda m, b: found(m(**b).loss), **QUICK)
+    assert same(weights(model), before)
+
+
+@pytest.mark.parametrize(("optimizer", "message"), [
+    (lambda p: torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1), "holds 0 of the .* and 1 others"),
+    (lambda p: torch.optim.SGD(p[:2], lr=0.1), "holds 2 of the"),
+    (lambda p: None, "must make an optimizer of PyTorch; got None"),
+])  # fmt: skip
+def test_an_optimizer_of_something_else_is_one_clear_line(optimizer, message):
+    with pytest.raises(CourseError, match=message):
+        fit(tiny.encoder("bert"), tiny_text.prepared("encoder"), optimizer=optimizer, **QUICK)
+
+
+def test_a_folder_at_home_is_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fit(tiny.encoder("bert"), tiny_text.prepared("encoder"), steps=1, checkpoint="~/run", **QUICK)
+    assert (tmp_path / "run" / "step-000001").is_dir()
+
+
+def edited(kind, edit):
+    r"""Prepared data of which the last row is another one."""
+    data = tiny_text.prepared(kind)
+    rows = data.data["train"].to_list()
+    edit(rows[-1])
+    return with_rows(data, rows)
+
+
+def lengthened(row, n=tiny.POSITIONS + 1):
+    row.update(input_ids=[5] * n, attention_mask=[1] * n)
+
+
+@pytest.mark.parametrize(("family", "edit", "message"), [
+    ("bert", lengthened, "has .* tokens, and BertForSequenceClassification has .* positions"),
+    ("roberta", lengthened, "has .* positions: prepare with a smaller max_length"),
+    ("bert", lambda row: row.update(labels=-1), "has the label -1: classes are numbered from 0"),
+    ("bert", lambda row: row["input_ids"].__setitem__(0, -3), "has token -3: token ids are 0 and above"),
+    ("bert", lambda row: row.update(input_ids=[], attention_mask=[]), "has no token: leave it out"),
+    ("llama", lambda row: row["labels"].__setitem__(-1, 97), "has the label 97"),
+    ("llama", lambda row: row["labels"].__setitem__(-1, -7), "has the label -7"),
+])  # fmt: skip
+def test_a_row_that_the_model_cannot_read_is_one_clear_line(family, edit, message):
+    model = tiny.model(family)
+    data = edited("encoder" if family in tiny.ENCODERS else "decoder", edit)
+    with pytest.raises(CourseError, match=message) as error:
+        fit(model, data, **QUICK)
+    assert "\n" not in str(error.value)
+
+
+def test_a_column_that_is_missing_and_a_model_without_values_are_one_clear_line():
+    data = tiny_text.prepared("encoder")
+    bare = replace(data, data=type(data.data)(train=data.data["train"].remove_columns("attention_mask")))
+    with pytest.raises(CourseError, match="has no column attention_mask"):
+        fit(tiny.encoder("bert"), bare, **QUICK)
+    with pytest.raises(CourseError, match="meta device"):
+        fit(tiny.encoder("bert").to("meta"), data, **QUICK)
+    with pytest.raises(CourseError, match="after_step must be a function"):
+        unchecked(tiny.encoder("bert"), data, after_step=5, **QUICK)
 
 
 @pytest.mark.parametrize("row", [0, 40, 47])
@@ -695,6 +852,36 @@ def test_bad_settings_are_one_clear_line(change, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", lambda p: torch.optim.SGD(p, lr=np.float32(0.1), momentum=np.float64(0.9))]
+)
+def test_numbers_of_numpy_train_and_are_kept(tmp_path, optimizer):
+    data, path = tiny_text.prepared("encoder"), tmp_path / "run"
+    plain = dict(steps=4, batch_size=4, accumulate=2, seed=3, lr=0.5, clip=0.5, warmup=0.5, weight_decay=0.25)
+    kinds = {int: np.int64, float: np.float32}
+    numpy = {name: kinds[type(value)](value) for name, value in plain.items()}
+    settings = dict(optimizer=optimizer, checkpoint_every=np.int64(2), progress=False)
+    own, other = tiny.encoder("bert"), tiny.encoder("bert")
+    history = unchecked(own, data, checkpoint=path, **numpy, **settings)
+    assert unchecked(other, data, checkpoint=tmp_path / "plain", **plain, **settings).loss == history.loss
+    again = unchecked(tiny.encoder("bert"), data, checkpoint=path, **plain, **settings)
+    assert again.loss == history.loss, "one run"
+    assert same(weights(own), weights(other))
+
+
+def test_an_optimizer_that_no_checkpoint_can_hold_is_refused_before_the_first_step(tmp_path):
+    class Odd(torch.optim.SGD):
+        def state_dict(self):
+            return super().state_dict() | {"what": object()}
+
+    model = tiny.encoder("bert")
+    before = weights(model)
+    with pytest.raises(CourseError, match="cannot be kept in a checkpoint"):
+        fit(model, tiny_text.prepared("encoder"), steps=2, optimizer=lambda p: Odd(p, lr=0.1), checkpoint=tmp_path,
+            **QUICK)  # fmt: skip
+    assert same(weights(model), before)
+
+
 def labelled(labels):
     data = tiny_text.prepared("encoder")
     rows = data.data["train"].remove_columns("labels").add_column("labels", labels)
@@ -830,7 +1017,7 @@ def test_a_run_does_not_go_on_with_numbers_that_belong_elsewhere(one, other, tmp
     data, settings = tiny_text.prepared("encoder"), dict(steps=2, **QUICK)
     fit(one.attach(tiny.model("bert")), data, checkpoint=tmp_path, **settings)
     assert len(fit(one.attach(tiny.model("bert")), data, checkpoint=tmp_path, **settings)) == 2
-    with pytest.raises(CourseError, match="is of another run: methods was"):
+    with pytest.raises(CourseError, match="is of another run: (methods|frozen weights) was"):
         fit(other.attach(tiny.model("bert")), data, checkpoint=tmp_path, **settings)
 
 
@@ -924,3 +1111,16 @@ def test_a_look_on_the_way_comes_after_each_step_and_moves_nothing():
         losses.append(history.loss)
         ends.append(weights(model))
     assert seen == [1, 2, 3, 4] and losses[0] == losses[1] and same(*ends)
+
+
+def test_gradients_from_before_are_no_part_of_the_first_step():
+    data, clean, looked_at = tiny_text.prepared("encoder"), tiny.encoder("bert"), tiny.encoder("bert")
+    looked_at(**{k: v for k, v in data.collate(data.data["train"].to_list()[:4]).items()}).loss.backward()
+    history = fit(clean, data, steps=2, **QUICK)
+    assert fit(looked_at, data, steps=2, **QUICK).grad_norm == history.grad_norm
+    assert same(weights(looked_at), weights(clean))
+
+
+def test_a_fraction_of_a_step_of_warm_up_is_a_step():
+    assert [schedule(i, 15, 0.1) for i in range(3)] == [0.5, 1.0, 1.0], "1.5 steps are two"
+    assert schedule(0, 5, 0.1) == 1.0 and schedule(0, 25, 0.1) == pytest.approx(1 / 3)

@@ -71,9 +71,9 @@ def not_utf8(folder: Path, solved: dict, blank: dict) -> Expected:
     (folder / "26a_latin.ipynb").write_bytes(
         json.dumps(notebook, ensure_ascii=False).encode("latin-1", "replace")
     )
-    cell_of(notebook, "lora_forward")["source"] = 'x = "\ud800"'
+    cell_of(notebook, "lora_merge")["source"] = 'x = "\ud800"'
     save(folder, "26b_surrogate.ipynb", notebook)
-    return {"26a_latin": REFUSED, "26b_surrogate": REFUSED}
+    return {"26a_latin": REFUSED, "26b_surrogate": ("missing_name", SOME)}
 
 
 def deep(folder: Path, solved: dict, blank: dict) -> Expected:
@@ -121,7 +121,7 @@ def sources(folder: Path, solved: dict, blank: dict) -> Expected:
         notebook = copy.deepcopy(solved)
         cell_of(notebook, "lora_truncate")["source"] = source
         save(folder, f"30{letter}_source.ipynb", notebook)
-    return {f"30{letter}_source": REFUSED for letter in "abcd"}
+    return {f"30{letter}_source": ("missing_name", REST) for letter in "abcd"}
 
 
 def names(folder: Path, solved: dict, blank: dict) -> Expected:
@@ -246,7 +246,7 @@ def moved(folder: Path, solved: dict, blank: dict) -> Expected:
     save(folder, "40b_copied.ipynb", notebook)
     notebook = copy.deepcopy(solved)
     one = cell_of(notebook, "lora_truncate")
-    other = cell_of(notebook, "lora_forward")
+    other = cell_of(notebook, "lora_merge")
     one["source"] = "%%time\n" + "".join(one["source"]) + "\n\n" + "".join(other["source"])
     notebook["cells"].remove(other)
     save(folder, "40c_joined.ipynb", notebook)

@@ -1,0 +1,213 @@
+r"""`coursekit.load_adapter`: every folder through one door, and one line for what cannot be read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+import tiny
+import torch
+from attached import nonzero
+from cases import CASES
+from stored import FIXTURES, Stored
+
+import coursekit
+from coursekit import methods
+from coursekit.errors import CourseError
+from coursekit.methods import IA3, LoRA, MAMAdapter, PfeifferAdapter, PrefixTuning, UniPELT
+
+_QV = ("attention.self.query", "attention.self.value")
+#: What each case of the `adapters` library is here.
+READ = {
+    "bert/lora": LoRA(r=2, alpha=4.0, targets=_QV),
+    "bert/ia3": IA3(
+        targets=("attention.self.key", "attention.self.value", "intermediate.dense"), feedforward=()
+    ),
+    "bert/prefix": PrefixTuning(n=3, shifted=False),
+    "bert/prefix_flat": PrefixTuning(n=3, shifted=False),
+    "bert/pfeiffer": PfeifferAdapter(r=3),
+    "bert/mam": MAMAdapter(n=3, hidden=None, r=3, scaling=4.0),
+    "bert/unipelt": UniPELT(n=3, hidden=None, r=3, rank=2, padded=True),
+    # one matrix for queries, keys and values: ranks of their own for the two that are adapted
+    "gpt2/lora": LoRA(r=4, alpha=8.0, targets=("attn.c_attn",)),
+    "gpt2/ia3": IA3(targets=("attn.c_attn", "mlp.c_fc"), feedforward=()),
+    "llama/lora": LoRA(r=2, alpha=4.0, targets=("self_attn.q_proj", "self_attn.v_proj")),
+    "llama/prefix": PrefixTuning(n=3, shifted=False),
+}
+#: Forms that compute the same to the bit, but for GPT-2's LoRA, whose matrices are put together here.
+EXACT = ("houlsby", "pfeiffer", "parallel", "learned_scale", "drop", "lora", "lora_all", "ia3", "prefix_flat")
+#: UniPELT is BERT's here, and the library's prompts are refused.
+ALL = sorted(
+    stored
+    for p in FIXTURES.glob("*/*/adapter_config.json")
+    if not (stored := str(p.parent.relative_to(FIXTURES))).endswith("prompt")
+    and stored not in ("gpt2/unipelt", "llama/unipelt")
+)
+
+
+@pytest.mark.parametrize("stored", ALL)
+def test_what_the_adapters_library_wrote_answers_the_same(stored):
+    stored_at, stored = stored, Stored(stored)
+    model = stored.model()
+    method = coursekit.load_adapter(model, stored.folder)
+    assert method == methods.attached(model)["default"] and method == READ.get(stored_at, method)
+    exactly = (
+        stored.has_these_bits() and stored.case in EXACT and stored_at not in ("gpt2/lora", "gpt2/lora_all")
+    )
+    stored.assert_same(model, stored.case, exactly)
+    with methods.disabled(model):
+        stored.assert_same(model, "plain", exactly=stored.has_these_bits())
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_a_lora_of_some_blocks_and_a_fused_matrix_names_its_places(family):
+    model = Stored(f"{family}/lora_all").model()
+    method = coursekit.load_adapter(model, FIXTURES / family / "lora_all")
+    assert all(".1." in path for path in method.places(model)), "block 0 was left out"
+    fused = {"transformer.h.1.attn.c_attn": 6}
+    assert {path: method.at(path).r for path in method.places(model)} == dict.fromkeys(
+        method.places(model), 2
+    ) | (fused if family == "gpt2" else {})
+    assert {method.at(path).scaling for path in method.places(model)} == {1.5}
+
+
+def test_what_is_saved_here_and_by_peft_comes_through_the_same_door(tmp_path):
+    one = tiny.batch()
+    model = nonzero(LoRA(r=2, alpha=3).attach(tiny.decoder("llama")), 3)
+    LoRA(r=2, alpha=3).save(model, tmp_path / "ours")
+    again = tiny.decoder("llama")
+    assert coursekit.load_adapter(again, str(tmp_path / "ours"), "film").r == 2
+    with torch.no_grad():
+        assert torch.equal(again(**one).logits, model(**one).logits)
+    theirs = peft.get_peft_model(tiny.decoder("llama"), peft.IA3Config(task_type="CAUSAL_LM"))
+    nonzero(theirs, 4)
+    theirs.save_pretrained(tmp_path / "peft")
+    again = tiny.decoder("llama")
+    assert isinstance(coursekit.load_adapter(again, tmp_path / "peft"), IA3)
+    with torch.no_grad():
+        torch.testing.assert_close(again(**one).logits, theirs(**one).logits, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("Compacter", "UniPELT", "PTuning", "SHiRA", "BitFit")],
+                         ids=lambda case: case.name)  # fmt: skip
+def test_every_kind_that_save_writes_is_known_by_its_folder(case, tmp_path):
+    model = case.make().attach(tiny.encoder())
+    case.make().save(model, tmp_path)
+    assert type(coursekit.load_adapter(tiny.encoder(), tmp_path)) is type(case.make())
+
+
+def lines(error: pytest.ExceptionInfo) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_folders_without_an_adapter_say_what_they_hold(tmp_path):
+    model = tiny.encoder()
+    with pytest.raises(
+        CourseError, match="holds no adapter: it has nothing and no adapter_config.json; read are"
+    ) as e:
+        coursekit.load_adapter(model, tmp_path)
+    assert "LoRA, (IA)³, prefix tuning, MAM and UniPELT" in lines(e)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(
+        CourseError, match=r"it has config.json \(a whole model: load it with from_pretrained\)"
+    ):
+        coursekit.load_adapter(model, tmp_path)
+    config = tmp_path / "adapter_config.json"
+    for text, said in [
+        ("{", "is damaged"), ("[]", "is damaged .it holds no settings"), ("{}", "but no entries"),
+        ('{"r": 8, "alpha": 1}', "neither peft's 'peft_type' nor the adapters library's 'config', but alpha, r"),
+        ('{"peft_type": "OFTT"}', "no adapter_model.safetensors"), ('{"config": 3}', "'config' is neither settings"),
+        ('{"config": {"architecture": "lora"}}', "neither pytorch_adapter.bin nor adapter.safetensors"),
+        ('{"config": {"architecture": "reft"}}', "is reft, which no method here is"),
+    ]:  # fmt: skip
+        config.write_text(text)
+        with pytest.raises(CourseError, match=said) as e:
+            coursekit.load_adapter(model, tmp_path)
+        lines(e)
+    assert methods.attached(model) == {}
+
+
+def changed(source: Path, target: Path, **changes) -> Path:
+    shutil.copytree(source, target)
+    config = json.loads((target / "adapter_config.json").read_text())
+    config["config"] |= changes
+    (target / "adapter_config.json").write_text(json.dumps(config))
+    return target
+
+
+@pytest.mark.parametrize("case, changes, said", [
+    ("lora", {"use_dora": True}, "has use_dora=True, which no LoRA here does"),
+    ("lora", {"use_gating": True}, "has use_gating=True"), ("lora", {"vera_d": 0.1}, "has vera_d=0.1"),
+    ("lora", {"dropout": 0.1}, "has dropout=0.1"), ("ia3", {"alpha": 2}, "has r=1 and alpha=2, not 1 and 1"),
+    ("lora", {"composition_mode": "scale"}, "has r=2 and alpha=4, not 1 and 1"),
+    ("ia3", {"composition_mode": "add"}, "has no two matrices"),
+    ("prefix", {"leave_out": [1]}, r"has leave_out=\[1\], which no prefix here does"),
+    ("prefix", {"non_linearity": "relu"}, "no network with tanh behind its prefix"),
+    ("prefix", {"flat": True}, "is damaged: it is not of 3 tokens"),
+    ("prefix_flat", {"prefix_length": 5}, "is damaged: it is not of 5 tokens"),
+    ("prefix_flat", {"prefix_length": 0}, "is damaged: it is not of 0 tokens"),
+    ("prompt", {}, "stands behind the norm of the embeddings"),
+])  # fmt: skip
+def test_what_no_method_here_does_is_refused(case, changes, said, tmp_path):
+    model = Stored(f"bert/{case}").model()
+    with pytest.raises(CourseError, match=said) as e:
+        coursekit.load_adapter(model, changed(FIXTURES / "bert" / case, tmp_path / case, **changes))
+    lines(e)
+    assert methods.attached(model) == {}
+
+
+@pytest.mark.parametrize("case", ["lora", "ia3", "prefix_flat"])
+def test_tensors_of_another_model_leave_this_one_as_it_was(case, tmp_path):
+    for model in (tiny.encoder(num_hidden_layers=1), tiny.encoder()):
+        with pytest.raises(CourseError, match="of another model"):
+            coursekit.load_adapter(model, FIXTURES / "bert" / case)
+        assert methods.attached(model) == {}
+    folder = changed(FIXTURES / "bert" / case, tmp_path / case)
+    for file in folder.glob("pytorch_adapter.bin"):
+        tensors = torch.load(file, weights_only=True)
+        torch.save({f"{key}.strange": value for key, value in tensors.items()} if case != "prefix_flat"
+                   else tensors | {"strange": torch.zeros(1)}, file)  # fmt: skip
+    with pytest.raises(CourseError, match="strange, which no method here has"):
+        coursekit.load_adapter(Stored(f"bert/{case}").model(), folder)
+
+
+def test_names_that_are_no_folder(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append(name)
+        assert "adapter_config.json" in allow_patterns and "pytorch_adapter.bin" in allow_patterns
+        if name == "owner/none":
+            raise OSError("no connection\nto anybody")
+        return str(FIXTURES / "bert" / "lora")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    model = Stored("bert/lora").model()
+    for name in ("nothing", "./nothing/here", "/no/such/folder", tmp_path / "none"):
+        with pytest.raises(CourseError, match="there is no folder .* is called 'owner/name'"):
+            coursekit.load_adapter(model, name)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CourseError, match="is a file: give the folder"):
+        coursekit.load_adapter(model, tmp_path / "file")
+    with pytest.raises(CourseError, match="cannot get 'owner/none' from the Hugging Face hub") as e:
+        coursekit.load_adapter(model, "owner/none")
+    lines(e)
+    assert isinstance(coursekit.load_adapter(model, "owner/lora"), LoRA) and asked == [
+        "owner/none",
+        "owner/lora",
+    ]
+
+
+def test_bitsandbytes_says_nothing_when_it_is_imported():
+    done = subprocess.run(
+        [sys.executable, "-c", "import coursekit, bitsandbytes"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "kernels-community" not in done.stderr + done.stdout

@@ -1,0 +1,79 @@
+r"""What was learned and what was kept: seed by seed, beside the learning rate that learns as much."""
+
+from __future__ import annotations
+
+import pytest
+
+from coursekit.errors import CourseError
+from coursekit.experiments import forgetting
+from coursekit.experiments.table import Cell, Run
+
+
+def test_what_is_learned_and_what_is_kept():
+    new = {("before", 0.0): (90.0, 92.0), ("full", 3e-3): (23.0, 25.0), ("EWC", 300.0): (24.0, 25.5)}
+    old = {("before", 0.0): (20.0, 22.0), ("full", 3e-3): (30.0, 32.0), ("EWC", 300.0): (25.0, 27.0)}
+    found = forgetting.Forgetting(new, old, "two seeds")
+    assert found.apart(("EWC", 300), forgetting.PLAIN) == ([1.0, 0.5], [-5.0, -5.0])
+    assert found.by_seed()["EWC"] == [(24.0, 25.0), (25.5, 27.0)]
+    assert found.curves() == {"full": [(24.0, 31.0)], "EWC": [(24.75, 26.0)]}
+    assert [row[0] for row in found.table().rows] == ["before", "full, rate 0.003", "EWC, λ = 300"]
+    assert found.table().rows[2][1:] == ["24.8 ± 1.1", "26.0 ± 1.4"]
+    stored = forgetting.read()
+    assert stored.setting.startswith("3 seeds, 100 steps of 16 blocks, 200 test blocks")
+    assert all(len(seeds) == 3 for seeds in stored.new.values())
+
+
+def test_below_compares_with_the_learning_rate_that_learns_as_much():
+    # Two seeds; with the second all is twice as large. 20 is the geometric mean of 10 and 40, as 80 is of 40 and 160.
+    new = {("before", 0.0): (90.0, 90.0), ("full", 1e-3): (40.0, 80.0), ("full", 3e-3): (10.0, 20.0)}
+    old = {("before", 0.0): (20.0, 20.0), ("full", 1e-3): (40.0, 80.0), ("full", 3e-3): (160.0, 320.0)}
+    found = forgetting.Forgetting(
+        new | {("EWC", 300.0): (20.0, 40.0), ("EWC", 900.0): (9.0, 18.0), ("LoRA", 16.0): (10.0, 85.0)},
+        old | {("EWC", 300.0): (70.0, 170.0), ("EWC", 900.0): (70.0, 70.0), ("LoRA", 16.0): (161.0, 90.0)},
+        "two seeds",
+    )
+    assert found.below(("EWC", 300)) == pytest.approx([-10, 10])
+    assert found.below(("full", 1e-3)) == pytest.approx([0, 0])
+    # A rate that learns less and forgets more than another is no point of the curve.
+    too_high = {("full", 1e-2): (15.0, 30.0)}, {("full", 1e-2): (200.0, 400.0)}
+    bent = forgetting.Forgetting(found.new | too_high[0], found.old | too_high[1], "two seeds")
+    assert bent.below(("EWC", 300)) == pytest.approx([-10, 10])
+    with pytest.raises(
+        CourseError, match="learns as much as EWC, λ = 900: it reaches 9.0 with seed 0, plain"
+    ):
+        found.below(("EWC", 900))
+    with pytest.raises(CourseError, match="reaches 85.0 with seed 1, plain fine-tuning from 20.0 to 80.0"):
+        found.below(("LoRA", 16))
+    assert [name for name, _ in found.strengths()] == ["0.001", "0.003", "300", "900"], "LoRA has one point"
+    assert found.strengths()[0][1] == (60.0, 60.0)
+    shares = {("replay", 0.05): (20.0,), ("replay", 0.2): (20.0,)}
+    assert [name for name, _ in forgetting.Forgetting(shares, shares, "one seed").strengths()] == [
+        "5 %",
+        "20 %",
+    ]
+    stored = forgetting.read()
+    least, most = stored.below(("L2-SP", 0.01)), stored.below(("EWC", 3000))
+    assert (round(max(least), 1), round(min(most), 1)) == (-2.4, -4.7), "as notebook 01b says"
+
+
+def of_forgetting(remedy: str, strength: float, rate: float, *validation: float) -> list[Run]:
+    return [
+        Run(Cell(f"{remedy} {strength:g}", 100, rate, seed), (), (), 5, 1.0, more={"validation": str(value)})
+        for seed, value in enumerate(validation)
+    ]
+
+
+def test_the_learning_rate_of_a_remedy_is_the_best_of_those_with_every_seed():
+    runs = [
+        *of_forgetting("before", 0, 0, 90, 90),
+        *of_forgetting("LoRA", 16, 1e-3, 25.0),
+        *of_forgetting("LoRA", 16, 1e-2, 24.0, 28.0),
+        *of_forgetting("LoRA", 16, 3e-2, 27.0, 24.0),
+        *of_forgetting("LoRA", 64, 1e-3, 1.0, 1.0),  # another strength was not searched
+        *of_forgetting("full", 1e-3, 1e-3, 30.0, 30.0),
+        *of_forgetting("full", 3e-3, 3e-3, 29.0, 29.0),
+    ]
+    found = forgetting.searches(runs)
+    assert list(found) == ["full", "LoRA"]
+    assert found["LoRA"] == {1e-3: (25.0, 1), 1e-2: (26.0, 2), 3e-2: (25.5, 2)}
+    assert forgetting.chosen(runs) == {"full": 3e-3, "LoRA": 3e-2}

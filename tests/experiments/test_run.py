@@ -1,0 +1,125 @@
+r"""One run: its states, its threshold, its precision; and the topics that are declared."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import tiny_text
+import torch
+
+from coursekit.comparison.candidates import CANDIDATES
+from coursekit.experiments import bench as benches
+from coursekit.experiments import search
+from coursekit.experiments.bench import Bench, Setting
+from coursekit.experiments.card import card
+from coursekit.experiments.recipe import Recipe
+from coursekit.experiments.results import Results
+from coursekit.experiments.run import autocast, baselines, threshold, train
+from coursekit.experiments.table import Cell, read_csv
+from coursekit.forgetting import domains
+from coursekit.paths import DATA
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+TOPICS = sorted(path.stem for path in (ROOT / "benchmarks" / "topics").glob("[!_]*.py"))
+
+
+@pytest.fixture
+def decoder(monkeypatch):
+    loaded = tiny.decoder("llama", max_position_embeddings=512), tiny_text.tokenizer()
+    monkeypatch.setattr(benches, "load_decoder", lambda name: loaded)
+    monkeypatch.setattr(benches, "is_encoder", lambda name: False)
+
+
+@pytest.mark.slow
+def test_what_is_asked_of_a_trained_model_in_another_state_is_a_run_of_its_own():
+    @contextmanager
+    def wrong_way_round(model, bench, seed):
+        model.classifier.weight.data.neg_(), model.classifier.bias.data.neg_()
+        yield
+        model.classifier.weight.data.neg_(), model.classifier.bias.data.neg_()
+
+    bench = Bench(Setting("film", "two", "minilm", batch_size=4, sentences=24, validation=8))
+    cell = Cell("a", 2, 1e-3, 0)
+    recipe = Recipe(CANDIDATES["full"], also={"turned": wrong_way_round, "again": lambda *_: nullcontext()})
+    own, turned, again = train(bench, recipe, cell, every=2)
+    assert [run.cell.arm for run in (own, turned, again)] == ["a", "a, turned", "a, again"]
+    assert turned.correct == tuple(not right for right in own.correct) and again.correct == own.correct
+    assert turned.curve == ((2, pytest.approx(1 - own.curve[0][1])),) and own.loss > 0
+    assert np.allclose(turned.margins, -np.array(own.margins), atol=1e-2)
+    ranked = Results("t", (own, turned))
+    assert ranked.ranking("a, turned").value == pytest.approx(1 - ranked.ranking("a").value)
+
+
+def test_a_loss_that_is_not_finite_is_a_run_with_the_reason(decoder):
+    bench = Bench(Setting("film", "two", "tiny", batch_size=4, sentences=8, validation=8))
+    (run,) = train(bench, Recipe(CANDIDATES["full"], autocast=False), Cell("a", 3, 1e38, 0), every=1)
+    assert run.why and run.curve == () == run.correct
+
+
+def test_what_needs_no_training(decoder):
+    bench = Bench(Setting("film", "two", "tiny", batch_size=4, sentences=40, validation=40))
+    constant, own, fitted = baselines(bench, bf16=False)
+    assert [run.cell.arm for run in (constant, own, fitted)] == ["constant", "untrained", "untrained, fitted threshold"]
+    found = Results("t", (constant, own, fitted))
+    assert found.ranking("untrained").value == pytest.approx(found.ranking(fitted.cell.arm).value), "only a threshold"
+    assert list(baselines(bench, {run.cell.arm for run in (constant, own, fitted)})) == []
+
+
+def test_a_threshold_is_the_middle_of_the_best_gap():
+    margins, labels = np.array([3.0, 1.0, 2.0, 5.0]), np.array([True, False, False, True])
+    assert threshold(margins, labels) == 2.5
+    assert threshold(margins, np.array([True] * 4)) == 0.0 and threshold(margins, np.array([False] * 4)) == 6.0
+
+
+def test_under_autocast_a_step_computes_with_the_weights_of_now():
+    layer, x = torch.nn.Linear(4, 4, bias=False), torch.ones(1, 4)
+    with autocast("cpu", True):
+        before = layer(x)
+        with torch.no_grad():
+            layer.weight += 1
+        after = layer(x)
+    assert before.dtype is torch.bfloat16
+    torch.testing.assert_close(after - before, torch.full_like(before, 4), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_topic_goes_on_from_its_file_and_makes_no_run_twice(topic):
+    module = importlib.import_module(f"topics.{topic}")
+    path = DATA / "evidence" / f"{topic}.csv"
+    runs = read_csv(path) if path.exists() else []
+    left = search.next_cells(module.GRID, runs)
+    assert not {run.cell for run in runs} & {*left}
+    names = {arm.name for arm in module.GRID.arms}
+    lost = {run.cell.arm for run in runs if not any(run.cell.arm.startswith(name) for name in names)}
+    assert lost <= {"constant", "untrained", "untrained, fitted threshold"}
+    text = card(module.GRID, runs, {"command": "x"}, module.__doc__)
+    assert all(f"| {arm.name} |" in text for arm in module.GRID.arms) or not runs
+
+
+def test_examples_in_the_prompt_and_in_training(decoder):
+    module = importlib.import_module("topics.in_context")
+    bench = Bench(Setting("film", "five", "tiny", batch_size=8, sentences=4, validation=4))
+    bench.prepared = bench.prepared.task.for_decoder(bench.prepared.tokenizer, max_length=64)
+    for arm in (module.GRID.arms[1], module.GRID.arms[-1]):
+        (run,) = module.carry(bench, arm.recipe, Cell(arm.name, min(1, arm.steps), 1e-3, 0))
+        assert len(run.correct) and float(run.more["tokens"]) > 0
+        assert bool(run.curve) == (arm.recipe.how == "own") and (run.parameters > 0) == (arm.recipe.how == "own")
+
+
+def test_a_remedy_is_run_and_judged_by_its_perplexity(monkeypatch):
+    module = importlib.import_module("topics.forgetting")
+    small = domains.small_decoder(512, d_model=32, layers=1, heads=2, device="cpu")
+    monkeypatch.setattr(module, "pretrained", lambda *how: (small, None))
+    monkeypatch.setattr(module, "BLOCKS", 2)
+    module.start.cache_clear()
+    arm = module.GRID.arm("L2-SP 0.01")
+    (run,) = module.carry(None, arm.recipe, Cell(arm.name, 1, 3e-3, 0))
+    assert module.GRID.judge(run) < 0 and float(run.more["film"]) > 1
+    module.start.cache_clear()

@@ -1,0 +1,76 @@
+r"""Findings: sentences of a notebook with a number, guarded by the evidence that the number is from.
+
+A test computes the number from `data/evidence/`, writes the sentence's key phrase with it, and asks the notebook:
+
+    from finding import said
+    from coursekit.experiments import results
+
+    def test_lora_trails_full_fine_tuning():
+        lora = results.read("lora")
+        found = lora.difference("qv-r8", "full")
+        assert found.verdict == "worse"
+        said("06_lora", f"LoRA on query and value is {found}")
+
+It fails when the notebook's text changes alone, and when the data change alone.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import SequenceMatcher
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def said(page: str, phrase: str) -> None:
+    r"""Fail unless `page` says `phrase` in the open: not in a `<details>` fold, not in code, not in an output.
+
+    page: a notebook's stem, or the path of a Markdown file. White space and bold, italic or code marks do not count.
+    """
+    text, wanted = in_the_open(page), plain(phrase)
+    if wanted not in text:
+        pytest.fail(
+            f"{page} does not say {wanted!r}; the nearest it says is {nearest(wanted, text)!r}", pytrace=False
+        )
+
+
+def printed(page: str, pattern: str) -> tuple[str, ...]:
+    r"""Groups of the first match of `pattern` in what the committed notebook `page` printed: a demonstration's numbers,
+    which its text has to agree with. Fails where there is none.
+    """
+    notebook = nbformat.read(ROOT / "notebooks" / f"{page}.ipynb", as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    text = "\n".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
+    found = re.search(pattern, text)
+    if not found:
+        pytest.fail(f"{page} prints nothing like {pattern!r}", pytrace=False)
+    return found.groups()
+
+
+def in_the_open(page: str) -> str:
+    r"""The Markdown that a reader sees without opening anything."""
+    if page.endswith(".md"):
+        cells = [(ROOT / page).read_text(encoding="utf-8")]
+    else:
+        notebook = nbformat.read(ROOT / "notebooks" / f"{page}.ipynb", as_version=4)
+        cells = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    return plain(
+        "\n".join(re.sub(r"<details.*?(</details>|\Z)", "", cell, flags=re.DOTALL) for cell in cells)
+    )
+
+
+def plain(text: str) -> str:
+    r"""`text` with single spaces and without marks for bold, italic and code."""
+    return " ".join(re.sub(r"[*`]|(?<!\w)_|_(?!\w)", "", text).split())
+
+
+def nearest(wanted: str, text: str) -> str:
+    r"""The sentence of `text` that shares most with `wanted`, for a test's message."""
+    sentences = re.split(r"(?<=[.:;!?]) ", text)
+    return max(
+        sentences, key=lambda one: SequenceMatcher(None, one, wanted, autojunk=False).ratio(), default=""
+    )

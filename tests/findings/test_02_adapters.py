@@ -1,0 +1,172 @@
+r"""What 02 says of its evidence."""
+
+from __future__ import annotations
+
+import re
+
+import nbformat
+import pytest
+from finding import ROOT, printed, said
+
+from coursekit.comparison.candidates import CANDIDATES
+from coursekit.experiments import results
+
+PAGE = "02_adapters"
+#: What the files hold besides adapters.
+OTHERS = ("full", "head", "head-mean", "constant", "lora", "lora-mean", "lora, 600 steps")
+
+
+@pytest.fixture(scope="module")
+def film() -> results.Results:
+    r"""As the notebook reads it: the adapters, and the head on the mean of the tokens, on the same sentences."""
+    return results.read("adapters", "pooling")
+
+
+def test_the_best_adapter_beside_full_fine_tuning_and_the_fair_baseline(film):
+    adapters = [arm for arm in film.arms if arm not in OTHERS and film.steps(arm) == 300]
+    assert max(adapters, key=film.validation) == "pfeiffer"
+    found = film.difference("pfeiffer", "full")
+    assert found.verdict == "no clear difference"
+    said(PAGE, f"Against full fine-tuning there is {found}")
+    said(PAGE, f"of the tokens; against full fine-tuning there is {found}")
+    assert f"{film.parameters('pfeiffer') / film.parameters('full'):.1%}" == "0.3%"
+    said(PAGE, "trains 0.3 % of the parameters")
+    found = film.difference("pfeiffer", "head-mean")
+    said(PAGE, f"a linear head on the mean of the frozen model's tokens, it is {found}")
+    said(PAGE, f"{round(100 * found.value)} points ahead of a head on the mean of the tokens")
+
+
+def test_width(film):
+    said(PAGE, f"r=16$ is {film.difference('pfeiffer', 'pfeiffer r=1')} than $r=1$")
+    found = film.difference("pfeiffer r=64", "pfeiffer")
+    said(PAGE, f"$r=64$ is {found}")
+    assert round((1 - film.accuracy("pfeiffer").value) / 0.03) == 5
+    said(PAGE, "Three points are a fifth of the errors")
+
+
+def test_the_residual(film):
+    found = film.difference("houlsby r=16 without", "narrow")
+    said(PAGE, f"Without it Houlsby's adapter with $r=16$ is {found}")
+    said(PAGE, f"from the same start, Houlsby's loses {round(-100 * found.value)} points")
+    assert film.accuracy("houlsby r=16 without").high < film.accuracy("head-mean").value + 0.001
+    said(PAGE, "below the head on the mean in the picture")
+    said(
+        PAGE, "Both were drawn with a standard deviation of 0.02"
+    )  # init="bert", benchmarks/topics/adapters.py
+
+
+def test_the_place(film):
+    lin, parallel, houlsby = (film.difference(arm, "pfeiffer") for arm in ("lin", "parallel", "houlsby r=8"))
+    assert str(lin) == str(parallel)
+    said(PAGE, "Lin's and the parallel one are each " + str(lin).replace("equal", "equal to Pfeiffer's", 1))
+    said(PAGE, f"for Houlsby's two narrow ones there is {houlsby}")
+    sizes = [film.parameters(arm) for arm in ("pfeiffer", "lin", "parallel", "houlsby r=8")]
+    assert max(sizes) < 1.07 * min(sizes)
+    assert CANDIDATES["parallel"].method.scaling == 4
+    said(PAGE, "at about equal parameters")
+
+
+def test_adapter_drop(film):
+    found = film.difference("drop 4", "pfeiffer")
+    said(PAGE, f"With four blocks dropped it is {found}")
+    said(PAGE, f"dropping four of six blocks costs {-100 * found.value:.1f} points")
+    said(PAGE, f"For two there is {film.difference('adapter-drop', 'pfeiffer')}")
+
+
+def test_on_smollm2_beside_the_fitted_threshold():
+    decoder = results.read("decoder")
+    found = decoder.difference("pfeiffer", "untrained, fitted threshold")
+    so = str(found).replace("better", "better than the untrained model with a fitted threshold", 1)
+    said(PAGE, f"After 100 steps (500 test sentences) it is {so}")
+    said(PAGE, f"on SmolLM2 it is {100 * found.value:.0f} points ahead of a fitted threshold")
+    assert decoder.steps("pfeiffer") == 100
+    assert printed(PAGE, r"fitted threshold, in points: (.*)") == (found.in_points(),)
+
+
+def test_every_verdict_of_the_text_is_one_of_the_table(film):
+    r"""The table adjusts for its comparisons; the text gives the same verdicts."""
+    shown = dict(re.findall(r"\| (.+? − .+?) \| .+? \| (.+?) \|", outputs("text/markdown")))
+    assert len(shown) == 10
+    assert [name for name, verdict in shown.items() if verdict in ("better", "worse")] == [
+        "Pfeiffer, r = 16 − head on the mean", "Pfeiffer, r = 16 − Pfeiffer, r = 1",
+        "Houlsby, r = 16, no residual − Houlsby, r = 16", "4 blocks dropped − Pfeiffer, r = 16",
+    ]  # fmt: skip
+
+
+def test_the_setting():
+    card = (ROOT / "data" / "evidence" / "adapters.md").read_text(encoding="utf-8")
+    assert "300 steps are 0.64 of the 7,530 training sentences" in card
+    said(PAGE, "300 steps of 16 sentences (0.64 of an epoch;")
+
+
+# The notebook's own run ------------------------------------------------------------------------------------
+
+
+def outputs(kind: str) -> str:
+    r"""All outputs of one kind, or the alt texts of the pictures."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{PAGE}.ipynb", as_version=4)
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    if kind == "alt":
+        return "\n".join(o.metadata.get("image/png", {}).get("alt", "") for o in shown if "metadata" in o)
+    return "\n".join(o.get("data", {}).get(kind, "") for o in shown)
+
+
+def test_the_first_run_is_told_as_it_is():
+    found = re.search(
+        r"SmolLM2 (\S+), SmolLM2, fitted threshold (\S+), adapters, 20 steps (\S+);", outputs("alt")
+    )
+    bare, moved, tuned = found.groups()
+    said(PAGE, f"accuracy rises from {bare} to {tuned}")
+    said(PAGE, f"it gets {moved} right")
+    assert 0.5 < (float(moved) - float(bare)) / (float(tuned) - float(bare)) < 1
+    said(PAGE, "That alone would bring more than half of the gain")
+    said(PAGE, "rises from {} to {}".format(*printed(PAGE, r"AUC before and after: (\S+) (\S+)")))
+    (own,) = printed(PAGE, r"(0\.\d+) right, AUC")
+    said(PAGE, f"the upper half gets {own} right")
+
+
+def test_the_slide_s_block_and_the_larger_start():
+    (off,) = printed(PAGE, r"\"the slide's\": '([^']+)'")
+    assert 0.4 < float(off) < 0.6
+    said(PAGE, "The slide's block is off by about half the length")
+    with_residual, without = printed(PAGE, r"'h \+ A\(h\)': (\S+), 'A\(h\) alone': ([\d.]+)")
+    said(PAGE, f"(cosine {float(with_residual):.2f}). Without it the cosine is {without}")
+    small, large = printed(PAGE, r"'houlsby': ([\d.]+), 'bert': ([\d.]+)")
+    said(PAGE, f"leaves the loss at {float(small):.1f} nats")
+    said(PAGE, f"raises it to {float(large):.1f}")
+    moves = 0.02**2 * (16 / 2 * 576) ** 0.5  # relu leaves half of 16 squares
+    said(PAGE, f"It moves a random vector by {100 * moves:.0f} %")
+
+
+def test_the_costs_are_told_as_they_are():
+    number = r" +([\d,.]+)"
+    full, lora, houlsby, pfeiffer, dropped = (
+        printed(PAGE, "\n" + name + number * 6)
+        for name in (
+            "full fine-tuning", "LoRA, r = 8", "Houlsby, r = 64", "Pfeiffer, r = 64", "Pfeiffer, 4 blocks dropped"
+        )
+    )  # fmt: skip
+    activations = [
+        printed("03_ia3", rf"\n{name} +\S+ +\d+ +(\d+)")[0]
+        for name in ("adapter, r = 16", "full fine-tuning")
+    ]
+    said(PAGE, "notebook 03 measures {} of {} MB".format(*activations))
+    said(PAGE, f"{pfeiffer[2]} MB for gradient and Adam instead of {float(full[2]):.0f}")
+    said(PAGE, f"a file of {pfeiffer[3]} MB for each task instead of {float(full[3]):.0f}")
+    assert min(float(lora[4]), float(houlsby[4])) > 1.03 and abs(float(lora[4]) - float(houlsby[4])) < 0.1
+    said(PAGE, "longer with Houlsby's two a block, and about as much longer with unmerged LoRA")
+    assert float(dropped[5]) < 0.5 < float(pfeiffer[5])
+    said(PAGE, "more than half of full fine-tuning's time with all adapters, and less than half with four")
+
+
+def test_two_domains_are_told_as_they_are():
+    film, tweet = (
+        printed(PAGE, rf"{name} adapter +(0\.\d+) \S+ \S+ +(0\.\d+)") for name in ("film", "tweet")
+    )
+    said(
+        PAGE,
+        f"film adapter reaches {float(film[0]):.2f} on film sentences and the tweet adapter {float(tweet[0]):.2f}",
+    )
+    (label,) = printed(PAGE, r"one label always +\S+ +(0\.\d+)")
+    assert float(film[1]) < float(label) < float(tweet[1])
+    said(PAGE, "the film adapter is worse than one label always")

@@ -1,0 +1,169 @@
+r"""What 03 says of the stored runs, of PEFT's defaults, and of its own run."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+
+import pytest
+from finding import printed, said
+
+from coursekit.experiments import results
+from coursekit.experiments.results import Results, few
+from coursekit.paths import DATA
+
+PAGE = "03_ia3"
+EQUAL = "equal for practical purposes (within 3 points)"
+RIVALS = ("lora", "pfeiffer", "full")
+
+
+@pytest.fixture(scope="module")
+def film() -> Results:
+    r"""As the notebook reads it: the file of (IA)³, and the head on the mean, on the same sentences."""
+    return results.read("ia3", "pooling")
+
+
+def among_few(film: Results, n: int):
+    r"""The three rivals minus (IA)³ with n sentences, one family."""
+    found = film.differences([few(arm, n) for arm in RIVALS], few("ia3", n))
+    return {arm: found[few(arm, n)] for arm in RIVALS}
+
+
+def test_with_all_sentences_it_is_level_with_lora_and_the_adapter(film):
+    assert f"{film.parameters('ia3') / film.parameters('full'):.2%}" == "0.06%"
+    assert film.parameters("lora r=1") == film.parameters("ia3")
+    assert {str(film.difference(arm, "ia3")) for arm in ("lora", "pfeiffer", "lora r=1")} == {EQUAL}
+    said(PAGE, "(IA)³ trains 0.06 % of the parameters")
+    equal = EQUAL.replace("equal", "equal to it", 1)
+    said(PAGE, f"LoRA with $r=8$, LoRA with as many numbers as (IA)³, and the adapter are {equal}")
+    card = (DATA / "evidence" / "ia3.md").read_text(encoding="utf-8")
+    assert "300 steps are 0.64 of the 7,530 training sentences" in card
+    said(PAGE, "300 steps of 16 from 7,530 sentences (0.64 of an epoch)")
+    assert film.steps("ia3") * 16 == 4800
+    said(PAGE, "With 4,800 sentences, each read once, it is level")
+
+
+def test_full_fine_tuning(film):
+    found = film.difference("full", "ia3")
+    said(PAGE, f"Full fine-tuning may be ahead, but there is {found}")
+    said(PAGE, f"full fine-tuning may be ahead ({str(found).partition('(')[2]}")
+
+
+def test_the_fair_baseline(film):
+    found = film.difference("head-mean", "ia3")
+    said(PAGE, f"A linear head on the mean of the frozen model's tokens is {found}")
+    said(PAGE, f"{round(-100 * found.value)} points ahead of a head on the mean of the tokens")
+
+
+def test_few_sentences_do_not_favour_it(film):
+    some, many = among_few(film, 128), among_few(film, 1024)
+    said(PAGE, f"With 128 LoRA is {some['lora']}")
+    assert str(many["lora"]) == EQUAL
+    assert some["full"].verdict == "equal for practical purposes" and some["full"].low > 0
+    assert {d.verdict for d in many.values()} == {EQUAL.partition(" (")[0], "no clear difference"}
+    said(PAGE, "With 1,024 no method is clearly ahead")
+    said(PAGE, "Full fine-tuning is ahead too, by less than 3 points")
+    assert [arm for arm in RIVALS if some[arm].verdict == "worse"] == ["pfeiffer"]
+    said(PAGE, str(some["pfeiffer"]).replace("worse by", "Only the adapter is behind (IA)³, by"))
+
+
+def test_with_16_nothing_is_clear(film):
+    found = among_few(film, 16)
+    assert {d.verdict for d in found.values()} == {"no clear difference"}
+    assert [arm for arm, d in found.items() if d.low > 0] == ["full"]
+    said(PAGE, "No rival is clearly different (full fine-tuning's interval leaves out 0")
+    assert film.difference("constant", few("ia3", 16)).verdict == "no clear difference"
+    said(PAGE, "not even the constant answer is")
+
+
+def test_its_best_learning_rate_is_ten_times_that_of_lora(film):
+    assert round(film.rate("ia3") / film.rate("lora")) == 10
+    said(PAGE, "Its best learning rate was 10 times LoRA's")
+    assert film.rate("lora") == 0.003
+    said(PAGE, "with 0.003, LoRA's best rate in section 6")
+
+
+def test_what_peft_scales_by_default():
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as DEFAULTS
+
+    def scales(targets):
+        if "q_proj" in targets:
+            return "another"
+        return (
+            "more" if {"c_attn", "query_key_value", "in_proj", "output.dense"} & {*targets} else "the three"
+        )
+
+    kinds = {kind: scales(targets) for kind, targets in DEFAULTS.items()}
+    found = Counter(kinds.values())
+    assert found["the three"] < len(kinds) / 2
+    said(PAGE, "for most model types PEFT's defaults are other layers than the paper's")
+    assert {kinds[k] for k in ("t5", "llama", "mistral")} == {"the three"}
+    assert {*DEFAULTS["llama"]} == {"k_proj", "v_proj", "down_proj"}
+    said(PAGE, "For Llama's type these three are the default")
+    assert {kinds[k] for k in ("bert", "gpt2")} == {"more"}
+    assert {kinds[k] for k in ("opt", "gemma2", "qwen3")} == {"another"}
+
+
+def test_peft_does_not_fold_into_a_quantized_base():
+    from peft import IA3Model
+
+    source = inspect.getsource(IA3Model)
+    for bits in (8, 4):
+        assert f"Cannot merge ia3 layers when the model is loaded in {bits}-bit mode" in source
+    said(PAGE, "refuses where the base was loaded in 8 or 4 bits")
+
+
+# The notebook's own run ------------------------------------------------------------------------------------
+
+
+def row(name: str) -> tuple[str, ...]:
+    r"""right, says positive, pairs in order."""
+    return printed(PAGE, rf"{name} +(0\.\d+) \S+ n=120\) +(\d+) +(0\.\d+)")
+
+
+def test_the_first_table_is_told_as_it_is():
+    bare, rival, tuned = (
+        row(name) for name in ("SmolLM2", "SmolLM2, fitted threshold", r"\(IA\)³, 20 steps")
+    )
+    said(PAGE, f"the vectors bring SmolLM2 from {bare[0]} to {tuned[0]}")
+    (people,) = printed(PAGE, r"people say positive (\d+) times")
+    points = [round(100 * (float(one[0]) - float(bare[0]))) for one in (tuned, rival)]
+    said(PAGE, f"A moved threshold alone would bring {points[1]} of these {points[0]} points")
+    said(PAGE, f"the untrained model says positive {bare[1]} times, people {people} times")
+    said(PAGE, f"from {bare[2]} to {tuned[2]}")
+
+
+def test_your_loop_is_told_as_it_is():
+    farthest, total, above = printed(
+        PAGE, r"from 1: (\S+); sum of the learning rates: (\S+); above 1: (\d+)%"
+    )
+    said(PAGE, f"the farthest factor ends {farthest} from 1; the rates add up to {total}")
+    said(PAGE, f"{above} % of the factors amplify")
+    own = row("your loop")
+    tuned = row(r"\(IA\)³, 20 steps")
+    said(PAGE, f"ends at {own[0]} (section 1: {tuned[0]})")
+    low, high = (
+        printed(PAGE, rf"{name} +0\.\d+ \((0\.\d+)–(0\.\d+)") for name in ("your loop", "fitted threshold")
+    )
+    assert float(low[0]) < float(high[1])
+    said(PAGE, "its interval overlaps the threshold's too")
+    said(PAGE, f"with an AUC of {own[2]} ({tuned[2]})")
+
+
+def test_the_bill_is_told_as_it_is():
+    number = r" +([\d,.]+)"
+    full, ours, lora = (
+        printed(PAGE, name + number * 6) for name in ("full fine-tuning", r"\n\(IA\)³", "LoRA, r = 8 on q, v")
+    )
+    said(PAGE, f"At the peak (IA)³ needs {ours[3]} MB, LoRA {lora[3]} and full fine-tuning {full[3]}")
+    said(PAGE, "(Its peak is not the sum: activations go as gradients come.)")
+    assert float(full[3]) < float(full[1]) + 0.1 * float(full[2])
+    said(PAGE, f"{ours[2]} MB of activations where LoRA keeps {lora[2]}")
+    said(PAGE, f"{ours[5]} kB for a task instead of {lora[5]}")
+    said(PAGE, f"full fine-tuning against itself came to {full[4]}")
+    said(PAGE, f"a step took {ours[4]} of full fine-tuning's time with (IA)³ and {lora[4]} with LoRA")
+
+
+def test_folding_is_told_as_it_is():
+    beside, folded = printed(PAGE, r"beside the weights': '([^']+)', 'folded': '([^']+)'")
+    said(PAGE, f"a pass took {beside} of the bare model's time in this run, and {folded} folded")

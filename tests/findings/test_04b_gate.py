@@ -1,0 +1,50 @@
+r"""What 04b says of the stored runs."""
+
+from __future__ import annotations
+
+from finding import said
+
+from coursekit.experiments import results
+
+PAGE = "04b_gate"
+
+
+def test_the_gate_is_ahead_of_loud_prompts_and_behind_quiet_ones():
+    gate = results.read("gate")
+    said(PAGE, f"a fixed 1 in its place, the gate is {gate.difference('gate', 'open')}.")
+    found = gate.difference("gate", "open-small")
+    said(PAGE, f"Against small prompts without a gate the gate is {found}, in every seed")
+    value, low, high = -100 * found.value, -100 * found.high, -100 * found.low
+    said(PAGE, f"{value:.1f} points ({low:.1f} to {high:.1f}) behind small prompts")
+    assert all(g < small for g, small in zip(gate.seeds("gate"), gate.seeds("open-small"), strict=True))
+
+
+def test_where_the_losses_start_and_how_far_the_gate_opens():
+    gate = results.read("gate")
+    above = [float(r.more["losses"].split()[0]) - float(r.more["bare"]) for r in gate.arms["open"]]
+    said(PAGE, f"start {min(above):.0f} to {max(above):.0f} nats above the bare model")
+    (constant,) = {float(run.more["constant"]) for run in gate.arms["open"]}
+    assert gate.accuracy("open").low < constant < gate.accuracy("open").high
+    said(PAGE, f"not better than the constant answer, {constant:.3f}")
+    opened = [float(run.more["largest_gate"]) for run in gate.arms["gate"]]
+    said(PAGE, f"the largest gate is {min(opened):.3f} to {max(opened):.3f}")
+
+
+def test_how_the_rates_were_found_and_on_how_many_sentences():
+    gate = results.read("gate")
+    assert {len(run.correct) for run in gate.runs if run.correct} == {226}
+    said(PAGE, "three seeds, 226 test sentences")
+    assert {len({run.cell.rate for run in gate.searched(arm)}) for arm in gate.arms} == {4, 5}
+    assert gate.rate("gate") == gate.rate("open-small")
+    said(
+        PAGE,
+        f"{gate.rate('gate'):g} for the gate and the small prompts, {gate.rate('open'):g} for the large ones",
+    )
+    assert {arm for arm in gate.arms if arm.startswith("open")} == {"open", "open-small"}
+
+
+def test_small_prompts_start_near_the_bare_model():
+    gate = results.read("gate")
+    for arm in ("gate", "open-small"):
+        for run in gate.arms[arm]:
+            assert abs(float(run.more["losses"].split()[0]) - float(run.more["bare"])) < 0.5

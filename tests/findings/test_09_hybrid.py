@@ -1,0 +1,201 @@
+r"""What 09 says of the stored runs, and of its own."""
+
+from __future__ import annotations
+
+import pytest
+from finding import printed, said
+from transformers import BertConfig
+
+from coursekit.checks import exercises
+from coursekit.checks.hybrid_parts import _POOR, _error
+from coursekit.comparison import candidates, costs
+from coursekit.experiments import results
+from coursekit.experiments.intervals import Difference
+from coursekit.experiments.results import Results
+from coursekit.experiments.verdict import decide, holm
+from coursekit.methods import BitFit, Hybrid, LoRA, MAMAdapter, UniPELT
+
+PAGE = "09_hybrid"
+EQUAL = "equal for practical purposes (within 3 points)"
+ASKED = [
+    ("lora-bitfit", "lora"), ("lora-bitfit", "bitfit"), ("mam", "parallel"), ("mam", "prefix"),
+    ("unipelt", "pfeiffer"), ("unipelt", "lora"), ("unipelt", "prefix"), ("compacter", "houlsby"),
+]  # fmt: skip
+
+
+def ends(found: Difference) -> str:
+    r"""The interval alone, in points, as a table has it."""
+    return found.in_points().partition(" ")[2]
+
+
+@pytest.fixture(scope="module")
+def stored() -> Results:
+    return results.read("methods", "pooling")
+
+
+def test_no_hybrid_is_better_than_the_better_of_its_parts(stored):
+    parts = {
+        "lora-bitfit": ("lora", "bitfit"), "mam": ("parallel", "prefix"), "unipelt": ("pfeiffer", "lora", "prefix"),
+    }  # fmt: skip
+    for hybrid, own in parts.items():
+        best = max(own, key=lambda part: stored.accuracy(part).value)
+        assert stored.difference(hybrid, best).verdict != "better"
+        assert (hybrid, best) in ASKED
+    said(PAGE, "No hybrid is shown to be better than the better of its parts")
+    said(PAGE, "On film sentences no hybrid is shown to be better than the better of its parts")
+    assert (
+        str(stored.difference("lora-bitfit", "lora"))
+        == str(stored.difference("unipelt", "pfeiffer"))
+        == EQUAL
+    )
+    said(PAGE, f"LoRA with BitFit and LoRA alone are {EQUAL}. So are UniPELT and Pfeiffer's adapter")
+    gain = stored.difference("unipelt", "pfeiffer")
+    assert gain.high < 0.01
+    said(PAGE, f"the least that UniPELT's paper reports, lies outside the interval {ends(gain)}")
+    mam = stored.difference("mam", "parallel")
+    assert mam.verdict == "no clear difference"
+    said(PAGE, f"MAM and its parallel adapter: no clear difference {ends(mam)}")
+
+
+def test_nor_is_one_shown_to_be_better_than_a_weaker_part(stored):
+    found = {pair: stored.difference(*pair) for pair in ASKED}
+    better = [pair for pair, d in found.items() if d.verdict == "better"]
+    assert better == [("lora-bitfit", "bitfit"), ("unipelt", "prefix")]
+    ahead = [found[pair].in_points().replace("+", "") for pair in better]
+    said(PAGE, f"LoRA with BitFit is ahead of BitFit by {ahead[0].replace(' (', ' points (')}")
+    said(PAGE, f"UniPELT of a prefix by {ahead[1]}")
+    adjusted = holm({str(pair): d.p for pair, d in found.items()})
+    judged = {decide(d.low, d.high, adjusted[str(pair)]) for pair, d in found.items()}
+    assert judged == {"equal for practical purposes", "no clear difference"}
+    said(
+        PAGE, "On its own each interval excludes 0; adjusted for eight questions neither difference is clear"
+    )
+
+
+def test_which_families_the_hybrids_combine():
+    family = {type(c.method): c.family for c in candidates.EVERY.values()}
+
+    def families(hybrid) -> list[str]:
+        parts = hybrid.parts_for(BertConfig())
+        return sorted(next(family[t] for t in type(part).__mro__ if t in family) for part in parts)
+
+    assert families(Hybrid(LoRA(r=8), BitFit())) == ["reparameterised", "selective"]
+    assert families(MAMAdapter()) == ["additive", "additive"]
+    assert families(UniPELT()) == ["additive", "additive", "reparameterised"]
+    said(PAGE, "MAM combines two additive methods, UniPELT two additive ones with LoRA")
+
+
+def test_the_prefixes_of_the_stored_runs():
+    mam, unipelt, prefix = (candidates.EVERY[arm].method for arm in ("mam", "unipelt", "prefix"))
+    assert mam.hidden is unipelt.hidden is prefix.hidden is None
+    said(PAGE, "here and in section 7, without the network that makes it")
+    cost, (wide, alone) = costs.read(), (candidates.EVERY[arm].method for arm in ("mam", "parallel"))
+    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    inside = next(part for part in wide.parts_for(config) if isinstance(part, type(alone)))
+    said(PAGE, f"MAM's parallel adapter has r = {inside.r}, the lone one r = {alone.r}")
+    assert cost["mam"].trained > 10 * cost["parallel"].trained
+    said(PAGE, f"MAM's prefix has {mam.n} tokens, the lone one {prefix.n}")
+
+
+def test_beside_lora(stored):
+    assert (
+        str(stored.difference("unipelt", "lora")) == str(stored.difference("compacter-plus", "lora")) == EQUAL
+    )
+    said(PAGE, "UniPELT is equal to it for practical purposes")
+    cost = costs.read()
+    assert round(cost["lora"].trained / cost["compacter-plus"].trained) == 10
+    for arm, named in (
+        ("compacter-plus", "Compacter++, with a tenth of LoRA's parameters,"),
+        ("head-mean", "mean"),
+    ):
+        behind = (
+            (-stored.difference(arm, "lora")).in_points().replace("+", "").replace(" (", " points behind (")
+        )
+        said(PAGE, f"{named} is {behind}")
+    said(PAGE, f"the constant answer has {stored.accuracy('constant').value:.2f}")
+    rates = {stored.rate(arm) for arm in ("lora", "bitfit")}
+    assert rates == {0.003} and (stored.rate("lora-bitfit"), stored.rate("head")) == (0.001, 0.3)
+    said(PAGE, "each at the learning rate that was best for it in the stored runs of section 7")
+
+
+def test_the_pair_has_a_rate_of_its_own(stored):
+    rates = [f"{stored.rate(arm):g}" for arm in ("lora-bitfit", "lora")]
+    said(PAGE, f"LoRA with BitFit is best at {rates[0]}, LoRA at {rates[1]}")
+    at = -stored.at("lora-bitfit", stored.rate("lora")).difference("lora-bitfit", "lora")
+    behind = at.in_points().replace("+", "").replace(" (", " points behind (")
+    said(PAGE, f"with both at {rates[1]} the pair is {behind}")
+
+
+def test_what_the_costs_are():
+    cost = costs.read()
+    ratios = [
+        cost[arm].step_ratio
+        for arm in (
+            "lora", "bitfit", "lora-bitfit", "prefix", "parallel", "mam", "unipelt", "houlsby", "compacter"
+        )
+    ]  # fmt: skip
+    span, noise = f"{min(ratios):.2f} to {max(ratios):.2f}", costs.noise(cost)
+    said(PAGE, f"A step of each takes {span} of the time of full fine-tuning, with a noise of {noise:.2f}")
+    more = [round(cost[arm].peak / 1e6) - round(cost["lora"].peak / 1e6) for arm in ("mam", "unipelt")]
+    said(PAGE, f"MAM and UniPELT need {more[0]} and {more[1]} MB more at the peak than LoRA")
+    small, large = cost["compacter"], cost["houlsby"]
+    assert 9.5 < large.trained / small.trained < 11 and round(large.storage_bytes / small.storage_bytes) == 9
+    assert small.peak >= large.peak and small.step_ratio >= large.step_ratio
+    said(PAGE, "Compacter trains a tenth of what Houlsby's adapters do and stores a ninth")
+
+
+# The notebook's own run and its exercise -------------------------------------------------------------------
+
+
+def test_the_first_table_is_told_as_it_is():
+    head, lora, bitfit, pair = (
+        printed(PAGE, rf"\n *{name} +[\d.]+ +[\d,]+ +(0\.\d+) \(")[0]
+        for name in ("head alone", "LoRA", "BitFit", r"LoRA \+ BitFit")
+    )
+    said(
+        PAGE,
+        f"In this run it has an accuracy of {pair}, LoRA alone {lora}, BitFit alone {bitfit} and the head alone {head}",
+    )
+
+
+def test_the_share_of_the_prefix_is_told_as_it_is():
+    low, high, mean, tokens = printed(
+        PAGE, r"λ from (0\.\d\d) to (0\.\d\d), mean (0\.\d\d); (0\.\d\d) of the tokens"
+    )
+    said(PAGE, f"On average yes: {mean} of the attention for {tokens} of the tokens")
+    said(PAGE, f"one query gives the prefix {low} and another {high}")
+    (closed,) = printed(PAGE, r"of the attention, (\d+)% on average")
+    said(PAGE, f"ten closed virtual tokens still take {closed} % of the attention on average")
+
+
+def test_the_gates_are_told_as_they_are():
+    rows = {
+        kind: printed(PAGE, rf"\n *{kind} +([+-]?\d\.\d\d) +(\d\.\d\d) +(\d\.\d\d)")
+        for kind in ("prefix", "query", "value", "adapter")
+    }
+    moved, layers, sentences = rows["query"]
+    assert max(rows, key=lambda kind: float(rows[kind][0])) == "query" and float(rows["prefix"][0]) < 0
+    said(PAGE, f"the gates of the query opened most, by {moved} on average")
+    said(PAGE, f"those of the prefix closed, by {rows['prefix'][0].strip('-')}")
+    assert all(float(between) > float(within) for _, between, within in rows.values())
+    said(PAGE, "All four kinds differ more between layers than between sentences")
+    said(PAGE, f"the query's by {layers} against {sentences}")
+    (right,), (lora,) = (
+        printed(PAGE, r"accuracy: (0\.\d+)"),
+        printed(PAGE, r"\n *LoRA +[\d.]+ +[\d,]+ +(0\.\d+)"),
+    )
+    said(PAGE, f"The accuracy is {right}, LoRA's in section 1 was {lora}")
+
+
+def test_a_real_update_is_told_as_it_is():
+    found = printed(PAGE, r"\n *LoRA of rank 4: 1,664 +(0\.\d\d) +(0\.\d\d) +(0\.\d\d)")
+    lora, entries, pair = (float(each) for each in found)
+    assert lora - 0.02 <= pair <= lora < entries / 2
+    said(PAGE, f"LoRA alone leaves {found[0]} of it, entries alone {found[1]}, the pair {found[2]}")
+
+
+def test_what_single_methods_leave_of_the_open_exercise_s_update():
+    dW, most = exercises()["hybrid-parts"].public[0]
+    best = _error(dW, exercises()["hybrid-parts"].reference(dW, most))
+    lora, entries, *_ = (round(_error(dW, wrong(dW, most)) / best) for wrong in _POOR.values())
+    said(PAGE, f"LoRA alone leaves {lora} times that error, single entries alone {entries} times")

@@ -1,0 +1,282 @@
+r"""What 10 says of the stored runs, of costs, of published tables, and of its own run."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from finding import printed, said
+from transformers import BertConfig, BertForSequenceClassification
+
+from coursekit.checks.which_method import conclude, leader
+from coursekit.comparison import costs, guide, published, registration
+from coursekit.comparison.candidates import EVERY, NAMES
+from coursekit.experiments import results
+from coursekit.experiments.results import Results
+
+PAGE = "10_which_method"
+EQUAL = "equal for practical purposes (within 3 points)"
+
+
+@pytest.fixture(scope="module")
+def stored() -> Results:
+    return results.read("methods", "pooling")
+
+
+@pytest.fixture(scope="module")
+def arms(stored) -> list[str]:
+    return [arm for arm in stored.arms if arm in EVERY and arm != "full"]
+
+
+def test_no_method_is_better_and_four_are_clearly_worse(stored, arms):
+    found = stored.differences(arms, "full")
+    assert len(arms) == 31 and max(d.value for d in found.values()) < 0
+    assert not any(d.non_inferior for d in found.values())
+    nearest = -100 * max(d.value for d in found.values())
+    said(PAGE, f"all {len(arms)} lie below it on average, the nearest by {nearest:.1f} points")
+    assert Counter(str(d.verdict) for d in found.values()) == {"no clear difference": 27, "worse": 4}
+    assert {arm for arm, d in found.items() if d.verdict == "worse"} == {"bitfit", "said", "p-tuning", "head"}
+    said(
+        PAGE,
+        "Four are clearly worse: BitFit, SAID, P-tuning and the head alone. For the other 27 there is no clear",
+    )
+    alone = sum(stored.difference(arm, "full").verdict == "worse" for arm in arms)
+    said(PAGE, f"Asked one by one, {alone} would be called worse")
+
+
+def test_only_full_fine_tuning_trains_the_pooler(arms):
+    pooled = {}
+    for arm in ["full", *(arm for arm in arms if not EVERY[arm].quantized)]:
+        config = BertConfig(vocab_size=50, hidden_size=384, num_hidden_layers=2, intermediate_size=64)
+        model = EVERY[arm].attach(EVERY[arm].method, BertForSequenceClassification(config), costs._Look(), 0)
+        pooled[arm] = [p.ndim for name, p in model.named_parameters() if p.requires_grad and "pooler" in name]
+    assert sorted(pooled.pop("full")) == [1, 2]
+    assert {arm for arm, found in pooled.items() if found} == {"bitfit", "lora-bitfit"}
+    assert pooled["bitfit"] == pooled["lora-bitfit"] == [1]
+    said(PAGE, "Full fine-tuning trains it, BitFit its bias; the others leave it frozen, as PEFT does")
+
+
+def test_most_beat_the_head_on_the_mean(stored, arms):
+    found = stored.differences([arm for arm in arms if arm != "head"], "head-mean")
+    better = sum(d.verdict == "better" for d in found.values())
+    said(
+        PAGE,
+        f"Of {len(found)} methods {better} are better than that, SAID is equal for practical purposes, P-tuning",
+    )
+    assert Counter(str(d.verdict) for d in found.values())["no clear difference"] == 5
+    said(PAGE, "P-tuning is worse, and for five there is no clear difference")
+    above = 100 * stored.difference("full", "head-mean").value
+    said(PAGE, f"full fine-tuning is {above:.1f} points above the fair baseline")
+    assert (str(found["said"].verdict), str(found["p-tuning"].verdict)) == (
+        "equal for practical purposes",
+        "worse",
+    )
+    said(
+        PAGE, f"A head on the mean of the frozen model's tokens has {stored.accuracy('head-mean').value:.3f}"
+    )
+    weak, fair = (stored.accuracy(arm).value for arm in ("head", "head-mean"))
+    said(PAGE, f"has {weak:.3f}. On the mean of the tokens a head has {fair:.3f}: 9 points")
+    assert round(100 * stored.difference("head-mean", "head").value) == 9
+
+
+def test_pairs(stored):
+    level = [("lora-all-linear", "lora"), ("qlora", "lora-all-linear"), ("dora", "lora")]
+    assert 4 * stored.difference("fish-mask", "random-mask").p < 0.05, "adjusted for four questions"
+    assert {str(stored.difference(*pair)) for pair in level} == {EQUAL}
+    said(PAGE, f"DoRA and LoRA: each {EQUAL}")
+    said(
+        PAGE,
+        f"Entries chosen by Fisher information are {stored.difference('fish-mask', 'random-mask')} than as many",
+    )
+    fish = stored.at("random-mask", 0.003).at("fish-mask", 0.003).difference("fish-mask", "random-mask")
+    assert str(fish) == EQUAL
+    level = stored.at("bitfit-query", 0.003).difference("bitfit", "bitfit-query")
+    own = -stored.difference("bitfit", "bitfit-query")
+    size = f"{100 * own.value:.1f} points behind its variant ({100 * own.low:.1f} to {100 * own.high:.1f})"
+    said(PAGE, f"Each at its own rate, BitFit is {size}")
+    assert [stored.rate(arm) == 0.003 for arm in ("bitfit", "bitfit-query", "fish-mask", "random-mask")] == [
+        1,
+        0,
+        1,
+        0,
+    ]
+    said(PAGE, f"which is BitFit's own rate and not its variant's, there is {level}")
+    said(PAGE, f"at 0.003 the two are {EQUAL}")
+
+
+def test_seeds_alone_say_another_thing_once(stored):
+    pairs = [
+        ("lora", "full"), ("lora-all-linear", "lora"), ("qlora", "lora-all-linear"), ("fish-mask", "random-mask"),
+        ("bitfit", "bitfit-query"), ("compacter", "compacter-plus"), ("dora", "lora"),
+    ]  # fmt: skip
+    other = []
+    for one, two in pairs:
+        runs = tuple((arm, seed, x) for arm in (one, two) for seed, x in enumerate(stored.seeds(arm)))
+        verdict, _, margin = conclude(runs, one, two, (0, 1, 2), 0.03, registration.standard_errors(3))
+        rule = stored.difference(one, two)
+        assert margin < rule.margin
+        if verdict != rule.verdict:
+            other.append((one, verdict, str(rule)))
+    assert [(one, verdict) for one, verdict, _ in other] == [("compacter", "equal for practical purposes")]
+    said(PAGE, f"with the sentences counted there is {other[0][2]}")
+    planned = str(stored.difference("lora", "full")).removeprefix("worse ")
+    said(PAGE, f"LoRA would be worse than full fine-tuning {planned}")
+
+
+def test_cliffs_and_lucky_leaders(stored, arms):
+    for arm in ("full", "lora", "bitfit", "compacter"):
+        tried = stored.by_rate(arm)
+        above = min(rate for rate in tried if rate > stored.rate(arm))
+        assert round(tried[above], 3) == 0.507 and above in stored.once(arm)
+    said(PAGE, "full fine-tuning, LoRA, BitFit and Compacter fall to 0.507")
+    after = {}
+    for arm in [*arms, "full"]:
+        tried = stored.by_rate(arm)
+        after[arm] = min(rate for rate in tried if rate > stored.rate(arm))
+    fell = [arm for arm, rate in after.items() if stored.by_rate(arm)[rate] < 0.51]
+    assert all(after[arm] in stored.once(arm) for arm in fell)
+    said(PAGE, f"{len(fell)} of {len(after)} end there or below (one seed each)")
+    lead = max(arms, key=stored.validation)
+    place = 1 + sorted(arms, key=lambda arm: -stored.accuracy(arm).value).index(lead)
+    best = max(run.validation for run in stored.arms[lead])
+    assert lead == "ia3"
+    mean = stored.validation(lead)
+    said(PAGE, f"(IA)³ leads with {mean:.3f}, thanks to one seed with {best:.3f}, and is {place}th of 31")
+    values = sorted((stored.accuracy(arm).value for arm in arms), reverse=True)
+    said(PAGE, f"there the first 16 lie within {100 * (values[0] - values[15]):.1f} points of each other")
+    assert stored.validation("full") > mean and stored.accuracy("full").value > values[0]
+    said(PAGE, "Full fine-tuning, left out here, leads both")
+
+
+def test_the_leader_s_lead(stored, arms):
+    near = [arm for arm in arms if stored.validation(arm) > 0.7]
+    table = torch.tensor(
+        [[[run.validation for run in stored.arms[arm]] for arm in near]], dtype=torch.float64
+    )
+    means, new = table.mean(-1)[0], torch.tensor([stored.accuracy(arm).value for arm in near])
+    first = int(means.argmax())
+    assert near[first] == "ia3"
+    lead, expected, left = (
+        100 * float(x) for x in (means[first] - means.mean(), leader(table)["leader"][0] - means.mean(),
+                                 new[first] - new.mean())
+    )  # fmt: skip
+    said(
+        PAGE,
+        f"leader's {lead:.1f} points over the mean of {len(near)} methods your estimate keeps {expected:.1f}",
+    )
+    said(PAGE, f"On the test sentences, with the same seeds, {left:.1f} are left")
+
+
+def test_what_the_costs_are():
+    cost = costs.read()
+    others = {name: row for name, row in cost.items() if name not in costs.BASELINES}
+    states = {name: row.gradients + row.optimizer for name, row in cost.items()}
+    most = max(states[name] for name in others)
+    said(
+        PAGE,
+        f"{states['full'] / 1e6:.0f} MB in full fine-tuning, at most {most / 1e6:.0f} MB in any other method",
+    )
+    kept = {name: row.activations / 1e6 for name, row in others.items()}
+    assert (min(kept, key=kept.get), max(kept, key=kept.get)) == ("top-layers", "said")
+    said(PAGE, f"from {min(kept.values()):.0f} MB (the top two blocks) to {max(kept.values()):.0f} MB (SAID)")
+    more = cost["top-layers"].weights - cost["full"].weights - 4 * cost["top-layers"].trained
+    assert abs(more) < 1e5, "the package keeps the old values beside those that train"
+    least = min(others, key=lambda name: others[name].peak)
+    assert least == "adapter-drop"
+    times = cost["full"].peak / cost[least].peak
+    said(PAGE, f"AdapterDrop needs least, {cost[least].peak / 1e6:.0f} MB, {times:.1f} times less than full")
+    assert cost["said"].trained == 1000
+    said(
+        PAGE,
+        f"SAID trains 1,000 parameters, and its step takes {cost['said'].step_ratio:.2f} times as long as",
+    )
+    shown = ("qlora", "lora-all-linear", "lora", "ia3", "compacter-plus", "top-layers", "adapter-drop")
+    ratios, noise = [cost[arm].step_ratio for arm in shown], costs.noise(cost)
+    span = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    said(PAGE, f"the other steps of this table take {span} of it, with a noise of {noise:.2f}")
+    assert round(cost["lora"].storage_bytes / cost["ia3"].storage_bytes) == 5
+    said(PAGE, "(IA)³ stores a fifth of what LoRA does")
+
+
+def test_what_the_guide_takes(stored):
+    cost = costs.read()
+    budgets = [
+        guide.Budget("storage", stored=150_000), guide.Budget("memory", memory=280_000_000),
+        guide.Budget("time", time=0.9), guide.Budget("folds", only=costs.folding(cost), short_of="stored"),
+        guide.Budget("4 bits", only=tuple(arm for arm in cost if EVERY[arm].quantized)), guide.Budget("nothing"),
+    ]  # fmt: skip
+    methods = results.read("methods")
+    found = [guide.decide(methods, cost, budget) for budget in budgets]
+    assert [len(choice.taken) == 1 for choice in found] == [False, False, False, False, True, False]
+    said(PAGE, "For one: a base in 4 bits, where QLoRA has no rival. All others are sets")
+    assert (found[0].arm, found[0].lead) == ("compacter-plus", "ia3")
+    assert 0.65 < found[0].holds["compacter-plus"] < 0.75
+    below = str(found[0].price).removeprefix("worse by ").replace(" points", " points below full fine-tuning")
+    said(PAGE, f"Compacter++, which lies {below}, but in three of ten draws")
+    assert len(found[3].taken) == 6 and found[3].lead == "full" and not found[3].kept
+    said(PAGE, "full fine-tuning leads and none of the others is shown to be not inferior to it")
+    said(PAGE, "in other draws one of five others is taken")
+
+
+def test_what_published_tables_show():
+    glue = [row for row in published.rows("glue") if row.model == "RoBERTa base"]
+    gains = published.by_task(glue, "LoRA")
+    rest = [gain for task, gain in gains.items() if task != "rte"]
+    mean, without = sum(gains.values()) / len(gains), sum(rest) / len(rest)
+    full, lora = (max(r.scores["average"] for r in glue if r.method == name) for name in ("FT", "LoRA"))
+    said(
+        PAGE,
+        f"LoRA's whole mean gain of {mean:.1f} points ({lora - full:.1f} by the printed averages) is one task's",
+    )
+    said(PAGE, f"is one task's, RTE's {gains['rte']:.1f}")
+    gpt3, e2e = published.rows("gpt3"), [r for r in published.rows("e2e") if r.model == "GPT-2 M"]
+    for table, score in ((gpt3, "mnli_accuracy"), (e2e, "bleu")):
+        full, *_ = (r.scores[score] for r in table if r.method == "FT")
+        assert round(max(r.scores[score] for r in table) - full, 1) == 2.2
+    said(PAGE, "a gap of 2.2 is not a lucky seed")
+    sql = {m: [r.scores["wikisql_accuracy"] for r in gpt3 if r.method == m] for m in ("LoRA", "FT")}
+    said(
+        PAGE,
+        f"GPT-3's LoRA has {sql['LoRA'][0]} and {sql['LoRA'][1]}, full fine-tuning {sql['FT'][0]}, at about ±0.5",
+    )
+    said(PAGE, f"without it LoRA is {-without:.1f} points behind")
+    again = [
+        abs(r.earlier - r.scores["accuracy"]) for r in published.rows("metamathqa") if r.earlier is not None
+    ]
+    said(PAGE, "moved by " + " and ".join(f"{100 * gap:.1f}" for gap in again) + " points")
+
+
+def test_what_the_planner_asks_for():
+    rows = [
+        printed(PAGE, rf"{NAMES[one]} · {NAMES[other]} +(\d+) +(\d+)% +(\d+)% +(\d+)%")
+        for one, other in (
+            ("lora", "lora-all-linear"),
+            ("lora", "houlsby"),
+            ("bitfit", "head"),
+            ("qlora", "lora-all-linear"),
+        )  # fmt: skip
+    ]
+    seeds, found, half, equal = ([int(row[i]) for row in rows] for i in range(4))
+    assert (min(seeds), max(seeds)) == (6, 10) and all(70 <= share < 80 for share in found)
+    said(PAGE, "Six to ten seeds of each find two points in about three of four cases")
+    assert all(35 <= share <= 45 for share in half) and all(50 <= share <= 60 for share in equal)
+    said(PAGE, "Half as many seeds find them in two cases of five")
+
+
+def test_the_registered_run_is_told_as_it_is():
+    planned, time = printed(PAGE, r"planned: (\d+) seeds of each; there is time for (\d+)")
+    assert int(planned) <= int(time)
+    said(PAGE, f"In this run the planner asked for {planned} seeds of each")
+    ia3, lora = (printed(PAGE, rf"\n?{arm}: [\d., ]+; mean (0\.\d+)")[0] for arm in ("ia3", "lora"))
+    verdict, value, margin = printed(PAGE, r"ia3 against lora: ([a-z ]+) \(([+-][\d.]+) ± ([\d.]+) points\)")
+    said(
+        PAGE,
+        f"(IA)³ has {ia3} on average and LoRA {lora}: {value.replace('-', '−')} ± {margin} points, {verdict}",
+    )
+    low, high = float(value) - float(margin), float(value) + float(margin)
+    said(PAGE, f"from a loss of {-low:.0f} points to a gain of {high:.0f}")
+    assert printed(PAGE, r"not inferior: (shown|not shown)") == ("not shown",) and low < -5
+    said(PAGE, "so the claim is not shown, and you keep LoRA")
+    (share,) = printed(PAGE, r"true difference 0: the claim is shown in (\d+)% of cases")
+    said(PAGE, f"Had the two been equal, this design would have shown it in {share} % of cases")

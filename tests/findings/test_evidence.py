@@ -1,0 +1,34 @@
+r"""What data/evidence/README.md says, computed."""
+
+from __future__ import annotations
+
+import pytest
+from finding import said
+
+from coursekit.experiments import results
+from coursekit.experiments.results import few
+
+README = "data/evidence/README.md"
+#: (topics, one arm, another, its verdict, what the README says before the difference)
+FOUND = [
+    (("ia3",), "ia3", "full", "no clear difference", "(IA)³ against full fine-tuning: "),
+    (("adapters",), "houlsby r=64, magnitude 80% after", "houlsby r=64", "no clear difference",
+     "80 % of a trained adapter's weights pruned by magnitude against none: "),
+    (("soft_prompts", "pooling"), "prompt-20", "head-mean", "no clear difference",
+     "A prompt of twenty vectors against a head on the mean: "),
+    (("gate",), "gate", "open-small", "worse", "LLaMA-Adapter's gate is "),
+    (("pooling",), "head-mean", "head", "better", "A head on the mean of the tokens is "),
+    (("pooling",), "lora-mean", "head-mean", "better", "LoRA with that head is "),
+    (("decoder",), "lora", "untrained, fitted threshold", "better", "On SmolLM2 LoRA is "),
+    (("selective",), "fisher mask", "random mask", "worse", "Entries chosen by Fisher information are "),
+    (("lora",), "qv-r64", "qv-r8", "equal for practical purposes", "LoRA of rank 64 against rank 8: "),
+    (("lora",), "all-r8", "full", "no clear difference", "LoRA on all linear layers against full fine-tuning: "),
+    (("ia3",), few("lora", 16), few("ia3", 16), "no clear difference", "With 16 sentences LoRA against (IA)³: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("topics", "arm", "other", "verdict", "phrase"), FOUND, ids=[f[-1].strip() for f in FOUND])
+def test_what_the_readme_says(topics, arm, other, verdict, phrase):
+    found = results.read(*topics).difference(arm, other)
+    assert found.verdict == verdict
+    said(README, f"{phrase}{found}")

@@ -1,0 +1,533 @@
+r"""LoRA's other starts against peft: the same A and B, the same residual base, checkpoints, the conversion."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import tiny
+import torch
+from attached import hooks, labelled, nonzero, train
+from peft.utils.loftq_utils import _low_rank_decomposition
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from coursekit import methods
+from coursekit.errors import CourseError
+from coursekit.methods import LoRA
+from coursekit.methods.lora_started import shared_out
+from coursekit.methods.lora_starts import MOVED, Spread, olora, pissa, ranks
+from coursekit.qlora import quantize_model
+
+TARGETS = {
+    "bert": ("query", "intermediate.dense"),
+    "gpt2": ("c_attn", "mlp.c_proj"),
+    "opt": ("v_proj", "fc1"),
+    "llama": ("q_proj", "k_proj", "down_proj"),  # one key for two queries
+}
+#: peft's OLoRA factors GPT-2's Conv1D as it is stored, transposed, which no forward pass takes.
+PAIRS = [(f, init) for f in TARGETS for init in MOVED if (f, init) != ("gpt2", "olora")]
+both = pytest.mark.parametrize("init", MOVED)
+
+
+def in_peft(family: str, init: str, dtype: torch.dtype = torch.float32, **options: Any) -> nn.Module:
+    own = {"r": 4, "lora_alpha": 6, "target_modules": list(TARGETS[family])} | options
+    config = peft.LoraConfig(
+        init_lora_weights=init, task_type="SEQ_CLS" if family == "bert" else "CAUSAL_LM", **own
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return peft.get_peft_model(tiny.model(family, dtype=dtype), config).eval()
+
+
+def here(family: str, init: str, dtype: torch.dtype = torch.float32, **options: Any) -> nn.Module:
+    method = LoRA(**({"r": 4, "alpha": 6, "targets": TARGETS[family], "init": init} | options))
+    return method.attach(tiny.model(family, dtype=dtype))
+
+
+def layers(model: nn.Module) -> dict[str, Any]:
+    return dict(LoRA().branches(model, "default"))
+
+
+# the start ------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("rslora", [False, True], ids=["", "rslora"])
+@pytest.mark.parametrize("family, init", PAIRS)
+def test_a_b_and_the_residual_have_peft_s_bits(family, init, rslora, dtype):
+    ours, theirs = here(family, init, dtype, rslora=rslora), in_peft(family, init, dtype, use_rslora=rslora)
+    found = layers(ours)
+    assert len(found) == 2 * len(TARGETS[family])
+    for path, layer in found.items():
+        reference, branch = theirs.base_model.model.get_submodule(path), layer.branches["default"]
+        for own, its in ((branch.A, reference.lora_A), (branch.B, reference.lora_B)):
+            # Beside a 16-bit base peft rounds both to it, after it has taken the unrounded product out of the base.
+            assert own.dtype == torch.float32, path
+            assert torch.equal(own.to(dtype).float(), its["default"].weight), path
+        assert torch.equal(branch.A, branch.A0) and torch.equal(branch.B, branch.B0)
+        left = (layer.W.float() - branch.s * branch.B @ branch.A).to(dtype)
+        assert torch.equal(left.t() if layer.transposed else left, reference.base_layer.weight), path
+        assert not torch.equal(left, layer.W)
+
+
+@torch.no_grad()
+@both
+def test_beside_a_sixteen_bit_base_the_start_is_exact_where_peft_s_is_rounded(init):
+    one, plain = tiny.batch(), tiny.model("llama", dtype=torch.bfloat16)
+    before = plain(**one).logits
+    assert torch.equal(here("llama", init, torch.bfloat16)(**one).logits, before)
+    assert not torch.equal(in_peft("llama", init, torch.bfloat16)(**one).logits, before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", TARGETS)
+def test_pissa_takes_the_best_approximation_and_olora_the_first_columns(family):
+    for init, size in (("pissa", 5), ("olora", 3)):
+        for path, layer in layers(here(family, init, r=size, alpha=7)).items():
+            branch, W, values = layer.branches["default"], layer.W, torch.linalg.svdvals(layer.W)
+            if init == "pissa":
+                left = torch.linalg.svdvals(W - branch.s * branch.B @ branch.A)
+                torch.testing.assert_close(left[: len(values) - size], values[size:], atol=1e-5, rtol=1e-4)
+                torch.testing.assert_close(branch.A.norm(dim=1), branch.B.norm(dim=0), msg=path)
+            else:
+                torch.testing.assert_close((branch.B @ branch.A)[:, :size], W[:, :size], atol=1e-5, rtol=1e-4)
+                torch.testing.assert_close(branch.B.T @ branch.B, torch.eye(size), atol=1e-5, rtol=0)
+
+
+@both
+def test_it_is_found_in_the_base_that_is_stored_in_either_layout(init):
+    W = torch.randn(48, 32, generator=torch.Generator().manual_seed(0))
+    for ours, same in zip(MOVED[init](W, 4, 1.5), MOVED[init](W.t().contiguous().t(), 4, 1.5), strict=True):
+        assert torch.equal(ours, same)
+    assert pissa(W, 2, 1.0)[0].shape == olora(W, 2, 1.0)[0].shape == (2, 32)
+
+
+# training, merging ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3], ids=["no dropout", "dropout"])
+@pytest.mark.parametrize("family, init", [("llama", "pissa"), ("llama", "olora"), ("opt", "pissa")])
+def test_training_follows_peft(family, init, dropout):
+    ours, theirs = here(family, init, dropout=dropout), in_peft(family, init, lora_dropout=dropout)
+    batches, losses = [labelled(family, padded=True)] * 10, []
+    for model in (ours, theirs):
+        if family == "opt":
+            model.config.dropout = 0.0
+            for module in model.modules():
+                if hasattr(module, "dropout") and isinstance(module.dropout, float):
+                    module.dropout = 0.0
+        torch.manual_seed(1)
+        losses.append(train(model.train(), batches, lr=1e-2))
+    torch.testing.assert_close(*map(torch.tensor, losses), atol=2e-5, rtol=0)
+    assert losses[0][-1] < losses[0][0] - 0.01
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family, init", [*PAIRS, ("gpt2", "olora")])
+def test_merging_adds_what_was_learned_and_not_what_the_start_took(family, init):
+    model = here(family, init)
+    bare = {path: layer.W.clone() for path, layer in layers(model).items()}
+    methods.LoRA().merge(model)
+    merged = {path: model.get_submodule(path).weight for path in bare}
+    transposed = family == "gpt2"
+    assert all(torch.equal(merged[path].t() if transposed else merged[path], W) for path, W in bare.items())
+    methods.unmerge(model)
+    nonzero(model)
+    one = labelled(family)
+    beside = model(**one).logits
+    parts = {path: layer.branches["default"] for path, layer in layers(model).items()}
+    expected = {
+        path: bare[path] + 6 / 4 * (own.B @ own.A) - 6 / 4 * (own.B0 @ own.A0) for path, own in parts.items()
+    }
+    methods.LoRA().merge(model)
+    for path, W in expected.items():
+        found = model.get_submodule(path).weight
+        torch.testing.assert_close(found.t() if transposed else found, W, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model(**one).logits, beside, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_what_is_switched_off_is_the_base_and_two_starts_share_it():
+    model, one = tiny.model("llama"), tiny.batch()
+    plain, alone = model(**one).logits, {}
+    for seed, (name, init) in enumerate({"one": "pissa", "two": "olora", "three": None}.items()):
+        alone[name] = nonzero(LoRA(r=3, init=init).attach(model, name), seed)(**one).logits
+    with methods.mixed_batch(model, ["two", None, "one"]):
+        mixed = model(**one).logits
+    expected = torch.stack([alone["two"][0], plain[1], alone["one"][2]])
+    torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-4)
+    methods.remove(model, "one")
+    assert torch.equal(model(**one).logits, alone["three"])
+    with methods.disabled(model):
+        assert torch.equal(model(**one).logits, plain)
+    assert torch.equal(methods.detach(model)(**one).logits, plain)
+
+
+# checkpoints ----------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family, init", PAIRS)
+def test_a_checkpoint_is_peft_s_and_holds_the_start_by_name(family, init, tmp_path):
+    model, one = nonzero(here(family, init)), labelled(family)
+    LoRA().save(model, tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["init_lora_weights"] == init
+    theirs = peft.PeftModel.from_pretrained(tiny.model(family), tmp_path).eval()
+    torch.testing.assert_close(model(**one).logits, theirs(**one).logits, atol=1e-5, rtol=1e-4)
+    method = methods.from_checkpoint(tmp_path)
+    assert method.init == init and f"init={init!r}" in repr(method)
+    again = method.load(tiny.model(family), tmp_path)
+    assert torch.equal(again(**one).logits, model(**one).logits)
+
+
+def test_a_checkpoint_of_another_start_is_refused_and_the_method_named(tmp_path):
+    LoRA().save(here("llama", "pissa"), tmp_path)
+    model = tiny.model("llama")
+    for init in (None, "olora"):
+        with pytest.raises(
+            CourseError, match=f"trained with init_lora_weights=pissa, the method here has {init}"
+        ):
+            LoRA(r=4, alpha=6, init=init).load(model, tmp_path)
+    assert methods.attached(model) == {}
+
+
+def converted_by_peft(theirs: nn.Module, init: str, folder: Path) -> nn.Module:
+    r"""Save the start, move the parameters, save them as a plain LoRA."""
+    theirs.peft_config["default"].init_lora_weights = True
+    theirs.save_pretrained(folder / "start")
+    theirs.peft_config["default"].init_lora_weights = init
+    nonzero(theirs).save_pretrained(
+        folder / "plain", path_initial_model_for_weight_conversion=folder / "start"
+    )
+    return theirs
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [
+    {}, {"rslora": True}, {"rank_pattern": {"1.*k_proj": 2}, "alpha_pattern": {"0.*k_proj": 5}},
+], ids=["", "rslora", "patterns"])  # fmt: skip
+@both
+def test_as_a_plain_lora_of_twice_the_rank_it_is_what_peft_converts_it_to(init, options, tmp_path):
+    theirs_too = {{"rslora": "use_rslora"}.get(key, key): value for key, value in options.items()}
+    theirs = converted_by_peft(in_peft("llama", init, **theirs_too), init, tmp_path)
+    model, one = here("llama", init, **options), tiny.batch()
+    LoRA().save(in_order(model, theirs), tmp_path / "same")
+    LoRA().save_plain(model, tmp_path / "ours")
+    ours, reference = (
+        load_file(tmp_path / folder / "adapter_model.safetensors") for folder in ("ours", "plain")
+    )
+    assert ours.keys() == reference.keys() and all(torch.equal(ours[key], reference[key]) for key in ours)
+    read, said = (
+        json.loads((tmp_path / folder / "adapter_config.json").read_text()) for folder in ("ours", "plain")
+    )
+    for key in ("r", "lora_alpha", "use_rslora"):
+        assert read[key] == said[key], key
+    for key in ("rank_pattern", "alpha_pattern"):
+        assert read.get(key, {}) == said[key]
+    plain = methods.from_checkpoint(tmp_path / "ours").load(tiny.model("llama"), tmp_path / "ours")
+    torch.testing.assert_close(plain(**one).logits, model(**one).logits, atol=1e-5, rtol=1e-4)
+    with_peft = peft.PeftModel.from_pretrained(tiny.model("llama"), tmp_path / "ours").eval()
+    torch.testing.assert_close(with_peft(**one).logits, model(**one).logits, atol=1e-5, rtol=1e-4)
+
+
+def in_order(model: nn.Module, theirs: nn.Module) -> nn.Module:
+    r"""Give the adapter of `model` the values that peft's has."""
+    for path, layer in layers(model).items():
+        reference, branch = theirs.base_model.model.get_submodule(path), layer.branches["default"]
+        branch.A.copy_(reference.lora_A["default"].weight)
+        branch.B.copy_(reference.lora_B["default"].weight)
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_a_plain_lora_with_patterns_of_rslora_and_of_one_that_is_not_active(family, tmp_path):
+    r"""peft converts no rslora with patterns. A classifier that trains beside it comes along."""
+    settings = dict(rslora=True, rank_pattern={"0.*": 3}, alpha_pattern={"1.*": 5})
+    model = nonzero(here(family, "pissa", **settings))
+    before = model(**labelled(family)).logits
+    nonzero(LoRA(r=2).attach(model, "other"), 9)
+    LoRA().save_plain(model, tmp_path, "default")
+    again = methods.from_checkpoint(tmp_path).load(tiny.model(family), tmp_path)
+    torch.testing.assert_close(again(**labelled(family)).logits, before, atol=1e-5, rtol=1e-4)
+    LoRA().save_plain(model, tmp_path)  # the active one is plain as it is
+    assert methods.from_checkpoint(tmp_path).r == 2
+
+
+def test_a_layer_too_small_for_the_plain_lora_is_named_and_nothing_is_written(tmp_path):
+    model = here("llama", "pissa", r=9)
+    with pytest.raises(CourseError, match="r=18 is above the rank of model.layers.0.self_attn.k_proj"):
+        LoRA().save_plain(model, tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()
+
+
+# LoftQ ----------------------------------------------------------------------------------------------------
+
+
+def exact_and_codes(family: str = "llama", **settings: Any) -> tuple[nn.Module, nn.Module]:
+    return tiny.model(family), quantize_model(tiny.model(family), **settings)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("code, block", [("nf4", 64), ("fp4", 128)])
+@pytest.mark.parametrize("family", TARGETS)
+def test_loftq_is_peft_s_answer_to_what_quantizing_lost(family, code, block):
+    exact, model = exact_and_codes(family, code=code, block=block)
+    bare = {path: value.clone() for path, value in model.state_dict().items()}
+    plain = model(**tiny.batch()).logits
+    LoRA(r=4, alpha=4, targets=TARGETS[family], init="loftq").attach(model, exact=exact)
+    for path, layer in layers(model).items():
+        weight, branch = exact.get_submodule(path).weight, layer.branches["default"]
+        W = weight.t() if family == "gpt2" else weight
+        reference = _low_rank_decomposition(W - layer.W, reduced_rank=4)
+        assert torch.equal(branch.A, reference["R"]) and torch.equal(branch.B, reference["L"]), path
+        left, values = W - layer.W - branch.delta, torch.linalg.svdvals(W - layer.W)
+        torch.testing.assert_close(left.square().sum(), values[4:].square().sum(), atol=1e-6, rtol=1e-4)
+        assert left.norm() < 0.9 * (W - layer.W).norm()
+    with methods.disabled(model):
+        assert torch.equal(model(**tiny.batch()).logits, plain)
+    after = methods.detach(model).state_dict()
+    assert after.keys() == bare.keys() and all(torch.equal(after[key], value) for key, value in bare.items())
+
+
+@torch.no_grad()
+def test_whatever_the_scale_loftq_starts_nearer_to_the_exact_model():
+    exact, model = exact_and_codes()
+    one = tiny.batch()
+    target, before = exact(**one).logits, model(**one).logits
+    for alpha in (4, 6):
+        settings = dict(r=4, alpha=alpha, targets="all-linear", rslora=alpha == 6, rank_pattern={"1.*": 8})
+        LoRA(**settings, init="loftq").attach(model, exact=exact)
+        assert (model(**one).logits - target).norm() < 0.9 * (before - target).norm()
+        methods.detach(model)
+
+
+@torch.no_grad()
+def test_a_checkpoint_of_loftq_is_a_plain_lora_on_the_same_codes(tmp_path):
+    exact, model = exact_and_codes()
+    method, one = LoRA(r=4, init="loftq"), tiny.batch()
+    nonzero(method.attach(model, exact=exact))
+    method.save(model, tmp_path / "own")
+    method.save_plain(model, tmp_path / "plain")
+    assert json.loads((tmp_path / "own" / "adapter_config.json").read_text())["init_lora_weights"] is True
+    for folder in ("own", "plain"):
+        for reader in (method, methods.from_checkpoint(tmp_path / folder)):
+            again = reader.load(exact_and_codes()[1], tmp_path / folder)
+            assert torch.equal(again(**one).logits, model(**one).logits)
+    assert methods.from_checkpoint(tmp_path / "own") == LoRA(r=4, targets=("q_proj", "v_proj"))
+
+
+@pytest.mark.parametrize("options, exact, said", [
+    ({}, None, r"init='loftq' looks at the dense model, as it was .*: give attach\(model, exact=...\)"),
+    ({}, lambda: tiny.model("opt"), "exact has no dense layer model.layers.0.self_attn.q_proj: give the model as it"),
+    ({}, lambda: exact_and_codes()[1], "exact has no dense layer model.layers.0.self_attn.q_proj: give the model as"),
+    ({}, lambda: tiny.model("llama", hidden_size=64), r"q_proj is 64 x 64 in exact and 32 x 32 here: give the same"),
+    ({}, lambda: nan(tiny.model("llama")), "weight of model.layers.1.self_attn.q_proj in exact, which holds NaN"),
+    ({"init": None}, lambda: tiny.model("llama"), "exact is for init='loftq' alone: leave it out"),
+    ({"targets": ("lm_head",)}, lambda: tiny.model("llama"), "mends a weight in codes, and lm_head is dense: call"),
+    ({"targets": ("embed_tokens",)}, lambda: tiny.model("llama"), "is for linear layers, and .*embed_tokens is an emb"),
+])  # fmt: skip
+def test_loftq_that_has_nothing_to_look_at_leaves_the_model_alone(options, exact, said):
+    model, one = exact_and_codes()[1], tiny.batch()
+    before = model(**one).logits
+    for others in (False, True):
+        if others:
+            nonzero(LoRA(r=2).attach(model, "other"))
+            before = model(**one).logits
+        with pytest.raises(CourseError, match=said) as error:
+            LoRA(**({"r": 4, "init": "loftq"} | options)).attach(model, exact=exact() if exact else None)
+        assert "\n" not in str(error.value)
+        assert list(methods.attached(model)) == ["other"] * others
+        assert torch.equal(model(**one).logits, before)
+
+
+def test_a_hybrid_has_no_exact_model_for_loftq():
+    with pytest.raises(
+        CourseError, match="init='loftq' looks at the dense model, .* which a hybrid has no place for"
+    ):
+        methods.Hybrid(LoRA(r=4, init="loftq"), methods.NormTuning()).attach(exact_and_codes()[1])
+
+
+# EVA ------------------------------------------------------------------------------------------------------
+
+
+def batches(family: str, many: int = 1) -> list[dict[str, Tensor]]:
+    return [labelled(family, batch_size=12, seed=i, padded=True) for i in range(many)]
+
+
+def inputs(model: nn.Module, path: str, one: dict[str, Tensor]) -> Tensor:
+    r"""The inputs of a layer at the tokens that count, (tokens, in)."""
+    seen: list[Tensor] = []
+    hook = model.get_submodule(path).register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    with torch.no_grad():
+        model(**one)
+    hook.remove()
+    return seen[0].reshape(-1, seen[0].shape[-1])[one["attention_mask"].bool().flatten()]
+
+
+@torch.no_grad()
+def uneven(model: nn.Module) -> nn.Module:
+    r"""Give one layer of a Llama inputs that vary in few directions: random weights make all layers alike."""
+    if model.config.model_type == "llama":
+        model.get_submodule("model.layers.1.input_layernorm").weight.mul_(0.8 ** torch.arange(32.0))
+    return model
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_eva_starts_where_peft_s_does_with_the_same_ranks(family):
+    given = batches(family)
+    if family != "bert":
+        given[0]["labels"] = given[0]["labels"].clone()
+        given[0]["labels"][:, :3] = -100  # a prompt: it is not learned from
+    own = {key: value for key, value in given[0].items() if key != "labels" or family != "bert"}
+    theirs = in_peft(family, "eva")
+    uneven(theirs.base_model.model)
+    peft.initialize_lora_eva_weights(theirs, [own], show_progress_bar=False)
+    model, one = uneven(tiny.model(family)), labelled(family)
+    before = model(**one).logits
+    LoRA(r=4, alpha=6, targets=TARGETS[family], init="eva").attach(model, batches=given)
+    assert torch.equal(model(**one).logits, before)
+    sizes = []
+    for path, layer in layers(model).items():
+        reference, branch = theirs.base_model.model.get_submodule(path), layer.branches["default"]
+        sizes.append(len(branch.A))
+        assert sizes[-1] == reference.r["default"] and branch.s == reference.scaling["default"], path
+        torch.testing.assert_close(branch.A, reference.lora_A["default"].weight, atol=2e-3, rtol=0, msg=path)
+    assert sum(sizes) == 4 * len(sizes) and max(sizes) <= 8
+    assert family != "llama" or len(set(sizes)) > 1
+    method = methods.attached(model)["default"]
+    head = methods.trainable(model.classifier) if family == "bert" else 0
+    assert methods.trainable(model) - head == method.count(model.config)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_the_directions_of_one_batch_are_its_principal_components(family):
+    model, (one,) = tiny.model(family), batches(family)
+    LoRA(r=4, targets=TARGETS[family], init="eva").attach(model, batches=[one])
+    for path, layer in layers(model).items():
+        X = inputs(tiny.model(family), path, one)
+        V = torch.linalg.svd(X - X.mean(dim=0), full_matrices=False)[2]
+        A = layer.branches["default"].A
+        torch.testing.assert_close((A @ V[: len(A)].T).abs(), torch.eye(len(A)), atol=1e-3, rtol=0)
+        assert not layer.branches["default"].B.any() and (A.gather(1, A.abs().argmax(1, True)) > 0).all()
+
+
+def test_several_batches_are_taken_in_one_after_the_other():
+    random = torch.Generator().manual_seed(0)
+    X = torch.randn(90, 20, generator=random) @ torch.diag(0.7 ** torch.arange(20.0)) + 3
+    spread = Spread(6, 20)
+    for part in X.split((30, 11, 49)):
+        spread.add(part)
+    _, S, V = torch.linalg.svd(X - X.mean(dim=0), full_matrices=False)
+    torch.testing.assert_close(spread.mean, X.mean(dim=0))
+    assert spread.total == pytest.approx(float(S.square().sum()), rel=1e-4)
+    torch.testing.assert_close(spread.shares[:3], (S.square() / S.square().sum())[:3], atol=1e-3, rtol=0)
+    torch.testing.assert_close((spread.directions[:3] @ V[:3].T).abs(), torch.eye(3), atol=0.02, rtol=0)
+
+
+def test_ranks_go_to_the_largest_shares_and_the_file_has_them(tmp_path):
+    assert ranks([torch.tensor([0.5, 0.4, 0.1]), torch.tensor([0.9, 0.05])], 3) == [2, 1]
+    model = tiny.model("llama")
+    with torch.no_grad():  # one direction alone varies before the second block's projections
+        model.model.layers[1].input_layernorm.weight[1:] = 0
+    bare, one = copy.deepcopy(model), tiny.batch()
+    method = LoRA(r=2, alpha=6, targets=("q_proj", "v_proj"), init="eva", rank_pattern={"0.*v_proj": 1})
+    method.attach(model, batches=batches("llama", 2))
+    found = methods.attached(model)["default"]
+    sizes = {path: len(layer.branches["default"].A) for path, layer in layers(model).items()}
+    assert sum(sizes.values()) == 2 + 1 + 2 + 2 and found.count(model.config) == methods.trainable(model)
+    assert all(
+        layer.branches["default"].s == (6 if "0.self_attn.v" in path else 3)
+        for path, layer in layers(model).items()
+    )
+    nonzero(model)
+    method.save(model, tmp_path)
+    for reader in (methods.from_checkpoint(tmp_path), method):
+        again = reader.load(copy.deepcopy(bare), tmp_path)
+        assert torch.equal(again(**one).logits, model(**one).logits)
+
+
+def test_a_layer_that_gets_no_rank_is_no_target():
+    random = torch.Generator().manual_seed(0)
+    steep, flat = Spread(4, 40), Spread(4, 40)
+    steep.add(torch.randn(200, 4, generator=random) @ torch.randn(4, 40, generator=random))
+    flat.add(torch.randn(200, 40, generator=random))
+    paths = [f"model.layers.0.self_attn.{name}" for name in ("q_proj", "v_proj")]
+    method = shared_out(LoRA(r=2, alpha=6, layers=0), dict(zip(paths, (flat, steep), strict=True)))
+    assert method.targets == (paths[1],) and method.rank_pattern == {paths[1]: 4}
+    assert method.at(paths[1]).scaling == 3 and method.count(tiny.config("llama")) == 4 * (32 + 16)
+
+
+def test_eva_reads_the_base_beside_an_adapter_that_is_trained_and_leaves_no_hook():
+    given, starts = batches("llama", 2), []
+    for others in (False, True):
+        model = tiny.model("llama").train()
+        if others:
+            nonzero(LoRA(r=2, targets="all-linear").attach(model, "other"))
+        LoRA(r=4, init="eva").attach(model, batches=iter(given))
+        starts.append([p.detach().clone() for p in model._coursekit.parameters["default"]])
+        assert hooks(model) == 0 and model.training
+    assert all(torch.equal(one, other) for one, other in zip(*starts, strict=True))
+
+
+@pytest.mark.parametrize("given, said", [
+    (None, r"init='eva' looks at batches of the task: give attach\(model, batches=...\)"),
+    (tiny.batch(), "batches: give a list of batches, such as .batch., and this is one batch"),
+    ([], r"EVA looks for 8 directions among the inputs of .*q_proj, and these batches have 0: give more"),
+    ([tiny.batch(1, 8)], "EVA looks for 8 directions among the inputs of .*, and these batches have 8: give more"),
+])  # fmt: skip
+def test_eva_without_enough_to_look_at_leaves_the_model_alone(given, said):
+    model = tiny.model("llama")
+    with pytest.raises(CourseError, match=said):
+        LoRA(r=4, init="eva").attach(model, batches=given)
+    assert methods.attached(model) == {} and hooks(model) == 0
+    with pytest.raises(CourseError, match="batches is for init='eva' alone: leave it out"):
+        LoRA(r=4).attach(model, batches=[tiny.batch()])
+
+
+# bad input ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"init": "pisa"}, r"init must be one of None, 'pissa', 'olora'.*; got 'pisa'\."),
+    ({"init": True}, "init must be one of None, .*; got True"),
+    ({"init": "pissa_niter_4"}, "init must be one of .*; got 'pissa_niter_4'"),
+    ({"init": "pissa", "dora": True}, "init='pissa' does not go with dora=True"),
+    ({"init": "olora", "lora_bias": True}, "init='olora' does not go with lora_bias=True"),
+])  # fmt: skip
+def test_starts_that_make_no_sense(options, said):
+    with pytest.raises(CourseError, match=said) as error:
+        LoRA(**options)
+    assert "\n" not in str(error.value)
+
+
+def nan(model: nn.Module) -> nn.Module:
+    model.model.layers[1].self_attn.q_proj.weight.data[3, 4] = torch.nan
+    return model
+
+
+@pytest.mark.parametrize("options, prepare, said", [
+    ({"targets": ("q_proj", "embed_tokens")}, None, "init='.*' is for linear layers, and model.embed_tokens is an emb"),
+    ({"r": 17}, None, "r=17 is above the rank of .*k_proj: it is 16 x 32, so take r up to 16"),
+    ({}, quantize_model, "init='.*' looks at the exact weight, and of .*q_proj only codes are there"),
+    ({"targets": ("q_proj", "lm_head")}, None, "init='.*' does not go with lm_head, whose weight is the input embed"),
+    ({}, nan, "init='.*' looks at the weight of model.layers.1.self_attn.q_proj, which holds NaN"),
+])  # fmt: skip
+@both
+def test_layers_that_it_cannot_start_at_leave_the_model_alone(init, options, prepare, said):
+    model = tiny.model("llama")
+    model = prepare(model) if prepare else model
+    before: dict[str, Tensor] = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(CourseError, match=said) as error:
+        LoRA(**({"r": 4, "targets": ("q_proj", "k_proj"), "init": init} | options)).attach(model)
+    assert "\n" not in str(error.value) and methods.attached(model) == {}
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key].nan_to_num(), value.nan_to_num()) for key, value in before.items())

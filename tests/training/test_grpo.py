@@ -1,0 +1,333 @@
+r"""GRPO against trl's, against closed forms and its plain twins; sampling against the model's own probabilities."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from attached import nonzero
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from coursekit.errors import CourseError
+from coursekit.methods import LoRA
+from coursekit.training.dpo import reference_of
+from coursekit.training.grpo import (
+    GRPO,
+    Step,
+    answer_mean,
+    checked_rewards,
+    clipped_loss,
+    entropy,
+    fixed_mean,
+    group_advantages,
+    kl_estimate,
+    logps_of,
+    ratios,
+    rewards_of,
+    train,
+    update,
+)
+from coursekit.training.rollouts import Answers, answer_logits, sample, shared_logits
+
+FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "grpo.safetensors"
+CLOSE = dict(atol=2e-5, rtol=1e-5)
+#: Settings of the fixture, as ours.
+SETTINGS = {
+    "grpo/beta=0.04/scale=group/weighted=0": GRPO(4, beta=0.04, longest=9),
+    "grpo/beta=0/scale=group/weighted=0": GRPO(4, beta=0, longest=9),
+    "grpo/beta=0.5/scale=none/weighted=0": GRPO(4, beta=0.5, longest=9, by_std=False),
+    "grpo/beta=0.5/scale=group/weighted=1": GRPO(4, beta=0.5, longest=9, weighted_kl=True),
+    "dr_grpo/beta=0/scale=none/weighted=0": GRPO(4, beta=0, longest=9, by_std=False, by_length=False),
+    "dr_grpo/beta=0.04/scale=group/weighted=0": GRPO(4, beta=0.04, longest=9, by_length=False),
+}
+
+
+class Letters:
+    r"""A tokenizer: a token for each letter, and numbers as text."""
+
+    pad_token_id, eos_token_id = 0, 2
+
+    def __call__(self, texts, add_special_tokens=True):
+        return {"input_ids": [[5 + ord(letter) % 80 for letter in text] for text in texts]}
+
+    def batch_decode(self, rows, skip_special_tokens=True):
+        return [" ".join(str(int(i)) for i in row if int(i) != self.eos_token_id) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def trl():
+    return load_file(FIXTURE)
+
+
+def policy(trl):
+    r"""The fixture's model, with its LoRA beside it."""
+    with safe_open(FIXTURE, "pt") as file:
+        made = json.loads(file.metadata()["made"])
+    model = tiny.decoder("llama", **made["changes"])
+    base = {name.removeprefix("base."): t for name, t in trl.items() if name.startswith("base.")}
+    missing, unexpected = model.load_state_dict(base, strict=False)
+    assert not unexpected and set(missing) <= {"lm_head.weight"}
+    LoRA(r=made["lora"]["r"], alpha=made["lora"]["lora_alpha"], targets=("q_proj", "v_proj")).attach(model)
+    with torch.no_grad():
+        for name, parameter in lora(model).items():
+            parameter.copy_(trl[f"lora.{name}"])
+    return model
+
+
+def lora(model):
+    r"""Our LoRA parameters under peft's names."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return {name.replace(".branches.default.", ".lora_") + ".weight": p for name, p in trained.items()}
+
+
+def given(trl):
+    r"""trl's batch as ours: one row for each prompt."""
+    ids, mask = trl["batch.completion_ids"], trl["batch.completion_mask"]
+    prompts = (trl[f"batch.prompt_{what}"][::4] for what in ("ids", "mask"))
+    return Answers(*prompts, ids, mask, trl["old"], [""] * len(ids))
+
+
+@pytest.mark.parametrize("logits_of", [answer_logits, shared_logits])
+def test_log_probabilities_and_entropy_are_trl_s(trl, logits_of):
+    model, answers = policy(trl), given(trl)
+    with torch.no_grad():
+        logits = logits_of(model, answers)
+        with reference_of(model) as network:
+            reference = logps_of(logits_of(network, answers), answers.ids) * answers.mask
+    torch.testing.assert_close(logps_of(logits, answers.ids) * answers.mask, trl["policy.tokens"], **CLOSE)
+    torch.testing.assert_close(reference, trl["reference.tokens"], **CLOSE)
+    torch.testing.assert_close(entropy(logits) * answers.mask, trl["entropy"], **CLOSE)
+    assert (trl["policy.tokens"] - trl["reference.tokens"]).abs().max() > 1
+
+
+def test_advantages_are_trl_s(trl):
+    rewards = trl["rewards"].reshape(3, 4)
+    torch.testing.assert_close(group_advantages(rewards).flatten(), trl["advantages.group"], **CLOSE)
+    torch.testing.assert_close(group_advantages(rewards, by_std=False).flatten(), trl["advantages.none"])
+    assert not group_advantages(rewards)[2].any()  # exactly 0: its rewards are all 0.1
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_loss_and_gradients_are_trl_s(trl, name, shared):
+    model, answers, settings = policy(trl), given(trl), SETTINGS[name]
+    logps = logps_of((shared_logits if shared else answer_logits)(model, answers), answers.ids)
+    reference = settings.reference(model, answers)
+    advantages = group_advantages(trl["rewards"].reshape(3, 4), settings.by_std).flatten()
+    loss = settings.loss(logps, answers.logps, reference, advantages, answers.mask)
+    torch.testing.assert_close(loss, trl[f"{name}/loss"], **CLOSE)
+    loss.backward()
+    parameters = lora(model)
+    assert len(parameters) == 8
+    for path, parameter in parameters.items():
+        torch.testing.assert_close(parameter.grad, trl[f"{name}/grad.{path}"], **CLOSE)
+    if settings.beta:
+        kl = kl_estimate(logps, reference) * (ratios(logps, answers.logps) if settings.weighted_kl else 1)
+        kl = (kl * answers.mask).sum() / answers.mask.sum()
+        torch.testing.assert_close(kl, trl[f"{name}/kl"], **CLOSE)
+
+
+def test_the_fixture_has_tokens_on_both_sides_of_the_clipping(trl):
+    rho = ratios(trl["policy.tokens"], trl["old"])[trl["batch.completion_mask"].bool()]
+    assert (rho > 1.2).sum() > 3 and (rho < 0.8).sum() > 3
+
+
+# Closed forms -------------------------------------------------------------------------------------------------------
+
+
+def test_advantages_worked_by_hand():
+    found = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.1, 0.1, 0.1, 0.1]]))
+    torch.testing.assert_close(
+        found[0], torch.tensor([1.5, -0.5, -0.5, -0.5]), atol=1e-3, rtol=0
+    )  # std is 1/2
+    assert found[1].tolist() == [0.0] * 4
+    centred = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), by_std=False)
+    assert centred.tolist() == [[0.75, -0.25, -0.25, -0.25]]
+
+
+def test_where_the_clipping_takes_the_gradient_away():
+    rho = torch.tensor([[1.1, 1.3, 0.9, 0.7]] * 2, dtype=torch.float64)
+    old, logps = torch.zeros_like(rho), rho.log().requires_grad_()
+    loss = clipped_loss(logps, old, torch.tensor([2.0, -2.0], dtype=torch.float64), 0.2)
+    expected = [[-2.2, -2.4, -1.8, -1.4], [2.2, 2.6, 1.8, 1.6]]
+    torch.testing.assert_close(loss, torch.tensor(expected, dtype=torch.float64))
+    loss.sum().backward()
+    # Up only as far as 1 + ε, down only as far as 1 - ε; back, always.
+    assert logps.grad.ne(0).tolist() == [[True, False, True, True], [True, True, True, False]]
+
+
+def test_the_gradient_coefficient_is_equation_21():
+    r"""$\hat A_{i,t} + \beta(\pi_0/\pi - 1)$ for each token, where $\pi$ is still $\pi_\text{old}$."""
+    random = torch.Generator().manual_seed(0)
+    logps = torch.randn(3, 4, generator=random, dtype=torch.float64).requires_grad_()
+    reference = torch.randn(3, 4, generator=random, dtype=torch.float64)
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
+    A = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
+    GRPO(beta=0.3).loss(logps, logps.detach(), reference, A, mask).backward()
+    coefficient = A[:, None] + 0.3 * ((reference - logps.detach()).exp() - 1)
+    torch.testing.assert_close(logps.grad, -coefficient * mask / mask.sum(1, keepdim=True) / 3)
+
+
+def test_kl_estimate_is_never_negative_and_right_on_average():
+    random = torch.Generator().manual_seed(0)
+    own, other = (torch.randn(7, generator=random, dtype=torch.float64).log_softmax(-1) for _ in range(2))
+    estimate = kl_estimate(own[:, None], other[:, None])[:, 0]
+    assert (estimate >= 0).all() and not kl_estimate(own[None], own[None]).any()
+    exact = (own.exp() * (own - other)).sum()
+    torch.testing.assert_close((own.exp() * estimate).sum(), exact)
+
+
+def test_two_means_of_two_answers():
+    values, mask = torch.tensor([[3.0, 9.0, 9.0], [1.0, 2.0, 3.0]]), torch.tensor([[1, 0, 0], [1, 1, 1]])
+    assert answer_mean(values, mask) == (3 + 2) / 2
+    assert fixed_mean(values, mask, 3) == (3 + 1 + 2 + 3) / 6
+
+
+def test_entropy_of_equal_and_of_certain():
+    assert entropy(torch.zeros(1, 8)).item() == pytest.approx(math.log(8))
+    assert entropy(torch.tensor([[0.0, 500.0]])).item() == pytest.approx(0)
+
+
+# Sampling -----------------------------------------------------------------------------------------------------------
+
+
+def writer(family: str = "llama", **changes):
+    model = tiny.decoder(family, **changes)
+    LoRA(r=4, alpha=8).attach(model)
+    return nonzero(model)
+
+
+PROMPTS = ["ab", "cdefgh", "i"]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_sampled_answers_have_the_probabilities_that_the_model_gives_them(family):
+    model, letters = writer(family, initializer_range=0.35), Letters()
+    torch.manual_seed(0)
+    usual = sample(model, letters, PROMPTS, group=6, max_new_tokens=9).ids.flatten().mode().values
+    letters.eos_token_id = int(usual)  # so that answers end now and then
+    answers = sample(model, letters, PROMPTS, group=6, max_new_tokens=9)
+    assert len(set(answers.lengths.tolist())) > 2 and answers.group == 6
+    plain, shared = answer_logits(model, answers), shared_logits(model, answers)
+    there = answers.mask.bool()
+    torch.testing.assert_close(shared[there], plain[there], atol=2e-5, rtol=1e-4)
+    own = logps_of(plain, answers.ids)
+    torch.testing.assert_close(own[there], answers.logps[there], atol=2e-5, rtol=1e-4)
+    ended = answers.lengths < answers.ids.shape[1]
+    last = answers.ids.gather(1, answers.lengths[:, None] - 1)[:, 0]
+    assert ended.any() and (last[ended] == usual).all()
+
+
+def test_what_is_drawn_follows_the_probabilities():
+    model = writer()
+    torch.manual_seed(0)
+    drawn = sample(model, Letters(), ["ab"], group=4000, max_new_tokens=1).ids[:, 0]
+    ids = torch.tensor(Letters()(["ab"])["input_ids"])
+    with torch.no_grad():
+        p = model(ids).logits[0, -1].softmax(-1)
+    found = drawn.bincount(minlength=len(p)) / 4000
+    assert (found - p).abs().max() < 5 * (p.max() / 4000).sqrt()
+
+
+def test_gradients_of_the_fast_twin_are_the_plain_ones():
+    torch.manual_seed(0)
+    answers = sample(writer(), Letters(), PROMPTS, group=4, max_new_tokens=5)
+    grads = []
+    for logits_of in (answer_logits, shared_logits):
+        model = writer()
+        (logps_of(logits_of(model, answers), answers.ids) * answers.mask).sum().backward()
+        grads.append([p.grad for p in model.parameters() if p.requires_grad])
+    for own, other in zip(*grads, strict=True):
+        torch.testing.assert_close(own, other, atol=2e-5, rtol=1e-4)
+
+
+def test_sampling_leaves_the_model_in_its_mode():
+    model = writer().train()
+    answers = sample(model, Letters(), PROMPTS, group=2, max_new_tokens=3)
+    assert model.training and not answers.logps.requires_grad
+
+
+# Training -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings", [GRPO(8, longest=4), GRPO(8, beta=0, longest=4, by_std=False, by_length=False)]
+)
+def test_training_raises_the_reward_and_repeats_itself(settings):
+    def low(prompt: str, answer: str) -> float:  # the share of tokens below 40
+        numbers = [int(n) for n in answer.split()]
+        return sum(n < 40 for n in numbers) / max(1, len(numbers))
+
+    def run() -> list[Step]:
+        model = writer(initializer_range=0.35)
+        return train(model, Letters(), PROMPTS, low, settings, steps=20, lr=2e-2, progress=False)
+
+    history = run()
+    early, late = ([step.reward for step in part] for part in (history[:5], history[-5:]))
+    assert sum(late) / 5 > sum(early) / 5 + 0.15
+    assert history[-1] == run()[-1]
+    assert (history[0].kl is None) == (settings.beta == 0) and history[0].clipped == 0
+
+
+def test_equal_rewards_move_nothing_without_a_reference():
+    model = writer()
+    before = [p.clone() for p in model.parameters()]
+    answers = sample(model, Letters(), PROMPTS, group=4, max_new_tokens=4)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    step = update(model, answers, torch.ones(3, 4), GRPO(4, beta=0), optimizer)
+    assert step.told == 0 and all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
+
+
+def test_a_second_update_on_the_same_answers_is_clipped():
+    model = writer()
+    torch.manual_seed(0)
+    answers = sample(model, Letters(), PROMPTS, group=4, max_new_tokens=4)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-2)
+    step = update(model, answers, torch.rand(3, 4), GRPO(4, beta=0), optimizer, updates=4)
+    assert step.clipped > 0.05
+
+
+# Bad input ----------------------------------------------------------------------------------------------------------
+
+
+def test_bad_input_is_one_clear_line():
+    model, frozen = writer(), tiny.decoder("llama").requires_grad_(False)
+    answers = sample(model, Letters(), PROMPTS, group=2, max_new_tokens=3)
+    for call, line in (
+        (lambda: checked_rewards([1.0] * 5, answers), "one reward for each of the 6 answers; got 5."),
+        (lambda: checked_rewards(["good"] * 6, answers), "a reward must be a number"),
+        (lambda: rewards_of(lambda p, a: None, PROMPTS, answers), "a reward must be a number"),
+        (lambda: group_advantages(torch.ones(3, 1)), "at least 2 answers to each prompt; got (3, 1)."),
+        (lambda: group_advantages(torch.tensor([[1.0, math.nan]])), "no finite number"),
+        (lambda: GRPO(group=1), "group (the answers to one prompt) must be an integer of at least 2"),
+        (lambda: GRPO(beta=-1), "beta must be a number of at least 0"),
+        (lambda: GRPO(epsilon=1.5), "epsilon must be a number"),
+        (lambda: sample(model, Letters(), []), "at least one prompt"),
+        (lambda: sample(model, Letters(), ["a", ""]), "none may be empty"),
+        (lambda: sample(model, Letters(), "ab"), "prompts must be a list of texts"),
+        (lambda: train(model, Letters(), [], lambda p, a: 1.0, GRPO()), "at least one prompt"),
+        (lambda: train(frozen, Letters(), ["ab"], lambda p, a: 1.0, GRPO()), "attach a method first"),
+        (lambda: _answers(answers, mask=torch.zeros_like(answers.mask)), "an answer has no token at all"),
+        (lambda: _answers(answers, rows=5), "5 answers are no equal share for each of 3 prompts"),
+        (lambda: GRPO().reference(tiny.decoder("llama"), answers), "attach one, such as LoRA(r=8)"),
+    ):
+        with pytest.raises(CourseError) as caught:
+            call()
+        assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+def _answers(answers: Answers, mask=None, rows=None) -> Answers:
+    mask = answers.mask if mask is None else mask
+    return Answers(
+        answers.prompt_ids,
+        answers.prompt_mask,
+        answers.ids[:rows],
+        mask[:rows],
+        answers.logps[:rows],
+        answers.texts,
+    )
