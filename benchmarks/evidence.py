@@ -4,159 +4,143 @@ r"""Evidence: runs the grid of a topic into data/evidence/, in several processes
     python benchmarks/evidence.py methods --status           # what is left, and about how long it takes
     python benchmarks/evidence.py methods --card             # writes data/evidence/methods.md from what is there
 
-A topic is a file in benchmarks/topics/ with a `GRID` and the `SETTING` that its runs share.
+A topic is a file in benchmarks/topics/ with a `GRID` and the `SETTING` that its runs share; where its arms are no
+`Recipe`, with a `carry` that makes their runs.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import os
+import re
 import sys
-import time
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Any
 
-from coursekit.comparison import machine
-from coursekit.comparison.bench import Bench
-from coursekit.comparison.evidence import cell
-from coursekit.comparison.evidence.card import card
-from coursekit.comparison.evidence.cell import Recipe
-from coursekit.comparison.evidence.grid import Arm
-from coursekit.comparison.evidence.plan import Cell, Run
-from coursekit.comparison.evidence.results import CONSTANT, UNTRAINED
-from coursekit.comparison.evidence.store import Store
-from coursekit.comparison.evidence.work import Workers, progress, work
-from coursekit.errors import CourseError, whole
-from coursekit.evaluation import accuracy
+import typer
+
+from coursekit.cli_errors import exit_cleanly
+from coursekit.errors import one_of, whole
+from coursekit.experiments import machine, work
+from coursekit.experiments.bench import Bench
+from coursekit.experiments.card import card
+from coursekit.experiments.recipe import Arm, Recipe
+from coursekit.experiments.run import baselines, train
+from coursekit.experiments.table import Cell, Run, Store, read_csv
 from coursekit.files import replace_text
-from coursekit.tasks.task import task_of
+from coursekit.tasks import load_task
 
 ROOT = Path(__file__).resolve().parents[1]
 TOPICS = sorted(path.stem for path in (ROOT / "benchmarks" / "topics").glob("[!_]*.py"))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("topic", choices=TOPICS)
-    parser.add_argument("--processes", type=int, default=1, help="side by side, one thread each")
-    parser.add_argument("--status", action="store_true", help="only say what is left")
-    parser.add_argument("--card", action="store_true", help="only take over runs and write the card")
-    parser.add_argument(
-        "--evidence", type=Path, default=ROOT / "data" / "evidence", help="folder of the files"
-    )
-    asked = parser.parse_args(arguments)
-    topic = importlib.import_module(f"topics.{asked.topic}")
-    store = Store(asked.evidence / f"{asked.topic}.csv", ROOT / "runs" / "evidence" / asked.topic)
-    whole("--processes", asked.processes, least=1, such_as=2)
-    if asked.status:
-        print(progress(topic.GRID, store.runs(), asked.processes))
-        return 0
-    if taken := borrowed(asked, topic, store):
+@exit_cleanly
+def main(
+    topic: Annotated[str, typer.Argument(help=", ".join(TOPICS))],
+    processes: Annotated[int, typer.Option(help="Side by side, one thread each.")] = 1,
+    status: Annotated[bool, typer.Option("--status", help="Only say what is left.")] = False,
+    only_card: Annotated[bool, typer.Option("--card", help="Only take over runs and write the card.")] = False,
+    evidence: Annotated[Path, typer.Option(help="Folder of the files.")] = ROOT / "data" / "evidence",
+) -> None:
+    r"""Run what is left of a topic's grid, and write its card."""
+    work.end_with_parent()
+    one_of("topic", topic, TOPICS)
+    whole("--processes", processes, least=1, such_as=2)
+    asked = importlib.import_module(f"topics.{topic}")
+    store = Store(evidence / f"{topic}.csv")
+    if not status and (taken := borrowed(topic, asked, store)):
         print(f"{taken} runs of the same recipe taken over from other topics", flush=True)
-    if asked.card:
-        return write_card(asked, topic, store, Bench(topic.SETTING))
-    print(progress(topic.GRID, store.runs(), asked.processes), flush=True)
-    if asked.processes > 1:
-        command = [sys.executable, __file__, asked.topic, "--evidence", str(asked.evidence)]
-        return Workers(command, asked.processes, dict(os.environ)).run()
-    bench = Bench(topic.SETTING)
-    work(
-        topic.GRID,
-        store,
-        lambda make, one: cell.train(bench, make, one, topic.GRID.every(one.steps)),
-        partial(print, flush=True),
-    )
-    return write_card(asked, topic, store, bench)
+    print(work.progress(asked.GRID, store.runs(), processes), flush=True)
+    if status:
+        return
+    if processes > 1 and not only_card:
+        command = [sys.executable, __file__, topic, "--evidence", str(evidence)]
+        raise typer.Exit(work.side_by_side(command, processes))
+    if not only_card:
+        bench = Bench(asked.SETTING) if asked.SETTING else None
+        if not hasattr(asked, "carry"):
+            store.add(idle(asked, store, bench))
+        work.work(asked.GRID, store, carry(asked, bench), partial(print, flush=True))
+    write_card(topic, asked, store)
 
 
-def borrowed(asked: argparse.Namespace, topic: object, store: Store) -> int:
+def carry(asked: Any, bench: Bench) -> work.Carry:
+    r"""What makes the topic's runs."""
+    if hasattr(asked, "carry"):
+        return partial(asked.carry, bench)
+    return lambda recipe, cell: train(bench, recipe, cell, asked.GRID.every(cell.steps))
+
+
+def borrowed(topic: str, asked: Any, store: Store) -> int:
     r"""Take over what another topic has measured of the very same recipe in the same setting; the number of runs."""
-    there, taken = {run.cell for run in store.runs()}, 0
+    there, new = {run.cell for run in store.runs()}, []
     for name in TOPICS:
         other = importlib.import_module(f"topics.{name}")
-        file = asked.evidence / f"{name}.csv"
-        if name == asked.topic or not file.exists() or other.SETTING != topic.SETTING:
+        file = store.path.with_name(f"{name}.csv")
+        if name == topic or not file.exists() or other.SETTING != asked.SETTING:
             continue
         same = {
             theirs.name: own.name
-            for own in topic.GRID.arms
+            for own in asked.GRID.arms
             for theirs in other.GRID.arms
-            if _recipe(own) == _recipe(theirs) and topic.GRID.points == other.GRID.points
+            if _depends_on(own) == _depends_on(theirs) and asked.GRID.points == other.GRID.points
         }
-        for run in Store(file, store.claims.with_name(name)).runs():
+        for run in read_csv(file):
             if run.cell.arm in same and (cell := replace(run.cell, arm=same[run.cell.arm])) not in there:
-                store.add(replace(run, cell=cell))
+                new.append(replace(run, cell=cell))
                 there.add(cell)
-                taken += 1
-    return taken
+    store.add(new)
+    return len(new)
 
 
-def _recipe(arm: Arm) -> Recipe:
+def _depends_on(arm: Arm) -> Any:
     r"""What a run depends on: where nothing is searched, a candidate's own learning rate, does not matter here."""
-    return replace(arm.make, candidate=replace(arm.make.candidate, rate=0.0))
+    recipe = arm.recipe
+    return replace(recipe, candidate=replace(recipe.candidate, rate=0.0)) if isinstance(recipe, Recipe) else recipe
 
 
-def constant(bench: Bench) -> Run:
-    r"""Trains nothing, the same for any seed: the best constant answer on those very test sentences."""
-    right = {}
-    for split in ("validation", "test"):
-        # The classes, not the "labels" of the rows: a decoder's are tokens.
-        labels = task_of(bench.prepared).data[split][: bench.sentences(split)]["label"]
-        most = Counter(labels).most_common(1)[0][0]
-        right[split] = tuple(label == most for label in labels)
-    curve = ((0, sum(right["validation"]) / len(right["validation"])),)
-    return Run(Cell(CONSTANT, 0, 0.0, 0), curve, right["test"], 0, 0.0)
+def idle(asked: Any, store: Store, bench: Bench) -> list[Run]:
+    r"""What needs no training and is not there yet, once for each seed."""
+    there = {run.cell.arm for run in store.runs()}
+    recipe = asked.GRID.arms[0].recipe
+    bf16 = not isinstance(recipe, Recipe) or recipe.autocast
+    return [
+        replace(run, cell=Cell(run.cell.arm, 0, 0.0, seed))
+        for run in baselines(bench, there, bf16)
+        for seed in asked.GRID.seeds
+    ]
 
 
-def untrained(bench: Bench, bf16: bool) -> Run:
-    r"""The decoder as it was released, on the sentences that the trained ones were asked."""
-    start, model, right = time.perf_counter(), bench.model(0), {}
-    with cell.autocast(bench.device.type, bf16):
-        for split in ("validation", "test"):
-            score = accuracy(model, bench.prepared, split, bench.sentences(split), progress=False)
-            right[split] = tuple(score.correct.tolist())
-    curve = ((0, sum(right["validation"]) / len(right["validation"])),)
-    return Run(Cell(UNTRAINED, 0, 0.0, 0), curve, right["test"], 0, time.perf_counter() - start)
-
-
-def baselines(topic: object, store: Store, bench: Bench) -> Iterator[Run]:
-    r"""What needs no training: the best constant answer, and of a decoder its own, if that is not there yet."""
-    yield constant(bench)
-    if not bench.encoder and not any(run.cell.arm == UNTRAINED for run in store.runs()):
-        yield untrained(bench, topic.GRID.arms[0].make.autocast)
-
-
-def write_card(asked: argparse.Namespace, topic: object, store: Store, bench: Bench) -> int:
-    r"""The card beside the runs, from what there is of them now and the baselines that need no training."""
-    idle = list(baselines(topic, store, bench))
-    for baseline in idle:
-        for seed in topic.GRID.seeds:
-            store.add(replace(baseline, cell=replace(baseline.cell, seed=seed)))
-    setting, same = topic.SETTING, idle[0].correct
-    about = {
-        "command": f"`python benchmarks/evidence.py {asked.topic} --processes 2`",
-        "task": f"{setting.domain}/{setting.labels}, {bench.sentences('validation')} validation and "
-        f"{bench.sentences('test')} test sentences, batches of {setting.batch_size}",
-        "model": setting.model,
-        "machine": f"{machine.device_name(bench.device)}, one thread a process",
-        "versions": machine.versions_said(),
+def write_card(topic: str, asked: Any, store: Store) -> None:
+    r"""The card beside the runs, from what there is of them now."""
+    about = {"command": f"`python benchmarks/evidence.py {topic} --processes 2`"}
+    if (setting := asked.SETTING) is not None and not hasattr(asked, "carry"):
+        data = load_task(setting.domain, setting.labels).data
+        sizes = {split: len(data[split]) for split in ("train", "validation", "test")}
+        shown = asked.GRID.steps * setting.batch_size / sizes["train"]
+        about |= {
+            "task": f"{setting.domain}/{setting.labels}, {min(setting.validation, sizes['validation'])} validation and "
+            f"{min(setting.sentences, sizes['test'])} test sentences",
+            "training": f"AdamW, warm-up over 10 % of the steps, linear decay to 0, gradients clipped at norm 1, "
+            f"batches of {setting.batch_size}; {asked.GRID.steps} steps are {shown:.2f} of the {sizes['train']:,} "
+            "training sentences; weights in float32, matrix products in bfloat16",
+            "model": setting.model,
+        }
+    path, runs = store.path.with_suffix(".md"), store.runs()
+    machines = {run.more["processor"] for run in runs if run.more.get("processor")}
+    about |= {
+        "machine": f"{', '.join(sorted(machines | _named_before(path)))}, one thread a process",
+        "versions when this card was written": machine.versions_said(),
     }
-    replace_text(
-        asked.evidence / f"{asked.topic}.md", card(topic.GRID, store.runs(), about, sum(same) / len(same))
-    )
-    return 0
+    replace_text(path, card(asked.GRID, runs, about, asked.__doc__))
+
+
+def _named_before(path: Path) -> set[str]:
+    r"""The processors that the card names already: the first runs did not keep theirs."""
+    found = re.search(r"^- \*\*machine\*\*: (.+?), one thread", path.read_text() if path.exists() else "", re.MULTILINE)
+    return set(found[1].split(", ")) if found else set()
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except CourseError as error:
-        sys.exit(f"evidence: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    typer.run(main)

@@ -110,7 +110,7 @@ def _role(one: psutil.Process, grader: int) -> str:
     if one.pid == grader:
         return "grader"
     line = " ".join(one.cmdline())
-    return "judge" if "grading.judge" in line else "zygotes and boxes"
+    return "judge" if "grading.judge" in line else "prefork servers and boxes"
 
 
 def killed(place: Path, out: Path, jobs: int, kills: int, seed: int) -> None:

@@ -6,11 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from coursekit.comparison.bench import Bench, Setting
 from coursekit.comparison.candidates import Candidate
-from coursekit.comparison.evidence.cell import Recipe
-from coursekit.comparison.evidence.grid import Arm
-from coursekit.comparison.rates import around
+from coursekit.experiments.bench import Bench, Setting
+from coursekit.experiments.recipe import Arm, Recipe, around
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.soft_prompts.pooling import pool_text
 
@@ -24,16 +22,7 @@ def reading_the_text(method: Method, model: nn.Module, bench: Bench, seed: int) 
 
 
 def arm(
-    name: str,
-    candidate: Candidate,
-    rate: float,
-    steps: int | None = None,
-    doublings: int | None = None,
-    **of: Any,
+    name: str, candidate: Candidate, rate: float, steps: int | None = None, doublings: int | None = None, **how: Any
 ) -> Arm:
-    r"""One line of the experiment, its search beginning around `rate`.
-
-    of: for tables and pictures; what of it is a field of `Recipe`, such as batch_size, goes there as well.
-    """
-    recipe = {key: of[key] for key in ("batch_size", "examples", "bucket", "autocast", "also") if key in of}
-    return Arm(name, Recipe(candidate, **recipe), tuple(around(rate)), of, steps, doublings)
+    r"""One line of the experiment, its search beginning around `rate`. how: fields of `Recipe`."""
+    return Arm(name, Recipe(candidate, **how), around(rate), steps, doublings)

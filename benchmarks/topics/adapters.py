@@ -10,9 +10,9 @@ import torch
 from topics._film import SETTING, arm
 from torch import nn
 
-from coursekit.comparison.bench import Bench
 from coursekit.comparison.candidates import CANDIDATES, Candidate, alone, drawn, on_batches
-from coursekit.comparison.evidence.grid import Arm, Grid
+from coursekit.experiments.bench import Bench
+from coursekit.experiments.recipe import Arm, Grid
 from coursekit.methods import (
     AdapterDrop,
     HoulsbyAdapter,
@@ -70,7 +70,7 @@ def sparse(score: str, share: float, adapter: HoulsbyAdapter = WIDE) -> Arm:
     method = SparseAdapter(adapter, pruned=share, score=score)
     attach = on_batches if score in NEED_DATA else drawn if score == "random" else alone
     return additive(
-        f"{score} {share:.0%} before", method, 1e-2, attach, experiment="sparse", score=score, pruned=share
+        f"{score} {share:.0%} before", method, 1e-2, attach
     )
 
 
@@ -83,36 +83,35 @@ AFTER = {
 GRID = Grid(
     topic="adapters",
     arms=(
-        arm("full", CANDIDATES["full"], 1e-4, experiment="reference"),
-        arm("head", CANDIDATES["head"], 1e-1, experiment="reference"),
+        arm("full", CANDIDATES["full"], 1e-4),
+        arm("head", CANDIDATES["head"], 1e-1),
         # Where: 78,432 parameters in two bottlenecks a block, 76,128 in one twice as wide, 80,736 in Lin's, which has a
         # norm of its own. All start alike and have relu, so that the place differs; `parallel` is as its paper has it.
-        *(arm(name, CANDIDATES[name], 3e-3, experiment="place") for name in ("pfeiffer", "parallel", "lin")),
+        *(arm(name, CANDIDATES[name], 3e-3) for name in ("pfeiffer", "parallel", "lin")),
         # How wide. 16 is `pfeiffer`.
-        *(additive(f"pfeiffer r={r}", PfeifferAdapter(r=r), experiment="width", r=r) for r in (64, 1)),
+        *(additive(f"pfeiffer r={r}", PfeifferAdapter(r=r)) for r in (64, 1)),
         # With the residual and without.
-        additive("narrow", NARROW, experiment="residual", r=16),
-        additive("houlsby r=16 without", NARROW, 3e-3, without_residual, experiment="residual", r=16),
+        additive("narrow", NARROW),
+        additive("houlsby r=16 without", NARROW, 3e-3, without_residual),
         # In how many blocks.
-        arm("adapter-drop", CANDIDATES["adapter-drop"], 1e-2, experiment="drop", n=2),
-        additive("drop 4", AdapterDrop(PfeifferAdapter(r=16), n=4), experiment="drop", n=4),
+        arm("adapter-drop", CANDIDATES["adapter-drop"], 1e-2),
+        additive("drop 4", AdapterDrop(PfeifferAdapter(r=16), n=4)),
         additive(
-            "robust", AdapterDrop(PfeifferAdapter(r=16), robust=True), experiment="drop",
+            "robust", AdapterDrop(PfeifferAdapter(r=16), robust=True),
             also={f"{n} skipped": partial(skipped, n=n) for n in (2, 4)},
         ),
-        additive("houlsby r=8", HoulsbyAdapter(r=8, activation="relu", init="bert"), experiment="place"),
+        additive("houlsby r=8", HoulsbyAdapter(r=8, activation="relu", init="bert")),
         # How many of their weights: after training, before it, and as many as `narrow` has in a wider one.
-        additive("wide", WIDE, experiment="sparse", also=AFTER),
+        additive("wide", WIDE, also=AFTER),
         additive(
-            "large-sparse", SparseAdapter(WIDE, pruned=0.75, score="snip"), 3e-3, on_batches, experiment="large-sparse"
+            "large-sparse", SparseAdapter(WIDE, pruned=0.75, score="snip"), 3e-3, on_batches
         ),
-        arm("sparse-adapter", CANDIDATES["sparse-adapter"], 3e-3, experiment="sparse", score="snip", pruned=0.8),
+        arm("sparse-adapter", CANDIDATES["sparse-adapter"], 3e-3),
         *(sparse(score, 0.95) for score in ("snip", "random")),
-        additive("houlsby r=64 without", WIDE, 3e-3, without_residual, experiment="residual", r=64),
+        additive("houlsby r=64 without", WIDE, 3e-3, without_residual),
         # `wide` starts far from 0, as SNIP before training likes it, and one seed in three learns nothing above 3e-4.
         # From the small start of Houlsby et al.
-        additive("houlsby r=64", HoulsbyAdapter(r=64), 1e-3, experiment="sparse", also=AFTER),
+        additive("houlsby r=64", HoulsbyAdapter(r=64), 1e-3, also=AFTER),
     ),
     reference="full",
-    doublings=0,  # of adapters asked in `methods`
 )  # fmt: skip

@@ -8,7 +8,7 @@ from topics._film import SETTING as ENCODER
 from topics._film import arm
 
 from coursekit.comparison.candidates import CANDIDATES
-from coursekit.comparison.evidence.grid import Grid
+from coursekit.experiments.recipe import Grid
 
 __all__ = ["GRID", "SETTING"]
 
@@ -19,9 +19,8 @@ RATES = {"lora": 1e-3, "ia3": 1e-2, "pfeiffer": 1e-3, "llama-adapter": 1e-2, "pr
 
 GRID = Grid(
     topic="decoder",
-    arms=tuple(arm(name, CANDIDATES[name], rate, method=name) for name, rate in RATES.items()),
+    arms=tuple(arm(name, CANDIDATES[name], rate) for name, rate in RATES.items()),
     reference="lora",
     steps=100,
-    doublings=0,
     points=4,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from topics._film import SETTING, arm
 
 from coursekit.comparison.candidates import CANDIDATES, Candidate
-from coursekit.comparison.evidence.grid import Arm, Grid
+from coursekit.experiments.recipe import Arm, Grid
 from coursekit.methods import LoRA
 
 __all__ = ["GRID", "SETTING"]
@@ -20,24 +20,23 @@ FULL = CANDIDATES["full"]
 def lora(name: str, r: int, targets: object, rate: float, **of: object) -> Arm:
     r"""A LoRA whose update is scaled by 2 whatever its rank."""
     candidate = Candidate("reparameterised", LoRA(r=r, alpha=2 * r, targets=targets), rate)
-    return arm(name, candidate, rate, rank=r, **of)
+    return arm(name, candidate, rate, **of)
 
 
 GRID = Grid(
     topic="lora",
     arms=(
-        arm("full", FULL, 1e-4, experiment="full"),
+        arm("full", FULL, 1e-4),
         # The paper's targets; then more of them. Each at its own learning rate, as all that follows.
-        lora("qv-r8", 8, PAPER, 3e-3, experiment="rank"),
-        lora("all-r8", 8, "all-linear", 1e-3, experiment="targets"),
-        *(lora(f"qv-r{r}", r, PAPER, 3e-3, experiment="rank") for r in (1, 64)),
+        lora("qv-r8", 8, PAPER, 3e-3),
+        lora("all-r8", 8, "all-linear", 1e-3),
+        *(lora(f"qv-r{r}", r, PAPER, 3e-3) for r in (1, 64)),
         # Where it goes, at 55,296 parameters as with all-r8 (in the MLP 53,760).
-        lora("attention-r18", 18, ATTENTION, 1e-3, experiment="targets"),
-        lora("mlp-r14", 14, MLP, 1e-3, experiment="targets"),
+        lora("attention-r18", 18, ATTENTION, 1e-3),
+        lora("mlp-r14", 14, MLP, 1e-3),
         # The batch: 4,800 examples seen, in 300 steps or in a quarter of them.
-        arm("full-batch64", FULL, 1e-4, 75, experiment="batch", batch_size=64),
-        lora("all-r8-batch64", 8, "all-linear", 3e-3, steps=75, experiment="batch", batch_size=64),
+        arm("full-batch64", FULL, 1e-4, 75, batch_size=64),
+        lora("all-r8-batch64", 8, "all-linear", 3e-3, steps=75, batch_size=64),
     ),
     reference="full",
-    doublings=0,  # of LoRA and of full fine-tuning asked in `methods`
 )  # fmt: skip

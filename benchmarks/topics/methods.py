@@ -7,8 +7,7 @@ from dataclasses import replace
 from topics._film import SETTING, arm, reading_the_text
 
 from coursekit.comparison.candidates import EVERY
-from coursekit.comparison.evidence.grid import Grid
-from coursekit.comparison.guide import DOUBLED
+from coursekit.experiments.recipe import Grid
 
 __all__ = ["GRID", "METHODS", "SETTING"]
 
@@ -22,23 +21,15 @@ RATES = {
     "mam": 3e-4, "unipelt": 3e-3,
 }  # fmt: skip
 
+#: Are 300 steps enough? Asked of these.
+DOUBLED = ("full", "pfeiffer", "ia3", "bitfit", "lora", "prompt", "prefix")
+
 METHODS = {name: candidate for name, candidate in EVERY.items() if name in RATES}
 #: The head reads the text in all of them, and not the first virtual token.
 METHODS |= {name: replace(METHODS[name], attach=reading_the_text) for name in ("prompt", "p-tuning")}
 
 GRID = Grid(
     topic="methods",
-    arms=tuple(
-        arm(
-            name,
-            METHODS[name],
-            rate,
-            doublings=int(name in DOUBLED),  # are 300 steps enough?
-            method=name,
-            family=METHODS[name].family,
-        )
-        for name, rate in RATES.items()
-    ),
+    arms=tuple(arm(name, METHODS[name], rate, doublings=int(name in DOUBLED)) for name, rate in RATES.items()),
     reference="full",
-    doublings=0,
 )

@@ -14,8 +14,8 @@ from topics._film import SETTING, arm
 from topics.methods import METHODS, RATES
 from torch import Tensor, nn
 
-from coursekit.comparison.bench import Bench
-from coursekit.comparison.evidence.grid import Grid
+from coursekit.experiments.bench import Bench
+from coursekit.experiments.recipe import Grid
 from coursekit.methods.mechanism.method import Method
 
 __all__ = ["GRID", "SETTING"]
@@ -52,13 +52,9 @@ GRID = Grid(
         made
         for name in ("head", "lora")
         for made in (
-            arm(name, METHODS[name], RATES[name], method=name, reads="[CLS]"),
-            arm(
-                f"{name}-mean", replace(METHODS[name], attach=reading_the_mean), RATES[name],
-                method=name, reads="mean",
-            ),
+            arm(name, METHODS[name], RATES[name]),
+            arm(f"{name}-mean", replace(METHODS[name], attach=reading_the_mean), RATES[name]),
         )
     ),
     reference="head",
-    doublings=0,  # of these methods asked in `methods`
-)  # fmt: skip
+)

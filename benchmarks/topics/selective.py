@@ -5,7 +5,7 @@ from __future__ import annotations
 from topics._film import SETTING, arm
 
 from coursekit.comparison.candidates import CANDIDATES, Candidate, alone, drawn, on_batches
-from coursekit.comparison.evidence.grid import Grid
+from coursekit.experiments.recipe import Grid
 from coursekit.methods import FishMask, TopLayers
 
 __all__ = ["GRID", "SETTING"]
@@ -25,20 +25,19 @@ def mask(score: str) -> Candidate:
 GRID = Grid(
     topic="selective",
     arms=(
-        arm("head", CANDIDATES["head"], 1e-1, experiment="depth", k=0),
-        *(arm(f"{score} mask", mask(score), 1e-2, experiment="mask") for score in MASKS),
+        arm("head", CANDIDATES["head"], 1e-1),
+        *(arm(f"{score} mask", mask(score), 1e-2) for score in MASKS),
         *(
-            arm(f"top {k}", Candidate("selective", TopLayers(k=k), 3e-4), 3e-4, experiment="depth", k=k)
+            arm(f"top {k}", Candidate("selective", TopLayers(k=k), 3e-4), 3e-4)
             for k in (2, 4, 6)
         ),
-        arm("full", CANDIDATES["full"], 1e-4, experiment="full"),
-        arm("far", CANDIDATES["far"], 3e-3, experiment="kind"),
-        arm("bitfit", CANDIDATES["bitfit"], 3e-3, experiment="kind"),
+        arm("full", CANDIDATES["full"], 1e-4),
+        arm("far", CANDIDATES["far"], 3e-3),
+        arm("bitfit", CANDIDATES["bitfit"], 3e-3),
         *(
-            arm(f"top {k}", Candidate("selective", TopLayers(k=k), 3e-4), 3e-4, experiment="depth", k=k)
+            arm(f"top {k}", Candidate("selective", TopLayers(k=k), 3e-4), 3e-4)
             for k in (1, 3, 5)
         ),
     ),
     reference="full",
-    doublings=0,  # of these methods asked in `methods`
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from topics._film import SETTING, arm
 
 from coursekit.comparison.candidates import CANDIDATES
-from coursekit.comparison.evidence.grid import Grid
+from coursekit.experiments.recipe import Grid
 
 __all__ = ["GRID", "SETTING"]
 
@@ -22,5 +22,4 @@ GRID = Grid(
         arm("by-length-40", LORA, 3e-3, 40, bucket=True, autocast=False),
     ),
     reference="plain",
-    doublings=0,
 )

@@ -11,7 +11,8 @@ from topics.ia3 import FEW_STEPS
 from topics.methods import METHODS
 
 from coursekit.comparison.candidates import CANDIDATES, Candidate
-from coursekit.comparison.evidence.grid import Arm, Grid, few
+from coursekit.experiments.recipe import Arm, Grid
+from coursekit.experiments.table import few
 from coursekit.methods import PrefixTuning, PromptTuning, PTuning
 from coursekit.methods.mechanism.method import Method
 
@@ -37,26 +38,25 @@ def soft(name: str, method: Method, rate: float, **of: object) -> Arm:
 GRID = Grid(
     topic="soft_prompts",
     arms=(
-        arm("head", CANDIDATES["head"], 1e-1, experiment="reference"),
-        arm("full", CANDIDATES["full"], 1e-4, experiment="reference"),
-        soft("prompt-20", PromptTuning(n=20), 1e-1, experiment="length", n=20),
-        arm("prefix-20", METHODS["prefix"], 3e-2, experiment="place", n=20),
-        *(soft(f"prompt-{n}", PromptTuning(n=n), 1e-1, experiment="length", n=n) for n in (1, 5)),
-        soft("prefix-1", PrefixTuning(n=1), 3e-2, experiment="place", n=1),
+        arm("head", CANDIDATES["head"], 1e-1),
+        arm("full", CANDIDATES["full"], 1e-4),
+        soft("prompt-20", PromptTuning(n=20), 1e-1),
+        arm("prefix-20", METHODS["prefix"], 3e-2),
+        *(soft(f"prompt-{n}", PromptTuning(n=n), 1e-1) for n in (1, 5)),
+        soft("prefix-1", PrefixTuning(n=1), 3e-2),
         # The start, at 20 vectors: above from words of the vocabulary.
-        soft("prompt-20-random", PromptTuning(n=20, init="random"), 1e-1, experiment="start", n=20),
-        soft("prompt-20-text", PromptTuning(n=20, init="text", init_ids=QUESTION), 1e-1, experiment="start", n=20),
+        soft("prompt-20-random", PromptTuning(n=20, init="random"), 1e-1),
+        soft("prompt-20-text", PromptTuning(n=20, init="text", init_ids=QUESTION), 1e-1),
         # Made by a network while it trains.
-        soft("prefix-20-network", PrefixTuning(n=20, hidden=512), 1e-3, experiment="network", n=20),
-        arm("p-tuning-lstm", METHODS["p-tuning"], 3e-4, experiment="encoder", n=20),
-        soft("p-tuning-mlp", PTuning(n=20, encoder="mlp"), 1e-3, experiment="encoder", n=20),
+        soft("prefix-20-network", PrefixTuning(n=20, hidden=512), 1e-3),
+        arm("p-tuning-lstm", METHODS["p-tuning"], 3e-4),
+        soft("p-tuning-mlp", PTuning(n=20, encoder="mlp"), 1e-3),
         # With few training sentences, as in `ia3`.
         *(
-            arm(few(name, n), candidate, rate, FEW_STEPS, experiment="few", n=20, examples=n)
+            arm(few(name, n), candidate, rate, FEW_STEPS, examples=n)
             for n in (16, 128)
             for name, candidate, rate in SCARCE
         ),
     ),
     reference="full",
-    doublings=0,  # of a prompt, a prefix and P-tuning asked in `methods`
 )  # fmt: skip
