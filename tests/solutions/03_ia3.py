@@ -31,16 +31,9 @@ def ia3_fold_quantized(codes, scale, l, side):
     out, blocks = scale.shape
     if side == "output":
         return scale * l[:, None], torch.ones(out, blocks, dtype=torch.bool)
-    block = codes.shape[1] // blocks
-    new, exact = scale.clone(), torch.zeros(out, blocks, dtype=torch.bool)
-    for i in range(out):
-        for j in range(blocks):
-            here = slice(j * block, (j + 1) * block)
-            factors = {f.item() for f in l[here][codes[i, here] != 0]}
-            exact[i, j] = len(factors) <= 1  # none at all: zeros take any factor
-            if len(factors) == 1:
-                new[i, j] = scale[i, j] * factors.pop()
-    return new, exact
+    factors = l.unflatten(0, (blocks, -1))
+    one = (factors == factors[:, :1]).all(1)
+    return torch.where(one, scale * factors[:, 0], scale), one.expand(out, blocks)
 
 
 def ia3_diagnose(runs):
@@ -53,8 +46,6 @@ def ia3_diagnose(runs):
             names.append("zeros")
         elif (run["W"][0] != run["W"][1]).any():
             names.append("not frozen")
-        elif (l == l.to(torch.bfloat16)).all():
-            names.append("16 bits")
         elif moves.max() < 0.01:
             names.append("learning rate")
         elif (
