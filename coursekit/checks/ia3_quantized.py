@@ -110,7 +110,7 @@ FOLD_QUANTIZED = register(
         id="ia3-fold-quantized",
         points=4,
         difficulty=3,
-        minutes=12,
+        minutes=10,
         hints=(
             "A block is codes * one scale. For which factors is l_j * (scale * code_j) = new_scale * code_j for every "
             "j of the block, whatever the codes?",
