@@ -164,7 +164,7 @@ NORMAL_FLOAT = register(
         id="quantization-normal-float",
         points=4,
         difficulty=4,
-        minutes=20,
+        minutes=15,
         hints=(
             "Half of the codes, 2 ** (bits - 1), are positive; zero takes one of the other half.",
             "torch.linspace(tail, 0.5, n + 1)[:-1] are n probabilities; leave out 0.5, whose quantile is zero.",

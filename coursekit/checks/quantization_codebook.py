@@ -120,7 +120,7 @@ CODEBOOK = register(
         id="quantization-codebook",
         points=4,
         difficulty=4,
-        minutes=25,
+        minutes=20,
         hints=(
             "Divide each block by its absmax: now all weights are in [-1, 1], where the levels are. Which level would "
             "serve the weights that are rounded to it better than it does now?",

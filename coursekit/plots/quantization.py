@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullLocator
 
 from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, axes
@@ -117,26 +116,6 @@ def equal_areas(levels: Sequence[float], largest: float, ax: Axes | None = None)
     return ax
 
 
-def histograms(
-    values: Mapping[str, Any],
-    xlabel: str,
-    bins: int | Sequence[float] = 160,
-    levels: Sequence[float] = (),
-) -> Sequence[Axes]:
-    r"""One panel for each entry (label -> numbers), on one scale; lines at `levels`."""
-    import matplotlib.pyplot as plt
-
-    _, panels = plt.subplots(1, len(values), figsize=(4.3 * len(values), 3.0), sharey=True, squeeze=False)
-    for colour, ax, (name, numbers) in zip(COLOURS, panels[0], values.items(), strict=False):
-        numbers = np.asarray(numbers, dtype=float).ravel()
-        ax.hist(numbers, bins=bins, weights=np.full(len(numbers), 1 / len(numbers)), color=colour)
-        for level in levels:
-            ax.axvline(level, color=COLOURS[2], linewidth=0.8, alpha=0.6)
-        ax.set_title(name)
-        ax.set_xlabel(xlabel)
-    panels[0][0].set_ylabel("share of the weights")
-    return panels[0]
-
 
 def code_use(shares: Mapping[str, Sequence[float]]) -> Sequence[Axes]:
     r"""How often each level of a code is used, one panel for each entry (label -> shares); a line at equal shares."""
@@ -151,33 +130,3 @@ def code_use(shares: Mapping[str, Sequence[float]]) -> Sequence[Axes]:
         ax.set_xlabel("level, ascending")
     panels[0][0].set_ylabel("share of the weights")
     return panels[0]
-
-
-def intervals(
-    values: Mapping[str, tuple[float, float, float]],
-    xlabel: str,
-    form: str = ".1f",
-    log: bool = False,
-    ax: Axes | None = None,
-) -> Axes:
-    r"""Estimates with their intervals, label -> (value, low, high), each with its value written beside it."""
-    ax = axes(ax, figsize=(7.0, 1.0 + 0.42 * len(values)))
-    middle, low, high = (np.array([v[i] for v in values.values()]) for i in range(3))
-    y = np.arange(len(values))
-    ax.errorbar(middle, y, xerr=[middle - low, high - middle], fmt="o", color=COLOURS[0], capsize=4)
-    for row, value in enumerate(middle):
-        ax.annotate(format(value, form), (high[row], row), xytext=(6, 0), textcoords="offset points",
-                    va="center", fontsize=9)  # fmt: skip
-    if log:
-        ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_yticks(y, list(values))
-    ax.set_ylim(len(values) - 0.5, -0.5)
-    start, end = ax.get_xlim()
-    ax.set_xlim(
-        start, end * (end / start) ** 0.12 if log else end + 0.12 * (end - start)
-    )  # room for the figures
-    ax.set_xlabel(xlabel)
-    return ax

@@ -65,25 +65,10 @@ def test_cells_meet_in_the_middle_between_levels():
     assert strokes(ax)[-1] == [-2, 0, 2]
 
 
-def test_a_histogram_is_of_shares():
-    panels = draw.histograms(
-        {"a": [0.0, 0.0, 1.0, 1.0], "b": [0.5] * 7}, "x", bins=[0, 0.25, 0.75, 1.25], levels=[0.5]
-    )
-    heights = [[p.get_height() for p in ax.patches] for ax in panels]
-    assert heights == [[0.5, 0, 0.5], pytest.approx([0, 1, 0])]
-
-
 def test_shares_of_a_code_and_the_line_of_equal_ones():
     ax, other = draw.code_use({"a": [0.5, 0.25, 0.25], "b": [0.5, 0.5]})
     assert [p.get_height() for p in ax.patches] == [0.5, 0.25, 0.25]
     assert ax.lines[0].get_ydata()[0] == pytest.approx(1 / 3) and other.lines[0].get_ydata()[0] == 0.5
-
-
-def test_intervals_reach_from_low_to_high():
-    ax = draw.intervals({"nf4": (120.0, 100.0, 150.0), "nf3": (300.0, 250.0, 400.0)}, "perplexity", log=True)
-    spans = [tuple(s[:, 0]) for c in ax.collections for s in c.get_segments()]
-    assert spans == [pytest.approx((100, 150)), pytest.approx((250, 400))]
-    assert {t.get_text() for t in ax.texts} == {"120.0", "300.0"}
 
 
 @pytest.mark.parametrize("picture", [
@@ -92,10 +77,7 @@ def test_intervals_reach_from_low_to_high():
     lambda: draw.relative_gaps({n: numbers(n) for n in ("fp8 e4m3", "fp16", "bf16")}),
     lambda: draw.curves({"a long label of a line": {1: 2, 3: 4}}, "x", "y", logx=True, logy=False, xticks=[1, 3]),
     lambda: draw.equal_areas(NF4, 1.85),
-    lambda: draw.histograms({"MiniLM": [0.1, 0.2], "SmolLM2": [0.3]}, "place", levels=NF4)[0],
     lambda: draw.code_use({"nf4": [1 / 16] * 16, "fp4": [0.1] * 10})[0],
-    lambda: draw.intervals({"as loaded": (104.9, 80.1, 140.0), "nf3": (330.0, 220.0, 500.0)}, "x", log=True),
-    lambda: draw.intervals({"one": (1.0, 0.5, 2.0)}, "x"),
 ])  # fmt: skip
 def test_nothing_is_cut_off(picture):
     pictures.assert_nothing_is_cut_off(picture().figure)
