@@ -226,8 +226,8 @@ GATED_ATTENTION = register(
         hints=(
             "What must come out for gate = 0? And how can the prompts speak without taking a share of the softmax from "
             "the text?",
-            "Two softmaxes: one over the text, causal, which is your prefix attention with a prefix of length 0; one "
-            "over the prompts.",
+            "Two softmaxes: one over the text, causal, which is notebook 04's prefix attention with a prefix of length "
+            "0; one over the prompts.",
             "The gate multiplies the prompts' output only, and the two outputs are added.",
         ),
         inputs=_gated,

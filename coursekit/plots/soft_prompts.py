@@ -1,4 +1,4 @@
-r"""Pictures of where virtual tokens stand, what makes them, and what a gate does to the first steps."""
+r"""Pictures of where virtual tokens stand, and of what a gate does to the first steps."""
 
 from __future__ import annotations
 
@@ -73,46 +73,8 @@ def _box(
     ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size)
 
 
-def _arrow(
-    ax: Axes, x0: float, y0: float, x1: float, y1: float, bend: float = 0.0, both: bool = False
-) -> None:
-    ax.annotate(
-        "", (x1, y1), (x0, y0), arrowprops=dict(
-            arrowstyle="<->" if both else "->", color=_TEXT, shrinkA=1, shrinkB=1,
-            connectionstyle=f"arc3,rad={bend}",
-        ),
-    )  # fmt: skip
-
-
-def p_tuning_flow(words: Sequence[str], n: int = 5, ax: Axes | None = None) -> Axes:
-    r"""P-tuning from the bottom up: n trained vectors, an LSTM that reads them both ways, an MLP, the model's input.
-
-    words: the tokens of the text behind the virtual ones.
-    """
-    ax = axes(ax, figsize=(8.2, 3.4))
-    for i in range(n):
-        _box(ax, i + 0.06, 0.0, 0.86, 0.6, COLOURS[1], f"$P_{i + 1}$")
-        _box(ax, i + 0.06, 1.1, 0.86, 0.6, COLOURS[1], "LSTM", 8)
-        _box(ax, i + 0.06, 2.2, 0.86, 0.6, COLOURS[1], "MLP", 8)
-        _box(ax, i + 0.06, 3.3, 0.86, 0.6, "#f6ddb8", f"$h_{i + 1}$")
-        for y in (0.6, 1.7, 2.8):
-            _arrow(ax, i + 0.49, y, i + 0.49, y + 0.5)
-        if i:
-            _arrow(ax, i - 0.1, 1.4, i + 0.08, 1.4, both=True)
-    for i, word in enumerate(words, start=n):
-        _box(ax, i + 0.06, 3.3, 0.86, 0.6, _FROZEN, word, 8)
-    _box(ax, 0.06, 4.4, n + len(words) - 0.14, 0.6, _FROZEN, "frozen language model")
-    for i in range(n + len(words)):
-        _arrow(ax, i + 0.49, 3.9, i + 0.49, 4.4)
-    _arrow(ax, n + len(words) - 0.51, 5.0, n + len(words) - 0.51, 5.5)
-    ax.text(n + len(words) - 0.51, 5.55, "the answer", ha="center", va="bottom", fontsize=9)
-    for y in (0.3, 1.4, 2.5):
-        ax.text(n + 0.1, y, "trained, dropped afterwards", va="center", fontsize=8.5, color=_TEXT)
-    ax.text(n + len(words) + 0.05, 3.6, "stored: $h$", va="center", fontsize=8.5, color=_TEXT)
-    ax.set_xlim(-0.1, n + len(words) + 1.3)
-    ax.set_ylim(-0.1, 6.1)
-    ax.axis("off")
-    return ax
+def _arrow(ax: Axes, x0: float, y0: float, x1: float, y1: float) -> None:
+    ax.annotate("", (x1, y1), (x0, y0), arrowprops=dict(arrowstyle="->", color=_TEXT, shrinkA=1, shrinkB=1))
 
 
 def gated_block(ax: Axes | None = None) -> Axes:

@@ -1,12 +1,21 @@
-r"""What 04b says of the stored runs."""
+r"""What 04b says of the stored runs, and of its own."""
 
 from __future__ import annotations
 
-from finding import said
+from finding import printed, said
 
 from coursekit.experiments import results
 
 PAGE = "04b_gate"
+
+
+def test_what_a_gate_does_to_the_loss():
+    bare, shut, slight, wide = map(float, printed(
+        PAGE, r"'nothing attached': (\S+), 'gate 0': (\S+), 'gate 0.04': (\S+), 'gate 1': (\S+)}"
+    ))  # fmt: skip
+    assert bare == shut < slight < wide - 1
+    said(PAGE, f"that of the model alone, {bare:.2f} nats in this run")
+    said(PAGE, f"already raise it, to {slight:.2f}, and at 1 they drown the text: {wide:.2f}")
 
 
 def test_the_gate_is_ahead_of_loud_prompts_and_behind_quiet_ones():

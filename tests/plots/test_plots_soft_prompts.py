@@ -7,7 +7,7 @@ import pytest
 
 from coursekit import plots
 from coursekit.plots.alt import describe
-from coursekit.plots.soft_prompts import first_steps, gated_block, p_tuning_flow
+from coursekit.plots.soft_prompts import first_steps, gated_block
 from tests.pictures import assert_nothing_is_cut_off
 
 
@@ -16,17 +16,6 @@ def _closed():
     plots.style()
     yield
     plt.close("all")
-
-
-def test_the_lstm_makes_one_vector_of_each_and_the_words_come_behind_them():
-    ax = p_tuning_flow(["Britain", "is"], n=3)
-    words = [t.get_text() for t in ax.texts]
-    assert words.count("LSTM") == words.count("MLP") == 3
-    assert words.count("trained, dropped afterwards") == 3
-    place = {t.get_text(): t.get_position() for t in ax.texts}
-    assert place["$h_3$"][0] < place["Britain"][0] < place["is"][0]
-    assert place["$h_3$"][1] == place["Britain"][1] > place["$P_3$"][1]
-    assert_nothing_is_cut_off(ax.figure)
 
 
 def test_the_gate_is_on_the_prompts_softmax_alone():

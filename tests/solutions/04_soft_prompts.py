@@ -19,15 +19,6 @@ def soft_prompts_prefix_attention(q, k, v, p_k, p_v):
     return torch.softmax(scores, dim=-1) @ torch.cat([p_v, v])
 
 
-def soft_prompts_gated_attention(q, k, v, p_k, p_v, gate):
-    d = q.shape[1]
-    scores = q @ k.T / d**0.5
-    for i in range(len(q)):
-        scores[i, i + 1 :] = -torch.inf
-    text = torch.softmax(scores, dim=-1) @ v
-    return text + gate * (torch.softmax(q @ p_k.T / d**0.5, dim=-1) @ p_v)
-
-
 def soft_prompts_train(load, start, batches, optimizer):
     model = load()
     model.requires_grad_(False)
