@@ -3,19 +3,16 @@ r"""DPO against trl's, against closed forms, and its reference against the bare 
 from __future__ import annotations
 
 import copy
-import json
 import math
-from pathlib import Path
 
 import pytest
 import tiny
 import tiny_text
 import torch
 import torch.nn.functional as F
+from against_trl import Trl
 from attached import nonzero
 from datasets import Dataset, DatasetDict
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from coursekit import methods
 from coursekit.errors import CourseError
@@ -35,7 +32,6 @@ from coursekit.training.dpo import (
     with_reference,
 )
 
-FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "preference.safetensors"
 #: Of the fixture: (its name, β, ε).
 SETTINGS = [
     ("sigmoid", 0.1, 0.0),
@@ -47,28 +43,7 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def trl():
-    return load_file(FIXTURE)
-
-
-def policy(trl):
-    r"""The fixture's model, with its LoRA beside it."""
-    with safe_open(FIXTURE, "pt") as file:
-        made = json.loads(file.metadata()["made"])
-    model = tiny.decoder("llama", **made["changes"])
-    base = {name.removeprefix("base."): t for name, t in trl.items() if name.startswith("base.")}
-    missing, unexpected = model.load_state_dict(base, strict=False)
-    assert not unexpected and set(missing) <= {"lm_head.weight"}
-    LoRA(r=made["lora"]["r"], alpha=made["lora"]["lora_alpha"], targets=("q_proj", "v_proj")).attach(model)
-    with torch.no_grad():
-        for name, parameter in lora(model).items():
-            parameter.copy_(trl[f"lora.{name}"])
-    return model
-
-
-def lora(model):
-    r"""Our LoRA parameters under peft's names."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return {name.replace(".branches.default.", ".lora_") + ".weight": p for name, p in trained.items()}
+    return Trl("preference")
 
 
 def trl_batch(trl):
@@ -82,7 +57,7 @@ def trl_batch(trl):
 
 
 def test_log_probabilities_are_trl_s(trl):
-    model, batch = policy(trl), trl_batch(trl)
+    model, batch = trl.policy(), trl_batch(trl)
     with torch.no_grad():
         logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         own = sequence_logps(logits, batch["labels"])
@@ -100,7 +75,7 @@ def test_log_probabilities_are_trl_s(trl):
 @pytest.mark.parametrize(("name", "beta", "smoothing"), SETTINGS)
 def test_loss_rewards_and_gradients_are_trl_s(trl, name, beta, smoothing):
     key = f"{name}/beta={beta}/smoothing={smoothing:g}"
-    model, batch = policy(trl), trl_batch(trl)
+    model, batch = trl.policy(), trl_batch(trl)
     found = DPO(beta, smoothing).preference(model, batch)
     close = dict(atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(found.losses, trl[f"{key}/losses"], **close)
@@ -110,10 +85,7 @@ def test_loss_rewards_and_gradients_are_trl_s(trl, name, beta, smoothing):
     torch.testing.assert_close(found.margins, trl[f"{key}/margins"], **close)
     assert (found.margins > 0).tolist() == trl[f"{key}/accuracies"].bool().tolist()
     found.loss.backward()
-    parameters = lora(model)
-    assert len(parameters) == 8
-    for path, parameter in parameters.items():
-        torch.testing.assert_close(parameter.grad, trl[f"{key}/grad.{path}"], **close)
+    trl.assert_gradients(model, key, **close)
 
 
 def test_our_smoothing_is_that_of_trl_s_conservative_loss(trl):

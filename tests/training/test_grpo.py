@@ -2,16 +2,13 @@ r"""GRPO against trl's, against closed forms and its plain twins; sampling again
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from against_trl import Trl
 from attached import nonzero
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from coursekit.errors import CourseError
 from coursekit.methods import LoRA
@@ -34,7 +31,6 @@ from coursekit.training.grpo import (
 )
 from coursekit.training.rollouts import Answers, answer_logits, sample, shared_logits
 
-FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "grpo.safetensors"
 CLOSE = dict(atol=2e-5, rtol=1e-5)
 #: Settings of the fixture, as ours.
 SETTINGS = {
@@ -61,28 +57,7 @@ class Letters:
 
 @pytest.fixture(scope="module")
 def trl():
-    return load_file(FIXTURE)
-
-
-def policy(trl):
-    r"""The fixture's model, with its LoRA beside it."""
-    with safe_open(FIXTURE, "pt") as file:
-        made = json.loads(file.metadata()["made"])
-    model = tiny.decoder("llama", **made["changes"])
-    base = {name.removeprefix("base."): t for name, t in trl.items() if name.startswith("base.")}
-    missing, unexpected = model.load_state_dict(base, strict=False)
-    assert not unexpected and set(missing) <= {"lm_head.weight"}
-    LoRA(r=made["lora"]["r"], alpha=made["lora"]["lora_alpha"], targets=("q_proj", "v_proj")).attach(model)
-    with torch.no_grad():
-        for name, parameter in lora(model).items():
-            parameter.copy_(trl[f"lora.{name}"])
-    return model
-
-
-def lora(model):
-    r"""Our LoRA parameters under peft's names."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return {name.replace(".branches.default.", ".lora_") + ".weight": p for name, p in trained.items()}
+    return Trl("grpo")
 
 
 def given(trl):
@@ -94,7 +69,7 @@ def given(trl):
 
 @pytest.mark.parametrize("logits_of", [answer_logits, shared_logits])
 def test_log_probabilities_and_entropy_are_trl_s(trl, logits_of):
-    model, answers = policy(trl), given(trl)
+    model, answers = trl.policy(), given(trl)
     with torch.no_grad():
         logits = logits_of(model, answers)
         with reference_of(model) as network:
@@ -115,17 +90,14 @@ def test_advantages_are_trl_s(trl):
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_loss_and_gradients_are_trl_s(trl, name, shared):
-    model, answers, settings = policy(trl), given(trl), SETTINGS[name]
+    model, answers, settings = trl.policy(), given(trl), SETTINGS[name]
     logps = logps_of((shared_logits if shared else answer_logits)(model, answers), answers.ids)
     reference = settings.reference(model, answers)
     advantages = group_advantages(trl["rewards"].reshape(3, 4), settings.by_std).flatten()
     loss = settings.loss(logps, answers.logps, reference, advantages, answers.mask)
     torch.testing.assert_close(loss, trl[f"{name}/loss"], **CLOSE)
     loss.backward()
-    parameters = lora(model)
-    assert len(parameters) == 8
-    for path, parameter in parameters.items():
-        torch.testing.assert_close(parameter.grad, trl[f"{name}/grad.{path}"], **CLOSE)
+    trl.assert_gradients(model, name, **CLOSE)
     if settings.beta:
         kl = kl_estimate(logps, reference) * (ratios(logps, answers.logps) if settings.weighted_kl else 1)
         kl = (kl * answers.mask).sum() / answers.mask.sum()
