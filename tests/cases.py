@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import tiny
 import torch
@@ -28,7 +28,6 @@ class Case:
     folds: bool = False  # into the weights
     #: How far from the start its parameters must be to change what is written, and not to what.
     strong: float = 0.3
-    options: dict = field(default_factory=dict)  # of the tiny model
     quantized: bool = False  # the base is in 4 bits
 
     def other(self) -> Method:
@@ -150,9 +149,13 @@ OTHER: dict[str, Callable[[], Method]] = {
 
 
 def build(case: Case, family: str, **changes) -> nn.Module:
-    model = tiny.model(family, **(case.options | changes))
     # On the meta device, where shapes are counted, there is nothing to put into 4 bits.
-    return quantize_model(model) if case.quantized and model.device.type != "meta" else model
+    quantized = case.quantized and torch.get_default_device().type != "meta"
+    return tiny.copied(_quantized, family, **changes) if quantized else tiny.model(family, **changes)
+
+
+def _quantized(family: str, **changes) -> nn.Module:
+    return quantize_model(tiny.model(family, **changes))
 
 
 def attach(case: Case, family: str, seed: int = 3, scale: float = 0.2, **changes) -> nn.Module:

@@ -87,7 +87,7 @@ def config(kind: str, **changes: Any) -> Any:
 
 def model(kind: str, **changes: Any) -> PreTrainedModel:
     r"""A model in eval mode on the CPU, the same weights each time."""
-    return _built(kind, **changes) if changes else copy.deepcopy(_cached(kind))
+    return tiny.copied(_built, kind, **changes)
 
 
 def on_meta(kind: str, dtype: torch.dtype, layers: int = 1) -> PreTrainedModel:
@@ -108,20 +108,13 @@ def _on_meta(kind: str, dtype: torch.dtype, layers: int) -> PreTrainedModel:
     return built
 
 
-@cache
-def _cached(kind: str) -> PreTrainedModel:
-    return _built(kind)
-
-
 def _built(kind: str, **changes: Any) -> PreTrainedModel:
     if kind not in OTHERS and kind not in UNKNOWN:
         return relatives.model(kind, **changes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         built = auto(kind).from_config(config(kind, **changes))
-        with torch.no_grad():
-            for parameter in built.parameters():
-                parameter.add_(0.02 * torch.randn_like(parameter))
+        tiny.move(built)
     return built.eval()
 
 

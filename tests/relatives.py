@@ -19,12 +19,14 @@ def model(kind: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
     r"""`tiny.model(kind)`, or a relative of the tiny Llama, in eval mode."""
     if kind not in RELATIVES:
         return tiny.model(kind, seed=seed, **changes)
+    return tiny.copied(_build, kind, seed, **changes)
+
+
+def _build(kind: str, seed: int, **changes: Any) -> PreTrainedModel:
     llama = tiny.config("llama")
     config = AutoConfig.for_model(kind, **({name: getattr(llama, name) for name in _SHAPES} | changes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = AutoModelForCausalLM.from_config(config)
-        with torch.no_grad():
-            for parameter in built.parameters():  # biases start at 0, which would hide a forgotten one
-                parameter.add_(0.02 * torch.randn_like(parameter))
+        tiny.move(built)
     return built.eval()

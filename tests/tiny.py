@@ -6,6 +6,9 @@ vocabulary, and the Llama model has fewer key and value heads than query heads.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Hashable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -75,7 +78,7 @@ def decoder(
     family: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> PreTrainedModel:
     r"""A causal language model in eval mode, on the CPU."""
-    return _build(AutoModelForCausalLM, config(family, **changes), seed, dtype)
+    return copied(_build, AutoModelForCausalLM, family, seed, dtype, **changes)
 
 
 def encoder(
@@ -87,16 +90,15 @@ def encoder(
     **changes: Any,
 ) -> PreTrainedModel:
     r"""A sequence classifier in eval mode, on the CPU. Decoder families have one as well."""
-    return _build(
-        AutoModelForSequenceClassification, config(family, num_labels=num_labels, **changes), seed, dtype
-    )
+    changes["num_labels"] = num_labels
+    return copied(_build, AutoModelForSequenceClassification, family, seed, dtype, **changes)
 
 
 def masked(
     family: str = "bert", *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> PreTrainedModel:
     r"""A masked language model in eval mode, on the CPU."""
-    return _build(AutoModelForMaskedLM, config(family, **changes), seed, dtype)
+    return copied(_build, AutoModelForMaskedLM, family, seed, dtype, **changes)
 
 
 def model(family: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
@@ -120,12 +122,29 @@ def batch(
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _build(auto: Any, config: Any, seed: int, dtype: torch.dtype) -> PreTrainedModel:
+def _build(auto: Any, family: str, seed: int, dtype: torch.dtype, **changes: Any) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        built = auto.from_config(config, dtype=dtype)
-        # Biases start at 0 and norms at 1, which would hide a forgotten one: move every parameter.
-        with torch.no_grad():
-            for parameter in built.parameters():
-                parameter.add_(0.02 * torch.randn_like(parameter))
+        built = auto.from_config(config(family, **changes), dtype=dtype)
+        move(built)
     return built.eval()
+
+
+@torch.no_grad()
+def move(model: PreTrainedModel) -> None:
+    r"""Biases start at 0 and norms at 1, which would hide a forgotten one: move every parameter."""
+    for parameter in model.parameters():
+        parameter.add_(0.02 * torch.randn_like(parameter))
+
+
+def copied(build: Callable[..., PreTrainedModel], *given: Any, **changes: Any) -> PreTrainedModel:
+    r"""What `build(*given, **changes)` gives, built once in a process and copied for each test, which is quicker."""
+    usual = torch.get_default_device().type == "cpu" and not torch.is_inference_mode_enabled()
+    if usual and all(isinstance(value, Hashable) for value in changes.values()):
+        return copy.deepcopy(_kept(build, *given, **changes))
+    return build(*given, **changes)
+
+
+@lru_cache(maxsize=128, typed=True)
+def _kept(build: Callable[..., PreTrainedModel], *given: Any, **changes: Any) -> PreTrainedModel:
+    return build(*given, **changes)

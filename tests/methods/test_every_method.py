@@ -382,7 +382,7 @@ def test_rows_of_one_batch_train_their_own_adapter(case, family):
 def test_closed_form_counts_what_is_there(case, family):
     method = case.make()
     with torch.device("meta"):
-        model = type(build(case, family))(tiny.config(family, **case.options))
+        model = type(build(case, family))(tiny.config(family))
         method.attach(model)
     heads = sum(p.numel() for n, p in model.named_parameters() if ".copies." in n)
     assert methods.trainable(model) - heads == method.count(model.config)
@@ -754,7 +754,7 @@ def test_other_ways_to_search_are_the_same_with_and_without_a_cache(case, family
 
 @by_method
 def test_saving_the_whole_model_says_that_nothing_can_read_it(case, tmp_path):
-    model = case.make().attach(tiny.model(case.families[0], **case.options))
+    model = case.make().attach(tiny.model(case.families[0]))
     with pytest.warns(UserWarning, match=r"method\.save\(model, folder\) for the adapter, detach"):  # noqa: SIM117
         with contextlib.suppress(RuntimeError):  # transformers refuses what several blocks share
             model.save_pretrained(tmp_path / "with")
