@@ -2,6 +2,9 @@ r"""The memory model: exact where it must be, within a few percent of measured e
 
 from __future__ import annotations
 
+import copy
+from functools import cache
+
 import pytest
 import tiny
 import torch
@@ -270,22 +273,22 @@ def test_the_prediction_of_a_robust_adapterdrop_is_its_largest_step(family):
     assert_agree(predict(model.config, method, batch=4, seq=40), largest, tolerance=0.04)
 
 
-SHAPES = {"minilm": ((32, 40), (8, 128), (2, 256)), "smollm2": ((8, 40), (2, 64), (4, 128))}
+#: Rows and tokens. Every method is above on tiny models of every family; what is left to see on a real one is whether
+#: what a formula leaves out stays small: six and thirty blocks, many heads, a vocabulary that outweighs a block.
+BUNDLED = {"minilm": (8, 128), "smollm2": (2, 64)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
-@pytest.mark.parametrize("method", ["full", "lora", "lora all"])
-@pytest.mark.parametrize(("name", "shape"), [(n, s) for n in SHAPES for s in SHAPES[n]])
-def test_bundled_models(name, shape, method, checkpointing):
-    model, batch = bundled(name, shape)
+@pytest.mark.parametrize("method", ["full", "lora all"])
+@pytest.mark.parametrize("name", BUNDLED)
+def test_bundled_models(name, method, checkpointing):
+    model, batch = bundled(name)
     assert_agree(*both(model, METHODS[method], batch, checkpointing=checkpointing), tolerance=0.02)
 
 
-def bundled(name: str, shape: tuple[int, int]) -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    from coursekit.models import load_decoder, load_encoder
-
-    model, _ = (load_decoder if name == "smollm2" else load_encoder)(name, device="cpu", dtype=torch.float32)
+def bundled(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    model, shape = copy.deepcopy(_loaded(name)), BUNDLED[name]
     ids = torch.randint(5, 1000, shape)
     mask = torch.ones_like(ids)
     mask[0, -3:] = 0
@@ -293,6 +296,14 @@ def bundled(name: str, shape: tuple[int, int]) -> tuple[nn.Module, dict[str, tor
     return model, dict(input_ids=ids, attention_mask=mask, labels=labels)
 
 
+@cache
+def _loaded(name: str) -> nn.Module:
+    from coursekit.models import load_decoder, load_encoder
+
+    return (load_decoder if name == "smollm2" else load_encoder)(name, device="cpu", dtype=torch.float32)[0]
+
+
+#: As wide as people take them.
 REAL = {
     "houlsby": HoulsbyAdapter(r=16),
     "pfeiffer": PfeifferAdapter(r=16),
@@ -305,23 +316,6 @@ REAL = {
     "p-tuning": PTuning(n=10),
     "prefix": PrefixTuning(n=10),
     "prefix from a network": PrefixTuning(n=10, hidden=64),
-    "llama-adapter": LlamaAdapter(n=10),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
-@pytest.mark.parametrize("method", REAL)
-@pytest.mark.parametrize("name", SHAPES)
-def test_additive_methods_on_bundled_models(name, method, checkpointing):
-    if name == "minilm" and method == "llama-adapter":
-        pytest.skip("LLaMA-Adapter is for decoders")
-    model, batch = bundled(name, SHAPES[name][1])
-    assert_agree(*both(model, REAL[method], batch, checkpointing=checkpointing), tolerance=0.02)
-
-
-#: Each once on an encoder and once on a decoder, there checkpointed.
-MORE = {
     "bitfit": BitFit(add_biases=True),
     "top layers": TopLayers(k=2),
     "rows": SelectRows(),
@@ -336,13 +330,17 @@ MORE = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", MORE)
-@pytest.mark.parametrize("name", SHAPES)
-def test_selective_and_combined_methods_on_bundled_models(name, method):
-    if name == "smollm2" and method == "unipelt":
-        pytest.skip("UniPELT is for encoders")
-    model, batch = bundled(name, SHAPES[name][1])
-    assert_agree(*both(model, MORE[method], batch, checkpointing=name == "smollm2"), tolerance=0.02)
+@pytest.mark.parametrize("method", REAL)
+def test_methods_of_the_usual_size_on_minilm(method):
+    model, batch = bundled("minilm")
+    assert_agree(*both(model, REAL[method], batch), tolerance=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [LlamaAdapter(n=10), PrefixTuning(n=10)], ids=["llama-adapter", "prefix"])
+def test_what_stands_before_the_text_of_smollm2(method):
+    model, batch = bundled("smollm2")
+    assert_agree(*both(model, method, batch, checkpointing=True), tolerance=0.02)
 
 
 # The measurement itself ---------------------------------------------------------------------------------------------
