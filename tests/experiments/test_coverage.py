@@ -47,17 +47,10 @@ def coverage(seeds: int, scatter: float, times: int) -> float:
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_intervals_hold_the_truth_about_as_often_as_they_say(seeds: int):
-    found = [coverage(seeds, scatter, 150) for scatter in SEED]
-    # 600 draws: a standard error of 0.009.
-    assert 0.925 <= np.mean(found) <= 0.975, found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seeds", [3, 5])
 def test_coverage_is_95_per_cent_within_one(seeds: int):
-    found = [coverage(seeds, scatter, 4000) for scatter in SEED]
-    assert 0.94 <= np.mean(found) <= 0.96 and min(found) > 0.935 and max(found) < 0.97, found
+    found = [coverage(seeds, scatter, 1000) for scatter in SEED]
+    # 4,000 draws: a standard error of 0.0034.
+    assert 0.94 <= np.mean(found) <= 0.96 and min(found) > 0.93 and max(found) < 0.97, found
 
 
 if __name__ == "__main__":

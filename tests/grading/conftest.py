@@ -70,16 +70,5 @@ def box() -> str:
     return "bwrap"
 
 
-#: Files whose tests look at one batch.
-ONE_BATCH = ("test_batch", "test_box", "test_cheating", "test_hostile", "test_trained_tensors")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    r"""With `--dist loadgroup` one process runs the tests of one batch, so that it is graded once."""
-    for item in items:
-        if item.path.parent == Path(__file__).parent and item.path.stem in ONE_BATCH:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
 def in_ci() -> bool:
     return os.environ.get("CI", "").lower() in ("1", "true")

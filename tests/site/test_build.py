@@ -12,8 +12,6 @@ import sys
 import pytest
 from served import ROOT
 
-pytestmark = pytest.mark.xdist_group("site")
-
 
 @pytest.fixture
 def pages(can_build, monkeypatch):

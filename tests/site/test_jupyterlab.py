@@ -18,7 +18,7 @@ import pytest
 import yaml
 from served import ROOT, Watched
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
+pytestmark = pytest.mark.slow
 
 NOTEBOOK, EXERCISE = "06_lora.ipynb", "lora-linear"
 ANSWER = """\

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from served import ROOT, Watched
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
+pytestmark = pytest.mark.slow
 
 LOOKS = list(product(("light", "dark"), (1400, 400)))
 #: Seen in every look; the other pages take turns.
