@@ -42,12 +42,3 @@ def test_the_method_on_the_page_is_a_method(tmp_path, monkeypatch):
     method.merge(model)
     torch.testing.assert_close(model(**batch).logits, after)
     torch.testing.assert_close(methods.detach(model)(**batch).logits, before, rtol=0, atol=0)
-
-
-def test_every_file_on_the_page_is_there():
-    for path in re.findall(r"`((?:coursekit|tests|notebooks|benchmarks)/[\w/]+\.(?:py|ipynb))`", PAGE):
-        assert (ROOT / path).is_file() or "gain" in path, path
-    rooms = re.findall(r"`(\w+)/`", PAGE.partition("## Add a method")[0])
-    for room in set(rooms) - {"coursekit"}:
-        assert (ROOT / "coursekit" / room).is_dir() or (ROOT / "coursekit" / "methods" / room).is_dir() or (
-            ROOT / "coursekit" / "comparison" / room).is_dir(), room  # fmt: skip

@@ -1,4 +1,4 @@
-r"""A checkpoint says which method wrote it."""
+r"""A checkpoint says which method wrote it; of our own, `test_every_method.py` asks for that."""
 
 from __future__ import annotations
 
@@ -7,23 +7,9 @@ import json
 import peft
 import pytest
 import tiny
-import torch
-from attached import labelled, nonzero
-from cases import CASES, build
 
 from coursekit import methods
 from coursekit.errors import CourseError
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_folder_is_enough_to_use_what_was_trained(case, tmp_path):
-    family = case.families[-1]
-    model = nonzero(case.make().attach(build(case, family)))
-    case.make().save(model, tmp_path)
-    found = methods.from_checkpoint(tmp_path)
-    assert isinstance(case.make(), type(found))  # LoRA for those that `cases.py` gives what they look at
-    again = found.load(build(case, family), tmp_path)
-    assert torch.equal(again(**labelled(family)).logits, model(**labelled(family)).logits)
 
 
 def test_of_peft_too(tmp_path):
