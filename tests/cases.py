@@ -3,7 +3,7 @@ r"""Every method of the course with the settings that the tests of all methods u
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import tiny
@@ -146,6 +146,14 @@ OTHER: dict[str, Callable[[], Method]] = {
     "FishMask": lambda: methods.FishMask(keep=50, score="random", seed=5),
     "SHiRA": lambda: methods.SHiRA(r=1, seed=5, targets="all-linear"),
 }  # fmt: skip
+
+
+def spread(case: Case, families: Iterable[str], turn: int) -> tuple[str, ...]:
+    r"""One encoder and one decoder of those that `case` fits, the next ones with each `turn`."""
+    kinds = [
+        [f for f in families if f in case.families and f in kind] for kind in (tiny.ENCODERS, tiny.DECODERS)
+    ]
+    return tuple(kind[turn % len(kind)] for kind in kinds if kind)
 
 
 def build(case: Case, family: str, **changes) -> nn.Module:

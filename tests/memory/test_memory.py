@@ -3,12 +3,13 @@ r"""The memory model: exact where it must be, within a few percent of measured e
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import pytest
 import tiny
 import torch
-from cases import CASES
+from cases import CASES, Case, spread
 from torch import nn
 from transformers import AutoConfig
 
@@ -142,29 +143,39 @@ def test_bf16(family, method, checkpointing):
 
 
 #: LoRA has its own tests above; the robust AdapterDrop draws how many blocks it skips, and has one below.
-ADDITIVE = [
-    pytest.param(case, family, id=f"{case.name}-{family}",
-                 marks=() if family in ("bert", "llama") else pytest.mark.slow)
-    for case in CASES if not case.quantized and not case.name.startswith(("LoRA", "AdapterDrop-robust"))
-    for family in case.families
-]  # fmt: skip
+_CASES = [c for c in CASES if not c.quantized and not c.name.startswith(("LoRA", "AdapterDrop-robust"))]
+
+
+def pairs(families: Callable[[Case, int], Iterable[str]], names: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+    r"""The cases (those of `names`, where some are given), each with the families that `families(case, turn)` names."""
+    found = [
+        pytest.param(case, family, id=f"{case.name}-{family}",
+                     marks=() if family in ("bert", "llama") else pytest.mark.slow)
+        for turn, case in enumerate(_CASES) if not names or case.name in names for family in families(case, turn)
+    ]  # fmt: skip
+    return pytest.mark.parametrize(("case", "family"), found)
+
+
+def in_turn(case: Case, turn: int) -> tuple[str, ...]:
+    r"""One encoder and one decoder: what a family has of its own is seen in the plain step of each, and below here."""
+    return spread(case, tiny.FAMILIES, turn)
 
 
 #: One for each kind of insertion: into a sublayer and beside it, behind the block, before the text, before keys and
 #: values, gated, rescaled, moved, copied, written into matrices, norms; and two that combine some of these.
-KINDS = [case for case in ADDITIVE if case.values[0].name in (
+KINDS = (
     "HoulsbyAdapter-norms", "ParallelAdapter", "LinAdapter", "PTuning", "PrefixTuning-mlp", "LlamaAdapter", "IA3",
     "IntrinsicSAID", "BitFit", "BitFit-added", "SelectRows", "UniPELT",
-)]  # fmt: skip
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(("case", "family"), ADDITIVE)
+@pairs(lambda case, turn: case.families)
 def test_additive_methods(case, family):
     model = tiny.model(family, **WIDE[family])
     assert_agree(*both(model, case.make(), labelled(family)), tolerance=0.04)
 
 
-@pytest.mark.parametrize(("case", "family"), KINDS)
+@pairs(in_turn, KINDS)
 def test_additive_methods_checkpointed(case, family):
     model = tiny.model(family, **WIDE[family])
     # The LSTM's workspace is oneDNN's, in pages of 4096 bytes: a checkpointed tiny model is small enough to notice.
@@ -177,7 +188,7 @@ def test_additive_methods_checkpointed(case, family):
 @pytest.mark.parametrize(
     ("attention", "padded"), [("sdpa", False), ("eager", True)], ids=["full rows", "eager, padded"]
 )
-@pytest.mark.parametrize(("case", "family"), KINDS)
+@pairs(in_turn, KINDS)
 def test_additive_methods_by_attention_and_padding(case, family, padded, attention):
     model = tiny.model(family, **WIDE[family])
     model.set_attn_implementation(attention)
@@ -185,7 +196,7 @@ def test_additive_methods_by_attention_and_padding(case, family, padded, attenti
     assert_agree(*both(model, case.make(), batch, padded=padded, attention=attention), tolerance=0.04)
 
 
-@pytest.mark.parametrize(("case", "family"), ADDITIVE)
+@pairs(in_turn)
 def test_additive_methods_on_a_bf16_base(case, family):
     model = tiny.model(family, **WIDE[family]).bfloat16()
     assert_agree(*both(model, case.make(), labelled(family), precision="bf16"), tolerance=0.04)
@@ -203,9 +214,10 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("method", OTHERS)
-@pytest.mark.parametrize("family", ALL)
-def test_settings_that_no_case_has(family, method):
+@pytest.mark.parametrize(("method", "family"), [
+    (name, kind[turn % len(kind)]) for turn, name in enumerate(OTHERS) for kind in (tiny.ENCODERS, tiny.DECODERS)
+])  # fmt: skip
+def test_settings_that_no_case_has(method, family):
     for model, settings in (
         (tiny.model(family, **WIDE[family]), dict(checkpointing=True)),
         (tiny.model(family, **WIDE[family]).bfloat16(), dict(precision="bf16")),

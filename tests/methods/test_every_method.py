@@ -19,7 +19,7 @@ import pytest
 import tiny
 import torch
 from attached import hooks, labelled, nonzero, train
-from cases import CASES, Case, attach, build, lively, step_by_step
+from cases import CASES, Case, attach, build, lively, spread, step_by_step
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -37,14 +37,6 @@ from coursekit.qlora import Linear4bit
 
 #: Put something before the text or before its keys: masks, positions and caches are theirs, family by family.
 BEFORE_THE_TEXT = ("PromptTuning", "PTuning", "PrefixTuning", "LlamaAdapter", "MAMAdapter", "UniPELT")
-
-
-def spread(case: Case, families: Iterable[str], turn: int) -> tuple[str, ...]:
-    r"""One encoder and one decoder of those that `case` fits, the next ones with each `turn`."""
-    kinds = [
-        [f for f in families if f in case.families and f in kind] for kind in (tiny.ENCODERS, tiny.DECODERS)
-    ]
-    return tuple(kind[turn % len(kind)] for kind in kinds if kind)
 
 
 def pairs(select: Callable[[Case, int], Iterable[str]]) -> pytest.MarkDecorator:
