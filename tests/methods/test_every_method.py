@@ -201,7 +201,9 @@ def test_training_moves_what_was_promised_and_nothing_else(case, family):
     model.train()(**labelled(family)).loss.backward()
     assert all(p.grad is None for p in base.values() if not p.requires_grad)
     model.zero_grad()
-    train(model, [labelled(family, seed=i) for i in range(20)], lr=1e-2)
+    # A robust AdapterDrop leaves blocks out by chance; all others move everything in each step.
+    steps = 20 if case.name == "AdapterDrop-robust" else 3
+    train(model, [labelled(family, seed=i) for i in range(steps)], lr=1e-2)
     assert all(torch.equal(base[name], value) for name, value in before.items())
     moved = [not torch.equal(p, start) for p, start in zip(trained, started, strict=True)]
     assert all(moved), f"{moved.count(False)} of {len(moved)} trained tensors did not move"

