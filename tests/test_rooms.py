@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,15 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    r"""All that a file's syntax tree has."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports(path: Path) -> Iterator[tuple[str, str]]:
     r"""(module below `coursekit`, name taken from it, "" for the module itself) of every import, wherever it stands."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "coursekit":
             source = (node.module or "").removeprefix("coursekit").removeprefix(".")
             for alias in node.names:
@@ -107,19 +114,18 @@ def is_face(module: str) -> bool:
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m])
 def test_a_private_name_stays_in_its_file(module):
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     taken = [(target, name) for target, name in imports(MODULES[module]) if name.startswith("_")]
     assert not taken, taken
     files = {
         alias.asname or alias.name
-        for node in ast.walk(tree)
+        for node in nodes(MODULES[module])
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "coursekit"
         for alias in node.names
         if f"{node.module}.{alias.name}".removeprefix("coursekit.") in MODULES
     }
     reached = [
         f"{node.value.id}.{node.attr}"
-        for node in ast.walk(tree)
+        for node in nodes(MODULES[module])
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in files
         if node.attr.startswith("_") and not node.attr.startswith("__")
     ]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from difflib import SequenceMatcher
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -42,8 +43,7 @@ def printed(page: str, pattern: str) -> tuple[str, ...]:
     r"""Groups of the first match of `pattern` in what the committed notebook `page` printed: a demonstration's numbers,
     which its text has to agree with. Fails where there is none.
     """
-    notebook = nbformat.read(ROOT / "notebooks" / f"{page}.ipynb", as_version=4)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    outputs = [output for cell in read(page).cells for output in cell.get("outputs", [])]
     text = "\n".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
     found = re.search(pattern, text)
     if not found:
@@ -51,13 +51,19 @@ def printed(page: str, pattern: str) -> tuple[str, ...]:
     return found.groups()
 
 
+@cache
+def read(page: str) -> nbformat.NotebookNode:
+    r"""The committed notebook `page`, read once in a process; it stays as it is."""
+    return nbformat.read(ROOT / "notebooks" / f"{page}.ipynb", as_version=4)
+
+
+@cache
 def in_the_open(page: str) -> str:
     r"""The Markdown that a reader sees without opening anything."""
     if page.endswith(".md"):
         cells = [(ROOT / page).read_text(encoding="utf-8")]
     else:
-        notebook = nbformat.read(ROOT / "notebooks" / f"{page}.ipynb", as_version=4)
-        cells = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+        cells = [cell.source for cell in read(page).cells if cell.cell_type == "markdown"]
     return plain(
         "\n".join(re.sub(r"<details.*?(</details>|\Z)", "", cell, flags=re.DOTALL) for cell in cells)
     )
