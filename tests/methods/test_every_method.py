@@ -589,7 +589,7 @@ def test_an_attach_that_fails_half_way_leaves_no_trace(case, monkeypatch):
 def test_what_a_method_cannot_attach_to_or_be_called_is_said_in_a_line(case):
     family = case.families[-1]
     model, method = build(case, family), case.make()
-    for name in ("train", "keys", "type", "two words", ""):
+    for name in ("train", "keys", "type", "two words", "my.adapter", ""):
         with pytest.raises(CourseError, match=rf"^adapter name {name!r} is .*'$"):
             method.attach(model, name)
     with pytest.raises(CourseError, match="attaches to a model of transformers, .* this is a Linear$"):

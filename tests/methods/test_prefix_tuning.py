@@ -492,21 +492,6 @@ def test_a_reparameterised_and_a_flat_prefix_live_side_by_side():
     assert not any(isinstance(m, PrefixNetwork) for m in model.modules())
 
 
-# precision ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_mixed_precision_trains(family):
-    model, one = PrefixTuning(n=3).attach(tiny.model(family)).train(), labelled(family, padded=True)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = model(**one).loss
-    loss.backward()
-    own = [p for n, p in model.named_parameters() if p.requires_grad and n.endswith(".flat")]
-    assert len(own) == tiny.LAYERS and all(
-        p.grad.abs().sum() > 0 and torch.isfinite(p.grad).all() for p in own
-    )
-
-
 # bad input ------------------------------------------------------------------------------------------------
 
 

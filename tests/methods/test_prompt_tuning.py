@@ -14,7 +14,6 @@ from cases import lively, step_by_step
 from tiny_text import prepared, tokenizer
 from torch import nn
 from transformers import (
-    AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForTokenClassification,
     BertLMHeadModel,
@@ -267,15 +266,6 @@ def test_hidden_states_and_attentions_have_one_place_for_each_token(family):
     whole = N if family in tiny.ENCODERS else 0  # a sequence classifier's head reads position 0 itself
     assert done.last_hidden_state.shape == (2, 7 + whole, tiny.D_MODEL)
     assert torch.equal(done.last_hidden_state[:, whole:], done.hidden_states[-1])
-
-
-@each
-def test_a_body_without_a_head(family):
-    built = AutoModel.from_config(tiny.config(family)).eval()
-    model = nonzero(PromptTuning(n=N).attach(built))
-    with torch.no_grad():
-        done = model(**tiny.batch(2, 7))
-    assert done.last_hidden_state.shape == (2, 7, tiny.D_MODEL)
 
 
 def test_an_encoder_with_a_language_model_on_top_has_one_loss_for_each_token_but_the_first():
