@@ -290,29 +290,33 @@ def test_the_prediction_of_a_robust_adapterdrop_is_its_largest_step(family):
 BUNDLED = {"minilm": (8, 128), "smollm2": (2, 64)}
 
 
+@pytest.fixture(scope="module")
+def bundled() -> Callable[[str], tuple[nn.Module, dict[str, torch.Tensor]]]:
+    r"""A copy of a real model, which is read once, and a batch for it."""
+    from coursekit.models import load_decoder, load_encoder
+
+    @cache
+    def read(name: str) -> nn.Module:
+        load = load_decoder if name == "smollm2" else load_encoder
+        return load(name, device="cpu", dtype=torch.float32)[0]
+
+    def given(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+        ids = torch.randint(5, 1000, BUNDLED[name])
+        mask = torch.ones_like(ids)
+        mask[0, -3:] = 0
+        labels = ids if name == "smollm2" else torch.zeros(len(ids), dtype=torch.long)
+        return copy.deepcopy(read(name)), dict(input_ids=ids, attention_mask=mask, labels=labels)
+
+    return given
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
 @pytest.mark.parametrize("method", ["full", "lora all"])
 @pytest.mark.parametrize("name", BUNDLED)
-def test_bundled_models(name, method, checkpointing):
+def test_bundled_models(bundled, name, method, checkpointing):
     model, batch = bundled(name)
     assert_agree(*both(model, METHODS[method], batch, checkpointing=checkpointing), tolerance=0.02)
-
-
-def bundled(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    model, shape = copy.deepcopy(_loaded(name)), BUNDLED[name]
-    ids = torch.randint(5, 1000, shape)
-    mask = torch.ones_like(ids)
-    mask[0, -3:] = 0
-    labels = ids if name == "smollm2" else torch.zeros(shape[0], dtype=torch.long)
-    return model, dict(input_ids=ids, attention_mask=mask, labels=labels)
-
-
-@cache
-def _loaded(name: str) -> nn.Module:
-    from coursekit.models import load_decoder, load_encoder
-
-    return (load_decoder if name == "smollm2" else load_encoder)(name, device="cpu", dtype=torch.float32)[0]
 
 
 #: As wide as people take them.
@@ -343,14 +347,14 @@ REAL = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", REAL)
-def test_methods_of_the_usual_size_on_minilm(method):
+def test_methods_of_the_usual_size_on_minilm(bundled, method):
     model, batch = bundled("minilm")
     assert_agree(*both(model, REAL[method], batch), tolerance=0.02)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [LlamaAdapter(n=10), PrefixTuning(n=10)], ids=["llama-adapter", "prefix"])
-def test_what_stands_before_the_text_of_smollm2(method):
+def test_what_stands_before_the_text_of_smollm2(bundled, method):
     model, batch = bundled("smollm2")
     assert_agree(*both(model, method, batch, checkpointing=True), tolerance=0.02)
 
