@@ -71,7 +71,6 @@ MODULE = register(
             "nn.Linear's own start makes A(h) a quarter as long as h. nn.init.normal_ draws weights anew.",
             "Not both weights at 0: each matrix gets its gradient through the other one. Small is enough: std=0.01 "
             "for both weights, nn.init.zeros_ for both biases.",
-            "forward: down, torch.relu, up, and what came in is added at the end.",
         ),
         secret=_drawn,
         reference=_module,
@@ -157,12 +156,10 @@ INSERT = register(
         id="adapters-insert",
         points=5,
         difficulty=3,
-        minutes=15,
+        minutes=10,  # the page above it gives the hook
         hints=(
-            "requires_grad_(False) on the model freezes all of it. Which module is model.get_submodule(place), and "
-            "when does its output exist?",
-            "module.register_forward_hook(f) has PyTorch call f(module, inputs, h) when the module has run; what f "
-            "returns takes the place of its output h. It gives back a handle.",
+            "requires_grad_(False) on the model freezes all of it. model.get_submodule(place) is the module at a "
+            "place.",
             "A function made in a loop looks its variables up when it runs, and then the loop is over. Bind them: "
             "lambda module, inputs, h, A=A: ...",
         ),

@@ -38,21 +38,14 @@ def test_the_best_adapter_beside_full_fine_tuning_and_the_fair_baseline(film):
 
 def test_width(film):
     said(PAGE, f"r=16$ is {film.difference('pfeiffer', 'pfeiffer r=1')} than $r=1$")
-    found = film.difference("pfeiffer r=64", "pfeiffer")
-    said(PAGE, f"$r=64$ is {found}")
-    assert round((1 - film.accuracy("pfeiffer").value) / 0.03) == 5
-    said(PAGE, "Three points are a fifth of the errors")
 
 
 def test_the_residual(film):
     found = film.difference("houlsby r=16 without", "narrow")
-    said(PAGE, f"Without it Houlsby's adapter with $r=16$ is {found}")
+    said(PAGE, f"Without it Houlsby's adapter with $r=16$, from the same start, is {found}")
     said(PAGE, f"from the same start, Houlsby's loses {round(-100 * found.value)} points")
     assert film.accuracy("houlsby r=16 without").high < film.accuracy("head-mean").value + 0.001
     said(PAGE, "below the head on the mean in the picture")
-    said(
-        PAGE, "Both were drawn with a standard deviation of 0.02"
-    )  # init="bert", benchmarks/topics/adapters.py
 
 
 def test_the_place(film):
@@ -68,9 +61,8 @@ def test_the_place(film):
 
 def test_adapter_drop(film):
     found = film.difference("drop 4", "pfeiffer")
-    said(PAGE, f"With four blocks dropped it is {found}")
+    said(PAGE, f"With four of six dropped accuracy is {found}")
     said(PAGE, f"dropping four of six blocks costs {-100 * found.value:.1f} points")
-    said(PAGE, f"For two there is {film.difference('adapter-drop', 'pfeiffer')}")
 
 
 def test_on_smollm2_beside_the_fitted_threshold():
@@ -86,7 +78,7 @@ def test_on_smollm2_beside_the_fitted_threshold():
 def test_every_verdict_of_the_text_is_one_of_the_table(film):
     r"""The table adjusts for its comparisons; the text gives the same verdicts."""
     shown = dict(re.findall(r"\| (.+? − .+?) \| .+? \| (.+?) \|", outputs("text/markdown")))
-    assert len(shown) == 10
+    assert len(shown) == 8
     assert [name for name, verdict in shown.items() if verdict in ("better", "worse")] == [
         "Pfeiffer, r = 16 − head on the mean", "Pfeiffer, r = 16 − Pfeiffer, r = 1",
         "Houlsby, r = 16, no residual − Houlsby, r = 16", "4 blocks dropped − Pfeiffer, r = 16",
@@ -119,44 +111,44 @@ def test_the_first_run_is_told_as_it_is():
     said(PAGE, f"accuracy rises from {bare} to {tuned}")
     said(PAGE, f"it gets {moved} right")
     assert 0.5 < (float(moved) - float(bare)) / (float(tuned) - float(bare)) < 1
-    said(PAGE, "That alone would bring more than half of the gain")
-    said(PAGE, "rises from {} to {}".format(*printed(PAGE, r"AUC before and after: (\S+) (\S+)")))
-    (own,) = printed(PAGE, r"(0\.\d+) right, AUC")
-    said(PAGE, f"the upper half gets {own} right")
+    said(PAGE, "More than half of the gain in this run needs no adapter")
+    (own,) = printed(PAGE, r"(0\.\d+) right")
+    assert float(moved) < float(own) < float(tuned)
+    said(PAGE, f"get {own} right, between the fitted threshold's {moved} and the {tuned} of section 1")
+    one, thirty = printed(PAGE, r"one: ([\d,]+); thirty: ([\d,]+)")
+    said(PAGE, f"has {one} parameters. The thirty of section 1 have {thirty}, 0.4 % of the model's")
 
 
-def test_the_slide_s_block_and_the_larger_start():
-    (off,) = printed(PAGE, r"\"the slide's\": '([^']+)'")
-    assert 0.4 < float(off) < 0.6
-    said(PAGE, "The slide's block is off by about half the length")
-    with_residual, without = printed(PAGE, r"'h \+ A\(h\)': (\S+), 'A\(h\) alone': ([\d.]+)")
-    said(PAGE, f"(cosine {float(with_residual):.2f}). Without it the cosine is {without}")
-    small, large = printed(PAGE, r"'houlsby': ([\d.]+), 'bert': ([\d.]+)")
-    said(PAGE, f"leaves the loss at {float(small):.1f} nats")
-    said(PAGE, f"raises it to {float(large):.1f}")
-    moves = 0.02**2 * (16 / 2 * 576) ** 0.5  # relu leaves half of 16 squares
-    said(PAGE, f"It moves a random vector by {100 * moves:.0f} %")
+def test_untrained_adapters_are_told_as_they_are():
+    none, small, large, alone = printed(
+        PAGE,
+        r"'none': ([\d.]+), 'small start': ([\d.]+), 'large start': ([\d.]+), 'A\(h\) alone': ([\d.]+)",
+    )
+    assert none == small
+    said(PAGE, f"A small start leaves the loss at {small} nats")
+    said(PAGE, f"PyTorch's start raises it to {large}")
+    said(PAGE, f"Without the residual it is {alone}")
 
 
 def test_the_costs_are_told_as_they_are():
     number = r" +([\d,.]+)"
-    full, lora, houlsby, pfeiffer, dropped = (
-        printed(PAGE, "\n" + name + number * 6)
-        for name in (
-            "full fine-tuning", "LoRA, r = 8", "Houlsby, r = 64", "Pfeiffer, r = 64", "Pfeiffer, 4 blocks dropped"
-        )
-    )  # fmt: skip
+    full, houlsby, pfeiffer, dropped = (
+        printed(PAGE, "\n" + name + number * 5)
+        for name in ("full fine-tuning", "Houlsby, r = 64", "Pfeiffer, r = 64", "Pfeiffer, 4 of 6 blocks dropped")
+    )
     activations = [
         printed("03_ia3", rf"\n{name} +\S+ +\d+ +(\d+)")[0]
         for name in ("adapter, r = 16", "full fine-tuning")
     ]
     said(PAGE, "notebook 03 measures {} of {} MB".format(*activations))
-    said(PAGE, f"{pfeiffer[2]} MB for gradient and Adam instead of {float(full[2]):.0f}")
-    said(PAGE, f"a file of {pfeiffer[3]} MB for each task instead of {float(full[3]):.0f}")
-    assert min(float(lora[4]), float(houlsby[4])) > 1.03 and abs(float(lora[4]) - float(houlsby[4])) < 0.1
-    said(PAGE, "longer with Houlsby's two a block, and about as much longer with unmerged LoRA")
-    assert float(dropped[5]) < 0.5 < float(pfeiffer[5])
-    said(PAGE, "more than half of full fine-tuning's time with all adapters, and less than half with four")
+    share = float(pfeiffer[0].replace(",", "")) / float(full[0].replace(",", ""))
+    said(PAGE, f"trains {100 * share:.1f} % of the parameters")
+    said(PAGE, f"{float(pfeiffer[1]):.1f} MB for gradient and Adam instead of {float(full[1]):.0f}")
+    said(PAGE, f"a file of {float(pfeiffer[2]):.1f} MB for each task instead of {float(full[2]):.0f}")
+    said(PAGE, f"it is {float(houlsby[2]):.1f} MB, and the receiver has the {float(full[2]):.0f} MB of MiniLM")
+    assert float(houlsby[3]) > 1.03
+    assert float(dropped[4]) < 0.5 < float(pfeiffer[4])
+    said(PAGE, "more than half of full fine-tuning's time with all of Pfeiffer's adapters, and less than half with")
 
 
 def test_two_domains_are_told_as_they_are():
