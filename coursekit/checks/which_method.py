@@ -107,12 +107,11 @@ PLAN = register(
         id="hybrid-plan",
         points=3,
         difficulty=3,
-        minutes=20,
+        minutes=15,
         hints=(
             "The difference of two means over k seeds has the standard error ((s1² + s2²) / k) ** 0.5, with s² the "
             "variance of one method's pilot runs (statistics.variance).",
-            "Measured differences scatter around the true one. If that is 1.96 standard errors, half of them fall "
-            "short; four in five do not if it is 0.84 larger: 2.8 standard errors are to be at most `smallest`.",
+            "2.8 of these standard errors are to be at most `smallest`.",
             "Solve for k, round up (math.ceil), take three at least. Then count up from 0 and leave out what the pilot "
             "used, until there are k seeds.",
         ),
@@ -255,7 +254,7 @@ CONCLUDE = register(
         id="hybrid-conclude",
         points=4,
         difficulty=4,
-        minutes=25,
+        minutes=20,
         hints=(
             "Take the runs of the two methods with the registered seeds, and no others. Is there one for every seed?",
             "difference = mean of one − mean of the other. How much does a mean of k runs scatter, and a difference of "

@@ -107,16 +107,6 @@ def best_against_full(table: Sequence[Row], score: str) -> str:
     )
 
 
-def run_twice(table: Sequence[Row]) -> list[str]:
-    r"""A line for each row of which there is an earlier run: its r, alpha and scale, and both accuracies."""
-    return [
-        f"{row.method}, r = {row.setting}, α = {row.alpha}: a scale of {row.scale:g}; accuracy "
-        f"{row.scores['accuracy']:.3f}, in an earlier run with the same settings and seed {row.earlier:.3f}"
-        for row in table
-        if row.earlier is not None
-    ]
-
-
 def by_task(table: Sequence[Row], method: str, average: str = "average") -> dict[str, float]:
     r"""Score -> by how much the best row of `method` is above full fine-tuning, for each score but their `average`."""
     full = next(row for row in table if row.method == "FT")

@@ -24,14 +24,12 @@ from coursekit.experiments.bench import Bench, Setting
 from coursekit.experiments.results import Results
 from coursekit.experiments.run import attach
 from coursekit.experiments.table import Run
-from coursekit.experiments.verdict import Verdict, decide, non_inferior
+from coursekit.experiments.verdict import non_inferior
 from coursekit.tasks.prepared import Prepared
 
 #: (method, seed, accuracy)
 Runs = list[tuple[str, int, float]]
 FEWEST = 3
-#: What `verdicts` counts.
-VERDICTS = (str(Verdict.EQUAL), "better or worse", str(Verdict.UNCLEAR))
 
 
 @dataclass(frozen=True)
@@ -170,32 +168,11 @@ def standard_errors(n: int) -> float:
     return float(stats.t.ppf(0.975, 2 * whole("n", n, least=2, such_as=3) - 2))
 
 
-def power(pilot: Sequence[tuple[str, int, float]], n: int, difference: float, draws: int = 1000) -> float:
-    r"""How often n seeds each tell two methods apart that differ by `difference` and scatter as in `pilot`: simulated,
-    normal runs, judged by `standard_errors`.
-    """
-    return statistics.fmean(abs(found) > margin for found, margin in _imagined(pilot, n, difference, draws))
-
-
-def verdicts(
-    pilot: Sequence[tuple[str, int, float]], n: int, difference: float, smallest: float, draws: int = 2000
-) -> dict[str, float]:
-    r"""How often each verdict comes out where two methods truly differ by `difference` and scatter as in `pilot`.
-
-    As everywhere, `experiments.verdict.decide`, with `smallest` as what matters. Simulated as in `power`.
-    """
-    found = dict.fromkeys(VERDICTS, 0)
-    for gap, margin in _imagined(pilot, n, difference, draws):
-        verdict = decide(gap - margin, gap + margin, margin=smallest)
-        found[{Verdict.EQUAL: VERDICTS[0], Verdict.UNCLEAR: VERDICTS[2]}.get(verdict, VERDICTS[1])] += 1
-    return {verdict: count / draws for verdict, count in found.items()}
-
-
 def not_inferior(
     pilot: Sequence[tuple[str, int, float]], n: int, difference: float, smallest: float, draws: int = 2000
 ) -> float:
     r"""How often the first method is shown to lose less than `smallest`: the low end of the interval lies above that.
-    Simulated as in `power`.
+    Simulated, with normal runs that scatter as in `pilot`, judged by `standard_errors`.
     """
     return statistics.fmean(
         non_inferior(gap - margin, smallest) for gap, margin in _imagined(pilot, n, difference, draws)

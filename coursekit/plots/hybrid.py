@@ -2,8 +2,7 @@ r"""Pictures of what methods touch, of gates and of Kronecker products, and of m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.transforms import Bbox
 
 from coursekit.plots import alt
 from coursekit.plots.common import COLOURS, axes
@@ -40,19 +38,6 @@ GATED = {
     "query": "reparameterised",
     "value": "reparameterised",
 }
-#: The family of each method of the published tables, by its name there.
-PUBLISHED = {
-    "FT": "baseline", "BitFit": "selective", "FT Top2": "selective", "SHiRA": "selective", "norms": "selective",
-    "LoRA": "reparameterised", "rsLoRA": "reparameterised", "DoRA": "reparameterised", "LoRA, MLP": "reparameterised",
-    "LoRA (as Houlsby)": "reparameterised",
-    "PreEmbed": "additive", "PreLayer": "additive", "Adapter H": "additive", "Adapter L": "additive",
-    "Adapter D": "additive", "Adapter P": "additive", "(IA)³": "additive", "Prompt": "additive", "Prefix": "additive",
-    "P-tuning": "additive", "LLaMA-Adapter": "additive",
-}  # fmt: skip
-
-
-#: (x, y, low end of the bar, high end)
-Place = tuple[float, float, float, float]
 
 
 def places(
@@ -189,57 +174,6 @@ def gates(
     return panels[0]
 
 
-def published(
-    panels: Mapping[str, tuple[Sequence[Any], str, str]], figsize: tuple[float, float] = (11.0, 7.6)
-) -> Sequence[Axes]:
-    r"""Published tables, a panel for each: a score against trained parameters, the sizes of one method joined.
-
-    panels: title -> (rows of `published.rows`, the score's name, the label of its axis). A method's name stands beside
-    its best row.
-    """
-    count = len(panels)
-    grid = plt.subplots(-(-count // 2), min(count, 2), figsize=figsize, squeeze=False)[1].ravel()
-    found = {row.method: PUBLISHED[row.method] for rows, *_ in panels.values() for row in rows}
-    for ax, (title, (rows, score, label)) in zip(grid, panels.items(), strict=False):
-        own = {method: [row for row in rows if row.method == method] for method in found}
-        for method, group in own.items():
-            if group:
-                x = [1e6 * float(row.published) for row in group]
-                ax.plot(x, [row.scores[score] for row in group], "o-", color=FAMILIES[found[method]], markersize=5,
-                        linewidth=0.8, label=method)  # fmt: skip
-        ax.set_xscale("log")
-        low, high = ax.get_xlim()
-        ax.set_xlim(low / 2, high * 4)
-        ax.margins(y=0.12)
-        ax.set_title(title)
-        ax.set_xlabel("trained parameters, as published")
-        ax.set_ylabel(label)
-    grid[0].figure.legend(handles=_marks(found), loc="outside upper center", ncols=len(FAMILIES), fontsize=9)
-    for ax in grid[count:]:
-        ax.set_visible(False)
-    for ax, (rows, score, _) in zip(grid, panels.values(), strict=False):
-        best = {row.method: row for row in sorted(rows, key=lambda row: row.scores[score])}
-        others = [_place(row, score) for row in rows] + [
-            _between(_place(one, score), _place(other, score), part)
-            for one, other in pairwise(rows)
-            if one.method == other.method
-            for part in np.linspace(0.05, 0.95, 19)
-        ]
-        name_points(
-            ax, {name: _place(row, score) for name, row in best.items()}, others=others, families=PUBLISHED
-        )
-    return grid[:count]
-
-
-def _place(row: Any, score: str) -> Place:
-    return (1e6 * float(row.published), *(row.scores[score],) * 3)
-
-
-def _between(one: Place, other: Place, part: float) -> Place:
-    r"""A place on the straight line from `one` to `other`, x on a log axis: no name is to stand there."""
-    return (one[0] ** (1 - part) * other[0] ** part, *((1 - part) * one[1] + part * other[1],) * 3)
-
-
 def differences(
     found: Mapping[str, Any], families: Mapping[str, str], label: str, *, margin: float, left: float | None = None,
     ax: Axes | None = None,
@@ -286,97 +220,6 @@ def differences(
         handles=_marks(families, names), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(FAMILIES), fontsize=9
     )
     return ax
-
-
-def name_points(
-    ax: Axes,
-    points: Mapping[str, tuple[float, float, float, float]],
-    size: float = 8,
-    others: Sequence[tuple[float, float, float, float]] = (),
-    families: Mapping[str, str] | None = None,
-) -> None:
-    r"""Write each point's name beside it where it covers no other name, point or bar, with a thin line to it.
-
-    points: name -> (x, y, low end of its bar, high end). others: points without a name, with their bars. families: name
-    -> one of `FAMILIES`, whose colour the name gets, darker; black without.
-
-    Names go as near to their points as there is room, the most crowded points first. The axes must have their limits by
-    now.
-    """
-    figure = ax.figure
-    figure.canvas.draw()
-    centres = {name: ax.transData.transform((x, y)) for name, (x, y, *_) in points.items()}
-    nameless = [ax.transData.transform((x, y)) for x, y, *_ in others]
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in (*centres.values(), *nameless)]
-    for x, _, *ends in (*points.values(), *others):
-        (left, low), (_, high) = (ax.transData.transform((x, end)) for end in ends)
-        taken.append(Bbox.from_bounds(left - 1, low, 2, high - low))
-    frame = ax.get_window_extent()
-
-    def crowd(name: str) -> float:
-        apart = [np.hypot(*(centres[name] - other)) for key, other in centres.items() if key != name]
-        return min(apart, default=0.0)
-
-    leaders: list[tuple[Any, Any]] = []
-    names: list[Bbox] = []
-    for name in sorted(points, key=crowd):
-        text = ax.annotate(
-            name, points[name][:2], xytext=(0, 0), textcoords="offset points", fontsize=size, annotation_clip=False,
-            color=_ink(FAMILIES[families[name]]) if families else "black",
-            arrowprops=dict(arrowstyle="-", color="#999999", linewidth=0.5, shrinkA=0, shrinkB=2),
-        )  # fmt: skip
-        box = text.get_window_extent()
-        width, height = box.width, box.height
-        second: tuple[float, float, Bbox, Any] | None = None
-        for dx, dy in _around(width, height):
-            x, y = centres[name] + (dx, dy)
-            own = Bbox.from_bounds(x - 1, y - 1, width + 2, height + 2)
-            inside = frame.x0 <= own.x0 and own.x1 <= frame.x1 and frame.y0 <= own.y0 and own.y1 <= frame.y1
-            leader = (centres[name], ((own.x0 + own.x1) / 2, (own.y0 + own.y1) / 2))
-            if not inside or any(own.overlaps(other) for other in taken):
-                continue
-            second = second or (dx, dy, own, leader)
-            if not any(_cross(leader, other) or _through(other, own) for other in leaders) and not any(
-                _through(leader, box) for box in names
-            ):
-                break
-        else:  # there is no place whose line is clear: the nearest where the name itself is
-            if second is not None:
-                dx, dy, own, leader = second
-        text.set_position((dx * 72 / figure.dpi, dy * 72 / figure.dpi))
-        taken.append(own)
-        names.append(own)
-        leaders.append(leader)
-
-
-def _ink(colour: str) -> tuple[float, ...]:
-    r"""A colour as dark as small letters on white need it."""
-    return tuple(part * min(1.0, 0.4 / _light(colour)) for part in to_rgb(colour))
-
-
-def _through(line: tuple[Any, Any], box: Bbox) -> bool:
-    r"""Whether a straight line runs through `box`."""
-    one, other = (np.asarray(end) for end in line)
-    return any(box.contains(*(one + part * (other - one))) for part in np.linspace(0, 1, 21))
-
-
-def _cross(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
-    r"""Whether two straight lines, each from a point to a point, meet between their ends."""
-
-    def side(line: tuple[Any, Any], point: Any) -> float:
-        (ax, ay), (bx, by) = line
-        return (bx - ax) * (point[1] - ay) - (by - ay) * (point[0] - ax)
-
-    return all(side(a, b[0]) * side(a, b[1]) < 0 for a, b in ((one, other), (other, one)))
-
-
-def _around(width: float, height: float) -> Iterator[tuple[float, float]]:
-    r"""Offsets of a text's lower left corner from its point, ever farther away."""
-    for distance in range(6, 240, 6):
-        for angle in np.linspace(0, 2 * np.pi, 24, endpoint=False):
-            # From the point to the nearest place of the box, then to the box's corner.
-            x, y = distance * np.cos(angle), distance * np.sin(angle)
-            yield x - width * (1 - np.cos(angle)) / 2, y - height * (1 - np.sin(angle)) / 2
 
 
 def _marks(families: Mapping[str, str], names: Sequence[str] | None = None) -> list[Line2D]:

@@ -54,7 +54,7 @@ def test_only_full_fine_tuning_trains_the_pooler(arms):
     assert sorted(pooled.pop("full")) == [1, 2]
     assert {arm for arm, found in pooled.items() if found} == {"bitfit", "lora-bitfit"}
     assert pooled["bitfit"] == pooled["lora-bitfit"] == [1]
-    said(PAGE, "Full fine-tuning trains it, BitFit its bias; the others leave it frozen, as PEFT does")
+    said(PAGE, "full fine-tuning trains it, the others leave its matrix frozen, as PEFT does")
 
 
 def test_most_beat_the_head_on_the_mean(stored, arms):
@@ -84,31 +84,23 @@ def test_pairs(stored):
     level = [("lora-all-linear", "lora"), ("qlora", "lora-all-linear"), ("dora", "lora")]
     assert 4 * stored.difference("fish-mask", "random-mask").p < 0.05, "adjusted for four questions"
     assert {str(stored.difference(*pair)) for pair in level} == {EQUAL}
-    said(PAGE, f"DoRA and LoRA: each {EQUAL}")
+    said(PAGE, f"LoRA on all linear layers, LoRA on a base in 4 bits, DoRA: each {EQUAL} to its partner")
     said(
         PAGE,
         f"Entries chosen by Fisher information are {stored.difference('fish-mask', 'random-mask')} than as many",
     )
     fish = stored.at("random-mask", 0.003).at("fish-mask", 0.003).difference("fish-mask", "random-mask")
     assert str(fish) == EQUAL
-    level = stored.at("bitfit-query", 0.003).difference("bitfit", "bitfit-query")
-    own = -stored.difference("bitfit", "bitfit-query")
-    size = f"{100 * own.value:.1f} points behind its variant ({100 * own.low:.1f} to {100 * own.high:.1f})"
-    said(PAGE, f"Each at its own rate, BitFit is {size}")
-    assert [stored.rate(arm) == 0.003 for arm in ("bitfit", "bitfit-query", "fish-mask", "random-mask")] == [
-        1,
-        0,
-        1,
-        0,
-    ]
-    said(PAGE, f"which is BitFit's own rate and not its variant's, there is {level}")
+    rates = [f"{stored.rate(arm):g}" for arm in ("fish-mask", "random-mask")]
+    assert rates[0] == "0.003"
+    said(PAGE, f"The Fisher mask's own rate is {rates[0]}, the random mask's is {rates[1]}")
     said(PAGE, f"at 0.003 the two are {EQUAL}")
 
 
 def test_seeds_alone_say_another_thing_once(stored):
     pairs = [
         ("lora", "full"), ("lora-all-linear", "lora"), ("qlora", "lora-all-linear"), ("fish-mask", "random-mask"),
-        ("bitfit", "bitfit-query"), ("compacter", "compacter-plus"), ("dora", "lora"),
+        ("compacter", "compacter-plus"), ("dora", "lora"),
     ]  # fmt: skip
     other = []
     for one, two in pairs:
@@ -143,10 +135,6 @@ def test_cliffs_and_lucky_leaders(stored, arms):
     assert lead == "ia3"
     mean = stored.validation(lead)
     said(PAGE, f"(IA)³ leads with {mean:.3f}, thanks to one seed with {best:.3f}, and is {place}th of 31")
-    values = sorted((stored.accuracy(arm).value for arm in arms), reverse=True)
-    said(PAGE, f"there the first 16 lie within {100 * (values[0] - values[15]):.1f} points of each other")
-    assert stored.validation("full") > mean and stored.accuracy("full").value > values[0]
-    said(PAGE, "Full fine-tuning, left out here, leads both")
 
 
 def test_the_leader_s_lead(stored, arms):
@@ -203,18 +191,19 @@ def test_what_the_guide_takes(stored):
     cost = costs.read()
     budgets = [
         guide.Budget("storage", stored=150_000), guide.Budget("memory", memory=280_000_000),
-        guide.Budget("time", time=0.9), guide.Budget("folds", only=costs.folding(cost), short_of="stored"),
-        guide.Budget("4 bits", only=tuple(arm for arm in cost if EVERY[arm].quantized)), guide.Budget("nothing"),
+        guide.Budget("folds", only=costs.folding(cost), short_of="stored"),
+        guide.Budget("4 bits", only=tuple(arm for arm in cost if EVERY[arm].quantized)),
     ]  # fmt: skip
     methods = results.read("methods")
     found = [guide.decide(methods, cost, budget) for budget in budgets]
-    assert [len(choice.taken) == 1 for choice in found] == [False, False, False, False, True, False]
+    assert [len(choice.taken) == 1 for choice in found] == [False, False, False, True]
     said(PAGE, "For one: a base in 4 bits, where QLoRA has no rival. All others are sets")
     assert (found[0].arm, found[0].lead) == ("compacter-plus", "ia3")
     assert 0.65 < found[0].holds["compacter-plus"] < 0.75
     below = str(found[0].price).removeprefix("worse by ").replace(" points", " points below full fine-tuning")
     said(PAGE, f"Compacter++, which lies {below}, but in three of ten draws")
-    assert len(found[3].taken) == 6 and found[3].lead == "full" and not found[3].kept
+    said(PAGE, "names one method for one of four needs")
+    assert len(found[2].taken) == 6 and found[2].lead == "full" and not found[2].kept
     said(PAGE, "full fine-tuning leads and none of the others is shown to be not inferior to it")
     said(PAGE, "in other draws one of five others is taken")
 
@@ -224,44 +213,25 @@ def test_what_published_tables_show():
     gains = published.by_task(glue, "LoRA")
     rest = [gain for task, gain in gains.items() if task != "rte"]
     mean, without = sum(gains.values()) / len(gains), sum(rest) / len(rest)
-    full, lora = (max(r.scores["average"] for r in glue if r.method == name) for name in ("FT", "LoRA"))
-    said(
-        PAGE,
-        f"LoRA's whole mean gain of {mean:.1f} points ({lora - full:.1f} by the printed averages) is one task's",
-    )
-    said(PAGE, f"is one task's, RTE's {gains['rte']:.1f}")
+    said(PAGE, f"LoRA's whole mean gain of {mean:.1f} points is one task's, RTE's {gains['rte']:.1f}")
     gpt3, e2e = published.rows("gpt3"), [r for r in published.rows("e2e") if r.model == "GPT-2 M"]
     for table, score in ((gpt3, "mnli_accuracy"), (e2e, "bleu")):
         full, *_ = (r.scores[score] for r in table if r.method == "FT")
         assert round(max(r.scores[score] for r in table) - full, 1) == 2.2
     said(PAGE, "a gap of 2.2 is not a lucky seed")
-    sql = {m: [r.scores["wikisql_accuracy"] for r in gpt3 if r.method == m] for m in ("LoRA", "FT")}
-    said(
-        PAGE,
-        f"GPT-3's LoRA has {sql['LoRA'][0]} and {sql['LoRA'][1]}, full fine-tuning {sql['FT'][0]}, at about ±0.5",
-    )
     said(PAGE, f"without it LoRA is {-without:.1f} points behind")
-    again = [
-        abs(r.earlier - r.scores["accuracy"]) for r in published.rows("metamathqa") if r.earlier is not None
-    ]
-    said(PAGE, "moved by " + " and ".join(f"{100 * gap:.1f}" for gap in again) + " points")
 
 
 def test_what_the_planner_asks_for():
-    rows = [
-        printed(PAGE, rf"{NAMES[one]} · {NAMES[other]} +(\d+) +(\d+)% +(\d+)% +(\d+)%")
-        for one, other in (
-            ("lora", "lora-all-linear"),
-            ("lora", "houlsby"),
-            ("bitfit", "head"),
-            ("qlora", "lora-all-linear"),
-        )  # fmt: skip
+    pairs = [
+        ("lora", "lora-all-linear"),
+        ("lora", "houlsby"),
+        ("bitfit", "head"),
+        ("qlora", "lora-all-linear"),
     ]
-    seeds, found, half, equal = ([int(row[i]) for row in rows] for i in range(4))
-    assert (min(seeds), max(seeds)) == (6, 10) and all(70 <= share < 80 for share in found)
-    said(PAGE, "Six to ten seeds of each find two points in about three of four cases")
-    assert all(35 <= share <= 45 for share in half) and all(50 <= share <= 60 for share in equal)
-    said(PAGE, "Half as many seeds find them in two cases of five")
+    seeds = [int(printed(PAGE, rf"{NAMES[one]} · {NAMES[other]} +(\d+)")[0]) for one, other in pairs]
+    assert (min(seeds), max(seeds)) == (6, 10)
+    said(PAGE, "Six to ten seeds of each, so three could not tell much")
 
 
 def test_the_registered_run_is_told_as_it_is():

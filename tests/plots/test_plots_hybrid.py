@@ -2,16 +2,12 @@ r"""Pictures of places, gates, Kronecker products and many methods show what the
 
 from __future__ import annotations
 
-import itertools
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex, to_rgb
-from matplotlib.text import Text
+from matplotlib.colors import to_hex
 
 from coursekit import plots
-from coursekit.comparison import published
 from coursekit.experiments.intervals import Difference
 from coursekit.methods.hybrid import places as method_places
 from coursekit.methods.hybrid import readings
@@ -102,45 +98,6 @@ def test_every_kind_of_gate_has_a_family_and_the_legend_names_those_that_are_dra
     assert [t.get_text() for t in legend.get_texts()] == ["before", "after", "additive", "reparameterised"]
 
 
-def crowded(seed: int) -> dict[str, tuple[float, float, float, float]]:
-    random = np.random.default_rng(seed)
-    points = {}
-    for i in range(27):
-        value = 0.6 + 0.2 * random.random()
-        points[f"method-number-{i}"] = (10 ** random.uniform(3, 5.5), value, value - 0.02, value + 0.02)
-    return points
-
-
-def named(points, names):
-    ax = plt.subplots(figsize=(9.0, 5.6))[1]
-    ax.set_xscale("log")
-    ax.set_xlim(400, 1e6)
-    ax.set_ylim(0.55, 0.85)
-    told = {name: points[name] for name in names}
-    others = [place for name, place in points.items() if name not in told]
-    return plots_hybrid.name_points(ax, told, others=others, families=dict.fromkeys(points, "hybrid")) or ax
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_names_of_many_methods_cover_neither_each_other_nor_a_point(seed):
-    points = crowded(seed)
-    ax = named(points, list(points))
-    ax.figure.canvas.draw()
-    assert {t.get_text() for t in ax.texts} == set(points)
-    # The extent of the words alone: an annotation's own takes in its line.
-    boxes = {text.get_text(): Text.get_window_extent(text) for text in ax.texts}
-    frame = ax.get_window_extent()
-    for one, other in itertools.combinations(boxes.values(), 2):
-        assert not one.overlaps(other)
-    for x, y, *_ in points.values():
-        place = ax.transData.transform((x, y))
-        assert not any(box.contains(*place) for box in boxes.values())
-    assert all(
-        frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1
-        for b in boxes.values()
-    )
-
-
 def test_a_difference_is_filled_where_it_is_clear_and_stands_in_points():
     found = {
         "good": Difference(0.05, 0.04, 0.06, p=0.01),
@@ -174,52 +131,3 @@ def test_what_lies_left_of_the_axis_is_an_arrow_at_its_edge():
     assert ax.get_xlim()[0] == -10 and arrow.get_ydata()[0] == 1
     assert arrow.get_markerfacecolor() == plots_hybrid.FAMILIES["additive"]
     assert_nothing_is_cut_off(ax.figure)
-
-
-def test_only_some_points_are_named_and_no_name_lies_on_a_bar():
-    points = crowded(0)
-    ax = named(points, ["method-number-3", "method-number-7"])
-    ax.figure.canvas.draw()
-    boxes = {t.get_text(): Text.get_window_extent(t) for t in ax.texts}
-    assert set(boxes) == {"method-number-3", "method-number-7"}
-    for x, _, low, high in points.values():
-        (at, bottom), (_, top) = (ax.transData.transform((x, end)) for end in (low, high))
-        # A letter's tail may reach a bar's end.
-        assert not any(
-            box.x0 < at < box.x1 and bottom + 4 < box.y1 and box.y0 + 4 < top for box in boxes.values()
-        )
-
-
-def test_a_leader_crosses_another_only_between_their_ends():
-    assert plots_hybrid._cross(((0, 0), (2, 2)), ((0, 2), (2, 0)))
-    assert not plots_hybrid._cross(((0, 0), (2, 2)), ((3, 0), (4, 0)))
-
-
-def test_published_tables_have_a_name_at_the_best_row_of_each_method():
-    rows = published.rows("metamathqa")
-    panels = plots_hybrid.published({
-        "GPT-3": (published.rows("gpt3"), "mnli_accuracy", "MNLI (%)"), "Llama": (rows, "accuracy", "GSM8K"),
-    })  # fmt: skip
-    llama = panels[1]
-    assert {t.get_text() for t in llama.texts} == {row.method for row in rows}
-    best = max((row for row in rows if row.method == "(IA)³"), key=lambda row: row.scores["accuracy"])
-    (name,) = (t for t in llama.texts if t.get_text() == "(IA)³")
-    assert name.xy == (1e6 * float(best.published), best.scores["accuracy"])
-    drawn = {line.get_label(): line for line in llama.lines}
-    assert list(drawn["Prompt"].get_ydata()) == [0.0569, 0.2343, 0.3434]
-    assert to_hex(drawn["LoRA"].get_color()) == plots_hybrid.FAMILIES["reparameterised"]
-    colours = {t.get_text(): t.get_color() for t in llama.texts}
-    assert to_hex(colours["LoRA, MLP"]) == plots_hybrid.FAMILIES["reparameterised"], "dark enough as it is"
-    assert to_hex(colours["SHiRA"]) == plots_hybrid.FAMILIES["selective"]
-    assert colours["Prompt"] == colours["(IA)³"] != colours["SHiRA"]
-    assert to_rgb(plots_hybrid.FAMILIES["additive"]) > tuple(colours["Prompt"]), "darker than its dot"
-    llama.figure.canvas.draw()
-    boxes = [Text.get_window_extent(text) for text in llama.texts]
-    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
-    assert_nothing_is_cut_off(llama.figure)
-
-
-def test_every_published_method_has_a_family():
-    methods = {row.method for table in published.TABLES for row in published.rows(table)}
-    assert methods <= set(plots_hybrid.PUBLISHED)
-    assert set(plots_hybrid.PUBLISHED.values()) <= set(plots_hybrid.FAMILIES)
