@@ -5,14 +5,14 @@ from coursekit.plots.adapters import adapter_places, bottleneck
 from coursekit.plots.alt import show
 from coursekit.plots.common import COLOURS, axes, grid, loss_curve, score_curves, scores, style
 from coursekit.plots.lecture_map import lecture_map
-from coursekit.plots.lora import data_flow, spectrum
+from coursekit.plots.lora import data_flow
 from coursekit.plots.memory import MEMORY_COLOURS, memory_bars, step_over_time
 from coursekit.plots.soft_prompts import soft_prompt_places
 
 __all__ = [
     "COLOURS", "MEMORY_COLOURS", "adapter_places", "axes", "bottleneck", "data_flow", "grid",
     "lecture_map", "loss_curve", "memory_bars", "score_curves", "scores", "show",
-    "soft_prompt_places", "spectrum", "step_over_time", "style",
+    "soft_prompt_places", "step_over_time", "style",
 ]  # fmt: skip
 
 alt.enable()

@@ -1,29 +1,12 @@
-r"""Pictures of LoRA: its data flow, and singular values."""
+r"""The picture of LoRA: its data flow."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
 from coursekit.plots.common import COLOURS, axes
-
-
-def spectrum(values: Mapping[str, Sequence[float]], ax: Axes | None = None) -> Axes:
-    r"""Share of the squared Frobenius norm that the first k singular values hold, for each matrix."""
-    ax = axes(ax)
-    for label, singular in values.items():
-        energy = np.cumsum(np.asarray(singular, dtype=float) ** 2)
-        k = np.arange(1, len(energy) + 1)
-        ax.plot(k, energy / energy[-1], label=label)
-    ax.set_xscale("log")
-    ax.set_ylim(0, 1.03)
-    ax.set_xlabel("number of directions kept, k")
-    ax.set_ylabel("share of the squared norm kept")
-    ax.legend(loc="lower right")
-    return ax
 
 
 def data_flow(d_in: int, d_out: int, r: int, bits: float | None = None, ax: Axes | None = None) -> Axes:

@@ -68,12 +68,6 @@ def test_a_second_score_of_a_row_is_a_hollow_dot_above_the_filled_one():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["LoRA", "none"]
 
 
-def test_spectrum_of_a_rank_one_matrix_is_full_at_once():
-    ax = plots.spectrum({"rank 1": [3.0, 0.0, 0.0], "even": [1.0, 1.0, 1.0]})
-    assert list(ax.lines[0].get_ydata()) == pytest.approx([1, 1, 1])
-    assert list(ax.lines[1].get_ydata()) == pytest.approx([1 / 3, 2 / 3, 1])
-
-
 @pytest.mark.parametrize(
     "draw",
     [
