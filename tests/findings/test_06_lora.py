@@ -2,8 +2,6 @@ r"""What 06 says of the stored runs, and of its own."""
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 from finding import printed, said
@@ -104,17 +102,16 @@ def test_the_first_table_is_told_as_it_is():
         printed(PAGE, rf"{name} +(0\.\d+) \(0\S+, n=120\)")[0] for name in ("as it is", "calibrated", "LoRA")
     )
     said(PAGE, f"the model as it is gets {bare} right, no more than the constant answer")
-    said(PAGE, f"Five numbers bring it to {calibrated}, and LoRA, 24 steps of 8 sentences, to {tuned}")
+    said(PAGE, f"Five numbers bring it to {calibrated}, and LoRA, 20 steps of 8 sentences, to {tuned}")
     points = [round(100 * (float(one) - float(bare))) for one in (tuned, calibrated)]
     said(PAGE, f"a gain of {points[0]} points; {points[1]} of them need no training")
     assert float(bare) < float(printed(PAGE, r"Constant answer: (0\.\d+)")[0])
 
 
 def test_a_gets_its_first_gradient_in_the_second_step():
-    lines = printed(PAGE, r"(loss [\d.]+, gradients of A [\s\S]*of B \S+)\n")[0].splitlines()
-    losses, first, second = zip(*(re.findall(r"[\d.e-]*\d[\d.e-]*", line) for line in lines), strict=True)
-    assert float(first[0]) == 0 < float(second[0]) and float(first[1]) > 0
-    said(PAGE, f"the loss falls from {losses[0]} to {losses[-1]} in twelve steps")
+    steps = [[float(x) for x in printed(PAGE, rf"\n *{step} +([\d.]+) +([\d.]+) +([\d.]+)\n?")] for step in (1, 2, 10)]
+    assert steps[0][1] == 0 < min(steps[0][2], *steps[1])
+    said(PAGE, f"the loss falls from {steps[0][0]:.1f} to {steps[-1][0]:.1f} in ten steps")
 
 
 def test_what_merging_costs_is_what_was_measured():
@@ -129,12 +126,7 @@ def test_what_merging_costs_is_what_was_measured():
 
 
 def test_the_cut_updates_are_told_as_they_are():
-    table = {
-        r: printed(
-            PAGE, rf"\n *{r}  (0\.\d+) \S+ n=200\) +(\d+)%  (0\.\d+) \(0\.\d+–(0\.\d+), n=200\) +(\d+)%"
-        )
-        for r in (0, 1, 8, 384)
-    }
+    table = {r: printed(PAGE, rf"\n *{r}  (0\.\d+) \S+ n=200\) +(\d+)% +(\d+)%") for r in (0, 1, 8, 384)}
     said(
         PAGE,
         f"one direction of 384 already gives {table[1][0]}, and rank 8 gives {table[8][0]} where the whole update "
@@ -142,10 +134,9 @@ def test_the_cut_updates_are_told_as_they_are():
     )
     said(PAGE, "at $r=0$, the model is no better than the constant answer")
     said(PAGE, f"Rank 8 keeps only {table[8][1]} %")
-    said(PAGE, f"still rank 8 keeps {table[8][4]} % of the update")
+    said(PAGE, f"still rank 8 keeps {table[8][2]} % of the update")
     squares = torch.linalg.svdvals(torch.randn(384, 384, generator=torch.Generator().manual_seed(0))) ** 2
     said(PAGE, f"of a random matrix it would keep about {100 * squares[:8].sum() / squares.sum():.0f} %")
     said(PAGE, f"({table[8][0]} of {table[384][0]} in our run)")
-    constant = float(printed(PAGE, r"Constant answer: (0\.\d+)")[0])
-    assert all(float(row[2]) < constant for row in table.values())
+    constant = float(printed(PAGE, r"100%\n+Constant answer: (0\.\d+)")[0])
     assert abs(float(table[0][0]) - constant) < 0.01
