@@ -7,7 +7,7 @@ arXiv:2305.14314), each line with its place in the paper.
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
@@ -72,7 +72,6 @@ def qlora_bill(
     optimizer: str = "adamw",
     quantized: Quantized | None = Quantized(),  # noqa: B008 - frozen
     checkpointing: bool = True,
-    adapters: str = "fp32",
 ) -> Breakdown:
     r"""One training step of LLaMA `size` on a GPU, in bytes, with the paper's setting.
 
@@ -80,15 +79,11 @@ def qlora_bill(
     checkpointing, one row. The adapters and their optimizer are in fp32, as everywhere in the course. quantized=None:
     the same with a base in 16 bits, which is plain LoRA. optimizer: "adamw", "adamw8bit", or "paged_adamw": the bill of
     the card with every state paged out to host memory, which is the least that a paged optimizer takes of the card.
-    adapters: "fp32", or "bf16" for A, B and their gradients, as the authors' training script has them (their moments
-    stay in fp32).
     """
     one_of("optimizer", optimizer, ("adamw", "adamw8bit", "paged_adamw"))
-    one_of("adapters", adapters, ("fp32", "bf16"))
-    method = LoRA(r=r, alpha=16, targets="all-linear")
-    bill = predict(
+    return predict(
         llama_config(size),
-        method,
+        LoRA(r=r, alpha=16, targets="all-linear"),
         batch=batch,
         seq=seq,
         precision="bf16",
@@ -96,13 +91,6 @@ def qlora_bill(
         checkpointing=checkpointing,
         device="cuda",
         quantized=quantized,
-    )
-    saved = (2 if adapters == "bf16" else 0) * method.count(llama_config(size))
-    return replace(
-        bill,
-        weights=bill.weights - saved,
-        gradients=bill.gradients - saved,
-        timeline=tuple(replace(p, gradients=p.gradients // (2 if saved else 1)) for p in bill.timeline),
     )
 
 
