@@ -47,7 +47,7 @@ BLOCK = register(
         id="memory-block",
         points=5,
         difficulty=4,
-        minutes=25,
+        minutes=20,
         hints=(
             "Go line by line. Two results are multiplied: what does the gradient of each of them need?",
             "The gradient of a matrix needs what was multiplied with it; a sum needs nothing.",
