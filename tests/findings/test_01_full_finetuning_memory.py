@@ -35,7 +35,7 @@ def test_sixteen_bytes_a_parameter(step):
     assert memory.gpus_needed(ten, "RTX 4090", unit="GB") == 7
     assert memory.bill(10e9, precision="fp32").total == ten.total
     card = memory.card("RTX 4090").capacity() / GB
-    said(PAGE, f"a program sees about {card:.1f} GB of it")
+    said(PAGE, f"A program sees about {card:.1f} GB of such a card")
     assert round(ten.total / 7 / GB, 1) >= round(0.9 * card, 1)
     said(PAGE, f"a seventh of its bill is {ten.total / 7 / GB:.1f} GB, all that we allow on a card")
 
@@ -110,6 +110,7 @@ def test_checkpointing(config, step):
     said(PAGE, f"{4 * ROWS * TOKENS * config.vocab_size / MB:.0f} MB of scores")
     (took,) = printed(PAGE, r"a step takes (\S+) times as long")
     assert 1.05 < float(took) < 1.5
+    said(PAGE, f"In this run a step took {took} times as long")
     head = config.vocab_size * config.hidden_size / counts.full(config, "causal")
     assert round(1 / head) == 5
     said(PAGE, f"a fifth of the work, is not run again, which makes it about {1 + (1 - head) / 3:.2f}")
