@@ -140,7 +140,7 @@ MASK_PROMPT = register(
         id="training-cycle-mask-prompt",
         points=2,
         difficulty=2,
-        minutes=10,
+        minutes=6,
         hints=(
             "input_ids is one row: the prompt, then the answer, then end_id. The labels are just as long.",
             "Label i belongs to token i. Which positions hold the prompt, and which label does the loss ignore?",
@@ -249,7 +249,7 @@ DPO = register(
         id="training-cycle-dpo",
         points=3,
         difficulty=3,
-        minutes=15,
+        minutes=12,
         hints=(
             "A reward is beta times a logarithm of a ratio. The four tensors are logarithms already.",
             "Of one pair, the loss is -ln of the probability that the chosen answer wins. F.logsigmoid(z) is ln σ(z), "

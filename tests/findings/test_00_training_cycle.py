@@ -23,27 +23,26 @@ def context() -> Results:
     return results.read("in_context")
 
 
-def test_a_thousand_examples_in_training_beat_every_prompt(context):
-    prompts = [f"{n} shots" for n in (0, 1, 2, 5, 10)]
-    best = max(prompts, key=lambda arm: context.accuracy(arm).value)
-    ten, five = (context.difference("LoRA on 1000", arm) for arm in ("10 shots", "5 shots"))
-    assert best == "5 shots" and (ten.verdict, five.verdict) == ("better", "better")
-    said(PAGE, f"They are {ten} than ten in the prompt. Than five, the best prompt, they are {five}")
-    said(PAGE, f"A thousand in training are {ten} than ten in the prompt")
-    assert printed(PAGE, r"1,000 minus 5 examples, points: ([^\n]+)") == (str(five.in_points()),)
+def test_a_thousand_examples_in_training_beat_ten_in_the_prompt(context):
+    ten = context.difference("LoRA on 1000", "10 shots")
+    assert ten.verdict == "better"
+    said(PAGE, f"A thousand examples in training are {ten} than ten in the prompt")
+    said(PAGE, f"a thousand in training are {ten} than ten of them")
 
 
 def test_with_the_same_ten_there_is_no_clear_difference(context):
-    arms = ["0 shots", "1 shots", "5 shots", SAME_TEN, "LoRA on 10", "LoRA on 100", "LoRA on 1000"]
-    assert context.differences(arms, "10 shots")[SAME_TEN].verdict == "no clear difference"
+    others = [f"{n} shots" for n in (0, 1, 2, 5)] + [SAME_TEN] + [f"LoRA on {n}" for n in (10, 100, 1000)]
+    assert context.differences(others, "10 shots")[SAME_TEN].verdict == "no clear difference"
+    assert len(others) == 8
     same, prompt, other = (context.accuracy(arm).value for arm in (SAME_TEN, "10 shots", "LoRA on 10"))
-    said(PAGE, f"training scores {same:.2f} and the prompt {prompt:.2f}")
-    said(PAGE, f"trained on another ten, the model scores {other:.2f}")
+    said(PAGE, f"Ten examples in the prompt score {prompt:.2f} and LoRA trained on the same ten {same:.2f}")
+    said(PAGE, "Among the eight stored comparisons that is no clear difference")
+    said(PAGE, f"trained on another ten it scores {other:.2f}")
 
 
 def test_the_commonest_grade():
     grades = load_task("film", "five").data["test"]["label"][:300]
-    said(PAGE, f"and the commonest grade {max(map(grades.count, set(grades))) / 300:.2f}; 300 test sentences")
+    said(PAGE, f"the commonest alone would score {max(map(grades.count, set(grades))) / 300:.2f}")
 
 
 def test_ten_examples_make_a_query_ten_times_as_long():
@@ -60,20 +59,13 @@ def test_this_run_of_the_small_model_beats_the_table():
     said(PAGE, f"only just beat a table of pairs in this run, {model} against {table} nats")
 
 
-def scores(state: str) -> tuple[str, ...]:
-    r"""Loss, answers in the right form, right answers; loss at the end token, and before it."""
-    loss, end, before, form, right = printed(PAGE, rf"{state}{3 * NUMBER}\s+(\d) of 8\s+(\d) of 7")
-    return loss, form, right, end, before
-
-
 def test_this_run_of_instruction_tuning():
-    before, after = scores("as released"), scores("instructed")
-    assert float(before[0]) > float(after[0])
-    said(PAGE, f"{before[1]} of 8 answers had the form that was asked for before, and {after[1]} after;")
-    said(PAGE, f"{before[2]} of 7 were right before, and {after[2]} after")
-    said(PAGE, f"The loss on unseen answers fell from {before[0]} to {after[0]}")
-    said(PAGE, f"at the end token alone from {before[3]} to {after[3]}")
-    said(PAGE, f"and brought the loss on unseen ones from {before[0]} to {after[0]}")
+    before, after = (printed(PAGE, rf"{state}{3 * NUMBER}") for state in ("as released", "instructed"))
+    said(PAGE, f"the loss on unseen answers fell from {before[0]} to {after[0]}")
+    said(PAGE, f"most at the end token, from {before[1]} to {after[1]}")
+    said(PAGE, f"brought the loss on unseen ones from {before[0]} to {after[0]}, most at the end token")
+    loss, end, others = (float(b) - float(a) for b, a in zip(before, after, strict=True))
+    assert end > loss > others > 0
 
 
 def test_this_run_of_dpo():
@@ -85,16 +77,9 @@ def test_this_run_of_dpo():
     assert int(*printed(PAGE, r"product reviews\s+\d+ of 12\s+(\d+) of 12")) > 6
     assert float(film[1]) > 0 > float(film[2]) and float(product[1]) < 0 and float(product[2]) < 0
     said(PAGE, f"the mean of the chosen sentences rose by {film[1].removeprefix('+')} nats")
-    said(PAGE, f"The rejected ones became much less likely ({film[2].replace('-', '−')})")
     fall = float(product[1].removeprefix("-"))
     said(
         PAGE,
         f"the chosen by {fall} nats, a factor of {math.exp(fall):.0f}, and the margin is still {product[3]}",
     )
     said(PAGE, f"the chosen sentences became less likely (−{fall} nats) while the margin rose")
-    form, before = scores("aligned")[1], scores("instructed")[1]
-    assert form < before
-    said(PAGE, f"{form} of the 8 instructions are answered in the right form, {before} before")
-    loss, earlier = scores("aligned")[0], scores("instructed")[0]
-    assert float(loss) > float(earlier)
-    said(PAGE, f"the loss on unseen answers rose from {earlier} to {loss}")
