@@ -10,17 +10,11 @@ from matplotlib.ticker import MaxNLocator
 from coursekit.plots.common import COLOURS, axes
 
 
-def shares(
-    curves: Mapping[str, Sequence[float]], before: Mapping[str, float] | None = None, ax: Axes | None = None
-) -> Axes:
-    r"""Shares of the answers over the steps of a training, a line for each label; `before` are dashed levels."""
+def shares(curves: Mapping[str, Sequence[float]], ax: Axes | None = None) -> Axes:
+    r"""Shares of the answers over the steps of a training, a line for each label."""
     ax = axes(ax, figsize=(7.0, 3.4))
     for colour, marker, (label, values) in zip(COLOURS, "osD^", curves.items(), strict=False):
         ax.plot(range(1, len(values) + 1), values, marker=marker, markersize=4, color=colour, label=label)
-    for label, level in (before or {}).items():
-        ax.axhline(level, color="grey", linestyle="--", linewidth=1)
-        ax.annotate(f"{label}: {level:.2f}", (0.01, level), xycoords=("axes fraction", "data"), xytext=(0, 3),
-                    textcoords="offset points", fontsize=9, color="grey")  # fmt: skip
     ax.set_ylim(-0.03, 1.03)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("step")
