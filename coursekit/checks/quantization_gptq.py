@@ -66,7 +66,7 @@ GPTQ = register(
         id="quantization-gptq",
         points=4,
         difficulty=4,
-        minutes=15,
+        minutes=20,
         hints=(
             "A row of W loses $e H e^\\top$ of its output, e being what it changed by. Once $e_j$ is fixed, for which "
             "e of the later columns is that smallest? Set the derivative to zero.",
