@@ -51,7 +51,7 @@ SHARE = register(
         id="hybrid-share",
         points=2,
         difficulty=3,
-        minutes=10,
+        minutes=8,
         hints=(
             "One softmax runs over all n + seq keys. Whatever goes to the first n of them has left the text.",
             "torch.cat([p_k, k]) are all keys. The scores are q @ keys.T / sqrt(d_h), and d_h is q.shape[1].",
@@ -129,7 +129,7 @@ GATE = register(
         id="hybrid-gate",
         points=2,
         difficulty=2,
-        minutes=10,
+        minutes=7,
         hints=(
             "x @ w + b has one number for each token: (batch, seq). The sigmoid puts it between 0 and 1.",
             "Average after the sigmoid, and over the tokens of the same sentence: dim 1.",

@@ -1,4 +1,4 @@
-r"""Pictures of what methods touch, of gates and of Kronecker products, and of many methods in one chart."""
+r"""Pictures of what methods touch, of gates, and of many methods in one chart."""
 
 from __future__ import annotations
 
@@ -85,50 +85,6 @@ def places(
 def _light(colour: str) -> float:
     r"""How light a colour is to the eye: 0 black, 1 white."""
     return float(np.dot((0.2126, 0.7152, 0.0722), to_rgb(colour)))
-
-
-def kronecker(A: Any, s: Any, t: Any) -> Sequence[Axes]:
-    r"""Each term as an equation, $A_i$ ⊗ $s_i t_i^\top$ = the term, and the sum of the terms below.
-
-    A: (n, n, n), s: (n, out / n), t: (n, in / n). Blue is negative, red is positive, white is 0, on one scale for all;
-    lines part blocks.
-    """
-    A, s, t = (np.asarray(values, dtype=float) for values in (A, s, t))
-    n, (p, q) = len(A), (s.shape[1], t.shape[1])
-    inner = [np.outer(s_i, t_i) for s_i, t_i in zip(s, t, strict=True)]
-    # Adding 0 takes the minus from a 0 that has one.
-    terms = [np.kron(A_i, B_i) + 0.0 for A_i, B_i in zip(A, inner, strict=True)]
-    whole = sum(terms)
-    most = max(np.abs(values).max() for values in (*A, *inner, *terms, whole)) or 1.0
-    figure = plt.figure(figsize=(0.42 * (n + q + n * q) + 1.6, (0.42 * n * p + 0.4) * (n + 1)))
-    layout = figure.add_gridspec(n + 1, 3, width_ratios=[n, q, n * q])
-    panels = []
-
-    def draw(where: Any, values: np.ndarray, title: str, then: str = "") -> None:
-        ax = figure.add_subplot(where)
-        ax.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="equal")
-        for i, j in np.ndindex(values.shape):
-            colour = "white" if abs(values[i, j]) > 0.6 * most else "black"
-            ax.text(j, i, f"{values[i, j]:g}", ha="center", va="center", fontsize=8, color=colour)
-        if values.shape == (n * p, n * q):
-            for k in range(1, n):
-                ax.axhline(k * p - 0.5, color="black", linewidth=1)
-                ax.axvline(k * q - 0.5, color="black", linewidth=1)
-        if then:
-            ax.annotate(then, (1, 0.5), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points",
-                        va="center", fontsize=13, annotation_clip=False)  # fmt: skip
-        ax.set_title(title, fontsize=10, loc="center")
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.spines[:].set_visible(False)
-        panels.append(ax)
-
-    for i in range(n):
-        draw(layout[i, 0], A[i], f"$A_{i + 1}$", "⊗")
-        draw(layout[i, 1], inner[i], f"$s_{i + 1} t_{i + 1}^T$", "=")
-        draw(layout[i, 2], terms[i], f"term {i + 1}")
-    draw(layout[n, 2], whole, "W = " + " + ".join(f"term {i + 1}" for i in range(n)))
-    return panels
 
 
 def gates(

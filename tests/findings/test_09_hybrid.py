@@ -88,7 +88,7 @@ def test_which_families_the_hybrids_combine():
 def test_the_prefixes_of_the_stored_runs():
     mam, unipelt, prefix = (candidates.EVERY[arm].method for arm in ("mam", "unipelt", "prefix"))
     assert mam.hidden is unipelt.hidden is prefix.hidden is None
-    said(PAGE, "here and in section 7, without the network that makes it")
+    said(PAGE, "here and in section 6, without the network that makes it")
     cost, (wide, alone) = costs.read(), (candidates.EVERY[arm].method for arm in ("mam", "parallel"))
     config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
     inside = next(part for part in wide.parts_for(config) if isinstance(part, type(alone)))
@@ -97,51 +97,32 @@ def test_the_prefixes_of_the_stored_runs():
     said(PAGE, f"MAM's prefix has {mam.n} tokens, the lone one {prefix.n}")
 
 
-def test_beside_lora(stored):
-    assert (
-        str(stored.difference("unipelt", "lora")) == str(stored.difference("compacter-plus", "lora")) == EQUAL
-    )
-    said(PAGE, "UniPELT is equal to it for practical purposes")
-    cost = costs.read()
-    assert round(cost["lora"].trained / cost["compacter-plus"].trained) == 10
-    for arm, named in (
-        ("compacter-plus", "Compacter++, with a tenth of LoRA's parameters,"),
-        ("head-mean", "mean"),
-    ):
-        behind = (
-            (-stored.difference(arm, "lora")).in_points().replace("+", "").replace(" (", " points behind (")
-        )
-        said(PAGE, f"{named} is {behind}")
+def test_compacter_beside_houlsby_and_what_the_runs_had(stored):
+    found = stored.difference("compacter", "houlsby")
+    assert found.verdict == "no clear difference"
+    said(PAGE, f"Compacter beside Houlsby's adapters: no clear difference {ends(found)}, with a tenth")
     said(PAGE, f"the constant answer has {stored.accuracy('constant').value:.2f}")
     rates = {stored.rate(arm) for arm in ("lora", "bitfit")}
     assert rates == {0.003} and (stored.rate("lora-bitfit"), stored.rate("head")) == (0.001, 0.3)
     said(PAGE, "each at the learning rate that was best for it in the stored runs of section 7")
 
 
-def test_the_pair_has_a_rate_of_its_own(stored):
-    rates = [f"{stored.rate(arm):g}" for arm in ("lora-bitfit", "lora")]
-    said(PAGE, f"LoRA with BitFit is best at {rates[0]}, LoRA at {rates[1]}")
-    at = -stored.at("lora-bitfit", stored.rate("lora")).difference("lora-bitfit", "lora")
-    behind = at.in_points().replace("+", "").replace(" (", " points behind (")
-    said(PAGE, f"with both at {rates[1]} the pair is {behind}")
-
-
 def test_what_the_costs_are():
     cost = costs.read()
     ratios = [
-        cost[arm].step_ratio
-        for arm in (
-            "lora", "bitfit", "lora-bitfit", "prefix", "parallel", "mam", "unipelt", "houlsby", "compacter"
-        )
-    ]  # fmt: skip
+        cost[arm].step_ratio for arm in ("lora", "lora-bitfit", "houlsby", "mam", "unipelt", "compacter")
+    ]
     span, noise = f"{min(ratios):.2f} to {max(ratios):.2f}", costs.noise(cost)
-    said(PAGE, f"A step of each takes {span} of the time of full fine-tuning, with a noise of {noise:.2f}")
+    said(
+        PAGE,
+        f"A step of each takes {span} of the time of full fine-tuning, with a noise of {noise:.2f}: the first row",
+    )
     more = [round(cost[arm].peak / 1e6) - round(cost["lora"].peak / 1e6) for arm in ("mam", "unipelt")]
     said(PAGE, f"MAM and UniPELT need {more[0]} and {more[1]} MB more at the peak than LoRA")
     small, large = cost["compacter"], cost["houlsby"]
-    assert 9.5 < large.trained / small.trained < 11 and round(large.storage_bytes / small.storage_bytes) == 9
+    assert 9.5 < large.trained / small.trained < 11
     assert small.peak >= large.peak and small.step_ratio >= large.step_ratio
-    said(PAGE, "Compacter trains a tenth of what Houlsby's adapters do and stores a ninth")
+    said(PAGE, "Compacter trains a tenth of what Houlsby's adapters do, but saves neither memory nor time")
 
 
 # The notebook's own run and its exercise -------------------------------------------------------------------
@@ -159,13 +140,10 @@ def test_the_first_table_is_told_as_it_is():
 
 
 def test_the_share_of_the_prefix_is_told_as_it_is():
-    low, high, mean, tokens = printed(
-        PAGE, r"λ from (0\.\d\d) to (0\.\d\d), mean (0\.\d\d); (0\.\d\d) of the tokens"
-    )
-    said(PAGE, f"On average yes: {mean} of the attention for {tokens} of the tokens")
-    said(PAGE, f"one query gives the prefix {low} and another {high}")
-    (closed,) = printed(PAGE, r"of the attention, (\d+)% on average")
-    said(PAGE, f"ten closed virtual tokens still take {closed} % of the attention on average")
+    low, high, mean = printed(PAGE, r"λ from (0\.\d\d) to (0\.\d\d), mean (0\.\d\d)")
+    said(PAGE, f"one gives these ten tokens {low} of its attention, another {high}, the mean is {mean}")
+    (closed,) = printed(PAGE, r"with keys of 0: mean (0\.\d\d)")
+    said(PAGE, f"keys of 0 do not make a prefix silent: they still get {closed}")
 
 
 def test_the_gates_are_told_as_they_are():
@@ -180,18 +158,15 @@ def test_the_gates_are_told_as_they_are():
     assert all(float(between) > float(within) for _, between, within in rows.values())
     said(PAGE, "All four kinds differ more between layers than between sentences")
     said(PAGE, f"the query's by {layers} against {sentences}")
-    (right,), (lora,) = (
-        printed(PAGE, r"accuracy: (0\.\d+)"),
-        printed(PAGE, r"\n *LoRA +[\d.]+ +[\d,]+ +(0\.\d+)"),
+
+
+def test_a_rank_is_told_as_it_is():
+    rows, columns, rank = map(int, printed(PAGE, r"W \((\d+), (\d+)\) has rank (\d+)"))
+    assert rank == min(rows, columns) < 4 * 4
+    said(
+        PAGE,
+        f"a matrix has rank {rank}, all that its size allows, from {rows + columns} parameters of its own",
     )
-    said(PAGE, f"The accuracy is {right}, LoRA's in section 1 was {lora}")
-
-
-def test_a_real_update_is_told_as_it_is():
-    found = printed(PAGE, r"\n *LoRA of rank 4: 1,664 +(0\.\d\d) +(0\.\d\d) +(0\.\d\d)")
-    lora, entries, pair = (float(each) for each in found)
-    assert lora - 0.02 <= pair <= lora < entries / 2
-    said(PAGE, f"LoRA alone leaves {found[0]} of it, entries alone {found[1]}, the pair {found[2]}")
 
 
 def test_what_single_methods_leave_of_the_open_exercise_s_update():

@@ -52,19 +52,6 @@ def test_every_way_of_acting_has_a_word():
     assert set(method_places.WAYS.values()) == set(plots_hybrid.WAYS)
 
 
-def test_kronecker_draws_the_factors_the_terms_and_their_sum():
-    A = np.array([[[1, 2], [0, 1]], [[1, 0], [-1, 3]]])
-    s, t = np.array([[1, 2], [1, -1]]), np.array([[1, 0, 2], [3, 1, 1]])
-    panels = plots_hybrid.kronecker(A, s, t)
-    drawn = [np.asarray(ax.images[0].get_array()) for ax in panels]
-    assert [d.shape for d in drawn] == [(2, 2), (2, 3), (4, 6)] * 2 + [(4, 6)]
-    whole = sum(np.kron(A[i], np.outer(s[i], t[i])) for i in range(2))
-    np.testing.assert_array_equal(drawn[-1], whole)
-    np.testing.assert_array_equal(drawn[2] + drawn[5], whole)
-    assert [text.get_text() for text in panels[-1].texts] == [f"{v:g}" for v in whole.ravel()]
-    assert not [text for ax in panels for text in ax.texts if text.get_text() == "-0"]
-
-
 def test_gates_are_rings_before_and_dots_after():
     before, after = (
         {"prefix": [0.5, 0.4], "adapter": [0.5, 0.6]},
