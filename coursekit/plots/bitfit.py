@@ -1,4 +1,4 @@
-r"""Pictures of what trains inside a model: kinds of tensors by layer, masks, and the nodes that are split."""
+r"""Pictures of what trains inside a model: masks, and the nodes that are split."""
 
 from __future__ import annotations
 
@@ -13,28 +13,6 @@ from matplotlib.patches import Patch
 from coursekit.plots.common import COLOURS, axes
 
 LEARNER, FROZEN = COLOURS[1], "#c9d2d8"
-
-
-def shares(values: Mapping[str, Mapping[str, float]], ax: Axes | None = None) -> Axes:
-    r"""A share for each method (row) and kind of tensor (column), as a colour with the number written in.
-
-    values: method -> kind of tensor by its path in a block -> share, from 0 to 1. A share of 0 is left white.
-    """
-    numbers = np.array([list(row.values()) for row in values.values()], dtype=float)
-    ax = axes(ax, figsize=(3.0 + 0.85 * numbers.shape[1], 1.3 + 0.38 * len(numbers)))
-    shown = np.ma.masked_equal(numbers, 0)
-    ax.imshow(shown, cmap="Blues", vmin=-0.1 * numbers.max(), vmax=numbers.max(), aspect="auto")
-    for i, j in zip(*np.nonzero(numbers), strict=True):
-        colour = "white" if numbers[i, j] > 0.6 * numbers.max() else "black"
-        ax.text(j, i, f"{numbers[i, j]:.1%}", ha="center", va="center", fontsize=9, color=colour)
-    kinds = [kind.removeprefix("attention.self.").replace(".", "\n") for kind in next(iter(values.values()))]
-    ax.set_xticks(range(len(kinds)), kinds, fontsize=9)
-    ax.set_yticks(range(len(values)), list(values))
-    ax.set_xlabel("tensors of the blocks")
-    ax.set_ylabel("what trains")
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    return ax
 
 
 def masks(chosen: Mapping[str, Any]) -> Sequence[Axes]:
@@ -60,26 +38,6 @@ def masks(chosen: Mapping[str, Any]) -> Sequence[Axes]:
         ax.spines[:].set_visible(True)
     panels[0].set_ylabel("outputs", fontsize=9)
     return panels
-
-
-def node_changes(changes: Sequence[float], learners: Sequence[int], ax: Axes | None = None) -> Axes:
-    r"""How far priming moved each node of a layer, in order of size, and which of them are learners.
-
-    changes: L1 norm of each node's change, by the number of the node. learners: numbers of nodes.
-    """
-    ax = axes(ax, figsize=(7.0, 2.8))
-    changes = np.asarray(changes, dtype=float)
-    learns = np.isin(np.arange(len(changes)), np.asarray(learners, dtype=int))
-    order = np.argsort(-changes, kind="stable")
-    place = np.arange(1, len(changes) + 1)
-    for wanted, colour, label in ((True, LEARNER, "learners"), (False, FROZEN, "frozen")):
-        these = learns[order] == wanted
-        ax.bar(place[these], changes[order][these], width=1.0, color=colour, label=f"{label}: {these.sum()}")
-    ax.set_xlim(0, len(changes) + 1)
-    ax.set_xlabel("nodes, the ones that moved most first")
-    ax.set_ylabel("L1 norm of the change")
-    ax.legend(loc="upper right", fontsize=9)
-    return ax
 
 
 #: Where the stages of `permutation` stand, from left to right.
@@ -123,24 +81,4 @@ def permutation(nodes: int, learners: Sequence[int], ax: Axes | None = None) -> 
     return ax
 
 
-def moved_and_matters(
-    moved: Mapping[str, float], matters: Mapping[str, float], ax: Axes | None = None
-) -> Axes:
-    r"""For each kind of parameter, a dot: how far training moved it, and how far the outputs move when it is put back.
-
-    moved, matters: kind -> number, the same kinds.
-    """
-    ax = axes(ax, figsize=(7.0, 4.0))
-    ax.scatter(list(moved.values()), [matters[kind] for kind in moved], color=COLOURS[0], zorder=3, clip_on=False)
-    ax.set_xlim(0, 1.28 * max(moved.values()))
-    # Names stand left of the dots that moved less, right of the others, and of the first, which may stand at 0.
-    for place, (kind, x) in enumerate(sorted(moved.items(), key=lambda item: item[1])):
-        left = 0 < place < len(moved) / 2
-        ax.annotate(kind, (x, matters[kind]), xytext=(-7 if left else 7, 0), textcoords="offset points",
-                    ha="right" if left else "left", va="center", fontsize=9)  # fmt: skip
-    ax.set_xlabel("length of the change of all biases of a kind in training")
-    ax.set_ylabel("mean change of the logit difference\nwhen the kind is put back")
-    return ax
-
-
-__all__ = ["masks", "moved_and_matters", "node_changes", "permutation", "shares"]
+__all__ = ["masks", "permutation"]
