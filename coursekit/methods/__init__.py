@@ -11,7 +11,9 @@ from coursekit.methods.adapters import (
     SparseAdapter,
     skipping,
 )
+from coursekit.methods.combine import Update, combine, to_lora, update_of
 from coursekit.methods.full import FullFineTuning
+from coursekit.methods.gguf_lora import load_gguf, save_gguf
 from coursekit.methods.hybrid import Hybrid, MAMAdapter, UniPELT
 from coursekit.methods.ia3 import IA3
 from coursekit.methods.intrinsic import IntrinsicSAID
@@ -70,15 +72,21 @@ __all__ = [
     "SparseAdapter",
     "TopLayers",
     "UniPELT",
+    "Update",
     "activate",
     "attached",
+    "combine",
     "detach",
     "disabled",
     "from_checkpoint",
-    "remove",
+    "load_gguf",
     "mixed_batch",
+    "remove",
+    "save_gguf",
     "skipping",
+    "to_lora",
     "trainable",
     "trained",
     "unmerge",
+    "update_of",
 ]
