@@ -1,0 +1,178 @@
+r"""The exercises of notebook 12_ship_it: how far two models are apart, and a sum of adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coursekit.checks.compare import Comparison
+from coursekit.checks.core import Exercise, register
+from coursekit.checks.draw import Draw
+
+# ship-difference ------------------------------------------------------------------------------------------
+
+
+def difference(one: Tensor, other: Tensor, mask: Tensor) -> float:
+    r"""The largest difference of log-probabilities (nats) over the tokens that the mask (batch, seq) keeps.
+
+    one, other: logits (batch, seq, vocabulary).
+    """
+    gap = one.log_softmax(-1) - other.log_softmax(-1)
+    return gap[mask.bool()].abs().max().item()
+
+
+def _secret_difference(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    # What moves all logits of a token changes no probability; padding is further apart than anything else.
+    batch, seq, vocabulary = draw.whole(2, 3), draw.whole(4, 5), draw.whole(6, 8)
+    mask = torch.ones(batch, seq, dtype=torch.long)
+    mask[0, draw.whole(2, seq - 1) :] = 0
+    one = 2 * draw.normal(batch, seq, vocabulary)
+    gap = draw.normal(batch, seq, 1) + 0.3 * draw.normal(batch, seq, vocabulary)
+    return one, one + gap * (2.0 - mask)[..., None], mask
+
+
+def _over_kept(of: Callable[[Tensor], Tensor], end: Callable[[Tensor], Tensor]) -> Callable[..., float]:
+    return lambda one, other, mask: end((of(one) - of(other))[mask.bool()]).item()
+
+
+def _log(x: Tensor) -> Tensor:
+    return x.log_softmax(-1)
+
+
+def _largest(gap: Tensor) -> Tensor:
+    return gap.abs().max()
+
+
+DIFFERENCE = register(
+    Exercise(
+        id="ship-difference",
+        points=3,
+        difficulty=2,
+        minutes=10,
+        hints=(
+            "Add 5 to all logits of a token: which probabilities change? Compare what does not change then.",
+            "log_softmax(-1) makes log-probabilities of logits: one number for each word of the vocabulary.",
+            "Boolean indexing leaves the padding out: gap[mask.bool()] has one row for each token that counts.",
+        ),
+        secret=_secret_difference,
+        reference=difference,
+        mutants={
+            "these are logits, which may all move together without changing any probability": (
+                _over_kept(lambda x: x, _largest)
+            ),
+            "these are probabilities; where one is small, nobody would see that it has doubled: take logarithms": (
+                _over_kept(lambda x: x.softmax(-1), _largest)
+            ),
+            "the padding counts, which nobody reads": lambda one, other, mask: _largest(
+                _log(one) - _log(other)
+            ),
+            "this is the mean; the largest is asked": _over_kept(_log, lambda gap: gap.abs().mean()),
+            "this is the largest with its sign: what is lowered most may be further off": (
+                _over_kept(_log, lambda gap: gap.max())
+            ),
+            "the probabilities of the vocabulary are to add up to 1; here those of the tokens do": (
+                _over_kept(lambda x: x.log_softmax(1), _largest)
+            ),
+        },
+    )
+)
+
+
+# ship-sum -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OfFactors(Comparison):
+    r"""Two factors A and B are right where their product is: there are many such pairs."""
+
+    def difference(self, given: Any, expected: Any) -> str | None:
+        r"""As in Comparison."""
+        if not isinstance(expected, tuple):
+            return super().difference(given, expected)
+        if type(given) not in (tuple, list) or len(given) != 2:
+            return "it must return A and B"
+        if any(type(x) is not Tensor for x in given):
+            return "A and B must be tensors"
+        (A, B), (own_A, own_B) = given, expected
+        if A.dim() != 2 or B.dim() != 2 or len(A) != B.shape[1]:
+            return f"A is {tuple(A.shape)} and B {tuple(B.shape)}: A must have as many rows as B columns"
+        if len(A) > len(own_A):
+            return f"A has {len(A)} rows; {len(own_A)} are enough"
+        return super().difference(B.double() @ A.double(), own_B.double() @ own_A.double())
+
+
+class FactorsExercise(Exercise):
+    r"""An exercise whose answers are factors, compared by their product."""
+
+    def comparison(self, discreet: bool = False) -> Comparison:
+        r"""As in Exercise."""
+        return OfFactors(self.tolerance, discreet=discreet)
+
+
+Tensors = list[Tensor]
+Numbers = list[float]
+
+
+def beside(A: Tensors, B: Tensors, s: Numbers, w: Numbers) -> tuple[Tensor, Tensor]:
+    r"""A and B with $BA = \sum_t w_t s_t B_t A_t$: the factors beside one another, no cross terms."""
+    return torch.cat([w_t * s_t * A_t for A_t, s_t, w_t in zip(A, s, w, strict=True)]), torch.cat(B, 1)
+
+
+def _secret_sum(draw: Draw) -> tuple[Tensors, Tensors, Numbers, Numbers]:
+    n, r, d_in, d_out = draw.whole(2, 3), draw.whole(2, 3), draw.whole(6, 9), draw.whole(6, 9)
+    A, B = [draw.normal(r, d_in) for _ in range(n)], [draw.normal(d_out, r) for _ in range(n)]
+    s = [draw.real(1.5, 4, 2) for _ in range(n)]
+    w = [draw.real(0.3, 0.9, 2) * draw.pick((1, 1, -1)) for _ in range(n)]
+    return A, B, s, w
+
+
+def _factors_added(A: Tensors, B: Tensors, s: Numbers, w: Numbers) -> tuple[Tensor, Tensor]:
+    return sum(w_t * s_t * A_t for A_t, s_t, w_t in zip(A, s, w, strict=True)), sum(B)
+
+
+def _both_weighed(A: Tensors, B: Tensors, s: Numbers, w: Numbers) -> tuple[Tensor, Tensor]:
+    return _factors_added(A, B, s, w)[0], sum(w_t * B_t for B_t, w_t in zip(B, w, strict=True))
+
+
+def _squared(A: Tensors, B: Tensors, s: Numbers, w: Numbers) -> tuple[Tensor, Tensor]:
+    return beside(A, B, s, [w_t**2 for w_t in w])
+
+
+SUM = register(
+    FactorsExercise(
+        id="ship-sum",
+        points=4,
+        difficulty=3,
+        minutes=15,
+        hints=(
+            "Try it on paper with two adapters of rank 1: which matrix is asked, and which has (B1 + B2)(A1 + A2)?",
+            "The sum of two matrices of rank r has rank 2r. So A and B must become larger: by rows, or by columns?",
+            "A block matrix [B1 B2] times A1 on top of A2 is B1 A1 + B2 A2: torch.cat. Weight and scale stand in one "
+            "of the two factors, not in both.",
+        ),
+        secret=_secret_sum,
+        reference=beside,
+        mutants={
+            "the factors are added up, A to A and B to B: their product has cross terms, such as B1 A2": _factors_added,
+            "the factors are added up, each with its weight: cross terms, and weights that count twice": _both_weighed,
+            "the scales are lost: the update of an adapter is s B A": (
+                lambda A, B, s, w: beside(A, B, [1.0] * len(s), w)
+            ),
+            "the weights are lost": lambda A, B, s, w: beside(A, B, s, [1.0] * len(w)),
+            "the weights stand in both factors: in their product they are squared": _squared,
+            "the scales stand in both factors: in their product they are squared": (
+                lambda A, B, s, w: beside(A, B, [s_t**2 for s_t in s], w)
+            ),
+            "the weights are divided by their sum: with weight 1 an adapter must come back as it was": (
+                lambda A, B, s, w: beside(A, B, s, [w_t / sum(w) for w_t in w])
+            ),
+            "this is divided by the number of adapters; the weights say how much of each is wanted": (
+                lambda A, B, s, w: beside(A, B, s, [w_t / len(w) for w_t in w])
+            ),
+        },
+    )
+)
