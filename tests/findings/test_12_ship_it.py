@@ -19,7 +19,10 @@ def apart(way: str) -> tuple[str, str]:
 
 def test_this_run_of_the_two_adapters():
     before, film, sums = right("SmolLM2 as it is"), right("film"), right("sums")
-    said(PAGE, f"film grades go from {before[0]:.2f} to {film[0]:.2f}, and sums from {before[1]:.2f} to {sums[1]:.2f}")
+    said(
+        PAGE,
+        f"film grades go from {before[0]:.2f} to {film[0]:.2f}, and sums from {before[1]:.2f} to {sums[1]:.2f}",
+    )
     (constant,) = printed(PAGE, r"constant answer (\d\.\d\d)")
     said(PAGE, f"constant answer has {constant}")
     assert film[0] > before[0] and sums[1] > before[1]
@@ -27,12 +30,17 @@ def test_this_run_of_the_two_adapters():
 
 
 def test_this_run_of_the_16_and_4_bits():
-    floor, merged = (apart(f"bfloat16, {way}")[0] for way in ("beside: the noise floor", "merged, saved, loaded"))
+    floor, merged = (
+        apart(f"bfloat16, {way}")[0] for way in ("beside: the noise floor", "merged, saved, loaded")
+    )
     said(PAGE, f"noise floor is {floor} nats here, and the merged, saved and reloaded model is {merged} away")
     assert float(merged) < 2 * float(floor)
     exact, nf4, none = (apart(way) for way in ("float32, merged", "base in NF4, beside", "no adapter at all"))
     said(PAGE, f"In float32 merging moves nothing that matters ({exact[0]} nats)")
-    said(PAGE, f"base in NF4 the largest difference is {nf4[0]} nats, and {nf4[1]} of 16 sentences keep their grade")
+    said(
+        PAGE,
+        f"base in NF4 the largest difference is {nf4[0]} nats, and {nf4[1]} of 16 sentences keep their grade",
+    )
     said(PAGE, f"without the adapter it is {none[0]}, and {none[1]} of 16")
     adapter, model = printed(PAGE, r"on disk: adapter (\d\.\d) MB, merged model (\d+) MB")
     said(PAGE, f"The adapter takes {adapter} MB on the disk, the merged model {model}")
@@ -40,7 +48,9 @@ def test_this_run_of_the_16_and_4_bits():
 
 def test_this_run_of_the_file():
     printed(PAGE, r"read back, the logits differ by (0)\n")
-    wrong, right_order = printed(PAGE, r"two files differs by ([\d.e+-]+), with its rows in our order by ([\d.e+-]+)")
+    wrong, right_order = printed(
+        PAGE, r"two files differs by ([\d.e+-]+), with its rows in our order by ([\d.e+-]+)"
+    )
     assert float(right_order) < 1e-3 < float(wrong)
     said(PAGE, f"as it stands, the layer is {wrong} off; with its rows in our order, {right_order}")
     (alpha,) = printed(PAGE, r"film 16, sums (\d+\.\d\d)")
@@ -62,9 +72,11 @@ def test_this_run_of_the_batch():
 def test_this_run_of_the_combinations():
     film, sums = right("film")[0], right("sums")[1]
     ways = ("film \\+ sums", "half of each", "factors added", "TIES, a fifth kept", "DARE, a fifth kept")
-    for way in ways:
+    said_of = ("the sum", "half of each", "the factors added", "TIES", "DARE")
+    for way, name in zip(ways, said_of, strict=True):
         grades, right_sums = right(way)
-        said(PAGE, f"{grades:.2f} and {right_sums:.2f}")
+        said(PAGE, f"{name} {grades:.2f} and {right_sums:.2f}")
+    assert right(ways[2])[1] < right(ways[0])[1] - 0.2 and right(ways[3])[1] < right(ways[0])[1] - 0.1
     said(PAGE, f"the specialists have {film:.2f} and {sums:.2f}")
     (share,) = printed(PAGE, r"cross terms are (\d+\.\d\d) times as large")
     said(PAGE, f"cross terms are {share} times as large as the sum")
