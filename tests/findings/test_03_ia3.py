@@ -76,6 +76,7 @@ def test_with_16_nothing_is_clear(film):
 
 def test_its_best_learning_rate_is_ten_times_that_of_lora(film):
     assert round(film.rate("ia3") / film.rate("lora")) == 10
+    said(PAGE, f"the tuned rate of (IA)³ is {film.rate('ia3'):g} and LoRA's is {film.rate('lora'):g}")
     said(PAGE, "Its best learning rate was 10 times LoRA's")
     assert film.rate("lora") == 0.003
     said(PAGE, "with 0.003, LoRA's best rate in section 6")

@@ -78,6 +78,9 @@ def test_this_run_of_the_combinations():
         said(PAGE, f"{name} {grades:.2f} and {right_sums:.2f}")
     assert right(ways[2])[1] < right(ways[0])[1] - 0.2 and right(ways[3])[1] < right(ways[0])[1] - 0.1
     said(PAGE, f"the specialists have {film:.2f} and {sums:.2f}")
+    lost = (sums - right(ways[2])[1]) / (sums - right("SmolLM2 as it is")[1])
+    assert abs(lost - 2 / 3) < 0.05
+    said(PAGE, "takes back two thirds of what `sums` had gained".replace("`", ""))
     (share,) = printed(PAGE, r"cross terms are (\d+\.\d\d) times as large")
     said(PAGE, f"cross terms are {share} times as large as the sum")
 
