@@ -49,7 +49,7 @@ class Stored:
             if exactly:
                 assert torch.equal(value, expected), (case, key, (value - expected).abs().max())
             else:
-                torch.testing.assert_close(value, expected, atol=2e-6, rtol=1e-5)
+                torch.testing.assert_close(value, expected, atol=2e-5, rtol=1e-4)  # by processor
 
     def has_these_bits(self) -> bool:
         r"""Whether this processor gives the bits that were stored, for a bottleneck and the model without adapters."""

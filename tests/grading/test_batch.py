@@ -301,7 +301,8 @@ def test_a_complete_notebook_is_run_when_asked_for(box: str, tmp_path: Path, sol
             "execution_count": None,
         }
 
-    head = cell("import torch\nimport torch.nn.functional as F\nsteps = 1\nvariant = 0", "parameters")
+    imports = "import torch\nimport torch.nn.functional as F\nfrom torch import nn\nfrom coursekit.notebook import built\n"
+    head = cell(f"{imports}steps = 1\nvariant = 0", "parameters")
     ends = {
         "ok": "steps",
         "incomplete": "import sys\nsys.exit(0)",
