@@ -301,8 +301,8 @@ def test_a_complete_notebook_is_run_when_asked_for(box: str, tmp_path: Path, sol
             "execution_count": None,
         }
 
-    imports = "import torch\nimport torch.nn.functional as F\nfrom torch import nn\nfrom coursekit.notebook import built\n"
-    head = cell(f"{imports}steps = 1\nvariant = 0", "parameters")
+    imports = "import torch\nimport torch.nn.functional as F\nfrom torch import nn\n"
+    head = cell(f"{imports}from coursekit.notebook import built\nsteps = 1\nvariant = 0", "parameters")
     ends = {
         "ok": "steps",
         "incomplete": "import sys\nsys.exit(0)",
@@ -327,7 +327,7 @@ def test_a_complete_notebook_is_run_when_asked_for(box: str, tmp_path: Path, sol
     done = CliRunner().invoke(app, [*command, "--notebook", str(NOTEBOOK)])
     assert done.exit_code == 0, done.output
     results = by_name(Batch(tmp_path / "marks"))
-    assert {name: r["status"] for name, r in results.items()} == {status: status for status in ends}
+    assert {name: r["status"] for name, r in results.items()} == {status: status for status in ends}, results["ok"]
     for status, result in results.items():
         assert result["ran"] == "whole" and all(e["status"] == "ok" for e in result["exercises"]), status
         end = len(answers) + 2  # after the head, in a count from 1
