@@ -24,7 +24,7 @@ LORA = [p for p in NOTEBOOKS if p.stem == "06_lora"]
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[p.stem for p in NOTEBOOKS])
 def test_blank_gets_nothing_solved_gets_all_and_every_mistake_its_message(path):
     there = [checks.every_kind()[id] for id in ids.of_notebook(path)]
-    cases = max(getattr(e, "kinds", 1) for e in there)  # one of each: every mutant fails one of them
+    cases = max(7, *(getattr(e, "kinds", 1) for e in there))  # with fewer a mistake may fit them by chance
     (found,) = selftest([path], secret := os.urandom(16), cases)
     assert (found.blank, found.solved, found.faults) == (0, found.of, []), secret
     assert (
