@@ -140,10 +140,13 @@ def _functions(notebook: Path) -> list[tuple[str, Any]]:
     r"""The exercises' ids and functions, from the cells of a notebook of the course."""
     import nbformat
 
-    found = []
+    found: list[tuple[str, Any]] = []
+    imported: dict[str, Any] = {"variant": 0}
     for cell in nbformat.read(notebook, as_version=4).cells:
+        if "imports" in cell.metadata.get("tags", []):
+            exec(compile(cell.source, "imports", "exec"), imported)
         if cell.metadata.get("nbgrader", {}).get("solution"):
-            id, space = cell.metadata.nbgrader.grade_id, {"variant": 0}
+            id, space = cell.metadata.nbgrader.grade_id, dict(imported)
             exec(compile(cell.source, id, "exec"), space)
             if not callable(function := space.get(id.replace("-", "_"))):
                 raise CourseError(
