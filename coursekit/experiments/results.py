@@ -143,10 +143,6 @@ class Results:
         """
         return intervals.accuracy(self._ranked(arm))
 
-    def ranking_difference(self, arm: str, other: str) -> Difference:
-        r"""`difference`, of the areas under the ROC curve."""
-        return intervals.difference(self._ranked(arm), self._ranked(other), by_seed=self._by_seed(arm, other))
-
     def validation(self, arm: str) -> float:
         r"""Validation accuracy at the end, the mean over the first seeds: what may choose an arm, since no test
         sentence was looked at.
