@@ -50,3 +50,12 @@ def imports(sources: list[str]) -> list[str]:
             continue
         found += [ast.unparse(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
     return list(dict.fromkeys(found))
+
+
+def imports_only(source: str) -> bool:
+    r"""Whether a cell does nothing but import, as a lesson's cell of imports."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return False
+    return bool(body) and all(isinstance(node, ast.Import | ast.ImportFrom) for node in body)

@@ -19,7 +19,7 @@ from coursekit.grading.folder import Batch
 from coursekit.grading.gate import MOST_TOGETHER
 from coursekit.grading.limits import Limits
 from coursekit.grading.one import Assignment
-from coursekit.grading.package import imports
+from coursekit.grading.package import imports, imports_only
 from coursekit.grading.submissions import Submission, digest, find
 
 _LIBRARIES = ("torch", "numpy", "ipython", "papermill")
@@ -167,13 +167,11 @@ def read_assignment(batch: Batch) -> tuple[Assignment, list[str]]:
 
 
 def preload(notebook: Path) -> list[str]:
-    r"""Imported once for all: torch, NumPy, and whatever the exercises' own cells of the course's notebook use."""
+    r"""Imported once for all: torch, NumPy, and what the course's notebook imports at its head and in its exercises."""
     import nbformat
 
-    cells = nbformat.read(notebook, as_version=4).cells
-    own = [
-        c.source for c in cells if c.cell_type == "code" and c.metadata.get("nbgrader", {}).get("solution")
-    ]
+    cells = [c for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "code"]
+    own = [c.source for c in cells if c.metadata.get("nbgrader", {}).get("solution") or imports_only(c.source)]
     # The last of these is what torch.autograd.grad imports when it is first given a gradient: a second, with sympy.
     torch = (
         "import torch",
