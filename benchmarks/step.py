@@ -60,6 +60,7 @@ from coursekit.methods import (
     PTuning,
     SelectRows,
     TopLayers,
+    VeRA,
     trainable,
 )
 
@@ -70,6 +71,7 @@ AGAINST_PEFT = {
     "lora": (LoRA(r=8, alpha=16), MODELS),
     "lora-all-linear": (LoRA(r=8, alpha=16, targets="all-linear"), MODELS),
     "dora": (LoRA(r=8, alpha=16, dora=True), MODELS),
+    "vera": (VeRA(r=256), MODELS),
     "ia3": (IA3(), MODELS),
     "prompt": (PromptTuning(n=20), MODELS),
     "prefix": (PrefixTuning(n=20), DECODER),

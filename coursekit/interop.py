@@ -2,8 +2,8 @@ r"""peft's checkpoint format: a folder with `adapter_config.json` and `adapter_m
 
 Keys are `base_model.model.` + the module's path + a suffix that names the parameter; the adapter's own name is left
 out. Soft prompts wrap no module, so there a task head has the shorter prefix `base_model.`, and the prompt itself,
-`prompt_embeddings`, has none. Written by hand rather than through peft, so that saving needs no peft; a test loads
-every checkpoint with peft.
+`prompt_embeddings`, has none; the matrices that VeRA's layers share have the shorter one. Written by hand rather than
+through peft, so that saving needs no peft; a test loads every checkpoint with peft.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from coursekit.errors import CourseError
 
 CONFIG, TENSORS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
+SHORT = "base_model."
 #: What peft wrote before safetensors.
 OLD_TENSORS = "adapter_model.bin"
 #: The kinds that peft keeps beside the model instead of inside its modules.
@@ -113,9 +114,11 @@ def _load_old(file: Path) -> dict[str, Tensor]:
 
 def _prefix(config: dict[str, Any], key: str) -> str:
     r"""Prefix that peft writes before `key` in a checkpoint of this kind."""
+    if config.get("peft_type") == "VERA" and key.removeprefix(SHORT) in ("vera_A", "vera_B"):
+        return SHORT  # they belong to the whole model
     if config.get("peft_type") not in SOFT_PROMPTS:
         return PREFIX
-    return "" if key.startswith("prompt_") else "base_model."
+    return "" if key.startswith("prompt_") else SHORT
 
 
 def same_method(kind: str, config: dict[str, Any]) -> None:

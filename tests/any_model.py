@@ -31,6 +31,7 @@ ROWS: dict[str, Case] = {
     "EVA": _CASES["LoRA-eva"],
     "QLoRA": _CASES["QLoRA"],
     "LoftQ": _CASES["QLoRA-loftq"],
+    "VeRA": _CASES["VeRA"],
     "(IA)³": _CASES["IA3"],
     "prompt tuning": _CASES["PromptTuning"],
     "P-tuning": _CASES["PTuning"],

@@ -29,6 +29,7 @@ from coursekit.methods import (
     PTuning,
     SelectRows,
     TopLayers,
+    VeRA,
 )
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -42,6 +43,7 @@ METHODS = {
     "LoRA": LoRA(r=4),
     "LoRA everywhere": LoRA(r=4, targets="all-linear"),
     "DoRA": LoRA(r=4, dora=True),
+    "VeRA": VeRA(r=16),
     "IA3": IA3(),
     "prompt": PromptTuning(n=6),
     "P-tuning": PTuning(n=6),

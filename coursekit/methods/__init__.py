@@ -41,6 +41,7 @@ from coursekit.methods.selective import (
     TopLayers,
 )
 from coursekit.methods.soft_prompts import LlamaAdapter, PrefixTuning, PromptTuning, PTuning
+from coursekit.methods.vera import VeRA
 
 __all__ = [
     "AdapterDrop",
@@ -73,6 +74,7 @@ __all__ = [
     "TopLayers",
     "UniPELT",
     "Update",
+    "VeRA",
     "activate",
     "attached",
     "combine",

@@ -1,0 +1,208 @@
+r"""VeRA against peft with the same vectors, against the formula, and against the paper's counts."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import tiny
+import torch
+from attached import labelled, nonzero
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import RobertaConfig
+
+from coursekit import methods
+from coursekit.errors import CourseError
+from coursekit.methods import VeRA
+
+pytestmark = pytest.mark.filterwarnings("ignore:Specified to not", "ignore:fan_in_fan_out")
+KINDS = ("bert", "gpt2", "llama")
+#: Matrices of two shapes: the smaller takes a part of A and of B.
+TWO = {"bert": ["query", "output.dense"], "gpt2": ["c_attn", "mlp.c_proj"], "llama": ["k_proj", "down_proj"]}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def from_peft(kind: str, folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> nn.Module:
+    r"""A model with peft's VeRA whose vectors are away from their start, saved to `folder`."""
+    task = "SEQ_CLS" if kind in tiny.ENCODERS else "CAUSAL_LM"
+    config = peft.VeraConfig(**({"r": 40, "target_modules": TWO[kind], "task_type": task} | options))
+    model = nonzero(peft.get_peft_model(tiny.model(kind).to(dtype), config)).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def by_layer(model: nn.Module) -> dict[str, torch.Tensor]:
+    r"""Gradients of the vectors by path and letter, of ours and of peft's."""
+    names = {".vera_lambda_b.default": ".b", ".vera_lambda_d.default": ".d", ".branches.default": ""}
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and ("lambda" in name or ".branches." in name):
+            for old, new in names.items():
+                name = name.replace(old, new)
+            found[name.removeprefix("base_model.model.")] = parameter.grad
+    return found
+
+
+@each_kind
+@pytest.mark.parametrize("save", [True, False], ids=["saved", "drawn again"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_a_folder_of_peft_s_has_its_bits_here_and_ours_there(kind, save, dtype, tmp_path):
+    theirs = from_peft(
+        kind, tmp_path / "theirs", dtype, projection_prng_key=7, save_projection=save, vera_dropout=0.1
+    )
+    method, one = VeRA.from_checkpoint(tmp_path / "theirs"), labelled(kind, padded=True)
+    assert method == VeRA(r=40, targets=tuple(sorted(TWO[kind])), dropout=0.1, seed=7, save_projection=save)
+    model = method.load(tiny.model(kind).to(dtype), tmp_path / "theirs")
+    ours, reference = model(**one), theirs(**one)
+    assert torch.equal(ours.logits, reference.logits)
+    assert not torch.allclose(ours.logits, tiny.model(kind).to(dtype)(**one).logits, atol=1e-2)
+    ours.loss.backward(), reference.loss.backward()
+    mine, wanted = by_layer(model), by_layer(theirs)
+    assert mine.keys() == wanted.keys() and len(mine) == 2 * len(methods.VeRA.layers(method, model.config))
+    assert all(torch.equal(mine[key], wanted[key]) for key in mine)
+
+    method.save(model, tmp_path / "ours")
+    files = [load_file(tmp_path / side / "adapter_model.safetensors") for side in ("ours", "theirs")]
+    assert files[0].keys() == files[1].keys()
+    assert ("base_model.vera_A" in files[0]) == save
+    assert all(torch.equal(value, files[1][key]) for key, value in files[0].items())
+    again = peft.PeftModel.from_pretrained(tiny.model(kind).to(dtype), tmp_path / "ours").eval()
+    assert torch.equal(again(**one).logits, reference.logits)
+
+
+@each_kind
+def test_from_one_seed_it_starts_where_peft_s_does(kind, tmp_path):
+    theirs = from_peft(kind, tmp_path, projection_prng_key=3)
+    model = VeRA(r=40, targets=TWO[kind], seed=3).attach(tiny.model(kind))
+    pair = model.base_model.vera.pairs["default"]
+    assert torch.equal(pair.A, theirs.base_model.vera_A["default"])
+    assert torch.equal(pair.B, theirs.base_model.vera_B["default"])
+    assert pair.A.shape == (40, tiny.D_FF) and not torch.equal(pair.A[:, :5], 0 * pair.A[:, :5])
+    for layer in VeRA(r=40).branches(model, "default"):
+        branch = layer[1].branches["default"]
+        assert torch.all(branch.d == 0.1) and torch.all(branch.b == 0)
+
+
+@each_kind
+def test_the_output_is_the_formula_s(kind):
+    model = nonzero(VeRA(r=6, targets=TWO[kind]).attach(tiny.model(kind).double()))
+    for path, layer in VeRA().branches(model, "default"):
+        own, d_out, d_in = layer.branches["default"], *layer.W.shape
+        pair = model.base_model.vera.pairs["default"]
+        x = torch.randn(2, 3, d_in, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        W = layer.W + own.b.diag() @ pair.B[:d_out] @ own.d.diag() @ pair.A[:, :d_in]
+        b = getattr(layer.unwrapped, "bias", None)
+        torch.testing.assert_close(layer(x), x @ W.T + (0 if b is None else b), msg=path)
+        torch.testing.assert_close(own.merged(layer.W, None)[0], W, msg=path)
+
+
+@pytest.mark.parametrize("size, width, r, published", [("base", 768, 1024, 43_008), ("large", 1024, 256, 61_440)])
+def test_the_paper_s_counts_and_a_rank_above_the_width(size, width, r, published):
+    r"""Table 2: 0.043M for RoBERTa base, 0.061M for large."""
+    layers = {"base": 12, "large": 24}[size]
+    config = RobertaConfig(hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // 64)
+    assert VeRA(r=r).count(config) == layers * 2 * (width + r) == published
+
+
+def test_two_adapters_have_matrices_of_their_own():
+    model, one = tiny.model("llama"), tiny.batch()
+    for seed in (0, 1):
+        nonzero(VeRA(r=4, seed=seed).attach(model, f"seed{seed}"), seed=9)
+    first, second = model.model.vera.pairs.values()
+    assert not torch.equal(first.A, second.A)
+    answers = [methods.activate(model, name)(**one).logits for name in ("seed0", "seed1")]
+    assert not torch.allclose(*answers, atol=1e-3)
+
+
+# Folders ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [
+    dict(target_modules=r".*\.1\..*(k_proj|down_proj)"),
+    dict(layers_to_transform=[1]),
+    dict(target_modules="all-linear"),
+    dict(target_modules=None),
+    dict(init_weights=False),
+], ids=str)  # fmt: skip
+def test_the_tensors_say_which_layers_peft_meant(options, tmp_path):
+    theirs, one = from_peft("llama", tmp_path, **options), labelled("llama")
+    model = methods.from_checkpoint(tmp_path).load(tiny.model("llama"), tmp_path)
+    assert torch.equal(model(**one).logits, theirs(**one).logits)
+    assert methods.trainable(model) == sum(p.numel() for p in theirs.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("kind, options, said", [
+    ("bert", dict(bias="all"), r"trained with bias='all', which the VeRA here does not have: use peft, or"),
+    ("bert", dict(bias="vera_only"), "trained with bias='vera_only'"),
+    ("llama", dict(modules_to_save=["lm_head"]), r"trained with modules_to_save=\['lm_head'\]"),
+    ("llama", dict(modules_to_save=["norm"]), r"trained with modules_to_save=\['norm'\]"),
+])  # fmt: skip
+def test_what_peft_has_and_we_have_not_is_refused_by_its_name(kind, options, said, tmp_path):
+    from_peft(kind, tmp_path, **options)
+    with pytest.raises(CourseError, match=said) as error:
+        methods.from_checkpoint(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_setting_of_a_later_peft_and_missing_matrices(tmp_path):
+    from_peft("llama", tmp_path)
+    file, tensors = tmp_path / "adapter_config.json", load_file(tmp_path / "adapter_model.safetensors")
+    settings, method = json.loads(file.read_text()), VeRA.from_checkpoint(tmp_path)
+    file.write_text(json.dumps(settings | {"use_something": 3, "not_used": None}))
+    for attempt in (lambda: methods.from_checkpoint(tmp_path), lambda: method.load(tiny.model("llama"), tmp_path)):
+        with pytest.raises(CourseError, match="trained with use_something=3"):
+            attempt()
+    file.write_text(json.dumps(settings))
+    save_file({k: v for k, v in tensors.items() if "vera_A" not in k}, tmp_path / "adapter_model.safetensors")
+    model = tiny.model("llama")
+    with pytest.raises(CourseError, match="1 missing, such as vera_A"):
+        methods.from_checkpoint(tmp_path).load(model, tmp_path)
+    assert methods.attached(model) == {} and not hasattr(model.model, "vera")
+
+
+@pytest.mark.parametrize("other, said", [
+    (VeRA(r=40, save_projection=False), "save_projection=True, the method here has False"),
+    (VeRA(r=40, seed=1), "projection_prng_key=0, the method here has 1"),
+    (VeRA(r=8), "r=40, the method here has 8"),
+])  # fmt: skip
+def test_a_checkpoint_of_other_settings_is_said(other, said, tmp_path):
+    from_peft("llama", tmp_path)
+    with pytest.raises(CourseError, match=said):
+        other.load(tiny.model("llama"), tmp_path)
+
+
+# Bad input --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options, said", [
+    (dict(r=0), "r must be a positive integer, such as 256; got 0"),
+    (dict(dropout=1), "dropout must be a number of at least 0 and below 1"),
+    (dict(d_initial=float("nan")), "d_initial must be a number"),
+    (dict(seed=-1), "seed must be"),
+    (dict(save_projection="no"), "save_projection must be True or False"),
+    (dict(targets=()), "targets is empty"),
+])  # fmt: skip
+def test_hyperparameters_that_make_no_sense(options, said):
+    with pytest.raises(CourseError, match=said):
+        VeRA(**options)
+
+
+@pytest.mark.parametrize("target", ["q_prj", "embed_tokens"])
+def test_a_target_that_is_no_linear_layer_touches_nothing(target):
+    model = tiny.model("llama")
+    with pytest.raises(CourseError, match=f"'{target}' matches no module of this model; candidates: .*q_proj"):
+        VeRA(targets=(target,)).attach(model)
+    assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
+
+
+def test_no_folder_warns_peft_of_anything(tmp_path):
+    method = VeRA(r=3)
+    method.save(method.attach(tiny.model("bert")), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        peft.PeftModel.from_pretrained(tiny.model("bert"), tmp_path)
