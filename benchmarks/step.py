@@ -43,6 +43,7 @@ from coursekit.errors import unknown
 from coursekit.memory.measure import measure
 from coursekit.methods import (
     IA3,
+    OFT,
     BitFit,
     Compacter,
     FishMask,
@@ -72,6 +73,7 @@ AGAINST_PEFT = {
     "lora-all-linear": (LoRA(r=8, alpha=16, targets="all-linear"), MODELS),
     "dora": (LoRA(r=8, alpha=16, dora=True), MODELS),
     "vera": (VeRA(r=256), MODELS),
+    "oft": (OFT(block_size=32), MODELS),
     "ia3": (IA3(), MODELS),
     "prompt": (PromptTuning(n=20), MODELS),
     "prefix": (PrefixTuning(n=20), DECODER),

@@ -32,6 +32,7 @@ ROWS: dict[str, Case] = {
     "QLoRA": _CASES["QLoRA"],
     "LoftQ": _CASES["QLoRA-loftq"],
     "VeRA": _CASES["VeRA"],
+    "OFT": _CASES["OFT"],
     "(IA)³": _CASES["IA3"],
     "prompt tuning": _CASES["PromptTuning"],
     "P-tuning": _CASES["PTuning"],

@@ -15,6 +15,7 @@ from attached import labelled
 from coursekit import adapterhub
 from coursekit.methods import (
     IA3,
+    OFT,
     BitFit,
     FishMask,
     FreezeAndReconfigure,
@@ -44,6 +45,7 @@ METHODS = {
     "LoRA everywhere": LoRA(r=4, targets="all-linear"),
     "DoRA": LoRA(r=4, dora=True),
     "VeRA": VeRA(r=16),
+    "OFT": OFT(block_size=8),
     "IA3": IA3(),
     "prompt": PromptTuning(n=6),
     "P-tuning": PTuning(n=6),
@@ -56,6 +58,7 @@ METHODS = {
 }
 #: What peft has with this transformers: no prefix before an encoder, its LLaMA-Adapter for few families.
 FAMILIES = {"prefix": tiny.DECODERS, "prefix network": tiny.DECODERS, "LLaMA-Adapter": ("gpt2", "llama")}
+FAMILIES["OFT"] = tuple(family for family in tiny.FAMILIES if family != "gpt2")  # peft has it for no Conv1D
 FAMILIES["LoRA and BitFit"] = ("bert", "roberta", "gpt2", "opt")  # Llama has no biases
 #: Our virtual tokens leave out padding when they count positions, for each row by itself; peft counts once for all.
 MOST = {"prompt": 1.015, "P-tuning": 1.015, "P-tuning MLP": 1.015}

@@ -27,6 +27,7 @@ from coursekit.methods.mechanism.attachment import (
     trained,
 )
 from coursekit.methods.mechanism.merge import detach, remove, unmerge
+from coursekit.methods.oft import OFT
 from coursekit.methods.registry import from_checkpoint
 from coursekit.methods.selective import (
     BitFit,
@@ -62,6 +63,7 @@ __all__ = [
     "LoRA",
     "MAMAdapter",
     "NormTuning",
+    "OFT",
     "PTuning",
     "ParallelAdapter",
     "PfeifferAdapter",

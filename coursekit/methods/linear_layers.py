@@ -82,9 +82,10 @@ class LinearLayersMethod(BranchMethod):
         for key in sorted(config.keys() - known):
             if config[key] and config[key] != "none":
                 raise _not_here(cls.__name__, key, config[key])
-        others = {key.rpartition(".")[0] for key in tensors if not key.endswith(cls.parts)} - {""}
-        if any(path.split(".")[0] not in HEADS and ("." in path or path == "lm_head") for path in others):
-            raise _not_here(cls.__name__, "modules_to_save", config.get("modules_to_save"))
+        others = {key.rpartition(".")[0] for key in tensors if not key.endswith(cls.parts)}
+        whole = (path for path in others if path.split(".")[0] not in HEADS)
+        if config.get("modules_to_save") and any("." in path or path == "lm_head" for path in whole):
+            raise _not_here(cls.__name__, "modules_to_save", config["modules_to_save"])
 
 
 def _not_here(title: str, key: str, value: Any) -> CourseError:

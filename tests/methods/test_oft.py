@@ -1,0 +1,211 @@
+r"""OFT against peft with the same rotations, against what rotations keep, and against closed forms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import tiny
+import torch
+from attached import labelled, nonzero
+from safetensors.torch import load_file
+from torch import nn
+
+from coursekit import methods
+from coursekit.errors import CourseError
+from coursekit.methods import OFT
+from coursekit.methods.oft import cayley, neumann
+
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid `")
+#: peft has OFT for no Conv1D, and so not for GPT-2.
+KINDS = ("bert", "llama")
+#: Matrices that read 32 and 48 inputs.
+TWO = {"bert": ["query", "output.dense"], "gpt2": ["c_attn", "mlp.c_proj"], "llama": ["k_proj", "down_proj"]}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "series": {},
+    "exact": dict(use_cayley_neumann=False),
+    "two terms": dict(num_cayley_neumann_terms=2),
+    "three terms": dict(num_cayley_neumann_terms=3),
+    "four terms": dict(num_cayley_neumann_terms=4),
+    "seven terms": dict(num_cayley_neumann_terms=7),
+    "one block": dict(block_share=True),
+    "constrained": dict(coft=True, eps=0.3),
+    "numbered": dict(r=4, oft_block_size=0),
+    "numbered, one block": dict(r=4, oft_block_size=0, block_share=True),
+    "adjusted": dict(oft_block_size=15, module_dropout=0.5),
+}
+CASES = [(kind, name) for kind in KINDS for name in VARIANTS if kind == "llama" or name in ("series", "exact")]
+
+
+def from_peft(kind: str, folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> nn.Module:
+    r"""A model with peft's OFT whose blocks turn, saved to `folder`."""
+    task = "SEQ_CLS" if kind in tiny.ENCODERS else "CAUSAL_LM"
+    config = peft.OFTConfig(**({"oft_block_size": 8, "target_modules": TWO[kind], "task_type": task} | options))
+    model = nonzero(peft.get_peft_model(tiny.model(kind).to(dtype), config), scale=0.1).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def gradients(model: nn.Module) -> torch.Tensor:
+    own = [p.grad.flatten() for n, p in model.named_parameters() if ".branches." in n or ".oft_R." in n]
+    return torch.cat(own)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_a_folder_of_peft_s_computes_the_same_here_and_ours_there(kind, name, dtype, tmp_path):
+    theirs = from_peft(kind, tmp_path / "theirs", dtype, **VARIANTS[name])
+    method, one = methods.from_checkpoint(tmp_path / "theirs"), labelled(kind, padded=True)
+    model = method.load(tiny.model(kind).to(dtype), tmp_path / "theirs")
+    ours, reference, plain = (m(**one) for m in (model, theirs, tiny.model(kind).to(dtype)))
+    torch.testing.assert_close(ours.logits, reference.logits, atol=1e-6, rtol=0)
+    assert not torch.allclose(ours.logits, plain.logits, atol=1e-2)
+    ours.loss.backward(), reference.loss.backward()
+    mine, wanted = gradients(model), gradients(theirs)
+    assert (mine - wanted).norm() < 1e-5 * wanted.norm()
+    head = methods.trainable(model.classifier) if kind == "bert" else 0
+    assert methods.trainable(model) - head == method.count(model.config) == len(mine)
+
+    method.save(model, tmp_path / "ours")
+    files = [load_file(tmp_path / side / "adapter_model.safetensors") for side in ("ours", "theirs")]
+    assert {k: v.shape for k, v in files[0].items()} == {k: v.shape for k, v in files[1].items()}
+    again = peft.PeftModel.from_pretrained(tiny.model(kind).to(dtype), tmp_path / "ours").eval()
+    torch.testing.assert_close(again(**one).logits, reference.logits, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("method", [OFT(8), OFT(blocks=2), OFT(8, share=True), OFT(8, coft=True, eps=0.2)], ids=repr)
+def test_a_trained_rotation_is_peft_s(method, tmp_path):
+    r"""Three steps from the start on each side."""
+    ours, one = method.attach(tiny.model("llama")), labelled("llama")
+    method.save(ours, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(tiny.model("llama"), tmp_path, is_trainable=True).eval()
+    losses = []
+    for model in (ours, theirs):
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1)
+        losses.append([])
+        for _ in range(3):
+            loss = model(**one).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses[-1].append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6) and losses[0][0] - losses[0][-1] > 1e-3
+
+
+# The formula ------------------------------------------------------------------------------------------------
+
+
+def skew(size: float, b: int = 6) -> torch.Tensor:
+    Q = torch.randn(3, b, b, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * size
+    return Q - Q.mT
+
+
+def test_the_exact_rotation_is_orthogonal_and_the_series_nearly():
+    I, off = torch.eye(6, dtype=torch.float64), []
+    for R in (cayley(skew(0.5)), *(neumann(skew(0.02), terms) for terms in (2, 4, 6, 8))):
+        off.append((R @ R.mT - I).abs().max().item())
+    assert off[0] < 1e-14 and off[1] > off[2] > off[3] > off[4] and off[4] < 1e-5
+    torch.testing.assert_close(neumann(skew(0.01), 40), cayley(-skew(0.01)), atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("share", [False, True])
+def test_lengths_and_angles_of_the_neurons_stay(kind, share):
+    method = OFT(8, targets=TWO[kind], neumann=False, share=share)
+    model = nonzero(method.attach(tiny.model(kind).double()))
+    for path, layer in method.branches(model, "default"):
+        R = torch.block_diag(*layer.branches["default"].R)
+        W, _ = layer.branches["default"].merged(layer.W, None)
+        torch.testing.assert_close(W, layer.W @ R.T, msg=path)
+        torch.testing.assert_close(W @ W.T, layer.W @ layer.W.T, msg=path)
+        assert not torch.allclose(W, layer.W, atol=1e-2)
+        x = torch.randn(2, 3, W.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        b = getattr(layer.unwrapped, "bias", None)
+        torch.testing.assert_close(layer(x), x @ W.T + (0 if b is None else b), msg=path)
+
+
+def test_constrained_blocks_stay_near_the_start():
+    method = OFT(8, coft=True, eps=0.1)
+    model = nonzero(method.attach(tiny.model("llama")))
+    model(**tiny.batch())
+    for _, layer in method.branches(model, "default"):
+        q = layer.branches["default"].q
+        torch.testing.assert_close(q.norm(dim=1), torch.full((4,), 0.1 / 2 / 2**0.5))  # four blocks, each entry twice
+
+
+@pytest.mark.parametrize("method, count", [
+    (OFT(8), 2 * 2 * 4 * 28), (OFT(blocks=2), 2 * 2 * 2 * 120), (OFT(8, share=True), 2 * 2 * 28),
+    (OFT(16, targets=("down_proj",)), 2 * 3 * 120),
+], ids=repr)  # fmt: skip
+def test_the_closed_form(method, count):
+    model = method.attach(tiny.model("llama"))
+    assert method.count(model.config) == methods.trainable(model) == count
+
+
+# Folders ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options, said", [
+    (dict(bias="oft_only"), r"trained with bias='oft_only', which the OFT here does not have: use peft, or"),
+    (dict(modules_to_save=["lm_head"]), r"trained with modules_to_save=\['lm_head'\]"),
+    (dict(oft_block_size=21), r"oft_block_size=21, for which peft took 16 and 24 in layers of other widths"),
+    (dict(target_modules=["embed_tokens"]), "holds no tensor of OFT"),
+])  # fmt: skip
+def test_what_peft_has_and_we_have_not_is_refused_by_its_name(options, said, tmp_path):
+    from_peft("bert" if "bias" in options else "llama", tmp_path, **options)
+    with pytest.raises(CourseError, match=said) as error:
+        methods.from_checkpoint(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("changed, said", [
+    (dict(peft_version="0.17.1"), "says peft_version=0.17.1: before 0.18.0 use_cayley_neumann was another series"),
+    (dict(peft_version=None), "does not say 'peft_version': before 0.18.0"),
+    (dict(oft_block_size=...), "does not say 'oft_block_size'"),
+    (dict(num_cayley_neumann_terms=1), "terms must be an integer of at least 2"),
+])  # fmt: skip
+def test_folders_of_an_older_peft(changed, said, tmp_path):
+    OFT(8).save(OFT(8).attach(tiny.model("llama")), tmp_path)
+    file = tmp_path / "adapter_config.json"
+    config = json.loads(file.read_text()) | changed
+    file.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+    with pytest.raises(CourseError, match=said):
+        methods.from_checkpoint(tmp_path)
+
+
+def test_no_folder_warns_peft_of_an_older_series(tmp_path, recwarn):
+    OFT(8).save(OFT(8).attach(tiny.model("llama")), tmp_path)
+    peft.PeftModel.from_pretrained(tiny.model("llama"), tmp_path)
+    assert not [w for w in recwarn if "cayley" in str(w.message)]
+
+
+# Bad input --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options, said", [
+    (dict(block_size=1), "block_size must be an integer of at least 2, such as 32; got 1"),
+    (dict(block_size=8, blocks=4), "give block_size=8 or blocks=4"),
+    (dict(terms=1), "terms must be an integer of at least 2"),
+    (dict(eps=0), "eps must be a number above 0"),
+    (dict(neumann=1), "neumann must be True or False"),
+])  # fmt: skip
+def test_hyperparameters_that_make_no_sense(options, said):
+    with pytest.raises(CourseError, match=said):
+        OFT(**options)
+
+
+@pytest.mark.parametrize("method, said", [
+    (OFT(7), "block_size=7 leaves no whole blocks of the 32 inputs of model.layers.0.*q_proj: take 4 or 8"),
+    (OFT(64), "block_size=64 leaves .*: take 16 or 32"),
+    (OFT(blocks=5), "blocks=5 leaves no whole blocks of the 32 inputs .*: take 4 or 8"),
+    (OFT(blocks=32), "blocks=32 leaves .*: take 8 or 16"),
+], ids=repr)  # fmt: skip
+def test_a_size_that_divides_no_width_is_refused_with_one_that_does(method, said):
+    model = tiny.model("llama")
+    for attempt in (lambda: method.attach(model), lambda: method.count(model.config)):
+        with pytest.raises(CourseError, match=said):
+            attempt()
+    assert methods.attached(model) == {}
