@@ -36,7 +36,7 @@ class OFTBranch(Branch):
         W = layer.W  # once: a base in 4 bits unpacks it each time
         self.size = method.size(W.shape[1])
         self.n = W.shape[1] // self.size
-        learned = (1 if method.share else self.n, counts(self.size))
+        learned = (1 if method.share else self.n, above_diagonal(self.size))
         self.q = nn.Parameter(torch.zeros(learned, **like(W)))
         above = torch.triu_indices(self.size, self.size, 1, device=W.device)
         self.register_buffer("above", above, persistent=False)
@@ -100,7 +100,7 @@ def neumann(Q: Float[Tensor, "n size size"], terms: int) -> Float[Tensor, "n siz
     return R.add_(power @ Q)
 
 
-def counts(size: int) -> int:
+def above_diagonal(size: int) -> int:
     r"""Entries above the diagonal: what a block learns."""
     return size * (size - 1) // 2
 
@@ -176,7 +176,7 @@ class OFT(LinearLayersMethod):
     def count(self, config: Any) -> int:
         r"""$\sum n \cdot b(b - 1)/2$ over the adapted layers, n blocks of b inputs each; n is 1 with `share`."""
         found = [(m.d_in, self.size(m.d_in, path)) for path, m in self.layers(config).items()]
-        return sum((1 if self.share else d_in // b) * counts(b) for d_in, b in found)
+        return sum((1 if self.share else d_in // b) * above_diagonal(b) for d_in, b in found)
 
     def at(self, path: str, module: nn.Module) -> OFT:
         self.size(getattr(module, "in_features", None) or module.weight.shape[0], path)  # Conv1D stores W^T

@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "four terms": dict(num_cayley_neumann_terms=4),
     "seven terms": dict(num_cayley_neumann_terms=7),
     "one block": dict(block_share=True),
-    "constrained": dict(coft=True, eps=0.3),
+    "constrained": dict(coft=True, eps=1.2),
     "numbered": dict(r=4, oft_block_size=0),
     "numbered, one block": dict(r=4, oft_block_size=0, block_share=True),
     "adjusted": dict(oft_block_size=15, module_dropout=0.5),
