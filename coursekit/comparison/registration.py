@@ -21,9 +21,7 @@ from coursekit.comparison.candidates import EVERY
 from coursekit.errors import CourseError, number, one_of, whole
 from coursekit.evaluation.classification import accuracy
 from coursekit.experiments.bench import Bench, Setting
-from coursekit.experiments.results import Results
 from coursekit.experiments.run import attach
-from coursekit.experiments.table import Run
 from coursekit.experiments.verdict import non_inferior
 from coursekit.tasks.prepared import Prepared
 
@@ -143,19 +141,6 @@ def _short(prepared: Prepared, longest: int) -> Prepared:
     for split, rows in data.items():
         data[split] = rows.select([i for i, n in enumerate(prepared.lengths(split)) if n <= longest])
     return replace(prepared, data=type(prepared.data)(data))
-
-
-def pilot(evidence: Results, arms: Sequence[str], at: int | None = None) -> Runs:
-    r"""The validation accuracies of `arms` in a file of evidence: what a new comparison may be planned by.
-
-    at: after so many steps, or at the next point of the curve; None: at the end.
-    """
-    return [(arm, run.cell.seed, _validation(run, at)) for arm in arms for run in evidence.arms[arm]]
-
-
-def _validation(run: Run, at: int | None) -> float:
-    early = [value for step, value in run.curve if at is not None and step >= at]
-    return early[0] if early else run.validation or 0.0
 
 
 # What so many seeds can tell -----------------------------------------------------------------------------------------

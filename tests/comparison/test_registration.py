@@ -12,8 +12,6 @@ from coursekit.comparison import registration
 from coursekit.comparison.registration import Registration
 from coursekit.errors import CourseError
 from coursekit.experiments.bench import Setting
-from coursekit.experiments.results import Results
-from coursekit.experiments.table import Cell, Run
 
 GOOD = Registration(
     "bitfit beats head", "bitfit", "head", (0.01, 0.3), smallest=0.05, seeds=[3, 4, 6], pilot=(0, 1, 2)
@@ -93,13 +91,6 @@ def test_the_registered_runs_are_made_and_a_failed_one_is_missing(monkeypatch, t
     assert attached == [(m, s) for s in (3, 4, 6) for m in ("bitfit", "head")], "a model and an adapter a seed"
 
 
-def test_a_pilot_has_the_validation_accuracies_of_every_seed():
-    runs = [Run(Cell("lora", 10, 1e-3, s), ((10, 0.8 + s / 100),), (True,), 7, 1.0) for s in range(3)]
-    assert registration.pilot(Results("t", tuple(runs)), ["lora"]) == [
-        ("lora", s, 0.8 + s / 100) for s in range(3)
-    ]
-
-
 def test_standard_errors_are_student_s_t():
     assert [round(registration.standard_errors(n), 3) for n in (2, 3, 5, 20)] == [4.303, 2.776, 2.306, 2.024]
 
@@ -129,15 +120,3 @@ class Recorder(Random):
     def gauss(self, *arguments):
         self.made.append(super().gauss(*arguments))
         return self.made[-1]
-
-
-def test_a_pilot_may_be_of_few_steps():
-    curve = ((50, 0.6), (100, 0.7), (150, 0.8))
-    runs = tuple(Run(Cell("lora", 150, 1e-3, seed), curve, (True,), 7, 1.0) for seed in range(3))
-    evidence = Results("t", runs)
-    at = {step: registration.pilot(evidence, ["lora"], at=step)[0] for step in (1, 50, 51, 150)}
-    assert at == {1: ("lora", 0, 0.6), 50: ("lora", 0, 0.6), 51: ("lora", 0, 0.7), 150: ("lora", 0, 0.8)}
-    assert registration.pilot(evidence, ["lora"])[0] == ("lora", 0, pytest.approx(0.75)), (
-        "the end, without its noise"
-    )
-    assert registration.pilot(evidence, ["lora"], at=151)[0][2] == pytest.approx(0.75)
