@@ -110,7 +110,7 @@ def test_checkpointing(config, step):
     said(PAGE, f"{4 * ROWS * TOKENS * config.vocab_size / MB:.0f} MB of scores")
     (took,) = printed(PAGE, r"a step takes (\S+) times as long")
     assert 1.05 < float(took) < 1.5
-    said(PAGE, f"In this run a step took {took} times as long")
+    said(PAGE, "On any machine it is more than 1 and at most about 4/3")
     head = config.vocab_size * config.hidden_size / counts.full(config, "causal")
     assert round(1 / head) == 5
     said(PAGE, f"a fifth of the work, is not run again, which makes it about {1 + (1 - head) / 3:.2f}")
@@ -120,7 +120,7 @@ def test_the_stages():
     for stage, size in ((1, "55"), (2, "37.5"), (3, "20")):
         here = memory.shard(memory.bill(10e9), 8, stage).total / GB
         assert f"{here:g}" == size
-        said(PAGE, f"{size} GB")
+        said(PAGE, f"stage {stage}: {size} GB" if stage < 3 else f"Only stage 3 fits, with {size} GB")
         assert (here <= memory.card("RTX 4090").capacity() / GB) == (stage == 3)
 
 

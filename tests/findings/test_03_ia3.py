@@ -60,7 +60,7 @@ def test_the_fair_baseline(film):
 
 def test_few_sentences_do_not_favour_it(film):
     some, many = among_few(film, 128), among_few(film, 1024)
-    said(PAGE, f"With 128 LoRA is {some['lora']}")
+    said(PAGE, f"With 128 LoRA is {some['lora']}, and the adapter is {some['pfeiffer']}")
     assert str(many["lora"]) == EQUAL
     assert {d.verdict for d in many.values()} == {EQUAL.partition(" (")[0], "no clear difference"}
     said(PAGE, "With 1,024 no method is clearly ahead")
@@ -77,9 +77,20 @@ def test_with_16_nothing_is_clear(film):
 def test_its_best_learning_rate_is_ten_times_that_of_lora(film):
     assert round(film.rate("ia3") / film.rate("lora")) == 10
     said(PAGE, f"the tuned rate of (IA)³ is {film.rate('ia3'):g} and LoRA's is {film.rate('lora'):g}")
-    said(PAGE, "Its best learning rate was 10 times LoRA's")
+    decoder = results.read("decoder")
+    assert round(decoder.rate("ia3") / decoder.rate("lora")) == 3
+    said(PAGE, "Its best learning rate was 10 times LoRA's on MiniLM and 3 times on SmolLM2")
     assert film.rate("lora") == 0.003
     said(PAGE, "with 0.003, LoRA's best rate in section 6")
+
+
+def test_on_smollm2_it_beats_a_fitted_threshold():
+    decoder = results.read("decoder")
+    found = str(decoder.difference("ia3", "untrained, fitted threshold"))
+    said(PAGE, f"(IA)³ is {found.replace(' by', ' than the untrained model with a fitted threshold by', 1)}")
+    assert decoder.steps("ia3") == 100
+    equal = str(decoder.difference("ia3", "lora")).replace("equal", "equal to LoRA", 1)
+    said(PAGE, f"points (2 to 9), and {equal}")
 
 
 def test_what_peft_scales_by_default():
