@@ -2,6 +2,8 @@ r"""What the tests of every method need: labelled batches, parameters that are n
 
 from __future__ import annotations
 
+from typing import Any
+
 import tiny
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,17 @@ def nonzero(model: nn.Module, seed: int = 3, scale: float = 0.2) -> nn.Module:
             if parameter.requires_grad:
                 parameter.copy_(torch.randn(parameter.shape, generator=random) * scale + 0.05)
     return model
+
+
+def alive(method: Any, model: nn.Module, name: str = "default", seed: int = 3) -> nn.Module:
+    r"""`model` with the method on it, its parameters away from their start."""
+    return nonzero(method.attach(model, name), seed)
+
+
+def answers(model: nn.Module, one: dict[str, Tensor]) -> Tensor:
+    r"""The logits of a batch, without gradients."""
+    with torch.no_grad():
+        return model(**one).logits
 
 
 def train(model: nn.Module, batches: list[dict], lr: float = 1e-3) -> list[float]:

@@ -77,7 +77,7 @@ CASES = [
     Case("OFT", lambda: methods.OFT(block_size=2), folds=True),
     Case("OFT-4bit", lambda: methods.OFT(block_size=4), folds=True, quantized=True),
     Case("HoulsbyAdapter", lambda: methods.HoulsbyAdapter(r=4, init="zero")),
-    Case("HoulsbyAdapter-norms", lambda: methods.HoulsbyAdapter(r=4, train_norms=True), identity=False),
+    Case("HoulsbyAdapter-norms", lambda: methods.HoulsbyAdapter(r=4, init="zero", train_norms=True)),
     Case("PfeifferAdapter", lambda: methods.PfeifferAdapter(r=4, init="zero")),
     Case("ParallelAdapter", lambda: methods.ParallelAdapter(r=4, init="zero")),
     Case("LinAdapter", lambda: methods.LinAdapter(r=4, init="zero")),
@@ -148,7 +148,7 @@ OTHER: dict[str, Callable[[], Method]] = {
     "TopLayers": lambda: methods.TopLayers(k=11),
     "NormTuning": lambda: methods.NormTuning(targets=("input_layernorm",)),
     "SelectRows": lambda: methods.SelectRows(rows=(7, 0, 3)),
-    "FreezeAndReconfigure": lambda: methods.FreezeAndReconfigure(nodes=((7, 0),), join="outputs"),
+    "FreezeAndReconfigure": lambda: methods.FreezeAndReconfigure(nodes=((7, 0),)),
     "FishMask": lambda: methods.FishMask(keep=50, score="random", seed=5),
     "SHiRA": lambda: methods.SHiRA(r=1, seed=5, targets="all-linear"),
 }  # fmt: skip

@@ -11,9 +11,6 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from coursekit.methods import PrefixTuning
-from coursekit.methods.adapters import bottlenecks
-
 FIXTURES = Path(__file__).resolve().parent / "fixtures" / "adapters"
 
 
@@ -60,27 +57,3 @@ class Stored:
         except AssertionError:
             return False
         return True
-
-
-# Parts of the library's hybrids, put where the same parts are here --------------------------------------------------
-
-
-def put_prefix(model: nn.Module, tensors: dict[str, torch.Tensor], n: int) -> None:
-    r"""The prefix that the library's network makes: keys and values of all blocks, (n, 2 L d_kv)."""
-    found = {key.split("self_prefix.")[1]: value for key, value in tensors.items() if "self_prefix." in key}
-    hidden = torch.tanh(
-        found["wte.weight"] @ found["control_trans.0.weight"].T + found["control_trans.0.bias"]
-    )
-    made = hidden @ found["control_trans.2.weight"].T + found["control_trans.2.bias"]
-    PrefixTuning(n)._put(model, "default", made)
-
-
-def put_bottlenecks(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    r"""Both projections of the bottleneck of every block."""
-    theirs = [v for k, v in tensors.items() if "adapter_down" in k or "adapter_up" in k]
-    own = [
-        p for b in bottlenecks(model, "default").values() for p in (*b.down.parameters(), *b.up.parameters())
-    ]
-    with torch.no_grad():
-        for parameter, value in zip(own, theirs, strict=True):
-            parameter.copy_(value)

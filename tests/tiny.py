@@ -108,6 +108,18 @@ def model(family: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
     )
 
 
+def deep(family: str = "bert", **changes: Any) -> PreTrainedModel:
+    r"""`model(family)` with four blocks."""
+    return model(family, **{"n_layer" if family == "gpt2" else "num_hidden_layers": 4}, **changes)
+
+
+def still(family: str) -> dict[str, float]:
+    r"""Settings of a tiny model without dropout, so that two of them train alike."""
+    if family in ENCODERS:
+        return dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return {"gpt2": dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0), "opt": dict(dropout=0.0)}.get(family, {})
+
+
 def batch(
     batch_size: int = 3, seq: int = 10, *, seed: int = 0, padded: bool = False
 ) -> dict[str, torch.Tensor]:

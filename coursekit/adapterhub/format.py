@@ -29,7 +29,6 @@ from coursekit.architecture import describe
 from coursekit.errors import CourseError, unknown
 from coursekit.methods.adapters import AdapterDrop, Compacter, ParallelAdapter
 from coursekit.methods.adapters.adapter import Adapter
-from coursekit.methods.hybrid import MAMAdapter, UniPELT
 from coursekit.methods.mechanism.attachment import attached, find_attachment
 from coursekit.methods.mechanism.merge import undone_after_an_error
 from coursekit.methods.mechanism.method import Method
@@ -38,20 +37,6 @@ from coursekit.methods.mechanism.modules import head_names
 VERSION = "adapters.1.3.0"
 #: Of what a folder says it holds, what is read.
 READ = "bottlenecks, LoRA, (IA)³, prefix tuning, MAM and UniPELT"
-
-
-def read_method(folder: str | Path) -> Adapter | AdapterDrop | MAMAdapter | UniPELT:
-    r"""The method that the bottlenecks, or the union, in `folder` are, with its hyperparameters.
-
-    Raises CourseError for a folder of something else, and for settings that no method here has.
-    """
-    config = read_config(Path(folder))
-    kind = architecture(folder)
-    if kind == "union":
-        return unions.read_method(folder)
-    if kind != "bottleneck":
-        raise CourseError(f"the adapter in {folder} is {kind}, not a bottleneck: load() attaches it")
-    return _bottleneck(config, folder)
 
 
 def architecture(folder: str | Path) -> str:
@@ -87,11 +72,10 @@ def _bottleneck(config: dict[str, Any], folder: str | Path) -> Adapter | Adapter
     return AdapterDrop(method, n=len(left_out)) if left_out else method
 
 
-def load(model: nn.Module, folder: str | Path, name: str = "default", head: bool = True) -> nn.Module:
+def load(model: nn.Module, folder: str | Path, name: str = "default") -> nn.Module:
     r"""Attach the adapter in `folder` to `model` under `name`, and the classifier beside it if there is one.
 
-    `head=False` leaves a classifier in the folder alone; the adapter then has a copy of the model's own. The output
-    layer of a language model, which the library writes as well, is the base's and stays that.
+    The output layer of a language model, which the library writes as well, is the base's and stays that.
     Raises CourseError, and leaves `model` as it was, where the adapter or the head is of another model, and for what
     no method here does.
     """
@@ -115,7 +99,7 @@ def load(model: nn.Module, folder: str | Path, name: str = "default", head: bool
     else:
         raise CourseError(f"the adapter in {folder} is {kind}, which no method here is; read are {READ}")
     heads = tuple(f"{name}." for name in head_names(model))
-    theirs = read_tensors(folder, HEAD_WEIGHTS, needed=False) if heads and head else {}
+    theirs = read_tensors(folder, HEAD_WEIGHTS, needed=False) if heads else {}
     with undone_after_an_error(model, name):
         method.attach(model, name)
         if not theirs:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from coursekit import counts, interop
-from coursekit.errors import CourseError, flag
+from coursekit.errors import CourseError
 from coursekit.files import replaced_files
 from coursekit.methods.mechanism.anatomy import described, skeleton
 from coursekit.methods.mechanism.attachment import Attachment
@@ -22,15 +21,10 @@ from coursekit.methods.mechanism.modules import head_names, in_codes
 class FullFineTuning(Method):
     r"""Train every weight of the model.
 
-    The base is overwritten as it trains. With `keep_base=True` a copy of it stays in host memory, so that `detach`
-    can bring it back; that copy is as large as the model, which is why it is not the default.
+    The base is overwritten as it trains: there is no way back to it, and nothing to merge.
     """
 
-    keep_base: bool = False
     kind: ClassVar[str] = "FULL"
-
-    def __post_init__(self) -> None:
-        flag("keep_base", self.keep_base)
 
     def count(self, config: Any) -> int:
         r"""Every parameter: a decoder with its output layer, an encoder's body without the task head.
@@ -47,22 +41,9 @@ class FullFineTuning(Method):
         return counts.full(config, "causal")
 
     def detach(self, model: nn.Module) -> nn.Module:
-        r"""The base model back, where `keep_base` kept it.
-
-        Raises CourseError otherwise: the weights it started from are gone.
-        """
+        r"""Always a CourseError: the weights it started from are gone."""
         self._named(model, None)
-        kept = getattr(model, "_coursekit_base", None)
-        if kept is None:
-            raise CourseError(
-                "full fine-tuning has overwritten the base weights; attach FullFineTuning(keep_base=True) to be able "
-                "to go back, or load the model again"
-            )
-        with torch.no_grad():
-            for key, value in model.state_dict().items():
-                value.copy_(kept[key])
-        del model._coursekit_base
-        return super().detach(model)
+        raise CourseError("full fine-tuning has overwritten the base weights: load the model again to go back")
 
     def merge(self, model: nn.Module, name: str | None = None, undo: bool = True) -> nn.Module:
         r"""Always a CourseError: there is nothing beside the weights that could be merged into them."""
@@ -80,10 +61,6 @@ class FullFineTuning(Method):
             )
 
     def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
-        if self.keep_base:
-            model._coursekit_base = {
-                key: value.detach().cpu().clone() for key, value in model.state_dict().items()
-            }
         return list(model.parameters())
 
     def _insert_heads(

@@ -181,7 +181,7 @@ def refuse_others(config: dict[str, Any]) -> None:
             f"this checkpoint was trained on weights that init_lora_weights={start!r} had changed first: let peft "
             "save it with path_initial_model_for_weight_conversion, as a plain LoRA"
         )
-    if isinstance(start, str) and start.lower() not in (*LEAVING, *MOVED):
+    if not isinstance(start, bool | None) and str(start).lower() not in (*LEAVING, *MOVED):
         raise CourseError(
             f"init_lora_weights={start!r} in this checkpoint is a start that the LoRA here does not know, and it may "
             "have changed the base weights: let peft's merge_and_unload() make a whole model of it"

@@ -1,7 +1,8 @@
 r"""What `LoRA(init=...)` has to do beside the equations of `lora_starts.py`: where it fits, what it looks at, copies.
 
 A start that moves the base (PiSSA, OLoRA) is kept as two frozen matrices beside A and B. A checkpoint holds A and B
-alone, as in peft, and `init` says that the start has to be found in the base again; `save_plain` writes both.
+alone, as in peft, and `init` says that the start has to be found in the base again; for programs that do not know
+`init`, `to_lora` makes a plain LoRA of rank 2r of the update.
 """
 
 from __future__ import annotations
@@ -18,10 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from coursekit import interop
 from coursekit.errors import CourseError, short
 from coursekit.methods.lora_starts import MOVED, Spread, loftq, ranks
-from coursekit.methods.mechanism.attachment import unmerged
 from coursekit.methods.mechanism.branch import Branched, BranchMethod
 from coursekit.methods.mechanism.merge import remove, undone_after_an_error
 from coursekit.methods.mechanism.modules import LINEAR, at, in_codes, is_conv1d, unwrap
@@ -131,22 +130,6 @@ class Started(BranchMethod):
             own = {key: getattr(found, key) for key in ("targets", "rank_pattern", "alpha_pattern")}
             method = replace(method, **own)
         return super(Started, method).load(model, folder, name)
-
-    def save_plain(self, model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
-        r"""`save` for programs that do not know `init`: a plain LoRA of rank 2r with the same effect on the same base.
-
-        Where nothing was moved it is `save`. Raises CourseError where a layer has no room for rank 2r.
-        """
-        name = self._named(model, name)
-        method = unmerged(model).methods[name]
-        if method.init not in MOVED:
-            return self.save(model, folder, name)
-        plain, tensors = doubled(method), method._learned(model, name)
-        for path, layer in self.branches(model, name):
-            branch = layer.branches[name]
-            plain.at(path, layer.unwrapped)
-            tensors |= {f"{path}.{branch.keys[key]}": value for key, value in branch.plain().items()}
-        return interop.write(folder, plain._config(model), tensors)
 
     def _check(self, model: nn.Module) -> dict[str, BranchMethod]:
         found = super()._check(model)
@@ -264,16 +247,3 @@ def start_eva(layers: Iterable[tuple[str, Branched]], name: str, found: dict[str
     for path, layer in layers:
         A: Any = layer.branches[name].A
         A.copy_(found[path].directions[: len(A)])
-
-
-def doubled(method: Any) -> Any:
-    r"""The plain LoRA of rank 2r with the s of `method` at every layer, for the tensors of `MovedStart.plain`."""
-    twice = 2**0.5 if method.rslora else 2  # s is alpha / sqrt(r), or alpha / r
-    return replace(
-        method,
-        init=None,
-        r=2 * method.r,
-        alpha=twice * method.alpha,
-        rank_pattern={path: 2 * r for path, r in method.rank_pattern.items()},
-        alpha_pattern={path: twice * alpha for path, alpha in method.alpha_pattern.items()},
-    )

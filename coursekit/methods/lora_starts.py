@@ -105,10 +105,6 @@ class MovedStart(Branch):
         r"""$\Delta W = s\,(BA - B_0A_0)$, which starts at 0."""
         return (self.B @ self.A - self.B0 @ self.A0) * self.s
 
-    def plain(self) -> dict[str, Tensor]:
-        r"""The same $\Delta W$ as a plain LoRA of rank 2r: $[B, -B_0]\,[A; A_0]$, (out, 2r)(2r, in)."""
-        return {"A": torch.cat([self.A, self.A0], dim=0), "B": torch.cat([self.B, -self.B0], dim=1)}
-
 
 class Spread:
     r"""The k directions in which the inputs of a layer vary most, from one batch after the other (incremental PCA)."""

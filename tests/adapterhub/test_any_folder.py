@@ -13,13 +13,22 @@ import pytest
 import tiny
 import torch
 from attached import nonzero
-from cases import CASES
 from stored import FIXTURES, Stored
 
 import coursekit
 from coursekit import methods
 from coursekit.errors import CourseError
-from coursekit.methods import IA3, LoRA, MAMAdapter, PfeifferAdapter, PrefixTuning, UniPELT
+from coursekit.methods import (
+    IA3,
+    AdapterDrop,
+    HoulsbyAdapter,
+    LoRA,
+    MAMAdapter,
+    ParallelAdapter,
+    PfeifferAdapter,
+    PrefixTuning,
+    UniPELT,
+)
 
 _QV = ("attention.self.query", "attention.self.value")
 #: What each case of the `adapters` library is here.
@@ -30,7 +39,11 @@ READ = {
     ),
     "bert/prefix": PrefixTuning(n=3, shifted=False),
     "bert/prefix_flat": PrefixTuning(n=3, shifted=False),
+    "bert/houlsby": HoulsbyAdapter(r=3, activation="swish"),
     "bert/pfeiffer": PfeifferAdapter(r=3),
+    "bert/parallel": ParallelAdapter(r=3),
+    "bert/learned_scale": ParallelAdapter(r=3, scaling="learned"),
+    "bert/drop": AdapterDrop(PfeifferAdapter(r=3), n=1),
     "bert/mam": MAMAdapter(n=3, hidden=None, r=3, scaling=4.0),
     "bert/unipelt": UniPELT(n=3, hidden=None, r=3, rank=2, padded=True),
     # one matrix for queries, keys and values: ranks of their own for the two that are adapted
@@ -91,14 +104,6 @@ def test_what_is_saved_here_and_by_peft_comes_through_the_same_door(tmp_path):
     assert isinstance(coursekit.load_adapter(again, tmp_path / "peft"), IA3)
     with torch.no_grad():
         torch.testing.assert_close(again(**one).logits, theirs(**one).logits, atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("Compacter", "UniPELT", "PTuning", "SHiRA", "BitFit")],
-                         ids=lambda case: case.name)  # fmt: skip
-def test_every_kind_that_save_writes_is_known_by_its_folder(case, tmp_path):
-    model = case.make().attach(tiny.encoder())
-    case.make().save(model, tmp_path)
-    assert type(coursekit.load_adapter(tiny.encoder(), tmp_path)) is type(case.make())
 
 
 def lines(error: pytest.ExceptionInfo) -> str:

@@ -206,7 +206,6 @@ def test_additive_methods_on_a_bf16_base(case, family):
 OTHERS = {
     "some rows of all": SelectRows("all-linear", rows=0.5),
     "columns": SelectColumns(columns=0.3),
-    "nodes apart": FreezeAndReconfigure(nodes=((0, 3, 5, 20, 31),), join="outputs"),
     "mask of some": FishMask(keep=0.3, score="random", targets="all-linear"),
     "directions in the blocks": IntrinsicSAID(d=50, parts="blocks"),
     "compacter plus": CompacterPlus(n=2, reduction=8),

@@ -10,44 +10,23 @@ import relatives
 import tiny
 import torch
 import torch.nn.functional as F
-from attached import labelled, nonzero, train
-from stored import FIXTURES
+from attached import alive, answers, labelled
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from coursekit import counts, methods
-from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods import AdapterDrop, HoulsbyAdapter, LinAdapter, ParallelAdapter, PfeifferAdapter
 from coursekit.methods.adapters import Bottleneck, bottlenecks
 from coursekit.methods.adapters.bottleneck import ACTIVATIONS
 from coursekit.methods.adapters.placement import AdapterSite
 from coursekit.methods.adapters.places import blocks
-from coursekit.methods.adapters.trained_norms import AdapterNorm
-from coursekit.methods.mechanism.method import Method
 
-#: Of the folders there, those that `adapterhub` reads; hybrids have tests of their own.
-STORED = sorted(
-    str(p.parent.relative_to(FIXTURES))
-    for p in FIXTURES.glob("*/*/adapter_config.json")
-    if p.parent.name not in ("mam", "unipelt", "compacter", "compacterpp")
-)
 KINDS = (HoulsbyAdapter, PfeifferAdapter, ParallelAdapter, LinAdapter)
 FAMILIES = (*tiny.FAMILIES, *relatives.RELATIVES)
 OPT_POST_NORM = dict(do_layer_norm_before=False, word_embed_proj_dim=16)  # the shape of OPT-350M
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
-each_stored = pytest.mark.parametrize("stored", STORED)
-
-
-def alive(method: Method, model: nn.Module, name: str = "default", seed: int = 3) -> nn.Module:
-    r"""`model` with the method on it, its parameters away from their start."""
-    return nonzero(method.attach(model, name), seed)
-
-
-def answers(model: nn.Module, one: dict[str, torch.Tensor]) -> torch.Tensor:
-    with torch.no_grad():
-        return model(**one).logits
 
 
 # the formulas ---------------------------------------------------------------------------------------------
@@ -222,20 +201,6 @@ def test_defaults_are_the_papers_where_they_are_said_to_be():
 
 # counts ---------------------------------------------------------------------------------------------------
 
-SETTINGS = [
-    HoulsbyAdapter(r=3),
-    HoulsbyAdapter(r=5, train_norms=True),
-    PfeifferAdapter(r=3, train_norms=True),
-    ParallelAdapter(r=4),
-    ParallelAdapter(r=4, scaling="learned", train_norms=True),
-    LinAdapter(r=1),
-    LinAdapter(r=7, train_norms=True),
-    AdapterDrop(HoulsbyAdapter(r=3, train_norms=True), n=0),
-    AdapterDrop(LinAdapter(r=3, train_norms=True), n=1),
-    AdapterDrop(PfeifferAdapter(r=3, train_norms=True), n=2),
-    AdapterDrop(ParallelAdapter(r=3, scaling="learned"), robust=True),
-]
-
 
 def on_meta(family: str, **changes) -> nn.Module:
     config = {"mistral": "llama", "qwen2": "llama"}.get(family, family)
@@ -244,17 +209,6 @@ def on_meta(family: str, **changes) -> nn.Module:
         config = relatives.model(family).config
     with torch.device("meta"):
         return AutoModel.from_config(config)
-
-
-@pytest.mark.parametrize("method, family", [
-    *((method, family) for family in ("bert", "llama") for method in SETTINGS),
-    *((SETTINGS[1], family) for family in FAMILIES if family not in ("bert", "llama")),
-], ids=repr)  # fmt: skip
-def test_closed_form_is_what_is_counted(method, family):
-    model = on_meta(family)
-    expected = method.count(model.config)
-    assert methods.trainable(method.attach(model)) == expected
-    assert all(p.is_meta for p in model.parameters())
 
 
 @each_kind
@@ -291,63 +245,6 @@ def test_modules_attached_on_the_meta_device_have_the_tabled_counts(model, metho
 
 
 # norms ----------------------------------------------------------------------------------------------------
-
-
-@each_kind
-@pytest.mark.parametrize("family", FAMILIES)
-def test_each_adapter_has_norms_of_its_own_and_the_base_keeps_its(family, kind):
-    model = relatives.model(family)
-    one = {"labels": labelled(family)["labels"]} if family in tiny.ENCODERS else {}
-    before, plain = {k: v.clone() for k, v in model.state_dict().items()}, answers(model, tiny.batch())
-    for name in ("film", "product"):
-        kind(r=3, init="zero", train_norms=True).attach(model, name)
-        assert torch.equal(answers(model, tiny.batch()), plain)  # copies start as the norms they replace
-    methods.activate(model, "film")
-    batch = tiny.batch()
-    train(model.train(), [batch | (one or {"labels": batch["input_ids"]})] * 3, lr=0.01)
-    model.eval()
-    norms = [m for m in model.modules() if isinstance(m, AdapterNorm) and m.norms]
-    arch = describe(model.config)
-    assert len(norms) == arch.n_layers * len(arch.norms) + len(arch.outer_norms)
-    for norm in norms:
-        assert not torch.equal(norm.norms["film"].weight, norm.base_layer.weight)
-        assert torch.equal(norm.norms["product"].weight, norm.base_layer.weight)
-    film, product = answers(model, batch), answers(methods.activate(model, "product"), batch)
-    assert torch.equal(product, plain) and not torch.equal(film, plain)
-    with methods.mixed_batch(model, ["film", None, "product"]):
-        mixed = answers(model, batch)
-    torch.testing.assert_close(mixed, torch.stack([film[0], plain[1], product[2]]), atol=1e-5, rtol=1e-5)
-    methods.detach(model)
-    after = model.state_dict()
-    assert list(after) == list(before) and all(torch.equal(after[k], before[k]) for k in before)
-
-
-@each_kind
-def test_norms_that_train_beside_norms_that_do_not(kind):
-    r"""The hook that keeps a residual stands on a norm, which the second adapter puts a copy beside."""
-    one, alone = tiny.batch(), {}
-    for name, norms in (("plain", False), ("normed", True)):
-        alone[name] = answers(alive(kind(r=3, train_norms=norms), tiny.decoder("opt"), name, int(norms)), one)
-    model = tiny.decoder("opt")
-    alive(kind(r=3), model, "plain", seed=0)
-    alive(kind(r=3, train_norms=True), model, "normed", seed=1)
-    for name, expected in alone.items():
-        assert torch.equal(answers(methods.activate(model, name), one), expected)
-    with methods.mixed_batch(model, ["normed", "plain", None]):
-        mixed = answers(model, one)
-    expected = torch.stack([alone["normed"][0], alone["plain"][1], answers(tiny.decoder("opt"), one)[2]])
-    torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("family", ["bert", "llama"])
-def test_norms_train_in_full_precision_on_a_sixteen_bit_base(family):
-    model = tiny.model(family, dtype=torch.bfloat16)
-    plain = answers(model, tiny.batch())
-    HoulsbyAdapter(r=3, init="zero", train_norms=True).attach(model)
-    trained = [p for n, p in model.named_parameters() if p.requires_grad and "classifier" not in n]
-    assert {p.dtype for p in trained} == {torch.float32}
-    logits = answers(model, tiny.batch())
-    assert logits.dtype == torch.bfloat16 and torch.equal(logits, plain)
 
 
 def test_norms_without_weights_cannot_train():
@@ -401,98 +298,7 @@ def test_a_mixed_batch_of_another_size_where_the_feed_forward_sees_no_rows():
         model(**tiny.batch(3))
 
 
-def test_two_tasks_two_adapters_one_base():
-    r"""Each task trained with the other's adapter in place leaves both as if they had been alone."""
-    tasks = {"film": 0, "product": 1}
-    data = {
-        name: [labelled("bert", seed=10 * i + 1) for i in range(j, 12, 2)] for j, name in enumerate(tasks)
-    }
-    quiet = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-
-    def start(model: nn.Module, name: str) -> None:
-        torch.manual_seed(tasks[name])
-        PfeifferAdapter(r=4).attach(model, name)
-
-    alone = {}
-    for name in tasks:
-        model = tiny.encoder(**quiet)
-        start(model, name)
-        train(model.train(), data[name], lr=1e-2)
-        alone[name] = answers(model.eval(), tiny.batch())
-    together = tiny.encoder(**quiet)
-    for name in tasks:
-        start(together, name)
-    for name in tasks:
-        train(methods.activate(together.train(), name), data[name], lr=1e-2)
-    together.eval()
-    for name in tasks:
-        assert torch.equal(answers(methods.activate(together, name), tiny.batch()), alone[name])
-    with methods.mixed_batch(together, ["product", "film", None]):
-        mixed = answers(together, tiny.batch())
-    expected = [alone["product"][0], alone["film"][1], answers(tiny.encoder(**quiet), tiny.batch())[2]]
-    torch.testing.assert_close(mixed, torch.stack(expected), atol=1e-6, rtol=1e-5)
-    assert not torch.allclose(alone["film"], alone["product"], atol=1e-3)
-
-
-# saving ---------------------------------------------------------------------------------------------------
-
-
-@each_kind
-def test_a_checkpoint_says_what_it_is_and_loads_only_into_what_fits(kind, tmp_path):
-    method = kind(r=3, activation="tanh", init="bert", train_norms=True)
-    model = alive(method, tiny.encoder())
-    method.save(model, tmp_path)
-    assert kind.from_checkpoint(tmp_path) == method
-    assert torch.equal(
-        answers(method.load(tiny.encoder(), tmp_path), tiny.batch()), answers(model, tiny.batch())
-    )
-    kind(r=3, activation="tanh", init="zero", train_norms=True).load(
-        tiny.encoder(), tmp_path
-    )  # any start will do
-    other = next(k for k in KINDS if k is not kind)
-    for wrong, said in [
-        (kind(r=4, activation="tanh", train_norms=True), "trained with r=3, the method here has 4"),
-        (
-            kind(r=3, activation="relu", train_norms=True),
-            "trained with activation=tanh, the method here has relu",
-        ),
-        (kind(r=3, activation="tanh"), "trained with train_norms=True, the method here has False"),
-        (other(r=3), f"holds {kind.kind}, not {other.kind}"),
-        (AdapterDrop(method, n=0), f"holds {kind.kind}, not ADAPTER_DROP"),
-    ]:
-        target = tiny.encoder()
-        with pytest.raises(CourseError, match=said):
-            wrong.load(target, tmp_path)
-        assert methods.attached(target) == {}
-
-
-def test_the_scale_is_part_of_a_checkpoint(tmp_path):
-    method = ParallelAdapter(r=3, scaling=2.0)
-    method.save(alive(method, tiny.encoder()), tmp_path)
-    with pytest.raises(CourseError, match="trained with scaling=2.0, the method here has 4.0"):
-        ParallelAdapter(r=3).load(tiny.encoder(), tmp_path)
-
-
 # bad input ------------------------------------------------------------------------------------------------
-
-
-@each_kind
-@pytest.mark.parametrize("options, said", [
-    ({"r": 0}, "r must be a positive integer, such as 16; got 0"),
-    ({"r": 2.5}, "r must be .* got 2.5"),
-    ({"r": True}, "r must be .* got True"),
-    ({"activation": "gleu"}, "unknown activation 'gleu'; did you mean 'gelu'"),
-    ({"init": "houlsbi"}, "unknown init 'houlsbi'; did you mean 'houlsby'"),
-])  # fmt: skip
-def test_hyperparameters_that_make_no_sense(kind, options, said):
-    with pytest.raises(CourseError, match=said):
-        kind(**options)
-
-
-@pytest.mark.parametrize("scaling", [0, -1.0, True, "lerned", None, float("nan")])
-def test_scales_that_make_no_sense(scaling):
-    with pytest.raises(CourseError, match=f"scaling must be .*got {scaling!r}"):
-        ParallelAdapter(scaling=scaling)
 
 
 def test_a_family_that_the_course_does_not_know():

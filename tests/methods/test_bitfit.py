@@ -12,12 +12,12 @@ import torch
 from attached import labelled, nonzero, train
 from safetensors.torch import load_file
 from torch import nn
+from transformers import BertConfig, LlamaConfig, RobertaConfig
 
-from coursekit import methods
+from coursekit import counts, methods
 from coursekit.errors import CourseError
 from coursekit.memory.measure import measure
 from coursekit.methods import BitFit
-from coursekit.methods.selective.part_layer import parts_of
 from coursekit.qlora import quantize_model
 from coursekit.qlora.linear import Linear4bit
 
@@ -178,31 +178,25 @@ def test_a_checkpoint_has_the_model_s_own_names_and_goes_into_the_bare_model(tmp
     assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "BITFIT"
 
 
-@pytest.mark.parametrize("method", [BitFit(), BitFit("query-and-second-mlp"), BitFit(add_biases=True)])
-def test_the_settings_come_back_from_a_checkpoint(method, tmp_path):
-    method.save(method.attach(tiny.model("gpt2")), tmp_path)
-    assert methods.from_checkpoint(tmp_path) == method == BitFit.from_checkpoint(tmp_path)
+# counts and refusals ---------------------------------------------------------------------------------------
 
 
-def test_one_layer_is_the_plain_module_to_the_bit():
-    model, x = BitFit().attach(tiny.model("bert")), torch.randn(2, 5, tiny.D_MODEL)
-    path = "bert.encoder.layer.1.intermediate.dense"
-    layer, plain = model.get_submodule(path), tiny.model("bert").get_submodule(path)
-    (b,) = [part.values for part in parts_of(model, "default")[path].values()]
-    for values in (b, plain.bias):
-        with torch.no_grad():
-            values.add_(torch.arange(len(values)) / 7)
-    assert torch.equal(layer(x), nn.functional.linear(x, plain.weight, plain.bias))
-    layer(x).square().sum().backward()
-    plain(x).square().sum().backward()
-    assert torch.equal(b.grad, plain.bias.grad)
+def test_published_counts():
+    bert = BertConfig()
+    assert BitFit().count(bert) == counts.bitfit(bert) == 102_912  # 0.1M in the LoRA paper's table 2
+    # b_q and b_m2 are 768 and 3,072 numbers of each of 12 blocks: 0.04 % of BERT, as in the paper's section 4.
+    assert BitFit("query-and-second-mlp").count(bert) == 12 * (768 + 3072)
+    # A RoBERTa classifier has no pooler, whose bias is among the 102,912 of the body alone.
+    assert BitFit().count(RobertaConfig()) == 102_912 - 768
+    assert counts.bitfit(LlamaConfig()) == BitFit().count(LlamaConfig()) == 0
+    assert BitFit(add_biases=True).count(LlamaConfig()) == 32 * (4 * 4096 + 2 * 11_008 + 4096)
 
 
-def test_a_checkpoint_of_other_biases_changes_nothing(tmp_path):
-    BitFit("query-and-second-mlp").save(BitFit("query-and-second-mlp").attach(tiny.model("bert")), tmp_path)
-    model = tiny.model("bert")
-    with pytest.raises(
-        CourseError, match="trained with biases=query-and-second-mlp, the method here has all"
-    ):
-        BitFit().load(model, tmp_path)
-    assert methods.attached(model) == {}
+@pytest.mark.parametrize("biases", ["all", "query-and-second-mlp"])
+def test_a_model_without_biases_is_an_error_that_says_what_to_do(biases):
+    model = tiny.model("llama")
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    with pytest.raises(CourseError, match=r"this llama model has none .* BitFit\(add_biases=True\)"):
+        BitFit(biases).attach(model)
+    assert before == {name: p.requires_grad for name, p in model.named_parameters()}
+    assert methods.attached(model) == {} and BitFit(biases).count(model.config) == 0

@@ -83,12 +83,6 @@ def test_settings():
         ByType(())
 
 
-def test_the_settings_come_back_from_a_checkpoint(tmp_path):
-    method = ByType(("attention", "norm"))
-    method.save(method.attach(tiny.model("bert")), tmp_path)
-    assert methods.from_checkpoint(tmp_path) == method
-
-
 # the head alone -------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,8 @@ import contextlib
 import copy
 import dataclasses
 import json
+import math
+import re
 import warnings
 from collections.abc import Callable, Iterable
 
@@ -30,7 +32,7 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from coursekit import methods
+from coursekit import interop, methods
 from coursekit.errors import CourseError
 from coursekit.methods.mechanism.method import Method
 from coursekit.qlora import Linear4bit
@@ -111,6 +113,8 @@ shallow_twice = pairs(lambda case, turn: map(str, few(case, turn)))
 before_the_text_every = pairs(masked_ones)
 writing = pairs(writers)
 by_method = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+#: A base in 4 bits has no part in what is asked.
+on_dense = pytest.mark.parametrize("case", [c for c in CASES if not c.quantized], ids=lambda case: case.name)
 
 
 # start ----------------------------------------------------------------------------------------------------
@@ -396,7 +400,7 @@ def test_save_and_load_round_trip(case, family, tmp_path):
     assert torch.equal(third(**one).logits, model(**one).logits)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if not c.quantized], ids=lambda case: case.name)
+@on_dense
 def test_adapters_of_different_settings_come_and_go_beside_one_another(case, tmp_path):
     r"""Everything is done to the adapter that is not the active one, and its tensors come in another order."""
     family, alone, one = tiny.Awkward(case.families[-1]), {}, tiny.batch()
@@ -455,9 +459,10 @@ def test_a_checkpoint_of_another_model_changes_nothing(case, family, tmp_path):
     method.save(method.attach(build(case, family, **wider)), tmp_path)
     model = attach(case, family)
     before = model(**tiny.batch()).logits
-    with pytest.raises(CourseError, match="is of another model"):
-        method.load(model, tmp_path)
-    assert torch.equal(model(**tiny.batch()).logits, before)
+    for name in ("default", "third"):
+        with pytest.raises(CourseError, match="is of another model"):
+            method.load(model, tmp_path, name)
+    assert list(methods.attached(model)) == ["default"] and torch.equal(model(**tiny.batch()).logits, before)
     fresh = build(case, family)
     with pytest.raises(CourseError, match="is of another model"):
         method.load(fresh, tmp_path)
@@ -519,6 +524,8 @@ def test_folding_gives_the_same_answers_or_says_that_it_cannot(case, family):
         method.merge(model)
     methods.unmerge(model)
     assert torch.equal(model(**one).logits, beside)
+    with pytest.raises(CourseError, match="nothing is merged"):
+        methods.unmerge(model)
 
 
 @twice
@@ -552,7 +559,7 @@ def test_while_one_is_folded_in_nothing_is_done_to_the_others(case, family, tmp_
 def test_attaching_twice_and_using_it_unattached_are_explained(case, family, tmp_path):
     method, model = case.make(), build(case, family)
     name = type(method).__name__
-    for attempt in (method.detach, lambda m: method.save(m, tmp_path)):
+    for attempt in (method.detach, method.merge, lambda m: method.save(m, tmp_path)):
         with pytest.raises(CourseError, match=f"{name} is not attached to this model; call method.attach"):
             attempt(model)
     method.attach(model)
@@ -622,6 +629,40 @@ def test_a_damaged_checkpoint_is_said_in_a_line_and_changes_nothing(case, tmp_pa
     assert torch.equal(model(**tiny.batch()).logits, before) and methods.attached(fresh) == {}
 
 
+OTHER_SHAPE = "there and .* here|is damaged|is of another model|holds no tensor|was trained with"
+#: What happens to a tensor of a checkpoint, and what is said then.
+DAMAGE = {
+    "NaN": (lambda t: t * torch.nan, "holds NaN or infinity"),
+    "infinite": (lambda t: t + torch.inf, "holds NaN or infinity"),
+    "integer": (lambda t: t.long(), "holds int64, not real numbers"),
+    "flags": (lambda t: t > 0, "holds bool, not real numbers"),
+    "complex": (lambda t: t.to(torch.complex64), "holds complex64, not real numbers"),
+    "longer": (lambda t: torch.cat((t, t[:1])), OTHER_SHAPE),
+    "turned": (lambda t: t.mT.contiguous() if t.dim() > 1 and t.shape != t.mT.shape else t[None], OTHER_SHAPE),
+    "gone": (lambda t: None, OTHER_SHAPE),
+}
+
+
+@on_dense
+def test_a_damaged_tensor_is_refused_and_changes_nothing(case, tmp_path):
+    family, method = case.families[-1], case.make()
+    method.save(attach(case, family), tmp_path)
+    config, tensors = interop.read(tmp_path)
+    numbers = sorted(key for key, value in tensors.items() if value.is_floating_point() and value.dim())
+    model, fresh = attach(case, family, seed=5), build(case, family)
+    before = model(**tiny.batch()).logits
+    for damage, (change, said) in DAMAGE.items():
+        for key in {numbers[0], numbers[-1]}:
+            changed = tensors | {key: change(tensors[key])}
+            interop.write(tmp_path / damage, config, {k: t for k, t in changed.items() if t is not None})
+            for target in (model, fresh):
+                with pytest.raises(CourseError, match=said) as error:
+                    methods.from_checkpoint(tmp_path / damage).load(target, tmp_path / damage)
+                assert "\n" not in str(error.value)
+            assert methods.attached(fresh) == {} and hooks(fresh) == 0
+    assert torch.equal(model(**tiny.batch()).logits, before)
+
+
 @by_method
 def test_a_size_that_no_memory_holds_is_refused_before_anything_is_made(case, tmp_path):
     family, method = case.families[-1], case.make()
@@ -642,6 +683,25 @@ def test_a_size_that_no_memory_holds_is_refused_before_anything_is_made(case, tm
         with contextlib.suppress(CourseError):  # some say nothing about a size
             methods.detach(methods.from_checkpoint(tmp_path).load(fresh, tmp_path))
         assert methods.attached(fresh) == {} and torch.equal(fresh(**one).logits, before)
+
+
+@on_dense
+def test_a_config_that_makes_no_sense_is_refused_in_a_line_or_changes_nothing(case, tmp_path):
+    family, method, one = case.families[-1], case.make(), tiny.batch()
+    expected = attach(case, family)
+    method.save(expected, tmp_path)
+    fresh, file = build(case, family), tmp_path / "adapter_config.json"
+    settings = json.loads(file.read_text())
+    for key in settings:
+        for value in ({"a": 1}, "no such", -1.5):
+            file.write_text(json.dumps(settings | {key: value}))
+            try:
+                methods.from_checkpoint(tmp_path).load(fresh, tmp_path)
+            except CourseError as error:
+                assert "\n" not in str(error) and methods.attached(fresh) == {}
+            else:
+                assert torch.equal(fresh(**one).logits, expected(**one).logits), (key, value)
+                methods.detach(fresh)
 
 
 @by_method
@@ -671,6 +731,81 @@ def test_a_checkpoint_does_not_load_into_an_adapter_of_another_method(case, tmp_
     with pytest.raises(CourseError, match=f"'default' is a {type(case.make()).__name__}.*, not a"):
         other.load(model, tmp_path)
     assert torch.equal(model(**one).logits, before)
+
+
+def variations(case: Case) -> Iterable[Method]:
+    r"""The method with one setting as `case.other()` has it, and with all of them."""
+    method, other = case.make(), case.other()
+    if isinstance(method, methods.Hybrid) or not isinstance(method, type(other)):
+        return
+    for field in dataclasses.fields(other):
+        if field.init and getattr(method, field.name) != getattr(other, field.name):
+            with contextlib.suppress(CourseError):  # some settings come in twos
+                yield dataclasses.replace(method, **{field.name: getattr(other, field.name)})
+    yield other
+
+
+@on_dense
+def test_a_checkpoint_of_other_settings_is_refused_or_answers_as_it_did(case, tmp_path):
+    family, method, refused = tiny.Awkward(case.families[-1]), case.make(), 0
+    model, one = attach(case, family), tiny.batch()
+    method.save(model, tmp_path)
+    for other in variations(case):
+        fresh = build(case, family)
+        try:
+            other.load(fresh, tmp_path)
+        except CourseError as error:
+            refused += 1
+            assert "\n" not in str(error) and methods.attached(fresh) == {} and hooks(fresh) == 0
+            assert re.search("trained with .*from_checkpoint|another model|other targets|learners|at most", str(error))
+        else:
+            assert torch.equal(fresh(**one).logits, model(**one).logits), other
+    assert refused or not list(variations(case))
+
+
+# settings -------------------------------------------------------------------------------------------------
+
+#: One of every method that has settings: not those that `cases.py` makes of one, nor a hybrid, whose parts have them.
+MADE = [*(case.make() for case in CASES), methods.ByType(), methods.SelectColumns(), methods.CompacterPlus()]
+EVERY_KIND = {type(m): m for m in MADE if type(m).__name__ in methods.__all__ and type(m) is not methods.Hybrid}
+
+
+def by_kind(every: Iterable[Method]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("method", list(every), ids=lambda method: type(method).__name__)
+
+
+#: Settings that are names of modules, and those that may be 0 or below.
+NAMES = ("targets", "feedforward", "exclude", "modules_to_save")
+NOT_POSITIVE = ("seed", "dropout", "pruned", "layers", "placeholder", "init_ids", "blocks", "d_initial")
+
+
+@by_kind(EVERY_KIND.values())
+def test_settings_that_make_no_sense_are_refused_in_a_line(method):
+    for field in (f for f in dataclasses.fields(method) if f.init):
+        nonsense = [object(), math.nan]
+        nonsense += [] if field.name == "d_initial" else [-1.5]  # which has any sign
+        nonsense += [] if field.type == "bool" else [True]
+        nonsense += [5, ("query", 1)] if field.name in NAMES else ["no such"]
+        nonsense += [1] if field.type == "bool" else []
+        number = re.match("int|float|Which", str(field.type)) and field.name not in NOT_POSITIVE
+        nonsense += [-3] if number else []
+        nonsense += [0] if number and not isinstance(method, methods.AdapterDrop) else []
+        for value in nonsense:
+            with pytest.raises(CourseError) as error:
+                dataclasses.replace(method, **{field.name: value})
+            said = str(error.value)
+            assert "\n" not in said and (field.name.split("_")[0] in said or repr(value) in said), (field.name, value)
+
+
+@by_kind(method for method in EVERY_KIND.values() if hasattr(method, "targets"))
+def test_a_target_that_names_nothing_lists_the_candidates_and_touches_nothing(method):
+    model, more = tiny.model("bert"), {"feedforward": ()} if isinstance(method, methods.IA3) else {}
+    for targets in ("no_such", ("LayerNorm" if isinstance(method, methods.NormTuning) else "query", "no_such")):
+        wrong = dataclasses.replace(method, targets=targets, **more)
+        for attempt in (wrong.attach, lambda model, wrong=wrong: wrong.count(model.config)):
+            with pytest.raises(CourseError, match="'no_such' matches no module of this model; candidates: ."):
+                attempt(model)
+    assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
 
 
 # generation -----------------------------------------------------------------------------------------------

@@ -8,9 +8,7 @@ import pytest
 import tiny
 import torch
 from attached import labelled, nonzero, train
-from peft import ShiraConfig, get_peft_model
 from torch import nn
-from torch.func import functional_call, grad, vmap
 
 from coursekit import counts, interop, methods
 from coursekit.errors import CourseError
@@ -69,33 +67,6 @@ def test_fisher_is_the_mean_of_the_squared_gradients_of_single_examples(family):
         torch.testing.assert_close(score, loop[name], atol=1e-12, rtol=1e-4)
 
 
-def test_fisher_is_torch_s_own_per_example_gradient_squared():
-    model = tiny.model("gpt2", attn_implementation="eager").double()
-    model.config.pad_token_id = (
-        None  # else the model looks for padding in the numbers, which vmap does not allow
-    )
-    one = labelled("gpt2")
-
-    def loss(parameters, ids):
-        logits = functional_call(model, parameters, (), {"input_ids": ids[None]}).logits
-        return nn.functional.cross_entropy(logits[0, :-1], ids[1:])
-
-    parameters = {name: p.detach() for name, p in model.named_parameters()}
-    each = vmap(grad(loss), (None, 0))(parameters, one["input_ids"])
-    places = FishMask()._places(model)
-    found = SCORES["fisher"](model, list(places.values()), [one], 0)
-    for place, score in zip(places, found, strict=True):
-        expected = each[".".join(place)].square().mean(0)
-        torch.testing.assert_close(score, expected, atol=1e-11, rtol=1e-5)  # the loss is in fp32
-
-
-def test_it_is_not_the_square_of_a_batch_s_gradient():
-    model = tiny.model("bert")
-    name, score = next(iter(scored(model).items()))
-    model(**batches("bert")[0]).loss.backward()
-    assert not torch.allclose(score, dict(model.named_parameters())[name].grad ** 2, rtol=0.1, atol=0)
-
-
 def test_scoring_leaves_the_model_as_it_was():
     model = tiny.model("bert").train()
     model.bert.embeddings.requires_grad_(False)
@@ -126,15 +97,6 @@ def test_a_float16_model_has_the_fisher_of_its_fp32_self():
     for name in small:
         if expected[name].max() > 1e-24:  # below, fp16 activations themselves are too coarse
             assert found[name].max() > 0.2 * expected[name].max(), name
-
-
-def test_a_loss_scale_that_overflows_is_lowered():
-    theta = torch.tensor([3.0], requires_grad=True)
-    for slope, tolerance in ((1e-9, 1e-3), (1.0, 1e-3), (3e4, 1e-3)):
-        half = theta.half() * slope if slope > 1e-6 else (theta.half() * 6e-5).float() * (slope / 6e-5)
-        (found,) = gradient(half.sum(), [theta], half=True)
-        assert found.item() == pytest.approx(slope, rel=tolerance)
-    assert gradient((theta * 2).sum(), [theta, torch.ones(1, requires_grad=True)], half=True)[1] is None
 
 
 def test_one_loss_scale_fits_the_tensor_that_overflows_first():
@@ -171,8 +133,8 @@ def test_the_largest_scores_train_and_exactly_as_many_as_were_asked_for(family, 
     assert lowest >= max(s.max() for s in left if len(s))
 
 
-@pytest.mark.parametrize("keep", [10, 77, 0.001, 0.1, 1.0])
-@each_family
+@pytest.mark.parametrize("keep", [10, 0.001, 1.0])
+@pytest.mark.parametrize("family", ["bert", "llama"])
 def test_the_number_is_exact_for_a_share_too(family, keep):
     model = attached(family, keep=keep, score="random")
     among = tiny.LAYERS * counts.block(model.config)
@@ -219,48 +181,14 @@ def test_decay_and_moments_reach_nothing_but_the_mask(family):
     assert sum(s["exp_avg"].numel() for s in optimizer.state.values()) == 200
     assert all(torch.equal(p, base[n]) for n, p in model.named_parameters() if n in base)
     assert not any(torch.equal(a, b) for a, b in zip(values(model), started, strict=True))
-    plain = tiny.model(family).state_dict()
+    plain, beside = tiny.model(family).state_dict(), model(**tiny.batch()).logits
     FishMask(keep=200).merge(model)
+    assert torch.equal(model(**tiny.batch()).logits, beside)
     after = model.state_dict()
     for name, old in plain.items():
         if name.split(".")[0] != "classifier":
             moved = after[name] != old
             assert not (moved & ~chosen.get(name, torch.zeros_like(moved))).any()
-
-
-@each_family
-def test_folding_changes_no_bit_of_an_answer(family):
-    model, one = attached(family, keep=200), tiny.batch()
-    train(model, [labelled(family)], lr=1e-2)
-    beside = model(**one).logits
-    FishMask(keep=200).merge(model)
-    assert torch.equal(model(**one).logits, beside)
-
-
-def test_it_trains_as_peft_s_shira_with_the_same_mask():
-    method = FishMask(keep=300, score="random", targets=("query", "value"))
-    ours = method.attach(tiny.model("bert").double())
-    theirs = get_peft_model(tiny.model("bert").double(), ShiraConfig(r=1, target_modules=["query", "value"]))
-    for path, parts in parts_of(ours, "default").items():  # SHiRA's own masks have r (in + out) entries each
-        layer, part = theirs.base_model.model.get_submodule(path), parts["weight"]
-        layer.shira_indices["default"] = torch.stack(
-            [part.index // tiny.D_MODEL, part.index % tiny.D_MODEL]
-        ).int()
-        layer.shira_weight["default"] = nn.Parameter(torch.zeros(len(part.index), dtype=torch.float64))
-    one, trained = tiny.batch(), []
-    assert torch.equal(ours(**one).logits, theirs(**one).logits)
-    before = ours(**one).logits
-    for model in (ours, theirs):
-        own = [p for n, p in model.named_parameters() if "values" in n or "shira_weight" in n]
-        trained.append(sum(p.numel() for p in own))
-        optimizer = torch.optim.AdamW(own, lr=1e-2, weight_decay=0.0)
-        for seed in range(20):
-            model(**labelled("bert", seed=seed)).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    assert trained == [300, 300]
-    assert (ours(**one).logits - before).abs().max() > 5e-3
-    torch.testing.assert_close(ours(**one).logits, theirs(**one).logits, atol=1e-7, rtol=1e-6)
 
 
 # files ----------------------------------------------------------------------------------------------------
@@ -326,13 +254,6 @@ def test_a_mask_that_is_none_is_refused_and_changes_nothing(tmp_path):
         "other total": tensors | {"among": torch.tensor([5])},
         "no total": {k: v for k, v in tensors.items() if k != "among"},
     }
-    damaged = {
-        "nan": tensors[name] / 0 * 0,
-        "infinite": tensors[name] / 0,
-        "whole numbers": tensors[name].long(),
-        "flags": tensors[name] > 0,
-        "complex": tensors[name].to(torch.complex64),
-    }
     model = nonzero(attached("bert"))
     before = model(**tiny.batch()).logits
     for what, content in broken.items():
@@ -341,39 +262,12 @@ def test_a_mask_that_is_none_is_refused_and_changes_nothing(tmp_path):
             with pytest.raises(CourseError, match="is of another model"):
                 FishMask(keep=50).load(target, tmp_path / what)
         assert methods.attached(fresh) == {}
-    for what, values in damaged.items():
-        interop.write(tmp_path / what, config, tensors | {name: values})
-        for target in (model, fresh := tiny.model("bert")):
-            with pytest.raises(CourseError, match=f"is damaged: {name} "):
-                FishMask(keep=50).load(target, tmp_path / what)
-        assert methods.attached(fresh) == {}
     assert torch.equal(model(**tiny.batch()).logits, before)
     with pytest.raises(CourseError, match=r"trained with keep=50, .* has 51: use FishMask.from_checkpoint"):
         FishMask(keep=51).load(tiny.model("bert"), tmp_path)
 
 
-def test_the_file_is_as_small_as_the_mask(tmp_path):
-    model = FishMask(keep=0.02, score="random").attach(tiny.model("llama"))
-    FishMask(keep=0.02, score="random").save(model, tmp_path)
-    _, tensors = interop.read(tmp_path)
-    k = FishMask(keep=0.02).count(model.config)
-    assert sum(t.nbytes for t in tensors.values()) <= k * (4 + 2) + 8
-
-
 # bad input ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("settings, said", [
-    ({"keep": 0}, "^keep must be how many .* got 0"), ({"keep": -3}, "got -3"), ({"keep": 1.5}, r"got 1\.5"),
-    ({"keep": 2}, "an integer from 10 up.* got 2"),
-    ({"keep": 0.0}, r"got 0\.0"), ({"keep": True}, "got True"), ({"keep": "1"}, "got '1'"),
-    ({"score": "fish"}, "unknown score 'fish'; did you mean 'fisher'"),
-    ({"seed": 0.5}, r"^seed must be an integer; got 0\.5"),
-    ({"targets": ()}, "targets is empty"),
-])  # fmt: skip
-def test_settings_that_make_no_sense(settings, said):
-    with pytest.raises(CourseError, match=said):
-        FishMask(**settings)
 
 
 def test_what_cannot_be_masked_is_said_and_touches_nothing():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import math
 from pathlib import Path
 
 import peft
@@ -19,7 +18,7 @@ from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import LoRA
 from coursekit.methods.lora import FastLoRABranch, LoRABranch, LoRALayer
-from coursekit.methods.low_rank import LowRankLinear, branch, low_rank_update
+from coursekit.methods.low_rank import LowRankLinear, low_rank_update
 from coursekit.methods.mechanism.modules import AdapterState, find
 
 FAMILIES = tiny.FAMILIES
@@ -55,35 +54,16 @@ def test_logits_equal_peft_to_the_bit_and_peft_reads_our_checkpoint(family, vari
     assert not torch.equal(ours, tiny.model(family)(**one).logits)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_dora_agrees_with_peft(family, tmp_path):
-    targets = tuple(t for t in EVERYTHING[family] if "emb" not in t and t != "wpe")
-    method = LoRA(r=4, alpha=8, targets=targets, dora=True)
-    model = nonzero(method.attach(tiny.model(family)))
-    method.save(model, tmp_path)
-    theirs, one = as_peft(family, tmp_path), batch(family)
-    with torch.no_grad():
-        torch.testing.assert_close(model(**one).logits, theirs(**one).logits, atol=1e-6, rtol=1e-5)
-
-
-def test_dora_on_an_embedding_agrees_with_peft(tmp_path):
-    method = LoRA(r=4, alpha=8, targets=("word_embeddings",), dora=True)
-    model = nonzero(method.attach(tiny.model("bert")))
-    method.save(model, tmp_path)
-    theirs, one = as_peft("bert", tmp_path), batch("bert")
-    with torch.no_grad():
-        torch.testing.assert_close(model(**one).logits, theirs(**one).logits, atol=1e-6, rtol=1e-5)
-
-
 @pytest.mark.parametrize("variant", [{}, {"rslora": True}, {"dora": True}], ids=["lora", "rslora", "dora"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_peft_checkpoints_load_here(family, variant, tmp_path):
     options = {"use_rslora": variant.get("rslora", False), "use_dora": variant.get("dora", False)}
     task = "SEQ_CLS" if family in tiny.ENCODERS else "CAUSAL_LM"
-    targets = [t for t in EVERYTHING[family] if t not in ("word_embeddings", "wpe", "embed_tokens")]
-    config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=targets, task_type=task, **options)
+    config = peft.LoraConfig(
+        r=3, lora_alpha=6, target_modules=list(EVERYTHING[family]), task_type=task, **options
+    )
     theirs = nonzero(peft.get_peft_model(tiny.model(family), config)).eval()
-    theirs.save_pretrained(tmp_path)
+    theirs.save_pretrained(tmp_path)  # with the frozen embedding, which is the base's, and skipped
     method = LoRA.from_checkpoint(tmp_path)
     model = method.load(tiny.model(family), tmp_path)
     one = batch(family)
@@ -93,18 +73,6 @@ def test_peft_checkpoints_load_here(family, variant, tmp_path):
         torch.testing.assert_close(ours, reference, atol=1e-6, rtol=1e-5)
     else:
         assert torch.equal(ours, reference)
-
-
-def test_peft_checkpoint_with_an_adapted_embedding_loads_here(tmp_path):
-    config = peft.LoraConfig(
-        r=3, lora_alpha=6, target_modules=["embed_tokens", "q_proj"], task_type="CAUSAL_LM"
-    )
-    theirs = nonzero(peft.get_peft_model(tiny.model("llama"), config)).eval()
-    theirs.save_pretrained(
-        tmp_path
-    )  # peft adds the frozen embedding to the file; it is the base's, and skipped
-    model = LoRA.from_checkpoint(tmp_path).load(tiny.model("llama"), tmp_path)
-    assert torch.equal(model(**batch("llama")).logits, theirs(**batch("llama")).logits)
 
 
 def test_patterns_with_alternatives_mean_what_they_mean_in_peft(tmp_path):
@@ -125,21 +93,18 @@ def test_patterns_with_alternatives_mean_what_they_mean_in_peft(tmp_path):
     assert methods.trainable(ours) == methods.attached(ours)["default"].count(ours.config)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3], ids=["no dropout", "dropout"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_twenty_steps_of_training_follow_peft(family, dropout, tmp_path):
-    method = LoRA(r=4, alpha=8, targets=EVERYTHING[family][:3], dropout=dropout)
+def test_twenty_steps_of_training_follow_peft(family, tmp_path):
+    method = LoRA(r=4, alpha=8, targets=EVERYTHING[family][:3], dropout=0.3)
     torch.manual_seed(0)
-    model = method.attach(tiny.model(family, **_no_base_dropout(family)))
+    model = method.attach(tiny.model(family, **tiny.still(family)))
     method.save(model, tmp_path)
-    theirs = peft.PeftModel.from_pretrained(
-        tiny.model(family, **_no_base_dropout(family)), tmp_path, is_trainable=True
-    )
-    batches = [batch(family, seed=i) for i in range(20)]
+    plain = tiny.model(family, **tiny.still(family))
+    theirs = peft.PeftModel.from_pretrained(plain, tmp_path, is_trainable=True)
     losses = []
     for one in (model, theirs):
         torch.manual_seed(1)
-        losses.append(train(one.train(), batches))
+        losses.append(train(one.train(), [batch(family, seed=i) for i in range(20)]))
     torch.testing.assert_close(*map(torch.tensor, losses), atol=1e-5, rtol=0)
     assert losses[0][-1] != losses[0][0]
 
@@ -152,7 +117,7 @@ def test_every_gradient_is_peft_s_with_dropout_and_padding(family, variant, tmp_
     r"""On linear layers and an embedding that holds padding ids. DoRA's norm is a constant for the gradient."""
     targets = EVERYTHING[family] if family != "gpt2" else (*EVERYTHING[family][:3], "wte")
     method = LoRA(**({"r": 4, "alpha": 8} | variant), targets=targets)
-    plain = _no_base_dropout(family) | ({"pad_token_id": 0} if family == "gpt2" else {})
+    plain = tiny.still(family) | ({"pad_token_id": 0} if family == "gpt2" else {})
     model = nonzero(method.attach(tiny.model(family, **plain)))
     method.save(model, tmp_path)
     theirs = peft.PeftModel.from_pretrained(tiny.model(family, **plain), tmp_path, is_trainable=True)
@@ -226,16 +191,6 @@ def test_the_fast_twin_has_the_bits_of_the_plain_branch(s, dtype):
         torch.testing.assert_close(fast, plain, atol=1e-4, rtol=1e-5 if dtype == torch.float32 else 2e-2)
 
 
-def _no_base_dropout(family: str) -> dict[str, float]:
-    return {
-        "bert": dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
-        "roberta": dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
-        "gpt2": dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
-        "opt": dict(dropout=0.0),
-        "llama": {},
-    }[family]
-
-
 def test_different_adapters_for_different_rows_equal_peft(tmp_path):
     model = tiny.model("llama")
     for seed, name in enumerate(("film", "product")):
@@ -284,49 +239,23 @@ def test_a_layer_that_is_more_than_a_product_is_called_itself(change):
     assert layer.base_layer.bias.grad is not None if change == "bias" else called
 
 
-@pytest.mark.parametrize("s", [2.0, 0.25, 7 / 3, math.sqrt(8)])
-def test_both_ways_to_scale_have_peft_s_bits(s):
-    random = torch.Generator().manual_seed(0)
-    x, A, B = (torch.randn(shape, generator=random) for shape in ((3, 7, 40), (4, 40), (50, 4)))
-    sAx, sBAx = branch(x, A, B, s)
-    Ax = torch.nn.functional.linear(x, A)
-    assert torch.equal(sBAx, torch.nn.functional.linear(Ax, B) * s)
-    assert torch.equal(sAx, Ax * s)
-
-
-def test_only_x_and_the_narrow_product_are_kept_for_the_backward():
-    kept: list[torch.Tensor] = []
-    y, x = torch.randn(6, 50), torch.randn(6, 40)
-    A, B = nn.Parameter(torch.randn(2, 40)), nn.Parameter(torch.randn(50, 2))
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        low_rank_update(y, x, A, B, 2.0)
-    activations = {t.data_ptr(): t.numel() for t in kept} | {A.data_ptr(): 0, B.data_ptr(): 0}
-    assert sum(activations.values()) == 6 * 40 + 6 * 2
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-def test_at_the_start_the_model_answers_as_before_to_the_bit(family, dora):
-    one = batch(family, padded=True)
-    before = tiny.model(family)(**one).logits
-    model = LoRA(r=4, targets=EVERYTHING[family], dora=dora).attach(tiny.model(family))
-    assert torch.equal(model(**one).logits, before)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-def test_merged_model_gives_the_same_answers_and_is_a_plain_model(family, dora):
-    method = LoRA(r=4, alpha=8, targets=EVERYTHING[family], dora=dora)
-    model = nonzero(method.attach(tiny.model(family)))
-    one = batch(family)
+def test_on_linear_layers_and_embeddings_it_starts_at_nothing_merges_and_goes(family, dora):
+    method, one = LoRA(r=4, alpha=8, targets=EVERYTHING[family], dora=dora), batch(family, padded=True)
+    model, plain = tiny.model(family), tiny.model(family)
     with torch.no_grad():
-        beside = model(**one).logits
-        classes = [type(m) for m in tiny.model(family).modules()]
+        before = plain(**one).logits
+        assert torch.equal(method.attach(model)(**one).logits, before)
+        beside = nonzero(model)(**one).logits
         method.merge(model)
-        assert [type(m) for m in model.modules()] == classes
+        assert [type(m) for m in model.modules()] == [type(m) for m in plain.modules()]
         torch.testing.assert_close(model(**one).logits, beside, atol=1e-4, rtol=1e-4)
         methods.unmerge(model)
         assert torch.equal(model(**one).logits, beside)
+        method.merge(model)
+        assert torch.equal(method.detach(model)(**one).logits, before)
+    assert model.config.tie_word_embeddings == plain.config.tie_word_embeddings
 
 
 def test_merging_a_tied_embedding_leaves_the_output_layer_alone():
@@ -352,35 +281,14 @@ def test_merging_beside_tied_weights_leaves_them_tied_in_the_saved_model(family,
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("merged", [False, True])
-def test_detach_restores_the_model_to_the_bit(family, merged):
-    model, twin = tiny.model(family), tiny.model(family)
-    method = LoRA(r=4, targets=EVERYTHING[family])
-    nonzero(method.attach(model))
-    if merged:
-        method.merge(model)
-    method.detach(model)
-    assert [n for n, _ in model.named_modules()] == [n for n, _ in twin.named_modules()]
-    assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in twin.parameters()]
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True)
-    )
-    assert model.config.tie_word_embeddings == twin.config.tie_word_embeddings
-    assert methods.attached(model) == {}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("targets", [None, "all-linear", "everything"])
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-def test_closed_form_counts_what_is_there(family, targets, dora):
-    targets = EVERYTHING[family] if targets == "everything" else targets
-    method = LoRA(r=5, targets=targets, dora=dora)
-    with torch.device("meta"):
-        model = type(tiny.model(family))(tiny.config(family))
-    method.attach(model)
-    heads = sum(p.numel() for n, p in model.named_parameters() if ".copies." in n)
-    assert methods.trainable(model) - heads == method.count(model.config)
+def test_closed_form_counts_what_is_there(family, dora):
+    for targets in ("all-linear", EVERYTHING[family]):
+        method = LoRA(r=5, targets=targets, dora=dora)
+        with torch.device("meta"):
+            model = method.attach(type(tiny.model(family))(tiny.config(family)))
+        heads = sum(p.numel() for n, p in model.named_parameters() if ".copies." in n)
+        assert methods.trainable(model) - heads == method.count(model.config)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -401,31 +309,6 @@ def test_all_linear_means_what_it_means_in_peft(family):
 # several adapters on one base -----------------------------------------------------------------------------
 
 
-def test_adapters_on_different_layers_merge_apart():
-    model, one = tiny.model("bert"), tiny.batch()
-    nonzero(LoRA(r=2, targets="query").attach(model, "film"), 0)
-    nonzero(LoRA(r=2, targets="value").attach(model, "product"), 1)
-    for name in ("film", "product"):
-        methods.activate(model, name)
-        beside = model(**one).logits
-        LoRA(r=2).merge(model, name)
-        torch.testing.assert_close(model(**one).logits, beside, atol=1e-5, rtol=1e-5)
-        for attempt in (lambda: methods.activate(model, None), methods.disabled(model).__enter__):
-            with pytest.raises(CourseError, match="call unmerge"):
-                attempt()
-        methods.unmerge(model)
-
-
-def test_a_load_that_fails_leaves_the_other_adapters_and_the_switch_alone(tmp_path):
-    LoRA(r=2).save(LoRA(r=2).attach(tiny.model("llama", hidden_size=64)), tmp_path)
-    model = LoRA(r=2).attach(LoRA(r=2).attach(tiny.model("llama"), "film"), "product")
-    methods.activate(model, "product")
-    with pytest.raises(CourseError, match="another model"):
-        LoRA(r=2).load(model, tmp_path, "third")
-    assert list(methods.attached(model)) == ["film", "product"]
-    assert model._coursekit.switch.active == "product"
-
-
 def test_only_the_active_adapter_trains():
     model = tiny.model("llama")
     first, second = LoRA(r=2).attach(model, "film"), LoRA(r=3).attach(model, "product")
@@ -439,14 +322,6 @@ def test_only_the_active_adapter_trains():
 
 
 # save and load --------------------------------------------------------------------------------------------
-
-
-def test_the_file_holds_only_what_was_trained(tmp_path):
-    method = LoRA(r=1)
-    model = method.attach(tiny.model("llama"))
-    method.save(model, tmp_path)
-    size = (tmp_path / "adapter_model.safetensors").stat().st_size
-    assert 4 * method.count(model.config) <= size <= 4 * method.count(model.config) + 4096
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -478,46 +353,6 @@ def test_sixteen_bit_bases_get_adapters_in_full_precision(tmp_path):
 # bad input ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"r": 0}, r"r must be a positive integer, such as 8; got 0\."),
-    ({"r": -3}, "r must be a positive integer.*got -3"),
-    ({"r": 2.5}, "r must be a positive integer.*got 2.5"),
-    ({"r": True}, "r must be a positive integer.*got True"),
-    ({"alpha": 0}, "alpha must be a number above 0, such as 16; got 0"),
-    ({"alpha": "16"}, "alpha must be a number above 0.*got '16'"),
-    ({"dropout": None}, "dropout must be a number of at least 0 and below 1.*got None"),
-    ({"targets": 5}, "targets must be names of modules, such as .*got 5"),
-    ({"targets": ("q_proj", 1)}, "targets must be names of modules"),
-    ({"alpha": math.nan}, "alpha must be .*got nan"),
-    ({"dropout": 1.0}, "dropout must be .*got 1.0"),
-    ({"targets": ()}, "targets is empty"),
-    ({"alpha": math.inf}, "alpha must be .*got inf"),
-    ({"targets": ("q_proj", "v_proj", "q_proj")}, "targets names 'q_proj' twice"),
-    ({"targets": ""}, "targets must be names of modules"),
-    ({"rslora": 1}, "rslora must be True or False; got 1"),
-    ({"dora": "yes"}, "dora must be True or False"),
-])  # fmt: skip
-def test_hyperparameters_that_make_no_sense(options, said):
-    with pytest.raises(CourseError, match=said):
-        LoRA(**options)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_target_that_names_nothing_lists_the_candidates_and_touches_nothing(family):
-    model = tiny.model(family)
-    good = next(iter(EVERYTHING[family]))
-    for attempt in (
-        lambda: LoRA(targets=(good, "q_prj")).attach(model),
-        lambda: LoRA(targets="q_prj").count(model.config),
-    ):
-        with pytest.raises(
-            CourseError, match=f"'q_prj' matches no module of this model; candidates: .*{good}"
-        ):
-            attempt()
-    assert methods.attached(model) == {}
-    assert all(p.requires_grad for p in model.parameters())
-
-
 def test_a_rank_above_the_matrix():
     model = tiny.model("llama")  # keys and values are 16 wide
     with pytest.raises(
@@ -533,21 +368,9 @@ def test_an_embedding_with_its_own_way_of_looking_up():
         LoRA(r=2, targets=("embed_positions",)).attach(tiny.model("opt"))
 
 
-def test_using_before_attaching(tmp_path):
-    model, method = tiny.model("llama"), LoRA(r=2)
-    for attempt in (
-        lambda: method.save(model, tmp_path),
-        lambda: method.merge(model),
-        lambda: method.detach(model),
-    ):
-        with pytest.raises(CourseError, match="LoRA is not attached to this model; call method.attach"):
-            attempt()
-    with pytest.raises(CourseError, match="no method is attached"):
-        methods.activate(model, "film")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_unknown_adapter_names():
+    with pytest.raises(CourseError, match="no method is attached"):
+        methods.activate(tiny.model("llama"), "film")
     model = LoRA(r=2).attach(tiny.model("llama"), "film")
     for attempt in (
         lambda: methods.activate(model, "flim"),
@@ -557,51 +380,20 @@ def test_unknown_adapter_names():
             attempt()
 
 
-def test_merging_twice_and_attaching_while_merged():
-    model, method = tiny.model("llama"), LoRA(r=2)
-    method.attach(model)
-    method.merge(model)
-    with pytest.raises(CourseError, match="merged already"):
-        method.merge(model)
-    with pytest.raises(CourseError, match="call unmerge"):
-        LoRA(r=2).attach(model, "other")
-    methods.unmerge(model)
-    with pytest.raises(CourseError, match="nothing is merged"):
-        methods.unmerge(model)
-
-
-def test_checkpoints_of_another_method_model_or_setting(tmp_path):
+def test_checkpoints_of_another_method_family_or_other_targets(tmp_path):
     LoRA(r=2, alpha=4).save(LoRA(r=2, alpha=4).attach(tiny.model("llama")), tmp_path / "lora")
     theirs = peft.get_peft_model(tiny.model("llama"), peft.IA3Config(task_type="CAUSAL_LM"))
     theirs.save_pretrained(tmp_path / "ia3")
-    model = tiny.model("llama")
-    cases = [
-        (LoRA(r=2, alpha=4), tmp_path / "ia3", model, "this checkpoint holds IA3, not LORA"),
-        (LoRA(r=3, alpha=4), tmp_path / "lora", model, "trained with r=2, the method here has 3"),
-        (LoRA(r=2, alpha=8), tmp_path / "lora", model, "trained with lora_alpha=4, the method here has 8"),
-        (
-            LoRA(r=2, alpha=4),
-            tmp_path / "lora",
-            tiny.model("opt"),
-            "is of another model or of other targets: 8 missing",
-        ),
-        (
-            LoRA(r=2, alpha=4),
-            tmp_path / "lora",
-            tiny.model("llama", hidden_size=64),
-            "is of another model: .* is .* there",
-        ),
-        (LoRA(r=2, alpha=4, targets="all-linear"), tmp_path / "lora", model, "of other targets"),
-        (LoRA(r=2, alpha=4), tmp_path, model, "is not an adapter checkpoint: it has no adapter_config.json"),
-    ]
-    for method, folder, target, said in cases:
+    for method, folder, family, said in [
+        (LoRA(r=2, alpha=4), tmp_path / "ia3", "llama", "this checkpoint holds IA3, not LORA"),
+        (LoRA(r=2, alpha=4), tmp_path / "lora", "opt", "is of another model or of other targets: 8 missing"),
+        (LoRA(r=2, alpha=4, targets="all-linear"), tmp_path / "lora", "llama", "of other targets"),
+        (LoRA(r=2, alpha=4), tmp_path, "llama", "is not an adapter checkpoint: it has no adapter_config.json"),
+    ]:
+        target = tiny.model(family)
         with pytest.raises(CourseError, match=said):
             method.load(target, folder)
         assert methods.attached(target) == {}
-    whole = (tmp_path / "lora" / "adapter_model.safetensors").read_bytes()
-    (tmp_path / "lora" / "adapter_model.safetensors").write_bytes(whole[:-50])
-    with pytest.raises(CourseError, match="damaged"):
-        LoRA(r=2, alpha=4).load(model, tmp_path / "lora")
 
 
 def test_targets_are_matched_by_peft_s_rule():
@@ -635,33 +427,3 @@ def test_adapters_of_different_targets_ranks_and_kinds_share_one_model(family, o
         assert torch.equal(methods.activate(model, gone)(**one).logits, alone[gone])
         methods.remove(model, gone)
     assert torch.equal(model(**one).logits, plain)
-
-
-def test_a_checkpoint_has_the_settings_of_the_adapter_that_was_attached(tmp_path):
-    model, one = tiny.decoder(), tiny.batch()
-    nonzero(LoRA(r=2, alpha=6, targets=("k_proj",)).attach(model))
-    LoRA().save(model, tmp_path)
-    assert LoRA.from_checkpoint(tmp_path) == LoRA(r=2, alpha=6, targets=("k_proj",))
-    again = LoRA.from_checkpoint(tmp_path).load(tiny.decoder(), tmp_path)
-    assert torch.equal(again(**one).logits, model(**one).logits)
-    other = LoRA(r=2, alpha=16, targets=("k_proj",)).attach(tiny.decoder())
-    before = other(**one).logits
-    with pytest.raises(CourseError, match="trained with lora_alpha=6, the method here has 16"):
-        LoRA.from_checkpoint(tmp_path).load(other, tmp_path)  # into an adapter that would scale it otherwise
-    assert torch.equal(other(**one).logits, before)
-
-
-def test_what_only_peft_has_is_not_read_as_something_else(tmp_path):
-    config = peft.LoraConfig(
-        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM",
-        init_lora_weights="pissa_niter_4",
-    )  # fmt: skip
-    peft.get_peft_model(tiny.decoder(), config).save_pretrained(tmp_path)
-    model = tiny.decoder()
-    for attempt in (
-        lambda: LoRA.from_checkpoint(tmp_path),
-        lambda: LoRA(r=4, alpha=8).load(model, tmp_path),
-    ):
-        with pytest.raises(CourseError, match="init_lora_weights='pissa_niter_4' had changed first"):
-            attempt()
-    assert methods.attached(model) == {}

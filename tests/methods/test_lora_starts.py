@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from pathlib import Path
 from typing import Any
 
 import peft
@@ -14,7 +13,6 @@ import tiny
 import torch
 from attached import hooks, labelled, nonzero, train
 from peft.utils.loftq_utils import _low_rank_decomposition
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from coursekit import methods
@@ -153,23 +151,6 @@ def test_merging_adds_what_was_learned_and_not_what_the_start_took(family, init)
     torch.testing.assert_close(model(**one).logits, beside, atol=1e-4, rtol=1e-4)
 
 
-@torch.no_grad()
-def test_what_is_switched_off_is_the_base_and_two_starts_share_it():
-    model, one = tiny.model("llama"), tiny.batch()
-    plain, alone = model(**one).logits, {}
-    for seed, (name, init) in enumerate({"one": "pissa", "two": "olora", "three": None}.items()):
-        alone[name] = nonzero(LoRA(r=3, init=init).attach(model, name), seed)(**one).logits
-    with methods.mixed_batch(model, ["two", None, "one"]):
-        mixed = model(**one).logits
-    expected = torch.stack([alone["two"][0], plain[1], alone["one"][2]])
-    torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-4)
-    methods.remove(model, "one")
-    assert torch.equal(model(**one).logits, alone["three"])
-    with methods.disabled(model):
-        assert torch.equal(model(**one).logits, plain)
-    assert torch.equal(methods.detach(model)(**one).logits, plain)
-
-
 # checkpoints ----------------------------------------------------------------------------------------------
 
 
@@ -196,76 +177,6 @@ def test_a_checkpoint_of_another_start_is_refused_and_the_method_named(tmp_path)
         ):
             LoRA(r=4, alpha=6, init=init).load(model, tmp_path)
     assert methods.attached(model) == {}
-
-
-def converted_by_peft(theirs: nn.Module, init: str, folder: Path) -> nn.Module:
-    r"""Save the start, move the parameters, save them as a plain LoRA."""
-    theirs.peft_config["default"].init_lora_weights = True
-    theirs.save_pretrained(folder / "start")
-    theirs.peft_config["default"].init_lora_weights = init
-    nonzero(theirs).save_pretrained(
-        folder / "plain", path_initial_model_for_weight_conversion=folder / "start"
-    )
-    return theirs
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("options", [
-    {}, {"rslora": True}, {"rank_pattern": {"1.*k_proj": 2}, "alpha_pattern": {"0.*k_proj": 5}},
-], ids=["", "rslora", "patterns"])  # fmt: skip
-@both
-def test_as_a_plain_lora_of_twice_the_rank_it_is_what_peft_converts_it_to(init, options, tmp_path):
-    theirs_too = {{"rslora": "use_rslora"}.get(key, key): value for key, value in options.items()}
-    theirs = converted_by_peft(in_peft("llama", init, **theirs_too), init, tmp_path)
-    model, one = here("llama", init, **options), tiny.batch()
-    LoRA().save(in_order(model, theirs), tmp_path / "same")
-    LoRA().save_plain(model, tmp_path / "ours")
-    ours, reference = (
-        load_file(tmp_path / folder / "adapter_model.safetensors") for folder in ("ours", "plain")
-    )
-    assert ours.keys() == reference.keys() and all(torch.equal(ours[key], reference[key]) for key in ours)
-    read, said = (
-        json.loads((tmp_path / folder / "adapter_config.json").read_text()) for folder in ("ours", "plain")
-    )
-    for key in ("r", "lora_alpha", "use_rslora"):
-        assert read[key] == said[key], key
-    for key in ("rank_pattern", "alpha_pattern"):
-        assert read.get(key, {}) == said[key]
-    plain = methods.from_checkpoint(tmp_path / "ours").load(tiny.model("llama"), tmp_path / "ours")
-    torch.testing.assert_close(plain(**one).logits, model(**one).logits, atol=1e-5, rtol=1e-4)
-    with_peft = peft.PeftModel.from_pretrained(tiny.model("llama"), tmp_path / "ours").eval()
-    torch.testing.assert_close(with_peft(**one).logits, model(**one).logits, atol=1e-5, rtol=1e-4)
-
-
-def in_order(model: nn.Module, theirs: nn.Module) -> nn.Module:
-    r"""Give the adapter of `model` the values that peft's has."""
-    for path, layer in layers(model).items():
-        reference, branch = theirs.base_model.model.get_submodule(path), layer.branches["default"]
-        branch.A.copy_(reference.lora_A["default"].weight)
-        branch.B.copy_(reference.lora_B["default"].weight)
-    return model
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("family", ["gpt2", "bert"])
-def test_a_plain_lora_with_patterns_of_rslora_and_of_one_that_is_not_active(family, tmp_path):
-    r"""peft converts no rslora with patterns. A classifier that trains beside it comes along."""
-    settings = dict(rslora=True, rank_pattern={"0.*": 3}, alpha_pattern={"1.*": 5})
-    model = nonzero(here(family, "pissa", **settings))
-    before = model(**labelled(family)).logits
-    nonzero(LoRA(r=2).attach(model, "other"), 9)
-    LoRA().save_plain(model, tmp_path, "default")
-    again = methods.from_checkpoint(tmp_path).load(tiny.model(family), tmp_path)
-    torch.testing.assert_close(again(**labelled(family)).logits, before, atol=1e-5, rtol=1e-4)
-    LoRA().save_plain(model, tmp_path)  # the active one is plain as it is
-    assert methods.from_checkpoint(tmp_path).r == 2
-
-
-def test_a_layer_too_small_for_the_plain_lora_is_named_and_nothing_is_written(tmp_path):
-    model = here("llama", "pissa", r=9)
-    with pytest.raises(CourseError, match="r=18 is above the rank of model.layers.0.self_attn.k_proj"):
-        LoRA().save_plain(model, tmp_path / "plain")
-    assert not (tmp_path / "plain").exists()
 
 
 # LoftQ ----------------------------------------------------------------------------------------------------
@@ -314,14 +225,12 @@ def test_a_checkpoint_of_loftq_is_a_plain_lora_on_the_same_codes(tmp_path):
     exact, model = exact_and_codes()
     method, one = LoRA(r=4, init="loftq"), tiny.batch()
     nonzero(method.attach(model, exact=exact))
-    method.save(model, tmp_path / "own")
-    method.save_plain(model, tmp_path / "plain")
-    assert json.loads((tmp_path / "own" / "adapter_config.json").read_text())["init_lora_weights"] is True
-    for folder in ("own", "plain"):
-        for reader in (method, methods.from_checkpoint(tmp_path / folder)):
-            again = reader.load(exact_and_codes()[1], tmp_path / folder)
-            assert torch.equal(again(**one).logits, model(**one).logits)
-    assert methods.from_checkpoint(tmp_path / "own") == LoRA(r=4, targets=("q_proj", "v_proj"))
+    method.save(model, tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["init_lora_weights"] is True
+    for reader in (method, methods.from_checkpoint(tmp_path)):
+        again = reader.load(exact_and_codes()[1], tmp_path)
+        assert torch.equal(again(**one).logits, model(**one).logits)
+    assert methods.from_checkpoint(tmp_path) == LoRA(r=4, targets=("q_proj", "v_proj"))
 
 
 @pytest.mark.parametrize("options, exact, said", [

@@ -12,7 +12,7 @@ from torch import nn
 
 from coursekit import methods
 from coursekit.errors import CourseError
-from coursekit.methods import NormTuning
+from coursekit.methods import BitFit, ByType, NormTuning, TopLayers
 
 KINDS = tiny.FAMILIES + relatives.RELATIVES
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -48,13 +48,17 @@ def test_in_sixteen_bits_logits_equal_peft_to_the_bit(kind, tmp_path):
         assert not torch.equal(ours, relatives.model(kind).to(torch.bfloat16)(**one).logits)
 
 
-@pytest.mark.parametrize("kind", relatives.RELATIVES)
-def test_peft_s_checkpoints_of_llama_s_relatives_load_here(kind, tmp_path):
-    theirs, one = nonzero(from_peft(kind)), batch(kind)
-    theirs.save_pretrained(tmp_path)
-    model = methods.from_checkpoint(tmp_path).load(relatives.model(kind), tmp_path)
-    assert torch.equal(model(**one).logits, theirs(**one).logits)
-    assert methods.trainable(model) == sum(p.numel() for p in theirs.parameters() if p.requires_grad)
+@each_kind
+def test_checkpoints_go_both_ways(kind, tmp_path):
+    theirs, one = nonzero(from_peft(kind)), batch(kind, padded=True)
+    theirs.save_pretrained(tmp_path / "theirs")
+    for method in (NormTuning(), methods.from_checkpoint(tmp_path / "theirs")):
+        model = method.load(relatives.model(kind), tmp_path / "theirs")
+        assert torch.equal(model(**one).logits, theirs(**one).logits)
+        assert methods.trainable(model) == sum(p.numel() for p in theirs.parameters() if p.requires_grad)
+    NormTuning().save(nonzero(model, seed=5), tmp_path / "ours")
+    again = peft.PeftModel.from_pretrained(relatives.model(kind), tmp_path / "ours").eval()
+    assert torch.equal(again(**one).logits, model(**one).logits)
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "qwen2"])
@@ -111,19 +115,6 @@ def test_a_checkpoint_that_names_norms_by_a_pattern_loads_where_the_method_is_gi
         methods.from_checkpoint(tmp_path)
 
 
-def test_targets_that_name_no_norm():
-    model = tiny.model("llama")
-    for attempt in (lambda m: m.attach(model), lambda m: m.count(model.config)):
-        with pytest.raises(
-            CourseError, match="'q_proj' matches no module .*candidates: input_layernorm, norm, post"
-        ):
-            attempt(NormTuning(targets="q_proj"))
-    assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
-    for targets in ((), 3, (1,)):
-        with pytest.raises(CourseError, match="targets (is empty: name|must be names)"):
-            NormTuning(targets=targets)
-
-
 def test_norms_of_sixteen_bit_models_train_in_full_precision():
     r"""Steps too small for 16 bits near 1 add up all the same: bfloat16 there has steps of 1/128."""
     model = NormTuning().attach(tiny.model("llama").to(torch.bfloat16))
@@ -131,3 +122,15 @@ def test_norms_of_sixteen_bit_models_train_in_full_precision():
     start = own.detach().clone()
     train(model, [labelled("llama", seed=i) for i in range(3)], lr=1e-4)
     assert own.dtype == torch.float32 and 0 < (own - start).abs().max() < 1 / 1024
+
+
+@pytest.mark.parametrize("method", [
+    TopLayers(k=1), BitFit(), ByType(("attention", "norm")), NormTuning(),
+    methods.FishMask(keep=1.0, score="magnitude"),
+], ids=lambda method: type(method).__name__)  # fmt: skip
+def test_norms_without_weights_are_not_counted_wrongly(method):
+    model = tiny.decoder("opt", layer_norm_elementwise_affine=False)
+    for use in (method.count, lambda _: method.attach(model)):
+        with pytest.raises(CourseError, match="norms of this model have no weights"):
+            use(model.config)
+    assert not methods.attached(model)

@@ -8,8 +8,8 @@ import tiny
 import torch
 from attached import labelled, nonzero, train
 from cases import lively, step_by_step
-from test_prompt_tuning import left, still, task, three_rows
-from tiny_text import prepared, tokenizer
+from test_prompt_tuning import left, task, three_rows
+from tiny_text import tokenizer
 from torch import nn
 
 from coursekit import counts, evaluation, interop, methods
@@ -73,17 +73,6 @@ def test_logits_loss_and_gradients_equal_peft(family, encoder):
     assert sum(p.grad.abs().sum() for p in grads.values()) > 0
 
 
-@both
-@each
-def test_twenty_steps_of_training_follow_peft(family, encoder):
-    model = prompted(family, encoder, **still(family))
-    theirs = as_peft(model, family, encoder, **still(family))
-    batches = [labelled(family, seed=i % 2, padded=True) for i in range(20)]
-    losses = [train(network.train(), batches, lr=1e-2) for network in (model, theirs)]
-    torch.testing.assert_close(*map(torch.tensor, losses), atol=1e-5, rtol=0)
-    assert sum(losses[0][-2:]) < sum(losses[0][:2])
-
-
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @both
 def test_one_seed_gives_peft_s_start(encoder, layers):
@@ -140,18 +129,13 @@ def test_a_checkpoint_of_peft_s_serves_here_and_only_its_head_trains_on(family, 
 
 
 @both
-def test_the_network_comes_along_unless_it_is_left_out(encoder, tmp_path):
-    method = PTuning(n=N, encoder=encoder, hidden=HIDDEN)
-    model, one = prompted("llama", encoder), labelled("llama")
-    method.save(model, tmp_path / "whole")
-    method.save(model, tmp_path / "prompt", encoder=False)
-    assert list(interop.read(tmp_path / "prompt")[1]) == ["prompt_embeddings"]
-    whole, prompt = (method.load(tiny.model("llama"), tmp_path / kind) for kind in ("whole", "prompt"))
-    assert methods.trainable(whole) == method.count(whole.config) and methods.trainable(prompt) == 0
-    for loaded in (whole, prompt):
-        assert torch.equal(loaded(**one).logits, model(**one).logits)
+def test_the_network_comes_along(encoder, tmp_path):
+    method, model = PTuning(n=N, encoder=encoder, hidden=HIDDEN), prompted("llama", encoder)
+    method.save(model, tmp_path)
+    again = method.load(tiny.model("llama"), tmp_path)
+    assert methods.trainable(again) == method.count(again.config)
     batches = [labelled("llama", seed=i) for i in range(3)]
-    assert train(whole.train(), batches) == train(model.train(), batches)
+    assert train(again.train(), batches) == train(model.train(), batches)
 
 
 def test_the_placeholder_is_in_the_checkpoint_and_peft_says_that_it_does_not_know_it(tmp_path):
@@ -160,30 +144,6 @@ def test_the_placeholder_is_in_the_checkpoint_and_peft_says_that_it_does_not_kno
     assert PTuning.from_checkpoint(tmp_path) == method
     with pytest.warns(UserWarning, match="placeholder"):
         peft.PeftModel.from_pretrained(tiny.model("llama"), tmp_path)
-
-
-def test_checkpoints_of_another_setting(tmp_path):
-    PTuning(n=N, hidden=HIDDEN, placeholder=MARK).save(prompted("llama", placeholder=MARK), tmp_path)
-    for other, said in (
-        (PTuning(n=5, hidden=HIDDEN, placeholder=MARK), "num_virtual_tokens=4, the method here has 5"),
-        (PTuning(n=N, hidden=HIDDEN), "placeholder=3, the method here has None"),
-        (
-            PTuning(n=N, hidden=HIDDEN, encoder="mlp", placeholder=MARK),
-            "encoder_reparameterization_type=lstm, the method here has mlp",
-        ),
-        (PTuning(n=N, hidden=7, placeholder=MARK), "encoder_hidden_size=6, the method here has 7"),
-        (
-            PTuning(n=N, hidden=HIDDEN, layers=1, placeholder=MARK),
-            "encoder_num_layers=2, the method here has 1",
-        ),
-    ):
-        model = tiny.model("llama")
-        with pytest.raises(CourseError, match=f"trained with {said}"):
-            other.load(model, tmp_path)
-        assert methods.attached(model) == {}
-    PTuning(n=N, hidden=HIDDEN).save(prompted("llama"), tmp_path)
-    with pytest.raises(CourseError, match="trained with placeholder=None, the method here has 3"):
-        PTuning(n=N, hidden=HIDDEN, placeholder=MARK).load(tiny.model("llama"), tmp_path)
 
 
 # templates ------------------------------------------------------------------------------------------------
@@ -225,7 +185,7 @@ def test_a_template_with_everything_in_front_is_the_prepended_prompt(family):
 
 @each
 def test_training_a_template_moves_the_network(family):
-    model = prompted(family, placeholder=MARK, **still(family))
+    model = prompted(family, placeholder=MARK, **tiny.still(family))
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     one = template() | {"labels": labelled(family)["labels"]}
     losses = train(model.train(), [one] * 20, lr=1e-2)
@@ -312,23 +272,6 @@ def test_choices_after_a_template_with_and_without_a_shared_beginning(text):
 # the rest -------------------------------------------------------------------------------------------------
 
 
-@both
-def test_fit_trains_it(encoder):
-    from coursekit.training import fit
-
-    torch.manual_seed(0)
-    model = PTuning(n=N, encoder=encoder).attach(tiny.decoder(**lively("llama")))
-    losses = fit(model, prepared("decoder"), steps=40, batch_size=16, lr=0.02, progress=False).loss
-    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
-
-
-def test_the_paper_s_width_and_peft_s():
-    config = tiny.config("llama")
-    d = tiny.D_MODEL
-    assert PTuning(n=N).count(config) == counts.p_tuning_lstm(config, N, d // 2)
-    assert PTuning(n=N, encoder="mlp").count(config) == counts.p_tuning_mlp(config, N, d)
-
-
 @pytest.mark.parametrize("n, h, layers", [(1, 1, 1), (7, 5, 2), (10, 16, 3)])
 @each
 def test_closed_form(family, n, h, layers):
@@ -339,13 +282,7 @@ def test_closed_form(family, n, h, layers):
 
 
 @pytest.mark.parametrize("options, said", [
-    ({"n": 0}, "n must be a positive integer, such as 10; got 0."),
-    ({"encoder": "lsmt"}, "unknown encoder 'lsmt'; did you mean"),
-    ({"hidden": 0}, "hidden must be .* got 0."), ({"layers": 0}, "layers must be .* got 0."),
-    ({"hidden": True}, "got True."),
-    ({"layers": None}, "layers must be .* got None."),
-    ({"placeholder": "[P]"}, r"placeholder must be a non-negative integer; got '\[P\]'."),
-    ({"placeholder": True}, "placeholder must be a non-negative integer; got True."),
+    ({"layers": 17}, "layers must be .* got 17."), ({"placeholder": -1}, "must be a non-negative integer; got -1"),
     ({"encoder": "mlp", "layers": 3}, 'layers=3 is for encoder="lstm"'),
 ])  # fmt: skip
 def test_hyperparameters_that_make_no_sense(options, said):
@@ -358,9 +295,3 @@ def test_a_placeholder_outside_the_vocabulary():
     with pytest.raises(CourseError, match="placeholder has 97, and this model's vocabulary has 97 tokens"):
         PTuning(placeholder=97).attach(model)
     assert methods.attached(model) == {}
-
-
-def test_a_checkpoint_has_the_settings_of_the_adapter_that_was_attached(tmp_path):
-    model = nonzero(PTuning(n=3, hidden=6, layers=1).attach(tiny.decoder()))
-    PTuning(n=5).save(model, tmp_path)
-    assert PTuning.from_checkpoint(tmp_path) == PTuning(n=3, hidden=6, layers=1)

@@ -17,7 +17,6 @@ from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import FreezeAndReconfigure, SelectColumns, SelectRows
 from coursekit.methods.mechanism.modules import AdapterState
-from coursekit.methods.selective.far import SplitRows
 from coursekit.methods.selective.part_layer import PartLayer, parts_of
 from coursekit.methods.selective.parts import Entries, PartProduct, transposed
 from coursekit.methods.selective.rows import Columns, Rows
@@ -40,12 +39,12 @@ def layers(kind: str) -> tuple[nn.Module, torch.Tensor]:
 
 def part_of(name: str, layer: nn.Module) -> Rows | Columns | Entries:
     W, turned = layer.weight, transposed(layer)
-    index = {"rows": [1, 4, 11], "split": [1, 4, 11], "columns": [0, 5], "entries": [0, 9, 33, 83]}[name]
-    kind = {"rows": Rows, "split": SplitRows, "columns": Columns, "entries": Entries}[name]
+    index = {"rows": [1, 4, 11], "columns": [0, 5], "entries": [0, 9, 33, 83]}[name]
+    kind = {"rows": Rows, "columns": Columns, "entries": Entries}[name]
     return kind(W, torch.tensor(index), turned)
 
 
-each_part = pytest.mark.parametrize("part", ["rows", "split", "columns", "entries"])
+each_part = pytest.mark.parametrize("part", ["rows", "columns", "entries"])
 each_layer = pytest.mark.parametrize("kind", ["linear", "no bias", "conv1d"])
 
 
@@ -74,10 +73,7 @@ def test_it_is_the_layer_with_its_weight_replaced(part, kind):
     x.requires_grad_()
     own = part_of(part, layer)
     start = PartProduct.apply(x, own.values, layer.bias, layer, own)
-    if part == "split":
-        torch.testing.assert_close(start, layer(x))
-    else:
-        assert torch.equal(start, layer(x))
+    assert torch.equal(start, layer(x))
     nn.init.normal_(own.values)
     twin = copy.deepcopy(layer).requires_grad_(True)
     with torch.no_grad():  # by hand, in W as (out, in)
@@ -205,20 +201,6 @@ def test_rows_are_numbers_or_how_many_or_a_share(which, rows):
     assert SelectRows(rows=which).count(model.config) == 2 * tiny.LAYERS * len(rows) * tiny.D_MODEL
 
 
-def test_the_optimizer_has_no_state_for_the_other_rows():
-    model = SelectRows(targets="all-linear", rows=4).attach(tiny.model("bert"))
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.5)
-    frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
-    for seed in range(3):
-        model(**labelled("bert", seed=seed)).loss.backward()
-        optimizer.step()
-    head = sum(p.numel() for n, p in model.named_parameters() if ".copies." in n)
-    moments = sum(state["exp_avg"].numel() for state in optimizer.state.values())
-    assert moments - head == SelectRows(targets="all-linear", rows=4).count(model.config)
-    assert all(torch.equal(p, frozen[n]) for n, p in model.named_parameters() if n in frozen)
-
-
 @each_part
 def test_autocast_computes_in_its_precision_and_gives_fp32_gradients(part):
     layer, x = layers("linear")
@@ -274,7 +256,6 @@ def test_rows_that_make_no_sense(rows):
     (SelectRows(rows=(0, 32)), r"is 32 x 32, so take indices from 0 to 31"),
     (SelectColumns(targets="fc2", columns=49), r"is 32 x 48, so take up to 48"),
     (SelectRows(targets=("q_proj", "embed_tokens")), "SelectRows takes linear layers.*embeddings: leave them out"),
-    (SelectRows(targets="q_prj"), "'q_prj' matches no module of this model; candidates: "),
 ])  # fmt: skip
 def test_what_does_not_fit_is_said_and_touches_nothing(method, said):
     model = tiny.model("opt")
@@ -282,19 +263,6 @@ def test_what_does_not_fit_is_said_and_touches_nothing(method, said):
         with pytest.raises(CourseError, match=said):
             attempt()
     assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
-
-
-def test_checkpoints_of_other_lines_are_refused(tmp_path):
-    method = SelectRows(rows=(0, 5))
-    method.save(method.attach(tiny.model("bert")), tmp_path)
-    model = tiny.model("bert")
-    for other in (SelectRows(rows=(0, 6)), SelectRows(rows=(0, 5), biases=True)):
-        with pytest.raises(CourseError, match=r"trained with .*SelectRows.from_checkpoint\(folder\)"):
-            other.load(model, tmp_path)
-    with pytest.raises(CourseError, match="holds SELECT_ROWS, not SELECT_COLUMNS"):
-        SelectColumns(columns=(0, 5)).load(model, tmp_path)
-    assert methods.attached(model) == {}
-    assert SelectRows.from_checkpoint(tmp_path) == method
 
 
 def test_a_batch_of_another_size_is_refused_where_a_layer_gets_all_tokens_in_one_dimension():

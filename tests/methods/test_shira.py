@@ -87,20 +87,6 @@ def test_as_many_parameters_as_lora_and_a_rank_that_lora_cannot_have():
     assert torch.linalg.matrix_rank(update) > 20  # of 32
 
 
-def test_on_a_16_bit_base_small_differences_add_up():
-    r"""The differences are fp32: what is rounded is the sum."""
-    model = SHiRA(r=2).attach(tiny.model("bert").bfloat16())
-    part = next(iter(parts_of(model, "default").values()))["weight"]
-    W = torch.ones(32, 32, dtype=torch.bfloat16)
-    with torch.no_grad():
-        for _ in range(2):
-            part.values.add_(
-                0.003
-            )  # below half the distance of bfloat16's neighbours at 1: each alone would be lost
-    assert part.values.dtype == torch.float32
-    assert torch.equal(part.taken(part.written(W)), torch.full((128,), 1.0078125, dtype=torch.bfloat16))
-
-
 def test_on_a_16_bit_base_the_sum_is_rounded_once():
     r"""Near 1 bfloat16 moves in steps of 1/128. A little more than half a step is one; rounded first, it is half."""
     W = torch.ones(4, 4, dtype=torch.bfloat16)
@@ -108,15 +94,6 @@ def test_on_a_16_bit_base_the_sum_is_rounded_once():
     with torch.no_grad():
         part.values.fill_(2**-8 * (1 + 2**-9))
     assert part.written(W)[1, 1] == 1 + 2**-7
-
-
-@pytest.mark.parametrize(("settings", "said"), [
-    ({"r": 0}, "^r must be a positive integer, such as 8; got 0"), ({"seed": 0.5}, "^seed must be an integer"),
-    ({"targets": ()}, "targets is empty"),
-])  # fmt: skip
-def test_settings_that_make_no_sense(settings, said):
-    with pytest.raises(CourseError, match=said):
-        SHiRA(**settings)
 
 
 @pytest.mark.parametrize(("method", "model", "said"), [
@@ -152,7 +129,4 @@ def test_damaged_places_are_refused_and_change_nothing(tmp_path):
         interop.write(tmp_path / what, config, content)
         with pytest.raises(CourseError, match="is of another model: it has no weights for bert"):
             SHiRA(r=2).load(model, tmp_path / what)
-    interop.write(tmp_path / "nan", config, tensors | {weight: tensors[weight] * torch.nan})
-    with pytest.raises(CourseError, match="is damaged: .* holds NaN"):
-        SHiRA(r=2).load(model, tmp_path / "nan")
     assert torch.equal(model(**one).logits, before)

@@ -10,7 +10,6 @@ import tiny
 import torch
 from attached import labelled, nonzero
 from cases import lively, step_by_step
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from coursekit import interop, methods
@@ -190,103 +189,6 @@ def test_a_mask_of_booleans_is_added_to_the_scores_and_hides_no_prefix():
 # damaged checkpoints ------------------------------------------------------------------------------------------------
 
 
-def damaged(folder, change) -> None:
-    r"""Put `change(first tensor)` in the place of the first tensor of a checkpoint."""
-    tensors = load_file(folder / interop.TENSORS)
-    key = min(tensors)
-    save_file(tensors | {key: change(tensors[key]).contiguous()}, folder / interop.TENSORS)
-
-
-def put(value: float):
-    def change(tensor):
-        tensor.view(-1)[-1] = value
-        return tensor
-
-    return change
-
-
-DAMAGE = {
-    "NaN": (put(float("nan")), "holds NaN or infinity"),
-    "infinite": (put(float("-inf")), "holds NaN or infinity"),
-    "integer": (lambda t: t.long(), "holds int64, not real numbers"),
-    "bool": (lambda t: t > 0, "holds bool, not real numbers"),
-    "complex": (lambda t: t.to(torch.complex64), "holds complex64, not real numbers"),
-    "longer": (lambda t: torch.cat((t, t[:1])), r"(there and .* here|is damaged)"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-@every
-def test_a_damaged_tensor_is_refused_and_nothing_changes(method, damage, tmp_path):
-    method.save(nonzero(method.attach(tiny.decoder("llama"))), tmp_path)
-    change, said = DAMAGE[damage]
-    damaged(tmp_path, change)
-    for model in (tiny.decoder("llama"), nonzero(method.attach(tiny.decoder("llama")), seed=8)):
-        there, before = set(methods.attached(model)), {k: v.clone() for k, v in model.state_dict().items()}
-        flags = [p.requires_grad for p in model.parameters()]
-        with pytest.raises(CourseError, match=said):
-            method.load(model, tmp_path)
-        assert set(methods.attached(model)) == there
-        after = model.state_dict()
-        assert after.keys() == before.keys() and all(torch.equal(after[k], v) for k, v in before.items())
-        assert [p.requires_grad for p in model.parameters()] == flags
-
-
-@pytest.mark.parametrize("name", ["prompt", "mlp", "prefix", "llama-adapter"])
-def test_a_transposed_tensor_is_refused_also_where_its_size_is_right(name, tmp_path):
-    method = METHODS[name]
-    method.save(nonzero(method.attach(tiny.decoder("llama"))), tmp_path)
-    damaged(tmp_path, lambda t: t.transpose(-1, -2) if t.dim() > 1 else t.repeat(2))
-    with pytest.raises(CourseError, match="there and .* here"):
-        method.load(tiny.decoder("llama"), tmp_path)
-    if name != "llama-adapter":  # its first tensor is a gate
-        with pytest.raises(
-            CourseError, match="config says 5 virtual tokens, and prompt_embeddings has the shape"
-        ):
-            type(method).from_checkpoint(tmp_path)
-
-
-HOSTILE = [
-    (
-        "prompt",
-        "num_virtual_tokens",
-        10**12,
-        "config says 1000000000000 virtual tokens, and prompt_embeddings",
-    ),
-    ("prompt", "num_virtual_tokens", [5], "n must be a positive integer"),
-    ("prompt", "prompt_tuning_init", {"a": 1}, "makes no sense"),
-    (
-        "prefix",
-        "num_virtual_tokens",
-        10**12,
-        "config says 1000000000000 virtual tokens, and prompt_embeddings",
-    ),
-    ("prefix", "num_virtual_tokens", None, "n must be a positive integer"),
-    ("prefix", "shifted", "no", "shifted must be True or False"),
-    ("network", "encoder_hidden_size", "wide", "hidden must be a positive integer"),
-    ("lstm", "encoder_reparameterization_type", 7, "makes no sense"),
-    ("lstm", "encoder_reparameterization_type", "cnn", "unknown encoder 'cnn'"),
-    ("lstm", "encoder_num_layers", 10**12, "layers must be a positive integer of at most 16"),
-    ("lstm", "placeholder", -1, "placeholder must be a non-negative integer"),
-    ("llama-adapter", "adapter_len", 10**12, "config says 1000000000000 virtual tokens"),
-    ("llama-adapter", "adapter_layers", 2.0, "layers must be a positive integer"),
-    ("llama-adapter", "gate", ["tanh"], "unknown gate"),
-    ("said", "d", "many", "d must be a positive integer"),
-    ("said", "seed", 1.5, "seed must be a non-negative integer"),
-    ("said", "structure", None, "structure must be True or False"),
-]
-
-
-@pytest.mark.parametrize(("name", "key", "value", "said"), HOSTILE)
-def test_a_config_that_makes_no_sense_is_refused_before_anything_is_built(name, key, value, said, tmp_path):
-    method = METHODS[name]
-    method.save(method.attach(tiny.decoder("llama")), tmp_path)
-    file = tmp_path / interop.CONFIG
-    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
-    with pytest.raises(CourseError, match=said):
-        type(method).from_checkpoint(tmp_path)
-
-
 @pytest.mark.parametrize("value", [[], None, "many", [1, "a"], [10**30, 5, 5]])
 def test_a_checkpoint_of_other_blocks_is_refused(value, tmp_path):
     method = METHODS["said"]
@@ -297,41 +199,6 @@ def test_a_checkpoint_of_other_blocks_is_refused(value, tmp_path):
     with pytest.raises(CourseError, match="is of another model: the blocks it moves have other sizes"):
         method.load(model, tmp_path)
     assert methods.attached(model) == {}
-
-
-def test_a_config_nested_without_end_is_refused(tmp_path):
-    METHODS["prompt"].save(METHODS["prompt"].attach(tiny.decoder("llama")), tmp_path)
-    (tmp_path / interop.CONFIG).write_text("[" * 100_000)
-    with pytest.raises(CourseError, match="is damaged"):
-        PromptTuning.from_checkpoint(tmp_path)
-
-
-# doors --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("ids", "said"), [
-    ([11, 7, 42, 5, 6], "must be a tensor of n token ids"),
-    (None, "must be a tensor of n token ids"),
-    (torch.ones(1, 5, dtype=torch.long), "must be a tensor of n token ids"),
-    (torch.ones(5), "must be a tensor of n token ids"),
-    (torch.ones(4, dtype=torch.long), "4 tokens for a prefix of n=5: give 5 tokens"),
-])  # fmt: skip
-def test_a_prefix_starts_from_the_ids_of_one_text(ids, said):
-    model = METHODS["prefix"].attach(tiny.decoder("llama"))
-    with pytest.raises(CourseError, match=said):
-        METHODS["prefix"].start_from(model, ids)
-
-
-@pytest.mark.parametrize(("settings", "said"), [
-    (dict(step="a", lr=0.1), "step must be a number above 0, such as 0.5; got 'a'."),
-    (dict(step=0.0, lr=0.1), "step must be a number above 0"),
-    (dict(step=0.5, lr=float("nan")), "lr must be a number of at least 0, such as 0.001; got nan."),
-    (dict(step=0.5, lr=-1), "lr must be a number of at least 0"),
-])  # fmt: skip
-def test_learning_rates_of_a_random_subspace_are_numbers(settings, said):
-    model = METHODS["said"].attach(tiny.decoder("llama"))
-    with pytest.raises(CourseError, match=said):
-        METHODS["said"].parameter_groups(model, **settings)
 
 
 # where a classifier reads -------------------------------------------------------------------------------------------

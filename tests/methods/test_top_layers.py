@@ -7,8 +7,9 @@ import tiny
 import torch
 from attached import labelled, train
 from torch import nn
+from transformers import GPT2Config
 
-from coursekit import methods
+from coursekit import counts, methods
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.memory.measure import measure
@@ -87,11 +88,8 @@ def test_the_last_blocks_of_a_model_in_four_bits_train_as_dense_ones(family):
     assert torch.equal(model(**one).logits, before)
 
 
-def test_a_checkpoint_of_another_k_changes_nothing(tmp_path):
-    TopLayers(1).save(TopLayers(1).attach(tiny.model("bert")), tmp_path)
-    model = tiny.model("bert")
-    with pytest.raises(
-        CourseError, match=r"trained with k=1, the method here has 2: use TopLayers.from_checkpoint"
-    ):
-        TopLayers(2).load(model, tmp_path)
-    assert methods.attached(model) == {} and methods.from_checkpoint(tmp_path) == TopLayers(1)
+def test_the_published_count_and_more_blocks_than_there_are():
+    gpt2_medium = GPT2Config(n_embd=1024, n_layer=24, n_head=16)
+    assert TopLayers(k=2).count(gpt2_medium) == counts.top_layers(gpt2_medium, 2) == 25_192_448  # Hu et al., table 3
+    with pytest.raises(CourseError, match="k must be at most 2, the number of blocks of this model; got 3"):
+        TopLayers(k=3).attach(tiny.model("bert"))

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coursekit.memory.activations.builder import Builder
-from coursekit.memory.activations.forward import alive
 from coursekit.memory.breakdown import Term, summed
 
 
@@ -42,8 +41,7 @@ def linear(
     gradients = [b.setting.element * b.matrix(n).d_in * b.matrix(n).d_out for n in names if b.training.moved]
     # A gradient takes the place of the moved weight when that has served; for a moment both are there.
     work = b.live(*beside) + _work(b, names, adapted, keeps, width, out) + max(gradients, default=0)
-    forward = max((f for n in names if (f := _joined(b, n))), default=None)
-    b.add(what, keeps, work, forward=forward, leaves=sum(gradients))
+    b.add(what, keeps, work, leaves=sum(gradients))
     for n in names:
         b.insert(f"out of {n}")
 
@@ -104,13 +102,4 @@ def _written(b: Builder, name: str, x: int) -> int:
     if own is None or not b.training.weight(b.path(name)) or (own.whole and not s.half):
         return 0
     # The matrix has gone when the gradient of the values is computed.
-    put = own.weight + s.tokens * own.apart
-    return x + s.element * max(put, own.dense + s.tokens * own.tokens)
-
-
-def _joined(b: Builder, name: str) -> int:
-    r"""Bytes in the forward of two products that are joined: both, the two together, and these in their order."""
-    own = b.training.written.get(name)
-    if own is None or not own.apart or not b.training.weight(b.path(name)):
-        return 0
-    return alive(b, "feed-forward") + 3 * b.setting.tokens * b.matrix(name).d_out * b.setting.element
+    return x + s.element * max(own.weight, own.dense + s.tokens * own.tokens)

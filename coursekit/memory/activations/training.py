@@ -34,7 +34,6 @@ class Written:
     weight: int = 0  # the matrix that is put together, in the forward and in the backward
     dense: int = 0  # the gradient of the matrix, before that of the values is taken from it
     tokens: int = 0  # of each token, what the gradient of the values is computed from
-    apart: int = 0  # of each token, the gradient of the other rows, where they are a product of their own
     whole: bool = False  # all of it trains: in fp32 nothing has to be put together
 
 

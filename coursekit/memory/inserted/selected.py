@@ -32,13 +32,8 @@ def nodes(method: Any, arch: Architecture, config: Any) -> Inserted:
     layers = [(m, i) for i in range(arch.n_layers) for m in arch.feedforward if i in arch.layers_of(m)]
     learners = method.learners_of(config)
     sized = [(m, i, [k * m.d_in, *([k] * m.bias)]) for (m, i), k in zip(layers, learners, strict=True)]
-    written = {}
-    for m, k in zip(arch.feedforward, learners, strict=False):
-        if method.join == "weights":
-            written[m.name] = Written(m.d_in * m.d_out, tokens=k)
-        else:  # the frozen rows alone, and the gradient of their output
-            written[m.name] = Written((m.d_out - k) * m.d_in, tokens=k, apart=m.d_out - k)
-    return _parts(arch, sized, written)
+    kinds = zip(arch.feedforward, learners, strict=False)
+    return _parts(arch, sized, {m.name: Written(m.d_in * m.d_out, tokens=k) for m, k in kinds})
 
 
 def shira(method: Any, arch: Architecture, config: Any) -> Inserted:

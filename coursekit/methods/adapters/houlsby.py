@@ -10,9 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from jaxtyping import Float
-from torch import Tensor
-
 from coursekit import counts
 from coursekit.methods.adapters.adapter import Adapter
 from coursekit.methods.adapters.placement import AdapterSite
@@ -26,19 +23,9 @@ class AfterAttention(AdapterSite):
     def output(where: Places) -> str:
         return where.attention
 
-    def reads(self, h: Float[Tensor, "*batch d"], x: None) -> Float[Tensor, "*batch d"]:
-        return h
-
 
 class AfterFeedForward(AdapterSite):
     r"""$h \leftarrow h + A(h)$ on the feed-forward's output, before its residual is added."""
-
-    @staticmethod
-    def output(where: Places) -> str:
-        return where.ffn
-
-    def reads(self, h: Float[Tensor, "*batch d"], x: None) -> Float[Tensor, "*batch d"]:
-        return h
 
 
 @dataclass(frozen=True)

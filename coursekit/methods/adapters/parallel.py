@@ -19,7 +19,6 @@ from coursekit.errors import keep, number
 from coursekit.methods.adapters.adapter import Adapter
 from coursekit.methods.adapters.bottleneck import Bottleneck
 from coursekit.methods.adapters.placement import AdapterSite
-from coursekit.methods.adapters.places import Places
 from coursekit.methods.mechanism.checkpoint import Setting
 
 
@@ -39,10 +38,6 @@ class BesideFeedForward(AdapterSite):
     r"""$h \leftarrow h + s \cdot A(x)$ on the feed-forward's output; x is its residual."""
 
     needs_residual = True
-
-    @staticmethod
-    def output(where: Places) -> str:
-        return where.ffn
 
     def reads(self, h: Float[Tensor, "*batch d"], x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         r"""x, what the block adds to h."""

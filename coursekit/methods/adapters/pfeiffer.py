@@ -16,17 +16,12 @@ from torch import Tensor
 from coursekit import counts
 from coursekit.methods.adapters.adapter import Adapter
 from coursekit.methods.adapters.placement import AdapterSite
-from coursekit.methods.adapters.places import Places
 
 
 class AfterAddition(AdapterSite):
     r"""$h \leftarrow h + A(\mathrm{LN}(h + x))$ on the feed-forward's output, before its residual x is added."""
 
     needs_residual = True
-
-    @staticmethod
-    def output(where: Places) -> str:
-        return where.ffn
 
     def reads(self, h: Float[Tensor, "*batch d"], x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         r"""$\mathrm{LN}(h + x)$, or $h + x$ where the block does not normalise the sum."""

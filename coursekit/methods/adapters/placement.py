@@ -13,7 +13,6 @@ before that addition:
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -26,7 +25,7 @@ from coursekit.methods.mechanism.attachment import by_rows
 from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper
 
 
-class AdapterSite(AdapterWrapper, ABC):
+class AdapterSite(AdapterWrapper):
     r"""One place in one block, with the bottlenecks of all named adapters there."""
 
     #: Whether `reads` looks at the residual.
@@ -40,9 +39,11 @@ class AdapterSite(AdapterWrapper, ABC):
         self.res: Tensor | None = None
 
     @staticmethod
-    @abstractmethod
     def output(where: Places) -> str:
-        r"""Path, in the block, of the module whose output h is changed; "" is the block itself."""
+        r"""Path, in the block, of the module whose output h is changed: the feed-forward, unless a subclass says
+        otherwise; "" is the block itself.
+        """
+        return where.ffn
 
     def reads(
         self, h: Float[Tensor, "*batch d"], x: Float[Tensor, "*batch d"] | None

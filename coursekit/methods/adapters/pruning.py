@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from coursekit.errors import CourseError
 from coursekit.methods.adapters.adapter import bottlenecks
@@ -33,15 +32,6 @@ def kept(total: int, pruned: float) -> int:
 def fraction(total: int, kept: int) -> float:
     r"""The fraction to prune so that exactly `kept` of `total` weights stay."""
     return 1 - kept / total
-
-
-def schedule(start: int, keep: int, rounds: int) -> list[int]:
-    r"""How many weights stay after each of `rounds` rounds that lead from `start` to `keep`.
-
-    Each round leaves the same share of what is there, $\kappa_i = \kappa_0 (\kappa_n / \kappa_0)^{i/n}$: large steps
-    at the beginning, small ones at the end (Tanaka et al. 2020, algorithm 1).
-    """
-    return [round(start * (keep / start) ** (i / rounds)) for i in range(1, rounds)] + [keep]
 
 
 # In a model ---------------------------------------------------------------------------------------------------------
@@ -71,8 +61,8 @@ def masked(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> Iterator[None]
                 weight.copy_(value)
 
 
-def left(model: nn.Module, name: str, total: int, keep: int) -> int:
-    r"""How many of its `total` weights adapter `name` still has; CourseError where `keep` of them cannot stay."""
+def check_left(model: nn.Module, name: str, total: int, keep: int) -> None:
+    r"""Raise CourseError where `keep` of the `total` weights of adapter `name` cannot stay."""
     now = sum(learned(layer).numel() for layer in projections(model, name).values())
     if keep < 1:
         raise CourseError(f"this would prune all of the {total:,} weights: prune less")
@@ -81,7 +71,6 @@ def left(model: nn.Module, name: str, total: int, keep: int) -> int:
             f"this would keep {keep:,} weights, and adapter {name!r} has only {now:,} left of {total:,}: pruned "
             "weights do not come back, so prune more, or start from the whole adapter"
         )
-    return now
 
 
 def score(model: nn.Module, name: str, by: str, batches: Batches, seed: int = 0) -> list[Tensor]:
@@ -100,17 +89,10 @@ def score(model: nn.Module, name: str, by: str, batches: Batches, seed: int = 0)
     return scores
 
 
-def prune_to(
-    model: nn.Module, name: str, keep: int, scores: list[Tensor], optimizer: Optimizer | None = None
-) -> None:
-    r"""Leave those `keep` weights of adapter `name` that have the largest `scores`; `optimizer` goes on with them."""
-    old = list(projections(model, name).values())
-    stay = largest(scores, keep)
-    new = [prune(layer, mask) for layer, mask in zip(old, stay, strict=True)]
-    put(model, name, new)
-    if optimizer is not None:
-        for before, mask, layer in zip(old, stay, new, strict=True):
-            carry(optimizer, learned(before), mask, layer.values)
+def prune_to(model: nn.Module, name: str, keep: int, scores: list[Tensor]) -> None:
+    r"""Leave those `keep` weights of adapter `name` that have the largest `scores`."""
+    layers = zip(projections(model, name).values(), largest(scores, keep), strict=True)
+    put(model, name, [prune(layer, mask) for layer, mask in layers])
 
 
 def put(model: nn.Module, name: str, layers: Sequence[PrunedLinear]) -> None:
@@ -125,17 +107,6 @@ def put(model: nn.Module, name: str, layers: Sequence[PrunedLinear]) -> None:
             setattr(bottleneck, side, layer)
             where = next(i for i, parameter in enumerate(trained) if parameter is learned(old))
             trained[where] = layer.values
-
-
-def carry(optimizer: Optimizer, old: nn.Parameter, mask: Tensor, new: nn.Parameter) -> None:
-    r"""Let `optimizer` go on with `new`, the entries of `old` where `mask` is true, and with their moments."""
-    for group in optimizer.param_groups:
-        group["params"] = [new if parameter is old else parameter for parameter in group["params"]]
-    if old in optimizer.state:
-        optimizer.state[new] = {
-            key: value[mask] if isinstance(value, Tensor) and value.shape == old.shape else value
-            for key, value in optimizer.state.pop(old).items()
-        }
 
 
 def _losses(model: nn.Module, batches: Batches) -> Iterator[Tensor]:

@@ -5,21 +5,18 @@ $$A(x) = (M_{up} \odot W_{up})\,\sigma((M_{down} \odot W_{down})\,x + b_{down}) 
 The masks keep the weights with the largest scores, by one threshold over all bottlenecks; biases stay. One such
 projection, $(M \odot W)x + b$, is `pruned.PrunedLinear`; the scores are in `pruning_scores.py`.
 
-Pruning can come before training, after it, or in rounds with training in between:
-
-    W, all weights ── score, cut ──> κ₁ weights ── between() ──> κ₁, trained ── score, cut ──> κ₂ ── ... ──> κₙ
+Pruning can come before training, after it, or again and again with training in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from coursekit import interop
 from coursekit.architecture import describe
@@ -98,47 +95,31 @@ class SparseAdapter(AroundAdapter):
         batches: Iterable[dict[str, Tensor]] | None = None,
         pruned: float | None = None,
         threshold: float | None = None,
-        rounds: int = 1,
-        between: Callable[[], Any] | None = None,
-        optimizer: Optimizer | None = None,
     ) -> nn.Module:
         r"""Prune adapter `name` of `model`: `adapter` itself, trained or not, or one that is already pruned in part.
 
         pruned: fraction of all weights that is gone afterwards, instead of the method's own.
         threshold: prune whatever scores below this instead.
-        rounds: prune in so many steps, scoring anew before each. between: called after each step but the last, to
-        train in between. batches: batches of the task, with labels, for a score that looks at it.
-        optimizer: one that is to go on. It gets the kept weights in place of the old ones, with their moments; one
-        that is not given here goes on with weights that are no longer in the model. (`fit` makes its own.)
+        batches: batches of the task, with labels, for a score that looks at it.
+        An optimizer has to be made anew: the kept weights are new parameters. (`fit` makes its own.)
 
         What is in force afterwards is `attached(model)[name]`; its `pruned` is the fraction that was reached.
         Raises CourseError, and changes nothing, for settings that make no sense or leave no weight.
         """
         name, batches = self._prunable(model, name), self._batches(batches)
-        whole("rounds", rounds, least=1)
-
-        def scores() -> list[Tensor]:
-            return pruning.score(model, name, self.score, batches, self.seed)
-
+        goal, total = self if pruned is None else replace(self, pruned=pruned), self.weights(model.config)
+        if threshold is not None and pruned is not None:
+            raise CourseError("a threshold decides the fraction: leave out pruned")
         if threshold is None:
-            goal = self if pruned is None else replace(self, pruned=pruned)
-            keep = goal.kept(model.config)
-        elif rounds > 1 or pruned is not None:
-            raise CourseError("a threshold prunes once and decides the fraction: leave out pruned and rounds")
-        else:
-            keep = sum(int((score >= threshold).sum()) for score in scores())
-            goal = self._leaving(max(keep, 1), model)
-        now = pruning.left(model, name, self.weights(model.config), keep)
-        for step, left in enumerate(pruning.schedule(now, keep, rounds), start=1):
-            pruning.prune_to(model, name, left, scores(), optimizer)
-            attachment_of(model).methods[name] = goal if step == rounds else self._leaving(left, model)
-            if between is not None and step < rounds:
-                between()
+            pruning.check_left(model, name, total, goal.kept(model.config))
+        scores = pruning.score(model, name, self.score, batches, self.seed)
+        if threshold is not None:
+            keep = sum(int((score >= threshold).sum()) for score in scores)
+            pruning.check_left(model, name, total, keep)
+            goal = replace(self, pruned=pruning.fraction(total, keep))
+        pruning.prune_to(model, name, goal.kept(model.config), scores)
+        attachment_of(model).methods[name] = goal
         return model
-
-    def _leaving(self, keep: int, model: nn.Module) -> SparseAdapter:
-        r"""This method with the fraction that leaves exactly `keep` weights."""
-        return replace(self, pruned=pruning.fraction(self.weights(model.config), keep))
 
     def _prunable(self, model: nn.Module, name: str | None) -> str:
         state = attachment_of(model)
@@ -162,27 +143,11 @@ class SparseAdapter(AroundAdapter):
 
     # Files ----------------------------------------------------------------------------------------------------------
 
-    def save(
-        self, model: nn.Module, folder: str | Path, name: str | None = None, dense: bool = False
-    ) -> Path:
-        r"""Write the kept weights and where they stand: about as much smaller than `adapter` as was pruned.
-
-        Positions are stored as one bit for each weight of W, or as numbers where that is less.
-        dense: write what `adapter` itself would write, zeros and all, for a program that knows no pruning.
-        """
-        if not dense:
-            return super().save(model, folder, name)
-        name = self._named(model, name)
-        tensors = self.adapter._learned(model, name)
-        for path, layer in pruning.projections(model, name).items():
-            del tensors[f"{path}.values"]
-            tensors[f"{path}.weight"] = layer.weight
-        return interop.write(folder, self.adapter._config(model), tensors)
-
     def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
         return self.adapter._insert(model, state, name, found)
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
+        r"""The kept weights and where they stand: as one bit for each weight of W, or as numbers where that is less."""
         tensors = self.adapter._tensors(model, name)
         for path, layer in pruning.projections(model, name).items():
             form, stored = positions.encode(layer.index, layer.out_features * layer.in_features)

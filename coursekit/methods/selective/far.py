@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from coursekit import interop
 from coursekit.architecture import Architecture, Matrix, describe
-from coursekit.errors import CourseError, keep, number, one_of
+from coursekit.errors import CourseError, keep, number
 from coursekit.methods.mechanism.attachment import attached
 from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.modules import at, body_prefix, unwrap
@@ -32,44 +30,6 @@ from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Entries, transposed
 from coursekit.methods.selective.priming import Priming, learners, prime
 from coursekit.methods.selective.rows import Rows
-
-
-class SplitRows(Rows):
-    r"""Rows that make a layer of their own beside one of the rows that are left; their outputs are concatenated.
-
-    The same map as with the weights put together first. But two products of fewer rows may add up in another order
-    than one product does, and then the last bits are others.
-    """
-
-    def product(
-        self, x: Float[Tensor, "*batch in"], tensor: Float[Tensor, "*shape"], b: Float[Tensor, " out"] | None
-    ) -> Float[Tensor, "*batch out"]:
-        rest = self.rest(tensor)
-        b_t, b_f = (None, None) if b is None else (b[self.index], b[rest])
-        y_t = F.linear(x, self.values.to(x.dtype), b_t)  # (*batch, in) -> (*batch, k), the learners
-        y_f = F.linear(x, self.frozen(tensor, rest), b_f)  # (*batch, in) -> (*batch, out - k)
-        P = torch.cat([self.index, rest]).argsort()  # where in the concatenation each output is
-        return torch.cat([y_t, y_f], dim=-1).index_select(-1, P)
-
-    def back(self, g: Float[Tensor, "n out"], tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "n in"]:
-        rest = self.rest(tensor)
-        dx = g.index_select(1, self.index) @ self.values.to(g.dtype)  # (n, k)(k, in) -> (n, in)
-        return dx.addmm_(g.index_select(1, rest), self.frozen(tensor, rest))
-
-    def rest(self, tensor: Float[Tensor, "*shape"]) -> Int[Tensor, " rest"]:
-        r"""The indices of the rows that stay as they are, rising."""
-        frozen = torch.ones(tensor.shape[self.dim], dtype=torch.bool, device=tensor.device)
-        frozen[self.index] = False
-        return frozen.nonzero().flatten()
-
-    def frozen(self, tensor: Float[Tensor, "*shape"], rest: Int[Tensor, " rest"]) -> Float[Tensor, "rest in"]:
-        r"""These rows of W."""
-        part = tensor.index_select(self.dim, rest)
-        return part.t() if self.transposed else part
-
-
-#: What is put together: the weights of the two sub-layers, before one product, or the outputs of two products.
-JOINS = {"weights": Rows, "outputs": SplitRows}
 
 
 @dataclass(frozen=True)
@@ -80,9 +40,8 @@ class FreezeAndReconfigure(PartMethod):
     L1 norms that could be compared. nodes: the indices of the learners of each layer, in the model's order, instead
     of what `attach(model, priming=...)` chooses; a single tuple of them is for every layer, such as ((0, 5),).
 
-    join: "weights" writes the learners into a copy of the frozen matrix and multiplies once, which at the start gives
-    the dense layer's outputs to the bit on every device. "outputs" multiplies twice and concatenates, as the paper
-    draws it: the same outputs up to rounding. What trains, and what is kept for it, is the same.
+    The learners are written into a copy of the frozen matrix, which multiplies once: at the start the outputs are the
+    dense layer's to the bit on every device, as those of two products that are put together would not be.
 
     All else is frozen here, attention, norms and embeddings. To train them as well, make it a part of a `Hybrid`.
     Raises CourseError for a share that is none and, on attaching, where nobody has said which nodes are to learn.
@@ -90,17 +49,14 @@ class FreezeAndReconfigure(PartMethod):
 
     learners: float = 0.4
     nodes: tuple[tuple[int, ...], ...] | None = field(default=None, repr=False)
-    join: str = "weights"
     kind: ClassVar[str] = "FREEZE_AND_RECONFIGURE"
     entries = (
         Setting("learners", binding=False),
         Setting("nodes", binding=False, read=lambda nodes: _as_nodes(nodes)),
-        Setting("join", binding=False),
     )
 
     def __post_init__(self) -> None:
         keep(self, learners=number("learners", self.learners, above=0, most=1, such_as=0.4))
-        one_of("join", self.join, JOINS)
         if self.nodes is not None:
             object.__setattr__(self, "nodes", _as_nodes(self.nodes))
 
@@ -167,7 +123,7 @@ class FreezeAndReconfigure(PartMethod):
         for path, own in zip(self._paths(model), self._of(_layers(model.config)), strict=True):
             layer = unwrap(at(model, path))
             index = torch.tensor(own, device=layer.weight.device)
-            parts[path] = {"weight": JOINS[self.join](layer.weight, index, transposed(layer))}
+            parts[path] = {"weight": Rows(layer.weight, index, transposed(layer))}
             if layer.bias is not None:
                 parts[path]["bias"] = Entries(layer.bias, index)
         return parts

@@ -35,9 +35,9 @@ GATES = ("raw", "tanh", "none")
 class GatedPrompt(nn.Module):
     r"""The prompts $P$ of one adapter in one block, and the gate of the attention over them."""
 
-    def __init__(self, n: int, d_model: int, gates: int, tanh: bool, projected: bool, **where: Any):
+    def __init__(self, n: int, d_model: int, gates: int, tanh: bool, **where: Any):
         super().__init__()
-        self.tanh, self.projected = tanh, projected
+        self.tanh = tanh
         self.prompt = nn.Parameter(torch.randn(1, n, d_model, **where))  # N(0, 1), as in the official code
         self.gate = nn.Parameter(torch.zeros(gates, **where)) if gates else None  # one a block, or one a head
 
@@ -105,9 +105,8 @@ class LlamaAdapter(Method):
 
     layers: None: all but the first two, as in the paper (30 of 32). gate: "raw", g itself is trained (peft), "tanh",
     $g = \tanh$ of what is trained (the official training code), or "none": g = 1 from the start, to see what the gate
-    is for. per_head: one gate for each head (official) instead of one for each block (peft). projected: whether the
-    prompts' share goes through the attention's output projection, as in the paper; None: as in peft, which adds it
-    after that projection in GPT-2 and before it elsewhere.
+    is for. per_head: one gate for each head (official) instead of one for each block (peft). The prompts' share goes
+    through the attention's output projection, as in the paper; in GPT-2 it is added after that, as in peft.
 
     The paper uses the same attention in an encoder too, RoBERTa; peft has it for Llama, Mistral and GPT-2.
 
@@ -118,14 +117,12 @@ class LlamaAdapter(Method):
     layers: int | None = None
     gate: str = "raw"
     per_head: bool = False
-    projected: bool | None = None
     kind: ClassVar[str] = "ADAPTION_PROMPT"
     entries = (
         Setting("n", "adapter_len"),
         Setting("layers", "adapter_layers"),
         Setting("gate", absent="raw"),
         Setting("per_head", absent=False),
-        Setting("projected", absent=None),
     )
 
     def __post_init__(self) -> None:
@@ -136,8 +133,6 @@ class LlamaAdapter(Method):
             object.__setattr__(self, "gate", "none")
         one_of("gate", self.gate, GATES)
         flag("per_head", self.per_head)
-        if self.projected is not None:
-            flag("projected", self.projected)
 
     def blocks(self, model: Any) -> int:
         r"""How many blocks have prompts, counted from the top; `model`: a config or an Architecture."""
@@ -153,12 +148,6 @@ class LlamaAdapter(Method):
         r"""Gates of one block."""
         return 0 if self.gate == "none" else arch.n_heads if self.per_head else 1
 
-    def joins_projection(self, arch: Architecture) -> bool:
-        r"""Whether the output projection takes up the prompts' share; BERT has it outside of the attention."""
-        if names_of(arch).output is None:
-            return False
-        return arch.family != "gpt2" if self.projected is None else self.projected
-
     def count(self, config: Any) -> int:
         r"""$l(nd + g)$: prompts and g gates in each of l blocks."""
         return counts.llama_adapter(config, self.n, self.blocks(config), self.gates(describe(config)))
@@ -167,10 +156,6 @@ class LlamaAdapter(Method):
         arch = describe(model.config)
         names_of(arch)  # an error where prompts are not defined
         self.blocks(arch)
-        if self.projected is False and arch.encoder:
-            raise CourseError(
-                f"projected=False: in {arch.family} the attention's output always goes through the output projection"
-            )
 
     def touched(self, model: nn.Module) -> set[str]:
         return {ATTENTION}
@@ -180,8 +165,7 @@ class LlamaAdapter(Method):
         for path in attention_paths(model)[-self.blocks(arch) :]:
             layer = find_wrapper(model, path, PromptedAttention) or _prompted(model, state, path, arch)
             prompt = layer.prompts[name] = GatedPrompt(
-                self.n, arch.d_model, self.gates(arch), self.gate == "tanh", self.joins_projection(arch),
-                **like(layer.base_layer),
+                self.n, arch.d_model, self.gates(arch), self.gate == "tanh", **like(layer.base_layer)
             )  # fmt: skip
             trained += prompt.parameters()
         return trained
@@ -219,7 +203,7 @@ def _prompted(model: nn.Module, state: Attachment, path: str, arch: Architecture
     layer, names = wrap(model, state, path, PromptedAttention, arch), names_of(arch)
     query = getattr(layer.base_layer, names.query)
     state.hooks.append(query.register_forward_hook(layer.remember))
-    if names.output:
+    if layer.projected:
         output = getattr(layer.base_layer, names.output)
         state.hooks.append(output.register_forward_pre_hook(layer.before_output))
     return layer

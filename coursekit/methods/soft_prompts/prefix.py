@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from coursekit import counts, interop
 from coursekit.architecture import describe
 from coursekit.errors import CourseError, flag, keep, whole
-from coursekit.methods.mechanism.attachment import Attachment, activate, disabled, find_attachment, wrap
+from coursekit.methods.mechanism.attachment import Attachment, activate, find_attachment, wrap
 from coursekit.methods.mechanism.checkpoint import Setting, fields
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.mechanism.modules import find_wrapper
@@ -25,7 +25,6 @@ from coursekit.methods.soft_prompts.input_prompt import KEY, check_length
 from coursekit.methods.soft_prompts.prefix_attention import PrefixAttention
 from coursekit.methods.soft_prompts.room import check_room
 from coursekit.methods.soft_prompts.shifted_positions import shifted_positions
-from coursekit.modes import in_mode
 
 
 class Prefix(nn.Module):
@@ -115,31 +114,6 @@ class PrefixTuning(Method):
     def count(self, config: Any) -> int:
         r"""$2Lnd_{kv}$, or with `hidden` = h: $nd_{kv} + (d_{kv} + 1)h + (h + 1)2Ld_{kv}$ while training."""
         return counts.prefix(config, self.n, self.hidden)
-
-    def start_from(self, model: nn.Module, ids: Any, name: str | None = None) -> nn.Module:
-        r"""Initialise the prefix with the keys and values that the frozen model computes for n tokens, ids: (n,).
-
-        With this prefix the model answers exactly as with the words themselves before the text; the paper starts so
-        where examples are few (section 7.4). Raises CourseError for an encoder, where the words would see the text as
-        well, and for another number of tokens than n.
-        """
-        name = self._named(model, name)
-        if describe(model.config).encoder:
-            raise CourseError("words in an encoder see the text after them: no prefix can start from them")
-        if self.hidden is not None:
-            raise CourseError("a prefix made by a network cannot start from words: take hidden=None")
-        if not self.shifted:
-            raise CourseError("words have positions: a prefix that starts from words needs shifted=True")
-        if not isinstance(ids, Tensor) or ids.dim() != 1 or ids.is_floating_point():
-            raise CourseError("ids must be a tensor of n token ids, such as torch.tensor([11, 7, 42])")
-        if len(ids) != self.n:
-            raise CourseError(f"{len(ids)} tokens for a prefix of n={self.n}: give {self.n} tokens")
-        with torch.no_grad(), disabled(model), in_mode(model, training=False):
-            cache = model(input_ids=ids[None].to(model.device), use_cache=True).cache
-        # (1, kv_heads, n, head_dim) -> (n, kv_heads * head_dim), keys before values in each block
-        parts = [part[0].transpose(0, 1).flatten(1) for kv in cache.layers for part in (kv.keys, kv.values)]
-        self._put(model, name, torch.cat(parts, dim=1))
-        return model
 
     def network(self, model: nn.Module, name: str | None = None) -> dict[str, Tensor]:
         r"""The tensors of the network that makes the prefix, under the names they have in peft's `PrefixEncoder`.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from coursekit.architecture import Architecture
 from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper
-from coursekit.methods.soft_prompts.attention import queries
+from coursekit.methods.soft_prompts.attention import names_of, queries
 
 
 @dataclass
@@ -43,6 +43,7 @@ class PromptedAttention(AdapterWrapper):
         self.arch = arch
         self.cap = getattr(attention, "attn_logit_softcapping", None)  # of Gemma 2
         self.prompts = nn.ModuleDict()  # by adapter
+        self.projected = names_of(arch).output is not None and arch.family != "gpt2"
         self.now: Pass | None = None
 
     def remember(self, module: nn.Module, inputs: Any, made: Tensor) -> None:
@@ -52,9 +53,7 @@ class PromptedAttention(AdapterWrapper):
 
     def before_output(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         r"""Hook of the output projection."""
-        if self.now is None:
-            return None
-        return (self.added(inputs[0], projected=True), *inputs[1:])
+        return None if self.now is None else (self.added(inputs[0]), *inputs[1:])
 
     def speaking(self, x: Tensor) -> Iterator[tuple[str, Tensor | None]]:
         r"""(adapter with prompts in this block, its rows of `x`; None: all of them)."""
@@ -66,13 +65,11 @@ class PromptedAttention(AdapterWrapper):
             if name in self.prompts:
                 yield name, index
 
-    def added(self, words: Float[Tensor, "batch seq d_q"], projected: bool) -> Float[Tensor, "batch seq d_q"]:
-        r"""`words`, the attention over the text, plus that over the prompts of the adapters that join it here."""
+    def added(self, words: Float[Tensor, "batch seq d_q"]) -> Float[Tensor, "batch seq d_q"]:
+        r"""`words`, the attention over the text, plus that over the prompts."""
         (asked,) = self.now.asked
         for name, index in self.speaking(words):
             prompt, rotation = self.prompts[name], self.now.rotation
-            if prompt.projected != projected:
-                continue
             if index is None:
                 q = queries(self.base_layer, self.arch, asked, rotation)
                 words = words + prompt.fast(q, *self.now.prompts[name], self.cap)
@@ -93,7 +90,7 @@ class PromptedAttention(AdapterWrapper):
         self.now = Pass(prompts, kwargs.get("position_embeddings"))
         try:
             words, *rest = self.base_layer(hidden_states, *args, **kwargs)
-            return self.added(words, projected=False), *rest
+            return words if self.projected else self.added(words), *rest
         finally:
             self.now = None
 
