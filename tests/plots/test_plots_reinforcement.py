@@ -3,10 +3,14 @@ r"""Pictures of learning from a reward."""
 from __future__ import annotations
 
 import matplotlib
+import pytest
 
+from coursekit import plots
 from coursekit.plots import reinforcement
+from tests.pictures import assert_nothing_is_cut_off
 
 matplotlib.use("agg")
+plots.style()
 
 
 def test_a_line_for_each_share():
@@ -15,3 +19,26 @@ def test_a_line_for_each_share():
     assert list(ax.lines[0].get_xdata()) == [1, 2, 3]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["paid", "right"]
     assert ax.get_xlabel() and ax.get_ylabel()
+
+
+def test_the_legend_hides_no_line():
+    curves = {"paid": [1.0, 1.0, 1.0], "right": [0.3, 0.2, 0.1]}
+    ax = reinforcement.shares(curves, colours=("#111111", "#222222"))
+    ax.figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().y0 >= ax.bbox.y1 - 1
+    assert [line.get_color() for line in ax.lines] == ["#111111", "#222222"]
+
+
+def test_the_clip_has_its_band_where_nothing_more_is_earned():
+    ratio = [0.5, 0.8, 1.0, 1.2, 1.5]
+    good, bad = ([min(r * A, min(max(r, 0.8), 1.2) * A) for r in ratio] for A in (1, -1))
+    panels = reinforcement.clipped(ratio, {1.0: good, -1.0: bad}, 0.2)
+    for ax, A, values, flat in zip(panels, (1.0, -1.0), (good, bad), ((1.2, 1.5), (0.5, 0.8)), strict=True):
+        dashed, line, drawn = ax.lines
+        assert list(line.get_ydata()) == values and list(dashed.get_ydata()) == [A * r for r in ratio]
+        assert drawn.get_xydata().tolist() == [[1.0, A]]
+        (band,) = ax.patches
+        assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx(flat)
+        at_ends = [y for x, y in line.get_xydata() if flat[0] <= x <= flat[1]]
+        assert len(set(at_ends)) == 1, "flat under the band"
+    assert_nothing_is_cut_off(panels[0].figure)

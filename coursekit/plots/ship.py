@@ -1,0 +1,94 @@
+r"""Pictures of several adapters: answered in one batch, and made into one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from coursekit.plots.alt import says
+from coursekit.plots.common import COLOURS, axes
+
+#: The base has the grey of all frozen parts; adapters have these, in the order in which they first appear.
+_FROZEN, _BASE, _LINE, _ADAPTERS = "#c9ced2", "#7d858b", "#444444", (COLOURS[1], COLOURS[4], COLOURS[3], COLOURS[5])
+
+
+def mixed_batch(names: Sequence[str | None], d_in: int, d_out: int, r: int, ax: Axes | None = None) -> Axes:
+    r"""A batch through one layer: all rows through $W_0$ at once, those of an adapter through its $A$ and $B$, too.
+
+    names: the adapter of each row, None for the bare base, as `methods.mixed_batch` has them.
+    """
+    adapters = list(dict.fromkeys(name for name in names if name is not None))
+    colours = dict(zip(adapters, _ADAPTERS, strict=False)) | {None: _FROZEN}
+    ax = axes(ax, figsize=(8.6, 1.6 + 1.1 * len(adapters)))
+    n, top = len(names), 0.36 * len(names)
+
+    def arrow(x0: float, y0: float, x1: float, y1: float, text: str = "") -> None:
+        ax.annotate("", (x1, y1), (x0, y0), arrowprops=dict(arrowstyle="->", color=_LINE, shrinkA=0, shrinkB=0))
+        ax.text((x0 + x1) / 2, y0 + 0.06, text, ha="center", va="bottom", fontsize=8, color=_LINE)
+
+    def rows(x: float, text: str) -> None:
+        for i, name in enumerate(names):
+            ax.add_patch(plt.Rectangle((x, top - 0.36 * (i + 1)), 0.9, 0.3, color=colours[name]))
+            ax.text(x + 0.45, top - 0.36 * i - 0.21, name or "base", ha="center", va="center", fontsize=8)
+        ax.text(x + 0.45, top + 0.1, text, ha="center", va="bottom", fontsize=9)
+
+    def box(x: float, y: float, width: float, colour: str, text: str) -> None:
+        ax.add_patch(plt.Rectangle((x, y - 0.3), width, 0.6, color=colour))
+        ax.text(x + width / 2, y, text, ha="center", va="center", fontsize=9)
+
+    rows(0, f"x: ({n}, seq, {d_in})")
+    rows(8.6, f"h: ({n}, seq, {d_out})")
+    high = top - 0.3
+    arrow(0.9, high, 3.4, high, f"all {n} rows")
+    box(3.4, high, 1.9, _FROZEN, f"$W_0$, frozen: {d_out} × {d_in}")
+    arrow(5.3, high, 7.6, high, f"({n}, seq, {d_out})")
+    ax.text(7.75, high, "⊕", ha="center", va="center", fontsize=17)
+    arrow(7.9, high, 8.6, high)
+    for i, name in enumerate(adapters, start=1):
+        y, its = high - i * (high - 0.3) / len(adapters), [k for k, other in enumerate(names, 1) if other == name]
+        arrow(0.9, y, 3.0, y, f"rows {', '.join(map(str, its))}")
+        box(3.0, y, 1.15, colours[name], f"A: {r} × {d_in}")
+        arrow(4.15, y, 5.0, y, f"({len(its)}, seq, {r})")
+        box(5.0, y, 1.2, colours[name], f"B: {d_out} × {r}")
+        ax.text(6.55, y, "× s", ha="center", va="center", fontsize=9)
+        ax.plot([6.8, 7.75], [y, y], color=_LINE, linewidth=1)
+    if adapters:
+        arrow(7.75, 0.3, 7.75, high - 0.2)
+    says(ax, f"{n} rows, {', '.join(name or 'base' for name in names)}, go together through W_0; those of "
+             f"{' and of '.join(adapters)} also through A and B of their own, whose output is added")  # fmt: skip
+    ax.set_xlim(-0.4, 9.9)
+    ax.set_ylim(-0.1, top + 0.5)
+    ax.axis("off")
+    return ax
+
+
+def two_tasks(
+    found: Mapping[str, tuple[float, float]], alone: Sequence[str], base: str, tasks: tuple[str, str],
+    tried: tuple[int, int], ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    r"""What models do on two tasks, a point each: task one along, task two up, with pale bars of one standard error.
+
+    found: label -> both shares of right answers, of so many `tried`. alone: the specialists, of task one and of task
+    two, in the colours of `mixed_batch`; where their lines cross, a model would be as good as each at its own task.
+    base: the label of the untrained model.
+    """
+    ax = axes(ax, figsize=(7.0, 4.6))
+    colours = {base: _BASE} | dict(zip(alone, _ADAPTERS, strict=False))
+    ax.axvline(found[alone[0]][0], color=colours[alone[0]], linestyle="--", linewidth=1)
+    ax.axhline(found[alone[1]][1], color=colours[alone[1]], linestyle="--", linewidth=1)
+    for name, (x, y) in found.items():
+        error = [(p * (1 - p) / n) ** 0.5 for p, n in zip((x, y), tried, strict=True)]
+        colour = colours.get(name, COLOURS[0])
+        ax.errorbar(x, y, xerr=error[0], yerr=error[1], fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.35)
+        ax.scatter(x, y, color=colour, s=45, zorder=3, label=name)
+        others = (other for key, other in found.items() if key != name)
+        left = any(0 <= right - x < 0.12 and abs(up - y) < 0.035 for right, up in others)  # there is a label already
+        ax.annotate(name, (x, y), xytext=(-7 if left else 7, 4), textcoords="offset points",
+                    ha="right" if left else "left", fontsize=9)  # fmt: skip
+    ax.set_xlabel(f"{tasks[0]} (share right; bars: one standard error)")
+    ax.set_ylabel(f"{tasks[1]} (share right)")
+    each = "; ".join(f"{name} {x:.2f} and {y:.2f}" for name, (x, y) in found.items())
+    says(ax.figure, f"Shares of right {' and '.join(tasks)}: {each}. Dashed: {' and '.join(alone)}, each at its own.")
+    return ax

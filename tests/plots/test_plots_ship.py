@@ -1,0 +1,49 @@
+r"""Pictures of several adapters: a mixed batch, and what combinations do on two tasks."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pytest
+from matplotlib.colors import same_color
+
+from coursekit import plots
+from coursekit.plots import ship
+from coursekit.plots.alt import describe
+from tests.pictures import assert_nothing_is_cut_off
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    plots.style()
+    yield
+    plt.close("all")
+
+
+def test_a_mixed_batch_sends_each_row_through_its_own_adapter():
+    ax = ship.mixed_batch(["film", "sums", None, "film"], d_in=576, d_out=192, r=8)
+    words = [t.get_text() for t in ax.texts]
+    assert {"x: (4, seq, 576)", "h: (4, seq, 192)", "all 4 rows", "rows 1, 4", "rows 2", "(2, seq, 8)"} <= set(words)
+    assert words.count("A: 8 × 576") == words.count("B: 192 × 8") == 2 and words.count("base") == 2
+    drawn = [p.get_facecolor() for p in ax.patches]
+    rows, layers = drawn[:8], drawn[9:]
+    assert rows[:4] == rows[4:] and rows[0] == rows[3] and len(set(rows)) == 3
+    assert layers == [rows[0], rows[0], rows[1], rows[1]], "A and B have the colour of their rows"
+    assert describe(ax.figure).startswith("4 rows, film, sums, base, film, go together through W_0")
+    assert_nothing_is_cut_off(ax.figure)
+
+
+def test_two_tasks_have_a_point_each_and_the_specialists_lines():
+    found = {"untrained": (0.2, 0.3), "film": (0.5, 0.4), "sums": (0.2, 0.8), "film + sums": (0.45, 0.75)}
+    ax = ship.two_tasks(found, ("film", "sums"), "untrained", ("grades", "sums"), (40, 20))
+    points = {c.get_label(): c for c in ax.collections if c.get_label() in found}
+    assert {name: tuple(c.get_offsets()[0]) for name, c in points.items()} == found
+    film, sums = (line for line in ax.lines if line.get_linestyle() == "--")
+    assert (set(film.get_xdata()), set(sums.get_ydata())) == ({0.5}, {0.8})
+    assert all(same_color(points[name].get_facecolor()[0], line.get_color())
+               for name, line in (("film", film), ("sums", sums)))  # fmt: skip
+    (across, up) = ax.containers[0].lines[2]
+    (left, right), (low, high) = across.get_segments()[0][:, 0], up.get_segments()[0][:, 1]
+    assert (right - left) / 2 == pytest.approx((0.2 * 0.8 / 40) ** 0.5)
+    assert (high - low) / 2 == pytest.approx((0.3 * 0.7 / 20) ** 0.5)
+    assert "film + sums 0.45 and 0.75" in describe(ax.figure)
+    assert_nothing_is_cut_off(ax.figure)
