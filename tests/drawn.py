@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -26,3 +27,15 @@ def gradients(parameters: Iterable[nn.Parameter], step: int) -> None:
     generator = torch.Generator().manual_seed(1000 + step)
     for p in parameters:
         p.grad = torch.randn(*p.shape, generator=generator).to(p)
+
+
+def run(optimizer: Optimizer, parameters: Sequence[nn.Parameter], steps: int, first: int = 0) -> None:
+    r"""`steps` updates with the gradients of step `first`, `first` + 1, …"""
+    for step in range(first, first + steps):
+        gradients(parameters, step)
+        optimizer.step()
+
+
+def same(left: Iterable[Tensor], right: Iterable[Tensor]) -> bool:
+    r"""Whether two rows of tensors are equal to the bit."""
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))

@@ -130,7 +130,7 @@ def _check(
             raise unknown("method", name, EVERY)
     if not names or not seeds:
         raise CourseError("nothing to compare: name at least one method and one seed")
-    one_of("labels", setting.labels, ("two", "five"))  # a rating is no class
+    one_of("labels", setting.labels, ("two", "five"))
     for key in ("steps", "batch_size", "sentences", "validation"):
         whole(key, getattr(setting, key), least=1)
     for seed in seeds:

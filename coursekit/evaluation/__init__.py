@@ -5,15 +5,14 @@ all scores share, `compatible.py` whether data and model go together.
 """
 
 from coursekit.evaluation.choices import score_choices
-from coursekit.evaluation.classification import accuracy, best_constant, regression
+from coursekit.evaluation.classification import accuracy, best_constant
 from coursekit.evaluation.generation import generate
 from coursekit.evaluation.held_out import answer_loss, answer_nats
 from coursekit.evaluation.perplexity_of_texts import perplexity
-from coursekit.evaluation.scores import Perplexity, Regression, Score, pairs_in_order, wilson
+from coursekit.evaluation.scores import Perplexity, Score, pairs_in_order, wilson
 
 __all__ = [
     "Perplexity",
-    "Regression",
     "Score",
     "accuracy",
     "answer_loss",
@@ -22,7 +21,6 @@ __all__ = [
     "generate",
     "pairs_in_order",
     "perplexity",
-    "regression",
     "score_choices",
     "wilson",
 ]

@@ -1,4 +1,4 @@
-r"""Accuracy of classifiers and of decoders that answer with a word, and agreement with ratings."""
+r"""Accuracy of classifiers and of decoders that answer with a word."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coursekit.errors import CourseError, whole
 from coursekit.evaluation.choices import next_token_logits
 from coursekit.evaluation.compatible import check_data
 from coursekit.evaluation.running import device_of, equal_lengths, evaluating, first_rows, progress_bar
-from coursekit.evaluation.scores import Regression, Score
+from coursekit.evaluation.scores import Score
 from coursekit.tasks.prepared import Prepared
 from coursekit.tasks.task import task_of
 
@@ -56,22 +56,23 @@ def class_logits(
 ) -> tuple[Float[Tensor, "rows classes"], Int[Tensor, " rows"]]:
     r"""What `accuracy` decides by: a logit for each class of each row, and the classes that are right."""
     rows, task = first_rows(prepared.split(split), limit), task_of(prepared)
-    if task is None or not task.labels:
-        raise CourseError(
-            f"{prepared.name} has no classes to count: use regression() for ratings, perplexity() for text"
-        )
+    if task is None:
+        raise CourseError(f"{prepared.name} has no classes to count: use perplexity() for text")
     batch_size = whole("batch_size", batch_size, least=1)
     shots = whole("shots", shots, least=0)
+    if shots and prepared.kind == "encoder":
+        raise CourseError(f"shots={shots}: an encoder reads one sentence, only a decoder can be shown examples")
+    check_data(model, prepared, split)
     if prepared.kind == "encoder":
-        if shots:
-            raise CourseError(
-                f"shots={shots}: an encoder reads one sentence, only a decoder can be shown examples"
-            )
-        check_data(model, prepared, split)
-        logits = _class_logits(model, prepared, rows, batch_size, progress)
+        ids, device = rows["input_ids"], device_of(model)
+        logits = torch.empty(len(ids), model.config.num_labels)
+        with evaluating(model), progress_bar(len(ids), "evaluate", progress) as bar:
+            for group in equal_lengths(ids, batch_size):
+                batch = torch.tensor([ids[i] for i in group], device=device)
+                logits[group] = model(input_ids=batch).logits.float().cpu()
+                bar.update(len(group))
         return logits, torch.tensor(rows["labels"])
 
-    check_data(model, prepared, split)
     source = first_rows(task.data[split], len(rows["labels"]))
     texts = task.fitted(prepared.tokenizer, prepared.max_length, source["text"])
     examples = task.shots(shots)
@@ -87,49 +88,7 @@ def best_constant(prepared: Prepared, split: str = "test", limit: int | None = N
     Raises CourseError for a task without classes.
     """
     task = task_of(prepared)
-    if task is None or not task.labels:
+    if task is None:
         raise CourseError(f"{prepared.name} has no classes, so there is no constant answer")
     labels = first_rows(task.data[split], limit)["label"]
     return max(Counter(labels).values()) / len(labels)
-
-
-def regression(
-    model: nn.Module,
-    prepared: Prepared,
-    split: str = "test",
-    limit: int | None = None,
-    batch_size: int = 64,
-    *,
-    progress: bool = True,
-) -> Regression:
-    r"""How an encoder with one output agrees with the ratings of the first `limit` rows of `split`.
-
-    Raises CourseError for data without ratings, for a model with several outputs, and for fewer than two rows.
-    """
-    rows, task = first_rows(prepared.split(split), limit), task_of(prepared)
-    if task is None or task.labels or prepared.kind != "encoder":
-        raise CourseError(
-            f"{prepared.name} has no ratings to agree with: load_task(..., 'rating').for_encoder(...) has"
-        )
-    if len(rows["labels"]) < 2:
-        raise CourseError("a correlation needs at least two rows")
-    check_data(model, prepared, split)
-    logits = _class_logits(model, prepared, rows, batch_size, progress)
-    predicted, rated = logits[:, 0].double(), torch.tensor(rows["labels"], dtype=torch.float64)
-    pearson = torch.corrcoef(torch.stack([predicted, rated]))[0, 1].item()
-    return Regression(pearson, (predicted - rated).abs().mean().item(), len(predicted))
-
-
-def _class_logits(
-    model: nn.Module, prepared: Prepared, rows: dict[str, list], batch_size: int, progress: bool
-) -> Float[Tensor, "rows classes"]:
-    device = device_of(model)
-    ids = rows["input_ids"]
-    logits: list[Tensor | None] = [None] * len(ids)
-    with evaluating(model), progress_bar(len(ids), "evaluate", progress) as bar:
-        for group in equal_lengths(ids, batch_size):
-            batch = torch.tensor([ids[i] for i in group], device=device)
-            for i, row in zip(group, model(input_ids=batch).logits.float().cpu(), strict=True):
-                logits[i] = row
-            bar.update(len(group))
-    return torch.stack([row for row in logits if row is not None])

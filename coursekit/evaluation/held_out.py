@@ -68,7 +68,7 @@ def answer_nats(
 
 def _rows(model: nn.Module, prepared: Prepared, split: str, limit: int | None) -> list[dict[str, Any]]:
     if prepared.kind != "decoder":
-        raise CourseError(f"{prepared.name} is for an encoder: accuracy() or regression() say how it does")
+        raise CourseError(f"{prepared.name} is for an encoder: accuracy() says how it does")
     if "rejected_ids" in prepared.split(split).column_names:
         raise CourseError("pairs have a better and a worse answer: preference_score() says how a model does")
     check_data(model, prepared, split)

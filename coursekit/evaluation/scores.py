@@ -38,20 +38,6 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Regression:
-    r"""How predicted ratings agree with the raters': Pearson's correlation and the mean absolute error, on
-    `n` cases.
-    """
-
-    pearson: float
-    mae: float
-    n: int
-
-    def __repr__(self) -> str:
-        return f"Pearson {self.pearson:.3f}, mean absolute error {self.mae:.3f} (n={self.n})"
-
-
-@dataclass(frozen=True)
 class Perplexity:
     r"""`value` = exp(mean negative log-likelihood of a token, in nats), over `tokens` scored tokens of
     `texts` texts.

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coursekit.errors import flag
 from coursekit.qlora.optimizer import (
     CheckedAdamW,
     check_finite,
@@ -45,9 +44,8 @@ class AdamW8bit(CheckedAdamW):
 
     Every value gets its nearest code, as in the paper, with one exception. A variance below 1.6e-7 of its block's
     largest would become 0 while the mean of that gradient does not: the next step is divided by next to nothing.
-    When all of SmolLM2 is trained that is 1 % of the weights, and steps of over a thousand learning rates. So code 0
-    is not used in state 2 (Li et al. 2023, arXiv:2309.01507, "zero-point problem"). `zero_variance=True` does as the
-    paper does.
+    Steps of over a thousand learning rates come of it. So code 0 is not used in state 2 (Li et al. 2023,
+    arXiv:2309.01507, "zero-point problem").
 
     bitsandbytes on the CPU is neither: it looks the code up in a table of 65536 equal cells over [-1, 1], which is
     coarser than the smallest codes. Codes 0 to 6 of state 2 are never used there, so it, too, never divides by 0.
@@ -63,10 +61,7 @@ class AdamW8bit(CheckedAdamW):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
-        *,
-        zero_variance: bool = False,
     ):
-        self.zero_variance = flag("zero_variance", zero_variance)
         #: The two code tables, one pair for each device. Constants, so no part of the state that is saved.
         self.maps: dict[torch.device, tuple[Tensor, Tensor]] = {}
         super().__init__(params, lr, betas, eps, weight_decay)
@@ -126,7 +121,7 @@ class AdamW8bit(CheckedAdamW):
         r"""Both moments of a part as codes."""
         for number, moment, code in zip("12", (m, v), self._codes(m.device), strict=True):
             codes, absmax = quantize_8bit(moment, code, BLOCK)
-            if number == "2" and not self.zero_variance:
+            if number == "2":
                 codes.clamp_(min=1)
             state[f"state{number}"].view(-1)[part] = codes
             state[f"absmax{number}"][_blocks(part)] = absmax

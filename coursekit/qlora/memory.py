@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
-from coursekit import counts
 from coursekit.errors import one_of, unknown
-from coursekit.memory.breakdown import GB, MB, Breakdown
+from coursekit.memory.breakdown import Breakdown
 from coursekit.memory.predict import predict
 from coursekit.memory.quantized import Quantized
 from coursekit.methods.lora import LoRA
@@ -92,25 +91,6 @@ def qlora_bill(
         device="cuda",
         quantized=quantized,
     )
-
-
-def beside_the_paper() -> dict[str, tuple[float, Claim]]:
-    r"""Those of `claims` that a sum can be held against: (our sum in the claim's unit, the claim), by name.
-
-    Full fine-tuning: 16-bit weights and gradients and two fp32 moments, 12 bytes a parameter. The base of 7B: codes,
-    their scales, and what stays in 16 bits. LoRA weights: 0.2 % of the model's parameters, in 16 bits.
-    """
-    n, n_7b = (counts.full(llama_config(size), "causal") for size in ("65B", "7B"))
-    fp32_scales = qlora_bill("65B", quantized=Quantized(double=False)).weights
-    lora = LoRA(r=64, alpha=16, targets="all-linear")
-    adapters = 4 * lora.count(llama_config("7B"))  # in fp32, among the bill's weights
-    sums = {
-        "full": (2 + 2 + 8) * n / GB,
-        "saved_bytes": (fp32_scales - qlora_bill("65B").weights) / GB,
-        "base_7b": (qlora_bill("7B").weights - adapters) / MB,
-        "lora_7b": 2 * 0.002 * n_7b / MB,
-    }
-    return {name: (size, claims()[name]) for name, size in sums.items()}
 
 
 def _rows(name: str) -> list[dict[str, str]]:

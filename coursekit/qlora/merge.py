@@ -50,11 +50,6 @@ class MergeError:
         r"""Error over update: at 1 there is as much noise as there was learning."""
         return self.error / self.update if self.update else float("inf")
 
-    @property
-    def ratio_by_codes(self) -> float:
-        r"""The same with the old scales."""
-        return self.error_by_codes / self.update if self.update else float("inf")
-
 
 def merge_error(model: nn.Module, name: str | None = None) -> list[MergeError]:
     r"""For each layer in 4 bits that LoRA adapter `name` (default: the active one) adapts; the model is left as it is.

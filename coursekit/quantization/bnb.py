@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
 from coursekit.errors import CourseError
@@ -85,16 +84,6 @@ def from_state_dict(state: Mapping[str, Tensor], name: str = "weight") -> Blockw
         offset = torch.tensor(said["nested_offset"], dtype=torch.float32, device=packed.device)
         absmax = Double(absmax, _entry(state, f"{name}.nested_absmax"), offset, said["nested_blocksize"])
     return Blockwise(packed, absmax, code, said["blocksize"], shape, getattr(torch, said["dtype"]))
-
-
-def to_bitsandbytes(q: Blockwise) -> tuple[UInt8[Tensor, "bytes 1"], Any]:
-    r"""Packed codes and `QuantState` as `bitsandbytes.functional.quantize_4bit` returns them, sharing q's memory."""
-    from bitsandbytes.functional import QuantState
-
-    state = to_state_dict(q)
-    packed = state.pop("weight")
-    entries = {key.removeprefix("weight."): value for key, value in state.items()}
-    return packed, QuantState.from_dict(entries, packed.device)
 
 
 def from_bitsandbytes(packed: Tensor, state: Any) -> Blockwise:

@@ -82,17 +82,6 @@ def encode(tokenizer: Any, parts: Sequence[Segment]) -> Encoded:
     return Encoded(ids, labels)
 
 
-def prepare_conversations(
-    data: Mapping[str, Sequence[Messages]], tokenizer: Any, max_length: int = 256, *, packed: bool = False
-) -> Prepared:
-    r"""Conversations of each split, learned at the assistant's turns. packed: see `prepare_encoded`."""
-    encoded = {
-        split: [encode(tokenizer, segments(tokenizer, messages)) for messages in rows]
-        for split, rows in data.items()
-    }
-    return prepare_encoded("conversations", encoded, tokenizer, max_length, packed=packed)
-
-
 def prepare_encoded(
     name: str,
     encoded: Mapping[str, Sequence[Encoded]],

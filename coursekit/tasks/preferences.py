@@ -63,8 +63,7 @@ class PreparedPairs(Prepared):
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         r"""A batch of 2·pairs rows: first the chosen answers, then the rejected ones, padded to one length.
 
-        `pair`, (2·pairs,), says which rows belong together. `reference`, (2·pairs,), is there when the pairs bring the
-        reference's log-probabilities.
+        `pair`, (2·pairs,), says which rows belong together.
         """
         rejected = [
             {
@@ -76,9 +75,6 @@ class PreparedPairs(Prepared):
         ]
         batch = super().collate([*rows, *rejected])
         batch["pair"] = torch.arange(2 * len(rows)) % len(rows)
-        if "reference_chosen" in rows[0]:
-            known = [row[f"reference_{which}"] for which in ("chosen", "rejected") for row in rows]
-            batch["reference"] = torch.tensor(known)
         return batch
 
     def weight(self, batch: dict[str, Tensor]) -> int:

@@ -1,11 +1,10 @@
-r"""The course's tasks: how a sentence is felt, in two classes, five grades, or as the rating itself.
+r"""The course's tasks: how a sentence is felt, in two classes or in five grades.
 
 `load_task("film", "five")` gives the text; `.for_encoder(tokenizer)` and `.for_decoder(tokenizer)` give token ids.
 
     two     negative or positive. A sentence whose mean rating is within ±0.5, which rounds to the raters' own 0, is
             left out. The classes need not be equally frequent: compare with `task.majority`, not with one half.
     five    the quintiles of the domain's ratings: each grade holds a fifth of the sentences, and guessing scores 0.20.
-    rating  the mean rating itself, −4…4, for regression.
 
 A sentence is in the same split whatever the labels: see `coursekit.tasks.splits`.
 """
@@ -31,7 +30,6 @@ from coursekit.tasks.sentiment import FILES, SPLITS, split_sentences
 WORDS: dict[str, tuple[str, ...]] = {
     "two": ("negative", "positive"),
     "five": ("terrible", "bad", "mixed", "good", "great"),
-    "rating": (),
 }
 #: What lies within ±NEUTRAL is neither negative nor positive.
 NEUTRAL = 0.5
@@ -52,15 +50,15 @@ _HEADING = {
 #: Examples for the prompt have this many words: long enough to be clear, short enough to be cheap.
 _SHOT_WORDS = (8, 20)
 
-Scheme = Literal["two", "five", "rating"]
+Scheme = Literal["two", "five"]
 
 
 @dataclass(frozen=True)
 class Task:
     r"""One domain under one label scheme.
 
-    name: "film/five". labels: the label words from worst to best, empty for "rating".
-    data: train, validation and test with columns `text`, `rating` (float) and `label` (class, or the rating again).
+    name: "film/five". labels: the label words from worst to best.
+    data: train, validation and test with columns `text`, `rating` (float, −4…4) and `label` (class).
     """
 
     name: str
@@ -75,7 +73,6 @@ class Task:
     @property
     def majority(self) -> float:
         r"""The test accuracy of always answering with the class that is most frequent in training."""
-        self._need_words("a majority class")
         common = Counter(self.data["train"][:]["label"]).most_common(1)[0][0]
         test = self.data["test"][:]["label"]
         return sum(label == common for label in test) / len(test)
@@ -100,7 +97,6 @@ class Task:
         Of each class the sentences nearest to its median rating: typical ones. The classes come in a mixed order, so
         that their order does not itself look like a scale. Raises CourseError for more than there are.
         """
-        self._need_words("examples")
         k = whole("k", k, least=0)
         by_label = self._typical()
         order = sorted(range(len(self.labels)), key=lambda label: (label % 2, -label))
@@ -118,7 +114,6 @@ class Task:
         with SmolLM2 on 200–250 validation sentences this one did well on both schemes; another was a little better on
         five grades but blind on two, and the chat template scored 0.21 where this scores 0.29.
         """
-        self._need_words("a prompt")
         heading = _HEADING[self.domain]
         examples = "".join(f"{heading}: {shown}\nSentiment: {word}\n\n" for shown, word in shots)
         return f"{examples}{heading}: {text}\nSentiment:"
@@ -137,9 +132,8 @@ class Task:
         r"""Token ids for a language model: prompt and answer, the prompt masked in the labels.
 
         Where both together exceed `max_length` tokens the sentence loses its end; instruction and answer stay whole.
-        Raises CourseError for the "rating" scheme, which has no words, and where no sentence at all would fit.
+        Raises CourseError where no sentence at all would fit.
         """
-        self._need_words("a decoder")
         max_length = whole("max_length", max_length, least=1, such_as=128)
         answers = self.answer_ids(tokenizer)
         room = max_length - max(map(len, answers))
@@ -223,13 +217,6 @@ class Task:
         data = DatasetDict({split: Dataset.from_dict(encode(rows[:])) for split, rows in self.data.items()})
         return PreparedTask(self.name, kind, tokenizer, data, max_length, task=self)
 
-    def _need_words(self, what: str) -> None:
-        if not self.labels:
-            raise CourseError(
-                f"{self.name} has no label words, so no use for {what}: take the labels 'two' or 'five', "
-                "or an encoder with num_labels=1"
-            )
-
 
 @dataclass(frozen=True)
 class PreparedTask(Prepared):
@@ -244,7 +231,7 @@ def task_of(prepared: Prepared) -> Task | None:
 
 
 def load_task(domain: str, labels: Scheme | str = "two") -> Task:
-    r"""Sentiment of "film", "product", "tweet" or "newspaper" sentences, labelled "two", "five" or "rating".
+    r"""Sentiment of "film", "product", "tweet" or "newspaper" sentences, labelled "two" or "five".
 
     Raises CourseError for an unknown domain or label scheme, with the nearest known one.
     """
@@ -254,7 +241,7 @@ def load_task(domain: str, labels: Scheme | str = "two") -> Task:
     features = Features(
         text=Value("string"),
         rating=Value("float32"),
-        label=ClassLabel(names=list(words)) if words else Value("float32"),
+        label=ClassLabel(names=list(words)),
     )
     splits = {}
     for split in SPLITS:
@@ -282,15 +269,11 @@ def load_text(domain: str) -> DatasetDict:
     )
 
 
-def _label(rating: float, domain: str, labels: str) -> int | float | None:
-    r"""The class of a rating, the rating itself, or None for one that is neither negative nor positive."""
-    match labels:
-        case "five":
-            return bisect_left(QUINTILES[domain], rating)
-        case "two":
-            return None if abs(rating) <= NEUTRAL else int(rating > 0)
-        case _:
-            return rating
+def _label(rating: float, domain: str, labels: str) -> int | None:
+    r"""The class of a rating, or None for one that is neither negative nor positive."""
+    if labels == "five":
+        return bisect_left(QUINTILES[domain], rating)
+    return None if abs(rating) <= NEUTRAL else int(rating > 0)
 
 
 def _continuation(tokenizer: Any, prompt: str, answer: str) -> list[int]:

@@ -12,13 +12,12 @@ model in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from datasets import DatasetDict
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -115,8 +114,7 @@ def kl_to_reference(
 class DPO:
     r"""The objective for `fit`: `fit(model, pairs, objective=DPO(beta=0.1))`, with pairs from `prepare_pairs`.
 
-    Notes each step's mean reward margin, and the share of pairs with a positive one. Where the pairs bring the
-    reference's log-probabilities (`with_reference`), it is not asked again.
+    Notes each step's mean reward margin, and the share of pairs with a positive one.
     Raises CourseError for settings that make no sense.
     """
 
@@ -140,10 +138,8 @@ class DPO:
                 "DPO learns from pairs, and these rows are none: give what prepare_pairs(...) makes"
             )
         logps = answer_logps(model, batch)
-        reference = batch.get("reference")
-        if reference is None:
-            with torch.no_grad(), reference_of(model) as network:
-                reference = answer_logps(network, batch)
+        with torch.no_grad(), reference_of(model) as network:
+            reference = answer_logps(network, batch)
         (chosen, rejected), (old_chosen, old_rejected) = logps.chunk(2), reference.chunk(2)
         return dpo(chosen, rejected, old_chosen, old_rejected, self.beta, self.smoothing)
 
@@ -176,42 +172,10 @@ def reference_of(model: nn.Module) -> Iterator[nn.Module]:
     methods = attached(network)
     if not methods or any(isinstance(method, FullFineTuning) for method in methods.values()):
         raise CourseError(
-            "the reference is the model with its adapter off, and this one has none: attach one, such as LoRA(r=8), or "
-            "give pairs that know the reference: with_reference(pairs, model) before training"
+            "the reference is the model with its adapter off, and this one has none: attach one, such as LoRA(r=8)"
         )
     with disabled(network), in_mode(network, training=False):
         yield network
-
-
-def with_reference(
-    pairs: PreparedPairs,
-    model: nn.Module,
-    splits: Sequence[str] = ("train",),
-    batch_size: int = 16,
-    progress: bool = True,
-) -> PreparedPairs:
-    r"""`pairs` with the reference's log-probabilities, so that training does not ask it at every step.
-
-    The reference is `model` with its adapter off; a model without one is the reference itself, as it is now.
-    """
-    # All weights train: there is no adapter to turn off, and before the first step the model is the reference.
-    whole = all(isinstance(method, FullFineTuning) for method in attached(model).values())
-    data = DatasetDict(pairs.data)
-    for split in splits:
-        check_data(model, pairs, split)
-        rows, known = pairs.split(split), (list[float](), list[float]())
-        with progress_bar(len(rows), "reference", progress) as bar:
-            for batch in pairs.batches(split, batch_size, device=device_of(model)):
-                with torch.inference_mode(), in_mode(model, training=False) if whole else reference_of(model):
-                    halves = answer_logps(model, batch).chunk(2)
-                for store, half in zip(known, halves, strict=True):
-                    store += half.tolist()
-                bar.update(len(batch["pair"]) // 2)
-        for name, values in zip(("reference_chosen", "reference_rejected"), known, strict=True):
-            rows = rows.remove_columns(name) if name in rows.column_names else rows
-            rows = rows.add_column(name, values)
-        data[split] = rows
-    return replace(pairs, data=data)
 
 
 @dataclass(frozen=True)

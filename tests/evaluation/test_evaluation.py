@@ -24,7 +24,6 @@ from coursekit.evaluation import (
     best_constant,
     generate,
     perplexity,
-    regression,
     score_choices,
     wilson,
 )
@@ -47,14 +46,14 @@ def words():
     return tiny_text.tokenizer()
 
 
-def film(scheme="five"):
+def film():
     r"""A film task over `TEXTS`, their classes in turn."""
-    names = tasks.WORDS[scheme]
-    labels = [i % len(names) for i in range(len(TEXTS))] if names else [float(len(text)) for text in TEXTS]
+    names = tasks.WORDS["five"]
+    labels = [i % len(names) for i in range(len(TEXTS))]
     rows = Dataset.from_dict({"text": TEXTS, "rating": [float(label) for label in labels], "label": labels})
     long = [f"{text} {'and the end of it ' * 2}" for text in TEXTS]
     train = Dataset.from_dict({"text": long, "rating": rows["rating"][:], "label": labels})
-    return tasks.Task(f"film/{scheme}", names, DatasetDict(train=train, test=rows))
+    return tasks.Task("film/five", names, DatasetDict(train=train, test=rows))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +133,7 @@ def test_accuracy_is_that_of_the_split_that_was_asked_for(kind, words):
     assert best_constant(prepared) == 2 / 3 and best_constant(prepared, limit=2) == 1
     assert best_constant(prepared, "train", 3) == 2 / 3
     with pytest.raises(CourseError, match="no constant answer"):
-        best_constant(film("rating").for_encoder(words))
+        best_constant(tiny_text.prepared("encoder"))
 
 
 def test_prefix_is_computed_once(words):
@@ -213,21 +212,6 @@ def test_encoder_accuracy_equals_one_by_one(family, words):
     right = torch.tensor(answers) == torch.tensor(task.data["test"][:]["label"])
     assert torch.equal(accuracy(model, prepared, batch_size=4, **QUIET).correct, right)
     assert torch.equal(accuracy(model, prepared, limit=7, **QUIET).correct, right[:7])
-
-
-def test_regression_equals_the_definitions(words):
-    model, prepared = tiny.encoder("bert", num_labels=1), film("rating").for_encoder(words)
-    with torch.no_grad():
-        predicted = [model(torch.tensor([ids])).logits.item() for ids in prepared.data["test"]["input_ids"]]
-    rated = prepared.data["test"][:]["labels"]
-    result = regression(model, prepared, **QUIET)
-    mean_p, mean_r = sum(predicted) / 15, sum(rated) / 15
-    covariance = sum((p - mean_p) * (r - mean_r) for p, r in zip(predicted, rated, strict=True))
-    spread = math.sqrt(sum((p - mean_p) ** 2 for p in predicted) * sum((r - mean_r) ** 2 for r in rated))
-    assert result.pearson == pytest.approx(covariance / spread, abs=1e-6)
-    assert result.mae == pytest.approx(
-        sum(abs(p - r) for p, r in zip(predicted, rated, strict=True)) / 15, rel=1e-6
-    )
 
 
 class Uniform(torch.nn.Module):
@@ -325,10 +309,6 @@ def test_evaluation_leaves_the_model_as_it_found_it(training, words):
             "an encoder reads one",
         ),
         (
-            lambda w: accuracy(tiny.encoder("bert"), film("rating").for_encoder(w), **QUIET),
-            "no classes to count",
-        ),
-        (
             lambda w: accuracy(tiny.encoder("bert"), tiny_text.prepared("encoder"), **QUIET),
             "no classes to count",
         ),
@@ -339,14 +319,6 @@ def test_evaluation_leaves_the_model_as_it_found_it(training, words):
         (
             lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w), limit=0),
             "limit must be a positive",
-        ),
-        (
-            lambda w: regression(tiny.encoder("bert"), film().for_encoder(w), **QUIET),
-            "no ratings to agree with",
-        ),
-        (
-            lambda w: regression(tiny.encoder("bert"), film("rating").for_encoder(w), **QUIET),
-            "film/rating has ratings, and the model has 2 outputs",
         ),
         (
             lambda w: score_choices(tiny.decoder(), w, TEXTS, ["good", "good not"]),

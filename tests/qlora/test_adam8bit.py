@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 import io
-from functools import partial
 
 import pytest
 import tiny
-import tiny_text
 import torch
-from bitsandbytes import functional as bnb_functional
 from bitsandbytes.optim import AdamW8bit as Theirs
-from drawn import gradients, parameters
+from drawn import gradients, parameters, run, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -20,11 +17,10 @@ from torch import nn
 from coursekit.errors import CourseError
 from coursekit.memory.live import Live
 from coursekit.memory.measure import measure
-from coursekit.memory.precision import TABLES, optimizer_bytes
+from coursekit.memory.precision import optimizer_bytes
 from coursekit.qlora import adam8bit
 from coursekit.qlora.adam8bit import AdamW8bit
-from coursekit.quantization.dynamic import BLOCK, SMALLEST, dequantize_8bit, dynamic_map, quantize_8bit
-from coursekit.training import fit
+from coursekit.quantization.dynamic import BLOCK, SMALLEST, dequantize_8bit, dynamic_map
 
 SHAPES = [
     (100, 90),
@@ -36,18 +32,8 @@ SHAPES = [
 OPTIONS = dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
 
 
-def run(optimizer, parameters, steps, first=0):
-    for step in range(first, first + steps):
-        gradients(parameters, step)
-        optimizer.step()
-
-
 def gap(left, right):
     return max(float((a - b).detach().abs().max()) for a, b in zip(left, right, strict=True))
-
-
-def same(left, right):
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 def bnb_quantizer(x, code, block=256):
@@ -95,11 +81,10 @@ def test_step_by_step_with_either_s_own_quantizer():
 
 
 @pytest.mark.parametrize("kind", ["sparse", "heavy tails"])
-def test_a_variance_that_becomes_zero_makes_steps_of_thousands_of_rates(kind):
-    r"""Why code 0 is left out: Adam's step is about a learning rate long at most, whatever the gradients."""
+def test_no_step_is_longer_than_two_rates_since_no_variance_becomes_zero(kind):
+    r"""Why code 0 is left out: Adam's step is about a learning rate long at most, and with code 0 over a thousand."""
     makes = {
         "ours": AdamW8bit,
-        "as in the paper": partial(AdamW8bit, zero_variance=True),
         "bitsandbytes": Theirs,
         "fp32": torch.optim.AdamW,
     }
@@ -119,27 +104,9 @@ def test_a_variance_that_becomes_zero_makes_steps_of_thousands_of_rates(kind):
             optimizer.step()
             longest[name] = max(longest[name], float((p.detach() - before).abs().max()) / 1e-3)
         weights[name] = p.detach()
-    assert longest["as in the paper"] > 1000
-    assert max(longest[name] for name in ("ours", "bitsandbytes", "fp32")) < 2
+    assert max(longest.values()) < 2
     off = {name: float((w - weights["fp32"]).abs().mean()) for name, w in weights.items()}
-    assert off["ours"] < off["bitsandbytes"] < off["as in the paper"]
-
-
-@pytest.mark.parametrize("signed", [True, False], ids=["state 1", "state 2"])
-def test_where_the_codes_differ_ours_is_the_nearer(signed):
-    r"""bitsandbytes' CPU looks a value's cell up in a table of 65536 over [-1, 1]."""
-    x = torch.randn(400 * BLOCK, generator=torch.Generator().manual_seed(0))
-    x = x if signed else x.square()
-    code = dynamic_map(signed)
-    (mine, absmax), (theirs, _) = quantize_8bit(x, code), bnb_quantizer(x, code)
-    scaled = (x.view(-1, BLOCK).double() / absmax[:, None]).flatten()
-    ours_off, theirs_off = ((code[codes.int()].double() - scaled).abs() for codes in (mine, theirs))
-    differ = mine != theirs
-    assert 0 < differ.double().mean() < (0.003 if signed else 0.06)
-    assert (ours_off <= theirs_off + 1e-7).all()  # 1e-7: both divide in fp32
-    assert (theirs_off[differ] - ours_off[differ]).max() <= 1 / 32768
-    if not signed:
-        assert theirs.min() == 7 and mine.min() == 0, "its table has no cell for codes 0 to 6"
+    assert off["ours"] < off["bitsandbytes"]
 
 
 @pytest.mark.gpu
@@ -166,19 +133,6 @@ def test_bitsandbytes_on_a_gpu_step_by_step():
 
 
 # against AdamW with fp32 states -----------------------------------------------------------------------------
-
-
-def test_small_tensors_are_torch_s_adamw():
-    shapes = [(33,), (SMALLEST - 1,), (4, 5)]
-    ours, theirs = parameters(shapes), parameters(shapes)
-    run(AdamW8bit(ours, **OPTIONS), ours, 8), run(torch.optim.AdamW(theirs, **OPTIONS), theirs, 8)
-    assert gap(ours, theirs) <= 1e-6
-
-
-def test_the_first_step_is_exact_whatever_the_states_become():
-    ours, theirs = parameters(SHAPES), parameters(SHAPES)
-    run(AdamW8bit(ours, **OPTIONS), ours, 1), run(torch.optim.AdamW(theirs, **OPTIONS), theirs, 1)
-    assert gap(ours, theirs) <= 3e-7
 
 
 @given(
@@ -212,51 +166,6 @@ def test_states_are_within_half_a_step_of_the_exact_moments(sizes, scale, weight
             assert (off <= bound).all()
 
 
-@pytest.mark.parametrize("dtype, near", [(torch.float32, 0.05), (torch.bfloat16, 0.1)], ids=["fp32", "bf16"])
-def test_finds_the_minimum_that_fp32_states_find(dtype, near):
-    r"""Least squares, where Adam has to find scales that differ by a thousand."""
-    scale = torch.logspace(-1.5, 1.5, SMALLEST)
-    target = torch.randn(SMALLEST, generator=torch.Generator().manual_seed(2))
-
-    def loss_of(make):
-        p = nn.Parameter(torch.zeros(SMALLEST, dtype=dtype))
-        optimizer = make([p], lr=0.05, weight_decay=0.0)
-        for step in range(150):
-            optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 150)
-            loss = (scale * (p.float() - target).square()).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return float(loss.detach())
-
-    start = float((scale * target.square()).mean())
-    eight, full = loss_of(AdamW8bit), loss_of(torch.optim.AdamW)
-    assert eight <= full + near * start and eight < near * start
-
-
-@pytest.mark.slow
-def test_variances_that_become_zero_in_a_real_model():
-    from coursekit.models import load_decoder
-    from coursekit.tasks.instructions import load_instructions, prepare_instructions
-
-    def longest_step(**options):
-        model, tokenizer = load_decoder(device="cpu", dtype=torch.float32)
-        data = prepare_instructions(load_instructions(), tokenizer, max_length=128)
-        trained = list(model.parameters())
-        optimizer = AdamW8bit(trained, lr=1e-5, weight_decay=0.0, **options)
-        for step in range(2):
-            rows = data.data["train"].select(range(4 * step, 4 * step + 4)).to_list()
-            model(**data.collate(rows)).loss.backward()
-            before = [p.detach().clone() for p in trained]
-            optimizer.step()
-            optimizer.zero_grad()
-        steps = [(p.detach() - b).abs() / 1e-5 for p, b in zip(trained, before, strict=True)]
-        return max(float(s.max()) for s in steps)
-
-    assert longest_step() < 2
-    assert longest_step(zero_variance=True) > 100
-
-
 # memory -----------------------------------------------------------------------------------------------------
 
 
@@ -286,13 +195,6 @@ def test_bytes_on_a_model():
     used = [p for p in model.parameters() if p.grad is not None]
     assert optimizer.nbytes == measured.optimizer
     assert optimizer.nbytes == optimizer_bytes([p.numel() for p in used], "adamw8bit", state=4)
-
-
-def test_two_bytes_and_a_thirty_second_a_parameter():
-    p = [nn.Parameter(torch.zeros(1024 * BLOCK))]
-    optimizer = AdamW8bit(p)
-    run(optimizer, p, 1)
-    assert (optimizer.nbytes - TABLES) / p[0].numel() == 2 + 2 * 4 / BLOCK
 
 
 @pytest.mark.parametrize("shape", [(5 * BLOCK + 7, 4), (16 * BLOCK,), (70, 90)])
@@ -373,16 +275,6 @@ def test_a_gradient_that_is_not_finite_changes_nothing(at, value):
         assert same(*([s[k] for k in s if k != "step"] for s in (saved, state[number])))
 
 
-def test_sparse_gradients_are_refused_before_anything_changes():
-    embedding, linear = nn.Embedding(2000, 4, sparse=True), nn.Linear(4, 1)
-    linear(embedding(torch.tensor([1, 2]))).sum().backward()
-    optimizer = AdamW8bit([*linear.parameters(), *embedding.parameters()])
-    before = copy.deepcopy(linear.state_dict())
-    with pytest.raises(CourseError, match="sparse"):
-        optimizer.step()
-    assert same(linear.state_dict().values(), before.values()) and not optimizer.state
-
-
 @pytest.mark.parametrize("options, said", [
     (dict(lr=-1.0), "lr must be a number of at least 0; got -1.0"),
     (dict(betas=(1.0, 0.9)), r"betas\[0\] must be a number of at least 0 and below 1; got 1.0"),
@@ -438,19 +330,6 @@ def test_other_precisions_are_updated_in_fp32_or_better(dtype):
         assert mine.state[p]["state1"].dtype == (torch.uint8 if p.numel() >= SMALLEST else torch.float32)
 
 
-def test_weights_and_gradients_that_are_not_contiguous():
-    plain, turned = parameters([(80, 90)])[0], parameters([(80, 90)])[0]
-    turned = nn.Parameter(turned.detach().t().contiguous().t())
-    assert not turned.is_contiguous()
-    gradient = torch.randn(90, 80, generator=torch.Generator().manual_seed(1)).t()
-    for p in (plain, turned):
-        optimizer = AdamW8bit([p], **OPTIONS)
-        for _ in range(3):
-            p.grad = gradient
-            optimizer.step()
-    assert torch.equal(plain, turned)
-
-
 # saved and resumed ------------------------------------------------------------------------------------------
 
 
@@ -502,41 +381,6 @@ def test_a_state_that_does_not_fit_changes_nothing():
 
 
 # in the training loop ---------------------------------------------------------------------------------------
-
-
-def test_fit_trains_as_with_bitsandbytes_and_resumes(tmp_path):
-    data, common = tiny_text.prepared("decoder"), dict(batch_size=4, lr=1e-3, progress=False)
-
-    def model():
-        return tiny.decoder("llama", hidden_size=64)  # so that the embedding is large enough for 8 bits
-
-    steps = 6
-    ours, theirs = model(), model()
-    assert any(p.numel() >= SMALLEST for p in ours.parameters()), "8-bit states are in play"
-    history = fit(ours, data, steps=steps, optimizer="adamw8bit", **common)
-    make = partial(Theirs, lr=1e-3, weight_decay=0.0)
-    other = fit(theirs, data, steps=steps, optimizer=make, **common)
-    assert history.loss == pytest.approx(other.loss, abs=2e-3)
-
-    calls = iter(range(100))
-
-    def stop(*_):
-        if next(calls) == 5:
-            raise ZeroDivisionError
-
-    halted = model()
-    halted.register_forward_pre_hook(stop)
-    options = dict(optimizer="adamw8bit", checkpoint=tmp_path, checkpoint_every=2, **common)
-    with pytest.raises(ZeroDivisionError):
-        fit(halted, data, steps=steps, **options)
-    resumed = model()
-    assert fit(resumed, data, steps=steps, **options).loss == history.loss
-    assert same(resumed.parameters(), ours.parameters())
-
-
-def test_the_tables_are_bitsandbytes():
-    for signed in (True, False):
-        assert torch.equal(dynamic_map(signed), bnb_functional.create_dynamic_map(signed=signed))
 
 
 def test_two_optimizers_that_go_on_from_one_state_do_not_share_it():

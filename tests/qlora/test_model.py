@@ -99,18 +99,6 @@ def test_settings_reach_every_layer():
         assert isinstance(q.absmax, torch.Tensor)
 
 
-def test_the_footprint_that_transformers_reports_is_what_is_stored():
-    model = tiny.decoder(tie_word_embeddings=False)
-    before = model.get_memory_footprint()
-    dense = {
-        path: model.get_submodule(path).weight.nbytes for path in layers(quantize_model(copy.deepcopy(model)))
-    }
-    quantize_model(model)
-    stored = sum(layer.quantized.nbytes for layer in layers(model).values())
-    assert before - model.get_memory_footprint() == sum(dense.values()) - stored
-    assert stored < 0.16 * sum(dense.values())
-
-
 def test_no_more_than_one_weight_is_there_in_both_forms(monkeypatch):
     model, make, alive = tiny.decoder(), Linear4bit.from_linear.__func__, []
     weights = [
@@ -150,17 +138,14 @@ def test_what_cannot_be_quantized_is_said_in_a_line_and_nothing_is_changed():
         (nn.Sequential(nn.LayerNorm(4)), {}, "nothing to quantize"),
         (tiny.decoder(), dict(skip=(*"qkvo",)), "'q'"),
     ]
+    with pytest.raises(CourseError, match="model must be a PyTorch model; got NoneType"):
+        quantize_model(None)
     for model, settings, message in cases:
         before = {n: type(m) for n, m in model.named_modules()}
         with pytest.raises(CourseError, match=message) as error:
             quantize_model(model, **settings)
         assert "\n" not in str(error.value)
         assert {n: type(m) for n, m in model.named_modules()} == before
-
-
-def test_what_is_no_model_is_refused():
-    with pytest.raises(CourseError, match="model must be a PyTorch model; got NoneType"):
-        quantize_model(None)
 
 
 def test_an_interrupted_call_goes_on_where_it_stopped(monkeypatch):
@@ -386,20 +371,3 @@ def test_on_a_gpu_reading_and_quantizing_there_gives_the_same(family, tokenizer,
     reference = quantize_model(load_decoder(folder, device="cuda", dtype=torch.bfloat16)[0])
     assert same(model, reference)
     assert {b.device.type for layer in layers(model).values() for b in layer.buffers()} == {"cuda"}
-
-
-def test_a_full_disk_leaves_the_model_that_was_there(tmp_path, monkeypatch):
-    model = quantize_model(tiny.decoder("llama"))
-    save_quantized(model, tmp_path)
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    other = quantize_model(tiny.decoder("llama", seed=1), code="fp4")
-    written = type(other).save_pretrained
-
-    def full(self, folder, **settings):
-        written(self, folder, **settings)
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(type(other), "save_pretrained", full)
-    with pytest.raises(CourseError, match="cannot write the model to .*No space left on device"):
-        save_quantized(other, tmp_path)
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

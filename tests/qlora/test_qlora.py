@@ -3,12 +3,12 @@ r"""QLoRA = quantize_model + LoRA: against the dense model with the same weights
 from __future__ import annotations
 
 import warnings
-from types import SimpleNamespace
 
 import bitsandbytes
 import peft
 import pytest
 import tiny
+import tiny_text
 import torch
 import torch.nn.functional as F
 from attached import labelled, nonzero, train
@@ -21,9 +21,10 @@ from coursekit.memory import Quantized, bill, measure, predict
 from coursekit.methods import LoRA
 from coursekit.methods.mechanism import modules
 from coursekit.qlora import Linear4bit, merge_error, quantize_model
-from coursekit.qlora.memory import beside_the_paper, claims, llama_config, llama_sizes, qlora_bill
+from coursekit.qlora.memory import claims, llama_config, llama_sizes, qlora_bill
 from coursekit.quantization import Double, code
 from coursekit.quantization.bnb import from_bitsandbytes
+from coursekit.training import fit
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 ALL_LINEAR = LoRA(r=4, targets="all-linear")
@@ -77,28 +78,8 @@ def test_twenty_steps_follow_lora_on_the_dense_model_and_leave_every_code_as_it_
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_loop_trains_it(checkpointing):
-    from datasets import Dataset, DatasetDict
-
-    from coursekit.tasks.prepared import Prepared
-    from coursekit.training import fit
-
-    ids = tiny.batch(8, 12)["input_ids"].tolist()
-    rows = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * 12] * 8, "labels": ids})
-    data = Prepared(
-        "tiny", "decoder", SimpleNamespace(pad_token_id=0, eos_token_id=2), DatasetDict(train=rows), 12
-    )
-    losses = []
-    for model in both("llama"):
-        history = fit(
-            model,
-            data,
-            steps=6,
-            batch_size=4,
-            lr=5e-3,
-            activation_checkpointing=checkpointing,
-            progress=False,
-        )
-        losses.append(history.loss)
+    settings = dict(steps=6, batch_size=4, lr=5e-3, activation_checkpointing=checkpointing, progress=False)
+    losses = [fit(model, tiny_text.prepared("decoder"), **settings).loss for model in both("llama")]
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-4)
     assert losses[0][-1] < losses[0][0]
 
@@ -164,25 +145,6 @@ def test_the_error_of_merging_is_that_of_quantizing_the_merged_weight(double):
         assert error.follows == pytest.approx(F.cosine_similarity(update, stayed, dim=0).item(), abs=1e-4)
 
 
-def test_a_small_update_is_lost_in_four_bits_and_a_large_one_is_not():
-    r"""The pitfall: noise about as large as the update, as long as that is small beside the distance of two levels."""
-    ratios = {}
-    for size in (1e-4, 1e-2, 3.0):
-        model = quantize_model(tiny.decoder(), double=False)
-        method = LoRA(r=4, alpha=4)
-        method.attach(model)
-        torch.manual_seed(0)
-        with torch.no_grad():
-            for layer in model.modules():
-                if isinstance(layer, methods.lora.LoRALayer):
-                    layer.branches["default"].A.normal_(std=0.1)
-                    layer.branches["default"].B.normal_(std=0.1 * size)
-        errors = merge_error(model)
-        ratios[size] = sum(e.error for e in errors) / sum(e.update for e in errors)
-        assert size > 1e-4 or max(e.moved for e in errors) < 0.05
-    assert 0.9 < ratios[1e-4] < 1.5 and ratios[1e-2] > 0.9 and ratios[3.0] < 0.3
-
-
 def test_what_stays_of_an_update_is_told_apart_by_codes_and_scales():
     r"""One weight of a block is pushed over the middle to the next level; in another block, the largest one grows."""
     for by_codes in (True, False):
@@ -200,8 +162,8 @@ def test_what_stays_of_an_update_is_told_apart_by_codes_and_scales():
         assert (found.moved > 0) is by_codes and (found.follows_by_codes > 0.5) is by_codes
         assert found.follows > 0.1
         # No code changes: with the old scales the noise is the whole update, and a new scale moves the others as well.
-        assert by_codes or found.ratio_by_codes == pytest.approx(1, rel=1e-3)
-        assert (found.ratio < found.ratio_by_codes + 1e-6) is by_codes
+        assert by_codes or found.error_by_codes == pytest.approx(found.update, rel=1e-3)
+        assert (found.error < found.error_by_codes + 1e-6) is by_codes
         smallest = code("nf4").diff().min().item() * q.absmax.mean().item()
         assert found.step == pytest.approx(abs(push) / W.numel() ** 0.5 / smallest, rel=1e-4)
 
@@ -261,31 +223,6 @@ def test_twenty_steps_follow_bitsandbytes_and_peft_on_the_same_codes(double, tmp
         losses.append(train(one.train(), batches, lr=3e-3))
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=2e-5)
     assert losses[0][-1] != losses[0][0]
-
-
-@pytest.mark.slow
-def test_smollm2_follows_bitsandbytes_and_peft_step_by_step(tmp_path):
-    r"""Each quantizes for itself. The 8-bit codes of its scales differ in 0.2 %: bitsandbytes' are not the nearest."""
-    from coursekit.models import load_decoder
-
-    ours, tokenizer = load_decoder("smollm2", device="cpu", quantize="nf4")
-    theirs = bitsandbytes_model(load_decoder("smollm2", device="cpu")[0])
-    method = LoRA(r=8, targets=("q_proj", "v_proj"))
-    torch.manual_seed(0)
-    method.attach(ours)
-    method.save(ours, tmp_path)
-    theirs = with_peft(theirs, tmp_path)
-    text = (
-        "The sea was calm that night, and nobody in the village had yet heard of the storm that was coming."
-    )
-    ids = tokenizer([text, text.replace("calm", "rough")], return_tensors="pt")
-    batches = [dict(ids) | {"labels": ids["input_ids"]}] * 6
-    before, losses = codes(ours), []
-    for one in (ours, theirs):
-        losses.append(train(one.train(), batches, lr=1e-3))
-    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=2e-3)
-    assert losses[0][-1] < losses[0][0] - 0.1
-    assert all(torch.equal(before[name], b) for name, b in codes(ours).items())
 
 
 # Memory ---------------------------------------------------------------------------------------------------
@@ -426,21 +363,6 @@ def test_65_b_fits_a_card_of_48_gb_with_4_bits_and_with_16_it_does_not():
     saved = qlora_bill("65B", quantized=Quantized(double=False)).weights - qlora_bill("65B").weights
     assert saved == pytest.approx(said["saved_bytes"].value * 1e9, rel=0.02)
     assert 8 * saved / n == pytest.approx(said["saved_bits"].value, abs=0.005)
-
-
-def test_each_claim_of_the_paper_has_its_place():
-    assert {claim.where for claim in claims().values()} == {"abstract", "introduction", "section 2"}
-
-
-def test_our_sums_beside_the_paper_s():
-    sums = beside_the_paper()
-    assert {name: claim for name, (_, claim) in sums.items()} == {name: claims()[name] for name in sums}
-    assert {name: round(size, 1) for name, (size, _) in sums.items() if name != "base_7b"} == {
-        "full": 783.4, "saved_bytes": 3.0, "lora_7b": 27.0,
-    }  # fmt: skip
-    linear = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
-    dense = counts.full(llama_config("7B"), "causal") - linear
-    assert sums["base_7b"][0] == pytest.approx((Quantized().nbytes(linear) + 2 * dense) / 1e6, rel=1e-3)
 
 
 @pytest.mark.gpu

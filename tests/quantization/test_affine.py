@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coursekit import quantization
 from coursekit.errors import CourseError
-from coursekit.qlora import AdamW8bit, PagedAdamW
+from coursekit.qlora import PagedAdamW
 from coursekit.quantization.affine import Grid, grid, quantize_affine
 
 LECTURE = [0.35, -1.2, 2.7, -0.45]
@@ -178,14 +178,6 @@ def test_sixteen_bits_come_back_as_they_came(dtype):
     assert torch.equal(q.dequantize(), quantize_affine(x.float(), 8).dequantize().to(dtype))
 
 
-def test_an_outlier_takes_the_steps_from_the_others():
-    x = torch.randn(64, generator=torch.Generator().manual_seed(0))
-    alone = (quantize_affine(x, symmetric=True).dequantize() - x).square().mean()
-    x[0] = 50.0
-    beside = (quantize_affine(x, symmetric=True).dequantize() - x)[1:].square().mean()
-    assert beside > 40 * alone and torch.equal(beside, x[1:].square().mean())  # all others became 0
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("group", [{}, {"axis": 0}, {"block": 32}])
 @pytest.mark.parametrize("symmetric", [False, True], ids=["affine", "symmetric"])
@@ -240,7 +232,6 @@ def test_a_flag_is_named_and_is_true_or_false():
         (grid, (0.0, 1.0), "symmetric"),
         (quantization.quantize_blockwise, (x,), "double"),
         (quantization.dynamic_map, (), "signed"),
-        (AdamW8bit.__init__, (AdamW8bit.__new__(AdamW8bit), weight), "zero_variance"),
         (PagedAdamW.__init__, (PagedAdamW.__new__(PagedAdamW), weight), "fused"),
         (PagedAdamW.__init__, (PagedAdamW.__new__(PagedAdamW), weight), "back_and_forth"),
     ):

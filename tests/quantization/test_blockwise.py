@@ -142,18 +142,6 @@ def test_a_single_number():
     assert q.shape == () and q.dequantize() == 3.5 and q.dequantize().shape == ()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "block"), [("minilm", 0), ("minilm", 5), ("smollm2", 15)])
-def test_real_weights(name, block):
-    from coursekit.models import load_decoder, load_encoder
-
-    model, _ = (load_decoder if name == "smollm2" else load_encoder)(name, device="cpu", dtype=torch.float32)
-    weights = {n: p.detach() for n, p in model.named_parameters() if p.ndim == 2 and f".{block}." in n}
-    assert len(weights) in (6, 7)
-    for i, weight in enumerate(weights.values()):
-        assert_as_bitsandbytes(weight.to(DTYPES[i % 3]), ("nf4", "fp4")[i % 2])
-
-
 # what must hold for any values ------------------------------------------------------------------------------
 
 #: Numbers of every size that weights could have, and some they could not.
@@ -181,14 +169,6 @@ def test_properties_of_any_code(x, code, block):
         order = ours.argsort()
         assert (theirs[order].diff() >= 0).all(), "order within a block is kept"
     assert len(q.packed) == packed_bytes(len(x), int(code[-1]))
-
-
-@settings(max_examples=50, deadline=None)
-@given(x=tensors)
-def test_sixteen_bits_come_back_as_they_were_stored(x):
-    x = x.to(torch.bfloat16)
-    y = Q.quantize_blockwise(x).dequantize()
-    assert torch.equal(Q.quantize_blockwise(y).dequantize(), y)
 
 
 @each_code

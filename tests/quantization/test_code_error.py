@@ -46,12 +46,6 @@ def test_many_small_steps_cost_a_twelfth_of_a_step_squared():
     assert expected_error("int8", block).squared == pytest.approx(expected, rel=2e-3)
 
 
-def test_the_sum_has_converged():
-    for name, block in (("nf4", 64), ("int8", 1024), ("nf2", 16)):
-        few, many = expected_error(name, block), expected_error(name, block, points=8192)
-        assert few == pytest.approx(many, rel=1e-9)
-
-
 def test_nf4_is_best_of_the_four_bit_codes_at_its_block():
     errors = {name: expected_error(name, 64).squared for name in ("nf4", "e2m1", "int4", "fp4")}
     assert sorted(errors, key=errors.get) == ["nf4", "e2m1", "int4", "fp4"]

@@ -20,7 +20,6 @@ from coursekit.tasks.conversations import (
     Encoded,
     Segment,
     encode,
-    prepare_conversations,
     prepare_encoded,
     segments,
 )
@@ -120,18 +119,22 @@ def test_what_cannot_be_told_apart_is_an_error(words):
 
 
 def test_a_cut_is_reported_and_never_trained_on(words):
-    prepared = prepare_conversations({"train": [TWO_TURNS]}, words, max_length=24)
-    assert len(prepared.data["train"]) == 1 and prepared.left_out == ()  # exactly as long as fits
+    def prepared(*talks, max_length):
+        encoded = [encode(words, segments(words, messages)) for messages in talks]
+        return prepare_encoded("conversations", {"train": encoded}, words, max_length)
+
+    kept = prepared(TWO_TURNS, max_length=24)
+    assert len(kept.data["train"]) == 1 and kept.left_out == ()  # exactly as long as fits
     short = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "red"}]
     with pytest.warns(
         UserWarning, match="1 of 2 .*max_length=23 .*learned tokens from 1 of them .the longest has 24"
     ):
-        prepared = prepare_conversations({"train": [TWO_TURNS, short]}, words, max_length=23)
-    assert prepared.left_out == (Cut("train", 0, 24, 1, 6),)
-    assert "1 of 6 learned" in str(prepared.left_out[0])
-    assert [sum(label != IGNORED for label in row) for row in prepared.data["train"]["labels"]] == [2]
+        kept = prepared(TWO_TURNS, short, max_length=23)
+    assert kept.left_out == (Cut("train", 0, 24, 1, 6),)
+    assert "1 of 6 learned" in str(kept.left_out[0])
+    assert [sum(label != IGNORED for label in row) for row in kept.data["train"]["labels"]] == [2]
     with pytest.raises(CourseError, match="no example to train on: the longest has 24"):
-        prepare_conversations({"train": [TWO_TURNS]}, words, max_length=23)
+        prepared(TWO_TURNS, max_length=23)
 
 
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=12), st.integers(12, 40))

@@ -19,7 +19,6 @@ from coursekit.tasks import QUINTILES, load_instructions, load_task, load_text, 
 from coursekit.tasks.sentiment import FILES, clean, sentences
 from coursekit.tasks.splits import near_key, normalise
 
-SCHEMES = ("two", "five", "rating")
 SIZES = {
     "film": (7952, 530, 2121),
     "product": (2745, 194, 750),
@@ -35,7 +34,7 @@ def words():
 
 @pytest.mark.parametrize("domain", FILES)
 def test_splits_have_fixed_sizes_and_share_no_sentence(domain):
-    data = load_task(domain, "rating").data
+    data = load_task(domain, "five").data
     assert tuple(map(len, data.values())) == SIZES[domain]
     for key in (normalise, near_key):
         seen = [{key(text) for text in rows["text"]} for rows in data.values()]
@@ -54,9 +53,8 @@ def test_no_document_is_torn(domain):
 
 @pytest.mark.parametrize("domain", FILES)
 def test_label_schemes_share_the_splits(domain):
-    rating = {split: set(rows["text"]) for split, rows in load_task(domain, "rating").data.items()}
-    for split, texts in rating.items():
-        assert set(load_task(domain, "five").data[split]["text"]) == texts
+    five = {split: set(rows["text"]) for split, rows in load_task(domain, "five").data.items()}
+    for split, texts in five.items():
         assert set(load_task(domain, "two").data[split]["text"]) < texts
         assert set(load_text(domain)[split]["text"]) == texts
 
@@ -89,12 +87,11 @@ def test_quintile_edges_are_the_quintiles(domain):
 
 @pytest.mark.parametrize("domain", FILES)
 def test_labels_follow_the_rating(domain):
-    two, five, rating = (load_task(domain, scheme).data["test"][:] for scheme in SCHEMES)
+    two, five = (load_task(domain, scheme).data["test"][:] for scheme in ("two", "five"))
     assert all(abs(value) > 0.5 for value in two["rating"])
     assert two["label"] == [int(value > 0) for value in two["rating"]]
     edges = QUINTILES[domain]
     assert five["label"] == [sum(value > edge for edge in edges) for value in five["rating"]]
-    assert rating["label"] == rating["rating"]
     assert load_task(domain, "two").data["test"].features["label"].names == ["negative", "positive"]
 
 
@@ -170,12 +167,6 @@ def test_encoder_rows_and_batches(words):
     assert batch["labels"].tolist() == [1, 0]
 
 
-def test_ratings_are_float_labels(words):
-    prepared = load_task("product", "rating").for_encoder(words)
-    batch = prepared.collate(list(prepared.take(3).data["train"]))
-    assert batch["labels"].dtype.is_floating_point and batch["labels"].shape == (3,)
-
-
 def test_shuffled_labels_keep_sentences_and_shares(words):
     whole = load_task("product", "two").for_encoder(words)
     control = whole.shuffled_labels(seed=0)
@@ -203,9 +194,6 @@ def test_take_keeps_the_first_rows(words):
         (lambda: load_task("flim"), "unknown task 'flim'; did you mean 'film'"),
         (lambda: load_task("film", "fife"), "unknown label scheme 'fife'; did you mean 'five'"),
         (lambda: load_text("tweets"), "unknown text 'tweets'; did you mean 'tweet'"),
-        (lambda: load_task("film", "rating").for_decoder(tiny_text.tokenizer()), "has no label words"),
-        (lambda: load_task("film", "rating").shots(2), "has no label words"),
-        (lambda: load_task("film", "rating").majority, "has no label words"),
     ],
 )
 def test_bad_requests_are_one_clear_line(call, message):

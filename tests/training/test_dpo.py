@@ -29,7 +29,6 @@ from coursekit.training.dpo import (
     reference_of,
     sequence_logps,
     token_logps,
-    with_reference,
 )
 
 #: Of the fixture: (its name, β, ε).
@@ -197,18 +196,6 @@ def test_the_reference_is_the_bare_model_to_the_bit(pairs):
     assert not torch.equal(answer_logps(model.eval(), batch), answer_logps(bare, batch))
 
 
-def test_pairs_that_know_the_reference_train_the_same(pairs):
-    runs = []
-    for known in (False, True):
-        model = with_adapter()
-        data = with_reference(pairs, model) if known else pairs
-        assert ("reference" in data.collate([data.data["train"][0]])) is known
-        history = fit(model, data, steps=4, batch_size=2, lr=1e-2, objective=DPO(0.3), progress=False)
-        runs.append((history.loss, history.noted["margin"], history.noted["preferred"]))
-    for one, other in zip(*runs, strict=True):
-        assert one == pytest.approx(other, abs=1e-5)
-
-
 def test_training_raises_the_margin_and_leaves_the_base_alone(pairs):
     model = LoRA(r=2, targets="all-linear").attach(tiny.decoder("llama"))
     base = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
@@ -265,7 +252,7 @@ def test_accumulated_pairs_count_as_one_batch(pairs):
         (lambda: DPO(beta=0.0), "beta must be a number above 0, such as 0.1; got 0.0."),
         (lambda: DPO(smoothing=0.5), "smoothing .* must be a number of at least 0 and below 0.5; got 0.5."),
         (lambda: DPO().preference(tiny.decoder(), BATCH), "this one has none: attach one"),
-        (lambda: DPO().preference(FullFineTuning().attach(tiny.decoder()), BATCH), "with_reference\\(pairs"),
+        (lambda: DPO().preference(FullFineTuning().attach(tiny.decoder()), BATCH), "this one has none: attach one"),
         (lambda: rated_pairs("flim"), "did you mean 'film'"),
     ],
 )
@@ -281,14 +268,6 @@ BATCH = {
     "labels": _IDS,
     "pair": torch.tensor([0, 0]),
 }
-
-
-def test_full_fine_tuning_works_with_pairs_that_know_the_reference(pairs):
-    model = tiny.decoder("llama")
-    data = with_reference(pairs, model)
-    FullFineTuning().attach(model)
-    history = fit(model, data, steps=3, batch_size=3, lr=1e-2, objective=DPO(0.5), progress=False)
-    assert history.loss[0] == pytest.approx(math.log(2), abs=1e-6) and history.loss[-1] < history.loss[0]
 
 
 # Pairs --------------------------------------------------------------------------------------------------------------
@@ -353,22 +332,11 @@ def test_pairs_and_other_rows_are_not_mistaken_for_each_other(pairs):
         fit(model, tiny_text.prepared("decoder"), steps=1, objective=DPO(), progress=False)
 
 
-def test_the_reference_is_asked_without_dropout_whatever_the_mode(pairs):
-    model = tiny.decoder("llama", attention_dropout=0.5)
-    known = [with_reference(pairs, m, progress=False).data["train"][:] for m in (model.train(), model.eval())]
-    assert known[0] == known[1]
-    assert with_reference(pairs, model.train(), progress=False) is not pairs and model.training
-    whole = FullFineTuning().attach(tiny.decoder("llama", attention_dropout=0.5))
-    assert with_reference(pairs, whole, progress=False).data["train"][:] == known[0]
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("known", [False, True])
-def test_pairs_train_on_a_gpu_in_every_precision(pairs, dtype, known):
+def test_pairs_train_on_a_gpu_in_every_precision(pairs, dtype):
     model = LoRA(r=2, targets="all-linear").attach(tiny.decoder("llama").to("cuda", dtype))
-    data = with_reference(pairs, model, progress=False) if known else pairs
-    history = fit(model, data, steps=6, batch_size=3, lr=1e-2, objective=DPO(0.5), progress=False)
+    history = fit(model, pairs, steps=6, batch_size=3, lr=1e-2, objective=DPO(0.5), progress=False)
     assert history.loss[0] == pytest.approx(math.log(2), abs=1e-4 if dtype is torch.float32 else 2e-2)
     assert history.noted["margin"][-1] > 0 and preference_score(model, pairs, progress=False).kl > 0
 
