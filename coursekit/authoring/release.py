@@ -11,6 +11,7 @@ from coursekit.authoring.refresh import clean
 from coursekit.batch.inputs import read
 from coursekit.errors import CourseError, number
 from coursekit.files import put_text
+from coursekit.notebook.cells import is_blank
 
 STUB = "return ...  # your code instead of the dots"
 #: nbgrader's delimiters; what stands between them is an answer.
@@ -98,7 +99,7 @@ def without_answer(source: str, name: str) -> str:
     if len(functions) != 1:
         raise CourseError(f"the cell of {name} must define the function {name} once.")
     (function,) = functions
-    if is_stub(function):
+    if is_blank(function):
         return source
     lines = source.splitlines()
     if any(_GIVEN in line for line in lines[function.lineno - 1 : function.body[0].lineno - 1]):
@@ -133,17 +134,6 @@ def _first_lines(source: str, function: ast.FunctionDef) -> list[str]:
         docstring = ast.get_source_segment(source, function.body[0]) or ""
         kept.append(f"    {docstring}")
     return [*kept, f"    {STUB.removeprefix('return ') if function.name == '__init__' else STUB}"]
-
-
-def is_stub(function: ast.FunctionDef) -> bool:
-    r"""Whether nothing stands in a function but its docstring and `return ...`, `...` or `pass`."""
-    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
-    return all(isinstance(line, ast.Pass) or _is_dots(line) for line in body)
-
-
-def _is_dots(line: ast.stmt) -> bool:
-    value = line.value if isinstance(line, ast.Return | ast.Expr) else line
-    return isinstance(value, ast.Constant) and value.value in (..., None)
 
 
 def _metadata(id: str, solution: bool = False, points: float | None = None) -> dict[str, Any]:

@@ -12,11 +12,6 @@ from torch import Tensor
 from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
 
-
-def _random(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 # bitfit-trains ------------------------------------------------------------------------------------------
 
 Names = tuple[str, ...]
@@ -31,12 +26,6 @@ def _model(block: str, biases: bool, tables: bool, head: str) -> Names:
         names += ["encoder.relative_attention_bias.weight", "encoder.position_bias"]
     # In front of the head stands a norm, which is frozen with the body.
     return (*names, f"{head}_norm.weight", f"{head}.weight", *[f"{head}.bias"] * biases)
-
-
-def _names(seed: int) -> tuple[Names, str]:
-    # The last of the three is of the Llama family: no biases.
-    head = "score" if seed == 2 else "classifier"
-    return _model(f"encoder.layer.{seed}", seed < 2, seed == 1, head), head
 
 
 def trains(names: Names, head: str) -> Names:
@@ -66,7 +55,6 @@ TRAINS = register(
             "A name is a path with dots between its parts. Which part says what a parameter is, and which ones where?",
             "The head's names begin with its path and a dot; the last part of a bias's name is 'bias', nothing more.",
         ),
-        inputs=_names,
         secret=_secret_names,
         reference=trains,
         mutants={
@@ -178,14 +166,6 @@ WORK = register(
 # bitfit-fisher --------------------------------------------------------------------------------------------
 
 
-def _gradients(seed: int) -> tuple[Tensor, Tensor, int]:
-    # As many outputs as inputs, tokens and sentences: a sum over the wrong one then runs without an error.
-    random, n = _random(seed), 5 + seed
-    g, x = (torch.randn(n, n, n, generator=random, dtype=torch.float64) for _ in range(2))
-    loud = torch.rand(n, generator=random, dtype=torch.float64).mul(3).exp()  # some sentences matter more
-    return g * loud[:, None, None], x, 2 * n - 1
-
-
 Scored = tuple[Tensor, Tensor]
 
 
@@ -218,6 +198,7 @@ def _from_k_on(g: Tensor, x: Tensor, k: int) -> Scored:
 
 
 def _secret_fisher(draw: Draw) -> tuple[Tensor, Tensor, int]:
+    # Of kind 0 all four are one number: a sum over the wrong one then runs without an error.
     sizes = [draw.whole(4, 6)] * 4 if draw.kind == 0 else [4 + i for i in draw.order(4)]
     sentences, tokens, out, into = sizes
     g, x = draw.normal(sentences, tokens, out), draw.normal(sentences, tokens, into)
@@ -236,7 +217,6 @@ FISHER = register(
             "torch.einsum('nto,nti->noi', g, x) is that gradient for every sentence n: (n, out, in).",
             "Square first, then average over the sentences, then take the k largest of all entries of the matrix.",
         ),
-        inputs=_gradients,
         secret=_secret_fisher,
         reference=fisher,
         mutants={
@@ -282,16 +262,6 @@ FISHER = register(
 Split = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def _split(seed: int) -> Split:
-    random, d = _random(20 + seed), 5
-    n, keep = 9, 4  # as few frozen nodes as inputs; more learners than two, so that two permutations differ
-    x, W = (torch.randn(k, d, generator=random, dtype=torch.float64) for k in (3, n))
-    b = torch.randn(n, generator=random, dtype=torch.float64)
-    order = torch.randperm(n, generator=random)
-    learners, frozen = order[:keep], order[keep:].sort().values
-    return x, W[learners], b[learners], W[frozen], b[frozen], learners
-
-
 def layer(x: Tensor, W_t: Tensor, b_t: Tensor, W_f: Tensor, b_f: Tensor, learners: Tensor) -> Tensor:
     r"""Run both, concatenate, and put output i of the learners at place learners[i]."""
     y = torch.cat([F.linear(x, W_t, b_t), F.linear(x, W_f, b_f)], dim=-1)
@@ -333,7 +303,6 @@ LAYER = register(
             "order[j].",
             "Undo it: y[..., order.argsort()], or result = torch.empty_like(y) and then result[..., order] = y.",
         ),
-        inputs=_split,
         secret=_secret_layer,
         reference=layer,
         mutants={
@@ -403,16 +372,16 @@ _NARROW = 2
 ERRORS = 2.8
 
 
-def _races(draw: Draw | None, kind: int, noise: Sequence[Tensor]) -> tuple[Runs, str, str]:
-    first, second, high, low, lucky = _KINDS[kind]
-    one, other = ("fisher", "random") if draw is None else (draw.pick(_LEFT), draw.pick(_RIGHT))
+def _secret_runs(draw: Draw) -> tuple[Runs, str, str]:
+    first, second, high, low, lucky = _KINDS[draw.kind]
+    one, other = draw.pick(("fisher", "magnitude", "bitfit")), draw.pick(("random", "shira", "far"))
+    noise = [draw.normal(5, 3, 2).clamp(-2, 2) for _ in range(2)]
     runs = _table(one, first, high, noise[0], lucky) + _table(other, second, low, noise[1])
-    if kind == _NARROW:
+    if draw.kind == _NARROW:
         runs = _apart(runs, one, other, 2.4)
     far = 1e-2 if second <= 2 else 1e-4  # a rate far behind has one seed, as in the stored evidence
     runs = [run for run in runs if not (run[0] == other and run[1] == far and run[2] > 0)]
-    order = range(len(runs)) if draw is None else draw.order(len(runs))
-    return tuple(runs[i] for i in order), one, other
+    return tuple(runs[i] for i in draw.order(len(runs))), one, other
 
 
 def _apart(runs: list[Run], one: str, other: str, errors: float) -> list[Run]:
@@ -424,19 +393,6 @@ def _apart(runs: list[Run], one: str, other: str, errors: float) -> list[Run]:
     error = (sum(statistics.variance(values) for values in own) / len(own[0])) ** 0.5
     move = statistics.fmean(own[0]) - statistics.fmean(own[1]) - errors * error
     return [(*run[:4], round(run[4] + move * (run[0] == other), 6)) for run in runs]
-
-
-_LEFT, _RIGHT = ("fisher", "magnitude", "bitfit"), ("random", "shira", "far")
-
-
-def _public_runs(seed: int) -> tuple[Runs, str, str]:
-    random = _random(30 + seed)
-    noise = [torch.randn(5, 3, 2, generator=random, dtype=torch.float64).clamp(-2, 2) for _ in range(2)]
-    return _races(None, (0, 2, 3)[seed], noise)
-
-
-def _secret_runs(draw: Draw) -> tuple[Runs, str, str]:
-    return _races(draw, draw.kind, [draw.normal(5, 3, 2).clamp(-2, 2) for _ in range(2)])
 
 
 def _by_rate(runs: Runs, name: str) -> dict[float, list[Run]]:
@@ -501,7 +457,6 @@ VERDICT = register(
             "sorted(rates)[0] and [-1] are the ends of a grid.",
             "statistics.variance of the test accuracies of each method, at its own best rate.",
         ),
-        inputs=_public_runs,
         secret=_secret_runs,
         reference=verdict,
         mutants={

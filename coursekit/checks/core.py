@@ -53,7 +53,7 @@ class Exercise(BaseExercise):
 
     `secret(draw)` makes the arguments of one case, of bounded size whatever the secret: for grading, and for the
     notebook's check, whose cases (three, or one of each kind) all may know; `inputs(seed)` makes those instead where
-    they should be easy to read. Where a wrong answer is right for one kind of input by its nature, there are several
+    the notebook shows them. Where a wrong answer is right for one kind of input by its nature, there are several
     `kinds`: draw.kind says which is wanted. `mutants` are wrong answers that people give, by what to tell them. `part`
     is what a notebook goes on with where the function is only how the check looks at a class, say. `dtype` and
     `signed_zeros` as in Comparison.

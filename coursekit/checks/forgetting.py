@@ -11,16 +11,6 @@ from coursekit.checks.draw import Draw
 # forgetting-ewc -------------------------------------------------------------------------------------------
 
 
-def _moved(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
-    # By hand: 2 / 2 · (1 · 1² + 4 · 2² + 0 · 3²) = 17. A weight that does not matter to the old task is free.
-    theta, start, fisher, strength = (
-        ([2.0, 1.0, 5.0], [1.0, 3.0, 2.0], [1.0, 4.0, 0.0], 2.0),
-        ([[1.0, -2.0], [0.5, 3.0]], [[2.0, -1.0], [0.0, 1.0]], [[3.0, 0.5], [2.0, 0.1]], 0.5),
-        ([0.4, -0.6, 1.2, -0.2], [0.1, -0.2, 1.5, 0.3], [20.0, 0.0, 5.0, 8.0], 3.0),
-    )[seed]
-    return *(torch.tensor(values, dtype=torch.float64) for values in (theta, start, fisher)), strength
-
-
 def ewc(theta: Tensor, start: Tensor, fisher: Tensor, strength: float) -> Tensor:
     r"""strength / 2 times the sum of F (theta - start)², a tensor: its gradient is what trains."""
     return strength / 2 * (fisher * (theta - start).square()).sum()
@@ -46,7 +36,6 @@ EWC = register(
             "The square of the distance has twice the gradient that is wanted.",
             "Half the strength times the sum of F times the squared distances, over all weights.",
         ),
-        inputs=_moved,
         secret=_secret_ewc,
         reference=ewc,
         mutants={
@@ -97,16 +86,6 @@ EWC = register(
 Rows = list[int]
 
 
-def _rows(seed: int) -> tuple[Rows, Rows, float, int, Rows]:
-    # By hand: 0.45 · 15 = 6.75, so 7 old rows and 8 new ones. No order is its own inverse.
-    share, rows, order = (
-        (0.45, 15, [(4 * i + 2) % 15 for i in range(15)]),
-        (0.05, 24, [(5 * i + 3) % 24 for i in range(24)]),
-        (0.25, 6, [5, 0, 3, 1, 4, 2]),
-    )[seed]
-    return list(range(100, 100 + rows + 3)), list(range(500, 500 + rows + 2)), share, rows, order
-
-
 def replay(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[int, ...]:
     r"""The first rows of both, the nearest whole number to `share` of them old; the i-th to be seen is order[i]."""
     kept = round(share * rows)
@@ -152,7 +131,6 @@ REPLAY = register(
             "How many old rows are there? Round once, over all rows. The new ones are what is left.",
             "Put the first new rows and the first old ones into one list, and read it out in the given order.",
         ),
-        inputs=_rows,
         secret=_secret_replay,
         reference=replay,
         mutants={

@@ -11,19 +11,7 @@ from torch import Tensor
 from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
 
-
-def _random(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 # hybrid-share ---------------------------------------------------------------------------------------------
-
-
-def _behind_prefix(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    random, d = _random(seed), 4 + seed
-    shapes = ((5, d), (5, d), (3, d))
-    q, k, p_k = (2 * torch.randn(*shape, generator=random, dtype=torch.float64) for shape in shapes)
-    return q, k, p_k
 
 
 def _weights(q: Tensor, k: Tensor, p_k: Tensor, scale: float | None = None, over: int = -1) -> Tensor:
@@ -57,7 +45,6 @@ SHARE = register(
             "torch.cat([p_k, k]) are all keys. The scores are q @ keys.T / sqrt(d_h), and d_h is q.shape[1].",
             "scores.softmax(-1)[:, :n] are the weights on the prefix, (seq, n). A share is their sum.",
         ),
-        inputs=_behind_prefix,
         secret=_secret_share,
         reference=share,
         mutants={
@@ -97,15 +84,6 @@ SHARE = register(
 # hybrid-gate ----------------------------------------------------------------------------------------------
 
 
-def _padded(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    random, d = _random(seed), 4 + seed
-    x = torch.randn(3, 6, d, generator=random, dtype=torch.float64)
-    w, b = (torch.randn(shape, generator=random, dtype=torch.float64) for shape in ((d,), ()))
-    mask = (torch.arange(6) < torch.tensor([[6], [4 - seed], [2]])).long()
-    mask[2] = mask[2].flip(0)  # some tokenizers pad on the left
-    return x, w, b, mask
-
-
 def _over_tokens(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum(1) / mask.sum(1)
 
@@ -135,7 +113,6 @@ GATE = register(
             "Average after the sigmoid, and over the tokens of the same sentence: dim 1.",
             "(values * mask).sum(1) / mask.sum(1) is the mean over the places where the mask is 1.",
         ),
-        inputs=_padded,
         secret=_secret_gate,
         reference=gate,
         mutants={
@@ -186,15 +163,6 @@ GATE = register(
 
 
 Factors = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-def _factors(seed: int) -> Factors:
-    # As many outputs as inputs, so that factors that are swapped run without an error; and the last time more. Few
-    # tokens and long s and t, so that no way through the factors makes a tensor as large as W.
-    random, n, m = _random(seed), 2 + seed % 2, 13 + seed
-    shapes = ((2, 2, n * m), (n, n, n), (n, 2 * m if seed == 2 else m), (n, m))
-    x, A, s, t = (torch.randn(*shape, generator=random, dtype=torch.float64) for shape in shapes)
-    return x, A, s, t
 
 
 def kronecker_product(x: Tensor, A: Tensor, s: Tensor, t: Tensor) -> Tensor:
@@ -288,7 +256,6 @@ KRONECKER = register(
             "x.unflatten(-1, (n, -1)) makes the pieces; torch.einsum('...qe,ie->...iq', pieces, t) is the first step. "
             "Loops over i, p and q do as well.",
         ),
-        inputs=_factors,
         secret=_secret_kronecker,
         reference=kronecker,
         part=_Layer,

@@ -13,23 +13,7 @@ from torch import Tensor, nn
 from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
 
-
-def _random(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _around_one(n: int, random: torch.Generator) -> Tensor:
-    return 1 + 0.5 * torch.randn(n, generator=random, dtype=torch.float64)
-
-
 # ia3-attention --------------------------------------------------------------------------------------------
-
-
-def _heads(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    # As many tokens as dimensions: a vector laid along the wrong axis then runs without an error.
-    random, n = _random(seed), 4 + seed
-    q, k, v = (torch.randn(2, n, n, generator=random, dtype=torch.float64) for _ in range(3))
-    return q, k, v, _around_one(n, random), _around_one(n, random)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, l_k: Tensor, l_v: Tensor) -> Tensor:
@@ -56,15 +40,12 @@ def _keys_on_scores(q: Tensor, k: Tensor, v: Tensor, l_k: Tensor, l_v: Tensor) -
     return (l_k * scores).softmax(-1) @ (l_v * v)
 
 
-def _secret_around_one(draw: Draw, n: int) -> Tensor:
-    return 1 + 0.5 * draw.normal(n)
-
-
 def _secret_attention(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     d = draw.whole(4, 7)
+    # With as many tokens as dimensions a vector laid along the wrong axis runs without an error.
     tokens = d if draw.kind == 0 else draw.whole(2, 3)
     q, k, v = (draw.normal(2, tokens, d) for _ in range(3))
-    return q, k, v, _secret_around_one(draw, d), _secret_around_one(draw, d)
+    return q, k, v, 1 + 0.5 * draw.normal(d), 1 + 0.5 * draw.normal(d)
 
 
 ATTENTION = register(
@@ -78,7 +59,6 @@ ATTENTION = register(
             "Where in the equation does each vector stand, and what is left when both are 1? Attention as always.",
             "k.transpose(-1, -2) is (batch, d, tokens); d is q.shape[-1]; softmax runs over the keys, dim=-1.",
         ),
-        inputs=_heads,
         secret=_secret_attention,
         reference=attention,
         mutants={
@@ -120,13 +100,6 @@ ATTENTION = register(
 
 Layer = tuple[Tensor, Tensor, Tensor, Tensor, str]
 Found = tuple[bool, int, Tensor]
-
-
-def _frozen_layer(seed: int) -> Layer:
-    # As many inputs as outputs: factors on the wrong side then run without an error.
-    random, d, side = _random(seed), 5 + seed, ("output", "input", "output")[seed]
-    W, x = torch.randn(d, d, generator=random), torch.randn(2, 3, d, generator=random)
-    return W, torch.randn(d, generator=random), 1 + 0.5 * torch.randn(d, generator=random), x, side
 
 
 def layer(W: Tensor, b: Tensor, l: Tensor, x: Tensor, side: str) -> Found:
@@ -171,6 +144,7 @@ def _bias_scaled(W: Tensor, b: Tensor, l: Tensor, x: Tensor, side: str) -> Tenso
 
 
 def _secret_layer(draw: Draw) -> Layer:
+    # As many inputs as outputs: factors on the wrong side then run without an error.
     d, side = draw.whole(4, 7), ("output", "input")[draw.kind]
     normal = functools.partial(draw.normal, dtype=torch.float32)
     return normal(d, d), normal(d), 1 + 0.5 * normal(d), normal(2, 3, d), side
@@ -188,7 +162,6 @@ LAYER = register(
             "Only an nn.Parameter is found by an optimizer. With which factors does the layer start as what it was?",
             "In forward: the factors meet what comes out of self.base, or what goes into it.",
         ),
-        inputs=_frozen_layer,
         secret=_secret_layer,
         reference=layer,
         part=Scaled,

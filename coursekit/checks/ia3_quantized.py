@@ -75,34 +75,18 @@ def _along_blocks(codes: Tensor, scale: Tensor, l: Tensor, side: str) -> Folded:
     return fold_quantized(codes, scale, l, side)
 
 
-def quantized_case(W: Tensor, factors: Tensor, blocks: int, side: str) -> Case:
-    r"""A case around weights W, (out, in), and factors for its rows or columns.
-
-    For inputs, three kinds of blocks: in the first all inputs have one factor, in the second all but one, in the others
-    they differ.
+def _secret(draw: Draw) -> Case:
+    r"""As many blocks as rows, so that factors laid along the blocks run without an error. For inputs, three kinds of
+    blocks: in the first all inputs have one factor, in the second all but one, in the others they differ.
     """
-    l, block = factors.clone(), W.shape[1] // blocks
-    if side == "input" and blocks > 1:
+    side, blocks, block = ("output", "input")[draw.kind], draw.whole(3, 5), draw.whole(6, 9)
+    W = draw.normal(blocks, block * blocks, dtype=torch.float32)
+    l = 1 + 0.3 * draw.normal(blocks if side == "output" else block * blocks, dtype=torch.float32)
+    if side == "input":
         l[: 2 * block] = torch.cat([l[:1].expand(block), l[block : block + 1].expand(block)])
         l[block] += 0.5
     q = quantize_affine(W, bits=4, symmetric=True, block=block)
-    return q.codes, q.grid.scale.reshape(len(W), blocks), l, side
-
-
-def _public(seed: int) -> Case:
-    random = torch.Generator().manual_seed(seed)
-    # As many blocks as rows, so that factors laid along the blocks run without an error.
-    out, blocks, side = ((4, 4, "output"), (4, 4, "input"), (5, 1, "input"))[seed]
-    W = torch.randn(out, 8 * blocks, generator=random)
-    n = out if side == "output" else W.shape[1]
-    return quantized_case(W, 1 + 0.3 * torch.randn(n, generator=random), blocks, side)
-
-
-def _secret(draw: Draw) -> Case:
-    side, blocks = ("output", "input")[draw.kind], draw.whole(3, 5)
-    W = draw.normal(blocks, draw.whole(6, 9) * blocks, dtype=torch.float32)
-    n = len(W) if side == "output" else W.shape[1]
-    return quantized_case(W, 1 + 0.3 * draw.normal(n, dtype=torch.float32), blocks, side)
+    return q.codes, q.grid.scale.reshape(blocks, blocks), l, side
 
 
 FOLD_QUANTIZED = register(
@@ -117,7 +101,6 @@ FOLD_QUANTIZED = register(
             "A factor of the outputs is the same along a whole row. Those of the inputs differ from column to column: "
             "l.unflatten(0, (blocks, -1)) has the factors of each block.",
         ),
-        inputs=_public,
         secret=_secret,
         reference=fold_quantized,
         mutants={

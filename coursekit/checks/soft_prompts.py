@@ -8,22 +8,7 @@ from torch import Tensor
 from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
 
-
-def _random(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 # soft-prompts-prepend -------------------------------------------------------------------------------------
-
-
-def _embedded(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    random = _random(seed)
-    n, batch, seq, d = 2 + seed, 3, 5, 6
-    prompt, x = torch.randn(n, d, generator=random), torch.randn(batch, seq, d, generator=random)
-    mask = torch.ones(batch, seq, dtype=torch.long)
-    mask[1, 3:] = 0
-    labels = torch.randint(5, 90, (batch, seq), generator=random).masked_fill(mask == 0, -100)
-    return prompt, x, mask, labels
 
 
 def prepend(prompt: Tensor, x: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,7 +62,6 @@ PREPEND = register(
             "prompt.expand(batch, -1, -1) shows the same (n, d) to every row: (batch, n, d), without a copy.",
             "torch.cat([...], dim=1) joins along the sequence; the mask and the labels grow by the same n.",
         ),
-        inputs=_embedded,
         secret=_secret_prepend,
         reference=prepend,
         mutants={
@@ -101,13 +85,6 @@ PREPEND = register(
 
 
 # soft-prompts-prefix-attention ----------------------------------------------------------------------------
-
-
-def _attention(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    random = _random(seed)
-    n, seq, d = 2 + seed, 5, 4
-    q, k, v = (torch.randn(seq, d, generator=random) for _ in range(3))
-    return q, k, v, torch.randn(n, d, generator=random), torch.randn(n, d, generator=random)
 
 
 def prefix_attention(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor) -> Tensor:
@@ -154,7 +131,6 @@ PREFIX_ATTENTION = register(
             "Token i sees all n columns of the prefix and the columns of tokens 0 to i: n + i + 1 columns in all.",
             "torch.ones(seq, n + seq, dtype=torch.bool).tril(n) is True exactly there.",
         ),
-        inputs=_attention,
         secret=_secret_attention,
         reference=prefix_attention,
         mutants={
@@ -195,10 +171,6 @@ PREFIX_ATTENTION = register(
 # soft-prompts-gated-attention -----------------------------------------------------------------------------
 
 
-def _gated(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
-    return *_attention(seed), (0.0, 0.3, -1.2)[seed]
-
-
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ k.T * q.shape[1] ** -0.5).softmax(-1) @ v
 
@@ -230,7 +202,6 @@ GATED_ATTENTION = register(
             "0; one over the prompts.",
             "The gate multiplies the prompts' output only, and the two outputs are added.",
         ),
-        inputs=_gated,
         secret=_secret_gated,
         reference=gated_attention,
         mutants={
@@ -282,11 +253,6 @@ GATED_ATTENTION = register(
 # soft-prompts-gate-gradients ------------------------------------------------------------------------------
 
 
-def _upstream(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
-    q, _, _, p_k, p_v, gate = _gated(seed)
-    return torch.randn(*q.shape, generator=_random(10 + seed)), q, p_k, p_v, gate
-
-
 def _shares(q: Tensor, p_k: Tensor) -> Tensor:
     return (q @ p_k.T * q.shape[1] ** -0.5).softmax(-1)
 
@@ -318,7 +284,6 @@ GATE_GRADIENTS = register(
             "The gate is one number for all tokens and all d outputs, so its gradient is a sum over everything.",
             "A gradient has the shape of its tensor: (n, seq)(seq, d) -> (n, d). What happens to it at gate = 0?",
         ),
-        inputs=_upstream,
         secret=_secret_upstream,
         reference=gate_gradients,
         mutants={

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,33 +39,17 @@ def sgd(parameters: Any) -> Any:
     return torch.optim.SGD(parameters, lr=0.5)
 
 
-def _rows(
-    normal: Callable[..., Tensor], whole: Callable[..., Tensor], lengths: Sequence[int]
-) -> tuple[Any, ...]:
-    r"""The arguments of one case; of each row's tokens only the last has a label."""
+def _secret(draw: Draw) -> tuple[Any, ...]:
+    r"""Of each row's tokens only the last has a label."""
     batches = []
-    for length in lengths:
-        ids, mask = whole(1, 39, 3, length), torch.ones(3, length, dtype=torch.long)
+    for length in [draw.whole(4, 7) for _ in range(3)]:
+        ids, mask = draw.integers(1, 39, 3, length), torch.ones(3, length, dtype=torch.long)
         mask[1, length - 1 :] = 0
         labels = torch.full_like(ids, -100)
         for row, last in enumerate((length - 1, length - 2, length - 1)):
             labels[row, last] = ids[row, last]
         batches.append((ids, mask, labels))
-    return load_tiny, 0.3 * normal(3, 16), batches, sgd
-
-
-def _public(seed: int) -> tuple[Any, ...]:
-    random = torch.Generator().manual_seed(seed)
-    return _rows(
-        lambda *shape: torch.randn(*shape, generator=random),
-        lambda low, high, *shape: torch.randint(low, high + 1, shape, generator=random),
-        (5, 4 + seed, 6),
-    )
-
-
-def _secret(draw: Draw) -> tuple[Any, ...]:
-    lengths = [draw.whole(4, 7) for _ in range(3)]
-    return _rows(functools.partial(draw.normal, dtype=torch.float32), draw.integers, lengths)
+    return load_tiny, 0.3 * draw.normal(3, 16, dtype=torch.float32), batches, sgd
 
 
 def train(load: Any, start: Tensor, batches: list[Batch], optimizer: Any) -> Tensor:
@@ -112,7 +95,6 @@ TRAIN = register(
             "soft_prompts_prepend.",
             "For each batch: zero_grad, backward, step. At the end return P.detach().",
         ),
-        inputs=_public,
         secret=_secret,
         reference=train,
         mutants={

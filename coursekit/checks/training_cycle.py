@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -96,15 +95,6 @@ Ids = Sequence[int]
 Labelled = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def _answers(seed: int) -> tuple[list[int], list[int], int]:
-    # Tokens of the prompt come up again in the answer, and an end token stands in a prompt of two turns.
-    return (
-        ([11, 12, 13], [21, 12], 2),
-        ([31, 32, 2, 33, 34], [32, 41, 42], 2),
-        ([51, 52], [61, 62, 52, 63], 0),
-    )[seed]
-
-
 def _labelled(ids: Iterable[int], labels: Iterable[int]) -> Labelled:
     return tuple(ids), tuple(labels)
 
@@ -145,7 +135,6 @@ MASK_PROMPT = register(
             "input_ids is one row: the prompt, then the answer, then end_id. The labels are just as long.",
             "Label i belongs to token i. Which positions hold the prompt, and which label does the loss ignore?",
         ),
-        inputs=_answers,
         secret=_secret_mask_prompt,
         reference=mask_prompt,
         mutants={
@@ -207,25 +196,6 @@ MASK_PROMPT = register(
 # training-cycle-dpo ---------------------------------------------------------------------------------------
 
 
-def _log_probabilities(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
-    # In the first, the margins are 0.5 · (1 + 1) = 1 and 0.5 · (-2 - 2) = -2.
-    chosen, rejected, reference_chosen, reference_rejected, beta = (
-        ([-3.0, -8.0], [-5.0, -4.0], [-4.0, -6.0], [-4.0, -6.0], 0.5),
-        ([-12.0, -7.0, -20.0], [-15.0, -6.0, -18.0], [-14.0, -8.0, -19.0], [-13.0, -9.0, -21.0], 0.1),
-        (
-            [-2.0, -9.0, -4.0, -6.0],
-            [-7.0, -8.0, -3.0, -11.0],
-            [-3.0, -12.0, -5.0, -5.0],
-            [-5.0, -7.0, -6.0, -8.0],
-            0.3,
-        ),
-    )[seed]
-    values = (
-        torch.tensor(v, dtype=torch.float64) for v in (chosen, rejected, reference_chosen, reference_rejected)
-    )
-    return *values, beta
-
-
 def _margin(c: Tensor, r: Tensor, rc: Tensor, rr: Tensor, beta: float) -> Tensor:
     return beta * ((c - rc) - (r - rr))
 
@@ -255,7 +225,6 @@ DPO = register(
             "Of one pair, the loss is -ln of the probability that the chosen answer wins. F.logsigmoid(z) is ln σ(z), "
             "and does not overflow.",
         ),
-        inputs=_log_probabilities,
         secret=_secret_dpo,
         reference=dpo,
         mutants={

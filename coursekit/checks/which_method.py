@@ -115,7 +115,6 @@ PLAN = register(
             "Solve for k, round up (math.ceil), take three at least. Then count up from 0 and leave out what the pilot "
             "used, until there are k seeds.",
         ),
-        inputs=lambda seed: _pilot_runs(Draw(b"the notebook's", f"pilot {seed}", kind=seed % 2)),
         secret=_pilot_runs,
         reference=plan,
         mutants={
@@ -262,7 +261,6 @@ CONCLUDE = register(
             "margin = errors * (variance / k of one + variance / k of the other) ** 0.5. Then, in this order: "
             "incomplete; |difference| + margin < smallest; |difference| > margin; and what is left.",
         ),
-        inputs=lambda seed: _registered_runs(Draw(b"the notebook's", f"runs {seed}", kind=(3, 4, 5)[seed])),
         secret=_registered_runs,
         reference=conclude,
         mutants={

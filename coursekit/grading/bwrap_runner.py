@@ -113,20 +113,7 @@ class BwrapRunner:
         if self.models is not None:
             environment["COURSEKIT_HOME"] = str(self.models)
         environment |= {"HOME": str(self.home), "MPLCONFIGDIR": str(self.home), "IPYTHONDIR": str(self.home)}
-        command = [sys.executable, "-P", "-m", f"{INSIDE}.prefork_server"]
-        if self.user is not None:
-            shown = [*boxes.python_paths(), str(self.folder), str(self.lib)]
-            shown += [] if self.models is None else [os.path.realpath(self.models)]
-            command = [
-                sys.executable,
-                "-P",
-                "-m",
-                f"{INSIDE}.namespaces",
-                str(self.user),
-                *shown,
-                "--",
-                *command,
-            ]
+        command = self.as_user([sys.executable, "-P", "-m", f"{INSIDE}.prefork_server"])
         self._buffer, self._warm = b"", False
         process = subprocess.Popen(
             command,
@@ -141,6 +128,14 @@ class BwrapRunner:
         process.stdin.write(json.dumps({"preload": self.preload, "home": str(self.home)}).encode() + b"\n")
         process.stdin.flush()
         return process
+
+    def as_user(self, command: list[str]) -> list[str]:
+        r"""`command` as the slot's user, who is shown Python, the slot, the package and the models."""
+        if self.user is None:
+            return command
+        shown = [*boxes.python_paths(), str(self.folder), str(self.lib)]
+        shown += [] if self.models is None else [os.path.realpath(self.models)]
+        return [sys.executable, "-P", "-m", f"{INSIDE}.namespaces", str(self.user), *shown, "--", *command]
 
     def stop(self) -> None:
         r"""End the server, and with it whatever it runs; also from another thread than the one that waits for it."""

@@ -15,7 +15,7 @@ from typing import Any
 from coursekit.errors import CourseError
 from coursekit.files import replace_text
 from coursekit.grading import manual, pages, pseudonyms, tables
-from coursekit.grading.folder import note
+from coursekit.grading.folder import Batch, note
 
 #: Statuses that a result has not: nothing was submitted; it is still to be graded.
 NOTHING, WAITING = "not_handed_in", "waiting"
@@ -104,7 +104,7 @@ def collect(out: Path, anonymous: bool = False) -> list[Entry]:
 
 def read(out: Path) -> list[Entry]:
     r"""Every line of the manifest with its result and what people gave, in the manifest's order."""
-    lines = manifest(out)
+    lines = Batch(out).lines()
     results = [_result(out, line["key"]) for line in lines]
     parts = {line["notebook"]: r["exercises"] for line, r in zip(lines, results, strict=True) if r}
     groups: dict[str, list[str]] = {}
@@ -129,15 +129,6 @@ def _best(entries: list[Entry]) -> list[Entry]:
     return [replace(max(same, key=key), attempts=len(same)) for same in mine.values()]
 
 
-def manifest(out: Path) -> list[dict[str, Any]]:
-    r"""The lines of the batch's manifest. CourseError where there is none."""
-    try:
-        text = (out / "manifest.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
-    except (OSError, ValueError):
-        raise CourseError(f"{out} has no usable manifest: run `coursekit grade plan` first.") from None
-
-
 def shown_points(entry: Entry) -> str:
     r"""Points of an entry, for a line of a terminal."""
     total = "no mark" if entry.total is None else f"{pages.shown(entry.total)} of {pages.shown(entry.of)}"
@@ -146,7 +137,7 @@ def shown_points(entry: Entry) -> str:
 
 def without_names(out: Path, entries: list[Entry]) -> list[Entry]:
     r"""The same entries under pseudonyms; the list of them is written to pseudonyms.csv."""
-    names = pseudonyms.write(out, pseudonyms.secret_of(out), {e.id for e in entries})
+    names = pseudonyms.write(out, Batch(out).secret(), {e.id for e in entries})
     return [replace(e, id=names[e.id], person={}, group="", unmatched="") for e in entries]
 
 
@@ -301,7 +292,7 @@ def _parts(
 def _real_names(out: Path, lines: list[dict[str, Any]]) -> dict[str, str]:
     if not (out / pseudonyms.FILE).is_file():
         return {}
-    secret = pseudonyms.secret_of(out)
+    secret = Batch(out).secret()
     return {pseudonyms.pseudonym(secret, line["submission"]): line["submission"] for line in lines}
 
 

@@ -144,8 +144,9 @@ def variants(
     r"""Print each student's own number, the notebook's parameter `variant`. Grade with --variants then."""
     from coursekit.grading import collect, copies, folder, pseudonyms, tables
 
-    folder.Batch(marks).make()
-    secret = pseudonyms.secret_of(marks)
+    batch = folder.Batch(marks)
+    batch.make()
+    secret = batch.secret()
     ids = sorted(tables.by_id(roster) if roster else {entry.id for entry in collect.read(marks)})
     if notebook is not None:
         echo(f"{len(copies.write(marks, notebook, ids))} copies in {marks / 'copies'}")

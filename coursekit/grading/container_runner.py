@@ -87,11 +87,7 @@ class ContainerRunner(BwrapRunner):
             own = {"HOME": str(home), "TMPDIR": str(home), "MPLCONFIGDIR": str(home), "IPYTHONDIR": str(home)}
             if self.models is not None:
                 own["COURSEKIT_HOME"] = str(self.models)
-            run += [str(self.stage), json.dumps(limits)]
-            if self.user is not None:
-                shown = [*boxes.python_paths(), str(self.folder), str(self.lib)]
-                run = [sys.executable, "-P", "-m", f"{INSIDE}.namespaces", str(self.user), *shown, "--", *run]
-            return run, inside | own
+            return self.as_user([*run, str(self.stage), json.dumps(limits)]), inside | own
         run += ["/in", json.dumps(limits)]
         return boxes.podman_command(
             self.lib, self.stage, self.limits, inside, self.models, self.user, name

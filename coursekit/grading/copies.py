@@ -9,7 +9,7 @@ from coursekit.authoring.release import release
 from coursekit.errors import CourseError
 from coursekit.files import Folder, folder_at
 from coursekit.grading import pages, pseudonyms
-from coursekit.grading.folder import note
+from coursekit.grading.folder import Batch, note
 from coursekit.notebook.parameters import defaults
 
 YOURS = "the numbers in your exercises follow from this: leave it as it is"
@@ -29,7 +29,7 @@ def write(out: Path, notebook: Path, ids: Iterable[str]) -> list[Path]:
         raise CourseError(
             f"{notebook.name} has no parameter variant: all students have the same numbers in it."
         )
-    secret, texts, folder = pseudonyms.secret_of(out), dict[str, str](), Folder(blank.parent)
+    secret, texts, folder = Batch(out).secret(), dict[str, str](), Folder(blank.parent)
     for id in ids:
         content = nbformat.read(blank, as_version=4)
         source = f"variant = {pseudonyms.variant(secret, id)}  # {YOURS}"

@@ -45,9 +45,10 @@ class Batch:
 
     def lines(self) -> list[dict[str, Any]]:
         r"""The manifest."""
-        if not self.manifest.is_file():
-            raise CourseError(f"{self.out} has no manifest: run `coursekit grade plan` first")
-        return [json.loads(line) for line in self.manifest.read_text(encoding="utf-8").splitlines()]
+        try:
+            return [json.loads(line) for line in self.manifest.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError):
+            raise CourseError(f"{self.out} has no usable manifest: run `coursekit grade plan` first") from None
 
     def result(self, key: str) -> dict[str, Any] | None:
         r"""What is known of a submission; None where it is still to be graded, as after the grader's own failure."""

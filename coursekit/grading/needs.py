@@ -16,6 +16,8 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from coursekit.notebook.cells import is_blank
+
 #: Cell magics that only wrap a cell of Python.
 _WRAPPERS = re.compile(r"\A\s*%%(time|timeit|capture|prun)\b[^\n]*\n")
 #: Characters of a cell with IPython's magics, and how many of them: it is tokenised anew for each.
@@ -322,17 +324,6 @@ def _is_opaque(node: ast.stmt, text: str) -> bool:
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return False
     return bool(re.search(r"\bexec\(|\bglobals\(\)|run_line_magic\('run'|\bsys\.path\b|\bos\.chdir\(", text))
-
-
-def is_blank(node: ast.FunctionDef) -> bool:
-    r"""Whether a function is as it was handed out: a docstring, and `return ...`, `...` or `pass`."""
-    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
-    for line in body:
-        value = line.value if isinstance(line, ast.Return | ast.Expr) else None
-        dots = isinstance(value, ast.Constant) and value.value in (..., None)
-        if not (dots or isinstance(line, ast.Pass) or (isinstance(line, ast.Return) and value is None)):
-            return False
-    return True
 
 
 def _says(error: BaseException) -> str:

@@ -9,24 +9,11 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+from coursekit.grading.statuses import STATUSES
+
 #: What a status is called on a page, and which of four colours it has.
 STATUS = {
-    "ok": ("correct", "good"),
-    "wrong": ("wrong", "bad"),
-    "not_attempted": ("not attempted", "idle"),
-    "missing_name": ("missing function", "bad"),
-    "error": ("error", "bad"),
-    "missing_dependency": ("missing package", "bad"),
-    "incomplete": ("stopped early", "bad"),
-    "invalid_output": ("unreadable answer", "bad"),
-    "output_limit": ("too much output", "bad"),
-    "disk_limit": ("too many files", "bad"),
-    "process_limit": ("too many processes", "bad"),
-    "memory_limit": ("too much memory", "bad"),
-    "timeout": ("timed out", "bad"),
-    "kernel_died": ("kernel died", "bad"),
-    "invalid_notebook": ("invalid notebook", "bad"),
-    "infrastructure": ("grader error", "grader"),
+    **{status: (name, colour) for status, (name, colour, _) in STATUSES.items()},
     "waiting": ("not graded yet", "grader"),
     "not_handed_in": ("not handed in", "idle"),
     "manual": ("graded by hand", "good"),

@@ -9,20 +9,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from coursekit.errors import CourseError
 from coursekit.grading import tables
 
 FILE = "pseudonyms.csv"
-
-
-def secret_of(out: Path) -> bytes:
-    r"""The batch's secret. CourseError where there is none."""
-    try:
-        return bytes.fromhex((out / "secret").read_text(encoding="ascii").strip())
-    except (OSError, ValueError):
-        raise CourseError(
-            f"{out} has no usable secret: make the folder with `coursekit grade plan`."
-        ) from None
 
 
 def pseudonym(secret: bytes, id: str) -> str:

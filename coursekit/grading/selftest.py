@@ -16,6 +16,8 @@ from coursekit.checks import BaseExercise, Exercise
 from coursekit.checks.numeric import Numeric
 from coursekit.checks.training import Training, plain
 from coursekit.errors import CourseError, unknown
+from coursekit.grading.ids import of_notebook
+from coursekit.grading.needs import needed
 
 
 @dataclass
@@ -137,20 +139,16 @@ def _values(function: Any, arguments: tuple[Any, ...]) -> list[Any]:
 
 
 def _functions(notebook: Path) -> list[tuple[str, Any]]:
-    r"""The exercises' ids and functions, from the cells of a notebook of the course."""
+    r"""The exercises' ids and functions, from a notebook of the course; of its cells runs what a grader would stage."""
     import nbformat
 
-    found: list[tuple[str, Any]] = []
-    imported: dict[str, Any] = {"variant": 0}
-    for cell in nbformat.read(notebook, as_version=4).cells:
-        if "imports" in cell.metadata.get("tags", []):
-            exec(compile(cell.source, "imports", "exec"), imported)
-        if cell.metadata.get("nbgrader", {}).get("solution"):
-            id, space = cell.metadata.nbgrader.grade_id, dict(imported)
-            exec(compile(cell.source, id, "exec"), space)
-            if not callable(function := space.get(id.replace("-", "_"))):
-                raise CourseError(
-                    f"{notebook.name}: the cell of {id} defines no function {id.replace('-', '_')}"
-                )
-            found.append((id, function))
-    return found
+    cells = [c for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "code"]
+    names = {id: id.replace("-", "_") for id in of_notebook(notebook)}
+    sources = ["" if "setup" in c.metadata.get("tags", []) else c.source for c in cells]
+    space: dict[str, Any] = {}
+    for _, source in sorted(needed(sources, list(names.values())).cells.items()):
+        exec(compile(source, notebook.name, "exec"), space)
+    for id, name in names.items():
+        if not callable(space.get(name)):
+            raise CourseError(f"{notebook.name}: the cell of {id} defines no function {name}")
+    return [(id, space[name]) for id, name in names.items()]

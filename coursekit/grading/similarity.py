@@ -15,6 +15,7 @@ from coursekit.files import folder_at, replace_text
 from coursekit.grading import collect, gate, needs, pages, tables
 from coursekit.grading.folder import note
 from coursekit.grading.ids import function_name, of_notebook
+from coursekit.notebook.cells import is_blank
 
 #: Nodes of a syntax tree that are compared in a row, and how many an answer needs to be compared: there are not many
 #: ways to write a line or two.
@@ -143,7 +144,7 @@ def _answers(id: str, cells: list[str], exercises: list[str]) -> Iterator[tuple[
             continue
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in wanted:
-                if id and isinstance(node, ast.FunctionDef) and needs.is_blank(node):
+                if id and isinstance(node, ast.FunctionDef) and is_blank(node):
                     continue
                 text = ast.get_source_segment(source, node) or ""
                 last[wanted[node.name]] = Answer(id, wanted[node.name], text, normal(node)), ""

@@ -4,45 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-#: From harmless to grave: a submission has the gravest status of its exercises.
-STATUSES = (
-    "ok",
-    "not_attempted",
-    "wrong",
-    "missing_name",
-    "error",
-    "missing_dependency",
-    "incomplete",
-    "invalid_output",
-    "output_limit",
-    "disk_limit",
-    "process_limit",
-    "memory_limit",
-    "timeout",
-    "kernel_died",
-    "invalid_notebook",
-    "infrastructure",
-)
-
-#: What a student reads where nothing more exact is known.
-SAYS = {
-    "ok": "right",
-    "not_attempted": "not attempted: the function returns nothing yet",
-    "wrong": "not correct yet",
-    "missing_name": "there is no function with this name",
-    "error": "it raised an error",
-    "missing_dependency": "it needs a package that is not part of the course",
-    "incomplete": "the notebook stopped before its last cell",
-    "invalid_output": "its answer could not be read",
-    "output_limit": "it prints more than is allowed",
-    "disk_limit": "it writes more to disk than is allowed",
-    "process_limit": "it starts more processes than are allowed",
-    "memory_limit": "it uses more memory than is allowed",
-    "timeout": "it ran out of time",
-    "kernel_died": "the kernel died",
-    "invalid_notebook": "this is not a notebook that can be run",
-    "infrastructure": "the grader failed, through no fault of yours: it will be graded again",
-}
+#: From harmless to grave, for a submission has the gravest status of its exercises: what it is called on a page, its
+#: colour there, of four, and what a student reads where nothing more exact is known.
+STATUSES = {
+    "ok": ("correct", "good", "right"),
+    "not_attempted": ("not attempted", "idle", "not attempted: the function returns nothing yet"),
+    "wrong": ("wrong", "bad", "not correct yet"),
+    "missing_name": ("missing function", "bad", "there is no function with this name"),
+    "error": ("error", "bad", "it raised an error"),
+    "missing_dependency": ("missing package", "bad", "it needs a package that is not part of the course"),
+    "incomplete": ("stopped early", "bad", "the notebook stopped before its last cell"),
+    "invalid_output": ("unreadable answer", "bad", "its answer could not be read"),
+    "output_limit": ("too much output", "bad", "it prints more than is allowed"),
+    "disk_limit": ("too many files", "bad", "it writes more to disk than is allowed"),
+    "process_limit": ("too many processes", "bad", "it starts more processes than are allowed"),
+    "memory_limit": ("too much memory", "bad", "it uses more memory than is allowed"),
+    "timeout": ("timed out", "bad", "it ran out of time"),
+    "kernel_died": ("kernel died", "bad", "the kernel died"),
+    "invalid_notebook": ("invalid notebook", "bad", "this is not a notebook that can be run"),
+    "infrastructure": (
+        "grader error", "grader", "the grader failed, through no fault of yours: it will be graded again",
+    ),
+}  # fmt: skip
+SAYS = {status: says for status, (_, _, says) in STATUSES.items()}
 
 
 def gravest(statuses: Iterable[str]) -> str:
@@ -52,4 +36,4 @@ def gravest(statuses: Iterable[str]) -> str:
         return "not_attempted"
     if found == {"ok", "not_attempted"}:
         return "wrong"
-    return max(found, key=STATUSES.index)
+    return max(found, key=[*STATUSES].index)

@@ -116,3 +116,14 @@ def _without_docstrings(code: str) -> str:
         if not alone and last < len(lines) and not lines[last].strip():  # the blank line after it
             lines[last] = "\0"
     return "\n".join(line for line in lines if line != "\0")
+
+
+def is_blank(node: ast.FunctionDef) -> bool:
+    r"""Whether a function is as it was handed out: a docstring, and `return ...`, `...` or `pass`."""
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    for line in body:
+        value = line.value if isinstance(line, ast.Return | ast.Expr) else None
+        dots = isinstance(value, ast.Constant) and value.value in (..., None)
+        if not (dots or isinstance(line, ast.Pass) or (isinstance(line, ast.Return) and value is None)):
+            return False
+    return True

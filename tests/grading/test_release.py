@@ -17,6 +17,7 @@ from coursekit.authoring.solve import solve
 from coursekit.cli import app
 from coursekit.errors import CourseError
 from coursekit.grading import pages, pseudonyms
+from coursekit.grading.folder import Batch
 from coursekit.notebook.parameters import defaults
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,7 +140,7 @@ def test_every_student_has_a_copy_with_numbers_of_his_own(tmp_path):
     command = ["grade", "variants", str(out), "--roster", str(tmp_path / "roster.csv")]
     done = CliRunner().invoke(app, [*command, "--notebook", str(course)])
     assert done.exit_code == 0 and "2 copies" in done.output, done.output
-    secret = pseudonyms.secret_of(out)
+    secret = Batch(out).secret()
     numbers = {id: pseudonyms.variant(secret, id) for id in ("ada", "../bob")}
     assert all(f"{id},{number}" in done.output for id, number in numbers.items())
     copies = {p.parent.name: defaults(p) | injected(p) for p in (out / "copies").glob("*/06_lora.ipynb")}
