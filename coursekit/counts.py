@@ -78,9 +78,9 @@ def head(model: Any, task: str | None, num_labels: int = 2) -> int:
     return full(arch, task, num_labels) - sum(m.size for m in body(arch))
 
 
-def bitfit(model: Any, task: str | None = None, num_labels: int = 2) -> int:
+def bitfit(model: Any) -> int:
     r"""Every bias of the body, norms included (Ben Zaken et al. 2022). 0 for families without biases, like Llama."""
-    return sum(t.size for t in tensors(model, task, num_labels) if t.name.endswith("bias"))
+    return sum(t.size for t in tensors(model) if t.name.endswith("bias"))
 
 
 def blocks(model: Any) -> list[int]:

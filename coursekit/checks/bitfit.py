@@ -101,10 +101,9 @@ def work(blocks: Sequence[str]) -> float:
     return _share(blocks, passed=len(blocks) - lowest)
 
 
-def _share(blocks: Sequence[str], passed: int, own: int | None = None) -> float:
-    r"""passed: blocks that the gradient gets through. own: those with a product for their parameters' gradient."""
-    own = list(blocks).count(MATRICES) if own is None else own
-    return (len(blocks) + passed + own) / (3 * len(blocks))
+def _share(blocks: Sequence[str], passed: int) -> float:
+    r"""passed: blocks that the gradient gets through. Those of matrices have a product for their own gradient."""
+    return (len(blocks) + passed + list(blocks).count(MATRICES)) / (3 * len(blocks))
 
 
 def _trained(blocks: Sequence[str]) -> int:

@@ -70,7 +70,6 @@ def top(
     x: Tensor,
     mask: Tensor,
     act: Callable[[Tensor, Tensor, Tensor], Tensor] = _multiplied,
-    heads: int = 12,
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Logits (batch, 2) from the inputs of the topmost block; the values before l_v and after it, (batch, seq, d).
 
@@ -84,9 +83,7 @@ def top(
         return F.layer_norm(y, y.shape[-1:], P[f"{name}.weight"], P[f"{name}.bias"], 1e-12)
 
     def by_head(y: Tensor) -> Tensor:
-        return y.unflatten(-1, (heads, -1)).transpose(
-            1, 2
-        )  # (batch, seq, d) -> (batch, heads, seq, d / heads)
+        return y.unflatten(-1, (12, -1)).transpose(1, 2)  # (batch, seq, d) -> (batch, heads, seq, d / heads)
 
     inside = "block.attention.self"
     y = linear(f"{inside}.value", x)

@@ -191,10 +191,10 @@ def _notebook(entries: list[Entry]) -> dict[str, Any]:
     }
 
 
-def histogram(totals: Iterable[float], of: float, most: int = 12) -> list[dict[str, Any]]:
-    r"""How many totals lie in each of at most `most` round ranges from 0 to `of`; full marks, and more, in the last."""
+def histogram(totals: Iterable[float], of: float) -> list[dict[str, Any]]:
+    r"""How many totals lie in each of at most 12 round ranges from 0 to `of`; full marks, and more, in the last."""
     totals = list(totals)
-    width = next(w for w in _WIDTHS if w * most >= of)
+    width = next(w for w in _WIDTHS if w * 12 >= of)
     bars = max(1, math.ceil(of / width))
     counts = Counter(min(bars - 1, int(t / width)) for t in totals)
     return [{"from": width * i, "to": min(width * (i + 1), of), "count": counts[i]} for i in range(bars)]

@@ -1,5 +1,1 @@
-r"""What a notebook imports: source on display, and tables; and its generated cells."""
-
-from coursekit.notebook.cells import show
-
-__all__ = ["show"]
+r"""What a notebook imports: tables, claims, times, how a check looks at a class; its parameters and generated cells."""

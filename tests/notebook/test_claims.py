@@ -1,4 +1,4 @@
-r"""What stands between a notebook's text and its cells: claims, times, source to unfold."""
+r"""What stands between a notebook's text and its cells: claims and times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from coursekit.errors import CourseError
-from coursekit.notebook import show
 from coursekit.notebook.claims import claim, claim_same
 from coursekit.notebook.timing import ratios
 
@@ -47,11 +46,3 @@ def test_each_round_of_times_begins_one_call_later():
     warming, timed = "abc", ("abc", "bca", "cab", "abc")
     assert "".join(called) == warming + "".join(timed)
     assert list(found) == ["a", "b", "c"] and found["a"] == 1
-
-
-def test_source_can_be_folded():
-    open_, folded = show(claim), show(claim, folded="The source")
-    assert repr(open_) == repr(folded)
-    text = folded._repr_markdown_()
-    assert text.startswith("<details><summary>The source</summary>\n\n`") and text.endswith("\n\n</details>")
-    assert open_._repr_markdown_() in text

@@ -1,4 +1,4 @@
-r"""What notebooks get from the package: sources on display, and the generated set-up cell.
+r"""The generated set-up cell and badge.
 
 The set-up cell runs in bare interpreters (`python -S`: no site-packages), so that nothing but what a test
 lays out can be found.
@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from coursekit.authoring import generated
-from coursekit.errors import CourseError
-from coursekit.notebook import cells as notebook
-from coursekit.notebook.cells import badge, setup_cell, show
+from coursekit.notebook.cells import badge, setup_cell
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = "https://github.com/owner/name"
@@ -168,68 +164,12 @@ def test_badges_lead_to_the_notebook():
     ).startswith("<!--")
 
 
-def outer(x: int) -> int:
-    r"""Doubles.
-
-    At length, with ```a fence```.
-    """
-
-    def inner():
-        """Only this."""
-
-    return 2 * x
-
-
-def test_show_gives_the_source():
-    shown = show(outer)
-    assert repr(shown).startswith("def outer(x: int)") and "At length" in repr(shown)
-    bare = show(outer, docstring=False)
-    assert repr(bare) == "def outer(x: int) -> int:\n    def inner():\n        ...\n\n    return 2 * x"
-    assert bare._repr_markdown_() == f"`test_notebook.py`\n````python\n{bare!r}\n````"
-    exec(repr(bare), space := {})
-    assert space["outer"](4) == 8
-
-
-@dataclass(frozen=True)
-class Pair:
-    first: int = 0
-
-
-def test_show_takes_classes_methods_properties_instances_and_several():
-    from coursekit.models.archives import Archive
-
-    assert repr(show(Pair)) == "@dataclass(frozen=True)\nclass Pair:\n    first: int = 0"
-    assert "def requirement" in repr(show(Archive.requirement))
-    assert repr(show(Pair(3))) == repr(show(Pair))
-    both = show(Archive.matches, setup_cell)
-    assert (
-        both.file == "coursekit/models/archives.py, coursekit/notebook/cells.py"
-        and "\n\n\ndef setup_cell" in repr(both)
-    )
-    assert "/" + "home" not in both._repr_markdown_() and str(Path.cwd()) not in both._repr_markdown_()
-    with pytest.raises(CourseError, match="has no Python source"):
-        show(len)
-
-
-def test_every_function_of_the_package_survives_without_its_docstrings():
-    import ast
-    import inspect
-
-    for module in (notebook, generated):
-        for _, thing in inspect.getmembers(module, inspect.isfunction):
-            if thing.__module__ == module.__name__:
-                tree = ast.parse(repr(show(thing, docstring=False)))
-                assert all(
-                    ast.get_docstring(n) is None for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)
-                )
-
-
 @pytest.mark.slow
 def test_loading_a_library_prints_nothing_into_a_notebook(tmp_path):
     r"""tqdm warns once, with a path, where Jupyter has no widgets: that must not be in a committed notebook."""
     from coursekit.batch.runner import run_notebooks
 
-    source = "from coursekit.notebook import show\nimport transformers, datasets, peft, accelerate"
+    source = "import coursekit.notebook.tables\nimport transformers, datasets, peft, accelerate"
     cells = [nbformat.v4.new_code_cell(source)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
     (result,) = run_notebooks([tmp_path / "n.ipynb"], tmp_path / "runs")
