@@ -267,13 +267,3 @@ def test_solve_says_what_is_missing(exercise, here, tmp_path):
     one_line(coursekit("solve", str(exercise), "-o", "x.ipynb"), "has no exercise")
     one_line(coursekit("solve", "none.ipynb", "-o", "x.ipynb"), "there is no notebook none.ipynb")
     assert not (tmp_path / "x.ipynb").exists()
-
-
-def test_a_notebook_is_never_overwritten_by_its_solution(exercise, here):
-    before = exercise.read_bytes()
-    (here / "link.ipynb").symlink_to(exercise)
-    for out in (exercise, "link.ipynb", exercise.parent / ".." / "notebooks" / exercise.name):
-        one_line(coursekit("solve", str(exercise), "-o", str(out)), "itself, which its result would overwrite")
-    assert exercise.read_bytes() == before
-    (here / "file").write_text("")
-    one_line(coursekit("solve", str(exercise), "-o", "file/solved.ipynb"), "file cannot be a folder to write to")

@@ -92,7 +92,8 @@ BIASES = (
 
 
 @functools.cache
-def _minilm() -> Any:
+def judges_minilm() -> Any:
+    r"""The judge's own, which stays as it is."""
     return load_minilm()
 
 
@@ -186,7 +187,7 @@ def _constant(tensors: dict[str, Tensor], posing: TrainingCase) -> float:
 
 @torch.no_grad()
 def _right(tensors: dict[str, Tensor], ids: Tensor, mask: Tensor, labels: Tensor) -> float:
-    found = outputs(_minilm(), {name: t.float() for name, t in tensors.items()}, ids, mask).argmax(-1)
+    found = outputs(judges_minilm(), {name: t.float() for name, t in tensors.items()}, ids, mask).argmax(-1)
     return (found == labels).float().mean().item()
 
 

@@ -3,14 +3,13 @@ r"""The open exercise of notebook 05_bitfit: a task learned by changing few of a
 from __future__ import annotations
 
 import copy
-import functools
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coursekit.checks.adapters_train import JUDGE, graded_sentences, load_minilm
+from coursekit.checks.adapters_train import JUDGE, graded_sentences, judges_minilm, load_minilm
 from coursekit.checks.core import register
 from coursekit.checks.draw import Draw
 from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore
@@ -18,12 +17,6 @@ from coursekit.checks.training import Budget, Training, TrainingCase, TrainingSc
 #: Numbers of MiniLM that may change, and the test accuracy that is asked. Up to NOTHING there are no points: the model
 #: as it is gets about this.
 KEEP, REACH, NOTHING = 1_200, 0.70, 0.56
-
-
-@functools.cache
-def _minilm() -> Any:
-    r"""The judge's own, which stays as it is."""
-    return load_minilm()
 
 
 def _pose(draw: Draw) -> TrainingCase:
@@ -34,7 +27,7 @@ def _pose(draw: Draw) -> TrainingCase:
 def _score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore:
     r"""Accuracy on sentences that were not learned from, of MiniLM with these tensors in place of its own."""
     _, ids, mask, labels, keep = posing.arguments
-    own = dict(_minilm().named_parameters())
+    own = dict(judges_minilm().named_parameters())
     if unknown := sorted(set(tensors) - set(own)):
         return TrainingScore(
             0.0, f"MiniLM has no parameter {unknown[0]}: names are those of named_parameters()"
@@ -67,7 +60,7 @@ def _score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore:
 
 
 def _with(tensors: dict[str, Tensor]) -> Any:
-    model = copy.deepcopy(_minilm())
+    model = copy.deepcopy(judges_minilm())
     with torch.no_grad():
         for name, tensor in tensors.items():
             model.get_parameter(name).copy_(tensor)

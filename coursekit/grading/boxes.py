@@ -183,22 +183,9 @@ def probe(box: str) -> str | None:
     if box == "runner":
         return _problem_of_runner()
     command = {
-        "bwrap": [
-            "bwrap",
-            "--unshare-all",
-            "--unshare-user",
-            "--ro-bind",
-            "/",
-            "/",
-            "--proc",
-            "/proc",
-            "true",
-        ],
-        "podman": [
-            *f"podman run --rm --network none --read-only --volume /usr:/usr:ro {_image()}".split(),
-            "/usr/bin/true",
-        ],
-    }[box]
+        "bwrap": "bwrap --unshare-all --unshare-user --ro-bind / / --proc /proc true",
+        "podman": f"podman run --rm --network none --read-only --volume /usr:/usr:ro {_image()} /usr/bin/true",
+    }[box].split()
     if box != "bwrap" and shutil.which(box) and not _image():
         return "it needs an image: set COURSEKIT_BOX_IMAGE, for example to docker.io/library/debian"
     try:

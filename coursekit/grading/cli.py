@@ -123,8 +123,7 @@ def grade_all(
     from coursekit.grading.collect import collect
     from coursekit.grading.folder import Batch
 
-    if regrade not in ("changed", "all"):
-        raise CourseError(f"--regrade is changed or all; got {regrade!r}")
+    one_of("--regrade", regrade, ("changed", "all"))
     end_children_too()
     batch = Batch(out)
     batch.make()

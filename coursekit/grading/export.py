@@ -60,40 +60,24 @@ def export(out: Path, to: str, options: Options | None = None) -> Path:
     return written
 
 
+#: Columns of a plain CSV, every mark with what made it.
+_PLAIN: dict[str, Callable[[Mark], Any]] = {
+    "id": lambda m: m.entry.id,
+    "name": lambda m: m.entry.name,
+    "email": lambda m: m.entry.person.get("email", ""),
+    "notebook": lambda m: m.entry.notebook,
+    "points": lambda m: m.points,
+    "of": lambda m: m.entry.of,
+    "percent": lambda m: None if m.points is None or not m.entry.of else 100 * m.points / m.entry.of,
+    "before_lateness": lambda m: m.entry.total,
+    "days_late": lambda m: m.late.days,
+    "status": lambda m: m.entry.status,
+}
+
+
 def _csv(marks: list[Mark], place: Path, options: Options) -> Path:
-    r"""Every mark with what made it."""
-    rows: list[Sequence[Any]] = [
-        (
-            "id",
-            "name",
-            "email",
-            "notebook",
-            "points",
-            "of",
-            "percent",
-            "before_lateness",
-            "days_late",
-            "status",
-        )
-    ]
-    for m in marks:
-        e = m.entry
-        percent = None if m.points is None or not e.of else 100 * m.points / e.of
-        rows.append(
-            (
-                e.id,
-                e.name,
-                e.person.get("email", ""),
-                e.notebook,
-                m.points,
-                e.of,
-                percent,
-                e.total,
-                m.late.days,
-                e.status,
-            )
-        )
-    return _written(place / "marks.csv", rows)
+    rows = [[value(m) for value in _PLAIN.values()] for m in marks]
+    return _written(place / "marks.csv", [list(_PLAIN), *rows])
 
 
 def _nbgrader(marks: list[Mark], place: Path, options: Options) -> Path:

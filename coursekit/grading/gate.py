@@ -226,17 +226,8 @@ def _zip(content: bytes) -> Iterator[tuple[str, bytes]]:
                     yield safe_name(member.filename), _member(archive, member)
     except Refused:
         raise
-    except (
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-        NotImplementedError,
-        RuntimeError,
-        OSError,
-        ValueError,
-    ) as error:
-        raise Refused(f"the zip cannot be read: {str(error)[:80]}") from error
-    except Exception as error:  # a decompressor's own
-        raise Refused(f"the zip cannot be read: {type(error).__name__}") from error
+    except Exception as error:  # also a decompressor's own
+        raise Refused(f"the zip cannot be read: {str(error)[:80] or type(error).__name__}") from error
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:

@@ -18,6 +18,7 @@ from typing import Any
 
 from coursekit.errors import CourseError
 from coursekit.grading.inside.prefork_server import data_in_use
+from coursekit.grading.inside.supervise import write_all
 
 SECONDS = 30
 
@@ -140,9 +141,7 @@ def _answer(work: Any, requests: dict[str, Any], request: dict[str, Any], say: i
         answer = {"error": f"{type(error).__name__}: {error}", "crashed": True}
     except BaseException as error:
         answer = {"error": f"{type(error).__name__}: {error}"}
-    content = json.dumps(answer).encode()
-    while content:
-        content = content[os.write(say, content) :]
+    write_all(say, json.dumps(answer).encode())
     os._exit(0)
 
 

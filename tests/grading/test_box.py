@@ -14,7 +14,7 @@ import pytest
 from conftest import NOTEBOOK, ROOT, in_ci
 from hostile import files
 
-from coursekit.grading import boxes, ids, package, verdict
+from coursekit.grading import boxes, package, verdict
 from coursekit.grading.bwrap_runner import BwrapRunner
 from coursekit.grading.inside import checks as inside_checks
 from coursekit.grading.judge import Judge
@@ -76,7 +76,7 @@ class Place:
         folder.chmod(0o711)
         lib = package.copy_package(folder / "lib")
         boxes.write_users(lib)
-        names = tuple(ids.of_notebook(NOTEBOOK))
+        names = ("lora-truncate", "lora-merge")
         self.judge = Judge(b"s" * 32, list(names), 4)
         limits = Limits(run=60, exercise=30, memory=1024 * MB, disk=32 * MB, inodes=500)
         self.slot = BwrapRunner(0, folder, lib, limits, preload(NOTEBOOK), [folder / "secret"], None)
@@ -124,22 +124,16 @@ def test_a_right_answer_in_the_box_is_right(place: Place, solved: dict):
     assert result["status"] == "ok" and all(e["points"] == e["of"] for e in result["exercises"])
 
 
-def test_no_reference_mutant_or_test_is_inside(asked):
+def test_no_reference_mutant_or_test_is_inside_nor_a_text_of_the_checks_on_the_disk(asked):
     code = """
 import coursekit.methods, gc, types
 from coursekit.checks import check
 rooms = tuple(f'coursekit.{room}' for room in ('checks', 'grading', 'authoring'))
-found = [n for n in sys.modules if n.startswith((*rooms, 'tests'))]
+inside = [n for n in sys.modules if n.startswith((*rooms, 'tests'))]
 names = ('_smallest', '_without_values', '_columns_of_Vh', 'Exercise', 'mistake')
-found += [o.__name__ for o in gc.get_objects() if isinstance(o, (types.FunctionType, type)) and o.__name__ in names]
-found.append(repr(check('lora-truncate', None)))
-"""
-    assert asked(code) == ["coursekit.checks", "○ lora-truncate: checked by the grader"]
-
-
-def test_no_text_of_the_checks_is_on_the_disk(asked):
-    code = """
-found = []
+inside += [o.__name__ for o in gc.get_objects() if isinstance(o, (types.FunctionType, type)) and o.__name__ in names]
+inside.append(repr(check('lora-truncate', None)))
+texts = []
 for folder, folders, names in os.walk('/'):
     folders[:] = [f for f in folders if f not in ('proc', 'sys', 'usr') and (f.startswith('coursekit')
         or not folder.endswith(('site-packages', '/lib/python3.11', '/lib/python3.12', '/lib/python3.13')))]
@@ -147,10 +141,11 @@ for folder, folders, names in os.walk('/'):
         path = os.path.join(folder, name)
         if name.endswith(('.py', '.ipynb', '.json', '.jsonl', '.md', '.txt')):
             try:
-                if b'these are the r ' + b'smallest singular values' in open(path, 'rb').read(): found.append(path)
+                if b'these are the r ' + b'smallest singular values' in open(path, 'rb').read(): texts.append(path)
             except OSError: pass
+found = [inside, texts]
 """
-    assert asked(code) == []
+    assert asked(code) == [["coursekit.checks", "○ lora-truncate: checked by the grader"], []]
 
 
 def test_only_this_submission_is_visible_and_only_for_reading(asked, place: Place):
@@ -191,26 +186,27 @@ def test_nothing_is_left_for_the_next(asked):
     assert asked("found = [f for f in ('/dev/shm', '.') if 'note' in os.listdir(f)]") == []
 
 
-def test_the_process_has_no_privilege(asked):
+def test_the_process_is_alone_without_privilege_and_holds_nothing_open(asked):
+    r"""No process of the box may call more: the submission may write into the memory of the others."""
     code = """
-status = dict(line.split(':', 1) for line in open('/proc/self/status') if ':' in line)
-found = [os.getuid(), os.getgroups(), [status[k].strip() for k in
-    ('CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs', 'Seccomp')]]
-"""
-    uid, groups, rest = asked(code)
-    assert uid == 1000 and groups in ([], [1000]) and rest == ["0" * 16] * 5 + ["1", "2"]
-
-
-def test_no_process_in_the_box_may_call_more_than_the_submission(asked):
-    r"""It may write into the memory of the others, and so call what they may."""
-    code = """
-found = {}
-for pid in sorted(p for p in os.listdir('/proc') if p.isdigit()):
+import socket
+pids = sorted(p for p in os.listdir('/proc') if p.isdigit())
+def caps(pid):
     status = dict(line.split(':', 1) for line in open(f'/proc/{pid}/status') if ':' in line)
-    found[pid] = [status[k].strip() for k in ('CapPrm', 'CapEff', 'CapBnd', 'NoNewPrivs', 'Seccomp')]
+    return [status[k].strip() for k in ('CapPrm', 'CapEff', 'CapBnd', 'NoNewPrivs', 'Seccomp', 'CapInh', 'CapAmb')]
+there = sorted(os.readlink(f'/proc/self/fd/{n}').rsplit('/', 1)[-1].split(':')[0] for n in os.listdir('/proc/self/fd')
+    if os.path.exists(f'/proc/self/fd/{n}'))
+found = {'user': [os.getuid(), os.getgroups()], 'own': caps('self'), 'all': {pid: caps(pid) for pid in pids},
+    'network': [n for _, n in socket.if_nameindex()], 'name': os.uname().nodename,
+    'open': there, 'links': os.stat('/proc/self/fd/3').st_nlink}
 """
     found = asked(code)
-    assert len(found) == 3 and all(rest == ["0" * 16] * 3 + ["1", "2"] for rest in found.values()), found
+    assert found["user"][0] == 1000 and found["user"][1] in ([], [1000])
+    nothing = ["0" * 16] * 3 + ["1", "2"]
+    assert found["own"] == [*nothing, "0" * 16, "0" * 16]
+    assert len(found["all"]) == 3 and all(caps[:5] == nothing for caps in found["all"].values()), found
+    assert found["network"] == ["lo"] and found["name"] == "box"
+    assert set(found["open"]) <= {"null", "output", "socket", "pipe", "fd"} and found["links"] == 1
 
 
 #: Calls that break kernels, and how they may be refused: 1 is EPERM, 28 that there can be no more of it.
@@ -245,17 +241,6 @@ for call in {list(CALLS)}:
     ), found
 
 
-def test_it_is_alone(asked):
-    code = """
-import socket
-pids = [p for p in os.listdir('/proc') if p.isdigit()]
-commands = sorted(open(f'/proc/{p}/cmdline').read().split('\\0')[0] for p in pids)
-found = [len(pids), any('bwrap' in c for c in commands), [n for _, n in socket.if_nameindex()], os.uname().nodename]
-"""
-    number, _, interfaces, name = asked(code)
-    assert number == 3 and interfaces == ["lo"] and name == "box"
-
-
 def test_the_environment_is_its_own(asked, place: Place, monkeypatch):
     monkeypatch.setenv("A_TOKEN", "secret")
     found = asked(
@@ -264,16 +249,6 @@ def test_the_environment_is_its_own(asked, place: Place, monkeypatch):
     inside = {k: v for k, v in found[0].items() if k != "TORCHINDUCTOR_CACHE_DIR"}  # torch sets it when imported
     assert inside == boxes.environment(place.slot.lib, False, place.assignment.limits)
     assert "A_TOKEN" not in str(found)
-
-
-def test_no_descriptor_leads_out(asked):
-    code = """
-there = sorted(os.readlink(f'/proc/self/fd/{n}').rsplit('/', 1)[-1].split(':')[0] for n in os.listdir('/proc/self/fd')
-    if os.path.exists(f'/proc/self/fd/{n}'))
-found = [there, os.stat('/proc/self/fd/3').st_nlink]
-"""
-    there, links = asked(code)
-    assert set(there) <= {"null", "output", "socket", "pipe", "fd"} and links == 1
 
 
 def test_the_questions_are_not_there_before_they_are_asked(place: Place, solved: dict):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import made_up
 import pytest
-import torch
 
 from coursekit import checks
 from coursekit.checks.lora_train import TRAIN
@@ -132,14 +131,3 @@ def test_a_training_ends_with_its_budget_and_takes_no_other_mark_along(graded: B
     }  # fmt: skip
     assert 2 < result["times"]["probe"] < 10
     assert result["where"] == "lora-train"
-
-
-def test_other_secrets_other_trainings():
-    one, other = (TRAIN.posing(secret) for secret in (b"1", b"2"))
-    assert not torch.equal(one.arguments[4], other.arguments[4]) and not torch.equal(
-        one.kept[2], other.kept[2]
-    )
-    again = TRAIN.posing(b"1")
-    assert torch.equal(one.arguments[4], again.arguments[4]) and torch.equal(one.kept[2], again.kept[2])
-    learned = {tuple(row) for row in one.arguments[2].tolist()}
-    assert not any(tuple(row) in learned for row in one.kept[0].tolist())

@@ -2,7 +2,6 @@ r"""Alt texts: what they say of a figure, that they are in the notebook and on i
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -15,8 +14,7 @@ from coursekit import plots
 from coursekit.batch.report import page_of
 from coursekit.plots import alt as alts
 from coursekit.plots.alt import describe
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.notebook.test_lessons import alt_texts
 
 
 @pytest.fixture
@@ -167,12 +165,6 @@ def test_a_page_folds_what_the_notebook_folds(tmp_path):
     assert "shown" in page.text and "shown" not in details.text
 
 
-def alt_texts(cell) -> list[str]:
-    r"""Alt texts of the pictures among a cell's outputs, "" for each that has none."""
-    pictures = [output for output in cell.get("outputs", ()) if "image/png" in output.get("data", {})]
-    return [output.metadata.get("image/png", {}).get("alt", "") for output in pictures]
-
-
 @pytest.mark.slow
 def test_figures_of_a_plain_papermill_run_have_alt_text_and_a_written_caption(tmp_path, monkeypatch):
     import papermill
@@ -195,15 +187,8 @@ def test_figures_of_a_plain_papermill_run_have_alt_text_and_a_written_caption(tm
     )
     first, last = nbformat.read(tmp_path / "out.ipynb", 4).cells
     assert [o.output_type for o in first.outputs] == ["display_data"] * 2, "nothing visible but the figures"
-    assert alt_texts(first)[0].startswith("LoRA 2, 1. x: step; y: training loss (nats)")
-    assert alt_texts(first)[1] == "second_* 3, 4."
-    assert alt_texts(last) == ["a line 5, 6.", "An empty figure."], "each figure once"
+    assert alt_texts(first.outputs)[0].startswith("LoRA 2, 1. x: step; y: training loss (nats)")
+    assert alt_texts(first.outputs)[1] == "second_* 3, 4."
+    assert alt_texts(last.outputs) == ["a line 5, 6.", "An empty figure."], "each figure once"
     told = [o.data.get("text/markdown") for o in last.outputs]
     assert told == [None, "*It rises.*", None, "*Empty.*"], "each caption under its own figure"
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
-def test_every_figure_has_an_alt_text(path):
-    for number, cell in enumerate(nbformat.read(path, 4).cells):
-        for alt in alt_texts(cell):
-            assert len(alt) > 20 and alt != "An empty figure.", f"cell {number} has a figure without alt text"

@@ -61,11 +61,9 @@ def test_a_lesson_keeps_its_measures(path):
 
 
 @each_lesson
-def test_before_the_first_idea_stand_set_up_parameters_and_folded_imports_alone(path):
+def test_before_the_first_idea_stand_set_up_parameters_and_imports_alone(path):
     code = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
     assert [next(tag for tag in tags(c) if tag in OPENING) for c in code[:3]] == OPENING
-    assert len(code[0].source.splitlines()) <= 10
-    assert code[0].metadata.jupyter.source_hidden and code[2].metadata.jupyter.source_hidden
 
 
 @each_lesson
@@ -83,10 +81,5 @@ def test_a_figure_has_its_alt_text_in_metadata_and_under_it_no_copy_of_it(path):
         outputs = cell.get("outputs", [])
         shown = {"".join(o["data"]["text/markdown"]) for o in outputs if "text/markdown" in o.get("data", {})}
         for alt in alt_texts(outputs):
-            assert alt, cell.id
+            assert len(alt) > 20 and alt != "An empty figure.", cell.id
             assert not any(alt[:40] in text.replace("\\", "") for text in shown), cell.id
-
-
-@each_lesson
-def test_a_lesson_reads_its_evidence_through_results(path):
-    assert "comparison.evidence" not in path.read_text(encoding="utf-8")

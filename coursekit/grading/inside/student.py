@@ -23,7 +23,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from . import engine
 from .failures import Failure, failure
-from .supervise import READY
+from .supervise import READY, write_all
 from .wire import Unreadable, decode, encode, encode_trained
 
 #: Descriptors of the report and of the questions.
@@ -53,7 +53,7 @@ def main(job: Path = Path("/in")) -> None:
         seconds=task["seconds"],
     )
     _flush()
-    _write(READY)
+    write_all(REPORT, READY)
     names = InteractiveShell.instance().user_ns
     questions = json.loads(_everything(QUESTIONS))
     for exercise, cases in questions.items():
@@ -101,14 +101,9 @@ def _teller(owner: int) -> Callable[[dict[str, Any]], None]:
 
     def tell(line: dict[str, Any]) -> None:
         if os.getpid() == owner:
-            _write(json.dumps(line).encode() + b"\n")
+            write_all(REPORT, json.dumps(line).encode() + b"\n")
 
     return tell
-
-
-def _write(content: bytes) -> None:
-    while content:
-        content = content[os.write(REPORT, content) :]
 
 
 def _everything(descriptor: int) -> bytes:

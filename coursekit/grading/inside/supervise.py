@@ -116,17 +116,18 @@ class _Told:
             at = seen.find(b"\n" + READY)
             self.ready = news = at >= 0
             end = at + 1 + len(READY) if self.ready else len(seen)
-            _write(self.before, seen[start:end])
+            write_all(self.before, seen[start:end])
             start = end
         if self.ready:
             # From the end of the line on: an exercise before READY is none.
             news = seen.find(b"\n" + ASKED, start - 1 if news else 0) >= 0 or news
-            _write(self.report, seen[start:])
+            write_all(self.report, seen[start:])
         self._last = seen[-len(READY if not self.ready else ASKED) :]
         return news
 
 
-def _write(target: int, content: bytes) -> None:
+def write_all(target: int, content: bytes) -> None:
+    r"""All of `content`, however little the descriptor `target` takes at a time."""
     while content:
         content = content[os.write(target, content) :]
 
