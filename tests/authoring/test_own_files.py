@@ -74,7 +74,7 @@ def test_what_was_made_is_made_anew_and_what_was_answered_stays(notebook, name):
     course(notebook, "variant = 0  # the course went on")
     assert run(*command) == "" and "went on" in target.read_text()
     work = answered(target)
-    others = {p: p.read_bytes() for p in target.parent.parent.rglob("*.ipynb")}
+    others = {p: p.read_bytes() for p in notebook.parent.parent.rglob("*.ipynb")}
     assert "was changed since coursekit wrote it" in run(*command)
     assert target.read_bytes() == work and all(p.read_bytes() == b for p, b in others.items())
     target.unlink()
