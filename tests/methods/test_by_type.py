@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import LayerNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from coursekit import counts, methods
+from coursekit import methods
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
-from coursekit.methods import ByType, HeadOnly, NormTuning
+from coursekit.methods import ByType, HeadOnly
 from coursekit.methods.mechanism.modules import body_prefix
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -58,19 +58,6 @@ def test_what_moves_is_what_is_named_and_it_is_counted(family, kinds):
     method.merge(model, undo=False)
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert {n for n in moved if not n.startswith("classifier")} == expected
-
-
-@each_family
-def test_all_types_together_are_the_blocks_and_the_norms(family):
-    config = tiny.config(family)
-    assert ByType(ALL).count(config) == tiny.LAYERS * counts.block(config) + (
-        counts.norms(config) - tiny.LAYERS * len(describe(config).norms) * norm_size(family)
-    )
-    assert ByType("norm").count(config) == NormTuning().count(config)
-
-
-def norm_size(family: str) -> int:
-    return tiny.D_MODEL * (1 if family == "llama" else 2)
 
 
 def test_settings():
