@@ -40,6 +40,28 @@ def number_lines(rows: Mapping[str, Any], xlabel: str = "", ax: Axes | None = No
     return ax
 
 
+def one_block(x: Sequence[float], back: Sequence[float], levels: Sequence[float], ax: Axes | None = None) -> Axes:
+    r"""The weights `x` of one block as dots, what comes `back` as red ones, and a pale line at each of the `levels`,
+    which are those of the table times the block's scale, so that the outermost two stand at plus and minus absmax.
+    """
+    x, back, levels = (np.asarray(values, dtype=float) for values in (x, back, levels))
+    ax, places = axes(ax, figsize=(8.2, 3.6)), np.arange(1, len(x) + 1)
+    ax.hlines(levels, 0.3, len(x) + 0.7, color="#c9ced2", linewidth=0.9, zorder=0)
+    ax.vlines(places, x, back, color=COLOURS[2], linewidth=0.9)
+    ax.scatter(places, x, s=14, color=COLOURS[0], label="weight", zorder=3)
+    ax.scatter(places, back, s=14, color=COLOURS[2], label="comes back as", zorder=2)
+    ax.set_xlim(0.3, len(x) + 0.7)
+    ax.set_xlabel("place in the block")
+    ax.set_ylabel("weight")
+    beside = ax.secondary_yaxis("right")
+    beside.set_yticks([levels.min(), 0, levels.max()], ["−absmax", "0", "absmax"])
+    beside.tick_params(length=0)
+    beside.spines["right"].set_visible(False)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
+    says(ax, f"{len(levels)} levels from {levels.min():.3g} to {levels.max():.3g}, a line each")
+    return ax
+
+
 def relative_gaps(
     rows: Mapping[str, Any], limits: tuple[float, float] | None = None, ax: Axes | None = None
 ) -> Axes:

@@ -3,10 +3,13 @@ r"""What notebook 07 says of stored runs."""
 from __future__ import annotations
 
 import math
+from statistics import median
 
 import torch
 from finding import printed, said
 
+from coursekit.checks import quantization_codebook as codebook
+from coursekit.checks.draw import Draw
 from coursekit.experiments import results
 from coursekit.quantization import code, grid
 
@@ -115,7 +118,12 @@ def test_errors_of_four_bits():
         printed(PAGE, rf"{name} +([\d.]+)%")[0] for name in ("int4", "fp4", "nf4", "int4, zero point")
     )
     said(PAGE, f"{nf4} % on MiniLM against {int4} % for symmetric int4")
+    beaten, rival = (
+        printed(PAGE, rf"{name} +[\d.]+% +(\d+) of 36")[0] for name in ("int4", "int4, zero point")
+    )
+    said(PAGE, f"symmetric int4, which it beats on {beaten} of 36 matrices")
     said(PAGE, f"int4 with a zero point has {affine} %, for a sixteenth of a bit more")
+    said(PAGE, f"NF4 is ahead of it on {rival} of 36")
     said(PAGE, f"against {int4} % for symmetric int4 and {affine} % for int4 with a zero point")
     assert float(nf4) < float(affine) < float(int4) < float(fp4)
 
@@ -126,6 +134,8 @@ def test_the_format_that_a_model_was_stored_in():
     )
     assert float(zero) == 0
     said(PAGE, f"Q4_1 has an error of {q4_1} % and NF4 {nf4} %")
+    (smaller,) = printed(PAGE, r"Q4_1 has the smaller error on (\d+) of MiniLM's 36 matrices")
+    said(PAGE, f"Q4_1's is the smaller one on {smaller} of its 36 matrices")
     bits, error = printed("07b_scales_and_formats", r"NF4, blocks of 16, double +([\d.]+) +([\d.]+)%")
     said(PAGE, f"NF4 in blocks of 16 has {error} % at {bits} bits (07b)")
 
@@ -138,6 +148,23 @@ def test_what_fitted_levels_gain():
     assert int(less) / 2 < int(normal) <= int(less)
     nf4, fitted = printed(PAGE, r"with NF4 ([\d.]+)%, with the fitted levels ([\d.]+)%")
     said(PAGE, f"worth about {math.log(float(nf4) / float(fitted), 4):.2f} bits")
+
+
+def test_what_the_open_exercise_has_to_beat():
+    least = codebook.WORSE * codebook.NEAR  # what the generator asks of every case
+    assert int(100 * least) == 108
+    said(PAGE, "an error at most 6 % above that of the course's own")
+    assert codebook.WORSE == 1.06
+    above = []
+    for kind in range(codebook.CODEBOOK.kinds):
+        for i in range(5):
+            x, block = codebook.CODEBOOK.secret(Draw(b"exercise", str(i), kind))
+            own = codebook.squared_error(x, codebook.codebook(x, block), block)
+            above.append(codebook.squared_error(x, code("nf4").double(), block) / own)
+    assert min(above) > least and 1.2 < median(above) < 1.5
+    said(PAGE, "NF4's is at least 8 % above it, often a third")
+    (less,) = printed(PAGE, r"with the fitted levels [\d.]+%: -(\d+)%")
+    said(PAGE, f"the course's levels have {less} % less than NF4")
 
 
 def test_what_double_quantization_costs():

@@ -10,6 +10,7 @@ from matplotlib.collections import LineCollection
 
 from coursekit import plots
 from coursekit.plots import quantization as draw
+from coursekit.plots.alt import describe
 from coursekit.quantization import code
 from coursekit.quantization.formats import numbers
 
@@ -37,6 +38,20 @@ def test_every_number_is_a_stroke_and_many_are_a_band():
     (band,) = ax.patches
     assert (band.get_x(), band.get_x() + band.get_width()) == (-65504, 65504)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["nf4", "int4", "fp16"]
+
+
+def test_a_block_has_its_weights_levels_and_what_comes_back():
+    x, back, levels = [0.2, -0.5, 1.9], [0.0, -1.0, 2.0], [-2.0, -1.0, 0.0, 1.0, 2.0]
+    ax = draw.one_block(x, back, levels)
+    lines, errors = (c.get_segments() for c in ax.collections if isinstance(c, LineCollection))
+    assert [float(line[0, 1]) for line in lines] == levels
+    assert [line[:, 1].tolist() for line in errors] == [list(pair) for pair in zip(x, back, strict=True)]
+    dots = {c.get_label(): c.get_offsets()[:, 1].tolist() for c in ax.collections if "_" not in c.get_label()}
+    assert dots == {"weight": x, "comes back as": back}
+    (beside,) = ax.child_axes
+    assert [t.get_text() for t in beside.get_yticklabels()] == ["−absmax", "0", "absmax"]
+    assert "5 levels from -2 to 2" in describe(ax.figure)
+    pictures.assert_nothing_is_cut_off(ax.figure)
 
 
 def test_gaps_are_relative():
