@@ -73,30 +73,25 @@ class GatedPrompt(nn.Module):
         return (k * scaling).transpose(1, 2), gated
 
     def fast(
-        self, q: Tensor, keys: Tensor, values: Tensor, cap: float | None = None
+        self,
+        q: Float[Tensor, "batch seq heads head_dim"],
+        keys: Float[Tensor, "heads head_dim n"],
+        values: Float[Tensor, "heads n head_dim"],
+        cap: float | None = None,
     ) -> Float[Tensor, "batch seq d_q"]:
-        r"""The second summand, from what `keys_values` gave: the same as `forward`, and a quarter of its work."""
-        return attend(q, keys, values, cap)
+        r"""The second summand, from what `keys_values` gave: the same as `forward`, and a quarter of its work.
 
-
-def attend(
-    q: Float[Tensor, "batch seq heads head_dim"],
-    keys: Float[Tensor, "heads head_dim n"],
-    values: Float[Tensor, "heads n head_dim"],
-    cap: float | None = None,
-) -> Float[Tensor, "batch seq d_q"]:
-    r"""$\operatorname{softmax}(qK)V$ for the same few keys and values in every row: one product for each head.
-
-    keys: scaled by $1/\sqrt{d_h}$ already. cap: Gemma 2 keeps its scores between -cap and cap, with a tanh.
-    """
-    batch = q.shape[0]
-    # (batch, seq, heads, head_dim) -> (heads, batch * seq, head_dim)
-    rows = q.permute(2, 0, 1, 3).flatten(1, 2)
-    # 16 bits are too few for a sum of exponentials.
-    scores = rows @ keys if cap is None else cap * torch.tanh(rows @ keys / cap)
-    share = torch.softmax(scores, dim=-1, dtype=torch.promote_types(q.dtype, torch.float32))
-    said = share.to(values.dtype) @ values  # (heads, batch * seq, head_dim)
-    return said.unflatten(1, (batch, -1)).permute(1, 2, 0, 3).flatten(2)  # -> (batch, seq, heads * head_dim)
+        Keys and values are the same few in every row: one product for each head. cap: Gemma 2 keeps its scores between
+        -cap and cap, with a tanh.
+        """
+        batch = q.shape[0]
+        # (batch, seq, heads, head_dim) -> (heads, batch * seq, head_dim)
+        rows = q.permute(2, 0, 1, 3).flatten(1, 2)
+        # 16 bits are too few for a sum of exponentials.
+        scores = rows @ keys if cap is None else cap * torch.tanh(rows @ keys / cap)
+        share = torch.softmax(scores, dim=-1, dtype=torch.promote_types(q.dtype, torch.float32))
+        said = share.to(values.dtype) @ values  # (heads, batch * seq, head_dim)
+        return said.unflatten(1, (batch, -1)).permute(1, 2, 0, 3).flatten(2)  # -> (batch, seq, heads * head_dim)
 
 
 @dataclass(frozen=True)
