@@ -118,9 +118,11 @@ REFUSED = {
     *(("(IA)³", kind) for kind in ("gpt_neox", "bloom", "olmo2")),
     *(
         (row, "olmo2")
-        for row in ("LoRA", "DoRA", "PiSSA", "OLoRA", "EVA", "QLoRA", "LoftQ", "rows", "columns", "SHiRA")
+        for row in (
+            "LoRA", "DoRA", "PiSSA", "OLoRA", "EVA", "QLoRA", "LoftQ", "VeRA", "OFT", "rows", "columns", "SHiRA",
+        )
     ),
-}
+}  # fmt: skip
 
 
 def test_rows_of_a_deberta_cannot_have_an_adapter_each():
