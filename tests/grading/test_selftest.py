@@ -18,7 +18,6 @@ from coursekit.grading.selftest import selftest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LORA = [p for p in NOTEBOOKS if p.stem == "06_lora"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[p.stem for p in NOTEBOOKS])
@@ -35,14 +34,24 @@ def test_blank_gets_nothing_solved_gets_all_and_every_mistake_its_message(path):
     assert str(found) == f"{path.stem}: blank 0 of {of}, solved {of} of {of}, {found.mistakes} mistakes named"
 
 
+def courses(folder: Path, **asked: list[str]) -> list[Path]:
+    r"""Notebooks with these exercises alone, in a checkout with the course's answers."""
+    (folder / "notebooks").mkdir()
+    (folder / "tests").symlink_to(ROOT / "tests")
+    places = [folder / "notebooks" / f"{stem.removeprefix('_')}.ipynb" for stem in asked]
+    for place, ids_ in zip(places, asked.values(), strict=True):
+        place.write_text(json.dumps(made_up.course(ids_)))
+    return places
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> list[Path]:
+    return courses(tmp_path, _06_lora=["lora-merge", "lora-truncate"])
+
+
 @pytest.mark.slow
 def test_trainings_and_numbers_of_ones_own_are_tried_too(tmp_path, monkeypatch):
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "tests").symlink_to(ROOT / "tests")
-    courses = {"06_lora": "lora-train", "06b_intrinsic_dimension": "lora-estimate"}
-    places = [tmp_path / "notebooks" / f"{stem}.ipynb" for stem in courses]
-    for place, id in zip(places, courses.values(), strict=True):
-        place.write_text(json.dumps(made_up.course([id])))
+    places = courses(tmp_path, _06_lora=["lora-train"], _06b_intrinsic_dimension=["lora-estimate"])
     known = checks.every_kind()
     train = known["lora-train"]
     first, wrong = next(iter(train.mutants.items()))
@@ -59,16 +68,16 @@ def test_trainings_and_numbers_of_ones_own_are_tried_too(tmp_path, monkeypatch):
      "lora-truncate: the answer gets 0 of 2 points"),
     (lambda e: replace(e, mutants={f"other words: {said}": wrong for said, wrong in e.mutants.items()}), None),
 ])  # fmt: skip
-def test_what_is_wrong_is_said(monkeypatch, change, said):
+def test_what_is_wrong_is_said(lora, monkeypatch, change, said):
     known = checks.every_kind()
     known["lora-truncate"] = change(known["lora-truncate"])
     monkeypatch.setattr(checks, "every_kind", lambda: known)
-    (found,) = selftest(LORA, b"secret", 4)
+    (found,) = selftest(lora, b"secret", 4)
     assert found.faults == ([said] if said else [])
     assert (said is None) == (found.solved == found.of)
 
 
-def test_a_mistake_that_is_told_something_else_and_a_blank_copy_with_points_are_said(monkeypatch):
+def test_a_mistake_that_is_told_something_else_and_a_blank_copy_with_points_are_said(lora, monkeypatch):
     known = checks.every_kind()
     truncate = known["lora-truncate"]
     # Cases that do not tell two mistakes apart, whatever `cases` refuses.
@@ -81,7 +90,7 @@ def test_a_mistake_that_is_told_something_else_and_a_blank_copy_with_points_are_
     known["lora-merge"] = blank
     monkeypatch.setattr(checks, "every_kind", lambda: known)
     monkeypatch.setattr(checks, "judge", lambda e, a, v: None if e is blank else _judge(e, a, v))
-    (found,) = selftest(LORA, b"secret", 4)
+    (found,) = selftest(lora, b"secret", 4)
     assert found.faults[0] == "lora-merge: the blank copy gets 2 of 2 points"
     assert found.faults[-1] == f"lora-truncate: 'in other words' is told {first!r}"
 
