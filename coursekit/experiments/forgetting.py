@@ -3,7 +3,7 @@ r"""What is learned and what is kept, as data/evidence/forgetting.csv has it: ea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean, geometric_mean, stdev
 
@@ -145,17 +145,15 @@ def read() -> Forgetting:
     best = chosen(runs)
     kept = [run for run in runs if (kind := way(run)[0]) not in SEARCHED or run.cell.rate == best[kind]]
 
-    def collected(value: Callable[[Run], float]) -> dict[Way, tuple[float, ...]]:
-        found: dict[Way, tuple[float, ...]] = {}
-        for run in sorted(kept, key=lambda run: run.cell.seed):
-            found[way(run)] = (*found.get(way(run), ()), value(run))
-        return dict(sorted(found.items(), key=lambda item: (kinds.index(item[0][0]), item[0][1])))
-
+    points: dict[Way, list[tuple[float, float]]] = {}
+    for run in sorted(kept, key=lambda run: run.cell.seed):
+        points.setdefault(way(run), []).append(reached(run))
+    ways = sorted(points, key=lambda way: (kinds.index(way[0]), way[1]))
     seeds, steps = len({run.cell.seed for run in runs}), max(run.cell.steps for run in runs)
     first = runs[0].more
     return Forgetting(
-        collected(lambda run: reached(run)[0]),
-        collected(lambda run: reached(run)[1]),
+        {way: tuple(new for new, _ in points[way]) for way in ways},
+        {way: tuple(old for _, old in points[way]) for way in ways},
         f"{seeds} seeds, {steps} steps of {first['batch']} blocks, {first['blocks']} test blocks of each "
         f"domain, {first['processor']}",
     )

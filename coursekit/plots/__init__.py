@@ -3,15 +3,14 @@ r"""Pictures: `common.py` for what several notebooks draw, and one file a topic;
 from coursekit.plots import alt
 from coursekit.plots.adapters import adapter_places, bottleneck
 from coursekit.plots.alt import show
-from coursekit.plots.common import COLOURS, axes, grid, loss_curve, score_curves, scores, style
-from coursekit.plots.lecture_map import lecture_map
+from coursekit.plots.common import COLOURS, axes, loss_curve, score_curves, scores, style
 from coursekit.plots.lora import data_flow
 from coursekit.plots.memory import MEMORY_COLOURS, memory_bars, step_over_time
 from coursekit.plots.soft_prompts import soft_prompt_places
 
 __all__ = [
-    "COLOURS", "MEMORY_COLOURS", "adapter_places", "axes", "bottleneck", "data_flow", "grid",
-    "lecture_map", "loss_curve", "memory_bars", "score_curves", "scores", "show",
+    "COLOURS", "MEMORY_COLOURS", "adapter_places", "axes", "bottleneck", "data_flow",
+    "loss_curve", "memory_bars", "score_curves", "scores", "show",
     "soft_prompt_places", "step_over_time", "style",
 ]  # fmt: skip
 

@@ -11,9 +11,9 @@ from coursekit.plots import alt
 from coursekit.plots.common import COLOURS, axes
 
 
-def bottleneck(d: int, r: int, ax: Axes | None = None) -> Axes:
+def bottleneck(d: int, r: int) -> Axes:
     r"""A bottleneck adapter from left to right: of width d, r and d, with heights to scale, what trains in orange."""
-    ax = axes(ax, figsize=(7.0, 2.9))
+    ax = axes(figsize=(7.0, 2.9))
     columns = [
         (0.0, d, COLOURS[0], f"h: {d}"),
         (2.0, r, COLOURS[0], f"{r}"),

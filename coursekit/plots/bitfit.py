@@ -44,14 +44,14 @@ def masks(chosen: Mapping[str, Any]) -> Sequence[Axes]:
 _STAGES = ("dense layer", "split", "concatenated", "permuted back")
 
 
-def permutation(nodes: int, learners: Sequence[int], ax: Axes | None = None) -> Axes:
+def permutation(nodes: int, learners: Sequence[int]) -> Axes:
     r"""The way of each output through a layer that is split: dense, two layers, side by side, in the old order.
 
     nodes: outputs of the layer. learners: those that train, in the order of their sub-layer.
     """
     frozen = [node for node in range(nodes) if node not in set(learners)]
     order = [*learners, *frozen]
-    ax = axes(ax, figsize=(7.4, 0.9 + 0.3 * nodes))
+    ax = axes(figsize=(7.4, 0.9 + 0.3 * nodes))
     gap = 0.8  # between the two sub-layers
     heights = [
         {node: float(node) for node in range(nodes)},

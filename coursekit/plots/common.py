@@ -34,14 +34,14 @@ def style() -> None:
     )
 
 
-def axes(ax: Axes | None = None, **figure: Any) -> Axes:
-    r"""`ax`, or a new one in a figure of its own."""
-    return plt.subplots(**figure)[1] if ax is None else ax
+def axes(**figure: Any) -> Axes:
+    r"""New axes in a figure of their own."""
+    return plt.subplots(**figure)[1]
 
 
 def loss_curve(losses: Mapping[str, Sequence[float]], smooth: int = 5, ax: Axes | None = None) -> Axes:
     r"""Training loss over steps, each run faint with its running mean of `smooth` steps on top."""
-    ax = axes(ax)
+    ax = axes() if ax is None else ax
     averaged = any(len(values) > smooth for values in losses.values())
     for colour, (label, values) in zip(COLOURS, losses.items(), strict=False):
         values = np.asarray(values, dtype=float)
@@ -59,64 +59,25 @@ def loss_curve(losses: Mapping[str, Sequence[float]], smooth: int = 5, ax: Axes 
     return ax
 
 
-def scores(
-    results: Mapping[str, Any], chance: float | None = None, label: str = "accuracy", ax: Axes | None = None,
-    *, line: str = "chance", hollow: Mapping[str, Any] | None = None,
-) -> Axes:  # fmt: skip
-    r"""Scores with their 95 % intervals; `chance` as a line, called `line`. `results`: label -> evaluation.Score.
-
-    hollow: a second score of each row, such as one before a change, as a hollow dot above the filled one.
-    """
-    ax = axes(ax, figsize=(7.0, 1.0 + 0.42 * len(results)))
-    names, ends = list(results), []
-    for found, shift, face in ((results, 0.14, COLOURS[0]), (hollow, -0.14, "white")):
-        if found is None:
-            continue
-        values = np.array([found[name].value for name in names])
-        below = values - [found[name].low for name in names]
-        above = np.array([found[name].high for name in names]) - values
-        y = np.arange(len(names)) + (shift if hollow else 0)
-        ax.errorbar(
-            values, y, xerr=[below, above], fmt="o", color=COLOURS[0], markerfacecolor=face, capsize=4
-        )
-        for value, high, row in zip(values, values + above, y, strict=True):
-            ax.text(high + 0.012, row, f"{value:.2f}", va="center", fontsize=9)
-        ends.append(max(values + above))
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.5, -0.5)
+def scores(results: Mapping[str, Any], chance: float | None = None, *, line: str = "chance") -> Axes:
+    r"""Accuracies with their 95 % intervals; `chance` as a line, called `line`. results: label -> evaluation.Score."""
+    ax = axes(figsize=(7.0, 1.0 + 0.42 * len(results)))
+    values = np.array([score.value for score in results.values()])
+    below = values - [score.low for score in results.values()]
+    above = np.array([score.high for score in results.values()]) - values
+    y = np.arange(len(results))
+    ax.errorbar(values, y, xerr=[below, above], fmt="o", color=COLOURS[0], capsize=4)
+    for value, high, row in zip(values, values + above, y, strict=True):
+        ax.text(high + 0.012, row, f"{value:.2f}", va="center", fontsize=9)
+    ax.set_yticks(y, list(results))
+    ax.set_ylim(len(results) - 0.5, -0.5)
     if chance is not None:
         ax.axvline(chance, color="grey", linestyle="--", linewidth=1)
         # Beside the line at the foot of the axes, where no point lies.
         ax.annotate(line, (chance, 0.02), xycoords=("data", "axes fraction"), xytext=(3, 0),
                     textcoords="offset points", fontsize=9, color="grey")  # fmt: skip
-    ax.set_xlim(0, min(1.08, max(ends) + 0.12))
-    ax.set_xlabel(f"{label}, with its 95 % interval")
-    return ax
-
-
-def grid(
-    values: Sequence[Sequence[float]],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    xlabel: str = "",
-    ylabel: str = "",
-    form: str = ".2f",
-    ax: Axes | None = None,
-) -> Axes:
-    r"""A table of numbers as colours, with the numbers written in."""
-    values = np.asarray(values, dtype=float)
-    ax = axes(ax, figsize=(1.8 + 0.9 * len(columns), 1.2 + 0.5 * len(rows)))
-    ax.imshow(values, cmap="Blues", aspect="auto", vmin=np.nanmin(values) - 0.1 * np.ptp(values) - 1e-9)
-    dark = np.nanmin(values) + 0.6 * np.ptp(values)
-    for i, j in np.ndindex(values.shape):
-        colour = "white" if values[i, j] > dark and np.ptp(values) > 0 else "black"
-        ax.text(j, i, format(values[i, j], form), ha="center", va="center", color=colour, fontsize=9)
-    ax.set_xticks(range(len(columns)), columns)
-    ax.set_yticks(range(len(rows)), rows)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
+    ax.set_xlim(0, min(1.08, max(values + above) + 0.12))
+    ax.set_xlabel("accuracy, with its 95 % interval")
     return ax
 
 
@@ -126,7 +87,6 @@ def score_curves(
     chance: float | None = None,
     label: str = "accuracy",
     log: bool = False,
-    ax: Axes | None = None,
     *,
     line: str = "chance",
 ) -> Axes:
@@ -135,7 +95,7 @@ def score_curves(
 
     curves: label -> setting -> evaluation.Score. log: the settings on a log axis, ticked where they are.
     """
-    ax = axes(ax)
+    ax = axes()
     settings = sorted({x for curve in curves.values() for x in curve})
     gap = 1.0 if len(settings) < 2 else min(b - a for a, b in zip(settings, settings[1:], strict=False))
     for i, (name, curve) in enumerate(curves.items()):

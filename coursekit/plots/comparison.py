@@ -54,7 +54,6 @@ def counts_recomputed(tables: Mapping[str, Sequence[Any]]) -> Sequence[Axes]:
 def by_learning_rate(
     curves: Mapping[str, Mapping[float, float]],
     once: Mapping[str, Collection[float]] | None = None,
-    ax: Axes | None = None,
     *,
     colours: Mapping[str, str] | None = None,
     lines: Mapping[str, float] | None = None,
@@ -65,7 +64,7 @@ def by_learning_rate(
     and not chosen. colours: label -> colour, such as its family's; curves of one colour differ in their dashes. lines:
     name -> accuracy, of `plots.experiments.LINES`.
     """
-    ax, once = axes(ax), {} if once is None else once
+    ax, once = axes(), {} if once is None else once
     own = dict(zip(curves, cycle(COLOURS), strict=False)) | dict(colours or {})
     drawn: Counter[str] = Counter()
     hollow = dict(marker="o", markersize=5, markerfacecolor="white", linestyle="none", zorder=3)

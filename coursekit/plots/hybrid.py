@@ -44,7 +44,6 @@ def places(
     touched: Mapping[str, Mapping[str, str]],
     columns: Sequence[str],
     families: Mapping[str, str],
-    ax: Axes | None = None,
 ) -> Axes:
     r"""Which method acts where, one row for each method and one column for each place of a block.
 
@@ -52,7 +51,7 @@ def places(
     method -> one of `FAMILIES`, whose colour it gets.
     """
     names = list(touched)
-    ax = axes(ax, figsize=(1.7 + 0.75 * len(columns), 1.9 + 0.3 * len(names)))
+    ax = axes(figsize=(1.7 + 0.75 * len(columns), 1.9 + 0.3 * len(names)))
     for row, name in enumerate(names):
         for column, place in enumerate(columns):
             way = touched[name].get(place)
@@ -132,7 +131,6 @@ def gates(
 
 def differences(
     found: Mapping[str, Any], families: Mapping[str, str], label: str, *, margin: float, left: float | None = None,
-    ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
     r"""Differences to one reference in points, a row for each method; the numbers stand in the margin.
 
@@ -140,7 +138,7 @@ def differences(
     `FAMILIES`. Filled: better or worse; hollow: not. margin: in points, what would not matter: a band. left: where the
     axis begins, in points; what lies farther out is an arrow at the edge.
     """
-    ax = axes(ax, figsize=(8.4, 1.3 + 0.25 * len(found)))
+    ax = axes(figsize=(8.4, 1.3 + 0.25 * len(found)))
     names = list(found)
     told = {name: one.verdict in ("better", "worse") for name, one in found.items()}
     for family, colour in FAMILIES.items():

@@ -29,9 +29,9 @@ _ARROWS = (
 )  # fmt: skip
 
 
-def ia3_block(ax: Axes | None = None) -> Axes:
+def ia3_block() -> Axes:
     r"""One block from left to right, with the three vectors in colour, frozen parts grey, and both residual arrows."""
-    ax = axes(ax, figsize=(9.0, 2.6))
+    ax = axes(figsize=(9.0, 2.6))
     for x, y, width, text in _BOXES:
         colour = COLOURS[1] if text.startswith("× ") else _FROZEN
         ax.add_patch(plt.Rectangle((x - width / 2, y - 0.3), width, 0.6, facecolor=colour, edgecolor="none"))

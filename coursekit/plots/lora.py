@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from coursekit.plots.common import COLOURS, axes
 
 
-def data_flow(d_in: int, d_out: int, r: int, bits: float | None = None, ax: Axes | None = None) -> Axes:
+def data_flow(d_in: int, d_out: int, r: int, bits: float | None = None) -> Axes:
     r"""The two ways of a token through a layer with LoRA: $W_0 x$ above, $B(Ax)$ below, shapes on the arrows.
 
     Boxes are as wide as log(numbers of the token's vector) where it enters and where it leaves. bits: how many a
     frozen weight takes where it lies in codes, as in QLoRA; these are drawn above the matrix that they become.
     """
-    ax = axes(ax, figsize=(8.2, 3.1 if bits is None else 3.9))
+    ax = axes(figsize=(8.2, 3.1 if bits is None else 3.9))
     frozen, trained = "#dfe3e6", COLOURS[1]
 
     def box(x: float, y: float, left: float, right: float, colour: str, text: str) -> None:

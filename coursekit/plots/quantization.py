@@ -16,9 +16,9 @@ from coursekit.plots.common import COLOURS, axes
 _STROKES = 300
 
 
-def number_lines(rows: Mapping[str, Any], xlabel: str = "", ax: Axes | None = None) -> Axes:
+def number_lines(rows: Mapping[str, Any], xlabel: str = "") -> Axes:
     r"""Each entry of `rows` (label -> its numbers) as strokes on a line of its own; very many of them as a band."""
-    ax = axes(ax, figsize=(7.0, 0.8 + 0.42 * len(rows)))
+    ax = axes(figsize=(7.0, 0.8 + 0.42 * len(rows)))
     ends, said = [], []
     for y, (colour, name) in enumerate(zip(COLOURS * len(rows), rows, strict=False)):
         values = np.unique(np.asarray(rows[name], dtype=float))
@@ -63,13 +63,13 @@ def one_block(x: Sequence[float], back: Sequence[float], levels: Sequence[float]
 
 
 def relative_gaps(
-    rows: Mapping[str, Any], limits: tuple[float, float] | None = None, ax: Axes | None = None
+    rows: Mapping[str, Any], limits: tuple[float, float] | None = None
 ) -> Axes:
     r"""How far the next number is, as a share of the number itself: range along, precision down, on log axes.
 
     rows: label -> numbers; those above zero are drawn. limits: ends of the axis of numbers.
     """
-    ax = axes(ax, figsize=(7.0, 3.8))
+    ax = axes(figsize=(7.0, 3.8))
     for i, (name, values) in enumerate(rows.items()):
         values = np.unique(np.asarray(values, dtype=float))
         values = values[values > 0]
@@ -91,21 +91,16 @@ def curves(
     xlabel: str,
     ylabel: str,
     logx: bool = False,
-    logy: bool = True,
     xticks: Sequence[float] | None = None,
-    dashed: Sequence[str] = (),
-    ax: Axes | None = None,
 ) -> Axes:
-    r"""One line for each entry (label -> x -> y). xticks: where labels stand along x. dashed: labels of such lines."""
-    ax = axes(ax)
+    r"""One line for each entry (label -> x -> y). xticks: where labels stand along x."""
+    ax = axes()
     for i, (name, line) in enumerate(lines.items()):
-        dashes = {"linestyle": "--", "markerfacecolor": "white", "markersize": 6} if name in dashed else {}
-        ax.plot(list(line), list(line.values()), label=name, color=COLOURS[i % len(COLOURS)],
-                **{"marker": "o", "markersize": 4, "linewidth": 1.2} | dashes)  # fmt: skip
+        ax.plot(list(line), list(line.values()), label=name, color=COLOURS[i % len(COLOURS)], marker="o",
+                markersize=4, linewidth=1.2)  # fmt: skip
     if logx:
         ax.set_xscale("log")
-    if logy:
-        ax.set_yscale("log")
+    ax.set_yscale("log")
     if xticks is not None:
         ax.xaxis.minorticks_off()
         ax.set_xticks(list(xticks), [f"{x:g}" for x in xticks])
@@ -115,12 +110,12 @@ def curves(
     return ax
 
 
-def equal_areas(levels: Sequence[float], largest: float, ax: Axes | None = None) -> Axes:
+def equal_areas(levels: Sequence[float], largest: float) -> Axes:
     r"""The normal density with a stroke at each level and, in turns of two colours, the cell that is nearest to it.
 
     levels: in [-1, 1], ascending. largest: where the level 1 stands, in standard deviations.
     """
-    ax = axes(ax)
+    ax = axes()
     places = np.asarray(levels, dtype=float) * largest
     middles = (places[1:] + places[:-1]) / 2
     edges = np.concatenate([[-3.4], middles, [3.4]])

@@ -11,11 +11,9 @@ from matplotlib.ticker import MaxNLocator
 from coursekit.plots.common import COLOURS, axes
 
 
-def shares(
-    curves: Mapping[str, Sequence[float]], ax: Axes | None = None, *, colours: Sequence[str] = COLOURS
-) -> Axes:
+def shares(curves: Mapping[str, Sequence[float]], *, colours: Sequence[str] = COLOURS) -> Axes:
     r"""Shares of the answers over the steps of a training, a line for each label."""
-    ax = axes(ax, figsize=(7.0, 3.4))
+    ax = axes(figsize=(7.0, 3.4))
     for colour, marker, (label, values) in zip(colours, "osD^", curves.items(), strict=False):
         ax.plot(range(1, len(values) + 1), values, marker=marker, markersize=4, color=colour, label=label)
     ax.set_ylim(-0.03, 1.03)

@@ -77,9 +77,9 @@ def _arrow(ax: Axes, x0: float, y0: float, x1: float, y1: float) -> None:
     ax.annotate("", (x1, y1), (x0, y0), arrowprops=dict(arrowstyle="->", color=_TEXT, shrinkA=1, shrinkB=1))
 
 
-def gated_block(ax: Axes | None = None) -> Axes:
+def gated_block() -> Axes:
     r"""One block of LLaMA-Adapter: two softmaxes, the gate on one of them, both added, and the block's residual."""
-    ax = axes(ax, figsize=(8.2, 2.9))
+    ax = axes(figsize=(8.2, 2.9))
     ax.text(0.0, 1.5, "x", ha="right", va="center", fontsize=12)
     _arrow(ax, 0.05, 1.5, 1.0, 1.5)
     _box(ax, 1.0, 1.2, 0.7, 0.6, _FROZEN, "$W_q$")
@@ -115,14 +115,14 @@ def gated_block(ax: Axes | None = None) -> Axes:
 
 
 def first_steps(
-    losses: Mapping[str, Sequence[Sequence[float]]], bare: float, smooth: int = 5, ax: Axes | None = None
+    losses: Mapping[str, Sequence[Sequence[float]]], bare: float, smooth: int = 5
 ) -> Axes:
     r"""Training loss over the first steps: the mean over the seeds, between the lowest and the highest of them.
 
     losses: label -> one list of losses a seed. bare: mean loss of the model with nothing attached, on the first batch.
     smooth: every value is the mean of the last so many steps; the first step's is its own.
     """
-    ax = axes(ax)
+    ax = axes()
     for label, runs in losses.items():
         sums = np.array([run[: min(map(len, runs))] for run in runs]).cumsum(axis=1)
         steps = np.arange(1, sums.shape[1] + 1)

@@ -20,13 +20,12 @@ def loss_and_entropies(
     entropies: Mapping[str, float],
     tokens: int,
     smooth: int = 10,
-    ax: Axes | None = None,
 ) -> Axes:
     r"""Training loss over the tokens that were read (log axis), with a line for each of `entropies` (label -> nats).
 
     tokens: in one step.
     """
-    ax = axes(ax, figsize=(7.0, 4.0))
+    ax = axes(figsize=(7.0, 4.0))
     values = np.asarray(losses, dtype=float)
     smooth = min(smooth, len(values))
     mean = np.convolve(values, np.ones(smooth) / smooth, mode="valid")
@@ -47,10 +46,10 @@ def loss_and_entropies(
 
 
 def surprise(
-    tokens: Sequence[str], nats: Sequence[float], learned: Sequence[bool], ax: Axes | None = None
+    tokens: Sequence[str], nats: Sequence[float], learned: Sequence[bool]
 ) -> Axes:
     r"""A bar for each token, $-\ln \pi$ of it given those before; those that are learned in another colour."""
-    ax = axes(ax, figsize=(7.0, 3.2))
+    ax = axes(figsize=(7.0, 3.2))
     for colour, label, kind in ((COLOURS[4], "prompt", False), (COLOURS[1], "answer", True)):
         at = [i for i, one in enumerate(learned) if bool(one) is kind]
         ax.bar(at, [nats[i] for i in at], color=colour, label=label)
@@ -61,12 +60,12 @@ def surprise(
     return ax
 
 
-def log_ratios(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]], ax: Axes | None = None) -> Axes:
+def log_ratios(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Axes:
     r"""A point for each pair of answers: $\ln \pi/\pi_0$ of the chosen and of the rejected one.
 
     pairs: label -> those of the chosen, those of the rejected. Below the slanted line the margin is positive.
     """
-    ax = axes(ax, figsize=(7.0, 4.2))
+    ax = axes(figsize=(7.0, 4.2))
     for colour, marker, (label, (chosen, rejected)) in zip(COLOURS, "osD^", pairs.items(), strict=False):
         ax.plot(chosen, rejected, marker, color=colour, label=label)
     ax.axline((0, 0), slope=1, color="grey", linestyle="--", linewidth=1)
@@ -101,14 +100,13 @@ def learned_and_kept(
     new: str = "new domain",
     old: str = "old domains",
     seeds: Mapping[str, Sequence[tuple[float, float]]] | None = None,
-    ax: Axes | None = None,
 ) -> Axes:
     r"""Perplexity of what is new against that of what is old; the best corner is at the lower left.
 
     curves: remedy -> (new, old) at each of its strengths, joined by a line. before: where the model came from, of
     which the old is drawn as a line. seeds: remedy -> (new, old) of each single run, drawn pale.
     """
-    ax = axes(ax, figsize=(7.0, 4.6))
+    ax = axes(figsize=(7.0, 4.6))
     for colour, marker, (label, points) in zip(COLOURS, "osD^vP", curves.items(), strict=False):
         x, y = zip(*points, strict=True)
         ax.plot(x, y, color=colour, marker=marker, markersize=6, linewidth=1, label=label)

@@ -31,6 +31,13 @@ from coursekit.modes import in_mode
 from coursekit.tasks.preferences import PreparedPairs
 
 
+def logps_of(
+    logits: Float[Tensor, "rows seq vocab"], ids: Int[Tensor, "rows seq"]
+) -> Float[Tensor, "rows seq"]:
+    r"""$\ln\pi$ of each token, where `logits` are those that it was drawn from."""
+    return logits.float().log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+
+
 def token_logps(
     logits: Float[Tensor, "batch seq vocab"], labels: Int[Tensor, "batch seq"]
 ) -> Float[Tensor, "batch seq-1"]:
@@ -39,10 +46,8 @@ def token_logps(
     The logits at position t − 1 speak of token t: the result has one column less.
     """
     targets = labels[:, 1:]
-    found = -F.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
-    )
-    return found.masked_fill(targets == IGNORED, 0.0)
+    left_out = targets == IGNORED
+    return logps_of(logits[:, :-1], targets.masked_fill(left_out, 0)).masked_fill(left_out, 0.0)
 
 
 def sequence_logps(

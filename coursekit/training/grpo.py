@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 from coursekit.errors import CourseError, flag, keep, number, whole
 from coursekit.training.checks import trained_parameters
-from coursekit.training.dpo import reference_of
+from coursekit.training.dpo import logps_of, reference_of
 from coursekit.training.rollouts import Answers, answer_logits, sample, shared_logits
 
 #: Beside the standard deviation, as in trl: a group of nearly equal rewards is not blown up.
@@ -114,13 +114,6 @@ def entropy(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch"]:
     r"""$-\sum_v \pi_v \ln \pi_v$ of the next token, in nats."""
     logp = logits.float().log_softmax(-1)
     return -(logp.exp() * logp).sum(-1)
-
-
-def logps_of(
-    logits: Float[Tensor, "answers seq vocab"], ids: Int[Tensor, "answers seq"]
-) -> Float[Tensor, "answers seq"]:
-    r"""$\ln\pi$ of each token, where `logits` are those that it was drawn from."""
-    return logits.float().log_softmax(-1).gather(-1, ids[..., None])[..., 0]
 
 
 @dataclass(frozen=True)

@@ -191,16 +191,6 @@ def test_every_candidate_fits_a_decoder_or_says_why_not(benches):
     assert "attach it to an encoder" in unfit["unipelt"]
 
 
-def test_learning_shows(tmp_path, setting, monkeypatch):
-    r"""More steps at a good rate: the words tell the class, so a model that learns them is right."""
-    setting = Setting(**vars(setting) | {"steps": 30, "batch_size": 16, "sentences": 30})
-    for name in ("full", "head"):
-        monkeypatch.setitem(candidates.EVERY, name, replace(CANDIDATES[name], rate=3e-3))
-    runs = {run.cell.arm: run for run in compared(tmp_path / "runs.csv", setting, "full", "head")}
-    full, head = (comparison.summary([runs[name]])[0].accuracy for name in ("full", "head"))
-    assert full > 0.9 > head and runs["full"].loss < runs["head"].loss
-
-
 def test_a_wrong_count_is_a_bug_and_said_so(tmp_path, setting, monkeypatch):
     monkeypatch.setattr(LoRA, "count", lambda self, config: 7)
     with pytest.raises(AssertionError, match="closed form says 7"):

@@ -375,35 +375,6 @@ def test_nats_row_by_row_are_those_of_each_row_alone(family, words):
     assert mean == pytest.approx(nats.sum().item() / learned.sum().item(), rel=1e-4)
 
 
-@pytest.mark.slow
-def test_smollm2_grades_films_a_little_better_than_chance():
-    r"""Measured on the first 400 test sentences: 0.30 without examples; chance is 0.20."""
-    from coursekit.models import load_decoder
-
-    model, tokenizer = load_decoder("smollm2")
-    prepared = tasks.load_task("film", "five").for_decoder(tokenizer)
-    without = accuracy(model, prepared, limit=100, **QUIET)
-    with_five = accuracy(model, prepared, limit=100, shots=5, **QUIET)
-    assert 0.18 < without.value < 0.42
-    assert 0.20 < with_five.value < 0.48
-    sentiment = accuracy(model, tasks.load_task("film", "two").for_decoder(tokenizer), limit=100, **QUIET)
-    assert 0.70 < sentiment.value < 0.92
-
-
-@pytest.mark.slow
-def test_minilm_learns_film_sentiment_in_forty_steps():
-    from coursekit.models import load_encoder
-    from coursekit.training import fit
-
-    model, tokenizer = load_encoder("minilm", 2)
-    task = tasks.load_task("film", "two")
-    prepared = task.for_encoder(tokenizer, max_length=32)
-    before = accuracy(model, prepared, limit=200, **QUIET)
-    fit(model, prepared, steps=40, batch_size=32, lr=2e-4, **QUIET)
-    after = accuracy(model, prepared, limit=200, **QUIET)
-    assert after.low > max(task.majority, before.high)
-
-
 def test_pairs_in_order_need_no_threshold():
     good = torch.tensor([True, False, True, False])
     assert pairs_in_order(torch.tensor([0.9, 0.8, 0.7, 0.1]), good) == 0.75

@@ -15,7 +15,6 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.func import functional_call, grad, vmap
 
 from coursekit.errors import CourseError
 from coursekit.forgetting import EWC, L2SP, mixture, replay
@@ -140,15 +139,6 @@ def test_parts_join_whatever_form_their_numbers_have():
             assert sorted(rows_of(mixed)) == sorted(2 * rows_of(one)[:10])
             batch = mixed.collate(list(mixed.split("train")))
             assert batch["labels"].tolist() == [row % 2 for row in batch["input_ids"][:, 2].tolist()]
-
-
-@each_kind
-def test_a_mixture_trains(kind, family):
-    new, old = tiny_text.prepared(kind), replace(tiny_text.prepared(kind, seed=1), name="old")
-    runs = [
-        fit(tiny.model(family), replay(new, old, 0.25, 16, seed=seed), **QUICK).loss for seed in (0, 0, 1)
-    ]
-    assert runs[0] == runs[1] != runs[2]
 
 
 def named(words: tuple[str, ...], part: int = 0, kind: str = "encoder"):
@@ -394,12 +384,11 @@ class Interruption(Exception):
 
 
 @each_penalty
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_resumed_run_equals_the_uninterrupted_one(make, dtype, tmp_path):
+def test_a_resumed_run_equals_the_uninterrupted_one(make, tmp_path):
     data, given = tiny_text.prepared("encoder"), QUICK | dict(steps=8, checkpoint_every=2)
 
     def fresh():
-        model = tiny.model("bert", dtype=dtype)
+        model = tiny.model("bert", dtype=torch.bfloat16)
         return model, make(model, "bert")
 
     def fail(*_):
@@ -447,34 +436,6 @@ def test_l2sp_pulls_to_the_start_and_the_head_to_zero(family):
         closed = beta * p if name.startswith("classifier.") else alpha * (p - start[name])
         assert torch.equal(found[name], closed.detach())
         torch.testing.assert_close(found[name], torched[name])
-
-
-def test_l2sp_takes_the_step_that_one_would_write():
-    model, data, lr = tiny.model("bert", **STILL), tiny_text.prepared("encoder"), 0.1
-    start = weights(model)
-    objective = L2SP(model, alpha=0.5, beta=0.2)
-    stray(model, 0.01)
-    at, batch = weights(model), {}
-    model.register_forward_pre_hook(lambda *call: batch.update(call[2]), with_kwargs=True)
-    fit(model, data, objective=objective, **(SGD | dict(steps=1, lr=lr)))
-    after = weights(model)
-    model.load_state_dict(at, strict=False)
-    slope = gradients(model(**batch).loss, model)
-    for name, w in at.items():
-        pull = 0.2 * w if name.startswith("classifier.") else 0.5 * (w - start[name])
-        torch.testing.assert_close(after[name], w - lr * (slope[name] + pull), atol=1e-7, rtol=1e-5)
-
-
-def test_more_weight_keeps_the_model_nearer():
-    data, apart = tiny_text.prepared("decoder"), []
-    for alpha in (0.0, 0.1, 1.0, 10.0):
-        model = tiny.model("llama")
-        start = weights(model)
-        fit(model, data, objective=L2SP(model, alpha), **(SGD | dict(steps=30, lr=0.05)))
-        apart.append(
-            sum((p - start[name]).square().sum() for name, p in model.named_parameters()).sqrt().item()
-        )
-    assert apart == sorted(apart, reverse=True) and apart[-1] < 0.5 * apart[0]
 
 
 def test_l2sp_finds_the_head_of_a_method_and_says_what_it_is():
@@ -525,28 +486,6 @@ def test_the_fisher_is_the_mean_of_squared_gradients_of_single_examples(family, 
     assert objective.fisher.keys() == expected.keys() and objective.examples == 6
     for name, found in objective.fisher.items():
         torch.testing.assert_close(found.double(), expected[name], atol=1e-12, rtol=1e-6)
-
-
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_the_fisher_is_torch_s_own_per_example_gradient_squared(family):
-    model = tiny.model(family, attn_implementation="eager").double()
-    model.config.pad_token_id = (
-        None  # else the model looks for padding in the numbers, which vmap does not allow
-    )
-    batch = labelled(family)
-
-    def loss(parameters, ids, label):
-        logits = functional_call(model, parameters, (), {"input_ids": ids[None]}).logits
-        if family == "bert":
-            return nn.functional.cross_entropy(logits, label[None])
-        return nn.functional.cross_entropy(logits[0, :-1], label[1:])
-
-    parameters = {name: p.detach() for name, p in model.named_parameters()}
-    each = vmap(grad(loss), (None, 0, 0))(parameters, batch["input_ids"], batch["labels"])
-    # A decoder's own loss is in float32, whatever its weights.
-    rtol = 1e-6 if family == "bert" else 1e-5
-    for name, found in EWC(model, [batch], strength=1.0).fisher.items():
-        torch.testing.assert_close(found, each[name].square().mean(0), atol=1e-11, rtol=rtol)
 
 
 @each_family
@@ -632,26 +571,6 @@ def test_ewc_solves_the_new_task_with_what_the_old_one_does_not_need(make, end):
     model.loss = lambda x, labels: (x.sum() - 3) ** 2 / 2
     fit(model, tiny_text.prepared("encoder"), objective=objective, **(SGD | dict(steps=200, lr=0.2)))
     torch.testing.assert_close(model.x.detach(), torch.tensor(end), atol=1e-5, rtol=1e-5)
-
-
-def test_ewc_remembers():
-    r"""The new task asks for the opposite of the old one."""
-    old = tiny_text.prepared("encoder")
-    flipped = old.split("train")[:]
-    flipped["labels"] = [1 - label for label in flipped["labels"]]
-    new = replace(old, name="flipped", data=DatasetDict(train=Dataset.from_dict(flipped)))
-    learned = tiny.model("bert", **STILL)
-    fit(learned, old, **(QUICK | dict(steps=40, batch_size=16, lr=3e-3)))
-    batch, losses = old.collate(list(old.split("train"))), []
-    for strength in (0.0, 1e4):
-        model = tiny.model("bert", **STILL)
-        model.load_state_dict(learned.state_dict())
-        objective = EWC(model, [batch], strength)
-        given = SGD | dict(steps=30, batch_size=16, lr=0.03, clip=1.0)
-        fit(model, new, objective=objective, **given)
-        with torch.no_grad():
-            losses.append(model(**batch).loss.item())
-    assert losses[1] < 0.5 * losses[0]
 
 
 def test_ewc_says_what_it_is():

@@ -2,21 +2,12 @@ r"""Pictures of what trains show the numbers they are given, and nothing lies ou
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from pictures import assert_nothing_is_cut_off
 
-from coursekit import plots
 from coursekit.plots import bitfit as draw
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    plots.style()
-    yield
-    plt.close("all")
 
 
 def test_a_mask_has_a_point_for_each_entry_that_trains():

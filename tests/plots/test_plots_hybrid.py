@@ -2,25 +2,15 @@ r"""Pictures of places, gates, Kronecker products and many methods show what the
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pytest
 from matplotlib.colors import to_hex
 
-from coursekit import plots
 from coursekit.experiments.intervals import Difference
 from coursekit.methods.hybrid import places as method_places
 from coursekit.methods.hybrid import readings
 from coursekit.plots import alt
 from coursekit.plots import hybrid as plots_hybrid
 from tests.pictures import assert_nothing_is_cut_off
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    plots.style()
-    yield
-    plt.close("all")
 
 
 def test_a_place_has_the_colour_of_the_family_and_the_word_for_what_happens_there():

@@ -2,20 +2,11 @@ r"""The pictures of (IA)³ show where its vectors sit and what they are given.""
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import pytest
 
-from coursekit import plots
 from coursekit.plots.alt import describe
 from coursekit.plots.ia3 import ia3_block, runs_side_by_side
 from tests.pictures import assert_nothing_is_cut_off
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    plots.style()
-    yield
-    plt.close("all")
 
 
 def test_each_vector_stands_behind_what_it_scales():

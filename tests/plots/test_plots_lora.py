@@ -2,25 +2,15 @@ r"""The pictures of LoRA and of the lecture's map show what they are given."""
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import pytest
 from matplotlib.colors import same_color
 
 from coursekit import plots
 from coursekit.comparison import published
-from coursekit.errors import CourseError
 from coursekit.plots.alt import describe
 from coursekit.plots.comparison import by_learning_rate, counts_recomputed
 from coursekit.plots.hybrid import FAMILIES
-from coursekit.plots.lecture_map import MAP
 from tests.pictures import assert_nothing_is_cut_off
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    plots.style()
-    yield
-    plt.close("all")
 
 
 def test_the_data_flow_has_every_shape():
@@ -46,21 +36,6 @@ def test_the_data_flow_of_a_base_in_codes_says_what_is_stored_and_what_is_unpack
         not stored.get_extents().overlaps(other.get_extents()) for other in ax.patches if other != stored
     )
     assert_nothing_is_cut_off(ax.figure)
-
-
-def test_the_map_marks_what_a_notebook_is_about_and_nothing_else():
-    ax = plots.lecture_map("LoRA", "BitFit")
-    marked = [t.get_text() for t in ax.texts if "here" in t.get_text()]
-    assert marked == ["BitFit ◂ here", "LoRA ◂ here"]
-    full = [p for p in ax.patches if p.get_linewidth() > 1]
-    assert [
-        same_color(p.get_facecolor(), FAMILIES[f])
-        for p, f in zip(full, ("selective", "reparameterised"), strict=True)
-    ]
-    assert_nothing_is_cut_off(ax.figure)
-    assert set(MAP) == set(FAMILIES) - {"baseline"}
-    with pytest.raises(CourseError, match="did you mean 'LoRA'"):
-        plots.lecture_map("Lora")
 
 
 def test_the_chosen_learning_rate_has_a_ring_and_one_seed_a_hollow_point():

@@ -2,21 +2,11 @@ r"""Two models beside each other."""
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
-import pytest
 import torch
 from matplotlib.colors import same_color
 
-from coursekit import plots
 from coursekit.plots import qlora as plots_qlora
 from coursekit.plots.hybrid import FAMILIES
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    plots.style()
-    yield
-    plt.close("all")
 
 
 def test_two_models_side_by_side():

@@ -2,20 +2,11 @@ r"""The pictures of soft prompts show what they are given."""
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import pytest
 
-from coursekit import plots
 from coursekit.plots.alt import describe
 from coursekit.plots.soft_prompts import first_steps, gated_block
 from tests.pictures import assert_nothing_is_cut_off
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    plots.style()
-    yield
-    plt.close("all")
 
 
 def test_the_gate_is_on_the_prompts_softmax_alone():

@@ -2,20 +2,10 @@ r"""Pictures of the training cycle show the numbers they are given, and nothing 
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pytest
 from pictures import assert_nothing_is_cut_off
 
-from coursekit import plots
 from coursekit.plots import training_cycle as draw
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    plots.style()
-    yield
-    plt.close("all")
 
 
 def test_a_loss_is_drawn_over_tokens_with_a_line_for_each_bar():

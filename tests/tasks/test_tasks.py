@@ -374,20 +374,6 @@ def test_an_instruction_worked_by_hand(words):
     assert chat["labels"] == [IGNORED] * len(prompt) + answer
 
 
-def test_an_answer_that_does_not_fit_is_dropped_and_counted(words):
-    rows = [
-        {"instruction": "Name one", "context": "", "output": "red " * n, "kind": ""} for n in (1, 2, 30, 40)
-    ]
-    data = DatasetDict(train=Dataset.from_list(rows))
-    with pytest.warns(
-        UserWarning, match="2 of 4 examples are longer than max_length=16 .*the longest has 49"
-    ):
-        prepared = prepare_instructions(data, words, max_length=16)
-    assert [sum(label != IGNORED for label in row) for row in prepared.data["train"]["labels"]] == [2, 3]
-    with pytest.raises(CourseError, match="no example to train on"):
-        prepare_instructions(data, words, max_length=8)
-
-
 def test_bad_instruction_sources_are_one_clear_line(tmp_path):
     for name, text, message in (
         ("gone.jsonl", None, "no instruction data at"),

@@ -12,7 +12,7 @@ from attached import nonzero
 
 from coursekit.errors import CourseError
 from coursekit.methods import LoRA
-from coursekit.training.dpo import reference_of
+from coursekit.training.dpo import logps_of, reference_of
 from coursekit.training.grpo import (
     GRPO,
     Step,
@@ -23,7 +23,6 @@ from coursekit.training.grpo import (
     fixed_mean,
     group_advantages,
     kl_estimate,
-    logps_of,
     ratios,
     rewards_of,
     train,
@@ -158,11 +157,6 @@ def test_two_means_of_two_answers():
     values, mask = torch.tensor([[3.0, 9.0, 9.0], [1.0, 2.0, 3.0]]), torch.tensor([[1, 0, 0], [1, 1, 1]])
     assert answer_mean(values, mask) == (3 + 2) / 2
     assert fixed_mean(values, mask, 3) == (3 + 1 + 2 + 3) / 6
-
-
-def test_entropy_of_equal_and_of_certain():
-    assert entropy(torch.zeros(1, 8)).item() == pytest.approx(math.log(8))
-    assert entropy(torch.tensor([[0.0, 500.0]])).item() == pytest.approx(0)
 
 
 # Sampling -----------------------------------------------------------------------------------------------------------
