@@ -111,9 +111,8 @@ class Grid:
 
     reference: the arm that all are paired with. seeds: of the search. best_seeds: how many run at the chosen rate.
     steps, doublings: of a run, and how often they are doubled as long as that brings something. points: of the
-    validation curve, at equal distances. between: whether the chosen rate may lie between two of the ladder.
-    judge: a run -> what is to be high on validation data; None where it failed. behind: a rate so far behind the best
-    with the first seed gets no others, unless it is its neighbour.
+    validation curve, at equal distances. judge: a run -> what is to be high on validation data; None where it failed.
+    behind: a rate so far behind the best with the first seed gets no others, unless it is its neighbour.
     """
 
     topic: str
@@ -124,7 +123,6 @@ class Grid:
     steps: int = 300
     doublings: int = 0
     points: int = 6
-    between: bool = False
     judge: Callable[[Run], float | None] = lambda run: run.validation
     behind: float = 0.03
 

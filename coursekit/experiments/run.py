@@ -36,10 +36,6 @@ class Unfit(CourseError):
     r"""The method and the model do not go together."""
 
 
-class _Enough(Exception):
-    r"""The run has gone as far as was asked."""
-
-
 def attach(bench: Bench, candidate: Candidate, seed: int) -> nn.Module:
     r"""A fresh model with the method on it. Raises Unfit where the method does not fit the model."""
     model = bench.model(seed)
@@ -56,15 +52,13 @@ def train(
     cell: Cell,
     every: int,
     *,
-    until: int | None = None,
     measure: Callable[[nn.Module, training.History | None], Mapping[str, object]] | None = None,
 ) -> list[Run]:
     r"""Train as `recipe` and `cell` say: the run, and one more for each state that is asked as well. A loss that stops
     being finite is a run as well, with the reason.
 
     every: steps between two looks at the validation sentences. The test sentences are answered once, at the end.
-    until: stop at that look, with nothing tested: how the run begins. measure: asked of the model before it trains
-    (with None) and afterwards; what it says is kept in further columns.
+    measure: asked of the model before it trains (with None) and afterwards; what it says is kept in further columns.
     """
     start = time.perf_counter()
     model = attach(bench, recipe.candidate, cell.seed)
@@ -76,8 +70,6 @@ def train(
         if done % every == 0 or done == cell.steps:
             right = _answers(bench, model, "validation")[0]
             curve.append((done, sum(right) / len(right)))
-            if done == until:
-                raise _Enough
 
     parameters = trainable(model)
 
@@ -93,8 +85,6 @@ def train(
                 model, cell.seed, cell.rate, cell.steps, batch_size=recipe.batch_size, examples=recipe.examples,
                 bucket=recipe.bucket, after_step=look,
             )  # fmt: skip
-        except _Enough:
-            return [ended()]
         except CourseError as error:
             failed = ended(why=str(error))
             states = (replace(cell, arm=state(cell.arm, name)) for name in recipe.also)

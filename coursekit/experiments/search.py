@@ -7,7 +7,6 @@ Each question is answered by the runs there are, and asks for those that it lack
     those that are not far behind tried with every seed?
     the best one's two neighbours too, also a neighbour far behind (a cliff: how narrow is the peak?)
     best mean at an end of the rates?     -> one more beyond it
-    a rate between the best and its better neighbour, where the grid says so
     more seeds at the best rate, where the grid says so
     twice the steps, at the best rate and at the next lower one: did they bring something? -> twice as many again
 
@@ -127,8 +126,6 @@ class _Arm:
             if cells := self.left(steps, tries[max(0, at - 1) : at + 2], seeds):
                 return cells, 0.0
             more = beyond(means) if self.arm.grows and len(tries) > 1 else None
-            if more is None and self.grid.between:
-                more = _between(means, found)
             if more is None:
                 return [], found
             tries = sorted([*tries, more])
@@ -165,15 +162,3 @@ def _of(grid: Grid, arm: Arm, runs: Sequence[Run]) -> tuple[list[Cell], Settled 
         if gain is None or gain <= NOTHING:
             break
     return [], Settled(found.arm, found.rate, found.steps, gain, found.open, found.runs)
-
-
-def _between(means: Mapping[float, float | None], found: float) -> float | None:
-    r"""A rate between the best and its better neighbour, once: both are on the ladder, next to each other."""
-    if found not in LADDER or any(rate not in LADDER for rate in means):
-        return None
-    rates = sorted(means)
-    at = rates.index(found)
-    beside = {rate: means[rate] for rate in (*rates[max(0, at - 1) : at], *rates[at + 1 : at + 2])}
-    if not beside or means[found] is None or all(value is None for value in beside.values()):
-        return None
-    return float(f"{math.sqrt(found * best(beside)):.2g}")

@@ -15,10 +15,9 @@ from coursekit.memory.precision import PRECISIONS, STATES, optimizer_bytes
 from coursekit.memory.predict import bill, predict
 from coursekit.memory.quantized import Quantized
 from coursekit.memory.shard import STAGES, gpus_needed, shard
-from coursekit.memory.side_by_side import side_by_side
 
 __all__ = [
     "GB", "MB", "PRECISIONS", "STAGES", "STATES", "Breakdown", "Card", "GiB", "Point", "Quantized", "Step",
     "Term", "bill", "block_steps", "card", "cards", "gpus_needed", "measure", "optimizer_bytes", "predict",
-    "random_batch", "shard", "side_by_side",
+    "random_batch", "shard",
 ]  # fmt: skip

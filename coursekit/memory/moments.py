@@ -23,12 +23,11 @@ from typing import Any
 from coursekit.architecture import Architecture
 from coursekit.memory.activations.block import block_steps
 from coursekit.memory.activations.forward import forward_peak
-from coursekit.memory.activations.moved import SAIDMemory
 from coursekit.memory.activations.norm import norm_work
 from coursekit.memory.activations.setting import Setting
 from coursekit.memory.activations.step import Step
 from coursekit.memory.activations.stored import Stored, checkpointed, plain
-from coursekit.memory.activations.training import Training
+from coursekit.memory.activations.training import SAIDMemory, Training
 from coursekit.memory.breakdown import Point, Term, summed
 from coursekit.memory.ends import Head, embedding, head, mask, shared
 from coursekit.memory.inserted.parts import Inserted, frozen

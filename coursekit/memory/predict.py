@@ -13,7 +13,6 @@ import torch
 from coursekit import counts
 from coursekit.architecture import Architecture
 from coursekit.errors import CourseError, flag, number, one_of, whole
-from coursekit.memory.activations.families import check_modelled
 from coursekit.memory.activations.setting import Setting
 from coursekit.memory.activations.training import Training
 from coursekit.memory.breakdown import Breakdown, GiB
@@ -22,6 +21,9 @@ from coursekit.memory.measure import measure, random_batch
 from coursekit.memory.moments import activations
 from coursekit.memory.precision import Precision, optimizer_bytes, states
 from coursekit.memory.quantized import Quantized
+
+#: The families whose activations are modelled: those that were compared with measured steps.
+MODELLED = ("bert", "roberta", "electra", "distilbert", "gpt2", "opt", "llama", "qwen3")
 
 
 def bill(
@@ -75,7 +77,7 @@ def predict(
     (`measured_instead`), and a warning says so.
 
     Weights, gradients and optimizer state are exact. Activations are modelled for the families in
-    `activations.families.MODELLED`; CourseError for others, without states_only. They follow PyTorch 2.13 and
+    `MODELLED`; CourseError for others, without states_only. They follow PyTorch 2.13 and
     transformers 5.24; the CUDA figures come from the same formulas with CUDA's kernels put in, and are checked where
     there is a GPU.
     """
@@ -126,7 +128,11 @@ def predict(
     known = Breakdown(weights=weights, master=p.master * sum(tensors), gradients=gradient, optimizer=state)
     if states_only:
         return known
-    check_modelled(arch)
+    if arch.family not in MODELLED:
+        raise CourseError(
+            f"the activations of {arch.family} are not modelled: take states_only=True for weights, gradients and "
+            "optimizer, which are exact, or measure a step with memory.measure"
+        )
     setting = Setting(
         batch, seq + training.prompt, p.weight, _kernel(arch, attention, on_gpu), padded, on_gpu,
         prompt=training.prompt, prefix=training.prefix,

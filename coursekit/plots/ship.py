@@ -14,14 +14,14 @@ from coursekit.plots.common import COLOURS, axes
 _FROZEN, _BASE, _LINE, _ADAPTERS = "#c9ced2", "#7d858b", "#444444", (COLOURS[1], COLOURS[4], COLOURS[3], COLOURS[5])
 
 
-def mixed_batch(names: Sequence[str | None], d_in: int, d_out: int, r: int, ax: Axes | None = None) -> Axes:
+def mixed_batch(names: Sequence[str | None], d_in: int, d_out: int, r: int) -> Axes:
     r"""A batch through one layer: all rows through $W_0$ at once, those of an adapter through its $A$ and $B$, too.
 
     names: the adapter of each row, None for the bare base, as `methods.mixed_batch` has them.
     """
     adapters = list(dict.fromkeys(name for name in names if name is not None))
     colours = dict(zip(adapters, _ADAPTERS, strict=False)) | {None: _FROZEN}
-    ax = axes(ax, figsize=(8.6, 1.6 + 1.1 * len(adapters)))
+    ax = axes(figsize=(8.6, 1.6 + 1.1 * len(adapters)))
     n, top = len(names), 0.36 * len(names)
 
     def arrow(x0: float, y0: float, x1: float, y1: float, text: str = "") -> None:
@@ -66,7 +66,7 @@ def mixed_batch(names: Sequence[str | None], d_in: int, d_out: int, r: int, ax: 
 
 def two_tasks(
     found: Mapping[str, tuple[float, float]], alone: Sequence[str], base: str, tasks: tuple[str, str],
-    tried: tuple[int, int], ax: Axes | None = None,
+    tried: tuple[int, int],
 ) -> Axes:  # fmt: skip
     r"""What models do on two tasks, a point each: task one along, task two up, with pale bars of one standard error.
 
@@ -74,7 +74,7 @@ def two_tasks(
     two, in the colours of `mixed_batch`; where their lines cross, a model would be as good as each at its own task.
     base: the label of the untrained model.
     """
-    ax = axes(ax, figsize=(7.0, 4.6))
+    ax = axes(figsize=(7.0, 4.6))
     colours = {base: _BASE} | dict(zip(alone, _ADAPTERS, strict=False))
     ax.axvline(found[alone[0]][0], color=colours[alone[0]], linestyle="--", linewidth=1)
     ax.axhline(found[alone[1]][1], color=colours[alone[1]], linestyle="--", linewidth=1)

@@ -86,13 +86,6 @@ def test_where_every_rate_fails_the_search_ends():
     assert found.gain is None and found.runs[0].why
 
 
-def test_the_chosen_rate_may_lie_between_two_of_the_ladder():
-    grid = replace(SHORT, between=True)
-    runs = carried_out(grid, lambda cell: 0.9 - 0.1 * abs(math.log10(cell.rate / 1.7e-3)))
-    assert search.settled(grid, runs)["a"].rate == pytest.approx(1.7e-3)
-    assert set(tried(runs)) == {3e-4, 1e-3, 1.7e-3, 3e-3, 1e-2}
-
-
 def test_more_seeds_run_at_the_chosen_rate_alone():
     grid = replace(SHORT, best_seeds=5)
     runs = carried_out(grid, lambda cell: 0.8 - 10 * abs(cell.rate - 3e-3))

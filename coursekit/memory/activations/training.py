@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from coursekit.memory.activations.moved import SAIDMemory
+from coursekit.memory.activations.setting import Setting
+from coursekit.methods.intrinsic.fastfood import CHUNK
 
 #: Places of a block where a method can insert something: the attention's result before the output projection and
 #: after it (before the dropout of blocks that drop out by themselves, else after it), the same of the feed-forward,
@@ -35,6 +36,34 @@ class Written:
     dense: int = 0  # the gradient of the matrix, before that of the values is taken from it
     tokens: int = 0  # of each token, what the gradient of the values is computed from
     whole: bool = False  # all of it trains: in fp32 nothing has to be put together
+
+
+@dataclass(frozen=True)
+class SAIDMemory:
+    r"""IntrinsicSAID: all weights are moved along directions, $\theta = \theta_0 + F(v)$, once in each pass. A group
+    for each block and, where everything moves, one for the rest.
+    """
+
+    n: int  # rows of a block of the random matrix
+    groups: tuple[int, ...]  # weights of each group
+    blocks: tuple[int, ...]  # of n rows, for each group
+    used: int  # of a block's weights those that its backward pass asks for: all but the biases
+    outside: int  # the same of the rest, embeddings and output layer aside
+    tables: int  # of the rest those that no backward pass asks for: embeddings
+
+    def forward(self, group: int, s: Setting) -> int:
+        r"""Bytes while a group is computed: its part of F(v), in chunks and put together."""
+        padded = 4 * self.n * self.blocks[group]
+        return padded + max(padded, 2 * self._chunk(group, s))
+
+    def backward(self, group: int, s: Setting) -> int:
+        r"""Bytes while the gradient of a group becomes one of v, beside the gradient itself."""
+        copies = 4 * self.groups[group] if s.half else 0
+        return copies + 4 * self.n * self.blocks[group] + 2 * self._chunk(group, s)
+
+    def _chunk(self, group: int, s: Setting) -> int:
+        blocks = self.blocks[group]
+        return 4 * self.n * (blocks if s.on_gpu else min(blocks, max(1, CHUNK // self.n)))
 
 
 @dataclass(frozen=True)

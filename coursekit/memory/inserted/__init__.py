@@ -10,13 +10,11 @@ from typing import Any
 
 from coursekit.architecture import Architecture
 from coursekit.memory.inserted import adapters, selected, soft_prompts
-from coursekit.memory.inserted.combined import together
 from coursekit.memory.inserted.directions import said
 from coursekit.memory.inserted.gates import unipelt
 from coursekit.memory.inserted.ia3 import ia3
 from coursekit.memory.inserted.low_rank import low_rank
-from coursekit.memory.inserted.parts import AFTER, BEFORE, Added, Inserted
-from coursekit.memory.inserted.whole import whole
+from coursekit.memory.inserted.parts import AFTER, BEFORE, Added, Inserted, together
 
 #: By `kind`, as in checkpoints.
 INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
@@ -34,11 +32,11 @@ INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
     "P_TUNING": soft_prompts.p_tuning,
     "PREFIX_TUNING": soft_prompts.prefix_tuning,
     "ADAPTION_PROMPT": soft_prompts.llama_adapter,
-    "BITFIT": whole,
-    "TOP_LAYERS": whole,
-    "LN_TUNING": whole,
-    "BY_TYPE": whole,
-    "HEAD_ONLY": whole,
+    "BITFIT": selected.whole,
+    "TOP_LAYERS": selected.whole,
+    "LN_TUNING": selected.whole,
+    "BY_TYPE": selected.whole,
+    "HEAD_ONLY": selected.whole,
     "SELECT_ROWS": selected.lines,
     "SELECT_COLUMNS": selected.lines,
     "FREEZE_AND_RECONFIGURE": selected.nodes,

@@ -6,8 +6,7 @@ from typing import Any
 
 from coursekit import counts
 from coursekit.architecture import Architecture
-from coursekit.memory.activations.moved import SAIDMemory
-from coursekit.memory.activations.training import Training
+from coursekit.memory.activations.training import SAIDMemory, Training
 from coursekit.memory.breakdown import Term
 from coursekit.memory.inserted.parts import Added, Inserted
 from coursekit.methods.intrinsic.fastfood import Fastfood

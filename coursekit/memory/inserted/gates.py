@@ -12,8 +12,7 @@ from coursekit.architecture import Architecture
 from coursekit.memory.activations.builder import Builder
 from coursekit.memory.activations.training import Part
 from coursekit.memory.inserted import adapters, low_rank, soft_prompts
-from coursekit.memory.inserted.combined import together
-from coursekit.memory.inserted.parts import Inserted, each_block
+from coursekit.memory.inserted.parts import Inserted, each_block, together
 
 
 @dataclass(frozen=True)

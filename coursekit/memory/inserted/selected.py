@@ -1,7 +1,7 @@
-r"""Selective methods that train parts of tensors: lines of matrices, nodes, single numbers anywhere.
+r"""Selective methods: whole tensors, and parts of them, which are lines of matrices, nodes, single numbers anywhere.
 
-A product with such a matrix keeps its input, as if all of the matrix trained, and puts the matrix together once more
-in the backward pass.
+A product with a matrix of which a part trains keeps its input, as if all of the matrix trained, and puts the matrix
+together once more in the backward pass.
 """
 
 from __future__ import annotations
@@ -14,6 +14,18 @@ from coursekit.architecture import Architecture, Matrix
 from coursekit.memory.activations.training import Training, Written
 from coursekit.memory.inserted.parts import Added, Inserted, place
 from coursekit.methods.lora import LoRA
+
+
+def whole(method: Any, arch: Architecture, config: Any) -> Inserted:
+    r"""Copies of the tensors that train, of the sizes that the method gives, and what autograd keeps for them."""
+    sizes = method.sizes(config)
+    written = {
+        m.name: Written(m.d_in * m.d_out, dense=m.d_in * m.d_out, whole=True)
+        for m in arch.matrices
+        if any(f"{path}.weight" in sizes for path in arch.paths(m))
+    }
+    added = tuple(Added(size, place(path, arch)) for path, size in sizes.items())
+    return Inserted(Training(lambda path: path in sizes, written=written), added)
 
 
 def lines(method: Any, arch: Architecture, config: Any) -> Inserted:
