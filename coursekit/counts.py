@@ -254,6 +254,15 @@ def llama_adapter(model: Any, n: int, layers: int, gates: int = 1) -> int:
     return layers * (n * architecture(model).d_model + gates)
 
 
+def pre_layer(model: Any, n: int) -> int:
+    r"""$Lnd$: PreLayer of the LoRA paper, which trains the activations of `n` virtual tokens after each layer.
+
+    Asked for by its name in data/papers, as others here are.
+    """
+    arch = architecture(model)
+    return arch.n_layers * n * arch.d_model
+
+
 # The tensors of a model ---------------------------------------------------------------------------------------------
 
 
