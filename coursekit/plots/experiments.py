@@ -21,17 +21,19 @@ def accuracies(
     found: Mapping[str, Any],
     lines: Mapping[str, float] | None = None,
     *,
+    colours: Mapping[str, str] | None = None,
     label: str = "test accuracy",
 ) -> Axes:
     r"""One dot an arm, with its 95 % interval, in the order given.
 
-    found: label -> `experiments.intervals.Interval`. lines: name -> accuracy, of `LINES` or others.
+    found: label -> `experiments.intervals.Interval`. lines: name -> accuracy, of `LINES` or others. colours: label ->
+    colour, such as its family's.
     """
     ax = axes(figsize=(7.0, 1.3 + 0.3 * len(found)))
-    for row, one in enumerate(found.values()):
+    for row, (name, one) in enumerate(found.items()):
         ax.errorbar(
             one.value, row, xerr=[[one.value - one.low], [one.high - one.value]], fmt="o", capsize=3, markersize=5,
-            color=COLOURS[0],
+            color=(colours or {}).get(name, COLOURS[0]),
         )  # fmt: skip
     for name, value in (lines or {}).items():
         ax.axvline(value, linewidth=1.2, label=name, zorder=0, **LINES.get(name, dict(color="grey", linestyle="-.")))

@@ -24,13 +24,14 @@ MEMORY_COLOURS = {
 def memory_bars(
     bills: Mapping[str, Mapping[str, float]],
     unit: str = "GB",
+    capacity: tuple[str, float] | None = None,
     peaks: Mapping[str, float] | None = None,
 ) -> Axes:
     r"""One horizontal stacked bar for each entry of `bills` (label -> category -> amount in `unit`).
 
-    peaks: label -> the most that is there at any one moment, as a mark on the bar: categories need not be at their
-    largest together. The number at a bar is its peak then, and else the sum. A bar that stands alone has a number in
-    each of its parts.
+    capacity: (name, amount), drawn as a line: what a card holds. peaks: label -> the most that is there at any one
+    moment, as a mark on the bar: categories need not be at their largest together. The number
+    at a bar is its peak then, and else the sum. A bar that stands alone has a number in each of its parts.
     """
     ax = axes(figsize=(7.0, 1.2 + 0.45 * len(bills)))
     labels = list(bills)
@@ -48,7 +49,11 @@ def memory_bars(
         number = total if peaks is None else peaks.get(label, total)
         text = f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
         text = f"peak {text}" if peaks and label in peaks else text
-        ax.text(total + 0.012 * left.max(), y, text, va="center", fontsize=9)
+        # On a white ground, since the line of a card's capacity may run through it.
+        ground = dict(facecolor="white", edgecolor="none", pad=1)
+        ax.text(total + 0.012 * left.max(), y, text, va="center", fontsize=9, bbox=ground, zorder=3)
+    if capacity is not None:
+        ax.axvline(capacity[1], color="black", linestyle="--", linewidth=1, label=capacity[0])
     if peaks is not None:
         ax.plot(
             list(peaks.values()),
@@ -60,7 +65,7 @@ def memory_bars(
             label="peak",
         )
     ax.invert_yaxis()
-    ax.set_xlim(0, 1.13 * left.max())
+    ax.set_xlim(0, 1.13 * max(left.max(), capacity[1] if capacity else 0))
     ax.set_xlabel(unit)
     # Above the bars and clear of them, whatever their length.
     ax.legend(

@@ -75,8 +75,8 @@ def test_the_course_s_own_pictures():
     for draw, says in [
         (lambda: plots.scores({"LoRA": score(0.7), "full": score(0.8)}, chance=0.5),
          "a line: LoRA 0.7, full 0.8; a line at 0.5; marked: chance. x: accuracy, with its 95 % interval."),
-        (lambda: plots.memory_bars({"full": {"weights": 3}, "LoRA": {"weights": 2}}, "GB", {"full": 8}),
-         "bars, weights: full 3, LoRA 2; peak: full 8; marked: peak 8. x: GB."),
+        (lambda: plots.memory_bars({"full": {"weights": 3}, "LoRA": {"weights": 2}}, "GB", ("T4", 16), {"full": 8}),
+         "bars, weights: full 3, LoRA 2; T4 at 16; peak: full 8; marked: peak 8. x: GB."),
         (lambda: plots.loss_curve({"LoRA": [3.0] * 20}),
          "LoRA from 3 to 3 (3 to 3). x: step (line: mean of 5 steps; pale: each step); y: training loss (nats)."),
     ]:  # fmt: skip

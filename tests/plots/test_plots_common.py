@@ -17,11 +17,11 @@ from coursekit.plots.alt import describe
 
 def test_memory_bars_add_up():
     bills = {"fp32": {"weights": 40.0, "gradients": 40.0, "optimizer": 80.0}, "lora": {"weights": 20.0}}
-    ax = plots.memory_bars(bills)
+    ax = plots.memory_bars(bills, capacity=("RTX 4090", 24.0))
     assert sum(p.get_width() for p in ax.patches) == pytest.approx(180.0)
     ends = {round(p.get_x() + p.get_width(), 6) for p in ax.patches}
     assert 160.0 in ends and 20.0 in ends
-    assert {t.get_text() for t in ax.get_legend().get_texts()} == {"weights", "gradients", "optimizer"}
+    assert {t.get_text() for t in ax.get_legend().get_texts()} == {"weights", "gradients", "optimizer", "RTX 4090"}
 
 
 def test_a_bar_that_stands_alone_has_a_number_in_each_part():
