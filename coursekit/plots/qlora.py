@@ -9,7 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from coursekit.plots.common import loss_curve
+from coursekit.plots.alt import says
+from coursekit.plots.common import COLOURS, axes, loss_curve
 from coursekit.plots.hybrid import FAMILIES
 
 
@@ -34,3 +35,27 @@ def side_by_side(
     right.set_ylabel(other)
     right.set_title(f"{what}, a dot is a test sentence")
     return left, right
+
+
+def rounded_back(steps: Sequence[float], ax: Axes | None = None) -> Axes:
+    r"""How far layers' updates take their weights from a level: a stroke each, on a line from that level to the next.
+
+    steps: typical updates with the distance of the two levels as 1. Before the border in the middle all are rounded
+    back to where they came from.
+    """
+    ax = axes(ax, figsize=(8.2, 1.9))
+    ax.hlines(0, -0.04, 1.04, color="#d0d0d0", linewidth=1, zorder=0)
+    for at, name in ((0, "level of W"), (1, "next level")):
+        ax.vlines(at, -0.5, 0.5, color="#444444", linewidth=4)
+        ax.text(at, 0.56, name, ha="left" if at == 0 else "right", va="bottom", fontsize=9)
+    ax.axvline(0.5, color="#444444", linestyle="--", linewidth=1)
+    ax.text(0.49, 0.56, "rounded back", ha="right", va="bottom", fontsize=9)
+    ax.text(0.51, 0.56, "rounded on", ha="left", va="bottom", fontsize=9)
+    ax.vlines(steps, -0.3, 0.3, color=COLOURS[1], linewidth=0.7)
+    ax.text(max(steps) + 0.01, 0.2, "W + ΔW", va="center", fontsize=9, color=COLOURS[1])
+    ax.set_ylim(-0.6, 0.95)
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel("distance from the level, with that of the next level as 1")
+    says(ax, f"W + ΔW of {len(steps)} layers from {min(steps):.2g} to {max(steps):.2g}")
+    return ax
