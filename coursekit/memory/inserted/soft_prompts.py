@@ -80,7 +80,7 @@ def llama_adapter(method: Any, arch: Architecture, config: Any) -> Inserted:
     gates = method.gates(arch)
     blocks = range(arch.n_layers - method.blocks(arch), arch.n_layers)
     sizes = [method.n * arch.d_model, *([gates] if gates else [])]
-    place = "attention" if method.joins_projection(arch) or arch.encoder else "attention output"
+    place = "attention output" if arch.family == "gpt2" else "attention"
     training = Training(frozen, parts=(Prompts(place, frozenset(blocks), method.n, bool(gates)),))
     return Inserted(training, tuple(each_block(sizes, blocks)))
 
