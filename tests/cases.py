@@ -77,7 +77,7 @@ CASES = [
     Case("OFT", lambda: methods.OFT(block_size=2), folds=True),
     Case("OFT-4bit", lambda: methods.OFT(block_size=4), folds=True, quantized=True),
     Case("HoulsbyAdapter", lambda: methods.HoulsbyAdapter(r=4, init="zero")),
-    Case("HoulsbyAdapter-norms", lambda: methods.HoulsbyAdapter(r=4, init="zero", train_norms=True)),
+    Case("HoulsbyAdapter-norms", lambda: methods.HoulsbyAdapter(r=4, init="zero", train_norms=True), strong=1),
     Case("PfeifferAdapter", lambda: methods.PfeifferAdapter(r=4, init="zero")),
     Case("ParallelAdapter", lambda: methods.ParallelAdapter(r=4, init="zero")),
     Case("LinAdapter", lambda: methods.LinAdapter(r=4, init="zero")),
