@@ -37,13 +37,13 @@ def side_by_side(
     return left, right
 
 
-def rounded_back(steps: Sequence[float], ax: Axes | None = None) -> Axes:
+def rounded_back(steps: Sequence[float]) -> Axes:
     r"""How far layers' updates take their weights from a level: a stroke each, on a line from that level to the next.
 
     steps: typical updates with the distance of the two levels as 1. Before the border in the middle all are rounded
     back to where they came from.
     """
-    ax = axes(ax, figsize=(8.2, 1.9))
+    ax = axes(figsize=(8.2, 1.9))
     ax.hlines(0, -0.04, 1.04, color="#d0d0d0", linewidth=1, zorder=0)
     for at, name in ((0, "level of W"), (1, "next level")):
         ax.vlines(at, -0.5, 0.5, color="#444444", linewidth=4)
