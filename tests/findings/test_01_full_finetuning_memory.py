@@ -138,3 +138,15 @@ def test_the_plans():
         PAGE,
         f"makes room for {plans['7 B on 4 × A100'][4]} sequences to share the wait, and stage 2 is enough",
     )
+
+
+def test_what_the_peak_holds():
+    r"""The scores are gone by then; their gradient and that of the embedding, which is the output layer, are there."""
+    model = load_decoder("smollm2")[0].float().train()
+    model.config.use_cache = False
+    found = memory.measure(model, memory.random_batch(model, 4, 48), optimizer=None)
+    scores, embedding = 4 * 192 * 49_152 / 1e6, model.get_input_embeddings().weight.nbytes / 1e6
+    said(PAGE, f"the scores ({scores:.0f} MB) have given way to their gradient, as large, and to that of the output")
+    said(PAGE, f"layer ({embedding:.0f} MB)")
+    assert abs(max(p.activations for p in found.timeline) / 1e6 - found.kept / 1e6 - embedding) < 1
+    assert found.timeline[-3].activations / 1e6 == pytest.approx(embedding, abs=1)

@@ -6,10 +6,13 @@ import pytest
 import torch
 from finding import ROOT, printed, said
 
+from coursekit import memory
 from coursekit.evaluation.scores import Score
 from coursekit.experiments import results
 from coursekit.experiments.intervals import Difference
 from coursekit.experiments.results import Results
+from coursekit.methods import PromptTuning
+from coursekit.models import load_decoder
 
 PAGE = "04_soft_prompts"
 #: The rows of its table and what they are compared with.
@@ -36,7 +39,7 @@ def test_what_each_row_had(film):
     assert film.parameters("head-mean") == 770
     said(PAGE, "a head on the mean of the tokens, 770 parameters and no prompt")
     assert "head-mean, 600 steps" not in film.arms
-    said(PAGE, "against the head's 300")
+    said(PAGE, "than the head after 300; a head of 600 steps is not stored")
 
 
 def test_no_prompt_reaches_the_head_on_the_mean(film):
@@ -66,13 +69,13 @@ def test_a_prefix_reaches_the_head_on_the_mean_and_stays_behind_full_fine_tuning
     family = film.differences([arm for arm in SHOWN if arm != "head-mean"], "head-mean")
     assert len(family) == 6 and family["prefix-20"].verdict == "no clear difference"
     lead = "Its lead of {:.1f} points ({:.1f} to {:.1f})".format(*in_points(found))
-    said(PAGE, f"{lead} is not clear among six comparisons. After 600 steps it is {longer}, against")
-    said(PAGE, f"reaches that head (ahead by {in_points(longer)[0]:.0f} with twice its steps)")
+    said(PAGE, f"{lead} is not clear among six comparisons. After 600 steps it is {longer} than the head after 300")
+    said(PAGE, "A prefix of twenty reaches that head")
     found = film.difference("prefix-20", "full")
     longer = film.difference("prefix-20, 600 steps", "full, 600 steps")
     also = str(longer).removeprefix("worse ")
     said(PAGE, f"It stays behind full fine-tuning: {found}, with 600 steps for both {also}")
-    behind = "stays behind full fine-tuning by {:.0f} and {:.0f}"
+    behind = "stays behind full fine-tuning by {:.0f} points, by {:.0f} with 600 steps for both"
     said(PAGE, behind.format(*(-in_points(d)[0] for d in (found, longer))))
 
 
@@ -137,3 +140,12 @@ def test_what_peft_writes():
     assert float(printed(PAGE, r"logits at most (\S+) apart")[0]) < 1e-3
     said(PAGE, "writes other words with it than without")
     said(PAGE, "For a prompt use_cache=False mends it")
+
+
+def test_with_long_texts_a_prompt_keeps_fewer_activations_than_full_fine_tuning():
+    config = load_decoder("smollm2")[0].config
+    for seq, fewer in ((20, False), (100, True)):
+        full = memory.predict(config, batch=8, seq=seq).activations
+        prompt = memory.predict(config, PromptTuning(n=20), batch=8, seq=seq).activations
+        assert (prompt < full) == fewer
+    said(PAGE, f"{prompt / 1e6:,.0f} MB against {full / 1e6:,.0f}")

@@ -133,7 +133,7 @@ def test_the_costs_are_told_as_they_are():
     assert mask[1] == full[1] == "1.00" and abs(int(mask[4]) - int(full[4])) < 6
     config = load_encoder("minilm", num_labels=2)[0].config
     share = int(mask[0].replace(",", "")) / counts.full(config, "classification")
-    said(PAGE, f"A random mask of {100 * share:.1f} % of the parameters saves optimizer states and storage alone")
+    said(PAGE, f"A random mask of {100 * share:.1f} % of the parameters saves what is held between the passes")
     said(PAGE, "for a few entries it computes the gradient of every matrix and keeps every input")
     said(PAGE, f"the last two of six blocks cost {two[1]} of the matrix products, BitFit {bitfit[1]}, the lowest block "
                f"alone {lowest[1]}")  # fmt: skip

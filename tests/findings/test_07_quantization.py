@@ -11,6 +11,7 @@ from finding import printed, said
 from coursekit.checks import quantization_codebook as codebook
 from coursekit.checks.draw import Draw
 from coursekit.experiments import results
+from coursekit.models import load_decoder
 from coursekit.quantization import code, grid
 
 PAGE = "07_quantization"
@@ -171,3 +172,15 @@ def test_what_double_quantization_costs():
     (more,) = printed(PAGE, r"squared error: [\d.]+% → [\d.]+%, ([\d.]+)% more")
     said(PAGE, f"for {more} % more error (relative)")
     said(PAGE, f"instead of 4.5, for {float(more):.1f} % more error")
+
+
+def test_what_a_whole_model_takes():
+    model = load_decoder("smollm2")[0]
+    rounded = sum(m.weight.numel() for m in model.model.layers.modules() if isinstance(m, torch.nn.Linear))
+    whole, embedding = model.num_parameters(), model.get_input_embeddings().weight.numel()
+    codes, rest = rounded * (4 + 8 / 64 + 32 / (64 * 256)) / 8, 2 * embedding
+    said(PAGE, f"Of SmolLM2's {whole / 1e6:.1f} million weights {rounded / 1e6:.1f} million are rounded")
+    said(PAGE, f"{codes / 1e6:.1f} MB at 4.127 bits")
+    said(PAGE, f"The embedding's {embedding / 1e6:.1f} million stay in 16 bits, {rest / 1e6:.1f} MB, more than all")
+    both = codes + rest
+    said(PAGE, f"is {both / 1e6:.0f} MB instead of {2 * whole / 1e6:.0f}, a factor of {2 * whole / both:.1f}")

@@ -102,9 +102,9 @@ def test_what_gptq_does_in_this_run():
     said(PAGE, f"{plain[0]} % become {ours[0]} %")
 
 
-def test_training_through_the_rounding_wins_back_more_than_half():
+def test_training_through_the_rounding_wins_back_a_part():
     ways = ("not rounded", "rounded to 2 bits afterwards", "trained through the rounding")
     plain, after, through = (float(printed(PAGE, rf"\n{way} +([\d.]+) \(")[0]) for way in ways)
-    assert 0.5 < (through - after) / (plain - after) < 0.75
-    said(PAGE, "**More than half, in this run.**")
     said(PAGE, f"from {plain:.3f} to {after:.3f}; trained through the rounding it is {through:.3f}")
+    said(PAGE, f"which is {100 * (through - after) / (plain - after):.0f} % of the loss")
+    said(PAGE, f"({after:.3f} to {through:.3f}, of {plain:.3f})")

@@ -54,7 +54,7 @@ def test_no_hybrid_is_better_than_the_better_of_its_parts(stored):
     said(PAGE, f"the least that UniPELT's paper reports, lies outside the interval {ends(gain)}")
     mam = stored.difference("mam", "parallel")
     assert mam.verdict == "no clear difference"
-    said(PAGE, f"MAM and its parallel adapter: no clear difference {ends(mam)}")
+    said(PAGE, f"no clear difference {ends(mam)}; its own parts")
 
 
 def test_nor_is_one_shown_to_be_better_than_a_weaker_part(stored):

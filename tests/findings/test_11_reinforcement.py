@@ -42,9 +42,9 @@ def test_this_run_of_the_reward():
     confidence = float(before[2]) - float(before[1])
     assert skill > form + confidence
     assert before[3] == after[2]
-    said(PAGE, f"for {before[3]} of the sums already: one answer now does what eight tries did")
+    said(PAGE, f"for {before[3]} of the sums already, so much of it may be choosing better")
     assert round(64 * (float(after[3]) - float(before[3]))) == 9
-    said(PAGE, f"among eight of the trained model it is {after[3]}, nine sums more")
+    said(PAGE, f"Among eight of the trained model it is {after[3]}, nine sums more")
     said(PAGE, f"went from {before[3]} to {after[3]} of the sums among eight draws")
     reward, first, among = curve("reward from")
     said(PAGE, f"It starts at {among[0]:.2f}: for most sums the right answer was among them")

@@ -63,7 +63,7 @@ def test_this_run_of_the_file():
         PAGE, r"two files differs by ([\d.e+-]+), with its rows in our order by ([\d.e+-]+)"
     )
     assert float(right_order) < 1e-3 < float(wrong)
-    said(PAGE, f"as it stands, the layer is {wrong} off; with its rows in our order, {right_order}")
+    said(PAGE, f"the layer is {wrong} off, and {right_order} with its rows in our order")
     (alpha,) = printed(PAGE, r"film 16, sums (\d+\.\d\d)")
     assert float(alpha) == round(8 * 8**0.5, 2)
     said(PAGE, f"the method's alpha is 8 and the file's {alpha}")
@@ -92,7 +92,7 @@ def test_this_run_of_the_combinations():
     assert abs(lost - 2 / 3) < 0.05
     said(PAGE, "takes back two thirds of what `sums` had gained".replace("`", ""))
     (share,) = printed(PAGE, r"cross terms are (\d+\.\d\d) times as large")
-    said(PAGE, f"cross terms are {share} times as large as the sum")
+    said(PAGE, f"the cross terms, which nobody trained, are {share} times as large as the sum")
 
 
 def test_this_run_of_the_rank():
