@@ -1,4 +1,7 @@
-r"""What has cheated other graders, tried on every exercise of the course, in a real box: no point for any of it."""
+r"""What has cheated other graders, tried on every exercise of the course, in a real box: no point for any of it.
+
+What needs no box to fail, such as an object that equals everything: `tests/checks/test_secret.py`.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,6 @@ from coursekit.grading.plan import plan
 
 CHEATS = {
     "table": "def cheat(id, arguments):\n    return closest(id, arguments)",
-    "equal": """
-class Equal:
-    def __eq__(self, other): return True
-    def __getattr__(self, name): return lambda *a, **k: self
-    __hash__ = object.__hash__
-def cheat(id, arguments):
-    return Equal()
-""",
     "patched": """
 import torch, json, coursekit.checks
 def cheat(id, arguments):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -104,14 +102,7 @@ def snapshot(place: Path) -> dict[str, tuple[float, int]]:
 @pytest.fixture(scope="module")
 def batch(box: str, tmp_path_factory: pytest.TempPathFactory, solved: dict, blank: dict) -> Batch:
     place = tmp_path_factory.mktemp("hostile")
-    found = Batch(place, solved, blank)
-    if where := os.environ.get("COURSEKIT_HOSTILE_TABLE"):  # for whoever wants to read what became of each
-        rows = [
-            (name, r["status"], sum(e["points"] for e in r["exercises"]), r["message"], r["times"])
-            for name, r in sorted(found.results.items())
-        ]
-        Path(where).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return found
+    return Batch(place, solved, blank)
 
 
 def test_all_kinds_are_there():
@@ -177,10 +168,3 @@ def test_the_graders_memory_stays_flat(batch: Batch):
     assert len(steady) > 20
     assert max(steady) < 150 * 2**20
     assert max(steady) - min(steady) < 30 * 2**20
-
-
-def test_the_network_question_is_a_fair_one():
-    r"""What 20_network asks for is there outside of a box: an interface beside the loopback."""
-    if len(socket.if_nameindex()) < 2:
-        pytest.skip("this machine has no network interface either")
-    assert len(socket.if_nameindex()) > 1
