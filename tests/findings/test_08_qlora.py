@@ -5,10 +5,15 @@ from __future__ import annotations
 from finding import printed, said
 
 from coursekit.comparison import costs
+from coursekit.evaluation import answer_nats
 from coursekit.experiments import results
 from coursekit.memory import GB, GiB, card
+from coursekit.methods import LoRA
+from coursekit.models import load_decoder
+from coursekit.qlora import quantize_model
 from coursekit.qlora.memory import qlora_bill
 from coursekit.quantization import code
+from coursekit.tasks import load_task
 
 PAGE = "08_qlora"
 METHODS = results.read("methods")
@@ -90,6 +95,13 @@ def test_65b_fits_into_48_gb_with_its_states_paged_out():
         f"it needs {resident / GB:.1f} GB, no room to spare on 48; ",
     )
     said(PAGE, f"as the recipe says, {paged / GB:.1f} GB")
+    bill = qlora_bill("65B")
+    base, adapter, states = bill.weights - bill.gradients, bill.gradients, bill.optimizer
+    said(
+        PAGE,
+        f"Of the {resident / GB:.1f} the base takes {base / GB:.1f}, the adapter and its gradients "
+        f"{adapter / GB:.1f} each and Adam's states {states / GB:.1f}",
+    )
     said(PAGE, f"LLaMA 65B needs {resident / GB:.1f} GB with all states on the card, {paged / GB:.1f} GB")
 
 
@@ -122,15 +134,34 @@ def nats(what: str) -> tuple[str, str]:
 
 def test_training_gets_below_the_entropy_with_four_bits_and_without():
     entropy = printed(PAGE, r"entropy of the grades: ([\d.]+) nats")[0]
-    (before, _), (lora, _), (qlora, wide), (minus, half) = map(
+    (before, _), (lora, far), (qlora, wide), (minus, half) = map(
         nats, ("before training", "LoRA", "QLoRA", "QLoRA − LoRA")
     )
     assert float(qlora) + float(wide) < float(entropy) and abs(float(minus)) < float(half)
     said(
         PAGE,
-        f"costs {before} nats before training, {lora} with LoRA and {qlora} with QLoRA, both less than the entropy, "
-        f"{entropy}. The difference of the two is {minus.replace('-', '−')} ± {half}",
+        f"costs {before} nats before training, {lora} ± {far} with LoRA and {qlora} ± {wide} with QLoRA",
     )
+    assert float(lora) - float(far) < float(entropy) < float(lora) + float(far)
+    said(PAGE, f"knowing only how often each occurs would cost {entropy}. QLoRA's interval lies below that")
+    said(PAGE, f"The difference of the two is {minus.replace('-', '−')} ± {half}")
+
+
+def test_what_is_left_after_a_merge_into_four_bits_came_with_the_scales():
+    r"""No weight changed its level; and without an update the scales stay, too."""
+    before, merged = (
+        float(*printed(PAGE, rf"\n{what} +([\d.]+)\n?")) for what in ("before training", "merged into four bits")
+    )
+    said(PAGE, f"Where do the {before - merged:.2f} nats come from that are left")
+    assert printed(PAGE, r"([\d.]+)% of the weights change level") == ("0.0000",)
+    model, tokenizer = load_decoder("smollm2")
+    quantize_model(model)
+    film = load_task("film", "five").short(8).for_decoder(tokenizer)
+    packed = answer_nats(model, film, limit=8)
+    method = LoRA(r=8, alpha=16, targets="all-linear")
+    method.merge(method.attach(model), undo=False)  # B is 0 at the start
+    quantize_model(model)
+    assert abs(answer_nats(model, film, limit=8).mean() - packed.mean()) < 0.05 * (before - merged)
 
 
 def test_the_memory_of_a_step_is_predicted_rightly():
