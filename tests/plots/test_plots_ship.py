@@ -2,21 +2,12 @@ r"""Pictures of several adapters: a mixed batch, and what combinations do on two
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import pytest
 from matplotlib.colors import same_color
 
-from coursekit import plots
 from coursekit.plots import ship
 from coursekit.plots.alt import describe
 from tests.pictures import assert_nothing_is_cut_off
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    plots.style()
-    yield
-    plt.close("all")
 
 
 def test_a_mixed_batch_sends_each_row_through_its_own_adapter():
