@@ -143,7 +143,7 @@ def test_once_moved_it_changes_the_answers_and_keeps_their_shape(case, family):
     before, after = build(case, family)(**one), attach(case, family, scale=case.strong)(**one)
     assert after.logits.shape == before.logits.shape and after.logits.dtype == before.logits.dtype
     assert not torch.allclose(before.logits, after.logits, atol=1e-4)
-    assert before.loss != after.loss  # by how much depends on the draw: the logits, above, must move clearly
+    assert not torch.allclose(before.loss, after.loss, atol=1e-5)
 
 
 #: Other models of the same families than `tiny.model` gives.
