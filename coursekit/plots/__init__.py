@@ -1,7 +1,6 @@
 r"""Pictures: `common.py` for what several notebooks draw, and one file a topic; `alt.py` says what they show."""
 
 from coursekit.plots import alt
-from coursekit.plots import hybrid as hybrid
 from coursekit.plots.adapters import adapter_places, bottleneck
 from coursekit.plots.alt import show
 from coursekit.plots.common import COLOURS, axes, loss_curve, score_curves, scores, style
