@@ -102,6 +102,9 @@ def test_search_finds_a_lesson(address, browser):
     with Watched(browser) as tab:
         tab.page.goto(address + "search.html?q=singular")
         hit = tab.page.locator("ul.search a", has_text="LoRA").first
+        hit.wait_for()
+        # A summary of each hit is fetched; leaving before they are there breaks these requests off.
+        tab.page.wait_for_load_state("networkidle")
         hit.click()
         assert "notebooks/" in tab.page.url
         assert not tab.wrong
