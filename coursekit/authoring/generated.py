@@ -197,10 +197,12 @@ def _lessons(books: Mapping[Path, Any], about: Mapping[str, str], known: Mapping
             f"| {'{minutes} min, {GB} GB'.format(**took.groupdict()) if took else ''} | {sum(e.points for e in own)} |"
         )
     ids = [id for notebook in books.values() for id in _posed(notebook)]
+    took = [float(found["minutes"]) for n in books.values() if (found := _MACHINE.search(n.cells[0].source))]
     minutes = sum(map(reading_minutes, books.values())) + sum(known[id].minutes for id in ids)
     total = (
         f"{len(books)} notebooks, {len(ids)} exercises, {sum(known[id].points for id in ids)} points, about "
-        f"{round(minutes / 60)} hours. Machine: one thread of a CPU, and the most memory it held."
+        f"{round(minutes / 60)} hours. Machine: one thread of a CPU, {sum(took):.0f} minutes in all, "
+        "and the most memory it held."
     )
     return "\n".join(rows) + f"\n\n{total}\n"
 

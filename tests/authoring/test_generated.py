@@ -140,7 +140,8 @@ def test_what_a_run_took_stays_until_the_next_run(checkout, monkeypatch):
     generated.update(checkout)
     head = nbformat.read(path, 4).cells[0].source
     assert head.endswith(machine) and head.count("**Time:**") == 1
-    assert "| 5 + 0 | 1.3 min, 1.4 GB | 0 |" in (checkout / "README.md").read_text()
+    readme = (checkout / "README.md").read_text()
+    assert "| 5 + 0 | 1.3 min, 1.4 GB | 0 |" in readme and "one thread of a CPU, 1 minutes in all" in readme
     device = torch.device("cuda")
     again = with_time(book, replace(result, peak_memory=2_000_000_000))
     assert "needs 7.0 minutes and 2.0 GB" in again and again.count("**Time:**") == 1, "a GPU's own time"

@@ -1,7 +1,7 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").dataset.json);
 const marks = [...document.querySelectorAll(".mark")], comments = document.getElementById("comments");
-const place = `coursekit marking ${location.pathname}`;
+const place = `coursekit marks typed on ${location.pathname}`;
 const typed = JSON.parse(localStorage.getItem(place) ?? "{}");
 const fields = mark => [mark.querySelector(".points"), mark.querySelector(".comment")];
 const known = new Set([...comments.children].map(option => option.value));
@@ -10,7 +10,7 @@ function read(mark) {
   const [points, comment] = fields(mark);
   const text = points.value.trim().replace(",", "."), value = Number(text);
   const wrong = text !== "" && !(value >= 0 && (data.of === 0 || value <= data.of));
-  mark.querySelector(".problem").textContent = wrong ? `a number from 0 to ${data.of}` : "";
+  mark.querySelector(".problem").textContent = wrong ? `a number from 0 to ${data.of}` : mark.dataset.said ?? "";
   return {text: wrong ? "" : text, comment: comment.value.trim(), wrong};
 }
 
@@ -22,11 +22,14 @@ function look() {
 }
 
 for (const mark of marks) {
-  const before = typed[mark.dataset.id];
-  fields(mark).forEach((field, i) => {
-    if (before) field.value = before[i];
+  // What was typed over other marks than manual.csv has by now, a colleague's perhaps, is told and not put over them.
+  const there = fields(mark).map(f => f.value), [was, over = there] = typed[mark.dataset.id] ?? [there];
+  if (String(over) === String(there)) fields(mark).forEach((field, i) => { field.value = was[i]; });
+  else if (String(was) !== String(there)) mark.dataset.said = `manual.csv has changed; you had typed: ${was.join(" ")}`;
+  fields(mark).forEach(field => {
     field.addEventListener("input", () => {
-      typed[mark.dataset.id] = fields(mark).map(f => f.value);
+      delete mark.dataset.said;
+      typed[mark.dataset.id] = [fields(mark).map(f => f.value), there];
       localStorage.setItem(place, JSON.stringify(typed));
       look();
     });
