@@ -226,7 +226,8 @@ def _badges(notebooks: Sequence[Path], repository: str, version: str) -> str:
         return "On Colab: the course has no public address yet, so there is nothing to open there.\n"
     lines = [f"- {p.stem}: {badge(repository, version, f'notebooks/{p.name}')}\n" for p in notebooks]
     how = (
-        "\nOn Colab: open a notebook and run it from top to bottom. The first cell installs the course and leaves "
-        "Colab's PyTorch and NumPy as they are.\n"
+        "\nOn Colab: open a notebook and run it from top to bottom. The first cell installs the course in a minute or "
+        "two and leaves Colab's PyTorch and NumPy as they are. transformers, PEFT and huggingface_hub become newer, "
+        "and pip names in red what wants them older, such as sentence-transformers: the course does not use it.\n"
     )
     return "".join(lines) + how
