@@ -101,6 +101,10 @@ class Results:
         r"""Each of `arms` minus `against`, with Holm's p-values: as many comparisons, one family."""
         return _family({arm: self.difference(arm, against) for arm in arms if arm != against})
 
+    def paired(self, pairs: Mapping[str, tuple[str, str]]) -> dict[str, Difference]:
+        r"""The first arm of each pair minus the second, with Holm's p-values. pairs: label -> two arms."""
+        return _family({label: self.difference(*pair) for label, pair in pairs.items()})
+
     def table(self, arms: Sequence[str] | Mapping[str, str], against: str) -> Table:
         r"""A row an arm: accuracy, its difference to `against`, and the verdict. arms: names, or name -> label."""
         labels = dict(arms) if isinstance(arms, Mapping) else {arm: arm for arm in arms}
@@ -117,8 +121,7 @@ class Results:
 
     def pairs(self, pairs: Mapping[str, tuple[str, str]]) -> Table:
         r"""A row a pair: the first arm minus the second, and the verdict, of one family. pairs: label -> two arms."""
-        found = _family({label: self.difference(*pair) for label, pair in pairs.items()})
-        rows = [[label, one.in_points(), str(one.verdict)] for label, one in found.items()]
+        rows = [[label, one.in_points(), str(one.verdict)] for label, one in self.paired(pairs).items()]
         note = self._note({arm for pair in pairs.values() for arm in pair}, len(pairs))
         return Table(["", "points (95 %)", "verdict"], rows, note)
 

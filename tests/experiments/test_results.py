@@ -191,7 +191,9 @@ def test_a_table_has_the_accuracy_the_difference_and_the_verdict():
 
 def test_a_table_of_pairs_adjusts_for_all_of_them():
     found = Results("t", (*three("full", 0.9), *three("a", 0.5), *three("b", 0.9)))
-    text = repr(found.pairs({"a − full": ("a", "full"), "b − full": ("b", "full")}))
+    asked = {"a − full": ("a", "full"), "b − full": ("b", "full")}
+    assert found.paired(asked)["a − full"].p == 2 * found.difference("a", "full").p
+    text = repr(found.pairs(asked))
     assert "a − full" in text and "worse" in text and "adjustment for 2 comparisons," in text.replace("\n", " ")
 
 

@@ -21,7 +21,15 @@ WHERE = {
     ),
     methods.HoulsbyAdapter(r=2): dict.fromkeys(("after the\nattention", "around\nthe FFN"), "adds behind"),
     methods.ParallelAdapter(r=2): {"around\nthe FFN": "adds beside"},
-}
+    methods.MAMAdapter(n=3, hidden=None, r=2): {
+        "before keys\nand values": "puts tokens before", "around\nthe FFN": "adds beside",
+    },
+    methods.UniPELT(n=3, hidden=None, r=2, rank=2): {
+        "before keys\nand values": "puts tokens before", "query": "adds beside", "value": "adds beside",
+        "around\nthe FFN": "adds behind",
+    },
+    methods.Compacter(r=4): dict.fromkeys(("after the\nattention", "around\nthe FFN"), "adds behind"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("method", WHERE, ids=lambda method: type(method).__name__)

@@ -12,11 +12,12 @@ from coursekit.methods.mechanism.method import Method
 PLACES = {
     "soft_prompt": "before\nthe text",
     "self.prefixes": "before keys\nand values",
-    "self.query": "query",
-    "self.key": "key",
-    "self.value": "value",
+    ".query.": "query",
+    ".key.": "key",
+    ".value.": "value",
     "attention.output.dense": "attention's\noutput",
     "houlsby_attention": "after the\nattention",
+    "compacter_attention": "after the\nattention",
     "LayerNorm": "norms",
     "intermediate": "FFN,\n1st matrix",
     "output.dense": "FFN,\n2nd matrix",
@@ -28,6 +29,8 @@ WAYS = {
     "branches.default.B": "adds beside",
     "parallel": "adds beside",
     "houlsby": "adds behind",
+    "pfeiffer": "adds behind",
+    "compacter": "adds behind",
     "branches.default.l": "multiplies",
     "soft_prompt": "puts tokens before",
     "prefixes": "puts tokens before",
@@ -44,8 +47,9 @@ def paths(model: nn.Module, method: Method) -> list[str]:
 
 
 def places(model: nn.Module, method: Method) -> dict[str, str]:
-    r"""Place -> how `method` acts there, both among the values of `PLACES` and `WAYS`."""
-    return {_first(PLACES, path): _first(WAYS, path) for path in paths(model, method)}
+    r"""Place -> how `method` acts there, both among the values of `PLACES` and `WAYS`; gates stand with their parts."""
+    found = [path for path in paths(model, method) if ".gate" not in path]
+    return {_first(PLACES, path): _first(WAYS, path) for path in found}
 
 
 def _first(signs: Mapping[str, str], path: str) -> str:
