@@ -6,11 +6,7 @@ since small matrices keep no second thread busy.
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,8 +19,6 @@ from coursekit.experiments.table import Cell, Run, Store
 
 #: Seconds between two looks whether the others have finished what the next cells depend on.
 PATIENCE = 5.0
-#: Set in the environment of a process that is to end with the one that began it.
-CHILD = "COURSEKIT_ENDS_WITH_STDIN"
 
 #: (what the arm trains, the cell) -> the run, and those of what else was asked of the trained model.
 Carry = Callable[[Any, Cell], Sequence[Run]]
@@ -79,35 +73,3 @@ def progress(grid: Grid, runs: Sequence[Run], processes: int = 1) -> str:
         per_step = statistics.fmean(run.seconds / run.cell.steps for run in runs)
         rest = f", {per_step * sum(c.steps for c in left) / 60 / processes:.0f} min or more left"
     return f"{done} of {len(grid.arms)} arms settled, {len(runs)} runs made, {len(left)} to go{rest}"
-
-
-def side_by_side(command: Sequence[str], processes: int) -> int:
-    r"""Run `command` in so many processes, and wait; the number of those that failed.
-
-    They end with this one, however it ends: each has a pipe from it as its standard input, and goes when that closes.
-    """
-    environment = os.environ | {"OMP_NUM_THREADS": "1", CHILD: "1"}
-    started = [
-        subprocess.Popen([*command], env=environment, stdin=subprocess.PIPE) for _ in range(processes)
-    ]
-    try:
-        return sum(process.wait() != 0 for process in started)
-    finally:
-        for process in started:
-            if process.poll() is None:
-                process.terminate()
-        for process in started:
-            process.wait()
-
-
-def end_with_parent() -> None:
-    r"""In a process of `side_by_side`: end when the parent has gone. What is claimed is void with the process."""
-    if os.environ.get(CHILD) and sys.stdin is not None:
-        pipe = os.dup(sys.stdin.fileno())
-
-        def watch() -> None:
-            while os.read(pipe, 4096):
-                pass
-            os._exit(143)
-
-        threading.Thread(target=watch, daemon=True).start()
