@@ -14,7 +14,6 @@ from torch import Tensor
 from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
 from coursekit.checks.open_exercise import OpenComparison, OpenExercise
-from coursekit.notebook import built
 
 # memory-block ---------------------------------------------------------------------------------------------
 
@@ -169,7 +168,12 @@ class _Twice(Recompute):
 
 
 def _checkpointed(kind: type[torch.autograd.Function]) -> Callable[..., Any]:
-    return lambda *arguments: built.recomputed(kind, *arguments)
+    def recomputed(*arguments: Any) -> Any:
+        from coursekit.notebook import built  # transformers comes with it
+
+        return built.recomputed(kind, *arguments)
+
+    return recomputed
 
 
 def _secret_checkpoint(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:

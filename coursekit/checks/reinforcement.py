@@ -3,13 +3,21 @@ r"""The exercises of notebook 11_reinforcement."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
-from coursekit.training.grpo import answer_mean, clipped_loss, group_advantages
+
+
+def _grpo() -> Any:
+    r"""The course's own functions, imported when they are asked: transformers comes with them, for seconds."""
+    from coursekit.training import grpo
+
+    return grpo
+
 
 # reinforcement-advantages ---------------------------------------------------------------------------------
 
@@ -42,7 +50,7 @@ ADVANTAGES = register(
         ),
         tolerance=2e-3,
         secret=_secret_rewards,
-        reference=group_advantages,
+        reference=lambda rewards: _grpo().group_advantages(rewards),
         mutants={
             "this is the distance from the mean of all rewards; each answer is compared with its own group": (
                 lambda r: (r - r.mean()) / (r.std(1, keepdim=True) + 1e-4)
@@ -65,7 +73,7 @@ ADVANTAGES = register(
             "this divides by the group's mean; the standard deviation is asked": (
                 lambda r: _over(r, lambda x: x.mean(1, keepdim=True))
             ),
-            "the sign is wrong: better than the group is positive": lambda r: -group_advantages(r),
+            "the sign is wrong: better than the group is positive": lambda r: -_grpo().group_advantages(r),
             "the mean is not taken off: an answer that is as good as its group has advantage 0": (
                 lambda r: r / (r.std(1, keepdim=True) + 1e-4)
             ),
@@ -128,11 +136,11 @@ CLIPPED = register(
             "negative. Clip the ratio first, then multiply.",
         ),
         secret=_secret_clipped,
-        reference=clipped_loss,
+        reference=lambda *given: _grpo().clipped_loss(*given),
         mutants={
             "this takes the larger of the two products; the pessimist takes the smaller": _largest,
             "the sign is wrong: this is what is to grow, and a loss is to fall": (
-                lambda n, o, a, e: -clipped_loss(n, o, a, e)
+                lambda n, o, a, e: -_grpo().clipped_loss(n, o, a, e)
             ),
             "this is the clipped product alone: a ratio that has gone the wrong way could never come back": (
                 _clipped_alone
@@ -143,13 +151,13 @@ CLIPPED = register(
             ),
             "this is the difference of the logarithms; the ratio is its exponential": _of_a_difference,
             "the ratio is upside down: the model now, over the model that drew the answer": (
-                lambda n, o, a, e: clipped_loss(o, n, a, e)
+                lambda n, o, a, e: _grpo().clipped_loss(o, n, a, e)
             ),
             "this is one number; leave the tokens apart, (answers, seq)": (
-                lambda n, o, a, e: clipped_loss(n, o, a, e).mean()
+                lambda n, o, a, e: _grpo().clipped_loss(n, o, a, e).mean()
             ),
             "this is one number an answer; leave the tokens apart, (answers, seq)": (
-                lambda n, o, a, e: clipped_loss(n, o, a, e).mean(1)
+                lambda n, o, a, e: _grpo().clipped_loss(n, o, a, e).mean(1)
             ),
         },
     )
@@ -179,7 +187,7 @@ MEAN = register(
             "over the answers?",
         ),
         secret=_secret_mean,
-        reference=answer_mean,
+        reference=lambda *given: _grpo().answer_mean(*given),
         mutants={
             "here every token weighs the same; every answer is to weigh the same, whatever its length": (
                 lambda v, m: (v * m).sum() / m.sum()

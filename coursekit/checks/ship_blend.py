@@ -14,7 +14,6 @@ from torch import Tensor
 from coursekit.checks.core import register
 from coursekit.checks.draw import Draw
 from coursekit.checks.open_exercise import OpenComparison, OpenExercise
-from coursekit.methods.lora_starts import pissa
 
 #: How much worse than the course's own an answer may be.
 ROOM = 1.25
@@ -22,6 +21,13 @@ D_OUT, D_IN, N, R = 12, 16, 40, 3
 
 Factors = tuple[Tensor, Tensor]
 Tensors = list[Tensor]
+
+
+def pissa(W: Tensor, r: int, scale: float) -> Factors:
+    r"""The course's own, imported when it is asked: transformers comes with it."""
+    from coursekit.methods import lora_starts
+
+    return lora_starts.pissa(W, r, scale)
 
 
 def errors(M: Tensor, updates: Tensors, inputs: Tensors) -> list[float]:
