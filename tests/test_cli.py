@@ -161,8 +161,8 @@ def test_nothing_outlives_a_command_that_is_ended(tmp_path, name):
     command = (
         "import signal, sys\nfrom coursekit.cli_errors import end_children_too\n"
         "from coursekit.batch.processes import watch\n"
-        # A shell's background jobs ignore it, and their children inherit that.
-        "signal.signal(signal.SIGQUIT, signal.SIG_DFL)\n"
+        # A shell's background jobs ignore the one, what nohup runs the other, and their children inherit that.
+        "signal.signal(signal.SIGQUIT, signal.SIG_DFL); signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         f"end_children_too()\nwatch([sys.executable, '-c', {papermill!r}])"
     )
     process = subprocess.Popen([sys.executable, "-c", command], cwd=ROOT)
