@@ -16,7 +16,7 @@ from coursekit import interop
 from coursekit.architecture import Matrix
 from coursekit.errors import CourseError, short
 from coursekit.methods.ia3_config import explains
-from coursekit.methods.mechanism.branch import BranchMethod, fan_in_fan_out
+from coursekit.methods.mechanism.branch import BranchMethod
 from coursekit.methods.mechanism.modules import HEADS
 from coursekit.methods.mechanism.names import QUERY_VALUE, Names
 from coursekit.methods.mechanism.targets import Targets
@@ -51,11 +51,7 @@ class LinearLayersMethod(BranchMethod):
         return self.named.modules(model)
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
-        return super()._config(model) | {
-            "target_modules": self.named.listed(model.config),
-            "fan_in_fan_out": fan_in_fan_out(self.places(model).values()),
-            "bias": "none",
-        }
+        return super()._config(model) | self.named.entries(model, self.places(model).values())
 
     def _check_config(self, config: dict[str, Any]) -> None:
         self._refuse(config, ())

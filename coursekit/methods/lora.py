@@ -31,7 +31,7 @@ from coursekit.methods.lora_config import (
 from coursekit.methods.lora_started import Started
 from coursekit.methods.lora_starts import MOVED, MovedStart
 from coursekit.methods.low_rank import FastTwin
-from coursekit.methods.mechanism.branch import Branch, Branched, fan_in_fan_out, like
+from coursekit.methods.mechanism.branch import Branch, Branched, like
 from coursekit.methods.mechanism.checkpoint import Setting, shown
 from coursekit.methods.mechanism.modules import EVERY
 from coursekit.methods.mechanism.names import QUERY_VALUE, Names, own_setting
@@ -230,11 +230,7 @@ class LoRA(Started):
         return (DoRABranch if self.dora else FastLoRABranch)(layer, self)
 
     def _config(self, model: nn.Module) -> dict[str, Any]:
-        return super()._config(model) | {
-            "target_modules": self.named.listed(model.config),
-            "fan_in_fan_out": fan_in_fan_out(self.places(model).values()),
-            "bias": "none",
-        }
+        return super()._config(model) | self.named.entries(model, self.places(model).values())
 
     def _check_config(self, config: dict[str, Any]) -> None:
         refuse_others(config)

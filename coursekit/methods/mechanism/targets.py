@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ from coursekit.methods.mechanism.modules import (
     at,
     find,
     head_names,
+    is_conv1d,
     named_base_modules,
 )
 from coursekit.methods.mechanism.names import (
@@ -125,6 +126,11 @@ class Targets:
         if self.names != ALL_LINEAR:
             return list(self.of(config))
         return sorted({re.sub(r"^.*?\.\d+\.", "", path) for path in self.layers(config)})
+
+    def entries(self, model: nn.Module, layers: Iterable[nn.Module]) -> dict[str, Any]:
+        r"""What peft's config says of the targets in `model`, which are `layers`."""
+        listed, conv1d = self.listed(model.config), any(map(is_conv1d, layers))
+        return {"target_modules": listed, "fan_in_fan_out": conv1d, "bias": "none"}
 
     # Modules that train whole ---------------------------------------------------------------------------------------
 
