@@ -40,22 +40,11 @@ def copy_package(folder: Path) -> Path:
     return folder
 
 
-def imports(sources: list[str]) -> list[str]:
-    r"""The import statements in cells of the course's own notebook, to be run before anybody waits."""
-    found = []
-    for source in sources:
-        try:
-            body = ast.parse(source).body
-        except SyntaxError:  # a line of IPython magic
-            continue
-        found += [ast.unparse(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
-    return list(dict.fromkeys(found))
-
-
-def imports_only(source: str) -> bool:
-    r"""Whether a cell does nothing but import, as a lesson's cell of imports."""
+def imports(source: str) -> tuple[list[str], bool]:
+    r"""The import statements of a cell, and whether it does nothing else, as a lesson's cell of imports."""
     try:
         body = ast.parse(source).body
-    except SyntaxError:
-        return False
-    return bool(body) and all(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
+    except SyntaxError:  # a line of IPython magic
+        return [], False
+    found = [ast.unparse(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return found, bool(found) and len(found) == len(body)

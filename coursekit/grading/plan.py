@@ -19,7 +19,7 @@ from coursekit.grading.folder import Batch
 from coursekit.grading.gate import MOST_TOGETHER
 from coursekit.grading.limits import Limits
 from coursekit.grading.one import Assignment
-from coursekit.grading.package import imports, imports_only
+from coursekit.grading.package import imports
 from coursekit.grading.submissions import Submission, digest, find
 
 _LIBRARIES = ("torch", "numpy", "ipython", "papermill")
@@ -171,14 +171,18 @@ def preload(notebook: Path) -> list[str]:
     import nbformat
 
     cells = [c for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "code"]
-    own = [c.source for c in cells if c.metadata.get("nbgrader", {}).get("solution") or imports_only(c.source)]
+    own: list[str] = []
+    for cell in cells:
+        found, alone = imports(cell.source)
+        if alone or cell.metadata.get("nbgrader", {}).get("solution"):
+            own += found
     # The last of these is what torch.autograd.grad imports when it is first given a gradient: a second, with sympy.
     torch = (
         "import torch",
         "import torch.nn.functional as F",
         "import torch.fx.experimental.symbolic_shapes",
     )
-    return list(dict.fromkeys([*torch, "import numpy", *imports(own)]))
+    return list(dict.fromkeys([*torch, "import numpy", *own]))
 
 
 def fingerprint(common: dict[str, Any]) -> str:
