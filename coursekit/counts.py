@@ -7,7 +7,6 @@ Published tables recomputed with these: `tests/test_counts.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from coursekit.architecture import Architecture, Matrix, Norm, describe
@@ -93,11 +92,6 @@ def blocks(model: Any) -> list[int]:
     return sizes
 
 
-def block(model: Any) -> int:
-    r"""One transformer block, the last one."""
-    return blocks(model)[-1]
-
-
 def top_layers(model: Any, k: int) -> int:
     r"""The last `k` blocks, e.g. $FT^{Top2}$ of Li and Liang (2021)."""
     return sum(blocks(model)[-k:])
@@ -109,14 +103,6 @@ def top_layers(model: Any, k: int) -> int:
 def low_rank(d_in: int, d_out: int, r: int) -> int:
     r"""$r\,(d_{in} + d_{out})$: $A$ and $B$ of one matrix (Hu et al. 2021)."""
     return r * (d_in + d_out)
-
-
-def lora(model: Any, matrices: Iterable[Matrix], r: int, dora: bool = False) -> int:
-    r"""The sum of `low_rank` over every copy of the adapted `matrices`; DoRA adds one magnitude for each output."""
-    arch = architecture(model)
-    return sum(
-        arch.copies(m) * (low_rank(m.d_in, m.d_out, r) + (m.d_out if dora else 0)) for m in matrices
-    )  # fmt: skip
 
 
 # Adapters -----------------------------------------------------------------------------------------------------------
@@ -149,12 +135,6 @@ def lin(model: Any, r: int) -> int:
     r"""$L(2dr + r + d) + 2Ld$: after the whole block, with a LayerNorm of its own (Lin et al. 2020)."""
     arch = architecture(model)
     return arch.n_layers * (adapter(arch.d_model, r) + 2 * arch.d_model)
-
-
-def adapter_drop(model: Any, r: int, dropped: int) -> int:
-    r"""$(L - n)(2dr + r + d)$: no adapter in the first `dropped` blocks (Rücklé et al. 2021)."""
-    arch = architecture(model)
-    return (arch.n_layers - dropped) * adapter(arch.d_model, r)
 
 
 def kronecker(d_in: int, d_out: int) -> int:

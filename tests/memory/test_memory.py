@@ -565,7 +565,7 @@ def test_forward_and_backward_are_predicted_apart_and_gradients_block_by_block(f
 def test_gradients_are_there_from_the_end_of_their_own_block_on():
     config = tiny.config("gpt2", **WIDE["gpt2"] | {"n_layer": 3})
     points = {p.label: p.gradients for p in predict(config, TopLayers(k=1), batch=2, seq=16).timeline}
-    block = 4 * counts.block(config)
+    block = 4 * counts.blocks(config)[-1]
     assert [points[f"backward: block {i}"] for i in (2, 1, 0)] == [0, block, block]
     full = predict(config, batch=2, seq=16)
     points = {p.label: p.gradients for p in full.timeline}
