@@ -10,6 +10,7 @@ from coursekit.experiments.bench import Bench
 from coursekit.experiments.recipe import Candidate, alone, on_codes
 from coursekit.methods import (
     IA3,
+    OFT,
     AdapterDrop,
     BitFit,
     ByType,
@@ -37,6 +38,7 @@ from coursekit.methods import (
     SparseAdapter,
     TopLayers,
     UniPELT,
+    VeRA,
 )
 from coursekit.methods.mechanism.method import Method
 
@@ -95,6 +97,8 @@ CANDIDATES: dict[str, Candidate] = {
     "said": Candidate("reparameterised", IntrinsicSAID(d=1000), 1e-1),
     "lora": Candidate("reparameterised", LoRA(r=8, alpha=16), 1e-2),
     "dora": Candidate("reparameterised", LoRA(r=8, alpha=16, dora=True), 1e-2),
+    "vera": Candidate("reparameterised", VeRA(r=256), 1e-2),
+    "oft": Candidate("reparameterised", OFT(block_size=32), 1e-2),
     "qlora": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear"), 1e-3, on_codes),
     "lora-bitfit": Candidate("hybrid", Hybrid(LoRA(r=8, alpha=16), BitFit()), 3e-3),
     "compacter": Candidate("hybrid", Compacter(), 1e-2),
@@ -123,6 +127,7 @@ NAMES: dict[str, str] = {
     "bitfit-query": "BitFit, query and MLP", "norms": "layer norms", "top-layers": "top two blocks",
     "attention": "attention layers", "fish-mask": "Fisher mask", "random-mask": "random mask", "shira": "SHiRA",
     "far": "Freeze and Reconfigure", "rows": "chosen rows", "said": "SAID", "lora": "LoRA, query and value",
-    "lora-all-linear": "LoRA, all linear", "dora": "DoRA", "qlora": "QLoRA, all linear", "lora-bitfit": "LoRA + BitFit",
-    "compacter": "Compacter", "compacter-plus": "Compacter++", "mam": "MAM", "unipelt": "UniPELT",
+    "lora-all-linear": "LoRA, all linear", "dora": "DoRA", "vera": "VeRA", "oft": "OFT", "qlora": "QLoRA, all linear",
+    "lora-bitfit": "LoRA + BitFit", "compacter": "Compacter", "compacter-plus": "Compacter++", "mam": "MAM",
+    "unipelt": "UniPELT",
 }  # fmt: skip

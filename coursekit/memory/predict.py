@@ -118,7 +118,7 @@ def predict(
         frozen = quantized.weights(arch, base, p.weight)
     else:
         frozen = p.weight * sum(t.size for t in base)
-    weights = frozen + p.weight * sum(t.size for t in copied) + factor * sum(added)
+    weights = frozen + p.weight * sum(t.size for t in copied) + factor * (sum(added) + training.fixed)
     tensors = [t.size for t in trained]
     on_gpu = device == "cuda"
     state = optimizer_bytes(tensors, optimizer, p.state, not on_gpu)

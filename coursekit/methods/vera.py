@@ -76,7 +76,7 @@ class Projections(nn.Module):
         for name, shape in shapes.items():
             drawn = _kaiming_uniform(shape, random)
             # By way of the base's precision, as in peft: from one seed both have the same numbers.
-            self.register_buffer(name, drawn.to(weight).to(**like(weight)))
+            self.register_parameter(name, nn.Parameter(drawn.to(weight).to(**like(weight)), requires_grad=False))
 
 
 def _kaiming_uniform(shape: tuple[int, int], random: torch.Generator) -> Float[Tensor, "rows columns"]:

@@ -35,6 +35,7 @@ from coursekit.memory.live import Live
 from coursekit.memory.measure import by_allocator
 from coursekit.methods import (
     IA3,
+    OFT,
     AdapterDrop,
     BitFit,
     CompacterPlus,
@@ -54,6 +55,7 @@ from coursekit.methods import (
     SelectRows,
     TopLayers,
     UniPELT,
+    VeRA,
 )
 
 # Wide enough that the small terms that the formulas leave out stay small, and d_ff = 4 d_model as usual.
@@ -154,9 +156,10 @@ def in_turn(case: Case, turn: int) -> tuple[str, ...]:
     return spread(case, tiny.FAMILIES, turn)
 
 
-#: One for each kind of insertion: into a sublayer and beside it, behind the block, before the text, before keys and
-#: values, gated, rescaled, moved, copied, written into matrices, norms; and two that combine some of these.
+#: One for each kind of insertion: beside matrices, into a sublayer and beside it, behind the block, before the text,
+#: before keys and values, gated, rescaled, moved, copied, written into matrices, norms; and two that combine some.
 KINDS = (
+    "VeRA", "OFT",
     "HoulsbyAdapter-norms", "ParallelAdapter", "LinAdapter", "PTuning", "PrefixTuning-mlp", "LlamaAdapter", "IA3",
     "IntrinsicSAID", "BitFit", "BitFit-added", "SelectRows", "UniPELT",
 )  # fmt: skip
@@ -202,6 +205,10 @@ OTHERS = {
     "mask of some": FishMask(keep=0.3, score="random", targets="all-linear"),
     "directions in the blocks": IntrinsicSAID(d=50, parts="blocks"),
     "compacter plus": CompacterPlus(n=2, reduction=8),
+    "vera of all": VeRA(r=40, targets="all-linear", dropout=0.1),
+    "oft of all": OFT(block_size=32, targets="all-linear"),
+    "oft by the exact formula": OFT(blocks=2, targets="all-linear", neumann=False),
+    "oft by a short series, one block for all": OFT(block_size=32, targets="all-linear", terms=2, share=True),
     "adapters and norms": Hybrid(LoRA(r=4), ParallelAdapter(r=4), NormTuning()),
 }
 
@@ -674,5 +681,10 @@ def test_a_method_without_an_entry_is_measured_and_that_is_said(family, monkeypa
     ):
         with pytest.raises(CourseError, match=said):
             predict(model.config, method, batch=4, seq=40, **options)
+    two = Hybrid(LoRA(r=4), VeRA(r=4, targets=("up_proj" if family == "llama" else "intermediate.dense",)))
+    with pytest.warns(UserWarning, match="no entry for Hybrid"):  # each of them is known, both together are not
+        predict(model.config, two, batch=4, seq=40)
+    with pytest.raises(CourseError, match="VeRA at the matrices of the blocks, and pooler.dense is none"):
+        predict(tiny.config("bert"), VeRA(targets=("pooler.dense",)), batch=1, seq=8)
     with pytest.raises(CourseError, match="a model of at most 4 GiB"):
         predict(AutoConfig.for_model("llama"), method, batch=1, seq=8)

@@ -8,6 +8,7 @@ import pytest
 from coursekit.errors import CourseError
 from coursekit.memory import measure, predict
 from coursekit.methods import (
+    OFT,
     Compacter,
     FreezeAndReconfigure,
     HoulsbyAdapter,
@@ -15,12 +16,15 @@ from coursekit.methods import (
     LoRA,
     MAMAdapter,
     PrefixTuning,
+    VeRA,
 )
 
 EXACT = ("weights", "gradients", "optimizer")
 METHODS = {
     "full": None,
     "LoRA": LoRA(r=2),
+    "VeRA": VeRA(r=4, targets="all-linear"),
+    "OFT": OFT(block_size=2),
     "Houlsby": HoulsbyAdapter(r=4, train_norms=True),
     "Compacter": Compacter(n=2, reduction=8),
     "FAR": FreezeAndReconfigure(nodes=((0, 3, 5),)),
@@ -69,7 +73,7 @@ MODELLED = {"smollm3": WIDE, "qwen3": WIDE, "electra": WIDE, "distilbert": dict(
 @pytest.mark.parametrize("kind", MODELLED)
 def test_activations_are_near_a_measured_step(kind, checkpointing):
     batch = families.labelled(kind, batch_size=3, seq=40, padded=True)
-    for name in ("full", "LoRA", "Houlsby", *["prefix"] * (kind != "distilbert")):
+    for name in ("full", "LoRA", "VeRA", "OFT", "Houlsby", *["prefix"] * (kind != "distilbert")):
         model, method = families.model(kind, **MODELLED[kind]), METHODS[name]
         if method is not None:
             method.attach(model)

@@ -18,7 +18,7 @@ from torch import nn
 from coursekit import counts, methods
 from coursekit.errors import CourseError
 from coursekit.memory import Quantized, bill, measure, predict
-from coursekit.methods import LoRA
+from coursekit.methods import OFT, LoRA, VeRA
 from coursekit.methods.mechanism import modules
 from coursekit.qlora import Linear4bit, merge_error, quantize_model
 from coursekit.qlora.memory import claims, llama_config, llama_sizes, qlora_bill
@@ -234,17 +234,23 @@ WIDE = {
     "opt": dict(hidden_size=256, word_embed_proj_dim=256, ffn_dim=1024),
     "llama": dict(hidden_size=256, intermediate_size=768),
 }
+BESIDE = {
+    "lora": LoRA(r=4, dropout=0.1),
+    "vera": VeRA(r=40, targets="all-linear"),
+    "oft": OFT(targets="all-linear"),
+}
 
 
-@pytest.mark.parametrize(("family", "precision", "checkpointing"), [
-    *((family, "fp32", False) for family in tiny.FAMILIES),
-    *((family, *rest) for family in ("bert", "llama") for rest in (("fp32", True), ("bf16", False), ("bf16", True))),
+@pytest.mark.parametrize(("family", "precision", "checkpointing", "method"), [
+    *((family, "fp32", False, "lora") for family in tiny.FAMILIES),
+    *((family, *rest, method) for method in ("lora", "vera", "oft") for family in ("bert", "llama")
+      for rest in (("fp32", True), ("bf16", False), ("bf16", True))),
 ])  # fmt: skip
-def test_memory_is_predicted(family, precision, checkpointing):
+def test_memory_is_predicted(family, precision, checkpointing, method):
     r"""All but the activations to the byte. One matrix unpacked is as large here as all the rest, so they are hard."""
     model = tiny.model(family, **WIDE[family])
     model = quantize_model(model.bfloat16() if precision == "bf16" else model)
-    method = LoRA(r=4, dropout=0.1)
+    method = BESIDE[method]
     method.attach(model)
     batch = labelled(family, batch_size=4, seq=40, padded=True)
     measured = measure(model, batch, checkpointing=checkpointing)

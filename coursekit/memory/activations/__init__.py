@@ -10,7 +10,7 @@ d = d_model, q = heads x head size, kv = KV heads x head size, f = d_ff, V = voc
 
 What decides whether a tensor is kept:
 - $y = xW^\top$ keeps $x$ only if $W$ is trained: a frozen linear layer keeps nothing.
-- LoRA keeps $x$ and $Ax$ of the layers it adapts.
+- LoRA keeps $x$ and $Ax$ of the layers it adapts, VeRA $Ax$ and $B(d \odot Ax)$, OFT $x$ and what makes its rotation.
 - norms, activations and attention keep what they need for the gradient of their *input*, whatever is trained, as
   soon as anything before them is trained.
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from coursekit.architecture import Architecture, Matrix
 from coursekit.memory.activations.setting import Setting
-from coursekit.memory.activations.step import Step
+from coursekit.memory.activations.step import Early, Step
 from coursekit.memory.activations.training import Training
 from coursekit.memory.breakdown import Term
 
@@ -64,9 +64,10 @@ class Builder:
         forward: int | None = None,
         holds: int = 0,
         leaves: int = 0,
+        early: Early | None = None,
     ) -> None:
         r"""Write down a `Step`."""
-        self.steps.append(Step(name, tuple(keeps), work, forward, holds, leaves))
+        self.steps.append(Step(name, tuple(keeps), work, forward, holds, early, leaves))
 
     def step(self, name: str, keeps: Iterable[Term], *work: str) -> None:
         r"""Write down a step that needs the formulas `work` for its backward."""

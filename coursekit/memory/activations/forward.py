@@ -40,7 +40,8 @@ def alive(b: Builder, place: str) -> int:
             return unkept
         if a.family == "opt" and place == "feed-forward output":  # fc2 has its input, all else is gone
             return unkept + (0 if b.flows else tf)
-        normed = td * (not ffn or a.family != "opt")
+        reading = ("input of up", "input of gate, up") if ffn else ("input of q, k, v",)
+        normed = td * (not any(map(b.keeps, reading)) and not (ffn and a.family == "opt"))
         return unkept + normed + td * (ffn and a.family == "gpt2")  # which has the attention's result, too
     unkept = td * (not b.keeps("input of q, k, v"))
     if place in ("block output", "attention"):
@@ -59,10 +60,11 @@ def forward_peak(arch: Architecture, s: Setting, training: Training, steps: Sequ
     worst = names.index("down") if arch.pre_norm else names.index(arch.norms[1])
     later = kept(step for step in steps[worst + 1 :] if step.forward is not None)
     most = kept(steps) - later + sum(step.holds for step in steps) + _locals(arch, s, training, steps)
-    weight, scratch = max(s.unpacked.values(), default=(0, 0))
-    most += weight + max(
-        0, scratch - s.tokens * arch.d_model * s.element
-    )  # the product comes after unpacking
+    if steps[names.index("down")].forward is None:  # else it says so itself
+        weight, scratch = max(s.unpacked.values(), default=(0, 0))
+        most += weight + max(
+            0, scratch - s.tokens * arch.d_model * s.element
+        )  # the product comes after unpacking
     before = holding = 0
     for step in steps:
         before += summed(step.keeps)

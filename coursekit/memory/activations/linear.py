@@ -6,12 +6,15 @@ Bytes alive in the backward of a matrix, from the gradient that comes to the one
     LoRA, in one   dy                    dx             the branch adds to dx in place
     LoRA, in two   dy     dx of branch   dx of layer    their sum; what the branch kept is gone
     written        dy     W with the values in it, or the gradient that the values' own is taken from     dx
+
+Branches of VeRA and OFT: `plain_branch.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from coursekit.memory.activations import plain_branch
 from coursekit.memory.activations.builder import Builder
 from coursekit.memory.breakdown import Term, summed
 
@@ -32,6 +35,24 @@ def linear(
     """
     for n in names:
         b.insert(f"into {n}")
+    if (b.training.vera or b.training.rotations) and any(n in b.training.low_rank for n in names):
+        plain_branch.step(b, names, what, width, here, beside, out)
+    else:
+        _step(b, names, what, width, here, beside, out)
+    for n in names:
+        b.insert(f"out of {n}")
+
+
+def _step(
+    b: Builder,
+    names: Sequence[str],
+    what: str,
+    width: str,
+    here: bool,
+    beside: Sequence[str],
+    out: Sequence[str],
+) -> None:
+    r"""The step of matrices with low-rank branches, with parts that train, or as they are."""
     adapted = [n for n in names if n in b.training.low_rank]
     shared = any(b.training.weight(b.path(n)) for n in names) or (adapted and not _own_copy(b))
     keeps = [b.term(f"input of {what}", width)] if shared and not here else []
@@ -42,8 +63,6 @@ def linear(
     # A gradient takes the place of the moved weight when that has served; for a moment both are there.
     work = b.live(*beside) + _work(b, names, adapted, keeps, width, out) + max(gradients, default=0)
     b.add(what, keeps, work, leaves=sum(gradients))
-    for n in names:
-        b.insert(f"out of {n}")
 
 
 def _own_copy(b: Builder) -> bool:

@@ -13,8 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from coursekit.memory.breakdown import Term, summed
+
+
+class Early(NamedTuple):
+    r"""Of a step whose kept tensors are there before its product: a recomputation stops there. Bytes."""
+
+    forward: int  # f, as far as it goes
+    waits: int  # the gradient of the product's input, which is computed before the recomputation
+    work: int  # w after it
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class Step:
     #: f: bytes alive beside what is kept while its forward runs. None: no more than `forward.peak` knows of.
     forward: int | None = None
     holds: int = 0  # of f, bytes that stay until the block's forward ends
+    early: Early | None = None
     leaves: int = 0  # gradients of moved weights, which stay until the block's backward ends
 
 

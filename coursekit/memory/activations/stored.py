@@ -8,7 +8,7 @@ checkpointed    forward: keeps its input                      backward: runs for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coursekit.architecture import Architecture
 from coursekit.memory.activations.forward import forward_peak
@@ -53,8 +53,6 @@ def checkpointed(
     # One of the tensors that the recomputed block keeps is its input, or the input is among the locals of the forward.
     names = {t.name for t in inside[1 if training.moved else 0].keeps}
     shared = "residual stream" in names or "input of q, k, v" in names
-    # Recomputed weights that are moved stay until the next block is recomputed.
-    backward = backward_peak(inside, beside=True) + (0 if shared else td)
     # The recomputation stops when the last tensor is there that is kept; the backward begins before it, and waits.
     done = list(inside)
     while done[-1].forward is not None and not done[-1].keeps:
@@ -62,6 +60,11 @@ def checkpointed(
     gradient = td
     if "sum before the norm, in fp32" in {t.name for t in done[-1].keeps}:
         gradient = s.full * s.tokens * arch.d_model  # an fp32 copy of a norm gets its gradient in fp32
+    if early := done[-1].early:
+        done[-1] = replace(done[-1], forward=early.forward, work=early.work)
+        gradient += early.waits
     waiting = max([gradient, *(step.work for step in inside[len(done) :])])
     again = forward_peak(arch, s, training, done) + waiting
+    # Recomputed weights that are moved stay until the next block is recomputed.
+    backward = backward_peak([*done, *inside[len(done) :]], beside=True) + (0 if shared else td)
     return Stored(terms, forward, max(backward, again, gradient + backward_peak(behind)))

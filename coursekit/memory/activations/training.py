@@ -67,6 +67,16 @@ class SAIDMemory:
 
 
 @dataclass(frozen=True)
+class Rotation:
+    r"""OFT: an orthogonal matrix before a layer, and what the formula that makes it keeps."""
+
+    size: int  # elements of the blocks that are made
+    whole: int  # the same where one block that all share counts as often as it is used
+    powers: int  # tensors of that size that its formula keeps
+    exact: bool  # R is one of them; else it is kept for the gradient of the input
+
+
+@dataclass(frozen=True)
 class Training:
     r"""Base weights that train, by name; LoRA branches, by matrix; and what a method inserts into the blocks."""
 
@@ -75,6 +85,9 @@ class Training:
     r: int = 0
     dropout: float = 0.0
     dora: bool = False
+    vera: bool = False  # A and B are frozen: the branch keeps what its two vectors scale, and not what it reads
+    #: OFT, in the place of a low-rank branch: what turns the input of each adapted matrix, by name.
+    rotations: Mapping[str, Rotation] = field(default_factory=dict)
     gated: bool = False  # each low-rank branch is scaled by a gate
     parts: tuple[Part, ...] = ()
     norm_copies: bool = False  # the norms that train are copies of the base's, in fp32

@@ -13,7 +13,7 @@ from coursekit.memory.inserted import adapters, selected, soft_prompts
 from coursekit.memory.inserted.directions import said
 from coursekit.memory.inserted.gates import unipelt
 from coursekit.memory.inserted.ia3 import ia3
-from coursekit.memory.inserted.low_rank import low_rank
+from coursekit.memory.inserted.low_rank import low_rank, oft, vera
 from coursekit.memory.inserted.parts import AFTER, BEFORE, Added, Inserted, together
 
 #: By `kind`, as in checkpoints.
@@ -28,6 +28,8 @@ INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
     "COMPACTER_PLUS": adapters.adapter,
     "IA3": ia3,
     "LORA": low_rank,
+    "VERA": vera,
+    "OFT": oft,
     "PROMPT_TUNING": soft_prompts.prompt_tuning,
     "P_TUNING": soft_prompts.p_tuning,
     "PREFIX_TUNING": soft_prompts.prefix_tuning,
@@ -47,10 +49,15 @@ INSERTED: dict[str, Callable[[Any, Architecture, Any], Inserted]] = {
 }
 
 
+#: Those whose steps are those of the matrices themselves.
+BRANCHES = ("LORA", "VERA", "OFT", "UNIPELT")
+
+
 def has_entry(method: Any, config: Any) -> bool:
-    r"""Whether `method`, or each part of a combination, is among `INSERTED`."""
+    r"""Whether `method`, or each part of a combination, is among `INSERTED`; of branches beside matrices one kind."""
     if hasattr(method, "parts_for") and method.kind not in INSERTED:
-        return all(has_entry(part, config) for part in method.parts_for(config))
+        parts = method.parts_for(config)
+        return all(has_entry(part, config) for part in parts) and sum(part.kind in BRANCHES for part in parts) < 2
     return getattr(method, "kind", None) in INSERTED
 
 

@@ -33,6 +33,7 @@ class Inserted:
     vectors: int = 0  # virtual tokens that take the place of tokens of the text
     before: tuple[Term, ...] = ()  # kept by what makes them
     drawn: tuple[Term, ...] = ()  # made in the first step, and there ever after
+    fixed: int = 0  # elements that are added and do not train
 
 
 def frozen(path: str) -> bool:
@@ -81,6 +82,7 @@ def together(parts: Iterable[Inserted]) -> Inserted:
         vectors=sum(part.vectors for part in parts),
         before=tuple(t for part in parts for t in part.before),
         drawn=tuple(t for part in parts for t in part.drawn),
+        fixed=sum(part.fixed for part in parts),
     )
 
 
