@@ -141,13 +141,14 @@ def _moved(arch: Architecture, s: Setting, moved: SAIDMemory | None, checkpointi
 
 def _held(arch: Architecture, s: Setting, method: Inserted, first: Sequence[Step]) -> int:
     r"""Bytes that transformers and a prompt hold until the last block is done, kept by nobody."""
-    td, names = s.tokens * arch.d_model * s.element, {t.name for step in first for t in step.keeps}
+    td = s.tokens * arch.d_model * s.element
     if arch.family == "opt":
         return 2 * td  # input vectors and position vectors, kept apart from their sum
     if arch.family == "gpt2":
         return td + (td if s.prompt else td // s.batch)  # without a prompt one row of positions serves all
-    shared = "residual stream" if arch.pre_norm else "input of q, k, v"
-    held = 0 if shared in names else td  # the embedding's output
+    # The embedding's output, where neither the first norm nor the first product keeps it.
+    step, shared = (arch.norms[0], "residual stream") if arch.pre_norm else ("q, k, v", "input of q, k, v")
+    held = td * (not any(t.name == shared for one in first if one.name == step for t in one.keeps))
     # BERT's embedding makes new vectors of the input vectors with virtual tokens among them.
     return held + td * (arch.encoder and bool(method.prompt or method.vectors))
 
