@@ -1,19 +1,15 @@
-r"""The table of capitals, cloze sentences made of it, and what counts as a right answer."""
+r"""The table of capitals, and cloze sentences made of it."""
 
 from __future__ import annotations
 
 import pytest
-import tiny
-import torch
-from cases import step_by_step
 from datasets import Dataset, DatasetDict
 from tiny_text import tokenizer
 
 from coursekit.errors import CourseError
-from coursekit.evaluation.cloze import right_answers, score
 from coursekit.labels import IGNORED
 from coursekit.paths import DATA
-from coursekit.tasks import Prepared, cloze
+from coursekit.tasks import cloze
 
 
 def rows() -> list[tuple[str, str]]:
@@ -59,27 +55,3 @@ def test_only_the_answer_has_labels():
     for template in ("no gap", "{} and {}"):
         with pytest.raises(CourseError, match="needs exactly one {}"):
             cloze.prepare_cloze(small(), template, words)
-
-
-def test_a_right_answer_is_what_greedy_writing_gives():
-    words = tokenizer()
-    torch.manual_seed(0)
-    model = tiny.decoder("llama", initializer_range=0.3, tie_word_embeddings=False).train()
-    prompts = [words(f"the capital of {s} is")["input_ids"] for s in ("France", "red", "one")]
-    written = [step_by_step(model.eval(), ids, 2) for ids in prompts]
-    model.train()
-    answers = [list(ids) for ids in written]
-    answers[1] = [answers[1][0], (answers[1][1] + 1) % tiny.VOCAB]  # the second token is another one
-    columns = {
-        "input_ids": [p + a for p, a in zip(prompts, answers, strict=True)],
-        "attention_mask": [[1] * len(p + a) for p, a in zip(prompts, answers, strict=True)],
-        "labels": [[IGNORED] * len(p) + a for p, a in zip(prompts, answers, strict=True)],
-    }
-    data = Dataset.from_dict(columns)
-    prepared = Prepared("x", "decoder", words, DatasetDict(test=data), 16)
-    for batch_size in (1, 2, 3):
-        assert right_answers(model, prepared, batch_size=batch_size) == [True, False, True]
-    assert right_answers(model, prepared, limit=2) == [True, False]
-    with pytest.raises(CourseError, match="limit must be a positive integer; got 0."):
-        right_answers(model, prepared, limit=0)
-    assert model.training and score(model, prepared).value == pytest.approx(2 / 3)
