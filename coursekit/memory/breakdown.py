@@ -38,7 +38,7 @@ class Breakdown:
 
     activations: the most that is alive at any moment between the start of the forward and the end of the backward
     pass and is neither weights, buffers, parameter gradients, optimizer state nor the batch itself. `kept` of it is
-    there when the forward pass ends, waiting for the backward pass; `temporaries` come on top at the worst moment.
+    there when the forward pass ends, waiting for the backward pass; the rest comes on top at the worst moment.
 
     total adds all categories up. `peak` is the most that is alive together, and is smaller: the gradients arrive
     while the activations go.
@@ -55,11 +55,6 @@ class Breakdown:
     block: tuple[Term, ...] = field(default=(), repr=False)  # what one block in the middle keeps
     buffers: int = 0  # measured only
     batch: int = 0  # measured only
-
-    @property
-    def temporaries(self) -> int:
-        r"""What the worst moment needs beyond `kept`. Negative where the worst moment comes after part of it went."""
-        return self.activations - self.kept
 
     @property
     def states(self) -> int:

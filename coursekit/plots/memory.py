@@ -17,7 +17,6 @@ MEMORY_COLOURS = {
     "master": "#5fa8d3",
     "optimizer": "#9e2a2b",
     "activations": "#7a9e7e",
-    "temporaries": "#c9cba3",
 }
 
 
