@@ -16,13 +16,21 @@ from coursekit.checks.draw import Draw
 # ship-difference ------------------------------------------------------------------------------------------
 
 
-def difference(one: Tensor, other: Tensor, mask: Tensor) -> float:
-    r"""The largest difference of log-probabilities (nats) over the tokens that the mask (batch, seq) keeps.
+def difference(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
+    r"""Mean KL divergence of `other` from `one` (nats a token), and the largest difference of their log-probabilities.
 
-    one, other: logits (batch, seq, vocabulary).
+    one, other: logits (batch, seq, vocabulary); mask (batch, seq) is 1 where a token counts.
     """
-    gap = one.log_softmax(-1) - other.log_softmax(-1)
-    return gap[mask.bool()].abs().max().item()
+    p, q = _log(one)[mask.bool()], _log(other)[mask.bool()]
+    return _divergence(p, q).mean().item(), (p - q).abs().max().item()
+
+
+def _log(x: Tensor) -> Tensor:
+    return x.log_softmax(-1)
+
+
+def _divergence(p: Tensor, q: Tensor) -> Tensor:
+    return (p.exp() * (p - q)).sum(-1)
 
 
 def _secret_difference(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
@@ -35,16 +43,37 @@ def _secret_difference(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
     return one, one + gap * (2.0 - mask)[..., None], mask
 
 
-def _over_kept(of: Callable[[Tensor], Tensor], end: Callable[[Tensor], Tensor]) -> Callable[..., float]:
-    return lambda one, other, mask: end((of(one) - of(other))[mask.bool()]).item()
+def _with_mean(mean: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., tuple[float, float]]:
+    r"""The answer with another mean of p and q (tokens, vocabulary)."""
+
+    def wrong(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
+        p, q = _log(one)[mask.bool()], _log(other)[mask.bool()]
+        return mean(p, q).item(), difference(one, other, mask)[1]
+
+    return wrong
 
 
-def _log(x: Tensor) -> Tensor:
-    return x.log_softmax(-1)
+def _with_largest(largest: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., tuple[float, float]]:
+    r"""The answer with another largest difference, of logits (tokens, vocabulary)."""
+
+    def wrong(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
+        return difference(one, other, mask)[0], largest(one[mask.bool()], other[mask.bool()]).item()
+
+    return wrong
 
 
-def _largest(gap: Tensor) -> Tensor:
-    return gap.abs().max()
+def _of_logits(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
+    gap = (one - other)[mask.bool()]
+    return (one.softmax(-1)[mask.bool()] * gap).sum(-1).mean().item(), gap.abs().max().item()
+
+
+def _over_all_places(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
+    right, largest = difference(one, other, mask)
+    return right * int(mask.sum()) / mask.numel(), largest
+
+
+def _with_padding(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
+    return difference(one, other, torch.ones_like(mask))
 
 
 DIFFERENCE = register(
@@ -52,30 +81,39 @@ DIFFERENCE = register(
         id="ship-difference",
         points=3,
         difficulty=2,
-        minutes=10,
+        minutes=12,
         hints=(
             "Add 5 to all logits of a token: which probabilities change? Compare what does not change then.",
-            "log_softmax(-1) makes log-probabilities of logits: one number for each word of the vocabulary.",
-            "Boolean indexing leaves the padding out: gap[mask.bool()] has one row for each token that counts.",
+            "log_softmax(-1) makes log-probabilities p and q of logits. The divergence of one token is the sum over "
+            "the vocabulary of p.exp() * (p - q).",
+            "Boolean indexing leaves the padding out: p[mask.bool()] has one row for each token that counts. Then "
+            "take the mean of one and the maximum of the other.",
         ),
         secret=_secret_difference,
         reference=difference,
         mutants={
-            "these are logits, which may all move together without changing any probability": (
-                _over_kept(lambda x: x, _largest)
+            "these are logits, which may all move together without changing any probability": _of_logits,
+            "the padding counts, which nobody reads": _with_padding,
+            "the sum leaves the padding out, but is divided by all places: divide by the tokens that count": (
+                _over_all_places
             ),
-            "these are probabilities; where one is small, nobody would see that it has doubled: take logarithms": (
-                _over_kept(lambda x: x.softmax(-1), _largest)
+            "this is the divergence the other way round: the probabilities of `one` weigh": _with_mean(
+                lambda p, q: _divergence(q, p).mean()
             ),
-            "the padding counts, which nobody reads": lambda one, other, mask: _largest(
-                _log(one) - _log(other)
+            "the divergence of a token is a sum over the vocabulary; here it is a mean": (
+                _with_mean(lambda p, q: _divergence(p, q).mean() / p.shape[-1])
             ),
-            "this is the mean; the largest is asked": _over_kept(_log, lambda gap: gap.abs().mean()),
+            "these are the divergences of all tokens together; their mean is asked": (
+                _with_mean(lambda p, q: _divergence(p, q).sum())
+            ),
+            "the first number is the mean of all differences; words count by their probability in `one`": (
+                _with_mean(lambda p, q: (p - q).abs().mean())
+            ),
+            "the largest is of probabilities; where one is small, nobody would see that it has doubled": (
+                _with_largest(lambda one, other: (one.softmax(-1) - other.softmax(-1)).abs().max())
+            ),
             "this is the largest with its sign: what is lowered most may be further off": (
-                _over_kept(_log, lambda gap: gap.max())
-            ),
-            "the probabilities of the vocabulary are to add up to 1; here those of the tokens do": (
-                _over_kept(lambda x: x.log_softmax(1), _largest)
+                _with_largest(lambda one, other: (_log(one) - _log(other)).max())
             ),
         },
     )

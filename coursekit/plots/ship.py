@@ -14,19 +14,22 @@ from coursekit.plots.common import COLOURS, axes
 _FROZEN, _BASE, _LINE, _ADAPTERS = "#c9ced2", "#7d858b", "#444444", (COLOURS[1], COLOURS[4], COLOURS[3], COLOURS[5])
 
 
-def mixed_batch(names: Sequence[str | None], d_in: int, d_out: int, r: int) -> Axes:
-    r"""A batch through one layer: all rows through $W_0$ at once, those of an adapter through its $A$ and $B$, too.
+def mixed_batch(names: Sequence[str | None], d_in: int, d_out: int, r: int, scales: Mapping[str, float]) -> Axes:
+    r"""A batch through one layer: all rows through $W$ at once, those of an adapter through its $A$ and $B$, too.
 
-    names: the adapter of each row, None for the bare base, as `methods.mixed_batch` has them.
+    names: the adapter of each row, None for the bare base, as `methods.mixed_batch` has them. scales: of each adapter.
     """
     adapters = list(dict.fromkeys(name for name in names if name is not None))
     colours = dict(zip(adapters, _ADAPTERS, strict=False)) | {None: _FROZEN}
     ax = axes(figsize=(8.6, 1.6 + 1.1 * len(adapters)))
     n, top = len(names), 0.36 * len(names)
 
-    def arrow(x0: float, y0: float, x1: float, y1: float, text: str = "") -> None:
-        ax.annotate("", (x1, y1), (x0, y0), arrowprops=dict(arrowstyle="->", color=_LINE, shrinkA=0, shrinkB=0))
-        ax.text((x0 + x1) / 2, y0 + 0.06, text, ha="center", va="bottom", fontsize=8, color=_LINE)
+    def line(xs: Sequence[float], ys: Sequence[float], colour: str = _LINE) -> None:
+        ax.plot(xs, ys, color=colour, linewidth=1)
+
+    def arrow(x0: float, x1: float, y: float, text: str = "", colour: str = _LINE) -> None:
+        ax.annotate("", (x1, y), (x0, y), arrowprops=dict(arrowstyle="->", color=colour, shrinkA=0, shrinkB=0))
+        ax.text((x0 + x1) / 2, y + 0.06, text, ha="center", va="bottom", fontsize=8, color=_LINE)
 
     def rows(x: float, text: str) -> None:
         for i, name in enumerate(names):
@@ -41,23 +44,29 @@ def mixed_batch(names: Sequence[str | None], d_in: int, d_out: int, r: int) -> A
     rows(0, f"x: ({n}, seq, {d_in})")
     rows(8.6, f"h: ({n}, seq, {d_out})")
     high = top - 0.3
-    arrow(0.9, high, 3.4, high, f"all {n} rows")
-    box(3.4, high, 1.9, _FROZEN, f"$W_0$, frozen: {d_out} × {d_in}")
-    arrow(5.3, high, 7.6, high, f"({n}, seq, {d_out})")
+    line([0.95, 1.0, 1.0, 0.95], [top - 0.06, top - 0.06, 0, 0])  # a bracket beside all rows
+    arrow(1.0, 3.4, high, f"all {n} rows")
+    box(3.4, high, 1.9, _FROZEN, f"$W$, frozen: {d_out} × {d_in}")
+    arrow(5.3, 7.6, high, f"({n}, seq, {d_out})")
     ax.text(7.75, high, "⊕", ha="center", va="center", fontsize=17)
-    arrow(7.9, high, 8.6, high)
+    arrow(7.9, 8.6, high)
     for i, name in enumerate(adapters, start=1):
         y, its = high - i * (high - 0.3) / len(adapters), [k for k, other in enumerate(names, 1) if other == name]
-        arrow(0.9, y, 3.0, y, f"rows {', '.join(map(str, its))}")
+        bus, own = 1.0 + 0.22 * i, [top - 0.36 * k + 0.15 for k in its]
+        for height in own:  # from each row of its colour
+            line([0.9, bus], [height, height], colours[name])
+        line([bus, bus], [min(*own, y), max(*own, y)], colours[name])
+        arrow(bus, 3.0, y, f"rows {', '.join(map(str, its))}", colours[name])
         box(3.0, y, 1.15, colours[name], f"A: {r} × {d_in}")
-        arrow(4.15, y, 5.0, y, f"({len(its)}, seq, {r})")
+        arrow(4.15, 5.0, y, f"({len(its)}, seq, {r})")
         box(5.0, y, 1.2, colours[name], f"B: {d_out} × {r}")
-        ax.text(6.55, y, "× s", ha="center", va="center", fontsize=9)
-        ax.plot([6.8, 7.75], [y, y], color=_LINE, linewidth=1)
+        ax.text(6.6, y, f"× {scales[name]:.3g}", ha="center", va="center", fontsize=9)
+        line([6.95, 7.75], [y, y], colours[name])
     if adapters:
-        arrow(7.75, 0.3, 7.75, high - 0.2)
-    says(ax, f"{n} rows, {', '.join(name or 'base' for name in names)}, go together through W_0; those of "
-             f"{' and of '.join(adapters)} also through A and B of their own, whose output is added")  # fmt: skip
+        ax.annotate("", (7.75, high - 0.2), (7.75, 0.3), arrowprops=dict(arrowstyle="->", color=_LINE, shrinkA=0))
+    says(ax, f"{n} rows, {', '.join(name or 'base' for name in names)}, go together through W; those of "
+             f"{' and of '.join(adapters)} also through A and B of their own, whose output, times "
+             f"{' and '.join(f'{scales[name]:.3g}' for name in adapters)}, is added")  # fmt: skip
     ax.set_xlim(-0.4, 9.9)
     ax.set_ylim(-0.1, top + 0.5)
     ax.axis("off")

@@ -11,7 +11,7 @@ from tests.pictures import assert_nothing_is_cut_off
 
 
 def test_a_mixed_batch_sends_each_row_through_its_own_adapter():
-    ax = ship.mixed_batch(["film", "sums", None, "film"], d_in=576, d_out=192, r=8)
+    ax = ship.mixed_batch(["film", "sums", None, "film"], d_in=576, d_out=192, r=8, scales={"film": 2.0, "sums": 8 / 8**0.5})
     words = [t.get_text() for t in ax.texts]
     assert {"x: (4, seq, 576)", "h: (4, seq, 192)", "all 4 rows", "rows 1, 4", "rows 2", "(2, seq, 8)"} <= set(words)
     assert words.count("A: 8 × 576") == words.count("B: 192 × 8") == 2 and words.count("base") == 2
@@ -19,7 +19,13 @@ def test_a_mixed_batch_sends_each_row_through_its_own_adapter():
     rows, layers = drawn[:8], drawn[9:]
     assert rows[:4] == rows[4:] and rows[0] == rows[3] and len(set(rows)) == 3
     assert layers == [rows[0], rows[0], rows[1], rows[1]], "A and B have the colour of their rows"
-    assert describe(ax.figure).startswith("4 rows, film, sums, base, film, go together through W_0")
+    assert {"× 2", "× 2.83"} <= set(words), "each branch has its own scale"
+    heights = {name: {p.get_y() + 0.15 for p, word in zip(ax.patches[:4], words[:4], strict=True) if word == name}
+               for name in ("film", "sums")}  # fmt: skip
+    for name, colour in (("film", rows[0]), ("sums", rows[1])):  # a line from each row of the colour, and from no other
+        own = [line for line in ax.lines if same_color(line.get_color(), colour) and line.get_xdata()[0] == 0.9]
+        assert {line.get_ydata()[0] for line in own} == heights[name]
+    assert describe(ax.figure).startswith("4 rows, film, sums, base, film, go together through W;")
     assert_nothing_is_cut_off(ax.figure)
 
 

@@ -6,7 +6,9 @@ import torch
 def ship_difference(one, other, mask):
     p = torch.log_softmax(one, dim=-1)
     q = torch.log_softmax(other, dim=-1)
-    return (p - q)[mask == 1].abs().max().item()
+    gap = (p - q)[mask == 1]
+    divergence = (torch.exp(p)[mask == 1] * gap).sum(dim=-1)
+    return divergence.mean().item(), gap.abs().max().item()
 
 
 def ship_sum(A, B, s, w):
