@@ -11,7 +11,8 @@ from tests.pictures import assert_nothing_is_cut_off
 
 
 def test_a_mixed_batch_sends_each_row_through_its_own_adapter():
-    ax = ship.mixed_batch(["film", "sums", None, "film"], d_in=576, d_out=192, r=8, scales={"film": 2.0, "sums": 8 / 8**0.5})
+    scales = {"film": 2.0, "sums": 8 / 8**0.5}
+    ax = ship.mixed_batch(["film", "sums", None, "film"], d_in=576, d_out=192, r=8, scales=scales)
     words = [t.get_text() for t in ax.texts]
     assert {"x: (4, seq, 576)", "h: (4, seq, 192)", "all 4 rows", "rows 1, 4", "rows 2", "(2, seq, 8)"} <= set(words)
     assert words.count("A: 8 × 576") == words.count("B: 192 × 8") == 2 and words.count("base") == 2
