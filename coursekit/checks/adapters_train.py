@@ -249,7 +249,8 @@ BUDGETED = register(
             "A block without an adapter has tensors of zeros, or of width 0. Blocks are not equally useful: try the "
             "lower, the middle, the upper ones on sentences that you keep back.",
             "Few parameters need a high learning rate, such as 0.02, that falls to 0. The loop is section 3's; the "
-            "loss of 32 rows is F.cross_entropy(outputs(model, tensors, ids[rows], mask[rows]), labels[rows]).",
+            "loss of 32 rows is torch.nn.functional.cross_entropy(outputs(model, tensors, ids[rows], mask[rows]), "
+            "labels[rows]).",
         ),
         budget=Budget(minutes=4, model="minilm"),
         pose=_pose_budget,

@@ -176,13 +176,13 @@ def _decided(
 
 
 def table(choices: Sequence[Choice | None], budgets: Sequence[Budget], costs: Mapping[str, Row]) -> Table:
-    r"""One row a budget: the method or the set, what the method needs, its price, in what share of draws it holds. No
-    numbers where it holds in fewer than `HALF`.
+    r"""One row a budget: the leader in validation, the method or the set that is taken, what the method needs, its
+    price, in what share of draws it holds. No numbers where it holds in fewer than `HALF`.
     """
     if len(choices) != len(budgets):
         raise CourseError(f"one choice for each budget: got {len(choices)} for {len(budgets)}.")
     return Table(
-        ["you need", "take", "stored, kB", "peak, MB", f"step / {REFERENCE}",
+        ["you need", "leads", "take", "stored, kB", "peak, MB", f"step / {REFERENCE}",
          f"points, minus {REFERENCE} (95 %)", "holds in"],
         [_row(choice, budget, costs) for choice, budget in zip(choices, budgets, strict=True)],
         f"Decided anew over {DRAWS} draws of sentences and seeds. A choice that holds in fewer than {FIRM:.0%} of them "
@@ -192,13 +192,13 @@ def table(choices: Sequence[Choice | None], budgets: Sequence[Budget], costs: Ma
 
 def _row(choice: Choice | None, budget: Budget, costs: Mapping[str, Row]) -> list[object]:
     if choice is None:
-        return [budget.name, "nothing that was measured fits", *[None] * 5]
+        return [budget.name, None, "nothing that was measured fits", *[None] * 5]
     cost, holds = costs[choice.arm], choice.holds.get(choice.arm, 0)
-    taken = " or ".join(NAMES.get(arm, arm) for arm in choice.taken)
+    lead, *taken = (NAMES.get(arm, arm) for arm in (choice.lead, *choice.taken))
     if holds < HALF:
-        return [budget.name, taken, *[None] * 4, f"{holds:.0%}"]
+        return [budget.name, lead, " or ".join(taken), *[None] * 4, f"{holds:.0%}"]
     return [
-        budget.name, taken, f"{cost.storage_bytes / 1e3:,.0f}", f"{cost.peak / 1e6:,.0f}",
+        budget.name, lead, " or ".join(taken), f"{cost.storage_bytes / 1e3:,.0f}", f"{cost.peak / 1e6:,.0f}",
         "1" if choice.arm == REFERENCE else f"{cost.step_ratio:.2f}",
         None if choice.price is None else choice.price.in_points(), f"{holds:.0%}",
     ]  # fmt: skip

@@ -111,11 +111,11 @@ def test_what_fits_nothing_and_the_table():
     assert decide(memory=10) is None
     budgets = [Budget("little memory", memory=320), Budget("none", memory=10)]
     rows = guide.table([decide(memory=320), None], budgets, COSTS).rows
-    assert rows[0][:3] == ["little memory", "lucky", "200"] and rows[0][-1] == "100%"
-    assert rows[1][1] == "nothing that was measured fits"
+    assert rows[0][:4] == ["little memory", "good", "lucky", "200"] and rows[0][-1] == "100%"
+    assert rows[1][1:3] == ["–", "nothing that was measured fits"]
     wavering = replace(decide(memory=320), holds={"lucky": 0.4, "full": 0.6})
     (row,) = guide.table([wavering], budgets[:1], COSTS).rows
-    assert row[1] == "lucky or full fine-tuning" and row[2:] == [*["–"] * 4, "40%"]
+    assert row[2] == "lucky or full fine-tuning" and row[3:] == [*["–"] * 4, "40%"]
     with pytest.raises(CourseError, match="one choice for each budget"):
         guide.table([None], budgets, COSTS)
 
