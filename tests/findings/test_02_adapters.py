@@ -164,3 +164,12 @@ def test_two_domains_are_told_as_they_are():
     (label,) = printed(PAGE, r"one label always +\S+ +(0\.\d+)")
     assert float(film[1]) < float(label) < float(tweet[1])
     said(PAGE, "the film adapter is worse than one label always")
+
+
+def test_the_noise_of_the_times_is_told():
+    again, both = printed(PAGE, r"full, again .* (\d\.\d\d) +(\d\.\d\d)\n")
+    noise = max(abs(float(x) - 1) for x in (again, both))
+    said(PAGE, f"full fine-tuning timed again differs from itself by up to {100 * noise:.0f} %")
+    longer = [printed(PAGE, rf"{name}, r = 64 .* (\d\.\d\d) +\d\.\d\d\n")[0] for name in ("Pfeiffer", "Houlsby")]
+    first, second = (round(100 * (float(x) - 1)) for x in longer)
+    said(PAGE, f"in this run {first} % longer with Pfeiffer's and {second} % with Houlsby's")

@@ -6,9 +6,12 @@ import re
 
 import nbformat
 import pytest
+import torch
 from finding import ROOT, printed, said
 
 from coursekit import counts
+from coursekit.checks import bitfit_train
+from coursekit.checks.draw import Draw
 from coursekit.experiments import results
 from coursekit.experiments.results import Results
 from coursekit.models import load_encoder
@@ -48,16 +51,20 @@ def test_far_and_the_last_two_blocks(runs):
     share = [100 * runs.parameters(arm) / runs.parameters("full") for arm in ("far", "top 2")]
     said(PAGE, f"trains {share[0]:.0f} % of the parameters, and there is {runs.difference('far', 'full')}")
     said(PAGE, f"The last two blocks, with {share[1]:.0f} %, are {runs.difference('top 2', 'full')}")
+    assert round(runs.parameters("far") / runs.parameters("random mask")) == 13
+    equal = runs.difference("far", "random mask")
+    known = str(equal).replace("equal", "equal to it", 1)
+    said(PAGE, f"a random mask with a thirteenth of FAR's parameters is {known}")
 
 
 def test_fewer_biases(runs):
     found = runs.difference("bitfit-query", "bitfit")
-    said(PAGE, f"ahead of all biases {str(found).removeprefix('better ')}, among eight comparisons no clear difference")
+    said(PAGE, f"ahead of all biases {str(found).removeprefix('better ')}, among nine comparisons no clear difference")
 
 
 def test_every_verdict_of_the_text_is_one_of_the_table():
     shown = dict(re.findall(r"\| (.+? − .+?) \| .+? \| (.+?) \|", tables()))
-    assert len(shown) == 8
+    assert len(shown) == 9
     assert {name: verdict for name, verdict in shown.items() if verdict in ("better", "worse")} == {
         "BitFit − head on the mean": "better", "BitFit − full fine-tuning": "worse",
         "last two blocks − full fine-tuning": "worse", "random mask − BitFit": "better",
@@ -127,6 +134,8 @@ def test_the_costs_are_told_as_they_are():
     assert all(abs(float(row[2]) - float(row[1])) < 0.1 for row in (two, bitfit, lowest))
     said(PAGE, "In this run the times of these three lie within 0.1 of that")
     said(PAGE, f"The random mask takes {mask[2]}: the work of all six blocks")
+    far = printed(PAGE, "\nFAR, up only +[\\d,]+ +– +(\\S+)")[0]
+    said(PAGE, f"FAR takes {far}, though it computes no gradient of its frozen rows")
     assert float(mask[2]) > 1
     said(PAGE, f"{full[4]} MB where all blocks train, {bitfit[4]} with BitFit")
     said(PAGE, f"and {two[4]} with the last two blocks")
@@ -137,3 +146,27 @@ def test_the_costs_are_told_as_they_are():
     said(PAGE, "for a few entries it computes the gradient of every matrix and keeps every input")
     said(PAGE, f"the last two of six blocks cost {two[1]} of the matrix products, BitFit {bitfit[1]}, the lowest block "
                f"alone {lowest[1]}")  # fmt: skip
+
+
+def test_the_table_of_the_open_exercise():
+    r"""On one draw: the model as it is, three vectors of norms, and a head alone, which the exercise does not allow."""
+    posed = bitfit_train.TRAIN.pose(Draw(b"table", "bitfit-budget"))
+    load, ids, mask, labels, keep = posed.arguments
+    own = bitfit_train._trained(load, ids, mask, labels, range(3, 6), steps=90)
+    assert sum(tensor.numel() for tensor in own.values()) == 1_152 < keep
+    head = load()
+    free = {name: p.requires_grad_() for name, p in head.named_parameters() if name.startswith("classifier.")}
+    optimizer = torch.optim.Adam(free.values(), lr=5e-2)
+    for step in range(90):
+        optimizer.param_groups[0]["lr"] = 5e-2 * (1 - step / 90)
+        rows = torch.arange(32 * step, 32 * step + 32) % len(ids)
+        logits = head(input_ids=ids[rows], attention_mask=mask[rows]).logits
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits, labels[rows]).backward()
+        optimizer.step()
+    for tensors, right in (({}, 0.57), (own, 0.77), (free, 0.72)):
+        found = bitfit_train._right(bitfit_train._with(tensors), *posed.kept)
+        assert abs(found - right) < 0.035
+    said(PAGE, "| nothing | 57 % |\n| *full points* | *70 %* |\n| our solution, 1,152 numbers | 77 % |")
+    said(PAGE, f"A trained head of {sum(p.numel() for p in free.values())} numbers alone would get about 72 %")
+    assert bitfit_train.TRAIN.score(posed, {"classifier.bias": torch.ones(2)}).share == 0
