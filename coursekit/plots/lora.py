@@ -1,12 +1,23 @@
-r"""The picture of LoRA: its data flow."""
+r"""The pictures of LoRA: its data flow, and how much of an update a low rank keeps."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, axes
+
+#: Updates of full fine-tuning have its colour.
+_UPDATES: dict[str, dict[str, Any]] = {
+    "true labels": dict(color=COLOURS[2]),
+    "shuffled labels": dict(color=COLOURS[2], linestyle="--"),
+    "random matrices": dict(color="grey", linestyle=":"),
+}
 
 
 def data_flow(d_in: int, d_out: int, r: int, bits: float | None = None) -> Axes:
@@ -63,4 +74,26 @@ def data_flow(d_in: int, d_out: int, r: int, bits: float | None = None) -> Axes:
     ax.set_xlim(-0.4, 10.9)
     ax.set_ylim(-1.75, 1.85 if bits is None else 3.2)
     ax.axis("off")
+    return ax
+
+
+def kept_by_rank(curves: Mapping[str, Sequence[float]], r: int) -> Axes:
+    r"""Share of the squared norm that the nearest matrix of rank 1, 2, … keeps, on a log axis; in figures at rank `r`.
+
+    curves: a name of `_UPDATES` -> shares from 0 to 1, the first at rank 1.
+    """
+    ax = axes(figsize=(7.0, 3.2))
+    for name, look in _UPDATES.items():
+        shares = curves[name]
+        ax.plot(range(1, len(shares) + 1), shares, label=name, **look)
+        ax.plot(r, shares[r - 1], "o", color=look["color"], markersize=4)
+        below = dict(xytext=(5, -3), va="top") if name != "true labels" else dict(xytext=(-5, 3), ha="right")
+        ax.annotate(f"{shares[r - 1]:.0%}", (r, shares[r - 1]), textcoords="offset points", fontsize=9, **below)
+    says(ax, f"at r = {r}: " + ", ".join(f"{name} {curves[name][r - 1]:.0%}" for name in _UPDATES))
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    ax.set_xlabel(f"rank r that is kept, of {len(shares)}")
+    ax.set_ylabel("share of the squared norm kept")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(_UPDATES), fontsize=9)
     return ax
