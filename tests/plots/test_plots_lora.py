@@ -38,6 +38,19 @@ def test_the_data_flow_of_a_base_in_codes_says_what_is_stored_and_what_is_unpack
     assert_nothing_is_cut_off(ax.figure)
 
 
+def test_what_a_rank_keeps_is_marked_and_said():
+    names = ("random matrices", "shuffled labels", "true labels")
+    ax = plots.kept_by_rank(dict(zip(names, ([0.2, 0.4, 1.0], [0.5, 0.8, 1.0], [0.6, 0.9, 1.0]), strict=True)), 2)
+    curves = {line.get_label(): line.get_xydata().tolist() for line in ax.lines if len(line.get_xdata()) == 3}
+    assert curves["random matrices"] == [[1, 0.2], [2, 0.4], [3, 1.0]] and len(curves) == 3
+    marked = [line.get_xydata().tolist() for line in ax.lines if len(line.get_xdata()) == 1]
+    assert marked == [[[2, 0.9]], [[2, 0.8]], [[2, 0.4]]] and ax.get_xscale() == "log"
+    assert [text.get_text() for text in ax.texts] == ["90%", "80%", "40%"]
+    said = describe(ax.figure)
+    assert "at r = 2: true labels 90%, shuffled labels 80%, random matrices 40%" in said and "of 3, log scale" in said
+    assert_nothing_is_cut_off(ax.figure)
+
+
 def test_the_chosen_learning_rate_has_a_ring_and_one_seed_a_hollow_point():
     curves = {"full": {1e-4: 0.8, 1e-5: 0.6, 1e-3: 0.9}, "LoRA": {1e-3: 0.7, 1e-2: 0.9}}
     ax = by_learning_rate(curves, {"full": [1e-3], "LoRA": []})
