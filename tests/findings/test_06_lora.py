@@ -151,3 +151,16 @@ def test_pefts_file_holds_four_bytes_a_number():
     size, off, folded = printed(PAGE, r"file: (\S+) MB; logits differ by (\S+) once loaded, by (\S+) after")
     assert size == f"{4 * 2_442_240 / 1e6:.1f}" and float(off) < 1e-4 and float(folded) < 1e-3
     said(PAGE, f"The file holds $A$ and $B$ alone, {size} MB beside SmolLM2's {4 * 134_515_008 / 1e6:.0f}")
+
+
+def test_what_happens_one_rate_higher(lora):
+    r"""The rates beside the best have all three seeds."""
+    constant, fallen = lora.validation("constant"), {}
+    for arm in ("qv-r8", "all-r8", "full"):
+        tried = [run for run in lora.runs if run.cell.arm == arm and run.cell.rate > lora.rate(arm)]
+        above = [run for run in tried if run.cell.rate == min(other.cell.rate for other in tried)]
+        fallen[arm] = sum(run.validation <= constant for run in above), len(above)
+    assert fallen == {"qv-r8": (3, 3), "all-r8": (3, 3), "full": (1, 3)}
+    said(PAGE, "At the next higher rate LoRA ends at the constant answer with all three seeds, full fine-tuning with "
+               "one of them")  # fmt: skip
+    said("10_which_method", "with three seeds, LoRA falls with all of them and full fine-tuning with one")
