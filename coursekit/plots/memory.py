@@ -3,6 +3,7 @@ r"""Pictures of what training keeps in memory."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from coursekit.plots.common import axes
 MEMORY_COLOURS = {
     "weights": "#1b4965",
     "gradients": "#e09f3e",
+    "adapter, gradients": "#e09f3e",  # what trains, where an adapter stands apart from its frozen base
     "master": "#5fa8d3",
     "optimizer": "#9e2a2b",
     "activations": "#7a9e7e",
@@ -23,12 +25,12 @@ MEMORY_COLOURS = {
 def memory_bars(
     bills: Mapping[str, Mapping[str, float]],
     unit: str = "GB",
-    capacity: tuple[str, float] | None = None,
+    capacity: tuple[str, float] | Mapping[str, float] | None = None,
     peaks: Mapping[str, float] | None = None,
 ) -> Axes:
     r"""One horizontal stacked bar for each entry of `bills` (label -> category -> amount in `unit`).
 
-    capacity: (name, amount), drawn as a line: what a card holds. peaks: label -> the most that is there at any one
+    capacity: (name, amount), drawn as a line: what a card holds; of several cards, name -> amount. peaks: label -> the most that is there at any one
     moment, as a mark on the bar: categories need not be at their largest together. The number
     at a bar is its peak then, and else the sum. A bar that stands alone has a number in each of its parts.
     """
@@ -51,8 +53,9 @@ def memory_bars(
         # On a white ground, since the line of a card's capacity may run through it.
         ground = dict(facecolor="white", edgecolor="none", pad=1)
         ax.text(total + 0.012 * left.max(), y, text, va="center", fontsize=9, bbox=ground, zorder=3)
-    if capacity is not None:
-        ax.axvline(capacity[1], color="black", linestyle="--", linewidth=1, label=capacity[0])
+    cards = [capacity] if isinstance(capacity, tuple) else list((capacity or {}).items())
+    for (name, amount), style in zip(cards, cycle(("--", ":", "-.")), strict=False):
+        ax.axvline(amount, color="black", linestyle=style, linewidth=1, label=name)
     if peaks is not None:
         ax.plot(
             list(peaks.values()),
@@ -64,7 +67,7 @@ def memory_bars(
             label="peak",
         )
     ax.invert_yaxis()
-    ax.set_xlim(0, 1.13 * max(left.max(), capacity[1] if capacity else 0))
+    ax.set_xlim(0, 1.13 * max(left.max(), *(amount for _, amount in cards), 0))
     ax.set_xlabel(unit)
     # Above the bars and clear of them, whatever their length.
     ax.legend(

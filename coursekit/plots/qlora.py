@@ -31,6 +31,7 @@ def side_by_side(
     left.set_title("training loss, same batches")
     right.scatter(np.asarray(nats[one]), np.asarray(nats[other]), s=12, alpha=0.6)
     right.axline((0, 0), slope=1, color="grey", linewidth=1)
+    right.set_aspect("equal", adjustable="datalim")  # the diagonal is at 45 degrees, and both axes have one scale
     right.set_xlabel(one)
     right.set_ylabel(other)
     right.set_title(f"{what}, a dot is a test sentence")

@@ -24,6 +24,13 @@ def test_memory_bars_add_up():
     assert {t.get_text() for t in ax.get_legend().get_texts()} == {"weights", "gradients", "optimizer", "RTX 4090"}
 
 
+def test_memory_bars_beside_several_cards():
+    ax = plots.memory_bars({"65B": {"weights": 34.0, "adapter, gradients": 6.0}}, capacity={"A": 25.0, "B": 48.0})
+    assert [line.get_xdata()[0] for line in ax.lines] == [25, 48] and ax.get_xlim()[1] > 48
+    assert len({line.get_linestyle() for line in ax.lines}) == 2
+    assert {"adapter, gradients", "A", "B"} <= {t.get_text() for t in ax.get_legend().get_texts()}
+
+
 def test_a_bar_that_stands_alone_has_a_number_in_each_part():
     bill = {"weights": 20.0, "gradients": 20.0, "master": 40.0, "optimizer": 80.0, "activations": 0.5}
 

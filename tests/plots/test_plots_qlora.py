@@ -17,6 +17,7 @@ def test_two_models_side_by_side():
     left, right = plots_qlora.side_by_side(losses, nats, "nats for the right grade")
     assert right.collections[0].get_offsets().tolist() == torch.stack(list(nats.values()), 1).tolist()
     assert (right.get_xlabel(), right.get_ylabel()) == ("LoRA", "QLoRA")
+    assert right.get_aspect() == 1, "above and below the diagonal are alike to the eye"
     assert all(tick == int(tick) for tick in left.get_xticks())
     assert [line.get_linestyle() for line in left.lines] == ["-", "-", "--", "--"], "each step and the means"
     assert all(same_color(line.get_color(), FAMILIES["reparameterised"]) for line in left.lines)
