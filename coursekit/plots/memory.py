@@ -30,9 +30,9 @@ def memory_bars(
 ) -> Axes:
     r"""One horizontal stacked bar for each entry of `bills` (label -> category -> amount in `unit`).
 
-    capacity: (name, amount), drawn as a line: what a card holds; of several cards, name -> amount. peaks: label -> the most that is there at any one
-    moment, as a mark on the bar: categories need not be at their largest together. The number
-    at a bar is its peak then, and else the sum. A bar that stands alone has a number in each of its parts.
+    capacity: (name, amount), drawn as a line: what a card holds; of several cards, name -> amount. peaks: label -> the
+    most that is there at any one moment, as a mark on the bar: categories need not be at their largest together. The
+    number at a bar is its peak then, and else the sum. A bar that stands alone has a number in each of its parts.
     """
     ax = axes(figsize=(7.0, 1.2 + 0.45 * len(bills)))
     labels = list(bills)
