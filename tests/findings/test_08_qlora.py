@@ -65,7 +65,7 @@ def test_the_example_of_a_plan():
 
 
 def test_the_plans_of_three_cards():
-    r"""As the course's own solution finds them; the page's setting of section 5 is slower, and too large for the 4090."""
+    r"""As the course's own solution finds them; section 5's setting is slower, and too large for the 4090."""
     names = ("RTX 4090", "A100 40GB", "A100 80GB")
     (four, small), (one, middle), (more, large) = (
         (p[:3], p[3]) for p in (plan("33B", card(name).capacity(), 512, 0.4, 1.2) for name in names)
