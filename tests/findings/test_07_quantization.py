@@ -12,7 +12,8 @@ from coursekit.checks import quantization_codebook as codebook
 from coursekit.checks.draw import Draw
 from coursekit.experiments import results
 from coursekit.models import load_decoder
-from coursekit.quantization import code, grid
+from coursekit.quantization import code, grid, quantize_affine, quantize_blockwise
+from coursekit.quantization.normal_float import tail
 
 PAGE = "07_quantization"
 FORMATS = results.read("formats")
@@ -104,11 +105,17 @@ def test_the_slide_s_four_weights():
 
 
 def test_a_real_matrix_does_not_use_the_levels_equally():
-    low, high = printed(PAGE, r"a level is used by ([\d.]+)% to ([\d.]+)% of the weights")
+    of = r": a level is used by ([\d.]+)% to ([\d.]+)%"
+    low, high = printed(PAGE, "MiniLM, blocks of 64" + of)
     said(
         PAGE,
         f"the outermost codes for {low} % of its weights each, the commonest one for {float(high):.0f} %",
     )
+    rarest, commonest = printed(PAGE, "normal, blocks of 64" + of)
+    assert float(commonest) > 0.9 * float(high) and float(rarest) < 1.1 * float(low)
+    said(PAGE, f"Normal numbers in blocks of 64 do nearly the same, {rarest} to {commonest} %")
+    least, most = printed(PAGE, r"normal, 1 at 1\.85 s\.d\." + of)
+    said(PAGE, f"they use each level about equally, {least} to {most} %")
     (deviation,) = printed(PAGE, r"divided by its block's absmax: (0\.\d+)")
     said(PAGE, f"The standard deviation above is {deviation}, not 1")
     said(PAGE, f"Of 64 weights the largest lies at about {1 / float(deviation):.1f}")
@@ -174,13 +181,31 @@ def test_what_double_quantization_costs():
     said(PAGE, f"instead of 4.5, for {float(more):.1f} % more error")
 
 
+def test_the_formats_in_one_table():
+    plain, four = (quantize_blockwise(torch.ones(64, 64), name).bits for name in ("nf4", "int4"))
+    levels = [len(code(name).unique()) for name in ("int4", "fp4", "nf4")]
+    assert levels == [15, 15, 16] and plain == four
+    said(PAGE, f"| int4 (and fp4) | 15 | 64 | scale in fp32 | {four:.3f} |")
+    affine = quantize_affine(torch.randn(64, 64), bits=4, block=64)
+    assert affine.codes.unique().numel() == 16
+    said(PAGE, f"| 16 | 64 | scale in fp32, zero point in 4 bits | {4 + (32 + 4) / 64:.3f} |")
+    said(PAGE, f"| NF4 | 16 | 64 | scale in fp32 | {plain:.3f} |")
+    said(PAGE, f"| 16 | 64 | scale in 8 bits, fp32 for 256 of them | {4 + 8 / 64 + 32 / (64 * 256):.3f} |")
+    said(PAGE, f"| Q4_1 | 16 | 32 | step and minimum in fp16 | {4 + 2 * 16 / 32:.3f} |")
+
+
+def test_where_the_outermost_probability_comes_from():
+    assert f"{1 - (1 / 32 + 1 / 30) / 2:.4f}" == "0.9677" == f"{tail(4):.4f}"
+    said(PAGE, "halfway between $1-\\frac1{32}$ and $1-\\frac1{30}$")
+
+
 def test_what_a_whole_model_takes():
     model = load_decoder("smollm2")[0]
     rounded = sum(m.weight.numel() for m in model.model.layers.modules() if isinstance(m, torch.nn.Linear))
     whole, embedding = model.num_parameters(), model.get_input_embeddings().weight.numel()
-    codes, rest = rounded * (4 + 8 / 64 + 32 / (64 * 256)) / 8, 2 * embedding
-    said(PAGE, f"Of SmolLM2's {whole / 1e6:.1f} million weights {rounded / 1e6:.1f} million are rounded")
-    said(PAGE, f"{codes / 1e6:.1f} MB at 4.127 bits")
-    said(PAGE, f"The embedding's {embedding / 1e6:.1f} million stay in 16 bits, {rest / 1e6:.1f} MB, more than all")
+    assert 0 < whole - rounded - embedding < 1e-3 * embedding, "the norms"
+    codes, rest = rounded * (4 + 8 / 64 + 32 / (64 * 256)) / 8, 2 * (whole - rounded)
+    said(PAGE, f"SmolLM2's take {codes / 1e6:.1f} MB; its embedding and norms stay in 16 bits, {rest / 1e6:.1f} MB")
+    assert printed(PAGE, r"SmolLM2: ([\d.]+) MB, and ([\d.]+) MB") == (f"{codes / 1e6:.1f}", f"{rest / 1e6:.1f}")
     both = codes + rest
     said(PAGE, f"is {both / 1e6:.0f} MB instead of {2 * whole / 1e6:.0f}, a factor of {2 * whole / both:.1f}")
