@@ -203,7 +203,7 @@ def test_what_a_whole_model_takes():
     model = load_decoder("smollm2")[0]
     rounded = sum(m.weight.numel() for m in model.model.layers.modules() if isinstance(m, torch.nn.Linear))
     whole, embedding = model.num_parameters(), model.get_input_embeddings().weight.numel()
-    assert 0 < whole - rounded - embedding < 1e-3 * embedding, "the norms"
+    assert 0 < whole - rounded - embedding < 2e-3 * embedding, "the norms"
     codes, rest = rounded * (4 + 8 / 64 + 32 / (64 * 256)) / 8, 2 * (whole - rounded)
     said(PAGE, f"SmolLM2's take {codes / 1e6:.1f} MB; its embedding and norms stay in 16 bits, {rest / 1e6:.1f} MB")
     assert printed(PAGE, r"SmolLM2: ([\d.]+) MB, and ([\d.]+) MB") == (f"{codes / 1e6:.1f}", f"{rest / 1e6:.1f}")
