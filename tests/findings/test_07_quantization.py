@@ -188,7 +188,7 @@ def test_the_formats_in_one_table():
     said(PAGE, f"| int4 (and fp4) | 15 | 64 | scale in fp32 | {four:.3f} |")
     affine = quantize_affine(torch.randn(64, 64), bits=4, block=64)
     assert affine.codes.unique().numel() == 16
-    said(PAGE, f"| 16 | 64 | scale in fp32, zero point in 4 bits | {4 + (32 + 4) / 64:.3f} |")
+    said(PAGE, f"| 16 | 64 | scale in fp32, zero point in 4 bits | {4 + (32 + 4) / 64:.4f} |")
     said(PAGE, f"| NF4 | 16 | 64 | scale in fp32 | {plain:.3f} |")
     said(PAGE, f"| 16 | 64 | scale in 8 bits, fp32 for 256 of them | {4 + 8 / 64 + 32 / (64 * 256):.3f} |")
     said(PAGE, f"| Q4_1 | 16 | 32 | step and minimum in fp16 | {4 + 2 * 16 / 32:.3f} |")

@@ -47,7 +47,8 @@ def test_it_is_an_easy_test():
     found = results.read("formats").difference("full, nf4", "full")
     said(
         PAGE,
-        f"a trained MiniLM loses {-100 * found.value:.1f} points on this task ({points(found.low)} to {points(found.high)})",
+        f"a trained MiniLM loses {-100 * found.value:.1f} points on this task "
+        f"({points(found.low)} to {points(found.high)})",
     )
 
 
