@@ -28,8 +28,6 @@ def _score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore:
     r"""Accuracy on sentences that were not learned from, of MiniLM with these tensors in place of its own."""
     _, ids, mask, labels, keep = posing.arguments
     own = dict(judges_minilm().named_parameters())
-    if any(name.startswith("classifier.") for name in tensors):
-        return TrainingScore(0.0, "the head stays as it is, random: change the numbers of the body")
     if unknown := sorted(set(tensors) - set(own)):
         return TrainingScore(
             0.0, f"MiniLM has no parameter {unknown[0]}: names are those of named_parameters()"
@@ -43,7 +41,10 @@ def _score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore:
             return TrainingScore(
                 0.0, f"{name} must be finite floating-point numbers: try a smaller learning rate"
             )
-    changed = sum(int((tensor.float() != own[name]).sum()) for name, tensor in tensors.items())
+    differ = {name: int((tensor.float() != own[name]).sum()) for name, tensor in tensors.items()}
+    if any(count and name.startswith("classifier.") for name, count in differ.items()):
+        return TrainingScore(0.0, "the head stays as it is, random: change the numbers of the body")
+    changed = sum(differ.values())
     if not changed:
         return TrainingScore(0.0, "not a number differs from MiniLM's own: nothing was trained")
     if changed > keep:

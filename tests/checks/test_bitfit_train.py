@@ -47,8 +47,10 @@ def test_only_what_differs_is_counted_and_the_judges_model_stays_as_it_is(posing
     assert all(torch.equal(p, own[name]) for name, p in bitfit_train.judges_minilm().named_parameters())
 
 
-def test_the_head_is_a_parameter_like_any_other(posing, own):
+def test_the_head_stays_as_it_is_and_may_be_returned_so(posing, own):
+    moved = {NORM: own[NORM] + 1.0}
+    both = TRAIN.scored(posing, moved | {"classifier.bias": own["classifier.bias"].clone()})
+    assert both.measured is not None and both.measured == TRAIN.scored(posing, moved).measured
     lean = own["classifier.bias"] + torch.tensor([100.0, 0.0])
-    scored = TRAIN.scored(posing, {"classifier.bias": lean})
-    always = 1 - posing.kept[2].float().mean().item()
-    assert scored.measured == pytest.approx(always, abs=1e-3)
+    scored = TRAIN.scored(posing, moved | {"classifier.bias": lean})
+    assert (scored.share, scored.measured) == (0.0, None) and scored.message.startswith("the head stays as it is")
