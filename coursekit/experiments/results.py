@@ -78,16 +78,19 @@ class Results:
                 found[name] = self._whole(self.searched(name))[found[parent][0].cell.rate]
         return found
 
-    def accuracy(self, arm: str) -> Interval:
-        r"""Test accuracy, the mean over the seeds."""
-        return intervals.accuracy(self._scores(arm))
+    def accuracy(self, arm: str, of: str = "") -> Interval:
+        r"""Test accuracy, the mean over the seeds. of: a column with a number for each test item, such as a margin in
+        nats, whose mean is asked in the place of accuracy.
+        """
+        return intervals.accuracy(self._scores(arm, of))
 
-    def difference(self, arm: str, other: str, share: float = 1) -> Difference:
-        r"""Test accuracy of `arm` minus `share` times that of `other`: paired by sentence, and by seed as well where
-        both are states of the same trained models, or trained on the same few sentences.
+    def difference(self, arm: str, other: str, share: float = 1, of: str = "") -> Difference:
+        r"""Test accuracy, or what `accuracy` takes from the column `of`, of `arm` minus `share` times that of `other`:
+        paired by sentence, and by seed as well where both are states of the same trained models, or trained on the same
+        few sentences.
         """
         return intervals.difference(
-            self._scores(arm), self._scores(other), share=share, by_seed=self._by_seed(arm, other),
+            self._scores(arm, of), self._scores(other, of), share=share, by_seed=self._by_seed(arm, other),
             paired=self._paired(arm, other),
         )  # fmt: skip
 
@@ -230,8 +233,13 @@ class Results:
             if not own[0].cell.steps or self._first_seeds <= {run.cell.seed for run in own}
         }
 
-    def _scores(self, arm: str) -> list[tuple[bool, ...]]:
-        return [run.correct for run in self._of(arm)]
+    def _scores(self, arm: str, of: str = "") -> list[Sequence[float]]:
+        runs = self._of(arm)
+        if not of:
+            return [run.correct for run in runs]
+        there = [name for name, text in runs[0].more.items() if len(text.split()) == len(runs[0].correct)]
+        one_of("column with a number for each test item", of, there)
+        return [[float(number) for number in run.more[of].split()] for run in runs]
 
     def _ranked(self, arm: str) -> intervals.Matrix:
         runs = self._of(arm)

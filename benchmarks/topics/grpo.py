@@ -1,0 +1,98 @@
+r"""What a reward changes: lesson 11's three trainings on small sums, as its cells run them, on held-out sums.
+
+`GRPO`: eight steps of eight sums with eight drawn answers each. `shown the answers`: cross-entropy of the right answers
+to the same sums. `careless rule`: six steps of GRPO with the rule that pays for everything but a wrong number.
+`as released`: nothing trained. A seed draws LoRA's start, the answers, and which 64 of 146 sums are learned from; the
+64 held-out sums are the same for all. Right is a sum whose *likeliest* answer has the right first number. For each
+held-out sum, of 16 drawn answers: `right`, `first`: share with the right line, and with the right first number; `paid`:
+what the careless rule pays; `eight`, `sixteen`: chance that one of eight, and of all, has the right first number; `kl`:
+mean of ln π/π₀ of the whole answer, in nats, which estimates KL(π‖π₀). `likeliest_right`: 1 where the likeliest answer
+is the right line. `rewards`: what the rule paid at each step of the training.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+import time
+from math import comb
+from typing import Any
+
+import torch
+from topics._page import Page
+
+from coursekit.evaluation import generate
+from coursekit.experiments import machine
+from coursekit.experiments.recipe import Arm, Grid
+from coursekit.experiments.table import Cell, Run
+from coursekit.methods import trainable
+from coursekit.training.dpo import logps_of, reference_of
+from coursekit.training.grpo import rewards_of
+from coursekit.training.rollouts import sample, shared_logits
+
+SETTING = None
+#: Sums to learn from, sums to measure on; answers drawn to each of these, and sums at a time.
+POOL, HELD, DRAWN, AT_ONCE = 146, 64, 16, 8
+
+GRID = Grid(
+    topic="grpo",
+    arms=(
+        Arm("as released", "", (0.0,), 0),
+        Arm("GRPO", "11-038", (2e-3,)),
+        Arm("shown the answers", "11-024", (2e-3,)),
+        Arm("careless rule", "11-026", (2e-3,), 6),
+    ),
+    reference="GRPO",
+    steps=8,
+)
+
+
+def carry(bench: None, training: str, cell: Cell) -> list[Run]:
+    r"""One run. training: the lesson's cell that trains."""
+    start, page = time.perf_counter(), Page("11_reinforcement")
+    page.run("11-004", "11-005", "11-007")
+    learn, held = page["sums"](POOL, HELD)
+    random.Random(cell.seed).shuffle(learn)
+    page.update(seed=cell.seed, reward_steps=cell.steps, careless_steps=cell.steps, learn=learn, held=held)
+    page["total"] = {one.prompt: str(one.total) for one in learn + held}
+    page.run("11-008", "11-011", "11-014", "11-017", "11-020", "11-022", "11-023")
+    page.run("11-026", only=ast.FunctionDef)
+    model = page["model"]
+    page["fresh_lora"]()
+    page["examine"] = lambda: [0.0] * 4  # the lesson's glance, in the place of which `measured` looks longer
+    page["found"], page["seconds"] = {}, {"GRPO": 1.0}
+    if training:
+        page.run(training)
+    rewards = page.get("paid" if training == "11-026" else "reward", ())
+    found = measured(page, [one.prompt for one in held])
+    correct = tuple(bool(x) for x in found.pop("likeliest_first"))
+    more = {name: " ".join(f"{x:.4g}" for x in values) for name, values in found.items()}
+    more |= {"rewards": " ".join(f"{x:.4g}" for x in rewards), "processor": machine.device_name(model.device)}
+    seconds = time.perf_counter() - start
+    return [Run(cell, (), correct, trainable(model) if cell.steps else 0, seconds, more=more)]
+
+
+def measured(page: Page, asked: list[str]) -> dict[str, list[float]]:
+    r"""Each measure -> one number for each sum."""
+    model, tokenizer, longest = (page[name] for name in ("model", "tokenizer", "longest"))
+    rules = {"right": page["right"], "first": page["first_number"], "paid": page["careless"]}
+    found: dict[str, list[float]] = {name: [] for name in (*rules, "eight", "sixteen", "kl")}
+    torch.manual_seed(page["seed"] + 1)
+    for i in range(0, len(asked), AT_ONCE):
+        few = asked[i : i + AT_ONCE]
+        answers = sample(model, tokenizer, few, DRAWN, longest)
+        for name, rule in rules.items():
+            found[name] += rewards_of(rule, few, answers).mean(1).tolist()
+        with torch.no_grad(), reference_of(model) as network:
+            reference = logps_of(shared_logits(network, answers), answers.ids)  # (answers, seq)
+        apart = ((answers.logps - reference) * answers.mask).sum(1)
+        found["kl"] += apart.reshape(-1, DRAWN).mean(1).tolist()
+    for share in found["first"]:
+        wrong = DRAWN - round(share * DRAWN)
+        found["eight"].append(1 - comb(wrong, 8) / comb(DRAWN, 8))
+        found["sixteen"].append(float(share > 0))
+    settings: dict[str, Any] = {"max_new_tokens": longest, "batch_size": 64, "add_special_tokens": False}
+    likeliest = generate(model, tokenizer, asked, progress=False, **settings)
+    for name, rule in (("likeliest_right", page["right"]), ("likeliest_first", page["first_number"])):
+        found[name] = [rule(prompt, answer) for prompt, answer in zip(asked, likeliest, strict=True)]
+    return found
