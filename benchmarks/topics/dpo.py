@@ -25,8 +25,8 @@ from coursekit.methods import trainable
 from coursekit.tasks.instructions import instruction_prompt
 
 SETTING = None
-#: Where the lesson takes twelve; of the product reviews there are 22.
-PAIRS = 40
+#: Of each kind, where the lesson takes twelve; of product reviews there are but 22.
+PAIRS = 24
 
 GRID = Grid(
     topic="dpo",
@@ -40,7 +40,7 @@ def carry(bench: None, learns: str, cell: Cell, **parameters: int) -> list[Run]:
     r"""One run: stage 2, then stage 3. parameters: of the lesson."""
     start, page = time.perf_counter(), Page("00_training_cycle")
     page.run("00-004", "00-005")
-    page.update(seed=cell.seed, preference_steps=cell.steps, held_out_pairs=PAIRS, **parameters)
+    page.update({"held_out_pairs": PAIRS} | parameters, seed=cell.seed, preference_steps=cell.steps)
     longest, page["longest_answer"] = page["longest_answer"], 1  # what stages 1 and 2 write is not kept
     page.run("00-007", "00-012", "00-015", "00-021", "00-024", "00-026", "00-029", "00-032")
     train, model, loss_of = page["train"], page["model"], page["preference_loss"]

@@ -4,10 +4,10 @@ r"""What a reward changes: lesson 11's three trainings on small sums, as its cel
 to the same sums. `careless rule`: six steps of GRPO with the rule that pays for everything but a wrong number.
 `as released`: nothing trained. A seed draws LoRA's start, the answers, and which 64 of 146 sums are learned from; the
 64 held-out sums are the same for all. Right is a sum whose *likeliest* answer has the right first number. For each
-held-out sum, of 16 drawn answers: `right`, `first`: share with the right line, and with the right first number; `paid`:
-what the careless rule pays; `eight`, `sixteen`: chance that one of eight, and of all, has the right first number; `kl`:
-mean of ln π/π₀ of the whole answer, in nats, which estimates KL(π‖π₀). `likeliest_right`: 1 where the likeliest answer
-is the right line. `rewards`: what the rule paid at each step of the training.
+held-out sum, of eight drawn answers: `right`, `first`: share with the right line, and with the right first number;
+`paid`: what the careless rule pays; `eight`: 1 where one of the eight has the right first number; `kl`: mean of ln π/π₀
+of the whole answer, in nats, which estimates KL(π‖π₀). `likeliest_right`: 1 where the likeliest answer is the right
+line. `rewards`: what the rule paid at each step of the training.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import ast
 import random
 import time
-from math import comb
 from typing import Any
 
 import torch
@@ -32,7 +31,7 @@ from coursekit.training.rollouts import sample, shared_logits
 
 SETTING = None
 #: Sums to learn from, sums to measure on; answers drawn to each of these, and sums at a time.
-POOL, HELD, DRAWN, AT_ONCE = 146, 64, 16, 8
+POOL, HELD, DRAWN, AT_ONCE = 146, 64, 8, 16
 
 GRID = Grid(
     topic="grpo",
@@ -76,7 +75,7 @@ def measured(page: Page, asked: list[str]) -> dict[str, list[float]]:
     r"""Each measure -> one number for each sum."""
     model, tokenizer, longest = (page[name] for name in ("model", "tokenizer", "longest"))
     rules = {"right": page["right"], "first": page["first_number"], "paid": page["careless"]}
-    found: dict[str, list[float]] = {name: [] for name in (*rules, "eight", "sixteen", "kl")}
+    found: dict[str, list[float]] = {name: [] for name in (*rules, "kl")}
     torch.manual_seed(page["seed"] + 1)
     for i in range(0, len(asked), AT_ONCE):
         few = asked[i : i + AT_ONCE]
@@ -87,10 +86,7 @@ def measured(page: Page, asked: list[str]) -> dict[str, list[float]]:
             reference = logps_of(shared_logits(network, answers), answers.ids)  # (answers, seq)
         apart = ((answers.logps - reference) * answers.mask).sum(1)
         found["kl"] += apart.reshape(-1, DRAWN).mean(1).tolist()
-    for share in found["first"]:
-        wrong = DRAWN - round(share * DRAWN)
-        found["eight"].append(1 - comb(wrong, 8) / comb(DRAWN, 8))
-        found["sixteen"].append(float(share > 0))
+    found["eight"] = [float(share > 0) for share in found["first"]]
     settings: dict[str, Any] = {"max_new_tokens": longest, "batch_size": 64, "add_special_tokens": False}
     likeliest = generate(model, tokenizer, asked, progress=False, **settings)
     for name, rule in (("likeliest_right", page["right"]), ("likeliest_first", page["first_number"])):

@@ -221,5 +221,19 @@ def test_every_file_of_answers_is_read(path):
         assert statistics.fmean(found.seeds(arm)) == pytest.approx(inside.value)
 
 
+def test_a_column_with_a_number_for_each_item_has_an_interval_too():
+    margins = np.array([[1.0, -2.0, 4.0], [2.0, 0.0, 5.0], [3.0, -1.0, 3.0]])
+    runs = [
+        run("a", seed, row > 0, more={"margin": " ".join(map(str, row)), "processor": "x"})
+        for seed, row in enumerate(margins)
+    ]
+    found = Results("t", (*runs, *(run("b", seed, [1, 1, 1], more={"margin": "0 0 0"}) for seed in range(3))))
+    by_hand = intervals.accuracy(margins)
+    assert found.accuracy("a", of="margin") == by_hand and by_hand.value == pytest.approx(5 / 3)
+    assert found.difference("a", "b", of="margin").value == pytest.approx(5 / 3)
+    with pytest.raises(CourseError, match="column with a number for each test item"):
+        found.accuracy("a", of="processor")
+
+
 def test_a_file_shows_its_topic_and_not_its_answers():
     assert repr(results.read("lora")) == "Results(topic='lora')"

@@ -13,6 +13,7 @@ import tiny
 import tiny_text
 import torch
 
+from coursekit import models
 from coursekit.comparison.candidates import CANDIDATES
 from coursekit.experiments import bench as benches
 from coursekit.experiments import search
@@ -111,6 +112,42 @@ def test_examples_in_the_prompt_and_in_training(decoder):
         (run,) = module.carry(bench, arm.recipe, Cell(arm.name, min(1, arm.steps), 1e-3, 0))
         assert len(run.correct) and float(run.more["tokens"]) > 0
         assert bool(run.curve) == (arm.recipe.how == "own") and (run.parameters > 0) == (arm.recipe.how == "own")
+
+
+@pytest.fixture
+def lesson(decoder, monkeypatch):
+    r"""The decoder that a lesson's cells load."""
+    monkeypatch.setattr(models, "load_decoder", benches.load_decoder)
+
+
+@pytest.mark.parametrize("arm", ["DPO", "chosen alone"])
+def test_a_lesson_s_preference_tuning_is_measured_pair_by_pair(lesson, arm):
+    module = importlib.import_module("topics.dpo")
+    small = {"tuning_steps": 1, "unseen_answers": 2, "longest_answer": 2, "held_out_pairs": 3}
+    cell = Cell(arm, 2, 1e-2, 1)
+    film, product = module.carry(None, module.GRID.arm(arm).recipe, cell, **small)
+    assert film.cell == cell and product.cell == Cell(f"{arm}, product reviews", 2, 1e-2, 1)
+    for run in (film, product):
+        won, lost, margin = (np.array(run.more[name].split(), float) for name in ("chosen", "rejected", "margin"))
+        assert len(margin) == 3 and np.allclose(margin, won - lost, atol=0.01)
+        assert run.correct == tuple((margin > 0).tolist())
+        assert (won > 0).all() or arm == "DPO", "alone, the chosen answers become likelier"
+    assert film.more["aligned"] != film.more["instructed"]
+
+
+@pytest.mark.parametrize("arm", ["as released", "GRPO", "shown the answers", "careless rule"])
+def test_a_lesson_s_rewards_are_measured_sum_by_sum(lesson, monkeypatch, arm):
+    module = importlib.import_module("topics.grpo")
+    monkeypatch.setattr(module, "HELD", 3)
+    trains = arm != "as released"
+    (run,) = module.carry(None, module.GRID.arm(arm).recipe, Cell(arm, 2 * trains, 2e-3, 0))
+    kept = {name: np.array(text.split(), float) for name, text in run.more.items() if name != "processor"}
+    assert all(len(kept[name]) == 3 for name in kept if name != "rewards") and len(run.correct) == 3
+    assert (kept["first"] >= kept["right"]).all() and (kept["eight"] >= kept["first"]).all()
+    assert (run.parameters > 0) == trains
+    # A model of chance is never right: groups of equal rewards teach nothing.
+    assert (np.abs(kept["kl"]).max() > 1e-5) == (arm == "shown the answers")
+    assert len(kept["rewards"]) == (2 if arm in ("GRPO", "careless rule") else 0)
 
 
 def test_a_remedy_is_run_and_judged_by_its_perplexity(monkeypatch):
