@@ -248,11 +248,15 @@ class Results:
         return intervals.ranking(margins, (margins[0] > 0) == right[0])
 
     def _paired(self, *arms: str) -> bool:
-        return not any(run.counted for arm in arms for run in self._of(arm))
+        r"""Whether all answered the same sentences, and it is known which were right."""
+        runs = [run for arm in arms for run in self._of(arm)]
+        return not any(run.counted for run in runs) and len({len(run.correct) for run in runs}) == 1
 
     def _by_seed(self, arm: str, other: str) -> bool:
         r"""Whether a seed means the same for both: the same trained model, or the same few training sentences."""
         n = drawn(arm)
+        if len(self._of(arm)[0].correct) != len(self._of(other)[0].correct):
+            return False  # other sentences: their differences are no matrix
         return self._trained(arm) == self._trained(other) or (n is not None and n == drawn(other))
 
     def _trained(self, arm: str) -> set[Cell]:

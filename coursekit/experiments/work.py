@@ -55,7 +55,8 @@ def work(grid: Grid, store: Store, carry: Carry, say: Callable[[str], Any] = pri
 def told(run: Run) -> str:
     r"""One line about a run."""
     cell = run.cell
-    found = f"validation {run.validation:.3f}" if run.validation is not None else f"failed: {run.why}"
+    found = f"validation {run.validation:.3f}" if run.validation is not None else "done"
+    found = f"failed: {run.why}" if run.why else found
     what = f"{cell.arm}, {cell.steps} steps, learning rate {cell.rate:g}, seed {cell.seed}"
     return f"{what}: {found}, {run.seconds:.0f} s"
 

@@ -235,5 +235,14 @@ def test_a_column_with_a_number_for_each_item_has_an_interval_too():
         found.accuracy("a", of="processor")
 
 
+def test_a_state_that_is_asked_other_sentences_is_not_paired():
+    one, other = answers(3, 0.8, 40), answers(3, 0.6, 30)
+    rows = {"a": one, "a, other texts": other}
+    found = Results("t", tuple(run(arm, seed, row) for arm, own in rows.items() for seed, row in enumerate(own)))
+    gap = found.difference("a", "a, other texts")
+    assert gap == intervals.difference(one, other, paired=False)
+    assert gap.value == pytest.approx(one.mean() - other.mean())
+
+
 def test_a_file_shows_its_topic_and_not_its_answers():
     assert repr(results.read("lora")) == "Results(topic='lora')"
