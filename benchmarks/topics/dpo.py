@@ -7,7 +7,8 @@ arm's name, and product reviews, which nothing is trained on. Right is a pair wi
 `chosen` and `rejected`, ln π/π₀ of the answers in nats, against the model of stage 2; `margin`, their difference;
 `likelier`, 1 where the chosen answer is the likelier one, and `likelier_before`, the same for π₀. Of the lesson's
 unseen instructions, loss in nats a token: `instructed` and `instructed_end` after stage 2, `aligned` and `aligned_end`
-after stage 3; `end` is the end token. `wrote`: the likeliest sentence of such a review.
+after stage 3; `end` is the end token. `wrote`: the likeliest sentence of such a review. No learning rate was searched:
+it is the lesson's.
 """
 
 from __future__ import annotations

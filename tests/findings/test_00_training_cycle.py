@@ -3,7 +3,7 @@ r"""What 00 says of the stored runs, and of its own."""
 from __future__ import annotations
 
 import csv
-import math
+import statistics
 
 import pytest
 from finding import printed, said
@@ -82,19 +82,54 @@ def test_this_run_of_instruction_tuning():
     assert end > loss > others > 0
 
 
-def test_this_run_of_dpo():
-    film, product = (
-        printed(PAGE, rf"{d} reviews\s+(\d+) of 12\s+\d+ of 12{3 * NUMBER}") for d in ("film", "product")
-    )
-    said(PAGE, f"positive for {film[0]} of 12 film pairs and {product[0]} of 12 product pairs")
-    assert printed(PAGE, r"film reviews\s+\d+ of 12\s+(\d+) of 12") == ("6",)
-    assert int(*printed(PAGE, r"product reviews\s+\d+ of 12\s+(\d+) of 12")) > 6
-    assert float(film[1]) > 0 > float(film[2]) and float(product[1]) < 0 and float(product[2]) < 0
-    said(PAGE, f"the mean of the chosen sentences rose by {film[1].removeprefix('+')} nats")
-    fall = float(product[1].removeprefix("-"))
-    said(
-        PAGE,
-        f"the chosen by {fall} nats, a factor of {math.exp(fall):.0f}, and the margin is still {product[3]}",
-    )
-    said(PAGE, f"the chosen product sentences became less likely (−{fall} nats) while the margin rose ({product[3]})")
-    said(PAGE, f"and the chosen film sentences gained {film[1].removeprefix('+')}")
+@pytest.fixture(scope="module")
+def dpo() -> Results:
+    return results.read("dpo")
+
+
+FILM, PRODUCT, ALONE = "DPO", "DPO, product reviews", "chosen alone"
+
+
+def means(found: Results, arm: str, of: str) -> list[float]:
+    r"""Of the pairs, one for each seed."""
+    return [statistics.fmean(map(float, run.more[of].split())) for run in found.arms[arm]]
+
+
+def signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def test_the_margin_is_positive_for_most_pairs(dpo):
+    shares = [dpo.accuracy(arm) for arm in (FILM, PRODUCT)]
+    assert all(share.low > 0.5 for share in shares)
+    film, product = (f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})" for one in shares)
+    said(PAGE, f"a share of {film} of the film pairs and {product} of the product pairs")
+    assert [len(dpo.arms[arm][0].correct) for arm in (FILM, PRODUCT)] == [24, 22]
+    said(PAGE, "each with 24 pairs of its own, on 24 film and 22 product pairs")
+    assert all(dpo.accuracy(arm, of="margin").low > 0 for arm in (FILM, PRODUCT))
+
+
+def test_both_answers_become_less_likely(dpo):
+    assert all(max(means(dpo, PRODUCT, of)) < 0 for of in ("chosen", "rejected"))
+    chosen, margin = (dpo.accuracy(PRODUCT, of=of) for of in ("chosen", "margin"))
+    assert chosen.high < 0
+    said(PAGE, f"with every seed: the chosen by {-chosen.value:.1f} nats on average, and the margin is still")
+    said(PAGE, f"the margin is still {signed(margin.value)}")
+    said(PAGE, f"({signed(chosen.value)} nats) while the margin rose ({signed(margin.value)})")
+    film = dpo.accuracy(FILM, of="chosen")
+    assert film.low < 0 < film.high
+    first, second, third = map(signed, means(dpo, FILM, "chosen"))
+    said(PAGE, f"On the film reviews the chosen moved by {first}, {second} and {third} nats")
+
+
+def test_the_loss_does_it(dpo):
+    alone, gap = dpo.accuracy(ALONE, of="chosen"), dpo.difference(FILM, ALONE, of="chosen")
+    assert alone.low > 0 > gap.high
+    said(PAGE, f"the chosen answers became likelier, by {alone.value:.1f} nats")
+    said(PAGE, f"DPO's lie {-gap.value:.1f} nats lower ({-gap.high:.1f} to {-gap.low:.1f})")
+
+
+def test_instructions_are_forgotten_a_little(dpo):
+    rose = [float(run.more["aligned"]) - float(run.more["instructed"]) for run in dpo.arms[FILM]]
+    said(PAGE, f"loss on unseen instructions rose a little, by {min(rose):.2f} to {max(rose):.2f} nats a token")
+    assert min(rose) > 0

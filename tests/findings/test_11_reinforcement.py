@@ -1,18 +1,19 @@
-r"""What 11 says of its own run."""
+r"""What 11 says of the stored runs, and of its own."""
 
 from __future__ import annotations
 
 import re
+import statistics
 
 import nbformat
+import pytest
 from finding import ROOT, printed, said
 
+from coursekit.experiments import results
+from coursekit.experiments.results import Results
+from coursekit.experiments.verdict import ALPHA, holm
+
 PAGE = "11_reinforcement"
-
-
-def shares(state: str) -> tuple[str, ...]:
-    r"""Right of the drawn answers, their first number, that of the likeliest, and that of one among eight."""
-    return printed(PAGE, rf"{state}\s+(\d\.\d\d)\s+(\d\.\d\d)\s+(\d\.\d\d)\s+(\d\.\d\d)")
 
 
 def curve(label: str) -> list[list[float]]:
@@ -25,43 +26,74 @@ def curve(label: str) -> list[list[float]]:
     return [[float(x) for x in re.findall(r"\d*\.?\d+", line)] for line in alt.split(". x:")[0].split("; ")]
 
 
+@pytest.fixture(scope="module")
+def stored() -> Results:
+    return results.read("grpo")
+
+
+def share(found: Results, arm: str, of: str = "") -> str:
+    r"""Of the held-out sums, as the page says it."""
+    return f"{found.accuracy(arm, of=of).value:.2f}"
+
+
+BEFORE, GRPO, SHOWN, CARELESS = "as released", "GRPO", "shown the answers", "careless rule"
+#: (one arm, another, the measure): the comparisons of section 4.
+ASKED = [(GRPO, BEFORE, "right"), (GRPO, BEFORE, ""), (GRPO, BEFORE, "eight")]
+ASKED += [(SHOWN, GRPO, "right"), (SHOWN, GRPO, ""), (SHOWN, GRPO, "eight")]
+
+
+def test_what_the_reward_changed(stored):
+    drawn, likeliest, among = (stored.difference(*one[:2], of=one[2]) for one in ASKED[:3])
+    said(PAGE, f"Among the drawn answers GRPO is {drawn} than the released model")
+    said(PAGE, f"{share(stored, GRPO, 'right')} of them are right, {share(stored, BEFORE, 'right')} were")
+    said(PAGE, f"Eight steps made drawn answers {drawn}")
+    said(PAGE, f"By the first number of the likeliest answer GRPO is {likeliest}")
+    said(PAGE, f"right first number for {share(stored, BEFORE, 'eight')} of the sums already")
+    assert among.verdict == "no clear difference"
+    said(PAGE, f"Among eight of the trained model it is {share(stored, GRPO, 'eight')}: {among}")
+    said(PAGE, "Among eight draws there is no clear difference")
+    assert stored.accuracy(BEFORE, of="eight").value > stored.accuracy(GRPO).value  # it chose better among the eight
+
+
+def test_form_and_confidence_are_a_small_part(stored):
+    measures = ("right", "first", "")
+    whole, first, sure = ([stored.accuracy(arm, of=of).value for arm in (BEFORE, GRPO)] for of in measures)
+    said(PAGE, f"right in {first[0]:.2f} of the cases before, the whole line in {whole[0]:.2f}")
+    said(PAGE, f"now it is {first[1]:.2f} and {whole[1]:.2f}")
+    said(PAGE, f"more often than a drawn one, {sure[0]:.2f} against {first[0]:.2f}; now it is {sure[1]:.2f} against")
+    assert first[1] - whole[1] < first[0] - whole[0] < sure[1] - sure[0] > sure[0] - first[0] > sure[1] - first[1]
+
+
+def test_the_rival_is_ahead_and_not_clearly(stored):
+    found = [stored.difference(one, other, of=of) for one, other, of in ASKED]
+    adjusted = list(holm({str(i): one.p for i, one in enumerate(found)}).values())
+    assert [p < ALPHA for p in adjusted] == [True, True, False, False, False, False]
+    assert all(one.value > 0 for one in found[3:])
+    said(PAGE, "ahead by every measure and by none clearly, once corrected for the six comparisons of this section")
+    said(PAGE, f"{share(stored, SHOWN, 'right')} of the drawn and {share(stored, SHOWN)} of the likeliest are right")
+    (times,) = printed(PAGE, r"GRPO takes ([\d.]+) times as long")
+    assert round(float(times)) == 3
+    said(PAGE, "did no worse, in a third of the time")
+
+
+def test_the_careless_rule_with_every_seed(stored):
+    runs = stored.arms[CARELESS]
+    assert len(runs) == 3 and all(mean(run.more["right"]) < 0.01 and mean(run.more["paid"]) > 0.9 for run in runs)
+    right, paid = (share(stored, CARELESS, of) for of in ("right", "paid"))
+    said(PAGE, f"on the held-out sums {right} of the drawn answers are right and {paid} are paid")
+    first = [share(stored, arm, "first") for arm in (CARELESS, BEFORE, GRPO)]
+    said(PAGE, f"right in {first[0]} of them, against {first[1]} before and {first[2]} with the honest rule")
+
+
+def mean(text: str) -> float:
+    return statistics.fmean(map(float, text.split()))
+
+
 def test_this_run_of_the_reward():
-    before, after = shares("as released"), shares("GRPO")
-    said(PAGE, f"on sums that it never saw, went from {before[0]} to {after[0]}")
-    said(PAGE, f"The first number of a drawn answer was right in {before[1]} of the cases before")
-    assert after[0] == after[1] and float(before[1]) > float(before[0])
-    said(PAGE, "now the two columns are the same")
-    said(PAGE, f"The likeliest number was right more often than a drawn one, {before[2]} against {before[1]}")
-    said(PAGE, f"now it is {after[2]} against {after[1]}")
-    assert 0 <= float(after[2]) - float(after[1]) < float(before[2]) - float(before[1])
-    more = round(64 * (float(after[2]) - float(before[2])))
-    said(PAGE, f"went from {before[2]} to {after[2]}: {more} more of the 64 sums")
-    said(PAGE, f"brought right answers among those drawn from {before[0]} to {after[0]}")
-    said(PAGE, f"the first number of the likeliest answer rose from {before[2]} to {after[2]}")
-    form, skill = float(before[1]) - float(before[0]), float(after[2]) - float(before[2])
-    confidence = float(before[2]) - float(before[1])
-    assert skill > form + confidence
-    assert before[3] == after[2]
-    said(PAGE, f"for {before[3]} of the sums already, so much of it may be choosing better")
-    assert round(64 * (float(after[3]) - float(before[3]))) == 9
-    said(PAGE, f"Among eight of the trained model it is {after[3]}, nine sums more")
-    said(PAGE, f"went from {before[3]} to {after[3]} of the sums among eight draws")
     reward, first, among = curve("reward from")
     said(PAGE, f"It starts at {among[0]:.2f}: for most sums the right answer was among them")
     said(PAGE, f"The reward climbs from {reward[0]:.2f} to {reward[1]:.2f} in this run")
     assert reward[1] == first[1]
-
-
-def test_this_run_of_the_rival():
-    drawn, _, likeliest, _ = shares("shown the answers")
-    said(PAGE, f"{drawn} of the drawn and {likeliest} of the likeliest are right")
-    said(PAGE, f"did about as well in this run, {drawn}, in a third of the time")
-    grpo = shares("GRPO")
-    assert round(64 * (float(likeliest) - float(grpo[2]))) == 3 and -0.05 < float(drawn) - float(grpo[0]) < 0
-    said(PAGE, "One is a little below GRPO and the other three sums of 64 above it")
-    (times,) = printed(PAGE, r"GRPO takes ([\d.]+) times as long")
-    assert round(float(times)) == 3
-    said(PAGE, "GRPO takes about three times as long")
 
 
 def test_this_run_of_the_careless_rule():
@@ -76,12 +108,6 @@ def test_this_run_of_the_careless_rule():
     assert paid[-1] == 1.0
     said(PAGE, f"every answer of the last step was paid, and {right[-1]:.2f} of them pass the rule of section 1")
     said(PAGE, f"The first number is right in {first[-1]:.2f} of the last step's answers")
-
-
-def test_the_careless_rule_on_held_out_sums():
-    before, honest, careless = map(shares, ("as released", "GRPO", "careless rule"))
-    said(PAGE, f"On the held-out sums {careless[0]} of the drawn answers are right")
-    said(PAGE, f"in {careless[1]} of them, against {before[1]} before and {honest[1]} with the honest rule")
 
 
 def test_the_form_that_the_rule_refuses_is_on_the_page():

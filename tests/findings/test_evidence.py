@@ -32,3 +32,29 @@ def test_what_the_readme_says(topics, arm, other, verdict, phrase):
     found = results.read(*topics).difference(arm, other)
     assert found.verdict == verdict
     said(README, f"{phrase}{found}")
+
+
+#: (topic, one arm, another, column, its verdict, what the README says before the difference)
+MEASURED = [
+    ("grpo", "GRPO", "as released", "eight", "no clear difference", "GRPO against the released model: "),
+    ("grpo", "GRPO", "as released", "right", "better", "GRPO's drawn answers are "),
+    ("grpo", "shown the answers", "GRPO", "right", "no clear difference", "against GRPO, by drawn answers: "),
+]
+
+
+@pytest.mark.parametrize(("topic", "arm", "other", "of", "verdict", "phrase"), MEASURED)
+def test_what_the_readme_says_of_other_measures(topic, arm, other, of, verdict, phrase):
+    found = results.read(topic).difference(arm, other, of=of)
+    assert found.verdict == verdict
+    said(README, f"{phrase}{found}")
+
+
+def test_what_the_readme_says_of_dpo_in_nats():
+    dpo = results.read("dpo")
+    chosen, margin = (dpo.accuracy("DPO", of=of) for of in ("chosen", "margin"))
+    gap = dpo.difference("DPO", "chosen alone", of="chosen")
+    assert chosen.low < 0 < chosen.high and margin.low > 0 > gap.high
+    for found, phrase in ((chosen, "the chosen film sentences by "), (margin, "margin on held-out film pairs is ")):
+        value, low, high = (f"{x:+.1f}".replace("-", "−") for x in (found.value, found.low, found.high))
+        said(README, f"{phrase}{value} nats ({low} to {high})")
+    said(README, f"lie {-gap.value:.1f} nats ({-gap.high:.1f} to {-gap.low:.1f}) below")
