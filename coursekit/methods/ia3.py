@@ -21,8 +21,8 @@ from coursekit import interop
 from coursekit.errors import CourseError
 from coursekit.methods.ia3_config import named, targets_in
 from coursekit.methods.mechanism.anatomy import anatomy_of, in_attention, layers_of
-from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, fan_in_fan_out, like
-from coursekit.methods.mechanism.modules import LINEAR, find
+from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, like
+from coursekit.methods.mechanism.modules import LINEAR, fan_in_fan_out, find
 from coursekit.methods.mechanism.names import KEY_VALUE_DOWN, Names, checked_names, matches, no_default
 from coursekit.methods.mechanism.targets import matched
 

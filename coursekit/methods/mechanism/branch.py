@@ -35,7 +35,6 @@ from coursekit.methods.mechanism.modules import (
     AdapterState,
     AdapterWrapper,
     find_wrapper,
-    is_conv1d,
     named_base_modules,
 )
 
@@ -198,8 +197,3 @@ class BranchMethod(Method, ABC):
 
     def _merged_weights(self, model: nn.Module, name: str) -> dict[str, dict[str, Tensor]]:
         return {path: layer.merged(name) for path, layer in self.branches(model, name)}
-
-
-def fan_in_fan_out(layers: Any) -> bool:
-    r"""peft's word for whether one of `layers` is GPT-2's Conv1D, whose weight is $W^\top$."""
-    return any(map(is_conv1d, layers))

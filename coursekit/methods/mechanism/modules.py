@@ -250,6 +250,11 @@ def is_conv1d(layer: nn.Module) -> bool:
     return isinstance(layer, Conv1D) or getattr(layer, "conv1d", False)
 
 
+def fan_in_fan_out(layers: Iterable[nn.Module]) -> bool:
+    r"""peft's word for whether one of `layers` is GPT-2's Conv1D, whose weight is $W^\top$."""
+    return any(map(is_conv1d, layers))
+
+
 def in_codes(layer: nn.Module) -> bool:
     r"""Whether the weight of `layer` is stored in a few bits (`qlora.linear.Linear4bit`): it is unpacked to be used,
     and does not train.

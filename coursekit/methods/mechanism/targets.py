@@ -29,9 +29,9 @@ from coursekit.methods.mechanism.modules import (
     LINEAR,
     all_linear,
     at,
+    fan_in_fan_out,
     find,
     head_names,
-    is_conv1d,
     named_base_modules,
 )
 from coursekit.methods.mechanism.names import (
@@ -129,8 +129,8 @@ class Targets:
 
     def entries(self, model: nn.Module, layers: Iterable[nn.Module]) -> dict[str, Any]:
         r"""What peft's config says of the targets in `model`, which are `layers`."""
-        listed, conv1d = self.listed(model.config), any(map(is_conv1d, layers))
-        return {"target_modules": listed, "fan_in_fan_out": conv1d, "bias": "none"}
+        listed = self.listed(model.config)
+        return {"target_modules": listed, "fan_in_fan_out": fan_in_fan_out(layers), "bias": "none"}
 
     # Modules that train whole ---------------------------------------------------------------------------------------
 
