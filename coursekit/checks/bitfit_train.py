@@ -3,6 +3,7 @@ r"""The open exercise of notebook 05_bitfit: a task learned by changing few of a
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -70,21 +71,25 @@ def _with(tensors: dict[str, Tensor]) -> Any:
     return model
 
 
+def _norms(blocks: range) -> list[str]:
+    r"""The weights of the norms behind the feed-forward part of these blocks."""
+    return [f"bert.encoder.layer.{i}.output.LayerNorm.weight" for i in blocks]
+
+
 @torch.no_grad()
 def _right(model: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> float:
     return (model(input_ids=ids, attention_mask=mask).logits.argmax(-1) == labels).float().mean().item()
 
 
 def _trained(
-    load: Any, ids: Tensor, mask: Tensor, labels: Tensor, blocks: range, steps: int
+    load: Any, ids: Tensor, mask: Tensor, labels: Tensor, names: Sequence[str], steps: int, rate: float = 2e-2
 ) -> dict[str, Tensor]:
-    r"""The weights of the norms behind the feed-forward part of these blocks, after `steps` steps of Adam."""
+    r"""The parameters `names` after `steps` steps of Adam."""
     model = load()
-    names = [f"bert.encoder.layer.{i}.output.LayerNorm.weight" for i in blocks]
     found = {name: model.get_parameter(name).requires_grad_() for name in names}
-    optimizer = torch.optim.Adam(found.values(), lr=2e-2)
+    optimizer = torch.optim.Adam(found.values(), lr=rate)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 2e-2 * (1 - step / steps)
+        optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
         rows = torch.arange(32 * step, 32 * step + 32) % len(ids)
         loss = F.cross_entropy(model(input_ids=ids[rows], attention_mask=mask[rows]).logits, labels[rows])
         optimizer.zero_grad()
@@ -110,17 +115,17 @@ TRAIN = register(
         ),
         budget=Budget(minutes=4, model="minilm"),
         pose=_pose,
-        fair=lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, range(3, 6), steps=60),
+        fair=lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, _norms(range(3, 6)), steps=60),
         score=_score,
         mutants={
             "the head stays as it is, random: change the numbers of the body": (
                 lambda load, ids, mask, labels, keep: {"classifier.bias": torch.ones(2)}
             ),
             "2,304 numbers differ from MiniLM's own, and 1,200 are allowed": (
-                lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, range(6), steps=1)
+                lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, _norms(range(6)), steps=1)
             ),
             "not a number differs from MiniLM's own: nothing was trained": (
-                lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, range(3), steps=0)
+                lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, _norms(range(3)), steps=0)
             ),
             "bert.encoder.layer.5.output.LayerNorm.weight has the shape (384,); return the whole tensor": (
                 lambda load, ids, mask, labels, keep: {
