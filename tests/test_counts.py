@@ -158,6 +158,10 @@ def test_gpt3_on_the_meta_device():
     assert real == counts.full(GPT3, "causal") == 174_604_259_328
 
 
+def test_pfeiffer_is_half_of_houlsby():
+    assert 2 * counts.pfeiffer(GPT2_M, 64) == counts.houlsby(GPT2_M, 64)
+
+
 def test_prefix_and_ia3_are_narrower_under_grouped_queries():
     arch = describe(tiny.config("llama"))
     assert arch.d_kv == arch.d_model // 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -153,7 +154,8 @@ def test_processes_that_fail_are_counted_and_none_is_left():
     assert side_by_side((sys.executable, "-c", "import sys; sys.exit(3)"), 2) == 2
 
 
-def test_the_processes_end_with_the_one_that_began_them(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_the_processes_end_with_the_one_that_began_them(tmp_path, how):
     child = f"""
         import os, pathlib, time
         from coursekit.cli_errors import end_with_parent
@@ -162,8 +164,9 @@ def test_the_processes_end_with_the_one_that_began_them(tmp_path):
         time.sleep(120)
         """
     parent = f"""
-        import sys
+        import signal, sys
         from coursekit.cli_errors import side_by_side
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has its children ignore
         side_by_side((sys.executable, "-c", {textwrap.dedent(child)!r}), 2)
         """
     started = subprocess.Popen([sys.executable, "-c", textwrap.dedent(parent)])
@@ -171,7 +174,7 @@ def test_the_processes_end_with_the_one_that_began_them(tmp_path):
     while len(list(tmp_path.iterdir())) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    started.kill()
+    started.send_signal(how)
     started.wait()
     children = [int(path.name) for path in tmp_path.iterdir()]
     for pid in children:
