@@ -40,8 +40,8 @@ test: $(READY) $(if $(and $(BROWSER),$(shell command -v npm)),$(SITE))
 	$(BIN)/coursekit fetch
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2
-	DEVICE=cpu $(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout=1200 notebooks
+	$(BIN)/python -m pytest -n 2 --max-worker-restart 0
+	DEVICE=cpu $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout=1200 notebooks
 	$(BIN)/coursekit run --force --jobs 2 --profile smoke --out runs/smoke
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then set -x; \
 		$(BIN)/coursekit run --force --profile gpu --out runs/gpu; fi
