@@ -3,6 +3,7 @@ r"""The command `coursekit`. Each command imports what it needs when it runs: `-
 from __future__ import annotations
 
 import functools
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,10 @@ import typer
 from coursekit.cli_errors import echo, end_children_too, exit_cleanly
 from coursekit.errors import CourseError
 from coursekit.grading import cli as grading
+
+# jsonschema, which nbformat brings, does without it: a grammar for addresses, of which notebooks have none, and two
+# seconds of each command.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 app = typer.Typer(
     help="The course on fine-tuning language models: get its models, run its notebooks.",
