@@ -20,7 +20,8 @@ from typing import Annotated, Any
 
 import typer
 
-from coursekit.cli_errors import end_with_parent, exit_cleanly, side_by_side
+from coursekit.batch.processes import side_by_side
+from coursekit.cli_errors import exit_cleanly
 from coursekit.errors import one_of, whole
 from coursekit.experiments import machine, work
 from coursekit.experiments.bench import Bench
@@ -44,7 +45,6 @@ def main(
     evidence: Annotated[Path, typer.Option(help="Folder of the files.")] = ROOT / "data" / "evidence",
 ) -> None:
     r"""Run what is left of a topic's grid, and write its card."""
-    end_with_parent()
     one_of("topic", topic, TOPICS)
     whole("--processes", processes, least=1, such_as=2)
     asked = importlib.import_module(f"topics.{topic}")
@@ -55,8 +55,7 @@ def main(
     if status:
         return
     if processes > 1 and not only_card:
-        command = [sys.executable, __file__, topic, "--evidence", str(evidence)]
-        raise typer.Exit(side_by_side(command, processes))
+        raise typer.Exit(side_by_side([sys.executable, __file__, topic, "--evidence", str(evidence)], processes))
     if not only_card:
         bench = Bench(asked.SETTING) if asked.SETTING else None
         if not hasattr(asked, "carry"):

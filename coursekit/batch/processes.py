@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import os
 import select
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -80,6 +83,17 @@ def watch(
         guard.wait()
         guard.stdin.close()
     return Watched(guard.returncode, time.monotonic() - start, peak, timed_out, sum(busy.values()))
+
+
+def side_by_side(command: Sequence[str], processes: int) -> int:
+    r"""Runs `command` in so many processes of one thread, and waits; the number of those that failed."""
+    stop = threading.Event()
+    one = functools.partial(watch, env=os.environ | {"OMP_NUM_THREADS": "1"}, stop=stop)
+    with ThreadPoolExecutor(processes) as pool:
+        try:
+            return sum(ended.returncode != 0 for ended in pool.map(one, [command] * processes))
+        finally:
+            stop.set()
 
 
 def _grow(family: set[psutil.Process], root: psutil.Process) -> None:

@@ -16,7 +16,7 @@ from coursekit.experiments.table import Run, state
 def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], what: str) -> str:
     r"""Markdown. about: command, task, machine, versions … by name. what: the topic, in a paragraph or two."""
     found, results = settled(grid, runs), Results(grid.topic, tuple(runs))
-    searched = sum(run.seconds for run in runs) - sum(
+    rejected = sum(run.seconds for run in runs) - sum(
         run.seconds for own in results.arms.values() for run in own
     )
     doubled = [arm.name for arm in grid.arms if (grid.doublings if arm.doublings is None else arm.doublings)]
@@ -28,18 +28,23 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], what: str) -
         "Written by the command below; not to be edited.",
         "",
         *(f"- **{name}**: {value}" for name, value in about.items()),
-        f"- **seeds**: {', '.join(map(str, sorted({run.cell.seed for run in runs})))}; the first three chose the rates",
+        f"- **seeds**: {', '.join(map(str, sorted({run.cell.seed for run in runs})))}"
+        + ("; the first three chose the rates" if _searched(grid) else ""),
         f"- **steps**: {grid.steps} unless the table says otherwise"
         + (f"; twice as many, as long as that brings more than {NOTHING:g} of validation accuracy, asked of "
            f"{', '.join(doubled)}" if doubled else ""),
         f"- **runs**: {len(runs)}, {sum(run.seconds for run in runs) / 60:.0f} minutes by the clock, "
-        f"{searched / 60:.0f} of them for rates that were not chosen",
+        f"{rejected / 60:.0f} of them for rates that were not chosen",
         f"- **written**: {date.today().isoformat()}",
         f"- **settled**: {len(found)} of {len(grid.arms)} arms",
         "",
         *(_answers(grid, results, found) if results.arms else _measured(runs)),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _searched(grid: Grid) -> bool:
+    return any(len(arm.rates) > 1 for arm in grid.arms)
 
 
 def _answers(grid: Grid, results: Results, found: Mapping[str, Settled]) -> list[str]:
@@ -55,8 +60,9 @@ def _answers(grid: Grid, results: Results, found: Mapping[str, Settled]) -> list
     return [
         "Accuracy on the test sentences, the mean over the seeds, and its difference to "
         f"`{grid.reference}` in points, with 95 % intervals over sentences and seeds; verdicts are adjusted for "
-        f"{len(minus)} comparisons (Holm). Each learning rate is the best of a search by the mean validation accuracy. "
-        "A preliminary arm lacks a part of its search, its seeds or its longer runs.",
+        f"{len(minus)} comparisons (Holm). "
+        + ("Each learning rate is the best of a search by the mean validation accuracy. " if _searched(grid) else "")
+        + "A preliminary arm lacks a part of its search, its seeds or its longer runs.",
         "",
         "| arm | learning rate | steps | parameters | seeds | accuracy | minus reference | verdict | notes |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -15,7 +15,7 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from coursekit.cli_errors import side_by_side
+from coursekit.batch.processes import side_by_side
 from coursekit.errors import CourseError
 from coursekit.experiments import table, work
 from coursekit.experiments.recipe import Arm, Grid
@@ -150,29 +150,27 @@ def test_progress_says_what_is_left_and_about_how_long():
 
 def test_processes_that_fail_are_counted_and_none_is_left():
     code = "import os, sys; sys.exit(os.environ['OMP_NUM_THREADS'] != '1')"
-    assert side_by_side((sys.executable, "-c", code), 2) == 0
-    assert side_by_side((sys.executable, "-c", "import sys; sys.exit(3)"), 2) == 2
+    assert side_by_side([sys.executable, "-c", code], 2) == 0
+    assert side_by_side([sys.executable, "-c", "import sys; sys.exit(3)"], 2) == 2
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_the_processes_end_with_the_one_that_began_them(tmp_path, how):
     child = f"""
         import os, pathlib, time
-        from coursekit.cli_errors import end_with_parent
-        end_with_parent()
         pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()
         time.sleep(120)
         """
     parent = f"""
         import signal, sys
-        from coursekit.cli_errors import side_by_side
+        from coursekit.batch.processes import side_by_side
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has its children ignore
-        side_by_side((sys.executable, "-c", {textwrap.dedent(child)!r}), 2)
+        side_by_side([sys.executable, "-c", {textwrap.dedent(child)!r}], 2)
         """
     started = subprocess.Popen([sys.executable, "-c", textwrap.dedent(parent)])
     deadline = time.monotonic() + 120
     while len(list(tmp_path.iterdir())) < 2:
-        assert time.monotonic() < deadline
+        assert started.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     started.send_signal(how)
     started.wait()
