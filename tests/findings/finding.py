@@ -24,6 +24,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from coursekit.experiments.intervals import Difference
+from coursekit.experiments.verdict import Verdict
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -37,6 +40,18 @@ def said(page: str, phrase: str) -> None:
         pytest.fail(
             f"{page} does not say {wanted!r}; the nearest it says is {nearest(wanted, text)!r}", pytrace=False
         )
+
+
+def tenths(found: Difference) -> str:
+    r"""As `str(found)`, with the decimals of a table: "better by 5.5 points (2.2 to 8.7)"."""
+    if found.verdict is Verdict.EQUAL:
+        return str(found)
+    value, ends = found.in_points()[:-1].split(" (")
+    if found.verdict is Verdict.UNCLEAR:
+        return f"{found.verdict} ({ends} points)"
+    if found.verdict is Verdict.WORSE:
+        value, ends = (-found).in_points()[:-1].split(" (")
+    return f"{found.verdict} by {value} points ({ends})".replace("+", "")
 
 
 def printed(page: str, pattern: str) -> tuple[str, ...]:

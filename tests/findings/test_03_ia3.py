@@ -8,10 +8,11 @@ from collections import Counter
 
 import nbformat
 import pytest
-from finding import ROOT, printed, said
+from finding import ROOT, printed, said, tenths
 
 from coursekit.checks.ia3_diagnose import diagnose, public_runs
 from coursekit.experiments import results
+from coursekit.experiments.intervals import difference
 from coursekit.experiments.results import Results, few
 from coursekit.paths import DATA
 
@@ -49,18 +50,18 @@ def test_with_all_sentences_it_is_level_with_lora_and_the_adapter(film):
 def test_full_fine_tuning(film):
     found = film.difference("full", "ia3")
     said(PAGE, f"Full fine-tuning may be ahead, but there is {found}")
-    said(PAGE, f"full fine-tuning may be ahead ({str(found).partition('(')[2]}")
+    said(PAGE, "the mean of the tokens; full fine-tuning may be ahead")
 
 
 def test_the_fair_baseline(film):
     found = film.difference("head-mean", "ia3")
-    said(PAGE, f"A linear head on the mean of the frozen model's tokens is {found}")
-    said(PAGE, f"{round(-100 * found.value)} points ahead of a head on the mean of the tokens")
+    said(PAGE, f"A linear head on the mean of the frozen model's tokens is {tenths(found)}")
+    said(PAGE, f"{-100 * found.value:.1f} points ahead of a head on the mean of the tokens")
 
 
 def test_few_sentences_do_not_favour_it(film):
     some, many = among_few(film, 128), among_few(film, 1024)
-    said(PAGE, f"With 128 LoRA is {some['lora']}, and the adapter is {some['pfeiffer']}")
+    said(PAGE, f"With 128 LoRA is {tenths(some['lora'])}; the adapter is {tenths(some['pfeiffer'])}")
     assert str(many["lora"]) == EQUAL
     assert {d.verdict for d in many.values()} == {EQUAL.partition(" (")[0], "no clear difference"}
     said(PAGE, "With 1,024 no method is clearly ahead")
@@ -70,36 +71,49 @@ def test_with_16_nothing_is_clear(film):
     found = among_few(film, 16)
     assert {d.verdict for d in found.values()} == {"no clear difference"}
     said(PAGE, "With 16 we do not know. No rival is clearly different")
-    assert film.difference("constant", few("ia3", 16)).verdict == "no clear difference"
+    all_four = film.differences([*(few(arm, 16) for arm in RIVALS), "constant"], few("ia3", 16))
+    assert {d.verdict for d in all_four.values()} == {"no clear difference"}
     said(PAGE, "not even the constant answer is")
 
 
 def test_its_best_learning_rate_is_ten_times_that_of_lora(film):
     assert round(film.rate("ia3") / film.rate("lora")) == 10
-    said(PAGE, f"the tuned rate of (IA)³ is {film.rate('ia3'):g} and LoRA's is {film.rate('lora'):g}")
     decoder = results.read("decoder")
+    assert decoder.steps("ia3") == 100 and decoder.rate("lora") == film.rate("lora") == 0.003
+    said(PAGE, "With LoRA's best rate of section 6, 0.003, the factors would stay within 0.03 of 1")
+    said(
+        PAGE,
+        f"That of (IA)³ is {film.rate('ia3'):g} on MiniLM and, with 100 steps, {decoder.rate('ia3'):g} on SmolLM2",
+    )
     assert round(decoder.rate("ia3") / decoder.rate("lora")) == 3
-    times = {n: round(film.rate(few("ia3", n)) / film.rate(few("lora", n))) for n in (16, 128, 1024)}
+    times = {n: round(film.rate(few("ia3", n)) / film.rate(few("lora", n))) for n in (128, 1024)}
     assert times[128] == times[1024] == 10
     said(
         PAGE,
-        "Its best learning rate was 10 times LoRA's on MiniLM with 128 sentences or more, "
-        f"{times[16]} times with 16, and 3 times on SmolLM2",
+        "Its best learning rate was 10 times LoRA's on MiniLM with 128 sentences or more, and 3 times on SmolLM2",
     )
     read = (few(arm, n) for arm in (*RIVALS, "ia3") for n in (16, 128, 1024))
     for arm in (*RIVALS, "ia3", *read):
         assert min(tried := film.by_rate(arm)) < film.rate(arm) < max(tried), "the best rate is at no edge"
-    assert film.rate("lora") == 0.003
-    said(PAGE, "with 0.003, LoRA's best rate in section 6")
+
+
+def test_on_smollm2_a_lower_rate_is_not_clearly_worse():
+    runs = results.read("decoder").whole("ia3")
+    low, best = ([run.correct for run in runs[rate]] for rate in (0.003, 0.01))
+    found = tenths(difference(low, best))
+    assert found.startswith("no clear difference (")
+    told = found[:-1].replace(" (", " there (", 1)
+    said(PAGE, f"Between 0.003 and 0.01 the stored runs show {told}, data/evidence/decoder.csv)")
 
 
 def test_on_smollm2_it_beats_a_fitted_threshold():
     decoder = results.read("decoder")
-    found = str(decoder.difference("ia3", "untrained, fitted threshold"))
+    found = tenths(decoder.difference("ia3", "untrained, fitted threshold"))
     said(PAGE, f"(IA)³ is {found.replace(' by', ' than the untrained model with a fitted threshold by', 1)}")
     assert decoder.steps("ia3") == 100
+    said(PAGE, "SmolLM2 trains 100 steps and has 500 test sentences")
     equal = str(decoder.difference("ia3", "lora")).replace("equal", "equal to LoRA", 1)
-    said(PAGE, f"points (2 to 9), and {equal}")
+    said(PAGE, f"{found.rpartition(' by ')[2]}, and {equal}")
     for arm, d in decoder.differences(["untrained, fitted threshold", "lora"], "ia3").items():
         name = "LoRA, r = 8 on q, v" if arm == "lora" else arm
         assert printed(PAGE, rf"SmolLM2, 800 +{name} .+  (\S+ \(.+\))")[0] == d.in_points()
@@ -118,14 +132,13 @@ def test_what_peft_scales_by_default():
     kinds = {kind: scales(targets) for kind, targets in DEFAULTS.items()}
     found = Counter(kinds.values())
     assert found["the three"] < len(kinds) / 2
-    said(PAGE, "for most model types PEFT's defaults are other layers than the paper's")
+    said(PAGE, "for most model types PEFT's defaults (0.21) are other layers than the paper's")
     assert {kinds[k] for k in ("t5", "llama", "mistral")} == {"the three"}
     assert {*DEFAULTS["llama"]} == {"k_proj", "v_proj", "down_proj"}
-    said(PAGE, "For Llama's type these three are the default")
+    said(PAGE, "for Llama's type these three are the default")
     assert {kinds[k] for k in ("bert", "gpt2")} == {"more"}
     assert {kinds[k] for k in ("opt", "gemma2", "qwen3")} == {"another"}
     assert {*DEFAULTS["qwen3"]} == {"q_proj", "v_proj", "down_proj"}
-    said(PAGE, "for Qwen3 the queries in place of the keys")
 
 
 def test_peft_does_not_fold_into_a_quantized_base():
@@ -168,7 +181,6 @@ def test_your_loop_is_told_as_it_is():
     own = row("your loop")
     tuned = row(r"\(IA\)³, 20 steps")
     said(PAGE, f"ends at {own[0]} (section 1: {tuned[0]})")
-    said(PAGE, f"with an AUC of {own[1]} ({tuned[1]})")
 
 
 def test_the_bill_is_told_as_it_is():
@@ -177,8 +189,6 @@ def test_the_bill_is_told_as_it_is():
         printed(PAGE, name + number * 6) for name in ("full fine-tuning", r"\n\(IA\)³", "LoRA, r = 8 on q, v")
     )
     said(PAGE, f"At the peak (IA)³ needs {ours[3]} MB, LoRA {lora[3]} and full fine-tuning {full[3]}")
-    assert int(full[3]) < int(full[1]) + int(full[2])
-    said(PAGE, f"full fine-tuning {full[3]}: less than its states and activations together")
     said(PAGE, f"{ours[2]} MB of activations where LoRA keeps {lora[2]}")
     said(PAGE, f"{ours[5]} kB for a task instead of {lora[5]}")
     said(PAGE, f"a step took {ours[4]} of full fine-tuning's time with (IA)³ and {lora[4]} with LoRA")
