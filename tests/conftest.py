@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 with suppress(ImportError):
     import setuptools  # noqa: F401
 
-from jaxtyping import install_import_hook
+import shapes
 
 # `Float[Tensor, "batch seq"]` becomes a checked promise for every module imported from here on.
-_SHAPES = install_import_hook("coursekit", "shapes.check")
+_SHAPES = shapes.install()
 
 import pytest  # noqa: E402
 

@@ -6,11 +6,38 @@ in a line a student understands, and tests of those lines must reach it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from typing import Any, get_type_hints
 
+import jaxtyping
 from beartype import BeartypeConf, beartype
 
 _CHECK = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand where a float is expected
+_JAXTYPED = jaxtyping.jaxtyped
+
+
+def install() -> Any:
+    r"""Check every module of the package that is imported from here on. Keep what this returns.
+
+    jaxtyping's hook would bind the arguments of functions without shapes too, at each call, and check nothing then.
+    Where another version of it does not ask for `jaxtyping.jaxtyped`, it does just that.
+    """
+    jaxtyping.jaxtyped = _where_shapes_are_named
+    return jaxtyping.install_import_hook("coursekit", "shapes.check")
+
+
+def _where_shapes_are_named(*given: Any, **settings: Any) -> Any:
+    made = _JAXTYPED(*given, **settings)
+    return made if given else lambda thing: made(thing) if _names_shapes(thing) else thing
+
+
+def _names_shapes(thing: Any) -> bool:
+    try:  # an alias may speak of tensors too
+        hints = get_type_hints(thing.__init__ if inspect.isclass(thing) else thing)
+    except Exception:  # a name that is not there, or not yet: jaxtyping leaves out that one alone
+        return True
+    return any("Tensor" in str(hint) for hint in hints.values())
 
 
 def check(function: Callable) -> Callable:

@@ -11,11 +11,18 @@ import time
 import tomllib
 from pathlib import Path
 
+import jaxtyping
 import nbformat
 import pytest
+import shapes
+import torch
 import yaml
+from jaxtyping import Float, TypeCheckError
+from torch import Tensor
 
 from coursekit.authoring import generated
+from coursekit.checks import ia3_diagnose
+from coursekit.evaluation import scores
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -59,6 +66,23 @@ def test_github_draws_the_formulas_of_every_markdown_page():
     ours = [p for p in pages if not {"node_modules", "library"} & set(p.parts)]  # the site makes docs/library
     found = [f"{p.name}: {hit[0]}" for p in ours for hit in refused.finditer(p.read_text(encoding="utf-8"))]
     assert ours and not found
+
+
+def test_a_shape_that_is_not_as_promised_ends_a_test():
+    @jaxtyping.jaxtyped(typechecker=shapes.check)
+    def turned(x: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+        return x.T
+
+    assert turned(torch.ones(2, 2)).shape == (2, 2)
+    lean, good = torch.ones(3), torch.ones(3).bool()
+    for wrong in (
+        lambda: turned(torch.ones(2, 3)),
+        lambda: scores.pairs_in_order(lean, good[:2]),
+        lambda: scores.pairs_in_order(lean, good.int()),
+        lambda: ia3_diagnose.copied({"l": 1}),  # an alias speaks of tensors
+    ):
+        with pytest.raises(TypeCheckError):
+            wrong()
 
 
 def test_the_distribution_does_not_take_the_name_of_the_unrelated_package():
