@@ -161,7 +161,7 @@ INSERT = register(
             "requires_grad_(False) on the model freezes all of it. model.get_submodule(place) is the module at a "
             "place.",
             "A function made in a loop looks its variables up when it runs, and then the loop is over. Bind them: "
-            "lambda module, inputs, h, A=A: ...",
+            "lambda module, inputs, h, adapter=adapter: ...",
         ),
         secret=_insert_case,
         reference=_insert,
@@ -172,7 +172,7 @@ INSERT = register(
                 lambda load, places, start, ids: _inserted(load, [], start, ids)
             ),
             "every hook uses the last adapter: a function made in a loop looks its variables up when it runs; bind "
-            "the adapter, as in lambda module, inputs, h, A=A": (
+            "the adapter, as in lambda module, inputs, h, adapter=adapter": (
                 lambda load, places, start, ids: _inserted(load, places, [start[-1]] * len(start), ids)
             ),
             "h is added twice: the adapter's own forward adds it already": (

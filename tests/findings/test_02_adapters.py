@@ -7,7 +7,7 @@ import re
 
 import nbformat
 import pytest
-from finding import ROOT, printed, said
+from finding import ROOT, printed, said, tenths
 
 from coursekit.comparison.candidates import CANDIDATES
 from coursekit.experiments import results
@@ -28,13 +28,13 @@ def test_the_best_adapter_beside_full_fine_tuning_and_the_fair_baseline(film):
     assert max(adapters, key=film.validation) == "pfeiffer"
     found = film.difference("pfeiffer", "full")
     assert found.verdict == "no clear difference"
-    said(PAGE, f"Against full fine-tuning there is {found}")
-    said(PAGE, f"of the tokens; against full fine-tuning there is {found}")
+    said(PAGE, f"Against full fine-tuning there is {tenths(found)}")
+    said(PAGE, f"of the tokens; against full fine-tuning there is {tenths(found)}")
     assert f"{film.parameters('pfeiffer') / film.parameters('full'):.1%}" == "0.3%"
     said(PAGE, "trains 0.3 % of the parameters")
     found = film.difference("pfeiffer", "head-mean")
-    said(PAGE, f"a linear head on the mean of the frozen model's tokens, it is {found}")
-    said(PAGE, f"{round(100 * found.value)} points ahead of a head on the mean of the tokens")
+    said(PAGE, f"a linear head on the mean of the frozen model's tokens, it is {tenths(found)}")
+    said(PAGE, f"{100 * found.value:.1f} points ahead of a head on the mean of the tokens")
 
 
 def test_width(film):
@@ -43,8 +43,8 @@ def test_width(film):
 
 def test_the_residual(film):
     found = film.difference("houlsby r=16 without", "narrow")
-    said(PAGE, f"Without it Houlsby's adapter with $r=16$, from the same start, is {found}")
-    said(PAGE, f"from the same start, Houlsby's loses {round(-100 * found.value)} points")
+    said(PAGE, f"Without it Houlsby's adapter with $r=16$, from the same start, is {tenths(found)}")
+    said(PAGE, f"from the same start, Houlsby's loses {-100 * found.value:.1f} points")
     assert film.accuracy("houlsby r=16 without").high < film.accuracy("head-mean").value + 0.001
     said(PAGE, "below the head on the mean in the picture")
 
@@ -53,7 +53,7 @@ def test_the_place(film):
     lin, parallel, houlsby = (film.difference(arm, "pfeiffer") for arm in ("lin", "parallel", "houlsby r=8"))
     assert str(lin) == str(parallel)
     said(PAGE, "Lin's and the parallel one are each " + str(lin).replace("equal", "equal to Pfeiffer's", 1))
-    said(PAGE, f"for Houlsby's two narrow ones there is {houlsby}")
+    said(PAGE, f"for Houlsby's two narrow ones there is {tenths(houlsby)}")
     sizes = [film.parameters(arm) for arm in ("pfeiffer", "lin", "parallel", "houlsby r=8")]
     assert max(sizes) < 1.07 * min(sizes)
     assert CANDIDATES["parallel"].method.scaling == 4
@@ -69,9 +69,9 @@ def test_adapter_drop(film):
 def test_on_smollm2_beside_the_fitted_threshold():
     decoder = results.read("decoder")
     found = decoder.difference("pfeiffer", "untrained, fitted threshold")
-    so = str(found).replace("better", "better than the untrained model with a fitted threshold", 1)
+    so = tenths(found).replace("better", "better than the untrained model with a fitted threshold", 1)
     said(PAGE, f"After 100 steps (500 test sentences) it is {so}")
-    said(PAGE, f"on SmolLM2 it is {100 * found.value:.0f} points ahead of a fitted threshold")
+    said(PAGE, f"on SmolLM2 it is {100 * found.value:.1f} points ahead of a fitted threshold")
     assert decoder.steps("pfeiffer") == 100
     assert printed(PAGE, r"fitted threshold, in points: (.*)") == (found.in_points(),)
 
@@ -114,8 +114,9 @@ def test_the_first_run_is_told_as_it_is():
     assert 0.5 < (float(moved) - float(bare)) / (float(tuned) - float(bare)) < 1
     said(PAGE, "More than half of the gain in this run needs no adapter")
     (own,) = printed(PAGE, r"(0\.\d+) right")
-    assert float(moved) < float(own) < float(tuned)
-    said(PAGE, f"get {own} right, between the fitted threshold's {moved} and the {tuned} of section 1")
+    assert abs(float(own) - float(moved)) < 0.05 > abs(float(own) - float(tuned))
+    said(PAGE, f"get {own} right; 120 sentences do not separate that from the fitted threshold's {moved} or section")
+    said(PAGE, f"or section 1's {tuned}")
     one, thirty = printed(PAGE, r"one: ([\d,]+); thirty: ([\d,]+)")
     said(PAGE, f"has {one} parameters. The thirty of section 1 have {thirty}, 0.4 % of the model's")
 
@@ -167,9 +168,12 @@ def test_two_domains_are_told_as_they_are():
 
 
 def test_the_noise_of_the_times_is_told():
-    again, both = printed(PAGE, r"full, again .* (\d\.\d\d) +(\d\.\d\d)\n")
-    noise = max(abs(float(x) - 1) for x in (again, both))
-    said(PAGE, f"full fine-tuning timed again differs from itself by up to {100 * noise:.0f} %")
-    longer = [printed(PAGE, rf"{name}, r = 64 .* (\d\.\d\d) +\d\.\d\d\n")[0] for name in ("Pfeiffer", "Houlsby")]
-    first, second = (round(100 * (float(x) - 1)) for x in longer)
-    said(PAGE, f"in this run {first} % longer with Pfeiffer's and {second} % with Houlsby's")
+    again = printed(PAGE, r"full, again .* (\d\.\d\d) +(\d\.\d\d)\n")
+    forward, both = (round(100 * abs(float(x) - 1)) for x in again)
+    said(PAGE, f"Full fine-tuning, timed again: {forward} % and, forward and backward, {both} %")
+    names = ("Houlsby, r = 64", "Pfeiffer, r = 64", "Pfeiffer, 4 of 6 blocks dropped")
+    longer = [printed(PAGE, rf"{name} .* (\d\.\d\d) +\d\.\d\d\n")[0] for name in names]
+    houlsby, pfeiffer, dropped = (round(100 * (float(x) - 1)) for x in longer)
+    assert houlsby > 2 * pfeiffer > 2 * dropped > pfeiffer
+    said(PAGE, f"in this run {houlsby} % longer with Houlsby's")
+    said(PAGE, f"Pfeiffer's {pfeiffer} % is hardly measured: with four of its six adapters dropped it is {dropped} %")
