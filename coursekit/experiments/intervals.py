@@ -84,8 +84,13 @@ class Difference(Interval):
 
 
 def accuracy(scores: Scores) -> Interval:
-    r"""The mean of one arm. scores: (seeds, sentences)."""
-    return Interval(*_estimate([(1, scores)])[:3])
+    r"""The mean of one arm. scores: (seeds, sentences). Of scores between 0 and 1 the interval is cut off there, where
+    no mean can be.
+    """
+    (value, low, high, _), x = _estimate([(1, scores)]), _matrix(scores)
+    if x.min() >= 0 and x.max() <= 1:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return Interval(value, low, high)
 
 
 def difference(

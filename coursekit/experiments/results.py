@@ -104,9 +104,13 @@ class Results:
         r"""Each of `arms` minus `against`, with Holm's p-values: as many comparisons, one family."""
         return _family({arm: self.difference(arm, against) for arm in arms if arm != against})
 
-    def paired(self, pairs: Mapping[str, tuple[str, str]]) -> dict[str, Difference]:
-        r"""The first arm of each pair minus the second, with Holm's p-values. pairs: label -> two arms."""
-        return _family({label: self.difference(*pair) for label, pair in pairs.items()})
+    def paired(self, pairs: Mapping[str, tuple[str, ...]]) -> dict[str, Difference]:
+        r"""The first arm of each pair minus the second, with Holm's p-values. pairs: label -> two arms, and behind them
+        the column where not accuracy is asked.
+        """
+        return _family(
+            {label: self.difference(one, other, of="".join(of)) for label, (one, other, *of) in pairs.items()}
+        )
 
     def table(self, arms: Sequence[str] | Mapping[str, str], against: str) -> Table:
         r"""A row an arm: accuracy, its difference to `against`, and the verdict. arms: names, or name -> label."""
@@ -122,10 +126,10 @@ class Results:
         note = self._note({*labels, against}, len(minus))
         return Table(["", "test accuracy (95 %)", f"points, minus {other} (95 %)", "verdict"], rows, note)
 
-    def pairs(self, pairs: Mapping[str, tuple[str, str]]) -> Table:
-        r"""A row a pair: the first arm minus the second, and the verdict, of one family. pairs: label -> two arms."""
+    def pairs(self, pairs: Mapping[str, tuple[str, ...]]) -> Table:
+        r"""A row a pair: the first arm minus the second, and the verdict, of one family. pairs: as in `paired`."""
         rows = [[label, one.in_points(), str(one.verdict)] for label, one in self.paired(pairs).items()]
-        note = self._note({arm for pair in pairs.values() for arm in pair}, len(pairs))
+        note = self._note({arm for pair in pairs.values() for arm in pair[:2]}, len(pairs))
         return Table(["", "points (95 %)", "verdict"], rows, note)
 
     def _note(self, arms: Iterable[str], comparisons: int) -> str:

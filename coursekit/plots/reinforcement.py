@@ -12,10 +12,10 @@ from coursekit.plots.common import COLOURS, axes
 
 
 def shares(curves: Mapping[str, Sequence[float]], *, colours: Sequence[str] = COLOURS) -> Axes:
-    r"""Shares of the answers over the steps of a training, a line for each label."""
+    r"""Shares of answers over the steps of a training, a line for each label; the second is dashed: it may hide one."""
     ax = axes(figsize=(7.0, 3.4))
-    for colour, marker, (label, values) in zip(colours, "osD^", curves.items(), strict=False):
-        ax.plot(range(1, len(values) + 1), values, marker=marker, markersize=4, color=colour, label=label)
+    for colour, form, (label, values) in zip(colours, ("o-", "s--", "D-", "^-"), curves.items(), strict=False):
+        ax.plot(range(1, len(values) + 1), values, form, markersize=4, color=colour, label=label)
     ax.set_ylim(-0.03, 1.03)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("step")

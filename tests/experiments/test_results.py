@@ -36,6 +36,14 @@ def test_one_seed_is_the_t_interval_of_its_sentences():
     assert (found.low, found.high) == pytest.approx((by_scipy.low, by_scipy.high))
 
 
+def test_the_interval_of_a_share_ends_at_0_and_1_and_that_of_other_scores_does_not():
+    scores = np.ones((3, 40))
+    scores[0, :18] = 0
+    found, other = intervals.accuracy(scores), intervals.accuracy(2 * scores)
+    assert found.high == 1 < other.high / 2 and found.low == pytest.approx(other.low / 2) and found.value == 0.85
+    assert intervals.accuracy(1 - scores).low == 0 > intervals.accuracy(2 - 2 * scores).low
+
+
 def test_two_arms_of_one_seed_are_the_paired_t_test():
     one, other = answers(1, 0.8), answers(1, 0.7)
     found, by_scipy = intervals.difference(one, other), stats.ttest_rel(one[0].astype(float), other[0].astype(float))
@@ -195,6 +203,13 @@ def test_a_table_of_pairs_adjusts_for_all_of_them():
     assert found.paired(asked)["a − full"].p == 2 * found.difference("a", "full").p
     text = repr(found.pairs(asked))
     assert "a − full" in text and "worse" in text and "adjustment for 2 comparisons," in text.replace("\n", " ")
+
+
+def test_a_pair_may_ask_for_a_column():
+    found = Results("t", tuple(run(a, i, [1, 0, 1], more={"m": f"{a} 2 {i}"}) for a in "19" for i in range(3)))
+    asked = found.paired({"m": ("1", "9", "m"), "accuracy": ("1", "9")})
+    assert (asked["m"].value, asked["accuracy"].value) == (pytest.approx(-8 / 3), 0)
+    assert "−266.7" in repr(found.pairs({"m": ("1", "9", "m")}))
 
 
 def test_ranking_needs_margins():
