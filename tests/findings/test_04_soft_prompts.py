@@ -19,8 +19,10 @@ PAGE = "04_soft_prompts"
 SHOWN = ["head-mean", "head", "prompt-20", "prompt-20-text", "p-tuning-lstm", "prefix-1", "prefix-20"]
 
 
-def in_points(found: Difference) -> tuple[float, float, float]:
-    return 100 * found.value, 100 * found.low, 100 * found.high
+def by(found: Difference) -> str:
+    r"""Size and interval with the table's decimals, whatever the sign: "by 5.0 points (3.4 to 6.6)"."""
+    value, low, high = (abs(100 * x) for x in (found.value, *sorted((found.low, found.high), key=abs)))
+    return f"by {value:.1f} points ({low:.1f} to {high:.1f})"
 
 
 @pytest.fixture(scope="module")
@@ -32,33 +34,38 @@ def film() -> Results:
 def test_what_each_row_had(film):
     card = (ROOT / "data/evidence/soft_prompts.md").read_text(encoding="utf-8")
     assert "300 steps are 0.64 of the 7,530 training sentences" in card and "- **seeds**: 0, 1, 2" in card
-    said(PAGE, "300 steps (0.64 of an epoch), three seeds, each row at the learning rate that was best")
+    assert "2009 test sentences" in card
+    said(PAGE, "film sentences (2,009 to test), 300 steps (0.64 of an epoch), three seeds, each row at the learning "
+               "rate that was best")  # fmt: skip
     for arm in SHOWN:
         tried = film.by_rate(arm)
         assert not tried or min(tried) < film.rate(arm) < max(tried), arm
     assert film.parameters("head-mean") == 770
     said(PAGE, "a head on the mean of the tokens, 770 parameters and no prompt")
     assert "head-mean, 600 steps" not in film.arms
-    said(PAGE, "than the head after 300; a head of 600 steps is not stored")
+    said(PAGE, "than the head on the mean after 300; a head of 600 steps is not stored")
 
 
-def test_no_prompt_reaches_the_head_on_the_mean(film):
+def test_no_prompt_is_shown_to_reach_the_head_on_the_mean(film):
     prompts = [arm for arm in film.arms if arm.startswith(("prompt", "p-tuning")) and "examples" not in arm]
     assert all(film.accuracy(arm).value < film.accuracy("head-mean").low for arm in prompts)
-    said(PAGE, "No prompt reaches the head on the mean")
-    said(PAGE, "On MiniLM no prompt reaches a head on the mean of the tokens")
+    said(PAGE, "No prompt is shown to reach the head on the mean")
+    said(PAGE, "On MiniLM no prompt is shown to reach a head on the mean of the tokens")
+    three = ("prompt-20-text", "p-tuning-lstm", "prompt-20, 600 steps")
+    worse = [film.difference(arm, "head-mean") for arm in three]
+    assert {found.verdict for found in worse} == {"worse"}
+    words, network, longer = map(by, worse)
+    said(PAGE, f"Three prompts are worse than the head on the mean: a prompt from a question {words}, P-tuning "
+               f"{network}, a prompt from random words after 600 steps {longer}")  # fmt: skip
     assert film.accuracy("prefix-1").value > film.accuracy("head-mean").value  # so the figure's caption
     assert film.accuracy("prompt-20").high - film.accuracy("prompt-20").low > 0.3, "its row says nothing"
-    said(PAGE, f"the three seeds disagree: one ended at {min(film.seeds('prompt-20')):.2f}")
+    said(PAGE, f"the three seeds disagree too much to tell; one ended at {min(film.seeds('prompt-20')):.2f}")
 
 
 def test_a_prompt_beside_the_head_on_cls(film):
-    longer = film.difference("prompt-20, 600 steps", "head-mean")
-    found, fair = (film.difference("prompt-20-text", other) for other in ("head", "head-mean"))
-    assert (longer.verdict, fair.verdict, film.steps("prompt-20-text")) == ("worse", "worse", 300)
-    shorter = str(fair).removeprefix("worse ")
-    said(PAGE, f"After 600 steps such a prompt is {longer} than that head, and from a question {shorter} after 300")
-    said(PAGE, f"from a question it is {found} than that head alone")
+    found = film.difference("prompt-20-text", "head")
+    assert (found.verdict, film.steps("prompt-20-text")) == ("better", 300)
+    said(PAGE, f"a prompt from a question is better {by(found)} than the head on [CLS]")
     said(PAGE, f"P-tuning's network is not shown to help: {film.accuracy('p-tuning-lstm').value:.3f}")
     assert film.difference("p-tuning-lstm", "head").verdict == "no clear difference"
     assert abs(film.difference("p-tuning-lstm", "head").value) < 0.01
@@ -68,25 +75,37 @@ def test_a_prefix_reaches_the_head_on_the_mean_and_stays_behind_full_fine_tuning
     found, longer = (film.difference(arm, "head-mean") for arm in ("prefix-20", "prefix-20, 600 steps"))
     family = film.differences([arm for arm in SHOWN if arm != "head-mean"], "head-mean")
     assert len(family) == 6 and family["prefix-20"].verdict == "no clear difference"
-    lead = "Its lead of {:.1f} points ({:.1f} to {:.1f})".format(*in_points(found))
-    said(PAGE, f"{lead} is not clear among six comparisons. After 600 steps it is {longer} than the head after 300")
+    assert longer.verdict == "better"
+    said(PAGE, f"its lead of {by(found)[3:]} over the head on the mean is not clear among six comparisons. After 600 "
+               f"steps it is better {by(longer)} than the head on the mean after 300")  # fmt: skip
     said(PAGE, "A prefix of twenty reaches that head")
     found = film.difference("prefix-20", "full")
     longer = film.difference("prefix-20, 600 steps", "full, 600 steps")
-    also = str(longer).removeprefix("worse ")
-    said(PAGE, f"It stays behind full fine-tuning: {found}, with 600 steps for both {also}")
-    behind = "stays behind full fine-tuning by {:.0f} points, by {:.0f} with 600 steps for both"
-    said(PAGE, behind.format(*(-in_points(d)[0] for d in (found, longer))))
+    assert found.verdict == longer.verdict == "worse"
+    said(PAGE, f"The prefix is worse than full fine-tuning {by(found)}, with 600 steps for both {by(longer)}")
+    behind = "stays behind full fine-tuning by {:.1f} points, by {:.1f} with 600 steps for both"
+    said(PAGE, behind.format(*(-100 * d.value for d in (found, longer))))
+
+
+def test_a_prefix_of_one_vector(film):
+    one, head = film.accuracy("prefix-1").value, film.accuracy("head").value
+    said(PAGE, f"A prefix of one trains {film.parameters('prefix-1'):,} numbers, classifier included, and gets "
+               f"{one:.3f}, {100 * (one - head):.0f} points more than the head on [CLS]")  # fmt: skip
 
 
 def test_on_a_decoder():
     decoder, fair = results.read("decoder"), "untrained, fitted threshold"
     found = decoder.difference("prompt", "untrained")
-    said(PAGE, f"a prompt of twenty is {str(found).replace('better', 'better than the untrained model', 1)}")
-    unclear = str(decoder.difference("prompt", fair))
-    said(PAGE, f"the threshold between its two words, and there is {unclear}")
-    size = str(decoder.difference("lora", fair)).removeprefix("better ")
-    said(PAGE, f"LoRA is better than that {size}")
+    assert 0 < found.low < 0.001
+    said(PAGE, f"a prompt of twenty is just ahead of the untrained model, {by(found)}, at the limit of what 500 test "
+               "sentences can tell")  # fmt: skip
+    unclear = decoder.difference("prompt", fair)
+    assert unclear.verdict == "no clear difference"
+    ends = unclear.in_points().split("(")[1].removesuffix(")")
+    said(PAGE, f"the threshold between its two words, and there is no clear difference ({ends} points)")
+    lora = decoder.difference("lora", fair)
+    assert lora.verdict == "better"
+    said(PAGE, f"LoRA is better {by(lora)} than the untrained model with its fitted threshold")
     by_head = results.read("pooling").difference("lora-mean", "lora").in_points().replace(" (", " points (", 1)
     said(PAGE, f"LoRA gains {by_head} by that head")
     assert not any("prompt" in arm and "mean" in arm for arm in results.read("soft_prompts", "pooling").arms)
@@ -144,8 +163,14 @@ def test_what_peft_writes():
 
 def test_with_long_texts_a_prompt_keeps_fewer_activations_than_full_fine_tuning():
     config = load_decoder("smollm2")[0].config
+    table = 4 * config.vocab_size * config.hidden_size
     for seq, fewer in ((20, False), (100, True)):
-        full = memory.predict(config, batch=8, seq=seq).activations
+        step = memory.predict(config, batch=8, seq=seq)
+        moments, full = {moment.label: moment.activations for moment in step.timeline}, step.activations
+        assert full == moments["loss" if fewer else "backward: head"]
+        assert fewer or full == step.kept + table
         prompt = memory.predict(config, PromptTuning(n=20), batch=8, seq=seq).activations
         assert (prompt < full) == fewer
-    said(PAGE, f"{prompt / 1e6:,.0f} MB against {full / 1e6:,.0f}")
+    said(PAGE, f"{prompt / 1e6:,.0f} MB with the prompt against {full / 1e6:,.0f}")
+    said(PAGE, f"of which {table / 1e6:.0f} are the first gradient of the word vectors' table, {config.vocab_size:,} × "
+               f"{config.hidden_size} floats")  # fmt: skip
