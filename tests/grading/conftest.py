@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -22,7 +23,8 @@ COURSE = ROOT / "notebooks" / "06_lora.ipynb"
 
 def _exercises_alone(folder: Path) -> Path:
     r"""Notebook 06 with what its exercises need and nothing that trains: `test_trained_tensors` is for that, no other
-    test shall wait for it, nor for the lesson's own cells where a whole notebook is run.
+    test shall wait for it, nor for the lesson's own cells where a whole notebook is run, nor for what these import:
+    each box's server would, for four seconds. `test_box` has the lesson's own head.
     """
     notebook = json.loads(COURSE.read_text())
     trained = {id for id, e in every_kind().items() if isinstance(e, Training)}
@@ -33,6 +35,9 @@ def _exercises_alone(folder: Path) -> Path:
     kept |= {n for n, c in enumerate(notebook["cells"]) if "parameters" in c["metadata"].get("tags", [])}
     kept |= {n for n, id in enumerate(grade) if id}
     notebook["cells"] = [c for n, c in enumerate(notebook["cells"]) if n in kept and grade[n] not in trained]
+    (head,) = (c for c in notebook["cells"] if "imports" in c["metadata"].get("tags", []))
+    lesson = re.compile(r"from coursekit(?!\.checks|\.notebook import)")
+    head["source"] = [line for line in "".join(head["source"]).splitlines(keepends=True) if not lesson.match(line)]
     (folder / COURSE.name).write_text(json.dumps(notebook))
     return folder / COURSE.name
 

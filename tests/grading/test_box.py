@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import NOTEBOOK, ROOT, in_ci
+from conftest import COURSE, ROOT, in_ci
 from hostile import files
 
 from coursekit.grading import boxes, package, verdict
@@ -44,7 +44,7 @@ def test_the_boxs_checks_have_every_name_that_a_notebook_imports():
 
 def test_what_a_notebook_imports_at_its_head_is_imported_before_anybody_waits():
     r"""transformers takes eight seconds: once a batch, not once a submission."""
-    found = preload(ROOT / "notebooks" / "06_lora.ipynb")
+    found = preload(COURSE)
     assert "from coursekit.models import load_decoder, load_encoder" in found
     assert not any(line.startswith("import os, pathlib") for line in found)  # the set-up does more than import
 
@@ -79,7 +79,7 @@ class Place:
         names = ("lora-truncate", "lora-merge")
         self.judge = Judge(b"s" * 32, list(names), 4)
         limits = Limits(run=60, exercise=30, memory=1024 * MB, disk=32 * MB, inodes=500)
-        self.slot = BwrapRunner(0, folder, lib, limits, preload(NOTEBOOK), [folder / "secret"], None)
+        self.slot = BwrapRunner(0, folder, lib, limits, preload(COURSE), [folder / "secret"], None)
         points = self.judge.ask("facts")["points"]
         self.assignment = Assignment("06_lora", names, limits, "bwrap", 4, points=points)
 
