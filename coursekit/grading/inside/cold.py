@@ -43,8 +43,10 @@ def _inner(stage: Path, limits: dict[str, float]) -> None:
     set_limits(limits)
     with contextlib.suppress(OSError):
         namespaces.leave_privileges(None)
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # as in the prefork server
     from . import engine, student
 
+    del sys.modules["rfc3987_syntax"]
     engine.shell(os.environ["IPYTHONDIR"])
     try:
         student.main(stage)
