@@ -2,12 +2,14 @@ r"""What notebook 08 says of stored runs and of the memory of LLaMA."""
 
 from __future__ import annotations
 
-from finding import printed, said
+from finding import printed, read, said
+from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
 from coursekit.checks.qlora import plan
 from coursekit.comparison import costs
 from coursekit.experiments import results
-from coursekit.memory import GB, GiB, card
+from coursekit.memory import GB, MB, GiB, Quantized, card
+from coursekit.models import sources
 from coursekit.qlora.memory import llama_config, qlora_bill
 from coursekit.quantization import code
 
@@ -26,7 +28,7 @@ def test_qlora_and_lora_are_equal_for_practical_purposes():
     said(
         PAGE,
         f"the difference is {points(found.value)} points ({points(found.low)} to {points(found.high)}), "
-        "with the same learning rate found for both",
+        f"with the same learning rate, {METHODS.rate('qlora'):g}, found for both",
     )
 
 
@@ -47,7 +49,7 @@ def test_it_is_an_easy_test():
     found = results.read("formats").difference("full, nf4", "full")
     said(
         PAGE,
-        f"a trained MiniLM loses {-100 * found.value:.1f} points on this task "
+        f"a trained MiniLM changes by {points(found.value)} points on this task "
         f"({points(found.low)} to {points(found.high)})",
     )
 
@@ -91,6 +93,7 @@ def test_a_step_of_qlora_is_slower():
     steps = costs.read()
     ratio = steps["qlora"].step_ratio / steps["lora-all-linear"].step_ratio
     said(PAGE, f"a QLoRA step takes {ratio:.2f} times a LoRA step")
+    said(PAGE, f"the file's own noise is {abs(steps['full'].step_ratio - 1):.2f}")  # full fine-tuning against itself
     said(PAGE, f"says {1 + 0.4:.1f} times with one row in a batch, {1 + 0.4 / 8:.2f} with eight")
 
 
@@ -104,16 +107,10 @@ def test_65b_fits_into_48_gb_with_its_states_paged_out():
     assert paged < resident < 48 * GB
     said(
         PAGE,
-        f"it needs {resident / GB:.1f} GB, no room to spare on 48; ",
+        f"it needs {resident / GB:.1f} GB: no room to spare on $48\\cdot10^9$ bytes, as in the picture, "
+        f"{(48 * GiB - resident) / GB:.1f} GB on a card of 48 GiB",
     )
-    said(PAGE, f"as the recipe says, {paged / GB:.1f} GB")
-    bill = qlora_bill("65B")
-    base, adapter, states = bill.weights - bill.gradients, bill.gradients, bill.optimizer
-    said(
-        PAGE,
-        f"Of the {resident / GB:.1f} the base takes {base / GB:.1f}, the adapter and its gradients "
-        f"{adapter / GB:.1f} each and Adam's states {states / GB:.1f}",
-    )
+    said(PAGE, f"With the states paged out, {paged / GB:.1f} GB")
     said(PAGE, f"LLaMA 65B needs {resident / GB:.1f} GB with all states on the card, {paged / GB:.1f} GB")
 
 
@@ -127,8 +124,6 @@ def test_33b_fits_on_24_gib_with_smaller_states_alone():
         f"33B needs {resident / GB:.1f} GB, just above the {seen / GB:.1f} that a program gets: it fits with its "
         f"states in 8 bits ({eight / GB:.1f}) or paged out ({paged / GB:.1f})",
     )
-    whole, larger = (qlora_bill(size, quantized=None).peak / GB for size in ("33B", "65B"))
-    said(PAGE, f"On 16 bits 33B and 65B would take {whole:.0f} and {larger:.0f} GB")
 
 
 def test_how_long_unpacking_takes_by_the_data_sheets():
@@ -203,6 +198,7 @@ def test_what_merging_into_four_bits_leaves():
     said(
         PAGE, f"the typical entry of ΔW is {float(small):.0f} % of the distance".replace("ΔW", "$\\Delta W$")
     )
+    said(PAGE, f"A small step, here {float(small):.0f} % of the way (root mean square)")
     assert float(moved) < 1e-4
     said(PAGE, "fewer than one weight in a million change their level")
 
@@ -217,3 +213,47 @@ def test_the_losses_of_bitsandbytes_are_the_packages():
     said(PAGE, "Yours and the package's agree in every digit printed")
     assert all(abs(float(a) - float(b)) < 0.01 for a, b in zip(ours, theirs, strict=True))
     said(PAGE, "The losses of bitsandbytes and PEFT differ by less than 0.01")
+
+
+def test_the_parts_of_65b():
+    bill = qlora_bill("65B")
+    base, adapter, states = bill.weights - bill.gradients, bill.gradients, bill.optimizer
+    said(
+        PAGE,
+        f"Of the {bill.peak / GB:.1f} the base takes {base / GB:.1f}, the adapter and its gradients "
+        f"{adapter / GB:.1f} each, Adam's states {states / GB:.1f}, and activations the rest",
+    )
+
+
+def test_what_codes_of_four_bytes_take():
+    weights = 106_168_320  # of the 210 matrices
+    assert printed(PAGE, r"(\d+) layers in four bits: (\d+) MB → (\d+) MB") == ("210", "538", "168")
+    packed = weights * (4 + 8 / 64 + 32 / (64 * 256)) / 8
+    said(PAGE, f"its codes take four bytes each, {4 * weights / MB:.0f} MB, as much as the matrices in fp32")
+    said(PAGE, f"two in a byte, with 8-bit scales, {packed / MB:.0f} MB")
+
+
+def test_what_07_found():
+    (worse,) = printed("07_quantization", r"nf4 +[\d.,]+ +([\d.]+) \(")
+    said(PAGE, f"packing it into NF4 multiplies its perplexity by {worse}, but once both are trained no loss shows")
+
+
+def test_how_much_smaller_7b_gets():
+    whole, packed = (qlora_bill("7B", quantized=how, optimizer="paged_adamw") for how in (None, Quantized()))
+    factor = (whole.weights - whole.gradients) / (packed.weights - packed.gradients)  # without the adapter
+    said(PAGE, f"LLaMA 7B shrinks by a factor of {factor:.1f} from 16 bits")
+
+
+def test_the_recipe_pads_with_a_token_that_is_not_the_end():
+    r"""The collator takes the label off every token that is the padding token, so a pad that is eos hides the end."""
+    tokenizer = AutoTokenizer.from_pretrained(sources.smollm2())
+    end = tokenizer.eos_token_id
+    rows = [{"input_ids": [5, 6, 7, end]}, {"input_ids": [5, end]}]
+    tokenizer.pad_token = tokenizer.eos_token
+    hidden = DataCollatorForLanguageModeling(tokenizer, mlm=False)(rows)["labels"]
+    tokenizer.pad_token = tokenizer.unk_token
+    labels = DataCollatorForLanguageModeling(tokenizer, mlm=False)(rows)["labels"]
+    assert hidden.tolist() == [[5, 6, 7, -100], [5, -100, -100, -100]]
+    assert labels.tolist() == [[5, 6, 7, end], [5, end, -100, -100]]
+    recipe = next(cell.source for cell in read(PAGE).cells if "DataCollatorForLanguageModeling(" in cell.source)
+    assert "tokenizer.pad_token = tokenizer.unk_token" in recipe and "eos_token" not in recipe
