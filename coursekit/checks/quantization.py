@@ -64,7 +64,7 @@ BLOCKWISE = register(
         minutes=10,
         hints=(
             "x.view(-1, block) has one row for each block; its absmax is .abs().amax(1).",
-            "Divide each row by its absmax: all numbers are then in [-1, 1], where the levels are.",
+            "Divide each row by its absmax: all numbers then lie between −1 and 1, where the levels are.",
             "The nearest level: (y[..., None] - table).abs().argmin(-1). Then table[index], times absmax, flat again.",
         ),
         secret=_secret_blockwise,
