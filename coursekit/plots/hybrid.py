@@ -156,6 +156,7 @@ def differences(
                 values, rows, xerr=ends, fmt="o", color=colour, markerfacecolor=colour if clear else "white",
                 markersize=5, capsize=2, elinewidth=0.9, label=family if clear else f"{family}, not clear",
             )  # fmt: skip
+    ax.axvspan(-margin, margin, color="#e9eaec", zorder=-1)
     if left is not None:
         ax.set_xlim(left)
     for row, (name, one) in enumerate(found.items()):
@@ -165,7 +166,6 @@ def differences(
                     markersize=7, transform=ax.get_yaxis_transform(), clip_on=False)  # fmt: skip
         ax.annotate(one.in_points(), (1, row), xycoords=("axes fraction", "data"), xytext=(6, 0), va="center",
                     textcoords="offset points", fontsize=8, annotation_clip=False)  # fmt: skip
-    ax.axvspan(-margin, margin, color="#e9eaec", zorder=-1)
     ax.axvline(0, color="#777777", linestyle="--", linewidth=1, zorder=0)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
