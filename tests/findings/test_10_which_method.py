@@ -6,23 +6,17 @@ from collections import Counter
 
 import pytest
 import torch
-from finding import printed, said
+from finding import printed, said, tenths
 from transformers import BertConfig, BertForSequenceClassification
 
 from coursekit.checks.which_method import conclude, leader
 from coursekit.comparison import costs, guide, published, registration
 from coursekit.comparison.candidates import EVERY
 from coursekit.experiments import results
-from coursekit.experiments.intervals import Difference
 from coursekit.experiments.results import Results
 
 PAGE = "10_which_method"
 EQUAL = "equal for practical purposes (within 3 points)"
-
-
-def behind(found: Difference) -> str:
-    r"""A loss as a table has it, to a tenth: "2.1 points (0.1 to 4.1)"."""
-    return "{:.1f} points ({:.1f} to {:.1f})".format(*(-100 * x for x in (found.value, found.high, found.low)))
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +72,8 @@ def test_with_twice_the_steps_one_is_equal_and_five_are_worse():
     assert {arm for arm, d in shorter.items() if d.verdict == "worse"} == {"prefix", "bitfit"}
     assert Counter(str(d.verdict) for d in shorter.values())["no clear difference"] == 4
     said(PAGE, "Asked the same six questions, 300 steps show two methods to be worse, prefix tuning and BitFit")
-    lora = behind(found["lora, 600 steps"])
-    said(
-        PAGE,
-        f"With twice the steps Pfeiffer adapters are equal to it for practical purposes, and LoRA is worse by {lora}",
-    )
+    lora = tenths(found["lora, 600 steps"])
+    said(PAGE, f"With twice the steps Pfeiffer adapters are equal to it for practical purposes, and LoRA is {lora}")
 
 
 def test_only_full_fine_tuning_trains_the_pooler(arms):
@@ -145,11 +136,11 @@ def test_seeds_alone_say_another_thing_once(stored):
         rule = stored.difference(one, two)
         assert margin < rule.margin
         if verdict != rule.verdict:
-            other.append((one, verdict, str(rule.verdict)))
-    assert other == [("compacter", "equal for practical purposes", "no clear difference")]
-    ends = stored.difference("compacter", "compacter-plus").in_points().partition("(")[2].removesuffix(")")
-    said(PAGE, f"with the sentences counted there is no clear difference ({ends} points)")
-    said(PAGE, f"LoRA would be worse than full fine-tuning by {behind(stored.difference('lora', 'full'))}")
+            other.append((one, verdict, tenths(rule)))
+    assert [(one, verdict) for one, verdict, _ in other] == [("compacter", "equal for practical purposes")]
+    said(PAGE, f"with the sentences counted there is {other[0][2]}")
+    planned = tenths(stored.difference("lora", "full")).removeprefix("worse ")
+    said(PAGE, f"LoRA would be worse than full fine-tuning {planned}")
 
 
 def test_cliffs_and_lucky_leaders(stored, arms):
@@ -234,8 +225,7 @@ def test_what_the_guide_takes(stored):
     said(PAGE, "For one: a base in 4 bits, where QLoRA has no rival. All others are sets")
     assert (found[0].arm, found[0].lead) == ("compacter-plus", "ia3")
     assert 0.65 < found[0].holds["compacter-plus"] < 0.75
-    assert found[0].price.verdict == "worse"
-    below = behind(found[0].price).replace(" points", " points below full fine-tuning")
+    below = tenths(found[0].price).removeprefix("worse by ").replace(" points", " points below full fine-tuning")
     said(PAGE, f"so the guide takes it, {below}")
     own, taken = (round(cost[arm].storage_bytes / 1e3) for arm in ("ia3", "compacter-plus"))
     loss = -100 * methods.difference("ia3", "full").value
