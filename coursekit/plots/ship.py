@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, axes
@@ -49,7 +50,8 @@ def mixed_batch(names: Sequence[str | None], d_in: int, d_out: int, r: int, scal
     box(3.4, high, 1.9, _FROZEN, f"$W$, frozen: {d_out} × {d_in}")
     arrow(5.3, 7.6, high, f"({n}, seq, {d_out})")
     ax.text(7.75, high, "⊕", ha="center", va="center", fontsize=17)
-    arrow(7.9, 8.6, high)
+    arrow(7.9, 8.45, high)
+    line([8.55, 8.45, 8.45, 8.55], [top - 0.06, top - 0.06, 0, 0])
     for i, name in enumerate(adapters, start=1):
         y, its = high - i * (high - 0.3) / len(adapters), [k for k, other in enumerate(names, 1) if other == name]
         bus, own = 1.0 + 0.22 * i, [top - 0.36 * k + 0.15 for k in its]
@@ -79,25 +81,30 @@ def two_tasks(
 ) -> Axes:  # fmt: skip
     r"""What models do on two tasks, a point each: task one along, task two up, with pale bars of one standard error.
 
-    found: label -> both shares of right answers, of so many `tried`. alone: the specialists, of task one and of task
-    two, in the colours of `mixed_batch`; where their lines cross, a model would be as good as each at its own task.
-    base: the label of the untrained model.
+    found: label -> both shares of right answers, of so many `tried`; the axes count the answers. alone: the
+    specialists, of task one and of task two, in the colours of `mixed_batch`; where their lines cross, a model would be
+    as good as each at its own task. base: the label of the untrained model.
     """
     ax = axes(figsize=(7.0, 4.6))
     colours = {base: _BASE} | dict(zip(alone, _ADAPTERS, strict=False))
+    found = {name: (x * tried[0], y * tried[1]) for name, (x, y) in found.items()}
     ax.axvline(found[alone[0]][0], color=colours[alone[0]], linestyle="--", linewidth=1)
     ax.axhline(found[alone[1]][1], color=colours[alone[1]], linestyle="--", linewidth=1)
     for name, (x, y) in found.items():
-        error = [(p * (1 - p) / n) ** 0.5 for p, n in zip((x, y), tried, strict=True)]
+        error = [(k * (1 - k / n)) ** 0.5 for k, n in zip((x, y), tried, strict=True)]
         colour = colours.get(name, COLOURS[0])
         ax.errorbar(x, y, xerr=error[0], yerr=error[1], fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.35)
         ax.scatter(x, y, color=colour, s=45, zorder=3, label=name)
         others = (other for key, other in found.items() if key != name)
-        left = any(0 <= right - x < 0.12 and abs(up - y) < 0.035 for right, up in others)  # there is a label already
+        near = 0.12 * tried[0], 0.035 * tried[1]  # there is a label already
+        left = any(0 <= right - x < near[0] and abs(up - y) < near[1] for right, up in others)
         ax.annotate(name, (x, y), xytext=(-7 if left else 7, 4), textcoords="offset points",
                     ha="right" if left else "left", fontsize=9)  # fmt: skip
-    ax.set_xlabel(f"{tasks[0]} (share right; bars: one standard error)")
-    ax.set_ylabel(f"{tasks[1]} (share right)")
-    each = "; ".join(f"{name} {x:.2f} and {y:.2f}" for name, (x, y) in found.items())
-    says(ax.figure, f"Shares of right {' and '.join(tasks)}: {each}. Dashed: {' and '.join(alone)}, each at its own.")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel(f"right {tasks[0]}, of {tried[0]} (bars: one standard error)")
+    ax.set_ylabel(f"right {tasks[1]}, of {tried[1]}")
+    each = "; ".join(f"{name} {x:.0f} and {y:.0f}" for name, (x, y) in found.items())
+    what = f"Right {' and '.join(tasks)}, of {tried[0]} and {tried[1]}"
+    says(ax.figure, f"{what}: {each}. Dashed: {' and '.join(alone)}, each at its own.")
     return ax

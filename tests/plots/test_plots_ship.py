@@ -26,6 +26,9 @@ def test_a_mixed_batch_sends_each_row_through_its_own_adapter():
     for name, colour in (("film", rows[0]), ("sums", rows[1])):  # a line from each row of the colour, and from no other
         own = [line for line in ax.lines if same_color(line.get_color(), colour) and line.get_xdata()[0] == 0.9]
         assert {line.get_ydata()[0] for line in own} == heights[name]
+    for start, end in ((0.95, 1.0), (8.55, 8.45)):  # a bracket beside all rows, before and behind the layer
+        (bracket,) = (line for line in ax.lines if list(line.get_xdata()) == [start, end, end, start])
+        assert bracket.get_ydata()[0] - bracket.get_ydata()[-1] > 1.3
     assert describe(ax.figure).startswith("4 rows, film, sums, base, film, go together through W;")
     assert_nothing_is_cut_off(ax.figure)
 
@@ -34,14 +37,15 @@ def test_two_tasks_have_a_point_each_and_the_specialists_lines():
     found = {"untrained": (0.2, 0.3), "film": (0.5, 0.4), "sums": (0.2, 0.8), "film + sums": (0.45, 0.75)}
     ax = ship.two_tasks(found, ("film", "sums"), "untrained", ("grades", "sums"), (40, 20))
     points = {c.get_label(): c for c in ax.collections if c.get_label() in found}
-    assert {name: tuple(c.get_offsets()[0]) for name, c in points.items()} == found
+    counts = {name: (40 * x, 20 * y) for name, (x, y) in found.items()}
+    assert {name: tuple(c.get_offsets()[0]) for name, c in points.items()} == counts
     film, sums = (line for line in ax.lines if line.get_linestyle() == "--")
-    assert (set(film.get_xdata()), set(sums.get_ydata())) == ({0.5}, {0.8})
+    assert (set(film.get_xdata()), set(sums.get_ydata())) == ({20}, {16})
     assert all(same_color(points[name].get_facecolor()[0], line.get_color())
                for name, line in (("film", film), ("sums", sums)))  # fmt: skip
     (across, up) = ax.containers[0].lines[2]
     (left, right), (low, high) = across.get_segments()[0][:, 0], up.get_segments()[0][:, 1]
-    assert (right - left) / 2 == pytest.approx((0.2 * 0.8 / 40) ** 0.5)
-    assert (high - low) / 2 == pytest.approx((0.3 * 0.7 / 20) ** 0.5)
-    assert "film + sums 0.45 and 0.75" in describe(ax.figure)
+    assert (right - left) / 2 == pytest.approx(40 * (0.2 * 0.8 / 40) ** 0.5)
+    assert (high - low) / 2 == pytest.approx(20 * (0.3 * 0.7 / 20) ** 0.5)
+    assert "film + sums 18 and 15" in describe(ax.figure)
     assert_nothing_is_cut_off(ax.figure)
