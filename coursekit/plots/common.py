@@ -106,12 +106,12 @@ def score_curves(
         values = np.array([score.value for score in curve.values()])
         below = values - [score.low for score in curve.values()]
         above = np.array([score.high for score in curve.values()]) - values
-        ax.errorbar(at, values, yerr=[below, above], fmt="o-", markersize=5, linewidth=1.2, capsize=3,
-                    elinewidth=0.7, label=name)  # fmt: skip
+        ax.errorbar(at, values, yerr=[below, above], fmt="osD^"[i % 4] + "-", markersize=5, linewidth=1.2,
+                    capsize=3, elinewidth=0.7, label=name)  # fmt: skip
     if log:
         ax.set_xscale("log")
         ax.minorticks_off()
-    ax.set_xticks(settings, [f"{x:g}" for x in settings])
+    ax.set_xticks(settings, [f"{x:,g}" for x in settings])
     if chance is not None:
         ax.axhline(chance, color="grey", linestyle="--", linewidth=1)
         ax.annotate(line, (1, chance), xycoords=("axes fraction", "data"), xytext=(-4, 3), ha="right",
