@@ -15,6 +15,8 @@ SITE := $(VENV)/.site
 BROWSER := $(shell for p in chromium chromium-browser google-chrome; do command -v $$p && break; done)
 
 .DEFAULT_GOAL := help
+# Hundreds of processes import the package: it is compiled once.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help course lab test lint site clean
 
 help:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
-sys.modules["rfc3987_syntax"] = None  # jsonschema does without it, and begins two seconds sooner
 
 smartquotes = False  # what a cell printed is shown as it was
 highlight_language = "text"  # of a block that names no language
