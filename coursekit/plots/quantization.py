@@ -41,15 +41,15 @@ def number_lines(rows: Mapping[str, Any], xlabel: str = "") -> Axes:
 
 
 def one_block(x: Sequence[float], back: Sequence[float], levels: Sequence[float]) -> Axes:
-    r"""The weights `x` of one block as dots, what comes `back` as red ones, and a pale line at each of the `levels`,
+    r"""The weights `x` of one block as dots, what comes `back` as red dashes, and a pale line at each of the `levels`,
     which are those of the table times the block's scale, so that the outermost two stand at plus and minus absmax.
     """
     x, back, levels = (np.asarray(values, dtype=float) for values in (x, back, levels))
-    ax, places = axes(figsize=(8.2, 3.6)), np.arange(1, len(x) + 1)
+    ax, places = axes(figsize=(8.2, 4.6)), np.arange(1, len(x) + 1)
     ax.hlines(levels, 0.3, len(x) + 0.7, color="#c9ced2", linewidth=0.9, zorder=0)
-    ax.vlines(places, x, back, color=COLOURS[2], linewidth=0.9)
-    ax.scatter(places, x, s=14, color=COLOURS[0], label="weight", zorder=3)
-    ax.scatter(places, back, s=14, color=COLOURS[2], label="comes back as", zorder=2)
+    ax.vlines(places, x, back, color=COLOURS[2], linewidth=1.4)
+    ax.scatter(places, x, s=7, color=COLOURS[0], label="weight", zorder=3)
+    ax.scatter(places, back, s=36, color=COLOURS[2], marker="_", label="comes back as", zorder=2)
     ax.set_xlim(0.3, len(x) + 0.7)
     ax.set_xlabel("place in the block")
     ax.set_ylabel("weight")
