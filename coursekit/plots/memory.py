@@ -36,6 +36,7 @@ def memory_bars(
     """
     ax = axes(figsize=(7.0, 1.2 + 0.45 * len(bills)))
     labels = list(bills)
+    cards = [capacity] if isinstance(capacity, tuple) else list((capacity or {}).items())
     left = np.zeros(len(labels))
     for category, colour in MEMORY_COLOURS.items():
         sizes = np.array([bills[label].get(category, 0.0) for label in labels])
@@ -50,10 +51,9 @@ def memory_bars(
         number = total if peaks is None else peaks.get(label, total)
         text = f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
         text = f"peak {text}" if peaks and label in peaks else text
-        # On a white ground, since the line of a card's capacity may run through it.
-        ground = dict(facecolor="white", edgecolor="none", pad=1)
-        ax.text(total + 0.012 * left.max(), y, text, va="center", fontsize=9, bbox=ground, zorder=3)
-    cards = [capacity] if isinstance(capacity, tuple) else list((capacity or {}).items())
+        # Behind the line of a card's capacity that would run through it.
+        start = max([total, *(amount for _, amount in cards if 0 <= amount - total < 0.07 * left.max())])
+        ax.text(start + 0.012 * left.max(), y, text, va="center", fontsize=9)
     for (name, amount), style in zip(cards, cycle(("--", ":", "-.")), strict=False):
         ax.axvline(amount, color="black", linestyle=style, linewidth=1, label=name)
     if peaks is not None:
@@ -76,18 +76,33 @@ def memory_bars(
     return ax
 
 
-def step_over_time(timeline: Sequence[Any], ticks: Mapping[str, str]) -> Axes:
-    r"""Activations and gradients at each moment of a training step, in MB.
+def step_over_time(timeline: Sequence[Any], ticks: Mapping[str, str], waiting: int = 0) -> Axes:
+    r"""Activations and gradients at each moment of a training step, and both together with their highest point, in MB.
 
-    timeline: `Point`s of a `Breakdown`. ticks: label of a moment -> what the axis calls it; "" is the last moment.
+    timeline: `Point`s of a `Breakdown`. ticks: label of a moment -> what the axis calls it, the first being where the
+    picture begins; "" is the last moment. waiting: bytes of a gradient that waits for another share, as a tied
+    embedding's does. A timeline has it among the activations: what comes and goes in that very size is a line of its
+    own.
     """
     ax = axes()
     labels = [point.label for point in timeline]
     at = [labels.index(label) if label else len(labels) - 1 for label in ticks]
-    x = np.arange(len(labels))
-    for name in ("activations", "gradients"):
-        amount = np.array([getattr(point, name) for point in timeline]) / 1e6
-        ax.plot(x, amount, color=MEMORY_COLOURS[name], label=name)
+    activations, gradients = (
+        np.array([getattr(point, name) for point in timeline]) for name in ("activations", "gradients")
+    )
+    change = np.diff(activations, prepend=0)
+    waits = np.where(waiting and abs(change) == waiting, change, 0).cumsum()
+    together = activations + gradients
+    lines = [("activations", activations - waits, MEMORY_COLOURS["activations"], "-")]
+    lines += [("gradients", gradients, MEMORY_COLOURS["gradients"], "-")]
+    lines += [("a gradient in waiting", waits, MEMORY_COLOURS["gradients"], ":")] if waiting else []
+    lines += [("together", together, "black", "--")]
+    for name, amount, colour, style in lines:
+        x = np.arange(at[0], len(amount))
+        ax.plot(x, amount[at[0] :] / 1e6, style, color=colour, linewidth=1 if name == "together" else 1.5, label=name)
+    highest, most = together.argmax(), together.max() / 1e6
+    ax.plot(highest, most, "o", color="black")
+    ax.annotate(f"{most:.0f} MB  ", (highest, most), ha="right", va="center")
     ax.set_xticks(at, list(ticks.values()))
     ax.set_xlabel("moments of the step, in order")
     ax.set_ylabel("MB")

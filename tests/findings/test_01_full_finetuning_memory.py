@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from finding import printed, said
+from transformers import LlamaConfig
 
 from coursekit import counts, memory
 from coursekit.checks.memory import block
-from coursekit.memory import GB, MB
+from coursekit.memory import GB, MB, GiB
 from coursekit.methods import LoRA
 from coursekit.models import load_decoder
 
@@ -36,8 +37,7 @@ def test_sixteen_bytes_a_parameter(step):
     assert memory.bill(10e9, precision="fp32").total == ten.total
     card = memory.card("RTX 4090").capacity() / GB
     said(PAGE, f"A program sees about {card:.1f} GB of such a card")
-    assert round(ten.total / 7 / GB, 1) >= round(0.9 * card, 1)
-    said(PAGE, f"a seventh of its bill is {ten.total / 7 / GB:.1f} GB, all that we allow on a card")
+    said(PAGE, f"of such a card (24 GiB are {24 * GiB / GB:.1f} GB)")
 
 
 def test_what_a_block_keeps(config, step):
@@ -108,12 +108,12 @@ def test_checkpointing(config, step):
     said(PAGE, f"of {blocks / MB:.0f} MB {inputs / MB:.0f} are left")
     said(PAGE, f"(SmolLM2's {blocks / MB:.0f} MB became {inputs / MB:.0f})")
     said(PAGE, f"{4 * ROWS * TOKENS * config.vocab_size / MB:.0f} MB of scores")
-    (took,) = printed(PAGE, r"a step takes (\S+) times as long")
-    assert 1.05 < float(took) < 1.5
-    said(PAGE, "On any machine it is more than 1 and at most about 4/3")
+    times, low, high = printed(PAGE, r"(\S+) times the multiplications,\s+and (\S+) to (\S+) times as long in 3")
+    said(PAGE, f"In this run it took {low} to {high} times as long")
     head = config.vocab_size * config.hidden_size / counts.full(config, "causal")
     assert round(1 / head) == 5
-    said(PAGE, f"a fifth of the work, is not run again, which makes it about {1 + (1 - head) / 3:.2f}")
+    said(PAGE, f"a fifth of the work, is not run again, which makes it {times} times the multiplications")
+    assert times == f"{1 + (1 - head) / 3:.2f}"
 
 
 def test_the_stages():
@@ -125,28 +125,60 @@ def test_the_stages():
 
 
 def test_the_plans():
-    plans = {
-        case: printed(PAGE, rf"{case} +(\d) of 6 +(\w+), (with|no) checkpointing +(\d) +(\d+)")
-        for case in ("10 B on 7 × RTX 4090", "7 B on 4 × A100")
+    found = {
+        (case, wait): printed(PAGE, rf"{case} +(\d) of 6 +{wait} +(\w+), (with|no) checkpointing +(\d) +(\d+)")
+        for case in ("10 B on 7 × RTX 4090", "7 B on 4 × A100 of 80 GB")
+        for wait in ("2", "0.5")
     }
-    assert plans["10 B on 7 × RTX 4090"] == ("2", "adamw8bit", "with", "3", "5")
+    slow, fast, large, larger = found.values()
+    assert slow == fast == ("2", "adamw8bit", "with", "3", "5")
     said(
         PAGE, "Two of the six settings fit, both at stage 3 with checkpointing: 8-bit Adam, five sequences a"
     )
-    assert plans["7 B on 4 × A100"][:4] == ("6", "adamw", "with", "2")
+    assert large[:4] == ("6", "adamw", "with", "2") and larger == ("6", "adamw", "no", "2", "3")
+    said(PAGE, f"On slow links checkpointing wins: it makes room for {large[4]} sequences to share the wait")
+    said(PAGE, "On links four times as fast it does not pay: three sequences without it score higher")
+
+
+def test_adam_in_32_bits_does_not_fit_on_seven_cards():
+    ten = dict(hidden_size=4608, intermediate_size=12288, num_hidden_layers=38, num_attention_heads=36)
+    n = counts.full(LlamaConfig(**ten), "causal")
+    allowed, _ = printed(PAGE, r"10 B on 7 × RTX 4090 .* (\S+) +(\S+)\n")[::-1]
+    assert 16 * n / 7 / GB >= float(allowed) - 0.05
+    said(PAGE, f"a seventh of its 16 × {n / GB:.2f} GB is {16 * n / 7 / GB:.1f} GB, all that we allow on a card")
+    assert allowed == f"{16 * n / 7 / GB:.1f}"
+
+
+def test_where_the_peak_of_a_step_is(config, step):
+    waits = 2 * 4 * config.vocab_size * config.hidden_size
+    assert step.peak == step.weights + step.gradients + step.optimizer + waits
+    said(PAGE, f"its gradient ({waits / 2 / MB:.0f} MB) comes first and waits until the embedding adds its share")
+    said(PAGE, f"Both shares and all finished gradients are {(waits + step.gradients) / MB:.0f} MB")
     said(
         PAGE,
-        f"makes room for {plans['7 B on 4 × A100'][4]} sequences to share the wait, and stage 2 is enough",
+        f"{step.weights / MB:.0f} MB of weights, {(step.gradients + step.optimizer) / MB:.0f} of gradients and states, "
+        f"{waits / MB:.0f} in waiting",
     )
+    lora = memory.predict(config, LoRA(r=8), batch=ROWS, seq=TOKENS)
+    highest = max(lora.timeline, key=lambda point: point.activations + point.gradients)
+    assert (highest.label, highest.gradients) == ("loss", 0)
+    said(
+        PAGE,
+        f"just after the loss: of {lora.peak / MB:.0f} MB {lora.weights / MB:.0f} are weights, {lora.kept / MB:.0f} "
+        f"activations and {(highest.activations - lora.kept) / MB:.0f} work on the scores",
+    )
+    for name, bill in (("full fine-tuning", step), ("LoRA, query and value", lora)):
+        assert printed(PAGE, rf"{name} +\S+ +\d+ +\d+ +(\d+)") == (f"{bill.peak / MB:.0f}",)
 
 
-def test_what_the_peak_holds():
-    r"""The scores are gone by then; their gradient and that of the embedding, which is the output layer, are there."""
+def test_the_measured_peak_is_at_the_end():
+    r"""The gradient of the embedding, which is the output layer, is there twice, and its sum."""
     model = load_decoder("smollm2")[0].float().train()
     model.config.use_cache = False
-    found = memory.measure(model, memory.random_batch(model, 4, 48), optimizer=None)
-    scores, embedding = 4 * 192 * 49_152 / 1e6, model.get_input_embeddings().weight.nbytes / 1e6
-    said(PAGE, f"the scores ({scores:.0f} MB) have given way to their gradient, as large, and to that of the output")
-    said(PAGE, f"layer ({embedding:.0f} MB)")
-    assert abs(max(p.activations for p in found.timeline) / 1e6 - found.kept / 1e6 - embedding) < 1
-    assert found.timeline[-3].activations / 1e6 == pytest.approx(embedding, abs=1)
+    found = memory.measure(model, memory.random_batch(model, ROWS, TOKENS), optimizer=None)
+    together = [point.activations + point.gradients for point in found.timeline]
+    assert len(together) - together.index(max(together)) < 5
+    embedding = model.get_input_embeddings().weight.nbytes
+    assert max(together) == pytest.approx(found.gradients + 2 * embedding, abs=MB)
+    comes = [p.activations - q.activations for q, p in zip(found.timeline, found.timeline[1:], strict=False)]
+    assert comes.count(embedding) == comes.count(-embedding) == 2, "what the picture draws as a line of its own"

@@ -22,6 +22,8 @@ def test_memory_bars_add_up():
     ends = {round(p.get_x() + p.get_width(), 6) for p in ax.patches}
     assert 160.0 in ends and 20.0 in ends
     assert {t.get_text() for t in ax.get_legend().get_texts()} == {"weights", "gradients", "optimizer", "RTX 4090"}
+    high, low = (text.get_position()[0] for text in ax.texts)
+    assert high > 160 and low > 24, "the card's line runs through no number"
 
 
 def test_memory_bars_beside_several_cards():
@@ -152,13 +154,26 @@ def test_a_step_over_time_is_drawn_in_megabytes_with_the_last_moment_named():
     Moment = namedtuple("Moment", "label activations gradients")
     timeline = [Moment("forward", 1e6, 0), Moment("loss", 3e6, 0), Moment("backward", 2e6, 4e6)]
     ax = plots.step_over_time(timeline, {"forward": "forward", "": "end"})
-    activations, gradients = ax.lines
+    activations, gradients, together, highest = ax.lines
     assert list(activations.get_ydata()) == [1, 3, 2] and list(gradients.get_ydata()) == [0, 0, 4]
+    assert list(together.get_ydata()) == [1, 3, 6] and highest.get_xydata().tolist() == [[2, 6]]
     assert list(ax.get_xticks()) == [0, 2] and [t.get_text() for t in ax.get_xticklabels()] == [
         "forward",
         "end",
     ]
     pictures.assert_nothing_is_cut_off(ax.figure)
+
+
+def test_a_gradient_that_waits_is_told_from_the_activations():
+    Moment = namedtuple("Moment", "label activations gradients")
+    sizes = [0, 2e6, 7e6, 6e6, 11e6, 10e6, 5e6, 0]  # 5 MB come, and come again; 2 and 1 are others
+    timeline = [Moment("weights", 0, 0), *(Moment(str(i), size, 0) for i, size in enumerate(sizes))]
+    ax = plots.step_over_time(timeline, {"0": "start", "": "end"}, waiting=5_000_000)
+    activations, _, waits, together, _ = ax.lines
+    assert list(waits.get_ydata()) == [0, 0, 5, 5, 10, 10, 5, 0]
+    assert list(activations.get_ydata()) == [0, 2, 2, 1, 1, 0, 0, 0]
+    assert list(together.get_ydata()) == [size / 1e6 for size in sizes]
+    assert list(activations.get_xdata()) == list(range(1, 9)), "what was there before the start is not drawn"
 
 
 def test_a_running_mean_stands_at_the_last_step_that_it_is_of():
