@@ -121,8 +121,8 @@ def gates(
     panels[0][0].set_ylim(min(low, 0.5) - room, max(high, 0.5) + room)
     panels[0][0].set_ylabel("mean gate")
     marks = [
-        Line2D([], [], marker="o", color="black", linestyle="", markerfacecolor="white", label="before"),
-        Line2D([], [], marker="o", color="black", linestyle="", label="after"),
+        Line2D([], [], marker="o", color="grey", linestyle="", markerfacecolor="white", label="before"),
+        Line2D([], [], marker="o", color="grey", linestyle="", label="after"),
     ]
     marks += _marks(GATED, list(before))
     figure.legend(handles=marks, loc="outside upper right", ncols=len(marks), fontsize=9)
@@ -170,9 +170,9 @@ def differences(
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_xlabel(label)
-    ax.legend(
-        handles=_marks(families, names), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(FAMILIES), fontsize=9
-    )
+    marks = _marks(families, names)
+    if len(marks) > 1:
+        ax.legend(handles=marks, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(FAMILIES), fontsize=9)
     return ax
 
 

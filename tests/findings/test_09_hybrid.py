@@ -71,6 +71,8 @@ def test_nor_is_one_shown_to_be_better_than_a_weaker_part(stored):
     assert round(0.05 / len(ASKED), 3) == 0.006 < lora_bitfit == min(d.p for d in found.values())
     said(PAGE, f"On its own each interval excludes 0 (p = {lora_bitfit:.3f} and {unipelt:.3f}, with three seeds)")
     said(PAGE, "adjusted for eight questions, where Holm asks for 0.006, neither difference is clear")
+    (alone,) = printed(PAGE, r"p, asked alone: ([\d., ]+)")
+    assert alone.strip() == ", ".join(f"{d.p:.3f}" for d in found.values())
 
 
 def test_which_families_the_hybrids_combine():
@@ -93,20 +95,25 @@ def test_the_prefixes_of_the_stored_runs():
     cost, (wide, alone) = costs.read(), (candidates.EVERY[arm].method for arm in ("mam", "parallel"))
     config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
     inside = next(part for part in wide.parts_for(config) if isinstance(part, type(alone)))
-    said(PAGE, f"MAM's parallel adapter has r = {inside.r}, the lone one r = {alone.r}")
+    assert (inside.r, alone.r, mam.n, prefix.n) == (192, 16, 30, 20)
     assert cost["mam"].trained > 10 * cost["parallel"].trained
-    said(PAGE, f"MAM's prefix has {mam.n} tokens, the lone one {prefix.n}")
+    prompt, adapter, low = unipelt.parts_for(config)
+    pfeiffer, lora = (candidates.EVERY[arm].method for arm in ("pfeiffer", "lora"))
+    assert (prompt.n, adapter.r, pfeiffer.r) == (10, 24, 16) and low.r == lora.r == 8
+    assert {candidates.EVERY[arm].method.r for arm in ("houlsby", "parallel", "pfeiffer")} == {16}
+    said(PAGE, "the parts of MAM and UniPELT differ in size from the lone ones; only UniPELT's LoRA is the same")
+    said(PAGE, "So are UniPELT and Pfeiffer's adapter, narrower than its own")
+    for name, size in (("MAM", "30 tokens, r = 192"), ("parallel", "r = 16"), ("prefix", "20 tokens"),
+                       ("UniPELT", "10 tokens, r = 24, LoRA r = 8"), ("Pfeiffer", "r = 16")):  # fmt: skip
+        printed(PAGE, rf"\n *{name} +{size} +\d")
 
 
 def test_compacter_beside_houlsby_and_what_the_runs_had(stored):
     found = stored.difference("compacter", "houlsby")
     assert found.verdict == "no clear difference"
     said(PAGE, f"Compacter beside Houlsby's adapters: no clear difference {ends(found)}, with a tenth")
-    found = [stored.accuracy(arm).value for arm in sorted({arm for pair in ASKED for arm in pair})]
-    said(PAGE, f"The ten methods below have accuracies of {min(found):.2f} to {max(found):.2f}")
-    mean, full, constant = (stored.accuracy(arm).value for arm in ("head-mean", "full", "constant"))
-    said(PAGE, f"has {mean:.2f}, full fine-tuning {full:.2f} and the constant answer {constant:.2f}")
     rates = {stored.rate(arm) for arm in ("lora", "bitfit")}
+    said(PAGE, "a head on the mean of the frozen model's tokens")
     assert rates == {0.003} and (stored.rate("lora-bitfit"), stored.rate("head")) == (0.001, 0.3)
     said(PAGE, "each at the learning rate that was best for it in the stored runs of section 7")
 
@@ -154,13 +161,16 @@ def test_the_share_of_the_prefix_is_told_as_it_is():
 
 def test_the_gates_are_told_as_they_are():
     rows = {
-        kind: printed(PAGE, rf"\n *{kind} +([+-]?\d\.\d\d) +(\d\.\d\d) +(\d\.\d\d)")
+        kind: printed(PAGE, rf"\n *{kind} +([+−]\d\.\d\d) +(\d\.\d\d) +(\d\.\d\d)")
         for kind in ("prefix", "query", "value", "adapter")
     }
-    moved, layers, sentences = rows["query"]
-    assert max(rows, key=lambda kind: float(rows[kind][0])) == "query" and float(rows["prefix"][0]) < 0
-    said(PAGE, f"the gates of the query opened most, by {moved} on average")
-    said(PAGE, f"those of the prefix closed, by {rows['prefix'][0].strip('-')}")
+    _, layers, sentences = rows["query"]
+    by = {kind: float(moved.replace("−", "-")) for kind, (moved, *_) in rows.items()}
+    assert max(by, key=by.get) == "query" and by["prefix"] < 0
+    (right,) = printed(PAGE, r"accuracy of UniPELT: (0\.\d+) \(")
+    (head,) = printed(PAGE, r"\n *head alone +[\d.]+ +[\d,]+ +(0\.\d+) \(")
+    said(PAGE, f"with an accuracy of {right} against {head} of the head alone, the gates of the query opened most, by")
+    said(PAGE, f"by {by['query']:.2f} on average; those of the prefix closed, by {-by['prefix']:.2f}, three of the six")
     assert all(float(between) > float(within) for _, between, within in rows.values())
     said(PAGE, "All four kinds differ more between layers than between sentences")
     said(PAGE, f"the query's by {layers} against {sentences}")
@@ -184,4 +194,5 @@ def test_what_single_methods_leave_of_the_open_exercise_s_update():
     dW, most = exercises()["hybrid-parts"].public[0]
     best = _error(dW, exercises()["hybrid-parts"].reference(dW, most))
     lora, entries, *_ = (round(_error(dW, wrong(dW, most)) / best) for wrong in _POOR.values())
+    said(PAGE, f"On the check's first matrix, {dW.shape[0]} × {dW.shape[1]} with {most} numbers, LoRA alone")
     said(PAGE, f"LoRA alone leaves {lora} times that error, single entries alone {entries} times")
