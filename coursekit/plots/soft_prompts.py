@@ -40,13 +40,15 @@ def soft_prompt_places(n: int = 3, tokens: int = 5, layers: int = 5, top: int = 
                 ax.text(n + gap / 2 - 0.07, level + 0.65, "g", ha="center", va="center", fontsize=9)
         for position in range(n) if name == "P-tuning" else ():
             ax.text(position + 0.43, 0.4, "h", ha="center", va="center", fontsize=8)
+        for place in range(n * layers) if name == "prefix tuning" else ():  # a key and a value, no vector of the input
+            ax.text(place % n + 0.43, place // n + 1.65, "kv", ha="center", va="center", fontsize=7)
         if gap:
             ax.text(0, 0.4, "g: the gate", va="center", fontsize=8)
         if name == "P-tuning":
             ax.add_patch(plt.Rectangle((0, -0.95), n - 0.14, 0.75, color=trained))
             ax.text((n - 0.14) / 2, -0.58, "network", ha="center", va="center", fontsize=7)
         else:
-            ax.text(0, -0.3, "virtual", va="top", fontsize=8)
+            ax.text(0, -0.3, "prefix" if name == "prefix tuning" else "prompt", va="top", fontsize=8)
         ax.text(n + tokens / 2 + gap, -0.3, "text", ha="center", va="top", fontsize=8)
         ax.set_title(name)
         ax.set_xlim(-0.2, n + tokens + 0.9)
