@@ -68,7 +68,7 @@ def scores(results: Mapping[str, Any], chance: float | None = None, *, line: str
     y = np.arange(len(results))
     ax.errorbar(values, y, xerr=[below, above], fmt="o", color=COLOURS[0], capsize=4)
     for value, high, row in zip(values, values + above, y, strict=True):
-        ax.text(high + 0.012, row, f"{value:.2f}", va="center", fontsize=9)
+        ax.text(high + 0.012, row, f"{value:.3f}", va="center", fontsize=9)
     ax.set_yticks(y, list(results))
     ax.set_ylim(len(results) - 0.5, -0.5)
     if chance is not None:

@@ -48,7 +48,7 @@ def adapters_pfeiffer(h, x, A, LN):
     return LN(x + h + A(normed))
 
 
-def adapters_budget(load, outputs, ids, mask, labels, keep):
+def adapters_budget(load, outputs, ids, mask, labels, budget):
     # Width 1 in the three lower blocks, and no b_up: 3 (384 + 384 + 1) = 2,307 parameters.
     torch.manual_seed(0)
     tensors = {}
