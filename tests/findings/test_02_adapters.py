@@ -54,6 +54,10 @@ def test_the_place(film):
     assert str(lin) == str(parallel)
     said(PAGE, "Lin's and the parallel one are each " + str(lin).replace("equal", "equal to Pfeiffer's", 1))
     said(PAGE, f"for Houlsby's two narrow ones there is {tenths(houlsby)}")
+    wide = film.difference("narrow", "pfeiffer")
+    assert wide.verdict == "equal for practical purposes"
+    assert round(film.parameters("narrow") / film.parameters("pfeiffer")) == 2
+    said(PAGE, "With $r=16$, twice the parameters, Houlsby's is equal too")
     sizes = [film.parameters(arm) for arm in ("pfeiffer", "lin", "parallel", "houlsby r=8")]
     assert max(sizes) < 1.07 * min(sizes)
     assert CANDIDATES["parallel"].method.scaling == 4
@@ -79,7 +83,7 @@ def test_on_smollm2_beside_the_fitted_threshold():
 def test_every_verdict_of_the_text_is_one_of_the_table(film):
     r"""The table adjusts for its comparisons; the text gives the same verdicts."""
     shown = dict(re.findall(r"\| (.+? − .+?) \| .+? \| (.+?) \|", outputs("text/markdown")))
-    assert len(shown) == 8
+    assert len(shown) == 9
     assert [name for name, verdict in shown.items() if verdict in ("better", "worse")] == [
         "Pfeiffer, r = 16 − head on the mean", "Pfeiffer, r = 16 − Pfeiffer, r = 1",
         "Houlsby, r = 16, no residual − Houlsby, r = 16", "4 blocks dropped − Pfeiffer, r = 16",
@@ -113,8 +117,10 @@ def test_the_first_run_is_told_as_it_is():
     said(PAGE, f"it gets {moved} right")
     assert 0.5 < (float(moved) - float(bare)) / (float(tuned) - float(bare)) < 1
     said(PAGE, "More than half of the gain in this run needs no adapter")
-    (own,) = printed(PAGE, r"(0\.\d+) right")
-    assert abs(float(own) - float(moved)) < 0.05 > abs(float(own) - float(tuned))
+    shares = printed(PAGE, r"says \*positive\* of (0\.\d+) of .* trained, people of (0\.\d+)\.")
+    said(PAGE, "The untrained model says positive of {} of the sentences, people of {}".format(*shares))
+    own, low, high = printed(PAGE, r"(0\.\d+) \((0\.\d+)–(0\.\d+), n=120\) right; hooks removed, .*: True")
+    assert low < min(moved, tuned) and max(moved, tuned) < high
     said(PAGE, f"get {own} right; 120 sentences do not separate that from the fitted threshold's {moved} or section")
     said(PAGE, f"or section 1's {tuned}")
     one, thirty = printed(PAGE, r"one: ([\d,]+); thirty: ([\d,]+)")
@@ -136,9 +142,9 @@ def test_untrained_adapters_are_told_as_they_are():
 
 def test_the_costs_are_told_as_they_are():
     number = r" +([\d,.]+)"
-    full, houlsby, pfeiffer, dropped = (
+    full, houlsby, pfeiffer = (
         printed(PAGE, "\n" + name + number * 5)
-        for name in ("full fine-tuning", "Houlsby, r = 64", "Pfeiffer, r = 64", "Pfeiffer, 4 of 6 blocks dropped")
+        for name in ("full fine-tuning", "Houlsby, r = 64", "Pfeiffer, r = 64")
     )
     activations = [
         printed("03_ia3", rf"\n{name} +\S+ +\d+ +(\d+)")[0]
@@ -150,7 +156,11 @@ def test_the_costs_are_told_as_they_are():
     said(PAGE, f"{float(pfeiffer[1]):.1f} MB for gradient and Adam instead of {float(full[1]):.0f}")
     said(PAGE, f"a file of {float(pfeiffer[2]):.1f} MB for each task instead of {float(full[2]):.0f}")
     said(PAGE, f"it is {float(houlsby[2]):.1f} MB, and the receiver has the {float(full[2]):.0f} MB of MiniLM")
-    assert float(dropped[4]) < 0.5 < float(pfeiffer[4])
+    narrow, dropped = (
+        float(printed(PAGE, rf"\n{name}  .* (\d\.\d\d)\n")[0])
+        for name in ("Pfeiffer, r = 16", "Pfeiffer, r = 16, 4 of 6 blocks dropped")
+    )
+    assert dropped < 0.5 < narrow
     said(PAGE, "more than half of full fine-tuning's time with all of Pfeiffer's adapters, and less than half with")
 
 
@@ -168,12 +178,10 @@ def test_two_domains_are_told_as_they_are():
 
 
 def test_the_noise_of_the_times_is_told():
-    again = printed(PAGE, r"full, again .* (\d\.\d\d) +(\d\.\d\d)\n")
-    forward, both = (round(100 * abs(float(x) - 1)) for x in again)
-    said(PAGE, f"Full fine-tuning, timed again: {forward} % and, forward and backward, {both} %")
-    names = ("Houlsby, r = 64", "Pfeiffer, r = 64", "Pfeiffer, 4 of 6 blocks dropped")
-    longer = [printed(PAGE, rf"{name} .* (\d\.\d\d) +\d\.\d\d\n")[0] for name in names]
-    houlsby, pfeiffer, dropped = (round(100 * (float(x) - 1)) for x in longer)
-    assert houlsby > 2 * pfeiffer > 2 * dropped > pfeiffer
-    said(PAGE, f"in this run {houlsby} % longer with Houlsby's")
-    said(PAGE, f"Pfeiffer's {pfeiffer} % is hardly measured: with four of its six adapters dropped it is {dropped} %")
+    names = ("Houlsby, r = 64", "Pfeiffer, r = 64", "Pfeiffer, r = 16", "Pfeiffer, r = 16, 4 of 6 blocks dropped")
+    forward = [printed(PAGE, rf"\n{name}  .* (\d\.\d\d) +\d\.\d\d\n")[0] for name in names]
+    houlsby, pfeiffer = (round(100 * (float(x) - 1)) for x in forward[:2])
+    said(PAGE, f"in this run {houlsby} % longer with Houlsby's and {pfeiffer} % with Pfeiffer's, $r=64$")
+    six, two = forward[2:]
+    assert float(six) < float(two), "noise: a third of the adapters cannot take longer"
+    said(PAGE, f"What $r=16$ adds drowns in noise: six adapters came to {six}, two to {two}")
