@@ -154,14 +154,14 @@ def test_training_gets_below_the_entropy_with_four_bits_and_without():
     (before, _), (lora, far), (qlora, wide), (minus, half) = map(
         nats, ("before training", "LoRA", "QLoRA", "QLoRA − LoRA")
     )
-    assert float(qlora) + float(wide) < float(entropy) and abs(float(minus)) < float(half)
+    assert float(qlora) + float(wide) < float(entropy) and abs(float(minus.replace("−", "-"))) < float(half)
     said(
         PAGE,
         f"costs {before} nats before training, {lora} ± {far} with LoRA and {qlora} ± {wide} with QLoRA",
     )
     assert float(lora) - float(far) < float(entropy) < float(lora) + float(far)
     said(PAGE, f"knowing only how often each occurs would cost {entropy}. QLoRA's interval lies below that")
-    said(PAGE, f"The difference of the two is {minus.replace('-', '−')} ± {half}")
+    said(PAGE, f"The difference of the two is {minus} ± {half}")
 
 
 def test_what_is_left_after_a_merge_into_four_bits_came_with_the_scales():
