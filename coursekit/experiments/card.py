@@ -56,6 +56,7 @@ def _answers(grid: Grid, results: Results, found: Mapping[str, Settled]) -> list
         if name == arm or name.startswith(state(arm, ""))
     ]
     minus = results.differences(order, grid.reference) if grid.reference in results.arms else {}
+    ran = {run.cell.arm for run in results.runs}
     failed = {run.cell.arm: run.why for run in results.runs if run.why and run.cell.arm not in results.arms}
     return [
         "Accuracy on the test sentences, the mean over the seeds, and its difference to "
@@ -68,6 +69,7 @@ def _answers(grid: Grid, results: Results, found: Mapping[str, Settled]) -> list
         "|---|---|---|---|---|---|---|---|---|",
         *(_row(name, results, minus, found, names) for name in order),
         *(f"| {name} | | | | | failed | | | {why} |" for name, why in failed.items()),
+        *(f"| {name} | | | | | not run yet | | | |" for name in names if name not in ran),
     ]
 
 

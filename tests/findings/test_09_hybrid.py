@@ -54,7 +54,15 @@ def test_no_hybrid_is_better_than_the_better_of_its_parts(stored):
     said(PAGE, f"the least that UniPELT's paper reports, lies outside the interval {ends(gain)}")
     mam = stored.difference("mam", "parallel")
     assert mam.verdict == "no clear difference"
-    said(PAGE, f"no clear difference {ends(mam)}; its own, larger parts were not run alone")
+    said(PAGE, f"no clear difference {ends(mam)}. Its own parts were run alone later")
+
+
+def test_mam_shows_no_clear_difference_to_its_own_parts():
+    own = results.read("hybrid")
+    adapter, prefix = (own.difference("mam", part) for part in ("parallel r=192", "prefix n=30"))
+    assert adapter.verdict == prefix.verdict == "no clear difference"
+    said(PAGE, f"none to the adapter of $r=192$ {ends(adapter)} or to the prefix of 30 tokens {ends(prefix)}")
+    said(PAGE, "MAM shows no clear difference to its own parts, run alone")
 
 
 def test_nor_is_one_shown_to_be_better_than_a_weaker_part(stored):
