@@ -7,28 +7,17 @@ import re
 import nbformat
 import pytest
 import torch
-from finding import ROOT, printed, said
+from finding import ROOT, printed, said, tenths
 
 from coursekit import counts
 from coursekit.checks import bitfit_train
 from coursekit.checks.draw import Draw
 from coursekit.experiments import results
-from coursekit.experiments.intervals import Difference
 from coursekit.experiments.results import Results
 from coursekit.models import load_encoder
 
 PAGE = "05_bitfit"
 EQUAL = "equal for practical purposes (within 3 points)"
-
-
-def in_words(found: Difference) -> str:
-    r"""The verdict with the decimals of the table: "worse by 4.7 points (2.7 to 6.8)"."""
-    value, low, high = found.in_points().replace("(", "").replace(")", "").replace(" to", "").split()
-    if found.verdict == "no clear difference":
-        return f"{found.verdict} ({low} to {high} points)"
-    ends = (low, high) if found.verdict == "better" else (high, low)
-    size, near, far = (number[1:] for number in (value, *ends))
-    return f"{found.verdict} by {size} points ({near} to {far})"
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +26,9 @@ def runs() -> Results:
 
 
 def test_bitfit_is_ahead_of_the_fair_head_and_behind_full_fine_tuning(runs):
-    fair, full = (in_words(runs.difference("bitfit", other)) for other in ("head-mean", "full"))
+    fair, full = (tenths(runs.difference("bitfit", other)) for other in ("head-mean", "full"))
     assert fair.startswith("better") and full.startswith("worse")
-    longer = in_words(runs.difference("bitfit, 600 steps", "full, 600 steps")).removeprefix("worse ")
+    longer = tenths(runs.difference("bitfit, 600 steps", "full, 600 steps")).removeprefix("worse ")
     both = f"{fair} than a head on the mean and {full} than full fine-tuning"
     said(PAGE, f"It is {both}, with 600 steps for both {longer}")
     said(PAGE, f"Over three seeds BitFit is {both}")
@@ -58,7 +47,7 @@ def test_the_number_of_parameters_does_not_order_methods(runs):
     mask = "random mask"
     found = runs.difference(mask, "bitfit")
     assert found.verdict == "better"
-    said(PAGE, f"A random mask of {runs.parameters(mask):,} is {in_words(found)} than BitFit")
+    said(PAGE, f"A random mask of {runs.parameters(mask):,} is {tenths(found)} than BitFit")
     assert str(runs.difference("norms", "bitfit")) == str(runs.difference("top 1", "bitfit")) == EQUAL
     assert runs.parameters("norms") < min(runs.parameters(arm) for arm in ("bitfit", "bitfit-query", mask))
     times = runs.parameters("top 1") / runs.parameters("bitfit")
@@ -68,8 +57,8 @@ def test_the_number_of_parameters_does_not_order_methods(runs):
 
 def test_far_and_the_last_two_blocks(runs):
     share = [100 * runs.parameters(arm) / runs.parameters("full") for arm in ("far", "top 2")]
-    said(PAGE, f"trains {share[0]:.0f} % of the parameters, and there is {in_words(runs.difference('far', 'full'))}")
-    said(PAGE, f"The last two blocks, with {share[1]:.0f} %, are {in_words(runs.difference('top 2', 'full'))}")
+    said(PAGE, f"trains {share[0]:.0f} % of the parameters, and there is {tenths(runs.difference('far', 'full'))}")
+    said(PAGE, f"The last two blocks, with {share[1]:.0f} %, are {tenths(runs.difference('top 2', 'full'))}")
     assert round(runs.parameters("far") / runs.parameters("random mask")) == 13
     equal = runs.difference("far", "random mask")
     known = str(equal).replace("equal", "equal to it", 1)
@@ -78,7 +67,7 @@ def test_far_and_the_last_two_blocks(runs):
 
 def test_fewer_biases(runs):
     found = runs.difference("bitfit-query", "bitfit")
-    said(PAGE, f"ahead of all biases {in_words(found).removeprefix('better ')}, among ten comparisons no clear "
+    said(PAGE, f"ahead of all biases {tenths(found).removeprefix('better ')}, among ten comparisons no clear "
                "difference")  # fmt: skip
 
 
