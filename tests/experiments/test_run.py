@@ -12,6 +12,7 @@ import pytest
 import tiny
 import tiny_text
 import torch
+import torch.nn.functional as F
 
 from coursekit import models
 from coursekit.comparison.candidates import CANDIDATES
@@ -25,6 +26,7 @@ from coursekit.experiments.run import autocast, baselines, threshold, train
 from coursekit.experiments.table import Cell, read_csv
 from coursekit.forgetting import domains
 from coursekit.paths import DATA
+from coursekit.tasks.task import task_of
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -102,6 +104,29 @@ def test_a_topic_goes_on_from_its_file_and_makes_no_run_twice(topic):
     assert lost <= {"constant", "untrained", "untrained, fitted threshold"}
     text = card(module.GRID, runs, {"command": "x"}, module.__doc__)
     assert all(f"| {arm.name} |" in text for arm in module.GRID.arms) or not runs
+
+
+@pytest.mark.slow
+def test_a_probe_ends_where_torch_finds_no_slope_and_is_tested_in_order():
+    module = importlib.import_module("topics.probe")
+    torch.manual_seed(0)
+    x, labels = torch.randn(60, 5).double(), torch.arange(60) % 3 % 2
+    w = torch.tensor(module.fit(x.numpy(), labels.numpy(), 0.01), requires_grad=True)
+    loss = F.binary_cross_entropy_with_logits(x @ w[:-1] + w[-1], labels.double()) + 0.005 * (w[:-1] ** 2).sum()
+    loss.backward()
+    assert w.detach().abs().max() > 0.05 and w.grad.abs().max() < 1e-4
+    bench = Bench(Setting("film", "two", "minilm", sentences=40, validation=30))
+    bench.prepared = bench.prepared.take(64)
+    means, cls = (module.carry(bench, arm.name, Cell(arm.name, 0, 0.0, 1))[0] for arm in module.GRID.arms)
+    assert len(means.correct) == 40 and means.parameters == bench.config.hidden_size + 1
+    assert means.margins != cls.margins and float(means.more["penalty"]) in module.PENALTIES
+    batch = bench.prepared.collate([bench.prepared.split("test")[7]])
+    batch.pop("labels")
+    with torch.no_grad():
+        alone = bench.model(0).bert(**batch).last_hidden_state.mean(1)[0]  # one sentence: nothing is padded
+    assert np.allclose(module.read(bench, "test")["probe"][7], alone, atol=1e-4)
+    labels = task_of(bench.prepared).data["test"]["label"][:40]
+    assert means.correct == tuple((margin > 0) == label for margin, label in zip(means.margins, labels, strict=True))
 
 
 def test_examples_in_the_prompt_and_in_training(decoder):

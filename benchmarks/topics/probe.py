@@ -1,0 +1,97 @@
+r"""Linear probes of MiniLM, trained to their end: logistic regression on what the frozen encoder says of each sentence.
+
+The head of `pooling` has 300 steps, as every method has. A probe needs no encoder in its steps, so that a user would
+train it until nothing is left to gain: its loss is convex, and no seed, order or learning rate decides where it ends.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.special import expit
+from topics._film import SETTING
+from topics.pooling import mean_of_text
+
+from coursekit.experiments import machine
+from coursekit.experiments.bench import Bench
+from coursekit.experiments.recipe import Arm, Grid
+from coursekit.experiments.table import Cell, Run
+
+__all__ = ["GRID", "SETTING"]
+
+#: Strengths of the penalty on the squared norm of the weights; the validation sentences choose.
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+
+GRID = Grid(
+    topic="probe",
+    arms=tuple(Arm(name, name, (0.0,), 0) for name in ("probe", "probe-cls")),
+    reference="probe",
+)
+
+
+@cache
+def read(bench: Bench, split: str) -> dict[str, np.ndarray]:
+    r"""What each arm reads of a split's sentences, (sentences, d), and their labels, (sentences,)."""
+    model, rows = bench.model(0), bench.prepared.split(split)
+    rows = rows if split == "train" else rows.select(range(bench.sentences(split)))
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
+    found: dict[str, np.ndarray] = {"labels": np.empty(len(rows), int)}
+    for start in range(0, len(order), 32):
+        chosen = order[start : start + 32]
+        batch = {key: x.to(bench.device) for key, x in bench.prepared.collate(rows.select(chosen).to_list()).items()}
+        found["labels"][chosen] = batch.pop("labels").cpu()
+        with torch.no_grad():
+            out = model.get_submodule("bert")(**batch)
+        means = mean_of_text(out.last_hidden_state, batch["attention_mask"])
+        for name, x in (("probe", means), ("probe-cls", out.pooler_output)):
+            found.setdefault(name, np.empty((len(rows), x.shape[-1])))[chosen] = x.double().cpu()
+    return found
+
+
+def fit(x: np.ndarray, labels: np.ndarray, penalty: float) -> np.ndarray:
+    r"""Weights and bias of the logistic regression with that penalty, at the minimum of its loss.
+
+    x: (sentences, d). labels: (sentences,), 0 or 1. Returns (d + 1,).
+    """
+    sign = 2 * labels - 1
+
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        margins = sign * (x @ w[:-1] + w[-1])
+        slope = -expit(-margins) * sign / len(x)
+        gradient = np.append(slope @ x + penalty * w[:-1], slope.sum())
+        return np.logaddexp(0, -margins).mean() + penalty / 2 * w[:-1] @ w[:-1], gradient
+
+    return minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 10_000}).x
+
+
+def carry(bench: Bench, name: str, cell: Cell) -> list[Run]:
+    r"""Fit the probe `name` with each penalty, keep the best on the validation sentences, test it."""
+    start, splits = time.perf_counter(), {split: read(bench, split) for split in ("train", "validation", "test")}
+    center, spread = splits["train"][name].mean(0), splits["train"][name].std(0)
+    x = {split: (found[name] - center) / spread for split, found in splits.items()}
+
+    def margins(split: str, w: np.ndarray) -> np.ndarray:
+        return x[split] @ w[:-1] + w[-1]
+
+    def right(split: str, w: np.ndarray) -> np.ndarray:
+        return (margins(split, w) > 0) == splits[split]["labels"]
+
+    fits = {penalty: fit(x["train"], splits["train"]["labels"], penalty) for penalty in PENALTIES}
+    chosen = max(PENALTIES, key=lambda penalty: right("validation", fits[penalty]).mean())
+    w = fits[chosen]
+    return [
+        Run(
+            cell,
+            ((0, float(right("validation", w).mean())),),
+            tuple(right("test", w).tolist()),
+            len(w),
+            time.perf_counter() - start,
+            margins=tuple(margins("test", w).tolist()),
+            more={"processor": machine.device_name(bench.device), "penalty": f"{chosen:g}"},
+        )
+    ]
