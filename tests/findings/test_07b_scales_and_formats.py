@@ -104,7 +104,7 @@ def test_what_gptq_does_in_this_run():
 
 def test_training_through_the_rounding_wins_back_a_part():
     ways = ("not rounded", "rounded afterwards", "trained through it", "the commoner answer always")
-    plain, after, through, always = (float(printed(PAGE, rf"\n{way} +([\d.]+) \(")[0]) for way in ways)
+    plain, after, through, always = (float(printed(PAGE, rf"\n{way} +([\d.]+)")[0]) for way in ways)
     gain, half = printed(PAGE, r"2 bits, through minus afterwards: ([\d.]+) ± ([\d.]+) points")
     assert always < after < through < plain and float(gain) > float(half)
     said(PAGE, f"from {plain:.3f} to {after:.3f}; trained through the rounding it is {through:.3f}")

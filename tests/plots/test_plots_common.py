@@ -33,6 +33,15 @@ def test_memory_bars_beside_several_cards():
     assert {"adapter, gradients", "A", "B"} <= {t.get_text() for t in ax.get_legend().get_texts()}
 
 
+@pytest.mark.parametrize("total", [25.2, 22.8, 21.8, 21.2])
+def test_no_line_of_a_card_runs_through_a_number(total):
+    ax = plots.memory_bars({"33B": {"weights": total}, "65B": {"weights": 47.9}}, capacity={"A": 25.4, "B": 48})
+    ax.figure.canvas.draw()
+    for number in ax.texts:
+        box = number.get_window_extent()
+        assert all(not box.x0 <= ax.transData.transform((amount, 0))[0] <= box.x1 for amount in (25.4, 48))
+
+
 def test_a_bar_that_stands_alone_has_a_number_in_each_part():
     bill = {"weights": 20.0, "gradients": 20.0, "master": 40.0, "optimizer": 80.0, "activations": 0.5}
 
