@@ -13,7 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from struct import unpack_from
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
@@ -63,14 +66,12 @@ def stored_q4_1(path: str | PathLike, names: list[str]) -> dict[str, UInt8[Tenso
     Only where they lie is asked of the `gguf` library. Raises CourseError for a file that is none, a name that is not
     in it, and a tensor in another format.
     """
-    from gguf import GGUFReader
-
     if not Path(path).is_file():
         raise CourseError(
             f"there is no file {path}: coursekit.models.sources.smollm2_gguf() gives the decoder's"
         )
     try:
-        tensors = {t.name: t for t in GGUFReader(path).tensors}
+        tensors = {t.name: t for t in _reader()(path).tensors}
     except Exception as error:  # the library fails in many ways on what is no GGUF
         raise CourseError(f"{path} cannot be read as GGUF: {' '.join(str(error).split())}") from error
     for name in names:
@@ -79,3 +80,26 @@ def stored_q4_1(path: str | PathLike, names: list[str]) -> dict[str, UInt8[Tenso
         if tensors[name].tensor_type.name != "Q4_1":
             raise CourseError(f"{name} is stored as {tensors[name].tensor_type.name}; only Q4_1 is read here")
     return {name: torch.tensor(tensors[name].data) for name in names}
+
+
+def _reader() -> Any:
+    r"""The library's reader without the lists in a file's header, such as a vocabulary, which it takes seconds for."""
+    from gguf import GGUFEndian, GGUFReader, GGUFValueType
+
+    class Reader(GGUFReader):
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list, list, list]:
+            if raw_type != GGUFValueType.ARRAY:
+                return super()._get_field_parts(orig_offs, raw_type)
+            order = ">" if self.endianess == GGUFEndian.BIG else "<"
+            kind, length = unpack_from(f"{order}IQ", self.data, orig_offs)
+            end = orig_offs + 12  # kind and length are 4 and 8 bytes
+            if kind in self.gguf_scalar_to_np:
+                end += length * np.dtype(self.gguf_scalar_to_np[kind]).itemsize
+            elif kind == GGUFValueType.STRING:
+                for _ in range(length):
+                    end += 8 + unpack_from(f"{order}Q", self.data, end)[0]  # the length of a text, and the text
+            else:
+                return super()._get_field_parts(orig_offs, raw_type)
+            return end - orig_offs, [], [], [GGUFValueType.ARRAY]
+
+    return Reader

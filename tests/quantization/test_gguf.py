@@ -2,10 +2,12 @@ r"""Q4_1 by hand against the gguf library, on made-up blocks and on the decoder'
 
 from __future__ import annotations
 
+from time import process_time
+
 import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, quants
+from gguf import GGMLQuantizationType, GGUFEndian, GGUFReader, GGUFWriter, quants
 
 from coursekit.errors import CourseError
 from coursekit.quantization.gguf import BLOCK, BYTES, decode_q4_1, stored_q4_1, unpack_q4_1
@@ -68,6 +70,29 @@ def file(tmp_path):
 
 def test_a_file_is_read_by_name(file):
     assert torch.equal(stored_q4_1(file, ["blk.0.ffn_up.weight"])["blk.0.ffn_up.weight"], blocks(4, 64))
+
+
+@pytest.mark.parametrize("endianess", GGUFEndian)
+def test_lists_in_the_header_are_stepped_over_in_little_time(tmp_path, endianess):
+    path, words = tmp_path / "words.gguf", [f"wörd {i}" for i in range(20_000)]
+    writer = GGUFWriter(path, "llama", endianess=endianess)
+    for key, value in {"words": words, "types": [3, 1, 2], "scores": [0.5], "after": ["", "end"]}.items():
+        writer.add_array(key, value)
+    writer.add_custom_alignment(64)  # behind the lists, and where the tensors lie depends on it
+    writer.add_tensor("blk.0.ffn_up.weight", blocks(4, 64).numpy(), raw_dtype=Q4_1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    start = process_time()
+    (theirs,) = GGUFReader(path).tensors
+    between = process_time()
+    stored = stored_q4_1(path, [theirs.name])[theirs.name]
+    assert process_time() - between < (between - start) / 4
+    assert np.array_equal(stored.numpy(), theirs.data)
+    path.write_bytes(path.read_bytes()[:40_000])  # ends within the words
+    with pytest.raises(CourseError, match="cannot be read as GGUF"):
+        stored_q4_1(path, [])
 
 
 def test_names_formats_and_files_that_are_wrong(file, tmp_path):
