@@ -154,21 +154,19 @@ def test_training_gets_below_the_entropy_with_four_bits_and_without():
     (before, _), (lora, far), (qlora, wide), (minus, half) = map(
         nats, ("before training", "LoRA", "QLoRA", "QLoRA − LoRA")
     )
-    assert float(qlora) + float(wide) < float(entropy) and abs(float(minus.replace("−", "-"))) < float(half)
+    assert float(qlora) + float(wide) < float(entropy) and float(minus.replace("−", "-")) + float(half) < 0
     said(
         PAGE,
         f"costs {before} nats before training, {lora} ± {far} with LoRA and {qlora} ± {wide} with QLoRA",
     )
     assert float(lora) - float(far) < float(entropy) < float(lora) + float(far)
     said(PAGE, f"knowing only how often each occurs would cost {entropy}. QLoRA's interval lies below that")
-    said(PAGE, f"The difference of the two is {minus} ± {half}")
+    said(PAGE, f"The difference of the two is {minus} ± {half} nats, no proof that four bits help")
 
 
 def test_what_is_left_after_a_merge_into_four_bits_came_with_the_scales():
     r"""No weight changed its level; and without an update the scales stay, too."""
-    before, again = (
-        printed(PAGE, rf"\n{what} +([\d.]+)\n?")[0] for what in ("before training", "base unpacked and packed again")
-    )
+    (again,) = printed(PAGE, r"\nbase unpacked and packed again +[\d.]+ +(−?-?[\d.]+) ± 0.00")
     (left,) = printed(PAGE, r"\nmerged into four bits +[\d.]+ +([\d.]+ ± [\d.]+)")
     said(PAGE, f"Where do the {left} nats come from that are left")
     (_, _, cosine, on_old), (_, moved, larger, _) = (
@@ -178,8 +176,8 @@ def test_what_is_left_after_a_merge_into_four_bits_came_with_the_scales():
     said(PAGE, f"a cosine of {float(cosine):.3f} with the update, and of {on_old} on the old scales")
     moves = float(moved.replace(",", "")) / 1e4
     said(PAGE, f"which moves {moves:.1f} % of the weights to another level, the cosine is {float(larger):.2f}")
-    assert again == before
-    said(PAGE, f"unpacked and packed again, the model stays at {again}")
+    assert float(again) == 0
+    said(PAGE, f"Without an update, unpacked and packed again, the model gains {again}")
 
 
 def test_the_memory_of_a_step_is_predicted_rightly():
@@ -211,12 +209,12 @@ def test_what_merging_into_four_bits_leaves():
 
 
 def test_the_losses_of_bitsandbytes_are_the_packages():
-    three = r" +([\d.]+) ([\d.]+) ([\d.]+)"
+    two = r" +([\d.]+) ([\d.]+)\n"
     ours, theirs = (
-        printed(PAGE, rf"the package{three}"),
-        printed(PAGE, rf"bitsandbytes and PEFT{three}"),
+        printed(PAGE, rf"the package{two}"),
+        printed(PAGE, rf"bitsandbytes and PEFT{two}"),
     )
-    assert ours == printed(PAGE, rf"your layers{three}")
+    assert ours == printed(PAGE, rf"your layers{two}")
     said(PAGE, "Yours and the package's agree in every digit printed")
     assert all(abs(float(a) - float(b)) < 0.01 for a, b in zip(ours, theirs, strict=True))
     said(PAGE, "The losses of bitsandbytes and PEFT differ by less than 0.01")
