@@ -7,6 +7,7 @@ from finding import said
 
 from coursekit.checks.adapters_train import KEEP, WIDE
 from coursekit.experiments import results
+from coursekit.experiments.verdict import MARGIN
 
 PAGE = "02b_pruned_adapters"
 WHOLE = "houlsby r=64"
@@ -25,13 +26,18 @@ def test_cut_before_training(film):
 
 
 def test_the_whole_adapter_has_little_to_lose(film):
-    both = results.read("adapters", "pooling")
-    ahead = both.difference(WHOLE, "head-mean")
+    both = results.read("adapters", "probe")
+    ahead = both.difference(WHOLE, "probe")
+    assert round(ahead.value, 2) == MARGIN
     said(
         PAGE,
-        f"a head on the mean, with no adapter, already has {both.accuracy('head-mean').value:.3f}, so the "
-        f"whole adapter, {film.accuracy(WHOLE).value:.3f}, has only {str(ahead).removeprefix('better by ')} to lose",
+        f"already has {both.accuracy('probe').value:.3f}, so the whole adapter, {film.accuracy(WHOLE).value:.3f}, has "
+        f"only {str(ahead).removeprefix('better by ')} to lose, about the margin",
     )
+    pruned = both.differences(("snip 95% before", "random 95% before"), against="probe").values()
+    snip, random = (str(found).removeprefix("better by ") for found in pruned)
+    said(PAGE, f"Both pruned ones stay ahead of the probe, by {snip} and {random.replace(' points', '')}")
+    said(PAGE, f"trained to its end, {both.parameters('probe')} numbers")
     said(PAGE, f"the {12 * (64 + 384):,} biases are never pruned")
     said(PAGE, f"the whole adapter has only {round(100 * ahead.value)} points to lose")
 

@@ -30,7 +30,7 @@ def ends(found: Difference) -> str:
 
 @pytest.fixture(scope="module")
 def stored() -> Results:
-    return results.read("methods", "pooling")
+    return results.read("methods", "probe")
 
 
 def test_no_hybrid_is_better_than_the_better_of_its_parts(stored):
@@ -83,6 +83,22 @@ def test_nor_is_one_shown_to_be_better_than_a_weaker_part(stored):
     assert alone.strip() == ", ".join(f"{d.p:.3f}" for d in found.values())
 
 
+def test_mam_and_compacter_are_not_shown_to_be_better_than_a_linear_probe(stored):
+    hybrids = ("lora-bitfit", "unipelt", "mam", "compacter")
+    both, unipelt, mam, compacter = stored.differences(hybrids, against="probe").values()
+    assert both.verdict == unipelt.verdict == "better"
+    assert mam.verdict == compacter.verdict == "no clear difference"
+    said(PAGE, f"logistic regression on the mean of the frozen model's tokens, trained to its end, "
+               f"{stored.parameters('probe')} numbers")  # fmt: skip
+    said(PAGE, "MAM and Compacter show no clear difference to the linear probe "
+               f"({ends(mam)[1:-1]}, {ends(compacter)[1:-1]})")  # fmt: skip
+    gains = [found.in_points().replace("+", "").replace(" (", " points (", 1) for found in (unipelt, both)]
+    said(PAGE, f"UniPELT is better by {gains[0]}, LoRA with BitFit by {gains[1].replace(' points', '')}")
+    (printed_ones,) = printed(PAGE, r"points, minus the probe: (.+)")
+    assert printed_ones.split("MAM ")[1] == f"{mam.in_points()}, Compacter {compacter.in_points()}"
+    said(PAGE, "run alone, nor, like Compacter, to a linear probe")
+
+
 def test_which_families_the_hybrids_combine():
     family = {type(c.method): c.family for c in candidates.EVERY.values()}
 
@@ -121,7 +137,6 @@ def test_compacter_beside_houlsby_and_what_the_runs_had(stored):
     assert found.verdict == "no clear difference"
     said(PAGE, f"Compacter beside Houlsby's adapters: no clear difference {ends(found)}, with a tenth")
     rates = {stored.rate(arm) for arm in ("lora", "bitfit")}
-    said(PAGE, "a head on the mean of the frozen model's tokens")
     assert rates == {0.003} and (stored.rate("lora-bitfit"), stored.rate("head")) == (0.001, 0.3)
     said(PAGE, "each at the learning rate that was best for it in the stored runs of section 7")
 
