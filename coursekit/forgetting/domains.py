@@ -86,21 +86,20 @@ def load_domains(
         raise CourseError(
             f"new={new!r}, olds={tuple(olds)}: give old domains, and a new one that is none of them"
         )
-    texts = {name: load_text(name) for name in (*olds, new)}
+    texts = {name: {split: rows["text"][:] for split, rows in load_text(name).items()} for name in (*olds, new)}
     together = {
-        split: [t for name in olds for t in texts[name][split]["text"]] for split in ("train", "test")
+        split: [t for name in olds for t in texts[name][split]] for split in ("train", "test")
     }
     random.Random(0).shuffle(together["train"])  # they lie domain by domain
     tokenizer = train_tokenizer(together["train"], vocab)
-    alone = {split: texts[new][split]["text"] for split in ("train", "validation", "test")}
     tests = {
-        name: prepare_text({"test": found["test"]["text"]}, tokenizer, block).data["test"]
+        name: prepare_text({"test": found["test"]}, tokenizer, block).data["test"]
         for name, found in texts.items()
     }
     return Domains(
         tokenizer,
         prepare_text(together, tokenizer, block),
-        prepare_text(alone, tokenizer, block),
+        prepare_text(texts[new], tokenizer, block),
         tests,
         tuple(olds),
         new,

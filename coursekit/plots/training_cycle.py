@@ -65,15 +65,17 @@ def log_ratios(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> 
 
     pairs: label -> those of the chosen, those of the rejected. Below the slanted line the margin is positive.
     """
-    ax = axes(figsize=(7.0, 4.2))
+    ax = axes(figsize=(7.0, 4.6))
     for colour, marker, (label, (chosen, rejected)) in zip(COLOURS, "osD^", pairs.items(), strict=False):
         ax.plot(chosen, rejected, marker, color=colour, label=label)
     ax.axline((0, 0), slope=1, color="grey", linestyle="--", linewidth=1)
     ax.axvline(0, color="grey", linewidth=1)
+    ax.axhline(0, color="grey", linewidth=1)
+    ax.set_aspect("equal", adjustable="datalim")  # the slanted line is a diagonal
     for x, text, ha in ((0.02, "chosen less likely than before", "left"), (0.98, "chosen likelier", "right")):
         ax.annotate(text, (x, 1.01), xycoords="axes fraction", ha=ha, fontsize=9, color="grey")
     ax.set_xlabel("ln π − ln π₀ of the chosen answer (nats)")
-    ax.set_ylabel("of the rejected answer (nats)")
+    ax.set_ylabel("ln π − ln π₀ of the rejected answer (nats)")
     ax.legend(loc="upper left")
     return ax
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from functools import cache
 
 BLOCK, TEST, VALIDATION = 20, 4, 1
 
@@ -22,6 +23,7 @@ def normalise(text: str) -> str:
     return " ".join(text.lower().split())
 
 
+@cache
 def near_key(text: str) -> str:
     r"""Letters and digits only: sentences equal under this are near copies and must share a split.
 

@@ -99,7 +99,7 @@ def prepare_text(texts: Mapping[str, Iterable[str]], tokenizer: Any, block: int 
     """
     data = {}
     for split, rows in texts.items():
-        ids = tokenizer(list(rows), add_special_tokens=False)["input_ids"]
+        ids = tokenizer(list(rows), add_special_tokens=False, return_attention_mask=False)["input_ids"]
         found = blocks(ids, block, tokenizer.eos_token_id)
         if not found:
             raise CourseError(
