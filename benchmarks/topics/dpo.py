@@ -1,14 +1,14 @@
 r"""What preference tuning moves: lesson 00's stages 2 and 3, as its cells run them, on held-out pairs.
 
-`DPO`: twelve steps of two pairs, as the lesson trains. `chosen alone`: in the place of DPO's loss that of instruction
-tuning, on the chosen answers of the same pairs. A seed draws LoRA's start and the examples of stage 2, and has 24
-training pairs of its own. The held-out pairs are the same for all, of at most twelve words: film reviews under the
-arm's name, and product reviews, which nothing is trained on. Right is a pair with a margin above 0. For each pair:
-`chosen` and `rejected`, ln π/π₀ of the answers in nats, against the model of stage 2; `margin`, their difference;
-`likelier`, 1 where the chosen answer is the likelier one, and `likelier_before`, the same for π₀. Of the lesson's
-unseen instructions, loss in nats a token: `instructed` and `instructed_end` after stage 2, `aligned` and `aligned_end`
-after stage 3; `end` is the end token. `wrote`: the likeliest sentence of such a review. No learning rate was searched:
-it is the lesson's.
+`DPO`: sixteen steps of stage 2, then twelve of two pairs; the lesson's own run is shorter. `chosen alone`: in the place
+of DPO's loss that of instruction tuning, on the chosen answers of the same pairs. A seed draws LoRA's start and the
+examples of stage 2, and has 24 training pairs of its own. The held-out pairs are the same for all, of at most twelve
+words: film reviews under the arm's name, and product reviews, which nothing is trained on. Right is a pair with a
+margin above 0. For each pair: `chosen` and `rejected`, ln π/π₀ of the answers in nats, against the model of stage 2;
+`margin`, their difference; `likelier`, 1 where the chosen answer is the likelier one, and `likelier_before`, the same
+for π₀. Of the lesson's unseen instructions, loss in nats a token: `instructed` and `instructed_end` after stage 2,
+`aligned` and `aligned_end` after stage 3; `end` is the end token. `wrote`: the likeliest sentence of such a review. No
+learning rate was searched: it is the lesson's.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from coursekit.methods import trainable
 from coursekit.tasks.instructions import instruction_prompt
 
 SETTING = None
-#: Of each kind, where the lesson takes twelve; of product reviews there are but 22.
-PAIRS = 24
+#: Where the lesson's own run is shorter. Of product reviews there are but 22 pairs.
+LONGER = {"tuning_steps": 16, "unseen_answers": 12, "held_out_pairs": 24}
 
 GRID = Grid(
     topic="dpo",
@@ -41,9 +41,9 @@ def carry(bench: None, learns: str, cell: Cell, **parameters: int) -> list[Run]:
     r"""One run: stage 2, then stage 3. parameters: of the lesson."""
     start, page = time.perf_counter(), Page("00_training_cycle")
     page.run("00-004", "00-005")
-    page.update({"held_out_pairs": PAIRS} | parameters, seed=cell.seed, preference_steps=cell.steps)
+    page.update(LONGER | parameters, seed=cell.seed, preference_steps=cell.steps)
     longest, page["longest_answer"] = page["longest_answer"], 1  # what stages 1 and 2 write is not kept
-    page.run("00-007", "00-012", "00-015", "00-021", "00-024", "00-026", "00-029", "00-032")
+    page.run("00-007", "00-012", "00-015", "00-045", "00-021", "00-024", "00-026", "00-029", "00-032")
     train, model, loss_of = page["train"], page["model"], page["preference_loss"]
 
     def chosen_alone(model: Any, batch: Any) -> Any:

@@ -15,6 +15,7 @@ from coursekit.tasks import load_task
 
 PAGE = "00_training_cycle"
 SAME_TEN = "LoRA on the prompt's 10"
+RIVALS = ("nothing", "frequencies", "pairs")
 NUMBER = r"\s+([+-]?[\d.]+)"
 
 
@@ -69,6 +70,9 @@ def test_this_run_of_the_small_model_beats_the_table():
     assert float(model) < float(table)
     said(PAGE, f"the model reaches {model} nats a token in this run and the table of pairs {table}")
     said(PAGE, f"only just beat a table of pairs in this run, {model} against {table} nats")
+    first = printed(PAGE, "below a rival: " + ", ".join(rf".*'knows {what}': \['([\d,]+)'\]" for what in RIVALS))
+    said(PAGE, "below *knows nothing* after {} tokens, below *knows frequencies* after {} and below".format(*first))
+    said(PAGE, f"below the table of pairs only after {first[2]} of 307,200")
 
 
 def test_this_run_of_instruction_tuning():
@@ -103,10 +107,11 @@ def signed(value: float) -> str:
 def test_the_margin_is_positive_for_most_pairs(dpo):
     shares = [dpo.accuracy(arm) for arm in (FILM, PRODUCT)]
     assert all(share.low > 0.5 for share in shares)
-    film, product = (f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})" for one in shares)
-    said(PAGE, f"a share of {film} of the film pairs and {product} of the product pairs")
+    said(PAGE, "DPO's margin is above 0 for more than half of the pairs of either kind")
     assert [len(dpo.arms[arm][0].correct) for arm in (FILM, PRODUCT)] == [24, 22]
-    said(PAGE, "each with 24 pairs of its own, on 24 film and 22 product pairs")
+    said(PAGE, "each with 64 instructions and 24 pairs of its own, on 24 film and 22 product pairs")
+    card = (DATA / "evidence" / "dpo.md").read_text(encoding="utf-8")
+    assert "`DPO`: sixteen steps of stage 2, then twelve of two pairs" in card  # of four instructions each
     assert all(dpo.accuracy(arm, of="margin").low > 0 for arm in (FILM, PRODUCT))
 
 
