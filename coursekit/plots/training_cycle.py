@@ -76,7 +76,7 @@ def log_ratios(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> 
         ax.annotate(text, (x, 1.01), xycoords="axes fraction", ha=ha, fontsize=9, color="grey")
     ax.set_xlabel("ln π − ln π₀ of the chosen answer (nats)")
     ax.set_ylabel("ln π − ln π₀ of the rejected answer (nats)")
-    ax.legend(loc="upper left")
+    ax.legend(loc="lower right", frameon=True)  # its frame hides the lines, and few points lie there
     return ax
 
 

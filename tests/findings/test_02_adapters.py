@@ -115,14 +115,13 @@ def test_the_first_run_is_told_as_it_is():
     bare, moved, tuned = found.groups()
     said(PAGE, f"accuracy rises from {bare} to {tuned}")
     said(PAGE, f"it gets {moved} right")
-    assert 0.5 < (float(moved) - float(bare)) / (float(tuned) - float(bare)) < 1
-    said(PAGE, "More than half of the gain in this run needs no adapter")
+    assert 0.4 < (float(moved) - float(bare)) / (float(tuned) - float(bare)) < 0.5
+    said(PAGE, "Nearly half of the gain in this run needs no adapter")
     shares = printed(PAGE, r"says \*positive\* of (0\.\d+) of .* trained, people of (0\.\d+)\.")
     said(PAGE, "The untrained model says positive of {} of the sentences, people of {}".format(*shares))
-    own, low, high = printed(PAGE, r"(0\.\d+) \((0\.\d+)–(0\.\d+), n=120\) right; hooks removed, .*: True")
-    assert low < min(moved, tuned) and max(moved, tuned) < high
-    said(PAGE, f"get {own} right; 120 sentences do not separate that from the fitted threshold's {moved} or section")
-    said(PAGE, f"or section 1's {tuned}")
+    first, last = printed(PAGE, r"loss ([\d.]+), after 10 steps ([\d.]+); hooks removed, the answers of before: True")
+    said(PAGE, f"In this run the loss of a batch falls from {first} to {last} nats in ten steps")
+    said(PAGE, f"a blind choice between the two words costs {math.log(2):.2f}")
     one, thirty = printed(PAGE, r"one: ([\d,]+); thirty: ([\d,]+)")
     said(PAGE, f"has {one} parameters. The thirty of section 1 have {thirty}, 0.4 % of the model's")
 
@@ -172,7 +171,9 @@ def test_two_domains_are_told_as_they_are():
         PAGE,
         f"film adapter reaches {float(film[0]):.2f} on film sentences and the tweet adapter {float(tweet[0]):.2f}",
     )
-    (label,) = printed(PAGE, r"one label always +\S+ +(0\.\d+)")
+    half, label = printed(PAGE, r"one label always +(0\.\d+) +(0\.\d+)")
+    said(PAGE, f"On tweets they reach {float(film[1]):.2f} and {float(tweet[1]):.2f}")
+    said(PAGE, f"Tweets have one label in {label} of the cases, film sentences in {half}")
     assert float(film[1]) < float(label) < float(tweet[1])
     said(PAGE, "the film adapter is worse than one label always")
 
@@ -184,7 +185,8 @@ def test_the_noise_of_the_times_is_told():
     )  # fmt: skip
     forward = [printed(PAGE, rf"\n{name}  .* (\d\.\d\d) +\d\.\d\d\n")[0] for name in names]
     houlsby, pfeiffer, six, two, noise = (round(100 * (float(x) - 1)) for x in forward)
-    assert houlsby > pfeiffer > six > two
+    assert pfeiffer > houlsby > six > two >= noise
+    said(PAGE, "That Houlsby's twelve seem faster than six is noise")
     said(PAGE, f"in this run {houlsby} % longer with Houlsby's and {pfeiffer} % with Pfeiffer's, $r=64$")
     said(PAGE, f"With $r=16$ six adapters take {six} % and two {two} %")
     said(PAGE, f"full fine-tuning, timed again, came to {noise} %")
