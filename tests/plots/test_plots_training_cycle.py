@@ -37,10 +37,11 @@ def test_a_token_has_a_bar_in_the_colour_of_its_part():
 
 def test_each_pair_is_a_point_beside_the_lines_of_no_change():
     ax = draw.log_ratios({"film": ([1.0, -2.0], [-3.0, -4.0]), "product": ([0.5], [0.0])})
-    film, product, same, zero = ax.lines
+    film, product, same, zero, none = ax.lines
     assert list(film.get_xdata()) == [1, -2] and list(film.get_ydata()) == [-3, -4]
-    assert list(product.get_xdata()) == [0.5] and zero.get_xdata()[0] == 0
-    assert same.get_slope() == 1
+    assert list(product.get_xdata()) == [0.5] and zero.get_xdata()[0] == none.get_ydata()[0] == 0
+    assert same.get_slope() == ax.get_aspect() == 1
+    assert "of the rejected" in ax.get_ylabel() and "of the chosen" in ax.get_xlabel()
     assert_nothing_is_cut_off(ax.figure)
 
 
