@@ -80,9 +80,9 @@ def step_over_time(timeline: Sequence[Any], ticks: Mapping[str, str], waiting: i
     r"""Activations and gradients at each moment of a training step, and both together with their highest point, in MB.
 
     timeline: `Point`s of a `Breakdown`. ticks: label of a moment -> what the axis calls it, the first being where the
-    picture begins; "" is the last moment. waiting: bytes of a gradient that waits for another share, as a tied
-    embedding's does. A timeline has it among the activations: what comes and goes in that very size is a line of its
-    own.
+    picture begins; "" is the last moment; at those between a dot says what activations are kept. waiting: bytes of a
+    gradient that waits for another share, as a tied embedding's does. A timeline has it among the activations: what
+    comes and goes in that very size is a line of its own.
     """
     ax = axes()
     labels = [point.label for point in timeline]
@@ -99,12 +99,17 @@ def step_over_time(timeline: Sequence[Any], ticks: Mapping[str, str], waiting: i
     lines += [("together", together, "black", "--")]
     for name, amount, colour, style in lines:
         x = np.arange(at[0], len(amount))
-        ax.plot(x, amount[at[0] :] / 1e6, style, color=colour, linewidth=1 if name == "together" else 1.5, label=name)
+        width, order = (1, 1.9) if name == "together" else (1.5, 2)  # beneath the others, which it would hide
+        ax.plot(x, amount[at[0] :] / 1e6, style, color=colour, linewidth=width, zorder=order, label=name)
+    for moment in at[1:-1]:
+        kept = (activations - waits)[moment] / 1e6
+        ax.plot(moment, kept, "o", color=MEMORY_COLOURS["activations"])
+        ax.annotate(f"{kept:.0f} MB kept  ", (moment, kept), ha="right", va="center")
     highest, most = together.argmax(), together.max() / 1e6
     ax.plot(highest, most, "o", color="black")
     ax.annotate(f"{most:.0f} MB  ", (highest, most), ha="right", va="center")
     ax.set_xticks(at, list(ticks.values()))
     ax.set_xlabel("moments of the step, in order")
-    ax.set_ylabel("MB")
+    ax.set_ylabel("MB, beside weights and states")
     ax.legend(loc="upper left")
     return ax

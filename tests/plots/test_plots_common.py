@@ -179,6 +179,16 @@ def test_a_step_over_time_is_drawn_in_megabytes_with_the_last_moment_named():
     pictures.assert_nothing_is_cut_off(ax.figure)
 
 
+def test_what_is_kept_between_start_and_end_is_a_dot_that_the_sum_does_not_hide():
+    Moment = namedtuple("Moment", "label activations gradients")
+    timeline = [Moment("forward", 1e6, 0), Moment("loss", 3e6, 0), Moment("backward", 2e6, 4e6)]
+    ax = plots.step_over_time(timeline, {"forward": "start", "loss": "the loss is known", "": "end"})
+    activations, _, together, kept, _ = ax.lines
+    assert kept.get_xydata().tolist() == [[1, 3]] and kept.get_color() == activations.get_color()
+    assert [t.get_text().strip() for t in ax.texts] == ["3 MB kept", "6 MB"]
+    assert together.get_zorder() < activations.get_zorder()
+
+
 def test_a_gradient_that_waits_is_told_from_the_activations():
     Moment = namedtuple("Moment", "label activations gradients")
     sizes = [0, 2e6, 7e6, 6e6, 11e6, 10e6, 5e6, 0]  # 5 MB come, and come again; 2 and 1 are others
