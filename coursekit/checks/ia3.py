@@ -26,6 +26,11 @@ def _unscaled(q: Tensor, k: Tensor, v: Tensor, l_k: Tensor, l_v: Tensor) -> Tens
     return (q @ (l_k * k).transpose(-1, -2)).softmax(-1) @ (l_v * v)
 
 
+def _rescored(factor: Callable[[Tensor], float]) -> Callable[..., Tensor]:
+    r"""Attention whose scores are divided by something else than the root of d."""
+    return lambda q, k, v, l_k, l_v: (q @ (l_k * k).transpose(-1, -2) / factor(q)).softmax(-1) @ (l_v * v)
+
+
 def _along_tokens(q: Tensor, k: Tensor, v: Tensor, l_k: Tensor, l_v: Tensor) -> Tensor:
     return attention(q, l_k[:, None] * k, l_v[:, None] * v, torch.ones_like(l_k), torch.ones_like(l_v))
 
@@ -65,6 +70,13 @@ ATTENTION = register(
             "the scores are not divided by the root of d: the slide's pseudo-code forgets it, its formula does not": (
                 _unscaled
             ),
+            "the root is of another size: q.shape[1] is the number of tokens; d is the last axis, q.shape[-1]": (
+                _rescored(lambda q: math.sqrt(q.shape[1]))
+            ),
+            "the root is of another size: q.shape[0] is the number of texts; d is the last axis, q.shape[-1]": (
+                _rescored(lambda q: math.sqrt(q.shape[0]))
+            ),
+            "the scores are divided by d itself; divide them by its root": _rescored(lambda q: q.shape[-1]),
             "the vectors lie along the tokens: this scales token i by entry i; l * k scales dimension j by entry j": (
                 _along_tokens
             ),
@@ -99,13 +111,15 @@ ATTENTION = register(
 # ia3-layer ------------------------------------------------------------------------------------------------
 
 Layer = tuple[Tensor, Tensor, Tensor, Tensor, str]
-Found = tuple[bool, int, Tensor]
+Found = tuple[bool, str, int, Tensor]
+#: What `built.ia3_layer` finds of the shape of l on each side, where the layer is not square.
+FACTORS = {"output": "l has one factor for each output", "input": "l has one factor for each input"}
 
 
 def layer(W: Tensor, b: Tensor, l: Tensor, x: Tensor, side: str) -> Found:
-    r"""What the stub's `ia3_layer` finds of a right layer: silent at the start, parameters that train, output."""
+    r"""What the stub's `ia3_layer` finds of a right layer: silent at the start, l's shape, what trains, output."""
     h = l * F.linear(x, W, b) if side == "output" else F.linear(l * x, W, b)
-    return True, l.numel(), h
+    return True, FACTORS[side], l.numel(), h
 
 
 class Scaled(nn.Module):
@@ -124,15 +138,20 @@ class Scaled(nn.Module):
 
 
 def _found(
-    silent: bool = True, base: bool = False, own: bool = True, scaled: Callable[..., Tensor] | None = None
-) -> Callable[..., Found]:
-    r"""What is found of a layer with a mistake. base: W and b train as well; own: l trains."""
+    silent: bool = True, base: bool = False, own: bool = True, scaled: Callable[..., Tensor] | None = None,
+    factors: dict[str, str] = FACTORS,
+) -> Callable[..., Found]:  # fmt: skip
+    r"""What is found of a layer with a mistake. base: W and b train as well; own: l trains; factors: shape of l."""
 
     def mutant(W: Tensor, b: Tensor, l: Tensor, x: Tensor, side: str) -> Found:
         trained = (W.numel() + b.numel()) * base + l.numel() * own
-        return silent, trained, (scaled or (lambda *a: layer(*a)[2]))(W, b, l, x, side)
+        return silent, factors[side], trained, (scaled or (lambda *a: layer(*a)[-1]))(W, b, l, x, side)
 
     return mutant
+
+
+#: l as long as for one side, on both.
+_OUTPUTS, _INPUTS = (dict.fromkeys(FACTORS, found) for found in FACTORS.values())
 
 
 def _bias_left_out(W: Tensor, b: Tensor, l: Tensor, x: Tensor, side: str) -> Tensor:
@@ -144,7 +163,8 @@ def _bias_scaled(W: Tensor, b: Tensor, l: Tensor, x: Tensor, side: str) -> Tenso
 
 
 def _secret_layer(draw: Draw) -> Layer:
-    # As many inputs as outputs: factors on the wrong side then run without an error.
+    # As many inputs as outputs: factors on the wrong side then run without an error. (The shape of l is looked at on
+    # a layer that is not square.)
     d, side = draw.whole(4, 7), ("output", "input")[draw.kind]
     normal = functools.partial(draw.normal, dtype=torch.float32)
     return normal(d, d), normal(d), 1 + 0.5 * normal(d), normal(2, 3, d), side
@@ -174,6 +194,19 @@ LAYER = register(
             "the base layer trains and l does not: freeze the one, make the other nn.Parameter": (
                 _found(base=True, own=False)
             ),
+            "the shape of l is wrong with side='input': one factor for each input, base.in_features of them": (
+                _found(factors=_OUTPUTS)
+            ),
+            "the shape of l is wrong with side='output': one factor for each output, base.out_features of them": (
+                _found(factors=_INPUTS)
+            ),
+            "the shape of l is swapped: base.out_features factors with 'output', base.in_features with 'input'": (
+                _found(factors={"output": FACTORS["input"], "input": FACTORS["output"]})
+            ),
+            "side is not looked at: with 'input' l has base.in_features factors, and they multiply x, before the "
+            "base layer": _found(factors=_OUTPUTS, scaled=lambda W, b, l, x, side: l * F.linear(x, W, b)),
+            "side is not looked at: with 'output' l has base.out_features factors, and they multiply what the base "
+            "layer gives": _found(factors=_INPUTS, scaled=lambda W, b, l, x, side: F.linear(l * x, W, b)),
             "side is not looked at: with 'input' the factors multiply x, before the base layer": (
                 _found(scaled=lambda W, b, l, x, side: l * F.linear(x, W, b))
             ),
@@ -184,7 +217,7 @@ LAYER = register(
                 _found(
                     scaled=lambda W, b, l, x, side: layer(
                         W, b, l, x, "input" if side == "output" else "output"
-                    )[2]
+                    )[-1]
                 )
             ),
             "the bias of the base layer is not scaled: an output is W x + b, all of it times l": (
@@ -195,7 +228,7 @@ LAYER = register(
                 _found(silent=False, scaled=lambda W, b, l, x, side: F.linear(x, W, b) + l)
             ),
             "the factors are in there twice": (
-                _found(scaled=lambda W, b, l, x, side: layer(W, b, l * l, x, side)[2])
+                _found(scaled=lambda W, b, l, x, side: layer(W, b, l * l, x, side)[-1])
             ),
         },
         kinds=2,

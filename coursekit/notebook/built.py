@@ -5,6 +5,7 @@ tensors are that it makes on the way.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from types import SimpleNamespace
 from typing import Any
 
@@ -179,6 +180,10 @@ def inserted(
     return logits, *trained, after
 
 
+#: Inputs and outputs of the layer on which the shape of IA3's factors is looked at.
+OBLONG = (5, 9)
+
+
 def ia3_layer(
     make: Callable[..., nn.Module],
     W: Float[Tensor, "out in"],
@@ -187,19 +192,24 @@ def ia3_layer(
     x: Float[Tensor, "*batch in"],
     side: str,
 ) -> Any:
-    r"""(is silent at the start, number of trained parameters, output with l put in).
+    r"""(is silent at the start, shape of l, number of trained parameters, output with l put in).
 
     make: a class that is made with a linear layer and a side, "output" or "input", and keeps its factors as l. A
-    forward pass that gives no tensor gives dots: nothing was attempted.
+    forward pass that gives no tensor gives dots: nothing was attempted. The shape of l is told in words, and from a
+    layer that is not square: in a square one l fits both sides.
     """
     base = _linear(W, b)
     layer = make(base, side)
     if not isinstance(h := layer(x), Tensor):
         return ...
     silent = torch.equal(h, base(x))
+    shape = tuple(make(nn.Linear(*OBLONG), side).l.shape)
+    inputs, outputs = OBLONG
+    known = {outputs: "l has one factor for each output", inputs: "l has one factor for each input"}
+    found = known.get(prod(shape)) if prod(shape) in shape[-1:] else None  # (1, n) scales as (n,) does
     trained = sum(p.numel() for p in layer.parameters() if p.requires_grad)
     layer.l.data = l
-    return silent, trained, layer(x).detach()
+    return silent, found or f"l has the shape {shape}", trained, layer(x).detach()
 
 
 def _linear(W: Float[Tensor, "out in"], b: Float[Tensor, " out"]) -> nn.Linear:

@@ -89,14 +89,18 @@ def test_one_factor_in_a_block_is_exact_and_two_are_not():
     torch.testing.assert_close(new, torch.tensor([[1.0, 0.1], [0.5, 0.2]]))
 
 
-def layer_check(**wrong):
+def width(base, side):
+    return base.out_features if side == "output" else base.in_features
+
+
+def layer_check(width=width, **wrong):
     r"""What the check says of a class that is right but for what `wrong` has."""
 
     class Scaled(nn.Module):
         def __init__(self, base, side):
             super().__init__()
             self.base, self.side = base.requires_grad_(wrong.get("base", False)), side
-            ones = torch.ones(base.out_features if side == "output" else base.in_features)
+            ones = torch.ones(width(base, side))
             self.l = wrong.get("make", nn.Parameter)(ones * wrong.get("start", 1.0))
 
         def forward(self, x):
@@ -107,10 +111,23 @@ def layer_check(**wrong):
 
 def test_a_class_is_looked_at_by_what_it_does():
     assert layer_check().status == "passed"
+    assert layer_check(width=lambda base, side: (1, width(base, side))).status == "passed"
     assert "start at 1" in layer_check(start=0.0).message
     assert "still trains" in layer_check(base=True).message
     assert "not trained" in layer_check(make=lambda ones: nn.Parameter(ones, requires_grad=False)).message
     assert layer_check(make=lambda ones: ...).status == "failed"
+
+
+@pytest.mark.parametrize("wrong, said", [
+    (lambda base, side: base.out_features, "the shape of l is wrong with side='input'"),
+    (lambda base, side: base.in_features, "the shape of l is wrong with side='output'"),
+    (lambda base, side: width(base, "input" if side == "output" else "output"), "the shape of l is swapped"),
+    (lambda base, side: 1, "it returns 'l has the shape (1,)'"),
+])  # fmt: skip
+def test_factors_must_fit_a_layer_that_is_not_square(wrong, said):
+    r"""In a square one they fit both sides: such a class passed, and SmolLM2's down_proj stopped in the next cell."""
+    found = layer_check(width=wrong)
+    assert found.status == "failed" and said in found.message
 
 
 def test_what_stands_in_for_a_class_passes_the_check():
