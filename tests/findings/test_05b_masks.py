@@ -14,7 +14,7 @@ EQUAL = "equal for practical purposes (within 3 points)"
 
 @pytest.fixture(scope="module")
 def runs() -> Results:
-    return results.read("selective", "methods")
+    return results.read("selective", "methods", "probe")
 
 
 def test_chance_does_better_than_fisher_and_magnitude(runs):
@@ -40,6 +40,9 @@ def test_at_one_rate_they_are_equal(runs):
     assert runs.by_rate(fisher)[0.01] < runs.by_rate(fisher)[0.003]
     assert 0.01 in runs.once(fisher)
     said(PAGE, "random entries have their best at 0.01, where Fisher's are past theirs")
+    assert runs.by_rate(fisher)[0.01] < runs.validation("probe") < runs.by_rate(chance)[0.01]  # so the figure's caption
+    said(PAGE, "a linear probe: logistic regression on the mean of the frozen model's tokens, trained to its end, "
+               f"{runs.parameters('probe')} numbers")  # fmt: skip
 
 
 def test_fisher_against_magnitude(runs):
