@@ -172,7 +172,7 @@ def _score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore:
         return TrainingScore(0.0, "P holds NaN or infinity: try a smaller learning rate")
     right = _right(P.float(), *posing.kept)
     floor = max(_right(_vectors(words), *posing.kept) for words in IN_WORDS)
-    goal = max(ASKED, floor + 0.03)  # where the words alone happen to get so many: two countries more
+    goal = max(ASKED, floor + 0.03)  # where the words alone happen to get so many: three countries more
     if right >= goal:
         return TrainingScore(1.0, "", round(right, 3))
     share = max(0.0, right - floor) / (goal - floor)
