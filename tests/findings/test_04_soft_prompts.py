@@ -40,7 +40,7 @@ def test_what_each_row_had(film):
     assert "2009 test sentences" in card
     said(PAGE, "film sentences (2,009 to test), 300 steps (0.64 of an epoch), three seeds, each row at the learning "
                "rate that was best")  # fmt: skip
-    for arm in SHOWN:
+    for arm in SHOWN[1:]:  # the probe has no learning rate
         tried = film.by_rate(arm)
         assert not tried or min(tried) < film.rate(arm) < max(tried), arm
     assert film.steps("probe") == 0, "its loss is at its minimum, whatever the steps"
@@ -108,8 +108,8 @@ def test_on_a_decoder():
     decoder, fair = results.read("decoder"), "untrained, fitted threshold"
     prompt, untrained, fitted = (decoder.accuracy(arm).value for arm in ("prompt", "untrained", fair))
     said(PAGE, f"a prompt of twenty gets {prompt:.3f} right of 500 test sentences of any length; the untrained "
-               f"model gets {untrained:.3f}, and {fitted:.3f} once it may fit one number, the threshold between its two "
-               f"words, on {FITTED_ON} training sentences")  # fmt: skip
+               f"model gets {untrained:.3f}, and {fitted:.3f} once it may fit one number, the threshold between its "
+               f"two words, on {FITTED_ON} training sentences")  # fmt: skip
     family = decoder.differences(["untrained", "prompt", "lora"], fair)
     assert [family[arm].verdict for arm in ("prompt", "lora")] == ["no clear difference", "better"]
     ends = family["prompt"].in_points().split("(")[1].removesuffix(")")
