@@ -13,7 +13,7 @@ from coursekit.checks.draw import Draw
 from coursekit.experiments import results
 from coursekit.models import load_decoder, load_encoder
 from coursekit.qlora.memory import llama_config
-from coursekit.quantization import code, grid, quantize_affine, quantize_blockwise
+from coursekit.quantization import code, grid, measured_error, quantize_affine, quantize_blockwise
 from coursekit.quantization.normal_float import tail
 
 PAGE = "07_quantization"
@@ -162,6 +162,10 @@ def test_what_fitted_levels_gain():
     (normal,) = printed(PAGE, r"levels fitted to normal numbers [\d.]+%: −(\d+)%")
     said(PAGE, f"in the same way to normal numbers has {normal} % less: most of the gain")
     assert int(less) / 2 < int(normal) <= int(less)
+    low, high = printed(PAGE, r"of the fitted levels one is used by ([\d.]+)% to ([\d.]+)% of the weights")
+    least, most = printed(PAGE, r"MiniLM, blocks of 64: a level is used by ([\d.]+)% to ([\d.]+)%")
+    assert float(least) <= float(low) < float(least) + 0.5 and float(most) - 0.5 < float(high) <= float(most)
+    said(PAGE, f"The fitted levels are used hardly more equally, by {low} to {high} %")
     nf4, fitted = printed(PAGE, r"with NF4 ([\d.]+)%, with fitted levels ([\d.]+)%")
     said(PAGE, f"worth about {math.log(float(nf4) / float(fitted), 4):.2f} bits")
 
@@ -188,15 +192,20 @@ def test_what_double_quantization_costs():
 
 
 def test_bits_of_the_formats():
-    plain, four = (quantize_blockwise(torch.ones(64, 64), name).bits for name in ("nf4", "int4"))
+    nf4, four = (quantize_blockwise(torch.ones(64, 64), name).bits for name in ("nf4", "int4"))
     levels = [len(code(name).unique()) for name in ("int4", "fp4", "nf4")]
-    assert levels == [15, 15, 16] and plain == four == 4.5
+    assert levels == [15, 15, 16] and nf4 == four == 4.5
     affine = quantize_affine(torch.randn(64, 64), bits=4, block=64)
     assert affine.codes.unique().numel() == 16
     said(PAGE, "for a sixteenth of a bit more")  # a zero point of four bits for 64 weights
     assert quantize_blockwise(torch.ones(64, 64), "nf4", 32).bits == 4 + 2 * 16 / 32 == 5
-    said(PAGE, "Both take 5 bits a weight: four, and two fp16 numbers or one in fp32 for 32 weights")
-    said(PAGE, f"={4 + 8 / 64 + 32 / (64 * 256):.3f}$ bits instead of {plain}")
+    said(PAGE, "As stored here both take 5 bits a weight: four, and two fp16 numbers or one in fp32 for 32 weights")
+    matrix = load_encoder("minilm")[0].bert.encoder.layer[2].intermediate.dense.weight.detach().float()
+    plain, double = (measured_error(matrix, "nf4", 32, twice).squared for twice in (False, True))
+    assert f"{plain:.2%}" == f"{double:.2%}"
+    bits = quantize_blockwise(matrix, "nf4", 32, double=True).bits
+    said(PAGE, f"With 8-bit scales (section 7) NF4 takes {bits:.2f} for the same {double:.2%}".replace("%", " %"))
+    said(PAGE, f"={4 + 8 / 64 + 32 / (64 * 256):.3f}$ bits instead of {nf4}")
 
 
 def test_where_the_outermost_probability_comes_from():
