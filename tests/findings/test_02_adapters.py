@@ -14,13 +14,13 @@ from coursekit.experiments import results
 
 PAGE = "02_adapters"
 #: What the files hold besides adapters.
-OTHERS = ("full", "head", "head-mean", "constant", "lora", "lora-mean", "lora, 600 steps")
+OTHERS = ("full", "head", "constant", "probe", "probe-cls")
 
 
 @pytest.fixture(scope="module")
 def film() -> results.Results:
-    r"""As the notebook reads it: the adapters, and the head on the mean of the tokens, on the same sentences."""
-    return results.read("adapters", "pooling")
+    r"""As the notebook reads it: the adapters, and the linear probe, on the same sentences."""
+    return results.read("adapters", "probe")
 
 
 def test_the_best_adapter_beside_full_fine_tuning_and_the_fair_baseline(film):
@@ -29,12 +29,13 @@ def test_the_best_adapter_beside_full_fine_tuning_and_the_fair_baseline(film):
     found = film.difference("pfeiffer", "full")
     assert found.verdict == "no clear difference"
     said(PAGE, f"Against full fine-tuning there is {tenths(found)}")
-    said(PAGE, f"of the tokens; against full fine-tuning there is {tenths(found)}")
+    said(PAGE, f"of a linear probe; against full fine-tuning there is {tenths(found)}")
     assert f"{film.parameters('pfeiffer') / film.parameters('full'):.1%}" == "0.3%"
     said(PAGE, "trains 0.3 % of the parameters")
-    found = film.difference("pfeiffer", "head-mean")
-    said(PAGE, f"a linear head on the mean of the frozen model's tokens, it is {tenths(found)}")
-    said(PAGE, f"{100 * found.value:.1f} points ahead of a head on the mean of the tokens")
+    found = film.difference("pfeiffer", "probe")
+    said(PAGE, f"Beside the fair baseline, the probe, it is {tenths(found)}")
+    said(PAGE, f"{100 * found.value:.1f} points ahead of a linear probe")
+    said(PAGE, f"trained to its end, {film.parameters('probe')} numbers")
 
 
 def test_width(film):
@@ -45,8 +46,8 @@ def test_the_residual(film):
     found = film.difference("houlsby r=16 without", "narrow")
     said(PAGE, f"Without it Houlsby's adapter with $r=16$, from the same start, is {tenths(found)}")
     said(PAGE, f"from the same start, Houlsby's loses {-100 * found.value:.1f} points")
-    assert film.accuracy("houlsby r=16 without").high < film.accuracy("head-mean").value + 0.001
-    said(PAGE, "below the head on the mean in the picture")
+    assert film.accuracy("houlsby r=16 without").high < film.accuracy("probe").value
+    said(PAGE, "below the probe in the picture")
 
 
 def test_the_place(film):
@@ -85,7 +86,7 @@ def test_every_verdict_of_the_text_is_one_of_the_table(film):
     shown = dict(re.findall(r"\| (.+? − .+?) \| .+? \| (.+?) \|", outputs("text/markdown")))
     assert len(shown) == 9
     assert [name for name, verdict in shown.items() if verdict in ("better", "worse")] == [
-        "Pfeiffer, r = 16 − head on the mean", "Pfeiffer, r = 16 − Pfeiffer, r = 1",
+        "Pfeiffer, r = 16 − linear probe", "Pfeiffer, r = 16 − Pfeiffer, r = 1",
         "Houlsby, r = 16, no residual − Houlsby, r = 16", "4 blocks dropped − Pfeiffer, r = 16",
     ]  # fmt: skip
 

@@ -23,8 +23,8 @@ RIVALS = ("lora", "pfeiffer", "full")
 
 @pytest.fixture(scope="module")
 def film() -> Results:
-    r"""As the notebook reads it: the file of (IA)³, and the head on the mean, on the same sentences."""
-    return results.read("ia3", "pooling")
+    r"""As the notebook reads it: the file of (IA)³, and the linear probe, on the same sentences."""
+    return results.read("ia3", "probe")
 
 
 def among_few(film: Results, n: int):
@@ -50,13 +50,13 @@ def test_with_all_sentences_it_is_level_with_lora_and_the_adapter(film):
 def test_full_fine_tuning(film):
     found = film.difference("full", "ia3")
     said(PAGE, f"Full fine-tuning may be ahead, but there is {found}")
-    said(PAGE, "the mean of the tokens; full fine-tuning may be ahead")
+    said(PAGE, "a linear probe; full fine-tuning may be ahead")
 
 
 def test_the_fair_baseline(film):
-    found = film.difference("head-mean", "ia3")
-    said(PAGE, f"A linear head on the mean of the frozen model's tokens is {tenths(found)}")
-    said(PAGE, f"{-100 * found.value:.1f} points ahead of a head on the mean of the tokens")
+    found = film.difference("probe", "ia3")
+    said(PAGE, f"trained to its end, {film.parameters('probe')} numbers) is {tenths(found)}")
+    said(PAGE, f"{-100 * found.value:.1f} points ahead of a linear probe")
 
 
 def test_few_sentences_do_not_favour_it(film):

@@ -32,17 +32,18 @@ def test_qlora_and_lora_are_equal_for_practical_purposes():
     )
 
 
-def test_both_are_ahead_of_a_head_on_the_mean():
-    both = results.read("methods", "pooling")
-    lora, qlora = (both.difference(arm, "head-mean") for arm in ("lora-all-linear", "qlora"))
+def test_both_are_ahead_of_a_linear_probe():
+    both = results.read("methods", "probe")
+    lora, qlora = (both.difference(arm, "probe") for arm in ("lora-all-linear", "qlora"))
     value, low, high = (f"{100 * x:.1f}" for x in (lora.value, lora.low, lora.high))
     said(
         PAGE,
-        f"LoRA is {value} points ahead of a head on the mean of the tokens ({low} to {high}), "
+        f"LoRA is {value} points ahead of a linear probe ({low} to {high}; logistic regression on the mean of the "
+        f"frozen model's tokens, trained to its end, {both.parameters('probe')} numbers), "
         f"QLoRA {100 * qlora.value:.1f} ({100 * qlora.low:.1f} to {100 * qlora.high:.1f})",
     )
     assert qlora.verdict == "better"
-    assert printed(PAGE, r"QLoRA minus head on the mean of the tokens, points: (.+)") == (qlora.in_points(),)
+    assert printed(PAGE, r"QLoRA minus linear probe, points: (.+)") == (qlora.in_points(),)
 
 
 def test_it_is_an_easy_test():

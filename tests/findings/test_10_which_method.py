@@ -21,7 +21,7 @@ EQUAL = "equal for practical purposes (within 3 points)"
 
 @pytest.fixture(scope="module")
 def stored() -> Results:
-    return results.read("methods", "pooling")
+    return results.read("methods", "pooling", "probe")
 
 
 @pytest.fixture(scope="module")
@@ -90,27 +90,28 @@ def test_only_full_fine_tuning_trains_the_pooler(arms):
     said(PAGE, f"without pooler, moves LoRA by {without.in_points().replace(' (', ' points (', 1)}")
 
 
-def test_most_beat_the_head_on_the_mean(stored, arms):
-    found = stored.differences([arm for arm in arms if arm != "head"], "head-mean")
+def test_two_in_three_beat_the_linear_probe(stored, arms):
+    found = stored.differences([arm for arm in arms if arm != "head"], "probe")
     better = sum(d.verdict == "better" for d in found.values())
+    assert 3 * better == 2 * len(found)
     said(
         PAGE,
         f"Of {len(found)} methods {better} are better than that, SAID is equal for practical purposes, P-tuning",
     )
-    assert Counter(str(d.verdict) for d in found.values())["no clear difference"] == 5
-    said(PAGE, "P-tuning is worse, and for five there is no clear difference")
-    above = 100 * stored.difference("full", "head-mean").value
+    assert Counter(str(d.verdict) for d in found.values())["no clear difference"] == 8
+    said(PAGE, "P-tuning is worse, and for eight there is no clear difference, BitFit and prefix tuning among them")
+    above = 100 * stored.difference("full", "probe").value
     said(PAGE, f"full fine-tuning is {above:.1f} points above the fair baseline")
     assert (str(found["said"].verdict), str(found["p-tuning"].verdict)) == (
         "equal for practical purposes",
         "worse",
     )
-    said(
-        PAGE, f"A head on the mean of the frozen model's tokens has {stored.accuracy('head-mean').value:.3f}"
-    )
+    assert {str(found[arm].verdict) for arm in ("bitfit", "prefix")} == {"no clear difference"}
+    probe = stored.accuracy("probe").value
+    said(PAGE, f"trained to its end ({stored.parameters('probe')} numbers), has {probe:.3f}")
     weak, fair = (stored.accuracy(arm).value for arm in ("head", "head-mean"))
-    said(PAGE, f"has {weak:.3f}. On the mean of the tokens a head has {fair:.3f}: 9 points")
-    assert round(100 * stored.difference("head-mean", "head").value) == 9
+    said(PAGE, f"has {weak:.3f}. On the mean of the tokens a head has {fair:.3f}, and trained to its end {probe:.3f}")
+    said(PAGE, f"{round(100 * stored.difference('probe', 'head').value)} points that come from no method")
 
 
 def test_pairs(stored):
