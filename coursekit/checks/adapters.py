@@ -93,9 +93,15 @@ MODULE = register(
             "it starts too far from h: draw both weights small, with a standard deviation of 0.01, say": (
                 _found(added, "far from h")
             ),
+            "a bias takes it too far from h, not the weights: nn.Linear draws its bias at random, too; start both "
+            "at 0 with nn.init.zeros_": _found(added, "far by a bias"),
             "both weights start at 0, and each gets its gradient through the other: neither will ever move": (
-                _found(added, "dead")
+                _found(added, "dead at both")
             ),
+            "W_down starts at 0, and relu(0) is 0 and passes no gradient: neither weight will ever move": (
+                _found(added, "dead at down")
+            ),
+            "no gradient reaches either weight at the start: neither will ever move": _found(added, "dead"),
             "the biases are missing: 2dr + r + d parameters train": (
                 _found(lambda h, Wd, bd, Wu, bu: h + F.linear(F.relu(F.linear(h, Wd)), Wu), biases=False)
             ),

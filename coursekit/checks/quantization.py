@@ -155,8 +155,14 @@ def _two_zeros(bits: int, tail: float) -> Tensor:
     return torch.cat([-side, side.flip(0)]) / side.max()
 
 
+def _one_left_out(bits: int, tail: float, kept: slice) -> Tensor:
+    up = _quantile(torch.linspace(tail, 0.5, 2 ** (bits - 1) + 1, dtype=torch.float64)[:-1])
+    return torch.cat([-up[kept], up.new_zeros(1), up.flip(0)]) / up.max()
+
+
 def _secret_normal_float(draw: Draw) -> tuple[int, float]:
-    return draw.whole(2, 5), draw.real(0.8, 0.98, digits=6)
+    # With 2 bits the one level below is the outermost one, however the steps are made.
+    return draw.whole(3, 5), draw.real(0.8, 0.98, digits=6)
 
 
 NORMAL_FLOAT = register(
@@ -197,6 +203,10 @@ NORMAL_FLOAT = register(
             "the sides are swapped: more levels are positive than negative": (
                 lambda bits, tail: -_normal_float(bits, tail).flip(0)
             ),
+            "the levels below are those above with a minus, the outermost left out; they start at the same tail and "
+            "have steps of their own": lambda bits, tail: _one_left_out(bits, tail, slice(1, None)),
+            "the levels below are those above with a minus, the innermost left out; they are one fewer, so their "
+            "steps are wider": lambda bits, tail: _one_left_out(bits, tail, slice(-1)),
             "the levels are right but not in ascending order": (
                 lambda bits, tail: _normal_float(bits, tail, sorted=False)
             ),

@@ -91,8 +91,10 @@ def _small_enough(compare: OpenComparison, given: Any, case: Any, own: Any) -> s
     reached = squared_error(x, given, block) / squared_error(x, own, block)
     if reached <= WORSE:
         return None
-    return "these levels lose too much" + compare.exactly(
-        f": {reached:.2f} times the error of the course's own, at most {WORSE} are asked"
+    return (
+        "these levels lose too much"
+        + compare.exactly(f": {reached:.2f} times the error of the course's own, at most {WORSE} are asked")
+        + "; if they come from rounds of moving and rounding, go on until they stand still, 60 rounds or so"
     )
 
 

@@ -123,6 +123,11 @@ def _of_a_difference(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: fl
     return -torch.minimum(rho * A, rho.clamp(1 - epsilon, 1 + epsilon) * A)
 
 
+def _of_logarithms(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
+    rho, A = logps / old, advantages[:, None]
+    return -torch.minimum(rho * A, rho.clamp(1 - epsilon, 1 + epsilon) * A)
+
+
 CLIPPED = register(
     Exercise(
         id="reinforcement-clipped",
@@ -150,6 +155,9 @@ CLIPPED = register(
                 _least_of_ratios
             ),
             "this is the difference of the logarithms; the ratio is its exponential": _of_a_difference,
+            "this is a ratio of log-probabilities; that of probabilities is the exponential of their difference": (
+                _of_logarithms
+            ),
             "the ratio is upside down: the model now, over the model that drew the answer": (
                 lambda n, o, a, e: _grpo().clipped_loss(o, n, a, e)
             ),
@@ -196,6 +204,9 @@ MEAN = register(
                 (v * m).mean(1).mean()
             ),
             "what stands behind an answer's end counts, too: the mask is to be used": lambda v, m: v.mean(),
+            "the padding's values are added up, too: multiply by the mask before the sum over the tokens": (
+                lambda v, m: (v.sum(1) / m.sum(1)).mean()
+            ),
             "this is the sum over each answer's tokens; its mean is asked": lambda v, m: (
                 (v * m).sum(1).mean()
             ),

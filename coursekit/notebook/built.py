@@ -130,14 +130,25 @@ NEAR = 0.1
 
 
 def _adapter_start(adapter: nn.Module) -> str:
-    r"""How a fresh adapter of width 16 starts: "near h", "far from h", or "dead" where no weight gets a gradient."""
+    r"""How a fresh adapter of width 16 starts: "near h"; "far from h", or "far by a bias" where it is near without
+    them; where no weight gets a gradient "dead", or "dead at both" or "dead at down" by what starts at 0.
+    """
     h = torch.randn(8, WIDE, generator=torch.Generator().manual_seed(0))
-    out = adapter(h)
-    if (out - h).norm() > NEAR * h.norm():
-        return "far from h"
-    out.square().sum().backward()
-    moved = [p.grad is not None and bool(p.grad.any()) for p in adapter.parameters() if p.dim() == 2]
-    return "near h" if any(moved) else "dead"
+
+    def far() -> bool:
+        return bool((adapter(h) - h).norm() > NEAR * h.norm())
+
+    if far():
+        for layer in (adapter.down, adapter.up):
+            if layer.bias is not None:
+                layer.bias.data = torch.zeros_like(layer.bias)
+        return "far from h" if far() else "far by a bias"
+    adapter(h).square().sum().backward()
+    if any(p.grad is not None and bool(p.grad.any()) for p in adapter.parameters() if p.dim() == 2):
+        return "near h"
+    if adapter.down.weight.any():
+        return "dead"
+    return "dead at down" if adapter.up.weight.any() else "dead at both"
 
 
 class _Given(nn.Module):
