@@ -75,7 +75,8 @@ TRUNCATE = register(
             "the singular values are missing: U and Vh only give directions, S says how much of each": (
                 _without_values
             ),
-            "torch gives V already transposed: the directions are the rows of Vh, so take Vh[:r]": (
+            "V is cut along the wrong axis: its directions are the rows of torch.linalg.svd's Vh, so take Vh[:r], and "
+            "the columns of torch.svd's V, so take V[:, :r].T": (
                 _columns_of_Vh
             ),
             "one direction too many: slices end before their end, S[:r] holds r values": _one_too_many,
@@ -120,12 +121,12 @@ def _secret_linear(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, 
 
 
 def _found(
-    silent: bool = True, start: str = "random", base: bool = False, own: bool = True, scale: str = ""
+    silent: bool = True, start: str = "random", base: bool = False, own: str = "AB", scale: str = ""
 ) -> Any:
-    r"""What is found of a layer with a mistake. start: of A; base: W and b train as well; own: A and B train."""
+    r"""What is found of a layer with a mistake. start: of A; base: W and b train too; own: which of A and B train."""
 
     def mutant(W: Tensor, b: Tensor, A: Tensor, B: Tensor, x: Tensor, alpha: float) -> Any:
-        trained = (W.numel() + b.numel()) * base + (A.numel() + B.numel()) * own
+        trained = (W.numel() + b.numel()) * base + A.numel() * ("A" in own) + B.numel() * ("B" in own)
         frozen, (r, d_in) = F.linear(x, W, b), A.shape
         update = F.linear(F.linear(x, A), B)
         h = {
@@ -176,11 +177,13 @@ LINEAR = register(
                 _found(start="too small")
             ),
             "the base layer still trains: freeze it with base.requires_grad_(False)": _found(base=True),
+            "A is not trained: a tensor is a parameter only as nn.Parameter(tensor)": _found(own="B"),
+            "B is not trained: a tensor is a parameter only as nn.Parameter(tensor)": _found(own="A"),
             "A and B are not trained: a tensor is a parameter only as nn.Parameter(tensor)": (
-                _found(own=False)
+                _found(own="")
             ),
             "the base layer trains and A and B do not: freeze the one, make the others nn.Parameter": (
-                _found(base=True, own=False)
+                _found(base=True, own="")
             ),
             "this scales the frozen output too, as the slide does; only the branch B A x is scaled": (
                 _found(silent=False, scale="all")
@@ -253,6 +256,12 @@ MERGE = register(
             ),
             "the update is rounded to bfloat16, and then the sum once more: add in float32, round at the end": (
                 _rounded_first
+            ),
+            "the product B A is rounded to bfloat16 before it is scaled: add in float32, round at the end": (
+                lambda W, A, B, alpha: W + alpha / len(A) * (B @ A).to(W.dtype)
+            ),
+            "A and B are rounded to bfloat16 before they are multiplied: add in float32, round at the end": (
+                lambda W, A, B, alpha: W + alpha / len(A) * (B.to(W.dtype) @ A.to(W.dtype))
             ),
         },
         tolerance=1e-5,

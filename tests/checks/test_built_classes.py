@@ -1,8 +1,9 @@
-r"""What the check of 02 says of classes whose start is wrong."""
+r"""What the checks of 02 and 06 say of classes whose start or whose parameters are wrong."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -39,3 +40,22 @@ def test_what_is_wrong_with_an_adapter_s_start_is_named(down, up, biases, said):
 
 def test_an_adapter_whose_second_matrix_starts_at_0_passes():
     assert adapter_check(0.01, 0.0, False).status == "passed"
+
+
+@pytest.mark.parametrize("plain, said", [
+    ("A", "A is not trained"), ("B", "B is not trained"), ("AB", "A and B are not trained"),
+])  # fmt: skip
+def test_a_tensor_that_is_no_parameter_is_named(plain, said):
+    class LoRALinear(nn.Module):
+        def __init__(self, base, r, alpha):
+            super().__init__()
+            self.base, self.alpha = base.requires_grad_(False), alpha
+            A = torch.randn(r, base.in_features) / base.in_features**0.5
+            B = torch.zeros(base.out_features, r)
+            self.A, self.B = (t if name in plain else nn.Parameter(t) for name, t in (("A", A), ("B", B)))
+
+        def forward(self, x):
+            return self.base(x) + self.alpha / len(self.A) * (x @ self.A.T @ self.B.T)
+
+    found = check("lora-linear", lambda *given: built.lora_layer(LoRALinear, *given))
+    assert found.message.startswith(said)
