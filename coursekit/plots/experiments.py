@@ -12,7 +12,6 @@ from coursekit.plots.common import COLOURS, axes
 #: Reference lines: the same colour and dash in every picture.
 LINES: dict[str, dict[str, Any]] = {
     "constant answer": dict(color="grey", linestyle=":"),
-    "head on the mean": dict(color=COLOURS[1], linestyle="--"),
     "linear probe": dict(color=COLOURS[1], linestyle="--"),
     "full fine-tuning": dict(color=COLOURS[2], linestyle="-"),
 }
