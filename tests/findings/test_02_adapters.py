@@ -186,8 +186,7 @@ def test_the_noise_of_the_times_is_told():
     )  # fmt: skip
     forward = [printed(PAGE, rf"\n{name}  .* (\d\.\d\d) +\d\.\d\d\n")[0] for name in names]
     houlsby, pfeiffer, six, two, noise = (round(100 * (float(x) - 1)) for x in forward)
-    assert pfeiffer > houlsby > six > two >= noise
-    said(PAGE, "That Houlsby's twelve seem faster than six is noise")
+    assert houlsby > pfeiffer > six >= two > noise
     said(PAGE, f"in this run {houlsby} % longer with Houlsby's and {pfeiffer} % with Pfeiffer's, $r=64$")
     said(PAGE, f"With $r=16$ six adapters take {six} % and two {two} %")
     said(PAGE, f"full fine-tuning, timed again, came to {noise} %")
