@@ -2,11 +2,17 @@ r"""What the tests of every method need: labelled batches, parameters that are n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import tiny
 import torch
 from torch import Tensor, nn
+
+from coursekit import methods
+from coursekit.errors import CourseError
 
 
 def labelled(family: str, **kwargs) -> dict[str, Tensor]:
@@ -60,3 +66,22 @@ def hooks(model: nn.Module) -> int:
     r"""How many hooks there are in `model`."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+
+
+def state(model: nn.Module) -> tuple:
+    r"""What of a model an attempt could have changed: modules, methods, hooks, flags, and every number in bytes."""
+    kinds = [(name, type(module)) for name, module in model.named_modules()]
+    flags = [(name, parameter.requires_grad) for name, parameter in model.named_parameters()]
+    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items() if not value.is_meta}
+    numbers = {name: value.view(-1).view(torch.uint8).numpy().tobytes() for name, value in tensors.items()}
+    return kinds, flags, numbers, hooks(model), dict(methods.attached(model)), hasattr(model, "_coursekit")
+
+
+@contextmanager
+def refused(said: str, *models: nn.Module) -> Iterator[None]:
+    r"""What stands inside is an error of one line that says `said`, and the models are what they were before."""
+    before = [state(model) for model in models]
+    with pytest.raises(CourseError, match=said) as error:
+        yield
+    assert "\n" not in str(error.value)
+    assert [state(model) for model in models] == before

@@ -316,28 +316,3 @@ def test_prompts_are_heard_as_the_attention_itself_would_hear_them(family, monke
     added = (prompt.gate * (scores.softmax(-1) @ v)).transpose(1, 2).flatten(2)
     assert added.abs().max() > 1e-2
     torch.testing.assert_close(result(prompted), result(attention) + added, atol=1e-5, rtol=1e-4)
-
-
-# Refusals -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("family", "method", "says"),
-    [
-        ("distilbert", PrefixTuning(), "through its KV cache, and the attention of distilbert takes none"),
-        ("modernbert", MAMAdapter(), "through its KV cache, and the attention of modernbert takes none"),
-        ("distilbert", UniPELT(), "through its KV cache"),
-        ("deberta-v2", PrefixTuning(), "disentangled attention scores each key by its distance"),
-        ("deberta-v2", LlamaAdapter(), "disentangled attention"),
-        ("deberta-v2", UniPELT(), "disentangled attention"),
-        ("t5", PrefixTuning(), "adds a bias to each score by the distance"),
-        ("t5", LlamaAdapter(), "adds a bias to each score by the distance"),
-        ("qwen3", UniPELT(), "each token of a decoder would know of later"),
-    ],
-)
-def test_what_is_not_defined_somewhere_says_why_and_changes_nothing(family, method, says):
-    model = families.model(family)
-    with pytest.raises(CourseError, match=says) as error:
-        method.attach(model)
-    assert "\n" not in str(error.value)
-    assert all(p.requires_grad for p in model.parameters()) and not hasattr(model, "_coursekit")

@@ -242,18 +242,6 @@ def test_a_checkpoint_brings_its_nodes(tmp_path):
     assert torch.equal(other(**one).logits, before)
 
 
-@pytest.mark.parametrize("nodes, said", [
-    (None, r"has not been said: run priming = far.prime\(model, train\)"),
-    (((0,), (1,)), "nodes are given for 2 layers, and this model has 4 feed-forward layers"),
-    (((0, 32),), "output.dense has no node 32: its nodes are 0 to 31"),
-])  # fmt: skip
-def test_nodes_that_do_not_fit_touch_nothing(nodes, said):
-    model = tiny.model("bert")
-    with pytest.raises(CourseError, match=said):
-        FreezeAndReconfigure(nodes=nodes).attach(model)
-    assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
-
-
 def test_priming_that_diverged_or_moves_nothing_says_so():
     far, model = FreezeAndReconfigure(), tiny.model("bert")
     with pytest.raises(CourseError, match="priming has moved no feed-forward weight: train the model that the fun"):

@@ -25,13 +25,9 @@ from coursekit.methods import (
     Hybrid,
     LlamaAdapter,
     LoRA,
-    MAMAdapter,
-    ParallelAdapter,
     PfeifferAdapter,
     PrefixTuning,
     PromptTuning,
-    PTuning,
-    UniPELT,
 )
 from coursekit.methods.lora import LoRALayer
 from coursekit.methods.mechanism.modules import AdapterWrapper, at, named_base_modules, unwrap
@@ -292,42 +288,6 @@ def test_the_bias_inside_a_lora_layer_trains_and_the_frozen_one_does_not():
 # refusals -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("parts", "message"), [
-    (lambda: (LoRA(r=2), IA3()), "IA3 and LoRA cannot be combined: both change bert.encoder.layer.0.attention.s"),
-    (lambda: (HoulsbyAdapter(r=2), PfeifferAdapter(r=2)), "both change what the bottlenecks of the blocks add"),
-    (lambda: (PromptTuning(n=2), PTuning(n=2, hidden=4)), "both change the vectors before the input"),
-    (lambda: (LlamaAdapter(n=2, layers=1), PrefixTuning(n=2)), "both change keys and values of the attention"),
-    (lambda: (MAMAdapter(n=2, r=2), ParallelAdapter(r=2)), "ParallelAdapter is there twice: an adapter has one set"),
-    (lambda: (MAMAdapter(n=2, r=2), HoulsbyAdapter(r=2)), "both change what the bottlenecks"),
-    (lambda: (UniPELT(n=2, r=2, rank=2), LoRA(r=2, targets=("key",))), "LoRA beside GatedLoRA: an adapter has one set"),
-    (lambda: (methods.SparseAdapter(HoulsbyAdapter(r=2)), LoRA(r=2)), "SparseAdapter cannot be part of a hybrid"),
-    (lambda: (BitFit(), methods.TopLayers(k=1)), "BitFit and TopLayers cannot be combined: both change .*bias"),
-    (lambda: (LoRA(r=2), methods.SelectRows(rows=0.2)), "both change bert.encoder.layer.0.attention.self.query.weight"),
-    (lambda: (BitFit(), HoulsbyAdapter(r=2, train_norms=True)), "both change bert.*LayerNorm.bias"),
-    (lambda: (methods.FishMask(keep=90), LoRA(r=2)), "looks at the task when it is attached"),
-    (lambda: (methods.IntrinsicSAID(d=50), LoRA(r=2)), "cannot be part of a hybrid|both change bert"),
-], ids=lambda x: "" if isinstance(x, str) else None)  # fmt: skip
-def test_parts_that_collide_are_refused_before_anything_is_changed(parts, message):
-    model, plain = tiny.model("bert"), tiny.model("bert")
-    with pytest.raises(CourseError, match=message) as error:
-        Hybrid(*parts()).attach(model)
-    assert "\n" not in str(error.value)
-    assert shape_of(model) == shape_of(plain) and hooks(model) == 0 and methods.attached(model) == {}
-    assert all(p.requires_grad for p in model.parameters())
-
-
-@pytest.mark.parametrize(("parts", "message"), [
-    ((LoRA(r=2), LoRA(r=3, targets=("key",))), "LoRA is there twice.*name all of their places"),
-    ((LoRA(),), "needs two methods or more"),
-    ((LoRA, PrefixTuning()), r"no method that could be part of a hybrid: write LoRA\(\)"),
-    ((LoRA(), "bitfit"), "'bitfit' is no method"),
-    ((methods.FullFineTuning(), LoRA()), "trains every weight"),
-], ids=range(5))  # fmt: skip
-def test_what_cannot_be_a_hybrid_is_said_when_it_is_made(parts, message):
-    with pytest.raises(CourseError, match=message):
-        Hybrid(*parts)
-
-
 def test_one_model_carries_hybrids_of_one_make_up(tmp_path):
     model, one = Hybrid(LoRA(r=4), PrefixTuning(n=2)).attach(tiny.model("bert")), tiny.batch()
     before = nonzero(model)(**one).logits
@@ -426,28 +386,3 @@ def test_added_biases_follow_the_model_into_another_precision():
     model = BitFit(add_biases=True).attach(tiny.model("llama"))
     for dtype in (torch.bfloat16, torch.float64, torch.float32):
         assert model.to(dtype)(**tiny.batch()).logits.dtype == dtype
-
-
-def test_a_bias_that_is_added_meets_the_factor_of_ia3():
-    with pytest.raises(CourseError, match="both change .*bias"):
-        Hybrid(IA3(), BitFit(add_biases=True)).attach(tiny.model("llama"))
-
-
-def test_a_combination_inside_a_hybrid_keeps_its_own_check():
-    model = tiny.model("llama")
-    with pytest.raises(CourseError, match="attach it to an encoder"):
-        Hybrid(UniPELT(n=3, hidden=None, r=4, rank=2), methods.ByType("feedforward")).attach(model)
-    assert not methods.attached(model)
-    decoder = tiny.encoder("bert")
-    decoder.config.is_decoder = True
-    with pytest.raises(CourseError, match="attach it to an encoder"):
-        UniPELT(n=3, hidden=None, r=4, rank=2).attach(decoder)
-
-
-@pytest.mark.parametrize(
-    "method", [MAMAdapter(n=3, hidden=None, r=4), Hybrid(PfeifferAdapter(r=4), BitFit())]
-)
-def test_bottlenecks_of_a_combination_cannot_be_skipped_alone(method):
-    model = method.attach(tiny.model("bert"))
-    with pytest.raises(CourseError, match="skip bottleneck adapters"), methods.skipping(model, 1):
-        pass

@@ -302,16 +302,6 @@ def test_rows_of_one_batch_in_sixteen_bits():
 # bad input --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"targets": ("k_proj",)}, "belong together"),
-    ({"feedforward": ("down_proj",)}, "belong together"),
-    ({"targets": "k_proj", "feedforward": "down_proj"}, "'down_proj', which is not among the targets"),
-])  # fmt: skip
-def test_targets_that_do_not_go_together(options, said):
-    with pytest.raises(CourseError, match=said):
-        IA3(**options)
-
-
 def test_the_config_is_peft_s(tmp_path):
     IA3().save(IA3().attach(tiny.model("bert")), tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())

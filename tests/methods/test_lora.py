@@ -352,21 +352,6 @@ def test_sixteen_bit_bases_get_adapters_in_full_precision(tmp_path):
 # bad input ------------------------------------------------------------------------------------------------
 
 
-def test_a_rank_above_the_matrix():
-    model = tiny.model("llama")  # keys and values are 16 wide
-    with pytest.raises(
-        CourseError, match=r"r=17 is above the rank of .*v_proj: it is 16 x 32, so take r up to 16"
-    ):
-        LoRA(r=17).attach(model)
-    assert methods.attached(model) == {}
-    LoRA(r=16).attach(model)
-
-
-def test_an_embedding_with_its_own_way_of_looking_up():
-    with pytest.raises(CourseError, match="embed_positions is no plain embedding"):
-        LoRA(r=2, targets=("embed_positions",)).attach(tiny.model("opt"))
-
-
 def test_unknown_adapter_names():
     with pytest.raises(CourseError, match="no method is attached"):
         methods.activate(tiny.model("llama"), "film")

@@ -180,32 +180,3 @@ def test_no_folder_warns_peft_of_an_older_series(tmp_path, recwarn):
     OFT(8).save(OFT(8).attach(tiny.model("llama")), tmp_path)
     peft.PeftModel.from_pretrained(tiny.model("llama"), tmp_path)
     assert not [w for w in recwarn if "cayley" in str(w.message)]
-
-
-# Bad input --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("options, said", [
-    (dict(block_size=1), "block_size must be an integer of at least 2, such as 32; got 1"),
-    (dict(block_size=8, blocks=4), "give block_size=8 or blocks=4"),
-    (dict(terms=1), "terms must be an integer of at least 2"),
-    (dict(eps=0), "eps must be a number above 0"),
-    (dict(neumann=1), "neumann must be True or False"),
-])  # fmt: skip
-def test_hyperparameters_that_make_no_sense(options, said):
-    with pytest.raises(CourseError, match=said):
-        OFT(**options)
-
-
-@pytest.mark.parametrize("method, said", [
-    (OFT(7), "block_size=7 leaves no whole blocks of the 32 inputs of model.layers.0.*q_proj: take 4 or 8"),
-    (OFT(64), "block_size=64 leaves .*: take 16 or 32"),
-    (OFT(blocks=5), "blocks=5 leaves no whole blocks of the 32 inputs .*: take 4 or 8"),
-    (OFT(blocks=32), "blocks=32 leaves .*: take 8 or 16"),
-], ids=repr)  # fmt: skip
-def test_a_size_that_divides_no_width_is_refused_with_one_that_does(method, said):
-    model = tiny.model("llama")
-    for attempt in (lambda: method.attach(model), lambda: method.count(model.config)):
-        with pytest.raises(CourseError, match=said):
-            attempt()
-    assert methods.attached(model) == {}

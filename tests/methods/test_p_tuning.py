@@ -251,22 +251,3 @@ def test_choices_after_a_template_with_and_without_a_shared_beginning(text):
     for cache in (True, False):
         together = evaluation.score_choices(model, words, prompts, ["good", "bad"], cache=cache)
         torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
-
-
-# the rest -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("options, said", [
-    ({"layers": 17}, "layers must be .* got 17."), ({"placeholder": -1}, "must be a non-negative integer; got -1"),
-    ({"encoder": "mlp", "layers": 3}, 'layers=3 is for encoder="lstm"'),
-])  # fmt: skip
-def test_hyperparameters_that_make_no_sense(options, said):
-    with pytest.raises(CourseError, match=said):
-        PTuning(**options)
-
-
-def test_a_placeholder_outside_the_vocabulary():
-    model = tiny.model("llama")
-    with pytest.raises(CourseError, match="placeholder has 97, and this model's vocabulary has 97 tokens"):
-        PTuning(placeholder=97).attach(model)
-    assert methods.attached(model) == {}

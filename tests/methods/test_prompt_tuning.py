@@ -460,28 +460,6 @@ def test_perplexity_counts_each_token_of_the_text_once():
 # the rest -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"init": "text"}, "go together"), ({"init_ids": (1, 2)}, "go together"),
-    ({"init": "text", "init_ids": "Is this good?"}, "must be the token ids of one text, .*; got a str."),
-    ({"init": "text", "init_ids": torch.ones(1, 3).long()}, "got a Tensor."),
-    ({"init_ids": None}, "got a NoneType."),
-])  # fmt: skip
-def test_hyperparameters_that_make_no_sense(options, said):
-    with pytest.raises(CourseError, match=said):
-        PromptTuning(**options)
-
-
-@pytest.mark.parametrize("family, method, said", [
-    ("llama", PromptTuning(n=2, init="text", init_ids=(3, 97)), "init_ids has 97, and .* has 97 tokens"),
-    ("gpt2", PromptTuning(n=64), "n=64 leaves no room for a text: this model has 64 positions"),
-])  # fmt: skip
-def test_what_does_not_fit_a_model_touches_nothing(family, method, said):
-    model = tiny.model(family)
-    with pytest.raises(CourseError, match=said):
-        method.attach(model)
-    assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
-
-
 @pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "opt"])
 def test_a_text_that_is_too_long_with_its_prompt(family):
     model = prompted(family)

@@ -244,27 +244,6 @@ def test_rows_of_a_matrix_in_four_bits():
 # bad input ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [(), 0, -1, 1.5, 0.0, True, "3", None, (1, 1), (0, -2), (0, 0.5), ("a",)])
-def test_rows_that_make_no_sense(rows):
-    with pytest.raises(CourseError, match=r"^rows must be indices from 0 up.*such as 8, or .*got "):
-        SelectRows(rows=rows)
-    with pytest.raises(CourseError, match=r"^columns must be indices from 0 up.* got "):
-        SelectColumns(columns=rows)
-
-
-@pytest.mark.parametrize("method, said", [
-    (SelectRows(rows=(0, 32)), r"is 32 x 32, so take indices from 0 to 31"),
-    (SelectColumns(targets="fc2", columns=49), r"is 32 x 48, so take up to 48"),
-    (SelectRows(targets=("q_proj", "embed_tokens")), "SelectRows takes linear layers.*embeddings: leave them out"),
-])  # fmt: skip
-def test_what_does_not_fit_is_said_and_touches_nothing(method, said):
-    model = tiny.model("opt")
-    for attempt in (lambda: method.attach(model), lambda: method.count(model.config)):
-        with pytest.raises(CourseError, match=said):
-            attempt()
-    assert methods.attached(model) == {} and all(p.requires_grad for p in model.parameters())
-
-
 def test_a_batch_of_another_size_is_refused_where_a_layer_gets_all_tokens_in_one_dimension():
     model = FreezeAndReconfigure(nodes=((0, 1),)).attach(tiny.model("opt"))
     for wrong in (1, 2, 4):

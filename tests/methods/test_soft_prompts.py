@@ -10,7 +10,6 @@ import tiny
 import torch
 from attached import labelled, nonzero
 from cases import lively, step_by_step
-from torch import nn
 
 from coursekit import interop, methods
 from coursekit.errors import CourseError
@@ -89,20 +88,6 @@ def test_a_classifier_on_a_decoder_without_a_padding_token_reads_one_row(method)
     model = nonzero(method.attach(tiny.encoder("gpt2", pad_token_id=None)))
     logits = model(input_ids=tiny.batch(1, 7)["input_ids"]).logits
     assert logits.shape == (1, 2) and torch.isfinite(logits).all()
-
-
-def test_roberta_without_a_padding_token_is_said_in_a_line():
-    model = tiny.model("roberta")
-    model.config.pad_token_id = None
-    for method in (PromptTuning(), PTuning(), PrefixTuning()):
-        with pytest.raises(
-            CourseError, match="RoBERTa counts positions from its pad_token_id, and this config has"
-        ):
-            method.attach(model)
-        assert (
-            methods.attached(model) == {}
-            and type(model.roberta.embeddings.position_embeddings) is nn.Embedding
-        )
 
 
 # the plain modules are what a model computes ------------------------------------------------------------------------
