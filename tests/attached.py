@@ -2,7 +2,7 @@ r"""What the tests of every method need: labelled batches, parameters that are n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,9 +49,9 @@ def body(model: nn.Module) -> int:
     return sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and ".copies." not in n)
 
 
-def train(model: nn.Module, batches: list[dict], lr: float = 1e-3) -> list[float]:
-    r"""One step of AdamW for each batch; the losses."""
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+def train(model: nn.Module, batches: list[dict], lr: float = 1e-3, make: Any = torch.optim.AdamW) -> list[float]:
+    r"""One step of AdamW, or of what `make` makes, for each batch; the losses."""
+    optimizer = make([p for p in model.parameters() if p.requires_grad], lr=lr)
     losses = []
     for one in batches:
         loss = model(**one).loss
@@ -60,6 +60,19 @@ def train(model: nn.Module, batches: list[dict], lr: float = 1e-3) -> list[float
         optimizer.zero_grad()
         losses.append(loss.item())
     return losses
+
+
+def rows_answer_as_alone(
+    model: nn.Module, names: Sequence[str | None], one: dict[str, Tensor], atol: float = 1e-5, rtol: float = 1e-4
+) -> Tensor:
+    r"""The logits of a batch whose rows have an adapter each, at the tokens that count: as with each of them alone."""
+    with torch.no_grad():
+        alone = torch.stack([methods.activate(model, name)(**one).logits[row] for row, name in enumerate(names)])
+        with methods.mixed_batch(model, names):
+            mixed = model(**one).logits
+    seen = one["attention_mask"].bool() if mixed.dim() == 3 else slice(None)
+    torch.testing.assert_close(mixed[seen], alone[seen], atol=atol, rtol=rtol)
+    return mixed
 
 
 def hooks(model: nn.Module) -> int:

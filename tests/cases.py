@@ -3,7 +3,8 @@ r"""Every method of the course with the settings that the tests of all methods u
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import tiny
@@ -188,3 +189,33 @@ def step_by_step(model: nn.Module, ids: list[int], new: int) -> list[int]:
     for _ in range(new):
         ids = [*ids, int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())]
     return ids[-new:]
+
+
+def texts(*lengths: int) -> list[list[int]]:
+    r"""Random token ids of these lengths, none of them padding."""
+    return [tiny.batch(1, n, seed=n)["input_ids"][0].tolist() for n in lengths]
+
+
+def left_padded(rows: Sequence[list[int]]) -> dict[str, torch.Tensor]:
+    longest = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([[1] * (longest - len(row)) + row for row in rows]),
+        "attention_mask": torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows]),
+    }
+
+
+@torch.no_grad()
+def writes(
+    model: nn.Module, rows: Sequence[list[int]], names: Sequence[str | None] | None = None, new: int = 5, **settings
+) -> list[list[int]]:
+    r"""What one call writes behind all rows, left-padded, which has to be what is written behind each step by step.
+
+    With `names` each row has an adapter of its own.
+    """
+    model.generation_config.eos_token_id, one = None, left_padded(rows)
+    with nullcontext() if names is None else methods.mixed_batch(model, names):
+        written = model.generate(**one, max_new_tokens=new, do_sample=False, pad_token_id=1, **settings).tolist()
+    written = [row[-new:] for row in written]
+    for i, row in enumerate(rows):
+        assert written[i] == step_by_step(model if names is None else methods.activate(model, names[i]), row, new)
+    return written

@@ -13,7 +13,7 @@ import tiny
 import torch
 from any_model import ANYWHERE, ROWS, UNDEFINED, WORKS, tried
 from attached import hooks, nonzero
-from cases import step_by_step
+from cases import texts, writes
 from peft.utils.constants import (
     TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFT_IA3,
 )
@@ -175,20 +175,12 @@ def lively(kind: str) -> nn.Module:
 @pytest.mark.parametrize("row", ["LoRA", "prompt tuning", "norms"])
 @pytest.mark.parametrize("kind", DECODERS)
 def test_a_decoder_writes_with_its_cache_what_it_writes_step_by_step(row, kind):
-    model, new = nonzero(ROWS[row].make().attach(lively(kind)), scale=0.3), 5
+    model = nonzero(ROWS[row].make().attach(lively(kind)), scale=0.3)
     # Gemma's window counts padding: with some, it ends between text and virtual tokens.
-    short = 9 if "gemma" in kind and row == "prompt tuning" else 5
-    prompts = [tiny.batch(1, n, seed=n)["input_ids"][0].tolist() for n in (9, short)]
-    ids = torch.tensor([[1] * (9 - len(p)) + p for p in prompts])  # padded on the left
-    mask = torch.tensor([[0] * (9 - len(p)) + [1] * len(p) for p in prompts])
-    with torch.no_grad():
-        written = model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=1
-        )[:, 9:]
-        assert written.tolist() == [step_by_step(model, prompt, new) for prompt in prompts]
-        after = model(input_ids=ids[:1]).logits
-        with methods.disabled(model):
-            assert not torch.allclose(model(input_ids=ids[:1]).logits, after, atol=1e-3)
+    writes(model, texts(9, 9 if "gemma" in kind and row == "prompt tuning" else 5))
+    after = answer(model, tiny.batch())
+    with methods.disabled(model):
+        assert not torch.allclose(answer(model, tiny.batch()), after, atol=1e-3)
 
 
 @pytest.mark.parametrize("beams", [1, 2])

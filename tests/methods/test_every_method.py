@@ -21,7 +21,7 @@ import pytest
 import tiny
 import torch
 from attached import body, hooks, labelled, nonzero, train
-from cases import CASES, Case, attach, build, lively, spread, step_by_step
+from cases import CASES, Case, attach, build, lively, spread, step_by_step, texts, writes
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -819,39 +819,19 @@ def test_a_target_that_names_nothing_lists_the_candidates_and_touches_nothing(me
 @pytest.mark.parametrize("cache", [True, False], ids=["cache", "no cache"])
 @writing
 def test_generating_gives_the_tokens_of_the_whole_sequence_computed_anew(case, family, cache):
-    model, new = attach(case, family, scale=case.strong, **lively(family)), 6
-    model.generation_config.eos_token_id = None
-    prompts = [row.tolist() for row in tiny.batch(3, 9)["input_ids"]]
-    prompts = [prompts[0], prompts[1][:5], prompts[2][:7]]
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[1] * (longest - len(p)) + p for p in prompts])  # padded on the left
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
-    with torch.no_grad():
-        written = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=False,
-                                 use_cache=cache, pad_token_id=1)[:, longest:]  # fmt: skip
-        assert written.tolist() == [step_by_step(model, prompt, new) for prompt in prompts]
-        assert len(set(written.flatten().tolist())) > 1
-        with methods.disabled(model):
-            assert written.tolist() != [step_by_step(model, prompt, new) for prompt in prompts]
+    model, rows = attach(case, family, scale=case.strong, **lively(family)), texts(9, 5, 7)
+    written = writes(model, rows, new=6, use_cache=cache)
+    assert len(set(sum(written, []))) > 1
+    with torch.no_grad(), methods.disabled(model):
+        assert written != [step_by_step(model, row, 6) for row in rows]
 
 
 @writing
 def test_one_generation_serves_several_adapters(case, family):
-    model, new = build(case, family, **lively(family)), 5
-    model.generation_config.eos_token_id = None
+    model = build(case, family, **lively(family))
     for seed, name in enumerate(("film", "product")):
         nonzero(case.make().attach(model, name), seed, case.strong)
-    ids = tiny.batch(3, 8)["input_ids"]
-    names = ["product", "film", None]
-    with torch.no_grad():
-        with methods.mixed_batch(model, names):
-            written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new,
-                                     do_sample=False, pad_token_id=1)[:, 8:]  # fmt: skip
-        expected = [
-            step_by_step(methods.activate(model, n), row.tolist(), new)
-            for n, row in zip(names, ids, strict=True)
-        ]
-    assert written.tolist() == expected
+    writes(model, tiny.batch(3, 8)["input_ids"].tolist(), ["product", "film", None])
 
 
 @writing

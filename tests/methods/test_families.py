@@ -15,7 +15,7 @@ import pytest
 import tiny
 import torch
 from attached import nonzero
-from cases import step_by_step
+from cases import texts, writes
 from torch import Tensor, nn
 
 from coursekit import methods
@@ -252,11 +252,8 @@ def test_a_sliding_window_hides_words_and_no_prefix(family, attention):
 
 @pytest.mark.parametrize("family", DECODERS)
 def test_generation_with_a_cache_writes_what_it_writes_step_by_step(family):
-    ids = tiny.batch(1, 9)["input_ids"]
     for method in (PrefixTuning(n=3), LlamaAdapter(n=3, layers=2), HoulsbyAdapter(r=4)):
-        model = nonzero(method.attach(families.model(family, initializer_range=0.3)), scale=0.6)
-        written = model.generate(input_ids=ids, max_new_tokens=6, do_sample=False, eos_token_id=None)
-        assert written[0, 9:].tolist() == step_by_step(model, ids[0].tolist(), 6)
+        writes(nonzero(method.attach(families.model(family, initializer_range=0.3)), scale=0.6), texts(9), new=6)
 
 
 # Prompts ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 import relatives
 import tiny
 import torch
-from attached import body, labelled, nonzero, train
+from attached import body, labelled, nonzero, rows_answer_as_alone, train
 from peft.utils.constants import (
     TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as PEFT_FEEDFORWARD,
 )
@@ -276,11 +276,7 @@ def test_adapters_with_other_targets_share_a_model_and_a_batch(family):
     model, one = tiny.model(family), tiny.batch()
     nonzero(film.attach(model, "film"), 0), nonzero(product.attach(model, "product"), 1)
     alone = {name: methods.activate(model, name)(**one).logits for name in ("film", "product", None)}
-    names = ["product", None, "film"]
-    with torch.no_grad(), methods.mixed_batch(model, names):
-        mixed = model(**one).logits
-    expected = torch.stack([alone[name][row] for row, name in enumerate(names)])
-    torch.testing.assert_close(mixed, expected, atol=1e-6, rtol=1e-5)
+    rows_answer_as_alone(model, ["product", None, "film"], one, atol=1e-6, rtol=1e-5)
     for name, method in (("film", film), ("product", product)):
         methods.activate(model, name)
         method.merge(model, name)
@@ -292,11 +288,8 @@ def test_rows_of_one_batch_in_sixteen_bits():
     model, one = tiny.model("opt", dtype=torch.bfloat16), tiny.batch(2)
     for seed, name in enumerate(("film", "product")):
         nonzero(IA3().attach(model, name), seed)
-    with torch.no_grad(), methods.mixed_batch(model, ["product", "film"]):
-        mixed = model(**one).logits
-    alone = [methods.activate(model, n)(**one).logits[i] for i, n in enumerate(("product", "film"))]
+    mixed = rows_answer_as_alone(model, ["product", "film"], one, atol=1e-2, rtol=2e-2)
     assert mixed.dtype == torch.bfloat16
-    torch.testing.assert_close(mixed, torch.stack(alone), atol=1e-2, rtol=2e-2)
 
 
 # bad input --------------------------------------------------------------------------------------------------

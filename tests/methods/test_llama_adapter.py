@@ -11,7 +11,7 @@ import pytest
 import relatives
 import tiny
 import torch
-from attached import labelled, nonzero, train
+from attached import labelled, nonzero, rows_answer_as_alone, train
 from torch import nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
@@ -282,15 +282,7 @@ def test_rows_of_one_batch_have_prompts_gates_and_depths_of_their_own(kind):
     for seed, (name, method) in enumerate(variants.items()):
         nonzero(method.attach(model, name), seed)
     names = ["official", None, *variants, "peft"]
-    one = tiny.batch(len(names), padded=True)
-    with torch.no_grad():
-        with methods.mixed_batch(model, names):
-            mixed = model(**one).logits
-        alone = []
-        for row, name in enumerate(names):
-            methods.activate(model, name)
-            alone.append(model(**one).logits[row])
-    torch.testing.assert_close(mixed, torch.stack(alone), atol=1e-6, rtol=1e-5)
+    rows_answer_as_alone(model, names, tiny.batch(len(names), padded=True), atol=1e-6, rtol=1e-5)
 
 
 # bad input ------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ import pytest
 import tiny
 import torch
 from attached import labelled, nonzero, train
-from cases import lively, step_by_step
-from test_prompt_tuning import left, task, three_rows
+from cases import lively, texts, writes
+from test_prompt_tuning import task
 from tiny_text import tokenizer
 from torch import nn
 
@@ -194,13 +194,8 @@ def test_another_number_of_placeholders(places, said):
 @pytest.mark.parametrize("cache", [True, False], ids=["cache", "no cache"])
 @each_decoder
 def test_generating_from_a_template(family, cache):
-    model, rows = prompted(family, placeholder=MARK, **lively(family)), three_rows()
-    model.generation_config.eos_token_id = None
-    rows = [[MARK, MARK, *row[:2], MARK, *row[2:], MARK] for row in rows]
-    with torch.no_grad():
-        written = model.generate(**left(rows), max_new_tokens=5, do_sample=False, use_cache=cache,
-                                 pad_token_id=1)[:, 13:]  # fmt: skip
-        assert written.tolist() == [step_by_step(model, row, 5) for row in rows]
+    rows = [[MARK, MARK, *row[:2], MARK, *row[2:], MARK] for row in texts(9, 5, 7)]
+    writes(prompted(family, placeholder=MARK, **lively(family)), rows, use_cache=cache)
 
 
 @each_decoder

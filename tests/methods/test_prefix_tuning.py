@@ -11,7 +11,7 @@ import tiny
 import tiny_text
 import torch
 from attached import labelled, nonzero, train
-from cases import lively, step_by_step
+from cases import lively, texts, writes
 from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import DynamicCache
@@ -378,19 +378,9 @@ def test_rows_with_prefixes_of_different_lengths_answer_as_alone(family):
 @pytest.mark.parametrize("family", tiny.DECODERS)
 def test_one_padded_generation_serves_prefixes_of_different_lengths(family, attention):
     model = tiny.model(family, **lively(family), attn_implementation=attention)
-    model.generation_config.eos_token_id = None
     for seed, (name, n) in enumerate({"short": 2, "long": 7}.items()):
         nonzero(PrefixTuning(n=n).attach(model, name), seed)
-    prompts = [row[k:].tolist() for k, row in enumerate(tiny.batch(4, 8)["input_ids"])]
-    names = ["long", None, "short", "long"]
-    ids = torch.tensor([[1] * (8 - len(p)) + p for p in prompts])
-    mask = torch.tensor([[0] * (8 - len(p)) + [1] * len(p) for p in prompts])
-    with methods.mixed_batch(model, names):
-        written = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=6, do_sample=False,
-                                 pad_token_id=1)[:, 8:]  # fmt: skip
-    with torch.no_grad():
-        for row, name in enumerate(names):
-            assert written[row].tolist() == step_by_step(methods.activate(model, name), prompts[row], 6)
+    writes(model, texts(8, 7, 6, 5), ["long", None, "short", "long"], new=6)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt", "bert", "roberta"])

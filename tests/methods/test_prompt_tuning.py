@@ -9,8 +9,8 @@ import peft
 import pytest
 import tiny
 import torch
-from attached import labelled, nonzero
-from cases import lively, step_by_step
+from attached import labelled, nonzero, rows_answer_as_alone
+from cases import left_padded, lively, texts, writes
 from tiny_text import tokenizer
 from torch import nn
 from transformers import (
@@ -62,19 +62,6 @@ def task(family: str) -> str:
 def seen(logits: torch.Tensor, family: str) -> torch.Tensor:
     r"""peft's logits without those of its virtual tokens."""
     return logits[:, N:] if family in tiny.DECODERS else logits
-
-
-def left(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-    longest = max(map(len, rows))
-    return {
-        "input_ids": torch.tensor([[1] * (longest - len(r)) + r for r in rows]),
-        "attention_mask": torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows]),
-    }
-
-
-def three_rows() -> list[list[int]]:
-    ids = tiny.batch(3, 9)["input_ids"].tolist()
-    return [ids[0], ids[1][:5], ids[2][:7]]
 
 
 # peft -----------------------------------------------------------------------------------------------------
@@ -168,10 +155,10 @@ def test_padding_on_the_left_changes_nothing_here_but_does_in_peft(family):
 
     OPT is the exception: that model counts its positions from the mask itself.
     """
-    model, rows = prompted(family, **lively(family)), three_rows()
+    model, rows = prompted(family, **lively(family)), texts(9, 5, 7)
     theirs = as_peft(model, family, **lively(family))
     with torch.no_grad():
-        ours, reference = model(**left(rows)).logits[:, -1], theirs(**left(rows)).logits[:, -1]
+        ours, reference = model(**left_padded(rows)).logits[:, -1], theirs(**left_padded(rows)).logits[:, -1]
         for row, ids in enumerate(rows):
             alone = model(input_ids=torch.tensor([ids])).logits[0, -1]
             torch.testing.assert_close(ours[row], alone, atol=1e-5, rtol=1e-5)
@@ -312,20 +299,12 @@ def test_an_embedding_narrower_than_the_model():
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
 @each
 def test_rows_with_prompts_of_different_lengths(family, padded):
-    model, one = (
-        mixed(family, **lively(family) if family in tiny.DECODERS else {}),
-        tiny.batch(4, padded=padded),
-    )
+    model, one = mixed(family, **lively(family) if family in tiny.DECODERS else {}), tiny.batch(4, padded=padded)
     names = ["product", "film", None, "product"]
-    real = one["attention_mask"].bool() if family in tiny.DECODERS else torch.ones(4, dtype=torch.bool)
-    with torch.no_grad():
-        alone = torch.stack([methods.activate(model, name)(**one).logits[i] for i, name in enumerate(names)])
-        with methods.mixed_batch(model, names):
-            together = model(**one).logits
-            unmasked = model(input_ids=one["input_ids"]).logits
-    torch.testing.assert_close(together[real], alone[real], atol=1e-5, rtol=1e-4)
+    together = rows_answer_as_alone(model, names, one)
     if not padded:
-        torch.testing.assert_close(unmasked, together, atol=1e-6, rtol=1e-5)
+        with torch.no_grad(), methods.mixed_batch(model, names):
+            torch.testing.assert_close(model(input_ids=one["input_ids"]).logits, together, atol=1e-6, rtol=1e-5)
 
 
 @each
@@ -365,16 +344,7 @@ def test_the_loss_of_mixed_rows_is_that_of_each_row(family):
 @pytest.mark.parametrize("cache", [True, False], ids=["cache", "no cache"])
 @each_decoder
 def test_one_generation_with_prompts_of_different_lengths_and_padding(family, cache):
-    model, rows, names = mixed(family, **lively(family)), three_rows(), ["film", None, "product"]
-    model.generation_config.eos_token_id = None
-    with torch.no_grad():
-        with methods.mixed_batch(model, names):
-            written = model.generate(**left(rows), max_new_tokens=5, do_sample=False, use_cache=cache,
-                                     pad_token_id=1)[:, 9:]  # fmt: skip
-        expected = [
-            step_by_step(methods.activate(model, n), row, 5) for n, row in zip(names, rows, strict=True)
-        ]
-    assert written.tolist() == expected
+    writes(mixed(family, **lively(family)), texts(9, 5, 7), ["film", None, "product"], use_cache=cache)
 
 
 # the cache ------------------------------------------------------------------------------------------------
