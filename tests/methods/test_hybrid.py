@@ -13,7 +13,7 @@ import peft
 import pytest
 import tiny
 import torch
-from attached import hooks, labelled, nonzero, rows_answer_as_alone, train
+from attached import hooks, labelled, nonzero, rows_answer_as_alone
 from torch import nn
 
 from coursekit import methods
@@ -190,66 +190,6 @@ def test_a_prompt_s_keys_have_the_update_of_their_own_adapter():
 
 
 # LoRA and BitFit: peft's LoRA with bias="all" -----------------------------------------------------------------
-
-WITH_BIASES = ("bert", "roberta", "gpt2", "opt")
-each_with_biases = pytest.mark.parametrize("family", WITH_BIASES)
-
-
-def peft_s(family: str, **options) -> nn.Module:
-    task = "SEQ_CLS" if family in tiny.ENCODERS else "CAUSAL_LM"
-    return peft.get_peft_model(
-        tiny.model(family), peft.LoraConfig(r=2, lora_alpha=8, bias="all", task_type=task, **options)
-    )
-
-
-@each_with_biases
-@pytest.mark.parametrize("lora", [LoRA(r=2, alpha=8), LoRA(r=2, dora=True)], ids=["lora", "dora"])
-def test_peft_reads_lora_with_all_biases_and_answers_the_same_to_the_bit(family, lora, tmp_path):
-    method, one = Hybrid(lora, BitFit()), labelled(family, padded=True)
-    model = nonzero(method.attach(tiny.model(family)))
-    method.save(model, tmp_path)
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["bias"] == "all"
-    theirs = peft.PeftModel.from_pretrained(tiny.model(family), tmp_path).eval()
-    if lora.dora:
-        torch.testing.assert_close(model(**one).logits, theirs(**one).logits)
-    else:
-        assert torch.equal(model(**one).logits, theirs(**one).logits)
-
-
-@each_with_biases
-def test_peft_s_own_checkpoints_with_all_biases_load_here(family, tmp_path):
-    theirs, one = nonzero(peft_s(family)).eval(), labelled(family, padded=True)
-    theirs.save_pretrained(tmp_path)
-    method = methods.from_checkpoint(tmp_path)
-    assert method == Hybrid(LoRA(r=2, alpha=8, targets=method.parts[1].targets), BitFit())
-    model = method.load(tiny.model(family), tmp_path)
-    assert torch.equal(model(**one).logits, theirs(**one).logits)
-    assert methods.trainable(model) == sum(p.numel() for p in theirs.parameters() if p.requires_grad)
-
-
-@each_with_biases
-def test_twenty_steps_of_training_follow_peft(family, tmp_path):
-    method = Hybrid(LoRA(r=2, alpha=8), BitFit())
-    model = method.attach(tiny.model(family))
-    method.save(model, tmp_path)
-    theirs = peft.PeftModel.from_pretrained(tiny.model(family), tmp_path, is_trainable=True)
-    batches, losses = [labelled(family, seed=i, padded=True) for i in range(20)], []
-    for one in (model, theirs):
-        torch.manual_seed(1)
-        losses.append(train(one.train(), batches, lr=3e-3))
-    torch.testing.assert_close(*map(torch.tensor, losses), atol=1e-5, rtol=0)
-    assert len(set(losses[0])) == 20
-
-
-def test_folded_weights_and_biases_are_peft_s(tmp_path):
-    method = Hybrid(LoRA(r=2, alpha=8), BitFit())
-    model = nonzero(method.attach(tiny.model("bert")))
-    method.save(model, tmp_path)
-    theirs = peft.PeftModel.from_pretrained(tiny.model("bert"), tmp_path).merge_and_unload()
-    method.merge(model, undo=False)
-    own = dict(model.named_parameters())
-    for name, parameter in theirs.named_parameters():
-        assert torch.equal(parameter, own[name]), name
 
 
 @pytest.mark.parametrize("bias", ["none", "lora_only"])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import functools
-from pathlib import Path
 
 import peft
 import pytest
 import tiny
 import torch
-from attached import body, nonzero, rows_answer_as_alone, train
+from attached import body, nonzero, rows_answer_as_alone
 from attached import labelled as batch
 from torch import nn
 
@@ -31,48 +30,7 @@ EVERYTHING = {
 }
 
 
-def as_peft(family: str, folder: Path, trainable: bool = False) -> nn.Module:
-    return peft.PeftModel.from_pretrained(tiny.model(family), folder, is_trainable=trainable).eval()
-
-
 # peft -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "variant", [{}, {"rslora": True}, {"r": 3, "alpha": 7}], ids=["lora", "rslora", "odd scale"]
-)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_logits_equal_peft_to_the_bit_and_peft_reads_our_checkpoint(family, variant, tmp_path):
-    method = LoRA(**({"r": 4, "alpha": 32} | variant), targets=EVERYTHING[family])
-    model = nonzero(method.attach(tiny.model(family)))
-    method.save(model, tmp_path)
-    theirs = as_peft(family, tmp_path)
-    one = batch(family, padded=True)
-    with torch.no_grad():
-        ours, reference = model(**one).logits, theirs(**one).logits
-    assert torch.equal(ours, reference)
-    assert not torch.equal(ours, tiny.model(family)(**one).logits)
-
-
-@pytest.mark.parametrize("variant", [{}, {"rslora": True}, {"dora": True}], ids=["lora", "rslora", "dora"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_peft_checkpoints_load_here(family, variant, tmp_path):
-    options = {"use_rslora": variant.get("rslora", False), "use_dora": variant.get("dora", False)}
-    task = "SEQ_CLS" if family in tiny.ENCODERS else "CAUSAL_LM"
-    config = peft.LoraConfig(
-        r=3, lora_alpha=6, target_modules=list(EVERYTHING[family]), task_type=task, **options
-    )
-    theirs = nonzero(peft.get_peft_model(tiny.model(family), config)).eval()
-    theirs.save_pretrained(tmp_path)  # with the frozen embedding, which is the base's, and skipped
-    method = LoRA.from_checkpoint(tmp_path)
-    model = method.load(tiny.model(family), tmp_path)
-    one = batch(family)
-    with torch.no_grad():
-        ours, reference = model(**one).logits, theirs(**one).logits
-    if "dora" in variant:
-        torch.testing.assert_close(ours, reference, atol=1e-6, rtol=1e-5)
-    else:
-        assert torch.equal(ours, reference)
 
 
 def test_patterns_with_alternatives_mean_what_they_mean_in_peft(tmp_path):
@@ -91,22 +49,6 @@ def test_patterns_with_alternatives_mean_what_they_mean_in_peft(tmp_path):
         assert (len(branch.A), branch.s) == (theirs.r["default"], theirs.scaling["default"]), path
     assert torch.equal(ours(**one).logits, wrapped(**one).logits)
     assert methods.trainable(ours) == methods.attached(ours)["default"].count(ours.config)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_twenty_steps_of_training_follow_peft(family, tmp_path):
-    method = LoRA(r=4, alpha=8, targets=EVERYTHING[family][:3], dropout=0.3)
-    torch.manual_seed(0)
-    model = method.attach(tiny.model(family, **tiny.still(family)))
-    method.save(model, tmp_path)
-    plain = tiny.model(family, **tiny.still(family))
-    theirs = peft.PeftModel.from_pretrained(plain, tmp_path, is_trainable=True)
-    losses = []
-    for one in (model, theirs):
-        torch.manual_seed(1)
-        losses.append(train(one.train(), [batch(family, seed=i) for i in range(20)]))
-    torch.testing.assert_close(*map(torch.tensor, losses), atol=1e-5, rtol=0)
-    assert losses[0][-1] != losses[0][0]
 
 
 @pytest.mark.parametrize("variant", [
@@ -339,14 +281,6 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(CourseError, match="cannot write a checkpoint"):
         method.save(model, tmp_path / "file")
-
-
-def test_sixteen_bit_bases_get_adapters_in_full_precision(tmp_path):
-    model = nonzero(LoRA(r=4, alpha=8).attach(tiny.model("llama", dtype=torch.bfloat16)))
-    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    LoRA(r=4, alpha=8).save(model, tmp_path)
-    theirs = peft.PeftModel.from_pretrained(tiny.model("llama", dtype=torch.bfloat16), tmp_path).eval()
-    assert torch.equal(model(**tiny.batch()).logits, theirs(**tiny.batch()).logits)
 
 
 # bad input ------------------------------------------------------------------------------------------------

@@ -151,23 +151,6 @@ def test_merging_adds_what_was_learned_and_not_what_the_start_took(family, init)
     torch.testing.assert_close(model(**one).logits, beside, atol=1e-4, rtol=1e-4)
 
 
-# checkpoints ----------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("family, init", PAIRS)
-def test_a_checkpoint_is_peft_s_and_holds_the_start_by_name(family, init, tmp_path):
-    model, one = nonzero(here(family, init)), labelled(family)
-    LoRA().save(model, tmp_path)
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["init_lora_weights"] == init
-    theirs = peft.PeftModel.from_pretrained(tiny.model(family), tmp_path).eval()
-    torch.testing.assert_close(model(**one).logits, theirs(**one).logits, atol=1e-5, rtol=1e-4)
-    method = methods.from_checkpoint(tmp_path)
-    assert method.init == init and f"init={init!r}" in repr(method)
-    again = method.load(tiny.model(family), tmp_path)
-    assert torch.equal(again(**one).logits, model(**one).logits)
-
-
 # LoftQ ----------------------------------------------------------------------------------------------------
 
 

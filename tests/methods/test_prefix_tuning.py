@@ -24,59 +24,13 @@ from coursekit.methods.soft_prompts.attention_mask import shared, with_prefix
 from coursekit.methods.soft_prompts.prefix import Prefix
 
 KINDS = (*tiny.DECODERS, *relatives.RELATIVES)
-VARIANTS = [PrefixTuning(n=3), PrefixTuning(n=3, hidden=8)]
-variants = pytest.mark.parametrize("method", VARIANTS, ids=["flat", "network"])
 
 
 def batch(kind: str, **kwargs) -> dict[str, torch.Tensor]:
     return labelled(kind if kind in tiny.FAMILIES else "llama", **kwargs)
 
 
-def as_peft(kind: str, method: PrefixTuning, ours: nn.Module, folder) -> nn.Module:
-    r"""peft's model with the same prefix, ready to train: the network is no part of a checkpoint, so it is copied."""
-    method.save(ours, folder)
-    config = peft.PeftConfig.from_pretrained(folder)
-    config.inference_mode = False
-    theirs = peft.get_peft_model(relatives.model(kind), config).eval()
-    encoder = theirs.prompt_encoder["default"]
-    if method.hidden is None:
-        encoder.load_state_dict({"embedding.weight": method._tensors(ours, "default")["prompt_embeddings"]})
-    else:
-        encoder.load_state_dict(method.network(ours))
-    return theirs
-
-
 # peft -----------------------------------------------------------------------------------------------------
-
-
-@variants
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_logits_equal_peft_to_the_bit_and_peft_reads_our_checkpoint(kind, attention, method, tmp_path):
-    model = nonzero(method.attach(relatives.model(kind, attn_implementation=attention)))
-    method.save(model, tmp_path)
-    base = relatives.model(kind, attn_implementation=attention)
-    theirs = peft.PeftModel.from_pretrained(base, tmp_path).eval()
-    for one in (batch(kind, padded=True), batch(kind)):
-        with torch.no_grad():
-            ours, reference = model(**one), theirs(**one)
-        assert torch.equal(ours.logits, reference.logits) and torch.equal(ours.loss, reference.loss)
-    assert not torch.allclose(ours.logits, relatives.model(kind)(**one).logits, atol=1e-2)
-
-
-@pytest.mark.parametrize("network", [False, True], ids=["flat", "network"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_peft_checkpoints_load_here(kind, network, tmp_path):
-    config = peft.PrefixTuningConfig(
-        num_virtual_tokens=4, task_type="CAUSAL_LM", prefix_projection=network, encoder_hidden_size=8
-    )
-    theirs = nonzero(peft.get_peft_model(relatives.model(kind), config)).eval()
-    theirs.save_pretrained(tmp_path)
-    method = PrefixTuning.from_checkpoint(tmp_path)
-    assert method == PrefixTuning(n=4, hidden=8 if network else None)
-    model, one = method.load(relatives.model(kind), tmp_path), batch(kind)
-    with torch.no_grad():
-        torch.testing.assert_close(model(**one).logits, theirs(**one).logits, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("family", tiny.ENCODERS)
@@ -99,30 +53,6 @@ def test_a_classifier_s_head_and_prefix_come_from_peft_and_go_there(family, tmp_
     head = read.base_model.classifier.modules_to_save["default"].state_dict()
     copied = model.classifier.copies["default"].state_dict()
     assert all(torch.equal(head[key], value) for key, value in copied.items())
-
-
-@variants
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradients_and_twenty_steps_of_training_follow_peft(kind, method, tmp_path):
-    model = nonzero(method.attach(relatives.model(kind)))
-    theirs = as_peft(kind, method, model, tmp_path)
-    assert methods.trainable(model) == methods.trainable(theirs) == method.count(model.config)
-    batches = [batch(kind, seed=i, padded=i % 2 == 1) for i in range(20)]
-    model(**batches[0]).loss.backward()
-    theirs(**batches[0]).loss.backward()
-    if method.hidden is None:
-        ours = torch.cat([m.flat.grad for m in model.modules() if isinstance(m, Prefix)], dim=1)
-        torch.testing.assert_close(
-            ours, theirs.prompt_encoder["default"].embedding.weight.grad, atol=1e-7, rtol=1e-4
-        )
-    model.zero_grad(), theirs.zero_grad()
-    losses = train(model, batches, lr=1e-2), train(theirs, batches, lr=1e-2)
-    assert losses[0][0] != losses[0][-1]
-    torch.testing.assert_close(*map(torch.tensor, losses), atol=1e-5, rtol=0)
-    learned = theirs.get_prompt_embedding_to_save("default")
-    torch.testing.assert_close(
-        method._tensors(model, "default")["prompt_embeddings"], learned, atol=2e-4, rtol=1e-3
-    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -36,45 +36,6 @@ def from_peft(kind: str, folder: Path, dtype: torch.dtype = torch.float32, **opt
     return model
 
 
-def by_layer(model: nn.Module) -> dict[str, torch.Tensor]:
-    r"""Gradients of the vectors by path and letter, of ours and of peft's."""
-    names = {".vera_lambda_b.default": ".b", ".vera_lambda_d.default": ".d", ".branches.default": ""}
-    found = {}
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None and ("lambda" in name or ".branches." in name):
-            for old, new in names.items():
-                name = name.replace(old, new)
-            found[name.removeprefix("base_model.model.")] = parameter.grad
-    return found
-
-
-@each_kind
-@pytest.mark.parametrize("save", [True, False], ids=["saved", "drawn again"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_a_folder_of_peft_s_has_its_bits_here_and_ours_there(kind, save, dtype, tmp_path):
-    theirs = from_peft(
-        kind, tmp_path / "theirs", dtype, projection_prng_key=7, save_projection=save, vera_dropout=0.1
-    )
-    method, one = VeRA.from_checkpoint(tmp_path / "theirs"), labelled(kind, padded=True)
-    assert method == VeRA(r=40, targets=tuple(sorted(TWO[kind])), dropout=0.1, seed=7, save_projection=save)
-    model = method.load(tiny.model(kind).to(dtype), tmp_path / "theirs")
-    ours, reference = model(**one), theirs(**one)
-    assert torch.equal(ours.logits, reference.logits)
-    assert not torch.allclose(ours.logits, tiny.model(kind).to(dtype)(**one).logits, atol=1e-2)
-    ours.loss.backward(), reference.loss.backward()
-    mine, wanted = by_layer(model), by_layer(theirs)
-    assert mine.keys() == wanted.keys() and len(mine) == 2 * len(methods.VeRA.layers(method, model.config))
-    assert all(torch.equal(mine[key], wanted[key]) for key in mine)
-
-    method.save(model, tmp_path / "ours")
-    files = [load_file(tmp_path / side / "adapter_model.safetensors") for side in ("ours", "theirs")]
-    assert files[0].keys() == files[1].keys()
-    assert ("base_model.vera_A" in files[0]) == save
-    assert all(torch.equal(value, files[1][key]) for key, value in files[0].items())
-    again = peft.PeftModel.from_pretrained(tiny.model(kind).to(dtype), tmp_path / "ours").eval()
-    assert torch.equal(again(**one).logits, reference.logits)
-
-
 @each_kind
 def test_from_one_seed_it_starts_where_peft_s_does(kind, tmp_path):
     theirs = from_peft(kind, tmp_path, projection_prng_key=3)

@@ -3,7 +3,6 @@ r"""AdamW with 8-bit states against bitsandbytes: the same bits with its quantiz
 from __future__ import annotations
 
 import copy
-import io
 
 import pytest
 import tiny
@@ -250,13 +249,6 @@ def test_no_gradient_no_update_and_a_gradient_of_zero_only_decays():
         assert all(moment.abs().max() <= 1e-38 for moment in kept)
 
 
-def test_an_empty_parameter_is_passed_over():
-    ours = parameters([(0, 5), (5,)])
-    optimizer = AdamW8bit(ours)
-    run(optimizer, ours, 1)
-    assert list(optimizer.state) == [ours[1]]
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e25])
 @pytest.mark.parametrize("at", range(len(SHAPES)))
 def test_a_gradient_that_is_not_finite_changes_nothing(at, value):
@@ -275,43 +267,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(at, value):
         assert same(*([s[k] for k in s if k != "step"] for s in (saved, state[number])))
 
 
-@pytest.mark.parametrize("options, said", [
-    (dict(lr=-1.0), "lr must be a number of at least 0; got -1.0"),
-    (dict(betas=(1.0, 0.9)), r"betas\[0\] must be a number of at least 0 and below 1; got 1.0"),
-    (dict(betas=(0.9,)), "betas must be two numbers"),
-    (dict(weight_decay=-0.1), "weight_decay must .* got -0.1"),
-    (dict(eps=float("nan")), "eps must .* got nan"),
-])  # fmt: skip
-def test_settings_that_make_no_sense(options, said):
-    with pytest.raises(CourseError, match=said):
-        AdamW8bit(parameters(SHAPES), **options)
-    optimizer = AdamW8bit(parameters(SHAPES))
-    with pytest.raises(CourseError, match=said):
-        optimizer.add_param_group({"params": parameters([(3,)]), **options})
-    assert len(optimizer.param_groups) == 1
-
-
 # groups, closures, precision --------------------------------------------------------------------------------
-
-
-def test_groups_have_their_own_settings_and_the_closure_runs_with_gradients():
-    shapes = [(70, 70), (9,)]
-    ours, apart = parameters(shapes), parameters(shapes)
-    other = dict(lr=0.1, weight_decay=0.0, betas=(0.5, 0.7), eps=1e-3)
-    together = AdamW8bit([ours[0]], **OPTIONS)
-    together.add_param_group({"params": [ours[1]], **other})
-    alone = [AdamW8bit([apart[0]], **OPTIONS), AdamW8bit([apart[1]], **other)]
-    for step in range(3):
-        gradients(ours, step), gradients(apart, step)
-
-        def closure():
-            assert torch.is_grad_enabled()
-            return "the loss"
-
-        assert together.step(closure) == "the loss"
-        for optimizer in alone:
-            optimizer.step()
-    assert same(ours, apart)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
@@ -328,75 +284,3 @@ def test_other_precisions_are_updated_in_fp32_or_better(dtype):
         assert p.dtype == dtype and torch.equal(p, q.to(dtype))
         assert torch.equal(mine.state[p]["state1"], other.state[q]["state1"])
         assert mine.state[p]["state1"].dtype == (torch.uint8 if p.numel() >= SMALLEST else torch.float32)
-
-
-# saved and resumed ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_resumed_bit_for_bit(dtype):
-    straight = parameters(SHAPES, dtype=dtype)
-    run(AdamW8bit(straight, **OPTIONS), straight, 6)
-
-    halted = parameters(SHAPES, dtype=dtype)
-    before = AdamW8bit(halted, **OPTIONS)
-    run(before, halted, 3)
-    file = io.BytesIO()
-    torch.save(before.state_dict(), file)
-    file.seek(0)
-    again = [nn.Parameter(p.detach().clone()) for p in halted]
-    after = AdamW8bit(again, lr=7.0)
-    after.load_state_dict(torch.load(file, weights_only=True))
-    assert after.param_groups[0]["lr"] == OPTIONS["lr"]
-    run(after, again, 3, 3)
-    assert same(again, straight)
-    run(before, halted, 3, 3)  # and the loaded states are copies
-    assert same(halted, straight)
-
-
-def test_a_state_that_does_not_fit_changes_nothing():
-    ours = parameters(SHAPES)
-    mine = AdamW8bit(ours, **OPTIONS)
-    run(mine, ours, 1)
-    before = copy.deepcopy(mine.state_dict())
-    other_shape = parameters([*SHAPES[:-1], (5001,)])
-    fewer = parameters(SHAPES[:-1])
-    full = parameters(SHAPES)
-    cases = [
-        (AdamW8bit(fewer), fewer, r"groups of \[4\] tensors, and here they are of \[5\]"),
-        (AdamW8bit(other_shape), other_shape, r"state1 is torch.uint8 of \(5001,\)"),
-        (torch.optim.AdamW(full), full, "state1 is missing"),
-        (Theirs(full, min_8bit_size=10**9), full, "state1 is missing"),
-    ]
-    for optimizer, its, said in cases:
-        run(optimizer, its, 1)
-        with pytest.raises(CourseError, match=said):
-            mine.load_state_dict(optimizer.state_dict())
-    after = mine.state_dict()
-    assert after["param_groups"] == before["param_groups"]
-    for number, saved in before["state"].items():
-        assert all(
-            torch.equal(torch.as_tensor(saved[k]), torch.as_tensor(after["state"][number][k])) for k in saved
-        )
-
-
-# in the training loop ---------------------------------------------------------------------------------------
-
-
-def test_two_optimizers_that_go_on_from_one_state_do_not_share_it():
-    weights = [nn.Parameter(torch.randn(5000, generator=torch.Generator().manual_seed(i))) for i in range(3)]
-    first, second, third = (AdamW8bit([w]) for w in weights)
-
-    def step(optimizer, weight, seed):
-        weight.grad = torch.randn(5000, generator=torch.Generator().manual_seed(seed))
-        optimizer.step()
-
-    step(first, weights[0], 10)
-    kept = first.state_dict()
-    before = copy.deepcopy(kept)
-    second.load_state_dict(kept)
-    third.load_state_dict(kept)
-    step(second, weights[1], 11)
-    for name, value in before["state"][0].items():
-        assert torch.equal(torch.as_tensor(kept["state"][0][name]), torch.as_tensor(value)), name
-        assert torch.equal(torch.as_tensor(third.state[weights[2]][name]), torch.as_tensor(value)), name

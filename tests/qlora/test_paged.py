@@ -2,9 +2,6 @@ r"""Paging: the bits of torch.optim.AdamW, the budget by live storages, and traf
 
 from __future__ import annotations
 
-import copy
-import io
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +13,6 @@ from torch import nn
 
 from coursekit.errors import CourseError
 from coursekit.memory.live import Live
-from coursekit.qlora import AdamW8bit
 from coursekit.qlora.paged import GRAIN, PagedAdamW, paged_adamw
 from coursekit.qlora.pager import Pager
 
@@ -208,64 +204,6 @@ def test_round_and_round_always_faults_and_back_and_forth_faults_for_what_has_no
         assert t.bytes_in == t.bytes_out == (pages - room) * GRAIN
 
 
-# saved and resumed ------------------------------------------------------------------------------------------
-
-
-@KERNELS
-def test_either_goes_on_from_the_other_s_state(fused):
-    shapes = [(900,), (50, 20), (7,)]
-    straight = parameters(shapes)
-    run(torch_s(straight, fused), straight, 6)
-
-    def paged(p):
-        return PagedAdamW(p, lr=1.0, budget=2 * GRAIN, page=GRAIN, fused=fused)
-
-    for first, second in ((paged, paged), (paged, torch_s), (torch_s, paged)):
-        ours = parameters(shapes)
-        before = first(ours) if first is paged else first(ours, fused)
-        for group in before.param_groups:
-            group.update(OPTIONS)
-        run(before, ours, 3)
-        file = io.BytesIO()
-        torch.save(before.state_dict(), file)
-        file.seek(0)
-        again = [nn.Parameter(p.detach().clone()) for p in ours]
-        after = second(again) if second is paged else second(again, fused)
-        after.load_state_dict(torch.load(file, weights_only=True))
-        run(after, again, 3, 3)
-        assert same(again, straight)
-        if second is paged:
-            assert after.pager.nbytes <= 2 * GRAIN
-        run(before, ours, 3, 3)  # and the state dict is a copy: it stopped nothing
-        assert same(ours, straight)
-
-
-def test_a_state_that_does_not_fit_changes_nothing():
-    ours = parameters([(300,), (20, 20)])
-    paged = PagedAdamW(ours, **OPTIONS, budget=GRAIN, page=GRAIN)
-    run(paged, ours, 2)
-    before = paged.state_dict()
-    wrong = [
-        ([(300,)], "of other parameters: groups of \\[1\\] tensors, and here they are of \\[2\\]"),
-        (
-            [(300,), (20, 21)],
-            "exp_avg is torch.float32 of \\(20, 21\\), and should be fractions of \\(20, 20\\)",
-        ),
-    ]
-    for shapes, said in wrong:
-        others = parameters(shapes)
-        other = torch_s(others)
-        run(other, others, 1)
-        with pytest.raises(CourseError, match=said):
-            paged.load_state_dict(other.state_dict())
-    amsgrad = torch_s(parameters([(300,), (20, 20)]), amsgrad=True)
-    with pytest.raises(CourseError, match="amsgrad or maximize"):
-        paged.load_state_dict(amsgrad.state_dict())
-    after = paged.state_dict()
-    assert before["param_groups"] == after["param_groups"]
-    assert all(same(before["state"][i].values(), after["state"][i].values()) for i in (0, 1))
-
-
 # bad input --------------------------------------------------------------------------------------------------
 
 
@@ -297,17 +235,6 @@ def test_a_group_that_is_refused_is_not_kept():
     with pytest.raises(CourseError, match="cpu and meta: one budget is for one device"):
         paged.add_param_group({"params": [nn.Parameter(torch.empty(3, device="meta"))]})
     assert len(paged.param_groups) == 1
-
-
-@pytest.mark.parametrize("make", [AdamW8bit, partial(PagedAdamW, budget=2**20)])
-def test_sparse_gradients_are_refused_before_anything_changes(make):
-    embedding, linear = nn.Embedding(10, 4, sparse=True), nn.Linear(4, 1)
-    linear(embedding(torch.tensor([1, 2]))).sum().backward()
-    optimizer = make([*linear.parameters(), *embedding.parameters()])
-    before = copy.deepcopy(linear.state_dict())
-    with pytest.raises(CourseError, match="sparse"):
-        optimizer.step()
-    assert same(linear.state_dict().values(), before.values()) and not optimizer.state
 
 
 def test_the_one_for_the_device(monkeypatch):
