@@ -20,7 +20,6 @@ from coursekit.methods import AdapterDrop, HoulsbyAdapter, LinAdapter, ParallelA
 from coursekit.methods.adapters import Bottleneck, bottlenecks
 from coursekit.methods.adapters.bottleneck import ACTIVATIONS
 from coursekit.methods.adapters.placement import AdapterSite
-from coursekit.methods.adapters.places import blocks
 
 KINDS = (HoulsbyAdapter, PfeifferAdapter, ParallelAdapter, LinAdapter)
 FAMILIES = (*tiny.FAMILIES, *relatives.RELATIVES)
@@ -83,68 +82,6 @@ def test_one_block_of_bert_written_out(kind):
         expected = bert_block(block, x, sites)
         torch.testing.assert_close(block(x), expected, atol=1e-12, rtol=0)
         assert not torch.allclose(expected, bert_block(block, x, {}), atol=1e-2)
-
-
-#: Where an attention and a feed-forward answer, and the norms after each addition.
-PARTS = {
-    "gpt2": ("attn", "mlp", ()),
-    "opt": ("self_attn", "fc2", ()),
-    "opt-350m": ("self_attn", "fc2", ("self_attn_layer_norm", "final_layer_norm")),
-    "llama": ("self_attn", "mlp", ()),
-    "mistral": ("self_attn", "mlp", ()),
-    "qwen2": ("self_attn", "mlp", ()),
-}
-
-
-@each_kind
-@pytest.mark.parametrize("family", PARTS)
-def test_one_block_of_a_decoder_from_its_own_parts(family, kind):
-    r"""What a block adds up, given what its own attention and feed-forward answer."""
-    model = tiny.model("opt", **OPT_POST_NORM) if family == "opt-350m" else relatives.model(family)
-    alive(kind(r=4), model)
-    path, block = list(blocks(model).items())[1]
-    said = {}
-
-    def listen(key: str, module: nn.Module) -> None:
-        r"""To what the module answers by itself, before a hook changes it."""
-        forward = module.forward
-
-        def spoken(*args, **kwargs):
-            out = forward(*args, **kwargs)
-            said[key] = out[0] if isinstance(out, tuple) else out
-            return out
-
-        module.forward = spoken
-
-    attention, ffn, after = PARTS[family]
-    listen("attention", block.get_submodule(attention))
-    listen("ffn", block.get_submodule(ffn))
-    block.register_forward_pre_hook(lambda _, args: said.update(x=args[0]))
-    block.register_forward_hook(
-        lambda _, args, out: said.update(y=out)
-    )  # behind ours: sees the changed answer
-    with torch.no_grad():
-        model(**tiny.batch())
-    x = said["x"]
-    norm_1, norm_2 = (block.get_submodule(n) for n in after) if after else (nn.Identity(), nn.Identity())
-    A = {
-        p.rpartition(".")[2]: site for p, site in bottlenecks(model, "default").items() if p.startswith(path)
-    }
-    assert set(A) == set(kind.sites)
-    with torch.no_grad():
-        h = said["attention"]
-        x = norm_1(x + h + (A["houlsby_attention"](h) if "houlsby_attention" in A else 0))
-        h = said["ffn"].view(x.shape)  # OPT: (batch * seq, d) -> (batch, seq, d)
-        change = {
-            "houlsby_ffn": lambda: A["houlsby_ffn"](h),
-            "pfeiffer": lambda: A["pfeiffer"](norm_2(h + x)),
-            "parallel": lambda: A["parallel"](x),
-        }
-        h = h + sum(make() for key, make in change.items() if key in A)
-        y = norm_2(x + h)
-        y = y + A["lin"](y) if "lin" in A else y
-    torch.testing.assert_close(said["y"], y, atol=2e-6, rtol=1e-5)
-    assert any(bottleneck(x).abs().max() > 0.1 for bottleneck in A.values())
 
 
 @pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])

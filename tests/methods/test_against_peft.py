@@ -174,6 +174,13 @@ TWINS = [
         ("adjusted", ("llama",), dict(oft_block_size=15, module_dropout=0.5)))),
     *(Twin(f"{method!r}", ("llama",), lambda _, method=method: method, off=1e-6, trains=1e-6, lr=1.0)
       for method in (OFT(8), OFT(blocks=2), OFT(8, share=True), OFT(8, coft=True, eps=0.2))),
+    *(Twin(f"{method!r} elsewhere", tuple(k for k in families.OTHERS if (method, k) != (IA3(), "gpt_neox")),
+           lambda _, method=method: method, off=5e-6, lr=None) for method in (
+        LoRA(r=4), LoRA(r=4, rslora=True, targets="all-linear"), LoRA(r=4, dora=True, dropout=0.1), IA3(),
+        PromptTuning(n=3), PTuning(n=3, hidden=8), NormTuning())),
+    Twin("prefix elsewhere", ("qwen3", "smollm3", "phi3", "gpt_neox"), lambda _: PrefixTuning(n=3), lr=None),
+    # in peft a prefix is tokens of the cache, and falls out of a sliding window: this one is long enough
+    Twin("prefix on Gemma", ("gemma2", "gemma3_text"), lambda _: PrefixTuning(n=3), ways=("long window",), lr=None),
     Twin("VeRA saved", **vera(True)),
     Twin("VeRA drawn again", **vera(False)),
     Twin("SHiRA", ("bert", "llama"), lambda _: SHiRA(r=2, seed=5), lambda kind: peft.ShiraConfig(
@@ -192,7 +199,8 @@ def each(select: Callable[[Twin], Any], ways: int | None = None) -> pytest.MarkD
 def build(kind: str, way: str) -> nn.Module:
     if way == "bf16":
         return families.model(kind).to(torch.bfloat16)
-    return families.model(kind, **({"attn_implementation": "eager"} if way == "eager" else {}))
+    changes = {"eager": {"attn_implementation": "eager"}, "long window": {"sliding_window": tiny.POSITIONS}}
+    return families.model(kind, **changes.get(way, {}))
 
 
 def in_peft(config: peft.PeftConfig, model: nn.Module, kind: str) -> nn.Module:

@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 from any_model import ANYWHERE, ROWS, UNDEFINED, WORKS, tried
-from attached import hooks, nonzero
+from attached import hooks, nonzero, refused
 from cases import texts, writes
 from peft.utils.constants import (
     TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFT_IA3,
@@ -50,9 +50,15 @@ def answer(model: nn.Module, one: dict) -> torch.Tensor:
 # what every method promises -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", ANYWHERE)
+#: Of those that need a description: one of each kind of place.
+DESCRIBED = ("Houlsby's adapters", "Compacter", "FAR", "prefix tuning", "LLaMA-Adapter", "MAM", "UniPELT")
+
+
+@pytest.mark.parametrize("row", (*ANYWHERE, *DESCRIBED))
 @pytest.mark.parametrize("kind", (*OTHERS, *families.UNKNOWN))
 def test_from_attaching_to_detaching(row, kind, tmp_path):
+    if row in DESCRIBED and tried(row, kind)[0] != WORKS:
+        pytest.skip("as the table in the docs says, which the last test here compares")
     case, one = ROWS[row], families.labelled(kind, padded=True)
     method, model = case.make(), build(row, kind)
     plain = answer(model, one)
@@ -95,9 +101,10 @@ def test_from_attaching_to_detaching(row, kind, tmp_path):
         return
     again = methods.from_checkpoint(tmp_path)
     assert torch.equal(answer(again.load(build(row, kind), tmp_path), one), after)
-    if (row in ("SAID", "DID") and kind == "t5") or kind == "deberta-v2":  # see below
-        pass
-    else:
+    if kind == "deberta-v2" and row != "Compacter":  # which replaces no layer inside
+        with refused("relative positions", model), methods.mixed_batch(model, ["default", None, "default"]):
+            model(**one)
+    elif (row, kind) not in (("SAID", "t5"), ("DID", "t5")):
         with methods.mixed_batch(model, ["default", None, "default"]):
             torch.testing.assert_close(
                 answer(model, one), torch.stack([after[0], plain[1], after[2]]), atol=1e-5, rtol=1e-4
@@ -134,22 +141,6 @@ def test_rows_of_a_deberta_cannot_have_an_adapter_each():
 
 
 # against peft -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("row", ["LoRA", "rsLoRA", "DoRA", "(IA)³", "prompt tuning", "P-tuning", "norms"])
-@each_other
-def test_peft_reads_our_checkpoint_and_answers_the_same(row, kind, tmp_path):
-    if (row, kind) in REFUSED:
-        pytest.skip("named targets: below")
-    one, method = families.labelled(kind), ROWS[row].make()
-    model = nonzero(method.attach(families.model(kind)), scale=0.1)
-    method.save(model, tmp_path)
-    theirs = peft.PeftModel.from_pretrained(families.model(kind), tmp_path).eval()
-    ours, reference = answer(model, one), answer(theirs, one)
-    if ROWS[row].name in ("PromptTuning", "PTuning") and kind in DECODERS:
-        reference = reference[:, -ours.shape[1] :]  # peft leaves the virtual tokens among the logits
-    assert torch.equal(ours, reference) or (ours - reference).abs().max() < 5e-6
-    assert not torch.equal(ours, answer(families.model(kind), one))
 
 
 def test_ia3_with_named_targets_on_a_fused_attention_equals_peft_s_default(tmp_path):

@@ -163,32 +163,6 @@ def test_of_equal_scores_the_earlier_trains(keep):
     assert torch.equal(torch.cat([m.flatten() for m in largest(scores, keep)]), expected)
 
 
-# training -------------------------------------------------------------------------------------------------
-
-
-@each_family
-def test_decay_and_moments_reach_nothing_but_the_mask(family):
-    model = attached(family, keep=200)
-    base = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
-    chosen, started = FishMask(keep=200).masks(model), [v.detach().clone() for v in values(model)]
-    optimizer = torch.optim.AdamW(values(model), lr=1e-2, weight_decay=0.5)
-    for seed in range(5):
-        model(**labelled(family, seed=seed)).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert sum(s["exp_avg"].numel() for s in optimizer.state.values()) == 200
-    assert all(torch.equal(p, base[n]) for n, p in model.named_parameters() if n in base)
-    assert not any(torch.equal(a, b) for a, b in zip(values(model), started, strict=True))
-    plain, beside = tiny.model(family).state_dict(), model(**tiny.batch()).logits
-    FishMask(keep=200).merge(model)
-    assert torch.equal(model(**tiny.batch()).logits, beside)
-    after = model.state_dict()
-    for name, old in plain.items():
-        if name.split(".")[0] != "classifier":
-            moved = after[name] != old
-            assert not (moved & ~chosen.get(name, torch.zeros_like(moved))).any()
-
-
 # files ----------------------------------------------------------------------------------------------------
 
 

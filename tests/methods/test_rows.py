@@ -22,7 +22,6 @@ from coursekit.methods.selective.parts import Entries, PartProduct, transposed
 from coursekit.methods.selective.rows import Columns, Rows
 from coursekit.qlora import quantize_model
 
-each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 BOTH = pytest.mark.parametrize("method", [SelectRows(rows=(3, 8)), SelectColumns(columns=(3, 8))],
                                ids=["rows", "columns"])  # fmt: skip
 QUERY_VALUE = {"bert": ["query", "value"], "opt": ["q_proj", "v_proj"]}
@@ -156,41 +155,6 @@ def test_it_trains_as_peft_s_shira_with_the_same_mask(family, method):
 
 
 # the method -----------------------------------------------------------------------------------------------
-
-
-@BOTH
-@each_family
-def test_only_the_chosen_lines_change_and_folding_changes_no_bit(family, method):
-    model, plain = method.attach(tiny.model(family)), tiny.model(family).state_dict()
-    train(model, [labelled(family, seed=i) for i in range(3)], lr=1e-2)
-    beside = model(**tiny.batch()).logits
-    paths = {path: parts["weight"].index for path, parts in parts_of(model, "default").items()}
-    method.merge(model)
-    assert torch.equal(model(**tiny.batch()).logits, beside)
-    assert not any(isinstance(module, PartLayer) for module in model.modules())
-    for path, index in paths.items():
-        module, old = model.get_submodule(path), plain[f"{path}.weight"]
-        changed = module.weight != old
-        changed = changed.t() if transposed(module) else changed
-        lines = changed.any(1 if isinstance(method, SelectRows) else 0)
-        assert lines.nonzero().flatten().tolist() == index.tolist()
-    methods.unmerge(model)
-    assert torch.equal(model(**tiny.batch()).logits, beside)
-
-
-@each_family
-def test_the_biases_of_the_rows_train_where_they_are_asked_for(family):
-    model = SelectRows(rows=(1, 2), biases=True).attach(tiny.model(family))
-    plain = tiny.model(family).state_dict()
-    train(model, [labelled(family)], lr=1e-2)
-    SelectRows(rows=(1, 2), biases=True).merge(model)
-    biases = {
-        n: v for n, v in model.state_dict().items() if n.endswith("bias") and n.split(".")[0] != "classifier"
-    }
-    changed = {
-        n: (v != plain[n]).nonzero().flatten().tolist() for n, v in biases.items() if (v != plain[n]).any()
-    }
-    assert bool(changed) == (family != "llama") and all(rows == [1, 2] for rows in changed.values())
 
 
 @pytest.mark.parametrize("which, rows", [((5, 0), [0, 5]), ([4], [4]), (3, [0, 1, 2]), (0.25, list(range(8))),

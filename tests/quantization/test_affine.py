@@ -2,18 +2,11 @@ r"""Affine quantization: the lecture's numbers, torch's own quantizer, and what 
 
 from __future__ import annotations
 
-import inspect
-import math
-
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coursekit import quantization
-from coursekit.errors import CourseError
-from coursekit.qlora import PagedAdamW
 from coursekit.quantization.affine import Grid, grid, quantize_affine
 
 LECTURE = [0.35, -1.2, 2.7, -0.45]
@@ -186,60 +179,3 @@ def test_a_gpu_gives_the_same_codes(group, symmetric):
     here, there = (quantize_affine(t, 4, symmetric=symmetric, **group) for t in (x, x.cuda()))
     assert there.codes.is_cuda and torch.equal(there.codes.cpu(), here.codes)
     torch.testing.assert_close(there.dequantize().cpu(), here.dequantize(), atol=1e-6, rtol=1e-6)
-
-
-# bad input ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    r"""Without the tests' type checks, which would stop wrong types before the code's own line is reached."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
-
-@pytest.mark.parametrize("x, options, said", [
-    (torch.ones(4), {"bits": 1}, "bits must be an integer of at least 2 and of at most 8, such as 4; got 1"),
-    (torch.ones(4), {"bits": 9}, "bits must .* got 9"),
-    (torch.ones(4), {"bits": 4.0}, "bits must .* got 4.0"),
-    (torch.ones(4), {"bits": True}, "bits must .* got True"),
-    (torch.ones(4), {"axis": 1}, "axis must be an integer of at least -1 and of at most 0; got 1"),
-    (torch.ones(4), {"axis": "rows"}, "axis must .* got 'rows'"),
-    (torch.ones(4), {"block": 0}, "block must be a positive integer, such as 32; got 0"),
-    (torch.ones(4), {"block": 2.0}, "block must .* got 2.0"),
-    (torch.ones(4), {"axis": 0, "block": 2}, "axis=0 and block=2: scales belong to one or the other"),
-    (torch.empty(0), {}, "the tensor is empty"),
-    (torch.tensor([1.0, math.nan]), {}, "infinities or NaN"),
-    (torch.tensor([1.0, math.inf]), {"block": 1}, "infinities or NaN"),
-    (torch.tensor([1.0, -math.inf]), {"symmetric": True}, "infinities or NaN"),
-])  # fmt: skip
-def test_input_that_makes_no_sense(x, options, said, unchecked):
-    with pytest.raises(CourseError, match=said):
-        quantize_affine(x, **options)
-
-
-@pytest.mark.parametrize("x, found", [(torch.arange(4), "torch.int64"), (None, "NoneType"), ([1.0], "list")])
-def test_what_is_no_tensor_of_weights(x, found, unchecked):
-    with pytest.raises(CourseError, match=f"x must be a tensor of floating-point numbers; got {found}"):
-        quantize_affine(x)
-
-
-def test_a_flag_is_named_and_is_true_or_false():
-    x = torch.randn(8)
-    with pytest.raises(TypeError):
-        quantize_affine(x, 4, 64)
-    weight = [torch.nn.Parameter(x)]
-    for function, arguments, name in (
-        (grid, (0.0, 1.0), "symmetric"),
-        (quantization.quantize_blockwise, (x,), "double"),
-        (quantization.dynamic_map, (), "signed"),
-        (PagedAdamW.__init__, (PagedAdamW.__new__(PagedAdamW), weight), "fused"),
-        (PagedAdamW.__init__, (PagedAdamW.__new__(PagedAdamW), weight), "back_and_forth"),
-    ):
-        with pytest.raises(CourseError, match=f"{name} must be True or False; got 'no'"):
-            inspect.unwrap(function)(*arguments, **{name: "no"})
-
-
-def test_codes_are_read_in_the_blocks_they_were_written_in():
-    codes, absmax = quantization.quantize_8bit(torch.randn(1024), quantization.dynamic_map())
-    with pytest.raises(CourseError, match="1024 codes in blocks of 512 have 2 scales, and here are 4"):
-        quantization.dequantize_8bit(codes, absmax, quantization.dynamic_map(), block=512)
