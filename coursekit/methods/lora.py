@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from coursekit import counts, interop
 from coursekit.architecture import Matrix
-from coursekit.errors import keep
+from coursekit.errors import CourseError, keep
 from coursekit.methods.dora import DoRAMixin
-from coursekit.methods.lora_bias import LoRABiasMixin
 from coursekit.methods.lora_config import (
     ENTRIES,
     check_place,
@@ -104,10 +103,29 @@ class LoRAEmbedding(LoRABranch):
         return y + self.BAx(x) * self.s
 
 
-class BiasedLoRABranch(LoRABiasMixin, LoRABranch):
-    r"""LoRA with a bias of its own (`lora_bias.py`)."""
+class BiasedLoRABranch(LoRABranch):
+    r"""A bias beside B, $h = W_0 x + s\,(BAx + b)$: for what a LoRA is to take over from a layer that has one."""
 
     keys: ClassVar[dict[str, str]] = LoRABranch.keys | {"b": "lora_B.bias"}
+
+    def __init__(self, layer: LoRALayer, method: LoRA):
+        super().__init__(layer, method)
+        self.b = nn.Parameter(torch.zeros_like(self.B[:, 0]))  # (out,)
+
+    def forward(
+        self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]
+    ) -> Float[Tensor, "*batch out"]:
+        r"""$h = W_0 x + s\,(B(Ax) + b)$, where y is $W_0 x$."""
+        return y + F.linear(F.linear(self.dropout(x), self.A), self.B, self.b) * self.s
+
+    def merged(self, W: Float[Tensor, "out in"], b: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        r"""$W_0 + sBA$ and $b_0 + sb$."""
+        if b is None:
+            raise CourseError(
+                "lora_bias=True does not merge into a layer that has no bias: keep the adapter attached, or train "
+                "without lora_bias"
+            )
+        return super().merged(W, b)[0], (b + self.b * self.s).to(b.dtype)
 
 
 class MovedLoRABranch(MovedStart, LoRABranch):

@@ -84,7 +84,7 @@ def _error(path: str, layer: LoRALayer, name: str) -> MergeError:
     merged, before = merged.float(), q.dequantize().float()
     again = quantize_blockwise(merged, q.code, q.block, isinstance(q.absmax, Double))
     update, after = merged - before, again.dequantize().float()
-    levels, scales = code(q.code).to(merged.device), _scales(q)
+    levels, scales = code(q.code).to(merged.device), q.scales
     by_codes = _on_old_scales(merged, levels, scales, q.block)
     return MergeError(
         path,
@@ -101,10 +101,6 @@ def _error(path: str, layer: LoRALayer, name: str) -> MergeError:
 def _cosine(one: Tensor, other: Tensor) -> float:
     r"""0 where one of the two is 0 throughout."""
     return F.cosine_similarity(one.flatten(), other.flatten(), dim=0).item()
-
-
-def _scales(q: Blockwise) -> Float[Tensor, " blocks"]:
-    return q.absmax.dequantize() if isinstance(q.absmax, Double) else q.absmax
 
 
 def _on_old_scales(

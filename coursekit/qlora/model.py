@@ -44,7 +44,6 @@ def quantize_model(
     not in memory, a model that carries methods, a name in `skip` that fits no module, and a model with nothing to
     quantize.
     """
-    block_of(block, (len(table(code)) - 1).bit_length())
     flag("double", double)
     floating("compute_dtype", compute_dtype)
     if getattr(model, "_coursekit", None) is not None:
@@ -52,14 +51,7 @@ def quantize_model(
             "this model carries methods: quantize first, then attach; to put a trained adapter into 4 bits, call "
             "merge(model, undo=False) before"
         )
-    paths = quantizable(model, skip)
-    if not paths:
-        there = any(isinstance(module, Linear4bit) for module in model.modules())
-        raise CourseError(
-            "this model is quantized already: load it again for other settings"
-            if there
-            else "nothing to quantize: the model has no nn.Linear or Conv1D but those that are skipped"
-        )
+    paths = to_quantize(model, skip, code, block)
     for path in paths:
         weight = model.get_submodule(path).weight
         if weight.is_meta:
@@ -102,3 +94,17 @@ def quantizable(model: nn.Module, skip: Iterable[str] | str = SKIP) -> list[str]
         and path.split(".")[0] not in heads
         and not any(matches(path, name) for name in skip)
     ]
+
+
+def to_quantize(model: nn.Module, skip: Iterable[str] | str, code: str, block: int) -> list[str]:
+    r"""The same, with a CourseError for settings that make no sense and where there is no such layer."""
+    block_of(block, (len(table(code)) - 1).bit_length())
+    paths = quantizable(model, skip)
+    if not paths:
+        there = any(isinstance(module, Linear4bit) for module in model.modules())
+        raise CourseError(
+            "this model is quantized already: load it again for other settings"
+            if there
+            else "nothing to quantize: the model has no nn.Linear or Conv1D but those that are skipped"
+        )
+    return paths

@@ -9,11 +9,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from coursekit.errors import CourseError
-from coursekit.qlora.model import SKIP, quantizable
+from coursekit.qlora.model import SKIP, to_quantize
 from coursekit.quantization.blockwise import quantize_blockwise
-from coursekit.quantization.checks import block_of
-from coursekit.quantization.codes import code as table
 
 
 @contextmanager
@@ -29,13 +26,7 @@ def rounded(
     The weights stay in their own precision and place, so everything runs as before, at the speed of before.
     Afterwards they are what they were, to the bit, also after an error. Raises CourseError as `quantize_model` does.
     """
-    block_of(block, (len(table(code)) - 1).bit_length())
-    paths = quantizable(model, skip)
-    if not paths:
-        raise CourseError(
-            "nothing to quantize: the model has no nn.Linear or Conv1D but those that are skipped"
-        )
-    layers = [model.get_submodule(path) for path in paths]
+    layers = [model.get_submodule(path) for path in to_quantize(model, skip, code, block)]
     # Blocks run along the rows of (out, in); a Conv1D stores its transpose.
     weights = [layer.weight.t() if isinstance(layer, Conv1D) else layer.weight for layer in layers]
     kept = []

@@ -18,7 +18,6 @@ from coursekit.quantization import fused
 from coursekit.quantization.bit_stream import pack, packed_bytes, unpack
 from coursekit.quantization.checks import block_of
 from coursekit.quantization.nearest import Nearest
-from coursekit.quantization.scales import scaled, scaled_short
 
 #: Values at a time. Fewer would keep threads waiting for each other; on a GPU this only bounds what is in between.
 ENCODED, DECODED, GPU = 2**18, 2**19, 2**24
@@ -45,10 +44,10 @@ def encode(
         codes, absmax[: n // block] = fused.run(fused.encode, pairs, find.middles, find.index)
         packed[: start // 2] = codes.view(-1)
     for part, rows in _parts(start, n, block, x.device, ENCODED):
-        y, absmax[rows] = scaled(x[part].view(-1, block))
+        y, absmax[rows] = _scaled(x[part].view(-1, block))
         packed[_bytes(part, bits)] = pack(find(y.view(-1)), bits)
     if short := n % block:
-        y, absmax[-1:] = scaled_short(x[-short:].view(1, -1))
+        y, absmax[-1:] = _scaled_short(x[-short:].view(1, -1))
         zero = int(find(y.new_zeros(1)))  # what bitsandbytes fills the last byte with
         packed[_bytes(slice(n - short, n), bits)] = pack(find(y.view(-1)), bits, fill=zero)
     if not absmax.isfinite().all():
@@ -104,6 +103,26 @@ def decode(
         else:  # multiplying and rounding in one operation is slower than one after the other
             target.copy_(values.mul_(scale))
     return out
+
+
+def _scaled(
+    rows: Float[Tensor, "blocks block"],
+) -> tuple[Float[Tensor, "blocks block"], Float[Tensor, " blocks"]]:
+    r"""Every row multiplied by 1 / absmax, its largest magnitude, and the absmax, both fp32; finite for zeros, too."""
+    rows = rows.float()
+    absmax = rows.abs().amax(1)
+    return rows * (1.0 / absmax.clamp(min=fused.TINY))[:, None], absmax
+
+
+def _scaled_short(row: Float[Tensor, "1 n"]) -> tuple[Float[Tensor, "1 n"], Float[Tensor, " 1"]]:
+    r"""The same for a last block that is not full, to the bit what bitsandbytes makes of it on a CPU.
+
+    It divides, where a full block is multiplied by 1 / absmax, which can differ in the last bit; and it stores 1e-38
+    for a block of zeros.
+    """
+    row = row.float()
+    absmax = row.abs().amax(1).clamp(min=fused.TINY)
+    return row / absmax, absmax
 
 
 def _parts(start: int, n: int, block: int, device: torch.device, size: int) -> Iterator[tuple[slice, slice]]:

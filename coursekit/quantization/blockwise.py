@@ -36,6 +36,11 @@ class Blockwise:
     dtype: torch.dtype  # of the tensor that was quantized
 
     @property
+    def scales(self) -> Float[Tensor, " blocks"]:
+        r"""The scale of each block, fp32."""
+        return self.absmax.dequantize() if isinstance(self.absmax, Double) else self.absmax
+
+    @property
     def nbytes(self) -> int:
         r"""Bytes of codes and scales."""
         return self.packed.nbytes + self.absmax.nbytes
@@ -84,8 +89,7 @@ def dequantize(q: Blockwise, out: Float[Tensor, "*shape"] | None = None) -> Floa
     else:
         result = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
     table = _table(q.code, q.packed.device)
-    absmax = q.absmax.dequantize() if isinstance(q.absmax, Double) else q.absmax
-    decode(q.packed, absmax, table.lookup, q.block, result.detach().view(-1))
+    decode(q.packed, q.scales, table.lookup, q.block, result.detach().view(-1))
     return result if out is None or result is out else out.copy_(result)
 
 

@@ -5,7 +5,7 @@ QLoRA (Dettmers et al. 2023, arXiv:2305.14314), section 3 and appendix E, for 4 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from statistics import NormalDist
 
 import torch
@@ -34,20 +34,18 @@ def normal_float(bits: int) -> Float[Tensor, " levels"]:
     Raises CourseError for a width that is no integer from 2 to 8.
     """
     return torch.tensor(
-        _kept(whole("bits", bits, least=2, most=8, such_as=4)), dtype=torch.float32, device="cpu"
+        levels(whole("bits", bits, least=2, most=8, such_as=4)), dtype=torch.float32, device="cpu"
     )
 
 
+@cache
 def levels(bits: int) -> tuple[float, ...]:
-    r"""The levels of NF-k, made anew."""
+    r"""The levels of NF-k, made once."""
     quantile, half = NormalDist().inv_cdf, 2 ** (bits - 1)
     positive = [quantile(p) for p in steps(tail(bits), 0.5, half + 1)]
     negative = [-quantile(p) for p in steps(tail(bits), 0.5, half)]
     values = torch.tensor(sorted([*negative, 0.0, *positive]), dtype=torch.float32, device="cpu")
     return tuple((values / values[-1]).tolist())
-
-
-_kept = lru_cache(levels)
 
 
 def steps(start: float, end: float, n: int) -> list[float]:
