@@ -105,7 +105,8 @@ def test_either_goes_on_from_the_other_s_state_bit_for_bit(first, second, dtype)
     after, beside = second(again, lr=7.0), second(twin, lr=7.0)
     state = torch.load(file, weights_only=True)
     numbers = kept(state)
-    after.load_state_dict(state), beside.load_state_dict(state)
+    for optimizer in (after, beside):  # torch's own would train on in what it is given
+        optimizer.load_state_dict(copy.deepcopy(state) if isinstance(optimizer, torch.optim.AdamW) else state)
     assert after.param_groups[0]["lr"] == OPTIONS["lr"]
     run(after, again, 3, 3)
     assert same(again, straight) and same(kept(state), numbers)  # what was loaded is a copy
