@@ -29,6 +29,7 @@ def test_a_thousand_examples_in_training_beat_ten_in_the_prompt(context):
     assert ten.verdict == "better"
     said(PAGE, f"A thousand examples in training are {ten} than ten in the prompt")
     said(PAGE, f"a thousand in training are {ten} than ten in the prompt")
+    said(PAGE, f"and the prompt without an example {context.accuracy('0 shots').value:.2f}")
 
 
 def test_with_the_same_ten_there_is_no_clear_difference(context):
@@ -71,7 +72,8 @@ def test_this_run_of_the_small_model_beats_the_table():
     said(PAGE, f"the model reaches {model} nats a token in this run and the table of pairs {table}")
     said(PAGE, f"only just beat a table of pairs in this run, {model} against {table} nats")
     first = printed(PAGE, "below a rival: " + ", ".join(rf".*'knows {what}': \['([\d,]+)'\]" for what in RIVALS))
-    said(PAGE, "below *knows nothing* after {} tokens, below *knows frequencies* after {} and below".format(*first))
+    below = "below *knows nothing* from the first one on, after {} tokens, below *knows frequencies* after {} and below"
+    said(PAGE, below.format(*first))
     said(PAGE, f"below the table of pairs only after {first[2]} of 307,200")
 
 

@@ -58,7 +58,9 @@ def test_the_place(film):
     wide = film.difference("narrow", "pfeiffer")
     assert wide.verdict == "equal for practical purposes"
     assert round(film.parameters("narrow") / film.parameters("pfeiffer")) == 2
-    said(PAGE, "With $r=16$, twice the parameters, Houlsby's is equal too")
+    value, low, high = (f"{-100 * x:.1f}" for x in (wide.value, wide.high, wide.low))
+    said(PAGE, "With $r=16$, twice the parameters, Houlsby's is "
+               f"{value} points lower ({low} to {high}), within the margin")  # fmt: skip
     sizes = [film.parameters(arm) for arm in ("pfeiffer", "lin", "parallel", "houlsby r=8")]
     assert max(sizes) < 1.07 * min(sizes)
     assert CANDIDATES["parallel"].method.scaling == 4
@@ -190,3 +192,5 @@ def test_the_noise_of_the_times_is_told():
     said(PAGE, f"in this run {houlsby} % longer with Houlsby's and {pfeiffer} % with Pfeiffer's, $r=64$")
     said(PAGE, f"With $r=16$ six adapters take {six} % and two {two} %")
     said(PAGE, f"full fine-tuning, timed again, came to {noise} %")
+    less = 100 * (1 - float(printed(PAGE, r"\nfull, again  .* \d\.\d\d +(\d\.\d\d)\n")[0]))
+    said(PAGE, f"Its forward and backward pass came to {less:.0f} % less, so read that column to a tenth")

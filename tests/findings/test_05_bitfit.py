@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from finding import ROOT, printed, said, tenths
@@ -85,6 +86,14 @@ def test_far_and_the_last_two_blocks(runs):
                f"{share[0]:.0f} % of the parameters")  # fmt: skip
     said(PAGE, f"The last two blocks, with {share[1]:.0f} %, are {behind(two)}, among eleven comparisons no clear "
                "difference")  # fmt: skip
+    longer = family["bitfit, 600 steps", "probe"]
+    assert longer.verdict == "better" and abs(longer.value) < abs(two.value)
+    said(PAGE, f"The verdict goes by p, here {two.p:.3f}. BitFit's {100 * longer.value:.1f} after 600 steps has "
+               f"{longer.p:.3f}")  # fmt: skip
+    spread = [np.ptp([x - y for x, y in zip(runs.seeds(a), runs.seeds(b), strict=True)]) for a, b in
+              (("top 2", "full"), ("bitfit, 600 steps", "probe"))]  # fmt: skip
+    assert spread[1] < spread[0]
+    said(PAGE, "its seeds agree better")
     assert round(runs.parameters("far") / runs.parameters("random mask")) == 13
     equal = runs.difference("far", "random mask")
     known = str(equal).replace("equal", "equal to it", 1)

@@ -54,14 +54,24 @@ def test_no_hybrid_is_better_than_the_better_of_its_parts(stored):
     said(PAGE, f"the least that UniPELT's paper reports, lies outside the interval {ends(gain)}")
     mam = stored.difference("mam", "parallel")
     assert mam.verdict == "no clear difference"
-    said(PAGE, f"no clear difference {ends(mam)}. Its own parts were run alone later")
+    said(PAGE, f"MAM beside a parallel adapter of $r=16$: no clear difference {ends(mam)}")
+
+
+def test_no_rate_is_at_an_end_of_those_tried(stored):
+    arms = {arm for pair in ASKED for arm in pair}
+    for arm in arms:
+        tried, rate = sorted(stored.by_rate(arm)), stored.rate(arm)
+        below, above = tried[tried.index(rate) - 1], tried[tried.index(rate) + 1]
+        assert 3 < rate / below + 0.01 < 3.4 and 3 < above / rate + 0.01 < 3.4, arm
+    said(PAGE, "each chosen rate lies between two tried ones, a factor of 3 away")
 
 
 def test_mam_shows_no_clear_difference_to_its_own_parts():
     own = results.read("hybrid")
     adapter, prefix = (own.difference("mam", part) for part in ("parallel r=192", "prefix n=30"))
     assert adapter.verdict == prefix.verdict == "no clear difference"
-    said(PAGE, f"none to the adapter of $r=192$ {ends(adapter)} or to the prefix of 30 tokens {ends(prefix)}")
+    said(PAGE, f"no clear difference from the adapter of $r=192$ {ends(adapter)}, and none from the prefix of "
+               f"30 tokens {ends(prefix)}")  # fmt: skip
     said(PAGE, "MAM shows no clear difference to its own parts, run alone")
 
 

@@ -197,6 +197,9 @@ def test_what_the_costs_are():
     kept = {name: row.activations / 1e6 for name, row in others.items()}
     assert (min(kept, key=kept.get), max(kept, key=kept.get)) == ("top-layers", "said")
     said(PAGE, f"from {min(kept.values()):.0f} MB (the top two blocks) to {max(kept.values()):.0f} MB (SAID)")
+    largest = [row.activations > max(row.weights, states[name]) for name, row in others.items()]
+    assert sum(largest) > len(largest) / 2
+    said(PAGE, "on a model this small they are the largest part for most methods")
     more = cost["top-layers"].weights - cost["full"].weights - 4 * cost["top-layers"].trained
     assert abs(more) < 1e5, "the package keeps the old values beside those that train"
     extra = 4 * cost["top-layers"].trained / 1e6
@@ -271,6 +274,10 @@ def test_the_registered_run_is_told_as_it_is():
     said(PAGE, f"from a loss of {-low:.0f} points to a gain of {high:.0f}")
     assert printed(PAGE, r"not inferior: (shown|not shown)") == ("not shown",) and low < -5
     said(PAGE, "so the claim is not shown, and you keep LoRA")
+    longer = results.read("methods").difference("ia3", "lora")
+    ends = longer.in_points().partition(" ")[2].replace("+-", "-")
+    assert longer.verdict == "equal for practical purposes"
+    said(PAGE, f"there (IA)³ and LoRA are equal for practical purposes {ends}")
     (share,) = printed(PAGE, r"true difference 0.0 points: the claim is shown in (\d+)% of cases")
     pilot, less = printed(PAGE, r"true difference −(\d\.\d) points: the claim is shown in (\d+)% of cases")
     said(PAGE, f"scattered as in the pilot, this design would have shown it in {share} % of cases")
