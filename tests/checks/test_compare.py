@@ -39,6 +39,16 @@ def test_what_counts_as_the_same(given, expected, same):
 T = torch.tensor
 
 
+def test_right_values_in_another_order_are_told_so():
+    said, right = Comparison(1e-6).difference, T([-1.0, 0.0, 0.3, 1.0])
+    for given in (right.flip(0), right.roll(1), right[[1, 0, 2, 3]]):
+        assert said(given, right) == "the values are right, but not in their order"
+        assert Comparison(1e-6, discreet=True).difference(given, right) == "the shape is right, the values are not"
+    assert "largest difference" in said(T([-1.0, 0.0, 0.4, 1.0]), right)
+    assert "largest difference" in said(right.view(2, 2).flip(0), right.view(2, 2))
+    assert "largest difference" in Comparison(1e-6, signed_zeros=True).difference(T([1.0, -0.0]), T([1.0, 0.0]))
+
+
 @pytest.mark.parametrize("given, expected, same", [
     # Relative, entry by entry: neither absolute, nor by the largest entry.
     (T([3e7]), T([3e7 + 20]), True), (T([3e7]), T([3e7 + 2000]), False),
