@@ -88,8 +88,8 @@ def test_far_and_the_last_two_blocks(runs):
                "difference")  # fmt: skip
     longer = family["bitfit, 600 steps", "probe"]
     assert longer.verdict == "better" and abs(longer.value) < abs(two.value)
-    said(PAGE, f"The verdict goes by the adjusted p, here {two.p:.3f}. BitFit's {100 * longer.value:.1f} after 600 steps has "
-               f"{longer.p:.3f}")  # fmt: skip
+    said(PAGE, f"The verdict goes by the adjusted p, here {two.p:.3f}. BitFit's {100 * longer.value:.1f} after 600 "
+               f"steps has {longer.p:.3f}")  # fmt: skip
     spread = [np.ptp([x - y for x, y in zip(runs.seeds(a), runs.seeds(b), strict=True)]) for a, b in
               (("top 2", "full"), ("bitfit, 600 steps", "probe"))]  # fmt: skip
     assert spread[1] < spread[0]
