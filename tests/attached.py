@@ -14,6 +14,15 @@ from torch import Tensor, nn
 from coursekit import methods
 from coursekit.errors import CourseError
 
+#: Matrices and embeddings on which a LoRA can be, by family.
+EVERYTHING = {
+    "bert": ("query", "value", "dense", "word_embeddings"),
+    "roberta": ("query", "value", "dense", "word_embeddings"),
+    "gpt2": ("c_attn", "c_proj", "c_fc", "wpe"),
+    "opt": ("q_proj", "v_proj", "fc1", "fc2", "embed_tokens"),
+    "llama": ("q_proj", "k_proj", "down_proj", "embed_tokens"),
+}
+
 
 def labelled(family: str, **kwargs) -> dict[str, Tensor]:
     r"""A tiny batch with the labels that the family's model has a loss for."""

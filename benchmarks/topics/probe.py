@@ -14,8 +14,8 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import expit
 from topics._film import SETTING
-from topics.pooling import mean_of_text
 
+from coursekit.evaluation.running import equal_lengths, evaluating
 from coursekit.experiments import machine
 from coursekit.experiments.bench import Bench
 from coursekit.experiments.recipe import Arm, Grid
@@ -38,18 +38,12 @@ def read(bench: Bench, split: str) -> dict[str, np.ndarray]:
     r"""What each arm reads of a split's sentences, (sentences, d), and their labels, (sentences,)."""
     model, rows = bench.model(0), bench.prepared.split(split)
     rows = rows if split == "train" else rows.select(range(bench.sentences(split)))
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    order = sorted(range(len(rows)), key=lengths.__getitem__)
-    found: dict[str, np.ndarray] = {"labels": np.empty(len(rows), int)}
-    for start in range(0, len(order), 32):
-        chosen = order[start : start + 32]
-        batch = {key: x.to(bench.device) for key, x in bench.prepared.collate(rows.select(chosen).to_list()).items()}
-        found["labels"][chosen] = batch.pop("labels").cpu()
-        with torch.no_grad():
-            out = model.get_submodule("bert")(**batch)
-        means = mean_of_text(out.last_hidden_state, batch["attention_mask"])
-        for name, x in (("probe", means), ("probe-cls", out.pooler_output)):
-            found.setdefault(name, np.empty((len(rows), x.shape[-1])))[chosen] = x.double().cpu()
+    ids, found = rows["input_ids"], {"labels": np.array(rows["labels"])}
+    with evaluating(model):
+        for group in equal_lengths(ids, 64):
+            out = model.get_submodule("bert")(torch.tensor([ids[i] for i in group], device=bench.device))
+            for name, x in (("probe", out.last_hidden_state.mean(1)), ("probe-cls", out.pooler_output)):
+                found.setdefault(name, np.empty((len(ids), x.shape[-1])))[group] = x.double().cpu()
     return found
 
 

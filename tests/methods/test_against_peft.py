@@ -18,7 +18,7 @@ import pytest
 import relatives
 import tiny
 import torch
-from attached import nonzero, train
+from attached import EVERYTHING, nonzero, train
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as IA3_FEEDFORWARD
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_TARGETS
 from safetensors.torch import load_file
@@ -47,13 +47,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Invalid `", "ignore:Specified to
 KINDS = (*tiny.FAMILIES, *relatives.RELATIVES)
 DECODERS = (*tiny.DECODERS, *relatives.RELATIVES)
 WITH_BIASES = ("bert", "roberta", "gpt2", "opt")
-EVERYTHING = {
-    "bert": ("query", "value", "dense", "word_embeddings"),
-    "roberta": ("query", "value", "dense", "word_embeddings"),
-    "gpt2": ("c_attn", "c_proj", "c_fc", "wpe"),
-    "opt": ("q_proj", "v_proj", "fc1", "fc2", "embed_tokens"),
-    "llama": ("q_proj", "k_proj", "down_proj", "embed_tokens"),
-}
 #: Matrices of two shapes.
 TWO = {"bert": ("query", "output.dense"), "gpt2": ("c_attn", "mlp.c_proj"), "llama": ("k_proj", "down_proj")}
 #: peft has no norms in its tables for these families.

@@ -9,7 +9,7 @@ import peft
 import pytest
 import tiny
 import torch
-from attached import body, nonzero, rows_answer_as_alone
+from attached import EVERYTHING, body, nonzero, rows_answer_as_alone
 from attached import labelled as batch
 from torch import nn
 
@@ -21,13 +21,6 @@ from coursekit.methods.low_rank import LowRankLinear, low_rank_update
 from coursekit.methods.mechanism.modules import AdapterState
 
 FAMILIES = tiny.FAMILIES
-EVERYTHING = {
-    "bert": ("query", "value", "dense", "word_embeddings"),
-    "roberta": ("query", "value", "dense", "word_embeddings"),
-    "gpt2": ("c_attn", "c_proj", "c_fc", "wpe"),
-    "opt": ("q_proj", "v_proj", "fc1", "fc2", "embed_tokens"),
-    "llama": ("q_proj", "k_proj", "down_proj", "embed_tokens"),
-}
 
 
 # peft -----------------------------------------------------------------------------------------------------
