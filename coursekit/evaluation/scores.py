@@ -9,7 +9,7 @@ from statistics import NormalDist
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from coursekit.errors import number, whole
+from coursekit.errors import whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,18 +63,17 @@ def pairs_in_order(lean: Float[Tensor, " n"], good: Bool[Tensor, " n"]) -> float
     return (lean[good][:, None] > lean[~good]).float().mean().item()
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    r"""Wilson's score interval of a share (E. B. Wilson, JASA 22, 1927, p. 209–212).
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    r"""Wilson's score interval of a share, at 95 % (E. B. Wilson, JASA 22, 1927, p. 209–212).
 
     $$\frac{p + z^2/2n \pm z\sqrt{p(1-p)/n + z^2/4n^2}}{1 + z^2/n}$$
 
     Unlike p ± z·s it stays within 0…1 and does not shrink to nothing when all cases agree.
     """
     n, successes = whole("n", n, least=0), whole("successes", successes, least=0, most=n)
-    confidence = number("confidence", confidence, above=0, below=1, such_as=0.95)
     if not n:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = NormalDist().inv_cdf(0.975)
     p = successes / n
     centre = p + z * z / (2 * n)
     spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))

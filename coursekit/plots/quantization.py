@@ -12,33 +12,6 @@ from matplotlib.axes import Axes
 from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, axes
 
-#: A row with more numbers than this is drawn as a band: single strokes could not be told apart.
-_STROKES = 300
-
-
-def number_lines(rows: Mapping[str, Any], xlabel: str = "") -> Axes:
-    r"""Each entry of `rows` (label -> its numbers) as strokes on a line of its own; very many of them as a band."""
-    ax = axes(figsize=(7.0, 0.8 + 0.42 * len(rows)))
-    ends, said = [], []
-    for y, (colour, name) in enumerate(zip(COLOURS * len(rows), rows, strict=False)):
-        values = np.unique(np.asarray(rows[name], dtype=float))
-        ends += [values[0], values[-1]]
-        ax.hlines(y, values[0], values[-1], color="#d0d0d0", linewidth=1, zorder=1)
-        if len(values) > _STROKES:
-            ax.barh(y, values[-1] - values[0], 0.5, left=values[0], color=colour, alpha=0.8)
-        else:
-            ax.vlines(values, y - 0.3, y + 0.3, color=colour, linewidth=1.6 if len(values) < 40 else 0.7)
-            said.append(f"{name}: {len(values)} values from {values[0]:.3g} to {values[-1]:.3g}")
-    says(ax, "; ".join(said))
-    room = 0.03 * (max(ends) - min(ends))
-    ax.set_xlim(min(ends) - room, max(ends) + room)
-    ax.set_yticks(range(len(rows)), list(rows))
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
-    ax.set_xlabel(xlabel)
-    return ax
-
 
 def one_block(x: Sequence[float], back: Sequence[float], levels: Sequence[float]) -> Axes:
     r"""The weights `x` of one block as dots, what comes `back` as red dashes, and a pale line at each of the `levels`,

@@ -13,7 +13,7 @@ from coursekit.plots.common import COLOURS, axes
 _SOFT_PROMPTS = ("prompt tuning", "P-tuning", "prefix tuning", "LLaMA-Adapter")
 
 
-def soft_prompt_places(n: int = 3, tokens: int = 5, layers: int = 5, top: int = 3) -> Sequence[Axes]:
+def soft_prompt_places() -> Sequence[Axes]:
     r"""Where virtual tokens stand: positions from left to right, the input at the foot and the blocks above it.
 
     Trained parameters are full; what is computed from them is pale: what the frozen model makes of a virtual token of
@@ -22,6 +22,7 @@ def soft_prompt_places(n: int = 3, tokens: int = 5, layers: int = 5, top: int = 
     """
     panels = plt.subplots(1, len(_SOFT_PROMPTS), figsize=(9.2, 2.9))[1]
     trained, computed, text = COLOURS[1], "#f6ddb8", "#dfe3e6"
+    n, tokens, layers, top = 3, 5, 5, 3  # virtual tokens and tokens of the text; blocks, and those with prompts
     for ax, name in zip(panels, _SOFT_PROMPTS, strict=True):
         gap = 0.7 if name == "LLaMA-Adapter" else 0.0
         for level in range(layers + 1):

@@ -146,7 +146,7 @@ def test_scores_stand_at_their_settings():
 
 
 def test_virtual_tokens_stand_where_each_method_has_them():
-    panels = {ax.get_title("left"): ax for ax in plots.soft_prompt_places(n=3, tokens=5, layers=5, top=3)}
+    panels = {ax.get_title("left"): ax for ax in plots.soft_prompt_places()}
 
     def trained(name):
         patches = [p for p in panels[name].patches if p.get_facecolor()[:3] == to_rgb(plots.COLOURS[1])]

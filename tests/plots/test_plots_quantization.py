@@ -22,15 +22,6 @@ def strokes(ax) -> list[list[float]]:
     return [[float(x[0]) for x in row] for row in lines if all(x[0] == x[-1] for x in row)]
 
 
-def test_every_number_is_a_stroke_and_many_are_a_band():
-    ax = draw.number_lines({"nf4": NF4, "int4": code("int4"), "fp16": numbers("fp16")})
-    nf4, int4 = strokes(ax)
-    assert nf4 == pytest.approx(NF4) and len(int4) == 15  # zero once
-    (band,) = ax.patches
-    assert (band.get_x(), band.get_x() + band.get_width()) == (-65504, 65504)
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["nf4", "int4", "fp16"]
-
-
 def test_a_block_has_its_weights_levels_and_what_comes_back():
     x, back, levels = [0.2, -0.5, 1.9], [0.0, -1.0, 2.0], [-2.0, -1.0, 0.0, 1.0, 2.0]
     ax = draw.one_block(x, back, levels)
@@ -77,8 +68,6 @@ def test_shares_of_a_code_and_the_line_of_equal_ones():
 
 
 @pytest.mark.parametrize("picture", [
-    lambda: draw.number_lines({n: numbers(n) for n in ("fp8 e4m3", "fp16")}, xlabel="numbers"),
-    lambda: draw.number_lines({"a code with a long name": NF4}),
     lambda: draw.relative_gaps({n: numbers(n) for n in ("fp8 e4m3", "fp16", "bf16")}),
     lambda: draw.curves({"a long label of a line": {1: 2, 3: 4}}, "x", "y", logx=True, xticks=[1, 3]),
     lambda: draw.equal_areas(NF4, 1.85),
