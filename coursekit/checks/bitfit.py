@@ -67,6 +67,17 @@ TRAINS = register(
             "position_bias ends in 'bias' and is a table of positions: a bias is called '.bias', with the dot": (
                 _chosen(lambda name, head: name.endswith("bias") or name.startswith(f"{head}."))
             ),
+            "two things: a table has 'bias' in its name and is none, so ask how a name ends; and a norm's name begins "
+            "like the head's, so look for head + '.'": (
+                _chosen(lambda name, head: "bias" in name or name.startswith(head))
+            ),
+            "two things: position_bias is a table, a bias is called '.bias'; and a norm's name begins like the head's, "
+            "so look for head + '.'": (
+                _chosen(lambda name, head: name.endswith("bias") or name.startswith(head))
+            ),
+            "the head's matrix is missing, and position_bias is there, a table: a bias is called '.bias'": (
+                _chosen(lambda name, head: name.endswith("bias"))
+            ),
             "one norm's name begins like the head's and it is no part of it: look for head + '.', with the dot": (
                 _chosen(lambda name, head: name.endswith(".bias") or name.startswith(head))
             ),
@@ -140,6 +151,9 @@ WORK = register(
             ),
             "a frozen block above one that trains costs a product as well: the gradient has to get through it": (
                 lambda blocks: _share(blocks, passed=_trained(blocks))
+            ),
+            "the lowest block that trains needs a gradient as well: the gradient passes it, too": (
+                lambda blocks: work(blocks) - 1 / (3 * len(blocks))
             ),
             "the gradient of a bias is a sum over the tokens and no matrix product: leave it out": (
                 lambda blocks: work(blocks) + list(blocks).count(BIASES) / (3 * len(blocks))
@@ -284,7 +298,8 @@ def _there_instead_of_back(x, W_t, b_t, W_f, b_f, learners):
 def _secret_layer(draw: Draw) -> Split:
     d, n = draw.whole(3, 6), draw.whole(7, 11)
     keep = draw.whole(3, n - 3)
-    x, W, b = draw.normal(draw.whole(2, 4), d), draw.normal(n, d), draw.normal(n)
+    # As many tokens as outputs: who takes the second dimension for the last is told.
+    x, W, b = draw.normal(2, n, d), draw.normal(n, d), draw.normal(n)
     order = torch.tensor(draw.order(n))
     learners, frozen = order[:keep], order[keep:].sort().values
     return x, W[learners], b[learners], W[frozen], b[frozen], learners
@@ -310,6 +325,11 @@ LAYER = register(
             ),
             "this permutes once more in the same direction; take the inverse of the order, order.argsort()": (
                 _there_instead_of_back
+            ),
+            "x has a dimension more, (..., in): put the outputs back along the last one, y[..., order]": (
+                lambda x, W_t, b_t, W_f, b_f, learners: _concatenated(x, W_t, b_t, W_f, b_f)[
+                    :, _order(learners, x.shape[1]).argsort()
+                ]
             ),
             "the biases are missing": (
                 lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, 0 * b_t, W_f, 0 * b_f, learners)

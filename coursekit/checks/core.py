@@ -42,8 +42,10 @@ class BaseExercise:
         r"""Name of the function that the student writes: `lora-merge` -> `lora_merge`."""
         return self.id.replace("-", "_")
 
-    def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str]:
-        r"""Status and message of the notebook's check; `variant` as in `check`. May raise what `answer` raises."""
+    def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str, float]:
+        r"""Status, message and share of the points of the notebook's check; `variant` as in `check`. May raise what
+        `answer` raises.
+        """
         raise NotImplementedError
 
 
@@ -69,9 +71,10 @@ class Exercise(BaseExercise):
     dtype: bool = False
     signed_zeros: bool = False
 
-    def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str]:
+    def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str, float]:
         r"""As in BaseExercise; these are the same for everybody."""
-        return _check(self, answer)
+        status, message = _check(self, answer)
+        return status, message, float(status == "passed")
 
     def comparison(self, discreet: bool = False) -> Comparison:
         r"""How its answers are compared."""
@@ -133,12 +136,12 @@ class Result:
     id: str
     status: str
     message: str
-    points: int = 0
+    points: float = 0
     possible: int = 0
 
     def __repr__(self) -> str:
         mark = {"passed": "✓", "failed": "✗"}.get(self.status, "○")
-        return f"{mark} {self.id}: {self.status} ({self.points}/{self.possible} points). {self.message}"
+        return f"{mark} {self.id}: {self.status} ({self.points:g}/{self.possible} points). {self.message}"
 
 
 _EXERCISES: dict[str, BaseExercise] = {}
@@ -228,11 +231,11 @@ def _today(id: str) -> str:
 
 def _result(exercise: BaseExercise, answer: Any, variant: int) -> Result:
     if not callable(answer):
-        status = "failed"
         message = f"pass the function itself: check({exercise.id!r}, {exercise.name}), without brackets"
+        status, share = "failed", 0.0
     else:
-        status, message = exercise.looked_at(answer, variant)
-    return Result(exercise.id, status, message, exercise.points if status == "passed" else 0, exercise.points)
+        status, message, share = exercise.looked_at(answer, variant)
+    return Result(exercise.id, status, message, round(share * exercise.points, 1), exercise.points)
 
 
 def _check(exercise: Exercise, answer: Callable[..., Any]) -> tuple[str, str]:

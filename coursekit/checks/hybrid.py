@@ -75,6 +75,9 @@ SHARE = register(
             "this is the share if all keys got the same weight; each query weighs them by its scores": (
                 lambda q, k, p_k: torch.full((len(q),), len(p_k) / (len(p_k) + len(k)), dtype=q.dtype)
             ),
+            "this is one number, the share if all keys got the same weight; each query has a share of its own": (
+                lambda q, k, p_k: len(p_k) / (len(p_k) + len(k))
+            ),
         },
         tolerance=1e-8,
     )

@@ -54,19 +54,19 @@ class Numeric(BaseExercise):
         (found,) = self.asks.cases(f"variant {variant}".encode(), 1)
         return found
 
-    def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str]:
+    def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str, float]:
         r"""As in BaseExercise."""
         try:
             value = answer()
         except Exception as error:
-            return "failed", stopped_with(error)
+            return "failed", stopped_with(error), 0.0
         if is_empty(value):
-            return "not attempted", f"fill in {self.name} and run this cell again"
+            return "not attempted", f"fill in {self.name} and run this cell again", 0.0
         numbers = self.own(variant)
         found = judge(self.asks, numbers, value)
         if found is None:
-            return "passed", ""
-        return "failed", mistake(self.asks, [numbers], [value]) or found
+            return "passed", "", 1.0
+        return "failed", mistake(self.asks, [numbers], [value]) or found, 0.0
 
 
 def numbers(id: str, variant: int = 0) -> dict[str, Any]:

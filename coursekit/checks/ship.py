@@ -112,6 +112,15 @@ DIFFERENCE = register(
             "the largest is of probabilities; where one is small, nobody would see that it has doubled": (
                 _with_largest(lambda one, other: (one.softmax(-1) - other.softmax(-1)).abs().max())
             ),
+            "the largest difference may not lie at the padding, which nobody reads": (
+                lambda one, other, mask: (
+                    difference(one, other, mask)[0],
+                    (_log(one) - _log(other)).abs().max().item(),
+                )
+            ),
+            "the largest is of logits; compare log-probabilities there as well": (
+                _with_largest(lambda one, other: (one - other).abs().max())
+            ),
             "this is the largest with its sign: what is lowered most may be further off": (
                 _with_largest(lambda one, other: (_log(one) - _log(other)).max())
             ),
@@ -135,12 +144,20 @@ class OfFactors(Comparison):
             return "it must return A and B"
         if any(type(x) is not Tensor for x in given):
             return "A and B must be tensors"
+        if any(x.is_complex() for x in given):
+            return "A or B is complex, as the root of a negative weight is: leave the weight whole, in one of the two"
         (A, B), (own_A, own_B) = given, expected
         if A.dim() != 2 or B.dim() != 2 or len(A) != B.shape[1]:
             return f"A is {tuple(A.shape)} and B {tuple(B.shape)}: A must have as many rows as B columns"
         if len(A) > len(own_A):
             return f"A has {len(A)} rows; {len(own_A)} are enough"
-        return super().difference(B.double() @ A.double(), own_B.double() @ own_A.double())
+        found = super().difference(B.double() @ A.double(), own_B.double() @ own_A.double())
+        if found and len(A) < len(own_A):
+            return (
+                f"A has {len(A)} rows, and {len(own_A)} hold every adapter's: where factors are added up, A to A and B "
+                "to B, their product has cross terms, such as B1 A2"
+            )
+        return found
 
 
 class FactorsExercise(Exercise):

@@ -87,7 +87,7 @@ def _good_enough(compare: OpenComparison, given: Any, case: Any, own: Any) -> st
     if worse <= ROOM * best:
         return None
     return "the worse of the two tasks loses too much" + compare.exactly(
-        f": {worse:.0%} of its update's effect; the course's own loses {best:.0%}, and you may lose {ROOM * best:.0%}"
+        f": {worse:.1%} of its update's effect; the course's own loses {best:.1%}, and you may lose {ROOM * best:.1%}"
     )
 
 

@@ -100,20 +100,20 @@ class Training(BaseExercise):
         except Exception as error:
             return TrainingScore(0.0, f"its tensors cannot be measured ({type(error).__name__})")
 
-    def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str]:
+    def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str, float]:
         r"""As in BaseExercise; one training, on data that all may know."""
         posing = self.posing(PUBLIC)
         try:
             value = answer(*copy.deepcopy(posing.arguments))
         except Exception as error:
-            return "failed", stopped_with(error)
+            return "failed", stopped_with(error), 0.0
         if is_empty(value):
-            return "not attempted", f"fill in {self.name} and run this cell again"
+            return "not attempted", f"fill in {self.name} and run this cell again", 0.0
         value = plain(value)
         scored = self.scored(posing, value)
         if scored.measured is not None:
             _LATEST[self.id] = (answer, value)
-        return ("passed" if scored.share == 1.0 else "failed"), scored.message
+        return ("passed" if scored.share == 1.0 else "failed"), scored.message, scored.share
 
 
 def latest(id: str, answer: Callable[..., Any]) -> Any:

@@ -62,6 +62,9 @@ LOGPS = register(
             "this is shifted the wrong way: logits at position t speak of the token after it, not of the one before": (
                 lambda x, y: _picked(x[:, 1:].log_softmax(-1), y[:, :-1])
             ),
+            "these are the tokens that the positions have read themselves; drop the last logits with the first label": (
+                lambda x, y: _picked(x.log_softmax(-1), y)[:, 1:]
+            ),
             "these are logits; log-probabilities need a log_softmax over the vocabulary": (
                 lambda x, y: _picked(x[:, :-1], y[:, 1:])
             ),

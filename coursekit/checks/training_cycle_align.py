@@ -93,11 +93,11 @@ def _score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore:
     if margin < 0:
         said = "it prefers the rejected answers: have they changed places with the chosen ones?"
     elif chosen >= 0:
-        said = "the chosen answers hold, but the margin is too narrow: what did the rejected ones teach?"
-    elif margin >= asked:
-        said = "the margin is wide enough, but the chosen answers became less likely than before"
+        said = f"the chosen answers hold, but the margin is {margin:.2f}, and {asked:.2f} are asked: what did the "
+        said += "rejected ones teach?"
     else:
-        said = "the chosen answers became less likely than before, and the margin is too narrow"
+        said = f"the chosen answers became less likely than before, ln π/π₀ = {chosen:.2f}; the margin is {margin:.2f} "
+        said += "and wide enough" if margin >= asked else f"of the {asked:.2f} that are asked"
     return TrainingScore(share, said, measured)
 
 
@@ -149,12 +149,6 @@ ALIGN = register(
         mutants={
             "W is still W0: nothing was trained": lambda E, W0, x, chosen, rejected: {"W": W0},
             "W has another shape: it is (6, 4), as W0 is": lambda E, W0, x, chosen, rejected: {"W": W0.T},
-            "the margin is wide enough, but the chosen answers became less likely than before": (
-                lambda E, W0, x, chosen, rejected: {"W": _trained(E, W0, x, chosen, rejected, _dpo)}
-            ),
-            "the chosen answers hold, but the margin is too narrow: what did the rejected ones teach?": (
-                lambda E, W0, x, chosen, rejected: {"W": _trained(E, W0, x, chosen, rejected, _imitation)}
-            ),
             "it prefers the rejected answers: have they changed places with the chosen ones?": (
                 lambda E, W0, x, chosen, rejected: {"W": _trained(E, W0, x, rejected, chosen, _dpo)}
             ),

@@ -66,7 +66,7 @@ _WRONG_COUNTS: dict[str, Callable[[Pilot, float], int]] = {
     "a variance from a few runs divides by n - 1: statistics.variance, not pvariance": lambda pilot, smallest: (
         _seeds_for(sum(of_each_method(pilot, statistics.pvariance)), smallest)
     ),
-    "this rounds down, and so many seeds are just too few": lambda pilot, smallest: max(
+    "this rounds down or to the nearest, and so many seeds are just too few: round up": lambda pilot, smallest: max(
         FEWEST, math.floor(POWER**2 * sum(of_each_method(pilot)) / smallest**2)
     ),
     "the error of a mean falls with the root of the seeds, not with their number": lambda pilot, smallest: (
@@ -94,7 +94,7 @@ def _pilot_runs(draw: Draw) -> tuple[Pilot, float]:
             break
         # Far from a whole number, so that no rounding decides; and every mistake asks for another number of seeds.
         found = {make(tuple(runs), smallest) for make in _WRONG_COUNTS.values()} | {math.ceil(exact)}
-        if not draw.kind and 6 < exact < 30 and 0.1 < exact % 1 < 0.9 and len(found) > len(_WRONG_COUNTS):
+        if not draw.kind and 6 < exact < 30 and 0.1 < exact % 1 < 0.45 and len(found) > len(_WRONG_COUNTS):
             break
     return tuple(runs[i] for i in draw.order(len(runs))), smallest
 
@@ -124,6 +124,11 @@ PLAN = register(
             },
             "seeds of the pilot are among them: what gave you the idea cannot confirm it as well": (
                 lambda pilot, smallest: tuple(range(len(plan(pilot, smallest))))
+            ),
+            "these come after the pilot's largest seed; asked are the smallest that it did not use": (
+                lambda pilot, smallest: tuple(
+                    max(seed for _, seed, _ in pilot) + 1 + i for i in range(len(plan(pilot, smallest)))
+                )
             ),
             "with fewer than three seeds the comparison cannot say how much seeds matter": (
                 lambda pilot, smallest: new_seeds(
@@ -159,6 +164,8 @@ def _concluded(
     small_first: bool = True,
     factor: float | None = None,
     of_means: bool = True,
+    of_registered: bool = False,
+    open_first: bool = False,
     open_is: str = OPEN,
     mean: Callable[[Sequence[float]], float] = statistics.fmean,
     variance: Callable[[Sequence[float]], float] = statistics.variance,
@@ -177,16 +184,17 @@ def _concluded(
         difference = mean(own[one]) - mean(own[other])
         if min(map(len, own.values())) < 2:
             return INCOMPLETE, difference, UNKNOWN
-        spread = sum(variance(scores) / (len(scores) if of_means else 1) for scores in own.values())
+        of = {method: len(seeds) if of_registered else len(scores) for method, scores in own.items()}
+        spread = sum(variance(scores) / (of[method] if of_means else 1) for method, scores in own.items())
         margin = (errors if factor is None else factor) * spread**0.5
         if complete and any(len(scores) < len(seeds) for scores in own.values()):
             return INCOMPLETE, difference, margin
         small = abs(difference) + margin < smallest
-        if small and small_first:
+        if small and small_first and not (open_first and abs(difference) <= margin):
             return EQUAL, difference, margin
         if abs(difference) > margin:
             return (BETTER if difference > 0 else WORSE), difference, margin
-        return (EQUAL if small else open_is), difference, margin
+        return (EQUAL if small and not open_first else open_is), difference, margin
 
     return rule
 
@@ -274,6 +282,11 @@ CONCLUDE = register(
             ),
             "a difference, but too small to matter, as was registered: 'equal for practical purposes'": (
                 _concluded(small_first=False)
+            ),
+            "ask whether it is small first: an interval inside ±smallest is 'equal for practical purposes', also where "
+            "it holds 0": (_concluded(open_first=True)),
+            "divide each variance by the runs that its method has; one of them lacks some of the registered ones": (
+                _concluded(of_registered=True)
             ),
             "this margin is one standard error; take as many as `errors` says": _concluded(factor=1),
             "two standard errors are for a variance that is known; with few seeds it is more: `errors`": (

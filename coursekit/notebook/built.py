@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode  # PyTorch's own name for it: there is no other
 
+from coursekit.errors import CourseError
 from coursekit.memory.live import Live
 
 
@@ -253,8 +254,17 @@ def without_matrix(
     r"""(output, whether every tensor on the way was smaller than W).
 
     make: a class that is made with A, s and t, and whose objects multiply by the W of these. A forward pass that gives
-    no tensor gives what it gave: nothing was attempted.
+    no tensor gives what it gave: nothing was attempted. Raises CourseError where a factor would get no gradient.
     """
+    factors = {name: f.clone().requires_grad_() for name, f in {"A": A, "s": s, "t": t}.items()}
     with _Largest() as seen:
-        y = make(A, s, t)(x)
-    return (y.detach(), seen.entries < s.numel() * t.numel()) if isinstance(y, Tensor) else y
+        y = make(**factors)(x)
+    if not isinstance(y, Tensor):
+        return y
+    found = torch.autograd.grad(y.sum(), [*factors.values()], allow_unused=True) if y.requires_grad else [None] * 3
+    if lost := [name for name, gradient in zip(factors, found, strict=True) if gradient is None]:
+        raise CourseError(
+            f"no gradient reaches {' and '.join(lost)}: keep the factors themselves, self.A = A; a copy such as "
+            "nn.Parameter(A) is another tensor, and training would leave the layer as it is"
+        )
+    return y.detach(), seen.entries < s.numel() * t.numel()

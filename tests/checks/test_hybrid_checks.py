@@ -64,7 +64,7 @@ def copied_for_each_term(x, A, s, t):
 
 def looked_at(layer):
     r"""What the stub makes of a class whose objects compute `layer`."""
-    return lambda *given: without_matrix(lambda *factors: lambda x: layer(x, *factors), *given)
+    return lambda *given: without_matrix(lambda A, s, t: lambda x: layer(x, A, s, t), *given)
 
 
 def right(layer, n=20):
@@ -99,6 +99,16 @@ def test_a_mistake_is_named_with_w_and_without():
     small = check(EXERCISE.id, looked_at(lambda x, A, s, t: kronecker_product(x, A.mT, s, t))).message
     large = check(EXERCISE.id, looked_at(lambda x, A, s, t: dense(x, A.mT.contiguous(), s, t))).message
     assert small.startswith("A_i is transposed") and large == f"{small}. And {BUILT}"
+
+
+@pytest.mark.parametrize("kept", ["A", "s", "t"])
+def test_a_factor_that_is_copied_would_not_be_trained(kept):
+    def make(**factors):
+        factors[kept] = torch.nn.Parameter(factors[kept])
+        return lambda x: kronecker_product(x, **factors)
+
+    result = check(EXERCISE.id, lambda *given: without_matrix(make, *given))
+    assert result.status == "failed" and f"no gradient reaches {kept}: keep the factors themselves" in result.message
 
 
 def test_what_is_no_tensor_was_not_attempted():
