@@ -21,6 +21,8 @@ from coursekit.checks.draw import Draw
 from coursekit.errors import CourseError, unknown
 
 SEEDS = (0, 1, 2)
+#: Arguments of a public case are written out up to so many letters.
+SHOWN = 80
 #: So often a group of secret cases is drawn anew where it does not tell all mistakes apart.
 TRIES = 200
 
@@ -255,10 +257,12 @@ def _check(exercise: Exercise, answer: Callable[..., Any]) -> tuple[str, str]:
         return "not attempted", f"fill in {answer} and run this cell again"
     if empty:
         return "failed", "it returns nothing for some inputs: every way through the function needs a return"
-    found = _first_difference(exercise, values, map(exercise.answer, cases))
-    if found is None:
-        return "passed", ""
-    return "failed", mistake(exercise, cases, values) or found
+    for arguments, value in zip(cases, values, strict=True):
+        if found := _first_difference(exercise, [value], [exercise.answer(arguments)]):
+            asked = ", ".join(map(repr, arguments))
+            case = f"of ({asked}): " if len(asked) <= SHOWN else ""
+            return "failed", mistake(exercise, cases, values) or case + found
+    return "passed", ""
 
 
 def is_empty(value: Any) -> bool:

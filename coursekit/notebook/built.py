@@ -78,7 +78,14 @@ def recomputed(
     for event in live.events:
         there[event.storage] = there.get(event.storage, 0) + event.change
     waiting = sum(size for storage, size in there.items() if storage not in known)
-    y.backward(g)
+    try:
+        y.backward(g)
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        raise CourseError(
+            "the second run has left no graph: in backward, too, autograd records only within torch.enable_grad()"
+        ) from error
     gradients = (torch.zeros_like(t) if t.grad is None else t.grad for t in (x, W1, W2))
     return y.detach(), *gradients, len(runs), waiting
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from coursekit.checks import check
+from coursekit.checks.memory import Recompute
 from coursekit.notebook import built
 
 
@@ -59,3 +60,15 @@ def test_a_tensor_that_is_no_parameter_is_named(plain, said):
 
     found = check("lora-linear", lambda *given: built.lora_layer(LoRALinear, *given))
     assert found.message.startswith(said)
+
+
+def test_a_second_run_without_a_graph_is_told_what_it_lacks():
+    class Unrecorded(Recompute):
+        @staticmethod
+        def backward(ctx, g):
+            x = ctx.saved_tensors[0].detach().requires_grad_()
+            ctx.run(x).backward(g)
+            return None, x.grad
+
+    result = check("memory-checkpoint", lambda *given: built.recomputed(Unrecorded, *given))
+    assert result.status == "failed" and "within torch.enable_grad()" in result.message

@@ -13,6 +13,7 @@ import torch
 from coursekit.checks import check, every_kind, exercises, hint, yours
 from coursekit.checks.hybrid import kronecker_product
 from coursekit.checks.numeric import Numeric
+from coursekit.checks.which_method import POWER, new_seeds, of_each_method
 from coursekit.errors import CourseError
 from tests.checks.answers import SOLUTIONS
 
@@ -139,6 +140,32 @@ def test_a_mistake_in_a_number_is_known_as_a_number_and_as_a_tensor():
 ])  # fmt: skip
 def test_numbers_of_numpy_and_in_fp32_count(id, answer):
     assert check(id, answer).status == "passed"
+
+
+def test_the_numbers_of_a_case_are_said_where_they_are_few():
+    def without_inputs(*sizes):
+        rows, seq, d, *_ = sizes
+        return ALL["memory-block"].reference(*sizes) + 4 * rows * seq * d // 7
+
+    said = check("memory-block", without_inputs).message
+    assert said.startswith(f"of {ALL['memory-block'].public[0]}: it returns ")
+    assert check("lora-truncate", lambda W, r: 0 * W).message.startswith("the shape is right")
+
+
+def test_seeds_are_rounded_up_and_not_to_the_nearest():
+    def nearest(pilot, smallest):
+        exact = POWER**2 * sum(of_each_method(pilot)) / smallest**2
+        return new_seeds(pilot, max(3, round(exact)))
+
+    assert check("hybrid-plan", nearest).message.startswith("this rounds down or to the nearest")
+
+
+@pytest.mark.parametrize(("factors", "said"), [
+    (lambda A, B, s, w: (sum(A), sum(x * y * z for x, y, z in zip(B, s, w, strict=True))), "cross terms, such as B1"),
+    (lambda A, B, s, w: (ALL["ship-sum"].reference(A, B, s, w)[0] * (-1) ** 0.5, torch.cat(B, 1)), "is complex"),
+], ids=["added", "complex"])  # fmt: skip
+def test_factors_that_are_added_up_or_complex_are_told_so(factors, said):
+    assert said in check("ship-sum", factors).message
 
 
 def test_a_mask_holds_true_and_false():
