@@ -162,7 +162,7 @@ def test_adam_in_32_bits_does_not_fit_on_seven_cards():
     n = counts.full(LlamaConfig(**ten), "causal")
     allowed, _ = printed(PAGE, r"10 B on 7 × RTX 4090 .* (\S+) +(\S+)\n")[::-1]
     assert 16 * n / 7 / GB >= float(allowed) - 0.05
-    said(PAGE, f"a seventh of its 16 × {n / GB:.2f} GB is {16 * n / 7 / GB:.1f} GB, all that we allow on a card")
+    said(PAGE, f"a seventh of 16 bytes for each of {n / 1e9:.2f} billion parameters is {16 * n / 7 / GB:.1f} GB, all")
     assert allowed == f"{16 * n / 7 / GB:.1f}"
 
 
@@ -183,7 +183,8 @@ def test_where_the_peak_of_a_step_is(config, step):
     said(
         PAGE,
         f"just after the loss: of {lora.peak / MB:.0f} MB {lora.weights / MB:.0f} are weights, {lora.kept / MB:.0f} "
-        f"activations and {(highest.activations - lora.kept) / MB:.0f} work on the scores",
+        f"activations, {(highest.activations - lora.kept) / MB:.0f} work on the scores and "
+        f"{lora.optimizer / MB:.0f} the adapters' states",
     )
     for name, bill in (("full fine-tuning", step), ("LoRA, query and value", lora)):
         assert printed(PAGE, rf"{name} +\S+ +\d+ +\d+ +(\d+)") == (f"{bill.peak / MB:.0f}",)
