@@ -1,4 +1,4 @@
-r"""Runs and counts side by side: accuracy over the learning rate, and published parameter counts computed again."""
+r"""Runs and counts side by side: accuracy over the learning rate and over costs, published counts computed again."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from coursekit.plots import alt
 from coursekit.plots.common import COLOURS, axes
 from coursekit.plots.experiments import LINES
+from coursekit.plots.hybrid import FAMILIES
 
 #: Curves of one colour, one after the other.
 _DASHES = ("-", "--", ":", "-.")
@@ -93,3 +95,56 @@ def by_learning_rate(
     ]
     ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, fontsize=8)
     return ax
+
+
+def differences_by_cost(
+    found: Mapping[str, Any],
+    families: Mapping[str, str],
+    panels: Mapping[str, tuple[Mapping[str, float], float, str, str]],
+    *,
+    margin: float,
+    low: float,
+    lines: Mapping[str, float] | None = None,
+) -> Sequence[Axes]:
+    r"""Differences to full fine-tuning in points over what methods cost: a panel a cost, a dot a method.
+
+    found: method -> `experiments.intervals.Difference`. families: method -> one of `plots.hybrid.FAMILIES`. panels:
+    label of the axis -> (method -> cost, the most that a budget allows, who leads, who is taken): these two have rings,
+    names and their intervals. margin: in points, a band. low: where the axis begins; what lies farther down is an arrow
+    at its edge. lines: name -> points, of `plots.experiments.LINES`.
+    """
+    figure, row = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), sharey=True, squeeze=False)
+    used = [family for family in FAMILIES if family in {families[name] for name in found}]
+    for ax, (label, (cost, most, leads, taken)) in zip(row[0], panels.items(), strict=True):
+        ax.axhspan(-margin, margin, color="#e9eaec", zorder=-1)
+        for family in used:
+            own = [(cost[name], 100 * one.value) for name, one in found.items() if families[name] == family]
+            for marker, kept in (("o", [at for at in own if at[1] >= low]), ("v", [at for at in own if at[1] < low])):
+                ax.scatter([x for x, _ in kept], [max(y, low) for _, y in kept], color=FAMILIES[family], marker=marker,
+                           s=24, zorder=3, clip_on=False)  # fmt: skip
+        for name, word, below in ((leads, "leads", False), (taken, "taken", True)):
+            one = found[name]
+            ax.errorbar(cost[name], 100 * one.value, yerr=100 * one.margin, color=FAMILIES[families[name]], fmt="o",
+                        markersize=11, markerfacecolor="none", capsize=2, elinewidth=0.9)  # fmt: skip
+            ax.annotate(f"{name}: {word}", (cost[name], 100 * (one.low if below else one.high)), ha="center",
+                        xytext=(0, -11 if below else 4), textcoords="offset points", fontsize=8)  # fmt: skip
+        ax.axvline(most, color="grey", linestyle=":", linewidth=1)
+        ax.axhline(0, color="#777777", linestyle="--", linewidth=1, zorder=0)
+        for name, value in (lines or {}).items():
+            ax.axhline(value, linewidth=1.2, label=name, zorder=0, **LINES[name])
+        if max(cost.values()) > 20 * min(cost.values()):
+            ax.set_xscale("log")
+        ax.set_xlabel(f"{label} (dotted: at most {most:g})")
+    row[0][0].set_ylim(low)
+    row[0][0].set_ylabel("test accuracy minus that of full\nfine-tuning, points")
+    marks = [Line2D([], [], marker="o", linestyle="", color=FAMILIES[family], label=family) for family in used]
+    marks += row[0][0].get_legend_handles_labels()[0]
+    figure.legend(handles=marks, loc="outside upper left", ncols=len(marks), fontsize=8)
+    told = [
+        f"{label}, from {min(cost.values()):,.0f} to {max(cost.values()):,.0f}, at most {most:g}: {leads} leads at "
+        f"{cost[leads]:.0f} with {100 * found[leads].value:+.1f} points, {taken} is taken, at {cost[taken]:.0f} with "
+        f"{100 * found[taken].value:+.1f}."
+        for label, (cost, most, leads, taken) in panels.items()
+    ]
+    alt.says(figure, f"{len(found)} methods, test accuracy minus that of full fine-tuning. {' '.join(told)}")
+    return row[0]
