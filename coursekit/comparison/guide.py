@@ -186,7 +186,8 @@ def table(choices: Sequence[Choice | None], budgets: Sequence[Budget], costs: Ma
          f"points, minus {REFERENCE} (95 %)", "holds in"],
         [_row(choice, budget, costs) for choice, budget in zip(choices, budgets, strict=True)],
         f"Decided anew over {DRAWS} draws of sentences and seeds. A choice that holds in fewer than {FIRM:.0%} of them "
-        f"is a set; the numbers are of its first, and left out where that holds in fewer than {HALF:.0%}.",
+        f"is a set, with the next ones until they do together; the numbers are of its first, and left out where that "
+        f"holds in fewer than {HALF:.0%}.",
     )  # fmt: skip
 
 

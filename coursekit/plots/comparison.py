@@ -124,7 +124,8 @@ def differences_by_cost(
                            s=24, zorder=3, clip_on=False)  # fmt: skip
         for name, word, below in ((leads, "leads", False), (taken, "taken", True)):
             one = found[name]
-            ax.errorbar(cost[name], 100 * one.value, yerr=100 * one.margin, color=FAMILIES[families[name]], fmt="o",
+            ends = [[100 * (one.value - one.low)], [100 * (one.high - one.value)]]
+            ax.errorbar(cost[name], 100 * one.value, yerr=ends, color=FAMILIES[families[name]], fmt="o",
                         markersize=11, markerfacecolor="none", capsize=2, elinewidth=0.9)  # fmt: skip
             ax.annotate(f"{name}: {word}", (cost[name], 100 * (one.low if below else one.high)), ha="center",
                         xytext=(0, -11 if below else 4), textcoords="offset points", fontsize=8)  # fmt: skip

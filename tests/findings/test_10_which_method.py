@@ -46,6 +46,11 @@ def test_no_method_is_better_and_four_are_clearly_worse(stored, arms):
     assert hidden == ["sparse-adapter"], "its end is printed as +0.0"
     end = f"{100 * found['sparse-adapter'].high:.2f}".replace("-", "−")
     said(PAGE, f"Asked one by one, {alone} would be called worse (SparseAdapter's +0.0 is {end})")
+    prefix, asked = found["prefix"], stored.difference("prefix", "full")
+    times = sum(stored.difference(arm, "full").p >= asked.p for arm in arms)  # Holm's factor
+    assert prefix.verdict == "no clear difference" and abs(times * asked.p - prefix.p) < 1e-9
+    far, p = f"{-100 * prefix.value:.1f} points behind", f"p = {asked.p:.3f}, times {times} is {prefix.p:.2f}"
+    said(PAGE, f"p falls slowly: prefix tuning, {far}, has {p}")
     prompt = found["prompt"]
     value, ends = prompt.in_points().removeprefix("−").split(" ", 1)
     assert prompt.verdict == "no clear difference" and prompt.low < -0.3
@@ -87,7 +92,8 @@ def test_only_full_fine_tuning_trains_the_pooler(arms):
     assert pooled["bitfit"] == pooled["lora-bitfit"] == [1]
     said(PAGE, "full fine-tuning trains it, the others leave its matrix frozen, as PEFT does")
     without = results.read("pooling").difference("lora-mean", "lora")
-    said(PAGE, f"without pooler, moves LoRA by {without.in_points().replace(' (', ' points (', 1)}")
+    assert without.verdict == "equal for practical purposes"
+    said(PAGE, f"without pooler, moves LoRA by {without.in_points().replace(' (', ' points (', 1)}, equal")
 
 
 def test_two_in_three_beat_the_linear_probe(stored, arms):
@@ -101,14 +107,14 @@ def test_two_in_three_beat_the_linear_probe(stored, arms):
     assert Counter(str(d.verdict) for d in found.values())["no clear difference"] == 8
     said(PAGE, "P-tuning is worse, and for eight there is no clear difference, BitFit and prefix tuning among them")
     above = 100 * stored.difference("full", "probe").value
-    said(PAGE, f"full fine-tuning is {above:.1f} points above the fair baseline")
     assert (str(found["said"].verdict), str(found["p-tuning"].verdict)) == (
         "equal for practical purposes",
         "worse",
     )
     assert {str(found[arm].verdict) for arm in ("bitfit", "prefix")} == {"no clear difference"}
     probe = stored.accuracy("probe").value
-    said(PAGE, f"trained to its end ({stored.parameters('probe')} numbers), has {probe:.3f}")
+    numbers, more = stored.parameters("probe"), f"full fine-tuning is {above:.1f} points above it"
+    said(PAGE, f"trained to its end ({numbers} numbers), has {probe:.3f}, and {more}")
     weak, fair = (stored.accuracy(arm).value for arm in ("head", "head-mean"))
     said(PAGE, f"has {weak:.3f}. On the mean of the tokens a head has {fair:.3f}, and trained to its end {probe:.3f}")
     said(PAGE, f"{round(100 * stored.difference('probe', 'head').value)} points that come from no method")
@@ -180,9 +186,12 @@ def test_the_leader_s_lead(stored, arms):
     )  # fmt: skip
     said(
         PAGE,
-        f"leader's {lead:.1f} points over the mean of {len(near)} methods your estimate keeps {expected:.1f}",
+        f"leader's {lead:.1f} points over the mean of {len(near)} methods, the lead on which section 5's first row "
+        f"rests, the estimate keeps {expected:.1f}",
     )
     said(PAGE, f"On the test sentences, with the same seeds, {left:.1f} are left")
+    ahead = f"{lead:.1f} points above the mean of {len(near)} methods in validation, {left:.1f} on the test sentences"
+    said(PAGE, f"(IA)³ is {ahead}")
 
 
 def test_what_the_costs_are():
@@ -200,14 +209,11 @@ def test_what_the_costs_are():
     largest = [row.activations > max(row.weights, states[name]) for name, row in others.items()]
     assert sum(largest) > len(largest) / 2
     said(PAGE, "on a model this small they are the largest part for most methods")
-    more = cost["top-layers"].weights - cost["full"].weights - 4 * cost["top-layers"].trained
-    assert abs(more) < 1e5, "the package keeps the old values beside those that train"
-    extra = 4 * cost["top-layers"].trained / 1e6
-    said(PAGE, f"The top two blocks' extra {extra:.0f} MB of weights are old values that the package keeps")
     least = min(others, key=lambda name: others[name].peak)
     assert least == "adapter-drop"
     times = cost["full"].peak / cost[least].peak
-    said(PAGE, f"AdapterDrop needs least, {cost[least].peak / 1e6:.0f} MB, {times:.1f} times less than full")
+    alone, peak = round(cost["head"].peak / 1e6), round(cost[least].peak / 1e6)
+    said(PAGE, f"But for the head alone ({alone} MB) AdapterDrop needs least, {peak} MB, {times:.1f} times less")
     assert cost["said"].trained == 1000
     said(
         PAGE,
@@ -221,7 +227,7 @@ def test_what_the_guide_takes(stored):
     cost = costs.read()
     budgets = [
         guide.Budget("storage", stored=150_000), guide.Budget("memory", memory=280_000_000),
-        guide.Budget("folds", only=costs.folding(cost), short_of="stored"),
+        guide.Budget("folds", only=costs.folding(cost)),
         guide.Budget("4 bits", only=tuple(arm for arm in cost if EVERY[arm].quantized)),
     ]  # fmt: skip
     methods = results.read("methods")
@@ -242,9 +248,12 @@ def test_what_the_guide_takes(stored):
     said(PAGE, f"since the low end of the difference, {lows[0]}, is above −3, and stores {taken} kB")
     said(PAGE, f"SHiRA leads, and the top two blocks, low end {lows[1]}, need least")
     said(PAGE, "names one method for one of four needs")
-    assert len(found[2].taken) == 6 and found[2].lead == "full" and not found[2].kept
-    said(PAGE, "full fine-tuning leads and none of the others is shown to be not inferior to it")
-    said(PAGE, "in other draws one of five others is taken")
+    assert found[2].taken == ("full", "ia3", "shira") and found[2].lead == "full"
+    said(PAGE, "the leader is taken: full fine-tuning, in other draws (IA)³ or SHiRA")
+    for field, most in (("storage_bytes", 150_000), ("peak", 280_000_000)):  # the caption: nothing is much higher
+        best = {within: max(methods.accuracy(arm).value for arm in EVERY if arm in methods.arms and arm != "full"
+                            and (getattr(cost[arm], field) <= most) == within) for within in (True, False)}  # fmt: skip
+        assert best[False] - best[True] < 0.015
 
 
 def test_what_published_tables_show():
@@ -263,23 +272,20 @@ def test_what_published_tables_show():
 
 def test_the_registered_run_is_told_as_it_is():
     planned, time = printed(PAGE, r"planned: (\d+) seeds of each; there is time for (\d+)")
-    assert int(planned) <= int(time)
-    assert planned == "3"
-    said(PAGE, f"In this run the planner asked for {planned} seeds of each, its least")
+    assert (planned, time) == ("3", "4")
+    said(PAGE, f"The planner asked for {planned} seeds of each, its least. The {time} that we ran show the claim in")
     ia3, lora = (printed(PAGE, rf"\n?{arm}: [\d., ]+; mean (0\.\d+)")[0] for arm in ("ia3", "lora"))
     verdict, value, margin = printed(PAGE, r"ia3 against lora: ([a-z ]+) \(([+−][\d.]+) ± ([\d.]+) points\)")
     said(PAGE, f"(IA)³ has {ia3} on average and LoRA {lora}: {value} ± {margin} points, {verdict}")
-    middle = float(value.replace("−", "-"))
-    low, high = middle - float(margin), middle + float(margin)
-    said(PAGE, f"from a loss of {-low:.0f} points to a gain of {high:.0f}")
-    assert printed(PAGE, r"not inferior: (shown|not shown)") == ("not shown",) and low < -5
-    said(PAGE, "so the claim is not shown, and you keep LoRA")
+    low, shown = printed(PAGE, r"low end ([+−][\d.]+) points; not inferior: (shown|not shown)")
+    assert shown == "not shown"
+    said(PAGE, f"The low end is {low}: the claim is {shown}, and as registered you keep LoRA")
     longer = results.read("methods").difference("ia3", "lora")
     ends = longer.in_points().partition(" ")[2].replace("+-", "-")
-    assert longer.verdict == "equal for practical purposes"
-    said(PAGE, f"there (IA)³ and LoRA are equal for practical purposes {ends}")
-    (share,) = printed(PAGE, r"true difference 0.0 points: the claim is shown in (\d+)% of cases")
-    pilot, less = printed(PAGE, r"true difference −(\d\.\d) points: the claim is shown in (\d+)% of cases")
-    said(PAGE, f"scattered as in the pilot, this design would have shown it in {share} % of cases")
-    said(PAGE, f"with the pilot's own {pilot} points between them, in {less} %")
-    said(PAGE, f"In this run they scattered more: the margin is {margin} points")
+    assert longer.verdict == "equal for practical purposes" and longer.low > -0.05
+    assert printed(PAGE, r"stored runs of 300 steps: (.*); not inferior: (shown)") == (longer.in_points(), "shown")
+    said(PAGE, f"(IA)³ and LoRA are equal for practical purposes {ends}: there the claim holds")
+    level = printed(PAGE, r"\n *0.0 points +(\d+)% +(\d+)% +(\d+)% +(\d+)%")
+    pilot, *behind = printed(PAGE, r"\n *−(\d\.\d) points +(\d+)% +(\d+)% +(\d+)% +(\d+)%")
+    said(PAGE, f"in {level[1]} % of cases if the two are equal and scatter as in the pilot, and in {behind[1]} %")
+    said(PAGE, f"if the pilot's {pilot} points lie between them; with 10 seeds it would be {behind[3]} %")

@@ -2,13 +2,15 @@ r"""The pictures of LoRA and of the lecture's map show what they are given."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from matplotlib.colors import same_color
 
 from coursekit import plots
 from coursekit.comparison import published
+from coursekit.experiments.intervals import Difference
 from coursekit.plots.alt import describe
-from coursekit.plots.comparison import by_learning_rate, counts_recomputed
+from coursekit.plots.comparison import by_learning_rate, counts_recomputed, differences_by_cost
 from coursekit.plots.hybrid import FAMILIES
 from tests.pictures import assert_nothing_is_cut_off
 
@@ -97,3 +99,30 @@ def test_counts_that_do_not_round_to_print_are_diamonds_and_fitted_ones_are_holl
     hollow = [part for part in ax.collections if (part.get_facecolor() == 1).all()]
     assert sum(len(part.get_offsets()) for part in hollow) == sum(row.fitted for row in known) > 0
     assert all(" · " in t.get_text() for t in ax.get_yticklabels())
+
+
+def test_a_difference_over_a_cost_has_its_method_s_colour_and_the_leader_and_the_taken_one_are_ringed():
+    found = {name: Difference(at, at - 0.01, at + 0.02) for name, at in (("a", -0.01), ("b", -0.02), ("far", -0.2))}
+    families = {"a": "hybrid", "b": "additive", "far": "additive"}
+    panels = {
+        "stored, kB": ({"a": 100, "b": 10, "far": 1}, 50, "b", "b"),
+        "peak, MB": ({"a": 200, "b": 300, "far": 250}, 400, "a", "b"),
+    }
+    wide, narrow = differences_by_cost(found, families, panels, margin=3, low=-8, lines={"linear probe": -6})
+    assert (wide.get_xscale(), narrow.get_xscale(), narrow.get_ylim()[0]) == ("log", "linear", -8)
+    drawn = {
+        (tuple(at), name)
+        for part in narrow.collections
+        for at in part.get_offsets().tolist()
+        for name, colour in FAMILIES.items()
+        if len(part.get_facecolor()) and same_color(part.get_facecolor()[0], colour)
+    }
+    assert drawn == {((200, -1), "hybrid"), ((300, -2), "additive"), ((250, -8), "additive")}
+    rings = [tuple(*line.get_xydata()) for line in narrow.lines if line.get_markersize() == 11]
+    np.testing.assert_allclose(rings, [(200, -1), (300, -2)])
+    ends = [c.lines[2][0].get_segments()[0][:, 1] for c in narrow.containers]
+    np.testing.assert_allclose(ends, [[-2, 1], [-3, 0]])
+    assert [text.get_text() for text in narrow.texts] == ["a: leads", "b: taken"]
+    assert [list(line.get_xdata()) for line in narrow.lines if line.get_linestyle() == ":"] == [[400, 400]]
+    assert "peak, MB, from 200 to 300, at most 400: a leads at 200 with -1.0 points" in describe(narrow.figure)
+    assert_nothing_is_cut_off(narrow.figure)
