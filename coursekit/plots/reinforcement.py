@@ -44,3 +44,25 @@ def clipped(ratio: Sequence[float], earned: Mapping[float, Sequence[float]], eps
     panels[0][0].set_ylabel("ratio × advantage, clipped")
     panels[0][0].legend(loc="upper left")
     return panels[0]
+
+
+def parts(bars: Mapping[str, Mapping[str, float]]) -> Axes:
+    r"""A stacked bar from 0 to 1 for each entry (label -> part -> share), with the number of each part that has room.
+
+    The last part is what is left, in grey; "right among eight" of `shares` ends where it begins, in that line's colour.
+    """
+    ax, left = axes(figsize=(8.2, 0.9 + 0.5 * len(bars))), dict.fromkeys(bars, 0.0)
+    names = list(next(iter(bars.values())))
+    for name, colour in zip(names, (COLOURS[0], COLOURS[1], COLOURS[4], COLOURS[3], "#d9dde0"), strict=True):
+        sizes = [bar[name] for bar in bars.values()]
+        ax.barh(list(bars), sizes, 0.6, left=list(left.values()), color=colour, label=name, edgecolor="white")
+        for y, (label, size) in enumerate(zip(bars, sizes, strict=True)):
+            if size >= 0.04:
+                colours = {"color": "white" if colour == COLOURS[0] else "black", "fontsize": 9}
+                ax.text(left[label] + size / 2, y, f"{size:.2f}", ha="center", va="center", **colours)
+            left[label] += size
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("share")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(names), handlelength=1.0, columnspacing=1.2)
+    return ax

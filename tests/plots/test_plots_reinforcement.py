@@ -43,3 +43,16 @@ def test_the_clip_has_its_band_where_nothing_more_is_earned():
         at_ends = [y for x, y in line.get_xydata() if flat[0] <= x <= flat[1]]
         assert len(set(at_ends)) == 1, "flat under the band"
     assert_nothing_is_cut_off(panels[0].figure)
+
+
+def test_parts_stand_one_behind_the_other():
+    names = ["right", "lost by form", "by confidence", "by choice", "none of eight right"]
+    bars = {"before": [0.25, 0.05, 0.07, 0.28, 0.35], "after": [0.52, 0.0, 0.03, 0.16, 0.29]}
+    ax = reinforcement.parts({arm: dict(zip(names, sizes, strict=True)) for arm, sizes in bars.items()})
+    for row, sizes in enumerate(bars.values()):
+        ends = [bars[row].get_x() + bars[row].get_width() for bars in ax.containers]
+        assert ends == pytest.approx([sum(sizes[: i + 1]) for i in range(5)]) and ends[-1] == pytest.approx(1)
+    written = [text.get_text() for text in ax.texts]
+    assert sorted(written) == sorted(f"{x:.2f}" for sizes in bars.values() for x in sizes if x >= 0.04)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == names
+    assert_nothing_is_cut_off(ax.figure)
