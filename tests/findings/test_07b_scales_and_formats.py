@@ -96,7 +96,7 @@ def test_mxfp4(matrices, lost):
 def test_fewer_levels_can_be_used_more_evenly():
     e2m1, nf4 = (printed(PAGE, rf"'{name}': '([\d.]+) bits'")[0] for name in ("e2m1", "nf4"))
     said(PAGE, f"NF4, with {nf4} bits, and not 4")
-    said(PAGE, f"Of E2M1's fifteen levels, at most $\\log_2 15={math.log2(15):.2f}$ bits, {e2m1} are at work")
+    said(PAGE, f"Of the $\\log_2 15={math.log2(15):.2f}$ bits of E2M1's fifteen levels {e2m1} are at work")
     assert float(e2m1) / math.log2(15) > float(nf4) / 4 + 0.005
 
 
