@@ -44,18 +44,21 @@ def places(
     touched: Mapping[str, Mapping[str, str]],
     columns: Sequence[str],
     families: Mapping[str, str],
+    parts: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Axes:
     r"""Which method acts where, one row for each method and one column for each place of a block.
 
     touched: method -> place -> one of `WAYS`. columns: the places, in the order in which a token passes them. families:
-    method -> one of `FAMILIES`, whose colour it gets.
+    method -> one of `FAMILIES`, whose colour it gets. parts: method -> place -> family of what it has there, where that
+    is not its own.
     """
     names = list(touched)
     ax = axes(figsize=(1.7 + 0.75 * len(columns), 1.9 + 0.3 * len(names)))
     for row, name in enumerate(names):
         for column, place in enumerate(columns):
             way = touched[name].get(place)
-            colour = "#f0f1f2" if way is None else FAMILIES[families[name]]
+            family = (parts or {}).get(name, {}).get(place, families[name])
+            colour = "#f0f1f2" if way is None else FAMILIES[family]
             ax.add_patch(plt.Rectangle((column + 0.06, row + 0.1), 0.88, 0.8, color=colour))
             if way is not None:
                 ax.text(column + 0.5, row + 0.5, WAYS[way], ha="center", va="center", fontsize=8,

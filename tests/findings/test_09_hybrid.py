@@ -2,6 +2,8 @@ r"""What 09 says of the stored runs, and of its own."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from finding import printed, said
 from transformers import BertConfig
@@ -13,13 +15,17 @@ from coursekit.experiments import results
 from coursekit.experiments.intervals import Difference
 from coursekit.experiments.results import Results
 from coursekit.experiments.verdict import decide, holm
-from coursekit.methods import BitFit, Hybrid, LoRA, MAMAdapter, UniPELT
+from coursekit.methods import BitFit, Hybrid, LoRA, MAMAdapter, ParallelAdapter, PrefixTuning, UniPELT
 
 PAGE = "09_hybrid"
 EQUAL = "equal for practical purposes (within 3 points)"
 ASKED = [
     ("lora-bitfit", "lora"), ("lora-bitfit", "bitfit"), ("mam", "parallel"), ("mam", "prefix"),
     ("unipelt", "pfeiffer"), ("unipelt", "lora"), ("unipelt", "prefix"), ("compacter", "houlsby"),
+]  # fmt: skip
+LATER = [
+    ("mam", "parallel r=192"), ("mam", "prefix n=30"),
+    ("mam", "probe"), ("compacter", "probe"), ("lora-bitfit", "probe"), ("unipelt", "probe"),
 ]  # fmt: skip
 
 
@@ -30,7 +36,7 @@ def ends(found: Difference) -> str:
 
 @pytest.fixture(scope="module")
 def stored() -> Results:
-    return results.read("methods", "probe")
+    return results.read("methods", "hybrid", "probe")
 
 
 def test_no_hybrid_is_better_than_the_better_of_its_parts(stored):
@@ -48,17 +54,18 @@ def test_no_hybrid_is_better_than_the_better_of_its_parts(stored):
         == str(stored.difference("unipelt", "pfeiffer"))
         == EQUAL
     )
-    said(PAGE, f"LoRA with BitFit and LoRA alone are {EQUAL}. So are UniPELT and Pfeiffer's adapter")
+    said(PAGE, f"LoRA with BitFit and LoRA alone are {EQUAL}")
+    said(PAGE, "UniPELT and Pfeiffer's adapter, narrower than its own, are equal too")
     gain = stored.difference("unipelt", "pfeiffer")
     assert gain.high < 0.01
     said(PAGE, f"the least that UniPELT's paper reports, lies outside the interval {ends(gain)}")
     mam = stored.difference("mam", "parallel")
     assert mam.verdict == "no clear difference"
-    said(PAGE, f"MAM beside a parallel adapter of $r=16$: no clear difference {ends(mam)}")
+    said(PAGE, f"Nor does it to a parallel adapter of $r=16$ {ends(mam)}")
 
 
 def test_no_rate_is_at_an_end_of_those_tried(stored):
-    arms = {arm for pair in ASKED for arm in pair}
+    arms = {arm for pair in (*ASKED, *LATER) for arm in pair} - {"probe"}
     for arm in arms:
         tried, rate = sorted(stored.by_rate(arm)), stored.rate(arm)
         below, above = tried[tried.index(rate) - 1], tried[tried.index(rate) + 1]
@@ -66,13 +73,22 @@ def test_no_rate_is_at_an_end_of_those_tried(stored):
     said(PAGE, "each chosen rate lies between two tried ones, a factor of 3 away")
 
 
-def test_mam_shows_no_clear_difference_to_its_own_parts():
-    own = results.read("hybrid")
-    adapter, prefix = (own.difference("mam", part) for part in ("parallel r=192", "prefix n=30"))
+def test_mam_shows_no_clear_difference_to_its_own_parts(stored):
+    adapter, prefix, *_ = stored.paired({str(pair): pair for pair in LATER}).values()
     assert adapter.verdict == prefix.verdict == "no clear difference"
-    said(PAGE, f"no clear difference from the adapter of $r=192$ {ends(adapter)}, and none from the prefix of "
-               f"30 tokens {ends(prefix)}")  # fmt: skip
+    assert adapter == replace(results.read("hybrid").difference("mam", "parallel r=192"), p=adapter.p, family=6)
+    whole = stored.parameters("mam") - stored.parameters("head")
+    assert whole == sum(stored.parameters(part) - stored.parameters("head") for _, part in LATER[:2])
+    said(PAGE, f"run alone: neither to the adapter {ends(adapter)} nor to the prefix {ends(prefix)}")
     said(PAGE, "MAM shows no clear difference to its own parts, run alone")
+    for label, found in (("adapter", adapter), ("prefix", prefix)):
+        assert printed(PAGE, rf"MAM − its {label} +(.+?\)) +no clear difference") == (found.in_points(),)
+
+
+def test_no_hybrid_was_tried_with_more_steps(stored):
+    longer = {arm for arm in stored.arms if arm.endswith(" steps")}
+    assert longer and not any(arm.startswith(("lora-bitfit", "mam", "unipelt", "compacter")) for arm in longer)
+    said(PAGE, "no hybrid was tried with more steps")
 
 
 def test_nor_is_one_shown_to_be_better_than_a_weaker_part(stored):
@@ -94,8 +110,7 @@ def test_nor_is_one_shown_to_be_better_than_a_weaker_part(stored):
 
 
 def test_mam_and_compacter_are_not_shown_to_be_better_than_a_linear_probe(stored):
-    hybrids = ("lora-bitfit", "unipelt", "mam", "compacter")
-    both, unipelt, mam, compacter = stored.differences(hybrids, against="probe").values()
+    _, _, mam, compacter, both, unipelt = stored.paired({str(pair): pair for pair in LATER}).values()
     assert both.verdict == unipelt.verdict == "better"
     assert mam.verdict == compacter.verdict == "no clear difference"
     said(PAGE, f"logistic regression on the mean of the frozen model's tokens, trained to its end, "
@@ -104,8 +119,9 @@ def test_mam_and_compacter_are_not_shown_to_be_better_than_a_linear_probe(stored
                f"({ends(mam)[1:-1]}, {ends(compacter)[1:-1]})")  # fmt: skip
     gains = [found.in_points().replace("+", "").replace(" (", " points (", 1) for found in (unipelt, both)]
     said(PAGE, f"UniPELT is better by {gains[0]}, LoRA with BitFit by {gains[1].replace(' points', '')}")
-    (printed_ones,) = printed(PAGE, r"points, minus the probe: (.+)")
-    assert printed_ones.split("MAM ")[1] == f"{mam.in_points()}, Compacter {compacter.in_points()}"
+    for label, found in (("MAM", mam), ("Compacter", compacter), (r"LoRA \+ BitFit", both), ("UniPELT", unipelt)):
+        printed_ones = printed(PAGE, rf"\n *{label} − linear probe +(.+?\)) +([a-z ]+)\n")
+        assert printed_ones == (found.in_points(), str(found.verdict))
     said(PAGE, "run alone, nor, like Compacter, to a linear probe")
 
 
@@ -135,8 +151,7 @@ def test_the_prefixes_of_the_stored_runs():
     pfeiffer, lora = (candidates.EVERY[arm].method for arm in ("pfeiffer", "lora"))
     assert (prompt.n, adapter.r, pfeiffer.r) == (10, 24, 16) and low.r == lora.r == 8
     assert {candidates.EVERY[arm].method.r for arm in ("houlsby", "parallel", "pfeiffer")} == {16}
-    said(PAGE, "the parts of MAM and UniPELT differ in size from the lone ones; only UniPELT's LoRA is the same")
-    said(PAGE, "So are UniPELT and Pfeiffer's adapter, narrower than its own")
+    said(PAGE, "UniPELT's differ in size from the lone ones, but for its LoRA")
     for name, size in (("MAM", "30 tokens, r = 192"), ("parallel", "r = 16"), ("prefix", "20 tokens"),
                        ("UniPELT", "10 tokens, r = 24, LoRA r = 8"), ("Pfeiffer", "r = 16")):  # fmt: skip
         printed(PAGE, rf"\n *{name} +{size} +\d")
@@ -145,7 +160,7 @@ def test_the_prefixes_of_the_stored_runs():
 def test_compacter_beside_houlsby_and_what_the_runs_had(stored):
     found = stored.difference("compacter", "houlsby")
     assert found.verdict == "no clear difference"
-    said(PAGE, f"Compacter beside Houlsby's adapters: no clear difference {ends(found)}, with a tenth")
+    said(PAGE, f"Compacter beside Houlsby's adapters: no clear difference {ends(found)}")
     rates = {stored.rate(arm) for arm in ("lora", "bitfit")}
     assert rates == {0.003} and (stored.rate("lora-bitfit"), stored.rate("head")) == (0.001, 0.3)
     said(PAGE, "each at the learning rate that was best for it in the stored runs of section 7")
@@ -162,6 +177,10 @@ def test_what_the_costs_are():
         f"A step of each takes {span} of the time of full fine-tuning, with a noise of {noise:.2f}: the first row",
     )
     more = [round(cost[arm].peak / 1e6) - round(cost["lora"].peak / 1e6) for arm in ("mam", "unipelt")]
+    parts = (PrefixTuning(n=30, hidden=None), ParallelAdapter(r=192))
+    numbers = [part.count(costs.MINILM) for part in parts]
+    assert sum(numbers) == Hybrid(*parts).count(costs.MINILM) == cost["mam"].trained
+    said(PAGE, f"MAM is a Hybrid of prefix and parallel adapter, {numbers[0]:,} + {numbers[1]:,}")
     said(PAGE, f"MAM and UniPELT need {more[0]} and {more[1]} MB more at the peak than LoRA")
     small, large = cost["compacter"], cost["houlsby"]
     assert 9.5 < large.trained / small.trained < 11
@@ -200,10 +219,8 @@ def test_the_gates_are_told_as_they_are():
     _, layers, sentences = rows["query"]
     by = {kind: float(moved.replace("−", "-")) for kind, (moved, *_) in rows.items()}
     assert max(by, key=by.get) == "query" and by["prefix"] < 0
-    (right,) = printed(PAGE, r"accuracy of UniPELT: (0\.\d+) \(")
-    (head,) = printed(PAGE, r"\n *head alone +[\d.]+ +[\d,]+ +(0\.\d+) \(")
-    said(PAGE, f"with an accuracy of {right} against {head} of the head alone, the gates of the query opened most, by")
-    said(PAGE, f"by {by['query']:.2f} on average; those of the prefix closed, by {-by['prefix']:.2f}, three of the six")
+    said(PAGE, f"In this run the gates of the query opened most, by {by['query']:.2f} on average")
+    said(PAGE, f"those of the prefix closed, by {-by['prefix']:.2f}, three of the six")
     assert all(float(between) > float(within) for _, between, within in rows.values())
     said(PAGE, "All four kinds differ more between layers than between sentences")
     said(PAGE, f"the query's by {layers} against {sentences}")
@@ -211,7 +228,8 @@ def test_the_gates_are_told_as_they_are():
 
 def test_what_the_factors_save_in_products():
     d_out, d_in, n = 12, 384, 4
-    said(PAGE, f"products a token, below {n * (d_in + d_out) + n**3:,} in place of {d_in * d_out:,}")
+    less = f"{n * (d_in + d_out) + n**3:,} in place of {d_in * d_out:,}"
+    said(PAGE, f"products a token: for the matrices below ($n={n}$, {d_in} and {d_out}) {less}")
 
 
 def test_a_rank_is_told_as_it_is():

@@ -32,6 +32,13 @@ def test_a_place_has_the_colour_of_the_family_and_the_word_for_what_happens_ther
     assert_nothing_is_cut_off(ax.figure)
 
 
+def test_a_part_of_a_hybrid_has_the_colour_of_its_own_family():
+    touched = {"MAM": {"keys": "puts tokens before", "query": "adds beside"}}
+    ax = plots_hybrid.places(touched, ["keys", "query"], {"MAM": "hybrid"}, {"MAM": {"keys": "additive"}})
+    own = [plots_hybrid.FAMILIES[family] for family in ("additive", "hybrid")]
+    assert [to_hex(patch.get_facecolor()) for patch in ax.patches] == own
+
+
 def test_a_word_is_light_on_a_dark_family_and_dark_on_a_light_one():
     touched = {"LoRA": {"query": "adds beside"}, "(IA)³": {"query": "multiplies"}}
     ax = plots_hybrid.places(touched, ["query"], {"LoRA": "reparameterised", "(IA)³": "additive"})
