@@ -68,6 +68,11 @@ PREPEND = register(
             "the prompt stands behind the text, where a causal model reads it too late: put it first": (
                 _behind
             ),
+            "the vectors stand behind the text, and mask and labels count them before it: put the prompt first": (
+                lambda prompt, x, mask, labels: (
+                    _behind(prompt, x, mask, labels)[0], *prepend(prompt, x, mask, labels)[1:]
+                )
+            ),
             "0 in the mask hides the prompt from the model: virtual tokens need 1": _with(mask_value=0),
             "the mask is as long as before: the model would take the text's mask for the prompt's": (
                 _with(mask_value=None)
@@ -110,6 +115,12 @@ def _prefixed(
     return scores.softmax(-1) @ values
 
 
+def _behind_the_text(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor) -> Tensor:
+    scores = q @ torch.cat([k, p_k]).T * q.shape[1] ** -0.5
+    seen = torch.ones_like(scores, dtype=torch.bool).tril(len(p_k))
+    return scores.masked_fill(~seen, float("-inf")).softmax(-1) @ torch.cat([v, p_v])
+
+
 def _plain(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor) -> Tensor:
     return _prefixed(q, k, v, p_k[:0], p_v[:0], diagonal=0)
 
@@ -146,6 +157,9 @@ PREFIX_ATTENTION = register(
             ),
             "a score of 0 still gets a share of the softmax: hidden tokens need a score of minus infinity": (
                 lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k), hidden=0.0)
+            ),
+            "the prefix stands behind the text here, and the mask counts it before: [p_k; k] and [p_v; v]": (
+                _behind_the_text
             ),
             "the scores are divided by d, not by its root": (
                 lambda q, k, v, p_k, p_v: _prefixed(

@@ -153,10 +153,10 @@ MASK_PROMPT = register(
             "the end token has no label: the labels are as long as input_ids, and the end is learned": (
                 _relabelled(lambda labels, n: labels[:-1])
             ),
-            "the labels are shifted by one; transformers does that itself, so label i belongs to token i": (
+            "the labels are shifted by one; the loss does that, yours and transformers' own: label i is token i's": (
                 _relabelled(lambda labels, n: labels[1:] + [-100])
             ),
-            "both are one token shorter, to shift the labels; transformers does that itself, so leave both whole": (
+            "both are one token shorter, to shift the labels; the loss does that, so leave both whole": (
                 lambda p, a, end: _labelled([*p, *a], [-100] * (len(p) - 1) + [*a, end])
             ),
             "the labels are one place too late: label i belongs to token i": (
