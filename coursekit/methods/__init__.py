@@ -14,6 +14,7 @@ from coursekit.methods.adapters import (
 from coursekit.methods.combine import Update, combine, to_lora, update_of
 from coursekit.methods.full import FullFineTuning
 from coursekit.methods.gguf_lora import load_gguf, save_gguf
+from coursekit.methods.gguf_model import save_gguf_model
 from coursekit.methods.hybrid import Hybrid, MAMAdapter, UniPELT
 from coursekit.methods.ia3 import IA3
 from coursekit.methods.intrinsic import IntrinsicSAID
@@ -87,6 +88,7 @@ __all__ = [
     "mixed_batch",
     "remove",
     "save_gguf",
+    "save_gguf_model",
     "skipping",
     "to_lora",
     "trainable",

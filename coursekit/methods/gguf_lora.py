@@ -20,6 +20,8 @@ Layout: `convert_lora_to_gguf.py` and `src/llama-adapter.cpp` in github.com/ggml
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +54,12 @@ def save_gguf(model: nn.Module, path: str | Path, name: str | None = None) -> Pa
 
     name, method = adapter(model, name)
     check_plain(model, method, name)
-    arch, names = _names(model.config)
+    arch, names = names_of(model.config)
     layers = dict(method.branches(model, name))
     if others := [p for p in layers if p not in names]:
         raise CourseError(f"GGUF holds updates of layers in blocks, and {others[0]} is none: exclude it")
     alpha = next(b.s * len(b.A) for b in (layer.branches[name] for layer in layers.values()))
-    path = Path(path)
-    folder_at(path.parent)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        writer = gguf.GGUFWriter(part, arch)
+    with gguf_file(path, arch) as writer:
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
@@ -71,6 +69,20 @@ def save_gguf(model: nn.Module, path: str | Path, name: str | None = None) -> Pa
             B = reordered(branch.B.detach(), heads_of(model.config, place)) * ratio
             for key, value in {"lora_a": branch.A.detach(), "lora_b": B}.items():
                 writer.add_tensor(f"{names[place]}.weight.{key}", value.float().cpu().contiguous().numpy())
+    return Path(path)
+
+
+@contextmanager
+def gguf_file(path: str | Path, arch: str) -> Iterator[Any]:
+    r"""A writer of a GGUF file for the architecture `arch`, which replaces `path` whole or not at all."""
+    import gguf
+
+    path = Path(path)
+    folder_at(path.parent)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        writer = gguf.GGUFWriter(part, arch)
+        yield writer
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -80,7 +92,6 @@ def save_gguf(model: nn.Module, path: str | Path, name: str | None = None) -> Pa
         raise CourseError(f"cannot write {path}: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
-    return path
 
 
 def check_plain(model: nn.Module, method: Any, name: str) -> None:
@@ -109,7 +120,7 @@ def load_gguf(model: nn.Module, path: str | Path, name: str = "default") -> nn.M
     Raises CourseError, and leaves the model as it was, for a file that holds none or is for another model.
     """
     alpha, tensors = read_gguf(path)
-    places = {f"{own}.weight": place for place, own in _names(model.config)[1].items()}
+    places = {f"{own}.weight": place for place, own in names_of(model.config)[1].items()}
     found = {key.rpartition(".")[0] for key in tensors}
     if strange := sorted(found - places.keys()):
         raise CourseError(f"{path} is for another model: there is no {strange[0]} here")
@@ -149,7 +160,7 @@ def read_gguf(path: str | Path) -> tuple[float, dict[str, Tensor]]:
     return alpha, tensors
 
 
-def _names(config: Any) -> tuple[str, dict[str, str]]:
+def names_of(config: Any) -> tuple[str, dict[str, str]]:
     r"""llama.cpp's architecture, and its names of the linear layers in the blocks by their paths here."""
     import gguf
 

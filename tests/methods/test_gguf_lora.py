@@ -1,7 +1,7 @@
 r"""A LoRA as a GGUF file: its layout, every bit of it, and what llama.cpp makes of it.
 
-llama.cpp itself does not run here. What stands for it: the decoder's own GGUF file, whose rows its converter put in
-order; transformers, which reads that order; and its formula, computed with the file's tensors.
+llama.cpp itself runs in `test_llama_cpp` alone. What stands for it here: the decoder's own GGUF file, whose rows its
+converter put in order; transformers, which reads that order; and its formula, computed with the file's tensors.
 """
 
 from __future__ import annotations
