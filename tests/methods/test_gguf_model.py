@@ -2,6 +2,8 @@ r"""A merged model as a GGUF file: every bit of it, its vocabulary, and what is 
 
 from __future__ import annotations
 
+import json
+
 import gguf
 import pytest
 import tiny
@@ -147,3 +149,13 @@ def test_a_tokenizer_that_llama_cpp_has_no_name_for_is_refused(made, tmp_path):
     with pytest.raises(CourseError, match="none of merged bytes that llama.cpp has under a name"):
         save_gguf_model(decoder(), made(), tmp_path / "a.gguf")
     assert not list(tmp_path.iterdir()) and methods.attached(decoder()) == {}
+
+
+def test_what_is_said_of_llama_cpp_s_own_answers(root):
+    found = json.loads((root / "tests/fixtures/llama_cpp.json").read_text())["apart"]
+    right = [found.pop(way) for way in ("base", "base, adapter beside", "merged")]
+    assert max(mean for mean, _ in right) < 1e-10 and round(max(largest for _, largest in right), 4) == 0.0001
+    assert min(mean for mean, _ in found.values()) > 1e-4, "16 and 4 bits, and every mistake"
+    said = (root / "docs/as_a_library.md").read_text()
+    assert "within 0.0001 nats of transformers" in said
+    assert f"differs by {found['base in Q4_1'][0]:.1g} nats a token on average" in said
