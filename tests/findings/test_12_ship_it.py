@@ -2,6 +2,7 @@ r"""What 12 says of its own run."""
 
 from __future__ import annotations
 
+import json
 from statistics import median
 
 import torch
@@ -81,6 +82,13 @@ def test_this_run_of_the_file():
     said(PAGE, f"the method's alpha is 8 and the file's {stored}")
 
 
+def test_llama_cpp_s_own_answers(root):
+    found = json.loads((root / "tests/fixtures/llama_cpp.json").read_text())["apart"]
+    base, beside, merged = (found[way][1] for way in ("base", "base, adapter beside", "merged"))
+    assert max(beside, merged) < 1.5 * base
+    said(PAGE, f"it answers within {max(beside, merged):.4f} nats of transformers, as near as with no adapter at all")
+
+
 def test_this_run_of_the_batch():
     gap, wrong = printed(PAGE, r"own adapter alone: ([\d.e+-]+) nats; all rows by film: (\d+\.\d) nats")
     assert float(gap) == 0 < float(wrong)
@@ -134,4 +142,4 @@ def test_what_the_open_exercise_has_to_beat():
     said(PAGE, "$M=0$ has 1")
     assert f"{median(whole):.1f}" == f"{median(plain):.1f}"
     said(PAGE, f"$D_1+D_2$ itself {median(whole):.1f}, and its best matrix of rank $r$ {median(plain):.1f} as well")
-    said(PAGE, f"the course's answer {median(own):.2f}")
+    said(PAGE, f"the course's answer {median(own):.2f} ({min(own):.2f} to {max(own):.2f})")
