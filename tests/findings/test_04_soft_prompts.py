@@ -184,7 +184,7 @@ def test_what_peft_writes():
                                  for who in ("ours", "PEFT", "PEFT without a cache"))  # fmt: skip
     assert ours == without != with_cache
     assert float(printed(PAGE, r"logits at most (\S+) apart")[0]) < 1e-3
-    said(PAGE, "writes other words with it than without")
+    said(PAGE, "writes other words with a KV cache than without")
     said(PAGE, "For a prompt use_cache=False mends it")
 
 
