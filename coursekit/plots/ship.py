@@ -75,11 +75,39 @@ def mixed_batch(names: Sequence[str | None], d_in: int, d_out: int, r: int, scal
     return ax
 
 
+def row_order(order: Sequence[int]) -> Axes:
+    r"""The rows of one head in transformers' order and in llama.cpp's, arcs between those that are rotated together.
+
+    order: the rows of transformers as they stand in llama.cpp's file.
+    """
+    n, half = len(order), len(order) // 2
+    ax = axes(figsize=(5.6, 0.34 * n + 0.8))
+    for x, rows, side in ((0, list(range(n)), -1), (3, list(order), 1)):
+        for place, row in enumerate(rows):
+            ax.add_patch(plt.Rectangle((x, -place - 0.4), 1, 0.8, color=COLOURS[row % half], alpha=0.55))
+            ax.text(x + 0.5, -place, f"row {row}", ha="center", va="center", fontsize=9)
+            if row < half:
+                at = x + (side > 0)
+                one, other = (at, -place), (at, -rows.index(row + half))
+                arc = dict(arrowstyle="-", color=COLOURS[row], connectionstyle=f"arc3,rad={side * 0.35}")
+                ax.annotate("", one, other, arrowprops=arc | dict(shrinkA=0, shrinkB=0))
+        ax.text(x + 0.5, 0.6, "transformers" if side < 0 else "llama.cpp", ha="center", va="bottom", fontsize=10)
+    for place, row in enumerate(order):
+        ax.plot([1.05, 2.95], [-row, -place], color=COLOURS[row % half], linewidth=1)
+    pairs = ", ".join(f"{i} with {i + half}" for i in range(half))
+    says(ax, f"The {n} rows of transformers stand in llama.cpp in the order {', '.join(map(str, order))}; "
+             f"rotated together are {pairs}")  # fmt: skip
+    ax.set_xlim(-1.3, 5.3)
+    ax.set_ylim(-n + 0.3, 1.3)
+    ax.axis("off")
+    return ax
+
+
 def two_tasks(
     found: Mapping[str, tuple[float, float]], alone: Sequence[str], base: str, tasks: tuple[str, str],
     tried: tuple[int, int],
 ) -> Axes:  # fmt: skip
-    r"""What models do on two tasks, a point each: task one along, task two up, with pale bars of one standard error.
+    r"""What models do on two tasks, a point each: task one along, task two up, with bars of one standard error.
 
     found: label -> both shares of right answers, of so many `tried`; the axes count the answers. alone: the
     specialists, of task one and of task two, in the colours of `mixed_batch`; where their lines cross, a model would be
@@ -88,12 +116,13 @@ def two_tasks(
     ax = axes(figsize=(7.0, 4.6))
     colours = {base: _BASE} | dict(zip(alone, _ADAPTERS, strict=False))
     found = {name: (x * tried[0], y * tried[1]) for name, (x, y) in found.items()}
-    ax.axvline(found[alone[0]][0], color=colours[alone[0]], linestyle="--", linewidth=1)
-    ax.axhline(found[alone[1]][1], color=colours[alone[1]], linestyle="--", linewidth=1)
+    x, y = found[alone[0]][0], found[alone[1]][1]
+    for line, at, name in ((ax.axvline, x, alone[0]), (ax.axhline, y, alone[1])):
+        line(at, color=colours[name], linestyle="--", linewidth=1, alpha=0.45, zorder=0)
     for name, (x, y) in found.items():
         error = [(k * (1 - k / n)) ** 0.5 for k, n in zip((x, y), tried, strict=True)]
         colour = colours.get(name, COLOURS[0])
-        ax.errorbar(x, y, xerr=error[0], yerr=error[1], fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.35)
+        ax.errorbar(x, y, xerr=error[0], yerr=error[1], fmt="none", ecolor=colour, elinewidth=1.2, alpha=0.6)
         ax.scatter(x, y, color=colour, s=45, zorder=3, label=name)
         others = (other for key, other in found.items() if key != name)
         near = 0.12 * tried[0], 0.035 * tried[1]  # there is a label already

@@ -49,3 +49,18 @@ def test_two_tasks_have_a_point_each_and_the_specialists_lines():
     assert (high - low) / 2 == pytest.approx(20 * (0.3 * 0.7 / 20) ** 0.5)
     assert "film + sums 18 and 15" in describe(ax.figure)
     assert_nothing_is_cut_off(ax.figure)
+
+
+def test_the_order_of_rows_pairs_the_same_rows_on_both_sides():
+    order = [0, 4, 1, 5, 2, 6, 3, 7]
+    ax = ship.row_order(order)
+    rows = [t for t in ax.texts if t.get_text().startswith("row")]
+    places = [[t.get_text() for t in rows if t.get_position()[0] == x] for x in (0.5, 3.5)]
+    assert places == [[f"row {i}" for i in range(8)], [f"row {i}" for i in order]]
+    arcs = [t for t in ax.texts if getattr(t, "arrow_patch", None)]
+    ends = {(t.xy[1], t.get_position()[1]) for t in arcs if t.xy[0] == 0}, {
+        (t.xy[1], t.get_position()[1]) for t in arcs if t.xy[0] == 4
+    }
+    assert ends[0] == {(-i, -i - 4) for i in range(4)} and ends[1] == {(-2 * i, -2 * i - 1) for i in range(4)}
+    assert "0 with 4, 1 with 5" in describe(ax.figure)
+    assert_nothing_is_cut_off(ax.figure)
