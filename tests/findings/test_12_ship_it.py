@@ -20,9 +20,9 @@ def right(adapter: str) -> tuple[int, int]:
     return tuple(map(int, printed(PAGE, rf"(?m)^{adapter}\s+(\d+) of 40\s+(\d+) of 40$")))
 
 
-def apart(way: str) -> tuple[str, str, str]:
-    r"""Mean divergence and largest difference, as printed, and how many of 16 sentences keep their grade."""
-    return printed(PAGE, rf"(?m)^{way}\s+(<?[\d.e+-]+)\s+([\d.e+-]+)\s+(\d+) of 16$")
+def apart(way: str) -> tuple[str, str, str, str]:
+    r"""Mean divergence and largest difference, as printed; of 40 sentences how many keep their grade, and are right."""
+    return printed(PAGE, rf"(?m)^{way}\s+(<?[\d.e+-]+)\s+([\d.e+-]+)\s+(\d+) of 40\s+(\d+) of 40$")
 
 
 def test_this_run_of_the_two_adapters():
@@ -40,25 +40,29 @@ def test_this_run_of_the_16_and_4_bits():
     one, two, three = (apart(f"harmless: {way}")[0] for way in ways)
     floor = max(map(float, (one, two, three)))
     said(PAGE, f"The three harmless changes have a mean divergence of {one}, {two} and {three}")
-    assert printed(PAGE, r"The floor is (\S+), twice the floor (\S+)\.\n?") == (f"{floor:.2g}", f"{2 * floor:.2g}")
+    assert printed(PAGE, r"Floor (\S+), twice (\S+)\.\n?") == (f"{floor:.2g}", f"{2 * floor:.2g}")
     there, rounded = apart("merged in bfloat16"), apart("merged in float32, rounded, saved, loaded")
     assert float(there[0]) < 2 * floor and float(rounded[0]) < 2 * floor
-    times = f"{float(rounded[0]) / floor:.1f} times the floor of {floor}"
+    low, high = printed(PAGE, r"saved and loaded: (\S+) to (\S+) times the floor")
+    assert float(low) <= float(rounded[0]) / floor <= float(high) < 2
+    times = f"{low} to {high} times the floor of {floor}"
     said(PAGE, f"The merged, saved and reloaded model has {rounded[0]}, {times}")
     said(PAGE, f"a model merged and rounded to bfloat16 had {times} nats a token")
-    said(PAGE, f"Merged in bfloat16 it is {there[0]}")
-    assert rounded[2] == there[2] == "16"
+    said(PAGE, f"Merged in bfloat16 it is {there[0]}, no further than the floor")
+    assert rounded[2] == there[2] == "40" and float(there[0]) <= floor
     exact, nf4, none = (
         apart(way) for way in ("merged in float32", "base in NF4, adapter beside", "no adapter at all")
     )
     assert exact[0] == "<1e-6"
     said(PAGE, "In float32 merging moves nothing that matters (below a millionth of a nat)")
-    said(PAGE, f"agrees with the float32 model, which has {right('film')[0]} of 40 right")
     assert round(float(nf4[0]) / floor, -2) == 200 < float(none[0]) / floor
-    said(PAGE, f"the mean divergence is {nf4[0]} nats, two hundred times the floor, and {nf4[2]} of 16 sentences")
-    said(PAGE, f"without the adapter it is {none[0]}, and {none[2]} of 16")
+    said(PAGE, f"the mean divergence is {nf4[0]} nats, two hundred times the floor, and {nf4[2]} of 40 sentences")
+    said(PAGE, f"without the adapter it is {none[0]}, and {none[2]} of 40")
     control = apart("control: bare base, NF4 against float32")
-    said(PAGE, f"the bare base in NF4 is {control[0]} nats from the bare base in float32, and keeps {control[2]} of 16")
+    said(PAGE, f"the bare base in NF4 is {control[0]} nats from the bare base in float32, and keeps {control[2]} of 40")
+    assert exact[3] == str(right("film")[0]) and abs(int(exact[3]) - int(nf4[3])) < 4
+    said(PAGE, f"beside NF4 {nf4[3]} of 40 are right, and {exact[3]} in float32: no clear difference")
+    said(PAGE, f"Beside NF4 only {nf4[2]} of 40 sentences kept their grade")
 
 
 def test_this_run_of_the_file():
@@ -110,18 +114,16 @@ def test_this_run_of_the_combinations():
     for way, name in zip(ways, said_of, strict=True):
         grades, right_sums = right(way)
         said(PAGE, f"{name} {grades} and {right_sums}")
-    assert film <= right(ways[0])[0] and sums - 2 <= right(ways[0])[1]
+    assert film - 1 <= right(ways[0])[0] and sums - 3 <= right(ways[0])[1]
     said(PAGE, "The sum keeps nearly all of both")
-    assert right(ways[1])[1] < right(ways[0])[1] - 8 and right(ways[2])[1] < right(ways[0])[1] - 4
+    assert [right(ways[0])[1] - right(way)[1] for way in ways[1:]] == [3, 5]
+    said(PAGE, "Three and five sums less, of the same 40, are too few to call the others worse")
     said(PAGE, f"the specialists have {film} and {sums}")
-    lost = (sums - right(ways[1])[1]) / (sums - right("SmolLM2 as it is")[1])
-    assert abs(lost - 2 / 3) < 0.05
-    said(PAGE, "takes back two thirds of what `sums` had gained".replace("`", ""))
-    (share,) = printed(PAGE, r"cross terms are (\d+\.\d\d) times as large")
-    said(PAGE, f"the cross terms, which nobody trained, are {share} times as large as the sum")
-    (cosine,) = printed(PAGE, r"cosine of the two updates: (\d\.\d+)")
-    assert float(cosine) < 0.1
-    said(PAGE, f"the two updates, nearly at right angles (cosine {cosine}), took little from each other")
+    two, along, share = printed(PAGE, r"two updates (\S+), cross terms and sum (\S+); cross terms / sum: (\d+\.\d\d)")
+    assert abs(float(two)) < 0.1 and abs(float(along)) < 0.1
+    said(PAGE, f"{share} times as large as the sum, at right angles to it (cosine {along})".replace("-", "−"))
+    said(PAGE, f"nearly at right angles as well (cosine {two})")
+    said(PAGE, f"factors have cross terms, {share} times as large as the sum in this run")
 
 
 def test_this_run_of_the_rank():
