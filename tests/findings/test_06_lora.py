@@ -35,9 +35,8 @@ def test_the_verdicts_of_seven_questions(lora):
 def test_query_and_value_stay_behind_full_fine_tuning_with_twice_the_steps(lora):
     found, longer = lora.difference("qv-r8", "full"), lora.difference("lora, 600 steps", "full, 600 steps")
     value, _, interval = found.in_points().partition(" ")
+    said(PAGE, f"it has {value} points {interval}: not clear among seven questions, as on all linear layers")
     said(PAGE, f"With twice the steps for both it is {longer}")
-    said(PAGE, f"with twice the steps for both LoRA is {longer}")
-    said(PAGE, f"At 300 steps it has {value} points {interval}, which is not clear among seven questions")
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
 
 
@@ -48,8 +47,7 @@ def test_whose_rate_was_tuned_at_600_steps(lora):
     }
     assert tried["lora"] == {lora.rate("lora")} and len(tried["full"]) == 2
     assert min(tried["full"]) < max(tried["full"]) == lora.rate("full") == lora.rate("full, 600 steps")
-    said(PAGE, "At 600 steps both have the rate found at 300. A lower one was tried there, for full fine-tuning alone")
-    said(PAGE, "at the rate tuned for 300 steps; a lower one was not tried for LoRA")
+    said(PAGE, "but both had the rate found at 300 steps, and a lower one was tried for full fine-tuning alone")
 
 
 def test_it_is_ahead_of_a_linear_probe(lora):
@@ -62,11 +60,10 @@ def test_it_is_ahead_of_a_linear_probe(lora):
 def test_ranks_and_places_are_equal_for_practical_purposes(lora):
     assert {str(lora.difference(*pair)) for pair in ASKED[-3:]} == {EQUAL}
     said(PAGE, f"Rank 64 and rank 8 are {EQUAL}")
-    less = f"{100 * lora.difference('qv-r64', 'qv-r8').value:.2f}".replace("-", "−")
-    said(PAGE, f"differences are taken before rounding: the +0.0 is {less}")
     value, _, interval = lora.difference("qv-r8", "qv-r1").in_points().partition(" ")
     said(PAGE, f"so are rank 8 and rank 1, though {value} points {interval} leave out 0")
-    said(PAGE, f"All linear layers and query and value are {EQUAL}")
+    more = lora.parameters("all-r8") / lora.parameters("qv-r8")
+    said(PAGE, f"All linear layers and query and value are {EQUAL}, at the same rank, so with {more:.1f} times the")
 
 
 def test_its_best_learning_rate_is_ten_and_thirty_times_that_of_full_fine_tuning(lora):
@@ -87,6 +84,8 @@ def test_what_a_step_costs_is_what_was_measured():
     assert f"{(4 * N + 12 * n) / 1e6:.0f}" == f"{states / 1e6:.0f}"
     said(PAGE, f"on query and value $4N+12n$ is {states / 1e6:.0f} MB")
     said(PAGE, f"{everywhere.activations / 1e6:.0f} MB of {full.activations / 1e6:.0f}, since $A$'s gradient")
+    assert full.peak < 0.9 * (full.weights + full.gradients + full.optimizer + full.activations)
+    said(PAGE, "(Full fine-tuning's peak is less than the sum of its row: gradients come while the activations go.)")
     said(
         PAGE,
         f"A step takes {lora.step_ratio:.2f} of the time of full fine-tuning on query and value, "
@@ -110,25 +109,35 @@ def test_the_first_table_is_told_as_it_is():
 
 
 def test_a_gets_its_first_gradient_in_the_second_step():
-    steps = [[float(x) for x in printed(PAGE, rf"\n *{step} +([\d.]+) +([\d.]+) +([\d.]+)\n?")] for step in (1, 2, 10)]
+    rows = [rf"\n *{step} +([\d.]+) +([\d.]+) +([\d.]+)\n?" for step in (1, 2, 20)]
+    steps = [[float(x) for x in printed(PAGE, row)] for row in rows]
     assert steps[0][1] == 0 < min(steps[0][2], *steps[1])
-    said(PAGE, f"the loss falls from {steps[0][0]:.1f} to {steps[-1][0]:.1f} in ten steps")
+    said(PAGE, f"the loss of a batch falls from {steps[0][0]:.1f} to {steps[-1][0]:.1f} in 20 steps")
+
+
+def test_what_my_own_layers_reach():
+    (ours, low, high), (theirs, *_), (calibrated, *_) = (
+        printed(PAGE, rf"{name} +(0\.\d+) \((0\.\d+)–(0\.\d+), n=120\)")
+        for name in ("your layers", "LoRA", "calibrated")
+    )
+    said(PAGE, f"Your layers get {ours} of the grades right ({low} to {high})")
+    assert float(low) < float(calibrated) < float(ours) < float(high) < float(theirs)
+    said(PAGE, f"no clear gain over the five numbers' {calibrated}. The library's LoRA got {theirs}")
 
 
 def test_what_merging_costs_is_what_was_measured():
-    away, rounded, single, half = (
-        printed(PAGE, rf"{case} +(\S+)")[0]
+    (away, n_away), (rounded, n_rounded), (single, n_single), (half, n_half) = (
+        printed(PAGE, rf"{case} +(\S+) +(\d+)\n")
         for case in (
             "adapter taken away", "base rounded to bfloat16", "merged, float32 base", "merged, bfloat16 base"
         )
     )  # fmt: skip
-    share = 100 * float(single) / float(away)
-    said(PAGE, f"moves the logits by rounding alone, {float(single):.6f} on average, {share:.4f} % of what the adapter")
-    said(PAGE, f"it moves them by {half}, and the adapter itself moves them by {away}")
-    said(PAGE, f"merging costs about {100 * float(half) / float(away):.0f} %")
-    said(PAGE, f"more than the rounding of the base, which moves them by {rounded}")
-    assert float(rounded) < 0.6 * float(half)
-    said(PAGE, f"on a bfloat16 base the logits moved by {half} on average in our run, and by {away} through the")
+    assert (n_single, n_rounded) == ("0", "0") and int(n_half) < 5 < 100 < int(n_away)
+    said(PAGE, f"no grade changes: merging moves the logits by rounding alone, {float(single):.6f} on average")
+    said(PAGE, f"it changes {n_half} of the 120 grades: it moves the logits by {half}, the adapter itself")
+    said(PAGE, f"the adapter itself moves them by {away}")
+    said(PAGE, f"Rounding the base, with nothing merged, moves them by {rounded}")
+    said(PAGE, f"on a bfloat16 base {n_half} of 120 grades changed in our run")
 
 
 def test_the_cut_updates_are_told_as_they_are(lora):
@@ -163,15 +172,11 @@ def test_pefts_file_holds_four_bytes_a_number():
 def test_what_happens_one_rate_higher(lora):
     r"""The rates beside the best have all three seeds."""
     constant, fallen = lora.validation("constant"), {}
-    mean = max(lora.by_rate("full").items())[1]
     for arm in ("qv-r8", "all-r8", "full"):
         tried = [run for run in lora.runs if run.cell.arm == arm and run.cell.rate > lora.rate(arm)]
         above = [run for run in tried if run.cell.rate == min(other.cell.rate for other in tried)]
         fallen[arm] = sum(run.validation <= constant for run in above), len(above)
     assert fallen == {"qv-r8": (3, 3), "all-r8": (3, 3), "full": (1, 3)}
     said(PAGE, "At the next higher rate LoRA ends at the constant answer with all three seeds, full fine-tuning with "
-               f"one of them (its {mean:.2f} is a mean that no seed had)")  # fmt: skip
-    highest = "full", max(lora.by_rate("full"))
-    seeds = [run.validation for run in lora.runs if (run.cell.arm, run.cell.rate) == highest]
-    assert len(seeds) == 3 and min(abs(seed - mean) for seed in seeds) > 0.05
+               "one of them.")  # fmt: skip
     said("10_which_method", "with three seeds, LoRA falls with all of them and full fine-tuning with one")
