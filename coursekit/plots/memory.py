@@ -32,7 +32,8 @@ def memory_bars(
 
     capacity: (name, amount), drawn as a line: what a card holds; of several cards, name -> amount. peaks: label -> the
     most that is there at any one moment, as a mark on the bar: categories need not be at their largest together. The
-    number at a bar is its peak then, and else the sum. A bar that stands alone has a number in each of its parts.
+    number at a bar is its peak then, and else the sum, with one decimal where the longest has two digits. A bar that
+    stands alone has a number in each of its parts.
     """
     ax = axes(figsize=(7.0, 1.2 + 0.45 * len(bills)))
     labels = list(bills)
@@ -49,7 +50,7 @@ def memory_bars(
         left += sizes
     for y, (label, total) in enumerate(zip(labels, left, strict=True)):
         number = total if peaks is None else peaks.get(label, total)
-        text = f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+        text = f"{number:,.0f}" if number >= 100 else f"{number:{'.1f' if 10 <= left.max() < 100 else '.3g'}}"
         text = f"peak {text}" if peaks and label in peaks else text
         # Behind the line of a card's capacity that would run through it.
         start = max([total, *(amount for _, amount in cards if 0 <= amount - total < 0.09 * left.max())])

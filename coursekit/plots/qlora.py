@@ -1,4 +1,4 @@
-r"""Two models beside each other: their training losses, and what each test sentence costs them."""
+r"""Two models beside each other, by their training losses and their test sentences; and how far an update moves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
+from jaxtyping import Float
 from matplotlib.axes import Axes
+from torch import Tensor
 
 from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, axes, loss_curve
@@ -38,25 +41,30 @@ def side_by_side(
     return left, right
 
 
-def rounded_back(steps: Sequence[float]) -> Axes:
-    r"""How far layers' updates take their weights from a level: a stroke each, on a line from that level to the next.
+def rounded_back(share: Float[Tensor, " weights"], times: int = 10) -> Axes:
+    r"""How far an update takes weights to their next level: its histogram on a log axis, and that of one `times` as
+    large. Up to the border, halfway, a weight is rounded back; the legend says how many get beyond it.
 
-    steps: typical updates with the distance of the two levels as 1. Before the border in the middle all are rounded
-    back to where they came from.
+    share: |ΔW| of each weight, with the distance to the level that it moves towards as 1.
     """
-    ax = axes(figsize=(8.2, 1.9))
-    ax.hlines(0, -0.04, 1.04, color="#d0d0d0", linewidth=1, zorder=0)
-    for at, name in ((0, "level of W"), (1, "next level")):
-        ax.vlines(at, -0.5, 0.5, color="#444444", linewidth=4)
-        ax.text(at, 0.56, name, ha="left" if at == 0 else "right", va="bottom", fontsize=9)
+    ax, edges, said = axes(figsize=(8.2, 2.7)), np.linspace(-5, 1, 121), []
+    for factor, colour in ((1, COLOURS[1]), (times, COLOURS[5])):
+        counts = torch.histc((factor * share).log10(), len(edges) - 1, edges[0], edges[-1]).cpu().numpy()
+        beyond = (factor * share > 0.5).double().mean().item()
+        many = f"{beyond:.1%} of the weights" if beyond >= 1e-3 else f"{1e6 * beyond:.1f} of a million weights"
+        name = "ΔW" if factor == 1 else f"{factor} ΔW"
+        said.append(f"{name}: {many} beyond halfway")
+        ax.stairs(counts / len(share), 10**edges, fill=True, alpha=0.6, color=colour, label=said[-1])
     ax.axvline(0.5, color="#444444", linestyle="--", linewidth=1)
-    ax.text(0.49, 0.56, "rounded back", ha="right", va="bottom", fontsize=9)
-    ax.text(0.51, 0.56, "rounded on", ha="left", va="bottom", fontsize=9)
-    ax.vlines(steps, -0.3, 0.3, color=COLOURS[1], linewidth=0.7)
-    ax.text(max(steps) + 0.01, 0.2, "W + ΔW", va="center", fontsize=9, color=COLOURS[1])
-    ax.set_ylim(-0.6, 0.95)
-    ax.set_yticks([])
-    ax.spines["left"].set_visible(False)
-    ax.set_xlabel("distance from the level, with that of the next level as 1")
-    says(ax, f"W + ΔW of {len(steps)} layers from {min(steps):.2g} to {max(steps):.2g}")
+    for text, at, side in (("rounded back", 0.46, "right"), ("to the next level", 0.54, "left")):
+        ax.annotate(text, (at, 0.97), xycoords=("data", "axes fraction"), ha=side, va="top", fontsize=9)
+    ax.set_xscale("log")
+    ax.set_xlim(10 ** edges[0], 10 ** edges[-1])
+    ax.set_ylim(0, 1.25 * ax.get_ylim()[1])  # room for the words at the border
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_major_formatter(lambda part, _: f"{part:.0%}")
+    ax.set_xlabel("move of a weight, with the distance to its next level as 1")
+    ax.set_ylabel("share of the weights")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=9)
+    says(ax, "; ".join(said))
     return ax

@@ -5,7 +5,6 @@ Open `linear.py` first: a linear layer whose weight lies in codes. `model.py` pu
 
 from coursekit.qlora.adam8bit import AdamW8bit
 from coursekit.qlora.linear import Linear4bit
-from coursekit.qlora.merge import MergeError, merge_error
 from coursekit.qlora.model import quantize_model
 from coursekit.qlora.paged import PagedAdamW, paged_adamw
 from coursekit.qlora.pager import Pager, Traffic
@@ -14,11 +13,9 @@ from coursekit.qlora.save import save_quantized
 __all__ = [
     "AdamW8bit",
     "Linear4bit",
-    "MergeError",
     "PagedAdamW",
     "Pager",
     "Traffic",
-    "merge_error",
     "paged_adamw",
     "quantize_model",
     "save_quantized",

@@ -42,6 +42,7 @@ def test_no_line_of_a_card_runs_through_a_number():
         plots.style()
         ax = plots.memory_bars(bars | {"65B": {"weights": 47.9}}, capacity={"RTX 4090": 25.4, "48 GB": 48})
         ax.figure.canvas.draw()
+    assert [number.get_text() for number in ax.texts] == ["25.2", "22.8", "21.8", "21.2", "47.9"]
     lines = [ax.transData.transform((amount, 0))[0] for amount in (25.4, 48)]
     for box in (number.get_window_extent() for number in ax.texts):
         assert not any(box.x0 <= line <= box.x1 for line in lines)
@@ -57,6 +58,11 @@ def test_a_bar_that_stands_alone_has_a_number_in_each_part():
     assert texts(ax) == ["20", "20", "40", "80", "160"], "none for the sliver of activations"
     assert [t.get_position()[0] for t in ax.texts[:4]] == [10, 30, 60, 120]
     assert texts(plots.memory_bars({"one": bill, "other": bill})) == ["160", "160"]
+
+
+def test_numbers_at_bars_have_the_same_decimals():
+    ax = plots.memory_bars({"7B": {"weights": 6.684}, "65B": {"weights": 47.86}})
+    assert [number.get_text() for number in ax.texts] == ["6.7", "47.9"]
 
 
 def test_scores_show_value_and_interval():

@@ -1,7 +1,8 @@
-r"""Two models beside each other."""
+r"""Two models beside each other, and how far an update moves."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from matplotlib.colors import same_color
 
@@ -24,11 +25,20 @@ def test_two_models_side_by_side():
     assert [line.get_linestyle() for line in left.get_legend().get_lines()] == ["-", "--"]
 
 
-def test_updates_stand_between_two_levels_and_their_border():
-    ax = plots_qlora.rounded_back([0.01, 0.02, 0.6])
-    level, upper, strokes = ([float(s[0, 0]) for s in c.get_segments()] for c in ax.collections[1:])
-    assert (level, upper, strokes) == ([0], [1], [0.01, 0.02, 0.6])
-    (border,) = ax.lines
-    assert set(border.get_xdata()) == {0.5}
-    assert "3 layers from 0.01 to 0.6" in describe(ax.figure)
+def test_the_share_of_an_update_beyond_halfway_is_said():
+    share = torch.cat([torch.full((989,), 1e-2), torch.full((10,), 6e-2), torch.tensor([0.7])])
+    ax = plots_qlora.rounded_back(share, times=10)
+    small, large = (patch.get_data() for patch in ax.patches)
+    assert small.values.max() == large.values.max() == torch.tensor(0.989), "the same updates, a decade further"
+    most = [patch.edges[patch.values.argmax()] for patch in (small, large)]
+    assert most == pytest.approx([1e-2, 0.1], rel=0.1)
+    assert [line.get_xdata()[0] for line in ax.lines] == [0.5]
+    told = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert told == ["ΔW: 0.1% of the weights beyond halfway", "10 ΔW: 1.1% of the weights beyond halfway"]
+    assert told[1] in describe(ax.figure)
     assert_nothing_is_cut_off(ax.figure)
+
+
+def test_a_few_of_a_million_are_counted_by_the_million():
+    ax = plots_qlora.rounded_back(torch.cat([torch.full((499_999,), 1e-3), torch.tensor([0.7])]))
+    assert ax.get_legend().get_texts()[0].get_text() == "ΔW: 2.0 of a million weights beyond halfway"

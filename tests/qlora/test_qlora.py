@@ -10,7 +10,6 @@ import pytest
 import tiny
 import tiny_text
 import torch
-import torch.nn.functional as F
 from attached import labelled, nonzero, train
 from test_model import dense_twin, layers
 from torch import nn
@@ -20,9 +19,9 @@ from coursekit.errors import CourseError
 from coursekit.memory import Quantized, bill, measure, predict
 from coursekit.methods import OFT, LoRA, VeRA
 from coursekit.methods.mechanism import modules
-from coursekit.qlora import Linear4bit, merge_error, quantize_model
+from coursekit.qlora import Linear4bit, quantize_model
 from coursekit.qlora.memory import claims, llama_config, llama_sizes, qlora_bill
-from coursekit.quantization import Double, code
+from coursekit.quantization import Double
 from coursekit.quantization.bnb import from_bitsandbytes
 from coursekit.training import fit
 
@@ -123,60 +122,6 @@ def test_what_was_merged_for_good_can_be_quantized_again():
     assert len(layers(model)) == 14
     again = model(**labelled("llama")).logits
     assert 0 < (again - answer).abs().max() < 1
-
-
-@pytest.mark.parametrize("double", [False, True])
-def test_the_error_of_merging_is_that_of_quantizing_the_merged_weight(double):
-    model = quantize_model(tiny.decoder(), double=double)
-    nonzero(ALL_LINEAR.attach(model), scale=0.02)
-    found = {error.path: error for error in merge_error(model)}
-    assert found.keys() == {path.removesuffix(".base_layer") for path in layers(model)}
-    before = {path: layer.weight for path, layer in layers(model).items()}
-    ALL_LINEAR.merge(model, undo=False)
-    merged = {path: model.get_submodule(path).weight.clone() for path in found}
-    quantize_model(model, double=double)
-    for path, error in found.items():
-        W, again = merged[path], model.get_submodule(path).weight
-        assert error.update == pytest.approx((W - before[f"{path}.base_layer"]).norm().item(), rel=1e-4)
-        assert error.error == pytest.approx((again - W).norm().item(), rel=1e-4)
-        assert error.ratio == error.error / error.update and 0 <= error.moved <= 1
-        old = before[f"{path}.base_layer"]
-        update, stayed = (W - old).flatten(), (again - old).flatten()
-        assert error.follows == pytest.approx(F.cosine_similarity(update, stayed, dim=0).item(), abs=1e-4)
-
-
-def test_what_stays_of_an_update_is_told_apart_by_codes_and_scales():
-    r"""One weight of a block is pushed over the middle to the next level; in another block, the largest one grows."""
-    for by_codes in (True, False):
-        model = quantize_model(tiny.decoder(), double=False)
-        LoRA(r=1, alpha=1, targets="all-linear").attach(model)
-        layer = next(m for m in model.modules() if isinstance(m, methods.lora.LoRALayer))
-        q, branch, W = layer.base_layer.quantized, layer.branches["default"], layer.W.detach()
-        first = W.flatten()[: q.block].abs()
-        row, column = divmod(int(first.argmin() if by_codes else first.argmax()), W.shape[1])
-        push = 0.1 * float(q.absmax[0]) if by_codes else 0.01 * float(W[row, column])
-        with torch.no_grad():
-            branch.A.zero_()[0, column] = 1.0
-            branch.B.zero_()[row, 0] = push
-        (found,) = [error for error in merge_error(model) if error.update]
-        assert (found.moved > 0) is by_codes and (found.follows_by_codes > 0.5) is by_codes
-        assert found.follows > 0.1
-        # No code changes: with the old scales the noise is the whole update, and a new scale moves the others as well.
-        assert by_codes or found.error_by_codes == pytest.approx(found.update, rel=1e-3)
-        assert (found.error < found.error_by_codes + 1e-6) is by_codes
-        smallest = code("nf4").diff().min().item() * q.absmax.mean().item()
-        assert found.step == pytest.approx(abs(push) / W.numel() ** 0.5 / smallest, rel=1e-4)
-
-
-def test_asking_for_an_error_that_is_not_there_is_explained():
-    cases = [
-        (tiny.decoder(), None, "no method"),
-        (LoRA(r=4).attach(tiny.decoder()), None, "no layer in 4 bits"),
-        (LoRA(r=4).attach(quantize_model(tiny.decoder())), "defualt", "default"),
-    ]
-    for model, name, message in cases:
-        with pytest.raises(CourseError, match=message):
-            merge_error(model, name)
 
 
 # bitsandbytes and peft ------------------------------------------------------------------------------------
