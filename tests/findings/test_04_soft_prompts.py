@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from coursekit import memory
 from coursekit.checks.soft_prompts_train import ASKED as ASKED_SHARE
 from coursekit.checks.soft_prompts_train import DESIGN, LEARN
+from coursekit.comparison.candidates import CANDIDATES
 from coursekit.evaluation.scores import Score
 from coursekit.experiments import results
 from coursekit.experiments.intervals import Difference
@@ -123,7 +124,9 @@ def test_on_a_decoder():
     said(PAGE, f"points); LoRA is better {by(family['lora'])}")
     assert decoder.steps("prompt") == 100 and decoder.parameters("prompt") == 20 * 576
     assert decoder.steps("lora") == 100
-    said(PAGE, "A prompt of twenty and LoRA train for 100 steps")
+    assert {run.cell.seed for arm in ("prompt", "lora") for run in decoder.arms[arm]} == {0, 1, 2}
+    assert CANDIDATES["lora"].method.r == 8
+    said(PAGE, "A prompt of twenty and LoRA ($r=8$) train for 100 steps of 8 sentences, with three seeds")
 
 
 def test_what_section_1_says_of_its_run():
@@ -206,7 +209,7 @@ def test_what_peft_does_with_the_cache():
     assert seen[peft.PrefixTuningConfig, True] == [(0, 2), (2, 1), (3, 1)], "no prefix"
     assert seen[peft.PrefixTuningConfig, False] == [(0, 2), (6, 3), (9, 4)], "the text again, behind itself"
     said(PAGE, "puts the virtual tokens before each new token again")
-    said(PAGE, "A prefix is ignored with a cache; without one only its first new token can be trusted")
+    said(PAGE, "is ignored with a cache; without one only its first new token can be trusted")
 
 
 def size(given: dict[str, Any]) -> tuple[int, int]:

@@ -89,6 +89,12 @@ def test_no_hybrid_was_tried_with_more_steps(stored):
     longer = {arm for arm in stored.arms if arm.endswith(" steps")}
     assert longer and not any(arm.startswith(("lora-bitfit", "mam", "unipelt", "compacter")) for arm in longer)
     said(PAGE, "no hybrid was tried with more steps")
+    asked = ("mam", "parallel r=192", "prefix n=30", "prefix")
+    rate = {arm: results.read("methods", "hybrid").rate(arm) for arm in asked}
+    assert rate["mam"] == rate["parallel r=192"] == pytest.approx(rate["prefix n=30"] / 100)
+    said(PAGE, f"MAM's {rate['mam']:g} is what its adapter alone likes best, a hundredth of the prefix's own")
+    assert results.read("methods").rate("unipelt") == pytest.approx(rate["prefix"] / 10)
+    said(PAGE, "at a rate that is a tenth of what a prefix alone likes best")
 
 
 def test_nor_is_one_shown_to_be_better_than_a_weaker_part(stored):

@@ -51,6 +51,9 @@ def test_no_method_is_better_and_four_are_clearly_worse(stored, arms):
     assert prefix.verdict == "no clear difference" and abs(times * asked.p - prefix.p) < 1e-9
     far, p = f"{-100 * prefix.value:.1f} points behind", f"p = {asked.p:.3f}, times {times} is {prefix.p:.2f}"
     said(PAGE, f"p falls slowly: prefix tuning, {far}, has {p}")
+    bitfit = stored.difference("bitfit", "full")
+    assert times == 31 - 4 and bitfit.p < asked.p and bitfit.high - bitfit.low < asked.high - asked.low
+    said(PAGE, f"BitFit, {-100 * bitfit.value:.1f} behind, has a narrower interval and a smaller p")
     prompt = found["prompt"]
     value, ends = prompt.in_points().removeprefix("−").split(" ", 1)
     assert prompt.verdict == "no clear difference" and prompt.low < -0.3
@@ -242,6 +245,9 @@ def test_what_the_guide_takes(stored):
     loss = -100 * methods.difference("ia3", "full").value
     said(PAGE, f"(IA)³ leads in validation ({own} kB, {loss:.1f} points below full fine-tuning)")
     assert (found[1].arm, found[1].lead) == ("top-layers", "shira")
+    given = [methods.difference(choice.lead, choice.arm).value for choice in found[:2]]
+    assert all(0.018 < points < 0.0215 for points in given)
+    said(PAGE, "the guide gives away about two points because 3 were declared not to matter")
     gaps = [methods.difference("compacter-plus", "ia3"), methods.difference("top-layers", "shira")]
     assert [found[i].kept[found[i].arm] for i in (0, 1)] == gaps and all(gap.non_inferior for gap in gaps)
     lows = [f"{100 * gap.low:.1f}".replace("-", "−") for gap in gaps]

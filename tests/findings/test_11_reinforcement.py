@@ -81,7 +81,7 @@ def test_the_parts_add_up_and_choice_is_the_largest(stored):
     assert shown == tuple(f"{gained:.1f}" for gained in (form, confidence, choice, new))
     assert choice > max(form, confidence, new) > 0
     said(PAGE, f"Choice, {choice:.1f}, the largest part")
-    said(PAGE, "The largest part is choice")
+    said(PAGE, "The largest part in these runs is choice")
     whole, first, sure = ([own[i] for own in ends] for i in (1, 2, 3))
     said(PAGE, f"right in {first[0]:.2f} of the cases before, the whole line in {whole[0]:.2f}")
     said(PAGE, f"now it is {first[1]:.2f} and {whole[1]:.2f}")
@@ -139,8 +139,8 @@ def test_this_run_of_the_reward(stored):
     rows = drawn()[1]
     assert all(answer.isdigit() for row in rows for answer in row[1].split(" · "))
     said(PAGE, "All 32 answers are bare numbers")
-    assert float(rows[0][-1]) <= 0.125
-    said(PAGE, "to the first sum it is now nearly sure of a wrong one")
+    assert float(rows[0][-1]) == 1 / 8 or rows[0][-1] in ("0.12", "0.13")
+    said(PAGE, "to the first sum seven of the eight are wrong")
 
 
 def test_this_run_of_the_careless_rule():
