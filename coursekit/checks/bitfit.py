@@ -122,11 +122,15 @@ def _trained(blocks: Sequence[str]) -> int:
 
 
 def _secret_work(draw: Draw) -> tuple[tuple[str, ...]]:
-    # Frozen blocks at the bottom; above the lowest that trains one is frozen, one trains biases and one matrices.
-    rest = (draw.pick((NOTHING, BIASES, MATRICES)) for _ in range(draw.whole(0, 5)))
-    upper = [NOTHING, BIASES, MATRICES, *rest]
-    lowest = draw.pick((BIASES, MATRICES))
-    return ((*[NOTHING] * draw.whole(1, 4), lowest, *(upper[i] for i in draw.order(len(upper)))),)
+    # Frozen blocks at the bottom; above the lowest that trains two are frozen, one trains biases and two matrices or
+    # more. Of no two kinds, which mistakes leave out or count too many of, there are equally many.
+    rest = (draw.pick((NOTHING, BIASES, MATRICES)) for _ in range(draw.whole(0, 4)))
+    upper, lowest = [NOTHING, NOTHING, BIASES, MATRICES, MATRICES, *rest], draw.pick((BIASES, MATRICES))
+    trained = [lowest, *upper]
+    upper += [NOTHING] * (trained.count(NOTHING) == trained.count(MATRICES))
+    below = draw.whole(1, 4)
+    below += below == trained.count(BIASES)
+    return ((*[NOTHING] * below, lowest, *(upper[i] for i in draw.order(len(upper)))),)
 
 
 WORK = register(
