@@ -37,6 +37,9 @@ GRID = Grid(
         # The batch: 4,800 examples seen, in 300 steps or in a quarter of them.
         arm("full-batch64", FULL, 1e-4, 75, batch_size=64),
         lora("all-r8-batch64", 8, "all-linear", 3e-3, steps=75, batch_size=64),
+        # Twice the steps, each at a rate of its own for them: one found at 300 may be too high.
+        arm("full-tuned-at-600", FULL, 1e-4, 600),
+        lora("qv-r8-tuned-at-600", 8, PAPER, 3e-3, steps=600),
     ),
     reference="full",
 )  # fmt: skip

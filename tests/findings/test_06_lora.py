@@ -19,8 +19,9 @@ def lora() -> Results:
     return results.read("lora", "methods", "probe")
 
 
+LONGER = "qv-r8-tuned-at-600, 600 steps", "full-tuned-at-600, 600 steps"
 ASKED = (
-    ("qv-r8", "full"), ("lora, 600 steps", "full, 600 steps"), ("all-r8", "full"), ("qv-r8", "probe"),
+    ("qv-r8", "full"), LONGER, ("all-r8", "full"), ("qv-r8", "probe"),
     ("qv-r8", "qv-r1"), ("qv-r64", "qv-r8"), ("all-r8", "qv-r8"),
 )  # fmt: skip
 EQUAL = "equal for practical purposes (within 3 points)"
@@ -29,25 +30,28 @@ EQUAL = "equal for practical purposes (within 3 points)"
 def test_the_verdicts_of_seven_questions(lora):
     table = lora.pairs({str(pair): pair for pair in ASKED})
     unclear, equal = "no clear difference", EQUAL.partition(" (")[0]
-    assert [row[-1] for row in table.rows] == [unclear, "worse", unclear, "better", equal, equal, equal]
+    assert [row[-1] for row in table.rows] == [unclear, equal, unclear, "better", equal, equal, equal]
 
 
-def test_query_and_value_stay_behind_full_fine_tuning_with_twice_the_steps(lora):
-    found, longer = lora.difference("qv-r8", "full"), lora.difference("lora, 600 steps", "full, 600 steps")
+def test_query_and_value_are_at_most_a_few_points_behind_full_fine_tuning(lora):
+    found, longer = lora.difference("qv-r8", "full"), lora.difference(*LONGER)
     value, _, interval = found.in_points().partition(" ")
     said(PAGE, f"it has {value} points {interval}: not clear among seven questions, as on all linear layers")
-    said(PAGE, f"With twice the steps for both it is {longer}")
+    assert str(longer) == EQUAL
+    value, _, interval = longer.in_points().partition(" ")
+    said(PAGE, f"With twice the steps, each at a rate tuned for them, the two are {EQUAL}: {value} points {interval}")
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
 
 
-def test_whose_rate_was_tuned_at_600_steps(lora):
-    tried = {
-        arm: {run.cell.rate for run in lora.runs if (run.cell.arm, run.cell.steps) == (arm, 600)}
-        for arm in ("lora", "full")
-    }
-    assert tried["lora"] == {lora.rate("lora")} and len(tried["full"]) == 2
-    assert min(tried["full"]) < max(tried["full"]) == lora.rate("full") == lora.rate("full, 600 steps")
-    said(PAGE, "but both had the rate found at 300 steps, and a lower one was tried for full fine-tuning alone")
+def test_the_rate_of_full_fine_tuning_at_600_steps_was_a_close_choice(lora):
+    tuned, next_rate = LONGER[1], "full, 600 steps"
+    assert lora.rate(tuned) < lora.rate(next_rate)
+    behind = 100 * (lora.validation(tuned) - lora.validation(next_rate))
+    more = -lora.difference(LONGER[0], next_rate)
+    ends = f"({100 * more.low:.1f} to {100 * more.high:.1f})"
+    said(PAGE, f"the next higher rate, {behind:.1f} points behind on the validation sentences, gets "
+               f"{lora.accuracy(next_rate).value:.3f} in the test")  # fmt: skip
+    said(PAGE, f"in the test, {100 * more.value:.1f} points more than LoRA {ends}")
 
 
 def test_it_is_ahead_of_a_linear_probe(lora):
@@ -116,13 +120,14 @@ def test_a_gets_its_first_gradient_in_the_second_step():
 
 
 def test_what_my_own_layers_reach():
-    (ours, low, high), (theirs, *_), (calibrated, *_) = (
+    (ours, low, high), (theirs, least, most), (calibrated, *_) = (
         printed(PAGE, rf"{name} +(0\.\d+) \((0\.\d+)–(0\.\d+), n=120\)")
         for name in ("your layers", "LoRA", "calibrated")
     )
     said(PAGE, f"Your layers get {ours} of the grades right ({low} to {high})")
-    assert float(low) < float(calibrated) < float(ours) < float(high) < float(theirs)
-    said(PAGE, f"no clear gain over the five numbers' {calibrated}. The library's LoRA got {theirs}")
+    assert float(low) < float(calibrated) < float(ours) and float(least) < float(high)
+    said(PAGE, f"no clear gain over the five numbers' {calibrated}. The library's LoRA, from another")
+    said(PAGE, f"got {theirs} ({least} to {most}): one short training tells little")
 
 
 def test_what_merging_costs_is_what_was_measured():
@@ -136,7 +141,7 @@ def test_what_merging_costs_is_what_was_measured():
     said(PAGE, f"no grade changes: merging moves the logits by rounding alone, {float(single):.6f} on average")
     said(PAGE, f"it changes {n_half} of the 120 grades: it moves the logits by {half}, the adapter itself")
     said(PAGE, f"the adapter itself moves them by {away}")
-    said(PAGE, f"Rounding the base, with nothing merged, moves them by {rounded}")
+    said(PAGE, f"Rounding the base, with nothing merged, moves them by {rounded} and changes no grade")
     said(PAGE, f"on a bfloat16 base {n_half} of 120 grades changed in our run")
 
 
