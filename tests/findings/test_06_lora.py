@@ -137,12 +137,12 @@ def test_what_merging_costs_is_what_was_measured():
             "adapter taken away", "base rounded to bfloat16", "merged, float32 base", "merged, bfloat16 base"
         )
     )  # fmt: skip
-    assert (n_single, n_rounded) == ("0", "0") and int(n_half) < 5 < 100 < int(n_away)
+    assert (n_single, n_rounded) == ("0", "0") and int(n_half) < 5 < 50 < int(n_away)
     said(PAGE, f"no grade changes: merging moves the logits by rounding alone, {float(single):.6f} on average")
-    said(PAGE, f"it changes {n_half} of the 120 grades: it moves the logits by {half}, the adapter itself")
+    said(PAGE, f"it changes {n_half} of the 60 grades: it moves the logits by {half}, the adapter itself")
     said(PAGE, f"the adapter itself moves them by {away}")
     said(PAGE, f"Rounding the base, with nothing merged, moves them by {rounded} and changes no grade")
-    said(PAGE, f"on a bfloat16 base {n_half} of 120 grades changed in our run")
+    said(PAGE, f"on a bfloat16 base {n_half} of 60 grades changed in our run")
 
 
 def test_the_cut_updates_are_told_as_they_are(lora):
