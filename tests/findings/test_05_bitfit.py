@@ -48,7 +48,7 @@ def test_after_300_steps_bitfit_is_no_clear_gain_over_a_probe_and_behind_full_fi
     said(PAGE, f"After 300 steps BitFit shows {tenths(near).replace('difference', 'difference from a linear probe')}, "
                f"as in section 1. After 600 it is {tenths(longer)} than the probe")  # fmt: skip
     assert (longer.verdict, full.verdict, both.verdict) == ("better", "worse", "worse")
-    said(PAGE, f"BitFit is {tenths(full)} than full fine-tuning, with 600 steps for both "
+    said(PAGE, f"BitFit is {tenths(full)} than full fine-tuning, with 600 steps for both, at the rates found at 300, "
                f"{tenths(both).removeprefix('worse ')}")  # fmt: skip
     said(PAGE, f"After 300 steps, over three seeds, there is "
                f"{tenths(near).replace('difference', 'difference between BitFit and a linear probe')}, "

@@ -80,6 +80,13 @@ def test_with_twice_the_steps_one_is_equal_and_five_are_worse():
     assert {arm for arm, d in shorter.items() if d.verdict == "worse"} == {"prefix", "bitfit"}
     assert Counter(str(d.verdict) for d in shorter.values())["no clear difference"] == 4
     said(PAGE, "Asked the same six questions, 300 steps show two methods to be worse, prefix tuning and BitFit")
+    tuned = results.read("lora").difference("qv-r8-tuned-at-600, 600 steps", "full-tuned-at-600, 600 steps")
+    rates = [results.read("lora").rate(f"{arm}-tuned-at-600, 600 steps") for arm in ("qv-r8", "full")]
+    assert tuned.verdict == "equal for practical purposes"
+    assert all(rate < stored.rate(arm) for rate, arm in zip(rates, ("lora", "full"), strict=True))
+    value = tuned.in_points().replace(" (", " points (", 1).removesuffix(")")
+    said(PAGE, f"LoRA and full fine-tuning are equal for practical purposes, {value}; 06)")
+    said(PAGE, "with rates tuned for so long it is equal as well")
     lora = tenths(found["lora, 600 steps"])
     said(PAGE, f"With twice the steps Pfeiffer adapters are equal to it for practical purposes, and LoRA is {lora}")
 
