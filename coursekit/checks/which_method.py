@@ -190,11 +190,13 @@ def _concluded(
         if complete and any(len(scores) < len(seeds) for scores in own.values()):
             return INCOMPLETE, difference, margin
         small = abs(difference) + margin < smallest
-        if small and small_first and not (open_first and abs(difference) <= margin):
+        if open_first and abs(difference) <= margin:
+            return open_is, difference, margin
+        if small and small_first:
             return EQUAL, difference, margin
         if abs(difference) > margin:
             return (BETTER if difference > 0 else WORSE), difference, margin
-        return (EQUAL if small and not open_first else open_is), difference, margin
+        return (EQUAL if small else open_is), difference, margin
 
     return rule
 
