@@ -17,8 +17,8 @@ RATES = {
     "sparse-adapter": 3e-3, "ia3": 3e-2, "prompt": 1e-1, "prefix": 3e-2, "p-tuning": 3e-4, "bitfit": 3e-3,
     "bitfit-query": 1e-2, "norms": 3e-3, "top-layers": 3e-4, "attention": 3e-4, "fish-mask": 1e-2, "random-mask": 1e-2,
     "shira": 1e-2, "far": 3e-3, "rows": 1e-3, "said": 1e-1, "lora": 3e-3, "lora-all-linear": 1e-3,
-    "dora": 3e-3, "qlora": 1e-3, "lora-bitfit": 3e-3, "compacter": 1e-2, "compacter-plus": 1e-2,
-    "mam": 3e-4, "unipelt": 3e-3,
+    "dora": 3e-3, "vera": 3e-2, "oft": 3e-3, "qlora": 1e-3, "lora-bitfit": 3e-3, "compacter": 1e-2,
+    "compacter-plus": 1e-2, "mam": 3e-4, "unipelt": 3e-3,
 }  # fmt: skip
 
 #: Are 300 steps enough? Asked of these.

@@ -248,9 +248,9 @@ BUDGETED = register(
             "in b_up. Which of these need to differ from 0, and in how many blocks?",
             "A block without an adapter has tensors of zeros, or of width 0. Blocks are not equally useful: try the "
             "lower, the middle, the upper ones on sentences that you keep back.",
-            "Few parameters need a high learning rate, such as 0.02, that falls to 0. The loop is section 3's; the "
-            "loss of 32 rows is torch.nn.functional.cross_entropy(outputs(model, tensors, ids[rows], mask[rows]), "
-            "labels[rows]).",
+            "Few parameters need a high learning rate, such as 0.02, that rises over the first 20 steps and then falls "
+            "to 0. The loop is section 3's; the loss of 32 rows is torch.nn.functional.cross_entropy(outputs(model, "
+            "tensors, ids[rows], mask[rows]), labels[rows]).",
         ),
         budget=Budget(minutes=4, model="minilm"),
         pose=_pose_budget,

@@ -61,7 +61,7 @@ def adapters_budget(load, outputs, ids, mask, labels, budget):
     trained = [t.requires_grad_() for name, t in tensors.items() if "b_up" not in name]
     model, optimizer, steps = load(), torch.optim.Adam(trained, lr=2e-2), 100
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 2e-2 * (1 - step / steps)
+        optimizer.param_groups[0]["lr"] = 2e-2 * min((step + 1) / 20, 1 - step / steps)
         rows = torch.arange(32 * step, 32 * step + 32) % len(ids)
         loss = F.cross_entropy(outputs(model, tensors, ids[rows], mask[rows]), labels[rows])
         loss.backward()
