@@ -7,6 +7,7 @@ on data of which the function was given the inputs at most.
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from coursekit.errors import CourseError
 
 #: The secret of the notebook's check, which is none.
 PUBLIC = b"public"
+#: Seconds until whoever waits for a check is told that the answer trains.
+PATIENCE = 5.0
 #: What a notebook's checks measured last: by exercise, the function and what it returned.
 _LATEST: dict[str, tuple[Callable[..., Any], Any]] = {}
 
@@ -103,10 +106,15 @@ class Training(BaseExercise):
     def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str, float]:
         r"""As in BaseExercise; one training, on data that all may know."""
         posing = self.posing(PUBLIC)
+        told = f"{self.name} is training. A graded run is stopped after {self.budget.minutes:g} minutes."
+        waiting = threading.Timer(PATIENCE, print, [told])
+        waiting.start()
         try:
             value = answer(*copy.deepcopy(posing.arguments))
         except Exception as error:
             return "failed", stopped_with(error), 0.0
+        finally:
+            waiting.cancel()
         if is_empty(value):
             return "not attempted", f"fill in {self.name} and run this cell again", 0.0
         value = plain(value)

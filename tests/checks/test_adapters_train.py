@@ -2,10 +2,12 @@ r"""Small adapters are scored by what MiniLM does with them, and each mistake is
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
-from coursekit.checks import adapters_train
+from coursekit.checks import adapters_train, training
 from coursekit.checks.adapters_train import BUDGET, BUDGETED, COMPRESS, KEEP, outputs
 from coursekit.methods.ranking import largest
 
@@ -102,3 +104,13 @@ def test_the_model_is_as_before_when_its_outputs_were_asked(posing):
         )  # adapters of zeros add nothing
         assert not torch.equal(outputs(model, tensors(1.0), ids[:2], mask[:2]), before)
         assert torch.equal(model(input_ids=ids[:2], attention_mask=mask[:2]).logits, before)
+
+
+def test_whoever_waits_is_told_that_the_answer_trains(monkeypatch, capsys):
+    monkeypatch.setattr(training, "PATIENCE", 0.1)
+    BUDGETED.looked_at(lambda *_: time.sleep(0.5), 0)
+    assert capsys.readouterr().out == "adapters_budget is training. A graded run is stopped after 4 minutes.\n"
+    monkeypatch.setattr(training, "PATIENCE", 1.0)
+    BUDGETED.looked_at(lambda *_: ..., 0)  # back at once: there is nothing to wait for
+    time.sleep(1.5)
+    assert not capsys.readouterr().out
