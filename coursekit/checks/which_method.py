@@ -111,9 +111,8 @@ PLAN = register(
         hints=(
             "The difference of two means over k seeds has the standard error ((s1² + s2²) / k) ** 0.5, with s² the "
             "variance of one method's pilot runs (statistics.variance).",
-            "2.8 of these standard errors are to be at most `smallest`.",
-            "Solve for k, round up (math.ceil), take three at least. Then count up from 0 and leave out what the pilot "
-            "used, until there are k seeds.",
+            "2.8 of these are to be at most `smallest`. Solve for k, round up (math.ceil), take three at least. Then "
+            "count up from 0 and leave out what the pilot used, until there are k seeds.",
         ),
         secret=_pilot_runs,
         reference=plan,
@@ -265,9 +264,8 @@ CONCLUDE = register(
         difficulty=4,
         minutes=20,
         hints=(
-            "Take the runs of the two methods with the registered seeds, and no others. Is there one for every seed?",
-            "difference = mean of one − mean of the other. How much does a mean of k runs scatter, and a difference of "
-            "two such means? statistics.variance needs two runs.",
+            "How much does a mean of k runs scatter, and a difference of two such means? statistics.variance needs two "
+            "runs.",
             "margin = errors * (variance / k of one + variance / k of the other) ** 0.5. Then, in this order: "
             "incomplete; |difference| + margin < smallest; |difference| > margin; and what is left.",
         ),
@@ -370,8 +368,6 @@ LEADER = register(
         difficulty=4,
         minutes=20,
         hints=(
-            "Make such tables yourself, with true accuracies that you know. By how much is the leader's mean above its "
-            "true accuracy, and on what does that depend?",
             "The means of a table scatter for two reasons: methods differ, and seeds do. How large is each of the two "
             "variances, estimated from all 400 tables?",
             "If only a share of the scatter is the methods', only that share of the leader's lead over its table's "
