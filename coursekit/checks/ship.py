@@ -86,8 +86,7 @@ DIFFERENCE = register(
             "Add 5 to all logits of a token: which probabilities change? Compare what does not change then.",
             "log_softmax(-1) makes log-probabilities p and q of logits. The divergence of one token is the sum over "
             "the vocabulary of p.exp() * (p - q).",
-            "Boolean indexing leaves the padding out: p[mask.bool()] has one row for each token that counts. Then "
-            "take the mean of one and the maximum of the other.",
+            "Boolean indexing leaves the padding out: p[mask.bool()] has one row for each token that counts.",
         ),
         secret=_secret_difference,
         reference=difference,

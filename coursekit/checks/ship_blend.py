@@ -103,12 +103,10 @@ BLEND = register(
         difficulty=4,
         minutes=22,
         hints=(
-            "Write the error of each task as a function of A and B first. It is a number that you can compute, so it "
-            "is a number that you can make smaller.",
             "The decomposition of D1 + D2 is a start, and not good enough: it does not know the inputs. Let an "
             "optimizer go on from there, on the larger of the two errors.",
-            "torch.optim.Adam([A, B], lr=0.02) and some 800 steps take a few seconds. Scale both errors to "
-            "shares first, or the larger update is all that it sees; let the rate fall towards the end.",
+            "torch.optim.Adam([A, B], lr=0.02) and some 800 steps take a few seconds. Let the rate fall towards the "
+            "end.",
         ),
         secret=_secret,
         reference=blended,
