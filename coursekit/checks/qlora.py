@@ -38,7 +38,6 @@ UNPACK = register(
         difficulty=2,
         minutes=10,
         hints=(
-            "Two questions for each weight: which level does its code stand for, and which scale does its block have?",
             "A tensor of codes can index the table: the result has the shape of the codes.",
             "reshape(-1, block) puts one block in each row; row i is multiplied by absmax[i].",
         ),

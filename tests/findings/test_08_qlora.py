@@ -40,11 +40,11 @@ def test_both_are_ahead_of_a_linear_probe():
     value, low, high = (f"{100 * x:.1f}" for x in (lora.value, lora.low, lora.high))
     said(
         PAGE,
-        f"LoRA is {value} points ahead of a linear probe ({low} to {high}; logistic regression on the mean of the "
-        f"frozen model's tokens, trained to its end, {both.parameters('probe')} numbers), "
-        f"QLoRA {100 * qlora.value:.1f} ({100 * qlora.low:.1f} to {100 * qlora.high:.1f})",
+        f"Both are ahead of a linear probe, logistic regression on the mean of the frozen model's tokens "
+        f"({both.parameters('probe')} numbers): LoRA by {value} points ({low} to {high}), "
+        f"QLoRA by {100 * qlora.value:.1f} ({100 * qlora.low:.1f} to {100 * qlora.high:.1f})",
     )
-    assert qlora.verdict == "better"
+    assert qlora.verdict == lora.verdict == "better"
     assert printed(PAGE, r"QLoRA minus linear probe, points: (.+)") == (qlora.in_points(),)
 
 
@@ -80,9 +80,6 @@ def test_the_plans_of_three_cards():
     assert qlora_bill("33B").peak > card("RTX 4090").capacity() - GiB
     said(PAGE, f"takes {3 * (1 + 0.4):.1f} a row and does not fit on the RTX 4090")
     said(PAGE, f"has four rows and 8-bit states, which by the rule cost no time: {small:.1f}")
-    paged = qlora_bill("33B", batch=8, seq=512, optimizer="paged_adamw", checkpointing=True).peak
-    assert paged > card("RTX 4090").capacity() - GiB
-    said(PAGE, "For eight rows even paging the states makes too little room")
     said(PAGE, f"({middle:.1f} with a single row on 40 GB), then more rows share the unpacking ({large:.1f} on 80 GB)")
 
 
@@ -101,7 +98,6 @@ def test_a_step_of_qlora_is_slower():
     said(PAGE, f"a QLoRA step takes {ratio:.2f} times a LoRA step")
     again = abs(steps["full"].step_ratio - 1)  # full fine-tuning against itself
     said(PAGE, f"full fine-tuning measured a second time differs by {again:.2f}")
-    said(PAGE, f"says {1 + 0.4:.1f} times with one row in a batch, {1 + 0.4 / 8:.2f} with eight")
 
 
 def test_the_levels_of_nf4_are_no_integers():
@@ -114,8 +110,7 @@ def test_65b_fits_into_48_gib():
     assert paged < resident < 48 * GB
     said(
         PAGE,
-        f"With all states on the card it needs {resident / GB:.1f} GB of the {48 * GiB / GB:.1f}, and "
-        f"{(48 * GiB - resident) / GB:.1f} GB are left by name",
+        f"With all states on the card it needs {resident / GB:.1f} GB. The card has {48 * GiB / GB:.1f} by name",
     )
     said(PAGE, f"With the states paged out it needs {paged / GB:.1f} GB, and there is room")
     assert paged < 44.4 * GiB < resident
@@ -169,8 +164,7 @@ def test_training_gets_below_the_entropy_with_four_bits_and_without():
         PAGE,
         f"costs {before} nats before training, {lora} ± {far} with LoRA and {qlora} ± {wide} with QLoRA",
     )
-    assert float(lora) - float(far) < float(entropy) < float(lora) + float(far)
-    said(PAGE, f"knowing only how often each occurs would cost {entropy}. QLoRA's interval lies below that")
+    said(PAGE, f"knowing only how often each occurs would cost {entropy}")
     said(PAGE, f"The difference of the two is {minus} ± {half} nats, no proof that four bits help")
 
 
@@ -216,7 +210,6 @@ def test_what_merging_into_four_bits_leaves():
 
 def test_how_far_the_weights_move():
     (median,) = printed(PAGE, r"the median weight moves ([\d.]+)% of the way to its next level")
-    said(PAGE, f"the median weight moves {median} % of the way to its next level")
     said(PAGE, f"the median weight is moved {median} % of the way to its next level")
     picture = next(
         output.metadata["image/png"]["alt"]
@@ -224,10 +217,9 @@ def test_how_far_the_weights_move():
         for output in cell.get("outputs", [])
         if "beyond halfway" in output.get("metadata", {}).get("image/png", {}).get("alt", "")
     )
-    small, large = re.search(r"ΔW: ([\d.]+) of a million.* 10 ΔW: ([\d.]+)% of the weights", picture).groups()
+    (small,) = re.search(r"ΔW: ([\d.]+) of a million", picture).groups()
     assert float(small) < 1
-    said(PAGE, "fewer than one weight in a million is moved beyond half of it")
-    said(PAGE, f"An update ten times as large moves {large} % of them that far")
+    said(PAGE, "fewer than one in a million is moved that far")
 
 
 def test_the_losses_of_bitsandbytes_are_the_packages():
@@ -252,7 +244,7 @@ def test_what_codes_of_four_bytes_take():
 
 def test_what_07_found():
     (worse,) = printed("07_quantization", r"nf4 +[\d.,]+ +([\d.]+) \(")
-    said(PAGE, f"packing it into NF4 multiplies its perplexity by {worse}, but once both are trained no loss shows")
+    said(PAGE, f"Packing it into NF4 multiplies its perplexity by {worse}, but once both are trained no loss shows")
 
 
 def test_how_much_smaller_7b_gets():
