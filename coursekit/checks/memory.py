@@ -48,7 +48,6 @@ BLOCK = register(
         difficulty=4,
         minutes=20,
         hints=(
-            "Go line by line. Two results are multiplied: what does the gradient of each of them need?",
             "The gradient of a matrix needs what was multiplied with it; a sum needs nothing.",
             "A norm and the matrices behind it keep x, s, n and a. Of the feed-forward part four results of width f "
             "are needed.",
@@ -189,8 +188,6 @@ CHECKPOINT = register(
         difficulty=4,
         minutes=15,
         hints=(
-            "PyTorch builds no graph inside forward, so whatever backward needs you must keep yourself. What is the "
-            "least from which everything else can be computed again?",
             "ctx.save_for_backward(x) keeps x, ctx.run = run the function. In backward, take x from ctx.saved_tensors, "
             "detach it, let it require a gradient, and run again inside torch.enable_grad().",
             "y.backward(g) carries g through the second run. The weights get their gradients from it, and x.grad is "
@@ -474,8 +471,7 @@ PLAN = register(
         difficulty=3,
         minutes=12,
         hints=(
-            "The model's part of a card is what `memory_sharded` gives. The room that it leaves of `size` is for "
-            "activations: how many sequences go into it?",
+            "What does the model's part, from `memory_sharded`, leave of `size`?",
             "For each setting at each stage only the plan with the most sequences is worth a look.",
         ),
         secret=_planning,

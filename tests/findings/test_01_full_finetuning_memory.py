@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 
 from coursekit import counts, memory
 from coursekit.checks.memory import block
-from coursekit.memory import GB, MB, GiB
+from coursekit.memory import GB, MB
 from coursekit.methods import LoRA
 from coursekit.models import load_decoder
 
@@ -37,7 +37,6 @@ def test_sixteen_bytes_a_parameter(step):
     assert memory.bill(10e9, precision="fp32").total == ten.total
     card = memory.card("RTX 4090").capacity() / GB
     said(PAGE, f"A program sees about {card:.1f} GB of such a card")
-    said(PAGE, f"of such a card (24 GiB are {24 * GiB / GB:.1f} GB)")
 
 
 def test_what_a_block_keeps(config, step):
@@ -126,13 +125,6 @@ def test_checkpointing_lowers_a_peak_that_activations_set(config, step):
         assert printed(PAGE, rf"{name} +(\d+) +(\d+) +(\d+) +(\d+)\n") == (without[0], on[0], without[1], on[1])
 
 
-def test_accumulating_without_traffic_takes_the_memory_of_stage_1():
-    seven = memory.bill(7e9)
-    split, whole = (memory.shard(seven, 4, stage).gradients for stage in (2, 1))
-    assert whole == 4 * split == seven.gradients
-    said(PAGE, "Gradient accumulation shares the wait, too, if each card keeps whole gradients, as at stage 1")
-
-
 def test_the_stages():
     for stage, size in ((1, "55"), (2, "37.5"), (3, "20")):
         here = memory.shard(memory.bill(10e9), 8, stage).total / GB
@@ -172,19 +164,13 @@ def test_where_the_peak_of_a_step_is(config, step):
     assert step.peak == step.weights + step.gradients + step.optimizer + waits + vectors
     said(PAGE, f"its gradient ({waits / 2 / MB:.0f} MB) comes first and waits until the embedding adds its share")
     said(PAGE, f"Both shares and all finished gradients are {(waits + step.gradients) / MB:.0f} MB")
-    said(
-        PAGE,
-        f"{step.weights / MB:.0f} MB of weights, {(step.gradients + step.optimizer) / MB:.0f} of gradients and states, "
-        f"{waits / MB:.0f} in waiting",
-    )
     lora = memory.predict(config, LoRA(r=8), batch=ROWS, seq=TOKENS)
     highest = max(lora.timeline, key=lambda point: point.activations + point.gradients)
     assert (highest.label, highest.gradients) == ("loss", 0)
     said(
         PAGE,
-        f"just after the loss: of {lora.peak / MB:.0f} MB {lora.weights / MB:.0f} are weights, {lora.kept / MB:.0f} "
-        f"activations, {(highest.activations - lora.kept) / MB:.0f} work on the scores and "
-        f"{lora.optimizer / MB:.0f} the adapters' states",
+        f"just after the loss, when all activations are there: of {lora.peak / MB:.0f} MB {lora.weights / MB:.0f} are "
+        f"weights and {lora.kept / MB:.0f} activations",
     )
     for name, bill in (("full fine-tuning", step), ("LoRA, query and value", lora)):
         assert printed(PAGE, rf"{name} +\S+ +\d+ +\d+ +(\d+)") == (f"{bill.peak / MB:.0f}",)
