@@ -41,7 +41,6 @@ SHARE = register(
         difficulty=3,
         minutes=8,
         hints=(
-            "One softmax runs over all n + seq keys. Whatever goes to the first n of them has left the text.",
             "torch.cat([p_k, k]) are all keys. The scores are q @ keys.T / sqrt(d_h), and d_h is q.shape[1].",
             "scores.softmax(-1)[:, :n] are the weights on the prefix, (seq, n). A share is their sum.",
         ),
@@ -112,7 +111,6 @@ GATE = register(
         difficulty=2,
         minutes=7,
         hints=(
-            "x @ w + b has one number for each token: (batch, seq). The sigmoid puts it between 0 and 1.",
             "Average after the sigmoid, and over the tokens of the same sentence: dim 1.",
             "(values * mask).sum(1) / mask.sum(1) is the mean over the places where the mask is 1.",
         ),
@@ -254,8 +252,6 @@ KRONECKER = register(
         minutes=20,
         hints=(
             "Cut x into n pieces x_1 … x_n. Block row p of A_i ⊗ s_i t_iᵀ gives sum_q A_i[p, q] s_i (t_i · x_q).",
-            "Three steps: the numbers t_i · x_q; A_i mixes them over q, one number for each p and i; output block p is "
-            "the sum over i of that number times s_i.",
             "x.unflatten(-1, (n, -1)) makes the pieces; torch.einsum('...qe,ie->...iq', pieces, t) is the first step. "
             "Loops over i, p and q do as well.",
         ),

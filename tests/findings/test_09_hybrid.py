@@ -59,9 +59,6 @@ def test_no_hybrid_is_better_than_the_better_of_its_parts(stored):
     gain = stored.difference("unipelt", "pfeiffer")
     assert gain.high < 0.01
     said(PAGE, f"the least that UniPELT's paper reports, lies outside the interval {ends(gain)}")
-    mam = stored.difference("mam", "parallel")
-    assert mam.verdict == "no clear difference"
-    said(PAGE, f"Nor does it to a parallel adapter of $r=16$ {ends(mam)}")
 
 
 def test_no_rate_is_at_an_end_of_those_tried(stored):
@@ -70,7 +67,7 @@ def test_no_rate_is_at_an_end_of_those_tried(stored):
         tried, rate = sorted(stored.by_rate(arm)), stored.rate(arm)
         below, above = tried[tried.index(rate) - 1], tried[tried.index(rate) + 1]
         assert 3 < rate / below + 0.01 < 3.4 and 3 < above / rate + 0.01 < 3.4, arm
-    said(PAGE, "each chosen rate lies between two tried ones, a factor of 3 away")
+    said(PAGE, "Learning rates, from 0.0001, 0.0003, 0.001, …, were tuned on 300 validation sentences")
 
 
 def test_mam_shows_no_clear_difference_to_its_own_parts(stored):
@@ -88,13 +85,13 @@ def test_mam_shows_no_clear_difference_to_its_own_parts(stored):
 def test_no_hybrid_was_tried_with_more_steps(stored):
     longer = {arm for arm in stored.arms if arm.endswith(" steps")}
     assert longer and not any(arm.startswith(("lora-bitfit", "mam", "unipelt", "compacter")) for arm in longer)
-    said(PAGE, "no hybrid was tried with more steps")
+    said(PAGE, "No hybrid was tried with more steps")
     asked = ("mam", "parallel r=192", "prefix n=30", "prefix")
     rate = {arm: results.read("methods", "hybrid").rate(arm) for arm in asked}
     assert rate["mam"] == rate["parallel r=192"] == pytest.approx(rate["prefix n=30"] / 100)
     said(PAGE, f"MAM's {rate['mam']:g} is what its adapter alone likes best, a hundredth of the prefix's own")
     assert results.read("methods").rate("unipelt") == pytest.approx(rate["prefix"] / 10)
-    said(PAGE, "at a rate that is a tenth of what a prefix alone likes best")
+    said(PAGE, "at a learning rate that is a tenth of what a prefix alone likes best")
 
 
 def test_nor_is_one_shown_to_be_better_than_a_weaker_part(stored):
@@ -109,7 +106,7 @@ def test_nor_is_one_shown_to_be_better_than_a_weaker_part(stored):
     assert judged == {"equal for practical purposes", "no clear difference"}
     lora_bitfit, unipelt = (found[pair].p for pair in better)
     assert round(0.05 / len(ASKED), 3) == 0.006 < lora_bitfit == min(d.p for d in found.values())
-    said(PAGE, f"On its own each interval excludes 0 (p = {lora_bitfit:.3f} and {unipelt:.3f}, with three seeds)")
+    said(PAGE, f"On its own each interval excludes 0 (p = {lora_bitfit:.3f} and {unipelt:.3f})")
     said(PAGE, "adjusted for eight questions, where Holm asks for 0.006, neither difference is clear")
     (alone,) = printed(PAGE, r"p, asked alone: ([\d., ]+)")
     assert alone.strip() == ", ".join(f"{d.p:.3f}" for d in found.values())
@@ -186,7 +183,7 @@ def test_what_the_costs_are():
     parts = (PrefixTuning(n=30, hidden=None), ParallelAdapter(r=192))
     numbers = [part.count(costs.MINILM) for part in parts]
     assert sum(numbers) == Hybrid(*parts).count(costs.MINILM) == cost["mam"].trained
-    said(PAGE, f"MAM is a Hybrid of prefix and parallel adapter, {numbers[0]:,} + {numbers[1]:,}")
+    said(PAGE, f"MAM is a Hybrid of parallel adapter and prefix, {numbers[1]:,} + {numbers[0]:,}")
     said(PAGE, f"MAM and UniPELT need {more[0]} and {more[1]} MB more at the peak than LoRA")
     small, large = cost["compacter"], cost["houlsby"]
     assert 9.5 < large.trained / small.trained < 11
@@ -226,7 +223,7 @@ def test_the_gates_are_told_as_they_are():
     by = {kind: float(moved.replace("−", "-")) for kind, (moved, *_) in rows.items()}
     assert max(by, key=by.get) == "query" and by["prefix"] < 0
     said(PAGE, f"In this run the gates of the query opened most, by {by['query']:.2f} on average")
-    said(PAGE, f"those of the prefix closed, by {-by['prefix']:.2f}, three of the six")
+    said(PAGE, f"those of the prefix closed, by {-by['prefix']:.2f}, at a learning rate")
     assert all(float(between) > float(within) for _, between, within in rows.values())
     said(PAGE, "All four kinds differ more between layers than between sentences")
     said(PAGE, f"the query's by {layers} against {sentences}")
