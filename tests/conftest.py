@@ -2,6 +2,7 @@ r"""Shared by all tests: quiet libraries, shape checks at run time, tiny models,
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -66,6 +67,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not torch.cuda.is_available():
         for item in gpu_tests:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, and PyTorch finds none"))
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what was imported stays: a collection need not walk through all of it again
+
+
+def pytest_runtest_setup() -> None:
+    shapes.test += 1
 
 
 @pytest.fixture(scope="session")
