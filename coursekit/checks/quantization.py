@@ -305,7 +305,7 @@ BITS = register(
         id="quantization-bits",
         points=2,
         difficulty=2,
-        minutes=10,
+        minutes=5,
         hints=(
             "A scale of 32 bits is shared by the weights of a block. How much of it falls to each?",
             "With double quantization the scale of a block has 8 bits, and 32 bits are shared by `second` scales.",

@@ -46,9 +46,8 @@ def relative_gaps(
     for i, (name, values) in enumerate(rows.items()):
         values = np.unique(np.asarray(values, dtype=float))
         values = values[values > 0]
-        style = {"marker": "o", "markersize": 3.5} if len(values) < 20 else {}
         ax.plot(values[:-1], np.diff(values) / values[:-1], label=name, color=COLOURS[i % len(COLOURS)],
-                linestyle="-" if i < len(COLOURS) else "--", linewidth=1, **style)  # fmt: skip
+                linestyle="-" if i < len(COLOURS) else "--", linewidth=1)  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")
     if limits is not None:
