@@ -35,8 +35,9 @@ def test_the_verdicts_of_seven_questions(lora):
 
 def test_query_and_value_are_at_most_a_few_points_behind_full_fine_tuning(lora):
     found, longer = lora.difference("qv-r8", "full"), lora.difference(*LONGER)
-    value, _, interval = found.in_points().partition(" ")
-    said(PAGE, f"it has {value} points {interval}: not clear among seven questions, as on all linear layers")
+    behind = (-found).in_points().replace("+", "").replace(" (", " points behind (")
+    said(PAGE, f"On query and value, with 0.3 % of the parameters, it is {behind}. After correction for seven "
+               "comparisons that is not a clear difference; nor is the gap on all linear layers")  # fmt: skip
     assert str(longer) == EQUAL
     value, _, interval = longer.in_points().partition(" ")
     said(PAGE, f"With twice the steps, each at a rate tuned for them, the two are {EQUAL}: {value} points {interval}")
@@ -49,9 +50,11 @@ def test_the_rate_of_full_fine_tuning_at_600_steps_was_a_close_choice(lora):
     behind = 100 * (lora.validation(tuned) - lora.validation(next_rate))
     more = -lora.difference(LONGER[0], next_rate)
     ends = f"({100 * more.low:.1f} to {100 * more.high:.1f})"
-    said(PAGE, f"the next higher rate, {behind:.1f} points behind on the validation sentences, gets "
-               f"{lora.accuracy(next_rate).value:.3f} in the test")  # fmt: skip
-    said(PAGE, f"in the test, {100 * more.value:.1f} points more than LoRA {ends}")
+    assert str(more) == EQUAL and lora.rate(next_rate) == lora.rate("full") == 1e-4 and lora.rate(tuned) == 3e-5
+    said(PAGE, f"1e-4, its best rate in the picture's 300 steps, was {behind:.1f} points behind 3e-5 on the "
+               "validation sentences. It gets "
+               f"{lora.accuracy(next_rate).value:.3f} in the test, {100 * more.value:.1f} points more than LoRA "
+               f"{ends}, still within 3 points")  # fmt: skip
 
 
 def test_it_is_ahead_of_a_linear_probe(lora):
@@ -76,6 +79,7 @@ def test_its_best_learning_rate_is_ten_and_thirty_times_that_of_full_fine_tuning
         PAGE,
         "LoRA's best rate is 10 times that of full fine-tuning on all linear layers and 30 times on query and value",
     )
+    said(PAGE, "all linear layers, $r=8$, $\\alpha=2r$ and ten times the learning rate of full fine-tuning")
 
 
 def test_what_a_step_costs_is_what_was_measured():
@@ -88,8 +92,6 @@ def test_what_a_step_costs_is_what_was_measured():
     assert f"{(4 * N + 12 * n) / 1e6:.0f}" == f"{states / 1e6:.0f}"
     said(PAGE, f"on query and value $4N+12n$ is {states / 1e6:.0f} MB")
     said(PAGE, f"{everywhere.activations / 1e6:.0f} MB of {full.activations / 1e6:.0f}, since $A$'s gradient")
-    assert full.peak < 0.9 * (full.weights + full.gradients + full.optimizer + full.activations)
-    said(PAGE, "(Full fine-tuning's peak is less than the sum of its row: gradients come while the activations go.)")
     said(
         PAGE,
         f"A step takes {lora.step_ratio:.2f} of the time of full fine-tuning on query and value, "
@@ -106,28 +108,25 @@ def test_the_first_table_is_told_as_it_is():
         printed(PAGE, rf"{name} +(0\.\d+) \(0\S+, n=120\)")[0] for name in ("as it is", "calibrated", "LoRA")
     )
     said(PAGE, f"the model as it is gets {bare} right, no more than the constant answer")
-    said(PAGE, f"Five numbers bring it to {calibrated}, and LoRA, 20 steps of 8 sentences, to {tuned}")
+    said(PAGE, f"Five numbers bring it to {calibrated}, and LoRA, 16 steps of 6 sentences, to {tuned}")
     more = [round(120 * (float(one) - float(bare))) for one in (tuned, calibrated)]
     said(PAGE, f"a gain of {more[0]} sentences of 120; {more[1]} of them need no training")
     assert float(bare) < float(printed(PAGE, r"Constant answer: (0\.\d+)")[0])
 
 
 def test_a_gets_its_first_gradient_in_the_second_step():
-    rows = [rf"\n *{step} +([\d.]+) +([\d.]+) +([\d.]+)\n?" for step in (1, 2, 20)]
+    rows = [rf"\n *{step} +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)\n?" for step in (1, 2, 16)]
     steps = [[float(x) for x in printed(PAGE, row)] for row in rows]
-    assert steps[0][1] == 0 < min(steps[0][2], *steps[1])
-    said(PAGE, f"the loss of a batch falls from {steps[0][0]:.1f} to {steps[-1][0]:.1f} in 20 steps")
+    assert steps[0][2] == 0 < min(steps[0][3], *steps[1])
+    said(PAGE, f"the loss of a batch falls from {steps[0][0]:.1f} to {steps[-1][0]:.1f} in 16 steps")
 
 
-def test_what_my_own_layers_reach():
-    (ours, low, high), (theirs, least, most), (calibrated, *_) = (
-        printed(PAGE, rf"{name} +(0\.\d+) \((0\.\d+)–(0\.\d+), n=120\)")
-        for name in ("your layers", "LoRA", "calibrated")
-    )
-    said(PAGE, f"Your layers get {ours} of the grades right ({low} to {high})")
-    assert float(low) < float(calibrated) < float(ours) and float(least) < float(high)
-    said(PAGE, f"no clear gain over the five numbers' {calibrated}. The library's LoRA, from another")
-    said(PAGE, f"got {theirs} ({least} to {most}): one short training tells little")
+def test_my_own_loop_does_what_the_library_did():
+    rows = [rf"\n *{step} +([\d.]+) +([\d.]+) +[\d.]+ +[\d.]+\n?" for step in (1, 2, 4, 8, 12, 16)]
+    assert all(mine == theirs for mine, theirs in (printed(PAGE, row) for row in rows))
+    same, of = printed(PAGE, r"(\d+) of (\d+) test sentences get the grade of section 1")
+    assert same == of
+    said(PAGE, f"Your losses are the library's, and so are {same} of {of} grades")
 
 
 def test_what_merging_costs_is_what_was_measured():
@@ -137,12 +136,16 @@ def test_what_merging_costs_is_what_was_measured():
             "adapter taken away", "base rounded to bfloat16", "merged, float32 base", "merged, bfloat16 base"
         )
     )  # fmt: skip
-    assert (n_single, n_rounded) == ("0", "0") and int(n_half) < 5 < 50 < int(n_away)
+    assert (n_single, n_rounded) == ("0", "0") and int(n_half) < 5 < 25 < int(n_away)
     said(PAGE, f"no grade changes: merging moves the logits by rounding alone, {float(single):.6f} on average")
-    said(PAGE, f"it changes {n_half} of the 60 grades: it moves the logits by {half}, the adapter itself")
+    said(PAGE, f"it moves them by {half} and changes {n_half} of the 40 grades; the adapter")
     said(PAGE, f"the adapter itself moves them by {away}")
-    said(PAGE, f"Rounding the base, with nothing merged, moves them by {rounded} and changes no grade")
-    said(PAGE, f"on a bfloat16 base {n_half} of 60 grades changed in our run")
+    said(PAGE, f"Rounding the base, with nothing merged, moves them by only {rounded} and changes no grade")
+    said(PAGE, f"on a bfloat16 base {n_half} of 40 grades changed in our run")
+    stay, chance = printed(PAGE, r"(\d+)% of the entries stay; with random signs the logits move by (\S+)")
+    assert float(chance) < float(half) / 4
+    said(PAGE, f"In this run {stay} % of the entries stay as they were")
+    said(PAGE, f"With random signs, errors just as large move the logits by {chance}")
 
 
 def test_the_cut_updates_are_told_as_they_are(lora):
@@ -153,14 +156,14 @@ def test_the_cut_updates_are_told_as_they_are(lora):
         f"has {table[384][0]}, one sentence of 200 more",
     )
     assert round(200 * (float(table[384][0]) - float(table[8][0]))) == 1
-    said(PAGE, f"after 40 steps of 8 sentences, far from the {lora.accuracy('full').value:.3f} of section 6")
+    said(PAGE, f"after 40 steps of 8 short sentences, far from the {lora.accuracy('full').value:.3f} of section 6")
     said(PAGE, "biases, norms and head: the model is about as good as the constant answer")
     true, shuffled, noise = printed(
         PAGE, r"Rank 8 keeps (\d+)% \(true labels\), (\d+)% \(shuffled labels\), (\d+)% \(random matrices\)"
     )
     assert true == table[8][1]
     said(PAGE, f"Rank 8 keeps only {true} %")
-    said(PAGE, f"still rank 8 keeps {shuffled} % of the update, where of a random matrix it would keep about {noise} %")
+    said(PAGE, f"yet rank 8 still keeps {shuffled} % of the update; of a random matrix it keeps about {noise} %")
     squares = torch.linalg.svdvals(torch.randn(384, 384, generator=torch.Generator().manual_seed(0))) ** 2
     assert f"{100 * squares[:8].sum() / squares.sum():.0f}" == noise
     said(PAGE, f"({table[8][0]} of {table[384][0]} in our run)")
