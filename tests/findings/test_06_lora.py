@@ -108,25 +108,28 @@ def test_the_first_table_is_told_as_it_is():
         printed(PAGE, rf"{name} +(0\.\d+) \(0\S+, n=120\)")[0] for name in ("as it is", "calibrated", "LoRA")
     )
     said(PAGE, f"the model as it is gets {bare} right, no more than the constant answer")
-    said(PAGE, f"Five numbers bring it to {calibrated}, and LoRA, 16 steps of 6 sentences, to {tuned}")
+    said(PAGE, f"Five numbers bring it to {calibrated}, and LoRA, 20 steps of 8 sentences, to {tuned}")
     more = [round(120 * (float(one) - float(bare))) for one in (tuned, calibrated)]
     said(PAGE, f"a gain of {more[0]} sentences of 120; {more[1]} of them need no training")
     assert float(bare) < float(printed(PAGE, r"Constant answer: (0\.\d+)")[0])
 
 
 def test_a_gets_its_first_gradient_in_the_second_step():
-    rows = [rf"\n *{step} +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)\n?" for step in (1, 2, 16)]
+    rows = [rf"\n *{step} +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)\n?" for step in (1, 2, 5)]
     steps = [[float(x) for x in printed(PAGE, row)] for row in rows]
     assert steps[0][2] == 0 < min(steps[0][3], *steps[1])
-    said(PAGE, f"the loss of a batch falls from {steps[0][0]:.1f} to {steps[-1][0]:.1f} in 16 steps")
+    said(PAGE, f"the loss of a batch falls from {steps[0][0]:.1f} to {steps[-1][0]:.1f}")
+    said(PAGE, "in five steps, and each loss is section 1's")
 
 
 def test_my_own_loop_does_what_the_library_did():
-    rows = [rf"\n *{step} +([\d.]+) +([\d.]+) +[\d.]+ +[\d.]+\n?" for step in (1, 2, 4, 8, 12, 16)]
+    rows = [rf"\n *{step} +([\d.]+) +([\d.]+) +[\d.]+ +[\d.]+\n?" for step in range(1, 6)]
     assert all(mine == theirs for mine, theirs in (printed(PAGE, row) for row in rows))
-    same, of = printed(PAGE, r"(\d+) of (\d+) test sentences get the grade of section 1")
+    same, of = printed(PAGE, r"At the end (\d+) of (\d+) test sentences get the grade of section 1")
     assert same == of
-    said(PAGE, f"Your losses are the library's, and so are {same} of {of} grades")
+    accuracy = printed(PAGE, r"LoRA +(0\.\d+) \(0\S+, n=120\)")[0]
+    said(PAGE, f"Then {same} of {of} grades are section 1's: your layer and this loop are what")
+    said(PAGE, f"the accuracy of {accuracy} is yours")
 
 
 def test_what_merging_costs_is_what_was_measured():
@@ -150,14 +153,11 @@ def test_what_merging_costs_is_what_was_measured():
 
 def test_the_cut_updates_are_told_as_they_are(lora):
     table = {r: printed(PAGE, rf"\n *{r}  (0\.\d+) \S+ n=200\) +(\d+)%") for r in (0, 1, 8, 384)}
-    said(
-        PAGE,
-        f"one direction of 384 already gives {table[1][0]}, and rank 8 gives {table[8][0]} where the whole update "
-        f"has {table[384][0]}, one sentence of 200 more",
-    )
-    assert round(200 * (float(table[384][0]) - float(table[8][0]))) == 1
+    said(PAGE, f"rank 8 gives {table[8][0]} where the whole update has {table[384][0]}")
+    said(PAGE, f"One direction gives {table[1][0]}")
+    assert float(table[0][0]) < float(table[1][0]) < float(table[384][0]) <= float(table[8][0])
     said(PAGE, f"after 40 steps of 8 short sentences, far from the {lora.accuracy('full').value:.3f} of section 6")
-    said(PAGE, "biases, norms and head: the model is about as good as the constant answer")
+    said(PAGE, f"embeddings, biases, norms and head stay tuned, and these give {table[0][0]}")
     true, shuffled, noise = printed(
         PAGE, r"Rank 8 keeps (\d+)% \(true labels\), (\d+)% \(shuffled labels\), (\d+)% \(random matrices\)"
     )
@@ -166,9 +166,7 @@ def test_the_cut_updates_are_told_as_they_are(lora):
     said(PAGE, f"yet rank 8 still keeps {shuffled} % of the update; of a random matrix it keeps about {noise} %")
     squares = torch.linalg.svdvals(torch.randn(384, 384, generator=torch.Generator().manual_seed(0))) ** 2
     assert f"{100 * squares[:8].sum() / squares.sum():.0f}" == noise
-    said(PAGE, f"({table[8][0]} of {table[384][0]} in our run)")
-    constant = float(printed(PAGE, r"100%\n+Constant answer: (0\.\d+)")[0])
-    assert abs(float(table[0][0]) - constant) < 0.01
+    said(PAGE, f"({table[8][0]} beside {table[384][0]} in our run)")
 
 
 def test_pefts_file_holds_four_bytes_a_number():
