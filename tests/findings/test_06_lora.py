@@ -67,8 +67,7 @@ def test_it_is_ahead_of_a_linear_probe(lora):
 def test_ranks_and_places_are_equal_for_practical_purposes(lora):
     assert {str(lora.difference(*pair)) for pair in ASKED[-3:]} == {EQUAL}
     said(PAGE, f"Rank 64 and rank 8 are {EQUAL}")
-    value, _, interval = lora.difference("qv-r8", "qv-r1").in_points().partition(" ")
-    said(PAGE, f"so are rank 8 and rank 1, though {value} points {interval} leave out 0")
+    said(PAGE, "so are rank 8 and rank 1")
     more = lora.parameters("all-r8") / lora.parameters("qv-r8")
     said(PAGE, f"All linear layers and query and value are {EQUAL}, at the same rank, so with {more:.1f} times the")
 
@@ -139,14 +138,15 @@ def test_what_merging_costs_is_what_was_measured():
             "adapter taken away", "base rounded to bfloat16", "merged, float32 base", "merged, bfloat16 base"
         )
     )  # fmt: skip
-    assert (n_single, n_rounded) == ("0", "0") and int(n_half) < 5 < 25 < int(n_away)
-    said(PAGE, f"no grade changes: merging moves the logits by rounding alone, {float(single):.6f} on average")
-    said(PAGE, f"it moves them by {half} and changes {n_half} of the 40 grades; the adapter")
-    said(PAGE, f"the adapter itself moves them by {away}")
-    said(PAGE, f"Rounding the base, with nothing merged, moves them by only {rounded} and changes no grade")
-    said(PAGE, f"on a bfloat16 base {n_half} of 40 grades changed in our run")
+    assert n_single == n_rounded == n_half == "0" and int(n_away) > 25
+    said(PAGE, "On neither base does merging change a grade of these 40")
+    said(PAGE, f"it moves the logits by rounding alone, {float(single):.6f} on average; on the bfloat16 base by {half}")
+    said(PAGE, f"where the adapter itself moves them by {away}")
+    said(PAGE, f"Rounding the base, with nothing merged, moves them by only {rounded}")
+    assert round(float(away) / float(half), -1) == 100
+    said(PAGE, f"In our run that moved the logits by {half}, a hundredth of what the adapter does")
     stay, chance = printed(PAGE, r"(\d+)% of the entries stay; with random signs the logits move by (\S+)")
-    assert float(chance) < float(half) / 4
+    assert float(chance) < min(float(rounded), float(half) / 10)
     said(PAGE, f"In this run {stay} % of the entries stay as they were")
     said(PAGE, f"With random signs, errors just as large move the logits by {chance}")
 
