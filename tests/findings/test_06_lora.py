@@ -185,4 +185,3 @@ def test_what_happens_one_rate_higher(lora):
     assert fallen == {"qv-r8": (3, 3), "all-r8": (3, 3), "full": (1, 3)}
     said(PAGE, "At the next higher rate LoRA ends at the constant answer with all three seeds, full fine-tuning with "
                "one of them.")  # fmt: skip
-    said("10_which_method", "with three seeds, LoRA falls with all of them and full fine-tuning with one")
