@@ -66,8 +66,8 @@ def primed(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Modu
 
 #: By name. The settings are the papers' or, where those are for large models, sizes near to each other. The rates are
 #: for MiniLM and a few dozen steps, which need higher ones than the papers' thousands: `--rates around` chose them for
-#: the table in data/evidence/comparison.csv. (LLaMA-Adapter, for decoders only, has a relative's.
-#: Not in that table: VeRA and OFT, each with the best of three rates for one seed.)
+#: the table in data/evidence/comparison.csv. (LLaMA-Adapter, for decoders only, has a relative's; VeRA and OFT have the
+#: best of three for one seed.)
 CANDIDATES: dict[str, Candidate] = {
     "head": Candidate("baseline", HeadOnly(), 3e-1),
     "full": Candidate("baseline", FullFineTuning(), 1e-4),
