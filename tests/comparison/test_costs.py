@@ -15,7 +15,7 @@ MEASURED = costs.read()
 
 
 #: The first is for decoders; the others came after the file was made.
-UNMEASURED = {"llama-adapter", "vera", "oft"}
+UNMEASURED = {"llama-adapter"}
 
 
 def test_every_method_for_encoders_has_its_costs_and_its_settings_are_today_s():
