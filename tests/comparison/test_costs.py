@@ -14,7 +14,7 @@ from coursekit.paths import DATA
 MEASURED = costs.read()
 
 
-#: The first is for decoders; the others came after the file was made.
+#: For decoders alone.
 UNMEASURED = {"llama-adapter"}
 
 
