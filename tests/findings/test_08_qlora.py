@@ -219,7 +219,8 @@ def test_how_far_the_weights_move():
     )
     (small,) = re.search(r"ΔW: ([\d.]+) of a million", picture).groups()
     assert float(small) < 1
-    said(PAGE, "fewer than one in a million is moved that far")
+    far = printed(PAGE, r"of ten times ΔW (\d\.\d)% pass halfway")[0]
+    said(PAGE, f"fewer than one in a million is moved that far; an update ten times as large would move {far} %")
 
 
 def test_the_losses_of_bitsandbytes_are_the_packages():

@@ -81,7 +81,8 @@ def test_with_twice_the_steps_one_is_equal_and_five_are_worse():
     value = tuned.in_points().replace(" (", " points (", 1).removesuffix(")")
     said(PAGE, f"LoRA and full fine-tuning are equal for practical purposes, {value}; 06)")
     verdict = tuned.verdict.replace("equal", "equal to it")
-    said(PAGE, f"With twice the steps, and rates tuned for them, LoRA is {verdict}")
+    said(PAGE, "With twice the steps five of six are worse at their old rates")
+    said(PAGE, f"at rates tuned for them LoRA is {verdict}")
 
 
 def test_only_full_fine_tuning_trains_the_pooler(arms):
@@ -106,7 +107,7 @@ def test_two_in_three_beat_the_linear_probe(stored, arms):
     assert abs(3 * better - 2 * len(found)) <= 2
     said(
         PAGE,
-        f"Of {len(found)} methods {better} are better than that, SAID is equal for practical purposes, P-tuning",
+        f"Against the probe {better} of {len(found)} methods are better, SAID is equal for practical purposes",
     )
     assert Counter(str(d.verdict) for d in found.values())["no clear difference"] == 8
     said(PAGE, "P-tuning is worse, and for eight there is no clear difference")
@@ -174,8 +175,8 @@ def test_cliffs_and_lucky_leaders(arms):
     said(PAGE, f"OFT leads with {stored.validation(lead):.3f}, its three seeds close together")
     place = 1 + sorted(arms, key=lambda arm: -stored.accuracy(arm).value).index(second)
     mean, best = stored.validation(second), seeds[second][-1]
-    said(PAGE, f"(IA)³, second with {mean:.3f} thanks to one seed with {best:.3f}, keeps")
-    said(PAGE, f"and is {place}th of {len(arms)}")
+    said(PAGE, f"(IA)³ came second with {mean:.3f}, thanks to one seed with {best:.3f}")
+    said(PAGE, f"and it is {place}th of {len(arms)}")
 
 
 def test_the_leader_s_lead(stored, arms):
@@ -197,7 +198,7 @@ def test_the_leader_s_lead(stored, arms):
     said(PAGE, f"and on the test sentences {left:.1f} are left")
     ia3 = near.index("ia3")
     before, kept = (100 * float(x[ia3] - x.mean()) for x in (means, new))
-    said(PAGE, f"keeps {kept:.1f} of its {before:.1f} points there")
+    said(PAGE, f"on the test sentences {kept:.1f} of its {before:.1f} points are left")
 
 
 def test_what_the_costs_are():
