@@ -104,7 +104,7 @@ def test_nvfp4_loses_by_its_table():
     nvfp4, table, nf4 = (
         float(row(name)[1]) for name in ("NVFP4", "E2M1, blocks of 16, double", "NF4, blocks of 16, double")
     )
-    said(PAGE, "it is behind NF4 in blocks of 16 for its table, hardly for its scales")
+    said(PAGE, "it trails NF4 in blocks of 16 because of its levels, hardly because of its scales")
     said(PAGE, f"NVFP4 loses {nvfp4} % of the weights, and E2M1 with NF4's blocks and scales {table} %")
     assert nvfp4 - table < 0.15 * (table - nf4)
 
