@@ -93,10 +93,10 @@ def test_qlora_s_own_format():
 
 def test_on_how_many_matrices():
     of_weights, of_outputs = row("HQQ, blocks of 64")[2::2]
-    said(PAGE, f"HQQ beats NF4 in blocks of 64 by the weights on {of_weights} of 36 matrices")
+    said(PAGE, f"Judged by the weights HQQ beats NF4 in blocks of 64 on {of_weights} of 36 matrices")
     said(PAGE, f"By the outputs it wins on {of_outputs} only")
     at_first = printed("07_quantization", r"int4, zero point +([\d.]+)%")[0]
-    said(PAGE, f"int4 with an unfitted zero point lost more, {at_first} % on average (07, section 5)")
+    said(PAGE, f"int4 with an unfitted zero point lost more than NF4, {at_first} % on average (07, section 5)")
     assert float(at_first) > float(row("NF4, blocks of 64")[1])
 
 
@@ -124,7 +124,7 @@ def test_mxfp4():
 def test_fewer_levels_can_be_used_more_evenly():
     e2m1, nf4 = (printed(PAGE, rf"'{name}': '([\d.]+) bits'")[0] for name in ("e2m1", "nf4"))
     said(PAGE, f"NF4 does, but with {nf4} bits and not 4")
-    said(PAGE, f"E2M1 is used slightly more equally: {e2m1} of the $\\log_2 15={math.log2(15):.2f}$ bits")
+    said(PAGE, f"E2M1 is used slightly more evenly: {e2m1} of the $\\log_2 15={math.log2(15):.2f}$ bits")
     assert float(e2m1) / math.log2(15) > float(nf4) / 4 + 0.005
 
 

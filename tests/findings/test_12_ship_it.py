@@ -47,7 +47,7 @@ def test_this_run_of_the_16_and_4_bits():
     times = f"{low} to {high} times the floor of {floor}"
     said(PAGE, f"saved and reloaded model has a mean divergence of {rounded[0]} nats a token, {times}")
     assert float(rounded[0]) > floor
-    said(PAGE, "Rounded at the end, a little further, but within the bar: accepted")
+    said(PAGE, "Rounded at the end it moves a little further, but stays within the bar: accepted")
     said(PAGE, f"a model merged and rounded to bfloat16 had {times} nats a token")
     said(PAGE, f"Merged in bfloat16 it is {there[0]}, no further than the floor")
     assert rounded[2] == there[2] == "40" and float(there[0]) <= floor
