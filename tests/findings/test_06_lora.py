@@ -144,12 +144,12 @@ def test_what_merging_costs_is_what_was_measured():
     said(PAGE, f"it moves the logits by rounding alone, {float(single):.6f} on average; on the bfloat16 base by {half}")
     said(PAGE, f"where the adapter itself moves them by {away}")
     said(PAGE, f"Rounding the base, with nothing merged, moves them by only {rounded}")
-    assert round(float(away) / float(half), -1) == 100
-    said(PAGE, f"In our run that moved the logits by {half}, a hundredth of what the adapter does")
+    assert round(float(away) / float(half), -1) == 30
+    said(PAGE, f"In our run that moved the logits by {half}, a thirtieth of what the adapter does")
     stay, chance = printed(PAGE, r"(\d+)% of the entries stay; with random signs the logits move by (\S+)")
-    assert float(chance) < min(float(rounded), float(half) / 10)
+    assert float(rounded) < float(chance) < 1.5 * float(rounded) < float(half) / 7
     said(PAGE, f"In this run {stay} % of the entries stay as they were")
-    said(PAGE, f"With random signs, errors just as large move the logits by {chance}")
+    said(PAGE, f"With random signs, errors just as large move the logits by {chance}, little more than rounding")
 
 
 def test_the_cut_updates_are_told_as_they_are(lora):
