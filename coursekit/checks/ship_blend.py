@@ -32,10 +32,10 @@ def pissa(W: Tensor, r: int, scale: float) -> Factors:
     return lora_starts.pissa(W, r, scale)
 
 
-def errors(M: Tensor, updates: Tensors, inputs: Tensors) -> list[float]:
+def errors(M: Tensor, updates: Tensors, inputs: Tensors) -> Tensors:
     r"""Of each task the share of what its update D does to its inputs that M misses: $|X(M-D)^T|^2 / |XD^T|^2$."""
     pairs = zip(updates, inputs, strict=True)
-    return [float((X @ (M - D).T).square().sum() / (X @ D.T).square().sum()) for D, X in pairs]
+    return [(X @ (M - D).T).square().sum() / (X @ D.T).square().sum() for D, X in pairs]
 
 
 def weighed(updates: Tensors, inputs: Tensors, r: int, share: float) -> Factors:
@@ -61,23 +61,21 @@ def blended(updates: Tensors, inputs: Tensors, r: int) -> Factors:
     return min(found, key=lambda f: f[0])[1:]
 
 
-def descended(updates: Tensors, inputs: Tensors, r: int, steps: int = 400) -> Factors:
+def descended(updates: Tensors, inputs: Tensors, r: int) -> Factors:
     r"""What the hints lead to: Adam on the larger error, from the best matrix of rank r for the sum of the updates."""
     A, B = (factor.requires_grad_() for factor in pissa(updates[0] + updates[1], r, 1.0))
     optimizer = torch.optim.Adam([A, B], lr=0.03)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 0.03 * (1 - step / steps)
-        pairs = zip(updates, inputs, strict=True)
-        loss = max((X @ (B @ A - D).T).square().sum() / (X @ D.T).square().sum() for D, X in pairs)
+    for step in range(400):
+        optimizer.param_groups[0]["lr"] = 0.03 * (1 - step / 400)
         optimizer.zero_grad()
-        loss.backward()
+        max(errors(B @ A, updates, inputs)).backward()
         optimizer.step()
     return A.detach(), B.detach()
 
 
 def worse(factors: Factors, updates: Tensors, inputs: Tensors) -> float:
     r"""The larger of the two errors of BA."""
-    return max(errors(factors[1] @ factors[0], updates, inputs))
+    return float(max(errors(factors[1] @ factors[0], updates, inputs)))
 
 
 def _secret(draw: Draw) -> tuple[Tensors, Tensors, int]:
