@@ -120,7 +120,7 @@ def test_lora_at_its_other_rates(runs):
     for run in results.read("forgetting").runs:
         if run.cell.arm == "LoRA 16":
             found.setdefault(run.cell.rate, []).append((run.cell.seed, *forgetting.reached(run)))
-    assert {rate: len(seeds) for rate, seeds in found.items()} == {0.001: 1, 0.003: 1, 0.01: 3, 0.03: 3}
+    assert {rate: len(seeds) for rate, seeds in found.items()} == {0.001: 1, 0.003: 3, 0.01: 3, 0.03: 3}
     assert min(found, key=lambda rate: min(new for _, new, _ in found[rate])) == 0.01
     gaps = {
         rate: [old - on_curve(runs, "full", seed, new) for seed, new, old in found[rate]]
@@ -128,9 +128,8 @@ def test_lora_at_its_other_rates(runs):
     }
     assert 0 < max(gaps[0.01]) < min(gaps[0.03])
     said(PAGE, "At 0.03 it lies farther above the curve")
-    ((seed, new, old),) = found[0.003]
-    assert new > runs.new[SLOWEST][seed] and old > runs.old[SLOWEST][seed]
-    said(PAGE, "at 0.003 (one seed) it is behind full fine-tuning at 0.0003 on both")
+    assert all(new > runs.new[SLOWEST][seed] and old > runs.old[SLOWEST][seed] for seed, new, old in found[0.003])
+    said(PAGE, "at 0.003 it is behind full fine-tuning at 0.0003 on both with every seed")
     ((seed, new, _),) = found[0.001]
     assert new > max(runs.new[way][seed] for way in runs.new if way[0] == "full")
     said(PAGE, "at 0.001 (one seed) it learns less than any rate of full fine-tuning that was run")
