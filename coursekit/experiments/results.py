@@ -23,6 +23,7 @@ import numpy as np
 from coursekit.errors import one_of
 from coursekit.experiments import intervals
 from coursekit.experiments.intervals import Difference, Interval
+from coursekit.experiments.search import best
 from coursekit.experiments.table import Cell, Run, drawn, few, read_csv, state
 from coursekit.experiments.verdict import MARGIN, holm
 from coursekit.notebook.tables import Table
@@ -71,8 +72,8 @@ class Results:
             shortest = min(lengths)
             for steps in sorted(lengths):
                 if rates := self._whole(lengths[steps]):
-                    best = max(sorted(rates), key=lambda rate: self._judged(rates[rate]))
-                    found[name if steps == shortest else state(name, f"{steps} steps")] = rates[best]
+                    rate = best({rate: self._judged(own) for rate, own in rates.items()})
+                    found[name if steps == shortest else state(name, f"{steps} steps")] = rates[rate]
         for name, parent in self._states.items():
             if name in found and parent in found:
                 found[name] = self._whole(self.searched(name))[found[parent][0].cell.rate]

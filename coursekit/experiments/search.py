@@ -66,7 +66,9 @@ def settled(grid: Grid, runs: Iterable[Run]) -> dict[str, Settled]:
 
 def best(tried: Mapping[float, float | None]) -> float:
     r"""The rate with the highest mean; of several, the lowest. None: training failed."""
-    return max(sorted(tried), key=lambda rate: -math.inf if tried[rate] is None else tried[rate])
+    # To nine digits: two means of as many right answers differ in their last bit by the order of the sum alone.
+    means = {rate: -math.inf if mean is None else round(mean, 9) for rate, mean in tried.items()}
+    return max(sorted(means), key=means.__getitem__)
 
 
 def beyond(tried: Mapping[float, float | None]) -> float | None:

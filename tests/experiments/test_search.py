@@ -166,3 +166,10 @@ def test_a_card_says_how_sure_each_arm_is_and_what_is_missing():
     assert "2 of 2 arms" in text and "What it is." in text and "Holm" in text
     part = [run for run in runs if run.cell.arm == "a" or run.cell.rate != 1e-2]
     assert "preliminary" in card(GRID, part, {}, "")
+
+
+def test_of_rates_with_as_many_right_answers_the_lowest_is_taken():
+    r"""Added in another order their means differ by 1e-16, which is no lead."""
+    more, same = 0.1 + 0.2, 0.3
+    assert more > same and search.best({1e-3: more, 3e-3: same}) == search.best({1e-3: same, 3e-3: more}) == 1e-3
+    assert search.best({1e-3: same, 3e-3: same + 1e-6}) == 3e-3 == search.best({1e-3: None, 3e-3: same})
