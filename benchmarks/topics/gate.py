@@ -34,6 +34,7 @@ GRID = Grid(
     reference="gate",
     steps=100,
     judge=lambda run: None if run.loss is None else -run.loss,
+    judged_by="the mean training loss of the last twenty steps",
 )
 
 

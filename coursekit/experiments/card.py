@@ -62,7 +62,7 @@ def _answers(grid: Grid, results: Results, found: Mapping[str, Settled]) -> list
         "Accuracy on the test sentences, the mean over the seeds, and its difference to "
         f"`{grid.reference}` in points, with 95 % intervals over sentences and seeds; verdicts are adjusted for "
         f"{len(minus)} comparisons (Holm). "
-        + ("Each learning rate is the best of a search by the mean validation accuracy. " if _searched(grid) else "")
+        + (f"Each learning rate is the best of a search by {grid.judged_by}. " if _searched(grid) else "")
         + "A preliminary arm lacks a part of its search, its seeds or its longer runs.",
         "",
         "| arm | learning rate | steps | parameters | seeds | accuracy | minus reference | verdict | notes |",

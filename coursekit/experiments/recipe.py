@@ -112,6 +112,7 @@ class Grid:
     reference: the arm that all are paired with. seeds: of the search. best_seeds: how many run at the chosen rate.
     steps, doublings: of a run, and how often they are doubled as long as that brings something. points: of the
     validation curve, at equal distances. judge: a run -> what is to be high on validation data; None where it failed.
+    judged_by: the same in words, for the card.
     behind: a rate so far behind the best with the first seed gets no others, unless it is its neighbour.
     """
 
@@ -124,6 +125,7 @@ class Grid:
     doublings: int = 0
     points: int = 6
     judge: Callable[[Run], float | None] = lambda run: run.validation
+    judged_by: str = "the mean validation accuracy"
     behind: float = 0.03
 
     def __post_init__(self) -> None:

@@ -5,8 +5,8 @@ r"""What notebooks ask of a file of evidence: accuracies and differences with th
     print(lora.difference("r=8", "full"))      # no clear difference (−3 to +1 points)
     lora.table(["head", "r=1", "r=8"], against="full")
 
-Every arm is read at its best learning rate by the mean validation accuracy over the grid's first three seeds; an
-interval uses all the seeds that ran at it.
+Every arm is read at its best learning rate by the mean validation accuracy over the grid's first three seeds, or where
+no run has one by the mean training loss of the last steps; an interval uses all the seeds that ran at it.
 """
 
 from __future__ import annotations
@@ -224,6 +224,9 @@ class Results:
 
     def _judged(self, runs: Sequence[Run]) -> float:
         own = [run for run in runs if run.cell.seed in self._first_seeds]
+        losses = [run.loss for run in own if run.loss is not None]
+        if len(losses) == len(own) and not any(run.curve for run in own):
+            return -statistics.fmean(losses)
         return statistics.fmean(run.validation or 0.0 for run in own)
 
     def _whole(self, runs: Iterable[Run]) -> dict[float, tuple[Run, ...]]:

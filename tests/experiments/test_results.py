@@ -171,6 +171,19 @@ def test_a_rate_with_more_seeds_is_chosen_by_the_first_three():
     assert found.rate("a") == 1e-3 and found.by_rate("a") == {1e-3: pytest.approx(0.8), 3e-3: pytest.approx(0.75)}
 
 
+def test_runs_without_validation_are_read_at_the_rate_with_the_lowest_loss():
+    runs = [
+        Run(Cell("a", 100, rate, seed), (), (True, rate > 1e-3), 5, 1.0, loss=loss)
+        for rate, loss in ((1e-4, 0.9), (1e-3, 0.7), (1e-2, 0.3), (1e-1, 0.5))
+        for seed in range(3)
+    ]
+    assert Results("made", tuple(runs)).rate("a") == 1e-2
+    found = results.read("gate")
+    for arm in ("gate", "open", "open-small"):
+        means = {rate: statistics.fmean(run.loss for run in own) for rate, own in found.whole(arm).items()}
+        assert found.rate(arm) == min(means, key=means.get)
+
+
 def test_an_arm_without_a_first_seed_is_left_out_and_named():
     found = Results("t", (*three("a", 0.8), *three("b", 0.8, (0, 1, 3))))
     with pytest.raises(CourseError, match="unknown arm 'b'"):
