@@ -115,6 +115,12 @@ def _prefixed(
     return scores.softmax(-1) @ values
 
 
+def _over_the_rows(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor) -> Tensor:
+    scores = q @ torch.cat([p_k, k]).T * q.shape[1] ** -0.5
+    seen = torch.ones_like(scores, dtype=torch.bool).tril(len(p_k))
+    return scores.masked_fill(~seen, float("-inf")).softmax(0) @ torch.cat([p_v, v])
+
+
 def _behind_the_text(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor) -> Tensor:
     scores = q @ torch.cat([k, p_k]).T * q.shape[1] ** -0.5
     seen = torch.ones_like(scores, dtype=torch.bool).tril(len(p_k))
@@ -171,6 +177,12 @@ PREFIX_ATTENTION = register(
             ),
             "the prefix takes attention but says nothing: p_v is missing from the values": (
                 lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, torch.zeros_like(p_v), diagonal=len(p_k))
+            ),
+            "p_k and p_v are exchanged: p_k stands before the keys, p_v before the values": (
+                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_v, p_k, diagonal=len(p_k))
+            ),
+            "the softmax runs over the wrong dimension: each row of the scores must add up to 1, so take dim=-1": (
+                _over_the_rows
             ),
             "these are two softmaxes, added; a prefix shares one softmax with the tokens": (
                 lambda q, k, v, p_k, p_v: (
@@ -275,7 +287,10 @@ def gate_gradients(
     grad_out: Tensor, q: Tensor, p_k: Tensor, p_v: Tensor, gate: float
 ) -> tuple[float, Tensor]:
     r"""dL/dgate = <grad_out, S p_v> and dL/dp_v = gate S^T grad_out, with S = softmax(q p_k^T / sqrt(d))."""
-    S = _shares(q, p_k)
+    return _of_shares(_shares(q, p_k), grad_out, p_v, gate)
+
+
+def _of_shares(S: Tensor, grad_out: Tensor, p_v: Tensor, gate: float) -> tuple[float, Tensor]:
     return (grad_out * (S @ p_v)).sum().item(), gate * S.T @ grad_out
 
 
@@ -327,6 +342,15 @@ GATE_GRADIENTS = register(
             ),
             "grad_out is missing from the gate's gradient: multiply S p_v by it, entry by entry, before the sum": (
                 lambda g, q, p_k, p_v, gate: ((_shares(q, p_k) @ p_v).sum(), gate * _shares(q, p_k).T @ g)
+            ),
+            "S needs the division of its scores by the root of d": (
+                lambda g, q, p_k, p_v, gate: _of_shares((q @ p_k.T).softmax(-1), g, p_v, gate)
+            ),
+            "the two are exchanged: first the gate's number, then the gradient of p_v": (
+                lambda g, q, p_k, p_v, gate: gate_gradients(g, q, p_k, p_v, gate)[::-1]
+            ),
+            "the gate is one number for all outputs as well: sum over the tokens and over the d outputs": (
+                lambda g, q, p_k, p_v, gate: ((g * (_shares(q, p_k) @ p_v)).sum(0), gate * _shares(q, p_k).T @ g)
             ),
             "the gradient of p_v is 0 only where the gate is 0: give it for any gate": (
                 lambda g, q, p_k, p_v, gate: ((g * (_shares(q, p_k) @ p_v)).sum(), torch.zeros_like(p_v))

@@ -40,11 +40,13 @@ def sgd(parameters: Any) -> Any:
 
 
 def _secret(draw: Draw) -> tuple[Any, ...]:
-    r"""Of each row's tokens only the last has a label."""
+    r"""Of each row's tokens only the last has a label. One row is padded behind its text, one before it, where a
+    model without the mask reads it.
+    """
     batches = []
     for length in [draw.whole(4, 7) for _ in range(3)]:
         ids, mask = draw.integers(1, 39, 3, length), torch.ones(3, length, dtype=torch.long)
-        mask[1, length - 1 :] = 0
+        mask[1, length - 1 :] = mask[2, 0] = 0
         labels = torch.full_like(ids, -100)
         for row, last in enumerate((length - 1, length - 2, length - 1)):
             labels[row, last] = ids[row, last]
@@ -59,14 +61,14 @@ def train(load: Any, start: Tensor, batches: list[Batch], optimizer: Any) -> Ten
 
 def _loop(
     load: Any, start: Tensor, batches: list[Batch], optimizer: Any, place: Any = prepend, zero: bool = True,
-    weights: bool = False, at_once: bool = False,
+    weights: bool = False, at_once: bool = False, masked: bool = True,
 ) -> Tensor:  # fmt: skip
     model = load().requires_grad_(weights)
     P = start.clone().requires_grad_()
     optim = optimizer([P, *(model.parameters() if weights else ())])
     for ids, mask, labels in batches:
         x, longer, targets = place(P, model.get_input_embeddings()(ids), mask, labels)
-        loss = model(inputs_embeds=x, attention_mask=longer, labels=targets).loss
+        loss = model(inputs_embeds=x, attention_mask=longer if masked else None, labels=targets).loss
         if zero and not at_once:
             optim.zero_grad()
         loss.backward()
@@ -80,6 +82,11 @@ def _loop(
 def _labelled(P: Tensor, x: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     x, longer, _ = prepend(P, x, mask, labels)
     return x, longer, torch.cat([labels.new_zeros(len(labels), len(P)), labels], dim=1)
+
+
+def _shifted(P: Tensor, x: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    x, longer, targets = prepend(P, x, mask, labels)
+    return x, longer, torch.cat([targets[:, 1:], targets.new_full((len(targets), 1), -100)], dim=1)
 
 
 TRAIN = register(
@@ -109,6 +116,14 @@ TRAIN = register(
             "the virtual tokens have labels of 0, so the loss asks for token 0 there: give them -100": (
                 lambda load, start, batches, optimizer: _loop(
                     load, start, batches, optimizer, place=_labelled
+                )
+            ),
+            "the mask is not used, so the model reads a row's padding: give it attention_mask, with 1 for the prompt": (
+                lambda load, start, batches, optimizer: _loop(load, start, batches, optimizer, masked=False)
+            ),
+            "the labels are shifted by one: the model shifts them itself, so give each at its own token": (
+                lambda load, start, batches, optimizer: _loop(
+                    load, start, batches, optimizer, place=_shifted
                 )
             ),
             "only the first batch is used: one step for each of them": (
