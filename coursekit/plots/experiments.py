@@ -13,6 +13,8 @@ from coursekit.plots.common import COLOURS, axes
 LINES: dict[str, dict[str, Any]] = {
     "constant answer": dict(color="grey", linestyle=":"),
     "linear probe": dict(color=COLOURS[1], linestyle="--"),
+    "probe on the mean": dict(color=COLOURS[1], linestyle="--"),
+    "probe on [CLS]": dict(color=COLOURS[1], linestyle=":"),
     "full fine-tuning": dict(color=COLOURS[2], linestyle="-"),
 }
 
@@ -41,5 +43,6 @@ def accuracies(
     ax.set_ylim(len(found) - 0.5, -0.5)
     ax.set_xlabel(f"{label}, with its 95 % interval")
     if lines:
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(lines), fontsize=8)
+        ncols = len(lines) if len(lines) < 4 else 2
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=ncols, fontsize=8)
     return ax

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from torch import Tensor
 
+from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, axes
 
 _SOFT_PROMPTS = ("prompt tuning", "P-tuning", "prefix tuning", "LLaMA-Adapter")
@@ -24,7 +26,7 @@ def soft_prompt_places() -> Sequence[Axes]:
     trained, computed, text = COLOURS[1], "#f6ddb8", "#dfe3e6"
     n, tokens, layers, top = 3, 5, 5, 3  # virtual tokens and tokens of the text; blocks, and those with prompts
     for ax, name in zip(panels, _SOFT_PROMPTS, strict=True):
-        gap = 0.7 if name == "LLaMA-Adapter" else 0.0
+        gap = 1.9 if name == "LLaMA-Adapter" else 0.0
         for level in range(layers + 1):
             for position in range(n + tokens):
                 colour = text
@@ -38,7 +40,7 @@ def soft_prompt_places() -> Sequence[Axes]:
                 x = position + (gap if position >= n else 0)
                 ax.add_patch(plt.Rectangle((x, level + (0.25 if level else 0)), 0.86, 0.8, color=colour))
             if gap and level > layers - top:
-                ax.text(n + gap / 2 - 0.07, level + 0.65, "g", ha="center", va="center", fontsize=9)
+                ax.text(n + gap / 2 - 0.07, level + 0.65, "× g +", ha="center", va="center", fontsize=9)
         for position in range(n) if name == "P-tuning" else ():
             ax.text(position + 0.43, 0.4, "h", ha="center", va="center", fontsize=8)
         for place in range(n * layers) if name == "prefix tuning" else ():  # a key and a value, no vector of the input
@@ -52,7 +54,7 @@ def soft_prompt_places() -> Sequence[Axes]:
             ax.text(0, -0.3, "prefix" if name == "prefix tuning" else "prompt", va="top", fontsize=8)
         ax.text(n + tokens / 2 + gap, -0.3, "text", ha="center", va="top", fontsize=8)
         ax.set_title(name)
-        ax.set_xlim(-0.2, n + tokens + 0.9)
+        ax.set_xlim(-0.2, n + tokens + 1.9)
         ax.set_ylim(-1.1, layers + 1.4)
         ax.set_xticks([])
         ax.set_yticks(
@@ -64,6 +66,27 @@ def soft_prompt_places() -> Sequence[Axes]:
             ax.set_yticks([])
     panels[0].set_ylabel("block")
     return panels
+
+
+def attention_shares(shares: Tensor, n: int) -> Axes:
+    r"""Which places each token of a text gives its attention to, and how much: the darker the more.
+
+    shares: (seq, n + seq), each row adds up to 1; the first n columns are a prefix, drawn in orange.
+    """
+    ax = axes(figsize=(5.2, 2.9))
+    for row, of in enumerate(shares.tolist()):
+        for column, share in enumerate(of):
+            colour = COLOURS[1] if column < n else COLOURS[0]
+            fill = dict(facecolor=colour, alpha=0.15 + 0.85 * share) if share else dict(facecolor="none")
+            ax.add_patch(plt.Rectangle((column - 0.45, row - 0.45), 0.9, 0.9, **fill))
+    seq = len(shares)
+    ax.set(xlim=(-0.6, n + seq - 0.4), ylim=(seq - 0.4, -0.6), aspect="equal")
+    ax.set(xlabel="keys: the prefix, then the text", ylabel="query of token i")
+    ax.set_xticks(range(n + seq), [*(f"p{i}" for i in range(n)), *range(seq)])
+    ax.set_yticks(range(seq))
+    seen = ", ".join(f"{int((row > 0).sum())} for token {i}" for i, row in enumerate(shares))
+    says(ax, f"tiles, a row for each token and a column for each key; coloured, since they get attention: {seen}.")
+    return ax
 
 
 _FROZEN, _TEXT = "#dfe3e6", "#444444"
@@ -137,7 +160,6 @@ def first_steps(
             steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.18, linewidth=0
         )
     ax.axhline(bare, color="grey", linestyle=":", linewidth=1, label="nothing attached, first batch")
-    ax.axhline(np.log(2), color="grey", linestyle="--", linewidth=1, label="ln 2: guessing between the two")
     ax.set_yscale("log")
     ax.set_xlabel("step")
     ax.set_ylabel(f"training loss (nats),\nmean of {smooth} steps")

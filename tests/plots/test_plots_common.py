@@ -168,7 +168,7 @@ def test_virtual_tokens_stand_where_each_method_has_them():
     assert [t.get_text() for t in panels["prefix tuning"].texts] == ["kv"] * 15 + ["prefix", "text"]
     assert trained("LLaMA-Adapter") == [(x, level) for x in range(3) for level in range(3, 6)]
     words = [t.get_text() for t in panels["LLaMA-Adapter"].texts]
-    assert words == ["g"] * 3 + ["g: the gate", "prompt", "text"]
+    assert words == ["× g +"] * 3 + ["g: the gate", "prompt", "text"]
 
 
 def test_a_step_over_time_is_drawn_in_megabytes_with_the_last_moment_named():

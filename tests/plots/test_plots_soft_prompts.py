@@ -3,9 +3,12 @@ r"""The pictures of soft prompts show what they are given."""
 from __future__ import annotations
 
 import pytest
+import torch
+from matplotlib.colors import to_rgb
 
 from coursekit.plots.alt import describe
-from coursekit.plots.soft_prompts import first_steps, gated_block
+from coursekit.plots.common import COLOURS
+from coursekit.plots.soft_prompts import attention_shares, first_steps, gated_block
 from tests.pictures import assert_nothing_is_cut_off
 
 
@@ -19,10 +22,9 @@ def test_the_gate_is_on_the_prompts_softmax_alone():
 
 def test_the_first_steps_are_the_mean_between_the_seeds_that_lie_farthest_apart():
     ax = first_steps({"gate": [[4.0, 2.0, 1.0], [6.0, 2.0]], "no gate": [[16.0, 8.0]]}, bare=5.0)
-    gate, no_gate, bare, guessing = ax.lines
+    gate, no_gate, bare = ax.lines
     assert list(gate.get_ydata()) == [5.0, 3.5] and list(gate.get_xdata()) == [1, 2]
     assert list(no_gate.get_ydata()) == [16.0, 12.0] and set(bare.get_ydata()) == {5.0}
-    assert list(guessing.get_ydata()) == pytest.approx([0.6931] * 2, abs=1e-4)
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (3.0, 6.0)
     assert [t.get_text() for t in ax.get_legend().get_texts()][:2] == [
@@ -35,3 +37,16 @@ def test_the_first_steps_are_the_mean_between_the_seeds_that_lie_farthest_apart(
         [sum(losses[max(0, i - 2) : i + 1]) / min(3, i + 1) for i in range(7)]
     )
     assert "training loss (nats), mean of 5 steps, log scale" in describe(ax.figure)
+
+
+def test_attention_is_drawn_where_it_is_given_and_the_prefix_is_orange():
+    shares = torch.tensor([[0.5, 0.5, 0.0], [0.25, 0.25, 0.5]])
+    ax = attention_shares(shares, n=1)
+    filled = {(round(p.get_x() + 0.45), round(p.get_y() + 0.45)): p.get_facecolor() for p in ax.patches}
+    assert {place: colour[3] for place, colour in filled.items()} == pytest.approx(
+        {(0, 0): 0.575, (1, 0): 0.575, (2, 0): 0, (0, 1): 0.3625, (1, 1): 0.3625, (2, 1): 0.575}
+    )
+    assert filled[0, 1][:3] == to_rgb(COLOURS[1]) and filled[2, 1][:3] == to_rgb(COLOURS[0])
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["p0", "0", "1"]
+    assert "2 for token 0, 3 for token 1" in describe(ax.figure)
+    assert_nothing_is_cut_off(ax.figure)
