@@ -85,7 +85,7 @@ def attention_shares(shares: Tensor, n: int) -> Axes:
     ax.set_xticks(range(n + seq), [*(f"p{i}" for i in range(n)), *range(seq)])
     ax.set_yticks(range(seq))
     seen = ", ".join(f"{int((row > 0).sum())} for token {i}" for i, row in enumerate(shares))
-    says(ax, f"tiles, a row for each token and a column for each key; coloured, since they get attention: {seen}.")
+    says(ax, f"tiles, a row for each token and a column for each key; coloured, since they get attention: {seen}")
     return ax
 
 
