@@ -2,6 +2,7 @@ r"""The exercises of notebook 01_full_finetuning_memory."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -29,9 +30,50 @@ def block(rows: int, seq: int, d: int, d_q: int, heads: int, f: int) -> int:
     return 4 * tokens * (norms + inputs + attention + 4 * f)
 
 
-def _besides(more: Callable[..., int]) -> Callable[..., int]:
-    r"""`block` with so many numbers more for each token."""
-    return lambda rows, *sizes: block(rows, *sizes) + 4 * rows * sizes[0] * more(*sizes)
+#: Width -> (how many results of it one token leaves, which, by how much people miscount them).
+_EACH: dict[str, tuple[int, str, tuple[int, ...]]] = {
+    "1": (2, "s, once in each norm: x * s needs it", (-2,)),
+    "seq": (1, "the mask, (rows, seq, seq)", (-1,)),
+    "d": (6, "a norm and the matrices behind it keep three, each once; a sum keeps nothing", (-2, -4, 3, 1)),
+    "d_q": (4, "what the kernel keeps; W_o reads its o", (-1, 1)),
+    "heads": (1, "l, which the kernel keeps", (-1,)),
+    "f": (4, "a product needs both factors, silu its input, W_down its own", (-1, -2, 1)),
+}
+
+
+def _miscounted(counts: dict[str, float]) -> str:
+    each = ", ".join(f"{n:g} of width {width} ({_EACH[width][1]})" for width, n in counts.items())
+    return f"for each token you count {each}"
+
+
+def _besides(width: str, more: int) -> Callable[..., int]:
+    r"""`block` with so many results more of that width."""
+    i = list(_EACH).index(width)
+    return lambda rows, *sizes: block(rows, *sizes) + 4 * rows * sizes[0] * more * (1, *sizes)[i]
+
+
+class _Block(Exercise):
+    r"""Where no mistake has a name, the answer's own counts say where to look."""
+
+    def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str, float]:
+        status, message, share = super().looked_at(answer, variant)
+        if message.startswith("of ("):
+            with contextlib.suppress(Exception):  # whatever the answer does with other sizes
+                counts = _wrong_counts(answer)
+                message += f"; {_miscounted(counts)}" if counts else ""
+        return status, message, share
+
+
+def _wrong_counts(answer: Callable[..., Any]) -> dict[str, float]:
+    r"""Of which widths `answer` counts how many, where that is wrong; nothing where no such counts explain it."""
+    sizes = np.random.default_rng(0).integers(2, 200, (9, 5)).tolist()  # seq and the four widths
+    each = np.array([answer(3, *row) / (4 * 3 * row[0]) for row in sizes])
+    widths = np.array([(1, *row) for row in sizes])
+    counts = np.linalg.lstsq(widths, each, rcond=None)[0]
+    if np.abs(widths @ counts - each).max() > 1e-6:
+        return {}
+    found = zip(_EACH.items(), (counts.round(6) + 0.0).tolist(), strict=True)
+    return {width: n for (width, (right, *_)), n in found if n != right}
 
 
 def _secret_block(draw: Draw) -> Sizes:
@@ -42,7 +84,7 @@ def _secret_block(draw: Draw) -> Sizes:
 
 
 BLOCK = register(
-    Exercise(
+    _Block(
         id="memory-block",
         points=5,
         difficulty=4,
@@ -57,41 +99,15 @@ BLOCK = register(
         mutants={
             "these are numbers; in fp32 each takes 4 bytes": lambda *sizes: block(*sizes) // 4,
             "this is one row of the batch": lambda rows, *sizes: block(1, *sizes),
-            "the mask is missing: the kernel keeps what it was given, a row of `seq` numbers for each token": (
-                _besides(lambda seq, d, d_q, heads, f: -seq)
-            ),
-            "the sums l are missing: one number for each token and head": (
-                _besides(lambda seq, d, d_q, heads, f: -heads)
-            ),
-            "s is missing in both norms: x * s needs it for the gradient of x": (
-                _besides(lambda seq, d, d_q, heads, f: -2)
-            ),
-            "a norm and the matrices behind it keep three results of width d; here are two": (
-                _besides(lambda seq, d, d_q, heads, f: -2 * d)
-            ),
-            "a norm and the matrices behind it keep three results of width d; here is one": (
-                _besides(lambda seq, d, d_q, heads, f: -4 * d)
-            ),
-            "one result of width f is missing: a product needs both of its factors, silu its input, W_down its own": (
-                _besides(lambda seq, d, d_q, heads, f: -f)
-            ),
-            "two results of width f are missing: a product needs both of its factors, silu its input, W_down its own": (
-                _besides(lambda seq, d, d_q, heads, f: -2 * f)
-            ),
-            "one result of width d_q is missing: the kernel keeps q, k, v and its result o": (
-                _besides(lambda seq, d, d_q, heads, f: -d_q)
-            ),
-            "o is counted twice: W_o and the kernel share one tensor": (
-                _besides(lambda seq, d, d_q, heads, f: d_q)
-            ),
-            "a and b are counted once for each matrix that reads them; they lie in memory once": (
-                _besides(lambda seq, d, d_q, heads, f: 3 * d)
-            ),
-            "one result of width d too many: a sum keeps nothing, and `out` is kept by the next block": (
-                _besides(lambda seq, d, d_q, heads, f: d)
-            ),
+            **{
+                _miscounted({width: right + more}): _besides(width, more)
+                for width, (right, _, often) in _EACH.items()
+                for more in often
+            },
             "the attention weights, seq numbers for each token and head, are what the fused kernel does not keep": (
-                _besides(lambda seq, d, d_q, heads, f: seq * heads)
+                lambda rows, seq, d, d_q, heads, f: (
+                    block(rows, seq, d, d_q, heads, f) + 4 * rows * seq * seq * heads
+                )
             ),
         },
         tolerance=0.0,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from transformers import LlamaConfig
 
-from coursekit.checks import judge
+from coursekit.checks import check, judge
 from coursekit.checks.core import SEEDS
-from coursekit.checks.memory import ASKED, PLAN, STAGES, sharded
+from coursekit.checks.memory import ASKED, PLAN, STAGES, block, sharded
 from coursekit.memory import predict
 
 
@@ -77,3 +77,15 @@ def test_the_activations_of_several_sequences_are_those_of_one_times_their_numbe
     for checkpointing in (False, True):
         one, five = (predict(config, batch=n, checkpointing=checkpointing, **setting) for n in (1, 5))
         assert abs(5 * one.activations / five.activations - 1) < 0.01
+
+
+def test_of_several_mistakes_in_a_bill_each_is_said():
+    def narrow_forgotten(rows, seq, d, d_q, heads, f):  # and one result of width f too many
+        return 4 * rows * seq * (6 * d + 4 * d_q + 5 * f)
+
+    told = check("memory-block", narrow_forgotten).message
+    for part in ("0 of width 1 (", "0 of width seq (", "0 of width heads (", "5 of width f ("):
+        assert part in told
+    assert "width d " not in told and "width d_q" not in told
+    bent = check("memory-block", lambda rows, *sizes: block(rows, *sizes) + sizes[0] ** 3).message
+    assert bent.endswith(" is right"), "no counts explain it"

@@ -2,14 +2,17 @@ r"""What 01 says of the bill: from configs alone, and of its own run."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
-from finding import printed, said
-from transformers import LlamaConfig
+from finding import printed, read, said
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from coursekit import counts, memory
-from coursekit.checks.memory import block
+from coursekit.checks.memory import block, plan
 from coursekit.memory import GB, MB
+from coursekit.memory.live import Live
 from coursekit.methods import LoRA
 from coursekit.models import load_decoder
 
@@ -36,7 +39,10 @@ def test_sixteen_bytes_a_parameter(step):
     assert memory.gpus_needed(ten, "RTX 4090", unit="GB") == 7
     assert memory.bill(10e9, precision="fp32").total == ten.total
     card = memory.card("RTX 4090").capacity() / GB
-    said(PAGE, f"A program sees about {card:.1f} GB of such a card")
+    said(
+        PAGE,
+        f"24 GB are GiB, {24 * 2**30 / GB:.1f} GB; a program sees about {card:.1f} GB of them",
+    )
 
 
 def test_what_a_block_keeps(config, step):
@@ -54,7 +60,7 @@ def test_what_a_block_keeps(config, step):
 
 
 def test_what_all_blocks_keep(config, step):
-    said(PAGE, f"{ROWS * TOKENS} tokens have left {step.kept / MB:.0f} MB of activations")
+    said(PAGE, f"{ROWS * TOKENS} tokens leave {step.kept / MB:.0f} MB of activations behind")
     (measured,) = printed(PAGE, rf"\n *{ROWS} × {TOKENS} +\S+ +\S+ +\S+ +(\S+)")
     assert measured == f"{step.kept / MB:.1f}"
 
@@ -119,8 +125,17 @@ def test_checkpointing_lowers_a_peak_that_activations_set(config, step):
     assert thrifty.peak == step.peak > step.weights + step.gradients + step.optimizer
     said(PAGE, f"Here the peak stays at {step.peak / MB:.0f} MB: it comes at the end, where no activations are left")
     low, high = (memory.predict(config, LoRA(r=8), batch=ROWS, seq=TOKENS, checkpointing=on) for on in (True, False))
-    said(PAGE, f"LoRA's falls from {high.peak / MB:.0f} to {low.peak / MB:.0f} MB")
-    for name, bills in (("full fine-tuning", (step, thrifty)), ("LoRA, query and value", (high, low))):
+    said(PAGE, f"LoRA's from {high.peak / MB:.0f} to {low.peak / MB:.0f} MB")
+    large, small = (memory.predict(config, batch=4 * ROWS, seq=TOKENS, checkpointing=on) for on in (False, True))
+    assert max(large.timeline, key=lambda point: point.activations + point.gradients).gradients == 0
+    said(
+        PAGE,
+        f"With four times the sequences it falls by {(large.peak - small.peak) / GB:.1f} GB, "
+        f"from {large.peak / MB:.0f} to {small.peak / MB:.0f} MB",
+    )
+    predicted = f"the same, {4 * ROWS} × {TOKENS}, predicted"
+    rows = {"full fine-tuning": (step, thrifty), predicted: (large, small), "LoRA, query and value": (high, low)}
+    for name, bills in rows.items():
         without, on = ((f"{bill.kept / MB:.0f}", f"{bill.peak / MB:.0f}") for bill in bills)
         assert printed(PAGE, rf"{name} +(\d+) +(\d+) +(\d+) +(\d+)\n") == (without[0], on[0], without[1], on[1])
 
@@ -149,6 +164,21 @@ def test_the_plans():
     said(PAGE, "On links four times as fast it does not pay: three sequences without it score higher")
 
 
+def test_the_five_percent_decide_against_8_bit_adam():
+    fixed = dict(batch=1, seq=2048, precision="mixed", device="cuda", padded=False, checkpointing=True)
+    bills = []
+    for name in ("adamw", "adamw8bit"):
+        p = memory.predict(LlamaConfig(), optimizer=name, **fixed)
+        bills.append((name, p.weights, p.gradients, p.optimizer + p.master, p.activations))
+    for counts_as, best in ((0.95, "adamw"), (1, "adamw8bit")):
+
+        def score(name, stage, n, counts_as=counts_as):
+            return (counts_as if name == "adamw8bit" else 1) * n / (n * 4 / 3 + (3 if stage == 3 else 2))
+
+        assert plan(bills, 4, 0.9 * memory.card("A100").capacity(), score)[0] == best
+    said(PAGE, "If the score did not take 5 % off 8-bit Adam, that would win")
+
+
 def test_adam_in_32_bits_does_not_fit_on_seven_cards():
     ten = dict(hidden_size=4608, intermediate_size=12288, num_hidden_layers=38, num_attention_heads=36)
     n = counts.full(LlamaConfig(**ten), "causal")
@@ -163,7 +193,11 @@ def test_where_the_peak_of_a_step_is(config, step):
     vectors = 4 * ROWS * TOKENS * config.hidden_size  # the gradient that has come to the embedding
     assert step.peak == step.weights + step.gradients + step.optimizer + waits + vectors
     said(PAGE, f"its gradient ({waits / 2 / MB:.0f} MB) comes first and waits until the embedding adds its share")
-    said(PAGE, f"Both shares and all finished gradients are {(waits + step.gradients) / MB:.0f} MB")
+    said(
+        PAGE,
+        f"For a moment both stand beside their sum, which is part of the {step.gradients / MB:.0f} MB of gradients: "
+        f"{(waits + step.gradients) / MB:.0f} MB",
+    )
     lora = memory.predict(config, LoRA(r=8), batch=ROWS, seq=TOKENS)
     highest = max(lora.timeline, key=lambda point: point.activations + point.gradients)
     assert (highest.label, highest.gradients) == ("loss", 0)
@@ -187,3 +221,60 @@ def test_the_measured_peak_is_at_the_end():
     assert max(together) == pytest.approx(found.gradients + 2 * embedding, abs=MB)
     comes = [p.activations - q.activations for q, p in zip(found.timeline, found.timeline[1:], strict=False)]
     assert comes.count(embedding) == comes.count(-embedding) == 2, "what the picture draws as a line of its own"
+
+
+class Watched(Trainer):
+    r"""`looks`: of each batch, the most bytes beside the weights until the loss is known, and in its backward pass."""
+
+    def training_step(self, model, inputs, *_):
+        live, self.looks = Live(), getattr(self, "looks", [])
+        live.add(model.parameters())
+        now = -sum(event.change for event in live.events)
+        live.add(p.grad for p in model.parameters() if p.grad is not None)
+        with live:
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+            live.mark("pass ends")
+            self.accelerator.backward(loss)
+            live.mark("pass ends")
+        most = 0
+        for event in live.events:
+            now += event.change
+            most = max(most, now)
+            if event.label == "pass ends" and event.storage is None:
+                self.looks.append(most)
+                most = 0
+        return loss.detach()
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_the_recipe_runs_and_its_copies_go_before_the_gradients_are_there(tmp_path, batches):
+    r"""The page's arguments as they stand, on a tiny model on the CPU."""
+    (code,) = re.findall(
+        r"```python\n.*?\n\n(.*?)```", "\n".join(cell.source for cell in read(PAGE).cells), re.DOTALL
+    )
+    here = dict(use_cpu=True, max_steps=1, per_device_train_batch_size=1, gradient_accumulation_steps=batches)
+    here |= dict(output_dir=tmp_path, report_to=[], save_strategy="no", disable_tqdm=True)
+    looks = {}
+    for autocast in (True, False):
+
+        def arguments(_, autocast=autocast, **as_printed):
+            assert as_printed["bf16"] and as_printed["activation_checkpointing"] and "8bit" in as_printed["optim"]
+            return TrainingArguments(**as_printed | {"bf16": autocast} | here)
+
+        shape = dict(hidden_size=256, intermediate_size=768, num_hidden_layers=6, num_attention_heads=4)
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=1000, **shape))
+        ids = torch.arange(16)
+        rows = [{"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}] * batches
+        trainer = Watched(model, eval(code, {"TrainingArguments": arguments}), train_dataset=rows)
+        trainer.train()
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        looks[autocast] = trainer.looks[-2:]
+    matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2) - model.model.embed_tokens.weight.numel()
+    (loss, end), (plain_loss, plain_end) = looks[True], looks[False]
+    assert loss - plain_loss == pytest.approx(2 * matrices, rel=0.02)
+    gradients = 4 * model.num_parameters()
+    assert plain_loss > gradients if batches > 1 else plain_loss < gradients / 10
+    assert batches > 1 or end == pytest.approx(plain_end, rel=0.01) == pytest.approx(gradients, rel=0.1)
+    said(PAGE, "at the loss, even with checkpointing, all copies are there and no gradients yet")
+    said(PAGE, "at the end it is the other way round. They meet where gradients add up over several batches")
+    said(PAGE, "We have run the code above with a tiny model on the CPU")
