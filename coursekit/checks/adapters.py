@@ -332,7 +332,7 @@ SNIP = register(
             "this is |g| alone: a weight of 0 with a large gradient can go without changing anything": (
                 _scored(lambda g, W: g.abs())
             ),
-            "this is |w|: the score by size, which knows nothing of the task": _scored(lambda g, W: W.abs()),
+            "this is |w|: the score by size, which does not look at the loss": _scored(lambda g, W: W.abs()),
             "the sign is still in it: a weight that matters is one whose going moves the loss, up or down": (
                 _scored(lambda g, W: g * W)
             ),

@@ -2,7 +2,7 @@ r"""The picture of an experiment: accuracies with their intervals, beside the ba
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -24,18 +24,22 @@ def accuracies(
     lines: Mapping[str, float] | None = None,
     *,
     colours: Mapping[str, str] | None = None,
+    seeds: Mapping[str, Sequence[float]] | None = None,
     label: str = "test accuracy",
 ) -> Axes:
     r"""One dot an arm, with its 95 % interval, in the order given.
 
     found: label -> `experiments.intervals.Interval`. lines: name -> accuracy, of `LINES` or others. colours: label ->
-    colour, such as its family's.
+    colour, such as its family's. seeds: label -> accuracies of the single seeds, as small dots.
     """
     ax = axes(figsize=(7.0, 1.3 + 0.3 * len(found)))
     for row, (name, one) in enumerate(found.items()):
+        colour = (colours or {}).get(name, COLOURS[0])
+        if own := (seeds or {}).get(name):
+            ax.plot(own, [row + 0.22] * len(own), ".", color=colour, markersize=4, alpha=0.7)
         ax.errorbar(
             one.value, row, xerr=[[one.value - one.low], [one.high - one.value]], fmt="o", capsize=3, markersize=5,
-            color=(colours or {}).get(name, COLOURS[0]),
+            color=colour,
         )  # fmt: skip
     for name, value in (lines or {}).items():
         ax.axvline(value, linewidth=1.2, label=name, zorder=0, **LINES.get(name, dict(color="grey", linestyle="-.")))

@@ -19,3 +19,11 @@ def test_dots_bars_and_reference_lines_stand_where_the_numbers_are():
     assert lines["constant answer"].get_xdata()[0] == 0.5
     assert lines["full fine-tuning"].get_color() == LINES["full fine-tuning"]["color"]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["LoRA", "head"]
+
+
+def test_each_seed_is_a_small_dot_below_its_arm():
+    found = {"LoRA": Interval(0.8, 0.7, 0.85), "head": Interval(0.6, 0.5, 0.7)}
+    ax = accuracies(found, seeds={"LoRA": [0.79, 0.81]}, colours={"LoRA": "red"})
+    (dots,) = [line for line in ax.lines if line.get_marker() == "."]
+    assert list(dots.get_xdata()) == [0.79, 0.81] and dots.get_color() == "red"
+    assert all(0 < y < 0.5 for y in dots.get_ydata())
