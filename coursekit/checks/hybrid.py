@@ -138,6 +138,12 @@ GATE = register(
             "the sum leaves the padding out, but the division counts it: divide by mask.sum(1)": (
                 lambda x, w, b, mask: ((x @ w + b).sigmoid() * mask).mean(1)
             ),
+            "each sum is divided by the tokens of the whole batch; a sentence has its own number, mask.sum(1)": (
+                lambda x, w, b, mask: ((x @ w + b).sigmoid() * mask).sum(1) / mask.sum()
+            ),
+            "padding can also stand in front: the real tokens are where the mask is 1, not the first T places": (
+                lambda x, w, b, mask: _over_tokens((x @ w + b).sigmoid(), mask.sort(descending=True).values)
+            ),
             "a padded place whose vector is 0 still answers sigmoid(b); take it out of the average": (
                 lambda x, w, b, mask: ((x * mask[..., None]) @ w + b).sigmoid().mean(1)
             ),

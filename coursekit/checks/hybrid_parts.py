@@ -71,6 +71,9 @@ _POOR: dict[str, Callable[..., Parts]] = {
     "low rank was fitted once, to the large entries as well: fit it again to what the entries leave": (
         lambda dW, most: parts(dW, most, rounds=1)
     ),
+    "two rounds are too few: B A and S still pull at each other; go on until the error no longer falls": (
+        lambda dW, most: parts(dW, most, rounds=2)
+    ),
 }
 
 
