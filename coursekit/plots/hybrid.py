@@ -134,16 +134,17 @@ def gates(
 
 def differences(
     found: Mapping[str, Any], families: Mapping[str, str], label: str, *, margin: float, left: float | None = None,
+    filled: Collection[str] = ("better", "worse"),
 ) -> Axes:  # fmt: skip
     r"""Differences to one reference in points, a row for each method; the numbers stand in the margin.
 
     found: method -> `experiments.intervals.Difference`, in the order of the rows. families: method -> one of
-    `FAMILIES`. Filled: better or worse; hollow: not. margin: in points, what would not matter: a band. left: where the
-    axis begins, in points; what lies farther out is an arrow at the edge.
+    `FAMILIES`. margin: in points, what would not matter: a band. left: where the axis begins, in points; what lies
+    farther out is an arrow at the edge. filled: the verdicts that are clear; a mark of any other is hollow.
     """
     ax = axes(figsize=(8.4, 1.3 + 0.25 * len(found)))
     names = list(found)
-    told = {name: one.verdict in ("better", "worse") for name, one in found.items()}
+    told = {name: one.verdict in filled for name, one in found.items()}
     for family, colour in FAMILIES.items():
         for clear in (True, False):
             rows = [i for i, name in enumerate(names) if families[name] == family and told[name] == clear]

@@ -108,6 +108,18 @@ def test_a_difference_is_filled_where_it_is_clear_and_stands_in_points():
     assert_nothing_is_cut_off(ax.figure)
 
 
+def test_which_verdicts_are_filled_is_for_the_caller_to_say():
+    found = {
+        "equal": Difference(-0.01, -0.02, 0.01, p=0.4),
+        "unclear": Difference(-0.01, -0.05, 0.03, p=0.4),
+    }
+    own = dict.fromkeys(found, "hybrid")
+    ax = plots_hybrid.differences(found, own, "points", margin=3, filled=("equal for practical purposes",))
+    drawn = {container.get_label(): container.lines[0] for container in ax.containers}
+    np.testing.assert_allclose(drawn["hybrid"].get_xydata(), [[-1, 0]])
+    np.testing.assert_allclose(drawn["hybrid, not clear"].get_xydata(), [[-1, 1]])
+
+
 def test_what_lies_left_of_the_axis_is_an_arrow_at_its_edge():
     found = {"near": Difference(-0.01, -0.02, 0.0, p=0.4), "far": Difference(-0.2, -0.3, -0.1, p=0.01)}
     ax = plots_hybrid.differences(found, dict.fromkeys(found, "additive"), "points", margin=3, left=-10)
