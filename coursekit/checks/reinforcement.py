@@ -23,12 +23,18 @@ def _grpo() -> Any:
 
 
 def _secret_rewards(draw: Draw) -> tuple[Tensor]:
-    # One group whose rewards are all equal, and in the others a wide spread: a small constant beside std is nothing.
-    prompts, group = draw.whole(3, 4), draw.whole(4, 6)
+    # One group whose rewards are all equal, with a mean that rounding puts beside them; one of zeros and ones, as the
+    # page's rules give them, with a deviation below 1; and in the others a wide spread.
+    prompts, group = draw.whole(3, 4), draw.whole(6, 7)
     rewards = 3 * draw.uniform(prompts, group) - 1
     rewards[:, 0], rewards[:, 1] = -2.0, 3.0
+    equal, paid = draw.order(prompts)[:2]
+    rewards[paid] = (torch.arange(group) < draw.whole(2, group - 2)).double()
     rewards = torch.stack([row[torch.tensor(draw.order(group))] for row in rewards])
-    rewards[draw.whole(0, prompts - 1)] = draw.real(0.1, 0.9, 1)
+    for _ in range(100):  # about every tenth value does
+        rewards[equal] = draw.real(0.1, 0.9)
+        if bool((rewards.mean(1) != rewards[:, 0])[equal]):
+            break
     return (rewards,)
 
 
@@ -43,12 +49,13 @@ ADVANTAGES = register(
         difficulty=2,
         minutes=10,
         hints=(
-            "One row is one prompt. Whose mean is an answer's fair rival: that of all rewards, or of its own row?",
+            "One row is one prompt and its group. So the mean and the deviation are taken along a row, not over all "
+            "rewards.",
             "mean(1, keepdim=True) and std(1, keepdim=True) keep the shape (prompts, 1), which broadcasts.",
-            "Of a row of equal rewards the deviation is 0, and 0/0 is NaN. A small number beside std, such as 1e-4, "
-            "makes it 0.",
+            "The deviation of equal rewards is 0, and dividing by it gives NaN or infinity. A small number beside std, "
+            "such as 1e-4, prevents both.",
         ),
-        tolerance=2e-3,
+        tolerance=4e-3,  # a student's small number may be 1e-3
         secret=_secret_rewards,
         reference=lambda rewards: _grpo().group_advantages(rewards),
         mutants={
@@ -70,6 +77,13 @@ ADVANTAGES = register(
             "this deviation divides by n; take std as torch gives it, with n - 1": (
                 lambda r: _over(r, lambda x: x.std(1, keepdim=True, unbiased=False))
             ),
+            "a group of equal rewards does not get 0, since rounding can put its mean beside them: add a small number "
+            "to std before you divide": (
+                lambda r: torch.nan_to_num((r - r.mean(1, keepdim=True)) / r.std(1, keepdim=True))
+            ),
+            "a deviation below 1 is not divided by; each group is counted in its own": (
+                lambda r: (r - r.mean(1, keepdim=True)) / r.std(1, keepdim=True).clamp(min=1)
+            ),
             "this divides by the group's mean; the standard deviation is asked": (
                 lambda r: _over(r, lambda x: x.mean(1, keepdim=True))
             ),
@@ -86,8 +100,9 @@ ADVANTAGES = register(
 
 
 def _secret_clipped(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float]:
-    # Advantages of both signs, and ratios inside and on both sides of the clipping.
-    answers, seq = draw.whole(4, 5), draw.whole(6, 7)
+    # Advantages of both signs, and ratios inside and on both sides of the clipping. As many tokens as answers: whoever
+    # lays the advantages along the tokens gets a value, and is told.
+    answers = seq = draw.whole(4, 6)
     old = -3 * draw.uniform(answers, seq) - 0.5
     moved = 0.6 * draw.normal(answers, seq)
     signs = torch.tensor([1.0, -1.0] * 3, dtype=torch.float64)[:answers]
@@ -118,6 +133,16 @@ def _least_of_ratios(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: fl
     return -torch.minimum(rho, rho.clamp(1 - epsilon, 1 + epsilon)) * A
 
 
+def _clipped_product(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
+    rho, A = _parts(logps, old, advantages)
+    return -torch.minimum(rho * A, (rho * A).clamp(1 - epsilon, 1 + epsilon))
+
+
+def _along_the_tokens(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
+    rho = (logps - old).exp()
+    return -torch.minimum(rho * advantages, rho.clamp(1 - epsilon, 1 + epsilon) * advantages)
+
+
 def _of_a_difference(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
     rho, A = logps - old, advantages[:, None]
     return -torch.minimum(rho * A, rho.clamp(1 - epsilon, 1 + epsilon) * A)
@@ -143,14 +168,16 @@ CLIPPED = register(
         secret=_secret_clipped,
         reference=lambda *given: _grpo().clipped_loss(*given),
         mutants={
-            "this takes the larger of the two products; the pessimist takes the smaller": _largest,
+            "this takes the larger of the two products; the loss takes the smaller": _largest,
             "the sign is wrong: this is what is to grow, and a loss is to fall": (
                 lambda n, o, a, e: -_grpo().clipped_loss(n, o, a, e)
             ),
             "this is the clipped product alone: a ratio that has gone the wrong way could never come back": (
                 _clipped_alone
             ),
-            "nothing is clipped: no more is to be had beyond 1 ± epsilon": _unclipped,
+            "nothing is clipped: beyond 1 ± epsilon a token is to earn nothing more": _unclipped,
+            "the product is clipped; clip the ratio, then multiply": _clipped_product,
+            "the advantages lie along the tokens; each answer has one: advantages[:, None]": _along_the_tokens,
             "the smaller ratio is not the smaller product: with a negative advantage it is the other one": (
                 _least_of_ratios
             ),

@@ -68,8 +68,13 @@ def _separates(compare: OpenComparison, given: Any, case: Any, own: Any) -> str 
     (least, poor), (most, rich) = min(honest), max(gamed)
     if least > most:
         return None
+    asked = f": to {case[0]} + {case[1]}, "
+    if most == min(given):  # nothing wrong is paid
+        return "a right answer gets no more than a wrong one" + compare.exactly(
+            f"{asked}{poor!r} gets {least:g}, as {rich!r} does"
+        )
     return "a wrong answer gets as much as a right one" + compare.exactly(
-        f": to {case[0]} + {case[1]}, {rich!r} gets {most:g} and {poor!r} gets {least:g}"
+        f"{asked}{rich!r} gets {most:g} and {poor!r} gets {least:g}"
     )
 
 
@@ -103,6 +108,9 @@ RULE = register(
             ),
             "a right answer with words around it, or with a next line, is not paid": _of_each(
                 lambda answer, s: answer.strip() == str(s)
+            ),
+            "a full stop is read as a part of the number: '17.' says 17": _of_each(
+                lambda answer, s: re.findall(r"-?\d+\.?\d*", answer.split("\n")[0]) == [str(s)]
             ),
             "signs and decimals are overlooked: 17.5 and -17 hold a 17": _of_each(
                 lambda answer, s: re.findall(r"\d+", answer.split("\n")[0])[:1] == [str(s)]
