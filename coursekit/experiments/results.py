@@ -83,7 +83,16 @@ class Results:
         r"""Test accuracy, the mean over the seeds. of: a column with a number for each test item, such as a margin in
         nats, whose mean is asked in the place of accuracy.
         """
-        return intervals.accuracy(self._scores(arm, of))
+        return intervals.accuracy(self.scores(arm, of))
+
+    def scores(self, arm: str, of: str = "") -> list[Sequence[float]]:
+        r"""What `accuracy` takes the mean of: for each seed a number for each test item. of: as there."""
+        runs = self._of(arm)
+        if not of:
+            return [run.correct for run in runs]
+        there = [name for name, text in runs[0].more.items() if len(text.split()) == len(runs[0].correct)]
+        one_of("column with a number for each test item", of, there)
+        return [[float(number) for number in run.more[of].split()] for run in runs]
 
     def difference(self, arm: str, other: str, share: float = 1, of: str = "") -> Difference:
         r"""Test accuracy, or what `accuracy` takes from the column `of`, of `arm` minus `share` times that of `other`:
@@ -91,13 +100,13 @@ class Results:
         few sentences.
         """
         return intervals.difference(
-            self._scores(arm, of), self._scores(other, of), share=share, by_seed=self._by_seed(arm, other),
+            self.scores(arm, of), self.scores(other, of), share=share, by_seed=self._by_seed(arm, other),
             paired=self._paired(arm, other),
         )  # fmt: skip
 
     def change(self, before: tuple[str, str], after: tuple[str, str]) -> Difference:
         r"""How far the difference of two arms moves: that of the pair `after` minus that of the pair `before`."""
-        one, other = ((self._scores(a), self._scores(b)) for a, b in (before, after))
+        one, other = ((self.scores(a), self.scores(b)) for a, b in (before, after))
         by_seed = self._by_seed(*before) and self._by_seed(*after)
         return intervals.change(one, other, by_seed=by_seed, paired=self._paired(*before, *after))
 
@@ -127,17 +136,19 @@ class Results:
         note = self._note({*labels, against}, len(minus))
         return Table(["", "test accuracy (95 %)", f"points, minus {other} (95 %)", "verdict"], rows, note)
 
-    def pairs(self, pairs: Mapping[str, tuple[str, ...]]) -> Table:
-        r"""A row a pair: the first arm minus the second, and the verdict, of one family. pairs: as in `paired`."""
+    def pairs(self, pairs: Mapping[str, tuple[str, ...]], items: str = "test sentences") -> Table:
+        r"""A row a pair: the first arm minus the second, and the verdict, of one family. pairs: as in `paired`.
+        items: what the note calls the test items.
+        """
         rows = [[label, one.in_points(), str(one.verdict)] for label, one in self.paired(pairs).items()]
-        note = self._note({arm for pair in pairs.values() for arm in pair[:2]}, len(pairs))
+        note = self._note({arm for pair in pairs.values() for arm in pair[:2]}, len(pairs), items)
         return Table(["", "points (95 %)", "verdict"], rows, note)
 
-    def _note(self, arms: Iterable[str], comparisons: int) -> str:
+    def _note(self, arms: Iterable[str], comparisons: int, items: str = "test sentences") -> str:
         r"""The rule of judgement, under a table."""
         seeds = sorted({len(self._of(arm)) for arm in arms if self._of(arm)[0].cell.steps})
         return (
-            f"95 % intervals over test sentences and {' or '.join(map(str, seeds))} seeds, each for itself. *Equal for "
+            f"95 % intervals over {items} and {' or '.join(map(str, seeds))} seeds, each for itself. *Equal for "
             f"practical purposes*: the interval lies within ±{100 * MARGIN:.0f} points, also where it leaves out 0. "
             f"*Better*, *worse*: so even after Holm's adjustment for {comparisons} "
             f"comparison{'s' * (comparisons > 1)}, which asks for more than an interval without 0. Otherwise *no clear "
@@ -241,17 +252,9 @@ class Results:
             if not own[0].cell.steps or self._first_seeds <= {run.cell.seed for run in own}
         }
 
-    def _scores(self, arm: str, of: str = "") -> list[Sequence[float]]:
-        runs = self._of(arm)
-        if not of:
-            return [run.correct for run in runs]
-        there = [name for name, text in runs[0].more.items() if len(text.split()) == len(runs[0].correct)]
-        one_of("column with a number for each test item", of, there)
-        return [[float(number) for number in run.more[of].split()] for run in runs]
-
     def _ranked(self, arm: str) -> intervals.Matrix:
         runs = self._of(arm)
-        margins, right = np.array([run.margins for run in runs]), np.array(self._scores(arm))
+        margins, right = np.array([run.margins for run in runs]), np.array(self.scores(arm))
         one_of("arm with margins", arm, [name for name, own in self.arms.items() if all(r.margins for r in own)])
         return intervals.ranking(margins, (margins[0] > 0) == right[0])
 

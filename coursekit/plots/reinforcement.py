@@ -51,7 +51,7 @@ def parts(bars: Mapping[str, Mapping[str, float]]) -> Axes:
 
     The last part is what is left, in grey; "right among eight" of `shares` ends where it begins, in that line's colour.
     """
-    ax, left = axes(figsize=(8.2, 0.9 + 0.5 * len(bars))), dict.fromkeys(bars, 0.0)
+    ax, left = axes(figsize=(8.2, 1.2 + 0.5 * len(bars))), dict.fromkeys(bars, 0.0)
     names = list(next(iter(bars.values())))
     for name, colour in zip(names, (COLOURS[0], COLOURS[1], COLOURS[4], COLOURS[3], "#d9dde0"), strict=True):
         sizes = [bar[name] for bar in bars.values()]
@@ -64,5 +64,5 @@ def parts(bars: Mapping[str, Mapping[str, float]]) -> Axes:
     ax.invert_yaxis()
     ax.set_xlim(0, 1)
     ax.set_xlabel("share")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(names), handlelength=1.0, columnspacing=1.2)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, handlelength=1.0, columnspacing=1.2)
     return ax

@@ -216,6 +216,8 @@ def test_a_table_of_pairs_adjusts_for_all_of_them():
     assert found.paired(asked)["a − full"].p == 2 * found.difference("a", "full").p
     text = repr(found.pairs(asked))
     assert "a − full" in text and "worse" in text and "adjustment for 2 comparisons," in text.replace("\n", " ")
+    assert "intervals over test sentences and 3 seeds" in text
+    assert "intervals over held-out sums and 3 seeds" in repr(found.pairs(asked, "held-out sums"))
 
 
 def test_a_pair_may_ask_for_a_column():
@@ -223,6 +225,7 @@ def test_a_pair_may_ask_for_a_column():
     asked = found.paired({"m": ("1", "9", "m"), "accuracy": ("1", "9")})
     assert (asked["m"].value, asked["accuracy"].value) == (pytest.approx(-8 / 3), 0)
     assert "−266.7" in repr(found.pairs({"m": ("1", "9", "m")}))
+    assert found.scores("9", "m") == [[9, 2, i] for i in range(3)] and found.scores("9") == [(True, False, True)] * 3
 
 
 def test_ranking_needs_margins():
