@@ -2,11 +2,15 @@ r"""The exercises of notebook 01b_forgetting."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
+from coursekit.experiments.forgetting import Point, curve, gap
 
 # forgetting-ewc -------------------------------------------------------------------------------------------
 
@@ -73,6 +77,12 @@ EWC = register(
                     strength / 2 * (fisher * (theta - start)).sum().square()
                 )
             ),
+            "this is the sum of the gradients; asked is the function whose gradient that is": (
+                lambda theta, start, fisher, strength: strength * (fisher * (theta - start)).sum()
+            ),
+            "this is the gradient; asked is the function whose gradient that is": (
+                lambda theta, start, fisher, strength: strength * fisher * (theta - start)
+            ),
             "the strength is missing: strength / 2 stands in front of the sum": (
                 lambda theta, start, fisher, strength: ewc(theta, start, fisher, 1.0)
             ),
@@ -111,6 +121,10 @@ def _down(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[i
     return _seen([*new[: rows - kept], *old[:kept]], order)
 
 
+def _old_first(new: Rows, old: Rows, kept: int, rows: int, order: Rows) -> tuple[int, ...]:
+    return _seen([*old[:kept], *new[: rows - kept]], order)
+
+
 def _secret_replay(draw: Draw) -> tuple[Rows, Rows, float, int, Rows]:
     while True:  # once to be rounded up, once down, and never in the middle
         share, rows = draw.real(0.1, 0.45), draw.whole(12, 40)
@@ -145,6 +159,9 @@ REPLAY = register(
             "the rows are not shuffled: all old ones would come in the last batches": (
                 lambda new, old, share, rows, order: replay(new, old, share, rows, list(range(rows)))
             ),
+            "the new rows come first, then the old ones; here it is the other way round": (
+                lambda new, old, share, rows, order: _old_first(new, old, round(share * rows), rows, order)
+            ),
             "this puts row i at place order[i]; the i-th row to be seen is the one at place order[i]": (
                 _to_places
             ),
@@ -154,5 +171,81 @@ REPLAY = register(
         },
         tolerance=0.0,
         kinds=2,
+    )
+)
+
+
+# forgetting-gap -------------------------------------------------------------------------------------------
+
+Gap = tuple[float, float, list[Point]]
+
+
+def _line(new: float, old: float, points: list[Point]) -> float:
+    r"""`gap` to straight lines through all of `points`, in the order in which they stand."""
+    x, y = np.log(points).T
+    return old - math.exp(np.interp(math.log(new), x, y))
+
+
+def _plain_axes(new: float, old: float, plain: list[Point]) -> float:
+    x, y = np.array(curve(plain)).T
+    return old - float(np.interp(new, x, y))
+
+
+def _nearest(new: float, old: float, plain: list[Point]) -> float:
+    return old - min(curve(plain), key=lambda point: abs(math.log(point[0] / new)))[1]
+
+
+def _secret_gap(draw: Draw) -> Gap:
+    r"""Four rates on a curve and one too high, which learns as much as one between the second and the third."""
+    x, y = draw.real(15, 30, 1), draw.real(40, 60, 1)
+    plain = [(x, y)]
+    for _ in range(3):
+        x, y = round(x * draw.real(1.08, 1.3), 2), round(y * draw.real(0.75, 0.92), 2)
+        plain.append((x, y))
+    second, third = plain[1][0], plain[2][0]
+    between = [round(second + draw.real(low, low + 0.2) * (third - second), 2) for low in (0.15, 0.65)]
+    new, high = between if draw.whole(0, 1) else between[::-1]
+    plain.append((high, round(plain[0][1] * draw.real(1.1, 1.5), 2)))
+    old = round(plain[2][1] * draw.real(0.8, 1.2), 2)
+    return new, old, [plain[i] for i in draw.order(5)]
+
+
+GAP = register(
+    Exercise(
+        id="forgetting-gap",
+        points=3,
+        difficulty=3,
+        minutes=10,
+        hints=(
+            "Leave out every rate for which another is lower in both. Sort what is left by its new perplexity: which "
+            "two rates are the neighbours of `new`?",
+            "How large a share of the way from log x to log x' of the neighbours is log(new)? Go the same share of the "
+            "way from log y to log y', and take exp. (np.interp does both, of points that are sorted.)",
+        ),
+        secret=_secret_gap,
+        reference=gap,
+        mutants={
+            "a rate that is too high, which another beats on both, is still among the neighbours: leave it out": (
+                lambda new, old, plain: _line(new, old, sorted(plain))
+            ),
+            "the line is straight in the perplexities here; asked is straight in their logarithms": _plain_axes,
+            "this is the nearest rate; go along the line between the two neighbours": _nearest,
+            "the sign is the other way round: `old` minus plain fine-tuning's": (
+                lambda new, old, plain: -gap(new, old, plain)
+            ),
+            "the points are not sorted: np.interp wants the x of its points to rise": (
+                lambda new, old, plain: _line(new, old, [p for p in plain if p in curve(plain)])
+            ),
+            "this is a difference of logarithms; take exp of the line's before you subtract": (
+                lambda new, old, plain: math.log(old / (old - gap(new, old, plain)))
+            ),
+            "this is a ratio; asked is the difference": lambda new, old, plain: old / (old - gap(new, old, plain)),
+            "this is plain fine-tuning's `old`; subtract it from the remedy's": (
+                lambda new, old, plain: old - gap(new, old, plain)
+            ),
+            "this is a difference of new perplexities at equal old ones; asked is of old ones at equal new ones": (
+                lambda new, old, plain: _line(old, new, [(y, x) for x, y in reversed(curve(plain))])
+            ),
+        },
     )
 )

@@ -3,7 +3,7 @@ r"""What is learned and what is kept, as data/evidence/forgetting.csv has it: ea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import fmean, geometric_mean, stdev
 
@@ -17,12 +17,30 @@ from coursekit.notebook.tables import Table
 
 #: A remedy and its strength; ("before", 0) is the model that has not learned the new domain yet.
 Way = tuple[str, float]
+#: Perplexity of what is new and of what is old.
+Point = tuple[float, float]
 #: Where every remedy starts, and all weights without a remedy, at the learning rate that the remedies have.
 BEFORE, PLAIN = ("before", 0.0), ("full", RATE)
 #: Remedies whose strength is a share of old rows.
 SHARES = ("multi-task", "replay")
 #: The strength at which the learning rate of each kind is searched. (That of `full` is its learning rate.)
 SEARCHED = {"multi-task": 0.5, "replay": 0.2, "L2-SP": 0.01, "EWC": 1000.0, "LoRA": 16.0}
+#: How the strength of a kind is named in a picture.
+_NAMED = {PLAIN[0]: "lr {:g}", "L2-SP": "α {:g}", "EWC": "λ {:g}", "LoRA": "r {:g}"}
+
+
+def curve(plain: Iterable[Point]) -> list[Point]:
+    r"""Those of plain fine-tuning's points that no other is ahead of on both, from the one that learns most."""
+    points = sorted(plain)
+    return [p for p in points if not any(q[0] < p[0] and q[1] < p[1] for q in points)]
+
+
+def gap(new: float, old: float, plain: Iterable[Point]) -> float:
+    r"""`old` minus that of plain fine-tuning where it learns as much as `new`: straight lines between the points of
+    its `curve`, in a picture with two logarithmic axes. `new` lies between the ends of the curve.
+    """
+    x, y = np.log(curve(plain)).T
+    return old - math.exp(np.interp(math.log(new), x, y))
 
 
 @dataclass(frozen=True)
@@ -48,20 +66,15 @@ class Forgetting:
                 found.setdefault(way[0], []).append(self.point(way))
         return {kind: found[kind] for kind in dict.fromkeys(kind for kind, _ in self.new) if kind in found}
 
-    def by_seed(self) -> dict[str, list[tuple[float, float]]]:
-        r"""Remedy -> (new, old) of each run."""
-        found: dict[str, list[tuple[float, float]]] = {}
-        for way in self.new:
-            found.setdefault(way[0], []).extend(zip(self.new[way], self.old[way], strict=True))
-        return found
-
-    def strengths(self) -> list[tuple[str, tuple[float, float]]]:
-        r"""(strength, `point`) of the remedies that were tried at several, to be written into a picture of `curves`."""
-        several = {kind for kind, points in self.curves().items() if len(points) > 1}
+    def strengths(self) -> list[tuple[str, Point]]:
+        r"""(strength, `point`) of all remedies, to be written into a picture of `curves`."""
         return [
-            (f"{100 * strength:g} %" if kind in SHARES else f"{strength:g}", self.point((kind, strength)))
+            (
+                f"{100 * strength:g} %" if kind in SHARES else _NAMED[kind].format(strength),
+                self.point((kind, strength)),
+            )
             for kind, strength in self.new
-            if kind in several
+            if kind != BEFORE[0]
         ]
 
     def apart(self, one: Way, other: Way) -> tuple[list[float], list[float]]:
@@ -71,26 +84,39 @@ class Forgetting:
         )
         return new, old
 
-    def below(self, way: Way) -> list[float]:
+    def below(self, way: Way, gap: Callable[[float, float, list[Point]], float] = gap) -> list[float]:
         r"""Old domains, `way` minus plain fine-tuning at the learning rate that learns as much, seed by seed.
 
-        That rate lies between those that were run: straight lines in the picture with two logarithmic axes. A rate
-        that another is ahead of on both axes is not on the curve. CourseError where `way` learns more than the best of
-        the rates, or less than the worst.
+        That rate lies between those that were run: `gap` says how. CourseError where `way` learns more than the best
+        of the rates, or less than the worst that is on the `curve`.
         """
         rates = [key for key in self.new if key[0] == PLAIN[0]]
         gaps = []
         for seed, (new, old) in enumerate(zip(self.new[way], self.old[way], strict=True)):
             points = [(self.new[rate][seed], self.old[rate][seed]) for rate in rates]
-            on_it = [p for p in points if not any(q[0] < p[0] and q[1] < p[1] for q in points)]
-            x, y = zip(*sorted(on_it), strict=True)
-            if not x[0] <= new <= x[-1]:
+            (most, _), *_, (least, _) = curve(points)
+            if not most <= new <= least:
                 raise CourseError(
                     f"no learning rate that was run learns as much as {Remedy(*way)}: it reaches {new:.1f} with seed "
-                    f"{seed}, plain fine-tuning from {x[0]:.1f} to {x[-1]:.1f}"
+                    f"{seed}, plain fine-tuning from {most:.1f} to {least:.1f}"
                 )
-            gaps.append(old - math.exp(np.interp(math.log(new), np.log(x), np.log(y))))
+            gaps.append(gap(new, old, points))
         return gaps
+
+    def against(self, pairs: Iterable[tuple[Way, Way]], gap: Callable[..., float] = gap) -> Table:
+        r"""Of each (one, other) `apart` and, of one, `below`: lowest and highest of the seeds; negative is ahead."""
+        rows = []
+        for one, other in pairs:
+            try:
+                line = _ends(self.below(one, gap))
+            except CourseError:
+                line = "–"
+            rows.append([*(str(Remedy(*way)) for way in (one, other)), *map(_ends, self.apart(one, other)), line])
+        return Table(
+            ["remedy", "minus", "tweets", "old domains", "old domains, from the curve"],
+            rows,
+            note="Lowest and highest of the seeds; negative: ahead. –: no rate that was run learns as much.",
+        )
 
     def table(self) -> Table:
         r"""Where all start, then every remedy at every strength: mean ± standard deviation over the seeds."""
@@ -104,6 +130,11 @@ class Forgetting:
         return Table(
             ["remedy", "tweets", "old domains"], rows, note="± is the standard deviation over the seeds."
         )
+
+
+def _ends(gaps: Iterable[float]) -> str:
+    low, *_, high = sorted(gaps)
+    return f"{low:+.2f} to {high:+.2f}".replace("-", "−")
 
 
 def searches(runs: Iterable[Run]) -> dict[str, dict[float, tuple[float, int]]]:

@@ -9,12 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-#: Where a name may stand: points to the right of and above its point, and which of its own corners lies there.
+#: Where a name may stand: points to the right of and above its point, and which part of its own edge lies there.
 CORNERS = (
     ((4, 3), "left", "bottom"),
     ((-4, -3), "right", "top"),
     ((-4, 3), "right", "bottom"),
     ((4, -3), "left", "top"),
+    ((0, 6), "center", "bottom"),
+    ((0, -6), "center", "top"),
+    ((8, 0), "left", "center_baseline"),
+    ((-8, 0), "right", "center_baseline"),
 )
 
 

@@ -101,19 +101,18 @@ def learned_and_kept(
     before: tuple[float, float],
     new: str = "new domain",
     old: str = "old domains",
-    seeds: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> Axes:
     r"""Perplexity of what is new against that of what is old; the best corner is at the lower left.
 
     curves: remedy -> (new, old) at each of its strengths, joined by a line. before: where the model came from, of
-    which the old is drawn as a line. seeds: remedy -> (new, old) of each single run, drawn pale.
+    which the old is drawn as a line.
     """
     ax = axes(figsize=(7.0, 4.6))
     for colour, marker, (label, points) in zip(COLOURS, "osD^vP", curves.items(), strict=False):
         x, y = zip(*points, strict=True)
-        ax.plot(x, y, color=colour, marker=marker, markersize=6, linewidth=1, label=label)
-        for point in (seeds or {}).get(label, ()):
-            ax.plot(*point, color=colour, marker=marker, markersize=3, alpha=0.35)
+        # A single point is large and hollow: what lies at the same place shows through.
+        size, face = (6, colour) if len(points) > 1 else (10, "none")
+        ax.plot(x, y, color=colour, marker=marker, markersize=size, markerfacecolor=face, linewidth=1, label=label)
     # A line, not a point: far to the right, it would squeeze all others together.
     ax.axhline(before[1], color="grey", linestyle="--", linewidth=1)
     ax.annotate(f"before: the {new} at {before[0]:.0f}, far to the right", (0.99, before[1]), ha="right",
@@ -121,6 +120,7 @@ def learned_and_kept(
                 color="grey")  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")
+    ax.margins(x=0.09)  # room for names beside the points
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:.0f}")
         axis.set_minor_formatter("{x:.0f}")

@@ -14,7 +14,6 @@ def test_what_is_learned_and_what_is_kept():
     old = {("before", 0.0): (20.0, 22.0), ("full", 3e-3): (30.0, 32.0), ("EWC", 300.0): (25.0, 27.0)}
     found = forgetting.Forgetting(new, old, "two seeds")
     assert found.apart(("EWC", 300), forgetting.PLAIN) == ([1.0, 0.5], [-5.0, -5.0])
-    assert found.by_seed()["EWC"] == [(24.0, 25.0), (25.5, 27.0)]
     assert found.curves() == {"full": [(24.0, 31.0)], "EWC": [(24.75, 26.0)]}
     assert [row[0] for row in found.table().rows] == ["before", "full, rate 0.003", "EWC, λ = 300"]
     assert found.table().rows[2][1:] == ["24.8 ± 1.1", "26.0 ± 1.4"]
@@ -44,16 +43,22 @@ def test_below_compares_with_the_learning_rate_that_learns_as_much():
         found.below(("EWC", 900))
     with pytest.raises(CourseError, match="reaches 85.0 with seed 1, plain fine-tuning from 20.0 to 80.0"):
         found.below(("LoRA", 16))
-    assert [name for name, _ in found.strengths()] == ["0.001", "0.003", "300", "900"], "LoRA has one point"
+    assert [name for name, _ in found.strengths()] == ["lr 0.001", "lr 0.003", "λ 300", "λ 900", "r 16"]
     assert found.strengths()[0][1] == (60.0, 60.0)
     shares = {("replay", 0.05): (20.0,), ("replay", 0.2): (20.0,)}
     assert [name for name, _ in forgetting.Forgetting(shares, shares, "one seed").strengths()] == [
         "5 %",
         "20 %",
     ]
+    pairs = [(("EWC", 300), ("full", 1e-3)), (("EWC", 900), ("EWC", 300))]
+    table = found.against(pairs)
+    assert table.rows[0][:2] == ["EWC, λ = 300", "full, rate 0.001"]
+    assert table.rows[0][2:] == ["−40.00 to −20.00", "+30.00 to +90.00", "−10.00 to +10.00"]
+    assert table.rows[1][2:] == ["−22.00 to −11.00", "−100.00 to +0.00", "–"], "it learns more than any rate"
+    assert found.against(pairs[:1], lambda new, old, plain: new + len(plain)).rows[0][-1] == "+22.00 to +42.00"
     stored = forgetting.read()
     least, most = stored.below(("L2-SP", 0.01)), stored.below(("EWC", 3000))
-    assert (round(max(least), 1), round(min(most), 1)) == (-2.4, -4.7), "as notebook 01b says"
+    assert (round(max(least), 1), round(min(most), 1)) == (-2.4, -4.7)
 
 
 def of_forgetting(remedy: str, strength: float, rate: float, *validation: float) -> list[Run]:

@@ -18,8 +18,10 @@ def test_every_strength_has_its_name_at_its_point_and_none_touches_anything():
     assert forgetting.name_points(ax, found.strengths()) is ax
     names = ax.texts[before:]
     named = [(t.get_text(), t.xy) for t in names]
-    assert named == found.strengths() and ("3000", found.point(("EWC", 3000))) in named
+    assert named == found.strengths() and ("λ 3000", found.point(("EWC", 3000))) in named
     assert [forgetting.touches(ax, t) for t in names] == [0] * len(names)
+    alone = next(line for line in ax.lines if line.get_label() == "multi-task")
+    assert ("50 %", found.point(("multi-task", 0.5))) in named and alone.get_markerfacecolor() == "none"
     pictures.assert_nothing_is_cut_off(ax.figure)
     plt.close("all")
 
