@@ -2,12 +2,15 @@ r"""The exercises of notebook 06b_intrinsic_dimension."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
+from coursekit.notebook.built import FAST, SQUARE, WHOLE
 
 # intrinsic-hadamard ---------------------------------------------------------------------------------------
 
@@ -40,6 +43,34 @@ def _interleaved(x: Tensor) -> Tensor:
     return torch.stack([one + other, one - other], dim=-1).flatten(-2)
 
 
+def _along_the_first(x: Tensor) -> Tensor:
+    return hadamard(x.transpose(0, -1)).transpose(0, -1)
+
+
+#: What is wrong -> a transform with that mistake. Each is made with and without H.
+_WRONG_TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "this is divided by the root of n, which makes it a rotation; H itself holds only 1 and -1": (
+        lambda x: hadamard(x) / x.shape[-1] ** 0.5
+    ),
+    "this is one stage: the halves themselves have to be transformed as well": _one_stage,
+    "the second half has its sign the other way round: H a - H b": _turned,
+    "sums and differences are interleaved: all sums come first, then all differences": _interleaved,
+    "this transforms along the first dimension; the vectors lie in the last": _along_the_first,
+}
+#: What is said of tensors on the way to H, and of as many steps as H has entries.
+DENSE = "this makes H, n² numbers; halve the vector instead"
+SLOW = "this works as long as multiplying by H, n² steps; halve the vector, and transform each half only once"
+
+
+def _transform(wrong: Callable[[Tensor], Tensor], work: str) -> Callable[[Tensor], tuple[Tensor, str]]:
+    return lambda x: (wrong(x), work)
+
+
+def _secret_hadamard(draw: Draw) -> tuple[Tensor]:
+    n, batch = 2 ** draw.whole(3, 4), [draw.pick((2, 4, 8)) for _ in range(draw.kind)]
+    return (draw.normal(*batch, n),)
+
+
 HADAMARD = register(
     Exercise(
         id="intrinsic-hadamard",
@@ -48,24 +79,25 @@ HADAMARD = register(
         minutes=12,
         hints=(
             "Cut x in two halves, a and b. What are the two halves of H x, in terms of H a and H b?",
-            "H a and H b are the same task, half as long: H a + H b comes first, then H a - H b. A vector of length 1 "
-            "is its own transform.",
+            "H a and H b are transforms of half the length: H a + H b comes first, then H a - H b. A vector of length "
+            "1 is its own transform.",
             "x[..., : n // 2] is the first half of every vector; torch.cat([...], dim=-1) joins two halves.",
         ),
-        secret=lambda draw: (draw.normal(draw.pick((2, 4, 8)), 2 ** draw.whole(3, 4)),),
-        reference=hadamard,
+        secret=_secret_hadamard,
+        reference=_transform(hadamard, FAST),
+        part=hadamard,
         mutants={
-            "this is divided by the root of n, which makes it a rotation; H itself holds only 1 and -1": (
-                lambda x: hadamard(x) / x.shape[-1] ** 0.5
-            ),
-            "this is one stage: the halves themselves have to be transformed as well": _one_stage,
-            "the second half has its sign the other way round: H a - H b": _turned,
-            "sums and differences are interleaved: all sums come first, then all differences": _interleaved,
-            "this transforms along the first dimension; the vectors lie in the last": (
-                lambda x: hadamard(x.mT).mT
-            ),
+            DENSE: _transform(hadamard, WHOLE),
+            SLOW: _transform(hadamard, SQUARE),
+            **{message: _transform(wrong, FAST) for message, wrong in _WRONG_TRANSFORMS.items()},
+            **{
+                f"{message}. And {also}": _transform(wrong, work)
+                for also, work in ((DENSE, WHOLE), (SLOW, SQUARE))
+                for message, wrong in _WRONG_TRANSFORMS.items()
+            },
         },
         tolerance=1e-8,
+        kinds=3,
     )
 )
 
@@ -144,5 +176,91 @@ FASTFOOD = register(
             "the last H is missing": _without_last,
         },
         tolerance=1e-8,
+    )
+)
+
+
+# intrinsic-rank -------------------------------------------------------------------------------------------
+
+
+def smallest_rank(W: Tensor, share: float) -> tuple[int, float]:
+    r"""(smallest rank whose nearest matrix keeps `share` of W's squared length, how far that matrix is from W)."""
+    return _with_error(W, _reached(torch.linalg.svdvals(W) ** 2, share))
+
+
+def _reached(values: Tensor, share: float) -> int:
+    r"""How many of `values`, from the first on, hold `share` of their sum."""
+    return int((values.cumsum(0) / values.sum() < share).sum()) + 1
+
+
+def _with_error(W: Tensor, r: int) -> tuple[int, float]:
+    return r, float(torch.linalg.svdvals(W)[r:].square().sum().sqrt())
+
+
+def _off(by: int) -> Callable[[Tensor, float], tuple[int, float]]:
+    return lambda W, share: _with_error(W, smallest_rank(W, share)[0] + by)
+
+
+def _far(error: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, float], tuple[int, float]]:
+    r"""The right rank with another distance, made of the singular values and r."""
+
+    def wrong(W: Tensor, share: float) -> tuple[int, float]:
+        r = smallest_rank(W, share)[0]
+        return r, float(error(torch.linalg.svdvals(W), r))
+
+    return wrong
+
+
+def _secret_rank(draw: Draw) -> tuple[Tensor, float]:
+    while True:
+        short, long = draw.whole(6, 8), draw.whole(9, 11)
+        W, share = draw.normal(*((short, long), (long, short))[draw.kind]), draw.real(0.7, 0.9, digits=2)
+        squares = torch.linalg.svdvals(W) ** 2
+        kept = squares.cumsum(0) / squares.sum()
+        if (kept - share).abs().min() > 0.01 and 2 <= _reached(squares, share) <= len(kept) - 2:
+            return W, share
+
+
+RANK = register(
+    Exercise(
+        id="intrinsic-rank",
+        points=2,
+        difficulty=2,
+        minutes=6,
+        hints=(
+            "Which pieces of the singular value decomposition does the nearest matrix keep, and which does it drop?",
+            "torch.linalg.svdvals(W) gives the singular values, largest first. Their squares add up to the squared "
+            "length of W, those that are dropped to the squared distance.",
+            "(squares.cumsum(0) / squares.sum() < share).sum() counts the ranks that keep too little.",
+        ),
+        secret=_secret_rank,
+        reference=smallest_rank,
+        mutants={
+            "these are shares of the singular values themselves; a squared length is the sum of their squares": (
+                lambda W, share: _with_error(W, _reached(torch.linalg.svdvals(W), share))
+            ),
+            "this is a share of W's length; asked is one of its squared length": (
+                lambda W, share: _with_error(W, _reached(torch.linalg.svdvals(W) ** 2, share**2))
+            ),
+            "the rank is one too small: so many pieces still keep less than the share": _off(-1),
+            "the rank is one too large: one piece fewer already keeps the share": _off(1),
+            "the rank is right; the distance is the root of the sum of squares, and this is without the root": (
+                _far(lambda s, r: s[r:].square().sum())
+            ),
+            "the rank is right; this is the largest singular value that is dropped; all that are dropped count": (
+                _far(lambda s, r: s[r])
+            ),
+            "the rank is right; this adds up the dropped singular values; it is their squares that add up": (
+                _far(lambda s, r: s[r:].sum())
+            ),
+            "the rank is right; this is the length of what is kept, and asked is that of what is dropped": (
+                _far(lambda s, r: s[:r].square().sum().sqrt())
+            ),
+            "the rank is right; this is the distance as a share of W's length, and asked is the distance itself": (
+                _far(lambda s, r: s[r:].square().sum().sqrt() / s.square().sum().sqrt())
+            ),
+        },
+        tolerance=1e-5,
+        kinds=2,
     )
 )

@@ -41,6 +41,12 @@ ESTIMATE = register(
             "this is the query matrices alone, or all A without B: both matrices have both": (
                 lambda layers, hidden, kv, r: layers * r * 2 * hidden
             ),
+            "these are the value matrices alone; the query matrices have A and B too": (
+                lambda layers, hidden, kv, r: layers * r * (hidden + kv)
+            ),
+            "a query matrix is hidden wide on both sides: A and B have r * hidden numbers each": (
+                lambda layers, hidden, kv, r: layers * r * (2 * hidden + kv)
+            ),
             "these are the frozen matrices; A and B are what trains": (
                 lambda layers, hidden, kv, r: layers * hidden * (hidden + kv)
             ),

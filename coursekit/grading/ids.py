@@ -19,6 +19,7 @@ LOOKS = {
     "ia3-layer": ("ScaledLinear", "ia3_layer"),
     "hybrid-kronecker": ("KroneckerLayer", "without_matrix"),
     "memory-checkpoint": ("Recompute", "recomputed"),
+    "intrinsic-hadamard": ("hadamard", "transform"),
 }
 
 

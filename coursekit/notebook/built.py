@@ -1,11 +1,11 @@
 r"""How a check looks at what a student built: by what an object of a class holds and answers, and by how large the
-tensors are that it makes on the way.
+tensors are that it makes on the way, or how many numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
+from math import log2, prod
 from types import SimpleNamespace
 from typing import Any
 
@@ -275,3 +275,52 @@ def without_matrix(
             "nn.Parameter(A) is another tensor, and training would leave the layer as it is"
         )
     return y.detach(), seen.entries < s.numel() * t.numel()
+
+
+#: How `transform` names the work of a function.
+FAST, SQUARE, WHOLE = "n log n", "n² steps", "a matrix of n²"
+#: The length of the vector on which the work is counted; how many numbers may be made for each of its n log n; and how
+#: many vectors long a tensor may be that is no part of a matrix.
+LENGTH, FACTOR, LONG = 256, 12, 8
+
+
+class _TooMuch(Exception):
+    r"""More numbers were made than FACTOR n log n."""
+
+
+class _Work(TorchDispatchMode):
+    r"""Counts the numbers that operations make, keeps the largest tensor, and stops where it is too much."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made, self.largest = 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        made = [t for t in (out if isinstance(out, list | tuple) else [out]) if isinstance(t, Tensor)]
+        self.made += sum(t.numel() for t in made)
+        self.largest = max([self.largest, *(t.numel() for t in (*args, *made) if isinstance(t, Tensor))])
+        if max(self.made, self.largest) > FACTOR * LENGTH * log2(LENGTH):
+            raise _TooMuch
+        return out
+
+
+def transform(hadamard: Callable[[Tensor], Any], x: Float[Tensor, "*batch n"]) -> Any:
+    r"""(H x, how much work it was).
+
+    hadamard: a function that multiplies by the Hadamard matrix H. The work is counted on a vector of its own, long
+    enough for n² to be far more than n log n. What is no tensor is given back: nothing was attempted. Raises
+    CourseError where no gradient would come back to x.
+    """
+    y = hadamard(x)
+    if not isinstance(y, Tensor):
+        return y
+    long, work = torch.ones(LENGTH, dtype=x.dtype, requires_grad=True).clone(), _Work()  # may be changed in place
+    try:
+        with torch.enable_grad(), work:
+            through = hadamard(long)
+    except _TooMuch:
+        return y, WHOLE if work.largest > LONG * LENGTH else SQUARE
+    if not through.requires_grad:
+        raise CourseError("no gradient comes back to x: stay in tensors, without lists, NumPy or detach()")
+    return y, FAST
