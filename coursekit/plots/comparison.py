@@ -1,4 +1,4 @@
-r"""Runs and counts side by side: accuracy over the learning rate and over costs, published counts computed again."""
+r"""Runs side by side: accuracy over the learning rate and over costs."""
 
 from __future__ import annotations
 
@@ -18,39 +18,6 @@ from coursekit.plots.hybrid import FAMILIES
 
 #: Curves of one colour, one after the other.
 _DASHES = ("-", "--", ":", "-.")
-
-
-def counts_recomputed(tables: Mapping[str, Sequence[Any]]) -> Sequence[Axes]:
-    r"""Parameter counts of published tables, computed again: computed / published, a panel for each table.
-
-    tables: title -> rows of `published.rows`. Blue dots round to what is printed, red diamonds do not; both are hollow
-    where the setting was chosen to fit. A row is named by its model and method, by the method alone where the whole
-    panel is about one model.
-    """
-    known = {title: [row for row in rows if row.exact is not None] for title, rows in tables.items()}
-    most = max(map(len, known.values()))
-    _, panels = plt.subplots(1, len(known), figsize=(10.4, 0.9 + 0.24 * most), squeeze=False)
-    for ax, (title, rows) in zip(panels[0], known.items(), strict=True):
-        for agrees, colour, marker in ((True, COLOURS[0], "o"), (False, COLOURS[2], "D")):
-            for fitted in (False, True):
-                at = [i for i, row in enumerate(rows) if (row.agrees, row.fitted) == (agrees, fitted)]
-                x = [rows[i].exact / 1e6 / float(rows[i].published) for i in at]
-                inside = "white" if fitted else colour
-                label = ("rounds to print" if agrees else "does not") + (", fitted" if fitted else "")
-                ax.scatter(
-                    x, at, edgecolor=colour, facecolor=inside, marker=marker, s=24, label=label, zorder=3
-                )
-        setting = [f" {row.setting}" if row.setting is not None else "" for row in rows]
-        models = [f"{row.model} · " if len({r.model for r in rows}) > 1 else "" for row in rows]
-        names = [f"{m}{row.method}{s}" for m, row, s in zip(models, rows, setting, strict=True)]
-        ax.set_yticks(range(len(rows)), names, fontsize=8)
-        ax.set_ylim(most - 0.5, -0.5)
-        ax.axvline(1, color="grey", linestyle=":", linewidth=1)
-        ax.set_xlim(0.86, 1.16)
-        ax.set_xlabel("computed / published")
-        ax.set_title(title)
-    panels[0][0].legend(loc="lower left", fontsize=7)
-    return panels[0]
 
 
 def by_learning_rate(

@@ -16,6 +16,7 @@ LINES: dict[str, dict[str, Any]] = {
     "probe on the mean": dict(color=COLOURS[1], linestyle="--"),
     "probe on [CLS]": dict(color=COLOURS[1], linestyle=":"),
     "full fine-tuning": dict(color=COLOURS[2], linestyle="-"),
+    "90 % of full fine-tuning": dict(color="black", linestyle="-", linewidth=2.5),  # where a page asks for it
 }
 
 
@@ -42,7 +43,8 @@ def accuracies(
             color=colour,
         )  # fmt: skip
     for name, value in (lines or {}).items():
-        ax.axvline(value, linewidth=1.2, label=name, zorder=0, **LINES.get(name, dict(color="grey", linestyle="-.")))
+        style = dict(linewidth=1.2) | LINES.get(name, dict(color="grey", linestyle="-."))
+        ax.axvline(value, label=name, zorder=0, **style)
     ax.set_yticks(range(len(found)), list(found))
     ax.set_ylim(len(found) - 0.5, -0.5)
     ax.set_xlabel(f"{label}, with its 95 % interval")

@@ -3,14 +3,12 @@ r"""The pictures of LoRA and of the lecture's map show what they are given."""
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from matplotlib.colors import same_color
 
 from coursekit import plots
-from coursekit.comparison import published
 from coursekit.experiments.intervals import Difference
 from coursekit.plots.alt import describe
-from coursekit.plots.comparison import by_learning_rate, counts_recomputed, differences_by_cost
+from coursekit.plots.comparison import by_learning_rate, differences_by_cost
 from coursekit.plots.hybrid import FAMILIES
 from tests.pictures import assert_nothing_is_cut_off
 
@@ -79,26 +77,6 @@ def test_curves_have_the_colours_they_are_given_and_those_of_one_colour_differ_i
     many = {str(number): curves["full"] for number in range(len(plots.COLOURS) + 1)}
     drawn = [line for line in by_learning_rate(many).lines if line.get_label() in many]
     assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == len(many), "none is lost"
-
-
-def test_counts_that_do_not_round_to_print_are_diamonds_and_fitted_ones_are_hollow():
-    rows = published.rows("gpt3")
-    (ax,) = counts_recomputed({"GPT-3": rows})
-    right, _, wrong, _ = ax.collections
-    assert len(wrong.get_offsets()) == sum(row.agrees is False for row in rows) == 3
-    assert len(right.get_offsets()) == sum(row.agrees is True for row in rows)
-    names = [t.get_text() for t in ax.get_yticklabels()]
-    for x, y in wrong.get_offsets():
-        row = rows[int(y)]
-        assert x == pytest.approx(row.exact / 1e6 / float(row.published)) and names[int(y)].startswith(
-            row.method
-        )
-    rows = published.rows("glue")
-    (ax,) = counts_recomputed({"GLUE": rows})
-    known = [row for row in rows if row.exact is not None]
-    hollow = [part for part in ax.collections if (part.get_facecolor() == 1).all()]
-    assert sum(len(part.get_offsets()) for part in hollow) == sum(row.fitted for row in known) > 0
-    assert all(" · " in t.get_text() for t in ax.get_yticklabels())
 
 
 def test_a_difference_over_a_cost_has_its_method_s_colour_and_the_leader_and_the_taken_one_are_ringed():
