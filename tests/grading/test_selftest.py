@@ -59,7 +59,7 @@ def test_trainings_and_numbers_of_ones_own_are_tried_too(tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "every_kind", lambda: known)
     found, numbers = selftest(places, b"secret", 4)
     assert (found.blank, found.solved, found.of, found.mistakes) == (0, 4, 4, 4)
-    assert (numbers.blank, numbers.solved, numbers.of, numbers.mistakes, numbers.faults) == (0, 1, 1, 5, [])
+    assert (numbers.blank, numbers.solved, numbers.of, numbers.mistakes, numbers.faults) == (0, 1, 1, 7, [])
     assert found.faults == [f"lora-train: 'other words' is told {first!r}"]
 
 
