@@ -3,11 +3,14 @@ r"""The exercises of notebooks 00_training_cycle and 00b_packing."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from coursekit.checks.compare import Comparison
 from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
 from coursekit.labels import IGNORED
@@ -292,16 +295,18 @@ Example = tuple[Sequence[int], Sequence[int]]
 Row = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
-def _grouped(examples: Sequence[Example], length: int) -> list[list[Example]]:
-    r"""In their order; one that does not fit any more begins the next row."""
+def _grouped(examples: Sequence[Example], length: int, reopened: bool = False) -> list[list[Example]]:
+    r"""In their order; one that does not fit any more begins the next row. `reopened`: unless an earlier row has room."""
     groups: list[list[Example]] = []
-    free = 0
+    free: list[int] = []
     for example in examples:
-        if len(example[0]) > free:
+        size, last = len(example[0]), 0 if reopened else len(groups) - 1
+        at = next((i for i in range(max(last, 0), len(groups)) if size <= free[i]), len(groups))
+        if at == len(groups):
             groups.append([])
-            free = length
-        groups[-1].append(example)
-        free -= len(example[0])
+            free.append(length)
+        groups[at].append(example)
+        free[at] -= size
     return groups
 
 
@@ -336,20 +341,48 @@ def _filled(row: Row, length: int) -> Row:
     return (*ids, *[0] * n), (*labels, *[IGNORED] * n), (*places, *[0] * n)
 
 
+@dataclass(frozen=True)
+class RowComparison(Comparison):
+    r"""The loss never looks at a row's first label: masked or not, the row teaches the same."""
+
+    def difference(self, given: Any, expected: Any) -> str | None:
+        r"""As in Comparison."""
+        return super().difference(_first_masked(given), _first_masked(expected))
+
+
+def _first_masked(row: Any) -> Any:
+    r"""A row with its first label masked; anything else as it is."""
+    if type(row) not in (tuple, list) or len(row) != 3:
+        return row
+    if any(type(column) not in (tuple, list) or not column or type(column[0]) is not int for column in row):
+        return row
+    ids, labels, places = row
+    return (ids, (IGNORED, *labels[1:]), places) if labels[0] == ids[0] else row
+
+
+class PackExercise(Exercise):
+    r"""Its rows are compared by what they teach."""
+
+    def comparison(self, discreet: bool = False) -> Comparison:
+        r"""As in Exercise."""
+        return RowComparison(self.tolerance, discreet=discreet)
+
+
 def _secret_pack(draw: Draw) -> tuple[list[tuple[list[int], list[int]]], int]:
-    # Some learn their first token, some do not; the first two fill a row exactly, and another row has room left.
-    length, examples = draw.whole(8, 10), []
+    # Some learn their first token, some do not; the first two fill a row exactly. The third leaves a gap that the
+    # fourth is too long for and the fifth is not.
+    length, gap, examples = draw.whole(9, 11), draw.whole(2, 3), []
     first = draw.whole(3, 5)
-    sizes = [first, length - first, *(draw.whole(3, 4) for _ in range(draw.whole(3, 4)))]
+    sizes = [first, length - first, length - gap, draw.whole(gap + 1, 5), draw.whole(2, gap), draw.whole(3, 4)]
     for i, size in enumerate(sizes):
         ids = [draw.whole(10, 99) for _ in range(size)]
-        masked = (i + draw.kind) % 2 * draw.whole(1, 2)
+        masked = (i + draw.kind) % 2 * draw.whole(1, min(2, size - 1))
         examples.append((ids, [IGNORED] * masked + ids[masked:]))
     return examples, length
 
 
 PACK = register(
-    Exercise(
+    PackExercise(
         id="training-cycle-pack",
         points=3,
         difficulty=3,
@@ -374,17 +407,14 @@ PACK = register(
                     _row(group, restart=False) for group in _grouped(examples, length)
                 )
             ),
-            "the first token of an example is learned: it would be predicted from the end of another one": (
+            "the first token of an example inside a row is learned: it is predicted from the end of another one": (
                 lambda examples, length: tuple(
                     _row(group, first=lambda labels: labels) for group in _grouped(examples, length)
                 )
             ),
-            "only the first label of a row is masked: the first of every example in it must be": (
-                lambda examples, length: tuple(
-                    (ids, (IGNORED, *_row(group, first=lambda labels: labels)[1][1:]), places)
-                    for group in _grouped(examples, length)
-                    for ids, _, places in [_row(group)]
-                )
+            "an example is in an earlier row that had room; keep their order: once the next row has begun, the one "
+            "before it stays as it is": (
+                lambda examples, length: tuple(_row(group) for group in _grouped(examples, length, reopened=True))
             ),
             "the first token's label is dropped instead of masked: labels are as many as input_ids": (
                 lambda examples, length: tuple(

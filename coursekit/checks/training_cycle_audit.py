@@ -111,8 +111,10 @@ def spoiled(row: Row, fault: str, draw: Draw) -> Row:
 
 
 def drawn(draw: Draw) -> tuple[list[Row], list[Row], Ids, int]:
-    r"""Twelve rows: one with each fault, one more of any kind, and fit ones, of which one has an answer of the test."""
-    kinds = ["fit"] * 3 + list(FAULTS) + [draw.pick(("fit", *FAULTS))]
+    r"""Twelve rows: one with each fault, one more of any kind, and fit ones, of which one has an answer of the test and
+    two have the same prompt.
+    """
+    kinds = ["fit"] * 2 + list(FAULTS) + [draw.pick(("fit", *FAULTS))]
     learned, tested = (
         [items(split)[i] for i in draw.order(len(items(split)))] for split in ("train", "test")
     )
@@ -127,6 +129,8 @@ def drawn(draw: Draw) -> tuple[list[Row], list[Row], Ids, int]:
             rows.append(row_of((instruction, context, f"The answer: {output}")))
         elif kind != "repeated":
             rows.append(spoiled(row_of(item), kind, draw))
+    instruction, context, output = learned[0]  # which is fit; asked again, with another answer
+    rows.append(row_of((instruction, context, f"The answer: {output}")))
     rows = [rows[i] for i in draw.order(len(rows))]
     fit = [row for row in rows if row in [row_of(item) for item in (twin, *learned)]]
     for row in [fit[i] for i in draw.order(len(fit))][: kinds.count("repeated")]:
@@ -167,6 +171,14 @@ def _both(train: Rows, test: Rows, mark: Ids, end_id: int) -> tuple[str, ...]:
     return tuple("repeated" if every.count(ids) > 1 else n for ids, n in zip(every, names, strict=True))
 
 
+def _by_prompt(train: Rows, test: Rows, mark: Ids, end_id: int) -> tuple[str, ...]:
+    asked = [row["input_ids"][: start_of_answer(row["input_ids"], mark)] for row in train]
+    names = audit(train, test, mark, end_id)
+    return tuple(
+        "repeated" if name == "fit" and asked[i] in asked[:i] else name for i, name in enumerate(names)
+    )
+
+
 AUDIT = register(
     Exercise(
         id="training-cycle-audit",
@@ -192,6 +204,7 @@ AUDIT = register(
             "a repeated row is not found: compare input_ids with those of the rows before it": (
                 _blind_to("repeated")
             ),
+            "a prompt with another answer is called repeated; compare all of input_ids, not the prompt": _by_prompt,
             "both of two equal rows are called repeated; the first is fit, and only the later one is too many": (
                 _both
             ),

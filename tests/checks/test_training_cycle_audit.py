@@ -9,6 +9,7 @@ from coursekit.checks.training_cycle_audit import (
     FAULTS,
     MARK,
     audit,
+    drawn,
     items,
     public_rows,
     row_of,
@@ -47,6 +48,15 @@ def test_the_rows_of_the_check_have_every_fault_and_a_fit_one_with_an_answer_of_
     alike = [row["input_ids"][start_of_answer(row["input_ids"], mark) :] in answers for row in train]
     assert any(same and name == "fit" for same, name in zip(alike, names, strict=True))
     assert not any(same and name == "leaked" for same, name in zip(alike, names, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_one_prompt_has_two_answers_and_both_are_fit(seed):
+    train, test, mark, end = drawn(Draw(b"thirty draws", str(seed)))
+    names = audit(train, test, mark, end)
+    assert len(train) == 12 and set(names) == {"fit", *FAULTS}
+    rows = {tuple(row["input_ids"]) for row, name in zip(train, names, strict=True) if name == "fit"}
+    assert len({row[: start_of_answer(list(row), mark)] for row in rows}) == len(rows) - 1
 
 
 def test_whoever_changes_a_row_changes_nobody_else_s():
