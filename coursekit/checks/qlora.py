@@ -175,8 +175,11 @@ BYTES = register(
             "A and B are counted as weights only; they have gradients and two moments as well": (
                 lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 4 * trained
             ),
-            "one of four is missing for A and B: weight, gradient, and two moments, 4 bytes each": (
+            "12 bytes are counted for each number of A and B; weight, gradient and two moments are 4 times 4": (
                 lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 12 * trained
+            ),
+            "the weights of A and B take 16 bits here; they are in 32, as their gradients and moments": (
+                lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 14 * trained
             ),
             "A and B take 16 bits here; weight, gradient and moments are in 32": (
                 lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 8 * trained
@@ -412,6 +415,12 @@ NOISE = register(
             ),
             "upside down: the noise divided by the update": lambda W, delta, levels: (
                 1 / noise(W, delta, levels)
+            ),
+            "boundaries are not the levels: a number between two levels goes to the nearer one": (
+                lambda W, delta, levels: (
+                    (levels[torch.bucketize(W + delta, levels).clamp(max=len(levels) - 1)] - W - delta).norm()
+                    / delta.norm()
+                ).item()
             ),
             "delta is rounded on its own; what is stored is one weight, W + delta": (
                 lambda W, delta, levels: noise(0 * W, delta, levels)

@@ -68,3 +68,23 @@ def rounded_back(share: Float[Tensor, " weights"], times: int = 10) -> Axes:
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=9)
     says(ax, "; ".join(said))
     return ax
+
+
+def comes_through(found: Mapping[float, tuple[float, float]], marked: float, said: str) -> Axes:
+    r"""What rounding to levels leaves of an update, against how far it moves the median weight to its next level.
+
+    found: that move -> (noise of rounding / update, share of the update that arrives). marked: a move, named `said`.
+    """
+    ax = axes(figsize=(7.0, 3.2))
+    moves, noise, arrived = list(found), *zip(*found.values(), strict=True)
+    ax.plot(moves, noise, "o-", color=COLOURS[1], label="rounding noise")
+    ax.plot(moves, arrived, "s-", color=COLOURS[0], label="what arrives of the update")
+    ax.axvline(marked, color="grey", linestyle="--", linewidth=1)
+    ax.annotate(said, (marked, 0.5), xytext=(5, 0), textcoords="offset points", fontsize=9, color="#444444")
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(lambda move, _: f"{100 * move:g} %")
+    ax.set_ylim(-0.05, 1.1)
+    ax.set_xlabel("median move of a weight, as a share of the way to its next level")
+    ax.set_ylabel("as a share of the update")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
+    return ax

@@ -2,13 +2,13 @@ r"""What 08b says of its own run, and of the sums for seven billion parameters."
 
 from __future__ import annotations
 
-from finding import printed, said
+from types import SimpleNamespace
+
+from finding import printed, read, said
 from transformers import MistralConfig
 
-from coursekit import counts
+from coursekit import counts, memory
 from coursekit.memory import GB
-from coursekit.memory.predict import predict
-from coursekit.memory.quantized import Quantized
 from coursekit.methods import LoRA
 from coursekit.qlora.memory import claims, llama_config, qlora_bill
 
@@ -19,7 +19,7 @@ RANK_64 = LoRA(r=64, alpha=16, targets="all-linear")
 def test_the_paper_s_base_of_7b_is_larger_than_our_sum():
     adapters = 4 * RANK_64.count(llama_config("7B"))  # in fp32, among the bill's weights
     ours, theirs = (qlora_bill("7B").weights - adapters) / GB, claims()["base_7b"].value / 1000
-    said(PAGE, f"Our sum for the 4-bit base of 7B is {ours:.2f} GB, the paper's number {theirs:.2f}")
+    said(PAGE, f"Our 4-bit base of 7B is {ours:.2f} GB, the paper's {theirs:.2f}")
 
 
 def test_the_adapter_of_rank_64_is_two_fifths_of_the_states():
@@ -31,29 +31,71 @@ def test_the_adapter_of_rank_64_is_two_fifths_of_the_states():
     said(PAGE, f"a training step of LLaMA 7B takes {qlora_bill('7B').peak / GB:.1f} GB")
 
 
-def test_what_mistral_takes_more_and_what_the_counter_does_not_see():
-    bill = predict(
-        MistralConfig(), RANK_64, batch=1, seq=512, precision="bf16", optimizer="adamw", checkpointing=True,
-        device="cuda", quantized=Quantized(),
-    )  # fmt: skip
-    said(PAGE, f"Mistral's states take {(bill.states - qlora_bill('7B').states) / GB:.1f} GB more")
-    said(PAGE, f"paged states, here {8 * RANK_64.count(MistralConfig()) / GB:.1f} GB")
+def test_of_the_paper_s_numbers_the_sum_misses_that_of_the_base_alone():
+    said(PAGE, "The sum misses one of the six")
+    places = [
+        r"GPU of 48 GB +48 GB +abstract +(\S+) GB; (\S+) with",
+        r"on average +0\.37 bits +introduction +(\S+) bits",
+        r"approximately +3 GB +introduction +(\S+) GB",
+        r"more than this +780 GB +introduction +(\S+) GB",
+        r"of 7B +5048 MB +section 2 +(\S+) MB",
+        r"0\.2 % of 7B +26 MB +section 2 +(\S+) MB",
+    ]
+    (fits, paged), (bits,), (saved,), (full,), (base,), (lora,) = (
+        tuple(map(float, printed(PAGE, f"(?m){place}"))) for place in places
+    )
+    assert fits < 48 and paged < 48 and full > 780
+    assert (round(bits, 2), round(saved)) == (0.37, 3) and abs(lora / 26 - 1) < 0.05
+    assert abs(base / 5048 - 1) > 0.2
+
+
+def test_the_prediction_of_the_gpu_cell_is_for_the_model_that_is_loaded():
+    (cell,) = (cell.source for cell in read(PAGE).cells if "max_memory_allocated" in cell.source)
+    call = cell[cell.index("memory.predict(") : cell.index(".peak  # fmt")].removeprefix("memory.predict")
+    names = {"big": SimpleNamespace(config=MistralConfig()), "beside": RANK_64, "longest": 64, "memory": memory}
+    bill = eval(f"memory.predict{call}", names)
+    assert bill.optimizer == 0 and bill.weights > qlora_bill("7B").weights, "Mistral is larger than LLaMA 7B"
+    said(PAGE, "no output of a 7B model is stored")
 
 
 def test_the_notebook_s_own_run():
-    same, layers = printed(PAGE, r"the same codes in (\d+) of (\d+) layers")
+    same, layers = printed(PAGE, r"the same codes and scales in (\d+) of (\d+) layers")
     assert same == layers
     differ, most = printed(PAGE, r"scales (\S+)% differ, by (\d+) at most")
     said(PAGE, f"All {layers} layers of SmolLM2 have bitsandbytes' 4-bit codes")
     said(PAGE, f"{differ} % of the 8-bit scale codes differ, by {most} at most")
+    course, theirs, mixed = (
+        printed(PAGE, rf"(?m)(\d\.\d+)  {whose}$")[0]
+        for whose in ("the course's", "bitsandbytes'", "the course's layers, bitsandbytes' scales")
+    )
+    assert mixed == theirs != course
+    said(PAGE, f"have bitsandbytes' loss, {theirs}, in every digit printed; with their own, {course}")
     whole, small = map(float, printed(PAGE, r"adapter: (\S+) MB in fp32, (\S+) MB in 8 bits"))
     said(PAGE, f"take {whole / small:.1f} times less memory for this adapter")
-    steps, off = printed(PAGE, r"after (\d+) steps the 8-bit path is off by (\S+)% of the way")
+    steps, off = printed(PAGE, r"after (\d+) steps the 8-bit path is off by (\S+)% of the distance")
     assert steps == "10" and 0.5 < float(off) < 1.5
-    said(PAGE, "off by about a hundredth of the way")
+    said(PAGE, "off by about a hundredth of the distance travelled")
 
 
-def test_a_small_update_is_rounded_back_and_one_of_the_levels_distance_is_not():
-    assert printed(PAGE, r"\n +0\.05 +(\S+)") == ("1.00",)
-    assert float(printed(PAGE, r"\n +1 +(\S+)")[0]) < 0.6
-    said(PAGE, "the noise is exactly $-\\Delta$, and its size is 1.00")
+def test_a_small_update_is_rounded_back_and_a_larger_one_is_not():
+    small, early, fifth, half = (
+        printed(PAGE, rf"(?m)^ *{move}% of the way: noise (\S+), arrives (\S+)$")
+        for move in ("5.0", "10.0", "20.0", "50.0")
+    )
+    assert small[0] == "1.00" and abs(float(small[1])) < 0.005
+    said(PAGE, "At 5 % nothing arrives: no weight gets halfway")
+    said(PAGE, f"and the noise is $-\\Delta$, {small[0]}")
+    said(PAGE, f"At 10 % a fourteenth arrives ({early[1]}), at 20 % two thirds ({fifth[1]})")
+    said(PAGE, f"at 50 % nearly all ({half[1]})")
+    assert round(1 / float(early[1])) == 14 and abs(float(fifth[1]) - 2 / 3) < 0.02 and float(half[1]) > 0.9
+    said(PAGE, f"with noise of {half[0]} on top")
+    said(PAGE, "at 20 % two thirds of it arrives, at 50 % nearly all")
+
+
+def test_08_s_update_is_beside_it_as_08_prints_it():
+    move, far = printed("08_qlora", r"weight moves (\S+)% of the way to its next level; of ten times ΔW (\S+)% pass")
+    said(PAGE, f"There it was {move} %")
+    said(PAGE, f"In 08 it was {move} %")
+    said(PAGE, f"moves the median weight by {10 * float(move):.0f} % and takes {far} % of the weights past halfway")
+    assert round(10 / float(move)) == 17
+    said(PAGE, "about seventeen times 08's for a fourteenth of it to survive")

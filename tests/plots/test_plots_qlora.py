@@ -42,3 +42,12 @@ def test_the_share_of_an_update_beyond_halfway_is_said():
 def test_a_few_of_a_million_are_counted_by_the_million():
     ax = plots_qlora.rounded_back(torch.cat([torch.full((499_999,), 1e-3), torch.tensor([0.7])]))
     assert ax.get_legend().get_texts()[0].get_text() == "ΔW: 2.0 of a million weights beyond halfway"
+
+
+def test_what_is_left_of_an_update_is_drawn_over_its_size():
+    ax = plots_qlora.comes_through({0.006: (1.0, 0.0), 0.2: (0.9, 0.4), 1.0: (0.3, 1.0)}, 0.006, "the update of 08")
+    noise, arrived, marked = ax.lines
+    assert list(noise.get_xdata()) == [0.006, 0.2, 1.0] and list(noise.get_ydata()) == [1.0, 0.9, 0.3]
+    assert list(arrived.get_ydata()) == [0.0, 0.4, 1.0] and marked.get_xdata()[0] == 0.006
+    assert ax.texts[0].get_text() == "the update of 08" and ax.get_xscale() == "log"
+    assert_nothing_is_cut_off(ax.figure)
