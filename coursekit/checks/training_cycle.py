@@ -296,7 +296,7 @@ Row = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 def _grouped(examples: Sequence[Example], length: int, reopened: bool = False) -> list[list[Example]]:
-    r"""In their order; one that does not fit any more begins the next row. `reopened`: unless an earlier row has room."""
+    r"""In their order; one that no longer fits begins the next row, or if `reopened` goes where an earlier has room."""
     groups: list[list[Example]] = []
     free: list[int] = []
     for example in examples:
@@ -414,7 +414,9 @@ PACK = register(
             ),
             "an example is in an earlier row that had room; keep their order: once the next row has begun, the one "
             "before it stays as it is": (
-                lambda examples, length: tuple(_row(group) for group in _grouped(examples, length, reopened=True))
+                lambda examples, length: tuple(
+                    _row(group) for group in _grouped(examples, length, reopened=True)
+                )
             ),
             "the first token's label is dropped instead of masked: labels are as many as input_ids": (
                 lambda examples, length: tuple(
