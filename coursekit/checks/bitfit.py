@@ -386,9 +386,12 @@ def _table(name: str, peak: int, level: float, noise: Tensor, lucky: int | None 
 
 
 #: (where the first method peaks, the second; their levels; a rate with a lucky seed): a clear win of either, a narrow
-#: miss, and a best rate at an end of its grid.
-_KINDS = ((2, 1, 0.80, 0.74, 4), (1, 3, 0.73, 0.80, 3), (2, 3, 0.780, 0.7795, 0), (3, 0, 0.79, 0.70, 1))
-_NARROW = 2
+#: miss, a best rate at an end of its grid, and two best rates with the same mean.
+_KINDS = (
+    (2, 1, 0.80, 0.74, 4), (1, 3, 0.73, 0.80, 3), (2, 3, 0.780, 0.7795, 0), (3, 0, 0.79, 0.70, 1),
+    (2, 1, 0.79, 0.74, None),
+)  # fmt: skip
+_NARROW, _TIED = 2, 4
 
 #: Standard errors that a difference of two means of three seeds exceeds by chance in 1 of 20 cases: Student's t with 4
 #: degrees of freedom. (The normal distribution's 2 is for a variance that is known.)
@@ -402,6 +405,8 @@ def _secret_runs(draw: Draw) -> tuple[Runs, str, str]:
     runs = _table(one, first, high, noise[0], lucky) + _table(other, second, low, noise[1])
     if draw.kind == _NARROW:
         runs = _apart(runs, one, other, 2.4)
+    if draw.kind == _TIED:
+        runs = _tied(runs, one, 1e-3, 3e-3)
     far = 1e-2 if second <= 2 else 1e-4  # a rate far behind has one seed, as in the stored evidence
     runs = [run for run in runs if not (run[0] == other and run[1] == far and run[2] > 0)]
     return tuple(runs[i] for i in draw.order(len(runs))), one, other
@@ -416,6 +421,16 @@ def _apart(runs: list[Run], one: str, other: str, errors: float) -> list[Run]:
     error = (sum(statistics.variance(values) for values in own) / len(own[0])) ** 0.5
     move = statistics.fmean(own[0]) - statistics.fmean(own[1]) - errors * error
     return [(*run[:4], round(run[4] + move * (run[0] == other), 6)) for run in runs]
+
+
+def _tied(runs: list[Run], name: str, low: float, high: float) -> list[Run]:
+    r"""The same with the validation of `low` at `high` too, in multiples of 1/512: a sum of them has no rounding error,
+    so that the means are equal in whatever order they are taken.
+    """
+    level = {run[2]: round(512 * run[3]) / 512 for run in runs if run[:2] == (name, low)}
+    return [
+        (*run[:3], level[run[2]], run[4]) if run[0] == name and run[1] in (low, high) else run for run in runs
+    ]
 
 
 def _by_rate(runs: Runs, name: str) -> dict[float, list[Run]]:
@@ -433,6 +448,11 @@ def _mean(runs: Sequence[Run], column: int) -> float:
 def _by_validation(runs: Runs, name: str) -> float:
     groups = _by_rate(runs, name)
     return max(groups, key=lambda rate: _mean(groups[rate], 3))
+
+
+def _by_validation_the_highest(runs: Runs, name: str) -> float:
+    groups = _by_rate(runs, name)
+    return max(reversed(groups), key=lambda rate: _mean(groups[rate], 3))
 
 
 def _by_test(runs: Runs, name: str) -> float:
@@ -489,6 +509,9 @@ VERDICT = register(
             "the single best run chose the learning rate, and one seed was lucky; take the mean over the seeds": (
                 _judged(choose=_by_best_run)
             ),
+            "of two rates with the same mean this takes the higher; take the lower": (
+                _judged(choose=_by_validation_the_highest)
+            ),
             "both methods have the rate that suits the first: that decides the contest before it begins": (
                 _judged(shared=True)
             ),
@@ -506,6 +529,6 @@ VERDICT = register(
             ),
         },
         tolerance=1e-6,
-        kinds=4,
+        kinds=5,
     )
 )

@@ -36,3 +36,21 @@ def test_a_far_rate_has_one_seed_and_is_not_the_best(seed):
 def test_a_solution_that_needs_three_seeds_everywhere_does_not_pass():
     assert "StatisticsError" in str(check("bitfit-verdict", every_variance))
     assert "passed" in str(check("bitfit-verdict", bitfit.verdict))
+
+
+def test_of_two_rates_with_the_same_mean_the_lower_is_taken_however_the_mean_is_computed():
+    def of_plain_sums(runs, name):
+        validation = defaultdict(list)
+        for run in runs:
+            if run[0] == name:
+                validation[run[1]].append(run[3])
+        return max(sorted(validation), key=lambda rate: sum(validation[rate]) / len(validation[rate]))
+
+    rule = bitfit._judged(choose=of_plain_sums)
+    for draw in range(8):
+        for case in bitfit.VERDICT.cases(b"drawn %d" % draw, 5):
+            (said, gap), (right, wanted) = rule(*case), bitfit.verdict(*case)
+            assert said == right and gap == pytest.approx(wanted), draw
+    assert "passed" in str(check("bitfit-verdict", rule))
+    higher = bitfit._judged(choose=bitfit._by_validation_the_highest)
+    assert "of two rates with the same mean this takes the higher" in str(check("bitfit-verdict", higher))
