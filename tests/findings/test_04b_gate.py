@@ -58,8 +58,9 @@ def test_how_the_rates_were_found_and_on_how_many_sentences():
         f"{gate.rate('gate'):g} for the gate and the small prompts, {gate.rate('open'):g} for the large ones",
     )
     assert {arm for arm in gate.arms if arm.startswith("open")} == {"open", "open-small"}
-    assert all(len(gate.once(arm)) == len(gate.by_rate(arm)) - 1 for arm in gate.arms)
-    said(PAGE, "preliminary: rates that were not chosen ran with one seed")
+    others, once = (sum(len(of(arm)) for arm in gate.arms) for of in (gate.by_rate, gate.once))
+    assert 0.7 < once / (others - len(gate.arms)) < 1
+    said(PAGE, "preliminary: most rates that were not chosen ran with one seed")
 
 
 def test_small_prompts_start_near_the_bare_model():
