@@ -1,15 +1,13 @@
-r"""Pictures of the training cycle: how surprising tokens are, a loss between bars, log-ratios, what tokens of a packed
-row see, what is kept.
+r"""Pictures of the training cycle: how surprising tokens are, a loss between bars, log-ratios, which tokens of a packed
+row notice a change, what is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, axes
@@ -80,20 +78,22 @@ def log_ratios(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> 
     return ax
 
 
-def seen(rows: Mapping[str, Sequence[int]]) -> Figure:
-    r"""What each token of a packed row sees, a panel for each of `rows`: title -> its position_ids, which begin at 0
-    again with every example.
+def noticed(moved: Mapping[str, Sequence[float]], positions: Sequence[int]) -> Axes:
+    r"""How far the logits of each token of a packed row move when one token is changed: label -> one value a token.
+
+    positions: the row's position_ids, which begin at 0 again with every example; each border is a line.
     """
-    figure, panels = plt.subplots(1, len(rows), figsize=(7.0, 3.6), sharey=True, squeeze=False)
-    for ax, (title, positions) in zip(panels[0], rows.items(), strict=True):
-        example = np.cumsum(np.asarray(list(positions)) == 0)
-        mask = (example[:, None] == example) & np.tri(len(example), dtype=bool)
-        ax.imshow(mask, cmap="Blues", vmin=0, vmax=1.4)
-        ax.set_title(title)
-        ax.set_xlabel("token that is seen")
-        says(ax, f"triangles along the diagonal, one for each example: {example[-1]}")
-    panels[0, 0].set_ylabel("token that sees it")
-    return figure
+    ax = axes(figsize=(7.0, 3.2))
+    for colour, style, (label, values) in zip(COLOURS[1:], ("-", "--"), moved.items(), strict=False):
+        ax.plot(values, style, color=colour, label=label)
+    borders = [place for place, position in enumerate(positions) if position == 0 and place]
+    for border in borders:
+        ax.axvline(border, color="grey", linestyle=":", linewidth=1)
+    ax.set_xlabel("token of the row (dotted: another example begins)")
+    ax.set_ylabel("largest move of a logit")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
+    says(ax, f"examples in the row: {len(borders) + 1}")
+    return ax
 
 
 def learned_and_kept(

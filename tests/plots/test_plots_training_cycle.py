@@ -6,6 +6,7 @@ import numpy as np
 from pictures import assert_nothing_is_cut_off
 
 from coursekit.plots import training_cycle as draw
+from coursekit.plots.alt import describe
 
 
 def test_a_loss_is_drawn_over_tokens_with_a_line_for_each_bar():
@@ -59,10 +60,11 @@ def test_learned_and_kept_joins_the_strengths_of_a_remedy():
     assert_nothing_is_cut_off(ax.figure)
 
 
-def test_each_token_of_a_packed_row_sees_its_own_example_up_to_itself():
-    figure = draw.seen({"counting on": range(5), "each example": [0, 1, 0, 1, 2]})
-    on, apart = (ax.images[0].get_array() for ax in figure.axes)
-    assert on.tolist() == [[j <= i for j in range(5)] for i in range(5)]
-    assert apart.tolist() == [[j <= i and (j < 2) == (i < 2) for j in range(5)] for i in range(5)]
-    assert [ax.get_title("left") for ax in figure.axes] == ["counting on", "each example"]
-    assert_nothing_is_cut_off(figure)
+def test_what_tokens_of_a_packed_row_notice_is_drawn_with_the_borders():
+    ax = draw.noticed({"count on": [0, 1, 2, 3, 1], "begin again": [0, 1, 0, 0, 0]}, [0, 1, 0, 1, 2])
+    on, apart, border = ax.lines
+    assert list(on.get_ydata()) == [0, 1, 2, 3, 1] and list(apart.get_ydata()) == [0, 1, 0, 0, 0]
+    assert border.get_xdata()[0] == 2, "the row's begin is no border"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["count on", "begin again"]
+    assert "examples in the row: 2" in describe(ax.figure)
+    assert_nothing_is_cut_off(ax.figure)
