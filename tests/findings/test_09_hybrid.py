@@ -2,10 +2,11 @@ r"""What 09 says of the stored runs, and of its own."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
-from finding import ROOT, printed, said
+from finding import ROOT, printed, read, said
 from transformers import BertConfig
 
 from coursekit.checks import exercises
@@ -83,6 +84,8 @@ def test_mam_shows_no_clear_difference_to_its_own_parts(stored):
 def test_no_hybrid_was_tried_with_more_steps(stored):
     longer = {arm for arm in stored.arms if arm.endswith(" steps")}
     assert longer and not any(arm.startswith(("lora-bitfit", "mam", "unipelt", "compacter")) for arm in longer)
+    twice = [stored.accuracy(f"{arm}, 600 steps").value for arm in ("bitfit", "prefix")]
+    said(PAGE, f"With 600 steps BitFit alone has {twice[0]:.3f}, the prefix {twice[1]:.3f}")
     said(PAGE, "No hybrid was tried with more steps")
     asked = ("mam", "parallel r=192", "prefix n=30", "prefix")
     rate = {arm: results.read("methods", "hybrid").rate(arm) for arm in asked}
@@ -132,10 +135,10 @@ def test_mam_and_compacter_are_not_shown_to_be_better_than_a_linear_probe(stored
     assert mam.verdict == compacter.verdict == "no clear difference"
     said(PAGE, f"logistic regression on the mean of the frozen model's tokens, trained to its end, "
                f"{stored.parameters('probe')} numbers")  # fmt: skip
-    said(PAGE, "MAM and Compacter show no clear difference to the linear probe "
-               f"({ends(mam)[1:-1]}, {ends(compacter)[1:-1]})")  # fmt: skip
+    said(PAGE, "and neither Compacter nor MAM to the linear probe "
+               f"({ends(compacter)[1:-1]}, {ends(mam)[1:-1]})")  # fmt: skip
     gains = [found.in_points().replace("+", "").replace(" (", " points (", 1) for found in (unipelt, both)]
-    said(PAGE, f"UniPELT is better by {gains[0]}, LoRA with BitFit by {gains[1].replace(' points', '')}")
+    said(PAGE, f"UniPELT is better than the probe by {gains[0]}, LoRA with BitFit by {gains[1].replace(' points', '')}")
     for label, found in (("MAM", mam), ("Compacter", compacter), (r"LoRA \+ BitFit", both), ("UniPELT", unipelt)):
         printed_ones = printed(PAGE, rf"\n *{label} − linear probe +(.+?\)) +([a-z ]+)\n")
         assert printed_ones == (found.in_points(), str(found.verdict))
@@ -178,7 +181,7 @@ def test_the_prefixes_of_the_stored_runs():
 def test_compacter_beside_houlsby_and_what_the_runs_had(stored):
     found = stored.difference("compacter", "houlsby")
     assert found.verdict == "no clear difference"
-    said(PAGE, f"Compacter beside Houlsby's adapters: no clear difference {ends(found)}")
+    said(PAGE, f"Compacter shows no clear difference to Houlsby's adapters {ends(found)}")
     rates = {stored.rate(arm) for arm in ("lora", "bitfit")}
     assert rates == {0.003} and (stored.rate("lora-bitfit"), stored.rate("head")) == (0.001, 0.3)
     said(PAGE, "each at the learning rate that was best for it in the stored runs of section 7")
@@ -224,10 +227,15 @@ def test_the_first_table_is_told_as_it_is():
 def test_the_share_of_the_prefix_is_told_as_it_is():
     low, high, mean = printed(PAGE, r"λ from (0\.\d\d) to (0\.\d\d), mean (0\.\d\d)")
     said(PAGE, f"one gives these ten tokens {low} of its attention, another {high}, the mean is {mean}")
-    (closed,) = printed(PAGE, r"with keys of 0: mean (0\.\d\d)")
-    said(PAGE, f"keys of 0 do not make a prefix silent: they still get {closed}")
-    tokens, even = printed(PAGE, r"ten of (\d+) tokens are (0\.\d\d)")
+    closed, n, tokens, even = printed(
+        PAGE, r"with keys of 0: mean (0\.\d\d); (\d+) of (\d+) tokens are (0\.\d\d)"
+    )
+    (weight,) = printed(PAGE, r"mean of exp\(score\): (\d\.\d) for the text's own keys")
+    assert n == "10" and float(closed) < float(even) and float(weight) > 1
     said(PAGE, f"spread evenly, ten of {tokens} tokens would have {even}")
+    said(PAGE, "keys of 0 do not make a prefix silent")
+    because = f"less than {even} because $e^{{score}}$ of the text's own keys is {weight} on average"
+    said(PAGE, f"They still get {closed}, {because}")
 
 
 def test_the_gates_are_told_as_they_are():
@@ -275,7 +283,11 @@ def test_what_one_method_and_both_leave_of_an_update():
         f"{both} in place of {low}" for low, _, both in real
     ).replace(" in", " % in", 1).replace("of ", "of LoRA's ", 1))  # fmt: skip
     assert all(0.9 * float(low) <= float(both) <= float(low) for low, _, both in real)
-    said(PAGE, "On three real ones, of an attention head's queries, the pair gains little")
+    (steps,) = re.findall(r"(?m)^encoder_steps = (\d+)", "\n".join(cell.source for cell in read(PAGE).cells))
+    (cell,) = (cell.source for cell in read(PAGE).cells if "fit(full," in cell.source)
+    assert "steps=max(2, encoder_steps // 4)" in cell
+    said(PAGE, f"three updates of a real training, {int(steps) // 4} steps of full fine-tuning")
+    said(PAGE, f"of an attention head's queries after {int(steps) // 4} steps in one run, the pair gains little")
     assert min(left[:2]) > 25
     said(PAGE, f"either alone leaves over a quarter, both {made[2]} %")
-    said(PAGE, "Three real updates were not so")
+    said(PAGE, f"Three updates of a real training ({int(steps) // 4} steps, one run) were not so")
