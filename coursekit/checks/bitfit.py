@@ -521,9 +521,9 @@ VERDICT = register(
             "this compares validation accuracies, which the learning rates were chosen by; compare test accuracies": (
                 _judged(column=3)
             ),
-            # No margin at all goes wrong at the same cases.
-            "up to 2.8 standard errors three seeds each tell nothing (2 are for a variance that is known): "
-            "say 'cannot tell'": (_judged(margin=lambda variance, n: 2 * (variance / n) ** 0.5)),
+            # No margin at all goes wrong at the same cases, and so does 2.8 with a variance over n.
+            "up to 2.8 standard errors three seeds each tell nothing: say 'cannot tell'. Is the factor 2.8, and does "
+            "the variance divide by n - 1?": (_judged(margin=lambda variance, n: 2 * (variance / n) ** 0.5)),
             "the sign is the other way round: the first method's accuracy minus the second's": (
                 lambda runs, one, other: (verdict(runs, one, other)[0], -verdict(runs, one, other)[1])
             ),
