@@ -71,16 +71,19 @@ def test_lora_of_rank_1_is_better_than_1000_random_directions():
     gain, own = runs.difference("qv-r1", "said"), runs.parameters("qv-r1") - runs.parameters("head")
     assert gain.verdict == "better"
     moved = str(gain).replace("better", "better than 1,000 numbers along random directions", 1)
-    said(PAGE, f"LoRA of rank 1 on query and value is {moved}, with {own:,} numbers")
+    assert round(own / 1000) == 9
+    said(PAGE, f"LoRA of rank 1 on query and value is {moved}, with {own:,} numbers, nine times as many")
     shorter = str(gain).replace("better", "better than 1,000 random ones", 1)
-    said(PAGE, f"At rank 1, with {own:,} numbers, it is {shorter}")
+    said(PAGE, f"At rank 1 it is {shorter}, with nine times as many numbers")
 
 
 def test_thirteen_of_twenty_three_counts_round_to_what_is_printed():
     rows = [row for table in ("gpt3", "e2e", "glue") for row in published.rows(table)]
     given = [row for row in rows if row.exact is not None and not row.fitted]
     said(PAGE, f"{sum(row.agrees for row in given)} of {len(given)}. Neither LoRA row of GPT-2 does")
-    assert all(row.agrees for row in given if row.method == "LoRA" and row.model == "GPT-3")
+    gpt3 = [row for row in given if row.method == "LoRA" and row.model == "GPT-3"]
+    assert all(row.agrees for row in gpt3)
+    said(PAGE, f"GPT-3's agree: {gpt3[-1].exact / 1e6:.3f} rounds to {gpt3[-1].published}.")
     gpt2 = [row for row in given if row.method == "LoRA" and row.model.startswith("GPT-2")]
     exact, shown = (" and ".join(column) for column in zip(
         *((f"{row.exact / 1e6:.2f}", row.published) for row in gpt2), strict=True
@@ -116,7 +119,7 @@ def test_the_ranks_of_the_text_are_those_of_the_run():
     ]
     (rank, one), (_, trained), (_, noise) = (map(int, found) for found in ranks)
     assert rank == 384 and one == noise
-    half = f"Half of what one random direction does takes rank {one}, as noise does"
+    half = f"half of what one random direction does takes rank {one}, as noise does"
     said(PAGE, f"{half}, and half of what the trained ones did {trained}")
     share = printed("06_lora", r"Rank 8 keeps (\d+)% \(true labels\)")[0]
     said(PAGE, f"In 06 rank 8 kept {share} % of what full fine-tuning did")
