@@ -49,7 +49,7 @@ def clipped(ratio: Sequence[float], earned: Mapping[float, Sequence[float]], eps
 def parts(bars: Mapping[str, Mapping[str, float]]) -> Axes:
     r"""A stacked bar from 0 to 1 for each entry (label -> part -> share), with the number of each part that has room.
 
-    The last part is what is left, in grey; "right among eight" of `shares` ends where it begins, in that line's colour.
+    The last part is what is left, in grey; the one before it has the colour of `shares`' "right among eight".
     """
     ax, left = axes(figsize=(8.2, 1.2 + 0.5 * len(bars))), dict.fromkeys(bars, 0.0)
     names = list(next(iter(bars.values())))
@@ -63,6 +63,6 @@ def parts(bars: Mapping[str, Mapping[str, float]]) -> Axes:
             left[label] += size
     ax.invert_yaxis()
     ax.set_xlim(0, 1)
-    ax.set_xlabel("share")
+    ax.set_xlabel("share of the drawn answers")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, handlelength=1.0, columnspacing=1.2)
     return ax

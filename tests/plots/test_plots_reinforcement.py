@@ -46,8 +46,8 @@ def test_the_clip_has_its_band_where_nothing_more_is_earned():
 
 
 def test_parts_stand_one_behind_the_other():
-    names = ["right", "right number, wrong form", "likeliest right, not drawn"]
-    names += ["right among eight, not likeliest", "none of eight right"]
+    names = ["right", "right number, wrong form", "wrong number, likeliest right"]
+    names += ["both wrong, one of eight right", "all wrong"]
     bars = {"before": [0.25, 0.05, 0.07, 0.28, 0.35], "after": [0.52, 0.0, 0.03, 0.16, 0.29]}
     ax = reinforcement.parts({arm: dict(zip(names, sizes, strict=True)) for arm, sizes in bars.items()})
     for row, sizes in enumerate(bars.values()):
