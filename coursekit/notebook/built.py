@@ -237,17 +237,18 @@ def _linear(W: Float[Tensor, "out in"], b: Float[Tensor, " out"]) -> nn.Linear:
     return base
 
 
-class _Largest(TorchDispatchMode):
-    r"""Sees what every operation gives, those inside an einsum as well, and keeps the largest number of entries."""
+class _Made(TorchDispatchMode):
+    r"""Sees what every operation gives, those inside an einsum as well: entries of the largest tensor, and of all."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.entries = 0
+        self.largest = self.all = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         made = [t for t in (out if isinstance(out, list | tuple) else [out]) if isinstance(t, Tensor)]
-        self.entries = max([self.entries, *(t.numel() for t in made)])
+        self.largest = max([self.largest, *(t.numel() for t in made)])
+        self.all += sum(t.numel() for t in made)
         return out
 
 
@@ -264,7 +265,7 @@ def without_matrix(
     no tensor gives what it gave: nothing was attempted. Raises CourseError where a factor would get no gradient.
     """
     factors = {name: f.clone().requires_grad_() for name, f in {"A": A, "s": s, "t": t}.items()}
-    with _Largest() as seen:
+    with _Made() as seen:
         y = make(**factors)(x)
     if not isinstance(y, Tensor):
         return y
@@ -274,7 +275,7 @@ def without_matrix(
             f"no gradient reaches {' and '.join(lost)}: keep the factors themselves, self.A = A; a copy such as "
             "nn.Parameter(A) is another tensor, and training would leave the layer as it is"
         )
-    return y.detach(), seen.entries < s.numel() * t.numel()
+    return y.detach(), seen.largest < s.numel() * t.numel()
 
 
 #: How `transform` names the work of a function.
@@ -288,19 +289,13 @@ class _TooMuch(Exception):
     r"""More numbers were made than FACTOR n log n."""
 
 
-class _Work(TorchDispatchMode):
-    r"""Counts the numbers that operations make, keeps the largest tensor, and stops where it is too much."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made, self.largest = 0, 0
+class _Work(_Made):
+    r"""Counts the entries that an operation is given too, and stops where it is too much."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        made = [t for t in (out if isinstance(out, list | tuple) else [out]) if isinstance(t, Tensor)]
-        self.made += sum(t.numel() for t in made)
-        self.largest = max([self.largest, *(t.numel() for t in (*args, *made) if isinstance(t, Tensor))])
-        if max(self.made, self.largest) > FACTOR * LENGTH * log2(LENGTH):
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        self.largest = max([self.largest, *(t.numel() for t in args if isinstance(t, Tensor))])
+        if max(self.all, self.largest) > FACTOR * LENGTH * log2(LENGTH):
             raise _TooMuch
         return out
 
