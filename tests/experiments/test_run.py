@@ -13,6 +13,7 @@ import tiny
 import tiny_text
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from coursekit import models
 from coursekit.comparison.candidates import CANDIDATES
@@ -22,7 +23,7 @@ from coursekit.experiments.bench import Bench, Setting
 from coursekit.experiments.card import card
 from coursekit.experiments.recipe import Recipe
 from coursekit.experiments.results import Results
-from coursekit.experiments.run import autocast, baselines, threshold, train
+from coursekit.experiments.run import ProductsInFloat32, autocast, baselines, threshold, train
 from coursekit.experiments.table import Cell, read_csv
 from coursekit.forgetting import domains
 from coursekit.paths import DATA
@@ -79,6 +80,51 @@ def test_a_threshold_is_the_middle_of_the_best_gap():
     margins, labels = np.array([3.0, 1.0, 2.0, 5.0]), np.array([True, False, False, True])
     assert threshold(margins, labels) == 2.5
     assert threshold(margins, np.array([True] * 4)) == 0.0 and threshold(margins, np.array([False] * 4)) == 6.0
+
+
+def _loss_and_gradients(product, dtype):
+    r"""A layer with a bias and a product of two batches, forward and backward, under `product`."""
+    torch.manual_seed(0)
+    layer, x = (thing.bfloat16().to(dtype) for thing in (nn.Linear(96, 80), torch.randn(4, 24, 96)))
+    with product:
+        y = layer(x)
+        loss = (y @ y.mT).float().square().mean()
+        loss.backward()
+    return [loss.detach(), *(p.grad.float() for p in layer.parameters())]
+
+
+def test_products_in_float32_are_those_in_bfloat16_summed_in_another_order():
+    native, ours, exact = (
+        _loss_and_gradients(product, dtype)
+        for product, dtype in (
+            (nullcontext(), torch.bfloat16), (ProductsInFloat32(), torch.bfloat16), (nullcontext(), torch.float64)
+        )
+    )  # fmt: skip
+    for one, other, right in zip(native, ours, exact, strict=True):
+        size = right.abs().max()
+        assert (one - other).abs().max() < 0.003 * size
+        # Rounded as often as bfloat16's own are, and so as far from the exact numbers.
+        assert 5e-5 < (other - right).abs().max() / size < 0.01
+
+
+def test_products_of_float32_matrices_stay_as_they_are():
+    for one, other in zip(
+        _loss_and_gradients(nullcontext(), torch.float32), _loss_and_gradients(ProductsInFloat32(), torch.float32),
+        strict=True,
+    ):  # fmt: skip
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("speed, instead", [("AVX2", True), ("AVX512", False)])
+def test_only_a_processor_without_bfloat16_computes_in_float32(monkeypatch, speed, instead):
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: speed)
+    seen = []
+    monkeypatch.setattr(ProductsInFloat32, "__enter__", lambda self: seen.append(True))
+    monkeypatch.setattr(ProductsInFloat32, "__exit__", lambda self, *error: None)
+    for on in (True, False):
+        with autocast("cpu", on):
+            assert torch.is_autocast_enabled("cpu") == on
+    assert seen == [True] * instead
 
 
 def test_under_autocast_a_step_computes_with_the_weights_of_now():
