@@ -64,8 +64,9 @@ def curves(
     ylabel: str,
     logx: bool = False,
     xticks: Sequence[float] | None = None,
+    yticks: Sequence[float] | None = None,
 ) -> Axes:
-    r"""One line for each entry (label -> x -> y). xticks: where labels stand along x."""
+    r"""One line for each entry (label -> x -> y). xticks, yticks: where labels stand along an axis."""
     ax = axes()
     for i, (name, line) in enumerate(lines.items()):
         ax.plot(list(line), list(line.values()), label=name, color=COLOURS[i % len(COLOURS)], marker="o",
@@ -76,6 +77,8 @@ def curves(
     if xticks is not None:
         ax.xaxis.minorticks_off()
         ax.set_xticks(list(xticks), [f"{x:g}" for x in xticks])
+    if yticks is not None:
+        ax.set_yticks(list(yticks), [f"{y:g}" for y in yticks])
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)

@@ -46,9 +46,10 @@ def test_gaps_are_relative():
 
 
 def test_curves_have_their_points():
-    ax = draw.curves({"a": {2: 0.5, 4: 0.1}, "b": {2: 0.6, 4: 0.3}}, "x", "y", xticks=[2, 4])
+    ax = draw.curves({"a": {2: 0.5, 4: 0.1}, "b": {2: 0.6, 4: 0.3}}, "x", "y", xticks=[2, 4], yticks=[0.1, 1])
     assert [list(line.get_ydata()) for line in ax.lines] == [[0.5, 0.1], [0.6, 0.3]]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["2", "4"] and ax.get_yscale() == "log"
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["0.1", "1"]
 
 
 def test_cells_meet_in_the_middle_between_levels():
