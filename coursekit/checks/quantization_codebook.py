@@ -112,7 +112,7 @@ def _small_enough(compare: OpenComparison, given: Any, case: Any, own: Any) -> s
     return (
         "these levels lose too much"
         + compare.exactly(f": {reached:.2f} times the error of the course's own, at most {WORSE} are asked")
-        + "; if they come from rounds of moving and rounding, go on until they stand still, 60 rounds or so"
+        + "; if they come from rounds of moving and rounding, go on until they stop moving, 60 rounds or so"
     )
 
 

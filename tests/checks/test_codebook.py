@@ -22,4 +22,4 @@ def test_another_start_passes():
 
 def test_who_stops_too_early_is_told_to_go_on():
     early = check("quantization-codebook", lambda x, block: fitted(x, block, steps=1))
-    assert early.status == "failed" and early.message.endswith("go on until they stand still, 60 rounds or so")
+    assert early.status == "failed" and early.message.endswith("go on until they stop moving, 60 rounds or so")
