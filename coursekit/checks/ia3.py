@@ -83,7 +83,7 @@ ATTENTION = register(
             "the softmax runs over the queries; each query's weights over the keys add up to 1, so dim=-1": (
                 _over_queries
             ),
-            "l_k multiplies the scores; it belongs on the dimensions of the keys, before the product with q": (
+            "l_k scales whole keys, as if it multiplied the scores; l_k * k scales dimension j of all keys by entry j": (
                 _keys_on_scores
             ),
             "l_k and l_v are swapped: l_k scales the keys, l_v the values": (
@@ -138,13 +138,15 @@ class Scaled(nn.Module):
 
 
 def _found(
-    silent: bool = True, base: bool = False, own: bool = True, scaled: Callable[..., Tensor] | None = None,
+    silent: bool = True, base: str = "", own: bool = True, scaled: Callable[..., Tensor] | None = None,
     factors: dict[str, str] = FACTORS,
 ) -> Callable[..., Found]:  # fmt: skip
-    r"""What is found of a layer with a mistake. base: W and b train as well; own: l trains; factors: shape of l."""
+    r"""What is found of a layer with a mistake. base: what of it trains as well, such as "Wb"; own: l trains;
+    factors: shape of l.
+    """
 
     def mutant(W: Tensor, b: Tensor, l: Tensor, x: Tensor, side: str) -> Found:
-        trained = (W.numel() + b.numel()) * base + l.numel() * own
+        trained = W.numel() * ("W" in base) + b.numel() * ("b" in base) + l.numel() * own
         return silent, factors[side], trained, (scaled or (lambda *a: layer(*a)[-1]))(W, b, l, x, side)
 
     return mutant
@@ -189,10 +191,11 @@ LAYER = register(
             "at the start the layer must give what the base layer gives: factors that multiply start at 1": (
                 _found(silent=False)
             ),
-            "the base layer still trains: freeze it with base.requires_grad_(False)": _found(base=True),
+            "the base layer still trains: freeze it with base.requires_grad_(False)": _found(base="Wb"),
+            "the bias of the base layer still trains: base.requires_grad_(False) freezes both": _found(base="b"),
             "l is not trained: a tensor is a parameter only as nn.Parameter(tensor)": _found(own=False),
             "the base layer trains and l does not: freeze the one, make the other nn.Parameter": (
-                _found(base=True, own=False)
+                _found(base="Wb", own=False)
             ),
             "the shape of l is wrong with side='input': one factor for each input, base.in_features of them": (
                 _found(factors=_OUTPUTS)
