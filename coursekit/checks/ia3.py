@@ -83,7 +83,7 @@ ATTENTION = register(
             "the softmax runs over the queries; each query's weights over the keys add up to 1, so dim=-1": (
                 _over_queries
             ),
-            "l_k scales whole keys, as if it multiplied the scores; l_k * k scales dimension j of all keys by entry j": (
+            "l_k scales whole keys, as if it multiplied the scores; l_k * k scales dimension j of each key by l_k[j]": (
                 _keys_on_scores
             ),
             "l_k and l_v are swapped: l_k scales the keys, l_v the values": (
