@@ -12,8 +12,8 @@ from coursekit.checks.core import (
     mistake,
 )
 from coursekit.checks.numeric import numbers
-from coursekit.checks.training import latest
+from coursekit.checks.training import latest, practice
 from coursekit.checks.yours import yours
 
 __all__ = ["BaseExercise", "Exercise", "Result", "check", "every_kind", "exercises", "hint", "judge", "latest",
-           "mistake", "numbers", "yours"]  # fmt: skip
+           "mistake", "numbers", "practice", "yours"]  # fmt: skip

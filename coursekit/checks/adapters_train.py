@@ -281,8 +281,7 @@ COMPRESS = register(
             "Score all matrices together, by size or with your adapters_snip. Which blocks do the 2,504 weights go to, "
             "and do both projections of a block keep some?",
             "Multiply by the masks after each optimizer step, and pruned weights stay 0 while the others train on; few "
-            "parameters need a higher learning rate. Keep some rows back to see what helps: a better score, rounds, "
-            "more steps.",
+            "parameters need a higher learning rate. What helps: a better score, rounds, more steps?",
             "In outline: copies of trained(), those of the matrices with requires_grad_(); a mask for each matrix; "
             "Adam over the matrices. In each step: 32 rows, cross_entropy, zero_grad, backward, step, and under "
             "torch.no_grad() each matrix times its mask. At the end return all copies, detached.",

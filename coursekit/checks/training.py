@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coursekit.checks.core import TRIES, Arguments, BaseExercise, is_empty, stopped_with
+from coursekit.checks.core import TRIES, Arguments, BaseExercise, every_kind, is_empty, stopped_with
 from coursekit.checks.draw import Draw
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, one_of
 
 #: The secret of the notebook's check, which is none.
 PUBLIC = b"public"
@@ -122,6 +122,13 @@ class Training(BaseExercise):
         if scored.measured is not None:
             _LATEST[self.id] = (answer, value)
         return ("passed" if scored.share == 1.0 else "failed"), scored.message, scored.share
+
+
+def practice(id: str) -> Arguments:
+    r"""What the notebook's check of exercise `id` calls the student's function with, for trying things outside it."""
+    kinds = {name: one for name, one in every_kind().items() if isinstance(one, Training)}
+    one_of("exercise", id, kinds)
+    return copy.deepcopy(kinds[id].posing(PUBLIC).arguments)
 
 
 def latest(id: str, answer: Callable[..., Any]) -> Any:

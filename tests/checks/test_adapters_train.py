@@ -7,8 +7,9 @@ import time
 import pytest
 import torch
 
-from coursekit.checks import adapters_train, training
+from coursekit.checks import adapters_train, practice, training
 from coursekit.checks.adapters_train import BUDGET, BUDGETED, COMPRESS, KEEP, outputs
+from coursekit.errors import CourseError
 from coursekit.methods.ranking import largest
 
 
@@ -93,6 +94,15 @@ def test_those_to_learn_from_and_those_to_judge_by_have_no_sentence_in_common(po
         len(ids) == adapters_train.LEARN and len(posing.kept[0]) == adapters_train.JUDGE and not learn & judge
     )
     assert 0.4 < labels.float().mean() < 0.6
+
+
+def test_practice_gives_what_the_notebooks_check_gives_and_each_time_anew():
+    (*_, ids, mask, labels, keep), shown = practice("adapters-compress"), COMPRESS.posing(training.PUBLIC).arguments
+    assert keep == KEEP and torch.equal(ids, shown[3]) and torch.equal(labels, shown[5])
+    mask.zero_()
+    assert practice("adapters-compress")[4].any()
+    with pytest.raises(CourseError, match="adapters-compress"):
+        practice("adapters-compres")
 
 
 def test_the_model_is_as_before_when_its_outputs_were_asked(posing):
