@@ -1,7 +1,7 @@
 r"""Pictures: `common.py` for what several notebooks draw, and one file a topic; `alt.py` says what they show."""
 
 from coursekit.plots import alt
-from coursekit.plots.adapters import adapter_places, bottleneck
+from coursekit.plots.adapters import adapter_places, bottleneck, kept_where
 from coursekit.plots.alt import show
 from coursekit.plots.common import COLOURS, axes, loss_curve, score_curves, scores, style
 from coursekit.plots.lora import data_flow, kept_by_rank
@@ -10,7 +10,7 @@ from coursekit.plots.soft_prompts import soft_prompt_places
 
 __all__ = [
     "COLOURS", "MEMORY_COLOURS", "adapter_places", "axes", "bottleneck", "data_flow",
-    "kept_by_rank", "loss_curve", "memory_bars", "score_curves", "scores", "show",
+    "kept_by_rank", "kept_where", "loss_curve", "memory_bars", "score_curves", "scores", "show",
     "soft_prompt_places", "step_over_time", "style",
 ]  # fmt: skip
 

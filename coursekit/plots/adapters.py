@@ -1,14 +1,20 @@
-r"""Pictures of an adapter, and of where adapters stand in a block."""
+r"""Pictures of an adapter, of where adapters stand in a block, and of what pruning leaves of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 
 from coursekit.plots import alt
 from coursekit.plots.common import COLOURS, axes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def bottleneck(d: int, r: int) -> Axes:
@@ -45,6 +51,64 @@ def bottleneck(d: int, r: int) -> Axes:
     ax.set_ylim(-0.62 * d, 0.78 * d)
     ax.axis("off")
     return ax
+
+
+#: Rows and columns of points that a matrix is drawn with.
+_POINTS = (16, 24)
+#: Of a block of `HoulsbyAdapter`, in the order of its projections.
+_MATRICES = ("attention, W_down", "attention, W_up", "feed-forward, W_down", "feed-forward, W_up")
+
+
+def kept_where(masks: Mapping[str, Sequence[Tensor]]) -> Sequence[Axes]:
+    r"""The weights that stay of all matrices of a Houlsby adapter, one panel a score: a tile is a matrix, and across it
+    runs a unit of its bottleneck.
+
+    masks: score -> for each block W_down (r, d) and W_up (d, r) behind attention, then behind the feed-forward; true
+    where a weight stays.
+    """
+    figure, grid = plt.subplots(len(masks), figsize=(7.0, 0.5 + 2.6 * len(masks)), sharex=True, squeeze=False)
+    panels = list(grid[:, 0])
+    rows, columns = _POINTS
+    for ax, (name, own) in zip(panels, masks.items(), strict=True):
+        blocks = len(own) // len(_MATRICES)
+        tiles = [_points(W.T if i % 2 else W) for i, W in enumerate(own)]
+        drawn = np.block([tiles[i :: len(_MATRICES)] for i in range(len(_MATRICES))])
+        picture = ax.imshow(100 * drawn, cmap="Blues", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
+        share = [100 * W.float().mean().item() for W in own]
+        for i, one in enumerate(share):
+            at = ((i // len(_MATRICES) + 0.5) * columns - 0.5, (i % len(_MATRICES) + 0.5) * rows - 0.5)
+            ax.text(*at, f"{one:.0f} %", ha="center", va="center", fontsize=8,
+                    bbox=dict(facecolor="white", edgecolor="none", pad=1, alpha=0.8))  # fmt: skip
+        for line in range(1, blocks):
+            ax.axvline(line * columns - 0.5, color="black", linewidth=0.8)
+        for line in range(1, len(_MATRICES)):
+            ax.axhline(line * rows - 0.5, color="black", linewidth=0.8)
+        ax.set_xticks([(b + 0.5) * columns - 0.5 for b in range(blocks)], [f"block {b + 1}" for b in range(blocks)])
+        names = [re.sub(r"W_(\w+)", r"$W_{\1}$", matrix) for matrix in _MATRICES]
+        ax.set_yticks([(i + 0.5) * rows - 0.5 for i in range(len(_MATRICES))], names)
+        ax.tick_params(length=0)
+        ax.set_title(f"what stays, by {name}")
+    figure.colorbar(picture, ax=panels, label="weights that stay (%)", aspect=40)
+    alt.says(figure, " ".join(_where(name, own) for name, own in masks.items()))
+    return panels
+
+
+def _points(mask: Tensor) -> np.ndarray:
+    r"""Of each point of the picture the share of its weights that stay."""
+    rows, columns = _POINTS
+    return np.array(
+        [
+            [part.mean() for part in np.array_split(strip, columns, axis=1)]
+            for strip in np.array_split(mask.cpu().numpy(), rows)
+        ]
+    )
+
+
+def _where(name: str, masks: Sequence[Tensor]) -> str:
+    share = [100 * W.float().mean().item() for W in masks]
+    low, high = (share.index(find(share)) for find in (min, max))
+    fewest, most = (f"block {i // len(_MATRICES) + 1}, {_MATRICES[i % len(_MATRICES)]}" for i in (low, high))
+    return f"By {name} {share[low]:.0f} to {share[high]:.0f} % of a matrix stay: fewest in {fewest}, most in {most}."
 
 
 _FROZEN, _LINE = "#dfe3e6", "#444444"
