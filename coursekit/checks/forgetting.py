@@ -3,6 +3,8 @@ r"""The exercises of notebook 01b_forgetting."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from coursekit.checks.core import Exercise, register
 from coursekit.checks.draw import Draw
 from coursekit.experiments.forgetting import Point, curve, gap
+from coursekit.notebook import built
 
 # forgetting-ewc -------------------------------------------------------------------------------------------
 
@@ -18,6 +21,11 @@ from coursekit.experiments.forgetting import Point, curve, gap
 def ewc(theta: Tensor, start: Tensor, fisher: Tensor, strength: float) -> Tensor:
     r"""strength / 2 times the sum of F (theta - start)², a tensor: its gradient is what trains."""
     return strength / 2 * (fisher * (theta - start).square()).sum()
+
+
+def _seen(penalty: Callable[..., Any]) -> Callable[..., Any]:
+    r"""What the stub's `forgetting_ewc` finds of a penalty: its value and its gradient."""
+    return lambda *given: built.penalty(penalty, *given)
 
 
 def _secret_shape(draw: Draw) -> tuple[int, ...]:
@@ -28,6 +36,64 @@ def _secret_ewc(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float]:
     shape = _secret_shape(draw)
     return draw.normal(*shape), draw.normal(*shape), 4 * draw.uniform(*shape), draw.real(0.2, 5)
 
+
+_WRONG: dict[str, Callable[..., Any]] = {
+    "the factor 1/2 is missing": (
+        lambda theta, start, fisher, strength: 2 * ewc(theta, start, fisher, strength)
+    ),
+    "the Fisher information is missing: this holds all weights alike, which is L2-SP": (
+        lambda theta, start, fisher, strength: ewc(theta, start, torch.ones_like(fisher), strength)
+    ),
+    "the distance is not squared: moves up and down would cancel": (
+        lambda theta, start, fisher, strength: strength / 2 * (fisher * (theta - start)).sum()
+    ),
+    "this takes the absolute distance; EWC squares it": (
+        lambda theta, start, fisher, strength: strength / 2 * (fisher * (theta - start).abs()).sum()
+    ),
+    "this is the mean over the weights; EWC adds them up": (
+        lambda theta, start, fisher, strength: ewc(theta, start, fisher, strength) / theta.numel()
+    ),
+    "this is the penalty of each weight; add them up": (
+        lambda theta, start, fisher, strength: strength / 2 * fisher * (theta - start).square()
+    ),
+    "the Fisher information is squared; only the distance is": (
+        lambda theta, start, fisher, strength: ewc(theta, start, fisher.square(), strength)
+    ),
+    "this pulls towards 0, as weight decay does; EWC pulls towards the start": (
+        lambda theta, start, fisher, strength: ewc(theta, torch.zeros_like(start), fisher, strength)
+    ),
+    "this subtracts squares; take the difference first, and square it then": (
+        lambda theta, start, fisher, strength: (
+            strength / 2 * (fisher * (theta.square() - start.square())).sum()
+        )
+    ),
+    "this adds up first and squares the sum; square the distance of each weight": (
+        lambda theta, start, fisher, strength: strength / 2 * (fisher * (theta - start)).sum().square()
+    ),
+    "this is the norm: take its square, without the root": (
+        lambda theta, start, fisher, strength: (
+            strength / 2 * (fisher * (theta - start).square()).sum().sqrt()
+        )
+    ),
+    "the factor 1/2 is missing, and this is the mean over the weights; EWC adds them up": (
+        lambda theta, start, fisher, strength: 2 * ewc(theta, start, fisher, strength) / theta.numel()
+    ),
+    "this is the sum of the gradients; asked is the function whose gradient that is": (
+        lambda theta, start, fisher, strength: strength * (fisher * (theta - start)).sum()
+    ),
+    "this is the gradient; asked is the function whose gradient that is": (
+        lambda theta, start, fisher, strength: strength * fisher * (theta - start)
+    ),
+    "the strength is missing: strength / 2 stands in front of the sum": (
+        lambda theta, start, fisher, strength: ewc(theta, start, fisher, 1.0)
+    ),
+    "the value is right, but no gradient comes back to theta: do not detach it": (
+        lambda theta, start, fisher, strength: ewc(theta.detach(), start, fisher, strength)
+    ),
+    "this is a plain number, and no gradient comes back from it: return the tensor": (
+        lambda theta, start, fisher, strength: ewc(theta, start, fisher, strength).item()
+    ),
+}
 
 EWC = register(
     Exercise(
@@ -41,52 +107,9 @@ EWC = register(
             "Half the strength times the sum of F times the squared distances, over all weights.",
         ),
         secret=_secret_ewc,
-        reference=ewc,
-        mutants={
-            "the factor 1/2 is missing": (
-                lambda theta, start, fisher, strength: 2 * ewc(theta, start, fisher, strength)
-            ),
-            "the Fisher information is missing: this holds all weights alike, which is L2-SP": (
-                lambda theta, start, fisher, strength: ewc(theta, start, torch.ones_like(fisher), strength)
-            ),
-            "the distance is not squared: moves up and down would cancel": (
-                lambda theta, start, fisher, strength: strength / 2 * (fisher * (theta - start)).sum()
-            ),
-            "this takes the absolute distance; EWC squares it": (
-                lambda theta, start, fisher, strength: strength / 2 * (fisher * (theta - start).abs()).sum()
-            ),
-            "this is the mean over the weights; EWC adds them up": (
-                lambda theta, start, fisher, strength: ewc(theta, start, fisher, strength) / theta.numel()
-            ),
-            "this is the penalty of each weight; add them up": (
-                lambda theta, start, fisher, strength: strength / 2 * fisher * (theta - start).square()
-            ),
-            "the Fisher information is squared; only the distance is": (
-                lambda theta, start, fisher, strength: ewc(theta, start, fisher.square(), strength)
-            ),
-            "this pulls towards 0, as weight decay does; EWC pulls towards the start": (
-                lambda theta, start, fisher, strength: ewc(theta, torch.zeros_like(start), fisher, strength)
-            ),
-            "this subtracts squares; take the difference first, and square it then": (
-                lambda theta, start, fisher, strength: (
-                    strength / 2 * (fisher * (theta.square() - start.square())).sum()
-                )
-            ),
-            "this adds up first and squares the sum; square the distance of each weight": (
-                lambda theta, start, fisher, strength: (
-                    strength / 2 * (fisher * (theta - start)).sum().square()
-                )
-            ),
-            "this is the sum of the gradients; asked is the function whose gradient that is": (
-                lambda theta, start, fisher, strength: strength * (fisher * (theta - start)).sum()
-            ),
-            "this is the gradient; asked is the function whose gradient that is": (
-                lambda theta, start, fisher, strength: strength * fisher * (theta - start)
-            ),
-            "the strength is missing: strength / 2 stands in front of the sum": (
-                lambda theta, start, fisher, strength: ewc(theta, start, fisher, 1.0)
-            ),
-        },
+        reference=_seen(ewc),
+        part=ewc,
+        mutants={message: _seen(wrong) for message, wrong in _WRONG.items()},
     )
 )
 
@@ -99,10 +122,10 @@ Rows = list[int]
 def replay(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[int, ...]:
     r"""The first rows of both, the nearest whole number to `share` of them old; the i-th to be seen is order[i]."""
     kept = round(share * rows)
-    return _seen([*new[: rows - kept], *old[:kept]], order)
+    return _seen_rows([*new[: rows - kept], *old[:kept]], order)
 
 
-def _seen(mixed: Rows, order: Rows) -> tuple[int, ...]:
+def _seen_rows(mixed: Rows, order: Rows) -> tuple[int, ...]:
     return tuple(mixed[place] for place in order)
 
 
@@ -113,16 +136,26 @@ def _to_places(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tu
 
 def _of_new(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[int, ...]:
     fresh = round(rows / (1 + share))
-    return _seen([*new[:fresh], *old[: rows - fresh]], order)
+    return _seen_rows([*new[:fresh], *old[: rows - fresh]], order)
 
 
 def _down(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[int, ...]:
     kept = int(share * rows)
-    return _seen([*new[: rows - kept], *old[:kept]], order)
+    return _seen_rows([*new[: rows - kept], *old[:kept]], order)
+
+
+def _up(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[int, ...]:
+    kept = math.ceil(share * rows)
+    return _seen_rows([*new[: rows - kept], *old[:kept]], order)
+
+
+def _of_all_new(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[int, ...]:
+    kept = round(share * len(new))
+    return _seen_rows([*new[: rows - kept], *old[:kept]], order)
 
 
 def _old_first(new: Rows, old: Rows, kept: int, rows: int, order: Rows) -> tuple[int, ...]:
-    return _seen([*old[:kept], *new[: rows - kept]], order)
+    return _seen_rows([*old[:kept], *new[: rows - kept]], order)
 
 
 def _secret_replay(draw: Draw) -> tuple[Rows, Rows, float, int, Rows]:
@@ -156,6 +189,8 @@ REPLAY = register(
                 lambda new, old, share, rows, order: replay(old, new, share, rows, order)
             ),
             "this rounds down; take the nearest whole number, with round": _down,
+            "this rounds up; take the nearest whole number, with round": _up,
+            "the share is taken of all that `new` holds; it is the part of the `rows` rows that is old": _of_all_new,
             "the rows are not shuffled: all old ones would come in the last batches": (
                 lambda new, old, share, rows, order: replay(new, old, share, rows, list(range(rows)))
             ),
@@ -188,6 +223,21 @@ def _line(new: float, old: float, points: list[Point]) -> float:
 
 def _plain_axes(new: float, old: float, plain: list[Point]) -> float:
     x, y = np.array(curve(plain)).T
+    return old - float(np.interp(new, x, y))
+
+
+def _half_logs(new: float, old: float, plain: list[Point]) -> float:
+    x, y = np.array(curve(plain)).T
+    return old - math.exp(np.interp(new, x, np.log(y)))
+
+
+def _other_half(new: float, old: float, plain: list[Point]) -> float:
+    x, y = np.array(curve(plain)).T
+    return old - float(np.interp(math.log(new), np.log(x), y))
+
+
+def _two_slips(new: float, old: float, plain: list[Point]) -> float:
+    x, y = np.array(sorted(plain)).T
     return old - float(np.interp(new, x, y))
 
 
@@ -229,6 +279,10 @@ GAP = register(
                 lambda new, old, plain: _line(new, old, sorted(plain))
             ),
             "the line is straight in the perplexities here; asked is straight in their logarithms": _plain_axes,
+            "the share of the way is taken of the perplexities `new`; take it of their logarithms": _half_logs,
+            "only `new` is in logarithms here; take those of `old` as well, and exp at the end": _other_half,
+            "a rate that is too high, which another beats on both, is still among the neighbours: leave it out. And "
+            "the line is straight in the perplexities; asked is straight in their logarithms": _two_slips,
             "this is the nearest rate; go along the line between the two neighbours": _nearest,
             "the sign is the other way round: `old` minus plain fine-tuning's": (
                 lambda new, old, plain: -gap(new, old, plain)

@@ -3,7 +3,7 @@ r"""What is learned and what is kept, as data/evidence/forgetting.csv has it: ea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, geometric_mean, stdev
 
@@ -25,6 +25,18 @@ BEFORE, PLAIN = ("before", 0.0), ("full", RATE)
 SHARES = ("multi-task", "replay")
 #: The strength at which the learning rate of each kind is searched. (That of `full` is its learning rate.)
 SEARCHED = {"multi-task": 0.5, "replay": 0.2, "L2-SP": 0.01, "EWC": 1000.0, "LoRA": 16.0}
+#: What the findings of notebook 01b compare.
+COMPARED: tuple[tuple[Way, Way], ...] = (
+    (("EWC", 1000.0), PLAIN),
+    (("L2-SP", 0.003), PLAIN),
+    (("EWC", 3000.0), ("full", 0.001)),
+    (("L2-SP", 0.01), ("full", 0.001)),
+    (("replay", 0.5), ("full", 0.0003)),
+    (("replay", 0.2), ("full", 0.001)),
+    (("replay", 0.01), PLAIN),
+    (("LoRA", 16.0), ("full", 0.001)),
+    (("EWC", 3000.0), ("L2-SP", 0.01)),
+)
 #: How the strength of a kind is named in a picture.
 _NAMED = {PLAIN[0]: "lr {:g}", "L2-SP": "α {:g}", "EWC": "λ {:g}", "LoRA": "r {:g}"}
 
@@ -104,16 +116,18 @@ class Forgetting:
         return gaps
 
     def against(self, pairs: Iterable[tuple[Way, Way]], gap: Callable[..., float] = gap) -> Table:
-        r"""Of each (one, other) `apart` and, of one, `below`: lowest and highest of the seeds; negative is ahead."""
+        r"""Of each (one, other) `apart` and, where `other` is plain fine-tuning, `below` of one: lowest and highest of
+        the seeds; negative is ahead.
+        """
         rows = []
         for one, other in pairs:
             try:
-                line = _ends(self.below(one, gap))
+                line = _ends(self.below(one, gap)) if other[0] == PLAIN[0] else ""
             except CourseError:
                 line = "–"
             rows.append([*(str(Remedy(*way)) for way in (one, other)), *map(_ends, self.apart(one, other)), line])
         return Table(
-            ["remedy", "minus", "tweets", "old domains", "old domains, from the curve"],
+            ["remedy", "compared with", "tweets", "old domains", "old domains, from plain fine-tuning's curve"],
             rows,
             note="Lowest and highest of the seeds; negative: ahead. –: no rate that was run learns as much.",
         )
@@ -123,7 +137,7 @@ class Forgetting:
         rows = [
             [
                 BEFORE[0] if way == BEFORE else str(Remedy(*way)),
-                *(f"{fmean(v[way]):.1f} ± {stdev(v[way]):.1f}" for v in (self.new, self.old)),
+                *(_mean(v[way]) for v in (self.new, self.old)),
             ]
             for way in self.new
         ]
@@ -135,6 +149,10 @@ class Forgetting:
 def _ends(gaps: Iterable[float]) -> str:
     low, *_, high = sorted(gaps)
     return f"{low:+.2f} to {high:+.2f}".replace("-", "−")
+
+
+def _mean(seeds: Sequence[float]) -> str:
+    return f"{fmean(seeds):.1f}" + (f" ± {stdev(seeds):.1f}" if len(seeds) > 1 else "")
 
 
 def searches(runs: Iterable[Run]) -> dict[str, dict[float, tuple[float, int]]]:
@@ -165,6 +183,11 @@ def way(run: Run) -> Way:
     return kind, float(strength)
 
 
+def _shown(way: Way) -> Way:
+    r"""As notebooks name it: what was run as "multi-task" is replay with that share, the same rows in one order."""
+    return ("replay" if way[0] == "multi-task" else way[0], way[1])
+
+
 def reached(run: Run) -> tuple[float, float]:
     r"""(new, old): perplexity of tweets and of the three old domains, their geometric mean."""
     return float(run.more["tweet"]), geometric_mean(float(run.more[name]) for name in OLDS)
@@ -178,7 +201,7 @@ def read() -> Forgetting:
 
     points: dict[Way, list[tuple[float, float]]] = {}
     for run in sorted(kept, key=lambda run: run.cell.seed):
-        points.setdefault(way(run), []).append(reached(run))
+        points.setdefault(_shown(way(run)), []).append(reached(run))
     ways = sorted(points, key=lambda way: (kinds.index(way[0]), way[1]))
     seeds, steps = len({run.cell.seed for run in runs}), max(run.cell.steps for run in runs)
     first = runs[0].more
@@ -188,3 +211,19 @@ def read() -> Forgetting:
         f"{seeds} seeds, {steps} steps of {first['batch']} blocks, {first['blocks']} test blocks of each "
         f"domain, {first['processor']}",
     )
+
+
+def rates() -> Table:
+    r"""Each remedy at the strength of its search, at every rate that was run: mean ± standard deviation."""
+    found: dict[tuple[Way, float], list[Point]] = {}
+    for run in results.read("forgetting").runs:
+        kind, strength = way(run)
+        if strength == SEARCHED.get(kind):
+            found.setdefault((_shown(way(run)), run.cell.rate), []).append(reached(run))
+    kinds = list(KINDS)
+    order = sorted(found, key=lambda key: (kinds.index(key[0][0]), *key[0][1:], key[1]))
+    rows = [
+        [str(Remedy(*one)), f"{rate:g}", len(found[one, rate]), *map(_mean, zip(*found[one, rate], strict=True))]
+        for one, rate in order
+    ]
+    return Table(["remedy", "learning rate", "seeds", "tweets", "old domains"], rows)

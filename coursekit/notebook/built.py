@@ -278,6 +278,22 @@ def without_matrix(
     return y.detach(), seen.largest < s.numel() * t.numel()
 
 
+def penalty(make: Callable[..., Any], theta: Float[Tensor, "*shape"], *others: Any) -> Any:
+    r"""(penalty, its gradient with respect to theta, 0 where none comes back).
+
+    make: a function of theta and `others`. What is neither a tensor nor a number is given back: nothing was attempted.
+    """
+    theta = theta.clone().requires_grad_()
+    value, found = make(theta, *others), None
+    if isinstance(value, int | float):
+        return value, torch.zeros_like(theta)
+    if not isinstance(value, Tensor):
+        return value
+    if value.requires_grad:
+        (found,) = torch.autograd.grad(value.sum(), [theta], allow_unused=True)
+    return value.detach(), torch.zeros_like(theta) if found is None else found
+
+
 #: How `transform` names the work of a function.
 FAST, SQUARE, WHOLE = "n log n", "n² steps", "a matrix of n²"
 #: The length of the vector on which the work is counted; how many numbers may be made for each of its n log n; and how

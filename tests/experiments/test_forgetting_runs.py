@@ -50,11 +50,12 @@ def test_below_compares_with_the_learning_rate_that_learns_as_much():
         "5 %",
         "20 %",
     ]
-    pairs = [(("EWC", 300), ("full", 1e-3)), (("EWC", 900), ("EWC", 300))]
+    pairs = [(("EWC", 300), ("full", 1e-3)), (("EWC", 900), ("full", 3e-3)), (("EWC", 900), ("EWC", 300))]
     table = found.against(pairs)
     assert table.rows[0][:2] == ["EWC, λ = 300", "full, rate 0.001"]
     assert table.rows[0][2:] == ["−40.00 to −20.00", "+30.00 to +90.00", "−10.00 to +10.00"]
-    assert table.rows[1][2:] == ["−22.00 to −11.00", "−100.00 to +0.00", "–"], "it learns more than any rate"
+    assert table.rows[1][-1] == "–", "it learns more than any rate"
+    assert table.rows[2][2:] == ["−22.00 to −11.00", "−100.00 to +0.00", ""], "of a rate alone there is a curve"
     assert found.against(pairs[:1], lambda new, old, plain: new + len(plain)).rows[0][-1] == "+22.00 to +42.00"
     stored = forgetting.read()
     least, most = stored.below(("L2-SP", 0.01)), stored.below(("EWC", 3000))
@@ -82,3 +83,12 @@ def test_the_learning_rate_of_a_remedy_is_the_best_of_those_with_every_seed():
     assert list(found) == ["full", "LoRA"]
     assert found["LoRA"] == {1e-3: (25.0, 1), 1e-2: (26.0, 2), 3e-2: (25.5, 2)}
     assert forgetting.chosen(runs) == {"full": 3e-3, "LoRA": 3e-2}
+
+
+def test_the_stored_runs_have_multi_task_as_replay_of_half_and_every_rate_of_a_search():
+    stored = forgetting.read()
+    assert ("replay", 0.5) in stored.new and all(kind != "multi-task" for kind, _ in stored.new)
+    found = {tuple(row[:2]): row[2:] for row in forgetting.rates().rows}
+    assert found["replay, 50% old", "0.001"] == ["3", "26.5 ± 0.2", "28.3 ± 0.5"]
+    assert found["LoRA, r = 16", "0.001"] == ["1", "37.0", "30.7"]
+    assert len(found) == 16 and ("L2-SP, α = 0.03", "0.003") not in found

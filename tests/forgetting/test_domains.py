@@ -180,3 +180,13 @@ def test_a_start_of_lora_is_the_seeds_and_nothing_elses(domains, model):
     one, again, other = start(0), start(0), start(1)
     assert one and all(torch.equal(one[name], again[name]) for name in one)
     assert not any(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_multi_task_is_replay_of_half_the_rows(domains, model, monkeypatch):
+    r"""So notebook 01b tells of one remedy, and experiments.forgetting names both alike."""
+    seen = {}
+    for kind in ("multi-task", "replay"):
+        monkeypatch.setattr(module, "fit", lambda model, data, kind=kind, **_: seen.setdefault(kind, data))
+        Remedy(kind, 0.5).tune(model, domains, steps=100, batch_size=16)
+    rows = [data.data["train"]["input_ids"] for data in seen.values()]
+    assert len(rows[0]) == 1600 and rows[0][:] == rows[1][:]

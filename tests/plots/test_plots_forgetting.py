@@ -14,14 +14,17 @@ def test_every_strength_has_its_name_at_its_point_and_none_touches_anything():
     plots.style()
     found = evidence.read()
     ax = training_cycle.learned_and_kept(found.curves(), found.point(evidence.BEFORE), new="tweets")
+    l2sp = found.point(("L2-SP", 0.03))
+    gap = evidence.gap(*l2sp, found.curves()["full"])
+    assert forgetting.mark_gap(ax, l2sp, gap) is ax and ax.texts[-1].get_text() == "−2.0"
+    assert list(ax.lines[-1].get_ydata()) == [l2sp[1] - gap, l2sp[1]]
     before = len(ax.texts)
     assert forgetting.name_points(ax, found.strengths()) is ax
     names = ax.texts[before:]
     named = [(t.get_text(), t.xy) for t in names]
     assert named == found.strengths() and ("λ 3000", found.point(("EWC", 3000))) in named
     assert [forgetting.touches(ax, t) for t in names] == [0] * len(names)
-    alone = next(line for line in ax.lines if line.get_label() == "multi-task")
-    assert ("50 %", found.point(("multi-task", 0.5))) in named and alone.get_markerfacecolor() == "none"
+    assert ("50 %", found.point(("replay", 0.5))) in named
     pictures.assert_nothing_is_cut_off(ax.figure)
     plt.close("all")
 
