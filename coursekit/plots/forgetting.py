@@ -19,6 +19,7 @@ CORNERS = (
     ((0, -6), "center", "top"),
     ((8, 0), "left", "center_baseline"),
     ((-8, 0), "right", "center_baseline"),
+    ((9, 6), "left", "bottom"),
 )
 
 
