@@ -81,7 +81,7 @@ TRAINS = register(
             "one norm's name begins like the head's and it is no part of it: look for head + '.', with the dot": (
                 _chosen(lambda name, head: name.endswith(".bias") or name.startswith(head))
             ),
-            "the head is new and trains whole: its matrix is missing, and without it nothing can be learned": (
+            "the head is new and trains whole: its matrix is missing (head may be a path, such as heads.3)": (
                 _chosen(lambda name, head: name.endswith(".bias"))
             ),
             "these are the biases of the body; the head trains as well": (
@@ -89,6 +89,11 @@ TRAINS = register(
             ),
             "this trains the head alone; BitFit trains the biases of the body with it": (
                 _chosen(lambda name, head: name.startswith(f"{head}."))
+            ),
+            "these are the right names in another order; keep the order of names": (
+                lambda names, head: tuple(
+                    sorted(trains(names, head), key=lambda name: not name.endswith(".bias"))
+                )
             ),
             "these are the names of what is frozen; give those that train": (
                 _chosen(lambda name, head: not (name.endswith(".bias") or name.startswith(f"{head}.")))
@@ -286,8 +291,10 @@ def layer(x: Tensor, W_t: Tensor, b_t: Tensor, W_f: Tensor, b_f: Tensor, learner
 
 
 def _order(learners: Tensor, n: int) -> Tensor:
-    frozen = [i for i in range(n) if i not in learners.tolist()]
-    return torch.cat([learners, torch.tensor(frozen)])
+    # A layer's time is measured: no list of nodes in Python, which would take longer than the layer's products.
+    frozen = torch.ones(n, dtype=torch.bool, device=learners.device)
+    frozen[learners] = False
+    return torch.cat([learners, frozen.nonzero()[:, 0]])
 
 
 def _concatenated(x: Tensor, W_t: Tensor, b_t: Tensor, W_f: Tensor, b_f: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-r"""Pictures of what trains inside a model: masks, and the nodes that are split."""
+r"""Pictures of what trains inside a model: masks, the nodes that are split, and the products of a step."""
 
 from __future__ import annotations
 
@@ -81,4 +81,38 @@ def permutation(nodes: int, learners: Sequence[int]) -> Axes:
     return ax
 
 
-__all__ = ["masks", "permutation"]
+#: The products of a block in a training step, from left to right.
+_PRODUCTS = ("forward", "gradient passed on", "gradient of the matrices")
+
+
+def products(plans: Mapping[str, Sequence[str]], shares: Sequence[float]) -> Axes:
+    r"""Which products each block has in a training step: a tower of blocks for each plan, three cells a block.
+
+    plans: label -> what trains in each block, the lowest first: "nothing", "biases" or "matrices". shares: the number
+    under each tower, its share of all products.
+    """
+    colours, depth = (FROZEN, COLOURS[0], COLOURS[1]), max(len(blocks) for blocks in plans.values())
+    ax = axes(figsize=(1.5 + 1.4 * len(plans), 1.4 + 0.22 * depth))
+    for tower, ((name, blocks), share) in enumerate(zip(plans.items(), shares, strict=True)):
+        for height, block in enumerate(blocks):
+            passed = any(below != "nothing" for below in blocks[: height + 1])
+            for cell, made in enumerate((True, passed, block == "matrices")):
+                ax.add_patch(plt.Rectangle(
+                    (4.2 * tower + cell, height), 0.88, 0.82, linewidth=0.6, edgecolor="#8a9aa5",
+                    facecolor=colours[cell] if made else "white",
+                ))  # fmt: skip
+        ax.text(4.2 * tower + 1.44, depth + 0.2, name, ha="center", va="bottom")
+        ax.text(4.2 * tower + 1.44, -0.25, f"{share:.2f}", ha="center", va="top")
+    for height, name in ((0, "lowest block"), (depth - 1, "highest block")):
+        ax.text(-0.4, height + 0.41, name, ha="right", va="center")
+    ax.set_xlim(-3.4, 4.2 * len(plans) - 0.9)
+    ax.set_ylim(-1.2, depth + 1.1)
+    ax.axis("off")
+    handles = [Patch(facecolor=colour, label=name) for colour, name in zip(colours, _PRODUCTS, strict=True)]
+    ax.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=9, handlelength=1.0
+    )
+    return ax
+
+
+__all__ = ["masks", "permutation", "products"]

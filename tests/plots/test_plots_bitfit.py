@@ -7,6 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 from pictures import assert_nothing_is_cut_off
 
+from coursekit.checks.bitfit import work
 from coursekit.plots import bitfit as draw
 
 
@@ -38,9 +39,21 @@ def test_permutation_follows_each_node_to_its_place():
     assert len(ax.lines) == 3 * 6
 
 
+def test_a_tower_of_products_has_a_filled_cell_for_each():
+    plans = {"top": ["nothing", "nothing", "matrices"], "odd": ["biases", "nothing", "matrices"]}
+    ax = draw.products(plans, [work(blocks) for blocks in plans.values()])
+    filled = [to_hex(patch.get_facecolor()) != "#ffffff" for patch in ax.patches]
+    assert filled == [True, False, False] * 2 + [True] * 3 + [True, True, False] * 2 + [True] * 3
+    shares = [f"{sum(filled[i : i + 9]) / 9:.2f}" for i in (0, 9)]
+    said = [text.get_text() for text in ax.texts]
+    assert shares == ["0.56", "0.78"]
+    assert said == ["top", shares[0], "odd", shares[1], "lowest block", "highest block"]
+
+
 @pytest.mark.parametrize("picture", [
     lambda: draw.masks({n: np.eye(40, dtype=bool) for n in ("Fisher", "random", "magnitude")})[0],
     lambda: draw.permutation(12, [7, 2, 10, 0]),
+    lambda: draw.products({f"{i} of all blocks": ["nothing"] * 6 + ["biases"] * i for i in range(4)}, [0.5] * 4),
 ])  # fmt: skip
 def test_nothing_is_cut_off(picture):
     assert_nothing_is_cut_off(picture().figure)
