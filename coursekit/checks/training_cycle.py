@@ -243,6 +243,9 @@ DPO = register(
             "this divides by beta; each reward is multiplied by it": (
                 lambda c, r, rc, rr, beta: dpo(c, r, rc, rr, 1 / beta)
             ),
+            "the two rewards are added; the chosen answer wins by their difference": (
+                lambda c, r, rc, rr, beta: -F.logsigmoid(beta * ((c - rc) + (r - rr))).mean()
+            ),
             "beta multiplies the chosen answer's reward only; it belongs to both": (
                 lambda c, r, rc, rr, beta: -F.logsigmoid(beta * (c - rc) - (r - rr)).mean()
             ),

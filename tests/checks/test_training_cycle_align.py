@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from coursekit.checks import check
-from coursekit.checks.training_cycle_align import _both, _dpo, _imitation, _trained, log_ratios, practice
+from coursekit.checks.training_cycle_align import (
+    _both,
+    _dpo,
+    _imitation,
+    _trained,
+    log_ratios,
+    practice,
+    target,
+)
 
 
 def test_practice_has_new_pairs_on_which_an_answer_is_measured():
@@ -16,6 +24,8 @@ def test_practice_has_new_pairs_on_which_an_answer_is_measured():
     assert log_ratios(E, W0, W0, *new) == (0.0, 0.0)
     chosen, rejected = log_ratios(E, _trained(E, W0, *pairs, _both), W0, *new)
     assert chosen > rejected
+    imitated, known = log_ratios(E, _trained(E, W0, *pairs, _imitation), W0, *new)
+    assert chosen - rejected > target((E, W0, *pairs), new) == 1.3 * (imitated - known)
 
 
 @pytest.mark.parametrize(("loss", "said"), [
