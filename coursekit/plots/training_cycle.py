@@ -25,12 +25,8 @@ def loss_and_entropies(
     """
     ax = axes(figsize=(7.0, 4.0))
     values = np.asarray(losses, dtype=float)
-    smooth = min(smooth, len(values))
-    mean = np.convolve(values, np.ones(smooth) / smooth, mode="valid")
-    read = tokens * np.arange(1, len(values) + 1)
-    ax.plot(read, values, color=COLOURS[0], alpha=0.25, linewidth=1)
-    middle = (smooth - 1) // 2  # of each mean: on a log axis one at its end would lag visibly
-    ax.plot(read[middle : middle + len(mean)], mean, color=COLOURS[0], label="the model")
+    ax.plot(tokens * np.arange(1, len(values) + 1), values, color=COLOURS[0], alpha=0.25, linewidth=1)
+    ax.plot(*_means(values, tokens, smooth), color=COLOURS[0], label="the model")
     ax.set_xscale("log")
     for colour, (label, height) in zip(("grey", *COLOURS[1:]), entropies.items(), strict=False):
         ax.axhline(height, color=colour, linestyle="--", linewidth=1)
@@ -41,6 +37,21 @@ def loss_and_entropies(
     ax.set_xlabel("tokens read")
     ax.set_ylabel("loss (nats per token)")
     return ax
+
+
+def first_below(
+    losses: Sequence[float], entropies: Mapping[str, float], tokens: int, smooth: int = 10
+) -> dict[str, int]:
+    r"""Where the thick line of `loss_and_entropies` is first below each other: label -> tokens, if it ever is."""
+    read, mean = _means(losses, tokens, smooth)
+    return {label: int(read[mean < height][0]) for label, height in entropies.items() if (mean < height).any()}
+
+
+def _means(losses: Sequence[float], tokens: int, smooth: int) -> tuple[np.ndarray, np.ndarray]:
+    r"""Of so many losses each: the tokens read at their middle (on a log axis their end would lag), the mean."""
+    smooth = min(smooth, len(losses))
+    mean = np.convolve(losses, np.ones(smooth) / smooth, mode="valid")
+    return tokens * (np.arange(len(mean)) + (smooth + 1) // 2), mean
 
 
 def surprise(

@@ -22,6 +22,15 @@ def test_a_loss_is_drawn_over_tokens_with_a_line_for_each_bar():
     assert_nothing_is_cut_off(ax.figure)
 
 
+def test_a_rival_is_passed_where_the_drawn_mean_is():
+    losses, rivals = np.linspace(6.5, 3.5, 40), {"nothing": 6.2, "pairs": 4.0, "all": 1.0}
+    mean = draw.loss_and_entropies(losses, rivals, tokens=1024).lines[1]
+    found = draw.first_below(losses, rivals, tokens=1024)
+    assert list(found) == ["nothing", "pairs"]
+    for name, at in found.items():
+        assert at == mean.get_xdata()[mean.get_ydata() < rivals[name]][0]
+
+
 def test_a_run_shorter_than_the_mean_is_drawn():
     ax = draw.loss_and_entropies([6.0, 5.0], {"nothing": 6.2}, tokens=8)
     assert list(ax.lines[1].get_ydata()) == [5.5]
