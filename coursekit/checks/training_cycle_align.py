@@ -57,8 +57,8 @@ def practice(seed: int = 0) -> tuple[Arguments, tuple[Tensor, Tensor, Tensor]]:
 
 def target(given: Arguments, new: tuple[Tensor, Tensor, Tensor]) -> float:
     r"""The margin that is asked on new pairs: 1.3 times what learning the chosen answers alone reaches."""
-    E, W0, *learned = given
-    imitated, known = log_ratios(E, _trained(E, W0, *learned, _imitation), W0, *new)
+    E, W0, x, chosen, rejected = given
+    imitated, known = log_ratios(E, _trained(E, W0, x, chosen, rejected, _imitation), W0, *new)
     return ASKED * (imitated - known)
 
 

@@ -26,7 +26,7 @@ def loss_and_entropies(
     ax = axes(figsize=(7.0, 4.0))
     values = np.asarray(losses, dtype=float)
     ax.plot(tokens * np.arange(1, len(values) + 1), values, color=COLOURS[0], alpha=0.25, linewidth=1)
-    ax.plot(*_means(values, tokens, smooth), color=COLOURS[0], label="the model")
+    ax.plot(*_means(losses, tokens, smooth), color=COLOURS[0], label="the model")
     ax.set_xscale("log")
     for colour, (label, height) in zip(("grey", *COLOURS[1:]), entropies.items(), strict=False):
         ax.axhline(height, color=colour, linestyle="--", linewidth=1)
