@@ -4,7 +4,7 @@ tensors are that it makes on the way, or how many numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import log2, prod
 from types import SimpleNamespace
 from typing import Any
@@ -191,7 +191,7 @@ def inserted(
         return ...
     with torch.no_grad():
         logits = model(input_ids=ids).logits
-        for handle in handles or ():
+        for handle in handles if isinstance(handles, Iterable) else ():
             handle.remove()
         after = model(input_ids=ids).logits
     trained = (sum(p.numel() for p in parts if p.requires_grad)

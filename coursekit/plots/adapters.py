@@ -41,6 +41,7 @@ def bottleneck(d: int, r: int) -> Axes:
         y = 0.0 if left != 1 else r / 2 + 0.06 * d
         ax.text((x0 + x1) / 2, y, text, ha="center", va="center", fontsize=11)
     ax.annotate("", (5.3, 0), (4.68, 0), arrowprops=dict(arrowstyle="->", color="black"))
+    ax.text(5.0, 0.03 * d, "A(h)", ha="center", va="bottom", fontsize=9)
     ax.text(5.42, 0, "+", ha="center", va="center", fontsize=16)
     top = 0.62 * d
     ax.plot([0, 0, 5.42], [d / 2 + 0.02 * d, top, top], color="black", linewidth=1)
@@ -126,8 +127,8 @@ _FLOWS = {
 def adapter_places(panels: Sequence[Axes] | None = None) -> Sequence[Axes]:
     r"""The data flow of a block with norms after the sums (BERT), from the bottom up, with four kinds of adapters.
 
-    Frozen parts are grey, trained ones coloured. The line on the left is the block's residual; the straight line in
-    the middle carries what the sublayer (in Lin's: the block) gave, to which A's output is added.
+    Frozen parts are grey, trained ones coloured. The lines on the left are the sublayers' residuals; the straight
+    line in the middle carries what the sublayer (in Lin's: the block) gave, to which A's output is added.
     """
     panels = plt.subplots(1, len(_FLOWS), figsize=(9.2, 6.2))[1] if panels is None else panels
     for ax, (name, flow) in zip(panels, _FLOWS.items(), strict=True):
@@ -203,10 +204,10 @@ def _pfeiffer(ax: Axes) -> None:
 
 
 def _parallel(ax: Axes) -> None:
-    _path(ax, (0, 4.7), (1.1, 4.7), (1.1, 5.1))
-    _box(ax, 1.1, 5.1, "A", True, 0.8)
-    _path(ax, (1.1, 5.6), (1.1, 7.9), (0.14, 7.9))
-    ax.text(1.15, 6.6, "× s", ha="left", va="center", fontsize=9)
+    _path(ax, (0, 4.7), (1.25, 4.7), (1.25, 5.1))
+    _box(ax, 1.25, 5.1, "A", True, 0.8)
+    _path(ax, (1.25, 5.6), (1.25, 7.9), (0.14, 7.9))
+    ax.text(1.3, 6.6, "× s", ha="left", va="center", fontsize=9)
     _plus(ax, 0, 7.9)
 
 
