@@ -16,9 +16,7 @@ from coursekit.experiments.table import Run, state
 def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], what: str) -> str:
     r"""Markdown. about: command, task, machine, versions … by name. what: the topic, in a paragraph or two."""
     found, results = settled(grid, runs), Results(grid.topic, tuple(runs))
-    rejected = sum(run.seconds for run in runs) - sum(
-        run.seconds for own in results.arms.values() for run in own
-    )
+    rejected = _rejected(runs, results, found)
     doubled = [arm.name for arm in grid.arms if (grid.doublings if arm.doublings is None else arm.doublings)]
     lines = [
         f"# `{grid.topic}.csv`",
@@ -41,6 +39,14 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], what: str) -
         *(_answers(grid, results, found) if results.arms else _measured(runs)),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _rejected(runs: Sequence[Run], results: Results, found: Mapping[str, Settled]) -> float:
+    r"""Seconds at rates that were not chosen; of runs that answered nothing, in the arms that are settled."""
+    if results.arms:
+        chosen = sum(run.seconds for own in results.arms.values() for run in own)
+        return sum(run.seconds for run in runs) - chosen
+    return sum(run.seconds for run in runs if (own := found.get(run.cell.arm)) and run.cell.rate != own.rate)
 
 
 def _searched(grid: Grid) -> bool:

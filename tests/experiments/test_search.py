@@ -168,6 +168,18 @@ def test_a_card_says_how_sure_each_arm_is_and_what_is_missing():
     assert "preliminary" in card(GRID, part, {}, "")
 
 
+def test_a_card_of_runs_that_answered_nothing_counts_the_minutes_at_other_rates():
+    found = carried_out(SHORT, lambda cell: 0.8 - 10 * abs(cell.rate - 3e-3))
+    runs = [replace(run, correct=(), seconds=60.0, more={"tweet": "23.1"}) for run in found]
+    other = sum(run.cell.rate != 3e-3 for run in runs)
+    assert 0 < other < len(runs)
+    said = f"{len(runs)} minutes by the clock, {other} of them for rates that were not chosen"
+    assert said in card(SHORT, runs, {}, "")
+    unsettled = [run for run in runs if run.cell.arm == "a" or run.cell.rate == 1e-2]
+    half = sum(run.cell.rate != 3e-3 for run in unsettled if run.cell.arm == "a")
+    assert f"{half} of them for rates that were not chosen" in card(SHORT, unsettled, {}, "")
+
+
 def test_of_rates_with_as_many_right_answers_the_lowest_is_taken():
     r"""Added in another order their means differ by 1e-16, which is no lead."""
     more, same = 0.1 + 0.2, 0.3
