@@ -25,7 +25,7 @@ BEFORE, PLAIN = ("before", 0.0), ("full", RATE)
 SHARES = ("multi-task", "replay")
 #: The strength at which the learning rate of each kind is searched. (That of `full` is its learning rate.)
 SEARCHED = {"multi-task": 0.5, "replay": 0.2, "L2-SP": 0.01, "EWC": 1000.0, "LoRA": 16.0}
-#: What the findings of notebook 01b compare.
+#: What the findings of notebook 01b compare, picked after the runs.
 COMPARED: tuple[tuple[Way, Way], ...] = (
     (("EWC", 1000.0), PLAIN),
     (("L2-SP", 0.003), PLAIN),
@@ -127,10 +127,14 @@ class Forgetting:
                 line = "–"
             rows.append([*(str(Remedy(*way)) for way in (one, other)), *map(_ends, self.apart(one, other)), line])
         return Table(
-            ["remedy", "compared with", "tweets", "old domains", "old domains, from plain fine-tuning's curve"],
+            [
+                "remedy", "compared with", "difference on tweets", "on the old domains",
+                "on the old domains, from plain fine-tuning's curve",
+            ],
             rows,
-            note="Lowest and highest of the seeds; negative: ahead. –: no rate that was run learns as much.",
-        )
+            note="The remedy minus what it is compared with, lowest and highest of the seeds; negative: the remedy is "
+            "ahead. Pairs picked after the runs, for the findings. –: no rate that was run learns as much.",
+        )  # fmt: skip
 
     def table(self) -> Table:
         r"""Where all start, then every remedy at every strength: mean ± standard deviation over the seeds."""
