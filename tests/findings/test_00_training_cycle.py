@@ -18,7 +18,7 @@ from coursekit.tasks.instructions import instruction_prompt, load_instructions
 from coursekit.tasks.preferences import rated_pairs
 
 PAGE = "00_training_cycle"
-SAME_TEN = "LoRA on the prompt's 10"
+SAME_TEN, OTHER_TEN = "LoRA on the prompt's 10", "LoRA on 10"
 RIVALS = ("nothing", "frequencies", "pairs")
 NUMBER = r"\s+([+-]?[\d.]+)"
 
@@ -32,8 +32,6 @@ def test_a_thousand_in_training_beat_the_best_prompt(context):
     prompts = {n: context.accuracy(f"{n} shots").value for n in (0, 1, 2, 5, 10)}
     assert max(prompts, key=prompts.get) == 5 and context.difference("5 shots", "10 shots").low < 0
     said(PAGE, f"the prompt without an example {prompts[0]:.2f}")
-    assert prompts[1] < prompts[0]
-    said(PAGE, f"One example in the prompt scores less than none, {prompts[1]:.3f}")
     best = context.difference("LoRA on 1000", "5 shots")
     assert best.verdict == "better"
     said(PAGE, f"A thousand in training are {best} than the best prompt, five")
@@ -47,10 +45,25 @@ def test_with_the_same_ten_there_is_no_clear_difference(context):
     assert context.difference(SAME_TEN, "10 shots").low > 0  # alone its interval leaves out 0
     said(PAGE, "after correction for the eight stored comparisons the difference is not clear")
     assert context.accuracy(SAME_TEN).value > context.accuracy("10 shots").value
+    assert context.differences(others, "10 shots")[OTHER_TEN].verdict == "no clear difference"
+    said(PAGE, "Ten in training, the same or others, show no clear difference from ten in the prompt")
+
+
+def test_which_ten_they_are_may_matter_as_much(context):
+    gap = context.difference(SAME_TEN, OTHER_TEN)
+    assert gap.low > 0 and gap.value > context.difference(SAME_TEN, "10 shots").value
+    assert context.rate(SAME_TEN) == context.rate(OTHER_TEN) and context.steps(SAME_TEN) == context.steps(OTHER_TEN)
+    said(PAGE, f"It is {gap} than LoRA, at the same rate, on ten others, the first of the training data")
+    task = load_task("film", "five")
+    picked = task.shots(10)
+    assert sorted(word for _, word in picked) == sorted([*task.labels] * 2)
+    assert not {text for text, _ in picked} & set(task.data["train"]["text"][:10])
+    said(PAGE, "The prompt's ten are picked: two of each grade, the most typical ones")
 
 
 def test_the_table_is_that_of_the_stored_runs(context):
-    names = {"5 shots": "five in the prompt", SAME_TEN: "LoRA on the same ten", "LoRA on 1000": "LoRA on a thousand"}
+    names = {"5 shots": "five in the prompt", SAME_TEN: "LoRA on the same ten", OTHER_TEN: "LoRA on ten others",
+             "LoRA on 1000": "LoRA on a thousand"}  # fmt: skip
     others = [arm for arm in context.arms if arm not in ("10 shots", "constant")]
     found = context.differences(others, "10 shots")
     assert len(others) == 8
@@ -81,7 +94,7 @@ def test_this_run_of_the_small_model_beats_the_table():
     said(PAGE, f"in this run, {model} against {table} nats")
     first = printed(PAGE, "is first below " + "; ".join(rf"'knows {what}' at ([\d,]+) tokens" for what in RIVALS))
     assert first[0] == "5,120"  # where the thick line begins: the middle of the first ten batches
-    said(PAGE, f"begins below *knows nothing*, is first below *knows frequencies* at {first[1]} tokens and below")
+    said(PAGE, f"The mean of ten batches is first below *knows frequencies* at {first[1]} tokens and below")
     said(PAGE, f"the table of pairs at {first[2]} of 307,200")
 
 
@@ -106,8 +119,7 @@ def test_the_unseen_answers():
     kinds = [row["kind"] for row in load_instructions()["test"] if short(row)]
     assert len(kinds[::4]) == len(set(kinds[::4])) == 8
     said(PAGE, "the loss on eight unseen answers of eight kinds")
-    assert sum(kind in ("arithmetic", "conversion") for kind in kinds[:12]) == 7  # those of the stored runs
-    said(PAGE, "the loss on twelve unseen instructions (seven want a number)")
+    said(PAGE, "the loss on twelve unseen instructions")  # of the stored runs
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +155,15 @@ def test_both_answers_become_less_likely(dpo):
     assert chosen.high < 0
     moved = means(dpo, PRODUCT, "chosen")
     first, second, third = (f"{-mean:.1f}" for mean in moved)
-    said(PAGE, f"the chosen with every seed: by {first}, {second} and {third} nats")
+    said(PAGE, f"both answers became less likely with every seed, the chosen by {first}, {second} and {third} nats")
     assert min(means(dpo, PRODUCT, "margin")) > 0 and margin.low > 0
     said(PAGE, "In each of three stored runs the chosen product sentences became less likely while the margin rose")
     half = 4.3027 * statistics.stdev(moved) / 3**0.5  # Student's t, two degrees of freedom
     low, high = (statistics.fmean(moved) + sign * half for sign in (-1, 1))
-    said(PAGE, f"a 95 % interval over these three alone is {signed(low)} to {signed(high)}")
+    pairs = {len(run.correct) for run in dpo.arms[PRODUCT]}
+    assert pairs == {22} and low < chosen.low and high > 0
+    said(PAGE, "the table's interval, from 22 pairs and three seeds together, just leaves out 0")
+    said(PAGE, f"one from the three means alone, {signed(low)} to {signed(high)}, does not")
     film = dpo.accuracy(FILM, of="chosen")
     assert film.low < 0 < film.high
     said(PAGE, "On the film reviews the chosen show no clear move")
@@ -177,7 +192,9 @@ def test_the_pair_that_is_quoted():
 def test_the_loss_does_it(dpo):
     film, product = (dpo.accuracy(arm, of="chosen") for arm in (ALONE, f"{ALONE}, product reviews"))
     assert film.low > 0 > product.low and product.high > 0
-    said(PAGE, "The chosen film answers became likelier, the chosen product answers show no clear move")
+    assert min(means(dpo, f"{ALONE}, product reviews", "chosen")) > 0
+    said(PAGE, "the chosen film answers became likelier; the chosen product answers did with every seed, though the")
+    said(PAGE, "with every seed, though the interval includes 0")
     lower = []
     for kind, arm in (("", FILM), (", product reviews", PRODUCT)):
         gap = dpo.difference(arm, f"{ALONE}{kind}", of="chosen")
@@ -185,10 +202,10 @@ def test_the_loss_does_it(dpo):
         both = zip(means(dpo, arm, "chosen"), means(dpo, f"{ALONE}{kind}", "chosen"), strict=True)
         assert all(tuned < alone for tuned, alone in both)
         lower.append(f"{-gap.value:.1f}")
-    said(PAGE, f"lie below them with every seed of either kind, on average by {' and '.join(lower)} nats")
+    said(PAGE, f"lie below these with every seed of either kind, on average by {' and '.join(lower)} nats")
 
 
 def test_instructions_are_forgotten_a_little(dpo):
     rose = [float(run.more["aligned"]) - float(run.more["instructed"]) for run in dpo.arms[FILM]]
-    said(PAGE, f"(seven want a number) rose a little, by {min(rose):.2f} to {max(rose):.2f} nats a token")
+    said(PAGE, f"unseen instructions rose a little, by {min(rose):.2f} to {max(rose):.2f} nats a token")
     assert min(rose) > 0
