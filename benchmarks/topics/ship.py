@@ -131,7 +131,7 @@ def shipped(page: Page) -> Iterator[tuple[str, nn.Module, float]]:
     merged = methods.attached(whole)["default"].merge(whole, undo=False)
     yield told("merged first", merged.bfloat16())
     yield told("beside NF4", beside(quantize="nf4"))
-    page["model"] = page["load_decoder"]("smollm2", quantize="nf4")[0]
+    page["model"] = page["load_decoder"]("smollm2", dtype="float32", quantize="nf4")[0]
     batches = page["task"].for_decoder(page["tokenizer"]).batches("train", 8, device=model.device)
     page["train"]("film", LoRA(r=8, alpha=16, targets=page["targets"]), islice(batches, page["steps"]))
     yield told("trained on NF4", page["model"])
