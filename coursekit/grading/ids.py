@@ -20,6 +20,7 @@ LOOKS = {
     "hybrid-kronecker": ("KroneckerLayer", "without_matrix"),
     "memory-checkpoint": ("Recompute", "recomputed"),
     "intrinsic-hadamard": ("hadamard", "transform"),
+    "forgetting-ewc": ("penalty", "penalty"),
 }
 
 
