@@ -6,10 +6,11 @@ import json
 from statistics import median
 
 import torch
-from finding import printed, said
+from finding import printed, said, tenths
 
 from coursekit.checks.draw import Draw
 from coursekit.checks.ship_blend import BLEND, errors
+from coursekit.experiments import results
 from coursekit.methods.lora_starts import pissa
 
 PAGE = "12_ship_it"
@@ -148,3 +149,19 @@ def test_what_the_open_exercise_has_to_beat():
     assert f"{median(whole):.1f}" == f"{median(plain):.1f}"
     said(PAGE, f"$D_1+D_2$ itself {median(whole):.1f}, and its best matrix of rank $r$ {median(plain):.1f} as well")
     said(PAGE, f"the course's answer {median(own):.2f} ({min(own):.2f} to {max(own):.2f})")
+
+
+def test_the_stored_runs():
+    runs = results.read("ship")
+    assert [len(runs.seeds(arm)) for arm in ("film", "sums")] == [3, 3] and len(runs.scores("film")[0]) == 240
+    first, there = (str(runs.difference(f"film, merged {how}", "film")) for how in ("first", "there"))
+    assert first == there
+    said(PAGE, f"merged and rounded, in either order, the film adapter is {first}")
+    beside, trained = (tenths(runs.difference(f"film, {how} NF4", "film")) for how in ("beside", "trained on"))
+    said(PAGE, f"Beside NF4 there is {beside}, and trained beside it, as QLoRA does, {trained}")
+    gained = [one - base for one, base in zip(runs.seeds("film"), runs.seeds("film, released"), strict=True)]
+    assert sum(gain < 0.06 for gain in gained) == 1
+    said(PAGE, "one of the three adapters had learned little")
+    assert len(runs.scores("sums")[0]) == 130
+    ties, both = (tenths(runs.difference(f"sums, {a}", b)) for a, b in (("TIES", "sums, sum"), ("sum", "sums")))
+    said(PAGE, f"of TIES against the sum there is {ties}, and of the sum against the sums' own adapter {both}")
