@@ -25,6 +25,7 @@ import nbformat
 import pytest
 
 from coursekit.experiments.intervals import Difference
+from coursekit.experiments.results import Results
 from coursekit.experiments.verdict import Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,3 +96,10 @@ def nearest(wanted: str, text: str) -> str:
     return max(
         sentences, key=lambda one: SequenceMatcher(None, one, wanted, autojunk=False).ratio(), default=""
     )
+
+
+def once_beside(runs: Results, arm: str) -> set[float]:
+    r"""The learning rates next to the best one of `arm` that a single seed tried: what makes a row preliminary."""
+    tried = list(runs.by_rate(arm))
+    at = tried.index(runs.rate(arm))
+    return {*tried[max(at - 1, 0) : at], *tried[at + 1 : at + 2]} & {*runs.once(arm)}

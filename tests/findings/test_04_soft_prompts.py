@@ -8,7 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from finding import ROOT, printed, said
+from finding import ROOT, once_beside, printed, said
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -66,9 +66,7 @@ def test_what_is_preliminary(film):
     rows = [arm for arm in SHOWN for line in card if line.startswith(f"| {arm} |") and line.endswith("preliminary |")]
     assert rows == ["head", "prompt-20", "p-tuning-lstm", "prefix-20"]
     for arm in rows:
-        tried = list(film.by_rate(arm))
-        at = tried.index(film.rate(arm))
-        assert {tried[at - 1], tried[at + 1]} & set(film.once(arm)), arm
+        assert once_beside(film, arm), arm
     said(PAGE, "calls four rows preliminary, the head, P-tuning, and prompt and prefix of twenty after 300 steps: a "
                "rate next to the best has one seed")  # fmt: skip
 

@@ -10,7 +10,7 @@ import time
 import nbformat
 import pytest
 import torch
-from finding import ROOT, printed, said, tenths
+from finding import ROOT, once_beside, printed, said, tenths
 from peft import BeftConfig, LNTuningConfig, LoraConfig, get_peft_model
 from torch.nn import functional as F
 
@@ -92,9 +92,7 @@ def test_the_preliminary_rows_are_named(runs):
     named = SHOWN & set(rows)
     assert named == {"full", "top 6", "top 2", "norms", "bitfit", "bitfit-query"}
     for arm in named:
-        tried = sorted(runs.by_rate(arm))
-        at = tried.index(runs.rate(arm))
-        assert {tried[at - 1], tried[at + 1]} & set(runs.once(arm)), arm
+        assert once_beside(runs, arm), arm
     said(PAGE, "Six rows of 300 steps are preliminary, a rate next to their best having one seed only: full "
                "fine-tuning, all six blocks, the last two, norms, and BitFit with all biases or two kinds")  # fmt: skip
 
