@@ -22,37 +22,46 @@ SENTENCE, OWN, RUN = 1.2, 0.35, 0.4
 SEED = (0.0, 0.03, 0.06, 0.2)
 
 
-def experiments(seeds: int, scatter: float, times: int) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-    r"""Answers of two arms, seeds × sentences each, and the true difference."""
+def experiments(
+    seeds: int, scatter: float, times: int, by_seed: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+    r"""Answers of two arms, seeds × sentences each, and the true difference.
+
+    by_seed: two states of one trained model each seed, which share its scatter; half as much again is a state's own.
+    """
     random = np.random.default_rng([seeds, round(1000 * scatter)])
-    total = math.sqrt(SENTENCE**2 + OWN**2 + scatter**2 + RUN**2)
+    total = math.sqrt(SENTENCE**2 + OWN**2 + (1.25 if by_seed else 1) * scatter**2 + RUN**2)
     true = [NormalDist().cdf(mean / total) for mean in (1.1, 1.05)]
     for _ in range(times):
-        shared = SENTENCE * random.standard_normal(SENTENCES)
+        shared, own = SENTENCE * random.standard_normal(SENTENCES), scatter
+        if by_seed:
+            shared, own = shared + scatter * random.standard_normal((seeds, 1)), scatter / 2
         one, other = (
-            mean + shared + OWN * random.standard_normal(SENTENCES) + scatter * random.standard_normal((seeds, 1))
+            mean + shared + OWN * random.standard_normal(SENTENCES) + own * random.standard_normal((seeds, 1))
             + RUN * random.standard_normal((seeds, SENTENCES)) > 0
             for mean in (1.1, 1.05)
         )  # fmt: skip
         yield one, other, true[0] - true[1]
 
 
-def coverage(seeds: int, scatter: float, times: int) -> float:
+def coverage(seeds: int, scatter: float, times: int, by_seed: bool = False) -> float:
     r"""How often the interval of the difference holds the truth."""
     hits = 0
-    for one, other, true in experiments(seeds, scatter, times):
-        found = intervals.difference(one, other)
+    for one, other, true in experiments(seeds, scatter, times, by_seed):
+        found = intervals.difference(one, other, by_seed=by_seed)
         hits += found.low <= true <= found.high
     return hits / times
 
 
+@pytest.mark.parametrize("by_seed", [False, True], ids=["seeds of each arm", "by seed"])
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_coverage_is_95_per_cent_within_one(seeds: int):
-    found = [coverage(seeds, scatter, 1000) for scatter in SEED]
+def test_coverage_is_95_per_cent_within_one(seeds: int, by_seed: bool):
+    found = [coverage(seeds, scatter, 1000, by_seed) for scatter in SEED]
     # 4,000 draws: a standard error of 0.0034.
     assert 0.94 <= np.mean(found) <= 0.96 and min(found) > 0.93 and max(found) < 0.97, found
 
 
 if __name__ == "__main__":
-    for seeds in (3, 5):
-        print(seeds, [(scatter, coverage(seeds, scatter, 4000)) for scatter in SEED], flush=True)
+    for by_seed in (False, True):
+        for seeds in (3, 5):
+            print(by_seed, seeds, [(scatter, coverage(seeds, scatter, 4000, by_seed)) for scatter in SEED], flush=True)
