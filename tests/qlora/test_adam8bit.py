@@ -161,7 +161,8 @@ def test_states_are_within_half_a_step_of_the_exact_moments(sizes, scale, weight
             off = (dequantize_8bit(stored, absmax, code).double() - moment).abs()
             # The signed map ends at -0.993: the most negative value of a block can be off by that too.
             half = max(float(code.diff().max()) / 2, float(code[0]) + 1 if number == 1 else 0.0)
-            bound = absmax.double().repeat_interleave(BLOCK)[: p.numel()] * half * (1 + 1e-5)
+            # And float32 rounds the moment and the level, values as large as the block's largest.
+            bound = absmax.double().repeat_interleave(BLOCK)[: p.numel()] * (half + 2**-23)
             assert (off <= bound).all()
 
 
