@@ -94,6 +94,8 @@ CASES = [
     Case("PrefixTuning-4bit", lambda: methods.PrefixTuning(n=3), identity=False, quantized=True),
     Case("PfeifferAdapter-4bit", lambda: methods.PfeifferAdapter(r=4, init="zero"), quantized=True),
     Case("PromptTuning", lambda: methods.PromptTuning(n=3), identity=False),
+    Case("PromptTuning-behind", lambda: methods.PromptTuning(n=3, embedded=False), families=tiny.ENCODERS,
+         identity=False),
     Case("PTuning", lambda: methods.PTuning(n=3, hidden=8), identity=False),
     Case("PTuning-mlp", lambda: methods.PTuning(n=3, hidden=8, encoder="mlp"), identity=False),
     Case("PrefixTuning", lambda: methods.PrefixTuning(n=3), identity=False),

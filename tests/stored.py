@@ -43,6 +43,8 @@ class Stored:
         found["logits"] = out.logits if out.logits.dim() == 2 else out.logits[:, -1]
         for key, value in found.items():
             expected = self.tensors[f"{case}.{key}"]
+            if key == "hidden":  # of the text alone: the library gives a prompt's as well
+                expected = expected[:, -value.shape[1] :]
             if exactly:
                 assert torch.equal(value, expected), (case, key, (value - expected).abs().max())
             else:

@@ -36,7 +36,7 @@ from coursekit.methods.mechanism.modules import head_names
 
 VERSION = "adapters.1.3.0"
 #: Of what a folder says it holds, what is read.
-READ = "bottlenecks, LoRA, (IA)³, prefix tuning, MAM and UniPELT"
+READ = "bottlenecks, LoRA, (IA)³, prefix tuning, prompt tuning, MAM and UniPELT"
 
 
 def architecture(folder: str | Path) -> str:
@@ -83,7 +83,8 @@ def load(model: nn.Module, folder: str | Path, name: str = "default") -> nn.Modu
     config, kind = read_config(folder), architecture(folder)
     check_model_type(model, folder)
     method: Method
-    if kind in (forms := {"lora": low_rank.read, "prefix_tuning": prefix.read}):
+    forms = {"lora": low_rank.read, "prefix_tuning": prefix.read, "prompt_tuning": prefix.read_prompt}
+    if kind in forms:
         method, found = forms[kind](model, folder, config["config"])
     elif kind == "union":
         method = unions.read_method(folder)
@@ -91,11 +92,6 @@ def load(model: nn.Module, folder: str | Path, name: str = "default") -> nn.Modu
     elif kind == "bottleneck":
         method = _bottleneck(config, folder)
         found = keys.ours(method, model, folder)
-    elif kind == "prompt_tuning":
-        raise CourseError(
-            f"the prompt in {folder} stands behind the norm of the embeddings, as the library has it in encoders; here "
-            f"prompts stand before it; read are {READ}"
-        )
     else:
         raise CourseError(f"the adapter in {folder} is {kind}, which no method here is; read are {READ}")
     heads = tuple(f"{name}." for name in head_names(model))

@@ -1,7 +1,8 @@
-r"""Prefix tuning of the `adapters` library, read. Positions of the text are not shifted there.
+r"""Prefix and prompt tuning of the `adapters` library, read. Positions of the text are not shifted there.
 
 ...prefix_tunings.NAME.self_prefix.wte.weight, control_trans.*      the network behind a prefix, once for each block
 ...prefix_tunings.NAME.self_prefix.control_trans                    a flat prefix: (n · L · 2 · d_kv)
+...prompt_tunings.NAME.prompt_embedding.weight                     a prompt (n, d), behind the embedding layer
 
 Checked against `adapters` 1.3.0: `tests/fixtures/make_adapters.py`.
 """
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from coursekit.adapterhub.folder import WEIGHTS, read_tensors
 from coursekit.errors import CourseError
-from coursekit.methods import PrefixTuning
+from coursekit.methods import PrefixTuning, PromptTuning
 from coursekit.methods.soft_prompts.input_prompt import KEY
 
 #: Settings with which the library does what is done here.
@@ -37,6 +38,20 @@ def read(model: nn.Module, folder: Path, form: dict[str, Any]) -> tuple[PrefixTu
         raise CourseError(f"the adapter in {folder} has {strange[0]}, which no method here has")
     both = made(tensors, form, folder)
     return PrefixTuning(n=len(both), shifted=False), {KEY: both}
+
+
+def read_prompt(
+    model: nn.Module, folder: Path, form: dict[str, Any]
+) -> tuple[PromptTuning, dict[str, Tensor]]:
+    r"""The prompt in `folder`. Raises CourseError for one that does not stand in front, and for one that is damaged."""
+    if (combine := form.get("combine", "prefix")) != "prefix":
+        raise CourseError(f"the prompt in {folder} has combine={combine!r}, which no prompt here does")
+    tensors, n = read_tensors(folder, WEIGHTS), form.get("prompt_length")
+    if strange := [key for key in tensors if not key.endswith(".prompt_embedding.weight")]:
+        raise CourseError(f"the adapter in {folder} has {strange[0]}, which no method here has")
+    if [prompt.shape[:1] for prompt in tensors.values()] != [(n,)]:
+        raise CourseError(f"the prompt in {folder} is damaged: it is not of {n} tokens; fetch it again")
+    return PromptTuning(n=n, init="random", embedded=False), {KEY: next(iter(tensors.values()))}
 
 
 def made(

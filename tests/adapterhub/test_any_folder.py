@@ -27,6 +27,7 @@ from coursekit.methods import (
     ParallelAdapter,
     PfeifferAdapter,
     PrefixTuning,
+    PromptTuning,
     UniPELT,
 )
 
@@ -39,6 +40,7 @@ READ = {
     ),
     "bert/prefix": PrefixTuning(n=3, shifted=False),
     "bert/prefix_flat": PrefixTuning(n=3, shifted=False),
+    "bert/prompt": PromptTuning(n=3, init="random", embedded=False),
     "bert/houlsby": HoulsbyAdapter(r=3, activation="swish"),
     "bert/pfeiffer": PfeifferAdapter(r=3),
     "bert/parallel": ParallelAdapter(r=3),
@@ -54,12 +56,11 @@ READ = {
 }
 #: Forms that compute the same to the bit, but for GPT-2's LoRA, whose matrices are put together here.
 EXACT = ("houlsby", "pfeiffer", "parallel", "learned_scale", "drop", "lora", "lora_all", "ia3", "prefix_flat")
-#: UniPELT is BERT's here, and the library's prompts are refused.
+#: UniPELT is BERT's here.
 ALL = sorted(
     stored
     for p in FIXTURES.glob("*/*/adapter_config.json")
-    if not (stored := str(p.parent.relative_to(FIXTURES))).endswith("prompt")
-    and stored not in ("gpt2/unipelt", "llama/unipelt")
+    if (stored := str(p.parent.relative_to(FIXTURES))) not in ("gpt2/unipelt", "llama/unipelt")
 )
 
 
@@ -117,7 +118,7 @@ def test_folders_without_an_adapter_say_what_they_hold(tmp_path):
         CourseError, match="holds no adapter: it has nothing and no adapter_config.json; read are"
     ) as e:
         coursekit.load_adapter(model, tmp_path)
-    assert "LoRA, (IA)³, prefix tuning, MAM and UniPELT" in lines(e)
+    assert "LoRA, (IA)³, prefix tuning, prompt tuning, MAM and UniPELT" in lines(e)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(
         CourseError, match=r"it has config.json \(a whole model: load it with from_pretrained\)"
@@ -157,7 +158,9 @@ def changed(source: Path, target: Path, **changes) -> Path:
     ("prefix", {"flat": True}, "is damaged: it is not of 3 tokens"),
     ("prefix_flat", {"prefix_length": 5}, "is damaged: it is not of 5 tokens"),
     ("prefix_flat", {"prefix_length": 0}, "is damaged: it is not of 0 tokens"),
-    ("prompt", {}, "stands behind the norm of the embeddings"),
+    ("prompt", {"combine": "prefix_after_bos"}, "has combine='prefix_after_bos', which no prompt here does"),
+    ("prompt", {"prompt_length": 5}, "is damaged: it is not of 5 tokens"),
+    ("prompt", {"prompt_length": "3"}, "is damaged: it is not of 3 tokens"),
 ])  # fmt: skip
 def test_what_no_method_here_does_is_refused(case, changes, said, tmp_path):
     model = Stored(f"bert/{case}").model()
@@ -167,7 +170,7 @@ def test_what_no_method_here_does_is_refused(case, changes, said, tmp_path):
     assert methods.attached(model) == {}
 
 
-@pytest.mark.parametrize("case", ["lora", "ia3", "prefix_flat"])
+@pytest.mark.parametrize("case", ["lora", "ia3", "prefix_flat", "prompt"])
 def test_tensors_of_another_model_leave_this_one_as_it_was(case, tmp_path):
     for model in (tiny.encoder(num_hidden_layers=1), tiny.encoder()):
         with pytest.raises(CourseError, match="of another model"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 
+import families
 import peft
 import pytest
 import tiny
@@ -354,6 +355,39 @@ def test_perplexity_counts_each_token_of_the_text_once():
         count += ids.shape[1] - 1
     assert found.tokens == count
     assert found.value == pytest.approx(torch.tensor(total / count).exp().item(), rel=1e-4)
+
+
+# behind the embedding layer -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert"])
+def test_behind_the_embedding_layer_the_text_keeps_its_positions(family):
+    r"""As in `adapters`, which answered for BERT in tests/adapterhub. The text has all positions."""
+    base, one = families.model(family), tiny.batch(3, tiny.POSITIONS, padded=True)
+    model = nonzero(PromptTuning(n=N, embedded=False).attach(families.model(family)))
+    prompt = model.soft_prompt.vectors("default")
+
+    def before(layer, args, x):
+        return torch.cat([prompt.expand(len(x), -1, -1), x], dim=1)
+
+    base.base_model.embeddings.register_forward_hook(before)
+    mask = torch.cat([torch.ones(3, N, dtype=torch.long), one["attention_mask"]], dim=1)
+    with torch.no_grad():
+        expected = base.base_model(input_ids=one["input_ids"], attention_mask=mask).last_hidden_state
+        found = model.base_model(**one).last_hidden_state
+        vectors = model.get_input_embeddings()(one["input_ids"])
+        again = model.base_model(inputs_embeds=vectors, attention_mask=one["attention_mask"]).last_hidden_state
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    if family != "roberta":  # in vectors it does not see what is padding
+        torch.testing.assert_close(again, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", tiny.ENCODERS)
+def test_one_batch_with_prompts_before_and_behind_it(family):
+    model = tiny.model(family)
+    nonzero(PromptTuning(n=5, embedded=False).attach(model, "film"), 1)
+    nonzero(PromptTuning(n=2).attach(model, "product"), 2)
+    rows_answer_as_alone(model, ["film", "product", None, "film"], tiny.batch(4, tiny.POSITIONS - 2, padded=True))
 
 
 # the rest -------------------------------------------------------------------------------------------------

@@ -176,6 +176,8 @@ IN_THE_MODEL: list[tuple[methods.mechanism.method.Method, str, str]] = [
       for method in (PromptTuning, PTuning, PrefixTuning)),
     (PTuning(placeholder=97), "llama", "placeholder has 97, and this model's vocabulary has 97 tokens"),
     (PromptTuning(n=2, init="text", init_ids=(3, 97)), "llama", "init_ids has 97, and .* has 97 tokens"),
+    *((PromptTuning(n=2, embedded=False), kind, "embedded=False is for encoders such as BERT")
+      for kind in ("gpt2", "t5", "bert, as a decoder")),
     (PromptTuning(n=64), "gpt2", "n=64 leaves no room for a text: this model has 64 positions"),
     *((PrefixTuning(n=64), family, "n=64 leaves no room for a text: this model has 64 positions")
       for family in ("gpt2", "opt", "bert", "roberta")),

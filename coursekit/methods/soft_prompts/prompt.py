@@ -12,9 +12,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coursekit.errors import CourseError, keep, one_of, whole
-from coursekit.methods.mechanism.checkpoint import Setting
-from coursekit.methods.soft_prompts.input_prompt import InputPrompt, SoftPrompt, d_embed, in_vocabulary
+from coursekit.errors import CourseError, flag, keep, one_of, whole
+from coursekit.methods.mechanism.anatomy import reads_both_ways
+from coursekit.methods.mechanism.attachment import Attachment
+from coursekit.methods.mechanism.checkpoint import Setting, shown
+from coursekit.methods.soft_prompts.input_prompt import (
+    PATH,
+    InputPrompt,
+    SoftPrompt,
+    d_embed,
+    in_vocabulary,
+)
 
 #: Names of the ways to start, here and in peft.
 INITS = {"vocabulary": "SAMPLE_VOCAB", "random": "RANDOM", "text": "TEXT"}
@@ -56,12 +64,17 @@ class PromptTuning(InputPrompt):
     On an encoder-decoder, such as T5, they stand before the encoder's text, as in the paper (peft's
     `num_transformer_submodules=1`), and the decoder sees them.
 
-    Raises CourseError for settings that make no sense and, on attaching, for ids that are not in the vocabulary.
+    embedded: the vectors go through the embedding layer as words do, which adds positions and norms the sum, as in
+    peft. False puts them behind it, and the text keeps its positions: as in `adapters`, in encoders alone.
+
+    Raises CourseError for settings that make no sense and, on attaching, for ids that are not in the vocabulary and
+    for embedded=False on a decoder.
     """
 
     n: int = 20
     init: str = "vocabulary"
     init_ids: tuple[int, ...] = ()
+    embedded: bool = True
     kind: ClassVar[str] = "PROMPT_TUNING"
     entries = (
         Setting("n", "num_virtual_tokens"),
@@ -71,23 +84,41 @@ class PromptTuning(InputPrompt):
             read=lambda peft: {"SAMPLE_VOCAB": "vocabulary"}.get(peft, "random"),
             write=lambda init: "RANDOM" if init == "text" else INITS[init],
         ),
+        Setting("embedded", absent=True, rare=True),  # peft knows no other
     )  # fmt: skip
 
     def __post_init__(self) -> None:
         keep(self, n=whole("n", self.n, least=1, such_as=20))
         object.__setattr__(self, "init_ids", token_ids(self.init_ids))
         one_of("init", self.init, INITS)
+        flag("embedded", self.embedded)
         if (self.init == "text") != bool(self.init_ids):
             raise CourseError('init="text" and init_ids=(...), the token ids to start from, go together')
+
+    def __repr__(self) -> str:
+        return shown(self, (*self.entries[:2], Setting("init_ids"), *self.entries[2:]))
 
     def count(self, config: Any) -> int:
         r"""$nd$."""
         return self.n * d_embed(config)
 
     def _check(self, model: nn.Module) -> None:
-        super()._check(model)
+        if self.embedded:
+            super()._check(model)
+        elif (
+            not reads_both_ways(model)
+            or getattr(model.config, "is_decoder", False)
+            or not hasattr(model.base_model, "embeddings")
+        ):
+            raise CourseError("embedded=False is for encoders such as BERT: take embedded=True")
         for token in self.init_ids:
             in_vocabulary("init_ids", token, model)
+
+    def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
+        parameters = super()._insert(model, state, name, found)
+        if not self.embedded:
+            model.get_submodule(PATH).behind.add(name)
+        return parameters
 
     def _prompt(self, embedding: nn.Module, config: Any) -> Vectors:
         size, d = embedding.weight.shape

@@ -48,6 +48,7 @@ class VirtualTokens(AdapterWrapper):
         super().__init__(None, switch)
         self.prompts = nn.ModuleDict()
         self.placeholders: dict[str, int] = {}  # adapter -> the token whose places its vectors take
+        self.behind = set[str]()  # adapters whose vectors stand behind the embedding layer
         self.encoder = reads_both_ways(model)
         self.room, self.start = room(model)
         self.arguments = [list(inspect.signature(m.forward).parameters) for m in (body(model), model)]
@@ -71,6 +72,11 @@ class VirtualTokens(AdapterWrapper):
             inner.register_forward_pre_hook(self.enter, with_kwargs=True),
             inner.register_forward_hook(self.leave, with_kwargs=True),
         ]
+        if self.encoder and hasattr(inner, "embeddings"):
+            handles += [
+                inner.embeddings.register_forward_pre_hook(self.unplace, with_kwargs=True),
+                inner.embeddings.register_forward_hook(self.put),
+            ]
         if interop.task_type(model) == "CAUSAL_LM" and not self.encoder:
             handles += [
                 model.register_forward_pre_hook(self.label, with_kwargs=True),
@@ -96,6 +102,7 @@ class VirtualTokens(AdapterWrapper):
     def forget(self, name: str) -> None:
         super().forget(name)
         self.placeholders.pop(name, None)
+        self.behind.discard(name)
 
     # On the way in --------------------------------------------------------------------------------------------------
 
@@ -123,7 +130,8 @@ class VirtualTokens(AdapterWrapper):
         front = {name: 0 if going_on else self.in_front(name) for name, _ in parts}
         self.most = max(front.values())
         uneven = len(set(front.values())) > 1
-        given = Inputs(x) if going_on else self._given(inner, call, ids, x, uneven)
+        numbered = max(0 if name in self.behind else n for name, n in front.items())
+        given = Inputs(x) if going_on else self._given(inner, call, ids, x, uneven, numbered)
         placed = []
         for name, index in parts:
             tokens = given if index is None else given.rows(index)
@@ -144,9 +152,12 @@ class VirtualTokens(AdapterWrapper):
                 call[key] = value
 
     def _given(
-        self, inner: nn.Module, call: dict[str, Any], ids: Tensor | None, x: Tensor, uneven: bool
+        self, inner: nn.Module, call: dict[str, Any], ids: Tensor | None, x: Tensor, uneven: bool, numbered: int
     ) -> Inputs:
-        r"""The caller's inputs for each token, with the positions that the model would have read from the token ids."""
+        r"""The caller's inputs for each token, with the positions that the model would have read from the token ids.
+
+        numbered: how many virtual tokens take positions of the model's.
+        """
         (batch, seq), (mask, positions, types) = x.shape[:2], (call.get(key) for key in PER_TOKEN)
         static = getattr(call.get("cache"), "is_compileable", False) or (mask is not None and mask.dim() != 2)
         if static and self.most:
@@ -154,9 +165,9 @@ class VirtualTokens(AdapterWrapper):
                 "virtual tokens need an attention mask of shape (batch, seq) and a cache that grows: leave "
                 "cache_implementation and compilation alone"
             )
-        if self.room is not None and self.most + seq > self.room:
+        if self.room is not None and numbered + seq > self.room:
             raise CourseError(
-                f"{self.most} virtual tokens and a text of {seq} tokens are {self.most + seq}, and this model has "
+                f"{numbered} virtual tokens and a text of {seq} tokens are {numbered + seq}, and this model has "
                 f"{self.room} positions: take a smaller n or shorter texts"
             )
         if mask is None and uneven:  # slots stay free, and only a mask can say which
@@ -173,6 +184,35 @@ class VirtualTokens(AdapterWrapper):
         if going_on and not bool((ids == self.placeholders[name]).any()):
             return tokens
         return tokens.replace(self.vectors(name).to(tokens.x.dtype), ids, self.placeholders[name])
+
+    def unplace(self, embeddings: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        r"""Before the embedding layer: a text whose virtual tokens stand behind it keeps its own positions."""
+        call = _by_name(list(inspect.signature(embeddings.forward).parameters), args, kwargs)
+        x, positions = call.get("inputs_embeds"), call.get("position_ids")
+        if x is None or self.room is None or not (behind := self._behind(x)):
+            return args, kwargs
+        slots = torch.arange(x.shape[1], device=x.device)
+        positions = (slots[None] + self.start if positions is None else positions).expand(len(x), -1).clone()
+        for name, index in behind:
+            n = self.in_front(name)
+            positions[index] = torch.where(slots < n, self.start, positions[index] - n)
+        last = self.room - 1 + self.start  # slots that stay free come after it
+        return (), call | {"position_ids": positions.clamp(max=last)}
+
+    def put(self, embeddings: nn.Module, args: tuple, x: Tensor) -> Tensor:
+        r"""Behind it: these virtual tokens, in the places that were kept for them."""
+        for name, index in self._behind(x):
+            x = x.clone()  # an output that a gradient may need
+            x[index, : self.in_front(name)] = self.vectors(name).to(x.dtype)
+        return x
+
+    def _behind(self, x: Tensor) -> list[tuple[str, Any]]:
+        r"""(adapter, its rows of `x`) of those whose virtual tokens stand behind the embedding layer."""
+        if self.counts is None:
+            return []
+        return [
+            (name, slice(None) if rows is None else rows) for name, rows in self.parts(x) if name in self.behind
+        ]
 
     # On the way out -------------------------------------------------------------------------------------------------
 
