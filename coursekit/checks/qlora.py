@@ -352,7 +352,7 @@ PLAN = register(
         difficulty=3,
         minutes=20,
         hints=(
-            "There are thirty plans: five batches, three optimizers, checkpointing or not. You need not be clever.",
+            "How many plans are there in all? The rule scores each of them at once.",
             "What a plan needs: qlora_bill(size, batch=batch, seq=seq, optimizer=optimizer, "
             "checkpointing=checkpointing).peak",
             "Pass over what leaves less than memory.GiB of the room, and keep the least time a row so far.",

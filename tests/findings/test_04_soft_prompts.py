@@ -8,7 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from finding import ROOT, once_beside, printed, said
+from finding import ROOT, once_beside, printed, said, tenths
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -130,10 +130,11 @@ def test_every_prefix_beats_the_probe_of_what_it_reads(film):
 
 def test_a_prefix_beside_the_probe_on_the_mean_and_full_fine_tuning(film):
     family = film.differences(SHOWN, "probe")
-    near, later = family["prefix-20"], family["prefix-20, 600 steps"]
+    one, near, later = (family[arm] for arm in ("prefix-1", "prefix-20", "prefix-20, 600 steps"))
     found = film.difference("prefix-20, 600 steps", "full, 600 steps")
     assert (near.verdict, later.verdict, found.verdict) == ("no clear difference", "better", "worse")
-    said(PAGE, f"The prefix of twenty is better {by(later)} after 600 steps, not clearly after 300, and worse than "
+    said(PAGE, f"The prefix of twenty is better {by(later)} after 600 steps, not clearly after 300 (nor is that of one "
+               f"vector, {tenths(one).partition('(')[2].partition(' points')[0]}), and worse than "
                f"full fine-tuning, as long, {by(found)}")  # fmt: skip
     said(PAGE, f"is {100 * later.value:.1f} points ahead of a probe on the mean and {-100 * found.value:.1f} behind "
                "full fine-tuning")  # fmt: skip

@@ -2,6 +2,7 @@ r"""What 10 says of the stored runs, of costs, of published tables, and of its o
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 
 import pytest
@@ -14,6 +15,8 @@ from coursekit.comparison import costs, guide, published, registration
 from coursekit.comparison.candidates import EVERY
 from coursekit.experiments import results
 from coursekit.experiments.results import Results
+from coursekit.tasks import load_task
+from coursekit.training import fit
 
 PAGE = "10_which_method"
 EQUAL = "equal for practical purposes (within 3 points)"
@@ -56,6 +59,14 @@ def test_no_method_is_better_and_four_are_clearly_worse(stored, arms):
     value, ends = prompt.in_points().removeprefix("−").split(" ", 1)
     assert prompt.verdict == "no clear difference" and prompt.low < -0.3
     said(PAGE, f"prompt tuning is {value} points behind {ends}, because its seeds scatter")
+
+
+def test_how_all_are_trained():
+    given = {name: p.default for name, p in inspect.signature(fit).parameters.items()}
+    assert (given["optimizer"], given["weight_decay"], given["warmup"], given["clip"]) == ("adamw", 0, 0.1, 1)
+    said(PAGE, "AdamW without weight decay, warm up for a tenth of the steps, fall linearly to zero and clip gradients")
+    share = 300 * 16 / len(load_task("film", "two").data["train"]["text"])
+    said(PAGE, f"trained for 300 steps of 16 sentences ({share:.2f} of an epoch) with three seeds")
 
 
 def test_with_twice_the_steps_one_is_equal_and_five_are_worse():
