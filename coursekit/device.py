@@ -2,7 +2,7 @@ r"""The one device rule of the course.
 
 CUDA with bfloat16, float16 on cards before Ampere (compute capability below 8), otherwise the CPU in float32.
 The environment variable `DEVICE` (`auto`, `cpu`, `cuda` or `cuda:N`) overrides the choice, in notebooks and
-tests alike. A GPU that this PyTorch cannot use, with a driver too old or a card too old, is left alone, and a line
+tests alike, and `DTYPE` the number format: `DTYPE=bfloat16` is what a notebook meets on a GPU, without one. A GPU that this PyTorch cannot use, with a driver too old or a card too old, is left alone, and a line
 says so.
 """
 
@@ -15,9 +15,10 @@ import warnings
 
 import torch
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, one_of
 
 _ALLOWED = "auto, cpu, cuda or cuda:N"
+_FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
@@ -53,7 +54,13 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def pick_dtype(device: str | torch.device) -> torch.dtype:
-    r"""The number format for `device`: bf16 on CUDA (fp16 before compute capability 8), fp32 on the CPU."""
+    r"""The number format for `device`: `$DTYPE`, else bf16 on CUDA (fp16 before compute capability 8), fp32 on the CPU.
+
+    Raises CourseError for a `$DTYPE` that is none of float32, bfloat16, float16.
+    """
+    if asked := os.environ.get("DTYPE"):
+        one_of("DTYPE", asked, list(_FORMATS))
+        return _FORMATS[asked]
     device = torch.device(device)
     if device.type != "cuda":
         return torch.float32

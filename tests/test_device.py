@@ -56,6 +56,14 @@ def test_half_precision_follows_the_compute_capability(monkeypatch, capability, 
     assert pick_dtype("cuda:0") is dtype
 
 
+def test_another_number_format_can_be_asked_for(monkeypatch):
+    monkeypatch.setenv("DTYPE", "bfloat16")
+    assert pick_dtype("cpu") is torch.bfloat16
+    monkeypatch.setenv("DTYPE", "int4")
+    with pytest.raises(CourseError, match="unknown DTYPE 'int4'; known: bfloat16, float16, float32"):
+        pick_dtype("cpu")
+
+
 def test_cuda_without_cuda_is_one_clear_line(no_gpu, monkeypatch):
     monkeypatch.setenv("DEVICE", "cuda")
     with pytest.raises(CourseError, match="DEVICE=cuda, but .* finds no CUDA GPU: use DEVICE=cpu") as caught:

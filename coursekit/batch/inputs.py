@@ -134,12 +134,12 @@ def _beside(notebook: Path, cells: list[Any]) -> dict[str, str]:
 
 
 def fingerprint_of_the_world() -> str:
-    r"""Digest of what all notebooks depend on: package source, data files, libraries, device setting."""
+    r"""Digest of what all notebooks depend on: package source, data files, libraries, device and number format."""
     package = Path(coursekit.__file__).parent
     files = [*package.rglob("*.py"), *(p for p in DATA.rglob("*") if p.is_file())]
     content = {p.as_posix(): _bytes(p) for p in sorted(set(files))}
     versions = {p: metadata.version(p) for p in _LIBRARIES if _installed(p)}
-    return _digest([content, versions, sys.version, os.environ.get("DEVICE", "")])
+    return _digest([content, versions, sys.version, *map(os.environ.get, ("DEVICE", "DTYPE"))])
 
 
 def _installed(project: str) -> bool:
