@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,16 @@ def test_which_modules_are_meant_is_peft_s_own_answer(options):
 def test_which_pattern_is_meant_is_peft_s_own_answer(key):
     found = [own_setting({key: 1}, path, 0) for path in PATHS]
     assert found == [int(get_pattern_key([key], path) == key) for path in PATHS]
+
+
+def test_many_patterns_are_compiled_once_and_too_many_refused(monkeypatch):
+    found = {re.escape(f"layers.{i}.up_proj"): 1 + i % 7 for i in range(1000)}
+    assert own_setting(found, "layers.999.up_proj", 0) == found[r"layers\.999\.up_proj"]
+    with monkeypatch.context() as no_more:
+        no_more.setattr("re._compiler.compile", None)
+        assert own_setting(found, "model.layers.998.up_proj", 0) == found[r"layers\.998\.up_proj"]
+    with pytest.raises(CourseError, match="rank_pattern has 200,000 patterns; at most 5,000"):
+        LoRA(rank_pattern=dict.fromkeys(map(str, range(200_000)), 2))
 
 
 def test_scales_of_rslora_with_patterns():

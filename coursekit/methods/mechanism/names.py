@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from numbers import Integral
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,6 +19,8 @@ from coursekit.errors import CourseError, whole
 
 T = TypeVar("T")
 ALL_LINEAR = "all-linear"
+#: The most settings of single modules. A model of 405 billion parameters has 882 linear layers.
+MOST = 5000
 #: What a method's `targets` may be.
 Names = tuple[str, ...] | str | None
 
@@ -59,7 +62,12 @@ def layer_number(path: str) -> int | None:
 
 def own_setting(patterns: Mapping[str, T], path: str, other: T) -> T:
     r"""The setting in `patterns` for the module at `path`, of the first that matches, or `other`."""
-    return next((own for key, own in patterns.items() if re.match(rf"(.*\.)?({key})$", path)), other)
+    return next((own for key, own in patterns.items() if _last_parts(key).match(path)), other)
+
+
+@lru_cache(2 * MOST)  # r and alpha of every layer; re itself keeps 512, and would compile each anew for each module
+def _last_parts(key: str) -> re.Pattern[str]:
+    return re.compile(rf"(.*\.)?({key})$")
 
 
 def checked_names(
@@ -106,6 +114,8 @@ def checked_patterns(field: str, value: Any, check: Callable[[str, Any], T]) -> 
     """
     if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
         raise CourseError(f"{field} must be settings by patterns, such as {{'q_proj': 4}}; got {value!r}.")
+    if len(value) > MOST:
+        raise CourseError(f"{field} has {len(value):,} patterns; at most {MOST:,}: one can mean many modules.")
     for key in value:
         _compiled(field, key)
     return {key: check(f"{field}[{key!r}]", own) for key, own in value.items()}
