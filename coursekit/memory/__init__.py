@@ -1,7 +1,7 @@
 r"""What training needs in memory: predicted from the config alone, and measured in one step.
 
 `bill(10e9)` needs a number of parameters only, `predict(config, ...)` a model, method, batch and precision;
-`measure(model, batch)` runs one step. `shard` and `gpus_needed` divide the bill among GPUs.
+`measure(model, batch)` runs one step.
 
 Open `breakdown.py` first, then `predict.py`. `moments.py` has the picture of a training step, `activations/` one block
 of it, and `inserted/` what each method puts into a block.
@@ -14,10 +14,8 @@ from coursekit.memory.measure import measure, random_batch
 from coursekit.memory.precision import PRECISIONS, STATES, optimizer_bytes
 from coursekit.memory.predict import bill, predict
 from coursekit.memory.quantized import Quantized
-from coursekit.memory.shard import STAGES, gpus_needed, shard
 
 __all__ = [
-    "GB", "MB", "PRECISIONS", "STAGES", "STATES", "Breakdown", "Card", "GiB", "Point", "Quantized", "Step",
-    "Term", "bill", "block_steps", "card", "cards", "gpus_needed", "measure", "optimizer_bytes", "predict",
-    "random_batch", "shard",
+    "GB", "MB", "PRECISIONS", "STATES", "Breakdown", "Card", "GiB", "Point", "Quantized", "Step", "Term", "bill",
+    "block_steps", "card", "cards", "measure", "optimizer_bytes", "predict", "random_batch",
 ]  # fmt: skip

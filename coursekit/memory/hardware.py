@@ -6,8 +6,8 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 
-from coursekit.errors import one_of, unknown
-from coursekit.memory.breakdown import GB, GiB
+from coursekit.errors import unknown
+from coursekit.memory.breakdown import GiB
 from coursekit.paths import DATA
 
 #: Short names for what people say.
@@ -18,8 +18,6 @@ ALIASES = {
     "p100": "Tesla P100",
     "4090": "RTX 4090",
 }
-
-UNITS = {"GB": GB, "GiB": GiB}
 
 
 @dataclass(frozen=True)
@@ -39,16 +37,12 @@ class Card:
     bf16: bool
     citation: str
 
-    def capacity(self, unit: str = "GiB") -> int:
-        r"""Bytes. "GiB": what a program sees, or where the table does not say, what the card has; "GB": the vendor's
-        figure times 10^9, as slides and papers count.
+    def capacity(self) -> int:
+        r"""Bytes that a program sees, or where the table does not say, that the card has.
 
-        The driver's context takes some hundred MB more.
+        The driver's context takes some hundred MB more. Slides and papers count `memory_gb` times 10^9.
         """
-        one_of("unit", unit, UNITS)
-        if unit == "GiB" and self.usable_gib is not None:
-            return int(self.usable_gib * GiB)
-        return self.memory_gb * UNITS[unit]
+        return int((self.memory_gb if self.usable_gib is None else self.usable_gib) * GiB)
 
 
 @cache
