@@ -124,10 +124,11 @@ class Folder:
 
 
 @contextmanager
-def replaced_files(folder: str | Path, what: str) -> Iterator[Path]:
+def replaced_files(folder: str | Path, what: str, old: str = "") -> Iterator[Path]:
     r"""A folder for new files, which at the end of a `with` take the places of those of the same names in `folder`.
 
-    Nothing has changed there where one of them cannot be written: CourseError, as for a folder that cannot be.
+    old: a pattern of files that go where no new one has their name: a model's that was cut into other pieces. Nothing
+    has changed where one of the new cannot be written: CourseError, as for a folder that cannot be.
     """
     from safetensors import SafetensorError
 
@@ -135,14 +136,14 @@ def replaced_files(folder: str | Path, what: str) -> Iterator[Path]:
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as part:
             yield Path(part)
-            new = {file.name for file in Path(part).iterdir()}
+            new = sorted((file.name for file in Path(part).iterdir()), reverse=True)  # tensors before their config
             for name in new:
                 os.replace(Path(part, name), folder / name)
-            for old in folder.glob("model*.safetensors*"):  # of one that was cut into other pieces
-                if old.name not in new:
-                    old.unlink()
-    except (OSError, SafetensorError) as error:
-        raise CourseError(f"cannot write {what} to {folder}: {error}") from error
+            for file in folder.glob(old) if old else ():
+                if file.name not in new:
+                    file.unlink()
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk shows as any of them
+        raise CourseError(f"cannot write {what} to {folder}: {error}; what was there is unchanged") from error
 
 
 def same(one: Path, other: Path) -> bool:

@@ -9,8 +9,6 @@ through peft, so that saving needs no peft; a test loads every checkpoint with p
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from coursekit.errors import CourseError
+from coursekit.files import replaced_files
 
 CONFIG, TENSORS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 SHORT = "base_model."
@@ -42,28 +41,16 @@ class Settings(dict):
 
 def write(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
     r"""Write `config` and `tensors` (keys without peft's prefix) to `folder`, whole or not at all."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as part:
-            plain = {
-                _prefix(config, key) + key: value.detach().cpu().contiguous()
-                for key, value in tensors.items()
-            }
-            save_file(plain, Path(part, TENSORS), metadata={"format": "pt"})
-            # Sorted, but for what is in an entry: of peft's patterns the first counts.
-            ordered = dict(sorted(config.items()))
-            Path(part, CONFIG).write_text(json.dumps(ordered, indent=2) + "\n")
-            for name in (TENSORS, CONFIG):
-                os.replace(Path(part, name), folder / name)
-    except (OSError, SafetensorError) as error:  # a full disk shows as either
-        raise CourseError(
-            f"cannot write a checkpoint to {folder}: {error}; what was there is unchanged"
-        ) from error
-    return folder
+    with replaced_files(folder, "a checkpoint") as part:
+        plain = {
+            _prefix(config, key) + key: value.detach().cpu().contiguous() for key, value in tensors.items()
+        }
+        save_file(plain, part / TENSORS, metadata={"format": "pt"})
+        # Sorted, but for what is in an entry: of peft's patterns the first counts.
+        (part / CONFIG).write_text(json.dumps(dict(sorted(config.items())), indent=2) + "\n")
+    return Path(folder)
 
 
 def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

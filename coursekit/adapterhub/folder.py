@@ -3,9 +3,7 @@ r"""The files of AdapterHub's folders, read and written: settings as JSON, tenso
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.errors import CourseError
+from coursekit.files import replaced_files
 
 CONFIG, HEAD_CONFIG = "adapter_config.json", "head_config.json"
 WEIGHTS = ("pytorch_adapter.bin", "adapter.safetensors")
@@ -78,19 +77,11 @@ def check_model_type(model: nn.Module, folder: str | Path) -> None:
 
 def write(folder: Path, files: dict[str, Any]) -> Path:
     r"""All `files` or none: tensors in ".bin", the rest as JSON."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as part:
-            for name, content in files.items():
-                if name.endswith(".bin"):
-                    plain = {key: value.detach().cpu().contiguous() for key, value in content.items()}
-                    torch.save(plain, Path(part, name))
-                else:
-                    Path(part, name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-            for name in files:
-                os.replace(Path(part, name), folder / name)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as either
-        raise CourseError(
-            f"cannot write an adapter to {folder}: {error}; what was there is unchanged"
-        ) from error
+    with replaced_files(folder, "an adapter") as part:
+        for name, content in files.items():
+            if name.endswith(".bin"):
+                plain = {key: value.detach().cpu().contiguous() for key, value in content.items()}
+                torch.save(plain, part / name)
+            else:
+                (part / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     return folder

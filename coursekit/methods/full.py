@@ -77,7 +77,7 @@ class FullFineTuning(Method):
         Whole or not at all. Raises CourseError where it cannot be written: a file in the way, a full disk.
         """
         self._named(model, name)
-        with replaced_files(folder, "the model") as part:
+        with replaced_files(folder, "the model", old="model*.safetensors*") as part:
             model.save_pretrained(part)
         return Path(folder)
 

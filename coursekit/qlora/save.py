@@ -43,7 +43,7 @@ def save_quantized(model: nn.Module, folder: str | Path, **settings: Any) -> Pat
         "llm_int8_skip_modules": dense,  # its name for both kinds
     }
     try:
-        with replaced_files(folder, "the model") as part:
+        with replaced_files(folder, "the model", old="model*.safetensors*") as part:
             model.save_pretrained(part, **settings)
     finally:
         del model.config.quantization_config
