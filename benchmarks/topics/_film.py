@@ -8,7 +8,7 @@ from torch import nn
 
 from coursekit.comparison.candidates import Candidate
 from coursekit.experiments.bench import Bench, Setting
-from coursekit.experiments.recipe import Arm, Recipe, around
+from coursekit.experiments.recipe import Arm, Recipe, neighbours
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.soft_prompts.pooling import pool_text
 
@@ -25,4 +25,4 @@ def arm(
     name: str, candidate: Candidate, rate: float, steps: int | None = None, doublings: int | None = None, **how: Any
 ) -> Arm:
     r"""One line of the experiment, its search beginning around `rate`. how: fields of `Recipe`."""
-    return Arm(name, Recipe(candidate, **how), around(rate), steps, doublings)
+    return Arm(name, Recipe(candidate, **how), neighbours(rate), steps, doublings)

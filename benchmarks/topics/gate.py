@@ -17,7 +17,7 @@ import torch
 from coursekit.errors import CourseError
 from coursekit.evaluation import accuracy
 from coursekit.experiments.bench import Bench, Setting
-from coursekit.experiments.recipe import Arm, Grid, around
+from coursekit.experiments.recipe import Arm, Grid, neighbours
 from coursekit.experiments.table import Cell, Run
 from coursekit.methods import LlamaAdapter, trainable
 from coursekit.tasks import load_task
@@ -30,7 +30,7 @@ STARTS = {"gate": 1.0, "open": 1.0, "open-small": 0.02}
 
 GRID = Grid(
     topic="gate",
-    arms=tuple(Arm(name, name, around(1e-2)) for name in STARTS),
+    arms=tuple(Arm(name, name, neighbours(1e-2)) for name in STARTS),
     reference="gate",
     steps=100,
     judge=lambda run: None if run.loss is None else -run.loss,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from coursekit.evaluation.in_context import ask, prompt_examples
 from coursekit.experiments.bench import Bench, Setting
-from coursekit.experiments.recipe import Arm, Grid, around
+from coursekit.experiments.recipe import Arm, Grid, neighbours
 from coursekit.experiments.table import Cell, Run
 from coursekit.methods import LoRA, trainable
 from coursekit.training import fit, seed_everything
@@ -38,7 +38,7 @@ GRID = Grid(
     arms=(
         *(Arm(f"{n} shots", Given("shots", n), (0.0,), 0, seeds=(0,)) for n in IN_PROMPT),
         *(Arm(f"LoRA on {n}", Given("first", n), (1e-3,), STEPS[n]) for n in STEPS),
-        Arm(f"LoRA on the prompt's {OWN}", Given("own", OWN), around(1e-3), STEPS[OWN]),
+        Arm(f"LoRA on the prompt's {OWN}", Given("own", OWN), neighbours(1e-3), STEPS[OWN]),
     ),
     reference="10 shots",
     steps=20,

@@ -16,7 +16,7 @@ from coursekit.comparison.candidates import CANDIDATES, EVERY
 from coursekit.errors import CourseError, number, one_of, unknown, whole
 from coursekit.experiments import machine
 from coursekit.experiments.bench import Bench, Setting
-from coursekit.experiments.recipe import Arm, Grid, Recipe, around
+from coursekit.experiments.recipe import Arm, Grid, Recipe, neighbours
 from coursekit.experiments.run import train
 from coursekit.experiments.table import Cell, Run, Store
 from coursekit.experiments.work import work
@@ -84,7 +84,7 @@ def compare(
 def _rates(asked: str | Sequence[float] | None, own: float) -> tuple[float, ...]:
     if asked is None:
         return (own,)
-    return around(own) if isinstance(asked, str) else tuple(asked)
+    return neighbours(own) if isinstance(asked, str) else tuple(asked)
 
 
 def _agree(store: Store, wanted: Mapping[str, str], names: Sequence[str]) -> None:

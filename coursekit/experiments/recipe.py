@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from coursekit.errors import CourseError, whole
-from coursekit.experiments.bench import Bench
 from coursekit.experiments.table import Run, state
-from coursekit.methods.mechanism.method import Method
-from coursekit.qlora import quantize_model
+
+if TYPE_CHECKING:  # who reads runs needs none of what made them
+    from torch import nn
+
+    from coursekit.experiments.bench import Bench
+    from coursekit.methods.mechanism.method import Method
 
 #: Learning rates of a search: 1 and 3 in each power of ten, a factor of about √10 apart.
 LADDER = tuple(float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 3))
 
 #: The method, a fresh model, the task and the run's seed -> the model with the method on it.
-Attach = Callable[[Method, nn.Module, Bench, int], nn.Module]
+Attach = Callable[["Method", "nn.Module", "Bench", int], "nn.Module"]
 #: A trained model, the bench, the run's seed -> the state in which it is to be asked, for the length of a `with`.
-State = Callable[[nn.Module, Bench, int], AbstractContextManager[object]]
+State = Callable[["nn.Module", "Bench", int], AbstractContextManager[object]]
 
 
 def alone(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
@@ -31,6 +32,8 @@ def alone(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Modul
 
 def on_codes(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
     r"""Attach beside weights in 4 bits."""
+    from coursekit.qlora import quantize_model
+
     return method.attach(quantize_model(model))
 
 
@@ -155,7 +158,7 @@ class Grid:
         return next(arm for arm in self.arms if arm.name == name)
 
 
-def around(rate: float) -> tuple[float, ...]:
+def neighbours(rate: float) -> tuple[float, ...]:
     r"""`rate`, which is on the ladder, between its neighbours there."""
     at = LADDER.index(rate)
     return LADDER[max(0, at - 1) : at + 2]

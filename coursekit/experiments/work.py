@@ -49,11 +49,11 @@ def work(grid: Grid, store: Store, carry: Carry, say: Callable[[str], Any] = pri
             store.release(cell)
             raise
         store.add(found)
-        say(f"{told(found[0])}; {progress(grid, store.runs())}")
+        say(f"{log_line(found[0])}; {progress(grid, store.runs())}")
 
 
-def told(run: Run) -> str:
-    r"""One line about a run."""
+def log_line(run: Run) -> str:
+    r"""What a run found, for the log."""
     cell = run.cell
     found = f"validation {run.validation:.3f}" if run.validation is not None else "done"
     found = f"failed: {run.why}" if run.why else found
@@ -62,8 +62,8 @@ def told(run: Run) -> str:
 
 
 def progress(grid: Grid, runs: Sequence[Run], processes: int = 1) -> str:
-    r"""How far the grid is, and about how long the rest takes: what is known to be left, at the mean time of a run of
-    so many steps. Searches that go on beyond the rates given, and longer runs, come on top.
+    r"""How far the grid is, and about how long the rest takes, at the mean time of a step. Searches that go beyond the
+    rates given, and longer runs, come on top.
     """
     left, done = next_cells(grid, runs), len(settled(grid, runs))
     runs = [run for run in runs if run.cell.steps]  # the constant answer trains nothing

@@ -11,7 +11,7 @@ import pytest
 from coursekit.errors import CourseError
 from coursekit.experiments import search
 from coursekit.experiments.card import card
-from coursekit.experiments.recipe import LADDER, Arm, Grid, around
+from coursekit.experiments.recipe import LADDER, Arm, Grid, neighbours
 from coursekit.experiments.results import Results
 from coursekit.experiments.table import Cell, Run
 
@@ -149,7 +149,7 @@ def test_a_grid_that_could_show_nothing_is_refused(make, message):
 
 
 def test_neighbours_on_the_ladder():
-    assert around(1e-3) == (3e-4, 1e-3, 3e-3) and around(LADDER[0]) == LADDER[:2]
+    assert neighbours(1e-3) == (3e-4, 1e-3, 3e-3) and neighbours(LADDER[0]) == LADDER[:2]
     assert search.beyond({1e-3: 0.5, 3e-3: 0.7, 1e-2: 0.7}) is None  # of equals the lowest
     assert search.beyond({1e-3: 0.5, 3e-3: None, 1e-2: None}) == 3e-4
 
