@@ -115,7 +115,7 @@ def _resident(root: psutil.Process, family: set[psutil.Process], busy: dict[psut
 
 
 def _end(family: set[psutil.Process]) -> None:
-    r"""Asks every process to end, then makes it. psutil notices when a number belongs to another by now."""
+    r"""Terminates every process, and kills what is left after 3 s. psutil notices an id that was given anew."""
     for member in family:
         with contextlib.suppress(psutil.Error):
             member.terminate()

@@ -1,8 +1,8 @@
 r"""What a step and a stored task cost, method by method, as measured: data/evidence/comparison.csv.
 
 Bytes and times of a step do not depend on how long one trains, so that file serves for these, and for no accuracy: its
-runs are short. Positions of single entries that train are added to what was measured: a step does not make them, but
-they lie in memory all the while, eight bytes each.
+runs are short. Positions of single entries that train, eight bytes each, are added to what was measured: no step makes
+them, but they stay in memory.
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ from coursekit.paths import DATA
 
 #: What a bar of the memory bill is made of.
 PARTS = ("weights", "master", "gradients", "optimizer", "activations")
-#: Not a method that a task is trained with, or what all are compared with.
+#: What all methods are compared with.
 BASELINES = ("head", "full")
-
-
 #: Bytes of a position, an int64.
 POSITION = 8
 #: The shape of the model that was measured.
@@ -95,10 +93,10 @@ def bills(costs: Mapping[str, Row]) -> dict[str, dict[str, float]]:
 
 
 def noise(costs: Mapping[str, Row]) -> float:
-    r"""One draw of the noise of step times (full fine-tuning = 1): so far from 1 is full fine-tuning against itself."""
+    r"""One draw of the noise of step times: how far full fine-tuning, timed against itself, is from 1."""
     return abs(costs["full"].step_ratio - 1) if "full" in costs else 0.0
 
 
 def trusted(costs: Mapping[str, Row]) -> float:
-    r"""The smallest difference of two step times that is taken for one: twice what the one draw of the noise was."""
+    r"""The smallest difference of two step times that counts: twice the noise."""
     return 2 * noise(costs)

@@ -3,12 +3,10 @@ r"""Ours against the PEFT library with bitsandbytes below it: one checkpoint, bo
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 def loaded_in_four_bits(source: str | Path, checkpoint: Path, like: nn.Module) -> Any:
@@ -36,22 +34,3 @@ def loaded_in_four_bits(source: str | Path, checkpoint: Path, like: nn.Module) -
     finally:
         if bars:
             logging.enable_progress_bar()
-
-
-def losses(
-    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], lr: float, weight_decay: float = 0.01
-) -> list[float]:
-    r"""Loss of each batch while AdamW trains what is not frozen, in the mode that `model` is in.
-
-    In eval mode there is no dropout, and two libraries see the same. The weight decay is PyTorch's default.
-    """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay)
-    found = []
-    for batch in batches:
-        loss = model(**batch).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        found.append(loss.item())
-    return found

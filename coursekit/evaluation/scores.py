@@ -47,11 +47,6 @@ class Perplexity:
     tokens: int
     texts: int
 
-    @property
-    def nll(self) -> float:
-        r"""Mean negative log-likelihood of a token, in nats: what the training loss reports."""
-        return math.log(self.value)
-
     def __repr__(self) -> str:
         return f"{self.value:.2f} ({self.tokens} tokens, {self.texts} texts)"
 

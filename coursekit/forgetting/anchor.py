@@ -54,11 +54,11 @@ class Anchor(ABC):
     def moved(self, name: str) -> Float[Tensor, "*shape"]:
         r"""$\theta - \theta^*$ of one parameter."""
         parameter = self.parameters[name]
-        return parameter.to(self.start[name].dtype) - beside(parameter, self.start, name)
+        return parameter.to(self.start[name].dtype) - on_its_device(self.start, name, parameter)
 
 
-def beside(parameter: nn.Parameter, kept: dict[str, Tensor], name: str) -> Tensor:
-    r"""`kept[name]`, from now on where `parameter` is: the model may have moved to another device since."""
+def on_its_device(kept: dict[str, Tensor], name: str, parameter: nn.Parameter) -> Tensor:
+    r"""`kept[name]`, moved for good to where `parameter` is: the model may have moved to another device since."""
     kept[name] = kept[name].to(parameter.device)
     return kept[name]
 

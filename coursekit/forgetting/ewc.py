@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from coursekit.errors import CourseError
 from coursekit.fingerprint import fingerprint
-from coursekit.forgetting.anchor import Anchor, beside, factor
+from coursekit.forgetting.anchor import Anchor, factor, on_its_device
 from coursekit.methods import FullFineTuning, attached
 from coursekit.methods.selective import importance
 
@@ -54,7 +54,7 @@ class EWC(Anchor):
 
     def penalty(self) -> Float[Tensor, ""]:
         held = self.parameters.items()
-        apart = (beside(p, self.fisher, name) * self.moved(name).square() for name, p in held)
+        apart = (on_its_device(self.fisher, name, p) * self.moved(name).square() for name, p in held)
         return self.strength / 2 * sum(part.sum() for part in apart)
 
     def __repr__(self) -> str:

@@ -212,7 +212,7 @@ def _range(values: np.ndarray) -> tuple[str, str]:
 
 
 def _brief(said: list[str]) -> list[str]:
-    r"""Of many alike the first, and how many more there are."""
+    r"""A list of more than ten cut to its first nine, and how many more there are."""
     return said if len(said) <= 10 else [*said[:9], f"and {len(said) - 9} more"]
 
 
