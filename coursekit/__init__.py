@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import pkgutil
 import sys
 import warnings
 
 __version__ = "0.1.0"
+
+# Threads that wait sleep: two that wait for each other by spinning take the processor from each other as soon as there
+# is other work. For libgomp, which PyTorch brings, and for the OpenMP of Intel and of LLVM; read when PyTorch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 # Notices of other libraries that say more about the machine than to the reader. They come when transformers,
 # datasets or peft are first used, so they are silenced here, before any of them is.

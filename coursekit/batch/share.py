@@ -1,7 +1,6 @@
-r"""What of the machine a batch takes: how many notebooks at a time, of how many threads, and how these wait.
+r"""What of the machine a batch takes: how many notebooks at a time, of how many threads.
 
-Models as small as the course's gain little from a second thread, and two threads that wait for each other by spinning
-take the processor from each other as soon as there is other work: so notebooks run side by side, a thread each.
+Models as small as the course's gain little from a second thread: so notebooks run side by side, a thread each.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ import psutil
 
 #: Bytes that a notebook of the course takes at most; what a batch leaves free for everything else.
 NOTEBOOK, SPARE = 4.5e9, 1e9
-#: Threads that wait sleep: for libgomp, which PyTorch brings, and for the OpenMP of Intel and of LLVM.
-PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
 
 def cores() -> int:
@@ -36,4 +33,4 @@ def environment(jobs: int) -> dict[str, str]:
     r"""The environment of each of `jobs` kernels: a share of the cores that nobody else uses, unless there is one."""
     idle = cores() * (1 - psutil.cpu_percent(0.2) / 100)
     threads = max(1, round(idle) // jobs)
-    return {"OMP_NUM_THREADS": str(threads)} | PASSIVE | dict(os.environ)
+    return {"OMP_NUM_THREADS": str(threads)} | dict(os.environ)

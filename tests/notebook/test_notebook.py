@@ -6,6 +6,8 @@ lays out can be found.
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +119,7 @@ def test_without_a_network_it_says_so(tmp_path):
     done = execute(setup_cell(ADDRESS), tmp_path, path=[tmp_path / "site"], before=pip)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1 and last.startswith("RuntimeError: no network? pip")
+    assert "coursekit doctor" in last
 
 
 @pytest.mark.parametrize("stranger", [False, True])
@@ -135,6 +138,18 @@ def test_notices_of_other_libraries_are_silenced_before_they_come(tmp_path):
         capture_output=True,
     )
     assert done.returncode == 0 and b"IProgress" not in done.stderr
+
+
+def test_threads_wait_asleep_wherever_a_notebook_is_opened():
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "KMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{setup_cell('')}\nimport torch"],
+        cwd=Path(__file__).parent,
+        env=environment | {"OMP_DISPLAY_ENV": "TRUE"},
+        capture_output=True,
+        text=True,
+    )
+    assert re.search("OMP_WAIT_POLICY ?= ?'PASSIVE'", done.stdout + done.stderr), done.stderr
 
 
 @pytest.mark.parametrize("address", ["", ADDRESS])
