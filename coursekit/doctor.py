@@ -2,7 +2,9 @@ r"""What a machine has of what the course needs, and for each thing that is wron
 
 from __future__ import annotations
 
+import importlib.util
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,13 @@ from coursekit.paths import DATA
 MEMORY_GB = 4.5
 #: Where most of an answer depends on the version: these are always shown.
 SHOWN = ("torch", "transformers", "peft", "bitsandbytes")
+#: What forbids users to make a namespace, on Ubuntu since 24.04, on hardened kernels, everywhere: the kernel's
+#: setting, its value then, and the one that allows it.
+NAMESPACES = (
+    ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+    ("kernel.unprivileged_userns_clone", "0", "1"),
+    ("user.max_user_namespaces", "0", "15000"),
+)
 
 
 @dataclass(frozen=True)
@@ -145,14 +154,13 @@ def _device() -> Finding:
         if device.type == "cuda"
         else f", {torch.get_num_threads()} threads"
     )
-    if why := no_driver():
-        return Finding(
-            "device", f"{said}; {why}", "update the NVIDIA driver, or install an older PyTorch", False
-        )
-    if why := no_kernels():
-        return Finding(
-            "device", f"{said}; {why}", "export DEVICE=cpu  # which says so once and for all", False
-        )
+    if why := no_driver() or no_kernels():
+        mend = "export DEVICE=cpu  # which says so once and for all"
+        if too_old := re.search(r"found version (1[12])0", why):  # a PyTorch for the driver's own CUDA
+            cuda = {"11": "cu118", "12": "cu126"}[too_old[1]]
+            index = f"https://download.pytorch.org/whl/{cuda}"
+            mend = f"{sys.executable} -m pip install --force-reinstall torch --index-url {index}"
+        return Finding("device", f"{said}; {why}", mend, False)
     if device.type == "cpu" and torch.version.cuda is None and shutil.which("nvidia-smi"):
         mend = f"{sys.executable} -m pip install --force-reinstall torch  # a build with CUDA"
         return Finding("device", f"{said}; there is an NVIDIA GPU, this PyTorch has no CUDA", mend, False)
@@ -166,7 +174,7 @@ def _memory() -> Finding:
     said = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
     if memory.available < MEMORY_GB * 1e9:
         wanted = f"{said}; the largest notebook takes {MEMORY_GB:g} GB"
-        return Finding("memory", wanted, "close other programs; coursekit run --jobs 1", needed=False)
+        return Finding("memory", wanted, "coursekit run --jobs 1  # when other programs are closed", needed=False)
     return Finding("memory", said)
 
 
@@ -200,18 +208,11 @@ def _network(needed: bool) -> Finding:
     from coursekit.models.archives import archives
     from coursekit.models.cache import home
 
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "index",
-        "versions",
-        archives()[-1].project,
-        "--timeout",
-        "5",
-        "--retries",
-        "0",
-    ]
+    if importlib.util.find_spec("pip") is None:  # as uv makes environments
+        said = "not tried: this Python has no pip, which fetches models and texts"
+        return Finding("network", said, f"{sys.executable} -m ensurepip", needed)
+    command = [sys.executable, "-m", "pip", "index", "versions", archives()[-1].project]
+    command += ["--timeout", "5", "--retries", "0"]
     try:
         answered = subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0
     except subprocess.TimeoutExpired:
@@ -233,5 +234,14 @@ def _bubblewrap() -> Finding:
     if problem == "not installed":
         mend = "sudo apt-get install bubblewrap"
     else:
-        mend = "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0  # on Ubuntu 24.04 and later"
+        opening = (f"sudo sysctl {name}={good}" for name, bad, good in NAMESPACES if _setting(name) == bad)
+        mend = next(opening, "coursekit grade --box podman  # see docs/teaching.md, Clusters and other boxes")
     return Finding("bubblewrap", f"{problem} (needed to grade only)", mend, needed=False)
+
+
+def _setting(name: str) -> str:
+    r"""A setting of the kernel, "" where it has none of that name."""
+    try:
+        return Path("/proc/sys", name.replace(".", "/")).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

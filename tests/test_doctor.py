@@ -106,17 +106,33 @@ def test_requirements_are_those_of_the_installed_package_where_there_is_no_check
     assert doctor._requirements() == (python, {"": asked[""], "notebooks": asked["notebooks"]})
 
 
-def test_little_memory_little_disk_and_no_boxes(monkeypatch, tmp_path):
+def test_little_memory_and_little_disk(monkeypatch, tmp_path):
     memory = namedtuple("memory", "available total")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(2e9, 8e9))
-    assert "2.0 of 8.0 GB free; the largest notebook takes" in doctor._memory().said and doctor._memory().mend
+    assert "2.0 of 8.0 GB free; the largest notebook takes" in doctor._memory().said
+    assert doctor._memory().mend.startswith("coursekit run")
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(5e8))
     assert "0.5 GB free" in doctor._disk().said and "COURSEKIT_HOME" in doctor._disk().mend
-    for problem, mend in ((None, ""), ("not installed", "apt-get"), ("bwrap: No permissions", "sysctl")):
-        monkeypatch.setattr(boxes, "probe", lambda box, problem=problem: problem)
-        found = doctor._bubblewrap()
-        assert mend in found.mend and bool(found.mend) == (problem is not None) and not found.needed
+
+
+APPARMOR = "kernel.apparmor_restrict_unprivileged_userns"
+
+
+@pytest.mark.parametrize(
+    "problem, found, mend",
+    [(None, "", ""),
+     ("not installed", f"{APPARMOR}=1", "sudo apt-get install bubblewrap"),
+     ("no permissions", f"{APPARMOR}=1", f"sudo sysctl {APPARMOR}=0"),
+     ("no permissions", "user.max_user_namespaces=0", "sudo sysctl user.max_user_namespaces=15000"),
+     ("no permissions", "", "coursekit grade --box podman")],
+)  # fmt: skip
+def test_what_keeps_bubblewrap_from_making_boxes(monkeypatch, problem, found, mend):
+    name, _, value = found.partition("=")
+    monkeypatch.setattr(boxes, "probe", lambda box: problem)
+    monkeypatch.setattr(doctor, "_setting", lambda asked: value if asked == name else "")
+    said = doctor._bubblewrap()
+    assert said.mend.partition("  #")[0] == mend and not said.needed
 
 
 def test_a_device_that_cannot_be_had(monkeypatch):
@@ -124,8 +140,16 @@ def test_a_device_that_cannot_be_had(monkeypatch):
     assert "DEVICE=abacus is not a device" in doctor._device().said and doctor._device().mend
     monkeypatch.setenv("DEVICE", "cpu")
     assert doctor._device().said.startswith("cpu, float32, ")
-    monkeypatch.setattr(device, "no_driver", lambda: "the GPU cannot be used: the driver is too old")
-    assert "driver is too old" in doctor._device().said and "NVIDIA driver" in doctor._device().mend
+    for version, mend in ((12040, "whl/cu126"), (11040, "whl/cu118"), (10020, "DEVICE=cpu")):
+        said = f"the GPU cannot be used: the NVIDIA driver on your system is too old (found version {version})"
+        monkeypatch.setattr(device, "no_driver", lambda said=said: said)
+        assert said in doctor._device().said and mend in doctor._device().mend
+
+
+def test_an_environment_of_uvs_has_no_pip(monkeypatch):
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    found = doctor._network(needed=True)
+    assert found.mend.endswith("-m ensurepip") and str(found).startswith("✗")
 
 
 def test_the_unrelated_package_is_seen(monkeypatch):
