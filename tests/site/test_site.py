@@ -3,6 +3,7 @@ r"""The site in a browser without a network: every page, light and dark, wide an
 from __future__ import annotations
 
 import json
+import os
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from served import ROOT, Watched
 pytestmark = pytest.mark.slow
 
 LOOKS = list(product(("light", "dark"), (1400, 400)))
-#: Seen in every look; the other pages take turns.
+#: Every page in every look; else the sample only, and the other pages take turns.
+EVERY = bool(os.environ.get("EVERY_LOOK"))
 SAMPLE = ("index.html", "docs/lessons.html", "docs/library/training.html", "data/evidence/lora.html", "search.html",
           "notebooks/06_lora.html")  # fmt: skip
 AXE = ROOT / "docs/node_modules/axe-core/axe.min.js"
@@ -47,7 +49,7 @@ def seen(site: Path, address: str, browser: Any) -> dict[tuple[str, str, int], d
     turns = [(name, *LOOKS[i % 4]) for i, name in enumerate(p for p in pages(site) if p not in SAMPLE)]
     for theme, width in LOOKS:
         with Watched(browser, color_scheme=theme, viewport={"width": width, "height": 900}) as tab:
-            for name in [*SAMPLE, *(n for n, *look in turns if look == [theme, width])]:
+            for name in [*SAMPLE, *(n for n, *look in turns if EVERY or look == [theme, width])]:
                 tab.wrong.clear()
                 tab.page.goto(address + name)
                 tab.page.wait_for_function(READY)
@@ -56,7 +58,7 @@ def seen(site: Path, address: str, browser: Any) -> dict[tuple[str, str, int], d
                 over = tab.page.evaluate("document.documentElement.scrollWidth - innerWidth")
                 dark = tab.page.evaluate("document.documentElement.dataset.theme") == "dark"
                 tab.page.evaluate(AXE.read_text(encoding="utf-8"))
-                plain = name.startswith("docs/library/") and name not in SAMPLE
+                plain = name.startswith("docs/library/") and name not in SAMPLE and not EVERY
                 axe = tab.page.evaluate(LOOK, WITHOUT_CONTRAST if plain else {})
                 found[name, theme, width] = {
                     "wrong": list(tab.wrong), "formulas": formulas, "over": over, "dark": dark, "axe": axe,
