@@ -2,8 +2,8 @@ r"""The one device rule of the course.
 
 CUDA with bfloat16, float16 on cards before Ampere (compute capability below 8), otherwise the CPU in float32.
 The environment variable `DEVICE` (`auto`, `cpu`, `cuda` or `cuda:N`) overrides the choice, in notebooks and
-tests alike, and `DTYPE` the number format: `DTYPE=bfloat16` is what a notebook meets on a GPU, without one. A GPU that this PyTorch cannot use, with a driver too old or a card too old, is left alone, and a line
-says so.
+tests alike, and `DTYPE` the number format: `DTYPE=bfloat16` is what a notebook meets on a GPU, without one. A
+GPU that this PyTorch cannot use, with a driver too old or a card too old, is left alone, and a line says so.
 """
 
 from __future__ import annotations
