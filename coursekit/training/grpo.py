@@ -18,6 +18,7 @@ that are nearly always or nearly never solved more, the second makes long wrong 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -214,7 +215,16 @@ def update(
     updates: int = 1,
     clip: float = 1.0,
 ) -> Step:
-    r"""`updates` steps of the optimizer on one set of answers. With one, nothing is clipped."""
+    r"""`updates` steps of the optimizer on one set of answers. With one, nothing is clipped.
+
+    Where no group's rewards differ and no KL is asked there is no step, and a warning: the gradient is 0, yet an AdamW
+    would move the model by its momentum (trl 1.16's does).
+    """
+    idle = bool(equal_rewards(rewards).all()) and not settings.beta
+    if idle:
+        warnings.warn(
+            "no group's rewards differ, so they teach nothing: the model stays as it is", stacklevel=2
+        )
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     advantages = group_advantages(rewards, settings.by_std).flatten()  # (answers)
     mask = answers.mask
@@ -228,6 +238,8 @@ def update(
             old = logps.detach()
             kl = None if reference is None else answer_mean(kl_estimate(old, reference), mask).item()
         loss = settings.loss(logps, old, reference, advantages, mask)
+        if idle:
+            break
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, clip)
         optimizer.step()

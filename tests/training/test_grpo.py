@@ -3,6 +3,7 @@ r"""GRPO against trl's, against closed forms and its plain twins; sampling again
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import tiny
@@ -240,13 +241,22 @@ def test_training_raises_the_reward_and_repeats_itself(settings):
     assert (history[0].kl is None) == (settings.beta == 0) and history[0].clipped == 0
 
 
-def test_equal_rewards_move_nothing_without_a_reference():
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+def test_equal_rewards_move_nothing_without_a_reference(beta):
     model = writer()
-    before = [p.clone() for p in model.parameters()]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    torch.manual_seed(0)
     answers = sample(model, Letters(), PROMPTS, group=4, max_new_tokens=4)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
-    step = update(model, answers, torch.ones(3, 4), GRPO(4, beta=0), optimizer)
-    assert step.told == 0 and all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
+    optimizer, settings = torch.optim.AdamW(trained, lr=1e-2), GRPO(4, beta=beta)
+    update(model, answers, torch.rand(3, 4), settings, optimizer)  # which leaves AdamW a momentum
+    before = [p.clone() for p in trained]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        step = update(model, answers, torch.ones(3, 4), settings, optimizer, updates=3)
+    kept = all(torch.equal(p, q) for p, q in zip(before, trained, strict=True))
+    assert step.told == 0 and step.reward == 1 and math.isfinite(step.loss) and kept == (beta == 0)
+    lines = [str(one.message) for one in told]
+    assert lines == (["no group's rewards differ, so they teach nothing: the model stays as it is"] if kept else [])
 
 
 def test_a_second_update_on_the_same_answers_is_clipped():
