@@ -161,7 +161,8 @@ CLIPPED = register(
         minutes=15,
         hints=(
             "You have logarithms, and a ratio is asked. What is the logarithm of a ratio?",
-            "advantages has one number for each answer, and the ratio one for each token: advantages[:, None] fits.",
+            "Which direction pays depends on the advantage's sign. advantages has one number for each answer, and the "
+            "ratio one for each token: advantages[:, None] fits.",
             "torch.minimum compares two products, each with the advantage in it, so that it also works where that is "
             "negative. Clip the ratio first, then multiply.",
         ),

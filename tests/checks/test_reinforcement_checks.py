@@ -103,3 +103,15 @@ def test_a_right_answer_that_is_not_paid_is_what_the_message_names(pattern):
 def test_a_wrong_answer_that_is_paid_is_still_named():
     said = check("reinforcement-rule", lambda a, b, given: [5.0 * (str(a + b) in one) for one in given]).message
     assert re.match(r"a wrong answer gets as much as a right one: to \d+ \+ \d+, '(?s:.*)' gets 5 and '", said)
+
+
+def test_the_loss_of_a_token_by_cases_passes():
+    r"""The statement says in words which direction pays: no minimum need be taken."""
+
+    def answer(logps, old, advantages, epsilon):
+        ratio, A = (logps - old).exp(), advantages[:, None]
+        return -A * torch.where(A > 0, ratio.clamp(max=1 + epsilon), ratio.clamp(min=1 - epsilon))
+
+    exercise = EXERCISES["reinforcement-clipped"]
+    assert check(exercise.id, answer).status == "passed"
+    assert not [c for c in secret_cases(exercise.id) if judge(exercise, c, answer(*c))]
