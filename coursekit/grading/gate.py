@@ -201,7 +201,7 @@ def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _folder(path: Path) -> Iterator[tuple[str, bytes]]:
     seen = 0
-    for folder, folders, names in os.walk(path, followlinks=False):
+    for folder, folders, names in os.walk(path, onerror=_unreadable):
         folders[:] = sorted(f for f in folders if not left_out([f]))
         for name in sorted(names):
             seen += 1
@@ -213,6 +213,10 @@ def _folder(path: Path) -> Iterator[tuple[str, bytes]]:
             if left_out([name]) or file.is_symlink() or not stat.S_ISREG(file.lstat().st_mode):
                 continue  # what a link or a FIFO stands for was not handed in
             yield file.relative_to(path).as_posix(), read_file(file, MOST)
+
+
+def _unreadable(error: OSError) -> None:
+    raise error  # what lies there was handed in: it must not look like nothing
 
 
 def _zip(content: bytes) -> Iterator[tuple[str, bytes]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import platform
 from collections import Counter
 from collections.abc import Collection
@@ -16,7 +17,7 @@ from coursekit.errors import CourseError
 from coursekit.files import replace_text
 from coursekit.grading import ids as ids_of
 from coursekit.grading.folder import Batch
-from coursekit.grading.gate import MOST_TOGETHER
+from coursekit.grading.gate import MOST_TOGETHER, Refused, read_file, shown
 from coursekit.grading.limits import Limits
 from coursekit.grading.one import Assignment
 from coursekit.grading.package import imports
@@ -61,7 +62,12 @@ def plan(
     for index, one in enumerate(found):
         key = None
         if one.path is not None:
-            parts = (one.group or one.id, digest(one.path), environment)
+            try:
+                content = digest(one.path)
+            except OSError as error:  # no mark, until it can be read or is there again
+                content = f"{error.errno} {one.submitted}"
+                listed.said.append(f"{one.id}: {shown(one.path.name)} cannot be read: {error.strerror}")
+            parts = (one.group or one.id, content, environment)
             key = hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
         lines.append(
             {
@@ -123,17 +129,15 @@ def guess(found: list[Submission]) -> Path:
     course = {path: set(ids_of.of_notebook(path)) for path in course_notebooks()}
     votes: Counter[Path] = Counter()
     for one in found:
-        files = [] if one.path is None or one.path.is_symlink() else [one.path]
-        files = sorted(one.path.rglob("*.ipynb")) if one.path is not None and one.path.is_dir() else files
+        files = [] if one.path is None else [one.path]
+        if one.path is not None and one.path.is_dir():
+            within = (Path(place, name) for place, _, names in os.walk(one.path) for name in names)
+            files = sorted(path for path in within if path.suffix == ".ipynb")
         for file in files[:20]:
-            if (
-                file.is_symlink()
-                or not file.is_file()
-                or file.stat().st_size > MOST_TOGETHER
-                or file.suffix == ".zip"
-            ):
+            try:
+                there = set() if file.suffix == ".zip" else ids_of.ids_in(read_file(file, MOST_TOGETHER))
+            except (OSError, Refused):  # it votes for nothing
                 continue
-            there = ids_of.ids_in(file.read_bytes())
             votes.update(path for path, ids in course.items() if ids & there)
     if not votes:
         raise CourseError(

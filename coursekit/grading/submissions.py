@@ -3,12 +3,14 @@ r"""Which submissions lie in a folder, and whose they are. Names are text for pe
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from coursekit.errors import CourseError
@@ -87,7 +89,12 @@ def find(
             owner = _plain(stem)
             if people:
                 unmatched[owner] = why
-        claims[owner].append((exact, path.lstat().st_mtime, path.name, path))
+        try:
+            when = path.lstat().st_mtime
+        except OSError as error:  # it has gone since it was listed
+            said.append(f"{owner}: {shown(path.name)} was passed over: {error.strerror}")
+            continue
+        claims[owner].append((exact, when, path.name, path))
     for owner, mine in [*claims.items()]:
         if any(exact for exact, *_ in mine):
             for claim in [c for c in mine if not c[0]]:  # perhaps somebody's who is not on the roster
@@ -186,14 +193,15 @@ def holds_a_notebook(path: Path) -> bool:
     r"""Whether there is something to grade: Moodle has a folder for a text beside that for the files."""
     if path.is_symlink() or not path.is_dir():
         return True
-    names = (file.suffix.lower() for file, _ in zip(path.rglob("*"), range(10_000), strict=False))
-    return any(suffix in (".ipynb", ".zip") for suffix in names)
+    names = islice((name.lower() for _, _, files in os.walk(path) for name in files), 10_000)
+    return any(name.endswith((".ipynb", ".zip")) for name in names)
 
 
 def digest(path: Path) -> str:
     r"""SHA-256 of all that was handed in, read in pieces; links count by where they point. Of more than may be handed
-    in only sizes count: it is refused unread.
+    in only sizes count: it is refused unread. Raises OSError where it cannot be read.
     """
+    path.lstat()  # what has gone is no empty file
     found = hashlib.sha256()
     files = [path] if path.is_symlink() or not path.is_dir() else sorted(path.rglob("*"))
     left = MOST_TOGETHER

@@ -92,6 +92,32 @@ def test_what_a_computer_left_is_nobody_s_and_what_is_passed_over_is_said(tmp_pa
     assert [line.split(":")[0] for line in found.said] == [".cy.ipynb", "notes.txt"]
 
 
+def test_what_goes_while_it_is_looked_at_is_said_and_takes_nobody_along(tmp_path, monkeypatch):
+    def gone(path: Path, lstat=Path.lstat) -> os.stat_result:
+        if path.name == "bob.ipynb":
+            raise FileNotFoundError(2, "No such file or directory")
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", gone)
+    found = listed(tmp_path, "ann bob", "ann.ipynb", "bob.ipynb")
+    assert names(found) == {"ann": "ann.ipynb", "bob": None}
+    assert found.said == ["bob: bob.ipynb was passed over: No such file or directory"]
+
+
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "06_lora.ipynb").write_text("{}")
+
+    def refuses(path: object, scandir=os.scandir) -> object:
+        if Path(path).name == "work":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    with pytest.raises(PermissionError):
+        gate.files(tmp_path)
+
+
 def test_a_group_hands_in_once_under_its_own_name_or_a_member_s(tmp_path):
     found = listed(tmp_path, "ann bob cy dee", "g1.ipynb", "cy_06.ipynb", groups="g1,ann g1,bob g2,cy g2,dee")
     assert names(found) == {"ann": "g1.ipynb", "bob": "g1.ipynb", "cy": "cy_06.ipynb", "dee": "cy_06.ipynb"}

@@ -12,11 +12,17 @@ import pytest
 from typer.testing import CliRunner
 
 from coursekit.cli import app
+from coursekit.grading import batch as grading
 from coursekit.grading import collect
+from coursekit.grading import plan as planning
+from coursekit.grading import watch as watching
 from coursekit.grading.folder import Batch
+from coursekit.grading.limits import Limits
+from coursekit.grading.one import Assignment
 from coursekit.grading.plan import plan
 from coursekit.grading.watch import watch
 from tests.checks.answers import SOLUTIONS
+from tests.grading.batches import right
 
 RIGHT = inspect.getsource(SOLUTIONS["ia3_attention"])
 WRONG = "def ia3_attention(q, k, v, l_k, l_v):\n    return q"
@@ -93,6 +99,100 @@ def test_a_folder_with_nothing_or_with_a_mistake_is_told_once_and_looked_at_agai
     found = Folder(course, [wait, wait, wait, put("ann.ipynb", RIGHT), wait, wait], False)
     assert sum("there are no submissions" in line for line in found.said) == 1
     assert found.said[-1].endswith("everything is correct")
+
+
+#: How often the grader itself fails in the next tests.
+FAILS = [0]
+
+
+@pytest.fixture
+def no_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    r"""Full marks for what can be read, a failure of the grader for what cannot: who grades is not what is tried."""
+
+    def grade_lines(batch: Batch, **_: object) -> list:
+        for line in batch.lines():
+            if line["key"] is None or batch.result(line["key"]) is not None:
+                continue
+            batch.event("begin", submission=line["submission"])
+            there = Path(line["path"]).is_file()
+            FAILS[0] -= (fails := FAILS[0] > 0)
+            if fails or not there:
+                batch.event("infrastructure", why="no space left" if fails else "No such file")
+            assignment = Assignment(line["notebook"], (), Limits(), "none", 8)
+            found = {"status": "ok", "message": "right", "where": None, "exercises": right(), "files": {}, "times": {}}
+            batch.write_result(assignment.result(line, None if fails or not there else found))
+        return [found for line in batch.lines() if (found := batch.result(line["key"])) is not None]
+
+    monkeypatch.setattr(watching, "grade_lines", grade_lines)
+    monkeypatch.setattr(grading, "grade_lines", grade_lines)
+
+
+@pytest.fixture
+def vanishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    r"""bob.ipynb goes once, between the look at the folder and that into the file."""
+
+    def digest(path: Path, real=planning.digest) -> str:
+        if path.name == "bob.ipynb":
+            monkeypatch.setattr(planning, "digest", real)
+            path.unlink()
+        return real(path)
+
+    monkeypatch.setattr(planning, "digest", digest)
+
+
+def said(found: Folder) -> list[str]:
+    return [line.split(" ", 1)[1] for line in found.said]
+
+
+def test_a_file_that_goes_while_it_is_looked_at_ends_no_watch(no_boxes: None, vanishes: None, course: Path):
+    put("ann.ipynb", RIGHT)(course / "subs")
+    found = Folder(course, [put("bob.ipynb", RIGHT), wait, wait, put("bob.ipynb", RIGHT), wait, wait], False)
+    ann, gone, back = said(found)
+    assert (ann, back) == ("ann: 6 of 6, right", "bob: 6 of 6, right")
+    assert gone.startswith("bob: no mark, the grader failed") and gone.endswith("(No such file)")
+    assert {e.id: e.total for e in collect.read(found.batch.out)} == {"ann": 6, "bob": 6}
+
+
+def test_what_the_grader_failed_at_is_told_once_and_tried_again(no_boxes: None, course: Path, monkeypatch):
+    monkeypatch.setattr(watching, "PAUSE", 2)
+    FAILS[0] = 2
+    found = Folder(course, [put("ann.ipynb", RIGHT), *8 * [wait]], False)
+    first, second = said(found)
+    assert first.startswith("ann: no mark, the grader failed") and first.endswith("(no space left)")
+    assert second == "ann: 6 of 6, right"
+    assert (found.batch.out / "events.jsonl").read_text().count('"begin"') == 3  # two looks apart, and then no more
+
+
+def command(course: Path, *words: str) -> list[str]:
+    return ["grade", *words, str(course / "subs"), "--out", str(course / "marks"), "--notebook",
+            str(course / "course.ipynb"), "--unsafe-no-isolation"]  # fmt: skip
+
+
+def test_what_cannot_be_read_is_named_and_the_others_are_graded(no_boxes: None, vanishes: None, course: Path):
+    for name in ("ann.ipynb", "bob.ipynb"):
+        put(name, RIGHT)(course / "subs")
+    done = CliRunner().invoke(app, command(course))
+    assert done.exit_code == 3, done.output
+    assert done.output.count("bob: bob.ipynb cannot be read: No such file or directory\n") == 1
+    assert {e.id: e.total for e in collect.read(course / "marks")} == {"ann": 6, "bob": None}
+
+
+def test_ctrl_c_ends_the_watch_and_the_same_command_goes_on(no_boxes: None, course: Path, monkeypatch):
+    put("ann.ipynb", RIGHT)(course / "subs")
+    for lines in (["ann: 6 of 6, right"], []):
+        looks = iter([None, None])
+
+        def sleep(seconds: float, looks=looks) -> None:
+            assert seconds in (0, 0.5)
+            if next(looks, "Ctrl-C") is not None:
+                raise KeyboardInterrupt
+
+        monkeypatch.setitem(watch.__kwdefaults__, "sleep", sleep)
+        done = CliRunner().invoke(app, command(course, "watch") + ["--every", "0.5"])
+        head, *marks, blank, end = done.output.splitlines()
+        assert head.startswith(f"watching {course / 'subs'}; marks go to ") and blank == ""
+        assert [line.split(" ", 1)[1] for line in marks] == lines
+        assert (done.exit_code, end) == (130, "coursekit: stopped; run the same command again to go on from here")
 
 
 def test_the_result_of_one_checkout_is_what_classroom_50_reads(box: str, course: Path, monkeypatch):
