@@ -88,9 +88,6 @@ def bwrap_command(
     command += ["--ro-bind", str(lib), str(lib), "--ro-bind", str(stage), "/in"]
     if models is not None:
         command += ["--ro-bind", str(models), "/models"]
-    if limits.gpu:
-        for device in sorted(Path("/dev").glob("nvidia*")):
-            command += ["--dev-bind", str(device), str(device)]
     command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", HOME]
     return [*command, "--", "/bin/sh", "-c", "echo; exec sleep 1000000"]
 
@@ -140,9 +137,9 @@ def tmpfs(limits: Limits) -> dict[str, tuple[int, int]]:
     return {path: (limits.disk, limits.inodes) for path in ("/tmp", "/dev/shm", HOME)}
 
 
-def environment(lib: Path, models: bool, limits: Limits) -> dict[str, str]:
+def environment(lib: Path, models: bool) -> dict[str, str]:
     r"""All that is left of the environment inside the box."""
-    given = {
+    return {
         "HOME": HOME, "USER": "student", "LOGNAME": "student", "LANG": "C.UTF-8", "TMPDIR": "/tmp",
         "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONPATH": str(lib), "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1",
@@ -150,10 +147,8 @@ def environment(lib: Path, models: bool, limits: Limits) -> dict[str, str]:
         "MPLBACKEND": "agg", "MPLCONFIGDIR": "/tmp/matplotlib", "IPYTHONDIR": "/tmp/ipython",
         "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
         "COURSEKIT_HOME": "/models" if models else "/tmp/models",
+        "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip
-    if not limits.gpu:
-        given["CUDA_VISIBLE_DEVICES"] = ""
-    return given
 
 
 def write_users(lib: Path) -> None:

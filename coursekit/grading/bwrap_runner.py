@@ -89,7 +89,7 @@ class BwrapRunner:
             "report": str(self.report), "before": str(self.before), "output": str(self.output),
             "questions": str(self.questions),
             "limits": limits, "tmpfs": boxes.tmpfs(self.limits),
-            "environment": boxes.environment(self.lib, self.models is not None, self.limits),
+            "environment": boxes.environment(self.lib, self.models is not None),
         }  # fmt: skip
         before = self.cgroup.kills() if self.cgroup else 0
         process = self._ready()
@@ -109,7 +109,7 @@ class BwrapRunner:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.stop()
-        environment = boxes.environment(self.lib, self.models is not None, self.limits)
+        environment = boxes.environment(self.lib, self.models is not None)
         if self.models is not None:
             environment["COURSEKIT_HOME"] = str(self.models)
         environment |= {"HOME": str(self.home), "MPLCONFIGDIR": str(self.home), "IPYTHONDIR": str(self.home)}

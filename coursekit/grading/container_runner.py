@@ -81,7 +81,7 @@ class ContainerRunner(BwrapRunner):
                     _podman("rm", "--force", "--ignore", "--time", "0", name)
 
     def _command(self, home: Path, limits: dict[str, Any], name: str) -> tuple[list[str], dict[str, str]]:
-        inside = boxes.environment(self.lib, self.models is not None, self.limits)
+        inside = boxes.environment(self.lib, self.models is not None)
         run = [sys.executable, "-P", "-m", f"{INSIDE}.cold"]
         if self.box == "none":
             own = {"HOME": str(home), "TMPDIR": str(home), "MPLCONFIGDIR": str(home), "IPYTHONDIR": str(home)}

@@ -25,7 +25,6 @@ class Limits:
     output: int = 4 * MB
     disk: int = 256 * MB
     inodes: int = 10_000
-    gpu: bool = False
 
     @property
     def again(self) -> float:
@@ -39,7 +38,7 @@ class Limits:
             "exercise": self.exercise,
             "probe": self.exercise * exercises + 5,
             "memory": self.memory,
-            "data": 0 if self.gpu else self.memory * 3 // 4,
+            "data": self.memory * 3 // 4,
             "processes": self.processes,
             "file": self.file,
             "output": self.output,

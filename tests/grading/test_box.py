@@ -247,7 +247,7 @@ def test_the_environment_is_its_own(asked, place: Place, monkeypatch):
         "found = [dict(os.environ), open('/proc/1/environ').read() + open('/proc/self/environ').read()]"
     )
     inside = {k: v for k, v in found[0].items() if k != "TORCHINDUCTOR_CACHE_DIR"}  # torch sets it when imported
-    assert inside == boxes.environment(place.slot.lib, False, place.assignment.limits)
+    assert inside == boxes.environment(place.slot.lib, False)
     assert "A_TOKEN" not in str(found)
 
 

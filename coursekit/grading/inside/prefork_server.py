@@ -237,10 +237,9 @@ def set_limits(limits: dict[str, Any]) -> None:
         (resource.RLIMIT_NOFILE, 256),
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_NPROC, limits["processes"]),
+        (resource.RLIMIT_DATA, data_in_use() + limits["data"]),
     ):
         resource.setrlimit(kind, (most, most))
-    if limits["data"]:  # not with a GPU: CUDA reserves more than it uses
-        resource.setrlimit(resource.RLIMIT_DATA, (data_in_use() + limits["data"],) * 2)
 
 
 def data_in_use() -> int:
