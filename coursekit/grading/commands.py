@@ -71,7 +71,10 @@ def export(
     options: Options,
     to: Annotated[str, typer.Option(help="canvas, moodle, gradescope, nbgrader or csv.")],
 ) -> None:
-    r"""Write the marks for another system, after lateness (policy.toml, extensions.csv)."""
+    r"""Write the marks for another system, after lateness (policy.toml, extensions.csv).
+
+    For Moodle also moodle-feedback.zip, to upload there as feedback files.
+    """
     from coursekit.grading.export import export as make
 
     echo(f"wrote {make(marks, to, options)}")

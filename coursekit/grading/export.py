@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 
 from coursekit.errors import CourseError, unknown
 from coursekit.files import folder_at, replace_text
-from coursekit.grading import collect, pages, policy, tables
+from coursekit.grading import collect, feedback, pages, policy, tables
 from coursekit.grading.collect import Entry
 from coursekit.grading.folder import note
 
@@ -141,9 +142,11 @@ def _gradescope(marks: list[Mark], place: Path, options: Options) -> Path:
 
 
 def _moodle(marks: list[Mark], place: Path, options: Options) -> Path:
-    r"""The offline worksheet that Moodle exported, with grades and comments filled in and all else as it was.
+    r"""The offline worksheet that Moodle exported, with grades and comments filled in and all else as it was; beside
+    it moodle-feedback.zip, the pages as "feedback files" under the names that Moodle's import reads.
 
-    A row is a student's where one of its cells is the student's id, e-mail or number ("Participant 123" is 123).
+    A row is a student's where one of its cells is the student's id, e-mail or number ("Participant 123" is 123). The
+    number that names a page's folder is the one in the first column, the identifier.
     """
     if options.fill is None:
         raise CourseError(
@@ -160,6 +163,7 @@ def _moodle(marks: list[Mark], place: Path, options: Options) -> Path:
         _column(names, options.id_column, "", "--id-column")
     whose = _people(marks)
     filled: set[str] = set()
+    given: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
         cells = [row[options.id_column]] if options.id_column else list(row.values())
         found = {whose[key] for cell in cells for key in _keys(cell) if key in whose}
@@ -178,6 +182,11 @@ def _moodle(marks: list[Mark], place: Path, options: Options) -> Path:
                 row[grade] = f"{_scaled(mark.points, of, row[maximum], options, number):g}"
                 if comment is not None:
                     row[comment] = mark.entry.message
+                if digits := re.fullmatch(r"\D*(\d+)", row[names[0]].strip()):
+                    # Moodle parts the name at underscores.
+                    name = re.sub(r"[^\w .'-]|_", " ", mark.entry.name)[:60]
+                    inside = f"{name}_{digits[1]}_assignsubmission_file_/feedback.html"
+                    given[inside] = feedback.page(mark.entry, mark.late)
     if not filled:
         raise CourseError(
             f"{options.fill.name} lists nobody from this batch: give --id-column, or a roster with e-mails."
@@ -187,6 +196,9 @@ def _moodle(marks: list[Mark], place: Path, options: Options) -> Path:
         raise CourseError(
             f"{options.fill.name} has no line for {', '.join(missing[:5])}: is it the right worksheet?"
         )
+    with zipfile.ZipFile(place / "moodle-feedback.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, page in given.items():
+            archive.writestr(name, page)
     return _written(place / "moodle.csv", [names, *([row[name] for name in names] for row in rows)])
 
 

@@ -14,9 +14,6 @@ def write(out: Path, anonymous: bool = False) -> list[Path]:
 
     anonymous: as in collect.collect.
     """
-    from coursekit import checks
-
-    hints = {id: exercise.hints for id, exercise in checks.every_kind().items()}
     entries = collect.read(out)
     rules = policy.read(out, entries)
     lateness = [rules.late(e.id, e.notebook, e.submitted) if rules else None for e in entries]
@@ -26,6 +23,13 @@ def write(out: Path, anonymous: bool = False) -> list[Path]:
     written = []
     for entry, late in zip(shown, lateness, strict=True):
         written.append(folder / names[entry.id, entry.notebook])
-        replace_text(written[-1], pages.feedback(entry, late, hints))
+        replace_text(written[-1], page(entry, late))
     note(out, "wrote feedback", pages=len(written))
     return written
+
+
+def page(entry: collect.Entry, late: policy.Late | None) -> str:
+    r"""The HTML of one student's page."""
+    from coursekit import checks
+
+    return pages.feedback(entry, late, {id: one.hints for id, one in checks.every_kind().items()})

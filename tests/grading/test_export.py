@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import zipfile
 
 import pytest
 from typer.testing import CliRunner
@@ -107,6 +109,23 @@ def test_moodle_s_own_worksheet_is_filled_and_else_unchanged(out, tmp_path):
     assert (other[1], other[4], other[9]) == ("'=cmd", "", "")
     for i in (5, 6, 7, 8):  # the dates by which Moodle knows whether a mark is newer
         assert [r[i] for r in found] == [r[i] for r in before]
+
+
+def test_moodle_s_feedback_files_are_named_as_its_import_reads_them(tmp_path):
+    people = {"bob": "B_b/../Roe", "cy": "Cy Doe", "dee": "Dee"}
+    work = {id: {"person": {"name": name, "email": f"{id}@example.org"}} for id, name in people.items()}
+    work["eve"] = {"status": "infrastructure", "exercises": [part(id, 0, "infrastructure") for id in OF]}
+    out = batch(tmp_path / "marks", work)
+    text = MOODLE.splitlines()[0] + "\n"
+    text += "".join(f"{who},x,{id}@example.org,,,6.00,Yes,-,-,\n" for who, id in (
+        ("Participant 124", "bob"), ("Teilnehmer/in7", "cy"), ("none", "dee"), ("Participant 9", "eve")))  # fmt: skip
+    export(out, "moodle", Options(fill=sheet(tmp_path, text), id_column="Email address"))
+    with zipfile.ZipFile(out / "export" / "moodle-feedback.zip") as archive:
+        found = {name: archive.read(name).decode() for name in archive.namelist()}
+    for name in found:  # as importziplib.php parts it: full name, number, type and name of the plugin
+        assert re.fullmatch(r"[^_/]+_\d+_assignsubmission_file_/feedback\.html", name)
+    assert {name.split("_")[1] for name in found} == {"124", "7"}
+    assert all("6 of 6 points" in page for page in found.values()) and "Cy Doe" in "".join(found.values())
 
 
 def test_moodle_keeps_its_grade_where_there_is_no_mark_and_a_shared_address_is_nobody_s(tmp_path):

@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from coursekit.errors import CourseError
 from coursekit.grading import collect, marking
+from coursekit.grading.commands import app
 from tests.grading.batches import batch, right
 from tests.grading.test_pages import Page
 
@@ -90,6 +92,11 @@ def test_what_nobody_has_and_points_that_nobody_knows_are_said(out):
         marking.write(out, "lora-essay")
     with pytest.raises(CourseError, match="unknown exercise 'lora-eassy'"):
         marking.write(out, "lora-eassy", of=4)
+
+
+def test_the_command_names_the_page_to_open(out):
+    done = CliRunner().invoke(app, ["marking", str(out), "--exercise", "lora-essay", "--of", "4"])
+    assert (done.exit_code, done.output) == (0, f"open {out / 'marking' / found_name(out)}\n")
 
 
 def test_under_pseudonyms_no_id_is_on_the_page_and_the_marks_find_their_owner(out):

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from typer.testing import CliRunner
 
 from coursekit.errors import CourseError
 from coursekit.grading import similarity
+from coursekit.grading.commands import app
 from tests.grading.batches import batch
 
 ADA = """def lora_count(model, r=4):
@@ -84,6 +86,16 @@ def test_the_report_lists_who_is_alike_and_says_what_was_not_compared(tmp_path):
     pairs, _ = similarity.report(out, template, least=0)
     assert {("ada", "cy"), ("bob", "cy")} <= {(p.one.id, p.other.id) for p in pairs if p.alike < 0.7}
     assert "ada" not in {p.one.id for p in similarity.report(out, template, anonymous=True)[0]}
+
+
+def test_the_commands_say_where_to_look(tmp_path):
+    out, template = course(tmp_path, ada=ADA, bob=COPY, cy=OTHER, dee="def lora_count(:")
+    done = CliRunner().invoke(app, ["similarity", str(out), "--notebook", str(template), "--least", "0.9"])
+    assert done.exit_code == 0 and "dee, lora-count: it does not parse and was not compared" in done.output
+    assert f"1 pairs of answers alike by 90% or more; see {out / 'similarity.html'}" in done.output
+    done = CliRunner().invoke(app, ["answers", str(out), "--template", str(template)])
+    assert done.exit_code == 0 and "now run\njava -jar jplag.jar -l python3" in done.output
+    assert (out / "answers" / "students" / "ada" / "lora_count.py").is_file()
 
 
 def test_what_most_wrote_is_no_pair(tmp_path):
