@@ -7,7 +7,7 @@ all scores share, `compatible.py` whether data and model go together.
 from coursekit.evaluation.choices import score_choices
 from coursekit.evaluation.classification import accuracy, best_constant
 from coursekit.evaluation.generation import generate
-from coursekit.evaluation.held_out import answer_loss, answer_nats
+from coursekit.evaluation.held_out import answer_nats
 from coursekit.evaluation.perplexity_of_texts import perplexity
 from coursekit.evaluation.scores import Perplexity, Score, pairs_in_order, wilson
 
@@ -15,7 +15,6 @@ __all__ = [
     "Perplexity",
     "Score",
     "accuracy",
-    "answer_loss",
     "answer_nats",
     "best_constant",
     "generate",

@@ -2,7 +2,6 @@ r"""Whether data and a model go together: found out before the first batch, and 
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,13 @@ from coursekit.tasks.task import task_of
 
 #: What tables of absolute positions are called.
 _POSITIONS = ("position_embeddings", "wpe", "embed_positions")
-#: The kinds of attention in transformers that keep the examples of packed rows apart whatever the batch.
-_PACKED = ("sdpa", "eager", "flex_attention")
 
 
 def check_data(model: nn.Module, prepared: Prepared, split: str) -> None:
     r"""Raise CourseError where `model` cannot learn from, or be measured on, a split of `prepared`.
 
-    That is: data of the other kind of model, tokens that it does not have, more classes than outputs, ratings for
-    several outputs, and packed rows whose examples it would not keep apart.
+    That is: data of the other kind of model, tokens that it does not have, more classes than outputs, and ratings for
+    several outputs.
     """
     if not isinstance(prepared, Prepared):
         raise CourseError(
@@ -43,8 +40,6 @@ def check_data(model: nn.Module, prepared: Prepared, split: str) -> None:
         _check_tokens(model, prepared, rows)
         if prepared.kind == "encoder":
             _check_labels(model, prepared, rows)
-    if prepared.packed(split):
-        _check_packed(model)
 
 
 def _check_kind(model: PreTrainedModel, prepared: Prepared) -> None:
@@ -87,10 +82,7 @@ def _ends(rows: Any, column: str, without: int | None = None) -> tuple[int, int]
 
 def _check_positions(model: nn.Module, prepared: Prepared, split: str) -> None:
     r"""CourseError for a row that is longer than a table of positions: past its end there is nothing to look up."""
-    if prepared.packed(split):
-        longest = _ends(prepared.split(split), "position_ids")[1] + 1
-    else:
-        longest = max(prepared.lengths(split))
+    longest = max(prepared.lengths(split))
     for name, table in model.named_modules():
         if isinstance(table, nn.Embedding) and name.rpartition(".")[2] in _POSITIONS:
             before = getattr(table, "offset", 0 if table.padding_idx is None else table.padding_idx + 1)
@@ -119,24 +111,3 @@ def _check_labels(model: PreTrainedModel, prepared: Prepared, rows: Any) -> None
             f"{prepared.name} has {classes} classes, and the model has {outputs} output{'s'[: outputs != 1]}: load it "
             f"with load_encoder(..., num_labels={classes})"
         )
-
-
-def _check_packed(model: nn.Module) -> None:
-    attention = getattr(model.config, "_attn_implementation", None)
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise CourseError(
-            f"{type(model).__name__} reads no positions, so packed examples would see each other: prepare with "
-            "packed=False"
-        )
-    if attention not in _PACKED:
-        raise CourseError(
-            f"packed examples would see each other with attention={attention!r}: load the model with "
-            f"attention={_PACKED[0]!r}, or prepare with packed=False"
-        )
-    attached = getattr(model, "_coursekit", None)  # what methods note there, asked without importing them
-    for method in attached.methods.values() if attached else ():
-        if getattr(method, "row_is_example", False):
-            raise CourseError(
-                f"{type(method).__name__} puts its tokens in front of a row, and a packed row has several examples: "
-                "prepare with packed=False"
-            )

@@ -105,7 +105,7 @@ def _check_alike(first: str, one: Prepared, name: str, other: Prepared) -> None:
     if there != here:
         raise CourseError(
             f"{name} and {first} differ in their columns ({', '.join(sorted(there ^ here))}), and the rows of a batch "
-            "cannot: prepare both in the same way, with packed rows or without"
+            "cannot: prepare both in the same way"
         )
     if one.kind == "decoder":
         return  # its labels are tokens, whatever the task

@@ -10,9 +10,9 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, whole
 from coursekit.paths import DATA
-from coursekit.tasks.conversations import Segment, encode, prepare_encoded
+from coursekit.tasks.conversations import Segment, encode
 from coursekit.tasks.prepared import Prepared
 from coursekit.tasks.sentiment import SPLITS
 from coursekit.tasks.splits import assign, normalise
@@ -74,25 +74,42 @@ def instruction_segments(tokenizer: Any, instruction: str, context: str, output:
     return [Segment(prompt, False), Segment(output + (tokenizer.eos_token or ""), True)]
 
 
-def prepare_instructions(
-    data: DatasetDict, tokenizer: Any, max_length: int = 256, *, packed: bool = False
-) -> Prepared:
+def prepare_instructions(data: DatasetDict, tokenizer: Any, max_length: int = 256) -> Prepared:
     r"""Token ids of prompt, answer and end-of-text token; the prompt is masked in the labels with −100.
 
-    An example longer than `max_length` tokens is left out, with a warning that counts them (`left_out` lists them):
-    a model trained on answers that were cut does not learn where they end. packed: see `prepare_encoded`. Raises
-    CourseError where that leaves nothing to train on.
+    An example longer than `max_length` tokens is left out, with a warning that counts them: a model trained on answers
+    that were cut does not learn where they end. Raises CourseError where that leaves nothing to train on.
     """
-    encoded = {
-        split: [
+    max_length = whole("max_length", max_length, least=2, such_as=256)
+    kept, lengths = {}, []
+    for split, rows in data.items():
+        encoded = [
             encode(
                 tokenizer, instruction_segments(tokenizer, row["instruction"], row["context"], row["output"])
             )
             for row in rows
         ]
-        for split, rows in data.items()
-    }
-    return prepare_encoded("instructions", encoded, tokenizer, max_length, packed=packed)
+        lengths += [len(one.input_ids) for one in encoded]
+        fit = [one for one in encoded if len(one.input_ids) <= max_length]
+        kept[split] = Dataset.from_dict(
+            {
+                "input_ids": [one.input_ids for one in fit],
+                "attention_mask": [[1] * len(one.input_ids) for one in fit],
+                "labels": [one.labels for one in fit],
+            }
+        )
+    longest = max(lengths, default=0)
+    if not kept.get("train"):
+        raise CourseError(
+            f"max_length={max_length} leaves no example to train on: the longest has {longest} tokens"
+        )
+    if longest > max_length:
+        warnings.warn(
+            f"{sum(n > max_length for n in lengths)} of {len(lengths)} examples are longer than "
+            f"max_length={max_length} tokens and were left out (the longest has {longest})",
+            stacklevel=2,
+        )
+    return Prepared("instructions", "decoder", tokenizer, DatasetDict(kept), max_length)
 
 
 def _read(source: str | Path) -> dict[str, Dataset]:

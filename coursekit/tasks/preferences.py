@@ -7,18 +7,8 @@ win by length alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-import torch
 from datasets import Dataset, DatasetDict
-from torch import Tensor
 
-from coursekit.errors import CourseError, whole
-from coursekit.tasks.conversations import cut, encode, warn_of_cuts
-from coursekit.tasks.instructions import instruction_segments
-from coursekit.tasks.prepared import Prepared
 from coursekit.tasks.sentiment import SPLITS, split_sentences
 
 _ASKED = {
@@ -52,75 +42,3 @@ def rated_pairs(domain: str = "film", clear: float = CLEAR) -> DatasetDict:
                 rows.append({"prompt": _ASKED[domain], "chosen": s.text, "rejected": left.pop(0)})
         found[split] = Dataset.from_list(rows)
     return DatasetDict(found)
-
-
-@dataclass(frozen=True)
-class PreparedPairs(Prepared):
-    r"""Pairs in token ids: `input_ids` and `labels` are those of the chosen answer, `rejected_ids` and
-    `rejected_labels` those of the rejected one; the prompt is masked in both.
-    """
-
-    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        r"""A batch of 2·pairs rows: first the chosen answers, then the rejected ones, padded to one length.
-
-        `pair`, (2·pairs,), says which rows belong together.
-        """
-        rejected = [
-            {
-                "input_ids": row["rejected_ids"],
-                "attention_mask": [1] * len(row["rejected_ids"]),
-                "labels": row["rejected_labels"],
-            }
-            for row in rows
-        ]
-        batch = super().collate([*rows, *rejected])
-        batch["pair"] = torch.arange(2 * len(rows)) % len(rows)
-        return batch
-
-    def weight(self, batch: dict[str, Tensor]) -> int:
-        r"""The loss is a mean over pairs."""
-        return len(batch["labels"]) // 2
-
-
-def prepare_pairs(data: Mapping[str, Dataset], tokenizer: Any, max_length: int = 128) -> PreparedPairs:
-    r"""Token ids of prompt and answer for both answers of each pair, as `prepare_instructions` writes them.
-
-    A pair of which one answer does not fit into `max_length` tokens is left out, with a warning, and listed in
-    `left_out`: half an answer is no answer. Raises CourseError for missing columns, and where nothing is left to
-    train on.
-    """
-    max_length = whole("max_length", max_length, least=2, such_as=128)
-    kept, cuts = {}, []
-    for split, rows in data.items():
-        missing = {"prompt", "chosen", "rejected"} - set(rows.column_names) if len(rows) else set()
-        if missing:
-            raise CourseError(f"the {split} pairs have no column {', '.join(sorted(missing))}")
-        pairs = []
-        for number, row in enumerate(rows):
-            won, lost = (
-                encode(tokenizer, instruction_segments(tokenizer, row["prompt"], "", row[which]))
-                for which in ("chosen", "rejected")
-            )
-            longer = max(won, lost, key=lambda one: len(one.input_ids))
-            if len(longer.input_ids) > max_length:
-                cuts.append(cut(split, number, longer, max_length))
-            else:
-                pairs.append((won, lost))
-        kept[split] = Dataset.from_dict(
-            {
-                "input_ids": [won.input_ids for won, _ in pairs],
-                "attention_mask": [[1] * len(won.input_ids) for won, _ in pairs],
-                "labels": [won.labels for won, _ in pairs],
-                "rejected_ids": [lost.input_ids for _, lost in pairs],
-                "rejected_labels": [lost.labels for _, lost in pairs],
-            }
-        )
-    if not kept.get("train"):
-        longest = max((c.tokens for c in cuts), default=0)
-        raise CourseError(
-            f"max_length={max_length} leaves no pair to train on: the longest has {longest} tokens"
-        )
-    warn_of_cuts(cuts, sum(map(len, data.values())), max_length, depth=3)
-    return PreparedPairs(
-        "preferences", "decoder", tokenizer, DatasetDict(kept), max_length, left_out=tuple(cuts)
-    )

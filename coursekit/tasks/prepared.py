@@ -15,8 +15,6 @@ from coursekit.labels import IGNORED
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-    from coursekit.tasks.cuts import Cut
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -25,7 +23,6 @@ class Prepared:
     data: splits with `input_ids`, `attention_mask` and `labels`. For an encoder a label is a class (int) or a
     rating (float); for a decoder `labels` repeats `input_ids` with the prompt replaced by −100, so that only
     the answer counts.
-    left_out: examples that were too long, and what a cut would have taken away; see `coursekit.tasks.conversations`.
     """
 
     name: str
@@ -33,7 +30,6 @@ class Prepared:
     tokenizer: Any
     data: DatasetDict
     max_length: int
-    left_out: tuple[Cut, ...] = ()
 
     def split(self, name: str) -> Dataset:
         r"""One split. Raises CourseError for an unknown or empty one."""
@@ -87,17 +83,7 @@ class Prepared:
         }
         labels = [row["labels"] for row in rows]
         batch["labels"] = torch.tensor(labels) if self.kind == "encoder" else _pad(labels, longest, IGNORED)
-        if "position_ids" in rows[0]:
-            batch["position_ids"] = _pad([row["position_ids"] for row in rows], longest, 0)
         return batch
-
-    def inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        r"""What of a batch the model is given. Of packed rows not the mask: transformers keeps the examples of a row
-        apart by their positions only where there is none (and no cache: `fit` turns it off).
-        """
-        if "position_ids" not in batch:
-            return batch
-        return {name: tensor for name, tensor in batch.items() if name != "attention_mask"}
 
     def batches(
         self, split: str, batch_size: int, limit: int | None = None, device: str | torch.device = "cpu"
@@ -116,10 +102,6 @@ class Prepared:
         r"""The tokens of every row of `split`."""
         column = self.split(split).select_columns(["input_ids"]).with_format("arrow")[:]["input_ids"]
         return [length for chunk in column.chunks for length in chunk.value_lengths().to_pylist()]
-
-    def packed(self, split: str) -> bool:
-        r"""Whether a row of `split` holds several examples, told apart by their positions."""
-        return "position_ids" in self.split(split).column_names
 
     def weight(self, batch: dict[str, Tensor]) -> int:
         r"""What the mean loss of `batch` is a mean of: rows of a classifier, else tokens with one before them."""

@@ -1,7 +1,8 @@
 r"""Training: one loop for every method, and what stands around it.
 
 Open `loop.py` first: `fit`; then `update.py`, one step of it.
-`dpo.py` is preference tuning, `grpo.py` learns from a reward, `pretraining.py` is a small decoder from nothing.
+`dpo.py` is what preference tuning asks of a model, `grpo.py` learns from a reward, `pretraining.py` is a small decoder
+from nothing.
 """
 
 from coursekit.training.history import History

@@ -75,7 +75,7 @@ def fit(
     (data/evidence/shortcuts.csv). optimizer: "adamw", "sgd", "adamw8bit" (8-bit states), "paged_adamw" (states in host
     memory, paged in), or a function from parameters to an optimizer, which then brings its own learning rates and decay
     (they follow the same schedule). objective: what is minimised instead of the model's own loss, such as
-    `training.dpo.DPO` or `forgetting.EWC`: a function of the model and a batch, whose repr tells it apart from others.
+    `forgetting.L2SP` or `forgetting.EWC`: a function of the model and a batch, whose repr tells it apart from others.
     checkpoint: a folder. A checkpoint found there is continued; one is written every `checkpoint_every` steps, at the
     end, and on Ctrl-C. activation_checkpointing: recompute each layer in the backward pass instead of storing it.
     after_step: called with the number of steps done, after each, for a look at validation on the way, say. What it

@@ -14,9 +14,7 @@ Objective = Callable[[nn.Module, dict[str, Tensor]], Tensor | tuple[Tensor, dict
 
 
 def own_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    r"""The model's own loss on a batch. Raises CourseError for preference pairs: it would learn the rejected ones."""
-    if "pair" in batch:
-        raise CourseError("pairs have a better and a worse answer: train with fit(..., objective=DPO())")
+    r"""The model's own loss on a batch."""
     return _scalar(model(**batch).loss, "the loss of this model")
 
 

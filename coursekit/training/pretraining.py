@@ -18,8 +18,7 @@ from torch.optim import AdamW
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from coursekit.device import pick_device
-from coursekit.errors import CourseError
-from coursekit.tasks.packing import blocks
+from coursekit.errors import CourseError, whole
 from coursekit.tasks.prepared import Prepared
 
 #: What stands between two texts.
@@ -95,12 +94,14 @@ def small_decoder(
 def prepare_text(texts: Mapping[str, Iterable[str]], tokenizer: Any, block: int = 64) -> Prepared:
     r"""Texts of each split in blocks of `block` tokens, all of them learned: next-token prediction.
 
-    Raises CourseError where a split has too little text for one block.
+    Each text is followed by the tokenizer's end-of-text token; what fills no block at the very end is dropped. Raises
+    CourseError where a split has too little text for one block, and for blocks of one token: they predict nothing.
     """
-    data = {}
+    block, data = whole("block", block, least=2), {}
     for split, rows in texts.items():
         ids = tokenizer(list(rows), add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        found = blocks(ids, block, tokenizer.eos_token_id)
+        stream = [token for row in ids for token in (*row, tokenizer.eos_token_id)]
+        found = [stream[start : start + block] for start in range(0, len(stream) - block + 1, block)]
         if not found:
             raise CourseError(
                 f"the {split} texts have {sum(map(len, ids))} tokens, less than one block of {block}: take shorter "

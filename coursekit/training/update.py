@@ -62,10 +62,7 @@ class Update:
         counts = [prepared.weight(batch) for batch in batches]
         loss, noted = torch.zeros((), device=self.device), dict[str, Tensor]()
         for index, (batch, count) in enumerate(zip(batches, counts, strict=True)):
-            inputs = {
-                name: tensor.to(self.device, non_blocking=True)
-                for name, tensor in prepared.inputs(batch).items()
-            }
+            inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
             share, last = count / sum(counts), index == len(batches) - 1
             # Processes exchange gradients once an update, with its last backward pass.
             with nullcontext() if last else self.accelerator.no_sync(self.model):

@@ -153,8 +153,7 @@ def rated():
     return replace(numbered(0), data=DatasetDict(train=Dataset.from_dict(rows)))
 
 
-def packed():
-    r"""As `prepare_encoded(packed=True)` makes it; pairs of preferences have columns of their own too."""
+def with_positions():
     plain = numbered(0, kind="decoder")
     rows = plain.split("train").add_column("position_ids", [[0, 1, 0]] * 60)
     return replace(plain, data=DatasetDict(train=rows))
@@ -186,8 +185,8 @@ TWO = ONE | {"tweet": numbered(1)}
         (ONE | {"facts": numbered(1, kind="decoder")}, {}, "facts is for a decoder and film for an encoder"),
         (ONE | {"other": replace(numbered(1), tokenizer=OtherWords())}, {}, "other has the tokens of another token"),
         (
-            {"facts": numbered(1, kind="decoder"), "packed": packed()}, {},
-            r"packed and facts differ in their columns \(position_ids\).*prepare both in the same way",
+            {"facts": numbered(1, kind="decoder"), "more": with_positions()}, {},
+            r"more and facts differ in their columns \(position_ids\).*prepare both in the same way",
         ),
         (ONE | {"stars": rated()}, {}, "stars is labelled with ratings and film with classes: a classifier learns"),
         (
@@ -207,10 +206,8 @@ def test_parts_that_fit_are_mixed():
     assert mixture(ONE | {"other": replace(numbered(1), tokenizer=tiny_text.tokenizer())}, 4)
     assert mixture(ONE | {"named": named(("bad", "good"))}, 4)
     assert mixture({"rated": rated(), "again": rated()}, 4)
-    assert (
-        mixture({"packed": packed(), "again": packed()}, 4).split("train")[:]["position_ids"]
-        == [[0, 1, 0]] * 4
-    )
+    mixed = mixture({"more": with_positions(), "again": with_positions()}, 4)
+    assert mixed.split("train")[:]["position_ids"] == [[0, 1, 0]] * 4
     words = (("bad", "good"), ("a", "b", "c"))
     assert mixture({str(i): named(labels, i, "decoder") for i, labels in enumerate(words)}, 4)
 

@@ -80,9 +80,12 @@ def test_text_in_blocks_is_the_text(tokenizer):
     rows = prepared.data["train"]
     assert rows["input_ids"] == rows["labels"] and {len(row) for row in rows["input_ids"]} == {32}
     text = tokenizer.decode([token for row in rows["input_ids"] for token in row])
-    assert "".join(f"{t}{END}" for t in TEXTS).startswith(text)
+    whole = "".join(f"{t}{END}" for t in TEXTS)
+    assert whole.startswith(text) and len(tokenizer(whole[len(text) :])["input_ids"]) < 32
     with pytest.raises(CourseError, match="less than one block of 32"):
         prepare_text({"train": ["a"]}, tokenizer, 32)
+    with pytest.raises(CourseError, match="block must be an integer of at least 2; got 1."):
+        prepare_text({"train": TEXTS}, tokenizer, 1)
 
 
 def test_a_new_model_knows_nothing(tokenizer):

@@ -100,10 +100,6 @@ def _losses(model: nn.Module, batches: Batches) -> Iterator[Tensor]:
         rows = len(next(iter(batch.values()), ())) if isinstance(batch, Mapping) else 0
         if not rows:
             raise CourseError("batches: each is a dict of tensors, with one row or more for each example")
-        if "position_ids" in batch:
-            raise CourseError(
-                "a packed row holds several examples, and each is looked at alone: prepare with packed=False"
-            )
         for row in range(rows):
             loss = model(**{key: value[row : row + 1].to(device) for key, value in batch.items()}).loss
             if loss is None:

@@ -3,7 +3,7 @@ r"""Base class of prompt tuning and P-tuning: virtual tokens among the input vec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -51,8 +51,6 @@ class InputPrompt(Method, ABC):
     r"""A method with a `SoftPrompt` before the text, or in the places of a template."""
 
     n: int
-    #: Its tokens stand in front of a row: one example a row.
-    row_is_example: ClassVar[bool] = True
 
     def _check(self, model: nn.Module) -> None:
         check_room(self.n, model)
