@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coursekit.checks.core import register
 from coursekit.checks.draw import Draw
-from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore
+from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore, fitted
 
 #: Numbers that the model answers for each sentence, and sentences to learn from and to be measured on.
 OUTPUTS, LEARN, MEASURE, LENGTH = 32, 64, 48, 16
@@ -144,18 +144,16 @@ def _trained(
         layer = model.get_submodule(name)
         A = torch.randn(r, layer.in_features) / layer.in_features**0.5
         B = torch.zeros(layer.out_features, r)
-        found |= {f"{name}.A": A.requires_grad_(), f"{name}.B": B.requires_grad_()}
+        found |= {f"{name}.A": A, f"{name}.B": B}
         used = last if late else [A, B]
         used[:] = A, B
         layer.register_forward_hook(lambda _, x, h, t=used: h + scale * F.linear(F.linear(x[0], t[0]), t[1]))
-    optimizer = torch.optim.Adam(found.values(), lr=rate)
-    for step in range(steps):
+
+    def loss(step: int) -> Tensor:
         rows = slice(16 * step % len(ids), 16 * step % len(ids) + 16)
-        loss = F.mse_loss(model(input_ids=ids[rows], attention_mask=mask[rows]).logits, targets[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return {name: tensor.detach() for name, tensor in found.items()}
+        return F.mse_loss(model(input_ids=ids[rows], attention_mask=mask[rows]).logits, targets[rows])
+
+    return fitted(found, loss, steps, rate)
 
 
 def _swapped(

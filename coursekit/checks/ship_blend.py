@@ -14,6 +14,7 @@ from torch import Tensor
 from coursekit.checks.core import register
 from coursekit.checks.draw import Draw
 from coursekit.checks.open_exercise import OpenComparison, OpenExercise
+from coursekit.checks.training import fitted
 
 #: How much worse than the course's own an answer may be.
 ROOM = 1.25
@@ -63,14 +64,10 @@ def blended(updates: Tensors, inputs: Tensors, r: int) -> Factors:
 
 def descended(updates: Tensors, inputs: Tensors, r: int) -> Factors:
     r"""What the hints lead to: Adam on the larger error, from the best matrix of rank r for the sum of the updates."""
-    A, B = (factor.requires_grad_() for factor in pissa(updates[0] + updates[1], r, 1.0))
-    optimizer = torch.optim.Adam([A, B], lr=0.03)
-    for step in range(400):
-        optimizer.param_groups[0]["lr"] = 0.03 * (1 - step / 400)
-        optimizer.zero_grad()
-        max(errors(B @ A, updates, inputs)).backward()
-        optimizer.step()
-    return A.detach(), B.detach()
+    found = dict(zip("AB", pissa(updates[0] + updates[1], r, 1.0), strict=True))
+    loss = lambda _: max(errors(found["B"] @ found["A"], updates, inputs))  # noqa: E731
+    found = fitted(found, loss, steps=400, lr=0.03, falling=True)
+    return found["A"], found["B"]
 
 
 def worse(factors: Factors, updates: Tensors, inputs: Tensors) -> float:

@@ -139,6 +139,19 @@ def latest(id: str, answer: Callable[..., Any]) -> Any:
     return value if checked is answer else None
 
 
+def fitted(
+    tensors: dict[str, Tensor], loss: Callable[[int], Tensor], steps: int, lr: float, falling: bool = False
+) -> dict[str, Tensor]:
+    r"""`tensors` after `steps` steps of Adam on `loss(step)`, in place: for mistakes, and for what is fair."""
+    optimizer = torch.optim.Adam([tensor.requires_grad_() for tensor in tensors.values()], lr=lr)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = lr * (1 - falling * step / steps)
+        optimizer.zero_grad()
+        loss(step).backward()
+        optimizer.step()
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
 def plain(value: Any) -> Any:
     r"""A dictionary's parameters as tensors that need no gradient, as they leave a box; all else as it is."""
     if type(value) is not dict:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from coursekit.checks.core import Arguments, register
 from coursekit.checks.draw import Draw
-from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore
+from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore, fitted
 
 #: Possible answers, their width, that of a prompt, and pairs to learn from and to be measured on.
 ANSWERS, WIDTH, PROMPT, LEARN, MEASURE = 30, 6, 4, 200, 200
@@ -122,16 +122,14 @@ def _both(chosen: Tensor, rejected: Tensor, old_chosen: Tensor, old_rejected: Te
 def _trained(
     E: Tensor, W0: Tensor, x: Tensor, chosen: Tensor, rejected: Tensor, loss: Loss, steps: int = 200
 ) -> Tensor:
-    W = W0.clone().requires_grad_()
-    optimizer = torch.optim.Adam([W], lr=0.05)
+    W = W0.clone()
     old = [log_pi(E, W0, x).gather(1, y[:, None])[:, 0] for y in (chosen, rejected)]
-    for _ in range(steps):
+
+    def found(_: int) -> Tensor:
         now = log_pi(E, W, x)
-        found = loss(*(now.gather(1, y[:, None])[:, 0] for y in (chosen, rejected)), *old)
-        optimizer.zero_grad()
-        found.backward()
-        optimizer.step()
-    return W.detach()
+        return loss(*(now.gather(1, y[:, None])[:, 0] for y in (chosen, rejected)), *old)
+
+    return fitted({"W": W}, found, steps, lr=0.05)["W"]
 
 
 ALIGN = register(

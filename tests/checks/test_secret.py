@@ -5,17 +5,22 @@ That every answer gets its points and every mistake its message: `tests/grading/
 
 from __future__ import annotations
 
+import builtins
 import copy
+import dis
+import functools
+import inspect
 import os
 from dataclasses import replace
-from functools import cache
 
 import pytest
 import torch
 
 from coursekit.checks import core, exercises, judge
 from coursekit.checks.draw import Draw
+from coursekit.checks.training import PUBLIC, Training
 from coursekit.errors import CourseError
+from coursekit.grading.inside import wire
 from tests.checks.test_compare import Yes
 
 ALL = exercises()
@@ -24,7 +29,7 @@ each_exercise = pytest.mark.parametrize("exercise", ALL.values(), ids=ALL)
 FRESH = os.urandom(16)
 
 
-@cache
+@functools.cache
 def cases_of(id):
     r"""Two of each kind, drawn once: that takes longest."""
     return ALL[id].cases(FRESH, 2 * ALL[id].kinds)
@@ -61,6 +66,33 @@ def test_cases_follow_from_the_secret_and_stay_small(exercise):
     assert all(
         len(part) <= 200 for arguments in cases for part in arguments if isinstance(part, list | tuple)
     )
+
+
+def functions(value):
+    if isinstance(value, functools.partial):
+        value = [value.func, *value.args]
+    if isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from functions(part)
+    elif inspect.isfunction(value):
+        yield value
+
+
+def global_names(code):
+    own = {one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL"}
+    return own.union(*(global_names(inner) for inner in code.co_consts if inspect.iscode(inner)))
+
+
+@pytest.mark.parametrize("id", core.every_kind())
+def test_functions_that_go_into_a_box_find_all_that_they_use_there(id):
+    exercise = core.every_kind()[id]
+    if isinstance(exercise, core.Exercise):
+        given = cases_of(id)
+    else:
+        given = exercise.posing(PUBLIC).arguments if isinstance(exercise, Training) else ()
+    for function in functions(given):
+        sent = wire.decode(wire.encode_argument(function), code=True)
+        assert not global_names(sent.__code__) - sent.__globals__.keys() - vars(builtins).keys(), sent.__name__
 
 
 def test_too_few_cases_for_their_kinds_are_refused():
