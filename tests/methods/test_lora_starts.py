@@ -151,6 +151,18 @@ def test_merging_adds_what_was_learned_and_not_what_the_start_took(family, init)
     torch.testing.assert_close(model(**one).logits, beside, atol=1e-4, rtol=1e-4)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("family", [family for family in TARGETS if family != "bert"])  # whose head trains whole
+@both
+def test_what_was_learned_fits_in_a_plain_lora_of_rank_2r_and_not_in_one_less(family, init):
+    model, one = nonzero(here(family, init)), labelled(family)
+    update, beside = methods.update_of(model), model(**one).logits
+    methods.detach(model)
+    assert max(methods.to_lora(model, update, r=2 * 4).values()) < 1e-5
+    torch.testing.assert_close(model(**one).logits, beside, atol=1e-4, rtol=1e-4)
+    assert min(methods.to_lora(model, update, r=2 * 4 - 1, name="less").values()) > 1e-3
+
+
 # LoftQ ----------------------------------------------------------------------------------------------------
 
 
