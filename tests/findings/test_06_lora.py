@@ -9,6 +9,7 @@ from finding import printed, said
 from coursekit.comparison import costs
 from coursekit.experiments import results
 from coursekit.experiments.results import Results
+from coursekit.models import load_encoder
 
 PAGE = "06_lora"
 
@@ -23,20 +24,21 @@ LONGER = "qv-r8-tuned-at-600, 600 steps", "full-tuned-at-600, 600 steps"
 ASKED = (
     ("qv-r8", "full"), LONGER, ("all-r8", "full"), ("qv-r8", "probe"),
     ("qv-r8", "qv-r1"), ("qv-r64", "qv-r8"), ("all-r8", "qv-r8"),
+    ("dora", "qv-r8"), ("vera", "qv-r8"), ("oft", "qv-r8"),
 )  # fmt: skip
 EQUAL = "equal for practical purposes (within 3 points)"
 
 
-def test_the_verdicts_of_seven_questions(lora):
+def test_the_verdicts_of_ten_questions(lora):
     table = lora.pairs({str(pair): pair for pair in ASKED})
     unclear, equal = "no clear difference", EQUAL.partition(" (")[0]
-    assert [row[-1] for row in table.rows] == [unclear, equal, unclear, "better", equal, equal, equal]
+    assert [row[-1] for row in table.rows] == [unclear, equal, unclear, "better", *[equal] * 6]
 
 
 def test_query_and_value_are_at_most_a_few_points_behind_full_fine_tuning(lora):
     found, longer = lora.difference("qv-r8", "full"), lora.difference(*LONGER)
     behind = (-found).in_points().replace("+", "").replace(" (", " points behind (")
-    said(PAGE, f"On query and value, with 0.3 % of the parameters, it is {behind}. After correction for seven "
+    said(PAGE, f"On query and value, with 0.3 % of the parameters, it is {behind}. After correction for ten "
                "comparisons that is not a clear difference; nor is the gap on all linear layers")  # fmt: skip
     assert str(longer) == EQUAL
     value, _, interval = longer.in_points().partition(" ")
@@ -47,14 +49,10 @@ def test_query_and_value_are_at_most_a_few_points_behind_full_fine_tuning(lora):
 def test_the_rate_of_full_fine_tuning_at_600_steps_was_a_close_choice(lora):
     tuned, next_rate = LONGER[1], "full, 600 steps"
     assert lora.rate(tuned) < lora.rate(next_rate)
-    behind = 100 * (lora.validation(tuned) - lora.validation(next_rate))
     more = -lora.difference(LONGER[0], next_rate)
     ends = f"({100 * more.low:.1f} to {100 * more.high:.1f})"
     assert str(more) == EQUAL and lora.rate(next_rate) == lora.rate("full") == 1e-4 and lora.rate(tuned) == 3e-5
     ahead = f"full fine-tuning would be {100 * more.value:.1f} points ahead {ends}, still equal"
-    said(PAGE, f"With its other rate {ahead}: at 600 steps 1e-4, its best rate in the picture, was {behind:.1f} points "
-               "behind 3e-5 on the validation sentences, and gets "
-               f"{lora.accuracy(next_rate).value:.3f} in the test")  # fmt: skip
     said("10_which_method", f"At its old rate {ahead}")
 
 
@@ -66,11 +64,20 @@ def test_it_is_ahead_of_a_linear_probe(lora):
 
 
 def test_ranks_and_places_are_equal_for_practical_purposes(lora):
-    assert {str(lora.difference(*pair)) for pair in ASKED[-3:]} == {EQUAL}
+    assert {str(lora.difference(*pair)) for pair in ASKED[-6:]} == {EQUAL}
     said(PAGE, f"Rank 64 and rank 8 are {EQUAL}")
     said(PAGE, "so are rank 8 and rank 1")
     more = lora.parameters("all-r8") / lora.parameters("qv-r8")
     said(PAGE, f"All linear layers and query and value are {EQUAL}, at the same rank, so with {more:.1f} times the")
+
+
+def test_relatives_of_lora_make_little_difference(lora):
+    each = [lora.difference(*pair).in_points() for pair in ASKED[-3:]]
+    said(PAGE, f"Each is {EQUAL.replace('equal', 'equal to LoRA')}: {each[0]}, {each[1]} and "
+               f"{each[2].replace(' (', ' points (')}")  # fmt: skip
+    vera, own = (lora.parameters(arm) - lora.parameters("head") for arm in ("vera", "qv-r8"))
+    assert round(own / vera) == 10
+    said(PAGE, "two vectors around a random, frozen $A$ and $B$, a tenth of the parameters")
 
 
 def test_its_best_learning_rate_is_ten_and_thirty_times_that_of_full_fine_tuning(lora):
@@ -79,7 +86,7 @@ def test_its_best_learning_rate_is_ten_and_thirty_times_that_of_full_fine_tuning
         PAGE,
         "LoRA's best rate is 10 times that of full fine-tuning on all linear layers and 30 times on query and value",
     )
-    said(PAGE, "our runs cannot tell the layers apart), $r=8$, $\\alpha=2r$ and ten times the learning rate of full")
+    said(PAGE, "the layers made little difference here), $r=8$, $\\alpha=2r$ and ten times the learning rate of full")
 
 
 def test_what_a_step_costs_is_what_was_measured():
@@ -98,6 +105,10 @@ def test_what_a_step_costs_is_what_was_measured():
         f"{everywhere.step_ratio:.2f} on all linear layers, {1 / lora.step_ratio:.1f} and "
         f"{1 / everywhere.step_ratio:.1f} times as fast",
     )
+    embeddings = sum(p.numel() for name, p in load_encoder("minilm")[0].named_parameters() if "embeddings" in name)
+    assert round(embeddings / full.trained, 1) == 0.5
+    factors = f"{full.peak / lora.peak:.1f} nor {lora.step_ratio:.2f}"
+    said(PAGE, f"Half of MiniLM's parameters are embeddings, so neither {factors} carries over to other models")
 
 
 # The notebook's own run ------------------------------------------------------------------------------------
@@ -105,9 +116,9 @@ def test_what_a_step_costs_is_what_was_measured():
 
 def test_the_first_table_is_told_as_it_is():
     bare, calibrated, tuned = (
-        printed(PAGE, rf"{name} +(0\.\d+) \(0\S+, n=120\)")[0] for name in ("as it is", "calibrated", "LoRA")
+        printed(PAGE, rf"{name} +(0\.\d+) \(0\S+, n=120\)")[0] for name in ("base model", "calibrated", "LoRA")
     )
-    said(PAGE, f"the model as it is gets {bare} right, no more than the constant answer")
+    said(PAGE, f"the base model gets {bare} right, no more than the constant answer")
     said(PAGE, f"Five numbers bring it to {calibrated}, and LoRA, 20 steps of 8 sentences, to {tuned}")
     more = [round(120 * (float(one) - float(bare))) for one in (tuned, calibrated)]
     said(PAGE, f"a gain of {more[0]} sentences of 120; {more[1]} of them need no training")
@@ -152,12 +163,11 @@ def test_what_merging_costs_is_what_was_measured():
     said(PAGE, f"With random signs, errors just as large move the logits by {chance}, little more than rounding")
 
 
-def test_the_cut_updates_are_told_as_they_are(lora):
-    table = {r: printed(PAGE, rf"\n *{r}  (0\.\d+) \S+ n=200\) +(\d+)%") for r in (0, 1, 8, 384)}
-    said(PAGE, f"rank 8 gives {table[8][0]} where the whole update has {table[384][0]}")
-    said(PAGE, f"One direction gives {table[1][0]}")
-    assert float(table[0][0]) < float(table[1][0]) < float(table[384][0]) <= float(table[8][0])
-    said(PAGE, f"after 40 steps of 8 short sentences, far from the {lora.accuracy('full').value:.3f} of section 6")
+def test_the_cut_updates_are_told_as_they_are():
+    table = {r: printed(PAGE, rf"\n *{r}  (0\.\d+) \S+ n=200\) +(\d+)%") for r in (0, 1, 2, 8, 384)}
+    said(PAGE, f"rank 2 gives {table[2][0]} where the whole update has {table[384][0]}")
+    said(PAGE, f"One gives {table[1][0]}, eight {table[8][0]}")
+    assert float(table[0][0]) < float(table[1][0]) < float(table[384][0]) <= min(float(table[r][0]) for r in (2, 8))
     said(PAGE, f"embeddings, biases, norms and head stay tuned, and these give {table[0][0]}")
     true, shuffled, noise = printed(
         PAGE, r"Rank 8 keeps (\d+)% \(true labels\), (\d+)% \(shuffled labels\), (\d+)% \(random matrices\)"
