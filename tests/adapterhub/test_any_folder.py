@@ -88,6 +88,17 @@ def test_a_lora_of_some_blocks_and_a_fused_matrix_names_its_places(family):
     assert {method.at(path).scaling for path in method.places(model)} == {1.5}
 
 
+def test_a_fused_matrix_of_a_width_that_is_no_power_of_two_gets_its_rows_at_query_and_value(tmp_path):
+    folder = changed(FIXTURES / "gpt2" / "lora", tmp_path / "lora")
+    key, B = "transformer.h.0.attn.c_attn.loras.lora.lora_", torch.randn(60, 2)
+    torch.save({f"{key}A": torch.randn(4, 30), f"{key}B": B}, folder / "pytorch_adapter.bin")
+    model = tiny.decoder(tiny.Awkward("gpt2"))
+    coursekit.load_adapter(model, folder)
+    wide = torch.zeros(90, 4)
+    wide[:30, :2], wide[60:, 2:] = B[:30], B[30:]
+    assert torch.equal(model.transformer.h[0].attn.c_attn.branches["default"].B, wide)
+
+
 def test_what_is_saved_here_and_by_peft_comes_through_the_same_door(tmp_path):
     one = tiny.batch()
     model = nonzero(LoRA(r=2, alpha=3).attach(tiny.decoder("llama")), 3)

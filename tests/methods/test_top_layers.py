@@ -88,4 +88,4 @@ def test_the_last_blocks_of_a_model_in_four_bits_train_as_dense_ones(family):
 
 def test_the_published_count():
     gpt2_medium = GPT2Config(n_embd=1024, n_layer=24, n_head=16)
-    assert TopLayers(k=2).count(gpt2_medium) == counts.top_layers(gpt2_medium, 2) == 25_192_448  # Hu et al., table 3
+    assert TopLayers().count(gpt2_medium) == counts.top_layers(gpt2_medium, 2) == 25_192_448  # Hu et al., table 3

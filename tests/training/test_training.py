@@ -546,6 +546,14 @@ def test_data_that_differ_in_any_row_are_other_data(row):
     assert identity.data_identity(with_rows(data, rows), "train") != before
 
 
+def test_data_that_differ_behind_the_point_are_other_data():
+    data = tiny_text.prepared("encoder")
+    rows = [row | {"labels": 0.25} for row in data.data["train"].to_list()]
+    before = identity.data_identity(with_rows(data, rows), "train")
+    rows[3]["labels"] = 0.75
+    assert identity.data_identity(with_rows(data, rows), "train") != before
+
+
 def with_rows(data, rows):
     return replace(data, data=type(data.data)(train=Dataset.from_list(rows)))
 
