@@ -1,13 +1,14 @@
 r"""What a reward changes: lesson 11's three trainings on small sums, as its cells run them, on held-out sums.
 
 `GRPO`: eight steps of eight sums with eight drawn answers each. `shown the answers`: cross-entropy of the right answers
-to the same sums. `careless rule`: six steps of GRPO with the rule that pays for everything but a wrong number.
-`as released`: nothing trained. A seed draws LoRA's start, the answers, and which 64 of 146 sums are learned from; the
-64 held-out sums are the same for all. Right is a sum whose *likeliest* answer has the right first number. For each
-held-out sum, of eight drawn answers: `right`, `first`: share with the right line, and with the right first number;
-`paid`: what the careless rule pays; `eight`: 1 where one of the eight has the right first number; `kl`: mean of ln π/π₀
-of the whole answer, in nats, which estimates KL(π‖π₀). `likeliest_right`: 1 where the likeliest answer is the right
-line. `rewards`: what the rule paid at each step of the training. No learning rate was searched: it is the lesson's.
+to the same sums; `for as long`, to the same 64 sums again until it took GRPO's time, 18 steps. `with r = 1`: LoRA of
+rank 1. `at 0.0006`, `at 0.006`: other learning rates. `careless rule`: six steps of GRPO with the rule that pays for
+everything but a wrong number. `as released`: nothing trained. A seed draws LoRA's start, the answers, and which 64 of
+146 sums are learned from; the 64 held-out sums are the same for all. Right is a sum whose *likeliest* answer has the
+right first number. For each held-out sum, of eight drawn answers: `right`, `first`: share with the right line, and with
+the right first number; `paid`: what the careless rule pays; `eight`: 1 where one of the eight has the right first
+number; `kl`: mean of ln π/π₀ of the whole answer, in nats, which estimates KL(π‖π₀). `likeliest_right`: 1 where the
+likeliest answer is the right line. `rewards`: what the rule paid at each step of the training.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import ast
 import random
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,6 +42,10 @@ GRID = Grid(
         Arm("GRPO", "right", (2e-3,)),
         Arm("shown the answers", "answers", (2e-3,)),
         Arm("careless rule", "careless", (2e-3,), 6),
+        # GRPO's eight steps take 2.2 times as long as eight of these.
+        Arm("shown the answers for as long", "answers", (2e-3,), 18),
+        Arm("GRPO with r = 1", "right", (2e-3,)),
+        *(Arm(f"GRPO at {rate:g}", "right", (rate,)) for rate in (6e-4, 6e-3)),
     ),
     reference="GRPO",
     steps=8,
@@ -53,7 +59,10 @@ def carry(bench: None, learns_from: str, cell: Cell) -> list[Run]:
     page.run("11-024", "11-026", only=ast.FunctionDef)
     learn, held = page["sums"](POOL, HELD)
     random.Random(cell.seed).shuffle(learn)
-    page.update(seed=cell.seed, learn=learn, total={one.prompt: str(one.total) for one in learn + held})
+    total = {one.prompt: str(one.total) for one in learn + held}
+    # The 64 sums of eight steps, again for those who take more.
+    page.update(seed=cell.seed, learn=learn[: page["prompts"] * GRID.steps] * 3, total=total)
+    page["fresh_lora"] = partial(page["fresh_lora"], r=1 if cell.arm.endswith("r = 1") else 8, lr=cell.rate or 2e-3)
     model, rewards = page["model"], ()
     if learns_from == "answers":
         page["show_answers"](cell.steps)
