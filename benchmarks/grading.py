@@ -3,8 +3,11 @@ r"""What grading costs: seconds a submission by part, memory by process, and whe
     python benchmarks/grading.py                            200 submissions of notebook 06, two at a time
     python benchmarks/grading.py --submissions 20 --kills 10   and killed ten times on the way
     python benchmarks/grading.py --submissions 20 --twice      and graded once more, byte for byte
+    python benchmarks/grading.py --submissions 8 --slow        with the exercise that trains, and whole runs
 
-Half of the submissions are solved, a quarter is blank, a quarter has a wrong answer; none trains. The load of the
+Half of the submissions are solved, a quarter is blank, a quarter has a wrong answer; none trains, and no notebook runs
+as a whole. With `--slow` the exercise that trains is there, and the wrong answer stands behind a condition, so that the
+whole notebook has to run before it counts as wrong: the most that a submission costs. The load of the
 machine is printed beside the figures: on one that is busy the seconds say little.
 """
 
@@ -34,9 +37,9 @@ NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "06_lora.ipynb"
 MB = 2**20
 
 
-def course(path: Path, source: Path) -> dict[str, Any]:
-    r"""`source` without outputs and without exercises that train, written to `path`."""
-    trained = {id for id, e in every_kind().items() if isinstance(e, Training)}
+def course(path: Path, source: Path, slow: bool) -> dict[str, Any]:
+    r"""`source` without outputs and, unless `slow`, without exercises that train, written to `path`."""
+    trained = {id for id, e in every_kind().items() if isinstance(e, Training) and not slow}
     notebook = json.loads(source.read_text())
     cells = notebook["cells"]
     notebook["cells"] = [c for c in cells if c["metadata"].get("nbgrader", {}).get("grade_id") not in trained]
@@ -47,11 +50,14 @@ def course(path: Path, source: Path) -> dict[str, Any]:
     return notebook
 
 
-def write(folder: Path, place: Path, n: int) -> dict[str, str]:
+def write(folder: Path, place: Path, n: int, slow: bool) -> dict[str, str]:
     r"""Write `n` submissions; returns the status that each is to have."""
     solve(NOTEBOOK, place / "solved.ipynb")
-    blank = course(place / "course.ipynb", NOTEBOOK)
-    solved = course(place / "solved.ipynb", place / "solved.ipynb")
+    blank = course(place / "course.ipynb", NOTEBOOK, slow)
+    solved = course(place / "solved.ipynb", place / "solved.ipynb", slow)
+    wrong = "def lora_truncate(W, r): return W"
+    if slow:
+        wrong = f"if bool(1):\n    {wrong}"
     expected = {}
     folder.mkdir()
     for i in range(n):
@@ -60,7 +66,7 @@ def write(folder: Path, place: Path, n: int) -> dict[str, str]:
         for cell in notebook["cells"]:
             source = "".join(cell["source"])
             if status == "wrong" and "def lora_truncate" in source:
-                cell["source"] = "def lora_truncate(W, r):\n    return W"
+                cell["source"] = wrong
         notebook["cells"].append({"cell_type": "markdown", "metadata": {}, "source": f"student {i}"})
         (folder / f"student{i:04}.ipynb").write_text(json.dumps(notebook))
         expected[f"student{i:04}"] = status
@@ -157,10 +163,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--twice", action="store_true")
+    parser.add_argument("--slow", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        expected = write(place / "submissions", place, given.submissions)
+        expected = write(place / "submissions", place, given.submissions, given.slow)
         load, begun = os.getloadavg()[0], time.monotonic()
         process = psutil.Popen(command(place, place / "marks", given.jobs), stdout=subprocess.DEVNULL)
         most = measured(process)
