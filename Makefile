@@ -37,7 +37,6 @@ lab: $(READY)
 
 # Small models and short batches: two processes of one thread are faster than one of two.
 # The outputs in the notebooks come from a CPU: on another device they need not agree to the last digit.
-# The short run is in the number format of a GPU, which no other test without one meets.
 test: export OMP_NUM_THREADS = 1
 test: $(READY) $(if $(and $(BROWSER),$(shell command -v npm)),$(SITE))
 	$(BIN)/coursekit fetch
@@ -45,7 +44,7 @@ test: $(READY) $(if $(and $(BROWSER),$(shell command -v npm)),$(SITE))
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --max-worker-restart 0
 	DEVICE=cpu $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout=1200 notebooks
-	DTYPE=bfloat16 $(BIN)/coursekit run --force --jobs 2 --profile smoke --out runs/smoke
+	$(BIN)/coursekit run --force --jobs 2 --profile smoke --out runs/smoke
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then set -x; \
 		$(BIN)/coursekit run --force --profile gpu --out runs/gpu; fi
 

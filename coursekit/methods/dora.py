@@ -54,9 +54,9 @@ class DoRAMixin(Branch):
         )  # x is dropped out before it comes to the branch's precision, as in peft
 
     def merged(self, W: Float[Tensor, "out in"], b: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        r"""$\frac{m}{\lVert W \rVert} W$."""
-        W = W + self.delta.to(W.dtype)
-        return (self.m / row_norm(W)).to(W.dtype)[:, None] * W, b
+        r"""$\frac{m}{\lVert W \rVert} W$, rounded once."""
+        moved = W + self.delta
+        return ((self.m / row_norm(moved))[:, None] * moved).to(W.dtype), b
 
 
 def row_norm(W: Float[Tensor, "out in"]) -> Float[Tensor, " out"]:

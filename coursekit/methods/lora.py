@@ -69,8 +69,8 @@ class LoRABranch(Branch):
         return (self.B @ self.A) * self.s
 
     def merged(self, W: Float[Tensor, "out in"], b: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        r"""$W_0 + sBA$: from then on no extra layer, and so no extra latency."""
-        return W + self.delta.to(W.dtype), b
+        r"""$W_0 + sBA$, rounded once: from then on no extra layer, and so no extra latency."""
+        return (W + self.delta).to(W.dtype), b
 
 
 class FastLoRABranch(FastTwin, LoRABranch):

@@ -58,9 +58,9 @@ class VeRABranch(Branch):
         return self.shared[0].B[: self.d_out]
 
     def merged(self, W: Float[Tensor, "out in"], b: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        r"""$W_0 + \Lambda_b B \Lambda_d A$."""
+        r"""$W_0 + \Lambda_b B \Lambda_d A$, rounded once."""
         delta = (self.b[:, None] * self.B) @ (self.d[:, None] * self.A)  # (out, r)(r, in)
-        return W + delta.to(W.dtype), b
+        return (W + delta).to(W.dtype), b
 
 
 class Projections(nn.Module):

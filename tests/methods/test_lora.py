@@ -193,6 +193,21 @@ def test_on_linear_layers_and_embeddings_it_starts_at_nothing_merges_and_goes(fa
     assert model.config.tie_word_embeddings == plain.config.tie_word_embeddings
 
 
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+def test_into_16_bit_weights_it_merges_with_one_rounding_as_in_peft(dora, tmp_path):
+    r"""The factors are in float32 beside them, and the sum is rounded, not the update first and then the sum."""
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], use_dora=dora)
+    theirs = nonzero(peft.get_peft_model(tiny.model("llama").to(torch.bfloat16), config))
+    theirs.save_pretrained(tmp_path)
+    method = methods.from_checkpoint(tmp_path)
+    ours = method.load(tiny.model("llama").to(torch.bfloat16), tmp_path)
+    layers = [path for path, _ in method.branches(ours, "default")]
+    assert {p.dtype for p in ours.parameters() if p.requires_grad} == {torch.float32}
+    whole = theirs.merge_and_unload().state_dict()
+    merged = method.merge(ours, undo=False).state_dict()
+    assert all(torch.equal(merged[f"{path}.weight"], whole[f"{path}.weight"]) for path in layers)
+
+
 def test_merging_a_tied_embedding_leaves_the_output_layer_alone():
     model = nonzero(LoRA(r=4, targets=("embed_tokens",)).attach(tiny.model("llama")))
     head = model.lm_head.weight.detach().clone()
