@@ -33,7 +33,8 @@ course: $(READY)
 
 lab: $(READY)
 	$(BIN)/coursekit fetch
-	$(BIN)/jupyter lab notebooks/
+	OMP_NUM_THREADS=$$($(BIN)/python -c 'from coursekit.batch import share; print(share.threads())') \
+		$(BIN)/jupyter lab notebooks/
 
 # Small models and short batches: two processes of one thread are faster than one of two.
 # The outputs in the notebooks come from a CPU: on another device they need not agree to the last digit.

@@ -14,8 +14,8 @@ import warnings
 
 __version__ = "0.1.0"
 
-# Threads that wait sleep: two that wait for each other by spinning take the processor from each other as soon as there
-# is other work. For libgomp, which PyTorch brings, and for the OpenMP of Intel and of LLVM; read when PyTorch loads.
+# Threads that wait sleep and leave the processor to others: for libgomp, which PyTorch brings, and for the OpenMP of
+# Intel and of LLVM; read when PyTorch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 

@@ -96,7 +96,7 @@ class _Batch:
 
     def run(self, planned: list[Job], force: bool, workers: int) -> list[Result]:
         done: dict[Path, Result] = {}
-        self.env = share.environment(workers) | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        self.env = os.environ | {"OMP_NUM_THREADS": share.threads(workers), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         waiting, running = list(enumerate(planned, start=1)), dict[Future[Result], tuple[int, Job]]()
         with ThreadPoolExecutor(workers) as pool:
             try:

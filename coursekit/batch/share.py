@@ -1,6 +1,7 @@
 r"""What of the machine a batch takes: how many notebooks at a time, of how many threads.
 
-Models as small as the course's gain little from a second thread: so notebooks run side by side, a thread each.
+Models as small as the course's gain little from a second thread, and beside other work two threads wait for each other
+spinning, inside MKL, where no wait policy reaches: so notebooks run side by side, a thread each.
 """
 
 from __future__ import annotations
@@ -29,8 +30,7 @@ def jobs_that_fit(notebooks: int) -> int:
     return max(1, min(notebooks, cores(), fit))
 
 
-def environment(jobs: int) -> dict[str, str]:
-    r"""The environment of each of `jobs` kernels: a share of the cores that nobody else uses, unless there is one."""
+def threads(jobs: int = 1) -> str:
+    r"""Threads for each of `jobs` kernels: as the environment says, else a share of the cores that nobody else uses."""
     idle = cores() * (1 - psutil.cpu_percent(0.2) / 100)
-    threads = max(1, round(idle) // jobs)
-    return {"OMP_NUM_THREADS": str(threads)} | dict(os.environ)
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, round(idle) // jobs))

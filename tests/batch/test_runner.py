@@ -522,8 +522,7 @@ def test_kernels_share_the_cores_that_nobody_else_uses(monkeypatch, jobs, busy, 
         monkeypatch.setenv("OMP_NUM_THREADS", own)
     monkeypatch.setattr(share, "cores", lambda: 8)
     monkeypatch.setattr(share.psutil, "cpu_percent", lambda _: busy)
-    found = share.environment(jobs)
-    assert found["OMP_NUM_THREADS"] == threads
+    assert share.threads(jobs) == threads
 
 
 @pytest.mark.parametrize(
@@ -535,6 +534,18 @@ def test_as_many_notebooks_at_a_time_as_fit(monkeypatch, notebooks, free, kind, 
     monkeypatch.setattr("coursekit.device.pick_device", lambda: torch.device(kind))
     monkeypatch.setattr(share.psutil, "virtual_memory", lambda: SimpleNamespace(available=free * 10**9))
     assert share.jobs_that_fit(notebooks) == jobs
+
+
+def test_make_lab_gives_its_kernels_threads(tmp_path):
+    (tmp_path / "ready").touch()
+    stubs = {"python": f'exec {sys.executable} "$@"', "coursekit": "", "jupyter": 'echo "$OMP_NUM_THREADS $@"'}
+    for name, line in stubs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    command = ["make", "-s", "lab", f"BIN={tmp_path}", f"READY={tmp_path / 'ready'}"]
+    said = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True)
+    assert re.fullmatch(r"[1-9]\d* lab notebooks/\n", said.stdout), said
 
 
 def test_a_kernel_gets_its_threads(tmp_path, monkeypatch):
