@@ -56,6 +56,24 @@ def test_help_names_every_command_and_loads_nothing_heavy():
     assert done.stdout.strip() == "" and done.returncode == 0, done.stderr
 
 
+def test_on_windows_every_command_starts_and_grading_says_where_it_runs(here):
+    r"""There is no fcntl there."""
+    code = "import sys; sys.modules['fcntl'] = None; from coursekit.cli import app; app()"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def there(*words: str) -> subprocess.CompletedProcess[str]:
+        words = (sys.executable, "-c", code, *words)
+        return subprocess.run(words, capture_output=True, text=True, env=environment)
+
+    assert there("grade", "--help").returncode == 0
+    done = there("run", "none.ipynb")
+    assert (done.returncode, done.stderr) == (1, "coursekit: there is no notebook none.ipynb\n")
+    for words in (("grade", "."), ("grade", "autograder", "."), ("grade", "one")):
+        done = there(*words)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "coursekit: grading needs Linux; on Windows run coursekit in WSL\n"
+
+
 def one_line(done: Result, says: str) -> None:
     assert done.exit_code == 1
     (line,) = done.stderr.strip().splitlines()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -23,6 +24,12 @@ class _Default(TyperGroup):
         if args and args[0] not in self.commands:
             args = ["all", *args]
         return super().resolve_command(ctx, args)
+
+    @exit_cleanly
+    def invoke(self, ctx: Any) -> Any:
+        if find_spec("fcntl") is None:
+            raise CourseError("grading needs Linux; on Windows run coursekit in WSL")
+        return super().invoke(ctx)
 
 
 app = typer.Typer(

@@ -3,7 +3,6 @@ r"""The folder of a batch: secret, manifest, results, events, audit, lock. One w
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import getpass
 import json
 import os
@@ -80,6 +79,8 @@ class Batch:
     @contextlib.contextmanager
     def lock(self, shared: bool = False) -> Iterator[None]:
         r"""For one grader alone, or for `grade one`s beside each other. Raises CourseError where another has it."""
+        import fcntl  # not on Windows, where every other command works
+
         with (self.out / "lock").open("a") as file:
             try:
                 fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
