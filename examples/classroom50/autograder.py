@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 here = Path(__file__).resolve().parent
-(notebook,), (wheel,) = here.glob("*.ipynb"), here.glob("coursekit-*.whl")
+(notebook,), (wheel,) = here.glob("*.ipynb"), here.glob("coursekit_finetuning-*.whl")
 # Ubuntu 24.04 lets no program make a user namespace that has no AppArmor profile for it.
 if Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists():
     subprocess.run(["sudo", "sysctl", "kernel.apparmor_restrict_unprivileged_userns=0"], check=True)

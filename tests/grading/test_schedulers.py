@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,10 @@ def test_the_slurm_array_grades_the_line_of_its_task(tmp_path: Path):
 
 
 def test_classroom_50_prepares_its_runner_and_imports_nothing_of_the_checkout(tmp_path: Path, monkeypatch):
-    for name in ("autograder.py", "06_lora.ipynb", "coursekit-1.0-py3-none-any.whl"):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    distribution = re.sub(r"[-_.]+", "_", project["name"]).lower()  # as a build names the file
+    wheel = f"{distribution}-{project['version']}-py3-none-any.whl"
+    for name in ("autograder.py", "06_lora.ipynb", wheel):
         (tmp_path / name).write_text("")
     shutil.copy(ROOT / "examples" / "classroom50" / "autograder.py", tmp_path)
     ran: list[list[str]] = []
@@ -60,7 +64,7 @@ def test_classroom_50_prepares_its_runner_and_imports_nothing_of_the_checkout(tm
         runpy.run_path(str(tmp_path / "autograder.py"))
     install, fetch, grade = [command for command in ran if command[0] != "sudo"]
     assert {tuple(command[:3]) for command in (install, fetch, grade)} == {(sys.executable, "-P", "-m")}
-    assert install[-1] == f"{tmp_path / 'coursekit-1.0-py3-none-any.whl'}[notebooks]"
+    assert install[-1] == f"{tmp_path / wheel}[notebooks]"
     assert fetch[3:] == ["coursekit.cli", "fetch"] and grade[4:6] == ["grade", "autograder"]
     known = {option for p in commands("grade")["autograder"].params for option in p.opts}
     assert {word for word in grade[4:] if word.startswith("--")} <= known
