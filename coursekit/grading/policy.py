@@ -1,14 +1,4 @@
-r"""Late work: policy.toml and extensions.csv, applied when marks leave; the marks themselves stay as they are.
-
-[late]
-grace_minutes = 15        # not counted
-per_day = 0.1             # of the points, for each day that has begun
-most = 0.5                # and never more than this
-closes_after_days = 7     # then nothing counts
-
-[due]
-06_lora = 2026-05-01T23:59:00+02:00
-"""
+r"""Late work, applied when marks leave; the marks themselves stay as they are. docs/teaching.md has the files' form."""
 
 from __future__ import annotations
 
@@ -42,7 +32,7 @@ class Late:
 
 @dataclass(frozen=True)
 class Policy:
-    r"""See the head of this file. due: by notebook; extended: by (id, notebook) and (id, ""); times: likewise."""
+    r"""See docs/teaching.md. due: by notebook; extended: by (id, notebook) and (id, ""); times: likewise."""
 
     grace: timedelta
     per_day: float

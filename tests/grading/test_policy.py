@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import csv
+import re
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +34,13 @@ def rules(tmp_path, text=RULES, **files):
     for name, content in files.items():
         (tmp_path / f"{name}.csv").write_text(content)
     return policy.read(tmp_path, HERE)
+
+
+def test_the_policy_that_teachers_read_is_one(tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "teaching.md"
+    (text,) = re.findall(r"^```toml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    late = rules(tmp_path, text).late("ada", "06_lora", "2026-05-02T23:00:00+02:00")
+    assert (late.days, late.kept) == (1, 0.9)
 
 
 @pytest.mark.parametrize("submitted, days, kept", [
