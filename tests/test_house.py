@@ -207,7 +207,16 @@ def test_an_exercise_is_called_after_the_file_of_its_check():
     assert not [id for id in every_kind() if not id.startswith(files)]
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md",
+    *sorted((ROOT / "data").rglob("*.md")),
+]  # fmt: skip
+#: Files of the repository, as pages may call them.
+FILES = [
+    "/" + path.relative_to(ROOT).as_posix()
+    for path in [*ROOT.glob("docs/*.py"), *ROOT.glob("notebooks/*.ipynb")]
+    + [path for folder in ("benchmarks", "coursekit", "tests") for path in (ROOT / folder).rglob("*.py")]
+]
 
 
 def test_the_readme_lists_every_notebook_and_its_commands_exist():
@@ -228,14 +237,17 @@ def slugs(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_what_a_page_names_is_there(page):
-    r"""Files that it links to or tells people to run, headings, and commands of coursekit."""
+    r"""Files that it links to, tells people to run or has in code marks, headings, and commands of coursekit."""
     from coursekit.cli import app
 
     text = page.read_text()
     for path in re.findall(r"python ([\w/]+\.py)", text):
         assert (ROOT / path).is_file(), path
+    for path in re.findall(r"`([\w/]+\.(?:py|ipynb))`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
+        made = "gain" in path or path.startswith(("handout/", "solved."))
+        assert made or any(file.endswith(f"/{path}") for file in FILES), path
     for link in re.findall(r"\]\((?!https?:)([^)]*)\)", text):
         path, _, heading = link.partition("#")
         target = (page.parent / path).resolve() if path else page
@@ -244,6 +256,32 @@ def test_what_a_page_names_is_there(page):
         g.name for g in app.registered_groups
     }
     assert set(re.findall(r"(?:^|`|bin/)coursekit (\w+)", text, re.MULTILINE)) <= known
+
+
+def test_lessons_and_topics_of_the_evidence_are_what_findings_read():
+    r"""The table of benchmarks/README.md."""
+    rows = re.findall(r"^\| `(\w+)`[^|]*\| ([^|]+) \|$", (ROOT / "benchmarks" / "README.md").read_text(), re.M)
+    topics = {p.stem for p in (ROOT / "benchmarks" / "topics").glob("[a-z]*.py")}
+    read = {topic: [] for topic in topics}
+    for path in sorted((ROOT / "tests" / "findings").glob("test_[0-9]*.py")):
+        calls = re.findall(r"\bread\(([^)]*)\)", path.read_text())
+        for topic in topics & set(re.findall(r'"(\w+)"', " ".join(calls))):
+            read[topic].append(path.stem.split("_")[1])
+    read["shortcuts"] = ["`training.fit`"]
+    assert dict(rows) == {topic: ", ".join(lessons) for topic, lessons in read.items()}
+
+
+def test_teachers_read_the_hours_and_points_of_the_table_of_lessons():
+    rows = re.findall(r"^\| \[(\d\d)(b?)_.*\| (\d+) \+ (\d+) \|.*\| (\d+) \|$", (ROOT / "README.md").read_text(), re.M)
+    assert len(rows) == len(NOTEBOOKS)
+    kinds = {"appendix": [r for r in rows if r[1]], "beyond": [r for r in rows if r[0] > "10"]}
+    kinds["lecture"] = [r for r in rows if not r[1] and r[0] <= "10"]
+    text = (ROOT / "docs" / "teaching.md").read_text()
+    starts = {"lecture": "00 to 10, follow ", "beyond": "11 and 12 go ", "appendix": "the eight appendices"}
+    for kind, start in starts.items():
+        hours = sum(int(r[2]) + int(r[3]) for r in kinds[kind]) / 60
+        points = sum(int(r[4]) for r in kinds[kind])
+        assert re.search(f"{start}[^();]*\\({hours:.0f} hours, {points} points\\)", text), kind
 
 
 def python_in(page: Path) -> str:
@@ -257,7 +295,7 @@ def test_the_lines_that_show_the_library_run(tmp_path, monkeypatch):
     import torch
 
     monkeypatch.chdir(tmp_path)
-    code = python_in(ROOT / "README.md")
+    code, more = (python_in(ROOT / page) for page in ("README.md", "docs/as_a_library.md"))
     lines = [line for line in code.splitlines() if line.strip() and "import" not in line]
     assert "steps=60" in code and len(lines) <= 10
     exec(code.replace("steps=60", "steps=3"), space := {})
@@ -275,6 +313,7 @@ def test_the_lines_that_show_the_library_run(tmp_path, monkeypatch):
         ]
     for other in answers[1:]:
         torch.testing.assert_close(other, answers[0], atol=1e-4, rtol=1e-4)
+    exec(more.replace("steps=300", "steps=2"), space | {"model": space["again"]})  # data of one's own
 
 
 def test_ci_runs_what_the_readme_tells_people_to_run():
