@@ -140,20 +140,15 @@ def gated_block() -> Axes:
     return ax
 
 
-def first_steps(
-    losses: Mapping[str, Sequence[Sequence[float]]], bare: float, smooth: int = 5
-) -> Axes:
+def first_steps(losses: Mapping[str, Sequence[Sequence[float]]], bare: float) -> Axes:
     r"""Training loss over the first steps: the mean over the seeds, between the lowest and the highest of them.
 
     losses: label -> one list of losses a seed. bare: mean loss of the model with nothing attached, on the first batch.
-    smooth: every value is the mean of the last so many steps; the first step's is its own.
     """
     ax = axes()
     for label, runs in losses.items():
-        sums = np.array([run[: min(map(len, runs))] for run in runs]).cumsum(axis=1)
-        steps = np.arange(1, sums.shape[1] + 1)
-        before = np.concatenate([np.zeros((len(sums), min(smooth, len(steps)))), sums[:, :-smooth]], axis=1)
-        values = (sums - before[:, : len(steps)]) / np.minimum(steps, smooth)
+        values = np.array([run[: min(map(len, runs))] for run in runs])
+        steps = np.arange(1, values.shape[1] + 1)
         seeds = "one seed" if len(runs) == 1 else f"mean of {len(runs)} seeds"
         (line,) = ax.plot(steps, values.mean(axis=0), label=f"{label}, {seeds}", linewidth=1.4)
         ax.fill_between(
@@ -162,6 +157,6 @@ def first_steps(
     ax.axhline(bare, color="grey", linestyle=":", linewidth=1, label="nothing attached, first batch")
     ax.set_yscale("log")
     ax.set_xlabel("step")
-    ax.set_ylabel(f"training loss (nats),\nmean of {smooth} steps")
+    ax.set_ylabel("training loss (nats)")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=8)
     return ax
