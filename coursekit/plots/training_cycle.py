@@ -89,10 +89,11 @@ def log_ratios(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> 
     return ax
 
 
-def noticed(moved: Mapping[str, Sequence[float]], positions: Sequence[int]) -> Axes:
+def noticed(moved: Mapping[str, Sequence[float]], positions: Sequence[int], changed: int) -> Axes:
     r"""How far the logits of each token of a packed row move when one token is changed: label -> one value a token.
 
-    positions: the row's position_ids, which begin at 0 again with every example; each border is a line.
+    positions: the row's position_ids, which begin at 0 again with every example; each border is a line. changed: the
+    place of the changed token, a triangle.
     """
     ax = axes(figsize=(7.0, 3.2))
     for colour, style, (label, values) in zip(COLOURS[1:], ("-", "--"), moved.items(), strict=False):
@@ -100,9 +101,10 @@ def noticed(moved: Mapping[str, Sequence[float]], positions: Sequence[int]) -> A
     borders = [place for place, position in enumerate(positions) if position == 0 and place]
     for border in borders:
         ax.axvline(border, color="grey", linestyle=":", linewidth=1)
+    ax.plot(changed, 0, "k^", label="the changed token")
     ax.set_xlabel("token of the row (dotted: another example begins)")
     ax.set_ylabel("largest move of a logit")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3)
     says(ax, f"examples in the row: {len(borders) + 1}")
     return ax
 

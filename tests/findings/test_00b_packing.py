@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from finding import printed, said
 
+from coursekit.checks.training_cycle_audit import audit, public_rows
+
 PAGE = "00b_packing"
 
 
@@ -14,7 +16,7 @@ def test_the_template_and_what_is_learned():
     (last,) = printed(PAGE, r"0–(\d+) +'<\|im_start\|>' 'system'")
     said(PAGE, f"The first {int(last) + 1} tokens are a system message")
     _, longest = printed(PAGE, r"examples of (\d+) to (\d+) tokens")
-    said(PAGE, f"The course's longest has {longest} tokens")
+    said(PAGE, f"The longest here has {longest}.")
 
 
 def test_the_share_of_padding():
@@ -22,19 +24,16 @@ def test_the_share_of_padding():
     said(PAGE, f"On average {random} % of what the model computes on is padding, and {by_length} %")
     examples, rows, packed = printed(PAGE, r"rows of 256, 8 a batch: (\d+) examples in (\S+) rows, padding (\d+)%")
     (three,) = printed(PAGE, r"rows of 256, 3 a batch: .* padding (\d+)%")
-    longer, longest = (printed(PAGE, rf"rows of {length}, 8 a batch: .* padding (\d+)%")[0] for length in (512, 1024))
     assert int(by_length) < int(three) < int(packed) < int(random)
-    said(PAGE, f"Packing leaves {packed} % of padding, where random batches had {random} %")
-    said(PAGE, f"and sorted ones {by_length} %")
-    said(PAGE, f"in batches of three, about as many examples as eight unpacked rows, {three} % is padding")
-    said(PAGE, f"Longer rows leave less: {longer} % with 512 tokens, {longest} % with 1,024")
     in_a_row = int(examples) / float(rows)
     assert 2 * in_a_row < 8 < 3 * in_a_row and float(rows) < int(examples) / 3
-    said(PAGE, f"eight packed rows hold {8 * in_a_row:.0f} examples")
+    said(PAGE, f"three packed rows, with {3 * in_a_row:.0f} examples, where a batch had 8, padding falls from "
+               f"{random} % to {three} %; eight packed rows hold {8 * in_a_row:.0f} examples "
+               f"and leave {packed} %")  # fmt: skip
     said(PAGE, f"a packed row holds about {in_a_row:.1f} examples")
-    said(PAGE, "an epoch has fewer than a third of the steps. Take two or three rows instead of eight")
+    said(PAGE, "an epoch has fewer than a third of the steps. Take three rows instead of eight")
     said(PAGE, f"{random} % of the tokens are padding; sorted by length, {by_length} %")
-    said(PAGE, f"packed in random order, {packed} % in batches of eight rows and {three} % in batches of three")
+    said(PAGE, f"packed in random order, {three} % in batches of three rows")
     said(PAGE, f"if all {examples} examples are packed")
 
 
@@ -45,6 +44,9 @@ def test_packed_examples_have_the_loss_that_they_have_one_by_one():
     whole, in_rows, unmasked = map(
         float, printed(PAGE, r"all tokens; first labels not masked +([\d.]+) +([\d.]+) +([\d.]+)")
     )
+    alone, masked, cached = map(float, printed(PAGE, r"answers; the cache left on +([\d.]+) +([\d.]+) +([\d.]+)"))
+    assert (alone, masked) == (one, packed) and cached - packed > 1
+    said(PAGE, f"although the positions are right, and the loss is {cached:.2f}.")
     assert abs(one - packed) < 1e-4 and abs(whole - in_rows) < 1e-4
     said(PAGE, f"unless its label is masked: {unmasked:.2f} instead of {in_rows:.2f}")
     said(PAGE, f"the loss is {leaking:.2f} instead of {one:.2f}. Lower is not better here")
@@ -54,3 +56,11 @@ def test_packed_examples_have_the_loss_that_they_have_one_by_one():
 def test_the_course_s_own_rows_are_fit():
     assert printed(PAGE, r"the course's own rows: (\{.*\})") == ("{'fit': 255}",)
     said(PAGE, "No fault in the course's own rows")
+
+
+def test_the_row_that_is_shown_is_fit():
+    masked, learned = printed(PAGE, r"labels: (\d+) times -100, then \[([\d, ]+)\]")
+    rows = public_rows(0)
+    assert rows[0][0]["input_ids"][int(masked) :] == [int(label) for label in learned.split(", ")]
+    assert audit(*rows)[0] == "fit"
+    said(PAGE, "The exercise's first is fit: its labels are the answer's tokens and the end token")

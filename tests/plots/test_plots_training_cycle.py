@@ -70,10 +70,12 @@ def test_learned_and_kept_joins_the_strengths_of_a_remedy():
 
 
 def test_what_tokens_of_a_packed_row_notice_is_drawn_with_the_borders():
-    ax = draw.noticed({"count on": [0, 1, 2, 3, 1], "begin again": [0, 1, 0, 0, 0]}, [0, 1, 0, 1, 2])
-    on, apart, border = ax.lines
+    ax = draw.noticed({"count on": [0, 1, 2, 3, 1], "begin again": [0, 1, 0, 0, 0]}, [0, 1, 0, 1, 2], changed=1)
+    on, apart, border, triangle = ax.lines
     assert list(on.get_ydata()) == [0, 1, 2, 3, 1] and list(apart.get_ydata()) == [0, 1, 0, 0, 0]
     assert border.get_xdata()[0] == 2, "the row's begin is no border"
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["count on", "begin again"]
+    assert list(triangle.get_xdata()) == [1]
+    legend = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert legend == ["count on", "begin again", "the changed token"]
     assert "examples in the row: 2" in describe(ax.figure)
     assert_nothing_is_cut_off(ax.figure)
