@@ -27,7 +27,7 @@ def apart(way: str) -> tuple[str, str, str, str]:
 
 
 def test_this_run_of_the_two_adapters():
-    before, film, sums = right("SmolLM2 as it is"), right("film"), right("sums")
+    before, film, sums = right("base model"), right("film"), right("sums")
     said(PAGE, f"film grades go from {before[0]} to {film[0]} of 40, and sums from {before[1]} to {sums[1]}")
     (constant,) = printed(PAGE, r"constant answer has (\d+) of 40 grades")
     said(PAGE, f"constant answer has {constant} of the grades")
@@ -40,15 +40,16 @@ def test_this_run_of_the_16_and_4_bits():
             "products alone in bfloat16")  # fmt: skip
     one, two, three = (apart(f"harmless: {way}")[0] for way in ways)
     floor = max(map(float, (one, two, three)))
-    assert printed(PAGE, r"Floor (\S+), twice (\S+)\.\n?") == (f"{floor:.2g}", f"{2 * floor:.2g}")
+    once, twice = map(float, printed(PAGE, r"Floor (\S+), twice (\S+)\.\n?"))
+    assert once == floor and abs(twice - 2 * floor) < 1.5e-4  # the floor is rounded, and twice it is not its double
     there, rounded = apart("merged in bfloat16"), apart("merged in float32, rounded, saved, loaded")
     assert float(there[0]) < 2 * floor and float(rounded[0]) < 2 * floor
     low, high = printed(PAGE, r"saved and loaded: (\S+) to (\S+) times the floor")
     assert float(low) <= float(rounded[0]) / floor <= float(high) < 2
     times = f"{low} to {high} times the floor of {floor}"
     said(PAGE, f"saved and reloaded model has a mean divergence of {rounded[0]} nats a token, {times}")
-    assert float(rounded[0]) > floor
-    said(PAGE, "Rounded at the end it moves a little further, but stays within the bar: accepted")
+    assert floor < float(rounded[0]) < 1.2 * floor
+    said(PAGE, "Rounded at the end it moves hardly further than the floor: accepted")
     said(PAGE, f"a model merged and rounded to bfloat16 had {times} nats a token")
     said(PAGE, f"Merged in bfloat16 it is {there[0]}, no further than the floor")
     assert rounded[2] == there[2] == "40" and float(there[0]) <= floor
@@ -65,7 +66,7 @@ def test_this_run_of_the_16_and_4_bits():
     said(PAGE, f"the bare base in NF4 is {control[0]} nats from the bare base in float32, and keeps {control[2]} of 40")
     assert exact[3] == str(right("film")[0]) and 0 < int(exact[3]) - int(nf4[3]) < 4
     said(PAGE, f"Beside NF4 {nf4[3]} of 40 are right, in float32 {exact[3]}, and on the bare NF4 base {control[3]}")
-    said(PAGE, f"{nf4[3]} were right, and {exact[3]} before, which 40 sentences cannot tell apart")
+    said(PAGE, f"{nf4[3]} were right, and {exact[3]} before, no difference that 40 sentences can show")
     said(PAGE, f"Beside NF4 only {nf4[2]} of 40 sentences kept their grade")
 
 
@@ -103,8 +104,10 @@ def test_this_run_of_the_batch():
     said(PAGE, "each row is bit for bit the answer of its own adapter alone")
     said(PAGE, f"all rows by film would have been {wrong} nats off")
     times, filled, tokens = printed(
-        PAGE, r"one batch / switching: (\d+\.\d) \((\d+) tokens, (\d+) without the padding\)"
+        PAGE, r"one batch / switching: (\d+\.\d) \((\d+) tokens, (\d+) without padding\)"
     )
+    (share,) = printed(PAGE, r"one batch / film for all rows: (\d\.\d\d)")
+    said(PAGE, f"{share} times as many as with film for all rows; two turns are noisy")
     assert float(times) > 1.2
     said(PAGE, f"the padding of the batch, {int(filled) - int(tokens)} of {filled} tokens")
     said(PAGE, f"{times} times as many tokens a second in this run, in two turns")
@@ -113,15 +116,15 @@ def test_this_run_of_the_batch():
 
 def test_this_run_of_the_combinations():
     film, sums = right("film")[0], right("sums")[1]
-    ways = ("film \\+ sums", "factors added", "TIES, a fifth kept")
+    ways = ("film \\+ sums", "factors added", "TIES, a fifth kept", "DARE, a fifth kept")
     (grades, right_sums), *others = map(right, ways)
     said(PAGE, f"in this run {grades} film grades and {right_sums} sums of 40")
-    for name, (grades, right_sums) in zip(("The factors added have", "TIES has"), others, strict=True):
+    for name, (grades, right_sums) in zip(("The factors added have", "TIES has", "DARE"), others, strict=True):
         said(PAGE, f"{name} {grades} and {right_sums}")
     assert film - 1 <= right(ways[0])[0] and sums - 3 <= right(ways[0])[1]
     said(PAGE, "The sum keeps nearly all of both")
-    assert [right(ways[0])[1] - right(way)[1] for way in ways[1:]] == [3, 5]
-    said(PAGE, "Three and five sums less, of the same 40, are too few to call them worse")
+    assert [right(ways[0])[1] - right(way)[1] for way in ways[1:]] == [3, 5, 3]
+    said(PAGE, "Three to five sums less, of the same 40, are too few to call them worse")
     said(PAGE, f"the specialists have {film} and {sums}")
     two, along, share = printed(PAGE, r"two updates (\S+), cross terms and sum (\S+); cross terms / sum: (\d+\.\d\d)")
     assert abs(float(two)) < 0.1 and abs(float(along)) < 0.1
