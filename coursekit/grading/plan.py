@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 from collections import Counter
 from collections.abc import Collection
@@ -21,7 +20,7 @@ from coursekit.grading.gate import MOST_TOGETHER, Refused, read_file, shown
 from coursekit.grading.limits import Limits
 from coursekit.grading.one import Assignment
 from coursekit.grading.package import imports
-from coursekit.grading.submissions import Submission, digest, find
+from coursekit.grading.submissions import Submission, digest, files_in, find
 
 _LIBRARIES = ("torch", "numpy", "ipython", "papermill")
 
@@ -131,8 +130,7 @@ def guess(found: list[Submission]) -> Path:
     for one in found:
         files = [] if one.path is None else [one.path]
         if one.path is not None and one.path.is_dir():
-            within = (Path(place, name) for place, _, names in os.walk(one.path) for name in names)
-            files = sorted(path for path in within if path.suffix == ".ipynb")
+            files = sorted(path for path in files_in(one.path) if path.suffix == ".ipynb")
         for file in files[:20]:
             try:
                 there = set() if file.suffix == ".zip" else ids_of.ids_in(read_file(file, MOST_TOGETHER))

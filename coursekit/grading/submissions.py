@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -193,8 +193,12 @@ def holds_a_notebook(path: Path) -> bool:
     r"""Whether there is something to grade: Moodle has a folder for a text beside that for the files."""
     if path.is_symlink() or not path.is_dir():
         return True
-    names = islice((name.lower() for _, _, files in os.walk(path) for name in files), 10_000)
-    return any(name.endswith((".ipynb", ".zip")) for name in names)
+    return any(file.name.lower().endswith((".ipynb", ".zip")) for file in islice(files_in(path), 10_000))
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    r"""Every file below `folder`, but of folders that have gone or cannot be read."""
+    return (Path(place, name) for place, _, names in os.walk(folder) for name in names)
 
 
 def digest(path: Path) -> str:

@@ -2,7 +2,6 @@ r"""Marks on arrival: a folder is looked at again and again, and what is new in 
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -16,6 +15,7 @@ from coursekit.grading.batch import grade_lines
 from coursekit.grading.collect import collect, shown_points
 from coursekit.grading.folder import Batch
 from coursekit.grading.gate import MOST_FILES
+from coursekit.grading.submissions import files_in
 
 #: Looks at the folder before what the grader itself failed at is tried again.
 PAUSE = 12
@@ -82,8 +82,7 @@ def _state(path: Path) -> Any:
     r"""Changes while a file or a folder is written to."""
     files: Iterable[Path] = [path]
     if path.is_dir() and not path.is_symlink():
-        within = (Path(place, name) for place, _, names in os.walk(path) for name in names)
-        files = islice(within, 10 * MOST_FILES)
+        files = islice(files_in(path), 10 * MOST_FILES)
     found = []
     for file in files:
         try:

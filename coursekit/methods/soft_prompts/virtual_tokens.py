@@ -187,6 +187,8 @@ class VirtualTokens(AdapterWrapper):
 
     def unplace(self, embeddings: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         r"""Before the embedding layer: a text whose virtual tokens stand behind it keeps its own positions."""
+        if not self.behind:  # each forward pass of every prompt comes by here
+            return args, kwargs
         call = _by_name(list(inspect.signature(embeddings.forward).parameters), args, kwargs)
         x, positions = call.get("inputs_embeds"), call.get("position_ids")
         if x is None or self.room is None or not (behind := self._behind(x)):
@@ -201,14 +203,15 @@ class VirtualTokens(AdapterWrapper):
 
     def put(self, embeddings: nn.Module, args: tuple, x: Tensor) -> Tensor:
         r"""Behind it: these virtual tokens, in the places that were kept for them."""
-        for name, index in self._behind(x):
+        if behind := self._behind(x):
             x = x.clone()  # an output that a gradient may need
+        for name, index in behind:
             x[index, : self.in_front(name)] = self.vectors(name).to(x.dtype)
         return x
 
     def _behind(self, x: Tensor) -> list[tuple[str, Any]]:
         r"""(adapter, its rows of `x`) of those whose virtual tokens stand behind the embedding layer."""
-        if self.counts is None:
+        if self.counts is None or not self.behind:
             return []
         return [
             (name, slice(None) if rows is None else rows) for name, rows in self.parts(x) if name in self.behind
