@@ -1,12 +1,19 @@
-r"""What LoRA's settings do: rank at a fixed alpha/r, where it goes at equal parameters, the batch, against full."""
+r"""What LoRA's settings do: rank at a fixed alpha/r, where it goes at equal parameters, the batch, against full; and
+where it starts. PiSSA, OLoRA and EVA stand beside `all-r8`, LoftQ beside `qlora`, both on a base in NF4.
+"""
 
 from __future__ import annotations
 
-from topics._film import SETTING, arm
+import copy
 
-from coursekit.comparison.candidates import CANDIDATES, Candidate
-from coursekit.experiments.recipe import Arm, Grid
+from topics._film import SETTING, arm
+from torch import nn
+
+from coursekit.comparison.candidates import CANDIDATES, Candidate, alone, on_batches
+from coursekit.experiments.bench import Bench
+from coursekit.experiments.recipe import Arm, Attach, Grid
 from coursekit.methods import LoRA
+from coursekit.qlora import quantize_model
 
 __all__ = ["GRID", "SETTING"]
 
@@ -21,6 +28,17 @@ def lora(name: str, r: int, targets: object, rate: float, **of: object) -> Arm:
     r"""A LoRA whose update is scaled by 2 whatever its rank."""
     candidate = Candidate("reparameterised", LoRA(r=r, alpha=2 * r, targets=targets), rate)
     return arm(name, candidate, rate, **of)
+
+
+def rounded_with(method: LoRA, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
+    r"""Attach beside weights in NF4 what starts at their rounding error."""
+    return method.attach(quantize_model(copy.deepcopy(model)), exact=model)
+
+
+def started(init: str, attach: Attach = alone) -> Arm:
+    r"""`all-r8`, with another start."""
+    method = LoRA(r=8, alpha=16, targets="all-linear", init=init)
+    return arm(f"all-r8-{init}", Candidate("reparameterised", method, 1e-3, attach), 1e-3)
 
 
 GRID = Grid(
@@ -40,6 +58,8 @@ GRID = Grid(
         # Twice the steps, each at a rate of its own for them: one found at 300 may be too high.
         arm("full-tuned-at-600", FULL, 1e-4, 600),
         lora("qv-r8-tuned-at-600", 8, PAPER, 3e-3, steps=600),
+        started("pissa"), started("olora"), started("eva", on_batches),
+        arm("qlora", CANDIDATES["qlora"], 1e-3), started("loftq", rounded_with),
     ),
     reference="full",
 )  # fmt: skip

@@ -184,7 +184,7 @@ TRAIN = register(
         budget=Budget(minutes=2, model="minilm"),
         pose=_pose,
         fair=lambda load, names, ids, mask, targets, r, alpha: _trained(
-            load, names, ids, mask, targets, r, alpha / r, steps=20
+            load, names, ids, mask, targets, r, alpha / r, steps=8
         ),
         score=_score,
         mutants={
