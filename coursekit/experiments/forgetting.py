@@ -24,7 +24,7 @@ BEFORE, PLAIN = ("before", 0.0), ("full", RATE)
 #: Remedies whose strength is a share of old rows.
 SHARES = ("multi-task", "replay")
 #: The strength at which the learning rate of each kind is searched. (That of `full` is its learning rate.)
-SEARCHED = {"multi-task": 0.5, "replay": 0.2, "L2-SP": 0.01, "EWC": 1000.0, "LoRA": 16.0}
+SEARCHED = {"multi-task": 0.5, "replay": 0.2, "L2-SP": 0.01, "EWC": 1000.0, "LoRA": 16.0, "OFT": 32.0}
 #: What the findings of notebook 01b compare, picked after the runs.
 COMPARED: tuple[tuple[Way, Way], ...] = (
     (("EWC", 1000.0), PLAIN),
@@ -38,7 +38,7 @@ COMPARED: tuple[tuple[Way, Way], ...] = (
     (("EWC", 3000.0), ("L2-SP", 0.01)),
 )
 #: How the strength of a kind is named in a picture.
-_NAMED = {PLAIN[0]: "lr {:g}", "L2-SP": "α {:g}", "EWC": "λ {:g}", "LoRA": "r {:g}"}
+_NAMED = {PLAIN[0]: "lr {:g}", "L2-SP": "α {:g}", "EWC": "λ {:g}", "LoRA": "r {:g}", "OFT": "b {:g}"}
 
 
 def curve(plain: Iterable[Point]) -> list[Point]:

@@ -24,7 +24,7 @@ from coursekit.errors import CourseError, unknown
 from coursekit.forgetting.ewc import EWC
 from coursekit.forgetting.l2sp import L2SP
 from coursekit.forgetting.mixture import mixture, replay
-from coursekit.methods import FullFineTuning, LoRA
+from coursekit.methods import OFT, FullFineTuning, LoRA
 from coursekit.modes import in_mode
 from coursekit.tasks.prepared import Prepared
 from coursekit.tasks.task import load_text
@@ -35,9 +35,9 @@ from coursekit.training.pretraining import adamw, prepare_text, small_decoder, t
 
 #: Blocks of old text that EWC's Fisher information is measured on.
 _SEEN = 128
-#: The learning rate that all weights learn the new domain best with, and that of LoRA's factors: chosen on validation
-#: text, by the mean over three seeds (data/evidence/forgetting.csv).
-RATE, LORA_RATE = 3e-3, 1e-2
+#: The learning rate that all weights learn the new domain best with, and those of LoRA's factors and OFT's rotations:
+#: chosen on validation text, by the mean over three seeds (data/evidence/forgetting.csv).
+RATE, LORA_RATE, OFT_RATE = 3e-3, 1e-2, 1e-2
 #: What is learned first, unless somebody says otherwise.
 OLDS = ("film", "product", "newspaper")
 
@@ -121,7 +121,7 @@ def pretrained(
 @dataclass(frozen=True)
 class Remedy:
     r"""One way to learn the new domain. `strength` is what its name says: the share of old rows of "replay" and
-    "multi-task", α of "L2-SP", λ of "EWC", r of "LoRA", and of "full" the learning rate.
+    "multi-task", α of "L2-SP", λ of "EWC", r of "LoRA", the block size of "OFT", and of "full" the learning rate.
 
     Raises CourseError for an unknown kind.
     """
@@ -139,7 +139,7 @@ class Remedy:
     @property
     def rate(self) -> float:
         r"""The learning rate that `tune` trains at."""
-        return {"full": self.strength, "LoRA": LORA_RATE}.get(self.kind, RATE)
+        return {"full": self.strength, "LoRA": LORA_RATE, "OFT": OFT_RATE}.get(self.kind, RATE)
 
     def tune(
         self,
@@ -159,10 +159,13 @@ class Remedy:
         model = deepcopy(model)
         data, objective, rows = domains.new, None, steps * batch_size
         seed_everything(seed)  # of LoRA's start
-        if self.kind == "LoRA":
-            LoRA(r=int(self.strength), alpha=int(self.strength), targets="all-linear").attach(model)
-        else:
-            FullFineTuning().attach(model)
+        whole, method = int(self.strength), FullFineTuning()
+        match self.kind:
+            case "LoRA":
+                method = LoRA(r=whole, alpha=whole, targets="all-linear")
+            case "OFT":
+                method = OFT(block_size=whole, targets="all-linear")
+        method.attach(model)
         match self.kind:
             case "multi-task":
                 data = mixture(
@@ -199,6 +202,7 @@ KINDS = {
     "L2-SP": "α = {:g}",
     "EWC": "λ = {:g}",
     "LoRA": "r = {:g}",
+    "OFT": "b = {:g}",
 }
 #: What is compared: each remedy at several strengths.
 REMEDIES = tuple(
@@ -210,6 +214,7 @@ REMEDIES = tuple(
         "L2-SP": (0.003, 0.01, 0.03, 0.1),
         "EWC": (300, 1000, 3000, 10_000),
         "LoRA": (4, 16, 64),
+        "OFT": (8, 32),
     }.items()
     for strength in strengths
 )

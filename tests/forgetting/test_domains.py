@@ -84,8 +84,8 @@ def test_each_remedy_learns_from_as_many_rows_and_leaves_the_given_model_alone(d
     assert len(history) == 3 and all(math.isfinite(loss) for loss in history.loss)
     assert ("penalty" in history.noted) == (remedy.kind in ("L2-SP", "EWC"))
     whole = sum(p.numel() for p in model.parameters())
-    assert (trainable(tuned) == whole) == (remedy.kind != "LoRA")
-    if remedy.kind in ("EWC", "LoRA"):  # the ones that draw or measure something before they train
+    assert (trainable(tuned) == whole) == (remedy.kind not in ("LoRA", "OFT"))
+    if remedy.kind in ("EWC", "LoRA", "OFT"):  # the ones that draw or measure something before they train
         again, _ = remedy.tune(model, domains, steps=3, batch_size=4)
         assert fingerprint(again.state_dict()) == fingerprint(tuned.state_dict()) != before
 
@@ -115,10 +115,10 @@ def test_ewc_looks_at_the_old_domains(domains, model, monkeypatch):
 def test_the_learning_rate_is_the_remedys_unless_another_is_asked_for(domains, model, monkeypatch):
     given = []
     monkeypatch.setattr(module, "fit", lambda model, data, lr, **settings: given.append(lr))
-    for remedy in (Remedy("full", 1e-4), Remedy("L2-SP", 1), Remedy("LoRA", 2)):
+    for remedy in (Remedy("full", 1e-4), Remedy("L2-SP", 1), Remedy("LoRA", 2), Remedy("OFT", 2)):
         remedy.tune(model, domains, steps=1, batch_size=4)
         remedy.tune(model, domains, steps=1, batch_size=4, lr=0.5)
-    assert given == [1e-4, 0.5, module.RATE, 0.5, module.LORA_RATE, 0.5]
+    assert given == [1e-4, 0.5, module.RATE, 0.5, module.LORA_RATE, 0.5, module.OFT_RATE, 0.5]
 
 
 def test_remedies_of_no_strength_are_plain_fine_tuning(domains, model):
