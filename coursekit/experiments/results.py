@@ -25,7 +25,7 @@ from coursekit.experiments import intervals
 from coursekit.experiments.intervals import Difference, Interval
 from coursekit.experiments.search import best
 from coursekit.experiments.table import Cell, Run, drawn, few, read_csv, state
-from coursekit.experiments.verdict import MARGIN, holm
+from coursekit.experiments.verdict import ALPHA, MARGIN, holm
 from coursekit.notebook.tables import Table
 from coursekit.paths import DATA
 
@@ -148,11 +148,11 @@ class Results:
         r"""The rule of judgement, under a table."""
         seeds = sorted({len(self._of(arm)) for arm in arms if self._of(arm)[0].cell.steps})
         return (
-            f"95 % intervals over {items} and {' or '.join(map(str, seeds))} seeds, each for itself. *Equal for "
-            f"practical purposes*: the interval lies within ±{100 * MARGIN:.0f} points, also where it leaves out 0. "
-            f"*Better*, *worse*: so even after Holm's adjustment for {comparisons} "
-            f"comparison{'s' * (comparisons > 1)}, which asks for more than an interval without 0. Otherwise *no clear "
-            "difference*."
+            f"95 % intervals over {items} and {' or '.join(map(str, seeds))} seeds, not adjusted for multiple "
+            f"comparisons. *Equal for practical purposes*: the interval lies within ±{100 * MARGIN:.0f} points, even "
+            f"if it excludes 0. *Better*, *worse*: significant at {100 * ALPHA:.0f} % after Holm's adjustment for "
+            f"{comparisons} comparison{'s' * (comparisons > 1)}; an interval that excludes 0 may not suffice. "
+            "Otherwise *no clear difference*."
         )
 
     def ranked(self, arm: str) -> Interval | None:

@@ -26,9 +26,9 @@ class Verdict(StrEnum):
 def decide(low: float, high: float, p: float | None = None, margin: float = MARGIN) -> Verdict:
     r"""The verdict on a difference with the 95 % interval `low` to `high`.
 
-    An interval inside ±`margin` is *equal for practical purposes*, also where it leaves out 0: the difference is there,
-    and too small to matter. p: adjusted for the other comparisons of a table (`holm`); without it, 0 outside the
-    interval decides.
+    An interval inside ±`margin` is *equal for practical purposes*, even if it excludes 0: the difference is there, and
+    too small to matter. p: adjusted for the other comparisons of a table (`holm`); without it, 0 outside the interval
+    decides.
     """
     if -margin < low and high < margin:
         return Verdict.EQUAL

@@ -206,7 +206,7 @@ def test_a_state_is_of_the_models_that_one_would_have():
 def test_a_table_has_the_accuracy_the_difference_and_the_verdict():
     found = Results("t", (*three("full", 0.9), *three("a", 0.5), *three("b", 0.9)))
     text = repr(found.table({"a": "method A", "full": "full fine-tuning"}, against="full"))
-    assert "method A" in text and "worse" in text and "adjustment for 1 comparison," in text.replace("\n", " ")
+    assert "method A" in text and "worse" in text and "adjustment for 1 comparison;" in text.replace("\n", " ")
     assert found.differences(["a", "b", "full"], "full")["a"].family == 2
 
 
@@ -215,8 +215,8 @@ def test_a_table_of_pairs_adjusts_for_all_of_them():
     asked = {"a − full": ("a", "full"), "b − full": ("b", "full")}
     assert found.paired(asked)["a − full"].p == 2 * found.difference("a", "full").p
     text = repr(found.pairs(asked))
-    assert "a − full" in text and "worse" in text and "adjustment for 2 comparisons," in text.replace("\n", " ")
-    assert "intervals over test sentences and 3 seeds" in text
+    assert "a − full" in text and "worse" in text and "adjustment for 2 comparisons;" in text.replace("\n", " ")
+    assert "intervals over test sentences and 3 seeds, not adjusted for multiple comparisons" in text
     assert "intervals over held-out sums and 3 seeds" in repr(found.pairs(asked, "held-out sums"))
 
 
