@@ -176,6 +176,14 @@ def test_lora_is_behind_a_smaller_learning_rate(runs):
     said(PAGE, "LoRA, with embedding and output layer frozen, did not lie below the curve")
 
 
+def test_oft_learns_less_and_forgets_more_than_lora(runs):
+    both = runs.apart(("OFT", 32.0), LORA)
+    assert min(map(min, both)) > 0
+    learned, kept = (f"{fmean(gaps):.1f}" for gaps in both)
+    said(PAGE, f"learns less and forgets more than LoRA with r = 16, with every seed (by {learned} and {kept})")
+    assert forgetting.chosen(results.read("forgetting").runs)["OFT"] == 1e-2
+
+
 def test_lora_leaves_both_ends_as_they_are():
     model = small_decoder(512, context=64, device="cpu")
     assert model.num_parameters() == int(printed(PAGE, r"([\d,]+) parameters\n")[0].replace(",", ""))
