@@ -60,7 +60,7 @@ GRID = Grid(
         Arm("shown the answers for as long", Way("answers"), (2e-3,), 18),
         Arm("GRPO with r = 1", Way("right", 1), (2e-3,)),
         *(Arm(f"GRPO at {rate:g}", Way("right"), (rate,)) for rate in (6e-4, 6e-3)),
-        *(Arm(f"GRPO of all weights at {rate:g}", Way("right", None), (rate,)) for rate in (2e-5, 6e-5, 2e-4)),
+        *(Arm(f"GRPO of all weights at {rate:g}", Way("right", None), (rate,)) for rate in (6e-6, 2e-5, 6e-5, 2e-4)),
     ),
     reference="GRPO",
     steps=8,
