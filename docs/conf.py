@@ -15,6 +15,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 smartquotes = False  # what a cell printed is shown as it was
 highlight_language = "text"  # of a block that names no language
 python_use_unqualified_type_names = True
+toc_object_entries_show_parents = "hide"  # beside a page is room for the last part of a name
 project = "Fine-tuning language models"
 author = "the course's authors"
 copyright = ""

@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -119,12 +120,12 @@ def described(thing: Any) -> bool:
 def entry(thing: Any, path: str) -> str:
     r"""A function, or a class with its public methods."""
     if not inspect.isclass(thing):
-        return directive("function", path + signature(thing), doc(thing))
-    parts = [doc(thing)]
+        return directive("function", path + signature(thing), listed(thing))
+    parts = [listed(thing)]
     for name, method in vars(thing).items():
         method = method.__func__ if isinstance(method, classmethod | staticmethod) else method
         if not name.startswith("_") and inspect.isfunction(method) and doc(method):
-            parts.append(directive("method", name + signature(method), doc(method)))
+            parts.append(directive("method", name + signature(method), listed(method)))
     return directive("class", path + signature(thing), "\n\n".join(parts))
 
 
@@ -161,6 +162,28 @@ def doc(thing: Any) -> str:
     r"""The docstring, which is Markdown. A dataclass without one has its signature there, which says nothing new."""
     text = inspect.cleandoc(thing.__doc__ or "")
     return "" if inspect.isclass(thing) and text.startswith(f"{thing.__name__}(") else text
+
+
+def listed(thing: Any) -> str:
+    r"""The docstring, in which sentences "name: meaning." of parameters and fields are a list."""
+    names = {name for cls in getattr(thing, "__mro__", ()) for name in vars(cls).get("__annotations__", ())}
+    with suppress(TypeError, ValueError):
+        names |= inspect.signature(thing).parameters.keys()
+    if not names:
+        return doc(thing)
+    one = rf"`?\b(?:{'|'.join(names)})\b`?"
+    head = re.compile(rf"(?:^|(?<=[.:;…] )|(?<=\.\) ))({one}(?:(?:, | … ){one})*): (?=\S)")
+    paragraphs = []
+    for paragraph in doc(thing).split("\n\n"):
+        parts = head.split(" ".join(paragraph.split()))
+        lead, *found = (re.sub("; ?$", ".", part).strip() for part in parts)
+        if found:
+            found[-1], _, after = re.sub(r"(?<=\.) (?=(?:Raises|Returns) )", "\n", found[-1]).partition("\n")
+            terms = [re.sub(r"`?(\w+)`?", r"`\1`", term) for term in found[::2]]
+            items = [f"- {term}: {meaning}" for term, meaning in zip(terms, found[1::2], strict=True)]
+            paragraph = "\n\n".join(filter(None, (lead, "\n".join(items), after)))
+        paragraphs.append(paragraph)
+    return "\n\n".join(paragraphs)
 
 
 def exactly(app: Sphinx, tree: nodes.document) -> None:

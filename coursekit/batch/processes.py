@@ -31,8 +31,9 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Watched:
-    r"""How a command ended. seconds: by the clock. cpu_seconds: CPU time of its tree, which does not depend on what
-    else the machine does. peak_bytes: largest resident memory, summed over its tree. Both as of the polls.
+    r"""How a command ended. returncode: as a shell has it, 128 + the signal for a command that was killed. seconds: by
+    the clock. cpu_seconds: CPU time of its tree, which does not depend on what else the machine does. peak_bytes:
+    largest resident memory, summed over its tree. Both as of the polls.
     """
 
     returncode: int
@@ -56,7 +57,6 @@ def watch(
     (a kernel would not hear it). That holds for every exception raised while waiting.
 
     stop: once it is set, the tree is ended and Stopped is raised. log: a file that takes all that the command prints.
-    returncode: as a shell has it, 128 + the signal for a command that was killed.
     """
     start = time.monotonic()
     guarded = [sys.executable, "-P", __file__, *command]

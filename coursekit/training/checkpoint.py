@@ -40,7 +40,7 @@ class Checkpoints:
     r"""The checkpoints of one run in `folder`; where it is None, nothing is kept.
 
     parameters: what trains, by name. stateful: optimizer and loss scaler, by name. settings: what tells this run from
-    others. writes: whether this process is the one that writes. saved: the step of the newest checkpoint, 0 for none.
+    others. writes: whether this process is the one that writes. `saved` is the step of the newest checkpoint, or 0.
     """
 
     def __init__(

@@ -12,11 +12,19 @@ import sys
 import pytest
 from served import ROOT
 
+from coursekit.methods import LoRA
+
 
 @pytest.fixture
 def pages(can_build, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     return importlib.import_module("pages")
+
+
+@pytest.fixture
+def library(can_build, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("library")
 
 
 def cell(source: str, kind: str = "code", *, id: str, **parts) -> dict:
@@ -57,6 +65,29 @@ def test_lessons_stand_in_the_order_of_the_lecture(pages):
         made.index("Reparameterised") < places[2] < made.index("Hybrids") < places[4] < made.index("Beyond")
     )
     assert "Selective" not in made and "CONTRIBUTING" not in made
+
+
+def test_names_that_a_docstring_explains_are_a_list(library):
+    def update(W, r: int, s: float, *, alpha: float, start: int = 0):
+        r"""W plus an update: see `add`. Here r: d holds.
+
+        r: rank, such as 8; s: scale
+        of it. Papers differ: some call it alpha. W, `alpha`: as in peft. Raises CourseError where r: is 0.
+
+        As in peft: start: 1, 2, …
+        """
+
+    assert library.listed(update) == (
+        "W plus an update: see `add`. Here r: d holds.\n\n- `r`: rank, such as 8.\n- `s`: scale of it. "
+        "Papers differ: some call it alpha.\n- `W`, `alpha`: as in peft.\n\n"
+        "Raises CourseError where r: is 0.\n\nAs in peft:\n\n- `start`: 1, 2, …"
+    )
+
+
+def test_fields_that_a_docstring_explains_stand_below_their_class(library):
+    made = library.entry(LoRA, "coursekit.methods.LoRA")
+    assert "\n\n- `r`: rank of the update.\n- `alpha`: the update is scaled by" in made
+    assert "\n\nAs in peft:\n\n- `rank_pattern`, `alpha_pattern`: r and alpha" in made
 
 
 @pytest.mark.slow

@@ -123,6 +123,17 @@ def test_hints_and_hidden_code_are_folded_with_their_formatting(address, browser
         assert setup.locator("summary").is_visible() and not setup.locator("pre").first.is_visible()
 
 
+def test_a_page_of_the_library_reads_well_on_a_phone(address, browser):
+    r"""Its title is on one line, explained names are a list, and beside it stand the last parts of names."""
+    with Watched(browser, viewport={"width": 400, "height": 900}) as tab:
+        tab.page.goto(address + "docs/library/quantization.html")
+        lines = "h1 => h1.offsetHeight / parseFloat(getComputedStyle(h1).lineHeight)"
+        assert tab.page.locator("h1").evaluate(lines) < 1.5
+        tab.page.goto(address + "docs/library/training.html")
+        assert tab.page.locator("dd li", has_text="lr: of that update.").count()
+        assert "History" in tab.page.locator(".bd-sidebar-secondary a").all_text_contents()
+
+
 def test_the_download_is_the_notebook(address, browser):
     with Watched(browser) as tab:
         tab.page.goto(address + "notebooks/06_lora.html")
