@@ -96,7 +96,7 @@ TRAIN = register(
         hints=(
             "Most vectors of a block have 384 numbers, so three of them fit. Which kind, and of which blocks?",
             "Try a kind in the lower three blocks and in the upper three, on sentences that you keep back.",
-            "Biases are not the only vectors: section 7's table has another kind. Few numbers need a high learning "
+            "Biases are not the only vectors: section 7's picture has another kind. Few numbers need a high learning "
             "rate, such as 0.02, that falls to 0, and some eighty steps. The loss of 32 rows is "
             "F.cross_entropy(model(input_ids=ids[rows], attention_mask=mask[rows]).logits, labels[rows]).",
             "Return {name: parameter.detach()} of what trained. With weight decay or a masked gradient more may have "

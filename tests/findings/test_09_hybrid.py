@@ -90,12 +90,12 @@ def test_no_hybrid_was_tried_with_more_steps(stored):
     asked = ("mam", "parallel r=192", "prefix n=30", "prefix")
     rate = {arm: results.read("methods", "hybrid").rate(arm) for arm in asked}
     assert rate["mam"] == rate["parallel r=192"] == pytest.approx(rate["prefix n=30"] / 100)
-    said(PAGE, f"alone they like {rate['prefix n=30']:g} best")
-    said(PAGE, f"Inside MAM they train at {rate['mam']:g}, the rate that its adapter likes, a hundredth of that")
+    said(PAGE, f"alone they do best at {rate['prefix n=30']:g}")
+    said(PAGE, f"Inside MAM they train at {rate['mam']:g}, the best rate of its adapter, a hundredth of that")
     said(PAGE, "its prefix trained at a hundredth of the rate that suits it")
     assert results.read("methods").rate("unipelt") == pytest.approx(rate["prefix"] / 10)
     said(PAGE, "UniPELT's prefix has the same trouble at a tenth of its rate")
-    said(PAGE, "at a learning rate that is a tenth of what a prefix alone likes best")
+    said(PAGE, "at a tenth of the learning rate that is best for a prefix alone")
 
 
 def test_of_which_arms_some_rates_have_one_seed(stored):
@@ -130,17 +130,18 @@ def test_even_over_a_weaker_part_no_lead_is_clear(stored):
 
 
 def test_mam_and_compacter_are_not_shown_to_be_better_than_a_linear_probe(stored):
-    both, mam, unipelt, compacter = stored.paired({str(pair): pair for pair in PROBED}).values()
+    family = stored.differences([*(hybrid for hybrid, _ in PROBED), "full"], "probe")
+    both, mam, unipelt, compacter = (family[hybrid] for hybrid, _ in PROBED)
     assert both.verdict == unipelt.verdict == "better"
     assert mam.verdict == compacter.verdict == "no clear difference"
-    said(PAGE, f"logistic regression on the mean of the frozen model's tokens, trained to its end, "
+    said(PAGE, f"logistic regression on the mean of the frozen model's tokens, trained to convergence, "
                f"{stored.parameters('probe')} numbers")  # fmt: skip
     said(PAGE, "and neither Compacter nor MAM to the linear probe "
                f"({ends(compacter)[1:-1]}, {ends(mam)[1:-1]})")  # fmt: skip
     gains = [found.in_points().replace("+", "").replace(" (", " points (", 1) for found in (unipelt, both)]
     said(PAGE, f"UniPELT is better than the probe by {gains[0]}, LoRA with BitFit by {gains[1].replace(' points', '')}")
     for label, found in (("MAM", mam), ("Compacter", compacter), (r"LoRA \+ BitFit", both), ("UniPELT", unipelt)):
-        printed_ones = printed(PAGE, rf"\n *{label} − linear probe +(.+?\)) +([a-z ]+)\n")
+        printed_ones = printed(PAGE, rf"\n{label} +\S.*  [\d.]+  +0.+?\)  +(.+?\))  +([a-z ]+)\n")
         assert printed_ones == (found.in_points(), str(found.verdict))
     said(PAGE, "no clear difference to its own parts, nor, like Compacter, to a linear probe")
 
@@ -161,7 +162,7 @@ def test_which_families_the_hybrids_combine():
 def test_the_prefixes_of_the_stored_runs():
     mam, unipelt, prefix = (candidates.EVERY[arm].method for arm in ("mam", "unipelt", "prefix"))
     assert mam.hidden is unipelt.hidden is prefix.hidden is None
-    said(PAGE, "Here and in section 6 its keys and values are trained themselves")
+    said(PAGE, "Here and in section 6 its keys and values are trained directly")
     cost, (wide, alone) = costs.read(), (candidates.EVERY[arm].method for arm in ("mam", "parallel"))
     config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
     inside = next(part for part in wide.parts_for(config) if isinstance(part, type(alone)))
@@ -173,9 +174,11 @@ def test_the_prefixes_of_the_stored_runs():
     assert {candidates.EVERY[arm].method.r for arm in ("houlsby", "parallel", "pfeiffer")} == {16}
     printed(PAGE, r"UniPELT − prefix, 20 tokens \(own: 10\)")
     said(PAGE, "UniPELT and Pfeiffer's adapter, narrower than its own")
-    for name, size in (("MAM", "30 tokens, r = 192"), ("parallel", "r = 16"), ("prefix", "20 tokens"),
-                       ("UniPELT", "10 tokens, r = 24, LoRA r = 8"), ("Pfeiffer", "r = 16")):  # fmt: skip
+    for name, size in (("MAM", "30 tokens, r = 192"), ("UniPELT", "10 tokens, r = 24, LoRA r = 8")):
         printed(PAGE, rf"\n *{name} +{size} +\d")
+    (drawn,) = (cell.source for cell in read(PAGE).cells if "plots_hybrid.differences(" in cell.source)
+    for label in ("MAM − parallel, r = 16", "MAM − prefix, 20 tokens", "UniPELT − Pfeiffer, r = 16 (own: 24)"):
+        assert f'"{label}"' in drawn
 
 
 def test_compacter_beside_houlsby_and_what_the_runs_had(stored):
@@ -247,7 +250,7 @@ def test_the_gates_are_told_as_they_are():
     by = {kind: float(moved.replace("−", "-")) for kind, (moved, *_) in rows.items()}
     assert max(by, key=by.get) == "query" and by["prefix"] < 0
     said(PAGE, f"In this run the gates of the query opened most, by {by['query']:.2f} on average")
-    said(PAGE, f"those of the prefix closed, by {-by['prefix']:.2f}, at a learning rate")
+    said(PAGE, f"those of the prefix closed, by {-by['prefix']:.2f}, at a tenth of the learning rate")
     assert all(float(between) > float(within) for _, between, within in rows.values())
     said(PAGE, "On average all four kinds differ more between layers than between sentences")
     said(PAGE, f"the query's by {layers} against {sentences}")
