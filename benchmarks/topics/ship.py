@@ -5,6 +5,7 @@ token of the answer and of the line end is the likeliest. A seed draws the start
 that are learned from, and the order of the 80 sums. States of a run: nothing trained (`released`); the `other` adapter
 alone; both in one (`sum`, `factors added`, `TIES`, `TIES at rank 16`). Of film as well: merged in bfloat16 (`merged
 there`), merged in float32 and then rounded (`merged first`), `beside NF4`, and trained beside it (`trained on NF4`).
+`merged there` is of a package that rounded the update before it added it; today's rounds their sum alone, like peft.
 `nats`: mean divergence from the adapter beside float32 weights, on the lesson's 40 sentences; `floor`: the largest of
 the lesson's three harmless changes. No learning rate was searched: it is the lesson's. `sums` minus `film` says
 nothing: these are other questions.
