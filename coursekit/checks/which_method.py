@@ -309,37 +309,61 @@ CONCLUDE = register(
 
 # which-method-leader --------------------------------------------------------------------------------------
 
-#: Tables, methods in each, seeds of each method.
-TABLES, METHODS, LEADER_SEEDS = 400, 12, 3
-#: Of the squared error of the leaders' own means, what may be left for all points.
-ASKED = 0.5
+#: Tasks, tables of each, methods in a table, seeds of a method.
+TASKS, TABLES, METHODS, LEADER_SEEDS = 8, 100, 12, 3
+#: Times the squared error of the course's answer: for all points, and for none.
+ASKED, NONE = 1.15, 2.0
 
 
-def _naive(runs: Tensor) -> Tensor:
-    return runs.mean(-1).amax(1)
-
-
-def leader(runs: Tensor) -> dict[str, Tensor]:
-    r"""What the leader of each table will reach: drawn towards the table's mean, the further the more seeds scatter."""
+def _means(runs: Tensor) -> tuple[Tensor, Tensor]:
+    r"""(means of the tables, leads over them of their leaders), each (tasks, tables)."""
     mean = runs.mean(-1)
-    noise, spread = runs.var(-1).mean() / runs.shape[-1], mean.var(1).mean()
-    middle = mean.mean(1)
-    return {"leader": middle + (1 - noise / spread).clamp(0) * (_naive(runs) - middle)}
+    return mean.mean(-1), mean.amax(-1) - mean.mean(-1)
+
+
+def _kept(share: Callable[[Tensor, Tensor], Tensor | float]) -> Callable[[Tensor], dict[str, Tensor]]:
+    r"""An answer that keeps share(variance of a mean by its seeds, variance of a table's means), (tasks, 1) each, of
+    every lead.
+    """
+
+    def answer(runs: Tensor) -> dict[str, Tensor]:
+        middle, lead = _means(runs)
+        noise, spread = runs.var(-1) / runs.shape[-1], runs.mean(-1).var(-1)
+        return {"leader": middle + share(noise.mean((1, 2))[:, None], spread.mean(1)[:, None]) * lead}
+
+    return answer
+
+
+#: Drawn towards the table's mean, the further the more of a task's scatter is the seeds'.
+leader = _kept(lambda noise, spread: (1 - noise / spread).clamp(0))
 
 
 def _tables(draw: Draw) -> TrainingCase:
-    true = draw.real(0.75, 0.85) + draw.real(0.012, 0.015) * draw.normal(TABLES, METHODS)
-    runs = true[..., None] + draw.real(0.018, 0.020) * draw.normal(TABLES, METHODS, LEADER_SEEDS)
-    best = runs.mean(-1).argmax(1, keepdim=True)
-    return TrainingCase((runs,), true.gather(1, best)[:, 0])
+    of_seeds = draw.real(0.015, 0.025)
+    share = torch.tensor([(0.1 * k + draw.real(0.15, 0.21)) for k in draw.order(TASKS)], dtype=torch.float64)
+    of_methods = of_seeds * (share / (1 - share) / LEADER_SEEDS).sqrt()
+    true = draw.real(0.75, 0.85) + of_methods[:, None, None] * draw.normal(TASKS, TABLES, METHODS)
+    runs = true[..., None] + of_seeds * draw.normal(TASKS, TABLES, METHODS, LEADER_SEEDS)
+    best = runs.mean(-1).argmax(-1, keepdim=True)
+    return TrainingCase((runs,), true.gather(-1, best)[..., 0])
 
 
-_OWN_MEAN = (
-    "this is the mean of the very runs that made it the leader: of twelve methods it was partly the lucky one"
-)
-_MIDDLE = "this is the mean of the whole table: the leader leads for a reason, too"
 _BEST_RUN = "this is the best single run of the table, the luckiest of all"
-_SHAPE = 'it must return {"leader": one accuracy for each table}'
+_SHAPE = 'it must return {"leader": one accuracy for each table, (tasks, tables)}'
+_SAME = "this keeps the same share of every lead; how much is to be kept can be seen in each task's runs"
+#: By what is said of them, answers that keep a wrong share.
+_WRONG_SHARES = {
+    "this is the mean of the very runs that made it the leader: of twelve methods it was partly the lucky one": (
+        _kept(lambda noise, spread: 1.0)
+    ),
+    "this is the mean of the whole table: the leader leads for a reason, too": _kept(lambda noise, spread: 0.0),
+    "the scatter of the means holds the seeds' scatter too: take it off before you divide": (
+        _kept(lambda noise, spread: spread / (spread + noise))
+    ),
+    "a mean of three seeds scatters less than one run: divide the seeds' variance by three": (
+        _kept(lambda noise, spread: (1 - LEADER_SEEDS * noise / spread).clamp(0))
+    ),
+}
 
 
 def _leader_score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore:
@@ -347,17 +371,15 @@ def _leader_score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingS
     given = tensors.get("leader")
     if set(tensors) != {"leader"} or given is None or given.shape != true.shape or not given.isfinite().all():
         return TrainingScore(0.0, _SHAPE)
-    given = given.double()
-    for said, wrong in (
-        (_OWN_MEAN, _naive(runs)),
-        (_MIDDLE, runs.mean((1, 2))),
-        (_BEST_RUN, runs.amax((1, 2))),
-    ):
-        if torch.allclose(given, wrong):
+    given, (middle, lead) = given.double(), _means(runs)
+    wrong = {said: answer(runs)["leader"] for said, answer in _WRONG_SHARES.items()} | {_BEST_RUN: runs.amax((2, 3))}
+    wrong[_SAME] = middle + ((given - middle) * lead).sum() / lead.square().sum() * lead
+    for said, value in wrong.items():
+        if torch.allclose(given, value):
             return TrainingScore(0.0, said)
-    left = ((given - true).square().mean() / (_naive(runs) - true).square().mean()).item()
-    share = min(1.0, max(0.0, (1 - left) / (1 - ASKED)))
-    found = f"the squared error is {left:.2f} of that of the leaders' own means; {ASKED:g} are asked"
+    left = ((given - true).square().mean() / (leader(runs)["leader"] - true).square().mean()).item()
+    share = min(1.0, max(0.0, (NONE - left) / (NONE - ASKED)))
+    found = f"the squared error is {left:.2f} times that of the course's answer; {ASKED:g} are asked"
     return TrainingScore(share, "" if share == 1.0 else found, round(left, 3))
 
 
@@ -369,7 +391,7 @@ LEADER = register(
         minutes=20,
         hints=(
             "The means of a table scatter for two reasons: methods differ, and seeds do. How large is each of the two "
-            "variances, estimated from all 400 tables?",
+            "variances, estimated from all tables of a task?",
             "If only a share of the scatter is the methods', only that share of the leader's lead over its table's "
             "mean is to be expected again.",
         ),
@@ -377,10 +399,10 @@ LEADER = register(
         pose=_tables,
         score=_leader_score,
         mutants={
-            _OWN_MEAN: lambda runs: {"leader": _naive(runs)},
-            _MIDDLE: lambda runs: {"leader": runs.mean((1, 2))},
-            _BEST_RUN: lambda runs: {"leader": runs.amax((1, 2))},
-            _SHAPE: lambda runs: {"leader": _naive(runs)[:1]},
+            **_WRONG_SHARES,
+            _BEST_RUN: lambda runs: {"leader": runs.amax((2, 3))},
+            _SAME: _kept(lambda noise, spread: 2 / 3),
+            _SHAPE: lambda runs: {"leader": runs.mean((2, 3))[:1]},
         },
         fair=leader,
     )

@@ -38,10 +38,10 @@ def hybrid_conclude(runs, one, other, seeds, smallest, errors):
 
 
 def which_method_leader(runs):
-    tables, methods, seeds = runs.shape
-    means = runs.mean(2)
-    of_seeds = runs.var(2).mean() / seeds
-    of_methods = (means.var(1).mean() - of_seeds).clamp(min=0)
-    expected = of_methods / (of_methods + of_seeds)
-    middle = means.mean(1)
-    return {"leader": middle + expected * (means.max(1).values - middle)}
+    seeds = runs.shape[-1]
+    means = runs.mean(-1)
+    of_seeds = runs.var(-1).mean((1, 2)) / seeds
+    of_methods = (means.var(-1).mean(1) - of_seeds).clamp(min=0)
+    expected = (of_methods / (of_methods + of_seeds))[:, None]
+    middle = means.mean(-1)
+    return {"leader": middle + expected * (means.max(-1).values - middle)}
