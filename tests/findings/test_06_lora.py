@@ -61,10 +61,7 @@ def test_the_rate_of_full_fine_tuning_at_600_steps_was_a_close_choice(lora):
     more = -lora.difference(*SECOND)
     said(PAGE, f"the best two rates of full fine-tuning lie {apart:.1f} points apart in validation; with the second it "
                f"is {(-more).in_points()}, equal too")  # fmt: skip
-    ends = f"({100 * more.low:.1f} to {100 * more.high:.1f})"
     assert str(more) == EQUAL and lora.rate(next_rate) == lora.rate("full") == 1e-4 and lora.rate(tuned) == 3e-5
-    ahead = f"full fine-tuning would be {100 * more.value:.1f} points ahead {ends}, still equal"
-    said("10_which_method", f"At its old rate {ahead}")
 
 
 def test_it_is_ahead_of_a_linear_probe(lora):
@@ -212,6 +209,5 @@ def test_what_happens_one_rate_higher(lora):
         above = [run for run in tried if run.cell.rate == min(other.cell.rate for other in tried)]
         fallen[arm] = sum(run.validation <= constant for run in above), len(above)
     assert fallen == {"qv-r8": (3, 3), "all-r8": (3, 3), "full": (1, 3)}
-    said("10_which_method", "with three seeds (06) LoRA falls with all of them, full fine-tuning with one")
     said(PAGE, "At the next higher rate LoRA ends at the constant answer with all three seeds, full fine-tuning with "
                "one of them.")  # fmt: skip
