@@ -64,7 +64,7 @@ BLOCKWISE = register(
         minutes=10,
         hints=(
             "x.view(-1, block) has one row for each block; its absmax is .abs().amax(1).",
-            "Divide each row by its absmax: all numbers then lie between −1 and 1, where the levels are.",
+            "Divide each row by its absmax.",
             "The nearest level: (y[..., None] - table).abs().argmin(-1). Then table[index], times absmax, flat again.",
         ),
         secret=_secret_blockwise,
@@ -259,7 +259,7 @@ Q4_1 = register(
         hints=(
             "block[:4].view(torch.float16) reads the first four bytes as two numbers: d, then m.",
             "A byte holds two codes: byte & 15 is the low one, byte >> 4 the high one.",
-            "The 16 low codes are weights 0 to 15, the 16 high ones are weights 16 to 31: torch.cat, not interleaved.",
+            "torch.cat the low codes and the high ones; they are not interleaved.",
         ),
         secret=_secret_q4_1,
         reference=q4_1,

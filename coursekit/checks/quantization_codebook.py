@@ -151,11 +151,10 @@ CODEBOOK = register(
         difficulty=4,
         minutes=20,
         hints=(
-            "Divide each block by its absmax: now all weights are in [-1, 1], where the levels are. Which level would "
-            "serve the weights that are rounded to it better than it does now?",
+            "Divide each block by its absmax. Which level would serve the weights that are rounded to it better "
+            "than it does now?",
             "Their mean, weighted as the error weighs them. Move every level there, round anew, and again and again.",
-            "The error that counts is that of the weights, not that of weight / absmax: in the mean, count each weight "
-            "by the square of its block's absmax. NF4 is a good start.",
+            "Weigh each weight by the square of its block's absmax. NF4 is a good start.",
         ),
         secret=_weights,
         reference=codebook,
