@@ -124,7 +124,7 @@ def test_mxfp4():
 def test_fewer_levels_can_be_used_more_evenly():
     e2m1, nf4 = (printed(PAGE, rf"'{name}': '([\d.]+) bits'")[0] for name in ("e2m1", "nf4"))
     said(PAGE, f"NF4 does, but with {nf4} bits and not 4")
-    said(PAGE, f"E2M1 is used slightly more evenly: {e2m1} of the $\\log_2 15={math.log2(15):.2f}$ bits")
+    said(PAGE, f"E2M1 is used slightly more evenly: {e2m1} of their $\\log_2 15={math.log2(15):.2f}$ bits")
     assert float(e2m1) / math.log2(15) > float(nf4) / 4 + 0.005
 
 
