@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from coursekit.plots import alt
-from coursekit.plots.common import COLOURS, axes
+from coursekit.plots.common import COLOURS, FROZEN, LINE, TRAINED, axes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,7 +112,6 @@ def _where(name: str, masks: Sequence[Tensor]) -> str:
     return f"By {name} {share[low]:.0f} to {share[high]:.0f} % of a matrix stay: fewest in {fewest}, most in {most}."
 
 
-_FROZEN, _LINE = "#dfe3e6", "#444444"
 #: What each picture says in words.
 _FLOWS = {
     "Houlsby": "from the bottom up attention, +, LN, feed-forward, + and LN, as in all panels; "
@@ -144,20 +143,20 @@ def adapter_places(panels: Sequence[Axes] | None = None) -> Sequence[Axes]:
 
 def _box(ax: Axes, x: float, y: float, text: str, trained: bool = False, width: float = 1.3) -> None:
     r"""From y to y + 0.5, around x."""
-    ax.add_patch(plt.Rectangle((x - width / 2, y), width, 0.5, color=COLOURS[1] if trained else _FROZEN))
+    ax.add_patch(plt.Rectangle((x - width / 2, y), width, 0.5, color=TRAINED if trained else FROZEN))
     ax.text(x, y + 0.25, text, ha="center", va="center", fontsize=8.5)
 
 
 def _path(ax: Axes, *points: tuple[float, float], arrow: bool = True) -> None:
     r"""A line through the points, with a head at the last."""
-    ax.plot(*zip(*points, strict=True), color=_LINE, linewidth=1)
+    ax.plot(*zip(*points, strict=True), color=LINE, linewidth=1)
     if arrow:
         ax.annotate("", points[-1], points[-2],
-                    arrowprops=dict(arrowstyle="->", color=_LINE, shrinkA=0, shrinkB=0))  # fmt: skip
+                    arrowprops=dict(arrowstyle="->", color=LINE, shrinkA=0, shrinkB=0))  # fmt: skip
 
 
 def _plus(ax: Axes, x: float, y: float) -> None:
-    ax.plot([x], [y], "o", markersize=11, markerfacecolor="white", markeredgecolor=_LINE, zorder=3)
+    ax.plot([x], [y], "o", markersize=11, markerfacecolor="white", markeredgecolor=LINE, zorder=3)
     ax.text(x, y, "+", ha="center", va="center", fontsize=10, zorder=4)
 
 

@@ -1,8 +1,9 @@
-r"""Pictures of what trains inside a model: masks, the nodes that are split, and the products of a step."""
+r"""Pictures of what trains inside a model: biases, masks, the nodes that are split, and the products of a step."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -10,9 +11,67 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from coursekit.plots.common import COLOURS, axes
+from coursekit.plots.alt import says
+from coursekit.plots.common import COLOURS, LINE, TRAINED, arrow, axes, box
 
 LEARNER, FROZEN = COLOURS[1], "#c9d2d8"
+#: Of a block of BERT, from left to right: left end and middle of a part, its name, whether it has a bias; at "⊕"
+#: ends a residual.
+_BLOCK = (
+    (0.9, 2.0, "$W_q$", True), (0.9, 1.2, "$W_k$", True), (0.9, 0.4, "$W_v$", True), (3.1, 1.2, "attention", False),
+    (4.9, 1.2, "$W_o$", True), (6.9, 1.2, "⊕", False), (7.5, 1.2, "norm", True), (9.7, 1.2, "$W_{up}$", True),
+    (11.75, 1.2, "GELU", False), (13.0, 1.2, "$W_{down}$", True), (15.0, 1.2, "⊕", False), (15.6, 1.2, "norm", True),
+)  # fmt: skip
+
+
+def biases(d: int, wide: int) -> Axes:
+    r"""Above a linear layer of which BitFit trains b, below the biases of a block of BERT, from left to right.
+
+    d: numbers of a token. wide: outputs of the feed-forward part's first matrix.
+    """
+    ax = axes(figsize=(9.2, 3.7))
+    ax.text(2.8, 5.0, "x", ha="right", va="center", fontsize=12)
+    arrow(ax, 2.9, 5.0, 4.9, 5.0, f"({d})")
+    box(ax, 4.9, 4.55, 2.4, 0.9, f"W, frozen\n{d} × {d}")
+    arrow(ax, 7.3, 5.0, 9.15, 5.0, f"Wx: ({d})")
+    ax.text(9.3, 5.0, "⊕", ha="center", va="center", fontsize=15)
+    arrow(ax, 9.45, 5.0, 11.3, 5.0, f"({d})")
+    ax.text(11.4, 5.0, "y = Wx + b", ha="left", va="center", fontsize=11)
+    box(ax, 8.2, 3.75, 2.2, 0.5, f"b, trained: {d}", TRAINED)
+    arrow(ax, 9.3, 4.25, 9.3, 4.82)
+    ax.text(0.1, 1.2, "x", ha="right", va="center", fontsize=12)
+    ways = []
+    for x, y, name, has_bias in _BLOCK:
+        if name == "⊕":
+            ax.text(x + 0.15, y, name, ha="center", va="center", fontsize=15)
+            right = x + 0.3
+        else:
+            right = x + (1.4 if name == "attention" else 0.9)
+            box(ax, x, y - 0.3, right - x, 0.6, name)
+        if has_bias:
+            box(ax, right, y - 0.3, 0.75, 0.6, str(wide if "up" in name else d), TRAINED, 8)
+            right += 0.75
+        ways.append((x, right, y))
+    for x, right, y in ways[:3]:
+        arrow(ax, 0.2, 1.2, x, y)
+        arrow(ax, right, y, 3.1, 1.2 + 0.25 * (y - 1.2))
+    for (_, right, y), (x, _, _) in pairwise(ways[3:]):
+        arrow(ax, right, y, x, y)
+    arrow(ax, ways[-1][1], 1.2, 17.75, 1.2)
+    for left, plus in ((0.5, 7.05), (9.4, 15.15)):
+        ax.plot([left, left, plus], [1.2, 2.75, 2.75], color=LINE, linewidth=1)
+        arrow(ax, plus, 2.75, plus, 1.35)
+        ax.text((left + plus) / 2, 2.8, "residual", ha="center", va="bottom", fontsize=8, color=LINE)
+    says(
+        ax,
+        f"A linear layer: x ({d}) goes through W, {d} × {d}, frozen; b, {d} numbers, trained, is added: y = Wx + b. A "
+        f"block from left to right, each frozen part with the length of its trained bias: W_q, W_k and W_v {d} each, "
+        f"attention none, W_o {d}, norm {d}, W_up {wide}, GELU none, W_down {d}, norm {d}: {7 * d + wide} in all",
+    )
+    ax.set_xlim(-0.4, 17.9)
+    ax.set_ylim(0, 5.6)
+    ax.axis("off")
+    return ax
 
 
 def masks(chosen: Mapping[str, Any]) -> Sequence[Axes]:

@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#1b4965", "#e09f3e", "#9e2a2b", "#7a9e7e", "#5fa8d3", "#7d5ba6")
+#: In pictures of a data flow: what is frozen, what trains, arrows and what is written at them.
+FROZEN, TRAINED, LINE = "#dfe3e6", COLOURS[1], "#444444"
 
 
 def style() -> None:
@@ -37,6 +39,21 @@ def style() -> None:
 def axes(**figure: Any) -> Axes:
     r"""New axes in a figure of their own."""
     return plt.subplots(**figure)[1]
+
+
+def box(
+    ax: Axes, x: float, y: float, width: float, height: float, text: str = "", colour: str = FROZEN, size: float = 9
+) -> None:
+    r"""A part of a data flow, with (x, y) its lower left corner."""
+    ax.add_patch(plt.Rectangle((x, y), width, height, facecolor=colour, edgecolor="none"))
+    ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size)
+
+
+def arrow(ax: Axes, x0: float, y0: float, x1: float, y1: float, text: str = "") -> None:
+    r"""The way from one part of a data flow to the next, with what goes there above it."""
+    ax.annotate("", (x1, y1), (x0, y0), arrowprops=dict(arrowstyle="->", color=LINE, shrinkA=1, shrinkB=1))
+    if text:
+        ax.text((x0 + x1) / 2, max(y0, y1) + 0.08, text, ha="center", va="bottom", fontsize=8, color=LINE)
 
 
 def loss_curve(losses: Mapping[str, Sequence[float]], smooth: int = 5, ax: Axes | None = None) -> Axes:

@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
 from coursekit.plots.alt import says
-from coursekit.plots.common import COLOURS, axes
+from coursekit.plots.common import COLOURS, FROZEN, LINE, TRAINED, arrow, axes, box
 
-_FROZEN, _LINE = "#dfe3e6", "#444444"
 #: Boxes of the block: centre, width, text; those of (IA)³ start with "× ".
 _BOXES = (
     (1.5, 2.4, 0.8, "$W_q$"), (1.5, 1.5, 0.8, "$W_k$"), (1.5, 0.6, 0.8, "$W_v$"), (2.7, 1.5, 0.9, "× $l_k$"),
@@ -33,17 +32,15 @@ def ia3_block() -> Axes:
     r"""One block from left to right, with the three vectors in colour, frozen parts grey, and both residual arrows."""
     ax = axes(figsize=(9.0, 2.6))
     for x, y, width, text in _BOXES:
-        colour = COLOURS[1] if text.startswith("× ") else _FROZEN
-        ax.add_patch(plt.Rectangle((x - width / 2, y - 0.3), width, 0.6, facecolor=colour, edgecolor="none"))
-        ax.text(x, y, text, ha="center", va="center", fontsize=9)
+        box(ax, x - width / 2, y - 0.3, width, 0.6, text, TRAINED if text.startswith("× ") else FROZEN)
     for start, end in _ARROWS:
-        ax.annotate("", end, start, arrowprops=dict(arrowstyle="->", color=_LINE, shrinkA=1, shrinkB=1))
+        arrow(ax, *start, *end)
     ax.text(0.1, 1.5, "x", ha="center", va="center", fontsize=12)
     for left, plus in ((0.4, 6.4), (6.85, 11.7)):  # past the attention, past the feed-forward
         ax.text(plus, 1.5, "⊕", ha="center", va="center", fontsize=15)
-        ax.plot([left, left, plus], [1.5, 3.1, 3.1], color=_LINE, linewidth=1)
-        ax.annotate("", (plus, 1.68), (plus, 3.1), arrowprops=dict(arrowstyle="->", color=_LINE))
-        ax.text((left + plus) / 2, 3.15, "residual", ha="center", va="bottom", fontsize=9, color=_LINE)
+        ax.plot([left, left, plus], [1.5, 3.1, 3.1], color=LINE, linewidth=1)
+        ax.annotate("", (plus, 1.68), (plus, 3.1), arrowprops=dict(arrowstyle="->", color=LINE))
+        ax.text((left + plus) / 2, 3.15, "residual", ha="center", va="bottom", fontsize=9, color=LINE)
     ax.set_xlim(-0.1, 12.6)
     ax.set_ylim(0.1, 3.7)
     ax.axis("off")

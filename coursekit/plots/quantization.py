@@ -6,11 +6,61 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
 from coursekit.plots.alt import says
-from coursekit.plots.common import COLOURS, axes
+from coursekit.plots.common import COLOURS, LINE, arrow, axes, box
+
+
+def block_flow(x: Sequence[float], levels: int) -> Axes:
+    r"""The way of a block of 64 weights into codes and a scale and back, for one product; stored parts are grey.
+
+    x: some of its weights, the largest among them. levels: how many the table has, at equal steps from -1 to 1.
+    """
+    weights, table = np.asarray(x, dtype=float), np.linspace(-1, 1, levels)
+    absmax = np.abs(weights).max()
+    codes = np.abs(weights[:, None] / absmax - table).argmin(1)
+
+    def row(values: Sequence[float], form: str) -> str:
+        return ", ".join([*(format(value, form) for value in values), "…"]).replace("-", "−")
+
+    shown, again = row(weights, ".2f"), row(absmax * table[codes], ".2f")
+    bits = int(levels - 1).bit_length()
+    ax = axes(figsize=(9.2, 2.9))
+    for left, text in ((0, f"x: 64 weights\n{shown}"), (9.1, f"x̂: 64 weights\n{again}")):
+        ax.text(left + 1.4, 2, text, ha="center", va="center", fontsize=9)
+    box(ax, 4.4, 2.9, 2.8, 0.9, f"scale: 32 bits\nabsmax = {absmax:.2f}")
+    box(ax, 4.4, 0.2, 2.8, 0.9, f"64 codes: {bits} bits each\n{row(codes, 'd')}")
+    arrow(ax, 2.6, 2.35, 4.4, 3.35)
+    arrow(ax, 2.6, 1.65, 4.4, 0.65)
+    arrow(ax, 5.8, 2.9, 5.8, 1.1)
+    arrow(ax, 7.2, 3.35, 9.0, 2.35)
+    arrow(ax, 7.2, 0.65, 9.0, 1.65)
+    for x, y, text, side in (
+        (3.4, 3.1, "largest size", "right"), (3.3, 0.9, f"to the nearest\nof {levels} levels", "right"),
+        (5.9, 2.0, "÷ absmax", "left"), (8.2, 3.1, "× absmax", "left"), (8.2, 0.9, "the codes' levels", "left"),
+    ):  # fmt: skip
+        ax.text(x, y, text, ha=side, va="center", fontsize=8, color=LINE)
+    arrow(ax, 12.1, 2, 13.0, 2)
+    ax.add_patch(plt.Rectangle((13.0, 1.2), 2.0, 1.6, facecolor="none", edgecolor=LINE))
+    ax.text(14.0, 2, "Ŵ, of all blocks:\nout × in", ha="center", va="center", fontsize=8)
+    ax.text(14.0, 3.7, "input: (in)", ha="center", va="center", fontsize=9)
+    arrow(ax, 14.0, 3.5, 14.0, 2.8)
+    arrow(ax, 14.0, 1.2, 14.0, 0.5)
+    ax.text(14.0, 0.3, "product: (out)", ha="center", va="center", fontsize=9)
+    says(
+        ax,
+        f"A block of 64 weights x, such as {shown}; its largest size is the scale, {absmax:.2f}, 32 bits; each "
+        f"weight divided by it becomes the code of the nearest of {levels} levels, {bits} bits, such as "
+        f"{row(codes, 'd')}. These are stored. The codes' levels times the scale are x̂, 64 weights again, such as "
+        f"{again}; all blocks make Ŵ, out × in, which takes an input (in) to a product (out)",
+    )
+    ax.set_xlim(-0.2, 15.3)
+    ax.set_ylim(0, 4)
+    ax.axis("off")
+    return ax
 
 
 def one_block(x: Sequence[float], back: Sequence[float], levels: Sequence[float]) -> Axes:
@@ -111,8 +161,6 @@ def equal_areas(levels: Sequence[float], largest: float) -> Axes:
 
 def code_use(shares: Mapping[str, Sequence[float]]) -> Sequence[Axes]:
     r"""How often each level of a code is used, one panel for each entry (label -> shares); a line at equal shares."""
-    import matplotlib.pyplot as plt
-
     _, panels = plt.subplots(1, len(shares), figsize=(2.5 * len(shares), 2.6), sharey=True, squeeze=False)
     for colour, ax, (name, values) in zip(COLOURS, panels[0], shares.items(), strict=False):
         ax.bar(range(len(values)), values, color=colour, width=0.8)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from coursekit.plots.alt import says
-from coursekit.plots.common import COLOURS, axes
+from coursekit.plots.common import COLOURS, LINE, TRAINED, arrow, axes, box
 
 _SOFT_PROMPTS = ("prompt tuning", "P-tuning", "prefix tuning", "LLaMA-Adapter")
 
@@ -89,51 +89,37 @@ def attention_shares(shares: Tensor, n: int) -> Axes:
     return ax
 
 
-_FROZEN, _TEXT = "#dfe3e6", "#444444"
-
-
-def _box(
-    ax: Axes, x: float, y: float, width: float, height: float, colour: str, text: str, size: float = 9
-) -> None:
-    ax.add_patch(plt.Rectangle((x, y), width, height, facecolor=colour, edgecolor="none"))
-    ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size)
-
-
-def _arrow(ax: Axes, x0: float, y0: float, x1: float, y1: float) -> None:
-    ax.annotate("", (x1, y1), (x0, y0), arrowprops=dict(arrowstyle="->", color=_TEXT, shrinkA=1, shrinkB=1))
-
-
 def gated_block() -> Axes:
     r"""One block of LLaMA-Adapter: two softmaxes, the gate on one of them, both added, and the block's residual."""
     ax = axes(figsize=(8.2, 2.9))
     ax.text(0.0, 1.5, "x", ha="right", va="center", fontsize=12)
-    _arrow(ax, 0.05, 1.5, 1.0, 1.5)
-    _box(ax, 1.0, 1.2, 0.7, 0.6, _FROZEN, "$W_q$")
-    _box(ax, 2.5, 1.85, 2.9, 0.7, _FROZEN, "softmax over the text")
-    _box(ax, 2.5, 0.45, 2.9, 0.7, _FROZEN, "softmax over the prompts")
-    _box(ax, 1.0, 2.15, 1.0, 0.6, _FROZEN, "$W_k, W_v$")  # of the text
-    _box(ax, 3.3, -0.75, 1.0, 0.6, _FROZEN, "$W_k, W_v$")  # the same matrices, of the prompts
-    _box(ax, 1.0, -0.75, 1.0, 0.6, COLOURS[1], "$P$")
-    _arrow(ax, 0.5, 1.5, 1.0, 2.3)
-    _arrow(ax, 2.0, 2.45, 2.5, 2.3)
-    _arrow(ax, 2.0, -0.45, 3.3, -0.45)
-    _arrow(ax, 1.7, 1.6, 2.5, 2.05)
-    _arrow(ax, 1.7, 1.4, 2.5, 0.8)
-    _arrow(ax, 3.8, -0.15, 3.8, 0.45)
-    _box(ax, 5.7, 0.5, 0.8, 0.6, COLOURS[1], "× g")
-    _arrow(ax, 5.4, 0.8, 5.7, 0.8)
+    arrow(ax, 0.05, 1.5, 1.0, 1.5)
+    box(ax, 1.0, 1.2, 0.7, 0.6, "$W_q$")
+    box(ax, 2.5, 1.85, 2.9, 0.7, "softmax over the text")
+    box(ax, 2.5, 0.45, 2.9, 0.7, "softmax over the prompts")
+    box(ax, 1.0, 2.15, 1.0, 0.6, "$W_k, W_v$")  # of the text
+    box(ax, 3.3, -0.75, 1.0, 0.6, "$W_k, W_v$")  # the same matrices, of the prompts
+    box(ax, 1.0, -0.75, 1.0, 0.6, "$P$", TRAINED)
+    arrow(ax, 0.5, 1.5, 1.0, 2.3)
+    arrow(ax, 2.0, 2.45, 2.5, 2.3)
+    arrow(ax, 2.0, -0.45, 3.3, -0.45)
+    arrow(ax, 1.7, 1.6, 2.5, 2.05)
+    arrow(ax, 1.7, 1.4, 2.5, 0.8)
+    arrow(ax, 3.8, -0.15, 3.8, 0.45)
+    box(ax, 5.7, 0.5, 0.8, 0.6, "× g", TRAINED)
+    arrow(ax, 5.4, 0.8, 5.7, 0.8)
     ax.text(7.15, 1.5, "⊕", ha="center", va="center", fontsize=16)
-    _arrow(ax, 5.4, 2.2, 7.0, 1.62)
-    _arrow(ax, 6.5, 0.8, 7.0, 1.38)
-    _box(ax, 7.6, 1.2, 0.7, 0.6, _FROZEN, "$W_o$")
-    _arrow(ax, 7.3, 1.5, 7.6, 1.5)
+    arrow(ax, 5.4, 2.2, 7.0, 1.62)
+    arrow(ax, 6.5, 0.8, 7.0, 1.38)
+    box(ax, 7.6, 1.2, 0.7, 0.6, "$W_o$")
+    arrow(ax, 7.3, 1.5, 7.6, 1.5)
     ax.text(9.05, 1.5, "⊕", ha="center", va="center", fontsize=16)
-    _arrow(ax, 8.3, 1.5, 8.9, 1.5)
-    ax.plot([0.5, 0.5, 9.05], [1.5, 3.0, 3.0], color=_TEXT, linewidth=1)
-    _arrow(ax, 9.05, 3.0, 9.05, 1.65)
-    ax.text(4.8, 3.08, "residual", ha="center", va="bottom", fontsize=9, color=_TEXT)
-    _arrow(ax, 9.2, 1.5, 10.0, 1.5)
-    ax.text(6.1, 0.32, "starts at 0", ha="center", va="top", fontsize=8.5, color=_TEXT)
+    arrow(ax, 8.3, 1.5, 8.9, 1.5)
+    ax.plot([0.5, 0.5, 9.05], [1.5, 3.0, 3.0], color=LINE, linewidth=1)
+    arrow(ax, 9.05, 3.0, 9.05, 1.65)
+    ax.text(4.8, 3.08, "residual", ha="center", va="bottom", fontsize=9, color=LINE)
+    arrow(ax, 9.2, 1.5, 10.0, 1.5)
+    ax.text(6.1, 0.32, "starts at 0", ha="center", va="top", fontsize=8.5, color=LINE)
     ax.set_xlim(-0.4, 10.2)
     ax.set_ylim(-0.9, 3.5)
     ax.axis("off")

@@ -1,5 +1,5 @@
-r"""Pictures of the training cycle: how surprising tokens are, a loss between bars, log-ratios, which tokens of a packed
-row notice a change, what is kept.
+r"""Pictures of the training cycle: how surprising tokens are, what each stage reads and learns, a loss between bars,
+log-ratios, which tokens of a packed row notice a change, what is kept.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from coursekit.plots.alt import says
-from coursekit.plots.common import COLOURS, axes
+from coursekit.plots.common import COLOURS, FROZEN, LINE, TRAINED, arrow, axes, box
 
 
 def loss_and_entropies(
@@ -52,6 +52,67 @@ def _means(losses: Sequence[float], tokens: int, smooth: int) -> tuple[np.ndarra
     smooth = min(smooth, len(losses))
     mean = np.convolve(losses, np.ones(smooth) / smooth, mode="valid")
     return tokens * (np.arange(len(mean)) + (smooth + 1) // 2), mean
+
+
+#: Of each stage its name, its rows (height, kind of tokens -> how many), and what its loss takes.
+_STAGES = (
+    ("1  pre-training", ((4.3, {"any text": 9}),), "mean over all"),
+    ("2  instruction tuning", ((2.6, {"request": 5, "answer": 4}),), "mean over the answer"),
+    ("3  preference tuning", ((0.9, {"request": 5, "chosen answer": 4}), (-0.2, {"request": 5, "rejected answer": 4})),
+     "ln π of the chosen answer −\nln π of the rejected one,\neach minus its ln π₀\n(π₀: after stage 2, frozen)"),
+)  # fmt: skip
+#: What a column has, with its shape.
+_COLUMNS = {
+    0.0: "token ids\n(batch, seq)",
+    4.1: "model, gives logits\n(batch, seq, vocab)",
+    7.55: "−ln π, one for each token\nbut the first: (batch, seq − 1)",
+    11.0: "what the loss takes\na number",
+}
+#: Heights of the bars that stand for −ln π.
+_NATS = (0.5, 0.25, 0.55, 0.15, 0.35, 0.5, 0.2, 0.4)
+
+
+def stages() -> Axes:
+    r"""What the three stages read, the model it goes through, and the tokens whose ln π their losses take.
+
+    A token is a square, its −ln π a bar; what counts in the loss and what trains have one colour.
+    """
+    ax = axes(figsize=(9.2, 4.6))
+    for x, heading in _COLUMNS.items():
+        ax.text(x, 6.25, heading, ha="left", va="center", fontsize=9, color=LINE)
+    for name, rows, loss in _STAGES:
+        ax.text(0, rows[0][0] + 0.75, name, ha="left", va="bottom", fontsize=10, weight="bold")
+        for y, kinds in rows:
+            learned = [kind != "request" for kind, n in kinds.items() for _ in range(n)]
+            for place, counts in enumerate(learned):
+                box(ax, 0.36 * place, y, 0.3, 0.3, colour=TRAINED if counts else COLOURS[4])
+                if place:
+                    colour = TRAINED if counts else FROZEN
+                    box(ax, 7.25 + 0.3 * place, y, 0.22, _NATS[place - 1], colour=colour)
+            for place, kind in zip((0, 5), kinds, strict=False):
+                ax.text(0.36 * place, y + 0.36, kind, ha="left", va="bottom", fontsize=8, color=LINE)
+            arrow(ax, 3.3, y + 0.15, 4.1, y + 0.15)
+            arrow(ax, 6.6, y + 0.15, 7.45, y + 0.15)
+        middle = sum(y for y, _ in rows) / len(rows) + 0.15
+        arrow(ax, 10.05, middle, 10.85, middle)
+        ax.text(11.0, middle, loss, ha="left", va="center", fontsize=9)
+    box(ax, 4.1, 4.0, 2.5, 0.9, "a small Llama:\nall weights train", TRAINED)
+    arrow(ax, 4.5, 4.0, 4.5, 3.2)
+    ax.text(4.65, 3.6, "usually the same model", ha="left", va="center", fontsize=8, color=LINE)
+    box(ax, 4.1, -0.4, 1.8, 3.6, "SmolLM2,\nfrozen")
+    box(ax, 5.9, -0.4, 0.7, 3.6, "LoRA", TRAINED)
+    ax.set_xlim(-0.1, 14.6)
+    ax.set_ylim(-0.5, 6.6)
+    ax.axis("off")
+    says(
+        ax,
+        "Three rows from tokens (batch, seq) through a model to −ln π of each token but the first (batch, seq − 1) and "
+        "the loss. 1 pre-training: any text; a small Llama, all weights train; mean over all tokens. 2 instruction "
+        "tuning: request, answer; SmolLM2, frozen, with LoRA, which trains; mean over the answer alone. 3 preference "
+        "tuning: the request with the chosen and with the rejected answer; the same model and LoRA; ln π of the chosen "
+        "minus ln π of the rejected answer, each minus its ln π₀, of the model after stage 2",
+    )
+    return ax
 
 
 def surprise(

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from pictures import assert_nothing_is_cut_off
+from transformers import BertConfig
 
 from coursekit.checks.bitfit import work
+from coursekit.methods import BitFit
 from coursekit.plots import bitfit as draw
+from coursekit.plots.alt import describe
 
 
 def test_a_mask_has_a_point_for_each_entry_that_trains():
@@ -18,6 +21,16 @@ def test_a_mask_has_a_point_for_each_entry_that_trains():
     np.testing.assert_array_equal(ax.collections[0].get_offsets(), [[5, 0], [1, 3]])
     assert ax.get_xlabel() == "inputs\n(2 of 24 entries)" and ax.get_ylabel() == "outputs"
     assert ax.get_ylim()[0] > ax.get_ylim()[1], "row 0 is at the top, as a matrix is written"
+
+
+def test_the_biases_of_a_block_are_those_that_bitfit_counts():
+    config = BertConfig(hidden_size=12, num_attention_heads=2, intermediate_size=40, num_hidden_layers=1)
+    two = BertConfig(**config.to_dict() | {"num_hidden_layers": 2})
+    ax = draw.biases(12, 40)
+    orange = [p for p in ax.patches if to_hex(p.get_facecolor()) == draw.LEARNER]
+    lengths = [int(text.get_text()) for text in ax.texts if text.get_text().isdigit()]
+    assert len(orange) == 1 + len(lengths) and sum(lengths) == BitFit().count(two) - BitFit().count(config)
+    assert f"W_up 40, GELU none, W_down 12, norm 12: {sum(lengths)} in all" in describe(ax.figure)
 
 
 def test_permutation_follows_each_node_to_its_place():
@@ -52,6 +65,7 @@ def test_a_tower_of_products_has_a_filled_cell_for_each():
 
 @pytest.mark.parametrize("picture", [
     lambda: draw.masks({n: np.eye(40, dtype=bool) for n in ("Fisher", "random", "magnitude")})[0],
+    lambda: draw.biases(384, 1536),
     lambda: draw.permutation(12, [7, 2, 10, 0]),
     lambda: draw.products({f"{i} of all blocks": ["nothing"] * 6 + ["biases"] * i for i in range(4)}, [0.5] * 4),
 ])  # fmt: skip

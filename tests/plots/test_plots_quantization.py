@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pictures
 import pytest
+import torch
 from matplotlib.collections import LineCollection
 
 from coursekit.plots import quantization as draw
 from coursekit.plots.alt import describe
-from coursekit.quantization import code
+from coursekit.quantization import code, quantize_blockwise
 from coursekit.quantization.formats import numbers
 
 NF4 = code("nf4").tolist()
@@ -34,6 +35,18 @@ def test_a_block_has_its_weights_levels_and_what_comes_back():
     assert [t.get_text() for t in beside.get_yticklabels()] == ["−absmax", "0", "absmax"]
     assert "5 levels from -2 to 2" in describe(ax.figure)
     pictures.assert_nothing_is_cut_off(ax.figure)
+
+
+def test_a_block_s_codes_and_what_comes_back_are_those_of_blockwise_rounding():
+    x, table = [0.10, -0.45, 0.25, 0.80], code("int4").unique()
+    said = describe(draw.block_flow(x, levels=len(table)).figure)
+    q = quantize_blockwise(torch.tensor(x + [0.0] * 60), "int4", 64)
+    back = ", ".join(f"{value:.2f}" for value in q.dequantize()[:4].tolist()).replace("-", "−")
+    assert f"x̂, 64 weights again, such as {back}, …" in said
+    codes = [int((table - value / 0.8).abs().argmin()) for value in q.dequantize()[:4]]
+    assert f"4 bits, such as {', '.join(map(str, codes))}, …. These are stored" in said
+    assert said.endswith("to a product (out)."), "nothing of it is cut off"
+    pictures.assert_nothing_is_cut_off(draw.block_flow(x, levels=15).figure)
 
 
 def test_gaps_are_relative():

@@ -3,10 +3,12 @@ r"""Pictures of the training cycle show the numbers they are given, and nothing 
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.colors import same_color
 from pictures import assert_nothing_is_cut_off
 
 from coursekit.plots import training_cycle as draw
 from coursekit.plots.alt import describe
+from coursekit.plots.common import TRAINED
 
 
 def test_a_loss_is_drawn_over_tokens_with_a_line_for_each_bar():
@@ -78,4 +80,18 @@ def test_what_tokens_of_a_packed_row_notice_is_drawn_with_the_borders():
     legend = [text.get_text() for text in ax.get_legend().get_texts()]
     assert legend == ["count on", "begin again", "the changed token"]
     assert "examples in the row: 2" in describe(ax.figure)
+    assert_nothing_is_cut_off(ax.figure)
+
+
+def test_a_stage_s_loss_takes_the_tokens_it_learns():
+    ax = draw.stages()
+    rows: dict[float, list[list[bool]]] = {}
+    for patch in ax.patches[:-3]:  # the last three are the models
+        tokens, bars = rows.setdefault(patch.get_y(), [[], []])
+        (bars if patch.get_x() > 7 else tokens).append(same_color(patch.get_facecolor(), TRAINED))
+    assert [tokens for tokens, _ in rows.values()] == [[True] * 9] + 3 * [[False] * 5 + [True] * 4]
+    assert all(bars == tokens[1:] for tokens, bars in rows.values()), "a bar for each token but the first"
+    assert [same_color(patch.get_facecolor(), TRAINED) for patch in ax.patches[-3:]] == [True, False, True]
+    assert "SmolLM2, frozen, with LoRA, which trains" in describe(ax.figure)
+    assert describe(ax.figure).endswith("of the model after stage 2."), "nothing of it is cut off"
     assert_nothing_is_cut_off(ax.figure)
