@@ -144,7 +144,7 @@ def test_the_table_of_section_3_serves_any_right_answer():
 def test_outliers():
     one, blocks = printed(PAGE, r"outlier of 20: error (\d+)% with one scale, ([\d.]+)% in blocks")
     others = f"an outlier of 20 times the root mean square gives the {4096 - 1:,} others an error of {one} %"
-    said(PAGE, f"With one scale, {others}, with blocks of 64 {blocks} %")
+    said(PAGE, f"With one scale, {others}; with blocks of 64 they have {blocks} %")
     said(PAGE, f"With one scale {others}; in blocks of 64, where it spoils only its own, {blocks} %")
     x = W().double().flatten()[:4096]
     x = x / x.square().mean().sqrt()
