@@ -70,7 +70,7 @@ GRID = Grid(
 def carry(bench: None, way: Way, cell: Cell) -> list[Run]:
     r"""One run."""
     start, page = time.perf_counter(), Page("11_reinforcement")
-    page.run("11-004", "11-005", "11-007", "11-011", "11-014", "11-017", "11-020", "11-022")
+    page.run("11-004", "11-005", "11-007", "11-011", "11-014", "11-020", "11-022")
     page.run("11-024", "11-026", only=ast.FunctionDef)
     learn, held = page["sums"](POOL, HELD)
     random.Random(cell.seed).shuffle(learn)

@@ -200,48 +200,79 @@ CLIPPED = register(
 )
 
 
-# reinforcement-mean ---------------------------------------------------------------------------------------
+# reinforcement-parts --------------------------------------------------------------------------------------
 
 
-def _secret_mean(draw: Draw) -> tuple[Tensor, Tensor]:
-    answers, seq = draw.whole(3, 5), draw.whole(5, 8)
-    mask = torch.zeros(answers, seq, dtype=torch.long)
-    for row, length in enumerate([1, seq] + [draw.whole(2, seq - 1) for _ in range(answers - 2)]):
-        mask[row, :length] = 1
-    return draw.normal(answers, seq) + 0.5, mask
+def _secret_parts(draw: Draw) -> tuple[Tensor, ...]:
+    # Some sums of each kind, each kind with its was and now and the ends of its before and after, in eighths.
+    kinds = [(0, 1, 1, 3, 3, 8), (0, 1, 0, 0, 2, 8), (1, 1, 3, 6, 2, 8), (1, 0, 4, 8, 0, 3)]
+    kinds += [(0, 0, 0, 0, 1, 3), (0, 0, 1, 3, 0, 3)]
+    rows = [
+        (was, now, draw.whole(low, high) / 8, draw.whole(least, most) / 8)
+        for was, now, low, high, least, most in kinds
+        for _ in range(draw.whole(2, 4))
+    ]
+    was, now, before, after = torch.tensor([rows[i] for i in draw.order(len(rows))], dtype=torch.float64).T
+    return was.bool(), now.bool(), before, after
 
 
-MEAN = register(
+def _kinds(was: Tensor, now: Tensor, drawn: Tensor) -> list[Tensor]:
+    return [~was & now & drawn, ~was & now & ~drawn, was & now, was & ~now, ~was & ~now]
+
+
+def _rare_if_never_drawn(was: Tensor, now: Tensor, before: Tensor) -> list[Tensor]:
+    choice, _, confidence, lost, other = _kinds(was, now, before > 0)
+    return [choice, ~was & (before == 0), confidence, lost, other & (before > 0)]
+
+
+def _brings(kinds: list[Tensor], of_each: Tensor) -> tuple[float, ...]:
+    return tuple((of_each * kind).mean().item() for kind in kinds)
+
+
+def _in_parts(was: Tensor, now: Tensor, before: Tensor, after: Tensor) -> tuple[float, ...]:
+    return _brings(_kinds(was, now, before > 0), after - before)
+
+
+PARTS = register(
     Exercise(
-        id="reinforcement-mean",
-        points=2,
+        id="reinforcement-parts",
+        points=3,
         difficulty=2,
-        minutes=7,
+        minutes=10,
         hints=(
-            "Work it out on paper: answers of 1 and of 3 tokens. How much does each token weigh?",
-            "mask.sum(1) is the length of each answer. Where does the division stand: inside or outside the sum "
-            "over the answers?",
+            "Two of ten sums gain 0.5 each, the others nothing. The gain is 0.1, and all of it is brought by the two.",
+            "(after - before)[~was & now] are the gains of the sums whose likeliest number became right. Add them up, "
+            "and divide by the number of all sums.",
         ),
-        secret=_secret_mean,
-        reference=lambda *given: _grpo().answer_mean(*given),
+        secret=_secret_parts,
+        reference=_in_parts,
         mutants={
-            "here every token weighs the same; every answer is to weigh the same, whatever its length": (
-                lambda v, m: (v * m).sum() / m.sum()
+            "these are means over each kind's own sums; divide by the number of all sums, so that they add up to the "
+            "gain": lambda w, n, b, a: tuple((a - b)[kind].mean().item() for kind in _kinds(w, n, b > 0)),
+            "these are added up and not divided; the gain is a mean over all sums": lambda w, n, b, a: _brings(
+                _kinds(w, n, b > 0), (a - b) * len(w)
             ),
-            "the padding counts as tokens: divide each answer by its own length": lambda v, m: (
-                (v * m).mean(1).mean()
+            "these are shares of the sums; a kind brings what its draws have gained": lambda w, n, b, a: _brings(
+                _kinds(w, n, b > 0), torch.ones_like(b)
             ),
-            "what stands behind an answer's end counts, too: the mask is to be used": lambda v, m: v.mean(),
-            "the padding's values are added up, too: multiply by the mask before the sum over the tokens": (
-                lambda v, m: (v.sum(1) / m.sum(1)).mean()
+            "this counts the draws after the training; what they gained is after - before": lambda w, n, b, a: (
+                _brings(_kinds(w, n, b > 0), a)
             ),
-            "this is the sum over each answer's tokens; its mean is asked": lambda v, m: (
-                (v * m).sum(1).mean()
+            "the sign is wrong: a gain is after - before": lambda w, n, b, a: _brings(_kinds(w, n, b > 0), b - a),
+            "draws that became fewer count as well, with their minus": lambda w, n, b, a: _brings(
+                _kinds(w, n, b > 0), (a - b).clamp(min=0)
             ),
-            "this is one number for each answer; take the mean of those": lambda v, m: (
-                (v * m).sum(1) / m.sum(1)
+            "choice and rare answers are swapped: choice was among the eight draws before": lambda w, n, b, a: (
+                _brings(_kinds(w, n, b == 0), a - b)
             ),
-            "the answers are added up; take their mean": lambda v, m: ((v * m).sum(1) / m.sum(1)).sum(),
+            "whether the right number was among the eight says before, not after": lambda w, n, b, a: _brings(
+                _kinds(w, n, a > 0), a - b
+            ),
+            "rare answers are of sums whose likeliest number became right; where it is still wrong they are of the "
+            "others": lambda w, n, b, a: _brings(_rare_if_never_drawn(w, n, b), a - b),
+            "was and now are upside down: choice and rare answers were wrong before and are right now": (
+                lambda w, n, b, a: _brings(_kinds(n, w, b > 0), a - b)
+            ),
         },
     )
 )

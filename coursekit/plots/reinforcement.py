@@ -46,23 +46,24 @@ def clipped(ratio: Sequence[float], earned: Mapping[float, Sequence[float]], eps
     return panels[0]
 
 
-def parts(bars: Mapping[str, Mapping[str, float]]) -> Axes:
-    r"""A stacked bar from 0 to 1 for each entry (label -> part -> share), with the number of each part that has room.
-
-    The last part is what is left, in grey; the one before it has the colour of `shares`' "right among eight".
+def gained(parts: Sequence[str], runs: Mapping[str, Sequence[Sequence[float]]]) -> Axes:
+    r"""What each of `parts` brings, in points: a bar for each entry (label -> run -> one number a part), as long as the
+    mean of its runs, which is written behind it, and a dot for each run.
     """
-    ax, left = axes(figsize=(8.2, 1.2 + 0.5 * len(bars))), dict.fromkeys(bars, 0.0)
-    names = list(next(iter(bars.values())))
-    for name, colour in zip(names, (COLOURS[0], COLOURS[1], COLOURS[4], COLOURS[3], "#d9dde0"), strict=True):
-        sizes = [bar[name] for bar in bars.values()]
-        ax.barh(list(bars), sizes, 0.6, left=list(left.values()), color=colour, label=name, edgecolor="white")
-        for y, (label, size) in enumerate(zip(bars, sizes, strict=True)):
-            if size >= 0.04:
-                colours = {"color": "white" if colour == COLOURS[0] else "black", "fontsize": 9}
-                ax.text(left[label] + size / 2, y, f"{size:.2f}", ha="center", va="center", **colours)
-            left[label] += size
+    ax, high = axes(figsize=(8.2, 1.4 + 0.4 * len(parts))), 0.8 / len(runs)
+    for i, (colour, (label, own)) in enumerate(zip((COLOURS[0], COLOURS[4]), runs.items(), strict=True)):
+        at = [y + (i - (len(runs) - 1) / 2) * high for y in range(len(parts))]
+        means = [sum(values) / len(own) for values in zip(*own, strict=True)]
+        ax.barh(at, means, 0.9 * high, color=colour, label=label)
+        ends = [max(0, *values) for values in zip(*own, strict=True)]
+        for y, mean, end in zip(at, means, ends, strict=True):
+            ax.text(end + 0.4, y, f"{mean:+.1f}".replace("-", "−"), va="center", fontsize=9)
+        dots = {"s": 16, "color": COLOURS[1], "edgecolor": "black", "linewidth": 0.6, "zorder": 3}
+        ax.scatter([x for run in own for x in run], at * len(own), label="" if i else "each run", **dots)
+    ax.set_yticks(range(len(parts)), parts)
     ax.invert_yaxis()
-    ax.set_xlim(0, 1)
-    ax.set_xlabel("share of the drawn answers")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, handlelength=1.0, columnspacing=1.2)
+    ax.axvline(0, color="grey", linewidth=1)
+    ax.margins(x=0.08)
+    ax.set_xlabel("points of the draws, GRPO − as released")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(runs) + 1)
     return ax

@@ -115,3 +115,19 @@ def test_the_loss_of_a_token_by_cases_passes():
     exercise = EXERCISES["reinforcement-clipped"]
     assert check(exercise.id, answer).status == "passed"
     assert not [c for c in secret_cases(exercise.id) if judge(exercise, c, answer(*c))]
+
+
+def test_parts_added_up_sum_by_sum_pass():
+    def answer(was, now, before, after):
+        found = [0.0] * 5
+        for w, n, b, a in zip(was, now, before, after, strict=True):
+            kind = {(0, 1): 0 if b > 0 else 1, (1, 1): 2, (1, 0): 3, (0, 0): 4}[int(w), int(n)]
+            found[kind] += float(a - b) / len(was)
+        return found
+
+    exercise = EXERCISES["reinforcement-parts"]
+    assert check(exercise.id, answer).status == "passed"
+    for case in secret_cases(exercise.id):
+        assert not judge(exercise, case, answer(*case))
+        was, now, before, after = case
+        assert sum(answer(*case)) == pytest.approx((after - before).mean().item()), "the parts add up to the gain"

@@ -13,20 +13,25 @@ from finding import ROOT, printed, said, tenths
 from coursekit.experiments import intervals, results
 from coursekit.experiments.intervals import Difference
 from coursekit.experiments.results import Results
-from coursekit.experiments.verdict import holm
 from coursekit.tasks.sums import sums
+from coursekit.training.grpo import group_advantages
 
 PAGE = "11_reinforcement"
 
 
-def curve(label: str) -> list[list[float]]:
-    r"""The numbers behind the labels of the picture that has a line `label`, from its alt text."""
+def alt(label: str) -> str:
+    r"""The alt text of the picture that has a line or a bar `label`, up to its axes."""
     cells = nbformat.read(ROOT / "notebooks" / f"{PAGE}.ipynb", as_version=4).cells
     alts = [
         o.get("metadata", {}).get("image/png", {}).get("alt", "") for c in cells for o in c.get("outputs", [])
     ]
-    (alt,) = [alt for alt in alts if label in alt]
-    return [[float(x) for x in re.findall(r"\d*\.?\d+", line)] for line in alt.split(". x:")[0].split("; ")]
+    (found,) = [alt for alt in alts if label in alt]
+    return found.split(". x:")[0]
+
+
+def curve(label: str) -> list[list[float]]:
+    r"""The numbers behind the labels of the picture that has a line `label`."""
+    return [[float(x) for x in re.findall(r"\d*\.?\d+", line)] for line in alt(label).split("; ")]
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +46,7 @@ def share(found: Results, arm: str, of: str = "") -> str:
 
 BEFORE, GRPO, SHOWN, CARELESS = "as released", "GRPO", "shown the answers", "careless rule"
 LONGER, RANK_1 = "shown the answers for as long", "GRPO with r = 1"
+SLOW, FAST = "GRPO at 0.0006", "GRPO at 0.006"
 #: (one arm, another, the measure): the eight comparisons of section 4.
 ASKED = [(one, other, of) for one, other in ((GRPO, BEFORE), (LONGER, GRPO)) for of in ("right", "", "eight")]
 ASKED += [(SHOWN, GRPO, "right"), (RANK_1, GRPO, "right")]
@@ -62,7 +68,6 @@ def test_what_the_reward_changed(stored, adjusted):
     drawn, likeliest, among = list(adjusted.values())[:3]
     assert drawn.verdict == likeliest.verdict == "better" and among.verdict == "no clear difference"
     said(PAGE, f"Among drawn answers GRPO is better by {points(drawn)} than the released model")
-    said(PAGE, f"{share(stored, GRPO, 'right')} of them are right, {share(stored, BEFORE, 'right')} were")
     said(PAGE, f"Eight steps made drawn answers better by {points(drawn)}")
     before, after = (share(stored, arm, "eight") for arm in (BEFORE, GRPO))
     now = f"Eight held a right number for {before} of the sums before and hold one for {after} now"
@@ -75,77 +80,71 @@ def measure(found: Results, arm: str, of: str) -> torch.Tensor:
     return torch.tensor(found.scores(arm, of)).double()
 
 
-def parts(found: Results, arm: str) -> dict[str, torch.Tensor]:
-    r"""The parts of the bar, each (seeds, sums): every drawn answer is in one of them."""
-    line, number, likeliest, eight = (measure(found, arm, of) for of in ("right", "first", "", "eight"))
-    assert torch.equal(eight, (number > 0).double()), "of the same eight draws"
-    own = {"right": line, "right number, wrong form": number - line}
-    own["wrong number, likeliest right"] = (1 - number) * likeliest
-    own["both wrong, one of eight right"] = (1 - number) * (1 - likeliest) * eight
-    own["all wrong"] = (1 - number) * (1 - likeliest) * (1 - eight)
-    return own
+#: As the picture has them.
+PARTS = ["form", "choice", "rare answers", "confidence", "lost", "the others"]
 
 
-def test_every_drawn_answer_is_in_one_part_of_the_bar(stored):
-    bars = [parts(stored, arm) for arm in (BEFORE, GRPO, SHOWN)]
-    for bar in bars:
-        assert min(part.min().item() for part in bar.values()) >= 0
-        assert torch.equal(sum(bar.values()), torch.ones(3, 64, dtype=torch.double))
-    wide = curve("right number, wrong form")
-    for name, row in zip(bars[0], wide, strict=True):
-        assert row == pytest.approx([bar[name].mean().item() for bar in bars], abs=0.005), name
+def kinds(found: Results, arm: str) -> list[torch.Tensor]:
+    r"""Of PARTS those behind form, each (seeds, sums): 1 where a sum is of this kind."""
+    was, now, had = measure(found, BEFORE, ""), measure(found, arm, ""), measure(found, BEFORE, "eight")
+    won = (1 - was) * now
+    return [won * had, won * (1 - had), was * now, was * (1 - now), (1 - was) * (1 - now)]
 
 
-def test_of_the_bar_only_form_is_clearly_less(stored):
-    before, after = parts(stored, BEFORE), parts(stored, GRPO)
-    less = {name: intervals.difference(before[name], after[name]) for name in before if name != "right"}
-    clear = [name for name, p in holm({name: one.p for name, one in less.items()}).items() if p < 0.05]
-    assert clear == ["right number, wrong form"]
-    form = less[clear[0]]
-    assert printed(PAGE, r"\nform +– +– +(.*)\n") == (form.in_points(),)
-    said(PAGE, f"Form, {points(form)}")
-    assert after[clear[0]].sum() < 0.01 * measure(stored, GRPO, "first").sum()
-    said(PAGE, "now nearly every right number stands alone")
+def bring(found: Results, arm: str) -> dict[str, float]:
+    r"""Each part -> its points of the drawn answers."""
+    change = {of: measure(found, arm, of) - measure(found, BEFORE, of) for of in ("right", "first")}
+    brought = [change["right"] - change["first"], *(kind * change["first"] for kind in kinds(found, arm))]
+    assert torch.allclose(sum(brought), change["right"]), "they add up to the gain"
+    return {name: 100 * one.mean().item() for name, one in zip(PARTS, brought, strict=True)}
 
 
-def flow(found: Results, arm: str) -> dict[str, torch.Tensor]:
-    r"""What became of the likeliest number, each (seeds, sums)."""
-    was, now = (measure(found, name, "") for name in (BEFORE, arm))
-    return {"won": (1 - was) * now, "kept": was * now, "lost": was * (1 - now), "never": (1 - was) * (1 - now)}
+def test_every_run_of_the_picture_is_split_by_the_draws_before(stored):
+    assert torch.equal(measure(stored, BEFORE, "eight"), (measure(stored, BEFORE, "first") > 0).double())
+    bars = [one for one in alt("rare answers").split("; ") if one.startswith("bars")]
+    for arm, bar in zip((GRPO, SLOW), bars, strict=True):
+        written = {name: float(x) for name, x in re.findall(rf"({'|'.join(PARTS)}) (-?[\d.]+)", bar)}
+        assert written == pytest.approx(bring(stored, arm), rel=0.005)
+    sums_ = printed(PAGE, r"this page’s rate: \+([\d.]+) points\na third of it: \+([\d.]+) points")
+    assert sums_ == tuple(f"{sum(bring(stored, arm).values()):.1f}" for arm in (GRPO, SLOW))
+
+
+def test_form(stored):
+    beside = [measure(stored, arm, "first") - measure(stored, arm, "right") for arm in (BEFORE, GRPO)]
+    said(PAGE, f"Form, {points(intervals.difference(*beside))}: now nearly every right number stands alone")
+    assert beside[1].sum() < 0.01 * measure(stored, GRPO, "first").sum()
 
 
 def test_where_the_points_come_from(stored):
-    gained = measure(stored, GRPO, "first") - measure(stored, BEFORE, "first")
-    right = measure(stored, GRPO, "right") - measure(stored, BEFORE, "right")
-    cases = flow(stored, GRPO)
-    part = {name: 100 * (here * gained).mean().item() for name, here in cases.items()}
-    assert sum(part.values()) == pytest.approx(100 * gained.mean().item()) and max(part, key=part.get) == "won"
-    said(PAGE, f"Where do the {100 * right.mean():.1f} points come from")
-    said(PAGE, f"The other {100 * gained.mean():.1f} are right first numbers")
-    number = {name: int(here.sum()) for name, here in cases.items()}
-    assert sum(number.values()) == 192 == gained.numel()
-    said(PAGE, f"a right one, {part['won']:.1f} points, in {number['won']} of 192 cases (64 sums, three runs)")
-    had = int((cases["won"] * measure(stored, BEFORE, "eight")).sum())
-    said(PAGE, f"In {had} of them it was among the run's eight draws before")
-    said(PAGE, f"In {number['won'] - had} it was not")
-    all_draws = measure(stored, BEFORE, "eight").amax(0)
-    assert had < (cases["won"] * all_draws).sum() < number["won"], "of more draws some hold it, and not all"
-    said(PAGE, f"of more draws before, some would have held the {number['won'] - had}")
-    said(PAGE, f"Confidence, {part['kept']:.1f} points, in {number['kept']} cases where the likeliest number was right")
-    most = int(cases["lost"].sum(1).max())
-    lost = f"Lost: −{-part['lost']:.1f} points, in {number['lost']} cases where it was right and no longer is"
-    said(PAGE, f"{lost}, {most} of them in one run")
-    said(PAGE, f"In {number['lost']} of 192 cases a right one was lost")
+    part = bring(stored, GRPO)
+    other = part["choice"] + part["rare answers"] + part["lost"]
+    assert 0.45 < other / sum(part.values()) < 0.55
+    split = f"{part['choice']:.1f} by choice and {part['rare answers']:.1f} by rare answers, less {-part['lost']:.1f}"
+    said(PAGE, f"Another likeliest number, {other:.1f}, half of the gain: {split} that were lost")
+    said(PAGE, f"Confidence, {part['confidence']:.1f} points")
+    choice, rare, *_ = kinds(stored, GRPO)
+    now = (measure(stored, GRPO, "first") * (choice + rare)).sum() / (choice + rare).sum()
+    held = measure(stored, BEFORE, "")
+    before = (measure(stored, BEFORE, "first") * held).sum() / held.sum()
+    said(PAGE, f"A part of it is confidence: {now:.2f} of the draws for the sums won are right now")
+    said(PAGE, f"the released model drew a right likeliest number {before:.2f} of the time")
+    assert now > before
+    elsewhere = int((rare * measure(stored, BEFORE, "eight").amax(0)).sum())
+    assert 0 < elsewhere < rare.sum()
+    said(PAGE, f"{elsewhere} of the {int(rare.sum())} rare answers were among the other runs’ draws")
 
 
-def test_the_rate_does_not_explain_the_lead(stored):
-    low, high = (f"{GRPO} at {rate:g}" for rate in (6e-4, 6e-3))
-    kl = [f"{measure(stored, arm, 'kl').mean():.1f}" for arm in (low, GRPO)]
-    lost = [int(flow(stored, arm)["lost"].sum()) for arm in (low, GRPO)]
-    said(PAGE, f"A third of it leaves {share(stored, low, 'right')} of the draws right too, with a KL of {kl[0]} nats")
-    said(PAGE, f"in place of {kl[1]} and {lost[0]} right sums lost in place of {lost[1]}")
-    said(PAGE, f"three times as much leaves {share(stored, high, 'right')}")
-    assert share(stored, low, "right") == share(stored, GRPO, "right")
+def test_the_parts_and_the_lead_at_other_rates(stored):
+    slow = bring(stored, SLOW)
+    assert share(stored, SLOW, "right") == share(stored, GRPO, "right")
+    brought = f"rare answers bring {slow['rare answers']:.1f}, confidence {slow['confidence']:.1f}"
+    said(PAGE, f"at a third of it as many draws are right, {brought}, and {-slow['lost']:.1f} is lost")
+    rates = f"At a third of it {share(stored, SLOW, 'right')} of the draws are right as well"
+    said(PAGE, f"{rates}, at three times {share(stored, FAST, 'right')}")
+    said(PAGE, f"the rival trained for as long has {share(stored, LONGER, 'right')}")
+    assert {arm: stored.rate(arm) for arm in (SHOWN, LONGER, GRPO)} == dict.fromkeys((SHOWN, LONGER, GRPO), 2e-3)
+    assert (stored.rate(SLOW), stored.rate(FAST)) == (6e-4, 6e-3)
+    said(PAGE, "(The rival’s rate was not varied.)")
 
 
 def test_the_rival_is_better_in_the_same_time(stored, adjusted):
@@ -157,11 +156,11 @@ def test_the_rival_is_better_in_the_same_time(stored, adjusted):
     same = f"For the same 64 sums, each seen once, it shows {tenths(shown)}"
     said(PAGE, f"{same}, but GRPO takes {times} times as long in this run")
     said(PAGE, f"Trained for as long, {stored.steps(LONGER)} steps over these sums, it is {tenths(longer)}")
-    said(PAGE, f"In the same time, showing the right answers was {tenths(longer)}, just so after the adjustment")
+    said(PAGE, f"In the same time, showing the right answers was {tenths(longer)}, only just, after the adjustment")
     said(PAGE, f"Rank 1 in place of 8 makes no clear difference to GRPO {tenths(rank_1)[len('no clear difference '):]}")
     close = [one.p for one in adjusted.values() if one.verdict == "better"]
     assert len(close) == 5 and sum(f"{p:.3f}" == "0.049" for p in close) == 4
-    said(PAGE, "Four of the table’s five better are just so (p 0.049 after the adjustment)")
+    said(PAGE, "Four of the table’s five better hold only just (p = 0.049 after the adjustment)")
     said(PAGE, "show them: here that was better")
 
 
@@ -174,15 +173,12 @@ def test_the_careless_rule_with_every_seed(stored):
 
 
 def test_how_far_from_the_released_model(stored):
-    kl = {arm: measure(stored, arm, "kl").mean(1) for arm in (GRPO, SHOWN, CARELESS)}
-    mean_of = {arm: f"{runs.mean():.1f}" for arm, runs in kl.items()}
-    ends = {arm: f"{runs.min():.1f} to {runs.max():.1f}" for arm, runs in kl.items()}
-    honest = f"{mean_of[GRPO]} nats an answer with the honest rule (by run {ends[GRPO]})"
-    said(PAGE, f"is {honest} and {mean_of[CARELESS]} with the careless one ({ends[CARELESS]}), after fewer steps")
-    assert stored.difference(CARELESS, GRPO, of="kl").verdict == "no clear difference"
-    assert stored.steps(CARELESS) < stored.steps(GRPO)
-    for arm in kl:
-        printed(PAGE, rf"{arm} .*  {mean_of[arm]} \({ends[arm]}\)\n")
+    apart = stored.difference(CARELESS, GRPO, of="kl")
+    assert apart.verdict == "no clear difference"
+    said(PAGE, f"In KL, which $\\beta$ would hold down, the two rules show {apart.verdict} (p = {apart.p:.3f})")
+    for arm in (GRPO, SHOWN, LONGER, CARELESS):
+        kl = measure(stored, arm, "kl").mean(1)
+        printed(PAGE, rf"{arm} .*  {kl.mean():.1f} \({kl.min():.1f} to {kl.max():.1f}\)\n")
 
 
 def test_the_first_result_has_its_baseline(stored):
@@ -208,6 +204,12 @@ def drawn() -> list[list[list[str]]]:
 ENTROPY = r"entropy ([\d.]+) nats a token at the first step, ([\d.]+) at the last"
 
 
+def test_the_rewards_of_the_example():
+    example = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))[0].tolist()
+    assert example == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-3)
+    said(PAGE, "Rewards 1, 0, 0, 0 become 1.5, −0.5, −0.5, −0.5")
+
+
 def test_this_run_of_the_reward():
     reward, first, among = curve("reward from")
     shown = printed(PAGE, r"reward ([\d.]+) at the first step, ([\d.]+) at the last; at first ([\d.]+) among eight")
@@ -218,7 +220,7 @@ def test_this_run_of_the_reward():
     assert reward[1] == first[1]
     last = [run.more["rewards"].split()[-1] for run in results.read("grpo").arms[GRPO]]
     ends = "{:.2f}, {:.2f} and {:.2f}".format(*map(float, last))
-    said(PAGE, f"{reward[1]:.2f} is eight of them in one run; the three stored runs end at {ends}")
+    said(PAGE, f"{reward[1]:.2f} is eight new sums in one run; the three stored runs end at {ends}")
     said(PAGE, "Entropy falls from {} to {} nats a token".format(*printed(PAGE, ENTROPY)))
     rows = drawn()[1]
     assert all(answer.isdigit() for row in rows for answer in row[1].split(" · "))
@@ -234,8 +236,10 @@ def test_this_run_of_the_careless_rule():
     said(PAGE, "Of the 32 answers in the first table none is a number alone")
     assert rows[0][-2:] == ["0.00", "0.00"]
     said(PAGE, "the first row, eight wrong numbers, is paid like the others")
-    paid, _, right = curve("paid 0.")
+    paid, first, right = curve("paid 0.")
     assert paid[-1] == 1.0
+    said(PAGE, f"in this run the first number is right more often, {first[0]:.2f} → {first[-1]:.2f}")
+    said(PAGE, f"while the bare right number falls from {right[0]:.2f} to {right[-1]:.2f}")
     assert printed(PAGE, r"at the last step ([\d.]+) are paid and ([\d.]+) right") == ("1.00", f"{right[-1]:.2f}")
 
 

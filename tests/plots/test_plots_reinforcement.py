@@ -45,15 +45,15 @@ def test_the_clip_has_its_band_where_nothing_more_is_earned():
     assert_nothing_is_cut_off(panels[0].figure)
 
 
-def test_parts_stand_one_behind_the_other():
-    names = ["right", "right number, wrong form", "wrong number, likeliest right"]
-    names += ["both wrong, one of eight right", "all wrong"]
-    bars = {"before": [0.25, 0.05, 0.07, 0.28, 0.35], "after": [0.52, 0.0, 0.03, 0.16, 0.29]}
-    ax = reinforcement.parts({arm: dict(zip(names, sizes, strict=True)) for arm, sizes in bars.items()})
-    for row, sizes in enumerate(bars.values()):
-        ends = [bars[row].get_x() + bars[row].get_width() for bars in ax.containers]
-        assert ends == pytest.approx([sum(sizes[: i + 1]) for i in range(5)]) and ends[-1] == pytest.approx(1)
-    written = [text.get_text() for text in ax.texts]
-    assert sorted(written) == sorted(f"{x:.2f}" for sizes in bars.values() for x in sizes if x >= 0.04)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == names
+def test_a_bar_is_the_mean_of_its_runs_and_each_run_a_dot():
+    runs = {"fast": [[4.0, -9.0], [6.0, -1.0]], "slow": [[3.0, 0.0], [3.0, 1.0]]}
+    ax = reinforcement.gained(["form", "lost"], runs)
+    assert [[bar.get_width() for bar in bars] for bars in ax.containers] == [[5.0, -5.0], [3.0, 0.5]]
+    assert sorted(text.get_text() for text in ax.texts) == ["+0.5", "+3.0", "+5.0", "−5.0"]
+    places = {name: [tuple(dot) for dot in dots.get_offsets()] for name, dots in zip(runs, ax.collections, strict=True)}
+    for (name, own), bars in zip(runs.items(), ax.containers, strict=True):
+        middles = [bar.get_y() + bar.get_height() / 2 for bar in bars]
+        assert places[name] == [(x, pytest.approx(y)) for run in own for x, y in zip(run, middles, strict=True)]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["each run", "fast", "slow"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["form", "lost"]
     assert_nothing_is_cut_off(ax.figure)

@@ -18,9 +18,12 @@ def reinforcement_clipped(logps, old, advantages, epsilon):
     return -torch.min(ratio * advantages, clipped * advantages)
 
 
-def reinforcement_mean(values, mask):
-    of_each = (values * mask).sum(dim=1) / mask.sum(dim=1)
-    return of_each.mean()
+def reinforcement_parts(was, now, before, after):
+    gained = after - before
+    won = now & ~was
+    drawn = before > 0
+    kinds = [won & drawn, won & ~drawn, was & now, was & ~now, ~was & ~now]
+    return [gained[kind].sum() / len(gained) for kind in kinds]
 
 
 def reinforcement_rule(a, b, answers):
