@@ -1,4 +1,4 @@
-r"""What precision a layer is to compute in."""
+r"""What precision a layer is to compute in, and how products of bfloat16 matrices are computed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import contextlib
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
@@ -20,3 +23,21 @@ def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[None]:
     if autocast_dtype(x) is None:
         return contextlib.nullcontext()
     return torch.autocast(x.device.type, enabled=False)
+
+
+class ProductsInFloat32(TorchDispatchMode):
+    r"""Products of bfloat16 matrices, computed in float32 and rounded: the same sum in another order."""
+
+    _PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        r"""What `func` gives."""
+        if func not in self._PRODUCTS or args[-1].dtype is not torch.bfloat16:
+            return func(*args, **(kwargs or {}))
+        return func(*(x.float() for x in args), **(kwargs or {})).to(torch.bfloat16)
+
+
+def bfloat16_products(device: str | torch.device) -> contextlib.AbstractContextManager[object]:
+    r"""Meanwhile `ProductsInFloat32` on a CPU without instructions for bfloat16, which is six times as fast so."""
+    slow = torch.device(device).type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return ProductsInFloat32() if slow else contextlib.nullcontext()

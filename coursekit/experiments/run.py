@@ -16,9 +16,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from coursekit import training
+from coursekit.autocast import bfloat16_products
 from coursekit.errors import CourseError
 from coursekit.evaluation.classification import class_logits
 from coursekit.experiments import machine
@@ -28,8 +28,6 @@ from coursekit.experiments.results import CONSTANT, UNTRAINED
 from coursekit.experiments.table import Cell, Run, state
 from coursekit.methods import trainable
 from coursekit.tasks.task import task_of
-
-aten = torch.ops.aten
 
 #: Training sentences that the untrained decoder's threshold is fitted on.
 FITTED_ON = 500
@@ -158,29 +156,14 @@ def threshold(margins: np.ndarray, labels: np.ndarray) -> float:
     return float(cuts[right.argmax()])
 
 
-class ProductsInFloat32(TorchDispatchMode):
-    r"""Products of bfloat16 matrices, computed in float32 and rounded: the same sum in another order. A processor
-    without instructions for bfloat16 is six times as fast so.
-    """
-
-    _PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        r"""What `func` gives."""
-        if func not in self._PRODUCTS or args[-1].dtype is not torch.bfloat16:
-            return func(*args, **(kwargs or {}))
-        return func(*(x.float() for x in args), **(kwargs or {})).to(torch.bfloat16)
-
-
 @contextmanager
 def autocast(device: str, on: bool) -> Iterator[None]:
     r"""Matrix products in bfloat16 meanwhile, where `on`. Without autocast's cache of cast weights: it lives as long as
     the context, here a whole training, and every step would compute with the weights of the first.
     """
-    slow = on and device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
     with (
         torch.autocast(device, torch.bfloat16, enabled=on, cache_enabled=False),
-        ProductsInFloat32() if slow else nullcontext(),
+        bfloat16_products(device) if on else nullcontext(),
     ):
         yield
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from coursekit import models
+from coursekit.autocast import ProductsInFloat32, bfloat16_products
 from coursekit.comparison.candidates import CANDIDATES
 from coursekit.experiments import bench as benches
 from coursekit.experiments import search
@@ -23,7 +24,7 @@ from coursekit.experiments.bench import Bench, Setting
 from coursekit.experiments.card import card
 from coursekit.experiments.recipe import Recipe
 from coursekit.experiments.results import Results
-from coursekit.experiments.run import ProductsInFloat32, autocast, baselines, threshold, train
+from coursekit.experiments.run import autocast, baselines, threshold, train
 from coursekit.experiments.table import Cell, read_csv
 from coursekit.forgetting import domains
 from coursekit.paths import DATA
@@ -124,6 +125,8 @@ def test_only_a_processor_without_bfloat16_computes_in_float32(monkeypatch, spee
     for on in (True, False):
         with autocast("cpu", on):
             assert torch.is_autocast_enabled("cpu") == on
+    with bfloat16_products("cuda"):  # a GPU has instructions for them, whatever the processor beside it is
+        pass
     assert seen == [True] * instead
 
 
