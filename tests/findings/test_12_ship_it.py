@@ -45,11 +45,11 @@ def test_this_run_of_the_16_and_4_bits():
     there, rounded = apart("merged in bfloat16"), apart("merged in float32, rounded, saved, loaded")
     assert float(there[0]) < 2 * floor and float(rounded[0]) < 2 * floor
     low, high = printed(PAGE, r"saved and loaded: (\S+) to (\S+) times the floor")
-    assert float(low) <= float(rounded[0]) / floor <= float(high) < 2
+    assert float(low) <= float(rounded[0]) / (twice / 2) <= float(high) < 2  # twice: a digit more
     times = f"{low} to {high} times the floor of {floor}"
     said(PAGE, f"saved and reloaded model has a mean divergence of {rounded[0]} nats a token, {times}")
-    assert floor < float(rounded[0]) < 1.2 * floor
-    said(PAGE, "Rounded at the end it moves hardly further than the floor: accepted")
+    assert 1 < float(low) and float(high) <= 1.2
+    said(PAGE, "Rounded at the end it moves little further than the floor, not twice as far: accepted")
     said(PAGE, f"a model merged and rounded to bfloat16 had {times} nats a token")
     said(PAGE, f"Merged in bfloat16 it is {there[0]}, no further than the floor")
     assert rounded[2] == there[2] == "40" and float(there[0]) <= floor
@@ -110,7 +110,7 @@ def test_this_run_of_the_batch():
     said(PAGE, f"{share} times as many as with film for all rows; two turns are noisy")
     assert float(times) > 1.2
     said(PAGE, f"the padding of the batch, {int(filled) - int(tokens)} of {filled} tokens")
-    said(PAGE, f"{times} times as many tokens a second in this run, in two turns")
+    said(PAGE, f"One batch brings {times} times as many tokens a second in this run, in two turns")
     said(PAGE, f"here at {times} times the speed of switching with the same padding")
 
 
@@ -124,7 +124,7 @@ def test_this_run_of_the_combinations():
     assert film - 1 <= right(ways[0])[0] and sums - 3 <= right(ways[0])[1]
     said(PAGE, "The sum keeps nearly all of both")
     assert [right(ways[0])[1] - right(way)[1] for way in ways[1:]] == [3, 5, 3]
-    said(PAGE, "Three to five sums less, of the same 40, are too few to call them worse")
+    said(PAGE, "Three to five fewer right sums, of the same 40, do not show that they are worse")
     said(PAGE, f"the specialists have {film} and {sums}")
     two, along, share = printed(PAGE, r"two updates (\S+), cross terms and sum (\S+); cross terms / sum: (\d+\.\d\d)")
     assert abs(float(two)) < 0.1 and abs(float(along)) < 0.1
