@@ -28,13 +28,17 @@ def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[None]:
 class ProductsInFloat32(TorchDispatchMode):
     r"""Products of bfloat16 matrices, computed in float32 and rounded: the same sum in another order."""
 
-    _PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
+    #: `linear` and `matmul` come whole where no gradient is asked for.
+    _PRODUCTS = (
+        aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.linear.default,
+        aten.matmul.default,
+    )  # fmt: skip
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         r"""What `func` gives."""
-        if func not in self._PRODUCTS or args[-1].dtype is not torch.bfloat16:
+        if func not in self._PRODUCTS or args[1].dtype is not torch.bfloat16:
             return func(*args, **(kwargs or {}))
-        return func(*(x.float() for x in args), **(kwargs or {})).to(torch.bfloat16)
+        return func(*(x if x is None else x.float() for x in args), **(kwargs or {})).to(torch.bfloat16)
 
 
 def bfloat16_products(device: str | torch.device) -> contextlib.AbstractContextManager[object]:

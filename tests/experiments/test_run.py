@@ -14,6 +14,7 @@ import tiny_text
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from coursekit import models
 from coursekit.autocast import ProductsInFloat32, bfloat16_products
@@ -106,6 +107,31 @@ def test_products_in_float32_are_those_in_bfloat16_summed_in_another_order():
         assert (one - other).abs().max() < 0.003 * size
         # Rounded as often as bfloat16's own are, and so as far from the exact numbers.
         assert 5e-5 < (other - right).abs().max() / size < 0.01
+
+
+class _Products(TorchDispatchMode):
+    r"""Notes the precision of every product."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(name in str(func) for name in ("mm", "linear", "matmul")):
+            self.seen.append(args[1].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_no_product_is_left_in_bfloat16_with_gradients_or_without(mode, bias):
+    layer, x = nn.Linear(96, 32, bias=bias, dtype=torch.bfloat16), torch.randn(2, 5, 96, dtype=torch.bfloat16)
+    b = layer.bias.float() if bias else None
+    with _Products() as products, mode(), ProductsInFloat32():
+        found = layer(x), x @ x.mT
+    assert len(products.seen) == 2 and set(products.seen) == {torch.float32}
+    assert torch.equal(found[0], F.linear(x.float(), layer.weight.float(), b).bfloat16())
+    assert torch.equal(found[1], (x.float() @ x.float().mT).bfloat16())
 
 
 def test_products_of_float32_matrices_stay_as_they_are():
