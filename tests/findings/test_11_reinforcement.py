@@ -255,3 +255,13 @@ def test_two_steps_on_one_draw():
     told, drawn_, longest = printed(PAGE, r"(\d+) of (\d+) answers have (\d) tokens")
     assert told == drawn_ == "64" and longest == "3"
     said(PAGE, "all 64 answers have three tokens")
+
+
+def test_all_weights_make_no_clear_difference_to_grpo(stored):
+    rates = {rate: f"GRPO of all weights at {rate:g}" for rate in (6e-6, 2e-5, 6e-5, 2e-4)}
+    best = max(rates, key=lambda rate: stored.accuracy(rates[rate], of="right").value)
+    found = stored.difference(rates[best], GRPO, of="right")
+    assert best == 2e-5 and found.verdict == "no clear difference"
+    ends = found.in_points().partition("(")[2].removesuffix(")")
+    said(PAGE, f"at 2e-5, the best here of four rates, {share(stored, rates[best], 'right')} of the draws are right "
+               f"({ends}; asked later, not in the table), at ten times that rate {share(stored, rates[2e-4], 'right')}")  # fmt: skip
