@@ -71,8 +71,8 @@ MODULE = register(
             "Where h has entries near 1, nn.Linear's own start makes A(h) a quarter as long. nn.init.normal_ draws "
             "weights anew.",
             "Not both weights at 0: each matrix gets its gradient through the other one. And not W_down: relu(0) is 0 "
-            "and passes no gradient, so neither matrix would ever move. Small is enough: std=0.01 for both weights, "
-            "nn.init.zeros_ for both biases.",
+            "and passes no gradient, so neither matrix would ever move. A small random start is enough: std=0.01 for "
+            "both weights, nn.init.zeros_ for both biases.",
         ),
         secret=_drawn,
         reference=_module,
