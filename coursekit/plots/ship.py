@@ -48,27 +48,26 @@ def mixed_batch(names: Sequence[str | None], d_in: int, d_out: int, r: int, scal
     line([0.95, 1.0, 1.0, 0.95], [top - 0.06, top - 0.06, 0, 0])  # a bracket beside all rows
     arrow(1.0, 3.4, high, f"all {n} rows")
     box(3.4, high, 1.9, _FROZEN, f"$W$, frozen: {d_out} × {d_in}")
-    arrow(5.3, 7.6, high, f"({n}, seq, {d_out})")
-    ax.text(7.75, high, "⊕", ha="center", va="center", fontsize=17)
-    arrow(7.9, 8.45, high)
+    arrow(5.3, 8.45, high, f"({n}, seq, {d_out})")
     line([8.55, 8.45, 8.45, 8.55], [top - 0.06, top - 0.06, 0, 0])
     for i, name in enumerate(adapters, start=1):
         y, its = high - i * (high - 0.3) / len(adapters), [k for k, other in enumerate(names, 1) if other == name]
-        bus, own = 1.0 + 0.22 * i, [top - 0.36 * k + 0.15 for k in its]
-        for height in own:  # from each row of its colour
+        bus, back, own = 1.0 + 0.22 * i, 8.2 - 0.22 * i, [top - 0.36 * k + 0.15 for k in its]
+        for height in own:  # from each row of its colour, and back to it
             line([0.9, bus], [height, height], colours[name])
-        line([bus, bus], [min(*own, y), max(*own, y)], colours[name])
+            line([back, 8.45], [height, height], colours[name])
+            ax.text(8.45, height, "⊕", ha="center", va="center", fontsize=11, color=_LINE)
+        for x in (bus, back):
+            line([x, x], [min(*own, y), max(*own, y)], colours[name])
         arrow(bus, 3.0, y, f"rows {', '.join(map(str, its))}", colours[name])
         box(3.0, y, 1.15, colours[name], f"A: {r} × {d_in}")
         arrow(4.15, 5.0, y, f"({len(its)}, seq, {r})")
         box(5.0, y, 1.2, colours[name], f"B: {d_out} × {r}")
         ax.text(6.6, y, f"× {scales[name]:.3g}", ha="center", va="center", fontsize=9)
-        line([6.95, 7.75], [y, y], colours[name])
-    if adapters:
-        ax.annotate("", (7.75, high - 0.2), (7.75, 0.3), arrowprops=dict(arrowstyle="->", color=_LINE, shrinkA=0))
+        line([6.95, back], [y, y], colours[name])
     says(ax, f"{n} rows, {', '.join(name or 'base' for name in names)}, go together through W; those of "
              f"{' and of '.join(adapters)} also through A and B of their own, whose output, times "
-             f"{' and '.join(f'{scales[name]:.3g}' for name in adapters)}, is added")  # fmt: skip
+             f"{' and '.join(f'{scales[name]:.3g}' for name in adapters)}, is added to the same rows")  # fmt: skip
     ax.set_xlim(-0.4, 9.9)
     ax.set_ylim(-0.1, top + 0.5)
     ax.axis("off")
@@ -107,11 +106,11 @@ def two_tasks(
     found: Mapping[str, tuple[float, float]], alone: Sequence[str], base: str, tasks: tuple[str, str],
     tried: tuple[int, int],
 ) -> Axes:  # fmt: skip
-    r"""What models do on two tasks, a point each: task one along, task two up, with bars of one standard error.
+    r"""What models do on two tasks, a point each: task one along, task two up.
 
     found: label -> both shares of right answers, of so many `tried`; the axes count the answers. alone: the
-    specialists, of task one and of task two, in the colours of `mixed_batch`; where their lines cross, a model would be
-    as good as each at its own task. base: the label of the untrained model.
+    specialists, of task one and of task two, in the colours of `mixed_batch`; at the cross of their lines a model would
+    be as good as each at its own task. base: the label of the untrained model.
     """
     ax = axes(figsize=(7.0, 4.6))
     colours = {base: _BASE} | dict(zip(alone, _ADAPTERS, strict=False))
@@ -119,19 +118,19 @@ def two_tasks(
     x, y = found[alone[0]][0], found[alone[1]][1]
     for line, at, name in ((ax.axvline, x, alone[0]), (ax.axhline, y, alone[1])):
         line(at, color=colours[name], linestyle="--", linewidth=1, alpha=0.45, zorder=0)
+    ax.scatter(x, y, color=_LINE, marker="+", s=110, zorder=3)
+    ax.annotate("both specialists", (x, y), xytext=(7, 4), textcoords="offset points", fontsize=9)
     for name, (x, y) in found.items():
-        error = [(k * (1 - k / n)) ** 0.5 for k, n in zip((x, y), tried, strict=True)]
-        colour = colours.get(name, COLOURS[0])
-        ax.errorbar(x, y, xerr=error[0], yerr=error[1], fmt="none", ecolor=colour, elinewidth=1.2, alpha=0.6)
-        ax.scatter(x, y, color=colour, s=45, zorder=3, label=name)
+        ax.scatter(x, y, color=colours.get(name, COLOURS[0]), s=45, zorder=3, label=name)
         others = (other for key, other in found.items() if key != name)
         near = 0.12 * tried[0], 0.035 * tried[1]  # there is a label already
         left = any(0 <= right - x < near[0] and abs(up - y) < near[1] for right, up in others)
         ax.annotate(name, (x, y), xytext=(-7 if left else 7, 4), textcoords="offset points",
                     ha="right" if left else "left", fontsize=9)  # fmt: skip
+    ax.margins(0.12)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel(f"right {tasks[0]}, of {tried[0]} (bars: one standard error)")
+    ax.set_xlabel(f"right {tasks[0]}, of {tried[0]}")
     ax.set_ylabel(f"right {tasks[1]}, of {tried[1]}")
     each = "; ".join(f"{name} {x:.0f} and {y:.0f}" for name, (x, y) in found.items())
     what = f"Right {' and '.join(tasks)}, of {tried[0]} and {tried[1]}"
