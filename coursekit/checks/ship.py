@@ -203,7 +203,7 @@ SUM = register(
         difficulty=3,
         minutes=15,
         hints=(
-            "Try it on paper with two adapters of rank 1: which matrix is asked, and which has (B1 + B2)(A1 + A2)?",
+            "Try it on paper with two adapters of rank 1: which matrix is asked for, and which has (B1 + B2)(A1 + A2)?",
             "The sum of two matrices of rank r has rank 2r. So A and B must become larger: by rows, or by columns?",
             "A block matrix [B1 B2] times A1 on top of A2 is B1 A1 + B2 A2: torch.cat. Weight and scale stand in one "
             "of the two factors, not in both.",
