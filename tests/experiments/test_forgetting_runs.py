@@ -91,4 +91,5 @@ def test_the_stored_runs_have_multi_task_as_replay_of_half_and_every_rate_of_a_s
     found = {tuple(row[:2]): row[2:] for row in forgetting.rates().rows}
     assert found["replay, 50% old", "0.001"] == ["3", "26.5 ± 0.2", "28.3 ± 0.5"]
     assert found["LoRA, r = 16", "0.001"] == ["1", "37.0", "30.7"]
-    assert len(found) == 16 and ("L2-SP, α = 0.03", "0.003") not in found
+    assert found["OFT, b = 32", "0.001"] == ["1", "33.7", "31.5"]
+    assert len(found) == 20 and ("L2-SP, α = 0.03", "0.003") not in found
