@@ -20,6 +20,7 @@ CORNERS = (
     ((8, 0), "left", "center_baseline"),
     ((-8, 0), "right", "center_baseline"),
     ((9, 6), "left", "bottom"),
+    ((1, 5), "left", "bottom"),
 )
 
 
