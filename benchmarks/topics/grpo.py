@@ -3,7 +3,8 @@ r"""What a reward changes: lesson 11's three trainings on small sums, as its cel
 `GRPO`: eight steps of eight sums with eight drawn answers each. `shown the answers`: cross-entropy of the right answers
 to the same sums; `for as long`, to the same 64 sums again until it took GRPO's time, 18 steps. `with r = 1`: LoRA of
 rank 1. `of all weights`: without LoRA. `at 0.0006` and the like: other learning rates. `careless rule`: six steps of
-GRPO with the rule that pays for everything but a wrong number. `as released`: nothing trained. A seed draws LoRA's
+GRPO with the rule that pays for everything but a wrong number; `mended rule`: with the course's answer to the open
+exercise. `as released`: nothing trained. A seed draws LoRA's
 start, the answers, and which 64 of 146 sums are learned from; the 64 held-out sums are the same for all. Right is a sum
 whose *likeliest* answer has the right first number. For each held-out sum, of eight drawn answers: `right`, `first`:
 share with the right line, and with the right first number; `paid`: what the careless rule pays; `eight`: 1 where one of
@@ -25,6 +26,7 @@ import torch
 from topics._page import Page
 from torch import nn
 
+from coursekit.checks import exercises
 from coursekit.evaluation import generate
 from coursekit.experiments import machine
 from coursekit.experiments.recipe import Arm, Grid
@@ -38,6 +40,8 @@ from coursekit.training.rollouts import sample, shared_logits
 SETTING = None
 #: Sums to learn from, sums to measure on; answers drawn to each of these, and sums at a time.
 POOL, HELD, DRAWN, AT_ONCE = 146, 64, 8, 16
+
+RIVAL = "shown the answers for as long"
 
 
 class Way(NamedTuple):
@@ -57,9 +61,11 @@ GRID = Grid(
         Arm("shown the answers", Way("answers"), (2e-3,)),
         Arm("careless rule", Way("careless"), (2e-3,), 6),
         # GRPO's eight steps take 2.2 times as long as eight of these.
-        Arm("shown the answers for as long", Way("answers"), (2e-3,), 18),
+        Arm(RIVAL, Way("answers"), (2e-3,), 18),
         Arm("GRPO with r = 1", Way("right", 1), (2e-3,)),
         *(Arm(f"GRPO at {rate:g}", Way("right"), (rate,)) for rate in (6e-4, 6e-3)),
+        *(Arm(f"{RIVAL} at {rate:g}", Way("answers"), (rate,), 18) for rate in (6e-4, 6e-3)),
+        Arm("mended rule", Way("mine"), (2e-3,), 6),
         *(Arm(f"GRPO of all weights at {rate:g}", Way("right", None), (rate,)) for rate in (6e-6, 2e-5, 6e-5, 2e-4)),
     ),
     reference="GRPO",
@@ -71,7 +77,8 @@ def carry(bench: None, way: Way, cell: Cell) -> list[Run]:
     r"""One run."""
     start, page = time.perf_counter(), Page("11_reinforcement")
     page.run("11-004", "11-005", "11-007", "11-011", "11-014", "11-020", "11-022")
-    page.run("11-024", "11-026", only=ast.FunctionDef)
+    page.run("11-024", "11-026", "11-041", only=ast.FunctionDef)
+    page["paying"] = exercises()["reinforcement-rule"].reference
     learn, held = page["sums"](POOL, HELD)
     random.Random(cell.seed).shuffle(learn)
     total = {one.prompt: str(one.total) for one in learn + held}

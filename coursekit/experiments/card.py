@@ -75,7 +75,11 @@ def _answers(grid: Grid, results: Results, found: Mapping[str, Settled]) -> list
         "|---|---|---|---|---|---|---|---|---|",
         *(_row(name, results, minus, found, names) for name in order),
         *(f"| {name} | | | | | failed | | | {why} |" for name, why in failed.items()),
-        *(f"| {name} | | | | | not run yet | | | |" for name in names if name not in ran),
+        *(
+            f"| {name} | | | | | {'search not finished' if name in ran else 'not run yet'} | | | |"
+            for name in names
+            if name not in results.arms and name not in failed
+        ),
     ]
 
 

@@ -235,7 +235,7 @@ def test_a_lesson_s_preference_tuning_is_measured_pair_by_pair(lesson, arm):
     assert film.more["aligned"] != film.more["instructed"]
 
 
-@pytest.mark.parametrize("arm", ["as released", "GRPO", "shown the answers", "careless rule"])
+@pytest.mark.parametrize("arm", ["as released", "GRPO", "shown the answers", "careless rule", "mended rule"])
 def test_a_lesson_s_rewards_are_measured_sum_by_sum(lesson, monkeypatch, arm):
     module = importlib.import_module("topics.grpo")
     monkeypatch.setattr(module, "HELD", 3)
@@ -247,7 +247,7 @@ def test_a_lesson_s_rewards_are_measured_sum_by_sum(lesson, monkeypatch, arm):
     assert (run.parameters > 0) == trains
     # A model of chance is never right: groups of equal rewards teach nothing.
     assert (np.abs(kept["kl"]).max() > 1e-5) == (arm == "shown the answers")
-    assert len(kept["rewards"]) == (2 if arm in ("GRPO", "careless rule") else 0)
+    assert len(kept["rewards"]) == (0 if arm in ("as released", "shown the answers") else 2)
 
 
 def test_a_remedy_is_run_and_judged_by_its_perplexity(monkeypatch):

@@ -166,6 +166,9 @@ def test_a_card_says_how_sure_each_arm_is_and_what_is_missing():
     assert "2 of 2 arms" in text and "What it is." in text and "Holm" in text
     part = [run for run in runs if run.cell.arm == "a" or run.cell.rate != 1e-2]
     assert "preliminary" in card(GRID, part, {}, "")
+    begun = [run for run in runs if run.cell.arm == "a"] + [run for run in runs if run.cell.arm == "b"][:1]
+    assert "| b | | | | | search not finished | | | |" in card(GRID, begun, {}, "")
+    assert "| b | | | | | not run yet | | | |" in card(GRID, begun[:-1], {}, "")
 
 
 def test_a_card_of_runs_that_answered_nothing_counts_the_minutes_at_other_rates():
