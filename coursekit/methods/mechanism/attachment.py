@@ -149,6 +149,8 @@ def mixed_batch(model: nn.Module, names: Sequence[str | None]) -> Iterator[nn.Mo
         name: torch.tensor([i for i, n in enumerate(names) if n == name], device=device)
         for name in dict.fromkeys(names)
     }
+    state.switch.sort = torch.cat([*state.switch.rows.values()])
+    state.switch.unsort = state.switch.sort.argsort()
     # The whole batch is looked at: a layer that gets all tokens in one dimension cannot tell how many rows they are of.
     hook = model.register_forward_pre_hook(partial(_of_the_batch, state.switch), with_kwargs=True)
     try:
@@ -175,22 +177,22 @@ def by_rows(switch: AdapterState, answer: Callable[..., Tensor], *tensors: Tenso
     flat = first.dim() == 2 and first.is_floating_point() and len(first) != switch.size
     if flat and len(first) % switch.size == 0:
         tensors = tuple(x.view(switch.size, -1, x.shape[-1]) for x in tensors)
+    switch.fits(tensors[0])
+    sizes = [len(index) for index in switch.rows.values()]
+    sorted_rows = zip(*(x.index_select(0, switch.sort).split(sizes) for x in tensors), strict=True)
     parts: dict[str | None, Tensor] = {}
     try:
-        for name, index in switch.parts(tensors[0]):
+        for (name, index), own in zip(switch.rows.items(), sorted_rows, strict=True):
             switch.part = index
-            parts[name] = answer(name, *(x[index] for x in tensors))
+            parts[name] = answer(name, *own)
     finally:
         switch.part = before
-    one = next(iter(parts.values()))
     if len({part.shape[1:] for part in parts.values()}) > 1:
         sizes = ", ".join(f"{name}: {tuple(part.shape[1:])}" for name, part in parts.items())
         raise CourseError(
             f"rows of one batch need adapters and task heads of one size, these differ: {sizes}"
         )
-    y = one.new_empty(switch.size, *one.shape[1:])
-    for name, index in switch.rows.items():
-        y = y.index_copy(0, index, parts[name])
+    y = torch.cat([*parts.values()]).index_select(0, switch.unsort)
     return y.flatten(0, 1) if flat else y
 
 

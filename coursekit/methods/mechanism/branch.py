@@ -134,7 +134,8 @@ class Branched(AdapterWrapper):
                 if name in self.branches
                 else self.base_layer(x)
             )
-        y = self.base_layer(by_rows(self.switch, self._before, x))
+        changed = any(type(branch).before is not Branch.before for branch in self.branches.values())
+        y = self.base_layer(by_rows(self.switch, self._before, x) if changed else x)
         return by_rows(self.switch, self._compute, y, x)
 
     def merged(self, name: str) -> dict[str, Tensor]:

@@ -38,6 +38,9 @@ class AdapterState:
     active: str | None = None
     #: In a mixed batch: adapter name (None: the base) -> its rows.
     rows: dict[str | None, Tensor] | None = None
+    #: In a mixed batch: its rows one adapter's after the other's, and the way back from there.
+    sort: Tensor | None = None
+    unsort: Tensor | None = None
     #: In a mixed batch: the rows being computed, for modules that have to know which they are (a gate's mask).
     part: Tensor | None = None
 
