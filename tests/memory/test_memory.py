@@ -55,6 +55,7 @@ from coursekit.methods import (
     UniPELT,
     VeRA,
 )
+from coursekit.qlora import quantize_model
 
 # Wide enough that the small terms that the formulas leave out stay small, and d_ff = 4 d_model as usual.
 WIDE = {
@@ -73,6 +74,7 @@ METHODS = {
     "lora dropout": LoRA(r=4, dropout=0.1),
     "dora": LoRA(r=4, dora=True),
     "pissa": LoRA(r=4, init="pissa"),
+    "olora": LoRA(r=4, init="olora"),
 }
 
 
@@ -133,6 +135,21 @@ def test_bf16(family, method, checkpointing):
     model = tiny.model(family, **WIDE[family]).bfloat16()
     agree = both(model, METHODS[method], labelled(family), checkpointing=checkpointing, precision="bf16")
     assert_agree(*agree, tolerance=0.03)
+
+
+def test_loftq_and_eva_take_after_their_start_what_a_plain_lora_takes():
+    r"""LoftQ's is a plain LoRA beside the same codes; EVA's as one of the ranks that it found."""
+    exact, batch = tiny.model("llama", **WIDE["llama"]), labelled("llama")
+    codes, plain = (quantize_model(copy.deepcopy(exact)) for _ in range(2))
+    LoRA(r=4, init="loftq").attach(codes, exact=exact)
+    LoRA(r=4).attach(plain)
+    assert measure(codes, batch) == measure(plain, batch)
+    model = tiny.model("llama", **WIDE["llama"])
+    LoRA(r=4, init="eva", targets="all-linear").attach(model, batches=[batch])
+    found = {path: len(layer.branches["default"].A) for path, layer in model.named_modules() if hasattr(layer, "W")}
+    assert len(set(found.values())) > 1
+    LoRA(targets=tuple(found), rank_pattern=found).attach(twin := tiny.model("llama", **WIDE["llama"]))
+    assert_agree(measure(model, batch), measure(twin, batch), tolerance=0.02)  # the scale alone is another
 
 
 #: LoRA has its own tests above; the robust AdapterDrop draws how many blocks it skips, and has one below.
