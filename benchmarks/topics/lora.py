@@ -9,9 +9,9 @@ import copy
 from topics._film import SETTING, arm
 from torch import nn
 
-from coursekit.comparison.candidates import CANDIDATES, Candidate, alone, on_batches
+from coursekit.comparison.candidates import CANDIDATES, EVERY, Candidate
 from coursekit.experiments.bench import Bench
-from coursekit.experiments.recipe import Arm, Attach, Grid
+from coursekit.experiments.recipe import Arm, Grid
 from coursekit.methods import LoRA
 from coursekit.qlora import quantize_model
 
@@ -22,6 +22,7 @@ ATTENTION = ("query", "key", "value", "attention.output.dense")
 #: By layer, since "output.dense" alone is the attention's as well.
 MLP = ("intermediate.dense", *(f"layer.{i}.output.dense" for i in range(6)))
 FULL = CANDIDATES["full"]
+LOFTQ = LoRA(r=8, alpha=16, targets="all-linear", init="loftq")
 
 
 def lora(name: str, r: int, targets: object, rate: float, **of: object) -> Arm:
@@ -33,12 +34,6 @@ def lora(name: str, r: int, targets: object, rate: float, **of: object) -> Arm:
 def rounded_with(method: LoRA, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
     r"""Attach beside weights in NF4 what starts at their rounding error."""
     return method.attach(quantize_model(copy.deepcopy(model)), exact=model)
-
-
-def started(init: str, attach: Attach = alone) -> Arm:
-    r"""`all-r8`, with another start."""
-    method = LoRA(r=8, alpha=16, targets="all-linear", init=init)
-    return arm(f"all-r8-{init}", Candidate("reparameterised", method, 1e-3, attach), 1e-3)
 
 
 GRID = Grid(
@@ -58,8 +53,10 @@ GRID = Grid(
         # Twice the steps, each at a rate of its own for them: one found at 300 may be too high.
         arm("full-tuned-at-600", FULL, 1e-4, 600),
         lora("qv-r8-tuned-at-600", 8, PAPER, 3e-3, steps=600),
-        started("pissa"), started("olora"), started("eva", on_batches),
-        arm("qlora", CANDIDATES["qlora"], 1e-3), started("loftq", rounded_with),
+        # Other starts, of `all-r8` and of QLoRA.
+        *(arm(f"all-r8-{init}", EVERY[init], 1e-3) for init in ("pissa", "olora", "eva")),
+        arm("qlora", CANDIDATES["qlora"], 1e-3),
+        arm("all-r8-loftq", Candidate("reparameterised", LOFTQ, 1e-3, rounded_with), 1e-3),
     ),
     reference="full",
 )  # fmt: skip

@@ -112,6 +112,10 @@ CANDIDATES: dict[str, Candidate] = {
 TWINS: dict[str, Candidate] = {
     # QLoRA's targets without its 4-bit base.
     "lora-all-linear": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear"), 1e-3),
+    # The same with other starts, at the rates that data/evidence/lora.csv found.
+    "pissa": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear", init="pissa"), 3e-4),
+    "olora": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear", init="olora"), 1e-4),
+    "eva": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear", init="eva"), 1e-3, on_batches),
     # As many entries as the Fisher mask chooses, by chance.
     "random-mask": Candidate("selective", FishMask(keep=0.005, score="random"), 1e-2, drawn),
 }
@@ -128,7 +132,8 @@ NAMES: dict[str, str] = {
     "bitfit-query": "BitFit, query and MLP", "norms": "layer norms", "top-layers": "top two blocks",
     "attention": "attention layers", "fish-mask": "Fisher mask", "random-mask": "random mask", "shira": "SHiRA",
     "far": "Freeze and Reconfigure", "rows": "chosen rows", "said": "SAID", "lora": "LoRA, query and value",
-    "lora-all-linear": "LoRA, all linear", "dora": "DoRA", "vera": "VeRA", "oft": "OFT", "qlora": "QLoRA, all linear",
+    "lora-all-linear": "LoRA, all linear", "pissa": "PiSSA", "olora": "OLoRA", "eva": "EVA",
+    "dora": "DoRA", "vera": "VeRA", "oft": "OFT", "qlora": "QLoRA, all linear",
     "lora-bitfit": "LoRA + BitFit", "compacter": "Compacter", "compacter-plus": "Compacter++", "mam": "MAM",
     "unipelt": "UniPELT",
 }  # fmt: skip
