@@ -93,9 +93,10 @@ def test_a_blank_copy_takes_nothing_away_and_copies_are_counted():
     assert "return 2" in kept([written, "def answer(x):\n    return 2"])
 
 
-def test_a_cell_that_is_no_python_spoils_no_other():
-    found = needed(["def answer(:", "def other():\n    return 1"], ["answer", "other"])
-    assert found.broken.keys() == {0} and "line 1" in found.broken[0]
+@pytest.mark.parametrize("cell, why", [("def answer(:", "line 1"), ("answer = 'a\0b'", "null bytes")])
+def test_a_cell_that_is_no_python_spoils_no_other(cell, why):
+    found = needed([cell, "def other():\n    return 1"], ["answer", "other"])
+    assert found.broken.keys() == {0} and why in found.broken[0]
     assert found.copies == {"answer": 0, "other": 1} and 1 in found.cells
 
 
