@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from coursekit.cli_errors import echo, end_children_too, exit_cleanly
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, machine
 from coursekit.grading import cli as grading
 
 # jsonschema, which nbformat brings, does without it: a grammar for addresses, of which notebooks have none, and two
@@ -41,7 +41,7 @@ def _need_papermill() -> None:
     from importlib.util import find_spec
 
     if missing := [name for name in ("papermill", "nbconvert") if find_spec(name) is None]:
-        raise CourseError(
+        raise machine(
             f"{' and '.join(missing)} is not installed: run pip install -e '.[notebooks]' in the course's folder"
         )
 

@@ -15,7 +15,7 @@ import warnings
 
 import torch
 
-from coursekit.errors import CourseError, one_of
+from coursekit.errors import CourseError, machine, one_of
 
 _ALLOWED = "auto, cpu, cuda or cuda:N"
 _FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,13 +39,12 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise CourseError(
+        raise machine(
             f"{asked_by}={name}, but PyTorch {torch.__version__} finds no CUDA GPU: use {asked_by}=cpu "
-            f"or install the NVIDIA driver and a CUDA build of PyTorch{f' ({why})' if (why := no_driver()) else ''}; "
-            "`coursekit doctor` tells more"
+            f"or install the NVIDIA driver and a CUDA build of PyTorch{f' ({why})' if (why := no_driver()) else ''}"
         )
     if why := no_kernels():
-        raise CourseError(f"{asked_by}={name}: {why}; use {asked_by}=cpu")
+        raise machine(f"{asked_by}={name}: {why}; use {asked_by}=cpu")
     if index and int(index) >= torch.cuda.device_count():
         raise CourseError(
             f"{asked_by}={name}, but there are {torch.cuda.device_count()} GPUs, numbered from 0"

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 import coursekit
-from coursekit.errors import CourseError
+from coursekit.errors import DOCTOR, CourseError
 from coursekit.notebook.cells import DISTRIBUTION
 from coursekit.paths import DATA
 
@@ -147,7 +147,7 @@ def _device() -> Finding:
     try:
         device = pick_device()
     except CourseError as error:
-        return Finding("device", str(error), "DEVICE=cpu make course")
+        return Finding("device", str(error).removesuffix(DOCTOR), "DEVICE=cpu make course")
     said = f"{device}, {str(pick_dtype(device)).removeprefix('torch.')}"
     said += (
         f", {torch.cuda.get_device_name(device)}"

@@ -16,6 +16,15 @@ class CourseError(Exception):
     r"""Something the caller can put right. Its text is one line, shown as it is, without a traceback."""
 
 
+#: How an error ends whose cause lies with the machine.
+DOCTOR = "; `coursekit doctor` tells more"
+
+
+def machine(text: str) -> CourseError:
+    r"""The error for what this machine lacks, which ends in the command that looks at all of it."""
+    return CourseError(f"{text}{DOCTOR}")
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> CourseError:
     r"""The error for a `name` that is not among `known`, with the nearest known name as a suggestion."""
     known = sorted(known)

@@ -14,9 +14,11 @@ import torch
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
-from coursekit import device, doctor
+from coursekit import cli, device, doctor
 from coursekit.cli import app
+from coursekit.errors import CourseError
 from coursekit.grading import boxes
+from coursekit.models import archives
 from coursekit.models import cache as folders
 from coursekit.models.sources import problems
 
@@ -157,3 +159,31 @@ def test_the_unrelated_package_is_seen(monkeypatch):
     monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == "coursekit" else real(name))
     assert "unrelated coursekit 0.0.1" in doctor._package().said
     assert doctor._package().mend == "pip uninstall coursekit"
+
+
+def test_an_error_whose_cause_is_the_machine_ends_in_the_command(cache, monkeypatch):
+    archive = archives.archives()[0]
+    (cache / "archives").mkdir(parents=True)
+    (cache / "archives" / f"{archive.project}-{archive.version}.tar.gz").touch()
+    monkeypatch.setattr(boxes, "probe", lambda box: "not installed")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    complaints = (f"Got {64 * '0'}", "No space left on device", "no connection", "ERROR: why")
+    said = [str(archives._pip_failed(archive, text)) for text in complaints]
+
+    def found(fails):
+        with pytest.raises(CourseError) as error:
+            fails()
+        said.append(str(error.value))
+
+    found(lambda: boxes.pick("auto"))
+    found(lambda: archives.archive_file(archive))
+    found(lambda: archives._download(archive, cache))
+    found(lambda: folders.ready("part", lambda folder: (cache / "none" / "x").touch()))
+    found(cli._need_papermill)
+    for there in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        monkeypatch.setattr(device, "no_kernels", lambda: "has no kernels")
+        found(lambda: device.pick_device("cuda"))
+    assert [line for line in said if not line.endswith("; `coursekit doctor` tells more")] == []
+    monkeypatch.setenv("DEVICE", "cuda")
+    assert len(set(said)) == 11 and "doctor" not in doctor._device().said

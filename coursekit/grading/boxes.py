@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import coursekit
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, machine
 from coursekit.grading.limits import MB, Limits
 
 BOXES = ("bwrap", "podman", "runner")
@@ -167,7 +167,7 @@ def pick(box: str) -> str:
         if problem is None:
             return name
         tried.append(f"{name}: {problem}")
-    raise CourseError(
+    raise machine(
         f"no sandbox works on this machine, so nothing was run ({'; '.join(tried)}). Install bubblewrap "
         "(apt-get install bubblewrap), or give podman an image in COURSEKIT_BOX_IMAGE"
     )

