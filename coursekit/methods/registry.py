@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from coursekit import interop
-from coursekit.errors import unknown
+from coursekit.errors import CourseError, short
 from coursekit.methods.lora_config import more_than_lora
 from coursekit.methods.mechanism.method import Method
 
@@ -32,7 +32,13 @@ def restored(config: dict[str, Any], tensors: dict[str, Tensor]) -> Method:
     if more_than_lora(config):  # peft's way to train biases as well, or vectors of tokens
         kind = "HYBRID"
     if not isinstance(kind, str) or kind not in known:
-        raise unknown("method in the checkpoint", str(kind), known)
+        from peft import PeftType
+
+        theirs = " (peft.PeftModel.from_pretrained reads it)" if str(kind) in PeftType.__members__ else ""
+        raise CourseError(
+            f"the checkpoint holds {short(kind)}, a method that is not read here{theirs}; read are "
+            f"{', '.join(sorted(known))}"
+        )
     return known[kind].restored(config, tensors)
 
 

@@ -121,6 +121,21 @@ def lines(error: pytest.ExceptionInfo) -> str:
     return str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # BOFT's of its extension
+@pytest.mark.parametrize("theirs", [
+    peft.LoKrConfig(target_modules=["query"]), peft.AdaLoraConfig(target_modules=["query"], total_step=10),
+    peft.BOFTConfig(target_modules=["query"], boft_block_size=4),
+], ids=lambda theirs: theirs.peft_type.value)  # fmt: skip
+def test_a_method_of_peft_that_is_not_read_says_what_can_be(theirs, tmp_path):
+    peft.get_peft_model(tiny.encoder(), theirs).save_pretrained(tmp_path)
+    model = tiny.encoder()
+    with pytest.raises(CourseError) as e:
+        coursekit.load_adapter(model, tmp_path)
+    says = f"the checkpoint holds '{theirs.peft_type.value}', a method that is not read here (peft.PeftModel.from_pre"
+    assert lines(e).startswith(says) and "; read are ADAPTER_DROP, " in lines(e) and ", LORA, " in lines(e)
+    assert not methods.attached(model)
+
+
 def test_folders_without_an_adapter_say_what_they_hold(tmp_path):
     model = tiny.encoder()
     with pytest.raises(

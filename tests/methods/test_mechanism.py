@@ -2,7 +2,6 @@ r"""What all methods share: branches, mixed rows, the 16-bit rule, targets, chec
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -218,14 +217,6 @@ def test_a_table_writes_reads_and_compares():
         CourseError, match="their_b=7 in the adapter_config.json of this checkpoint makes no sense"
     ):
         fields({"a": 1, "their_b": 7}, ENTRIES)
-
-
-def test_a_checkpoint_of_a_method_that_the_course_does_not_have(tmp_path):
-    LoRA(r=2).save(LoRA(r=2).attach(tiny.model("llama")), tmp_path)
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "LOHA"}))
-    with pytest.raises(CourseError, match="unknown method in the checkpoint 'LOHA'.*LORA"):
-        methods.from_checkpoint(tmp_path)
 
 
 def nested(depth: int) -> str:
