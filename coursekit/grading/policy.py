@@ -91,8 +91,8 @@ def read(out: Path, entries: Iterable[Entry]) -> Policy | None:
         _setting("most", late.get("most", 1), most=1),
         None if closes is None else timedelta(days=_setting("closes_after_days", closes)),
         {notebook: _aware(when, f"{FILE}, [due], {notebook}") for notebook, when in due.items()},
-        _by_student(out / EXTENSIONS, ("id",), known, _extension),
-        _by_student(out / TIMES, ("id", "time"), known, lambda row, where: _time(row["time"], where)),
+        _by_student(out / EXTENSIONS, ("id",), ("days", "due"), known, _extension),
+        _by_student(out / TIMES, ("id", "time"), (), known, lambda row, where: _time(row["time"], where)),
     )
     if content and (missing := sorted(here - set(due))):  # nothing would be late
         raise CourseError(f"{FILE}: [due] has no {', '.join(missing)}, only {', '.join(due) or 'nothing'}.")
@@ -108,13 +108,17 @@ def _table(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _by_student(
     path: Path,
-    columns: tuple[str, ...],
+    needed: tuple[str, ...],
+    more: tuple[str, ...],
     known: tuple[set[str], set[str]],
     read: Callable[[dict[str, str], str], Any],
 ) -> dict[tuple[str, str], Any]:
     r"""What a file says of each (id, notebook); "" is every notebook. known: the ids, and the notebooks."""
     found: dict[tuple[str, str], Any] = {}
-    for line, row in enumerate(tables.read(path, columns)[1] if path.is_file() else (), start=2):
+    names, rows = tables.read(path, needed) if path.is_file() else ([], [])
+    # A row whose notebook stands in a column of another name would count for all of them.
+    _known(names, ("notebook", *needed, *more), "column", path.name)
+    for line, row in enumerate(rows, start=2):
         where = f"{path.name}, line {line}"
         key = (row["id"].strip(), row.get("notebook", "").strip())
         for kind, name, names in zip(("submission", "notebook"), key, known, strict=True):
@@ -154,7 +158,7 @@ def _setting(name: str, value: Any, most: float = 1e6) -> float:
     return float(value)
 
 
-def _known(table: dict[str, Any], names: tuple[str, ...], kind: str) -> None:
-    for name in table:
+def _known(found: Iterable[str], names: tuple[str, ...], kind: str, file: str = FILE) -> None:
+    for name in found:
         if name not in names:
-            raise unknown(f"{kind} in {FILE}", name, names)
+            raise unknown(f"{kind} in {file}", name, names)
