@@ -21,6 +21,12 @@ class Manual:
     of: float | None = None
 
 
+def rows(out: Path) -> list[dict[str, str]]:
+    r"""The lines of manual.csv as they were typed; [] where there is none. Raises CourseError for what is no table."""
+    found = tables.read(out / FILE, ("id", "exercise", "points"))[1] if (out / FILE).is_file() else []
+    return [{name: tables.bare(cell) for name, cell in row.items()} for row in found]
+
+
 def read(
     out: Path, names: Mapping[str, str], groups: Mapping[str, Sequence[str]]
 ) -> dict[tuple[str, str], Manual]:
@@ -29,12 +35,9 @@ def read(
     names: pseudonym -> id, so that who marks without names need not know them. groups: name -> ids of all who get the
     mark. Raises CourseError for what is no mark.
     """
-    path = out / FILE
-    if not path.is_file():
-        return {}
     found: dict[tuple[str, str], Manual] = {}
     ofs: dict[str, float] = {}
-    for line, row in enumerate(tables.read(path, ("id", "exercise", "points"))[1], start=2):
+    for line, row in enumerate(rows(out), start=2):
         where = f"{FILE}, line {line}"
         id, exercise, of = row["id"].strip(), row["exercise"].strip(), row.get("of", "").strip()
         points = tables.number(row["points"], where)

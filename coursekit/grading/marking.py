@@ -12,7 +12,7 @@ from typing import Any
 
 from coursekit.errors import CourseError, number, unknown
 from coursekit.files import folder_at, replace_text
-from coursekit.grading import collect, gate, manual, pages, tables
+from coursekit.grading import collect, gate, manual, pages
 from coursekit.grading.folder import note
 from coursekit.grading.ids import function_name
 
@@ -52,8 +52,7 @@ def write(out: Path, exercise: str, of: float | None = None, anonymous: bool = F
             if there
             else CourseError(f"nobody's notebook has {exercise}")
         )
-    path = out / manual.FILE
-    rows = tables.read(path)[1] if path.is_file() else []
+    rows = manual.rows(out)
     others = [[r.get(c) or "" for c in COLUMNS] for r in rows if r["exercise"].strip() != exercise]
     data = {"exercise": exercise, "of": of, "own": not known, "rows": others, "columns": COLUMNS}
     comments = sorted(

@@ -26,6 +26,11 @@ def harmless(value: Any) -> Any:
     return _FORMULA.sub(r"\1'", plain)
 
 
+def bare(text: str) -> str:
+    r"""A cell as it was before `harmless`: without the apostrophe of a formula."""
+    return re.sub(r"(^|;)'(?=[=+\-@\t])", r"\1", text)
+
+
 def text(rows: Iterable[Sequence[Any]]) -> str:
     r"""Rows as CSV; None is an empty cell, a float has at most two digits behind the point."""
     file = io.StringIO()

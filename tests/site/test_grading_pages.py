@@ -55,19 +55,25 @@ def test_marks_are_typed_kept_saved_and_counted(out, browser, tmp_path):
         assert ada.get_by_role("alert").text_content() == "a number from 0 to 4" and save.is_disabled()
         ada.get_by_label("Points").fill("2,5")
         ada.get_by_label("Comment").fill('Say "why", please')
+        bob, formula = page.locator("[data-id=bob]"), "=1+1;-2"
+        bob.get_by_label("Points").fill("+1")
+        bob.get_by_label("Comment").fill(formula)
         page.reload()
         assert ada.get_by_label("Points").input_value() == "2,5"
-        assert page.locator("#count").text_content() == "1 of 3 marked"
+        assert page.locator("#count").text_content() == "2 of 3 marked"
         with page.expect_download() as download:
             save.click()
         shutil.copy(download.value.path(), out / "manual.csv")
-        (mark,) = (p for e in collect.collect(out) if e.id == "ada" for p in e.parts if p.id == "lora-essay")
-        assert (mark.given, mark.of, mark.comment) == (2.5, 4, 'Say "why", please')
+        assert "bob,lora-essay,'+1,\"'=1+1;'-2\",4\n" in (out / "manual.csv").read_text(), "a formula"
+        given = {e.id: p for e in collect.collect(out) for p in e.parts if p.id == "lora-essay"}
+        assert (given["ada"].given, given["ada"].of, given["ada"].comment) == (2.5, 4, 'Say "why", please')
+        assert (given["bob"].given, given["bob"].comment) == (1, formula)
 
         # The page made anew has them; and what a colleague changed in the file meanwhile wins over what was typed here.
         marking.write(out, "lora-essay", of=4)
         page.reload()
         assert ada.get_by_label("Points").input_value() == "2.5"
+        assert bob.get_by_label("Comment").input_value() == formula
         ada.get_by_label("Points").fill("1")
         (out / "manual.csv").write_text("id,exercise,points,comment,of\nada,lora-essay,4,Fine,4\n")
         marking.write(out, "lora-essay", of=4)

@@ -42,11 +42,13 @@ for (const mark of marks) {
   });
 }
 
+// As in tables.py: what a spreadsheet would take for a formula gets an apostrophe, which is taken off where it is read.
+const harmless = text => text === "-" ? text : text.replace(/(^|;)(?=[=+\-@\t])/g, "$1'");
 const cell = text => /[",;\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 document.getElementById("save").addEventListener("click", () => {
   const mine = marks.map(mark => [mark.dataset.id, read(mark)]).filter(([, mark]) => mark.text !== "")
     .map(([id, mark]) => [id, data.exercise, mark.text, mark.comment, data.own ? String(data.of) : ""]);
-  const text = [data.columns, ...data.rows, ...mine].map(row => row.map(cell).join(",") + "\n").join("");
+  const text = [data.columns, ...data.rows, ...mine].map(row => row.map(harmless).map(cell).join(",") + "\n").join("");
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], {type: "text/csv"}));
   link.download = "manual.csv";
