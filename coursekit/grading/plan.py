@@ -46,7 +46,8 @@ def plan(
     variants: every student has numbers of his own, as `grade variants` handed them out. best: of several by one student
     the best counts, also of those that are gone but were graded. without: names in the folder that are not looked at.
     """
-    listed = find(submissions, roster, groups, best, without)
+    stems = [path.stem for path in ([notebook] if notebook else course_notebooks())]
+    listed = find(submissions, roster, groups, best, without, stems)
     found = listed.submissions
     notebook = notebook or guess(found)
     parameters = _parameters(notebook, profile) if whole else {}

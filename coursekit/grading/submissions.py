@@ -56,13 +56,16 @@ def find(
     groups: Path | None = None,
     every: bool = False,
     without: Collection[str] = (),
+    notebooks: Collection[str] = (),
 ) -> Found:
     r"""The submissions in `folder`: each a notebook, a zip or a folder, called by its student's id.
 
     With a roster also names of which an id is a part between underscores (`06_lora_ann_b.ipynb`: the longest counts),
     and those of learning platforms (`doejane_4711_99_06_lora.ipynb`, `Jane Doe_4711_assignsubmission_file_`). What
     names nobody, or two, is graded under its own name, and said. Of several by one student, or one group, the newest
-    counts that holds a notebook; with `every` all of these are there. without: names that are not looked at.
+    counts that holds a notebook; with `every` all of these are there. Where one is called by the id alone, or by it and
+    one of `notebooks` (`ann_06_lora.ipynb`), only such are the student's: others may be somebody's who is not on the
+    roster. without: names that are not looked at.
     """
     if not folder.is_dir():
         raise CourseError(f"there is no folder {folder} with submissions")
@@ -71,7 +74,7 @@ def find(
     people |= {id: {"id": id} for id in member if id not in people and roster is None}
     if unknown := sorted(set(member) - set(people)):
         raise CourseError(f"{groups}: {', '.join(unknown[:5])}: not on the roster {roster}")
-    whose = _Names(people, member)
+    whose = _Names(people, member, notebooks)
     said: list[str] = []
     claims: dict[str, list[tuple[bool, float, str, Path]]] = defaultdict(list)
     unmatched: dict[str, str] = {}
@@ -97,11 +100,11 @@ def find(
         claims[owner].append((exact, when, path.name, path))
     for owner, mine in [*claims.items()]:
         if any(exact for exact, *_ in mine):
-            for claim in [c for c in mine if not c[0]]:  # perhaps somebody's who is not on the roster
+            for claim in [c for c in mine if not c[0]]:
                 mine.remove(claim)
                 stem = claim[3].stem if claim[3].suffix and not claim[3].is_dir() else claim[3].name
                 claims[_plain(stem)].append(claim)
-                unmatched[_plain(stem)] = f"{owner} handed in a file of exactly that name"
+                unmatched[_plain(stem)] = f"{owner} handed in a file under the id alone"
     found = []
     for owner, mine in sorted(claims.items()):
         best = max(mine, key=lambda c: (holds_a_notebook(c[3]), *c[1:3]))
@@ -129,11 +132,12 @@ class _Names:
     count only where they tell two people apart.
     """
 
-    def __init__(self, people: Iterable[str], member: dict[str, str]) -> None:
+    def __init__(self, people: Iterable[str], member: dict[str, str], notebooks: Iterable[str]) -> None:
         self._members: dict[str, list[str]] = defaultdict(list)
         for id, group in member.items():
             self._members[group].append(id)
         self._owner = {id: member.get(id, id) for id in people} | {group: group for group in self._members}
+        self._notebooks = [_folded(stem) for stem in notebooks]
         self._alike: dict[str, set[str]] = defaultdict(set)
         for name, owner in self._owner.items():
             self._alike[_folded(name)].add(owner)
@@ -143,7 +147,7 @@ class _Names:
         return self._members.get(owner, [owner])
 
     def of(self, name: str) -> tuple[str | None, bool, str]:
-        r"""The owner, or None; whether `name` is exactly an id; why it is nobody's."""
+        r"""The owner, or None; whether `name` is an id, or that and a notebook; why it is nobody's."""
         if exact := self._one(name):
             return exact, True, ""
         for platform in _PLATFORMS:
@@ -154,7 +158,9 @@ class _Names:
             hits = self._parts(name.split("_")[:40])
         owners = set(hits.values())
         if len(owners) == 1:
-            return owners.pop(), False, ""
+            ids, name = [_folded(hit) for hit in hits], _folded(name)
+            whole = {n for id in ids for stem in self._notebooks for n in (f"{id}_{stem}", f"{stem}_{id}")}
+            return owners.pop(), name in whole, ""
         return None, False, f"it names {' and '.join(sorted(hits))}" if owners else "it names nobody"
 
     def _one(self, name: str) -> str | None:

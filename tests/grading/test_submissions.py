@@ -74,6 +74,18 @@ def test_nobody_s_exact_file_gives_way_to_one_that_names_him_in_part(tmp_path):
     assert any("ann_c_06_lora" in line for line in found.said)
 
 
+@pytest.mark.parametrize("again", ["ann_06_lora.ipynb", "06_LORA_Ann.ipynb"])
+def test_who_hands_in_again_under_the_notebook_s_name_too_is_no_stranger(tmp_path, again):
+    listed(tmp_path, "ann", "ann.ipynb", again, "ann_c_06_lora.ipynb")
+    given = tmp_path / "subs", tmp_path / "roster.csv"
+    found = find(*given, notebooks=["06_lora"])
+    assert names(found) == {"ann": again, "ann_c_06_lora": "ann_c_06_lora.ipynb"}
+    assert f"ann: {again} counts, the newest; not ann.ipynb" in found.said
+    os.utime(tmp_path / "subs" / "ann.ipynb", (9, 9))
+    assert names(find(*given, notebooks=["06_lora"]))["ann"] == "ann.ipynb"
+    assert len([one for one in find(*given, every=True, notebooks=["06_lora"]).submissions if one.id == "ann"]) == 2
+
+
 def test_the_newest_counts_that_holds_a_notebook_and_it_is_said(tmp_path):
     found = listed(tmp_path, "4711", "x_4711_1_06_lora.ipynb", "x_4711_2_06_lora-1.ipynb")
     assert names(found) == {"4711": "x_4711_2_06_lora-1.ipynb"}

@@ -22,7 +22,7 @@ from coursekit.grading.one import Assignment
 from coursekit.grading.plan import plan
 from coursekit.grading.watch import watch
 from tests.checks.answers import SOLUTIONS
-from tests.grading.batches import right
+from tests.grading.batches import OF, part, right
 
 RIGHT = inspect.getsource(SOLUTIONS["ia3_attention"])
 WRONG = "def ia3_attention(q, k, v, l_k, l_v):\n    return q"
@@ -43,8 +43,9 @@ def course(tmp_path: Path) -> Path:
 class Folder:
     r"""A watched folder in which something happens at each look: `steps` are called in order, one a look."""
 
-    def __init__(self, place: Path, steps: list, best: bool) -> None:
-        self.place, self.best, self.said, self.marks = place, best, [], []
+    def __init__(self, place: Path, steps: list, best: bool, **given: Path) -> None:
+        self.place, self.said, self.marks = place, [], []
+        self.given = {"notebook": place / "course.ipynb", "best": best} | given
         self.batch = Batch(place / "marks")
         self.batch.make()
         self.steps = iter(steps)
@@ -64,10 +65,7 @@ class Folder:
         next(self.steps)(self.place / "subs")
 
     def plan(self, without: set) -> object:
-        notebook = self.place / "course.ipynb"
-        return plan(
-            self.place / "subs", self.batch, "bwrap", notebook=notebook, best=self.best, without=without
-        )
+        return plan(self.place / "subs", self.batch, "bwrap", without=without, **self.given)
 
 
 def put(name: str, answer: str, cut: int | None = None):
@@ -107,7 +105,9 @@ FAILS = [0]
 
 @pytest.fixture
 def no_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
-    r"""Full marks for what can be read, a failure of the grader for what cannot: who grades is not what is tried."""
+    r"""Full marks for what can be read and is not WRONG, a failure of the grader for what cannot: who grades is not
+    what is tried.
+    """
 
     def grade_lines(batch: Batch, **_: object) -> list:
         for line in batch.lines():
@@ -119,7 +119,10 @@ def no_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
             if fails or not there:
                 batch.event("infrastructure", why="no space left" if fails else "No such file")
             assignment = Assignment(line["notebook"], (), Limits(), "none", 8)
-            found = {"status": "ok", "message": "right", "where": None, "exercises": right(), "files": {}, "times": {}}
+            wrong = there and json.dumps(WRONG)[1:-1] in Path(line["path"]).read_text()
+            parts = [part(id, 0) for id in OF] if wrong else right()
+            status = "wrong" if wrong else "ok"
+            found = {"status": status, "message": "right", "where": None, "exercises": parts, "files": {}, "times": {}}
             batch.write_result(assignment.result(line, None if fails or not there else found))
         return [found for line in batch.lines() if (found := batch.result(line["key"])) is not None]
 
@@ -151,6 +154,18 @@ def test_a_file_that_goes_while_it_is_looked_at_ends_no_watch(no_boxes: None, va
     assert (ann, back) == ("ann: 6 of 6, right", "bob: 6 of 6, right")
     assert gone.startswith("bob: no mark, the grader failed") and gone.endswith("(No such file)")
     assert {e.id: e.total for e in collect.read(found.batch.out)} == {"ann": 6, "bob": 6}
+
+
+@pytest.mark.parametrize("best, first, second, counts", [
+    (False, WRONG, RIGHT, 6), (True, WRONG, RIGHT, 6), (False, RIGHT, WRONG, 0), (True, RIGHT, WRONG, 6),
+])  # fmt: skip
+def test_who_hands_in_again_under_another_name_keeps_the_best_or_last(no_boxes, course, best, first, second, counts):
+    (course / "roster.csv").write_text("id\nann")
+    shutil.move(course / "course.ipynb", course / "06_lora.ipynb")
+    steps = [put("ann.ipynb", first), wait, wait, put("ann_06_lora.ipynb", second), wait, wait]
+    found = Folder(course, steps, best, notebook=course / "06_lora.ipynb", roster=course / "roster.csv")
+    assert [line.split(" of ")[0] for line in said(found)] == [f"ann: {6 if first == RIGHT else 0}", f"ann: {counts}"]
+    assert [(e.id, e.total) for e in collect.read(found.batch.out)] == [("ann", counts)]
 
 
 def test_what_the_grader_failed_at_is_told_once_and_tried_again(no_boxes: None, course: Path, monkeypatch):
