@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -116,6 +117,23 @@ def test_one_bad_cell_takes_no_other_along():
 def test_a_notebook_in_another_unicode_is_read(encoding):
     content = json.dumps({**PLAIN, "metadata": {"author": "Zoë"}}, ensure_ascii=False).encode(encoding)
     assert gate.notebook(content)[0].source == "x = 1\ny = 2"
+
+
+def test_what_teachers_read_of_the_gate_holds(tmp_path):
+    page = Path(__file__).parents[2].joinpath("docs", "teaching.md").read_text(encoding="utf-8")
+    most, together = (size // 2**20 for size in (gate.MOST, gate.MOST_TOGETHER))
+    assert f"more than {gate.MOST_FILES} files, {most} MB in a file or {together} MB together" in page
+    for place, n in ((".git", 300), ("__pycache__", 300), ("data", gate.MOST_FILES - 1)):
+        (tmp_path / place).mkdir()
+        for number in range(n):
+            (tmp_path / place / str(number)).touch()
+    (tmp_path / "A.IPYNB").write_bytes(json.dumps(PLAIN).encode("utf-16"))
+    found = gate.files(tmp_path)
+    assert len(found) == gate.MOST_FILES and gate.notebook(found[gate.the_notebook(found, "06_lora")])
+    (tmp_path / "one more").touch()
+    with pytest.raises(gate.Refused, match="more than 200 files"):
+        gate.files(tmp_path)
+    assert looked_at(json.dumps(PLAIN | {"nbformat": 3}).encode()).startswith("its notebook format is 3, not 4")
 
 
 def test_no_name_in_a_folder_is_the_grader_s_failure(tmp_path):
