@@ -2,6 +2,7 @@ r"""The house as a whole: settings that must agree, generated parts in step, not
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import statistics
@@ -331,6 +332,19 @@ def test_ci_runs_what_the_readme_tells_people_to_run():
     (job,) = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"].values()
     low, high = (v.split(".")[1] for v in re.findall(r"3\.\d+", PROJECT["requires-python"]))
     assert job["strategy"]["matrix"]["python"] == [f"3.{minor}" for minor in range(int(low), int(high))]
+
+
+def test_a_dev_container_is_made_as_the_readme_says():
+    made = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    python, interpreter = made["image"].removeprefix("python:"), made["customizations"]["vscode"]["settings"]
+    readme, makefile = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "Makefile"))
+    assert f"You need Python 3.11, {python} or 3.13" in readme
+    _, box, ready, fetch = made["postCreateCommand"].split(" && ")
+    assert box == "apt-get install -y bubblewrap" and "`.devcontainer/`" in readme and "`coursekit fetch`" in readme
+    (target,) = re.findall(r"^READY := \$\(VENV\)(.*)", makefile, re.MULTILINE)
+    (venv,) = re.findall(r"^VENV := (.*)", makefile, re.MULTILINE)
+    assert (ready, fetch) == (f"make {venv}{target}", f"{venv}/bin/coursekit fetch")
+    assert interpreter == {"python.defaultInterpreterPath": f"{venv}/bin/python"}
 
 
 @pytest.mark.skipif(shutil.which("actionlint") is None, reason="actionlint is not on the PATH")
