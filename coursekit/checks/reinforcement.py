@@ -270,7 +270,7 @@ PARTS = register(
             ),
             "rare answers are of sums whose likeliest number became right; where it is still wrong they are of the "
             "others": lambda w, n, b, a: _brings(_rare_if_never_drawn(w, n, b), a - b),
-            "was and now are upside down: choice and rare answers were wrong before and are right now": (
+            "was and now are swapped: choice and rare answers were wrong before and are right now": (
                 lambda w, n, b, a: _brings(_kinds(n, w, b > 0), a - b)
             ),
         },

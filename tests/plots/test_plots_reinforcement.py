@@ -47,13 +47,14 @@ def test_the_clip_has_its_band_where_nothing_more_is_earned():
 
 def test_a_bar_is_the_mean_of_its_runs_and_each_run_a_dot():
     runs = {"fast": [[4.0, -9.0], [6.0, -1.0]], "slow": [[3.0, 0.0], [3.0, 1.0]]}
-    ax = reinforcement.gained(["form", "lost"], runs)
-    assert [[bar.get_width() for bar in bars] for bars in ax.containers] == [[5.0, -5.0], [3.0, 0.5]]
-    assert sorted(text.get_text() for text in ax.texts) == ["+0.5", "+3.0", "+5.0", "−5.0"]
+    ax = reinforcement.gained(["form", "lost"], runs, {"all": ["form", "lost"]})
+    assert [[bar.get_width() for bar in bars] for bars in ax.containers] == [[5.0, -5.0], [0.0], [3.0, 0.5], [3.5]]
+    assert sorted(text.get_text() for text in ax.texts) == ["+0.0", "+0.5", "+3.0", "+3.5", "+5.0", "−5.0"]
     places = {name: [tuple(dot) for dot in dots.get_offsets()] for name, dots in zip(runs, ax.collections, strict=True)}
-    for (name, own), bars in zip(runs.items(), ax.containers, strict=True):
-        middles = [bar.get_y() + bar.get_height() / 2 for bar in bars]
-        assert places[name] == [(x, pytest.approx(y)) for run in own for x, y in zip(run, middles, strict=True)]
+    for (name, own), bars, below in zip(runs.items(), ax.containers[::2], ax.containers[1::2], strict=True):
+        middles = [bar.get_y() + bar.get_height() / 2 for bar in (*bars, *below)]
+        rows = [(*run, sum(run)) for run in own]
+        assert places[name] == [(x, pytest.approx(y)) for run in rows for x, y in zip(run, middles, strict=True)]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["each run", "fast", "slow"]
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["form", "lost"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["form", "lost", "all"]
     assert_nothing_is_cut_off(ax.figure)
