@@ -17,9 +17,9 @@ import os, pathlib, sys  # noqa: E401, I001
 sys.path[:0] = [str(p) for p in pathlib.Path("_").resolve().parents if (p / "coursekit/methods").is_dir()][:1]
 missing = not any(os.path.isdir(f"{{p}}/coursekit/methods") for p in sys.path)  # PyPI's coursekit has no methods
 {install}import coursekit  # noqa: F401"""
-#: PyTorch, NumPy and what Colab's front end stands on stay at the versions that are there.
+#: PyTorch, NumPy and what Colab's front end stands on stay at the versions that are there; torchao may not.
 _INSTALL = """\
-kept = f"{{sys.executable}} -m pip list --format freeze | grep -E '^(torch|numpy|ipy|tornado|pyzmq|prompt)'"
+kept = f"{{sys.executable}} -m pip list --format freeze | grep -E '^(torch([^a]|au)|numpy|ipy|tornado|pyzmq|prompt)'"
 course = "{distribution}[colab] @ git+{repository}@{tag}"
 if missing and os.system(f"{{kept}} | {{sys.executable}} -m pip install -qc /dev/stdin '{{course}}'"):
     raise RuntimeError("no network? pip, above, says why it could not install coursekit; then `!coursekit doctor`")

@@ -43,8 +43,8 @@ def package(folder: Path, *, ours: bool = True) -> Path:
 #: constraints and lays down what pip would install.
 FAKE_PIP = """#!/bin/sh
 if [ "$3" = list ]; then
-    printf '%s\\n' torch==2.6.0+cu124 numpy==2.0.2 torchvision==0.21.0+cu124 pandas==2.2.2 pyzmq==26.2.1 \\
-        prompt_toolkit==3.0.50 huggingface-hub==1.0.0 ipykernel==6.17.1 mytorch==1
+    printf '%s\\n' torch==2.6.0+cu124 numpy==2.0.2 torchvision==0.21.0+cu124 torchaudio==2.6.0+cu124 torchao==0.10.0 \\
+        pandas==2.2.2 pyzmq==26.2.1 prompt_toolkit==3.0.50 huggingface-hub==1.0.0 ipykernel==6.17.1 mytorch==1
 else
     printf '%s\\n' "$@" > {log}/command
     cat > {log}/kept
@@ -95,7 +95,7 @@ def test_a_fresh_colab_installs_from_the_address_and_keeps_its_own_builds(tmp_pa
     assert command[-1] == f"coursekit-finetuning[colab] @ git+{ADDRESS}@v9"
     assert sorted((tmp_path / "log" / "kept").read_text().split()) == [
         "ipykernel==6.17.1", "numpy==2.0.2", "prompt_toolkit==3.0.50", "pyzmq==26.2.1", "torch==2.6.0+cu124",
-        "torchvision==0.21.0+cu124",
+        "torchaudio==2.6.0+cu124", "torchvision==0.21.0+cu124",
     ]  # fmt: skip
     assert list((tmp_path / "content").iterdir()) == [], "no files left where the student works"
 
