@@ -226,9 +226,8 @@ def _badges(notebooks: Sequence[Path], repository: str, version: str) -> str:
         return "On Colab and Kaggle: the course has no public address yet, so there is nothing to open there.\n"
     lines = [f"- {p.stem}: {badge(repository, version, f'notebooks/{p.name}')}\n" for p in notebooks]
     how = (
-        "\nOn Colab: open a notebook and run it from top to bottom. The first cell installs the course in a minute or "
-        "two and leaves Colab's PyTorch and NumPy as they are. transformers, PEFT and huggingface_hub become newer, "
-        "and pip names in red what wants them older, such as sentence-transformers: the course does not use it. "
+        "\nOn Colab: open a notebook and run it from top to bottom. The first cell installs the course: transformers, "
+        "tokenizers, PEFT, huggingface_hub and torchao become newer, and nothing else that Colab has is moved. "
         "On Kaggle, import a notebook by its address and turn its internet on; nobody has tried the course there yet.\n"
     )
     return "".join(lines) + how

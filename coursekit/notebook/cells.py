@@ -22,7 +22,7 @@ _INSTALL = """\
 kept = f"{{sys.executable}} -m pip list --format freeze | grep -E '^(torch([^a]|au)|numpy|ipy|tornado|pyzmq|prompt)'"
 course = "{distribution}[colab] @ git+{repository}@{tag}"
 if missing and os.system(f"{{kept}} | {{sys.executable}} -m pip install -qc /dev/stdin '{{course}}'"):
-    raise RuntimeError("no network? pip, above, says why it could not install coursekit; then `!coursekit doctor`")
+    raise RuntimeError("no network? pip, above, says why it could not install coursekit; mend it, run this cell again")
 """
 _UNSET = """\
 if missing:
