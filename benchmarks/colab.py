@@ -71,7 +71,8 @@ def main(
             setup.source = setup_cell(f"file://{folder}/course", "here")
             nbformat.write(book, folder / "in.ipynb")
             command = [sys.executable, "-m", "papermill", folder / "in.ipynb", folder / "out.ipynb", "-k", "colab"]
-            command += ["-f", ROOT / "notebooks/profiles/smoke.yaml", "--cwd", folder / "content", "--no-progress-bar"]
+            command += ["-f", ROOT / "notebooks/profiles/smoke.yaml", "--cwd", folder / "content"]
+            command += ["--no-progress-bar", "--log-level", "ERROR"]
             start = time.perf_counter()
             subprocess.run(command, check=True, env=here)
             book = nbformat.read(folder / "out.ipynb", as_version=4)
