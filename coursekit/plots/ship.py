@@ -3,10 +3,10 @@ r"""Pictures of several adapters: answered in one batch, and made into one."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, axes
@@ -15,10 +15,13 @@ from coursekit.plots.common import COLOURS, axes
 _FROZEN, _BASE, _LINE, _ADAPTERS = "#c9ced2", "#7d858b", "#444444", (COLOURS[1], COLOURS[4], COLOURS[3], COLOURS[5])
 
 
-def mixed_batch(names: Sequence[str | None], d_in: int, d_out: int, r: int, scales: Mapping[str, float]) -> Axes:
+def mixed_batch(
+    names: Sequence[str | None], d_in: int, d_out: int, ranks: Mapping[str, int], scales: Mapping[str, float]
+) -> Axes:
     r"""A batch through one layer: all rows through $W$ at once, those of an adapter through its $A$ and $B$, too.
 
-    names: the adapter of each row, None for the bare base, as `methods.mixed_batch` has them. scales: of each adapter.
+    names: the adapter of each row, None for the bare base, as `methods.mixed_batch` has them. ranks, scales: of each
+    adapter.
     """
     adapters = list(dict.fromkeys(name for name in names if name is not None))
     colours = dict(zip(adapters, _ADAPTERS, strict=False)) | {None: _FROZEN}
@@ -30,7 +33,7 @@ def mixed_batch(names: Sequence[str | None], d_in: int, d_out: int, r: int, scal
 
     def arrow(x0: float, x1: float, y: float, text: str = "", colour: str = _LINE) -> None:
         ax.annotate("", (x1, y), (x0, y), arrowprops=dict(arrowstyle="->", color=colour, shrinkA=0, shrinkB=0))
-        ax.text((x0 + x1) / 2, y + 0.06, text, ha="center", va="bottom", fontsize=8, color=_LINE)
+        ax.text((x0 + x1) / 2, y + 0.04, text, ha="center", va="bottom", fontsize=8, color=_LINE)
 
     def rows(x: float, text: str) -> None:
         for i, name in enumerate(names):
@@ -39,19 +42,22 @@ def mixed_batch(names: Sequence[str | None], d_in: int, d_out: int, r: int, scal
         ax.text(x + 0.45, top + 0.1, text, ha="center", va="bottom", fontsize=9)
 
     def box(x: float, y: float, width: float, colour: str, text: str) -> None:
-        ax.add_patch(plt.Rectangle((x, y - 0.3), width, 0.6, color=colour))
+        ax.add_patch(plt.Rectangle((x, y - thick / 2), width, thick, color=colour))
         ax.text(x + width / 2, y, text, ha="center", va="center", fontsize=9)
 
     rows(0, f"x: ({n}, seq, {d_in})")
     rows(8.6, f"h: ({n}, seq, {d_out})")
     high = top - 0.3
+    step = (high - 0.3) / len(adapters)
+    thick = min(0.6, 0.75 * step)
     line([0.95, 1.0, 1.0, 0.95], [top - 0.06, top - 0.06, 0, 0])  # a bracket beside all rows
     arrow(1.0, 3.4, high, f"all {n} rows")
     box(3.4, high, 1.9, _FROZEN, f"$W$, frozen: {d_out} × {d_in}")
     arrow(5.3, 8.45, high, f"({n}, seq, {d_out})")
     line([8.55, 8.45, 8.45, 8.55], [top - 0.06, top - 0.06, 0, 0])
     for i, name in enumerate(adapters, start=1):
-        y, its = high - i * (high - 0.3) / len(adapters), [k for k, other in enumerate(names, 1) if other == name]
+        y, its = high - i * step, [k for k, other in enumerate(names, 1) if other == name]
+        r = ranks[name]
         bus, back, own = 1.0 + 0.22 * i, 8.2 - 0.22 * i, [top - 0.36 * k + 0.15 for k in its]
         for height in own:  # from each row of its colour, and back to it
             line([0.9, bus], [height, height], colours[name])
@@ -103,36 +109,31 @@ def row_order(order: Sequence[int]) -> Axes:
 
 
 def two_tasks(
-    found: Mapping[str, tuple[float, float]], alone: Sequence[str], base: str, tasks: tuple[str, str],
-    tried: tuple[int, int],
-) -> Axes:  # fmt: skip
-    r"""What models do on two tasks, a point each: task one along, task two up.
+    found: Mapping[str, Sequence[tuple[float, float]]], alone: Sequence[str], base: str, tasks: tuple[str, str]
+) -> Axes:
+    r"""Accuracy on two tasks, task one along and task two up: a small point for each seed, a large one for their mean.
 
-    found: label -> both shares of right answers, of so many `tried`; the axes count the answers. alone: the
-    specialists, of task one and of task two, in the colours of `mixed_batch`; at the cross of their lines a model would
-    be as good as each at its own task. base: the label of the untrained model.
+    found: label -> both accuracies of each seed. alone: the specialists, of task one and of task two, in the colours of
+    `mixed_batch`; at the cross of their lines a model would be as good as each at its own task. base: the label of the
+    untrained model.
     """
-    ax = axes(figsize=(7.0, 4.6))
+    ax = axes(figsize=(7.6, 4.4))
     colours = {base: _BASE} | dict(zip(alone, _ADAPTERS, strict=False))
-    found = {name: (x * tried[0], y * tried[1]) for name, (x, y) in found.items()}
-    x, y = found[alone[0]][0], found[alone[1]][1]
+    others = iter([c for c in COLOURS if c not in colours.values()] * len(found))
+    means = {name: tuple(map(fmean, zip(*points, strict=True))) for name, points in found.items()}
+    x, y = means[alone[0]][0], means[alone[1]][1]
     for line, at, name in ((ax.axvline, x, alone[0]), (ax.axhline, y, alone[1])):
         line(at, color=colours[name], linestyle="--", linewidth=1, alpha=0.45, zorder=0)
-    ax.scatter(x, y, color=_LINE, marker="+", s=110, zorder=3)
-    ax.annotate("both specialists", (x, y), xytext=(7, 4), textcoords="offset points", fontsize=9)
-    for name, (x, y) in found.items():
-        ax.scatter(x, y, color=colours.get(name, COLOURS[0]), s=45, zorder=3, label=name)
-        others = (other for key, other in found.items() if key != name)
-        near = 0.12 * tried[0], 0.035 * tried[1]  # there is a label already
-        left = any(0 <= right - x < near[0] and abs(up - y) < near[1] for right, up in others)
-        ax.annotate(name, (x, y), xytext=(-7 if left else 7, 4), textcoords="offset points",
-                    ha="right" if left else "left", fontsize=9)  # fmt: skip
-    ax.margins(0.12)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel(f"right {tasks[0]}, of {tried[0]}")
-    ax.set_ylabel(f"right {tasks[1]}, of {tried[1]}")
-    each = "; ".join(f"{name} {x:.0f} and {y:.0f}" for name, (x, y) in found.items())
-    what = f"Right {' and '.join(tasks)}, of {tried[0]} and {tried[1]}"
-    says(ax.figure, f"{what}: {each}. Dashed: {' and '.join(alone)}, each at its own.")
+    ax.scatter(x, y, color=_LINE, marker="+", s=160, zorder=4, label="both specialists")
+    for (name, points), marker in zip(found.items(), "oooDs^vPX", strict=False):
+        colour = colours.get(name) or next(others)
+        ax.scatter(*zip(*points, strict=True), color=colour, marker=marker, s=16, alpha=0.6, linewidths=0, zorder=2)
+        ax.scatter(*means[name], color=colour, marker=marker, s=60, zorder=3, label=name)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+    ax.margins(0.08)
+    ax.set_xlabel(f"accuracy, {tasks[0]}")
+    ax.set_ylabel(f"accuracy, {tasks[1]}")
+    each = "; ".join(f"{name} {x:.2f} and {y:.2f}" for name, (x, y) in means.items())
+    says(ax.figure, f"Accuracy on {' and on '.join(tasks)}, means over the seeds: {each}. "
+                    f"Dashed: {' and '.join(alone)}, each at its own.")  # fmt: skip
     return ax

@@ -246,6 +246,20 @@ def test_peft_makes_rslora_s_sum_too_large_by_the_root_of_the_rank():
         assert close(delta, 32**0.5 * ours[path], 1e-5)
 
 
+@pytest.mark.parametrize("left_out", ["use_dora", "lora_bias"])
+def test_peft_combines_a_and_b_alone_and_does_not_say_so(left_out):
+    r"""peft 0.21.2, issue 3761: one adapter of weight 1 does not come back. If this fails, peft was mended."""
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=list(TARGETS), **{left_out: True})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = nonzero(peft.get_peft_model(tiny.decoder("llama"), config, adapter_name="one")).eval()
+        model.add_weighted_adapter(["one"], [1.0], "same", "cat")
+    with torch.no_grad():
+        alone = model(**tiny.batch()).logits
+        model.set_adapter("same")
+        assert not torch.allclose(model(**tiny.batch()).logits, alone, atol=1e-3)
+
+
 # What is refused ------------------------------------------------------------------------------------------------------
 
 

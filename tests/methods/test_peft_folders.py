@@ -409,3 +409,37 @@ def test_whole_modules_of_a_part_of_a_hybrid(tmp_path):
     again = methods.from_checkpoint(tmp_path).load(tiny.model("llama"), tmp_path)
     assert torch.equal(again(**tiny.batch()).logits, model(**tiny.batch()).logits)
     assert methods.trainable(model) == hybrid.count(model.config)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("made", ["lora", "rslora", "rslora by to_lora"])
+def test_servers_find_in_a_folder_what_they_read(made, tmp_path, root):
+    r"""The settings and tensors that vLLM's PEFTHelper, SGLang's LoRAConfig and LoRAX's LoraConfig look for, and the
+    layers that each computes of them: docs/as_a_library.md has the sources.
+    """
+    model = tiny.model("llama")
+    lora = LoRA(r=4, alpha=6, targets=("q_proj", "down_proj"), rslora=made != "lora")
+    nonzero(lora.attach(model, "film"))
+    wanted = {path: layer.branches["film"].merged(layer.W, None)[0] for path, layer in lora.branches(model, "film")}
+    name = "film"
+    if made.endswith("to_lora"):
+        name = "plain"
+        assert max(methods.to_lora(model, methods.update_of(model, "film"), r=4, name=name).values()) < 1e-5
+    methods.attached(model)[name].save(model, tmp_path, name=name)
+    found, tensors = (json.loads((tmp_path / "adapter_config.json").read_text()),
+                      load_file(tmp_path / "adapter_model.safetensors"))  # fmt: skip
+    assert found["peft_type"] == "LORA" and {"r", "lora_alpha", "target_modules"} <= found.keys()
+    assert not any(found.get(key) for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern"))
+    read = peft.LoraConfig.from_pretrained(tmp_path)  # as LoRAX does
+    assert {path.rpartition(".")[2] for path in wanted} == {name.rpartition(".")[2] for name in read.target_modules}
+    assert tensors.keys() == {f"base_model.model.{path}.lora_{part}.weight" for path in wanted for part in "AB"}
+    plain = read.lora_alpha / read.r
+    scales = {"SGLang": plain, "vLLM and LoRAX": read.lora_alpha / read.r**0.5 if read.use_rslora else plain}
+    right = set()
+    for server, scale in scales.items():
+        layers = {path: model.get_submodule(path).W + scale * tensors[f"base_model.model.{path}.lora_B.weight"]
+                  @ tensors[f"base_model.model.{path}.lora_A.weight"] for path in wanted}  # fmt: skip
+        right |= {server} if all(torch.allclose(layers[p], W, atol=1e-5) for p, W in wanted.items()) else set()
+    assert right == set(scales) - ({"SGLang"} if made == "rslora" else set())
+    said = (root / "docs/as_a_library.md").read_text()
+    assert "rsLoRA comes out too weak" in said and "makes a plain LoRA with $s=1$ of an rsLoRA" in said
