@@ -139,7 +139,7 @@ def test_this_run_s_costs():
         tuple(map(float, printed(PAGE, rf"(?m)^{way}{4 * number}")))
         for way in ("three beside float32, one batch", "merged into bfloat16", "film beside NF4")
     )
-    assert all(abs(a - b) <= 0.1 for row in (three, merged, nf4) for a, b in (row[:2], row[2:]))
+    assert all(abs(a - b) < 0.15 for row in (three, merged, nf4) for a, b in (row[:2], row[2:]))
     (whole,) = printed(PAGE, rf"(?m)^the same as GGUF{number}{number}")[1:]
     assert 1 < float(whole) - merged[0] < 3
     said(PAGE, "The bytes are as predicted, but for the vocabulary in the GGUF file")
