@@ -117,7 +117,7 @@ def two_tasks(
     `mixed_batch`; at the cross of their lines a model would be as good as each at its own task. base: the label of the
     untrained model.
     """
-    ax = axes(figsize=(7.6, 4.4))
+    ax = axes(figsize=(7.6, 4.4), layout="constrained")  # the legend stands beside it
     colours = {base: _BASE} | dict(zip(alone, _ADAPTERS, strict=False))
     others = iter([c for c in COLOURS if c not in colours.values()] * len(found))
     means = {name: tuple(map(fmean, zip(*points, strict=True))) for name, points in found.items()}
