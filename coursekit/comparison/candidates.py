@@ -114,8 +114,8 @@ TWINS: dict[str, Candidate] = {
     "lora-all-linear": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear"), 1e-3),
     # The same with other starts, at the rates that data/evidence/lora.csv found.
     "pissa": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear", init="pissa"), 3e-4),
-    "olora": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear", init="olora"), 1e-4),
-    "eva": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear", init="eva"), 1e-3, on_batches),
+    "olora": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear", init="olora"), 3e-4),
+    "eva": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear", init="eva"), 3e-4, on_batches),
     # As many entries as the Fisher mask chooses, by chance.
     "random-mask": Candidate("selective", FishMask(keep=0.005, score="random"), 1e-2, drawn),
 }
