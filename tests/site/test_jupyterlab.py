@@ -1,7 +1,12 @@
-r"""A student's first hour in a real JupyterLab: run all, a wrong and a right answer, a hint, save, reopen, dark."""
+r"""A student's first hour in a real JupyterLab: run all, a wrong and a right answer, a hint, save, reopen, dark.
+
+The notebook ends here with its first exercise: what a browser adds has been met by then, and all its cells are run
+without one (`coursekit run --profile smoke`).
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -16,6 +21,7 @@ from typing import Any
 import nbformat
 import pytest
 import yaml
+from PIL import Image
 from served import ROOT, Watched
 
 pytestmark = pytest.mark.slow
@@ -192,5 +198,11 @@ def test_a_students_first_hour(lab, folder, browser):
         student.menu("Settings", "Theme", "JupyterLab Dark")
         tab.page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
         # Pictures are drawn on white paper: in the dark they stay so.
-        assert tab.page.locator(".jp-OutputArea img").count()
+        picture = student.cell(tab.page.evaluate(PICTURE)).locator(".jp-OutputArea img").first
+        picture.wait_for()
+        dark, paper = (
+            Image.open(io.BytesIO(shown.screenshot())).convert("L").getpixel((3, 3))
+            for shown in (student.cell(mine).locator(".jp-InputArea-editor"), picture)
+        )
+        assert dark < 100 and paper > 240
         assert not tab.wrong
