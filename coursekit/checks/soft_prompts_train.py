@@ -227,14 +227,14 @@ def _right(P: Tensor, ids: Tensor, mask: Tensor, labels: Tensor) -> float:
 
 
 def _trained(
-    load: Any, ids: Tensor, mask: Tensor, labels: Tensor, rate: float, steps: int, n: int
+    load: Any, ids: Tensor, mask: Tensor, labels: Tensor, rate: float, steps: int, start: range | list[int]
 ) -> dict[str, Tensor]:
-    r"""A prompt after a training, for the mistakes."""
+    r"""A prompt that starts as these tokens, after a training at one rate: for mistakes, and for what is fair."""
     model = load()
-    P = model.get_input_embeddings().weight[1000 : 1000 + n].clone().requires_grad_()
+    P = model.get_input_embeddings().weight[list(start)].clone()
     rows = [torch.arange(8 * step, 8 * step + 8) % len(ids) for step in range(steps)]
     batches = [(ids[r], mask[r], labels[r]) for r in rows]
-    return {"prompt": train(lambda: model, P.detach(), batches, lambda p: torch.optim.Adam(p, lr=rate))}
+    return {"prompt": train(lambda: model, P, batches, lambda p: torch.optim.Adam(p, lr=rate))}
 
 
 DESIGN = register(
@@ -248,12 +248,14 @@ DESIGN = register(
             "rate, how many steps on which rows. What would tell you that you train too long?",
             "Vectors of words are a good start: model.get_input_embeddings().weight[ids]. Which words would you ask "
             "with? load_decoder('smollm2')[1] is the tokenizer.",
-            "A learning rate of 0.03 to 0.1 with Adam and forty steps of eight rows take half a minute. Keep some rows "
-            "back, and see on them whether it still gets better.",
+            "Adam with a learning rate of 0.03 that rises over the first four steps, and forty steps of eight rows, "
+            "take half a minute. Keep some rows back, and see on them whether it still gets better.",
         ),
         budget=Budget(minutes=3, model="smollm2"),
         pose=_pose,
         score=_score,
+        # Without a warm-up the first steps throw the prompt far away, in some orders of the rows for good.
+        fair=functools.partial(_trained, rate=0.03, steps=27, start=[378, 3575, 2240, 282]),  # IN_WORDS[1]
         mutants={
             "P has 5 vectors: 1 to 4 are asked": (
                 lambda load, ids, mask, labels: {"prompt": torch.zeros(5, 576)}
@@ -263,7 +265,7 @@ DESIGN = register(
             ),
             "0% of new countries get their capital; 40% are asked, and it is 0% on those that it learned from: "
             "train longer, or at a higher learning rate": (
-                lambda load, ids, mask, labels: _trained(load, ids, mask, labels, rate=1e-5, steps=1, n=4)
+                lambda *given: _trained(*given, rate=1e-5, steps=1, start=range(1000, 1004))
             ),
         },
     )

@@ -2,16 +2,20 @@ r"""The prompt of four vectors is scored by what a model does behind it, and eac
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 
 from coursekit.checks import latest, soft_prompts_train
+from coursekit.checks.draw import Draw
 from coursekit.checks.soft_prompts_train import DESIGN
+from coursekit.checks.training import plain
 
 
 @pytest.fixture(scope="module")
 def posing():
-    return DESIGN.posing(b"some batch")
+    return DESIGN.pose(Draw(b"some batch", DESIGN.id))
 
 
 def test_what_cannot_be_a_prompt_scores_nothing(posing):
@@ -63,3 +67,9 @@ def test_what_the_check_measured_need_not_be_trained_again(monkeypatch):
     assert torch.equal(kept, P) and not kept.requires_grad
     assert DESIGN.looked_at(too_long, 0)[0] == "failed"
     assert latest(DESIGN.id, too_long) is None
+
+
+@pytest.mark.slow
+def test_an_order_of_the_rows_in_which_a_training_without_a_warm_up_fails_is_not_posed():
+    posing = DESIGN.pose(Draw(hashlib.sha256(b"secret 2").digest(), DESIGN.id))
+    assert DESIGN.scored(posing, plain(DESIGN.fair(*posing.arguments))).share < 1
