@@ -178,8 +178,8 @@ def by_rows(switch: AdapterState, answer: Callable[..., Tensor], *tensors: Tenso
     if flat and len(first) % switch.size == 0:
         tensors = tuple(x.view(switch.size, -1, x.shape[-1]) for x in tensors)
     switch.fits(tensors[0])
-    sizes = [len(index) for index in switch.rows.values()]
-    sorted_rows = zip(*(x.index_select(0, switch.sort).split(sizes) for x in tensors), strict=True)
+    rows = [len(index) for index in switch.rows.values()]
+    sorted_rows = zip(*(x.index_select(0, switch.sort).split(rows) for x in tensors), strict=True)
     parts: dict[str | None, Tensor] = {}
     try:
         for (name, index), own in zip(switch.rows.items(), sorted_rows, strict=True):
