@@ -89,7 +89,8 @@ RULE = register(
             "Write down ten answers that you would not pay for, before you write the rule. What does each of them have "
             "that a right answer has not?",
             "Finding the right number is the easy half. What else stands in the line?",
-            "re.findall gives all numbers of a text. Mind signs and decimals: 17.5 and -17 hold a 17.",
+            "re.findall gives all numbers of a text. Mind signs and decimals: 17.5 and -17 hold a 17. Write groups as "
+            "(?:...): of (...) findall returns only the inside.",
         ),
         secret=_secret,
         reference=_of_each(_only_number),
