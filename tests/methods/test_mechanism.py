@@ -85,7 +85,8 @@ def test_a_branch_is_all_that_a_method_needs(family, tmp_path):
 
 def mixed(*names) -> AdapterState:
     rows = {n: torch.tensor([i for i, m in enumerate(names) if m == n]) for n in dict.fromkeys(names)}
-    return AdapterState("nobody", rows)
+    sort = torch.cat([*rows.values()])
+    return AdapterState("nobody", rows, sort, sort.argsort())
 
 
 def test_each_row_is_answered_by_its_own_adapter():
