@@ -17,7 +17,7 @@ from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods import BitFit, Hybrid, LoRA
 from coursekit.methods.mechanism.anatomy import anatomy, anatomy_of
-from coursekit.methods.mechanism.attachment import by_rows
+from coursekit.methods.mechanism.attachment import attachment_of, by_rows
 from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, adapter_dtype, like, met
 from coursekit.methods.mechanism.checkpoint import Setting, agree, fields, written
 from coursekit.methods.mechanism.modules import LINEAR, AdapterState, named_base_modules
@@ -102,6 +102,18 @@ def test_each_row_is_answered_by_its_own_adapter():
     assert asked == [("b", [0, 2]), (None, [1]), ("a", [3])] and switch.part is None
     alone = by_rows(AdapterState("one"), lambda name, rows: rows * len(name), x)
     assert torch.equal(alone, 3 * x)
+
+
+def test_a_mixed_batch_within_another_leaves_the_outer_one_its_rows():
+    model = tiny.model("llama")
+    for name in ("a", "b"):
+        LoRA(r=2).attach(model, name)
+    switch = attachment_of(model).switch
+    with methods.mixed_batch(model, ["a", "b", "a"]):
+        outer = switch.rows, switch.sort, switch.unsort
+        with methods.mixed_batch(model, ["b", "a"]):
+            assert len(switch.sort) == 2
+        assert (switch.rows, switch.sort, switch.unsort) == outer
 
 
 def test_tokens_in_one_dimension_belong_to_their_rows_and_come_back_flat():

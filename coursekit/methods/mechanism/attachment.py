@@ -144,7 +144,7 @@ def mixed_batch(model: nn.Module, names: Sequence[str | None]) -> Iterator[nn.Mo
             "they cannot be answered by several adapters: give each adapter a batch of its own"
         )
     device = next(model.parameters()).device
-    before = state.switch.rows
+    before = state.switch.rows, state.switch.sort, state.switch.unsort
     state.switch.rows = {
         name: torch.tensor([i for i, n in enumerate(names) if n == name], device=device)
         for name in dict.fromkeys(names)
@@ -157,7 +157,7 @@ def mixed_batch(model: nn.Module, names: Sequence[str | None]) -> Iterator[nn.Mo
         yield model
     finally:
         hook.remove()
-        state.switch.rows = before
+        state.switch.rows, state.switch.sort, state.switch.unsort = before
 
 
 def by_rows(switch: AdapterState, answer: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
