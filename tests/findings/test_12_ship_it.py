@@ -21,7 +21,6 @@ from coursekit.experiments import results
 from coursekit.grading.ids import CASES
 from coursekit.grading.limits import Limits
 from coursekit.methods import LoRA, update_of
-from coursekit.methods.gguf_lora import reordered
 from coursekit.methods.lora_starts import pissa
 
 PAGE = "12_ship_it"
@@ -48,9 +47,8 @@ def test_this_run_of_the_16_and_4_bits():
     beside, other = (apart(f"harmless: {way}") for way in ("weights in bfloat16, adapter beside",
                                                            "the same, attention computed in another way"))  # fmt: skip
     sentences, tokens = map(int, printed(PAGE, r"(\d+) sentences, (\d+) tokens\."))
-    assert round(tokens / sentences) == 17
-    said(PAGE, f"The mean is over all {tokens} tokens of the prompts")
-    said(PAGE, f"An error at those {sentences} alone would be diluted seventeen times")
+    assert tokens > 10 * sentences
+    said(PAGE, "a mean over all tokens dilutes an error there")
     once, twice = map(float, printed(PAGE, r"Floor (\S+), twice (\S+)\.\n?"))
     assert once == float(beside[0]) == max(float(beside[0]), float(other[0]))
     assert abs(twice - 2 * once) < 1.5e-4  # the floor is rounded, and twice it is not its double
@@ -64,7 +62,6 @@ def test_this_run_of_the_16_and_4_bits():
                                                  "control: bare base, NF4 against float32"))  # fmt: skip
     assert round(float(nf4[0]) / once, -2) == 200 < float(none[0]) / once
     said(PAGE, f"the mean divergence is {nf4[0]} nats, two hundred times the floor: rejected")
-    said(PAGE, f"{nf4[2]} of 24 sentences keep their grade; without the adapter {none[2]} of 24 do")
     said(PAGE, f"bare, this base is itself {control[0]} nats from the one in float32")
     said(PAGE, f"{nf4[2]} of 24 sentences kept their grade, and the bare base had moved as far")
     assert 0.9 < float(control[0]) / float(nf4[0]) < 1.1
@@ -77,21 +74,17 @@ def test_this_run_of_the_16_and_4_bits():
                       for way in ("adapter beside the base", "merged into the original weights"))  # fmt: skip
     assert merged > beside
     said("08_qlora", "## 7 · Merging into four bits")
-    said(PAGE, "merged into the original weights afterwards, it moves again (08_qlora, section 7)")
+    said(PAGE, "Merged into the original weights afterwards, it moves again (08_qlora, section 7)")
 
 
 def test_what_06_measured_of_merging():
     (base,) = printed("06_lora", r"base rounded to bfloat16\s+([\d.]+)")
     (merged,) = printed("06_lora", r"merged, bfloat16 base\s+([\d.]+)")
     assert round(float(merged) / float(base)) == 12
-    said(PAGE, f"merging in bfloat16 twelve times as far as rounding the base ({merged} and {base}, "
-               "moves of five logits)")  # fmt: skip
-    (by_chance,) = printed("06_lora", r"with random signs the logits move by ([\d.]+)")
-    assert float(by_chance) < float(merged) / 5
-    said(PAGE, f"errors as large with random signs moved the logits by only {by_chance}")
+    said(PAGE, "merging moved the logits twelve times as far as rounding alone")
     blocks = results.read("ship").parameters("film") // (8 * (3 * 576 + 192))  # query and value, rank 8
-    said(PAGE, f"LoRA on {7 * blocks} matrices there, {2 * blocks} here; products in float32 there, in bfloat16 here")
     said("06_lora", f"SmolLM2's {7 * blocks} matrices in float32 and rounded to bfloat16, all products in float32")
+    said(PAGE, "The runs differ in more than that")  # query and value here, and products in bfloat16
 
 
 def test_this_run_of_the_file():
@@ -104,15 +97,11 @@ def test_this_run_of_the_file():
         )
     }  # fmt: skip
     assert max(ours for ours, _ in layers.values()) < 1e-6
-    said(PAGE, "Our files are off by less than a millionth")
+    said(PAGE, "our layers are off by less than a millionth of what the adapter adds")
     rows, moved, alpha = (wrong for _, wrong in layers.values())
-    assert rows > 1 and alpha == round(1 - 8**-0.5, 2)
-    said(PAGE, f"{rows:.2f} times the update off, for this layer worse than no adapter")
-    said(PAGE, f"moving its rows as well puts the layer {moved:.2f} off")
-    said(PAGE, f"With alpha 8 the layer is {alpha} off: two thirds of the update are missing")
-    stay = [i for i, row in enumerate(reordered(torch.arange(8)[:, None], 1).flatten().tolist()) if i == row]
-    said(PAGE, f"nearly every row of the update (in the picture all but {stay[0]} and {stay[1]}) to another row")
-    assert len(stay) == 2
+    assert rows > 1 < moved and alpha == round(1 - 8**-0.5, 2)
+    said(PAGE, f"{rows:.2f} times the update off, which is worse than no adapter")
+    said(PAGE, "With alpha 8 two thirds of the update are missing")
     (stored,) = printed(PAGE, r"film 16, sums (\d+\.\d\d)")
     assert float(stored) == round(8 * 8**0.5, 2)
     said(PAGE, f"our alpha is 8, but the file must say {stored}")
@@ -120,12 +109,11 @@ def test_this_run_of_the_file():
 
 def test_llama_cpp_s_own_answers(root):
     found = json.loads((root / "tests/fixtures/llama_cpp.json").read_text())["apart"]
-    base, beside, merged, half, four, beside_four, rows, alpha, none = (mean for mean, _ in found.values())
+    base, beside, merged, *_, rows, alpha, none = (mean for mean, _ in found.values())
     assert max(base, beside, merged) < 1e-10
-    said(PAGE, "right, beside a float32 base or merged: below 1e-10")
-    of_four = f"beside the Q4_1 base {beside_four:.1g}, where that base alone has {four:.1g}"
-    said(PAGE, f"merged in bfloat16 {half:.1g}; {of_four}: its weights are our float32 base's")
-    said(PAGE, f"only the queries: {rows}; alpha as in its settings: {alpha}; no adapter: {none}")
+    said(PAGE, "With a right file its mean divergence from transformers is below 1e-10 nats a token")
+    harm = f"cost {rows} nats, alpha as in its settings {alpha}, and no adapter at all {none}"
+    said(PAGE, f"Rows of $B$ as in transformers {harm}")
     said(PAGE, f"In llama.cpp wrong rows cost {rows} nats a token, a wrong scale {alpha}, no adapter {none}")
 
 
@@ -133,15 +121,16 @@ def test_this_run_of_the_batch():
     gap, largest = printed(PAGE, r"by its own adapter: (\S+) nats a token from that adapter alone, at most (\S+)")
     wrong, floor = printed(PAGE, r"all rows by film: (\S+), at most \S+; the floor is (\S+)")
     assert float(gap) == float(largest) == 0 < float(floor) < float(wrong)
-    said(PAGE, f"each row gets its own adapter's answer, {gap} nats a token from that adapter alone: accepted")
+    said(PAGE, f"Each row gets its own adapter's answer, {gap} nats a token from that adapter alone: accepted")
     said(PAGE, f"With film for all rows it would be {wrong} nats")
     times, filled, tokens = printed(
         PAGE, r"switching takes (\d+\.\d) times as long; (\d+) tokens, (\d+) without padding"
     )
     assert float(times) > 1.2
-    said(PAGE, f"the padding of the batch, {int(filled) - int(tokens)} of {filled} tokens")
-    said(PAGE, f"one batch is {times} times as fast as six calls in this run, in two turns")
-    said(PAGE, f"here {times} times as fast as switching with the same padding")
+    assert int(filled) > int(tokens)
+    said(PAGE, "Both compute the padding of the batch")
+    said(PAGE, f"one batch is {times} times as fast as six calls in this run")
+    said(PAGE, f"here {times} times as fast as switching")
 
 
 def test_this_run_of_the_combination():
@@ -152,7 +141,7 @@ def test_this_run_of_the_combination():
     said(PAGE, f"the cross terms are {share} times as large as the sum")
     assert printed(PAGE, r"film \+ sums: rank 16 misses (\S+)") == ("0.00",)
     (missed,) = printed(PAGE, r"TIES, a fifth kept: rank 16 misses (\d\.\d\d)")
-    said(PAGE, f"Rank 16 holds the whole sum of two adapters of rank 8, and misses {missed} of TIES' update")
+    said(PAGE, f"rank 16 holds the whole sum of two adapters of rank 8, and misses {missed} of TIES' update")
 
 
 def test_this_run_s_costs():
@@ -164,12 +153,11 @@ def test_this_run_s_costs():
     assert all(0 <= row[1] - row[0] < 0.15 and row[2] == row[3] for row in (three, merged, nf4))
     (whole,) = printed(PAGE, rf"(?m)^the same as GGUF{number}{number}")[1:]
     assert 1 < float(whole) - merged[0] < 3
-    said(PAGE, "In memory the bytes are as predicted; the files are larger by their headers")
     adapter = 4 * results.read("ship").parameters("film") / 1e6
     assert abs(three[0] - adapter) < 0.05
     said(PAGE, f"A merged model has {merged[0] / adapter:.0f} times the bytes of an adapter")
     beside = (three[2] + 96 * adapter) / 1e3
-    said(PAGE, f"a hundred customers need {beside:.1f} GB beside one float32 base, {merged[0] / 10:.0f} GB merged")
+    said(PAGE, f"a hundred customers need {beside:.1f} GB beside one float32 base, and {merged[0] / 10:.0f} GB merged")
     said(PAGE, f"An adapter is {adapter:.1f} MB, a merged model {merged[1]:.0f}")
     assert 0.3 < nf4[2] / (three[2] - 4 * adapter) < 0.34
     said(PAGE, "NF4 holds a third of float32's bytes")
@@ -202,47 +190,36 @@ def test_the_stored_runs():
     assert film.verdict == "no clear difference"
     of_base = f"{gain} points over the untrained model's {base:.3f}"
     said(PAGE, f"film's own gain is uncertain: {of_base}, {film.verdict} ({ends})")
-    said(PAGE, "three stored adapters 0.7 to 0.9 times theirs (the largest of three changes)")
-    said(PAGE, f"and accuracy is {merged}")
+    said(PAGE, f"in stored runs its accuracy is {merged}")
     said("data/evidence/ship.md", "the largest of three harmless changes")
 
     def of(arm: str, key: str) -> list[float]:
         return [float(run.more[key]) for run in runs.arms[f"film, {arm}"]]
 
-    times, there = (
-        [x / floor for x, floor in zip(of(arm, "nats"), of(arm, "floor"), strict=True)]
-        for arm in ("merged first", "merged there")
-    )
-    assert max(times) < 1 and max(there) < 2
-    said(PAGE, "the three adapters have {:.1f}, {:.1f} and {:.1f} times the floor".format(*there))
-    said(PAGE, "on 40 sentences) had {:.1f}, {:.1f} and {:.1f} times".format(*times)
-               + " floors of {:.1g}, {:.1g} and {:.1g}. ".format(*of("merged first", "floor"))
-               + "Those floors may be higher: they count a third harmless change, bfloat16 in the products alone")
-    assert (f"{min(times):.1f}", f"{max(times):.1f}") == ("0.7", "0.9")
+    times = [x / floor for x, floor in zip(of("merged first", "nats"), of("merged first", "floor"), strict=True)]
+    assert max(times) < 1 and len(times) == 3
+    said(PAGE, f"Three stored adapters (data/evidence/ship.csv) had {min(times):.1f} to {max(times):.1f} times their "
+               "floors, each the largest of three harmless changes")  # fmt: skip
     put, trained = runs.difference("film, beside NF4", "film"), runs.difference("film, trained on NF4", "film")
     assert not put.non_inferior and not trained.non_inferior and trained.low < -0.03
-    said(PAGE, f"Put beside NF4, film shows {tenths(put)}")
+    assert put.verdict == trained.verdict == "no clear difference"
+    said(PAGE, f"Put beside NF4, film shows {put.verdict}; trained there, none either, but a loss of more than "
+               "3 points is not excluded")  # fmt: skip
     ends = tenths(trained).removeprefix("no clear difference ")
-    said(PAGE, f"trained there, none either {ends.replace(' points', '')}, but a loss of more than 3 points")
-    said(PAGE, f"against float32 there is no clear difference {ends}")
+    said(PAGE, f"Trained there, its accuracy shows no clear difference to float32 {ends}")
     far, near = of("trained on NF4", "nats"), of("beside NF4", "nats")
-    said(PAGE, f"{min(far):.1f} to {max(far):.1f} nats from film in float32, further than put there "
-               f"({min(near):.1f} to {max(near):.1f})")  # fmt: skip
     assert min(far) > max(near) and min(far) > 2 * max(of("trained on NF4", "floor"))
+    said(PAGE, "An adapter trained there is no copy of another")
     kept = {task: runs.difference(f"{task}, sum", task) for task in ("film", "sums")}
     said(PAGE, f"The sum keeps film's accuracy, {kept['film']}")
     said(PAGE, "The sum keeps film's accuracy (within 3 points)")
-    said(PAGE, f"On sums it shows {tenths(kept['sums']).replace(' points', '')}")
-    factors, of_film, ties = (
-        runs.difference(f"{task}, {way}", f"{task}, sum")
-        for task, way in (("sums", "factors added"), ("film", "factors added"), ("sums", "TIES"))
-    )
-    assert factors.non_inferior and not of_film.non_inferior and not ties.non_inferior
-    assert {x.verdict for x in (factors, of_film, ties)} == {"no clear difference"}
-    on_sums, on_film, of_ties = (x.in_points().split(" (")[1].rstrip(")") for x in (factors, of_film, ties))
-    said(PAGE, f"the factors added have {on_sums} points on sums, so a loss of more than 3 points is unlikely")
-    said(PAGE, f"on film it is open ({on_film}), and so is TIES on sums ({of_ties})")
-    said(PAGE, f"(on sums {on_sums} points against the sum)")
+    said(PAGE, f"On sums it shows {kept['sums'].verdict}")
+    factors, of_film = (runs.difference(f"{task}, factors added", f"{task}, sum") for task in ("sums", "film"))
+    assert factors.non_inferior and factors.verdict == of_film.verdict == "no clear difference"
+    on_sums = factors.in_points().split(" (")[1].rstrip(")")
+    said(PAGE, "On sums, a loss of more than 3 points by adding factors is unlikely "
+               f"({on_sums} against the sum)")  # fmt: skip
+    said(PAGE, "Added factors have cross terms, whose harm these runs do not show")
     alike, cut = (runs.difference(f"{task}, TIES at rank 16", f"{task}, TIES") for task in ("film", "sums"))
     said(PAGE, f"TIES cut to rank 16 is equal to TIES for practical purposes {str(cut).partition('purposes ')[2]}")
     assert kept["film"].verdict == cut.verdict == alike.verdict == "equal for practical purposes"
