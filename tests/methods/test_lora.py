@@ -120,6 +120,8 @@ def test_the_fast_twin_has_the_bits_of_the_plain_branch(s, dtype):
         given = x.clone().requires_grad_()
         h = branch_.answer(layer, given)
         h.float().square().sum().backward()
+        with torch.no_grad():  # computed without the autograd function
+            assert torch.equal(branch_.compute(layer(x), x), h)
         answers.append((h, given.grad, branch_.A.grad, branch_.B.grad))
     assert answers[0][0].dtype == dtype and torch.equal(answers[0][0], answers[1][0])
     for plain, fast in zip(*answers, strict=True):

@@ -20,7 +20,7 @@ from coursekit.methods.mechanism.anatomy import anatomy, anatomy_of
 from coursekit.methods.mechanism.attachment import attachment_of, by_rows
 from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, adapter_dtype, like, met
 from coursekit.methods.mechanism.checkpoint import Setting, agree, fields, written
-from coursekit.methods.mechanism.modules import LINEAR, AdapterState, named_base_modules
+from coursekit.methods.mechanism.modules import LINEAR, AdapterState, MixedRows, named_base_modules
 from coursekit.methods.mechanism.names import QUERY_VALUE, checked_names
 from coursekit.methods.mechanism.targets import Targets
 
@@ -84,9 +84,7 @@ def test_a_branch_is_all_that_a_method_needs(family, tmp_path):
 
 
 def mixed(*names) -> AdapterState:
-    rows = {n: torch.tensor([i for i, m in enumerate(names) if m == n]) for n in dict.fromkeys(names)}
-    sort = torch.cat([*rows.values()])
-    return AdapterState("nobody", rows, sort, sort.argsort())
+    return AdapterState("nobody", MixedRows(names, torch.device("cpu")))
 
 
 def test_each_row_is_answered_by_its_own_adapter():
@@ -110,10 +108,10 @@ def test_a_mixed_batch_within_another_leaves_the_outer_one_its_rows():
         LoRA(r=2).attach(model, name)
     switch = attachment_of(model).switch
     with methods.mixed_batch(model, ["a", "b", "a"]):
-        outer = switch.rows, switch.sort, switch.unsort
+        outer = switch.rows
         with methods.mixed_batch(model, ["b", "a"]):
-            assert len(switch.sort) == 2
-        assert (switch.rows, switch.sort, switch.unsort) == outer
+            assert switch.rows.sort.tolist() == [0, 1] and list(switch.rows) == ["b", "a"]
+        assert switch.rows is outer and outer.sort.tolist() == [0, 2, 1] and outer.sizes == [2, 1]
 
 
 def test_tokens_in_one_dimension_belong_to_their_rows_and_come_back_flat():

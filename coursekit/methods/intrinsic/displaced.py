@@ -111,7 +111,7 @@ class ReparametrizedLayer(AdapterWrapper):
 
     def _embedded(self, *args: Any, **kwargs: Any) -> Tensor:
         r"""The vectors of a mixed batch: positions are looked up once for all rows, or from a mask."""
-        rows = self.switch.size
+        rows = self.switch.rows.size
         wide = {name: self.answer(name, *args, **kwargs) for name in self.switch.rows}
         wide = {name: y.expand(rows, *y.shape[1:]) if len(y) == 1 else y for name, y in wide.items()}
         first = next(iter(wide.values()))

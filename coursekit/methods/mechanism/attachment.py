@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 
 from coursekit.errors import CourseError, unknown
 from coursekit.methods.mechanism import modules
-from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper, T, replace
+from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper, MixedRows, T, replace
 
 #: A `Method` of `mechanism.method`, which stands above this file: it attaches by what is here.
 Method = Any
@@ -143,21 +143,15 @@ def mixed_batch(model: nn.Module, names: Sequence[str | None]) -> Iterator[nn.Mo
             "DeBERTa sends its relative positions through the layers of its attention once for all rows of a batch, so "
             "they cannot be answered by several adapters: give each adapter a batch of its own"
         )
-    device = next(model.parameters()).device
-    before = state.switch.rows, state.switch.sort, state.switch.unsort
-    state.switch.rows = {
-        name: torch.tensor([i for i, n in enumerate(names) if n == name], device=device)
-        for name in dict.fromkeys(names)
-    }
-    state.switch.sort = torch.cat([*state.switch.rows.values()])
-    state.switch.unsort = state.switch.sort.argsort()
+    before = state.switch.rows
+    state.switch.rows = MixedRows(names, next(model.parameters()).device)
     # The whole batch is looked at: a layer that gets all tokens in one dimension cannot tell how many rows they are of.
     hook = model.register_forward_pre_hook(partial(_of_the_batch, state.switch), with_kwargs=True)
     try:
         yield model
     finally:
         hook.remove()
-        state.switch.rows, state.switch.sort, state.switch.unsort = before
+        state.switch.rows = before
 
 
 def by_rows(switch: AdapterState, answer: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -169,20 +163,20 @@ def by_rows(switch: AdapterState, answer: Callable[..., Tensor], *tensors: Tenso
 
     Raises CourseError for a batch of another number of rows, and where adapters answer in different shapes.
     """
-    if switch.rows is None:
+    rows = switch.rows
+    if rows is None:
         return answer(switch.active, *tensors)
     # GPT-2 looks positions up once for the whole batch: one row stands for all.
-    tensors = tuple(x.expand(switch.size, *x.shape[1:]) if len(x) == 1 else x for x in tensors)
+    tensors = tuple(x.expand(rows.size, *x.shape[1:]) if len(x) == 1 else x for x in tensors)
     first, before = tensors[0], switch.part
-    flat = first.dim() == 2 and first.is_floating_point() and len(first) != switch.size
-    if flat and len(first) % switch.size == 0:
-        tensors = tuple(x.view(switch.size, -1, x.shape[-1]) for x in tensors)
+    flat = first.dim() == 2 and first.is_floating_point() and len(first) != rows.size
+    if flat and len(first) % rows.size == 0:
+        tensors = tuple(x.view(rows.size, -1, x.shape[-1]) for x in tensors)
     switch.fits(tensors[0])
-    rows = [len(index) for index in switch.rows.values()]
-    sorted_rows = zip(*(x.index_select(0, switch.sort).split(rows) for x in tensors), strict=True)
+    sorted_rows = zip(*(x.index_select(0, rows.sort).split(rows.sizes) for x in tensors), strict=True)
     parts: dict[str | None, Tensor] = {}
     try:
-        for (name, index), own in zip(switch.rows.items(), sorted_rows, strict=True):
+        for (name, index), own in zip(rows.items(), sorted_rows, strict=True):
             switch.part = index
             parts[name] = answer(name, *own)
     finally:
@@ -192,7 +186,7 @@ def by_rows(switch: AdapterState, answer: Callable[..., Tensor], *tensors: Tenso
         raise CourseError(
             f"rows of one batch need adapters and task heads of one size, these differ: {sizes}"
         )
-    y = torch.cat([*parts.values()]).index_select(0, switch.unsort)
+    y = torch.cat([*parts.values()]).index_select(0, rows.unsort)
     return y.flatten(0, 1) if flat else y
 
 

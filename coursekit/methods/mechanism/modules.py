@@ -10,10 +10,11 @@ What is called by a path then does not depend on what else is attached, or on wh
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -31,23 +32,28 @@ TASKS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnsw
 # Wrappers -----------------------------------------------------------------------------------------------------------
 
 
+class MixedRows(dict[str | None, Tensor]):
+    r"""The rows of a mixed batch: adapter name (None: the base) -> its rows, from the name of each row."""
+
+    def __init__(self, names: Sequence[str | None], device: torch.device):
+        own = {name: [i for i, n in enumerate(names) if n == name] for name in dict.fromkeys(names)}
+        super().__init__((name, torch.tensor(rows, device=device)) for name, rows in own.items())
+        #: Counted once: a layer that answers one token takes little longer than counting.
+        self.size, self.sizes = len(names), [len(rows) for rows in own.values()]
+        #: The rows one adapter's after the other's, and the way back from there.
+        self.sort = torch.cat([*self.values()])
+        self.unsort = self.sort.argsort()
+
+
 @dataclass
 class AdapterState:
     r"""The active adapter, shared by all wrappers of a model, so that switching is one assignment."""
 
     active: str | None = None
-    #: In a mixed batch: adapter name (None: the base) -> its rows.
-    rows: dict[str | None, Tensor] | None = None
-    #: In a mixed batch: its rows one adapter's after the other's, and the way back from there.
-    sort: Tensor | None = None
-    unsort: Tensor | None = None
+    #: In a mixed batch: which adapter answers which row.
+    rows: MixedRows | None = None
     #: In a mixed batch: the rows being computed, for modules that have to know which they are (a gate's mask).
     part: Tensor | None = None
-
-    @property
-    def size(self) -> int:
-        r"""Number of rows of a mixed batch."""
-        return sum(map(len, self.rows.values()))
 
     def parts(self, x: Tensor) -> Iterator[tuple[str | None, Tensor]]:
         r"""(adapter, its rows) for a mixed batch `x`. Raises CourseError if the batch has another number of rows."""
@@ -56,9 +62,9 @@ class AdapterState:
 
     def fits(self, x: Tensor) -> None:
         r"""Raise CourseError where a mixed batch `x` has another number of rows than there are adapter names."""
-        if len(x) != self.size:
+        if len(x) != self.rows.size:
             raise CourseError(
-                f"mixed_batch() was given {self.size} adapter names, but the batch has {len(x)} rows"
+                f"mixed_batch() was given {self.rows.size} adapter names, but the batch has {len(x)} rows"
             )
 
     @contextlib.contextmanager

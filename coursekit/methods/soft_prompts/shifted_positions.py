@@ -52,7 +52,7 @@ class ShiftedPositions(AdapterWrapper):
         else:
             lengths = {name: self.lengths.get(name, 0) for name in self.switch.rows}
             n = max(lengths.values())
-            shift = positions.new_zeros(self.switch.size, 1)
+            shift = positions.new_zeros(self.switch.rows.size, 1)
             for name, index in self.switch.rows.items():
                 shift[index] = lengths[name]
         if n == 0:
