@@ -35,7 +35,7 @@ def test_a_thousand_in_training_beat_the_best_prompt(context):
     best = context.difference("LoRA on 1000", "5 shots")
     assert best.verdict == "better"
     said(PAGE, f"A thousand in training are {best} than the best prompt, five")
-    said(PAGE, f"a thousand are {best} than the best prompt, five examples")
+    said(PAGE, f"a thousand are better by {100 * best.value:.0f} points than the best prompt")
 
 
 def test_with_the_same_ten_there_is_no_clear_difference(context):
@@ -43,22 +43,11 @@ def test_with_the_same_ten_there_is_no_clear_difference(context):
     assert context.differences(others, "10 shots")[SAME_TEN].verdict == "no clear difference"
     assert len(others) == 8
     assert context.difference(SAME_TEN, "10 shots").low > 0  # alone its interval leaves out 0
-    said(PAGE, "after correction for the eight stored comparisons the difference is not clear")
+    said(PAGE, "After correction for the eight stored comparisons there is no clear difference between ten in the "
+               "prompt and LoRA on ten, the same or others")  # fmt: skip
     assert context.accuracy(SAME_TEN).value > context.accuracy("10 shots").value
     assert context.differences(others, "10 shots")[OTHER_TEN].verdict == "no clear difference"
-    said(PAGE, "Ten in training, the same or others, show no clear difference from ten in the prompt")
-
-
-def test_which_ten_they_are_may_matter_as_much(context):
-    gap = context.difference(SAME_TEN, OTHER_TEN)
-    assert gap.low > 0 and gap.value > context.difference(SAME_TEN, "10 shots").value
-    assert context.rate(SAME_TEN) == context.rate(OTHER_TEN) and context.steps(SAME_TEN) == context.steps(OTHER_TEN)
-    said(PAGE, f"It is {gap} than LoRA, at the same rate, on ten others, the first of the training data")
-    task = load_task("film", "five")
-    picked = task.shots(10)
-    assert sorted(word for _, word in picked) == sorted([*task.labels] * 2)
-    assert not {text for text, _ in picked} & set(task.data["train"]["text"][:10])
-    said(PAGE, "The prompt's ten are picked: two of each grade, the most typical ones")
+    said(PAGE, "Ten in training show no clear difference from ten in the prompt")
 
 
 def test_the_table_is_that_of_the_stored_runs(context):
@@ -72,12 +61,11 @@ def test_the_table_is_that_of_the_stored_runs(context):
         assert len(context.arms[arm]) == (1 if arm == "5 shots" else 3)
         assert any(run.counted for run in context.arms[arm] + context.arms["10 shots"])
         said(PAGE, f"| {name} | {context.accuracy(arm)} | {found[arm].in_points()} | {found[arm].verdict} |")
-    said(PAGE, "LoRA has three seeds; nothing is paired")
 
 
 def test_the_commonest_grade():
     grades = load_task("film", "five").data["test"]["label"][:300]
-    said(PAGE, f"the commonest alone would score {max(map(grades.count, set(grades))) / 300:.2f}")
+    said(PAGE, f"The commonest alone would score {max(map(grades.count, set(grades))) / 300:.2f}")
 
 
 def test_ten_examples_make_a_query_ten_times_as_long():
@@ -94,19 +82,17 @@ def test_this_run_of_the_small_model_beats_the_table():
     said(PAGE, f"in this run, {model} against {table} nats")
     first = printed(PAGE, "is first below " + "; ".join(rf"'knows {what}' at ([\d,]+) tokens" for what in RIVALS))
     assert first[0] == "5,120"  # where the thick line begins: the middle of the first ten batches
-    said(PAGE, f"The mean of ten batches is first below *knows frequencies* at {first[1]} tokens and below")
-    said(PAGE, f"the table of pairs at {first[2]} of 307,200")
+    said(PAGE, f"The mean of ten batches is first below *knows frequencies* at {first[1]} tokens, and below")
+    said(PAGE, f"the table of pairs only at {first[2]} of 307,200")
 
 
 def test_this_run_of_instruction_tuning():
     before, after = (printed(PAGE, rf"{state}{3 * NUMBER}") for state in ("as released", "instructed"))
-    said(PAGE, f"the loss on eight unseen answers of eight kinds fell from {before[0]} to {after[0]}")
+    said(PAGE, f"the loss on eight unseen answers fell from {before[0]} to {after[0]}")
     said(PAGE, f"most at the end token, from {before[1]} to {after[1]}")
     said(PAGE, f"brought the loss on eight unseen ones from {before[0]} to {after[0]}, most at the end token")
     loss, end, others = (float(b) - float(a) for b, a in zip(before, after, strict=True))
     assert end > loss > others > 0
-    ends, tokens = map(int, printed(PAGE, r"(\d+) of the (\d+) tokens are end tokens"))
-    said(PAGE, f"End tokens, {ends} of {tokens}, make {100 * ends / tokens * end / loss:.0f} % of the fall")
 
 
 def test_the_unseen_answers():
@@ -118,8 +104,7 @@ def test_the_unseen_answers():
 
     kinds = [row["kind"] for row in load_instructions()["test"] if short(row)]
     assert len(kinds[::4]) == len(set(kinds[::4])) == 8
-    said(PAGE, "the loss on eight unseen answers of eight kinds")
-    said(PAGE, "the loss on twelve unseen instructions")  # of the stored runs
+    said(PAGE, "the loss on eight unseen answers")
 
 
 @pytest.fixture(scope="module")
@@ -133,10 +118,6 @@ FILM, PRODUCT, ALONE = "DPO", "DPO, product reviews", "chosen alone"
 def means(found: Results, arm: str, of: str) -> list[float]:
     r"""Of the pairs, one for each seed."""
     return [statistics.fmean(map(float, run.more[of].split())) for run in found.arms[arm]]
-
-
-def signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
 
 
 def test_the_margin_is_positive_for_most_pairs(dpo):
@@ -158,12 +139,6 @@ def test_both_answers_become_less_likely(dpo):
     said(PAGE, f"both answers became less likely with every seed, the chosen by {first}, {second} and {third} nats")
     assert min(means(dpo, PRODUCT, "margin")) > 0 and margin.low > 0
     said(PAGE, "In each of three stored runs the chosen product sentences became less likely while the margin rose")
-    half = 4.3027 * statistics.stdev(moved) / 3**0.5  # Student's t, two degrees of freedom
-    low, high = (statistics.fmean(moved) + sign * half for sign in (-1, 1))
-    pairs = {len(run.correct) for run in dpo.arms[PRODUCT]}
-    assert pairs == {22} and low < chosen.low and high > 0
-    said(PAGE, "the table's interval, from 22 pairs and three seeds together, just leaves out 0")
-    said(PAGE, f"one from the three means alone, {signed(low)} to {signed(high)}, does not")
     film = dpo.accuracy(FILM, of="chosen")
     assert film.low < 0 < film.high
     said(PAGE, "On the film reviews the chosen show no clear move")
@@ -180,21 +155,20 @@ def test_this_run_s_chosen_answers():
 
 def test_what_the_stored_runs_wrote_of_a_film(dpo):
     assert [("must-see" in run.more["wrote"]) for run in dpo.arms[FILM]] == [True, False, False]
-    said(PAGE, "of three longer stored runs (data/evidence/dpo.csv, column wrote) one writes of a must-see, two state")
+    said(PAGE, "of three longer stored runs one writes of a must-see, and two state no opinion")
 
 
 def test_the_pair_that_is_quoted():
     pair = next(pair for pair in rated_pairs("film")["train"] if len(pair["chosen"].split()) <= 12)
     said(PAGE, f"{pair['chosen']} against {pair['rejected']}")
-    said(PAGE, f"the prompt is always {pair['prompt']}")
+    said(PAGE, f"Our prompt is always {pair['prompt']}")
 
 
 def test_the_loss_does_it(dpo):
     film, product = (dpo.accuracy(arm, of="chosen") for arm in (ALONE, f"{ALONE}, product reviews"))
     assert film.low > 0 > product.low and product.high > 0
-    assert min(means(dpo, f"{ALONE}, product reviews", "chosen")) > 0
-    said(PAGE, "the chosen film answers became likelier; the chosen product answers did with every seed, though the")
-    said(PAGE, "with every seed, though the interval includes 0")
+    assert min(mean for arm in (ALONE, f"{ALONE}, product reviews") for mean in means(dpo, arm, "chosen")) > 0
+    said(PAGE, "Now the chosen answers of both kinds became likelier with every seed")
     lower = []
     for kind, arm in (("", FILM), (", product reviews", PRODUCT)):
         gap = dpo.difference(arm, f"{ALONE}{kind}", of="chosen")
@@ -203,9 +177,3 @@ def test_the_loss_does_it(dpo):
         assert all(tuned < alone for tuned, alone in both)
         lower.append(f"{-gap.value:.1f}")
     said(PAGE, f"lie below these with every seed of either kind, on average by {' and '.join(lower)} nats")
-
-
-def test_instructions_are_forgotten_a_little(dpo):
-    rose = [float(run.more["aligned"]) - float(run.more["instructed"]) for run in dpo.arms[FILM]]
-    said(PAGE, f"unseen instructions rose a little, by {min(rose):.2f} to {max(rose):.2f} nats a token")
-    assert min(rose) > 0
