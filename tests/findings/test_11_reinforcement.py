@@ -116,20 +116,16 @@ def test_every_run_of_the_picture_is_split_by_the_draws_before(stored):
 
 def test_form(stored):
     beside = [measure(stored, arm, "first") - measure(stored, arm, "right") for arm in (BEFORE, GRPO)]
-    said(PAGE, f"Form, {points(intervals.difference(*beside))}: now nearly every right number stands alone")
+    form = points(intervals.difference(*beside)).split(" (")[0]
+    said(PAGE, f"Form, {form}: now nearly every right number stands alone")
     assert beside[1].sum() < 0.01 * measure(stored, GRPO, "first").sum()
-    free = [1 - measure(stored, arm, "paid") + measure(stored, arm, "right") for arm in (BEFORE, GRPO)]
-    wrong = [1 - one for one in free]  # paid by the careless rule and not right: no bare number
-    assert all(float(one.min()) >= 0 for one in wrong)
-    assert (measure(stored, BEFORE, "first") - measure(stored, BEFORE, "right")).mean() < wrong[0].mean()
-    said(PAGE, f"at least this: {wrong[0].mean():.2f} of the released model’s draws were no bare number")
-    assert wrong[1].mean() < 0.02
 
 
 def test_where_the_points_come_from(stored):
     part = bring(stored, GRPO)
     runs = [bring(stored, GRPO, slice(seed, seed + 1)) for seed in range(3)]
     assert all(another(one) > max(one["confidence"], one["form"]) for one in runs)
+    said(PAGE, "The largest part came from other numbers that became the likeliest")
     said(PAGE, "In each of the three runs another likeliest number is the largest part")
     said(PAGE, f"Another likeliest number, {another(part):.1f} points")
     said(PAGE, f"Confidence, {part['confidence']:.1f} points")
@@ -137,25 +133,24 @@ def test_where_the_points_come_from(stored):
     elsewhere = int((rare * measure(stored, BEFORE, "eight").amax(0)).sum())
     assert 0 < elsewhere < rare.sum()
     said(PAGE, f"{elsewhere} of the {int(rare.sum())} rare answers were among the other runs’ draws")
-    draws = 8 * len(stored.arms[BEFORE])
-    said(PAGE, f"and for the other {int(rare.sum()) - elsewhere} we have only those {draws} draws")
 
 
 def test_the_parts_at_another_rate(stored):
     slow, part = bring(stored, SLOW), bring(stored, GRPO)
     assert share(stored, SLOW, "right") == share(stored, GRPO, "right")
     assert slow["rare answers"] < 0.6 * part["rare answers"] and slow["confidence"] > 1.2 * part["confidence"]
-    said(PAGE, "at a third of it as many draws are right, with fewer rare answers and more confidence")
+    said(PAGE, "at a third of it as many draws are right")
     assert 0 < another(slow) - slow["confidence"] < 1
-    nearly = f"There confidence ({slow['confidence']:.1f} points) brings nearly as much as another likeliest number"
+    nearly = f"there confidence ({slow['confidence']:.1f} points) brings nearly as much as another likeliest number"
     said(PAGE, f"{nearly} ({another(slow):.1f})")
 
 
 def test_both_at_three_rates(stored):
     ours, rivals = ([share(stored, arm, "right") for arm in arms] for arms in (RATES, LONGER_RATES))
     assert ours[0] == ours[1]
-    said(PAGE, f"At a third of it {ours[0]} of GRPO’s draws are right as well, and {rivals[0]} of the longer trained")
-    said(PAGE, f"rival’s ({rivals[1]} at this page’s rate); at three times both fall, to {ours[2]} and {rivals[2]}")
+    said(PAGE, f"At a third of it {ours[0]} of GRPO’s draws are right and {rivals[0]} of the longer trained rival’s")
+    said(PAGE, f"at three times it, {ours[2]} and {rivals[2]}")
+    assert all(found < rival for found, rival in zip(ours, rivals, strict=True))
     assert ours[2] < ours[0] < rivals[0] and rivals[2] < rivals[0]
     for arms in (RATES, LONGER_RATES):
         assert [stored.rate(arm) for arm in arms] == [6e-4, 2e-3, 6e-3]
@@ -170,14 +165,14 @@ def test_the_rival_is_better_in_the_same_time(stored, adjusted):
     assert shown.verdict == rank_1.verdict == "no clear difference"
     (times,) = printed(PAGE, r"GRPO takes ([\d.]+) times as long")
     assert stored.steps(LONGER) == 18 <= float(times) * stored.steps(GRPO) + 1
-    same = f"For the same 64 sums, each seen once, it shows {tenths(shown)}"
+    same = f"For the same 64 sums, each seen once, it shows {shown.verdict}"
     said(PAGE, f"{same}, but GRPO takes {times} times as long in this run")
     said(PAGE, f"Trained for as long, {stored.steps(LONGER)} steps over these sums, it is {tenths(longer)}")
     said(PAGE, f"In the same time, showing the right answers was {tenths(longer)}, only just, after the adjustment")
-    one_rank = rank_1.in_points().replace(" (", " points (")
-    said(PAGE, f"The number of parameters makes no clear difference to GRPO: rank 1, at one rate, {one_rank}")
+    one_rank = rank_1.in_points().split(" (")[0]
+    said(PAGE, f"The number of parameters makes no clear difference to GRPO: rank 1 has {one_rank} points")
     assert stored.steps(GRPO) == 8
-    said(PAGE, "It also made 18 updates where GRPO made 8")
+    said(PAGE, "The rival also made 18 updates where GRPO made 8")
     said(PAGE, "show them: here that was better")
 
 
@@ -185,16 +180,9 @@ def test_how_firm_the_table_is(stored, adjusted):
     better = {name: one for name, one in adjusted.items() if one.verdict == "better"}
     close = [name for name, one in better.items() if f"{one.p:.3f}" == "0.049"]
     assert len(better) == 5 and len(close) == 4
-    firm = adjusted[f"{GRPO} {BEFORE} right"]
     only_just = "Four of the table’s five better hold only just (p = 0.049 after the adjustment)"
-    said(PAGE, f"{only_just}; GRPO’s {points(firm).split(' (')[0]} are firmer (p = {firm.p:.3f})")
-    assert {f"{GRPO} {BEFORE} ", f"{LONGER} {GRPO} "} < set(close)
-    card = stored.differences([arm for arm in stored.arms if arm != GRPO], GRPO)
-    ours = [-card[BEFORE], card[LONGER]]
-    assert {one.family for one in ours} == {14} and {one.verdict for one in ours} == {"no clear difference"}
-    first, second = (points(one).split(" points")[0] for one in ours)
-    said(PAGE, "The card data/evidence/grpo.md adjusts for 14 comparisons of likeliest numbers")
-    said(PAGE, f"there two of the four, {first} and {second} points, are no clear difference")
+    said(PAGE, f"{only_just}, this one among them")
+    assert {f"{GRPO} {BEFORE} ", f"{LONGER} {GRPO} ", f"{LONGER} {GRPO} right"} < set(close)
 
 
 def test_the_careless_rule_with_every_seed(stored):
@@ -203,8 +191,9 @@ def test_the_careless_rule_with_every_seed(stored):
     right, paid = (f"{stored.accuracy(CARELESS, of).value:.3f}" for of in ("right", "paid"))
     said(PAGE, f"{right} of the drawn answers are right and {paid} are paid")
     said(PAGE, f"A careless rule ended up paying {paid} of the answers, while {right} were right")
-    first = "{:.2f}, {:.2f} and {:.2f}".format(*measure(stored, CARELESS, "first").mean(1))
-    said(PAGE, f"{share(stored, BEFORE, 'first')} of the stored draws had the right first number before, {first} after")
+    before, after = (share(stored, arm, "first") for arm in (BEFORE, CARELESS))
+    assert before < after
+    said(PAGE, f"{before} of the stored draws had the right first number before, {after} after")
 
 
 def test_the_mended_rule(stored):
@@ -212,9 +201,6 @@ def test_the_mended_rule(stored):
     assert found.verdict == "better" and len(stored.arms[MENDED]) == 3 and stored.steps(MENDED) == 6
     now = f"{share(stored, MENDED, 'first')} of the stored draws have the right first number, {tenths(found)}"
     said(PAGE, f"After six steps with the course’s own rule {now} than before")
-    wrong = [measure(stored, arm, "paid") - measure(stored, arm, "right") for arm in (BEFORE, MENDED)]
-    before, after = (f"{one.mean():.2f}" for one in wrong)
-    said(PAGE, f"{after} of the draws are still no bare number ({before} before)")
 
 
 def test_how_far_from_the_released_model(stored):
@@ -224,7 +210,7 @@ def test_how_far_from_the_released_model(stored):
     kl = {arm: one.mean().item() for arm, one in by_run.items()}
     assert max(kl, key=lambda arm: kl[arm]) == CARELESS
     far = "Of the table’s trainings the careless one also went farthest from the released model"
-    said(PAGE, f"{far}: {kl[CARELESS]:.1f} nats an answer, GRPO {kl[GRPO]:.1f}")
+    said(PAGE, f"{far}, {kl[CARELESS]:.1f} nats an answer against GRPO’s {kl[GRPO]:.1f}")
 
 
 def test_the_first_result_has_its_baseline(stored):
@@ -266,9 +252,6 @@ def test_this_run_of_the_reward():
     ends = "{:.2f}, {:.2f} and {:.2f}".format(*map(float, last))
     said(PAGE, f"This {reward[1]:.2f} comes from eight new sums in one run; the three stored runs end at {ends}")
     said(PAGE, "Entropy falls from {} to {} nats a token".format(*printed(PAGE, ENTROPY)))
-    rows = drawn()[1]
-    assert float(rows[0][-1]) == 1 / 8 or rows[0][-1] in ("0.12", "0.13")
-    said(PAGE, "To the first sum seven of the eight answers are wrong")
 
 
 def test_this_run_of_the_careless_rule():
@@ -293,7 +276,7 @@ def test_two_steps_on_one_draw():
     said(PAGE, f"The second step clips {second} of the tokens in this run")
     told, drawn_, longest = printed(PAGE, r"(\d+) of (\d+) answers have (\d) tokens")
     assert told == drawn_ == "64" and longest == "3"
-    said(PAGE, "All 64 answers have three tokens")
+    said(PAGE, "All 64 answers are cut off at three tokens")
 
 
 def test_all_weights_make_no_clear_difference_to_grpo(stored):
@@ -301,4 +284,4 @@ def test_all_weights_make_no_clear_difference_to_grpo(stored):
     best = max(rates, key=lambda rate: stored.accuracy(rates[rate], of="right").value)
     found = stored.difference(rates[best], GRPO, of="right")
     assert best == 2e-5 and found.verdict == "no clear difference"
-    said(PAGE, f"all weights, at the best of four, {found.in_points()[:-1]}; a later question, not in the table)")
+    said(PAGE, f"all weights at the best of four rates {found.in_points()[:-1]}, not in the table)")
