@@ -44,13 +44,13 @@ def test_the_margin_is_half_of_what_there_is_to_gain(lora):
 
 
 def test_query_and_value_are_at_most_a_few_points_behind_full_fine_tuning(lora):
-    found, longer = lora.difference("qv-r8", "full"), lora.difference(*LONGER)
+    found, longer, second = (lora.difference(*pair) for pair in (("qv-r8", "full"), LONGER, SECOND))
     behind = (-found).in_points().replace("+", "").replace(" (", " points behind (")
     said(PAGE, f"On query and value, with 0.3 % of the parameters, it is {behind}. After correction that is not a "
-               "clear difference; nor is the gap on all linear layers")  # fmt: skip
-    assert str(longer) == EQUAL
-    value, _, interval = longer.in_points().partition(" ")
-    said(PAGE, f"With twice the steps the two are equal: {value} points {interval}")
+               "clear difference.")  # fmt: skip
+    assert str(longer) == str(second) == EQUAL
+    said(PAGE, "With twice the steps the two are equal by our margin: LoRA is "
+               f"{-100 * longer.value:.1f} or {-100 * second.value:.1f} points behind")  # fmt: skip
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
 
 
@@ -58,24 +58,23 @@ def test_the_rate_of_full_fine_tuning_at_600_steps_was_a_close_choice(lora):
     tuned, next_rate = LONGER[1], SECOND[1]
     assert lora.rate(tuned) < lora.rate(next_rate)
     apart = 100 * (lora.validation(tuned) - lora.validation(next_rate))
-    more = -lora.difference(*SECOND)
-    said(PAGE, f"two rates of full fine-tuning are as good as tied, {apart:.1f} points apart in validation; with the "
-               f"second it is {(-more).in_points()}, by our margin equal too")  # fmt: skip
-    assert str(more) == EQUAL and lora.rate(next_rate) == lora.rate("full") == 1e-4 and lora.rate(tuned) == 3e-5
+    assert 0 <= apart < 0.2
+    said(PAGE, "depending on which of two nearly tied rates full fine-tuning gets")
+    assert lora.rate(next_rate) == lora.rate("full") == 1e-4 and lora.rate(tuned) == 3e-5
 
 
 def test_it_is_ahead_of_a_linear_probe(lora):
     found = lora.difference("qv-r8", "probe")
     probe, ours = (f"{lora.accuracy(arm).value:.3f}" for arm in ("probe", "qv-r8"))
-    said(PAGE, f"{lora.parameters('probe')} numbers). The probe reaches {probe}, LoRA {ours}: {found}")
+    said(PAGE, f"The probe reaches {probe}, LoRA {ours}: {found}")
     said(PAGE, f"LoRA on query and value is {found} than a linear probe")
 
 
 def test_ranks_and_places_are_equal_for_practical_purposes(lora):
     alone = *PLACES, ("all-r8", "mlp-r14")  # each of the three against each
     assert {str(lora.difference(*pair)) for pair in (*RANKS, *alone)} == {EQUAL}
-    value, ends = lora.difference(*RANKS[1]).in_points().replace("+", "").split(" (")
-    said(PAGE, f"Rank 64 and rank 8 are equal. By our margin so is rank 1, yet it is {value} points lower ({ends}")
+    lower = 100 * lora.difference(*RANKS[1]).value
+    said(PAGE, f"Rank 64 and rank 8 are equal. By our margin so is rank 1, yet it is {lower:.1f} points lower")
     assert all(lora.parameters(arm) == pytest.approx(330_000, rel=0.03) for pair in PLACES for arm in pair)
     said(PAGE, "With about 330,000 parameters each, attention alone, the MLP alone and all linear layers are equal")
 
@@ -83,26 +82,17 @@ def test_ranks_and_places_are_equal_for_practical_purposes(lora):
 def test_relatives_of_lora_make_little_difference(lora):
     found = [lora.difference(*pair) for pair in RELATIVES]
     assert {*map(str, found)} == {EQUAL}
-    dora, vera, oft = (one.in_points() for one in found)
-    value, _, ends = (-found[1]).in_points().replace("+", "").partition(" (")
-    said(PAGE, f"all three are equal to LoRA: DoRA by {dora.replace(' (', ' points (')}, OFT by {oft}, and VeRA, yet "
-               f"it is {value} points lower ({ends}")  # fmt: skip
-    few, own = (lora.parameters(arm) - lora.parameters("head") for arm in ("vera", "qv-r8"))
-    assert round(own / few) == 10
-    said(PAGE, "two vectors around a random, frozen $A$ and $B$, a tenth of the parameters")
+    said(PAGE, "which write the change in another form, are equal to it by our margin")
 
 
 def test_other_starts_make_little_difference_each_at_its_own_rate(lora):
-    pissa, olora, eva = (lora.difference(*pair).in_points() for pair in STARTS)
-    lower = f"{pissa.replace(' (', ' points (')}, {olora} and {eva}"
-    assert lower.count("−") >= 6
-    said(PAGE, f"All three come out lower than LoRA: {lower}. After correction no difference is clear")  # see above
+    lower = sorted(-100 * lora.difference(*pair).value for pair in STARTS)
+    said(PAGE, f"They come out {lower[0]:.1f} to {lower[-1]:.1f} points lower, though after correction no difference "
+               "is clear")  # fmt: skip
     arms = [one for one, _ in STARTS]
     assert {lora.rate(arm) for arm in arms} == {3e-4} and lora.rate("all-r8") == 1e-3
-    third = sorted(f"{lora.validation(arm):.2f}" for arm in arms)
-    own = [f"{lora.by_rate(arm)[1e-3]:.2f}" for arm in (*arms, "all-r8")]
-    said(PAGE, f"at 0.0003, their best and a third of LoRA's, they have {third[0]} to {third[-1]} in validation; at "
-               f"LoRA's 0.001 they have {own[0]}, {own[1]} and {own[2]}, where LoRA has {own[3]}")  # fmt: skip
+    assert all(lora.by_rate(arm)[1e-3] < lora.validation(arm) - 0.1 for arm in arms), "LoRA's own rate is too high"
+    said(PAGE, "and they want a third of LoRA's learning rate")
 
 
 def test_its_best_learning_rate_is_ten_and_thirty_times_that_of_full_fine_tuning(lora):
@@ -114,7 +104,7 @@ def test_its_best_learning_rate_is_ten_and_thirty_times_that_of_full_fine_tuning
     rates = [f"{lora.rate(arm):g}" for arm in ("qv-r1", "qv-r8", "qv-r64")]
     falls = f"the best rate falls with the rank, {rates[0]}, {rates[1]} and {rates[2]} at ranks 1, 8 and 64"
     said(PAGE, f"On query and value {falls}")
-    said(PAGE, "made little difference here), $r=8$, $\\alpha=2r$ (not varied here) and ten times the learning rate of")
+    said(PAGE, "$r=8$, $\\alpha=2r$, which we did not vary, and ten times the learning rate of full fine-tuning")
 
 
 def test_what_a_step_costs_is_what_was_measured():
@@ -125,14 +115,13 @@ def test_what_a_step_costs_is_what_was_measured():
     n, N = lora.trained + lora.head, full.trained + full.head + lora.trained
     states = lora.weights + lora.gradients + lora.optimizer
     assert f"{(4 * N + 12 * n) / 1e6:.0f}" == f"{states / 1e6:.0f}"
-    said(PAGE, f"on query and value $4N+12n$ is {states / 1e6:.0f} MB")
     said(PAGE, f"{everywhere.activations / 1e6:.0f} MB of {full.activations / 1e6:.0f}, since $A$'s gradient")
     said(
         PAGE,
         f"On query and value a step is {1 / lora.step_ratio:.1f} times as fast as in full fine-tuning, on all linear "
         f"layers {1 / everywhere.step_ratio:.1f} times",
     )
-    said(PAGE, f"The first row should be 1; that run was off by {100 * (1 - full.step_ratio):.0f} %")
+    said(PAGE, f"The first row's {full.step_ratio:.2f} is full fine-tuning measured a second time")
     assert round(134_515_008 / full.trained) == 6
     said(PAGE, "Now MiniLM, six times smaller")
     embeddings = sum(p.numel() for name, p in load_encoder("minilm")[0].named_parameters() if "embeddings" in name)
@@ -160,7 +149,7 @@ def test_a_gets_its_first_gradient_in_the_second_step():
     steps = [[float(x) for x in printed(PAGE, row)] for row in rows]
     assert steps[0][2] == 0 < min(steps[0][3], *steps[1])
     said(PAGE, f"the loss of a batch falls from {steps[0][0]:.1f} to {steps[-1][0]:.1f}")
-    said(PAGE, "in five steps, and each loss is section 1's")
+    said(PAGE, "in five steps, and each loss is section 1's: your loop does what `fit` did")
 
 
 def test_my_own_loop_does_what_the_library_did():
@@ -168,8 +157,7 @@ def test_my_own_loop_does_what_the_library_did():
     assert all(mine == theirs for mine, theirs in (printed(PAGE, row) for row in rows))
     same, of = printed(PAGE, r"At the end (\d+) of (\d+) test sentences get the grade of section 1")
     assert same == of
-    said(PAGE, f"Then {same} of {of} grades are section 1's: with these $A$ and $B$ your layer answers as")
-    said(PAGE, "for five steps your loop did what `fit` did")
+    said(PAGE, f"Then {same} of {of} grades are section 1's")
 
 
 def test_what_merging_costs_is_what_was_measured():
@@ -181,9 +169,9 @@ def test_what_merging_costs_is_what_was_measured():
     )  # fmt: skip
     assert n_single == n_rounded == n_half == "0" and int(n_away) > 25
     said(PAGE, "On neither base does merging change a grade of these 40")
-    said(PAGE, f"it moves the logits by rounding alone, {float(single):.6f} on average; on the bfloat16 base by {half}")
-    said(PAGE, f"where the adapter itself moves them by {away}")
-    said(PAGE, f"Rounding the base, with nothing merged, moves them by only {rounded}")
+    said(PAGE, f"On the bfloat16 base it moves the logits by {half}, where the adapter itself moves them by {away}")
+    assert round(float(half) / float(rounded)) == 12 and float(single) < 1e-5
+    said(PAGE, "twelve times as much as rounding the base alone")
     assert round(float(away) / float(half), -1) == 30
     said(PAGE, f"In our run that moved the logits by {half}, a thirtieth of what the adapter does")
     stay, chance = printed(PAGE, r"(\d+)% of the entries stay; with random signs the logits move by (\S+)")
@@ -195,15 +183,14 @@ def test_what_merging_costs_is_what_was_measured():
 def test_the_cut_updates_are_told_as_they_are():
     table = {r: printed(PAGE, rf"\n *{r}  (0\.\d+) \S+ n=200\) +(\d+)%") for r in (0, 1, 2, 8, 384)}
     said(PAGE, f"rank 2 gives {table[2][0]} where the whole update has {table[384][0]}")
-    said(PAGE, f"One gives {table[1][0]}, eight {table[8][0]}")
     assert float(table[0][0]) < float(table[1][0]) < float(table[384][0]) <= min(float(table[r][0]) for r in (2, 8))
-    said(PAGE, f"stays tuned, embeddings, biases, norms, pooler and head: {table[0][0]}")
+    said(PAGE, f"stays tuned, which gives {table[0][0]}")
     true, shuffled, noise = printed(
         PAGE, r"Rank 8 keeps (\d+)% \(true labels\), (\d+)% \(shuffled labels\), (\d+)% \(random matrices\)"
     )
     assert true == table[8][1]
     said(PAGE, f"Rank 8 keeps only {true} %")
-    said(PAGE, f"yet rank 8 still keeps {shuffled} % of the update; of a random matrix about {noise} %")
+    said(PAGE, f"yet rank 8 still keeps {shuffled} % of the update, where of a random matrix it keeps about {noise} %")
     squares = torch.linalg.svdvals(torch.randn(384, 384, generator=torch.Generator().manual_seed(0))) ** 2
     assert f"{100 * squares[:8].sum() / squares.sum():.0f}" == noise
     said(PAGE, f"({table[8][0]} beside {table[384][0]} in our run)")
@@ -223,5 +210,4 @@ def test_what_happens_one_rate_higher(lora):
         above = [run for run in tried if run.cell.rate == min(other.cell.rate for other in tried)]
         fallen[arm] = sum(run.validation <= constant for run in above), len(above)
     assert fallen == {"qv-r8": (3, 3), "all-r8": (3, 3), "full": (1, 3)}
-    said(PAGE, "At the next higher rate LoRA ends at the constant answer with all three seeds, full fine-tuning with "
-               "one of them.")  # fmt: skip
+    said(PAGE, "At the next higher rate, a factor of 3, LoRA ends at the constant answer with all three seeds.")
