@@ -3,9 +3,8 @@ r"""What lesson 12 ships, over three seeds: its two adapters of SmolLM2, trained
 `film`: all 240 test sentences of at most eight words, graded with one of five words. `sums`: 130 sums, right where each
 token of the answer and of the line end is the likeliest. A seed draws the starts of both LoRAs, the 128 film sentences
 that are learned from, and the order of the 80 sums. States of a run: nothing trained (`released`); the `other` adapter
-alone; both in one (`sum`, `factors added`, `TIES`, `TIES at rank 16`). Of film as well: merged in bfloat16 (`merged
-there`), merged in float32 and then rounded (`merged first`), `beside NF4`, and trained beside it (`trained on NF4`).
-`merged there` is of a package that rounded the update before it added it; today's rounds their sum alone, like peft.
+alone; both in one (`sum`, `factors added`, `TIES`, `TIES at rank 16`). Of film as well: merged in float32 and then rounded
+(`merged first`), `beside NF4`, and trained beside it (`trained on NF4`).
 `nats`: mean divergence from the adapter beside float32 weights, on 40 sentences; `floor`: the largest of three harmless
 changes, the lesson's two and bfloat16 in the products alone. No learning rate was searched: it is the lesson's. `sums`
 minus `film` says nothing: these are other questions.
@@ -130,7 +129,7 @@ def shipped(page: Page) -> Iterator[tuple[str, nn.Module, float]]:
     page["exact"] = page["logits"](model)
     page.run("12-012", "12-016")
     page.update(asked)
-    beside, half, nats = page["beside"], page["half"], page["nats"]
+    beside, nats = page["beside"], page["nats"]
     with torch.autocast(model.device.type, torch.bfloat16):
         page["compare"]("products alone in bfloat16", page["logits"](model))
     page["floor"] = max(nats.values())
@@ -139,8 +138,6 @@ def shipped(page: Page) -> Iterator[tuple[str, nn.Module, float]]:
         page["compare"](name, page["logits"](network))
         return name, network, nats[name]
 
-    half.set_attn_implementation("sdpa")
-    yield told("merged there", methods.attached(half)["default"].merge(half, undo=False))
     whole = beside()
     merged = methods.attached(whole)["default"].merge(whole, undo=False)
     yield told("merged first", merged.bfloat16())
