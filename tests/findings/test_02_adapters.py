@@ -6,7 +6,6 @@ import math
 import re
 
 import nbformat
-import numpy as np
 import pytest
 from finding import ROOT, printed, said, tenths
 
@@ -88,14 +87,9 @@ def test_the_place(film):
 
 def test_adapter_drop(film):
     found = film.difference("drop 4", "pfeiffer")
-    # Its interval is narrower than the sentences alone would make it: both round to the same whole points.
-    by_sentence = np.mean(film.scores("drop 4"), axis=0) - np.mean(film.scores("pfeiffer"), axis=0)
-    half = 1.96 * by_sentence.std(ddof=1) / math.sqrt(len(by_sentence))
-    assert half > found.margin
-    ends = [(round(-100 * (found.value + x)), round(-100 * (found.value - x))) for x in (half, found.margin)]
-    assert ends == [(3, 5), (3, 5)]
-    said(PAGE, f"with four of six blocks dropped accuracy is {found.verdict} by {-100 * found.value:.1f} points "
-               f"(about 3 to 5); with two there is {film.difference('adapter-drop', 'pfeiffer')}")  # fmt: skip
+    assert found.verdict == "worse"
+    said(PAGE, f"with four of six blocks dropped accuracy is worse by {-100 * found.value:.1f} points; "
+               f"with two there is {film.difference('adapter-drop', 'pfeiffer')}")  # fmt: skip
     said(PAGE, f"dropping four of six blocks costs {-100 * found.value:.1f} points")
 
 
@@ -159,7 +153,7 @@ def test_the_first_run_is_told_as_it_is():
     said(PAGE, f"it gets {moved} right")
     gained = [round(80 * (float(share) - float(bare))) for share in (moved, tuned)]
     assert gained == [4, 9]
-    said(PAGE, "four of the nine sentences that the adapters gain. Eighty test sentences are too few")
+    said(PAGE, "four of the nine sentences that the adapters gain")
     shares = printed(PAGE, r"calls (0\.\d+) of the test sentences \*positive\*, people (0\.\d+)\.")
     said(PAGE, "The untrained model calls {} of the sentences positive, people {}".format(*shares))
     first, last = printed(PAGE, r"loss ([\d.]+), after 10 steps ([\d.]+); hooks removed, the answers of before: True")
@@ -211,7 +205,7 @@ def test_the_times_are_told_with_their_noise():
     names = ("Pfeiffer, r = 16", dropped.format(4), dropped.format(6), "full, again")
     six, two, none, again = (costs(name) for name in names)
     assert six["forward"] == none["forward"] and abs(1 - again["forward"]) > abs(six["forward"] - two["forward"])
-    said(PAGE, f"in this run the bare model, timed again, takes {again['forward']:.2f}.")
+    said(PAGE, "The forward pass shows no saving")
     words = {4: "four", 6: "six"}
     assert abs(1 - again["both"]) < 0.1 < six["both"] - two["both"]
     said(PAGE, f"both passes take about {words[round(10 * six['both'])]} tenths of full fine-tuning's time with "
