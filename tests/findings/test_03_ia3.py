@@ -8,14 +8,12 @@ from collections import Counter
 
 import nbformat
 import pytest
-from finding import ROOT, printed, said, tenths
+from finding import ROOT, printed, said
 
 from coursekit.checks.ia3_diagnose import diagnose, public_runs
 from coursekit.experiments import results
-from coursekit.experiments.intervals import difference
 from coursekit.experiments.results import Results, few
 from coursekit.paths import DATA
-from coursekit.tasks import load_task
 
 PAGE = "03_ia3"
 EQUAL = "equal for practical purposes (within 3 points)"
@@ -39,8 +37,8 @@ def test_with_all_sentences_it_is_level_with_lora_and_the_adapter(film):
     assert film.parameters("lora r=1") == film.parameters("ia3")
     assert {str(film.difference(arm, "ia3")) for arm in ("lora", "pfeiffer", "lora r=1")} == {EQUAL}
     said(PAGE, "(IA)³ trains 0.06 % of the parameters")
-    equal = EQUAL.replace("equal", "equal to it", 1)
-    said(PAGE, f"LoRA with $r=8$, LoRA with as many numbers as (IA)³, and the adapter are {equal}")
+    said(PAGE, "LoRA with $r=8$, LoRA with as many numbers as (IA)³, and the adapter are equal to it for practical "
+               "purposes")  # fmt: skip
     card = (DATA / "evidence" / "ia3.md").read_text(encoding="utf-8")
     assert "300 steps are 0.64 of the 7,530 training sentences" in card
     said(PAGE, "300 steps of 16 from 7,530 sentences (0.64 of an epoch)")
@@ -50,18 +48,16 @@ def test_with_all_sentences_it_is_level_with_lora_and_the_adapter(film):
 
 def test_full_fine_tuning(film):
     found = film.difference("full", "ia3")
-    said(PAGE, f"Full fine-tuning may be ahead, but there is {found}")
+    said(PAGE, f"Full fine-tuning may be ahead, but there is {found.verdict}")
     said(PAGE, "a linear probe; full fine-tuning may be ahead")
 
 
 def test_the_fair_baseline(film):
     found = film.difference("probe", "ia3")
-    said(PAGE, f"trained to convergence, {film.parameters('probe')} numbers) is {tenths(found)}")
-    card = (DATA / "evidence" / "ia3.md").read_text(encoding="utf-8")
-    assert f"the {len(load_task('film', 'two').data['train']):,} training sentences" in card
-    said(PAGE, "of the frozen model's tokens, all 7,530 sentences")
+    assert found.verdict == "worse"
+    said(PAGE, f"A linear probe is worse by {-100 * found.value:.1f} points: logistic regression on the mean of the "
+               f"frozen model's tokens, {film.parameters('probe')} numbers, trained to convergence")  # fmt: skip
     said(PAGE, f"{-100 * found.value:.1f} points ahead of a linear probe")
-    said(PAGE, f"The others read [CLS], on which a probe has {film.accuracy('probe-cls').value:.3f}")
 
 
 def test_what_is_preliminary(film):
@@ -81,12 +77,13 @@ def cells(rival: str) -> list[str]:
 
 def test_few_sentences_do_not_favour_it(film):
     some, many = among_few(film, 128), among_few(film, 1024)
-    said(PAGE, f"With 128 LoRA is {tenths(some['lora'])}; the adapter is")
-    said(PAGE, f"With 128 LoRA is {tenths(some['lora'])}.")
+    assert (some["lora"].verdict, some["pfeiffer"].verdict) == ("better", "worse")
+    lora, adapter = (f"{abs(100 * some[arm].value):.1f}" for arm in ("lora", "pfeiffer"))
+    said(PAGE, f"With 128 LoRA is better by {lora} points, and the adapter is worse by {adapter}")
+    said(PAGE, f"With 128 LoRA is better by {lora} points.")
     assert cells("LoRA, r = 8 on q, v")[1:3] == [f"{some['lora'].in_points()} better",
                                                 f"{many['lora'].in_points()} equal"]  # fmt: skip
     assert cells("adapter, r = 16")[1:3] == [f"{some['pfeiffer'].in_points()} worse", many["pfeiffer"].in_points()]
-    said(PAGE, f"the adapter is {tenths(some['pfeiffer'])}")
     assert str(many["lora"]) == EQUAL
     assert {d.verdict for d in many.values()} == {EQUAL.partition(" (")[0], "no clear difference"}
     said(PAGE, "With 1,024 no method is clearly ahead")
@@ -109,37 +106,26 @@ def test_its_best_learning_rate_is_ten_times_that_of_lora(film):
     decoder = results.read("decoder")
     assert decoder.steps("ia3") == 100 and decoder.rate("lora") == film.rate("lora") == 0.003
     said(PAGE, "with LoRA's best rate of section 6, 0.003, the factors would stay within about 0.03 of 1")
-    said(PAGE, f"on SmolLM2 its best stored rate is {decoder.rate('ia3'):g}")
-    assert round(decoder.rate("ia3") / decoder.rate("lora")) == 3
     times = {n: round(film.rate(few("ia3", n)) / film.rate(few("lora", n))) for n in (128, 1024)}
     assert times[128] == times[1024] == 10
-    said(
-        PAGE,
-        "Its best learning rate was 10 times LoRA's on MiniLM with 128 sentences or more, and 3 times on SmolLM2",
-    )
+    said(PAGE, "Its best learning rate was 10 times LoRA's on MiniLM")
     read = (few(arm, n) for arm in (*RIVALS, "ia3") for n in (16, 128, 1024))
     for arm in (*RIVALS, "ia3", *read):
         assert min(tried := film.by_rate(arm)) < film.rate(arm) < max(tried), "the best rate is at no edge"
 
 
-def test_on_smollm2_a_lower_rate_is_not_clearly_worse():
-    runs = results.read("decoder").whole("ia3")
-    low, best = ([run.correct for run in runs[rate]] for rate in (0.003, 0.01))
-    found = tenths(difference(low, best))
-    assert found.startswith("no clear difference (")
-    said(PAGE, f"0.003 minus 0.01 is {found}")
-
-
 def test_on_smollm2_it_beats_a_fitted_threshold():
     decoder = results.read("decoder")
-    found = tenths(decoder.difference("ia3", "untrained, fitted threshold"))
-    said(PAGE, f"(IA)³ is {found.replace(' by', ' than the untrained model with a fitted threshold by', 1)}")
+    found = decoder.difference("ia3", "untrained, fitted threshold")
+    assert found.verdict == "better"
+    gain = f"{100 * found.value:.1f} points"
+    said(PAGE, f"(IA)³ is better than the untrained model with a fitted threshold by {gain}")
     assert decoder.steps("ia3") == 100
     card = (DATA / "evidence" / "decoder.md").read_text(encoding="utf-8")
     assert "200 validation and 500 test sentences" in card and "batches of 8" in card
-    said(PAGE, "SmolLM2, 100 steps of eight, rates tuned on 200 sentences, 500 test sentences")
-    equal = str(decoder.difference("ia3", "lora")).replace("equal", "equal to LoRA", 1)
-    said(PAGE, f"{found.rpartition(' by ')[2]}, and {equal}")
+    said(PAGE, "SmolLM2, 100 steps of eight, 500 test sentences")
+    assert str(decoder.difference("ia3", "lora")) == EQUAL
+    said(PAGE, f"{gain}, and equal to LoRA for practical purposes")
     rival, lora = decoder.differences(["untrained, fitted threshold", "lora"], "ia3").values()
     assert cells("untrained, fitted threshold")[3] == f"{rival.in_points()} worse"
     assert cells("LoRA, r = 8 on q, v")[3] == f"{lora.in_points()} equal"
@@ -189,15 +175,11 @@ def test_the_first_table_is_told_as_it_is():
     bare, rival, tuned = (
         row(name) for name in ("SmolLM2", "SmolLM2, fitted threshold", r"\(IA\)³, 20 steps")
     )
-    said(PAGE, f"the vectors bring SmolLM2 from {bare[0]} to {tuned[0]}")
-    more = [round(120 * (float(one[0]) - float(bare[0]))) for one in (tuned, rival)]
-    said(PAGE, f"A moved threshold alone would bring {more[1]} of the {more[0]} sentences gained")
-    right, auc = (
-        number.replace("+", "").replace(" (", " points (", 1)
-        for number in printed(PAGE, r"sentences: right (\+\S+ \(\+\S+ to \S+\)), AUC (\+\S+ \(\+\S+ to \S+\))\.")
-    )
-    said(PAGE, f"from {bare[1]} to {tuned[1]}, by {auc}. So the vectors do more than shift the answer")
-    said(PAGE, f"In this run they also beat the threshold in accuracy, by {right}")
+    said(PAGE, f"They do, in this run: the vectors bring SmolLM2 from {bare[0]} to {tuned[0]}, "
+               f"the threshold alone to {rival[0]}")  # fmt: skip
+    lows = printed(PAGE, r"sentences: right \S+ \((\S+) to \S+\), AUC \S+ \((\S+) to \S+\)\.")
+    assert all(float(low) > 0 for low in lows)
+    said(PAGE, f"from {bare[1]} to {tuned[1]}. So the vectors do more than shift the answer")
 
 
 def test_your_loop_is_told_as_it_is():
@@ -215,12 +197,8 @@ def test_the_bill_is_told_as_it_is():
     )
     said(PAGE, f"At the peak (IA)³ needs {ours[3]} MB, LoRA {lora[3]} and full fine-tuning {full[3]}")
     said(PAGE, f"{ours[2]} MB of activations where LoRA keeps {lora[2]}")
-    hidden, width = 1536, 384  # of MiniLM
-    assert round(3 * hidden / (2 * width + hidden)) == 2
-    said(PAGE, f"Two thirds of these are hidden units ({hidden:,} of {2 * width + hidden:,} numbers a token)")
     said(PAGE, f"{ours[5]} kB for a task instead of {lora[5]}")
     said(PAGE, f"a step took {ours[4]} of full fine-tuning's time with (IA)³ and {lora[4]} with LoRA")
-    said(PAGE, f"full fine-tuning against itself came to {full[4]}")
 
 
 def test_folding_is_told_as_it_is():
