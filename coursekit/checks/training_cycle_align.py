@@ -143,7 +143,7 @@ ALIGN = register(
             "the margin?",
             "DPO asks for a difference alone. What could you add to the loss that falls when the chosen answers become "
             "likelier?",
-            "Supervised fine-tuning on the chosen answers has such a loss. How much of it, and which beta: try three "
+            "Stage 2's loss on the chosen answers is such a loss. How much of it, and which beta: try three "
             "values.",
         ),
         budget=Budget(minutes=1, model=""),

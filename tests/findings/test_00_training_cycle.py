@@ -44,10 +44,18 @@ def test_with_the_same_ten_there_is_no_clear_difference(context):
     assert len(others) == 8
     assert context.difference(SAME_TEN, "10 shots").low > 0  # alone its interval leaves out 0
     said(PAGE, "After correction for the eight stored comparisons there is no clear difference between ten in the "
-               "prompt and LoRA on ten, the same or others")  # fmt: skip
+               "prompt and LoRA on ten.")  # fmt: skip
     assert context.accuracy(SAME_TEN).value > context.accuracy("10 shots").value
     assert context.differences(others, "10 shots")[OTHER_TEN].verdict == "no clear difference"
     said(PAGE, "Ten in training show no clear difference from ten in the prompt")
+    apart = context.difference(SAME_TEN, OTHER_TEN)
+    assert apart.verdict == "better"
+    said(PAGE, f"LoRA's two rows are {100 * apart.value:.0f} points apart")
+    task = load_task("film", "five")
+    picked = task.shots(10)
+    assert sorted(word for _, word in picked) == sorted([*task.labels] * 2)
+    assert not {text for text, _ in picked} & set(task.data["train"]["text"][:10])
+    said(PAGE, "the prompt's are picked, two typical sentences of each grade, the others are the first ten of the data")
 
 
 def test_the_table_is_that_of_the_stored_runs(context):
@@ -89,8 +97,9 @@ def test_this_run_of_the_small_model_beats_the_table():
 def test_this_run_of_instruction_tuning():
     before, after = (printed(PAGE, rf"{state}{3 * NUMBER}") for state in ("as released", "instructed"))
     said(PAGE, f"the loss on eight unseen answers fell from {before[0]} to {after[0]}")
-    said(PAGE, f"most at the end token, from {before[1]} to {after[1]}")
-    said(PAGE, f"brought the loss on eight unseen ones from {before[0]} to {after[0]}, most at the end token")
+    said(PAGE, f"at the end token it fell more than before it, from {before[1]} to {after[1]}")
+    said(PAGE, f"brought the loss on eight unseen ones from {before[0]} to {after[0]}, more "
+               "at the end token than before it")  # fmt: skip
     loss, end, others = (float(b) - float(a) for b, a in zip(before, after, strict=True))
     assert end > loss > others > 0
 
@@ -155,7 +164,7 @@ def test_this_run_s_chosen_answers():
 
 def test_what_the_stored_runs_wrote_of_a_film(dpo):
     assert [("must-see" in run.more["wrote"]) for run in dpo.arms[FILM]] == [True, False, False]
-    said(PAGE, "of three longer stored runs one writes of a must-see, and two state no opinion")
+    said(PAGE, "of three longer stored runs one writes of a must-see, and the others give no verdict in 24 tokens")
 
 
 def test_the_pair_that_is_quoted():
