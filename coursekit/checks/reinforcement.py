@@ -160,7 +160,7 @@ CLIPPED = register(
         difficulty=3,
         minutes=15,
         hints=(
-            "You have logarithms, and a ratio is asked. What is the logarithm of a ratio?",
+            "You have logarithms, and a ratio is asked for. What is the logarithm of a ratio?",
             "Which direction pays depends on the advantage's sign. advantages has one number for each answer, and the "
             "ratio one for each token: advantages[:, None] fits.",
             "torch.minimum compares two products, each with the advantage in it, so that it also works where that is "
@@ -240,9 +240,10 @@ PARTS = register(
         difficulty=2,
         minutes=10,
         hints=(
-            "Two of ten sums gain 0.5 each, the others nothing. The gain is 0.1, and all of it is brought by the two.",
+            "Two of ten sums gain 0.5 each, the others nothing. The gain is 0.1, all of it from the two.",
             "(after - before)[~was & now] are the gains of the sums whose likeliest number became right. Add them up, "
             "and divide by the number of all sums.",
+            "before > 0 says that a draw before held the right number.",
         ),
         secret=_secret_parts,
         reference=_in_parts,

@@ -86,8 +86,8 @@ RULE = register(
         difficulty=3,
         minutes=20,
         hints=(
-            "Write down ten answers that you would not pay for, before you write the rule. What does each of them have "
-            "that a right answer has not?",
+            "Write down ten answers that you would not pay for, before you write the rule. What does each have that "
+            "a right answer lacks?",
             "Finding the right number is the easy half. What else stands in the line?",
             "re.findall gives all numbers of a text. Mind signs and decimals: 17.5 and -17 hold a 17. Write groups as "
             "(?:...): of (...) findall returns only the inside.",
@@ -101,7 +101,7 @@ RULE = register(
             "a list of numbers is paid, as soon as the right one is among them": _of_each(
                 lambda answer, s: str(s) in _numbers(answer)
             ),
-            "only the first number is looked at: what is written behind it is paid, too": _of_each(
+            "only the first number is looked at: what is written after it is paid, too": _of_each(
                 lambda answer, s: _numbers(answer)[:1] == [str(s)]
             ),
             "only the last number is looked at": _of_each(

@@ -114,13 +114,14 @@ class Results:
         r"""Each of `arms` minus `against`, with Holm's p-values: as many comparisons, one family."""
         return _family({arm: self.difference(arm, against) for arm in arms if arm != against})
 
-    def paired(self, pairs: Mapping[str, tuple[str, ...]]) -> dict[str, Difference]:
+    def paired(self, pairs: Mapping[str, tuple[str, ...] | Difference]) -> dict[str, Difference]:
         r"""The first arm of each pair minus the second, with Holm's p-values. pairs: label -> two arms, and behind them
-        the column where not accuracy is asked.
+        the column where not accuracy is asked; or a difference that was computed from other scores of these runs.
         """
-        return _family(
-            {label: self.difference(one, other, of="".join(of)) for label, (one, other, *of) in pairs.items()}
-        )
+        found = {}
+        for label, pair in pairs.items():
+            found[label] = pair if isinstance(pair, Difference) else self.difference(*pair[:2], of="".join(pair[2:]))
+        return _family(found)
 
     def table(self, arms: Sequence[str] | Mapping[str, str], against: str) -> Table:
         r"""A row an arm: accuracy, its difference to `against`, and the verdict. arms: names, or name -> label."""
@@ -136,12 +137,13 @@ class Results:
         note = self._note({*labels, against}, len(minus))
         return Table(["", "test accuracy (95 %)", f"points, minus {other} (95 %)", "verdict"], rows, note)
 
-    def pairs(self, pairs: Mapping[str, tuple[str, ...]], items: str = "test sentences") -> Table:
+    def pairs(self, pairs: Mapping[str, tuple[str, ...] | Difference], items: str = "test sentences") -> Table:
         r"""A row a pair: the first arm minus the second, and the verdict, of one family. pairs: as in `paired`.
         items: what the note calls the test items.
         """
         rows = [[label, one.in_points(), str(one.verdict)] for label, one in self.paired(pairs).items()]
-        note = self._note({arm for pair in pairs.values() for arm in pair[:2]}, len(pairs), items)
+        arms = {arm for pair in pairs.values() if not isinstance(pair, Difference) for arm in pair[:2]}
+        note = self._note(arms, len(pairs), items)
         return Table(["", "points (95 %)", "verdict"], rows, note)
 
     def _note(self, arms: Iterable[str], comparisons: int, items: str = "test sentences") -> str:

@@ -228,6 +228,16 @@ def test_a_pair_may_ask_for_a_column():
     assert found.scores("9", "m") == [[9, 2, i] for i in range(3)] and found.scores("9") == [(True, False, True)] * 3
 
 
+def test_a_difference_of_other_scores_may_stand_among_the_pairs():
+    found = Results("t", (*three("full", 0.9), *three("a", 0.5)))
+    other = intervals.difference(answers(3, 0.9), answers(3, 0.5))
+    asked = found.paired({"a − full": ("a", "full"), "other": other})
+    assert [one.p for one in asked.values()] == [*holm({"a": found.difference("a", "full").p, "o": other.p}).values()]
+    assert {one.family for one in asked.values()} == {2} and asked["other"].low == other.low
+    text = " ".join(repr(found.pairs({"a − full": ("a", "full"), "other": other})).split())
+    assert other.in_points() in text and "3 seeds" in text and "adjustment for 2 comparisons;" in text
+
+
 def test_ranking_needs_margins():
     labels = np.arange(400) % 2 == 0
     kept = []
