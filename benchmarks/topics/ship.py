@@ -5,9 +5,8 @@ token of the answer and of the line end is the likeliest. A seed draws the start
 that are learned from, and the order of the 80 sums. States of a run: nothing trained (`released`); the `other` adapter
 alone; both in one (`sum`, `factors added`, `TIES`, `TIES at rank 16`). Of film as well: merged in float32 and then
 rounded (`merged first`), `beside NF4`, and trained beside it (`trained on NF4`). `nats`: mean divergence from the
-adapter beside float32 weights, on 40 sentences; `floor`: the largest of three harmless changes, the lesson's two and
-bfloat16 in the products alone. No learning rate was searched: it is the lesson's. `sums` minus `film` says nothing:
-these are other questions.
+adapter beside float32 weights, on 40 sentences; `floor`: the largest of the lesson's three harmless changes. No
+learning rate was searched: it is the lesson's. `sums` minus `film` says nothing: these are other questions.
 """
 
 from __future__ import annotations
@@ -130,8 +129,6 @@ def shipped(page: Page) -> Iterator[tuple[str, nn.Module, float]]:
     page.run("12-012", "12-016")
     page.update(asked)
     beside, nats = page["beside"], page["nats"]
-    with torch.autocast(model.device.type, torch.bfloat16):
-        page["compare"]("products alone in bfloat16", page["logits"](model))
     page["floor"] = max(nats.values())
 
     def told(name: str, network: nn.Module) -> tuple[str, nn.Module, float]:

@@ -3,7 +3,6 @@ r"""Pictures of several adapters: answered in one batch, and made into one."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -109,31 +108,30 @@ def row_order(order: Sequence[int]) -> Axes:
 
 
 def two_tasks(
-    found: Mapping[str, Sequence[tuple[float, float]]], alone: Sequence[str], base: str, tasks: tuple[str, str]
+    found: Mapping[str, Sequence[tuple[float, float]]], alone: Sequence[tuple[float, float]], tasks: tuple[str, str]
 ) -> Axes:
-    r"""Accuracy on two tasks, task one along and task two up: a small point for each seed, a large one for their mean.
+    r"""What one model of both tasks gains on each over the specialists of its seed, in points: a colour a way of making
+    it, and a line through the ways of a seed. At the cross it is as good as both.
 
-    found: label -> both accuracies of each seed. alone: the specialists, of task one and of task two, in the colours of
-    `mixed_batch`; at the cross of their lines a model would be as good as each at its own task. base: the label of the
-    untrained model.
+    found: way -> accuracy on task one (along) and on task two (up), for each seed. alone: the same of the specialists.
     """
-    ax = axes(figsize=(7.6, 4.4), layout="constrained")  # the legend stands beside it
-    colours = {base: _BASE} | dict(zip(alone, _ADAPTERS, strict=False))
-    others = iter([c for c in COLOURS if c not in colours.values()] * len(found))
-    means = {name: tuple(map(fmean, zip(*points, strict=True))) for name, points in found.items()}
-    x, y = means[alone[0]][0], means[alone[1]][1]
-    for line, at, name in ((ax.axvline, x, alone[0]), (ax.axhline, y, alone[1])):
-        line(at, color=colours[name], linestyle="--", linewidth=1, alpha=0.45, zorder=0)
-    ax.scatter(x, y, color=_LINE, marker="+", s=160, zorder=4, label="both specialists")
-    for (name, points), marker in zip(found.items(), "oooDs^vPX", strict=False):
-        colour = colours.get(name) or next(others)
-        ax.scatter(*zip(*points, strict=True), color=colour, marker=marker, s=16, alpha=0.6, linewidths=0, zorder=2)
-        ax.scatter(*means[name], color=colour, marker=marker, s=60, zorder=3, label=name)
+    ax = axes(figsize=(6.4, 3.9), layout="constrained")  # the legend stands beside it
+    gains = {
+        way: [(100 * (x - film), 100 * (y - sums)) for (x, y), (film, sums) in zip(seeds, alone, strict=True)]
+        for way, seeds in found.items()
+    }
+    ax.axvline(0, color=_LINE, linewidth=1, zorder=0)
+    ax.axhline(0, color=_LINE, linewidth=1, zorder=0)
+    for seed in zip(*gains.values(), strict=True):
+        ax.plot(*zip(*seed, strict=True), color=_BASE, linewidth=1, zorder=1)
+    for (way, seeds), marker, colour in zip(gains.items(), "Ds^vPX", COLOURS, strict=False):
+        ax.scatter(*zip(*seeds, strict=True), color=colour, marker=marker, s=50, zorder=2, label=way)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     ax.margins(0.08)
-    ax.set_xlabel(f"accuracy, {tasks[0]}")
-    ax.set_ylabel(f"accuracy, {tasks[1]}")
-    each = "; ".join(f"{name} {x:.2f} and {y:.2f}" for name, (x, y) in means.items())
-    says(ax.figure, f"Accuracy on {' and on '.join(tasks)}, means over the seeds: {each}. "
-                    f"Dashed: {' and '.join(alone)}, each at its own.")  # fmt: skip
+    ax.set_xlabel(f"{tasks[0]}: one adapter minus its own (points)")
+    ax.set_ylabel(f"{tasks[1]}: one adapter minus its own (points)")
+    each = "; ".join(
+        f"{way} {', '.join(f'{x:+.1f} and {y:+.1f}' for x, y in seeds)}" for way, seeds in gains.items()
+    )
+    says(ax.figure, f"Points over the specialists of each seed, on {' and on '.join(tasks)}: {each}.")
     return ax

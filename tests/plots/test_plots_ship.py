@@ -34,22 +34,18 @@ def test_a_mixed_batch_sends_each_row_through_its_own_adapter():
     assert_nothing_is_cut_off(ax.figure)
 
 
-def test_two_tasks_have_a_point_each_and_the_specialists_lines():
-    found = {"untrained": [(0.2, 0.3)] * 2, "film": [(0.4, 0.4), (0.6, 0.4)], "sums": [(0.2, 0.7), (0.2, 0.9)],
-             "film + sums": [(0.4, 0.75), (0.5, 0.75)]}  # fmt: skip
-    ax = ship.two_tasks(found, ("film", "sums"), "untrained", ("grades", "sums"))
-    means = {c.get_label(): c for c in ax.collections if c.get_label() in found}
-    at = {name: tuple(c.get_offsets()[0].round(6)) for name, c in means.items()}
-    assert at == {"untrained": (0.2, 0.3), "film": (0.5, 0.4), "sums": (0.2, 0.8), "film + sums": (0.45, 0.75)}
-    seeds = [tuple(map(tuple, c.get_offsets())) for c in ax.collections if len(c.get_offsets()) == 2]
-    assert seeds == list(map(tuple, found.values())), "a small point for each seed"
-    film, sums = (line for line in ax.lines if line.get_linestyle() == "--")
-    assert (round(film.get_xdata()[0], 6), round(sums.get_ydata()[0], 6)) == (0.5, 0.8)
-    assert all(same_color(means[name].get_facecolor()[0], line.get_color())
-               for name, line in (("film", film), ("sums", sums)))  # fmt: skip
-    (cross,) = (c for c in ax.collections if c.get_label() == "both specialists")
-    assert tuple(cross.get_offsets()[0].round(6)) == (0.5, 0.8)
-    assert "film + sums 0.45 and 0.75" in describe(ax.figure)
+def test_two_tasks_are_drawn_as_what_is_gained_over_the_specialists_of_the_seed():
+    found = {"sum": [(0.4, 0.75), (0.5, 0.7)], "TIES": [(0.45, 0.8), (0.4, 0.6)]}
+    ax = ship.two_tasks(found, [(0.4, 0.8), (0.45, 0.7)], ("grades", "sums"))
+    at = {c.get_label(): [tuple(point) for point in c.get_offsets().round(6)] for c in ax.collections}
+    assert at == {"sum": [(0, -5), (5, 0)], "TIES": [(5, 0), (-5, -10)]}
+    assert len({tuple(c.get_facecolor()[0]) for c in ax.collections}) == 2, "a colour a way"
+    along, up, *seeds = ax.lines
+    assert list(along.get_xdata()) == [0, 0] and list(up.get_ydata()) == [0, 0], "the cross: as good as both"
+    for k, line in enumerate(seeds):
+        assert [tuple(point) for point in line.get_xydata().round(6)] == [points[k] for points in at.values()]
+    assert len(seeds) == 2, "a line through the ways of each seed"
+    assert "TIES +5.0 and +0.0, -5.0 and -10.0" in describe(ax.figure)
     assert_nothing_is_cut_off(ax.figure)
 
 
