@@ -3,7 +3,7 @@ r"""The exercises of notebook 09_hybrid."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -166,114 +166,115 @@ GATE = register(
 )
 
 
-# hybrid-kronecker -----------------------------------------------------------------------------------------
+# hybrid-fold ----------------------------------------------------------------------------------------------
+
+Parts = list[tuple[Any, ...]]
 
 
-Factors = tuple[Tensor, Tensor, Tensor, Tensor]
+def _folded(  # each argument but the first three is one way to be wrong
+    W: Tensor, b: Tensor, parts: Parts, *, bias: bool = True, rows: bool = True, scaled: bool = True, plus: float = 0.0,
+    by_rank: bool = False, whole: bool = False, swapped: bool = False, kept: bool = True, anew: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    W_0 = W
+    for name, *tensors in parts:
+        if name == "LoRA":
+            A, B, scale = tensors
+            update = (B @ A).T if swapped else B @ A
+            scale = (scale if scaled else 1.0) / (len(A) if by_rank else 1)
+            W = scale * (W + update) if whole else (W_0 if anew else W) + scale * update
+        elif name == "BitFit":
+            b = b + tensors[0] if kept else tensors[0]
+        else:
+            l = tensors[0] + plus
+            W, b = W * (l[:, None] if rows else l), l * b if bias else b
+    return W, b
 
 
-def kronecker_product(x: Tensor, A: Tensor, s: Tensor, t: Tensor) -> Tensor:
-    r"""(sum_i A_i (x) s_i t_i^T) x, from the factors: (batch, seq, d_out)."""
-    pieces = x.unflatten(-1, (len(A), -1))  # (batch, seq, n, d_in / n)
-    seen = torch.einsum("...qe,ie->...iq", pieces, t)
-    mixed = torch.einsum("ipq,...iq->...ip", A, seen)
-    return torch.einsum("...ip,ie->...pe", mixed, s).flatten(-2)
+def fold(W: Tensor, b: Tensor, parts: Parts) -> tuple[Tensor, Tensor]:
+    r"""Weight and bias of the layer that does what all parts do in their order: (out, in), (out,)."""
+    return _folded(W, b, parts)
 
 
-def kronecker(x: Tensor, A: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, bool]:
-    r"""What the stub's `hybrid_kronecker` finds of a right layer: the product, and that W was never there."""
-    return kronecker_product(x, A, s, t), True
+def _kinds_in(parts: Parts, *names: str) -> Parts:
+    return [part for part in parts if part[0] in names]
 
 
-class _Layer:
-    r"""What a notebook multiplies with, until a student's class passes."""
-
-    def __init__(self, A: Tensor, s: Tensor, t: Tensor):
-        self.factors = A, s, t
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return kronecker_product(x, *self.factors)
+def _factors_last(W: Tensor, b: Tensor, parts: Parts) -> tuple[Tensor, Tensor]:
+    return fold(W, b, _kinds_in(parts, "LoRA", "BitFit") + _kinds_in(parts, "IA3"))
 
 
-def _whole(A: Tensor, s: Tensor, t: Tensor) -> Tensor:
-    return sum(torch.kron(A_i, torch.outer(s_i, t_i)) for A_i, s_i, t_i in zip(A, s, t, strict=True))
+def _factors_first(W: Tensor, b: Tensor, parts: Parts) -> tuple[Tensor, Tensor]:
+    return fold(W, b, _kinds_in(parts, "IA3") + _kinds_in(parts, "LoRA", "BitFit"))
 
 
-def _outer_first(x: Tensor, A: Tensor, s: Tensor, t: Tensor) -> Tensor:
-    W = sum(torch.kron(torch.outer(s_i, t_i), A_i) for A_i, s_i, t_i in zip(A, s, t, strict=True))
-    return x @ W.T
+def _secret_fold(draw: Draw) -> tuple[Tensor, Tensor, Parts]:
+    d_in, r = draw.whole(4, 6), draw.whole(2, 3)
+    d_out = d_in if draw.kind == 0 else d_in + draw.whole(1, 2)
+
+    def lora() -> tuple[Any, ...]:
+        return "LoRA", draw.normal(r, d_in), draw.normal(d_out, r), draw.pick([0.25, 0.5, 1.5, 2.0, 4.0])
+
+    def bitfit() -> tuple[Any, ...]:
+        return "BitFit", draw.normal(d_out)
+
+    before, after = [lora(), bitfit()], [lora(), bitfit()]
+    order = [(before[i], after[j]) for i, j in zip(draw.order(2), draw.order(2), strict=True)]
+    parts = [*(one for one, _ in order), ("IA3", draw.normal(d_out)), *(other for _, other in order)]
+    return draw.normal(d_out, d_in), draw.normal(d_out), parts
 
 
-def _interleaved(x: Tensor, n: int) -> Tensor:
-    return x.unflatten(-1, (-1, n)).mT.flatten(-2)
-
-
-def _first(A: Tensor) -> Tensor:
-    return (torch.arange(len(A)) == 0).to(A.dtype)[:, None, None]
-
-
-#: What is wrong -> a product with that mistake. Each is made with and without W.
-_WRONG_PRODUCTS: dict[str, Callable[..., Tensor]] = {
-    "the Kronecker product is the other way round: A_i says how blocks are mixed, s_i t_iᵀ fills a block": _outer_first,
-    "A_i is transposed: its rows p belong to the outputs, its columns q to the inputs": (
-        lambda x, A, s, t: kronecker_product(x, A.mT, s, t)
-    ),
-    "s and t are swapped: t_i meets the input, s_i makes the output": lambda x, A, s, t: kronecker_product(x, A, t, s),
-    "this is x W; the layer is W x, so for a batch of rows it is x Wᵀ": (
-        lambda x, A, s, t: kronecker_product(x, A.mT, t, s)
-    ),
-    "only the first term is there; W is the sum over all n": (
-        lambda x, A, s, t: kronecker_product(x, A * _first(A), s, t)
-    ),
-    "the n terms are averaged; they are added": lambda x, A, s, t: kronecker_product(x, A, s, t) / len(A),
-    "the sum over i is taken in each factor apart; a sum of products is not the product of the sums": (
-        lambda x, A, s, t: x @ torch.kron(A.sum(0), torch.einsum("ip,iq->pq", s, t)).T
-    ),
-    "the pieces of x hold every n-th number; a piece is d_in / n numbers that follow one another": (
-        lambda x, A, s, t: kronecker_product(_interleaved(x, len(A)), A, s, t)
-    ),
-    "the pieces of the output are interleaved; block p fills d_out / n places that follow one another": (
-        lambda x, A, s, t: kronecker_product(x, A, s, t).unflatten(-1, (len(A), -1)).mT.flatten(-2)
-    ),
-}  # fmt: skip
-#: What is said of a tensor as large as W.
-BUILT = "a tensor as large as W was made; multiply by one factor after the other"
-
-
-def _layer(wrong: Callable[..., Tensor], small: bool) -> Callable[..., tuple[Tensor, bool]]:
-    return lambda *factors: (wrong(*factors), small)
-
-
-def _secret_kronecker(draw: Draw) -> Factors:
-    n, m = draw.whole(2, 3), draw.whole(13, 15)
-    out = m if draw.kind == 0 else m + draw.whole(1, 3)
-    return tuple(draw.normal(*shape) for shape in ((2, 2, n * m), (n, n, n), (n, out), (n, m)))
-
-
-KRONECKER = register(
+FOLD = register(
     Exercise(
-        id="hybrid-kronecker",
-        points=4,
-        difficulty=4,
-        minutes=20,
+        id="hybrid-fold",
+        points=3,
+        difficulty=3,
+        minutes=12,
         hints=(
-            "Cut x into n pieces x_1 … x_n. Block row p of A_i ⊗ s_i t_iᵀ gives sum_q A_i[p, q] s_i (t_i · x_q).",
-            "x.unflatten(-1, (n, -1)) makes the pieces; torch.einsum('...qe,ie->...iq', pieces, t) is the first step. "
-            "Loops over i, p and q do as well.",
+            "Keep W and b of the layer so far. What does each part do to W x + b, and which of the two has to change "
+            "for that?",
+            "l times (W x + b) multiplies every row of W and every entry of b: l[:, None] * W and l * b.",
         ),
-        secret=_secret_kronecker,
-        reference=kronecker,
-        part=_Layer,
+        secret=_secret_fold,
+        reference=fold,
         mutants={
-            BUILT: _layer(kronecker_product, small=False),
-            **{message: _layer(wrong, small=True) for message, wrong in _WRONG_PRODUCTS.items()},
-            **{
-                f"{message}. And {BUILT}": _layer(wrong, small=False)
-                for message, wrong in _WRONG_PRODUCTS.items()
-            },
-            "this is the matrix W itself; asked is W x, for every token, and without W": (
-                lambda x, A, s, t: (_whole(A, s, t), False)
+            "(IA)³ multiplies the whole output, and so the bias as well as the weight": (
+                lambda W, b, parts: _folded(W, b, parts, bias=False)
             ),
+            "(IA)³ comes last here, wherever it stands; what comes after it is not multiplied": _factors_last,
+            "(IA)³ comes first here, wherever it stands; it multiplies what was added before it as well": (
+                _factors_first
+            ),
+            "the parts are taken from the last to the first; the first acts first": (
+                lambda W, b, parts: fold(W, b, parts[::-1])
+            ),
+            "l multiplies the columns of W; it has a factor for each output, and an output is a row": (
+                lambda W, b, parts: _folded(W, b, parts, rows=False)
+            ),
+            "l multiplies the columns of W and not the bias; it has a factor for each output: a row and its bias": (
+                lambda W, b, parts: _folded(W, b, parts, rows=False, bias=False)
+            ),
+            "LoRA's scale is missing: it adds scale · B A": lambda W, b, parts: _folded(W, b, parts, scaled=False),
+            "LoRA's scale is α / r already; it is not divided by r again": (
+                lambda W, b, parts: _folded(W, b, parts, by_rank=True)
+            ),
+            "LoRA's scale multiplies W as well; it belongs to B A alone": (
+                lambda W, b, parts: _folded(W, b, parts, whole=True)
+            ),
+            "LoRA's update is transposed: B A is (out, in), as W is": (
+                lambda W, b, parts: _folded(W, b, parts, swapped=True)
+            ),
+            "each LoRA starts at the frozen W again, and what the parts before it did to W is lost": (
+                lambda W, b, parts: _folded(W, b, parts, anew=True)
+            ),
+            "c takes the bias's place; BitFit's c is added to what stands there": (
+                lambda W, b, parts: _folded(W, b, parts, kept=False)
+            ),
+            "l itself is the factor, not 1 + l": lambda W, b, parts: _folded(W, b, parts, plus=1.0),
+            "only the first part is there; go through all of them": lambda W, b, parts: fold(W, b, parts[:1]),
+            "the last part is missing": lambda W, b, parts: fold(W, b, parts[:-1]),
+            "LoRA is missing": lambda W, b, parts: fold(W, b, _kinds_in(parts, "BitFit", "IA3")),
+            "BitFit is missing": lambda W, b, parts: fold(W, b, _kinds_in(parts, "LoRA", "IA3")),
+            "(IA)³ is missing": lambda W, b, parts: fold(W, b, _kinds_in(parts, "LoRA", "BitFit")),
         },
         tolerance=1e-8,
         kinds=2,

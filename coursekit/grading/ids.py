@@ -17,7 +17,6 @@ LOOKS = {
     "adapters-insert": ("insert", "inserted"),
     "lora-linear": ("LoRALinear", "lora_layer"),
     "ia3-layer": ("ScaledLinear", "ia3_layer"),
-    "hybrid-kronecker": ("KroneckerLayer", "without_matrix"),
     "memory-checkpoint": ("Recompute", "recomputed"),
     "intrinsic-hadamard": ("hadamard", "transform"),
     "forgetting-ewc": ("penalty", "penalty"),

@@ -252,32 +252,6 @@ class _Made(TorchDispatchMode):
         return out
 
 
-def without_matrix(
-    make: Callable[..., Callable[..., Any]],
-    x: Float[Tensor, "batch seq in"],
-    A: Float[Tensor, "n n n"],
-    s: Float[Tensor, "n out_n"],
-    t: Float[Tensor, "n in_n"],
-) -> Any:
-    r"""(output, whether every tensor on the way was smaller than W).
-
-    make: a class that is made with A, s and t, and whose objects multiply by the W of these. A forward pass that gives
-    no tensor gives what it gave: nothing was attempted. Raises CourseError where a factor would get no gradient.
-    """
-    factors = {name: f.clone().requires_grad_() for name, f in {"A": A, "s": s, "t": t}.items()}
-    with _Made() as seen:
-        y = make(**factors)(x)
-    if not isinstance(y, Tensor):
-        return y
-    found = torch.autograd.grad(y.sum(), [*factors.values()], allow_unused=True) if y.requires_grad else [None] * 3
-    if lost := [name for name, gradient in zip(factors, found, strict=True) if gradient is None]:
-        raise CourseError(
-            f"no gradient reaches {' and '.join(lost)}: keep the factors themselves, self.A = A; a copy such as "
-            "nn.Parameter(A) is another tensor, and training would leave the layer as it is"
-        )
-    return y.detach(), seen.largest < s.numel() * t.numel()
-
-
 def penalty(make: Callable[..., Any], theta: Float[Tensor, "*shape"], *others: Any) -> Any:
     r"""(penalty, its gradient with respect to theta, 0 where none comes back).
 

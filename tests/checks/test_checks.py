@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from coursekit.checks import check, every_kind, exercises, hint, yours
-from coursekit.checks.hybrid import kronecker_product
 from coursekit.checks.numeric import Numeric
 from coursekit.checks.which_method import POWER, new_seeds, of_each_method
 from coursekit.errors import CourseError
@@ -114,11 +113,11 @@ def test_an_error_after_right_answers_is_no_mistake_of_those_answers():
 
 
 def test_an_error_after_a_known_mistake_is_said_with_it():
-    def swapped(x, A, s, t):
-        return ALL["hybrid-kronecker"].reference(x, A, t, s)
+    def columns(W, b, parts):
+        return tuple(ALL["hybrid-fold"].mutants.values())[4](W, b, parts)
 
-    said = check("hybrid-kronecker", swapped).message
-    assert said.startswith("s and t are swapped") and "(and then it stopped with RuntimeError" in said
+    said = check("hybrid-fold", columns).message
+    assert said.startswith("l multiplies the columns of W; it has") and "(and then it stopped with RuntimeError" in said
 
 
 def test_a_mistake_in_a_number_is_known_as_a_number_and_as_a_tensor():
@@ -136,7 +135,7 @@ def test_a_mistake_in_a_number_is_known_as_a_number_and_as_a_tensor():
 @pytest.mark.parametrize("id, answer", [
     ("hybrid-plan", lambda pilot, smallest: [np.int64(s) for s in ALL["hybrid-plan"].reference(pilot, smallest)]),
     ("bitfit-fisher", lambda g, x, k: ALL["bitfit-fisher"].reference(g.float(), x.float(), k)),
-    ("hybrid-kronecker", lambda *factors: (kronecker_product(*(f.float() for f in factors)).double(), True)),
+    ("hybrid-gate", lambda x, w, b, mask: ALL["hybrid-gate"].reference(x.float(), w.float(), b.float(), mask)),
 ])  # fmt: skip
 def test_numbers_of_numpy_and_in_fp32_count(id, answer):
     assert check(id, answer).status == "passed"

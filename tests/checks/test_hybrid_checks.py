@@ -1,117 +1,66 @@
-r"""The Kronecker layer's check sees whether W was built, and takes every way through the factors that does without."""
+r"""What the check of several methods in one layer takes, and that it looks at their order."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 
 from coursekit.checks import check, exercises, judge
-from coursekit.checks.hybrid import BUILT, kronecker_product
-from coursekit.notebook.built import without_matrix
+from coursekit.checks.hybrid import fold
 
-EXERCISE = exercises()["hybrid-kronecker"]
-
-
-def terms(A, s, t):
-    return [torch.kron(A_i, torch.outer(s_i, t_i)) for A_i, s_i, t_i in zip(A, s, t, strict=True)]
+EXERCISE = exercises()["hybrid-fold"]
 
 
-def dense(x, A, s, t):
-    return x @ sum(terms(A, s, t)).T
+def applied(W, b, parts, x):
+    y = x @ W.T + b
+    for name, *tensors in parts:
+        if name == "LoRA":
+            A, B, scale = tensors
+            y = y + scale * (x @ A.T @ B.T)
+        else:
+            y = y + tensors[0] if name == "BitFit" else y * tensors[0]
+    return y
 
 
-def term_by_term(x, A, s, t):
-    return sum(x @ term.T for term in terms(A, s, t))
+def probed(W, b, parts):  # by what the layer answers to unit vectors
+    x = torch.eye(W.shape[1], dtype=W.dtype)
+    zero = applied(W, b, parts, 0 * x[:1])[0]
+    return (applied(W, b, parts, x) - zero).T, zero
 
 
-def in_one_view(x, A, s, t):  # never two-dimensional, and still every entry of W
-    W = torch.einsum("ipq,ia,ib->paqb", A, s, t)
-    return torch.einsum("paqb,...qb->...pa", W, x.unflatten(-1, (len(A), -1))).flatten(-2)
+def in_place(W, b, parts):
+    for name, *tensors in parts:
+        if name == "LoRA":
+            W += tensors[2] * tensors[1] @ tensors[0]
+        elif name == "BitFit":
+            b += tensors[0]
+        else:
+            W *= tensors[0][:, None]
+            b *= tensors[0]
+    return [W, b]
 
 
-def filled_in(x, A, s, t):
-    W = torch.zeros(s.numel(), t.numel(), dtype=x.dtype)
-    p, q = s.shape[1], t.shape[1]
-    for i, k, m in torch.cartesian_prod(*[torch.arange(len(A))] * 3).tolist():
-        W[k * p : (k + 1) * p, m * q : (m + 1) * q] += A[i, k, m] * torch.outer(s[i], t[i])
-    return x @ W.T
+def in_single_precision(W, b, parts):
+    return fold(W.float(), b.float(), [tuple(t.float() if torch.is_tensor(t) else t for t in part) for part in parts])
 
 
-def blocks(x, A, s, t):  # one block of W at a time is no W
-    pieces, out = x.chunk(len(A), -1), []
-    for p in range(len(A)):
-        out.append(
-            sum(
-                pieces[q] @ (A[i, p, q] * torch.outer(s[i], t[i])).T
-                for i in range(len(A))
-                for q in range(len(A))
-            )
-        )
-    return torch.cat(out, -1)
+@pytest.mark.parametrize("answer", [probed, in_place, in_single_precision])
+def test_ways_to_fold_pass(answer):
+    assert check(EXERCISE.id, answer).status == "passed"
+    cases = EXERCISE.cases(b"forty cases", 40)
+    assert not any(judge(EXERCISE, case, answer(*copy.deepcopy(case))) for case in cases)
 
 
-def everything_broadcast(x, A, s, t):  # (batch, seq, i, p, q, a), summed at the end
-    seen = (x.unflatten(-1, (len(A), -1))[:, :, None] * t[:, None]).sum(-1)  # (batch, seq, i, q)
-    made = A * seen[:, :, :, None]  # (batch, seq, i, p, q)
-    return (made[..., None] * s[:, None, None]).sum((2, 4)).flatten(-2)
+def test_a_folded_layer_answers_as_the_parts_do_in_their_order():
+    for W, b, parts in EXERCISE.public:
+        x = torch.randn(5, W.shape[1], dtype=W.dtype)
+        folded, bias = fold(W, b, parts)
+        torch.testing.assert_close(x @ folded.T + bias, applied(W, b, parts, x))
+        assert [name for name, *_ in parts].index("IA3") == 2 and len(parts) == 5
 
 
-def copied_for_each_term(x, A, s, t):
-    copies = x.expand(len(A), *x.shape).clone()
-    alone = torch.eye(len(A), dtype=A.dtype)[:, :, None, None] * A  # row i: A_i, and 0 for the others
-    return sum(kronecker_product(copies[i], alone[i], s, t) for i in range(len(A)))
-
-
-def looked_at(layer):
-    r"""What the stub makes of a class whose objects compute `layer`."""
-    return lambda *given: without_matrix(lambda A, s, t: lambda x: layer(x, A, s, t), *given)
-
-
-def right(layer, n=20):
-    cases = EXERCISE.cases(b"twenty cases", n)
-    return sum(judge(EXERCISE, case, looked_at(layer)(*case)) is None for case in cases)
-
-
-@pytest.mark.parametrize("layer", [kronecker_product, blocks, everything_broadcast, copied_for_each_term])
-def test_ways_through_the_factors_pass(layer):
-    assert check(EXERCISE.id, looked_at(layer)).status == "passed"
-    assert right(layer) == 20
-
-
-@pytest.mark.parametrize("layer", [dense, term_by_term, in_one_view, filled_in])
-def test_whoever_builds_w_is_told(layer):
-    case = EXERCISE.public[0]
-    torch.testing.assert_close(layer(*case), kronecker_product(*case))
-    result = check(EXERCISE.id, looked_at(layer))
-    assert (result.status, result.message) == ("failed", BUILT)
-    assert right(layer) == 0
-
-
-def test_w_may_not_be_built_beforehand_either():
-    def make(A, s, t):
-        W = sum(terms(A, s, t))
-        return lambda x: x @ W.T
-
-    assert check(EXERCISE.id, lambda *given: without_matrix(make, *given)).message == BUILT
-
-
-def test_a_mistake_is_named_with_w_and_without():
-    small = check(EXERCISE.id, looked_at(lambda x, A, s, t: kronecker_product(x, A.mT, s, t))).message
-    large = check(EXERCISE.id, looked_at(lambda x, A, s, t: dense(x, A.mT.contiguous(), s, t))).message
-    assert small.startswith("A_i is transposed") and large == f"{small}. And {BUILT}"
-
-
-@pytest.mark.parametrize("kept", ["A", "s", "t"])
-def test_a_factor_that_is_copied_would_not_be_trained(kept):
-    def make(**factors):
-        factors[kept] = torch.nn.Parameter(factors[kept])
-        return lambda x: kronecker_product(x, **factors)
-
-    result = check(EXERCISE.id, lambda *given: without_matrix(make, *given))
-    assert result.status == "failed" and f"no gradient reaches {kept}: keep the factors themselves" in result.message
-
-
-def test_what_is_no_tensor_was_not_attempted():
-    for nothing in (..., None):
-        result = check(EXERCISE.id, looked_at(lambda *_, nothing=nothing: nothing))
-        assert result.status == "not attempted"
+def test_every_mistake_is_named_whatever_is_drawn():
+    for message, wrong in EXERCISE.mutants.items():
+        assert check(EXERCISE.id, wrong).message.startswith(message)
