@@ -271,6 +271,7 @@ def test_lessons_and_topics_of_the_evidence_are_what_findings_read():
     read["shortcuts"] = ["`training.fit`"]
     # No lesson's: tests/findings/test_evidence.py reads it, for the evidence's own page.
     read["pooling"] = ["[what fell and what stood](../data/evidence/README.md)"]
+    read["mean"] = ["none yet ([card](../data/evidence/mean.md))"]
     assert dict(rows) == {topic: ", ".join(lessons) for topic, lessons in read.items()}
 
 
