@@ -49,8 +49,9 @@ def test_query_and_value_are_at_most_a_few_points_behind_full_fine_tuning(lora):
     said(PAGE, f"On query and value, with 0.3 % of the parameters, it is {behind}. After correction that is not a "
                "clear difference.")  # fmt: skip
     assert str(longer) == str(second) == EQUAL
-    said(PAGE, "With twice the steps the two are equal by our margin: LoRA is "
-               f"{-100 * longer.value:.1f} or {-100 * second.value:.1f} points behind")  # fmt: skip
+    said(PAGE, "With twice the steps the two are equal by our margin: for full fine-tuning two rates nearly tie on "
+               f"the validation sentences, and LoRA is {-100 * longer.value:.1f} points behind the one and "
+               f"{-100 * second.value:.1f} behind the other")  # fmt: skip
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
 
 
@@ -59,7 +60,6 @@ def test_the_rate_of_full_fine_tuning_at_600_steps_was_a_close_choice(lora):
     assert lora.rate(tuned) < lora.rate(next_rate)
     apart = 100 * (lora.validation(tuned) - lora.validation(next_rate))
     assert 0 <= apart < 0.2
-    said(PAGE, "depending on which of two nearly tied rates full fine-tuning gets")
     assert lora.rate(next_rate) == lora.rate("full") == 1e-4 and lora.rate(tuned) == 3e-5
 
 
@@ -76,7 +76,7 @@ def test_ranks_and_places_are_equal_for_practical_purposes(lora):
     lower = 100 * lora.difference(*RANKS[1]).value
     said(PAGE, f"Rank 64 and rank 8 are equal. By our margin so is rank 1, yet it is {lower:.1f} points lower")
     assert all(lora.parameters(arm) == pytest.approx(330_000, rel=0.03) for pair in PLACES for arm in pair)
-    said(PAGE, "With about 330,000 parameters each, attention alone, the MLP alone and all linear layers are equal")
+    said(PAGE, "With about 330,000 parameters each, attention alone is equal to the MLP alone and to all linear layers")
 
 
 def test_relatives_of_lora_make_little_difference(lora):
@@ -102,8 +102,16 @@ def test_its_best_learning_rate_is_ten_and_thirty_times_that_of_full_fine_tuning
         "LoRA's best rate is 10 times that of full fine-tuning on all linear layers and 30 times on query and value",
     )
     rates = [f"{lora.rate(arm):g}" for arm in ("qv-r1", "qv-r8", "qv-r64")]
-    falls = f"the best rate falls with the rank, {rates[0]}, {rates[1]} and {rates[2]} at ranks 1, 8 and 64"
-    said(PAGE, f"On query and value {falls}")
+    constant = lora.validation("constant")
+    for arm in ("qv-r1", "qv-r8", "qv-r64"):
+        ends = {}
+        for run in lora.runs:
+            if run.cell.arm == arm and run.cell.steps == lora.steps(arm):
+                ends.setdefault(run.cell.rate, []).append(run.validation)
+        learn = [rate for rate, found in ends.items() if len(found) == 3 and min(found) > constant + 0.2]
+        assert max(learn) == lora.rate(arm) and max(ends) > max(learn)
+    falls = f"falls with the rank, {rates[0]}, {rates[1]} and {rates[2]} at ranks 1, 8 and 64, with $\\alpha=2r$"
+    said(PAGE, f"On query and value the highest rate at which all seeds still learn {falls}")
     said(PAGE, "$r=8$, $\\alpha=2r$, which we did not vary, and ten times the learning rate of full fine-tuning")
 
 
@@ -206,4 +214,5 @@ def test_what_happens_one_rate_higher(lora):
         above = [run for run in tried if run.cell.rate == min(other.cell.rate for other in tried)]
         fallen[arm] = sum(run.validation <= constant for run in above), len(above)
     assert fallen == {"qv-r8": (3, 3), "all-r8": (3, 3), "full": (1, 3)}
-    said(PAGE, "At the next higher rate, a factor of 3, LoRA ends at the constant answer with all three seeds.")
+    said(PAGE, "At the next higher rate, a factor of 3, both end at the constant answer with all three seeds, full "
+               "fine-tuning with one of three.")

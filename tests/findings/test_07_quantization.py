@@ -93,9 +93,10 @@ def test_what_bits_cost_the_language_model():
     )
     said(
         PAGE,
-        f"Four bits multiply the perplexity by about {float(nf4):.1f}, three bits by about {float(nf3):.0f}",
+        f"NF4 and int4 multiply the perplexity by about {float(nf4):.1f}, NF3 by about {float(nf3):.0f}",
     )
-    said(PAGE, f"Four multiply the perplexity of a small language model by about {float(nf4):.1f}")
+    said(PAGE, "Four multiply the perplexity of a small language model, rounded to four before, "
+               f"by about {float(nf4):.1f}")
     assert float(printed(PAGE, r"nf2 +([\d,]+) million")[0].replace(",", "")) > 1  # the vocabulary has 49,152 tokens
     levels = code("nf2").double()
     assert levels[levels < 0].tolist() == [-1]
@@ -187,8 +188,8 @@ def test_errors_of_four_bits():
     assert float(nf4) < float(affine) < float(int4) < float(fp4)
     # The gap to NF4: the fair rival, whose steps are equal, closes more than half of it.
     assert float(int4) - float(affine) > 0.5 * (float(int4) - float(nf4))
-    said(PAGE, "So most of symmetric int4's gap is not its equal steps: it lacks a sixteenth level, and a range that "
-               "ends at the smallest and the largest weight")  # fmt: skip
+    said(PAGE, "It makes up for its equal steps by a sixteenth level, which symmetric int4 lacks, and by a range that "
+               "ends at the smallest and the largest weight, which NF4 lacks as well")  # fmt: skip
     found = results.read("formats").difference("full, nf4", "full, int4")
     assert found.verdict in ("no clear difference", "equal for practical purposes")
     said(PAGE, "In accuracy we see no difference")
