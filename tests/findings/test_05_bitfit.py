@@ -11,7 +11,7 @@ import nbformat
 import pytest
 import torch
 from finding import ROOT, once_beside, printed, said, tenths
-from peft import LNTuningConfig, LoraConfig, get_peft_model
+from peft import BeftConfig, LNTuningConfig, LoraConfig, get_peft_model
 
 from coursekit import counts
 from coursekit.checks import bitfit, bitfit_train
@@ -295,7 +295,7 @@ def test_the_table_of_the_open_exercise():
     rows = {"nothing": 57, "full points": 70, head: 72, "our solution, 1,152 numbers": 77}
     said(PAGE, " ".join(f"| {what} | {right} % |" for what, right in rows.items()))
     assert sum(p.numel() for p in free.values()) == 770 and bitfit_train.REACH == 0.7 and len(posed.kept[2]) == 320
-    said(PAGE, "70 %, a little below your rival, the head, since 320 sentences leave ±5 points to chance")
+    said(PAGE, "70 %, a little below the trained head, since 320 sentences leave ±5 points to chance")
     assert bitfit_train.TRAIN.score(posed, {"classifier.bias": torch.ones(2)}).share == 0
 
 
@@ -317,7 +317,19 @@ def test_what_peft_has_instead_of_bitfit():
         bias += torch.randn_like(bias)
         with pytest.warns(UserWarning, match="bias"), model.disable_adapter():
             assert not torch.allclose(model(**tokens).logits, before)
-    said(PAGE, "so that switching the adapter off no longer gives the base model back")
+    said(PAGE, "`LoraConfig(bias=\"all\")` trains the base's own, which stay changed")
+    own = adapted(BeftConfig(target_modules=["query"]))
+    assert {name.split(".")[-2] for name in training(own)} == {"beft_bias"}
+    with torch.no_grad():
+        untouched = own(**tokens).logits
+        for p in own.parameters():
+            if p.requires_grad:
+                p += 1
+        assert not torch.allclose(own(**tokens).logits, untouched)
+        with own.disable_adapter():
+            assert torch.equal(own(**tokens).logits, untouched)
+    said(PAGE, "a bias of its own beside that of each linear layer you name, so that switching it off gives the base "
+               "back")  # fmt: skip
     norms = training(adapted(LNTuningConfig(target_modules=["LayerNorm"])))
     assert norms and all("LayerNorm" in name for name in norms)
     said(PAGE, "LNTuningConfig trains norms alone")
