@@ -120,7 +120,7 @@ def low_rank_update(
     pass, which no autocast reaches, would find some tensors in one precision and some in the other.
     """
     dtype = meeting_dtype(x, A.dtype)
-    x, A, B = (tensor if tensor.dtype == dtype else tensor.to(dtype) for tensor in (x, A, B))
+    x, A, B = (tensor.to(dtype) for tensor in (x, A, B))
     if not torch.is_grad_enabled():  # a token at a time, calling an autograd function takes longer than the products
         return branch(x, A, B, s)[1].add_(y).to(y.dtype)
     return LowRankUpdate.apply(y, x, A, B, s)

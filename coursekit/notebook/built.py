@@ -237,21 +237,6 @@ def _linear(W: Float[Tensor, "out in"], b: Float[Tensor, " out"]) -> nn.Linear:
     return base
 
 
-class _Made(TorchDispatchMode):
-    r"""Sees what every operation gives, those inside an einsum as well: entries of the largest tensor, and of all."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.largest = self.all = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        made = [t for t in (out if isinstance(out, list | tuple) else [out]) if isinstance(t, Tensor)]
-        self.largest = max([self.largest, *(t.numel() for t in made)])
-        self.all += sum(t.numel() for t in made)
-        return out
-
-
 def penalty(make: Callable[..., Any], theta: Float[Tensor, "*shape"], *others: Any) -> Any:
     r"""(penalty, its gradient with respect to theta, 0 where none comes back).
 
@@ -279,12 +264,20 @@ class _TooMuch(Exception):
     r"""More numbers were made than FACTOR n log n."""
 
 
-class _Work(_Made):
-    r"""Counts the entries that an operation is given too, and stops where it is too much."""
+class _Work(TorchDispatchMode):
+    r"""Sees what every operation is given and gives, those inside an einsum as well: entries of the largest tensor, and
+    of all that were given back. Stops where it is too much.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = self.all = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = super().__torch_dispatch__(func, types, args, kwargs)
-        self.largest = max([self.largest, *(t.numel() for t in args if isinstance(t, Tensor))])
+        out = func(*args, **(kwargs or {}))
+        made = [t.numel() for t in (out if isinstance(out, list | tuple) else [out]) if isinstance(t, Tensor)]
+        self.largest = max([self.largest, *made, *(t.numel() for t in args if isinstance(t, Tensor))])
+        self.all += sum(made)
         if max(self.all, self.largest) > FACTOR * LENGTH * log2(LENGTH):
             raise _TooMuch
         return out
