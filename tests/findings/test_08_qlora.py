@@ -242,3 +242,11 @@ def test_the_recipe_pads_with_a_token_that_is_not_the_end():
     assert labels.tolist() == [[5, 6, 7, end], [5, end, -100, -100]]
     recipe = next(cell.source for cell in read(PAGE).cells if "DataCollatorForLanguageModeling(" in cell.source)
     assert "tokenizer.pad_token = tokenizer.unk_token" in recipe and "eos_token" not in recipe
+
+
+def test_loftq_beside_qlora():
+    lora = results.read("lora")
+    found = lora.difference("all-r8-loftq", "qlora")
+    assert found.verdict == "no clear difference" and len(lora.arms["all-r8-loftq"]) == 3
+    points, interval = found.in_points().split(" ", 1)
+    said(PAGE, f"**LoftQ and QLoRA: no clear difference**, {points} points {interval}")
