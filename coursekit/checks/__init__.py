@@ -1,4 +1,4 @@
-r"""Exercises and their checks: `check("lora-merge", lora_merge)` and `hint("lora-merge")`."""
+r"""Exercises and their checks: `check("lora-merge", lora_merge)`."""
 
 from coursekit.checks.core import (
     BaseExercise,
@@ -7,7 +7,6 @@ from coursekit.checks.core import (
     check,
     every_kind,
     exercises,
-    hint,
     judge,
     mistake,
 )
@@ -15,5 +14,5 @@ from coursekit.checks.numeric import numbers
 from coursekit.checks.training import latest, practice
 from coursekit.checks.yours import yours
 
-__all__ = ["BaseExercise", "Exercise", "Result", "check", "every_kind", "exercises", "hint", "judge", "latest",
-           "mistake", "numbers", "practice", "yours"]  # fmt: skip
+__all__ = ["BaseExercise", "Exercise", "Result", "check", "every_kind", "exercises", "judge", "latest", "mistake",
+           "numbers", "practice", "yours"]  # fmt: skip

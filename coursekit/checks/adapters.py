@@ -66,14 +66,6 @@ MODULE = register(
         points=4,
         difficulty=3,
         minutes=12,
-        hints=(
-            "Which two layers does the picture have, and which arrow goes past both of them?",
-            "Where h has entries near 1, nn.Linear's own start makes A(h) a quarter as long. nn.init.normal_ draws "
-            "weights anew.",
-            "Not both weights at 0: each matrix gets its gradient through the other one. And not W_down: relu(0) is 0 "
-            "and passes no gradient, so neither matrix would ever move. A small random start is enough: std=0.01 for "
-            "both weights, nn.init.zeros_ for both biases.",
-        ),
         secret=_drawn,
         reference=_module,
         part=Adapter,
@@ -165,12 +157,6 @@ INSERT = register(
         points=5,
         difficulty=3,
         minutes=10,  # the page above it gives the hook
-        hints=(
-            "requires_grad_(False) on the model freezes all of it. model.get_submodule(place) is the module at a "
-            "place.",
-            "A function made in a loop looks its variables up when it runs, and then the loop is over. Bind them: "
-            "lambda module, inputs, h, adapter=adapter: ...",
-        ),
         secret=_insert_case,
         reference=_insert,
         part=insert,
@@ -240,11 +226,6 @@ PFEIFFER = register(
         points=3,
         difficulty=3,
         minutes=8,
-        hints=(
-            "Begin at the output and go backwards: which arrows end in the last norm?",
-            "A reads what the block would have put out without an adapter, its norm included.",
-            "Three terms meet before the last norm: the feed-forward's output, what A adds, and the residual.",
-        ),
         secret=_block,
         reference=pfeiffer,
         mutants={
@@ -322,12 +303,6 @@ SNIP = register(
         points=4,
         difficulty=4,
         minutes=8,
-        hints=(
-            "Put a factor m in front of a weight and write the loss as a function of m. What is its slope at m = 1?",
-            "The chain rule gives ∂L/∂m = ∂L/∂w · w. How much it matters does not depend on the sign.",
-            "Let autograd differentiate: make copies with requires_grad_(), call loss(*copies), then "
-            "torch.autograd.grad.",
-        ),
         secret=_task,
         reference=snip,
         mutants={

@@ -242,15 +242,6 @@ BUDGETED = register(
         points=5,
         difficulty=4,
         minutes=25,
-        hints=(
-            "Where do 2,500 parameters go? An adapter of width 1 has 384 in W_down, 384 in W_up, 1 in b_down and 384 "
-            "in b_up. Which of these need to differ from 0, and in how many blocks?",
-            "A block without an adapter has tensors of zeros, or of width 0. Blocks are not equally useful: try the "
-            "lower, the middle, the upper ones on sentences that you keep back.",
-            "Few parameters need a high learning rate, such as 0.02, that rises over the first 20 steps and then falls "
-            "to 0. The loop is section 3's; the loss of 32 rows is torch.nn.functional.cross_entropy(outputs(model, "
-            "tensors, ids[rows], mask[rows]), labels[rows]).",
-        ),
         budget=Budget(minutes=4, model="minilm"),
         pose=_pose_budget,
         score=functools.partial(
@@ -274,17 +265,6 @@ COMPRESS = register(
         points=6,
         difficulty=5,
         minutes=22,
-        hints=(
-            "tensors = trained() is the wide adapter. outputs(load(), tensors, ids, mask) are its logits, and "
-            "F.cross_entropy(logits, labels) is a loss that you can train with.",
-            "Score all matrices together, by size or with your adapters_snip. Which blocks do the 2,504 weights go to, "
-            "and do both projections of a block keep some?",
-            "Multiply by the masks after each optimizer step, and pruned weights stay 0 while the others train on; few "
-            "parameters need a higher learning rate. What helps: a better score, rounds, more steps?",
-            "In outline: copies of trained(), those of the matrices with requires_grad_(); a mask for each matrix; "
-            "Adam over the matrices. In each step: 32 rows, cross_entropy, zero_grad, backward, step, and under "
-            "torch.no_grad() each matrix times its mask. At the end return all copies, detached.",
-        ),
         budget=Budget(minutes=4, model="minilm"),
         pose=_pose_compress,
         score=functools.partial(

@@ -50,11 +50,6 @@ TRAINS = register(
         points=3,
         difficulty=2,
         minutes=10,
-        hints=(
-            "A parameter trains if it is a bias, or if it belongs to the head: two questions to ask of each name.",
-            "A name is a path with dots between its parts. Which part says what a parameter is, and which ones where?",
-            "The head's names begin with its path and a dot; the last part of a bias's name is 'bias', nothing more.",
-        ),
         secret=_secret_names,
         reference=trains,
         mutants={
@@ -144,14 +139,6 @@ WORK = register(
         points=3,
         difficulty=3,
         minutes=10,
-        hints=(
-            "Follow the gradient from the loss downwards. Which blocks must it pass so that every trained parameter "
-            "gets its own?",
-            "Full fine-tuning does all three kinds of product in every block. What is left out where no matrix trains, "
-            "and what where nothing trains in this block and below?",
-            "Let `lowest` be the index of the first block that is not 'nothing': the gradient passes len(blocks) - "
-            "lowest of them, frozen ones among them.",
-        ),
         secret=_secret_work,
         reference=work,
         mutants={
@@ -234,11 +221,6 @@ FISHER = register(
         points=4,
         difficulty=4,
         minutes=12,
-        hints=(
-            "What would autograd give for W from a batch with one sentence alone? That has to be squared.",
-            "torch.einsum('nto,nti->noi', g, x) is that gradient for every sentence n: (n, out, in).",
-            "Square first, then average over the sentences, then take the k largest of all entries of the matrix.",
-        ),
         secret=_secret_fisher,
         reference=fisher,
         mutants={
@@ -322,12 +304,6 @@ LAYER = register(
         points=4,
         difficulty=3,
         minutes=15,
-        hints=(
-            "Two linear maps of the same x, their outputs side by side: the learners' first. Which node is where now?",
-            "order = learners followed by the frozen nodes in rising order: output j of the concatenation is node "
-            "order[j].",
-            "Undo it: y[..., order.argsort()], or result = torch.empty_like(y) and then result[..., order] = y.",
-        ),
         secret=_secret_layer,
         reference=layer,
         mutants={
@@ -502,11 +478,6 @@ VERDICT = register(
         points=5,
         difficulty=4,
         minutes=18,
-        hints=(
-            "First collect the runs of each method and rate: collections.defaultdict(list), keyed by (method, rate).",
-            "sorted(rates)[0] and [-1] are the ends of a grid.",
-            "statistics.variance of the test accuracies of each method, at its own best rate.",
-        ),
         secret=_secret_runs,
         reference=verdict,
         mutants={

@@ -93,15 +93,6 @@ TRAIN = register(
         points=5,
         difficulty=4,
         minutes=20,
-        hints=(
-            "Most vectors of a block have 384 numbers, so three of them fit. Which kind, and of which blocks?",
-            "Try a kind in the lower three blocks and in the upper three, on sentences that you keep back.",
-            "Biases are not the only vectors: section 7's picture has another kind. Few numbers need a high learning "
-            "rate, such as 0.02, that falls to 0, and some eighty steps. The loss of 32 rows is "
-            "F.cross_entropy(model(input_ids=ids[rows], attention_mask=mask[rows]).logits, labels[rows]).",
-            "Return {name: parameter.detach()} of what trained. With weight decay or a masked gradient more may have "
-            "moved than you meant: count what differs from a second load().",
-        ),
         budget=Budget(minutes=4, model="minilm"),
         pose=_pose,
         fair=lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, _norms(range(3, 6)), steps=60),

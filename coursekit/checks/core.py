@@ -37,7 +37,6 @@ class BaseExercise:
     points: int
     difficulty: int
     minutes: int
-    hints: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -188,17 +187,6 @@ def check(id: str, answer: Callable[..., Any], variant: int = 0) -> Result:
         return replace(result, message=f"{result.message} {note}".strip())
     except Exception as error:  # whatever a student's object does when it is looked at
         return Result(str(id), "failed", f"the answer could not be looked at: {_one_line(error)}")
-
-
-def hint(id: str, number: int = 1) -> str:
-    r"""Hint `number` (from 1) of exercise `id`."""
-    known = every_kind()
-    if _today(id) not in known:
-        raise unknown("exercise", id, known)
-    hints = known[_today(id)].hints
-    if not 1 <= number <= len(hints):
-        raise CourseError(f"{id} has {len(hints)} hints: take a number from 1 to {len(hints)}")
-    return f"{number} of {len(hints)}: {hints[number - 1]}"
 
 
 def judge(exercise: Exercise, arguments: Arguments, value: Any) -> str | None:

@@ -101,11 +101,6 @@ EWC = register(
         points=3,
         difficulty=3,
         minutes=8,
-        hints=(
-            "Take one weight. Which function of the distance u has the gradient u, and is 0 at u = 0?",
-            "The square of the distance has twice the gradient that is wanted.",
-            "Half the strength times the sum of F times the squared distances, over all weights.",
-        ),
         secret=_secret_ewc,
         reference=_seen(ewc),
         part=ewc,
@@ -174,10 +169,6 @@ REPLAY = register(
         points=2,
         difficulty=2,
         minutes=10,
-        hints=(
-            "How many old rows are there? Round once, over all rows. The new ones are what is left.",
-            "Put the first new rows and the first old ones into one list, and read it out in the given order.",
-        ),
         secret=_secret_replay,
         reference=replay,
         mutants={
@@ -266,12 +257,6 @@ GAP = register(
         points=3,
         difficulty=3,
         minutes=10,
-        hints=(
-            "Leave out every rate for which another is lower in both. Sort what is left by its new perplexity: which "
-            "two rates are the neighbours of `new`?",
-            "How large a share of the way from log x to log x' of the neighbours is log(new)? Go the same share of the "
-            "way from log y to log y', and take exp. (np.interp does both, of points that are sorted.)",
-        ),
         secret=_secret_gap,
         reference=gap,
         mutants={

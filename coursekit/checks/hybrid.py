@@ -40,10 +40,6 @@ SHARE = register(
         points=2,
         difficulty=3,
         minutes=8,
-        hints=(
-            "torch.cat([p_k, k]) are all keys. The scores are q @ keys.T / sqrt(d_h), and d_h is q.shape[1].",
-            "scores.softmax(-1)[:, :n] are the weights on the prefix, (seq, n). A share is their sum.",
-        ),
         secret=_secret_share,
         reference=share,
         mutants={
@@ -110,10 +106,6 @@ GATE = register(
         points=2,
         difficulty=2,
         minutes=7,
-        hints=(
-            "Average after the sigmoid, and over the tokens of the same sentence: dim 1.",
-            "(values * mask).sum(1) / mask.sum(1) is the mean over the places where the mask is 1.",
-        ),
         secret=_secret_gate,
         reference=gate,
         mutants={
@@ -229,11 +221,6 @@ FOLD = register(
         points=3,
         difficulty=3,
         minutes=12,
-        hints=(
-            "Keep W and b of the layer so far. What does each part do to W x + b, and which of the two has to change "
-            "for that?",
-            "l times (W x + b) multiplies every row of W and every entry of b: l[:, None] * W and l * b.",
-        ),
         secret=_secret_fold,
         reference=fold,
         mutants={

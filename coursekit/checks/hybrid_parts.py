@@ -137,13 +137,6 @@ PARTS = register(
         points=4,
         difficulty=4,
         minutes=20,
-        hints=(
-            "Suppose somebody told you S. How would you find the best B and A of rank r for the rest? And suppose you "
-            "knew B A: which entries are worth their two numbers?",
-            "How much of the budget goes to which part? Rank r costs r · (out + in), and few ranks fit.",
-            "Neither is known, but either question is easy once the other part is there, even a poor one. Is one round "
-            "enough?",
-        ),
         secret=_update,
         reference=parts,
         mutants=_POOR,

@@ -59,11 +59,6 @@ ATTENTION = register(
         points=3,
         difficulty=2,
         minutes=8,
-        hints=(
-            "k is (batch, tokens, d) and l_k has d entries. Along which of the three axes must it lie?",
-            "Where in the equation does each vector stand, and what is left when both are 1? Attention as always.",
-            "k.transpose(-1, -2) is (batch, d, tokens); d is q.shape[-1]; softmax runs over the keys, dim=-1.",
-        ),
         secret=_secret_attention,
         reference=attention,
         mutants={
@@ -178,12 +173,6 @@ LAYER = register(
         points=4,
         difficulty=3,
         minutes=12,
-        hints=(
-            "In __init__: base.requires_grad_(False) freezes W and b. base.out_features and base.in_features say how "
-            "long l is: one factor for each output, or one for each input.",
-            "Only an nn.Parameter is found by an optimizer. With which factors does the layer start as what it was?",
-            "In forward: the factors meet what comes out of self.base, or what goes into it.",
-        ),
         secret=_secret_layer,
         reference=layer,
         part=Scaled,

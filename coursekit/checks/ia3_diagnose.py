@@ -223,14 +223,6 @@ DIAGNOSE = register(
         points=5,
         difficulty=4,
         minutes=25,
-        hints=(
-            "Take the sentences about a right run one by one. Which tensor shows whether it is true, and what is that "
-            "tensor for each run of the picture?",
-            "l.diff(dim=0).abs() are the moves of the factors, step by step. Factors that never move also move less "
-            "than any learning rate allows: which of the two faults do you test first?",
-            "Give a name only to what shows that fault's own mark. What breaks a sentence and has no name is "
-            "'something else'.",
-        ),
         inputs=public_runs,
         secret=shuffled,
         reference=diagnose,

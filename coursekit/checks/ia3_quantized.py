@@ -95,12 +95,6 @@ FOLD_QUANTIZED = register(
         points=4,
         difficulty=3,
         minutes=10,
-        hints=(
-            "A block is codes * one scale. For which factors is l_j * (scale * code_j) = new_scale * code_j for every "
-            "j of the block, whatever the codes?",
-            "A factor of the outputs is the same along a whole row. Those of the inputs differ from column to column: "
-            "l.unflatten(0, (blocks, -1)) has the factors of each block.",
-        ),
         secret=_secret,
         reference=fold_quantized,
         mutants={

@@ -77,12 +77,6 @@ HADAMARD = register(
         points=3,
         difficulty=3,
         minutes=12,
-        hints=(
-            "Cut x in two halves, a and b. What are the two halves of H x, in terms of H a and H b?",
-            "H a and H b are transforms of half the length: H a + H b comes first, then H a - H b. A vector of length "
-            "1 is its own transform.",
-            "x[..., : n // 2] is the first half of every vector; torch.cat([...], dim=-1) joins two halves.",
-        ),
         secret=_secret_hadamard,
         reference=_transform(hadamard, FAST),
         part=hadamard,
@@ -140,13 +134,6 @@ FASTFOOD = register(
         points=3,
         difficulty=3,
         minutes=12,
-        hints=(
-            "H stretches every vector by the same factor. Which? And how long is the stack of m slabs of one length?",
-            "H makes a vector sqrt(n) times as long, G keeps the length on average, m slabs make sqrt(m). Signs and "
-            "order change no length.",
-            "F.pad(S * v, (0, n - len(v))) fills up with zeros; w[order] shuffles; G * w multiplies every row of G by "
-            "w; .flatten() puts the rows one after the other.",
-        ),
         secret=_slabs_arguments,
         reference=fastfood,
         mutants={
@@ -227,12 +214,6 @@ RANK = register(
         points=2,
         difficulty=2,
         minutes=6,
-        hints=(
-            "Which pieces of the singular value decomposition does the nearest matrix keep, and which does it drop?",
-            "torch.linalg.svdvals(W) gives the singular values, largest first. Their squares add up to the squared "
-            "length of W, those that are dropped to the squared distance.",
-            "(squares.cumsum(0) / squares.sum() < share).sum() counts the ranks that keep too little.",
-        ),
         secret=_secret_rank,
         reference=smallest_rank,
         mutants={

@@ -62,10 +62,6 @@ TRUNCATE = register(
         points=2,
         difficulty=2,
         minutes=10,
-        hints=(
-            "torch.linalg.svd(W, full_matrices=False) gives U, S, Vh, with the singular values S from large to small.",
-            "Keep the first r columns of U, the first r values of S and the first r rows of Vh.",
-        ),
         secret=_secret_truncate,
         reference=truncate,
         mutants={
@@ -150,13 +146,6 @@ LINEAR = register(
         points=4,
         difficulty=3,
         minutes=15,
-        hints=(
-            "Which tensors may the optimizer find? It asks the module for its parameters. And what must BAx be before "
-            "the first step?",
-            "base.requires_grad_(False) freezes base. A and B are nn.Parameters, B zeros, and A torch.randn(r, d_in) / "
-            "d_in ** 0.5, with d_in = base.in_features. (PEFT draws A uniformly.)",
-            "self.base(x) is the frozen part. Tokens are rows here, so the branch is x @ self.A.T @ self.B.T.",
-        ),
         secret=_secret_linear,
         reference=_linear,
         part=LoRALinear,
@@ -231,11 +220,6 @@ MERGE = register(
         points=2,
         difficulty=2,
         minutes=8,
-        hints=(
-            "What does the layer do to x, written with one matrix? Take x out of the sum of both paths.",
-            "B and A are multiplied in the order that gives a matrix of W's shape. Do not forget the scale.",
-            "B @ A is in float32. Add it to W.float(), then round the sum: .to(W.dtype).",
-        ),
         secret=_secret_merge,
         reference=merge,
         mutants={

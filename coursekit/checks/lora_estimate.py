@@ -24,10 +24,6 @@ ESTIMATE = register(
         points=1,
         difficulty=2,
         minutes=5,
-        hints=(
-            "A query matrix is (hidden, hidden), a value matrix (kv, hidden): d_in is hidden for both.",
-            "For one matrix A and B have r (d_in + d_out) numbers. Add query and value, then count the layers.",
-        ),
         given=("layers", "hidden", "kv", "r"),
         secret=_model,
         reference=estimate,

@@ -171,16 +171,6 @@ TRAIN = register(
         points=4,
         difficulty=4,
         minutes=22,
-        hints=(
-            "load() gives MiniLM with every weight frozen; model(input_ids=ids, attention_mask=mask).logits answers.",
-            "model.get_submodule(name) is the nn.Linear that a name stands for. Put your LoRALinear in its place; or a "
-            "hook: its register_forward_hook(f) calls f(layer, inputs, output), and what f returns takes the place of "
-            "the output, so that the branch is added there.",
-            "A starts as torch.randn(r, d_in) / d_in ** 0.5, B at 0; only these go to the optimizer. A step: the "
-            "squared distance of the logits to the targets, on some of the 64 sentences.",
-            "rows = torch.randperm(64)[:16], F.mse_loss on these rows, and Adam with a learning rate of 3e-3 need a "
-            "few dozen steps. Return {name + '.A': A, name + '.B': B} for every name, detached.",
-        ),
         budget=Budget(minutes=2, model="minilm"),
         pose=_pose,
         fair=lambda load, names, ids, mask, targets, r, alpha: _trained(

@@ -89,11 +89,6 @@ BLOCK = register(
         points=5,
         difficulty=4,
         minutes=20,
-        hints=(
-            "The gradient of a matrix needs what was multiplied with it; a sum needs nothing.",
-            "A norm and the matrices behind it keep x, s, n and a. Of the feed-forward part four results of width f "
-            "are needed.",
-        ),
         secret=_secret_block,
         reference=block,
         mutants={
@@ -203,12 +198,6 @@ CHECKPOINT = register(
         points=4,
         difficulty=4,
         minutes=15,
-        hints=(
-            "ctx.save_for_backward(x) keeps x, ctx.run = run the function. In backward, take x from ctx.saved_tensors, "
-            "detach it, let it require a gradient, and run again inside torch.enable_grad().",
-            "y.backward(g) carries g through the second run. The weights get their gradients from it, and x.grad is "
-            "what you hand on: return None, x.grad.",
-        ),
         secret=_secret_checkpoint,
         reference=_checkpointed(Recompute),
         part=Recompute,
@@ -250,10 +239,6 @@ SHARDED = register(
         points=2,
         difficulty=3,
         minutes=8,
-        hints=(
-            "Each card updates its own part of the weights. Which of the three does it need for that part alone?",
-            "What must be whole on a card in the forward pass, and again in the backward pass? That is split last.",
-        ),
         secret=_secret_sharded,
         reference=sharded,
         mutants={
@@ -486,10 +471,6 @@ PLAN = register(
         points=3,
         difficulty=3,
         minutes=12,
-        hints=(
-            "What does the model's part, from `memory_sharded`, leave of `size`?",
-            "For each setting at each stage only the plan with the most sequences is worth a look.",
-        ),
         secret=_planning,
         reference=plan,
         mutants={

@@ -40,7 +40,7 @@ class Numeric(BaseExercise):
     @cached_property
     def asks(self) -> Exercise:
         r"""The same as a function of the numbers."""
-        described = (self.id, self.points, self.difficulty, self.minutes, self.hints)
+        described = (self.id, self.points, self.difficulty, self.minutes)
         return Exercise(
             *described,
             secret=self.secret,

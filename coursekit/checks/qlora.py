@@ -37,10 +37,6 @@ UNPACK = register(
         points=2,
         difficulty=2,
         minutes=10,
-        hints=(
-            "A tensor of codes can index the table: the result has the shape of the codes.",
-            "reshape(-1, block) puts one block in each row; row i is multiplied by absmax[i].",
-        ),
         secret=_codes,
         reference=unpack,
         mutants={
@@ -96,13 +92,6 @@ BACKWARD = register(
         points=4,
         difficulty=4,
         minutes=20,
-        hints=(
-            "x goes two ways to h, through W and through the adapter: two gradients come back, and they add up. W is "
-            "frozen: it passes a gradient on and gets none.",
-            "For rows, forward is x W^T, so backward is g W. Through the adapter: first B, then A.",
-            "B sees s·(x A^T) as its input and A sees x; the gradient that reaches A is s·(g B). A weight's gradient "
-            "is (gradient of its output)^T times its input.",
-        ),
         secret=_gradients,
         reference=backward,
         mutants={
@@ -160,11 +149,6 @@ BYTES = register(
         points=2,
         difficulty=2,
         minutes=10,
-        hints=(
-            "Three kinds of parameters: in 4 bits (and a share of the scales), in 16 bits, and A and B.",
-            "Double quantization: one 8-bit scale for 64 weights, and one 32-bit scale for 256 of those.",
-            "A and B are there four times in 32 bits: themselves, their gradients, and Adam's two moments.",
-        ),
         secret=_sizes,
         reference=total_bytes,
         mutants={
@@ -351,12 +335,6 @@ PLAN = register(
         points=4,
         difficulty=3,
         minutes=20,
-        hints=(
-            "How many plans are there in all? The rule scores each of them at once.",
-            "What a plan needs: qlora_bill(size, batch=batch, seq=seq, optimizer=optimizer, "
-            "checkpointing=checkpointing).peak",
-            "Pass over what leaves less than memory.GiB of the room, and keep the least time a row so far.",
-        ),
         secret=_card,
         reference=plan,
         mutants=_POOR,
@@ -388,11 +366,6 @@ NOISE = register(
         points=2,
         difficulty=3,
         minutes=10,
-        hints=(
-            "First merge: M = W + delta. Then find for each number of M the nearest of the levels.",
-            "torch.bucketize(M, boundaries) finds the interval of each number; what are the boundaries?",
-            "Halfway between neighbouring levels. The noise is what rounding did to M; divide its norm by delta's.",
-        ),
         secret=_merged,
         reference=noise,
         mutants={

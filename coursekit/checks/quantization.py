@@ -62,11 +62,6 @@ BLOCKWISE = register(
         points=3,
         difficulty=3,
         minutes=10,
-        hints=(
-            "x.view(-1, block) has one row for each block; its absmax is .abs().amax(1).",
-            "Divide each row by its absmax.",
-            "The nearest level: (y[..., None] - table).abs().argmin(-1). Then table[index], times absmax, flat again.",
-        ),
         secret=_secret_blockwise,
         reference=blockwise,
         mutants={
@@ -171,11 +166,6 @@ NORMAL_FLOAT = register(
         points=4,
         difficulty=4,
         minutes=15,
-        hints=(
-            "Half of the codes, 2 ** (bits - 1), are positive; zero takes one of the other half.",
-            "torch.linspace(tail, 0.5, n + 1)[:-1] are n probabilities; leave out 0.5, whose quantile is zero.",
-            "The other side has n - 1 levels, so its own linspace, with a minus before the quantiles. Sort, divide.",
-        ),
         secret=_secret_normal_float,
         reference=normal_float,
         mutants={
@@ -256,11 +246,6 @@ Q4_1 = register(
         points=3,
         difficulty=3,
         minutes=10,
-        hints=(
-            "block[:4].view(torch.float16) reads the first four bytes as two numbers: d, then m.",
-            "A byte holds two codes: byte & 15 is the low one, byte >> 4 the high one.",
-            "torch.cat the low codes and the high ones; they are not interleaved.",
-        ),
         secret=_secret_q4_1,
         reference=q4_1,
         mutants={
@@ -306,11 +291,6 @@ BITS = register(
         points=2,
         difficulty=2,
         minutes=5,
-        hints=(
-            "A scale of 32 bits is shared by the weights of a block. How much of it falls to each?",
-            "With double quantization the scale of a block has 8 bits, and 32 bits are shared by `second` scales.",
-            "`second` scales belong to block * second weights.",
-        ),
         secret=_secret_bits,
         reference=bits,
         mutants={

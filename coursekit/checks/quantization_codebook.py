@@ -150,12 +150,6 @@ CODEBOOK = register(
         points=4,
         difficulty=4,
         minutes=20,
-        hints=(
-            "Divide each block by its absmax. Which level would serve the weights that are rounded to it better "
-            "than it does now?",
-            "Their mean, weighted as the error weighs them. Move every level there, round anew, and again and again.",
-            "Weigh each weight by the square of its block's absmax. NF4 is a good start.",
-        ),
         secret=_weights,
         reference=codebook,
         mutants=_POOR,

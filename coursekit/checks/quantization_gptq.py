@@ -67,13 +67,6 @@ GPTQ = register(
         points=4,
         difficulty=4,
         minutes=20,
-        hints=(
-            "Once $e_j$ is fixed, for which e of the later columns is that smallest? Set the derivative to zero.",
-            "With G the inverse of H[j:, j:], columns j and later: the later ones change by -(column j, as the earlier "
-            "moves left it, minus its rounded value) / G[0, 0] * G[0, 1:].",
-            "W = W.clone(), then for each j: round W[:, j:j + 1] to codes from -7 to 7, find what was lost, change "
-            "W[:, j + 1:], and put the rounded column in.",
-        ),
         secret=_secret,
         reference=gptq,
         mutants={

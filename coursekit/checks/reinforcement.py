@@ -48,13 +48,6 @@ ADVANTAGES = register(
         points=3,
         difficulty=2,
         minutes=10,
-        hints=(
-            "One row is one prompt and its group. So the mean and the deviation are taken along a row, not over all "
-            "rewards.",
-            "mean(1, keepdim=True) and std(1, keepdim=True) keep the shape (prompts, 1), which broadcasts.",
-            "The deviation of equal rewards is 0, and dividing by it gives NaN or infinity. A small number beside std, "
-            "such as 1e-4, prevents both.",
-        ),
         tolerance=4e-3,  # a student's small number may be 1e-3
         secret=_secret_rewards,
         reference=lambda rewards: _grpo().group_advantages(rewards),
@@ -159,13 +152,6 @@ CLIPPED = register(
         points=4,
         difficulty=3,
         minutes=15,
-        hints=(
-            "You have logarithms, and a ratio is asked for. What is the logarithm of a ratio?",
-            "Which direction pays depends on the advantage's sign. advantages has one number for each answer, and the "
-            "ratio one for each token: advantages[:, None] fits.",
-            "torch.minimum compares two products, each with the advantage in it, so that it also works where that is "
-            "negative. Clip the ratio first, then multiply.",
-        ),
         secret=_secret_clipped,
         reference=lambda *given: _grpo().clipped_loss(*given),
         mutants={
@@ -239,12 +225,6 @@ PARTS = register(
         points=3,
         difficulty=2,
         minutes=10,
-        hints=(
-            "Two of ten sums gain 0.5 each, the others nothing. The gain is 0.1, all of it from the two.",
-            "(after - before)[~was & now] are the gains of the sums whose likeliest number became right. Add them up, "
-            "and divide by the number of all sums.",
-            "before > 0 says that a draw before held the right number.",
-        ),
         secret=_secret_parts,
         reference=_in_parts,
         mutants={

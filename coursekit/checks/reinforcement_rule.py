@@ -85,13 +85,6 @@ RULE = register(
         points=4,
         difficulty=3,
         minutes=20,
-        hints=(
-            "Write down ten answers that you would not pay for, before you write the rule. What does each have that "
-            "a right answer lacks?",
-            "Finding the right number is the easy half. What else stands in the line?",
-            "re.findall gives all numbers of a text. Mind signs and decimals: 17.5 and -17 hold a 17. Write groups as "
-            "(?:...): of (...) findall returns only the inside.",
-        ),
         secret=_secret,
         reference=_of_each(_only_number),
         mutants={

@@ -82,12 +82,6 @@ DIFFERENCE = register(
         points=3,
         difficulty=2,
         minutes=12,
-        hints=(
-            "Add 5 to all logits of a token: which probabilities change? Compare what does not change then.",
-            "log_softmax(-1) makes log-probabilities p and q of logits. The divergence of one token is the sum over "
-            "the vocabulary of p.exp() * (p - q).",
-            "Boolean indexing leaves the padding out: p[mask.bool()] has one row for each token that counts.",
-        ),
         secret=_secret_difference,
         reference=difference,
         mutants={
@@ -202,12 +196,6 @@ SUM = register(
         points=4,
         difficulty=3,
         minutes=15,
-        hints=(
-            "Try it on paper with two adapters of rank 1: which matrix is asked for, and which has (B1 + B2)(A1 + A2)?",
-            "The sum of two matrices of rank r has rank 2r. So A and B must become larger: by rows, or by columns?",
-            "A block matrix [B1 B2] times A1 on top of A2 is B1 A1 + B2 A2: torch.cat. Weight and scale stand in one "
-            "of the two factors, not in both.",
-        ),
         secret=_secret_sum,
         reference=beside,
         mutants={

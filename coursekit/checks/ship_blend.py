@@ -122,11 +122,6 @@ BLEND = register(
         points=4,
         difficulty=4,
         minutes=22,
-        hints=(
-            "The decomposition of D1 + D2 is a start, and not good enough: it does not know the inputs. Let an "
-            "optimizer go on from there, on the larger of the two errors.",
-            "torch.optim.Adam([A, B], lr=0.03) and 400 steps are enough if the rate falls towards the end.",
-        ),
         secret=_secret,
         reference=blended,
         mutants={

@@ -58,10 +58,6 @@ PREPEND = register(
         points=2,
         difficulty=2,
         minutes=6,
-        hints=(
-            "prompt.expand(batch, -1, -1) shows the same (n, d) to every row: (batch, n, d), without a copy.",
-            "torch.cat([...], dim=1) joins along the sequence; the mask and the labels grow by the same n.",
-        ),
         secret=_secret_prepend,
         reference=prepend,
         mutants={
@@ -142,12 +138,6 @@ PREFIX_ATTENTION = register(
         points=3,
         difficulty=3,
         minutes=14,
-        hints=(
-            "Which columns may token i look at? Count them for the first token and for the last.",
-            "torch.cat([p_k, k]) are all keys: (n + seq, d). The scores are then (seq, n + seq).",
-            "Token i sees all n columns of the prefix and the columns of tokens 0 to i: n + i + 1 columns in all.",
-            "torch.ones(seq, n + seq, dtype=torch.bool).tril(n) is True exactly there.",
-        ),
         secret=_secret_attention,
         reference=prefix_attention,
         mutants={
@@ -221,13 +211,6 @@ GATED_ATTENTION = register(
         points=3,
         difficulty=2,
         minutes=8,
-        hints=(
-            "What must come out for gate = 0? And how can the prompts speak without taking a share of the softmax from "
-            "the text?",
-            "Two softmaxes: one over the text, causal, which is notebook 04's prefix attention with a prefix of length "
-            "0; one over the prompts.",
-            "The gate multiplies the prompts' output only, and the two outputs are added.",
-        ),
         secret=_secret_gated,
         reference=gated_attention,
         mutants={
@@ -308,11 +291,6 @@ GATE_GRADIENTS = register(
         points=4,
         difficulty=4,
         minutes=20,
-        hints=(
-            "The added part is gate * S @ p_v with S = softmax(q p_k^T / sqrt(d)). S does not depend on gate or p_v.",
-            "The gate is one number for all tokens and all d outputs, so its gradient is a sum over everything.",
-            "A gradient has the shape of its tensor: (n, seq)(seq, d) -> (n, d). What happens to it at gate = 0?",
-        ),
         secret=_secret_upstream,
         reference=gate_gradients,
         mutants={

@@ -95,13 +95,6 @@ TRAIN = register(
         points=4,
         difficulty=3,
         minutes=15,
-        hints=(
-            "model = load(); model.requires_grad_(False) freezes it. P = start.clone().requires_grad_() is the only "
-            "thing that an optimizer gets: optimizer([P]).",
-            "model.get_input_embeddings()(ids) are the word vectors, (batch, seq, d). Put P before them with your "
-            "soft_prompts_prepend.",
-            "For each batch: zero_grad, backward, step. At the end return P.detach().",
-        ),
         secret=_secret,
         reference=train,
         mutants={
@@ -243,14 +236,6 @@ DESIGN = register(
         points=5,
         difficulty=4,
         minutes=20,
-        hints=(
-            "You have a training loop. What is left to decide: how many vectors, from where they start, the learning "
-            "rate, how many steps on which rows. What would tell you that you train too long?",
-            "Vectors of words are a good start: model.get_input_embeddings().weight[ids]. Which words would you ask "
-            "with? load_decoder('smollm2')[1] is the tokenizer.",
-            "Adam with a learning rate of 0.03 that rises over the first four steps, and forty steps of eight rows, "
-            "take half a minute. Keep some rows back, and see on them whether it still gets better.",
-        ),
         budget=Budget(minutes=3, model="smollm2"),
         pose=_pose,
         score=_score,

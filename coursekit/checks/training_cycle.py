@@ -49,14 +49,6 @@ LOGPS = register(
         points=3,
         difficulty=3,
         minutes=12,
-        hints=(
-            "The model has read tokens 1 to t when it gives the logits of position t. Which token do they predict? So "
-            "which logits, and which labels, are left without a partner?",
-            "log_softmax over the vocabulary makes log-probabilities of logits. gather takes one of them at each "
-            "position, but it cannot take number -100.",
-            "F.cross_entropy does all of it, and leaves out -100: it wants (batch, vocab, seq), and reduction='none'. "
-            "Mind its sign.",
-        ),
         secret=_secret_logps,
         reference=logps,
         mutants={
@@ -137,10 +129,6 @@ MASK_PROMPT = register(
         points=2,
         difficulty=2,
         minutes=6,
-        hints=(
-            "input_ids is one row: the prompt, then the answer, then end_id. The labels are just as long.",
-            "Label i belongs to token i. Which positions hold the prompt, and which label does the loss ignore?",
-        ),
         secret=_secret_mask_prompt,
         reference=mask_prompt,
         mutants={
@@ -226,11 +214,6 @@ DPO = register(
         points=3,
         difficulty=3,
         minutes=12,
-        hints=(
-            "A reward is beta times a logarithm of a ratio. The four tensors are logarithms already.",
-            "Of one pair, the loss is -ln of the probability that the chosen answer wins. F.logsigmoid(z) is ln σ(z), "
-            "and does not overflow.",
-        ),
         secret=_secret_dpo,
         reference=dpo,
         mutants={
@@ -390,11 +373,6 @@ PACK = register(
         points=3,
         difficulty=3,
         minutes=12,
-        hints=(
-            "Which examples go into one row depends on their lengths alone. Settle that first: a list of lists.",
-            "In a row, what would the first token of the second example be predicted from, and should it be?",
-            "A position says where in its own example a token stands: range(len(ids)) for each of them.",
-        ),
         secret=_secret_pack,
         reference=pack,
         mutants={

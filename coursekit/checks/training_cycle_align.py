@@ -138,14 +138,6 @@ ALIGN = register(
         points=4,
         difficulty=4,
         minutes=25,
-        hints=(
-            "Train with your DPO loss first, on `practice(0)`, and look at both log-ratios. Which of the two carries "
-            "the margin?",
-            "DPO asks for a difference alone. What could you add to the loss that falls when the chosen answers become "
-            "likelier?",
-            "Stage 2's loss on the chosen answers is such a loss. How much of it, and which beta: try three "
-            "values.",
-        ),
         budget=Budget(minutes=1, model=""),
         pose=_pose,
         score=_score,

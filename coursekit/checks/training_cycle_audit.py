@@ -185,12 +185,6 @@ AUDIT = register(
         points=5,
         difficulty=4,
         minutes=22,
-        hints=(
-            "Write down for each fault what it does to input_ids and to labels. Which of them need a second row to "
-            "be seen?",
-            "Find the place of mark in input_ids first: it parts the prompt from the answer, whatever the labels say.",
-            "A row can show the signs of two faults. Which of the two explains both?",
-        ),
         inputs=public_rows,
         secret=drawn,
         reference=audit,

@@ -108,12 +108,6 @@ PLAN = register(
         points=3,
         difficulty=3,
         minutes=15,
-        hints=(
-            "The difference of two means over k seeds has the standard error ((s1² + s2²) / k) ** 0.5, with s² the "
-            "variance of one method's pilot runs (statistics.variance).",
-            "2.8 of these are to be at most `smallest`. Solve for k, round up (math.ceil), take three at least. Then "
-            "count up from 0 and leave out what the pilot used, until there are k seeds.",
-        ),
         secret=_pilot_runs,
         reference=plan,
         mutants={
@@ -263,12 +257,6 @@ CONCLUDE = register(
         points=4,
         difficulty=4,
         minutes=20,
-        hints=(
-            "How much does a mean of k runs scatter, and a difference of two such means? statistics.variance needs two "
-            "runs.",
-            "margin = errors * (variance / k of one + variance / k of the other) ** 0.5. Then, in this order: "
-            "incomplete; |difference| + margin < smallest; |difference| > margin; and what is left.",
-        ),
         secret=_registered_runs,
         reference=conclude,
         mutants={
@@ -389,12 +377,6 @@ LEADER = register(
         points=4,
         difficulty=4,
         minutes=20,
-        hints=(
-            "The means of a table scatter for two reasons: methods differ, and seeds do. How large is each of the two "
-            "variances, estimated from all tables of a task?",
-            "If only a share of the scatter is the methods', only that share of the leader's lead over its table's "
-            "mean is to be expected again.",
-        ),
         budget=Budget(minutes=1, model="minilm"),
         pose=_tables,
         score=_leader_score,

@@ -14,9 +14,9 @@ import typer
 
 from coursekit.errors import CourseError, unknown
 from coursekit.files import folder_at, replace_text
-from coursekit.grading import collect, feedback, pages, policy, tables
+from coursekit.grading import collect, pages, policy, tables
 from coursekit.grading.collect import Entry
-from coursekit.grading.folder import note
+from coursekit.grading.folder import Batch, note
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _moodle(marks: list[Mark], place: Path, options: Options) -> Path:
         raise CourseError(
             "Moodle needs its own worksheet: download it there, and give it with --fill worksheet.csv."
         )
-    _, of = _one_notebook(marks)
+    (_, of), hints = _one_notebook(marks), Batch(place.parent).hints()
     names, rows = tables.read(options.fill)
     grade = _column(names, options.grade_column, "Grade", "--grade-column")
     maximum = _column(names, options.maximum_column, "Maximum grade", "--maximum-column")
@@ -186,7 +186,7 @@ def _moodle(marks: list[Mark], place: Path, options: Options) -> Path:
                     # Moodle parts the name at underscores.
                     name = re.sub(r"[^\w .'-]|_", " ", mark.entry.name)[:60]
                     inside = f"{name}_{digits[1]}_assignsubmission_file_/feedback.html"
-                    given[inside] = feedback.page(mark.entry, mark.late)
+                    given[inside] = pages.feedback(mark.entry, mark.late, hints)
     if not filled:
         raise CourseError(
             f"{options.fill.name} lists nobody from this batch: give --id-column, or a roster with e-mails."

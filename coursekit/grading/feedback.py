@@ -6,7 +6,7 @@ from pathlib import Path
 
 from coursekit.files import folder_at, replace_text
 from coursekit.grading import collect, pages, policy
-from coursekit.grading.folder import note
+from coursekit.grading.folder import Batch, note
 
 
 def write(out: Path, anonymous: bool = False) -> list[Path]:
@@ -18,18 +18,11 @@ def write(out: Path, anonymous: bool = False) -> list[Path]:
     rules = policy.read(out, entries)
     lateness = [rules.late(e.id, e.notebook, e.submitted) if rules else None for e in entries]
     shown = collect.without_names(out, entries) if anonymous else entries
-    names = pages.file_names(shown)
+    names, hints = pages.file_names(shown), Batch(out).hints()
     folder = folder_at(out / "feedback")
     written = []
     for entry, late in zip(shown, lateness, strict=True):
         written.append(folder / names[entry.id, entry.notebook])
-        replace_text(written[-1], page(entry, late))
+        replace_text(written[-1], pages.feedback(entry, late, hints))
     note(out, "wrote feedback", pages=len(written))
     return written
-
-
-def page(entry: collect.Entry, late: policy.Late | None) -> str:
-    r"""The HTML of one student's page."""
-    from coursekit import checks
-
-    return pages.feedback(entry, late, {id: one.hints for id, one in checks.every_kind().items()})

@@ -57,6 +57,10 @@ class Batch:
             return None
         return None if found.get("status") == "infrastructure" else found
 
+    def hints(self) -> dict[str, list[str]]:
+        r"""Those of the assignment's notebook, by exercise; none where there is no plan."""
+        return json.loads(self.assignment.read_text()).get("hints", {}) if self.assignment.is_file() else {}
+
     def write_result(self, result: dict[str, Any]) -> None:
         r"""Whole or not at all."""
         text = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=True) + "\n"

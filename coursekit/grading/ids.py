@@ -49,6 +49,18 @@ def of_notebook(notebook: Path) -> list[str]:
     return ids
 
 
+def hints(notebook: Path) -> dict[str, list[str]]:
+    r"""What the course's own notebook folds away below each exercise, by id."""
+    import nbformat
+
+    found = {}
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type == "markdown" and (told := re.search(r"^`([\w-]+)` ·", cell.source, re.MULTILINE)):
+            fold = r"<summary>Hint \d+</summary>\s*(.*?)\s*</details>"
+            found[told[1]] = re.findall(fold, cell.source, re.DOTALL)
+    return found
+
+
 def handed_out(notebook: Path) -> list[str]:
     r"""The hashes of the code cells in the course's own notebook."""
     import nbformat

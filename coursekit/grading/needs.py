@@ -25,7 +25,7 @@ MOST_MAGIC, MOST_MAGICS = 10_000, 100
 #: Methods of a package that change how it computes from then on.
 _SETTERS = re.compile(r"set_\w+|use_deterministic_algorithms")
 #: Functions that only look at what they are given.
-_LOOKERS = ("print", "display", "check", "hint", "show", "len")
+_LOOKERS = ("print", "display", "check", "show", "len")
 #: Packages that no submission brings, and names through which code reaches what its names do not say.
 _INSTALLED = {*sys.stdlib_module_names, "torch", "numpy", "coursekit"}
 _WINDOWS = {"globals", "locals", "vars", "eval", "exec", "open", "compile", "os", "sys", "gc", "inspect", "importlib",

@@ -27,7 +27,7 @@ def index(entries: list[Any], summary: dict[str, Any]) -> str:
     return _page("index.html", entries=entries, summary=summary, files=file_names(entries))
 
 
-def feedback(entry: Any, late: Any, hints: dict[str, tuple[str, ...]]) -> str:
+def feedback(entry: Any, late: Any, hints: dict[str, list[str]]) -> str:
     r"""One student's page: marks, what was said, hints; no input and no answer. late: as policy.Late, or None."""
     return _page("feedback.html", entry=entry, late=late, hints=hints)
 

@@ -58,6 +58,7 @@ def plan(
     )  # fmt: skip
     common = {**dataclasses.asdict(assignment), "preload": preload(notebook)}
     environment = fingerprint(common)
+    common["hints"] = ids_of.hints(notebook)  # for feedback; another hint grades nobody anew
     lines = []
     for index, one in enumerate(found):
         key = None
@@ -164,7 +165,7 @@ def read_assignment(batch: Batch) -> tuple[Assignment, list[str]]:
     if not batch.assignment.is_file():
         raise CourseError(f"{batch.out} has no plan: run `coursekit grade plan` first")
     common = json.loads(batch.assignment.read_text())
-    warm = common.pop("preload")
+    warm, _ = common.pop("preload"), common.pop("hints", None)
     common |= {"limits": Limits(**common["limits"]), "ids": tuple(common["ids"])}
     return Assignment(**common), warm
 

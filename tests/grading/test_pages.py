@@ -8,11 +8,12 @@ import json
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from coursekit.errors import CourseError
-from coursekit.grading import collect, feedback, pages, pseudonyms
+from coursekit.grading import collect, feedback, ids, pages, pseudonyms
 from tests.grading.batches import HOSTILE, OF, SECRET, batch, part, right
 
 MISTAKE = "the scale is alpha / r, not alpha"
@@ -129,11 +130,13 @@ def test_work_without_isolation_is_stamped_on_the_page(tmp_path):
 
 
 def test_feedback_has_the_mistake_and_hints_and_no_numbers_of_cases(out):
+    hints = ids.hints(Path(__file__).resolve().parents[2] / "notebooks" / "06_lora.ipynb")
+    (out / "assignment.json").write_text(json.dumps({"hints": hints}))
     assert len(feedback.write(out)) == 6
     page = Page(out / "feedback" / "bob.html")
     text = " ".join(" ".join(page.text).split())
     assert "3.5 of 6 points" in text and MISTAKE in text and "Correct for 4 of the 8 inputs" in text
-    assert "Hint 1 of 3" in text and "Which tensors may the optimizer find?" in text
+    assert "Hint 1 of 3" in text and "An optimizer asks the module for its parameters." in text
     assert "Keep the first r columns" not in text, "a hint of an exercise that is right"
     assert "no mark yet" in (out / "feedback" / "cy.html").read_text()
     assert "12" in (out / "feedback" / "fay.html").read_text()

@@ -87,7 +87,7 @@ def test_a_key_changes_with_whatever_a_mark_depends_on(monkeypatch):
             assert plan.fingerprint(common) != first, library
 
 
-def test_the_key_in_the_manifest_is_of_submission_and_rules(tmp_path):
+def test_the_key_in_the_manifest_is_of_submission_and_rules(tmp_path, monkeypatch):
     (tmp_path / "subs").mkdir()
     (tmp_path / "course.ipynb").write_text(json.dumps(made_up.course(IDS)))
     for name in ("ann", "bob"):
@@ -101,6 +101,8 @@ def test_the_key_in_the_manifest_is_of_submission_and_rules(tmp_path):
 
     first = keys()
     assert len(set(first)) == 2 and first == keys()
+    monkeypatch.setattr(plan.ids_of, "hints", lambda notebook: {"lora-merge": ["count the columns"]})
+    assert first == keys() and marks.hints() == {"lora-merge": ["count the columns"]}, "graded anew for a hint"
     assert not set(first) & set(keys(limits=Limits(memory=2**30)))
     (tmp_path / "subs" / "ann.ipynb").write_text("{ }")
     assert [a == b for a, b in zip(first, keys(), strict=True)] == [False, True]

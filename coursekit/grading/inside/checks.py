@@ -40,11 +40,6 @@ def numbers(id: str, variant: object = 0) -> dict[str, Any]:
     return dict(OWN[id])
 
 
-def hint(id: object, number: int = 1) -> str:
-    r"""No hints while grading."""
-    return "hints are in the notebook that you were given"
-
-
 def exercises() -> dict[str, Any]:
     r"""None: they are not inside the box."""
     return {}
