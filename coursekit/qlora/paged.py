@@ -34,9 +34,8 @@ class PagedAdamW(CheckedAdamW):
     are updated and nothing of it is there, and out again when room is needed: least recently used first.
 
     budget, page: bytes. fused: as in `torch.optim.AdamW` (on CUDA, compare with its foreach=False otherwise).
-    back_and_forth: walk through the pages backwards every second step. Every step uses every page once, so the
-    least recently used is always the one needed next: going round, a budget one page too small makes *every* use a
-    fault. Walking back, the pages of the end are still there.
+    Every step uses every page once, so the least recently used is always the one needed next: a budget one page too
+    small makes *every* use a fault.
 
     `history` has one `Traffic` for each step, `pager` the pages. The budget is for states: an update without `fused`
     has temporaries of up to a page besides.
@@ -58,12 +57,10 @@ class PagedAdamW(CheckedAdamW):
         budget: int = 256 * 2**20,
         page: int = 2 * 2**20,
         fused: bool = False,
-        back_and_forth: bool = False,
     ):
         if whole("page", page) < GRAIN or page % GRAIN:
             raise CourseError(f"page must be a multiple of {GRAIN} bytes, such as 2 * 2**20; got {page}.")
         self.page, self.fused = whole("page", page), flag("fused", fused)
-        self.back_and_forth = flag("back_and_forth", back_and_forth)
         self.pager = Pager(budget)
         self.history: list[Traffic] = []
         # The kernel is in the state dict, for a torch.optim.AdamW that goes on from it.
@@ -91,17 +88,15 @@ class PagedAdamW(CheckedAdamW):
 
     def update(self, work: Sequence[tuple[dict[str, Any], nn.Parameter]]) -> None:
         r"""Each parameter page by page, and a `Traffic` more in `history`."""
-        backwards = self.back_and_forth and len(self.history) % 2 == 1
-        for group, p in reversed(work) if backwards else work:
-            self._update(p, group, backwards)
+        for group, p in work:
+            self._update(p, group)
         self.history.append(self.pager.take_traffic())
 
-    def _update(self, p: nn.Parameter, group: dict[str, Any], backwards: bool) -> None:
+    def _update(self, p: nn.Parameter, group: dict[str, Any]) -> None:
         state = self.state[p] or self._start(p)
-        spans = list(zip(_spans(p, self.page), state["pages"], strict=True))
         gradient = p.grad.reshape(-1)
         with flat(p) as weight:
-            for span, number in reversed(spans) if backwards else spans:
+            for span, number in zip(_spans(p, self.page), state["pages"], strict=True):
                 self._update_page(weight[span], gradient[span], state["step"].clone(), number, group)
         state["step"] += 1
 

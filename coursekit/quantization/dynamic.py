@@ -56,16 +56,14 @@ def dequantize_8bit(
     absmax: Float[Tensor, " blocks"],
     code: Float[Tensor, " levels"],
     block: int = BLOCK,
-    out: Float[Tensor, "*shape"] | None = None,
 ) -> Float[Tensor, "*shape"]:
-    r"""code[codes] * absmax: fp32, or in `out`, contiguous and in any precision."""
+    r"""code[codes] * absmax, fp32."""
     if len(absmax) != -(-codes.numel() // whole("block", block, least=1, such_as=BLOCK)):
         raise CourseError(
             f"{codes.numel()} codes in blocks of {block} have {-(-codes.numel() // block)} scales, and here are "
             f"{len(absmax)}: give the block that they were quantized in"
         )
-    if out is None:
-        out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
+    out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
     levels = code.to(codes.device)
     decode(codes.reshape(-1), absmax, Lookup(levels, 8, by_byte=levels), block, out.view(-1))
     return out

@@ -98,16 +98,6 @@ def test_error_is_at_most_half_a_gap(seed, size, block, signed):
     assert (Q.dequantize_8bit(codes, absmax, levels, block) == levels[codes.int()] * scale).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_into_a_buffer_of_any_precision(dtype):
-    x, levels = random(10, 100), Q.dynamic_map()
-    codes, absmax = Q.quantize_8bit(x, levels)
-    assert codes.shape == x.shape and codes.dtype == torch.uint8
-    out = torch.empty(10, 100, dtype=dtype)
-    assert Q.dequantize_8bit(codes, absmax, levels, out=out) is out
-    assert torch.equal(out, Q.dequantize_8bit(codes, absmax, levels).to(dtype))
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

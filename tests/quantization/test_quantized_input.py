@@ -88,8 +88,7 @@ def unchecked(monkeypatch):
     # flags
     *((function, arguments, {name: "no"}, f"{name} must be True or False; got 'no'") for function, arguments, name in (
         (grid, (0.0, 1.0), "symmetric"), (Q.quantize_blockwise, (ONES,), "double"), (Q.dynamic_map, (), "signed"),
-        *((PagedAdamW.__init__, (PagedAdamW.__new__(PagedAdamW), [torch.nn.Parameter(ONES)]), name)
-          for name in ("fused", "back_and_forth")))),
+        (PagedAdamW.__init__, (PagedAdamW.__new__(PagedAdamW), [torch.nn.Parameter(ONES)]), "fused"))),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_said(function, arguments, options, said):
     with pytest.raises(CourseError, match=said) as error:

@@ -29,11 +29,6 @@ def kept(total: int, pruned: float) -> int:
     return total - round(pruned * total)
 
 
-def fraction(total: int, kept: int) -> float:
-    r"""The fraction to prune so that exactly `kept` of `total` weights stay."""
-    return 1 - kept / total
-
-
 # In a model ---------------------------------------------------------------------------------------------------------
 
 

@@ -94,30 +94,21 @@ class SparseAdapter(AroundAdapter):
         *,
         batches: Iterable[dict[str, Tensor]] | None = None,
         pruned: float | None = None,
-        threshold: float | None = None,
     ) -> nn.Module:
         r"""Prune adapter `name` of `model`: `adapter` itself, trained or not, or one that is already pruned in part.
 
         pruned: fraction of all weights that is gone afterwards, instead of the method's own.
-        threshold: prune whatever scores below this instead.
         batches: batches of the task, with labels, for a score that looks at it.
         An optimizer has to be made anew: the kept weights are new parameters. (`fit` makes its own.)
 
-        What is in force afterwards is `attached(model)[name]`; its `pruned` is the fraction that was reached.
+        What is in force afterwards is `attached(model)[name]`.
         Raises CourseError, and changes nothing, for settings that make no sense or leave no weight.
         """
         name, batches = self._prunable(model, name), self._batches(batches)
-        goal, total = self if pruned is None else replace(self, pruned=pruned), self.weights(model.config)
-        if threshold is not None and pruned is not None:
-            raise CourseError("a threshold decides the fraction: leave out pruned")
-        if threshold is None:
-            pruning.check_left(model, name, total, goal.kept(model.config))
-        scores = pruning.score(model, name, self.score, batches, self.seed)
-        if threshold is not None:
-            keep = sum(int((score >= threshold).sum()) for score in scores)
-            pruning.check_left(model, name, total, keep)
-            goal = replace(self, pruned=pruning.fraction(total, keep))
-        pruning.prune_to(model, name, goal.kept(model.config), scores)
+        goal = self if pruned is None else replace(self, pruned=pruned)
+        keep = goal.kept(model.config)
+        pruning.check_left(model, name, self.weights(model.config), keep)
+        pruning.prune_to(model, name, keep, pruning.score(model, name, self.score, batches, self.seed))
         attachment_of(model).methods[name] = goal
         return model
 
