@@ -29,7 +29,7 @@ from coursekit.architecture import describe
 from coursekit.errors import CourseError, unknown
 from coursekit.methods.adapters import AdapterDrop, Compacter, ParallelAdapter
 from coursekit.methods.adapters.adapter import Adapter
-from coursekit.methods.mechanism.attachment import attached, find_attachment
+from coursekit.methods.mechanism.attachment import attached, name_of
 from coursekit.methods.mechanism.merge import undone_after_an_error
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.mechanism.modules import head_names
@@ -110,13 +110,8 @@ def save(model: nn.Module, folder: str | Path, name: str | None = None) -> Path:
 
     Raises CourseError for a method that the library does not have.
     """
-    there, state = attached(model), find_attachment(model)
-    name = name or (state.switch.active if state else None) or next(iter(there), None)
-    if not there:
-        raise CourseError("no adapter is attached to this model; call method.attach(model) first")
-    if name not in there:
-        raise unknown("adapter", name, there)
-    method = there[name]
+    name = name_of(model, name)
+    method = attached(model)[name]
     adapter = method.adapter if isinstance(method, AdapterDrop) else method
     if type(adapter) not in FORMS:
         raise CourseError(

@@ -36,11 +36,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coursekit.errors import CourseError, number, one_of, unknown, whole
+from coursekit.errors import CourseError, number, one_of, whole
 from coursekit.fingerprint import fingerprint
 from coursekit.methods.lora import LoRA
 from coursekit.methods.lora_starts import pissa
-from coursekit.methods.mechanism.attachment import unmerged
+from coursekit.methods.mechanism.attachment import name_of, unmerged
 from coursekit.methods.mechanism.branch import BranchMethod
 from coursekit.methods.mechanism.merge import undone_after_an_error
 from coursekit.methods.mechanism.modules import at, is_conv1d, unwrap
@@ -60,10 +60,7 @@ class Update:
 
 def adapter(model: nn.Module, name: str | None) -> tuple[str, Any]:
     r"""The name and the method of an adapter on `model`: `name`, or the active one."""
-    state = unmerged(model)
-    name = name or state.switch.active or next(iter(state.methods))
-    if name not in state.methods:
-        raise unknown("adapter", name, state.methods)
+    state, name = unmerged(model), name_of(model, name)
     return name, state.methods[name]
 
 

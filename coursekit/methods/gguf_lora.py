@@ -19,7 +19,6 @@ Layout: `convert_lora_to_gguf.py` and `src/llama-adapter.cpp` in github.com/ggml
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.errors import CourseError
-from coursekit.files import folder_at
+from coursekit.files import replaced_files
 from coursekit.methods.combine import adapter
 from coursekit.methods.lora import LoRA
 from coursekit.methods.lora_starts import MOVED
@@ -78,20 +77,13 @@ def gguf_file(path: str | Path, arch: str) -> Iterator[Any]:
     import gguf
 
     path = Path(path)
-    folder_at(path.parent)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        writer = gguf.GGUFWriter(part, arch)
+    with replaced_files(path.parent, path.name) as part:
+        writer = gguf.GGUFWriter(part / path.name, arch)
         yield writer
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        os.replace(part, path)
-    except OSError as error:
-        raise CourseError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def check_plain(model: nn.Module, method: Any, name: str) -> None:

@@ -23,8 +23,14 @@ from coursekit.methods.ia3_config import named, targets_in
 from coursekit.methods.mechanism.anatomy import anatomy_of, in_attention, layers_of
 from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, like
 from coursekit.methods.mechanism.modules import LINEAR, fan_in_fan_out, find
-from coursekit.methods.mechanism.names import KEY_VALUE_DOWN, Names, checked_names, matches, no_default
-from coursekit.methods.mechanism.targets import matched
+from coursekit.methods.mechanism.names import (
+    KEY_VALUE_DOWN,
+    Names,
+    checked_names,
+    matched,
+    matches,
+    no_default,
+)
 
 
 class ScaledOutputs(Branch):
@@ -50,10 +56,7 @@ class ScaledOutputs(Branch):
         r"""l, with 1 for the outputs that are left alone."""
         return F.pad(self.l, (self.left, 0), value=1.0) if self.left else self.l
 
-    def compute(
-        self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]
-    ) -> Float[Tensor, "*batch out"]:
-        return self(y, x)  # `Rescale` keeps the precision of y and needs no copy of x in another
+    compute = forward  # `Rescale` keeps the precision of y and needs no copy of x in another
 
     def merged(self, W: Float[Tensor, "out in"], b: Tensor | None) -> tuple[Tensor, Tensor | None]:
         r"""$l \odot (Wx + b) = (\operatorname{diag}(l) W) x + l \odot b$: rows of W, and b."""
@@ -80,10 +83,7 @@ class ScaledInputs(Branch):
     ) -> Float[Tensor, "*batch out"]:
         return y
 
-    def compute(
-        self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]
-    ) -> Float[Tensor, "*batch out"]:
-        return y
+    compute = forward
 
     def merged(self, W: Float[Tensor, "out in"], b: Tensor | None) -> tuple[Tensor, Tensor | None]:
         r"""$W(l \odot x) = (W \operatorname{diag}(l)) x$: columns of W."""

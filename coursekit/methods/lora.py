@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from coursekit import counts, interop
-from coursekit.architecture import Matrix
 from coursekit.errors import CourseError, keep
 from coursekit.methods.dora import DoRAMixin
 from coursekit.methods.lora_config import (
@@ -213,10 +212,6 @@ class LoRA(Started):
         r"""The layers to adapt, with the paper's targets where none are given."""
         layers: Any = self.layers  # numbers by now
         return Targets(self.targets, QUERY_VALUE, layers, self.exclude, self.modules_to_save)
-
-    def matrices(self, config: Any) -> list[Matrix]:
-        r"""The weight matrices that get an update in the model that `config` describes."""
-        return self.named.matrices(config)
 
     def count(self, config: Any) -> int:
         r"""$\sum r (d_{in} + d_{out})$ over the adapted layers, each with its own r, and the modules that train whole.

@@ -1,12 +1,18 @@
-r"""Selects the weights with the largest scores: exactly as many as asked for, by one threshold over all tensors."""
+r"""Selects the weights with the largest scores: exactly as many as asked for, by one threshold over all tensors.
+
+With what scores need that look at the task: its batches, and their losses.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from coursekit.errors import CourseError
 
 
 def largest(scores: list[Tensor], keep: int) -> list[Bool[Tensor, "*shape"]]:
@@ -31,3 +37,30 @@ def at_random(tensors: Sequence[Tensor], seed: int) -> list[Float[Tensor, "*shap
     r"""Scores drawn from `seed` for each of `tensors`: the same ones in every precision and on every device."""
     random = torch.Generator().manual_seed(seed)
     return [torch.rand(tensor.shape, generator=random).to(tensor.device) for tensor in tensors]
+
+
+def checked_batches(score: str, need_data: Container[str], batches: Iterable[Any] | None) -> list[Any]:
+    r"""`batches` as a list. Raises CourseError for a single one, and for none where `score` is one of `need_data`."""
+    if isinstance(batches, Mapping):
+        raise CourseError("batches: give a list of batches, such as [batch], and this is one batch")
+    batches = list(batches or ())
+    if score in need_data and not batches:
+        raise CourseError(
+            f"score={score!r} looks at the task: give some batches of it with labels, batches=[...], or take "
+            "score='magnitude'"
+        )
+    return batches
+
+
+def losses(model: nn.Module, batches: Iterable[Any], alone: bool = False) -> Iterator[Tensor]:
+    r"""The loss of each batch, or of each example `alone`. Raises CourseError for batches without rows or labels."""
+    device = next(model.parameters()).device
+    for batch in batches:
+        rows = len(next(iter(batch.values()), ())) if isinstance(batch, Mapping) else 0
+        if not rows:
+            raise CourseError("batches: each is a dict of tensors, with one row or more for each example")
+        for part in [slice(row, row + 1) for row in range(rows)] if alone else [slice(rows)]:
+            loss = model(**{key: value[part].to(device) for key, value in batch.items()}).loss
+            if loss is None:
+                raise CourseError("a batch without labels has no loss to look at: give batches with labels")
+            yield loss

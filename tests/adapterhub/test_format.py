@@ -282,7 +282,7 @@ def test_what_the_library_has_no_place_for_is_not_written(tmp_path):
     assert not (tmp_path / "new").exists()
     with pytest.raises(CourseError, match="unknown adapter 'flim'; did you mean 'film'"):
         adapterhub.save(PfeifferAdapter(r=2).attach(tiny.encoder(), "film"), tmp_path, "flim")
-    with pytest.raises(CourseError, match="no adapter is attached"):
+    with pytest.raises(CourseError, match="no method is attached"):
         adapterhub.save(tiny.encoder(), tmp_path)
 
 

@@ -43,7 +43,7 @@ def unipelt(method: Any, arch: Architecture, config: Any) -> Inserted:
     two = replace(two, training=replace(two.training, parts=scaled))
     three = replace(three, training=replace(three.training, gated=True))
     found = together([one, two, three])
-    widths = [d, d, *(m.d_in for m in lora.matrices(config))]
+    widths = [d, d, *(m.d_in for m in lora.named.matrices(config))]
     gates = each_block([size for width in widths for size in (width, 1)], blocks)
     training = found.training
     training = replace(training, parts=(PrefixGate(frozenset(blocks), prefix.n), *training.parts))

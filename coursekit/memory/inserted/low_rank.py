@@ -12,9 +12,9 @@ from coursekit.methods.oft import above_diagonal
 
 
 def low_rank(method: Any, arch: Architecture, config: Any) -> Inserted:
-    r"""A, (r, in), and B, (out, r), for each of `method.matrices(config)`; with DoRA a magnitude, (out,)."""
+    r"""A, (r, in), and B, (out, r), for each of `method.named.matrices(config)`; with DoRA a magnitude, (out,)."""
     dora = bool(getattr(method, "dora", False))
-    matrices, added = method.matrices(config), []
+    matrices, added = method.named.matrices(config), []
     if not _same_everywhere(method, arch, matrices, config):
         raise CourseError(
             "the memory model knows a LoRA with one r at the same matrices of all blocks, and this one has "

@@ -50,7 +50,7 @@ def nodes(method: Any, arch: Architecture, config: Any) -> Inserted:
 
 def shira(method: Any, arch: Architecture, config: Any) -> Inserted:
     r"""$r(d_{in}+d_{out})$ differences of each matrix."""
-    matrices = method.matrices(config)
+    matrices = method.named.matrices(config)
     sized = [(m, i, [method.r * (m.d_in + m.d_out)]) for m in matrices for i in range(arch.copies(m))]
     return _parts(arch, sized, {m.name: Written(m.d_in * m.d_out, dense=m.d_in * m.d_out) for m in matrices})
 
@@ -76,7 +76,7 @@ def mask(method: Any, arch: Architecture, config: Any) -> Inserted:
         found = {t.name: t.size for t in counts.body(arch) if arch.block_of(t.name) is not None}
         matrices = [m for m in arch.matrices if m.per_layer]
     else:
-        matrices = LoRA(r=1, targets=method.targets).matrices(config)
+        matrices = LoRA(r=1, targets=method.targets).named.matrices(config)
         paths = [(path, m) for m in matrices for path in arch.paths(m)]
         found = {f"{path}.weight": m.d_in * m.d_out for path, m in paths}
     # Rounded so that the sum is k: what is left over at one tensor goes to the next.

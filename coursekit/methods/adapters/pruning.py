@@ -13,7 +13,7 @@ from coursekit.methods.adapters.adapter import bottlenecks
 from coursekit.methods.adapters.pruned import Projection, PrunedLinear, learned, prune
 from coursekit.methods.adapters.pruning_scores import SCORES
 from coursekit.methods.mechanism.attachment import activate, attachment_of
-from coursekit.methods.ranking import largest
+from coursekit.methods.ranking import largest, losses
 from coursekit.modes import in_mode
 
 Batches = Sequence[dict[str, Tensor]]
@@ -75,7 +75,7 @@ def score(model: nn.Module, name: str, by: str, batches: Batches, seed: int = 0)
     """
     layers = list(projections(model, name).values())
     with _active(model, name):
-        scores = SCORES[by](layers, lambda: _losses(model, batches), seed)
+        scores = SCORES[by](layers, lambda: losses(model, batches), seed)
     if not any(s.is_meta or s.any() for s in scores[1::2]):
         raise CourseError(
             f"every {by} score of the up projections is 0, because they start at 0: start both sides away "
@@ -102,15 +102,6 @@ def put(model: nn.Module, name: str, layers: Sequence[PrunedLinear]) -> None:
             setattr(bottleneck, side, layer)
             where = next(i for i, parameter in enumerate(trained) if parameter is learned(old))
             trained[where] = layer.values
-
-
-def _losses(model: nn.Module, batches: Batches) -> Iterator[Tensor]:
-    device = next(model.parameters()).device
-    for batch in batches:
-        loss = model(**{key: value.to(device) for key, value in batch.items()}).loss
-        if loss is None:
-            raise CourseError("a batch without labels has no loss to look at: give batches with labels")
-        yield loss
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from coursekit import interop
 from coursekit.architecture import describe
-from coursekit.errors import CourseError, keep, number, one_of, unknown, whole
+from coursekit.errors import CourseError, keep, number, one_of, whole
 from coursekit.methods import positions
 from coursekit.methods.adapters import pruning
 from coursekit.methods.adapters.adapter import Adapter
@@ -28,9 +28,10 @@ from coursekit.methods.adapters.adapter_variants import ADAPTER, AroundAdapter
 from coursekit.methods.adapters.houlsby import HoulsbyAdapter
 from coursekit.methods.adapters.pruned import PrunedLinear, learned
 from coursekit.methods.adapters.pruning_scores import NEED_DATA, SCORES
-from coursekit.methods.mechanism.attachment import Attachment, attachment_of
+from coursekit.methods.mechanism.attachment import Attachment, attachment_of, name_of
 from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.merge import undone_after_an_error
+from coursekit.methods.ranking import checked_batches
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class SparseAdapter(AroundAdapter):
         batches: batches of the task, with labels, for a score that looks at it; a few are enough.
         Raises CourseError where they are missing, and where the score cannot tell fresh weights apart.
         """
-        batches = self._batches(batches)
+        batches = checked_batches(self.score, NEED_DATA, batches)
         with undone_after_an_error(model, name):
             super().attach(model, name)
             return self.prune(model, name, batches=batches)
@@ -104,7 +105,7 @@ class SparseAdapter(AroundAdapter):
         What is in force afterwards is `attached(model)[name]`.
         Raises CourseError, and changes nothing, for settings that make no sense or leave no weight.
         """
-        name, batches = self._prunable(model, name), self._batches(batches)
+        name, batches = self._prunable(model, name), checked_batches(self.score, NEED_DATA, batches)
         goal = self if pruned is None else replace(self, pruned=pruned)
         keep = goal.kept(model.config)
         pruning.check_left(model, name, self.weights(model.config), keep)
@@ -113,24 +114,12 @@ class SparseAdapter(AroundAdapter):
         return model
 
     def _prunable(self, model: nn.Module, name: str | None) -> str:
-        state = attachment_of(model)
-        name = name or state.switch.active or next(iter(state.methods))
-        if name not in state.methods:
-            raise unknown("adapter", name, state.methods)
-        there = state.methods[name]
+        name = name_of(model, name)
+        there = attachment_of(model).methods[name]
         inside = there.adapter if isinstance(there, SparseAdapter) else there
         if inside != self.adapter:
             raise CourseError(f"adapter {name!r} is a {inside}, and this method prunes a {self.adapter}")
         return name
-
-    def _batches(self, batches: Iterable[dict[str, Tensor]] | None) -> list[dict[str, Tensor]]:
-        batches = list(batches or ())
-        if self.score in NEED_DATA and not batches:
-            raise CourseError(
-                f"score={self.score!r} looks at the task: give some batches of it with labels, batches=[...], or take "
-                "score='magnitude'"
-            )
-        return batches
 
     # Files ----------------------------------------------------------------------------------------------------------
 

@@ -62,10 +62,6 @@ class LayerBiases(PartMethod):
     def _parts(self, model: nn.Module) -> Parts:
         return {path: {"bias": Whole(layer.bias)} for path, layer in self.layers(model).items()}
 
-    def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
-        parts = self._parts_of(model, name)
-        return {f"{path}.{key}": part.values for path, own in parts.items() for key, part in own.items()}
-
 
 @dataclass(frozen=True)
 class TokenRows(PartMethod):

@@ -225,7 +225,7 @@ class GatedLoRA(LoRA):
     def count(self, config: Any) -> int:
         r"""The updates, and $d_{in} + 1$ for each matrix."""
         arch = describe(config)
-        return super().count(config) + sum(arch.copies(m) * (m.d_in + 1) for m in self.matrices(config))
+        return super().count(config) + sum(arch.copies(m) * (m.d_in + 1) for m in self.named.matrices(config))
 
     def branch(self, path: str, layer: Branched, config: Any) -> GatedLoRABranch:
         return GatedLoRABranch(layer, self)

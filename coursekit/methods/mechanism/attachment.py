@@ -58,6 +58,15 @@ def attachment_of(model: nn.Module) -> Attachment:
     return state
 
 
+def name_of(model: nn.Module, name: str | None) -> str:
+    r"""`name`, or where it is None the active adapter or the first. CourseError for one that `model` does not have."""
+    state = attachment_of(model)
+    name = name or state.switch.active or next(iter(state.methods))
+    if name not in state.methods:
+        raise unknown("adapter", name, state.methods)
+    return name
+
+
 def unmerged(model: nn.Module) -> Attachment:
     r"""The state of a model with no adapter merged; CourseError where one is."""
     state = attachment_of(model)

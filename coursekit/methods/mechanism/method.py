@@ -18,18 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from coursekit import interop
-from coursekit.errors import CourseError, unknown
+from coursekit.errors import CourseError
 from coursekit.methods.mechanism.attachment import (
     Attachment,
     activate,
     attached,
     by_rows,
     find_attachment,
+    name_of,
     unmerged,
     wrap,
 )  # fmt: skip
 from coursekit.methods.mechanism.checkpoint import Setting, agree, fields, written
-from coursekit.methods.mechanism.merge import detach, merge, merged_once, remove
+from coursekit.methods.mechanism.merge import detach, merge, merged_once, undone_after_an_error
 from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper, at, find_wrapper, head_names
 
 #: Containers of parameters by adapter name: a name must not be that of an attribute.
@@ -88,18 +89,15 @@ class Method(ABC):
                 "this model has its adapter merged; call unmerge(model) before attaching another"
             )
         found, heads = self._check(model), self.heads(model)  # an error here leaves the model as it was
-        if state is None:
-            state = Attachment(AdapterState(), {n: p.requires_grad for n, p in model.named_parameters()})
-            model._coursekit = state
-            model.save_pretrained = partial(_save_whole, model)
-            model.requires_grad_(False)
-        state.methods[name], state.parameters[name] = self, []
-        try:
+        with undone_after_an_error(model, name):  # memory that ran out, Ctrl-C: nothing stays half done
+            if state is None:
+                state = Attachment(AdapterState(), {n: p.requires_grad for n, p in model.named_parameters()})
+                model._coursekit = state
+                model.save_pretrained = partial(_save_whole, model)
+                model.requires_grad_(False)
+            state.methods[name], state.parameters[name] = self, []
             state.parameters[name] += self._insert(model, state, name, found)
             state.parameters[name] += self._insert_heads(model, state, name, heads)
-        except BaseException:  # memory that ran out, Ctrl-C: nothing stays half done
-            remove(model, name)
-            raise
         for module in model.modules():
             if isinstance(module, AdapterWrapper):
                 module.follow(model.training)
@@ -124,23 +122,14 @@ class Method(ABC):
         config, tensors = interop.read(folder)
         self._check_kind(config)
         self._check_config(config)
-        state = find_attachment(model)
-        active = state.switch.active if state else None
-        fresh = name not in attached(model)
-        if fresh:
-            self._check_memory(model, tensors, folder)
-            Method.attach(self, model, name)  # what its own attach would look for in data, the file says
-        else:
-            self._named(model, name)
-            unmerged(model).methods[name]._check_config(config)
-        try:
+        with undone_after_an_error(model, name):
+            if name not in attached(model):
+                self._check_memory(model, tensors, folder)
+                Method.attach(self, model, name)  # what its own attach would look for in data, the file says
+            else:
+                self._named(model, name)
+                unmerged(model).methods[name]._check_config(config)
             self._load(model, name, tensors, folder)
-        except BaseException:
-            if fresh:
-                remove(model, name)
-            if state is not None:
-                activate(model, active)
-            raise
         return model
 
     def merge(self, model: nn.Module, name: str | None = None, undo: bool = True) -> nn.Module:
@@ -247,9 +236,7 @@ class Method(ABC):
             raise CourseError(
                 f"{type(self).__name__} is not attached to this model; call method.attach(model) first"
             )
-        name = name or state.switch.active or next(iter(state.methods))
-        if name not in state.methods:
-            raise unknown("adapter", name, state.methods)
+        name = name_of(model, name)
         if state.methods[name]._kinds != self._kinds:
             raise CourseError(f"adapter {name!r} is a {state.methods[name]._title}, not a {self._title}")
         return name

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from coursekit.errors import CourseError
-from coursekit.methods.mechanism.names import matches, no_match
+from coursekit.methods.mechanism.names import matched
 
 LINEAR = (nn.Linear, Conv1D)
 EVERY = (*LINEAR, nn.Embedding)
@@ -207,11 +207,7 @@ def find(model: nn.Module, targets: Iterable[str], kinds: tuple[type, ...]) -> d
 
     Raises CourseError, listing the candidates, for a target that names nothing.
     """
-    candidates = dict(modules_of(model, kinds))
-    for target in targets:
-        if not any(matches(path, target) for path in candidates):
-            raise no_match(target, candidates)
-    return {p: m for p, m in candidates.items() if any(matches(p, t) for t in targets)}
+    return matched(dict(modules_of(model, kinds)), targets)
 
 
 def all_linear(model: nn.Module, kinds: tuple[type, ...] = LINEAR) -> dict[str, nn.Module]:

@@ -140,6 +140,14 @@ def no_match(target: str, paths: Iterable[str]) -> CourseError:
     return CourseError(f"target {target!r} matches no module of this model; candidates: {', '.join(short)}")
 
 
+def matched(paths: Mapping[str, T], targets: Iterable[str]) -> dict[str, T]:
+    r"""Those of `paths` that `targets` name. Raises CourseError, listing the candidates, where one names nothing."""
+    for target in targets:
+        if not any(matches(path, target) for path in paths):
+            raise no_match(target, paths)
+    return {path: own for path, own in paths.items() if any(matches(path, t) for t in targets)}
+
+
 def no_default(kind: str, paths: Iterable[str], what: str = "targets") -> CourseError:
     r"""The error for a family of which no default is known: the names among `paths` by how often they occur."""
     often = Counter(path.rpartition(".")[2] for path in paths).most_common()

@@ -40,9 +40,9 @@ from coursekit.methods.mechanism.names import (
     Pattern,
     inside,
     layer_number,
+    matched,
     matches,
     no_default,
-    no_match,
 )
 
 T = TypeVar("T")
@@ -171,11 +171,3 @@ class Targets:
                 f"{next(iter(found), None)}: name more layers, or exclude less"
             )
         return taken
-
-
-def matched(paths: Mapping[str, Matrix], targets: tuple[str, ...]) -> dict[str, Matrix]:
-    r"""Those of `paths` that `targets` name. Raises CourseError, listing the candidates, where one names nothing."""
-    for target in targets:
-        if not any(matches(path, target) for path in paths):
-            raise no_match(target, paths)
-    return {path: m for path, m in paths.items() if any(matches(path, t) for t in targets)}

@@ -9,7 +9,7 @@ examples (`importance.fisher`). One tensor with its entries in place is `parts.E
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ from coursekit.methods.mechanism.merge import undone_after_an_error
 from coursekit.methods.mechanism.modules import AdapterWrapper, body_prefix, named_base_modules
 from coursekit.methods.mechanism.names import QUERY_VALUE, checked_names, matches
 from coursekit.methods.mechanism.targets import Targets
-from coursekit.methods.ranking import largest
+from coursekit.methods.ranking import checked_batches, largest
 from coursekit.methods.selective.importance import NEED_DATA, SCORES, telling
 from coursekit.methods.selective.mask_method import MaskMethod, Place, weights_of
 from coursekit.methods.selective.part_layer import Parts
@@ -100,16 +100,9 @@ class FishMask(MaskMethod):
         batches: batches of the task, with labels, for a score that looks at it. The paper takes a few hundred
         examples; each goes through the model alone.
         """
-        if isinstance(batches, Mapping):
-            raise CourseError("batches: give a list of batches, such as [batch], and this is one batch")
-        batches = list(batches or ())
+        batches = checked_batches(self.score, NEED_DATA, batches)
         if self.score not in NEED_DATA:
             return super().attach(model, name)
-        if not batches:
-            raise CourseError(
-                f"score={self.score!r} looks at the task: give some batches of it with labels, batches=[...], or take "
-                "score='magnitude'"
-            )
         with undone_after_an_error(model, name):
             super().attach(model, name)
             state = attachment_of(model)

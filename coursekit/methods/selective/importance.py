@@ -6,7 +6,7 @@ Every function takes the tensors to choose from and gives a tensor for each, in 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from coursekit.errors import CourseError
 from coursekit.methods.mechanism.attachment import attached, disabled
-from coursekit.methods.ranking import at_random
+from coursekit.methods.ranking import at_random, losses
 from coursekit.modes import in_mode
 
 Batches = Sequence[dict[str, Tensor]]
@@ -54,7 +54,7 @@ def fisher(model: nn.Module, tensors: Sequence[nn.Parameter], batches: Batches, 
     total, examples = [torch.zeros_like(t, dtype=_wide(t)) for t in tensors], 0
     half = any(p.dtype == torch.float16 for p in model.parameters())
     with _trainable(model, tensors):
-        for loss in _losses(model, batches):
+        for loss in losses(model, batches, alone=True):
             for sum_, g in zip(total, gradient(loss, tensors, half), strict=True):
                 if g is not None:
                     sum_ += g.to(sum_.dtype).square()
@@ -91,20 +91,6 @@ def telling(name: str, scores: list[Tensor]) -> None:
 
 def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-def _losses(model: nn.Module, batches: Batches) -> Iterator[Tensor]:
-    r"""The loss of each example of `batches` alone."""
-    device = next(model.parameters()).device
-    for batch in batches:
-        rows = len(next(iter(batch.values()), ())) if isinstance(batch, Mapping) else 0
-        if not rows:
-            raise CourseError("batches: each is a dict of tensors, with one row or more for each example")
-        for row in range(rows):
-            loss = model(**{key: value[row : row + 1].to(device) for key, value in batch.items()}).loss
-            if loss is None:
-                raise CourseError("a batch without labels has no loss to look at: give batches with labels")
-            yield loss
 
 
 @contextlib.contextmanager

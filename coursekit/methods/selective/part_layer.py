@@ -148,7 +148,7 @@ class PartMethod(Method, ABC):
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
         return {
-            f"{path}.{key}.{part.key}": part.values
+            f"{path}.{key}{part.key}": part.values
             for path, parts in self._parts_of(model, name).items()
             for key, part in parts.items()
         }

@@ -28,7 +28,7 @@ class Part(nn.Module, ABC):
     The values start as the tensor's own. On a 16-bit base they are fp32, and rounded where W is put together.
     """
 
-    #: What a checkpoint calls the values.
+    #: What a checkpoint calls the values, behind the name of the tensor.
     key: str
     #: Kind of the method that it is of.
     method: str | None = None
@@ -75,7 +75,7 @@ class Part(nn.Module, ABC):
 class Entries(Part):
     r"""Single entries, (k,), at positions of the tensor as it is stored, row after row."""
 
-    key = "values"
+    key = ".values"
 
     def taken(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, " k"]:
         return tensor.reshape(-1).index_select(0, self.index)

@@ -61,7 +61,7 @@ def which(value: Any, field: str) -> Which:
 class Rows(Part):
     r"""Whole rows of W, (k, in), at `index`: what k of its outputs are made of."""
 
-    key = "rows"
+    key = ".rows"
     side = 0  # of W
 
     @property
@@ -84,7 +84,7 @@ class Rows(Part):
 class Columns(Rows):
     r"""Whole columns of W, (out, k), at `index`: what k of its inputs feed."""
 
-    key = "columns"
+    key = ".columns"
     side = 1
 
     def gradient(self, g: Float[Tensor, "n out"], x: Float[Tensor, "n in"]) -> Float[Tensor, "out k"]:

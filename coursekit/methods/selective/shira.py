@@ -17,7 +17,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from coursekit import counts
-from coursekit.architecture import Matrix
 from coursekit.errors import CourseError, keep, whole
 from coursekit.methods import positions
 from coursekit.methods.mechanism.checkpoint import Setting
@@ -80,10 +79,6 @@ class SHiRA(MaskMethod):
     def named(self) -> Targets:
         r"""The targets, query and value where none are given."""
         return Targets(self.targets, QUERY_VALUE)
-
-    def matrices(self, config: Any) -> list[Matrix]:
-        r"""The weight matrices that get an update in the model that `config` describes."""
-        return self.named.matrices(config)
 
     def among(self, config: Any) -> int:
         return sum(m.d_in * m.d_out for m in self.named.layers(config).values())

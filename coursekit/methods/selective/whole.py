@@ -37,7 +37,7 @@ def with_norm_weights(config: Any) -> None:
 class Whole(Part):
     r"""All of one tensor, in its shape. A bias that the layer does not have starts as `zeros`."""
 
-    key = "whole"
+    key = ""
 
     def __init__(self, tensor: Tensor, transposed: bool = False):
         super().__init__(tensor, torch.empty(0, dtype=torch.long), transposed)
@@ -101,13 +101,6 @@ class WholeMethod(PartMethod):
         return {
             path: {key: Whole(getattr(module, key), key == "weight" and transposed(module)) for key in keys}
             for path, (module, keys) in self._picked(model).items()
-        }
-
-    def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
-        return {
-            f"{path}.{key}": part.values
-            for path, parts in self._parts_of(model, name).items()
-            for key, part in parts.items()
         }
 
     def touched(self, model: nn.Module) -> set[str]:
