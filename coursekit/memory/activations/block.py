@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from coursekit.architecture import Architecture, Matrix
 from coursekit.memory.activations.attention import attention
-from coursekit.memory.activations.builder import Builder
+from coursekit.memory.activations.builder import Builder, Product
 from coursekit.memory.activations.feed_forward import feed_forward
 from coursekit.memory.activations.linear import linear
 from coursekit.memory.activations.norm import norm, norm_of_heads
@@ -33,13 +33,13 @@ def block_steps(
     if arch.pre_norm:
         norm(b, arch.norms[0], "residual stream")
     flowed = b.flows
-    linear(b, qkv, "q, k, v", "T d", False, ["2*T d"], ["T q", "2*T kv"])
+    linear(b, Product(qkv, "q, k, v", "T d", False, ["2*T d"], ["T q", "2*T kv"]))
     if arch.normed_heads:
         norm_of_heads(b, "q")
         norm_of_heads(b, "k")
     shared = attention(b, qkv, flowed)
     b.insert("attention")
-    linear(b, [out], "output projection", "T q", shared, ["T d"], b.own_gradient("attention output"))
+    linear(b, Product([out], "output projection", "T q", shared, ["T d"], b.own_gradient("attention output")))
     # DistilBERT drops out at the end of its feed-forward only.
     _end(b, "attention output", "attention dropout" if arch.family != "distilbert" else None)
     if arch.pre_norm:

@@ -2,14 +2,30 @@ r"""Accumulates the steps and saved tensors of one block: sizes of tensors, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from coursekit.architecture import Architecture, Matrix
 from coursekit.memory.activations.setting import Setting
 from coursekit.memory.activations.step import Early, Step
 from coursekit.memory.activations.training import Training
 from coursekit.memory.breakdown import Term
+
+
+class Product(NamedTuple):
+    r"""Matrices `names` that read one input, `width` wide, together called `what`.
+
+    here: an earlier step keeps that very tensor. In the backward: `out`, the gradients of the results;
+    `beside`, gradients that wait there for others.
+    """
+
+    names: Sequence[str]
+    what: str
+    width: str
+    here: bool
+    beside: Sequence[str]
+    out: Sequence[str]
 
 
 @dataclass

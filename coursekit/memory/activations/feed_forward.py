@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coursekit.memory.activations.builder import Builder
+from coursekit.memory.activations.builder import Builder, Product
 from coursekit.memory.activations.forward import alive
 from coursekit.memory.activations.linear import linear
 
@@ -19,7 +19,7 @@ def feed_forward(b: Builder, up: Sequence[str], down: str) -> None:
     a = b.arch
     rising, gate = b.flows or b.touches(up[-1]), b.flows or b.touches(up[0])
     name, width = ("gate, up", "2*T f") if a.gated else ("up", "T f")
-    linear(b, up, name, "T d", False, ["2*T d"], [width])
+    linear(b, Product(up, name, "T d", False, ["2*T d"], [width]))
     if not b.flows:  # nothing is kept, but for a moment as much is there
         made = 3 if a.gated else _MADE.get(a.activation, 2)
         b.add(f"{a.activation} without a gradient", [], 0, alive(b, "feed-forward") + b.live(f"{made}*T f"))
@@ -34,4 +34,4 @@ def feed_forward(b: Builder, up: Sequence[str], down: str) -> None:
     here = (
         a.activation == "relu" and not a.gated and b.flows
     )  # relu keeps its result, which is the next input
-    linear(b, [down], "down", "T f", here, ["T d"], b.own_gradient("feed-forward output"))
+    linear(b, Product([down], "down", "T f", here, ["T d"], b.own_gradient("feed-forward output")))

@@ -15,54 +15,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coursekit.memory.activations import plain_branch
-from coursekit.memory.activations.builder import Builder
+from coursekit.memory.activations.builder import Builder, Product
 from coursekit.memory.breakdown import Term, summed
 
 
-def linear(
-    b: Builder,
-    names: Sequence[str],
-    what: str,
-    width: str,
-    here: bool,
-    beside: Sequence[str],
-    out: Sequence[str],
-) -> None:
-    r"""Matrices `names` that read one input, `width` wide, together called `what`.
-
-    here: an earlier step keeps that very tensor. In the backward: `out`, the gradients of the results;
-    `beside`, gradients that wait there for others.
-    """
-    for n in names:
+def linear(b: Builder, p: Product) -> None:
+    r"""The matrices of `p`, and what a method inserts around them."""
+    for n in p.names:
         b.insert(f"into {n}")
-    if (b.training.vera or b.training.rotations) and any(n in b.training.low_rank for n in names):
-        plain_branch.step(b, names, what, width, here, beside, out)
+    if (b.training.vera or b.training.rotations) and any(n in b.training.low_rank for n in p.names):
+        plain_branch.step(b, p)
     else:
-        _step(b, names, what, width, here, beside, out)
-    for n in names:
+        _step(b, p)
+    for n in p.names:
         b.insert(f"out of {n}")
 
 
-def _step(
-    b: Builder,
-    names: Sequence[str],
-    what: str,
-    width: str,
-    here: bool,
-    beside: Sequence[str],
-    out: Sequence[str],
-) -> None:
+def _step(b: Builder, p: Product) -> None:
     r"""The step of matrices with low-rank branches, with parts that train, or as they are."""
-    adapted = [n for n in names if n in b.training.low_rank]
-    shared = any(b.training.weight(b.path(n)) for n in names) or (adapted and not _own_copy(b))
-    keeps = [b.term(f"input of {what}", width)] if shared and not here else []
+    adapted = [n for n in p.names if n in b.training.low_rank]
+    shared = any(b.training.weight(b.path(n)) for n in p.names) or (adapted and not _own_copy(b))
+    keeps = [b.term(f"input of {p.what}", p.width)] if shared and not p.here else []
     for n in adapted:
-        keeps += _branch(b, n, width)
-    b.flows |= any(map(b.touches, names))
-    gradients = [b.setting.element * b.matrix(n).d_in * b.matrix(n).d_out for n in names if b.training.moved]
+        keeps += _branch(b, n, p.width)
+    b.flows |= any(map(b.touches, p.names))
+    gradients = [b.setting.element * b.matrix(n).d_in * b.matrix(n).d_out for n in p.names if b.training.moved]
     # A gradient takes the place of the moved weight when that has served; for a moment both are there.
-    work = b.live(*beside) + _work(b, names, adapted, keeps, width, out) + max(gradients, default=0)
-    b.add(what, keeps, work, leaves=sum(gradients))
+    work = b.live(*p.beside) + _work(b, p, adapted, keeps) + max(gradients, default=0)
+    b.add(p.what, keeps, work, leaves=sum(gradients))
 
 
 def _own_copy(b: Builder) -> bool:
@@ -88,27 +68,20 @@ def _branch(b: Builder, name: str, width: str) -> list[Term]:
     return keeps
 
 
-def _work(
-    b: Builder,
-    names: Sequence[str],
-    adapted: Sequence[str],
-    keeps: Sequence[Term],
-    width: str,
-    out: Sequence[str],
-) -> int:
+def _work(b: Builder, p: Product, adapted: Sequence[str], keeps: Sequence[Term]) -> int:
     r"""Bytes alive in the backward beside what waits there: the picture above."""
-    s, dy, x = b.setting, b.live(*out), b.live(width)
-    weight, scratch = max(s.unpacked.get(n, (0, 0)) for n in names)
+    s, dy, x = b.setting, b.live(*p.out), b.live(p.width)
+    weight, scratch = max(s.unpacked.get(n, (0, 0)) for n in p.names)
     unpacked = weight + max(x, scratch)  # what unpacking takes has gone when the gradient of x comes
-    unpacked = max([unpacked, *(_written(b, n, x) for n in names)])
+    unpacked = max([unpacked, *(_written(b, n, x) for n in p.names)])
     work = dy + (x if adapted else unpacked)
     if not adapted or b.training.dora:
         return work
     if s.half:  # the gradient is brought to fp32 for the branch, and that of x back
-        x32 = b.live(width, size=4)
-        work = dy + x32 + max(b.live(*out, size=4), x - x32)
+        x32 = b.live(p.width, size=4)
+        work = dy + x32 + max(b.live(*p.out, size=4), x - x32)
     if _own_copy(b) or weight or any(b.matrix(n).kind != "linear" for n in adapted):
-        released = summed(keeps) if len(names) == 1 else 0
+        released = summed(keeps) if len(p.names) == 1 else 0
         # Of several branches with copies of their own the last one's has gone when its layer unpacks.
         gone = summed(keeps) // len(adapted) if _own_copy(b) and weight else released
         work = max(work, 3 * x - released, dy + x + unpacked - gone)

@@ -15,38 +15,29 @@ On a 16-bit base the branch computes in fp32, with copies of what it reads and g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from coursekit.memory.activations.builder import Builder
+from coursekit.memory.activations.builder import Builder, Product
 from coursekit.memory.activations.forward import alive
 from coursekit.memory.activations.step import Early
 from coursekit.memory.breakdown import Term, summed
 
 
-def step(
-    b: Builder,
-    names: Sequence[str],
-    what: str,
-    width: str,
-    here: bool,
-    beside: Sequence[str],
-    out: Sequence[str],
-) -> None:
-    r"""As `linear`, for matrices `names` of which some have such a branch."""
-    own = {n: _keeps(b, n, width) for n in names if n in b.training.low_rank}
+def step(b: Builder, p: Product) -> None:
+    r"""As `linear`, for matrices of which some have such a branch."""
+    own = {n: _keeps(b, n, p.width) for n in p.names if n in b.training.low_rank}
     reads = bool(b.training.rotations) and not b.setting.half  # in 16 bits each has a copy
-    shared = not here and (reads or any(b.training.weight(b.path(n)) for n in names))
-    kept = [b.term(f"input of {what}", width)] * shared
+    shared = not p.here and (reads or any(b.training.weight(b.path(n)) for n in p.names))
+    kept = [b.term(f"input of {p.what}", p.width)] * shared
     b.flows = True
-    work = b.live(*beside) + _backward(b, own, names, summed(kept), width, out)
+    work = b.live(*p.beside) + _backward(b, p, own, summed(kept))
     # What reads the block's or the sublayer's input is known to `alive`, what reads a result on the way is not.
-    between = what in ("output projection", "down") and not here
-    ffn = b.matrix(names[-1]) in b.arch.feedforward
-    waiting = alive(b, "feed-forward" if ffn else "attention") + b.live(width) * (between - shared)
+    between = p.what in ("output projection", "down") and not p.here
+    ffn = b.matrix(p.names[-1]) in b.arch.feedforward
+    waiting = alive(b, "feed-forward" if ffn else "attention") + b.live(p.width) * (between - shared)
     b.add(
-        what, [*kept, *(term for terms in own.values() for term in terms)], work,
-        waiting + _forward(b, own, names, width),
-        early=_early(b, names, width, waiting, work) if b.training.rotations else None,
+        p.what, [*kept, *(term for terms in own.values() for term in terms)], work, waiting + _forward(b, p, own),
+        early=_early(b, p, waiting, work) if b.training.rotations else None,
     )  # fmt: skip
 
 
@@ -65,11 +56,11 @@ def _keeps(b: Builder, name: str, width: str) -> list[Term]:
     ]
 
 
-def _forward(b: Builder, own: Mapping[str, list[Term]], names: Sequence[str], width: str) -> int:
+def _forward(b: Builder, p: Product, own: Mapping[str, list[Term]]) -> int:
     r"""Bytes alive in the forward beside the input and what the step keeps."""
-    s, t, x, read = b.setting, b.training, b.live(width), b.live(width, size=b.setting.full)
+    s, t, x, read = b.setting, b.training, b.live(p.width), b.live(p.width, size=b.setting.full)
     there, later, most = 0, sum(map(summed, own.values())), 0
-    for n in names:
+    for n in p.names:
         out, (weight, scratch) = s.tokens * b.matrix(n).d_out, s.unpacked.get(n, (0, 0))
         turned = bool(t.rotations) and n in own
         if turned:
@@ -85,13 +76,11 @@ def _forward(b: Builder, own: Mapping[str, list[Term]], names: Sequence[str], wi
     return most
 
 
-def _backward(
-    b: Builder, own: Mapping[str, list[Term]], names: Sequence[str], kept: int, width: str, out: Sequence[str]
-) -> int:
+def _backward(b: Builder, p: Product, own: Mapping[str, list[Term]], kept: int) -> int:
     r"""Bytes alive in the backward beside what waits there, from the last matrix to the first. kept: the input."""
-    s, t, x, read = b.setting, b.training, b.live(width), b.live(width, size=b.setting.full)
-    there, gone, before, most = b.live(*out), 0, 0, 0
-    for n in reversed(names):
+    s, t, x, read = b.setting, b.training, b.live(p.width), b.live(p.width, size=b.setting.full)
+    there, gone, before, most = b.live(*p.out), 0, 0, 0
+    for n in reversed(p.names):
         d_out, (weight, scratch) = s.tokens * b.matrix(n).d_out, s.unpacked.get(n, (0, 0))
         if t.vera and n in own:
             most = max(most, there + before + (3 if s.half else 2) * s.full * d_out - gone)
@@ -112,9 +101,9 @@ def _backward(
     return most
 
 
-def _early(b: Builder, names: Sequence[str], width: str, waiting: int, work: int) -> Early:
+def _early(b: Builder, p: Product, waiting: int, work: int) -> Early:
     r"""OFT keeps nothing behind R'x but a dense weight, as a product does; one in codes is unpacked anew instead."""
-    read = b.live(width, size=b.setting.full)
-    if names[-1] not in b.setting.unpacked:
+    read = b.live(p.width, size=b.setting.full)
+    if p.names[-1] not in b.setting.unpacked:
         return Early(waiting + 2 * read, 0, work)
-    return Early(waiting + read, b.live(width), b.live("T d") + 2 * read)
+    return Early(waiting + read, b.live(p.width), b.live("T d") + 2 * read)
