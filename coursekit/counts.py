@@ -2,7 +2,7 @@ r"""How many parameters: closed forms, from the shapes alone. No model is built 
 
 Symbols, as in the course: $d$ width of the model, $L$ blocks, $r$ rank or bottleneck, $n$ virtual tokens. Where a
 function takes a `model`, that is a transformers config or an `Architecture`.
-Published tables recomputed with these: `tests/test_counts.py`.
+Published tables recomputed with these: `tests/comparison/test_published.py`.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ EXPECTED = {
     ("GPT-2 L", "Adapter L", "23.00"): (23_002_848, True),
     ("GPT-2 L", "LoRA", "0.77"): (737_280, False),
     ("RoBERTa base", "LoRA", "0.3"): (294_912, True),
+    ("RoBERTa base", "BitFit", "0.1"): (102_912, True),
     ("RoBERTa base", "Adapter D", "0.9"): (894_528, True),
     ("RoBERTa large", "LoRA", "0.8"): (786_432, True),
     ("RoBERTa large", "Adapter P", "0.8"): (811_392, True),
