@@ -2,8 +2,7 @@ r"""Remedies against catastrophic forgetting: keep old abilities while learning 
 
 Mixed data, another choice of the training rows:
 
-    fit(model, mixture({"film": film, "newspaper": newspaper}, rows=2000))     # both tasks at once
-    fit(model, replay(newspaper, film, share=0.05, rows=2000))                 # the new task, and 5 % of the old one
+    fit(model, replay(newspaper, film, share=0.05, rows=2000))     # 95 % the new task, and 5 % the old one
 
 A penalty for leaving the old weights, given to `fit` as its objective. Make it before training, while the model still
 has the weights to keep:
@@ -14,6 +13,6 @@ has the weights to keep:
 
 from coursekit.forgetting.ewc import EWC
 from coursekit.forgetting.l2sp import L2SP
-from coursekit.forgetting.mixture import mixture, replay
+from coursekit.forgetting.rehearsal import replay
 
-__all__ = ["EWC", "L2SP", "mixture", "replay"]
+__all__ = ["EWC", "L2SP", "replay"]

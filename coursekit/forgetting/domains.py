@@ -23,7 +23,7 @@ from transformers import LlamaForCausalLM
 from coursekit.errors import CourseError, unknown
 from coursekit.forgetting.ewc import EWC
 from coursekit.forgetting.l2sp import L2SP
-from coursekit.forgetting.mixture import mixture, replay
+from coursekit.forgetting.rehearsal import replay
 from coursekit.methods import OFT, FullFineTuning, LoRA
 from coursekit.modes import in_mode
 from coursekit.tasks.prepared import Prepared
@@ -167,14 +167,7 @@ class Remedy:
                 method = OFT(block_size=whole, targets="all-linear")
         method.attach(model)
         match self.kind:
-            case "multi-task":
-                data = mixture(
-                    {"new": domains.new, "old": domains.old},
-                    rows,
-                    {"new": 1 - self.strength, "old": self.strength},
-                    seed=seed,
-                )
-            case "replay":
+            case "multi-task" | "replay":
                 data = replay(domains.new, domains.old, self.strength, rows, seed=seed)
             case "L2-SP":
                 objective = L2SP(model, self.strength)
