@@ -15,31 +15,27 @@ from coursekit.errors import CourseError
 from coursekit.methods import LoRA
 from coursekit.training.dpo import logps_of, reference_of
 from coursekit.training.grpo import (
-    GRPO,
-    Step,
     answer_mean,
-    checked_rewards,
     clipped_loss,
     entropy,
     fixed_mean,
     group_advantages,
+    grpo_loss,
     kl_estimate,
     ratios,
     rewards_of,
-    train,
-    update,
 )
 from coursekit.training.rollouts import Answers, answer_logits, sample, shared_logits
 
 CLOSE = dict(atol=2e-5, rtol=1e-5)
-#: Settings of the fixture, as ours.
+#: Settings of the fixture, as ours: by_std of the advantages, and what the loss is given.
 SETTINGS = {
-    "grpo/beta=0.04/scale=group/weighted=0": GRPO(4, beta=0.04, longest=9),
-    "grpo/beta=0/scale=group/weighted=0": GRPO(4, beta=0, longest=9),
-    "grpo/beta=0.5/scale=none/weighted=0": GRPO(4, beta=0.5, longest=9, by_std=False),
-    "grpo/beta=0.5/scale=group/weighted=1": GRPO(4, beta=0.5, longest=9, weighted_kl=True),
-    "dr_grpo/beta=0/scale=none/weighted=0": GRPO(4, beta=0, longest=9, by_std=False, by_length=False),
-    "dr_grpo/beta=0.04/scale=group/weighted=0": GRPO(4, beta=0.04, longest=9, by_length=False),
+    "grpo/beta=0.04/scale=group/weighted=0": (True, {}),
+    "grpo/beta=0/scale=group/weighted=0": (True, dict(beta=0)),
+    "grpo/beta=0.5/scale=none/weighted=0": (False, dict(beta=0.5)),
+    "grpo/beta=0.5/scale=group/weighted=1": (True, dict(beta=0.5, weighted_kl=True)),
+    "dr_grpo/beta=0/scale=none/weighted=0": (False, dict(beta=0, length=9)),
+    "dr_grpo/beta=0.04/scale=group/weighted=0": (True, dict(length=9)),
 }
 
 
@@ -87,19 +83,22 @@ def test_advantages_are_trl_s(trl):
     assert not group_advantages(rewards)[2].any()  # exactly 0: its rewards are all 0.1
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("logits_of", [answer_logits, shared_logits])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_loss_and_gradients_are_trl_s(trl, name, shared):
-    model, answers, settings = trl.policy(), given(trl), SETTINGS[name]
-    logps = logps_of((shared_logits if shared else answer_logits)(model, answers), answers.ids)
-    reference = settings.reference(model, answers)
-    advantages = group_advantages(trl["rewards"].reshape(3, 4), settings.by_std).flatten()
-    loss = settings.loss(logps, answers.logps, reference, advantages, answers.mask)
+def test_loss_and_gradients_are_trl_s(trl, name, logits_of):
+    model, answers, (by_std, settings) = trl.policy(), given(trl), SETTINGS[name]
+    logps, reference = logps_of(logits_of(model, answers), answers.ids), None
+    if settings.get("beta", 1):
+        with torch.no_grad(), reference_of(model) as network:
+            reference = logps_of(logits_of(network, answers), answers.ids)
+    advantages = group_advantages(trl["rewards"].reshape(3, 4), by_std).flatten()
+    loss = grpo_loss(logps, answers.logps, reference, advantages, answers.mask, **settings)
     torch.testing.assert_close(loss, trl[f"{name}/loss"], **CLOSE)
     loss.backward()
     trl.assert_gradients(model, name, **CLOSE)
-    if settings.beta:
-        kl = kl_estimate(logps, reference) * (ratios(logps, answers.logps) if settings.weighted_kl else 1)
+    if reference is not None:
+        kl = kl_estimate(logps, reference)
+        kl = kl * ratios(logps, answers.logps) if settings.get("weighted_kl") else kl
         kl = (kl * answers.mask).sum() / answers.mask.sum()
         torch.testing.assert_close(kl, trl[f"{name}/kl"], **CLOSE)
 
@@ -140,7 +139,7 @@ def test_the_gradient_coefficient_is_equation_21():
     reference = torch.randn(3, 4, generator=random, dtype=torch.float64)
     mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
     A = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
-    GRPO(beta=0.3).loss(logps, logps.detach(), reference, A, mask).backward()
+    grpo_loss(logps, logps.detach(), reference, A, mask, beta=0.3).backward()
     coefficient = A[:, None] + 0.3 * ((reference - logps.detach()).exp() - 1)
     torch.testing.assert_close(logps.grad, -coefficient * mask / mask.sum(1, keepdim=True) / 3)
 
@@ -219,78 +218,39 @@ def test_sampling_leaves_the_model_in_its_mode():
     assert model.training and not answers.logps.requires_grad
 
 
-# Training -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "settings", [GRPO(8, longest=4), GRPO(8, beta=0, longest=4, by_std=False, by_length=False)]
-)
-def test_training_raises_the_reward_and_repeats_itself(settings):
-    def low(prompt: str, answer: str) -> float:  # the share of tokens below 40
-        numbers = [int(n) for n in answer.split()]
-        return sum(n < 40 for n in numbers) / max(1, len(numbers))
-
-    def run() -> list[Step]:
-        model = writer(initializer_range=0.35)
-        return train(model, Letters(), PROMPTS, low, settings, steps=20, lr=2e-2, progress=False)
-
-    history = run()
-    early, late = ([step.reward for step in part] for part in (history[:5], history[-5:]))
-    assert sum(late) / 5 > sum(early) / 5 + 0.15
-    assert history[-1] == run()[-1]
-    assert (history[0].kl is None) == (settings.beta == 0) and history[0].clipped == 0
-
-
-@pytest.mark.parametrize("beta", [0.0, 0.04])
-def test_equal_rewards_move_nothing_without_a_reference(beta):
-    model = writer()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    torch.manual_seed(0)
-    answers = sample(model, Letters(), PROMPTS, group=4, max_new_tokens=4)
-    optimizer, settings = torch.optim.AdamW(trained, lr=1e-2), GRPO(4, beta=beta)
-    update(model, answers, torch.rand(3, 4), settings, optimizer)  # which leaves AdamW a momentum
-    before = [p.clone() for p in trained]
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        step = update(model, answers, torch.ones(3, 4), settings, optimizer, updates=3)
-    kept = all(torch.equal(p, q) for p, q in zip(before, trained, strict=True))
-    assert step.told == 0 and step.reward == 1 and math.isfinite(step.loss) and kept == (beta == 0)
-    lines = [str(one.message) for one in told]
-    assert lines == (["no group's rewards differ, so they teach nothing: the model stays as it is"] if kept else [])
-
-
-def test_a_second_update_on_the_same_answers_is_clipped():
-    model = writer()
-    torch.manual_seed(0)
-    answers = sample(model, Letters(), PROMPTS, group=4, max_new_tokens=4)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-2)
-    step = update(model, answers, torch.rand(3, 4), GRPO(4, beta=0), optimizer, updates=4)
-    assert step.clipped > 0.05
-
-
 # Bad input ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+def test_rewards_that_are_all_equal_are_told_of(beta):
+    logps = torch.tensor([[-1.0, -2.0], [-3.0, -0.5]]).requires_grad_()
+    A, mask = group_advantages(torch.full((1, 2), 0.1)).flatten(), torch.ones(2, 2, dtype=torch.long)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        grpo_loss(logps, logps.detach(), logps.detach() + 1, A, mask, beta=beta).backward()
+    lines = [str(one.message) for one in told]
+    assert bool(logps.grad.any()) == bool(beta)
+    assert lines == ([] if beta else ["no group's rewards differ, so they teach nothing: leave this step out"])
+
+
 def test_bad_input_is_one_clear_line():
-    model, frozen = writer(), tiny.decoder("llama").requires_grad_(False)
+    model, one = writer(), torch.ones(1, 1)
+    mask = one.long()
     answers = sample(model, Letters(), PROMPTS, group=2, max_new_tokens=3)
     for call, line in (
-        (lambda: checked_rewards([1.0] * 5, answers), "one reward for each of the 6 answers; got 5."),
-        (lambda: checked_rewards(["good"] * 6, answers), "a reward must be a number"),
+        (lambda: rewards_of(lambda p, a: [1, 2], PROMPTS, answers), "one reward for each of the 6 answers; got 12"),
+        (lambda: rewards_of(lambda p, a: "good", PROMPTS, answers), "a reward must be a number"),
         (lambda: rewards_of(lambda p, a: None, PROMPTS, answers), "a reward must be a number"),
         (lambda: group_advantages(torch.ones(3, 1)), "at least 2 answers to each prompt; got (3, 1)."),
         (lambda: group_advantages(torch.tensor([[1.0, math.nan]])), "no finite number"),
-        (lambda: GRPO(group=1), "group (the answers to one prompt) must be an integer of at least 2"),
-        (lambda: GRPO(beta=-1), "beta must be a number of at least 0"),
-        (lambda: GRPO(epsilon=1.5), "epsilon must be a number"),
+        (lambda: grpo_loss(one, one, one, one[0], mask, beta=-1.0), "beta must be a number of at least 0"),
+        (lambda: grpo_loss(one, one, one, one[0], mask, epsilon=1.5), "epsilon must be a number"),
+        (lambda: grpo_loss(one, one, None, one[0], mask), "give them, or beta=0"),
         (lambda: sample(model, Letters(), []), "at least one prompt"),
         (lambda: sample(model, Letters(), ["a", ""]), "none may be empty"),
         (lambda: sample(model, Letters(), "ab"), "prompts must be a list of texts"),
-        (lambda: train(model, Letters(), [], lambda p, a: 1.0, GRPO()), "at least one prompt"),
-        (lambda: train(frozen, Letters(), ["ab"], lambda p, a: 1.0, GRPO()), "attach a method first"),
         (lambda: _answers(answers, mask=torch.zeros_like(answers.mask)), "an answer has no token at all"),
         (lambda: _answers(answers, rows=5), "5 answers are no equal share for each of 3 prompts"),
-        (lambda: GRPO().reference(tiny.decoder("llama"), answers), "attach one, such as LoRA(r=8)"),
     ):
         with pytest.raises(CourseError) as caught:
             call()
