@@ -9,15 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig
 
-from coursekit.comparison.candidates import EVERY, Candidate
+from coursekit.comparison.candidates import EVERY
 from coursekit.comparison.rows import Row, from_csv
-from coursekit.errors import CourseError
 from coursekit.memory.breakdown import MB
 from coursekit.methods import SparseAdapter
 from coursekit.methods.selective.mask_method import MaskMethod
@@ -27,6 +23,12 @@ from coursekit.paths import DATA
 PARTS = ("weights", "master", "gradients", "optimizer", "activations")
 #: What all methods are compared with.
 BASELINES = ("head", "full")
+#: What leaves nothing beside the weights.
+FOLDS = (
+    *BASELINES, "ia3", "bitfit", "bitfit-query", "norms", "top-layers", "attention", "fish-mask", "random-mask",
+    "shira", "far", "rows", "said", "lora", "lora-all-linear", "pissa", "olora", "eva", "dora", "vera", "oft",
+    "lora-bitfit",
+)  # fmt: skip
 #: Bytes of a position, an int64.
 POSITION = 8
 #: The shape of the model that was measured.
@@ -52,39 +54,10 @@ def _positions(row: Row) -> int:
 
 
 def folding(names: Iterable[str]) -> tuple[str, ...]:
-    r"""Those of `names` that leave nothing beside the weights after training: tried with each on a tiny BERT. Head and
-    full fine-tuning have nothing to fold; a base in 4 bits cannot take the update without rounding it.
+    r"""Those of `names` that leave nothing beside the weights after training. Head and full fine-tuning have nothing to
+    fold; a base in 4 bits cannot take the update without rounding it.
     """
-    return tuple(name for name in names if name in BASELINES or _folds(EVERY[name]))
-
-
-def _folds(candidate: Candidate) -> bool:
-    if candidate.quantized:
-        return False
-    config = BertConfig(
-        vocab_size=50, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
-    )
-    model = BertForSequenceClassification(config)
-    try:
-        candidate.method.merge(candidate.attach(candidate.method, model, _Look(), 0))  # type: ignore[arg-type]
-    except CourseError:
-        return False
-    return True
-
-
-class _Look:
-    r"""As much of a bench as methods ask for that look at the task first."""
-
-    def looked_at(self, seed: int) -> list[dict[str, Tensor]]:
-        ids = torch.arange(24).view(4, 6)
-        return [
-            {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor([0, 1, 0, 1])}
-        ]
-
-    def fit(self, model: nn.Module, *settings: Any) -> None:
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight += 0.01 * torch.randn_like(weight)
+    return tuple(name for name in names if name in FOLDS)
 
 
 def bills(costs: Mapping[str, Row]) -> dict[str, dict[str, float]]:

@@ -2,73 +2,59 @@ r"""How long a training step takes, as a ratio: clocks drift and machines are sh
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from coursekit.modes import in_mode
-from coursekit.training.model_modes import no_key_value_cache
+from coursekit.notebook import timing
+from coursekit.training.model_modes import training_mode
 from coursekit.training.optimizers import make_optimizer
-from coursekit.training.precision import half_precision, master_weights
+from coursekit.training.precision import half_precision
 
 
 @contextmanager
 def as_in_training(model: nn.Module) -> Iterator[None]:
     r"""Modes and precisions that `fit` trains in, for the length of a `with`."""
     precision = _precision(model)  # before master weights hide what the model is in
-    with _modes(model), precision:
+    with training_mode(model, _trained(model)), precision:
         yield
 
 
-@contextmanager
-def _modes(model: nn.Module) -> Iterator[None]:
-    r"""Modes and master weights: they belong to the model. Its precision belongs to the whole process."""
-    with ExitStack() as stack:
-        stack.enter_context(in_mode(model, training=True))
-        stack.enter_context(no_key_value_cache(model))
-        stack.enter_context(master_weights([p for p in model.parameters() if p.requires_grad]))
-        yield
+def step_ratio(model: nn.Module, reference: nn.Module, batch: dict[str, Tensor], rounds: int) -> float:
+    r"""Time of a step of `model` / time of one of `reference`: the median over rounds, in which they take turns.
+
+    Steps at a learning rate of 0: both models stay as they are.
+    """
+    precisions = _precision(reference), _precision(model)
+    # Modes and master weights belong to a model, its precision to the whole process: in force for its own steps alone.
+    with training_mode(reference, _trained(reference)), training_mode(model, _trained(model)):
+        theirs, ours = (_stepper(m, batch, p) for m, p in zip((reference, model), precisions, strict=True))
+        return timing.ratios({"reference": theirs, "own": ours}, rounds)["own"]
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 def _precision(model: nn.Module) -> AbstractContextManager[Any]:
     r"""What `fit` computes this model's forward pass in."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = _trained(model)
     half = half_precision(model, trained)
     # Off where the model does without: another model's must not be in force.
     return torch.autocast(trained[0].device.type, half, enabled=half is not None)
 
 
-def ratios(model: nn.Module, reference: nn.Module, batch: dict[str, Tensor], rounds: int) -> list[float]:
-    r"""Time of a step of `model` / time of one of `reference`, once for each round; who goes first alternates.
-
-    Steps at a learning rate of 0: both models stay as they are.
-    """
-    precisions = [_precision(m) for m in (model, reference)]
-    with _modes(model), _modes(reference):
-        ours, theirs = (_stepper(m, batch, p) for m, p in zip((model, reference), precisions, strict=True))
-        ours(), theirs()  # warmed up: allocator, lazy optimizer state
-        found = []
-        for i in range(rounds):
-            took = {step: step() for step in ((ours, theirs) if i % 2 == 0 else (theirs, ours))}
-            found.append(took[ours] / took[theirs])
-    return found
-
-
 def _stepper(
     model: nn.Module, batch: dict[str, Tensor], precision: AbstractContextManager[Any]
-) -> Callable[[], float]:
-    r"""A function that makes one training step, as `fit` does, and says how many seconds it took."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+) -> Callable[[], None]:
+    r"""A function that makes one training step, as `fit` does."""
+    trained = _trained(model)
     optimizer = make_optimizer("adamw", trained, 0.0, 0.0)
 
-    def step() -> float:
-        if trained[0].is_cuda:
-            torch.cuda.synchronize()
-        start = time.perf_counter()
+    def step() -> None:
         with precision:
             loss = model(**batch).loss
         loss.backward()
@@ -76,8 +62,5 @@ def _stepper(
         optimizer.step()
         optimizer.zero_grad()
         loss.item()  # waits for the device
-        if trained[0].is_cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
 
     return step

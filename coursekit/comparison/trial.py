@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from coursekit import memory, training
-from coursekit.comparison.pace import as_in_training, ratios
+from coursekit.comparison.pace import as_in_training, step_ratio
 from coursekit.errors import CourseError
 from coursekit.experiments.bench import Bench
 from coursekit.experiments.recipe import Candidate
@@ -37,7 +37,7 @@ def costs(
         return {
             "storage_bytes": _stored(candidate, model),
             "step_seconds": statistics.median(history.seconds[1:] or history.seconds),
-            "step_ratio": statistics.median(ratios(model, bench.reference, bench.batch, ROUNDS)),
+            "step_ratio": step_ratio(model, bench.reference, bench.batch, ROUNDS),
             "majority": bench.majority,
         }
     head = sum(trainable(model.get_submodule(name)) for name in head_names(model))

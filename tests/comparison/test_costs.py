@@ -6,9 +6,11 @@ import re
 from dataclasses import replace
 
 import pytest
+from cases import CASES
 
 from coursekit.comparison import costs, from_csv
 from coursekit.comparison.candidates import EVERY, NAMES
+from coursekit.methods import ByType, FullFineTuning, HeadOnly, TopLayers
 from coursekit.paths import DATA
 
 MEASURED = costs.read()
@@ -54,7 +56,10 @@ def test_positions_of_masks_are_part_of_the_peak():
     assert more["sparse-adapter"] == 8 * sparse.kept(costs.MINILM)
 
 
-def test_what_folds_is_tried():
-    found = costs.folding(MEASURED)
-    assert {"head", "full", "lora", "ia3", "bitfit", "shira", "far", "said", "lora-bitfit"} <= set(found)
-    assert not {"qlora", "houlsby", "prefix", "prompt", "mam", "unipelt", "compacter"} & set(found)
+def test_what_folds_does_so_in_the_tests_of_every_method():
+    tried = {type(case.make()): case.folds for case in CASES} | dict.fromkeys((HeadOnly, FullFineTuning), True)
+    tried[ByType] = tried[TopLayers]  # another choice of the model's own parameters
+    assert ByType.merge is TopLayers.merge
+    folds = {name: next(tried[c] for c in type(one.method).__mro__ if c in tried) for name, one in EVERY.items()}
+    found = {name for name, one in EVERY.items() if folds[name] and not one.quantized}
+    assert set(costs.folding(EVERY)) == found == set(costs.FOLDS) and "lora" in found
