@@ -55,19 +55,66 @@ class Checkpoints:
         self.writes, self.saved = writes, 0
 
     def resume(self) -> History:
-        r"""The history of the newest checkpoint, with everything put back to where it was; an empty one for none."""
-        found = newest(self.folder) if self.folder else None
+        r"""The history of the newest checkpoint, with parameters, optimizer and scaler put back to where they were; an
+        empty one for none.
+
+        Raises CourseError, before anything changes, for a checkpoint of other settings or of another model, and for
+        one that is damaged.
+        """
+        checkpoint = newest(self.folder) if self.folder else None
         if self.folder:
             _states(self.stateful)  # what cannot be written is found out now, not after the training
-        history = restore(found, self.parameters, self.stateful, self.settings) if found else History()
+        if checkpoint is None:
+            return History()
+        state, trained, tensors = _read(checkpoint)
+        _same_parameters(checkpoint, trained, self.parameters)
+        _same_run(checkpoint, state["settings"], self.settings)
+        try:
+            history = History.of(state["history"])
+            for name, part in self.stateful.items():
+                part.load_state_dict(_put_tensors(state["states"][name], tensors))
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            raise _unreadable(checkpoint, error) from error
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(trained[name])
         self.saved = len(history)
         return history
 
     def save(self, history: History) -> None:
-        r"""A checkpoint of the last step in `history`, unless there is one."""
+        r"""A checkpoint of the last step in `history`, unless there is one. Raises CourseError where the disk is full
+        or not writable.
+        """
         if self.folder and self.writes and self.saved < len(history):
-            save(self.folder, self.parameters, self.stateful, self.settings, history)
+            self._write(self.folder, history)
         self.saved = len(history)
+
+    def _write(self, folder: Path, history: History) -> None:
+        final = folder / f"step-{len(history):06d}"
+        temporary = folder / f".{final.name}.{os.getpid()}"
+        rest, tensors = _states(self.stateful)
+        state = {"settings": self.settings, "history": history.to_dict(), "states": rest}
+        trained = {name: p.detach().contiguous() for name, p in self.parameters.items()}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            # Only what is complete counts: half a file that a killed run left behind is in a folder nobody reads.
+            for name, part in zip(_FILES, (trained, tensors), strict=True):
+                save_file(part, temporary / name)
+            state["checksums"] = _checksums(temporary, state)
+            (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise CourseError(
+                f"cannot write the checkpoint {final}: {error}; free some space or name another folder"
+                " (an earlier checkpoint there is still good)"
+            ) from error
+        for old in folder.iterdir():
+            if old != final and (_NAME.fullmatch(old.name) or _LEFT.fullmatch(old.name)):
+                shutil.rmtree(old, ignore_errors=True)
 
     @property
     def kept(self) -> str:
@@ -118,68 +165,10 @@ def _lock(handle: int, folder: Path) -> None:
         return
 
 
-def save(
-    folder: Path,
-    parameters: Mapping[str, nn.Parameter],
-    stateful: Mapping[str, Any],
-    settings: dict,
-    history: History,
-) -> None:
-    r"""Write the checkpoint of step `len(history)`. Raises CourseError where the disk is full or not writable."""
-    final = folder / f"step-{len(history):06d}"
-    temporary = folder / f".{final.name}.{os.getpid()}"
-    rest, tensors = _states(stateful)
-    state = {"settings": settings, "history": history.to_dict(), "states": rest}
-    trained = {name: p.detach().contiguous() for name, p in parameters.items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        # Only what is complete counts: half a file that a killed run left behind is in a folder nobody reads.
-        for name, part in zip(_FILES, (trained, tensors), strict=True):
-            save_file(part, temporary / name)
-        state["checksums"] = _checksums(temporary, state)
-        (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise CourseError(
-            f"cannot write the checkpoint {final}: {error}; free some space or name another folder"
-            " (an earlier checkpoint there is still good)"
-        ) from error
-    for old in folder.iterdir():
-        if old != final and (_NAME.fullmatch(old.name) or _LEFT.fullmatch(old.name)):
-            shutil.rmtree(old, ignore_errors=True)
-
-
 def newest(folder: Path) -> Path | None:
     r"""The latest complete checkpoint in `folder`."""
     found = {int(name[1]): path for path in folder.glob("step-*") if (name := _NAME.fullmatch(path.name))}
     return found[max(found)] if found else None
-
-
-def restore(
-    checkpoint: Path, parameters: Mapping[str, nn.Parameter], stateful: Mapping[str, Any], settings: dict
-) -> History:
-    r"""Put parameters, optimizer and scaler back to where they were, and return the history up to then.
-
-    Raises CourseError, before anything changes, for a checkpoint of other settings or of another model, and for one
-    that is damaged.
-    """
-    state, trained, tensors = _read(checkpoint)
-    _same_parameters(checkpoint, trained, parameters)
-    _same_run(checkpoint, state["settings"], settings)
-    try:
-        history = History.of(state["history"])
-        for name, part in stateful.items():
-            part.load_state_dict(_put_tensors(state["states"][name], tensors))
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-        raise _unreadable(checkpoint, error) from error
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(trained[name])
-    return history
 
 
 def _read(checkpoint: Path) -> tuple[dict, dict[str, Tensor], dict[str, Tensor]]:

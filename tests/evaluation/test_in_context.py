@@ -65,5 +65,7 @@ def test_a_fingerprint_sees_one_bit_and_one_name():
     flipped = tensors[first].clone()
     flipped.view(-1)[3] = torch.nextafter(flipped.view(-1)[3], torch.tensor(10.0))
     assert fingerprint(tensors | {first: flipped}) != before
+    swapped = tensors[first][[1, 0, *range(2, len(tensors[first]))]]
+    assert fingerprint(tensors | {first: swapped}) != before
     assert fingerprint({f"{name}!": t for name, t in tensors.items()}) != before
     assert fingerprint(model.bfloat16().state_dict()) != before
