@@ -2,6 +2,7 @@ r"""The house as a whole: settings that must agree, generated parts in step, not
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -288,9 +289,8 @@ def test_teachers_read_the_hours_and_points_of_the_table_of_lessons():
         assert re.search(f"{start}[^();]*\\({hours:.0f} hours, {points} points\\)", text), kind
 
 
-def python_in(page: Path) -> str:
-    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
-    return code
+def python_in(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
 
 
 @pytest.mark.slow
@@ -299,7 +299,7 @@ def test_the_lines_that_show_the_library_run(tmp_path, monkeypatch):
     import torch
 
     monkeypatch.chdir(tmp_path)
-    code, more = (python_in(ROOT / page) for page in ("README.md", "docs/as_a_library.md"))
+    code, own, resumed = (one for page in ("README.md", "docs/as_a_library.md") for one in python_in(ROOT / page))
     lines = [line for line in code.splitlines() if line.strip() and "import" not in line]
     assert "steps=60" in code and len(lines) <= 10
     exec(code.replace("steps=60", "steps=3"), space := {})
@@ -317,7 +317,27 @@ def test_the_lines_that_show_the_library_run(tmp_path, monkeypatch):
         ]
     for other in answers[1:]:
         torch.testing.assert_close(other, answers[0], atol=1e-4, rtol=1e-4)
-    exec(more.replace("steps=300", "steps=2"), space | {"model": space["again"]})  # data of one's own
+    space["model"] = space["again"]
+    exec(own.replace("steps=300", "steps=2"), space)  # data of one's own
+
+    # Stopped and resumed: the fourth step of five fails, and the checkpoint is of the second.
+    resumed = resumed.replace("steps=300", "steps=5").replace("checkpoint_every=50", "checkpoint_every=2")
+    straight, stopped, fresh = (copy.deepcopy(space["model"]) for _ in range(3))
+
+    def ran(model, code=resumed):
+        exec(code, found := space | {"model": model})
+        return found["history"].loss, [p.tolist() for p in model.parameters() if p.requires_grad]
+
+    def disconnect(*_):
+        if next(calls) == 4:
+            raise ConnectionError
+
+    calls = iter(range(1, 9))
+    stopped.register_forward_pre_hook(disconnect)
+    with pytest.raises(ConnectionError):
+        ran(stopped)
+    assert [path.name for path in Path("run").iterdir()] == ["step-000002"]
+    assert ran(fresh) == ran(straight, resumed.replace('checkpoint="run"', "checkpoint=None"))
 
 
 def test_ci_runs_what_the_readme_tells_people_to_run():

@@ -440,6 +440,7 @@ def test_damaged_checkpoint_is_one_clear_line(tmp_path, file, damage):
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda state: None, "cannot be read"),
+    (lambda state: state | {"history": {n: values[:1] for n, values in state["history"].items()}}, "cannot be read"),
     (lambda state: {n: v for n, v in state.items() if n != "checksums"}, "written by an earlier version of coursekit"),
 ])  # fmt: skip
 def test_a_state_that_was_changed_is_refused_before_anything_happens(tmp_path, change, message):
