@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 def assert_nothing_is_cut_off(figure: Figure) -> None:
     r"""All axes of `figure` lie inside it with their labels, and none is empty."""
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     frame = figure.bbox
     for ax in figure.axes:
         box = ax.get_tightbbox()

@@ -1,4 +1,4 @@
-r"""Pictures in the course's look, closed after each test."""
+r"""Pictures in the course's look: in none that a test draws is anything cut off, and all are closed afterwards."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import matplotlib.pyplot as plt
 import pytest
 
 from coursekit import plots
+from tests.pictures import assert_nothing_is_cut_off
 
 
 @pytest.fixture(autouse=True)
 def _closed():
     plots.style()
     yield
-    plt.close("all")
+    try:
+        for number in plt.get_fignums():
+            assert_nothing_is_cut_off(plt.figure(number))
+    finally:
+        plt.close("all")

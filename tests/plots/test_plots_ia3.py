@@ -6,7 +6,6 @@ import pytest
 
 from coursekit.plots.alt import describe
 from coursekit.plots.ia3 import ia3_block, runs_side_by_side
-from tests.pictures import assert_nothing_is_cut_off
 
 
 def test_each_vector_stands_behind_what_it_scales():
@@ -16,7 +15,6 @@ def test_each_vector_stands_behind_what_it_scales():
         assert place[vector][1] == place[matrix][1] and place[vector][0] > place[matrix][0]
     assert place["× $l_{ff}$"][0] < place["$W_2$"][0]
     assert [t.get_text() for t in ax.texts].count("residual") == 2
-    assert_nothing_is_cut_off(ax.figure)
 
 
 def test_runs_stand_beside_each_other_with_their_losses_and_factors():
@@ -26,7 +24,6 @@ def test_runs_stand_beside_each_other_with_their_losses_and_factors():
     assert panels[0].lines[1].get_ydata()[0] == pytest.approx(0.693, abs=1e-3), "guessing between two classes"
     assert [list(line.get_ydata()) for line in panels[8].lines] == [[1, 2, 3, 3], [1, 1, 0, 0]]
     assert panels[0].get_ylabel() == "training loss\n(nats)"
-    assert_nothing_is_cut_off(panels[0].figure)
 
 
 def test_the_alt_text_has_the_losses_and_factors_of_every_run():

@@ -10,7 +10,6 @@ from coursekit.experiments.intervals import Difference
 from coursekit.plots.alt import describe
 from coursekit.plots.comparison import by_learning_rate, differences_by_cost
 from coursekit.plots.hybrid import FAMILIES
-from tests.pictures import assert_nothing_is_cut_off
 
 
 def test_the_data_flow_has_every_shape():
@@ -20,7 +19,6 @@ def test_the_data_flow_has_every_shape():
         words
     )
     assert not any("bits" in word for word in words)
-    assert_nothing_is_cut_off(ax.figure)
 
 
 def test_the_data_flow_of_a_base_in_codes_says_what_is_stored_and_what_is_unpacked():
@@ -35,7 +33,6 @@ def test_the_data_flow_of_a_base_in_codes_says_what_is_stored_and_what_is_unpack
     assert all(
         not stored.get_extents().overlaps(other.get_extents()) for other in ax.patches if other != stored
     )
-    assert_nothing_is_cut_off(ax.figure)
 
 
 def test_what_a_rank_keeps_is_marked_and_said():
@@ -48,7 +45,6 @@ def test_what_a_rank_keeps_is_marked_and_said():
     assert [text.get_text() for text in ax.texts] == ["90%", "80%", "40%"]
     said = describe(ax.figure)
     assert "at r = 2: true labels 90%, shuffled labels 80%, random matrices 40%" in said and "of 3, log scale" in said
-    assert_nothing_is_cut_off(ax.figure)
 
 
 def test_the_chosen_learning_rate_has_a_ring_and_one_seed_a_hollow_point():
@@ -61,7 +57,6 @@ def test_the_chosen_learning_rate_has_a_ring_and_one_seed_a_hollow_point():
     assert list(ax.lines[0].get_xdata()) == [1e-5, 1e-4, 1e-3] and ax.get_xscale() == "log"
     words = [t.get_text() for t in ax.get_legend().get_texts()]
     assert words == ["full", "LoRA", "chosen", "one seed, too far behind to be run again"]
-    assert_nothing_is_cut_off(ax.figure)
     assert len(by_learning_rate(curves).get_legend().get_texts()) == 3
 
 
@@ -103,4 +98,3 @@ def test_a_difference_over_a_cost_has_its_method_s_colour_and_the_leader_and_the
     assert [text.get_text() for text in narrow.texts] == ["a: leads", "b: taken"]
     assert [list(line.get_xdata()) for line in narrow.lines if line.get_linestyle() == ":"] == [[400, 400]]
     assert "peak, MB, from 200 to 300, at most 400: a leads at 200 with -1.0 points" in describe(narrow.figure)
-    assert_nothing_is_cut_off(narrow.figure)

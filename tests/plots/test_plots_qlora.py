@@ -9,7 +9,6 @@ from matplotlib.colors import same_color
 from coursekit.plots import qlora as plots_qlora
 from coursekit.plots.alt import describe
 from coursekit.plots.hybrid import FAMILIES
-from tests.pictures import assert_nothing_is_cut_off
 
 
 def test_two_models_side_by_side():
@@ -36,7 +35,6 @@ def test_the_share_of_an_update_beyond_halfway_is_said():
     told = [text.get_text() for text in ax.get_legend().get_texts()]
     assert told == ["ΔW: 0.1% of the weights beyond halfway", "10 ΔW: 1.1% of the weights beyond halfway"]
     assert told[1] in describe(ax.figure)
-    assert_nothing_is_cut_off(ax.figure)
 
 
 def test_a_few_of_a_million_are_counted_by_the_million():
@@ -50,4 +48,3 @@ def test_what_is_left_of_an_update_is_drawn_over_its_size():
     assert list(noise.get_xdata()) == [0.006, 0.2, 1.0] and list(noise.get_ydata()) == [1.0, 0.9, 0.3]
     assert list(arrived.get_ydata()) == [0.0, 0.4, 1.0] and marked.get_xdata()[0] == 0.006
     assert ax.texts[0].get_text() == "the update of 08" and ax.get_xscale() == "log"
-    assert_nothing_is_cut_off(ax.figure)

