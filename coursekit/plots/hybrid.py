@@ -52,7 +52,7 @@ def places(
     method -> one of `FAMILIES`, whose colour it gets. parts: method -> place -> family of what it has there, where that
     is not its own.
     """
-    names = list(touched)
+    names, shown = list(touched), set()
     ax = axes(figsize=(1.7 + 0.75 * len(columns), 1.9 + 0.3 * len(names)))
     for row, name in enumerate(names):
         for column, place in enumerate(columns):
@@ -61,6 +61,7 @@ def places(
             colour = "#f0f1f2" if way is None else FAMILIES[family]
             ax.add_patch(plt.Rectangle((column + 0.06, row + 0.1), 0.88, 0.8, color=colour))
             if way is not None:
+                shown.add(family)
                 ax.text(column + 0.5, row + 0.5, WAYS[way], ha="center", va="center", fontsize=8,
                         color="white" if _light(colour) < 0.4 else "black")  # fmt: skip
     ax.set_xlim(0, len(columns))
@@ -78,7 +79,7 @@ def places(
         for name, found in touched.items()
     ))  # fmt: skip
     ax.legend(
-        handles=[Patch(color=FAMILIES[f], label=f) for f in _of(families, names)],
+        handles=[Patch(color=FAMILIES[f], label=f) for f in FAMILIES if f in shown],
         loc="upper left", bbox_to_anchor=(0, -0.01), ncols=len(FAMILIES), fontsize=9, handlelength=1.0,
     )  # fmt: skip
     return ax

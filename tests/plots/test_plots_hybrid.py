@@ -31,11 +31,14 @@ def test_a_place_has_the_colour_of_the_family_and_the_word_for_what_happens_ther
     )
 
 
-def test_a_part_of_a_hybrid_has_the_colour_of_its_own_family():
+def test_a_part_of_a_hybrid_has_the_colour_of_its_own_family_and_the_legend_names_what_is_drawn():
     touched = {"MAM": {"keys": "puts tokens before", "query": "adds beside"}}
     ax = plots_hybrid.places(touched, ["keys", "query"], {"MAM": "hybrid"}, {"MAM": {"keys": "additive"}})
     own = [plots_hybrid.FAMILIES[family] for family in ("additive", "hybrid")]
     assert [to_hex(patch.get_facecolor()) for patch in ax.patches] == own
+    inside = {"MAM": {"keys": "additive"}}
+    ax = plots_hybrid.places({"MAM": {"keys": "adds beside"}}, ["keys"], {"MAM": "hybrid"}, inside)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["additive"]
 
 
 def test_a_word_is_light_on_a_dark_family_and_dark_on_a_light_one():
