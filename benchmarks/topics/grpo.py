@@ -42,6 +42,8 @@ SETTING = None
 POOL, HELD, DRAWN, AT_ONCE = 146, 64, 8, 16
 
 RIVAL = "shown the answers for as long"
+#: Seeds of the arms that the lesson's question is about; the others have three.
+TEN = tuple(range(10))
 
 
 class Way(NamedTuple):
@@ -56,12 +58,12 @@ class Way(NamedTuple):
 GRID = Grid(
     topic="grpo",
     arms=(
-        Arm("as released", Way(""), (0.0,), 0),
-        Arm("GRPO", Way("right"), (2e-3,)),
+        Arm("as released", Way(""), (0.0,), 0, seeds=TEN),
+        Arm("GRPO", Way("right"), (2e-3,), seeds=TEN),
         Arm("shown the answers", Way("answers"), (2e-3,)),
         Arm("careless rule", Way("careless"), (2e-3,), 6),
         # GRPO's eight steps take 2.2 times as long as eight of these.
-        Arm(RIVAL, Way("answers"), (2e-3,), 18),
+        Arm(RIVAL, Way("answers"), (2e-3,), 18, seeds=TEN),
         Arm("GRPO with r = 1", Way("right", 1), (2e-3,)),
         *(Arm(f"GRPO at {rate:g}", Way("right"), (rate,)) for rate in (6e-4, 6e-3)),
         *(Arm(f"{RIVAL} at {rate:g}", Way("answers"), (rate,), 18) for rate in (6e-4, 6e-3)),
