@@ -29,8 +29,10 @@ from coursekit.experiments.verdict import ALPHA, MARGIN, holm
 from coursekit.notebook.tables import Table
 from coursekit.paths import DATA
 
-__all__ = ["CONSTANT", "UNTRAINED", "Results", "few", "read", "state"]
+__all__ = ["AUC", "CONSTANT", "UNTRAINED", "Results", "few", "read", "state"]
 
+#: In the place of a column: the area under the ROC curve, of the margins that an arm's runs kept.
+AUC = "AUC"
 #: The arm that trains nothing: the most frequent label for every sentence.
 CONSTANT = "constant"
 #: The arm that is a decoder as it was released.
@@ -80,8 +82,9 @@ class Results:
         return found
 
     def accuracy(self, arm: str, of: str = "") -> Interval:
-        r"""Test accuracy, the mean over the seeds. of: a column with a number for each test item, such as a margin in
-        nats, whose mean is asked in the place of accuracy.
+        r"""Test accuracy, the mean over the seeds. of: what is asked in the place of accuracy: `AUC`, how often a
+        positive sentence is ranked above a negative one, whatever the threshold; or the mean of a column with a number
+        for each test item, such as a margin in nats.
         """
         return intervals.accuracy(self.scores(arm, of))
 
@@ -90,6 +93,10 @@ class Results:
         runs = self._of(arm)
         if not of:
             return [run.correct for run in runs]
+        if of == AUC:
+            one_of("arm with margins", arm, [name for name, own in self.arms.items() if all(r.margins for r in own)])
+            margins, right = np.array([run.margins for run in runs]), np.array([run.correct for run in runs])
+            return list(intervals.ranking(margins, (margins[0] > 0) == right[0]))
         there = [name for name, text in runs[0].more.items() if len(text.split()) == len(runs[0].correct)]
         one_of("column with a number for each test item", of, there)
         return [[float(number) for number in run.more[of].split()] for run in runs]
@@ -110,9 +117,9 @@ class Results:
         by_seed = self._by_seed(*before) and self._by_seed(*after)
         return intervals.change(one, other, by_seed=by_seed, paired=self._paired(*before, *after))
 
-    def differences(self, arms: Iterable[str], against: str) -> dict[str, Difference]:
-        r"""Each of `arms` minus `against`, with Holm's p-values: as many comparisons, one family."""
-        return _family({arm: self.difference(arm, against) for arm in arms if arm != against})
+    def differences(self, arms: Iterable[str], against: str, of: str = "") -> dict[str, Difference]:
+        r"""Each of `arms` minus `against`, with Holm's p-values: one family. of: as in accuracy."""
+        return _family({arm: self.difference(arm, against, of=of) for arm in arms if arm != against})
 
     def paired(self, pairs: Mapping[str, tuple[str, ...] | Difference]) -> dict[str, Difference]:
         r"""The first arm of each pair minus the second, with Holm's p-values. pairs: label -> two arms, and behind them
@@ -123,19 +130,21 @@ class Results:
             found[label] = pair if isinstance(pair, Difference) else self.difference(*pair[:2], of="".join(pair[2:]))
         return _family(found)
 
-    def table(self, arms: Sequence[str] | Mapping[str, str], against: str) -> Table:
-        r"""A row an arm: accuracy, its difference to `against`, and the verdict. arms: names, or name -> label."""
+    def table(self, arms: Sequence[str] | Mapping[str, str], against: str, of: str = "") -> Table:
+        r"""A row an arm: accuracy, its difference to `against`, and the verdict. arms: names, or name -> label. of: as
+        in accuracy.
+        """
         labels = dict(arms) if isinstance(arms, Mapping) else {arm: arm for arm in arms}
-        minus = self.differences(labels, against)
+        minus = self.differences(labels, against, of)
         rows = [
-            [label, str(self.accuracy(arm)), *(
+            [label, str(self.accuracy(arm, of)), *(
                 (minus[arm].in_points(), str(minus[arm].verdict)) if arm in minus else ("–", "–")
             )]
             for arm, label in labels.items()
         ]  # fmt: skip
         other = labels.get(against, against)
         note = self._note({*labels, against}, len(minus))
-        return Table(["", "test accuracy (95 %)", f"points, minus {other} (95 %)", "verdict"], rows, note)
+        return Table(["", f"{of or 'test accuracy'} (95 %)", f"points, minus {other} (95 %)", "verdict"], rows, note)
 
     def pairs(self, pairs: Mapping[str, tuple[str, ...] | Difference], items: str = "test sentences") -> Table:
         r"""A row a pair: the first arm minus the second, and the verdict, of one family. pairs: as in `paired`.
@@ -158,14 +167,8 @@ class Results:
         )
 
     def ranked(self, arm: str) -> Interval | None:
-        r"""As `ranking`; None where the runs kept no margins."""
-        return self.ranking(arm) if all(run.margins for run in self._of(arm)) else None
-
-    def ranking(self, arm: str) -> Interval:
-        r"""Area under the ROC curve: how often a positive sentence is ranked above a negative one, whatever the
-        threshold. For arms whose runs kept their margins.
-        """
-        return intervals.accuracy(self._ranked(arm))
+        r"""Accuracy of `AUC`; None where the runs kept no margins."""
+        return self.accuracy(arm, AUC) if all(run.margins for run in self._of(arm)) else None
 
     def validation(self, arm: str) -> float:
         r"""Validation accuracy at the end, the mean over the first seeds: what may choose an arm, since no test
@@ -253,12 +256,6 @@ class Results:
             for rate, own in found.items()
             if not own[0].cell.steps or self._first_seeds <= {run.cell.seed for run in own}
         }
-
-    def _ranked(self, arm: str) -> intervals.Matrix:
-        runs = self._of(arm)
-        margins, right = np.array([run.margins for run in runs]), np.array(self.scores(arm))
-        one_of("arm with margins", arm, [name for name, own in self.arms.items() if all(r.margins for r in own)])
-        return intervals.ranking(margins, (margins[0] > 0) == right[0])
 
     def _paired(self, *arms: str) -> bool:
         r"""Whether all answered the same sentences, and it is known which were right."""

@@ -245,9 +245,25 @@ def test_ranking_needs_margins():
         margins = RANDOM.normal(size=400) + 2 * labels
         kept.append(run("a", seed, (margins > 0) == labels, margins=tuple(margins)))
     found = Results("t", (*kept, *three("b", 0.8)))
-    assert found.ranking("a").value == pytest.approx(stats.norm.cdf(math.sqrt(2)), abs=0.03)
+    assert found.accuracy("a", results.AUC).value == pytest.approx(stats.norm.cdf(math.sqrt(2)), abs=0.03)
     with pytest.raises(CourseError, match="arm with margins"):
-        found.ranking("b")
+        found.accuracy("b", results.AUC)
+
+
+def test_a_threshold_changes_the_accuracy_and_not_the_area():
+    labels = np.arange(400) % 2 == 0
+    runs = []
+    for arm, offset, gain in (("a", 0.0, 1.0), ("moved", 2.0, 1.0), ("more", 0.0, 4.0)):
+        for seed in range(3):
+            margins = np.random.default_rng(seed).normal(size=400) + gain * (2 * labels - 1) + offset
+            runs.append(run(arm, seed, (margins > 0) == labels, margins=tuple(margins)))
+    found = Results("t", tuple(runs))
+    assert found.difference("moved", "a").verdict == "worse"
+    assert found.difference("moved", "a", of=results.AUC).value == pytest.approx(0)
+    area = found.differences(["a", "moved", "more"], "a", results.AUC)
+    assert area["more"].verdict == "better" and area["more"].family == 2
+    shown = repr(found.table(["a", "more"], against="a", of=results.AUC))
+    assert "AUC (95 %)" in shown and str(found.accuracy("more", results.AUC)) in shown and "better" in shown
 
 
 @pytest.mark.parametrize("path", sorted((DATA / "evidence").glob("*.csv")), ids=lambda path: path.stem)

@@ -24,7 +24,7 @@ from coursekit.experiments import search
 from coursekit.experiments.bench import Bench, Setting
 from coursekit.experiments.card import card
 from coursekit.experiments.recipe import Recipe
-from coursekit.experiments.results import Results
+from coursekit.experiments.results import AUC, Results
 from coursekit.experiments.run import autocast, baselines, threshold, train
 from coursekit.experiments.table import Cell, read_csv
 from coursekit.forgetting import domains
@@ -60,7 +60,8 @@ def test_what_is_asked_of_a_trained_model_in_another_state_is_a_run_of_its_own()
     assert turned.curve == ((2, pytest.approx(1 - own.curve[0][1])),) and own.loss > 0
     assert np.allclose(turned.margins, -np.array(own.margins), atol=1e-2)
     ranked = Results("t", (own, turned))
-    assert ranked.ranking("a, turned").value == pytest.approx(1 - ranked.ranking("a").value)
+    turned, area = (ranked.accuracy(arm, AUC).value for arm in ("a, turned", "a"))
+    assert turned == pytest.approx(1 - area)
 
 
 def test_a_loss_that_is_not_finite_is_a_run_with_the_reason(decoder):
@@ -74,7 +75,8 @@ def test_what_needs_no_training(decoder):
     constant, own, fitted = baselines(bench, bf16=False)
     assert [run.cell.arm for run in (constant, own, fitted)] == ["constant", "untrained", "untrained, fitted threshold"]
     found = Results("t", (constant, own, fitted))
-    assert found.ranking("untrained").value == pytest.approx(found.ranking(fitted.cell.arm).value), "only a threshold"
+    untrained, moved = (found.accuracy(arm, AUC).value for arm in ("untrained", fitted.cell.arm))
+    assert untrained == pytest.approx(moved), "only a threshold"
     assert list(baselines(bench, {run.cell.arm for run in (constant, own, fitted)})) == []
 
 
