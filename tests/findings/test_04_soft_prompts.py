@@ -197,7 +197,7 @@ def test_the_prompts_whose_margins_are_stored_order_the_sentences_better():
     assert [(run.cell.rate, run.cell.seed) for run in kept] == [(0.3, 1), (0.3, 2)]
     positive = (np.array(kept[0].margins) > 0) == np.array(kept[0].correct)
     two, base = (ranking([run.margins for run in runs], positive) for runs in (kept, decoder.arms[fair]))
-    found, untrained = difference(two, base), decoder.ranking(fair).value
+    found, untrained = difference(two, base), decoder.accuracy(fair, results.AUC).value
     assert found.verdict == "better"
     value, low, high = (f"{100 * x:.1f}" for x in (found.value, found.low, found.high))
     said(PAGE, "two runs at the neighbouring rate 0.3 kept their margins; their AUC, "
