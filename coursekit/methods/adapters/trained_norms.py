@@ -33,11 +33,6 @@ class AdapterNorm(AdapterWrapper):
         self.norms = nn.ModuleDict()
         self.number, self.now = number, now
 
-    @property
-    def weight(self) -> nn.Parameter:
-        r"""The frozen weight, for code that looks at `norm.weight`."""
-        return self.unwrapped.weight
-
     def add(self, name: str) -> list[nn.Parameter]:
         r"""A copy for adapter `name`, in fp32 on a 16-bit base: near 1, bf16 moves in steps of 1/128."""
         norm = copy.deepcopy(self.unwrapped)

@@ -133,15 +133,12 @@ class GatedPrefix(PrefixTuning):
             trained += layer.add_gate(name, self.padded)
         return trained
 
-    def _gates(self, model: nn.Module, name: str) -> dict[str, Tensor]:
-        return {
+    def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
+        return super()._tensors(model, name) | {
             f"{path}.gate.{key}": value
             for path, layer in _attentions(model).items()
             for key, value in layer.gates[name].named_parameters()
         }
-
-    def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
-        return super()._tensors(model, name) | self._gates(model, name)
 
 
 # Adapter --------------------------------------------------------------------------------------------------------

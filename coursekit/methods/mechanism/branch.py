@@ -107,11 +107,6 @@ class Branched(AdapterWrapper):
         self.branches = nn.ModuleDict()
 
     @property
-    def weight(self) -> nn.Parameter:
-        r"""The frozen weight, for code that looks at `layer.weight`."""
-        return self.unwrapped.weight
-
-    @property
     def W(self) -> Float[Tensor, "out in"]:
         r"""The frozen weight as $W$ of $Wx$. An embedding and GPT-2's Conv1D store it the other way round."""
         return self.weight.t() if self.transposed else self.weight

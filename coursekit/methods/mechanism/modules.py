@@ -96,6 +96,11 @@ class AdapterWrapper(nn.Module):
         r"""The wrapped module of the base model, below all wrappers in between."""
         return unwrap(self.base_layer)
 
+    @property
+    def weight(self) -> nn.Parameter:
+        r"""The frozen weight, for code that looks at `layer.weight`."""
+        return self.unwrapped.weight
+
     def follow(self, training: bool) -> None:
         r"""Put the added modules in the model's mode: a new module is in train mode, and its dropout would drop."""
         self.training = training

@@ -47,11 +47,6 @@ class PartLayer(AdapterWrapper):
         self.weights, self.biases = nn.ModuleDict(), nn.ModuleDict()  # of Part, by adapter name
 
     @property
-    def weight(self) -> nn.Parameter:
-        r"""The frozen weight, for code that looks at `layer.weight`."""
-        return self.unwrapped.weight
-
-    @property
     def bias(self) -> nn.Parameter | None:
         r"""The frozen bias, for code that looks at `layer.bias`."""
         return self.unwrapped.bias

@@ -163,12 +163,9 @@ class PrefixTuning(Method):
         return {KEY: torch.cat([layer.prefixes[name].both() for layer in _layers(model)], dim=1)}
 
     def _load(self, model: nn.Module, name: str, tensors: dict[str, Tensor], folder: Any) -> None:
-        own = self._learned(model, name)
-        interop.same_tensors(own, tensors, folder)  # all of them, before the first is written
+        interop.same_tensors(self._learned(model, name), tensors, folder)  # all, before the first is written
         self._put(model, name, tensors[KEY])
-        with torch.no_grad():
-            for key in own.keys() - {KEY}:
-                own[key].copy_(tensors[key])
+        super()._load(model, name, tensors, folder)  # and the task head
 
     def _put(self, model: nn.Module, name: str, everything: Float[Tensor, "n width"]) -> None:
         r"""Write a whole flat prefix into the blocks."""

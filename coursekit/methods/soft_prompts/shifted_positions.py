@@ -30,20 +30,9 @@ class ShiftedPositions(AdapterWrapper):
         self.room, first = room(model)
         self.first = first if arch.family in ("opt", "roberta") else None
 
-    @property
-    def weight(self) -> nn.Parameter:
-        r"""The table of positions, for code that looks at `layer.weight`."""
-        return self.unwrapped.weight
-
     def forget(self, name: str) -> None:
         super().forget(name)
         self.lengths.pop(name, None)
-
-    def count_rows(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        r"""Hook of the model: positions are often made for one row and do not tell how many there are."""
-        if self.switch.rows is not None:
-            given = (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
-            self.switch.fits(next(x for x in given if x is not None))
 
     def shifted(self, positions: Int[Tensor, "rows seq"]) -> Int[Tensor, "rows_or_batch seq"]:
         r"""`positions` moved on by the length of each row's prefix; those of padding stay."""
@@ -75,8 +64,4 @@ class ShiftedPositions(AdapterWrapper):
 def shifted_positions(model: nn.Module, state: Attachment) -> ShiftedPositions:
     r"""The `ShiftedPositions` of `model`, put in where there was none."""
     path = positions_path(model)
-    positions = find_wrapper(model, path, ShiftedPositions)
-    if positions is None:
-        positions = wrap(model, state, path, ShiftedPositions, model)
-        state.hooks.append(model.register_forward_pre_hook(positions.count_rows, with_kwargs=True))
-    return positions
+    return find_wrapper(model, path, ShiftedPositions) or wrap(model, state, path, ShiftedPositions, model)
