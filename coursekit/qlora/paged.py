@@ -34,6 +34,7 @@ class PagedAdamW(CheckedAdamW):
     are updated and nothing of it is there, and out again when room is needed: least recently used first.
 
     budget, page: bytes. fused: as in `torch.optim.AdamW` (on CUDA, compare with its foreach=False otherwise).
+
     Every step uses every page once, so the least recently used is always the one needed next: a budget one page too
     small makes *every* use a fault.
 
