@@ -1,7 +1,7 @@
 r"""Which method works on which family, tried on the meta device: `python tests/any_model.py` prints the docs' table.
 
 Without weights nothing is computed, but every shape, precision and device is: a tensor left on the CPU is an error, and
-so is one in 32 bits beside a base in 16. With weights, in 32 bits, `tests/methods/test_any_model.py` tries them.
+so is one in 32 bits beside a base in 16. With weights, in 32 bits, `tests/methods/test_every_method.py` tries them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from functools import cache
 
 import families
 import torch
+from attached import labelled
 from cases import CASES, Case
 
 from coursekit import methods
@@ -80,7 +81,7 @@ def tried(row: str, kind: str) -> tuple[str, str]:
     except CourseError as error:
         refused = "is not described" in str(error) or str(error).startswith("no default")
         return (REFUSED if refused else UNDEFINED), str(error)
-    one = {key: value.to(model.device) for key, value in families.labelled(kind).items()}
+    one = {key: value.to(model.device) for key, value in labelled(kind).items()}
     del one[
         "attention_mask"
     ]  # BERT's relatives ask a mask for its values, and DeBERTa the labels of a classifier

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import families
 import pytest
 import tiny
 import torch
@@ -28,7 +29,7 @@ def labelled(family: str, **kwargs) -> dict[str, Tensor]:
     r"""A tiny batch with the labels that the family's model has a loss for."""
     made = tiny.batch(**kwargs)
     rows = len(made["input_ids"])
-    labels = torch.arange(rows).clamp(max=1) if family in tiny.ENCODERS else made["input_ids"]
+    labels = torch.arange(rows).clamp(max=1) if family in families.ENCODERS else made["input_ids"]
     return made | {"labels": labels}
 
 
@@ -79,7 +80,7 @@ def rows_answer_as_alone(
         alone = torch.stack([methods.activate(model, name)(**one).logits[row] for row, name in enumerate(names)])
         with methods.mixed_batch(model, names):
             mixed = model(**one).logits
-    seen = one["attention_mask"].bool() if mixed.dim() == 3 else slice(None)
+    seen = one["attention_mask"].bool() if mixed.dim() == 3 and "attention_mask" in one else slice(None)
     torch.testing.assert_close(mixed[seen], alone[seen], atol=atol, rtol=rtol)
     return mixed
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import families
 import tiny
 import torch
 from attached import nonzero
@@ -169,11 +170,11 @@ def spread(case: Case, families: Iterable[str], turn: int) -> tuple[str, ...]:
 def build(case: Case, family: str, **changes) -> nn.Module:
     # On the meta device, where shapes are counted, there is nothing to put into 4 bits.
     quantized = case.quantized and torch.get_default_device().type != "meta"
-    return tiny.copied(_quantized, family, **changes) if quantized else tiny.model(family, **changes)
+    return tiny.copied(_quantized, family, **changes) if quantized else families.model(family, **changes)
 
 
 def _quantized(family: str, **changes) -> nn.Module:
-    return quantize_model(tiny.model(family, **changes))
+    return quantize_model(families.model(family, **changes))
 
 
 def attach(case: Case, family: str, seed: int = 3, scale: float = 0.2, **changes) -> nn.Module:

@@ -1,4 +1,4 @@
-r"""Shared by all tests: quiet libraries, shape checks at run time, tiny models, and what a GPU test needs."""
+r"""Shared by all tests: quiet libraries, shape checks at run time, and what a GPU test needs."""
 
 from __future__ import annotations
 
@@ -89,14 +89,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     r"""An empty cache of its own, for tests that fetch or damage."""
     monkeypatch.setenv("COURSEKIT_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-@pytest.fixture(scope="session")
-def tiny():
-    r"""The module `tests/tiny.py`: `tiny.decoder("llama")`, `tiny.encoder("bert")`, `tiny.batch()`."""
-    import tiny
-
-    return tiny
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-r"""Tiny random models of the families that are on the hub today: those of `tiny`, their relatives, and all others.
+r"""Tiny random models of the families that are on the hub today: those of `tiny`, and all others.
 
 Built once in a process and copied for each test. Sizes differ from one another, as in `tiny`.
 """
@@ -9,7 +9,6 @@ import copy
 from functools import cache
 from typing import Any
 
-import relatives
 import tiny
 import torch
 from transformers import (
@@ -80,8 +79,6 @@ def config(kind: str, **changes: Any) -> Any:
     if kind in OTHERS or kind in UNKNOWN:
         settings = OTHERS[kind][1] if kind in OTHERS else UNKNOWN[kind]
         return AutoConfig.for_model(kind, **(settings | changes))
-    if kind in relatives.RELATIVES:
-        return _built(kind, **changes).config
     return tiny.config(kind, **changes)
 
 
@@ -110,16 +107,9 @@ def _on_meta(kind: str, dtype: torch.dtype, layers: int) -> PreTrainedModel:
 
 def _built(kind: str, **changes: Any) -> PreTrainedModel:
     if kind not in OTHERS and kind not in UNKNOWN:
-        return relatives.model(kind, **changes)
+        return tiny.model(kind, **changes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         built = auto(kind).from_config(config(kind, **changes))
         tiny.move(built)
     return built.eval()
-
-
-def labelled(kind: str, **kwargs: Any) -> dict[str, torch.Tensor]:
-    r"""A tiny batch with the labels that the family's model has a loss for."""
-    made = tiny.batch(**kwargs)
-    labels = torch.tensor([0, 1, 1]) if kind in ENCODERS else made["input_ids"]
-    return made | {"labels": labels}

@@ -25,6 +25,8 @@ from transformers import (
 ENCODERS = ("bert", "roberta")
 DECODERS = ("gpt2", "opt", "llama")
 FAMILIES = ENCODERS + DECODERS
+#: They share Llama's shapes, and differ in biases, windows and the way modules are called.
+RELATIVES = ("mistral", "qwen2")
 
 VOCAB = 97
 D_MODEL = 32
@@ -37,6 +39,10 @@ _BERT = dict(
     hidden_size=D_MODEL, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=D_FF,
     max_position_embeddings=POSITIONS,
 )  # fmt: skip
+_LLAMA = dict(
+    hidden_size=D_MODEL, num_hidden_layers=LAYERS, num_attention_heads=HEADS, num_key_value_heads=2,
+    intermediate_size=D_FF, max_position_embeddings=POSITIONS, pad_token_id=0, tie_word_embeddings=True,
+)  # fmt: skip
 _CONFIGS: dict[str, dict[str, Any]] = {
     "bert": _BERT,
     "roberta": _BERT | dict(pad_token_id=1, type_vocab_size=1, max_position_embeddings=POSITIONS + 2),
@@ -44,12 +50,8 @@ _CONFIGS: dict[str, dict[str, Any]] = {
                  bos_token_id=2, eos_token_id=2, pad_token_id=0),
     "opt": dict(hidden_size=D_MODEL, num_hidden_layers=LAYERS, num_attention_heads=HEADS, ffn_dim=D_FF,
                 word_embed_proj_dim=D_MODEL, max_position_embeddings=POSITIONS, pad_token_id=1),
-    "llama": dict(hidden_size=D_MODEL, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-                  num_key_value_heads=2, intermediate_size=D_FF, max_position_embeddings=POSITIONS,
-                  pad_token_id=0, tie_word_embeddings=True),
+    **dict.fromkeys(("llama", *RELATIVES), _LLAMA),
 }  # fmt: skip
-
-
 
 
 class Awkward(str):

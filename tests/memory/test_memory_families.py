@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import families
 import pytest
+from attached import labelled
 
 from coursekit.errors import CourseError
 from coursekit.memory import measure, predict
@@ -36,7 +37,7 @@ METHODS = {
 
 @pytest.mark.parametrize("kind", families.OTHERS)
 def test_states_are_exact(kind):
-    batch, tried = families.labelled(kind, padded=True), 0
+    batch, tried = labelled(kind, padded=True), 0
     for method in METHODS.values():
         model = families.model(kind)
         try:
@@ -72,7 +73,7 @@ MODELLED = {"smollm3": WIDE, "qwen3": WIDE, "electra": WIDE, "distilbert": dict(
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
 @pytest.mark.parametrize("kind", MODELLED)
 def test_activations_are_near_a_measured_step(kind, checkpointing):
-    batch = families.labelled(kind, batch_size=3, seq=40, padded=True)
+    batch = labelled(kind, batch_size=3, seq=40, padded=True)
     for name in ("full", "LoRA", "VeRA", "OFT", "Houlsby", *["prefix"] * (kind != "distilbert")):
         model, method = families.model(kind, **MODELLED[kind]), METHODS[name]
         if method is not None:

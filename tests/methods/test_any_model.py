@@ -1,4 +1,4 @@
-r"""Methods that need no description of a family keep their promises on every family; what works where is one table."""
+r"""Methods on the families beyond the five: what works where is one table, which test_every_method.py proves."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import pytest
 import tiny
 import torch
 from any_model import ANYWHERE, ROWS, UNDEFINED, WORKS, tried
-from attached import hooks, nonzero, refused
-from cases import texts, writes
+from attached import answers, labelled, nonzero
+from cases import attach, lively, texts, writes
 from peft.utils.constants import (
     TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFT_IA3,
 )
 from peft.utils.constants import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_LORA,
 )
-from torch import nn
 from transformers import AutoModel, AutoModelForTokenClassification
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -37,113 +36,16 @@ each_other = pytest.mark.parametrize("kind", OTHERS)
 each_name = pytest.mark.parametrize("kind", families.NAMES)
 
 
-def build(row: str, kind: str, **changes) -> nn.Module:
-    model = families.model(kind, **changes)
-    return quantize_model(model) if ROWS[row].quantized else model
-
-
-def answer(model: nn.Module, one: dict) -> torch.Tensor:
-    with torch.no_grad():  # what is frozen by now lets attention take another kernel, with other roundings
-        return model(**one).logits
-
-
-# what every method promises -----------------------------------------------------------------------------------------
-
-
-#: They wrap no layer of a body, so that DeBERTa's relative positions, of all rows at once, reach no adapter.
-BESIDE_THE_LAYERS = ("prompt tuning", "P-tuning", "P-tuning, MLP", "Houlsby's adapters", "Compacter")
-#: Of those that need a description: one of each kind of place.
-DESCRIBED = ("Houlsby's adapters", "Compacter", "FAR", "prefix tuning", "LLaMA-Adapter", "MAM", "UniPELT")
-
-
-@pytest.mark.parametrize("row", (*ANYWHERE, *DESCRIBED))
-@pytest.mark.parametrize("kind", (*OTHERS, *families.UNKNOWN))
-def test_from_attaching_to_detaching(row, kind, tmp_path):
-    if row in DESCRIBED and tried(row, kind)[0] != WORKS:
-        pytest.skip("as the table in the docs says, which the last test here compares")
-    case, one = ROWS[row], families.labelled(kind, padded=True)
-    method, model = case.make(), build(row, kind)
-    plain = answer(model, one)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    try:
-        method.attach(model)
-    except CourseError as error:
-        assert "\n" not in str(error) and not methods.attached(model) and hooks(model) == 0
-        assert flags == {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-        assert (row, kind) in REFUSED
-        return
-    assert (row, kind) not in REFUSED
-    if case.identity:
-        assert torch.equal(answer(model, one), plain)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    heads = [
-        p for name in head_names(model) for p in model.get_submodule(name).parameters() if p.requires_grad
-    ]
-    if row != "full fine-tuning":  # a head is one of its parameters, and counted by no method
-        assert {id(p) for p in heads} <= {id(p) for p in trained}
-    assert method.count(model.config) == sum(p.numel() for p in trained) - sum(p.numel() for p in heads) > 0
-
-    frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
-    nonzero(model, scale=0.1)
-    started = [p.detach().clone() for p in trained]
-    model.train()(**one).loss.backward()
-    torch.optim.SGD(trained, lr=10.0).step()
-    assert all(torch.equal(model.get_parameter(name), value) for name, value in frozen.items())
-    still = [p for p, start in zip(trained, started, strict=True) if torch.equal(p, start)]
-    # Biases of keys have no gradient but rounding: they are the same for all that a softmax compares.
-    assert all(p.grad is not None and (p.dim() == 1 and p.grad.abs().max() < 1e-6) for p in still)
-    assert len(still) < len(trained) / 4
-    after = answer(model.eval(), one)
-    assert after.shape == plain.shape and not torch.allclose(after, plain, atol=1e-4)
-
-    method.save(model, tmp_path)
-    if row == "full fine-tuning":  # it has no base to go back to, and its folder is a whole model
-        assert torch.equal(answer(method.load(build(row, kind), tmp_path), one), after)
-        return
-    again = methods.from_checkpoint(tmp_path)
-    assert torch.equal(answer(again.load(build(row, kind), tmp_path), one), after)
-    if kind == "deberta-v2" and row not in BESIDE_THE_LAYERS:
-        with refused("relative positions .* give each adapter a batch of its own", model):
-            methods.mixed_batch(model, ["default", None, "default"]).__enter__()
-    elif (row, kind) not in (("SAID", "t5"), ("DID", "t5")):
-        with methods.mixed_batch(model, ["default", None, "default"]):
-            torch.testing.assert_close(
-                answer(model, one), torch.stack([after[0], plain[1], after[2]]), atol=1e-5, rtol=1e-4
-            )
-    method.detach(model)
-    assert model.state_dict().keys() == before.keys() and hooks(model) == 0
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert flags == {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    assert torch.equal(answer(model, one), plain)
-
-
-#: Where there is nothing to train, or nothing known: models without biases, and targets that want a name.
-REFUSED = {
-    *(
-        ("BitFit", kind)
-        for kind in ("modernbert", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "t5", "olmo2")
-    ),
-    *(("(IA)³", kind) for kind in ("gpt_neox", "bloom", "olmo2")),
-    *(
-        (row, "olmo2")
-        for row in (
-            "LoRA", "DoRA", "PiSSA", "OLoRA", "EVA", "QLoRA", "LoftQ", "VeRA", "OFT", "rows", "columns", "SHiRA",
-        )
-    ),
-}  # fmt: skip
-
-
 # against peft -------------------------------------------------------------------------------------------------------
 
 
 def test_ia3_with_named_targets_on_a_fused_attention_equals_peft_s_default(tmp_path):
-    one = families.labelled("gpt_neox")
+    one = labelled("gpt_neox")
     names = dict(targets=tuple(PEFT_IA3["gpt_neox"]), feedforward=("dense_4h_to_h",))
     model = nonzero(methods.IA3(**names).attach(families.model("gpt_neox")))
     methods.IA3(**names).save(model, tmp_path)
     theirs = peft.PeftModel.from_pretrained(families.model("gpt_neox"), tmp_path).eval()
-    assert torch.equal(answer(model, one), answer(theirs, one))
+    assert torch.equal(answers(model, one), answers(theirs, one))
     own = peft.get_peft_model(families.model("gpt_neox"), peft.IA3Config(task_type="CAUSAL_LM"))
     assert methods.IA3(**names).count(model.config) == own.get_nb_trainable_parameters()[0]
 
@@ -151,28 +53,23 @@ def test_ia3_with_named_targets_on_a_fused_attention_equals_peft_s_default(tmp_p
 # generation ---------------------------------------------------------------------------------------------------------
 
 
-def lively(kind: str) -> nn.Module:
-    model = families.model(kind, initializer_range=0.3, tie_word_embeddings=False)
-    model.generation_config.eos_token_id = None
-    return model
-
-
 @pytest.mark.parametrize("row", ["LoRA", "prompt tuning", "norms"])
 @pytest.mark.parametrize("kind", DECODERS)
 def test_a_decoder_writes_with_its_cache_what_it_writes_step_by_step(row, kind):
-    model = nonzero(ROWS[row].make().attach(lively(kind)), scale=0.3)
+    model = attach(ROWS[row], kind, scale=0.3, **lively(kind))
     # Gemma's window counts padding: with some, it ends between text and virtual tokens.
     writes(model, texts(9, 9 if "gemma" in kind and row == "prompt tuning" else 5))
-    after = answer(model, tiny.batch())
+    after = answers(model, tiny.batch())
     with methods.disabled(model):
-        assert not torch.allclose(answer(model, tiny.batch()), after, atol=1e-3)
+        assert not torch.allclose(answers(model, tiny.batch()), after, atol=1e-3)
 
 
 @pytest.mark.parametrize("beams", [1, 2])
 @pytest.mark.parametrize("row", ["LoRA", "prompt tuning"])
 @pytest.mark.parametrize("kind", families.ENCODER_DECODERS)
 def test_an_encoder_decoder_writes_what_it_writes_without_a_cache(row, kind, beams):
-    model, one = nonzero(ROWS[row].make().attach(lively(kind)), scale=0.3), tiny.batch(padded=True)
+    model, one = attach(ROWS[row], kind, scale=0.3, **lively(kind)), tiny.batch(padded=True)
+    model.generation_config.eos_token_id = None
     settings = dict(max_new_tokens=5, do_sample=False, num_beams=beams)
     with torch.no_grad():
         written = model.generate(**one, **settings)
@@ -187,15 +84,15 @@ def test_an_encoder_decoder_writes_what_it_writes_without_a_cache(row, kind, bea
 
 def test_a_decoder_reads_all_that_its_encoder_has_read():
     r"""The virtual tokens are among the states that it looks at: T5 with them written into the text says the same."""
-    one, model = families.labelled("t5", padded=True), families.model("t5")
+    one, model = labelled("t5", padded=True), families.model("t5")
     words = tiny.batch(1, 3, seed=7)["input_ids"][0]
     method = methods.PromptTuning(n=3, init="text", init_ids=tuple(words.tolist()))
-    ours = answer(method.attach(model), one)
+    ours = answers(method.attach(model), one)
     longer = one | {
         "input_ids": torch.cat([words.expand(3, -1), one["input_ids"]], 1),
         "attention_mask": torch.cat([torch.ones(3, 3, dtype=torch.long), one["attention_mask"]], 1),
     }
-    torch.testing.assert_close(ours, answer(families.model("t5"), longer), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(ours, answers(families.model("t5"), longer), atol=1e-6, rtol=1e-5)
 
 
 # other models of a family -------------------------------------------------------------------------------------------
@@ -227,13 +124,13 @@ def test_bodies_and_heads_of_tokens(row, kind):
 def test_no_padding_token_and_either_kind_of_output_layer(kind):
     for tied in (True, False):
         model = families.model(kind, tie_word_embeddings=tied, pad_token_id=None)
-        one, plain = families.labelled(kind), [p.detach().clone() for p in model.parameters()]
+        one, plain = labelled(kind), [p.detach().clone() for p in model.parameters()]
         quantize_model(model)
         assert not isinstance(model.get_output_embeddings(), Linear4bit)
         for row in ("QLoRA", "prompt tuning"):
-            before = answer(model, one)
+            before = answers(model, one)
             nonzero(ROWS[row].make().attach(model))(**one).loss.backward()
-            assert not torch.allclose(answer(model, one), before, atol=1e-4)
+            assert not torch.allclose(answers(model, one), before, atol=1e-4)
             methods.detach(model)
         model = families.model(kind, tie_word_embeddings=tied, pad_token_id=None)
         methods.IntrinsicSAID(d=50).detach(methods.IntrinsicSAID(d=50).attach(model))

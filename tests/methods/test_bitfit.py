@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import relatives
 import tiny
 import torch
 from attached import labelled, nonzero, train
@@ -78,7 +77,7 @@ def test_a_model_without_a_pooler_trains_the_rest():
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2"])
 def test_every_linear_layer_of_the_blocks_has_a_bias_then(kind):
-    model, method = relatives.model(kind), BitFit(add_biases=True)
+    model, method = tiny.model(kind), BitFit(add_biases=True)
     outputs = sum(m.out_features for m in model.model.layers.modules() if isinstance(m, nn.Linear))
     method.attach(model)
     assert methods.trainable(model) == method.count(model.config) == outputs
@@ -107,7 +106,7 @@ def test_added_biases_are_those_of_a_model_that_was_made_with_them():
 
 
 def test_with_some_biases_there_those_train_without_adding_any():
-    model = BitFit().attach(relatives.model("qwen2"))  # query, key and value have one
+    model = BitFit().attach(tiny.model("qwen2"))  # query, key and value have one
     assert methods.trainable(model) == tiny.LAYERS * (tiny.D_MODEL + 2 * tiny.D_MODEL // 2)
     assert BitFit().count(model.config) == methods.trainable(model)
 

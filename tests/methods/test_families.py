@@ -13,7 +13,7 @@ import families
 import pytest
 import tiny
 import torch
-from attached import nonzero
+from attached import labelled, nonzero
 from cases import texts, writes
 from torch import Tensor, nn
 
@@ -129,7 +129,7 @@ def placed(family: str) -> nn.Module:
 
 @pytest.mark.parametrize("family", FEED_FORWARD)
 def test_bottlenecks_join_the_block_where_the_papers_have_them(family):
-    base, batch = placed(family), families.labelled(family, padded=True)
+    base, batch = placed(family), labelled(family, padded=True)
     arch = describe(base.config)
     block = base.get_submodule(arch.in_model(arch.block_path(0)))
     before = first_block(base, family, batch)
@@ -151,7 +151,7 @@ def test_adapters_stand_in_both_halves_of_t5_and_not_at_the_attention_between_th
     model = HoulsbyAdapter(r=4).attach(families.model("t5", num_decoder_layers=3))
     found = {path: type(site).__name__ for path, site in sites(model).items()}
     assert len(found) == 2 * (2 + 3)
-    batch, cross = families.labelled("t5"), model.decoder.block[0].layer[1].EncDecAttention
+    batch, cross = labelled("t5"), model.decoder.block[0].layer[1].EncDecAttention
     nonzero(model)
     seen = []
     handle = cross.register_forward_hook(lambda m, args, output: seen.append(output[0]))

@@ -7,7 +7,6 @@ import math
 
 import peft
 import pytest
-import relatives
 import tiny
 import torch
 from attached import labelled, nonzero, rows_answer_as_alone
@@ -20,7 +19,7 @@ from coursekit.methods import LlamaAdapter
 from coursekit.methods.soft_prompts.attention import NAMES
 from coursekit.methods.soft_prompts.prompted_attention import PromptedAttention
 
-KINDS = (*tiny.FAMILIES, *relatives.RELATIVES)
+KINDS = (*tiny.FAMILIES, *tiny.RELATIVES)
 VARIANTS = {
     "peft": LlamaAdapter(n=3, layers=2),
     "official": LlamaAdapter(n=3, layers=2, gate="tanh", per_head=True),
@@ -31,13 +30,9 @@ VARIANTS = {
 every_variant = pytest.mark.parametrize("method", VARIANTS.values(), ids=VARIANTS.keys())
 
 
-def batch(kind: str, **kwargs) -> dict[str, torch.Tensor]:
-    return labelled(kind if kind in tiny.FAMILIES else "llama", **kwargs)
-
-
 def attached(method: LlamaAdapter, kind: str, seed: int = 3, scale: float = 3.0, **changes) -> nn.Module:
     r"""A model whose prompts and gates are large enough to be heard."""
-    model = nonzero(method.attach(relatives.model(kind, **changes)), seed)
+    model = nonzero(method.attach(tiny.model(kind, **changes)), seed)
     with torch.no_grad():
         for module in layers(model):
             for prompt in module.prompts.values():
@@ -61,12 +56,12 @@ def test_peft_is_warned_of_what_it_does_not_know(tmp_path):
 
 def test_the_output_projection_s_bias_is_added_once():
     r"""peft projects the prompts' answer by itself and so adds the bias twice, with a closed gate too."""
-    base = relatives.model("llama", attention_bias=True)
+    base = tiny.model("llama", attention_bias=True)
     one = tiny.batch()
     before = base(**one).logits
     assert torch.equal(LlamaAdapter(n=3, layers=2).attach(base)(**one).logits, before)
     config = peft.AdaptionPromptConfig(adapter_len=3, adapter_layers=2, task_type="CAUSAL_LM")
-    theirs = peft.get_peft_model(relatives.model("llama", attention_bias=True), config)
+    theirs = peft.get_peft_model(tiny.model("llama", attention_bias=True), config)
     assert not torch.allclose(theirs(**one).logits, before, atol=1e-3)
 
 
@@ -106,7 +101,7 @@ def said_by_prompts(
 @every_variant
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_block_answers_by_the_formula(kind, method):
-    model = relatives.model(kind).double()
+    model = tiny.model(kind).double()
     nonzero(method.attach(model))
     arch, seen = describe(model.config), []
     for layer in layers(model):
@@ -135,8 +130,8 @@ def test_every_block_answers_by_the_formula(kind, method):
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_the_start_the_gradient_reaches_only_the_gate(kind, gate):
     method = LlamaAdapter(n=3, layers=2, gate=gate)
-    model = method.attach(relatives.model(kind)).train()
-    model(**batch(kind)).loss.backward()
+    model = method.attach(tiny.model(kind)).train()
+    model(**labelled(kind)).loss.backward()
     for layer in layers(model):
         prompt = layer.prompts["default"]
         assert prompt.gate.grad.abs().sum() > 0
@@ -144,7 +139,7 @@ def test_at_the_start_the_gradient_reaches_only_the_gate(kind, gate):
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     optimizer.step()  # the gate opens ...
     optimizer.zero_grad()
-    model(**batch(kind)).loss.backward()
+    model(**labelled(kind)).loss.backward()
     assert all(
         layer.prompts["default"].prompt.grad.abs().sum() > 0 for layer in layers(model)
     )  # ... and the prompts learn
@@ -177,13 +172,13 @@ def test_published_count_of_llama_7b():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_backward_pass_ends_at_the_lowest_block_with_prompts(kind):
-    model = LlamaAdapter(n=3, layers=1).attach(relatives.model(kind)).train()
+    model = LlamaAdapter(n=3, layers=1).attach(tiny.model(kind)).train()
     (layer,) = layers(model)
     inputs = []
     layer.register_forward_pre_hook(
         lambda m, a, k: inputs.append(a[0] if a else k["hidden_states"]), with_kwargs=True
     )
-    model(**batch(kind)).loss.backward()
+    model(**labelled(kind)).loss.backward()
     assert not inputs[0].requires_grad and layer.prompts["default"].gate.grad is not None
 
 
@@ -207,11 +202,11 @@ def test_prompts_are_projected_once_for_all_rows():
 @every_variant
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
 def test_variants_come_back_from_their_checkpoints(kind, method, tmp_path):
-    model, one = attached(method, kind), batch(kind)
+    model, one = attached(method, kind), labelled(kind)
     method.save(model, tmp_path)
     again = LlamaAdapter.from_checkpoint(tmp_path)
     assert again == method
-    assert torch.equal(again.load(relatives.model(kind), tmp_path)(**one).logits, model(**one).logits)
+    assert torch.equal(again.load(tiny.model(kind), tmp_path)(**one).logits, model(**one).logits)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     extra = {"gate", "per_head"} & config.keys()
     assert extra == {key for key, usual in (("gate", "raw"), ("per_head", False)) if getattr(method, key) != usual}
@@ -223,7 +218,7 @@ def test_variants_come_back_from_their_checkpoints(kind, method, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_one_batch_have_prompts_gates_and_depths_of_their_own(kind):
     variants = {"peft": VARIANTS["peft"], "official": VARIANTS["official"], "top": VARIANTS["top block"]}
-    model = relatives.model(kind)
+    model = tiny.model(kind)
     for seed, (name, method) in enumerate(variants.items()):
         nonzero(method.attach(model, name), seed)
     names = ["official", None, *variants, "peft"]

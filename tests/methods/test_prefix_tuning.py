@@ -6,11 +6,10 @@ import copy
 
 import peft
 import pytest
-import relatives
 import tiny
 import tiny_text
 import torch
-from attached import labelled, nonzero, train
+from attached import labelled, nonzero, rows_answer_as_alone, train
 from cases import lively, texts, writes
 from datasets import Dataset, DatasetDict
 from torch import nn
@@ -23,11 +22,7 @@ from coursekit.methods import PrefixTuning
 from coursekit.methods.soft_prompts.attention_mask import shared, with_prefix
 from coursekit.methods.soft_prompts.prefix import Prefix
 
-KINDS = (*tiny.DECODERS, *relatives.RELATIVES)
-
-
-def batch(kind: str, **kwargs) -> dict[str, torch.Tensor]:
-    return labelled(kind if kind in tiny.FAMILIES else "llama", **kwargs)
+KINDS = (*tiny.DECODERS, *tiny.RELATIVES)
 
 
 # peft -----------------------------------------------------------------------------------------------------
@@ -58,9 +53,9 @@ def test_a_classifier_s_head_and_prefix_come_from_peft_and_go_there(family, tmp_
 @pytest.mark.parametrize("kind", KINDS)
 def test_positions_that_the_caller_gives_are_moved_as_peft_moves_them(kind, tmp_path):
     method = PrefixTuning(n=3)
-    model = nonzero(method.attach(relatives.model(kind)))
+    model = nonzero(method.attach(tiny.model(kind)))
     method.save(model, tmp_path)
-    theirs = peft.PeftModel.from_pretrained(relatives.model(kind), tmp_path).eval()
+    theirs = peft.PeftModel.from_pretrained(tiny.model(kind), tmp_path).eval()
     one = tiny.batch()
     with torch.no_grad():
         usual = model(**one).logits
@@ -94,7 +89,7 @@ def test_an_encoder_answers_as_with_a_filled_cache(family, attention):
 
 def begun_as_words(kind: str, words: torch.Tensor, **changes) -> tuple[nn.Module, nn.Module]:
     r"""A model whose prefix is the keys and values of `words`, and the bare model that has to read them."""
-    method, plain = PrefixTuning(n=len(words)), relatives.model(kind, **changes)
+    method, plain = PrefixTuning(n=len(words)), tiny.model(kind, **changes)
     plain.generation_config.eos_token_id = None
     model = method.attach(copy.deepcopy(plain))
     with torch.no_grad():
@@ -131,7 +126,7 @@ def test_a_prefix_that_begins_as_words_answers_like_the_words(kind, attention):
 ], ids=["greedy", "beams", "no cache", "static cache", "two sequences", "guessing ahead"])  # fmt: skip
 @pytest.mark.parametrize("kind", KINDS)
 def test_generating_behind_a_prefix_equals_generating_behind_its_words(kind, settings):
-    model, plain = begun_as_words(kind, WORDS, **lively(kind if kind in tiny.FAMILIES else "llama"))
+    model, plain = begun_as_words(kind, WORDS, **lively(kind))
     ids = tiny.batch(1 if "prompt_lookup_num_tokens" in settings else 3, 6)["input_ids"]
     mask = torch.ones_like(ids)
     behind = torch.cat((WORDS.expand(len(ids), -1), ids), dim=1)
@@ -146,7 +141,7 @@ def test_generating_behind_a_prefix_equals_generating_behind_its_words(kind, set
 @pytest.mark.parametrize("kind", KINDS)
 def test_evaluation_behind_a_prefix_equals_evaluation_behind_its_words(kind):
     words = tiny_text.tokenizer()
-    model, plain = begun_as_words(kind, WORDS, **lively(kind if kind in tiny.FAMILIES else "llama"))
+    model, plain = begun_as_words(kind, WORDS, **lively(kind))
     texts = ["the plot is good", "dull", "a slow and long story of the actor", "not fine , not bad"]
     ours = perplexity(model, words, texts, progress=False)
     total, tokens = 0.0, 0
@@ -181,7 +176,7 @@ def test_accuracy_with_the_shared_beginning_of_all_prompts_equals_accuracy_witho
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_whole_mask_that_the_caller_gives_is_kept(kind):
-    model = nonzero(PrefixTuning(n=3).attach(relatives.model(kind)))
+    model = nonzero(PrefixTuning(n=3).attach(tiny.model(kind)))
     ids, positions = tiny.batch()["input_ids"], torch.arange(10).expand(3, -1)
     causal = torch.ones(10, 10, dtype=torch.bool).tril().expand(3, 1, -1, -1)
     with torch.no_grad():
@@ -197,9 +192,9 @@ def test_a_whole_mask_that_the_caller_gives_is_kept(kind):
     torch.testing.assert_close(cut, alone, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", *relatives.RELATIVES])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", *tiny.RELATIVES])
 def test_texts_packed_into_one_row_each_stand_behind_the_prefix(kind):
-    model = nonzero(PrefixTuning(n=3).attach(relatives.model(kind)))
+    model = nonzero(PrefixTuning(n=3).attach(tiny.model(kind)))
     ids = tiny.batch(1)["input_ids"]
     packed = torch.cat((torch.arange(6), torch.arange(4)))[None]
     with torch.no_grad():
@@ -210,7 +205,7 @@ def test_texts_packed_into_one_row_each_stand_behind_the_prefix(kind):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_sliding_window_does_not_slide_past_the_prefix(attention):
-    model = relatives.model("mistral", sliding_window=4, attn_implementation=attention)
+    model = tiny.model("mistral", sliding_window=4, attn_implementation=attention)
     PrefixTuning(n=3).attach(model)
     ids, answers = tiny.batch()["input_ids"], []
     for seed in (1, 2):
@@ -286,22 +281,9 @@ def test_rows_with_prefixes_of_different_lengths_answer_as_alone(family):
     model, lengths = tiny.model(family), {"short": 2, "long": 7}
     for seed, (name, n) in enumerate(lengths.items()):
         nonzero(PrefixTuning(n=n).attach(model, name), seed)
-    names = ["long", None, "short", "long"]
-    one = tiny.batch(4, padded=True)
-    with torch.no_grad():
-        with methods.mixed_batch(model, names):
-            mixed = model(**one).logits
-            unmasked = model(input_ids=one["input_ids"][:1].expand(4, -1)).logits
-        for row, name in enumerate(names):
-            methods.activate(model, name)
-            real = one["attention_mask"][row].bool()
-            alone = model(**{key: value[row : row + 1] for key, value in one.items()}).logits[0]
-            got = mixed[row]
-            if family in tiny.DECODERS:
-                alone, got = alone[real], got[real]
-            torch.testing.assert_close(got, alone, atol=1e-5, rtol=1e-4)
-            alone = model(input_ids=one["input_ids"][:1]).logits[0]
-            torch.testing.assert_close(unmasked[row], alone, atol=1e-5, rtol=1e-4)
+    padded = tiny.batch(4, padded=True)
+    for one in (padded, {"input_ids": padded["input_ids"]}):
+        rows_answer_as_alone(model, ["long", None, "short", "long"], one)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -6,6 +6,7 @@ import families
 import pytest
 import tiny
 import torch
+from attached import labelled
 from torch import Tensor, nn
 from torch.nn import LayerNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -86,7 +87,7 @@ def test_what_was_chosen_moves_and_nothing_else_and_folding_changes_no_bit(metho
     trained = [p for n, p in model.named_parameters() if p.requires_grad and ".copies." not in n]
     optimizer = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.5)
     for seed in range(3):
-        model(**families.labelled(family, seed=seed, padded=True)).loss.backward()
+        model(**labelled(family, seed=seed, padded=True)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     assert all(torch.equal(p, frozen[n]) for n, p in model.named_parameters() if n in frozen)

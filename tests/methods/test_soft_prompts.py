@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import relatives
 import tiny
 import torch
 from attached import labelled, nonzero
@@ -49,7 +48,7 @@ ODD = {
 
 @pytest.mark.parametrize(("name", "kind", "tied"), [
     (name, kind, (i + j) % 2 == 0)
-    for i, name in enumerate(METHODS) for j, kind in enumerate((*tiny.DECODERS, *relatives.RELATIVES))
+    for i, name in enumerate(METHODS) for j, kind in enumerate((*tiny.DECODERS, *tiny.RELATIVES))
 ])  # fmt: skip
 def test_a_decoder_without_a_padding_token(name, kind, tied):
     r"""Plain Llama and GPT-2 have none. Odd sizes, tied heads or not, batches with a mask and without."""
@@ -57,10 +56,10 @@ def test_a_decoder_without_a_padding_token(name, kind, tied):
     changes = ODD.get(kind, ODD["llama"]) | dict(pad_token_id=None, tie_word_embeddings=tied)
     spread = {
         key: 0.3
-        for key in lively(kind if kind in tiny.FAMILIES else "llama")
+        for key in lively(kind)
         if "range" in key or "std" in key
     }
-    base = relatives.model(kind, **changes, **spread)
+    base = tiny.model(kind, **changes, **spread)
     assert base.config.pad_token_id is None
     one = {key: value[:, :7] for key, value in labelled("llama").items()}
     bare = base(**one).logits
