@@ -9,7 +9,7 @@ import peft
 import pytest
 import tiny
 import torch
-from attached import nonzero
+from attached import nonzero, refused
 from cases import CASES
 from peft.utils import merge_utils
 from torch import Tensor
@@ -267,7 +267,6 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing():
     model = two()
     one, other = update_of(model, "one"), update_of(model, "two")
     methods.activate(model, "two")
-    before = answers(model, "two")
     for call, said in {
         (lambda: combine([one, other], [1.0])): "one weight for each update: 2 updates, 1 weights",
         (lambda: combine([], [])): "one weight for each update",
@@ -282,11 +281,8 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing():
         (lambda: to_lora(model, one, r=2, name="two")): "already has an adapter named 'two'",
         (lambda: update_of(model, "tow")): "did you mean 'two'",
     }.items():
-        with pytest.raises(CourseError, match=said) as error:
+        with refused(said, model):
             call()
-        assert "\n" not in str(error.value)
-        assert set(methods.attached(model)) == {"one", "two"}
-    assert torch.equal(answers(model, "two"), before)
 
 
 def test_another_base_is_another_base_also_where_its_sizes_are_the_same():

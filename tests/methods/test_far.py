@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from attached import body, labelled, nonzero, train
+from attached import body, labelled, nonzero, refused, train
 from torch import nn
 
 from coursekit import methods
@@ -202,14 +202,11 @@ def test_a_checkpoint_brings_its_nodes(tmp_path):
         assert torch.equal(method.load(tiny.model("gpt2"), tmp_path)(**one).logits, model(**one).logits)
     assert FreezeAndReconfigure.from_checkpoint(tmp_path) == methods.attached(model)["default"]
     other = tiny.model("gpt2")
-    with pytest.raises(CourseError, match=r"other learners than the method here: .*from_checkpoint"):
+    with refused(r"other learners than the method here: .*from_checkpoint", other):
         FreezeAndReconfigure(nodes=((0, 1),)).load(other, tmp_path)
-    assert methods.attached(other) == {}
     nonzero(FreezeAndReconfigure(nodes=((0, 1),)).attach(other))
-    before = other(**one).logits
-    with pytest.raises(CourseError, match=r"other learners than the method here"):
+    with refused(r"other learners than the method here", other):
         FreezeAndReconfigure().load(other, tmp_path)
-    assert torch.equal(other(**one).logits, before)
 
 
 def test_priming_that_diverged_or_moves_nothing_says_so():

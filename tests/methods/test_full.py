@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from attached import refused
 from safetensors.torch import load_file, save_file
 
-from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import FullFineTuning, LoRA
 
@@ -84,12 +84,8 @@ def test_a_damaged_model_is_an_error_and_changes_nothing(damage, said, tmp_path)
     file = tmp_path / "model.safetensors"
     save_file(damage(load_file(file)), file, metadata={"format": "pt"})
     model = shifted(tiny.model("llama")).requires_grad_(False)
-    before = model(**tiny.batch()).logits
-    with pytest.raises(CourseError, match=said) as raised:
+    with refused(said, model):
         FullFineTuning().load(model, tmp_path)
-    assert "\n" not in str(raised.value)
-    assert torch.equal(model(**tiny.batch()).logits, before)
-    assert methods.attached(model) == {} and not any(p.requires_grad for p in model.parameters())
 
 
 @pytest.mark.parametrize(("name", "text"), [
@@ -99,17 +95,15 @@ def test_files_that_are_none_are_an_error_in_a_line(name, text, tmp_path):
     FullFineTuning().save(FullFineTuning().attach(tiny.model("llama")), tmp_path)
     (tmp_path / name).write_text(text)
     model = tiny.model("llama")
-    with pytest.raises(CourseError, match=r"is damaged|is not described|holds no whole model") as raised:
+    with refused(r"is damaged|is not described|holds no whole model", model):
         FullFineTuning().load(model, tmp_path)
-    assert "\n" not in str(raised.value) and methods.attached(model) == {}
 
 
 def test_three_labels_do_not_go_into_two_and_leave_the_model_as_it_was(tmp_path):
     FullFineTuning().save(FullFineTuning().attach(tiny.encoder(num_labels=3)), tmp_path)
     model = tiny.encoder(num_labels=2).requires_grad_(False)
-    with pytest.raises(CourseError, match=r"another model: classifier.* is \(3.*\) there and \(2.*\) here"):
+    with refused(r"another model: classifier.* is \(3.*\) there and \(2.*\) here", model):
         FullFineTuning().load(model, tmp_path)
-    assert methods.attached(model) == {} and not any(p.requires_grad for p in model.parameters())
 
 
 def test_a_whole_model_does_not_load_into_one_with_an_adapter(tmp_path):

@@ -13,7 +13,7 @@ import peft
 import pytest
 import tiny
 import torch
-from attached import hooks, labelled, nonzero, rows_answer_as_alone
+from attached import hooks, labelled, nonzero, refused, rows_answer_as_alone
 from torch import nn
 
 from coursekit import methods
@@ -223,17 +223,13 @@ def test_the_bias_inside_a_lora_layer_trains_and_the_frozen_one_does_not():
 
 
 def test_one_model_carries_hybrids_of_one_make_up(tmp_path):
-    model, one = Hybrid(LoRA(r=4), PrefixTuning(n=2)).attach(tiny.model("bert")), tiny.batch()
-    before = nonzero(model)(**one).logits
+    model = nonzero(Hybrid(LoRA(r=4), PrefixTuning(n=2)).attach(tiny.model("bert")))
     other = Hybrid(LoRA(r=4), PfeifferAdapter(r=4))
     for method in (other, LoRA(r=4), PrefixTuning(n=2)):
-        with pytest.raises(CourseError, match="already carries Hybrid of LoRA and PrefixTuning; call detach"):
+        with refused("already carries Hybrid of LoRA and PrefixTuning; call detach", model):
             method.attach(model, "second")
-    with pytest.raises(
-        CourseError, match="is a Hybrid of LoRA and PrefixTuning, not a Hybrid of LoRA and Pf"
-    ):
+    with refused("is a Hybrid of LoRA and PrefixTuning, not a Hybrid of LoRA and Pf", model):
         other.save(model, tmp_path)
-    assert torch.equal(model(**one).logits, before)
 
 
 def test_a_checkpoint_of_other_parts_or_settings_is_refused(tmp_path):
@@ -248,9 +244,8 @@ def test_a_checkpoint_of_other_parts_or_settings_is_refused(tmp_path):
         (Hybrid(LoRA(r=4), PrefixTuning(n=3)), "trained with num_virtual_tokens=2, the method here has 3"),
         (LoRA(r=4), "holds HYBRID, not LORA"),
     ):
-        with pytest.raises(CourseError, match=message):
+        with refused(message, fresh):
             other.load(fresh, tmp_path)
-    assert methods.attached(fresh) == {}
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     config["parts"][0].pop("r")
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
@@ -269,11 +264,9 @@ def test_a_part_that_objects_while_loading_leaves_the_others_as_they_were(tmp_pa
     key = next(k for k in tensors if k.endswith("c_attn.ia3_l"))
     tensors[key][0] = 2.0
     save_file(tensors, file, metadata={"format": "pt"})
-    model, one = nonzero(method.attach(tiny.model("gpt2")), 5), tiny.batch()
-    before = model(**one).logits
-    with pytest.raises(CourseError, match="scales queries as well"):
+    model = nonzero(method.attach(tiny.model("gpt2")), 5)
+    with refused("scales queries as well", model):
         method.load(model, tmp_path)
-    assert torch.equal(model(**one).logits, before)
 
 
 def test_a_model_s_own_hooks_stay_where_they_are():

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from attached import nonzero
+from attached import nonzero, refused
 from peft import ShiraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from coursekit import interop, methods
-from coursekit.errors import CourseError
 from coursekit.methods import LoRA, SHiRA
 from coursekit.methods.selective.part_layer import parts_of
 from coursekit.methods.selective.shira import Differences
@@ -80,9 +79,8 @@ def test_on_a_16_bit_base_the_sum_is_rounded_once():
 
 
 def test_damaged_places_are_refused_and_change_nothing(tmp_path):
-    model, one = nonzero(SHiRA(r=2).attach(tiny.model("bert"))), tiny.batch()
+    model = nonzero(SHiRA(r=2).attach(tiny.model("bert")))
     SHiRA(r=2).save(model, tmp_path)
-    before = model(**one).logits
     config, tensors = interop.read(tmp_path)
     indices = next(key for key in tensors if key.endswith("indices"))
     weight = indices.replace("indices", "weight")
@@ -98,6 +96,5 @@ def test_damaged_places_are_refused_and_change_nothing(tmp_path):
     }
     for what, content in broken.items():
         interop.write(tmp_path / what, config, content)
-        with pytest.raises(CourseError, match="is of another model: it has no weights for bert"):
+        with refused("is of another model: it has no weights for bert", model):
             SHiRA(r=2).load(model, tmp_path / what)
-    assert torch.equal(model(**one).logits, before)

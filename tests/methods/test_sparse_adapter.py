@@ -8,7 +8,7 @@ import math
 import pytest
 import tiny
 import torch
-from attached import labelled, nonzero, rows_answer_as_alone
+from attached import labelled, nonzero, refused, rows_answer_as_alone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -349,17 +349,11 @@ def test_checkpoints_of_something_else_change_nothing(tmp_path):
             for name in damages
         ),
     ]
-    there = nonzero(method.attach(tiny.model("bert"), "film"))
-    before = there(**labelled("bert")).logits
+    fresh, there = tiny.model("bert"), nonzero(method.attach(tiny.model("bert"), "film"))
     for loader, name, said in cases:
-        fresh = tiny.model("bert")
-        with pytest.raises(CourseError, match=said):
-            loader.load(fresh, tmp_path / name)
-        assert methods.attached(fresh) == {}
-        with pytest.raises(CourseError, match=said):
-            loader.load(there, tmp_path / name, "product")
-        assert list(methods.attached(there)) == ["film"]
-        assert torch.equal(there(**labelled("bert")).logits, before)
+        for target in (fresh, there):
+            with refused(said, target):
+                loader.load(target, tmp_path / name, "product")
 
 
 # beside others --------------------------------------------------------------------------------------------
@@ -400,18 +394,11 @@ def test_scores_are_those_without_dropout_whatever_mode_the_model_is_in(by):
 @pytest.mark.parametrize("by", ["magnitude", "snip", "grasp", "synflow"])
 def test_an_up_projection_of_zeros_has_no_score(by):
     method = SparseAdapter(HoulsbyAdapter(r=4, init="zero"), score=by)
-    model, one = tiny.model("bert"), labelled("bert")
-    before = model(**one).logits
+    model = tiny.model("bert")
     said = f"every {by} score of the up projections is 0, because they start at 0: start both sides away .*init='bert'"
-    with pytest.raises(CourseError, match=said):
-        method.attach(model, batches=batches())
-    assert methods.attached(model) == {} and torch.equal(model(**one).logits, before)
-
-    nonzero(SparseAdapter(HOULSBY).attach(model, "film"))
-    film = model(**one).logits
-    with pytest.raises(CourseError, match=said):
-        method.attach(model, "product", batches=batches())
-    assert list(methods.attached(model)) == ["film"] and torch.equal(model(**one).logits, film)
+    for target in (model, nonzero(SparseAdapter(HOULSBY).attach(tiny.model("bert"), "film"))):
+        with refused(said, target):
+            method.attach(target, batches=batches())
 
     trained = nonzero(method.adapter.attach(tiny.model("bert")))
     assert bodies(method.prune(trained, batches=batches())) == method.count(trained.config)
@@ -419,7 +406,7 @@ def test_an_up_projection_of_zeros_has_no_score(by):
 
 def test_pruning_that_cannot_be_says_why_and_changes_nothing():
     model = nonzero(HOULSBY.attach(tiny.model("bert"), "film"))
-    before, method = model(**labelled("bert")).logits, SparseAdapter(HOULSBY)
+    method = SparseAdapter(HOULSBY)
     no_labels = [{"input_ids": tiny.batch()["input_ids"]}]
     snip = SparseAdapter(HOULSBY, score="snip")
     cases = [
@@ -435,10 +422,8 @@ def test_pruning_that_cannot_be_says_why_and_changes_nothing():
         (lambda: method.save(model, "nowhere"), "adapter 'film' is a HoulsbyAdapter, not a SparseAdapter"),
     ]  # fmt: skip
     for attempt, said in cases:
-        with pytest.raises(CourseError, match=said):
+        with refused(said, model):
             attempt()
-    assert torch.equal(model(**labelled("bert")).logits, before)
-    assert methods.attached(model) == {"film": HOULSBY}
 
 
 def test_masked_weights_are_back_whatever_happens():
