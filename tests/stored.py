@@ -3,6 +3,7 @@ r"""What the `adapters` library answered, in tests/fixtures/adapters/: tests/fix
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import bits
@@ -12,6 +13,22 @@ from safetensors import safe_open
 from torch import nn
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures" / "adapters"
+
+
+def changed(stored: str, target: Path, part: int | None = None, **changes) -> Path:
+    r"""A copy in `target` of a stored folder, with other settings of it, or of one part of a union.
+
+    `config` itself changes the whole of them.
+    """
+    shutil.copytree(FIXTURES / stored, target, dirs_exist_ok=True)
+    file = target / "adapter_config.json"
+    config = json.loads(file.read_text())
+    if "config" in changes:
+        config |= changes
+    else:
+        (config["config"] if part is None else config["config"]["configs"][part]).update(changes)
+    file.write_text(json.dumps(config))
+    return target
 
 
 class Stored:

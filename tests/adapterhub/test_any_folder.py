@@ -2,19 +2,17 @@ r"""`coursekit.load_adapter`: every folder through one door, and one line for wh
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import peft
 import pytest
 import tiny
 import torch
-from attached import nonzero
-from stored import FIXTURES, Stored
+from attached import nonzero, refused
+from stored import FIXTURES, Stored, changed
 
 import coursekit
-from coursekit import methods
+from coursekit import adapterhub, methods
 from coursekit.errors import CourseError
 from coursekit.methods import (
     IA3,
@@ -89,7 +87,7 @@ def test_a_lora_of_some_blocks_and_a_fused_matrix_names_its_places(family):
 
 
 def test_a_fused_matrix_of_a_width_that_is_no_power_of_two_gets_its_rows_at_query_and_value(tmp_path):
-    folder = changed(FIXTURES / "gpt2" / "lora", tmp_path / "lora")
+    folder = changed("gpt2/lora", tmp_path)
     key, B = "transformer.h.0.attn.c_attn.loras.lora.lora_", torch.randn(60, 2)
     torch.save({f"{key}A": torch.randn(4, 30), f"{key}B": B}, folder / "pytorch_adapter.bin")
     model = tiny.decoder(tiny.Awkward("gpt2"))
@@ -163,47 +161,93 @@ def test_folders_without_an_adapter_say_what_they_hold(tmp_path):
     assert methods.attached(model) == {}
 
 
-def changed(source: Path, target: Path, **changes) -> Path:
-    shutil.copytree(source, target)
-    config = json.loads((target / "adapter_config.json").read_text())
-    config["config"] |= changes
-    (target / "adapter_config.json").write_text(json.dumps(config))
-    return target
+#: Of a stored folder, or of one part of a union: settings in the place of its own, and what is said.
+REFUSED: dict[tuple[str, int | None], list[tuple[dict, str]]] = {
+    ("lora", None): [
+        ({"use_dora": True}, "has use_dora=True, which no LoRA here does"),
+        ({"use_gating": True}, "has use_gating=True"), ({"vera_d": 0.1}, "has vera_d=0.1"),
+        ({"dropout": 0.1}, "has dropout=0.1"), ({"composition_mode": "scale"}, "has r=2 and alpha=4, not 1 and 1"),
+    ],
+    ("ia3", None): [
+        ({"alpha": 2}, "has r=1 and alpha=2, not 1 and 1"), ({"composition_mode": "add"}, "has no two matrices"),
+    ],
+    ("prefix", None): [
+        ({"leave_out": [1]}, r"has leave_out=\[1\], which no prefix here does"),
+        ({"non_linearity": "relu"}, "no network with tanh behind its prefix"),
+        ({"flat": True}, "is damaged: it is not of 3 tokens"),
+    ],
+    ("prefix_flat", None): [
+        ({"prefix_length": 5}, "is damaged: it is not of 5 tokens"),
+        ({"prefix_length": 0}, "is damaged: it is not of 0 tokens"),
+    ],
+    ("prompt", None): [
+        ({"combine": "prefix_after_bos"}, "has combine='prefix_after_bos', which no prompt here does"),
+        ({"prompt_length": 5}, "is damaged: it is not of 5 tokens"),
+        ({"prompt_length": "3"}, "is damaged: it is not of 3 tokens"),
+    ],
+    ("pfeiffer", None): [
+        ({"phm_layer": True}, "n=4 does not divide the width of the bottleneck, r=3"),
+        ({"ln_before": True}, "has ln_before=True"), ({"inv_adapter": "nice"}, "has inv_adapter='nice'"),
+        ({"dropout": 0.1}, "has dropout=0.1"), ({"residual_before_ln": False}, "has residual_before_ln=False"),
+        ({"mh_adapter": True}, "sits where no method here puts one: mh_adapter=True"),
+        ({"scaling": 2.0}, "has scaling=2.0: only ParallelAdapter scales"),
+        ({"non_linearity": "mish"}, "unknown activation 'mish'"),
+        ({"leave_out": [1]}, r"leaves out blocks \[1\]: only the first ones"),
+        ({"architecture": "reft"}, "is reft, which no method here is; read are bottlenecks, LoRA"),
+        ({"architecture": "lora"}, "has bert.encoder.layer.0.output.adapters.pfeiffer.* which no method here has"),
+        ({"config": "pfeifer"}, "unknown adapter configuration 'pfeifer'; did you mean 'pfeiffer'"),
+        *((odd, ".") for odd in (  # of other types
+            {"config": []}, {"config": 3}, {"config": None}, {"non_linearity": []}, {"non_linearity": None},
+            {"leave_out": 5}, {"leave_out": ["a", 1]}, {"leave_out": [0, 0]}, {"scaling": []},
+            {"phm_layer": True, "phm_dim": "a"},
+        )),
+    ],
+    ("compacter", None): [
+        ({"shared_phm_rule": False}, "has shared_phm_rule=False, which no method here has"),
+        ({"factorized_phm_W": False}, "has factorized_phm_W=False"),
+        ({"factorized_phm_rule": True}, "has factorized_phm_rule=True"),
+        ({"shared_W_phm": True}, "has shared_W_phm=True"), ({"phm_rank": 2}, "has phm_rank=2"),
+        ({"phm_bias": False}, "has phm_bias=False"),
+        ({"is_parallel": True}, "sits where no method here puts one: mh_adapter=True"),
+        ({"phm_dim": 3}, "n=3 does not divide the width of the bottleneck, r=4 of d=12"),
+        ({"phm_dim": 4}, "is of another model"), ({"leave_out": [0]}, "adapter must be one of HoulsbyAdapter"),
+    ],
+    **{union: [(settings, "has settings that no method here has") for settings in strange] for union, strange in {
+        ("mam", 0): ({"use_gating": True}, {"non_linearity": "relu"}, {"leave_out": [0]}),
+        ("mam", 1): ({"is_parallel": False}, {"non_linearity": "swish"}, {"mh_adapter": True}, {"leave_out": [0]},
+                     {"phm_layer": True}),
+        ("unipelt", 0): ({"use_gating": False}, {"flat": True}),
+        ("unipelt", 1): ({"scaling": 3.0},),
+        ("unipelt", 2): ({"attn_matrices": ["q", "k"]}, {"output_lora": True}, {"composition_mode": "scale"}),
+    }.items()},
+}  # fmt: skip
+REFUSED["unipelt", 1] += [
+    (changes, f"has {key}={value!r}, which no method here has")
+    for changes in ({"residual_before_ln": False}, {"original_ln_after": False}, {"adapter_residual_before_ln": True},
+                    {"inv_adapter": "nice"})
+    for key, value in changes.items()
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("case, changes, said", [
-    ("lora", {"use_dora": True}, "has use_dora=True, which no LoRA here does"),
-    ("lora", {"use_gating": True}, "has use_gating=True"), ("lora", {"vera_d": 0.1}, "has vera_d=0.1"),
-    ("lora", {"dropout": 0.1}, "has dropout=0.1"), ("ia3", {"alpha": 2}, "has r=1 and alpha=2, not 1 and 1"),
-    ("lora", {"composition_mode": "scale"}, "has r=2 and alpha=4, not 1 and 1"),
-    ("ia3", {"composition_mode": "add"}, "has no two matrices"),
-    ("prefix", {"leave_out": [1]}, r"has leave_out=\[1\], which no prefix here does"),
-    ("prefix", {"non_linearity": "relu"}, "no network with tanh behind its prefix"),
-    ("prefix", {"flat": True}, "is damaged: it is not of 3 tokens"),
-    ("prefix_flat", {"prefix_length": 5}, "is damaged: it is not of 5 tokens"),
-    ("prefix_flat", {"prefix_length": 0}, "is damaged: it is not of 0 tokens"),
-    ("prompt", {"combine": "prefix_after_bos"}, "has combine='prefix_after_bos', which no prompt here does"),
-    ("prompt", {"prompt_length": 5}, "is damaged: it is not of 5 tokens"),
-    ("prompt", {"prompt_length": "3"}, "is damaged: it is not of 3 tokens"),
-])  # fmt: skip
-def test_what_no_method_here_does_is_refused(case, changes, said, tmp_path):
-    model = Stored(f"bert/{case}").model()
-    with pytest.raises(CourseError, match=said) as e:
-        coursekit.load_adapter(model, changed(FIXTURES / "bert" / case, tmp_path / case, **changes))
-    lines(e)
-    assert methods.attached(model) == {}
+@pytest.mark.parametrize(
+    "case, part, changes, said", [(*key, *row) for key, rows in REFUSED.items() for row in rows]
+)
+def test_folders_of_what_no_method_here_is(case, part, changes, said, tmp_path):
+    model, folder = Stored(f"bert/{case}").model(), changed(f"bert/{case}", tmp_path, part, **changes)
+    for load in (coursekit.load_adapter, adapterhub.load):
+        with refused(said, model):
+            load(model, folder)
 
 
-@pytest.mark.parametrize("case", ["lora", "ia3", "prefix_flat", "prompt"])
+@pytest.mark.parametrize("case", ["lora", "ia3", "prefix_flat", "prompt", "mam"])
 def test_tensors_of_another_model_leave_this_one_as_it_was(case, tmp_path):
     for model in (tiny.encoder(num_hidden_layers=1), tiny.encoder()):
-        with pytest.raises(CourseError, match="of another model"):
+        with refused("of another model", model):
             coursekit.load_adapter(model, FIXTURES / "bert" / case)
-        assert methods.attached(model) == {}
-    folder = changed(FIXTURES / "bert" / case, tmp_path / case)
+    folder = changed(f"bert/{case}", tmp_path)
     for file in folder.glob("pytorch_adapter.bin"):
         tensors = torch.load(file, weights_only=True)
-        torch.save({f"{key}.strange": value for key, value in tensors.items()} if case != "prefix_flat"
+        torch.save({f"{key}.strange": value for key, value in tensors.items()} if case not in ("prefix_flat", "mam")
                    else tensors | {"strange": torch.zeros(1)}, file)  # fmt: skip
     with pytest.raises(CourseError, match="strange, which no method here has"):
         coursekit.load_adapter(Stored(f"bert/{case}").model(), folder)

@@ -6,7 +6,6 @@ What every method promises (start, freezing, saving, rows, generation, ...) is p
 from __future__ import annotations
 
 import copy
-import json
 
 import pytest
 import tiny
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from attached import labelled, nonzero
 from safetensors.torch import load_file
-from stored import FIXTURES, Stored
+from stored import Stored
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
@@ -119,47 +118,6 @@ def test_the_library_s_adapters_answer_the_same_here(stored, monkeypatch):
         shared(model).copy_(shared(model).mT.clone())
     with pytest.raises(AssertionError, match="not close"):
         stored.assert_same(model, stored.case, exactly=False)
-
-
-@pytest.mark.parametrize("stored", ["bert/compacter", "gpt2/compacterpp"])
-def test_a_folder_is_written_as_the_library_writes_it(stored, tmp_path):
-    r"""The same tensors under the same keys, and a config that means the same."""
-    stored = Stored(stored)
-    model = adapterhub.load(stored.model(), stored.folder, stored.case)
-    adapterhub.save(model, tmp_path)
-    written = torch.load(tmp_path / "pytorch_adapter.bin", weights_only=True)
-    theirs = stored.adapter()
-    assert written.keys() == theirs.keys()
-    assert all(torch.equal(written[key], theirs[key]) for key in theirs)
-    ours, their = (
-        json.loads((folder / "adapter_config.json").read_text())["config"]
-        for folder in (tmp_path, stored.folder)
-    )
-    assert {key: their[key] for key in ours} == ours
-
-
-@pytest.mark.parametrize("changes, said", [
-    ({"shared_phm_rule": False}, "has shared_phm_rule=False, which no method here has"),
-    ({"factorized_phm_W": False}, "has factorized_phm_W=False"),
-    ({"factorized_phm_rule": True}, "has factorized_phm_rule=True"),
-    ({"shared_W_phm": True}, "has shared_W_phm=True"),
-    ({"phm_rank": 2}, "has phm_rank=2"),
-    ({"phm_bias": False}, "has phm_bias=False"),
-    ({"is_parallel": True}, "sits where no method here puts one: mh_adapter=True"),
-    ({"phm_dim": 3}, "n=3 does not divide the width of the bottleneck, r=4 of d=12"),
-    ({"phm_dim": 4}, "is of another model"),
-    ({"leave_out": [0]}, "adapter must be one of HoulsbyAdapter"),
-])  # fmt: skip
-def test_folders_of_what_no_method_here_is(changes, said, tmp_path):
-    for file in (FIXTURES / "bert/compacter").iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
-    config["config"] |= changes
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    model = Stored("bert/compacter").model()
-    with pytest.raises(CourseError, match=said):
-        adapterhub.load(model, tmp_path)
-    assert methods.attached(model) == {} and not hasattr(model.bert, "compacter")
 
 
 # counts ---------------------------------------------------------------------------------------------------
