@@ -5,10 +5,13 @@ learn.
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any, Literal
 
+import tiny
 from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from coursekit.labels import IGNORED
@@ -31,6 +34,22 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=built, pad_token="[PAD]", unk_token="[UNK]", eos_token="[EOS]", padding_side="right"
     )
+
+
+def words(**special: str) -> PreTrainedTokenizerFast:
+    r"""A tokenizer of whole words with these special tokens, without one for padding unless it is named."""
+    vocabulary = {f"w{i}": i for i in range(tiny.VOCAB - len(special))}
+    vocabulary |= {token: len(vocabulary) + i for i, token in enumerate(special.values())}
+    built = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
+    built.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=built, **special)
+
+
+def saved(model: nn.Module, folder: Path, tokenizer: Any = None, **settings: Any) -> Path:
+    r"""`folder` with the model and a tokenizer, as on the hub."""
+    model.save_pretrained(folder, **settings)
+    (tokenizer or words(eos_token="<end>")).save_pretrained(folder)
+    return folder
 
 
 def prepared(kind: Literal["encoder", "decoder"], rows: int = 48, *, seed: int = 0) -> Prepared:

@@ -9,8 +9,7 @@ import families
 import pytest
 import tiny
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tiny_text import saved, words
 
 from coursekit import methods
 from coursekit.errors import CourseError
@@ -20,40 +19,27 @@ from coursekit.models.hub import is_encoder
 DECODERS = tuple(kind for kind in families.OTHERS if kind not in (*families.ENCODERS, "t5"))
 
 
-def words(**special: str) -> PreTrainedTokenizerFast:
-    r"""A tokenizer of whole words with these special tokens, without one for padding unless it is named."""
-    vocabulary = {f"w{i}": i for i in range(tiny.VOCAB - len(special))}
-    vocabulary |= {token: len(vocabulary) + i for i, token in enumerate(special.values())}
-    built = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
-    built.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=built, **special)
-
-
-def saved(folder, kind, tokenizer=None, *, changes=None, **settings):
-    model = families.model(kind, **(changes or {}))
-    model.save_pretrained(folder, **settings)
-    (words(eos_token="<end>") if tokenizer is None else tokenizer).save_pretrained(folder)
-    return model
-
-
-@pytest.mark.parametrize("kind", DECODERS)
-def test_a_decoder_of_every_family_without_padding_token_with_either_output_layer(kind, tmp_path):
+@pytest.mark.parametrize("kind", (*tiny.DECODERS, *DECODERS))
+def test_a_decoder_of_every_family_without_padding_token_with_either_output_layer(kind, tmp_path, capfd):
     batch = tiny.batch(padded=True)
-    for tied in (True, False):
-        original = saved(
-            tmp_path / str(tied), kind, changes={"tie_word_embeddings": tied, "pad_token_id": None}
-        )
-        model, tokenizer = load_decoder(tmp_path / str(tied), device="cpu")
+    for tied, shards in ((True, {}), (False, {"max_shard_size": "20KB"})):
+        original = families.model(kind, tie_word_embeddings=tied, pad_token_id=None)
+        folder = saved(original, tmp_path / str(tied), **shards)
+        assert bool(shards) == (folder / "model.safetensors.index.json").exists()
+        capfd.readouterr()
+        model, tokenizer = load_decoder(str(folder), device="cpu")
+        assert capfd.readouterr() == ("", "") and not model.training
         assert torch.equal(model(**batch).logits, original(**batch).logits)
-        assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
+        assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
         assert tokenizer.pad_token == "<end>" and tokenizer.chat_template is None
         assert model.config.pad_token_id == tokenizer.pad_token_id
     assert not is_encoder(tmp_path / "True")
 
 
-@pytest.mark.parametrize("kind", ["electra", "distilbert", "deberta-v2", "modernbert"])
+@pytest.mark.parametrize("kind", families.ENCODERS)
 def test_an_encoder_of_every_family(kind, tmp_path):
-    original = saved(tmp_path, kind, words(pad_token="<pad>", cls_token="<cls>", sep_token="<sep>"))
+    original = families.model(kind)
+    saved(original, tmp_path, words(pad_token="<pad>", cls_token="<cls>", sep_token="<sep>"))
     model, tokenizer = load_encoder(tmp_path, device="cpu")
     batch = tokenizer(["w5 w6 w7", "w8"], padding=True, return_tensors="pt", return_token_type_ids=False)
     assert torch.equal(model(**batch).logits, original(**batch).logits)
@@ -63,7 +49,7 @@ def test_an_encoder_of_every_family(kind, tmp_path):
 
 
 def test_an_encoder_decoder_is_no_decoder(tmp_path):
-    saved(tmp_path, "t5")
+    saved(families.model("t5"), tmp_path)
     with pytest.raises(CourseError, match=r"is an encoder-decoder \(t5\).*AutoModelForSeq2SeqLM"):
         load_decoder(tmp_path, device="cpu")
 
@@ -72,8 +58,8 @@ def test_an_encoder_decoder_is_no_decoder(tmp_path):
 def test_shards_and_a_chat_template(kind, tmp_path):
     tokenizer = words(eos_token="<end>", pad_token="<pad>")
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
-    original = saved(tmp_path, kind, tokenizer, max_shard_size="20KB")
-    assert (tmp_path / "model.safetensors.index.json").exists()
+    original = families.model(kind)
+    saved(original, tmp_path, tokenizer, max_shard_size="20KB")
     model, tokenizer = load_decoder(tmp_path, device="cpu")
     batch = tiny.batch()
     assert torch.equal(model(**batch).logits, original(**batch).logits)
@@ -83,10 +69,10 @@ def test_shards_and_a_chat_template(kind, tmp_path):
 
 
 def test_a_tokenizer_with_no_token_to_pad_with(tmp_path):
-    saved(tmp_path, "qwen3", words())
+    saved(families.model("qwen3"), tmp_path, words())
     with pytest.raises(CourseError, match="no token to pad with.*set tokenizer.pad_token"):
         load_decoder(tmp_path, device="cpu")
-    saved(tmp_path, "qwen3", words(bos_token="<s>"))
+    saved(families.model("qwen3"), tmp_path, words(bos_token="<s>"))
     assert load_decoder(tmp_path, device="cpu")[1].pad_token == "<s>"
 
 
@@ -100,7 +86,8 @@ class Harm:
 
 
 def test_weights_in_a_bin_file_are_read_as_tensors_and_never_run(tmp_path):
-    original = saved(tmp_path, "phi3")
+    original = families.model("phi3")
+    saved(original, tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(original.state_dict(), tmp_path / "pytorch_model.bin")
     batch = tiny.batch()
@@ -129,7 +116,7 @@ def test_a_gguf_file_says_how_to_convert_it(tmp_path):
 
 
 def test_a_family_that_transformers_does_not_know_is_one_line(tmp_path):
-    saved(tmp_path, "qwen3")
+    saved(families.model("qwen3"), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "qwen33"}))
     with pytest.raises(CourseError, match="qwen33") as error:

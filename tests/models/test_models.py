@@ -11,52 +11,15 @@ import tiny
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tiny_text import saved
 
 from coursekit.errors import CourseError
 from coursekit.models import load_decoder, load_encoder
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    r"""A tokenizer of whole words, as a real one without a padding token."""
-    from tokenizers import Tokenizer, pre_tokenizers
-    from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast
-
-    words = Tokenizer(WordLevel({"<end>": 2, "<unk>": 1, "a": 5, "b": 6}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unk>")
-
-
-@pytest.fixture
-def saved(tmp_path, tokenizer):
-    r"""Saves a model with the tokenizer, in the layout of the hub."""
-
-    def save(model, name="model", **settings):
-        model.save_pretrained(tmp_path / name, **settings)
-        tokenizer.save_pretrained(tmp_path / name)
-        return tmp_path / name
-
-    return save
-
-
-@pytest.mark.parametrize("family", tiny.DECODERS)
-@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "20KB"}], ids=["whole", "sharded"])
-def test_a_decoder_comes_back_from_a_folder(saved, family, shards, capfd):
-    original = tiny.decoder(family)
-    folder = saved(original, **shards)
-    assert bool(shards) == (folder / "model.safetensors.index.json").exists()
-    capfd.readouterr()
-    model, tokenizer = load_decoder(str(folder), device="cpu")
-    batch = tiny.batch(padded=True)
-    assert torch.equal(model(**batch).logits, original(**batch).logits)
-    assert not model.training and tokenizer.pad_token == "<end>"
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_snapshot_of_links_is_a_folder_too(saved, tmp_path):
+def test_a_snapshot_of_links_is_a_folder_too(tmp_path):
     r"""The hub's own cache holds links into a folder of blobs."""
-    folder = saved(tiny.decoder("llama"))
+    folder = saved(tiny.decoder("llama"), tmp_path / "model")
     snapshot = tmp_path / "models--a--b" / "snapshots" / "0123"
     snapshot.mkdir(parents=True)
     for path in folder.iterdir():
@@ -66,8 +29,8 @@ def test_a_snapshot_of_links_is_a_folder_too(saved, tmp_path):
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize("num_labels", [1, 3])
-def test_a_fresh_head_is_drawn_from_its_seed_alone(saved, family, num_labels, capfd):
-    folder = saved(tiny.model(family))
+def test_a_fresh_head_is_drawn_from_its_seed_alone(tmp_path, family, num_labels, capfd):
+    folder = saved(tiny.model(family), tmp_path / "model")
     capfd.readouterr()
     torch.manual_seed(123)
     before = torch.get_rng_state()
@@ -86,9 +49,9 @@ def test_a_fresh_head_is_drawn_from_its_seed_alone(saved, family, num_labels, ca
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_head_of_the_right_size_is_kept_and_another_is_replaced(saved):
+def test_a_head_of_the_right_size_is_kept_and_another_is_replaced(tmp_path):
     original = tiny.encoder("bert", num_labels=3)
-    folder = saved(original)
+    folder = saved(original, tmp_path / "model")
     kept, _ = load_encoder(folder, 3, device="cpu")
     assert torch.equal(kept.classifier.weight, original.classifier.weight)
     replaced, _ = load_encoder(folder, 5, device="cpu")
@@ -96,8 +59,8 @@ def test_a_head_of_the_right_size_is_kept_and_another_is_replaced(saved):
     assert torch.equal(replaced.bert.pooler.dense.weight, original.bert.pooler.dense.weight)
 
 
-def test_dtype_attention_and_device_are_passed_on(saved, monkeypatch):
-    folder = saved(tiny.decoder("llama"))
+def test_dtype_attention_and_device_are_passed_on(tmp_path, monkeypatch):
+    folder = saved(tiny.decoder("llama"), tmp_path / "model")
     model, _ = load_decoder(folder, device="cpu", dtype=torch.bfloat16, attention="eager")
     assert model.dtype is torch.bfloat16 and model.config._attn_implementation == "eager"
     monkeypatch.setenv("DEVICE", "cpu")
@@ -146,14 +109,9 @@ def test_what_the_hub_refuses_is_told_apart(monkeypatch, cause, says):
     assert "\n" not in str(caught.value)
 
 
-def test_an_encoder_is_no_decoder(saved):
-    with pytest.raises(CourseError, match="is an encoder .*load_encoder"):
-        load_decoder(saved(tiny.masked("bert")), device="cpu")
-
-
-def test_a_checkpoint_that_lacks_weights_of_the_body_is_refused(saved):
+def test_a_checkpoint_that_lacks_weights_of_the_body_is_refused(tmp_path):
     r"""transformers would fill them with random numbers and a warning."""
-    folder = saved(tiny.decoder("llama"))
+    folder = saved(tiny.decoder("llama"), tmp_path / "model")
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -162,8 +120,8 @@ def test_a_checkpoint_that_lacks_weights_of_the_body_is_refused(saved):
             load(folder, device="cpu")
 
 
-def test_a_damaged_folder_is_one_line(saved):
-    folder = saved(tiny.decoder("llama"))
+def test_a_damaged_folder_is_one_line(tmp_path):
+    folder = saved(tiny.decoder("llama"), tmp_path / "model")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CourseError, match="cannot load a model from the folder") as caught:
@@ -180,8 +138,8 @@ def test_a_classifier_needs_an_output():
             load_encoder("minilm", wrong)
 
 
-def test_settings_with_a_typo_are_not_blamed_on_the_model(saved):
-    folder = saved(tiny.decoder("llama"))
+def test_settings_with_a_typo_are_not_blamed_on_the_model(tmp_path):
+    folder = saved(tiny.decoder("llama"), tmp_path / "model")
     for load in (load_decoder, load_encoder, partial(load_decoder, quantize="nf4")):
         with pytest.raises(CourseError, match="unknown dtype 'bfloat1'; did you mean 'bfloat16'"):
             load(folder, dtype="bfloat1", device="cpu")
@@ -224,10 +182,8 @@ def test_the_bundled_encoder_places_like_with_like():
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder"])
-def test_a_tensor_of_another_shape_in_the_body_is_no_model(kind, tokenizer, tmp_path):
-    model = tiny.decoder("llama") if kind == "decoder" else tiny.encoder("bert")
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+def test_a_tensor_of_another_shape_in_the_body_is_no_model(kind, tmp_path):
+    saved(tiny.decoder("llama") if kind == "decoder" else tiny.encoder("bert"), tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
     name = next(
         n

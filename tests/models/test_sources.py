@@ -365,11 +365,14 @@ def test_fetching_reads_what_is_there_and_mends_it(shelf, cache, monkeypatch, ca
     assert changed.read_text() == "[]" and capfd.readouterr().err == "", (
         "sizes alone are looked at in between"
     )
-    gguf = sources.smollm2_gguf()
-    gguf.write_text("GGUG")
+    gguf, converted = sources.smollm2_gguf(), parts["smollm2"] / "a"
+    tweets = parts["sentiment"] / "tweets_GroundTruth.txt"
+    rows = tweets.read_text()
+    for path, other in ((gguf, "GGUG"), (converted, "modem"), (tweets, rows[:-1] + "?")):
+        path.write_text(other)
     sources.fetch_all()
-    assert changed.read_text() == "{}" and gguf.read_text() == "GGUF"
-    assert capfd.readouterr().err.count("has other content") == 2
+    assert (changed.read_text(), gguf.read_text(), converted.read_text()) == ("{}", "GGUF", "model")
+    assert tweets.read_text() == rows and capfd.readouterr().err.count("has other content") == 4
     (parts["sentiment"] / caches.NOTE).write_text("[")
     sources.fetch_all()
     assert ".coursekit.json cannot be read" in capfd.readouterr().err
@@ -437,13 +440,3 @@ minilm()
     with pytest.raises(ProcessLookupError):
         os.kill(pip, 0)
     assert not leftovers(cache)
-
-
-def test_fetch_reads_every_folder_through(monkeypatch, tmp_path):
-    r"""A model of the right size with a wrong byte is found by its content only: the converted one as well."""
-    asked = {}
-    monkeypatch.setattr(
-        sources, "ready", lambda name, make, thorough=False: asked.update({name: thorough}) or tmp_path
-    )
-    sources.fetch_all()
-    assert asked == dict.fromkeys(sources._FOLDERS.values(), True)

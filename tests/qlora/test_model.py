@@ -13,8 +13,9 @@ import pytest
 import tiny
 import torch
 from attached import labelled
+from tiny_text import saved, words
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
 from coursekit import methods
@@ -173,28 +174,13 @@ def test_full_fine_tuning_of_4_bits_is_refused():
 # From files -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> PreTrainedTokenizerFast:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    made = Tokenizer(models.WordLevel({"<pad>": 0, "the": 1, "sea": 2}, unk_token="<pad>"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="sea")
-
-
-def saved(model, tokenizer, folder, size="4KB"):
-    model.save_pretrained(folder, max_shard_size=size)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @each_decoder
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_reading_shard_by_shard_gives_what_loading_and_quantizing_gives(
-    family, tied, dtype, tokenizer, tmp_path
+    family, tied, dtype, tmp_path
 ):
-    folder = saved(tiny.decoder(family, tie_word_embeddings=tied), tokenizer, tmp_path)
+    folder = saved(tiny.decoder(family, tie_word_embeddings=tied), tmp_path, max_shard_size="4KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 3
     settings = dict(device="cpu", dtype=dtype)
     model, read = load_quantized(folder, **settings)
@@ -203,15 +189,15 @@ def test_reading_shard_by_shard_gives_what_loading_and_quantizing_gives(
     assert same(model, reference) and len(layers(model)) == len(layers(reference)) > 0
     one = tiny.batch()
     assert torch.equal(model(**one).logits, reference(**one).logits)
-    assert model.training == reference.training and read("the sea").input_ids == [1, 2]
+    assert model.training == reference.training and read("w1 w2").input_ids == [1, 2]
     assert model.config.to_dict() == reference.config.to_dict()
     assert {n: p.requires_grad for n, p in model.named_parameters()} == {
         n: p.requires_grad for n, p in reference.named_parameters()
     }
 
 
-def test_load_decoder_takes_a_code_and_settings_reach_the_layers(tokenizer, tmp_path):
-    folder = saved(tiny.decoder(), tokenizer, tmp_path)
+def test_load_decoder_takes_a_code_and_settings_reach_the_layers(tmp_path):
+    folder = saved(tiny.decoder(), tmp_path, max_shard_size="4KB")
     model, _ = load_decoder(folder, quantize="fp4", device="cpu")
     assert all(layer.quantized.code == "fp4" for layer in layers(model).values())
     reference = quantize_model(load_decoder(folder, device="cpu")[0], code="fp4")
@@ -223,10 +209,10 @@ def test_load_decoder_takes_a_code_and_settings_reach_the_layers(tokenizer, tmp_
     assert {(x.quantized.block, x.compute_dtype) for x in layers(model).values()} == {(16, torch.bfloat16)}
 
 
-def test_a_checkpoint_of_the_body_alone_is_read_too(tokenizer, tmp_path):
+def test_a_checkpoint_of_the_body_alone_is_read_too(tmp_path):
     r"""As GPT-2's on the hub is: its names lack the prefix that the body has in the whole model."""
     whole = tiny.decoder("gpt2")
-    saved(whole.transformer, tokenizer, tmp_path)
+    saved(whole.transformer, tmp_path, max_shard_size="4KB")
     assert same(load_quantized(tmp_path, device="cpu")[0], quantize_model(whole))
 
 
@@ -240,11 +226,11 @@ WHOLE_BLOCKS = {  # rows of whole blocks: on a CPU bitsandbytes 0.50 unpacks oth
 @each_decoder
 @pytest.mark.parametrize("double", [False, True])
 def test_what_is_saved_is_read_back_to_the_bit_and_by_transformers_with_bitsandbytes(
-    family, double, tokenizer, tmp_path
+    family, double, tmp_path
 ):
     model = quantize_model(tiny.decoder(family, **WHOLE_BLOCKS[family]), double=double)
     save_quantized(model, tmp_path, max_shard_size="20KB")
-    tokenizer.save_pretrained(tmp_path)
+    words(eos_token="<end>").save_pretrained(tmp_path)
     assert not hasattr(model.config, "quantization_config")
     again, _ = load_quantized(tmp_path, device="cpu")
     assert same(again, model) and len(layers(again)) == len(layers(model)) > 0
@@ -276,9 +262,9 @@ def test_what_cannot_be_saved_in_4_bits_is_said_before_anything_is_written(tmp_p
     assert file.read_text() == "mine"
 
 
-def test_checkpoints_that_do_not_fit_are_explained(tokenizer, tmp_path):
+def test_checkpoints_that_do_not_fit_are_explained(tmp_path):
     broken = {
-        name: saved(tiny.decoder(), tokenizer, tmp_path / name) for name in ("short", "shape", "bin", "nan")
+        name: saved(tiny.decoder(), tmp_path / name, max_shard_size="4KB") for name in ("short", "shape", "bin", "nan")
     }
     with pytest.raises(CourseError, match="no folder"):
         load_quantized(tmp_path / "nowhere")
@@ -303,9 +289,9 @@ def test_checkpoints_that_do_not_fit_are_explained(tokenizer, tmp_path):
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[0, 0] = float("inf")
     with pytest.raises(CourseError, match="infinities"):
-        load_quantized(saved(model, tokenizer, broken["nan"]), device="cpu")
+        load_quantized(saved(model, broken["nan"], max_shard_size="4KB"), device="cpu")
     with pytest.raises(CourseError, match="encoder"):
-        load_quantized(saved(tiny.encoder(), tokenizer, tmp_path / "bert"), device="cpu")
+        load_quantized(saved(tiny.encoder(), tmp_path / "bert", max_shard_size="4KB"), device="cpu")
 
 
 PEAK = """
@@ -330,12 +316,12 @@ print(most() - start, model.get_memory_footprint())
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_reading_shard_by_shard_needs_little_more_than_the_4_bit_size(tokenizer, tmp_path):
+def test_reading_shard_by_shard_needs_little_more_than_the_4_bit_size(tmp_path):
     r"""The most that a process of its own ever had in memory, for a model of 140 MB whose 4-bit form has 22 MB."""
     wide = dict(hidden_size=512, intermediate_size=2048, num_hidden_layers=8, num_attention_heads=8)
     model = tiny.decoder("llama", **wide, num_key_value_heads=8)
     dense = sum(p.nbytes for p in model.parameters())
-    saved(model, tokenizer, tmp_path, "20MB")
+    saved(model, tmp_path, max_shard_size="20MB")
     del model
     took = {}
     for way in ("shards", "whole"):
@@ -365,8 +351,8 @@ def test_smollm2_straight_from_its_file():
 
 @pytest.mark.gpu
 @each_decoder
-def test_on_a_gpu_reading_and_quantizing_there_gives_the_same(family, tokenizer, tmp_path):
-    folder = saved(tiny.decoder(family), tokenizer, tmp_path)
+def test_on_a_gpu_reading_and_quantizing_there_gives_the_same(family, tmp_path):
+    folder = saved(tiny.decoder(family), tmp_path, max_shard_size="4KB")
     model, _ = load_quantized(folder, device="cuda", dtype=torch.bfloat16)
     reference = quantize_model(load_decoder(folder, device="cuda", dtype=torch.bfloat16)[0])
     assert same(model, reference)
