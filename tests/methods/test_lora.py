@@ -9,7 +9,7 @@ import peft
 import pytest
 import tiny
 import torch
-from attached import EVERYTHING, body, nonzero, rows_answer_as_alone
+from attached import EVERYTHING, nonzero, rows_answer_as_alone
 from attached import labelled as batch
 from torch import nn
 
@@ -174,72 +174,6 @@ def test_a_layer_that_is_more_than_a_product_is_called_itself(change):
     assert torch.equal(logits, expected)
     logits.sum().backward()
     assert layer.base_layer.bias.grad is not None if change == "bias" else called
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-def test_on_linear_layers_and_embeddings_it_starts_at_nothing_merges_and_goes(family, dora):
-    method, one = LoRA(r=4, alpha=8, targets=EVERYTHING[family], dora=dora), batch(family, padded=True)
-    model, plain = tiny.model(family), tiny.model(family)
-    with torch.no_grad():
-        before = plain(**one).logits
-        assert torch.equal(method.attach(model)(**one).logits, before)
-        beside = nonzero(model)(**one).logits
-        method.merge(model)
-        assert [type(m) for m in model.modules()] == [type(m) for m in plain.modules()]
-        torch.testing.assert_close(model(**one).logits, beside, atol=1e-4, rtol=1e-4)
-        methods.unmerge(model)
-        assert torch.equal(model(**one).logits, beside)
-        method.merge(model)
-        assert torch.equal(method.detach(model)(**one).logits, before)
-    assert model.config.tie_word_embeddings == plain.config.tie_word_embeddings
-
-
-@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-def test_into_16_bit_weights_it_merges_with_one_rounding_as_in_peft(dora, tmp_path):
-    r"""The factors are in float32 beside them, and the sum is rounded, not the update first and then the sum."""
-    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], use_dora=dora)
-    theirs = nonzero(peft.get_peft_model(tiny.model("llama").to(torch.bfloat16), config))
-    theirs.save_pretrained(tmp_path)
-    method = methods.from_checkpoint(tmp_path)
-    ours = method.load(tiny.model("llama").to(torch.bfloat16), tmp_path)
-    layers = [path for path, _ in method.branches(ours, "default")]
-    assert {p.dtype for p in ours.parameters() if p.requires_grad} == {torch.float32}
-    whole = theirs.merge_and_unload().state_dict()
-    merged = method.merge(ours, undo=False).state_dict()
-    assert all(torch.equal(merged[f"{path}.weight"], whole[f"{path}.weight"]) for path in layers)
-
-
-def test_merging_a_tied_embedding_leaves_the_output_layer_alone():
-    model = nonzero(LoRA(r=4, targets=("embed_tokens",)).attach(tiny.model("llama")))
-    head = model.lm_head.weight.detach().clone()
-    assert model.config.tie_word_embeddings
-    LoRA(r=4, targets=("embed_tokens",)).merge(model, undo=False)
-    assert torch.equal(model.lm_head.weight, head)
-    assert not torch.equal(model.get_input_embeddings().weight, head)
-    assert not model.config.tie_word_embeddings
-
-
-@pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
-def test_merging_beside_tied_weights_leaves_them_tied_in_the_saved_model(family, tmp_path):
-    model, one = nonzero(LoRA(r=2).attach(tiny.model(family, tie_word_embeddings=True))), tiny.batch()
-    beside = model(**one).logits
-    LoRA(r=2).merge(model, undo=False)
-    assert model.config.tie_word_embeddings
-    model.save_pretrained(tmp_path)
-    again = type(model).from_pretrained(tmp_path)
-    assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
-    torch.testing.assert_close(again(**one).logits, beside, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-def test_closed_form_counts_what_is_there(family, dora):
-    for targets in ("all-linear", EVERYTHING[family]):
-        method = LoRA(r=5, targets=targets, dora=dora)
-        with torch.device("meta"):
-            model = method.attach(type(tiny.model(family))(tiny.config(family)))
-        assert body(model) == method.count(model.config)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,82 +2,67 @@ r"""What all methods share: branches, mixed rows, the 16-bit rule, targets, chec
 
 from __future__ import annotations
 
+import importlib
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from attached import nonzero, rows_answer_as_alone
-from torch import nn
 
-from coursekit import methods
+from coursekit import memory, methods
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods import BitFit, Hybrid, LoRA
 from coursekit.methods.mechanism.anatomy import anatomy, anatomy_of
 from coursekit.methods.mechanism.attachment import attachment_of, by_rows
-from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, adapter_dtype, like, met
+from coursekit.methods.mechanism.branch import adapter_dtype, like, met
 from coursekit.methods.mechanism.checkpoint import Setting, agree, fields, written
-from coursekit.methods.mechanism.modules import LINEAR, AdapterState, MixedRows, named_base_modules
+from coursekit.methods.mechanism.modules import AdapterState, MixedRows, named_base_modules
 from coursekit.methods.mechanism.names import QUERY_VALUE, checked_names
 from coursekit.methods.mechanism.targets import Targets
 
-# a method made of nothing but its equation ------------------------------------------------------------------
+# the method on the page of CONTRIBUTING.md --------------------------------------------------------------------
+
+PAGE = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
-class Shift(Branch):
-    keys: ClassVar[dict[str, str]] = {"c": "shift_c"}
-
-    def __init__(self, layer):
-        super().__init__()
-        self.c = nn.Parameter(torch.zeros(len(layer.W), **like(layer.W)))
-
-    def forward(self, y, x):
-        return y + self.c * x.mean(-1, keepdim=True)
-
-    def merged(self, W, b):
-        return W + self.c[:, None] / W.shape[1], b
-
-
-class ShiftLayer(Branched):
-    pass
-
-
-@dataclass(frozen=True)
-class Shifting(BranchMethod):
-    targets: Any = None
-    kind: ClassVar[str] = "SHIFT_OF_A_TEST"
-    layer: ClassVar[type[Branched]] = ShiftLayer
-    entries: ClassVar = (Setting("targets", read=lambda found: found and tuple(found)),)
-
-    def count(self, config):
-        return sum(2 * m.d_out for m in Targets(self.targets, QUERY_VALUE).matrices(config))
-
-    def places(self, model):
-        return Targets(self.targets, QUERY_VALUE).modules(model, LINEAR)
-
-    def branch(self, path, layer, config):
-        return Shift(layer)
-
-
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_a_branch_is_all_that_a_method_needs(family, tmp_path):
-    method, model, one = Shifting(), tiny.model(family), tiny.batch()
+@pytest.mark.parametrize(
+    ("family", "target", "other"),
+    [("bert", "value", "dense"), ("roberta", "value", "query"), ("gpt2", "c_proj", "c_attn"), ("opt", "v_proj", "fc2"),
+     ("llama", "v_proj", "down_proj")],
+)  # fmt: skip
+def test_the_method_on_the_page_is_a_method(family, target, other, tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "gain.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    Gain = importlib.import_module("gain").Gain
+    method, model, one = Gain((target,)), tiny.model(family), tiny.batch()
     plain = model(**one).logits
     assert torch.equal(method.attach(model, "film")(**one).logits, plain)
+    trained = model._coursekit.parameters["film"]
+    inserted = [layer.branches["film"].g for _, layer in method.branches(model, "film")]
+    head = sum(p.numel() for p in trained) - sum(g.numel() for g in inserted)
+    assert head == methods.trainable(getattr(model, "classifier", torch.nn.Identity()))
+    assert method.count(model.config) == sum(g.numel() for g in inserted) == {"gpt2": 4, "llama": 1}.get(family, 2) * 32
     film = nonzero(model, 1)(**one).logits
-    nonzero(Shifting(("fc2",) if family == "opt" else None).attach(model, "product"), 2)
-    rows_answer_as_alone(model, ["product", None, "film"], one)
+    assert not torch.allclose(film, plain)
+    with pytest.warns(UserWarning, match="no entry for Gain: these figures are one measured step"):
+        bill = memory.predict(model.config, method, batch=3, seq=10)
+    # its parameters and the head, their gradients, and two moments with a counter for each tensor
+    numbers = sum(p.numel() for p in trained)
+    assert (bill.gradients, bill.optimizer) == (4 * numbers, 8 * numbers + 4 * len(trained))
+    assert bill.activations > bill.kept > 0
 
-    method.save(model, tmp_path, "film")
-    again = Shifting.from_checkpoint(tmp_path)
-    assert again == method and torch.equal(again.load(tiny.model(family), tmp_path)(**one).logits, film)
-    merged = method.merge(model, "film")
-    torch.testing.assert_close(merged(**one).logits, film, atol=1e-5, rtol=1e-4)
-    method.detach(model)
-    assert torch.equal(model(**one).logits, plain)
+    nonzero(Gain((other,)).attach(model, "product"), 2)
+    rows_answer_as_alone(model, ["product", None, "film"], one)
+    method.save(model, tmp_path / "saved", "film")
+    again = methods.from_checkpoint(tmp_path / "saved")
+    assert again == method and torch.equal(again.load(tiny.model(family), tmp_path / "saved")(**one).logits, film)
+    torch.testing.assert_close(method.merge(model, "film")(**one).logits, film, atol=1e-5, rtol=1e-4)
+    assert torch.equal(methods.detach(model)(**one).logits, plain)
 
 
 # rows of one batch ------------------------------------------------------------------------------------------

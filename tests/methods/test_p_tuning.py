@@ -8,11 +8,10 @@ import tiny
 import torch
 from attached import labelled, nonzero, train
 from cases import lively, texts, writes
-from test_prompt_tuning import task
 from tiny_text import tokenizer
 from torch import nn
 
-from coursekit import evaluation, interop, methods
+from coursekit import evaluation, methods
 from coursekit.errors import CourseError
 from coursekit.methods import PTuning
 
@@ -27,20 +26,6 @@ both = pytest.mark.parametrize("encoder", ["lstm", "mlp"])
 def prompted(family: str, encoder: str = "lstm", placeholder: int | None = None, **changes) -> nn.Module:
     method = PTuning(n=N, encoder=encoder, hidden=HIDDEN, placeholder=placeholder)
     return nonzero(method.attach(tiny.model(family, **changes)))
-
-
-def as_peft(model: nn.Module, family: str, encoder: str, **changes) -> nn.Module:
-    r"""peft's model, trainable, with the network and the head of ours."""
-    config = peft.PromptEncoderConfig(
-        task_type=task(family), num_virtual_tokens=N, encoder_hidden_size=HIDDEN,
-        encoder_reparameterization_type=encoder.upper(),
-    )  # fmt: skip
-    theirs = peft.get_peft_model(tiny.model(family, **changes), config)
-    theirs.prompt_encoder["default"].load_state_dict(model.soft_prompt.prompts["default"].state_dict())
-    if family in tiny.ENCODERS:
-        copy = theirs.base_model.classifier.modules_to_save["default"]
-        copy.load_state_dict(model.classifier.copies["default"].state_dict())
-    return theirs.eval()
 
 
 def template(rows: int = 3, seq: int = 10, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -71,27 +56,6 @@ def test_one_seed_gives_peft_s_start(encoder, layers):
     own = model.soft_prompt.prompts["default"].state_dict()
     assert own.keys() == reference.keys() and all(torch.equal(own[key], reference[key]) for key in own)
     assert method.count(model.config) == sum(value.numel() for value in reference.values())
-
-
-@both
-@each
-def test_a_checkpoint_of_peft_s_serves_here_and_only_its_head_trains_on(family, encoder, tmp_path):
-    r"""peft writes what the network made, not the network."""
-    theirs = as_peft(prompted(family, encoder), family, encoder)
-    theirs.save_pretrained(tmp_path / "theirs")
-    method = PTuning.from_checkpoint(tmp_path / "theirs")
-    assert method == PTuning(n=N, encoder=encoder, hidden=HIDDEN)
-    model, one = method.load(tiny.model(family), tmp_path / "theirs"), labelled(family)
-    with torch.no_grad():
-        reference = theirs(**one).logits
-        reference = reference[:, N:] if family in tiny.DECODERS else reference
-        torch.testing.assert_close(model(**one).logits, reference, atol=1e-6, rtol=0)
-    head = sum(p.numel() for n, p in model.named_parameters() if ".copies." in n)
-    assert methods.trainable(model) == head
-    method.save(model, tmp_path / "again")
-    assert "prompt_embeddings" in interop.read(tmp_path / "again")[1]
-    again = method.load(tiny.model(family), tmp_path / "again")
-    assert torch.equal(again(**one).logits, model(**one).logits)
 
 
 # checkpoints of our own -----------------------------------------------------------------------------------
