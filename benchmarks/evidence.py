@@ -130,7 +130,7 @@ def write_card(topic: str, asked: Any, store: Store) -> None:
     machines = {run.more["processor"] for run in runs if run.more.get("processor")}
     about |= {
         "machine": f"{', '.join(sorted(machines | _named_before(path)))}, one thread a process",
-        "versions when this card was written": machine.versions_said(),
+        "versions when this card was written": ", ".join(map(" ".join, machine.versions().items())),
     }
     replace_text(path, card(asked.GRID, runs, about, asked.__doc__))
 

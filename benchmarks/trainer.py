@@ -15,7 +15,6 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import peft
 import torch
@@ -113,7 +112,6 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.8, help="validation accuracy")
     parser.add_argument("--steps", type=int, default=400, help="that the schedule is made for")
     parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--out", type=Path, help="file for the lines")
     parser.add_argument("--scratch", default="runs/trainer", help="the Trainer's folder")
     asked = parser.parse_args()
     transformers.logging.set_verbosity_error()
@@ -126,9 +124,6 @@ def main() -> None:
             total[name] += watch.seconds
             line = {"way": name, "seed": seed, "cpu_seconds": round(watch.seconds, 1), "curve": watch.curve}
             print(json.dumps(line), flush=True)
-            if asked.out:
-                with asked.out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
     for name in WAYS:
         print(f"{name}: {total[name]:.0f} s, fit / this = {total['fit'] / total[name]:.2f}")
 

@@ -3,13 +3,11 @@ r"""The methods that matter, each with the head on the mean of the tokens, for w
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-import torch
 from topics._film import SETTING, arm
 from topics.methods import METHODS
-from topics.pooling import mean_of_text, reading_the_mean
-from torch import Tensor, nn
+from topics.pooling import read_the_mean, reading_the_mean
+from torch import nn
 
 from coursekit.experiments.bench import Bench
 from coursekit.experiments.recipe import Grid
@@ -26,22 +24,9 @@ RATES = {
 }  # fmt: skip
 
 
-
 def reading_the_mean_of_the_text(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
     r"""Attach virtual tokens, with the head on the mean of the text's states: no virtual token is among them."""
-    body: Any = pool_text(method.attach(model)).get_submodule("bert")
-    masks: list[Tensor | None] = [None]
-
-    def remember(_: nn.Module, __: tuple[Any, ...], named: dict[str, Any]) -> None:
-        masks[0] = named.get("attention_mask")
-
-    def mean(_: nn.Module, states: tuple[Tensor, ...], __: Tensor) -> Tensor:
-        mask = torch.ones(states[0].shape[:2]).to(states[0]) if masks[0] is None else masks[0]
-        return mean_of_text(states[0], mask)
-
-    body.register_forward_pre_hook(remember, with_kwargs=True, prepend=True)  # before the mask grows
-    body.pooler.register_forward_hook(mean)
-    return model
+    return read_the_mean(pool_text(method.attach(model)), first=True)
 
 
 READING = {"prompt": reading_the_mean_of_the_text}

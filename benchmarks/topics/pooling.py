@@ -29,7 +29,12 @@ def mean_of_text(states: Tensor, mask: Tensor) -> Tensor:
 
 def reading_the_mean(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Module:
     r"""Attach `method`, with the head on the mean of the text's last states and the pooler left out."""
-    body: Any = method.attach(model).get_submodule("bert")
+    return read_the_mean(method.attach(model))
+
+
+def read_the_mean(model: nn.Module, first: bool = False) -> nn.Module:
+    r"""first: look at the mask before others do, who may make it longer."""
+    body: Any = model.get_submodule("bert")
     masks: list[Tensor | None] = [None]
 
     def remember(_: nn.Module, __: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -41,7 +46,7 @@ def reading_the_mean(method: Method, model: nn.Module, bench: Bench, seed: int) 
             states[0], torch.ones(states[0].shape[:2]).to(states[0]) if mask is None else mask
         )
 
-    body.register_forward_pre_hook(remember, with_kwargs=True)
+    body.register_forward_pre_hook(remember, with_kwargs=True, prepend=first)
     body.pooler.register_forward_hook(mean)
     return model
 

@@ -3,7 +3,7 @@ r"""In-context learning: examples in the prompt instead of training, and what th
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -51,7 +51,7 @@ def prompt_examples(prepared: Prepared, k: int) -> Prepared:
             f"{prepared.name} lacks training rows: give prompt_examples(...) the data as they were before take(...)"
         )
     rows = prepared.split("train").select([texts.index(text) for text, _ in task.shots(k)])
-    return replace(prepared, data=type(prepared.data)(dict(prepared.data) | {"train": rows}))
+    return prepared.with_rows("train", rows)
 
 
 def ask(

@@ -1,4 +1,4 @@
-r"""Perplexity of texts, in windows where they are long, and its 95 % interval over texts.
+r"""Perplexity of texts, each read whole, and its 95 % interval over texts.
 
 For the interval texts are drawn again, with replacement (the bootstrap, Efron 1979). Two models that read the *same*
 texts are compared by the ratio of their perplexities: what makes a text hard is in both and falls out, so the interval
@@ -17,88 +17,57 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coursekit.errors import CourseError, whole
-from coursekit.evaluation.running import (
-    device_of,
-    equal_lengths,
-    evaluating,
-    progress_bar,
-    text_list,
-    token_ids,
-)
+from coursekit.evaluation.running import device_of, equal_lengths, evaluating, progress_bar, token_ids
 from coursekit.evaluation.scores import Perplexity
-from coursekit.labels import IGNORED
 
 #: Draws of as many texts as there are.
 DRAWS = 2000
 
 
 def perplexity(
-    model: nn.Module,
-    tokenizer: Any,
-    texts: Sequence[str],
-    *,
-    max_length: int = 256,
-    stride: int | None = None,
-    limit: int | None = None,
-    batch_size: int = 16,
-    progress: bool = True,
+    model: nn.Module, tokenizer: Any, texts: Sequence[str], *, batch_size: int = 16, progress: bool = True
 ) -> Perplexity:
     r"""Perplexity of independent texts. Every token counts the same, so long texts weigh more than short ones.
 
-    The first token of a text has nothing before it and is not scored. A text of more than `max_length` tokens is read
-    in windows that advance by `stride` (half of `max_length` by default); each token is scored once, in the first
-    window that holds it, so all but the first window's tokens have at least max_length − stride tokens of context.
-
-    Raises CourseError where no text has two tokens, and for a stride that is not from 1 to below `max_length`.
+    The first token of a text has nothing before it and is not scored. Raises CourseError where no text has two tokens,
+    and for one that the model cannot read whole.
     """
-    max_length = whole("max_length", max_length, least=2, such_as=256)
-    stride = max(1, max_length // 2) if stride is None else whole("stride", stride, least=1)
-    if stride >= max_length:
-        raise CourseError(f"max_length={max_length}, stride={stride}: needed are 1 ≤ stride < max_length")
-    texts = text_list("texts", texts)[: None if limit is None else whole("limit", limit, least=1)]
-    windows: list[tuple[list[int], int]] = []
-    for ids in token_ids(model, tokenizer, "texts", texts):
-        windows += windows_of(ids, max_length, stride)
-    total, tokens = 0.0, 0
-    device = device_of(model)
-    with evaluating(model), progress_bar(len(windows), "perplexity", progress) as bar:
-        for group in equal_lengths([ids for ids, _ in windows], batch_size):
-            ids = torch.tensor([windows[i][0] for i in group], device=device)
-            # Counted from the end: a model may put tokens of its own (soft prompts) first.
-            logits = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] : -1].float()
-            targets = ids[:, 1:].clone()
-            for row, i in enumerate(group):
-                # Position j of the targets is token j + 1 of the window.
-                targets[row, : windows[i][1] - 1] = IGNORED
-            total += F.cross_entropy(logits.transpose(1, 2), targets, reduction="sum").double().item()
-            tokens += int((targets != IGNORED).sum())
-            bar.update(len(group))
+    nats, tokens = _nats(model, tokenizer, texts, batch_size, progress).sum(0)
     if not tokens:
         raise CourseError("no text has two tokens or more: there is nothing to predict")
-    return Perplexity(float(torch.tensor(total / tokens, dtype=torch.float64).exp()), tokens, len(texts))
-
-
-def windows_of(ids: list[int], max_length: int, stride: int) -> list[tuple[list[int], int]]:
-    r"""Windows over one text, each with the position of the first token in it that is to be scored."""
-    if len(ids) < 2:
-        return []
-    windows, scored = [], 1
-    for start in range(0, len(ids), stride):
-        window = ids[start : start + max_length]
-        windows.append((window, scored - start))
-        scored = start + len(window)
-        if scored == len(ids):
-            break
-    return windows
+    return Perplexity((nats / tokens).exp().item(), int(tokens), len(texts))
 
 
 def nats_by_text(model: nn.Module, tokenizer: Any, texts: Sequence[str]) -> Float[Tensor, "texts 2"]:
     r"""Of each text its negative log-likelihood in nats, and how many tokens that is of.
 
-    Raises CourseError for a text of less than two tokens.
+    Raises CourseError for a text of less than two tokens, and for one that the model cannot read whole.
     """
-    found = [perplexity(model, tokenizer, [text], progress=False) for text in texts]
-    return torch.tensor([[math.log(p.value) * p.tokens, p.tokens] for p in found], dtype=torch.float64)
+    nats = _nats(model, tokenizer, texts)
+    if not nats[:, 1].all():
+        raise CourseError("a text has less than two tokens: there is nothing to predict")
+    return nats
+
+
+def _nats(
+    model: nn.Module, tokenizer: Any, texts: Sequence[str], batch_size: int = 16, progress: bool = False
+) -> Float[Tensor, "texts 2"]:
+    rows = token_ids(model, tokenizer, "texts", texts)
+    longest = max(map(len, rows), default=0)
+    room = getattr(getattr(model, "config", None), "max_position_embeddings", math.inf)
+    if longest > room:
+        raise CourseError(f"a text has {longest} tokens, and {type(model).__name__} reads at most {room}: cut it")
+    found = torch.zeros(len(rows), 2, dtype=torch.float64)
+    with evaluating(model), progress_bar(len(rows), "perplexity", progress) as bar:
+        for group in equal_lengths(rows, whole("batch_size", batch_size, least=1)):
+            ids = torch.tensor([rows[i] for i in group], dtype=torch.long, device=device_of(model))
+            if ids.shape[1] > 1:
+                # Counted from the end: a model may put tokens of its own (soft prompts) first.
+                logits = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] : -1].float()
+                each = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+                found[group, 0], found[group, 1] = each.sum(1).double().cpu(), float(each.shape[1])
+            bar.update(len(group))
+    return found
 
 
 def perplexity_interval(nats: Float[Tensor, "texts 2"]) -> tuple[float, float, float]:

@@ -3,7 +3,7 @@ r"""What all runs of one comparison share: the model, the text, one batch to mea
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -91,8 +91,7 @@ class Bench:
     def _few(self, examples: int, seed: int) -> Prepared:
         train = self.prepared.split("train")
         rows = training.rows_of_step(len(train), examples, seed, 0)
-        data = type(self.prepared.data)(dict(self.prepared.data) | {"train": train.select(rows)})
-        return replace(self.prepared, data=data)
+        return self.prepared.with_rows("train", train.select(rows))
 
     def _batches(self, rows: int, seed: int) -> list[dict[str, Tensor]]:
         train = self.prepared.split("train")

@@ -30,11 +30,6 @@ def versions() -> dict[str, str]:
     return {"coursekit": coursekit.__version__, "python": platform.python_version()} | libraries
 
 
-def versions_said() -> str:
-    r"""The same in a line, for a card."""
-    return ", ".join(f"{name} {version}" for name, version in versions().items())
-
-
 def describe(device: torch.device) -> dict[str, Any]:
     r"""Device, threads and versions."""
     return {"device": device_name(device), "threads": torch.get_num_threads(), "versions": versions()}

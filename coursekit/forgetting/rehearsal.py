@@ -39,9 +39,8 @@ def replay(new: Prepared, old: Prepared, share: float, rows: int, *, seed: int =
         # Through Python: `cast` shows a progress bar and leaves files behind.
         chosen[1] = Dataset.from_dict(chosen[1].with_format(None)[:], chosen[0].features)
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed)).tolist()
-    data = type(new.data)(dict(new.data) | {"train": concatenate_datasets(chosen).select(order)})
     said = " + ".join(f"{name} {100 * count / rows:.4g} %" for name, count in counts.items())
-    return replace(new, name=said, data=data)
+    return replace(new.with_rows("train", concatenate_datasets(chosen).select(order)), name=said)
 
 
 def _check_alike(new: Prepared, old: Prepared, one: str, other: str) -> None:

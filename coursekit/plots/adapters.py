@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from coursekit.plots import alt
-from coursekit.plots.common import COLOURS, FROZEN, LINE, TRAINED, axes
+from coursekit.plots.common import COLOURS, FROZEN, LINE, TRAINED, axes, without_axes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,10 +48,7 @@ def bottleneck(d: int, r: int) -> Axes:
     ax.annotate("", (5.42, 0.09 * d), (5.42, top), arrowprops=dict(arrowstyle="->", color="black"))
     ax.text(2.3, top + 0.03 * d, "residual: h itself", ha="center", va="bottom", fontsize=9)
     ax.annotate("", (6.0, 0), (5.54, 0), arrowprops=dict(arrowstyle="->", color="black"))
-    ax.set_xlim(-0.4, 6.1)
-    ax.set_ylim(-0.62 * d, 0.78 * d)
-    ax.axis("off")
-    return ax
+    return without_axes(ax, (-0.4, 6.1), (-0.62 * d, 0.78 * d))
 
 
 #: Rows and columns of points that a matrix is drawn with.
@@ -123,20 +120,18 @@ _FLOWS = {
 }
 
 
-def adapter_places(panels: Sequence[Axes] | None = None) -> Sequence[Axes]:
+def adapter_places() -> Sequence[Axes]:
     r"""The data flow of a block with norms after the sums (BERT), from the bottom up, with four kinds of adapters.
 
     Frozen parts are grey, trained ones coloured. The lines on the left are the sublayers' residuals; the straight
     line in the middle carries what the sublayer (in Lin's: the block) gave, to which A's output is added.
     """
-    panels = plt.subplots(1, len(_FLOWS), figsize=(9.2, 6.2))[1] if panels is None else panels
+    panels = plt.subplots(1, len(_FLOWS), figsize=(9.2, 6.2))[1]
     for ax, (name, flow) in zip(panels, _FLOWS.items(), strict=True):
         _block(ax)
         {"Houlsby": _houlsby, "Pfeiffer": _pfeiffer, "parallel": _parallel, "Lin": _lin}[name](ax)
         ax.set_title(name)
-        ax.set_xlim(-1.3, 1.75)
-        ax.set_ylim(-0.3, 12.9)
-        ax.axis("off")
+        without_axes(ax, (-1.3, 1.75), (-0.3, 12.9))
         alt.says(ax, flow)
     return panels
 
@@ -147,12 +142,10 @@ def _box(ax: Axes, x: float, y: float, text: str, trained: bool = False, width: 
     ax.text(x, y + 0.25, text, ha="center", va="center", fontsize=8.5)
 
 
-def _path(ax: Axes, *points: tuple[float, float], arrow: bool = True) -> None:
+def _path(ax: Axes, *points: tuple[float, float]) -> None:
     r"""A line through the points, with a head at the last."""
     ax.plot(*zip(*points, strict=True), color=LINE, linewidth=1)
-    if arrow:
-        ax.annotate("", points[-1], points[-2],
-                    arrowprops=dict(arrowstyle="->", color=LINE, shrinkA=0, shrinkB=0))  # fmt: skip
+    ax.annotate("", points[-1], points[-2], arrowprops=dict(arrowstyle="->", color=LINE, shrinkA=0, shrinkB=0))
 
 
 def _plus(ax: Axes, x: float, y: float) -> None:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from coursekit.plots.alt import says
-from coursekit.plots.common import COLOURS, LINE, TRAINED, arrow, axes, box
+from coursekit.plots.common import COLOURS, LINE, TRAINED, arrow, axes, box, without_axes
 
 LEARNER, FROZEN = COLOURS[1], "#c9d2d8"
 #: Of a block of BERT, from left to right: left end and middle of a part, its name, whether it has a bias; at "⊕"
@@ -68,10 +68,7 @@ def biases(d: int, wide: int) -> Axes:
         f"block from left to right, each frozen part with the length of its trained bias: W_q, W_k and W_v {d} each, "
         f"attention none, W_o {d}, norm {d}, W_up {wide}, GELU none, W_down {d}, norm {d}: {7 * d + wide} in all",
     )
-    ax.set_xlim(-0.4, 17.9)
-    ax.set_ylim(0, 5.6)
-    ax.axis("off")
-    return ax
+    return without_axes(ax, (-0.4, 17.9), (0, 5.6))
 
 
 def masks(chosen: Mapping[str, Any]) -> Sequence[Axes]:
@@ -134,10 +131,7 @@ def permutation(nodes: int, learners: Sequence[int]) -> Axes:
         handles=[Patch(color=LEARNER, label="learner"), Patch(color=FROZEN, label="frozen")],
         loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=2, fontsize=9, handlelength=1.0,
     )  # fmt: skip
-    ax.set_xlim(-0.2, 2.0 * (len(heights) - 1) + 1.0)
-    ax.set_ylim(nodes + 0.3, -1.7)
-    ax.axis("off")
-    return ax
+    return without_axes(ax, (-0.2, 2.0 * (len(heights) - 1) + 1.0), (nodes + 0.3, -1.7))
 
 
 #: The products of a block in a training step, from left to right.
@@ -164,9 +158,7 @@ def products(plans: Mapping[str, Sequence[str]], shares: Sequence[float]) -> Axe
         ax.text(4.2 * tower + 1.44, -0.25, f"{share:.2f}", ha="center", va="top")
     for height, name in ((0, "lowest block"), (depth - 1, "highest block")):
         ax.text(-0.4, height + 0.41, name, ha="right", va="center")
-    ax.set_xlim(-3.4, 4.2 * len(plans) - 0.9)
-    ax.set_ylim(-1.2, depth + 1.1)
-    ax.axis("off")
+    without_axes(ax, (-3.4, 4.2 * len(plans) - 0.9), (-1.2, depth + 1.1))
     handles = [Patch(facecolor=colour, label=name) for colour, name in zip(colours, _PRODUCTS, strict=True)]
     ax.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=9, handlelength=1.0

@@ -2,7 +2,7 @@ r"""The course's pictures. Each function draws one kind and returns its axes, so
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -56,6 +56,20 @@ def arrow(ax: Axes, x0: float, y0: float, x1: float, y1: float, text: str = "") 
         ax.text((x0 + x1) / 2, max(y0, y1) + 0.08, text, ha="center", va="bottom", fontsize=8, color=LINE)
 
 
+def without_axes(ax: Axes, x: tuple[float, float], y: tuple[float, float]) -> Axes:
+    r"""A data flow that reaches from `x` to `y` is done: its numbers mean nothing."""
+    ax.set_xlim(*x)
+    ax.set_ylim(*y)
+    ax.axis("off")
+    return ax
+
+
+def whiskers(found: Iterable[Any], times: float = 1) -> tuple[np.ndarray, np.ndarray]:
+    r"""The values, and how far their intervals reach below and above, as `errorbar` wants them."""
+    value, low, high = (times * np.array([[one.value, one.low, one.high] for one in found])).T
+    return value, np.stack([value - low, high - value])
+
+
 def loss_curve(losses: Mapping[str, Sequence[float]], smooth: int = 5, ax: Axes | None = None) -> Axes:
     r"""Training loss over steps, each run faint with its running mean of `smooth` steps on top."""
     ax = axes() if ax is None else ax
@@ -79,12 +93,10 @@ def loss_curve(losses: Mapping[str, Sequence[float]], smooth: int = 5, ax: Axes 
 def scores(results: Mapping[str, Any], chance: float | None = None, *, line: str = "chance") -> Axes:
     r"""Accuracies with their 95 % intervals; `chance` as a line, called `line`. results: label -> evaluation.Score."""
     ax = axes(figsize=(7.0, 1.0 + 0.42 * len(results)))
-    values = np.array([score.value for score in results.values()])
-    below = values - [score.low for score in results.values()]
-    above = np.array([score.high for score in results.values()]) - values
+    values, ends = whiskers(results.values())
     y = np.arange(len(results))
-    ax.errorbar(values, y, xerr=[below, above], fmt="o", color=COLOURS[0], capsize=4)
-    for value, high, row in zip(values, values + above, y, strict=True):
+    ax.errorbar(values, y, xerr=ends, fmt="o", color=COLOURS[0], capsize=4)
+    for value, high, row in zip(values, values + ends[1], y, strict=True):
         ax.text(high + 0.012, row, f"{value:.3f}", va="center", fontsize=9)
     ax.set_yticks(y, list(results))
     ax.set_ylim(len(results) - 0.5, -0.5)
@@ -93,7 +105,7 @@ def scores(results: Mapping[str, Any], chance: float | None = None, *, line: str
         # Beside the line at the foot of the axes, where no point lies.
         ax.annotate(line, (chance, 0.02), xycoords=("data", "axes fraction"), xytext=(3, 0),
                     textcoords="offset points", fontsize=9, color="grey")  # fmt: skip
-    ax.set_xlim(0, min(1.08, max(values + above) + 0.12))
+    ax.set_xlim(0, min(1.08, max(values + ends[1]) + 0.12))
     ax.set_xlabel("accuracy, with its 95 % interval")
     return ax
 
@@ -120,10 +132,8 @@ def score_curves(
         # Intervals of several curves at one setting would hide each other: a small step aside.
         aside = (i - (len(curves) - 1) / 2) * 0.06
         at = x * (1 + aside) if log else x + aside * gap
-        values = np.array([score.value for score in curve.values()])
-        below = values - [score.low for score in curve.values()]
-        above = np.array([score.high for score in curve.values()]) - values
-        ax.errorbar(at, values, yerr=[below, above], fmt="osD^"[i % 4] + "-", markersize=5, linewidth=1.2,
+        values, ends = whiskers(curve.values())
+        ax.errorbar(at, values, yerr=ends, fmt="osD^"[i % 4] + "-", markersize=5, linewidth=1.2,
                     capsize=3, elinewidth=0.7, label=name)  # fmt: skip
     if log:
         ax.set_xscale("log")

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from coursekit.plots import alt
-from coursekit.plots.common import COLOURS, axes
+from coursekit.plots.common import COLOURS, axes, whiskers
 from coursekit.plots.experiments import LINES
 from coursekit.plots.hybrid import FAMILIES
 
@@ -91,8 +91,8 @@ def differences_by_cost(
                            s=24, zorder=3, clip_on=False)  # fmt: skip
         for name, word, below in ((leads, "leads", False), (taken, "taken", True)):
             one = found[name]
-            ends = [[100 * (one.value - one.low)], [100 * (one.high - one.value)]]
-            ax.errorbar(cost[name], 100 * one.value, yerr=ends, color=FAMILIES[families[name]], fmt="o",
+            value, ends = whiskers([one], 100)
+            ax.errorbar(cost[name], value, yerr=ends, color=FAMILIES[families[name]], fmt="o",
                         markersize=11, markerfacecolor="none", capsize=2, elinewidth=0.9)  # fmt: skip
             ax.annotate(f"{name}: {word}", (cost[name], 100 * (one.low if below else one.high)), ha="center",
                         xytext=(0, -11 if below else 4), textcoords="offset points", fontsize=8)  # fmt: skip

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from coursekit.plots import alt
-from coursekit.plots.common import COLOURS, axes
+from coursekit.plots.common import COLOURS, axes, whiskers
 
 #: How a method acts at a place of a block, and the word for it in a picture.
 WAYS = {
@@ -151,12 +151,7 @@ def differences(
             rows = [i for i, name in enumerate(names) if families[name] == family and told[name] == clear]
             if not rows:
                 continue
-            own = [found[names[i]] for i in rows]
-            values = np.array([100 * one.value for one in own])
-            ends = [
-                values - [100 * one.low for one in own],
-                [100 * one.high for one in own] - values,
-            ]
+            values, ends = whiskers([found[names[i]] for i in rows], 100)
             ax.errorbar(
                 values, rows, xerr=ends, fmt="o", color=colour, markerfacecolor=colour if clear else "white",
                 markersize=5, capsize=2, elinewidth=0.9, label=family if clear else f"{family}, not clear",

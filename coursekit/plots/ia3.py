@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
 from coursekit.plots.alt import says
-from coursekit.plots.common import COLOURS, FROZEN, LINE, TRAINED, arrow, axes, box
+from coursekit.plots.common import COLOURS, FROZEN, LINE, TRAINED, arrow, axes, box, without_axes
 
 #: Boxes of the block: centre, width, text; those of (IA)³ start with "× ".
 _BOXES = (
@@ -41,10 +41,7 @@ def ia3_block() -> Axes:
         ax.plot([left, left, plus], [1.5, 3.1, 3.1], color=LINE, linewidth=1)
         ax.annotate("", (plus, 1.68), (plus, 3.1), arrowprops=dict(arrowstyle="->", color=LINE))
         ax.text((left + plus) / 2, 3.15, "residual", ha="center", va="bottom", fontsize=9, color=LINE)
-    ax.set_xlim(-0.1, 12.6)
-    ax.set_ylim(0.1, 3.7)
-    ax.axis("off")
-    return ax
+    return without_axes(ax, (-0.1, 12.6), (0.1, 3.7))
 
 
 def runs_side_by_side(runs: Sequence[Mapping[str, Any]]) -> Sequence[Axes]:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from coursekit.plots.alt import says
-from coursekit.plots.common import COLOURS, axes
+from coursekit.plots.common import COLOURS, axes, without_axes
 
 #: Updates of full fine-tuning have its colour.
 _UPDATES: dict[str, dict[str, Any]] = {
@@ -71,10 +71,7 @@ def data_flow(d_in: int, d_out: int, r: int, bits: float | None = None) -> Axes:
     ax.text(8.75, high, "⊕", ha="center", va="center", fontsize=17)
     arrow(8.95, high, 9.75, high)
     ax.text(9.85, high, f"h ({d_out})", ha="left", va="center", fontsize=11)
-    ax.set_xlim(-0.4, 10.9)
-    ax.set_ylim(-1.75, 1.85 if bits is None else 3.2)
-    ax.axis("off")
-    return ax
+    return without_axes(ax, (-0.4, 10.9), (-1.75, 1.85 if bits is None else 3.2))
 
 
 def kept_by_rank(curves: Mapping[str, Sequence[float]], r: int) -> Axes:

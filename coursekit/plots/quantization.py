@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from coursekit.plots.alt import says
-from coursekit.plots.common import COLOURS, LINE, arrow, axes, box
+from coursekit.plots.common import COLOURS, LINE, arrow, axes, box, without_axes
 
 
 def block_flow(x: Sequence[float], levels: int) -> Axes:
@@ -57,10 +57,7 @@ def block_flow(x: Sequence[float], levels: int) -> Axes:
         f"{row(codes, 'd')}. These are stored. The codes' levels times the scale are x̂, 64 weights again, such as "
         f"{again}; all blocks make Ŵ, out × in, which takes an input (in) to a product (out)",
     )
-    ax.set_xlim(-0.2, 15.3)
-    ax.set_ylim(0, 4)
-    ax.axis("off")
-    return ax
+    return without_axes(ax, (-0.2, 15.3), (0, 4))
 
 
 def one_block(x: Sequence[float], back: Sequence[float], levels: Sequence[float]) -> Axes:

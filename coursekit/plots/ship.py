@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from coursekit.plots.alt import says
-from coursekit.plots.common import COLOURS, axes
+from coursekit.plots.common import COLOURS, axes, without_axes
 
 #: The base has the grey of all frozen parts; adapters have these, in the order in which they first appear.
 _FROZEN, _BASE, _LINE, _ADAPTERS = "#c9ced2", "#7d858b", "#444444", (COLOURS[1], COLOURS[4], COLOURS[3], COLOURS[5])
@@ -73,10 +73,7 @@ def mixed_batch(
     says(ax, f"{n} rows, {', '.join(name or 'base' for name in names)}, go together through W; those of "
              f"{' and of '.join(adapters)} also through A and B of their own, whose output, times "
              f"{' and '.join(f'{scales[name]:.3g}' for name in adapters)}, is added to the same rows")  # fmt: skip
-    ax.set_xlim(-0.4, 9.9)
-    ax.set_ylim(-0.1, top + 0.5)
-    ax.axis("off")
-    return ax
+    return without_axes(ax, (-0.4, 9.9), (-0.1, top + 0.5))
 
 
 def row_order(order: Sequence[int]) -> Axes:
@@ -101,10 +98,7 @@ def row_order(order: Sequence[int]) -> Axes:
     pairs = ", ".join(f"{i} with {i + half}" for i in range(half))
     says(ax, f"The {n} rows of transformers stand in llama.cpp in the order {', '.join(map(str, order))}; "
              f"rotated together are {pairs}")  # fmt: skip
-    ax.set_xlim(-1.3, 5.3)
-    ax.set_ylim(-n + 0.3, 1.3)
-    ax.axis("off")
-    return ax
+    return without_axes(ax, (-1.3, 5.3), (-n + 0.3, 1.3))
 
 
 def two_tasks(

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from coursekit.plots.alt import says
-from coursekit.plots.common import COLOURS, LINE, TRAINED, arrow, axes, box
+from coursekit.plots.common import COLOURS, LINE, TRAINED, arrow, axes, box, without_axes
 
 _SOFT_PROMPTS = ("prompt tuning", "P-tuning", "prefix tuning", "LLaMA-Adapter")
 
@@ -120,10 +120,7 @@ def gated_block() -> Axes:
     ax.text(4.8, 3.08, "residual", ha="center", va="bottom", fontsize=9, color=LINE)
     arrow(ax, 9.2, 1.5, 10.0, 1.5)
     ax.text(6.1, 0.32, "starts at 0", ha="center", va="top", fontsize=8.5, color=LINE)
-    ax.set_xlim(-0.4, 10.2)
-    ax.set_ylim(-0.9, 3.5)
-    ax.axis("off")
-    return ax
+    return without_axes(ax, (-0.4, 10.2), (-0.9, 3.5))
 
 
 def first_steps(losses: Mapping[str, Sequence[Sequence[float]]], bare: float) -> Axes:

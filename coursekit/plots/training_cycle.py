@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from coursekit.plots.alt import says
-from coursekit.plots.common import COLOURS, FROZEN, LINE, TRAINED, arrow, axes, box
+from coursekit.plots.common import COLOURS, FROZEN, LINE, TRAINED, arrow, axes, box, without_axes
 
 
 def loss_and_entropies(
@@ -101,9 +101,7 @@ def stages() -> Axes:
     ax.text(4.65, 3.6, "usually the same model", ha="left", va="center", fontsize=8, color=LINE)
     box(ax, 4.1, -0.4, 1.8, 3.6, "SmolLM2,\nfrozen")
     box(ax, 5.9, -0.4, 0.7, 3.6, "LoRA", TRAINED)
-    ax.set_xlim(-0.1, 14.6)
-    ax.set_ylim(-0.5, 6.6)
-    ax.axis("off")
+    without_axes(ax, (-0.1, 14.6), (-0.5, 6.6))
     says(
         ax,
         "Three rows from tokens (batch, seq) through a model to −ln π of each token but the first (batch, seq − 1) and "

@@ -15,8 +15,7 @@ from datasets import Dataset, DatasetDict
 
 from coursekit import paths
 from coursekit.errors import CourseError
-from coursekit.labels import IGNORED
-from coursekit.tasks.prepared import Prepared
+from coursekit.tasks.prepared import Prepared, answer_rows
 from coursekit.tasks.task import Task
 
 #: Rows of each split but the last, which has the rest.
@@ -57,12 +56,7 @@ def prepare_cloze(data: DatasetDict, template: str, tokenizer: Any, name: str = 
         answers = [
             tokenizer(f" {answer}", add_special_tokens=False)["input_ids"] for answer in rows["answer"]
         ]
-        pairs = list(zip(prompts, answers, strict=True))
-        return {
-            "input_ids": [prompt + answer for prompt, answer in pairs],
-            "attention_mask": [[1] * len(prompt + answer) for prompt, answer in pairs],
-            "labels": [[IGNORED] * len(prompt) + answer for prompt, answer in pairs],
-        }
+        return answer_rows(prompts, answers)
 
     encoded = DatasetDict({split: Dataset.from_dict(encode(rows[:])) for split, rows in data.items()})
     longest = max(len(ids) for rows in encoded.values() for ids in rows["input_ids"])

@@ -2,7 +2,7 @@ r"""Tokenised data, ready for the training loop and for evaluation, and how rows
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,8 +46,11 @@ class Prepared:
         rows = self.split(split)
         if whole("n", n, least=1) > len(rows):
             raise CourseError(f"take({n}): the {split} split of {self.name} has {len(rows)} rows")
-        data = type(self.data)(dict(self.data) | {split: rows.select(range(n))})
-        return replace(self, data=data)
+        return self.with_rows(split, rows.select(range(n)))
+
+    def with_rows(self, split: str, rows: Dataset) -> Prepared:
+        r"""The same data with other rows in one split."""
+        return replace(self, data=type(self.data)(dict(self.data) | {split: rows}))
 
     def shuffled_labels(self, seed: int) -> Prepared:
         r"""The same training sentences with their labels dealt out anew: a control without anything to learn.
@@ -60,7 +63,7 @@ class Prepared:
         dealt = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
         old = train[:]["labels"]
         train = train.remove_columns("labels").add_column("labels", [old[i] for i in dealt])
-        return replace(self, data=type(self.data)(dict(self.data) | {"train": train}))
+        return self.with_rows("train", train)
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         r"""A batch from rows: `input_ids` and `attention_mask` (batch, seq), padded on the right to the longest row.
@@ -107,6 +110,16 @@ class Prepared:
         r"""What the mean loss of `batch` is a mean of: rows of a classifier, else tokens with one before them."""
         labels = batch["labels"]
         return len(labels) if labels.ndim == 1 else max(1, int((labels[:, 1:] != IGNORED).sum()))
+
+
+def answer_rows(prompts: Iterable[list[int]], answers: Iterable[list[int]]) -> dict[str, list]:
+    r"""Rows for a decoder: each prompt with its answer, of which alone the labels are."""
+    pairs = list(zip(prompts, answers, strict=True))
+    return {
+        "input_ids": [prompt + answer for prompt, answer in pairs],
+        "attention_mask": [[1] * len(prompt + answer) for prompt, answer in pairs],
+        "labels": [[IGNORED] * len(prompt) + answer for prompt, answer in pairs],
+    }
 
 
 def pad_id(tokenizer: Any) -> int:

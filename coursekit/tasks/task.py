@@ -21,8 +21,7 @@ from typing import Any, Literal
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from coursekit.errors import CourseError, one_of, whole
-from coursekit.labels import IGNORED
-from coursekit.tasks.prepared import Prepared
+from coursekit.tasks.prepared import Prepared, answer_rows
 from coursekit.tasks.sentiment import FILES, SPLITS, split_sentences
 
 #: The label words of each scheme, from worst to best. With a space before it each is one token of GPT-2's and of
@@ -136,16 +135,11 @@ class Task:
         """
         max_length = whole("max_length", max_length, least=1, such_as=128)
         answers = self.answer_ids(tokenizer)
-        room = max_length - max(map(len, answers))
 
         def encode(rows: dict[str, list]) -> dict[str, list]:
-            prompts = self._prompt_ids(tokenizer, room, rows["text"])
-            pairs = [(prompt, answers[label]) for prompt, label in zip(prompts, rows["label"], strict=True)]
-            return {
-                "input_ids": [prompt + answer for prompt, answer in pairs],
-                "attention_mask": [[1] * len(prompt + answer) for prompt, answer in pairs],
-                "labels": [[IGNORED] * len(prompt) + answer for prompt, answer in pairs],
-            }
+            texts = self.fitted(tokenizer, max_length, rows["text"])
+            prompts = tokenizer([self.prompt(text) for text in texts])["input_ids"]
+            return answer_rows(prompts, (answers[label] for label in rows["label"]))
 
         return self._prepared("decoder", tokenizer, max_length, encode)
 
@@ -173,15 +167,6 @@ class Task:
                 f"this tokenizer begins two of the words {', '.join(self.labels)} with the same token"
             )
         return answers
-
-    def _prompt_ids(self, tokenizer: Any, room: int, texts: Sequence[str]) -> list[list[int]]:
-        ids = tokenizer([self.prompt(text) for text in texts])["input_ids"]
-        for index, prompt in enumerate(ids):
-            if len(prompt) > room:
-                ids[index] = tokenizer(self.prompt(self._shortened(tokenizer, room, texts[index])))[
-                    "input_ids"
-                ]
-        return ids
 
     def _shortened(self, tokenizer: Any, room: int, text: str) -> str:
         while (over := len(tokenizer(self.prompt(text))["input_ids"]) - room) > 0:

@@ -26,7 +26,7 @@ from coursekit.evaluation import (
     score_choices,
     wilson,
 )
-from coursekit.evaluation.perplexity_of_texts import windows_of
+from coursekit.evaluation.perplexity_of_texts import nats_by_text
 from coursekit.evaluation.running import similar_lengths
 from coursekit.evaluation.scores import Score, pairs_in_order
 
@@ -227,9 +227,6 @@ class Uniform(torch.nn.Module):
 
 def test_perplexity_of_a_uniform_model_is_the_vocabulary(words):
     assert perplexity(Uniform(), words, TEXTS, **QUIET).value == pytest.approx(tiny.VOCAB)
-    assert perplexity(Uniform(), words, TEXTS, max_length=3, stride=1, **QUIET).value == pytest.approx(
-        tiny.VOCAB
-    )
 
 
 @pytest.mark.parametrize("family", tiny.DECODERS)
@@ -246,33 +243,6 @@ def test_perplexity_weighs_tokens_and_equals_the_models_own_loss(family, words):
         result = perplexity(model, words, TEXTS, batch_size=batch_size, **QUIET)
         assert result.tokens == tokens
         assert math.log(result.value) == pytest.approx(total / tokens, rel=1e-5)
-
-
-@given(st.integers(2, 40), st.integers(2, 12), st.data())
-def test_windows_score_every_token_once_with_context(n, max_length, data):
-    stride = data.draw(st.integers(1, max_length - 1))
-    scored = []
-    for window, first in windows_of(list(range(n)), max_length, stride):
-        assert len(window) <= max_length and 1 <= first < len(window)
-        if window[0]:
-            assert first >= max_length - stride
-        scored += window[first:]
-    assert scored == list(range(1, n))
-
-
-def test_windows_change_only_what_lacks_context(words):
-    model, text = tiny.decoder("llama"), " ".join(TEXTS[:5])
-    whole = perplexity(model, words, [text], **QUIET)
-    cut = perplexity(model, words, [text], max_length=8, **QUIET)
-    assert whole.tokens == cut.tokens
-    # Every window by itself: the tokens that are new in it, with what stands before them in it.
-    ids, total = words(text)["input_ids"], 0.0
-    for window, first in windows_of(ids, 8, 4):
-        with torch.no_grad():
-            likely = model(torch.tensor([window])).logits[0, :-1].log_softmax(-1)
-        total -= sum(likely[place - 1, window[place]].item() for place in range(first, len(window)))
-    assert math.log(cut.value) == pytest.approx(total / cut.tokens, rel=1e-5)
-    assert cut.value != pytest.approx(whole.value, rel=1e-4)
 
 
 @pytest.mark.parametrize("family", tiny.DECODERS)
@@ -326,14 +296,9 @@ def test_evaluation_leaves_the_model_as_it_found_it(training, words):
             "do not begin with a token each",
         ),
         (lambda w: perplexity(tiny.decoder(), w, ["dull"], **QUIET), "nothing to predict"),
-        (
-            lambda w: perplexity(tiny.decoder(), w, TEXTS, max_length=None),
-            "max_length must be an integer",
-        ),
-        (
-            lambda w: perplexity(tiny.decoder(), w, TEXTS, stride=0),
-            "stride must be a positive integer; got 0.",
-        ),
+        (lambda w: nats_by_text(tiny.decoder(), w, ["good plot", "dull"]), "nothing to predict"),
+        (lambda w: perplexity(tiny.decoder(), w, ["plot " * 99], **QUIET), "reads at most 64: cut it"),
+        (lambda w: perplexity(tiny.decoder(), w, TEXTS, batch_size=0), "batch_size must be a positive"),
         (
             lambda w: generate(tiny.decoder(), w, TEXTS, max_new_tokens=0),
             "max_new_tokens must be a positive integer",
@@ -354,7 +319,6 @@ def test_evaluation_leaves_the_model_as_it_found_it(training, words):
         (lambda w: accuracy(tiny.decoder(), film().for_encoder(w)), "was prepared for an encoder"),
         (lambda w: answer_nats(tiny.encoder("bert"), film().for_decoder(w)), "was prepared for a decoder"),
         (lambda w: answer_nats(tiny.decoder(), film().for_encoder(w)), "is for an encoder"),
-        (lambda w: perplexity(tiny.decoder(), w, TEXTS, max_length=4, stride=4), "stride < max_length"),
     ],
 )
 def test_bad_requests_are_one_clear_line(call, message, words):
@@ -378,10 +342,6 @@ def test_pairs_in_order_need_no_threshold():
     good = torch.tensor([True, False, True, False])
     assert pairs_in_order(torch.tensor([0.9, 0.8, 0.7, 0.1]), good) == 0.75
     assert pairs_in_order(torch.tensor([0.9, 0.8, 0.7, 0.1]) - 5, good) == 0.75
-
-
-def test_a_model_that_says_the_same_of_everything_puts_no_pair_in_order():
-    good = torch.tensor([True, False, True, False])
     assert pairs_in_order(torch.zeros(4), good) == 0
     assert pairs_in_order(torch.tensor([1.0, 0.0, 0.0, 0.0]), good) == 0.5
     assert pairs_in_order(torch.tensor([3.0, 0.0, 2.0, 1.0]), good) == 1
