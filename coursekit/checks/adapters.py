@@ -39,13 +39,8 @@ def added(h: Tensor, W_down: Tensor, b_down: Tensor, W_up: Tensor, b_up: Tensor)
     return h + F.linear(F.relu(F.linear(h, W_down, b_down)), W_up, b_up)
 
 
-def _module(h: Tensor, *weights: Tensor) -> tuple[str, int, Tensor]:
-    r"""What the stub's `adapters_module` finds of a right Adapter: how it starts, parameters, output."""
-    return "near h", sum(W.numel() for W in weights), added(h, *weights)
-
-
 def _found(forward: Callable[..., Tensor], start: str = "near h", biases: bool = True) -> Callable[..., Any]:
-    r"""What is found of an Adapter with a mistake."""
+    r"""What the stub's `adapters_module` finds of an Adapter: how it starts, parameters, output."""
 
     def wrong(h: Tensor, *weights: Tensor) -> tuple[str, int, Tensor]:
         return start, sum(W.numel() for W in weights if biases or W.dim() == 2), forward(h, *weights)
@@ -67,7 +62,7 @@ MODULE = register(
         difficulty=3,
         minutes=12,
         secret=_drawn,
-        reference=_module,
+        reference=_found(added),
         part=Adapter,
         mutants={
             "the residual is missing: forward must return h and, added to it, what the bottleneck makes of it": (
@@ -140,10 +135,6 @@ def _inserted(
     return after, whole * model_trains, trained * adapters_train, before if taken_out else after
 
 
-def _insert(load: Any, places: list[str], start: list[Weights], ids: Tensor) -> Any:
-    return _inserted(load, places, start, ids)
-
-
 def _insert_case(draw: Draw) -> tuple[Any, ...]:
     r = draw.whole(2, 4)
     shapes = ((r, 16), (r,), (16, r), (16,))
@@ -158,7 +149,7 @@ INSERT = register(
         difficulty=3,
         minutes=10,  # the page above it gives the hook
         secret=_insert_case,
-        reference=_insert,
+        reference=_inserted,
         part=insert,
         tolerance=1e-4,
         mutants={

@@ -117,10 +117,6 @@ def _share(blocks: Sequence[str], passed: int) -> float:
     return (len(blocks) + passed + list(blocks).count(MATRICES)) / (3 * len(blocks))
 
 
-def _trained(blocks: Sequence[str]) -> int:
-    return len(blocks) - list(blocks).count(NOTHING)
-
-
 def _secret_work(draw: Draw) -> tuple[tuple[str, ...]]:
     # Frozen blocks at the bottom; above the lowest that trains two are frozen, one trains biases and two matrices or
     # more. Of no two kinds, which mistakes leave out or count too many of, there are equally many.
@@ -146,7 +142,7 @@ WORK = register(
                 lambda blocks: _share(blocks, passed=len(blocks))
             ),
             "a frozen block above one that trains costs a product as well: the gradient has to get through it": (
-                lambda blocks: _share(blocks, passed=_trained(blocks))
+                lambda blocks: _share(blocks, passed=len(blocks) - list(blocks).count(NOTHING))
             ),
             "the lowest block that trains needs a gradient as well: the gradient passes it, too": (
                 lambda blocks: work(blocks) - 1 / (3 * len(blocks))
@@ -190,20 +186,19 @@ def fisher(g: Tensor, x: Tensor, k: int) -> Scored:
     return _with_mask(per_sentence.square().mean(0), k)
 
 
-def _ascending(g: Tensor, x: Tensor, k: int) -> Scored:
-    scores, _ = fisher(g, x, k)
-    return scores, _with_mask(-scores, k)[1]
+def _masked(mask: Callable[[Tensor, int], Tensor]) -> Callable[..., Scored]:
+    r"""The right scores with another mask of them and k."""
+
+    def wrong(g: Tensor, x: Tensor, k: int) -> Scored:
+        scores, _ = fisher(g, x, k)
+        return scores, mask(scores, k)
+
+    return wrong
 
 
-def _by_row(g: Tensor, x: Tensor, k: int) -> Scored:
-    scores, _ = fisher(g, x, k)
+def _by_row(scores: Tensor, k: int) -> Tensor:
     share = max(1, k // len(scores))
-    return scores, torch.zeros_like(scores).scatter(1, scores.topk(share, dim=1).indices, 1.0).bool()
-
-
-def _from_k_on(g: Tensor, x: Tensor, k: int) -> Scored:
-    scores, _ = fisher(g, x, k)
-    return scores, scores > scores.flatten().topk(k).values[-1]
+    return torch.zeros_like(scores).scatter(1, scores.topk(share, dim=1).indices, 1.0).bool()
 
 
 def _secret_fisher(draw: Draw) -> tuple[Tensor, Tensor, int]:
@@ -251,9 +246,13 @@ FISHER = register(
             "sentences and tokens are swapped: add up over the tokens, average over the sentences": (
                 lambda g, x, k: _with_mask(torch.einsum("nto,nti->toi", g, x).square().mean(0), k)
             ),
-            "the scores are right, but the mask holds the k smallest": _ascending,
-            "the mask takes as many from each row; take the k largest of the whole matrix": _by_row,
-            "one is missing: the k-th largest itself belongs to the mask": _from_k_on,
+            "the scores are right, but the mask holds the k smallest": (
+                _masked(lambda scores, k: _with_mask(-scores, k)[1])
+            ),
+            "the mask takes as many from each row; take the k largest of the whole matrix": _masked(_by_row),
+            "one is missing: the k-th largest itself belongs to the mask": (
+                _masked(lambda scores, k: scores > scores.flatten().topk(k).values[-1])
+            ),
         },
         tolerance=1e-8,
         kinds=2,
@@ -283,11 +282,6 @@ def _concatenated(x: Tensor, W_t: Tensor, b_t: Tensor, W_f: Tensor, b_f: Tensor)
     return torch.cat([F.linear(x, W_t, b_t), F.linear(x, W_f, b_f)], dim=-1)
 
 
-def _there_instead_of_back(x, W_t, b_t, W_f, b_f, learners):
-    y = _concatenated(x, W_t, b_t, W_f, b_f)
-    return y[..., _order(learners, y.shape[-1])]
-
-
 def _secret_layer(draw: Draw) -> Split:
     d, n = draw.whole(3, 6), draw.whole(7, 11)
     keep = draw.whole(3, n - 3)
@@ -311,7 +305,9 @@ LAYER = register(
                 lambda x, W_t, b_t, W_f, b_f, learners: _concatenated(x, W_t, b_t, W_f, b_f)
             ),
             "this permutes once more in the same direction; take the inverse of the order, order.argsort()": (
-                _there_instead_of_back
+                lambda x, W_t, b_t, W_f, b_f, learners: _concatenated(x, W_t, b_t, W_f, b_f)[
+                    ..., _order(learners, len(W_t) + len(W_f))
+                ]
             ),
             "x has a dimension more, (..., in): put the outputs back along the last one, y[..., order]": (
                 lambda x, W_t, b_t, W_f, b_f, learners: _concatenated(x, W_t, b_t, W_f, b_f)[
@@ -428,23 +424,18 @@ def _mean(runs: Sequence[Run], column: int) -> float:
     return statistics.fmean(run[column] for run in runs)
 
 
-def _by_validation(runs: Runs, name: str) -> float:
-    groups = _by_rate(runs, name)
-    return max(groups, key=lambda rate: _mean(groups[rate], 3))
+def _by(column: int, last: bool = False) -> Callable[[Runs, str], float]:
+    r"""The learning rate with the best mean of that column; of equals the lowest, or the last."""
+
+    def choose(runs: Runs, name: str) -> float:
+        groups = _by_rate(runs, name)
+        rates = reversed(groups) if last else groups
+        return max(rates, key=lambda rate: _mean(groups[rate], column))
+
+    return choose
 
 
-def _by_validation_the_highest(runs: Runs, name: str) -> float:
-    groups = _by_rate(runs, name)
-    return max(reversed(groups), key=lambda rate: _mean(groups[rate], 3))
-
-
-def _by_test(runs: Runs, name: str) -> float:
-    groups = _by_rate(runs, name)
-    return max(groups, key=lambda rate: _mean(groups[rate], 4))
-
-
-def _by_best_run(runs: Runs, name: str) -> float:
-    return max((run for run in runs if run[0] == name), key=lambda run: run[3])[1]
+_by_validation = _by(3)
 
 
 def _judged(
@@ -482,13 +473,15 @@ VERDICT = register(
         reference=verdict,
         mutants={
             "the learning rate is chosen by test accuracy, which is then no test any more; choose by validation": (
-                _judged(choose=_by_test)
+                _judged(choose=_by(4))
             ),
             "the single best run chose the learning rate, and one seed was lucky; take the mean over the seeds": (
-                _judged(choose=_by_best_run)
+                _judged(
+                    choose=lambda runs, name: max((r for r in runs if r[0] == name), key=lambda r: r[3])[1]
+                )
             ),
             "of two rates with the same mean this takes the higher; take the lower": (
-                _judged(choose=_by_validation_the_highest)
+                _judged(choose=_by(3, last=True))
             ),
             "both methods have the rate that suits the first: that decides the contest before it begins": (
                 _judged(shared=True)

@@ -116,41 +116,17 @@ Rows = list[int]
 
 def replay(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[int, ...]:
     r"""The first rows of both, the nearest whole number to `share` of them old; the i-th to be seen is order[i]."""
-    kept = round(share * rows)
-    return _seen_rows([*new[: rows - kept], *old[:kept]], order)
+    return _seen_rows(new, old, round(share * rows), rows, order)
 
 
-def _seen_rows(mixed: Rows, order: Rows) -> tuple[int, ...]:
+def _seen_rows(new: Rows, old: Rows, kept: int, rows: int, order: Rows) -> tuple[int, ...]:
+    mixed = [*new[: rows - kept], *old[:kept]]
     return tuple(mixed[place] for place in order)
 
 
-def _to_places(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[int, ...]:
-    unmixed = replay(new, old, share, rows, list(range(rows)))
-    return tuple(row for _, row in sorted(zip(order, unmixed, strict=True)))
-
-
-def _of_new(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[int, ...]:
-    fresh = round(rows / (1 + share))
-    return _seen_rows([*new[:fresh], *old[: rows - fresh]], order)
-
-
-def _down(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[int, ...]:
-    kept = int(share * rows)
-    return _seen_rows([*new[: rows - kept], *old[:kept]], order)
-
-
-def _up(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[int, ...]:
-    kept = math.ceil(share * rows)
-    return _seen_rows([*new[: rows - kept], *old[:kept]], order)
-
-
-def _of_all_new(new: Rows, old: Rows, share: float, rows: int, order: Rows) -> tuple[int, ...]:
-    kept = round(share * len(new))
-    return _seen_rows([*new[: rows - kept], *old[:kept]], order)
-
-
-def _old_first(new: Rows, old: Rows, kept: int, rows: int, order: Rows) -> tuple[int, ...]:
-    return _seen_rows([*old[:kept], *new[: rows - kept]], order)
+def _keeping(kept: Callable[[float, int, Rows], int]) -> Callable[..., tuple[int, ...]]:
+    r"""`replay` with another number of old rows, of share, rows and new."""
+    return lambda new, old, share, rows, order: _seen_rows(new, old, kept(share, rows, new), rows, order)
 
 
 def _secret_replay(draw: Draw) -> tuple[Rows, Rows, float, int, Rows]:
@@ -175,21 +151,33 @@ REPLAY = register(
             "the old rows come on top of the budget; they take the place of new ones": (
                 lambda new, old, share, rows, order: (*new[:rows], *old[: round(share * rows)])
             ),
-            "the share is taken of the new rows here; it is the part of all rows that is old": _of_new,
+            "the share is taken of the new rows here; it is the part of all rows that is old": (
+                _keeping(lambda share, rows, new: rows - round(rows / (1 + share)))
+            ),
             "the two are swapped: `share` is the part that is old": (
                 lambda new, old, share, rows, order: replay(old, new, share, rows, order)
             ),
-            "this rounds down; take the nearest whole number, with round": _down,
-            "this rounds up; take the nearest whole number, with round": _up,
-            "the share is taken of all that `new` holds; it is the part of the `rows` rows that is old": _of_all_new,
+            "this rounds down; take the nearest whole number, with round": (
+                _keeping(lambda share, rows, new: int(share * rows))
+            ),
+            "this rounds up; take the nearest whole number, with round": (
+                _keeping(lambda share, rows, new: math.ceil(share * rows))
+            ),
+            "the share is taken of all that `new` holds; it is the part of the `rows` rows that is old": (
+                _keeping(lambda share, rows, new: round(share * len(new)))
+            ),
             "the rows are not shuffled: all old ones would come in the last batches": (
                 lambda new, old, share, rows, order: replay(new, old, share, rows, list(range(rows)))
             ),
             "the new rows come first, then the old ones; here it is the other way round": (
-                lambda new, old, share, rows, order: _old_first(new, old, round(share * rows), rows, order)
+                lambda new, old, share, rows, order: _seen_rows(
+                    old, new, rows - round(share * rows), rows, order
+                )
             ),
             "this puts row i at place order[i]; the i-th row to be seen is the one at place order[i]": (
-                _to_places
+                lambda new, old, share, rows, order: replay(
+                    new, old, share, rows, sorted(range(rows), key=order.__getitem__)
+                )
             ),
             "these are the last old rows; take the first ones, as of the new": (
                 lambda new, old, share, rows, order: replay(new, old[::-1], share, rows, order)
@@ -206,34 +194,16 @@ REPLAY = register(
 Gap = tuple[float, float, list[Point]]
 
 
-def _line(new: float, old: float, points: list[Point]) -> float:
-    r"""`gap` to straight lines through all of `points`, in the order in which they stand."""
-    x, y = np.log(points).T
-    return old - math.exp(np.interp(math.log(new), x, y))
-
-
-def _plain_axes(new: float, old: float, plain: list[Point]) -> float:
-    x, y = np.array(curve(plain)).T
-    return old - float(np.interp(new, x, y))
-
-
-def _half_logs(new: float, old: float, plain: list[Point]) -> float:
-    x, y = np.array(curve(plain)).T
-    return old - math.exp(np.interp(new, x, np.log(y)))
-
-
-def _other_half(new: float, old: float, plain: list[Point]) -> float:
-    x, y = np.array(curve(plain)).T
-    return old - float(np.interp(math.log(new), np.log(x), y))
-
-
-def _two_slips(new: float, old: float, plain: list[Point]) -> float:
-    x, y = np.array(sorted(plain)).T
-    return old - float(np.interp(new, x, y))
-
-
-def _nearest(new: float, old: float, plain: list[Point]) -> float:
-    return old - min(curve(plain), key=lambda point: abs(math.log(point[0] / new)))[1]
+def _line(
+    new: float, old: float, points: list[Point], of: Callable[..., Any] = math.log, on: Callable[..., Any] = np.log,
+    up: Callable[..., Any] = np.log,
+) -> float:  # fmt: skip
+    r"""`gap` to straight lines through all of `points`, in the order in which they stand. of, on, up: what is taken of
+    `new`, of the points' `new` and of their `old`.
+    """
+    x, y = np.array(points).T
+    found = float(np.interp(of(new), on(x), up(y)))
+    return old - (math.exp(found) if up is np.log else found)
 
 
 def _secret_gap(draw: Draw) -> Gap:
@@ -263,12 +233,22 @@ GAP = register(
             "a rate that is too high, which another beats on both, is still among the neighbours: leave it out": (
                 lambda new, old, plain: _line(new, old, sorted(plain))
             ),
-            "the line is straight in the perplexities here; asked is straight in their logarithms": _plain_axes,
-            "the share of the way is taken of the perplexities `new`; take it of their logarithms": _half_logs,
-            "only `new` is in logarithms here; take those of `old` as well, and exp at the end": _other_half,
+            "the line is straight in the perplexities here; asked is straight in their logarithms": (
+                lambda new, old, plain: _line(new, old, curve(plain), float, np.array, np.array)
+            ),
+            "the share of the way is taken of the perplexities `new`; take it of their logarithms": (
+                lambda new, old, plain: _line(new, old, curve(plain), float, np.array)
+            ),
+            "only `new` is in logarithms here; take those of `old` as well, and exp at the end": (
+                lambda new, old, plain: _line(new, old, curve(plain), up=np.array)
+            ),
             "a rate that is too high, which another beats on both, is still among the neighbours: leave it out. And "
-            "the line is straight in the perplexities; asked is straight in their logarithms": _two_slips,
-            "this is the nearest rate; go along the line between the two neighbours": _nearest,
+            "the line is straight in the perplexities; asked is straight in their logarithms": (
+                lambda new, old, plain: _line(new, old, sorted(plain), float, np.array, np.array)
+            ),
+            "this is the nearest rate; go along the line between the two neighbours": (
+                lambda new, old, plain: old - min(curve(plain), key=lambda p: abs(math.log(p[0] / new)))[1]
+            ),
             "the sign is the other way round: `old` minus plain fine-tuning's": (
                 lambda new, old, plain: -gap(new, old, plain)
             ),

@@ -2,7 +2,6 @@ r"""The exercises of notebook 09_hybrid."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -22,11 +21,6 @@ def _weights(q: Tensor, k: Tensor, p_k: Tensor, scale: float | None = None, over
 def share(q: Tensor, k: Tensor, p_k: Tensor) -> Tensor:
     r"""For each query, the attention weights on the prefix, added up: (seq,)."""
     return _weights(q, k, p_k).sum(-1)
-
-
-def _odds(q: Tensor, k: Tensor, p_k: Tensor) -> Tensor:
-    root = math.sqrt(q.shape[1])
-    return (q @ p_k.T / root).exp().sum(-1) / (q @ k.T / root).exp().sum(-1)
 
 
 def _secret_share(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,7 +53,7 @@ SHARE = register(
                 lambda q, k, p_k: _weights(q, k, p_k, over=0).sum(-1)
             ),
             "this compares prefix with text, and can be above 1; a share is the prefix's part of both together": (
-                _odds
+                lambda q, k, p_k: share(q, k, p_k) / (1 - share(q, k, p_k))
             ),
             "the first n columns belong to the text here: the prefix stands last in these keys": (
                 lambda q, k, p_k: _weights(q, p_k, k)[:, : len(p_k)].sum(-1)
@@ -163,10 +157,11 @@ GATE = register(
 Parts = list[tuple[Any, ...]]
 
 
-def _folded(  # each argument but the first three is one way to be wrong
+def fold(  # each argument but the first three is one way to be wrong
     W: Tensor, b: Tensor, parts: Parts, *, bias: bool = True, rows: bool = True, scaled: bool = True, plus: float = 0.0,
     by_rank: bool = False, whole: bool = False, swapped: bool = False, kept: bool = True, anew: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    r"""Weight and bias of the layer that does what all parts do in their order: (out, in), (out,)."""
     W_0 = W
     for name, *tensors in parts:
         if name == "LoRA":
@@ -182,21 +177,8 @@ def _folded(  # each argument but the first three is one way to be wrong
     return W, b
 
 
-def fold(W: Tensor, b: Tensor, parts: Parts) -> tuple[Tensor, Tensor]:
-    r"""Weight and bias of the layer that does what all parts do in their order: (out, in), (out,)."""
-    return _folded(W, b, parts)
-
-
 def _kinds_in(parts: Parts, *names: str) -> Parts:
     return [part for part in parts if part[0] in names]
-
-
-def _factors_last(W: Tensor, b: Tensor, parts: Parts) -> tuple[Tensor, Tensor]:
-    return fold(W, b, _kinds_in(parts, "LoRA", "BitFit") + _kinds_in(parts, "IA3"))
-
-
-def _factors_first(W: Tensor, b: Tensor, parts: Parts) -> tuple[Tensor, Tensor]:
-    return fold(W, b, _kinds_in(parts, "IA3") + _kinds_in(parts, "LoRA", "BitFit"))
 
 
 def _secret_fold(draw: Draw) -> tuple[Tensor, Tensor, Parts]:
@@ -225,38 +207,42 @@ FOLD = register(
         reference=fold,
         mutants={
             "(IA)³ multiplies the whole output, and so the bias as well as the weight": (
-                lambda W, b, parts: _folded(W, b, parts, bias=False)
+                lambda W, b, parts: fold(W, b, parts, bias=False)
             ),
-            "(IA)³ comes last here, wherever it stands; what comes after it is not multiplied": _factors_last,
+            "(IA)³ comes last here, wherever it stands; what comes after it is not multiplied": (
+                lambda W, b, parts: fold(W, b, sorted(parts, key=lambda part: part[0] == "IA3"))
+            ),
             "(IA)³ comes first here, wherever it stands; it multiplies what was added before it as well": (
-                _factors_first
+                lambda W, b, parts: fold(W, b, sorted(parts, key=lambda part: part[0] != "IA3"))
             ),
             "the parts are taken from the last to the first; the first acts first": (
                 lambda W, b, parts: fold(W, b, parts[::-1])
             ),
             "l multiplies the columns of W; it has a factor for each output, and an output is a row": (
-                lambda W, b, parts: _folded(W, b, parts, rows=False)
+                lambda W, b, parts: fold(W, b, parts, rows=False)
             ),
             "l multiplies the columns of W and not the bias; it has a factor for each output: a row and its bias": (
-                lambda W, b, parts: _folded(W, b, parts, rows=False, bias=False)
+                lambda W, b, parts: fold(W, b, parts, rows=False, bias=False)
             ),
-            "LoRA's scale is missing: it adds scale · B A": lambda W, b, parts: _folded(W, b, parts, scaled=False),
+            "LoRA's scale is missing: it adds scale · B A": lambda W, b, parts: fold(
+                W, b, parts, scaled=False
+            ),
             "LoRA's scale is α / r already; it is not divided by r again": (
-                lambda W, b, parts: _folded(W, b, parts, by_rank=True)
+                lambda W, b, parts: fold(W, b, parts, by_rank=True)
             ),
             "LoRA's scale multiplies W as well; it belongs to B A alone": (
-                lambda W, b, parts: _folded(W, b, parts, whole=True)
+                lambda W, b, parts: fold(W, b, parts, whole=True)
             ),
             "LoRA's update is transposed: B A is (out, in), as W is": (
-                lambda W, b, parts: _folded(W, b, parts, swapped=True)
+                lambda W, b, parts: fold(W, b, parts, swapped=True)
             ),
             "each LoRA starts at the frozen W again, and what the parts before it did to W is lost": (
-                lambda W, b, parts: _folded(W, b, parts, anew=True)
+                lambda W, b, parts: fold(W, b, parts, anew=True)
             ),
             "c takes the bias's place; BitFit's c is added to what stands there": (
-                lambda W, b, parts: _folded(W, b, parts, kept=False)
+                lambda W, b, parts: fold(W, b, parts, kept=False)
             ),
-            "l itself is the factor, not 1 + l": lambda W, b, parts: _folded(W, b, parts, plus=1.0),
+            "l itself is the factor, not 1 + l": lambda W, b, parts: fold(W, b, parts, plus=1.0),
             "only the first part is there; go through all of them": lambda W, b, parts: fold(W, b, parts[:1]),
             "the last part is missing": lambda W, b, parts: fold(W, b, parts[:-1]),
             "LoRA is missing": lambda W, b, parts: fold(W, b, _kinds_in(parts, "BitFit", "IA3")),

@@ -22,27 +22,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, l_k: Tensor, l_v: Tensor) -> Tens
     return scores.softmax(-1) @ (l_v * v)
 
 
-def _unscaled(q: Tensor, k: Tensor, v: Tensor, l_k: Tensor, l_v: Tensor) -> Tensor:
-    return (q @ (l_k * k).transpose(-1, -2)).softmax(-1) @ (l_v * v)
-
-
-def _rescored(factor: Callable[[Tensor], float]) -> Callable[..., Tensor]:
-    r"""Attention whose scores are divided by something else than the root of d."""
-    return lambda q, k, v, l_k, l_v: (q @ (l_k * k).transpose(-1, -2) / factor(q)).softmax(-1) @ (l_v * v)
-
-
-def _along_tokens(q: Tensor, k: Tensor, v: Tensor, l_k: Tensor, l_v: Tensor) -> Tensor:
-    return attention(q, l_k[:, None] * k, l_v[:, None] * v, torch.ones_like(l_k), torch.ones_like(l_v))
-
-
-def _over_queries(q: Tensor, k: Tensor, v: Tensor, l_k: Tensor, l_v: Tensor) -> Tensor:
-    scores = q @ (l_k * k).transpose(-1, -2) / math.sqrt(q.shape[-1])
-    return scores.softmax(-2) @ (l_v * v)
-
-
-def _keys_on_scores(q: Tensor, k: Tensor, v: Tensor, l_k: Tensor, l_v: Tensor) -> Tensor:
-    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    return (l_k * scores).softmax(-1) @ (l_v * v)
+def _rescored(factor: Callable[[Tensor], float], over: int = -1) -> Callable[..., Tensor]:
+    r"""Attention whose scores are divided by something else than the root of d, or whose softmax runs elsewhere."""
+    return lambda q, k, v, l_k, l_v: (q @ (l_k * k).transpose(-1, -2) / factor(q)).softmax(over) @ (l_v * v)
 
 
 def _secret_attention(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -63,7 +45,7 @@ ATTENTION = register(
         reference=attention,
         mutants={
             "the scores are not divided by the root of d: the slide's pseudo-code forgets it, its formula does not": (
-                _unscaled
+                _rescored(lambda q: 1.0)
             ),
             "the root is of another size: q.shape[1] is the number of tokens; d is the last axis, q.shape[-1]": (
                 _rescored(lambda q: math.sqrt(q.shape[1]))
@@ -73,13 +55,17 @@ ATTENTION = register(
             ),
             "the scores are divided by d itself; divide them by its root": _rescored(lambda q: q.shape[-1]),
             "the vectors lie along the tokens: this scales token i by entry i; l * k scales dimension j by entry j": (
-                _along_tokens
+                lambda q, k, v, l_k, l_v: attention(
+                    q, l_k[:, None] * k, l_v[:, None] * v, l_k / l_k, l_v / l_v
+                )
             ),
             "the softmax runs over the queries; each query's weights over the keys add up to 1, so dim=-1": (
-                _over_queries
+                _rescored(lambda q: math.sqrt(q.shape[-1]), over=-2)
             ),
             "l_k scales whole keys, as if it multiplied the scores; l_k * k scales dimension j of each key by l_k[j]": (
-                _keys_on_scores
+                lambda q, k, v, l_k, l_v: (
+                    (l_k * (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]))).softmax(-1) @ (l_v * v)
+                )
             ),
             "l_k and l_v are swapped: l_k scales the keys, l_v the values": (
                 lambda q, k, v, l_k, l_v: attention(q, k, v, l_v, l_k)
@@ -151,14 +137,6 @@ def _found(
 _OUTPUTS, _INPUTS = (dict.fromkeys(FACTORS, found) for found in FACTORS.values())
 
 
-def _bias_left_out(W: Tensor, b: Tensor, l: Tensor, x: Tensor, side: str) -> Tensor:
-    return l * F.linear(x, W) + b if side == "output" else F.linear(l * x, W, b)
-
-
-def _bias_scaled(W: Tensor, b: Tensor, l: Tensor, x: Tensor, side: str) -> Tensor:
-    return l * F.linear(x, W, b) if side == "output" else F.linear(l * x, W, l * b)
-
-
 def _secret_layer(draw: Draw) -> Layer:
     # As many inputs as outputs: factors on the wrong side then run without an error. (The shape of l is looked at on
     # a layer that is not square.)
@@ -213,9 +191,15 @@ LAYER = register(
                 )
             ),
             "the bias of the base layer is not scaled: an output is W x + b, all of it times l": (
-                _found(scaled=_bias_left_out)
+                _found(
+                    scaled=lambda W, b, l, x, side: (
+                        l * F.linear(x, W) + b if side == "output" else F.linear(l * x, W, b)
+                    )
+                )
             ),
-            "with 'input' the bias is scaled as well: l meets x alone": _found(scaled=_bias_scaled),
+            "with 'input' the bias is scaled as well: l meets x alone": _found(
+                scaled=lambda W, b, l, x, side: layer(W, l * b if side == "input" else b, l, x, side)[-1]
+            ),
             "the factors are added; the method is called additive because it adds parameters, but it multiplies": (
                 _found(silent=False, scaled=lambda W, b, l, x, side: F.linear(x, W, b) + l)
             ),

@@ -37,19 +37,6 @@ def _one_factor(factors: Tensor, scale: Tensor) -> Folded:
     return torch.where(exact, scale * factors[..., 0], scale), exact
 
 
-def _unscaled(factors: Tensor, scale: Tensor) -> Folded:
-    return scale, _one_factor(factors, scale)[1]
-
-
-def _divided(factors: Tensor, scale: Tensor) -> Folded:
-    _, exact = _one_factor(factors, scale)
-    return torch.where(exact, scale / factors[..., 0], scale), exact
-
-
-def _moved(factors: Tensor, scale: Tensor) -> Folded:
-    return scale * factors.mean(-1), _one_factor(factors, scale)[1]
-
-
 def _by_side(on_input: bool) -> Callable[[Tensor, Tensor, Tensor, str], Folded]:
     r"""The side alone decides: outputs always, inputs always or never."""
 
@@ -61,18 +48,6 @@ def _by_side(on_input: bool) -> Callable[[Tensor, Tensor, Tensor, str], Folded]:
         return (scale * factors.mean(-1) if on_input else scale), exact
 
     return rule
-
-
-def _never(codes: Tensor, scale: Tensor, l: Tensor, side: str) -> Folded:
-    return scale, torch.zeros(scale.shape, dtype=torch.bool)
-
-
-def _along_blocks(codes: Tensor, scale: Tensor, l: Tensor, side: str) -> Folded:
-    if side == "output":
-        return scale * l, torch.ones(
-            scale.shape, dtype=torch.bool
-        )  # runs where there are as many blocks as rows
-    return fold_quantized(codes, scale, l, side)
 
 
 def _secret(draw: Draw) -> Case:
@@ -105,15 +80,24 @@ FOLD_QUANTIZED = register(
                 _by_side(on_input=False)
             ),
             "nothing is folded: all blocks of a row share the factor of their output, so their scales take it": (
-                _never
+                lambda codes, scale, l, side: (scale, torch.zeros(scale.shape, dtype=torch.bool))
             ),
-            "what is exact is right, but the scales are the old ones: multiply those blocks'": _by(_unscaled),
-            "this divides the scales: that is taking the factors out again": _by(_divided),
+            "what is exact is right, but the scales are the old ones: multiply those blocks'": (
+                _by(lambda factors, scale: (scale, _one_factor(factors, scale)[1]))
+            ),
+            "this divides the scales: that is taking the factors out again": (
+                _by(lambda factors, scale: _one_factor(1 / factors, scale))
+            ),
             "the scales of blocks that cannot take the factors are changed as well: leave those as they are": (
-                _by(_moved)
+                _by(lambda factors, scale: (scale * factors.mean(-1), _one_factor(factors, scale)[1]))
             ),
             "the factors of the outputs lie along the blocks: scale is (out, blocks), so l[:, None] * scale": (
-                _along_blocks
+                # it runs where there are as many blocks as rows
+                lambda codes, scale, l, side: (
+                    (scale * l, torch.ones(scale.shape, dtype=torch.bool))
+                    if side == "output"
+                    else fold_quantized(codes, scale, l, side)
+                )
             ),
         },
         kinds=2,

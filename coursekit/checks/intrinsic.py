@@ -15,36 +15,16 @@ from coursekit.notebook.built import FAST, SQUARE, WHOLE
 # intrinsic-hadamard ---------------------------------------------------------------------------------------
 
 
-def hadamard(x: Tensor) -> Tensor:
+def _halves(one: Tensor, other: Tensor) -> Tensor:
+    return torch.cat([one + other, one - other], dim=-1)
+
+
+def hadamard(x: Tensor, join: Callable[[Tensor, Tensor], Tensor] = _halves) -> Tensor:
     r"""H x along the last dimension, halving: the sum of the halves transformed, then their difference."""
     n = x.shape[-1]
     if n == 1:
         return x
-    one, other = hadamard(x[..., : n // 2]), hadamard(x[..., n // 2 :])
-    return torch.cat([one + other, one - other], dim=-1)
-
-
-def _one_stage(x: Tensor) -> Tensor:
-    one, other = x.chunk(2, dim=-1)
-    return torch.cat([one + other, one - other], dim=-1)
-
-
-def _turned(x: Tensor) -> Tensor:
-    if x.shape[-1] == 1:
-        return x
-    one, other = map(_turned, x.chunk(2, dim=-1))
-    return torch.cat([one + other, other - one], dim=-1)
-
-
-def _interleaved(x: Tensor) -> Tensor:
-    if x.shape[-1] == 1:
-        return x
-    one, other = map(_interleaved, x.chunk(2, dim=-1))
-    return torch.stack([one + other, one - other], dim=-1).flatten(-2)
-
-
-def _along_the_first(x: Tensor) -> Tensor:
-    return hadamard(x.transpose(0, -1)).transpose(0, -1)
+    return join(hadamard(x[..., : n // 2], join), hadamard(x[..., n // 2 :], join))
 
 
 #: What is wrong -> a transform with that mistake. Each is made with and without H.
@@ -52,10 +32,18 @@ _WRONG_TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "this is divided by the root of n, which makes it a rotation; H itself holds only 1 and -1": (
         lambda x: hadamard(x) / x.shape[-1] ** 0.5
     ),
-    "this is one stage: the halves themselves have to be transformed as well": _one_stage,
-    "the second half has its sign the other way round: H a - H b": _turned,
-    "sums and differences are interleaved: all sums come first, then all differences": _interleaved,
-    "this transforms along the first dimension; the vectors lie in the last": _along_the_first,
+    "this is one stage: the halves themselves have to be transformed as well": (
+        lambda x: _halves(*x.chunk(2, dim=-1))
+    ),
+    "the second half has its sign the other way round: H a - H b": (
+        lambda x: hadamard(x, lambda one, other: torch.cat([one + other, other - one], dim=-1))
+    ),
+    "sums and differences are interleaved: all sums come first, then all differences": (
+        lambda x: hadamard(x, lambda one, other: torch.stack([one + other, one - other], dim=-1).flatten(-2))
+    ),
+    "this transforms along the first dimension; the vectors lie in the last": (
+        lambda x: hadamard(x.transpose(0, -1)).transpose(0, -1)
+    ),
 }
 #: What is said of tensors on the way to H, and of as many steps as H has entries.
 DENSE = "this makes H, n² numbers; halve the vector instead"
@@ -112,15 +100,6 @@ def _slabs(v: Tensor, S: Tensor, order: Tensor, G: Tensor) -> Tensor:
     return hadamard(G * _spread(v, S, order, G.shape[1])).flatten()
 
 
-def _without_last(v: Tensor, S: Tensor, order: Tensor, G: Tensor) -> Tensor:
-    m, n = G.shape
-    return (G * _spread(v, S, order, n)).flatten() / (n * m**0.5)
-
-
-def _late_normal(v: Tensor, S: Tensor, order: Tensor, G: Tensor) -> Tensor:
-    return (G * fastfood(v, S, order, torch.ones_like(G)).view_as(G)).flatten()
-
-
 def _slabs_arguments(draw: Draw) -> tuple[Tensor, ...]:
     n, m = draw.pick((8, 16)), draw.whole(2, 5)
     d = draw.whole(2, n // 4 + 1)
@@ -159,8 +138,12 @@ FASTFOOD = register(
             "G is missing: without it F has no normal numbers in it": (
                 lambda v, S, order, G: fastfood(v, S, order, torch.ones_like(G))
             ),
-            "G comes before the last H, so that H can mix what G has scaled": _late_normal,
-            "the last H is missing": _without_last,
+            "G comes before the last H, so that H can mix what G has scaled": (
+                lambda v, S, order, G: (G * fastfood(v, S, order, torch.ones_like(G)).view_as(G)).flatten()
+            ),
+            "the last H is missing": lambda v, S, order, G: (
+                (G * _spread(v, S, order, G.shape[1])).flatten() / (G.shape[1] * G.shape[0] ** 0.5)
+            ),
         },
         tolerance=1e-8,
     )

@@ -2,6 +2,7 @@ r"""The exercises of notebook 06_lora."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,28 +21,9 @@ def truncate(W: Tensor, r: int) -> Tensor:
     return (U[:, :r] * S[:r]) @ Vh[:r]
 
 
-def _smallest(W: Tensor, r: int) -> Tensor:
-    U, S, Vh = torch.linalg.svd(W, full_matrices=False)
-    return (U[:, -r:] * S[-r:]) @ Vh[-r:]
-
-
-def _without_values(W: Tensor, r: int) -> Tensor:
-    U, _, Vh = torch.linalg.svd(W, full_matrices=False)
-    return U[:, :r] @ Vh[:r]
-
-
-def _columns_of_Vh(W: Tensor, r: int) -> Tensor:
-    U, S, Vh = torch.linalg.svd(W, full_matrices=False)
-    return (U[:, :r] * S[:r]) @ Vh[:, :r].T
-
-
-def _one_too_many(W: Tensor, r: int) -> Tensor:
-    return truncate(W, r + 1)
-
-
-def _roots(W: Tensor, r: int) -> Tensor:
-    U, S, Vh = torch.linalg.svd(W, full_matrices=False)
-    return (U[:, :r] * S[:r].sqrt()) @ Vh[:r]
+def _cut(made: Callable[..., Tensor]) -> Callable[[Tensor, int], Tensor]:
+    r"""Another matrix made of W's singular value decomposition and r."""
+    return lambda W, r: made(*torch.linalg.svd(W, full_matrices=False), r)
 
 
 def _secret_truncate(draw: Draw) -> tuple[Tensor, int]:
@@ -66,18 +48,20 @@ TRUNCATE = register(
         reference=truncate,
         mutants={
             "these are the r smallest singular values; the largest carry the matrix, and they come first": (
-                _smallest
+                _cut(lambda U, S, Vh, r: (U[:, -r:] * S[-r:]) @ Vh[-r:])
             ),
             "the singular values are missing: U and Vh only give directions, S says how much of each": (
-                _without_values
+                _cut(lambda U, S, Vh, r: U[:, :r] @ Vh[:r])
             ),
             "V is cut along the wrong axis: its directions are the rows of torch.linalg.svd's Vh, so take Vh[:r], and "
             "the columns of torch.svd's V, so take V[:, :r].T": (
-                _columns_of_Vh
+                _cut(lambda U, S, Vh, r: (U[:, :r] * S[:r]) @ Vh[:, :r].T)
             ),
-            "one direction too many: slices end before their end, S[:r] holds r values": _one_too_many,
+            "one direction too many: slices end before their end, S[:r] holds r values": (
+                lambda W, r: truncate(W, r + 1)
+            ),
             "each singular value is there only as its square root: give S to one of the factors whole": (
-                _roots
+                _cut(lambda U, S, Vh, r: (U[:, :r] * S[:r].sqrt()) @ Vh[:r])
             ),
         },
         tolerance=1e-4,  # small entries of a product of singular vectors, worked out in fp32
@@ -102,14 +86,6 @@ class LoRALinear(nn.Module):
         return self.base(x) + self.alpha / len(self.A) * (x @ self.A.T @ self.B.T)
 
 
-def _linear(
-    W: Tensor, b: Tensor, A: Tensor, B: Tensor, x: Tensor, alpha: float
-) -> tuple[bool, str, int, Tensor]:
-    r"""What the stub's `lora_linear` finds of a right LoRALinear: silent at the start, A's start, trained, h."""
-    h = F.linear(x, W, b) + alpha / len(A) * F.linear(F.linear(x, A), B)
-    return True, "random", A.numel() + B.numel(), h
-
-
 def _secret_linear(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
     d_in, d_out, r = draw.whole(6, 9), draw.whole(5, 9), draw.whole(2, 8)
     shapes = ((d_out, d_in), (d_out,), (r, d_in), (d_out, r), (2, 3, d_in))
@@ -119,7 +95,9 @@ def _secret_linear(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, 
 def _found(
     silent: bool = True, start: str = "random", base: bool = False, own: str = "AB", scale: str = ""
 ) -> Any:
-    r"""What is found of a layer with a mistake. start: of A; base: W and b train too; own: which of A and B train."""
+    r"""What the stub's `lora_linear` finds of a layer: silent at the start, A's start, trained, h. With a mistake:
+    base, W and b train too; own, which of A and B train.
+    """
 
     def mutant(W: Tensor, b: Tensor, A: Tensor, B: Tensor, x: Tensor, alpha: float) -> Any:
         trained = (W.numel() + b.numel()) * base + A.numel() * ("A" in own) + B.numel() * ("B" in own)
@@ -147,7 +125,7 @@ LINEAR = register(
         difficulty=3,
         minutes=15,
         secret=_secret_linear,
-        reference=_linear,
+        reference=_found(),
         part=LoRALinear,
         mutants={
             "at the start the layer must give what the base layer gives: start B at 0, and A at random": (
@@ -196,10 +174,6 @@ def merge(W: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
     return (W.float() + alpha / len(A) * (B.float() @ A.float())).to(W.dtype)
 
 
-def _rounded_first(W: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    return W + (alpha / len(A) * (B.float() @ A.float())).to(W.dtype)
-
-
 def _secret_merge(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float]:
     r"""Kind 0: all in float32. Kind 1: W in bfloat16, and no entry of the sum near a boundary of its rounding."""
     while True:
@@ -239,7 +213,7 @@ MERGE = register(
                 lambda W, A, B, alpha: W.float() + alpha / len(A) * B @ A
             ),
             "the update is rounded to bfloat16, and then the sum once more: add in float32, round at the end": (
-                _rounded_first
+                lambda W, A, B, alpha: W + (alpha / len(A) * (B.float() @ A.float())).to(W.dtype)
             ),
             "the product B A is rounded to bfloat16 before it is scaled: add in float32, round at the end": (
                 lambda W, A, B, alpha: W + alpha / len(A) * (B @ A).to(W.dtype)

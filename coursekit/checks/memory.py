@@ -133,19 +133,16 @@ class Recompute(torch.autograd.Function):
         return None, x.grad
 
 
-class _OfXAlone(Recompute):
-    @staticmethod
-    def backward(ctx, g):
-        x = ctx.saved_tensors[0].detach().requires_grad_()
-        with torch.enable_grad():
-            y = ctx.run(x)
-        return None, torch.autograd.grad(y, x, g)[0]
+def _going_back(backward: Callable[..., Any]) -> type[Recompute]:
+    r"""Recompute with another backward pass."""
+    return type("Wrong", (Recompute,), {"backward": staticmethod(backward)})
 
 
-class _WithoutG(Recompute):
-    @staticmethod
-    def backward(ctx, g):
-        return Recompute.backward(ctx, torch.ones_like(g))
+def _of_x_alone(ctx: Any, g: Tensor) -> tuple[None, Tensor]:
+    x = ctx.saved_tensors[0].detach().requires_grad_()
+    with torch.enable_grad():
+        y = ctx.run(x)
+    return None, torch.autograd.grad(y, x, g)[0]
 
 
 class _Keeping(Recompute):
@@ -162,19 +159,6 @@ class _Keeping(Recompute):
         x, y = ctx.both
         y.backward(g)
         return None, x.grad
-
-
-class _Stopping(Recompute):
-    @staticmethod
-    def backward(ctx, g):
-        Recompute.backward(ctx, g)
-        return None, None
-
-
-class _Twice(Recompute):
-    @staticmethod
-    def backward(ctx, g):
-        return None, 2 * Recompute.backward(ctx, g)[1]
 
 
 def _checkpointed(kind: type[torch.autograd.Function]) -> Callable[..., Any]:
@@ -203,14 +187,20 @@ CHECKPOINT = register(
         part=Recompute,
         mutants={
             "the weights inside get no gradient: carry g through the second run with y.backward(g)": (
-                _checkpointed(_OfXAlone)
+                _checkpointed(_going_back(_of_x_alone))
             ),
-            "the gradient that arrives, g, is not used": _checkpointed(_WithoutG),
+            "the gradient that arrives, g, is not used": (
+                _checkpointed(_going_back(lambda ctx, g: Recompute.backward(ctx, torch.ones_like(g))))
+            ),
             "the graph of the first run is kept, and with it all that was to be saved": _checkpointed(
                 _Keeping
             ),
-            "the gradient ends here: hand x's on to what stands before the block": _checkpointed(_Stopping),
-            "x gets its gradient twice: detach x before the second run": _checkpointed(_Twice),
+            "the gradient ends here: hand x's on to what stands before the block": (
+                _checkpointed(_going_back(lambda ctx, g: (Recompute.backward(ctx, g)[0], None)))
+            ),
+            "x gets its gradient twice: detach x before the second run": (
+                _checkpointed(_going_back(lambda ctx, g: (None, 2 * Recompute.backward(ctx, g)[1])))
+            ),
         },
     )
 )
@@ -341,10 +331,6 @@ def plan(bills: Sequence[Bill], cards: int, size: float, score: Score) -> Plan:
     return _planned()(bills, cards, size, score)
 
 
-def _one_at_a_time(bill: Bill, cards: int, stage: int, size: float) -> int:
-    return min(1, _room(bill, cards, stage, size))
-
-
 def _one_at_least(bill: Bill, cards: int, stage: int, size: float) -> int:
     return max(1, _room(bill, cards, stage, size))
 
@@ -380,7 +366,7 @@ _POOR: dict[str, Callable[..., Plan]] = {
         best=lambda plan, score: 0
     ),
     "this gives each card one sequence: where there is room for more, the cards wait less for each of them": (
-        _planned(most=_one_at_a_time)
+        _planned(most=lambda *given: min(1, _room(*given)))
     ),
 }
 

@@ -13,14 +13,11 @@ from coursekit.checks.draw import Draw
 # quantization-blockwise -----------------------------------------------------------------------------------
 
 
-def blockwise(x: Tensor, code: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    r"""absmax of each block, and code[nearest(x / absmax)] absmax."""
-    return _blockwise(x, code, block)
-
-
-def _blockwise(
-    x: Tensor, code: Tensor, block: int, mean: bool = False, scale: str = "absmax", to: str = "nearest"
-) -> tuple[Tensor, Tensor]:
+def blockwise(
+    x: Tensor, code: Tensor, block: int, mean: bool = False, scale: str = "absmax", to: str = "nearest",
+    give: str = "values",
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    r"""absmax of each block, and code[nearest(x / absmax)] absmax; what else there is to set is wrong."""
     blocks = x.view(-1, block)
     shift = blocks.mean(1, keepdim=True) if mean else torch.zeros_like(blocks[:, :1])
     centred = blocks - shift
@@ -38,12 +35,8 @@ def _blockwise(
         q = (torch.searchsorted(code, (centred / size).contiguous(), right=True) - 1).clamp(min=0)
     else:
         q = ((centred / size)[..., None] - code).abs().argmin(-1)
-    return size[:, 0].clone(), (code[q] * size + shift).reshape(-1)
-
-
-def _indices(x: Tensor, code: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    size, _ = _blockwise(x, code, block)
-    return size, ((x.view(-1, block) / size[:, None])[..., None] - code).abs().argmin(-1).flatten()
+    given = {"values": code[q] * size + shift, "levels": code[q], "indices": q}[give]
+    return size[:, 0].clone(), given.reshape(-1)
 
 
 def _secret_blockwise(draw: Draw) -> tuple[Tensor, Tensor, int]:
@@ -66,36 +59,31 @@ BLOCKWISE = register(
         reference=blockwise,
         mutants={
             "one scale for the whole tensor: each block has its own absmax": (
-                lambda x, code, block: _blockwise(x, code, block, scale="tensor")
+                lambda x, code, block: blockwise(x, code, block, scale="tensor")
             ),
             "the scale is the largest number, not the largest magnitude: a block may be largest below zero": (
-                lambda x, code, block: _blockwise(x, code, block, scale="max")
+                lambda x, code, block: blockwise(x, code, block, scale="max")
             ),
             "zero mean and unit variance, as the slide has it: NF4 subtracts nothing and divides by the absmax": (
-                lambda x, code, block: _blockwise(x, code, block, mean=True, scale="std")
+                lambda x, code, block: blockwise(x, code, block, mean=True, scale="std")
             ),
             "the mean of the block is subtracted first; NF4 subtracts nothing": (
-                lambda x, code, block: _blockwise(x, code, block, mean=True)
+                lambda x, code, block: blockwise(x, code, block, mean=True)
             ),
             "this takes the next level above; the nearest one may lie below": (
-                lambda x, code, block: _blockwise(x, code, block, to="above")
+                lambda x, code, block: blockwise(x, code, block, to="above")
             ),
             "this takes the next level below; the nearest one may lie above": (
-                lambda x, code, block: _blockwise(x, code, block, to="below")
+                lambda x, code, block: blockwise(x, code, block, to="below")
             ),
             "these are the indices of the levels; what comes back is table[index] times the absmax of the block": (
-                _indices
+                lambda x, code, block: blockwise(x, code, block, give="indices")
             ),
             "the two results are in the wrong order: first absmax, then the values": (
-                lambda x, code, block: _blockwise(x, code, block)[::-1]
+                lambda x, code, block: blockwise(x, code, block)[::-1]
             ),
             "the levels are not scaled back: multiply by the absmax of the block": (
-                lambda x, code, block: (
-                    _blockwise(x, code, block)[0],
-                    (
-                        _blockwise(x, code, block)[1].view(-1, block) / _blockwise(x, code, block)[0][:, None]
-                    ).reshape(-1),
-                )
+                lambda x, code, block: blockwise(x, code, block, give="levels")
             ),
         },
         tolerance=1e-9,
@@ -106,18 +94,14 @@ BLOCKWISE = register(
 # quantization-normal-float --------------------------------------------------------------------------------
 
 
-def normal_float(bits: int, tail: float) -> Tensor:
-    r"""Quantiles at equal steps from `tail` to 1/2 on either side and zero, over the largest, ascending."""
-    return _normal_float(bits, tail)
-
-
 def _quantile(p: Tensor) -> Tensor:
     return torch.tensor([NormalDist().inv_cdf(float(x)) for x in p], dtype=torch.float64)
 
 
-def _normal_float(
+def normal_float(
     bits: int, tail: float, extra: int = 0, zero: bool = True, divided: bool = True, sorted: bool = True
 ) -> Tensor:
+    r"""Quantiles at equal steps from `tail` to 1/2 on either side and zero, over the largest, ascending."""
     n = 2 ** (bits - 1)
     positive = _quantile(torch.linspace(tail, 0.5, n + 1, dtype=torch.float64)[:-1])
     negative = -_quantile(torch.linspace(tail, 0.5, n + extra, dtype=torch.float64)[:-1])
@@ -170,13 +154,13 @@ NORMAL_FLOAT = register(
         reference=normal_float,
         mutants={
             "the levels are not divided by the largest: they must end at -1 and 1, where the absmax is": (
-                lambda bits, tail: _normal_float(bits, tail, divided=False)
+                lambda bits, tail: normal_float(bits, tail, divided=False)
             ),
             "one level too many: zero has to come out of one half, so there are 2 ** (bits - 1) - 1 negative ones": (
-                lambda bits, tail: _normal_float(bits, tail, extra=1)
+                lambda bits, tail: normal_float(bits, tail, extra=1)
             ),
             "there is no level at zero; a weight of zero must stay zero, so one negative level makes room for it": (
-                lambda bits, tail: _normal_float(bits, tail, extra=1, zero=False)
+                lambda bits, tail: normal_float(bits, tail, extra=1, zero=False)
             ),
             "one row of steps from 1 - tail to tail misses zero: each side has its own steps, from tail to 1/2": (
                 _one_row
@@ -191,14 +175,14 @@ NORMAL_FLOAT = register(
                 _midpoints
             ),
             "the sides are swapped: more levels are positive than negative": (
-                lambda bits, tail: -_normal_float(bits, tail).flip(0)
+                lambda bits, tail: -normal_float(bits, tail).flip(0)
             ),
             "the levels below are those above with a minus, the outermost left out; they start at the same tail and "
             "have steps of their own": lambda bits, tail: _one_left_out(bits, tail, slice(1, None)),
             "the levels below are those above with a minus, the innermost left out; they are one fewer, so their "
             "steps are wider": lambda bits, tail: _one_left_out(bits, tail, slice(-1)),
             "the levels are right but not in ascending order": (
-                lambda bits, tail: _normal_float(bits, tail, sorted=False)
+                lambda bits, tail: normal_float(bits, tail, sorted=False)
             ),
         },
         tolerance=1e-6,
@@ -209,14 +193,10 @@ NORMAL_FLOAT = register(
 # quantization-q4-1 ----------------------------------------------------------------------------------------
 
 
-def q4_1(block: Tensor) -> Tensor:
-    r"""d q + m for 20 bytes: d and m in fp16, then the low nibbles and the high ones."""
-    return _q4_1(block)
-
-
-def _q4_1(
+def q4_1(
     block: Tensor, swapped: bool = False, order: str = "halves", offset: int = 0, shift: int = 4
 ) -> Tensor:
+    r"""d q + m for 20 bytes: d and m in fp16, then the low nibbles and the high ones."""
     d, m = block[:4].clone().view(torch.float16).float()
     if swapped:
         d, m = m, d
@@ -228,11 +208,6 @@ def _q4_1(
     else:  # neighbours share a byte
         q = torch.stack([low, high], 1).flatten()
     return d * (q.float() - offset) + m
-
-
-def _minimum_multiplied(block: Tensor) -> Tensor:
-    d, m = block[:4].clone().view(torch.float16).float()
-    return _q4_1(block) + (d - 1) * m
 
 
 def _secret_q4_1(draw: Draw) -> tuple[Tensor]:
@@ -250,22 +225,25 @@ Q4_1 = register(
         reference=q4_1,
         mutants={
             "the two codes of a byte are taken for neighbours; here the high ones belong to weights 16 to 31": (
-                lambda block: _q4_1(block, order="pairs")
+                lambda block: q4_1(block, order="pairs")
             ),
             "low and high codes are swapped: the low ones come first": (
-                lambda block: _q4_1(block, order="high first")
+                lambda block: q4_1(block, order="high first")
             ),
-            "d and m are swapped: the step d comes first": lambda block: _q4_1(block, swapped=True),
+            "d and m are swapped: the step d comes first": lambda block: q4_1(block, swapped=True),
             "8 is subtracted from the codes, as in Q4_0; Q4_1 has a minimum m instead, which code 0 stands for": (
-                lambda block: _q4_1(block, offset=8)
+                lambda block: q4_1(block, offset=8)
             ),
             "the minimum m is missing: code 0 stands for m": (
-                lambda block: _q4_1(block) - block[2:4].clone().view(torch.float16).float()
+                lambda block: q4_1(block) - block[2:4].clone().view(torch.float16).float()
             ),
             "the high codes are not shifted down: byte >> 4 is a number from 0 to 15, byte & 240 is not": (
-                lambda block: _q4_1(block, shift=0)
+                lambda block: q4_1(block, shift=0)
             ),
-            "m is multiplied by d, too: d q + m, not d (q + m)": _minimum_multiplied,
+            "m is multiplied by d, too: d q + m, not d (q + m)": lambda block: (
+                q4_1(block)
+                + (block[:2].view(torch.float16).float() - 1) * block[2:4].view(torch.float16).float()
+            ),
         },
         tolerance=1e-6,
         dtype=True,

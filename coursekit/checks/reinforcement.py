@@ -102,48 +102,16 @@ def _secret_clipped(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float]:
     return old + moved, old, signs * (draw.uniform(answers) + 0.3), draw.real(0.1, 0.3, 2)
 
 
-def _parts(logps: Tensor, old: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
-    return (logps - old).exp(), advantages[:, None]
+def _smaller(rho: Tensor, A: Tensor, clip: Callable[[Tensor], Tensor]) -> Tensor:
+    return -torch.minimum(rho * A, clip(rho) * A)
 
 
-def _largest(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
-    rho, A = _parts(logps, old, advantages)
-    return -torch.maximum(rho * A, rho.clamp(1 - epsilon, 1 + epsilon) * A)
-
-
-def _clipped_alone(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
-    rho, A = _parts(logps, old, advantages)
-    return -rho.clamp(1 - epsilon, 1 + epsilon) * A
-
-
-def _unclipped(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
-    rho, A = _parts(logps, old, advantages)
-    return -rho * A
-
-
-def _least_of_ratios(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
-    rho, A = _parts(logps, old, advantages)
-    return -torch.minimum(rho, rho.clamp(1 - epsilon, 1 + epsilon)) * A
-
-
-def _clipped_product(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
-    rho, A = _parts(logps, old, advantages)
-    return -torch.minimum(rho * A, (rho * A).clamp(1 - epsilon, 1 + epsilon))
-
-
-def _along_the_tokens(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
-    rho = (logps - old).exp()
-    return -torch.minimum(rho * advantages, rho.clamp(1 - epsilon, 1 + epsilon) * advantages)
-
-
-def _of_a_difference(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
-    rho, A = logps - old, advantages[:, None]
-    return -torch.minimum(rho * A, rho.clamp(1 - epsilon, 1 + epsilon) * A)
-
-
-def _of_logarithms(logps: Tensor, old: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
-    rho, A = logps / old, advantages[:, None]
-    return -torch.minimum(rho * A, rho.clamp(1 - epsilon, 1 + epsilon) * A)
+def _wrong(
+    loss: Callable[..., Tensor] = _smaller,
+    ratio: Callable[[Tensor, Tensor], Tensor] = lambda logps, old: (logps - old).exp(),
+) -> Callable[..., Tensor]:
+    r"""Another loss of the ratios, the advantages and the clipping, or of other ratios."""
+    return lambda logps, old, A, e: loss(ratio(logps, old), A[:, None], lambda x: x.clamp(1 - e, 1 + e))
 
 
 CLIPPED = register(
@@ -155,22 +123,32 @@ CLIPPED = register(
         secret=_secret_clipped,
         reference=lambda *given: _grpo().clipped_loss(*given),
         mutants={
-            "this takes the larger of the two products; the loss takes the smaller": _largest,
+            "this takes the larger of the two products; the loss takes the smaller": (
+                _wrong(lambda rho, A, clip: -torch.maximum(rho * A, clip(rho) * A))
+            ),
             "the sign is wrong: this is what is to grow, and a loss is to fall": (
                 lambda n, o, a, e: -_grpo().clipped_loss(n, o, a, e)
             ),
             "this is the clipped product alone: a ratio that has gone the wrong way could never come back": (
-                _clipped_alone
+                _wrong(lambda rho, A, clip: -clip(rho) * A)
             ),
-            "nothing is clipped: beyond 1 ± epsilon a token is to earn nothing more": _unclipped,
-            "the product is clipped; clip the ratio, then multiply": _clipped_product,
-            "the advantages lie along the tokens; each answer has one: advantages[:, None]": _along_the_tokens,
+            "nothing is clipped: beyond 1 ± epsilon a token is to earn nothing more": (
+                _wrong(lambda rho, A, clip: -rho * A)
+            ),
+            "the product is clipped; clip the ratio, then multiply": (
+                _wrong(lambda rho, A, clip: -torch.minimum(rho * A, clip(rho * A)))
+            ),
+            "the advantages lie along the tokens; each answer has one: advantages[:, None]": (
+                _wrong(lambda rho, A, clip: _smaller(rho, A.T, clip))
+            ),
             "the smaller ratio is not the smaller product: with a negative advantage it is the other one": (
-                _least_of_ratios
+                _wrong(lambda rho, A, clip: -torch.minimum(rho, clip(rho)) * A)
             ),
-            "this is the difference of the logarithms; the ratio is its exponential": _of_a_difference,
+            "this is the difference of the logarithms; the ratio is its exponential": (
+                _wrong(ratio=lambda logps, old: logps - old)
+            ),
             "this is a ratio of log-probabilities; that of probabilities is the exponential of their difference": (
-                _of_logarithms
+                _wrong(ratio=lambda logps, old: logps / old)
             ),
             "the ratio is upside down: the model now, over the model that drew the answer": (
                 lambda n, o, a, e: _grpo().clipped_loss(o, n, a, e)

@@ -102,25 +102,14 @@ def _prefixed(
     diagonal: int | None,
     scale: float | None = None,
     hidden: float = float("-inf"),
+    over: int = -1,
 ) -> Tensor:
     keys, values = torch.cat([p_k, k]), torch.cat([p_v, v])
     scores = q @ keys.T * (q.shape[1] ** -0.5 if scale is None else scale)
     if diagonal is not None:
         seen = torch.ones_like(scores, dtype=torch.bool).tril(diagonal)
         scores = scores.masked_fill(~seen, hidden)
-    return scores.softmax(-1) @ values
-
-
-def _over_the_rows(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor) -> Tensor:
-    scores = q @ torch.cat([p_k, k]).T * q.shape[1] ** -0.5
-    seen = torch.ones_like(scores, dtype=torch.bool).tril(len(p_k))
-    return scores.masked_fill(~seen, float("-inf")).softmax(0) @ torch.cat([p_v, v])
-
-
-def _behind_the_text(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor) -> Tensor:
-    scores = q @ torch.cat([k, p_k]).T * q.shape[1] ** -0.5
-    seen = torch.ones_like(scores, dtype=torch.bool).tril(len(p_k))
-    return scores.masked_fill(~seen, float("-inf")).softmax(-1) @ torch.cat([v, p_v])
+    return scores.softmax(over) @ values
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor) -> Tensor:
@@ -155,7 +144,7 @@ PREFIX_ATTENTION = register(
                 lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k), hidden=0.0)
             ),
             "the prefix stands behind the text here, and the mask counts it before: [p_k; k] and [p_v; v]": (
-                _behind_the_text
+                lambda q, k, v, p_k, p_v: _prefixed(q, p_k, p_v, k, v, diagonal=len(p_k))
             ),
             "the scores are divided by d, not by its root": (
                 lambda q, k, v, p_k, p_v: _prefixed(
@@ -172,7 +161,7 @@ PREFIX_ATTENTION = register(
                 lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_v, p_k, diagonal=len(p_k))
             ),
             "the softmax runs over the wrong dimension: each row of the scores must add up to 1, so take dim=-1": (
-                _over_the_rows
+                lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k), over=0)
             ),
             "these are two softmaxes, added; a prefix shares one softmax with the tokens": (
                 lambda q, k, v, p_k, p_v: (
@@ -201,10 +190,6 @@ def _secret_gated(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, f
     return *_secret_attention(draw), gate
 
 
-def _among(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor) -> Tensor:
-    return _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k))
-
-
 GATED_ATTENTION = register(
     Exercise(
         id="soft-prompts-gated-attention",
@@ -218,7 +203,7 @@ GATED_ATTENTION = register(
                 lambda q, k, v, p_k, p_v, gate: _plain(q, k, v, p_k, p_v) * gate * _attend(q, p_k, p_v)
             ),
             "one softmax for both lets the prompts take attention from the tokens even with gate 0: use two": (
-                lambda q, k, v, p_k, p_v, gate: _among(q, k, v, p_k, gate * p_v)
+                lambda q, k, v, p_k, p_v, gate: prefix_attention(q, k, v, p_k, gate * p_v)
             ),
             "the gate is on everything, so gate 0 silences the model: it belongs on the prompts' output alone": (
                 lambda q, k, v, p_k, p_v, gate: gate * (_plain(q, k, v, p_k, p_v) + _attend(q, p_k, p_v))
@@ -243,7 +228,9 @@ GATED_ATTENTION = register(
                 )
             ),
             "the gated softmax holds the tokens too: it is over the prompts alone": (
-                lambda q, k, v, p_k, p_v, gate: _plain(q, k, v, p_k, p_v) + gate * _among(q, k, v, p_k, p_v)
+                lambda q, k, v, p_k, p_v, gate: (
+                    _plain(q, k, v, p_k, p_v) + gate * prefix_attention(q, k, v, p_k, p_v)
+                )
             ),
             "tokens see what comes after them: the softmax over the text is causal": (
                 lambda q, k, v, p_k, p_v, gate: _attend(q, k, v) + gate * _attend(q, p_k, p_v)

@@ -54,15 +54,11 @@ def _secret(draw: Draw) -> tuple[Any, ...]:
     return load_tiny, 0.3 * draw.normal(3, 16, dtype=torch.float32), batches, sgd
 
 
-def train(load: Any, start: Tensor, batches: list[Batch], optimizer: Any) -> Tensor:
-    r"""One step for each batch, on the prompt alone: (n, d) -> (n, d)."""
-    return _loop(load, start, batches, optimizer)
-
-
-def _loop(
+def train(
     load: Any, start: Tensor, batches: list[Batch], optimizer: Any, place: Any = prepend, zero: bool = True,
     weights: bool = False, at_once: bool = False, masked: bool = True,
 ) -> Tensor:  # fmt: skip
+    r"""One step for each batch, on the prompt alone: (n, d) -> (n, d). What can be set is wrong."""
     model = load().requires_grad_(weights)
     P = start.clone().requires_grad_()
     optim = optimizer([P, *(model.parameters() if weights else ())])
@@ -101,29 +97,27 @@ TRAIN = register(
             "the prompt is still the one that came in. It must require a gradient, be what the optimizer has, and "
             "stand before the text, with 1 in the mask": (lambda load, start, batches, optimizer: start),
             "gradients add up from batch to batch: call zero_grad() before each backward()": (
-                lambda load, start, batches, optimizer: _loop(load, start, batches, optimizer, zero=False)
+                lambda load, start, batches, optimizer: train(load, start, batches, optimizer, zero=False)
             ),
             "the model's weights train along: the optimizer must have the prompt alone": (
-                lambda load, start, batches, optimizer: _loop(load, start, batches, optimizer, weights=True)
+                lambda load, start, batches, optimizer: train(load, start, batches, optimizer, weights=True)
             ),
             "the virtual tokens have labels of 0, so the loss asks for token 0 there: give them -100": (
-                lambda load, start, batches, optimizer: _loop(
+                lambda load, start, batches, optimizer: train(
                     load, start, batches, optimizer, place=_labelled
                 )
             ),
             "the mask is not used, so the model reads a row's padding: give it attention_mask, with 1 for the prompt": (
-                lambda load, start, batches, optimizer: _loop(load, start, batches, optimizer, masked=False)
+                lambda load, start, batches, optimizer: train(load, start, batches, optimizer, masked=False)
             ),
             "the labels are shifted by one: the model shifts them itself, so give each at its own token": (
-                lambda load, start, batches, optimizer: _loop(
-                    load, start, batches, optimizer, place=_shifted
-                )
+                lambda load, start, batches, optimizer: train(load, start, batches, optimizer, place=_shifted)
             ),
             "only the first batch is used: one step for each of them": (
-                lambda load, start, batches, optimizer: _loop(load, start, batches[:1], optimizer)
+                lambda load, start, batches, optimizer: train(load, start, batches[:1], optimizer)
             ),
             "there is one step for all batches together: step after each of them": (
-                lambda load, start, batches, optimizer: _loop(load, start, batches, optimizer, at_once=True)
+                lambda load, start, batches, optimizer: train(load, start, batches, optimizer, at_once=True)
             ),
         },
         tolerance=1e-4,
