@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coursekit.checks.core import register
 from coursekit.checks.draw import Draw
 from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore, fitted
 
@@ -236,54 +235,48 @@ def _turned(*_: Any) -> dict[str, Tensor]:
     return {name: t.T if ".W" in name else t for name, t in _filled(0.0).items()}
 
 
-BUDGETED = register(
-    Training(
-        id="adapters-budget",
-        points=5,
-        difficulty=4,
-        minutes=25,
-        budget=Budget(minutes=4, model="minilm"),
-        pose=_pose_budget,
-        score=functools.partial(
-            _score, asked=REACH, width=None, said="Try other blocks, a higher learning rate, more steps"
+BUDGETED = Training(
+    id="adapters-budget",
+    points=5,
+    difficulty=4,
+    minutes=25,
+    budget=Budget(minutes=4, model="minilm"),
+    pose=_pose_budget,
+    score=functools.partial(
+        _score, asked=REACH, width=None, said="Try other blocks, a higher learning rate, more steps"
+    ),
+    mutants={
+        "149,952 parameters of its adapters are not 0, and 2,500 are allowed": lambda *_: _filled(0.01),
+        SHAPES: _turned,
+        BIASES: lambda load, outputs, ids, mask, labels, keep: _biases_alone(
+            load, outputs, ids, mask, labels
         ),
-        mutants={
-            "149,952 parameters of its adapters are not 0, and 2,500 are allowed": lambda *_: _filled(0.01),
-            SHAPES: _turned,
-            BIASES: lambda load, outputs, ids, mask, labels, keep: _biases_alone(
-                load, outputs, ids, mask, labels
-            ),
-            _LAID: lambda *_: _filled(0.0, 1),
-            _HEAD: lambda load, outputs, ids, mask, labels, keep: _zeros_and_a_head(load, ids, mask, labels),
-        },
-    )
+        _LAID: lambda *_: _filled(0.0, 1),
+        _HEAD: lambda load, outputs, ids, mask, labels, keep: _zeros_and_a_head(load, ids, mask, labels),
+    },
 )
 
-COMPRESS = register(
-    Training(
-        id="adapters-compress",
-        points=6,
-        difficulty=5,
-        minutes=22,
-        budget=Budget(minutes=4, model="minilm"),
-        pose=_pose_compress,
-        score=functools.partial(
-            _score,
-            asked=ASKED,
-            width=WIDE,
-            said="Pruning costs accuracy that training gives back: train what is left, or prune in rounds",
-        ),  # fmt: skip
-        mutants={
-            "149,952 parameters of its adapters are not 0, and 5,000 are allowed": lambda *_: _filled(0.01),
-            SHAPES: _turned,
-            NARROW: lambda *_: _filled(0.01, 1),
-            BIASES: lambda load, outputs, _, ids, mask, labels, keep: _biases_alone(
-                load, outputs, ids, mask, labels
-            ),
-            _LAID: lambda *_: _filled(0.0),
-            _HEAD: lambda load, outputs, _, ids, mask, labels, keep: _zeros_and_a_head(
-                load, ids, mask, labels
-            ),
-        },
-    )
+COMPRESS = Training(
+    id="adapters-compress",
+    points=6,
+    difficulty=5,
+    minutes=22,
+    budget=Budget(minutes=4, model="minilm"),
+    pose=_pose_compress,
+    score=functools.partial(
+        _score,
+        asked=ASKED,
+        width=WIDE,
+        said="Pruning costs accuracy that training gives back: train what is left, or prune in rounds",
+    ),  # fmt: skip
+    mutants={
+        "149,952 parameters of its adapters are not 0, and 5,000 are allowed": lambda *_: _filled(0.01),
+        SHAPES: _turned,
+        NARROW: lambda *_: _filled(0.01, 1),
+        BIASES: lambda load, outputs, _, ids, mask, labels, keep: _biases_alone(
+            load, outputs, ids, mask, labels
+        ),
+        _LAID: lambda *_: _filled(0.0),
+        _HEAD: lambda load, outputs, _, ids, mask, labels, keep: _zeros_and_a_head(load, ids, mask, labels),
+    },
 )

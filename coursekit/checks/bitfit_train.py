@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coursekit.checks.adapters_train import JUDGE, graded, graded_sentences, judges_minilm, load_minilm
-from coursekit.checks.core import register
 from coursekit.checks.draw import Draw
 from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore, fitted
 
@@ -87,31 +86,31 @@ def _trained(
     return fitted(found, loss, steps, rate, falling=True)
 
 
-TRAIN = register(
-    Training(
-        id="bitfit-budget",
-        points=5,
-        difficulty=4,
-        minutes=20,
-        budget=Budget(minutes=4, model="minilm"),
-        pose=_pose,
-        fair=lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, _norms(range(3, 6)), steps=60),
-        score=_score,
-        mutants={
-            "the head stays as it is, random: change the numbers of the body": (
-                lambda load, ids, mask, labels, keep: {"classifier.bias": torch.ones(2)}
-            ),
-            "2,304 numbers differ from MiniLM's own, and 1,200 are allowed": (
-                lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, _norms(range(6)), steps=1)
-            ),
-            "not a number differs from MiniLM's own: nothing was trained": (
-                lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, _norms(range(3)), steps=0)
-            ),
-            "bert.encoder.layer.5.output.LayerNorm.weight has the shape (384,); return the whole tensor": (
-                lambda load, ids, mask, labels, keep: {
-                    "bert.encoder.layer.5.output.LayerNorm.weight": torch.ones(keep // 10)
-                }
-            ),
-        },
-    )
+TRAIN = Training(
+    id="bitfit-budget",
+    points=5,
+    difficulty=4,
+    minutes=20,
+    budget=Budget(minutes=4, model="minilm"),
+    pose=_pose,
+    fair=lambda load, ids, mask, labels, keep: _trained(
+        load, ids, mask, labels, _norms(range(3, 6)), steps=60
+    ),
+    score=_score,
+    mutants={
+        "the head stays as it is, random: change the numbers of the body": (
+            lambda load, ids, mask, labels, keep: {"classifier.bias": torch.ones(2)}
+        ),
+        "2,304 numbers differ from MiniLM's own, and 1,200 are allowed": (
+            lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, _norms(range(6)), steps=1)
+        ),
+        "not a number differs from MiniLM's own: nothing was trained": (
+            lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, _norms(range(3)), steps=0)
+        ),
+        "bert.encoder.layer.5.output.LayerNorm.weight has the shape (384,); return the whole tensor": (
+            lambda load, ids, mask, labels, keep: {
+                "bert.encoder.layer.5.output.LayerNorm.weight": torch.ones(keep // 10)
+            }
+        ),
+    },
 )

@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -145,24 +145,14 @@ class Result:
         return f"{mark} {self.id}: {self.status} ({self.points:g}/{self.possible} points). {self.message}"
 
 
-_EXERCISES: dict[str, BaseExercise] = {}
-Kind = TypeVar("Kind", bound=BaseExercise)
-
-
-def register(exercise: Kind) -> Kind:
-    r"""Make `exercise` known under its id."""
-    if exercise.id in _EXERCISES:
-        raise CourseError(f"two exercises are called {exercise.id!r}")
-    _EXERCISES[exercise.id] = exercise
-    return exercise
-
-
 def every_kind() -> dict[str, BaseExercise]:
     r"""Every exercise of the course, by id: functions to write, numbers to work out, things to train."""
-    package = importlib.import_module("coursekit.checks")
-    for module in pkgutil.iter_modules(package.__path__):  # importing them registers their exercises
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    return dict(_EXERCISES)
+    package, found = importlib.import_module("coursekit.checks"), dict[str, BaseExercise]()
+    for module in pkgutil.iter_modules(package.__path__):
+        for one in vars(importlib.import_module(f"{package.__name__}.{module.name}")).values():
+            if isinstance(one, BaseExercise) and found.setdefault(one.id, one) is not one:
+                raise CourseError(f"two exercises are called {one.id!r}")
+    return found
 
 
 def exercises() -> dict[str, Exercise]:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coursekit.checks.core import register
 from coursekit.checks.draw import Draw
 from coursekit.checks.open_exercise import OpenComparison, OpenExercise
 
@@ -130,16 +129,14 @@ def _update(draw: Draw) -> tuple[Tensor, int]:
             return dW, most
 
 
-PARTS = register(
-    OpenExercise(
-        judge=_near_enough,
-        id="hybrid-parts",
-        points=4,
-        difficulty=4,
-        minutes=20,
-        secret=_update,
-        reference=parts,
-        mutants=_POOR,
-        kinds=2,
-    )
+PARTS = OpenExercise(
+    judge=_near_enough,
+    id="hybrid-parts",
+    points=4,
+    difficulty=4,
+    minutes=20,
+    secret=_update,
+    reference=parts,
+    mutants=_POOR,
+    kinds=2,
 )

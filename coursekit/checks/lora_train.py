@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coursekit.checks.core import register
 from coursekit.checks.draw import Draw
 from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore, fitted
 
@@ -165,36 +164,36 @@ def _swapped(
 
 #: (block, matrix) of every layer that is trained.
 _MATRICES = [(i, matrix) for i in (3, 4, 5) for matrix in ("query", "value")]
-TRAIN = register(
-    Training(
-        id="lora-train",
-        points=4,
-        difficulty=4,
-        minutes=22,
-        budget=Budget(minutes=2, model="minilm"),
-        pose=_pose,
-        fair=lambda load, names, ids, mask, targets, r, alpha: _trained(
-            load, names, ids, mask, targets, r, alpha / r, steps=8
+TRAIN = Training(
+    id="lora-train",
+    points=4,
+    difficulty=4,
+    minutes=22,
+    budget=Budget(minutes=2, model="minilm"),
+    pose=_pose,
+    fair=lambda load, names, ids, mask, targets, r, alpha: _trained(
+        load, names, ids, mask, targets, r, alpha / r, steps=8
+    ),
+    score=_score,
+    mutants={
+        "every B is still 0, as at the start: nothing was trained": (
+            lambda load, names, ids, mask, targets, r, alpha: _trained(
+                load, names, ids, mask, targets, r, alpha / r, steps=0
+            )
         ),
-        score=_score,
-        mutants={
-            "every B is still 0, as at the start: nothing was trained": (
-                lambda load, names, ids, mask, targets, r, alpha: _trained(
-                    load, names, ids, mask, targets, r, alpha / r, steps=0
-                )
-            ),
-            "A and B have changed places: A is (r, d_in), B is (d_out, r)": _swapped,
-            # After hardly a step: trained longer, the one that moves closes half of the distance in some draws.
-            _never_moved([f"bert.encoder.layer.{i}.attention.self.{m}" for i, m in _MATRICES[:-1]], len(_MATRICES)): (
-                lambda load, names, ids, mask, targets, r, alpha: _trained(
-                    load, names, ids, mask, targets, r, alpha / r, steps=1, late=True, rate=1e-4
-                )
-            ),
-            "without the scale it would do: the branch that you train must be multiplied by alpha / r": (
-                lambda load, names, ids, mask, targets, r, alpha: _trained(
-                    load, names, ids, mask, targets, r, 1.0
-                )
-            ),
-        },
-    )
+        "A and B have changed places: A is (r, d_in), B is (d_out, r)": _swapped,
+        # After hardly a step: trained longer, the one that moves closes half of the distance in some draws.
+        _never_moved(
+            [f"bert.encoder.layer.{i}.attention.self.{m}" for i, m in _MATRICES[:-1]], len(_MATRICES)
+        ): (
+            lambda load, names, ids, mask, targets, r, alpha: _trained(
+                load, names, ids, mask, targets, r, alpha / r, steps=1, late=True, rate=1e-4
+            )
+        ),
+        "without the scale it would do: the branch that you train must be multiplied by alpha / r": (
+            lambda load, names, ids, mask, targets, r, alpha: _trained(
+                load, names, ids, mask, targets, r, 1.0
+            )
+        ),
+    },
 )

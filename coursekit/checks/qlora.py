@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coursekit.checks.core import Exercise, register
+from coursekit.checks.core import Exercise
 from coursekit.checks.draw import Draw
 from coursekit.checks.open_exercise import OpenComparison, OpenExercise
 
@@ -31,36 +31,34 @@ def _codes(draw: Draw) -> tuple[Tensor, Tensor, Tensor, int]:
     return draw.integers(0, 15, rows, d), table, 0.5 + draw.uniform(rows * d // block), block
 
 
-UNPACK = register(
-    Exercise(
-        id="qlora-unpack",
-        points=2,
-        difficulty=2,
-        minutes=10,
-        secret=_codes,
-        reference=unpack,
-        mutants={
-            "the levels lie between -1 and 1: each block still has to be multiplied by its absmax": (
-                lambda codes, table, absmax, block: table[codes]
-            ),
-            "absmax runs along the columns; it belongs to blocks of the flattened weight, one row of blocks each": (
-                lambda codes, table, absmax, block: table[codes] * absmax[: codes.shape[1]]
-            ),
-            "a code is no number but an index: look it up in the table": (
-                lambda codes, table, absmax, block: unpack(
-                    codes, torch.arange(16, dtype=torch.float64), absmax, block
-                )
-            ),
-            "this divides by absmax; dividing was done when the weight was quantized, now multiply": (
-                lambda codes, table, absmax, block: unpack(codes, table, 1 / absmax, block)
-            ),
-            "the blocks run down the columns here; the weight is flattened row by row": (
-                lambda codes, table, absmax, block: unpack(codes.T.contiguous(), table, absmax, block).T
-            ),
-        },
-        tolerance=1e-8,
-        kinds=2,
-    )
+UNPACK = Exercise(
+    id="qlora-unpack",
+    points=2,
+    difficulty=2,
+    minutes=10,
+    secret=_codes,
+    reference=unpack,
+    mutants={
+        "the levels lie between -1 and 1: each block still has to be multiplied by its absmax": (
+            lambda codes, table, absmax, block: table[codes]
+        ),
+        "absmax runs along the columns; it belongs to blocks of the flattened weight, one row of blocks each": (
+            lambda codes, table, absmax, block: table[codes] * absmax[: codes.shape[1]]
+        ),
+        "a code is no number but an index: look it up in the table": (
+            lambda codes, table, absmax, block: unpack(
+                codes, torch.arange(16, dtype=torch.float64), absmax, block
+            )
+        ),
+        "this divides by absmax; dividing was done when the weight was quantized, now multiply": (
+            lambda codes, table, absmax, block: unpack(codes, table, 1 / absmax, block)
+        ),
+        "the blocks run down the columns here; the weight is flattened row by row": (
+            lambda codes, table, absmax, block: unpack(codes.T.contiguous(), table, absmax, block).T
+        ),
+    },
+    tolerance=1e-8,
+    kinds=2,
 )
 
 
@@ -86,43 +84,41 @@ def _wrong_gradients(change: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> Ca
     return lambda g, x, W, A, B, s: change(*backward(g, x, W, A, B, s), g=g, x=x, W=W, A=A, B=B, s=s)
 
 
-BACKWARD = register(
-    Exercise(
-        id="qlora-backward",
-        points=4,
-        difficulty=4,
-        minutes=20,
-        secret=_gradients,
-        reference=backward,
-        mutants={
-            "dx: the way through the frozen weight is missing: W gets no gradient, but passes one on": (
-                _wrong_gradients(lambda dx, dA, dB, g, W, **_: (dx - g @ W, dA, dB))
-            ),
-            "dx: the way through the adapter is missing": (
-                _wrong_gradients(lambda dx, dA, dB, g, W, **_: (g @ W, dA, dB))
-            ),
-            "dx: W is met the wrong way round: forward is x W^T, backward is g W": (
-                lambda g, x, W, A, B, s: (g @ W.T + s * (g @ B) @ A, *backward(g, x, W, A, B, s)[1:])
-            ),
-            "the factor s is missing: the adapter's output is scaled by it, so every gradient of its way is too": (
-                lambda g, x, W, A, B, s: backward(g, x, W, A, B, 1.0)
-            ),
-            "dA and dB: the factor s is missing": (
-                _wrong_gradients(lambda dx, dA, dB, s, **_: (dx, dA / s, dB / s))
-            ),
-            "dx: s scales the adapter's way alone, not the way through W": (
-                _wrong_gradients(lambda dx, dA, dB, g, W, s, **_: (dx + (s - 1) * g @ W, dA, dB))
-            ),
-            "dA and dB are transposed: each has the shape of its matrix": (
-                _wrong_gradients(lambda dx, dA, dB, **_: (dx, dA.T, dB.T))
-            ),
-            "dA and dB are in each other's place: return dx, dA, dB": (
-                _wrong_gradients(lambda dx, dA, dB, **_: (dx, dB, dA))
-            ),
-        },
-        tolerance=1e-8,
-        kinds=2,
-    )
+BACKWARD = Exercise(
+    id="qlora-backward",
+    points=4,
+    difficulty=4,
+    minutes=20,
+    secret=_gradients,
+    reference=backward,
+    mutants={
+        "dx: the way through the frozen weight is missing: W gets no gradient, but passes one on": (
+            _wrong_gradients(lambda dx, dA, dB, g, W, **_: (dx - g @ W, dA, dB))
+        ),
+        "dx: the way through the adapter is missing": (
+            _wrong_gradients(lambda dx, dA, dB, g, W, **_: (g @ W, dA, dB))
+        ),
+        "dx: W is met the wrong way round: forward is x W^T, backward is g W": (
+            lambda g, x, W, A, B, s: (g @ W.T + s * (g @ B) @ A, *backward(g, x, W, A, B, s)[1:])
+        ),
+        "the factor s is missing: the adapter's output is scaled by it, so every gradient of its way is too": (
+            lambda g, x, W, A, B, s: backward(g, x, W, A, B, 1.0)
+        ),
+        "dA and dB: the factor s is missing": (
+            _wrong_gradients(lambda dx, dA, dB, s, **_: (dx, dA / s, dB / s))
+        ),
+        "dx: s scales the adapter's way alone, not the way through W": (
+            _wrong_gradients(lambda dx, dA, dB, g, W, s, **_: (dx + (s - 1) * g @ W, dA, dB))
+        ),
+        "dA and dB are transposed: each has the shape of its matrix": (
+            _wrong_gradients(lambda dx, dA, dB, **_: (dx, dA.T, dB.T))
+        ),
+        "dA and dB are in each other's place: return dx, dA, dB": (
+            _wrong_gradients(lambda dx, dA, dB, **_: (dx, dB, dA))
+        ),
+    },
+    tolerance=1e-8,
+    kinds=2,
 )
 
 
@@ -143,48 +139,44 @@ def _base_bits(bits: float) -> Callable[..., float]:
     return lambda in_codes, dense, trained: total_bytes(0, dense, trained) + in_codes * bits / 8
 
 
-BYTES = register(
-    Exercise(
-        id="qlora-bytes",
-        points=2,
-        difficulty=2,
-        minutes=10,
-        secret=_sizes,
-        reference=total_bytes,
-        mutants={
-            "the scales are missing: a weight costs a little more than 4 bits": _base_bits(4),
-            "this is without double quantization: one fp32 scale for 64 weights, 4.5 bits": _base_bits(4.5),
-            "the scales of the scales are missing: 32 bits for 64 · 256 weights": _base_bits(4.125),
-            "4.127 bits are rounded, and here every byte counts: 4 + 8/64 + 32/(64 · 256)": _base_bits(4.127),
-            "A and B are counted as weights only; they have gradients and two moments as well": (
-                lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 4 * trained
-            ),
-            "12 bytes are counted for each number of A and B; weight, gradient and two moments are 4 times 4": (
-                lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 12 * trained
-            ),
-            "the weights of A and B take 16 bits here; they are in 32, as their gradients and moments": (
-                lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 14 * trained
-            ),
-            "A and B take 16 bits here; weight, gradient and moments are in 32": (
-                lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 8 * trained
-            ),
-            "what stays dense takes 4 bytes here; the model is in 16 bits, so 2": (
-                lambda in_codes, dense, trained: total_bytes(in_codes, 2 * dense, trained)
-            ),
-            "embeddings and norms are counted in 4 bits, too; they stay in 16": (
-                lambda in_codes, dense, trained: total_bytes(in_codes + dense, 0, trained)
-            ),
-            "these are bits; 8 of them are a byte": (
-                lambda in_codes, dense, trained: 8 * total_bytes(in_codes, dense, trained)
-            ),
-            "gradients and moments are counted for frozen weights; only A and B have them": (
-                lambda in_codes, dense, trained: (
-                    total_bytes(in_codes, dense, trained) + 12 * (in_codes + dense)
-                )
-            ),
-        },
-        tolerance=1e-6,
-    )
+BYTES = Exercise(
+    id="qlora-bytes",
+    points=2,
+    difficulty=2,
+    minutes=10,
+    secret=_sizes,
+    reference=total_bytes,
+    mutants={
+        "the scales are missing: a weight costs a little more than 4 bits": _base_bits(4),
+        "this is without double quantization: one fp32 scale for 64 weights, 4.5 bits": _base_bits(4.5),
+        "the scales of the scales are missing: 32 bits for 64 · 256 weights": _base_bits(4.125),
+        "4.127 bits are rounded, and here every byte counts: 4 + 8/64 + 32/(64 · 256)": _base_bits(4.127),
+        "A and B are counted as weights only; they have gradients and two moments as well": (
+            lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 4 * trained
+        ),
+        "12 bytes are counted for each number of A and B; weight, gradient and two moments are 4 times 4": (
+            lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 12 * trained
+        ),
+        "the weights of A and B take 16 bits here; they are in 32, as their gradients and moments": (
+            lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 14 * trained
+        ),
+        "A and B take 16 bits here; weight, gradient and moments are in 32": (
+            lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 8 * trained
+        ),
+        "what stays dense takes 4 bytes here; the model is in 16 bits, so 2": (
+            lambda in_codes, dense, trained: total_bytes(in_codes, 2 * dense, trained)
+        ),
+        "embeddings and norms are counted in 4 bits, too; they stay in 16": (
+            lambda in_codes, dense, trained: total_bytes(in_codes + dense, 0, trained)
+        ),
+        "these are bits; 8 of them are a byte": (
+            lambda in_codes, dense, trained: 8 * total_bytes(in_codes, dense, trained)
+        ),
+        "gradients and moments are counted for frozen weights; only A and B have them": (
+            lambda in_codes, dense, trained: total_bytes(in_codes, dense, trained) + 12 * (in_codes + dense)
+        ),
+    },
+    tolerance=1e-6,
 )
 
 
@@ -328,18 +320,16 @@ def _card(draw: Draw) -> Case:
                 return case
 
 
-PLAN = register(
-    OpenExercise(
-        judge=_fast_enough,
-        id="qlora-plan",
-        points=4,
-        difficulty=3,
-        minutes=20,
-        secret=_card,
-        reference=plan,
-        mutants=_POOR,
-        kinds=3,
-    )
+PLAN = OpenExercise(
+    judge=_fast_enough,
+    id="qlora-plan",
+    points=4,
+    difficulty=3,
+    minutes=20,
+    secret=_card,
+    reference=plan,
+    mutants=_POOR,
+    kinds=3,
 )
 
 
@@ -360,45 +350,41 @@ def _merged(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
     return W, draw.real(0.6, 1.2) / k * draw.normal(rows, columns), levels
 
 
-NOISE = register(
-    Exercise(
-        id="qlora-noise",
-        points=2,
-        difficulty=3,
-        minutes=10,
-        secret=_merged,
-        reference=noise,
-        mutants={
-            "the noise is 0: W is on the levels, but W + delta is what has to be rounded": (
-                lambda W, delta, levels: 0.0 * noise(W, delta, levels)
-            ),
-            "this compares the rounded weight with W; the noise is its distance from W + delta": (
-                lambda W, delta, levels: (
-                    (levels[((W + delta)[..., None] - levels).abs().argmin(-1)] - W).norm() / delta.norm()
-                ).item()
-            ),
-            "this divides by the merged weight; the question is how large the noise is beside the update": (
-                lambda W, delta, levels: noise(W, delta, levels) * (delta.norm() / (W + delta).norm()).item()
-            ),
-            "this is the noise itself; divide it by the norm of the update": (
-                lambda W, delta, levels: noise(W, delta, levels) * delta.norm().item()
-            ),
-            "these are squared lengths: take the root of both": (
-                lambda W, delta, levels: noise(W, delta, levels) ** 2
-            ),
-            "upside down: the noise divided by the update": lambda W, delta, levels: (
-                1 / noise(W, delta, levels)
-            ),
-            "boundaries are not the levels: a number between two levels goes to the nearer one": (
-                lambda W, delta, levels: (
-                    (levels[torch.bucketize(W + delta, levels).clamp(max=len(levels) - 1)] - W - delta).norm()
-                    / delta.norm()
-                ).item()
-            ),
-            "delta is rounded on its own; what is stored is one weight, W + delta": (
-                lambda W, delta, levels: noise(0 * W, delta, levels)
-            ),
-        },
-        tolerance=1e-8,
-    )
+NOISE = Exercise(
+    id="qlora-noise",
+    points=2,
+    difficulty=3,
+    minutes=10,
+    secret=_merged,
+    reference=noise,
+    mutants={
+        "the noise is 0: W is on the levels, but W + delta is what has to be rounded": (
+            lambda W, delta, levels: 0.0 * noise(W, delta, levels)
+        ),
+        "this compares the rounded weight with W; the noise is its distance from W + delta": (
+            lambda W, delta, levels: (
+                (levels[((W + delta)[..., None] - levels).abs().argmin(-1)] - W).norm() / delta.norm()
+            ).item()
+        ),
+        "this divides by the merged weight; the question is how large the noise is beside the update": (
+            lambda W, delta, levels: noise(W, delta, levels) * (delta.norm() / (W + delta).norm()).item()
+        ),
+        "this is the noise itself; divide it by the norm of the update": (
+            lambda W, delta, levels: noise(W, delta, levels) * delta.norm().item()
+        ),
+        "these are squared lengths: take the root of both": (
+            lambda W, delta, levels: noise(W, delta, levels) ** 2
+        ),
+        "upside down: the noise divided by the update": lambda W, delta, levels: 1 / noise(W, delta, levels),
+        "boundaries are not the levels: a number between two levels goes to the nearer one": (
+            lambda W, delta, levels: (
+                (levels[torch.bucketize(W + delta, levels).clamp(max=len(levels) - 1)] - W - delta).norm()
+                / delta.norm()
+            ).item()
+        ),
+        "delta is rounded on its own; what is stored is one weight, W + delta": (
+            lambda W, delta, levels: noise(0 * W, delta, levels)
+        ),
+    },
+    tolerance=1e-8,
 )

@@ -7,7 +7,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from coursekit.checks.core import Exercise, register
+from coursekit.checks.core import Exercise
 from coursekit.checks.draw import Draw
 
 # quantization-blockwise -----------------------------------------------------------------------------------
@@ -49,45 +49,43 @@ def _secret_blockwise(draw: Draw) -> tuple[Tensor, Tensor, int]:
     return x.reshape(-1), levels.sort().values, block
 
 
-BLOCKWISE = register(
-    Exercise(
-        id="quantization-blockwise",
-        points=3,
-        difficulty=3,
-        minutes=10,
-        secret=_secret_blockwise,
-        reference=blockwise,
-        mutants={
-            "one scale for the whole tensor: each block has its own absmax": (
-                lambda x, code, block: blockwise(x, code, block, scale="tensor")
-            ),
-            "the scale is the largest number, not the largest magnitude: a block may be largest below zero": (
-                lambda x, code, block: blockwise(x, code, block, scale="max")
-            ),
-            "zero mean and unit variance, as the slide has it: NF4 subtracts nothing and divides by the absmax": (
-                lambda x, code, block: blockwise(x, code, block, mean=True, scale="std")
-            ),
-            "the mean of the block is subtracted first; NF4 subtracts nothing": (
-                lambda x, code, block: blockwise(x, code, block, mean=True)
-            ),
-            "this takes the next level above; the nearest one may lie below": (
-                lambda x, code, block: blockwise(x, code, block, to="above")
-            ),
-            "this takes the next level below; the nearest one may lie above": (
-                lambda x, code, block: blockwise(x, code, block, to="below")
-            ),
-            "these are the indices of the levels; what comes back is table[index] times the absmax of the block": (
-                lambda x, code, block: blockwise(x, code, block, give="indices")
-            ),
-            "the two results are in the wrong order: first absmax, then the values": (
-                lambda x, code, block: blockwise(x, code, block)[::-1]
-            ),
-            "the levels are not scaled back: multiply by the absmax of the block": (
-                lambda x, code, block: blockwise(x, code, block, give="levels")
-            ),
-        },
-        tolerance=1e-9,
-    )
+BLOCKWISE = Exercise(
+    id="quantization-blockwise",
+    points=3,
+    difficulty=3,
+    minutes=10,
+    secret=_secret_blockwise,
+    reference=blockwise,
+    mutants={
+        "one scale for the whole tensor: each block has its own absmax": (
+            lambda x, code, block: blockwise(x, code, block, scale="tensor")
+        ),
+        "the scale is the largest number, not the largest magnitude: a block may be largest below zero": (
+            lambda x, code, block: blockwise(x, code, block, scale="max")
+        ),
+        "zero mean and unit variance, as the slide has it: NF4 subtracts nothing and divides by the absmax": (
+            lambda x, code, block: blockwise(x, code, block, mean=True, scale="std")
+        ),
+        "the mean of the block is subtracted first; NF4 subtracts nothing": (
+            lambda x, code, block: blockwise(x, code, block, mean=True)
+        ),
+        "this takes the next level above; the nearest one may lie below": (
+            lambda x, code, block: blockwise(x, code, block, to="above")
+        ),
+        "this takes the next level below; the nearest one may lie above": (
+            lambda x, code, block: blockwise(x, code, block, to="below")
+        ),
+        "these are the indices of the levels; what comes back is table[index] times the absmax of the block": (
+            lambda x, code, block: blockwise(x, code, block, give="indices")
+        ),
+        "the two results are in the wrong order: first absmax, then the values": (
+            lambda x, code, block: blockwise(x, code, block)[::-1]
+        ),
+        "the levels are not scaled back: multiply by the absmax of the block": (
+            lambda x, code, block: blockwise(x, code, block, give="levels")
+        ),
+    },
+    tolerance=1e-9,
 )
 
 
@@ -144,49 +142,47 @@ def _secret_normal_float(draw: Draw) -> tuple[int, float]:
     return draw.whole(3, 5), draw.real(0.8, 0.98, digits=6)
 
 
-NORMAL_FLOAT = register(
-    Exercise(
-        id="quantization-normal-float",
-        points=4,
-        difficulty=4,
-        minutes=15,
-        secret=_secret_normal_float,
-        reference=normal_float,
-        mutants={
-            "the levels are not divided by the largest: they must end at -1 and 1, where the absmax is": (
-                lambda bits, tail: normal_float(bits, tail, divided=False)
-            ),
-            "one level too many: zero has to come out of one half, so there are 2 ** (bits - 1) - 1 negative ones": (
-                lambda bits, tail: normal_float(bits, tail, extra=1)
-            ),
-            "there is no level at zero; a weight of zero must stay zero, so one negative level makes room for it": (
-                lambda bits, tail: normal_float(bits, tail, extra=1, zero=False)
-            ),
-            "one row of steps from 1 - tail to tail misses zero: each side has its own steps, from tail to 1/2": (
-                _one_row
-            ),
-            "zero is there twice, once from each side: leave out the quantile of 1/2, and put zero in once": (
-                _two_zeros
-            ),
-            "these levels are equally far apart: that is an integer type; equal are the steps of probability": (
-                _uniform
-            ),
-            "this is equation 4 of the paper's text, which has no zero; its NF4 is two-sided, with the zero shared": (
-                _midpoints
-            ),
-            "the sides are swapped: more levels are positive than negative": (
-                lambda bits, tail: -normal_float(bits, tail).flip(0)
-            ),
-            "the levels below are those above with a minus, the outermost left out; they start at the same tail and "
-            "have steps of their own": lambda bits, tail: _one_left_out(bits, tail, slice(1, None)),
-            "the levels below are those above with a minus, the innermost left out; they are one fewer, so their "
-            "steps are wider": lambda bits, tail: _one_left_out(bits, tail, slice(-1)),
-            "the levels are right but not in ascending order": (
-                lambda bits, tail: normal_float(bits, tail, sorted=False)
-            ),
-        },
-        tolerance=1e-6,
-    )
+NORMAL_FLOAT = Exercise(
+    id="quantization-normal-float",
+    points=4,
+    difficulty=4,
+    minutes=15,
+    secret=_secret_normal_float,
+    reference=normal_float,
+    mutants={
+        "the levels are not divided by the largest: they must end at -1 and 1, where the absmax is": (
+            lambda bits, tail: normal_float(bits, tail, divided=False)
+        ),
+        "one level too many: zero has to come out of one half, so there are 2 ** (bits - 1) - 1 negative ones": (
+            lambda bits, tail: normal_float(bits, tail, extra=1)
+        ),
+        "there is no level at zero; a weight of zero must stay zero, so one negative level makes room for it": (
+            lambda bits, tail: normal_float(bits, tail, extra=1, zero=False)
+        ),
+        "one row of steps from 1 - tail to tail misses zero: each side has its own steps, from tail to 1/2": (
+            _one_row
+        ),
+        "zero is there twice, once from each side: leave out the quantile of 1/2, and put zero in once": (
+            _two_zeros
+        ),
+        "these levels are equally far apart: that is an integer type; equal are the steps of probability": (
+            _uniform
+        ),
+        "this is equation 4 of the paper's text, which has no zero; its NF4 is two-sided, with the zero shared": (
+            _midpoints
+        ),
+        "the sides are swapped: more levels are positive than negative": (
+            lambda bits, tail: -normal_float(bits, tail).flip(0)
+        ),
+        "the levels below are those above with a minus, the outermost left out; they start at the same tail and "
+        "have steps of their own": lambda bits, tail: _one_left_out(bits, tail, slice(1, None)),
+        "the levels below are those above with a minus, the innermost left out; they are one fewer, so their "
+        "steps are wider": lambda bits, tail: _one_left_out(bits, tail, slice(-1)),
+        "the levels are right but not in ascending order": (
+            lambda bits, tail: normal_float(bits, tail, sorted=False)
+        ),
+    },
+    tolerance=1e-6,
 )
 
 
@@ -215,39 +211,36 @@ def _secret_q4_1(draw: Draw) -> tuple[Tensor]:
     return (torch.cat([head.view(torch.uint8), draw.integers(0, 255, 16).to(torch.uint8)]),)
 
 
-Q4_1 = register(
-    Exercise(
-        id="quantization-q4-1",
-        points=3,
-        difficulty=3,
-        minutes=10,
-        secret=_secret_q4_1,
-        reference=q4_1,
-        mutants={
-            "the two codes of a byte are taken for neighbours; here the high ones belong to weights 16 to 31": (
-                lambda block: q4_1(block, order="pairs")
-            ),
-            "low and high codes are swapped: the low ones come first": (
-                lambda block: q4_1(block, order="high first")
-            ),
-            "d and m are swapped: the step d comes first": lambda block: q4_1(block, swapped=True),
-            "8 is subtracted from the codes, as in Q4_0; Q4_1 has a minimum m instead, which code 0 stands for": (
-                lambda block: q4_1(block, offset=8)
-            ),
-            "the minimum m is missing: code 0 stands for m": (
-                lambda block: q4_1(block) - block[2:4].clone().view(torch.float16).float()
-            ),
-            "the high codes are not shifted down: byte >> 4 is a number from 0 to 15, byte & 240 is not": (
-                lambda block: q4_1(block, shift=0)
-            ),
-            "m is multiplied by d, too: d q + m, not d (q + m)": lambda block: (
-                q4_1(block)
-                + (block[:2].view(torch.float16).float() - 1) * block[2:4].view(torch.float16).float()
-            ),
-        },
-        tolerance=1e-6,
-        dtype=True,
-    )
+Q4_1 = Exercise(
+    id="quantization-q4-1",
+    points=3,
+    difficulty=3,
+    minutes=10,
+    secret=_secret_q4_1,
+    reference=q4_1,
+    mutants={
+        "the two codes of a byte are taken for neighbours; here the high ones belong to weights 16 to 31": (
+            lambda block: q4_1(block, order="pairs")
+        ),
+        "low and high codes are swapped: the low ones come first": (
+            lambda block: q4_1(block, order="high first")
+        ),
+        "d and m are swapped: the step d comes first": lambda block: q4_1(block, swapped=True),
+        "8 is subtracted from the codes, as in Q4_0; Q4_1 has a minimum m instead, which code 0 stands for": (
+            lambda block: q4_1(block, offset=8)
+        ),
+        "the minimum m is missing: code 0 stands for m": (
+            lambda block: q4_1(block) - block[2:4].clone().view(torch.float16).float()
+        ),
+        "the high codes are not shifted down: byte >> 4 is a number from 0 to 15, byte & 240 is not": (
+            lambda block: q4_1(block, shift=0)
+        ),
+        "m is multiplied by d, too: d q + m, not d (q + m)": lambda block: (
+            q4_1(block) + (block[:2].view(torch.float16).float() - 1) * block[2:4].view(torch.float16).float()
+        ),
+    },
+    tolerance=1e-6,
+    dtype=True,
 )
 
 
@@ -263,44 +256,40 @@ def _secret_bits(draw: Draw) -> tuple[int, int, int]:
     return draw.whole(2, 8), 8 * draw.whole(2, 32), 8 * draw.whole(2, 64) if draw.kind == 0 else 0
 
 
-BITS = register(
-    Exercise(
-        id="quantization-bits",
-        points=2,
-        difficulty=2,
-        minutes=5,
-        secret=_secret_bits,
-        reference=bits,
-        mutants={
-            "this counts the codes alone: scales are stored, too": lambda k, block, second: float(k),
-            "the scales count with 32 bits also where they are quantized to 8": (
-                lambda k, block, second: k + 32 / block
-            ),
-            "the second scales are missing: 32 bits for every block * second weights": (
-                lambda k, block, second: k + (8 if second else 32) / block
-            ),
-            "the second scales stay at 32 bits: only the first ones are quantized to 8": (
-                lambda k, block, second: k + 8 / block + 8 / (block * second) if second else k + 32 / block
-            ),
-            "where second is 0, nothing quantizes the scales: each has 32 bits": (
-                lambda k, block, second: k + 8 / block + (32 / (block * second) if second else 0)
-            ),
-            "the 8 bits of a quantized scale replace its 32, they do not come on top": (
-                lambda k, block, second: k + 32 / block + (8 / block + 32 / (block * second) if second else 0)
-            ),
-            "a second scale is shared by `second` scales, which belong to block * second weights": (
-                lambda k, block, second: k + 8 / block + 32 / second if second else k + 32 / block
-            ),
-            "scales are counted with 16 bits; here they have 32, and 8 once they are quantized": (
-                lambda k, block, second: k + 16 / block + (16 / (block * second) if second else 0)
-            ),
-            "this counts a zero point for each scale, as the lecture's example has it; absmax has none": (
-                lambda k, block, second: (
-                    k + 2 * (8 / block + 32 / (block * second)) if second else k + 64 / block
-                )
-            ),
-        },
-        tolerance=1e-9,
-        kinds=2,
-    )
+BITS = Exercise(
+    id="quantization-bits",
+    points=2,
+    difficulty=2,
+    minutes=5,
+    secret=_secret_bits,
+    reference=bits,
+    mutants={
+        "this counts the codes alone: scales are stored, too": lambda k, block, second: float(k),
+        "the scales count with 32 bits also where they are quantized to 8": (
+            lambda k, block, second: k + 32 / block
+        ),
+        "the second scales are missing: 32 bits for every block * second weights": (
+            lambda k, block, second: k + (8 if second else 32) / block
+        ),
+        "the second scales stay at 32 bits: only the first ones are quantized to 8": (
+            lambda k, block, second: k + 8 / block + 8 / (block * second) if second else k + 32 / block
+        ),
+        "where second is 0, nothing quantizes the scales: each has 32 bits": (
+            lambda k, block, second: k + 8 / block + (32 / (block * second) if second else 0)
+        ),
+        "the 8 bits of a quantized scale replace its 32, they do not come on top": (
+            lambda k, block, second: k + 32 / block + (8 / block + 32 / (block * second) if second else 0)
+        ),
+        "a second scale is shared by `second` scales, which belong to block * second weights": (
+            lambda k, block, second: k + 8 / block + 32 / second if second else k + 32 / block
+        ),
+        "scales are counted with 16 bits; here they have 32, and 8 once they are quantized": (
+            lambda k, block, second: k + 16 / block + (16 / (block * second) if second else 0)
+        ),
+        "this counts a zero point for each scale, as the lecture's example has it; absmax has none": (
+            lambda k, block, second: k + 2 * (8 / block + 32 / (block * second)) if second else k + 64 / block
+        ),
+    },
+    tolerance=1e-9,
+    kinds=2,
 )

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coursekit.checks.core import register
 from coursekit.checks.draw import Draw
 from coursekit.checks.open_exercise import OpenComparison, OpenExercise
 from coursekit.quantization import code
@@ -143,16 +142,14 @@ def _weights(draw: Draw) -> tuple[Tensor, int]:
             return x, block
 
 
-CODEBOOK = register(
-    OpenExercise(
-        judge=_small_enough,
-        id="quantization-codebook",
-        points=4,
-        difficulty=4,
-        minutes=20,
-        secret=_weights,
-        reference=codebook,
-        mutants=_POOR,
-        kinds=3,
-    )
+CODEBOOK = OpenExercise(
+    judge=_small_enough,
+    id="quantization-codebook",
+    points=4,
+    difficulty=4,
+    minutes=20,
+    secret=_weights,
+    reference=codebook,
+    mutants=_POOR,
+    kinds=3,
 )

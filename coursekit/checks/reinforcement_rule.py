@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from coursekit.checks.core import register
 from coursekit.checks.draw import Draw
 from coursekit.checks.open_exercise import OpenComparison, OpenExercise
 
@@ -78,41 +77,37 @@ def _separates(compare: OpenComparison, given: Any, case: Any, own: Any) -> str 
     )
 
 
-RULE = register(
-    OpenExercise(
-        judge=_separates,
-        id="reinforcement-rule",
-        points=4,
-        difficulty=3,
-        minutes=20,
-        secret=_secret,
-        reference=_of_each(_only_number),
-        mutants={
-            "digits inside another number are paid, and so is a list of numbers": _of_each(
-                lambda answer, s: str(s) in answer
-            ),
-            "a list of numbers is paid, as soon as the right one is among them": _of_each(
-                lambda answer, s: str(s) in _numbers(answer)
-            ),
-            "only the first number is looked at: what is written after it is paid, too": _of_each(
-                lambda answer, s: _numbers(answer)[:1] == [str(s)]
-            ),
-            "only the last number is looked at": _of_each(
-                lambda answer, s: _numbers(answer)[-1:] == [str(s)]
-            ),
-            "a right answer with words around it, or with a next line, is not paid": _of_each(
-                lambda answer, s: answer.strip() == str(s)
-            ),
-            "a full stop is read as a part of the number: '17.' says 17": _of_each(
-                lambda answer, s: re.findall(r"-?\d+\.?\d*", answer.split("\n")[0]) == [str(s)]
-            ),
-            "signs and decimals are overlooked: 17.5 and -17 hold a 17": _of_each(
-                lambda answer, s: re.findall(r"\d+", answer.split("\n")[0])[:1] == [str(s)]
-            ),
-            "the next line counts, though the answer ends with the first": _of_each(
-                lambda answer, s: _numbers(answer) == [str(s)]
-            ),
-            "every answer gets the same": _of_each(lambda answer, s: True),
-        },
-    )
+RULE = OpenExercise(
+    judge=_separates,
+    id="reinforcement-rule",
+    points=4,
+    difficulty=3,
+    minutes=20,
+    secret=_secret,
+    reference=_of_each(_only_number),
+    mutants={
+        "digits inside another number are paid, and so is a list of numbers": _of_each(
+            lambda answer, s: str(s) in answer
+        ),
+        "a list of numbers is paid, as soon as the right one is among them": _of_each(
+            lambda answer, s: str(s) in _numbers(answer)
+        ),
+        "only the first number is looked at: what is written after it is paid, too": _of_each(
+            lambda answer, s: _numbers(answer)[:1] == [str(s)]
+        ),
+        "only the last number is looked at": _of_each(lambda answer, s: _numbers(answer)[-1:] == [str(s)]),
+        "a right answer with words around it, or with a next line, is not paid": _of_each(
+            lambda answer, s: answer.strip() == str(s)
+        ),
+        "a full stop is read as a part of the number: '17.' says 17": _of_each(
+            lambda answer, s: re.findall(r"-?\d+\.?\d*", answer.split("\n")[0]) == [str(s)]
+        ),
+        "signs and decimals are overlooked: 17.5 and -17 hold a 17": _of_each(
+            lambda answer, s: re.findall(r"\d+", answer.split("\n")[0])[:1] == [str(s)]
+        ),
+        "the next line counts, though the answer ends with the first": _of_each(
+            lambda answer, s: _numbers(answer) == [str(s)]
+        ),
+        "every answer gets the same": _of_each(lambda answer, s: True),
+    },
 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from coursekit.checks.compare import Comparison
-from coursekit.checks.core import Exercise, register
+from coursekit.checks.core import Exercise
 from coursekit.checks.draw import Draw
 
 # ship-difference ------------------------------------------------------------------------------------------
@@ -76,49 +76,47 @@ def _with_padding(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, floa
     return difference(one, other, torch.ones_like(mask))
 
 
-DIFFERENCE = register(
-    Exercise(
-        id="ship-difference",
-        points=3,
-        difficulty=2,
-        minutes=12,
-        secret=_secret_difference,
-        reference=difference,
-        mutants={
-            "these are logits, which may all move together without changing any probability": _of_logits,
-            "the padding counts, which nobody reads": _with_padding,
-            "the sum leaves the padding out, but is divided by all places: divide by the tokens that count": (
-                _over_all_places
-            ),
-            "this is the divergence the other way round: the probabilities of `one` weigh": _with_mean(
-                lambda p, q: _divergence(q, p).mean()
-            ),
-            "the divergence of a token is a sum over the vocabulary; here it is a mean": (
-                _with_mean(lambda p, q: _divergence(p, q).mean() / p.shape[-1])
-            ),
-            "these are the divergences of all tokens together; their mean is asked": (
-                _with_mean(lambda p, q: _divergence(p, q).sum())
-            ),
-            "the first number is the mean of all differences; words count by their probability in `one`": (
-                _with_mean(lambda p, q: (p - q).abs().mean())
-            ),
-            "the largest is of probabilities; where one is small, nobody would see that it has doubled": (
-                _with_largest(lambda one, other: (one.softmax(-1) - other.softmax(-1)).abs().max())
-            ),
-            "the largest difference may not lie at the padding, which nobody reads": (
-                lambda one, other, mask: (
-                    difference(one, other, mask)[0],
-                    (_log(one) - _log(other)).abs().max().item(),
-                )
-            ),
-            "the largest is of logits; compare log-probabilities there as well": (
-                _with_largest(lambda one, other: (one - other).abs().max())
-            ),
-            "this is the largest with its sign: what is lowered most may be further off": (
-                _with_largest(lambda one, other: (_log(one) - _log(other)).max())
-            ),
-        },
-    )
+DIFFERENCE = Exercise(
+    id="ship-difference",
+    points=3,
+    difficulty=2,
+    minutes=12,
+    secret=_secret_difference,
+    reference=difference,
+    mutants={
+        "these are logits, which may all move together without changing any probability": _of_logits,
+        "the padding counts, which nobody reads": _with_padding,
+        "the sum leaves the padding out, but is divided by all places: divide by the tokens that count": (
+            _over_all_places
+        ),
+        "this is the divergence the other way round: the probabilities of `one` weigh": _with_mean(
+            lambda p, q: _divergence(q, p).mean()
+        ),
+        "the divergence of a token is a sum over the vocabulary; here it is a mean": (
+            _with_mean(lambda p, q: _divergence(p, q).mean() / p.shape[-1])
+        ),
+        "these are the divergences of all tokens together; their mean is asked": (
+            _with_mean(lambda p, q: _divergence(p, q).sum())
+        ),
+        "the first number is the mean of all differences; words count by their probability in `one`": (
+            _with_mean(lambda p, q: (p - q).abs().mean())
+        ),
+        "the largest is of probabilities; where one is small, nobody would see that it has doubled": (
+            _with_largest(lambda one, other: (one.softmax(-1) - other.softmax(-1)).abs().max())
+        ),
+        "the largest difference may not lie at the padding, which nobody reads": (
+            lambda one, other, mask: (
+                difference(one, other, mask)[0],
+                (_log(one) - _log(other)).abs().max().item(),
+            )
+        ),
+        "the largest is of logits; compare log-probabilities there as well": (
+            _with_largest(lambda one, other: (one - other).abs().max())
+        ),
+        "this is the largest with its sign: what is lowered most may be further off": (
+            _with_largest(lambda one, other: (_log(one) - _log(other)).max())
+        ),
+    },
 )
 
 
@@ -190,31 +188,29 @@ def _squared(A: Tensors, B: Tensors, s: Numbers, w: Numbers) -> tuple[Tensor, Te
     return beside(A, B, s, [w_t**2 for w_t in w])
 
 
-SUM = register(
-    FactorsExercise(
-        id="ship-sum",
-        points=4,
-        difficulty=3,
-        minutes=15,
-        secret=_secret_sum,
-        reference=beside,
-        mutants={
-            "the factors are added up, A to A and B to B: their product has cross terms, such as B1 A2": _factors_added,
-            "the factors are added up, each with its weight: cross terms, and weights that count twice": _both_weighed,
-            "the scales are lost: the update of an adapter is s B A": (
-                lambda A, B, s, w: beside(A, B, [1.0] * len(s), w)
-            ),
-            "the weights are lost": lambda A, B, s, w: beside(A, B, s, [1.0] * len(w)),
-            "the weights stand in both factors: in their product they are squared": _squared,
-            "the scales stand in both factors: in their product they are squared": (
-                lambda A, B, s, w: beside(A, B, [s_t**2 for s_t in s], w)
-            ),
-            "the weights are divided by their sum: with weight 1 an adapter must come back as it was": (
-                lambda A, B, s, w: beside(A, B, s, [w_t / sum(w) for w_t in w])
-            ),
-            "this is divided by the number of adapters; the weights say how much of each is wanted": (
-                lambda A, B, s, w: beside(A, B, s, [w_t / len(w) for w_t in w])
-            ),
-        },
-    )
+SUM = FactorsExercise(
+    id="ship-sum",
+    points=4,
+    difficulty=3,
+    minutes=15,
+    secret=_secret_sum,
+    reference=beside,
+    mutants={
+        "the factors are added up, A to A and B to B: their product has cross terms, such as B1 A2": _factors_added,
+        "the factors are added up, each with its weight: cross terms, and weights that count twice": _both_weighed,
+        "the scales are lost: the update of an adapter is s B A": (
+            lambda A, B, s, w: beside(A, B, [1.0] * len(s), w)
+        ),
+        "the weights are lost": lambda A, B, s, w: beside(A, B, s, [1.0] * len(w)),
+        "the weights stand in both factors: in their product they are squared": _squared,
+        "the scales stand in both factors: in their product they are squared": (
+            lambda A, B, s, w: beside(A, B, [s_t**2 for s_t in s], w)
+        ),
+        "the weights are divided by their sum: with weight 1 an adapter must come back as it was": (
+            lambda A, B, s, w: beside(A, B, s, [w_t / sum(w) for w_t in w])
+        ),
+        "this is divided by the number of adapters; the weights say how much of each is wanted": (
+            lambda A, B, s, w: beside(A, B, s, [w_t / len(w) for w_t in w])
+        ),
+    },
 )

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coursekit.checks.core import register
 from coursekit.checks.draw import Draw
 from coursekit.checks.open_exercise import OpenComparison, OpenExercise
 from coursekit.checks.training import fitted
@@ -115,27 +114,25 @@ def _halved(updates: Tensors) -> Tensor:
     return (updates[0] + updates[1]) / 2
 
 
-BLEND = register(
-    OpenExercise(
-        judge=_good_enough,
-        id="ship-blend",
-        points=4,
-        difficulty=4,
-        minutes=22,
-        secret=_secret,
-        reference=blended,
-        mutants={
-            "the inputs are not used: this is the best rank-r matrix for the sum of the updates": (
-                lambda updates, inputs, r: pissa(updates[0] + updates[1], r, 1.0)
-            ),
-            "the inputs are not used, and half of each update is too little": (
-                lambda updates, inputs, r: pissa(_halved(updates), r, 1.0)
-            ),
-            "this is the first adapter alone": lambda updates, inputs, r: pissa(updates[0], r, 1.0),
-            "this is the second adapter alone": lambda updates, inputs, r: pissa(updates[1], r, 1.0),
-            "this is 0: nothing of either task is kept": (
-                lambda updates, inputs, r: pissa(0 * updates[0], r, 1.0)
-            ),
-        },
-    )
+BLEND = OpenExercise(
+    judge=_good_enough,
+    id="ship-blend",
+    points=4,
+    difficulty=4,
+    minutes=22,
+    secret=_secret,
+    reference=blended,
+    mutants={
+        "the inputs are not used: this is the best rank-r matrix for the sum of the updates": (
+            lambda updates, inputs, r: pissa(updates[0] + updates[1], r, 1.0)
+        ),
+        "the inputs are not used, and half of each update is too little": (
+            lambda updates, inputs, r: pissa(_halved(updates), r, 1.0)
+        ),
+        "this is the first adapter alone": lambda updates, inputs, r: pissa(updates[0], r, 1.0),
+        "this is the second adapter alone": lambda updates, inputs, r: pissa(updates[1], r, 1.0),
+        "this is 0: nothing of either task is kept": (
+            lambda updates, inputs, r: pissa(0 * updates[0], r, 1.0)
+        ),
+    },
 )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coursekit.checks.core import Exercise, register
+from coursekit.checks.core import Exercise
 from coursekit.checks.draw import Draw
 from coursekit.checks.soft_prompts import prepend
 from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore
@@ -85,43 +85,39 @@ def _shifted(P: Tensor, x: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor
     return x, longer, torch.cat([targets[:, 1:], targets.new_full((len(targets), 1), -100)], dim=1)
 
 
-TRAIN = register(
-    Exercise(
-        id="soft-prompts-train",
-        points=4,
-        difficulty=3,
-        minutes=15,
-        secret=_secret,
-        reference=train,
-        mutants={
-            "the prompt is still the one that came in. It must require a gradient, be what the optimizer has, and "
-            "stand before the text, with 1 in the mask": (lambda load, start, batches, optimizer: start),
-            "gradients add up from batch to batch: call zero_grad() before each backward()": (
-                lambda load, start, batches, optimizer: train(load, start, batches, optimizer, zero=False)
-            ),
-            "the model's weights train along: the optimizer must have the prompt alone": (
-                lambda load, start, batches, optimizer: train(load, start, batches, optimizer, weights=True)
-            ),
-            "the virtual tokens have labels of 0, so the loss asks for token 0 there: give them -100": (
-                lambda load, start, batches, optimizer: train(
-                    load, start, batches, optimizer, place=_labelled
-                )
-            ),
-            "the mask is not used, so the model reads a row's padding: give it attention_mask, with 1 for the prompt": (
-                lambda load, start, batches, optimizer: train(load, start, batches, optimizer, masked=False)
-            ),
-            "the labels are shifted by one: the model shifts them itself, so give each at its own token": (
-                lambda load, start, batches, optimizer: train(load, start, batches, optimizer, place=_shifted)
-            ),
-            "only the first batch is used: one step for each of them": (
-                lambda load, start, batches, optimizer: train(load, start, batches[:1], optimizer)
-            ),
-            "there is one step for all batches together: step after each of them": (
-                lambda load, start, batches, optimizer: train(load, start, batches, optimizer, at_once=True)
-            ),
-        },
-        tolerance=1e-4,
-    )
+TRAIN = Exercise(
+    id="soft-prompts-train",
+    points=4,
+    difficulty=3,
+    minutes=15,
+    secret=_secret,
+    reference=train,
+    mutants={
+        "the prompt is still the one that came in. It must require a gradient, be what the optimizer has, and "
+        "stand before the text, with 1 in the mask": (lambda load, start, batches, optimizer: start),
+        "gradients add up from batch to batch: call zero_grad() before each backward()": (
+            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, zero=False)
+        ),
+        "the model's weights train along: the optimizer must have the prompt alone": (
+            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, weights=True)
+        ),
+        "the virtual tokens have labels of 0, so the loss asks for token 0 there: give them -100": (
+            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, place=_labelled)
+        ),
+        "the mask is not used, so the model reads a row's padding: give it attention_mask, with 1 for the prompt": (
+            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, masked=False)
+        ),
+        "the labels are shifted by one: the model shifts them itself, so give each at its own token": (
+            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, place=_shifted)
+        ),
+        "only the first batch is used: one step for each of them": (
+            lambda load, start, batches, optimizer: train(load, start, batches[:1], optimizer)
+        ),
+        "there is one step for all batches together: step after each of them": (
+            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, at_once=True)
+        ),
+    },
+    tolerance=1e-4,
 )
 
 # soft-prompts-design ----------------------------------------------------------------------------------------------
@@ -224,28 +220,26 @@ def _trained(
     return {"prompt": train(lambda: model, P, batches, lambda p: torch.optim.Adam(p, lr=rate))}
 
 
-DESIGN = register(
-    Training(
-        id="soft-prompts-design",
-        points=5,
-        difficulty=4,
-        minutes=20,
-        budget=Budget(minutes=3, model="smollm2"),
-        pose=_pose,
-        score=_score,
-        # Without a warm-up the first steps throw the prompt far away, in some orders of the rows for good.
-        fair=functools.partial(_trained, rate=0.03, steps=27, start=[378, 3575, 2240, 282]),  # IN_WORDS[1]
-        mutants={
-            "P has 5 vectors: 1 to 4 are asked": (
-                lambda load, ids, mask, labels: {"prompt": torch.zeros(5, 576)}
-            ),
-            "P must be a floating-point tensor of shape (n, 576)": (
-                lambda load, ids, mask, labels: {"prompt": torch.zeros(576)}
-            ),
-            "0% of new countries get their capital; 40% are asked, and it is 0% on those that it learned from: "
-            "train longer, or at a higher learning rate": (
-                lambda *given: _trained(*given, rate=1e-5, steps=1, start=range(1000, 1004))
-            ),
-        },
-    )
+DESIGN = Training(
+    id="soft-prompts-design",
+    points=5,
+    difficulty=4,
+    minutes=20,
+    budget=Budget(minutes=3, model="smollm2"),
+    pose=_pose,
+    score=_score,
+    # Without a warm-up the first steps throw the prompt far away, in some orders of the rows for good.
+    fair=functools.partial(_trained, rate=0.03, steps=27, start=[378, 3575, 2240, 282]),  # IN_WORDS[1]
+    mutants={
+        "P has 5 vectors: 1 to 4 are asked": (
+            lambda load, ids, mask, labels: {"prompt": torch.zeros(5, 576)}
+        ),
+        "P must be a floating-point tensor of shape (n, 576)": (
+            lambda load, ids, mask, labels: {"prompt": torch.zeros(576)}
+        ),
+        "0% of new countries get their capital; 40% are asked, and it is 0% on those that it learned from: "
+        "train longer, or at a higher learning rate": (
+            lambda *given: _trained(*given, rate=1e-5, steps=1, start=range(1000, 1004))
+        ),
+    },
 )

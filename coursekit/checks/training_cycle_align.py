@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from coursekit.checks.core import Arguments, register
+from coursekit.checks.core import Arguments
 from coursekit.checks.draw import Draw
 from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore, fitted
 
@@ -132,22 +132,20 @@ def _trained(
     return fitted({"W": W}, found, steps, lr=0.05)["W"]
 
 
-ALIGN = register(
-    Training(
-        id="training-cycle-align",
-        points=4,
-        difficulty=4,
-        minutes=25,
-        budget=Budget(minutes=1, model=""),
-        pose=_pose,
-        score=_score,
-        fair=lambda E, W0, x, chosen, rejected: {"W": _trained(E, W0, x, chosen, rejected, _both)},
-        mutants={
-            "W is still W0: nothing was trained": lambda E, W0, x, chosen, rejected: {"W": W0},
-            "W has another shape: it is (6, 4), as W0 is": lambda E, W0, x, chosen, rejected: {"W": W0.T},
-            "it prefers the rejected answers: have they changed places with the chosen ones?": (
-                lambda E, W0, x, chosen, rejected: {"W": _trained(E, W0, x, rejected, chosen, _dpo)}
-            ),
-        },
-    )
+ALIGN = Training(
+    id="training-cycle-align",
+    points=4,
+    difficulty=4,
+    minutes=25,
+    budget=Budget(minutes=1, model=""),
+    pose=_pose,
+    score=_score,
+    fair=lambda E, W0, x, chosen, rejected: {"W": _trained(E, W0, x, chosen, rejected, _both)},
+    mutants={
+        "W is still W0: nothing was trained": lambda E, W0, x, chosen, rejected: {"W": W0},
+        "W has another shape: it is (6, 4), as W0 is": lambda E, W0, x, chosen, rejected: {"W": W0.T},
+        "it prefers the rejected answers: have they changed places with the chosen ones?": (
+            lambda E, W0, x, chosen, rejected: {"W": _trained(E, W0, x, rejected, chosen, _dpo)}
+        ),
+    },
 )

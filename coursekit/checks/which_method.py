@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coursekit.checks.core import Exercise, register
+from coursekit.checks.core import Exercise
 from coursekit.checks.draw import Draw
 from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore
 from coursekit.experiments.verdict import Verdict
@@ -102,39 +102,37 @@ def _pilot_runs(draw: Draw) -> tuple[Pilot, float]:
 _ONE, _OTHER = ("lora", "bitfit", "compacter", "mam"), ("houlsby", "ia3", "prefix", "unipelt")
 
 
-PLAN = register(
-    Exercise(
-        id="hybrid-plan",
-        points=3,
-        difficulty=3,
-        minutes=15,
-        secret=_pilot_runs,
-        reference=plan,
-        mutants={
-            **{
-                message: lambda pilot, smallest, make=make: new_seeds(pilot, make(pilot, smallest))
-                for message, make in _WRONG_COUNTS.items()
-            },
-            "seeds of the pilot are among them: what gave you the idea cannot confirm it as well": (
-                lambda pilot, smallest: tuple(range(len(plan(pilot, smallest))))
-            ),
-            "these come after the pilot's largest seed; asked are the smallest that it did not use": (
-                lambda pilot, smallest: tuple(
-                    max(seed for _, seed, _ in pilot) + 1 + i for i in range(len(plan(pilot, smallest)))
-                )
-            ),
-            "with fewer than three seeds the comparison cannot say how much seeds matter": (
-                lambda pilot, smallest: new_seeds(
-                    pilot, max(1, math.ceil(POWER**2 * sum(of_each_method(pilot)) / smallest**2))
-                )
-            ),
-            "this is how many seeds; asked is which, so that nobody can choose them afterwards": (
-                lambda pilot, smallest: len(plan(pilot, smallest))
-            ),
+PLAN = Exercise(
+    id="hybrid-plan",
+    points=3,
+    difficulty=3,
+    minutes=15,
+    secret=_pilot_runs,
+    reference=plan,
+    mutants={
+        **{
+            message: lambda pilot, smallest, make=make: new_seeds(pilot, make(pilot, smallest))
+            for message, make in _WRONG_COUNTS.items()
         },
-        tolerance=0.0,
-        kinds=2,
-    )
+        "seeds of the pilot are among them: what gave you the idea cannot confirm it as well": (
+            lambda pilot, smallest: tuple(range(len(plan(pilot, smallest))))
+        ),
+        "these come after the pilot's largest seed; asked are the smallest that it did not use": (
+            lambda pilot, smallest: tuple(
+                max(seed for _, seed, _ in pilot) + 1 + i for i in range(len(plan(pilot, smallest)))
+            )
+        ),
+        "with fewer than three seeds the comparison cannot say how much seeds matter": (
+            lambda pilot, smallest: new_seeds(
+                pilot, max(1, math.ceil(POWER**2 * sum(of_each_method(pilot)) / smallest**2))
+            )
+        ),
+        "this is how many seeds; asked is which, so that nobody can choose them afterwards": (
+            lambda pilot, smallest: len(plan(pilot, smallest))
+        ),
+    },
+    tolerance=0.0,
+    kinds=2,
 )
 
 
@@ -251,47 +249,45 @@ def _registered_runs(draw: Draw) -> tuple[Runs, str, str, tuple[int, ...], float
     return tuple(runs[i] for i in draw.order(len(runs))), one, other, seeds, smallest, FIVE
 
 
-CONCLUDE = register(
-    Exercise(
-        id="hybrid-conclude",
-        points=4,
-        difficulty=4,
-        minutes=20,
-        secret=_registered_runs,
-        reference=conclude,
-        mutants={
-            "runs of seeds that were not registered count here: who may add runs until the result pleases will "
-            "find one": (_concluded(registered=False)),
-            "a registered run is missing, and the others are averaged as if nothing were: say 'incomplete'": (
-                _concluded(complete=False)
-            ),
-            "this reads 'no clear difference' as equal; only an interval inside ±smallest says so": (
-                _concluded(open_is=EQUAL)
-            ),
-            "a difference, but too small to matter, as was registered: 'equal for practical purposes'": (
-                _concluded(small_first=False)
-            ),
-            "ask whether it is small first: an interval inside ±smallest is 'equal for practical purposes', also where "
-            "it holds 0": (_concluded(open_first=True)),
-            "divide each variance by the runs that its method has; one of them lacks some of the registered ones": (
-                _concluded(of_registered=True)
-            ),
-            "this margin is one standard error; take as many as `errors` says": _concluded(factor=1),
-            "two standard errors are for a variance that is known; with few seeds it is more: `errors`": (
-                _concluded(factor=2)
-            ),
-            "this is the spread of single runs; the mean of k scatters less: divide the variances by k": (
-                _concluded(of_means=False)
-            ),
-            "a variance from a few runs divides by n - 1: statistics.variance, not pvariance": (
-                _concluded(variance=statistics.pvariance)
-            ),
-            "these are the best runs; the mean over all registered seeds decides": _concluded(mean=max),
-            "the sign is the other way round: the first method's mean minus the second's": _swapped_sign,
-        },
-        tolerance=1e-6,
-        kinds=7,
-    )
+CONCLUDE = Exercise(
+    id="hybrid-conclude",
+    points=4,
+    difficulty=4,
+    minutes=20,
+    secret=_registered_runs,
+    reference=conclude,
+    mutants={
+        "runs of seeds that were not registered count here: who may add runs until the result pleases will "
+        "find one": (_concluded(registered=False)),
+        "a registered run is missing, and the others are averaged as if nothing were: say 'incomplete'": (
+            _concluded(complete=False)
+        ),
+        "this reads 'no clear difference' as equal; only an interval inside ±smallest says so": (
+            _concluded(open_is=EQUAL)
+        ),
+        "a difference, but too small to matter, as was registered: 'equal for practical purposes'": (
+            _concluded(small_first=False)
+        ),
+        "ask whether it is small first: an interval inside ±smallest is 'equal for practical purposes', also where "
+        "it holds 0": (_concluded(open_first=True)),
+        "divide each variance by the runs that its method has; one of them lacks some of the registered ones": (
+            _concluded(of_registered=True)
+        ),
+        "this margin is one standard error; take as many as `errors` says": _concluded(factor=1),
+        "two standard errors are for a variance that is known; with few seeds it is more: `errors`": (
+            _concluded(factor=2)
+        ),
+        "this is the spread of single runs; the mean of k scatters less: divide the variances by k": (
+            _concluded(of_means=False)
+        ),
+        "a variance from a few runs divides by n - 1: statistics.variance, not pvariance": (
+            _concluded(variance=statistics.pvariance)
+        ),
+        "these are the best runs; the mean over all registered seeds decides": _concluded(mean=max),
+        "the sign is the other way round: the first method's mean minus the second's": _swapped_sign,
+    },
+    tolerance=1e-6,
+    kinds=7,
 )
 
 
@@ -371,21 +367,19 @@ def _leader_score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingS
     return TrainingScore(share, "" if share == 1.0 else found, round(left, 3))
 
 
-LEADER = register(
-    Training(
-        id="which-method-leader",
-        points=4,
-        difficulty=4,
-        minutes=20,
-        budget=Budget(minutes=1, model="minilm"),
-        pose=_tables,
-        score=_leader_score,
-        mutants={
-            **_WRONG_SHARES,
-            _BEST_RUN: lambda runs: {"leader": runs.amax((2, 3))},
-            _SAME: _kept(lambda noise, spread: 2 / 3),
-            _SHAPE: lambda runs: {"leader": runs.mean((2, 3))[:1]},
-        },
-        fair=leader,
-    )
+LEADER = Training(
+    id="which-method-leader",
+    points=4,
+    difficulty=4,
+    minutes=20,
+    budget=Budget(minutes=1, model="minilm"),
+    pose=_tables,
+    score=_leader_score,
+    mutants={
+        **_WRONG_SHARES,
+        _BEST_RUN: lambda runs: {"leader": runs.amax((2, 3))},
+        _SAME: _kept(lambda noise, spread: 2 / 3),
+        _SHAPE: lambda runs: {"leader": runs.mean((2, 3))[:1]},
+    },
+    fair=leader,
 )
