@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from coursekit.checks.compare import Comparison
+from coursekit.checks.compare import Comparison, Judge, Own
 from coursekit.checks.draw import Draw
 from coursekit.errors import CourseError, unknown
 
@@ -52,14 +52,15 @@ class BaseExercise:
 
 @dataclass(frozen=True)
 class Exercise(BaseExercise):
-    r"""A function that has one right answer for each of its inputs, and the most usual kind of exercise.
+    r"""A function that has a right answer for each of its inputs, and the most usual kind of exercise.
 
     `secret(draw)` makes the arguments of one case, of bounded size whatever the secret: for grading, and for the
     notebook's check, whose cases (three, or one of each kind) all may know; `inputs(seed)` makes those instead where
     the notebook shows them. Where a wrong answer is right for one kind of input by its nature, there are several
     `kinds`: draw.kind says which is wanted. `mutants` are wrong answers that people give, by what to tell them. `part`
-    is what a notebook goes on with where the function is only how the check looks at a class, say. `dtype` and
-    `signed_zeros` as in Comparison.
+    is what a notebook goes on with where the function is only how the check looks at a class, say. `dtype` as in
+    Comparison; `judge` too, where many answers are right and the course's own says how good one has to be; `compare`
+    where answers are compared in a way of their own.
     """
 
     secret: Callable[[Draw], Arguments]
@@ -70,7 +71,8 @@ class Exercise(BaseExercise):
     tolerance: float = 1e-5
     kinds: int = 1
     dtype: bool = False
-    signed_zeros: bool = False
+    judge: Judge | None = None
+    compare: type[Comparison] = Comparison
 
     def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str, float]:
         r"""As in BaseExercise; these are the same for everybody."""
@@ -79,7 +81,7 @@ class Exercise(BaseExercise):
 
     def comparison(self, discreet: bool = False) -> Comparison:
         r"""How its answers are compared."""
-        return Comparison(self.tolerance, self.dtype, self.signed_zeros, discreet)
+        return self.compare(self.tolerance, self.dtype, discreet, self.judge)
 
     @cached_property
     def public(self) -> list[Arguments]:
@@ -90,7 +92,8 @@ class Exercise(BaseExercise):
 
     def answer(self, arguments: Arguments) -> Any:
         r"""The right answer. The arguments stay as they are."""
-        return self.reference(*copy.deepcopy(arguments))
+        own = self.reference(*copy.deepcopy(arguments))
+        return Own(arguments, own) if self.judge else own
 
     def cases(self, secret: bytes, n: int) -> list[Arguments]:
         r"""The arguments of `n` secret cases, the same for the same secret.

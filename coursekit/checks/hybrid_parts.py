@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coursekit.checks.compare import Comparison
+from coursekit.checks.core import Exercise
 from coursekit.checks.draw import Draw
-from coursekit.checks.open_exercise import OpenComparison, OpenExercise
 
 #: How much more a right answer may leave than the course's own, and how far wrong ones keep from it.
 WORSE, NEAR = 1.10, 1.04
@@ -76,7 +77,7 @@ _POOR: dict[str, Callable[..., Parts]] = {
 }
 
 
-def _near_enough(compare: OpenComparison, given: Any, case: Any, own: Any) -> str | None:
+def _near_enough(compare: Comparison, given: Any, case: Any, own: Any) -> str | None:
     r"""Right are parts within the budget that leave at most WORSE times what the course's own leave."""
     dW, most = case
     if type(given) is not tuple or len(given) != 3:
@@ -129,7 +130,7 @@ def _update(draw: Draw) -> tuple[Tensor, int]:
             return dW, most
 
 
-PARTS = OpenExercise(
+PARTS = Exercise(
     judge=_near_enough,
     id="hybrid-parts",
     points=4,

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coursekit.checks.compare import Comparison
 from coursekit.checks.core import Exercise
 from coursekit.checks.draw import Draw
-from coursekit.checks.open_exercise import OpenComparison, OpenExercise
 
 # memory-block ---------------------------------------------------------------------------------------------
 
@@ -361,7 +361,7 @@ _POOR: dict[str, Callable[..., Plan]] = {
 }
 
 
-def _worth_enough(compare: OpenComparison, given: Any, case: Any, own: Any) -> str | None:
+def _worth_enough(compare: Comparison, given: Any, case: Any, own: Any) -> str | None:
     r"""Right is every plan that fits and is worth ASKED of the course's own."""
     if type(given) not in (tuple, list) or len(given) != len(own):
         return compare.difference(given, own)  # it says of which kind it is
@@ -440,7 +440,7 @@ def _planning(draw: Draw) -> Case:
             return bills, cards, size, score
 
 
-PLAN = OpenExercise(
+PLAN = Exercise(
     judge=_worth_enough,
     id="memory-plan",
     points=3,

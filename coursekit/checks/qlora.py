@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coursekit.checks.compare import Comparison
 from coursekit.checks.core import Exercise
 from coursekit.checks.draw import Draw
-from coursekit.checks.open_exercise import OpenComparison, OpenExercise
 
 # qlora-unpack ---------------------------------------------------------------------------------------------
 
@@ -268,7 +268,7 @@ _POOR: dict[str, Callable[..., Answer]] = {
 }
 
 
-def _fast_enough(compare: OpenComparison, given: Any, case: Any, own: Any) -> str | None:
+def _fast_enough(compare: Comparison, given: Any, case: Any, own: Any) -> str | None:
     r"""Right is every plan that fits and is at most SLOWER than the course's own."""
     if type(given) not in (tuple, list) or len(given) != len(own):
         return compare.difference(given, own)  # it says of which kind it is
@@ -320,7 +320,7 @@ def _card(draw: Draw) -> Case:
                 return case
 
 
-PLAN = OpenExercise(
+PLAN = Exercise(
     judge=_fast_enough,
     id="qlora-plan",
     points=4,

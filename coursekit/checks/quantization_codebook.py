@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coursekit.checks.compare import Comparison
+from coursekit.checks.core import Exercise
 from coursekit.checks.draw import Draw
-from coursekit.checks.open_exercise import OpenComparison, OpenExercise
 from coursekit.quantization import code
 
 #: Weights of a case; how much more a right answer may lose than the course's own, and how far wrong ones keep from it.
@@ -91,7 +92,7 @@ _POOR: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def _small_enough(compare: OpenComparison, given: Any, case: Any, own: Any) -> str | None:
+def _small_enough(compare: Comparison, given: Any, case: Any, own: Any) -> str | None:
     r"""Right are sixteen levels that lose at most WORSE times what the course's own lose."""
     x, block = case
     if not isinstance(given, Tensor) or given.shape != own.shape or not given.is_floating_point():
@@ -142,7 +143,7 @@ def _weights(draw: Draw) -> tuple[Tensor, int]:
             return x, block
 
 
-CODEBOOK = OpenExercise(
+CODEBOOK = Exercise(
     judge=_small_enough,
     id="quantization-codebook",
     points=4,

@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from coursekit.checks.compare import Comparison
+from coursekit.checks.core import Exercise
 from coursekit.checks.draw import Draw
-from coursekit.checks.open_exercise import OpenComparison, OpenExercise
 
 #: One answer of each form; s is the right sum, n another number.
 _HONEST: tuple[Callable[[int, int], str], ...] = (
@@ -54,7 +55,7 @@ def _only_number(answer: str, s: int) -> bool:
     return _numbers(answer.split("\n")[0]) == [str(s)]
 
 
-def _separates(compare: OpenComparison, given: Any, case: Any, own: Any) -> str | None:
+def _separates(compare: Comparison, given: Any, case: Any, own: Any) -> str | None:
     r"""Right is any rule that pays each right answer more than each of the others."""
     if type(given) not in (list, tuple):
         return "it must return a list of rewards"
@@ -77,7 +78,7 @@ def _separates(compare: OpenComparison, given: Any, case: Any, own: Any) -> str 
     )
 
 
-RULE = OpenExercise(
+RULE = Exercise(
     judge=_separates,
     id="reinforcement-rule",
     points=4,

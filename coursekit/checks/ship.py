@@ -151,14 +151,6 @@ class OfFactors(Comparison):
         return found
 
 
-class FactorsExercise(Exercise):
-    r"""An exercise whose answers are factors, compared by their product."""
-
-    def comparison(self, discreet: bool = False) -> Comparison:
-        r"""As in Exercise."""
-        return OfFactors(self.tolerance, discreet=discreet)
-
-
 Tensors = list[Tensor]
 Numbers = list[float]
 
@@ -188,7 +180,8 @@ def _squared(A: Tensors, B: Tensors, s: Numbers, w: Numbers) -> tuple[Tensor, Te
     return beside(A, B, s, [w_t**2 for w_t in w])
 
 
-SUM = FactorsExercise(
+SUM = Exercise(
+    compare=OfFactors,
     id="ship-sum",
     points=4,
     difficulty=3,

