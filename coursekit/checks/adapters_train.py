@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coursekit.checks.draw import Draw
-from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore, fitted
+from coursekit.checks.training import Training, TrainingCase, TrainingScore, fitted
 
 #: Parameters that the adapters of `adapters-budget` may have, and the test accuracy that is asked of them.
 BUDGET, REACH = 2_500, 0.70
@@ -135,7 +135,7 @@ def _pose_compress(draw: Draw) -> TrainingCase:
 
 def _score(
     posing: TrainingCase, tensors: dict[str, Tensor], *, asked: float, width: int | None, said: str
-) -> TrainingScore:
+) -> TrainingScore | str:
     r"""Accuracy on sentences that were not learned from, with no more parameters than `keep` different from 0.
 
     asked: the accuracy for all points. width: the adapters' own, None for any. said: what helps. Biases alone can move
@@ -143,12 +143,12 @@ def _score(
     """
     *_, ids, mask, labels, keep = posing.arguments
     if wrong := _unlike(tensors, width):
-        return TrainingScore(0.0, wrong)
+        return wrong
     if not any(tensors[f"{i}.W_up"].any() and tensors[f"{i}.W_down"].any() for i in range(6)):
-        return TrainingScore(0.0, "of every adapter W_down or W_up is 0 altogether: nothing is left of it")
+        return "of every adapter W_down or W_up is 0 altogether: nothing is left of it"
     left = sum(int(t.count_nonzero()) for t in tensors.values())
     if left > keep:
-        return TrainingScore(0.0, f"{left:,} parameters of its adapters are not 0, and {keep:,} are allowed")
+        return f"{left:,} parameters of its adapters are not 0, and {keep:,} are allowed"
     right = _right(tensors, *posing.kept)
     if right > NOTHING and _constant(tensors, posing) > (right + NOTHING) / 2:
         return TrainingScore(0.0, BIASES, round(right, 3))
@@ -175,10 +175,6 @@ def _unlike(tensors: dict[str, Tensor], width: int | None) -> str | None:
         return "it returns a head: the model's own stays as it is, and only the adapters may change"
     if set(tensors) != wanted:
         return 'it must return the tensors that `outputs` reads, "0.W_down" to "5.b_up"'
-    if any(not t.is_floating_point() or not t.isfinite().all() for t in tensors.values()):
-        return (
-            "its tensors must be floating-point numbers without NaN or infinity: try a smaller learning rate"
-        )
     for i in range(6):
         shapes = [tuple(tensors[f"{i}.{part}"].shape) for part in PARTS]
         r = shapes[1][0] if len(shapes[1]) == 1 else 0
@@ -240,7 +236,7 @@ BUDGETED = Training(
     points=5,
     difficulty=4,
     minutes=25,
-    budget=Budget(minutes=4, model="minilm"),
+    seconds=240,
     pose=_pose_budget,
     score=functools.partial(
         _score, asked=REACH, width=None, said="Try other blocks, a higher learning rate, more steps"
@@ -261,7 +257,7 @@ COMPRESS = Training(
     points=6,
     difficulty=5,
     minutes=22,
-    budget=Budget(minutes=4, model="minilm"),
+    seconds=240,
     pose=_pose_compress,
     score=functools.partial(
         _score,

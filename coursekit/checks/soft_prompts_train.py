@@ -12,7 +12,7 @@ from torch import Tensor
 from coursekit.checks.core import Exercise
 from coursekit.checks.draw import Draw
 from coursekit.checks.soft_prompts import prepend
-from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore
+from coursekit.checks.training import Training, TrainingCase, TrainingScore
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -156,18 +156,16 @@ def _pose(draw: Draw) -> TrainingCase:
     )
 
 
-def _score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore:
+def _score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore | str:
     r"""The share of countries that were not learned from whose capital the model writes behind the prompt."""
     d = _smollm2().config.hidden_size
     if set(tensors) != {"prompt"}:
-        return TrainingScore(0.0, 'it must return {"prompt": P} and nothing else')
+        return 'it must return {"prompt": P} and nothing else'
     P = tensors["prompt"]
-    if P.dim() != 2 or P.shape[1] != d or not P.is_floating_point():
-        return TrainingScore(0.0, f"P must be a floating-point tensor of shape (n, {d})")
+    if P.dim() != 2 or P.shape[1] != d:
+        return f"P must be a floating-point tensor of shape (n, {d})"
     if not 1 <= len(P) <= MOST:
-        return TrainingScore(0.0, f"P has {len(P)} vectors: 1 to {MOST} are asked")
-    if not P.isfinite().all():
-        return TrainingScore(0.0, "P holds NaN or infinity: try a smaller learning rate")
+        return f"P has {len(P)} vectors: 1 to {MOST} are asked"
     right = _right(P.float(), *posing.kept)
     floor = max(_right(_vectors(words), *posing.kept) for words in IN_WORDS)
     goal = max(ASKED, floor + 0.03)  # where the words alone happen to get so many: three countries more
@@ -225,7 +223,7 @@ DESIGN = Training(
     points=5,
     difficulty=4,
     minutes=20,
-    budget=Budget(minutes=3, model="smollm2"),
+    seconds=180,
     pose=_pose,
     score=_score,
     # Without a warm-up the first steps throw the prompt far away, in some orders of the rows for good.

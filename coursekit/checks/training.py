@@ -21,24 +21,12 @@ from coursekit.errors import CourseError, one_of
 
 #: The secret of the notebook's check, which is none.
 PUBLIC = b"public"
+#: Bytes of what a training may return.
+MOST = 8 * 2**20
 #: Seconds until whoever waits for a check is told that the answer trains.
 PATIENCE = 5.0
 #: What a notebook's checks measured last: by exercise, the function and what it returned.
 _LATEST: dict[str, tuple[Callable[..., Any], Any]] = {}
-
-
-@dataclass(frozen=True)
-class Budget:
-    r"""What one training may use: minutes by the clock, a model of the course for reading, bytes of its tensors."""
-
-    minutes: float
-    model: str
-    most: int = 8 * 2**20
-
-    @property
-    def seconds(self) -> float:
-        r"""The minutes, in seconds."""
-        return 60 * self.minutes
 
 
 @dataclass(frozen=True)
@@ -63,13 +51,14 @@ class Training(BaseExercise):
     r"""`pose(draw)` draws a training; `score(posing, tensors)` measures what came out.
 
     A model among the arguments is a function without arguments that loads it, so that a question stays small.
-    mutants: by what is said of them, trainings that go wrong in a way that can be seen from their tensors. fair: a
-    right one that is shorter than what is asked for.
+    seconds: what it may take, by the clock. score: a text where there are no points. mutants: by what is said of them,
+    trainings that go wrong in a way that can be seen from their tensors. fair: a right one that is shorter than what is
+    asked for.
     """
 
-    budget: Budget
+    seconds: float
     pose: Callable[[Draw], TrainingCase]
-    score: Callable[[TrainingCase, dict[str, Tensor]], TrainingScore]
+    score: Callable[[TrainingCase, dict[str, Tensor]], TrainingScore | str]
     mutants: dict[str, Callable[..., Any]]
     fair: Callable[..., Any] | None = None
 
@@ -96,17 +85,20 @@ class Training(BaseExercise):
             )
         if any(type(v) is not Tensor for v in value.values()):
             return TrainingScore(0.0, "every value of the dictionary that it returns must be a tensor")
-        if sum(v.numel() * v.element_size() for v in value.values()) > self.budget.most:
+        if sum(v.numel() * v.element_size() for v in value.values()) > MOST:
             return TrainingScore(0.0, "its tensors are larger than all that can be trained here")
+        wrong = "must hold floating-point numbers without NaN or infinity: try a smaller learning rate"
         try:
-            return self.score(posing, value)
+            unfit = [name for name, v in value.items() if not v.is_floating_point() or not v.isfinite().all()]
+            found = f"{unfit[0][:60]} {wrong}" if unfit else self.score(posing, value)
+            return TrainingScore(0.0, found) if isinstance(found, str) else found
         except Exception as error:
             return TrainingScore(0.0, f"its tensors cannot be measured ({type(error).__name__})")
 
     def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str, float]:
         r"""As in BaseExercise; one training, on data that all may know."""
         posing = self.posing(PUBLIC)
-        told = f"{self.name} is training. A graded run is stopped after {self.budget.minutes:g} minutes."
+        told = f"{self.name} is training. A graded run is stopped after {self.seconds / 60:g} minutes."
         waiting = threading.Timer(PATIENCE, print, [told])
         waiting.start()
         try:

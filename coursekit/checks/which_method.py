@@ -12,7 +12,7 @@ from torch import Tensor
 
 from coursekit.checks.core import Exercise
 from coursekit.checks.draw import Draw
-from coursekit.checks.training import Budget, Training, TrainingCase, TrainingScore
+from coursekit.checks.training import Training, TrainingCase, TrainingScore
 from coursekit.experiments.verdict import Verdict
 
 # hybrid-plan ----------------------------------------------------------------------------------------------
@@ -350,17 +350,17 @@ _WRONG_SHARES = {
 }
 
 
-def _leader_score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore:
+def _leader_score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore | str:
     (runs,), true = posing.arguments, posing.kept
     given = tensors.get("leader")
-    if set(tensors) != {"leader"} or given is None or given.shape != true.shape or not given.isfinite().all():
-        return TrainingScore(0.0, _SHAPE)
+    if set(tensors) != {"leader"} or given is None or given.shape != true.shape:
+        return _SHAPE
     given, (middle, lead) = given.double(), _means(runs)
     wrong = {said: answer(runs)["leader"] for said, answer in _WRONG_SHARES.items()} | {_BEST_RUN: runs.amax((2, 3))}
     wrong[_SAME] = middle + ((given - middle) * lead).sum() / lead.square().sum() * lead
     for said, value in wrong.items():
         if torch.allclose(given, value):
-            return TrainingScore(0.0, said)
+            return said
     left = ((given - true).square().mean() / (leader(runs)["leader"] - true).square().mean()).item()
     share = min(1.0, max(0.0, (NONE - left) / (NONE - ASKED)))
     found = f"the squared error is {left:.2f} times that of the course's answer; {ASKED:g} are asked"
@@ -372,7 +372,7 @@ LEADER = Training(
     points=4,
     difficulty=4,
     minutes=20,
-    budget=Budget(minutes=1, model="minilm"),
+    seconds=60,
     pose=_tables,
     score=_leader_score,
     mutants={

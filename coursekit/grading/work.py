@@ -12,7 +12,7 @@ from typing import Any
 
 from coursekit.checks import every_kind
 from coursekit.checks.numeric import Numeric
-from coursekit.checks.training import Training
+from coursekit.checks.training import MOST, Training
 from coursekit.errors import unknown
 from coursekit.grading import gate, needs, verdict
 from coursekit.grading import ids as ids_of
@@ -56,7 +56,7 @@ class Work:
 
         return {
             "points": {id: exercise.points for id, exercise in self.exercises.items()},
-            "budgets": {id: training.budget.seconds for id, training in self.trainings.items()},
+            "budgets": {id: training.seconds for id, training in self.trainings.items()},
             "models": str(home()),
         }
 
@@ -102,7 +102,7 @@ class Work:
             return {"refused": str(refusal)}
         job = {
             "exercises": names,
-            "trained": {id: t.budget.most for id, t in self.trainings.items() if id in names},
+            "trained": {id: MOST for id in self.trainings if id in names},
             "numbers": {
                 id: dict(zip(e.given, e.own(variant or 0), strict=True)) for id, e in self.numeric.items()
             },

@@ -26,9 +26,6 @@ def test_what_is_none_of_minilms_parameters_scores_nothing(posing, own):
     whole = own["bert.encoder.layer.5.output.dense.weight"].clone()
     cases = {
         "MiniLM has no parameter body.x: names are those of named_parameters()": {"body.x": torch.ones(3)},
-        f"{NORM} must be finite floating-point numbers: try a smaller learning rate": {
-            NORM: torch.full((384,), torch.nan)
-        },
         f"{whole.numel():,} numbers differ from MiniLM's own, and {KEEP:,} are allowed": {
             "bert.encoder.layer.5.output.dense.weight": whole
             * (1 - 1e-3)  # weight decay under a masked gradient

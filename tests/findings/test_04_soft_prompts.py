@@ -329,5 +329,5 @@ def size(given: dict[str, Any]) -> tuple[int, int]:
 def test_when_the_last_exercise_gives_all_points():
     assert ASKED_SHARE == 0.4 and 2 / LEARN < 0.03 < 3 / LEARN, "how much more than the words _score asks for"
     said(PAGE, f"full points ask {100 * ASKED_SHARE:.0f} % and at least three countries more than the words")
-    assert DESIGN.budget.minutes == 3
+    assert DESIGN.seconds == 180
     said(PAGE, "your function has three minutes")

@@ -120,7 +120,7 @@ def test_a_training_ends_with_its_budget_and_takes_no_other_mark_along(graded: B
     (tmp_path / "x.ipynb").write_text(json.dumps(written(endless)))
     here = bench.Bench(graded)
     try:
-        assert here.assignment.budgets == {"lora-train": TRAIN.budget.seconds}
+        assert here.assignment.budgets == {"lora-train": TRAIN.seconds}
         short = replace(here.assignment, budgets={"lora-train": 2.0})
         with here._slot() as slot:
             result = Run(tmp_path / "x.ipynb", short, slot, here.judge, 0).grade()
