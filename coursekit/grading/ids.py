@@ -23,16 +23,9 @@ LOOKS = {
 }
 
 
-def hyphened(id: str) -> str:
-    r"""An id as nbgrader takes it: `lora.merge` and `lora_merge` are `lora-merge`."""
-    return id.replace(".", "-").replace("_", "-")
-
-
 def function_name(id: str) -> str:
     r"""What a student writes for exercise `id`: a function, or the class that a check looks at."""
-    if id in LOOKS:
-        return LOOKS[id][0]
-    return id.replace("-", "_").replace(".", "_")
+    return LOOKS[id][0] if id in LOOKS else id.replace("-", "_")
 
 
 def of_notebook(notebook: Path) -> list[str]:
@@ -43,7 +36,7 @@ def of_notebook(notebook: Path) -> list[str]:
         raise CourseError(f"there is no notebook {notebook} to take the exercises from")
     cells = nbformat.read(notebook, as_version=4).cells
     found = [c.metadata.nbgrader for c in cells if c.cell_type == "code" and "nbgrader" in c.metadata]
-    ids = [hyphened(n["grade_id"]) for n in found if n.get("solution")]
+    ids = [n["grade_id"] for n in found if n.get("solution")]
     if not ids:
         raise CourseError(f"{notebook.name} has no exercise to grade")
     return ids
@@ -76,7 +69,7 @@ def short_hash(source: str) -> str:
 
 def ids_in(content: bytes) -> set[str]:
     r"""The exercise ids that a file speaks of, without reading it as a notebook: to guess the assignment."""
-    return {hyphened(m.decode()) for m in re.findall(rb'"grade_id"\s*:\s*"([A-Za-z0-9_.-]{1,80})"', content)}
+    return {m.decode() for m in re.findall(rb'"grade_id"\s*:\s*"([A-Za-z0-9-]{1,80})"', content)}
 
 
 def fingerprint() -> str:

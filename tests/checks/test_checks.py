@@ -194,17 +194,6 @@ def test_feedback_finds_the_hints_of_every_exercise():
     assert set(found) == set(KINDS) and all(told and all(told) for told in found.values())
 
 
-@pytest.mark.parametrize("old", ["lora.merge", "lora_merge"])
-def test_an_id_as_it_was_written_once_keeps_working_with_a_note(old):
-    note = "(This exercise is called 'lora-merge' now.)"
-    result = check(old, SOLUTIONS["lora_merge"])
-    assert (result.id, result.status, result.message) == ("lora-merge", "passed", note)
-    failed = check(old, lambda W, A, B, alpha: torch.zeros(2))
-    shape = tuple(ALL["lora-merge"].public[0][0].shape)
-    assert failed.message == f"its shape is (2,), expected {shape} {note}"
-    assert check("lora-merge", SOLUTIONS["lora_merge"]).message == ""
-
-
 def nbgrader_cells(path):
     for cell in json.loads(path.read_text())["cells"]:
         if "nbgrader" in cell["metadata"]:
