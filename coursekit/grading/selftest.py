@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coursekit import checks
 from coursekit.authoring.release import release
 from coursekit.authoring.solve import solve
-from coursekit.checks import BaseExercise, Exercise
+from coursekit.checks import BaseExercise
 from coursekit.checks.numeric import Numeric
 from coursekit.checks.training import Training, plain
-from coursekit.errors import CourseError, unknown
+from coursekit.errors import CourseError
+from coursekit.grading import verdict
 from coursekit.grading.ids import of_notebook
 from coursekit.grading.needs import needed
+from coursekit.grading.work import Work
 
 
 @dataclass
@@ -40,90 +41,43 @@ def selftest(notebooks: Iterable[Path], secret: bytes, cases: int) -> Iterator[F
     r"""Try every exercise of `notebooks` on secret cases; one finding a notebook, as soon as it is there.
 
     The exercises' cells are run here, without a kernel or a box: they are the course's own. `secret` and `cases` as
-    in Exercise.cases. Raises CourseError where a notebook has no exercise, no answers, or a check is missing.
+    in Work. Raises CourseError where a notebook has no exercise, no answers, or a check is missing.
     """
-    known = checks.every_kind()
     with tempfile.TemporaryDirectory() as folder:
         for notebook in notebooks:
             blank, solved = Path(folder, "blank.ipynb"), Path(folder, "solved.ipynb")
             release(notebook, blank)
             solve(notebook, solved)
             finding = Finding(notebook.stem)
-            for (id, stub), (_, answer) in zip(_functions(blank), _functions(solved), strict=True):
-                if id not in known:
-                    raise unknown("exercise", id, known)
-                _try(finding, _tried(known[id], secret, cases), stub, answer)
+            stubs, answers = _functions(blank), _functions(solved)
+            work = Work(secret, list(stubs), cases)
+            for id, posed in work.exercises.items():
+                asked = [posed.own(0)] if isinstance(posed, Numeric) else work.asked[id]
+                _try(finding, posed, asked, stubs[id], answers[id])
             yield finding
 
 
-class _Asked:
-    r"""A function on secret cases; a number on the numbers of variant 0."""
-
-    def __init__(self, posed: Exercise | Numeric, secret: bytes, cases: int) -> None:
-        self.posed, self.own = posed, isinstance(posed, Numeric)
-        self.exercise = posed.asks if isinstance(posed, Numeric) else posed
-        self.cases = [posed.own(0)] if isinstance(posed, Numeric) else self.exercise.cases(secret, cases)
-
-    def points(self, function: Any) -> float:
-        r"""Of the student's function."""
-        return self._points([_values(function, () if self.own else arguments) for arguments in self.cases])
-
-    def mistake(self, function: Any) -> tuple[float, str | None, bool]:
-        r"""Points of a mutant, what is said of it, and whether it ran at all."""
-        values = [_values(function, arguments) for arguments in self.cases]
-        ran = [(arguments, v) for arguments, given in zip(self.cases, values, strict=True) for v in given]
-        said = checks.mistake(self.exercise, [a for a, _ in ran], [v for _, v in ran])
-        return self._points(values), said, bool(ran)
-
-    def _points(self, values: list[list[Any]]) -> float:
-        right = sum(
-            checks.judge(self.exercise, arguments, value) is None
-            for arguments, given in zip(self.cases, values, strict=True)
-            for value in given
-        )
-        return self.exercise.points * right / len(self.cases)
+def _marked(
+    posed: BaseExercise, asked: list[Any], function: Any, own: bool = False
+) -> tuple[float, str, bool]:
+    r"""Points of a function, what the grader says of it, and whether it ran at all. own: it has its numbers already."""
+    cases = [()] if own else [one.arguments if isinstance(posed, Training) else one for one in asked]
+    answers = {n: value for n, arguments in enumerate(cases) for value in _values(function, arguments)}
+    found = verdict.marked(posed.asks if isinstance(posed, Numeric) else posed, asked, answers, None)
+    return posed.points * found.get("share", found["right"] / found["cases"]), found["message"], bool(answers)
 
 
-class _Trained:
-    r"""A training on secret data."""
-
-    def __init__(self, posed: Training, secret: bytes) -> None:
-        self.posed, self.posing = posed, posed.posing(secret)
-
-    def points(self, function: Any) -> float:
-        r"""Of the student's function."""
-        return self.mistake(function)[0]
-
-    def mistake(self, function: Any) -> tuple[float, str | None, bool]:
-        r"""As _Asked.mistake."""
-        values = _values(function, self.posing.arguments)
-        scored = [self.posed.scored(self.posing, plain(value)) for value in values]
-        return (
-            sum(self.posed.points * s.share for s in scored),
-            scored[0].message if scored else None,
-            bool(values),
-        )
-
-
-def _tried(posed: BaseExercise, secret: bytes, cases: int) -> _Asked | _Trained:
-    if isinstance(posed, Training):
-        return _Trained(posed, secret)
-    if isinstance(posed, Exercise | Numeric):
-        return _Asked(posed, secret, cases)
-    raise TypeError(f"{posed.id} is an exercise of an unknown kind")
-
-
-def _try(finding: Finding, tried: _Asked | _Trained, stub: Any, answer: Any) -> None:
-    posed = tried.posed
+def _try(finding: Finding, posed: BaseExercise, asked: list[Any], stub: Any, answer: Any) -> None:
+    nothing, all_of_it = (_marked(posed, asked, f, isinstance(posed, Numeric))[0] for f in (stub, answer))
     finding.of += posed.points
-    finding.blank += (nothing := tried.points(stub))
-    finding.solved += (all_of_it := tried.points(answer))
+    finding.blank += nothing
+    finding.solved += all_of_it
     if nothing:
         finding.faults.append(f"{posed.id}: the blank copy gets {nothing:g} of {posed.points} points")
     if all_of_it != posed.points:
         finding.faults.append(f"{posed.id}: the answer gets {all_of_it:g} of {posed.points} points")
     for message, wrong in posed.mutants.items():
-        points, said, ran = tried.mistake(wrong)
+        points, said, ran = _marked(posed, asked, wrong)
         if points == posed.points or (ran and said != message):
             finding.faults.append(f"{posed.id}: {message!r} is told {said!r}")
         else:
@@ -131,14 +85,14 @@ def _try(finding: Finding, tried: _Asked | _Trained, stub: Any, answer: Any) -> 
 
 
 def _values(function: Any, arguments: tuple[Any, ...]) -> list[Any]:
-    r"""The one value; none where the function does not run on these arguments."""
+    r"""The one value, as it leaves a box; none where the function does not run on these arguments."""
     try:
-        return [function(*copy.deepcopy(arguments))]
+        return [plain(function(*copy.deepcopy(arguments)))]
     except Exception:
         return []
 
 
-def _functions(notebook: Path) -> list[tuple[str, Any]]:
+def _functions(notebook: Path) -> dict[str, Any]:
     r"""The exercises' ids and functions, from a notebook of the course; of its cells runs what a grader would stage."""
     import nbformat
 
@@ -151,4 +105,4 @@ def _functions(notebook: Path) -> list[tuple[str, Any]]:
     for id, name in names.items():
         if not callable(space.get(name)):
             raise CourseError(f"{notebook.name}: the cell of {id} defines no function {name}")
-    return [(id, space[name]) for id, name in names.items()]
+    return {id: space[name] for id, name in names.items()}

@@ -13,7 +13,7 @@ import torch
 
 from coursekit import checks
 from coursekit.errors import CourseError
-from coursekit.grading import ids
+from coursekit.grading import ids, verdict, work
 from coursekit.grading.selftest import selftest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +56,7 @@ def test_trainings_and_numbers_of_ones_own_are_tried_too(tmp_path, monkeypatch):
     train = known["lora-train"]
     first, wrong = next(iter(train.mutants.items()))
     known["lora-train"] = replace(train, mutants=train.mutants | {"other words": wrong})
-    monkeypatch.setattr(checks, "every_kind", lambda: known)
+    monkeypatch.setattr(work, "every_kind", lambda: known)
     found, numbers = selftest(places, b"secret", 4)
     assert (found.blank, found.solved, found.of, found.mistakes) == (0, 4, 4, 4)
     assert (numbers.blank, numbers.solved, numbers.of, numbers.mistakes, numbers.faults) == (0, 1, 1, 7, [])
@@ -71,7 +71,7 @@ def test_trainings_and_numbers_of_ones_own_are_tried_too(tmp_path, monkeypatch):
 def test_what_is_wrong_is_said(lora, monkeypatch, change, said):
     known = checks.every_kind()
     known["lora-truncate"] = change(known["lora-truncate"])
-    monkeypatch.setattr(checks, "every_kind", lambda: known)
+    monkeypatch.setattr(work, "every_kind", lambda: known)
     (found,) = selftest(lora, b"secret", 4)
     assert found.faults == ([said] if said else [])
     assert (said is None) == (found.solved == found.of)
@@ -88,8 +88,8 @@ def test_a_mistake_that_is_told_something_else_and_a_blank_copy_with_points_are_
     blank = replace(known["lora-merge"], mutants={})
     object.__setattr__(blank, "cases", lambda secret, n: [(torch.ones(1),) * 3 + (1.0,)] * n)
     known["lora-merge"] = blank
-    monkeypatch.setattr(checks, "every_kind", lambda: known)
-    monkeypatch.setattr(checks, "judge", lambda e, a, v: None if e is blank else _judge(e, a, v))
+    monkeypatch.setattr(work, "every_kind", lambda: known)
+    monkeypatch.setattr(verdict, "judge", lambda e, a, v: None if e is blank else _judge(e, a, v))
     (found,) = selftest(lora, b"secret", 4)
     assert found.faults[0] == "lora-merge: the blank copy gets 2 of 2 points"
     assert found.faults[-1] == f"lora-truncate: 'in other words' is told {first!r}"
