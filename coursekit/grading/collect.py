@@ -97,7 +97,8 @@ def collect(out: Path, anonymous: bool = False) -> list[Entry]:
     tables.write(out / "gradebook.csv", gradebook(shown))
     summary = summarize(shown)
     replace_text(out / "summary.json", json.dumps(summary, indent=1) + "\n")
-    replace_text(out / "index.html", pages.index(shown, summary))
+    index = pages.page("index.html", entries=shown, summary=summary, files=pages.file_names(shown))
+    replace_text(out / "index.html", index)
     note(out, "collected", submissions=len(entries), statuses=summary["statuses"])
     return entries
 

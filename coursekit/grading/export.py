@@ -186,7 +186,7 @@ def _moodle(marks: list[Mark], place: Path, options: Options) -> Path:
                     # Moodle parts the name at underscores.
                     name = re.sub(r"[^\w .'-]|_", " ", mark.entry.name)[:60]
                     inside = f"{name}_{digits[1]}_assignsubmission_file_/feedback.html"
-                    given[inside] = pages.feedback(mark.entry, mark.late, hints)
+                    given[inside] = pages.page("feedback.html", entry=mark.entry, late=mark.late, hints=hints)
     if not filled:
         raise CourseError(
             f"{options.fill.name} lists nobody from this batch: give --id-column, or a roster with e-mails."

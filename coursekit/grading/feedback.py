@@ -23,6 +23,6 @@ def write(out: Path, anonymous: bool = False) -> list[Path]:
     written = []
     for entry, late in zip(shown, lateness, strict=True):
         written.append(folder / names[entry.id, entry.notebook])
-        replace_text(written[-1], pages.feedback(entry, late, hints))
+        replace_text(written[-1], pages.page("feedback.html", entry=entry, late=late, hints=hints))
     note(out, "wrote feedback", pages=len(written))
     return written

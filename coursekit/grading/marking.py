@@ -58,8 +58,9 @@ def write(out: Path, exercise: str, of: float | None = None, anonymous: bool = F
     comments = sorted(
         {r.get("comment", "").strip() for r in rows if r["exercise"].strip() == exercise} - {""}
     )
-    cards_in_order = sorted(cards.values(), key=lambda c: c["id"])
-    page = pages.marking(exercise, of, cards_in_order, comments, json.dumps(data))
+    values = {"exercise": exercise, "of": of, "comments": comments, "data": json.dumps(data)}
+    in_order = sorted(cards.values(), key=lambda c: c["id"])
+    page = pages.page("marking.html", "marking.js", cards=in_order, **values)
     written = folder_at(out / "marking") / f"{pages.file_name(exercise)}.html"
     replace_text(written, page)
     note(out, "wrote marking page", exercise=exercise, cards=len(cards))

@@ -21,30 +21,6 @@ STATUS = {
 }
 
 
-def index(entries: list[Any], summary: dict[str, Any]) -> str:
-    r"""The gradebook as a page: sortable, with a filter, a histogram and the exercises by difficulty."""
-    entries = sorted(entries, key=lambda e: (e.notebook, e.id))
-    return _page("index.html", entries=entries, summary=summary, files=file_names(entries))
-
-
-def feedback(entry: Any, late: Any, hints: dict[str, list[str]]) -> str:
-    r"""One student's page: marks, what was said, hints; no input and no answer. late: as policy.Late, or None."""
-    return _page("feedback.html", entry=entry, late=late, hints=hints)
-
-
-def similarity(pairs: list[Any], said: list[str], people: list[Any], least: float) -> str:
-    r"""Answers that are alike, two beside each other, at most 200; said: what was not compared."""
-    return _page(
-        "similarity.html", pairs=pairs[:200], more=len(pairs) - 200, said=said, people=people, least=least
-    )
-
-
-def marking(exercise: str, of: float, cards: list[Any], comments: list[str], data: str) -> str:
-    r"""A card for each answer, with fields for points and comment. data: JSON for the page's script."""
-    values = {"exercise": exercise, "of": of, "cards": cards, "comments": comments, "data": data}
-    return _page("marking.html", "marking.js", **values)
-
-
 def file_names(entries: Iterable[Any]) -> dict[tuple[str, str], str]:
     r"""(id, notebook) -> name of the feedback page; the notebook is part of it only where there are several."""
     entries = list(entries)
@@ -85,7 +61,8 @@ def listing(text: str) -> str:
     return "\n".join(printable(line.replace("\t", "    ")) for line in text.split("\n"))
 
 
-def _page(template: str, code: str = "index.js", **values: Any) -> str:
+def page(template: str, code: str = "index.js", **values: Any) -> str:
+    r"""One of templates/ with its script `code`; `values` are what it names."""
     environment = _environment()
     script, _, _ = environment.loader.get_source(environment, code)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

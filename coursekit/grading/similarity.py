@@ -75,7 +75,9 @@ def report(
     lines = ((p.exercise, p.one.id, p.other.id, p.alike, len(p.one.nodes), p.same) for p in pairs)
     tables.write(out / "similarity.csv", [head, *lines])
     both = Counter((p.one.id, p.other.id) for p in pairs)
-    page = pages.similarity(pairs, said, [(*ids, n) for ids, n in both.most_common(50) if n > 1], least)
+    people = [(*ids, n) for ids, n in both.most_common(50) if n > 1]
+    shown = {"pairs": pairs[:200], "more": len(pairs) - 200, "said": said, "people": people}
+    page = pages.page("similarity.html", least=least, **shown)
     replace_text(out / "similarity.html", page)
     note(out, "compared answers", pairs=len(pairs))
     return pairs, said
