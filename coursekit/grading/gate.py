@@ -34,11 +34,13 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Cell:
-    r"""A code cell: its position in the notebook, counted from 1 over all cells, its source and its tags."""
+    r"""A cell: its position in the notebook, counted from 1 over all cells, source, tags, kind and nbgrader's id."""
 
     number: int
     source: str
     tags: tuple[str, ...]
+    kind: str = "code"
+    id: str = ""
 
 
 def read_file(path: Path, most: int = MOST) -> bytes:
@@ -65,8 +67,20 @@ def read_file(path: Path, most: int = MOST) -> bytes:
     return content
 
 
+def submitted(path: Path, notebook: str) -> tuple[dict[str, bytes], str, list[Cell]]:
+    r"""The files of a submission, which one is its notebook, and the cells of that. Raises Refused or OSError."""
+    found = files(path)
+    name = the_notebook(found, notebook)
+    return found, name, every_cell(found[name])
+
+
 def notebook(content: bytes) -> list[Cell]:
     r"""The code cells of a notebook, from its bytes. Raises Refused with what is wrong with it."""
+    return [cell for cell in every_cell(content) if cell.kind == "code"]
+
+
+def every_cell(content: bytes) -> list[Cell]:
+    r"""As `notebook`, with the cells that hold no code."""
     if len(content) > MOST:
         raise Refused(
             f"it has {len(content) / 2**20:.0f} MB and the limit is {MOST / 2**20:.0f} MB: clear its outputs"
@@ -96,42 +110,25 @@ def notebook(content: bytes) -> list[Cell]:
         raise Refused("it has no list of cells")
     if len(cells) > MOST_CELLS:
         raise Refused(f"it has {len(cells):,} cells and the limit is {MOST_CELLS:,}")
-    found = [_cell(n, cell) for n, cell in enumerate(cells, start=1)]
-    code = [cell for cell in found if cell is not None]
-    if sum(len(c.source) for c in code) > MOST_CODE:
+    found = [_cell(n, cell) for n, cell in enumerate(cells, start=1) if isinstance(cell, dict)]
+    if sum(len(c.source) for c in found if c.kind == "code") > MOST_CODE:
         raise Refused(f"it has more than {MOST_CODE:,} characters of code")
-    return code
-
-
-def every_cell(content: bytes) -> list[tuple[str, str, str]]:
-    r"""Kind, source and grade_id of all cells, for people to read. Raises Refused as `notebook` does."""
-    notebook(content)
-    found = []
-    for cell in json.loads(content.decode(json.detect_encoding(content)).removeprefix("\ufeff"))["cells"]:
-        if isinstance(cell, dict):
-            code = _cell(0, {**cell, "cell_type": "code"})
-            meta = cell.get("metadata")
-            grade = meta.get("nbgrader") if isinstance(meta, dict) else None
-            id = grade.get("grade_id") if isinstance(grade, dict) else None
-            found.append((str(cell.get("cell_type"))[:20], code.source if code else "", str(id)))
     return found
 
 
-def _cell(number: int, cell: Any) -> Cell | None:
-    r"""None for a cell that is no code. One that is no cell at all, or whose source is no text, takes nothing else
-    along: it stands there without its source.
-    """
-    if not isinstance(cell, dict) or cell.get("cell_type") != "code":
-        return None
+def _cell(number: int, cell: dict[str, Any]) -> Cell:
+    r"""One whose source is no text takes nothing else along: it stands there without its source."""
     source = cell.get("source")
     if isinstance(source, list) and all(isinstance(line, str) for line in source):
         source = "".join(source)
     source = source if isinstance(source, str) else ""
     source = source.encode("utf-8", "backslashreplace").decode()  # half of a character, which JSON can spell
     metadata = cell.get("metadata")
-    tags = metadata.get("tags") if isinstance(metadata, dict) else None
+    metadata = metadata if isinstance(metadata, dict) else {}
+    tags, grade = metadata.get("tags"), metadata.get("nbgrader")
     tags = tuple(t for t in tags if isinstance(t, str)) if isinstance(tags, list) else ()
-    return Cell(number, source, tags)
+    kind, id = cell.get("cell_type"), grade.get("grade_id") if isinstance(grade, dict) else None
+    return Cell(number, source, tags, *(text if isinstance(text, str) else "" for text in (kind, id)))
 
 
 #: Folders that programs leave beside a notebook, whatever lies in them.

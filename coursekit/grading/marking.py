@@ -74,11 +74,10 @@ COLUMNS = ["id", "exercise", "points", "comment", "of"]
 def _context(path: Path, notebook: str, exercise: str) -> list[dict[str, Any]]:
     r"""The cell of an exercise, wherever it stands, with the cell before it and the one after: kind, source, asked."""
     try:
-        files = gate.files(path)
-        cells = gate.every_cell(files[gate.the_notebook(files, notebook)])
+        _, _, cells = gate.submitted(path, notebook)
     except (gate.Refused, OSError) as error:
         return [{"kind": "raw", "source": f"this submission cannot be read: {error}", "asked": False}]
     named = re.compile(rf"^(def|class) {re.escape(function_name(exercise))}\b", re.MULTILINE)
-    ours = [n for n, (_, source, id) in enumerate(cells) if id == exercise or named.search(source)]
+    ours = [n for n, cell in enumerate(cells) if cell.id == exercise or named.search(cell.source)]
     near = sorted({m for n in ours for m in (n - 1, n, n + 1) if 0 <= m < len(cells)})
-    return [{"kind": cells[n][0], "source": cells[n][1][:20_000], "asked": n in ours} for n in near]
+    return [{"kind": cells[n].kind, "source": cells[n].source[:20_000], "asked": n in ours} for n in near]

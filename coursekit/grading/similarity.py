@@ -119,12 +119,11 @@ def read(out: Path, exercises: list[str], anonymous: bool = False) -> tuple[list
         seen.add(entry.key)
         name = other.id if anonymous else entry.group or entry.id
         try:
-            files = gate.files(Path(entry.path))
-            cells = gate.notebook(files[gate.the_notebook(files, entry.notebook)])
+            _, _, cells = gate.submitted(Path(entry.path), entry.notebook)
         except (gate.Refused, OSError) as error:
             said.append(f"{name}: {error}"[:200])
             continue
-        for answer, problem in _answers(name, [c.source for c in cells], exercises):
+        for answer, problem in _answers(name, [c.source for c in cells if c.kind == "code"], exercises):
             found += [answer] if answer else []
             said += [problem] if problem else []
     return found, said

@@ -80,7 +80,8 @@ class Work:
         course's own cells. seconds: as in engine.run. Returns {"refused": message} or what was found of each exercise.
         """
         try:
-            files, cells, name = self._read(path, notebook)
+            files, name, cells = gate.submitted(Path(path), notebook)
+            cells = [cell for cell in cells if cell.kind == "code"]
             sources = [""] * (max((c.number for c in cells), default=0) + 1)
             for cell in cells:  # a set-up cell only finds the package, and the box has it
                 if "setup" not in cell.tags and cell.number not in skip:
@@ -115,12 +116,6 @@ class Work:
         looked = {id: self._exercise(function, found, sources, written) for id, function in names.items()}
         hashes = {gate.shown(n): hashlib.sha256(content).hexdigest() for n, content in files.items()}
         return {"exercises": looked, "files": hashes}
-
-    def _read(self, path: str, notebook: str) -> tuple[dict[str, bytes], list[gate.Cell], str]:
-        r"""The files of a submission, the cells of its notebook, and which file that is. Raises gate.Refused."""
-        files = gate.files(Path(path))
-        name = gate.the_notebook(list(files), notebook)
-        return files, gate.notebook(files[name]), name
 
     def mark(
         self, before: str, report: str, most: int, ids: list[str], variant: int | None
