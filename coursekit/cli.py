@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from coursekit.cli_errors import echo, end_children_too, exit_cleanly
+from coursekit.cli_errors import Commands, echo, end_children_too
 from coursekit.errors import CourseError, machine
 from coursekit.grading import cli as grading
 
@@ -17,7 +17,7 @@ from coursekit.grading import cli as grading
 # seconds of each command.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
-app = typer.Typer(
+app = Commands(
     help="The course on fine-tuning language models: get its models, run its notebooks.",
     add_completion=False,
     no_args_is_help=True,
@@ -47,7 +47,6 @@ def _need_papermill() -> None:
 
 
 @app.command()
-@exit_cleanly
 def fetch() -> None:
     r"""Download, verify and convert the models and texts of the course (once)."""
     from coursekit.models import sources
@@ -58,7 +57,6 @@ def fetch() -> None:
 
 
 @app.command()
-@exit_cleanly
 def run(
     notebooks: Annotated[list[Path] | None, typer.Argument(help="Default: all in notebooks/.")] = None,
     profile: Annotated[str | None, typer.Option(help="smoke, gpu, or a papermill parameter file.")] = None,
@@ -84,7 +82,6 @@ def run(
 
 
 @app.command()
-@exit_cleanly
 def refresh(
     notebooks: Annotated[list[Path] | None, typer.Argument(help="Default: all in notebooks/.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("runs"),
@@ -102,7 +99,6 @@ def refresh(
 
 
 @app.command()
-@exit_cleanly
 def generate(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; status 1 if out of step.")] = False,
 ) -> None:
@@ -117,7 +113,6 @@ def generate(
 
 
 @app.command()
-@exit_cleanly
 def solve(
     notebook: Annotated[Path, typer.Argument(help="A notebook with exercises.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the solved notebook goes.")],
@@ -129,7 +124,6 @@ def solve(
 
 
 @app.command()
-@exit_cleanly
 def release(
     notebooks: Annotated[list[Path], typer.Argument(help="Notebooks with exercises.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder; for one notebook also a file.")],
@@ -147,7 +141,6 @@ def release(
 
 
 @app.command()
-@exit_cleanly
 def compare(
     out: Annotated[Path, typer.Option("--out", "-o", help="CSV of the runs, one line each.")],
     task: Annotated[str, typer.Option(help="film, product, tweet or newspaper.")] = "film",
@@ -192,7 +185,6 @@ def compare(
 
 
 @app.command()
-@exit_cleanly
 def doctor() -> None:
     r"""Look at everything the course needs on this machine, and name the command that mends what is wrong."""
     from coursekit.doctor import examine

@@ -31,6 +31,15 @@ def exit_cleanly(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+class Commands(typer.Typer):
+    r"""An app each of whose commands ends as `exit_cleanly` has it."""
+
+    def command(self, *args: Any, **settings: Any) -> Callable[..., Any]:
+        r"""As Typer's."""
+        add = super().command(*args, **settings)
+        return lambda command: add(exit_cleanly(command))
+
+
 def end_children_too() -> None:
     r"""A command that is ended, or whose terminal is closed, leaves no kernel behind: out through the `finally`s."""
     for name in ("SIGTERM", "SIGHUP", "SIGQUIT"):

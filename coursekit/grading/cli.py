@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 from typer.core import TyperGroup
 
-from coursekit.cli_errors import echo, end_children_too, exit_cleanly
+from coursekit.cli_errors import Commands, echo, end_children_too, exit_cleanly
 from coursekit.errors import CourseError, number, one_of
 from coursekit.grading import commands
 
@@ -32,7 +32,7 @@ class _Default(TyperGroup):
         return super().invoke(ctx)
 
 
-app = typer.Typer(
+app = Commands(
     help="Grade submissions: COURSEKIT GRADE FOLDER does all, the other commands are its parts.",
     cls=_Default,
     no_args_is_help=True,
@@ -112,7 +112,6 @@ class _Settings:
 
 
 @app.command("all")
-@exit_cleanly
 @commands.with_fields(_Settings, "settings")
 def grade_all(
     submissions: Folder,
@@ -150,7 +149,6 @@ def grade_all(
 
 
 @app.command("watch")
-@exit_cleanly
 @commands.with_fields(_Settings, "settings")
 def watch_folder(
     submissions: Folder,
@@ -178,7 +176,6 @@ def watch_folder(
 
 
 @app.command("autograder")
-@exit_cleanly
 @commands.with_fields(_Settings, "settings")
 def autograder(
     repository: Annotated[Path, typer.Argument(help="The student's checkout.")],
@@ -197,7 +194,6 @@ def autograder(
 
 
 @app.command("plan")
-@exit_cleanly
 @commands.with_fields(_Settings, "settings")
 def plan_only(submissions: Folder, settings: _Settings, out: Out = Path("marks")) -> None:
     r"""Write manifest.jsonl, one line a submission, for `grade one`. Prints how many there are."""
@@ -211,7 +207,6 @@ def plan_only(submissions: Folder, settings: _Settings, out: Out = Path("marks")
 
 
 @app.command("one")
-@exit_cleanly
 def grade_one(
     out: Out = Path("marks"),
     index: Annotated[int, typer.Option(help="Line of the manifest, from 0.")] = 0,

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from coursekit.cli_errors import echo, exit_cleanly
+from coursekit.cli_errors import Commands, echo
 from coursekit.errors import CourseError
 from coursekit.grading.export import Options
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app = Commands(no_args_is_help=True, pretty_exceptions_enable=False)
 
 Marks = Annotated[Path, typer.Argument(help="Folder of the marks, as given to `grade` with --out.")]
 Anonymous = Annotated[bool, typer.Option("--anonymous", help="Pseudonyms instead of ids and names.")]
@@ -41,7 +41,6 @@ def with_fields(kind: type, name: str) -> Callable[[Callable[..., None]], Callab
 
 
 @app.command()
-@exit_cleanly
 def collect(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the marks.")] = Path("marks"),
     anonymous: Anonymous = False,
@@ -55,7 +54,6 @@ def collect(
 
 
 @app.command()
-@exit_cleanly
 def feedback(marks: Marks, anonymous: Anonymous = False) -> None:
     r"""Write feedback/<id>.html for every student: marks, the mistake that was made, hints."""
     from coursekit.grading.feedback import write
@@ -64,7 +62,6 @@ def feedback(marks: Marks, anonymous: Anonymous = False) -> None:
 
 
 @app.command()
-@exit_cleanly
 @with_fields(Options, "options")
 def export(
     marks: Marks,
@@ -81,7 +78,6 @@ def export(
 
 
 @app.command()
-@exit_cleanly
 def answers(
     marks: Marks,
     template: Annotated[Path, typer.Option(help="The student's copy, as `coursekit release` made it.")],
@@ -94,7 +90,6 @@ def answers(
 
 
 @app.command()
-@exit_cleanly
 def similarity(
     marks: Marks,
     notebook: Annotated[
@@ -119,7 +114,6 @@ def similarity(
 
 
 @app.command()
-@exit_cleanly
 def marking(
     marks: Marks,
     exercise: Annotated[str, typer.Option(help="The grade_id of its cell, such as lora-essay.")],
@@ -136,7 +130,6 @@ def marking(
 
 
 @app.command()
-@exit_cleanly
 def variants(
     marks: Marks,
     roster: Annotated[
@@ -158,7 +151,6 @@ def variants(
 
 
 @app.command()
-@exit_cleanly
 def runner(
     socket: Annotated[Path, typer.Option(help="Where to listen; COURSEKIT_RUNNER names it to the grader.")],
 ) -> None:
@@ -169,7 +161,6 @@ def runner(
 
 
 @app.command()
-@exit_cleanly
 def selftest(
     notebooks: Annotated[list[Path] | None, typer.Argument(help="Default: all in notebooks/.")] = None,
     cases: Annotated[int, typer.Option(help="Secret cases for each exercise.")] = 8,
