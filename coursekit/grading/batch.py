@@ -12,7 +12,7 @@ from typing import Any
 
 from coursekit.errors import CourseError, unknown
 from coursekit.grading import bench
-from coursekit.grading.folder import Batch
+from coursekit.grading.folder import Batch, note
 
 
 def grade_lines(
@@ -98,7 +98,7 @@ def _note(batch: Batch, line: dict[str, Any], old: dict[str, Any] | None, new: d
     more = {"submission": line["submission"], "key": line["key"], "status": new["status"], "points": points}
     if old is not None:
         more["points_before"] = sum(e["points"] for e in old["exercises"])
-    batch.audit("graded", **more)
+    note(batch.out, "graded", **more)
 
 
 def summary(out: Path, results: list[dict[str, Any]]) -> str:

@@ -91,6 +91,7 @@ class _Settings:
     def plan(self, batch: Any, submissions: Path, without: Collection[str] = ()) -> list[dict[str, Any]]:
         r"""Write the batch's manifest, after making sure of a box."""
         from coursekit.grading import boxes
+        from coursekit.grading.folder import note
         from coursekit.grading.limits import Limits
         from coursekit.grading.plan import plan
 
@@ -107,7 +108,7 @@ class _Settings:
             if line not in self._told:
                 typer.echo(f"coursekit: {line}", err=True)
         self._told.update(said)
-        batch.audit("planned", lines=len(lines), box=box, whole=self.whole, variants=self.variants)
+        note(batch.out, "planned", lines=len(lines), box=box, whole=self.whole, variants=self.variants)
         return lines
 
 

@@ -259,27 +259,19 @@ def _entry(
     )  # fmt: skip
 
 
+#: What a result says of an exercise, as Part has it.
+_TOLD = ("id", "points", "of", "status", "message", "right", "cases", "copies")
+
+
 def _parts(
     id: str, exercises: list[dict[str, Any]], hand: dict[tuple[str, str], manual.Manual]
 ) -> tuple[Part, ...]:
     parts = []
     for e in exercises:
         given = hand.get((id, e["id"]))
-        parts.append(
-            Part(
-                e["id"],
-                e["points"],
-                e["of"],
-                e["status"],
-                e["message"],
-                e["points"] if given is None else given.points,
-                e.get("right", 0),
-                e.get("cases", 0),
-                e.get("copies", 0),
-                given.comment if given else "",
-                given is not None,
-            )  # fmt: skip
-        )
+        mark = given or manual.Manual(e["points"])
+        told = {name: e[name] for name in _TOLD if name in e}
+        parts.append(Part(**told, given=mark.points, comment=mark.comment, manual=given is not None))
     there = {p.id for p in parts}
     by_hand = {exercise: mark.of for (_, exercise), mark in hand.items() if mark.of is not None}
     for exercise, of in by_hand.items():  # everybody's exercise, and 0 until somebody has marked it

@@ -78,7 +78,7 @@ _PLAIN: dict[str, Callable[[Mark], Any]] = {
 
 def _csv(marks: list[Mark], place: Path, options: Options) -> Path:
     rows = [[value(m) for value in _PLAIN.values()] for m in marks]
-    return _written(place / "marks.csv", [list(_PLAIN), *rows])
+    return tables.write(place / "marks.csv", [list(_PLAIN), *rows])
 
 
 def _nbgrader(marks: list[Mark], place: Path, options: Options) -> Path:
@@ -92,7 +92,7 @@ def _nbgrader(marks: list[Mark], place: Path, options: Options) -> Path:
         lost = None if m.points is None else e.total - m.points
         names = (p.get("last_name", ""), p.get("first_name", ""), p.get("email", ""))
         rows.append((e.notebook, None, e.submitted, e.id, *names, e.total, lost, m.points, e.of))
-    return _written(place / "nbgrader.csv", rows)
+    return tables.write(place / "nbgrader.csv", rows)
 
 
 def _canvas(marks: list[Mark], place: Path, options: Options) -> Path:
@@ -111,7 +111,7 @@ def _canvas(marks: list[Mark], place: Path, options: Options) -> Path:
         p = m.entry.person
         known = (p.get("canvas_id"), p.get("sis_user_id"), p.get("login") or m.entry.id, p.get("section"))
         rows.append((m.entry.name, *known, m.points))
-    return _written(place / "canvas.csv", rows)
+    return tables.write(place / "canvas.csv", rows)
 
 
 def _gradescope(marks: list[Mark], place: Path, options: Options) -> Path:
@@ -199,7 +199,7 @@ def _moodle(marks: list[Mark], place: Path, options: Options) -> Path:
     with zipfile.ZipFile(place / "moodle-feedback.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, page in given.items():
             archive.writestr(name, page)
-    return _written(place / "moodle.csv", [names, *([row[name] for name in names] for row in rows)])
+    return tables.write(place / "moodle.csv", [names, *([row[name] for name in names] for row in rows)])
 
 
 def _scaled(points: float, of: float, maximum: str, options: Options, line: int) -> float:
@@ -245,11 +245,6 @@ def _one_notebook(marks: list[Mark]) -> tuple[str, float]:
             f"one column holds one assignment, and there are {len(notebooks)}: export each folder alone."
         )
     return notebooks[0], max(m.entry.of for m in marks)
-
-
-def _written(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
-    tables.write(path, rows)
-    return path
 
 
 FORMATS: dict[str, Callable[[list[Mark], Path, Options], Path]] = {

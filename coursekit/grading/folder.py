@@ -76,10 +76,6 @@ class Batch:
         said = [e["why"] for e in map(json.loads, events) if e["event"] == "infrastructure"]
         return said[-1].strip().splitlines()[0][:300] if said and said[-1].strip() else "it says nothing"
 
-    def audit(self, what: str, **more: Any) -> None:
-        r"""A line of audit.jsonl: who did what to the marks."""
-        note(self.out, what, **more)
-
     @contextlib.contextmanager
     def lock(self, shared: bool = False) -> Iterator[None]:
         r"""For one grader alone, or for `grade one`s beside each other. Raises CourseError where another has it."""

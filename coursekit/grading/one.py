@@ -96,7 +96,9 @@ class Run:
         for number, ids in enumerate(self.assignment.groups()):
             refused = self._gate([], ids)
             if refused is not None:
-                return self._whole_result("invalid_notebook", refused)
+                for id in self.assignment.ids:
+                    self._settle(id, "invalid_notebook", refused)
+                return self._result("invalid_notebook", refused)
             if number == 0 and self.assignment.whole:
                 complete = self._complete()
                 self._gate([], ids)
@@ -239,13 +241,11 @@ class Run:
         self.times["verify"] += time.monotonic() - begun
         failed = {f["cell"]: f for f in reversed(marked["run"]["failed"])}
         if verdict["phase"] == "run":
-            return self._ended_in_cell(pending, verdict, marked["run"]["cell"], failed)
+            return self._ended_in_cell(pending, verdict, marked["run"]["cell"])
         self._answered(pending, verdict, marked["exercises"], failed)
         return None
 
-    def _ended_in_cell(
-        self, pending: list[str], verdict: dict[str, Any], cell: int | None, failed: dict[int, dict[str, Any]]
-    ) -> int | None:
+    def _ended_in_cell(self, pending: list[str], verdict: dict[str, Any], cell: int | None) -> int | None:
         status, message = _ending(verdict)
         concerned = [id for id in pending if cell in self.looked[id]["cells"]] or pending
         for id in concerned:
@@ -299,11 +299,6 @@ class Run:
             "copies": self.looked.get(id, {}).get("copies", 0), "where": where,
             "ran": "training" if training else "questions", "measured": measured,
         }  # fmt: skip
-
-    def _whole_result(self, status: str, message: str) -> dict[str, Any]:
-        for id in self.assignment.ids:
-            self._settle(id, status, message)
-        return self._result(status, message)
 
     def _result(
         self,

@@ -48,9 +48,10 @@ def _short(value: float) -> float | int:
     return int(value) if value.is_integer() else value
 
 
-def write(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    r"""Write rows to `path`, whole or not at all."""
+def write(path: Path, rows: Iterable[Sequence[Any]]) -> Path:
+    r"""Write rows to `path`, whole or not at all; returns it."""
     replace_text(path, text(rows))
+    return path
 
 
 def read(path: Path, needed: Sequence[str] = ()) -> tuple[list[str], list[dict[str, str]]]:

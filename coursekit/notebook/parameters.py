@@ -6,6 +6,7 @@ The cell tagged `parameters` is the contract: what it assigns are the names, and
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,25 +74,17 @@ def check(kinds: Mapping[str, type | None], given: Mapping[str, Any], where: str
 _PLAIN = "give numbers, text, True, False, None, or lists of these"
 
 
-def _unwritable(value: Any, depth: int = 0) -> str | None:
+def _unwritable(value: Any) -> str | None:
     r"""What in `value` cannot be written into a notebook's cell; None where all can."""
-    if depth > 20:  # or a list that holds itself
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "text that is not UTF-8"
+    except (ValueError, RecursionError):  # a list that holds itself
         return "nested so deeply"
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return "text that is not UTF-8"
-        return None
-    if value is None or isinstance(value, bool | int | float):
-        return None
-    if isinstance(value, list | tuple):
-        inside = list(value)
-    elif isinstance(value, dict):
-        inside = [*value, *value.values()]
-    else:
-        return f"of type {type(value).__name__}"
-    return next((odd for part in inside if (odd := _unwritable(part, depth + 1)) is not None), None)
+    except TypeError as error:  # "Object of type set is not JSON serializable", or of a key, "not tuple"
+        return f"of type {str(error).removesuffix(' is not JSON serializable').split()[-1]}"
+    return None
 
 
 def as_yaml(given: Mapping[str, Any]) -> str:
