@@ -190,37 +190,29 @@ def test_no_answer_dominates_the_sentiment_items():
         assert max(places.values()) <= 0.6 * sum(places.values()), (kind, places)
 
 
-@pytest.mark.parametrize("row", of("text"))
-def test_exact_answers(row):
-    assert row["output"] == row["check"]["value"]
+def stands(row: dict[str, Any], text: str) -> bool:
+    return bool(re.search(rf"(?<!\w){re.escape(row['check']['value'])}(?!\w)", text, re.IGNORECASE))
 
 
-@pytest.mark.parametrize("row", of("text", kind="grammar"))
-def test_a_correction_changes_something(row):
-    assert row["output"] not in source(row)
+#: What holds of each row with this type of check, and of this kind.
+HOLDS = {
+    "the answer is the exact one": ("text", None, lambda row: row["output"] == row["check"]["value"]),
+    "a correction changes something": ("text", "grammar", lambda row: row["output"] not in source(row)),
+    "the key word stands in the answer": ("contains", None, lambda row: stands(row, row["output"])),
+    "the answer comes from the passage": ("contains", "reading", lambda row: stands(row, source(row))),
+    "words are few": ("words", None, lambda row: len(row["output"].split()) <= row["check"]["value"] <= 60),
+    "words are on one line": ("words", None, lambda row: "\n" not in row["output"]),
+    "a summary is shorter than the text": (
+        "words", "summary", lambda row: len(row["output"].split()) < 0.7 * len(row["context"].split())
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("row", of("contains"))
-def test_key_words_stand_in_the_answer(row):
-    value = re.escape(row["check"]["value"])
-    assert re.search(rf"(?<!\w){value}(?!\w)", row["output"], re.IGNORECASE)
-
-
-@pytest.mark.parametrize("row", of("contains", kind="reading"))
-def test_reading_answers_come_from_the_passage(row):
-    value = re.escape(row["check"]["value"])
-    assert re.search(rf"(?<!\w){value}(?!\w)", source(row), re.IGNORECASE)
-
-
-@pytest.mark.parametrize("row", of("words"))
-def test_word_limits(row):
-    assert len(row["output"].split()) <= row["check"]["value"] <= 60
-    assert "\n" not in row["output"]
-
-
-@pytest.mark.parametrize("row", of("words", kind="summary"))
-def test_summaries_are_shorter_than_the_text(row):
-    assert len(row["output"].split()) < 0.7 * len(row["context"].split())
+@pytest.mark.parametrize("what", HOLDS)
+def test_what_holds_of_every_answer_of_a_type(what):
+    type_, kind, holds = HOLDS[what]
+    rows = [one.values[0] for one in of(type_, kind=kind)]
+    assert rows and [row["id"] for row in rows if not holds(row)] == []
 
 
 @pytest.mark.parametrize("row", of("steps"))
