@@ -7,6 +7,7 @@ Published tables recomputed with these: `tests/comparison/test_published.py`.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 from coursekit.architecture import Architecture, Matrix, Norm, describe
@@ -25,10 +26,7 @@ class Named(NamedTuple):
     @property
     def size(self) -> int:
         r"""Number of elements."""
-        size = 1
-        for n in self.shape:
-            size *= n
-        return size
+        return prod(self.shape)
 
 
 def architecture(model: Any) -> Architecture:

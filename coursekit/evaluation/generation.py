@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from coursekit.errors import whole
-from coursekit.evaluation.running import device_of, evaluating, progress_bar, token_ids
+from coursekit.evaluation.running import device_of, evaluating, left_padded, progress_bar, token_ids
 from coursekit.tasks.prepared import pad_id
 
 
@@ -39,12 +38,7 @@ def generate(
     with evaluating(model), progress_bar(len(ids), "generate", progress) as bar:
         for start in range(0, len(order), batch_size):
             group = order[start : start + batch_size]
-            longest = len(ids[group[-1]])
-            padding = [longest - len(ids[i]) for i in group]
-            batch = torch.tensor(
-                [[pad] * n + ids[i] for n, i in zip(padding, group, strict=True)], device=device
-            )
-            mask = torch.tensor([[0] * n + [1] * (longest - n) for n in padding], device=device)
+            batch, mask = (t.to(device) for t in left_padded([ids[i] for i in group], pad))
             written = model.generate(
                 input_ids=batch,
                 attention_mask=mask,
@@ -53,7 +47,7 @@ def generate(
                 **settings,
             )
             for i, text in zip(
-                group, tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True), strict=True
+                group, tokenizer.batch_decode(written[:, batch.shape[1] :], skip_special_tokens=True), strict=True
             ):
                 texts[i] = text
             bar.update(len(group))

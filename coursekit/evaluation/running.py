@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from coursekit.errors import CourseError, short, whole
@@ -85,6 +85,14 @@ def token_ids(
 def first_rows(rows: Dataset, limit: int | None) -> dict[str, list]:
     r"""The first `limit` rows, all by default, column by column. Raises CourseError for a limit below 1."""
     return rows[: None if limit is None else whole("limit", limit, least=1)]
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    r"""Ids and mask of rows that end at the same place, both (n, longest)."""
+    longest = max(map(len, rows), default=0)
+    ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from coursekit.errors import CourseError, whole
-from coursekit.evaluation.running import device_of, token_ids
+from coursekit.evaluation.running import device_of, left_padded, token_ids
 from coursekit.modes import in_mode
 from coursekit.tasks.prepared import pad_id
 
@@ -54,14 +54,6 @@ class Answers:
     def lengths(self) -> Int[Tensor, " answers"]:
         r"""Tokens of each answer, its end included."""
         return self.mask.sum(-1)
-
-
-def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    r"""Ids and mask of rows that end at the same place, both (n, longest)."""
-    longest = max(map(len, rows), default=0)
-    ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    return ids, mask
 
 
 def sample(
