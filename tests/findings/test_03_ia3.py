@@ -70,20 +70,12 @@ def test_what_is_preliminary(film):
                "the steps are missing")  # fmt: skip
 
 
-def cells(rival: str) -> list[str]:
-    r"""A row of the table of few sentences: 16, 128 and 1,024 of them, and SmolLM2."""
-    return re.split(r"  +", printed(PAGE, rf"MiniLM, 16 [^#]*?\n{re.escape(rival)}  +(.+)")[0])
-
-
 def test_few_sentences_do_not_favour_it(film):
     some, many = among_few(film, 128), among_few(film, 1024)
     assert (some["lora"].verdict, some["pfeiffer"].verdict) == ("better", "worse")
     lora, adapter = (f"{abs(100 * some[arm].value):.1f}" for arm in ("lora", "pfeiffer"))
     said(PAGE, f"With 128 LoRA is better by {lora} points, and the adapter is worse by {adapter}")
     said(PAGE, f"With 128 LoRA is better by {lora} points.")
-    assert cells("LoRA, r = 8 on q, v")[1:3] == [f"{some['lora'].in_points()} better",
-                                                f"{many['lora'].in_points()} equal"]  # fmt: skip
-    assert cells("adapter, r = 16")[1:3] == [f"{some['pfeiffer'].in_points()} worse", many["pfeiffer"].in_points()]
     assert str(many["lora"]) == EQUAL
     assert {d.verdict for d in many.values()} == {EQUAL.partition(" (")[0], "no clear difference"}
     said(PAGE, "With 1,024 no method is clearly ahead")
@@ -95,9 +87,6 @@ def test_with_16_nothing_is_clear(film):
     said(PAGE, "With 16 we do not know. No rival is clearly different")
     all_four = film.differences([*(few(arm, 16) for arm in RIVALS), "constant"], few("ia3", 16))
     assert {d.verdict for d in all_four.values()} == {"no clear difference"}
-    labels = ("full fine-tuning", "LoRA, r = 8 on q, v", "adapter, r = 16", "constant answer")
-    assert [cells(label)[0] for label in labels] == [all_four[arm].in_points()
-            for arm in (few("full", 16), few("lora", 16), few("pfeiffer", 16), "constant")]  # fmt: skip
     said(PAGE, "not even the constant answer is")
 
 
@@ -127,9 +116,6 @@ def test_on_smollm2_it_beats_a_fitted_threshold():
     said(PAGE, "SmolLM2, 100 steps of eight, 500 test sentences")
     assert str(decoder.difference("ia3", "lora")) == EQUAL
     said(PAGE, f"{gain}, and equal to LoRA for practical purposes")
-    rival, lora = decoder.differences(["untrained, fitted threshold", "lora"], "ia3").values()
-    assert cells("untrained, fitted threshold")[3] == f"{rival.in_points()} worse"
-    assert cells("LoRA, r = 8 on q, v")[3] == f"{lora.in_points()} equal"
 
 
 def test_what_peft_scales_by_default():

@@ -12,6 +12,7 @@ import pytest
 import torch
 from finding import ROOT, once_beside, printed, said, tenths
 from peft import BeftConfig, LNTuningConfig, LoraConfig, get_peft_model
+from transformers import AutoConfig
 
 from coursekit import counts
 from coursekit.checks import bitfit, bitfit_train
@@ -21,7 +22,7 @@ from coursekit.experiments import results
 from coursekit.experiments.intervals import Difference
 from coursekit.experiments.results import Results
 from coursekit.memory import measure
-from coursekit.models import load_encoder
+from coursekit.models import load_encoder, sources
 from coursekit.tasks import load_task
 
 PAGE = "05_bitfit"
@@ -95,7 +96,7 @@ def test_what_the_stored_masks_and_learners_are(runs):
     far, mask = (candidates.EVERY[name] for name in ("far", "random-mask"))
     assert (far.method.learners, candidates.PRIMING, mask.method.keep) == (0.1, 10, 0.005)
     assert mask.attach is candidates.drawn and mask.method.score == "random"
-    config = load_encoder("minilm", num_labels=2)[0].config
+    config = AutoConfig.from_pretrained(sources.minilm(), num_labels=2)
     assert far.method.learners_of(config) == 6 * [154, 38]  # of 1,536 and of 384 nodes
     assert runs.parameters("far") == far.method.count(config) + 770
     said(PAGE, "FAR trains a tenth of the nodes of up and down here")
@@ -194,7 +195,7 @@ def test_the_first_table_is_told_as_it_is():
 def test_the_slide_is_told_as_it_is():
     stepped, made = printed(PAGE, r"steps ([\d,]+) parameters, the backward pass computes ([\d,]+)")
     said(PAGE, f"the backward pass computes {made} gradients for {stepped} parameters that move")
-    config = load_encoder("minilm", num_labels=2)[0].config
+    config = AutoConfig.from_pretrained(sources.minilm(), num_labels=2)
     assert counts.full(config, "classification") == int(made.replace(",", ""))
     said(
         PAGE,
@@ -236,7 +237,7 @@ def test_the_costs_are_told_as_they_are():
     )
     said(PAGE, f"{two[4]} with the last two blocks")
     assert mask[1] == full[1] == everything[1] == "1.00" and abs(int(mask[4]) - int(full[4])) < 6
-    config = load_encoder("minilm", num_labels=2)[0].config
+    config = AutoConfig.from_pretrained(sources.minilm(), num_labels=2)
     share = int(mask[0].replace(",", "")) / counts.full(config, "classification")
     said(PAGE, f"A random mask of {100 * share:.1f} % of the parameters saves neither work nor activations")
     assert 0.5 < 1 - int(full[0].replace(",", "")) / int(everything[0].replace(",", "")) < 0.55
