@@ -35,8 +35,8 @@ ROOT = Path(__file__).resolve().parents[1]
 #: The files that take longest: begun first, they leave no process alone at the end. Between two that grade, whose boxes
 #: use both cores, stands one that does not.
 LONGEST = (
-    "test_hostile", "test_every_method", "test_batch", "test_any_model", "test_site", "test_memory", "test_cheating",
-    "test_training", "test_trained_tensors", "test_secret", "test_again", "test_selftest",
+    "test_hostile", "test_every_method", "test_batch", "test_any_model", "test_site", "test_memory", "test_training",
+    "test_trained_tensors", "test_secret", "test_again", "test_selftest",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import functools
 import inspect
 import os
 from dataclasses import replace
+from difflib import SequenceMatcher
 
 import pytest
 import torch
@@ -135,9 +136,9 @@ def test_an_answer_worked_out_in_single_precision_counts(exercise):
 
 
 def table_of_public_answers(exercise):
-    r"""Knows the public cases; gives the answer of one of them to what it does not know."""
-    known = {repr(given): exercise.answer(given) for given in exercise.public}
-    return lambda *arguments: known.get(repr(arguments), next(iter(known.values())))
+    r"""Knows the public cases; gives the answer of the most similar one."""
+    known = [(repr(given)[:300], exercise.answer(given)) for given in exercise.public]
+    return lambda *a: max(known, key=lambda row: SequenceMatcher(None, row[0], repr(a)[:300]).quick_ratio())[1]
 
 
 CHEATS = {
