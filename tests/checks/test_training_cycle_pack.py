@@ -2,13 +2,18 @@ r"""Packing's check refuses an answer for what its rows teach, and for the order
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from coursekit.checks import check
 from coursekit.checks.core import judge
 from coursekit.checks.training_cycle import PACK
 
-CASES = PACK.cases(b"thirty draws", 30)
+
+@functools.cache
+def cases():
+    return PACK.cases(b"thirty draws", 30)
 
 
 def packed(masked, reopened=False):
@@ -32,7 +37,7 @@ def packed(masked, reopened=False):
 def test_the_first_label_of_a_row_may_be_left_for_the_loss_never_looks_at_it():
     answer = packed(masked=lambda first: not first)
     assert check("training-cycle-pack", answer).status == "passed"
-    assert all(judge(PACK, case, answer(*case)) is None for case in CASES)
+    assert all(judge(PACK, case, answer(*case)) is None for case in cases())
 
 
 @pytest.mark.parametrize(("answer", "said"), [
@@ -43,7 +48,7 @@ def test_the_first_label_of_a_row_may_be_left_for_the_loss_never_looks_at_it():
 ], ids=["first fit", "nothing masked", "only the row's first masked", "first fit, the row's first left"])  # fmt: skip
 def test_a_wrong_answer_is_refused_with_its_mistake(answer, said):
     assert said in check("training-cycle-pack", answer).message
-    assert all(judge(PACK, case, answer(*case)) for case in CASES)
+    assert all(judge(PACK, case, answer(*case)) for case in cases())
 
 
 def test_any_other_first_label_is_wrong():

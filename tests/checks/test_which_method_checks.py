@@ -2,15 +2,20 @@ r"""The leader's check asks for an estimate: no one share of every lead passes i
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from coursekit.checks.which_method import LEADER, leader
 
-POSED = [LEADER.posing(f"draw {n}".encode()) for n in range(40)]
+
+@functools.cache
+def posed():
+    return [LEADER.posing(f"draw {n}".encode()) for n in range(40)]
 
 
 def scored(answer):
-    return [LEADER.scored(posing, {"leader": answer(*posing.arguments)}) for posing in POSED]
+    return [LEADER.scored(posing, {"leader": answer(*posing.arguments)}) for posing in posed()]
 
 
 def lead_kept(runs, share):
