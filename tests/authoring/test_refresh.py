@@ -38,14 +38,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(runner, "watch", papermill_here.watch)
 
 
-def test_a_notebook_that_fails_is_left_as_it_was(tmp_path, quick):
-    path = notebook(tmp_path, "1 / 0")
-    before = path.read_bytes()
-    with pytest.raises(CourseError, match="one.ipynb: failed, .*ZeroDivisionError"):
-        refresh([path], tmp_path / "runs")
-    assert path.read_bytes() == before
-
-
 def output(path: Path) -> str:
     return nbformat.read(path, as_version=4).cells[0].outputs[0].text
 

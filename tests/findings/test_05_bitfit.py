@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import time
 
 import nbformat
 import pytest
@@ -15,7 +14,7 @@ from peft import BeftConfig, LNTuningConfig, LoraConfig, get_peft_model
 from transformers import AutoConfig
 
 from coursekit import counts
-from coursekit.checks import bitfit, bitfit_train
+from coursekit.checks import bitfit_train
 from coursekit.checks.draw import Draw
 from coursekit.comparison import candidates
 from coursekit.experiments import results
@@ -264,24 +263,7 @@ def test_the_split_saves_no_activations():
     said(PAGE, "since a single learner needs the layer's whole input")
 
 
-def test_putting_outputs_in_order_at_each_pass_costs_what_an_order_found_once_costs():
-    r"""The course's layer works out its order in a few tensor operations: without a list of nodes in Python."""
-    learners = torch.randperm(1_536)[:154]
-    frozen = [node for node in range(1_536) if node not in set(learners.tolist())]
-    order = bitfit._order(learners, 1_536)
-    assert torch.equal(order, torch.tensor([*learners.tolist(), *frozen]))
-    y = torch.randn(16, 21, 1_536)
-    once, each = (min(_seconds(call) for _ in range(20)) for call in (
-        lambda: y[..., order], lambda: bitfit._order(learners, 1_536).argsort()))  # fmt: skip
-    assert each < once / 2
-
-
-def _seconds(call) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
-
-
+@pytest.mark.slow
 def test_the_table_of_the_open_exercise():
     r"""On one draw: the model as it is, three vectors of norms, and a head alone, which the exercise does not allow."""
     posed = bitfit_train.TRAIN.pose(Draw(b"table", "bitfit-budget"))
