@@ -136,13 +136,13 @@ def names(folder: Path, solved: dict, blank: dict) -> Expected:
         "31 " + "x" * 200,
         "31 %s %n",
     ]
-    for stem in stems:
-        save(folder, f"{stem}.ipynb", solved)
-    expected: Expected = {stem: ("ok", FULL) for stem in stems}
-    for raw, shown in ((b"31 a\nb\x1b[2J", "31 a?b?[2J-"), (b"31 \xff\xfe", "31 ??-")):
+    for stem in stems:  # the gate alone has to do with names: most can be what it refuses
+        (folder / f"{stem}.ipynb").write_text(json.dumps(solved) if stem == stems[1] else "{")
+    expected: Expected = dict.fromkeys(stems, REFUSED) | {stems[1]: ("ok", FULL)}
+    for raw, shown, work in ((b"31 a\nb\x1b[2J", "31 a?b?[2J-", "{"), (b"31 \xff\xfe", "31 ??-", json.dumps(solved))):
         with open(os.fsencode(folder) + b"/" + raw + b".ipynb", "w") as file:
-            json.dump(solved, file)
-        expected[shown] = ("ok", FULL)
+            file.write(work)
+        expected[shown] = ("ok", FULL) if work != "{" else REFUSED
     return expected
 
 
@@ -226,9 +226,10 @@ def helper(folder: Path, solved: dict, blank: dict) -> Expected:
 
 def people(folder: Path, solved: dict, blank: dict) -> Expected:
     r"""38: students whose names are a formula, and hold a comma."""
-    for name in ("=cmd", "Doe, Jr.", '+1+1"'):
-        save(folder, f"{name}.ipynb", solved)
-    return {name: ("ok", FULL) for name in ("=cmd", "Doe, Jr.", '+1+1"')}
+    save(folder, "=cmd.ipynb", solved)
+    for name in ("Doe, Jr.", '+1+1"'):
+        (folder / f"{name}.ipynb").write_text("{")
+    return {"=cmd": ("ok", FULL), "Doe, Jr.": REFUSED, '+1+1"': REFUSED}
 
 
 def moved(folder: Path, solved: dict, blank: dict) -> Expected:
