@@ -52,5 +52,3 @@ def test_of_two_rates_with_the_same_mean_the_lower_is_taken_however_the_mean_is_
             (said, gap), (right, wanted) = rule(*case), bitfit.verdict(*case)
             assert said == right and gap == pytest.approx(wanted), draw
     assert "passed" in str(check("bitfit-verdict", rule))
-    higher = bitfit._judged(choose=bitfit._by(3, last=True))
-    assert "of two rates with the same mean this takes the higher" in str(check("bitfit-verdict", higher))

@@ -38,29 +38,13 @@ def test_every_way_round_a_deviation_of_0_passes(divided, small):
 
 
 def test_a_deviation_below_1_counts():
-    def clamped(rewards):
-        centred, std = deviations(rewards)
-        return centred / std.clamp(min=1)
-
     def halves(rewards):  # no known mistake, and as wrong with rewards of 0 and 1
         centred, std = deviations(rewards)
         return centred / torch.where(std < 1, 0.5, std)
 
-    assert "a deviation below 1 is not divided by" in check("reinforcement-advantages", clamped).message
     exercise = EXERCISES["reinforcement-advantages"]
-    for answer in (clamped, halves):
-        assert check(exercise.id, answer).status == "failed"
-        assert all(judge(exercise, c, answer(*c)) for c in secret_cases(exercise.id))
-
-
-def test_a_mean_beside_equal_rewards_is_named_and_is_in_every_case():
-    def patched(rewards):
-        centred, std = deviations(rewards)
-        return torch.nan_to_num(centred / std)
-
-    assert check("reinforcement-advantages", patched).message.startswith("a group of equal rewards does not")
-    exercise = EXERCISES["reinforcement-advantages"]
-    assert all(judge(exercise, c, patched(*c)) for c in secret_cases(exercise.id))
+    assert check(exercise.id, halves).status == "failed"
+    assert all(judge(exercise, c, halves(*c)) for c in secret_cases(exercise.id))
 
 
 def clipped(logps, old, A, epsilon):
