@@ -12,28 +12,21 @@ from typer.testing import CliRunner
 
 from coursekit import files
 from coursekit.cli import app
-
-BLANK = "def lora_forward(x):\n    return ...  # your code instead of the dots"
-NBGRADER = {"schema_version": 3, "grade": False, "locked": False, "solution": False, "task": False}
+from tests.grading import made_up
 
 
-def cell(source: str, **meta) -> nbformat.NotebookNode:
-    return nbformat.v4.new_code_cell(source, metadata={"nbgrader": {**NBGRADER, **meta}})
-
-
-def course(path: Path, extra: str = "variant = 0") -> Path:
-    parameters = nbformat.v4.new_code_cell(extra, metadata={"tags": ["parameters"]})
-    answer = cell(BLANK, solution=True, grade_id="lora-forward")
-    check = cell("check()", grade=True, points=2, grade_id="lora-forward-check")
+def course(path: Path, more: str = "") -> Path:
+    content = made_up.course(["lora-merge"])
+    content["cells"][0]["source"] += more
     path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=[parameters, answer, check]), path)
+    path.write_text(json.dumps(content))
     return path
 
 
 @pytest.fixture
 def notebook(tmp_path) -> Path:
     (tmp_path / "tests" / "solutions").mkdir(parents=True)
-    (tmp_path / "tests" / "solutions" / "06_lora.py").write_text("def lora_forward(x):\n    return 2 * x\n")
+    (tmp_path / "tests" / "solutions" / "06_lora.py").write_text("def lora_merge(*arguments):\n    return 2\n")
     (tmp_path / "roster.csv").write_text("id\nada\nbob\n")
     return course(tmp_path / "notebooks" / "06_lora.ipynb")
 
@@ -46,7 +39,7 @@ def run(*command) -> str:
 
 def answered(path: Path) -> bytes:
     content = nbformat.read(path, as_version=4)
-    content.cells[1].source = "def lora_forward(x):\n    return x + x"
+    content.cells[1].source = "def lora_merge(*arguments):\n    return 3"
     path.unlink()  # an editor may write through a link or not; here it does not
     nbformat.write(content, path)
     return path.read_bytes()
@@ -71,7 +64,7 @@ NAMES = ("release", "into a folder", "solve", "variants")
 def test_what_was_made_is_made_anew_and_what_was_answered_stays(notebook, name):
     command, target = commands(notebook)[name]
     assert run(*command) == ""
-    course(notebook, "variant = 0  # the course went on")
+    course(notebook, "  # the course went on")
     assert run(*command) == "" and "went on" in target.read_text()
     work = answered(target)
     others = {p: p.read_bytes() for p in notebook.parent.parent.rglob("*.ipynb")}
@@ -104,7 +97,7 @@ def test_nothing_goes_through_a_link_onto_its_source(notebook, name, link):
 def test_a_full_disk_leaves_the_file_that_was_there(notebook, name, monkeypatch):
     command, target = commands(notebook)[name]
     assert run(*command) == ""
-    course(notebook, "variant = 0  # the course went on")
+    course(notebook, "  # the course went on")
     everything = {p: p.read_bytes() for p in target.parent.rglob("*") if p.is_file()}
 
     def full(*_):

@@ -135,7 +135,8 @@ def test_which_run_counted_is_said(graded: dict[str, dict]):
 
 def test_the_whole_run_takes_no_mark_away(graded: dict[str, dict]):
     found = graded["partly"]["lora-truncate"]
-    assert found["ran"] == "questions" and 0 < found["points"] < found["of"]
+    assert found["ran"] == "questions" and 0 < found["right"] < found["cases"]
+    assert found["points"] == round(found["of"] * found["right"] / found["cases"], 2)
 
 
 def test_what_one_exercise_leaves_behind_is_not_another_s_fault(graded: dict[str, dict]):
