@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coursekit.checks.core import TRIES, Arguments, BaseExercise, every_kind, is_empty, stopped_with
+from coursekit.checks.core import TRIES, Arguments, BaseExercise, Exercise, every_kind, is_empty, stopped_with
 from coursekit.checks.draw import Draw
-from coursekit.errors import CourseError, one_of
+from coursekit.errors import CourseError, one_of, whole
 
 #: The secret of the notebook's check, which is none.
 PUBLIC = b"public"
@@ -116,11 +116,19 @@ class Training(BaseExercise):
         return ("passed" if scored.share == 1.0 else "failed"), scored.message, scored.share
 
 
-def practice(id: str) -> Arguments:
-    r"""What the notebook's check of exercise `id` calls the student's function with, for trying things outside it."""
-    kinds = {name: one for name, one in every_kind().items() if isinstance(one, Training)}
+def practice(id: str, case: int = 0) -> Arguments:
+    r"""What the notebook's check of exercise `id` calls the student's function with, for trying things outside it.
+
+    case: which of its questions; of an exercise that trains there is one.
+    """
+    kinds = {name: one for name, one in every_kind().items() if isinstance(one, Training | Exercise)}
     one_of("exercise", id, kinds)
-    return copy.deepcopy(kinds[id].posing(PUBLIC).arguments)
+    one = kinds[id]
+    if isinstance(one, Training):
+        return copy.deepcopy(one.posing(PUBLIC).arguments)
+    if one.inputs:
+        return one.inputs(whole("case", case, least=0))
+    return copy.deepcopy(one.public[whole("case", case, least=0, most=len(one.public) - 1)])
 
 
 def latest(id: str, answer: Callable[..., Any]) -> Any:

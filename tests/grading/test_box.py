@@ -8,12 +8,14 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import pytest
 from conftest import COURSE, ROOT, in_ci
 from hostile import files
 
+from coursekit import checks
 from coursekit.grading import boxes, package, verdict
 from coursekit.grading.bwrap_runner import BwrapRunner
 from coursekit.grading.inside import checks as inside_checks
@@ -37,9 +39,16 @@ def test_the_boxs_checks_have_every_name_that_a_notebook_imports():
         cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
         for statement in (s for c in cells for s in package.imports("".join(c["source"]))[0]):
             node = ast.parse(statement).body[0]
-            if isinstance(node, ast.ImportFrom) and node.module == "coursekit.checks":
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("coursekit.checks"):
+                assert node.module == "coursekit.checks", f"{path.name}: {statement} is not in the box"
                 wanted |= {alias.name for alias in node.names}
-    assert {"check", "numbers", "yours"} <= wanted <= there
+    assert {"check", "numbers", "practice", "yours"} <= wanted <= there
+
+
+@pytest.mark.parametrize("name", ["check", "latest", "numbers", "practice", "yours"])
+def test_the_boxs_checks_are_called_as_those_outside(name):
+    there, outside = (signature(getattr(module, name)).parameters for module in (inside_checks, checks))
+    assert [(p.name, p.default) for p in there.values()] == [(p.name, p.default) for p in outside.values()]
 
 
 def test_what_a_notebook_imports_at_its_head_is_imported_before_anybody_waits():

@@ -2,6 +2,7 @@ r"""What stands in the place of `coursekit.checks` inside the box: the real one 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,10 @@ class Result:
         return f"○ {self.id}: {self.message}"
 
 
-#: Numbers that belong to this submission, by exercise; whoever runs it writes them here.
+#: Numbers that belong to this submission, by exercise, and the questions that its notebook asks `practice` for, by
+#: exercise and case; whoever runs it writes them here.
 OWN: dict[str, dict[str, Any]] = {}
+PRACTICE: dict[tuple[str, int], Any] = {}
 
 
 def check(id: object, answer: object, variant: object = 0) -> Result:
@@ -25,9 +28,14 @@ def check(id: object, answer: object, variant: object = 0) -> Result:
     return Result(id)
 
 
-def yours(id: object, answer: Callable[..., Any]) -> Callable[..., Any]:
-    r"""`answer`, whatever it is: there is nothing here to put in its place."""
-    return answer
+def yours(id: str, answer: Callable[..., Any], part: Any = None) -> Any:
+    r"""`answer`, or `part` of it, whatever it is: there is nothing here to put in its place."""
+    return answer if part is None else part
+
+
+def practice(id: str, case: int = 0) -> Any:
+    r"""A copy of a public question, as outside."""
+    return copy.deepcopy(PRACTICE[id, case])
 
 
 def latest(id: str, answer: Callable[..., Any]) -> Any:
@@ -38,13 +46,3 @@ def latest(id: str, answer: Callable[..., Any]) -> Any:
 def numbers(id: str, variant: object = 0) -> dict[str, Any]:
     r"""Those that the grader has for this submission, whatever `variant` says."""
     return dict(OWN[id])
-
-
-def exercises() -> dict[str, Any]:
-    r"""None: they are not inside the box."""
-    return {}
-
-
-def every_kind() -> dict[str, Any]:
-    r"""None of them either."""
-    return {}
