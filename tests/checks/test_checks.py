@@ -106,7 +106,7 @@ def test_an_answer_that_changes_its_arguments_changes_nobody_else_s():
 def test_an_error_after_right_answers_is_no_mistake_of_those_answers():
     def trains(names, head):
         chosen = [n for n in names if n.endswith(".bias") or n.startswith(f"{head}.")]
-        return chosen if len(chosen) > 1 else lost
+        return chosen if len(chosen) > 1 else lost  # noqa: F821
 
     result = check("bitfit-trains", trains)
     assert result.message == "it stopped with NameError: name 'lost' is not defined"
