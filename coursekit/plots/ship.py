@@ -11,7 +11,7 @@ from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, axes, without_axes
 
 #: The base has the grey of all frozen parts; adapters have these, in the order in which they first appear.
-_FROZEN, _BASE, _LINE, _ADAPTERS = "#c9ced2", "#7d858b", "#444444", (COLOURS[1], COLOURS[4], COLOURS[3], COLOURS[5])
+_FROZEN, _LINE, _ADAPTERS = "#c9ced2", "#444444", (COLOURS[1], COLOURS[4], COLOURS[3], COLOURS[5])
 
 
 def mixed_batch(
@@ -105,7 +105,7 @@ def two_tasks(
     found: Mapping[str, Sequence[tuple[float, float]]], alone: Sequence[tuple[float, float]], tasks: tuple[str, str]
 ) -> Axes:
     r"""What one model of both tasks gains on each over the specialists of its seed, in points: a colour a way of making
-    it, and a line through the ways of a seed. At the cross it is as good as both.
+    it, and beside each marker the number of its seed. At the cross it is as good as both.
 
     found: way -> accuracy on task one (along) and on task two (up), for each seed. alone: the same of the specialists.
     """
@@ -116,10 +116,10 @@ def two_tasks(
     }
     ax.axvline(0, color=_LINE, linewidth=1, zorder=0)
     ax.axhline(0, color=_LINE, linewidth=1, zorder=0)
-    for seed in zip(*gains.values(), strict=True):
-        ax.plot(*zip(*seed, strict=True), color=_BASE, linewidth=1, zorder=1)
     for (way, seeds), marker, colour in zip(gains.items(), "Ds^vPX", COLOURS, strict=False):
-        ax.scatter(*zip(*seeds, strict=True), color=colour, marker=marker, s=50, zorder=2, label=way)
+        ax.scatter(*zip(*seeds, strict=True), color=colour, marker=marker, s=50, label=way)
+        for seed, point in enumerate(seeds):
+            ax.annotate(f"{seed}", point, (5, 5), textcoords="offset points", fontsize=9, color=colour)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     ax.margins(0.08)
     ax.set_xlabel(f"{tasks[0]}: one adapter minus its own (points)")

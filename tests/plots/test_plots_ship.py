@@ -38,11 +38,14 @@ def test_two_tasks_are_drawn_as_what_is_gained_over_the_specialists_of_the_seed(
     at = {c.get_label(): [tuple(point) for point in c.get_offsets().round(6)] for c in ax.collections}
     assert at == {"sum": [(0, -5), (5, 0)], "TIES": [(5, 0), (-5, -10)]}
     assert len({tuple(c.get_facecolor()[0]) for c in ax.collections}) == 2, "a colour a way"
-    along, up, *seeds = ax.lines
+    along, up = ax.lines
     assert list(along.get_xdata()) == [0, 0] and list(up.get_ydata()) == [0, 0], "the cross: as good as both"
-    for k, line in enumerate(seeds):
-        assert [tuple(point) for point in line.get_xydata().round(6)] == [points[k] for points in at.values()]
-    assert len(seeds) == 2, "a line through the ways of each seed"
+    told = [(t.get_text(), tuple(round(x, 6) for x in t.xy), t.get_color()) for t in ax.texts]
+    assert [(seed, point) for seed, point, _ in told] == [
+        (str(k), point) for points in at.values() for k, point in enumerate(points)
+    ], "beside each marker its seed"
+    for k, c in enumerate(ax.collections):
+        assert all(same_color(colour, c.get_facecolor()[0]) for *_, colour in told[2 * k : 2 * k + 2])
     assert "TIES +5.0 and +0.0, -5.0 and -10.0" in describe(ax.figure)
 
 
