@@ -17,20 +17,24 @@ from coursekit.checks.draw import Draw
 
 
 def difference(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
-    r"""Mean KL divergence of `other` from `one` (nats a token), and the largest difference of their log-probabilities.
+    r"""KL divergence of `other` from `one`, in nats: the mean over all tokens that count, and over each text's last.
 
-    one, other: logits (batch, seq, vocabulary); mask (batch, seq) is 1 where a token counts.
+    one, other: logits (batch, seq, vocabulary); mask (batch, seq) is 1 where a token counts, 0 for padding behind it.
     """
-    p, q = _log(one)[mask.bool()], _log(other)[mask.bool()]
-    return _divergence(p, q).mean().item(), (p - q).abs().max().item()
+    return _means(_of_tokens(one, other), mask)
 
 
-def _log(x: Tensor) -> Tensor:
-    return x.log_softmax(-1)
-
-
-def _divergence(p: Tensor, q: Tensor) -> Tensor:
+def _of_tokens(one: Tensor, other: Tensor) -> Tensor:
+    p, q = one.log_softmax(-1), other.log_softmax(-1)
     return (p.exp() * (p - q)).sum(-1)
+
+
+def _means(tokens: Tensor, mask: Tensor) -> tuple[float, float]:
+    return tokens[mask.bool()].mean().item(), _last(tokens, mask).mean().item()
+
+
+def _last(tokens: Tensor, mask: Tensor, before: int = 1) -> Tensor:
+    return tokens[range(len(mask)), mask.sum(1) - before]
 
 
 def _secret_difference(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,41 +43,39 @@ def _secret_difference(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
     mask = torch.ones(batch, seq, dtype=torch.long)
     mask[0, draw.whole(2, seq - 1) :] = 0
     one = 2 * draw.normal(batch, seq, vocabulary)
-    gap = draw.normal(batch, seq, 1) + 0.3 * draw.normal(batch, seq, vocabulary)
+    gap = draw.normal(batch, seq, 1) + 0.6 * draw.normal(batch, seq, vocabulary)
     return one, one + gap * (2.0 - mask)[..., None], mask
 
 
-def _with_mean(mean: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., tuple[float, float]]:
-    r"""The answer with another mean of p and q (tokens, vocabulary)."""
+Wrong = Callable[[Tensor, Tensor, Tensor], tuple[float, float]]
+
+
+def _with_tokens(tokens: Callable[[Tensor, Tensor], Tensor]) -> Wrong:
+    r"""The answer with another distance of each token, of the two models' logits."""
+    return lambda one, other, mask: _means(tokens(one, other), mask)
+
+
+def _with_first(first: Callable[[Tensor, Tensor], Tensor]) -> Wrong:
+    r"""The answer with another first number, of the divergences of all places and the mask."""
 
     def wrong(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
-        p, q = _log(one)[mask.bool()], _log(other)[mask.bool()]
-        return mean(p, q).item(), difference(one, other, mask)[1]
+        return first(_of_tokens(one, other), mask).item(), difference(one, other, mask)[1]
 
     return wrong
 
 
-def _with_largest(largest: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., tuple[float, float]]:
-    r"""The answer with another largest difference, of logits (tokens, vocabulary)."""
+def _with_second(second: Callable[[Tensor, Tensor], Tensor]) -> Wrong:
+    r"""The answer with another second number, of the divergences of all places and the mask."""
 
     def wrong(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
-        return difference(one, other, mask)[0], largest(one[mask.bool()], other[mask.bool()]).item()
+        return difference(one, other, mask)[0], second(_of_tokens(one, other), mask).item()
 
     return wrong
 
 
-def _of_logits(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
-    gap = (one - other)[mask.bool()]
-    return (one.softmax(-1)[mask.bool()] * gap).sum(-1).mean().item(), gap.abs().max().item()
-
-
-def _over_all_places(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
-    right, largest = difference(one, other, mask)
-    return right * int(mask.sum()) / mask.numel(), largest
-
-
-def _with_padding(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
-    return difference(one, other, torch.ones_like(mask))
+def _summed(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
+    tokens = _of_tokens(one, other)
+    return tokens[mask.bool()].sum().item(), _last(tokens, mask).sum().item()
 
 
 DIFFERENCE = Exercise(
@@ -83,38 +85,47 @@ DIFFERENCE = Exercise(
     minutes=12,
     secret=_secret_difference,
     reference=difference,
+    tolerance=1e-4,  # of a single token, in fp32
     mutants={
-        "these are logits, which may all move together without changing any probability": _of_logits,
-        "the padding counts, which nobody reads": _with_padding,
-        "the sum leaves the padding out, but is divided by all places: divide by the tokens that count": (
-            _over_all_places
+        "these are logits, which may all move together without changing any probability": (
+            _with_tokens(lambda one, other: (one.softmax(-1) * (one - other)).sum(-1))
         ),
-        "this is the divergence the other way round: the probabilities of `one` weigh": _with_mean(
-            lambda p, q: _divergence(q, p).mean()
+        "this is the divergence the other way round: the probabilities of `one` weigh": (
+            _with_tokens(lambda one, other: _of_tokens(other, one))
         ),
         "the divergence of a token is a sum over the vocabulary; here it is a mean": (
-            _with_mean(lambda p, q: _divergence(p, q).mean() / p.shape[-1])
+            _with_tokens(lambda one, other: _of_tokens(one, other) / one.shape[-1])
         ),
-        "these are the divergences of all tokens together; their mean is asked": (
-            _with_mean(lambda p, q: _divergence(p, q).sum())
+        "this is the mean of all differences; words count by their probability in `one`": (
+            _with_tokens(lambda one, other: (one.log_softmax(-1) - other.log_softmax(-1)).abs().mean(-1))
         ),
-        "the first number is the mean of all differences; words count by their probability in `one`": (
-            _with_mean(lambda p, q: (p - q).abs().mean())
+        "the padding counts, which nobody reads": (
+            lambda one, other, mask: difference(one, other, torch.ones_like(mask))
         ),
-        "the largest is of probabilities; where one is small, nobody would see that it has doubled": (
-            _with_largest(lambda one, other: (one.softmax(-1) - other.softmax(-1)).abs().max())
+        "the padding counts in the first number, and nobody reads it": (
+            _with_first(lambda tokens, mask: tokens.mean())
         ),
-        "the largest difference may not lie at the padding, which nobody reads": (
-            lambda one, other, mask: (
-                difference(one, other, mask)[0],
-                (_log(one) - _log(other)).abs().max().item(),
-            )
+        "the sum leaves the padding out, but is divided by all places: divide by the tokens that count": (
+            _with_first(lambda tokens, mask: (tokens * mask).mean())
         ),
-        "the largest is of logits; compare log-probabilities there as well": (
-            _with_largest(lambda one, other: (one - other).abs().max())
+        "these are the divergences of all tokens together; their means are asked": _summed,
+        "the first number is the divergences of all tokens together; their mean is asked": (
+            _with_first(lambda tokens, mask: (tokens * mask).sum())
         ),
-        "this is the largest with its sign: what is lowered most may be further off": (
-            _with_largest(lambda one, other: (_log(one) - _log(other)).max())
+        "the first number is a mean of the texts' means; each token counts the same, in a short text too": (
+            _with_first(lambda tokens, mask: ((tokens * mask).sum(1) / mask.sum(1)).mean())
+        ),
+        "the last place of a text may be padding: the second number is of the last token that counts": (
+            _with_second(lambda tokens, mask: tokens[:, -1].mean())
+        ),
+        "the second number is of the last text alone; each text has a last token": (
+            _with_second(lambda tokens, mask: tokens[mask.bool()][-1])
+        ),
+        "the second number is of the token before the last: places count from 0, and the last is sum - 1": (
+            _with_second(lambda tokens, mask: _last(tokens, mask, before=2).mean())
+        ),
+        "the second number is a sum over the texts; their mean is asked": (
+            _with_second(lambda tokens, mask: _last(tokens, mask).sum())
         ),
     },
 )

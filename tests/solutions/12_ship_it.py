@@ -6,9 +6,9 @@ import torch
 def ship_difference(one, other, mask):
     p = torch.log_softmax(one, dim=-1)
     q = torch.log_softmax(other, dim=-1)
-    gap = (p - q)[mask == 1]
-    divergence = (torch.exp(p)[mask == 1] * gap).sum(dim=-1)
-    return divergence.mean().item(), gap.abs().max().item()
+    divergence = (torch.exp(p) * (p - q)).sum(dim=-1)
+    last = [divergence[i, int(mask[i].sum()) - 1] for i in range(len(mask))]
+    return divergence[mask == 1].mean().item(), torch.stack(last).mean().item()
 
 
 def ship_sum(A, B, s, w):
