@@ -206,11 +206,13 @@ def test_the_ratio_is_ours_to_the_reference(monkeypatch):
     assert pace.step_ratio(ours, reference, {}, rounds=3) == 0.25
 
 
-def test_steps_that_are_timed_leave_both_models_as_they_are():
-    models = [FullFineTuning().attach(tiny.encoder("bert")), LoRA(r=2).attach(tiny.encoder("bert"))]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_steps_that_are_timed_leave_both_models_as_they_are(dtype):
+    models = [FullFineTuning().attach(tiny.encoder("bert").to(dtype)), LoRA(r=2).attach(tiny.encoder("bert"))]
     before = [{key: value.clone() for key, value in model.state_dict().items()} for model in models]
     batch = tiny.batch(padded=True) | {"labels": torch.tensor([0, 1, 0])}
     assert pace.step_ratio(models[1], models[0], batch, rounds=3) > 0
+    assert pace.step_ratio(models[0], models[0], batch, rounds=1) > 0, "beside itself"
     for model, old in zip(models, before, strict=True):
         assert all(torch.equal(value, old[key]) for key, value in model.state_dict().items())
         assert not model.training and all(p.grad is None for p in model.parameters())

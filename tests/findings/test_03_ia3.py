@@ -178,14 +178,25 @@ def test_your_loop_is_told_as_it_is():
 
 
 def test_the_bill_is_told_as_it_is():
-    number = r" +([\d,.]+)"
-    full, ours, lora = (
-        printed(PAGE, name + number * 6) for name in ("full fine-tuning", r"\n\(IA\)³", "LoRA, r = 8 on q, v")
+    names = (
+        "full fine-tuning", r"\n\(IA\)³", "LoRA, r = 8 on q, v", "LoRA, r = 1 on k, v, W_2",
+        "LoRA, r = 1 on q, k, v", "adapter, r = 16",
+    )  # fmt: skip
+    full, ours, lora, same_places, same_numbers, adapter = (
+        printed(PAGE, name + r" +([\d,.]+)" * 6) for name in names
     )
-    said(PAGE, f"At the peak (IA)³ needs {ours[3]} MB, LoRA {lora[3]} and full fine-tuning {full[3]}")
-    said(PAGE, f"{ours[2]} MB of activations where LoRA keeps {lora[2]}")
+    said(PAGE, f"At the peak (IA)³ takes {ours[3]} MB, this LoRA {lora[3]} and full fine-tuning {full[3]}")
+    assert float(full[3]) < float(full[1]) + float(full[2]) / 2
+    kept = [float(row[2]) for row in (lora, same_places, ours)]
+    assert (kept[1] - kept[0]) / (kept[2] - kept[0]) > 0.5, "mostly because of where it sits"
+    said(PAGE, f"{ours[2]} MB of activations where LoRA on queries and values keeps {lora[2]}")
+    said(PAGE, f"On (IA)³'s own three matrices LoRA keeps {same_places[2]}")
+    assert same_numbers[0] == ours[0] and same_numbers[5] == ours[5]
     said(PAGE, f"{ours[5]} kB for a task instead of {lora[5]}")
-    said(PAGE, f"a step took {ours[4]} of full fine-tuning's time with (IA)³ and {lora[4]} with LoRA")
+    steps = sorted(row[4] for row in (ours, lora, same_places, same_numbers, adapter))
+    assert float(steps[-1]) - float(steps[0]) < 2 * abs(1 - float(full[4]))
+    said(PAGE, f"they took {steps[0]} to {steps[-1]} of full fine-tuning's time")
+    said(PAGE, f"full fine-tuning beside itself reads {full[4]}")
 
 
 def test_folding_is_told_as_it_is():
