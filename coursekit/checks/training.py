@@ -15,7 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coursekit.checks.core import TRIES, Arguments, BaseExercise, Exercise, every_kind, is_empty, stopped_with
+from coursekit.checks.core import (
+    SEEDS,
+    TRIES,
+    Arguments,
+    BaseExercise,
+    Exercise,
+    every_kind,
+    is_empty,
+    stopped_with,
+)
 from coursekit.checks.draw import Draw
 from coursekit.errors import CourseError, one_of, whole
 
@@ -87,10 +96,9 @@ class Training(BaseExercise):
             return TrainingScore(0.0, "every value of the dictionary that it returns must be a tensor")
         if sum(v.numel() * v.element_size() for v in value.values()) > MOST:
             return TrainingScore(0.0, "its tensors are larger than all that can be trained here")
-        wrong = "must hold floating-point numbers without NaN or infinity: try a smaller learning rate"
         try:
-            unfit = [name for name, v in value.items() if not v.is_floating_point() or not v.isfinite().all()]
-            found = f"{unfit[0][:60]} {wrong}" if unfit else self.score(posing, value)
+            unfit = next((f"{name[:60]} {why}" for name, v in value.items() if (why := _unfit(v))), None)
+            found = unfit or self.score(posing, value)
             return TrainingScore(0.0, found) if isinstance(found, str) else found
         except Exception as error:
             return TrainingScore(0.0, f"its tensors cannot be measured ({type(error).__name__})")
@@ -116,6 +124,12 @@ class Training(BaseExercise):
         return ("passed" if scored.share == 1.0 else "failed"), scored.message, scored.share
 
 
+def _unfit(tensor: Tensor) -> str | None:
+    if not tensor.is_floating_point():
+        return f"must hold floating-point numbers, and holds {str(tensor.dtype).removeprefix('torch.')}"
+    return None if tensor.isfinite().all() else "holds NaN or infinity: try a smaller learning rate"
+
+
 def practice(id: str, case: int = 0) -> Arguments:
     r"""What the notebook's check of exercise `id` calls the student's function with, for trying things outside it.
 
@@ -123,12 +137,19 @@ def practice(id: str, case: int = 0) -> Arguments:
     """
     kinds = {name: one for name, one in every_kind().items() if isinstance(one, Training | Exercise)}
     one_of("exercise", id, kinds)
-    one = kinds[id]
+    questions = public_questions(kinds[id])
+    return questions[whole("case", case, least=0, most=len(questions) - 1)]
+
+
+def public_questions(one: BaseExercise) -> list[Arguments]:
+    r"""All that `practice` gives of an exercise, in copies; where the notebook shows its cases, two more than its check
+    asks.
+    """
     if isinstance(one, Training):
-        return copy.deepcopy(one.posing(PUBLIC).arguments)
-    if one.inputs:
-        return one.inputs(whole("case", case, least=0))
-    return copy.deepcopy(one.public[whole("case", case, least=0, most=len(one.public) - 1)])
+        return [copy.deepcopy(one.posing(PUBLIC).arguments)]
+    if isinstance(one, Exercise) and one.inputs:
+        return [one.inputs(seed) for seed in range(len(SEEDS) + 2)]
+    return copy.deepcopy(one.public) if isinstance(one, Exercise) else []
 
 
 def latest(id: str, answer: Callable[..., Any]) -> Any:

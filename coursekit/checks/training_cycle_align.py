@@ -49,7 +49,7 @@ def _pose(draw: Draw) -> TrainingCase:
     return TrainingCase((E, W0, *learned), (E, W0, kept, learned))
 
 
-def practice(seed: int = 0) -> tuple[Arguments, tuple[Tensor, Tensor, Tensor]]:
+def new_pairs(seed: int = 0) -> tuple[Arguments, tuple[Tensor, Tensor, Tensor]]:
     r"""Data to try an answer on, other than the check's: its arguments, and 200 new pairs to measure on."""
     posing = _pose(Draw(b"the notebook's", f"pairs {seed}"))
     return posing.arguments, posing.kept[2]

@@ -14,6 +14,7 @@ from transformers import BertConfig
 
 from coursekit.comparison.candidates import EVERY
 from coursekit.comparison.rows import Row, from_csv
+from coursekit.errors import one_of
 from coursekit.memory.breakdown import MB
 from coursekit.methods import SparseAdapter
 from coursekit.methods.selective.mask_method import MaskMethod
@@ -57,7 +58,7 @@ def folding(names: Iterable[str]) -> tuple[str, ...]:
     r"""Those of `names` that leave nothing beside the weights after training. Head and full fine-tuning have nothing to
     fold; a base in 4 bits cannot take the update without rounding it.
     """
-    return tuple(name for name in names if name in FOLDS)
+    return tuple(name for name in names if one_of("method", name, (*BASELINES, *EVERY)) in FOLDS)
 
 
 def bills(costs: Mapping[str, Row]) -> dict[str, dict[str, float]]:

@@ -7,7 +7,6 @@ is narrower than those of the two.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +42,7 @@ def nats_by_text(model: nn.Module, tokenizer: Any, texts: Sequence[str]) -> Floa
 
     Raises CourseError for a text of less than two tokens, and for one that the model cannot read whole.
     """
-    nats = _nats(model, tokenizer, texts)
+    nats = _nats(model, tokenizer, texts, batch_size=1)
     if not nats[:, 1].all():
         raise CourseError("a text has less than two tokens: there is nothing to predict")
     return nats
@@ -54,8 +53,8 @@ def _nats(
 ) -> Float[Tensor, "texts 2"]:
     rows = token_ids(model, tokenizer, "texts", texts)
     longest = max(map(len, rows), default=0)
-    room = getattr(getattr(model, "config", None), "max_position_embeddings", math.inf)
-    if longest > room:
+    room = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if room and 0 < room < longest:  # some configs have -1 for "no limit"
         raise CourseError(f"a text has {longest} tokens, and {type(model).__name__} reads at most {room}: cut it")
     found = torch.zeros(len(rows), 2, dtype=torch.float64)
     with evaluating(model), progress_bar(len(rows), "perplexity", progress) as bar:

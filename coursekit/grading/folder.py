@@ -58,8 +58,13 @@ class Batch:
         return None if found.get("status") == "infrastructure" else found
 
     def hints(self) -> dict[str, list[str]]:
-        r"""Those of the assignment's notebook, by exercise; none where there is no plan."""
-        return json.loads(self.assignment.read_text()).get("hints", {}) if self.assignment.is_file() else {}
+        r"""Those of the assignment's notebook, by exercise; none where there is no plan, or one made without them."""
+        if not self.assignment.is_file():
+            return {}
+        try:
+            return json.loads(self.assignment.read_text(encoding="utf-8")).get("hints", {})
+        except (OSError, ValueError):
+            raise CourseError(f"{self.out} has no usable assignment: run `coursekit grade plan` again") from None
 
     def write_result(self, result: dict[str, Any]) -> None:
         r"""Whole or not at all."""

@@ -2,7 +2,6 @@ r"""What the judge does when it is asked: let a submission through the gate and 
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
 import json
@@ -11,16 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from coursekit.checks import every_kind, practice
+from coursekit.checks import every_kind
 from coursekit.checks.numeric import Numeric
-from coursekit.checks.training import MOST, Training
-from coursekit.errors import CourseError, unknown
+from coursekit.checks.training import MOST, Training, public_questions
+from coursekit.errors import unknown
 from coursekit.grading import gate, needs, verdict
 from coursekit.grading import ids as ids_of
 from coursekit.grading.inside.wire import encode_argument
-
-#: A call of `checks.practice`, with the case where it is named.
-_PRACTICE = re.compile(r"""practice\(\s*["']([\w-]{1,80})["']\s*(?:,\s*(?:case\s*=\s*)?(\d)\s*)?\)""")
 
 
 class Work:
@@ -38,7 +34,8 @@ class Work:
         self.exercises = {id: known[id] for id in ids}
         self.trainings = {id: e for id, e in self.exercises.items() if isinstance(e, Training)}
         self.numeric = {id: e for id, e in self.exercises.items() if isinstance(e, Numeric)}
-        self._practised: dict[tuple[str, int], Any] = {}
+        # Made here: who reads a submission is a process of its own, and has little time.
+        self.public = {id: [encode_argument(q) for q in public_questions(e)] for id, e in self.exercises.items()}
         self.asked: dict[str, list[Any]] = {id: [t.posing(secret)] for id, t in self.trainings.items()}
         for id, e in self.exercises.items():
             if id not in {*self.trainings, *self.numeric}:
@@ -113,7 +110,7 @@ class Work:
             "numbers": {
                 id: dict(zip(e.given, e.own(variant or 0), strict=True)) for id, e in self.numeric.items()
             },
-            "practice": self._practice(written),
+            "practice": self.public if any("practice" in text for text in written) else {},
             "looks": {id: ids_of.LOOKS[id][1] for id in names if id in ids_of.LOOKS},
             "parameters": parameters,
             "seconds": seconds,
@@ -133,15 +130,6 @@ class Work:
         judged = {**self.exercises, **{id: e.asks for id, e in self.numeric.items()}}
         content = verdict.harvest(Path(report), most)
         return {"run": run, "exercises": verdict.probe_phase(content, judged, asked)}
-
-    def _practice(self, written: list[str]) -> list[tuple[str, int, Any]]:
-        r"""(id, case, question) of each call of `checks.practice` in a submission: public, but made outside the box."""
-        calls = {(id, int(case or 0)) for text in written for id, case in _PRACTICE.findall(text)}
-        for id, case in calls - self._practised.keys():
-            if id in self.exercises:
-                with contextlib.suppress(CourseError):  # no such case: the box says so where it is asked for
-                    self._practised[id, case] = encode_argument(practice(id, case))
-        return [(*call, self._practised[call]) for call in sorted(calls & self._practised.keys())]
 
     def _exercise(
         self, function: str, found: needs.Slice, sources: list[str], written: list[str]

@@ -59,8 +59,9 @@ def losses(model: nn.Module, batches: Iterable[Any], alone: bool = False) -> Ite
         rows = len(next(iter(batch.values()), ())) if isinstance(batch, Mapping) else 0
         if not rows:
             raise CourseError("batches: each is a dict of tensors, with one row or more for each example")
-        for part in [slice(row, row + 1) for row in range(rows)] if alone else [slice(rows)]:
-            loss = model(**{key: value[part].to(device) for key, value in batch.items()}).loss
+        for row in range(rows) if alone else [None]:
+            part = batch if row is None else {key: value[row : row + 1] for key, value in batch.items()}
+            loss = model(**{key: value.to(device) for key, value in part.items()}).loss
             if loss is None:
                 raise CourseError("a batch without labels has no loss to look at: give batches with labels")
             yield loss

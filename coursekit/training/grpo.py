@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from coursekit.errors import CourseError, number
+from coursekit.errors import CourseError, number, whole
 from coursekit.training.dpo import logps_of as logps_of
 from coursekit.training.rollouts import Answers
 
@@ -132,6 +132,8 @@ def grpo_loss(
     """
     epsilon = number("epsilon", epsilon, above=0, below=1, such_as=0.2)
     beta = number("beta", beta, least=0, such_as=0.04)
+    if length is not None:
+        length = whole("length, the most tokens of an answer,", length, least=1, such_as=16)
     tokens = clipped_loss(logps, old, advantages, epsilon)  # (answers, seq)
     if beta:
         if reference is None:

@@ -24,9 +24,11 @@ def test_what_cannot_be_a_prompt_scores_nothing(posing):
         "P must be a floating-point tensor of shape (n, 576)": {"prompt": torch.zeros(4, 577)},
         "P has 5 vectors: 1 to 4 are asked": {"prompt": torch.zeros(5, 576)},
     }
-    for unfit in (torch.full((4, 576), torch.nan), torch.full((4, 576), torch.inf), torch.ones(4, 576).long()):
-        wrong = "prompt must hold floating-point numbers without NaN or infinity: try a smaller learning rate"
-        assert DESIGN.scored(posing, {"prompt": unfit}).message == wrong
+    for unfit in (torch.nan, torch.inf):
+        scored = DESIGN.scored(posing, {"prompt": torch.full((4, 576), unfit)})
+        assert scored.message == "prompt holds NaN or infinity: try a smaller learning rate"
+    scored = DESIGN.scored(posing, {"prompt": torch.ones(4, 576).long()})
+    assert scored.message == "prompt must hold floating-point numbers, and holds int64"
     for message, tensors in cases.items():
         scored = DESIGN.scored(posing, tensors)
         assert (scored.share, scored.message) == (0.0, message)

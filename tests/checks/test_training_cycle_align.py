@@ -12,15 +12,15 @@ from coursekit.checks.training_cycle_align import (
     _imitation,
     _trained,
     log_ratios,
-    practice,
+    new_pairs,
     target,
 )
 
 
 def test_practice_has_new_pairs_on_which_an_answer_is_measured():
-    (E, W0, *pairs), new = practice(0)
+    (E, W0, *pairs), new = new_pairs(0)
     assert [len(part) for part in pairs] == [len(part) for part in new] == [200] * 3
-    assert not torch.equal(pairs[0], new[0]) and not torch.equal(E, practice(1)[0][0])
+    assert not torch.equal(pairs[0], new[0]) and not torch.equal(E, new_pairs(1)[0][0])
     assert log_ratios(E, W0, W0, *new) == (0.0, 0.0)
     chosen, rejected = log_ratios(E, _trained(E, W0, *pairs, _both), W0, *new)
     assert chosen > rejected

@@ -27,6 +27,7 @@ from coursekit.methods import (
 from coursekit.methods.adapters import pruning
 from coursekit.methods.adapters.pruned import PrunedLinear, learned
 from coursekit.methods.adapters.pruning import projections, score
+from coursekit.methods.ranking import losses
 
 HOULSBY = HoulsbyAdapter(r=6, init="bert")
 
@@ -182,6 +183,14 @@ def test_synflow_is_the_share_of_the_flow_through_a_weight():
     for i, flow in enumerate(flows):  # what flows in flows out (Tanaka et al. 2020, theorem 1)
         assert scores[2 * i].sum().item() == pytest.approx(flow.item())
         assert scores[2 * i + 1].sum().item() == pytest.approx(flow.item())
+
+
+def test_a_batch_may_hold_what_its_rows_share():
+    model, (batch,) = tiny.encoder("bert"), batches(n=1)
+    shared = {"position_ids": torch.arange(batch["input_ids"].shape[1])[None]}
+    with torch.no_grad():
+        (found,) = losses(model, [shared | batch])
+        assert found == model(**shared, **batch).loss
 
 
 def test_chance_depends_on_its_seed_alone():

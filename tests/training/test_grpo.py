@@ -245,6 +245,7 @@ def test_bad_input_is_one_clear_line():
         (lambda: group_advantages(torch.tensor([[1.0, math.nan]])), "no finite number"),
         (lambda: grpo_loss(one, one, one, one[0], mask, beta=-1.0), "beta must be a number of at least 0"),
         (lambda: grpo_loss(one, one, one, one[0], mask, epsilon=1.5), "epsilon must be a number"),
+        (lambda: grpo_loss(one, one, one, one[0], mask, length=0), "must be a positive integer, such as 16; got 0."),
         (lambda: grpo_loss(one, one, None, one[0], mask), "give them, or beta=0"),
         (lambda: sample(model, Letters(), []), "at least one prompt"),
         (lambda: sample(model, Letters(), ["a", ""]), "none may be empty"),

@@ -41,7 +41,8 @@ def main(job: Path = Path("/in")) -> None:
     from coursekit.notebook import built
 
     checks.OWN.update(task["numbers"])  # the box's own checks, which hold nothing else
-    checks.PRACTICE.update({(id, case): decode(question, code=True) for id, case, question in task["practice"]})
+    for id, questions in task["practice"].items():
+        checks.PRACTICE[id] = [functools.partial(decode, question, code=True) for question in questions]
     looks = {id: getattr(built, name) for id, name in task["looks"].items()}  # before the student's code runs
     random.seed(0)
     np.random.seed(0)

@@ -139,10 +139,10 @@ def names(folder: Path, solved: dict, blank: dict) -> Expected:
     for stem in stems:  # the gate alone has to do with names: most can be what it refuses
         (folder / f"{stem}.ipynb").write_text(json.dumps(solved) if stem == stems[1] else "{")
     expected: Expected = dict.fromkeys(stems, REFUSED) | {stems[1]: ("ok", FULL)}
-    for raw, shown, work in ((b"31 a\nb\x1b[2J", "31 a?b?[2J-", "{"), (b"31 \xff\xfe", "31 ??-", json.dumps(solved))):
+    for raw, shown in ((b"31 a\nb\x1b[2J", "31 a?b?[2J-"), (b"31 \xff\xfe", "31 ??-")):
         with open(os.fsencode(folder) + b"/" + raw + b".ipynb", "w") as file:
-            file.write(work)
-        expected[shown] = ("ok", FULL) if work != "{" else REFUSED
+            json.dump(solved, file)
+        expected[shown] = ("ok", FULL)
     return expected
 
 
@@ -226,10 +226,9 @@ def helper(folder: Path, solved: dict, blank: dict) -> Expected:
 
 def people(folder: Path, solved: dict, blank: dict) -> Expected:
     r"""38: students whose names are a formula, and hold a comma."""
-    save(folder, "=cmd.ipynb", solved)
-    for name in ("Doe, Jr.", '+1+1"'):
-        (folder / f"{name}.ipynb").write_text("{")
-    return {"=cmd": ("ok", FULL), "Doe, Jr.": REFUSED, '+1+1"': REFUSED}
+    for name in ("=cmd", "Doe, Jr.", '+1+1"'):
+        save(folder, f"{name}.ipynb", solved)
+    return {name: ("ok", FULL) for name in ("=cmd", "Doe, Jr.", '+1+1"')}
 
 
 def moved(folder: Path, solved: dict, blank: dict) -> Expected:
