@@ -60,7 +60,7 @@ GRID = Grid(
     arms=(
         Arm("as released", Way(""), (0.0,), 0, seeds=TEN),
         Arm("GRPO", Way("right"), (2e-3,), seeds=TEN),
-        Arm("shown the answers", Way("answers"), (2e-3,)),
+        Arm("shown the answers", Way("answers"), (2e-3,), seeds=TEN),
         Arm("careless rule", Way("careless"), (2e-3,), 6),
         # GRPO's eight steps take 2.2 times as long as eight of these.
         Arm(RIVAL, Way("answers"), (2e-3,), 18, seeds=TEN),

@@ -50,19 +50,20 @@ def gained(
     parts: Sequence[str], runs: Mapping[str, Sequence[Sequence[float]]], sums: Mapping[str, Sequence[str]]
 ) -> Axes:
     r"""What each of `parts` brings, in points: a bar for each entry (label -> run -> one number a part), as long as the
-    mean of its runs, which is written behind it, and a dot for each run. Below, paler: `sums`, label -> some parts.
+    mean of its runs, which is written at the right, and a dot for each run. Below, paler: `sums`, label -> some parts.
     """
     names, high = [*parts, *sums], 0.8 / len(runs)
     ax = axes(figsize=(8.2, 1.4 + 0.4 * len(names)))
+    beside = ax.get_yaxis_transform()
+    ax.text(1.01, -0.75, "mean", transform=beside, va="center", fontsize=9)
     for i, (colour, (label, own)) in enumerate(zip((COLOURS[0], COLOURS[4]), runs.items(), strict=True)):
         at = [y + (i - (len(runs) - 1) / 2) * high for y in range(len(names))]
         rows = [[*run, *(sum(run[parts.index(part)] for part in some) for some in sums.values())] for run in own]
         means = [sum(values) / len(own) for values in zip(*rows, strict=True)]
         for bars, look in ((slice(len(parts)), {"label": label}), (slice(len(parts), None), {"alpha": 0.6})):
             ax.barh(at[bars], means[bars], 0.9 * high, color=colour, **look)
-        ends = [max(0, *values) for values in zip(*rows, strict=True)]
-        for y, mean, end in zip(at, means, ends, strict=True):
-            ax.text(end + 0.4, y, f"{mean:+.1f}".replace("-", "−"), va="center", fontsize=9)
+        for y, mean in zip(at, means, strict=True):
+            ax.text(1.01, y, f"{mean:+.1f}".replace("-", "−"), transform=beside, va="center", fontsize=9)
         dots = {"s": 16, "color": COLOURS[1], "edgecolor": "black", "linewidth": 0.6, "zorder": 3}
         ax.scatter([x for run in rows for x in run], at * len(own), label="" if i else "each run", **dots)
     ax.set_yticks(range(len(names)), names)

@@ -45,7 +45,7 @@ def test_a_bar_is_the_mean_of_its_runs_and_each_run_a_dot():
     runs = {"fast": [[4.0, -9.0], [6.0, -1.0]], "slow": [[3.0, 0.0], [3.0, 1.0]]}
     ax = reinforcement.gained(["form", "lost"], runs, {"all": ["form", "lost"]})
     assert [[bar.get_width() for bar in bars] for bars in ax.containers] == [[5.0, -5.0], [0.0], [3.0, 0.5], [3.5]]
-    assert sorted(text.get_text() for text in ax.texts) == ["+0.0", "+0.5", "+3.0", "+3.5", "+5.0", "−5.0"]
+    assert sorted(text.get_text() for text in ax.texts) == ["+0.0", "+0.5", "+3.0", "+3.5", "+5.0", "mean", "−5.0"]
     places = {name: [tuple(dot) for dot in dots.get_offsets()] for name, dots in zip(runs, ax.collections, strict=True)}
     for (name, own), bars, below in zip(runs.items(), ax.containers[::2], ax.containers[1::2], strict=True):
         middles = [bar.get_y() + bar.get_height() / 2 for bar in (*bars, *below)]
