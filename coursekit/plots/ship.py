@@ -122,8 +122,8 @@ def two_tasks(
             ax.annotate(f"{seed}", point, (5, 5), textcoords="offset points", fontsize=9, color=colour)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     ax.margins(0.08)
-    ax.set_xlabel(f"{tasks[0]}: one adapter minus its own (points)")
-    ax.set_ylabel(f"{tasks[1]}: one adapter minus its own (points)")
+    ax.set_xlabel(f"{tasks[0]}: both in one − {tasks[0]} alone (points)")
+    ax.set_ylabel(f"{tasks[1]}: both in one − {tasks[1]} alone (points)")
     each = "; ".join(
         f"{way} {', '.join(f'{x:+.1f} and {y:+.1f}' for x, y in seeds)}" for way, seeds in gains.items()
     )

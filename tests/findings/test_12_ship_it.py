@@ -73,7 +73,7 @@ def test_this_run_of_the_16_and_4_bits():
                                                  "control: bare base, NF4 against float32"))  # fmt: skip
     assert round(float(nf4[0]) / once, -2) == 200 < float(none[0]) / once
     said(PAGE, f"the mean divergence is {nf4[0]} nats, two hundred times the floor: rejected")
-    said(PAGE, f"bare, this base is itself {control[0]} nats from the one in float32")
+    said(PAGE, f"Bare, this base is itself {control[0]} nats from the one in float32")
     said(PAGE, f"{nf4[4]} of 24 sentences kept their grade")
     assert 0.9 < float(control[0]) / float(nf4[0]) < 1.1
     assert printed("07_quantization", r"the first row of the file is the model's: (True)")
@@ -91,18 +91,17 @@ def test_a_base_on_the_grid_of_bfloat16():
     (base,) = printed("06_lora", r"base rounded to bfloat16\s+([\d.]+)")
     (merged,) = printed("06_lora", r"merged, bfloat16 base\s+([\d.]+)")
     assert round(float(merged) / float(base)) == 12
-    assert (float(merged) / float(base)) ** 2 > 100
-    said(PAGE, "merging into a base in bfloat16 moved the logits twelve times as far as rounding alone; squared, that "
-               "is over a hundred times the divergence")  # fmt: skip
+    said(PAGE, "merging into a base in bfloat16 moved the logits twelve times as far as rounding alone")
     W, A, B = (torch.randn(*shape) for shape in ((40, 30), (4, 30), (40, 4)))
     W, B = W.bfloat16(), B / 1000  # an update that is small beside its weights
     once = MERGE.reference(W, A, B, 8.0)
     assert torch.equal(once, MERGE.reference(W.float(), A, B, 8.0).bfloat16()) and (once == W).float().mean() > 0.2
+    assert (MERGE.reference(W, A, 1000 * B, 8.0) == W).float().mean() < 0.01
     said(PAGE, "A model released in bfloat16 is that case, even loaded in float32")
-    _, times, _, at_last, same = apart("merged into the bfloat16 base, against the adapter beside it")
-    assert max(times, at_last) < 2 and same == 23 >= min(apart(f"harmless: {way}")[4] for way in HARMLESS)
-    said(PAGE, f"so the table rounds it first: {times:.1f} times the floor, {at_last:.1f} times at the last token, and "
-               "one changed grade, accepted as well")  # fmt: skip
+    nats, times, _, at_last, same = apart("merged into the bfloat16 base, both computed in float32")
+    assert times == at_last == 0.01 and same == 24
+    said(PAGE, f"so the table rounds it first, and computes in float32, where no arithmetic hides such a loss. It "
+               f"depends on the update's size: here merging costs {nats} nats, a hundredth of the floor")  # fmt: skip
 
 
 def test_a_divergence_goes_with_the_square_of_an_error():
@@ -163,7 +162,7 @@ def test_this_run_of_the_batch():
     said(PAGE, f"one batch is {times} times as fast as six calls in this run, and not six: the arithmetic is the same, "
                "padding included. What is saved: weights are read, and operations started, once and not six "
                "times")  # fmt: skip
-    said(PAGE, f"here {times} times as fast as switching")
+    said(PAGE, f"on this CPU {times} times as fast as switching")
 
 
 def test_this_run_of_the_combination():
@@ -213,7 +212,6 @@ def test_the_stored_runs():
     runs = results.read("ship")
     assert [len(runs.seeds(arm)) for arm in ("film", "sums")] == [3, 3] and len(runs.scores("film")[0]) == 240
     assert (merged := str(runs.difference("film, merged first", "film"))).startswith("equal")
-    said(PAGE, f"Merged, accuracy stays: {merged}.")
     film, sums = (runs.difference(task, f"{task}, released") for task in ("film", "sums"))
     assert film.verdict == "no clear difference"
     assert printed(PAGE, r"(?m)^sums: trained − not trained.*  (\w+)$") == ("better",)  # after Holm, by its table
@@ -222,14 +220,14 @@ def test_the_stored_runs():
     said(PAGE, f"sums is better than no training {gain}, film's own gain is uncertain "
                f"{film.in_points().split(' ', 1)[1]}")  # fmt: skip
     said(PAGE, f"in stored runs equal accuracy {merged.removeprefix('equal ')}")
-    said("data/evidence/ship.md", "the largest of three harmless changes")
+    said("data/evidence/ship.md", "the largest of the lesson's three harmless changes")
 
     def of(arm: str, key: str) -> list[float]:
         return [float(run.more[key]) for run in runs.arms[f"film, {arm}"]]
 
     times = [x / floor for x, floor in zip(of("merged first", "nats"), of("merged first", "floor"), strict=True)]
     assert max(times) < 1 and len(times) == 3
-    said(PAGE, f"Three stored adapters (data/evidence/ship.csv) had {min(times):.1f} to {max(times):.1f} times theirs")
+    said(PAGE, f"Merged, accuracy stays: {merged}, at {min(times):.1f} to {max(times):.1f} times each seed's floor")
     put, trained = runs.difference("film, beside NF4", "film"), runs.difference("film, trained on NF4", "film")
     assert not put.non_inferior and not trained.non_inferior and trained.low < -0.03
     assert put.verdict == trained.verdict == "no clear difference"
@@ -240,7 +238,7 @@ def test_the_stored_runs():
     ends = pays.in_points().split(" ", 1)[1]
     said(PAGE, f"Between the two there is no clear difference either {ends}: these runs do not show that training "
                "there pays")  # fmt: skip
-    said(PAGE, "Trained there, its accuracy shows no clear difference from float32, nor from putting it there")
+    said(PAGE, "Its accuracy stays open, put or trained there")
     kept = {task: runs.difference(f"{task}, sum", task) for task in ("film", "sums")}
     said(PAGE, f"The sum keeps film's accuracy, {kept['film']}")
     said(PAGE, "The sum keeps film's accuracy (within 3 points)")
@@ -248,10 +246,15 @@ def test_the_stored_runs():
     factors, of_film = (runs.difference(f"{task}, factors added", f"{task}, sum") for task in ("sums", "film"))
     assert factors.verdict == of_film.verdict == "no clear difference"
     on_sums, on_film = (found.in_points().split(" (")[1].rstrip(")") for found in (factors, of_film))
-    said(PAGE, f"Against the sum, added factors show {on_sums} points on sums and {on_film} on film")
+    ties, ties_on_film = (runs.difference(f"{task}, TIES", f"{task}, sum") for task in ("sums", "film"))
+    assert ties.verdict == ties_on_film.verdict == "no clear difference"
+    far, near = (found.in_points().split(" (")[1].rstrip(")") for found in (ties, ties_on_film))
+    said(PAGE, f"Against the sum, added factors show {on_sums} points on sums and {on_film} on film, and TIES {far} "
+               f"and {near}: no clear difference")  # fmt: skip
     said(PAGE, "Added factors have cross terms, whose harm these runs do not show")
     alike, cut = (runs.difference(f"{task}, TIES at rank 16", f"{task}, TIES") for task in ("film", "sums"))
-    said(PAGE, f"TIES cut to rank 16 is equal to TIES for practical purposes {str(cut).partition('purposes ')[2]}")
+    margin = str(cut).partition("purposes ")[2]
+    said(PAGE, f"On sums, TIES cut to rank 16 is equal to TIES for practical purposes {margin}")
     assert kept["film"].verdict == cut.verdict == alike.verdict == "equal for practical purposes"
 
 
@@ -293,20 +296,32 @@ def test_the_snippet_runs_and_rounds_the_exact_sum_once(tmp_path, monkeypatch):
     assert AutoTokenizer.from_pretrained("merged")("good")["input_ids"] == [0]
 
 
-def test_peft_takes_the_scale_of_the_adapter_named_first(tmp_path):
+def test_peft_cuts_the_sum_and_takes_the_scale_of_the_adapter_named_first(tmp_path):
+    def layers(network):
+        return [(path, m) for path, m in network.named_modules() if isinstance(m, peft.tuners.lora.LoraLayer)]
+
     model = tiny.decoder("llama", vocab_size=300)
     for name, rslora in (("film", False), ("sums", True)):
         lora = LoRA(r=8, alpha=8, rslora=rslora, targets=("q_proj",))
-        nonzero(lora.attach(model, name), scale=0.01)
+        nonzero(lora.attach(model, name), seed=int(rslora), scale=0.01)  # two updates, not one twice
         lora.save(model, tmp_path / name, name)
     theirs = peft.PeftModel.from_pretrained(tiny.decoder("llama", vocab_size=300), tmp_path / "film", "film")
     theirs.load_adapter(tmp_path / "sums", "sums")
     for first, second, scale in (("film", "sums", 1), ("sums", "film", 4)):
         theirs.add_weighted_adapter([first, second], [1.0, 1.0], first + second, combination_type="cat")
-        scales = [m.scaling[first + second] for m in theirs.modules() if isinstance(m, peft.tuners.lora.LoraLayer)]
+        scales = [m.scaling[first + second] for _, m in layers(theirs)]
         assert scales and set(scales) == {scale}
-    said(PAGE, "peft 0.21.2 has three traps")
+    said(PAGE, "peft 0.21.2 has four silent traps")
+    wanted = {path: m.get_delta_weight("film") + m.get_delta_weight("sums") for path, m in layers(theirs)}
+    for name, rank, asked in (("default", 8, {}), ("whole", 16, {"svd_rank": 16})):
+        theirs.add_weighted_adapter(["film", "sums"], [1.0, 1.0], name, **asked)
+        for path, m in layers(theirs):
+            missed = (m.get_delta_weight(name) - wanted[path]).norm() / wanted[path].norm()
+            assert len(m.lora_A[name].weight) == rank and (missed < 1e-5) == (rank == 16)
+    said(PAGE, "The default, svd, cuts the sum to the larger of the ranks, here 8, though the documentation calls it "
+               "precise. Ask for svd_rank=16, or cat")  # fmt: skip
     told = " ".join(peft.LoraModel.add_weighted_adapter.__doc__.split())
+    assert "`cat` and `svd` are precise methods" in told
     assert told.count("rough") == 1 and "`linear` is efficient but a very rough approximation" in told
     said(PAGE, "the documentation calls only linear a very rough approximation")
     said(PAGE, r"Name sums first, and both is $\sqrt{16}=4$ times too large")
