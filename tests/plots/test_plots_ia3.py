@@ -22,6 +22,7 @@ def test_runs_stand_beside_each_other_with_their_losses_and_factors():
     assert len(panels) == 16 and panels[7].get_title("left") == "run 8"
     assert list(panels[0].lines[0].get_ydata()) == [3, 2, 1]
     assert panels[0].lines[1].get_ydata()[0] == pytest.approx(0.693, abs=1e-3), "guessing between two classes"
+    assert panels[0].get_ylim()[1] < 2 and [t.get_text() for t in panels[0].texts] == ["to 3"]
     assert [list(line.get_ydata()) for line in panels[8].lines] == [[1, 2, 3, 3], [1, 1, 0, 0]]
     assert panels[0].get_ylabel() == "training loss\n(nats)"
 

@@ -51,7 +51,7 @@ def ia3_diagnose(runs):
         elif (
             (run["h"] - l[-1] * run["y"]).abs().max() > 1e-3
             or (moves.max(0).values == 0).any()
-            or moves.max() > 0.06
+            or moves.max() > 1.1 * moves[0].max()
         ):
             names.append("something else")
         else:
