@@ -86,7 +86,8 @@ class Results:
         positive sentence is ranked above a negative one, whatever the threshold; or the mean of a column with a number
         for each test item, such as a margin in nats.
         """
-        return intervals.accuracy(self.scores(arm, of))
+        found = intervals.accuracy(self.scores(arm, of))
+        return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0)) if of == AUC else found
 
     def scores(self, arm: str, of: str = "") -> list[Sequence[float]]:
         r"""What `accuracy` takes the mean of: for each seed a number for each test item. of: as there."""

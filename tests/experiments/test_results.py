@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -246,6 +247,9 @@ def test_ranking_needs_margins():
         kept.append(run("a", seed, (margins > 0) == labels, margins=tuple(margins)))
     found = Results("t", (*kept, *three("b", 0.8)))
     assert found.accuracy("a", results.AUC).value == pytest.approx(stats.norm.cdf(math.sqrt(2)), abs=0.03)
+    torn = [replace(one, margins=tuple((1 if i else -1) * m for m in one.margins)) for i, one in enumerate(kept)]
+    area = Results("t", tuple(torn)).accuracy("a", results.AUC)
+    assert (area.low, area.high) == (0, 1), "no area is less or more"
     with pytest.raises(CourseError, match="arm with margins"):
         found.accuracy("b", results.AUC)
 

@@ -20,7 +20,7 @@ from coursekit.checks.soft_prompts_train import ASKED as ASKED_SHARE
 from coursekit.checks.soft_prompts_train import DESIGN, LEARN
 from coursekit.comparison.candidates import CANDIDATES
 from coursekit.experiments import results
-from coursekit.experiments.intervals import Difference, difference, ranking
+from coursekit.experiments.intervals import Difference
 from coursekit.experiments.results import Results
 from coursekit.experiments.run import FITTED_ON
 from coursekit.experiments.search import NOTHING
@@ -176,7 +176,7 @@ def test_on_a_decoder():
     ends = family["prompt"].in_points().split("(")[1].removesuffix(")")
     said(PAGE, f"Against that rival the prompt shows no clear difference ({ends} points)")
     said(PAGE, f"points); LoRA is better {by(family['lora'])}")
-    said(PAGE, "So LoRA does more than correct a lean. For the prompt there is a hint")
+    said(PAGE, "So LoRA does more than correct a lean")
     between = decoder.difference("prompt", "lora")
     assert between.verdict == "no clear difference"
     said(PAGE, "Nor is LoRA shown to beat the prompt")
@@ -187,22 +187,24 @@ def test_on_a_decoder():
     said(PAGE, "The prompt and LoRA ($r=8$) train for 100 steps of 8 sentences, with three seeds")
 
 
-def test_the_prompts_whose_margins_are_stored_order_the_sentences_better():
-    r"""At the chosen rate none are stored; 0.3 is the next one."""
+def test_the_runs_made_again_for_their_margins():
     decoder, fair = results.read("decoder"), "untrained, fitted threshold"
-    assert not any(run.margins for run in decoder.arms["prompt"])
-    tried = sorted(decoder.by_rate("prompt"))
-    assert tried[tried.index(decoder.rate("prompt")) + 1] == 0.3
-    kept = [run for run in decoder.searched("prompt") if run.margins]
-    assert [(run.cell.rate, run.cell.seed) for run in kept] == [(0.3, 1), (0.3, 2)]
-    positive = (np.array(kept[0].margins) > 0) == np.array(kept[0].correct)
-    two, base = (ranking([run.margins for run in runs], positive) for runs in (kept, decoder.arms[fair]))
-    found, untrained = difference(two, base), decoder.accuracy(fair, results.AUC).value
+    for arm in ("lora", "prompt"):
+        assert decoder.rate(f"{arm} again") == decoder.rate(arm) and decoder.steps(f"{arm} again") == decoder.steps(arm)
+        assert {run.more["processor"] for run in decoder.arms[f"{arm} again"]} == {"AMD EPYC"}
+        assert {run.more["processor"] for run in decoder.arms[arm]} == {""}
+    found = decoder.difference("lora again", fair, of=results.AUC)
     assert found.verdict == "better"
     value, low, high = (f"{100 * x:.1f}" for x in (found.value, found.low, found.high))
-    said(PAGE, "two runs at the neighbouring rate 0.3 kept their margins; their AUC, "
-               f"{' and '.join(f'{area:.3f}' for area in two.mean(axis=1))}, is {value} points ({low} to {high}) above "
-               f"the untrained model's {untrained:.3f}")  # fmt: skip
+    said(PAGE, f"run again, it also has an AUC {value} points ({low} to {high}) above the untrained model's")
+    untrained = decoder.accuracy(fair, results.AUC).value
+    failed, *areas = (float(np.mean(one)) for one in decoder.scores("prompt again", results.AUC))
+    assert failed < 0.6 < untrained < min(areas) and len(areas) == 2
+    two = " and ".join(f"{area:.3f}" for area in areas)
+    said(PAGE, f"The prompt does in two of three runs, {two} against {untrained:.3f}")
+    before, after = (decoder.seeds(arm)[0] for arm in ("prompt", "prompt again"))
+    had = f"{after:.3f} right, where the same seed and rate had given {before:.3f} on another processor"
+    said(PAGE, f"In the third the training failed, {had}")
 
 
 def test_what_section_1_says_of_its_run():
