@@ -279,7 +279,7 @@ def test_the_table_of_the_open_exercise():
     said(PAGE, " ".join(f"| {what} | {right} % |" for what, right in rows.items()))
     assert sum(p.numel() for p in free.values()) == 770 and bitfit_train.REACH == 0.7 and len(posed.kept[2]) == 320
     said(PAGE, "70 %, a little below the trained head, since 320 sentences leave ±5 points to chance")
-    assert bitfit_train.TRAIN.score(posed, {"classifier.bias": torch.ones(2)}).share == 0
+    assert bitfit_train.TRAIN.scored(posed, {"classifier.bias": torch.ones(2)}).share == 0
 
 
 def test_what_peft_has_instead_of_bitfit():

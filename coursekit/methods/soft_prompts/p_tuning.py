@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from coursekit import counts, interop
 from coursekit.errors import CourseError, keep, one_of, whole
-from coursekit.methods.mechanism.attachment import Attachment, find_attachment
+from coursekit.methods.mechanism.attachment import Attachment, attached, find_attachment
 from coursekit.methods.mechanism.checkpoint import Setting, agree
 from coursekit.methods.soft_prompts.input_prompt import (
     KEY,
@@ -84,9 +84,9 @@ class PTuning(InputPrompt):
     that texts do not have, such as a special token that was never trained. None: before the text, as in peft.
 
     A checkpoint holds the virtual tokens under peft's name, and the network beside them, under names that peft does
-    not read. Without the network (a checkpoint of peft's) a loaded adapter can be used, but not trained further, except
-    for a task head. peft itself knows no placeholder: it would put the vectors of a template in front, and warns that
-    it does not know the setting.
+    not read. Without the network (a checkpoint of peft's, or one saved with `encoder=False`) a loaded adapter can be
+    used, but not trained further, except for a task head. peft itself knows no placeholder: it would put the vectors
+    of a template in front, and warns that it does not know the setting.
 
     Raises CourseError for settings that make no sense, on attaching for a placeholder that is not in the vocabulary,
     and at a call for a text that has the placeholder another number of times.
@@ -123,6 +123,19 @@ class PTuning(InputPrompt):
         if self.encoder == "mlp":
             return counts.p_tuning_mlp(d, self.n, self._hidden(d))
         return counts.p_tuning_lstm(d, self.n, self._hidden(d), self.layers)
+
+    def save(
+        self, model: nn.Module, folder: str | Path, name: str | None = None, encoder: bool = True
+    ) -> Path:
+        r"""Write what was trained to `folder`. encoder=False leaves the network out: smaller, and done training, as the
+        comparison measures it.
+        """
+        name = self._named(model, name)
+        method = attached(model)[name]  # the one that was attached: another may have other settings
+        tensors = method._learned(model, name)
+        if not encoder:
+            tensors = {key: value for key, value in tensors.items() if not key.startswith(ENCODER)}
+        return interop.write(folder, method._config(model), tensors)
 
     def _hidden(self, d: int) -> int:
         return self.hidden or (d if self.encoder == "mlp" else max(1, d // 2))
