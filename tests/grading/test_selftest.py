@@ -80,10 +80,11 @@ def test_what_is_wrong_is_said(lora, monkeypatch, change, said):
 def test_a_mistake_that_is_told_something_else_and_a_blank_copy_with_points_are_said(lora, monkeypatch):
     known = checks.every_kind()
     truncate = known["lora-truncate"]
-    # Cases that do not tell two mistakes apart, whatever `cases` refuses.
+    # Cases that do not tell two mistakes apart, whatever an exercise refuses to draw.
     first, wrong = next(iter(truncate.mutants.items()))
     twice = replace(truncate, mutants=truncate.mutants | {"in other words": wrong})
-    object.__setattr__(twice, "cases", truncate.cases)
+    for drawn in ("cases", "public"):
+        object.__setattr__(twice, drawn, getattr(truncate, drawn))
     known["lora-truncate"] = twice
     monkeypatch.setattr(work, "every_kind", lambda: known)
     monkeypatch.setattr("coursekit.grading.selftest.release", solve)  # which leaves the answers in
