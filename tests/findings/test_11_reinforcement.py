@@ -211,7 +211,7 @@ def test_the_rival_in_the_same_time(stored, adjusted):
     value, ends = points(longer).split(" points (")
     assert 18 * 8 > 2 * 64
     more = f"the rival reads each sum twice or more and has {value} points more right draws ({ends}"
-    said(PAGE, f"Trained for as long, 18 steps to GRPO’s 8, {more}")
+    said(PAGE, f"Trained for as long as GRPO took on the stored runs’ machine, 18 steps to its 8, {more}")
     said(PAGE, f"Showing the right answers for as long brought {value} points more ({ends}")
 
 
@@ -249,11 +249,20 @@ def test_how_far_from_the_released_model(stored):
         printed(PAGE, rf"{arm} .*  {kl.mean():.1f} \({kl.min():.1f} to {kl.max():.1f}\)\n")
     least = by_run.pop(CARELESS).min()
     assert least > max(one.max() for one in by_run.values())
-    far = "Every careless run moved farther from the released model than any other run in the table"
+    far = "every stored careless run moved farther from the released model than any other run in the table"
     said(PAGE, f"{far}, {least:.1f} nats an answer or more")
     fast = measure(stored, RATES[2], "kl").mean(1)
     assert fast.max() > least and RATES[2] not in by_run
     said(PAGE, f"with the honest rule at three times the rate it is {fast.min():.1f} to {fast.max():.1f}")
+
+
+def test_where_the_two_rules_part_in_this_run():
+    found = re.fullmatch(r"section 3’s rule from .* to .* \(.* to (.*)\); careless rule (.*)", alt("section 3’s rule"))
+    most, careless = float(found[1]), [float(x) for x in found[2].split(", ")]
+    assert careless[2] < most < careless[3] / 2 and len(careless) == 6
+    paid = curve("paid")[0]
+    assert paid[2] < paid[3] and paid[0] < paid[2]
+    said(PAGE, "In this run the KL parted at step 4, while more and more was paid")
 
 
 def test_the_first_result_has_its_baseline(stored):
