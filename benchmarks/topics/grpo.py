@@ -62,7 +62,7 @@ GRID = Grid(
         Arm("GRPO", Way("right"), (2e-3,), seeds=TEN),
         Arm("shown the answers", Way("answers"), (2e-3,), seeds=TEN),
         Arm("careless rule", Way("careless"), (2e-3,), 6),
-        # GRPO's eight steps take 2.2 times as long as eight of these.
+        # GRPO's eight steps took 2.2 times as long as eight of these (AMD EPYC; 2.7 on a Xeon with AMX).
         Arm(RIVAL, Way("answers"), (2e-3,), 18, seeds=TEN),
         Arm("GRPO with r = 1", Way("right", 1), (2e-3,)),
         *(Arm(f"GRPO at {rate:g}", Way("right"), (rate,)) for rate in (6e-4, 6e-3)),
