@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+import peft
 import pytest
 import torch
 from bitsandbytes.optim import GlobalOptimManager
@@ -55,7 +56,6 @@ def test_what_a_block_keeps(config, step):
     vectors = kept / (4 * ROWS * TOKENS * config.hidden_size)
     said(PAGE, f"for the backward pass it keeps {vectors:.0f}.")
     said(PAGE, f"a block of SmolLM2 keeps {vectors:.0f} vectors a token (in rows of {TOKENS})")
-    assert 0.47 < 4 * 4 * ROWS * TOKENS * config.intermediate_size / kept < 0.53
     scores = 4 * ROWS * TOKENS * config.vocab_size
     assert scores / kept > 4
     said(PAGE, f"one tensor of scores takes as much as {scores / kept:.1f} blocks.")
@@ -87,8 +87,11 @@ def test_lora_keeps_most_activations(config, step):
         for lora in (LoRA(r=8), LoRA(r=8, targets="all-linear"))
     )
     assert 0.73 < some < 0.77 and 0.9 <= everywhere < 0.93
-    said(PAGE, "three quarters of the activations are left, with LoRA on all linear layers nine tenths")
-    said(PAGE, "in SmolLM2 three quarters to nine tenths of the activations stay")
+    said(
+        PAGE,
+        "with LoRA on query and value three quarters of the activations are left, on all linear layers nine tenths",
+    )
+    said(PAGE, "in SmolLM2 it keeps three quarters to nine tenths of the activations in float32 without dropout")
     # What is freed: of each block the two n, b and p, or the two n alone; and what the last norm and the scores read.
     d, f, T = 4 * config.hidden_size, 4 * config.intermediate_size, ROWS * TOKENS
     for share, freed in ((some, 3 * d + f), (everywhere, 2 * d)):
@@ -99,6 +102,47 @@ def test_lora_keeps_most_activations(config, step):
         for name in ("full fine-tuning", "LoRA, query and value", "LoRA, all linear layers")
     ]
     assert [round(k / kept[0], 1) for k in kept[1:]] == [round(some, 1), round(everywhere, 1)]
+
+
+def test_lora_s_own_copies_of_its_inputs(config):
+    r"""On a 16-bit base LoRA on all linear layers keeps more than full fine-tuning."""
+    shape = dict(batch=ROWS, seq=TOKENS)
+    full = memory.predict(config, precision="bf16", **shape).kept
+    some, everywhere = (
+        memory.predict(config, lora, precision="bf16", **shape).kept / full
+        for lora in (LoRA(r=8), LoRA(r=8, targets="all-linear"))
+    )
+    said(
+        PAGE,
+        "On a 16-bit base, or with dropout, each adapter also keeps its own copy of its input: "
+        f"in bfloat16 they keep {some:.1f} and {everywhere:.1f} times as much as full fine-tuning",
+    )
+    said(PAGE, f"and {some:.1f} to {everywhere:.1f} times full fine-tuning's in bfloat16")
+    for targets in (None, "all-linear"):
+        plain, dropped = (
+            memory.predict(config, LoRA(r=8, targets=targets, dropout=p), **shape).kept for p in (0, 0.1)
+        )
+        assert dropped > plain
+    for device in ("cpu", "cuda"):  # as in the 10 B model, at the planner's length
+        ten, long = CASES["10 B on 7 × RTX 4090"][0], FIXED | {"device": device}
+        found = memory.predict(ten, LoRA(r=8, targets="all-linear"), **long).kept
+        assert 1.3 < found / memory.predict(ten, **long).kept < 1.5
+
+
+@pytest.mark.parametrize("library", ["ours", "PEFT"])
+def test_each_adapter_s_copy_is_measured(library):
+    r"""On a tiny model: what is predicted in bfloat16 is kept, by the course's LoRA and by PEFT's as it comes."""
+    shape = dict(vocab_size=100, hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=2)
+    model = LlamaForCausalLM(LlamaConfig(**shape)).to(torch.bfloat16)
+    batch, lora = memory.random_batch(model, 2, 16), LoRA(r=8, targets="all-linear")
+    wanted = memory.predict(model.config, lora, batch=2, seq=16, precision="bf16").kept
+    full = memory.predict(model.config, batch=2, seq=16, precision="bf16").kept
+    if library == "ours":
+        lora.attach(model)
+    else:
+        peft.get_peft_model(model, peft.LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    assert memory.measure(model, batch).kept == pytest.approx(wanted, rel=0.01)
+    assert wanted > 1.3 * full
 
 
 def test_checkpointing(config, step):
@@ -127,24 +171,28 @@ def test_checkpointing_lowers_a_peak_that_activations_set(config, step):
     said(PAGE, f"LoRA's, just after the loss, falls at once, from {high.peak / MB:.0f} to {low.peak / MB:.0f} MB")
     large, small = (memory.predict(config, batch=4 * ROWS, seq=TOKENS, checkpointing=on) for on in (False, True))
     assert max(large.timeline, key=lambda point: point.activations + point.gradients).gradients == 0
+    # The model lets the gradient that has come to the embedding stay beside the sum; it has gone by then.
+    measured = small.peak - 4 * 4 * ROWS * TOKENS * config.hidden_size
     said(
         PAGE,
-        "With four times the sequences activations set it, and the prediction falls from "
-        f"{large.peak / MB:.0f} to {small.peak / MB:.0f} MB",
+        "With four times the sequences activations set it, and it falls from "
+        f"{large.peak / MB:.0f} to {measured / MB:.0f} MB",
     )
-    predicted = f"the same, {4 * ROWS} × {TOKENS}, predicted"
-    rows = {"full fine-tuning": (step, thrifty), predicted: (large, small), "LoRA, query and value": (high, low)}
+    more = f"the same, {4 * ROWS} × {TOKENS}"
+    rows = {"full fine-tuning": (step, thrifty), more: (large, small), "LoRA, query and value": (high, low)}
     for name, bills in rows.items():
-        without, on = ((f"{bill.kept / MB:.0f}", f"{bill.peak / MB:.0f}") for bill in bills)
+        without, on = ([f"{bill.kept / MB:.0f}", f"{bill.peak / MB:.0f}"] for bill in bills)
+        if name == more:
+            on[1] = f"{measured / MB:.0f}"
         assert printed(PAGE, rf"{name} +(\d+) +(\d+) +(\d+) +(\d+)\n") == (without[0], on[0], without[1], on[1])
 
 
 def test_the_stages():
     ten = memory.bill(10e9)
-    for stage, size in ((1, "55"), (2, "37.5"), (3, "20")):
+    for stage, size in ((1, "57.1"), (2, "40.0"), (3, "22.9")):
         divided = ten.optimizer + ten.master + (stage > 1) * ten.gradients + (stage > 2) * ten.weights
-        here = (ten.total - divided + divided / 8) / GB
-        assert f"{here:g}" == size
+        here = (ten.total - divided + divided / 7) / GB
+        assert f"{here:.1f}" == size
         assert (here <= memory.card("RTX 4090").capacity() / GB) == (stage == 3)
     said(PAGE, f"Only stage 3 fits, with {size} GB")
 
@@ -195,8 +243,8 @@ def test_what_fits_on_seven_cards():
     assert 0.9 * card < part + one < card
     said(
         PAGE,
-        f"one sequence with checkpointing takes {(part + one) / GB:.1f} GB of a card's {card / GB:.1f}, "
-        f"and we allow {0.9 * card / GB:.1f}",
+        "Too close to call with Adam in 32 bits: one sequence with checkpointing takes "
+        f"{(part + one) / GB:.1f} GB of a card's {card / GB:.1f}, and we allow {0.9 * card / GB:.1f}",
     )
 
 
@@ -231,7 +279,13 @@ def test_the_plans(score):
     said(PAGE, "plain SGD, which loses by our factor of 0.5, an opinion")
     assert large[:3] == ("adamw", "with", "2") and larger == ("adamw", "no", "2", "3")
     said(PAGE, f"On slow ones the plan takes checkpointing, so that {large[3]} sequences share the wait")
-    said(PAGE, "on links four times as fast three without it score higher")
+    cards = CASES["7 B on 4 × A100 of 80 GB"][1]
+    said(
+        PAGE,
+        "on links four times as fast three without it score higher: a step of "
+        f"{cards * int(large[3])} sequences against one of {cards * int(larger[3])}",
+    )
+    said(PAGE, "So seven cards are enough with 8-bit Adam, at three quarters of the computing speed")
 
 
 def test_gradient_accumulation_shares_the_wait_as_well(score):
@@ -241,20 +295,9 @@ def test_gradient_accumulation_shares_the_wait_as_well(score):
     many, plan = score("adamw, no checkpointing", 1, 14 * 2), score("adamw, with checkpointing", 2, 28)
     said(
         PAGE,
-        "on slow links fourteen passes of two sequences without checkpointing score "
-        f"{many:.2f}, the plan {plan:.2f}",
+        "With accumulation checkpointing loses on slow links, too: at stage 1 each card has its gradients whole and "
+        f"can wait, and fourteen passes of two sequences without it score {many:.2f}, the plan {plan:.2f}",
     )
-
-
-def test_under_autocast_a_block_s_input_has_four_bytes():
-    shape = dict(vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2)
-    model, inputs = LlamaForCausalLM(LlamaConfig(**shape)), []
-    for layer in model.model.layers:
-        layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0].dtype))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        model(input_ids=torch.arange(8)[None])
-    assert inputs == 3 * [torch.float32]
-    said(PAGE, "With section 6's autocast on one card a block's input has 4 bytes, so fewer sequences fit")
 
 
 def test_where_the_peak_of_a_step_is(config, step):
@@ -286,6 +329,48 @@ def test_the_measured_peak_is_at_the_end():
     assert max(together) == pytest.approx(found.gradients + 2 * embedding, abs=MB)
     comes = [p.activations - q.activations for q, p in zip(found.timeline, found.timeline[1:], strict=False)]
     assert comes.count(embedding) == comes.count(-embedding) == 2, "what the picture draws as a line of its own"
+
+
+def test_the_sum_of_the_two_gradients_is_a_tensor_of_its_own():
+    r"""Without `memory.measure`, under which PyTorch adds no gradients in place: by the profiler, on a tiny model."""
+    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=5000, tie_word_embeddings=True, **shape))
+    embedding, now, most = model.get_input_embeddings().weight.nbytes, 0, 0
+    with torch.profiler.profile(profile_memory=True) as profile:
+        model(**memory.random_batch(model, 2, 8)).loss.backward()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    gradients = 4 * model.num_parameters()
+    assert now >= gradients and most - gradients == pytest.approx(2 * embedding, rel=0.05)
+    said(PAGE, "for a moment both stand beside their sum")
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_behind_a_frozen_embedding_the_reentrant_way_builds_no_graph():
+    r"""Unless its output requires a gradient, which transformers sees to."""
+    shape = dict(vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    model = LlamaForCausalLM(LlamaConfig(**shape)).train()
+    LoRA(r=2).attach(model)
+    batch = memory.random_batch(model, 2, 8)
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    assert model(**batch).loss.requires_grad
+    model.disable_input_require_grads()
+    assert not model(**batch).loss.requires_grad
+    said(
+        PAGE,
+        "behind a frozen embedding, as with LoRA, it builds no graph, unless that output is made to require a "
+        "gradient, as transformers does",
+    )
+
+
+def test_stage_3_is_fsdp2(tmp_path, monkeypatch):
+    (given,) = re.findall(r"For stage 3 pass `(.*?)`", "\n".join(cell.source for cell in read(PAGE).cells))
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # the arguments set it for the process
+    arguments = eval(f"TrainingArguments({str(tmp_path)!r}, use_cpu=True, {given})")
+    assert arguments.fsdp_plugin_args["fsdp_version"] == 2
+    said(PAGE, "never stage 3: that is FSDP2")
 
 
 class Watched(Trainer):
