@@ -42,9 +42,12 @@ def loss_and_entropies(
 def first_below(
     losses: Sequence[float], entropies: Mapping[str, float], tokens: int, smooth: int = 10
 ) -> dict[str, int]:
-    r"""Where the thick line of `loss_and_entropies` is first below each other: label -> tokens, if it ever is."""
+    r"""Where the thick line of `loss_and_entropies` falls below each other: label -> tokens, if it does. That it begins
+    below one tells of `smooth`, not of the model: that one is left out.
+    """
     read, mean = _means(losses, tokens, smooth)
-    return {label: int(read[mean < height][0]) for label, height in entropies.items() if (mean < height).any()}
+    passed = {label: height for label, height in entropies.items() if mean[0] >= height > mean.min()}
+    return {label: int(read[mean < height][0]) for label, height in passed.items()}
 
 
 def _means(losses: Sequence[float], tokens: int, smooth: int) -> tuple[np.ndarray, np.ndarray]:
@@ -176,15 +179,20 @@ def learned_and_kept(
 ) -> Axes:
     r"""Perplexity of what is new against that of what is old; the best corner is at the lower left.
 
-    curves: remedy -> (new, old) at each of its strengths, joined by a line. before: where the model came from, of
-    which the old is drawn as a line.
+    curves: remedy -> (new, old) at each of its strengths, joined by a line; a point that another one of its remedy is
+    ahead of on both stands alone. before: where the model came from, of which the old is drawn as a line.
     """
-    ax = axes(figsize=(7.0, 4.6))
+    ax = axes(figsize=(7.0, 5.8))
     for colour, marker, (label, points) in zip(COLOURS, "osD^vP", curves.items(), strict=False):
-        x, y = zip(*points, strict=True)
+        behind = [p for p in points if any(q[0] < p[0] and q[1] < p[1] for q in points)]
+        x, y = zip(*(p for p in points if p not in behind), strict=True)
         # A single point is large and hollow: what lies at the same place shows through.
         size, face = (6, colour) if len(points) > 1 else (10, "none")
-        ax.plot(x, y, color=colour, marker=marker, markersize=size, markerfacecolor=face, linewidth=1, label=label)
+        look = {"color": colour, "marker": marker, "markersize": size, "markerfacecolor": face}
+        ax.plot(x, y, linewidth=1, label=label, **look)
+        if behind:
+            ax.plot(*zip(*behind, strict=True), linestyle="none", **look)
+            says(ax, f"{label}, apart: " + ", ".join(f"{height:.1f}" for _, height in behind))
     # A line, not a point: far to the right, it would squeeze all others together.
     ax.axhline(before[1], color="grey", linestyle="--", linewidth=1)
     ax.annotate(f"before: the {new} at {before[0]:.0f}, far to the right", (0.99, before[1]), ha="right",

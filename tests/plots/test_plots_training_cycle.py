@@ -23,7 +23,7 @@ def test_a_loss_is_drawn_over_tokens_with_a_line_for_each_bar():
 
 
 def test_a_rival_is_passed_where_the_drawn_mean_is():
-    losses, rivals = np.linspace(6.5, 3.5, 40), {"nothing": 6.2, "pairs": 4.0, "all": 1.0}
+    losses, rivals = np.linspace(6.5, 3.5, 40), {"at once": 6.2, "nothing": 6.1, "pairs": 4.0, "all": 1.0}
     mean = draw.loss_and_entropies(losses, rivals, tokens=1024).lines[1]
     found = draw.first_below(losses, rivals, tokens=1024)
     assert list(found) == ["nothing", "pairs"]
@@ -54,10 +54,12 @@ def test_each_pair_is_a_point_beside_the_lines_of_no_change():
 
 
 def test_learned_and_kept_joins_the_strengths_of_a_remedy():
-    points = {"replay": [(20.0, 32.0), (21.0, 28.0)], "EWC": [(19.5, 30.0)]}
+    points = {"replay": [(20.0, 32.0), (21.0, 28.0), (22.0, 40.0)], "EWC": [(19.5, 30.0)]}
     ax = draw.learned_and_kept(points, before=(94.0, 23.0), new="tweets")
-    replay, ewc, before = ax.lines
+    replay, behind, ewc, before = ax.lines
     assert list(replay.get_xdata()) == [20.0, 21.0] and list(replay.get_ydata()) == [32.0, 28.0]
+    assert list(behind.get_xdata()) == [22.0] and list(behind.get_ydata()) == [40.0], "it joins no line"
+    assert (behind.get_color(), behind.get_linestyle()) == (replay.get_color(), "None")
     assert before.get_ydata()[0] == 23.0 and ax.get_xlim()[1] < 30, (
         "the start does not squeeze the rest together"
     )
