@@ -30,8 +30,9 @@ def accuracies(
 ) -> Axes:
     r"""One dot an arm, with its 95 % interval, in the order given.
 
-    found: label -> `experiments.intervals.Interval`. lines: name -> accuracy, of `LINES` or others. colours: label ->
-    colour, such as its family's. seeds: label -> accuracies of the single seeds, as small dots.
+    found: label -> `experiments.intervals.Interval`. lines: name -> accuracy, of `LINES` or others; what stands behind
+    a comma, such as the steps, changes no colour. colours: label -> colour, such as its family's. seeds: label ->
+    accuracies of the single seeds, as small dots.
     """
     ax = axes(figsize=(7.0, 1.3 + 0.3 * len(found)))
     for row, (name, one) in enumerate(found.items()):
@@ -43,7 +44,7 @@ def accuracies(
             color=colour,
         )  # fmt: skip
     for name, value in (lines or {}).items():
-        style = dict(linewidth=1.2) | LINES.get(name, dict(color="grey", linestyle="-."))
+        style = dict(linewidth=1.2) | LINES.get(name.partition(",")[0], dict(color="grey", linestyle="-."))
         ax.axvline(value, label=name, zorder=0, **style)
     ax.set_yticks(range(len(found)), list(found))
     ax.set_ylim(len(found) - 0.5, -0.5)

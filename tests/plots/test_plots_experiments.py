@@ -21,6 +21,12 @@ def test_dots_bars_and_reference_lines_stand_where_the_numbers_are():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["LoRA", "head"]
 
 
+def test_a_line_with_its_steps_keeps_its_colour():
+    ax = accuracies({"head": Interval(0.6, 0.5, 0.7)}, {"full fine-tuning, 600 steps": 0.9})
+    (line,) = [line for line in ax.lines if line.get_label() == "full fine-tuning, 600 steps"]
+    assert line.get_color() == LINES["full fine-tuning"]["color"]
+
+
 def test_each_seed_is_a_small_dot_below_its_arm():
     found = {"LoRA": Interval(0.8, 0.7, 0.85), "head": Interval(0.6, 0.5, 0.7)}
     ax = accuracies(found, seeds={"LoRA": [0.79, 0.81]}, colours={"LoRA": "red"})
