@@ -72,21 +72,23 @@ def differences_by_cost(
     margin: float,
     low: float,
     lines: Mapping[str, float] | None = None,
+    named: Sequence[Mapping[str, tuple[float, float]]] = (),
 ) -> Sequence[Axes]:
     r"""Differences to full fine-tuning in points over what methods cost: a panel a cost, a dot a method.
 
     found: method -> `experiments.intervals.Difference`. families: method -> one of `plots.hybrid.FAMILIES`. panels:
     label of the axis -> (method -> cost, the most that a budget allows, who leads, who is taken): these two have rings,
     names and their intervals. margin: in points, a band. low: where the axis begins; what lies farther down is an arrow
-    at its edge. lines: name -> points, of `plots.experiments.LINES`.
+    at its edge. lines: name -> points, of `plots.experiments.LINES`, in black: their colours are families' here. named:
+    for each panel, method -> where its name stands, in points of a page from its dot.
     """
     figure, row = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), sharey=True, squeeze=False)
     used = [family for family in FAMILIES if family in {families[name] for name in found}]
-    for ax, (label, (cost, most, leads, taken)) in zip(row[0], panels.items(), strict=True):
+    for at, (ax, (label, (cost, most, leads, taken))) in enumerate(zip(row[0], panels.items(), strict=True)):
         ax.axhspan(-margin, margin, color="#e9eaec", zorder=-1)
         for family in used:
             own = [(cost[name], 100 * one.value) for name, one in found.items() if families[name] == family]
-            for marker, kept in (("o", [at for at in own if at[1] >= low]), ("v", [at for at in own if at[1] < low])):
+            for marker, kept in (("o", [p for p in own if p[1] >= low]), ("v", [p for p in own if p[1] < low])):
                 ax.scatter([x for x, _ in kept], [max(y, low) for _, y in kept], color=FAMILIES[family], marker=marker,
                            s=24, zorder=3, clip_on=False)  # fmt: skip
         for name, word, below in ((leads, "leads", False), (taken, "taken", True)):
@@ -96,10 +98,13 @@ def differences_by_cost(
                         markersize=11, markerfacecolor="none", capsize=2, elinewidth=0.9)  # fmt: skip
             ax.annotate(f"{name}: {word}", (cost[name], 100 * (one.low if below else one.high)), ha="center",
                         xytext=(0, -11 if below else 4), textcoords="offset points", fontsize=8)  # fmt: skip
+        for name, away in named[at].items() if at < len(named) else ():
+            ax.annotate(name, (cost[name], 100 * found[name].value), xytext=away, textcoords="offset points",
+                        fontsize=8, ha="center", arrowprops=dict(arrowstyle="-", color="grey", lw=0.7))  # fmt: skip
         ax.axvline(most, color="grey", linestyle=":", linewidth=1)
         ax.axhline(0, color="#777777", linestyle="--", linewidth=1, zorder=0)
         for name, value in (lines or {}).items():
-            ax.axhline(value, linewidth=1.2, label=name, zorder=0, **LINES[name])
+            ax.axhline(value, linewidth=1.2, label=name, zorder=0, **LINES[name] | dict(color="black"))
         if max(cost.values()) > 20 * min(cost.values()):
             ax.set_xscale("log")
         ax.set_xlabel(f"{label} (dotted: at most {most:g})")

@@ -97,4 +97,11 @@ def test_a_difference_over_a_cost_has_its_method_s_colour_and_the_leader_and_the
     np.testing.assert_allclose(ends, [[-2, 1], [-3, 0]])
     assert [text.get_text() for text in narrow.texts] == ["a: leads", "b: taken"]
     assert [list(line.get_xdata()) for line in narrow.lines if line.get_linestyle() == ":"] == [[400, 400]]
+    (probe,) = (line for line in narrow.lines if line.get_label() == "linear probe")
+    assert same_color(probe.get_color(), "black"), "its own colour is a family's"
+    named = {"far": (20, 9)}, {"b": (-30, 5)}
+    pair = differences_by_cost(found, families, panels, margin=3, low=-30, named=named)
+    for ax, name, at in zip(pair, ("far", "b"), ((1, -20), (300, -2)), strict=True):
+        label = ax.texts[-1]
+        assert (label.get_text(), tuple(label.xy)) == (name, at)
     assert "peak, MB, from 200 to 300, at most 400: a leads at 200 with -1.0 points" in describe(narrow.figure)
