@@ -18,7 +18,7 @@ _BOXES = (
     (2.7, 0.6, 0.9, "× $l_v$"), (4.1, 1.5, 1.2, "attention"), (5.4, 1.5, 0.7, "$W_o$"), (7.6, 1.5, 0.8, "$W_1$"),
     (8.6, 1.5, 0.6, "γ"), (9.6, 1.5, 0.9, "× $l_{ff}$"), (10.7, 1.5, 0.8, "$W_2$"),
 )  # fmt: skip
-#: Where the axis of losses ends (nats): a run that goes on above would flatten all others.
+#: Where lines of losses end (nats): a run that goes on above would flatten all others.
 _TOP = 1.2
 #: Arrows: from, to.
 _ARROWS = (
@@ -49,7 +49,7 @@ def runs_side_by_side(runs: Sequence[Mapping[str, Any]]) -> Sequence[Axes]:
     r"""Trainings of (IA)³ for two classes beside each other: the loss of each above, some of its factors below.
 
     runs: each with "loss" (steps,) and "l" (steps + 1, n). A dotted line is ln 2, the loss of giving both classes 0.5.
-    A loss above the axis is written down.
+    A line of losses is cut at _TOP, and its highest written down.
     The alt text has all runs: panel by panel it would be cut off before the factors.
     """
     figure, panels = plt.subplots(
@@ -58,10 +58,10 @@ def runs_side_by_side(runs: Sequence[Mapping[str, Any]]) -> Sequence[Axes]:
     told = []
     for number, (run, (above, below)) in enumerate(zip(runs, panels.T, strict=True), start=1):
         loss, factors = (np.asarray(run[name], dtype=float) for name in ("loss", "l"))
-        above.plot(np.arange(1, len(loss) + 1), loss, color=COLOURS[0])
+        above.plot(np.arange(1, len(loss) + 1), np.minimum(loss, _TOP), color=COLOURS[0])
         above.axhline(np.log(2), color="grey", linestyle=":", linewidth=1)
         if loss.max() > _TOP:
-            above.text(0.6, 0.7, f"to {loss.max():.0f}", ha="center", fontsize=9, transform=above.transAxes)
+            above.text(0.6, 0.65, f"↑ {loss.max():.0f}", ha="center", fontsize=9, transform=above.transAxes)
         below.plot(factors, color=COLOURS[1], linewidth=0.6, alpha=0.7)
         above.set_title(f"run {number}")
         below.set_xlabel("step")
@@ -71,7 +71,7 @@ def runs_side_by_side(runs: Sequence[Mapping[str, Any]]) -> Sequence[Axes]:
         )
     says(figure, f"Loss (nats, ln 2 dotted) and factors of l_v, first and last step. {'. '.join(told)}.")
     losses = [value for run in runs for value in run["loss"]]
-    panels[0][0].set_ylim(float(min(losses)) - 0.05, min(float(max(losses)) + 0.05, _TOP))
+    panels[0][0].set_ylim(float(min(losses)) - 0.05, min(float(max(losses)), _TOP) + 0.05)
     panels[0][0].set_ylabel("training loss\n(nats)")
     panels[1][0].set_ylabel("factors of $l_v$")
     figure.align_ylabels()

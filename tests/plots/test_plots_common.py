@@ -74,7 +74,6 @@ def test_scores_show_value_and_interval():
 def test_long_labels_and_flat_intervals_have_room():  # tests/plots/conftest.py looks
     plots.memory_bars({"a long label of a bar": {"weights": 3.0, "master": 2.0, "activations": 9.0}})
     plots.loss_curve({"a": [3, 2, 1, 1, 1, 1, 1], "short": [1, 2]})
-    plots.score_curves({n: {0: Score.of(torch.ones(9, dtype=torch.bool))} for n in "ab"}, "x", 0.5)
     plots.bottleneck(768, 1)
     plots.scores({"zero": Score.of(torch.tensor([True, False]))}, chance=0.2)
 
@@ -120,20 +119,6 @@ def test_each_adapter_has_its_place():
         "Panel 4: Lin. A reads the block's output after a norm of its own, and is added to it."
     )
     assert "labels" not in said  # which are the same in all panels
-
-
-def test_scores_stand_at_their_settings():
-    few, many = (Score.of(torch.arange(100) < k) for k in (30, 70))
-    for log, settings in ((False, (0, 95)), (True, (4, 64))):
-        curve = dict(zip(settings, (many, few), strict=True))
-        ax = plots.score_curves({"SNIP": curve}, "setting", chance=0.5, log=log)
-        (line,) = [x for x in ax.lines if x.get_marker() == "o"]
-        assert list(line.get_xdata()) == list(settings) and list(line.get_ydata()) == pytest.approx(
-            [0.7, 0.3]
-        )
-        assert tuple(ax.collections[0].get_segments()[0][:, 1]) == pytest.approx((many.low, many.high))
-        assert [t.get_text() for t in ax.get_xticklabels()] == [str(x) for x in settings]
-        assert ax.get_xscale() == ("log" if log else "linear")
 
 
 def test_virtual_tokens_stand_where_each_method_has_them():

@@ -20,9 +20,9 @@ def test_each_vector_stands_behind_what_it_scales():
 def test_runs_stand_beside_each_other_with_their_losses_and_factors():
     panels = runs_side_by_side([{"loss": [3, 2, 1], "l": [[1, 1], [2, 1], [3, 0], [3, 0]]}] * 8)
     assert len(panels) == 16 and panels[7].get_title("left") == "run 8"
-    assert list(panels[0].lines[0].get_ydata()) == [3, 2, 1]
+    assert list(panels[0].lines[0].get_ydata()) == [1.2, 1.2, 1], "cut, or one run would flatten all others"
     assert panels[0].lines[1].get_ydata()[0] == pytest.approx(0.693, abs=1e-3), "guessing between two classes"
-    assert panels[0].get_ylim()[1] < 2 and [t.get_text() for t in panels[0].texts] == ["to 3"]
+    assert panels[0].get_ylim()[1] < 2 and [t.get_text() for t in panels[0].texts] == ["↑ 3"]
     assert [list(line.get_ydata()) for line in panels[8].lines] == [[1, 2, 3, 3], [1, 1, 0, 0]]
     assert panels[0].get_ylabel() == "training loss\n(nats)"
 
