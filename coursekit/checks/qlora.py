@@ -28,7 +28,7 @@ def _codes(draw: Draw) -> tuple[Tensor, Tensor, Tensor, int]:
     rows, block = (d, d) if draw.kind == 0 else (d + draw.whole(1, 3), d // 2)
     table = torch.linspace(-1, 1, 16, dtype=torch.float64)
     table = table.sign() * table.abs() ** draw.real(1.5, 2.5)
-    return draw.integers(0, 15, rows, d), table, 0.5 + draw.uniform(rows * d // block), block
+    return draw.integers(0, 15, rows, d).int(), table, 0.5 + draw.uniform(rows * d // block), block
 
 
 UNPACK = Exercise(

@@ -53,7 +53,7 @@ def memory_bars(
         text = f"{number:,.0f}" if number >= 100 else f"{number:{'.1f' if 10 <= left.max() < 100 else '.3g'}}"
         text = f"peak {text}" if peaks and label in peaks else text
         # Behind the line of a card's capacity that would run through it.
-        start = max([total, *(amount for _, amount in cards if 0 <= amount - total < 0.09 * left.max())])
+        start = max([total, *(amount for _, amount in cards if 0 <= amount - total < 0.11 * left.max())])
         ax.text(start + 0.012 * left.max(), y, text, va="center", fontsize=9)
     for (name, amount), style in zip(cards, cycle(("--", ":", "-.")), strict=False):
         ax.axvline(amount, color="black", linestyle=style, linewidth=1, label=name)

@@ -51,7 +51,7 @@ def rounded_back(share: Float[Tensor, " weights"], times: int = 10) -> Axes:
     for factor, colour in ((1, COLOURS[1]), (times, COLOURS[5])):
         counts = torch.histc((factor * share).log10(), len(edges) - 1, edges[0], edges[-1]).cpu().numpy()
         beyond = (factor * share > 0.5).double().mean().item()
-        many = f"{beyond:.1%} of the weights" if beyond >= 1e-3 else f"{1e6 * beyond:.1f} of a million weights"
+        many = f"{beyond:.1%} of the weights" if beyond >= 1e-3 else f"{1e6 * beyond:.1f} weights in a million"
         name = "ΔW" if factor == 1 else f"{factor} ΔW"
         said.append(f"{name}: {many} beyond halfway")
         ax.stairs(counts / len(share), 10**edges, fill=True, alpha=0.6, color=colour, label=said[-1])

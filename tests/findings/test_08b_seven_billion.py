@@ -46,8 +46,8 @@ def test_four_of_the_paper_s_numbers_are_arithmetic_and_two_are_not():
     assert full > 780 and (round(bits, 2), round(saved)) == (0.37, 3) and abs(lora / 26 - 1) < 0.05
     said(PAGE, "Four of the six are arithmetic, which the sum repeats")
     assert paged < room < whole and abs(base / 5048 - 1) > 0.2
-    said("08_qlora", f"{room} GB")
-    said(PAGE, "65B fits on 48 GB only with its states paged out, as in 08")
+    said("08_qlora", f"a program sees [{room}](")
+    said(PAGE, "65B fits on 48 GB only with its states paged out or in 8 bits, as in 08")
 
 
 def test_what_is_on_top_of_the_states_at_the_peak(monkeypatch):

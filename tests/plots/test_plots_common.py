@@ -36,9 +36,10 @@ def test_no_line_of_a_card_runs_through_a_number():
     r"""In the course's look and with a long legend, which leaves the bars little width."""
     rest = {"adapter, gradients": 3.9, "optimizer": 1.0, "activations": 0.5}
     bars = {f"33B, {total} in all": {"weights": total - 5.4, **rest} for total in (25.2, 22.8, 21.8, 21.2)}
-    ax = plots.memory_bars(bars | {"65B": {"weights": 47.9}}, capacity={"RTX 4090": 25.4, "48 GB": 48})
+    bars |= {"65B": {"weights": 47.9}, "65B, 8-bit states": {"weights": 43.2}}
+    ax = plots.memory_bars(bars, capacity={"RTX 4090": 25.4, "48 GB": 48})
     ax.figure.canvas.draw()
-    assert [number.get_text() for number in ax.texts] == ["25.2", "22.8", "21.8", "21.2", "47.9"]
+    assert [number.get_text() for number in ax.texts] == ["25.2", "22.8", "21.8", "21.2", "47.9", "43.2"]
     lines = [ax.transData.transform((amount, 0))[0] for amount in (25.4, 48)]
     for box in (number.get_window_extent() for number in ax.texts):
         assert not any(box.x0 <= line <= box.x1 for line in lines)

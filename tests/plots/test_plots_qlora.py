@@ -39,7 +39,7 @@ def test_the_share_of_an_update_beyond_halfway_is_said():
 
 def test_a_few_of_a_million_are_counted_by_the_million():
     ax = plots_qlora.rounded_back(torch.cat([torch.full((499_999,), 1e-3), torch.tensor([0.7])]))
-    assert ax.get_legend().get_texts()[0].get_text() == "ΔW: 2.0 of a million weights beyond halfway"
+    assert ax.get_legend().get_texts()[0].get_text() == "ΔW: 2.0 weights in a million beyond halfway"
 
 
 def test_what_is_left_of_an_update_is_drawn_over_its_size():
