@@ -13,9 +13,8 @@ from coursekit.checks import check
 from coursekit.checks import quantization_codebook as codebook
 from coursekit.checks.draw import Draw
 from coursekit.checks.quantization import blockwise
-from coursekit.evaluation.perplexity_of_texts import nats_by_text, perplexity_interval
 from coursekit.experiments import results
-from coursekit.models import load_decoder, load_encoder
+from coursekit.models import load_encoder
 from coursekit.qlora.memory import llama_config
 from coursekit.qlora.model import quantizable
 from coursekit.quantization import (
@@ -27,7 +26,6 @@ from coursekit.quantization import (
     quantize_blockwise,
 )
 from coursekit.quantization.normal_float import tail
-from coursekit.tasks import load_text
 
 PAGE = "07_quantization"
 FORMATS = results.read("formats")
@@ -123,19 +121,9 @@ def test_nf4_and_int4_do_not_differ_on_the_language_model():
     ratio, low, high = printed(PAGE, r"nf4's perplexity over int4's: ([\d.]+) \(([\d.]+) to ([\d.]+)\)")
     said(PAGE, f"NF4's over int4's is {ratio} ({low} to {high}): no clear difference")
     assert float(low) < 1 < float(high)
-    said(PAGE, "NF4 and symmetric int4 do not differ clearly in accuracy or perplexity; the other was not run")
+    said(PAGE, "NF4 and symmetric int4 do not differ clearly in accuracy or perplexity; "
+               "int4 with a zero point was not run there")  # fmt: skip
     assert not [arm for arm in FORMATS.arms if "zero" in arm]
-
-
-def test_two_bits_with_a_zero_point_fail_as_well():
-    decoder, tokenizer = load_decoder("smollm2", dtype="float32")
-    for path in quantizable(decoder):
-        weight = decoder.get_submodule(path).weight
-        weight.data = quantize_affine(weight.data, bits=2, block=64).dequantize()
-    nats = nats_by_text(decoder, tokenizer, list(load_text("newspaper")["test"]["text"][:48]))
-    millions = perplexity_interval(nats)[0] / 1e6
-    assert millions > 0.049_152  # the vocabulary: a model that guesses evenly
-    said(PAGE, f"so it is with two bits of equal steps and a zero point ({millions:.1f} million)")
 
 
 def test_the_slide_s_four_weights():
@@ -175,15 +163,16 @@ def test_outliers():
     one, blocks = printed(PAGE, r"outlier of 20: error (\d+)% with one scale, ([\d.]+)% in blocks")
     said(PAGE, "With one scale, an outlier of 20 times the root mean square gives the "
                f"{4096 - 1:,} others an error of {one} %")  # fmt: skip
-    said(PAGE, f"In blocks of 64 it spoils only its own block, and the error of the others is {blocks} %")
+    said(PAGE, f"In blocks of 64 it is {blocks} %, and no size takes it to 3 %: only its own block is spoilt")
     said(PAGE, f"One outlier of 20 times their root mean square gives {4096 - 1:,} weights an error of {one} % "
                f"with one scale, {blocks} % in blocks of 64")  # fmt: skip
     x = W().double().flatten()[:4096]
     x = x / x.square().mean().sqrt()
-    x[0] = 1e6  # its block comes back as zeros, and no other is touched
+    x[0] = 1e6  # its block comes back as zeros, the farthest that a nearest level can be: zero is one of them
     back = blockwise(x, code("int4").double().unique(), 64)[1]
     assert not back[1:64].any()
-    assert (back - x)[1:].square().sum() / x[1:].square().sum() < 0.03
+    most = (back - x)[1:].square().sum() / x[1:].square().sum()
+    assert float(blocks) / 100 < most < 0.03
     many, of, farthest = printed(PAGE, r"beyond 20 standard deviations: (\d) of (\d+) matrices; the farthest (\d+)")
     assert many == "8"
     said(PAGE, f"Eight of MiniLM's {of} matrices have one more than 20 standard deviations out")
@@ -219,7 +208,7 @@ def test_errors_of_four_bits():
         printed(PAGE, rf"{name} +([\d.]+)%")[0] for name in ("int4", "fp4", "nf4", "int4, zero point")
     )
     said(PAGE, f"{nf4} % on MiniLM against {int4} % for symmetric int4")
-    said(PAGE, f"int4 with a zero point has {affine} %, for a sixteenth of a bit more")
+    said(PAGE, f"int4 with a zero point has {affine} %, for 4 bits more a block, a sixteenth of a bit a weight")
     said(PAGE, f"yes against symmetric int4 ({nf4} % against {int4} %), "
                f"hardly against int4 with a zero point ({affine} %), which is ahead in shorter ones")  # fmt: skip
     assert float(nf4) < float(affine) < float(int4) < float(fp4)
@@ -230,16 +219,16 @@ def test_errors_of_four_bits():
     assert found.verdict in ("no clear difference", "equal for practical purposes")
 
 
-def test_on_normal_numbers_equal_steps_are_ahead_by_their_bits():
+def test_on_normal_numbers_equal_steps_are_ahead_at_equal_bits_too():
     affine, nf4 = printed(PAGE, r"normal numbers: int4 with a zero point ([\d.]+)%, NF4 ([\d.]+)%")
     assert float(affine) < float(nf4)
-    said(PAGE, f"On normal numbers it has {affine} % against {nf4} %, mostly by this sixteenth of a bit")
+    said(PAGE, f"On normal numbers it has {affine} % against {nf4} %.")
     torch.manual_seed(0)
     x = torch.randn(2**19, dtype=torch.float64)
-    ahead, behind = equal_steps(x, 64), measured_error(x, "nf4", 64).squared
+    ahead = equal_steps(x, 64)
     assert 4 + 32 / 58 < 4 + (32 + 4) / 64  # NF4 in blocks of 58 has no more bits than the rival
     same = measured_error(x[: len(x) // 58 * 58], "nf4", 58).squared
-    assert ahead < same and behind - same > 0.5 * (behind - ahead)
+    assert ahead < same
 
 
 def test_the_format_that_a_model_was_stored_in():
@@ -278,15 +267,17 @@ def test_short_blocks_serve_equal_steps_more_than_nf4():
     gain = {name: error[32] / error[64] for name, error in (("steps", steps), ("nf4", nf4), ("affine", affine))}
     # Without a zero point, too: three quarters of the lead that the shorter blocks give come from the equal steps.
     assert (gain["nf4"] - gain["steps"]) / (gain["nf4"] - gain["affine"]) > 0.75
-    said(PAGE, "Divided by the largest of 32, fewer weights lie near zero, where NF4's levels are dense")
+    said(PAGE, f"Divided by the largest of 32, weights have a standard deviation of {deviation[32]} instead of "
+               f"{deviation[64]}: fewer lie near zero, where NF4's levels are dense")  # fmt: skip
 
 
-def test_the_block_decides_between_nf4_and_the_zero_point():
+def test_nf4_is_ahead_of_the_zero_point_only_in_long_blocks():
     def nf4(block, of, double=False):
         return measured_error(of, "nf4", block, double).squared
 
     for x in matrices():
-        assert equal_steps(x, 32) < nf4(32, x)
+        for block in (32, 16, 8):
+            assert equal_steps(x, block) < nf4(block, x)
     # With 8-bit scales. In blocks of 64 NF4 has fewer bits and less error; from 32 down it is the other.
     bits = {("nf4", n): 4 + 8 / n + 32 / (n * 256) for n in (64, 20, 16)}
     bits |= {("steps", n): 4 + (8 + 4) / n + 32 / (n * 256) for n in (64, 32, 24)}
@@ -298,8 +289,9 @@ def test_the_block_decides_between_nf4_and_the_zero_point():
         assert own[64] < steps[64] and own[20] > steps[32] and own[16] > steps[24]
         said(PAGE, "For the same bits int4 with a zero point, in blocks of 24, has "
                    f"{steps[24]:.2%} against NF4's {own[16]:.2%}.".replace("%", " %"))  # fmt: skip
-    said(PAGE, "So the block decides, at equal bits too: NF4 is ahead in blocks of 64, "
-               "int4 with a zero point from 32 down")  # fmt: skip
+    (shared,) = {f"{bits[of]:.2f}" for of in (("nf4", 16), ("steps", 24))}
+    said(PAGE, "So NF4 is ahead only in long blocks: in blocks of 64, "
+               f"but neither from 32 down nor at {shared} bits")  # fmt: skip
 
 
 def test_what_fitted_levels_gain():
@@ -344,9 +336,9 @@ def test_bits_of_the_formats():
     affine = quantize_affine(torch.randn(64, 64), bits=4, block=64)
     assert affine.codes.unique().numel() == 16
     assert affine.grid.zero.numel() == 64  # four bits for each 64 weights
-    said(PAGE, "for a sixteenth of a bit more")
+    said(PAGE, "for 4 bits more a block, a sixteenth of a bit a weight")
     assert quantize_blockwise(torch.ones(64, 64), "nf4", 32).bits == 4 + 2 * 16 / 32 == 5
-    said(PAGE, "Both take 5 bits a weight, NF4 a whole one for its fp32 scale; section 7 spends it better")
+    said(PAGE, "Both take 5 bits a weight, one of them for $d$ and $m$ or NF4's fp32 scale; section 7 spends it better")
     steps = quantize_absmax(torch.rand(9216)).nbytes / 9216  # bytes a step
     (fewer, error), (same, less) = (
         printed(PAGE, rf"{name}: ([\d.]+) bits, error ([\d.]+)%")
@@ -386,6 +378,6 @@ def test_what_a_larger_model_takes():
     inside = config.num_hidden_layers * (4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size)
     after = inside * (4 + 8 / 64 + 32 / (64 * 256)) / 8 + 2 * outside
     share, factor = outside / (inside + outside), 2 * (inside + outside) / after
-    said(PAGE, f"In Llama-7B, where embedding and head are {share:.0%} of the weights,".replace("%", " %"))
-    before = 2 * (inside + outside) / 1e9
-    said(PAGE, f"{before:.1f} GB become {after / 1e9:.1f}, a factor of {factor:.1f}")
+    weights = (inside + outside) / 1e9
+    said(PAGE, f"In Llama-7B ({weights:.1f} billion weights, {100 * share:.0f} % of them embedding and head) "
+               f"{2 * weights:.1f} GB become {after / 1e9:.1f}, a factor of {factor:.1f}")  # fmt: skip
