@@ -24,14 +24,18 @@ def film() -> results.Results:
 def test_the_best_adapter_beside_full_fine_tuning_and_the_fair_baseline(film):
     found = film.difference("pfeiffer", "full")
     assert found.verdict == "no clear difference"
-    said(PAGE, f"After 300 steps there is {found.verdict}")
+    said(PAGE, f"After 300 steps there is {found.verdict}; after 600, at the same rates")
     longer, gain = (film.difference("full, 600 steps", arm) for arm in ("pfeiffer, 600 steps", "probe"))
     assert longer.low > 0 and longer.value < gain.value / 2
     said(PAGE, "Width 16 keeps most of what full fine-tuning gains")
     assert all(film.rate(arm) == film.rate(f"{arm}, 600 steps") for arm in ("pfeiffer", "full"))
-    loss = f"{100 * longer.value:.1f} of full fine-tuning's {100 * gain.value:.1f}"
-    said(PAGE, f"With 600 steps each, at the same rates, the adapter loses {loss} points over the probe")
-    said(PAGE, f"With 0.3 % it loses, after 600 steps, {loss}")
+    assert longer.verdict == "equal for practical purposes"
+    lost, gained = (f"{100 * found.value:.1f}" for found in (longer, gain))
+    most, least = (f"{film.accuracy(arm).value:.3f}" for arm in ("full, 600 steps", "probe"))
+    said(PAGE, f"they are {longer}: the adapter loses {lost} of full fine-tuning's {gained} points over the probe "
+               f"({most} against {least})")  # fmt: skip
+    said(PAGE, "With 0.3 %, after 600 steps, it equals full fine-tuning for practical purposes "
+               f"({lost} of {gained} behind)")  # fmt: skip
     assert f"{film.parameters('pfeiffer') / film.parameters('full'):.1%}" == "0.3%"
     said(PAGE, "trains 0.3 % of the parameters")
     said(PAGE, f"logistic regression on the mean of the frozen model's tokens, with {film.parameters('probe')} numbers")
@@ -55,25 +59,36 @@ def test_width_1_beside_its_rivals(film):
     biases = results.read("methods", "probe")
     own = [f"{biases.accuracy(arm).value:.3f}" for arm in ("bitfit", "bitfit-query")]
     said(PAGE, "Whether it needs its matrices we do not know: MiniLM's own biases get {} (BitFit, notebook 05), "
-               "those of query and up {}.".format(*own))  # fmt: skip
+               "those of query and the feed-forward's first layer {}.".format(*own))  # fmt: skip
     rival = biases.difference("bitfit-query", "probe")
     assert rival.verdict == "better"
     said(PAGE, f"With {100 * share:.2f} % of the parameters Pfeiffer's is {100 * probe.value:.1f} points ahead of a "
-               f"linear probe (the biases of query and up: {100 * rival.value:.1f})")  # fmt: skip
+               f"linear probe (two biases a block: {100 * rival.value:.1f})")  # fmt: skip
 
 
 def test_the_residual(film):
     found = film.difference("houlsby r=16 without", "narrow")
     assert found.verdict == "worse"
     loss = f"{-100 * found.value:.1f} points"
-    said(PAGE, f"Without it, from the same small start, Houlsby's adapter with $r=16$ is worse by {loss}")
-    said(PAGE, f"Without its residual, from the same small start, Houlsby's loses {loss}")
+    said(PAGE, f"Without it Houlsby's adapter with $r=16$ and gelu is worse by {loss}")
+    said(PAGE, f"Without its residual Houlsby's loses {loss}")
+
+
+def unlearned(film: results.Results, arm: str, rate: float) -> int:
+    r"""How many seeds of `arm` answer by chance after 300 steps."""
+    runs = [one for one in film.runs if (one.cell.arm, one.cell.rate, one.cell.steps) == (arm, rate, 300)]
+    return sum(sum(one.correct) < 0.52 * len(one.correct) for one in runs)
 
 
 def test_the_start(film):
     found = film.difference("houlsby r=64", "wide")  # from 0.001 and from 0.02
     assert (film.steps("houlsby r=64"), film.steps("wide")) == (300, 300)
-    said(PAGE, f"From 0.02 or 0.001, Houlsby's adapter with $r=64$ shows {found.verdict} after 300 steps")
+    interval = found.in_points().partition("(")[2][:-1]
+    said(PAGE, f"After 300 steps, each at its own rate, starts of 0.001 and 0.02 show {found.verdict} "
+               f"(Houlsby, $r=64$: {interval} points for 0.001)")  # fmt: skip
+    above = {"houlsby r=64": 0.003, "wide": 0.001}
+    assert all(2.9 < above[arm] / film.rate(arm) < 3.4 and 0 < unlearned(film, arm, above[arm]) < 3 for arm in above)
+    said(PAGE, "at about three times that some seeds of either learn nothing")
     methods = {arm: CANDIDATES[arm].method for arm in ("pfeiffer", "lin", "adapter-drop", "parallel")}
     assert (methods["pfeiffer"].init, methods["lin"].init, methods["adapter-drop"].adapter.init) == ("bert",) * 3
     assert (methods["parallel"].init, methods["parallel"].scaling) == ("zero", 4)
@@ -82,10 +97,9 @@ def test_the_start(film):
 
 def test_the_rates(film):
     said(PAGE, f"{film.rate('pfeiffer'):g} for Pfeiffer's $r=16$, {film.rate('full'):g} for full fine-tuning")
-    tried = [run for run in film.runs if run.cell.rate == 0.01 and run.cell.steps == 300]
-    nothing = {run.cell.arm for run in tried if sum(run.correct) < 0.52 * len(run.correct)}
-    assert {"lin", "parallel", "pfeiffer r=64", "houlsby r=8", "narrow"} <= nothing
-    said(PAGE, "at 0.01 several adapters learn nothing")
+    assert all(unlearned(film, arm, 0.01) for arm in ("lin", "parallel", "pfeiffer r=64", "houlsby r=8", "narrow"))
+    assert [unlearned(film, arm, 0.003) for arm in ("pfeiffer", "parallel", "houlsby r=64")] == [0, 1, 2]
+    said(PAGE, "at 0.01 several adapters learn nothing, at 0.003 some seeds of others")
 
 
 def test_the_place(film):
@@ -105,10 +119,10 @@ def test_adapter_drop(film):
     gain = film.difference("pfeiffer", "probe")
     lost = f"{-100 * found.value:.1f} of the {100 * gain.value:.1f} points over the probe"
     assert -found.value > gain.value / 2
-    said(PAGE, f"AdapterDrop gives up most of the gain. With four of six blocks dropped it loses {lost}")
-    said(PAGE, f"four of six blocks dropped cost {lost}")
-    assert "better" not in {film.difference(arm, "probe").verdict for arm in ("drop 4", "adapter-drop")}
-    said(PAGE, "Neither four nor two dropped is clearly better than the probe")
+    said(PAGE, f"AdapterDrop with four of six blocks dropped gives up most of the gain: {lost}")
+    said(PAGE, f"four of six blocks dropped cost {lost.removesuffix(' over the probe')}")
+    assert {film.difference("adapter-drop", arm).verdict for arm in ("pfeiffer", "probe")} == {"no clear difference"}
+    said(PAGE, "With two dropped we do not know")
 
 
 def test_on_smollm2_beside_the_fitted_threshold():
@@ -137,8 +151,9 @@ def test_every_verdict_of_the_text_is_one_of_the_table(film):
     card = (ROOT / "data" / "evidence" / "adapters.md").read_text(encoding="utf-8")
     family, there = (re.search(pattern, card)[1] for pattern in (
         r"adjusted for (\d+) comparisons", r"\n\| pfeiffer r=1 \|.*\| ([a-z ]+) \| preliminary"))  # fmt: skip
-    assert verdicts[thin, "full"] == "worse"
-    said(PAGE, f"Adjusted for its {family} comparisons, $r=1$ against full fine-tuning is {there}")
+    assert (verdicts[thin, "full"], there) == ("worse", "no clear difference")
+    said(PAGE, f"(clear among this table's {len(shown)} comparisons, not among the "
+               f"[evidence card](../data/evidence/adapters.md)'s {family})")  # fmt: skip
 
 
 def test_the_setting(film):
@@ -180,9 +195,12 @@ def test_the_first_run_is_told_as_it_is():
     gained = [round(80 * (float(share) - float(bare))) for share in (moved, tuned)]
     assert gained == [4, 9]
     said(PAGE, "four of the nine sentences that the adapters gain")
+    assert 2 * 0.5 ** (gained[1] - gained[0]) > 0.05  # a sign test, had the adapters lost none of the others
+    said(PAGE, "80 short sentences cannot tell the two apart; section 7 can")
     shares = printed(PAGE, r"calls (0\.\d+) of the test sentences \*positive\*, people (0\.\d+)\.")
     model, people = (round(100 * float(share)) for share in shares)
-    said(PAGE, f"The untrained model calls {model} % of the sentences positive, people {people} %")
+    assert model < people
+    said(PAGE, "The untrained model says positive too rarely")
     first, last = printed(PAGE, r"loss ([\d.]+), after 10 steps ([\d.]+); hooks removed, the answers of before: True")
     said(PAGE, f"In this run the loss of a batch falls from {first} to {last} nats in ten steps")
     said(PAGE, f"a blind choice between the two words costs {math.log(2):.2f}")
@@ -200,9 +218,8 @@ def test_untrained_adapters_are_told_as_they_are():
     assert abs(float(none) - float(small)) < 0.11
     said(PAGE, f"A small start leaves the loss at {small} nats, where the model without adapters has {none}")
     said(PAGE, f"PyTorch's start raises it to {large}")
-    guess = math.log(49_152)  # SmolLM2's vocabulary
-    assert float(alone) > 2 * guess
-    said(PAGE, f"Without the residual it is {alone}, far above the {guess:.1f} (ln 49,152) of a blind guess")
+    assert float(alone) > 2 * math.log(49_152)  # a blind guess over SmolLM2's vocabulary
+    said(PAGE, f"Without the residual it is {alone}")
 
 
 def costs(name: str) -> dict[str, float]:
