@@ -5,8 +5,8 @@ and with that and prompts a fiftieth as large (`open-small`), so that a gate is 
 batches of a seed are the same in all three. A rate is judged by the mean loss of the last twenty steps: no row comes
 twice, so these rows had not been seen before. `bare`: loss of the frozen model on the first batch; `losses`: of every
 step, in nats; `largest_gate`: after the last, 1 where there is none; `constant`: the constant answer's share. The runs
-with a `processor` had not kept their `parameters`, which were counted later from the model's config; the three without
-did not keep their machine, and took 183 to 210 seconds, where the others took 70 to 94.
+with a `processor` had not kept their `parameters`, which were counted later from the model's config; the fourteen
+without did not keep their machine, and took 130 to 1,628 seconds, where the others took 70 to 94.
 """
 
 from __future__ import annotations
