@@ -6,10 +6,8 @@ import copy
 import json
 import re
 import shutil
-import statistics
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -117,15 +115,6 @@ def test_generated_cells_and_badges_are_in_step():
 
 
 def test_importing_the_package_is_light():
-    def median(code: str) -> float:
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-            times.append(time.perf_counter() - start)
-        return statistics.median(times)
-
-    assert median("import coursekit") - median("pass") < 0.3
     reading = "from coursekit.experiments import results; assert 'torch' not in sys.modules"
     for code in ("import coursekit; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)", reading):
         subprocess.run([sys.executable, "-c", f"import sys; {code}"], check=True, cwd=ROOT)
