@@ -25,6 +25,7 @@ from coursekit.grading.ids import CASES
 from coursekit.grading.limits import Limits
 from coursekit.methods import LoRA, update_of
 from coursekit.methods.lora_starts import pissa
+from coursekit.tasks import load_task
 
 PAGE = "12_ship_it"
 
@@ -108,11 +109,10 @@ def test_a_base_on_the_grid_of_bfloat16():
     nats, times, _, at_last, same = apart("merged into the bfloat16 base, both computed in float32")
     assert times == at_last == 0.01 and same == 24
     rounded = apart("the same, loaded in float32")[0]
-    assert 0.2 < float(nats) / float(rounded) < 0.3
+    assert float(nats) < float(rounded)
     assert results.read("ship").parameters("film") == 30 * 8 * (2 * 576 + 576 + 192)  # of 30 queries and 30 values
-    said(PAGE, f"so the table rounds it first, and computes in float32, which hides no loss. Here, "
-               f"with 60 of 210 matrices adapted, merging costs {nats} nats, a quarter of what rounding the folder "
-               f"costs ({rounded}); as an error, half of it")  # fmt: skip
+    said(PAGE, f'so the row "merged into the bfloat16 base" rounds it first. Here, with another adapter and measure, '
+               f"merging costs {nats} nats, less than rounding the folder does ({rounded})")  # fmt: skip
 
 
 def test_a_divergence_goes_with_the_square_of_an_error():
@@ -150,15 +150,13 @@ def test_llama_cpp_s_own_answers(root):
     found = json.loads((root / "tests/fixtures/llama_cpp.json").read_text())
     assert "STEPS, TEXTS = 16, 16\n" in (root / "tests/fixtures/make_llama_cpp.py").read_text()
     said(PAGE, f"(tests/fixtures/llama_cpp.json: 16 texts, {found['made']['tokens']} tokens)")
-    base, beside, merged, _, bare, codes, rows, alpha, none = (mean for mean, _ in found["apart"].values())
+    base, beside, merged, _, _, codes, rows, alpha, none = (mean for mean, _ in found["apart"].values())
     assert max(base, beside, merged) < 1e-10
-    assert [*found["apart"]][4:6] == ["base in Q4_1", "base in Q4_1, adapter beside"]
+    assert [*found["apart"]][5] == "base in Q4_1, adapter beside"
     said(PAGE, "Beside a float32 base, a right file's mean divergence from transformers is below 1e-10 nats a token")
-    floor = float(printed(PAGE, r"Floors (\S+) and")[0])
-    said(PAGE, f"Beside the Q4_1 file, with llama.cpp's own arithmetic, it is {codes}, and without the adapter {bare}: "
-               f"{codes / floor:.1f} and {bare / floor:.1f} times section 2's floor")  # fmt: skip
-    harm = f"cost {rows} nats, alpha as in its settings {alpha}, no adapter {none}"
-    said(PAGE, f"Rows of $B$ as in transformers {harm}")
+    harm = f"cost {rows} nats, alpha as in its settings {alpha}, the adapter left out {none}"
+    said(PAGE, f"Beside the Q4_1 file, with llama.cpp's own arithmetic, it is {codes}. "
+               f"Rows of $B$ as in transformers {harm}")  # fmt: skip
 
 
 def test_this_run_of_the_batch():
@@ -190,33 +188,40 @@ def test_this_run_of_the_combination():
 def test_this_run_s_costs():
     number = r"\s+([\d.]+)"
     three, half, merged, nf4 = (
-        tuple(map(float, printed(PAGE, rf"(?m)^{way}{4 * number}")))
+        tuple(map(float, printed(PAGE, rf"(?m)^{way}{6 * number}$")))
         for way in (
             "three beside float32, one batch", "film beside bfloat16", "merged into bfloat16", "film beside NF4"
         )
     )  # fmt: skip
     assert all(0 <= row[1] - row[0] < 0.15 and row[2] == row[3] for row in (three, half, merged, nf4))
+    assert three[4] == 1 > half[4] == merged[4]
+    said(PAGE, "Merging saves no visible time here, but transformers alone loads the folder")
     adapter = 4 * results.read("ship").parameters("film") / 1e6
     assert abs(three[0] - adapter) < 0.05
     said_there = r"has (\d+) times the bytes of an adapter: a hundred customers need (\S+) GB .*and (\d+) GB merged"
     told = printed(PAGE, said_there)
     beside = (half[2] + 99 * adapter) / 1e3
     assert told == (f"{merged[0] / adapter:.0f}", f"{beside:.2f}", f"{merged[0] / 10:.0f}")
-    assert 0.3 < nf4[2] / (three[2] - 4 * adapter) < 0.34
-    said(PAGE, f"NF4 holds a third of float32's bytes and {100 * nf4[2] / half[2]:.0f} % of bfloat16's")
+    embedding = 49_152 * 576 * 4 / 1e6  # of 49,152 tokens and a width of 576, in float32
+    assert abs(nf4[2] - adapter - embedding / 2 - 111) < 0.6  # the norms are 0.07 of it, and rounded here, too
+    said("07_quantization", "Embedding and norms stay in 16 bits: SmolLM2 takes 111 MB instead of 269")
+    said(PAGE, f"NF4 holds {nf4[2]:.0f} MB, of which {embedding:.0f} are the embedding, here in float32 (in 16 bits "
+               "111 in all: 07_quantization); it computes in float32")  # fmt: skip
 
 
 def test_what_the_open_exercise_has_to_beat():
     own, plain, whole = [], [], []
     for i in range(40):
         updates, inputs, r = BLEND.secret(Draw(b"exercise", str(i)))
+        assert updates[0].norm() < updates[1].norm()
         for found, (A, B) in ((own, BLEND.reference(updates, inputs, r)), (plain, pissa(sum(updates), r, 1.0))):
             found.append(max(errors(B @ A, updates, inputs)))
         whole.append(max(errors(sum(updates), updates, inputs)))
         assert max(errors(torch.zeros_like(updates[0]), updates, inputs)) == 1
     said(PAGE, "$M=0$ has 1")
     assert f"{median(whole):.1f}" == f"{median(plain):.1f}"
-    said(PAGE, f"$D_1+D_2$ and its best matrix of rank $r$ {median(whole):.1f}, as whatever the other update adds")
+    said(PAGE, f"$D_1+D_2$ and its best matrix of rank $r$ {median(whole):.1f}, as both are random, one is larger, and "
+               "whatever it adds on the other's $X_t$ is error")  # fmt: skip
     said(PAGE, f"the course's answer {median(own):.2f} ({min(own):.2f} to {max(own):.2f})")
     assert (CASES, Limits().exercise) == (8, 10)
     said(PAGE, "Grading allows 10 seconds for its eight cases together")
@@ -227,12 +232,11 @@ def test_the_stored_runs():
     assert [len(runs.seeds(arm)) for arm in ("film", "sums")] == [3, 3] and len(runs.scores("film")[0]) == 240
     again = {"film": "film", "sums": "sums again"}
     assert [run.correct for run in runs.arms["sums"]] == [run.correct for run in runs.arms["sums again"]]
-    said(PAGE, "sums again is sums trained once more, with the same answers")
     (merged,) = {str(runs.difference(f"{own}, merged first", own)) for own in again.values()}
     assert merged.startswith("equal")
     film, sums = (runs.difference(task, f"{task}, released") for task in ("film", "sums"))
     assert film.verdict == "no clear difference"
-    assert printed(PAGE, r"(?m)^sums: trained − not trained.*  (\w+)$") == ("better",)  # after Holm, by its table
+    assert printed(PAGE, r"(?m)^beside float32 − not trained.*  (\w+)$") == ("better",)  # after Holm, by its table
     gain = str(sums).removeprefix("better ")
     assert gain.startswith("by 33 points")
     said(PAGE, f"sums is better than no training {gain}, film's own gain is uncertain "
@@ -257,7 +261,12 @@ def test_the_stored_runs():
     said(PAGE, f"Nor do these runs show that training there pays ({ends(pays[0])} on film, {ends(pays[1])} on sums)")
     said(PAGE, "Accuracy stays open")
     kept = {task: runs.difference(f"{task}, sum", task) for task in ("film", "sums")}
-    said(PAGE, f"The sum keeps film's accuracy, {kept['film']}")
+    answers = load_task("film", "five").short(8).data["test"]["label"]
+    constant = max(map(answers.count, answers)) / len(answers)
+    assert len(answers) == 240
+    least, most = min(runs.seeds("film, sum")), max(runs.seeds("film, sum"))
+    said(PAGE, f"The sum keeps film's accuracy {margin}: {least:.2f} to {most:.2f} by seed, where a constant answer "
+               f"has {constant:.2f}")  # fmt: skip
     said(PAGE, f"On sums it shows {kept['sums'].verdict}")
     factors, of_film = (runs.difference(f"{task}, factors added", f"{task}, sum") for task in ("sums", "film"))
     assert factors.verdict == of_film.verdict == "no clear difference"
@@ -268,7 +277,7 @@ def test_the_stored_runs():
     said(PAGE, "Added factors have cross terms, whose harm these runs do not show")
     alike, cut = (runs.difference(f"{task}, TIES at rank 16", f"{task}, TIES") for task in ("film", "sums"))
     margin = str(cut).partition("purposes ")[2]
-    said(PAGE, f"Cut to rank 16 it is equal on sums {margin}")
+    said(PAGE, f"Cut to rank 16 it is equal {margin}")
     assert kept["film"].verdict == cut.verdict == alike.verdict == "equal for practical purposes"
 
 
@@ -325,18 +334,16 @@ def test_peft_cuts_the_sum_and_takes_the_scale_of_the_adapter_named_first(tmp_pa
         theirs.add_weighted_adapter([first, second], [1.0, 1.0], first + second, combination_type="cat")
         scales = [m.scaling[first + second] for _, m in layers(theirs)]
         assert scales and set(scales) == {scale}
-    said(PAGE, "peft 0.21.2 has four traps")
+    said(PAGE, "peft 0.21.2 has three traps")
     wanted = {path: m.get_delta_weight("film") + m.get_delta_weight("sums") for path, m in layers(theirs)}
     for name, rank, asked in (("default", 8, {}), ("whole", 16, {"svd_rank": 16})):
         theirs.add_weighted_adapter(["film", "sums"], [1.0, 1.0], name, **asked)
         for path, m in layers(theirs):
             missed = (m.get_delta_weight(name) - wanted[path]).norm() / wanted[path].norm()
             assert len(m.lora_A[name].weight) == rank and (missed < 1e-5) == (rank == 16)
-    said(PAGE, "The default, svd, cuts the sum to the larger of the ranks, here 8 (as svd_rank says), though the "
-               "documentation calls it precise. Ask for svd_rank=16, or cat")  # fmt: skip
+    said(PAGE, "The default, svd, cuts the sum to the larger of the ranks, here 8, though the documentation "
+               "calls it precise. Ask for svd_rank=16, or cat")  # fmt: skip
     told = " ".join(peft.LoraModel.add_weighted_adapter.__doc__.split())
     assert "`cat` and `svd` are precise methods" in told
     assert "If None provided, will use max rank of merging adapters" in told
-    assert told.count("rough") == 1 and "`linear` is efficient but a very rough approximation" in told
-    said(PAGE, "the documentation calls only linear a very rough approximation")
     said(PAGE, r"Name sums first, and both is $\sqrt{16}=4$ times too large")
