@@ -8,7 +8,7 @@ import re
 import statistics
 
 import pytest
-from finding import printed, read, said
+from finding import ROOT, printed, read, said
 from transformers import AutoTokenizer
 
 from coursekit.experiments import results
@@ -21,9 +21,14 @@ from coursekit.tasks.instructions import instruction_prompt, load_instructions
 from coursekit.tasks.preferences import rated_pairs
 
 PAGE = "00_training_cycle"
+PRAISE = ("must-see", "masterclass", "masterful")
 SAME_TEN, OTHER_TEN = "LoRA on the prompt's 10", "LoRA on 10"
 RIVALS = ("frequencies", "pairs")
 NUMBER = r"\s+([+-]?[\d.]+)"
+
+
+def card(topic: str) -> str:
+    return (DATA / "evidence" / f"{topic}.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,15 @@ def test_the_table_is_that_of_the_stored_runs(context):
         said(PAGE, f"| {name} | {context.accuracy(arm)} | {found[arm].in_points()} | {found[arm].verdict} |")
 
 
+def test_another_ten_at_the_same_rate(context):
+    assert context.rate(SAME_TEN) == context.rate(OTHER_TEN)
+    assert len(context.by_rate(SAME_TEN)) == 3 and len(context.by_rate(OTHER_TEN)) == 1  # one of them was searched
+    bench = (ROOT / "benchmarks" / "topics" / "in_context.py").read_text(encoding="utf-8")
+    (labelled,) = re.findall(r"SETTING = Setting\(.*validation=(\d+)\)", bench)
+    said(PAGE, f"LoRA on another ten, at the same learning rate (chosen on {labelled} labelled sentences), gets "
+               f"{context.accuracy(OTHER_TEN).value:.3f}")  # fmt: skip
+
+
 def test_the_commonest_grade():
     grades = load_task("film", "five").data["test"]["label"][:300]
     said(PAGE, f"The commonest alone would score {max(map(grades.count, set(grades))) / 300:.2f}")
@@ -88,8 +102,8 @@ def test_this_run_of_the_small_model_beats_the_table():
     alts = [o.metadata["image/png"]["alt"] for c in read(PAGE).cells for o in c.get("outputs", []) if o.get("metadata")]
     (begins,) = (found[1] for alt in alts if (found := re.match(r"the model from ([\d.]+) to", alt)))
     assert float(begins) < float(nothing)  # the mean of the first ten batches
-    said(PAGE, f"knows nothing at once, knows frequencies after about {frequencies} tokens, and the table of pairs "
-               f"only after about {pairs}")  # fmt: skip
+    said(PAGE, f"knows nothing within ten batches, knows frequencies after about {frequencies} tokens, and the "
+               f"table of pairs only after about {pairs}")  # fmt: skip
 
 
 def test_the_small_model_reads_each_token_once():
@@ -103,11 +117,13 @@ def test_the_small_model_reads_each_token_once():
 def test_this_run_of_instruction_tuning():
     before, after = (printed(PAGE, rf"{state}{3 * NUMBER}") for state in ("as released", "instructed"))
     said(PAGE, f"the loss on eight unseen answers fell from {before[0]} to {after[0]}")
-    said(PAGE, f"at the end token it fell more than before it, from {before[1]} to {after[1]}")
+    ends, answers = map(int, printed(PAGE, r"(\d+) of the (\d+) tokens are end tokens"))
+    said(PAGE, f"at an end token from {before[1]} to {after[1]}, more than at one before it, but together the "
+               f"{answers - ends} others fell by more")  # fmt: skip
     said(PAGE, f"brought the loss on eight unseen ones from {before[0]} to {after[0]}, more "
-               "at the end token than before it")  # fmt: skip
+               "at an end token than at one before it")  # fmt: skip
     loss, end, others = (float(b) - float(a) for b, a in zip(before, after, strict=True))
-    assert end > loss > others > 0
+    assert end > loss > others > 0 and (answers - ends) * others > ends * end
 
 
 def test_the_unseen_answers():
@@ -139,8 +155,7 @@ def test_the_margin_is_positive_for_most_pairs(dpo):
     shares = [dpo.accuracy(arm) for arm in (FILM, PRODUCT)]
     assert all(share.low > 0.5 for share in shares)
     said(PAGE, "DPO's margin is above 0 for more than half of the pairs of either kind")
-    card = (DATA / "evidence" / "dpo.md").read_text(encoding="utf-8")
-    assert "`DPO`: sixteen steps of stage 2, then twelve of two pairs" in card
+    assert "`DPO`: sixteen steps of stage 2, then twelve of two pairs" in card("dpo")
     said(PAGE, "In three longer [stored runs](../data/evidence/dpo.md) (16 and 12 steps) DPO's margin")
     assert all(dpo.accuracy(arm, of="margin").low > 0 for arm in (FILM, PRODUCT))
 
@@ -154,11 +169,12 @@ def test_both_answers_become_less_likely(dpo):
     said(PAGE, "both answers became less likely on average with every seed, the chosen by "
                f"{first}, {second} and {third} nats")  # fmt: skip
     assert min(means(dpo, PRODUCT, "margin")) > 0 and margin.low > 0
-    said(PAGE, "In each of three stored runs the chosen product sentences became less likely on average while the "
-               "margin rose")  # fmt: skip
     film = dpo.accuracy(FILM, of="chosen")
     assert film.low < 0 < film.high
     said(PAGE, "On the film reviews the chosen show no clear move")
+    assert "product reviews, which nothing is trained on" in " ".join(card("dpo").split())
+    said(PAGE, "In each of three stored runs the chosen product sentences, a domain not trained on, became less likely "
+               "on average while the margin rose; the film sentences show no clear move")  # fmt: skip
 
 
 def test_this_run_s_chosen_answers():
@@ -189,7 +205,7 @@ def test_the_pair_that_is_quoted():
     said(PAGE, f"Our prompt is always {pair['prompt']}")
 
 
-def test_the_loss_does_it(dpo):
+def test_film_sentences_alone_do_not_do_it(dpo):
     film, product = (dpo.accuracy(arm, of="chosen") for arm in (ALONE, f"{ALONE}, product reviews"))
     assert film.low > 0 > product.low and product.high > 0
     assert min(mean for arm in (ALONE, f"{ALONE}, product reviews") for mean in means(dpo, arm, "chosen")) > 0
@@ -203,3 +219,14 @@ def test_the_loss_does_it(dpo):
         assert all(tuned < alone for tuned, alone in both)
         lower.append(f"{-gap.value:.1f}")
     said(PAGE, f"lie below these with every seed of either kind, on average by {' and '.join(lower)} nats")
+    assert {run.cell.rate for arm in (ALONE, FILM) for run in dpo.searched(arm)} == {1e-3}
+    said(PAGE, "So film sentences alone do not do it (one learning rate tried)")
+
+
+def test_neither_is_clearly_more_cheerful(dpo):
+    alone, tuned = (
+        sum(any(word in run.more["wrote"].lower() for word in PRAISE) for run in dpo.arms[arm])
+        for arm in (ALONE, FILM)
+    )
+    assert (alone, tuned) == (2, 1) and len(dpo.arms[ALONE]) == len(dpo.arms[FILM]) == 3
+    said(PAGE, "Of its three film sentences two are praise, of DPO's one: too few to tell")
