@@ -75,9 +75,10 @@ def qlora_bill(
     r"""One training step of LLaMA `size` on a GPU, in bytes, with the paper's setting.
 
     That is NF4 with double quantization, LoRA of rank 64 beside every linear layer, products in bf16, activation
-    checkpointing, one row. The adapters and their optimizer are in fp32, as everywhere in the course. quantized=None:
-    the same with a base in 16 bits, which is plain LoRA. optimizer: "adamw", "adamw8bit", or "paged_adamw": the bill of
-    the card with every state paged out to host memory, which is the least that a paged optimizer takes of the card.
+    checkpointing, one row. The adapters and their optimizer are in fp32, as everywhere in the course; the authors' code
+    has adapters and gradients in bf16, 4 bytes a trained parameter less. quantized=None: the same with a base in 16
+    bits, which is plain LoRA. optimizer: "adamw", "adamw8bit", or "paged_adamw": the bill of the card with every state
+    paged out to host memory, which is the least that a paged optimizer takes of the card.
     """
     one_of("optimizer", optimizer, ("adamw", "adamw8bit", "paged_adamw"))
     return predict(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from finding import printed, read, said
+from finding import once_beside, printed, read, said
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
 from coursekit.checks.qlora import plan
@@ -45,7 +45,7 @@ def test_it_is_an_easy_test():
 
 
 def test_when_7b_and_13b_need_four_bits():
-    seen = card("RTX 4090").capacity()
+    seen = card("RTX 4090").capacity() - GiB  # left to the driver, as in section 9
     plain = {size: qlora_bill(size, quantized=None).peak for size in ("7B", "13B")}
     assert plain["7B"] < seen < plain["13B"]
     assert qlora_bill("13B").peak < seen
@@ -84,11 +84,17 @@ def test_against_full_fine_tuning():
 
 def test_a_step_of_qlora_is_slower():
     steps = costs.read()
+    qlora, lora, itself = (f"{steps[arm].step_ratio:.2f}" for arm in ("qlora", "lora-all-linear", "full"))
+    said(PAGE, f"it took {qlora} of a step of full fine-tuning, and one of LoRA, in another run, {lora} (full against "
+               f"itself: {itself}; data/evidence/comparison.csv)")  # fmt: skip
+    said(PAGE, "four bits cost some time and no accuracy beyond ±3 points")
     ratio = steps["qlora"].step_ratio / steps["lora-all-linear"].step_ratio
-    beside_full = " and ".join(f"{steps[arm].step_ratio:.2f}" for arm in ("qlora", "lora-all-linear"))
-    said(PAGE, f"a QLoRA step takes about {ratio:.1f} times a LoRA step ({beside_full} of full fine-tuning)")
-    said(PAGE, f"four bits cost time, about {ratio:.1f} times a LoRA step")
     assert ratio - 1 > abs(steps["full"].step_ratio - 1)  # more than full fine-tuning differs from itself
+
+
+def test_the_rows_of_the_table_are_preliminary():
+    assert all(once_beside(METHODS, arm) for arm in ("qlora", "lora-all-linear", "full"))
+    said(PAGE, "QLoRA, LoRA and full are preliminary: a rate next to the best has one seed")
 
 
 def test_the_levels_of_nf4_are_no_integers():
@@ -97,15 +103,32 @@ def test_the_levels_of_nf4_are_no_integers():
     said(PAGE, "NF4's levels are no integers")
 
 
-def test_65b_fits_on_an_l40_with_smaller_states_alone():
+def in_bf16(size: str) -> float:
+    r"""The bill with the adapter and its gradients in bf16, as in the authors' code: two bytes less for each."""
+    return qlora_bill(size).peak - 4 * LoRA(r=64, alpha=16, targets="all-linear").count(llama_config(size))
+
+
+def test_where_65b_fits():
+    r"""A run fits if it leaves 1 GiB to the driver. On an L40 that takes smaller states, or an adapter in bf16."""
     resident, eight, paged = (qlora_bill("65B", optimizer=o).peak for o in ("adamw", "adamw8bit", "paged_adamw"))
-    assert paged < eight < 44.4 * GiB < resident < 48 * GB
-    said(PAGE, "By this sum 65B fits on an L40 (48 GiB) only with its states paged out or in 8 bits: otherwise it "
-               f"needs {resident / GB:.1f} GB, and a program sees [{44.4 * GiB / GB:.1f}](https://github.com/QwenLM/"
-               f"Qwen3-VL/issues/2097) of the {48 * GiB / GB:.1f}")  # fmt: skip
-    said("08b_seven_billion", "65B fits on 48 GB only with its states paged out or in 8 bits, as in 08")
-    said(PAGE, f"LLaMA 65B needs {resident / GB:.1f} GB with all states on the card, more than an L40 (48 GiB) gives")
-    said(PAGE, f"and {paged / GB:.1f} GB with them paged out")
+    a6000, l40 = 47.53 * GiB, 44.4 * GiB  # what PyTorch's messages call the total capacity
+    assert paged < eight < in_bf16("65B") < l40 - GiB < resident < a6000 - GiB
+    said(PAGE, f"Of 48 GiB a program sees [{a6000 / GB:.1f}](https://github.com/black-forest-labs/flux2/issues/23) GB "
+               f"on an RTX A6000 and, after error correction, [{l40 / GB:.1f}](https://github.com/QwenLM/Qwen3-VL/issues/"
+               "2097) on an L40")  # fmt: skip
+    said(PAGE, f"By this sum 65B fits on both with the authors' bf16 adapters, {in_bf16('65B') / GB:.1f} GB. With "
+               f"fp32 ones, {resident / GB:.1f}, it fits on the A6000, and on the L40 only with its states in 8 bits "
+               "(8-bit Adam, 08b) or paged out")  # fmt: skip
+    said("08b_seven_billion", "65B on 48 GB depends on the card and on the adapter's precision (08)")
+    said(PAGE, f"LLaMA 65B needs {resident / GB:.0f} GB with fp32 adapters, too much for an L40 (48 GiB), and "
+               f"{in_bf16('65B') / GB:.0f}, which fit, with the authors' bf16. No step was measured on a "
+               "GPU")  # fmt: skip
+    said(PAGE, "16 bytes a parameter; the authors' [code](https://github.com/artidoro/qlora/blob/main/qlora.py) has "
+               f"the first two in bf16, {2 + 2 + 4 + 4} bytes")  # fmt: skip
+    drawn = next(cell.source for cell in read(PAGE).cells if "memory_bars(" in cell.source)
+    rtx = card("RTX 4090").capacity()
+    assert f'"RTX 4090": {(rtx - GiB) / GB:.1f}, "L40": {(l40 - GiB) / GB:.1f}}}' in drawn
+    said(PAGE, f"a program sees {rtx / GB:.1f} GB")
     count = LoRA(r=64, alpha=16, targets="all-linear").count(llama_config("65B"))
     said(PAGE, f"beside every linear layer ({count / 1e9:.1f} billion parameters in 65B)")
     assert abs(16 * count / GB - 2 * 6.4) < 0.02  # two bars of 6.4
@@ -114,19 +137,17 @@ def test_65b_fits_on_an_l40_with_smaller_states_alone():
     said(PAGE, f"cast to fp32, take more than in section 5: {more / GB:.2f} GB for 65B")
 
 
-def test_33b_fits_on_24_gib_with_smaller_states_alone():
-    seen = card("RTX 4090").capacity()
+def test_33b_fits_on_24_gib_with_smaller_states_or_adapters_alone():
+    room = card("RTX 4090").capacity() - GiB
     resident, paged = qlora_bill("33B").peak, qlora_bill("33B", optimizer="paged_adamw").peak
     eight = qlora_bill("33B", optimizer="adamw8bit").peak
-    assert paged < eight < seen < resident < 1.02 * 24 * GiB and qlora_bill("13B").peak < seen
+    assert paged < eight < in_bf16("33B") < room < resident and qlora_bill("13B").peak < room
+    said(PAGE, f"33B needs {resident / GB:.1f} GB, too much unless its states are in 8 bits or paged out, or its "
+               f"adapter in bf16 ({in_bf16('33B') / GB:.1f})")  # fmt: skip
     missed = 5.05 * GB - (qlora_bill("7B").weights - qlora_bill("7B").gradients)  # of the paper's base of 7B
-    assert max(resident - seen, qlora_bill("65B").peak - 44.4 * GiB) < missed / 2
-    said(PAGE, "Both gaps are smaller than what the sum may miss")
-    said(
-        PAGE,
-        f"33B needs {resident / GB:.1f} GB, just above the {seen / GB:.1f} that a program gets: it fits with its "
-        "states in 8 bits (8-bit Adam, 08b) or paged out",
-    )
+    assert paged + missed < eight + missed < room < in_bf16("33B") + missed
+    assert in_bf16("65B") + missed < 43.4 * GiB and qlora_bill("65B").peak + missed < 46.53 * GiB
+    said(PAGE, f"The {missed / GB:.1f} GB that the sum misses in 7B would undo the last")
 
 
 def test_how_long_unpacking_takes_by_the_data_sheets():
@@ -155,8 +176,8 @@ def test_training_gets_below_the_entropy_with_four_bits_alone():
     assert float(qlora) + float(wide) < float(entropy) < float(lora)
     assert float(minus.replace("−", "-")) + float(half) < 0
     said(PAGE, f"costs {before} nats before training, {lora} with LoRA and {qlora} with QLoRA")
-    said(PAGE, f"knowing only how often each occurs would cost {entropy}; LoRA does not get below that here")
-    said(PAGE, "That QLoRA is ahead here is no proof that four bits help")
+    said(PAGE, f"knowing only how often each occurs would cost their entropy, {entropy}")
+    said(PAGE, "Twenty steps cannot rank the two")
 
 
 def left(what: str) -> tuple[float, float, float]:
@@ -199,7 +220,7 @@ def test_what_merging_into_four_bits_leaves():
         PAGE,
         f"cost {merged:.3f} nats after the merge into four bits, {before:.3f} before training and {beside:.3f} with",
     )
-    said(PAGE, f"{original:.2f} nats in this run beside {beside:.2f}, a difference that one run does not settle")
+    said(PAGE, f"{original:.2f} nats beside {beside:.2f}, which one run does not settle")
 
 
 def test_how_far_the_weights_move():
@@ -238,7 +259,7 @@ def test_what_codes_of_four_bytes_take():
 
 def test_what_07_found():
     (worse,) = printed("07_quantization", r"nf4 +[\d.,]+ +([\d.]+) \(")
-    said(PAGE, f"In 07 packing SmolLM2 into NF4 multiplied its perplexity by {worse}. Whether training makes")
+    said(PAGE, f"In 07 packing SmolLM2 into NF4 multiplied its perplexity by {worse}; section 6")
 
 
 def test_the_recipe_pads_with_a_token_that_is_not_the_end():
