@@ -13,7 +13,7 @@ from coursekit.experiments import results
 from coursekit.memory import GB, MB, GiB, card
 from coursekit.methods import LoRA
 from coursekit.models import sources
-from coursekit.qlora.memory import llama_config, qlora_bill
+from coursekit.qlora.memory import claims, llama_config, qlora_bill
 from coursekit.quantization import code
 
 PAGE = "08_qlora"
@@ -70,6 +70,20 @@ def test_the_plans_of_three_cards():
     assert small > middle > large
     paged = 3 * (1 + 0.4 / four[0]) + 1.2 / four[0]
     said(PAGE, f"Paging is never chosen: copying would take these rows to {paged:.1f}, while the rule counts 8-bit")
+    room, more = card("RTX 4090").capacity() - GiB, missed("33B")
+    ways = [(rows, states, again) for rows in (1, 2, 4, 8, 16) for states in ("adamw", "adamw8bit", "paged_adamw")
+            for again in (True, False)]  # fmt: skip
+    fitting = {
+        states
+        for rows, states, again in ways
+        if qlora_bill("33B", batch=rows, optimizer=states, checkpointing=again).peak + more <= room
+    }
+    assert fitting == {"paged_adamw"}
+    said(PAGE, "With the paper's base only paged plans fit there")
+    for name in names[1:]:  # the other two plans stay
+        rows, states, again = plan("33B", card(name).capacity(), 512, 0.4, 1.2)[:3]
+        bill = qlora_bill("33B", batch=rows, optimizer=states, checkpointing=again)
+        assert bill.peak + more < card(name).capacity() - GiB
     said(PAGE, f"With more room checkpointing goes: {large:.1f} on 80 GB")
 
 
@@ -108,6 +122,12 @@ def in_bf16(size: str) -> float:
     return qlora_bill(size).peak - 4 * LoRA(r=64, alpha=16, targets="all-linear").count(llama_config(size))
 
 
+def missed(size: str) -> float:
+    r"""Bytes that the 4-bit base of the paper's figure 6 has more than the sum's."""
+    bill = qlora_bill(size)  # its gradients are as large as its adapter
+    return claims()[f"figure_{size}"].value * MB - (bill.weights - bill.gradients)
+
+
 def test_where_65b_fits():
     r"""A run fits if it leaves 1 GiB to the driver. On an L40 that takes smaller states, or an adapter in bf16."""
     resident, eight, paged = (qlora_bill("65B", optimizer=o).peak for o in ("adamw", "adamw8bit", "paged_adamw"))
@@ -118,11 +138,16 @@ def test_where_65b_fits():
                "2097) on an L40")  # fmt: skip
     said(PAGE, f"By this sum 65B fits on both with the authors' bf16 adapters, {in_bf16('65B') / GB:.1f} GB. With "
                f"fp32 ones, {resident / GB:.1f}, it fits on the A6000, and on the L40 only with its states in 8 bits "
-               "(8-bit Adam, 08b) or paged out")  # fmt: skip
-    said("08b_seven_billion", "65B on 48 GB depends on the card and on the adapter's precision (08)")
+               "or paged out")  # fmt: skip
+    more = missed("65B")
+    assert paged + more < eight + more < l40 - GiB < in_bf16("65B") + more < a6000 - GiB < resident + more
+    said(PAGE, f"With the paper's base, {more / GB:.1f} GB larger, bf16 adapters no longer fit on the L40 "
+               f"({(in_bf16('65B') + more) / GB:.1f}), nor fp32 ones on the A6000 ({(resident + more) / GB:.1f}); "
+               "states in 8 bits or paged out still fit on both")  # fmt: skip
+    said("08b_seven_billion", "65B on 48 GB depends on the card, on the adapter's precision and on the base (08)")
     said(PAGE, f"LLaMA 65B needs {resident / GB:.0f} GB with fp32 adapters, too much for an L40 (48 GiB), and "
-               f"{in_bf16('65B') / GB:.0f}, which fit, with the authors' bf16. No step was measured on a "
-               "GPU")  # fmt: skip
+               f"{in_bf16('65B') / GB:.0f} with the authors' bf16, which fit, though not with the paper's larger base. "
+               "No step was measured on a GPU")  # fmt: skip
     said(PAGE, "16 bytes a parameter; the authors' [code](https://github.com/artidoro/qlora/blob/main/qlora.py) has "
                f"the first two in bf16, {2 + 2 + 4 + 4} bytes")  # fmt: skip
     drawn = next(cell.source for cell in read(PAGE).cells if "memory_bars(" in cell.source)
@@ -134,7 +159,9 @@ def test_where_65b_fits():
     assert abs(16 * count / GB - 2 * 6.4) < 0.02  # two bars of 6.4
     config = llama_config("65B")
     more = 2 * 2 * config.vocab_size * config.hidden_size  # two bytes more for embedding and output layer
-    said(PAGE, f"cast to fp32, take more than in section 5: {more / GB:.2f} GB for 65B")
+    bill = qlora_bill("65B")  # with accumulation all gradients are there from the start: activations come on top
+    said(PAGE, f"cast to fp32, take {more / GB:.2f} GB more than in section 5 for 65B, and accumulation "
+               f"{(bill.total - bill.peak) / GB:.1f} (08b)")  # fmt: skip
 
 
 def test_33b_fits_on_24_gib_with_smaller_states_or_adapters_alone():
@@ -144,17 +171,30 @@ def test_33b_fits_on_24_gib_with_smaller_states_or_adapters_alone():
     assert paged < eight < in_bf16("33B") < room < resident and qlora_bill("13B").peak < room
     said(PAGE, f"33B needs {resident / GB:.1f} GB, too much unless its states are in 8 bits or paged out, or its "
                f"adapter in bf16 ({in_bf16('33B') / GB:.1f})")  # fmt: skip
-    missed = 5.05 * GB - (qlora_bill("7B").weights - qlora_bill("7B").gradients)  # of the paper's base of 7B
-    assert paged + missed < eight + missed < room < in_bf16("33B") + missed
-    assert in_bf16("65B") + missed < 43.4 * GiB and qlora_bill("65B").peak + missed < 46.53 * GiB
-    said(PAGE, f"The {missed / GB:.1f} GB that the sum misses in 7B would undo the last")
+    more = missed("33B")
+    assert paged + more < room < eight + more < in_bf16("33B") + more
+    said(PAGE, f"With the paper's base, {more / GB:.1f} GB larger, only paging helps")
+
+
+def test_the_paper_s_bases_are_larger_than_the_sum_s():
+    sizes = ("7B", "65B")
+    ours = [(qlora_bill(size).weights - qlora_bill(size).gradients) / GB for size in sizes]
+    theirs = [claims()[f"figure_{size}"].value / 1000 for size in sizes]
+    said(PAGE, "smaller than in the paper's figure 6, as quoted in 08b_seven_billion: "
+               f"{ours[0]:.2f} GB beside {theirs[0]:.2f} in 7B, {ours[1]:.1f} beside {theirs[1]:.1f} in "
+               "65B; why is unknown")  # fmt: skip
+    small, large = (missed(size) / GB for size in sizes)
+    drawn = next(cell for cell in read(PAGE).cells if "memory_bars(" in cell.source)
+    caption = f"the paper's bases are {small:.1f} to {large:.1f} GB larger than ours"
+    assert caption in drawn.source
+    assert any(caption in output.get("data", {}).get("text/markdown", "") for output in drawn.outputs)
 
 
 def test_how_long_unpacking_takes_by_the_data_sheets():
     for memory, products in ((1.0, 165), (2.0, 312)):  # TB/s and TFLOP/s of an RTX 4090 and of an A100
         unpack, row = (0.5 + 2) / memory, 2 * 512 / products  # picoseconds a weight
         assert round(unpack / row, 1) == 0.4
-    said(PAGE, "By bandwidth and speed on their data sheets unpack is about 0.4 on an RTX 4090 and on an A100, for "
+    said(PAGE, "By their data sheets unpack is about 0.4 on an RTX 4090 and on an A100, for "
                "512 tokens a row")  # fmt: skip
     copy = 2 * qlora_bill("33B").optimizer / 32e9 / (2 * 512 * 32.5e9 / 165e12)  # out and in again, at 32 GB/s
     said(PAGE, f"copy about {copy:.1f} for 33B on the former, over PCIe 4")
@@ -201,10 +241,6 @@ def test_the_memory_of_a_step_is_predicted_rightly():
         found = printed(PAGE, rf"peak {how} checkpointing: ([\d.]+) MB predicted, ([\d.]+) MB measured")
         assert abs(float(found[0]) - float(found[1])) < 0.011
     said(PAGE, "The prediction is right to 0.01 MB, in fp32 on this CPU")
-    bill = qlora_bill("7B")
-    base = f"{(bill.weights - bill.gradients) / GB:.2f}"
-    said(PAGE, f"The paper gives 5.05 GB for the 4-bit base of 7B, the sum {base}")
-    said("08b_seven_billion", f"the 4-bit base of 7B the sum misses: it has {base} GB, the paper 5.05")
 
 
 def test_what_merging_into_four_bits_leaves():
@@ -253,7 +289,7 @@ def test_what_codes_of_four_bytes_take():
     weights = 106_168_320  # of the 210 matrices
     assert printed(PAGE, r"(\d+) layers in four bits: (\d+) MB → (\d+) MB") == ("210", "538", "168")
     packed = weights * (4 + 8 / 64 + 32 / (64 * 256)) / 8
-    said(PAGE, f"its codes take four bytes each, {4 * weights / MB:.0f} MB, as much as the matrices in fp32")
+    said(PAGE, f"its codes take four bytes each, {4 * weights / MB:.0f} MB")
     said(PAGE, f"The package has two codes in a byte and takes {packed / MB:.0f} MB")
 
 

@@ -16,38 +16,53 @@ PAGE = "08b_seven_billion"
 RANK_64 = LoRA(r=64, alpha=16, targets="all-linear")
 
 
-def test_the_paper_s_base_of_7b_is_larger_than_our_sum():
-    adapters = 4 * RANK_64.count(llama_config("7B"))  # in fp32, among the bill's weights
-    ours, theirs = (qlora_bill("7B").weights - adapters) / GB, claims()["base_7b"].value / 1000
-    said(PAGE, f"the 4-bit base of 7B the sum misses: it has {ours:.2f} GB, the paper {theirs:.2f}")
+def base(size: str) -> float:
+    r"""Bytes of the 4-bit base by the sum."""
+    return qlora_bill(size).weights - 4 * RANK_64.count(llama_config(size))  # the adapter is in fp32
 
 
-def test_the_adapter_of_rank_64_is_two_fifths_of_the_states():
+def test_the_paper_s_bases_are_larger_than_our_sum_and_the_more_the_larger():
+    missed, halves = [], []
+    for size in ("7B", "13B", "33B", "65B"):
+        theirs, config = claims()[f"figure_{size}"], llama_config(size)
+        assert theirs.where == "figure 6, quoted in bitsandbytes#790"
+        missed.append(theirs.value * memory.MB - base(size))
+        row = rf"of {size} +{theirs.value:g} MB +figure 6, quoted in bitsandbytes#790 +(\d+) MB, (\d+) less"
+        assert printed(PAGE, row) == (f"{base(size) / memory.MB:.0f}", f"{missed[-1] / memory.MB:.0f}")
+        halves.append(2 * 2 * config.vocab_size * config.hidden_size)  # of 32-bit embedding and output layer
+    assert missed == sorted(missed) and all(half < whole for half, whole in zip(halves, missed, strict=True))
+    assert abs(claims()["figure_7B"].value - claims()["base_7b"].value) < 3  # section 2 agrees
+    first, second, third, last = (f"{bytes / GB:.1f}" for bytes in missed)
+    said(PAGE, "The bases are those of figure 6, which we know only as [an issue of bitsandbytes]"
+               "(https://github.com/bitsandbytes-foundation/bitsandbytes/issues/790) quotes it")  # fmt: skip
+    said(PAGE, f"the part grows: {first} GB of 7B, {second} and {third}, and {last} of 65B")
+    said(PAGE, f"Embedding and output layer in fp32 would be {halves[0] / GB:.2f} and {halves[-1] / GB:.2f} of it")
+    said(PAGE, f"The paper's bases are {first} to {last} GB larger than the sum's")
+
+
+def test_the_adapter_of_rank_64_in_7b():
     llama = llama_config("7B")
-    trained, states = RANK_64.count(llama), qlora_bill("7B").states
-    said(PAGE, f"rank 64 beside every layer is {100 * trained / counts.full(llama, 'causal'):.1f} %")
-    said(PAGE, f"that takes {16 * trained / GB:.2f} GB, two fifths of the {states / GB:.2f}")
-    assert 0.39 < 16 * trained / states < 0.41
-    said(PAGE, f"a training step of LLaMA 7B takes {qlora_bill('7B').peak / GB:.1f} GB")
+    trained = RANK_64.count(llama)
+    share, taken = printed(PAGE, r"beside every layer of 7B: (\S+)% of the parameters, (\S+) GB with gradients")
+    assert share == f"{100 * trained / counts.full(llama, 'causal'):.1f}" and taken == f"{16 * trained / GB:.2f}"
+    said(PAGE, f"a training step of LLaMA 7B takes {qlora_bill('7B').peak / GB:.1f} GB, of which the adapter with its "
+               f"gradients and moments is {taken}")  # fmt: skip
 
 
-def test_four_of_the_paper_s_numbers_are_arithmetic_and_two_are_not():
+def test_two_of_the_paper_s_numbers_are_arithmetic_and_65b_is_not():
     places = [
-        r"GPU of 48 GB +48 GB +abstract +(\S+) GB; (\S+) with bf16 adapters; (\S+) with paged",
-        r"on average +0\.37 bits +introduction +(\S+) bits",
+        r"GPU of 48 GB +48 GB +abstract +(\S+) GB; (\S+) with bf16 adapters; (\S+) with all states paged out",
         r"approximately +3 GB +introduction +(\S+) GB",
         r"more than this +780 GB +introduction +(\S+) GB",
-        r"of 7B +5048 MB +section 2 +(\S+) MB",
-        r"0\.2 % of 7B +26 MB +section 2 +(\S+) MB",
     ]
-    (whole, narrow, paged), (bits,), (saved,), (full,), (base,), (lora,) = (
+    (whole, narrow, out), (saved,), (full,) = (
         tuple(map(float, printed(PAGE, f"(?m){place}"))) for place in places
     )
-    assert full > 780 and (round(bits, 2), round(saved)) == (0.37, 3) and abs(lora / 26 - 1) < 0.05
-    said(PAGE, "Four of the six are arithmetic, which the sum repeats")
-    assert paged < narrow < whole and abs(base / 5048 - 1) > 0.2
+    assert full > 780 and round(saved) == 3
+    said(PAGE, "The next two are arithmetic, which the sum repeats")
+    assert out < narrow < whole
     said("08_qlora", f"with the authors' bf16 adapters, {narrow} GB. With fp32 ones, {whole}, it fits")
-    said(PAGE, "65B on 48 GB depends on the card and on the adapter's precision (08)")
+    said(PAGE, "65B on 48 GB depends on the card, on the adapter's precision and on the base (08)")
 
 
 def test_what_is_on_top_of_the_states_at_the_peak(monkeypatch):
@@ -61,8 +76,20 @@ def test_what_is_on_top_of_the_states_at_the_peak(monkeypatch):
         matrix = 2 * llama_config(size).hidden_size * llama_config(size).intermediate_size
         assert matrix == bill.peak - qlora_bill.__wrapped__(size).peak  # past its cache
         found.append(f"{matrix / memory.MB:.0f} MB in {size}")
-    said(PAGE, "The peak comes near the end of the backward pass, in the first block")
+    said(PAGE, "In a step of one batch the peak comes near the end of the backward pass, in the first block")
     said(PAGE, f"one weight matrix unpacked into 16 bits: {', '.join(found)}")
+
+
+def test_where_the_peak_is_with_accumulation():
+    r"""All gradients are there all the time, so the worst moment is that of most activations."""
+    more = []
+    for size in ("7B", "65B"):
+        bill = qlora_bill(size)
+        worst = max(bill.timeline, key=lambda point: point.activations)
+        assert worst.label == f"backward: block {llama_config(size).num_hidden_layers - 1}"
+        more.append(f"{(bill.total - bill.peak) / GB:.2f}")
+    said(PAGE, "With accumulation the gradients stay, and the peak is at the start of the backward pass, where the "
+               f"inputs of all blocks wait: {more[0]} GB more in 7B, {more[1]} in 65B")  # fmt: skip
 
 
 def test_the_prediction_of_the_gpu_cell_is_for_the_model_that_is_loaded():
@@ -72,6 +99,12 @@ def test_the_prediction_of_the_gpu_cell_is_for_the_model_that_is_loaded():
     bill = eval(f"memory.predict{call}", names)
     assert bill.optimizer == 0 and bill.weights > qlora_bill("7B").weights, "Mistral is larger than LLaMA 7B"
     said(PAGE, "no output of a 7B model is stored")
+    assert "accumulate=" not in cell and "torch.cuda.max_memory_allocated() - before" in cell
+    kv = MistralConfig().num_key_value_heads * MistralConfig().hidden_size // MistralConfig().num_attention_heads
+    small = 64 * kv  # numbers of B beside k and v, the only tensors of the adapter below bitsandbytes' limit
+    assert small < 1e5 < 64 * MistralConfig().hidden_size
+    states = 2 * MistralConfig().num_hidden_layers * 2 * 4 * small
+    said(PAGE, f"only those of tensors below 100,000 numbers, here {states / memory.MB:.0f} MB")
 
 
 def test_the_notebook_s_own_run():
@@ -87,6 +120,11 @@ def test_the_notebook_s_own_run():
     )
     assert mixed == theirs != course
     said(PAGE, f"have bitsandbytes' loss, {theirs}, in every digit printed; with their own, {course}")
+    apart = float(printed(PAGE, r"the largest difference is (\S+) of its gradient")[0])
+    assert apart < 1e-4
+    said(PAGE, "Gradients through codes are those of the dense model with the same values, to rounding")
+    assert printed(PAGE, r"paged Adam has the same weights, bit for bit: (\w+)") == ("True",)
+    said(PAGE, "Paged Adam has Adam's weights bit for bit")
     whole, small = map(float, printed(PAGE, r"adapter: (\S+) MB in fp32, (\S+) MB in 8 bits"))
     said(PAGE, f"take {whole / small:.1f} times less memory for this adapter")
     steps, off = printed(PAGE, r"after (\d+) steps the 8-bit path is off by (\S+)% of the distance")
@@ -95,24 +133,22 @@ def test_the_notebook_s_own_run():
 
 
 def test_a_small_update_is_rounded_back_and_a_larger_one_is_not():
-    small, early, fifth, half = (
+    small, early, fifth, half, last = (
         printed(PAGE, rf"(?m)^ *{move}% of the way: noise (\S+), arrives (\S+)$")
-        for move in ("5.0", "10.0", "20.0", "50.0")
+        for move in ("5.0", "10.0", "20.0", "50.0", "100.0")
     )
     assert small[0] == "1.00" and abs(float(small[1])) < 0.005
     said(PAGE, "At 5 % nothing arrives: no weight gets halfway")
     said(PAGE, f"and the noise is $-\\Delta$, {small[0]}")
-    said(PAGE, f"At 10 % a fourteenth arrives ({early[1]}), at 20 % two thirds ({fifth[1]})")
-    said(PAGE, f"at 50 % nearly all ({half[1]})")
-    assert round(1 / float(early[1])) == 14 and abs(float(fifth[1]) - 2 / 3) < 0.02 and float(half[1]) > 0.9
+    first, second, third = (f"{100 * float(row[1]):.0f} %" for row in (early, fifth, half))
+    said(PAGE, f"At 10 % of the way {first} arrives, at 20 % two thirds ({second}), at 50 % nearly all ({third})")
+    assert abs(float(fifth[1]) - 2 / 3) < 0.02 and 0.9 < float(half[1]) <= float(last[1]) < 1
     said(PAGE, f"with noise of {half[0]} on top")
     said(PAGE, "at 20 % two thirds of it arrives, at 50 % nearly all")
 
 
 def test_08_s_update_is_beside_it_as_08_prints_it():
     move, far = printed("08_qlora", r"weight moves (\S+)% of the way to its next level; of ten times ΔW (\S+)% pass")
-    said(PAGE, f"There it was {move} %")
+    said(PAGE, f"Over all layers it was {move} % there")
     said(PAGE, f"In 08 it was {move} %")
     said(PAGE, f"moves the median weight by {10 * float(move):.0f} % and takes {far} % of the weights past halfway")
-    assert round(10 / float(move)) == 17
-    said(PAGE, "about seventeen times 08's for a fourteenth of it to survive")
