@@ -1,7 +1,7 @@
 r"""What the classifier reads: MiniLM's [CLS] through its pooler, as in all other topics, or the mean of all tokens.
 
-The checkpoint was trained for the mean, and its pooler never (notebook 03, section 8): how much of what a method gains
-over the head alone is due to a head that starts so low?
+The checkpoint was trained for the mean, and its pooler never: how much of what a method gains over the head alone is
+due to a head that starts so low?
 """
 
 from __future__ import annotations

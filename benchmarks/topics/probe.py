@@ -2,6 +2,7 @@ r"""Linear probes of MiniLM, trained to their end: logistic regression on what t
 
 The head of `pooling` has 300 steps, as every method has. A probe needs no encoder in its steps, so that a user would
 train it until nothing is left to gain: its loss is convex, and no seed, order or learning rate decides where it ends.
+With few examples the seed draws them, the same ones as in `ia3`.
 """
 
 from __future__ import annotations
@@ -19,16 +20,23 @@ from coursekit.evaluation.running import equal_lengths, evaluating
 from coursekit.experiments import machine
 from coursekit.experiments.bench import Bench
 from coursekit.experiments.recipe import Arm, Grid
-from coursekit.experiments.table import Cell, Run
+from coursekit.experiments.table import Cell, Run, drawn, few
+from coursekit.training import rows_of_step
 
 __all__ = ["GRID", "SETTING"]
 
-#: Strengths of the penalty on the squared norm of the weights; the validation sentences choose.
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+#: Of training sentences, where not all are read.
+EXAMPLES = (16, 128, 1024)
+#: Strengths of the penalty on the squared norm of the weights; the validation sentences choose. With few examples
+#: there are stronger ones, too.
+PENALTIES, STRONGER = (1e-4, 1e-3, 1e-2, 1e-1), (1.0, 10.0)
 
 GRID = Grid(
     topic="probe",
-    arms=tuple(Arm(name, name, (0.0,), 0) for name in ("probe", "probe-cls")),
+    arms=(
+        *(Arm(name, name, (0.0,), 0) for name in ("probe", "probe-cls")),
+        *(Arm(few("probe", n), "probe", (0.0,), 0) for n in EXAMPLES),
+    ),
     reference="probe",
 )
 
@@ -66,6 +74,10 @@ def fit(x: np.ndarray, labels: np.ndarray, penalty: float) -> np.ndarray:
 def carry(bench: Bench, name: str, cell: Cell) -> list[Run]:
     r"""Fit the probe `name` with each penalty, keep the best on the validation sentences, test it."""
     start, splits = time.perf_counter(), {split: read(bench, split) for split in ("train", "validation", "test")}
+    n = drawn(cell.arm)
+    if n is not None:
+        rows = rows_of_step(len(splits["train"]["labels"]), n, cell.seed, 0)
+        splits["train"] = {key: values[rows] for key, values in splits["train"].items()}
     center, spread = splits["train"][name].mean(0), splits["train"][name].std(0)
     x = {split: (found[name] - center) / spread for split, found in splits.items()}
 
@@ -75,8 +87,9 @@ def carry(bench: Bench, name: str, cell: Cell) -> list[Run]:
     def right(split: str, w: np.ndarray) -> np.ndarray:
         return (margins(split, w) > 0) == splits[split]["labels"]
 
-    fits = {penalty: fit(x["train"], splits["train"]["labels"], penalty) for penalty in PENALTIES}
-    chosen = max(PENALTIES, key=lambda penalty: right("validation", fits[penalty]).mean())
+    penalties = PENALTIES if n is None else (*PENALTIES, *STRONGER)
+    fits = {penalty: fit(x["train"], splits["train"]["labels"], penalty) for penalty in penalties}
+    chosen = max(penalties, key=lambda penalty: right("validation", fits[penalty]).mean())
     w = fits[chosen]
     return [
         Run(

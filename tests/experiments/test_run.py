@@ -194,9 +194,13 @@ def test_a_probe_ends_where_torch_finds_no_slope_and_is_tested_in_order():
     assert w.detach().abs().max() > 0.05 and w.grad.abs().max() < 1e-4
     bench = Bench(Setting("film", "two", "minilm", sentences=40, validation=30))
     bench.prepared = bench.prepared.take(64)
-    means, cls = (module.carry(bench, arm.name, Cell(arm.name, 0, 0.0, 1))[0] for arm in module.GRID.arms)
+    means, cls = (module.carry(bench, arm.name, Cell(arm.name, 0, 0.0, 1))[0] for arm in module.GRID.arms[:2])
     assert len(means.correct) == 40 and means.parameters == bench.config.hidden_size + 1
     assert means.margins != cls.margins and float(means.more["penalty"]) in module.PENALTIES
+    one, again, other = (
+        module.carry(bench, "probe", Cell("probe with 16 examples", 0, 0.0, seed))[0] for seed in (0, 0, 1)
+    )
+    assert one.margins == again.margins != other.margins and len(one.correct) == 40
     batch = bench.prepared.collate([bench.prepared.split("test")[7]])
     batch.pop("labels")
     with torch.no_grad():
