@@ -55,10 +55,11 @@ def test_bitfit_beats_a_probe_of_what_it_reads_and_is_behind_full_fine_tuning(ru
     said(PAGE, "From the probe on the mean it shows no clear difference after 300 steps; "
                f"after 600 (added after seeing the first) it is {short(longer)}")  # fmt: skip
     ahead, still = (short(-one).removeprefix("better ") for one in (full, both))
-    said(PAGE, f"Full fine-tuning is ahead of BitFit {ahead}, and still {still} if both train for 600 steps.")
+    said(PAGE, f"Full fine-tuning is ahead of BitFit {ahead}, and still {still} if both train for 600 steps")
     share = 100 * runs.parameters("bitfit") / runs.parameters("full")
-    said(PAGE, f"BitFit's {share:.1f} % are {-100 * full.value:.1f} points behind, and not clearly ahead of a probe on "
-               "the mean")  # fmt: skip
+    said(PAGE, f"BitFit's {share:.1f} % are {-100 * full.value:.1f} points behind, and ahead of a probe on the mean "
+               "only after 600 steps")  # fmt: skip
+    said(PAGE, "BitFit on the mean is not compared")
 
 
 def test_full_fine_tuning_after_twice_the_steps(runs):
@@ -71,12 +72,17 @@ def test_full_fine_tuning_after_twice_the_steps(runs):
     best, second = sorted(rates, key=lambda rate: -at[rate].validation(full))[:2]
     assert best == runs.rate(full) == 3e-5 and second == 1e-4 and rates[0] < best < second < rates[-1]
     assert str(runs.difference(full, "full")) == "equal for practical purposes (within 3 points)"
-    shown = f"{runs.accuracy(full).value:.3f}"
-    assert shown == f"{runs.accuracy('full').value:.3f}"
     lead = at[second].difference("bitfit, 600 steps", full)
-    assert lead.verdict == "worse"
-    said(PAGE, f"Those leave full fine-tuning at {shown} (rate 3e-5; at 1e-4, next by validation, "
-               f"{at[second].accuracy(full).value:.3f}, a lead of {-100 * lead.value:.1f})")  # fmt: skip
+    assert lead.verdict == "worse" and second == runs.rate("full")
+    said(PAGE, f"if both train for 600 steps ({-100 * lead.value:.1f} at the rate of 300).")
+
+
+def test_bitfit_may_have_more_to_gain_than_full_fine_tuning(runs):
+    longer = {(run.cell.steps, run.cell.rate) for run in runs.runs if run.cell.arm == "bitfit" and run.cell.steps > 300}
+    assert longer == {(600, runs.rate("bitfit"))}
+    rose, full = (100 * (runs.validation(f"{arm}, 600 steps") - runs.validation(arm)) for arm in ("bitfit", "full"))
+    assert full < 1 < rose
+    said(PAGE, f"BitFit's rate was not searched again, and its validation accuracy rose {rose:.1f} points")
 
 
 def short(found: Difference) -> str:
@@ -121,7 +127,9 @@ def test_what_the_stored_masks_and_learners_are(runs):
     config = AutoConfig.from_pretrained(sources.minilm(), num_labels=2)
     assert far.method.learners_of(config) == 6 * [154, 38]  # of 1,536 and of 384 nodes
     assert runs.parameters("far") == far.method.count(config) + 770
-    said(PAGE, "FAR trains a tenth of the nodes of up and down here")
+    assert runs.parameters("far") > int(printed(PAGE, r"([\d,]+) parameters train; FAR's")[0].replace(",", ""))
+    said(PAGE, "FAR trains a tenth of the nodes of up and down here, after ten steps of priming, and costs more than "
+               "section 6's")  # fmt: skip
 
 
 def test_the_number_of_parameters_does_not_order_methods(runs):
@@ -142,26 +150,37 @@ def test_the_number_of_parameters_does_not_order_methods(runs):
 def test_depth_does_not_order_methods_either(runs):
     depths = [runs.accuracy(f"top {blocks}").value for blocks in range(1, 7)]
     assert depths == sorted(depths)
-    listed = ", ".join(f"{value:.3f}" for value in depths)
-    said(PAGE, f"From the last block to all six, accuracy rises: {listed}.")
-    masks = ("random mask", "fisher mask", "magnitude mask")
+    said(PAGE, f"From the last block to all six accuracy rises, from {depths[0]:.3f} to {depths[-1]:.3f}.")
+    masks = ("random mask", "fisher mask")
     assert len({runs.parameters(arm) for arm in masks}) == 1
-    chance, fisher, size, ia3, bitfit = (runs.accuracy(arm).value for arm in (*masks, "ia3", "bitfit"))
-    assert results.read("selective").difference(*masks[:2]).verdict == "better"
-    said(PAGE, f"of masks of one size that reach all six blocks the random one has {chance:.3f}, two others "
-               f"(`05b_masks`) {fisher:.3f} and {size:.3f}; of vectors in all six (IA)³ has {ia3:.3f}, BitFit "
-               f"{bitfit:.3f}.")  # fmt: skip
+    chance, fisher = (runs.accuracy(arm).value for arm in masks)
+    assert results.read("selective").difference(*masks).verdict == "better"
+    said(PAGE, f"of masks of one size that reach all six blocks the random one has {chance:.3f}, Fisher's "
+               f"(`05b_masks`) {fisher:.3f}.")  # fmt: skip
     said(PAGE, "Neither number nor depth decides alone")
+
+
+def test_bitfits_rate_is_held_down_by_seeds_that_fail(runs):
+    reached = {rate: [run.validation for run in own] for rate, own in runs.whole("bitfit").items()}
+    assert runs.rate("bitfit") < 0.01 and runs.rate("bitfit-query") == 0.03
+    assert sorted(value < 0.52 for value in reached[0.01]) == [False, True, True]
+    assert min(reached[runs.rate("bitfit")]) > 0.75
+    said(PAGE, "at 0.01 two of BitFit's three seeds fail, while query and up trains best at 0.03")
 
 
 def test_how_little_has_to_train(runs):
     found = runs.paired({pair: pair for pair in PAIRS})["random mask", "full"]
     assert found.verdict == "no clear difference"
     share = 100 * runs.parameters("random mask") / runs.parameters("full")
-    lost = f"{-100 * found.low:.1f} points to full fine-tuning"
-    said(PAGE, f"The random mask, {share:.1f} % of the parameters, loses at most {lost}:")
-    said(PAGE, f"After 300 steps {share:.1f} % of the parameters, drawn by chance, lose at most {lost}, but save "
-               "neither work nor activations")  # fmt: skip
+    behind = f"{-100 * found.value:.1f} points behind full fine-tuning ({ends(found)})"
+    said(PAGE, f"The random mask, {share:.1f} % of the parameters, is {behind}: {found.verdict}.")
+    said(PAGE, f"After 300 steps {share:.1f} % of the parameters, drawn by chance, are {behind}, but save neither work "
+               "nor activations")  # fmt: skip
+
+
+def ends(found: Difference) -> str:
+    r"""The interval of how far the first arm is behind."""
+    return f"{-100 * found.high:.1f} to {-100 * found.low:.1f}".replace("-", "−")
 
 
 def test_far_and_the_last_two_blocks(runs):
@@ -170,10 +189,9 @@ def test_far_and_the_last_two_blocks(runs):
     far, two = family["far", "full"], family["top 2", "full"]
     assert far.verdict == two.verdict == "no clear difference"
     assert not far.non_inferior and two.family == len(PAIRS) and two.high < 0
-    said(PAGE, f"The same holds for our FAR, with {share[0]:.0f} % (at most {-100 * far.low:.1f} points).")
-    ends = f"{-100 * two.high:.1f} to {-100 * two.low:.1f}"
-    said(PAGE, f"The last two blocks, {share[1]:.0f} %, are {-100 * two.value:.1f} points behind ({ends}), just "
-               f"missing significance after correction for {two.family} comparisons (p = {two.p:.2f})")  # fmt: skip
+    said(PAGE, f"The same holds for our FAR, with {share[0]:.0f} % ({ends(far)}).")
+    said(PAGE, f"The last two blocks, {share[1]:.0f} %, are {-100 * two.value:.1f} points behind ({ends(two)}): after "
+               f"correction {two.verdict}.")  # fmt: skip
 
 
 def test_every_verdict_of_the_text_is_one_of_the_table(runs):
@@ -198,7 +216,7 @@ def test_what_is_not_known(runs):
     assert not any(
         arm.startswith("far") and arm != "far" for arm in runs.arms
     )  # no twin with nodes by chance
-    said(PAGE, "we do not know whether FAR's ranking helps, since nodes drawn by chance were not run")
+    said(PAGE, "we do not know whether FAR's ranking helps: nodes drawn by chance were not run")
 
 
 # The notebook's own run ------------------------------------------------------------------------------------
@@ -231,8 +249,7 @@ def test_far_is_told_as_it_is():
     said(PAGE, f"As on the slide a layer is off by {off} %, about as much as an unrelated vector of the same length "
                f"({unrelated:.0f} %)")  # fmt: skip
     spread = printed(PAGE, r"the node that moved most, (\d\.\d) times")[0]
-    said(PAGE, f"In this run the last block's node that moved most moved only {spread} times as far as the one that "
-               "moved least")  # fmt: skip
+    said(PAGE, f"In this run the last block's nodes all moved equally far, within a factor of {spread}")
 
 
 def test_the_costs_are_told_as_they_are():
@@ -244,8 +261,8 @@ def test_the_costs_are_told_as_they_are():
     assert all(abs(float(row[2]) - float(row[1])) < 0.1 for row in (two, bitfit, lowest))
     said(
         PAGE,
-        f"In this run the last two blocks' step is shorter, {two[2]} to BitFit's {bitfit[2]}; both times, and the "
-        "lowest block's, lie within 0.1 of the count",
+        f"In this run forward and backward took {two[2]} with the last two blocks, {bitfit[2]} with BitFit; both, and "
+        "the lowest block's, lie within 0.1 of the count",
     )
     said(PAGE, f"{bitfit[3]} MB with BitFit, {everything[3]} where everything trains")
     said(PAGE, f"{full[4]} MB where all blocks train")
@@ -262,8 +279,8 @@ def test_the_costs_are_told_as_they_are():
     share = int(mask[0].replace(",", "")) / counts.full(config, "classification")
     said(PAGE, f"A random mask of {100 * share:.1f} % of the parameters saves neither work nor activations")
     assert 0.5 < 1 - int(full[0].replace(",", "")) / int(everything[0].replace(",", "")) < 0.55
-    said(PAGE, "States go with the number that trains, work and activations with how deep a selection reaches "
-               "and whether matrices train")  # fmt: skip
+    said(PAGE, "States and Adam's update go with the number that trains, work and activations with how deep a "
+               "selection reaches and whether matrices train")  # fmt: skip
     said(PAGE, f"of six blocks the last two cost {two[1]} of the matrix products, BitFit {bitfit[1]}, the lowest alone "
                f"{lowest[1]}")  # fmt: skip
 
@@ -301,6 +318,12 @@ def test_the_table_of_the_open_exercise():
     assert sum(p.numel() for p in free.values()) == 770 and bitfit_train.REACH == 0.7 and len(posed.kept[2]) == 320
     said(PAGE, "70 %, a little below the trained head, since 320 sentences leave ±5 points to chance")
     assert bitfit_train.TRAIN.scored(posed, {"classifier.bias": torch.ones(2)}).share == 0
+
+
+def test_the_head_of_the_open_exercise():
+    given, usual = (model.classifier.weight for model in (bitfit_train.load_minilm(), load_encoder("minilm")[0]))
+    assert torch.equal(given, 5 * usual.to(given))
+    said(PAGE, "with a random head, five times the usual size, that stays as it is")
 
 
 def test_what_peft_has_instead_of_bitfit():
