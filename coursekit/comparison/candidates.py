@@ -98,7 +98,8 @@ CANDIDATES: dict[str, Candidate] = {
     "said": Candidate("reparameterised", IntrinsicSAID(d=1000), 1e-1),
     "lora": Candidate("reparameterised", LoRA(r=8, alpha=16), 1e-2),
     "dora": Candidate("reparameterised", LoRA(r=8, alpha=16, dora=True), 1e-2),
-    "vera": Candidate("reparameterised", VeRA(r=256), 1e-1),
+    # Its seed is kept, and not the A and B that are drawn from it.
+    "vera": Candidate("reparameterised", VeRA(r=256, save_projection=False), 1e-1),
     "oft": Candidate("reparameterised", OFT(block_size=32), 1e-2),
     "qlora": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear"), 1e-3, on_codes),
     "lora-bitfit": Candidate("hybrid", Hybrid(LoRA(r=8, alpha=16), BitFit()), 3e-3),

@@ -2,7 +2,7 @@ r"""What a step and a stored task cost, method by method, as measured: data/evid
 
 Bytes and times of a step do not depend on how long one trains, so that file serves for these, and for no accuracy: its
 runs are short. Positions of single entries that train, eight bytes each, are added to what was measured: no step makes
-them, but they stay in memory.
+them, but they stay in memory. What some methods do before the first step (`PREPARED`) is in no column.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from transformers import BertConfig
 
-from coursekit.comparison.candidates import EVERY
+from coursekit.comparison.candidates import EVERY, on_batches, primed
 from coursekit.comparison.rows import Row, from_csv
 from coursekit.errors import one_of
 from coursekit.memory.breakdown import MB
@@ -30,6 +30,8 @@ FOLDS = (
     "shira", "far", "rows", "said", "lora", "lora-all-linear", "pissa", "olora", "eva", "dora", "vera", "oft",
     "lora-bitfit",
 )  # fmt: skip
+#: What chooses its parameters by gradients or by a short training of the whole model: its peak leaves that out.
+PREPARED = tuple(name for name, one in EVERY.items() if one.attach in (on_batches, primed))
 #: Bytes of a position, an int64.
 POSITION = 8
 #: The shape of the model that was measured.

@@ -26,12 +26,13 @@ def by_learning_rate(
     *,
     colours: Mapping[str, str] | None = None,
     lines: Mapping[str, float] | None = None,
+    seeds: Mapping[str, tuple[float, Sequence[float]]] | None = None,
 ) -> Axes:
     r"""Validation accuracy over the learning rate, a line for each of `curves`, a ring around the one chosen.
 
     curves: label -> learning rate -> accuracy. once: label -> rates that one seed alone was run with: hollow points,
     and not chosen. colours: label -> colour, such as its family's; curves of one colour differ in their dashes. lines:
-    name -> accuracy, of `plots.experiments.LINES`.
+    name -> accuracy, of `plots.experiments.LINES`. seeds: label -> (rate, accuracies of single seeds): crosses.
     """
     ax, once = axes(), {} if once is None else once
     own = dict(zip(curves, cycle(COLOURS), strict=False)) | dict(colours or {})
@@ -48,6 +49,10 @@ def by_learning_rate(
             ax.plot(single, [curve[rate] for rate in single], color=colour, **hollow)
         best = max((rate for rate in rates if rate not in single), key=curve.__getitem__)
         ax.plot(best, curve[best], color=colour, **ring)
+    cross = dict(marker="x", linestyle="none")
+    for label, (rate, found) in (seeds or {}).items():
+        ax.plot([rate] * len(found), found, color=own[label], **cross)
+    alt.says(ax, "; ".join(_crosses(label, *found) for label, found in (seeds or {}).items()))
     ax.set_xscale("log")
     ax.set_xlabel("learning rate")
     ax.set_ylabel("validation accuracy")
@@ -56,12 +61,18 @@ def by_learning_rate(
     signs = {"chosen": ring}
     if any(once.get(label) for label in curves):
         signs["one seed, too far behind to be run again"] = hollow
+    if seeds:
+        signs["single seeds"] = cross
     handles = [
         *ax.get_legend_handles_labels()[0],
         *(Line2D([], [], color="grey", label=n, **s) for n, s in signs.items()),
     ]
     ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, fontsize=8)
     return ax
+
+
+def _crosses(label: str, rate: float, found: Sequence[float]) -> str:
+    return f"{label} at {rate:g}, single seeds: {', '.join(f'{value:.3g}' for value in found)}"
 
 
 def differences_by_cost(
@@ -91,13 +102,14 @@ def differences_by_cost(
             for marker, kept in (("o", [p for p in own if p[1] >= low]), ("v", [p for p in own if p[1] < low])):
                 ax.scatter([x for x, _ in kept], [max(y, low) for _, y in kept], color=FAMILIES[family], marker=marker,
                            s=24, zorder=3, clip_on=False)  # fmt: skip
-        for name, word, below in ((leads, "leads", False), (taken, "taken", True)):
+        for name, word, beside in ((leads, "leads", False), (taken, "taken", True)):
             one = found[name]
             value, ends = whiskers([one], 100)
             ax.errorbar(cost[name], value, yerr=ends, color=FAMILIES[families[name]], fmt="o",
                         markersize=11, markerfacecolor="none", capsize=2, elinewidth=0.9)  # fmt: skip
-            ax.annotate(f"{name}: {word}", (cost[name], 100 * (one.low if below else one.high)), ha="center",
-                        xytext=(0, -11 if below else 4), textcoords="offset points", fontsize=8)  # fmt: skip
+            ax.annotate(f"{name}: {word}", (cost[name], 100 * (one.value if beside else one.high)), fontsize=8,
+                        xytext=(-8, 0) if beside else (0, 4), textcoords="offset points",
+                        ha="right" if beside else "center", va="center" if beside else "bottom")  # fmt: skip
         for name, away in named[at].items() if at < len(named) else ():
             ax.annotate(name, (cost[name], 100 * found[name].value), xytext=away, textcoords="offset points",
                         fontsize=8, ha="center", arrowprops=dict(arrowstyle="-", color="grey", lw=0.7))  # fmt: skip

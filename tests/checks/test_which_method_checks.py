@@ -1,4 +1,6 @@
-r"""The leader's check asks for an estimate: no one share of every lead passes in any draw, each honest way in all."""
+r"""The leader's check asks for an estimate: no one share of every lead passes in any draw, each honest way in all. The
+judge: what is missing.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import functools
 
 import pytest
 
-from coursekit.checks.which_method import LEADER, leader
+from coursekit.checks.which_method import CONCLUDE, LEADER, conclude, leader
 
 
 @functools.cache
@@ -75,3 +77,10 @@ def in_single_precision(runs):
 @pytest.mark.parametrize("way", [seeds_against_seeds, towards_the_task, stein, in_single_precision])
 def test_every_honest_way_gets_all_points(way):
     assert {one.share for one in scored(way)} == {1.0}
+
+
+def test_with_one_registered_seed_nothing_is_missing_and_nothing_can_be_said():
+    runs = (("lora", 3, 0.8), ("ia3", 3, 0.7), ("ia3", 4, 0.9))
+    assert conclude(runs, "lora", "ia3", (3,), 0.02, 2.306) == ("no clear difference", pytest.approx(0.1), 1.0)
+    assert conclude(runs, "lora", "ia3", (3, 4), 0.02, 2.306) == ("incomplete", pytest.approx(0.0), 1.0)
+    assert len([case for case in CONCLUDE.cases(b"secret", 8) if len(case[3]) == 1]) == 1

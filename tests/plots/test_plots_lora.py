@@ -58,6 +58,12 @@ def test_the_chosen_learning_rate_has_a_ring_and_one_seed_a_hollow_point():
     words = [t.get_text() for t in ax.get_legend().get_texts()]
     assert words == ["full", "LoRA", "chosen", "one seed, too far behind to be run again"]
     assert len(by_learning_rate(curves).get_legend().get_texts()) == 3
+    ax = by_learning_rate(curves, seeds={"LoRA": (1e-2, [0.5, 0.9])})
+    (crosses,) = (line for line in ax.lines if line.get_marker() == "x")
+    assert crosses.get_xydata().tolist() == [[1e-2, 0.5], [1e-2, 0.9]]
+    assert same_color(crosses.get_color(), ax.lines[2].get_color()), "of their curve"
+    assert ax.get_legend().get_texts()[-1].get_text() == "single seeds"
+    assert "; LoRA at 0.01, single seeds: 0.5, 0.9. x: learning rate" in describe(ax.figure)
 
 
 def test_curves_have_the_colours_they_are_given_and_those_of_one_colour_differ_in_their_dashes():

@@ -24,8 +24,9 @@ def hybrid_conclude(runs, one, other, seeds, smallest, errors):
     a, b = ([found[method, seed] for seed in seeds if (method, seed) in found] for method in (one, other))
     difference = statistics.mean(a) - statistics.mean(b)
     if len(a) < 2 or len(b) < 2:
-        return "incomplete", difference, 1.0
-    margin = errors * (statistics.variance(a) / len(a) + statistics.variance(b) / len(b)) ** 0.5
+        margin = 1.0
+    else:
+        margin = errors * (statistics.variance(a) / len(a) + statistics.variance(b) / len(b)) ** 0.5
     if len(a) + len(b) < 2 * len(seeds):
         return "incomplete", difference, margin
     if abs(difference) + margin < smallest:
