@@ -3,11 +3,11 @@ r"""Reference answers of notebook 07b_scales_and_formats, as a student would wri
 import torch
 
 
-def quantization_bits(k, block, second):
+def quantization_bits(k, block, second, zero):
     if second == 0:
-        return k + 32 / block
+        return k + (32 + zero) / block
     scales_of_one = 8 + 32 / second
-    return k + scales_of_one / block
+    return k + (scales_of_one + zero) / block
 
 
 def quantization_gptq(W, H, step):
