@@ -70,6 +70,6 @@ def gained(
     ax.invert_yaxis()
     ax.axvline(0, color="grey", linewidth=1)
     ax.margins(x=0.08)
-    ax.set_xlabel("points of the draws, GRPO − as released")
+    ax.set_xlabel("points of the draws, trained − as released")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(runs) + 1)
     return ax

@@ -2,6 +2,7 @@ r"""What 04 says of the stored runs, and of its own."""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import itertools
 import re
@@ -16,8 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from coursekit import memory
+from coursekit.checks.draw import Draw
 from coursekit.checks.soft_prompts_train import ASKED as ASKED_SHARE
-from coursekit.checks.soft_prompts_train import DESIGN, LEARN
+from coursekit.checks.soft_prompts_train import DESIGN, IN_WORDS, LEARN, _right, _vectors
+from coursekit.checks.training import plain
 from coursekit.comparison.candidates import CANDIDATES
 from coursekit.experiments import results
 from coursekit.experiments.intervals import Difference, difference
@@ -85,7 +88,7 @@ def test_what_is_preliminary(film):
     labels = ("classifier alone", "prompt, n = 20", "P-tuning, LSTM, n = 20", "prefix, n = 20")
     assert all(printed(PAGE, rf"\n({label}) †  ") for label in labels)
     table = printed(PAGE, r"(linear probe on \[CLS\]  [^$]*?)\n95 %")[0]
-    assert table.count("†") == len(rows) and printed(PAGE, "(†: a rate beside the best has one seed)")
+    assert table.count("†") == len(rows) and printed(PAGE, "(†: rate not settled, one beside it has one seed)")
 
 
 def test_where_soft_prompts_start_and_what_their_head_reads():
@@ -115,10 +118,11 @@ def test_no_prompt_is_shown_to_beat_the_probe_of_what_it_reads(film):
     said(PAGE, f"P-tuning, {numbers}, is worse {by(network)}; the others show no clear difference")
     fell, *held = sorted(film.seeds("prompt-20"))
     assert len(held) == 2 and min(held) > 0.7 > fell and next(iter(prompts)) == "prompt-20"
-    said(PAGE, f"the others show no clear difference (one seed in three of the first fell to {fell:.2f})")
+    said(PAGE, f"the others show no clear difference (one seed of prompt, n = 20 fell to {fell:.2f})")
     assert family["head"].verdict == "worse"
     least = by(family["head"]).removesuffix(" points")
-    said(PAGE, f"The classifier alone, reading what the probe reads, is worse {least}: that is training")
+    assert film.steps("head") == 300
+    said(PAGE, f"The classifier alone (the probe, trained for only 300 steps) is worse {least}.")
     tried = [arm for arm in film.arms if arm.startswith(("prompt", "p-tuning")) and "examples" not in arm]
     assert all(film.accuracy(arm).value < film.accuracy("probe-cls").value for arm in tried)  # the figure's caption
 
@@ -159,12 +163,10 @@ def test_the_prefixes_shown_beat_the_probe_of_what_they_read(film):
     family = film.differences(SHOWN, "probe-cls")
     one, twenty, longer = (family[arm] for arm in ("prefix-1", "prefix-20", "prefix-20, 600 steps"))
     assert {one.verdict, twenty.verdict, longer.verdict} == {"better"}
-    least, most = (f"{100 * end(one.value, twenty.value, longer.value):.1f}" for end in (min, max))
-    said(PAGE, f"The three prefixes here do, by {least} to {most} points")
+    said(PAGE, f"The prefixes of twenty do, {by(twenty)} and, after 600 steps, {100 * longer.value:.1f}.")
     assert [arm for arm in SHOWN if arm.startswith("prefix")] == ["prefix-1", "prefix-20", "prefix-20, 600 steps"]
-    said(PAGE, f"one vector a block, {film.parameters('prefix-1'):,} numbers with the classifier, is better {by(one)}")
-    more = [by(found).removesuffix(" points") for found in (twenty, longer)]
-    said(PAGE, f"points, twenty {more[0]}, after 600 steps {more[1]}.")
+    numbers = f"{film.parameters('prefix-1'):,} numbers with the classifier"
+    said(PAGE, f"one vector a block, {numbers}, is better {by(one)} here")
     said(PAGE, f"twenty vectors in each block do, {by(twenty)}")
     every = film.differences([*SHOWN, *UNSHOWN], "probe-cls")
     assert {arm for arm in every if every[arm].verdict == "better"} == {"prefix-20", "prefix-20, 600 steps"}
@@ -172,7 +174,7 @@ def test_the_prefixes_shown_beat_the_probe_of_what_they_read(film):
     assert every["prefix-1"].verdict == network.verdict == "no clear difference" and len(UNSHOWN) == 5
     ends = network.in_points().split("(")[1]
     said(PAGE, "Judged with five stored rows not shown, one vector is not clearly better, nor are twenty made by the "
-               f"paper's network, one of the five ({ends}")  # fmt: skip
+               f"paper's network ({ends}")  # fmt: skip
 
 
 def test_rows_of_twenty_are_not_trained_to_their_end(film):
@@ -206,8 +208,8 @@ def test_on_a_decoder():
     assert {run.cell.seed for arm in ("prompt", "lora") for run in decoder.arms[arm]} == {0, 1, 2}
     assert CANDIDATES["lora"].method.r == 8
     prompt, lora = (f"{decoder.parameters(arm):,}" for arm in ("prompt", "lora"))
-    said(PAGE, f"The prompt ({prompt} numbers) and LoRA ($r=8$, {lora}) train for 100 steps of 8 sentences, with three "
-               "seeds")  # fmt: skip
+    said(PAGE, f"The prompt ({prompt} numbers) and LoRA ($r=8$, {lora}; notebook 06) train for 100 steps of 8 "
+               "sentences, with three seeds")  # fmt: skip
 
 
 def test_the_runs_made_again_for_their_margins():
@@ -227,13 +229,11 @@ def test_the_runs_made_again_for_their_margins():
     assert min(difference([one], base).low for one in decoder.scores("prompt again", results.AUC)[1:]) > 0
     said(PAGE, "In stored runs LoRA does, and a prompt in two of three")
     two = " and ".join(f"{area:.3f}" for area in areas)
-    said(PAGE, f"The prompt does in two of three runs, {two} against {untrained:.3f}")
+    said(PAGE, f"The prompt does in two of three runs, {two} against {untrained:.3f}, each higher over these sentences")
     before, after = (decoder.seeds(arm)[0] for arm in ("prompt", "prompt again"))
     had = f"{after:.3f} right, where the same seed and rate had given {before:.3f} on another processor"
     said(PAGE, f"In the other the training failed, {had}")
-    higher = round(3 * decoder.rate("prompt"), 6)
-    assert len(runs := decoder.at("prompt", higher).seeds("prompt")) == 3 and min(runs) > 0.8
-    said(PAGE, "A rate that was best once can still fail; at three times this rate no seed did")
+    said(PAGE, "A rate that was best once can still fail.")
 
 
 def test_what_section_1_says_of_its_run():
@@ -241,11 +241,13 @@ def test_what_section_1_says_of_its_run():
              "nine vectors, trained")  # fmt: skip
     rows = [[float(x) for x in printed(PAGE, rf"{name} +(\S+) +(\S+)")] for name in names]
     template, question, before, fitted, after = rows
+    least, most = printed(PAGE, r"right, trained minus fitted threshold, \S+ \((\S+) to (\S+)\)\.")
+    assert float(least.replace("−", "-")) < 0 < float(most)
     said(PAGE, f"the training takes the nine vectors from {before[0]:.2f} right to {after[0]:.2f}. But the "
-               f"fitted threshold gets {fitted[0]:.2f} and the question in words {question[0]:.2f} without "
-               "training")  # fmt: skip
+               f"fitted threshold gets {fitted[0]:.2f} (the lead is {least} to {most} points) and the "
+               f"question in words {question[0]:.2f} without training")  # fmt: skip
     assert abs(after[0] - question[0]) < 0.05 and before[0] < template[0]
-    low, high = printed(PAGE, r"trained minus untrained, in points, .*: \S+ \((\S+) to (\S+)\)\.")
+    low, high = printed(PAGE, r"AUC, trained minus untrained, \S+ \((\S+) to (\S+)\);")
     said(PAGE, f"the AUC is {before[1]:.2f} before and after ({low} to {high} points)")
     assert before[1] == fitted[1] == after[1] == question[1]
     assert float(low.replace("−", "-")) < 0 < float(high)
@@ -291,7 +293,9 @@ def test_what_the_costs_are():
     said(PAGE, f"{prompt[3]:,.0f} MB with the prompt, {full[3]:,.0f} in full fine-tuning")
     said(PAGE, f"{prompt[4]:,.0f} MB are kept, more than the {full[4]:,.0f} of full fine-tuning")
     said(PAGE, f"falls all the same, from {full[5]:,.0f} MB to {prompt[5]:,.0f}")
-    said(PAGE, "(Not their sum: each peaks at another moment.)")
+    said(PAGE, "(Not their sum: full fine-tuning peaks when most activations are gone, a prompt at the loss, "
+               "with more than is kept.)")  # fmt: skip
+    assert full[5] < full[3] + full[4] and prompt[5] > prompt[3] + prompt[4]
     for method, where in ((None, "backward: embedding"), (PromptTuning(n=20), "loss")):
         step = memory.predict(config, method, batch=8, seq=20)
         most = max(step.timeline, key=lambda point: point.activations + point.gradients)
@@ -355,3 +359,19 @@ def test_when_the_last_exercise_gives_all_points():
     said(PAGE, f"full points ask {100 * ASKED_SHARE:.0f} % and at least three countries more than the words")
     assert DESIGN.seconds == 180
     said(PAGE, "your function has three minutes")
+
+
+@pytest.mark.slow
+def test_what_the_last_exercise_gives():
+    found, words, none = [], [], []
+    for split in range(4):
+        posing = DESIGN.pose(Draw(hashlib.sha256(f"lesson {split}".encode()).digest(), DESIGN.id))
+        if split in (1, 2):  # where it got most and least
+            found.append(_right(plain(DESIGN.fair(*posing.arguments))["prompt"], *posing.kept))
+        words.append(max(_right(_vectors(one), *posing.kept) for one in IN_WORDS))
+        none.append(_right(torch.zeros(0, 576), *posing.kept))
+    assert [min(found), max(found)] == pytest.approx([0.50, 0.56], abs=0.03), "processors differ"
+    said(PAGE, "new countries right, four splits |")
+    said(PAGE, f'The capital city of" | {100 * min(words):.0f} to {100 * max(words):.0f} %')
+    said(PAGE, "the course's solution | 50 to 56 %")
+    said(PAGE, f"| nothing | {100 * max(none):.0f} % |")
