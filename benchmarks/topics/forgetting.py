@@ -1,11 +1,12 @@
 r"""What is learned and what is kept: a small decoder, pre-trained on three domains, learns a fourth.
 
-`before`: the pre-trained model. Then each remedy against forgetting at several strengths, in the same number of steps:
-`full` (strength: the learning rate), `multi-task` and `replay` (share of old rows), `L2-SP` (α), `EWC` (λ), `LoRA` (r),
-`OFT` (size of a block). The rate of each kind is searched at one strength, by the perplexity of the new domain's
-validation text, and the others take it. `film`, `product`, `newspaper`, `tweet`: perplexity of the test texts. Old rows
-that replay and multi-task show again are from the pre-training's own text; EWC's Fisher information is from 128 blocks
-of it.
+`before`: the pre-trained model. Then each remedy against forgetting at several strengths, in the same number of
+steps: `full` (strength: the learning rate), `WiSE-FT` (share of the update that is kept, after training at 0.003),
+`multi-task` and `replay` (share of old rows), `L2-SP` (α), `EWC` (λ), `LoRA` (r), `OFT` (size of a block), and
+`linear layers` (the learning rate: all weights of the layers that LoRA adapts, and no others). The rate of each kind
+is searched at one strength, by the perplexity of the new domain's validation text, and the others take it. `film`,
+`product`, `newspaper`, `tweet`: perplexity of the test texts. Old rows that replay and multi-task show again are from
+the pre-training's own text; EWC's Fisher information is from 128 blocks of it.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from coursekit.forgetting.ewc import EWC
 from coursekit.forgetting.l2sp import L2SP
 from coursekit.forgetting.rehearsal import replay
 from coursekit.methods import OFT, FullFineTuning, LoRA
+from coursekit.methods.mechanism.modules import all_linear
 from coursekit.modes import in_mode
 from coursekit.tasks.prepared import Prepared
 from coursekit.tasks.task import load_text
@@ -121,7 +122,8 @@ def pretrained(
 @dataclass(frozen=True)
 class Remedy:
     r"""One way to learn the new domain. `strength` is what its name says: the share of old rows of "replay" and
-    "multi-task", α of "L2-SP", λ of "EWC", r of "LoRA", the block size of "OFT", and of "full" the learning rate.
+    "multi-task", α of "L2-SP", λ of "EWC", the share of the update that "WiSE-FT" keeps (Wortsman et al. 2022), r of
+    "LoRA", the block size of "OFT", and the learning rate of "full" and of "linear layers": those that LoRA adapts.
 
     Raises CourseError for an unknown kind.
     """
@@ -139,7 +141,9 @@ class Remedy:
     @property
     def rate(self) -> float:
         r"""The learning rate that `tune` trains at."""
-        return {"full": self.strength, "LoRA": LORA_RATE, "OFT": OFT_RATE}.get(self.kind, RATE)
+        if self.kind in ("full", "linear layers"):
+            return self.strength
+        return {"LoRA": LORA_RATE, "OFT": OFT_RATE}.get(self.kind, RATE)
 
     def tune(
         self,
@@ -156,7 +160,7 @@ class Remedy:
 
         lr: instead of `rate`.
         """
-        model = deepcopy(model)
+        start, model = model, deepcopy(model)
         data, objective, rows = domains.new, None, steps * batch_size
         seed_everything(seed)  # of LoRA's start
         whole, method = int(self.strength), FullFineTuning()
@@ -167,6 +171,10 @@ class Remedy:
                 method = OFT(block_size=whole, targets="all-linear")
         method.attach(model)
         match self.kind:
+            case "linear layers":
+                model.requires_grad_(False)
+                for layer in all_linear(model).values():
+                    layer.requires_grad_(True)
             case "multi-task" | "replay":
                 data = replay(domains.new, domains.old, self.strength, rows, seed=seed)
             case "L2-SP":
@@ -184,30 +192,37 @@ class Remedy:
             objective=objective,
             progress=progress,
         )
+        if self.kind == "WiSE-FT":  # θ⁰ + c (θ − θ⁰)
+            for old, new in zip(start.parameters(), model.parameters(), strict=True):
+                new.data.lerp_(old.data, 1 - self.strength)
         return model.eval(), history
 
 
 #: Every kind of remedy, and how its strength is written.
 KINDS = {
     "full": "rate {:g}",
+    "WiSE-FT": "c = {:g}",
     "multi-task": "{:.0%} old",
     "replay": "{:.0%} old",
     "L2-SP": "α = {:g}",
     "EWC": "λ = {:g}",
     "LoRA": "r = {:g}",
     "OFT": "b = {:g}",
+    "linear layers": "rate {:g}",
 }
 #: What is compared: each remedy at several strengths.
 REMEDIES = tuple(
     Remedy(kind, strength)
     for kind, strengths in {
-        "full": (3e-4, 1e-3, RATE, 1e-2),
+        "full": (3e-4, 6e-4, 1e-3, 1.7e-3, RATE, 1e-2),
+        "WiSE-FT": (0.3, 0.5, 0.7, 0.8, 0.9),
         "multi-task": (0.5,),
         "replay": (0.01, 0.05, 0.2),
         "L2-SP": (0.003, 0.01, 0.03, 0.1),
         "EWC": (300, 1000, 3000, 10_000),
         "LoRA": (4, 16, 64),
         "OFT": (8, 32),
+        "linear layers": (3e-4, 1e-3, RATE, 1e-2),
     }.items()
     for strength in strengths
 )
