@@ -16,6 +16,7 @@ import time
 from functools import cache
 from typing import Any
 
+from coursekit.experiments import machine
 from coursekit.experiments.forgetting import SEARCHED
 from coursekit.experiments.recipe import Arm, Grid
 from coursekit.experiments.table import Cell, Run
@@ -69,4 +70,5 @@ def carry(bench: None, remedy: Remedy | None, cell: Cell) -> list[Run]:
     found = domains.perplexities(model, BLOCKS) | {"validation": domains.validation(model, BLOCKS)}
     more = {name: f"{value:.3f}" for name, value in found.items()}
     more |= {"pretraining": str(PRETRAINING), "batch": str(BATCH), "blocks": str(BLOCKS)}
+    more["processor"] = machine.device_name(model.device)
     return [Run(cell, (), (), trainable(model) if remedy else 0, seconds, more=more)]

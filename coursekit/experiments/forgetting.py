@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, geometric_mean, stdev
 
 import numpy as np
@@ -27,18 +27,27 @@ SHARES = ("multi-task", "replay")
 SEARCHED = {"multi-task": 0.5, "replay": 0.2, "L2-SP": 0.01, "EWC": 1000.0, "LoRA": 16.0, "OFT": 32.0}
 #: What the findings of notebook 01b compare, picked after the runs.
 COMPARED: tuple[tuple[Way, Way], ...] = (
-    (("EWC", 1000.0), PLAIN),
-    (("L2-SP", 0.003), PLAIN),
-    (("EWC", 3000.0), ("full", 0.001)),
-    (("L2-SP", 0.01), ("full", 0.001)),
-    (("replay", 0.5), ("full", 0.0003)),
-    (("replay", 0.2), ("full", 0.001)),
-    (("replay", 0.01), PLAIN),
-    (("LoRA", 16.0), ("full", 0.001)),
+    (("WiSE-FT", 0.9), PLAIN),
+    (("EWC", 1000.0), ("WiSE-FT", 0.9)),
+    (("L2-SP", 0.003), ("WiSE-FT", 0.9)),
     (("EWC", 3000.0), ("L2-SP", 0.01)),
+    (("replay", 0.5), ("full", 0.0003)),
+    (("replay", 0.2), ("WiSE-FT", 0.8)),
+    (("replay", 0.05), PLAIN),
+    (("LoRA", 16.0), ("full", 0.001)),
+    (("OFT", 32.0), ("LoRA", 16.0)),
+    (("linear layers", 0.003), ("full", 0.001)),
 )
 #: How the strength of a kind is named in a picture.
-_NAMED = {PLAIN[0]: "lr {:g}", "L2-SP": "α {:g}", "EWC": "λ {:g}", "LoRA": "r {:g}", "OFT": "b {:g}"}
+_NAMED = {
+    PLAIN[0]: "lr {:g}",
+    "linear layers": "lr {:g}",
+    "WiSE-FT": "c {:g}",
+    "L2-SP": "α {:g}",
+    "EWC": "λ {:g}",
+    "LoRA": "r {:g}",
+    "OFT": "b {:g}",
+}
 
 
 def curve(plain: Iterable[Point]) -> list[Point]:
@@ -70,6 +79,13 @@ class Forgetting:
         r"""(new, old), the mean of the seeds."""
         return fmean(self.new[way]), fmean(self.old[way])
 
+    def without(self, *left: str | Way) -> Forgetting:
+        r"""All but these remedies, whole ones or one strength of them."""
+        ways = [way for way in self.new if way not in left and way[0] not in left]
+        return replace(
+            self, new={way: self.new[way] for way in ways}, old={way: self.old[way] for way in ways}
+        )
+
     def curves(self) -> dict[str, list[tuple[float, float]]]:
         r"""Remedy -> `point` at each of its strengths."""
         found: dict[str, list[tuple[float, float]]] = {}
@@ -96,45 +112,57 @@ class Forgetting:
         )
         return new, old
 
-    def below(self, way: Way, gap: Callable[[float, float, list[Point]], float] = gap) -> list[float]:
-        r"""Old domains, `way` minus plain fine-tuning at the learning rate that learns as much, seed by seed.
+    def below(
+        self, way: Way, gap: Callable[[float, float, list[Point]], float] = gap, rival: str = PLAIN[0]
+    ) -> list[float]:
+        r"""Old domains, `way` minus the `rival` at the strength that learns as much, seed by seed.
 
-        That rate lies between those that were run: `gap` says how. CourseError where `way` learns more than the best
-        of the rates, or less than the worst that is on the `curve`.
+        That strength lies between those that were run: `gap` says how. CourseError where `way` learns more than the
+        best of them, or less than the worst that is on the `curve`.
         """
-        rates = [key for key in self.new if key[0] == PLAIN[0]]
+        strengths = [key for key in self.new if key[0] == rival]
         gaps = []
         for seed, (new, old) in enumerate(zip(self.new[way], self.old[way], strict=True)):
-            points = [(self.new[rate][seed], self.old[rate][seed]) for rate in rates]
+            points = [(self.new[key][seed], self.old[key][seed]) for key in strengths]
             (most, _), *_, (least, _) = curve(points)
             if not most <= new <= least:
                 raise CourseError(
-                    f"no learning rate that was run learns as much as {Remedy(*way)}: it reaches {new:.1f} with seed "
-                    f"{seed}, plain fine-tuning from {most:.1f} to {least:.1f}"
+                    f"no {rival} that was run learns as much as {Remedy(*way)}: it reaches {new:.1f} with seed "
+                    f"{seed}, {rival} from {most:.1f} to {least:.1f}"
                 )
             gaps.append(gap(new, old, points))
         return gaps
 
     def against(self, pairs: Iterable[tuple[Way, Way]], gap: Callable[..., float] = gap) -> Table:
-        r"""Of each (one, other) `apart` and, where `other` is plain fine-tuning, `below` of one: lowest and highest of
-        the seeds; negative is ahead.
+        r"""Of each (one, other) `apart`, and `below` of one, against full fine-tuning and WiSE-FT: lowest and highest
+        of the seeds; negative is ahead.
         """
-        rows = []
-        for one, other in pairs:
+
+        def line(way: Way, rival: str) -> str:
             try:
-                line = _ends(self.below(one, gap)) if other[0] == PLAIN[0] else ""
+                return "" if way[0] == rival else _ends(self.below(way, gap, rival))
             except CourseError:
-                line = "–"
-            rows.append([*(str(Remedy(*way)) for way in (one, other)), *map(_ends, self.apart(one, other)), line])
+                return "–"
+
+        rows = [
+            [*(str(Remedy(*way)) for way in (one, other)), *map(_ends, self.apart(one, other)),
+             line(one, "full"), line(one, "WiSE-FT")]
+            for one, other in pairs
+        ]  # fmt: skip
         return Table(
             [
-                "remedy", "compared with", "difference on tweets", "on the old domains",
-                "on the old domains, from plain fine-tuning's curve",
+                "remedy",
+                "compared with",
+                "tweets",
+                "old domains",
+                "old domains, from full's curve",
+                "from WiSE-FT's",
             ],
             rows,
             note="The remedy minus what it is compared with, lowest and highest of the seeds; negative: the remedy is "
-            "ahead. Pairs picked after the runs, for the findings. –: no rate that was run learns as much.",
-        )  # fmt: skip
+            "ahead. Pairs picked after the runs, for the findings. –: not every seed has a part of the curve that "
+            "learns as much.",
+        )
 
     def table(self) -> Table:
         r"""Where all start, then every remedy at every strength: mean ± standard deviation over the seeds."""
@@ -227,7 +255,12 @@ def rates() -> Table:
     kinds = list(KINDS)
     order = sorted(found, key=lambda key: (kinds.index(key[0][0]), *key[0][1:], key[1]))
     rows = [
-        [str(Remedy(*one)), f"{rate:g}", len(found[one, rate]), *map(_mean, zip(*found[one, rate], strict=True))]
+        [
+            str(Remedy(*one)),
+            f"{rate:g}",
+            len(found[one, rate]),
+            *map(_mean, zip(*found[one, rate], strict=True)),
+        ]
         for one, rate in order
     ]
     return Table(["remedy", "learning rate", "seeds", "tweets", "old domains"], rows)

@@ -21,6 +21,7 @@ CORNERS = (
     ((-8, 0), "right", "center_baseline"),
     ((9, 6), "left", "bottom"),
     ((1, 5), "left", "bottom"),
+    ((-10, -4), "right", "center_baseline"),
 )
 
 

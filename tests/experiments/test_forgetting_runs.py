@@ -31,6 +31,13 @@ def test_below_compares_with_the_learning_rate_that_learns_as_much():
         old | {("EWC", 300.0): (70.0, 170.0), ("EWC", 900.0): (70.0, 70.0), ("LoRA", 16.0): (161.0, 90.0)},
         "two seeds",
     )
+    # 20 is the geometric mean of 10 and 40 here as well.
+    back = {("WiSE-FT", 0.3): (40.0, 80.0), ("WiSE-FT", 0.9): (10.0, 20.0)}
+    kept = {("WiSE-FT", 0.3): (25.0, 50.0), ("WiSE-FT", 0.9): (100.0, 200.0)}
+    beside = forgetting.Forgetting(found.new | back, found.old | kept, "two seeds")
+    assert beside.below(("EWC", 300), rival="WiSE-FT") == pytest.approx([70 - 50, 170 - 100])
+    assert beside.against([(("EWC", 300), ("LoRA", 16))]).rows[0][4:] == ["−10.00 to +10.00", "+20.00 to +70.00"]
+    assert beside.without("WiSE-FT", ("LoRA", 16.0)).old.keys() == found.old.keys() - {("LoRA", 16.0)}
     assert found.below(("EWC", 300)) == pytest.approx([-10, 10])
     assert found.below(("full", 1e-3)) == pytest.approx([0, 0])
     # A rate that learns less and forgets more than another is no point of the curve.
@@ -38,10 +45,10 @@ def test_below_compares_with_the_learning_rate_that_learns_as_much():
     bent = forgetting.Forgetting(found.new | too_high[0], found.old | too_high[1], "two seeds")
     assert bent.below(("EWC", 300)) == pytest.approx([-10, 10])
     with pytest.raises(
-        CourseError, match="learns as much as EWC, λ = 900: it reaches 9.0 with seed 0, plain"
+        CourseError, match="no full that was run learns as much as EWC, λ = 900: it reaches 9.0 with seed 0, full from"
     ):
         found.below(("EWC", 900))
-    with pytest.raises(CourseError, match="reaches 85.0 with seed 1, plain fine-tuning from 20.0 to 80.0"):
+    with pytest.raises(CourseError, match="reaches 85.0 with seed 1, full from 20.0 to 80.0"):
         found.below(("LoRA", 16))
     assert [name for name, _ in found.strengths()] == ["lr 0.001", "lr 0.003", "λ 300", "λ 900", "r 16"]
     assert found.strengths()[0][1] == (60.0, 60.0)
@@ -51,15 +58,15 @@ def test_below_compares_with_the_learning_rate_that_learns_as_much():
         "20 %",
     ]
     pairs = [(("EWC", 300), ("full", 1e-3)), (("EWC", 900), ("full", 3e-3)), (("EWC", 900), ("EWC", 300))]
-    table = found.against(pairs)
+    table = beside.against(pairs)
     assert table.rows[0][:2] == ["EWC, λ = 300", "full, rate 0.001"]
-    assert table.rows[0][2:] == ["−40.00 to −20.00", "+30.00 to +90.00", "−10.00 to +10.00"]
-    assert table.rows[1][-1] == "–", "it learns more than any rate"
-    assert table.rows[2][2:] == ["−22.00 to −11.00", "−100.00 to +0.00", ""], "of a rate alone there is a curve"
-    assert found.against(pairs[:1], lambda new, old, plain: new + len(plain)).rows[0][-1] == "+22.00 to +42.00"
+    assert table.rows[0][2:5] == ["−40.00 to −20.00", "+30.00 to +90.00", "−10.00 to +10.00"]
+    assert table.rows[2][2:] == ["−22.00 to −11.00", "−100.00 to +0.00", "–", "–"], "it learns more than any"
+    assert beside.against([(("WiSE-FT", 0.9), ("EWC", 300))]).rows[0][-1] == "", "of itself"
+    assert beside.against(pairs[:1], lambda new, old, plain: new + len(plain)).rows[0][-1] == "+22.00 to +42.00"
     stored = forgetting.read()
     least, most = stored.below(("L2-SP", 0.01)), stored.below(("EWC", 3000))
-    assert (round(max(least), 1), round(min(most), 1)) == (-2.4, -4.7)
+    assert (round(max(least), 1), round(min(most), 1)) == (-2.0, -3.5)
 
 
 def of_forgetting(remedy: str, strength: float, rate: float, *validation: float) -> list[Run]:

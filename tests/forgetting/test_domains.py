@@ -2,6 +2,7 @@ r"""The comparison of remedies: old and new data kept apart, the same budget for
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -12,7 +13,7 @@ from coursekit.experiments import forgetting, results
 from coursekit.fingerprint import fingerprint
 from coursekit.forgetting import domains as module
 from coursekit.forgetting.domains import KINDS, RATE, REMEDIES, Remedy, load_domains, pretrained
-from coursekit.methods import attached, trainable
+from coursekit.methods import LoRA, attached, trainable, update_of
 from coursekit.tasks import load_text
 from coursekit.training.pretraining import END, small_decoder
 
@@ -84,10 +85,26 @@ def test_each_remedy_learns_from_as_many_rows_and_leaves_the_given_model_alone(d
     assert len(history) == 3 and all(math.isfinite(loss) for loss in history.loss)
     assert ("penalty" in history.noted) == (remedy.kind in ("L2-SP", "EWC"))
     whole = sum(p.numel() for p in model.parameters())
-    assert (trainable(tuned) == whole) == (remedy.kind not in ("LoRA", "OFT"))
+    assert (trainable(tuned) == whole) == (remedy.kind not in ("LoRA", "OFT", "linear layers"))
     if remedy.kind in ("EWC", "LoRA", "OFT"):  # the ones that draw or measure something before they train
         again, _ = remedy.tune(model, domains, steps=3, batch_size=4)
         assert fingerprint(again.state_dict()) == fingerprint(tuned.state_dict()) != before
+
+
+def test_going_back_is_on_the_line_between_the_start_and_plain_fine_tuning(domains, model):
+    tuned, _ = Remedy("full", RATE).tune(model, domains, steps=3, batch_size=4)
+    back, _ = Remedy("WiSE-FT", 0.75).tune(model, domains, steps=3, batch_size=4)
+    for start, end, between in zip(*(m.parameters() for m in (model, tuned, back)), strict=True):
+        torch.testing.assert_close(between, start + 0.75 * (end - start))
+        assert not torch.equal(start, end)
+
+
+def test_the_linear_layers_move_alone_and_are_those_that_lora_adapts(domains, model):
+    tuned, _ = Remedy("linear layers", 1e-3).tune(model, domains, steps=3, batch_size=4)
+    after = dict(tuned.named_parameters())
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, after[name])}
+    LoRA(r=2, targets="all-linear").attach(other := copy.deepcopy(model))
+    assert moved == {f"{path}.weight" for path in update_of(other).deltas}
 
 
 @pytest.mark.parametrize("kind", ["multi-task", "replay"])
@@ -157,7 +174,8 @@ def test_the_table_of_forgetting_is_complete():
     others = {(kind, strength) for kind, strength, rate, _ in found if (kind, strength, rate) not in wanted}
     assert others <= set(forgetting.SEARCHED.items())
     best = forgetting.chosen(runs)
-    assert best["full"] == RATE and all(best[r.kind] == r.rate for r in REMEDIES if r.kind != "full")
+    assert best.keys() == {*forgetting.SEARCHED, "full", "linear layers"}
+    assert best["full"] == RATE and all(best[r.kind] == r.rate for r in REMEDIES if r.kind in forgetting.SEARCHED)
     for kind, tried in forgetting.searches(runs).items():
         assert min(tried) < best[kind] < max(tried), "no optimum at the end of what was tried"
     assert len({(run.more["pretraining"], run.more["batch"], run.more["blocks"]) for run in runs}) == 1
