@@ -66,7 +66,7 @@ def test_how_the_rates_were_found_and_on_how_many_sentences():
     gate = results.read("gate")
     assert {len(run.correct) for run in gate.runs if run.correct} == {226}
     said(PAGE, "three seeds, 226 test sentences")
-    assert {len({run.cell.rate for run in gate.searched(arm)}) for arm in gate.arms} == {4, 5}
+    assert {len({run.cell.rate for run in gate.searched(arm)}) for arm in ("gate", "open", "open-small")} == {4, 5}
     assert gate.rate("gate") == gate.rate("open-small")
     said(
         PAGE,
