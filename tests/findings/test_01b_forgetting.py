@@ -44,21 +44,8 @@ def ahead(runs, one, other) -> list[str]:
 def test_where_the_stored_runs_start(runs):
     new, old = runs.point(forgetting.BEFORE)
     (steps,) = {run.more["pretraining"] for run in results.read("forgetting").runs}
-    said(PAGE, f"{steps} steps against 400. It starts at {new:.1f} on tweets and {old:.1f} on the old domains")
-
-
-def test_none_is_free(runs):
-    before = runs.point(forgetting.BEFORE)[1]
-    least = min(runs.point(way)[1] for way in runs.new if way[0] not in ("before", "full"))
-    assert before < least
-    said(PAGE, f"the remedies leave the old domains at {least:.1f} or more, from {before:.1f}")
-    found: dict[float, list] = {}
-    for run in results.read("forgetting").runs:
-        if run.cell.arm == "multi-task 0.5":
-            found.setdefault(run.cell.rate, []).append(forgetting.reached(run))
-    means = {rate: tuple(map(fmean, zip(*seeds, strict=True))) for rate, seeds in found.items()}
-    assert all(len(seeds) == 3 for seeds in found.values()) and runs.point(HALF) == pytest.approx(means[0.003])
-    assert before < min(old for _, old in means.values())  # at no rate either
+    said(PAGE, f"{steps} steps of pretraining (above: 400), 100 of each remedy (60), 200 test rows a domain (100). It "
+               f"starts at {new:.1f} on tweets and {old:.1f} on the old domains")  # fmt: skip
 
 
 def test_a_tenth_of_the_way_back_is_nearly_free(runs):
@@ -77,22 +64,36 @@ def test_a_tenth_of_the_way_back_is_nearly_free(runs):
                 gaps += runs.below(way)
     assert len(gaps) == 3 * 4 and max(gaps) < 0
     said(PAGE, f"WiSE-FT lies below plain fine-tuning's curve, with every seed (by {spread(gaps)})")
-    near = round(runs.point(forgetting.PLAIN)[1])
-    said(PAGE, f"for {cost} of perplexity on tweets it lowers the old domains', about {near}, by {gain}")
+    said(PAGE, f"which cost next to nothing and kept {gain} of perplexity on the old domains")
 
 
 def test_what_is_ahead_of_going_back(runs):
     assert all(forgetting.SEARCHED[kind] == strength for kind, strength in (TUNED, L2SP, SOME))
     (_, ewc), (_, l2sp) = ahead(runs, TUNED, BACK), ahead(runs, LOOSE, BACK)
     said(PAGE, f"Against $c=0.9$, EWC (λ = 1000) leaves the old domains lower by {ewc} and L2-SP (α = 0.003) by {l2sp}"
-               ", and both learn more")  # fmt: skip
-    said(PAGE, f"EWC and L2-SP are ahead of that on old and new text, by {ewc} and {l2sp} on old")
+               ". Both learn more, more than any point of the curves")  # fmt: skip
+    for way in (TUNED, LOOSE):
+        for rival in ("full", "WiSE-FT"):
+            with pytest.raises(CourseError, match="that was run learns as much"):
+                runs.below(way, rival=rival)
+    said(PAGE, "EWC and L2-SP (α = 0.003) were ahead of that on old and new text")
+    strong = runs.below(("L2-SP", 0.1), rival="WiSE-FT")
+    assert min(strong) > 0
+    said(PAGE, f"At α = 0.1 L2-SP is behind WiSE-FT's curve (by {spread(strong)})")
     half, fifth, few, little = (runs.below(share, rival="WiSE-FT") for share in (HALF, SOME, FEW, LITTLE))
     assert max(half) < 0 and min(fifth) < 0 < max(fifth) and min(few + little) > 0
     between = f"{min(fifth):+.1f} to {max(fifth):+.1f}".replace("-", "−")
-    said(PAGE, f"Replay of 50 % lies below WiSE-FT's curve (by {spread(half)}), that of 20 % shows no clear gain over "
-               f"it ({between}), and that of 1 % and 5 % is behind (by {spread(few + little)})")  # fmt: skip
-    said(PAGE, "Replay of half old text is ahead as well, of a fifth not clearly")
+    slow = []
+    for run in results.read("forgetting").runs:
+        if run.cell.arm == "replay 0.2" and run.cell.rate == 1e-3:
+            new, old = forgetting.reached(run)
+            slow.append(old - on_curve(runs, "WiSE-FT", run.cell.seed, new))
+    assert len(slow) == 3 and max(slow) < 0
+    assert forgetting.chosen(results.read("forgetting").runs)["replay"] == 3e-3
+    said(PAGE, f"It lies below WiSE-FT's curve with every seed (by {spread(half)}); a fifth does so at 0.001 (by "
+               f"{spread(slow)}), not clearly at 0.003, the better rate for tweets ({between}). 1 % and 5 % are behind "
+               f"(by {spread(few + little)})")  # fmt: skip
+    said(PAGE, "so was replay of half old text, of a fifth at a lower rate only")
 
 
 def test_the_table_has_the_differences_of_the_findings(runs):
@@ -110,35 +111,11 @@ def on_curve(runs, kind: str, seed: int, new: float) -> float | None:
     return math.exp(np.interp(math.log(new), np.log(x), np.log(y))) if x[0] <= new <= x[-1] else None
 
 
-def test_ewc_s_curve_lies_below_that_of_l2sp(runs):
-    gaps = []
-    for kind, other in (("EWC", "L2-SP"), ("L2-SP", "EWC")):
-        for way in runs.new:
-            for seed, (new, old) in enumerate(zip(runs.new[way], runs.old[way], strict=True)):
-                if way[0] == kind and (there := on_curve(runs, other, seed, new)) is not None:
-                    gaps.append((there - old) * (1 if kind == "EWC" else -1))
-    assert len(gaps) == 12 and min(gaps) > 0
+def test_ewc_is_ahead_of_l2sp(runs):
     ahead(runs, EWC, L2SP)
     chosen = forgetting.chosen(results.read("forgetting").runs)
     assert chosen["EWC"] == chosen["L2-SP"] == 3e-3
-    said(PAGE, "EWC was ahead of L2-SP at 0.003, the rate of both, with every seed "
-               f"(by {spread(gaps)}; λ = 3000 of α = 0.01 on both)")  # fmt: skip
-
-
-def test_replay_at_a_third_of_its_rate_lies_below_the_curve_of_l2sp(runs):
-    assert forgetting.chosen(results.read("forgetting").runs)["replay"] == 3e-3
-    new, old = runs.point(SOME)
-    assert forgetting.gap(new, old, runs.curves()["L2-SP"]) > 0, "in the picture, of means"
-    slow = [
-        (run.cell.arm, run.cell.seed, *forgetting.reached(run))
-        for run in results.read("forgetting").runs
-        if run.cell.arm == "replay 0.2" and run.cell.rate == 1e-3
-    ]
-    assert len(slow) == 3
-    for _, seed, new, old in slow:
-        there = on_curve(runs, "L2-SP", seed, new)
-        assert there is not None and old < there
-    said(PAGE, "replay of 20 %, drawn above L2-SP's curve, lies below it at a third of its rate, with every seed")
+    said(PAGE, "EWC was ahead of L2-SP at 0.003, the rate of both: λ = 3000 of α = 0.01 on old and new text")
 
 
 def test_lora_is_behind_a_smaller_learning_rate(runs):
@@ -170,7 +147,7 @@ def test_what_holds_lora_back(runs):
         for seed, (new, old) in enumerate(zip(runs.new[way], runs.old[way], strict=True))
     ]  # fmt: skip
     assert len(gaps) == 9 and min(gaps) > 0
-    said(PAGE, f"LoRA of any rank lies above *their* curve, by {spread(gaps)}: the low rank costs the rest")
+    said(PAGE, f"LoRA of any rank lies above *their* curve, by {spread(gaps)}: that is the low rank")
     model = small_decoder(512, context=64, device="cpu")
     adapted = sum(layer.weight.numel() for layer in all_linear(model).values())
     (trained,) = {run.parameters for run in results.read("forgetting").runs if run.cell.arm.startswith("linear")}
@@ -203,7 +180,7 @@ def test_lora_leaves_both_ends_as_they_are():
     sizes = sum(p.numel() for p in model.parameters() if id(p) in ends)
     assert len(ends) == 2 and not model.config.tie_word_embeddings
     share = round(100 * sizes / model.num_parameters())
-    said(PAGE, f"Our LoRA leaves the embedding and the output layer frozen, {share} % of the weights")
+    said(PAGE, f"It leaves the embedding and the output layer frozen, {share} % of the weights")
     LoRA(r=4, alpha=4, targets="all-linear").attach(model)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trained and all(".layers." in name for name in trained), trained
