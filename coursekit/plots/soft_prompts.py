@@ -123,22 +123,23 @@ def gated_block() -> Axes:
     return without_axes(ax, (-0.4, 10.2), (-0.9, 3.5))
 
 
-def first_steps(losses: Mapping[str, Sequence[Sequence[float]]], bare: float) -> Axes:
+def first_steps(losses: Mapping[str, Sequence[Sequence[float]]], every: int = 5) -> Axes:
     r"""Training loss over the first steps: the mean over the seeds, between the lowest and the highest of them.
 
-    losses: label -> one list of losses a seed. bare: mean loss of the model with nothing attached, on the first batch.
+    losses: label -> one list of losses a seed. every: so many steps in a row are one point, their mean at their middle.
     """
     ax = axes()
     for label, runs in losses.items():
-        values = np.array([run[: min(map(len, runs))] for run in runs])
-        steps = np.arange(1, values.shape[1] + 1)
+        length = min(map(len, runs)) // every * every
+        values = np.array([run[:length] for run in runs]).reshape(len(runs), -1, every).mean(axis=2)
+        steps = np.arange(values.shape[1]) * every + (every + 1) / 2
         seeds = "one seed" if len(runs) == 1 else f"mean of {len(runs)} seeds"
         (line,) = ax.plot(steps, values.mean(axis=0), label=f"{label}, {seeds}", linewidth=1.4)
         ax.fill_between(
             steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.18, linewidth=0
         )
-    ax.axhline(bare, color="grey", linestyle=":", linewidth=1, label="nothing attached, first batch")
-    ax.set_yscale("log")
+    ax.axhline(np.log(2), color="grey", linestyle=":", linewidth=1, label="a coin between two words")
+    ax.set_ylim(0)
     ax.set_xlabel("step")
     ax.set_ylabel("training loss (nats)")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=8)

@@ -19,6 +19,7 @@ FOUND = [
      "A prompt of twenty vectors against a head on the mean: "),
     (("gate",), "gate", "open-small", "no clear difference",
      "LLaMA-Adapter's gate against no gate and a small start: "),
+    (("gate",), "gate from 1", "gate", "worse", "a gate that starts at 1 is "),
     (("pooling",), "head-mean", "head", "better", "A head on the mean of the tokens is "),
     (("probe", "pooling"), "probe", "head-mean", "equal for practical purposes",
      "trained to its end on the mean against that head after 300 steps: "),

@@ -2,6 +2,8 @@ r"""The pictures of soft prompts show what they are given."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from matplotlib.colors import to_rgb
@@ -19,17 +21,22 @@ def test_the_gate_is_on_the_prompts_softmax_alone():
 
 
 def test_the_first_steps_are_the_mean_between_the_seeds_that_lie_farthest_apart():
-    ax = first_steps({"gate": [[4.0, 2.0, 1.0], [6.0, 2.0]], "no gate": [[16.0, 8.0]]}, bare=5.0)
-    gate, no_gate, bare = ax.lines
+    ax = first_steps({"gate": [[4.0, 2.0, 1.0], [6.0, 2.0]], "no gate": [[16.0, 8.0]]}, every=1)
+    gate, no_gate, coin = ax.lines
     assert list(gate.get_ydata()) == [5.0, 2.0] and list(gate.get_xdata()) == [1, 2]
-    assert list(no_gate.get_ydata()) == [16.0, 8.0] and set(bare.get_ydata()) == {5.0}
+    assert list(no_gate.get_ydata()) == [16.0, 8.0] and set(coin.get_ydata()) == {math.log(2)}
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (2.0, 6.0)
     assert [t.get_text() for t in ax.get_legend().get_texts()][:2] == [
         "gate, mean of 2 seeds",
         "no gate, one seed",
     ]
-    assert "training loss (nats), log scale" in describe(ax.figure)
+    assert "y: training loss (nats)." in describe(ax.figure) and ax.get_ylim()[0] == 0
+
+
+def test_a_point_of_the_first_steps_is_the_mean_of_some_in_a_row_at_their_middle():
+    (line, _) = first_steps({"gate": [[4.0, 2.0, 1.0, 3.0, 9.0]]}, every=2).lines
+    assert list(line.get_ydata()) == [3.0, 2.0] and list(line.get_xdata()) == [1.5, 3.5]
 
 
 def test_attention_is_drawn_where_it_is_given_and_the_prefix_is_orange():
