@@ -29,11 +29,11 @@ __all__ = ["GRID", "SETTING"]
 #: With the network that makes the prefix, of the papers' width.
 NETWORK: dict[str, Method] = {
     "mam-network": MAMAdapter(n=30, hidden=800),
-    "prefix-network n=30": PrefixTuning(n=30, hidden=800, shifted=False),
     "unipelt-network": UniPELT(n=10, hidden=512),
     "ungated": Hybrid(
         PrefixTuning(n=10, hidden=512, shifted=False), PfeifferAdapter(r=24), LoRA(r=8, alpha=8)
     ),
+    "prefix-network n=30": PrefixTuning(n=30, hidden=800, shifted=False),
 }
 
 GRID = Grid(
