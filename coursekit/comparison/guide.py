@@ -10,7 +10,7 @@ accuracy minus that of full fine-tuning: the same test sentences helped to choos
 How firm a choice is, is asked of other draws: test sentences and seeds drawn again with replacement, and decided anew
 (with the intervals' widths as they are: three seeds drawn from three would make them too narrow). The validation
 sentences, which name the leader, stay the same, so the shares are too high. A choice that holds in fewer than `FIRM` of
-them is given as a set: the methods that are taken in so many.
+them is given as a set: the method, then those that are taken in most draws, until they are taken in so many.
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ from coursekit.notebook.tables import Table
 REFERENCE = "full"
 #: Share of the draws in which a choice must hold, and how many there are.
 FIRM, DRAWS = 0.8, 200
-#: Where it holds in fewer, its own numbers would say little of the set.
-HALF = 0.5
 #: What one can be short of: the field of `Row` that says how much a method needs, and what the least of it is called.
 NEEDS = {
     "trained": ("trained", "fewest trained parameters"),
@@ -96,8 +94,8 @@ class Choice:
 
     lead: the best in validation of those that fit. kept: of each other one that is not inferior to it, its test
     accuracy minus the leader's; left: of the others that fit. arm: of `lead` and `kept` the one that needs least of
-    what the budget is short of. price: its test accuracy minus full fine-tuning's, None where it is that. holds: method
-    -> in what share of other draws it would be taken.
+    what the budget is short of. prices: of it and of each that other draws would take, the test accuracy minus full
+    fine-tuning's; of that none. holds: method -> in what share of other draws it would be taken.
     """
 
     budget: Budget
@@ -105,7 +103,7 @@ class Choice:
     lead: str
     kept: Mapping[str, Difference]
     left: Mapping[str, Difference]
-    price: Difference | None
+    prices: Mapping[str, Difference]
     holds: Mapping[str, float]
 
     @property
@@ -121,8 +119,9 @@ class Choice:
         return tuple(found)
 
     def __str__(self) -> str:
-        text = f"{self.budget.name}: take {' or '.join(self.taken)} (holds in {self.holds.get(self.arm, 0):.0%})"
-        return text if self.price is None else f"{text}; against {REFERENCE} {self.arm} is {self.price}"
+        taken = " or ".join(f"{arm} (holds in {self.holds.get(arm, 0):.0%})" for arm in self.taken)
+        text, price = f"{self.budget.name}: take {taken}", self.prices.get(self.arm)
+        return text if price is None else f"{text}; against {REFERENCE} {self.arm} is {price}"
 
 
 def decide(results: Results, costs: Mapping[str, Row], budget: Budget, draws: int = DRAWS) -> Choice | None:
@@ -160,7 +159,7 @@ def decide(results: Results, costs: Mapping[str, Row], budget: Budget, draws: in
         budget, arm, lead,
         {one: found for one, found in minus.items() if found.non_inferior},
         {one: found for one, found in minus.items() if not found.non_inferior},
-        results.difference(arm, REFERENCE) if arm != REFERENCE and REFERENCE in results.arms else None,
+        {one: results.difference(one, REFERENCE) for one in (arm, *taken) if REFERENCE in {*results.arms} - {one}},
         {one: count / draws for one, count in taken.most_common()},
     )  # fmt: skip
 
@@ -188,32 +187,32 @@ def _decided(
 
 
 def table(choices: Sequence[Choice | None], budgets: Sequence[Budget], costs: Mapping[str, Row]) -> Table:
-    r"""One row a budget: the leader in validation, the method or the set that is taken, what the method needs, its
-    price, in what share of draws it holds. No numbers where it holds in fewer than `HALF`.
+    r"""One row for each method of a budget's set: the leader in validation, the method, in what share of draws it would
+    be taken, what it needs, its price.
     """
     if len(choices) != len(budgets):
         raise CourseError(f"one choice for each budget: got {len(choices)} for {len(budgets)}.")
     return Table(
-        ["you need", "leads", "take", "stored, kB", "peak, MB", f"step / {REFERENCE}",
-         f"points, minus {REFERENCE} (95 %)", "holds in"],
-        [_row(choice, budget, costs) for choice, budget in zip(choices, budgets, strict=True)],
+        ["you need", "leads", "take", "of draws", "stored, kB", "peak, MB", f"step / {REFERENCE}",
+         f"points, minus {REFERENCE} (95 %)"],
+        [row for pair in zip(choices, budgets, strict=True) for row in _rows(*pair, costs)],
         "Judged by intervals no narrower than the sentences alone make them, and decided anew over "
         f"{DRAWS} draws of test sentences and seeds. The validation sentences, which name the leader, stay, so the "
-        f"shares are too high. A choice that holds in fewer than {FIRM:.0%} of the draws is a set, with the next ones "
-        "until they do together; the numbers are of its first, and left out where that holds in fewer than "
-        f"{HALF:.0%}.",
+        "shares are too high. First stands what is taken on the data as they are; where that holds in fewer than "
+        f"{FIRM:.0%} of the draws, the next ones follow until they do together.",
     )  # fmt: skip
 
 
-def _row(choice: Choice | None, budget: Budget, costs: Mapping[str, Row]) -> list[object]:
+def _rows(choice: Choice | None, budget: Budget, costs: Mapping[str, Row]) -> list[list[object]]:
     if choice is None:
-        return [budget.name, None, "nothing that was measured fits", *[None] * 5]
-    cost, holds = costs[choice.arm], choice.holds.get(choice.arm, 0)
-    lead, *taken = (NAMES.get(arm, arm) for arm in (choice.lead, *choice.taken))
-    if holds < HALF:
-        return [budget.name, lead, " or ".join(taken), *[None] * 4, f"{holds:.0%}"]
-    return [
-        budget.name, lead, " or ".join(taken), f"{cost.storage_bytes / 1e3:,.0f}", f"{cost.peak / 1e6:,.0f}",
-        "1" if choice.arm == REFERENCE else f"{cost.step_ratio:.2f}",
-        None if choice.price is None else choice.price.in_points(), f"{holds:.0%}",
-    ]  # fmt: skip
+        return [[budget.name, None, "nothing that was measured fits", *[None] * 5]]
+    rows = []
+    for arm in choice.taken:
+        head = ["", "", "or "] if rows else [budget.name, NAMES.get(choice.lead, choice.lead), ""]
+        cost, price = costs[arm], choice.prices.get(arm)
+        rows.append([
+            *head[:2], head[2] + NAMES.get(arm, arm), f"{choice.holds.get(arm, 0):.0%}",
+            f"{cost.storage_bytes / 1e3:,.0f}", f"{cost.peak / 1e6:,.0f}",
+            "1" if arm == REFERENCE else f"{cost.step_ratio:.2f}", None if price is None else price.in_points(),
+        ])  # fmt: skip
+    return rows

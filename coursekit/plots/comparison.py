@@ -89,16 +89,18 @@ def differences_by_cost(
 
     found: method -> `experiments.intervals.Difference`. families: method -> one of `plots.hybrid.FAMILIES`. panels:
     label of the axis -> (method -> cost, the most that a budget allows, who leads, who is taken): these two have rings,
-    names and their intervals. margin: in points, a band. low: where the axis begins; what lies farther down is an arrow
-    at its edge. lines: name -> points, of `plots.experiments.LINES`, in black: their colours are families' here. named:
-    for each panel, method -> where its name stands, in points of a page from its dot.
+    names and their intervals; a method without a cost is not drawn there. margin: in points, a band. low: where the
+    axis begins; what lies farther down is an arrow at its edge. lines: name -> points, of `plots.experiments.LINES`, in
+    black: their colours are families' here. named: for each panel, method -> where its name stands, in points of a page
+    from its dot.
     """
     figure, row = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), sharey=True, squeeze=False)
     used = [family for family in FAMILIES if family in {families[name] for name in found}]
     for at, (ax, (label, (cost, most, leads, taken))) in enumerate(zip(row[0], panels.items(), strict=True)):
         ax.axhspan(-margin, margin, color="#e9eaec", zorder=-1)
         for family in used:
-            own = [(cost[name], 100 * one.value) for name, one in found.items() if families[name] == family]
+            shown = {name: one for name, one in found.items() if families[name] == family and name in cost}
+            own = [(cost[name], 100 * one.value) for name, one in shown.items()]
             for marker, kept in (("o", [p for p in own if p[1] >= low]), ("v", [p for p in own if p[1] < low])):
                 ax.scatter([x for x, _ in kept], [max(y, low) for _, y in kept], color=FAMILIES[family], marker=marker,
                            s=24, zorder=3, clip_on=False)  # fmt: skip
@@ -126,8 +128,9 @@ def differences_by_cost(
     marks += row[0][0].get_legend_handles_labels()[0]
     figure.legend(handles=marks, loc="outside upper left", ncols=len(marks), fontsize=8)
     told = [
-        f"{label}, from {min(cost.values()):,.0f} to {max(cost.values()):,.0f}, at most {most:g}: {leads} leads at "
-        f"{cost[leads]:.0f} with {100 * found[leads].value:+.1f} points, {taken} is taken, at {cost[taken]:.0f} with "
+        f"{label}, {len(cost.keys() & found.keys())} methods from {min(cost.values()):,.0f} to "
+        f"{max(cost.values()):,.0f}, at most {most:g}: {leads} leads at {cost[leads]:.0f} "
+        f"with {100 * found[leads].value:+.1f} points, {taken} is taken, at {cost[taken]:.0f} with "
         f"{100 * found[taken].value:+.1f}."
         for label, (cost, most, leads, taken) in panels.items()
     ]

@@ -52,7 +52,7 @@ def test_the_leader_is_chosen_by_validation_and_of_those_not_inferior_the_one_th
     found = decide(memory=320)
     assert found.lead == "good", "better in validation, though another has more test sentences right"
     assert found.arm == "lucky" and list(found.kept) == ["lucky"] and set(found.left) == {"small", "head", "wild"}
-    assert found.price.value == pytest.approx(-0.005) and found.taken == ("lucky",)
+    assert found.prices["lucky"].value == pytest.approx(-0.005) and found.taken == ("lucky",)
     assert "take lucky (holds in 100%); against full lucky is equal for practical purposes" in str(found)
 
 
@@ -131,13 +131,34 @@ def test_what_fits_nothing_and_the_table():
     assert decide(memory=10) is None
     budgets = [Budget("little memory", memory=320), Budget("none", memory=10)]
     rows = guide.table([decide(memory=320), None], budgets, COSTS).rows
-    assert rows[0][:4] == ["little memory", "good", "lucky", "200"] and rows[0][-1] == "100%"
+    assert rows[0][:5] == ["little memory", "good", "lucky", "100%", "200"] and len(rows) == 2
     assert rows[1][1:3] == ["–", "nothing that was measured fits"]
-    wavering = replace(decide(memory=320), holds={"lucky": 0.4, "full": 0.6})
-    (row,) = guide.table([wavering], budgets[:1], COSTS).rows
-    assert row[2] == "lucky or full fine-tuning" and row[3:] == [*["–"] * 4, "40%"]
     with pytest.raises(CourseError, match="one choice for each budget"):
         guide.table([None], budgets, COSTS)
+
+
+def test_a_set_has_a_row_for_each_method_with_its_own_share_and_cost():
+    r"""First the one that is taken on the data as they are, though other draws take the second more often."""
+    found = decide(memory=320)
+    small = intervals.difference(RESULTS.scores("small"), RESULTS.scores("full"))
+    found = replace(found, holds={"small": 0.45, "lucky": 0.4, "full": 0.15}, prices=found.prices | {"small": small})
+    first, second = guide.table([found], [found.budget], COSTS).rows
+    assert first == ["b", "good", "lucky", "40%", "200", "0", "0.70", found.prices["lucky"].in_points()]
+    assert second == ["", "", "or small", "45%", "4", "0", "0.60", small.in_points()]
+    assert str(found).startswith("b: take lucky (holds in 40%) or small (holds in 45%); against full lucky is equal")
+    rows = guide.table([replace(found, holds={"lucky": 0.4, "full": 0.6})], [found.budget], COSTS).rows
+    assert [row[2:4] + row[-2:] for row in rows][1] == ["or full fine-tuning", "60%", "1", "–"]
+
+
+def test_each_method_of_a_set_has_its_own_price():
+    random = np.random.default_rng(1)
+    two = [replace(run, curve=((100, mean + 0.02 * (run.cell.seed - 1)),), correct=tuple(random.random(N) < 0.8))
+           for arm, mean in (("good", 0.801), ("lucky", 0.8)) for run in runs(arm, 0.8, mean)]  # fmt: skip
+    with_full = Results("t", (*two, *runs("full", 0.85, 0.5)))
+    found = decide(with_full, only=("good", "lucky"))
+    assert found.taken == ("good", "lucky")
+    assert found.prices == {arm: with_full.difference(arm, "full") for arm in found.taken}
+    assert decide(Results("t", tuple(two))).prices == {}, "nothing to compare with"
 
 
 def test_a_budget_is_checked():

@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from finding import once_beside, printed, said, tenths
+from finding import once_beside, printed, said
 from scipy import stats
 
 from coursekit.checks.which_method import conclude, leader
@@ -49,8 +49,6 @@ def test_no_method_is_better_and_four_are_clearly_worse(stored, arms):
     assert max(d.low for d in found.values()) < -0.03
     said(PAGE, f"all {len(arms)} lie below it on average, the nearest by {nearest:.1f} points, and every interval "
                "reaches below −3")  # fmt: skip
-    assert sorted(found, key=lambda arm: -found[arm].value)[1] == "random-mask"
-    said(PAGE, "Second comes a control, the random mask")
     assert Counter(str(d.verdict) for d in found.values()) == {"no clear difference": 29, "worse": 4}
     assert {arm for arm, d in found.items() if d.verdict == "worse"} == {"bitfit", "said", "p-tuning", "head"}
     said(
@@ -99,11 +97,9 @@ def test_lora_and_adapters_leave_the_pooler_frozen(stored):
     rows = 30_522 + 512 + 2  # words, positions, kinds
     block = 12 * width**2 + 13 * width
     assert inner["full"] == rows * width + 2 * width + blocks * block + pooler
-    heads = results.read("pooling")
-    mean, pooler = (heads.accuracy(arm).value for arm in ("lora-mean", "lora"))
-    assert heads.difference("lora-mean", "lora").verdict == "equal for practical purposes"
-    said(PAGE, "The untrained pooler, which LoRA and adapters leave frozen (06), explains little: reading the mean of "
-               f"the tokens instead, LoRA has {mean:.3f}, not {pooler:.3f}")  # fmt: skip
+    assert "full-mean" not in results.read("methods", "pooling").arms, "full fine-tuning has no head on the mean there"
+    said(PAGE, "Part of that may be the untrained pooler, which LoRA and adapters leave frozen (06): these runs do not "
+               "say")  # fmt: skip
 
 
 def test_how_all_are_trained(arms):
@@ -116,7 +112,9 @@ def test_how_all_are_trained(arms):
     epochs = f"{300 * batch / sentences:.2f} of an epoch"
     said(PAGE, f"trained for 300 steps of {batch} sentences ({epochs}) with three seeds")
     said(PAGE, "none is shown to be better than full fine-tuning on this task after 300 steps")
-    said(PAGE, "The rest of the training is the same for all")
+    ends = {len(stored.scores(arm)[0]) for arm in [*arms, "full"]}
+    said(PAGE, f"The rest of the training is the same for all, as are the {ends.pop():,} test sentences")
+    assert not ends
 
 
 def test_with_twice_the_steps_one_is_equal_and_five_are_worse():
@@ -134,6 +132,9 @@ def test_with_twice_the_steps_one_is_equal_and_five_are_worse():
     said(PAGE, f"the other five are worse, by {ends[0]:.1f} to {ends[1]:.1f} points")
     shorter = stored.differences(six, "full")
     assert {arm for arm, d in shorter.items() if d.verdict == "worse"} == {"prefix", "bitfit"}
+    among = stored.differences([arm for arm in EVERY if arm in stored.arms and arm != "full"], "full")
+    assert (len(among), among["prefix"].verdict) == (33, "no clear difference")
+    said(PAGE, f"Prefix tuning was not among the four above: here we ask six, not {len(among)}")
     assert Counter(str(d.verdict) for d in shorter.values())["no clear difference"] == 4
     assert "no clear difference" not in {str(d.verdict) for d in found.values()}
     said(PAGE, "After 600 steps all six are clear, after 300 two")
@@ -150,7 +151,7 @@ def test_what_is_preliminary(arms):
     card = (DATA / "evidence" / "methods.md").read_text(encoding="utf-8").splitlines()
     rows = {line.split(" | ")[0].removeprefix("| ") for line in card if line.endswith("preliminary |")}
     assert rows < {"full", *arms} and all(once_beside(stored, arm) for arm in rows)
-    said(PAGE, f"{len(rows)} of {len(arms) + 1} rows are preliminary: a rate next to the best has one seed")
+    said(PAGE, f"{len(rows)} of the {len(arms) + 1} are preliminary: a rate next to the best has one seed, and may be")
 
 
 def test_two_in_three_beat_the_linear_probe(stored, arms):
@@ -161,14 +162,11 @@ def test_two_in_three_beat_the_linear_probe(stored, arms):
     said(PAGE, f"Against a fair baseline {better} of {len(found)} are better, and P-tuning is worse")
     above = 100 * stored.difference("full", "probe").value
     probe = stored.accuracy("probe").value
-    numbers, more = stored.parameters("probe"), f"{above:.1f} points less than full fine-tuning"
-    said(PAGE, f"{numbers} numbers reach {probe:.3f}, {more}")
-    weak = stored.accuracy("head").value
-    short = results.read("pooling")
-    assert short.steps("head-mean") == 300 and short.accuracy("head").value == weak
-    said(PAGE, f"has {weak:.3f}. The linear probe on the mean of the tokens, trained to its end, has {probe:.3f} "
-               f"(a head there {short.accuracy('head-mean').value:.3f} after 300 steps)")  # fmt: skip
-    said(PAGE, f"{round(100 * stored.difference('probe', 'head').value)} points that no fine-tuning earned")
+    said(PAGE, f"on the mean of the frozen model's tokens: {stored.parameters('probe')} numbers")
+    said(PAGE, f"the probe reaches {probe:.3f}, {above:.1f} points less than full fine-tuning")
+    weak, more = stored.accuracy("head").value, round(100 * stored.difference("probe", "head").value)
+    said(PAGE, f"The head alone, on the untrained pooler, has {weak:.3f}, the probe {probe:.3f}: {more} points that no "
+               "fine-tuning earned")  # fmt: skip
 
 
 def test_seeds_alone_say_another_thing_once(stored):
@@ -183,9 +181,9 @@ def test_seeds_alone_say_another_thing_once(stored):
         rule = stored.difference(one, two)
         assert margin < rule.margin
         if verdict != rule.verdict:
-            other.append((one, verdict, tenths(rule)))
-    assert [(one, verdict) for one, verdict, _ in other] == [("compacter", "equal for practical purposes")]
-    said(PAGE, f"by the rule there is {other[0][2]}")
+            other.append((one, verdict, rule.verdict))
+    assert other == [("compacter", "equal for practical purposes", "no clear difference")]
+    said(PAGE, "The two disagree once, on Compacter and Compacter++")
     variances = [statistics.variance(stored.seeds(arm)) / 3 for arm in ("compacter", "compacter-plus")]
     error = sum(variances) ** 0.5
     assert variances[0] > 0.95 * sum(variances)
@@ -198,7 +196,7 @@ def test_seeds_alone_say_another_thing_once(stored):
                f"{registration.standard_errors(3):.2f}, which is for methods that scatter alike")  # fmt: skip
     assert 2 < freedom < 2.1
     assert abs(registration.standard_errors(3) - stats.t.ppf(0.975, 4)) < 1e-9
-    said(PAGE, f"errors is {registration.standard_errors(3):.2f}, Student's t with 4 degrees of freedom")
+    said(PAGE, f"errors is {registration.standard_errors(3):.2f}, Student's t with 3 + 3 − 2 = 4 degrees of freedom")
 
 
 def test_one_question_and_one_of_33(stored, arms):
@@ -253,7 +251,9 @@ def test_cliffs_and_lucky_leaders(arms):
     assert max(seeds["lora"]) < 0.51 and [right < 0.51 for right in seeds["full"]] == [True, False, False]
     assert min(seeds["full"][1:]) > 0.8
     said(PAGE, "all three of LoRA's fall, but only one of full fine-tuning's")
-    for arm in ("bitfit-query", "prefix", "compacter"):  # the picture's hollow points
+    assert len({f"{right:.3f}" for right in seeds["lora"]}) == 2, "the caption: two of three crosses coincide"
+    for arm in ("prefix", "compacter"):  # the picture's hollow points, cliffs as the caption says
+        assert more.by_rate(arm)[after[arm]] < 0.51
         assert after[arm] in more.once(arm)
     lead, second, *_ = sorted(arms, key=stored.validation, reverse=True)
     assert (lead, second) == ("oft", "ia3")
@@ -265,7 +265,7 @@ def test_cliffs_and_lucky_leaders(arms):
     best = max(runs, key=lambda run: run.validation)
     test = {run.cell.seed: statistics.fmean(run.correct) for run in runs}
     assert test[best.cell.seed] == min(test.values())
-    said(PAGE, f"its seed with {best.validation:.3f} is no better than the others ({test[best.cell.seed]:.3f})")
+    said(PAGE, f"its model with {best.validation:.3f} has {test[best.cell.seed]:.3f}")
 
 
 def test_the_leader_s_lead(stored, arms):
@@ -280,15 +280,14 @@ def test_the_leader_s_lead(stored, arms):
         100 * float(x) for x in (means[first] - means.mean(), leader(table[None, None])["leader"] - means.mean(),
                                  new[first] - new.mean())
     )  # fmt: skip
-    said(
-        PAGE,
-        f"Of its {lead:.1f} points over the mean of {len(near)} methods the estimate keeps {expected:.1f}",
-    )
+    said(PAGE, f"Of its {lead:.1f} points over the mean of {len(near)} methods the estimate keeps {expected:.1f} with "
+               "new seeds. None were run")  # fmt: skip
+    validation = card_numbers("methods", r"(\d+) validation")[0]
+    said(PAGE, f"shows the luck of the {validation} validation sentences")
     ia3 = near.index("ia3")
     before, kept = (100 * float(x[ia3] - x.mean()) for x in (means, new))
     of_it = before * expected / lead
-    assert f"{left:.1f}" == f"{expected:.1f}"
-    said(PAGE, f"and so do the same models on test sentences. (IA)³ keeps {kept:.1f} and not {of_it:.1f}")
+    said(PAGE, f"On test sentences OFT keeps {left:.1f}, (IA)³ {kept:.1f}")
     assert printed(PAGE, r"\(IA\)³ .*(\S+) +(\S+) +(\S+)\nLeads")[1:] == (f"+{of_it:.1f}", f"+{kept:.1f}")
 
 
@@ -340,18 +339,20 @@ def test_what_the_guide_takes(stored):
     assert all(0.7 < points < 1.6 for points in given)
     said(PAGE, "If a point matters to you, take the leader")
     kb = {arm: f"{cost[arm].storage_bytes / 1e3:.0f} kB" for arm in ("ia3", "vera", "compacter-plus")}
-    loss = {arm: f"{-100 * methods.difference(arm, 'full').value:.1f} points below" for arm in ("ia3", "vera")}
-    said(PAGE, f"For little storage that is (IA)³, with {kb['ia3']}, {loss['ia3']} full fine-tuning")
-    low = f"{100 * storage.kept['vera'].low:.1f}".replace("-", "−")
-    said(PAGE, f"The guide takes VeRA, {loss['vera']}: {kb['vera']} hold its vectors and the seed of its random "
-               f"matrices; the low end, {low}, is above −3")  # fmt: skip
-    near = [f"{100 * low:.3f}".replace("-", "−") for low in
-            (storage.left["compacter-plus"].low, memory.left["top-layers"].low)]  # fmt: skip
-    mb = {arm: f"{cost[arm].peak / 1e6:.0f} MB" for arm in ("top-layers", "parallel")}
-    said(PAGE, f"Compacter++ ({kb['compacter-plus']}) misses by a hair ({near[0]}), as do top two blocks "
-               f"({mb['top-layers']}) where memory is short ({near[1]}): about half of the draws take them. There the "
-               f"guide takes parallel adapters ({mb['parallel']})")  # fmt: skip
-    assert all(0.45 < share < 0.6 for share in (storage.holds["compacter-plus"], memory.holds["top-layers"]))
+    said(PAGE, f"take the leader, for little storage (IA)³, with {kb['ia3']}")
+    low = [f"{100 * low:.{digits}f}".replace("-", "−") for low, digits in (
+        (storage.kept["vera"].low, 1), (storage.left["compacter-plus"].low, 3), (memory.left["top-layers"].low, 3))]
+    said(PAGE, f"The guide takes VeRA, {given[0]:.1f} points behind (IA)³ (low end {low[0]}): {kb['vera']} hold its "
+               "vectors and the seed of its random matrices")  # fmt: skip
+    said(PAGE, f"More draws take Compacter++ ({kb['compacter-plus']}); the guide does not, because on the data as they "
+               f"are its low end is {low[1]}. Nor does it take top two blocks ({low[2]}) where memory is")  # fmt: skip
+    for choice, field in ((storage, "storage_bytes"), (memory, "peak")):  # the second: cheaper, and in more draws
+        first, second = choice.taken
+        assert choice.holds[second] > choice.holds[first] and getattr(cost[second], field) < getattr(cost[first], field)
+        for arm in choice.taken:
+            share, points = f"{choice.holds[arm]:.0%}", choice.prices[arm].in_points()
+            assert printed(PAGE, rf"{re.escape(NAMES[arm])} +(\d+%) +[\d,]+ +[\d,]+ +[\d.]+ +(\S+ \(.*\))\n") == (
+                share, points)  # fmt: skip
     prepared = {arm for arm in costs.PREPARED if arm in cost}
     assert prepared == {"far", "sparse-adapter", "fish-mask"} and not prepared & {*memory.kept, *memory.left}
     said(PAGE, "Freeze and Reconfigure fine-tunes a copy of the model, SparseAdapter and the Fisher mask take "
@@ -416,5 +417,5 @@ def test_the_registered_run_is_told_as_it_is():
     error = 100 * sum(statistics.variance(right) / len(right) for right in pilot) ** 0.5
     assert behind[2] == "77" == printed(PAGE, r"\n *0\.0 points +(\d+)%")[0], "as planned, but judged with t"
     said(PAGE, f"The pilot left {left} points of room (standard error {error:.1f}), for which {needed} seeds were "
-               f"needed ({behind[2]} %, not 80: the judge uses Student's t); {time} show the claim in {behind[1]} % of "
-               "cases")  # fmt: skip
+               f"needed (power {behind[2]} %, not 80: the judge uses Student's t); there was time for {time} "
+               f"({behind[1]} %)")  # fmt: skip

@@ -110,4 +110,10 @@ def test_a_difference_over_a_cost_has_its_method_s_colour_and_the_leader_and_the
     for ax, name, at in zip(pair, ("far", "b"), ((1, -20), (300, -2)), strict=True):
         label = ax.texts[-1]
         assert (label.get_text(), tuple(label.xy)) == (name, at)
-    assert "peak, MB, from 200 to 300, at most 400: a leads at 200 with -1.0 points" in describe(narrow.figure)
+    said = "peak, MB, 3 methods from 200 to 300, at most 400: a leads at 200 with -1.0 points"
+    assert said in describe(narrow.figure)
+    panels["peak, MB"][0].pop("far")  # it has no peak
+    wide, narrow = differences_by_cost(found, families, panels, margin=3, low=-8)
+    far = [[at for part in ax.collections for at in part.get_offsets().tolist() if at[1] < -7] for ax in (wide, narrow)]
+    assert far == [[[1, -8]], []]
+    assert "peak, MB, 2 methods from 200 to 300" in describe(narrow.figure)
