@@ -206,7 +206,7 @@ def table(choices: Sequence[Choice | None], budgets: Sequence[Budget], costs: Ma
 def _rows(choice: Choice | None, budget: Budget, costs: Mapping[str, Row]) -> list[list[object]]:
     if choice is None:
         return [[budget.name, None, "nothing that was measured fits", *[None] * 5]]
-    rows = []
+    rows: list[list[object]] = []
     for arm in choice.taken:
         head = ["", "", "or "] if rows else [budget.name, NAMES.get(choice.lead, choice.lead), ""]
         cost, price = costs[arm], choice.prices.get(arm)
