@@ -56,7 +56,7 @@ def gained(
     ax = axes(figsize=(8.2, 1.4 + 0.4 * len(names)))
     beside = ax.get_yaxis_transform()
     ax.text(1.01, -0.75, "mean", transform=beside, va="center", fontsize=9)
-    for i, (colour, (label, own)) in enumerate(zip((COLOURS[0], COLOURS[4]), runs.items(), strict=True)):
+    for i, (colour, (label, own)) in enumerate(zip((COLOURS[0], COLOURS[4])[: len(runs)], runs.items(), strict=True)):
         at = [y + (i - (len(runs) - 1) / 2) * high for y in range(len(names))]
         rows = [[*run, *(sum(run[parts.index(part)] for part in some) for some in sums.values())] for run in own]
         means = [sum(values) / len(own) for values in zip(*rows, strict=True)]

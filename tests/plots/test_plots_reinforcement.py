@@ -53,3 +53,5 @@ def test_a_bar_is_the_mean_of_its_runs_and_each_run_a_dot():
         assert places[name] == [(x, pytest.approx(y)) for run in rows for x, y in zip(run, middles, strict=True)]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["each run", "fast", "slow"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["form", "lost", "all"]
+    alone = reinforcement.gained(["form", "lost"], {"fast": runs["fast"]}, {"all": ["form", "lost"]})
+    assert [bar.get_y() + bar.get_height() / 2 for bars in alone.containers for bar in bars] == [0, 1, 2]
