@@ -55,15 +55,23 @@ def test_a_gate_from_1_learns_at_no_rate_although_it_moves(gate):
     assert len(rates) == 6 and max(fmean(run.correct) for run in own) < constant + 0.01
     said(PAGE, f"at none of six rates from {min(rates):g} to {max(rates):g} do they learn")
     moved = [float(run.more["largest_gate"]) for run in gate.arms["gate from 1"]]
-    said(PAGE, f"although the gates move (the largest to {min(moved):.1f} to {max(moved):.1f} at the best rate)")
+    said(
+        PAGE,
+        f"although the gates move (the largest to {min(moved):.1f} to {max(moved):.1f} at the best rate)",
+    )
     assert gate.difference("gate from 1", "open").verdict == "no clear difference"
 
 
 def test_where_the_losses_start_and_how_far_the_gate_opens(gate):
-    above = [own[0] - float(run.more["bare"]) for own, run in zip(losses(gate, "open"), gate.arms["open"], strict=True)]
+    above = [
+        own[0] - float(run.more["bare"])
+        for own, run in zip(losses(gate, "open"), gate.arms["open"], strict=True)
+    ]
     said(PAGE, f"start {min(above):.0f} to {max(above):.0f} nats above the bare model")
     bare, quiet = [float(run.more["bare"]) for run in gate.arms["gate"]], losses(gate, "gate")
-    assert all(abs(own[0] - one) < 1e-3 for own, one in zip(quiet, bare, strict=True)), "the gate at just that"
+    assert all(abs(own[0] - one) < 1e-3 for own, one in zip(quiet, bare, strict=True)), (
+        "the gate at just that"
+    )
     first = [own[0] for own in losses(gate, "open-small")]
     assert all(abs(one - other) < 0.5 for one, other in zip(first, bare, strict=True))
     said(PAGE, f"These start at {min(first):.1f} to {max(first):.1f} nats, near the bare model's {min(bare):.1f} to "
@@ -73,8 +81,14 @@ def test_where_the_losses_start_and_how_far_the_gate_opens(gate):
 
 
 def test_who_leads_when_by_the_loss(gate):
-    gated, small = ([fmean(step) for step in zip(*losses(gate, arm), strict=True)] for arm in ("gate", "open-small"))
-    assert [one > other for one, other in zip(gated[:11], small[:11], strict=True)] == [False, *[True] * 9, False]
+    gated, small = (
+        [fmean(step) for step in zip(*losses(gate, arm), strict=True)] for arm in ("gate", "open-small")
+    )
+    assert [one > other for one, other in zip(gated[:11], small[:11], strict=True)] == [
+        False,
+        *[True] * 9,
+        False,
+    ]
     each = [[fmean(own[10:50]) for own in losses(gate, arm)] for arm in ("gate", "open-small")]
     assert all(one < other for one, other in zip(*each, strict=True))
     said(PAGE, "From step 2 to 10 its loss is above that of small prompts, from 11 to 50 below with every seed "
