@@ -17,7 +17,7 @@ from coursekit.qlora.memory import claims, llama_config, qlora_bill
 from coursekit.quantization import code
 
 PAGE = "08_qlora"
-METHODS = results.read("methods")
+LORA = results.read("lora", "probe")
 
 
 def points(value: float, digits: int = 1) -> str:
@@ -25,15 +25,14 @@ def points(value: float, digits: int = 1) -> str:
 
 
 def test_qlora_and_lora_are_equal_for_practical_purposes():
-    found = METHODS.difference("qlora", "lora-all-linear")
+    found = LORA.difference("qlora", "all-r8")
     assert found.verdict == "equal for practical purposes"
-    assert METHODS.rate("qlora") == METHODS.rate("lora-all-linear")
+    assert LORA.rate("qlora") == LORA.rate("all-r8")
     said(PAGE, f"the difference is {points(found.value)} points ({points(found.low)} to {points(found.high)})")
 
 
 def test_both_are_ahead_of_a_linear_probe():
-    both = results.read("methods", "probe")
-    lora, qlora = (both.difference(arm, "probe") for arm in ("lora-all-linear", "qlora"))
+    lora, qlora = (LORA.difference(arm, "probe") for arm in ("all-r8", "qlora"))
     (value,) = {f"{100 * found.value:.1f}" for found in (lora, qlora)}
     said(PAGE, f"Both are ahead of a linear probe, by {value} points")
     assert qlora.verdict == lora.verdict == "better"
@@ -58,37 +57,21 @@ def test_the_example_of_a_plan():
 
 
 def test_the_plans_of_three_cards():
-    r"""As the course's own solution finds them; section 5's setting is slower, and too large for the 4090."""
+    r"""As the course's own solution finds them."""
     names = ("RTX 4090", "A100 40GB", "A100 80GB")
     (four, small), (one, middle), (more, large) = (
         (p[:3], p[3]) for p in (plan("33B", card(name).capacity(), 512, 0.4, 1.2) for name in names)
     )
     assert (four, one, more) == ((4, "adamw8bit", True), (1, "adamw", False), (4, "adamw", False))
-    assert qlora_bill("33B").peak > card("RTX 4090").capacity() - GiB
-    said(PAGE, f"takes {3 * (1 + 0.4):.1f} a row and does not fit on the RTX 4090")
-    said(PAGE, f"has four rows and 8-bit states, and takes {small:.1f}")
+    said(PAGE, f"The best plan for the RTX 4090 has four rows and 8-bit states, and takes {small:.1f}")
     assert small > middle > large
     paged = 3 * (1 + 0.4 / four[0]) + 1.2 / four[0]
-    said(PAGE, f"Paging is never chosen: copying would take these rows to {paged:.1f}, while the rule counts 8-bit")
-    room, more = card("RTX 4090").capacity() - GiB, missed("33B")
-    ways = [(rows, states, again) for rows in (1, 2, 4, 8, 16) for states in ("adamw", "adamw8bit", "paged_adamw")
-            for again in (True, False)]  # fmt: skip
-    fitting = {
-        states
-        for rows, states, again in ways
-        if qlora_bill("33B", batch=rows, optimizer=states, checkpointing=again).peak + more <= room
-    }
-    assert fitting == {"paged_adamw"}
-    said(PAGE, "With the paper's base only paged plans fit there")
-    for name in names[1:]:  # the other two plans stay
-        rows, states, again = plan("33B", card(name).capacity(), 512, 0.4, 1.2)[:3]
-        bill = qlora_bill("33B", batch=rows, optimizer=states, checkpointing=again)
-        assert bill.peak + more < card(name).capacity() - GiB
+    said(PAGE, f"Paging ({paged:.1f}) is never chosen: the rule counts 8-bit states as free")
     said(PAGE, f"With more room checkpointing goes: {large:.1f} on 80 GB")
 
 
 def test_against_full_fine_tuning():
-    found = METHODS.difference("qlora", "full")
+    found = LORA.difference("qlora", "full")
     assert found.verdict == "no clear difference"
     said(
         PAGE,
@@ -96,9 +79,32 @@ def test_against_full_fine_tuning():
     )
 
 
-def test_a_step_of_qlora_is_slower():
+def test_loftq_shows_no_gain():
+    found = LORA.difference("qlora", "all-r8-loftq")
+    assert found.verdict == "no clear difference" and found.value > 0
+    said(PAGE, f"LoftQ, a start that makes up for some rounding ([Li et al. 2023](https://arxiv.org/abs/2310.08659)), "
+               f"shows no gain: QLoRA minus it, {found.in_points().replace(' (', ' points (')}")  # fmt: skip
+
+
+def test_on_smollm2_the_question_is_open():
+    r"""Of the runs that 12 shows: a loss of more than 3 points is not excluded, nor is a gain shown."""
+    runs, own = results.read("ship"), {"film": "film", "sums": "sums again"}
+    film, sums = (runs.difference(f"{name}, trained on NF4", name) for name in own.values())
+    assert all(not d.non_inferior and d.verdict == "no clear difference" for d in (film, sums))
+    assert {len(runs.seeds(f"{name}{more}")) for name in own.values() for more in ("", ", trained on NF4")} == {3}
+    assert max(map(runs.steps, own.values())) < 20
+    assert runs.parameters("film") == 30 * 8 * (2 * 576 + 576 + 192)  # of 30 queries and 30 values
+    on_film = film.in_points().replace(" (", " points (")
+    said(PAGE, "On SmolLM2 the question is open. Three short runs each, on query and value (12, section 7): QLoRA "
+               f"minus LoRA, {on_film} on film, {sums.in_points()} on sums")  # fmt: skip
+    said("12_ship_it", "## 7 · What it achieves")
+    said(PAGE, "no accuracy beyond ±3 points; on SmolLM2 that is open")
+
+
+def test_a_step_of_qlora_is_slower_than_one_of_lora():
     steps = costs.read()
     qlora, lora, itself = (f"{steps[arm].step_ratio:.2f}" for arm in ("qlora", "lora-all-linear", "full"))
+    said(PAGE, "A step gets slower than LoRA's")
     said(PAGE, f"it took {qlora} of a step of full fine-tuning, and one of LoRA, in another run, {lora} (full against "
                f"itself: {itself}; data/evidence/comparison.csv)")  # fmt: skip
     said(PAGE, "four bits cost some time and no accuracy beyond ±3 points")
@@ -106,9 +112,11 @@ def test_a_step_of_qlora_is_slower():
     assert ratio - 1 > abs(steps["full"].step_ratio - 1)  # more than full fine-tuning differs from itself
 
 
-def test_the_rows_of_the_table_are_preliminary():
-    assert all(once_beside(METHODS, arm) for arm in ("qlora", "lora-all-linear", "full"))
-    said(PAGE, "QLoRA, LoRA and full are preliminary: a rate next to the best has one seed")
+def test_every_row_of_the_table_has_its_whole_search():
+    arms = ("qlora", "all-r8", "all-r8-loftq", "full")
+    assert not any(once_beside(LORA, arm) for arm in arms)
+    assert {LORA.steps(arm) for arm in arms} == {300} and {len(LORA.seeds(arm)) for arm in arms} == {3}
+    said(PAGE, "300 steps with three seeds, each method at its own tuned learning rate")
 
 
 def test_the_levels_of_nf4_are_no_integers():
@@ -136,18 +144,15 @@ def test_where_65b_fits():
     said(PAGE, f"Of 48 GiB a program sees [{a6000 / GB:.1f}](https://github.com/black-forest-labs/flux2/issues/23) GB "
                f"on an RTX A6000 and, after error correction, [{l40 / GB:.1f}](https://github.com/QwenLM/Qwen3-VL/issues/"
                "2097) on an L40")  # fmt: skip
-    said(PAGE, f"By this sum 65B fits on both with the authors' bf16 adapters, {in_bf16('65B') / GB:.1f} GB. With "
-               f"fp32 ones, {resident / GB:.1f}, it fits on the A6000, and on the L40 only with its states in 8 bits "
-               "or paged out")  # fmt: skip
+    said(PAGE, f"By this sum 65B needs {resident / GB:.1f} GB, and {in_bf16('65B') / GB:.1f} with the authors' bf16 "
+               "adapters: both fit on the A6000, only the second on the L40")  # fmt: skip
     more = missed("65B")
     assert paged + more < eight + more < l40 - GiB < in_bf16("65B") + more < a6000 - GiB < resident + more
-    said(PAGE, f"With the paper's base, {more / GB:.1f} GB larger, bf16 adapters no longer fit on the L40 "
-               f"({(in_bf16('65B') + more) / GB:.1f}), nor fp32 ones on the A6000 ({(resident + more) / GB:.1f}); "
-               "states in 8 bits or paged out still fit on both")  # fmt: skip
+    said(PAGE, "With the paper's base bf16 adapters fit on the A6000 alone, and fp32 ones on neither; states in 8 bits "
+               "or paged out fit on both")  # fmt: skip
     said("08b_seven_billion", "65B on 48 GB depends on the card, on the adapter's precision and on the base (08)")
-    said(PAGE, f"LLaMA 65B needs {resident / GB:.0f} GB with fp32 adapters, too much for an L40 (48 GiB), and "
-               f"{in_bf16('65B') / GB:.0f} with the authors' bf16, which fit, though not with the paper's larger base. "
-               "No step was measured on a GPU")  # fmt: skip
+    said(PAGE, f"LLaMA 65B needs {resident / GB:.0f} GB with fp32 adapters and {in_bf16('65B') / GB:.0f} with bf16: in "
+               "48 GiB the card and the base decide. No step was measured on a GPU")  # fmt: skip
     said(PAGE, "16 bytes a parameter; the authors' [code](https://github.com/artidoro/qlora/blob/main/qlora.py) has "
                f"the first two in bf16, {2 + 2 + 4 + 4} bytes")  # fmt: skip
     drawn = next(cell.source for cell in read(PAGE).cells if "memory_bars(" in cell.source)
@@ -173,17 +178,16 @@ def test_33b_fits_on_24_gib_with_smaller_states_or_adapters_alone():
                f"adapter in bf16 ({in_bf16('33B') / GB:.1f})")  # fmt: skip
     more = missed("33B")
     assert paged + more < room < eight + more < in_bf16("33B") + more
-    said(PAGE, f"With the paper's base, {more / GB:.1f} GB larger, only paging helps")
+    assert in_bf16("33B") - (resident - eight) + more < room  # of two together: 8 bits and bf16
+    said(PAGE, "With the paper's base only paging is enough by itself")
 
 
 def test_the_paper_s_bases_are_larger_than_the_sum_s():
     sizes = ("7B", "65B")
-    ours = [(qlora_bill(size).weights - qlora_bill(size).gradients) / GB for size in sizes]
-    theirs = [claims()[f"figure_{size}"].value / 1000 for size in sizes]
-    said(PAGE, "smaller than in the paper's figure 6, as quoted in 08b_seven_billion: "
-               f"{ours[0]:.2f} GB beside {theirs[0]:.2f} in 7B, {ours[1]:.1f} beside {theirs[1]:.1f} in "
-               "65B; why is unknown")  # fmt: skip
     small, large = (missed(size) / GB for size in sizes)
+    said(PAGE, f"Its 4-bit bases are {small:.1f} GB (7B) to {large:.1f} GB (65B) smaller than in the paper's figure 6, "
+               "known only as an issue quotes it (08b); why is unknown")  # fmt: skip
+    said("08b_seven_billion", "figure 6, which we know only as [an issue of bitsandbytes]")
     drawn = next(cell for cell in read(PAGE).cells if "memory_bars(" in cell.source)
     caption = f"the paper's bases are {small:.1f} to {large:.1f} GB larger than ours"
     assert caption in drawn.source
@@ -215,8 +219,8 @@ def test_training_gets_below_the_entropy_with_four_bits_alone():
     )
     assert float(qlora) + float(wide) < float(entropy) < float(lora)
     assert float(minus.replace("−", "-")) + float(half) < 0
-    said(PAGE, f"costs {before} nats before training, {lora} with LoRA and {qlora} with QLoRA")
-    said(PAGE, f"knowing only how often each occurs would cost their entropy, {entropy}")
+    said(PAGE, f"costs {before} nats before training (in four bits), {lora} with LoRA and {qlora} with QLoRA")
+    said(PAGE, f"knowing only how often each occurs would cost their entropy, {entropy}, which LoRA has not got past")
     said(PAGE, "Twenty steps cannot rank the two")
 
 
@@ -228,7 +232,7 @@ def left(what: str) -> tuple[float, float, float]:
 def test_what_is_left_after_a_merge_into_four_bits_came_with_the_scales():
     r"""No weight changed its level; and without an update the scales stay, too."""
     _, gain, _ = left("merged into four bits")
-    said(PAGE, f"Where do the remaining {gain:.2f} nats come from")
+    said(PAGE, f"The remaining {gain:.2f} nats come from the scales")
     _, on_old, _ = left("merged into four bits, old scales")
     assert abs(on_old) < 0.0005
     said(PAGE, "on the old ones the same merge gains nothing")
@@ -240,7 +244,7 @@ def test_the_memory_of_a_step_is_predicted_rightly():
     for how in ("with", "without"):
         found = printed(PAGE, rf"peak {how} checkpointing: ([\d.]+) MB predicted, ([\d.]+) MB measured")
         assert abs(float(found[0]) - float(found[1])) < 0.011
-    said(PAGE, "The prediction is right to 0.01 MB, in fp32 on this CPU")
+    said(PAGE, "The prediction agrees to 0.01 MB with the tensors counted in a real step, in fp32 on this CPU")
 
 
 def test_what_merging_into_four_bits_leaves():
@@ -295,7 +299,11 @@ def test_what_codes_of_four_bytes_take():
 
 def test_what_07_found():
     (worse,) = printed("07_quantization", r"nf4 +[\d.,]+ +([\d.]+) \(")
-    said(PAGE, f"In 07 packing SmolLM2 into NF4 multiplied its perplexity by {worse}; section 6")
+    assert printed("07_quantization", r"the first row of the file is the model's: (True)")
+    said("07_quantization", "the fp32 weights that we load are already values of Q4_1")
+    said(PAGE, f"In 07 NF4 multiplied SmolLM2's perplexity by {worse}, a second rounding: its weights come from Q4_1")
+    said("06_lora", "Which layers get LoRA makes little difference here")
+    said(PAGE, "in 06 places made little difference")
 
 
 def test_the_recipe_pads_with_a_token_that_is_not_the_end():

@@ -61,7 +61,7 @@ def test_two_of_the_paper_s_numbers_are_arithmetic_and_65b_is_not():
     assert full > 780 and round(saved) == 3
     said(PAGE, "The next two are arithmetic, which the sum repeats")
     assert out < narrow < whole
-    said("08_qlora", f"with the authors' bf16 adapters, {narrow} GB. With fp32 ones, {whole}, it fits")
+    said("08_qlora", f"By this sum 65B needs {whole} GB, and {narrow} with the authors' bf16 adapters")
     said(PAGE, "65B on 48 GB depends on the card, on the adapter's precision and on the base (08)")
 
 
