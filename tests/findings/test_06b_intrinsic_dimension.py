@@ -20,9 +20,9 @@ def test_the_short_runs_cannot_say_whether_100_1000_or_10000_directions_reach_ni
     found = {stored.difference(f"DID {d}", "full", share=0.9).verdict for d in (100, 1000, 10000)}
     assert found == {"no clear difference"}
     said(PAGE, "whether 100, 1,000 or 10,000 directions reach 90 % of full fine-tuning: each time no clear difference")
-    factors = stored.difference("SAID 1000", "DID 1000")
-    assert factors.verdict == "no clear difference"
-    said(PAGE, f"such factors make {factors}")
+    best = stored.accuracy("full")
+    assert round(100 * 0.9 * best.margin) == 4  # the caption's: how uncertain the line is
+    assert stored.accuracy("DID 100").value < 0.9 * best.value < stored.accuracy("DID 1000").value
 
 
 def test_the_longer_run_puts_the_intrinsic_dimension_at_1000_at_most():
@@ -30,12 +30,10 @@ def test_the_longer_run_puts_the_intrinsic_dimension_at_1000_at_most():
     enough, full = methods.difference("said", "full", share=0.9), methods.difference("said", "full")
     assert (enough.verdict, full.verdict) == ("better", "worse")
     mark = str(enough).replace("better", "better than 90 % of full fine-tuning", 1)
-    said(PAGE, f"Its 1,000 numbers are {mark}, and {str(full).replace('worse', 'worse than all of it', 1)}")
-    said(PAGE, f"in place of its 22.7 million weights MiniLM is {mark}, and")
-    higher = methods.difference("said", "full, 600 steps", share=0.9)
-    assert higher.verdict == "better"
-    points = str(higher).removeprefix("better by ").replace("points", "points are left")
-    said(PAGE, f"Against a mark from 600 steps of full fine-tuning {points}")
+    less = str(full).replace("worse", "worse than all of it", 1)
+    said(PAGE, f"Its 1,000 numbers and the head's 770 are {mark}, and {less}")
+    said(PAGE, f"in place of its 22.7 million weights MiniLM is {mark}. A linear")
+    assert methods.parameters("head") == 770
     blocks = IntrinsicSAID(d=1000, parts="all").attach(load_encoder("minilm", num_labels=2)[0])
     assert methods.parameters("said") - methods.parameters("head") == 1000
     assert round(methods.parameters("full") / 1e6, 1) == 22.7
@@ -44,20 +42,33 @@ def test_the_longer_run_puts_the_intrinsic_dimension_at_1000_at_most():
 
 def test_the_table_keeps_its_verdicts_after_correction():
     stored, longer = results.read("intrinsic"), results.read("methods", "probe")
-    asked = [(stored, f"DID {d}") for d in (100, 1000, 10000)] + [(longer, "said"), (longer, "probe")]
+    asked = [(stored, f"DID {d}") for d in (100, 1000, 10000)] + [
+        (longer, arm) for arm in ("said", "head", "probe-cls", "probe")
+    ]
     marks = {arm: runs.difference(arm, "full", share=0.9) for runs, arm in asked}
     p = holm({arm: mark.p for arm, mark in marks.items()})
     verdicts = [decide(mark.low, mark.high, p[arm]) for arm, mark in marks.items()]
-    assert verdicts == ["no clear difference"] * 3 + ["better"] * 2
+    assert verdicts == ["no clear difference"] * 3 + ["better", "worse", "worse", "better"]
 
 
 def test_a_linear_probe_reaches_the_mark_without_moving_a_weight():
     both = results.read("methods", "probe")
     found = str(both.difference("probe", "full", share=0.9)).replace("better", "better than the mark", 1)
-    said(PAGE, f"The probe of 06, {both.parameters('probe')} numbers, is {found}")
+    own = both.parameters("probe")
+    said(PAGE, f"on the mean of the tokens, {own} numbers, moves no weight and is {found}")
     equal = str(both.difference("said", "probe")).replace("equal", "equal to it", 1)
-    said(PAGE, f"The 1,000 numbers are {equal}")
-    said(PAGE, "A linear probe, which moves no weight, is equal for practical purposes")
+    said(PAGE, f"The 1,000 are {equal}")
+    said(PAGE, "A linear probe on the mean, which moves no weight, is equal for practical purposes")
+
+
+def test_on_cls_directions_are_better_than_the_head_alone_and_than_a_probe_that_misses_the_mark():
+    both = results.read("methods", "probe")
+    pairs = both.paired({arm: ("said", arm) for arm in ("head", "probe-cls")})
+    assert {found.verdict for found in pairs.values()} == {"better"}
+    gain = str(pairs["head"]).replace("better", "better than the head alone", 1)
+    probe = str(pairs["probe-cls"]).replace("better ", "").replace("points ", "")
+    said(PAGE, f"{gain}, and {probe} than a probe, which misses the mark there")
+    assert both.difference("probe-cls", "full", share=0.9).verdict == "worse"
 
 
 def test_a_step_along_random_directions_is_slower_and_hardly_smaller():
@@ -80,15 +91,15 @@ def test_lora_of_rank_1_is_better_than_1000_random_directions():
 def test_thirteen_of_twenty_three_counts_round_to_what_is_printed():
     rows = [row for table in ("gpt3", "e2e", "glue") for row in published.rows(table)]
     given = [row for row in rows if row.exact is not None and not row.fitted]
-    said(PAGE, f"{sum(row.agrees for row in given)} of {len(given)}. Neither LoRA row of GPT-2 does")
-    gpt3 = [row for row in given if row.method == "LoRA" and row.model == "GPT-3"]
-    assert all(row.agrees for row in gpt3)
-    said(PAGE, f"GPT-3's agree: {gpt3[-1].exact / 1e6:.3f} rounds to {gpt3[-1].published}.")
-    gpt2 = [row for row in given if row.method == "LoRA" and row.model.startswith("GPT-2")]
-    exact, shown = (" and ".join(column) for column in zip(
-        *((f"{row.exact / 1e6:.2f}", row.published) for row in gpt2), strict=True
-    ))  # fmt: skip
-    said(PAGE, f"{exact} million by the count, where {shown} are printed")
+    wrong = [row for row in given if not row.agrees]
+    said(PAGE, f"{len(given) - len(wrong)} of {len(given)}. Four of the other ten are whole models.")
+    assert (len(wrong), sum(row.rule == "full" for row in wrong)) == (10, 4)
+    lora = [row for row in given if row.method == "LoRA"]
+    assert all(row.agrees for row in lora if row.model == "GPT-3")
+    gpt2 = [row for row in lora if row.model.startswith("GPT-2")]
+    assert len(gpt2) == 2 and all(row.named and not row.agrees for row in gpt2)
+    said(PAGE, "Neither LoRA row of GPT-2 agrees, although the paper gives the rank")
+    said(PAGE, "we do not know why. GPT-3's do")
 
 
 def test_ten_thousand_times_fewer_is_9251():
@@ -115,11 +126,10 @@ def test_the_text_agrees_with_the_notebook_s_own_run():
 def test_the_ranks_of_the_text_are_those_of_the_run():
     ranks = [
         printed(PAGE, rf"\n *{row} +(\d+) +(\d+)")
-        for row in ("one random direction", "500 trained directions", "noise")
+        for row in ("one random direction", "noise")
     ]
-    (rank, one), (_, trained), (_, noise) = (map(int, found) for found in ranks)
+    (rank, one), (_, noise) = (map(int, found) for found in ranks)
     assert rank == 384 and one == noise
-    half = f"half of what one random direction does takes rank {one}, as noise does"
-    said(PAGE, f"{half}, and half of what the trained ones did {trained}")
-    share = printed("06_lora", r"Rank 8 keeps (\d+)% \(true labels\)")[0]
-    said(PAGE, f"In 06 rank 8 kept {share} % of what full fine-tuning did")
+    said(PAGE, f"half of what one random direction does takes rank {one}, as noise does.")
+    share, shuffled = printed("06_lora", r"Rank 8 keeps (\d+)% \(true labels\), (\d+)% \(shuffled")
+    said(PAGE, f"In 06 rank 8 kept {share} % of what full fine-tuning did ({shuffled} % with shuffled labels)")
