@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from statistics import NormalDist, stdev
+from statistics import NormalDist
 
 import pytest
+import torch
 from finding import ROOT, printed, read, said
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -15,7 +16,6 @@ from coursekit.checks.hybrid_parts import _POOR, _error
 from coursekit.comparison import candidates, costs
 from coursekit.errors import CourseError
 from coursekit.experiments import results
-from coursekit.experiments.intervals import Difference
 from coursekit.experiments.results import Results
 from coursekit.experiments.verdict import decide, holm
 from coursekit.methods import (
@@ -29,22 +29,18 @@ from coursekit.methods import (
     SHiRA,
     UniPELT,
 )
+from coursekit.training.optimizers import schedule
 
 PAGE = "09_hybrid"
 EQUAL = "equal for practical purposes (within 3 points)"
-OWN = [("mam", "parallel r=192"), ("mam", "prefix n=30")]
+OWN = [("mam-network", "parallel r=192"), ("mam-network", "prefix n=30")]
 ASKED = [
     ("lora-bitfit", "lora"), ("lora-bitfit", "bitfit"), *OWN, ("unipelt", "lora"), ("unipelt", "pfeiffer"),
     ("unipelt", "prefix"),
 ]  # fmt: skip
-HYBRIDS = ("lora-bitfit", "mam", "unipelt")
+HYBRIDS = ("lora-bitfit", "mam-network", "unipelt")
 #: The pairs of section 6's table.
-PROBED = [(arm, "probe-cls") for arm in (*HYBRIDS, "full", "probe")] + [(arm, "probe") for arm in (*HYBRIDS, "full")]
-
-
-def ends(found: Difference) -> str:
-    r"""The interval alone, in points, as a table has it."""
-    return found.in_points().partition(" ")[2]
+PROBED = [(arm, "probe-cls") for arm in (*HYBRIDS, "probe")] + [(arm, "probe") for arm in HYBRIDS]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +50,7 @@ def stored() -> Results:
 
 def test_no_hybrid_is_better_than_the_better_of_its_parts(stored):
     parts = {
-        "lora-bitfit": ("lora", "bitfit"), "mam": ("parallel r=192", "prefix n=30"),
+        "lora-bitfit": ("lora", "bitfit"), "mam-network": ("parallel r=192", "prefix n=30"),
         "unipelt": ("pfeiffer", "lora", "prefix"),
     }  # fmt: skip
     for hybrid, own in parts.items():
@@ -62,24 +58,15 @@ def test_no_hybrid_is_better_than_the_better_of_its_parts(stored):
         assert stored.difference(hybrid, best).verdict != "better"
         assert (hybrid, best) in ASKED
     for smaller in ("parallel", "prefix"):
-        assert stored.difference("mam", smaller).verdict != "better"
-    best = max(parts["unipelt"], key=lambda part: stored.accuracy(part).value)
-    assert best == "pfeiffer" and candidates.EVERY[best].method.r == 16
+        assert stored.difference("mam-network", smaller).verdict != "better"
     said(PAGE, "No hybrid is shown to be better than the better of its parts")
     said(PAGE, "On film sentences, with all parts at one learning rate, no hybrid is shown to be better than the "
                "better of its parts")  # fmt: skip
-    assert (
-        str(stored.difference("lora-bitfit", "lora"))
-        == str(stored.difference("unipelt", "pfeiffer"))
-        == EQUAL
-    )
+    equal = [("lora-bitfit", "lora"), ("unipelt", "lora"), ("unipelt", "pfeiffer")]
+    assert {str(stored.difference(*pair)) for pair in equal} == {EQUAL}
     said(PAGE, "LoRA with BitFit and LoRA alone are equal for practical purposes")
-    said(PAGE, "UniPELT and its best part, Pfeiffer's adapter (r = 16, not 24), are equal too")
-    gain = stored.difference("unipelt", "pfeiffer")
-    assert gain.high < 0.01
-    said(PAGE, "The 1 to 4 points that UniPELT's abstract names (GLUE, most with fewer examples) "
-               f"lie outside the interval {ends(gain)}")  # fmt: skip
-    assert 300 * 16 > 1000, "the most examples of its low-resource runs"
+    alone, inside = candidates.EVERY["pfeiffer"].method, candidates.EVERY["unipelt"].method.parts_for(costs.MINILM)[1]
+    said(PAGE, f"UniPELT is equal to LoRA and to Pfeiffer's adapter (r = {alone.r}, not {inside.r}), too")
 
 
 def test_no_rate_is_at_an_end_of_those_tried(stored):
@@ -91,24 +78,22 @@ def test_no_rate_is_at_an_end_of_those_tried(stored):
     said(PAGE, "learning rates tuned on 300 validation sentences")
 
 
-def test_mam_shows_no_clear_difference_to_its_own_parts(stored):
+def test_mam_shows_no_clear_difference_to_either_part(stored):
     found = stored.paired({str(pair): pair for pair in ASKED})
     adapter, prefix = (found[str(pair)] for pair in OWN)
     assert adapter.verdict == prefix.verdict == "no clear difference"
     assert adapter == replace(results.read("hybrid").difference(*OWN[0]), p=adapter.p, family=len(ASKED))
-    whole = stored.parameters("mam") - stored.parameters("head")
-    assert whole == sum(stored.parameters(part) - stored.parameters("head") for _, part in OWN)
-    assert adapter.high - adapter.low == max(each.high - each.low for each in found.values())
-    assert stdev(stored.seeds("mam")) > 3 * stdev(stored.seeds(OWN[0][1]))
-    one, two, three = (f"{score:.3f}" for score in stored.seeds("mam"))
-    said(PAGE, "MAM shows no clear difference from its own parts. "
-               f"Its three seeds reach {one}, {two} and {three}, so the interval is wide")  # fmt: skip
+    flat = stored.difference("mam-network", "mam")
+    assert flat.verdict == "no clear difference"
+    said(PAGE, f"MAM shows no clear difference from its adapter, or from a prefix of {MAMAdapter().n} tokens trained "
+               "directly; nor, compared alone, from a MAM with such a prefix "
+               f"({flat.in_points().split('(')[1][:-1]} points)")  # fmt: skip
 
 
 def test_at_which_rates_hybrids_and_their_parts_train(stored):
     parts = {
         "lora-bitfit": {"LoRA": "lora", "BitFit": "bitfit"},
-        "mam": {"prefix": "prefix n=30", "adapter": "parallel r=192"},
+        "mam-network": {"prefix": "prefix n=30", "adapter": "parallel r=192"},
         "unipelt": {"prefix": "prefix", "Pfeiffer": "pfeiffer", "LoRA": "lora"},
     }
     rate = {arm: stored.rate(arm) for arm in (*parts, *(part for own in parts.values() for part in own.values()))}
@@ -120,16 +105,38 @@ def test_at_which_rates_hybrids_and_their_parts_train(stored):
     assert rate["lora"] == rate["bitfit"]
     said(PAGE, f"LoRA with BitFit does best at {rate['lora-bitfit']:g}, either alone at {rate['lora']:g}")
     assert rate["prefix n=30"] == rate["prefix"]
-    assert rate["mam"] == pytest.approx(rate["prefix n=30"] / 100)
-    assert rate["unipelt"] == pytest.approx(rate["prefix"] / 10)
-    assert all(candidates.EVERY[arm].method.hidden is None for arm in ("mam", "unipelt"))
-    said(PAGE, "Our MAM and UniPELT train the prefix's keys and values directly: alone these do best at "
-               f"{rate['prefix']:g}, MAM at {rate['mam']:g}, UniPELT at {rate['unipelt']:g}")  # fmt: skip
-    said(PAGE, "their prefixes run at a hundredth and a tenth of their own best rate, and the picture judges these two "
-               "as trained here, not the mix")  # fmt: skip
-    assert MAMAdapter().hidden == 800
-    said(PAGE, "In MAM's paper a network makes the prefix, and one rate serves both; that MAM, MAMAdapter(hidden=800), "
-               "was not run")  # fmt: skip
+    said(PAGE, f"A prefix alone, its keys and values trained directly, does best at {rate['prefix']:g}")
+    mam = MAMAdapter(n=30, hidden=800)
+    assert MAMAdapter() == mam, "as in the paper"
+    trained = stored.parameters("mam-network") - stored.parameters("head")
+    assert trained == mam.count(costs.MINILM)
+    said(PAGE, "In MAM a network makes it, as in the paper (MAMAdapter(n=30, hidden=800)), and all of MAM trains at "
+               f"{rate['mam-network']:g}")  # fmt: skip
+
+
+def test_unipelts_prefix_stays_nearly_random(stored):
+    method, steps, rate = candidates.EVERY["unipelt"].method, stored.steps("unipelt"), stored.rate("unipelt")
+    assert method.hidden is None
+    way = rate * sum(schedule(step, steps, 0.1) for step in range(steps))
+    said(PAGE, f"it starts at N(0, 1) and moves by at most about {way:.2f}, the sum of the rates in {steps} steps that "
+               f"peak at {rate:g}")  # fmt: skip
+    said(PAGE, "So it stays nearly random: this judges UniPELT as trained here, not the mix")
+    model = BertForSequenceClassification(BertConfig(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=50
+    ))  # fmt: skip
+    torch.manual_seed(0)
+    method.attach(model)
+    prefix = torch.cat([p.flatten() for name, p in model.named_parameters() if name.endswith("default.flat")])
+    assert prefix.mean().item() == pytest.approx(0, abs=0.1) and prefix.std().item() == pytest.approx(1, abs=0.1)
+
+
+def test_what_is_not_known():
+    card = (ROOT / "data/evidence/hybrid.md").read_text().splitlines()
+    for arm in ("unipelt-network", "ungated"):
+        (row,) = (line for line in card if line.startswith(f"| {arm} |"))
+        assert "not run yet" in row or "preliminary" in row, arm
+    said(PAGE, "Not known: UniPELT with a network for its prefix, its parts without gates, longer training of hybrids")
+    said(PAGE, "Whether gates help is not measured here")
 
 
 def test_of_which_arms_some_rates_have_one_seed(stored):
@@ -139,7 +146,10 @@ def test_of_which_arms_some_rates_have_one_seed(stored):
         assert stored.once(arm), arm
         (row,) = (line for line in card.splitlines() if line.startswith(f"| {arm} |"))
         assert row.endswith("| preliminary |"), arm
-    assert not stored.once("mam")
+    card = (ROOT / "data/evidence/hybrid.md").read_text()
+    for arm in ("mam-network", *(part for _, part in OWN)):
+        (row,) = (line for line in card.splitlines() if line.startswith(f"| {arm} |"))
+        assert "preliminary" not in row and "not run yet" not in row, arm
     said(PAGE, "UniPELT and most parts are preliminary: some of their rates have one seed")
 
 
@@ -159,7 +169,7 @@ def test_even_over_a_weaker_part_no_lead_is_clear(stored):
                f"these are {lora_bitfit:.3f} and {unipelt:.3f}")  # fmt: skip
     part = {arm: f"{stored.accuracy(arm).value:.3f}" for arm in ("bitfit", "prefix")}
     assert printed(PAGE, r"without adjustment the interval excludes 0: (.+)") == (
-        f"LoRA + BitFit − BitFit ({part['bitfit']}): p = {lora_bitfit:.3f}, UniPELT − prefix, 20 tokens, own: 10 "
+        f"LoRA + BitFit − BitFit ({part['bitfit']}): p = {lora_bitfit:.3f}, UniPELT − prefix, 20 tokens instead of 10 "
         f"({part['prefix']}): p = {unipelt:.3f}",
     )
 
@@ -171,16 +181,15 @@ def test_what_beats_which_probe(stored):
     gains = sorted(found.value for found in own)
     said(PAGE, f"All three beat the probe on [CLS], by {100 * gains[0]:.1f} to {100 * gains[-1]:.1f} points")
     both, mam, unipelt = (family[hybrid, "probe"] for hybrid in HYBRIDS)
-    assert both.verdict == unipelt.verdict == "better" and mam.verdict == "no clear difference"
+    assert both.verdict == mam.verdict == unipelt.verdict == "better"
     assert family["probe", "probe-cls"].verdict == "better"
-    said(PAGE, f"UniPELT and LoRA with BitFit beat the probe on the mean, by {100 * unipelt.value:.1f} and "
-               f"{100 * both.value:.1f} points; MAM is not shown to")  # fmt: skip
-    said(PAGE, "MAM is not shown to beat a linear probe on the mean of the tokens")
+    said(PAGE, f"and the rival, the probe on the mean, by {100 * unipelt.value:.1f} (UniPELT), {100 * both.value:.1f} "
+               f"(LoRA with BitFit) and {100 * mam.value:.1f} (MAM)")  # fmt: skip
+    said(PAGE, "All three, UniPELT with a nearly random prefix, beat a linear probe on the mean of the tokens")
     assert stored.parameters("probe") == stored.parameters("probe-cls")
     said(PAGE, f"Both are logistic regressions on the frozen model, trained to convergence, "
                f"{stored.parameters('probe')} numbers each")  # fmt: skip
-    names = (r"LoRA \+ BitFit", "MAM", "UniPELT", "full fine-tuning")
-    for label, arm in zip(names, (*HYBRIDS, "full"), strict=True):
+    for label, arm in zip((r"LoRA \+ BitFit", "MAM", "UniPELT"), HYBRIDS, strict=True):
         verdicts = [f"{d.in_points()}, {d.verdict}" for d in (family[arm, "probe-cls"], family[arm, "probe"])]
         one = r"  +([+−][\d.]+ \([^)]*\), [a-z ]+?)"
         assert [*printed(PAGE, rf"\n{label}.*?{one}{one}\n")] == verdicts
@@ -214,11 +223,13 @@ def test_the_prefixes_of_the_stored_runs():
     pfeiffer, lora = (candidates.EVERY[arm].method for arm in ("pfeiffer", "lora"))
     assert (prompt.n, adapter.r, pfeiffer.r) == (10, 24, 16) and low.r == lora.r == 8
     assert {candidates.EVERY[arm].method.r for arm in ("houlsby", "parallel", "pfeiffer")} == {16}
-    printed(PAGE, "UniPELT − prefix, 20 tokens, own: 10 ")
+    printed(PAGE, f"UniPELT − prefix, {prefix.n} tokens instead of {prompt.n} ")
     for name in ("MAM, n = 30, r = 192", "UniPELT, n = 10, r = 24, LoRA r = 8"):
         printed(PAGE, rf"\n *{name} +\d")
     (drawn,) = (cell.source for cell in read(PAGE).cells if "plots_hybrid.differences(" in cell.source)
-    assert '"UniPELT − Pfeiffer, r = 16, own: 24"' in drawn
+    assert f'"UniPELT − Pfeiffer, r = {pfeiffer.r} instead of {adapter.r}"' in drawn
+    assert "prefixes alone also shift the text's positions" in drawn and prefix.shifted
+    assert not MAMAdapter().parts_for(config)[0].shifted and not prompt.shifted
 
 
 def test_what_the_runs_had(stored):
@@ -227,34 +238,29 @@ def test_what_the_runs_had(stored):
     said(PAGE, "each at the learning rate that was best for it in the stored runs of section 6")
     assert not any(arm.startswith(f"{hybrid}, ") for arm in stored.arms for hybrid in HYBRIDS)
     assert {stored.steps(hybrid) for hybrid in HYBRIDS} == {300}
-    said(PAGE, "Longer training of hybrids was not run")
     lora = candidates.EVERY["lora"].method
     said(PAGE, f'LoraConfig(task_type="SEQ_CLS", r={lora.r}, lora_alpha={lora.alpha}, bias="all")')
 
 
 def test_what_the_costs_are():
     cost = costs.read()
-    one_time = ("lora", "bitfit", "lora-bitfit", "unipelt")
-    low, *_, high = sorted(cost[arm].step_ratio for arm in one_time)
-    assert high - low < costs.trusted(cost) and f"{costs.trusted(cost):.2f}" == "0.07"
+    parted = ("lora", "bitfit", "lora-bitfit", "mam", "unipelt")
+    low, *_, high = sorted(cost[arm].step_ratio for arm in parted)
     assert 1 - costs.noise(cost) == pytest.approx(cost["full"].step_ratio)
     full = cost["full"].step_ratio
     printed(PAGE, rf"\nfull fine-tuning +[\d,]+ +\d+ +{full:.2f}\n")
-    assert f"{2 * (1 - round(full, 3)):.2f}" == "0.07", "from the number in the sentence too"
-    said(PAGE, f"Full fine-tuning, timed against itself, comes out at {full:.3f}; we count differences from twice that "
-               "error, 0.07")  # fmt: skip
-    mam, lora = cost["mam"].step_ratio, cost["lora"].step_ratio
-    assert mam - lora > costs.trusted(cost)
-    said(PAGE, f"LoRA, BitFit, both and UniPELT take the same time, {low:.2f} to {high:.2f}; MAM, {mam:.2f}, takes a "
-               "little more than LoRA")  # fmt: skip
+    said(PAGE, f"Parts and hybrids lie between {low:.2f} and {high:.2f}; full fine-tuning, timed against itself, "
+               f"comes out at {full:.3f} (data/evidence/comparison.csv), so we do not rank them")  # fmt: skip
     head = cost["head"].step_ratio
-    assert 2 * head > max(cost[arm].step_ratio for arm in one_time)
+    assert 2 * head > max(cost[arm].step_ratio for arm in parted if arm != "mam")
     said(PAGE, f"most of a step is the frozen model's own (its forward pass alone, the head's row, takes {head:.2f}; "
                "the backward pass runs through it too)")  # fmt: skip
     said(PAGE, "The parameters add up; the time of a step does not")
     numbers = [cost[arm].trained for arm in ("lora", "bitfit", "lora-bitfit")]
     assert numbers[0] + numbers[1] == numbers[2]
     said(PAGE, "The parameters add up, {:,} + {:,} = {:,}".format(*numbers))
+    printed(PAGE, rf"\nMAM, prefix trained directly +{cost['mam'].trained:,} ")
+    assert candidates.EVERY["mam"].method.hidden is None
     parts = (PrefixTuning(n=30, hidden=None), ParallelAdapter(r=192))
     assert Hybrid(*parts).count(costs.MINILM) == cost["mam"].trained == sum(p.count(costs.MINILM) for p in parts)
     more = {arm: (cost[arm].peak - cost["lora"].peak) / 1e6 for arm in ("lora-bitfit", "unipelt")}
@@ -300,20 +306,25 @@ def test_the_share_of_the_prefix_is_told_as_it_is():
 
 def test_the_gates_are_told_as_they_are():
     rows = {
-        kind: printed(PAGE, rf"\n *{kind} +([+−]\d\.\d\d) +(\d\.\d\d) +(\d\.\d\d)")
+        kind: printed(PAGE, rf"\n *{kind} +([+−]\d\.\d\d) +(\d\.\d\d) +(\d\.\d\d) +(\d\.\d\d)")
         for kind in ("prefix", "query", "value", "adapter")
     }
+    printed(PAGE, "sd between layers +sd between sentences: layers 1 to 4, at most +layer 6")
     (gates,) = printed(PAGE, r"(\d+) gates\n")
     assert int(gates) == 6 * len(rows) == 6 * (1 + 2 + 1)
     said(PAGE, "with a gate for each part in each block, two for LoRA")
-    _, layers, sentences = rows["query"]
     by = {kind: float(moved.replace("−", "-")) for kind, (moved, *_) in rows.items()}
-    assert max(by, key=by.get) == "query" and by["prefix"] < 0
-    said(PAGE, f"In this run LoRA's gates at the query opened most, by {by['query']:.2f} on average")
-    said(PAGE, f"those of the prefix fell, by {-by['prefix']:.2f}")
-    assert all(float(between) > float(within) for _, between, within in rows.values())
-    said(PAGE, "On average all four kinds differ more between layers than between sentences")
-    said(PAGE, f"the query's by {layers} against {sentences}")
+    assert max(by, key=by.get) == "query" and min(by, key=by.get) == "prefix" and by["prefix"] < 0
+    said(PAGE, "In this run LoRA's gates at the query opened most; those of the prefix, which is still nearly random "
+               "(section 6), fell")  # fmt: skip
+    layers, lower, top = zip(*(own for _, *own in rows.values()), strict=True)
+    assert float(max(lower)) < float(min(layers))
+    said(PAGE, f"In layers 1 to 4 a gate hardly depends on the sentence (sd at most {max(lower)}, between layers "
+               f"{min(layers)} to {max(layers)})")  # fmt: skip
+    high = {kind: own[-1] for kind, own in rows.items()}
+    others = max(float(high[kind]) for kind in ("query", "value"))
+    assert min(float(high[kind]) for kind in ("adapter", "prefix")) > 2 * max(others, float(max(lower)))
+    said(PAGE, f"in layer 6 the adapter's and the prefix's do ({high['adapter']} and {high['prefix']})")
 
 
 def test_the_orders_are_told_as_they_are():
