@@ -2,8 +2,16 @@ r"""What 00b says of its own run."""
 
 from __future__ import annotations
 
+import torch
 from finding import printed, said
+from transformers.masking_utils import (
+    find_packed_sequence_indices,
+    flash_attention_mask,
+    packed_sequence_mask_function,
+)
+from transformers.modeling_flash_attention_utils import _is_packed_sequence
 
+from coursekit.checks import practice
 from coursekit.checks.training_cycle_audit import audit, public_rows
 
 PAGE = "00b_packing"
@@ -15,8 +23,6 @@ def test_the_template_and_what_is_learned():
     said(PAGE, f"here {learned} tokens of {tokens}")
     (last,) = printed(PAGE, r"0–(\d+) +'<\|im_start\|>' 'system'")
     said(PAGE, f"The first {int(last) + 1} tokens are a system message")
-    _, longest = printed(PAGE, r"examples of (\d+) to (\d+) tokens")
-    said(PAGE, f"The longest here has {longest}.")
 
 
 def test_the_share_of_padding():
@@ -34,7 +40,7 @@ def test_the_share_of_padding():
     said(PAGE, "an epoch has fewer than a third of the steps. Take three rows instead of eight")
     said(PAGE, f"{random} % of the tokens are padding; sorted by length, {by_length} %")
     said(PAGE, f"packed in random order, {three} % in batches of three rows")
-    said(PAGE, f"if all {examples} examples are packed")
+    said(PAGE, f"if all {examples} examples are packed into rows of at most 256 tokens")
 
 
 def test_packed_examples_have_the_loss_that_they_have_one_by_one():
@@ -46,11 +52,22 @@ def test_packed_examples_have_the_loss_that_they_have_one_by_one():
     )
     alone, masked, cached = map(float, printed(PAGE, r"answers; the cache left on +([\d.]+) +([\d.]+) +([\d.]+)"))
     assert (alone, masked) == (one, packed) and cached - packed > 1
-    said(PAGE, f"although the positions are right, and the loss is {cached:.2f}.")
+    said(PAGE, f"at positions that overlap with their own, and the loss is {cached:.2f}.")
     assert abs(one - packed) < 1e-4 and abs(whole - in_rows) < 1e-4
     said(PAGE, f"unless its label is masked: {unmasked:.2f} instead of {in_rows:.2f}")
     said(PAGE, f"the loss is {leaking:.2f} instead of {one:.2f}. Lower is not better here")
     assert leaking < one
+
+
+def test_where_flash_attention_finds_borders():
+    r"""Of its kernel only what transformers tells it: no mask, and the borders of a single row."""
+    row = torch.tensor([[0, 1, 2, 0, 1]])
+    three = row.repeat(3, 1)
+    packed = packed_sequence_mask_function(find_packed_sequence_indices(three))
+    assert flash_attention_mask(3, 5, 5, mask_function=packed) is None
+    assert _is_packed_sequence(row, 1) and not _is_packed_sequence(three, 3)
+    said(PAGE, "FlashAttention finds the borders only in a batch of one row, and is silent otherwise")
+    said(PAGE, "with FlashAttention, a batch is one row")
 
 
 def test_the_course_s_own_rows_are_fit():
@@ -64,3 +81,9 @@ def test_the_row_that_is_shown_is_fit():
     assert rows[0][0]["input_ids"][int(masked) :] == [int(label) for label in learned.split(", ")]
     assert audit(*rows)[0] == "fit"
     said(PAGE, "The exercise's first is fit: its labels are the answer's tokens and the end token")
+
+
+def test_practice_gives_the_check_s_rows():
+    for case in range(3):
+        assert practice("training-cycle-audit", case) == public_rows(case)
+    said(PAGE, 'practice("training-cycle-audit", 0) gives the check\'s first rows, 1 and 2 the others')
