@@ -6,7 +6,7 @@ import pytest
 from finding import said, tenths
 from test_11_reinforcement import LONGER, judged
 
-from coursekit.experiments import intervals, results
+from coursekit.experiments import forgetting, intervals, results
 from coursekit.experiments.results import few
 
 README = "data/evidence/README.md"
@@ -51,6 +51,20 @@ def test_what_the_readme_says_of_other_measures(topic, arm, other, of, verdict, 
     found = results.read(topic).difference(arm, other, of=of)
     assert found.verdict == verdict
     said(README, f"{phrase}{found}")
+
+
+def test_what_ewc_adds_to_going_back():
+    runs = forgetting.read()
+    ewc, back = ("EWC", 1000.0), ("WiSE-FT", 0.9)
+    pairs = ((ewc, forgetting.PLAIN), (back, forgetting.PLAIN), (ewc, back))
+    kept = [sorted(-gap for gap in runs.apart(*pair)[1]) for pair in pairs]
+    assert all(gaps[0] > 0 for gaps in kept)
+    free, paid = (sorted(runs.apart(*pair)[0]) for pair in pairs[1:])
+    assert 0 < free[-1] < 0.1 and paid[-1] < 0
+    whole, free, paid = (f"{gaps[0]:.1f} to {gaps[-1]:.1f}" for gaps in kept)
+    said(README, f"EWC keeping {whole} of perplexity on old text at no cost: {free} of it come from going back a tenth "
+                 "of the way from plain fine-tuning")  # fmt: skip
+    said(README, f"EWC adds {paid}, with each of three seeds")
 
 
 def test_shown_answers_and_grpo_in_the_same_time():
