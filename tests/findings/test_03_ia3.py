@@ -65,7 +65,7 @@ def test_full_fine_tuning(film):
     assert film.rate(steps) == film.rate("full") and film.rate(mine) == film.rate("ia3")
     six = results.read("methods").differences([f"{arm}, 600 steps" for arm in IN_10], steps)[mine]
     assert six.verdict == "worse" and six.value == -same.value
-    said("10_which_method", "and the other five are worse")
+    said("10_which_method", "the other five are worse")
     leads = (f"by {100 * one.value:.1f} points" for one in (same, own))
     ranges = (f"{100 * one.low:.1f} to {100 * one.high:.1f}".replace("-", "−") for one in (same, own))
     said(PAGE, f"After 600 steps it leads {next(leads)} at the same rates ({next(ranges)}; clear in notebook 10), "
