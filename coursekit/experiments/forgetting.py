@@ -146,18 +146,11 @@ class Forgetting:
 
         rows = [
             [*(str(Remedy(*way)) for way in (one, other)), *map(_ends, self.apart(one, other)),
-             line(one, "full"), line(one, "WiSE-FT")]
+             line(one, PLAIN[0]), line(one, "WiSE-FT")]
             for one, other in pairs
         ]  # fmt: skip
         return Table(
-            [
-                "remedy",
-                "compared with",
-                "tweets",
-                "old domains",
-                "old domains, from full's curve",
-                "from WiSE-FT's",
-            ],
+            ["remedy", "compared with", "tweets", "old domains", "old domains, from full's curve", "from WiSE-FT's"],
             rows,
             note="The remedy minus what it is compared with, lowest and highest of the seeds; negative: the remedy is "
             "ahead. Pairs picked after the runs, for the findings. –: not every seed has a part of the curve that "
@@ -255,12 +248,7 @@ def rates() -> Table:
     kinds = list(KINDS)
     order = sorted(found, key=lambda key: (kinds.index(key[0][0]), *key[0][1:], key[1]))
     rows = [
-        [
-            str(Remedy(*one)),
-            f"{rate:g}",
-            len(found[one, rate]),
-            *map(_mean, zip(*found[one, rate], strict=True)),
-        ]
+        [str(Remedy(*one)), f"{rate:g}", len(found[one, rate]), *map(_mean, zip(*found[one, rate], strict=True))]
         for one, rate in order
     ]
     return Table(["remedy", "learning rate", "seeds", "tweets", "old domains"], rows)

@@ -132,20 +132,10 @@ def test_lora_is_behind_a_smaller_learning_rate(runs):
 
 
 def test_what_holds_lora_back(runs):
-    lines = {
-        rate: [
-            runs.old["linear layers", rate][seed] - on_curve(runs, "full", seed, runs.new["linear layers", rate][seed])
-            for seed in range(3)
-        ]
-        for rate in (1e-3, 3e-3)
-    }
+    lines = {rate: runs.below(("linear layers", rate)) for rate in (1e-3, 3e-3)}
     assert all(min(gaps) > 0 for gaps in lines.values())
     said(PAGE, f"lie above the curve as well, by {spread(lines[1e-3])} at 0.001 and {spread(lines[3e-3])} at 0.003")
-    gaps = [
-        old - on_curve(runs, "linear layers", seed, new)
-        for way in runs.new if way[0] == "LoRA"
-        for seed, (new, old) in enumerate(zip(runs.new[way], runs.old[way], strict=True))
-    ]  # fmt: skip
+    gaps = [gap for way in runs.new if way[0] == "LoRA" for gap in runs.below(way, rival="linear layers")]
     assert len(gaps) == 9 and min(gaps) > 0
     said(PAGE, f"LoRA of any rank lies above *their* curve, by {spread(gaps)}: that is the low rank")
     model = small_decoder(512, context=64, device="cpu")
