@@ -33,9 +33,7 @@ COMPARED: tuple[tuple[Way, Way], ...] = (
     (("EWC", 3000.0), ("L2-SP", 0.01)),
     (("replay", 0.5), ("full", 0.0003)),
     (("replay", 0.2), ("WiSE-FT", 0.8)),
-    (("replay", 0.05), PLAIN),
     (("LoRA", 16.0), ("full", 0.001)),
-    (("OFT", 32.0), ("LoRA", 16.0)),
     (("linear layers", 0.003), ("full", 0.001)),
 )
 #: How the strength of a kind is named in a picture.
