@@ -121,7 +121,7 @@ def test_neither_ranking_is_ahead_of_the_random_mask(runs, family):
     assert runs.parameters("fisher mask") == mask
     fisher = results.read("selective").difference("fisher mask", "random mask")
     assert fisher.verdict == "worse"
-    said(PAGE, f"Fisher's mask (`05b_masks`), as large as the random mask, is {tenths(fisher)}.")
+    said(PAGE, f"Fisher's mask (`05b_masks`), equally large, is {tenths(fisher)}.")
 
 
 def test_what_the_probes_and_the_rates_are(runs):
