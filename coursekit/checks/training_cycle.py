@@ -243,19 +243,20 @@ DPO = Exercise(
         "this is the loss of each pair; take their mean": (
             lambda c, r, rc, rr, beta: -F.logsigmoid(_margin(c, r, rc, rr, beta))
         ),
-        "the mean is taken over the margins; take it over the losses of the pairs": (
+        "the mean is taken over the differences of rewards; take it over the losses of the pairs": (
             lambda c, r, rc, rr, beta: -F.logsigmoid(_margin(c, r, rc, rr, beta).mean())
         ),
         "the minus sign is missing: this number grows as the model gets better, and a loss must fall": (
             lambda c, r, rc, rr, beta: -dpo(c, r, rc, rr, beta)
         ),
-        "the logarithm is missing: the loss is -ln σ(margin), not -σ(margin)": (
+        "the logarithm is missing: the loss is -ln σ(z), not -σ(z), with z the difference of the rewards": (
             lambda c, r, rc, rr, beta: -_margin(c, r, rc, rr, beta).sigmoid().mean()
         ),
-        "this is 1 - σ(margin), the probability of a wrong order; the loss is -ln σ(margin)": (
+        "this is 1 - σ(z), with z the difference of the rewards: the probability that the rejected answer wins; "
+        "the loss is -ln σ(z)": (
             lambda c, r, rc, rr, beta: (-_margin(c, r, rc, rr, beta)).sigmoid().mean()
         ),
-        "the sigmoid is missing: the loss is -ln σ(margin), not -margin": (
+        "the sigmoid is missing: the loss is -ln σ(z), not -z, with z the difference of the rewards": (
             lambda c, r, rc, rr, beta: -_margin(c, r, rc, rr, beta).mean()
         ),
         "each reward has a sigmoid of its own here; there is one, of the difference of the rewards": (
