@@ -7,13 +7,15 @@ from statistics import mean
 
 import pytest
 import torch
-from finding import printed, said
+from finding import once_beside, printed, said
 
+from coursekit import methods
 from coursekit.comparison import costs
 from coursekit.experiments import results
 from coursekit.experiments.results import Results
 from coursekit.models import load_encoder
 from coursekit.paths import DATA
+from coursekit.tasks import load_task
 
 PAGE = "06_lora"
 
@@ -54,34 +56,65 @@ def test_what_was_trained_and_tested(lora):
     batch, *_, seen = re.search(r"batches of (\d+); 300 steps are (\S+) of the ([\d,]+) training", card).groups()
     passes = 300 * int(batch) / int(seen.replace(",", ""))
     said(PAGE, f"two classes, 300 steps of {batch} sentences ({passes:.2f} of a pass) with three seeds, and every "
-               "learning rate was tuned")  # fmt: skip
+               "learning rate was tuned (DoRA's search lacks two seeds at a rate that fails)")  # fmt: skip
+    searched = {arm for arm in arms if not arm.endswith("600 steps")}
+    assert {arm: rates for arm in searched if (rates := once_beside(lora, arm))} == {"dora": {0.01}}
+    assert lora.by_rate("dora")[0.01] < lora.validation("constant") + 0.05 < lora.validation("probe")
     said(PAGE, f"at most {2 * passes:.1f} passes over one easy task")
     said(PAGE, f"LoRA has $\\alpha=2r$, and $r=8$ unless said; there are {sentences:,} test sentences")
     assert {lora.parameters(f"all-r8-{init}") for init in ("pissa", "olora")} == {lora.parameters("all-r8")}
-    shared = [run.parameters for run in lora.arms["all-r8-eva"]]
-    assert len({*shared, lora.parameters("all-r8")}) == 4, "EVA drops directions where they explain least"
-    said(PAGE, "EVA with ranks shared out anew too")
     assert lora.parameters("qv-r8") == 12 * 8 * (384 + 384) + 770  # two matrices in each of six blocks, and the head
 
 
 def test_the_margin_is_half_of_what_there_is_to_gain(lora):
     gain = lora.difference("full", "probe")
     said(PAGE, f"3 points, is half of the {100 * gain.value:.0f} by which full fine-tuning is ahead of a linear probe")
+    card = (DATA / "evidence" / "lora.md").read_text(encoding="utf-8")
+    (every,) = re.search(r"of the ([\d,]+) training sentences", card).groups()
+    assert len(load_task("film", "two").data["train"]) == int(every.replace(",", ""))
+    said(PAGE, f"on the mean of the frozen model's tokens, fitted on all {every} sentences")
 
 
-def test_query_and_value_are_at_most_a_few_points_behind_full_fine_tuning(lora):
-    found, longer, second = (lora.difference(*pair) for pair in (("qv-r8", "full"), LONGER, SECOND))
+def test_reading_the_mean_lora_does_not_need_the_pooler(lora):
+    pooling = results.read("pooling")
+    mean_, cls, here = (pooling.accuracy("lora-mean"), pooling.accuracy("lora"), lora.accuracy("qv-r8"))
+    assert cls.value == here.value
+    said(PAGE, f"reading the tokens' mean instead, LoRA has {mean_.value:.3f} instead of {here.value:.3f} (pooling.md)")
+    pooler = "pooler.dense.weight", "pooler.dense.bias"
+    for method, trains in ((methods.FullFineTuning(), True), (methods.LoRA(), False)):
+        named = dict(method.attach(load_encoder("minilm", num_labels=2)[0]).named_parameters())
+        found = [p.requires_grad for name, p in named.items() if name.endswith(pooler)]
+        assert found == [trains] * 2
+    said(PAGE, "Full fine-tuning also trains the pooler, which the checkpoint never trained and LoRA leaves frozen")
+
+
+def test_lora_brings_most_of_what_full_fine_tuning_brings(lora):
+    found, everywhere, longer, second = (
+        lora.difference(*pair) for pair in (("qv-r8", "full"), ("all-r8", "full"), LONGER, SECOND)
+    )
     behind = (-found).in_points().replace("+", "").replace(" (", " points behind (")
-    large = (-lora.difference(*BATCH)).in_points()[1:].replace("+", "")
-    assert {lora.steps(arm) for arm in BATCH} == {75} and printed(PAGE, r"all linear − full, (75) steps of 64")
-    said(PAGE, f"On query and value, with 0.3 % of the parameters, it is {behind}; on all linear layers with batches "
-               f"of 64, which Schulman et al. (2025) find harder for LoRA, {large}. After correction neither is a "
-               "clear difference.")  # fmt: skip
+    other, large = ((-one).in_points()[1:].replace("+", "") for one in (everywhere, lora.difference(*BATCH)))
+    full = lora.difference("full", "probe").value
+    assert all(lora.difference(one, "probe").value > full / 2 for one in ("qv-r8", "all-r8"))
+    said(PAGE, "LoRA brings most of what full fine-tuning brings here")
+    said(PAGE, f"On query and value it is {behind}, on all linear layers {other}; after correction neither is clear")
     assert str(longer) == str(second) == EQUAL
-    said(PAGE, "With twice the steps the two are equal by our margin: LoRA is "
-               f"{-100 * longer.value:.1f} or {-100 * second.value:.1f} points behind, depending on which of two "
-               "nearly tied rates full fine-tuning has")  # fmt: skip
+    said(PAGE, "With twice the steps LoRA on query and value is equal by our margin, "
+               f"{-100 * longer.value:.1f} or {-100 * second.value:.1f} points behind full fine-tuning at its two "
+               "nearly tied rates")  # fmt: skip
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
+    said(PAGE, "LoRA on query and value trains 0.3 % of the parameters")
+    assert {lora.steps(arm) for arm in BATCH} == {75} and printed(PAGE, r"all linear − full, (75) steps of 64")
+    said(PAGE, f"With batches of 64 it is {large}")
+
+
+def test_with_large_batches_one_seed_chose_the_rate(lora):
+    ours, full = BATCH
+    by_rate = lora.whole(ours)
+    (above,) = (rate for rate in by_rate if round(rate / lora.rate(ours)) == 3)
+    fails, *level = sorted(mean(run.correct) for run in by_rate[above])
+    assert fails < 0.51 and abs(mean(level) - lora.accuracy(full).value) < 0.005 and len(level) == 2
+    said(PAGE, "but at 3 times the rate two of three seeds close the gap; the third learns nothing (lora.csv)")
 
 
 def test_the_rate_of_full_fine_tuning_at_600_steps_was_a_close_choice(lora):
@@ -99,7 +132,8 @@ def test_it_is_ahead_of_a_linear_probe(lora):
     found = lora.difference("qv-r8", "probe")
     probe, ours = (f"{lora.accuracy(arm).value:.3f}" for arm in ("probe", "qv-r8"))
     said(PAGE, f"The probe reaches {probe}, LoRA {ours}: {found}")
-    said(PAGE, f"LoRA on query and value is {found} than a linear probe")
+    full = str(lora.difference("full", "probe")).removeprefix("better ").replace(" points", "")
+    said(PAGE, f"LoRA on query and value is {found} than a linear probe, full fine-tuning {full}")
 
 
 def test_ranks_and_places_are_equal_for_practical_purposes(lora):
@@ -117,15 +151,11 @@ def test_relatives_of_lora_make_little_difference(lora):
     found = [lora.difference(*pair) for pair in RELATIVES]
     assert {*map(str, found)} == {EQUAL}
     said(PAGE, "[OFT](https://arxiv.org/abs/2306.07280) are equal to it by our margin")
-    fewer, same = (lora.difference("vera", other) for other in ("qv-r8", "qv-r1"))
-    assert fewer.high < 0 and str(same) == EQUAL and abs(same.value) < 0.001
-    assert round(lora.parameters("qv-r8") / lora.parameters("vera")) == 9
-    said(PAGE, f"VeRA, with a ninth of the parameters, is {-100 * fewer.value:.1f} points lower, level with rank 1")
 
 
 def test_other_starts_make_little_difference_each_at_its_own_rate(lora):
     lower = sorted(-100 * lora.difference(*pair).value for pair in STARTS)
-    said(PAGE, f"They come out {lower[0]:.1f} to {lower[-1]:.1f} points lower, not clearly after correction")
+    said(PAGE, f"come out {lower[0]:.1f} to {lower[-1]:.1f} points lower, not clearly")
     arms = [one for one, _ in STARTS]
     assert {lora.rate(arm) for arm in arms} == {3e-4} and lora.rate("all-r8") == 1e-3
     at = {arm: {rate: [sum(run.correct) / len(run.correct) for run in runs]
@@ -133,14 +163,15 @@ def test_other_starts_make_little_difference_each_at_its_own_rate(lora):
     low = mean(at["all-r8"][3e-4])
     assert all(abs(mean(at[arm][3e-4]) - low) < 0.005 for arm in arms) and mean(at["all-r8"][1e-3]) > low + 0.01
     assert all(min(at[arm][1e-3]) < 0.51 for arm in arms) and min(at["all-r8"][1e-3]) > low
-    said(PAGE, f"At 3e-4, their best rate, LoRA is level with them ({low:.3f}); it gains at 1e-3, where seeds of "
-               "theirs fail")  # fmt: skip
+    said(PAGE, "at the lower rate that they need LoRA is level (lora.csv)")
 
 
 def test_its_best_learning_rate_is_ten_and_thirty_times_that_of_full_fine_tuning(lora):
     assert [round(lora.rate(arm) / lora.rate("full")) for arm in ("all-r8", "qv-r8")] == [10, 30]
     said(PAGE, "In 300 steps LoRA's best rate is 10 times that of full fine-tuning on all linear layers and 30 times "
                "on query and value")  # fmt: skip
+    large = lora.rate(BATCH[0]) / lora.rate(BATCH[1])
+    said(PAGE, f"In 75 steps of 64 sentences LoRA's best is {large:.0f} times; Schulman et al. find about 10")
     assert {lora.steps(arm) for arm in ("all-r8", "qv-r8", "full")} == {300}
     rates = [f"{lora.rate(arm):g}" for arm in ("qv-r1", "qv-r8", "qv-r64")]
     constant = lora.validation("constant")
@@ -151,9 +182,23 @@ def test_its_best_learning_rate_is_ten_and_thirty_times_that_of_full_fine_tuning
                 ends.setdefault(run.cell.rate, []).append(run.validation)
         learn = [rate for rate, found in ends.items() if len(found) == 3 and min(found) > constant + 0.2]
         assert max(learn) == lora.rate(arm) and max(ends) > max(learn)
-    falls = f"falls with the rank, {rates[0]}, {rates[1]} and {rates[2]} at ranks 1, 8 and 64, with $\\alpha=2r$"
+    falls = f"falls with the rank, {rates[0]}, {rates[1]} and {rates[2]} at ranks 1, 8 and 64"
     said(PAGE, f"On query and value the highest rate at which all seeds still learn {falls}")
-    said(PAGE, "$r=8$, $\\alpha=2r$, which we did not vary, and ten times the learning rate of full fine-tuning")
+    said(PAGE, "$r=8$, $\\alpha=16$, which we did not vary, and about ten times the learning rate of full fine-tuning")
+
+
+def test_the_first_step_grows_with_the_rank_unless_alpha_is_fixed():
+    r"""Adam's first step moves each entry of B by the rate, in the sign of its gradient, an outer product."""
+    torch.manual_seed(0)
+    x, g = torch.randn(50, 384, 1), torch.randn(50, 384, 1)
+    moved = {}
+    for r in (1, 8, 64):
+        Ax = ((2 * torch.rand(50, r, 384) - 1) / 384**0.5) @ x
+        moved[r] = (((g @ Ax.mT).sign() @ Ax).abs().mean() / r).item()  # times alpha and the rate
+    grows = [2 * r * moved[r] for r in moved]  # alpha = 2 r
+    assert grows[1] / grows[0] == pytest.approx(8, rel=0.3) and grows[2] / grows[1] == pytest.approx(8, rel=0.3)
+    assert max(moved.values()) < 1.3 * min(moved.values())
+    said(PAGE, "with $\\alpha=2r$ the branch's first step grows with $r$. With $\\alpha$ fixed it does not")
 
 
 def test_what_a_step_costs_is_what_was_measured():
@@ -166,13 +211,16 @@ def test_what_a_step_costs_is_what_was_measured():
     assert f"{(4 * N + 12 * n) / 1e6:.0f}" == f"{states / 1e6:.0f}"
     said(PAGE, f"{everywhere.activations / 1e6:.0f} MB of {full.activations / 1e6:.0f}, since $A$'s gradient")
     said(PAGE, f"On query and value a step is {1 / lora.step_ratio:.1f} times as fast as in full fine-tuning")
-    said(PAGE, f"The first row's {full.step_ratio:.2f} is full fine-tuning measured a second time")
+    said(PAGE, f"The {full.step_ratio:.2f} is full fine-tuning measured a second time")
     assert round(134_515_008 / full.trained) == 6
     said(PAGE, "Now MiniLM, six times smaller")
     embeddings = sum(p.numel() for name, p in load_encoder("minilm")[0].named_parameters() if "embeddings" in name)
     assert round(embeddings / full.trained, 1) == 0.5
     factors = f"{full.peak / lora.peak:.1f} nor {1 / lora.step_ratio:.1f}"
-    said(PAGE, f"Half of MiniLM's parameters are embeddings, so neither {factors} carries over to other models")
+    said(PAGE, f"Half of MiniLM's parameters are embeddings, so neither {factors} carries over to other models or to "
+               "a GPU")  # fmt: skip
+    assert {(row.device, row.threads) for row in (full, lora, everywhere)} == {("AMD EPYC", 1)}
+    said(PAGE, "for one step of MiniLM on 16 sentences on one CPU thread")
 
 
 # The notebook's own run ------------------------------------------------------------------------------------
@@ -183,9 +231,9 @@ def test_the_first_table_is_told_as_it_is():
         printed(PAGE, rf"{name} +(0\.\d+) \(0\S+, n=120\)")[0] for name in ("base model", "calibrated", "LoRA")
     )
     said(PAGE, f"the base model gets {bare} right, no more than the constant answer")
-    said(PAGE, f"Five numbers bring it to {calibrated}, and LoRA, 20 steps of 8 sentences, to {tuned}")
-    more = [round(120 * (float(one) - float(bare))) for one in (tuned, calibrated)]
-    said(PAGE, f"a gain of {more[0]} sentences of 120; {more[1]} of them need no training")
+    said(PAGE, f"Five numbers bring it to {calibrated}, and LoRA, 20 steps of 8 labelled sentences, to {tuned}")
+    stored = results.read("decoder").difference("lora", "untrained, fitted threshold")
+    said(PAGE, f"In stored runs on two classes LoRA is {stored} than a threshold fitted with labels (decoder.md)")
     assert float(bare) < float(printed(PAGE, r"Constant answer: (0\.\d+)")[0])
 
 
@@ -194,7 +242,7 @@ def test_a_gets_its_first_gradient_in_the_second_step():
     steps = [[float(x) for x in printed(PAGE, row)] for row in rows]
     assert steps[0][2] == 0 < min(steps[0][3], *steps[1])
     said(PAGE, f"the loss of a batch falls from {steps[0][0]:.1f} to {steps[-1][0]:.1f}")
-    said(PAGE, "in five steps, and each loss is section 1's: this loop does what `fit` did")
+    said(PAGE, "in five steps, and each loss is section 1's")
 
 
 def test_my_own_loop_does_what_the_library_did():
@@ -235,7 +283,7 @@ def test_what_merging_costs_is_what_was_measured():
 
 def test_the_cut_updates_are_told_as_they_are():
     table = {r: printed(PAGE, rf"\n *{r}  (0\.\d+) \S+ n=200\) +(\d+)%") for r in (0, 1, 2, 8, 384)}
-    said(PAGE, f"rank 2 gives {table[2][0]} where the whole update has {table[384][0]}")
+    said(PAGE, f"rank 2 gives {table[2][0]}, the whole update {table[384][0]}")
     assert float(table[0][0]) < float(table[1][0]) < float(table[384][0]) <= min(float(table[r][0]) for r in (2, 8))
     said(PAGE, "with two directions of 384 in each matrix we see no loss on 200 sentences")
     said(PAGE, f"stays tuned (embeddings, norms, biases, head and the pooler under it), which gives {table[0][0]}")
@@ -265,5 +313,5 @@ def test_what_happens_one_rate_higher(lora):
         above = [run for run in tried if run.cell.rate == min(other.cell.rate for other in tried)]
         fallen[arm] = sum(run.validation <= constant for run in above), len(above)
     assert fallen == {"qv-r8": (3, 3), "all-r8": (3, 3), "full": (1, 3)}
-    said(PAGE, "At the next higher rate, a factor of 3, both end at the constant answer with all three seeds, full "
-               "fine-tuning with one of three.")
+    said(PAGE, "At the next higher rate both end at the constant answer with all three seeds, full fine-tuning with "
+               "one of three.")  # fmt: skip
