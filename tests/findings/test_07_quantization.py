@@ -74,7 +74,7 @@ def test_eight_and_four_bits():
 def test_fp4_loses_less_than_what_we_call_equal():
     fp4 = TABLE["full, fp4"]
     assert fp4.high < 0 and fp4.verdict == "equal for practical purposes"
-    said(PAGE, f"FP4, whose weight error is the largest, loses {-100 * fp4.value:.1f}")
+    said(PAGE, f"FP4, whose weight error is the largest of the three, loses {-100 * fp4.value:.1f}")
 
 
 def test_nf4_and_int4_are_equal_in_accuracy():
@@ -111,6 +111,8 @@ def test_what_bits_cost_the_language_model():
         PAGE,
         f"NF4 and int4 multiply the perplexity by about {float(nf4):.1f}, NF3 by about {float(nf3):.0f}",
     )
+    said(PAGE, "we measured no language model that had not been")
+    assert printed(PAGE, r"the first row of the file is the model's: (True)")
     said(PAGE, "Four multiply the perplexity of a small language model, rounded to four before, "
                f"by about {float(nf4):.1f}")
     assert float(printed(PAGE, r"nf2 +([\d,]+) million")[0].replace(",", "")) > 1  # the vocabulary has 49,152 tokens
@@ -163,9 +165,8 @@ def test_outliers():
     one, blocks = printed(PAGE, r"outlier of 20: error (\d+)% with one scale, ([\d.]+)% in blocks")
     said(PAGE, "With one scale, an outlier of 20 times the root mean square gives the "
                f"{4096 - 1:,} others an error of {one} %")  # fmt: skip
-    said(PAGE, f"In blocks of 64 it is {blocks} %, and no size takes it to 3 %: only its own block is spoilt")
-    said(PAGE, f"One outlier of 20 times their root mean square gives {4096 - 1:,} weights an error of {one} % "
-               f"with one scale, {blocks} % in blocks of 64")  # fmt: skip
+    said(PAGE, "In blocks of 64 an outlier (20 times the root mean square) gives the others "
+               f"an error of {blocks} % instead of {one} %")  # fmt: skip
     x = W().double().flatten()[:4096]
     x = x / x.square().mean().sqrt()
     x[0] = 1e6  # its block comes back as zeros, the farthest that a nearest level can be: zero is one of them
@@ -173,9 +174,13 @@ def test_outliers():
     assert not back[1:64].any()
     most = (back - x)[1:].square().sum() / x[1:].square().sum()
     assert float(blocks) / 100 < most < 0.03
+    said(PAGE, f"In blocks of 64 it is {blocks} %, and no size takes it beyond {100 * most:.1f} %: "
+               f"only its own block, one of {4096 // 64}, is spoilt")  # fmt: skip
     many, of, farthest = printed(PAGE, r"beyond 20 standard deviations: (\d) of (\d+) matrices; the farthest (\d+)")
     assert many == "8"
-    said(PAGE, f"Eight of MiniLM's {of} matrices have one more than 20 standard deviations out")
+    said(PAGE, f"Eight of MiniLM's {of} matrices have a weight beyond 20 standard deviations")
+    said(PAGE, "MiniLM, an encoder of six layers with six matrices each")
+    assert int(of) == 6 * 6 and len(load_encoder("minilm")[0].bert.encoder.layer) == 6
     said(PAGE, f"The farthest stands at {farthest}")
     whole, row, block = printed(
         PAGE, r"that matrix: error (\d+)% with one scale, ([\d.]+)% with one a row, ([\d.]+)% in blocks"
@@ -196,9 +201,12 @@ def test_a_real_matrix_does_not_use_the_levels_equally():
     said(PAGE, "normal numbers in blocks of 64 do nearly the same")
     least, most = printed(PAGE, r"normal, 1 at 1\.85 s\.d\." + of)
     assert float(least) > 0.8 * 100 / 16 and float(most) < 1.2 * 100 / 16
-    said(PAGE, "Only with level 1 held at 1.85 standard deviations are they used about equally")
+    said(PAGE, "Only with level 1 held at 1.85 standard deviations, which cuts off what lies beyond, "
+               "are they used about equally")  # fmt: skip
     (deviation,) = printed(PAGE, r"divided by the absmax of its block of 64: (0\.\d+)")
     said(PAGE, "Its levels are not used equally")
+    said(PAGE, "each block's largest weight stretches NF4's levels: they are not used equally "
+               f"({low} to {float(high):.0f} %)")  # fmt: skip
     said(PAGE, f"The standard deviation above is {deviation}, not 1")
     said(PAGE, f"The largest of 64 weights is about 1/{deviation} = {1 / float(deviation):.1f} standard deviations out")
 
@@ -207,7 +215,8 @@ def test_errors_of_four_bits():
     int4, fp4, nf4, affine = (
         printed(PAGE, rf"{name} +([\d.]+)%")[0] for name in ("int4", "fp4", "nf4", "int4, zero point")
     )
-    said(PAGE, f"{nf4} % on MiniLM against {int4} % for symmetric int4")
+    said(PAGE, "On MiniLM NF4 has the smallest error of these four in blocks of 64, "
+               f"{nf4} % against {int4} % for symmetric int4")  # fmt: skip
     said(PAGE, f"int4 with a zero point has {affine} %, for 4 bits more a block, a sixteenth of a bit a weight")
     said(PAGE, f"yes against symmetric int4 ({nf4} % against {int4} %), "
                f"hardly against int4 with a zero point ({affine} %), which is ahead in shorter ones")  # fmt: skip
@@ -222,7 +231,7 @@ def test_errors_of_four_bits():
 def test_on_normal_numbers_equal_steps_are_ahead_at_equal_bits_too():
     affine, nf4 = printed(PAGE, r"normal numbers: int4 with a zero point ([\d.]+)%, NF4 ([\d.]+)%")
     assert float(affine) < float(nf4)
-    said(PAGE, f"On normal numbers it has {affine} % against {nf4} %.")
+    said(PAGE, f"On normal numbers it is ahead, {affine} % against {nf4} %.")
     torch.manual_seed(0)
     x = torch.randn(2**19, dtype=torch.float64)
     ahead = equal_steps(x, 64)
@@ -244,6 +253,13 @@ def test_the_format_that_a_model_was_stored_in():
     )
     assert len(matrices()) == 36
     said(PAGE, f"and on {smaller} of 36 matrices")
+    # That m is any number makes the whole difference from the zero point, which is a code.
+    blocks = W().view(-1, 32)
+    least = blocks.amin(1, keepdim=True)
+    step = (blocks.amax(1, keepdim=True) - least) / 15
+    anywhere = (blocks - least).div(step).round().mul(step).add(least) - blocks
+    assert f"{(anywhere.square().sum() / blocks.square().sum()).item():.2%}" == f"{q4_1}%" and float(q4_1) < float(here)
+    said(PAGE, "Unlike a zero point $m$ can be any number, so zero need not be a level")
     assert float(error["NF4", 64][1]) < float(error["int4, zero point", 64][1]) and float(here) < float(nf4)
     said(PAGE, "Short blocks reverse the order of section 5. In blocks of 32 int4 with a zero point has "
                f"{here} %, NF4 {nf4} % ({steps} of 36 matrices)")  # fmt: skip
@@ -287,10 +303,10 @@ def test_nf4_is_ahead_of_the_zero_point_only_in_long_blocks():
         steps = {n: fmean(equal_steps(x, n, True) for x in of) for n in (64, 32, 24)}
         own = {n: fmean(nf4(n, x.flatten()[: x.numel() // n * n], True) for x in of) for n in (64, 20, 16)}
         assert own[64] < steps[64] and own[20] > steps[32] and own[16] > steps[24]
-        said(PAGE, "For the same bits int4 with a zero point, in blocks of 24, has "
+        said(PAGE, "For the same bits int4 with a zero point, in blocks of 24 (scale 8 bits, zero point 4), has "
                    f"{steps[24]:.2%} against NF4's {own[16]:.2%}.".replace("%", " %"))  # fmt: skip
     (shared,) = {f"{bits[of]:.2f}" for of in (("nf4", 16), ("steps", 24))}
-    said(PAGE, "So NF4 is ahead only in long blocks: in blocks of 64, "
+    said(PAGE, "So on MiniLM NF4 is ahead only in long blocks: in blocks of 64, "
                f"but neither from 32 down nor at {shared} bits")  # fmt: skip
 
 
@@ -333,6 +349,7 @@ def test_bits_of_the_formats():
     nf4, four = (quantize_blockwise(torch.ones(64, 64), name).bits for name in ("nf4", "int4"))
     levels = [len(code(name).unique()) for name in ("int4", "fp4", "nf4")]
     assert levels == [15, 15, 16] and nf4 == four == 4.5
+    said(PAGE, "have only fifteen levels: one code is left over")
     affine = quantize_affine(torch.randn(64, 64), bits=4, block=64)
     assert affine.codes.unique().numel() == 16
     assert affine.grid.zero.numel() == 64  # four bits for each 64 weights
@@ -346,7 +363,7 @@ def test_bits_of_the_formats():
     )
     assert fewer == same == f"{quantize_blockwise(W(), 'nf4', 16, double=True).bits:.2f}"
     assert same == f"{4 + (8 * steps + 4) / 24:.2f}"
-    said(PAGE, f"For the same bits int4 with a zero point, in blocks of 24, has {less} % against NF4's {error} %")
+    said(PAGE, f"(scale 8 bits, zero point 4), has {less} % against NF4's {error} %")
     assert abs(float(error) - float(printed(PAGE, r"Q4_1, blocks of 32 +[\d.]+%? +([\d.]+)%")[0])) < 0.02
     said(PAGE, f"in blocks of 16 NF4 takes {fewer} bits, for about the error that Q4_1 has with 5")
     said(PAGE, f"={4 + 8 / 64 + 32 / (64 * 256):.3f}$ bits instead of {nf4}")
@@ -355,7 +372,8 @@ def test_bits_of_the_formats():
 def test_the_outermost_probability():
     assert abs(1 - (1 / 32 + 1 / 30) / 2 - tail(4)) < 1e-7
     out = NormalDist().inv_cdf(tail(4))
-    said(PAGE, f"$1-\\frac12(\\frac1{{32}}+\\frac1{{30}})={tail(4):.4f}$, {out:.2f} standard deviations out")
+    said(PAGE, "$1-\\frac12(\\frac1{2\\cdot16}+\\frac1{2\\cdot15})"
+               f"={tail(4):.4f}$, {out:.2f} standard deviations out")  # fmt: skip
 
 
 def test_beside_bitsandbytes():  # double quantization: tests/quantization/test_double.py
