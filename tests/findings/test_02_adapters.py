@@ -38,7 +38,8 @@ def test_the_best_adapter_beside_full_fine_tuning_and_the_fair_baseline(film):
                f"({lost} of {gained} behind)")  # fmt: skip
     assert f"{film.parameters('pfeiffer') / film.parameters('full'):.1%}" == "0.3%"
     said(PAGE, "trains 0.3 % of the parameters")
-    said(PAGE, f"logistic regression on the mean of the frozen model's tokens, with {film.parameters('probe')} numbers")
+    said(PAGE, f"logistic regression on the mean of the frozen model's tokens, with {film.parameters('probe')} numbers "
+               f"(on the pooler's output: {film.accuracy('probe-cls').value:.3f})")  # fmt: skip
 
 
 def test_width(film):
@@ -56,21 +57,19 @@ def test_width_1_beside_its_rivals(film):
     assert (probe.verdict, full.verdict) == ("better", "worse")
     said(PAGE, f"better than the probe by {100 * probe.value:.1f} points, "
                f"worse than full fine-tuning by {-100 * full.value:.1f}")  # fmt: skip
-    biases = results.read("methods", "probe")
-    own = [f"{biases.accuracy(arm).value:.3f}" for arm in ("bitfit", "bitfit-query")]
-    said(PAGE, "Whether it needs its matrices we do not know: MiniLM's own biases get {} (BitFit, notebook 05), "
-               "those of query and the feed-forward's first layer {}.".format(*own))  # fmt: skip
-    rival = biases.difference("bitfit-query", "probe")
-    assert rival.verdict == "better"
+    biases = results.read("methods")
+    own, rival = biases.parameters("bitfit-query") - biases.parameters("head"), biases.accuracy("bitfit-query")
+    said(PAGE, f"Whether it needs its matrices we do not know: {own:,} of MiniLM's own biases (of query and the "
+               f"feed-forward's first layer, notebook 05) get {rival.value:.3f}.")  # fmt: skip
     said(PAGE, f"With {100 * share:.2f} % of the parameters Pfeiffer's is {100 * probe.value:.1f} points ahead of a "
-               f"linear probe (two biases a block: {100 * rival.value:.1f})")  # fmt: skip
+               "linear probe. ")  # fmt: skip
 
 
 def test_the_residual(film):
     found = film.difference("houlsby r=16 without", "narrow")
     assert found.verdict == "worse"
     loss = f"{-100 * found.value:.1f} points"
-    said(PAGE, f"Without it Houlsby's adapter with $r=16$ and gelu is worse by {loss}")
+    said(PAGE, f"Without it, from the same start, Houlsby's adapter with $r=16$ and gelu is worse by {loss}")
     said(PAGE, f"Without its residual Houlsby's loses {loss}")
 
 
@@ -84,11 +83,8 @@ def test_the_start(film):
     found = film.difference("houlsby r=64", "wide")  # from 0.001 and from 0.02
     assert (film.steps("houlsby r=64"), film.steps("wide")) == (300, 300)
     interval = found.in_points().partition("(")[2][:-1]
-    said(PAGE, f"After 300 steps, each at its own rate, starts of 0.001 and 0.02 show {found.verdict} "
+    said(PAGE, f"Deviations of 0.001 and 0.02 show {found.verdict} after 300 steps "
                f"(Houlsby, $r=64$: {interval} points for 0.001)")  # fmt: skip
-    above = {"houlsby r=64": 0.003, "wide": 0.001}
-    assert all(2.9 < above[arm] / film.rate(arm) < 3.4 and 0 < unlearned(film, arm, above[arm]) < 3 for arm in above)
-    said(PAGE, "at about three times that some seeds of either learn nothing")
     methods = {arm: CANDIDATES[arm].method for arm in ("pfeiffer", "lin", "adapter-drop", "parallel")}
     assert (methods["pfeiffer"].init, methods["lin"].init, methods["adapter-drop"].adapter.init) == ("bert",) * 3
     assert (methods["parallel"].init, methods["parallel"].scaling) == ("zero", 4)
@@ -98,8 +94,7 @@ def test_the_start(film):
 def test_the_rates(film):
     said(PAGE, f"{film.rate('pfeiffer'):g} for Pfeiffer's $r=16$, {film.rate('full'):g} for full fine-tuning")
     assert all(unlearned(film, arm, 0.01) for arm in ("lin", "parallel", "pfeiffer r=64", "houlsby r=8", "narrow"))
-    assert [unlearned(film, arm, 0.003) for arm in ("pfeiffer", "parallel", "houlsby r=64")] == [0, 1, 2]
-    said(PAGE, "at 0.01 several adapters learn nothing, at 0.003 some seeds of others")
+    said(PAGE, "at 0.01 several adapters learn nothing)")
 
 
 def test_the_place(film):
@@ -108,7 +103,7 @@ def test_the_place(film):
     assert lin.verdict == "equal for practical purposes"
     said(PAGE, "Lin's and the parallel one are equal to it for practical purposes")
     assert "better" not in {found.verdict for found in (lin, parallel, houlsby)}
-    said(PAGE, "No place is clearly better than Pfeiffer's, at about equal parameters")
+    said(PAGE, "No place is clearly better than Pfeiffer's")
     sizes = [film.parameters(arm) for arm in ("pfeiffer", "lin", "parallel", "houlsby r=8")]
     assert max(sizes) < 1.07 * min(sizes)
 
@@ -144,16 +139,15 @@ def test_every_verdict_of_the_text_is_one_of_the_table(film):
     best, thin = "pfeiffer", "pfeiffer r=1"
     asked = [(best, "full"), (f"{best}, 600 steps", "full, 600 steps"), (thin, "full"), (thin, "probe"), (best, thin),
              ("pfeiffer r=64", best), ("lin", best), ("parallel", best), ("houlsby r=8", best),
-             ("adapter-drop", best), ("drop 4", best), ("adapter-drop", "probe"), ("drop 4", "probe"),
-             ("houlsby r=16 without", "narrow")]  # fmt: skip
+             ("adapter-drop", best), ("drop 4", best), ("houlsby r=16 without", "narrow")]  # fmt: skip
     verdicts = {pair: found.verdict for pair, found in film.paired({pair: pair for pair in asked}).items()}
     assert [*verdicts.values()] == [*shown.values()]
     card = (ROOT / "data" / "evidence" / "adapters.md").read_text(encoding="utf-8")
     family, there = (re.search(pattern, card)[1] for pattern in (
         r"adjusted for (\d+) comparisons", r"\n\| pfeiffer r=1 \|.*\| ([a-z ]+) \| preliminary"))  # fmt: skip
     assert (verdicts[thin, "full"], there) == ("worse", "no clear difference")
-    said(PAGE, f"(clear among this table's {len(shown)} comparisons, not among the "
-               f"[evidence card](../data/evidence/adapters.md)'s {family})")  # fmt: skip
+    said(PAGE, f"Among its {family} comparisons, not this table's {len(shown)}, width 1 is not clearly worse than full "
+               "fine-tuning")  # fmt: skip
 
 
 def test_the_setting(film):
@@ -163,8 +157,8 @@ def test_the_setting(film):
     card = (ROOT / "data" / "evidence" / "adapters.md").read_text(encoding="utf-8")
     assert "300 steps are 0.64 of the 7,530 training sentences" in card
     said(PAGE, "300 steps of 16 film sentences (0.64 of an epoch)")
-    assert all(len(film.scores(arm)) > 2 for arm in ("pfeiffer", "full", "drop 4", "narrow"))
-    said(PAGE, "several seeds, 2,009 test sentences")
+    assert all(len(film.scores(arm)) == 3 for arm in ("pfeiffer", "full", "drop 4", "narrow"))
+    said(PAGE, "three seeds, 2,009 test sentences")
 
 
 def test_the_longer_pass_of_gpt2():
@@ -254,18 +248,15 @@ def test_the_times_are_told_with_their_noise():
     words = {4: "four", 6: "six"}
     assert abs(1 - again["both"]) < 0.1 < six["both"] - two["both"]
     said(PAGE, f"both passes take about {words[round(10 * six['both'])]} tenths of full fine-tuning's time with "
-               f"six adapters, and about {words[round(10 * two['both'])]} tenths with two")  # fmt: skip
+               "six adapters, as frozen matrices need no gradient, "
+               f"about {words[round(10 * two['both'])]} tenths with two, and {none['both']:.2f} with none")  # fmt: skip
 
 
 def test_two_domains_are_told_as_they_are():
     film, tweet = (
         printed(PAGE, rf"{name} adapter +(0\.\d+) \S+ \S+ +(0\.\d+)") for name in ("film", "tweet")
     )
-    said(
-        PAGE,
-        f"film adapter reaches {float(film[0]):.2f} on film sentences and the tweet adapter {float(tweet[0]):.2f}",
-    )
     _, label = printed(PAGE, r"one label always +(0\.\d+) +(0\.\d+)")
-    said(PAGE, f"On tweets they reach {float(film[1]):.2f} and {float(tweet[1]):.2f}")
     assert float(film[1]) < float(label) < float(tweet[1])
-    said(PAGE, f"the film adapter is worse than one label always ({label})")
+    said(PAGE, f"In this run it reaches {float(film[1]):.2f} on tweets, worse than one label always ({label}); the "
+               f"tweet adapter {float(tweet[1]):.2f}")  # fmt: skip
