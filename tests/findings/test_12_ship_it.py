@@ -82,7 +82,7 @@ def test_this_run_of_the_16_and_4_bits():
     assert round(float(nf4[0]) / once, -2) == 200 < float(none[0]) / once
     said(PAGE, f"the mean divergence is {nf4[0]} nats, two hundred times the floor: rejected")
     said(PAGE, f"Bare, this base is itself {control[0]} nats from the one in float32")
-    said(PAGE, f"Bare, this twice-rounded base in NF4 keeps {control[4]} of 24 grades: another model")
+    said(PAGE, f"Bare, this twice-rounded base in NF4 is {control[0]} nats from its float32 self: another model")
     assert 0.9 < float(control[0]) / float(nf4[0]) < 1.1
     assert printed("07_quantization", r"the first row of the file is the model's: (True)")
     said("07_quantization", "## 6 · A model that was rounded before")
@@ -100,20 +100,17 @@ def test_a_base_on_the_grid_of_bfloat16():
     (merged,) = printed("06_lora", r"merged, bfloat16 base\s+([\d.]+)")
     assert round(float(merged) / float(base)) == 12
     said("06_lora", "SmolLM2's 210 matrices in float32 and rounded to bfloat16, all products in float32")
-    said(PAGE, "merging into a base in bfloat16 moved the logits twelve times as far as rounding alone")
+    said(PAGE, "with all 210 matrices adapted, it moved the logits twelve times as far as rounding alone")
     W, A, B = (torch.randn(*shape) for shape in ((40, 30), (4, 30), (40, 4)))
     W, B = W.bfloat16(), B / 1000  # an update that is small beside its weights
     once = MERGE.reference(W, A, B, 8.0)
     assert torch.equal(once, MERGE.reference(W.float(), A, B, 8.0).bfloat16()) and (once == W).float().mean() > 0.2
     assert (MERGE.reference(W, A, 1000 * B, 8.0) == W).float().mean() < 0.01
-    said(PAGE, "A model released in bfloat16 is that case")
+    said(PAGE, "Merging into a base that is in bfloat16, as in many released models, can round a small update away")
     nats, times, _, at_last, same = apart("merged into the bfloat16 base, both computed in float32")
     assert times == at_last == 0.01 and same == 24
-    rounded = apart("the same, loaded in float32")[0]
-    assert float(nats) < float(rounded)
     assert results.read("ship").parameters("film") == 30 * 8 * (2 * 576 + 576 + 192)  # of 30 queries and 30 values
-    said(PAGE, f'so the row "merged into the bfloat16 base" rounds it first. Here, with another adapter and measure, '
-               f"merging costs {nats} nats, less than rounding the folder does ({rounded})")  # fmt: skip
+    said(PAGE, f'here, with 60 (row "merged into the bfloat16 base"), it costs {nats} nats. So measure yours')
 
 
 def test_a_divergence_goes_with_the_square_of_an_error():
@@ -140,7 +137,7 @@ def test_this_run_of_the_file():
     said(PAGE, "These three layers are off by less than a millionth of what the adapter adds")
     rows, moved, alpha = (wrong for _, wrong in layers.values())
     assert rows > 1 < moved and alpha == round(1 - 8**-0.5, 2)
-    said(PAGE, f"the layer is off by {rows:.2f} times the update, worse than no adapter")
+    said(PAGE, f"the layer is off by {rows:.2f} times the update. ")
     said(PAGE, "With alpha 8 two thirds of the update are missing")
     (stored,) = printed(PAGE, r"film 16, sums (\d+\.\d\d)")
     assert len(layers) == 3 and float(stored) == round(8 * 8**0.5, 2)
@@ -155,9 +152,9 @@ def test_llama_cpp_s_own_answers(root):
     assert max(base, beside, merged) < 1e-10
     assert [*found["apart"]][5] == "base in Q4_1, adapter beside"
     said(PAGE, "Beside a float32 base, a right file's mean divergence from transformers is below 1e-10 nats a token")
-    harm = f"cost {rows} nats, alpha as in its settings {alpha}, the adapter left out {none}"
-    said(PAGE, f"Beside the Q4_1 file, with llama.cpp's own arithmetic, it is {codes}. "
-               f"Rows of $B$ as in transformers {harm}")  # fmt: skip
+    said(PAGE, f"Rows of $B$ as in transformers (only the query's are wrong) cost {rows} nats, alpha as in its "
+               f"settings {alpha}, the adapter left out {none}. Beside the Q4_1 file, with llama.cpp's own "
+               f"arithmetic, a right file's is {codes}")  # fmt: skip
 
 
 def test_this_run_of_the_batch():
@@ -171,9 +168,9 @@ def test_this_run_of_the_batch():
     )
     assert 1.2 < float(times) < 3.5
     assert int(filled) > int(tokens)
-    said(PAGE, f"one batch is {times} times as fast as four calls in this run, not four: weights are "
-               "read, and operations started, once, but the arithmetic is no less")  # fmt: skip
-    said(PAGE, f"on this CPU {times} times as fast as switching")
+    said(PAGE, f"one batch is {times} times as fast as four calls in this run, over prompts and without generating, "
+               "not four: weights are read, and operations started, once, but the arithmetic is no less")  # fmt: skip
+    said(PAGE, f"for prompts on this CPU {times} times as fast as switching")
 
 
 def test_this_run_of_the_combination():
@@ -196,7 +193,8 @@ def test_this_run_s_costs():
     )  # fmt: skip
     assert all(0 <= row[1] - row[0] < 0.15 and row[2] == row[3] for row in (three, half, merged, nf4))
     assert three[4] == 1 > half[4] == merged[4]
-    said(PAGE, "Merging saves no visible time here, but transformers alone loads the folder")
+    said(PAGE, f"This CPU multiplies in bfloat16: hence {half[4]}. To one decimal merging saves no time here, but "
+               "transformers alone loads the folder")  # fmt: skip
     adapter = 4 * results.read("ship").parameters("film") / 1e6
     assert abs(three[0] - adapter) < 0.05
     said_there = r"has (\d+) times the bytes of an adapter: a hundred customers need (\S+) GB .*and (\d+) GB merged"
@@ -204,10 +202,8 @@ def test_this_run_s_costs():
     beside = (half[2] + 99 * adapter) / 1e3
     assert told == (f"{merged[0] / adapter:.0f}", f"{beside:.2f}", f"{merged[0] / 10:.0f}")
     embedding = 49_152 * 576 * 4 / 1e6  # of 49,152 tokens and a width of 576, in float32
-    assert abs(nf4[2] - adapter - embedding / 2 - 111) < 0.6  # the norms are 0.07 of it, and rounded here, too
-    said("07_quantization", "Embedding and norms stay in 16 bits: SmolLM2 takes 111 MB instead of 269")
-    said(PAGE, f"NF4 holds {nf4[2]:.0f} MB, of which {embedding:.0f} are the embedding, here in float32 (in 16 bits "
-               "111 in all: 07_quantization); it computes in float32")  # fmt: skip
+    said(PAGE, f"NF4 holds {nf4[2]:.0f} MB, of which {embedding:.0f} are the embedding, here in float32; it "
+               "computes in float32")  # fmt: skip
 
 
 def test_what_the_open_exercise_has_to_beat():
@@ -221,8 +217,8 @@ def test_what_the_open_exercise_has_to_beat():
         assert max(errors(torch.zeros_like(updates[0]), updates, inputs)) == 1
     said(PAGE, "$M=0$ has 1")
     assert f"{median(whole):.1f}" == f"{median(plain):.1f}"
-    said(PAGE, f"$D_1+D_2$ and its best matrix of rank $r$ {median(whole):.1f}, as both are random, one is larger, and "
-               "whatever it adds on the other's $X_t$ is error")  # fmt: skip
+    said(PAGE, f"$D_1+D_2$ has {median(whole):.1f}, and so has its best matrix of rank $r$: what the larger update "
+               "adds on the other's $X_t$ is error")  # fmt: skip
     said(PAGE, f"the course's answer {median(own):.2f} ({min(own):.2f} to {max(own):.2f})")
     assert (CASES, Limits().exercise) == (8, 10)
     said(PAGE, "Grading allows 10 seconds for its eight cases together")
@@ -273,8 +269,8 @@ def test_the_stored_runs():
     assert factors.verdict == of_film.verdict == "no clear difference"
     ties, ties_on_film = (runs.difference(f"{task}, TIES", f"{task}, sum") for task in ("sums", "film"))
     assert ties.verdict == ties_on_film.verdict == "no clear difference" and ties.low < -0.2 < 0.2 < ties.high
-    said(PAGE, "Against the sum neither added factors nor TIES, with weights 1 and nothing tuned, shows a clear "
-               "difference, and TIES could hide 20 points on sums either way")  # fmt: skip
+    said(PAGE, "Against the sum neither added factors (rank 8 beside 16) nor TIES, with weights 1 and nothing tuned, "
+               "shows a clear difference, and TIES could hide 20 points on sums either way")  # fmt: skip
     said(PAGE, "Added factors have cross terms, whose harm these runs do not show")
     alike, cut = (runs.difference(f"{task}, TIES at rank 16", f"{task}, TIES") for task in ("film", "sums"))
     margin = str(cut).partition("purposes ")[2]
