@@ -8,6 +8,7 @@ from collections import Counter
 
 import nbformat
 import pytest
+import torch
 from finding import ROOT, once_beside, printed, said
 
 from coursekit.checks.ia3_diagnose import diagnose, public_runs
@@ -38,14 +39,14 @@ def among_few(film: Results, n: int):
 
 
 def test_with_all_sentences_it_is_level_with_lora_and_the_adapter(film):
-    assert f"{film.parameters('ia3') / film.parameters('full'):.2%}" == "0.06%"
     assert film.parameters("lora r=1") == film.parameters("ia3")
     sizes = {arm: film.parameters(arm) / film.parameters("ia3") for arm in ("lora", "pfeiffer", "pfeiffer r=3")}
     assert {arm: round(size) for arm, size in sizes.items()} == {"lora": 5, "pfeiffer": 5, "pfeiffer r=3": 1}
     assert {str(film.difference(arm, "ia3")) for arm in (*sizes, "lora r=1")} == {EQUAL}
-    said(PAGE, "(IA)³ trains 0.06 % of MiniLM's parameters")
-    said(PAGE, "LoRA and the adapter, with about as many numbers or five times as many, are equal to it for practical "
-               "purposes")  # fmt: skip
+    assert (film.parameters("ia3"), film.parameters("lora")) == (14_594, 74_498)
+    share = 100 * film.parameters("ia3") / film.parameters("full")
+    said(PAGE, "With 4,800 sentences (IA)³ is equal to LoRA and adapters for practical purposes, with about as many "
+               f"numbers or a fifth: {share:.2f} % of MiniLM's")  # fmt: skip
     said(PAGE, "it is equal to LoRA and adapters for practical purposes")
     assert not any(run.cell.arm.startswith("lora r=1 with") for run in film.runs)
     said(PAGE, "Otherwise LoRA: with as many numbers ($r=1$, not run on few sentences) its file is as small")
@@ -53,12 +54,11 @@ def test_with_all_sentences_it_is_level_with_lora_and_the_adapter(film):
     assert "300 steps are 0.64 of the 7,530 training sentences" in card
     assert film.steps("ia3") * 16 == 4800 < 7530
     said(PAGE, "300 steps of 16, so 4,800 of the 7,530 sentences, each once")
-    said(PAGE, "With 4,800 sentences it is level")
 
 
 def test_full_fine_tuning(film):
     found = film.difference("full", "ia3")
-    said(PAGE, f"Full fine-tuning may be ahead, but there is {found.verdict}")
+    said(PAGE, f"Full fine-tuning may be ahead: {found.verdict}")
     said(PAGE, "a linear probe; full fine-tuning may be ahead")
     steps, mine = ("full, 600 steps", "ia3, 600 steps")
     same, own = film.difference(steps, mine), results.read("selective", "ia3").difference(steps, mine)
@@ -66,10 +66,11 @@ def test_full_fine_tuning(film):
     six = results.read("methods").differences([f"{arm}, 600 steps" for arm in IN_10], steps)[mine]
     assert six.verdict == "worse" and six.value == -same.value
     said("10_which_method", "the other five are worse")
-    leads = (f"by {100 * one.value:.1f} points" for one in (same, own))
-    ranges = (f"{100 * one.low:.1f} to {100 * one.high:.1f}".replace("-", "−") for one in (same, own))
-    said(PAGE, f"After 600 steps it leads {next(leads)} at the same rates ({next(ranges)}; clear in notebook 10), "
-               f"{next(leads)[:-7]} with its own tuned for 600 ({next(ranges)})")  # fmt: skip
+    assert own.verdict == "no clear difference" and own.value > 0
+    assert results.read("selective", "ia3").rate(steps) != film.rate(steps), "tuned anew"
+    said(PAGE, f"After 600 steps it leads by {100 * same.value:.1f} points ({100 * same.low:.1f} to "
+               f"{100 * same.high:.1f}, notebook 10); with its rate alone tuned anew, not clearly")  # fmt: skip
+    printed("10_which_method", re.escape((-same).in_points()))
 
 
 def test_the_fair_baseline(film):
@@ -79,12 +80,14 @@ def test_the_fair_baseline(film):
                f"logistic regression on the mean of the "
                f"frozen model's tokens, {film.parameters('probe')} numbers, trained to convergence")  # fmt: skip
     said(PAGE, f"{-100 * found.value:.1f} points ahead of a linear probe")
+    assert film.steps("head") == film.steps("ia3") and film.parameters("head") == 770, "behind the same pooler"
+    said(PAGE, f"The classifier alone has {film.accuracy('head').value:.3f}")
 
 
 def test_what_is_preliminary(film):
     card = (DATA / "evidence" / "ia3.md").read_text(encoding="utf-8").splitlines()
     rows = {line.split(" | ")[0].removeprefix("| "): line.endswith("preliminary |") for line in card if "| " in line}
-    used = ["ia3", "full", *RIVALS[:2], "lora r=1", "pfeiffer r=3"]
+    used = ["ia3", "full", *RIVALS[:2], "lora r=1", "pfeiffer r=3", "head"]
     used += [few(arm, n) for arm in ("ia3", *RIVALS) for n in (16, 128, 1024)]
     assert sum(rows[arm] for arm in used) > 2 * len(used) / 3
     assert all(once_beside(film, arm) for arm in used if rows[arm])
@@ -93,7 +96,8 @@ def test_what_is_preliminary(film):
 
 def test_what_the_classifier_reads(film):
     assert film.parameters("ia3") - 770 == IA3().count(load_encoder("minilm", num_labels=2)[0].config), "no pooler"
-    said(PAGE, "with a new classifier on [CLS], behind an untrained pooler (only full fine-tuning trains it)")
+    said(PAGE, "with a new classifier on the first token, [CLS], behind an untrained layer, the pooler (only full "
+               "fine-tuning trains it)")
 
 
 def test_few_sentences_do_not_favour_it(film):
@@ -106,7 +110,7 @@ def test_few_sentences_do_not_favour_it(film):
     lora = f"{100 * ahead.value:.1f}"
     assert ahead.verdict == "better"
     assert {d.verdict for d in found[16].values()} == {"no clear difference"}
-    said(PAGE, f"With 16 the linear probe (on the mean) is better by {gain} points; no other rival is clearly "
+    said(PAGE, f"With 16 the linear probe is better by {gain} points; no other rival is clearly "
                "different, nor the constant answer")  # fmt: skip
     assert {d.verdict for d in found[128].values()} == {EQUAL.partition(" (")[0], "no clear difference"}
     said(PAGE, f"With 128 the probe is equal for practical purposes, and LoRA with $r=8$ is better by {lora} points")
@@ -120,7 +124,7 @@ def test_few_sentences_do_not_favour_it(film):
 
 
 def test_what_its_learning_rate_is(film):
-    said(PAGE, "with 0.003 the factors would stay within about 0.03 of 1.")
+    said(PAGE, "in these 20 steps the rate decides how far a factor gets: with 0.003 within about 0.03 of 1.")
     said(PAGE, f"On MiniLM validation chose a learning rate of {film.rate('ia3')} for it, {film.rate('lora')} for LoRA")
     assert (film.rate("ia3"), film.rate("lora")) == (0.03, 0.003)
     read = (few(arm, n) for arm in (*RIVALS, "ia3") for n in (16, 128, 1024))
@@ -146,7 +150,7 @@ def test_on_smollm2_it_beats_a_fitted_threshold():
     assert {str(decoder.difference("ia3", rival)) for rival in rivals} == {EQUAL}
     said(PAGE, f"{gain}, and equal to LoRA and the adapter for practical purposes")
     assert not any(" examples" in arm for arm in decoder.arms)
-    said(PAGE, "nor does SmolLM2, not run on few")
+    said(PAGE, "SmolLM2 was not run on few sentences")
 
 
 def test_what_peft_scales_by_default():
@@ -185,6 +189,15 @@ def test_peft_does_not_fold_into_a_quantized_base():
     for bits in (8, 4):
         assert f"Cannot merge ia3 layers when the model is loaded in {bits}-bit mode" in source
     said(PAGE, "refuses where the base was loaded in 8 or 4 bits")
+    said(PAGE, "To fold into a quantized base with a gated feed-forward, by hand: PEFT refuses")
+
+
+def test_no_scale_takes_loras_product():
+    torch.manual_seed(0)
+    codes = torch.randint(1, 8, (4, 64))  # a block of 64 in each row
+    wanted = 0.1 * codes + torch.randn(4, 1) @ torch.randn(1, 64) / 100
+    assert (wanted / codes).std(1).min() > 1e-4
+    said(PAGE, "LoRA's product changes each weight of a block by its own amount: no scale can take it")
 
 
 # The notebook's own run ------------------------------------------------------------------------------------
@@ -224,10 +237,10 @@ def test_the_bill_is_told_as_it_is():
     full, ours, lora, same_places, same_numbers, adapter = (
         printed(PAGE, name + r" +([\d,.]+)" * 6) for name in names
     )
-    said(PAGE, f"At the peak (IA)³ takes {ours[3]} MB, this LoRA {lora[3]}, full fine-tuning {full[3]} "
-               "(gradients come as activations go)")  # fmt: skip
+    said(PAGE, f"beside LoRA with $r=8$ it takes more memory: at the peak {ours[3]} MB, LoRA {lora[3]}, full "
+               f"fine-tuning {full[3]} (gradients come as activations go)")  # fmt: skip
     assert float(full[3]) < float(full[1]) + float(full[2]) / 2
-    said(PAGE, "Beside full fine-tuning in both, beside LoRA in neither.")
+    said(PAGE, "Beside full fine-tuning in both; beside LoRA")
     assert float(lora[3]) < float(ours[3]) < float(full[3]) and float(ours[4]) < float(full[4])
     kept = [float(row[2]) for row in (lora, same_places, ours)]
     assert (kept[1] - kept[0]) / (kept[2] - kept[0]) > 0.5, "mostly because of where it sits"
@@ -256,7 +269,7 @@ def test_folding_is_told_as_it_is():
     assert float(beside) == 0 and float(folded) < 1e-3
     said(PAGE, "PEFT computes your logits; folding moves them by rounding alone")
     (off,) = printed(PAGE, r"\nW_2 +columns +0% +(\S+)%")
-    said(PAGE, f"as it was, $W_2$ is {off} % off here")
+    said(PAGE, f"left as it was, $W_2$ is {off} % off")
 
 
 def test_the_key_names_the_faults_of_the_runs_in_the_picture():
