@@ -77,24 +77,25 @@ def memory_bars(
     return ax
 
 
-def step_over_time(timeline: Sequence[Any], ticks: Mapping[str, str], waiting: int = 0) -> Axes:
+def step_over_time(
+    timeline: Sequence[Any],
+    ticks: Mapping[str, str],
+    waiting: int = 0,
+    other: tuple[str, Sequence[Any]] | None = None,
+) -> Axes:
     r"""Activations and gradients at each moment of a training step, and both together with their highest point, in MB.
 
     timeline: `Point`s of a `Breakdown`. ticks: label of a moment -> what the axis calls it, the first being where the
     picture begins; "" is the last moment; at those between a dot says what activations are kept. waiting: bytes of a
     gradient that waits for another share, as a tied embedding's does. A timeline has it among the activations: what
-    comes and goes in that very size is a line of its own.
+    comes and goes in that very size is a line of its own. other: name and timeline of a second step, whose activations
+    are a thin line, stretched to the same ticks.
     """
-    ax = axes()
-    labels = [point.label for point in timeline]
-    at = [labels.index(label) if label else len(labels) - 1 for label in ticks]
-    activations, gradients = (
-        np.array([getattr(point, name) for point in timeline]) for name in ("activations", "gradients")
-    )
-    change = np.diff(activations, prepend=0)
-    waits = np.where(waiting and abs(change) == waiting, change, 0).cumsum()
-    together = activations + gradients
-    lines = [("activations", activations - waits, MEMORY_COLOURS["activations"], "-")]
+    ax, at = axes(), _moments(timeline, ticks)
+    activations, waits = _activations(timeline, waiting)
+    gradients = np.array([point.gradients for point in timeline])
+    together = activations + waits + gradients
+    lines = [("activations", activations, MEMORY_COLOURS["activations"], "-")]
     lines += [("gradients", gradients, MEMORY_COLOURS["gradients"], "-")]
     lines += [("a gradient in waiting", waits, MEMORY_COLOURS["gradients"], ":")] if waiting else []
     lines += [("together", together, "black", "--")]
@@ -103,14 +104,34 @@ def step_over_time(timeline: Sequence[Any], ticks: Mapping[str, str], waiting: i
         width, order = (1, 1.9) if name == "together" else (1.5, 2)  # beneath the others, which it would hide
         ax.plot(x, amount[at[0] :] / 1e6, style, color=colour, linewidth=width, zorder=order, label=name)
     for moment in at[1:-1]:
-        kept = (activations - waits)[moment] / 1e6
+        kept = activations[moment] / 1e6
         ax.plot(moment, kept, "o", color=MEMORY_COLOURS["activations"])
         ax.annotate(f"{kept:.0f} MB kept  ", (moment, kept), ha="right", va="center")
     highest, most = together.argmax(), together.max() / 1e6
     ax.plot(highest, most, "o", color="black")
     ax.annotate(f"{most:.0f} MB  ", (highest, most), ha="right", va="center")
+    if other:
+        name, points = other
+        first, *_ = there = _moments(points, ticks)
+        x = np.interp(np.arange(first, len(points)), there, at)
+        amount = _activations(points, waiting)[0][first:] / 1e6
+        ax.plot(x, amount, color=MEMORY_COLOURS["activations"], linewidth=0.8, label=name)
     ax.set_xticks(at, list(ticks.values()))
     ax.set_xlabel("moments of the step, in order")
     ax.set_ylabel("MB, beside weights and states")
-    ax.legend(loc="upper left")
+    ax.legend(loc="upper right" if other else "upper left")
     return ax
+
+
+def _moments(timeline: Sequence[Any], ticks: Mapping[str, str]) -> list[int]:
+    r"""Where in the timeline the ticks stand."""
+    labels = [point.label for point in timeline]
+    return [labels.index(label) if label else len(labels) - 1 for label in ticks]
+
+
+def _activations(timeline: Sequence[Any], waiting: int) -> tuple[np.ndarray, np.ndarray]:
+    r"""At each moment: activations, and of what the timeline has among them the gradient that waits."""
+    both = np.array([point.activations for point in timeline])
+    change = np.diff(both, prepend=0)
+    waits = np.where(waiting and abs(change) == waiting, change, 0).cumsum()
+    return both - waits, waits
