@@ -102,6 +102,9 @@ def test_how_the_rates_were_found_and_on_how_many_sentences(gate):
     said("data/evidence/gate.md", "settled: 4 of 4 arms")
     assert not any(once_beside(gate, arm) for arm in gate.arms)
     assert {run.parameters for run in gate.runs if run.cell.arm == "gate"} == {gate.parameters("open") + 28}
+    said(PAGE, "random prompts in the top 28 blocks")
+    said("data/evidence/gate.md", "prompts a fiftieth as large")
+    said(PAGE, f"small ones are those times {1 / 50}")
     assert "untrained" not in gate.arms
     said(PAGE, "Not known: what the untrained model gets on these sentences")
 
