@@ -26,6 +26,10 @@ FOUND = [
     (("methods", "probe"), "bitfit", "probe", "no clear difference", "BitFit against a linear probe: "),
     (("pooling",), "lora-mean", "head-mean", "better", "LoRA with that head is "),
     (("decoder",), "lora", "untrained, fitted threshold", "better", "On SmolLM2 LoRA is "),
+    (("decoder",), "pfeiffer", "untrained, fitted threshold", "better", "and a Pfeiffer adapter is "),
+    (("adapters",), "pfeiffer r=64", "pfeiffer", "equal for practical purposes",
+     "A Pfeiffer adapter of width 64 against 16: "),
+    (("adapters",), "adapter-drop", "pfeiffer", "no clear difference", "two of six blocks dropped against none: "),
     (("selective",), "fisher mask", "random mask", "worse", "Entries chosen by Fisher information are "),
     (("selective",), "bitfit, 600 steps", "full, 600 steps", "worse",
      "After 600 steps each, BitFit against full fine-tuning: "),
@@ -59,6 +63,17 @@ def test_bitfits_rate_is_held_down_by_seeds_that_fail():
     assert sorted(value < 0.52 for value in reached[0.01]) == [False, True, True]
     assert min(reached[runs.rate("bitfit")]) > 0.75
     said(README, "at 0.01 two of its three seeds fail, while the biases of query and up alone train best at 0.03")
+
+
+def test_adapters_that_learn_nothing_at_a_high_rate():
+    found = results.read("adapters")
+    first = [one for one in found.runs if (one.cell.rate, one.cell.seed, one.cell.steps) == (0.01, 0, 300)]
+    lost = {one.cell.arm for one in first if one.validation < 0.52}
+    assert lost >= {"lin", "parallel", "pfeiffer r=64", "houlsby r=8", "narrow", "wide"}
+    assert not lost & {"pfeiffer", "pfeiffer r=1", "adapter-drop", "drop 4"}
+    assert found.rate("adapter-drop") == found.rate("drop 4") == 0.01
+    said(README, "At a rate of 0.01 the first seed of Lin's, the parallel, Houlsby's and a wide Pfeiffer adapter "
+                 "(r = 64) learns nothing in 300 steps; AdapterDrop's train best there")  # fmt: skip
 
 
 #: (topic, one arm, another, column, its verdict, what the README says before the difference)
