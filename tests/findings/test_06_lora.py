@@ -29,11 +29,11 @@ def lora() -> Results:
 LONGER = "qv-r8-tuned-at-600, 600 steps", "full-tuned-at-600, 600 steps"
 SECOND = LONGER[0], "full, 600 steps"
 RANKS = ("qv-r64", "qv-r8"), ("qv-r8", "qv-r1")
-BATCH = "all-r8-batch64", "full-batch64"
 FEWER, *PLACES = ("all-r8", "qv-r8"), ("all-r8", "attention-r18"), ("all-r8", "mlp-r14")
 RELATIVES = ("dora", "qv-r8"), ("vera", "qv-r8"), ("oft", "qv-r8")
 STARTS = tuple((f"all-r8-{init}", "all-r8") for init in ("pissa", "olora", "eva"))
-ASKED = ("qv-r8", "full"), ("all-r8", "full"), BATCH, ("qv-r8", "probe"), LONGER, SECOND, *RANKS
+PROBE = ("qv-r8", "probe"), ("full", "probe")
+ASKED = ("all-r8", "full"), ("qv-r8", "full"), LONGER, SECOND, *PROBE, *RANKS
 VARIANTS = FEWER, *PLACES, *RELATIVES, *STARTS
 EQUAL = "equal for practical purposes (within 3 points)"
 
@@ -41,7 +41,7 @@ EQUAL = "equal for practical purposes (within 3 points)"
 def test_the_verdicts_of_both_tables(lora):
     first, second = (lora.pairs({str(pair): pair for pair in asked}) for asked in (ASKED, VARIANTS))
     unclear, equal = "no clear difference", EQUAL.partition(" (")[0]
-    assert [row[-1] for row in first.rows] == [*[unclear] * 3, "better", *[equal] * 4]
+    assert [row[-1] for row in first.rows] == [*[unclear] * 2, *[equal] * 2, *["better"] * 2, *[equal] * 2]
     assert [row[-1] for row in second.rows] == [*[equal] * 6, *[unclear] * 3]
     assert printed(PAGE, r"Holm's adjustment for (\d+) comparisons") == (str(len(first.rows)),)
     assert printed(PAGE, r"As above, with (\d+) comparisons") == (str(len(second.rows)),)
@@ -51,24 +51,24 @@ def test_what_was_trained_and_tested(lora):
     arms = {arm for pair in (*ASKED, *VARIANTS) for arm in pair} - {"probe"}
     (sentences,) = {len(run.correct) for arm in arms for run in lora.arms[arm]}
     assert {len(lora.arms[arm]) for arm in arms} == {3}
-    assert {lora.steps(arm) for arm in arms if not arm.endswith(("600 steps", "64"))} == {300}
+    assert {lora.steps(arm) for arm in arms if not arm.endswith("600 steps")} == {300}
     card = (DATA / "evidence" / "lora.md").read_text(encoding="utf-8")
     batch, *_, seen = re.search(r"batches of (\d+); 300 steps are (\S+) of the ([\d,]+) training", card).groups()
     passes = 300 * int(batch) / int(seen.replace(",", ""))
-    said(PAGE, f"two classes, 300 steps of {batch} sentences ({passes:.2f} of a pass) with three seeds, and every "
-               "learning rate was tuned (DoRA's search lacks two seeds at a rate that fails)")  # fmt: skip
+    said(PAGE, f"two classes: 300 steps of {batch} sentences ({passes:.2f} of a pass), three seeds, every learning "
+               f"rate tuned, {sentences:,} test sentences. LoRA has $\\alpha=2r$, and $r=8$ unless said")  # fmt: skip
     searched = {arm for arm in arms if not arm.endswith("600 steps")}
     assert {arm: rates for arm in searched if (rates := once_beside(lora, arm))} == {"dora": {0.01}}
+    printed(PAGE, "DoRA's search lacks two seeds, at a rate that fails")
     assert lora.by_rate("dora")[0.01] < lora.validation("constant") + 0.05 < lora.validation("probe")
-    said(PAGE, f"at most {2 * passes:.1f} passes over one easy task")
-    said(PAGE, f"LoRA has $\\alpha=2r$, and $r=8$ unless said; there are {sentences:,} test sentences")
     assert {lora.parameters(f"all-r8-{init}") for init in ("pissa", "olora")} == {lora.parameters("all-r8")}
     assert lora.parameters("qv-r8") == 12 * 8 * (384 + 384) + 770  # two matrices in each of six blocks, and the head
 
 
 def test_the_margin_is_half_of_what_there_is_to_gain(lora):
     gain = lora.difference("full", "probe")
-    said(PAGE, f"3 points, is half of the {100 * gain.value:.0f} by which full fine-tuning is ahead of a linear probe")
+    said(PAGE, f"Full fine-tuning is {100 * gain.value:.0f} points ahead of it. Half of that, 3 points, is our margin")
+    assert round(100 * gain.value) == 2 * 3
     card = (DATA / "evidence" / "lora.md").read_text(encoding="utf-8")
     (every,) = re.search(r"of the ([\d,]+) training sentences", card).groups()
     assert len(load_task("film", "two").data["train"]) == int(every.replace(",", ""))
@@ -79,7 +79,7 @@ def test_reading_the_mean_lora_does_not_need_the_pooler(lora):
     pooling = results.read("pooling")
     mean_, cls, here = (pooling.accuracy("lora-mean"), pooling.accuracy("lora"), lora.accuracy("qv-r8"))
     assert cls.value == here.value
-    said(PAGE, f"reading the tokens' mean instead, LoRA has {mean_.value:.3f} instead of {here.value:.3f} (pooling.md)")
+    said(PAGE, f"Reading the tokens' mean instead, LoRA has {mean_.value:.3f} instead of {here.value:.3f} (pooling.md)")
     pooler = "pooler.dense.weight", "pooler.dense.bias"
     for method, trains in ((methods.FullFineTuning(), True), (methods.LoRA(), False)):
         named = dict(method.attach(load_encoder("minilm", num_labels=2)[0]).named_parameters())
@@ -88,33 +88,22 @@ def test_reading_the_mean_lora_does_not_need_the_pooler(lora):
     said(PAGE, "Full fine-tuning also trains the pooler, which the checkpoint never trained and LoRA leaves frozen")
 
 
-def test_lora_brings_most_of_what_full_fine_tuning_brings(lora):
-    found, everywhere, longer, second = (
-        lora.difference(*pair) for pair in (("qv-r8", "full"), ("all-r8", "full"), LONGER, SECOND)
-    )
-    behind = (-found).in_points().replace("+", "").replace(" (", " points behind (")
-    other, large = ((-one).in_points()[1:].replace("+", "") for one in (everywhere, lora.difference(*BATCH)))
-    full = lora.difference("full", "probe").value
-    assert all(lora.difference(one, "probe").value > full / 2 for one in ("qv-r8", "all-r8"))
-    said(PAGE, "LoRA brings most of what full fine-tuning brings here")
-    said(PAGE, f"On query and value it is {behind}, on all linear layers {other}; after correction neither is clear")
-    assert str(longer) == str(second) == EQUAL
-    said(PAGE, "With twice the steps LoRA on query and value is equal by our margin, "
-               f"{-100 * longer.value:.1f} or {-100 * second.value:.1f} points behind full fine-tuning at its two "
-               "nearly tied rates")  # fmt: skip
+def test_between_lora_and_full_fine_tuning_there_is_no_clear_difference(lora):
+    everywhere, found, longer, second = (-lora.difference(*pair) for pair in (*ASKED[:2], LONGER, SECOND))
+    assert everywhere.verdict == "no clear difference" and everywhere.value > 0
+    behind = everywhere.in_points()[1:].replace("+", "").replace(" (", " points behind (")
+    said(PAGE, "Between LoRA on all linear layers and full fine-tuning there is no clear difference: "
+               f"LoRA is {behind}")  # fmt: skip
+    behind = behind.replace("behind", "behind full fine-tuning")
+    said(PAGE, f"On all linear layers LoRA is {behind}, no clear difference")
+    lower = found.in_points().replace("+", "").replace(" (", " points lower (")
+    assert len(ASKED) == 8
+    said(PAGE, f"On query and value LoRA may be a little behind. LoRA is {lower}, not clear among eight comparisons")
+    assert str(longer) == str(second) == EQUAL and {lora.steps(arm) for arm in (*LONGER, *SECOND)} == {600}
+    said(PAGE, f"After 600 steps LoRA is equal by our margin: {100 * longer.value:.1f} or {100 * second.value:.1f} "
+               "points below full fine-tuning at its two best rates")  # fmt: skip
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
     said(PAGE, "LoRA on query and value trains 0.3 % of the parameters")
-    assert {lora.steps(arm) for arm in BATCH} == {75} and printed(PAGE, r"all linear − full, (75) steps of 64")
-    said(PAGE, f"With batches of 64 it is {large}")
-
-
-def test_with_large_batches_one_seed_chose_the_rate(lora):
-    ours, full = BATCH
-    by_rate = lora.whole(ours)
-    (above,) = (rate for rate in by_rate if round(rate / lora.rate(ours)) == 3)
-    fails, *level = sorted(mean(run.correct) for run in by_rate[above])
-    assert fails < 0.51 and abs(mean(level) - lora.accuracy(full).value) < 0.005 and len(level) == 2
-    said(PAGE, "but at 3 times the rate two of three seeds close the gap; the third learns nothing (lora.csv)")
 
 
 def test_the_rate_of_full_fine_tuning_at_600_steps_was_a_close_choice(lora):
@@ -122,6 +111,11 @@ def test_the_rate_of_full_fine_tuning_at_600_steps_was_a_close_choice(lora):
     assert lora.rate(tuned) < lora.rate(next_rate)
     apart = 100 * (lora.validation(tuned) - lora.validation(next_rate))
     assert 0 <= apart < 0.2
+    ends = {}
+    for run in lora.runs:
+        if run.cell.arm == tuned.partition(",")[0] and run.cell.steps == lora.steps(tuned):
+            ends.setdefault(run.cell.rate, []).append(run.validation)
+    assert {*sorted(ends, key=lambda rate: -mean(ends[rate]))[:2]} == {3e-5, 1e-4} and len(ends) == 4
     assert lora.rate(next_rate) == lora.rate("full") == 1e-4 and lora.rate(tuned) == 3e-5
     for rate, pair in (("3e-5", LONGER), ("1e-4", SECOND)):  # as the table names its rows
         row = rf"query and value − full, 600 steps, rate {rate} +([\d.]+) +([\d.]+)"
@@ -129,61 +123,33 @@ def test_the_rate_of_full_fine_tuning_at_600_steps_was_a_close_choice(lora):
 
 
 def test_it_is_ahead_of_a_linear_probe(lora):
-    found = lora.difference("qv-r8", "probe")
-    probe, ours = (f"{lora.accuracy(arm).value:.3f}" for arm in ("probe", "qv-r8"))
-    said(PAGE, f"The probe reaches {probe}, LoRA {ours}: {found}")
-    full = str(lora.difference("full", "probe")).removeprefix("better ").replace(" points", "")
-    said(PAGE, f"LoRA on query and value is {found} than a linear probe, full fine-tuning {full}")
+    found, full = (lora.difference(*pair) for pair in PROBE)
+    best = str(full).removeprefix("better ").replace(" points", "")
+    said(PAGE, f"LoRA beats a linear probe. LoRA on query and value is {found}, full fine-tuning {best}")
+    said(PAGE, f"On query and value LoRA is {found} than a linear probe")
 
 
 def test_ranks_and_places_are_equal_for_practical_purposes(lora):
     assert {str(lora.difference(*pair)) for pair in (*RANKS, FEWER, *PLACES)} == {EQUAL}
     lower = 100 * lora.difference(*RANKS[1]).value
-    said(PAGE, f"Rank 64 is equal, and by our margin so is rank 1, yet it is {lower:.1f} points lower")
+    said(PAGE, f"Ranks 1 and 64 are equal to rank 8 by our margin, though rank 1 is {lower:.1f} points lower")
     assert all(lora.parameters(arm) == pytest.approx(330_000, rel=0.03) for pair in PLACES for arm in pair)
-    assert 0.2 < lora.parameters("qv-r8") / lora.parameters("all-r8") < 0.25
-    said(PAGE, "All linear layers are equal to attention alone and to the MLP alone with about as many parameters, and "
-               "to query and value with under a quarter")  # fmt: skip
-    said(PAGE, "all linear layers (here query and value did as well; on larger models attention alone falls behind)")
+    said(PAGE, "Attention, the MLP, or query and value alone are equal to all linear layers")
 
 
-def test_relatives_of_lora_make_little_difference(lora):
-    found = [lora.difference(*pair) for pair in RELATIVES]
-    assert {*map(str, found)} == {EQUAL}
-    said(PAGE, "[OFT](https://arxiv.org/abs/2306.07280) are equal to it by our margin")
-
-
-def test_other_starts_make_little_difference_each_at_its_own_rate(lora):
+def test_relatives_of_lora_bring_no_gain(lora):
+    assert {str(lora.difference(*pair)) for pair in RELATIVES} == {EQUAL}
+    said(PAGE, "[OFT](https://arxiv.org/abs/2306.07280) are equal to LoRA")
     lower = sorted(-100 * lora.difference(*pair).value for pair in STARTS)
-    said(PAGE, f"come out {lower[0]:.1f} to {lower[-1]:.1f} points lower, not clearly")
-    arms = [one for one, _ in STARTS]
-    assert {lora.rate(arm) for arm in arms} == {3e-4} and lora.rate("all-r8") == 1e-3
-    at = {arm: {rate: [sum(run.correct) / len(run.correct) for run in runs]
-                for rate, runs in lora.whole(arm).items()} for arm in (*arms, "all-r8")}  # fmt: skip
-    low = mean(at["all-r8"][3e-4])
-    assert all(abs(mean(at[arm][3e-4]) - low) < 0.005 for arm in arms) and mean(at["all-r8"][1e-3]) > low + 0.01
-    assert all(min(at[arm][1e-3]) < 0.51 for arm in arms) and min(at["all-r8"][1e-3]) > low
-    said(PAGE, "at the lower rate that they need LoRA is level (lora.csv)")
+    said(PAGE, "[EVA](https://arxiv.org/abs/2410.07170)) is "
+               f"{lower[0]:.1f} to {lower[-1]:.1f} points lower, not clearly")  # fmt: skip
 
 
-def test_its_best_learning_rate_is_ten_and_thirty_times_that_of_full_fine_tuning(lora):
-    assert [round(lora.rate(arm) / lora.rate("full")) for arm in ("all-r8", "qv-r8")] == [10, 30]
-    said(PAGE, "In 300 steps LoRA's best rate is 10 times that of full fine-tuning on all linear layers and 30 times "
-               "on query and value")  # fmt: skip
-    large = lora.rate(BATCH[0]) / lora.rate(BATCH[1])
-    said(PAGE, f"In 75 steps of 64 sentences LoRA's best is {large:.0f} times; Schulman et al. find about 10")
-    assert {lora.steps(arm) for arm in ("all-r8", "qv-r8", "full")} == {300}
-    rates = [f"{lora.rate(arm):g}" for arm in ("qv-r1", "qv-r8", "qv-r64")]
-    constant = lora.validation("constant")
-    for arm in ("qv-r1", "qv-r8", "qv-r64"):
-        ends = {}
-        for run in lora.runs:
-            if run.cell.arm == arm and run.cell.steps == lora.steps(arm):
-                ends.setdefault(run.cell.rate, []).append(run.validation)
-        learn = [rate for rate, found in ends.items() if len(found) == 3 and min(found) > constant + 0.2]
-        assert max(learn) == lora.rate(arm) and max(ends) > max(learn)
-    falls = f"falls with the rank, {rates[0]}, {rates[1]} and {rates[2]} at ranks 1, 8 and 64"
-    said(PAGE, f"On query and value the highest rate at which all seeds still learn {falls}")
+def test_its_best_learning_rate_is_three_to_thirty_times_that_of_full_fine_tuning(lora):
+    pairs = ("all-r8", "full"), ("qv-r8", "full"), ("all-r8-batch64", "full-batch64"), LONGER
+    low, *_, high = sorted(lora.rate(one) / lora.rate(full) for one, full in pairs)
+    assert low == pytest.approx(3, rel=0.12) and high == pytest.approx(30, rel=0.12)
+    said(PAGE, "In [our settings](../data/evidence/lora.md) LoRA's best rate is 3 to 30 times that of full fine-tuning")
     said(PAGE, "$r=8$, $\\alpha=16$, which we did not vary, and about ten times the learning rate of full fine-tuning")
 
 
@@ -198,7 +164,8 @@ def test_the_first_step_grows_with_the_rank_unless_alpha_is_fixed():
     grows = [2 * r * moved[r] for r in moved]  # alpha = 2 r
     assert grows[1] / grows[0] == pytest.approx(8, rel=0.3) and grows[2] / grows[1] == pytest.approx(8, rel=0.3)
     assert max(moved.values()) < 1.3 * min(moved.values())
-    said(PAGE, "with $\\alpha=2r$ the branch's first step grows with $r$. With $\\alpha$ fixed it does not")
+    said(PAGE, "Hu et al. fix $\\alpha$, and the branch's first step is about as large at every $r$. We keep the "
+               "factor at 2, so that the first step grows with $r$")  # fmt: skip
 
 
 def test_what_a_step_costs_is_what_was_measured():
@@ -307,11 +274,9 @@ def test_pefts_file_holds_four_bytes_a_number():
 
 def test_what_happens_one_rate_higher(lora):
     r"""The rates beside the best have all three seeds."""
-    constant, fallen = lora.validation("constant"), {}
-    for arm in ("qv-r8", "all-r8", "full"):
+    constant = lora.validation("constant")
+    for arm in ("qv-r8", "all-r8"):
         tried = [run for run in lora.runs if run.cell.arm == arm and run.cell.rate > lora.rate(arm)]
         above = [run for run in tried if run.cell.rate == min(other.cell.rate for other in tried)]
-        fallen[arm] = sum(run.validation <= constant for run in above), len(above)
-    assert fallen == {"qv-r8": (3, 3), "all-r8": (3, 3), "full": (1, 3)}
-    said(PAGE, "At the next higher rate both end at the constant answer with all three seeds, full fine-tuning with "
-               "one of three.")  # fmt: skip
+        assert len(above) == 3 and all(run.validation <= constant for run in above)
+    said(PAGE, "One rate higher, all seeds of LoRA in the picture end at the constant answer")

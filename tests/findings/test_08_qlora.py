@@ -308,7 +308,7 @@ def test_what_07_found():
     assert printed("07_quantization", r"the first row of the file is the model's: (True)")
     said("07_quantization", "the fp32 weights that we load are already values of Q4_1")
     said(PAGE, f"In 07 NF4 multiplied SmolLM2's perplexity by {worse}, a second rounding: its weights come from Q4_1")
-    said("06_lora", "Which layers get LoRA makes little difference here")
+    said("06_lora", "Rank and place make little difference here")
     said(PAGE, "in 06 places made little difference")
 
 
