@@ -29,7 +29,6 @@ SEARCHED = {"multi-task": 0.5, "replay": 0.2, "L2-SP": 0.01, "EWC": 1000.0, "LoR
 COMPARED: tuple[tuple[Way, Way], ...] = (
     (("WiSE-FT", 0.9), PLAIN),
     (("EWC", 1000.0), ("WiSE-FT", 0.9)),
-    (("L2-SP", 0.003), ("WiSE-FT", 0.9)),
     (("EWC", 3000.0), ("L2-SP", 0.01)),
     (("replay", 0.5), ("full", 0.0003)),
     (("replay", 0.2), ("WiSE-FT", 0.8)),
@@ -136,24 +135,25 @@ class Forgetting:
         of the seeds; negative is ahead.
         """
 
-        def line(way: Way, rival: str) -> str:
-            try:
-                return "" if way[0] == rival else _ends(self.below(way, gap, rival))
-            except CourseError:
-                return "–"
-
         rows = [
             [*(str(Remedy(*way)) for way in (one, other)), *map(_ends, self.apart(one, other)),
-             line(one, PLAIN[0]), line(one, "WiSE-FT")]
+             self._from(PLAIN[0], one, gap), self._from("WiSE-FT", one, gap)]
             for one, other in pairs
         ]  # fmt: skip
         return Table(
-            ["remedy", "compared with", "tweets", "old domains", "old domains, from full's curve", "from WiSE-FT's"],
+            ["remedy", "compared with", "tweets, from that", "old domains, from that",
+             "old domains, from full's curve", "from WiSE-FT's"],
             rows,
             note="The remedy minus what it is compared with, lowest and highest of the seeds; negative: the remedy is "
             "ahead. Pairs picked after the runs, for the findings. –: not every seed has a part of the curve that "
             "learns as much.",
-        )
+        )  # fmt: skip
+
+    def _from(self, rival: str, way: Way, gap: Callable[..., float]) -> str:
+        try:
+            return "" if way[0] == rival else _ends(self.below(way, gap, rival))
+        except CourseError:
+            return "–"
 
     def table(self) -> Table:
         r"""Where all start, then every remedy at every strength: mean ± standard deviation over the seeds."""
@@ -236,17 +236,30 @@ def read() -> Forgetting:
     )
 
 
-def rates() -> Table:
-    r"""Each remedy at the strength of its search, at every rate that was run: mean ± standard deviation."""
+def rates(gap: Callable[..., float] = gap, without: Sequence[str] = ()) -> Table:
+    r"""Each remedy at the strength of its search, at every rate that was run: mean ± standard deviation, and how far
+    the old domains lie from WiSE-FT's curve, lowest and highest of the seeds; "–" where not every seed tells.
+
+    without: kinds to leave out.
+    """
+    stored = read()
     found: dict[tuple[Way, float], list[Point]] = {}
-    for run in results.read("forgetting").runs:
+    for run in sorted(results.read("forgetting").runs, key=lambda run: run.cell.seed):
         kind, strength = way(run)
-        if strength == SEARCHED.get(kind):
+        if strength == SEARCHED.get(kind) and kind not in without:
             found.setdefault((_shown(way(run)), run.cell.rate), []).append(reached(run))
+
+    def behind(one: Way, new: tuple[float, ...], old: tuple[float, ...]) -> str:
+        if len(new) < len(stored.new[one]):
+            return "–"
+        return replace(stored, new=stored.new | {one: new}, old=stored.old | {one: old})._from("WiSE-FT", one, gap)
+
     kinds = list(KINDS)
     order = sorted(found, key=lambda key: (kinds.index(key[0][0]), *key[0][1:], key[1]))
-    rows = [
-        [str(Remedy(*one)), f"{rate:g}", len(found[one, rate]), *map(_mean, zip(*found[one, rate], strict=True))]
-        for one, rate in order
-    ]
-    return Table(["remedy", "learning rate", "seeds", "tweets", "old domains"], rows)
+    rows = []
+    for one, rate in order:
+        new, old = zip(*found[one, rate], strict=True)
+        rows.append([str(Remedy(*one)), f"{rate:g}", len(new), _mean(new), _mean(old), behind(one, new, old)])
+    return Table(
+        ["remedy", "learning rate", "seeds", "tweets", "old domains", "old domains, from WiSE-FT's curve"], rows
+    )

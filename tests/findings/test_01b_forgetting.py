@@ -18,8 +18,8 @@ from coursekit.training.pretraining import small_decoder
 PAGE = "01b_forgetting"
 SLOWER, SLOWEST = ("full", 1e-3), ("full", 3e-4)
 TUNED, EWC = ("EWC", 1000.0), ("EWC", 3000.0)
-L2SP, LOOSE, TIGHT = ("L2-SP", 0.01), ("L2-SP", 0.003), ("L2-SP", 0.1)
-HALF, SOME, FEW, LITTLE = (("replay", share) for share in (0.5, 0.2, 0.05, 0.01))
+L2SP = ("L2-SP", 0.01)
+HALF, SOME = ("replay", 0.5), ("replay", 0.2)
 LORA, BACK = ("LoRA", 16.0), ("WiSE-FT", 0.9)
 
 
@@ -52,52 +52,62 @@ def test_a_tenth_of_the_way_back_is_nearly_free(runs):
     (learned, kept) = runs.apart(BACK, forgetting.PLAIN)
     assert min(learned) > 0 > max(kept) and len(kept) == 3
     cost, gain = f"{min(learned):.2f} to {max(learned):.2f}", spread(kept)
-    said(PAGE, f"Against plain fine-tuning, $c=0.9$ costs {cost} on tweets and leaves the old domains lower by {gain}")
-    said(PAGE, f"which cost next to nothing and kept {gain} of perplexity on the old domains")
+    said(PAGE, f"It costs {cost} on tweets and leaves the old domains {gain} lower")
+    said(PAGE, f"Going a tenth of its way back cost next to nothing and kept {gain} of perplexity on the old domains")
 
 
-def test_going_back_is_the_hardest_rival(runs):
+def test_going_back_is_the_harder_rival(runs):
     gaps = []
     for way in runs.new:
         if way[0] == "WiSE-FT":
             with suppress(CourseError):  # no rate learns as little
                 gaps += runs.below(way)
     assert len(gaps) == 3 * 4 and max(gaps) < 0
-    _, ewc = ahead(runs, TUNED, BACK)
-    assert forgetting.SEARCHED["EWC"] == TUNED[1]
-    said(PAGE, f"With EWC (λ = 1000) the old domains' perplexity ends {ewc} lower than with the hardest rival, a tenth "
-               "of the way back. EWC is ahead on tweets too")  # fmt: skip
+    said(PAGE, "WiSE-FT is the harder rival")
+
+
+def test_ewc_lies_below_both_curves(runs):
+    full, back = runs.below(EWC), runs.below(EWC, rival="WiSE-FT")
+    assert len(full) == len(back) == 3 and max(full) < max(back) < 0
+    said(PAGE, f"EWC (λ = 3000) lies {spread(full)} below plain fine-tuning's curve, and {spread(back)} below "
+               "WiSE-FT's")  # fmt: skip
+    for seed, new in enumerate(runs.new[TUNED]):
+        assert new < min(found[seed] for way, found in runs.new.items() if way[0] in ("full", "WiSE-FT"))
+    said(PAGE, "λ = 1000 has no such number: it learns more than any plain run")
+    said(PAGE, f"EWC (λ = 3000) lay {spread(back)} below WiSE-FT's curve")
 
 
 def test_which_springs_are_ahead(runs):
     _, old = ahead(runs, EWC, L2SP)
-    said(PAGE, f"EWC (λ = 3000) is ahead of L2-SP (α = 0.01) on tweets, and by {old} on the old domains")
+    said(PAGE, f"This EWC is ahead of L2-SP (α = 0.01) on tweets, and by {old} on the old domains")
     gaps = []
     for way in runs.new:
         if way[0] == "EWC":
             with suppress(CourseError):  # it learns more than all of L2-SP's
                 gaps += runs.below(way, rival="L2-SP")
     assert len(gaps) == 3 * 2 and max(gaps) < 0
-    strengths = [way for way in runs.new if way[0] == "L2-SP"]
-    assert min(strengths) == LOOSE and max(strengths) == TIGHT
-    ahead(runs, LOOSE, BACK)
-    assert min(runs.below(TIGHT, rival="WiSE-FT")) > 0 < min(runs.apart(TIGHT, BACK)[0])
-    said(PAGE, "L2-SP's weakest springs beat a tenth of the way back, but its strongest do not")
-    said(PAGE, "EWC (λ = 1000) and L2-SP (α = 0.003) were ahead of that on old and new text")
 
 
-def test_replay_needs_much_old_text(runs):
-    half, fifth, few, little = (runs.below(share, rival="WiSE-FT") for share in (HALF, SOME, FEW, LITTLE))
-    assert max(half) < 0 and min(fifth) < 0 < max(fifth) and min(few + little) > 0
-    assert min(way[1] for way in runs.new if way[0] == "replay") == LITTLE[1]
-    between = f"{min(fifth):+.1f} to {max(fifth):+.1f}".replace("-", "−")
-    said(PAGE, f"With half the rows old, replay lies below WiSE-FT's curve by {spread(half)}. With a fifth there is no "
-               f"clear difference ({between}). With a twentieth or less, replay is behind")  # fmt: skip
-    said(PAGE, "Replay of half old text was ahead of WiSE-FT's curve, of a fifth not clearly")
+def test_replay_depends_on_the_rate(runs):
+    found: dict[tuple, list[float]] = {}
+    back = [way for way in runs.new if way[0] == "WiSE-FT"]
+    for run in results.read("forgetting").runs:
+        new, old = forgetting.reached(run)
+        points = [(runs.new[way][run.cell.seed], runs.old[way][run.cell.seed]) for way in back]
+        found.setdefault((run.cell.arm, run.cell.rate), []).append(forgetting.gap(new, old, points))
+    best = forgetting.chosen(results.read("forgetting").runs)
+    assert best["replay"] == best["multi-task"] == 3e-3
+    fifth, half = ([found[arm, rate] for rate in (3e-3, 1e-3)] for arm in ("replay 0.2", "multi-task 0.5"))
+    assert [len(gaps) for gaps in (*fifth, *half)] == [3] * 4
+    assert fifth[0] == pytest.approx(runs.below(SOME, rival="WiSE-FT")) and min(fifth[0]) < 0 < max(fifth[0])
+    assert half[0] == pytest.approx(runs.below(HALF, rival="WiSE-FT")) and max(fifth[1] + half[0] + half[1]) < 0
+    said(PAGE, "At the best rate for tweets a fifth of old rows shows no clear difference from WiSE-FT's curve; at "
+               f"0.001 it lies {spread(fifth[1])} below. Half lies below at both")  # fmt: skip
+    said(PAGE, "Replay of half old text lay below it too, of a fifth clearly only at a rate of 0.001")
 
 
 def test_the_table_has_the_differences_of_the_findings(runs):
-    pairs = {(BACK, forgetting.PLAIN), (TUNED, BACK), (LOOSE, BACK), (EWC, L2SP), (HALF, SLOWEST),
+    pairs = {(BACK, forgetting.PLAIN), (TUNED, BACK), (EWC, L2SP), (HALF, SLOWEST),
              (SOME, ("WiSE-FT", 0.8)), (LORA, SLOWER), (("linear layers", 3e-3), SLOWER)}  # fmt: skip
     assert set(forgetting.COMPARED) == pairs
 
@@ -113,25 +123,30 @@ def on_curve(runs, kind: str, seed: int, new: float) -> float | None:
 def test_each_rate_is_the_one_for_tweets(runs):
     chosen = forgetting.chosen(results.read("forgetting").runs)
     assert {chosen[kind] for kind in ("full", "L2-SP", "EWC", "replay", "multi-task")} == {3e-3}
-    assert chosen["OFT"] == chosen["LoRA"] == 1e-2
-    said(PAGE, "for tweets alone: 0.003, for LoRA 0.01, and the same for [OFT](")
+    assert chosen["LoRA"] == 1e-2
+    said(PAGE, "for tweets alone: 0.003, for LoRA 0.01. WiSE-FT goes back from plain fine-tuning at 0.003")
+
+
+def test_a_rate_that_is_too_high(runs):
+    new, old = runs.point(("full", 1e-2))
+    assert any(x < new and y < old for x, y in runs.curves()["full"])
+    said(PAGE, f"learns less and forgets more than another (here 0.01: {new:.1f} and {old:.1f})")
 
 
 def test_lora_is_behind_a_smaller_learning_rate(runs):
     ahead(runs, SLOWER, LORA)
     said(PAGE, f"With r = 16 the old domains are higher by {spread(runs.below(LORA))}")
-    said(PAGE, "LoRA did not lie below the curve: its rank costs something")
+    said(PAGE, "LoRA lay above plain fine-tuning's curve: its rank costs something")
 
 
 def test_what_holds_lora_back(runs):
-    lines = {rate: runs.below(("linear layers", rate)) for rate in (1e-3, 3e-3, 1e-2)}
-    slow, fast, fastest = lines.values()
-    assert min(slow) > 0 and max(slow) < min(fast) and max(fast) < min(fastest)
-    said(PAGE, "Training the linear layers whole, embedding and output layer frozen, ends above plain fine-tuning's "
-               f"curve by {spread(fast)} (rate 0.003)")  # fmt: skip
+    slow, fast = (runs.below(("linear layers", rate)) for rate in (1e-3, 3e-3))
+    assert min(slow) > 0 and max(slow) < 0.4 < min(fast)
+    said(PAGE, "Training the linear layers whole (not drawn), embedding and output layer frozen, ends above plain "
+               f"fine-tuning's curve by {spread(fast)} at 0.003, by little at 0.001")  # fmt: skip
     gaps = [gap for way in runs.new if way[0] == "LoRA" for gap in runs.below(way, rival="linear layers")]
     assert len(gaps) == 9 and min(gaps) > 0
-    said(PAGE, "LoRA of any rank ends above that curve")
+    said(PAGE, f"LoRA of any rank ends above that curve, by {spread(gaps)}")
     model = small_decoder(512, context=64, device="cpu")
     adapted = sum(layer.weight.numel() for layer in all_linear(model).values())
     (trained,) = {run.parameters for run in results.read("forgetting").runs if run.cell.arm.startswith("linear")}
@@ -154,7 +169,7 @@ def test_lora_leaves_both_ends_as_they_are():
     assert model.num_parameters() == int(printed(PAGE, r"([\d,]+) parameters\n")[0].replace(",", ""))
     ends = {id(p) for p in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
     assert len(ends) == 2 and not model.config.tie_word_embeddings
-    said(PAGE, "its frozen embedding and output layer the more, the more is learned")
+    said(PAGE, "and so do its frozen embedding and output layer")
     LoRA(r=4, alpha=4, targets="all-linear").attach(model)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trained and all(".layers." in name for name in trained), trained
@@ -222,6 +237,8 @@ def test_all_four_keep_more_than_plain_fine_tuning():
     l2sp, ewc, lora = kept("L2-SP, α = 0.01"), kept("EWC, λ = 1000"), kept("LoRA, r = 16")
     assert all(olds < plain for _, olds in (kept("replay, 20 % old"), l2sp, ewc, lora))
     assert max(l2sp[0], ewc[0]) < plain_new + 0.3
+    assert (l2sp[0] - ewc[0]) * (l2sp[1] - ewc[1]) < 0
+    said(PAGE, "as well as without one, and neither is ahead of the other on both")
     said(PAGE, f"LoRA learned less and ends at {lora[0]:.1f}")
 
 

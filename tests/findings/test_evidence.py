@@ -166,8 +166,8 @@ def test_what_is_forgotten_beside_the_lesson():
     going = [gap for way in back if way[1] > 0.3 for gap in runs.below(way)]
     assert max(going) < 0
     said(README, f"WiSE-FT from c = 0.5 to 0.9 keeps {span(going)} of perplexity more than plain fine-tuning")
-    said(README, f"replay of a fifth keeps {span(slow)} more than WiSE-FT at a rate of 0.001, not clearly at 0.003, "
-                 f"which is better for tweets ({between}); replay of a twentieth or less keeps {span(sum(few, []))} "
+    said(README, f"replay of a fifth keeps {span(slow)} more than WiSE-FT at a rate of 0.001, not clearly ({between}) "
+                 f"at 0.003, which is better for tweets; replay of a twentieth or less keeps {span(sum(few, []))} "
                  f"less, L2-SP at α = 0.1 {span(strong)} less")  # fmt: skip
     assert forgetting.chosen(results.read("forgetting").runs)["replay"] == 3e-3
 
