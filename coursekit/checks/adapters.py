@@ -281,7 +281,7 @@ def _task(draw: Draw) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
 SNIP = Exercise(
     id="adapters-snip",
     points=4,
-    difficulty=4,
+    difficulty=3,
     minutes=8,
     secret=_task,
     reference=snip,

@@ -2,6 +2,7 @@ r"""What 02b says of its evidence."""
 
 from __future__ import annotations
 
+import collections
 import re
 import statistics
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from finding import printed, read, said, tenths
 
-from coursekit.checks.adapters_train import ASKED, CUT, FRESH, KEEP, WHOLE, WIDE
+from coursekit.checks.adapters_train import ASKED, CUT, FRESH, KEEP, NOTHING, WHOLE, WIDE
 from coursekit.experiments import results
 from coursekit.methods import HoulsbyAdapter
 from coursekit.methods.adapters.bottleneck import INITS
@@ -59,7 +60,15 @@ def test_what_the_exercise_says_of_its_adapters():
     said(PAGE, f"All {biases:,} biases kept leave {KEEP - biases:,} weights")
     said(PAGE, f"all biases and the {KEEP - biases:,} largest weights, not trained again | {100 * CUT:.0f} %")
     said(PAGE, f"the wide ones | {100 * WHOLE:.0f} %")
+    said(PAGE, f"no points if more than half of the gain over {100 * NOTHING:.0f} % stays, as in notebook 02")
+    said("02_adapters", f"If more than half of the gain over {100 * NOTHING:.0f} % is left, you get no points")
     said(PAGE, f"keep the last {FRESH} rows back, which trained() has not seen, and aim above {100 * ASKED:.0f} %")
+
+
+def test_some_rates_have_one_seed(film):
+    seeds = {arm: collections.Counter(run.cell.rate for run in film.runs if run.cell.arm == arm) for arm in BEFORE}
+    assert all(1 in of.values() and len(film.seeds(arm)) == 3 for arm, of in seeds.items())
+    said(PAGE, "each learning rate tuned on validation sentences (some neighbouring rates with one seed)")
 
 
 @pytest.fixture(scope="module")
@@ -74,20 +83,18 @@ def compared(film) -> dict:
 def test_snip_and_chance(compared):
     assert compared["random"].verdict == "no clear difference"
     _, ends = compared["random"].in_points().split(" (")
-    said(PAGE, f"With 95 % cut before training there is no clear difference ({ends[:-1]} points)")
+    said(PAGE, f"SNIP and chance are not distinguishable. There is no clear difference ({ends[:-1]} points)")
 
 
 def test_cut_after_training(film, compared):
     eighty, most, loose, all_but = (compared[share, start] for start in ("0.02", "0.001") for share in (80, 95))
     lost = str(eighty).removeprefix("worse by ")
     assert (eighty.verdict, most.verdict) == ("worse",) * 2
-    said(PAGE, f"From a start of 0.02, cutting 80 % by size cost {lost}, and cutting 95 % left little more than the "
-               "constant answer")  # fmt: skip
-    said(PAGE, f"from a start of 0.02, 80 % cost {lost} and 95 % left little; from 0.001 the seeds disagree")
-    assert film.accuracy("wide, magnitude 95% after").value < film.accuracy("constant").value + 0.03
     assert (loose.verdict, all_but.verdict) == ("no clear difference",) * 2
-    ends = str(loose).removeprefix("no clear difference (").removesuffix(")")
-    said(PAGE, f"From 0.001 the seeds disagree about how much was lost ({ends} at 80 %)")
+    own = zip(film.seeds(BEST), film.seeds(f"{BEST}, magnitude 80% after"), strict=True)
+    ends = [round(100 * (whole - cut)) for whole, cut in own]
+    said(PAGE, f"From a start of 0.02, cutting 80 % by size cost {lost}; from 0.001 the three seeds lost "
+               f"{min(ends)} to {max(ends)}, too unlike for a verdict")  # fmt: skip
     for arm in STARTS.values():
         whole, *cuts = (film.seeds(one) for one in (arm, *(f"{arm}, magnitude {cut}% after" for cut in (80, 95))))
         assert all(after < before for cut in cuts for after, before in zip(cut, whole, strict=True))
@@ -97,16 +104,18 @@ def test_cut_after_training(film, compared):
 def test_large_sparse(compared):
     large = compared["large"]
     assert large.verdict == "equal for practical purposes" and large.p > 0.05 and large.family == 8
-    value, ends = large.in_points().replace("+", "").split(" ", 1)
-    said(PAGE, f"Large-Sparse is {value} points {ends} ahead of a narrow adapter with as many weights: equal for "
-               "practical purposes, and among eight comparisons perhaps luck")  # fmt: skip
+    value = large.in_points().replace("+", "").split(" ", 1)[0]
+    said(PAGE, f"Large-Sparse gains little, if anything. It is {value} points ahead of a narrow adapter with as many "
+               "weights: equal for practical purposes, and among eight comparisons perhaps luck")  # fmt: skip
+    said(PAGE, "A narrow adapter with as many weights is equal for practical purposes")
 
 
 def test_snip_and_size_on_a_trained_adapter(film):
     found = [film.difference(f"{arm}, snip 80% after", f"{arm}, magnitude 80% after") for arm in STARTS.values()]
     assert {one.verdict for one in found} == {"no clear difference"}
     wide, own = (str(one).removeprefix("no clear difference (").removesuffix(")") for one in found)
-    said(PAGE, f"nor can three longer [stored runs](../data/evidence/README.md) (SNIP minus size: {wide})")
+    by = f"{round(100 * found[0].value)} points, {wide.removesuffix(' points')}".replace("-", "−")
+    said(PAGE, f"nor can three longer [stored runs](../data/evidence/README.md) (SNIP minus size: {by})")
     said(EVIDENCE, "By SNIP instead of magnitude there is no clear difference at 80 % "
                    f"({own} from a start of 0.001, {wide.removesuffix(' points')} from 0.02)")  # fmt: skip
 
@@ -129,6 +138,9 @@ def test_what_each_cut_costs(film):
     assert len(cost[80]) == 14 and 13 < min(cost[95]) < 14
     span = f"{min(cost[80]):.1f} to {max(cost[80]):.0f} points"
     said(EVIDENCE, f"The runs that learned, from both starts, lost {span} at 80 %, and at least 13 at 95 %")
+    said(PAGE, f"Over all rates tried, runs that learned lost {span.removesuffix(' points')}, and at least 13 at 95 %")
+    said(PAGE, "Cut after training by size and left alone, runs that learned "
+               f"lost {span} at 80 %, at least 13 at 95 %")  # fmt: skip
 
 
 def test_what_gradients_and_moments_hold():
@@ -138,10 +150,14 @@ def test_what_gradients_and_moments_hold():
     said(PAGE, f"from {whole:.1f} MB to {left:.1f} MB at 95 %. Beside them stand {frozen:.0f} MB of frozen model")
 
 
-def test_the_sizes_of_the_starts():
-    said(PAGE, "start both away from 0, with a standard deviation of 0.02")
-    said(PAGE, "All start with 0.02, as in section 3, but for a whole adapter with Houlsby's own start, 0.001, "
-               "and its cuts")  # fmt: skip
+def test_the_sizes_of_the_starts(film):
+    said(PAGE, 'start both away from 0, with a standard deviation of 0.02 (init="bert")')
+    said(PAGE, "All start with 0.02, as in section 3. At rates of 0.001 and 0.003 one whole adapter in three then "
+               "learns nothing, so it also starts, and is cut, from Houlsby's own 0.001: the one to beat")  # fmt: skip
+    assert max(STARTS.values(), key=lambda arm: film.accuracy(arm).value) == BEST
+    for rate in (0.001, 0.003):
+        learned = [statistics.fmean(run.correct) > 0.55 for run in film.whole("wide")[rate]]
+        assert sorted(learned) == [False, True, True]
     assert HoulsbyAdapter().init == "houlsby"
     down, up = torch.nn.Linear(384, 64), torch.nn.Linear(64, 384)
     for init, size in (("bert", 0.02), ("houlsby", 0.001)):
@@ -157,8 +173,6 @@ def test_the_notebooks_own_run():
     said(PAGE, f"the whole adapter has {whole}, a fifth chosen by size {size}, a fifth drawn at random")
     said(PAGE, f"drawn at random {chance}, no better than one label for all")
     said(PAGE, f"SNIP keeps {snip} where size keeps {size}")
-    fewest, most = printed(PAGE, r"SNIP before training: (\d+)% to (\d+)% of a matrix stay")
-    said(PAGE, f"{fewest} to {most} % of a matrix stay")
     outputs = [output for cell in read(PAGE).cells for output in cell.get("outputs", [])]
     alts = [output.get("metadata", {}).get("image/png", {}).get("alt", "") for output in outputs]
     (alt,) = (one for one in alts if "of a matrix" in one)
