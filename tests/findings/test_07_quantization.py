@@ -246,6 +246,8 @@ def test_the_format_that_a_model_was_stored_in():
         for name, block in (("int4, zero point", 64), ("NF4", 64), ("int4, zero point", 32), ("NF4", 32), ("Q4_1", 32))
     }
     assert error["Q4_1", 32][0] == "0"
+    assert printed(PAGE, r"the first row of the file is the model's: (True)")
+    said(PAGE, "the fp32 weights that we load are already values of Q4_1")
     (_, q4_1), (_, nf4), (_, here) = error["Q4_1", 32], error["NF4", 32], error["int4, zero point", 32]
     said(PAGE, f"in blocks of 32 Q4_1 wins there, too: {q4_1} % against NF4's {nf4} %")
     smaller, steps = printed(

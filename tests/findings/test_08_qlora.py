@@ -68,11 +68,14 @@ def test_the_plans_of_three_cards():
         (p[:3], p[3]) for p in (plan("33B", card(name).capacity(), 512, 0.4, 1.2) for name in names)
     )
     assert (four, one, more) == ((4, "adamw8bit", True), (1, "adamw", False), (4, "adamw", False))
-    said(PAGE, f"The best plan for the RTX 4090 has four rows and 8-bit states, and takes {small:.1f}")
+    said(PAGE, f"On the RTX 4090 the best plan has four rows and 8-bit states, and takes {small:.1f}")
     assert small > middle > large
     paged = 3 * (1 + 0.4 / four[0]) + 1.2 / four[0]
-    said(PAGE, f"Paging ({paged:.1f}) is never chosen: the rule counts 8-bit states as free")
-    said(PAGE, f"With more room checkpointing goes: {large:.1f} on 80 GB")
+    eight = qlora_bill("33B", batch=8, optimizer="paged_adamw").peak
+    assert eight > card("RTX 4090").capacity() - GiB
+    said(PAGE, f"Paging is not chosen: four rows take {paged:.1f}, and eight do not fit")
+    said(PAGE, f"one row with states paged out takes {3 * (1 + 0.4) + 1.2:.1f}")
+    said(PAGE, f"Both A100s: a row takes {middle:.1f} on 40 GB and {large:.1f} on 80 GB")
 
 
 def test_against_full_fine_tuning():
@@ -110,12 +113,21 @@ def test_on_smollm2_the_question_is_open():
 def test_a_step_of_qlora_is_slower_than_one_of_lora():
     steps = costs.read()
     qlora, lora, itself = (f"{steps[arm].step_ratio:.2f}" for arm in ("qlora", "lora-all-linear", "full"))
-    said(PAGE, "A step gets slower than LoRA's")
-    said(PAGE, f"it took {qlora} of a step of full fine-tuning, and one of LoRA, in another run, {lora} (full against "
-               f"itself: {itself}; data/evidence/comparison.csv)")  # fmt: skip
+    said(PAGE, "A step gets slower than LoRA's, since unpacking is added work: with MiniLM on one CPU by about a tenth "
+               f"({qlora} and {lora} of a step of full fine-tuning, in different runs; full against itself: "
+               f"{itself})")  # fmt: skip
     said(PAGE, "four bits cost some time and no accuracy beyond ±3 points")
     ratio = steps["qlora"].step_ratio / steps["lora-all-linear"].step_ratio
     assert ratio - 1 > abs(steps["full"].step_ratio - 1)  # more than full fine-tuning differs from itself
+    assert round(10 * (ratio - 1)) == 1
+
+
+def test_the_activations_of_a_step_do_not_shrink():
+    qlora, lora = (costs.read()[arm] for arm in ("qlora", "lora-all-linear"))
+    assert qlora.batch_size == lora.batch_size == 16 and qlora.model == lora.model == "minilm"
+    assert qlora.weights < 0.6 * lora.weights and qlora.activations > lora.activations > 0.6 * lora.peak
+    said(PAGE, f"Activations do not shrink: a measured step of MiniLM, 16 sentences, peaks at {lora.peak / MB:.0f} MB "
+               f"with LoRA and at {qlora.peak / MB:.0f} with QLoRA (data/evidence/comparison.csv)")  # fmt: skip
 
 
 def test_every_row_of_the_table_has_its_whole_search():
@@ -151,11 +163,11 @@ def test_where_65b_fits():
                f"on an RTX A6000 and, after error correction, [{l40 / GB:.1f}](https://github.com/QwenLM/Qwen3-VL/issues/"
                "2097) on an L40")  # fmt: skip
     said(PAGE, f"By this sum 65B needs {resident / GB:.1f} GB, and {in_bf16('65B') / GB:.1f} with the authors' bf16 "
-               "adapters: both fit on the A6000, only the second on the L40")  # fmt: skip
+               "adapters. Of 48 GiB a program sees")  # fmt: skip
+    said(PAGE, "So bf16 adapters fit on both, fp32 ones on the A6000 alone; states in 8 bits or paged out fit on both")
     more = missed("65B")
     assert paged + more < eight + more < l40 - GiB < in_bf16("65B") + more < a6000 - GiB < resident + more
-    said(PAGE, "With the paper's base bf16 adapters fit on the A6000 alone, and fp32 ones on neither; states in 8 bits "
-               "or paged out fit on both")  # fmt: skip
+    said(PAGE, "65B takes smaller states, or bf16 adapters and the A6000")
     said("08b_seven_billion", "65B on 48 GB depends on the card, on the adapter's precision and on the base (08)")
     said(PAGE, f"LLaMA 65B needs {resident / GB:.0f} GB with fp32 adapters and {in_bf16('65B') / GB:.0f} with bf16: in "
                "48 GiB the card and the base decide. No step was measured on a GPU")  # fmt: skip
@@ -171,8 +183,10 @@ def test_where_65b_fits():
     config = llama_config("65B")
     more = 2 * 2 * config.vocab_size * config.hidden_size  # two bytes more for embedding and output layer
     bill = qlora_bill("65B")  # with accumulation all gradients are there from the start: activations come on top
-    said(PAGE, f"cast to fp32, take {more / GB:.2f} GB more than in section 5 for 65B, and accumulation "
-               f"{(bill.total - bill.peak) / GB:.1f} (08b)")  # fmt: skip
+    assert f"{more / GB:.2f} {(bill.total - bill.peak) / GB:.2f}" == "1.05 0.70"  # as 08b has them
+    needed = qlora_bill("65B", optimizer="paged_adamw").total + more
+    said(PAGE, "With embedding and output layer cast to fp32, and accumulation, 65B needs "
+               f"{needed / GB:.1f} GB with all states paged out (08b)")  # fmt: skip
 
 
 def test_33b_fits_on_24_gib_with_smaller_states_or_adapters_alone():
@@ -185,27 +199,21 @@ def test_33b_fits_on_24_gib_with_smaller_states_or_adapters_alone():
     more = missed("33B")
     assert paged + more < room < eight + more < in_bf16("33B") + more
     assert in_bf16("33B") - (resident - eight) + more < room  # of two together: 8 bits and bf16
-    said(PAGE, "With the paper's base only paging is enough by itself")
+    said(PAGE, "With them only paging is enough by itself for 33B")
 
 
 def test_the_paper_s_bases_are_larger_than_the_sum_s():
-    sizes = ("7B", "65B")
-    small, large = (missed(size) / GB for size in sizes)
-    said(PAGE, f"Its 4-bit bases are {small:.1f} GB (7B) to {large:.1f} GB (65B) smaller than in the paper's figure 6, "
-               "known only as an issue quotes it (08b); why is unknown")  # fmt: skip
+    small, large = (missed(size) / GB for size in ("33B", "65B"))
+    said(PAGE, f"The paper's 4-bit bases are {small:.1f} GB (33B) and {large:.1f} GB (65B) larger; why is unknown")
     said("08b_seven_billion", "figure 6, which we know only as [an issue of bitsandbytes]")
-    drawn = next(cell for cell in read(PAGE).cells if "memory_bars(" in cell.source)
-    caption = f"the paper's bases are {small:.1f} to {large:.1f} GB larger than ours"
-    assert caption in drawn.source
-    assert any(caption in output.get("data", {}).get("text/markdown", "") for output in drawn.outputs)
 
 
 def test_how_long_unpacking_takes_by_the_data_sheets():
     for memory, products in ((1.0, 165), (2.0, 312)):  # TB/s and TFLOP/s of an RTX 4090 and of an A100
         unpack, row = (0.5 + 2) / memory, 2 * 512 / products  # picoseconds a weight
         assert round(unpack / row, 1) == 0.4
-    said(PAGE, "By their data sheets unpack is about 0.4 on an RTX 4090 and on an A100, for "
-               "512 tokens a row")  # fmt: skip
+    said(PAGE, "By their data sheets unpack is about 0.4 on an RTX 4090 and on an A100, for 512 tokens a row (2.5 "
+               "bytes moved for each weight, against 2 · 512 operations)")  # fmt: skip
     copy = 2 * qlora_bill("33B").optimizer / 32e9 / (2 * 512 * 32.5e9 / 165e12)  # out and in again, at 32 GB/s
     said(PAGE, f"copy about {copy:.1f} for 33B on the former, over PCIe 4")
 
@@ -281,6 +289,8 @@ def test_how_far_the_weights_move():
     (small,) = re.search(r"ΔW: ([\d.]+) weights in a million", picture).groups()
     assert float(small) < 1
     said(PAGE, "fewer than one weight in a million is moved that far")
+    (far,) = printed(PAGE, r"of ten times ΔW ([\d.]+)% pass halfway")
+    said(PAGE, f"Ten times this update would take {far} % of the weights past halfway")
 
 
 def test_the_losses_of_bitsandbytes_are_the_packages():
@@ -303,11 +313,7 @@ def test_what_codes_of_four_bytes_take():
     said(PAGE, f"The package has two codes in a byte and takes {packed / MB:.0f} MB")
 
 
-def test_what_07_found():
-    (worse,) = printed("07_quantization", r"nf4 +[\d.,]+ +([\d.]+) \(")
-    assert printed("07_quantization", r"the first row of the file is the model's: (True)")
-    said("07_quantization", "the fp32 weights that we load are already values of Q4_1")
-    said(PAGE, f"In 07 NF4 multiplied SmolLM2's perplexity by {worse}, a second rounding: its weights come from Q4_1")
+def test_places_made_little_difference_in_06():
     said("06_lora", "Rank and place make little difference here")
     said(PAGE, "in 06 places made little difference")
 
