@@ -5,7 +5,7 @@ r"""Evidence: runs the grid of a topic into data/evidence/, in several processes
     python benchmarks/evidence.py methods --card             # writes data/evidence/methods.md from what is there
 
 A topic is a file in benchmarks/topics/ with a `GRID` and the `SETTING` that its runs share; where its arms are no
-`Recipe`, with a `carry` that makes their runs.
+`Recipe`, with a `carry` that makes their runs; where its task is its own, with a `task`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from coursekit.experiments.recipe import Arm, Recipe
 from coursekit.experiments.run import baselines, train
 from coursekit.experiments.table import Cell, Run, Store, read_csv
 from coursekit.files import replace_text
-from coursekit.tasks import load_task
+from coursekit.tasks.task import Task, load_task
 
 ROOT = Path(__file__).resolve().parents[1]
 TOPICS = sorted(path.stem for path in (ROOT / "benchmarks" / "topics").glob("[!_]*.py"))
@@ -57,11 +57,16 @@ def main(
     if processes > 1 and not only_card:
         raise typer.Exit(side_by_side([sys.executable, __file__, topic, "--evidence", str(evidence)], processes))
     if not only_card:
-        bench = Bench(asked.SETTING) if asked.SETTING else None
+        bench = Bench(asked.SETTING, task(asked)) if asked.SETTING else None
         if not hasattr(asked, "carry"):
             store.add(idle(asked, store, bench))
         work.work(asked.GRID, store, carry(asked, bench), partial(print, flush=True))
     write_card(topic, asked, store)
+
+
+def task(asked: Any) -> Task:
+    r"""The topic's own, or the one that its setting names."""
+    return asked.task() if hasattr(asked, "task") else load_task(asked.SETTING.domain, asked.SETTING.labels)
 
 
 def carry(asked: Any, bench: Bench) -> work.Carry:
@@ -115,7 +120,7 @@ def write_card(topic: str, asked: Any, store: Store) -> None:
     r"""The card beside the runs, from what there is of them now."""
     about = {"command": f"`python benchmarks/evidence.py {topic} --processes 2`"}
     if (setting := asked.SETTING) is not None and not hasattr(asked, "carry"):
-        data = load_task(setting.domain, setting.labels).data
+        data = task(asked).data
         sizes = {split: len(data[split]) for split in ("train", "validation", "test")}
         shown = asked.GRID.steps * setting.batch_size / sizes["train"]
         about |= {

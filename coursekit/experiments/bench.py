@@ -13,7 +13,7 @@ from coursekit import training
 from coursekit.methods import FullFineTuning
 from coursekit.models import is_encoder, load_decoder, load_encoder
 from coursekit.tasks.prepared import Prepared
-from coursekit.tasks.task import load_task
+from coursekit.tasks.task import Task, load_task
 
 #: Sentences that methods may look at before they train.
 LOOKED_AT = 128
@@ -38,11 +38,11 @@ class Setting:
 
 
 class Bench:
-    r"""Model and task of a `Setting`, loaded."""
+    r"""Model and task of a `Setting`, loaded. task: of its own, where `load_task` does not know it."""
 
-    def __init__(self, setting: Setting):
+    def __init__(self, setting: Setting, task: Task | None = None):
         self.setting = setting
-        task = load_task(setting.domain, setting.labels)
+        task = task or load_task(setting.domain, setting.labels)
         self.encoder = is_encoder(setting.model)
         self.labels = len(task.labels)
         model, tokenizer = self._load(0)
