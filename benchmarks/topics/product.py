@@ -27,4 +27,6 @@ def some() -> tuple[Arm, ...]:
 
 
 #: Two cores: the first seed chooses the rate, and three run at it.
-GRID = Grid(topic="product", arms=some(), reference="full", seeds=(0,))
+GRID = Grid(
+    topic="product", arms=some(), reference="full", seeds=(0,), judged_by="the first seed's validation accuracy"
+)

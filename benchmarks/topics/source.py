@@ -30,4 +30,6 @@ def task() -> Task:
     return Task("source/four", tuple(sources), data)
 
 
-GRID = Grid(topic="source", arms=some(), reference="full", seeds=(0,))
+GRID = Grid(
+    topic="source", arms=some(), reference="full", seeds=(0,), judged_by="the first seed's validation accuracy"
+)

@@ -27,7 +27,7 @@ def card(grid: Grid, runs: Sequence[Run], about: Mapping[str, Any], what: str) -
         "",
         *(f"- **{name}**: {value}" for name, value in about.items()),
         f"- **seeds**: {', '.join(map(str, sorted({run.cell.seed for run in runs})))}"
-        + ("; the first three chose the rates" if _searched(grid) else ""),
+        + (f"; the first{' three' * (len(grid.seeds) > 1)} chose the rates" if _searched(grid) else ""),
         f"- **steps**: {grid.steps} unless the table says otherwise"
         + (f"; twice as many, as long as that brings more than {NOTHING:g} of validation accuracy, asked of "
            f"{', '.join(doubled)}" if doubled else ""),
