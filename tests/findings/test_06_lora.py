@@ -59,7 +59,7 @@ def test_what_was_trained_and_tested(lora):
                f"rate tuned, {sentences:,} test sentences. LoRA has $\\alpha=2r$, and $r=8$ unless said")  # fmt: skip
     searched = {arm for arm in arms if not arm.endswith("600 steps")}
     assert {arm: rates for arm in searched if (rates := once_beside(lora, arm))} == {"dora": {0.01}}
-    printed(PAGE, "DoRA's search lacks two seeds, at a rate that fails")
+    printed(PAGE, "One rate of DoRA's, which fails, ran with one seed only")
     assert lora.by_rate("dora")[0.01] < lora.validation("constant") + 0.05 < lora.validation("probe")
     assert {lora.parameters(f"all-r8-{init}") for init in ("pissa", "olora")} == {lora.parameters("all-r8")}
     assert lora.parameters("qv-r8") == 12 * 8 * (384 + 384) + 770  # two matrices in each of six blocks, and the head
@@ -75,11 +75,7 @@ def test_the_margin_is_half_of_what_there_is_to_gain(lora):
     said(PAGE, f"on the mean of the frozen model's tokens, fitted on all {every} sentences")
 
 
-def test_reading_the_mean_lora_does_not_need_the_pooler(lora):
-    pooling = results.read("pooling")
-    mean_, cls, here = (pooling.accuracy("lora-mean"), pooling.accuracy("lora"), lora.accuracy("qv-r8"))
-    assert cls.value == here.value
-    said(PAGE, f"Reading the tokens' mean instead, LoRA has {mean_.value:.3f} instead of {here.value:.3f} (pooling.md)")
+def test_full_fine_tuning_alone_trains_the_pooler():
     pooler = "pooler.dense.weight", "pooler.dense.bias"
     for method, trains in ((methods.FullFineTuning(), True), (methods.LoRA(), False)):
         named = dict(method.attach(load_encoder("minilm", num_labels=2)[0]).named_parameters())
@@ -96,12 +92,16 @@ def test_between_lora_and_full_fine_tuning_there_is_no_clear_difference(lora):
                f"LoRA is {behind}")  # fmt: skip
     behind = behind.replace("behind", "behind full fine-tuning")
     said(PAGE, f"On all linear layers LoRA is {behind}, no clear difference")
+    large = "all-r8-batch64", "full-batch64"
+    assert {lora.steps(arm) for arm in large} == {300 * 16 // 64}  # for as many sentences
+    wide = -lora.difference(*large)
+    assert wide.verdict == "no clear difference"
+    said(PAGE, f"in batches of 64, {wide.in_points().replace('+', '')}")
     lower = found.in_points().replace("+", "").replace(" (", " points lower (")
-    assert len(ASKED) == 8
-    said(PAGE, f"On query and value LoRA may be a little behind. LoRA is {lower}, not clear among eight comparisons")
+    said(PAGE, f"On query and value LoRA may be a little behind. LoRA is {lower}, not clearly")
     assert str(longer) == str(second) == EQUAL and {lora.steps(arm) for arm in (*LONGER, *SECOND)} == {600}
-    said(PAGE, f"After 600 steps LoRA is equal by our margin: {100 * longer.value:.1f} or {100 * second.value:.1f} "
-               "points below full fine-tuning at its two best rates")  # fmt: skip
+    said(PAGE, f"After 600 steps it is {100 * longer.value:.1f} or {100 * second.value:.1f} points below full "
+               "fine-tuning's two best rates, equal by our margin")  # fmt: skip
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
     said(PAGE, "LoRA on query and value trains 0.3 % of the parameters")
 
@@ -118,14 +118,13 @@ def test_the_rate_of_full_fine_tuning_at_600_steps_was_a_close_choice(lora):
     assert {*sorted(ends, key=lambda rate: -mean(ends[rate]))[:2]} == {3e-5, 1e-4} and len(ends) == 4
     assert lora.rate(next_rate) == lora.rate("full") == 1e-4 and lora.rate(tuned) == 3e-5
     for rate, pair in (("3e-5", LONGER), ("1e-4", SECOND)):  # as the table names its rows
-        row = rf"query and value − full, 600 steps, rate {rate} +([\d.]+) +([\d.]+)"
+        row = rf"query and value − full at {rate}, both 600 steps +([\d.]+) +([\d.]+)"
         assert printed(PAGE, row) == tuple(f"{lora.accuracy(arm).value:.4f}" for arm in pair)
 
 
 def test_it_is_ahead_of_a_linear_probe(lora):
-    found, full = (lora.difference(*pair) for pair in PROBE)
-    best = str(full).removeprefix("better ").replace(" points", "")
-    said(PAGE, f"LoRA beats a linear probe. LoRA on query and value is {found}, full fine-tuning {best}")
+    found = lora.difference(*PROBE[0])
+    said(PAGE, f"LoRA beats a linear probe, on query and value {str(found).removeprefix('better ')}")
     said(PAGE, f"On query and value LoRA is {found} than a linear probe")
 
 
@@ -140,17 +139,23 @@ def test_ranks_and_places_are_equal_for_practical_purposes(lora):
 def test_relatives_of_lora_bring_no_gain(lora):
     assert {str(lora.difference(*pair)) for pair in RELATIVES} == {EQUAL}
     said(PAGE, "[OFT](https://arxiv.org/abs/2306.07280) are equal to LoRA")
-    lower = sorted(-100 * lora.difference(*pair).value for pair in STARTS)
-    said(PAGE, "[EVA](https://arxiv.org/abs/2410.07170)) is "
-               f"{lower[0]:.1f} to {lower[-1]:.1f} points lower, not clearly")  # fmt: skip
+    assert all(lora.difference(*pair).value < -0.01 for pair in STARTS)  # adjusted verdicts: the tables' test
+    said(PAGE, "[EVA](https://arxiv.org/abs/2410.07170)) is lower, not clearly")
 
 
-def test_its_best_learning_rate_is_three_to_thirty_times_that_of_full_fine_tuning(lora):
-    pairs = ("all-r8", "full"), ("qv-r8", "full"), ("all-r8-batch64", "full-batch64"), LONGER
+def test_its_best_learning_rate_is_three_to_a_hundred_times_that_of_full_fine_tuning(lora):
+    ranks = "qv-r1", "qv-r8", "qv-r64"
+    pairs = *((arm, "full") for arm in (*ranks, "all-r8", "attention-r18", "mlp-r14")), LONGER
+    pairs = *pairs, ("all-r8-batch64", "full-batch64")
+    assert not any(once_beside(lora, arm) for arm in ("full", *ranks))  # the rates beside the best have all seeds
     low, *_, high = sorted(lora.rate(one) / lora.rate(full) for one, full in pairs)
-    assert low == pytest.approx(3, rel=0.12) and high == pytest.approx(30, rel=0.12)
-    said(PAGE, "In [our settings](../data/evidence/lora.md) LoRA's best rate is 3 to 30 times that of full fine-tuning")
-    said(PAGE, "$r=8$, $\\alpha=16$, which we did not vary, and about ten times the learning rate of full fine-tuning")
+    assert low == pytest.approx(3, rel=0.12) and high == pytest.approx(100, rel=0.12)
+    assert lora.rate("qv-r1") > lora.rate("qv-r8") > lora.rate("qv-r64")
+    said(PAGE, f"In [our settings](../data/evidence/lora.md) LoRA's best rate is {low:.0f} to {high:.0f} times that of "
+               "full fine-tuning; on query and value it falls as rank grows")  # fmt: skip
+    assert lora.rate("all-r8") / lora.rate("full") == pytest.approx(10)
+    said(PAGE, "$r=8$, $\\alpha=2r$ (a factor that we did not vary), and about ten times the learning rate of full "
+               "fine-tuning")  # fmt: skip
 
 
 def test_the_first_step_grows_with_the_rank_unless_alpha_is_fixed():
@@ -164,8 +169,8 @@ def test_the_first_step_grows_with_the_rank_unless_alpha_is_fixed():
     grows = [2 * r * moved[r] for r in moved]  # alpha = 2 r
     assert grows[1] / grows[0] == pytest.approx(8, rel=0.3) and grows[2] / grows[1] == pytest.approx(8, rel=0.3)
     assert max(moved.values()) < 1.3 * min(moved.values())
-    said(PAGE, "Hu et al. fix $\\alpha$, and the branch's first step is about as large at every $r$. We keep the "
-               "factor at 2, so that the first step grows with $r$")  # fmt: skip
+    said(PAGE, "with $\\alpha$ fixed, as in Hu et al., the first step is about as large at every $r$; with our "
+               "$\\alpha=2r$ it grows with $r$")  # fmt: skip
 
 
 def test_what_a_step_costs_is_what_was_measured():
@@ -178,7 +183,7 @@ def test_what_a_step_costs_is_what_was_measured():
     assert f"{(4 * N + 12 * n) / 1e6:.0f}" == f"{states / 1e6:.0f}"
     said(PAGE, f"{everywhere.activations / 1e6:.0f} MB of {full.activations / 1e6:.0f}, since $A$'s gradient")
     said(PAGE, f"On query and value a step is {1 / lora.step_ratio:.1f} times as fast as in full fine-tuning")
-    said(PAGE, f"The {full.step_ratio:.2f} is full fine-tuning measured a second time")
+    printed(PAGE, rf"Time: full = 1, measured again {full.step_ratio:.2f}\.")
     assert round(134_515_008 / full.trained) == 6
     said(PAGE, "Now MiniLM, six times smaller")
     embeddings = sum(p.numel() for name, p in load_encoder("minilm")[0].named_parameters() if "embeddings" in name)
@@ -200,7 +205,8 @@ def test_the_first_table_is_told_as_it_is():
     said(PAGE, f"the base model gets {bare} right, no more than the constant answer")
     said(PAGE, f"Five numbers bring it to {calibrated}, and LoRA, 20 steps of 8 labelled sentences, to {tuned}")
     stored = results.read("decoder").difference("lora", "untrained, fitted threshold")
-    said(PAGE, f"In stored runs on two classes LoRA is {stored} than a threshold fitted with labels (decoder.md)")
+    said(PAGE, f"In [stored runs](../data/evidence/decoder.md) on two classes LoRA is {stored} than the base model "
+               "with a threshold, fitted with labels, on the difference of its two words' logits")  # fmt: skip
     assert float(bare) < float(printed(PAGE, r"Constant answer: (0\.\d+)")[0])
 
 
@@ -244,8 +250,8 @@ def test_what_merging_costs_is_what_was_measured():
     said(PAGE, f"In our run that moved the logits by {half}, a thirtieth of what the adapter does")
     stay, chance = printed(PAGE, r"(\d+)% of the entries stay; with random signs the logits move by (\S+)")
     assert float(rounded) < float(chance) < 1.5 * float(rounded) < float(half) / 7
-    said(PAGE, f"In this run {stay} % of the entries stay as they were")
-    said(PAGE, f"With random signs, errors just as large move the logits by {chance}, little more than rounding")
+    said(PAGE, f"In this run {stay} % of the entries (the smallest beside their weights) stay as they were")
+    said(PAGE, f"With random signs the logits move by {chance}, little more than by rounding the base")
 
 
 def test_the_cut_updates_are_told_as_they_are():
@@ -253,7 +259,8 @@ def test_the_cut_updates_are_told_as_they_are():
     said(PAGE, f"rank 2 gives {table[2][0]}, the whole update {table[384][0]}")
     assert float(table[0][0]) < float(table[1][0]) < float(table[384][0]) <= min(float(table[r][0]) for r in (2, 8))
     said(PAGE, "with two directions of 384 in each matrix we see no loss on 200 sentences")
-    said(PAGE, f"stays tuned (embeddings, norms, biases, head and the pooler under it), which gives {table[0][0]}")
+    said(PAGE, "stays tuned (embeddings, norms, biases, the head and the pooler, a layer between [CLS] and it), "
+               f"which gives {table[0][0]}")  # fmt: skip
     true, shuffled, noise = printed(
         PAGE, r"Rank 8 keeps (\d+)% \(true labels\), (\d+)% \(shuffled labels\), (\d+)% \(random matrices\)"
     )
@@ -279,4 +286,4 @@ def test_what_happens_one_rate_higher(lora):
         tried = [run for run in lora.runs if run.cell.arm == arm and run.cell.rate > lora.rate(arm)]
         above = [run for run in tried if run.cell.rate == min(other.cell.rate for other in tried)]
         assert len(above) == 3 and all(run.validation <= constant for run in above)
-    said(PAGE, "One rate higher, all seeds of LoRA in the picture end at the constant answer")
+    said(PAGE, "One rate higher, all LoRA seeds in the picture end at the constant answer")
