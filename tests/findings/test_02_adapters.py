@@ -64,7 +64,7 @@ def test_the_residual(film):
     found = film.difference("houlsby r=16 without", "narrow")
     loss = tenths(found).removeprefix("worse by ")
     said(PAGE, f"Without its residual, Houlsby's adapter loses {loss}. Both versions start from the same "
-               "small weights.")  # fmt: skip
+               "small weights; without the residual a larger start was not tried.")  # fmt: skip
     said(PAGE, f"Without its residual Houlsby's loses {loss.partition(' (')[0]}")
 
 
@@ -181,6 +181,7 @@ def test_untrained_adapters_are_told_as_they_are():
     said(PAGE, f"A small start leaves the loss at {small} nats, where the model without adapters has {none}")
     said(PAGE, f"PyTorch's start raises it to {large}")
     assert float(alone) > 2 * math.log(49_152)  # a blind guess over SmolLM2's vocabulary
+    said(PAGE, f"where guessing evenly costs {math.log(49_152):.1f}")
     said(PAGE, f"Without the residual it is {alone}")
 
 
@@ -227,4 +228,4 @@ def test_two_domains_are_told_as_they_are():
     _, label = printed(PAGE, r"one label always +(0\.\d+) +(0\.\d+)")
     assert float(film[1]) < float(label) < float(tweet[1])
     said(PAGE, f"In this run the film adapter reaches {float(film[1]):.2f} on tweets, worse than one label always "
-               f"({label}). The tweet adapter reaches {float(tweet[1]):.2f}.")  # fmt: skip
+               f"({label}). The tweet adapter reaches {float(tweet[1]):.2f}, and {float(tweet[0]):.2f} on")  # fmt: skip

@@ -39,7 +39,7 @@ def test_chance_does_better_than_fisher(runs):
     said(PAGE, "a mask of 0.5 % of the blocks' parameters (0.2 % of the model's)")
     said(PAGE, f"54,004 parameters each, the head's {runs.parameters('head')} with them, three seeds")
     probe, full = (runs.accuracy(arm).value for arm in ("probe", "full"))
-    said(PAGE, f"A linear probe has {probe:.3f}, full fine-tuning {full:.3f}.")
+    said(PAGE, f"The linear probe on the mean has {probe:.3f}, full fine-tuning {full:.3f}.")
 
 
 def test_validation_chooses_the_rate_and_sees_no_difference(runs):
@@ -64,7 +64,8 @@ def test_a_tie_decides_about_the_largest_weights(runs):
     assert (at_low.verdict, str(at_high)) == ("worse", EQUAL)
     assert at_low.high < 0 and at_high.high < 0, "behind at either rate"
     verdict, _, points = tenths(at_low).partition(" by ")
-    said(PAGE, f"They are {verdict} than random ones by {points} at 0.003, and equal for practical purposes at 0.01. "
+    said(PAGE, "Against random entries at their best rate they are "
+               f"{verdict} by {points} at 0.003, and equal for practical purposes at 0.01. "
                "Validation cannot choose between these two rates")  # fmt: skip
 
 
@@ -127,8 +128,8 @@ def test_how_often_the_judge_names_a_winner_between_equals():
             named += abs(one - other) > 2.8 * np.sqrt(right.var(axis=1, ddof=1).sum() / 3)
         found.append(named / 2000)
     assert abs(found[0] - 1 / 20) < 0.015 and abs(found[1] - 1 / 9) < 0.02, found
-    said(PAGE, "Of two methods equal on these very sentences it names a winner about once in twenty times; of two "
-               "equal in general, up to once in nine")  # fmt: skip
+    said(PAGE, "in a simulation of two methods that are equal on average over all sentences it names a winner about "
+               "once in nine times, not once in twenty")  # fmt: skip
 
 
 # The notebook's own run ------------------------------------------------------------------------------------
@@ -155,7 +156,8 @@ def test_masking_a_gradient_is_told_as_it_is():
     decay, warm = printed(PAGE, r"'weight decay 0.1': '(\S+)', 'one step before the mask': '(\S+)'")
     said(
         PAGE,
-        f"by {decay} in five steps, and the momentum from a single step before the mask pushes it on by {warm}",
+        f"by {decay} in five steps, and the momentum from a single step before the mask, chosen late, pushes it on by "
+        f"{warm}",
     )
     rank = printed(PAGE, r"rank (\d+)")[0]
     said(PAGE, f"Nearly full, {rank}, where LoRA's would be 4")

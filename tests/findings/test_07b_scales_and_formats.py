@@ -69,8 +69,8 @@ def test_nvfp4_loses_by_its_table():
         row(name)[1] for name in ("NVFP4", "E2M1, blocks of 16, double", "NF4, blocks of 16, double")
     )
     said(PAGE, "NVFP4 loses by its levels, hardly by its scales")
-    said(PAGE, f"NVFP4 loses {nvfp4} % of the weights. Its levels, E2M1, with NF4's blocks and scales lose {table} %, "
-               f"NF4's levels there {nf4} %")  # fmt: skip
+    said(PAGE, f"NVFP4 loses {nvfp4} % of the weights. Its levels, E2M1, in blocks of 16 with double quantization's "
+               f"scales lose {table} %, NF4's levels there {nf4} %")  # fmt: skip
     assert float(nvfp4) - float(table) < 0.15 * (float(table) - float(nf4))
 
 
