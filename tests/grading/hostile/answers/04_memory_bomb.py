@@ -3,4 +3,4 @@
 def lora_truncate(W, r):
     held = []
     while True:
-        held.append(b"x" * 50_000_000)
+        held.append(bytes(50_000_000))  # asked for, not touched: a host short of pages hands them out too slowly
