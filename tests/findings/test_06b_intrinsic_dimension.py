@@ -32,6 +32,7 @@ def test_the_longer_run_puts_the_intrinsic_dimension_at_1000_at_most():
     enough, ahead = methods.difference("said", "full", share=0.9), methods.difference("full", "said")
     assert (enough.verdict, ahead.verdict) == ("better", "better")
     mark = str(enough).replace("better", "better than 90 % of full fine-tuning", 1)
+    said(PAGE, "With SAID's factors")
     said(PAGE, f"is at most 1,000: so many numbers and the head are {mark}.")
     said(PAGE, f"Full fine-tuning stays ahead, {str(ahead).removeprefix('better ')}.")
     said(PAGE, f"in place of its 22.7 million weights MiniLM is {mark}. A linear")
