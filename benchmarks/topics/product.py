@@ -9,9 +9,9 @@ from topics._film import arm
 from topics.mean import RATES
 from topics.methods import METHODS
 
-from coursekit.experiments.recipe import Arm, Grid
+from coursekit.experiments.recipe import Grid
 
-__all__ = ["GRID", "SETTING", "some"]
+__all__ = ["GRID", "SETTING"]
 
 SETTING = replace(FILM, domain="product")
 
@@ -20,13 +20,12 @@ NAMES = (
     "head", "full", "lora", "bitfit", "ia3", "prefix", "prompt", "pfeiffer", "norms", "top-layers", "compacter", "mam"
 )  # fmt: skip
 
-
-def some() -> tuple[Arm, ...]:
-    r"""The methods, each search beginning around the rate tuned on film sentences."""
-    return tuple(arm(name, METHODS[name], RATES[name]) for name in NAMES)
-
-
-#: Two cores: the first seed chooses the rate, and three run at it.
+#: Each search begins around the rate tuned on film sentences. Two cores: the first seed chooses the rate, and three
+#: run at it.
 GRID = Grid(
-    topic="product", arms=some(), reference="full", seeds=(0,), judged_by="the first seed's validation accuracy"
+    topic="product",
+    arms=tuple(arm(name, METHODS[name], RATES[name]) for name in NAMES),
+    reference="full",
+    seeds=(0,),
+    judged_by="the first seed's validation accuracy",
 )

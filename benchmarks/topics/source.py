@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from datasets import Dataset, DatasetDict
 from topics._film import SETTING as FILM
-from topics.product import some
+from topics.product import GRID as PRODUCT
 
-from coursekit.experiments.recipe import Grid
 from coursekit.tasks.sentiment import FILES
 from coursekit.tasks.task import Task, load_task
 
@@ -30,6 +29,4 @@ def task() -> Task:
     return Task("source/four", tuple(sources), data)
 
 
-GRID = Grid(
-    topic="source", arms=some(), reference="full", seeds=(0,), judged_by="the first seed's validation accuracy"
-)
+GRID = replace(PRODUCT, topic="source")
