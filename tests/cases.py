@@ -109,7 +109,7 @@ CASES = [
          families=("bert", "roberta", "gpt2", "opt"), folds=True),
     Case("MAMAdapter", lambda: methods.MAMAdapter(n=3, hidden=8, r=4), identity=False),
     Case("UniPELT", lambda: methods.UniPELT(n=3, hidden=8, r=4, rank=2), families=tiny.ENCODERS, identity=False),
-    Case("IntrinsicSAID", lambda: methods.IntrinsicSAID(d=50), folds=True, strong=6),
+    Case("IntrinsicSAID", lambda: methods.IntrinsicSAID(d=50), folds=True, strong=3),
     Case("BitFit", lambda: methods.BitFit(), families=("bert", "roberta", "gpt2", "opt"), folds=True, strong=0.2),
     Case("BitFit-added", lambda: methods.BitFit("query-and-second-mlp", add_biases=True), families=("gpt2", "llama"),
          folds=True, strong=1),

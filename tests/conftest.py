@@ -28,6 +28,7 @@ import shapes
 _SHAPES = shapes.install()
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,8 +63,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_tests:
         return
-    import torch
-
     if not torch.cuda.is_available():
         for item in gpu_tests:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, and PyTorch finds none"))
@@ -76,6 +75,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_runtest_setup() -> None:
     shapes.test += 1
+    torch.manual_seed(0)  # so that no test hangs on which tests its process ran before
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +94,5 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def plain_bitsandbytes():
     r"""For odd sizes bitsandbytes compiles C++ code, which takes seconds and changes no result."""
-    import torch
-
     with torch.compiler.set_stance("force_eager"):
         yield

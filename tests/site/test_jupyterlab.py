@@ -101,11 +101,12 @@ def lab(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         for _ in range(240):
-            if found := list((own / "RUNTIME_DIR").glob("jpserver-*.json")):
+            found = "".join(file.read_text() for file in (own / "RUNTIME_DIR").glob("jpserver-*.json"))
+            if found.endswith("}"):  # a server that has begun to write its file has not yet written it
                 break
             assert server.poll() is None, (own / "log").read_text()
             time.sleep(0.5)
-        yield json.loads(found[0].read_text())["url"]
+        yield json.loads(found)["url"]
     finally:
         server.terminate()
         server.wait(60)
