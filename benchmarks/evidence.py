@@ -49,7 +49,7 @@ def main(
     whole("--processes", processes, least=1, such_as=2)
     asked = importlib.import_module(f"topics.{topic}")
     store = Store(evidence / f"{topic}.csv")
-    if not status and (taken := borrowed(topic, asked, store)):
+    if not status and not hasattr(asked, "carry") and (taken := borrowed(topic, asked, store)):
         print(f"{taken} runs of the same recipe taken over from other topics", flush=True)
     print(work.progress(asked.GRID, store.runs(), processes), flush=True)
     if status:
@@ -77,12 +77,15 @@ def carry(asked: Any, bench: Bench) -> work.Carry:
 
 
 def borrowed(topic: str, asked: Any, store: Store) -> int:
-    r"""Take over what another topic has measured of the very same recipe in the same setting; the number of runs."""
+    r"""Take over what another topic has measured of the very same recipe in the same setting; the number of runs.
+
+    A topic with a `carry` of its own asks its runs something else.
+    """
     there, new = {run.cell for run in store.runs()}, []
     for name in TOPICS:
         other = importlib.import_module(f"topics.{name}")
         file = store.path.with_name(f"{name}.csv")
-        if name == topic or not file.exists() or other.SETTING != asked.SETTING:
+        if name == topic or not file.exists() or other.SETTING != asked.SETTING or hasattr(other, "carry"):
             continue
         same = {
             theirs.name: own.name
