@@ -26,13 +26,13 @@ CORNERS = (
 
 
 def mark_gap(ax: Axes, point: tuple[float, float], gap: float) -> Axes:
-    r"""Draws how far (x, y) lies from a line above or below it, an arrow from there, and writes `gap`, y minus the
-    line's, beside it.
+    r"""Draws how far (x, y) lies from a line above or below it, dotted, and writes `gap`, y minus the line's, beside
+    it, a third of the way from that line.
     """
     x, y = point
     ax.plot([x, x], [y - gap, y], color="#444444", linewidth=1, linestyle=":")
-    middle = (y * (y - gap)) ** 0.5  # of an axis of logarithms
-    ax.annotate(f"{gap:+.1f}".replace("-", "−"), (x, middle), xytext=(3, 0), textcoords="offset points",
+    there = (y * (y - gap) ** 2) ** (1 / 3)  # on an axis of logarithms
+    ax.annotate(f"{gap:+.1f}".replace("-", "−"), (x, there), xytext=(3, 0), textcoords="offset points",
                 fontsize=9, va="center")  # fmt: skip
     return ax
 

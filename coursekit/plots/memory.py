@@ -81,6 +81,7 @@ def step_over_time(
     timeline: Sequence[Any],
     ticks: Mapping[str, str],
     waiting: int = 0,
+    beside: int = 0,
     other: tuple[str, Sequence[Any]] | None = None,
 ) -> Axes:
     r"""Activations and gradients at each moment of a training step, and both together with their highest point, in MB.
@@ -88,8 +89,9 @@ def step_over_time(
     timeline: `Point`s of a `Breakdown`. ticks: label of a moment -> what the axis calls it, the first being where the
     picture begins; "" is the last moment; at those between a dot says what activations are kept. waiting: bytes of a
     gradient that waits for another share, as a tied embedding's does. A timeline has it among the activations: what
-    comes and goes in that very size is a line of its own. other: name and timeline of a second step, whose activations
-    are a thin line, stretched to the same ticks.
+    comes and goes in that very size is a line of its own. beside: bytes of weights and states, which are not drawn; the
+    highest point's label adds them. other: name and timeline of a second step, whose activations are a thin line,
+    stretched to the same ticks, with a dot at its own highest point.
     """
     ax, at = axes(), _moments(timeline, ticks)
     activations, waits = _activations(timeline, waiting)
@@ -107,20 +109,28 @@ def step_over_time(
         kept = activations[moment] / 1e6
         ax.plot(moment, kept, "o", color=MEMORY_COLOURS["activations"])
         ax.annotate(f"{kept:.0f} MB kept  ", (moment, kept), ha="right", va="center")
-    highest, most = together.argmax(), together.max() / 1e6
-    ax.plot(highest, most, "o", color="black")
-    ax.annotate(f"{most:.0f} MB  ", (highest, most), ha="right", va="center")
+    _peak(ax, together.argmax(), together.max(), beside)
     if other:
         name, points = other
         first, *_ = there = _moments(points, ticks)
         x = np.interp(np.arange(first, len(points)), there, at)
         amount = _activations(points, waiting)[0][first:] / 1e6
         ax.plot(x, amount, color=MEMORY_COLOURS["activations"], linewidth=0.8, label=name)
+        total = np.array([point.activations + point.gradients for point in points])[first:]
+        _peak(ax, x[total.argmax()], total.max(), beside)
     ax.set_xticks(at, list(ticks.values()))
     ax.set_xlabel("moments of the step, in order")
     ax.set_ylabel("MB, beside weights and states")
     ax.legend(loc="upper right" if other else "upper left")
     return ax
+
+
+def _peak(ax: Axes, moment: float, most: float, beside: float) -> None:
+    r"""A dot at the highest point of a step, and what is there, in MB: with what is there besides, and the sum."""
+    most, beside = most / 1e6, beside / 1e6
+    text = f"{most:.0f} + {beside:.0f} = {most + beside:.0f}" if beside else f"{most:.0f} MB"
+    ax.plot(moment, most, "o", color="black")
+    ax.annotate(f"{text}  ", (moment, most), ha="right", va="center")
 
 
 def _moments(timeline: Sequence[Any], ticks: Mapping[str, str]) -> list[int]:

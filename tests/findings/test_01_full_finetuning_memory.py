@@ -59,7 +59,8 @@ def test_what_a_block_keeps(config, step):
     said(PAGE, "The two agree to the byte.")
     numbers = kept / (4 * ROWS * TOKENS)
     vectors = numbers / config.hidden_size
-    said(PAGE, f"it keeps {numbers:,.0f} numbers, as many as {vectors:.0f} vectors have")
+    said(PAGE, f"A block gets one vector a token and keeps {numbers:,.0f} numbers, "
+               f"as many as {vectors:.0f} vectors have")  # fmt: skip
     said(PAGE, f"a block of SmolLM2 keeps as much as {vectors:.0f} vectors a token (in rows of {TOKENS})")
     scores = 4 * ROWS * TOKENS * config.vocab_size
     assert scores / kept > 4
@@ -120,14 +121,16 @@ def test_lora_s_own_copies_of_its_inputs(config):
     r"""On a 16-bit base LoRA on all linear layers keeps more than full fine-tuning."""
     shape = dict(batch=ROWS, seq=TOKENS)
     full = memory.predict(config, precision="bf16", **shape).kept
-    some, everywhere = (
-        memory.predict(config, lora, precision="bf16", **shape).kept / full
-        for lora in (LoRA(r=8), LoRA(r=8, targets="all-linear"))
-    )
+    ways = {"LoRA, query and value": LoRA(r=8), "LoRA, all linear layers": LoRA(r=8, targets="all-linear")}
+    kept = {name: memory.predict(config, lora, precision="bf16", **shape).kept for name, lora in ways.items()}
+    some, everywhere = (size / full for size in kept.values())
+    for name, size in {"full fine-tuning": full, **kept}.items():
+        assert printed(PAGE, rf"{name} +\S+ +\d+ +\d+ +\d+ +(\d+)\n") == (f"{size / MB:.0f}",)
     said(
         PAGE,
-        "On a 16-bit base the adapters stay in float32, and each keeps its own copy of its input, as with dropout: "
-        f"in bfloat16, without autocast, we count {some:.1f} and {everywhere:.1f} times what full fine-tuning keeps",
+        f"On a 16-bit base, LoRA on all linear layers keeps {everywhere:.1f} times as much as full fine-tuning (last "
+        "column, counted without autocast). The adapters stay in float32, and each keeps its own copy of its input, "
+        "as with dropout.",
     )
     whole = memory.predict(config, **shape).kept
     for targets, share in ((None, some), ("all-linear", everywhere)):
@@ -260,9 +263,28 @@ def test_what_fits_on_seven_cards():
     assert allowed == f"{0.9 * card / GB:.1f}"
     said(
         PAGE,
-        "With (fused) Adam in 32 bits it is too close to call: one sequence with checkpointing takes "
-        f"{(part + one) / GB:.1f} GB of a card's {card / GB:.1f}, and we allow {0.9 * card / GB:.1f}",
+        "With Adam in 32 bits it is too close to call: one sequence with checkpointing takes "
+        f"{(part + one) / GB:.1f} GB of a card's {card / GB:.1f}, and we allow {0.9 * card / GB:.1f}. The update must "
+        "be fused: one kernel, no copies.",
     )
+
+
+def test_a_fused_update_takes_no_copies():
+    taken = {}
+    for way in ("fused", "foreach"):
+        weight = torch.nn.Parameter(torch.zeros(1_000_000))
+        optimizer = torch.optim.AdamW([weight], **{way: True})
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()  # the states come
+        now = most = 0
+        with torch.profiler.profile(profile_memory=True) as profile:
+            optimizer.step()
+        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+        for event in sorted(events, key=lambda e: e.start_ns()):
+            now += event.nbytes()
+            most = max(most, now)
+        taken[way] = most / weight.nbytes
+    assert taken["fused"] < 0.01 and taken["foreach"] >= 1
 
 
 def test_what_the_margin_has_to_hold():
@@ -312,6 +334,7 @@ def test_gradient_accumulation_shares_the_wait_as_well(score):
     many, plan = score("adamw, no checkpointing", 1, 14 * 2), score("adamw, with checkpointing", 2, 28)
     said(
         PAGE,
+        "Gradient accumulation, which the planner leaves out, does better there: several passes share one exchange. "
         "At stage 1, gradients whole, two sequences fit, and fourteen such passes score "
         f"28 / (28 + 2) = {many:.2f} on slow links, the plan {plan:.2f}",
     )
@@ -327,7 +350,7 @@ def test_where_the_peak_of_a_step_is(config, step):
     said(
         PAGE,
         "The peak of the step comes later, when all gradients are there: "
-        f"{step.peak / MB:.0f} MB with weights and states",
+        f"{step.peak / MB:.0f} MB with weights and states ({(step.weights + step.optimizer) / MB:.0f} MB)",
     )
     lora = memory.predict(config, LoRA(r=8), batch=ROWS, seq=TOKENS)
     highest = max(lora.timeline, key=lambda point: point.activations + point.gradients)
@@ -335,6 +358,20 @@ def test_where_the_peak_of_a_step_is(config, step):
     said(PAGE, "LoRA's, just after the loss, falls at once")
     for name, bill in (("full fine-tuning", step), ("LoRA, query and value", lora)):
         assert printed(PAGE, rf"{name} +\S+ +\d+ +\d+ +(\d+)") == (f"{bill.peak / MB:.0f}",)
+
+
+def test_the_pictures_add_up_to_the_peaks_of_the_text(config, step):
+    alts = [
+        output.metadata["image/png"]["alt"]
+        for cell in read(PAGE).cells
+        for output in cell.get("outputs", ())
+        if "image/png" in output.get("metadata", ())
+    ]
+    large = memory.predict(config, batch=4 * ROWS, seq=TOKENS)
+    for bill in (step, large):
+        beside = bill.weights + bill.optimizer
+        label = " + ".join(f"{size / MB:.0f}" for size in (bill.peak - beside, beside))
+        assert any(f"{label} = {bill.peak / MB:.0f}" in alt for alt in alts)
 
 
 def test_the_measured_peak_is_at_the_end():

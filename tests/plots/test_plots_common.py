@@ -182,8 +182,18 @@ def test_of_a_second_step_the_activations_are_a_thin_line_between_the_same_ticks
     ours = [Moment(label, 1e6, 0) for label in ("weights", "forward", "a", "b", "loss", "c", "d")]
     more = [Moment("weights", 0, 0), Moment("forward", 0, 0), Moment("loss", 9e6, 0), Moment("x", 4e6, 2e6)]
     ticks = {"forward": "start", "loss": "the loss is known", "": "end"}
-    *_, thin = plots.step_over_time(ours, ticks, other=("not checkpointed", more)).lines
+    ax = plots.step_over_time(ours, ticks, other=("not checkpointed", more))
+    *_, thin, highest = ax.lines
     assert thin.get_xydata().tolist() == [[1, 0], [4, 9], [6, 4]] and thin.get_label() == "not checkpointed"
+    assert highest.get_xydata().tolist() == [[4, 9]] and ax.texts[-1].get_text().strip() == "9 MB"
+
+
+def test_the_highest_point_is_added_to_what_is_there_besides():
+    Moment = namedtuple("Moment", "label activations gradients")
+    timeline = [Moment("forward", 1e6, 0), Moment("loss", 3e6, 0), Moment("backward", 2e6, 4e6)]
+    ax = plots.step_over_time(timeline, {"forward": "start", "": "end"}, beside=10_000_000)
+    assert ax.texts[-1].get_text().strip() == "6 + 10 = 16"
+    assert ax.lines[-1].get_xydata().tolist() == [[2, 6]], "the axis is as it was"
 
 
 def test_a_running_mean_stands_at_the_last_step_that_it_is_of():

@@ -12,16 +12,16 @@ from coursekit.plots import forgetting, training_cycle
 def test_every_strength_has_its_name_at_its_point_and_none_touches_anything():
     found = evidence.read().without("OFT", "linear layers", ("full", 0.01), ("WiSE-FT", 0.3))
     ax = training_cycle.learned_and_kept(found.curves(), found.point(evidence.BEFORE), new="tweets")
-    l2sp = found.point(("L2-SP", 0.03))
-    gap = evidence.gap(*l2sp, found.curves()["full"])
-    assert forgetting.mark_gap(ax, l2sp, gap) is ax and ax.texts[-1].get_text() == "−1.7"
-    assert list(ax.lines[-1].get_ydata()) == [l2sp[1] - gap, l2sp[1]]
+    half = found.point(("replay", 0.5))
+    gap = evidence.gap(*half, found.curves()["full"])
+    assert forgetting.mark_gap(ax, half, gap) is ax and (number := ax.texts[-1]).get_text() == "−2.8"
+    assert list(ax.lines[-1].get_ydata()) == [half[1] - gap, half[1]]
     before = len(ax.texts)
     assert forgetting.name_points(ax, found.strengths()) is ax
     names = ax.texts[before:]
     named = [(t.get_text(), t.xy) for t in names]
     assert named == found.strengths() and ("λ 3000", found.point(("EWC", 3000))) in named
-    assert [forgetting.touches(ax, t) for t in names] == [0] * len(names)
+    assert [forgetting.touches(ax, t) for t in (number, *names)] == [0] * (1 + len(names))
     assert ("50 %", found.point(("replay", 0.5))) in named
 
 
