@@ -21,19 +21,19 @@ from coursekit.training.grpo import group_advantages
 PAGE = "11_reinforcement"
 
 
-def alt(label: str) -> str:
-    r"""The alt text of the picture that has a line or a bar `label`, up to its axes."""
+def alts(label: str) -> list[str]:
+    r"""The alt texts of the pictures that have a line or a bar `label`, up to their axes."""
     cells = nbformat.read(ROOT / "notebooks" / f"{PAGE}.ipynb", as_version=4).cells
-    alts = [
+    found = [
         o.get("metadata", {}).get("image/png", {}).get("alt", "") for c in cells for o in c.get("outputs", [])
     ]
-    (found,) = [alt for alt in alts if label in alt]
-    return found.split(". x:")[0]
+    return [alt.split(". x:")[0] for alt in found if label in alt]
 
 
 def curve(label: str) -> list[list[float]]:
     r"""The numbers behind the labels of the picture that has a line `label`."""
-    return [[float(x) for x in re.findall(r"\d*\.?\d+", line)] for line in alt(label).split("; ")]
+    (found,) = alts(label)
+    return [[float(x) for x in re.findall(r"\d*\.?\d+", line)] for line in found.split("; ")]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,8 @@ BEFORE, GRPO, SHOWN, CARELESS = "as released", "GRPO", "shown the answers", "car
 LONGER, MENDED = "shown the answers for as long", "mended rule"
 #: At a third of the page's rate, at it, and at three times it.
 RATES, LONGER_RATES = ([f"{arm} at 0.0006", arm, f"{arm} at 0.006"] for arm in (GRPO, LONGER))
-#: (one arm, another, the measure): the comparisons of the page's one table, but for the parts of GRPO's gain.
+#: (one arm, another, the measure): the comparisons of the page, one family, but for the parts of GRPO's gain; the last
+#: two in section 5's table, the others in section 4's.
 ASKED = [(GRPO, BEFORE, of) for of in ("right", "", "eight")] + [(LONGER, GRPO, of) for of in ("right", "eight")]
 ASKED += [(LONGER, BEFORE, "eight"), (SHOWN, GRPO, "right"), (SHOWN, GRPO, "")]
 ASKED += [(f"{LONGER} at {rate}", f"{GRPO} at {rate}", "right") for rate in (0.0006, 0.006)]
@@ -67,7 +68,7 @@ def lead(found: Results, arm: str) -> Difference:
 
 
 def judged(found: Results) -> dict[str, Difference]:
-    r"""What the table of section 4 shows: every comparison that the page quotes, one family."""
+    r"""What the tables of sections 4 and 5 show: every comparison that the page quotes, one family."""
     return found.paired({APART: lead(found, GRPO)} | {" ".join(one): one for one in ASKED})
 
 
@@ -76,7 +77,7 @@ def adjusted(stored) -> dict[str, Difference]:
     return judged(stored)
 
 
-def test_the_table_has_every_comparison_and_these_are_better(stored, adjusted):
+def test_the_tables_have_every_comparison_and_these_are_better(stored, adjusted):
     assert {one.family for one in adjusted.values()} == {len(ASKED) + 1} == {13}
     better = {name for name, one in adjusted.items() if one.verdict == "better"}
     ahead = {f"{LONGER} {GRPO} right", f"{LONGER} {GRPO} eight", f"{LONGER} at 0.0006 {GRPO} at 0.0006 right"}
@@ -86,7 +87,8 @@ def test_the_table_has_every_comparison_and_these_are_better(stored, adjusted):
     for one in adjusted.values():
         printed(PAGE, rf"({re.escape(one.in_points())}  +{one.verdict})\n")
     printed(PAGE, r"Holm's adjustment for (13) comparisons")
-    said(PAGE, "The first table judges all this page’s comparisons together")
+    printed(PAGE, r"Two of (13) comparisons: judged with section 4’s table")
+    said(PAGE, "All comparisons so far, judged together with section 5’s two")
 
 
 def points(found: Difference) -> str:
@@ -147,17 +149,21 @@ def another(part: dict[str, float]) -> float:
 
 def test_every_run_of_the_picture_is_split_by_the_draws_before(stored):
     assert torch.equal(measure(stored, BEFORE, "eight"), (measure(stored, BEFORE, "first") > 0).double())
-    bar, pale = (one for one in alt("rare answers").split("; ") if one.startswith("bars"))
-    written = {name: float(x) for name, x in re.findall(rf"({'|'.join(PARTS)}) (-?[\d.]+)", bar)}
-    assert written == pytest.approx(part := bring(stored, GRPO), rel=0.005)
-    assert pale.endswith(f"another number {another(part):.1f}, all {sum(part.values()):.1f}")
+    alone, both = alts("rare answers")
+    for picture, arms in ((alone, [GRPO]), (both, [GRPO, LONGER])):
+        bars = [one for one in picture.split("; ") if one.startswith("bars")]
+        for arm, own, pale in zip(arms, bars[::2], bars[1::2], strict=True):
+            assert own.startswith(f"bars, {arm}: ")
+            written = {name: float(x) for name, x in re.findall(rf"({'|'.join(PARTS)}) (-?[\d.]+)", own)}
+            assert written == pytest.approx(part := bring(stored, arm), rel=0.005)
+            assert pale.endswith(f"another number {another(part):.1f}, all {sum(part.values()):.1f}")
 
 
-def test_the_table_of_the_parts_has_both(stored):
-    for arm in (GRPO, LONGER):
-        part = bring(stored, arm)
-        row = (part["form"], part["confidence"], another(part), part["the others"], sum(part.values()))
-        printed(PAGE, rf"\n({arm} +" + r" +".join(re.escape(f"{x:+.1f}") for x in row) + r")\n")
+def test_where_the_rival_leads(stored):
+    part, rival = (bring(stored, arm) for arm in (GRPO, LONGER))
+    ahead = {name: rival[name] - part[name] for name in PARTS}
+    assert min(ahead[name] for name in ("choice", "rare answers", "lost")) > 2
+    assert max(abs(ahead[name]) for name in ("form", "confidence", "the others")) < 1.5, "as the caption has it"
 
 
 def test_where_the_points_come_from(stored, adjusted):
@@ -166,16 +172,21 @@ def test_where_the_points_come_from(stored, adjusted):
     ahead = [another(one) - one["confidence"] for one in runs]
     assert min(ahead) > 0 and apart.verdict == "no clear difference"
     assert 100 * apart.value == pytest.approx(another(part) - part["confidence"])
-    found = f"at this rate probably another number, {another(part):.1f} points"
-    said(PAGE, f"{found}; confidence brings {part['confidence']:.1f} and form {part['form']:.1f}")
+    was, first, right = (measure(stored, BEFORE, of) for of in ("", "first", "right"))
+    most = {"form": (first - right), "confidence": was * (1 - first), "another number": (1 - was) * (1 - first)}
+    win = {name: 100 * one.mean().item() for name, one in most.items()}
+    assert sum(win.values()) == pytest.approx(100 * (1 - right).mean().item()), "all that there is to win"
+    won = {"form": part["form"], "confidence": part["confidence"], "another number": another(part)}
+    took = {name: f"{won[name]:.1f} of {win[name]:.1f}" for name in ("form", "confidence")}
+    found = f"in points probably another number, at this rate: {another(part):.1f} of the {win['another number']:.1f}"
+    said(PAGE, f"{found} that it could win. Confidence took {took['confidence']} and form {took['form']}: in shares "
+               "the order is the reverse")  # fmt: skip
+    assert sorted(won, key=won.get) == sorted(won, key=lambda name: -won[name] / win[name]) == list(won)
     each = f"in each of the {'ten' * (len(runs) == 10)} runs"
-    said(PAGE, f"Another number leads confidence {each}, yet that is {apart.verdict}")
+    said(PAGE, f"Another number leads confidence {each}, but the interval counts the sums, too: {apart.verdict} (table "
+               "in section 4)")  # fmt: skip
     assert {lead(stored, arm).verdict for arm in RATES[::2]} == {"no clear difference"}
-    said(PAGE, "at a third or three times the rate neither leads")
-    was, first = (measure(stored, BEFORE, of) for of in ("", "first"))
-    assert (was * (1 - first)).mean() < ((1 - was) * (1 - first)).mean() / 2
-    said(PAGE, "Confidence had less to win: the likeliest number was right for only "
-               f"{was.mean():.2f} of the sums")  # fmt: skip
+    said(PAGE, "At a third or three times the rate neither leads")
     both = f"Another number brought {another(part):.1f} of them, confidence {part['confidence']:.1f}"
     said(PAGE, f"{both} ({apart.verdict}). New skill is not shown")
 
@@ -202,8 +213,7 @@ def test_both_at_three_rates(stored, adjusted):
         drawn = [measure(stored, arm, "right").mean(1) for arm in arms]
         assert drawn[1][:3].mean() > max(drawn[0].mean(), drawn[2].mean()), "of the same seeds"
         assert drawn[1].mean() > max(drawn[0].mean(), drawn[2].mean())
-    said(PAGE, "At a third of this page’s rate and at three times it (0.0006, 0.006) neither method has more right "
-               "draws on average")  # fmt: skip
+    said(PAGE, "Of three rates (0.0006, 0.002, 0.006) this page’s, 0.002, gave both methods the most right draws")
     assert {stored.steps(arm) for arm in LONGER_RATES} == {18}
     assert stored.rate(SHOWN) == 2e-3
 
@@ -221,11 +231,9 @@ def test_the_rival_in_the_same_time(stored, adjusted):
     value, ends = points(longer).split(" points (")
     assert {run.more["processor"] for run in stored.arms[LONGER]} == {"AMD EPYC"}
     said(PAGE, "for as long is 18, GRPO’s time on an AMD EPYC")
-    said(PAGE, f"Given 18 steps, the rival has {value} points more right draws ({ends}. The first three runs left it "
-               "unclear, the seven added later alone do not")  # fmt: skip
-    both = [stored.scores(arm, "right") for arm in (LONGER, GRPO)]
-    first, added = (intervals.difference(*(one[part] for one in both)) for part in (slice(3), slice(3, 10)))
-    assert added.p < 0.05 / len(adjusted) < first.p and added.low > 0
+    room = int(float(times) * stored.steps(GRPO))
+    said(PAGE, f"in this run ({room} of the rival’s steps). Given {stored.steps(LONGER)}, the rival has {value} points "
+               f"more right draws ({ends}")  # fmt: skip
     said(PAGE, f"Showing the right answers for as long brought {value} points more ({ends}")
 
 
@@ -296,9 +304,11 @@ def mean(text: str) -> float:
 
 
 def drawn() -> list[list[list[str]]]:
-    r"""The tables of drawn answers: as released, after GRPO, after the careless rule, after the course's own rule."""
+    r"""The tables of drawn answers: as released, after GRPO, shown the answers, after the careless rule, after the
+    course's own rule.
+    """
     tables = re.findall(r"((?:\d+ \+ \d+ = \d+ .*\n?){4})", "\n".join(printed(PAGE, r"(?s)(.*)")))
-    assert len(tables) == 4
+    assert len(tables) == 5
     return [[re.split(r"\s{2,}", row.strip()) for row in table.splitlines()] for table in tables]
 
 
@@ -327,7 +337,7 @@ def test_this_run_of_the_reward():
 
 
 def test_this_run_of_the_careless_rule():
-    rows = drawn()[2]
+    rows = drawn()[3]
     given = [answer for row in rows for answer in row[1].split(" · ")]
     assert len(given) == 32 and not any(answer.isdigit() for answer in given)
     assert rows[0][-3:] == ["0.00", "0.00", "1.00"] and {row[-1] for row in rows} == {"1.00"}
@@ -352,11 +362,12 @@ def test_two_steps_on_one_draw():
 
 
 def test_what_the_courses_own_rule_pays():
-    *_, row = drawn()[3]
+    *_, row = drawn()[4]
     answers, rule = row[1].split(" · "), exercises()["reinforcement-rule"].reference
     assert row[0] == "15 + 20 = 35" and {"35 Burns", "35 ="} < set(answers)
     paid = rule(15, 20, answers)
     assert f"{sum(paid) / len(paid):.2f}" == row[-1] and dict(zip(answers, paid, strict=True))["35 ="] == 1
     said(PAGE, 'The course’s rule pays "35 Burns" and "35 ="')
-    assert sum(rule(8, 9, ["The sum is 17."])) == 1
-    said(PAGE, 'gives "The sum is 17." nothing')
+    *_, row = drawn()[3]
+    assert row[0] == "15 + 20 = 35" and "35." in row[1].split(" · ") and sum(rule(15, 20, ["35."])) == 1
+    said(PAGE, 'gives "35." nothing')
