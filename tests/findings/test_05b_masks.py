@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from finding import ROOT, once_beside, plain, printed, read, said, tenths
 
+from coursekit.comparison.candidates import CANDIDATES
 from coursekit.experiments import results
+from coursekit.experiments.bench import LOOKED_AT
 from coursekit.experiments.results import Results
+from coursekit.tasks import load_task
 
 PAGE = "05b_masks"
 EQUAL = "equal for practical purposes (within 3 points)"
@@ -37,7 +40,11 @@ def test_chance_does_better_than_fisher(runs):
     chosen = 54_004 - runs.parameters("head")
     assert round(100 * chosen / runs.parameters("full"), 1) == 0.2
     said(PAGE, "a mask of 0.5 % of the blocks' parameters (0.2 % of the model's)")
-    said(PAGE, f"54,004 parameters each, the head's {runs.parameters('head')} with them, three seeds")
+    topic = (ROOT / "benchmarks/topics/selective.py").read_text(encoding="utf-8")
+    assert '{"fisher": on_batches, "random": drawn,' in topic, "each run draws its own"
+    said(PAGE, f"Each of three seeds has its own random mask, and its own {LOOKED_AT} sentences for Fisher's.")
+    said(PAGE, f"54,004 parameters each, the head's {runs.parameters('head')} with them, a learning rate "
+               "tuned for each mask.")  # fmt: skip
     probe, full = (runs.accuracy(arm).value for arm in ("probe", "full"))
     said(PAGE, f"The linear probe on the mean has {probe:.3f}, full fine-tuning {full:.3f}.")
 
@@ -50,7 +57,7 @@ def test_validation_chooses_the_rate_and_sees_no_difference(runs):
     assert {len(run.correct) for run in runs.arms["random mask"]} == {2009}
     points = -100 * runs.difference("fisher mask", "random mask").value
     drawn(f"These 300 sentences only choose the rate: Fisher and random are level on them, and {points:.1f} points "
-          "apart on the 2,009 test sentences.")  # fmt: skip
+          "apart on the 2,009 test sentences (right).")  # fmt: skip
 
 
 def test_a_tie_decides_about_the_largest_weights(runs):
@@ -82,7 +89,9 @@ def test_at_one_rate_they_are_equal(runs):
     own = {rate: [fmean(run.correct) for run in found] for rate, found in runs.whole(fisher).items()}
     assert max(own[0.01]) < min(own[0.003]) - 0.04
     said(PAGE, "Random entries do best at 0.01, a rate at which all of Fisher's seeds fall and one fails")
-    drawn(f"(Below the picture, at {constant:.3f}: Fisher at 0.03, and one seed at 0.01.)")
+    drawn(f"(Below the picture: Fisher at 0.03, and one seed at 0.01, at {constant:.3f}, one answer for all.)")
+    validation = load_task("film", "two").data["validation"]["label"][:300]
+    assert round(max(validation.count(0), validation.count(1)) / 300, 3) == round(constant, 3)
 
 
 def test_no_mask_is_preliminary(runs):
@@ -93,13 +102,14 @@ def test_no_mask_is_preliminary(runs):
 
 
 def test_shira_and_lora_with_as_many_parameters(runs):
-    shira, lora = (runs.accuracy(arm).value for arm in ("shira", "lora"))
     assert {runs.parameters(arm) for arm in ("shira", "lora")} == {74_498}
     found = runs.difference("shira", "lora")
     assert str(found) == EQUAL
     ends = found.in_points().split(" (")[1].removesuffix(")")
-    said(PAGE, f"SHiRA has {shira:.3f}, LoRA with the same 74,498 parameters {lora:.3f}, equal for practical purposes "
-               f"({ends} points)")  # fmt: skip
+    said(PAGE, f"with 74,498 parameters each, SHiRA and LoRA are equal for practical purposes ({ends} points)")
+    shira, lora = (CANDIDATES[name].method for name in ("shira", "lora"))
+    assert shira.r == lora.r == 8 and shira.targets == lora.targets
+    said(PAGE, "have it at $r=8$ beside LoRA, in the same matrices")
     said(PAGE, "SHiRA and LoRA are equal for practical purposes")
 
 
@@ -128,8 +138,7 @@ def test_how_often_the_judge_names_a_winner_between_equals():
             named += abs(one - other) > 2.8 * np.sqrt(right.var(axis=1, ddof=1).sum() / 3)
         found.append(named / 2000)
     assert abs(found[0] - 1 / 20) < 0.015 and abs(found[1] - 1 / 9) < 0.02, found
-    said(PAGE, "in a simulation of two methods that are equal on average over all sentences it names a winner about "
-               "once in nine times, not once in twenty")  # fmt: skip
+    said(PAGE, "of two methods equal over all sentences it names a winner more often than once in twenty times")
 
 
 # The notebook's own run ------------------------------------------------------------------------------------
@@ -147,7 +156,7 @@ def test_where_fishers_entries_lie():
     query, key, value, output, _, _, norms, biases = map(int, printed(PAGE, "fisher" + r" +(\d+)%" * 8))
     said(PAGE, f"Fisher takes {value + output} % of its entries from values and attention's output")
     said(PAGE, f"and {norms + biases} % from biases and norms")
-    said(PAGE, f"Queries and keys get {query + key} %")
+    said(PAGE, f"Queries and keys, which act through the softmax alone, get {query + key} %")
     *_, norms, biases = map(float, printed(PAGE, "all parameters of the blocks" + r" +(\d+\.\d+)%" * 8))
     said(PAGE, f"biases and norms, which hold {norms + biases:.1f} %")
 
@@ -164,5 +173,5 @@ def test_masking_a_gradient_is_told_as_it_is():
     fisher, chance = (printed(PAGE, rf"entries of {name}: rank (\d+)")[0] for name in ("Fisher", "random"))
     said(PAGE, "With 1,500 entries each, random values have rank "
                f"{fisher} at Fisher's places and {chance} at random ones")  # fmt: skip
-    said(PAGE, f"{fisher} rows and columns together hold all of Fisher's entries")
+    said(PAGE, f"{fisher} rows and columns hold all of Fisher's entries")
     said(PAGE, f"stripes bound it ({fisher} for 1,500 entries by Fisher information)")
