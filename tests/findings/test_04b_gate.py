@@ -26,6 +26,13 @@ def test_what_a_gate_does_to_the_loss():
                f"{math.log(49_152):.2f} of guessing among all tokens")  # fmt: skip
 
 
+def test_one_sentence_is_learned_in_ten_steps():
+    first, last = printed(PAGE, r"the loss: (\S+) nats before the first step, (\S+) before the last")
+    said(PAGE, f"alone, the model has {first} nats")
+    assert float(last) < 0.01 * float(first)
+    said(PAGE, f"until this one sentence is learned ({last} nats in this run)")
+
+
 @pytest.fixture(scope="module")
 def gate() -> Results:
     return results.read("gate")
