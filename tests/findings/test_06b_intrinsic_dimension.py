@@ -2,7 +2,9 @@ r"""What 06b says of the stored runs and of the published counts."""
 
 from __future__ import annotations
 
-from finding import printed, said
+import re
+
+from finding import ROOT, once_beside, printed, read, said
 
 from coursekit import counts
 from coursekit.comparison import costs, published
@@ -39,6 +41,12 @@ def test_the_longer_run_puts_the_intrinsic_dimension_at_1000_at_most():
     assert methods.parameters("said") - methods.parameters("head") == 1000
     assert round(methods.parameters("full") / 1e6, 1) == 22.7
     assert blocks.base_model.intrinsic.subspaces["default"].scales.numel() == 7
+    said(PAGE, "seven of them multiply $Fv$, one for each block and one for the rest")
+    assert all(once_beside(methods, arm) for arm in ("said", "head", "full"))
+    card = (ROOT / "data/evidence/methods.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in card if line.startswith(("| said |", "| head |", "| full |"))]
+    assert len(rows) == 3 and all(line.endswith("| preliminary |") for line in rows)
+    said(PAGE, "SAID, the head and full fine-tuning are preliminary: a rate beside the chosen one had one seed.")
 
 
 def test_the_table_keeps_its_verdicts_after_correction():
@@ -82,19 +90,17 @@ def test_lora_of_rank_1_is_better_than_1000_random_directions():
     runs = results.read("methods", "lora")
     gain, own = runs.difference("qv-r1", "said"), runs.parameters("qv-r1") - runs.parameters("head")
     assert gain.verdict == "better"
-    moved = str(gain).replace("better", "better than 1,000 numbers along random directions", 1)
+    moved = str(gain).replace("better", "better than SAID's 1,000 numbers", 1)
     assert round(own / 1000) == 9
     said(PAGE, f"LoRA of rank 1 on query and value is {moved}. LoRA trains nine times as many numbers")
-    shorter = str(gain).replace("better", "better than 1,000 random ones", 1)
-    said(PAGE, f"At rank 1 it is {shorter}, with nine times as many numbers")
+    said(PAGE, f"At rank 1 it is {moved}, with nine times as many numbers")
 
 
 def test_thirteen_of_twenty_three_counts_round_to_what_is_printed():
     rows = [row for table in ("gpt3", "e2e", "glue") for row in published.rows(table)]
     given = [row for row in rows if row.exact is not None and not row.fitted]
     wrong = [row for row in given if not row.agrees]
-    said(PAGE, f"{len(given) - len(wrong)} of {len(given)} agree. Four of the other ten are whole models.")
-    assert (len(wrong), sum(row.rule == "full" for row in wrong)) == (10, 4)
+    said(PAGE, f"{len(given) - len(wrong)} of {len(given)} agree.")
     lora = [row for row in given if row.method == "LoRA"]
     assert all(row.agrees for row in lora if row.model == "GPT-3")
     gpt2 = [row for row in lora if row.model.startswith("GPT-2")]
@@ -106,9 +112,8 @@ def test_thirteen_of_twenty_three_counts_round_to_what_is_printed():
 def test_ten_thousand_times_fewer_is_9251():
     few = LoRA(r=4).count(published.split_attention("GPT-3"))
     full = counts.full(published.config("GPT-3"), "causal")
-    said(
-        PAGE, f"{few / 1e6:.1f} million of {full / 1e9:.1f} billion parameters, {full / few:,.0f} times fewer"
-    )
+    said(PAGE, f"$r=4$ on query and value is {few / 1e6:.1f} million of {full / 1e9:.1f} billion parameters, "
+               f"{full / few:,.0f} times fewer")  # fmt: skip
 
 
 def test_the_constant_answer_of_the_picture_is_that_of_400_sentences():
@@ -120,16 +125,20 @@ def test_the_text_agrees_with_the_notebook_s_own_run():
     alone, score, constant = printed(
         PAGE, r"accuracy: the head alone ([\d.]+) .*?; 500 directions ([\d.]+) .*constant answer ([\d.]+)"
     )
-    said(PAGE, f"500 directions and the head reach {score} on 200 sentences, the head alone {alone}")
-    said(PAGE, f"the constant answer has {constant}")
+    assert alone == constant
+    said(PAGE, f"500 directions and the head reach {score} on 200 sentences, the head alone and the constant answer "
+               f"{alone}: one seed, and the intervals overlap")  # fmt: skip
+    high, low = map(float, printed(PAGE, r"head alone [\d.]+ \([\d.]+–([\d.]+), .*?directions [\d.]+ \(([\d.]+)–"))
+    assert low < high
 
 
 def test_the_ranks_of_the_text_are_those_of_the_run():
-    ranks = [
-        printed(PAGE, rf"\n *{row} +(\d+) +(\d+)")
-        for row in ("one random direction", "noise")
-    ]
-    (rank, one), (_, noise) = (map(int, found) for found in ranks)
+    (cell,) = (cell for cell in read(PAGE).cells if '"one random direction": one' in cell.source)
+    (alt,) = (o.metadata["image/png"]["alt"] for o in cell.outputs if "image/png" in o.get("data", {}))
+    ranks = [tuple(map(int, found)) for found in re.findall(r"rank (\d+); half takes (\d+)", alt)]
+    (rank, one), (_, noise), (product, _), (both, _) = ranks
+    assert (product, both) == (8, 16)
+    said(PAGE, f"two of rank {product} add up to one of rank {both}")
     assert rank == 384 and one == noise
     said(PAGE, f"half of what one random direction does takes rank {one}, as noise does.")
     share, shuffled = printed("06_lora", r"Rank 8 keeps (\d+)% \(true labels\), (\d+)% \(shuffled")
