@@ -243,6 +243,21 @@ def _copied_for_every_row(size: str, room: int, seq: int, unpack: float, copy: f
     return batch, optimizer, again, time((batch, optimizer, again), unpack, copy)
 
 
+def _by_a_rule(products: Callable[[int, bool, float], float]) -> Callable[..., Answer]:
+    r"""The right search with another time of a row's products: of its rows, checkpointing and `unpack`."""
+
+    def made(size: str, room: int, seq: int, unpack: float, copy: float) -> Answer:
+        def time(plan: Plan, unpack: float, copy: float) -> float:
+            batch, optimizer, again = plan
+            return products(batch, again, unpack) + (copy / batch if optimizer == "paged_adamw" else 0)
+
+        *best, _ = _fastest(key=time)(size, room, seq, unpack, copy)
+        batch, optimizer, again = best
+        return batch, optimizer, again, time((batch, optimizer, again), unpack, copy)
+
+    return made
+
+
 plan = _fastest()
 _POOR: dict[str, Callable[..., Answer]] = {
     "this fills the card to the end; the driver takes some of it, so leave 1 GiB": _fastest(spare=0),
@@ -265,6 +280,18 @@ _POOR: dict[str, Callable[..., Answer]] = {
         tried=lambda plan: plan[1] != "paged_adamw"
     ),
     "`copy` is there once a step, whatever its rows: of a row's time it is copy / rows": _copied_for_every_row,
+    "a frozen weight takes a product forward and one for its input's gradient, and gets no gradient of its own": (
+        _by_a_rule(lambda batch, again, unpack: (4 if again else 3) * (1 + unpack / batch))
+    ),
+    "checkpointing repeats the product of the forward pass alone: 3 a row, not 4": (
+        _by_a_rule(lambda batch, again, unpack: (4 if again else 2) * (1 + unpack / batch))
+    ),
+    "the weights are unpacked for each product, since none is kept from the one before": (
+        _by_a_rule(lambda batch, again, unpack: (3 if again else 2) + unpack / batch)
+    ),
+    "the rows of a batch share the unpacking: of a row's time it is unpack / rows": (
+        _by_a_rule(lambda batch, again, unpack: (3 if again else 2) * (1 + unpack))
+    ),
 }
 
 
