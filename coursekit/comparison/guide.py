@@ -95,7 +95,8 @@ class Choice:
     lead: the best in validation of those that fit. kept: of each other one that is not inferior to it, its test
     accuracy minus the leader's; left: of the others that fit. arm: of `lead` and `kept` the one that needs least of
     what the budget is short of. prices: of it and of each that other draws would take, the test accuracy minus full
-    fine-tuning's; of that none. holds: method -> in what share of other draws it would be taken.
+    fine-tuning's; of that none. holds: method -> in what share of other draws it would be taken. preliminary: those of
+    which a learning rate next to the best has a single seed.
     """
 
     budget: Budget
@@ -105,6 +106,7 @@ class Choice:
     left: Mapping[str, Difference]
     prices: Mapping[str, Difference]
     holds: Mapping[str, float]
+    preliminary: frozenset[str] = frozenset()
 
     @property
     def taken(self) -> tuple[str, ...]:
@@ -161,6 +163,7 @@ def decide(results: Results, costs: Mapping[str, Row], budget: Budget, draws: in
         {one: found for one, found in minus.items() if not found.non_inferior},
         {one: results.difference(one, REFERENCE) for one in (arm, *taken) if REFERENCE in {*results.arms} - {one}},
         {one: count / draws for one, count in taken.most_common()},
+        frozenset(one for one in fitting if results.preliminary(one)),
     )  # fmt: skip
 
 
@@ -188,18 +191,17 @@ def _decided(
 
 def table(choices: Sequence[Choice | None], budgets: Sequence[Budget], costs: Mapping[str, Row]) -> Table:
     r"""One row for each method of a budget's set: the leader in validation, the method, in what share of draws it would
-    be taken, what it needs, its price.
+    be taken, what it needs, its test accuracy minus the leader's, and whether it is not inferior. †: preliminary.
     """
     if len(choices) != len(budgets):
         raise CourseError(f"one choice for each budget: got {len(choices)} for {len(budgets)}.")
     return Table(
-        ["you need", "leads", "take", "of draws", "stored, kB", "peak, MB", f"step / {REFERENCE}",
-         f"points, minus {REFERENCE} (95 %)"],
+        ["you need", "leads", "take", "of draws", "stored, kB", "peak, MB", "points, minus the leader (95 %)",
+         "not inferior"],
         [row for pair in zip(choices, budgets, strict=True) for row in _rows(*pair, costs)],
-        "Judged by intervals no narrower than the sentences alone make them, and decided anew over "
-        f"{DRAWS} draws of test sentences and seeds. The validation sentences, which name the leader, stay, so the "
-        "shares are too high. First stands what is taken on the data as they are; where that holds in fewer than "
-        f"{FIRM:.0%} of the draws, the next ones follow until they do together.",
+        f"Rows: the choice on the data as they are, then what others of {DRAWS} draws take, until {FIRM:.0%} are "
+        "covered. No interval is narrower than the sentences alone make it. The validation sentences, which name the "
+        "leader, are not drawn anew, so the shares are too high. †: preliminary.",
     )  # fmt: skip
 
 
@@ -208,11 +210,15 @@ def _rows(choice: Choice | None, budget: Budget, costs: Mapping[str, Row]) -> li
         return [[budget.name, None, "nothing that was measured fits", *[None] * 5]]
     rows: list[list[object]] = []
     for arm in choice.taken:
-        head = ["", "", "or "] if rows else [budget.name, NAMES.get(choice.lead, choice.lead), ""]
-        cost, price = costs[arm], choice.prices.get(arm)
+        head = ["", "", "or "] if rows else [budget.name, _name(choice, choice.lead), ""]
+        cost, minus = costs[arm], (choice.kept | choice.left).get(arm)
         rows.append([
-            *head[:2], head[2] + NAMES.get(arm, arm), f"{choice.holds.get(arm, 0):.0%}",
+            *head[:2], head[2] + _name(choice, arm), f"{choice.holds.get(arm, 0):.0%}",
             f"{cost.storage_bytes / 1e3:,.0f}", f"{cost.peak / 1e6:,.0f}",
-            "1" if arm == REFERENCE else f"{cost.step_ratio:.2f}", None if price is None else price.in_points(),
+            *((minus.in_points(), minus.non_inferior) if minus else (None, "leads")),
         ])  # fmt: skip
     return rows
+
+
+def _name(choice: Choice, arm: str) -> str:
+    return NAMES.get(arm, arm) + " †" * (arm in choice.preliminary)

@@ -76,63 +76,63 @@ def _crosses(label: str, rate: float, found: Sequence[float]) -> str:
 
 
 def differences_by_cost(
-    found: Mapping[str, Any],
     families: Mapping[str, str],
-    panels: Mapping[str, tuple[Mapping[str, float], float, str, str]],
+    panels: Mapping[str, tuple[Mapping[str, Any], Mapping[str, float], float, str, Sequence[str]]],
     *,
     margin: float,
     low: float,
-    lines: Mapping[str, float] | None = None,
     named: Sequence[Mapping[str, tuple[float, float]]] = (),
 ) -> Sequence[Axes]:
-    r"""Differences to full fine-tuning in points over what methods cost: a panel a cost, a dot a method.
+    r"""Differences to the leader in points over what methods cost: a panel a cost, a dot a method.
 
-    found: method -> `experiments.intervals.Difference`. families: method -> one of `plots.hybrid.FAMILIES`. panels:
-    label of the axis -> (method -> cost, the most that a budget allows, who leads, who is taken): these two have rings,
-    names and their intervals; a method without a cost is not drawn there. margin: in points, a band. low: where the
-    axis begins; what lies farther down is an arrow at its edge. lines: name -> points, of `plots.experiments.LINES`, in
-    black: their colours are families' here. named: for each panel, method -> where its name stands, in points of a page
-    from its dot.
+    families: method -> one of `plots.hybrid.FAMILIES`. panels: label of the axis -> (method -> its difference to the
+    leader, an `experiments.intervals.Difference`; method -> cost; the most that a budget allows; who leads; who is
+    taken, the choice first). Leader and taken have rings and names, the taken their intervals; a method without a cost
+    is not drawn. margin: in points, below which nothing is not inferior: a band up to 0. low: where the axis begins;
+    what lies farther down is an arrow at its edge. named: for each panel, method -> where its name stands, in points of
+    a page from its dot; those that are taken stand at its left without.
     """
     figure, row = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), sharey=True, squeeze=False)
-    used = [family for family in FAMILIES if family in {families[name] for name in found}]
-    for at, (ax, (label, (cost, most, leads, taken))) in enumerate(zip(row[0], panels.items(), strict=True)):
-        ax.axhspan(-margin, margin, color="#e9eaec", zorder=-1)
+    drawn = {name for found, cost, *_ in panels.values() for name in found if name in cost}
+    used = [family for family in FAMILIES if family in {families[name] for name in drawn}]
+    told = []
+    for at, (ax, (label, (found, cost, most, leads, taken))) in enumerate(zip(row[0], panels.items(), strict=True)):
+        ax.axhspan(-margin, 0, color="#e9eaec", zorder=-1)
+        ax.axhline(0, color="#777777", linestyle="--", linewidth=1, zorder=0)
         for family in used:
-            shown = {name: one for name, one in found.items() if families[name] == family and name in cost}
-            own = [(cost[name], 100 * one.value) for name, one in shown.items()]
+            own = [(cost[name], 100 * one.value) for name, one in found.items()
+                   if families[name] == family and name in cost]  # fmt: skip
             for marker, kept in (("o", [p for p in own if p[1] >= low]), ("v", [p for p in own if p[1] < low])):
                 ax.scatter([x for x, _ in kept], [max(y, low) for _, y in kept], color=FAMILIES[family], marker=marker,
                            s=24, zorder=3, clip_on=False)  # fmt: skip
-        for name, word, beside in ((leads, "leads", False), (taken, "taken", True)):
-            one = found[name]
-            value, ends = whiskers([one], 100)
-            ax.errorbar(cost[name], value, yerr=ends, color=FAMILIES[families[name]], fmt="o",
-                        markersize=11, markerfacecolor="none", capsize=2, elinewidth=0.9)  # fmt: skip
-            ax.annotate(f"{name}: {word}", (cost[name], 100 * (one.value if beside else one.high)), fontsize=8,
-                        xytext=(-8, 0) if beside else (0, 4), textcoords="offset points",
-                        ha="right" if beside else "center", va="center" if beside else "bottom")  # fmt: skip
-        for name, away in named[at].items() if at < len(named) else ():
-            ax.annotate(name, (cost[name], 100 * found[name].value), xytext=away, textcoords="offset points",
-                        fontsize=8, ha="center", arrowprops=dict(arrowstyle="-", color="grey", lw=0.7))  # fmt: skip
+        ring = dict(markersize=11, markerfacecolor="none", capsize=2, elinewidth=0.9)
+        ax.errorbar(cost[leads], 0, color=FAMILIES[families[leads]], fmt="o", **ring)
+        ax.plot(cost[leads], 0, "o", color=FAMILIES[families[leads]], markersize=5)
+        for name in taken:
+            value, ends = whiskers([found[name]], 100)
+            ax.errorbar(cost[name], value, yerr=ends, color=FAMILIES[families[name]], fmt="o", **ring)
+        away = {leads: (0, 9)} | {name: (-8, 0) for name in taken} | dict(named[at] if at < len(named) else {})
+        for name, (x, y) in away.items():
+            word = ": leads" if name == leads else ": taken" if [name] == [*taken][:1] else ""
+            height = 0 if name == leads else max(100 * found[name].value, low)
+            lead = dict(arrowstyle="-", color="grey", lw=0.7) if abs(x) + abs(y) > 12 else None
+            ax.annotate(name + word, (cost[name], height), xytext=(x, y), textcoords="offset points", fontsize=8,
+                        ha="right" if x < -7 else "left" if x > 7 else "center", va="center",
+                        arrowprops=lead)  # fmt: skip
         ax.axvline(most, color="grey", linestyle=":", linewidth=1)
-        ax.axhline(0, color="#777777", linestyle="--", linewidth=1, zorder=0)
-        for name, value in (lines or {}).items():
-            ax.axhline(value, linewidth=1.2, label=name, zorder=0, **LINES[name] | dict(color="black"))
         if max(cost.values()) > 20 * min(cost.values()):
             ax.set_xscale("log")
+        ax.margins(x=0.1)
         ax.set_xlabel(f"{label} (dotted: at most {most:g})")
+        one = taken[0]
+        told.append(
+            f"{label}, {len(cost.keys() & {*found, leads})} methods from {min(cost.values()):,.0f} to "
+            f"{max(cost.values()):,.0f}, at most {most:g}: {leads} leads at {cost[leads]:.0f}, {one} is taken, at "
+            f"{cost[one]:.0f} with {100 * found[one].value:+.1f}."
+        )
     row[0][0].set_ylim(low)
-    row[0][0].set_ylabel("test accuracy minus that of full\nfine-tuning, points")
+    row[0][0].set_ylabel("test accuracy minus the leader's, points")
     marks = [Line2D([], [], marker="o", linestyle="", color=FAMILIES[family], label=family) for family in used]
-    marks += row[0][0].get_legend_handles_labels()[0]
     figure.legend(handles=marks, loc="outside upper left", ncols=len(marks), fontsize=8)
-    told = [
-        f"{label}, {len(cost.keys() & found.keys())} methods from {min(cost.values()):,.0f} to "
-        f"{max(cost.values()):,.0f}, at most {most:g}: {leads} leads at {cost[leads]:.0f} "
-        f"with {100 * found[leads].value:+.1f} points, {taken} is taken, at {cost[taken]:.0f} with "
-        f"{100 * found[taken].value:+.1f}."
-        for label, (cost, most, leads, taken) in panels.items()
-    ]
-    alt.says(figure, f"{len(found)} methods, test accuracy minus that of full fine-tuning. {' '.join(told)}")
+    alt.says(figure, f"Test accuracy minus the leader's. {' '.join(told)}")
     return row[0]

@@ -3,6 +3,7 @@ r"""The pictures of LoRA and of the lecture's map show what they are given."""
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from matplotlib.colors import same_color
 
 from coursekit import plots
@@ -80,14 +81,15 @@ def test_curves_have_the_colours_they_are_given_and_those_of_one_colour_differ_i
     assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == len(many), "none is lost"
 
 
-def test_a_difference_over_a_cost_has_its_method_s_colour_and_the_leader_and_the_taken_one_are_ringed():
-    found = {name: Difference(at, at - 0.01, at + 0.02) for name, at in (("a", -0.01), ("b", -0.02), ("far", -0.2))}
-    families = {"a": "hybrid", "b": "additive", "far": "additive"}
+def test_a_difference_over_a_cost_has_its_method_s_colour_and_the_leader_and_the_taken_ones_are_ringed():
+    by_a = {name: Difference(at, at - 0.01, at + 0.02) for name, at in (("b", -0.02), ("far", -0.2), ("c", 0.01))}
+    by_b = {name: Difference(at, at - 0.01, at + 0.02) for name, at in (("a", 0.02), ("far", -0.18), ("c", 0.03))}
+    families = {"a": "hybrid", "b": "additive", "far": "additive", "c": "baseline"}
     panels = {
-        "stored, kB": ({"a": 100, "b": 10, "far": 1}, 50, "b", "b"),
-        "peak, MB": ({"a": 200, "b": 300, "far": 250}, 400, "a", "b"),
+        "stored, kB": (by_b, {"a": 100, "b": 10, "far": 1, "c": 200}, 150, "b", ["a"]),
+        "peak, MB": (by_a, {"a": 200, "b": 300, "far": 250, "c": 400}, 350, "a", ["b", "far"]),
     }
-    wide, narrow = differences_by_cost(found, families, panels, margin=3, low=-8, lines={"linear probe": -6})
+    wide, narrow = differences_by_cost(families, panels, margin=3, low=-8)
     assert (wide.get_xscale(), narrow.get_xscale(), narrow.get_ylim()[0]) == ("log", "linear", -8)
     drawn = {
         (tuple(at), name)
@@ -96,24 +98,24 @@ def test_a_difference_over_a_cost_has_its_method_s_colour_and_the_leader_and_the
         for name, colour in FAMILIES.items()
         if len(part.get_facecolor()) and same_color(part.get_facecolor()[0], colour)
     }
-    assert drawn == {((200, -1), "hybrid"), ((300, -2), "additive"), ((250, -8), "additive")}
+    assert drawn == {((300, -2), "additive"), ((250, -8), "additive"), ((400, 1), "baseline")}
     rings = [tuple(*line.get_xydata()) for line in narrow.lines if line.get_markersize() == 11]
-    np.testing.assert_allclose(rings, [(200, -1), (300, -2)])
-    ends = [c.lines[2][0].get_segments()[0][:, 1] for c in narrow.containers]
-    np.testing.assert_allclose(ends, [[-2, 1], [-3, 0]])
-    assert [text.get_text() for text in narrow.texts] == ["a: leads", "b: taken"]
-    assert [list(line.get_xdata()) for line in narrow.lines if line.get_linestyle() == ":"] == [[400, 400]]
-    (probe,) = (line for line in narrow.lines if line.get_label() == "linear probe")
-    assert same_color(probe.get_color(), "black"), "its own colour is a family's"
-    named = {"far": (20, 9)}, {"b": (-30, 5)}
-    pair = differences_by_cost(found, families, panels, margin=3, low=-30, named=named)
-    for ax, name, at in zip(pair, ("far", "b"), ((1, -20), (300, -2)), strict=True):
+    np.testing.assert_allclose(rings, [(200, 0), (300, -2), (250, -20)])
+    ends = [c.lines[2][0].get_segments()[0][:, 1] for c in narrow.containers if c.lines[2]]
+    np.testing.assert_allclose(ends, [[-3, 0], [-21, -18]])
+    assert [text.get_text() for text in narrow.texts] == ["a: leads", "b: taken", "far"]
+    assert [list(line.get_xdata()) for line in narrow.lines if line.get_linestyle() == ":"] == [[350, 350]]
+    band = narrow.patches[0].get_extents().transformed(narrow.transData.inverted())
+    np.testing.assert_allclose((band.y0, band.y1), (-3, 0))
+    named = {"far": (20, 9)}, {"c": (-30, 5)}
+    pair = differences_by_cost(families, panels, margin=3, low=-30, named=named)
+    for ax, name, at in zip(pair, ("far", "c"), ((1, -18), (400, 1)), strict=True):
         label = ax.texts[-1]
-        assert (label.get_text(), tuple(label.xy)) == (name, at)
-    said = "peak, MB, 3 methods from 200 to 300, at most 400: a leads at 200 with -1.0 points"
+        assert (label.get_text(), tuple(label.xy)) == (name, pytest.approx(at))
+    said = "peak, MB, 4 methods from 200 to 400, at most 350: a leads at 200, b is taken, at 300 with -2.0."
     assert said in describe(narrow.figure)
-    panels["peak, MB"][0].pop("far")  # it has no peak
-    wide, narrow = differences_by_cost(found, families, panels, margin=3, low=-8)
+    panels["stored, kB"][1].pop("far")  # it has no cost
+    wide, narrow = differences_by_cost(families, panels, margin=3, low=-8)
     far = [[at for part in ax.collections for at in part.get_offsets().tolist() if at[1] < -7] for ax in (wide, narrow)]
-    assert far == [[[1, -8]], []]
-    assert "peak, MB, 2 methods from 200 to 300" in describe(narrow.figure)
+    assert far == [[], [[250, -8]]]
+    assert "stored, kB, 3 methods from 10 to 200" in describe(narrow.figure)
