@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from topics import source
 from topics._film import SETTING
 from topics.methods import METHODS
 from topics.probe import PENALTIES, fit
-from topics.source import task
 from torch import nn
 
 from coursekit.evaluation.running import equal_lengths, evaluating
@@ -48,7 +48,7 @@ GRID = Grid(
 @cache
 def asked() -> dict[str, tuple[list[list[int]], np.ndarray]]:
     r"""Token ids and sources, as numbers, of each split."""
-    prepared = task().for_encoder(load_encoder(SETTING.model)[1])
+    prepared = source.task().for_encoder(load_encoder(SETTING.model)[1])
     rows = {split: prepared.split(split) for split in ("train", "validation", "test")}
     return {split: (of["input_ids"][:], np.array(of["labels"])) for split, of in rows.items()}
 
@@ -81,7 +81,7 @@ def probe(x: dict[str, np.ndarray]) -> float:
     x = {split: (values - center) / spread for split, values in x.items()}
 
     def right(penalty: float) -> dict[str, float]:
-        ws = np.stack([fit(x["train"], labels["train"] == source, penalty) for source in range(len(FILES))], 1)
+        ws = np.stack([fit(x["train"], labels["train"] == name, penalty) for name in range(len(FILES))], 1)
         return {s: float(((x[s] @ ws[:-1] + ws[-1]).argmax(1) == labels[s]).mean()) for s in ("validation", "test")}
 
     return max(map(right, PENALTIES), key=lambda found: found["validation"])["test"]
