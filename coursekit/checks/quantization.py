@@ -1,4 +1,4 @@
-r"""The exercises of notebooks 07_quantization and 07b_scales_and_formats."""
+r"""The exercises of notebook 07_quantization, but for its open one."""
 
 from __future__ import annotations
 
@@ -241,62 +241,4 @@ Q4_1 = Exercise(
     },
     tolerance=1e-6,
     dtype=True,
-)
-
-
-# quantization-bits ----------------------------------------------------------------------------------------
-
-
-def bits(k: int, block: int, second: int, zero: int) -> float:
-    r"""k + (32 + zero) / block, or k + (8 + zero) / block + 32 / (block second)."""
-    return k + ((8 + zero) / block + 32 / (block * second) if second else (32 + zero) / block)
-
-
-def _secret_bits(draw: Draw) -> tuple[int, int, int, int]:
-    second = 8 * draw.whole(2, 64) if draw.kind == 0 else 0
-    return draw.whole(2, 8), 8 * draw.whole(2, 32), second, draw.whole(2, 8)
-
-
-BITS = Exercise(
-    id="quantization-bits",
-    points=2,
-    difficulty=2,
-    minutes=5,
-    secret=_secret_bits,
-    reference=bits,
-    mutants={
-        "this counts the codes alone: scales and zero points are stored, too": (
-            lambda k, block, second, zero: float(k)
-        ),
-        "the zero points are missing: each block has one": lambda k, block, second, zero: bits(k, block, second, 0),
-        "a zero point belongs to a block, not to each weight": (
-            lambda k, block, second, zero: zero + bits(k, block, second, 0)
-        ),
-        "only scales are quantized again: each block keeps its own zero point": (
-            lambda k, block, second, zero: bits(k, block, second, zero / second if second else zero)
-        ),
-        "the scales count with 32 bits also where they are quantized to 8": (
-            lambda k, block, second, zero: bits(k, block, 0, zero)
-        ),
-        "the second scales are missing: 32 bits for every block * second weights": (
-            lambda k, block, second, zero: k + ((8 if second else 32) + zero) / block
-        ),
-        "the second scales stay at 32 bits: only the first ones are quantized to 8": (
-            lambda k, block, second, zero: bits(k, block, second, zero) - (24 / (block * second) if second else 0)
-        ),
-        "where second is 0, nothing quantizes the scales: each has 32 bits": (
-            lambda k, block, second, zero: bits(k, block, second, zero) - (0 if second else 24 / block)
-        ),
-        "the 8 bits of a quantized scale replace its 32, they do not come on top": (
-            lambda k, block, second, zero: bits(k, block, second, zero) + (32 / block if second else 0)
-        ),
-        "a second scale is shared by `second` scales, which belong to block * second weights": (
-            lambda k, block, second, zero: k + ((8 + zero) / block + 32 / second if second else (32 + zero) / block)
-        ),
-        "scales are counted with 16 bits; here they have 32, and 8 once they are quantized": (
-            lambda k, block, second, zero: k + (16 + zero) / block + (16 / (block * second) if second else 0)
-        ),
-    },
-    tolerance=1e-9,
-    kinds=2,
 )

@@ -1,4 +1,4 @@
-r"""The second exercise of notebook 07b_scales_and_formats: GPTQ, columns that make up for what rounding lost."""
+r"""The first exercise of notebook 07b_scales_and_formats: GPTQ, columns that make up for what rounding lost."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ LOOKS = {
     "memory-checkpoint": ("Recompute", "recomputed"),
     "intrinsic-hadamard": ("hadamard", "transform"),
     "forgetting-ewc": ("penalty", "penalty"),
+    "quantization-straight": ("straight", "straight_through"),
 }
 
 

@@ -253,6 +253,26 @@ def penalty(make: Callable[..., Any], theta: Float[Tensor, "*shape"], *others: A
     return value.detach(), torch.zeros_like(theta) if found is None else found
 
 
+def straight_through(
+    make: Callable[..., Any], W: Float[Tensor, "out in"], g: Float[Tensor, "out in"], most: int
+) -> Any:
+    r"""(values, the gradient that reaches W where g arrives at them, 0 where none comes back).
+
+    make: a function of W and of W rounded to codes from -most to most, whose steps depend on W: through them alone
+    rounding has a gradient. What is no tensor is given back: nothing was attempted. Raises CourseError where W changes.
+    """
+    given, W = W, W.clone().requires_grad_()
+    step = W.abs().amax(1, keepdim=True) / most
+    value, found = make(W, step * (W / step).round()), None
+    if not isinstance(value, Tensor):
+        return value
+    if not torch.equal(W, given):
+        raise CourseError("W itself has changed: it must keep what rounding drops, or small steps are lost")
+    if value.requires_grad and value.shape == g.shape:
+        (found,) = torch.autograd.grad(value, [W], g, allow_unused=True)
+    return value.detach(), torch.zeros_like(g) if found is None else found
+
+
 #: How `transform` names the work of a function.
 FAST, SQUARE, WHOLE = "n log n", "n² steps", "a matrix of n²"
 #: The length of the vector on which the work is counted; how many numbers may be made for each of its n log n; and how

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, LINE, arrow, axes, box, without_axes
+from coursekit.plots.forgetting import name_points
 
 
 def block_flow(x: Sequence[float], levels: int) -> Axes:
@@ -128,6 +129,43 @@ def curves(
         ax.set_yticks(list(yticks), [f"{y:g}" for y in yticks])
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+    return ax
+
+
+def by_bits(
+    points: Mapping[str, tuple[float, float]], line: Sequence[str], xlabel: str, ylabel: str
+) -> Axes:
+    r"""A named dot for each of `points` (label -> bits and error), those of `line` joined, the others rings.
+
+    What two decimals do not tell apart has one text, a line for each.
+    """
+    ax = axes(figsize=(7.6, 4.4))
+    joined, others = (zip(*(own for name, own in points.items() if (name in line) is among), strict=True)
+                      for among in (True, False))  # fmt: skip
+    ax.plot(*joined, color=COLOURS[0], marker="o", markersize=4, linewidth=1.2)
+    ax.plot(*others, color=COLOURS[1], marker="o", markersize=6, fillstyle="none", markeredgewidth=2, linestyle="none")
+    ax.margins(0.25, 0.12)
+    ax.set_ylim(0)
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    named = "; ".join(f"{name}: {x:.2f} and {y:.2f}" for name, (x, y) in points.items())
+    says(ax.figure, f"{xlabel} and {ylabel}, of {named}. Joined by a line: {'; '.join(line)}.")
+    there: dict[tuple[str, str], list[str]] = {}  # one text where dots lie on one another
+    for name, (x, y) in points.items():
+        there.setdefault((f"{x:.2f}", f"{y:.2f}"), []).append(name)
+    return name_points(ax, [("\n".join(names), points[names[0]]) for names in there.values()])
+
+
+def stairs(x: Sequence[float], back: Sequence[float]) -> Axes:
+    r"""What rounding makes of the weights `x` of a block, and the line of slope 1 that a straight-through estimator
+    takes it for on the way back.
+    """
+    ax, ends = axes(figsize=(7.0, 3.4)), [min(x), max(x)]
+    ax.plot(x, back, color=COLOURS[0], marker="o", markersize=4, linestyle="none", label="forward: rounded")
+    ax.plot(ends, ends, color=COLOURS[2], linestyle="--", linewidth=1.2, label="backward: slope 1")
+    ax.set_xlabel("weight")
+    ax.set_ylabel("comes back as")
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     return ax
 

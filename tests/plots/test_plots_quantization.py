@@ -84,3 +84,21 @@ def test_many_curves_and_long_labels_have_room():  # tests/plots/conftest.py loo
     draw.curves({"a long label of a line": {1: 2, 3: 4}}, "x", "y", logx=True, xticks=[1, 3])
     draw.equal_areas(NF4, 1.85)
     draw.code_use({"nf4": [1 / 16] * 16, "fp4": [0.1] * 10})
+
+
+def test_formats_by_their_bits_are_named_once_and_the_line_joins_its_own():
+    points = {"a": (4.1, 0.6), "b": (4.5, 0.4), "c": (4.25, 1.1), "d": (4.501, 0.401)}
+    ax = draw.by_bits(points, ["a", "b"], "bits", "error, %")
+    assert [[list(xy) for xy in line.get_xydata()] for line in ax.lines] == [
+        [[4.1, 0.6], [4.5, 0.4]], [[4.25, 1.1], [4.501, 0.401]],
+    ]  # fmt: skip
+    assert sorted(text.get_text() for text in ax.texts) == ["a", "b\nd", "c"] and ax.get_ylim()[0] == 0
+    said = describe(ax.figure)
+    assert "a: 4.10 and 0.60" in said and "d: 4.50 and 0.40" in said and said.endswith("Joined by a line: a; b.")
+
+
+def test_stairs_stand_beside_the_line_of_slope_1():
+    ax = draw.stairs([-1.0, -0.2, 0.3, 1.2], [-1.0, 0.0, 0.0, 1.0])
+    back, line = ax.lines
+    assert list(back.get_ydata()) == [-1, 0, 0, 1] and list(back.get_xdata()) == [-1, -0.2, 0.3, 1.2]
+    assert list(line.get_xdata()) == list(line.get_ydata()) == [-1, 1.2]

@@ -2,12 +2,7 @@ r"""Reference answers of notebook 07b_scales_and_formats, as a student would wri
 
 import torch
 
-
-def quantization_bits(k, block, second, zero):
-    if second == 0:
-        return k + (32 + zero) / block
-    scales_of_one = 8 + 32 / second
-    return k + (scales_of_one + zero) / block
+from coursekit.notebook import built
 
 
 def quantization_gptq(W, H, step):
@@ -19,3 +14,12 @@ def quantization_gptq(W, H, step):
         W[:, j + 1 :] -= lost / free[0, 0] * free[0, 1:]
         W[:, j : j + 1] = rounded
     return W
+
+
+def straight(W, rounded):
+    lost = rounded - W
+    return W + lost.detach()
+
+
+def quantization_straight(*given):
+    return built.straight_through(straight, *given)
