@@ -262,7 +262,6 @@ def test_lessons_and_topics_of_the_evidence_are_what_findings_read():
     # tests/findings/test_evidence.py reads it, for the evidence's own page; 10 reads it for what it lacks.
     read["pooling"] = ["06", "[what fell and what stood](../data/evidence/README.md)"]
     read["mean"] = ["none yet ([card](../data/evidence/mean.md))"]
-    read |= {topic: ["not run yet"] for topic in ("source", "retention")}
     assert dict(rows) == {topic: ", ".join(lessons) for topic, lessons in read.items()}
 
 

@@ -13,6 +13,7 @@ import tiny
 import tiny_text
 import torch
 import torch.nn.functional as F
+from datasets import DatasetDict
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,7 +30,7 @@ from coursekit.experiments.run import autocast, baselines, threshold, train
 from coursekit.experiments.table import Cell, read_csv
 from coursekit.forgetting import domains
 from coursekit.paths import DATA
-from coursekit.tasks.task import task_of
+from coursekit.tasks.task import Task, task_of
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -208,6 +209,29 @@ def test_a_probe_ends_where_torch_finds_no_slope_and_is_tested_in_order():
     assert np.allclose(module.read(bench, "test")["probe"][7], alone, atol=1e-4)
     labels = task_of(bench.prepared).data["test"]["label"][:40]
     assert means.correct == tuple((margin > 0) == label for margin, label in zip(means.margins, labels, strict=True))
+
+
+@pytest.mark.slow
+def test_what_an_encoder_keeps_is_asked_of_other_text(monkeypatch):
+    module = importlib.import_module("topics.retention")
+    whole = module.source.task()
+    few = DatasetDict({split: rows.select(range(120)) for split, rows in whole.data.items()})
+    monkeypatch.setattr(module.source, "task", lambda: Task(whole.name, whole.labels, few))
+    bench = Bench(Setting("film", "two", "minilm", sentences=40, validation=30))
+    bench.prepared = bench.prepared.take(64)
+    runs = {}
+    for name, rate in (("head", 0.3), ("full", 1e-3)):
+        (runs[name],) = module.carry(bench, module.GRID.arm(name).recipe, Cell(name, 5, rate, 0))
+    rest = [text for text, label in zip(few["test"]["text"], few["test"]["label"], strict=True) if label != 0]
+    assert whole.labels[0] == "film" and len(rest) > 60
+    assert runs["head"].correct == (True,) * len(rest) and 0 < sum(runs["full"].correct) < len(rest)
+    assert all({"film", "probe"} < run.more.keys() and not run.margins for run in runs.values())
+    assert float(runs["head"].more["probe"]) > 0.5, "of four sources, in as many sentences of each"
+    model, tokenizer = models.load_encoder("minilm")  # one sentence at a time, so nothing is padded
+    with torch.no_grad():
+        means = [model.bert(**tokenizer(text, return_tensors="pt")).last_hidden_state.mean(1)[0] for text in rest]
+    alike = F.cosine_similarity(torch.stack(means)[:, None], torch.stack(means)[None], dim=-1).fill_diagonal_(-1)
+    assert (module.neighbours(module.features(model)) == alike.argmax(1).numpy()).mean() > 0.98
 
 
 def test_examples_in_the_prompt_and_in_training(decoder):

@@ -67,26 +67,35 @@ def test_no_method_is_better_and_four_are_clearly_worse(stored, arms):
     said(PAGE, f"prompt tuning is {value} points behind, but its seeds scatter")
 
 
-def test_on_product_reviews_bitfit_is_equal(stored):
-    there = results.read("product")
-    names = [arm for arm in there.arms if arm in EVERY]
-    assert len(names) == 12 and max(names, key=lambda arm: there.accuracy(arm).value) == "full"
-    said(PAGE, "On average full fine-tuning leads again")
-    minus = there.differences(("pfeiffer", "ia3", "lora", "prefix", "bitfit", "prompt"), "full")
-    equal = {arm for arm, d in minus.items() if d.verdict == "equal for practical purposes"}
-    assert equal == {"bitfit", "lora", "ia3", "pfeiffer"}
-    behind = -100 * stored.difference("bitfit", "full").value
-    said(PAGE, f"BitFit, {behind:.1f} points behind on film, is equal to full fine-tuning there for practical "
-               "purposes, as are LoRA, (IA)³ and Pfeiffer adapters")  # fmt: skip
-    said(PAGE, "One of the four, BitFit, is equal to it for practical purposes on product reviews")
-    sentences, passes, test = re.search(
-        r"and (\d+) test sentences.*?300 steps are ([\d.]+) of the ([\d,]+) training",
-        (DATA / "evidence" / "product.md").read_text(encoding="utf-8"), re.S,
-    ).group(3, 2, 1)  # fmt: skip
-    said(PAGE, f"{sentences} sentences seen {float(passes):.1f} times, {test} to test on")
-    first = {run.cell.seed for arm in names for run in there.searched(arm) if run.cell.rate != there.rate(arm)}
-    assert first == {0}
-    said(PAGE, "each rate chosen with one seed")
+def test_on_two_more_tasks(stored):
+    six = ("pfeiffer", "ia3", "lora", "prefix", "bitfit", "prompt")
+    tasks = {"product": results.read("product"), "source": results.read("source")}
+    for task, there in tasks.items():
+        names = [arm for arm in there.arms if arm in EVERY]
+        assert len(names) == 12 and max(names, key=lambda arm: there.accuracy(arm).value) == "full"
+        minus = there.differences(six, "full")
+        equal = {arm for arm, d in minus.items() if d.verdict == "equal for practical purposes"}
+        assert equal == {"lora", "ia3", "pfeiffer"} | ({"bitfit"} if task == "product" else set())
+        card = (DATA / "evidence" / f"{task}.md").read_text(encoding="utf-8")
+        test, passes, sentences = re.search(
+            r"and (\d+) test sentences.*?300 steps are ([\d.]+) of the ([\d,]+) training", card, re.S
+        ).groups()
+        seen = f"{float(passes):.1f}" if float(passes) > 1 else passes
+        said(PAGE, f"{sentences} {'sentences ' * (task == 'product')}seen {seen} times, {int(test):,} to test on")
+        rejected = [run for arm in names for run in there.searched(arm) if run.cell.rate != there.rate(arm)]
+        assert {run.cell.seed for run in rejected} == {0}
+    said(PAGE, "LoRA, (IA)³ and Pfeiffer adapters are equal to full fine-tuning on two more tasks")
+    said(PAGE, "Each rate was chosen with one seed")
+    behind = minus["bitfit"]
+    assert behind.verdict == "worse"
+    said(PAGE, f"BitFit is on reviews, but {-100 * behind.value:.1f} points worse on sources")
+    said(PAGE, "On two more tasks LoRA, (IA)³ and Pfeiffer adapters are equal to it for practical purposes")
+    ten = [arm for arm in names if arm not in ("full", "head")]
+    film, *others = ([runs.accuracy(arm).value for arm in ten] for runs in (stored, *tasks.values()))
+    reviews, sources = (stats.kendalltau(film, own) for own in others)
+    assert reviews.pvalue > 0.1 and sources.pvalue < 0.001
+    said(PAGE, "Full fine-tuning leads on all three on average; ten methods stand in nearly one order on film and "
+               f"sources (Kendall's τ {sources.statistic:.2f}), on reviews in another")  # fmt: skip
 
 
 def test_full_fine_tuning_needs_the_most_seeds(stored, arms):
@@ -148,7 +157,9 @@ def test_with_twice_the_steps_one_is_equal_and_five_are_worse():
     said(PAGE, f"Prefix tuning was not among the four above: here we ask six, not {len(among)}")
     assert Counter(str(d.verdict) for d in shorter.values())["no clear difference"] == 4
     assert "no clear difference" not in {str(d.verdict) for d in found.values()}
-    said(PAGE, "After 600 steps all six are clear, after 300 two")
+    said(PAGE, "At these rates all six are clear after 600 steps, two after 300, since full fine-tuning's seeds scatter "
+               "less")  # fmt: skip
+    assert statistics.stdev(stored.seeds("full, 600 steps")) < 0.7 * statistics.stdev(stored.seeds("full"))
     lora = results.read("lora", "methods")
     one, other = (f"{arm}-tuned-at-600, 600 steps" for arm in ("qv-r8", "full"))
     assert all(lora.rate(new) < stored.rate(arm) for new, arm in ((one, "lora"), (other, "full")))
@@ -275,7 +286,10 @@ def test_cliffs_and_lucky_leaders(arms):
     assert [len(own) for own in seeds.values()] == [3, 3]
     assert max(seeds["lora"]) < 0.51 and [right < 0.51 for right in seeds["full"]] == [True, False, False]
     assert min(seeds["full"][1:]) > 0.8
-    said(PAGE, "all three of LoRA's fall, but only one of full fine-tuning's")
+    said(PAGE, "all three of LoRA's fall, but only one of full fine-tuning's. With these seeds neither of the two is "
+               "preliminary any more")  # fmt: skip
+    assert all(stored.preliminary(arm) and not more.preliminary(arm) for arm in seeds)
+    assert [more.rate(arm) for arm in seeds] == [stored.rate(arm) for arm in seeds]
     assert len({f"{right:.3f}" for right in seeds["lora"]}) == 2, "the caption: two of three crosses coincide"
     for arm in ("prefix", "compacter"):  # the picture's hollow points, cliffs as the caption says
         assert more.by_rate(arm)[after[arm]] < 0.51
@@ -344,6 +358,30 @@ def test_what_the_costs_are():
     said(PAGE, "(IA)³ stores a fifth of what LoRA does")
 
 
+def test_what_the_encoder_keeps():
+    kept = results.read("retention")
+    names = [arm for arm in kept.arms if arm not in ("head", "full")]
+    assert kept.accuracy("head").value == 1 and max(kept.accuracy(arm).value for arm in names) < 0.2
+    said(PAGE, f"Under a fifth, whatever trains. Full fine-tuning keeps {100 * kept.accuracy('full').value:.0f} %")
+    minus = kept.differences(names, "full")
+    assert {arm for arm, d in minus.items() if d.verdict == "worse"} == {"bitfit"}
+    assert {str(d.verdict) for arm, d in minus.items() if arm != "bitfit"} == {"no clear difference"}
+    film, probe = ({arm: statistics.fmean(float(run.more[column]) for run in runs) for arm, runs in kept.arms.items()}
+                   for column in ("film", "probe"))  # fmt: skip
+    less, low, high = (f"{-100 * x:.1f}" for x in (minus["bitfit"].value, minus["bitfit"].high, minus["bitfit"].low))
+    said(PAGE, f"BitFit learns {100 * (film['full'] - film['bitfit']):.1f} points less and keeps {less} points less "
+               f"({low} to {high}); the other five show no clear difference from full fine-tuning")  # fmt: skip
+    assert len(names) == 6
+    ends = sorted(100 * told for arm, told in probe.items() if arm != "head")
+    said(PAGE, f"a probe tells a sentence's source in {ends[0]:.0f} to {ends[-1]:.0f} % ({100 * probe['head']:.0f} % "
+               "with the head alone, which leaves the encoder as it was)")  # fmt: skip
+    for arm in ("full", *names):  # the same runs as section 1's, on another machine
+        assert kept.rate(arm) == results.read("methods").rate(arm)
+        assert abs(film[arm] - results.read("methods").accuracy(arm).value) < 0.01
+    assert len(next(iter(kept.arms.values()))[0].correct) == 2009
+    said(PAGE, "We take 2,009 sentences of the other three sources")
+
+
 def test_what_the_guide_takes(stored):
     cost = costs.read()
     budgets = [
@@ -385,10 +423,6 @@ def test_what_the_guide_takes(stored):
     assert prepared == {"far", "sparse-adapter", "fish-mask"} and not prepared & {*memory.kept, *memory.left}
     assert printed(PAGE, "before the first step: Freeze and Reconfigure (fine-tunes a copy) of the model, "
                          "SparseAdapter and the Fisher mask (take gradients)")  # fmt: skip
-    for field, most in (("storage_bytes", 150_000), ("peak", 280_000_000)):  # only full fine-tuning is much higher
-        best = {within: max(methods.accuracy(arm).value for arm in EVERY if arm in methods.arms and arm != "full"
-                            and (getattr(cost[arm], field) <= most) == within) for within in (True, False)}  # fmt: skip
-        assert best[False] - best[True] < 0.015
 
 
 def test_the_costs_processors():
@@ -446,6 +480,7 @@ def test_the_registered_run_is_told_as_it_is():
     pilot = [[float(run.split()[1]) for run in runs if run.split()[0] == arm] for arm in ("ia3", "lora")]
     error = 100 * sum(statistics.variance(right) / len(right) for right in pilot) ** 0.5
     assert behind[2] == "77" == printed(PAGE, r"\n *0\.0 points +(\d+)%")[0], "as planned, but judged with t"
-    said(PAGE, f"That was the likelier end: the pilot left {left} points of room (standard error {error:.1f}), for "
-               f"which {needed} seeds were needed (power {behind[2]} %, not 80: the judge uses Student's t), and there "
+    said(PAGE, f"That was the likelier end: the pilot left {left} points of room (standard error of its difference: "
+               f"{error:.1f}), for which {needed} seeds were needed (power {behind[2]} %, not 80: the judge uses "
+               "Student's t), and there "
                f"was time for {time} ({behind[1]} %)")  # fmt: skip

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from statistics import mean
 
+import numpy as np
 import pytest
 from finding import printed, said, tenths
+from scipy import stats
 from test_11_reinforcement import LONGER, judged
 
 from coursekit.experiments import forgetting, intervals, results
@@ -210,3 +212,27 @@ def test_what_the_readme_says_of_dpo_in_nats():
         value, low, high = (f"{x:+.1f}".replace("-", "−") for x in (found.value, found.low, found.high))
         said(README, f"{phrase}{value} nats ({low} to {high})")
     said(README, f"lie {-gap.value:.1f} nats ({-gap.high:.1f} to {-gap.low:.1f}) below")
+
+
+def test_how_alike_three_tasks_rank_the_methods():
+    tasks = [results.read(topic) for topic in ("methods", "product", "source")]
+    names = sorted({*tasks[1].arms} - {"constant"})
+    ten = [name for name in names if name not in ("full", "head")]
+    ranks = np.array([stats.rankdata([-runs.accuracy(name).value for name in names]) for runs in tasks])
+    assert len(names) == 12
+    for row in ranks:
+        assert [names[int(i)] for i in row.argsort()[[0, -2, -1]]] == ["full", "prompt", "head"]
+    found = [[runs.accuracy(name).value for name in ten] for runs in tasks]
+    film, reviews, sources = found
+    alike = stats.friedmanchisquare(*zip(*found, strict=True)).pvalue
+    taus = [stats.kendalltau(*pair) for pair in ((film, sources), (film, reviews), (reviews, sources))]
+    assert taus[0].pvalue < 0.001 < 0.1 < min(taus[1].pvalue, taus[2].pvalue)
+    said(README, f"more alike than chance (Friedman's test, p = {alike:.3f}): film and sources do (Kendall's τ "
+                 f"{taus[0].statistic:.2f}), reviews agree with neither clearly ({taus[1].statistic:.2f} and "
+                 f"{taus[2].statistic:.2f})")  # fmt: skip
+    critical = stats.studentized_range.ppf(0.95, 12, np.inf) / 2**0.5 * (12 * 13 / (6 * 3)) ** 0.5
+    mean_rank = dict(zip(names, ranks.mean(0), strict=True))
+    apart = {(a, b) for a in names for b in names if mean_rank[b] - mean_rank[a] > critical}
+    assert apart == {("full", "head"), ("full", "prompt")}
+    said(README, f"only where these differ by {critical:.1f} (Nemenyi): full fine-tuning from the head and from the "
+                 "prompt")  # fmt: skip
