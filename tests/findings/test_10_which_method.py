@@ -90,12 +90,7 @@ def test_on_two_more_tasks(stored):
     assert behind.verdict == "worse"
     said(PAGE, f"BitFit is equal on reviews alone: on sources it is {-100 * behind.value:.1f} points worse")
     said(PAGE, "On two more tasks LoRA, (IA)³ and Pfeiffer adapters are equal to it for practical purposes")
-    ten = [arm for arm in names if arm not in ("full", "head")]
-    film, *others = ([runs.accuracy(arm).value for arm in ten] for runs in (stored, *tasks.values()))
-    reviews, sources = (stats.kendalltau(film, own) for own in others)
-    assert reviews.pvalue > 0.1 and sources.pvalue < 0.001
-    said(PAGE, "Full fine-tuning leads on all three on average; ten methods stand in nearly one order on film and "
-               f"sources (Kendall's τ {sources.statistic:.2f}), on reviews in another")  # fmt: skip
+    said(PAGE, "Full fine-tuning leads on all three on average")
 
 
 def test_full_fine_tuning_needs_the_most_seeds(stored, arms):
@@ -157,9 +152,10 @@ def test_with_twice_the_steps_one_is_equal_and_five_are_worse():
     said(PAGE, f"Prefix tuning was not among the four above: here we ask six, not {len(among)}")
     assert Counter(str(d.verdict) for d in shorter.values())["no clear difference"] == 4
     assert "no clear difference" not in {str(d.verdict) for d in found.values()}
-    said(PAGE, "At these rates all six are clear after 600 steps, two after 300, since full fine-tuning's seeds "
-               "scatter less")  # fmt: skip
-    assert statistics.stdev(stored.seeds("full, 600 steps")) < 0.7 * statistics.stdev(stored.seeds("full"))
+    said(PAGE, "At these rates all six are clear after 600 steps, two after 300, as seeds scatter less, full "
+               f"fine-tuning's and the prompt's ((IA)³ barely, p = {found['ia3, 600 steps'].p:.3f})")  # fmt: skip
+    for arm in ("full", "prompt"):
+        assert statistics.stdev(stored.seeds(f"{arm}, 600 steps")) < 0.7 * statistics.stdev(stored.seeds(arm))
     lora = results.read("lora", "methods")
     one, other = (f"{arm}-tuned-at-600, 600 steps" for arm in ("qv-r8", "full"))
     assert all(lora.rate(new) < stored.rate(arm) for new, arm in ((one, "lora"), (other, "full")))
@@ -241,8 +237,11 @@ def test_one_question_and_one_of_33(stored, arms):
     for asked in (arms, ("pfeiffer", "ia3", "lora", "prefix", "bitfit", "prompt")):
         among = stored.differences(asked, "full")["lora"]
         assert (among.low, among.high, str(among.verdict)) == (alone.low, alone.high, "no clear difference")
-    said(PAGE, f"LoRA is {alone.verdict} here; as one of {len(arms)} questions, with the same interval, it showed no "
-               "clear difference")  # fmt: skip
+    six = [("lora", "full"), ("lora-all-linear", "lora"), ("qlora", "lora-all-linear"), ("dora", "lora"),
+           ("fish-mask", "random-mask"), ("compacter", "compacter-plus")]  # fmt: skip
+    assert stored.paired(dict(zip(six, six, strict=True)))["lora", "full"].verdict == "no clear difference"
+    said(PAGE, f"LoRA is {alone.verdict} as the only question; as one of these six, or of {len(arms)}, the same "
+               "interval shows no clear difference")  # fmt: skip
 
 
 def test_one_rate_for_all_turns_a_verdict():
@@ -286,10 +285,7 @@ def test_cliffs_and_lucky_leaders(arms):
     assert [len(own) for own in seeds.values()] == [3, 3]
     assert max(seeds["lora"]) < 0.51 and [right < 0.51 for right in seeds["full"]] == [True, False, False]
     assert min(seeds["full"][1:]) > 0.8
-    said(PAGE, "all three of LoRA's fall, but only one of full fine-tuning's. With these seeds neither of the two is "
-               "preliminary any more")  # fmt: skip
-    assert all(stored.preliminary(arm) and not more.preliminary(arm) for arm in seeds)
-    assert [more.rate(arm) for arm in seeds] == [stored.rate(arm) for arm in seeds]
+    said(PAGE, "all three of LoRA's fall, but only one of full fine-tuning's")
     assert len({f"{right:.3f}" for right in seeds["lora"]}) == 2, "the caption: two of three crosses coincide"
     for arm in ("prefix", "compacter"):  # the picture's hollow points, cliffs as the caption says
         assert more.by_rate(arm)[after[arm]] < 0.51
@@ -362,7 +358,8 @@ def test_what_the_encoder_keeps():
     kept = results.read("retention")
     names = [arm for arm in kept.arms if arm not in ("head", "full")]
     assert kept.accuracy("head").value == 1 and max(kept.accuracy(arm).value for arm in names) < 0.2
-    said(PAGE, f"Under a fifth, whatever trains. Full fine-tuning keeps {100 * kept.accuracy('full').value:.0f} %")
+    said(PAGE, "Under a fifth on average, whatever trains. Full fine-tuning keeps "
+               f"{100 * kept.accuracy('full').value:.0f} %")  # fmt: skip
     minus = kept.differences(names, "full")
     assert {arm for arm, d in minus.items() if d.verdict == "worse"} == {"bitfit"}
     assert {str(d.verdict) for arm, d in minus.items() if arm != "bitfit"} == {"no clear difference"}
@@ -447,7 +444,8 @@ def test_what_published_tables_show():
         best = max(table, key=lambda row, score=score: row.scores[score])
         assert best.method == "LoRA" and best.scores[score] > next(r.scores[score] for r in table if r.method == "FT")
         sizes.append(sum(row.method != "FT" for row in table))
-    said(PAGE, f"LoRA, the best of {min(sizes)} to {max(sizes)} configurations, is above full fine-tuning")
+    assert sizes == [7, 6, 4]  # as the cell prints
+    said(PAGE, "a LoRA is above full fine-tuning in the columns we picked")
     full, *loras = ([r.scores["wikisql_accuracy"] for r in gpt3 if r.method == method] for method in ("FT", "LoRA"))
     (low, high), (whole,) = *loras, full
     said(PAGE, f"on WikiSQL GPT-3's full fine-tuning has {whole}, LoRA {low} and {high}")
