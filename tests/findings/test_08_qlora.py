@@ -170,7 +170,6 @@ def test_where_65b_fits():
     more = missed("65B")
     assert paged + more < eight + more < l40 - GiB < in_bf16("65B") + more < a6000 - GiB < resident + more
     said(PAGE, "65B takes smaller states, or bf16 adapters and the A6000")
-    said("08b_seven_billion", "65B on 48 GB depends on the card, on the adapter's precision and on the base (08)")
     said(PAGE, f"LLaMA 65B needs {resident / GB:.0f} GB with fp32 adapters and {in_bf16('65B') / GB:.0f} with bf16: in "
                "48 GiB the card and the base decide. No step was measured on a GPU")  # fmt: skip
     said(PAGE, "16 bytes a parameter; the authors' [code](https://github.com/artidoro/qlora/blob/main/qlora.py) has "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
+import torch
 from finding import printed, read, said
 from transformers import MistralConfig
 
@@ -12,6 +13,7 @@ from coursekit import counts, memory
 from coursekit.memory import GB
 from coursekit.methods import LoRA
 from coursekit.qlora.memory import claims, llama_config, llama_sizes, qlora_bill
+from coursekit.quantization import code, dynamic_map
 
 PAGE = "08b_seven_billion"
 RANK_64 = LoRA(r=64, alpha=16, targets="all-linear")
@@ -60,24 +62,21 @@ def test_the_adapter_of_rank_64_in_7b():
 
 
 def test_the_sum_s_own_table():
-    r"""States, what is on top of them at the peak, and the peak."""
+    r"""The base, the adapter with its states, what is on top at the peak, and the peak."""
     for size in llama_sizes():
         bill = qlora_bill(size)
-        row = tuple(f"{n / GB:.2f}" for n in (bill.states, bill.peak - bill.states, bill.peak))
-        assert printed(PAGE, rf"LLaMA {size} +(\S+) +(\S+) +(\S+)") == row
+        parts = base(size), bill.states - base(size), bill.peak - bill.states, bill.peak
+        row = tuple(f"{n / GB:.2f}" for n in parts)
+        assert printed(PAGE, rf"LLaMA {size} +(\S+) +(\S+) +(\S+) +(\S+)") == row
+    said(PAGE, "Your sum for LLaMA in two parts")
 
 
-def test_two_of_the_paper_s_numbers_are_arithmetic_and_65b_is_not():
+def test_two_of_the_paper_s_numbers_are_arithmetic():
     (saved,) = printed(PAGE, r"(?m)approximately +3 GB +introduction +(\S+) GB$")
     (full,) = printed(PAGE, r"(?m)more than this +780 GB +introduction +(\S+) GB at 12 bytes a parameter$")
     assert float(full) > claims()["full"].value and round(float(saved)) == claims()["saved_bytes"].value
     config = llama_config("65B")
     assert full == f"{12 * counts.full(config, 'causal') / GB:.0f}"
-    bill = qlora_bill("65B")
-    whole, narrow = bill.peak / GB, (bill.peak - 4 * RANK_64.count(config)) / GB
-    said("08_qlora", f"By this sum 65B needs {whole:.1f} GB, and {narrow:.1f} with the authors' bf16 adapters")
-    said(PAGE, "65B on 48 GB depends on the card, on the adapter's precision and on the base (08); the authors' "
-               f"accumulation adds {(bill.total - bill.peak) / GB:.2f} GB")  # fmt: skip
 
 
 def test_what_is_on_top_of_the_states_at_the_peak(monkeypatch):
@@ -90,9 +89,9 @@ def test_what_is_on_top_of_the_states_at_the_peak(monkeypatch):
         assert worst.label == "backward: block 0"
         matrix = 2 * llama_config(size).hidden_size * llama_config(size).intermediate_size
         assert matrix == bill.peak - qlora_bill.__wrapped__(size).peak  # past its cache
-        found.append(f"{matrix / memory.MB:.0f} MB in {size}")
+        found.append(f"{matrix / memory.MB:.0f}")
     said(PAGE, "In a step of one batch the peak comes near the end of the backward pass, in the first block")
-    said(PAGE, f"one weight matrix unpacked into 16 bits: {', '.join(found)}")
+    said(PAGE, f"one weight matrix unpacked into 16 bits ({found[0]} MB in 7B, {found[1]} in 65B)")
 
 
 def test_where_the_peak_is_with_accumulation():
@@ -104,7 +103,7 @@ def test_where_the_peak_is_with_accumulation():
         assert worst.label == f"backward: block {llama_config(size).num_hidden_layers - 1}"
         more.append(f"{(bill.total - bill.peak) / GB:.2f}")
     said(PAGE, "With accumulation the gradients stay, and the peak is at the start of the backward pass, where the "
-               f"inputs of all blocks wait: {more[0]} GB more in 7B, {more[1]} in 65B")  # fmt: skip
+               f"inputs of all blocks wait: {more[0]} GB above the table's in 7B, {more[1]} in 65B")  # fmt: skip
 
 
 def test_the_prediction_of_the_gpu_cell_is_for_the_model_that_is_loaded():
@@ -131,6 +130,10 @@ def test_the_notebook_s_own_run():
     differ, most = printed(PAGE, r"scales (\S+)% differ, by (\d+) at most")
     said(PAGE, f"On a CPU all {layers} layers of SmolLM2 have bitsandbytes' 4-bit codes")
     said(PAGE, "Every 4-bit code agrees, but not every scale")
+    per_decade = [((dynamic_map() > 10.0**-k) & (dynamic_map() < 10.0 ** (1 - k))).sum().item() for k in range(1, 8)]
+    assert per_decade == [64, 32, 16, 8, 4, 2, 1] and dynamic_map().diff().min() < 2 / 2**16
+    said(PAGE, "one of 65,536 even steps, and near zero the uneven 8-bit levels (half as many in each "
+               "smaller decade) lie closer than that")  # fmt: skip
     said(PAGE, f"{differ} % of the 8-bit scale codes differ, by {most} at most")
     course, theirs, mixed = (
         printed(PAGE, rf"(?m)(\d\.\d+)  {whose}$")[0]
@@ -145,6 +148,9 @@ def test_the_notebook_s_own_run():
     said(PAGE, "Gradients through codes are those of the dense model with the same values, to rounding")
     assert printed(PAGE, r"paged Adam has the same weights, bit for bit: (\w+)") == ("True",)
     said(PAGE, "The course's paged Adam has Adam's weights bit for bit")
+    (cell,) = (cell.source for cell in read(PAGE).cells if "PagedAdamW(p" in cell.source)
+    assert "shape, taken = [(256, 576)]" in cell and "budget=2**18, page=2**18" in cell
+    assert "# its states fill five pages; the budget has room for one" in cell and -(-8 * 256 * 576 // 2**18) == 5
     whole, small = map(float, printed(PAGE, r"adapter: (\S+) MB in fp32, (\S+) MB in 8 bits"))
     said(PAGE, f"take {whole / small:.1f} times less memory for this adapter")
     steps, off = printed(PAGE, r"after (\d+) steps the 8-bit path is off by (\S+)% of the distance")
@@ -164,7 +170,26 @@ def test_a_small_update_is_rounded_back_and_a_larger_one_is_not():
     said(PAGE, f"At 10 % of the way {first} arrives, at 20 % two thirds ({second}), at 50 % nearly all ({third})")
     assert abs(float(fifth[1]) - 2 / 3) < 0.02 and 0.9 < float(half[1]) <= float(last[1]) < 1
     said(PAGE, f"with noise of {half[0]} on top")
+    said(PAGE, f"The {100 * (1 - float(last[1])):.0f} % missing at 100 % are mostly weights at either end")
     said(PAGE, "at 20 % two thirds of it arrives, at 50 % nearly all")
+
+
+def test_what_is_missing_at_100_percent_is_mostly_at_either_end():
+    r"""Normal weights, with NF4's levels and with more of them beyond both ends."""
+    levels, steps = code("nf4").double(), torch.arange(1, 40).double()
+    random = torch.Generator().manual_seed(0)
+    weights = torch.randn(4096, 64, generator=random).double()
+    weights /= weights.abs().amax(1, keepdim=True)
+    at = torch.bucketize(weights, (levels[1:] + levels[:-1]) / 2)
+    update = torch.randn(weights.shape, generator=random).double()
+    way = levels[(at + update.sign().int()).clamp(0, 15)] - levels[at]
+    update /= (update / way)[way != 0].median()
+    below, above = levels[0] - steps * (levels[1] - levels[0]), levels[-1] + steps * (levels[-1] - levels[-2])
+    missing = []
+    for now in (levels, torch.cat([below.flip(0), levels, above])):
+        there = now[torch.bucketize(levels[at] + update, (now[1:] + now[:-1]) / 2)]
+        missing.append(1 - (((there - levels[at]) * update).sum() / (update**2).sum()).item())
+    assert 0.02 < missing[0] < 0.035 and missing[1] < missing[0] / 2
 
 
 def test_08_s_update_is_beside_it_as_08_prints_it():
