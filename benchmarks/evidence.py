@@ -49,7 +49,7 @@ def main(
     whole("--processes", processes, least=1, such_as=2)
     asked = importlib.import_module(f"topics.{topic}")
     store = Store(evidence / f"{topic}.csv")
-    if not status and not hasattr(asked, "carry") and (taken := borrowed(topic, asked, store)):
+    if not status and (taken := borrowed(topic, asked, store)):
         print(f"{taken} runs of the same recipe taken over from other topics", flush=True)
     print(work.progress(asked.GRID, store.runs(), processes), flush=True)
     if status:
@@ -85,7 +85,8 @@ def borrowed(topic: str, asked: Any, store: Store) -> int:
     for name in TOPICS:
         other = importlib.import_module(f"topics.{name}")
         file = store.path.with_name(f"{name}.csv")
-        if name == topic or not file.exists() or other.SETTING != asked.SETTING or hasattr(other, "carry"):
+        differs = hasattr(asked, "carry") or hasattr(other, "carry")
+        if differs or name == topic or not file.exists() or other.SETTING != asked.SETTING:
             continue
         same = {
             theirs.name: own.name
