@@ -33,16 +33,16 @@ FEWER, *PLACES = ("all-r8", "qv-r8"), ("all-r8", "attention-r18"), ("all-r8", "m
 RELATIVES = ("dora", "qv-r8"), ("vera", "qv-r8"), ("oft", "qv-r8")
 STARTS = tuple((f"all-r8-{init}", "all-r8") for init in ("pissa", "olora", "eva"))
 PROBE = ("qv-r8", "probe"), ("full", "probe")
-ASKED = ("all-r8", "full"), ("qv-r8", "full"), LONGER, SECOND, *PROBE, *RANKS
-VARIANTS = FEWER, *PLACES, *RELATIVES, *STARTS
+ASKED = ("all-r8", "full"), ("qv-r8", "full"), LONGER, SECOND, *PROBE
+VARIANTS = *RANKS, FEWER, *PLACES, *RELATIVES, *STARTS
 EQUAL = "equal for practical purposes (within 3 points)"
 
 
 def test_the_verdicts_of_both_tables(lora):
     first, second = (lora.pairs({str(pair): pair for pair in asked}) for asked in (ASKED, VARIANTS))
     unclear, equal = "no clear difference", EQUAL.partition(" (")[0]
-    assert [row[-1] for row in first.rows] == [*[unclear] * 2, *[equal] * 2, *["better"] * 2, *[equal] * 2]
-    assert [row[-1] for row in second.rows] == [*[equal] * 6, *[unclear] * 3]
+    assert [row[-1] for row in first.rows] == [*[unclear] * 2, *[equal] * 2, *["better"] * 2]
+    assert [row[-1] for row in second.rows] == [*[equal] * 8, *[unclear] * 3]
     assert printed(PAGE, r"Holm's adjustment for (\d+) comparisons") == (str(len(first.rows)),)
     assert printed(PAGE, r"As above, with (\d+) comparisons") == (str(len(second.rows)),)
 
@@ -81,27 +81,27 @@ def test_full_fine_tuning_alone_trains_the_pooler():
         named = dict(method.attach(load_encoder("minilm", num_labels=2)[0]).named_parameters())
         found = [p.requires_grad for name, p in named.items() if name.endswith(pooler)]
         assert found == [trains] * 2
-    said(PAGE, "Full fine-tuning also trains the pooler, which the checkpoint never trained and LoRA leaves frozen")
+    said(PAGE, "Full fine-tuning also trains the pooler, which the checkpoint never trained and LoRA leaves frozen: "
+               "part of any gap may be the pooler's")  # fmt: skip
 
 
 def test_between_lora_and_full_fine_tuning_there_is_no_clear_difference(lora):
     everywhere, found, longer, second = (-lora.difference(*pair) for pair in (*ASKED[:2], LONGER, SECOND))
     assert everywhere.verdict == "no clear difference" and everywhere.value > 0
-    behind = everywhere.in_points()[1:].replace("+", "").replace(" (", " points behind (")
-    said(PAGE, "Between LoRA on all linear layers and full fine-tuning there is no clear difference: "
-               f"LoRA is {behind}")  # fmt: skip
-    behind = behind.replace("behind", "behind full fine-tuning")
+    behind = everywhere.in_points()[1:].replace("+", "").replace(" (", " points behind full fine-tuning (")
+    said(PAGE, f"No clear difference: on all linear layers LoRA is {behind}")
     said(PAGE, f"On all linear layers LoRA is {behind}, no clear difference")
     large = "all-r8-batch64", "full-batch64"
     assert {lora.steps(arm) for arm in large} == {300 * 16 // 64}  # for as many sentences
-    wide = -lora.difference(*large)
-    assert wide.verdict == "no clear difference"
-    said(PAGE, f"in batches of 64, {wide.in_points().replace('+', '')}")
-    lower = found.in_points().replace("+", "").replace(" (", " points lower (")
-    said(PAGE, f"On query and value LoRA may be a little behind. LoRA is {lower}, not clearly")
+    assert lora.difference(*large).verdict == "no clear difference"
+    said(PAGE, "What we do not know: whether this holds in [larger batches](../data/evidence/README.md)")
+    short = found.in_points().replace("+", "")
+    lower = short.replace(" (", " points lower (")
+    said(PAGE, f"On query and value LoRA may be a little behind. It is {lower}, not clearly")
+    said(PAGE, f"On query and value it may be a little behind ({short.replace(' (', '; ')}")
     assert str(longer) == str(second) == EQUAL and {lora.steps(arm) for arm in (*LONGER, *SECOND)} == {600}
-    said(PAGE, f"After 600 steps it is {100 * longer.value:.1f} or {100 * second.value:.1f} points below full "
-               "fine-tuning's two best rates, equal by our margin")  # fmt: skip
+    said(PAGE, "After 600 steps the two are equal by our margin, at either of full fine-tuning's best rates, which tie "
+               "on validation")  # fmt: skip
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
     said(PAGE, "LoRA on query and value trains 0.3 % of the parameters")
 
@@ -125,7 +125,7 @@ def test_the_rate_of_full_fine_tuning_at_600_steps_was_a_close_choice(lora):
 def test_it_is_ahead_of_a_linear_probe(lora):
     found = lora.difference(*PROBE[0])
     said(PAGE, f"LoRA beats a linear probe, on query and value {str(found).removeprefix('better ')}")
-    said(PAGE, f"On query and value LoRA is {found} than a linear probe")
+    said(PAGE, f"and is {found} than a linear probe")
 
 
 def test_ranks_and_places_are_equal_for_practical_purposes(lora):
@@ -138,7 +138,9 @@ def test_ranks_and_places_are_equal_for_practical_purposes(lora):
 
 def test_relatives_of_lora_bring_no_gain(lora):
     assert {str(lora.difference(*pair)) for pair in RELATIVES} == {EQUAL}
-    said(PAGE, "[OFT](https://arxiv.org/abs/2306.07280) are equal to LoRA")
+    lower = -100 * lora.difference(*RELATIVES[1]).value
+    said(PAGE, "[OFT](https://arxiv.org/abs/2306.07280) are equal to LoRA by our margin, though VeRA is "
+               f"{lower:.1f} points lower")  # fmt: skip
     assert all(lora.difference(*pair).value < -0.01 for pair in STARTS)  # adjusted verdicts: the tables' test
     said(PAGE, "[EVA](https://arxiv.org/abs/2410.07170)) is lower, not clearly")
 
@@ -154,7 +156,7 @@ def test_its_best_learning_rate_is_three_to_a_hundred_times_that_of_full_fine_tu
     said(PAGE, f"In [our settings](../data/evidence/lora.md) LoRA's best rate is {low:.0f} to {high:.0f} times that of "
                "full fine-tuning; on query and value it falls as rank grows")  # fmt: skip
     assert lora.rate("all-r8") / lora.rate("full") == pytest.approx(10)
-    said(PAGE, "$r=8$, $\\alpha=2r$ (a factor that we did not vary), and about ten times the learning rate of full "
+    said(PAGE, "$r=8$, $\\alpha=2r$ (not varied here), and about ten times the learning rate of full "
                "fine-tuning")  # fmt: skip
 
 
@@ -169,7 +171,7 @@ def test_the_first_step_grows_with_the_rank_unless_alpha_is_fixed():
     grows = [2 * r * moved[r] for r in moved]  # alpha = 2 r
     assert grows[1] / grows[0] == pytest.approx(8, rel=0.3) and grows[2] / grows[1] == pytest.approx(8, rel=0.3)
     assert max(moved.values()) < 1.3 * min(moved.values())
-    said(PAGE, "with $\\alpha$ fixed, as in Hu et al., the first step is about as large at every $r$; with our "
+    said(PAGE, "With $\\alpha$ fixed, as in Hu et al., Adam's first step is about as large at every $r$; with our "
                "$\\alpha=2r$ it grows with $r$")  # fmt: skip
 
 
@@ -183,14 +185,12 @@ def test_what_a_step_costs_is_what_was_measured():
     assert f"{(4 * N + 12 * n) / 1e6:.0f}" == f"{states / 1e6:.0f}"
     said(PAGE, f"{everywhere.activations / 1e6:.0f} MB of {full.activations / 1e6:.0f}, since $A$'s gradient")
     said(PAGE, f"On query and value a step is {1 / lora.step_ratio:.1f} times as fast as in full fine-tuning")
-    printed(PAGE, rf"Time: full = 1, measured again {full.step_ratio:.2f}\.")
+    printed(PAGE, rf"\nfull fine-tuning .* 1\n(?:.*\n)+.*Full fine-tuning, timed again: {full.step_ratio:.2f}\.")
     assert round(134_515_008 / full.trained) == 6
     said(PAGE, "Now MiniLM, six times smaller")
     embeddings = sum(p.numel() for name, p in load_encoder("minilm")[0].named_parameters() if "embeddings" in name)
     assert round(embeddings / full.trained, 1) == 0.5
-    factors = f"{full.peak / lora.peak:.1f} nor {1 / lora.step_ratio:.1f}"
-    said(PAGE, f"Half of MiniLM's parameters are embeddings, so neither {factors} carries over to other models or to "
-               "a GPU")  # fmt: skip
+    said(PAGE, "Half of MiniLM's parameters are embeddings, so neither factor carries over to other models or to a GPU")
     assert {(row.device, row.threads) for row in (full, lora, everywhere)} == {("AMD EPYC", 1)}
     said(PAGE, "for one step of MiniLM on 16 sentences on one CPU thread")
 
@@ -206,7 +206,7 @@ def test_the_first_table_is_told_as_it_is():
     said(PAGE, f"Five numbers bring it to {calibrated}, and LoRA, 20 steps of 8 labelled sentences, to {tuned}")
     stored = results.read("decoder").difference("lora", "untrained, fitted threshold")
     said(PAGE, f"In [stored runs](../data/evidence/decoder.md) on two classes LoRA is {stored} than the base model "
-               "with a threshold, fitted with labels, on the difference of its two words' logits")  # fmt: skip
+               "with a threshold fitted with labels")  # fmt: skip
     assert float(bare) < float(printed(PAGE, r"Constant answer: (0\.\d+)")[0])
 
 
@@ -226,12 +226,13 @@ def test_my_own_loop_does_what_the_library_did():
 
 
 def test_what_bfloat16_lets_vanish():
-    r"""Below 1/512 of a weight an update of either sign vanishes, of any weight; above it not of every one."""
     W = torch.arange(1, 2, 1 / 128).bfloat16()  # every weight of eight binary digits, up to a power of two
-    for sign in (1, -1):
-        less, more = ((W.float() * (1 + sign * share / 512)).bfloat16() == W for share in (0.999, 1.001))
-        assert less.all() and (sign > 0 or not more.all())
-    said(PAGE, "bfloat16 keeps eight binary digits, so an entry of the update below 1/512 of its weight vanishes")
+    for nowhere in (0.0, 4.0):
+        way = torch.nextafter(W, torch.full_like(W, nowhere)).float() - W.float()
+        less, more = ((W.float() + share * way / 2).bfloat16() == W for share in (0.999, 1.001))
+        assert less.all() and not more.any()
+    said(PAGE, "bfloat16 keeps eight binary digits. An entry of the update that is smaller than half the way to the "
+               "next number vanishes in the sum")  # fmt: skip
 
 
 def test_what_merging_costs_is_what_was_measured():
@@ -247,11 +248,9 @@ def test_what_merging_costs_is_what_was_measured():
     assert round(float(half) / float(rounded)) == 12 and float(single) < 1e-5
     said(PAGE, "twelve times as much as rounding the base alone")
     assert round(float(away) / float(half), -1) == 30
-    said(PAGE, f"In our run that moved the logits by {half}, a thirtieth of what the adapter does")
-    stay, chance = printed(PAGE, r"(\d+)% of the entries stay; with random signs the logits move by (\S+)")
-    assert float(rounded) < float(chance) < 1.5 * float(rounded) < float(half) / 7
-    said(PAGE, f"In this run {stay} % of the entries (the smallest beside their weights) stay as they were")
-    said(PAGE, f"With random signs the logits move by {chance}, little more than by rounding the base")
+    said(PAGE, "that moved our logits a thirtieth as far as the adapter does")
+    (stay,) = printed(PAGE, r"(\d+)% of the entries stay as they were")
+    said(PAGE, f"In this run {stay} % of the entries stay as they were, the smallest beside their weights")
 
 
 def test_the_cut_updates_are_told_as_they_are():
@@ -259,7 +258,7 @@ def test_the_cut_updates_are_told_as_they_are():
     said(PAGE, f"rank 2 gives {table[2][0]}, the whole update {table[384][0]}")
     assert float(table[0][0]) < float(table[1][0]) < float(table[384][0]) <= min(float(table[r][0]) for r in (2, 8))
     said(PAGE, "with two directions of 384 in each matrix we see no loss on 200 sentences")
-    said(PAGE, "stays tuned (embeddings, norms, biases, the head and the pooler, a layer between [CLS] and it), "
+    said(PAGE, "stays tuned (embeddings, norms, biases, head, and the pooler, a layer between [CLS] and the head), "
                f"which gives {table[0][0]}")  # fmt: skip
     true, shuffled, noise = printed(
         PAGE, r"Rank 8 keeps (\d+)% \(true labels\), (\d+)% \(shuffled labels\), (\d+)% \(random matrices\)"
