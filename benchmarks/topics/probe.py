@@ -15,6 +15,7 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import expit
 from topics._film import SETTING
+from torch import nn
 
 from coursekit.evaluation.running import equal_lengths, evaluating
 from coursekit.experiments import machine
@@ -41,18 +42,29 @@ GRID = Grid(
 )
 
 
-@cache
-def read(bench: Bench, split: str) -> dict[str, np.ndarray]:
-    r"""What each arm reads of a split's sentences, (sentences, d), and their labels, (sentences,)."""
-    model, rows = bench.model(0), bench.prepared.split(split)
-    rows = rows if split == "train" else rows.select(range(bench.sentences(split)))
-    ids, found = rows["input_ids"], {"labels": np.array(rows["labels"])}
+def features(model: nn.Module, ids: list[list[int]], device: torch.device) -> dict[str, np.ndarray]:
+    r"""What each arm reads of sentences with these token ids, (sentences, d)."""
+    found: dict[str, np.ndarray] = {}
     with evaluating(model):
         for group in equal_lengths(ids, 64):
-            out = model.get_submodule("bert")(torch.tensor([ids[i] for i in group], device=bench.device))
+            out = model.get_submodule("bert")(torch.tensor([ids[i] for i in group], device=device))
             for name, x in (("probe", out.last_hidden_state.mean(1)), ("probe-cls", out.pooler_output)):
                 found.setdefault(name, np.empty((len(ids), x.shape[-1])))[group] = x.double().cpu()
     return found
+
+
+@cache
+def read(bench: Bench, split: str) -> dict[str, np.ndarray]:
+    r"""The features of a split, and its labels, (sentences,)."""
+    rows = bench.prepared.split(split)
+    rows = rows if split == "train" else rows.select(range(bench.sentences(split)))
+    return features(bench.model(0), rows["input_ids"][:], bench.device) | {"labels": np.array(rows["labels"])}
+
+
+def standardized(x: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    r"""Each split's features, (sentences, d), with the training sentences' mean 0 and standard deviation 1."""
+    center, spread = x["train"].mean(0), x["train"].std(0)
+    return {split: (values - center) / spread for split, values in x.items()}
 
 
 def fit(x: np.ndarray, labels: np.ndarray, penalty: float) -> np.ndarray:
@@ -78,8 +90,7 @@ def carry(bench: Bench, name: str, cell: Cell) -> list[Run]:
     if n is not None:
         rows = rows_of_step(len(splits["train"]["labels"]), n, cell.seed, 0)
         splits["train"] = {key: values[rows] for key, values in splits["train"].items()}
-    center, spread = splits["train"][name].mean(0), splits["train"][name].std(0)
-    x = {split: (found[name] - center) / spread for split, found in splits.items()}
+    x = standardized({split: found[name] for split, found in splits.items()})
 
     def margins(split: str, w: np.ndarray) -> np.ndarray:
         return x[split] @ w[:-1] + w[-1]

@@ -15,13 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from topics import source
+from topics import probe, source
 from topics._film import SETTING
 from topics.methods import METHODS
-from topics.probe import PENALTIES, fit
 from torch import nn
 
-from coursekit.evaluation.running import equal_lengths, evaluating
 from coursekit.experiments.bench import Bench
 from coursekit.experiments.recipe import Arm, Grid, Recipe
 from coursekit.experiments.run import autocast, train
@@ -53,16 +51,9 @@ def asked() -> dict[str, tuple[list[list[int]], np.ndarray]]:
     return {split: (of["input_ids"][:], np.array(of["labels"])) for split, of in rows.items()}
 
 
-def features(model: nn.Module) -> dict[str, np.ndarray]:
+def features(model: nn.Module, device: torch.device) -> dict[str, np.ndarray]:
     r"""The mean of the tokens that the encoder gives, (sentences, d), of each split."""
-    found = {}
-    with evaluating(model):
-        for split, (ids, _) in asked().items():
-            found[split] = np.empty((len(ids), model.config.hidden_size))  # type: ignore[union-attr,arg-type]
-            for group in equal_lengths(ids, 64):
-                rows = torch.tensor([ids[i] for i in group], device=model.device)  # type: ignore[arg-type]
-                found[split][group] = model.get_submodule("bert")(rows).last_hidden_state.mean(1).double().cpu()
-    return found
+    return {split: probe.features(model, ids, device)["probe"] for split, (ids, _) in asked().items()}
 
 
 def neighbours(x: dict[str, np.ndarray]) -> np.ndarray:
@@ -74,24 +65,23 @@ def neighbours(x: dict[str, np.ndarray]) -> np.ndarray:
     return near.argmax(1)
 
 
-def probe(x: dict[str, np.ndarray]) -> float:
+def told(x: dict[str, np.ndarray]) -> float:
     r"""The share of test sentences whose source is told, with the penalty that is best on validation."""
     labels = {split: y for split, (_, y) in asked().items()}
-    center, spread = x["train"].mean(0), x["train"].std(0)
-    x = {split: (values - center) / spread for split, values in x.items()}
+    x = probe.standardized(x)
 
     def right(penalty: float) -> dict[str, float]:
-        ws = np.stack([fit(x["train"], labels["train"] == name, penalty) for name in range(len(FILES))], 1)
+        ws = np.stack([probe.fit(x["train"], labels["train"] == name, penalty) for name in range(len(FILES))], 1)
         return {s: float(((x[s] @ ws[:-1] + ws[-1]).argmax(1) == labels[s]).mean()) for s in ("validation", "test")}
 
-    return max(map(right, PENALTIES), key=lambda found: found["validation"])["test"]
+    return max(map(right, probe.PENALTIES), key=lambda found: found["validation"])["test"]
 
 
 @cache
 def before(bench: Bench) -> np.ndarray:
     r"""The neighbours that the untuned encoder gives."""
     with autocast(bench.device.type, on=True):
-        return neighbours(features(bench.model(0)))
+        return neighbours(features(bench.model(0), bench.device))
 
 
 def carry(bench: Bench, recipe: Recipe, cell: Cell) -> list[Run]:
@@ -101,9 +91,9 @@ def carry(bench: Bench, recipe: Recipe, cell: Cell) -> list[Run]:
     def measure(model: nn.Module, history: History | None) -> dict[str, object]:
         if history is None:
             return {}
-        x = features(model)
+        x = features(model, bench.device)
         found["kept"] = neighbours(x) == before(bench)
-        return {"probe": f"{probe(x):.4f}"}
+        return {"probe": f"{told(x):.4f}"}
 
     (run,) = train(bench, recipe, cell, GRID.every(cell.steps), measure=measure)
     more = run.more | {"film": f"{np.mean(run.correct):.4f}"}

@@ -94,9 +94,9 @@ class Choice:
 
     lead: the best in validation of those that fit. kept: of each other one that is not inferior to it, its test
     accuracy minus the leader's; left: of the others that fit. arm: of `lead` and `kept` the one that needs least of
-    what the budget is short of. prices: of it and of each that other draws would take, the test accuracy minus full
-    fine-tuning's; of that none. holds: method -> in what share of other draws it would be taken. preliminary: those of
-    which a learning rate next to the best has a single seed.
+    what the budget is short of. price: its test accuracy minus full fine-tuning's; None where it is that. holds:
+    method -> in what share of other draws it would be taken. preliminary: those of which a learning rate next to the
+    best has a single seed.
     """
 
     budget: Budget
@@ -104,7 +104,7 @@ class Choice:
     lead: str
     kept: Mapping[str, Difference]
     left: Mapping[str, Difference]
-    prices: Mapping[str, Difference]
+    price: Difference | None
     holds: Mapping[str, float]
     preliminary: frozenset[str] = frozenset()
 
@@ -122,8 +122,8 @@ class Choice:
 
     def __str__(self) -> str:
         taken = " or ".join(f"{arm} (holds in {self.holds.get(arm, 0):.0%})" for arm in self.taken)
-        text, price = f"{self.budget.name}: take {taken}", self.prices.get(self.arm)
-        return text if price is None else f"{text}; against {REFERENCE} {self.arm} is {price}"
+        text = f"{self.budget.name}: take {taken}"
+        return text if self.price is None else f"{text}; against {REFERENCE} {self.arm} is {self.price}"
 
 
 def decide(results: Results, costs: Mapping[str, Row], budget: Budget, draws: int = DRAWS) -> Choice | None:
@@ -161,7 +161,7 @@ def decide(results: Results, costs: Mapping[str, Row], budget: Budget, draws: in
         budget, arm, lead,
         {one: found for one, found in minus.items() if found.non_inferior},
         {one: found for one, found in minus.items() if not found.non_inferior},
-        {one: results.difference(one, REFERENCE) for one in (arm, *taken) if REFERENCE in {*results.arms} - {one}},
+        results.difference(arm, REFERENCE) if REFERENCE in {*results.arms} - {arm} else None,
         {one: count / draws for one, count in taken.most_common()},
         frozenset(one for one in fitting if results.preliminary(one)),
     )  # fmt: skip

@@ -52,7 +52,7 @@ def test_the_leader_is_chosen_by_validation_and_of_those_not_inferior_the_one_th
     found = decide(memory=320)
     assert found.lead == "good", "better in validation, though another has more test sentences right"
     assert found.arm == "lucky" and list(found.kept) == ["lucky"] and set(found.left) == {"small", "head", "wild"}
-    assert found.prices["lucky"].value == pytest.approx(-0.005) and found.taken == ("lucky",)
+    assert found.price.value == pytest.approx(-0.005) and found.taken == ("lucky",)
     assert "take lucky (holds in 100%); against full lucky is equal for practical purposes" in str(found)
 
 
@@ -165,15 +165,12 @@ def test_what_is_preliminary_has_a_mark():
     assert [row[2] for row in guide.table([found], [found.budget], COSTS).rows] == ["lucky", "or small †"]
 
 
-def test_each_method_of_a_set_has_its_own_price():
-    random = np.random.default_rng(1)
-    two = [replace(run, curve=((100, mean + 0.02 * (run.cell.seed - 1)),), correct=tuple(random.random(N) < 0.8))
-           for arm, mean in (("good", 0.801), ("lucky", 0.8)) for run in runs(arm, 0.8, mean)]  # fmt: skip
-    with_full = Results("t", (*two, *runs("full", 0.85, 0.5)))
-    found = decide(with_full, only=("good", "lucky"))
-    assert found.taken == ("good", "lucky")
-    assert found.prices == {arm: with_full.difference(arm, "full") for arm in found.taken}
-    assert decide(Results("t", tuple(two))).prices == {}, "nothing to compare with"
+def test_the_price_is_the_difference_to_full_fine_tuning():
+    found = decide(memory=320)
+    assert found.price == RESULTS.difference("lucky", "full")
+    assert decide(only=("full",)).price is None, "it is that"
+    alone = Results("t", tuple(run for run in RESULTS.runs if run.cell.arm != "full"))
+    assert decide(alone, memory=320).price is None, "nothing to compare with"
 
 
 def test_a_budget_is_checked():

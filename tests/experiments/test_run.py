@@ -231,7 +231,7 @@ def test_what_an_encoder_keeps_is_asked_of_other_text(monkeypatch):
     with torch.no_grad():
         means = [model.bert(**tokenizer(text, return_tensors="pt")).last_hidden_state.mean(1)[0] for text in rest]
     alike = F.cosine_similarity(torch.stack(means)[:, None], torch.stack(means)[None], dim=-1).fill_diagonal_(-1)
-    assert (module.neighbours(module.features(model)) == alike.argmax(1).numpy()).mean() > 0.98
+    assert (module.neighbours(module.features(model, bench.device)) == alike.argmax(1).numpy()).mean() > 0.98
 
 
 def test_examples_in_the_prompt_and_in_training(decoder):
