@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
@@ -19,6 +20,8 @@ CORNERS = (
     ((0, -6), "center", "top"),
     ((8, 0), "left", "center_baseline"),
     ((-8, 0), "right", "center_baseline"),
+    ((11, 0), "left", "center_baseline"),
+    ((-11, 0), "right", "center_baseline"),
     ((9, 6), "left", "bottom"),
     ((1, 5), "left", "bottom"),
     ((-10, -4), "right", "center_baseline"),
@@ -53,7 +56,7 @@ def name_points(ax: Axes, names: Iterable[tuple[str, tuple[float, float]]]) -> A
 
 
 def touches(ax: Axes, label: Annotation) -> int:
-    r"""How many texts, lines, markers and legends of `ax` a label touches, and whether it touches the edge."""
+    r"""How many texts, lines, error bars, markers, dots and legends of `ax` a label touches, and whether the edge."""
     box = label.get_window_extent()
     boxes = [text.get_window_extent() for text in ax.texts if text is not label]
     boxes += [legend.get_window_extent()] if (legend := ax.get_legend()) else []
@@ -65,6 +68,15 @@ def touches(ax: Axes, label: Annotation) -> int:
             reach = line.get_markersize() / 2 * ax.figure.dpi / 72
             ends = np.asarray(path.vertices)
             boxes += [Bbox.from_extents(x - reach, y - reach, x + reach, y + reach) for x, y in ends]
+    for part in ax.collections:
+        if isinstance(part, LineCollection):
+            paths = [path.transformed(part.get_transform()) for path in part.get_paths()]
+            lines += sum(path.intersects_bbox(box, filled=False) for path in paths)
+        elif isinstance(part, PathCollection):
+            reaches = np.sqrt(part.get_sizes()) / 2 * ax.figure.dpi / 72
+            ends = part.get_offset_transform().transform(part.get_offsets())
+            reaches = np.broadcast_to(reaches, len(ends))
+            boxes += [Bbox.from_extents(x - r, y - r, x + r, y + r) for (x, y), r in zip(ends, reaches, strict=True)]
     inside = ax.bbox.x0 < box.x0 and box.x1 < ax.bbox.x1 and ax.bbox.y0 < box.y0 and box.y1 < ax.bbox.y1
     return int(lines + sum(box.overlaps(other) for other in boxes) + (not inside))
 

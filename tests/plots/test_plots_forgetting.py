@@ -38,3 +38,23 @@ def test_a_name_makes_room_for_lines_markers_and_other_names():
     second.xyann = (-1000, 3)
     assert forgetting.touches(ax, second) == 1  # outside
     plt.close("all")
+
+
+def test_a_name_makes_room_for_dots_of_any_size_and_for_error_bars():
+    ax = plots.axes()
+    ax.scatter([1, 2, 2.5], [1, 2, 2.5], s=[4, 400, 9])
+    ax.errorbar([3], [1], yerr=[[0.5], [0.5]], fmt="none")
+    ax.set_xlim(0, 4)
+    label = ax.annotate("name", (2, 2), xytext=(5, 0), textcoords="offset points", va="center")
+    ax.figure.canvas.draw()
+    assert forgetting.touches(ax, label) == 1  # the dot reaches ten points
+    label.xyann = (11, 0)
+    assert forgetting.touches(ax, label) == 0
+    label.xy, label.xyann = (1, 1), (5, 0)
+    assert forgetting.touches(ax, label) == 0, "this dot is small"
+    label.xy, label.xyann = (3, 1.2), (-5, 0)
+    assert forgetting.touches(ax, label) == 1  # the error bar
+    forgetting.name_points(ax, [("name", (2, 2)), ("name", (3, 1))])
+    label.remove()
+    assert [forgetting.touches(ax, text) for text in ax.texts] == [0, 0]
+    plt.close("all")
