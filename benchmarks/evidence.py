@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from coursekit.batch.processes import side_by_side
@@ -57,6 +58,7 @@ def main(
     if processes > 1 and not only_card:
         raise typer.Exit(side_by_side([sys.executable, __file__, topic, "--evidence", str(evidence)], processes))
     if not only_card:
+        torch.set_num_threads(1)  # on more, sums are taken in another order, and a run ends elsewhere
         bench = Bench(asked.SETTING, task(asked)) if asked.SETTING else None
         if not hasattr(asked, "carry"):
             store.add(idle(asked, store, bench))

@@ -1,8 +1,4 @@
-r"""Carrying a grid out: one process takes one cell after the other; several share a grid by its file.
-
-Each process uses one thread: two processes of one thread do about a third more on two cores than one of two threads,
-since small matrices keep no second thread busy.
-"""
+r"""Carrying a grid out: one process takes one cell after the other; several share a grid by its file."""
 
 from __future__ import annotations
 

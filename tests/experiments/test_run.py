@@ -27,7 +27,7 @@ from coursekit.experiments.card import card
 from coursekit.experiments.recipe import Recipe
 from coursekit.experiments.results import AUC, Results
 from coursekit.experiments.run import autocast, baselines, threshold, train
-from coursekit.experiments.table import Cell, read_csv
+from coursekit.experiments.table import Cell, Run, read_csv
 from coursekit.forgetting import domains
 from coursekit.paths import DATA
 from coursekit.tasks.task import Task, task_of
@@ -182,6 +182,25 @@ def test_a_topic_goes_on_from_its_file_and_makes_no_run_twice(topic):
     assert lost <= {"constant", "untrained", "untrained, fitted threshold"}
     text = card(module.GRID, runs, {"command": "x"}, module.__doc__)
     assert all(f"| {arm.name} |" in text for arm in module.GRID.arms) or not runs
+
+
+def test_evidence_is_made_on_one_thread(tmp_path, monkeypatch):
+    evidence = importlib.import_module("evidence")
+    module, found, before = importlib.import_module("topics.probe"), [], torch.get_num_threads()
+    monkeypatch.setattr(evidence, "Bench", lambda *_: None)
+    monkeypatch.setattr(evidence, "write_card", lambda *_: None)
+
+    def carry(bench, recipe, cell):
+        found.append(torch.get_num_threads())
+        return [Run(cell, ((0, 0.5),), (True,), 1, 1.0)]
+
+    monkeypatch.setattr(module, "carry", carry)
+    try:
+        torch.set_num_threads(2)
+        evidence.main("probe", evidence=tmp_path)
+    finally:
+        torch.set_num_threads(before)
+    assert {*found} == {1} and len(read_csv(tmp_path / "probe.csv")) == len(found) == 3 * len(module.GRID.arms)
 
 
 @pytest.mark.slow
