@@ -92,7 +92,7 @@ def test_this_run_of_the_16_and_4_bits():
 
 
 def test_a_base_on_the_grid_of_bfloat16():
-    said("06_lora", "an entry of the update below 1/512 of its weight vanishes in the sum")
+    said("06_lora", "An entry of the update that is smaller than half the way to the next number vanishes in the sum")
     W, A, B = (torch.randn(*shape) for shape in ((40, 30), (4, 30), (40, 4)))
     W, B = W.bfloat16(), B / 1000  # an update that is small beside its weights
     once = MERGE.reference(W, A, B, 8.0)
