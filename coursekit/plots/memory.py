@@ -3,7 +3,7 @@ r"""Pictures of what training keeps in memory."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, zip_longest
 from typing import Any
 
 import numpy as np
@@ -52,8 +52,9 @@ def memory_bars(
         number = total if peaks is None else peaks.get(label, total)
         text = f"{number:,.0f}" if number >= 100 else f"{number:{'.1f' if 10 <= left.max() < 100 else '.3g'}}"
         text = f"peak {text}" if peaks and label in peaks else text
-        # Behind the line of a card's capacity that would run through it.
-        start = max([total, *(amount for _, amount in cards if 0 <= amount - total < 0.11 * left.max())])
+        start = total  # behind the lines of the cards' capacities that would run through it
+        for amount in sorted(amount for _, amount in cards):
+            start = amount if 0 <= amount - start < 0.11 * left.max() else start
         ax.text(start + 0.012 * left.max(), y, text, va="center", fontsize=9)
     for (name, amount), style in zip(cards, cycle(("--", ":", "-.")), strict=False):
         ax.axvline(amount, color="black", linestyle=style, linewidth=1, label=name)
@@ -71,9 +72,17 @@ def memory_bars(
     ax.set_xlim(0, 1.13 * max(left.max(), *(amount for _, amount in cards), 0))
     ax.set_xlabel(unit)
     # Above the bars and clear of them, whatever their length.
+    found = list(zip(*ax.get_legend_handles_labels(), strict=True))
+    columns = 6
+    if len(found) > columns:  # in two rows, which matplotlib fills column by column: the cards below the categories
+        lines = found[: len(cards)]
+        parts = found[len(cards) :]
+        columns = len(parts)
+        found = [entry for pair in zip_longest(parts, lines) for entry in pair if entry]
     ax.legend(
-        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=6, fontsize=9, handlelength=1.0, columnspacing=1.2
-    )
+        *zip(*found, strict=True), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, fontsize=9,
+        handlelength=1.0, columnspacing=1.2,
+    )  # fmt: skip
     return ax
 
 

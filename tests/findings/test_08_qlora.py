@@ -41,7 +41,7 @@ def test_qlora_learns_more_than_a_linear_probe():
 
 
 def test_it_is_an_easy_test():
-    found = results.read("formats").difference("full", "full, nf4")
+    found = results.read("formats").difference("full", "full, nf4, double")  # as `quantize_model` has it
     assert found.verdict == "equal for practical purposes"
     value, ends = by(found)
     said(PAGE, f"Rounding a trained MiniLM to NF4 costs {value} points here {ends[:-1]}, [runs of 07](../data/evidence/"
@@ -65,10 +65,9 @@ def test_the_example_of_a_plan():
 
 def test_the_plans_of_three_cards():
     r"""As the course's own solution finds them."""
-    names = ("RTX 4090", "A100 40GB", "A100 80GB")
-    (four, small), (one, middle), (more, large) = (
-        (p[:3], p[3]) for p in (plan("33B", card(name).capacity(), 512, 0.4, 1.2) for name in names)
-    )
+    unpack = {"RTX 4090": 0.4, "A100 40GB": 0.5, "A100 80GB": 0.4}
+    plans = (plan("33B", card(name).capacity(), 512, time, 1.2) for name, time in unpack.items())
+    (four, small), (one, middle), (more, large) = ((p[:3], p[3]) for p in plans)
     assert (four, one, more) == ((4, "adamw8bit", True), (1, "adamw", False), (4, "adamw", False))
     said(PAGE, f"On the RTX 4090 the best plan has four rows and 8-bit states, and takes {small:.1f}")
     assert small > middle > large
@@ -76,8 +75,10 @@ def test_the_plans_of_three_cards():
     eight = qlora_bill("33B", batch=8, optimizer="paged_adamw").peak
     assert eight > card("RTX 4090").capacity() - GiB
     said(PAGE, f"Paging is not chosen: four rows take {paged:.1f}, and eight do not fit")
-    said(PAGE, f"one row with states paged out takes {3 * (1 + 0.4) + 1.2:.1f}")
-    said(PAGE, f"Both A100s: a row takes {middle:.1f} on 40 GB and {large:.1f} on 80 GB")
+    again = row_time((16, "adamw", True), 0.5, 1.2)
+    assert middle < again and qlora_bill("33B", batch=16).peak < card("A100 40GB").capacity() - GiB
+    said(PAGE, f"Both A100s: a row takes {middle:.1f} on 40 GB (with 16 rows and checkpointing {again:.1f}) and "
+               f"{large:.1f} on 80 GB")  # fmt: skip
 
 
 def test_against_full_fine_tuning():
@@ -113,15 +114,12 @@ def test_on_smollm2_the_question_is_open():
 
 
 def test_a_step_of_qlora_is_slower_than_one_of_lora():
-    steps = costs.read()
-    qlora, lora, itself = (f"{steps[arm].step_ratio:.2f}" for arm in ("qlora", "lora-all-linear", "full"))
-    said(PAGE, "A step gets slower than LoRA's, since unpacking is added work: with MiniLM on one CPU by about a tenth "
-               f"({qlora} and {lora} of a step of full fine-tuning, in different runs; full against itself: "
-               f"{itself})")  # fmt: skip
+    r"""By how much is open: the stored steps of the two are of different runs, and LoRA's has a single seed."""
+    said(PAGE, "A step gets slower than LoRA's, since unpacking is added work; how much is not measured here")
     said(PAGE, "four bits cost some time and no accuracy beyond ±3 points")
-    ratio = steps["qlora"].step_ratio / steps["lora-all-linear"].step_ratio
-    assert ratio - 1 > abs(steps["full"].step_ratio - 1)  # more than full fine-tuning differs from itself
-    assert round(10 * (ratio - 1)) == 1
+    steps = costs.read()
+    assert steps["lora-all-linear"].seeds < steps["qlora"].seeds
+    assert steps["lora-all-linear"].step_seconds > steps["qlora"].step_seconds  # another load on the machine
 
 
 def test_the_activations_of_a_step_do_not_shrink():
@@ -169,14 +167,17 @@ def test_where_65b_fits():
     said(PAGE, "So bf16 adapters fit on both, fp32 ones on the A6000 alone; states in 8 bits or paged out fit on both")
     more = missed("65B")
     assert paged + more < eight + more < l40 - GiB < in_bf16("65B") + more < a6000 - GiB < resident + more
-    said(PAGE, "65B takes smaller states, or bf16 adapters and the A6000")
+    said(PAGE, "and 65B with bf16 adapters takes the A6000")
     said(PAGE, f"LLaMA 65B needs {resident / GB:.0f} GB with fp32 adapters and {in_bf16('65B') / GB:.0f} with bf16: in "
                "48 GiB the card and the base decide. No step was measured on a GPU")  # fmt: skip
     said(PAGE, "16 bytes a parameter; the authors' [code](https://github.com/artidoro/qlora/blob/main/qlora.py) has "
                f"the first two in bf16, {2 + 2 + 4 + 4} bytes")  # fmt: skip
     drawn = next(cell.source for cell in read(PAGE).cells if "memory_bars(" in cell.source)
     rtx = card("RTX 4090").capacity()
-    assert f'"RTX 4090": {(rtx - GiB) / GB:.1f}, "L40": {(l40 - GiB) / GB:.1f}}}' in drawn
+    lines = {"RTX 4090": rtx, "L40": l40, "RTX A6000": a6000}
+    assert ", ".join(f'"{name}": {(room - GiB) / GB:.1f}' for name, room in lines.items()) + "}" in drawn
+    (bf16,) = printed(PAGE, r"65B, bf16 adapter .* ([\d.]+)\n?")
+    assert bf16 == f"{in_bf16('65B') / GB:.1f}"
     said(PAGE, f"a program sees {rtx / GB:.1f} GB")
     count = LoRA(r=64, alpha=16, targets="all-linear").count(llama_config("65B"))
     said(PAGE, f"beside every linear layer ({count / 1e9:.1f} billion parameters in 65B)")
@@ -188,12 +189,20 @@ def test_33b_fits_on_24_gib_with_smaller_states_or_adapters_alone():
     resident, paged = qlora_bill("33B").peak, qlora_bill("33B", optimizer="paged_adamw").peak
     eight = qlora_bill("33B", optimizer="adamw8bit").peak
     assert paged < eight < in_bf16("33B") < room < resident and qlora_bill("13B").peak < room
-    said(PAGE, f"33B needs {resident / GB:.1f} GB, too much unless its states are in 8 bits or paged out, or its "
-               f"adapter in bf16 ({in_bf16('33B') / GB:.1f})")  # fmt: skip
+    said(PAGE, "33B fits only with states in 8 bits or paged out, or with a bf16 adapter "
+               f"({in_bf16('33B') / GB:.1f} GB)")  # fmt: skip
     more = missed("33B")
     assert paged + more < room < eight + more < in_bf16("33B") + more
     assert in_bf16("33B") - (resident - eight) + more < room  # of two together: 8 bits and bf16
     said(PAGE, "With them only paging is enough by itself for 33B")
+
+
+def test_what_the_sum_of_65b_leaves_out():
+    r"""Gradients that wait for the next batch, and what PEFT's preparation puts into fp32."""
+    bill, config = qlora_bill("65B"), llama_config("65B")
+    said(PAGE, f"one row of 512 tokens, not accumulated (else 65B takes {(bill.total - bill.peak) / GB:.1f} GB more)")
+    more = 2 * 2 * config.vocab_size * config.hidden_size / GB  # embedding and head, from two bytes to four
+    said(PAGE, f"all not in four bits goes to fp32 ({more:.0f} GB more in 65B)")
 
 
 def test_the_paper_s_bases_are_larger_than_the_sum_s():
@@ -203,13 +212,16 @@ def test_the_paper_s_bases_are_larger_than_the_sum_s():
 
 
 def test_how_long_unpacking_takes_by_the_data_sheets():
-    for memory, products in ((1.0, 165), (2.0, 312)):  # TB/s and TFLOP/s of an RTX 4090 and of an A100
-        unpack, row = (0.5 + 2) / memory, 2 * 512 / products  # picoseconds a weight
-        assert round(unpack / row, 1) == 0.4
-    said(PAGE, "By data sheets unpack is about 0.4 on an RTX 4090 and on an A100, for 512 tokens a row (2.5 "
-               "bytes moved for each weight, against 2 · 512 operations)")  # fmt: skip
+    # TB/s and TFLOP/s of an RTX 4090, of an A100 of 80 GB and of one of 40
+    sheets = ((1.008, 165), (2.039, 312), (1.555, 312))
+    rtx, large, small = (f"{(0.5 + 2) / memory / (2 * 512 / products):.1f}" for memory, products in sheets)
+    assert rtx == large
+    said(PAGE, f"By data sheets unpack is about {rtx} on an RTX 4090 and an 80-GB A100, and {small} on a 40-GB A100, "
+               "for 512 tokens a row (2.5 bytes moved for each weight, against 2 · 512 operations)")  # fmt: skip
+    cell = next(cell.source for cell in read(PAGE).cells if "to_unpack" in cell.source)
+    assert f'{{"RTX 4090": {rtx}, "A100 40GB": {small}, "A100 80GB": {large}}}' in cell
     copy = 2 * qlora_bill("33B").optimizer / 32e9 / (2 * 512 * 32.5e9 / 165e12)  # out and in again, at 32 GB/s
-    said(PAGE, f"copy about {copy:.1f} for 33B on the former, over PCIe 4")
+    said(PAGE, f"copy about {copy:.1f} for 33B on the first, over PCIe 4")
 
 
 # The notebook's own run ------------------------------------------------------------------------------------
@@ -259,16 +271,18 @@ def test_what_merging_into_four_bits_leaves():
     _, gained, _ = left("adapter beside the base")
     said(PAGE, f"the merge into four bits keeps {kept:.2f} nats (± {half:.2f}) of the {gained:.2f} that the adapter "
                "had gained")  # fmt: skip
-    before, beside, dense, merged, original = (
+    before, beside, dense, merged, original, late = (
         left(what)[0]
         for what in (
             "before training", "adapter beside the base", "merged into the unpacked base", "merged into four bits",
-            "merged into the original weights"
+            "merged into the original weights", "merged into the original weights, then four bits",
         )
     )  # fmt: skip
     assert abs(beside - dense) < 0.0005 and (merged - beside) / (before - beside) > 0.9
-    said(PAGE, f"In fp32 the sentences cost {beside:.3f} nats either way")
-    said(PAGE, f"In this run the sentences cost {original:.2f} nats there, and {beside:.2f} beside the four-bit base")
+    assert abs(late - beside) < 0.1 * (merged - beside)
+    said(PAGE, f"In this run the sentences cost {late:.2f} nats, before quantizing {original:.2f}, and beside the "
+               f"four-bit base {beside:.2f}; one run ranks none")  # fmt: skip
+    said(PAGE, "Merged into the original weights, then quantized, it arrived in this run")
 
 
 def test_how_far_the_weights_move():

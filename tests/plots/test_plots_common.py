@@ -46,6 +46,16 @@ def test_no_line_of_a_card_runs_through_a_number():
     plt.close(ax.figure)  # the legend does not fit
 
 
+def test_a_number_stands_behind_both_of_two_lines_that_are_near():
+    r"""Three cards: the legend has the categories in its first row and the cards below."""
+    bars = {"65B, 8-bit states": {"weights": 34.5, "adapter, gradients": 6.4, "optimizer": 1.6, "activations": 0.7}}
+    ax = plots.memory_bars(bars | {"65B": {"weights": 47.9}}, capacity={"RTX 4090": 24.3, "L40": 46.6, "A6000": 50.0})
+    assert all(number.get_position()[0] > 50 for number in ax.texts)
+    legend = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert legend[::2] == ["weights", "adapter, gradients", "optimizer", "activations"]
+    assert legend[1::2] == ["RTX 4090", "L40", "A6000"]
+
+
 def test_a_bar_that_stands_alone_has_a_number_in_each_part():
     bill = {"weights": 20.0, "gradients": 20.0, "master": 40.0, "optimizer": 80.0, "activations": 0.5}
 
