@@ -322,7 +322,7 @@ def test_what_codes_of_four_bytes_take():
 
 
 def test_places_made_little_difference_in_06():
-    said("06_lora", "Rank and place make little difference here")
+    said("06_lora", "Place, and rank from 8 up, make little difference here")
     said(PAGE, "in 06 places made little difference")
 
 
