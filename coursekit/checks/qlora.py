@@ -363,18 +363,38 @@ PLAN = Exercise(
 # qlora-noise ----------------------------------------------------------------------------------------------
 
 
-def noise(W: Tensor, delta: Tensor, levels: Tensor) -> float:
-    r"""|| Q(W + delta) - (W + delta) || / || delta ||, where Q takes every number to the nearest level."""
-    merged = W + delta
-    between = (levels[:-1] + levels[1:]) / 2
-    return ((levels[torch.bucketize(merged, between)] - merged).norm() / delta.norm()).item()
+def _neighbours(M: Tensor, levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The level below each number, that above, and its place between them: 0 to 1, less or more beyond the ends."""
+    upper = torch.bucketize(M, levels).clamp(1, len(levels) - 1)
+    below, above = levels[upper - 1], levels[upper]
+    return below, above, (M - below) / (above - below)
 
 
-def _merged(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
-    k, rows, columns = draw.whole(9, 17), draw.whole(5, 7), draw.whole(5, 7)
-    levels = torch.linspace(-1, 1, k, dtype=torch.float64)
-    W = levels[draw.integers(0, k - 1, rows, columns)]
-    return W, draw.real(0.6, 1.2) / k * draw.normal(rows, columns), levels
+def noise(M: Tensor, levels: Tensor, u: Tensor) -> Tensor:
+    r"""Each number at one of the two levels around it, the upper one where u < its place between them: M on average."""
+    below, above, place = _neighbours(M, levels)
+    return torch.where(u < place, above, below)
+
+
+def _between(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    r"""A tenth of the numbers are on a level, some beyond the ends; no two neighbours are equally far apart."""
+    k, rows, columns = draw.whole(9, 16), draw.whole(6, 8), draw.whole(9, 12)
+    levels = (0.1 + draw.uniform(k)).cumsum(0)
+    levels = 2 * (levels - levels[0]) / (levels[-1] - levels[0]) - 1
+    M = levels[draw.integers(0, k - 1, rows, columns)] + 0.1 * draw.normal(rows, columns)
+    M[0] = levels[draw.integers(0, k - 1, columns)]
+    M[1, :2] = torch.tensor([-1.2, 1.2], dtype=M.dtype)
+    return M, levels, draw.uniform(rows, columns)
+
+
+def _wrong_chance(chance: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    r"""Up where `chance(below, above, place, u)`."""
+
+    def made(M: Tensor, levels: Tensor, u: Tensor) -> Tensor:
+        below, above, place = _neighbours(M, levels)
+        return torch.where(chance(below, above, place, u), above, below)
+
+    return made
 
 
 NOISE = Exercise(
@@ -382,35 +402,40 @@ NOISE = Exercise(
     points=2,
     difficulty=3,
     minutes=10,
-    secret=_merged,
+    secret=_between,
     reference=noise,
     mutants={
-        "the noise is 0: W is on the levels, but W + delta is what has to be rounded": (
-            lambda W, delta, levels: 0.0 * noise(W, delta, levels)
+        "u has no say here: the nearest level sends a small update back whatever u is": (
+            _wrong_chance(lambda below, above, place, u: place > 0.5)
         ),
-        "this compares the rounded weight with W; the noise is its distance from W + delta": (
-            lambda W, delta, levels: (
-                (levels[((W + delta)[..., None] - levels).abs().argmin(-1)] - W).norm() / delta.norm()
-            ).item()
+        "the chances are swapped: a number close to its lower level goes there most of the time": (
+            _wrong_chance(lambda below, above, place, u: u < 1 - place)
         ),
-        "this divides by the merged weight; the question is how large the noise is beside the update": (
-            lambda W, delta, levels: noise(W, delta, levels) * (delta.norm() / (W + delta).norm()).item()
+        "the chance is right, but it is a small u that goes up": (
+            _wrong_chance(lambda below, above, place, u: u > 1 - place)
         ),
-        "this is the noise itself; divide it by the norm of the update": (
-            lambda W, delta, levels: noise(W, delta, levels) * delta.norm().item()
+        "a coin decides here; the nearer of the two levels must be the more likely one": (
+            _wrong_chance(lambda below, above, place, u: u < 0.5)
         ),
-        "these are squared lengths: take the root of both": (
-            lambda W, delta, levels: noise(W, delta, levels) ** 2
+        "the chance is the distance from the lower level; divide it by the distance of the two levels": (
+            _wrong_chance(lambda below, above, place, u: u < place * (above - below))
         ),
-        "upside down: the noise divided by the update": lambda W, delta, levels: 1 / noise(W, delta, levels),
-        "boundaries are not the levels: a number between two levels goes to the nearer one": (
-            lambda W, delta, levels: (
-                (levels[torch.bucketize(W + delta, levels).clamp(max=len(levels) - 1)] - W - delta).norm()
-                / delta.norm()
-            ).item()
+        "all numbers go to their lower level": lambda M, levels, u: _neighbours(M, levels)[0],
+        "this is M again; only levels can be stored": lambda M, levels, u: M.clamp(levels[0], levels[-1]),
+        "these are indices; what is asked for is the levels that they stand for": (
+            lambda M, levels, u: torch.bucketize(noise(M, levels, u), levels)
         ),
-        "delta is rounded on its own; what is stored is one weight, W + delta": (
-            lambda W, delta, levels: noise(0 * W, delta, levels)
+        "noise of one width is too wide between close levels and too narrow between distant ones": (
+            lambda M, levels, u: levels[
+                torch.bucketize(M + (0.5 - u) * levels.diff().mean(), (levels[1:] + levels[:-1]) / 2)
+            ]
+        ),
+        "torch.bucketize gives the upper level; the lower one is the one before": (
+            lambda M, levels, u: torch.where(
+                u < _neighbours(M, levels)[2],
+                levels[torch.bucketize(M, levels).clamp(1, len(levels) - 2) + 1],
+                _neighbours(M, levels)[1],
+            )
         ),
     },
     tolerance=1e-8,

@@ -70,21 +70,22 @@ def rounded_back(share: Float[Tensor, " weights"], times: int = 10) -> Axes:
     return ax
 
 
-def comes_through(found: Mapping[float, tuple[float, float]], marked: float, said: str) -> Axes:
-    r"""What rounding to levels leaves of an update, against how far it moves the median weight to its next level.
+def comes_through(found: Mapping[str, Mapping[float, float]]) -> Axes:
+    r"""What roundings to levels let through of an update, against its size.
 
-    found: that move -> (noise of rounding / update, share of the update that arrives). marked: a move, named `said`.
+    found: name of a rounding -> {times the update: the share that arrives}.
     """
-    ax = axes(figsize=(7.0, 3.2))
-    moves, noise, arrived = list(found), *zip(*found.values(), strict=True)
-    ax.plot(moves, noise, "o-", color=COLOURS[1], label="rounding noise")
-    ax.plot(moves, arrived, "s-", color=COLOURS[0], label="what arrives of the update")
-    ax.axvline(marked, color="grey", linestyle="--", linewidth=1)
-    ax.annotate(said, (marked, 0.5), xytext=(5, 0), textcoords="offset points", fontsize=9, color="#444444")
+    ax = axes(figsize=(7.0, 3.0))
+    colours = (COLOURS[1], COLOURS[0], *COLOURS[2:])
+    for (name, arrived), colour, mark in zip(found.items(), colours, "os^Dvx", strict=False):
+        ax.plot(list(arrived), list(arrived.values()), f"{mark}-", color=colour, label=name)
+    for height in (0, 1):
+        ax.axhline(height, color="grey", linestyle="--", linewidth=1, zorder=0)
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(lambda move, _: f"{100 * move:g} %")
-    ax.set_ylim(-0.05, 1.1)
-    ax.set_xlabel("median move of a weight, as a share of the way to its next level")
-    ax.set_ylabel("as a share of the update")
+    ax.set_xticks(sizes := sorted({size for arrived in found.values() for size in arrived}))
+    ax.minorticks_off()
+    ax.set_xticklabels(f"{size:g}×" for size in sizes)
+    ax.set_xlabel("size of the update, as a multiple of 08's")
+    ax.set_ylabel("what arrives of it")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
     return ax

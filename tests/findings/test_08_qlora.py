@@ -208,7 +208,7 @@ def test_what_the_sum_of_65b_leaves_out():
 def test_the_paper_s_bases_are_larger_than_the_sum_s():
     small, large = (missed(size) / GB for size in ("33B", "65B"))
     said(PAGE, f"The paper's 4-bit bases are {small:.1f} GB (33B) and {large:.1f} GB (65B) larger; why is unknown")
-    said("08b_seven_billion", "figure 6, which we know only as [an issue of bitsandbytes]")
+    said("08b_seven_billion", "figure 6's, which we know only as [an issue of bitsandbytes]")
 
 
 def test_how_long_unpacking_takes_by_the_data_sheets():

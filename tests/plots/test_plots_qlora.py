@@ -42,9 +42,10 @@ def test_a_few_of_a_million_are_counted_by_the_million():
     assert ax.get_legend().get_texts()[0].get_text() == "ΔW: 2.0 weights in a million beyond halfway"
 
 
-def test_what_is_left_of_an_update_is_drawn_over_its_size():
-    ax = plots_qlora.comes_through({0.006: (1.0, 0.0), 0.2: (0.9, 0.4), 1.0: (0.3, 1.0)}, 0.006, "the update of 08")
-    noise, arrived, marked = ax.lines
-    assert list(noise.get_xdata()) == [0.006, 0.2, 1.0] and list(noise.get_ydata()) == [1.0, 0.9, 0.3]
-    assert list(arrived.get_ydata()) == [0.0, 0.4, 1.0] and marked.get_xdata()[0] == 0.006
-    assert ax.texts[0].get_text() == "the update of 08" and ax.get_xscale() == "log"
+def test_what_arrives_of_an_update_is_drawn_over_its_size():
+    ax = plots_qlora.comes_through({"nearest": {1: 0.0, 10: 0.4, 50: 0.9}, "by chance": {1: 1.0, 10: 0.9, 50: 0.95}})
+    nearest, chance, *ends = ax.lines
+    assert list(nearest.get_xdata()) == [1, 10, 50] and list(nearest.get_ydata()) == [0.0, 0.4, 0.9]
+    assert list(chance.get_ydata()) == [1.0, 0.9, 0.95] and [line.get_ydata()[0] for line in ends] == [0, 1]
+    assert ax.get_xscale() == "log" and [text.get_text() for text in ax.get_xticklabels()] == ["1×", "10×", "50×"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["nearest", "by chance"]

@@ -10,7 +10,7 @@ def qlora_bytes(in_codes, dense, trained):
     return codes + scales + scales_of_scales + 2 * dense + 4 * 4 * trained
 
 
-def qlora_noise(W, delta, levels):
-    merged = W + delta
-    nearest = (merged[..., None] - levels).abs().argmin(-1)
-    return (torch.linalg.norm(levels[nearest] - merged) / torch.linalg.norm(delta)).item()
+def qlora_noise(M, levels, u):
+    upper = torch.bucketize(M, levels).clamp(1, len(levels) - 1)
+    below, above = levels[upper - 1], levels[upper]
+    return torch.where(u < (M - below) / (above - below), above, below)
