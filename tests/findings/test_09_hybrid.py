@@ -105,7 +105,8 @@ def test_mam_shows_no_clear_difference_to_its_adapter(stored):
     found = stored.paired({str(each): each for each in ASKED})[str(pair)]
     assert found.verdict == stored.difference("mam", pair[1]).verdict == "no clear difference"
     assert found == replace(results.read("hybrid").difference(*pair), p=found.p, family=len(ASKED))
-    said(PAGE, f"MAM shows no clear difference from its adapter {found.in_points().partition(' ')[2][:-1]} points);")
+    said(PAGE, f"MAM shows no clear difference from its adapter {found.in_points().partition(' ')[2][:-1]} points) at "
+               f"{stored.rate(pair[0]):g}, the better rate on validation")  # fmt: skip
 
 
 def test_mam_beside_its_prefix_alone(stored):
@@ -146,19 +147,22 @@ def test_what_mams_network_costs(stored):
 
 def test_at_its_adapters_rate_mam_is_equal_to_it(stored):
     rate, higher = (stored.rate(arm) for arm in ("mam-network", "parallel r=192"))
-    behind = stored.by_rate("mam-network")[rate] - stored.by_rate("mam-network")[higher]
+    ahead = stored.by_rate("mam-network")[rate] - stored.by_rate("mam-network")[higher]
     there = stored.at("mam-network", higher)
     assert len(there.seeds("mam-network")) == len(stored.seeds("mam-network")) == 3
     found = there.paired({str(pair): pair for pair in ASKED})[str(("mam-network", "parallel r=192"))]
     assert found.verdict == "equal for practical purposes"
-    said(PAGE, f"at the adapter's own rate, {100 * behind:.1f} points behind on validation, it is equal to it")
+    said(PAGE, f"the better rate on validation by {100 * ahead:.1f} points; at the adapter's {higher:g} the two are "
+               f"equal {found.in_points().partition(' ')[2]}.")  # fmt: skip
 
 
 def test_with_the_prefix_trained_directly(stored):
-    assert {str(stored.difference("unipelt", part)) for part in ("pfeiffer", "lora")} == {EQUAL}
+    parts = [stored.difference("unipelt", part) for part in ("pfeiffer", "lora")]
+    assert {str(found) for found in parts} == {EQUAL}
     assert stored.difference("mam", "parallel r=192").verdict == "no clear difference"
-    said(PAGE, "With the prefix trained directly UniPELT is equal to both, and MAM again shows no clear difference "
-               "from its adapter")  # fmt: skip
+    adapter, lora = (found.in_points().partition(" ")[2] for found in parts)
+    said(PAGE, f"With the prefix trained directly UniPELT is equal to Pfeiffer's adapter {adapter} and to LoRA {lora}; "
+               "MAM again shows no clear difference from its adapter")  # fmt: skip
 
 
 def test_over_bitfit_the_lead_is_not_clear(stored):
@@ -169,6 +173,10 @@ def test_over_bitfit_the_lead_is_not_clear(stored):
     low, high = (f"{100 * end:.1f}" for end in (alone.low, alone.high))
     said(PAGE, f"It is {100 * alone.value:.1f} points above BitFit alone ({low} to {high}), which is not clear among "
                "six comparisons")  # fmt: skip
+    (drawn,) = (cell for cell in read(PAGE).cells if "plots_hybrid.differences(" in cell.source)
+    caption = "Hollow: no clear difference, adjusted for six comparisons (the bars are not)."
+    shown = "".join(output.get("data", {}).get("text/markdown", "") for output in drawn.outputs)
+    assert caption in drawn.source and caption in shown
 
 
 def test_what_beats_the_probe(stored):
@@ -210,10 +218,15 @@ def test_the_prefixes_of_the_stored_runs():
     assert (inside.r, alone.r, mam.n, prefix.n) == (192, 16, 30, 20)
     said(PAGE, f"a short prefix in the attention (here {mam.n} tokens), and beside each feed-forward a wide parallel "
                f"adapter ($r={inside.r}$, $s={mam.scaling:g}$)")  # fmt: skip
+    said(PAGE, "He et al. found that very few parameters do best in the attention, and that the feed-forward makes "
+               "better use of more")  # fmt: skip  # arXiv:2110.04366, end of section 4.4
     assert cost["mam"].trained > 10 * cost["parallel"].trained
     _, adapter, low = unipelt.parts_for(config)
     pfeiffer, lora = (candidates.EVERY[arm].method for arm in ("pfeiffer", "lora"))
     assert (adapter.r, pfeiffer.r) == (24, 16) and low.r == lora.r == 8
+    assert unipelt.count(config) == cost["unipelt"].trained
+    said(PAGE, f"puts a prefix (here {unipelt.n} tokens), Pfeiffer's adapter ($r={adapter.r}$) and LoRA ($r={low.r}$) "
+               "on one model")  # fmt: skip
     assert {candidates.EVERY[arm].method.r for arm in ("houlsby", "parallel", "pfeiffer")} == {16}
     (drawn,) = (cell.source for cell in read(PAGE).cells if "plots_hybrid.differences(" in cell.source)
     assert f'"UniPELT − Pfeiffer, r = {pfeiffer.r} instead of {adapter.r}"' in drawn
@@ -222,7 +235,9 @@ def test_the_prefixes_of_the_stored_runs():
 def test_what_the_runs_had(stored):
     rates = {stored.rate(arm) for arm in ("lora", "bitfit")}
     assert rates == {0.003} and (stored.rate("lora-bitfit"), stored.rate("head")) == (0.001, 0.3)
-    said(PAGE, "each at its best learning rate of section 6")
+    (cell,) = (cell.source for cell in read(PAGE).cells if "tried = {" in cell.source)
+    (words,) = re.findall(r"\.short\((\d+)\)", cell)
+    said(PAGE, f"film sentences of at most {words} words, each at its best learning rate of section 6's stored runs")
     assert not any(arm.startswith(f"{hybrid}, ") for arm in stored.arms for hybrid in HYBRIDS)
     assert {stored.steps(hybrid) for hybrid in HYBRIDS} == {300}
     lora = candidates.EVERY["lora"].method
@@ -240,7 +255,7 @@ def test_what_the_costs_are():
     printed(PAGE, r"\nhead alone .*" + "".join(rf"\n.* {cost[arm].step_ratio:.2f}" for arm in parted))
     said(PAGE, f"The time does not: the last five rows lie between {low:.2f} and {high:.2f}, since most of a step is "
                "the frozen model's own")  # fmt: skip
-    said(PAGE, f"Timed against itself, full fine-tuning comes out at {full:.2f}, so small gaps may be noise")
+    said(PAGE, f"Timed against itself, full fine-tuning comes out at {full:.2f}: small gaps may be noise")
     head = cost["head"].step_ratio
     assert 2 * head > max(cost[arm].step_ratio for arm in parted if arm != "mam")
     said(PAGE, "The parameters add up; the time of a step does not")
@@ -273,7 +288,7 @@ def test_the_first_table_is_told_as_it_is():
     lora, pair = (
         printed(PAGE, rf"\n *{name} +[\d.]+ +[\d,]+ +(0\.\d+) \(")[0] for name in ("LoRA", r"LoRA \+ BitFit")
     )
-    said(PAGE, f"In this run it reaches {pair}, LoRA alone {lora}")
+    said(PAGE, f"In this run the pair reaches {pair}, LoRA alone {lora}")
     rows = r"\n *{} +[\d.]+ +[\d,]+ +0\.\d+ \((0\.\d+)–(0\.\d+)"
     ends = [printed(PAGE, rows.format(name)) for name in ("head alone", "LoRA", "BitFit", r"LoRA \+ BitFit")]
     (around,) = {f"{50 * (float(high) - float(low)):.0f}" for low, high in ends}
@@ -284,8 +299,7 @@ def test_the_share_of_the_prefix_is_told_as_it_is():
     low, high = printed(PAGE, r"λ from (0\.\d\d) to (0\.\d\d), mean")
     said(PAGE, f"one gives these ten tokens {low} of its attention, another {high}")
     (closed,) = printed(PAGE, r"with keys of 0: mean (0\.\d\d)\n")
-    said(PAGE, "keys of 0 do not make a prefix silent")
-    said(PAGE, f"since $e^0=1$. They still get {closed}.")
+    said(PAGE, f"keys of 0 do not make a prefix silent, since $e^0=1$: they still get {closed}.")
 
 
 def test_the_gates_are_told_as_they_are():
@@ -299,8 +313,8 @@ def test_the_gates_are_told_as_they_are():
     kinds = ("prefix", "query", "value", "adapter")
     (gates,) = printed(PAGE, r"(\d+) gates\n")
     assert int(gates) == 6 * len(kinds) == 6 * (1 + 2 + 1)
-    said(PAGE, "means to let the model say, with a gate for each part in each block, two for LoRA")
-    fell, rose, layers = {}, {}, []
+    said(PAGE, "means to let it say which a task needs: by a gate for each part in each block, two for LoRA")
+    fell, rose, layers, query = {}, {}, [], []
     for panel, kind in enumerate(kinds, 1):
         before, after = (
             [float(g) for g in re.search(rf"Panel {panel}: {kind}\..*?{when} ([\d., ]+\d)", told)[1].split(", ")]
@@ -309,18 +323,22 @@ def test_the_gates_are_told_as_they_are():
         assert len(before) == 6
         rose[kind] = mean(after) - mean(before)
         layers.append(stdev(after))
+        query = after if kind == "query" else query
         fell[kind] = [i for i, (old, new) in enumerate(zip(before, after, strict=True), 1) if old - new > 0.05]
     assert fell["query"] == fell["adapter"] == [] and min(len(fell[kind]) for kind in ("prefix", "value")) > 0
-    said(PAGE, "In this run LoRA's gates at the query opened most; some of the prefix's and the value's fell")
+    ends = [f"{end(query):.2f} in layer {query.index(end(query)) + 1}" for end in (min, max)]
+    said(PAGE, "In this run they then differ mostly between layers: LoRA's at the query opened most "
+               f"({', '.join(ends)}), some of the prefix's and the value's fell")  # fmt: skip
     assert max(rose, key=rose.get) == "query"
     lower, *top = printed(
         PAGE, r"layers 1 to 4: at most (0\.\d\d); layer 6: " + ", ".join(rf"{kind} (0\.\d\d)" for kind in kinds)
     )
     assert 2 * float(lower) <= min(layers), "between layers more"
-    said(PAGE, f"In layers 1 to 4 a gate hardly differs between sentences (sd at most {lower})")
+    said(PAGE, f"Between sentences they hardly differ in layers 1 to 4 (sd at most {lower})")
     high = dict(zip(kinds, top, strict=True))
     assert sorted(kinds, key=lambda kind: -float(high[kind]))[:2] == ["adapter", "prefix"]
-    said(PAGE, f"in layer 6 the adapter's and the prefix's do ({high['adapter']} and {high['prefix']})")
+    said(PAGE, "higher up some do, as in layer 6 the adapter's and the prefix's "
+               f"({high['adapter']} and {high['prefix']})")  # fmt: skip
     said(PAGE, "The heights alone do not say which part the model needs: in LoRA twice the $B$ and half the gate give "
                "the same update")  # fmt: skip
 
@@ -335,7 +353,7 @@ def test_the_orders_are_told_as_they_are():
     free, *bound = rows.values()
     assert free == 0 < min(bound)
     said(PAGE, "For LoRA and BitFit the order does not matter, and folded they cost a user nothing")
-    said(PAGE, "With (IA)³ it does, since it multiplies what was added before it, not after")
+    said(PAGE, "With (IA)³ it does: it multiplies what was added before, not after")
 
 
 def test_what_one_method_and_both_leave_of_an_update():
