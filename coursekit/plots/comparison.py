@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 from coursekit.plots import alt
 from coursekit.plots.common import COLOURS, axes, whiskers
 from coursekit.plots.experiments import LINES
-from coursekit.plots.forgetting import name_points
 from coursekit.plots.hybrid import FAMILIES
 
 #: Curves of one colour, one after the other.
@@ -88,10 +87,10 @@ def differences_by_cost(
 
     families: method -> one of `plots.hybrid.FAMILIES`. panels: label of the axis -> (method -> its difference to the
     leader, an `experiments.intervals.Difference`; method -> cost; the most that a budget allows; who leads; who is
-    taken, the choice first). Leader and taken have rings and names, the taken their intervals; a method without a cost
-    is not drawn. margin: in points, below which nothing is not inferior: a band up to 0. low: where the axis begins;
-    what lies farther down is an arrow at its edge. named: for each panel, method -> where its name stands, in points of
-    a page from its dot; those that are taken stand at its left without.
+    taken, the choice first). Filled: not inferior, by `margin`. Leader and taken have rings and names, the taken their
+    intervals; a method without a cost is not drawn. margin: in points, below which nothing is not inferior: a band up
+    to 0. low: where the axis begins; what lies farther down is an arrow at its edge. named: for each panel, method ->
+    where its name stands, in points of a page from its dot; those that are taken stand at its left without.
     """
     figure, row = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), sharey=True, squeeze=False)
     drawn = {name for found, cost, *_ in panels.values() for name in found if name in cost}
@@ -101,11 +100,11 @@ def differences_by_cost(
         ax.axhspan(-margin, 0, color="#e9eaec", zorder=-1)
         ax.axhline(0, color="#777777", linestyle="--", linewidth=1, zorder=0)
         for family in used:
-            own = [(cost[name], 100 * one.value) for name, one in found.items()
-                   if families[name] == family and name in cost]  # fmt: skip
-            for marker, kept in (("o", [p for p in own if p[1] >= low]), ("v", [p for p in own if p[1] < low])):
-                ax.scatter([x for x, _ in kept], [max(y, low) for _, y in kept], color=FAMILIES[family], marker=marker,
-                           s=24, zorder=3, clip_on=False)  # fmt: skip
+            for name in (name for name in found if families[name] == family and name in cost):
+                points, colour = 100 * found[name].value, FAMILIES[family]
+                ax.scatter(cost[name], max(points, low), marker="o" if points >= low else "v", edgecolors=colour, s=24,
+                           facecolors=colour if found[name].low > -margin / 100 else "white", zorder=3,
+                           clip_on=False)  # fmt: skip
         ring = dict(markersize=11, markerfacecolor="none", capsize=2, elinewidth=0.9)
         ax.errorbar(cost[leads], 0, color=FAMILIES[families[leads]], fmt="o", **ring)
         ax.plot(cost[leads], 0, "o", color=FAMILIES[families[leads]], markersize=5)
@@ -137,31 +136,3 @@ def differences_by_cost(
     figure.legend(handles=marks, loc="outside upper left", ncols=len(marks), fontsize=8)
     alt.says(figure, f"Test accuracy minus the leader's. {' '.join(told)}")
     return row[0]
-
-
-def learned_and_kept(
-    families: Mapping[str, str],
-    points: Mapping[str, tuple[float, Any, float]],
-    *,
-    learned: str,
-    kept: str,
-) -> Axes:
-    r"""What each method learned beside what it kept of before, a dot a method, its area the memory of a step.
-
-    families: method -> one of `plots.hybrid.FAMILIES`. points: method -> (a share; an `experiments.intervals.Interval`
-    of a share; peak in MB). learned, kept: the axes' labels.
-    """
-    ax, told = axes(figsize=(8.2, 3.8)), []
-    for name, (x, y, memory) in points.items():
-        colour = FAMILIES[families[name]]
-        value, ends = whiskers([y], 100)
-        ax.errorbar(100 * x, value, yerr=ends, color=colour, fmt="none", capsize=2, elinewidth=0.9)
-        ax.scatter(100 * x, value, s=memory / 2, color=colour, zorder=3)
-        told.append(f"{name} {100 * x:.1f} and {100 * y.value:.1f}")
-    ax.set_xlabel(learned)
-    ax.set_ylabel(kept)
-    ax.margins(0.12)
-    ax.set_ylim(0)
-    alt.says(ax, f"{learned} and {kept}: {'; '.join(told)}.")
-    names = [(f"{name}\n{memory:.0f} MB", (100 * x, 100 * y.value)) for name, (x, y, memory) in points.items()]
-    return name_points(ax, names)
