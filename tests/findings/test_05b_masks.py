@@ -94,6 +94,15 @@ def test_at_one_rate_they_are_equal(runs):
     assert round(max(validation.count(0), validation.count(1)) / 300, 3) == round(constant, 3)
 
 
+def test_the_rates_in_the_papers_scripts():
+    r"""github.com/varunnair18/FISH, transformers/examples/text-classification/scripts: hyperparameter_search.sh, which
+    has Fisher's mask alone, and lib.sh, the rates that run_table_1.sh trains both masks at.
+    """
+    searched, fisher, chance = (1e-5, 2e-5, 5e-5), {5e-5}, {5e-5}
+    assert fisher == chance == {max(searched)}
+    said(PAGE, rf"train both masks at ${10**5 * max(searched):.0f}\cdot10^{{-5}}$, the highest tried")
+
+
 def test_no_mask_is_preliminary(runs):
     card = (ROOT / "data/evidence/selective.md").read_text(encoding="utf-8").splitlines()
     rows = [line for line in card if " mask | " in line]
@@ -109,7 +118,7 @@ def test_shira_and_lora_with_as_many_parameters(runs):
     said(PAGE, f"with 74,498 parameters each, SHiRA and LoRA are equal for practical purposes ({ends} points)")
     shira, lora = (CANDIDATES[name].method for name in ("shira", "lora"))
     assert shira.r == lora.r == 8 and shira.targets == lora.targets
-    said(PAGE, "have it at $r=8$ beside LoRA, in the same matrices")
+    said(PAGE, "have SHiRA at $r=8$ beside LoRA, in the same matrices")
     said(PAGE, "SHiRA and LoRA are equal for practical purposes")
 
 
@@ -138,7 +147,7 @@ def test_how_often_the_judge_names_a_winner_between_equals():
             named += abs(one - other) > 2.8 * np.sqrt(right.var(axis=1, ddof=1).sum() / 3)
         found.append(named / 2000)
     assert abs(found[0] - 1 / 20) < 0.015 and abs(found[1] - 1 / 9) < 0.02, found
-    said(PAGE, "of two methods equal over all sentences it names a winner more often than once in twenty times")
+    said(PAGE, "of two methods that are equal in general it names a winner more than once in twenty times")
 
 
 # The notebook's own run ------------------------------------------------------------------------------------
@@ -173,5 +182,5 @@ def test_masking_a_gradient_is_told_as_it_is():
     fisher, chance = (printed(PAGE, rf"entries of {name}: rank (\d+)")[0] for name in ("Fisher", "random"))
     said(PAGE, "With 1,500 entries each, random values have rank "
                f"{fisher} at Fisher's places and {chance} at random ones")  # fmt: skip
-    said(PAGE, f"{fisher} rows and columns hold all of Fisher's entries")
+    said(PAGE, f"{fisher} rows and columns together hold all of Fisher's entries")
     said(PAGE, f"stripes bound it ({fisher} for 1,500 entries by Fisher information)")
