@@ -32,8 +32,9 @@ def memory_bars(
 
     capacity: (name, amount), drawn as a line: what a card holds; of several cards, name -> amount. peaks: label -> the
     most that is there at any one moment, as a mark on the bar: categories need not be at their largest together. The
-    number at a bar is its peak then, and else the sum, with one decimal where the longest has two digits. A bar that
-    stands alone has a number in each of its parts.
+    number at a bar is its peak then, and else the sum, with one decimal where the longest has two digits; beside cards
+    it stands at the right, where no line makes a bar that fits look too long. A bar that stands alone has a number in
+    each of its parts.
     """
     ax = axes(figsize=(7.0, 1.2 + 0.45 * len(bills)))
     labels = list(bills)
@@ -52,10 +53,10 @@ def memory_bars(
         number = total if peaks is None else peaks.get(label, total)
         text = f"{number:,.0f}" if number >= 100 else f"{number:{'.1f' if 10 <= left.max() < 100 else '.3g'}}"
         text = f"peak {text}" if peaks and label in peaks else text
-        start = total  # behind the lines of the cards' capacities that would run through it
-        for amount in sorted(amount for _, amount in cards):
-            start = amount if 0 <= amount - start < 0.11 * left.max() else start
-        ax.text(start + 0.012 * left.max(), y, text, va="center", fontsize=9)
+        if cards:
+            ax.text(1.01, y, text, va="center", fontsize=9, transform=ax.get_yaxis_transform())
+        else:
+            ax.text(total + 0.012 * left.max(), y, text, va="center", fontsize=9)
     for (name, amount), style in zip(cards, cycle(("--", ":", "-.")), strict=False):
         ax.axvline(amount, color="black", linestyle=style, linewidth=1, label=name)
     if peaks is not None:
@@ -69,7 +70,7 @@ def memory_bars(
             label="peak",
         )
     ax.invert_yaxis()
-    ax.set_xlim(0, 1.13 * max(left.max(), *(amount for _, amount in cards), 0))
+    ax.set_xlim(0, (1.03 if cards else 1.13) * max(left.max(), *(amount for _, amount in cards), 0))
     ax.set_xlabel(unit)
     # Above the bars and clear of them, whatever their length.
     found = list(zip(*ax.get_legend_handles_labels(), strict=True))

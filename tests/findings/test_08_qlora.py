@@ -19,6 +19,7 @@ from coursekit.quantization import code
 
 PAGE = "08_qlora"
 LORA = results.read("lora", "probe")
+SPARE = 3 * GB  # with less of it 08 calls a fit open
 
 
 def by(ahead: Difference) -> tuple[str, str]:
@@ -51,9 +52,9 @@ def test_it_is_an_easy_test():
 def test_when_7b_and_13b_need_four_bits():
     seen = card("RTX 4090").capacity() - GiB  # left to the driver
     plain = {size: qlora_bill(size, quantized=None).peak for size in ("7B", "13B")}
-    assert plain["7B"] < seen < plain["13B"]
-    assert qlora_bill("13B").peak < seen
-    said(PAGE, "7B fits even with LoRA on 16 bits, and 13B needs QLoRA")
+    assert plain["7B"] < seen - SPARE and seen < plain["13B"]
+    assert qlora_bill("13B").peak < seen - SPARE
+    said(PAGE, "On an RTX 4090 7B fits even in 16 bits, 13B as QLoRA")
 
 
 def test_the_example_of_a_plan():
@@ -61,6 +62,8 @@ def test_the_example_of_a_plan():
     said(PAGE, f"with unpack = 0.5, 4 rows with checkpointing take {found} a row")
     said(PAGE, "every weight is unpacked twice in each step")
     assert row_time((1, "adamw", False), 1.0, 0.0) == 2 + 2  # as many products as unpackings
+    assert row_time((4, "adamw", True), 0.5, 9.0) == found  # it has the same time as "adamw8bit"
+    said(PAGE, "the other two take equally long, and either is right where both fit")
 
 
 def test_the_plans_of_three_cards():
@@ -79,6 +82,25 @@ def test_the_plans_of_three_cards():
     assert middle < again and qlora_bill("33B", batch=16).peak < card("A100 40GB").capacity() - GiB
     said(PAGE, f"Both A100s: a row takes {middle:.1f} on 40 GB (with 16 rows and checkpointing {again:.1f}) and "
                f"{large:.1f} on 80 GB")  # fmt: skip
+
+
+def test_what_33b_takes_without_checkpointing():
+    again = qlora_bill("33B").peak
+    one, two, four = (qlora_bill("33B", batch=rows, checkpointing=False).peak for rows in (1, 2, 4))
+    first, next_one = f"{(one - again) / GB:.0f}", f"{(two - one) / GB:.0f}"
+    assert next_one == f"{(four - two) / 2 / GB:.0f}"
+    said(PAGE, f"Without it the first row takes {first} GB more, each further one {next_one}")
+
+
+def test_smollm2_was_rounded_before():
+    said("07_quantization", "the fp32 weights that we load are already values of Q4_1")
+    said(PAGE, "The dense model (rounded to Q4_1 before, 07) does so too")
+    said(PAGE, "These stand between NF4's levels (on Q4_1's, 07)")
+
+
+def test_01_leaves_a_tenth_of_a_card():
+    said("01_full_finetuning_memory", "A tenth of each card, our guess, stays free")
+    said(PAGE, "if it leaves 1 GiB to the driver (01 left a tenth)")
 
 
 def test_against_full_fine_tuning():
@@ -116,7 +138,7 @@ def test_on_smollm2_the_question_is_open():
 def test_a_step_of_qlora_is_slower_than_one_of_lora():
     r"""By how much is open: the stored steps of the two are of different runs, and LoRA's has a single seed."""
     said(PAGE, "A step gets slower than LoRA's, since unpacking is added work; how much is not measured here")
-    said(PAGE, "four bits cost some time and no accuracy beyond ±3 points")
+    said(PAGE, "Unpacking takes time")
     steps = costs.read()
     assert steps["lora-all-linear"].seeds < steps["qlora"].seeds
     assert steps["lora-all-linear"].step_seconds > steps["qlora"].step_seconds  # another load on the machine
@@ -126,8 +148,9 @@ def test_the_activations_of_a_step_do_not_shrink():
     qlora, lora = (costs.read()[arm] for arm in ("qlora", "lora-all-linear"))
     assert qlora.batch_size == lora.batch_size == 16 and qlora.model == lora.model == "minilm"
     assert qlora.weights < 0.6 * lora.weights and qlora.activations > lora.activations > 0.6 * lora.peak
-    said(PAGE, f"Activations do not shrink: a measured step of MiniLM, 16 sentences, peaks at {lora.peak / MB:.0f} MB "
-               f"with LoRA and at {qlora.peak / MB:.0f} with QLoRA (data/evidence/comparison.csv)")  # fmt: skip
+    said(PAGE, f"Activations do not shrink: in a measured step of MiniLM they take {lora.activations / MB:.0f} MB with "
+               f"LoRA on all linear layers and {qlora.activations / MB:.0f} with QLoRA (data/evidence/"
+               "comparison.csv)")  # fmt: skip
 
 
 def test_every_row_of_the_table_has_its_whole_search():
@@ -156,58 +179,59 @@ def missed(size: str) -> float:
 
 def test_where_65b_fits():
     r"""A run fits if it leaves 1 GiB to the driver. On an L40 that takes smaller states, or an adapter in bf16."""
-    resident, eight, paged = (qlora_bill("65B", optimizer=o).peak for o in ("adamw", "adamw8bit", "paged_adamw"))
+    resident, eight = (qlora_bill("65B", optimizer=o).peak for o in ("adamw", "adamw8bit"))
     a6000, l40 = 47.53 * GiB, 44.4 * GiB  # what PyTorch's messages call the total capacity
-    assert paged < eight < in_bf16("65B") < l40 - GiB < resident < a6000 - GiB
-    said(PAGE, f"Of 48 GiB a program sees [{a6000 / GB:.1f}](https://github.com/black-forest-labs/flux2/issues/23) GB "
-               f"on an RTX A6000 and, after error correction, [{l40 / GB:.1f}](https://github.com/QwenLM/Qwen3-VL/issues/"
-               "2097) on an L40")  # fmt: skip
-    said(PAGE, f"By this sum 65B needs {resident / GB:.1f} GB, and {in_bf16('65B') / GB:.1f} with the authors' bf16 "
-               "adapters. Of 48 GiB a program sees")  # fmt: skip
-    said(PAGE, "So bf16 adapters fit on both, fp32 ones on the A6000 alone; states in 8 bits or paged out fit on both")
-    more = missed("65B")
-    assert paged + more < eight + more < l40 - GiB < in_bf16("65B") + more < a6000 - GiB < resident + more
-    said(PAGE, "and 65B with bf16 adapters takes the A6000")
-    said(PAGE, f"LLaMA 65B needs {resident / GB:.0f} GB with fp32 adapters and {in_bf16('65B') / GB:.0f} with bf16: in "
-               "48 GiB the card and the base decide. No step was measured on a GPU")  # fmt: skip
-    said(PAGE, "16 bytes a parameter; the authors' [code](https://github.com/artidoro/qlora/blob/main/qlora.py) has "
-               f"the first two in bf16, {2 + 2 + 4 + 4} bytes")  # fmt: skip
+    assert eight < in_bf16("65B") < l40 - GiB < resident < a6000 - GiB
+    said(PAGE, f"By this sum 65B needs {resident / GB:.1f} GB, and {in_bf16('65B') / GB:.1f} with adapter and "
+               "gradients in bf16, as in the authors' [code](https://github.com/artidoro/qlora/blob/main/qlora.py). It "
+               "fits on an RTX A6000, and on an L40 in bf16 or with 8-bit states. Of their 48 GiB a program sees "
+               f"[{a6000 / GB:.1f}](https://github.com/black-forest-labs/flux2/issues/23) GB on the first and, after "
+               f"error correction, [{l40 / GB:.1f}](https://github.com/QwenLM/Qwen3-VL/issues/2097) on the "
+               "second")  # fmt: skip
+    said(PAGE, f"By the sum LLaMA 65B needs {resident / GB:.0f} GB, and {in_bf16('65B') / GB:.0f} with bf16 adapters: "
+               "in 48 GiB the card and the base decide. No step was measured on a GPU")  # fmt: skip
     drawn = next(cell.source for cell in read(PAGE).cells if "memory_bars(" in cell.source)
-    rtx = card("RTX 4090").capacity()
-    lines = {"RTX 4090": rtx, "L40": l40, "RTX A6000": a6000}
+    lines = {"RTX 4090": card("RTX 4090").capacity(), "L40": l40, "RTX A6000": a6000}
     assert ", ".join(f'"{name}": {(room - GiB) / GB:.1f}' for name, room in lines.items()) + "}" in drawn
     (bf16,) = printed(PAGE, r"65B, bf16 adapter .* ([\d.]+)\n?")
     assert bf16 == f"{in_bf16('65B') / GB:.1f}"
-    said(PAGE, f"a program sees {rtx / GB:.1f} GB")
     count = LoRA(r=64, alpha=16, targets="all-linear").count(llama_config("65B"))
-    said(PAGE, f"beside every linear layer ({count / 1e9:.1f} billion parameters in 65B)")
+    said(PAGE, f"with {count / 1e9:.1f} billion parameters in the adapter")
+    said(PAGE, "its gradients and Adam's states in fp32 (16 bytes a parameter)")
     assert abs(16 * count / GB - 2 * 6.4) < 0.02  # two bars of 6.4
 
 
-def test_33b_fits_on_24_gib_with_smaller_states_or_adapters_alone():
+def test_33b_fits_on_24_gib_with_smaller_states():
     room = card("RTX 4090").capacity() - GiB
-    resident, paged = qlora_bill("33B").peak, qlora_bill("33B", optimizer="paged_adamw").peak
-    eight = qlora_bill("33B", optimizer="adamw8bit").peak
-    assert paged < eight < in_bf16("33B") < room < resident and qlora_bill("13B").peak < room
-    said(PAGE, "33B fits only with states in 8 bits or paged out, or with a bf16 adapter "
-               f"({in_bf16('33B') / GB:.1f} GB)")  # fmt: skip
-    more = missed("33B")
-    assert paged + more < room < eight + more < in_bf16("33B") + more
-    assert in_bf16("33B") - (resident - eight) + more < room  # of two together: 8 bits and bf16
-    said(PAGE, "With them only paging is enough by itself for 33B")
+    resident, eight, paged = (qlora_bill("33B", optimizer=o).peak for o in ("adamw", "adamw8bit", "paged_adamw"))
+    assert paged < eight < room < resident
+    said(PAGE, "and 33B with 8-bit or paged states")
+
+
+def test_a_fit_with_little_to_spare_is_open():
+    r"""The paper's larger bases take back no fit that has more to spare, and of those that have less some."""
+    rooms = {"33B": [card("RTX 4090").capacity() - GiB], "65B": [43.4 * GiB, 46.53 * GiB]}
+    for size, of_cards in rooms.items():
+        peaks = [*(qlora_bill(size, optimizer=o).peak for o in ("adamw", "adamw8bit", "paged_adamw")), in_bf16(size)]
+        spare = [room - peak for room in of_cards for peak in peaks if peak < room]
+        assert min(spare) < missed(size) < SPARE
+    said(PAGE, f"With less than {SPARE / GB:.0f} GB to spare a fit stays open")
 
 
 def test_what_the_sum_of_65b_leaves_out():
     r"""Gradients that wait for the next batch, and what PEFT's preparation puts into fp32."""
     bill, config = qlora_bill("65B"), llama_config("65B")
-    said(PAGE, f"one row of 512 tokens, not accumulated (else 65B takes {(bill.total - bill.peak) / GB:.1f} GB more)")
+    assert bill.total > bill.peak
+    said(PAGE, "one row of 512 tokens, not accumulated")
     more = 2 * 2 * config.vocab_size * config.hidden_size / GB  # embedding and head, from two bytes to four
     said(PAGE, f"all not in four bits goes to fp32 ({more:.0f} GB more in 65B)")
 
 
 def test_the_paper_s_bases_are_larger_than_the_sum_s():
     small, large = (missed(size) / GB for size in ("33B", "65B"))
-    said(PAGE, f"The paper's 4-bit bases are {small:.1f} GB (33B) and {large:.1f} GB (65B) larger; why is unknown")
+    said(PAGE, f"the paper's 4-bit bases are {small:.1f} GB (33B) and {large:.1f} GB (65B) larger, for reasons known "
+               "only in part (08b)")  # fmt: skip
+    said("08b_seven_billion", "would be 0.52 and 1.05 of it; the rest is unknown")
     said("08b_seven_billion", "figure 6's, which we know only as [an issue of bitsandbytes]")
 
 
@@ -263,7 +287,7 @@ def test_the_memory_of_a_step_is_predicted_rightly():
     for how in ("with", "without"):
         found = printed(PAGE, rf"peak {how} checkpointing: ([\d.]+) MB predicted, ([\d.]+) MB measured")
         assert abs(float(found[0]) - float(found[1])) < 0.011
-    said(PAGE, "The prediction agrees to 0.01 MB with the tensors counted in a real step, in fp32 on this CPU")
+    said(PAGE, "The prediction agrees to 0.01 MB with the tensors of a real step, in fp32 on this CPU")
 
 
 def test_what_merging_into_four_bits_leaves():
