@@ -26,7 +26,7 @@ from coursekit.adapterhub.folder import (
 )
 from coursekit.adapterhub.forms import ACTIVATIONS, FORMS, NAMED, form_of, library_config, width
 from coursekit.architecture import describe
-from coursekit.errors import CourseError, unknown
+from coursekit.errors import CourseError, one_of
 from coursekit.methods.adapters import AdapterDrop, Compacter, ParallelAdapter
 from coursekit.methods.adapters.adapter import Adapter
 from coursekit.methods.mechanism.attachment import attached, name_of
@@ -48,16 +48,14 @@ def architecture(folder: str | Path) -> str:
 def _bottleneck(config: dict[str, Any], folder: str | Path) -> Adapter | AdapterDrop:
     r = width(folder)
     if isinstance(form := config["config"], str):
-        if form not in NAMED:
-            raise unknown("adapter configuration", form, NAMED)
+        one_of("adapter configuration", form, NAMED)
         kind, activation = NAMED[form]
         return kind(r=r, activation=activation)
     kind = form_of(form, folder)
     activation = form.get("non_linearity")
     if "version" not in config:  # written before gelu and its approximation changed their names
         activation = {"gelu": "gelu_new", "gelu_orig": "gelu"}.get(str(activation), activation)
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise unknown("activation", activation, ACTIVATIONS)
+    one_of("activation", activation, ACTIVATIONS)
     settings: dict[str, Any] = {"r": r, "activation": ACTIVATIONS[activation]}
     if kind is ParallelAdapter:
         settings["scaling"] = form.get("scaling", 1.0)

@@ -22,7 +22,7 @@ from coursekit.checks.core import (
     stopped_with,
 )
 from coursekit.checks.draw import Draw
-from coursekit.errors import unknown, whole
+from coursekit.errors import one_of, whole
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,5 @@ def numbers(id: str, variant: int = 0) -> dict[str, Any]:
     Raises CourseError where there is no such exercise, or where `variant` is not an integer of 0 or more.
     """
     known = {i: e for i, e in every_kind().items() if isinstance(e, Numeric)}
-    if id not in known:
-        raise unknown("exercise", id, known)
+    one_of("exercise", id, known)
     return dict(zip(known[id].given, known[id].own(whole("variant", variant, least=0)), strict=True))

@@ -13,7 +13,7 @@ import psutil
 from coursekit import memory
 from coursekit.comparison import trial
 from coursekit.comparison.candidates import CANDIDATES, EVERY
-from coursekit.errors import CourseError, number, one_of, unknown, whole
+from coursekit.errors import CourseError, number, one_of, whole
 from coursekit.experiments import machine
 from coursekit.experiments.bench import Bench, Setting
 from coursekit.experiments.recipe import Arm, Grid, Recipe, neighbours
@@ -126,8 +126,7 @@ def _check(
     setting: Setting, names: Sequence[str], seeds: Sequence[int], try_rates: str | Sequence[float] | None
 ) -> None:
     for name in names:
-        if name not in EVERY:
-            raise unknown("method", name, EVERY)
+        one_of("method", name, EVERY)
     if not names or not seeds:
         raise CourseError("nothing to compare: name at least one method and one seed")
     one_of("labels", setting.labels, ("two", "five"))

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from coursekit import counts
-from coursekit.errors import unknown
+from coursekit.errors import one_of
 from coursekit.methods import LoRA
 from coursekit.paths import DATA
 
@@ -88,8 +88,7 @@ def rows(table: str) -> list[Row]:
     r"""The rows of "gpt3" (three tasks), "e2e" (GPT-2 on E2E NLG), "glue" (RoBERTa and DeBERTa) or "metamathqa" (peft's
     own comparison on Llama 3.2 3B: one run a row, seed 0, not all of them), in print order.
     """
-    if table not in TABLES:
-        raise unknown("published table", table, TABLES)
+    one_of("published table", table, TABLES)
     with (DATA / "papers" / f"{table}.csv").open(newline="", encoding="utf-8") as file:
         return [_row(table, entry) for entry in csv.DictReader(file)]
 
@@ -185,8 +184,7 @@ def _known(model: str) -> Callable[[], Any]:
             head_dim=128, intermediate_size=8192, tie_word_embeddings=True,
         ),
     }  # fmt: skip
-    if model not in known:
-        raise unknown("published model", model, known)
+    one_of("published model", model, known)
     return known[model]
 
 

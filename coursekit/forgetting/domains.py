@@ -20,7 +20,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from coursekit.errors import CourseError, unknown
+from coursekit.errors import CourseError, one_of
 from coursekit.forgetting.ewc import EWC
 from coursekit.forgetting.l2sp import L2SP
 from coursekit.forgetting.rehearsal import replay
@@ -132,8 +132,7 @@ class Remedy:
     strength: float
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise unknown("remedy", self.kind, KINDS)
+        one_of("remedy", self.kind, KINDS)
 
     def __str__(self) -> str:
         return f"{self.kind}, {KINDS[self.kind].format(self.strength)}"

@@ -10,7 +10,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from coursekit.errors import CourseError, unknown
+from coursekit.errors import CourseError, one_of
 from coursekit.grading import bench
 from coursekit.grading.folder import Batch, note
 
@@ -35,8 +35,7 @@ def grade_lines(
     lines = [line for line in batch.lines() if line["key"]]
     ids, only = {line["submission"] for line in lines}, list(only)
     for id in only:
-        if id not in ids:
-            raise unknown("submission", id, ids)
+        one_of("submission", id, ids)
     todo = [
         n
         for n in lines

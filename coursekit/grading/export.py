@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from coursekit.errors import CourseError, unknown
+from coursekit.errors import CourseError, one_of
 from coursekit.files import folder_at, replace_text
 from coursekit.grading import collect, pages, policy, tables
 from coursekit.grading.collect import Entry
@@ -50,8 +50,7 @@ def export(out: Path, to: str, options: Options | None = None) -> Path:
 
     Raises CourseError for an unknown system, or for a file to be filled that does not fit the marks.
     """
-    if to not in FORMATS:
-        raise unknown("format", to, FORMATS)
+    one_of("format", to, FORMATS)
     entries = sorted(collect.read(out), key=lambda e: (e.notebook, e.id))
     rules = policy.read(out, entries)
     marks = [Mark(e, rules.late(e.id, e.notebook, e.submitted) if rules else policy.Late()) for e in entries]

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from coursekit.errors import CourseError, unknown
+from coursekit.errors import CourseError, one_of, unknown
 from coursekit.grading import tables
 from coursekit.grading.collect import Entry
 
@@ -160,5 +160,4 @@ def _setting(name: str, value: Any, most: float = 1e6) -> float:
 
 def _known(found: Iterable[str], names: tuple[str, ...], kind: str, file: str = FILE) -> None:
     for name in found:
-        if name not in names:
-            raise unknown(f"{kind} in {file}", name, names)
+        one_of(f"{kind} in {file}", name, names)

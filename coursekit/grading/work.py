@@ -13,7 +13,7 @@ from typing import Any
 from coursekit.checks import every_kind
 from coursekit.checks.numeric import Numeric
 from coursekit.checks.training import MOST, Training, public_questions
-from coursekit.errors import unknown
+from coursekit.errors import one_of
 from coursekit.grading import gate, needs, verdict
 from coursekit.grading import ids as ids_of
 from coursekit.grading.inside.wire import encode_argument
@@ -28,8 +28,7 @@ class Work:
     def __init__(self, secret: bytes, ids: list[str], cases: int) -> None:
         known = every_kind()
         for id in ids:
-            if id not in known:
-                raise unknown("exercise", id, known)
+            one_of("exercise", id, known)
         self.ids = ids
         self.exercises = {id: known[id] for id in ids}
         self.trainings = {id: e for id, e in self.exercises.items() if isinstance(e, Training)}

@@ -164,6 +164,3 @@ def products(plans: Mapping[str, Sequence[str]], shares: Sequence[float]) -> Axe
         handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=9, handlelength=1.0
     )
     return ax
-
-
-__all__ = ["masks", "permutation", "products"]

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
-from coursekit.errors import CourseError, unknown
+from coursekit.errors import CourseError, one_of
 
 BLOCK, BYTES = 32, 20
 
@@ -75,8 +75,7 @@ def stored_q4_1(path: str | PathLike, names: list[str]) -> dict[str, UInt8[Tenso
     except Exception as error:  # the library fails in many ways on what is no GGUF
         raise CourseError(f"{path} cannot be read as GGUF: {' '.join(str(error).split())}") from error
     for name in names:
-        if name not in tensors:
-            raise unknown("tensor", name, tensors)
+        one_of("tensor", name, tensors)
         if tensors[name].tensor_type.name != "Q4_1":
             raise CourseError(f"{name} is stored as {tensors[name].tensor_type.name}; only Q4_1 is read here")
     return {name: torch.tensor(tensors[name].data) for name in names}

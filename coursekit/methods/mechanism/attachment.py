@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from coursekit.errors import CourseError, unknown
+from coursekit.errors import CourseError, one_of, unknown
 from coursekit.methods.mechanism import modules
 from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper, MixedRows, T, replace
 
@@ -61,9 +61,7 @@ def attachment_of(model: nn.Module) -> Attachment:
 def name_of(model: nn.Module, name: str | None) -> str:
     r"""`name`, or where it is None the active adapter or the first. CourseError for one that `model` does not have."""
     state = attachment_of(model)
-    name = name or state.switch.active or next(iter(state.methods))
-    if name not in state.methods:
-        raise unknown("adapter", name, state.methods)
+    name = one_of("adapter", name or state.switch.active or next(iter(state.methods)), state.methods)
     return name
 
 

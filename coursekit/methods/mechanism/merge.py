@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from coursekit.errors import CourseError, unknown
+from coursekit.errors import CourseError, one_of
 from coursekit.methods.mechanism.attachment import (
     Attachment,
     activate,
@@ -114,8 +114,7 @@ def unties(model: nn.Module, state: Attachment, merged: Merged, copies: dict[str
 def remove(model: nn.Module, name: str) -> None:
     r"""Take one named adapter off; the others stay. The last one that goes restores the base model."""
     state = attachment_of(model)
-    if name not in state.methods:
-        raise unknown("adapter", name, state.methods)
+    one_of("adapter", name, state.methods)
     if len(state.methods) == 1:
         detach(model)
         return
