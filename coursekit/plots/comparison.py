@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from coursekit.plots import alt
 from coursekit.plots.common import COLOURS, axes, whiskers
 from coursekit.plots.experiments import LINES
+from coursekit.plots.forgetting import name_points
 from coursekit.plots.hybrid import FAMILIES
 
 #: Curves of one colour, one after the other.
@@ -136,3 +137,31 @@ def differences_by_cost(
     figure.legend(handles=marks, loc="outside upper left", ncols=len(marks), fontsize=8)
     alt.says(figure, f"Test accuracy minus the leader's. {' '.join(told)}")
     return row[0]
+
+
+def learned_and_kept(
+    families: Mapping[str, str],
+    points: Mapping[str, tuple[float, Any, float]],
+    *,
+    learned: str,
+    kept: str,
+) -> Axes:
+    r"""What each method learned beside what it kept of before, a dot a method, its area the memory of a step.
+
+    families: method -> one of `plots.hybrid.FAMILIES`. points: method -> (a share; an `experiments.intervals.Interval`
+    of a share; peak in MB). learned, kept: the axes' labels.
+    """
+    ax, told = axes(figsize=(8.2, 3.8)), []
+    for name, (x, y, memory) in points.items():
+        colour = FAMILIES[families[name]]
+        value, ends = whiskers([y], 100)
+        ax.errorbar(100 * x, value, yerr=ends, color=colour, fmt="none", capsize=2, elinewidth=0.9)
+        ax.scatter(100 * x, value, s=memory / 2, color=colour, zorder=3)
+        told.append(f"{name} {100 * x:.1f} and {100 * y.value:.1f}")
+    ax.set_xlabel(learned)
+    ax.set_ylabel(kept)
+    ax.margins(0.12)
+    ax.set_ylim(0)
+    alt.says(ax.figure, f"{learned} and {kept}: {'; '.join(told)}.")
+    names = [(f"{name}\n{memory:.0f} MB", (100 * x, 100 * y.value)) for name, (x, y, memory) in points.items()]
+    return name_points(ax, names)

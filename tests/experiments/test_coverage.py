@@ -1,6 +1,8 @@
 r"""Simulated experiments with a known truth: how often the 95 % interval of a difference holds it.
 
-    python tests/experiments/test_coverage.py        # the table in the head of coursekit/experiments/intervals.py
+The table in the head of coursekit/experiments/intervals.py::
+
+    python tests/experiments/test_coverage.py
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 r"""What a model is made of: blocks, norms, linear maps and sizes, of a model or of a config from which none is built.
 
+How it is found::
+
     config ──> is its family described? ── yes ──> `Architecture`
                                         └─ no ───> the model on the meta device, without weights
 """
