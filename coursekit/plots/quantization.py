@@ -126,6 +126,7 @@ def curves(
         ax.xaxis.minorticks_off()
         ax.set_xticks(list(xticks), [f"{x:g}" for x in xticks])
     if yticks is not None:
+        ax.yaxis.set_minor_formatter("")
         ax.set_yticks(list(yticks), [f"{y:g}" for y in yticks])
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
