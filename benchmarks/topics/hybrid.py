@@ -1,5 +1,6 @@
-r"""Hybrids beside their own parts, each as large as in the hybrid: `methods` has smaller ones.
+r"""Hybrids beside their own parts: MAM's as large as in MAM, UniPELT's those of `methods`, in other sizes.
 
+UniPELT has Pfeiffer's adapter with r=24 and a prefix of 10 tokens, `methods` r=16 and 20 tokens.
 MAM's parallel adapter is half as wide as the model, and its prefix has 30 tokens. A prefix that trains its numbers
 themselves starts at N(0, 1) and moves by about the sum of the learning rates: at an adapter's rate it stays random. In
 `mam-network` and `unipelt-network` a network makes it, as in the papers; `ungated` are UniPELT's parts without gates.
