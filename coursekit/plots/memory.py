@@ -100,8 +100,8 @@ def step_over_time(
     picture begins; "" is the last moment; at those between a dot says what activations are kept. waiting: bytes of a
     gradient that waits for another share, as a tied embedding's does. A timeline has it among the activations: what
     comes and goes in that very size is a line of its own. beside: bytes of weights and states, which are not drawn; the
-    highest point's label adds them. other: name and timeline of a second step, whose activations are a thin line,
-    stretched to the same ticks, with a dot at its own highest point.
+    highest point's label adds them. other: name and timeline of a second step, whose activations are a thin grey
+    line, stretched to the same ticks, with a dot at its own highest point.
     """
     ax, at = axes(), _moments(timeline, ticks)
     activations, waits = _activations(timeline, waiting)
@@ -125,7 +125,7 @@ def step_over_time(
         first, *_ = there = _moments(points, ticks)
         x = np.interp(np.arange(first, len(points)), there, at)
         amount = _activations(points, waiting)[0][first:] / 1e6
-        ax.plot(x, amount, color=MEMORY_COLOURS["activations"], linewidth=0.8, label=name)
+        ax.plot(x, amount, color="grey", linewidth=1, label=name)
         total = np.array([point.activations + point.gradients for point in points])[first:]
         _peak(ax, x[total.argmax()], total.max(), beside)
     ax.set_xticks(at, list(ticks.values()))

@@ -184,13 +184,14 @@ def test_a_gradient_that_waits_is_told_from_the_activations():
     assert list(activations.get_xdata()) == list(range(1, 9)), "what was there before the start is not drawn"
 
 
-def test_of_a_second_step_the_activations_are_a_thin_line_between_the_same_ticks():
+def test_of_a_second_step_the_activations_are_a_thin_grey_line_between_the_same_ticks():
     Moment = namedtuple("Moment", "label activations gradients")
     ours = [Moment(label, 1e6, 0) for label in ("weights", "forward", "a", "b", "loss", "c", "d")]
     more = [Moment("weights", 0, 0), Moment("forward", 0, 0), Moment("loss", 9e6, 0), Moment("x", 4e6, 2e6)]
     ticks = {"forward": "start", "loss": "the loss is known", "": "end"}
     ax = plots.step_over_time(ours, ticks, other=("not checkpointed", more))
     *_, thin, highest = ax.lines
+    assert thin.get_color() == "grey" != ax.lines[0].get_color()
     assert thin.get_xydata().tolist() == [[1, 0], [4, 9], [6, 4]] and thin.get_label() == "not checkpointed"
     assert highest.get_xydata().tolist() == [[4, 9]] and ax.texts[-1].get_text().strip() == "9 MB"
 
