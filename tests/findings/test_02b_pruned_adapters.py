@@ -34,17 +34,19 @@ def test_cut_before_training(film):
     said(PAGE, "Cut before training, 95 % of the weights can go for at most about 2 points")
 
 
-def test_the_whole_adapter_has_little_to_lose(film):
+def test_a_linear_probe_comes_close(film):
     ahead, pruned = film.difference(BEST, "probe"), film.difference(BEFORE[1], "probe")
     assert pruned.verdict == "better"
     said(PAGE, f"The whole adapter is only {tenths(ahead).removeprefix('better by ')} ahead of a linear probe")
-    said(PAGE, "The adapter that SNIP cut stays ahead of the probe")
-    said(PAGE, f"the whole adapter has only {round(100 * ahead.value)} points to lose")
+    said(PAGE, "a linear probe on the mean of the frozen model's tokens; the one that SNIP cut stays ahead")
+    said(PAGE, "On the pooler's output, which the head reads, a probe gets "
+               f"{film.accuracy('probe-cls').value:.3f}.")  # fmt: skip
+    said(PAGE, f"the whole adapter is only {round(100 * ahead.value)} points ahead of a linear probe.")
 
 
 def test_few_weights_do(film):
-    narrow, whole = (f"{film.accuracy(arm).value:.3f}" for arm in ("pfeiffer r=1", BEST))
-    said(PAGE, f"Pfeiffer's adapter of width one (notebook 02) has {narrow}, the whole adapter here {whole}")
+    assert film.difference("pfeiffer r=1", BEST).verdict == "equal for practical purposes"
+    said(PAGE, "Pfeiffer's adapter of width one equals the whole adapter for practical purposes")
     said(PAGE, f"and {12 * (64 + 384):,} biases; only the weights are pruned")
 
 
@@ -83,7 +85,10 @@ def compared(film) -> dict:
 def test_snip_and_chance(compared):
     assert compared["random"].verdict == "no clear difference"
     _, ends = compared["random"].in_points().split(" (")
-    said(PAGE, f"SNIP and chance are not distinguishable. There is no clear difference ({ends[:-1]} points)")
+    said(PAGE, f"SNIP and chance show no clear difference ({ends[:-1]} points)")
+    said(PAGE, "SNIP and chance are not distinguishable")
+    # From its introduction.
+    said(PAGE, "The paper, too, finds chance good up to 80 %")
 
 
 def test_cut_after_training(film, compared):
@@ -94,7 +99,7 @@ def test_cut_after_training(film, compared):
     own = zip(film.seeds(BEST), film.seeds(f"{BEST}, magnitude 80% after"), strict=True)
     ends = [round(100 * (whole - cut)) for whole, cut in own]
     said(PAGE, f"From a start of 0.02, cutting 80 % by size cost {lost}; from 0.001 the three seeds lost "
-               f"{min(ends)} to {max(ends)}, too unlike for a verdict")  # fmt: skip
+               f"{min(ends)} to {max(ends)}, too unlike for a verdict, as at 95 %")  # fmt: skip
     for arm in STARTS.values():
         whole, *cuts = (film.seeds(one) for one in (arm, *(f"{arm}, magnitude {cut}% after" for cut in (80, 95))))
         assert all(after < before for cut in cuts for after, before in zip(cut, whole, strict=True))
@@ -105,8 +110,8 @@ def test_large_sparse(compared):
     large = compared["large"]
     assert large.verdict == "equal for practical purposes" and large.p > 0.05 and large.family == 8
     value = large.in_points().replace("+", "").split(" ", 1)[0]
-    said(PAGE, f"Large-Sparse gains little, if anything. It is {value} points ahead of a narrow adapter with as many "
-               "weights: equal for practical purposes, and among eight comparisons perhaps luck")  # fmt: skip
+    said(PAGE, f"Large-Sparse gains little, if anything: {value} points on a narrow adapter with as many weights, "
+               "equal for practical purposes, and among eight comparisons perhaps luck")  # fmt: skip
     said(PAGE, "A narrow adapter with as many weights is equal for practical purposes")
 
 
@@ -152,12 +157,15 @@ def test_what_gradients_and_moments_hold():
 
 def test_the_sizes_of_the_starts(film):
     said(PAGE, 'start both away from 0, with a standard deviation of 0.02 (init="bert")')
-    said(PAGE, "All start with 0.02, as in section 3. At rates of 0.001 and 0.003 one whole adapter in three then "
-               "learns nothing, so it also starts, and is cut, from Houlsby's own 0.001: the one to beat")  # fmt: skip
+    said(PAGE, "All start with a deviation of 0.02, as in section 3. At a rate of 0.001 one of three whole adapters "
+               "learns nothing; from Houlsby's own deviation, 0.001, all three learn (at 0.003 some fail from "
+               "either). So the whole adapter also starts, and is cut, from there: the one to beat")  # fmt: skip
     assert max(STARTS.values(), key=lambda arm: film.accuracy(arm).value) == BEST
-    for rate in (0.001, 0.003):
-        learned = [statistics.fmean(run.correct) > 0.55 for run in film.whole("wide")[rate]]
-        assert sorted(learned) == [False, True, True]
+    fail = {
+        (rate, arm): [statistics.fmean(run.correct) < 0.55 for run in film.whole(arm)[rate]].count(True)
+        for rate in (0.001, 0.003) for arm in STARTS.values()
+    }  # fmt: skip
+    assert (fail[0.001, "wide"], fail[0.001, BEST], fail[0.003, "wide"], fail[0.003, BEST]) == (1, 0, 1, 2)
     assert HoulsbyAdapter().init == "houlsby"
     down, up = torch.nn.Linear(384, 64), torch.nn.Linear(64, 384)
     for init, size in (("bert", 0.02), ("houlsby", 0.001)):
