@@ -53,7 +53,7 @@ def test_a_tenth_of_the_way_back_is_nearly_free(runs):
     assert min(learned) > 0 > max(kept) and len(kept) == 3
     cost, gain = f"{min(learned):.2f} to {max(learned):.2f}", spread(kept)
     said(PAGE, f"It costs {cost} on tweets and leaves the old domains {gain} lower")
-    said(PAGE, f"Going a tenth of its way back cost next to nothing and kept {gain} of perplexity on the old domains")
+    said(PAGE, f"Going a tenth of its way back cost next to nothing and left the old domains {gain} lower")
 
 
 def test_going_back_is_the_harder_rival(runs):
@@ -69,8 +69,11 @@ def test_going_back_is_the_harder_rival(runs):
 def test_ewc_lies_below_both_curves(runs):
     full, back = runs.below(EWC), runs.below(EWC, rival="WiSE-FT")
     assert len(full) == len(back) == 3 and max(full) < max(back) < 0
-    said(PAGE, f"EWC (λ = 3000) lies {spread(full)} below plain fine-tuning's curve, and {spread(back)} below "
-               "WiSE-FT's")  # fmt: skip
+    start, old = runs.old[forgetting.BEFORE], runs.old[EWC]
+    undone = [gap / (there - gap - before) for gap, there, before in zip(full, old, start, strict=True)]
+    assert -0.5 < min(undone) <= max(undone) < -0.45, "of the damage of plain fine-tuning that learned as much"
+    said(PAGE, f"EWC (λ = 3000) lies {spread(full)} below plain fine-tuning's curve, nearly half the damage there, "
+               f"and {spread(back)} below WiSE-FT's")  # fmt: skip
     for seed, new in enumerate(runs.new[TUNED]):
         assert new < min(found[seed] for way, found in runs.new.items() if way[0] in ("full", "WiSE-FT"))
     said(PAGE, "λ = 1000 has no such number: it learns more than any plain run")
@@ -79,7 +82,10 @@ def test_ewc_lies_below_both_curves(runs):
 
 def test_which_springs_are_ahead(runs):
     _, old = ahead(runs, EWC, L2SP)
-    said(PAGE, f"This EWC is ahead of L2-SP (α = 0.01) on tweets, and by {old} on the old domains")
+    back = runs.below(L2SP, rival="WiSE-FT")
+    assert len(back) == 3 and max(back) < 0
+    said(PAGE, f"This EWC is ahead of L2-SP (α = {L2SP[1]}, itself below WiSE-FT's curve) on tweets, and by {old} on "
+               "the old domains")  # fmt: skip
     gaps = []
     for way in runs.new:
         if way[0] == "EWC":
@@ -135,18 +141,18 @@ def test_a_rate_that_is_too_high(runs):
 
 def test_lora_is_behind_a_smaller_learning_rate(runs):
     ahead(runs, SLOWER, LORA)
-    said(PAGE, f"With r = 16 the old domains are higher by {spread(runs.below(LORA))}")
+    said(PAGE, f"fine-tuning that learned as much: by {spread(runs.below(LORA))} with r = 16")
     said(PAGE, "LoRA lay above plain fine-tuning's curve: its rank costs something")
 
 
 def test_what_holds_lora_back(runs):
     slow, fast = (runs.below(("linear layers", rate)) for rate in (1e-3, 3e-3))
     assert min(slow) > 0 and max(slow) < 0.4 < min(fast)
-    said(PAGE, "Training the linear layers whole (not drawn), embedding and output layer frozen, ends above plain "
-               f"fine-tuning's curve by {spread(fast)} at 0.003, by little at 0.001")  # fmt: skip
+    said(PAGE, "With both frozen, the linear layers trained whole (not drawn) lie "
+               f"{spread(fast)} above plain fine-tuning's curve at 0.003, little at 0.001")  # fmt: skip
     gaps = [gap for way in runs.new if way[0] == "LoRA" for gap in runs.below(way, rival="linear layers")]
     assert len(gaps) == 9 and min(gaps) > 0
-    said(PAGE, f"LoRA of any rank ends above that curve, by {spread(gaps)}")
+    said(PAGE, f"LoRA of any rank {spread(gaps)} above theirs")
     model = small_decoder(512, context=64, device="cpu")
     adapted = sum(layer.weight.numel() for layer in all_linear(model).values())
     (trained,) = {run.parameters for run in results.read("forgetting").runs if run.cell.arm.startswith("linear")}
@@ -159,7 +165,7 @@ def test_the_run_has_the_strengths_and_the_rate_of_the_stored_search():
     assert 'learn(new, lr=1e-2, method=LoRA(r=16, alpha=16, targets="all-linear"))' in source
     assert {kind: forgetting.SEARCHED[kind] for kind in ("L2-SP", "EWC", "LoRA")} == dict([L2SP, TUNED, LORA])
     assert forgetting.chosen(results.read("forgetting").runs)["LoRA"] == 1e-2
-    said(PAGE, "The two strengths and LoRA's rate are from section 4's runs")
+    said(PAGE, "Section 4's runs chose LoRA's rate; the two strengths are among theirs")
     assert {kind: forgetting.SEARCHED[kind] for kind in forgetting.SHARES} == {"replay": 0.2, "multi-task": 0.5}
     said(PAGE, "tuned at one of its strengths (replay's at two)")
 
