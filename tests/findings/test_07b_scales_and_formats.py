@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from finding import printed, said
+import torch
+from finding import printed, read, said
 
 from coursekit.experiments import results
+from coursekit.quantization import quantize_microscaling
 
 PAGE = "07b_scales_and_formats"
 #: Formats of the page's first table.
@@ -41,6 +43,7 @@ def test_short_blocks_with_8_bit_scales_lose_least():
     others = [own for own in table.values() if own not in (int4, nf4)]
     assert int4[0] == nf4[0] and int4[2] == nf4[2]
     assert all(float(own[i]) < float(other[i]) for i in (1, 2) for own in (int4, nf4) for other in others)
+    said(PAGE, "NF4 in blocks of 16 and int4 with a zero point in blocks of 24 lose least")
     more = f"{float(nf4[0]) - float(qlora[0]):.2f}"
     said(PAGE, f"With {more} bits more, spent on short blocks, the outputs lose {nf4[2]} % instead of {qlora[2]} %")
     said(PAGE, f"NF4 in blocks of 16 ({nf4[0]} bits) loses {nf4[2]} % of the outputs, QLoRA's format ({qlora[0]}) "
@@ -121,7 +124,7 @@ def test_nf_k_is_for_three_and_four_bits():
 
 def test_activations_need_a_zero_point():
     (ratio,) = printed(PAGE, r"\nactivations, 8 bits, one scale: .*: ([\d.]+) times")
-    said(PAGE, f"At 8 bits the zero point divides their error by {ratio}")
+    said(PAGE, f"At 8 bits and one scale the zero point divides their error by {ratio}")
     symmetric, zero = over_nf_k("symmetric"), over_nf_k("zero point")
     assert all(symmetric[k] / zero[k] < float(ratio) for k in symmetric)  # of weights it is less
     said(PAGE, "A zero point pays most where a tensor has one sign")
@@ -149,6 +152,13 @@ def test_what_mxfp4_makes_of_a_block_s_largest_weight():
     (back,) = printed(PAGE, r"MXFP4 makes ([\d.]+) of 0\.9")
     assert float(back) == 6 / 8 and 4 <= 0.9 * 8 < 8
     said(PAGE, f"0.9 becomes {back}: $s$ is 1/8, and 7.2 is cut off at 6")
+
+
+def test_nvfp4_has_one_more_number_for_each_tensor():
+    q = quantize_microscaling(torch.randn(8, 32), format="nvfp4")
+    assert q.scales.dtype == torch.float8_e4m3fn and q.scales.numel() == 8 * 32 // 16
+    assert q.tensor_scale.dtype == torch.float32 and q.tensor_scale.numel() == 1
+    said(PAGE, "NVFP4's scale is an e4m3, times one fp32 number a tensor")
 
 
 def test_fp16_and_bf16():
@@ -190,6 +200,9 @@ def test_training_through_the_rounding_wins_back_a_part():
     assert round(100 * back, -1) == 60
     said(PAGE, "In this run training through the rounding saves about 60 % of what rounding costs")
     said(PAGE, "won back about 60 % of what 2 bits cost in this run")
+    code = "\n".join(cell.source for cell in read(PAGE).cells if cell.cell_type == "code")
+    here = re.search(r"^encoder_steps = (\d+)", code, re.MULTILINE)[1]
+    said(PAGE, f"more steps (07's runs had {results.read('formats').steps('full')}, this one {here})")
     (cost,) = printed("07_quantization", r"\nnf2 +[\d.]+ \([^)]*\) +−([\d.]+)")
     said(PAGE, f"plain rounding loses too much: NF2 cost {float(cost):.0f} points in 07")
     assert over_nf_k("zero point")[2] < 0.9
