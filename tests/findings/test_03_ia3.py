@@ -74,7 +74,7 @@ def test_full_fine_tuning(film):
     assert film.rate(steps) == film.rate("full") and film.rate(mine) == film.rate("ia3")
     six = results.read("methods").differences([f"{arm}, 600 steps" for arm in IN_10], steps)[mine]
     assert six.verdict == "worse" and six.value == -same.value
-    said("10_which_method", "the other five are worse")
+    said("10_which_method", "the other five worse")
     assert own.verdict == "no clear difference" and own.value > 0
     selective = results.read("selective", "ia3")
     assert selective.rate(steps) != film.rate(steps)
@@ -85,7 +85,7 @@ def test_full_fine_tuning(film):
     for task in ("product", "source"):
         assert str(results.read(task).differences(IN_10, "full")["ia3"]) == EQUAL
     said(PAGE, "On two more tasks they are equal (notebook 10)")
-    said("10_which_method", "On two more tasks LoRA, (IA)³ and Pfeiffer adapters are equal to it for practical")
+    said("10_which_method", "On two more tasks LoRA, (IA)³, Pfeiffer adapters and Compacter are equal to it")
     printed("10_which_method", re.escape((-same).in_points()))
 
 
