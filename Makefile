@@ -42,6 +42,7 @@ test: export OMP_NUM_THREADS = 1
 test: $(READY) $(if $(and $(BROWSER),$(shell command -v npm)),$(SITE))
 	$(BIN)/coursekit fetch
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --max-worker-restart 0
 	DEVICE=cpu $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout=1200 notebooks
@@ -51,6 +52,7 @@ test: $(READY) $(if $(and $(BROWSER),$(shell command -v npm)),$(SITE))
 
 lint: $(READY)
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 site: $(SITE)

@@ -6,8 +6,6 @@ profile; their set-up cell installs the last commit from a local git address. Sa
 more than NEWER. Where PyTorch comes as its CUDA build, about 3 GB are downloaded and 8 GB of disk used meanwhile.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

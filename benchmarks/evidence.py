@@ -8,8 +8,6 @@ A topic is a file in benchmarks/topics/ with a `GRID` and the `SETTING` that its
 `Recipe`, with a `carry` that makes their runs; where its task is its own, with a `task`.
 """
 
-from __future__ import annotations
-
 import importlib
 import re
 import sys

@@ -11,8 +11,6 @@ whole notebook has to run before it counts as wrong: the most that a submission 
 machine is printed beside the figures: on one that is busy the seconds say little.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json
@@ -75,16 +73,7 @@ def write(folder: Path, place: Path, n: int, slow: bool) -> dict[str, str]:
 
 def command(place: Path, out: Path, jobs: int) -> list[str]:
     r"""The grader's own command line."""
-    given = [
-        "grade",
-        place / "submissions",
-        "--out",
-        out,
-        "--jobs",
-        jobs,
-        "--notebook",
-        place / "course.ipynb",
-    ]
+    given = ["grade", place / "submissions", "--out", out, "--jobs", jobs, "--notebook", place / "course.ipynb"]
     return [sys.executable, "-m", "coursekit.cli", *map(str, given)]
 
 
@@ -155,9 +144,7 @@ def table(out: Path) -> list[tuple[str, float, float]]:
 
 def main() -> None:
     r"""Write, grade, measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--submissions", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--kills", type=int, default=0)
@@ -173,9 +160,7 @@ def main() -> None:
         most = measured(process)
         seconds = time.monotonic() - begun
         lines = [json.loads(x) for x in (place / "marks" / "manifest.jsonl").read_text().splitlines()]
-        results = {
-            x["submission"]: json.loads((place / f"marks/results/{x['key']}.json").read_text()) for x in lines
-        }
+        results = {x["submission"]: json.loads((place / f"marks/results/{x['key']}.json").read_text()) for x in lines}
         wrong = {n: r["status"] for n, r in results.items() if r["status"] != expected[n]}
         print(
             f"{len(results)} submissions, {given.jobs} at a time, {seconds:.1f} s, {seconds / len(results):.3f} s each"

@@ -9,8 +9,6 @@ median of the rounds and quartiles; cpu_ratio: the same for a second of this pro
 the first row, the same adapter's in both, is apart.
 """
 
-from __future__ import annotations
-
 import json
 import time
 

@@ -17,8 +17,6 @@ to find and clear the memory. `dequantize into a buffer` is ours without that, a
 CPU code has no such call.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import time
@@ -80,9 +78,7 @@ def kernel_seconds(call: Callable[[], Any], repeats: int = 20) -> float:
     return sum(event.self_device_time_total for event in seen.key_averages()) / repeats / 1e6
 
 
-def row(
-    what: str, ours: Callable, theirs: Callable, moved: int, speed: float, rounds: int, device: torch.device
-):
+def row(what: str, ours: Callable, theirs: Callable, moved: int, speed: float, rounds: int, device: torch.device):
     r"""One comparison; `moved`: bytes that have to be read and written at least."""
     pair = Timed(ours, device), Timed(theirs, device)
     ratios = interleaved(*pair, rounds)

@@ -9,8 +9,6 @@ in one batch over a shared cache, against one answer after the other; ratio: tok
 and quartiles.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from itertools import accumulate

@@ -187,9 +187,7 @@ def _both(what: str, ours: int, theirs: int) -> dict[str, Any]:
 
 def main(
     model: Annotated[list[str], typer.Option(help="smollm2 or minilm; both unless named")] = MODELS,
-    method: Annotated[
-        list[str] | None, typer.Option(help="names from the tables above; all unless named")
-    ] = None,
+    method: Annotated[list[str] | None, typer.Option(help="names from the tables above; all unless named")] = None,
     rounds: int = 30,
     adapters_python: Annotated[
         Path | None, typer.Option(help="interpreter of an environment with the `adapters` library")

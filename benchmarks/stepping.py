@@ -3,8 +3,6 @@ r"""One training step, timed; and many, interleaved: what is compared shares wha
 Runs in any environment with PyTorch: it imports nothing of the course.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable

@@ -4,8 +4,6 @@ A step of a small or middle-sized model spends its time moving numbers. Where tw
 here, the difference says where to look; where they do not, a difference in time is the machine's.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -37,9 +35,7 @@ class Traffic(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name not in FREE:
             # What is made like another tensor does not read it; `out` is the result once more.
-            read = (
-                () if name.startswith("new_") or name.endswith("_like") else (args, {**kwargs, "out": None})
-            )
+            read = () if name.startswith("new_") or name.endswith("_like") else (args, {**kwargs, "out": None})
             tensors = (leaf for leaf in tree_leaves((read, result)) if isinstance(leaf, Tensor))
             self.bytes[name] += sum(t.numel() * t.element_size() for t in tensors)
             self.calls[name] += 1

@@ -8,8 +8,6 @@ fit with batches by length, the Trainer as it is, the Trainer with its own `grou
 CPU time, so that what else the machine does is not in them. At the end: the ratio of the sums over the seeds.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time
@@ -90,9 +88,7 @@ def theirs(prepared: Prepared, seed: int, asked: argparse.Namespace, by_length: 
     )  # fmt: skip
     data = prepared.split("train").select_columns(["input_ids", "attention_mask", "labels"])
     collate = transformers.DataCollatorWithPadding(tokenizer)
-    trainer = transformers.Trainer(
-        model, arguments, train_dataset=data, data_collator=collate, callbacks=[Look()]
-    )
+    trainer = transformers.Trainer(model, arguments, train_dataset=data, data_collator=collate, callbacks=[Look()])
     trainer.train()
     return watch
 
@@ -105,9 +101,7 @@ WAYS: dict[str, Callable[[Prepared, int, argparse.Namespace], Watch]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--target", type=float, default=0.8, help="validation accuracy")
     parser.add_argument("--steps", type=int, default=400, help="that the schedule is made for")

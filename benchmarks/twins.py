@@ -1,7 +1,5 @@
 r"""The same adapter twice, of the same weights: ours on one copy of a model, peft's on another."""
 
-from __future__ import annotations
-
 import copy
 import tempfile
 

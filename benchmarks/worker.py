@@ -4,16 +4,12 @@ r"""A process that holds one model and makes a step when it is asked to: for lib
 an object with the arguments of `serve`; each further one, `"step"`, `"peak"` or `"traffic"`, gets one line back.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[1])
-)  # the checkout, where the course is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, where the course is not installed
 
 import torch
 import transformers
@@ -48,9 +44,7 @@ def serve(library: str, name: str, base: str, adapter: str | None, batch: dict[s
     tensors = {key: torch.tensor(value) for key, value in batch.items()}
     step = stepper(model, tensors)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    print(
-        json.dumps({"transformers": transformers.__version__, "trained": trained}), file=answers, flush=True
-    )
+    print(json.dumps({"transformers": transformers.__version__, "trained": trained}), file=answers, flush=True)
     can = {
         "step": step,
         "peak": lambda: measure(model, tensors).peak,

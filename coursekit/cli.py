@@ -24,8 +24,7 @@ app = Commands(
     pretty_exceptions_enable=False,
 )
 Jobs = Annotated[
-    int | None,
-    typer.Option(help="Notebooks at a time, each in a process of its own. Default: as many as fit."),
+    int | None, typer.Option(help="Notebooks at a time, each in a process of its own. Default: as many as fit.")
 ]
 app.add_typer(grading.app, name="grade")
 
@@ -73,9 +72,7 @@ def run(
 
     end_children_too()
     given = dict(map(parse, parameter or []))
-    results = run_notebooks(
-        _notebooks(notebooks), out, profile, given, force=force, timeout=timeout, jobs=jobs
-    )
+    results = run_notebooks(_notebooks(notebooks), out, profile, given, force=force, timeout=timeout, jobs=jobs)
     echo(f"{sum(r.ok for r in results)} of {len(results)} ok; read {out / 'index.html'}")
     if not all(r.ok for r in results):
         raise typer.Exit(1)
@@ -153,8 +150,7 @@ def compare(
     sentences: Annotated[int, typer.Option(help="Test sentences.")] = 500,
     validation: Annotated[int, typer.Option(help="Validation sentences, to choose learning rates.")] = 300,
     rates: Annotated[
-        str | None,
-        typer.Option(help="Learning rates to choose from, or `around` each method's own. Default: its own."),
+        str | None, typer.Option(help="Learning rates to choose from, or `around` each method's own. Default: its own.")
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="File for a table, one row a method.")] = None,
 ) -> None:

@@ -48,13 +48,9 @@ def tensors(model: Any, task: str | None = None, num_labels: int = 2) -> list[Na
     if task not in TASKS:
         raise unknown("task", task, [str(t) for t in TASKS])
     if task == "causal" and arch.encoder:
-        raise CourseError(
-            f"{arch.family} is an encoder and has no causal language model: take task='classification'"
-        )
+        raise CourseError(f"{arch.family} is an encoder and has no causal language model: take task='classification'")
     if arch.decoder and task == "classification":
-        raise CourseError(
-            f"the classifier of {arch.family} is not described: take task='causal', its language model"
-        )
+        raise CourseError(f"the classifier of {arch.family} is not described: take task='causal', its language model")
     # RoBERTa drops BERT's pooler when a classifier takes its place, and has one in the body alone.
     pooler = [Named("pooler.dense.weight", (arch.d_model,) * 2), Named("pooler.dense.bias", (arch.d_model,))]
     inside = [*body(arch), *(pooler if arch.family == "roberta" and task is None else [])]
@@ -254,9 +250,7 @@ def body(model: Any) -> list[Named]:
                 found.append(Named(f"{path}.bias", (matrix.d_out,)))
     for norm, layer in norms_from(arch):
         path = norm.name if layer is None else f"{arch.block_path(layer)}.{norm.name}"
-        found += [
-            Named(f"{path}.{key}", (size,)) for key, size in zip(("weight", "bias"), norm.sizes, strict=False)
-        ]
+        found += [Named(f"{path}.{key}", (size,)) for key, size in zip(("weight", "bias"), norm.sizes, strict=False)]
     return found
 
 
@@ -293,8 +287,4 @@ def _classifier(arch: Architecture, num_labels: int) -> list[Named]:
     return [Named("score.weight", (num_labels, arch.d_embed))]
 
 
-_BEFORE_CLASSIFIER = {
-    "distilbert": "pre_classifier",
-    "deberta-v2": "pooler.dense",
-    "modernbert": "head.dense",
-}
+_BEFORE_CLASSIFIER = {"distilbert": "pre_classifier", "deberta-v2": "pooler.dense", "modernbert": "head.dense"}

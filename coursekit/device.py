@@ -46,9 +46,7 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     if why := no_kernels():
         raise machine(f"{asked_by}={name}: {why}; use {asked_by}=cpu")
     if index and int(index) >= torch.cuda.device_count():
-        raise CourseError(
-            f"{asked_by}={name}, but there are {torch.cuda.device_count()} GPUs, numbered from 0"
-        )
+        raise CourseError(f"{asked_by}={name}, but there are {torch.cuda.device_count()} GPUs, numbered from 0")
     return torch.device(name)
 
 

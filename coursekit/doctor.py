@@ -95,9 +95,7 @@ def _versions() -> Iterator[Finding]:
     python, by_extra = _requirements()
     said = f"{platform.python_version()}, {platform.platform()}"
     if not SpecifierSet(python).contains(platform.python_version(), prereleases=True):
-        yield Finding(
-            "Python", f"{said}; the course needs {python}", "make PYTHON=/path/to/python3.12 course"
-        )
+        yield Finding("Python", f"{said}; the course needs {python}", "make PYTHON=/path/to/python3.12 course")
     else:
         yield Finding("Python", said)
     wrong = []
@@ -112,9 +110,7 @@ def _versions() -> Iterator[Finding]:
     front = [Requirement(line) for line in by_extra.get("notebooks", ())]
     if missing := [f"{r.name} {found}" for r in front if (found := _wrong(r))]:
         mend = f"{sys.executable} -m pip install {' '.join(repr(str(r)) for r in front)}"
-        yield Finding(
-            "JupyterLab", f"{'; '.join(missing)} (needed to run notebooks here)", mend, needed=False
-        )
+        yield Finding("JupyterLab", f"{'; '.join(missing)} (needed to run notebooks here)", mend, needed=False)
     else:
         yield Finding("JupyterLab", _version("jupyterlab"))
 
@@ -133,9 +129,7 @@ def _wrong(requirement) -> str:
         return "is not installed"
     if requirement.specifier.contains(version, prereleases=True):
         return ""
-    newer = any(
-        s.operator in ("<", "<=") and not s.contains(version, prereleases=True) for s in requirement.specifier
-    )
+    newer = any(s.operator in ("<", "<=") and not s.contains(version, prereleases=True) for s in requirement.specifier)
     return f"{version} is too {'new' if newer else 'old'}: {requirement.specifier} is needed"
 
 
@@ -150,9 +144,7 @@ def _device() -> Finding:
         return Finding("device", str(error).removesuffix(DOCTOR), "DEVICE=cpu make course")
     said = f"{device}, {str(pick_dtype(device)).removeprefix('torch.')}"
     said += (
-        f", {torch.cuda.get_device_name(device)}"
-        if device.type == "cuda"
-        else f", {torch.get_num_threads()} threads"
+        f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else f", {torch.get_num_threads()} threads"
     )
     if why := no_driver() or no_kernels():
         mend = "export DEVICE=cpu  # which says so once and for all"

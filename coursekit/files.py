@@ -116,9 +116,7 @@ class Folder:
     def _notes(self) -> dict[str, dict[str, list[str]]]:
         try:
             found = json.loads((self.path / _NOTES).read_text(encoding="utf-8"))
-            return {
-                n: {"versions": [*kept["versions"]], "cells": [*kept["cells"]]} for n, kept in found.items()
-            }
+            return {n: {"versions": [*kept["versions"]], "cells": [*kept["cells"]]} for n, kept in found.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
 
@@ -160,9 +158,7 @@ def folder_at(path: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CourseError(
-            f"{folder} cannot be a folder to write to ({error.strerror}); give another."
-        ) from error
+        raise CourseError(f"{folder} cannot be a folder to write to ({error.strerror}); give another.") from error
     return folder
 
 
@@ -176,9 +172,7 @@ def alone(lock: Path, target: Path) -> AbstractContextManager[Any]:
     try:
         return FileLock(lock).acquire(timeout=0)  # released at the end of a `with`
     except Timeout as error:
-        raise CourseError(
-            f"another run is writing to {target}: wait for it, or write to another place"
-        ) from error
+        raise CourseError(f"another run is writing to {target}: wait for it, or write to another place") from error
     except OSError as error:
         raise CourseError(f"cannot write to {target}: {error.strerror}") from error
 

@@ -44,9 +44,7 @@ def write(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor]
     from safetensors.torch import save_file
 
     with replaced_files(folder, "a checkpoint") as part:
-        plain = {
-            _prefix(config, key) + key: value.detach().cpu().contiguous() for key, value in tensors.items()
-        }
+        plain = {_prefix(config, key) + key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         save_file(plain, part / TENSORS, metadata={"format": "pt"})
         # Sorted, but for what is in an entry: of peft's patterns the first counts.
         (part / CONFIG).write_text(json.dumps(dict(sorted(config.items())), indent=2) + "\n")
@@ -65,9 +63,7 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     old = (folder / OLD_TENSORS).is_file() and not (folder / TENSORS).is_file()
     for name in (CONFIG, OLD_TENSORS if old else TENSORS):
         if not (folder / name).is_file():
-            raise CourseError(
-                f"{folder} is not an adapter checkpoint: it has no {name}; save one with method.save()"
-            )
+            raise CourseError(f"{folder} is not an adapter checkpoint: it has no {name}; save one with method.save()")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"), object_hook=Settings)
         tensors = _load_old(folder / OLD_TENSORS) if old else load_file(folder / TENSORS)
@@ -124,9 +120,7 @@ def same_tensors(own: dict[str, Tensor], found: dict[str, Tensor], folder: str |
             for keys, what in ((missing, "missing"), (extra, "unexpected"))
             if keys
         ]
-        raise CourseError(
-            f"the checkpoint in {folder} is of another model or of other targets: {'; '.join(parts)}"
-        )
+        raise CourseError(f"the checkpoint in {folder} is of another model or of other targets: {'; '.join(parts)}")
     for key, value in own.items():
         if value.shape != found[key].shape:
             raise CourseError(

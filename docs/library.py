@@ -92,11 +92,7 @@ def leaves(name: str, command: Any) -> Iterator[tuple[str, Any]]:
 def below(package: ModuleType) -> Iterator[str]:
     r"""The names of a room's files, but for those that run inside a box."""
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if (
-            not module.ispkg
-            and not module.name.rpartition(".")[2].startswith("_")
-            and ".inside." not in module.name
-        ):
+        if not module.ispkg and not module.name.rpartition(".")[2].startswith("_") and ".inside." not in module.name:
             yield module.name
 
 

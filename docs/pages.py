@@ -62,9 +62,7 @@ def lessons(pages: Iterable[str]) -> str:
     for page in sorted(page for page in pages if page.startswith("notebooks/")):
         number = Path(page).name[:2]
         parts[next((part for part, numbers in PARTS.items() if number in numbers), BEYOND)].append(page)
-    return "".join(
-        contents(found, f"caption: {part}", "maxdepth: 1") for part, found in parts.items() if found
-    )
+    return "".join(contents(found, f"caption: {part}", "maxdepth: 1") for part, found in parts.items() if found)
 
 
 def notebook(found: dict[str, Any], name: str) -> dict[str, Any]:
@@ -114,16 +112,12 @@ def describe(app: Sphinx, tree: nodes.document) -> None:
 
 def name_as_seen(app: Sphinx, name: str, template: str, context: dict[str, Any], tree: Any) -> None:
     r"""A screen reader hears the words on what unfolds a cell, and not myst-nb's others."""
-    context["body"] = context.get("body", "").replace(
-        '<summary aria-label="Toggle hidden content">', "<summary>"
-    )
+    context["body"] = context.get("body", "").replace('<summary aria-label="Toggle hidden content">', "<summary>")
 
 
 def bring_mathjax(app: Sphinx) -> None:
     if not MATHJAX.is_dir():
-        raise ConfigError(
-            f"MathJax is not in {MATHJAX}: run `make site`, or `npm ci --ignore-scripts` in docs/"
-        )
+        raise ConfigError(f"MathJax is not in {MATHJAX}: run `make site`, or `npm ci --ignore-scripts` in docs/")
     to = Path(app.outdir, "_static", "mathjax")
     for name in (app.config.mathjax_path.removeprefix("mathjax/"), *BESIDE):
         place = to / name

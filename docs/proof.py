@@ -33,9 +33,7 @@ class Page(HTMLParser):
 
 def faults(site: Path) -> Iterator[tuple[str, str]]:
     r"""(page and line, what is wrong) of every page under `site`."""
-    pages = {
-        file.resolve(): Page(file) for file in sorted(site.rglob("*.html")) if "_static" not in file.parts
-    }
+    pages = {file.resolve(): Page(file) for file in sorted(site.rglob("*.html")) if "_static" not in file.parts}
     for file, page in pages.items():
         for line, address, loaded in page.links:
             place, url = f"{file.relative_to(site.resolve())}:{line}", urlsplit(address)

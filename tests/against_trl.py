@@ -1,7 +1,5 @@
 r"""The fixtures of trl's trainers (tests/fixtures/make_preference.py, make_grpo.py): their model with its LoRA."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

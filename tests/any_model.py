@@ -4,8 +4,6 @@ Without weights nothing is computed, but every shape, precision and device is: a
 so is one in 32 bits beside a base in 16. With weights, in 32 bits, `tests/methods/test_every_method.py` tries them.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import families
@@ -82,9 +80,7 @@ def tried(row: str, kind: str) -> tuple[str, str]:
         refused = "is not described" in str(error) or str(error).startswith("no default")
         return (REFUSED if refused else UNDEFINED), str(error)
     one = {key: value.to(model.device) for key, value in labelled(kind).items()}
-    del one[
-        "attention_mask"
-    ]  # BERT's relatives ask a mask for its values, and DeBERTa the labels of a classifier
+    del one["attention_mask"]  # BERT's relatives ask a mask for its values, and DeBERTa the labels of a classifier
     if kind in families.ENCODERS:
         del one["labels"]
     answered = model.train()(**one)

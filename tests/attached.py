@@ -1,7 +1,5 @@
 r"""What the tests of every method need: labelled batches, parameters that are not at their start, a few steps."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 r"""The bits of one processor: kernels differ between processors, and with them the last digit of a float."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 r"""Every method of the course with the settings that the tests of all methods use, and models that carry them."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -161,9 +159,7 @@ OTHER: dict[str, Callable[[], Method]] = {
 
 def spread(case: Case, families: Iterable[str], turn: int) -> tuple[str, ...]:
     r"""One encoder and one decoder of those that `case` fits, the next ones with each `turn`."""
-    kinds = [
-        [f for f in families if f in case.families and f in kind] for kind in (tiny.ENCODERS, tiny.DECODERS)
-    ]
+    kinds = [[f for f in families if f in case.families and f in kind] for kind in (tiny.ENCODERS, tiny.DECODERS)]
     return tuple(kind[turn % len(kind)] for kind in kinds if kind)
 
 

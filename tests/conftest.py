@@ -1,7 +1,5 @@
 r"""Shared by all tests: quiet libraries, shape checks at run time, and what a GPU test needs."""
 
-from __future__ import annotations
-
 import gc
 import os
 import sys

@@ -1,7 +1,5 @@
 r"""Seeded numbers, and weights with gradients, for tests of quantization."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import torch

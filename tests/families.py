@@ -3,8 +3,6 @@ r"""Tiny random models of the families that are on the hub today: those of `tiny
 Built once in a process and copied for each test. Sizes differ from one another, as in `tiny`.
 """
 
-from __future__ import annotations
-
 import copy
 from functools import cache
 from typing import Any

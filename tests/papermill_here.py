@@ -1,7 +1,5 @@
 r"""Papermill without its processes: the runner's command, executed in this process in a hundredth of the time."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from pathlib import Path

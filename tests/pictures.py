@@ -1,7 +1,5 @@
 r"""What holds for every picture."""
 
-from __future__ import annotations
-
 from matplotlib.figure import Figure
 
 

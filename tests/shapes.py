@@ -4,8 +4,6 @@ Only functions that name a tensor's shape are checked. Whether `r=2.5` is a good
 in a line a student understands, and tests of those lines must reach it.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable

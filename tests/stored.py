@@ -1,7 +1,5 @@
 r"""What the `adapters` library answered, in tests/fixtures/adapters/: tests/fixtures/make_adapters.py."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

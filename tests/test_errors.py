@@ -1,7 +1,5 @@
 r"""The checks at the doors: what passes comes back, what does not is one line."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 
@@ -49,11 +47,7 @@ def test_what_fits_comes_back(check, value):
         (partial(number, least=0), math.nan, "r must be a number of at least 0; got nan."),
         (share, 1.01, "r must be a number of at least 0 and of at most 1; got 1.01."),
         (flag, 1, "r must be True or False; got 1."),
-        (
-            partial(one_of, known=("relu", "gelu")),
-            "gelo",
-            "unknown r 'gelo'; did you mean 'gelu'? known: gelu, relu",
-        ),
+        (partial(one_of, known=("relu", "gelu")), "gelo", "unknown r 'gelo'; did you mean 'gelu'? known: gelu, relu"),
         (partial(one_of, known=("relu",)), [], "unknown r []; known: relu"),
     ],
 )

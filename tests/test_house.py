@@ -1,7 +1,5 @@
 r"""The house as a whole: settings that must agree, generated parts in step, notebooks executed and compared."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re
@@ -43,9 +41,7 @@ def test_conda_users_get_the_same_constraints():
     entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     pip = next(e["pip"] for e in entries if isinstance(e, dict))
     assert "--editable ." in pip
-    given = dict(split(e) for e in entries if isinstance(e, str)) | dict(
-        split(e) for e in pip if not e.startswith("-")
-    )
+    given = dict(split(e) for e in entries if isinstance(e, str)) | dict(split(e) for e in pip if not e.startswith("-"))
     extra = PROJECT["optional-dependencies"]
     required = dict(split(r) for r in PROJECT["dependencies"] + extra["notebooks"] + extra["test"])
     wanted = {CONDA.get(name, name): constraint for name, constraint in required.items()}
@@ -90,9 +86,7 @@ def test_the_distribution_does_not_take_the_name_of_the_unrelated_package():
     from coursekit.notebook.cells import DISTRIBUTION
 
     assert PROJECT["name"] == DISTRIBUTION
-    text = "".join(
-        p.read_text() for p in [ROOT / "README.md", *NOTEBOOKS, *(ROOT / ".github").rglob("*.yml")]
-    )
+    text = "".join(p.read_text() for p in [ROOT / "README.md", *NOTEBOOKS, *(ROOT / ".github").rglob("*.yml")])
     assert not re.search(r"pip install (-\S+ )*coursekit\b(?!-)", text)
 
 
@@ -109,9 +103,7 @@ def test_who_only_imports_the_package_need_not_install_jupyterlab():
 
 def test_generated_cells_and_badges_are_in_step():
     stale = generated.update(ROOT, write=False)
-    assert not stale, (
-        f"run `coursekit generate`: {[p.name for p in stale]} are out of step with pyproject.toml"
-    )
+    assert not stale, f"run `coursekit generate`: {[p.name for p in stale]} are out of step with pyproject.toml"
 
 
 def test_importing_the_package_is_light():
@@ -215,11 +207,7 @@ def test_the_readme_lists_every_notebook_and_its_commands_exist():
     listed = re.findall(r"\]\(notebooks/([\w]+\.ipynb)\)", text)
     assert not NOTEBOOKS or sorted(listed) == [p.name for p in NOTEBOOKS]
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert (
-        {t for t in re.findall(r"^make (\w+)$", text, re.MULTILINE)}
-        == {"course", "lab", "test"}
-        <= set(targets)
-    )
+    assert {t for t in re.findall(r"^make (\w+)$", text, re.MULTILINE)} == {"course", "lab", "test"} <= set(targets)
 
 
 def slugs(page: Path) -> set[str]:
@@ -243,9 +231,7 @@ def test_what_a_page_names_is_there(page):
         path, _, heading = link.partition("#")
         target = (page.parent / path).resolve() if path else page
         assert target.exists() and (not heading or heading in slugs(target)), link
-    known = {c.name or c.callback.__name__ for c in app.registered_commands} | {
-        g.name for g in app.registered_groups
-    }
+    known = {c.name or c.callback.__name__ for c in app.registered_commands} | {g.name for g in app.registered_groups}
     assert set(re.findall(r"(?:^|`|bin/)coursekit (\w+)", text, re.MULTILINE)) <= known
 
 
@@ -301,9 +287,7 @@ def test_the_lines_that_show_the_library_run(tmp_path, monkeypatch):
     one = tokenizer(list(load_task("film").data["test"]["text"][:4]), padding=True, return_tensors="pt")
     theirs = peft.PeftModel.from_pretrained(base, "adapter")
     with torch.no_grad():
-        answers = [
-            m.eval()(**one.to(m.device)).logits.cpu() for m in (space["model"], space["again"], theirs)
-        ]
+        answers = [m.eval()(**one.to(m.device)).logits.cpu() for m in (space["model"], space["again"], theirs)]
     for other in answers[1:]:
         torch.testing.assert_close(other, answers[0], atol=1e-4, rtol=1e-4)
     space["model"] = space["again"]
@@ -372,9 +356,7 @@ def test_make_says_which_python_it_wants(tmp_path):
     (tmp_path / "python3").chmod(0o755)
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
     (tmp_path / "pyproject.toml").write_text("")
-    done = subprocess.run(
-        ["make", "course"], cwd=tmp_path, env={"PATH": str(tmp_path)}, capture_output=True, text=True
-    )
+    done = subprocess.run(["make", "course"], cwd=tmp_path, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 2 and "needs Python 3.11, 3.12 or 3.13" in done.stderr
     assert not (tmp_path / ".venv").exists()
 

@@ -1,7 +1,5 @@
 r"""The house's rooms: who may import whom, read from the source without running it."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from functools import cache

@@ -4,8 +4,6 @@ The shapes are chosen to catch mistakes that round shapes hide: d_model differs 
 vocabulary, and the Llama model has fewer key and value heads than query heads.
 """
 
-from __future__ import annotations
-
 import copy
 import io
 import pickle
@@ -86,12 +84,7 @@ def decoder(
 
 
 def encoder(
-    family: str = "bert",
-    num_labels: int = 2,
-    *,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    **changes: Any,
+    family: str = "bert", num_labels: int = 2, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> PreTrainedModel:
     r"""A sequence classifier in eval mode, on the CPU. Decoder families have one as well."""
     changes["num_labels"] = num_labels
@@ -107,9 +100,7 @@ def masked(
 
 def model(family: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
     r"""The model a family is for: a classifier for an encoder, a language model for a decoder."""
-    return (
-        encoder(family, seed=seed, **changes) if family in ENCODERS else decoder(family, seed=seed, **changes)
-    )
+    return encoder(family, seed=seed, **changes) if family in ENCODERS else decoder(family, seed=seed, **changes)
 
 
 def deep(family: str = "bert", **changes: Any) -> PreTrainedModel:
@@ -124,9 +115,7 @@ def still(family: str) -> dict[str, float]:
     return {"gpt2": dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0), "opt": dict(dropout=0.0)}.get(family, {})
 
 
-def batch(
-    batch_size: int = 3, seq: int = 10, *, seed: int = 0, padded: bool = False
-) -> dict[str, torch.Tensor]:
+def batch(batch_size: int = 3, seq: int = 10, *, seed: int = 0, padded: bool = False) -> dict[str, torch.Tensor]:
     r"""Random `input_ids` and `attention_mask`, (batch, seq); `padded`: several lengths, right-padded."""
     random = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, VOCAB, (batch_size, seq), generator=random)

@@ -2,8 +2,6 @@ r"""Text for the tiny models: a tokenizer of whole words that fits their vocabul
 learn.
 """
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 r"""What the topics on the encoder have in common: film sentences in two classes, MiniLM, arms from candidates."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

@@ -1,7 +1,5 @@
 r"""Cells of a lesson, run as they stand: the experiment that is stored is the one that the lesson shows."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 r"""Adapters: how wide, with and without the residual, where, in how many blocks, and how many of their weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -13,13 +11,7 @@ from torch import nn
 from coursekit.comparison.candidates import CANDIDATES, Candidate, alone, drawn, on_batches
 from coursekit.experiments.bench import Bench
 from coursekit.experiments.recipe import Arm, Grid
-from coursekit.methods import (
-    AdapterDrop,
-    HoulsbyAdapter,
-    PfeifferAdapter,
-    SparseAdapter,
-    skipping,
-)
+from coursekit.methods import AdapterDrop, HoulsbyAdapter, PfeifferAdapter, SparseAdapter, skipping
 from coursekit.methods.adapters import bottlenecks, pruning
 from coursekit.methods.adapters.pruning_scores import NEED_DATA
 from coursekit.methods.mechanism.method import Method
@@ -69,9 +61,7 @@ def sparse(score: str, share: float, adapter: HoulsbyAdapter = WIDE) -> Arm:
     r"""Pruned before training."""
     method = SparseAdapter(adapter, pruned=share, score=score)
     attach = on_batches if score in NEED_DATA else drawn if score == "random" else alone
-    return additive(
-        f"{score} {share:.0%} before", method, 1e-2, attach
-    )
+    return additive(f"{score} {share:.0%} before", method, 1e-2, attach)
 
 
 AFTER = {

@@ -1,7 +1,5 @@
 r"""A decoder on the same task: LLaMA-Adapter, for decoders alone, beside LoRA, an adapter, (IA)³ and a soft prompt."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from topics._film import SETTING as ENCODER

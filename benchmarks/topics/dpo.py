@@ -11,8 +11,6 @@ for π₀. Of the lesson's unseen instructions, loss in nats a token: `instructe
 learning rate was searched: it is the lesson's.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any
 
@@ -31,10 +29,7 @@ SETTING = None
 LONGER = {"tuning_steps": 16, "unseen_answers": 12, "unseen_step": 1, "held_out_pairs": 24}
 
 GRID = Grid(
-    topic="dpo",
-    arms=(Arm("DPO", "both", (1e-3,)), Arm("chosen alone", "chosen", (1e-3,))),
-    reference="DPO",
-    steps=12,
+    topic="dpo", arms=(Arm("DPO", "both", (1e-3,)), Arm("chosen alone", "chosen", (1e-3,))), reference="DPO", steps=12
 )
 
 

@@ -9,8 +9,6 @@ is searched at one strength, by the perplexity of the new domain's validation te
 the pre-training's own text; EWC's Fisher information is from 128 blocks of it.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from functools import cache

@@ -1,7 +1,5 @@
 r"""What a trained model keeps when its weights are rounded: MiniLM, every linear layer of it, in blocks of 64."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial

@@ -10,8 +10,6 @@ from the model's config; the fourteen without did not keep their machine, and to
 others took 70 to 94.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 

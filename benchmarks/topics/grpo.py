@@ -13,8 +13,6 @@ the eight has the right first number; `kl`: mean of ln π/π₀ of the whole ans
 training.
 """
 
-from __future__ import annotations
-
 import ast
 import random
 import time

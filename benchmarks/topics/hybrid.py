@@ -7,22 +7,12 @@ themselves starts at N(0, 1) and moves by about the sum of the learning rates: a
 In the hybrids, and in `prefix-network` n=30, the text keeps its positions; after `prefix n=30` it is shifted.
 """
 
-from __future__ import annotations
-
 from topics._film import SETTING, arm
 from topics.methods import METHODS
 
 from coursekit.comparison.candidates import Candidate
 from coursekit.experiments.recipe import Grid
-from coursekit.methods import (
-    Hybrid,
-    LoRA,
-    MAMAdapter,
-    ParallelAdapter,
-    PfeifferAdapter,
-    PrefixTuning,
-    UniPELT,
-)
+from coursekit.methods import Hybrid, LoRA, MAMAdapter, ParallelAdapter, PfeifferAdapter, PrefixTuning, UniPELT
 from coursekit.methods.mechanism.method import Method
 
 __all__ = ["GRID", "SETTING"]
@@ -31,9 +21,7 @@ __all__ = ["GRID", "SETTING"]
 NETWORK: dict[str, Method] = {
     "mam-network": MAMAdapter(n=30, hidden=800),
     "unipelt-network": UniPELT(n=10, hidden=512),
-    "ungated": Hybrid(
-        PrefixTuning(n=10, hidden=512, shifted=False), PfeifferAdapter(r=24), LoRA(r=8, alpha=8)
-    ),
+    "ungated": Hybrid(PrefixTuning(n=10, hidden=512, shifted=False), PfeifferAdapter(r=24), LoRA(r=8, alpha=8)),
     "prefix-network n=30": PrefixTuning(n=30, hidden=800, shifted=False),
 }
 

@@ -1,7 +1,5 @@
 r"""(IA)³ beside LoRA and adapters: at equal parameters, and with few examples."""
 
-from __future__ import annotations
-
 from topics._film import SETTING, arm
 
 from coursekit.comparison.candidates import CANDIDATES, Candidate

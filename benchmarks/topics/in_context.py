@@ -6,8 +6,6 @@ searched on validation sentences. `tokens`: of a prompt, on average; `query_seco
 with others. The first runs kept how many answers were right (`count:`), and not which.
 """
 
-from __future__ import annotations
-
 import time
 from typing import NamedTuple
 
@@ -55,9 +53,7 @@ def carry(bench: Bench, given: Given, cell: Cell) -> list[Run]:
         few = prepared.take(given.examples) if given.how == "first" else prompt_examples(prepared, given.examples)
         seed_everything(cell.seed)  # of LoRA's start
         LoRA(r=8, targets="all-linear").attach(model)
-        fit(
-            model, few, steps=cell.steps, batch_size=SETTING.batch_size, lr=cell.rate, seed=cell.seed, progress=False
-        )
+        fit(model, few, steps=cell.steps, batch_size=SETTING.batch_size, lr=cell.rate, seed=cell.seed, progress=False)
         if given.how == "own":
             curve = ((cell.steps, ask(model, prepared, 0, SETTING.validation, TIMED, "validation").score.value),)
         found = ask(model, prepared, 0, limit, TIMED)

@@ -8,8 +8,6 @@ that was not stored, and are the same for all d. The first runs kept how many an
 which.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from typing import NamedTuple

@@ -2,8 +2,6 @@ r"""What LoRA's settings do: rank at a fixed alpha/r, where it goes at equal par
 where it starts. PiSSA, OLoRA and EVA stand beside `all-r8`, LoftQ beside `qlora`, both on a base in NF4.
 """
 
-from __future__ import annotations
-
 import copy
 
 from topics._film import SETTING, arm

@@ -1,7 +1,5 @@
 r"""The methods that matter, each with the head on the mean of the tokens, for which MiniLM was trained."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from topics._film import SETTING, arm

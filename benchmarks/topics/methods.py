@@ -1,7 +1,5 @@
 r"""Every method of the course on one task, each at its own learning rate; of some, whether more steps would help."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from topics._film import SETTING, arm, reading_the_text

@@ -4,8 +4,6 @@ The checkpoint was trained for the mean, and its pooler never: how much of what 
 due to a head that starts so low?
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -42,9 +40,7 @@ def read_the_mean(model: nn.Module, first: bool = False) -> nn.Module:
 
     def mean(_: nn.Module, states: tuple[Tensor, ...], __: Tensor) -> Tensor:
         mask = masks[0]
-        return mean_of_text(
-            states[0], torch.ones(states[0].shape[:2]).to(states[0]) if mask is None else mask
-        )
+        return mean_of_text(states[0], torch.ones(states[0].shape[:2]).to(states[0]) if mask is None else mask)
 
     body.register_forward_pre_hook(remember, with_kwargs=True, prepend=first)
     body.pooler.register_forward_hook(mean)

@@ -5,8 +5,6 @@ train it until nothing is left to gain: its loss is convex, and no seed, order o
 With few examples the seed draws them, the same ones as in `ia3`.
 """
 
-from __future__ import annotations
-
 import time
 from functools import cache
 

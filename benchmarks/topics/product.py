@@ -1,7 +1,5 @@
 r"""Another task, sentiment of product reviews: does the order of the methods on film sentences hold there?"""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from topics._film import SETTING as FILM

@@ -7,8 +7,6 @@ what the method learned. `head` leaves the encoder as it was. Each method trains
 there.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import cache
 from typing import Any

@@ -1,7 +1,5 @@
 r"""Selective methods: how deep to train, which entries at equal number, FAR and BitFit beside them."""
 
-from __future__ import annotations
-
 from topics._film import SETTING, arm
 
 from coursekit.comparison.candidates import CANDIDATES, Candidate, alone, drawn, on_batches

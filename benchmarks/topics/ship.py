@@ -11,8 +11,6 @@ on the prompts of 40 sums). No learning rate was searched: it is the lesson's. `
 are other questions.
 """
 
-from __future__ import annotations
-
 import random
 import tempfile
 import time

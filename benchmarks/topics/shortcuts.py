@@ -1,7 +1,5 @@
 r"""Do batches by length and products in bfloat16 cost accuracy? LoRA with neither, one and both, and in a short run."""
 
-from __future__ import annotations
-
 from topics._film import SETTING, arm
 
 from coursekit.comparison.candidates import CANDIDATES

@@ -4,8 +4,6 @@ The head reads the same in every row, the pooled [CLS] of the text: virtual toke
 classifier reads position 0, which would be the first of them). A prefix has none in the sequence.
 """
 
-from __future__ import annotations
-
 from topics._film import SETTING, arm, reading_the_text
 from topics.ia3 import FEW_STEPS
 from topics.methods import METHODS

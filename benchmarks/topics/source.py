@@ -1,7 +1,5 @@
 r"""A task that is no sentiment: which of the four sources a sentence is from."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 

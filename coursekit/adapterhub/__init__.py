@@ -3,8 +3,4 @@ r"""Adapter folders: those of the `adapters` library read and written, and `load
 from coursekit.adapterhub.any_folder import load_adapter
 from coursekit.adapterhub.format import load, save
 
-__all__ = [
-    "load",
-    "load_adapter",
-    "save",
-]
+__all__ = ["load", "load_adapter", "save"]

@@ -73,7 +73,5 @@ def _config(folder: Path) -> dict:
         if not isinstance(config, dict):
             raise ValueError("it holds no settings")
     except (ValueError, OSError, RecursionError) as error:
-        raise CourseError(
-            f"{folder / interop.CONFIG} is damaged ({error}); fetch or save it again"
-        ) from error
+        raise CourseError(f"{folder / interop.CONFIG} is damaged ({error}); fetch or save it again") from error
     return config

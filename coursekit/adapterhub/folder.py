@@ -32,9 +32,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             "course or of peft loads with the method's own load()"
         )
     if not isinstance(config["config"], (dict, str)):
-        raise CourseError(
-            f"{folder / CONFIG} is damaged ('config' is neither settings nor a name); fetch it again"
-        )
+        raise CourseError(f"{folder / CONFIG} is damaged ('config' is neither settings nor a name); fetch it again")
     return config
 
 
@@ -49,15 +47,11 @@ def read_tensors(folder: Path, names: tuple[str, str], needed: bool = True) -> d
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
         if needed:
-            raise CourseError(
-                f"{folder} is not an adapter of AdapterHub: it has neither {' nor '.join(names)}"
-            )
+            raise CourseError(f"{folder} is not an adapter of AdapterHub: it has neither {' nor '.join(names)}")
         return {}
     try:
         # weights_only: never a pickle that can run code
-        found = (
-            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        )
+        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
         if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
             raise ValueError("it does not hold tensors by name")
         return {str(key): value for key, value in found.items()}
@@ -70,9 +64,7 @@ def check_model_type(model: nn.Module, folder: str | Path) -> None:
     r"""Raise CourseError where the adapter in `folder` was trained on a model of another type."""
     own_type = model.config.model_type
     if (made_for := read_config(Path(folder)).get("model_type", own_type)) != own_type:
-        raise CourseError(
-            f"the adapter in {folder} was trained on a {made_for} model, this one is {own_type}"
-        )
+        raise CourseError(f"the adapter in {folder} was trained on a {made_for} model, this one is {own_type}")
 
 
 def write(folder: Path, files: dict[str, Any]) -> Path:

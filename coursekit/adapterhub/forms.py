@@ -7,13 +7,7 @@ from typing import Any
 
 from coursekit.adapterhub.folder import WEIGHTS, read_tensors
 from coursekit.errors import CourseError
-from coursekit.methods.adapters import (
-    Compacter,
-    CompacterPlus,
-    HoulsbyAdapter,
-    ParallelAdapter,
-    PfeifferAdapter,
-)
+from coursekit.methods.adapters import Compacter, CompacterPlus, HoulsbyAdapter, ParallelAdapter, PfeifferAdapter
 from coursekit.methods.adapters.adapter import Adapter
 
 _HOULSBY = dict(mh_adapter=True, output_adapter=True, original_ln_before=False, is_parallel=False)
@@ -45,10 +39,7 @@ NAMED: dict[str, tuple[type[Adapter], str]] = {
     "seq_bn": (PfeifferAdapter, "relu"),
 }
 #: The library's names of activations -> ours.
-ACTIVATIONS = {name: name for name in ("relu", "gelu", "swish", "tanh")} | {
-    "silu": "swish",
-    "linear": "identity",
-}
+ACTIVATIONS = {name: name for name in ("relu", "gelu", "swish", "tanh")} | {"silu": "swish", "linear": "identity"}
 
 
 def form_of(form: dict[str, Any], folder: str | Path) -> type[Adapter]:
@@ -61,9 +52,7 @@ def form_of(form: dict[str, Any], folder: str | Path) -> type[Adapter]:
             + ", ".join(f"{key}={value}" for key, value in asked.items())
         )
     if kind is not ParallelAdapter and form.get("scaling", 1.0) != 1.0:
-        raise CourseError(
-            f"the adapter in {folder} has scaling={form['scaling']!r}: only ParallelAdapter scales"
-        )
+        raise CourseError(f"the adapter in {folder} has scaling={form['scaling']!r}: only ParallelAdapter scales")
     return kind
 
 

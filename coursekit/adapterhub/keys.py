@@ -66,9 +66,7 @@ def ours(method: Adapter | AdapterDrop, model: nn.Module, folder: str | Path) ->
         if match is None:
             raise CourseError(f"the adapter in {folder} has {key}, which no method here has")
         number, after_attention = int(match["block"]), match["place"].startswith("attention")
-        site = next(
-            s for s in adapter.sites if len(adapter.sites) == 1 or s.endswith("attention") == after_attention
-        )
+        site = next(s for s in adapter.sites if len(adapter.sites) == 1 or s.endswith("attention") == after_attention)
         # Of a deeper model: a key that nobody has, and so an error further on.
         path = paths[number] if number < len(paths) else f"block {number}"
         kind = _VECTORS.get(match["kind"], match["kind"])

@@ -43,9 +43,7 @@ def read(model: nn.Module, folder: Path, form: dict[str, Any]) -> tuple[LoRA | I
     if scales:
         if alpha != 1 or r != 1:
             raise CourseError(f"the (IA)³ in {folder} has r={r!r} and alpha={alpha!r}, not 1 and 1")
-        found = {
-            f"{path}.ia3_l": _padded(own["lora_B"], 1, path, form, model, 1.0) for path, own in parts.items()
-        }
+        found = {f"{path}.ia3_l": _padded(own["lora_B"], 1, path, form, model, 1.0) for path, own in parts.items()}
         return IA3(targets=_targets(model, parts), feedforward=()), found
     found, ranks = {}, {}
     for path, own in parts.items():
@@ -74,17 +72,13 @@ def _by_module(model: nn.Module, folder: Path) -> dict[str, dict[str, Tensor]]:
             raise CourseError(f"the adapter in {folder} has {key}, which no method here has")
         number = int(match["block"])
         if number >= len(paths):
-            raise CourseError(
-                f"the adapter in {folder} is of another model: block {number} is not in this one"
-            )
+            raise CourseError(f"the adapter in {folder} is of another model: block {number} is not in this one")
         parts.setdefault(f"{paths[number]}.{match['inside']}", {})[match["part"]] = value
     if not parts:
         raise CourseError(f"the adapter in {folder} holds no LoRA: its weights have no tensors")
     layers = dict(modules_of(model, LINEAR))
     if strange := [path for path in parts if path not in layers]:
-        raise CourseError(
-            f"the adapter in {folder} is of another model: {strange[0]} is no linear layer of this one"
-        )
+        raise CourseError(f"the adapter in {folder} is of another model: {strange[0]} is no linear layer of this one")
     return parts
 
 
@@ -96,9 +90,7 @@ def _targets(model: nn.Module, parts: dict[str, Any]) -> tuple[str, ...]:
     return tuple(short) if meant == set(parts) else tuple(parts)
 
 
-def _padded(
-    B: Tensor, rank: int, path: str, form: dict[str, Any], model: nn.Module, neutral: float
-) -> Tensor:
+def _padded(B: Tensor, rank: int, path: str, form: dict[str, Any], model: nn.Module, neutral: float) -> Tensor:
     r"""B (out, rank) for all outputs. Where one matrix gives queries, keys and values, the library's has only those of
     the adapted ones, one under the other, and each meets ranks of its own.
     """

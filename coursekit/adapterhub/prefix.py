@@ -40,9 +40,7 @@ def read(model: nn.Module, folder: Path, form: dict[str, Any]) -> tuple[PrefixTu
     return PrefixTuning(n=len(both), shifted=False), {KEY: both}
 
 
-def read_prompt(
-    model: nn.Module, folder: Path, form: dict[str, Any]
-) -> tuple[PromptTuning, dict[str, Tensor]]:
+def read_prompt(model: nn.Module, folder: Path, form: dict[str, Any]) -> tuple[PromptTuning, dict[str, Tensor]]:
     r"""The prompt in `folder`. Raises CourseError for one that does not stand in front, and for one that is damaged."""
     if (combine := form.get("combine", "prefix")) != "prefix":
         raise CourseError(f"the prompt in {folder} has combine={combine!r}, which no prompt here does")
@@ -54,13 +52,9 @@ def read_prompt(
     return PromptTuning(n=n, init="random", embedded=False), {KEY: next(iter(tensors.values()))}
 
 
-def made(
-    tensors: dict[str, Tensor], form: dict[str, Any], folder: str | Path
-) -> Float[Tensor, "n kv_of_all_blocks"]:
+def made(tensors: dict[str, Tensor], form: dict[str, Any], folder: str | Path) -> Float[Tensor, "n kv_of_all_blocks"]:
     r"""Keys and values: as they are, or from the library's network, Emb(n, d), a linear map, tanh, a linear map."""
-    found = {
-        key.partition("self_prefix.")[2]: value for key, value in tensors.items() if "self_prefix." in key
-    }
+    found = {key.partition("self_prefix.")[2]: value for key, value in tensors.items() if "self_prefix." in key}
     n = form.get("prefix_length")
     if form.get("flat", False):
         flat = found.get("control_trans")

@@ -45,9 +45,7 @@ def read_method(folder: str | Path) -> MAMAdapter | UniPELT:
     form = read_config(Path(folder))["config"]
     configs = form.get("configs")
     if not isinstance(configs, list) or not all(isinstance(part, dict) for part in configs):
-        raise CourseError(
-            f"the union in {folder} does not say what it is made of: save it again with the library"
-        )
+        raise CourseError(f"the union in {folder} does not say what it is made of: save it again with the library")
     parts = {part.get("architecture") or "bottleneck": part for part in configs}
     prefix, bottleneck, lora = (parts.get(kind, {}) for kind in ("prefix_tuning", "bottleneck", "lora"))
     gated = {part.get("use_gating", False) for part in parts.values()}

@@ -13,9 +13,7 @@ def bert(family: str, c: Any) -> Architecture:
     r"""BERT, RoBERTa, and ELECTRA, whose embedding may be narrower than the model."""
     d, ff = c.hidden_size, c.intermediate_size
     embed = c.embedding_size if family == "electra" else d
-    attention = [
-        Matrix(f"attention.{n}", d, d, True) for n in ("self.query", "self.key", "self.value", "output.dense")
-    ]
+    attention = [Matrix(f"attention.{n}", d, d, True) for n in ("self.query", "self.key", "self.value", "output.dense")]
     return Architecture(
         family, d, c.num_hidden_layers, c.num_attention_heads, c.num_attention_heads, d // c.num_attention_heads, ff,
         c.vocab_size, False, "layer",

@@ -39,9 +39,7 @@ class Norm:
     bias: bool
     per_layer: bool = True
     layers: tuple[int, ...] | None = None
-    of_tokens: bool = (
-        True  # reads something of each token; not so what normalises DeBERTa's table of positions
-    )
+    of_tokens: bool = True  # reads something of each token; not so what normalises DeBERTa's table of positions
 
     @property
     def sizes(self) -> list[int]:
@@ -68,9 +66,7 @@ class Architecture:
     prefix: str  # where the body lies in a model with a task head, e.g. "bert"; "" where that is no module of its own
     matrices: tuple[Matrix, ...]
     tied: bool  # the output layer shares the input embedding
-    pre_norm: (
-        bool  # norm before attention and feed-forward (GPT-2, OPT, Llama), not after the residual (BERT)
-    )
+    pre_norm: bool  # norm before attention and feed-forward (GPT-2, OPT, Llama), not after the residual (BERT)
     activation: str  # transformers' name of the feed-forward activation
     dropout: float  # of the hidden states, in training
     attention_dropout: float  # of the attention weights, in training
@@ -146,10 +142,7 @@ class Architecture:
 
     def block_of(self, path: str) -> int | None:
         r"""The number of the block that holds `path`, a path in the body; None outside of the blocks."""
-        lists = [
-            (self.block, 0),
-            *([(self.decoder[0], self.n_layers - self.decoder[1])] if self.decoder else []),
-        ]
+        lists = [(self.block, 0), *([(self.decoder[0], self.n_layers - self.decoder[1])] if self.decoder else [])]
         for start, first in lists:
             if path.startswith(f"{start}."):
                 return first + int(path[len(start) + 1 :].split(".")[0])

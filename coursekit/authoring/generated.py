@@ -55,14 +55,10 @@ def _address(root: Path) -> tuple[str, str]:
     try:
         settings = tomllib.loads(file.read_text(encoding="utf-8"))["tool"]["coursekit"]
     except (OSError, KeyError, ValueError) as error:
-        raise CourseError(
-            f"{file} with a [tool.coursekit] table is not here: run this in the checkout"
-        ) from error
+        raise CourseError(f"{file} with a [tool.coursekit] table is not here: run this in the checkout") from error
     repository = settings.get("repository", "").removesuffix("/").removesuffix(".git")
     if repository and not re.fullmatch(r"https?://[\w.~:/@-]+|file:///[\w.~/@-]+", repository):
-        raise CourseError(
-            f"repository = {repository!r} in {file} is no address: write https://github.com/OWNER/NAME"
-        )
+        raise CourseError(f"repository = {repository!r} in {file} is no address: write https://github.com/OWNER/NAME")
     return repository, settings.get("tag", "main")
 
 
@@ -79,9 +75,7 @@ def _pieces(root: Path, repository: str, version: str) -> Iterator[tuple[Path, s
         for tag, source in wanted.items():
             cells = [c for c in notebook.cells if tag in c.metadata.get("tags", [])]
             if len(cells) != 1:
-                raise CourseError(
-                    f"{path.name} has {len(cells)} cells tagged {tag!r}, where there must be one"
-                )
+                raise CourseError(f"{path.name} has {len(cells)} cells tagged {tag!r}, where there must be one")
             cells[0].source = source
         _describe_exercises(notebook, known, path.name)
         notebook.cells[0].source = with_time(notebook)
@@ -102,9 +96,7 @@ def _put(text: str, name: str, block: str) -> str:
     r"""`text` with `block` between the lines <!-- name --> and <!-- /name -->."""
     place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not place.search(text):
-        raise CourseError(
-            f"README.md has no lines <!-- {name} --> and <!-- /{name} --> to put the {name} between"
-        )
+        raise CourseError(f"README.md has no lines <!-- {name} --> and <!-- /{name} --> to put the {name} between")
     return place.sub(lambda found: found[1] + block + found[2], text)
 
 
@@ -184,10 +176,7 @@ def _machine(took: Result) -> str:
 
 
 def _lessons(books: Mapping[Path, Any], about: Mapping[str, str], known: Mapping[str, BaseExercise]) -> str:
-    rows = [
-        "| Lesson | What it is about | Minutes: reading + exercises | Machine | Points |",
-        "|---|---|--:|--:|--:|",
-    ]
+    rows = ["| Lesson | What it is about | Minutes: reading + exercises | Machine | Points |", "|---|---|--:|--:|--:|"]
     for path, notebook in books.items():
         own = [known[id] for id in _posed(notebook)]
         took = _MACHINE.search(notebook.cells[0].source)

@@ -51,9 +51,7 @@ def release(notebook: Path, out: Path) -> list[str]:
             cell.metadata["nbgrader"] = _metadata(meta.grade_id, points=meta.points)
             cell.metadata["deletable"] = cell.metadata["editable"] = False
     if not ids:
-        raise CourseError(
-            f"{notebook.name} has no exercise: no cell has nbgrader metadata with solution: true"
-        )
+        raise CourseError(f"{notebook.name} has no exercise: no cell has nbgrader metadata with solution: true")
     if ids != checked:
         alone = next((id for id in ids if id not in checked), ids[0])
         raise CourseError(
@@ -70,9 +68,7 @@ def exercise_of(cell: Any, notebook: Path) -> Any:
     if not isinstance(meta, dict):
         raise CourseError(f"{notebook.name}: nbgrader metadata must be a dictionary; got {meta!r}")
     if (meta.get("solution") or meta.get("grade")) and not isinstance(meta.get("grade_id"), str):
-        raise CourseError(
-            f"{notebook.name}: a cell with nbgrader metadata has no grade_id, such as lora-merge"
-        )
+        raise CourseError(f"{notebook.name}: a cell with nbgrader metadata has no grade_id, such as lora-merge")
     if meta.get("grade") and not meta.get("solution"):
         number(f"{notebook.name}: points of {meta.grade_id}", meta.get("points"), least=0, such_as=2)
     return meta

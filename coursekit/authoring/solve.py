@@ -41,9 +41,7 @@ def solve(notebook: Path, out: Path, solutions: Path | None = None) -> list[str]
             cell.source = _replaced(cell.source, name, answers.source(name))
             answered.append(exercise["grade_id"])
     if not answered:
-        raise CourseError(
-            f"{notebook.name} has no exercise: no cell has nbgrader metadata with solution: true"
-        )
+        raise CourseError(f"{notebook.name} has no exercise: no cell has nbgrader metadata with solution: true")
     put_text(out, nbformat.writes(content) + "\n", sources=[notebook, solutions])
     return answered
 

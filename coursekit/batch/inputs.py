@@ -50,9 +50,7 @@ def plan(paths: list[Path], profile: str | Path | None, explicit: dict[str, Any]
         if path.suffix != ".ipynb":
             raise CourseError(f"{path} is no notebook: its name must end in .ipynb")
         if seen.setdefault(path.name, path) is not path:
-            raise CourseError(
-                f"{seen[path.name]} and {path} would both become {path.name}: run them one by one"
-            )
+            raise CourseError(f"{seen[path.name]} and {path} would both become {path.name}: run them one by one")
     jobs, everything = [], set()
     world = fingerprint_of_the_world()
     for path in paths:
@@ -115,9 +113,7 @@ def _beside(notebook: Path, cells: list[Any]) -> dict[str, str]:
     """
     folder = notebook.parent
     found = {p for p in folder.glob("[!.]*") if p.suffix != ".ipynb"}
-    found |= {
-        p for p in folder.rglob("[!.]*.py") if not any(x.startswith(".") for x in p.relative_to(folder).parts)
-    }
+    found |= {p for p in folder.rglob("[!.]*.py") if not any(x.startswith(".") for x in p.relative_to(folder).parts)}
     source = "\n".join(text for kind, text, _ in cells if kind == "code")
     named = {name for name in re.findall(r"""["']([^"'\n]{1,200})["']""", source) if name.strip(".")}
     prints = {}

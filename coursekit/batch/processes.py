@@ -60,9 +60,7 @@ def watch(
     """
     start = time.monotonic()
     guarded = [sys.executable, "-P", __file__, *command]
-    guard = subprocess.Popen(
-        guarded, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
-    )
+    guard = subprocess.Popen(guarded, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
     root = psutil.Process(guard.pid)
     family: set[psutil.Process] = set()
     busy: dict[psutil.Process, float] = {}

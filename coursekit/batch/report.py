@@ -55,11 +55,7 @@ def read_summary(out: Path) -> dict[str, Result]:
 def summary_files(results: Iterable[Result], profile: str | None, done: bool = True) -> dict[str, str]:
     r"""Name -> text of `summary.json` and `index.html`. done: whether all notebooks of the batch have a result."""
     results = sorted(results, key=lambda r: r.notebook)
-    summary = {
-        "coursekit": coursekit.__version__,
-        "profile": profile,
-        "ok": done and all(r.ok for r in results),
-    }
+    summary = {"coursekit": coursekit.__version__, "profile": profile, "ok": done and all(r.ok for r in results)}
     summary["notebooks"] = [asdict(r) for r in results]
     return {"summary.json": json.dumps(summary, indent=2) + "\n", "index.html": _index(results, profile)}
 

@@ -78,9 +78,7 @@ def _refuse_to_harm(folder: Folder, notebooks: list[Path]) -> None:
                 "choose another folder for the results, such as runs"
             )
         if notebook.stem == Path(REPORTS[1]).stem:
-            raise CourseError(
-                f"the page of {notebook.name} would be {REPORTS[1]}, the batch's own: rename it"
-            )
+            raise CourseError(f"the page of {notebook.name} would be {REPORTS[1]}, the batch's own: rename it")
     names = [name for notebook in notebooks for name in (notebook.name, f"{notebook.stem}.html")]
     folder.refuse_to_harm([*names, *REPORTS], notebooks)
 
@@ -107,9 +105,7 @@ class _Batch:
                         if before and not force and self._still_good(before, job):
                             self.known[job.path.name] = done[job.path] = self._with_page(before)
                             self.done = len(done) == len(planned)
-                            _say(
-                                f"{self._where(number, job)}: unchanged, ok in {before.minutes:.1f} min before"
-                            )
+                            _say(f"{self._where(number, job)}: unchanged, ok in {before.minutes:.1f} min before")
                             self._write_summary()
                         else:
                             self._write_summary()  # a stopped run must not pass for the old result
@@ -122,9 +118,7 @@ class _Batch:
                         self.done = len(done) == len(planned)
                         self._write_summary()
                         memory = f"{result.minutes:.1f} min, {result.peak_memory / 1e9:.2f} GB"
-                        _say(
-                            f"{self._where(number, job)}: {result.status} in {memory}  {result.message}".rstrip()
-                        )
+                        _say(f"{self._where(number, job)}: {result.status} in {memory}  {result.message}".rstrip())
             finally:
                 self.stop.set()  # ends what is running where this was left by Ctrl-C
         if self.unwritten:
@@ -168,19 +162,10 @@ class _Batch:
             file.write_text(params.as_yaml(job.given), encoding="utf-8")
             command = [sys.executable, "-m", "papermill", _argument(job.path), _argument(part)]
             # This Python's kernel, whatever the notebook was last saved with.
-            command += [
-                "--kernel",
-                "python3",
-                "--language",
-                "python",
-                "--cwd",
-                str(job.path.absolute().parent),
-            ]
+            command += ["--kernel", "python3", "--language", "python", "--cwd", str(job.path.absolute().parent)]
             command += ["--progress-bar" if self.bar else "--no-progress-bar", "--log-level", "WARNING"]
             command += ["--parameters_file", str(file)] if job.given else []
-            watched = watch(
-                command, env=self.env, timeout=seconds, stop=self.stop, log=None if self.bar else log
-            )
+            watched = watch(command, env=self.env, timeout=seconds, stop=self.stop, log=None if self.bar else log)
             return replace(_judge(job, part, watched, _last_line(log)), beside=job.beside)
 
     def _kept(self, job: Job, result: Result) -> Result:
@@ -191,11 +176,7 @@ class _Batch:
         try:
             self.folder.put(job.path.name, part)
         except (OSError, CourseError) as error:
-            why = (
-                f"cannot write {job.path.name}: {error.strerror}"
-                if isinstance(error, OSError)
-                else str(error)
-            )
+            why = f"cannot write {job.path.name}: {error.strerror}" if isinstance(error, OSError) else str(error)
             return replace(result, status="failed", message=why)
         return self._paged(replace(result, executed=job.path.name))
 

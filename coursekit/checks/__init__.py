@@ -1,15 +1,6 @@
 r"""Exercises and their checks: `check("lora-merge", lora_merge)`."""
 
-from coursekit.checks.core import (
-    BaseExercise,
-    Exercise,
-    Result,
-    check,
-    every_kind,
-    exercises,
-    judge,
-    mistake,
-)
+from coursekit.checks.core import BaseExercise, Exercise, Result, check, every_kind, exercises, judge, mistake
 from coursekit.checks.numeric import numbers
 from coursekit.checks.training import latest, practice
 from coursekit.checks.yours import yours

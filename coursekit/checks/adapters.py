@@ -164,9 +164,7 @@ INSERT = Exercise(
         "only the first place has an adapter: each place gets its own": (
             lambda load, places, start, ids: _inserted(load, places[:1], start, ids)
         ),
-        "the model's own weights still train: freeze them": lambda *given: _inserted(
-            *given, model_trains=True
-        ),
+        "the model's own weights still train: freeze them": lambda *given: _inserted(*given, model_trains=True),
         "the adapters are frozen as well: only the model should be": (
             lambda *given: _inserted(*given, adapters_train=False)
         ),
@@ -254,9 +252,7 @@ def snip(loss: Callable[..., Tensor], weights: tuple[Tensor, ...]) -> tuple[Tens
 
 
 def _scored(change: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., tuple[Tensor, ...]]:
-    return lambda loss, weights: tuple(
-        change(g, W) for g, W in zip(_gradients(loss, weights), weights, strict=True)
-    )
+    return lambda loss, weights: tuple(change(g, W) for g, W in zip(_gradients(loss, weights), weights, strict=True))
 
 
 def _gone(loss: Callable[..., Tensor], weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -296,12 +292,8 @@ SNIP = Exercise(
         "this is the square of the score: the order is the same, but |g w| is asked for": (
             _scored(lambda g, W: (g * W).square())
         ),
-        "the gradient still has its sign: take the absolute value of the product": (
-            _scored(lambda g, W: g * W.abs())
-        ),
-        "this takes each weight away in turn: exact, but one pass for each weight; the slope needs one in all": (
-            _gone
-        ),
+        "the gradient still has its sign: take the absolute value of the product": (_scored(lambda g, W: g * W.abs())),
+        "this takes each weight away in turn: exact, but one pass for each weight; the slope needs one in all": (_gone),
     },
     tolerance=1e-5,
 )

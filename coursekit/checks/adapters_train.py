@@ -246,9 +246,7 @@ BUDGETED = Training(
     mutants={
         "149,952 parameters of its adapters are not 0, and 2,500 are allowed": lambda *_: _filled(0.01),
         SHAPES: _turned,
-        BIASES: lambda load, outputs, ids, mask, labels, keep: _biases_alone(
-            load, outputs, ids, mask, labels
-        ),
+        BIASES: lambda load, outputs, ids, mask, labels, keep: _biases_alone(load, outputs, ids, mask, labels),
         _LAID: lambda *_: _filled(0.0, 1),
         _HEAD: lambda load, outputs, ids, mask, labels, keep: _zeros_and_a_head(load, ids, mask, labels),
     },
@@ -271,9 +269,7 @@ COMPRESS = Training(
         "149,952 parameters of its adapters are not 0, and 5,000 are allowed": lambda *_: _filled(0.01),
         SHAPES: _turned,
         NARROW: lambda *_: _filled(0.01, 1),
-        BIASES: lambda load, outputs, _, ids, mask, labels, keep: _biases_alone(
-            load, outputs, ids, mask, labels
-        ),
+        BIASES: lambda load, outputs, _, ids, mask, labels, keep: _biases_alone(load, outputs, ids, mask, labels),
         _LAID: lambda *_: _filled(0.0),
         _HEAD: lambda load, outputs, _, ids, mask, labels, keep: _zeros_and_a_head(load, ids, mask, labels),
     },

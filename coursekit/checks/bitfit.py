@@ -66,9 +66,7 @@ TRAINS = Exercise(
             _chosen(lambda name, head: "bias" in name or name.startswith(head))
         ),
         "two things: position_bias is a table, a bias is called '.bias'; and a norm's name begins like the head's, "
-        "so look for head + '.'": (
-            _chosen(lambda name, head: name.endswith("bias") or name.startswith(head))
-        ),
+        "so look for head + '.'": (_chosen(lambda name, head: name.endswith("bias") or name.startswith(head))),
         "the head's matrix is missing, and position_bias is there, a table: a bias is called '.bias'": (
             _chosen(lambda name, head: name.endswith("bias"))
         ),
@@ -85,9 +83,7 @@ TRAINS = Exercise(
             _chosen(lambda name, head: name.startswith(f"{head}."))
         ),
         "these are the right names in another order; keep the order of names": (
-            lambda names, head: tuple(
-                sorted(trains(names, head), key=lambda name: not name.endswith(".bias"))
-            )
+            lambda names, head: tuple(sorted(trains(names, head), key=lambda name: not name.endswith(".bias")))
         ),
         "these are the names of what is frozen; give those that train": (
             _chosen(lambda name, head: not (name.endswith(".bias") or name.startswith(f"{head}.")))
@@ -318,9 +314,7 @@ LAYER = Exercise(
             lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, b_t, W_f, b_f, learners.sort().values)
         ),
         "this puts the frozen nodes first and leaves them there; node i belongs at place i": (
-            lambda x, W_t, b_t, W_f, b_f, learners: torch.cat(
-                [F.linear(x, W_f, b_f), F.linear(x, W_t, b_t)], dim=-1
-            )
+            lambda x, W_t, b_t, W_f, b_f, learners: torch.cat([F.linear(x, W_f, b_f), F.linear(x, W_t, b_t)], dim=-1)
         ),
         "the frozen nodes answer, too: frozen means that they do not learn": (
             lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, b_t, 0 * W_f, 0 * b_f, learners)
@@ -383,10 +377,7 @@ def _secret_runs(draw: Draw) -> tuple[Runs, str, str]:
 
 def _apart(runs: list[Run], one: str, other: str, errors: float) -> list[Run]:
     r"""The same with all test accuracies of `other` moved: so many standard errors below `one`'s, at the best rates."""
-    own = [
-        [run[4] for run in _by_rate(tuple(runs), name)[_by_validation(tuple(runs), name)]]
-        for name in (one, other)
-    ]
+    own = [[run[4] for run in _by_rate(tuple(runs), name)[_by_validation(tuple(runs), name)]] for name in (one, other)]
     error = (sum(statistics.variance(values) for values in own) / len(own[0])) ** 0.5
     move = statistics.fmean(own[0]) - statistics.fmean(own[1]) - errors * error
     return [(*run[:4], round(run[4] + move * (run[0] == other), 6)) for run in runs]
@@ -397,9 +388,7 @@ def _tied(runs: list[Run], name: str, low: float, high: float) -> list[Run]:
     so that the means are equal in whatever order they are taken.
     """
     level = {run[2]: round(512 * run[3]) / 512 for run in runs if run[:2] == (name, low)}
-    return [
-        (*run[:3], level[run[2]], run[4]) if run[0] == name and run[1] in (low, high) else run for run in runs
-    ]
+    return [(*run[:3], level[run[2]], run[4]) if run[0] == name and run[1] in (low, high) else run for run in runs]
 
 
 def _by_rate(runs: Runs, name: str) -> dict[float, list[Run]]:
@@ -467,9 +456,7 @@ VERDICT = Exercise(
         "the single best run chose the learning rate, and one seed was lucky; take the mean over the seeds": (
             _judged(choose=lambda runs, name: max((r for r in runs if r[0] == name), key=lambda r: r[3])[1])
         ),
-        "of two rates with the same mean this takes the higher; take the lower": (
-            _judged(choose=_by(3, last=True))
-        ),
+        "of two rates with the same mean this takes the higher; take the lower": (_judged(choose=_by(3, last=True))),
         "both methods have the rate that suits the first: that decides the contest before it begins": (
             _judged(shared=True)
         ),

@@ -85,9 +85,7 @@ TRAIN = Training(
     minutes=20,
     seconds=240,
     pose=_pose,
-    fair=lambda load, ids, mask, labels, keep: _trained(
-        load, ids, mask, labels, _norms(range(3, 6)), steps=60
-    ),
+    fair=lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, _norms(range(3, 6)), steps=60),
     score=_score,
     mutants={
         "the head stays as it is, random: change the numbers of the body": (

@@ -58,11 +58,7 @@ class Comparison:
                 return f"it returns {_kind(given)}, expected {_kind(expected)}"
             if given == expected:
                 return None
-            return (
-                "it returns another value"
-                if self.discreet
-                else f"it returns {_written(given)}, expected another"
-            )
+            return "it returns another value" if self.discreet else f"it returns {_written(given)}, expected another"
         if isinstance(expected, (int, float)):
             return self._numbers(given, expected)
         if isinstance(expected, tuple):
@@ -88,9 +84,7 @@ class Comparison:
         if self.dtype and given.dtype is not expected.dtype:
             return f"its dtype is {_name(given.dtype)}, expected {_name(expected.dtype)}"
         exact = not expected.is_floating_point()
-        wide = (
-            torch.int64 if exact and given.dtype in _WHOLE else torch.float64
-        )  # which holds fewer whole numbers
+        wide = torch.int64 if exact and given.dtype in _WHOLE else torch.float64  # which holds fewer whole numbers
         given, expected = given.to(wide), expected.to(wide)
         if not torch.isfinite(given).all():
             return "it holds NaN or infinity"

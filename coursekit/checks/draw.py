@@ -46,9 +46,7 @@ class Draw:
 
     def uniform(self, *shape: int) -> Tensor:
         r"""A tensor of numbers between 0 and 1."""
-        return torch.tensor([self._random.random() for _ in range(prod(shape))], dtype=torch.float64).reshape(
-            shape
-        )
+        return torch.tensor([self._random.random() for _ in range(prod(shape))], dtype=torch.float64).reshape(shape)
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         r"""A tensor of whole numbers from `low` to `high`, both included."""

@@ -38,9 +38,7 @@ def _secret_ewc(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float]:
 
 
 _WRONG: dict[str, Callable[..., Any]] = {
-    "the factor 1/2 is missing": (
-        lambda theta, start, fisher, strength: 2 * ewc(theta, start, fisher, strength)
-    ),
+    "the factor 1/2 is missing": (lambda theta, start, fisher, strength: 2 * ewc(theta, start, fisher, strength)),
     "the Fisher information is missing: this holds all weights alike, which is L2-SP": (
         lambda theta, start, fisher, strength: ewc(theta, start, torch.ones_like(fisher), strength)
     ),
@@ -63,17 +61,13 @@ _WRONG: dict[str, Callable[..., Any]] = {
         lambda theta, start, fisher, strength: ewc(theta, torch.zeros_like(start), fisher, strength)
     ),
     "this subtracts squares; take the difference first, and square it then": (
-        lambda theta, start, fisher, strength: (
-            strength / 2 * (fisher * (theta.square() - start.square())).sum()
-        )
+        lambda theta, start, fisher, strength: strength / 2 * (fisher * (theta.square() - start.square())).sum()
     ),
     "this adds up first and squares the sum; square the distance of each weight": (
         lambda theta, start, fisher, strength: strength / 2 * (fisher * (theta - start)).sum().square()
     ),
     "this is the norm: take its square, without the root": (
-        lambda theta, start, fisher, strength: (
-            strength / 2 * (fisher * (theta - start).square()).sum().sqrt()
-        )
+        lambda theta, start, fisher, strength: strength / 2 * (fisher * (theta - start).square()).sum().sqrt()
     ),
     "the factor 1/2 is missing, and this is the mean over the weights; EWC adds them up": (
         lambda theta, start, fisher, strength: 2 * ewc(theta, start, fisher, strength) / theta.numel()
@@ -251,9 +245,7 @@ GAP = Exercise(
         "this is a difference of logarithms; take exp of the line's before you subtract": (
             lambda new, old, plain: math.log(old / (old - gap(new, old, plain)))
         ),
-        "this is a ratio; asked is the difference": lambda new, old, plain: (
-            old / (old - gap(new, old, plain))
-        ),
+        "this is a ratio; asked is the difference": lambda new, old, plain: old / (old - gap(new, old, plain)),
         "this is plain fine-tuning's `old`; subtract it from the remedy's": (
             lambda new, old, plain: old - gap(new, old, plain)
         ),

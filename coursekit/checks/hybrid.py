@@ -36,12 +36,8 @@ SHARE = Exercise(
     secret=_secret_share,
     reference=share,
     mutants={
-        "this is what the text keeps; asked is what goes to the prefix": (
-            lambda q, k, p_k: 1 - share(q, k, p_k)
-        ),
-        "the scores are not divided by the root of d_h": (
-            lambda q, k, p_k: _weights(q, k, p_k, scale=1.0).sum(-1)
-        ),
+        "this is what the text keeps; asked is what goes to the prefix": (lambda q, k, p_k: 1 - share(q, k, p_k)),
+        "the scores are not divided by the root of d_h": (lambda q, k, p_k: _weights(q, k, p_k, scale=1.0).sum(-1)),
         "this is the mean weight of one virtual token; the share is their sum": (
             lambda q, k, p_k: _weights(q, k, p_k).mean(-1)
         ),
@@ -226,9 +222,7 @@ FOLD = Exercise(
         "LoRA's scale multiplies W as well; it belongs to B A alone": (
             lambda W, b, parts: fold(W, b, parts, whole=True)
         ),
-        "LoRA's update is transposed: B A is (out, in), as W is": (
-            lambda W, b, parts: fold(W, b, parts, swapped=True)
-        ),
+        "LoRA's update is transposed: B A is (out, in), as W is": (lambda W, b, parts: fold(W, b, parts, swapped=True)),
         "each LoRA starts at the frozen W again, and what the parts before it did to W is lost": (
             lambda W, b, parts: fold(W, b, parts, anew=True)
         ),

@@ -99,10 +99,7 @@ def _near_enough(compare: Comparison, given: Any, case: Any, own: Any) -> str | 
 
 def _unlike(given: tuple[Any, Any, Any], dW: Tensor) -> str | None:
     r"""What is wrong with the kinds and shapes of B, A and S."""
-    if any(
-        type(t) not in (Tensor, torch.nn.Parameter) or not t.is_floating_point() or t.dim() != 2
-        for t in given
-    ):
+    if any(type(t) not in (Tensor, torch.nn.Parameter) or not t.is_floating_point() or t.dim() != 2 for t in given):
         return "B, A and S must be matrices of floating-point numbers"
     B, A, S = given
     if (B.shape[0], A.shape[1], B.shape[1]) != (*dW.shape, A.shape[0]) or S.shape != dW.shape:
@@ -119,10 +116,7 @@ def _update(draw: Draw) -> tuple[Tensor, int]:
         S = torch.zeros(rows * columns, dtype=low.dtype)
         places = torch.tensor(draw.order(rows * columns)[:k])
         S[places] = (6 + 2 * draw.normal(k).abs()) * draw.normal(k).sign()
-        dW, most = (
-            low + S.view(rows, columns) + 0.1 * draw.normal(rows, columns),
-            r * (rows + columns) + 2 * k,
-        )
+        dW, most = (low + S.view(rows, columns) + 0.1 * draw.normal(rows, columns), r * (rows + columns) + 2 * k)
         best = _error(dW, parts(dW, most))
         poor = min(_error(dW, wrong(dW, most)) for wrong in _POOR.values())
         honest = _error(dW, parts(dW, most, rounds=15))

@@ -60,9 +60,7 @@ ATTENTION = Exercise(
             _rescored(lambda q: math.sqrt(q.shape[-1]), over=-2)
         ),
         "l_k scales whole keys, as if it multiplied the scores; l_k * k scales dimension j of each key by l_k[j]": (
-            lambda q, k, v, l_k, l_v: (
-                (l_k * (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]))).softmax(-1) @ (l_v * v)
-            )
+            lambda q, k, v, l_k, l_v: (l_k * (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]))).softmax(-1) @ (l_v * v)
         ),
         "l_k and l_v are swapped: l_k scales the keys, l_v the values": (
             lambda q, k, v, l_k, l_v: attention(q, k, v, l_v, l_k)
@@ -179,17 +177,11 @@ LAYER = Exercise(
             _found(scaled=lambda W, b, l, x, side: F.linear(l * x, W, b))
         ),
         "the two sides are swapped: 'output' is l * base(x), 'input' is base(l * x)": (
-            _found(
-                scaled=lambda W, b, l, x, side: layer(W, b, l, x, "input" if side == "output" else "output")[
-                    -1
-                ]
-            )
+            _found(scaled=lambda W, b, l, x, side: layer(W, b, l, x, "input" if side == "output" else "output")[-1])
         ),
         "the bias of the base layer is not scaled: an output is W x + b, all of it times l": (
             _found(
-                scaled=lambda W, b, l, x, side: (
-                    l * F.linear(x, W) + b if side == "output" else F.linear(l * x, W, b)
-                )
+                scaled=lambda W, b, l, x, side: l * F.linear(x, W) + b if side == "output" else F.linear(l * x, W, b)
             )
         ),
         "with 'input' the bias is scaled as well: l meets x alone": _found(
@@ -198,9 +190,7 @@ LAYER = Exercise(
         "the factors are added; the method is called additive because it adds parameters, but it multiplies": (
             _found(silent=False, scaled=lambda W, b, l, x, side: F.linear(x, W, b) + l)
         ),
-        "the factors are in there twice": (
-            _found(scaled=lambda W, b, l, x, side: layer(W, b, l * l, x, side)[-1])
-        ),
+        "the factors are in there twice": (_found(scaled=lambda W, b, l, x, side: layer(W, b, l * l, x, side)[-1])),
     },
     kinds=2,
 )

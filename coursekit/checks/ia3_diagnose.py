@@ -43,9 +43,7 @@ def below() -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
 
     model, tokenizer = load_encoder("minilm", num_labels=2, device="cpu")
     rows = load_task("film", "two").short(LENGTH - 2).data["train"][:SENTENCES]
-    sentences = tokenizer(
-        rows["text"], padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
-    )
+    sentences = tokenizer(rows["text"], padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
     with torch.no_grad():
         hidden = model(**sentences, output_hidden_states=True).hidden_states[-2]
     block = {f"block.{n}": p for n, p in model.bert.encoder.layer[-1].named_parameters()}
@@ -229,9 +227,7 @@ DIAGNOSE = Exercise(
     secret=shuffled,
     reference=diagnose,
     mutants={
-        "this judges by the loss alone, and that falls in broken runs too: the classifier learns by itself": (
-            _by_loss
-        ),
+        "this judges by the loss alone, and that falls in broken runs too: the classifier learns by itself": (_by_loss),
         "factors that never move are no matter of the learning rate: the optimizer has not got them, 'left out'": (
             _blind_to("left out")
         ),
@@ -244,9 +240,7 @@ DIAGNOSE = Exercise(
         ),
         "what has no name on the list is 'something else', not 'healthy': go through what a right run does, one "
         "sentence after the other": (_blind_to(OTHER)),
-        "every run is called healthy: five of them have a fault": (
-            lambda runs: tuple("healthy" for _ in runs)
-        ),
+        "every run is called healthy: five of them have a fault": (lambda runs: tuple("healthy" for _ in runs)),
     },
     kinds=2,
 )

@@ -32,9 +32,7 @@ _WRONG_TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "this is divided by the root of n, which makes it a rotation; H itself holds only 1 and -1": (
         lambda x: hadamard(x) / x.shape[-1] ** 0.5
     ),
-    "this is one stage: the halves themselves have to be transformed as well": (
-        lambda x: _halves(*x.chunk(2, dim=-1))
-    ),
+    "this is one stage: the halves themselves have to be transformed as well": (lambda x: _halves(*x.chunk(2, dim=-1))),
     "the second half has its sign the other way round: H a - H b": (
         lambda x: hadamard(x, lambda one, other: torch.cat([one + other, other - one], dim=-1))
     ),

@@ -56,9 +56,7 @@ TRUNCATE = Exercise(
         "the columns of torch.svd's V, so take V[:, :r].T": (
             _cut(lambda U, S, Vh, r: (U[:, :r] * S[:r]) @ Vh[:, :r].T)
         ),
-        "one direction too many: slices end before their end, S[:r] holds r values": (
-            lambda W, r: truncate(W, r + 1)
-        ),
+        "one direction too many: slices end before their end, S[:r] holds r values": (lambda W, r: truncate(W, r + 1)),
         "each singular value is there only as its square root: give S to one of the factors whole": (
             _cut(lambda U, S, Vh, r: (U[:, :r] * S[:r].sqrt()) @ Vh[:r])
         ),
@@ -90,9 +88,7 @@ def _secret_linear(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, 
     return *(draw.normal(*shape, dtype=torch.float32) for shape in shapes), draw.real(5, 20, digits=1)
 
 
-def _found(
-    silent: bool = True, start: str = "random", base: bool = False, own: str = "AB", scale: str = ""
-) -> Any:
+def _found(silent: bool = True, start: str = "random", base: bool = False, own: str = "AB", scale: str = "") -> Any:
     r"""What the stub's `lora_linear` finds of a layer: silent at the start, A's start, trained, h. With a mistake:
     base, W and b train too; own, which of A and B train.
     """
@@ -128,9 +124,7 @@ LINEAR = Exercise(
         "at the start the layer must give what the base layer gives: start B at 0, and A at random": (
             _found(silent=False)
         ),
-        "A starts at 0: with B at 0 as well neither ever gets a gradient; start A at random": (
-            _found(start="zero")
-        ),
+        "A starts at 0: with B at 0 as well neither ever gets a gradient; start A at random": (_found(start="zero")),
         "the rows of A are all the same direction, so B A starts out with rank 1: draw every entry at random": (
             _found(start="one direction")
         ),
@@ -197,9 +191,7 @@ MERGE = Exercise(
         "this is the update alone: the merged layer must do what W does as well": (
             lambda W, A, B, alpha: (alpha / len(A) * B @ A).to(W.dtype)
         ),
-        "the update is subtracted: that is how one takes it out again": (
-            lambda W, A, B, alpha: merge(W, -A, B, alpha)
-        ),
+        "the update is subtracted: that is how one takes it out again": (lambda W, A, B, alpha: merge(W, -A, B, alpha)),
         "it comes back in float32: a layer of a model in bfloat16 needs a weight in bfloat16": (
             lambda W, A, B, alpha: W.float() + alpha / len(A) * B @ A
         ),

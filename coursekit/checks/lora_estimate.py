@@ -29,9 +29,7 @@ ESTIMATE = Numeric(
         "the value matrix is narrower: its d_out is kv, not hidden": (
             lambda layers, hidden, kv, r: layers * r * 4 * hidden
         ),
-        "this is one layer; every layer has its own A and B": (
-            lambda layers, hidden, kv, r: r * (3 * hidden + kv)
-        ),
+        "this is one layer; every layer has its own A and B": (lambda layers, hidden, kv, r: r * (3 * hidden + kv)),
         "this is the query matrices alone, or all A without B: both matrices have both": (
             lambda layers, hidden, kv, r: layers * r * 2 * hidden
         ),

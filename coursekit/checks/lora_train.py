@@ -119,9 +119,7 @@ def _never_moved(still: list[str], of: int) -> str:
 
 def _closed(posing: TrainingCase, tensors: dict[str, Tensor], scale: float) -> float:
     model, (ids, mask, targets, before) = _minilm()[0], posing.kept
-    updates = {
-        name: scale * tensors[f"{name}.B"].float() @ tensors[f"{name}.A"].float() for name in _names(model)
-    }
+    updates = {name: scale * tensors[f"{name}.B"].float() @ tensors[f"{name}.A"].float() for name in _names(model)}
     after = F.mse_loss(_answers(_moved(model, updates), ids, mask), targets)
     closed = float(1 - after / before)
     return closed if math.isfinite(closed) else -math.inf
@@ -149,9 +147,7 @@ def _trained(
     return fitted(found, loss, steps, rate)
 
 
-def _swapped(
-    load: Any, names: list[str], ids: Tensor, mask: Tensor, targets: Tensor, r: int, alpha: float
-) -> Any:
+def _swapped(load: Any, names: list[str], ids: Tensor, mask: Tensor, targets: Tensor, r: int, alpha: float) -> Any:
     found = _trained(load, names, ids, mask, targets, r, alpha / r, steps=1)
     return {f"{n}.{f}": found[f"{n}.{g}"] for n in names for f, g in ("AB", "BA")}
 
@@ -177,17 +173,13 @@ TRAIN = Training(
         ),
         "A and B have changed places: A is (r, d_in), B is (d_out, r)": _swapped,
         # After hardly a step: trained longer, the one that moves closes half of the distance in some draws.
-        _never_moved(
-            [f"bert.encoder.layer.{i}.attention.self.{m}" for i, m in _MATRICES[:-1]], len(_MATRICES)
-        ): (
+        _never_moved([f"bert.encoder.layer.{i}.attention.self.{m}" for i, m in _MATRICES[:-1]], len(_MATRICES)): (
             lambda load, names, ids, mask, targets, r, alpha: _trained(
                 load, names, ids, mask, targets, r, alpha / r, steps=1, late=True, rate=1e-4
             )
         ),
         "without the scale it would do: the branch that you train must be multiplied by alpha / r": (
-            lambda load, names, ids, mask, targets, r, alpha: _trained(
-                load, names, ids, mask, targets, r, 1.0
-            )
+            lambda load, names, ids, mask, targets, r, alpha: _trained(load, names, ids, mask, targets, r, 1.0)
         ),
     },
 )

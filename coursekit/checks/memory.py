@@ -99,9 +99,7 @@ BLOCK = _Block(
             for more in often
         },
         "the attention weights, seq numbers for each token and head, are what the fused kernel does not keep": (
-            lambda rows, seq, d, d_q, heads, f: (
-                block(rows, seq, d, d_q, heads, f) + 4 * rows * seq * seq * heads
-            )
+            lambda rows, seq, d, d_q, heads, f: block(rows, seq, d, d_q, heads, f) + 4 * rows * seq * seq * heads
         ),
     },
     tolerance=0.0,
@@ -225,9 +223,7 @@ SHARDED = Exercise(
     secret=_secret_sharded,
     reference=sharded,
     mutants={
-        "this splits everything at every stage; that is stage 3 only": (
-            lambda w, g, o, n, stage: (w + g + o) / n
-        ),
+        "this splits everything at every stage; that is stage 3 only": (lambda w, g, o, n, stage: (w + g + o) / n),
         "what a stage does not split is still there, whole, on every GPU": (
             lambda w, g, o, n, stage: o / n + (g / n if stage >= 2 else 0) + (w / n if stage >= 3 else 0)
         ),
@@ -267,9 +263,7 @@ ASKED, MOST = 0.9, 10**9
 
 
 # It goes into a box by its source: it uses nothing of this file.
-def worth(
-    settings: dict[str, tuple[float, float]], wait: float, name: str, stage: int, sequences: int
-) -> float:
+def worth(settings: dict[str, tuple[float, float]], wait: float, name: str, stage: int, sequences: int) -> float:
     r"""Sequences in a unit of time. settings: name -> (what a sequence counts, the time that it takes).
 
     wait: the time in which the gradients travel between the cards; at stage 3 the weights travel as well.
@@ -301,9 +295,7 @@ def _filled(
 
 
 def _planned(
-    best: Callable[[Plan, Score], float] = lambda plan, score: score(*plan[:3]),
-    lowest: bool = False,
-    **tried: Any,
+    best: Callable[[Plan, Score], float] = lambda plan, score: score(*plan[:3]), lowest: bool = False, **tried: Any
 ) -> Callable[..., Plan]:
     r"""The right search but for what is best, or for what is tried: each bill at its lowest stage only, or `tried`."""
 
@@ -352,9 +344,7 @@ _POOR: dict[str, Callable[..., Plan]] = {
     "this takes each setting at the first stage at which it fits; a higher one leaves room for more sequences": (
         _planned(lowest=True)
     ),
-    "this takes the first setting that fits; another one may be worth more": _planned(
-        best=lambda plan, score: 0
-    ),
+    "this takes the first setting that fits; another one may be worth more": _planned(best=lambda plan, score: 0),
     "this gives each card one sequence: where there is room for more, the cards wait less for each of them": (
         _planned(most=lambda *given: min(1, _room(*given)))
     ),

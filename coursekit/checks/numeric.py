@@ -11,16 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from coursekit.checks.core import (
-    Arguments,
-    BaseExercise,
-    Exercise,
-    every_kind,
-    is_empty,
-    judge,
-    mistake,
-    stopped_with,
-)
+from coursekit.checks.core import Arguments, BaseExercise, Exercise, every_kind, is_empty, judge, mistake, stopped_with
 from coursekit.checks.draw import Draw
 from coursekit.errors import one_of, whole
 
@@ -42,11 +33,7 @@ class Numeric(BaseExercise):
         r"""The same as a function of the numbers."""
         described = (self.id, self.points, self.difficulty, self.minutes)
         return Exercise(
-            *described,
-            secret=self.secret,
-            reference=self.reference,
-            mutants=self.mutants,
-            tolerance=self.tolerance,
+            *described, secret=self.secret, reference=self.reference, mutants=self.mutants, tolerance=self.tolerance
         )
 
     def own(self, variant: int) -> Arguments:

@@ -46,9 +46,7 @@ UNPACK = Exercise(
             lambda codes, table, absmax, block: table[codes] * absmax[: codes.shape[1]]
         ),
         "a code is no number but an index: look it up in the table": (
-            lambda codes, table, absmax, block: unpack(
-                codes, torch.arange(16, dtype=torch.float64), absmax, block
-            )
+            lambda codes, table, absmax, block: unpack(codes, torch.arange(16, dtype=torch.float64), absmax, block)
         ),
         "this divides by absmax; dividing was done when the weight was quantized, now multiply": (
             lambda codes, table, absmax, block: unpack(codes, table, 1 / absmax, block)
@@ -65,9 +63,7 @@ UNPACK = Exercise(
 # qlora-backward -------------------------------------------------------------------------------------------
 
 
-def backward(
-    g: Tensor, x: Tensor, W: Tensor, A: Tensor, B: Tensor, s: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(g: Tensor, x: Tensor, W: Tensor, A: Tensor, B: Tensor, s: float) -> tuple[Tensor, Tensor, Tensor]:
     r"""(dL/dx, dL/dA, dL/dB) of h = W x + s B (A x), from g = dL/dh."""
     return g @ W + s * (g @ B) @ A, s * (g @ B).T @ x, s * g.T @ (x @ A.T)
 
@@ -95,18 +91,14 @@ BACKWARD = Exercise(
         "dx: the way through the frozen weight is missing: W gets no gradient, but passes one on": (
             _wrong_gradients(lambda dx, dA, dB, g, W, **_: (dx - g @ W, dA, dB))
         ),
-        "dx: the way through the adapter is missing": (
-            _wrong_gradients(lambda dx, dA, dB, g, W, **_: (g @ W, dA, dB))
-        ),
+        "dx: the way through the adapter is missing": (_wrong_gradients(lambda dx, dA, dB, g, W, **_: (g @ W, dA, dB))),
         "dx: W is met the wrong way round: forward is x W^T, backward is g W": (
             lambda g, x, W, A, B, s: (g @ W.T + s * (g @ B) @ A, *backward(g, x, W, A, B, s)[1:])
         ),
         "the factor s is missing: the adapter's output is scaled by it, so every gradient of its way is too": (
             lambda g, x, W, A, B, s: backward(g, x, W, A, B, 1.0)
         ),
-        "dA and dB: the factor s is missing": (
-            _wrong_gradients(lambda dx, dA, dB, s, **_: (dx, dA / s, dB / s))
-        ),
+        "dA and dB: the factor s is missing": (_wrong_gradients(lambda dx, dA, dB, s, **_: (dx, dA / s, dB / s))),
         "dx: s scales the adapter's way alone, not the way through W": (
             _wrong_gradients(lambda dx, dA, dB, g, W, s, **_: (dx + (s - 1) * g @ W, dA, dB))
         ),
@@ -224,9 +216,7 @@ def _fastest(
     def made(size: str, room: int, seq: int, unpack: float, copy: float) -> Answer:
         needs = {plan: peak for plan, peak in _needs(size, seq).items() if tried(plan)}
         fit = [plan for plan, peak in needs.items() if peak + spare <= room]
-        best = min(
-            fit or [min(needs, key=lambda plan: needs[plan])], key=lambda plan: key(plan, unpack, copy)
-        )
+        best = min(fit or [min(needs, key=lambda plan: needs[plan])], key=lambda plan: key(plan, unpack, copy))
         return *best, row_time(best, unpack, copy)
 
     return made

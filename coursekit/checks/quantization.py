@@ -159,15 +159,9 @@ NORMAL_FLOAT = Exercise(
         "there is no level at zero; a weight of zero must stay zero, so one negative level makes room for it": (
             lambda bits, tail: normal_float(bits, tail, extra=1, zero=False)
         ),
-        "one row of steps from 1 - tail to tail misses zero: each side has its own steps, from tail to 1/2": (
-            _one_row
-        ),
-        "zero is there twice, once from each side: leave out the quantile of 1/2, and put zero in once": (
-            _two_zeros
-        ),
-        "these levels are equally far apart: that is an integer type; equal are the steps of probability": (
-            _uniform
-        ),
+        "one row of steps from 1 - tail to tail misses zero: each side has its own steps, from tail to 1/2": (_one_row),
+        "zero is there twice, once from each side: leave out the quantile of 1/2, and put zero in once": (_two_zeros),
+        "these levels are equally far apart: that is an integer type; equal are the steps of probability": (_uniform),
         "this is equation 4 of the paper's text, which has no zero; its NF4 is two-sided, with the zero shared": (
             _midpoints
         ),
@@ -178,9 +172,7 @@ NORMAL_FLOAT = Exercise(
         "have steps of their own": lambda bits, tail: _one_left_out(bits, tail, slice(1, None)),
         "the levels below are those above with a minus, the innermost left out; they are one fewer, so their "
         "steps are wider": lambda bits, tail: _one_left_out(bits, tail, slice(-1)),
-        "the levels are right but not in ascending order": (
-            lambda bits, tail: normal_float(bits, tail, sorted=False)
-        ),
+        "the levels are right but not in ascending order": (lambda bits, tail: normal_float(bits, tail, sorted=False)),
     },
     tolerance=1e-6,
 )
@@ -189,9 +181,7 @@ NORMAL_FLOAT = Exercise(
 # quantization-q4-1 ----------------------------------------------------------------------------------------
 
 
-def q4_1(
-    block: Tensor, swapped: bool = False, order: str = "halves", offset: int = 0, shift: int = 4
-) -> Tensor:
+def q4_1(block: Tensor, swapped: bool = False, order: str = "halves", offset: int = 0, shift: int = 4) -> Tensor:
     r"""d q + m for 20 bytes: d and m in fp16, then the low nibbles and the high ones."""
     d, m = block[:4].clone().view(torch.float16).float()
     if swapped:
@@ -222,9 +212,7 @@ Q4_1 = Exercise(
         "the two codes of a byte are taken for neighbours; here the high ones belong to weights 16 to 31": (
             lambda block: q4_1(block, order="pairs")
         ),
-        "low and high codes are swapped: the low ones come first": (
-            lambda block: q4_1(block, order="high first")
-        ),
+        "low and high codes are swapped: the low ones come first": (lambda block: q4_1(block, order="high first")),
         "d and m are swapped: the step d comes first": lambda block: q4_1(block, swapped=True),
         "8 is subtracted from the codes, as in Q4_0; Q4_1 has a minimum m instead, which code 0 stands for": (
             lambda block: q4_1(block, offset=8)

@@ -30,9 +30,7 @@ def squared_error(x: Tensor, levels: Tensor, block: int) -> float:
     return ((levels[nearest] * absmax - blocks).square().sum() / x.square().sum()).item()
 
 
-def fitted(
-    x: Tensor, block: int, start: Tensor | None = None, steps: int = 60, weighted: bool = True
-) -> Tensor:
+def fitted(x: Tensor, block: int, start: Tensor | None = None, steps: int = 60, weighted: bool = True) -> Tensor:
     r"""Lloyd 1982 and Max 1960: each level is the mean of what is rounded to it, again and again.
 
     weighted: a weight of a block with a large absmax counts more, for its error is multiplied by the absmax again.
@@ -80,9 +78,7 @@ _UNWEIGHTED = (
     "the square of that"
 )
 _POOR: dict[str, Callable[..., Tensor]] = {
-    "this is NF4, the table to beat: fit the levels to the weights that you are given": lambda x, block: (
-        _nf4()
-    ),
+    "this is NF4, the table to beat: fit the levels to the weights that you are given": lambda x, block: _nf4(),
     "these are equal steps, an integer type: put levels where they save error": _equal,
     "these are quantiles of the normal distribution; look at the weights themselves": _of_the_normal,
     "each level is used equally often, which is not the same as a small error: the few large weights count most": (

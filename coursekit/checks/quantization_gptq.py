@@ -97,9 +97,7 @@ GPTQ = Exercise(
             lambda W, H, step: _gptq(W, H, step, lost_of="given")
         ),
         "this goes from the last column to the first": (lambda W, H, step: _gptq(W, H, step, backwards=True)),
-        "these are the codes; what comes back is code times step": (
-            lambda W, H, step: _gptq(W, H, step) / step
-        ),
+        "these are the codes; what comes back is code times step": (lambda W, H, step: _gptq(W, H, step) / step),
     },
     tolerance=1e-6,
 )

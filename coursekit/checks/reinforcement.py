@@ -57,9 +57,7 @@ ADVANTAGES = Exercise(
         "mean and deviation are those of all rewards; each group has its own": (
             lambda r: (r - r.mean()) / (r.std() + 1e-4)
         ),
-        "the groups are the rows; this goes down the columns": (
-            lambda r: (r - r.mean(0)) / (r.std(0) + 1e-4)
-        ),
+        "the groups are the rows; this goes down the columns": (lambda r: (r - r.mean(0)) / (r.std(0) + 1e-4)),
         "these are distances from the group's mean; count them in standard deviations": (
             lambda r: r - r.mean(1, keepdim=True)
         ),
@@ -209,15 +207,15 @@ PARTS = Exercise(
         "these are shares of the sums; a kind brings what its draws have gained": lambda w, n, b, a: _brings(
             _kinds(w, n, b > 0), torch.ones_like(b)
         ),
-        "this counts the draws after the training; what they gained is after - before": lambda w, n, b, a: (
-            _brings(_kinds(w, n, b > 0), a)
+        "this counts the draws after the training; what they gained is after - before": lambda w, n, b, a: _brings(
+            _kinds(w, n, b > 0), a
         ),
         "the sign is wrong: a gain is after - before": lambda w, n, b, a: _brings(_kinds(w, n, b > 0), b - a),
         "draws that became fewer count as well, with their minus": lambda w, n, b, a: _brings(
             _kinds(w, n, b > 0), (a - b).clamp(min=0)
         ),
-        "choice and rare answers are swapped: choice was among the eight draws before": lambda w, n, b, a: (
-            _brings(_kinds(w, n, b == 0), a - b)
+        "choice and rare answers are swapped: choice was among the eight draws before": lambda w, n, b, a: _brings(
+            _kinds(w, n, b == 0), a - b
         ),
         "whether the right number was among the eight says before, not after": lambda w, n, b, a: _brings(
             _kinds(w, n, a > 0), a - b

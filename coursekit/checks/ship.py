@@ -202,9 +202,7 @@ SUM = Exercise(
     mutants={
         "the factors are added up, A to A and B to B: their product has cross terms, such as B1 A2": _factors_added,
         "the factors are added up, each with its weight: cross terms, and weights that count twice": _both_weighed,
-        "the scales are lost: the update of an adapter is s B A": (
-            lambda A, B, s, w: beside(A, B, [1.0] * len(s), w)
-        ),
+        "the scales are lost: the update of an adapter is s B A": (lambda A, B, s, w: beside(A, B, [1.0] * len(s), w)),
         "the weights are lost": lambda A, B, s, w: beside(A, B, s, [1.0] * len(w)),
         "the weights stand in both factors: in their product they are squared": _squared,
         "the scales stand in both factors: in their product they are squared": (

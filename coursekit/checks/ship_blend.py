@@ -132,8 +132,6 @@ BLEND = Exercise(
         ),
         "this is the first adapter alone": lambda updates, inputs, r: pissa(updates[0], r, 1.0),
         "this is the second adapter alone": lambda updates, inputs, r: pissa(updates[1], r, 1.0),
-        "this is 0: nothing of either task is kept": (
-            lambda updates, inputs, r: pissa(0 * updates[0], r, 1.0)
-        ),
+        "this is 0: nothing of either task is kept": (lambda updates, inputs, r: pissa(0 * updates[0], r, 1.0)),
     },
 )

@@ -62,10 +62,7 @@ PREPEND = Exercise(
     mutants={
         "the prompt stands behind the text, where a causal model reads it too late: put it first": (_behind),
         "the vectors stand behind the text, and mask and labels count them before it: put the prompt first": (
-            lambda prompt, x, mask, labels: (
-                _behind(prompt, x, mask, labels)[0],
-                *prepend(prompt, x, mask, labels)[1:],
-            )
+            lambda prompt, x, mask, labels: (_behind(prompt, x, mask, labels)[0], *prepend(prompt, x, mask, labels)[1:])
         ),
         "0 in the mask hides the prompt from the model: virtual tokens need 1": _with(mask_value=0),
         "the mask is as long as before: the model would take the text's mask for the prompt's": (
@@ -158,9 +155,7 @@ PREFIX_ATTENTION = Exercise(
             lambda q, k, v, p_k, p_v: _prefixed(q, k, v, p_k, p_v, diagonal=len(p_k), over=0)
         ),
         "these are two softmaxes, added; a prefix shares one softmax with the tokens": (
-            lambda q, k, v, p_k, p_v: (
-                _plain(q, k, v, p_k, p_v) + (q @ p_k.T * q.shape[1] ** -0.5).softmax(-1) @ p_v
-            )
+            lambda q, k, v, p_k, p_v: _plain(q, k, v, p_k, p_v) + (q @ p_k.T * q.shape[1] ** -0.5).softmax(-1) @ p_v
         ),
     },
 )
@@ -210,17 +205,13 @@ GATED_ATTENTION = Exercise(
             lambda q, k, v, p_k, p_v, gate: _plain(q, k, v, p_k, p_v) + _attend(q, gate * p_k, p_v)
         ),
         "this mixes the two, so an open gate takes from the tokens: their output is always there in full": (
-            lambda q, k, v, p_k, p_v, gate: (
-                (1 - gate) * _plain(q, k, v, p_k, p_v) + gate * _attend(q, p_k, p_v)
-            )
+            lambda q, k, v, p_k, p_v, gate: (1 - gate) * _plain(q, k, v, p_k, p_v) + gate * _attend(q, p_k, p_v)
         ),
         "the prompts' scores are not divided by the root of d": (
             lambda q, k, v, p_k, p_v, gate: _plain(q, k, v, p_k, p_v) + gate * (q @ p_k.T).softmax(-1) @ p_v
         ),
         "the gated softmax holds the tokens too: it is over the prompts alone": (
-            lambda q, k, v, p_k, p_v, gate: (
-                _plain(q, k, v, p_k, p_v) + gate * prefix_attention(q, k, v, p_k, p_v)
-            )
+            lambda q, k, v, p_k, p_v, gate: _plain(q, k, v, p_k, p_v) + gate * prefix_attention(q, k, v, p_k, p_v)
         ),
         "tokens see what comes after them: the softmax over the text is causal": (
             lambda q, k, v, p_k, p_v, gate: _attend(q, k, v) + gate * _attend(q, p_k, p_v)
@@ -240,9 +231,7 @@ def _shares(q: Tensor, p_k: Tensor) -> Tensor:
     return (q @ p_k.T * q.shape[1] ** -0.5).softmax(-1)
 
 
-def gate_gradients(
-    grad_out: Tensor, q: Tensor, p_k: Tensor, p_v: Tensor, gate: float
-) -> tuple[float, Tensor]:
+def gate_gradients(grad_out: Tensor, q: Tensor, p_k: Tensor, p_v: Tensor, gate: float) -> tuple[float, Tensor]:
     r"""dL/dgate = <grad_out, S p_v> and dL/dp_v = gate S^T grad_out, with S = softmax(q p_k^T / sqrt(d))."""
     return _of_shares(_shares(q, p_k), grad_out, p_v, gate)
 
@@ -271,22 +260,13 @@ GATE_GRADIENTS = Exercise(
             lambda g, q, p_k, p_v, gate: ((g * (_shares(q, p_k) @ p_v)).sum(), _shares(q, p_k).T @ g)
         ),
         "the gate multiplies its own gradient: then a gate of 0 could never open": (
-            lambda g, q, p_k, p_v, gate: (
-                gate * (g * (_shares(q, p_k) @ p_v)).sum(),
-                gate * _shares(q, p_k).T @ g,
-            )
+            lambda g, q, p_k, p_v, gate: (gate * (g * (_shares(q, p_k) @ p_v)).sum(), gate * _shares(q, p_k).T @ g)
         ),
         "this averages the gate's gradient: one number that acts in many places gets the sum": (
-            lambda g, q, p_k, p_v, gate: (
-                (g * (_shares(q, p_k) @ p_v)).mean(),
-                gate * _shares(q, p_k).T @ g,
-            )
+            lambda g, q, p_k, p_v, gate: ((g * (_shares(q, p_k) @ p_v)).mean(), gate * _shares(q, p_k).T @ g)
         ),
         "this averages over the tokens; the mean, if there is one, is in grad_out already, so add them up": (
-            lambda g, q, p_k, p_v, gate: (
-                (g * (_shares(q, p_k) @ p_v)).sum(),
-                gate * _shares(q, p_k).T @ g / len(g),
-            )
+            lambda g, q, p_k, p_v, gate: ((g * (_shares(q, p_k) @ p_v)).sum(), gate * _shares(q, p_k).T @ g / len(g))
         ),
         "the gate's gradient needs what the gate multiplies: S p_v, entry by entry with grad_out": (
             lambda g, q, p_k, p_v, gate: (g.sum(), gate * _shares(q, p_k).T @ g)

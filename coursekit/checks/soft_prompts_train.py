@@ -151,9 +151,7 @@ def _pose(draw: Draw) -> TrainingCase:
     order = draw.order(len(rows))
     learn, judge = (prepared.collate([rows[i] for i in part]) for part in (order[:LEARN], order[LEARN:]))
     names = ("input_ids", "attention_mask", "labels")
-    return TrainingCase(
-        (load_smollm2, *(learn[name] for name in names)), tuple(judge[name] for name in names)
-    )
+    return TrainingCase((load_smollm2, *(learn[name] for name in names)), tuple(judge[name] for name in names))
 
 
 def _score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore | str:
@@ -180,9 +178,7 @@ def _score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingScore | 
     elif P.norm(dim=1).max().item() > 20 * longest:
         said += ". A vector is over 20 times as long as any word's: try a smaller learning rate, or start from words"
     elif own < ASKED:
-        said += (
-            f", and it is {own:.0%} on those that it learned from: train longer, or at a higher learning rate"
-        )
+        said += f", and it is {own:.0%} on those that it learned from: train longer, or at a higher learning rate"
     if right:
         said += f". The words of a question, untrained, get {floor:.0%} here: points begin above that"
         said += f", and {goal:.0%} get all of them" if goal > ASKED else ""
@@ -229,9 +225,7 @@ DESIGN = Training(
     # Without a warm-up the first steps throw the prompt far away, in some orders of the rows for good.
     fair=functools.partial(_trained, rate=0.03, steps=27, start=[378, 3575, 2240, 282]),  # IN_WORDS[1]
     mutants={
-        "P has 5 vectors: 1 to 4 are asked": (
-            lambda load, ids, mask, labels: {"prompt": torch.zeros(5, 576)}
-        ),
+        "P has 5 vectors: 1 to 4 are asked": (lambda load, ids, mask, labels: {"prompt": torch.zeros(5, 576)}),
         "P must be a floating-point tensor of shape (n, 576)": (
             lambda load, ids, mask, labels: {"prompt": torch.zeros(576)}
         ),

@@ -15,16 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coursekit.checks.core import (
-    SEEDS,
-    TRIES,
-    Arguments,
-    BaseExercise,
-    Exercise,
-    every_kind,
-    is_empty,
-    stopped_with,
-)
+from coursekit.checks.core import SEEDS, TRIES, Arguments, BaseExercise, Exercise, every_kind, is_empty, stopped_with
 from coursekit.checks.draw import Draw
 from coursekit.errors import CourseError, one_of, whole
 
@@ -89,9 +80,7 @@ class Training(BaseExercise):
     def scored(self, posing: TrainingCase, value: Any) -> TrainingScore:
         r"""Points for whatever a function returned. Never raises, and runs nothing of the student's."""
         if type(value) is not dict or not value or {type(k) for k in value} != {str}:
-            return TrainingScore(
-                0.0, "it must return a dictionary: the names of the tensors, and the tensors"
-            )
+            return TrainingScore(0.0, "it must return a dictionary: the names of the tensors, and the tensors")
         if any(type(v) is not Tensor for v in value.values()):
             return TrainingScore(0.0, "every value of the dictionary that it returns must be a tensor")
         if sum(v.numel() * v.element_size() for v in value.values()) > MOST:

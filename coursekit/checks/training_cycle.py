@@ -18,9 +18,7 @@ from coursekit.labels import IGNORED
 # training-cycle-logps -------------------------------------------------------------------------------------
 
 
-def logps(
-    logits: Float[Tensor, "batch seq vocab"], labels: Int[Tensor, "batch seq"]
-) -> Float[Tensor, "batch seq-1"]:
+def logps(logits: Float[Tensor, "batch seq vocab"], labels: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq-1"]:
     r"""The logits at one position speak of the token at the next; 0 where that has the label -100."""
     targets = labels[:, 1:]
     found = F.cross_entropy(logits[:, :-1].transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
@@ -66,21 +64,15 @@ LOGPS = Exercise(
             lambda x, y: _picked(x[:, :-1].log_softmax(1), y[:, 1:])
         ),
         "these are -ln p, which is a loss; ln p is asked, and never positive": lambda x, y: -logps(x, y),
-        "these are probabilities; their logarithms are asked": (
-            lambda x, y: _picked(x[:, :-1].softmax(-1), y[:, 1:])
-        ),
+        "these are probabilities; their logarithms are asked": (lambda x, y: _picked(x[:, :-1].softmax(-1), y[:, 1:])),
         "where the label is -100 the value must be 0: that token does not count": (
             lambda x, y: _picked(x[:, :-1].log_softmax(-1), y[:, 1:].clamp(min=0))
         ),
-        "this is one number for each row; leave the tokens apart, (batch, seq - 1)": (
-            lambda x, y: logps(x, y).sum(-1)
-        ),
+        "this is one number for each row; leave the tokens apart, (batch, seq - 1)": (lambda x, y: logps(x, y).sum(-1)),
         "the masked positions are left out; keep the shape (batch, seq - 1), with 0 in their places": (
             lambda x, y: logps(x, y)[y[:, 1:] != IGNORED]
         ),
-        "this is the mean over everything; leave the tokens apart, (batch, seq - 1)": (
-            lambda x, y: logps(x, y).mean()
-        ),
+        "this is the mean over everything; leave the tokens apart, (batch, seq - 1)": (lambda x, y: logps(x, y).mean()),
     },
 )
 
@@ -188,9 +180,7 @@ def _margin(c: Tensor, r: Tensor, rc: Tensor, rr: Tensor, beta: float) -> Tensor
     return beta * ((c - rc) - (r - rr))
 
 
-def dpo(
-    chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float
-) -> Tensor:
+def dpo(chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float) -> Tensor:
     r"""-ln sigma(margin) with margin the difference of the two implicit rewards; mean over the pairs."""
     return -F.logsigmoid(_margin(chosen, rejected, reference_chosen, reference_rejected, beta)).mean()
 
@@ -210,9 +200,7 @@ DPO = Exercise(
     secret=_secret_dpo,
     reference=dpo,
     mutants={
-        "beta is forgotten: each reward is multiplied by it": (
-            lambda c, r, rc, rr, beta: dpo(c, r, rc, rr, 1.0)
-        ),
+        "beta is forgotten: each reward is multiplied by it": (lambda c, r, rc, rr, beta: dpo(c, r, rc, rr, 1.0)),
         "beta stands in front of the loss; it belongs inside the sigmoid": (
             lambda c, r, rc, rr, beta: beta * dpo(c, r, rc, rr, 1.0)
         ),
@@ -253,9 +241,7 @@ DPO = Exercise(
             lambda c, r, rc, rr, beta: -_margin(c, r, rc, rr, beta).sigmoid().mean()
         ),
         "this is 1 - σ(z), with z the difference of the rewards: the probability that the rejected answer wins; "
-        "the loss is -ln σ(z)": (
-            lambda c, r, rc, rr, beta: (-_margin(c, r, rc, rr, beta)).sigmoid().mean()
-        ),
+        "the loss is -ln σ(z)": (lambda c, r, rc, rr, beta: (-_margin(c, r, rc, rr, beta)).sigmoid().mean()),
         "the sigmoid is missing: the loss is -ln σ(z), not -z, with z the difference of the rewards": (
             lambda c, r, rc, rr, beta: -_margin(c, r, rc, rr, beta).mean()
         ),
@@ -391,8 +377,7 @@ PACK = Exercise(
         ),
         "positions count from 1; they begin at 0 with every example": (
             lambda examples, length: tuple(
-                (ids, labels, tuple(place + 1 for place in places))
-                for ids, labels, places in pack(examples, length)
+                (ids, labels, tuple(place + 1 for place in places)) for ids, labels, places in pack(examples, length)
             )
         ),
     },

@@ -115,9 +115,7 @@ def drawn(draw: Draw) -> tuple[list[Row], list[Row], Ids, int]:
     two have the same prompt.
     """
     kinds = ["fit"] * 2 + list(FAULTS) + [draw.pick(("fit", *FAULTS))]
-    learned, tested = (
-        [items(split)[i] for i in draw.order(len(items(split)))] for split in ("train", "test")
-    )
+    learned, tested = ([items(split)[i] for i in draw.order(len(items(split)))] for split in ("train", "test"))
     twin, its = draw.pick([(a, b) for a in learned for b in tested if a[2] == b[2]])
     learned = [item for item in learned if item != twin]
     tested = [its, *(item for item in tested if item != its)][:6]
@@ -174,9 +172,7 @@ def _both(train: Rows, test: Rows, mark: Ids, end_id: int) -> tuple[str, ...]:
 def _by_prompt(train: Rows, test: Rows, mark: Ids, end_id: int) -> tuple[str, ...]:
     asked = [row["input_ids"][: start_of_answer(row["input_ids"], mark)] for row in train]
     names = audit(train, test, mark, end_id)
-    return tuple(
-        "repeated" if name == "fit" and asked[i] in asked[:i] else name for i, name in enumerate(names)
-    )
+    return tuple("repeated" if name == "fit" and asked[i] in asked[:i] else name for i, name in enumerate(names))
 
 
 AUDIT = Exercise(
@@ -194,31 +190,23 @@ AUDIT = Exercise(
         "this compares answers with those of the test; many questions have the same answer, so compare prompts": (
             _by_answer
         ),
-        "a repeated row is not found: compare input_ids with those of the rows before it": (
-            _blind_to("repeated")
-        ),
+        "a repeated row is not found: compare input_ids with those of the rows before it": (_blind_to("repeated")),
         "a prompt with another answer is called repeated; compare all of input_ids, not the prompt": _by_prompt,
-        "both of two equal rows are called repeated; the first is fit, and only the later one is too many": (
-            _both
-        ),
+        "both of two equal rows are called repeated; the first is fit, and only the later one is too many": (_both),
         "of two equal rows the first is called repeated; it is the later one that is too many": (
             lambda train, test, mark, end_id: audit(train[::-1], test, mark, end_id)[::-1]
         ),
         "a cut row is not found: its last token is not end_id, though the prompt holds that token as well": (
             _blind_to("cut")
         ),
-        "where every label is -100, it is not only the end that is not learned": (
-            _blind_to("nothing learned")
-        ),
+        "where every label is -100, it is not only the end that is not learned": (_blind_to("nothing learned")),
         "shifted labels are taken for a learned prompt: look whether each label is the token at its place": (
             _blind_to("shifted")
         ),
         "a last label of -100 has three possible causes: is anything learned at all, and are labels in place?": (
             functools.partial(audit, signs=_last_label_first)
         ),
-        "a learned prompt is not found: before the end of mark every label must be -100": (
-            _blind_to("prompt learned")
-        ),
+        "a learned prompt is not found: before the end of mark every label must be -100": (_blind_to("prompt learned")),
         "a row whose end is not learned is not found: its last label is -100": (_blind_to("end not learned")),
         "every row is called fit: each of the seven faults is among them": (
             lambda train, test, mark, end_id: ("fit",) * len(train)

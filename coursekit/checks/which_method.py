@@ -26,9 +26,7 @@ FEWEST = 3
 POWER = 1.96 + 0.84
 
 
-def of_each_method(
-    pilot: Pilot, statistic: Callable[[Sequence[float]], float] = statistics.variance
-) -> list[float]:
+def of_each_method(pilot: Pilot, statistic: Callable[[Sequence[float]], float] = statistics.variance) -> list[float]:
     r"""A statistic of each method's accuracies, in the order in which the pilot names them."""
     methods = list(dict.fromkeys(method for method, _, _ in pilot))
     return [statistic([score for own, _, score in pilot if own == method]) for method in methods]
@@ -69,11 +67,11 @@ _WRONG_COUNTS: dict[str, Callable[[Pilot, float], int]] = {
     "this rounds down or to the nearest, and so many seeds are just too few: round up": lambda pilot, smallest: max(
         FEWEST, math.floor(POWER**2 * sum(of_each_method(pilot)) / smallest**2)
     ),
-    "the error of a mean falls with the root of the seeds, not with their number": lambda pilot, smallest: (
-        max(FEWEST, math.ceil(POWER * sum(of_each_method(pilot)) ** 0.5 / smallest))
+    "the error of a mean falls with the root of the seeds, not with their number": lambda pilot, smallest: max(
+        FEWEST, math.ceil(POWER * sum(of_each_method(pilot)) ** 0.5 / smallest)
     ),
-    "the standard deviations are added; of independent means the variances add up": lambda pilot, smallest: (
-        _seeds_for(sum(v**0.5 for v in of_each_method(pilot)) ** 2, smallest)
+    "the standard deviations are added; of independent means the variances add up": lambda pilot, smallest: _seeds_for(
+        sum(v**0.5 for v in of_each_method(pilot)) ** 2, smallest
     ),
 }
 
@@ -164,13 +162,9 @@ def _concluded(
 ) -> Callable[..., Conclusion]:
     r"""The right rule, or one with a single thing wrong. factor: instead of the standard errors that are given."""
 
-    def rule(
-        runs: Runs, one: str, other: str, seeds: Sequence[int], smallest: float, errors: float
-    ) -> Conclusion:
+    def rule(runs: Runs, one: str, other: str, seeds: Sequence[int], smallest: float, errors: float) -> Conclusion:
         own = {
-            method: [
-                score for name, seed, score in runs if name == method and (seed in seeds or not registered)
-            ]
+            method: [score for name, seed, score in runs if name == method and (seed in seeds or not registered)]
             for method in (one, other)
         }
         difference = mean(own[one]) - mean(own[other])
@@ -230,11 +224,7 @@ def _registered_runs(draw: Draw) -> tuple[Runs, str, str, tuple[int, ...], float
     middle = draw.real(0.72, 0.78)
     while True:
         runs = []
-        for method, level, shift in (
-            (one, middle + difference, -0.05),
-            (other, middle, 0.04),
-            ("full", 0.86, 0.0),
-        ):
+        for method, level, shift in ((one, middle + difference, -0.05), (other, middle, 0.04), ("full", 0.86, 0.0)):
             for seed in (*seeds, *more):
                 moved = level + (shift if seed in more else 0.0)
                 runs.append((method, seed, round(moved + draw.real(-1.7, 1.7) * spread, 4)))
@@ -262,8 +252,9 @@ CONCLUDE = Exercise(
     secret=_registered_runs,
     reference=conclude,
     mutants={
-        "runs of seeds that were not registered count here: who may add runs until the result pleases will "
-        "find one": (_concluded(registered=False)),
+        "runs of seeds that were not registered count here: who may add runs until the result pleases will find one": (
+            _concluded(registered=False)
+        ),
         "a registered run is missing, and the others are averaged as if nothing were: say 'incomplete'": (
             _concluded(complete=False)
         ),

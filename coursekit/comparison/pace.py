@@ -47,9 +47,7 @@ def _precision(model: nn.Module) -> AbstractContextManager[Any]:
     return torch.autocast(trained[0].device.type, half, enabled=half is not None)
 
 
-def _stepper(
-    model: nn.Module, batch: dict[str, Tensor], precision: AbstractContextManager[Any]
-) -> Callable[[], None]:
+def _stepper(model: nn.Module, batch: dict[str, Tensor], precision: AbstractContextManager[Any]) -> Callable[[], None]:
     r"""A function that makes one training step, as `fit` does."""
     trained = _trained(model)
     optimizer = make_optimizer("adamw", trained, 0.0, 0.0)

@@ -143,11 +143,7 @@ def split_attention(model: str) -> Any:
 
 def query_and_value(shapes: Any) -> tuple[str, str]:
     r"""What the LoRA paper adapts, under the names that a config of `split_attention` has for it."""
-    names = {
-        "opt": ("q_proj", "v_proj"),
-        "llama": ("q_proj", "v_proj"),
-        "deberta-v2": ("query_proj", "value_proj"),
-    }
+    names = {"opt": ("q_proj", "v_proj"), "llama": ("q_proj", "v_proj"), "deberta-v2": ("query_proj", "value_proj")}
     return names.get(shapes.model_type, ("query", "value"))
 
 
@@ -159,11 +155,7 @@ def _known(model: str) -> Callable[[], Any]:
 
     def bert_like(kind: Any, d: int, layers: int, heads: int, **more: Any) -> Callable[[], Any]:
         return lambda: kind(
-            hidden_size=d,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            intermediate_size=4 * d,
-            **more,
+            hidden_size=d, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * d, **more
         )
 
     roberta = dict(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)

@@ -61,22 +61,16 @@ class Registration:
                 f"the hypothesis must name both methods, as in 'lora beats bitfit'; {missing[0]!r} is not in it."
             )
         if len(self.rates) != 2:
-            raise CourseError(
-                f"rates must be two, one for each method, such as (0.003, 0.1); got {self.rates}."
-            )
+            raise CourseError(f"rates must be two, one for each method, such as (0.003, 0.1); got {self.rates}.")
         for rate in self.rates:
             number("rate", rate, above=0, such_as=0.003)
         number("smallest", self.smallest, above=0, below=0.5, such_as=0.02)
         object.__setattr__(self, "rates", tuple(self.rates))
-        object.__setattr__(
-            self, "seeds", tuple(whole("seed", seed, least=0, such_as=3) for seed in self.seeds)
-        )
+        object.__setattr__(self, "seeds", tuple(whole("seed", seed, least=0, such_as=3) for seed in self.seeds))
         if len(set(self.seeds)) < max(FEWEST, len(self.seeds)):
             raise CourseError(f"seeds must be three or more different ones; got {self.seeds}.")
         if both := sorted(set(self.seeds) & set(self.pilot)):
-            raise CourseError(
-                f"seed {both[0]} was in the pilot: what gave the idea cannot confirm it as well."
-            )
+            raise CourseError(f"seed {both[0]} was in the pilot: what gave the idea cannot confirm it as well.")
 
     @property
     def name(self) -> str:

@@ -99,17 +99,7 @@ def _value(field: Field[Any], text: str) -> Any:
 
 def table(rows: Iterable[Row]) -> Table:
     r"""The columns that are read first."""
-    columns = [
-        "method",
-        "rate",
-        "seeds",
-        "trained",
-        "bytes stored",
-        "peak MB",
-        "step / full",
-        "accuracy",
-        "sd",
-    ]
+    columns = ["method", "rate", "seeds", "trained", "bytes stored", "peak MB", "step / full", "accuracy", "sd"]
     return Table(columns, [
         [r.method, f"{r.lr:g}", r.seeds, r.trained, r.storage_bytes, f"{r.peak / MB:.1f}", f"{r.step_ratio:.2f}",
          f"{r.accuracy:.3f}", None if r.sd is None else f"{r.sd:.3f}"]
@@ -155,9 +145,7 @@ def from_csv(path: str | Path) -> list[Row]:
         reader = csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8"), newline=""))
         if reader.fieldnames != [field.name for field in fields(Row)]:
             raise ValueError("other columns")
-        return [
-            Row(**{field.name: _value(field, entry[field.name]) for field in fields(Row)}) for entry in reader
-        ]
+        return [Row(**{field.name: _value(field, entry[field.name]) for field in fields(Row)}) for entry in reader]
     except OSError as error:
         raise CourseError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, TypeError) as error:  # not UTF-8, other columns, a word for a number, a short line

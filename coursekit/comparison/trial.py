@@ -23,9 +23,7 @@ from coursekit.models.hub import quiet
 ROUNDS = 4
 
 
-def costs(
-    bench: Bench, candidate: Candidate, model: nn.Module, history: training.History | None
-) -> dict[str, Any]:
+def costs(bench: Bench, candidate: Candidate, model: nn.Module, history: training.History | None) -> dict[str, Any]:
     r"""Before training (history None) and after it.
 
     trained, head: parameters of the method, by count and by its closed form, and of the task head. Then bytes by

@@ -11,14 +11,7 @@ from torch import Tensor, nn
 
 from coursekit.errors import CourseError
 from coursekit.evaluation.prefix_cache import PrefixCache
-from coursekit.evaluation.running import (
-    device_of,
-    evaluating,
-    progress_bar,
-    similar_lengths,
-    text_list,
-    token_ids,
-)
+from coursekit.evaluation.running import device_of, evaluating, progress_bar, similar_lengths, text_list, token_ids
 
 
 def score_choices(
@@ -38,19 +31,12 @@ def score_choices(
     choices, ids = text_list("choices", choices), token_ids(model, tokenizer, "prompts", prompts)
     first = [tokenizer(choice, add_special_tokens=False)["input_ids"][:1] for choice in choices]
     if len({tuple(token) for token in first}) < len(choices) or [] in first:
-        raise CourseError(
-            f"the choices {', '.join(map(repr, choices))} do not begin with a token each of their own"
-        )
+        raise CourseError(f"the choices {', '.join(map(repr, choices))} do not begin with a token each of their own")
     return next_token_logits(model, ids, [token[0] for token in first], batch_size, cache, progress)
 
 
 def next_token_logits(
-    model: nn.Module,
-    prompts: list[list[int]],
-    choices: list[int],
-    batch_size: int,
-    cache: bool,
-    progress: bool,
+    model: nn.Module, prompts: list[list[int]], choices: list[int], batch_size: int, cache: bool, progress: bool
 ) -> Float[Tensor, "prompts choices"]:
     r"""Logits of the `choices` after each prompt. Only the ends of the prompts go through the output layer.
 
@@ -64,9 +50,7 @@ def next_token_logits(
         for group in similar_lengths(prompts, batch_size):
             rest = [prompts[i][skip:] for i in group]
             missing = [len(rest[0]) - len(row) for row in rest]
-            filled = torch.tensor(
-                [row + [0] * n for row, n in zip(rest, missing, strict=True)], device=device
-            )
+            filled = torch.tensor([row + [0] * n for row, n in zip(rest, missing, strict=True)], device=device)
             past = {"cache": prefix.expanded(len(group)), "use_cache": True} if skip else {"use_cache": False}
             ends = model(input_ids=filled, logits_to_keep=max(missing) + 1, **past).logits
             last = ends[range(len(group)), [-1 - n for n in missing]]  # (rows, vocabulary)

@@ -40,11 +40,7 @@ def generate(
             group = order[start : start + batch_size]
             batch, mask = (t.to(device) for t in left_padded([ids[i] for i in group], pad))
             written = model.generate(
-                input_ids=batch,
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                pad_token_id=pad,
-                **settings,
+                input_ids=batch, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=pad, **settings
             )
             for i, text in zip(
                 group, tokenizer.batch_decode(written[:, batch.shape[1] :], skip_special_tokens=True), strict=True

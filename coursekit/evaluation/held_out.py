@@ -32,8 +32,6 @@ def answer_nats(
             columns = (labels != IGNORED).any(0).nonzero()[:, 0]
             at = columns - labels.shape[1] - 1
             logits = model(**batch, use_cache=False, logits_to_keep=at).logits.float()
-            each = F.cross_entropy(
-                logits.transpose(1, 2), labels[:, columns], ignore_index=IGNORED, reduction="none"
-            )
+            each = F.cross_entropy(logits.transpose(1, 2), labels[:, columns], ignore_index=IGNORED, reduction="none")
             found.append(each.sum(1).cpu())
     return torch.cat(found)

@@ -55,12 +55,7 @@ def prompt_examples(prepared: Prepared, k: int) -> Prepared:
 
 
 def ask(
-    model: nn.Module,
-    prepared: Prepared,
-    shots: int = 0,
-    limit: int | None = None,
-    timed: int = 8,
-    split: str = "test",
+    model: nn.Module, prepared: Prepared, shots: int = 0, limit: int | None = None, timed: int = 8, split: str = "test"
 ) -> Asked:
     r"""Accuracy on the first `limit` rows with `shots` examples in each prompt, and the cost of a query.
 
@@ -77,7 +72,5 @@ def ask(
 def _asked(prepared: Prepared) -> Task:
     task = task_of(prepared)
     if task is None or prepared.kind != "decoder":
-        raise CourseError(
-            f"{prepared.name} has no prompts for a decoder: load_task(...).for_decoder(...) has"
-        )
+        raise CourseError(f"{prepared.name} has no prompts for a decoder: load_task(...).for_decoder(...) has")
     return task

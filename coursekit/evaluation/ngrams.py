@@ -69,6 +69,4 @@ def _check(stream: Tensor, vocab: int) -> None:
     if len(stream) < 2:
         raise CourseError("a stream of fewer than two tokens has nothing to count")
     if int(stream.max()) >= vocab or int(stream.min()) < 0:
-        raise CourseError(
-            f"a token is outside of 0 … {vocab - 1}: give the vocabulary of the stream's tokenizer"
-        )
+        raise CourseError(f"a token is outside of 0 … {vocab - 1}: give the vocabulary of the stream's tokenizer")

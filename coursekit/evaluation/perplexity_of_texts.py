@@ -80,9 +80,7 @@ def perplexity_interval(nats: Float[Tensor, "texts 2"]) -> tuple[float, float, f
     return (nats[:, 0].sum() / nats[:, 1].sum()).exp().item(), low, high
 
 
-def ratio_interval(
-    nats: Float[Tensor, "texts 2"], reference: Float[Tensor, "texts 2"]
-) -> tuple[float, float, float]:
+def ratio_interval(nats: Float[Tensor, "texts 2"], reference: Float[Tensor, "texts 2"]) -> tuple[float, float, float]:
     r"""How many times the perplexity `reference` that of `nats` is, on the same texts, with its 95 % interval."""
     if not torch.equal(nats[:, 1], reference[:, 1]):
         raise CourseError("the two read different texts: a ratio text by text needs the same ones")

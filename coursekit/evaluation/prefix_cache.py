@@ -38,10 +38,7 @@ class PrefixCache:
     def expanded(self, batch: int) -> DynamicCache:
         r"""A cache for `batch` rows. The rows share memory: a layer copies when it appends."""
         cache = DynamicCache(
-            [
-                (keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1))
-                for keys, values in self.layers
-            ]
+            [(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1)) for keys, values in self.layers]
         )
         vars(cache).update(self.notes)
         return cache

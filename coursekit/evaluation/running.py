@@ -59,9 +59,7 @@ def text_list(name: str, texts: Sequence[str]) -> list[str]:
     return list(texts)
 
 
-def token_ids(
-    model: nn.Module, tokenizer: Any, name: str, texts: Sequence[str], **settings: Any
-) -> list[list[int]]:
+def token_ids(model: nn.Module, tokenizer: Any, name: str, texts: Sequence[str], **settings: Any) -> list[list[int]]:
     r"""The token ids of `texts`, for a model that writes. Raises CourseError where model or tokenizer are none, where
     they do not belong together, and for anything but a list of texts.
     """

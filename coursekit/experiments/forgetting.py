@@ -79,9 +79,7 @@ class Forgetting:
     def without(self, *left: str | Way) -> Forgetting:
         r"""All but these remedies, whole ones or one strength of them."""
         ways = [way for way in self.new if way not in left and way[0] not in left]
-        return replace(
-            self, new={way: self.new[way] for way in ways}, old={way: self.old[way] for way in ways}
-        )
+        return replace(self, new={way: self.new[way] for way in ways}, old={way: self.old[way] for way in ways})
 
     def curves(self) -> dict[str, list[tuple[float, float]]]:
         r"""Remedy -> `point` at each of its strengths."""
@@ -94,19 +92,14 @@ class Forgetting:
     def strengths(self) -> list[tuple[str, Point]]:
         r"""(strength, `point`) of all remedies, to be written into a picture of `curves`."""
         return [
-            (
-                f"{100 * strength:g} %" if kind in SHARES else _NAMED[kind].format(strength),
-                self.point((kind, strength)),
-            )
+            (f"{100 * strength:g} %" if kind in SHARES else _NAMED[kind].format(strength), self.point((kind, strength)))
             for kind, strength in self.new
             if kind != BEFORE[0]
         ]
 
     def apart(self, one: Way, other: Way) -> tuple[list[float], list[float]]:
         r"""(new, old) of `one` minus `other`, seed by seed: the two share their pre-trained model and order of rows."""
-        new, old = (
-            [a - b for a, b in zip(found[one], found[other], strict=True)] for found in (self.new, self.old)
-        )
+        new, old = ([a - b for a, b in zip(found[one], found[other], strict=True)] for found in (self.new, self.old))
         return new, old
 
     def below(
@@ -158,15 +151,10 @@ class Forgetting:
     def table(self) -> Table:
         r"""Where all start, then every remedy at every strength: mean ± standard deviation over the seeds."""
         rows = [
-            [
-                BEFORE[0] if way == BEFORE else str(Remedy(*way)),
-                *(_mean(v[way]) for v in (self.new, self.old)),
-            ]
+            [BEFORE[0] if way == BEFORE else str(Remedy(*way)), *(_mean(v[way]) for v in (self.new, self.old))]
             for way in self.new
         ]
-        return Table(
-            ["remedy", "tweets", "old domains"], rows, note="± is the standard deviation over the seeds."
-        )
+        return Table(["remedy", "tweets", "old domains"], rows, note="± is the standard deviation over the seeds.")
 
 
 def _ends(gaps: Iterable[float]) -> str:

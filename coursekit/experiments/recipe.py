@@ -137,13 +137,9 @@ class Grid:
             if names.count(name) > 1:
                 raise CourseError(f"two arms of {self.topic} are called {name!r}: give each a name of its own")
             if of := next((other for other in names if name.startswith(state(other, ""))), None):
-                raise CourseError(
-                    f'{name!r} reads as a state of {of!r}: call it something without "{state(of, "")}"'
-                )
+                raise CourseError(f'{name!r} reads as a state of {of!r}: call it something without "{state(of, "")}"')
         if self.reference not in names:
-            raise CourseError(
-                f"{self.topic} has no arm {self.reference!r} to compare with; arms: {', '.join(names)}"
-            )
+            raise CourseError(f"{self.topic} has no arm {self.reference!r} to compare with; arms: {', '.join(names)}")
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
             raise CourseError(f"seeds must be different ones, such as (0, 1, 2); got {self.seeds}.")
         for steps in (self.steps, *(arm.steps for arm in self.arms if arm.steps is not None)):

@@ -131,9 +131,7 @@ def baselines(bench: Bench, there: Collection[str] = (), bf16: bool = True) -> I
     with autocast(bench.device.type, bf16):
         (validation, _), (test, margins) = (_answers(bench, model, split) for split in ("validation", "test"))
         if UNTRAINED not in there:
-            yield replace(
-                _idle(UNTRAINED, validation, test), seconds=time.perf_counter() - start, margins=margins
-            )
+            yield replace(_idle(UNTRAINED, validation, test), seconds=time.perf_counter() - start, margins=margins)
         if bench.labels != 2:
             return
         fitted = {}

@@ -133,9 +133,7 @@ def written(runs: Iterable[Run]) -> str:
     further = [name for name in OPTIONAL if any(line[name] for line in lines)]
     further += sorted({name for run in runs for name in run.more})
     out = io.StringIO()
-    rows = csv.DictWriter(
-        out, [*COLUMNS, *further], restval="", extrasaction="ignore", lineterminator="\n"
-    )
+    rows = csv.DictWriter(out, [*COLUMNS, *further], restval="", extrasaction="ignore", lineterminator="\n")
     rows.writeheader()
     rows.writerows(lines)
     return out.getvalue()
@@ -187,9 +185,7 @@ class Store:
                 if cell in done or self._taken(cell):
                     continue
                 try:
-                    self._claim_of(cell).write_text(
-                        json.dumps([socket.gethostname(), os.getpid(), _born(os.getpid())])
-                    )
+                    self._claim_of(cell).write_text(json.dumps([socket.gethostname(), os.getpid(), _born(os.getpid())]))
                 except OSError as error:
                     raise CourseError(f"cannot write beside {self.path}: {error.strerror}") from error
                 return cell

@@ -73,29 +73,19 @@ def _perplexity(model: nn.Module, rows: Dataset, blocks: int) -> float:
         return math.exp(model(input_ids=ids, labels=ids, use_cache=False).loss.item())
 
 
-def load_domains(
-    new: str = "tweet",
-    olds: Sequence[str] = OLDS,
-    vocab: int = 512,
-    block: int = 64,
-) -> Domains:
+def load_domains(new: str = "tweet", olds: Sequence[str] = OLDS, vocab: int = 512, block: int = 64) -> Domains:
     r"""The course's domains in blocks of `block` tokens, with a tokenizer that was made for the old ones.
 
     Raises CourseError for an unknown domain, and where the new one is among the old.
     """
     if new in olds or not olds:
-        raise CourseError(
-            f"new={new!r}, olds={tuple(olds)}: give old domains, and a new one that is none of them"
-        )
+        raise CourseError(f"new={new!r}, olds={tuple(olds)}: give old domains, and a new one that is none of them")
     texts = {name: {split: rows["text"][:] for split, rows in load_text(name).items()} for name in (*olds, new)}
-    together = {
-        split: [t for name in olds for t in texts[name][split]] for split in ("train", "test")
-    }
+    together = {split: [t for name in olds for t in texts[name][split]] for split in ("train", "test")}
     random.Random(0).shuffle(together["train"])  # they lie domain by domain
     tokenizer = train_tokenizer(together["train"], vocab)
     tests = {
-        name: prepare_text({"test": found["test"]}, tokenizer, block).data["test"]
-        for name, found in texts.items()
+        name: prepare_text({"test": found["test"]}, tokenizer, block).data["test"] for name, found in texts.items()
     }
     return Domains(
         tokenizer,

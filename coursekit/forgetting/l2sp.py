@@ -28,9 +28,7 @@ class L2SP(Anchor):
         self.head = [name for name in self.parameters if name.partition(".")[0] in heads]
         self.body = [name for name in self.parameters if name not in self.head]
         if beta and not self.head:
-            raise CourseError(
-                f"beta={beta} is for a task head, and none of this model trains: leave beta at 0"
-            )
+            raise CourseError(f"beta={beta} is for a task head, and none of this model trains: leave beta at 0")
         # The head is not among them: drawn anew each time, it would tell a run that is resumed from itself.
         self._checksum = fingerprint({name: self.start[name] for name in self.body})
 

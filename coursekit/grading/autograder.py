@@ -33,20 +33,13 @@ def grade(repository: Path, result: Path, plan: Callable[[Batch, Path], Any]) ->
     """
     if not repository.is_dir():
         raise CourseError(f"there is no folder {repository} to grade")
-    owner = (
-        os.environ.get("OWNER") or os.environ.get("USERNAME") or os.environ.get("GITHUB_ACTOR") or "student"
-    )
+    owner = os.environ.get("OWNER") or os.environ.get("USERNAME") or os.environ.get("GITHUB_ACTOR") or "student"
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o711)
         batch, place = Batch(Path(folder, "marks")), Path(folder, "submissions")
         batch.make()
         others = lambda _, names: [n for n in names if gate.left_out([n])]  # noqa: E731
-        shutil.copytree(
-            repository,
-            place / "submission",
-            symlinks=True,
-            ignore=others,
-        )
+        shutil.copytree(repository, place / "submission", symlinks=True, ignore=others)
         plan(batch, place)
         found = grade_lines(batch)
         if not found:

@@ -67,15 +67,11 @@ def grade_lines(
     return [found for line in lines if (found := batch.result(line["key"])) is not None]
 
 
-def _all(
-    batch: Batch, pool: Executor, todo: list[dict[str, Any]], before: dict[str, dict[str, Any] | None]
-) -> None:
+def _all(batch: Batch, pool: Executor, todo: list[dict[str, Any]], before: dict[str, dict[str, Any] | None]) -> None:
     from tqdm import tqdm
 
     waiting = {pool.submit(bench.grade_index, str(batch.out), line["index"]): line for line in todo}
-    bar = tqdm(
-        total=len(todo), desc="grading", unit="submission", file=sys.stderr, disable=not sys.stderr.isatty()
-    )
+    bar = tqdm(total=len(todo), desc="grading", unit="submission", file=sys.stderr, disable=not sys.stderr.isatty())
     try:
         for future in concurrent.futures.as_completed(waiting):
             line = waiting[future]

@@ -36,10 +36,7 @@ class Bench:
         facts = self.judge.ask("facts")
         self.assignment = replace(self.assignment, points=facts["points"], budgets=facts["budgets"])
         if self.assignment.budgets:
-            self.preload = [
-                *self.preload,
-                "import coursekit.models.load, transformers.models.bert.modeling_bert",
-            ]
+            self.preload = [*self.preload, "import coursekit.models.load, transformers.models.bert.modeling_bert"]
         batch.work.mkdir(mode=0o711, exist_ok=True)
         self.work = batch.work / f"{os.uname().nodename[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
         self.work.mkdir(mode=0o711)

@@ -62,9 +62,7 @@ def bwrap_command(
     if (own.parent / "pyproject.toml").is_file():
         masks.add(str(own.parent))
     masks = {m for m in masks if any(m.startswith(s + "/") for s in map(os.path.realpath, shown))}
-    places = [
-        (p, ["--symlink", os.readlink(p), p] if os.path.islink(p) else ["--ro-bind", p, p]) for p in shown
-    ]
+    places = [(p, ["--symlink", os.readlink(p), p] if os.path.islink(p) else ["--ro-bind", p, p]) for p in shown]
     places += [(m, ["--size", "4096", "--tmpfs", m, "--remount-ro", m]) for m in masks]
     command = [
         "bwrap", "--unshare-all", "--unshare-user", "--uid", "1000", "--gid", "1000", "--hostname", "box",
@@ -107,9 +105,7 @@ def podman_command(
     The container has this machine's system, Python and packages, read-only, as bwrap's boxes do; its image
     (COURSEKIT_BOX_IMAGE) only has to be Linux.
     """
-    shown = [
-        (p, p) for p in (*_SYSTEM, *python_paths(), str(lib)) if os.path.isdir(p) and not os.path.islink(p)
-    ]
+    shown = [(p, p) for p in (*_SYSTEM, *python_paths(), str(lib)) if os.path.isdir(p) and not os.path.islink(p)]
     shown += [(str(stage), "/in"), (str(lib / "passwd"), "/etc/passwd")]
     shown += [] if models is None else [(str(models), "/models")]
     size, memory = limits.disk, limits.memory + 512 * MB
@@ -189,9 +185,7 @@ def probe(box: str) -> str | None:
         return "not installed"
     except subprocess.TimeoutExpired:
         return "does not answer"
-    return (
-        None if done.returncode == 0 else " ".join(done.stderr.split())[-300:] or f"status {done.returncode}"
-    )
+    return None if done.returncode == 0 else " ".join(done.stderr.split())[-300:] or f"status {done.returncode}"
 
 
 #: Names the socket to a grader whose box is "runner".

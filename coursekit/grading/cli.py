@@ -51,12 +51,10 @@ class _Settings:
     _told: ClassVar[set[str]] = set()
 
     roster: Annotated[
-        Path | None,
-        typer.Option(help="CSV file with a column id, and perhaps name, email and more of each person."),
+        Path | None, typer.Option(help="CSV file with a column id, and perhaps name, email and more of each person.")
     ] = None
     groups: Annotated[
-        Path | None,
-        typer.Option(help="CSV file with the columns group and id: one hands in for all of a group."),
+        Path | None, typer.Option(help="CSV file with the columns group and id: one hands in for all of a group.")
     ] = None
     notebook: Annotated[Path | None, typer.Option(help="The course's own notebook. Default: guessed.")] = None
     variants: Annotated[
@@ -64,21 +62,14 @@ class _Settings:
     ] = False
     box: Annotated[str, typer.Option(help="auto, bwrap, podman or runner.")] = "auto"
     unsafe: Annotated[
-        bool,
-        typer.Option(
-            "--unsafe-no-isolation", help="Run submissions with your own permissions. Never do this."
-        ),
+        bool, typer.Option("--unsafe-no-isolation", help="Run submissions with your own permissions. Never do this.")
     ] = False
     whole: Annotated[bool, typer.Option("--whole", help="Run the complete notebooks too.")] = False
-    profile: Annotated[
-        str | None, typer.Option(help="With --whole: smoke, gpu, or a papermill parameter file.")
-    ] = None
-    seconds: Annotated[
-        float | None, typer.Option(help="Time limit for the cells that exercises need, in seconds.")
-    ] = None
-    exercise_seconds: Annotated[
-        float | None, typer.Option(help="Time limit for one exercise, in seconds.")
-    ] = None
+    profile: Annotated[str | None, typer.Option(help="With --whole: smoke, gpu, or a papermill parameter file.")] = None
+    seconds: Annotated[float | None, typer.Option(help="Time limit for the cells that exercises need, in seconds.")] = (
+        None
+    )
+    exercise_seconds: Annotated[float | None, typer.Option(help="Time limit for one exercise, in seconds.")] = None
     memory: Annotated[float | None, typer.Option(help="Memory limit for one submission, in GB.")] = None
     whole_minutes: Annotated[
         float | None, typer.Option(help="With --whole: time limit for the complete notebook, in minutes.")
@@ -120,9 +111,7 @@ def grade_all(
     out: Out = Path("marks"),
     jobs: Annotated[int, typer.Option(help="Number of submissions graded at the same time.")] = 1,
     only: Annotated[list[str] | None, typer.Option(help="Only this submission; may be repeated.")] = None,
-    regrade: Annotated[
-        str, typer.Option(help="`changed`, or `all` to grade again what has a mark.")
-    ] = "changed",
+    regrade: Annotated[str, typer.Option(help="`changed`, or `all` to grade again what has a mark.")] = "changed",
     anonymous: commands.Anonymous = False,
 ) -> None:
     r"""Grade a folder of submissions: plan, run each in a box of its own, collect. Run it again to go on."""

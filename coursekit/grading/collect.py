@@ -114,8 +114,7 @@ def read(out: Path) -> list[Entry]:
             groups.setdefault(line["group"], []).append(line["submission"])
     hand = manual.read(out, _real_names(out, lines), groups)
     entries = [
-        _entry(line, result, parts.get(line["notebook"], []), hand)
-        for line, result in zip(lines, results, strict=True)
+        _entry(line, result, parts.get(line["notebook"], []), hand) for line, result in zip(lines, results, strict=True)
     ]
     _all_used(hand, entries)
     return _best(entries)
@@ -171,9 +170,7 @@ def summarize(entries: list[Entry]) -> dict[str, Any]:
 def _counts(entries: list[Entry]) -> dict[str, int]:
     r"""By status, in the order in which pages name them."""
     known, counts = list(pages.STATUS), Counter(e.status for e in entries)
-    return dict(
-        sorted(counts.items(), key=lambda c: (known.index(c[0]) if c[0] in known else len(known), c[0]))
-    )
+    return dict(sorted(counts.items(), key=lambda c: (known.index(c[0]) if c[0] in known else len(known), c[0])))
 
 
 def _notebook(entries: list[Entry]) -> dict[str, Any]:
@@ -227,9 +224,7 @@ def _result(out: Path, key: str | None) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise CourseError(
-            f"results/{key}.json cannot be read ({error}): delete it and grade again."
-        ) from None
+        raise CourseError(f"results/{key}.json cannot be read ({error}): delete it and grade again.") from None
 
 
 def _entry(
@@ -246,12 +241,9 @@ def _entry(
         handed_in = line["key"] is not None
         status, message = (WAITING, "still to be graded") if handed_in else (NOTHING, "nothing was submitted")
         nobody_s = [
-            {"id": e["id"], "of": e["of"], "points": 0, "status": status, "message": message}
-            for e in exercises
+            {"id": e["id"], "of": e["of"], "points": 0, "status": status, "message": message} for e in exercises
         ]
-        return Entry(
-            id, notebook, status, message, _parts(id, nobody_s, hand), counts=not handed_in, **common
-        )
+        return Entry(id, notebook, status, message, _parts(id, nobody_s, hand), counts=not handed_in, **common)
     return Entry(
         id, notebook, result["status"], result["message"], _parts(id, result["exercises"], hand),
         where=result["where"], ran=result["ran"], box=result["box"], unsafe=result["unsafe"],
@@ -263,9 +255,7 @@ def _entry(
 _TOLD = ("id", "points", "of", "status", "message", "right", "cases", "copies")
 
 
-def _parts(
-    id: str, exercises: list[dict[str, Any]], hand: dict[tuple[str, str], manual.Manual]
-) -> tuple[Part, ...]:
+def _parts(id: str, exercises: list[dict[str, Any]], hand: dict[tuple[str, str], manual.Manual]) -> tuple[Part, ...]:
     parts = []
     for e in exercises:
         given = hand.get((id, e["id"]))
@@ -296,9 +286,7 @@ def _all_used(hand: dict[tuple[str, str], manual.Manual], entries: list[Entry]) 
     for (id, exercise), mark in hand.items():
         part, what = there.get((id, exercise)), ""
         if part is None:
-            what = (
-                "there is no such exercise in it; give `of`" if id in ids else "there is no such submission"
-            )
+            what = "there is no such exercise in it; give `of`" if id in ids else "there is no such submission"
         elif 0 < part.of < mark.points:  # a bonus is an exercise of its own, of 0 points
             what = f"{mark.points:g} points of {part.of:g}; for a bonus give an exercise of its own, with 0 as `of`"
         if what:

@@ -79,8 +79,7 @@ def export(
 
 @app.command()
 def answers(
-    marks: Marks,
-    template: Annotated[Path, typer.Option(help="The student's copy, as `coursekit release` made it.")],
+    marks: Marks, template: Annotated[Path, typer.Option(help="The student's copy, as `coursekit release` made it.")]
 ) -> None:
     r"""Write the students' functions as .py files, and say how to look for copied ones with JPlag."""
     from coursekit.grading.similarity import write
@@ -92,12 +91,8 @@ def answers(
 @app.command()
 def similarity(
     marks: Marks,
-    notebook: Annotated[
-        Path, typer.Option(help="The notebook with the exercises: the course's or a student's copy.")
-    ],
-    least: Annotated[
-        float, typer.Option(help="How alike two answers must be to be listed, from 0 to 1.")
-    ] = 0.8,
+    notebook: Annotated[Path, typer.Option(help="The notebook with the exercises: the course's or a student's copy.")],
+    least: Annotated[float, typer.Option(help="How alike two answers must be to be listed, from 0 to 1.")] = 0.8,
     anonymous: Anonymous = False,
 ) -> None:
     r"""Which answers are alike within an exercise: similarity.html, two programs beside each other, and similarity.csv.
@@ -132,9 +127,7 @@ def marking(
 @app.command()
 def variants(
     marks: Marks,
-    roster: Annotated[
-        Path | None, typer.Option(help="CSV with a column id, before anything is handed in.")
-    ] = None,
+    roster: Annotated[Path | None, typer.Option(help="CSV with a column id, before anything is handed in.")] = None,
     notebook: Annotated[Path | None, typer.Option(help="Also write each student's own copy of it.")] = None,
 ) -> None:
     r"""Print each student's own number, the notebook's parameter `variant`. Grade with --variants then."""

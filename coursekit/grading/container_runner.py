@@ -50,13 +50,7 @@ class ContainerRunner(BwrapRunner):
             name = f"coursekit-{os.getpid()}-{secrets.token_hex(6)}"
             command, environment = self._command(Path(home), limits, name)
             process = subprocess.Popen(
-                command,
-                stdin=wait,
-                stdout=tell,
-                stderr=output,
-                env=environment,
-                cwd=home,
-                start_new_session=True,
+                command, stdin=wait, stdout=tell, stderr=output, env=environment, cwd=home, start_new_session=True
             )
             os.close(wait)
             os.close(tell)
@@ -101,9 +95,7 @@ def _podman(*arguments: str) -> str:
 
 def _end_of_container(name: str, output: Path) -> dict[str, str]:
     r"""What the end of a container says beside its exit status, which is the student's to choose."""
-    state, _, killed = _podman(
-        "inspect", "--format", "{{.State.Status}} {{.State.OOMKilled}}", name
-    ).partition(" ")
+    state, _, killed = _podman("inspect", "--format", "{{.State.Status}} {{.State.OOMKilled}}", name).partition(" ")
     if state not in ("exited", "stopped", "stopping", "running"):  # it never ran
         said = " ".join(output.read_text(errors="replace").split())[-500:]
         return {"end": "infrastructure", "message": f"podman cannot start a container: {said}"}

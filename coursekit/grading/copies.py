@@ -26,9 +26,7 @@ def write(out: Path, notebook: Path, ids: Iterable[str]) -> list[Path]:
     blank = out / "copies" / notebook.name
     release(notebook, blank)
     if "variant" not in defaults(blank):
-        raise CourseError(
-            f"{notebook.name} has no parameter variant: all students have the same numbers in it."
-        )
+        raise CourseError(f"{notebook.name} has no parameter variant: all students have the same numbers in it.")
     secret, texts, folder = Batch(out).secret(), dict[str, str](), Folder(blank.parent)
     for id in ids:
         content = nbformat.read(blank, as_version=4)

@@ -99,9 +99,7 @@ def _canvas(marks: list[Mark], place: Path, options: Options) -> Path:
     notebook, of = _one_notebook(marks)
     column = options.column or notebook
     if "final" in column.lower():
-        raise CourseError(
-            f"Canvas ignores columns with 'final' in their name: give another --column than {column!r}."
-        )
+        raise CourseError(f"Canvas ignores columns with 'final' in their name: give another --column than {column!r}.")
     rows: list[Sequence[Any]] = [
         ("Student", "ID", "SIS User ID", "SIS Login ID", "Section", column),
         ("Points Possible", None, None, None, None, of),
@@ -129,12 +127,7 @@ def _gradescope(marks: list[Mark], place: Path, options: Options) -> Path:
             }
             for part in e.parts
         ]  # fmt: skip
-        result = {
-            "score": m.points,
-            "output": e.message + late,
-            "stdout_visibility": "hidden",
-            "tests": tests,
-        }
+        result = {"score": m.points, "output": e.message + late, "stdout_visibility": "hidden", "tests": tests}
         folder = folder_at(place / "gradescope" / names[e.id, e.notebook].removesuffix(".html"))
         replace_text(folder / "results.json", json.dumps(result, indent=1) + "\n")
     return place / "gradescope"
@@ -148,9 +141,7 @@ def _moodle(marks: list[Mark], place: Path, options: Options) -> Path:
     number that names a page's folder is the one in the first column, the identifier.
     """
     if options.fill is None:
-        raise CourseError(
-            "Moodle needs its own worksheet: download it there, and give it with --fill worksheet.csv."
-        )
+        raise CourseError("Moodle needs its own worksheet: download it there, and give it with --fill worksheet.csv.")
     (_, of), hints = _one_notebook(marks), Batch(place.parent).hints()
     names, rows = tables.read(options.fill)
     grade = _column(names, options.grade_column, "Grade", "--grade-column")
@@ -172,9 +163,7 @@ def _moodle(marks: list[Mark], place: Path, options: Options) -> Path:
             )
         for id in found:
             if id in filled:
-                raise CourseError(
-                    f"{options.fill.name}, line {number}: {id} appears twice: give --id-column."
-                )
+                raise CourseError(f"{options.fill.name}, line {number}: {id} appears twice: give --id-column.")
             filled.add(id)
             mark = next(m for m in marks if m.entry.id == id)
             if mark.points is not None:
@@ -192,9 +181,7 @@ def _moodle(marks: list[Mark], place: Path, options: Options) -> Path:
         )
     missing = sorted(m.entry.id for m in marks if m.entry.id not in filled and m.points)
     if missing:
-        raise CourseError(
-            f"{options.fill.name} has no line for {', '.join(missing[:5])}: is it the right worksheet?"
-        )
+        raise CourseError(f"{options.fill.name} has no line for {', '.join(missing[:5])}: is it the right worksheet?")
     with zipfile.ZipFile(place / "moodle-feedback.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, page in given.items():
             archive.writestr(name, page)
@@ -240,9 +227,7 @@ def _column(names: list[str], given: str | None, usual: str, option: str) -> str
 def _one_notebook(marks: list[Mark]) -> tuple[str, float]:
     notebooks = sorted({m.entry.notebook for m in marks})
     if len(notebooks) != 1:
-        raise CourseError(
-            f"one column holds one assignment, and there are {len(notebooks)}: export each folder alone."
-        )
+        raise CourseError(f"one column holds one assignment, and there are {len(notebooks)}: export each folder alone.")
     return notebooks[0], max(m.entry.of for m in marks)
 
 

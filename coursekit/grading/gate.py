@@ -82,17 +82,13 @@ def notebook(content: bytes) -> list[Cell]:
 def every_cell(content: bytes) -> list[Cell]:
     r"""As `notebook`, with the cells that hold no code."""
     if len(content) > MOST:
-        raise Refused(
-            f"it has {len(content) / 2**20:.0f} MB and the limit is {MOST / 2**20:.0f} MB: clear its outputs"
-        )
+        raise Refused(f"it has {len(content) / 2**20:.0f} MB and the limit is {MOST / 2**20:.0f} MB: clear its outputs")
     if not content.strip():
         raise Refused("the file is empty")
     try:
         text = content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise Refused(
-            f"it is not {error.encoding.upper()} text (byte {error.start}): save it with Jupyter"
-        ) from error
+        raise Refused(f"it is not {error.encoding.upper()} text (byte {error.start}): save it with Jupyter") from error
     try:
         data = json.loads(text, parse_constant=float)
     except RecursionError as error:
@@ -203,9 +199,7 @@ def _folder(path: Path) -> Iterator[tuple[str, bytes]]:
         for name in sorted(names):
             seen += 1
             if seen > 10 * MOST_FILES:
-                raise Refused(
-                    f"it has more than {MOST_FILES} files beside the notebook: hand in what it needs"
-                )
+                raise Refused(f"it has more than {MOST_FILES} files beside the notebook: hand in what it needs")
             file = Path(folder, name)
             if left_out([name]) or file.is_symlink() or not stat.S_ISREG(file.lstat().st_mode):
                 continue  # what a link or a FIFO stands for was not handed in

@@ -27,9 +27,7 @@ def rows(out: Path) -> list[dict[str, str]]:
     return [{name: tables.bare(cell) for name, cell in row.items()} for row in found]
 
 
-def read(
-    out: Path, names: Mapping[str, str], groups: Mapping[str, Sequence[str]]
-) -> dict[tuple[str, str], Manual]:
+def read(out: Path, names: Mapping[str, str], groups: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], Manual]:
     r"""By id of the student and exercise. Columns: id, exercise, points, comment; and of, for what only people mark.
 
     names: pseudonym -> id, so that who marks without names need not know them. groups: name -> ids of all who get the
@@ -43,9 +41,7 @@ def read(
         points = tables.number(row["points"], where)
         out_of = tables.number(of, where, "of") if of else None
         if out_of is not None and ofs.setdefault(exercise, out_of) != out_of:
-            raise CourseError(
-                f"{where}: {exercise} is of {out_of:g} points here, and of {ofs[exercise]:g} above."
-            )
+            raise CourseError(f"{where}: {exercise} is of {out_of:g} points here, and of {ofs[exercise]:g} above.")
         for one in groups.get(id, [id]):
             key = (names.get(one, one), exercise)
             if not id or not exercise or key in found:

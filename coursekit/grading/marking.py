@@ -47,17 +47,11 @@ def write(out: Path, exercise: str, of: float | None = None, anonymous: bool = F
         }
     if not any(cell["asked"] for card in cards.values() for cell in card["cells"]):
         there = {p.id for e in entries for p in e.parts}
-        raise (
-            unknown("exercise", exercise, there)
-            if there
-            else CourseError(f"nobody's notebook has {exercise}")
-        )
+        raise (unknown("exercise", exercise, there) if there else CourseError(f"nobody's notebook has {exercise}"))
     rows = manual.rows(out)
     others = [[r.get(c) or "" for c in COLUMNS] for r in rows if r["exercise"].strip() != exercise]
     data = {"exercise": exercise, "of": of, "own": not known, "rows": others, "columns": COLUMNS}
-    comments = sorted(
-        {r.get("comment", "").strip() for r in rows if r["exercise"].strip() == exercise} - {""}
-    )
+    comments = sorted({r.get("comment", "").strip() for r in rows if r["exercise"].strip() == exercise} - {""})
     values = {"exercise": exercise, "of": of, "comments": comments, "data": json.dumps(data)}
     in_order = sorted(cards.values(), key=lambda c: c["id"])
     page = pages.page("marking.html", "marking.js", cards=in_order, **values)

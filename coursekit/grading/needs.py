@@ -120,9 +120,7 @@ def needed(cells: Sequence[str], wanted: Sequence[str], handed_out: Collection[i
         kept = [s for s in statements if s.cell == number and s in chosen]
         if kept:
             keep = {line for s in kept for line in range(s.first, s.last + 1)}
-            found.cells[number] = "\n".join(
-                line if i in keep else "" for i, line in enumerate(lines, start=1)
-            ).rstrip()
+            found.cells[number] = "\n".join(line if i in keep else "" for i, line in enumerate(lines, start=1)).rstrip()
     return found
 
 
@@ -261,9 +259,7 @@ def _is_plain(node: ast.stmt) -> bool:
         return all(module.partition(".")[0] in _INSTALLED for module in modules)
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return not node.decorator_list
-    return isinstance(node, ast.Assign) and not any(
-        isinstance(n, ast.Call | ast.Attribute) for n in ast.walk(node)
-    )
+    return isinstance(node, ast.Assign) and not any(isinstance(n, ast.Call | ast.Attribute) for n in ast.walk(node))
 
 
 def _names(text: str) -> tuple[set[str], set[str]]:
@@ -303,11 +299,7 @@ def _changed(node: ast.stmt) -> set[str]:
         targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else [node.target]
         return {_root(t) for t in targets if isinstance(t, ast.Attribute | ast.Subscript)} - {None}
     call = node.value if isinstance(node, ast.Expr) else None
-    if (
-        isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Attribute)
-        and _SETTERS.fullmatch(call.func.attr)
-    ):
+    if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and _SETTERS.fullmatch(call.func.attr):
         return {_root(call.func)} - {None}
     return set()
 

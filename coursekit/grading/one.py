@@ -301,16 +301,11 @@ class Run:
         }  # fmt: skip
 
     def _result(
-        self,
-        status: str | None = None,
-        message: str | None = None,
-        complete: tuple[str, str, int | None] | None = None,
+        self, status: str | None = None, message: str | None = None, complete: tuple[str, str, int | None] | None = None
     ) -> dict[str, Any]:
         exercises = [self.found[id] for id in self.assignment.ids]
         status = status or gravest(e["status"] for e in exercises)
-        speaking = next(
-            (e for s in (status, "not_attempted") for e in exercises if e["status"] == s), exercises[0]
-        )
+        speaking = next((e for s in (status, "not_attempted") for e in exercises if e["status"] == s), exercises[0])
         where = speaking.pop("where")
         for exercise in exercises:
             exercise.pop("where", None)
@@ -321,11 +316,7 @@ class Run:
             status, said, cell = complete
             message = f"cell {cell}: {said}" if cell else said
             where = cell or where
-        where = (
-            (f"cell {where}" if where else speaking["id"])
-            if status not in ("ok", "invalid_notebook")
-            else None
-        )
+        where = (f"cell {where}" if where else speaking["id"]) if status not in ("ok", "invalid_notebook") else None
         return {
             "status": status, "message": message, "where": where,
             "exercises": exercises, "files": self.files, "times": {k: round(v, 4) for k, v in self.times.items()},
@@ -352,10 +343,5 @@ def _ending(verdict: dict[str, Any]) -> tuple[str, str]:
     end, code = verdict["end"], verdict.get("code")
     if end != "exit":
         return end, SAYS[end]
-    how = {
-        -11: "a segmentation fault",
-        -9: "it was killed",
-        -6: "it aborted",
-        -24: "it used up its CPU time",
-    }
+    how = {-11: "a segmentation fault", -9: "it was killed", -6: "it aborted", -24: "it used up its CPU time"}
     return "kernel_died", f"the kernel died: {how.get(code, f'it ended with status {code}')}"

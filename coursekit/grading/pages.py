@@ -26,8 +26,7 @@ def file_names(entries: Iterable[Any]) -> dict[tuple[str, str], str]:
     entries = list(entries)
     several = len({e.notebook for e in entries}) > 1
     return {
-        (e.id, e.notebook): f"{file_name(e.id)}{f'.{file_name(e.notebook)}' if several else ''}.html"
-        for e in entries
+        (e.id, e.notebook): f"{file_name(e.id)}{f'.{file_name(e.notebook)}' if several else ''}.html" for e in entries
     }
 
 

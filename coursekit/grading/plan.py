@@ -140,9 +140,7 @@ def guess(found: list[Submission]) -> Path:
                 continue
             votes.update(path for path, ids in course.items() if ids & there)
     if not votes:
-        raise CourseError(
-            "no submission contains an exercise of the course: give the notebook with --notebook"
-        )
+        raise CourseError("no submission contains an exercise of the course: give the notebook with --notebook")
     return votes.most_common(1)[0][0]
 
 
@@ -181,11 +179,7 @@ def preload(notebook: Path) -> list[str]:
         if alone or cell.metadata.get("nbgrader", {}).get("solution"):
             own += found
     # The last of these is what torch.autograd.grad imports when it is first given a gradient: a second, with sympy.
-    torch = (
-        "import torch",
-        "import torch.nn.functional as F",
-        "import torch.fx.experimental.symbolic_shapes",
-    )
+    torch = ("import torch", "import torch.nn.functional as F", "import torch.fx.experimental.symbolic_shapes")
     return list(dict.fromkeys([*torch, "import numpy", *own]))
 
 

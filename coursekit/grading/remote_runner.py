@@ -52,9 +52,7 @@ def serve(path: Path) -> None:
     The installed package is closed to other users first: it holds the answers, and submissions are other users here.
     """
     if os.geteuid() != 0:
-        raise CourseError(
-            "a runner must be root in its container, so that submissions can be somebody else there."
-        )
+        raise CourseError("a runner must be root in its container, so that submissions can be somebody else there.")
     own = Path(coursekit.__file__).resolve().parent
     closed = own.parent if (own.parent / "pyproject.toml").is_file() else own
     if any(Path(p).is_relative_to(closed) for p in boxes.python_paths()):

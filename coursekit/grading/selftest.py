@@ -57,9 +57,7 @@ def selftest(notebooks: Iterable[Path], secret: bytes, cases: int) -> Iterator[F
             yield finding
 
 
-def _marked(
-    posed: BaseExercise, asked: list[Any], function: Any, own: bool = False
-) -> tuple[float, str, bool]:
+def _marked(posed: BaseExercise, asked: list[Any], function: Any, own: bool = False) -> tuple[float, str, bool]:
     r"""Points of a function, what the grader says of it, and whether it ran at all. own: it has its numbers already."""
     cases = [()] if own else [one.arguments if isinstance(posed, Training) else one for one in asked]
     answers = {n: value for n, arguments in enumerate(cases) for value in _values(function, arguments)}

@@ -43,9 +43,7 @@ class Pair:
     same: int
 
 
-def report(
-    out: Path, notebook: Path, least: float = 0.8, anonymous: bool = False
-) -> tuple[list[Pair], list[str]]:
+def report(out: Path, notebook: Path, least: float = 0.8, anonymous: bool = False) -> tuple[list[Pair], list[str]]:
     r"""Write similarity.html and similarity.csv: pairs that are alike by `least` or more, the most alike first. Returns
     them, and what could not be compared.
 
@@ -61,15 +59,11 @@ def report(
         rows = [{a.nodes[i : i + ROW] for i in range(len(a.nodes) - ROW + 1)} for a in mine]
         usual = {form for form, n in forms.items() if n > max(3, len(mine) / 10)}
         if usual:
-            said.append(
-                f"{exercise}: {sum(forms[f] for f in usual)} of {len(mine)} wrote what is usual; not listed"
-            )
+            said.append(f"{exercise}: {sum(forms[f] for f in usual)} of {len(mine)} wrote what is usual; not listed")
         for (one, a), (other, b) in itertools.combinations(zip(mine, rows, strict=True), 2):
             alike = 2 * len(a & b) / (len(a) + len(b))
             if alike >= least and not {one.nodes, other.nodes} & usual:
-                pairs.append(
-                    Pair(exercise, one, other, alike, forms[one.nodes] if one.nodes == other.nodes else 0)
-                )
+                pairs.append(Pair(exercise, one, other, alike, forms[one.nodes] if one.nodes == other.nodes else 0))
     pairs.sort(key=lambda p: (-p.alike, p.exercise, p.one.id, p.other.id))
     head = ("exercise", "one", "other", "alike", "nodes", "with_this_form")
     lines = ((p.exercise, p.one.id, p.other.id, p.alike, len(p.one.nodes), p.same) for p in pairs)
@@ -93,9 +87,7 @@ def write(out: Path, template: Path) -> tuple[Path, str]:
         raise CourseError(f"there is no notebook {template}: make it with `coursekit release`.")
     ids = of_notebook(template)
     folder = folder_at(out / "answers")
-    handed_out = [
-        a for a, _ in _answers("", [c.source for c in gate.notebook(template.read_bytes())], ids) if a
-    ]
+    handed_out = [a for a, _ in _answers("", [c.source for c in gate.notebook(template.read_bytes())], ids) if a]
     found, _ = read(out, ids)
     for answer in [*handed_out, *found]:
         place = f"students/{pages.file_name(answer.id)}" if answer.id else "template"
@@ -139,9 +131,7 @@ def _answers(id: str, cells: list[str], exercises: list[str]) -> Iterator[tuple[
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             for name, exercise in wanted.items():
                 if f"def {name}" in source or f"class {name}" in source:
-                    last.setdefault(
-                        exercise, (None, f"{id}, {exercise}: it does not parse and was not compared")
-                    )
+                    last.setdefault(exercise, (None, f"{id}, {exercise}: it does not parse and was not compared"))
             continue
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in wanted:
@@ -175,10 +165,7 @@ def normal(answer: ast.FunctionDef | ast.ClassDef) -> tuple[str, ...]:
         found.append(" ".join(text))
         inner: list[Any] = [n for n in ast.iter_child_nodes(node) if not isinstance(n, ast.Load | ast.Store)]
         dropped = {id(getattr(node, "annotation", None)), id(getattr(node, "returns", None))}
-        if (
-            isinstance(node, ast.FunctionDef | ast.ClassDef)
-            and ast.get_docstring(node, clean=False) is not None
-        ):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False) is not None:
             dropped.add(id(node.body[0]))
         todo += [n for n in reversed(inner) if id(n) not in dropped]
     if ast.get_docstring(answer, clean=False) is not None:

@@ -115,9 +115,7 @@ def find(
             said.append(f"{owner}: nobody's on the roster ({unmatched[owner]}): rename it to the id")
         for id in whose.ids_of(owner):
             group = owner if id != owner else ""
-            for _, when, _, path in (
-                [c for c in mine if holds_a_notebook(c[3])] or [best] if every else [best]
-            ):
+            for _, when, _, path in [c for c in mine if holds_a_notebook(c[3])] or [best] if every else [best]:
                 person = people.get(id, {})
                 found.append(Submission(id, path, _time(when), person, unmatched.get(owner, ""), group))
     if not found:

@@ -34,9 +34,7 @@ def bare(text: str) -> str:
 def text(rows: Iterable[Sequence[Any]]) -> str:
     r"""Rows as CSV; None is an empty cell, a float has at most two digits behind the point."""
     file = io.StringIO()
-    plain, quoted = (
-        csv.writer(file, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
-    )
+    plain, quoted = (csv.writer(file, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
     for row in rows:
         cells = [harmless(_short(v) if isinstance(v, float) else v) for v in row]
         (quoted if any(";" in cell for cell in cells if isinstance(cell, str)) else plain).writerow(cells)
@@ -67,9 +65,7 @@ def read(path: Path, needed: Sequence[str] = ()) -> tuple[list[str], list[dict[s
             raise CourseError(f"{path.name} needs a column {name}; it has {', '.join(names) or 'none'}.")
     for number, row in enumerate(found, start=2):
         if None in row or None in row.values():
-            raise CourseError(
-                f"{path.name}, line {number}: {len(names)} cells are needed, as in the first line."
-            )
+            raise CourseError(f"{path.name}, line {number}: {len(names)} cells are needed, as in the first line.")
     return names, found
 
 

@@ -171,9 +171,7 @@ def _bare(record: dict[str, Any]) -> str:
     kind = kind if isinstance(kind, str) and _is_exception(kind) else "an exception of its own"
     if kind == "EOFError":
         return "it calls input(), and there is nobody to type an answer"
-    return f"it raised {kind}" + (
-        f" in line {line} of the cell" if type(line) is int and 0 < line < 1000 else ""
-    )
+    return f"it raised {kind}" + (f" in line {line} of the cell" if type(line) is int and 0 < line < 1000 else "")
 
 
 def _is_exception(name: str) -> bool:

@@ -106,9 +106,7 @@ class Work:
         job = {
             "exercises": names,
             "trained": {id: MOST for id in self.trainings if id in names},
-            "numbers": {
-                id: dict(zip(e.given, e.own(variant or 0), strict=True)) for id, e in self.numeric.items()
-            },
+            "numbers": {id: dict(zip(e.given, e.own(variant or 0), strict=True)) for id, e in self.numeric.items()},
             "practice": self.public if any("practice" in text for text in written) else {},
             "looks": {id: ids_of.LOOKS[id][1] for id in names if id in ids_of.LOOKS},
             "parameters": parameters,
@@ -119,9 +117,7 @@ class Work:
         hashes = {gate.shown(n): hashlib.sha256(content).hexdigest() for n, content in files.items()}
         return {"exercises": looked, "files": hashes}
 
-    def mark(
-        self, before: str, report: str, most: int, ids: list[str], variant: int | None
-    ) -> dict[str, Any]:
+    def mark(self, before: str, report: str, most: int, ids: list[str], variant: int | None) -> dict[str, Any]:
         r"""Read what came out of a box: {"run": ..., "exercises": {id: ...}} for those that were asked."""
         run = verdict.run_phase(verdict.harvest(Path(before), most))
         own = {id: [e.own(variant or 0)] for id, e in self.numeric.items() if id in ids}
@@ -130,9 +126,7 @@ class Work:
         content = verdict.harvest(Path(report), most)
         return {"run": run, "exercises": verdict.probe_phase(content, judged, asked)}
 
-    def _exercise(
-        self, function: str, found: needs.Slice, sources: list[str], written: list[str]
-    ) -> dict[str, Any]:
+    def _exercise(self, function: str, found: needs.Slice, sources: list[str], written: list[str]) -> dict[str, Any]:
         copies = found.copies[function]
         state: dict[str, Any] = {
             "copies": copies,
@@ -148,21 +142,11 @@ class Work:
             return state
         here = [n for n in found.broken if re.search(rf"\bdef {function}\b|\b{function} *=", sources[n])]
         if here:
-            return {
-                **state,
-                "copies": 1,
-                "status": "error",
-                "where": here[0],
-                "message": found.broken[here[0]],
-            }
+            return {**state, "copies": 1, "status": "error", "where": here[0], "message": found.broken[here[0]]}
         kind = "class" if function[:1].isupper() else "function"
         near = difflib.get_close_matches(function, set(found.functions), n=1, cutoff=0.6)
         meant = f"; did you name it {near[0][:60]}?" if near else ""
-        return {
-            **state,
-            "status": "missing_name",
-            "message": f"there is no {kind} called {function}{meant}",
-        }
+        return {**state, "status": "missing_name", "message": f"there is no {kind} called {function}{meant}"}
 
 
 #: What the judge may be asked: the word that `Judge.ask` sends, and what answers it.

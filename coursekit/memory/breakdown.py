@@ -80,15 +80,11 @@ class Breakdown:
 
     def __str__(self) -> str:
         lines = [f"{name:<12} {size / MB:12,.1f} MB" for name, size in self.rows() if size]
-        return "\n".join(
-            [*lines, f"{'total':<12} {self.total / MB:12,.1f} MB  ({self.total / GiB:,.2f} GiB)"]
-        )
+        return "\n".join([*lines, f"{'total':<12} {self.total / MB:12,.1f} MB  ({self.total / GiB:,.2f} GiB)"])
 
     def _repr_html_(self) -> str:
         cells = [*((n, s) for n, s in self.rows() if s), ("total", self.total)]
-        body = "".join(
-            f"<tr><td>{n}</td><td style='text-align:right'>{s / MB:,.1f} MB</td></tr>" for n, s in cells
-        )
+        body = "".join(f"<tr><td>{n}</td><td style='text-align:right'>{s / MB:,.1f} MB</td></tr>" for n, s in cells)
         return f"<table>{body}</table>"
 
 

@@ -21,9 +21,7 @@ class Head(NamedTuple):
     waits: int = 0  # on top, through the whole backward: the first gradient of a tied table
 
 
-def embedding(
-    arch: Architecture, s: Setting, inserted: Inserted, checkpointing: bool
-) -> tuple[list[Term], bool]:
+def embedding(arch: Architecture, s: Setting, inserted: Inserted, checkpointing: bool) -> tuple[list[Term], bool]:
     r"""Kept before the first block, and whether the blocks' input needs a gradient."""
     training, tables = inserted.training, arch.tables
     # ELECTRA projects what is normalised and dropped out up to the width of the model.
@@ -48,10 +46,7 @@ def embedding(
         norm = training.any_of(arch.outer_norms[0])
         if flows or norm:
             size = s.full if norm and training.norm_copies else s.element
-            terms += [
-                Term("sum of the embeddings", "T d", td * size),
-                Term("mean, 1 / std", "2 T", 8 * s.tokens),
-            ]
+            terms += [Term("sum of the embeddings", "T d", td * size), Term("mean, 1 / std", "2 T", 8 * s.tokens)]
         flows |= norm
     if arch.dropout and flows and arch.family != "opt":
         terms.append(Term("dropout mask", "T d", td * s.noise))
@@ -110,9 +105,7 @@ def _final_norm(arch: Architecture, s: Setting, training: Training) -> list[Term
     for norm in arch.outer_norms if arch.pre_norm else ():
         wide = rms or training.copies_norm(norm)
         terms.append(Term("residual stream", "T d", td * (s.full if wide else s.element)))
-        terms.append(
-            Term("1 / rms", "T", 4 * s.tokens) if rms else Term("mean, 1 / std", "2 T", 8 * s.tokens)
-        )
+        terms.append(Term("1 / rms", "T", 4 * s.tokens) if rms else Term("mean, 1 / std", "2 T", 8 * s.tokens))
         if rms and training.weight(norm):
             terms.append(Term("normalised", "T d", td * s.element))
     return terms
@@ -129,11 +122,7 @@ def _classifier(arch: Architecture, s: Setting, training: Training) -> list[Term
         return terms
     if arch.family in ("roberta", "electra"):
         # Without dropout the first token's state is a view, and keeps the whole tensor alive.
-        first = (
-            Term("first token", "batch d", b * d)
-            if arch.dropout
-            else Term("hidden states", "T d", s.tokens * d)
-        )
+        first = Term("first token", "batch d", b * d) if arch.dropout else Term("hidden states", "T d", s.tokens * d)
         return [first, Term("classifier", "4 batch d", 4 * b * d)]
     # Behind a prompt it is a copy of the text's part.
     text = s.batch * (s.seq - s.prompt) * arch.d_embed

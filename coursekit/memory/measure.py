@@ -25,11 +25,7 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
 
 
 def measure(
-    model: nn.Module,
-    batch: Mapping[str, Tensor],
-    *,
-    optimizer: str | None = "adamw",
-    checkpointing: bool = False,
+    model: nn.Module, batch: Mapping[str, Tensor], *, optimizer: str | None = "adamw", checkpointing: bool = False
 ) -> Breakdown:
     r"""Run one training step of `model` on `batch` (with labels) and say where the memory went.
 
@@ -43,13 +39,9 @@ def measure(
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
-        raise CourseError(
-            "nothing in this model is trainable: attach a method, or set requires_grad, before measuring"
-        )
+        raise CourseError("nothing in this model is trainable: attach a method, or set requires_grad, before measuring")
     if "labels" not in batch:
-        raise CourseError(
-            "the batch has no labels, so there is no loss to run backward; prepare it for training"
-        )
+        raise CourseError("the batch has no labels, so there is no loss to run backward; prepare it for training")
     if optimizer is not None:
         one_of("optimizer", optimizer, OPTIMIZERS)
     device = trained[0].device

@@ -84,9 +84,7 @@ def _forward(before: int, stored: Sequence[Stored], after: Head, passing: int) -
         now += block.bytes
         points.append(Point(f"forward: block {i}", now + block.forward + passing, 0))
     now += summed(after.terms)
-    table = sum(
-        t.bytes for t in after.terms if t.name == "moved output layer"
-    )  # one of those that are passing
+    table = sum(t.bytes for t in after.terms if t.name == "moved output layer")  # one of those that are passing
     points.append(Point("forward: head", now + after.logits + passing - table, 0))
     return [*points, Point("kept", now, 0)]
 
@@ -133,9 +131,7 @@ def _moved(arch: Architecture, s: Setting, moved: SAIDMemory | None, checkpointi
         passing += s.element * sum(moved.groups[: arch.n_layers])
     if len(moved.groups) == arch.n_layers:  # nothing but blocks
         return passing, 0
-    tied = (
-        s.element * arch.vocab * arch.d_embed if arch.tied and not arch.encoder else 0
-    )  # the one that waits
+    tied = s.element * arch.vocab * arch.d_embed if arch.tied and not arch.encoder else 0  # the one that waits
     return passing, s.element * moved.groups[-1] - tied + moved.backward(arch.n_layers, s)
 
 

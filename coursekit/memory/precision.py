@@ -57,8 +57,6 @@ def optimizer_bytes(sizes: Iterable[int], optimizer: str | None, state: int, ste
     if optimizer == "adamw8bit":
         large = [s for s in sizes if s >= SMALLEST]
         blocks = sum(-(-s // BLOCK) for s in large)
-        return n * (sum(large) + 4 * blocks + 4 * sum(s for s in sizes if s < SMALLEST)) + (
-            TABLES if large else 0
-        )
+        return n * (sum(large) + 4 * blocks + 4 * sum(s for s in sizes if s < SMALLEST)) + (TABLES if large else 0)
     counters = 4 * len(sizes) if optimizer == "adamw" and step else 0
     return n * state * sum(sizes) + counters

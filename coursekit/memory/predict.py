@@ -41,9 +41,7 @@ def bill(
         state = optimizer_bytes([trained], optimizer, p.state)
     else:
         state = states(optimizer) * p.state * trained
-    return Breakdown(
-        weights=p.weight * n, master=p.master * trained, gradients=p.weight * trained, optimizer=state
-    )
+    return Breakdown(weights=p.weight * n, master=p.master * trained, gradients=p.weight * trained, optimizer=state)
 
 
 def predict(
@@ -111,9 +109,7 @@ def predict(
     # What a method adds is fp32 whatever the base is; what is copied from the base has its precision.
     factor = max(p.weight, 4)
     if quantized and _in_place(method):
-        raise CourseError(
-            "weights in 4 bits do not train: give a method that puts its own beside them, such as LoRA"
-        )
+        raise CourseError("weights in 4 bits do not train: give a method that puts its own beside them, such as LoRA")
     if quantized:
         frozen = quantized.weights(arch, base, p.weight)
     else:

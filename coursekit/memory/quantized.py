@@ -75,9 +75,7 @@ class Quantized:
     def sizes(self, arch: Architecture, element: int, on_gpu: bool) -> dict[str, Unpacked]:
         r"""`unpacked` of each matrix that is in codes, by its name."""
         names = self.matrices(arch)
-        return {
-            m.name: self.unpacked(m.d_in * m.d_out, element, on_gpu) for m in arch.matrices if m.name in names
-        }
+        return {m.name: self.unpacked(m.d_in * m.d_out, element, on_gpu) for m in arch.matrices if m.name in names}
 
     def weights(self, arch: Architecture, tensors: Iterable[Named], element: int) -> int:
         r"""Bytes of `tensors` of the model of `arch`; `element`: those of a number that is not in codes."""

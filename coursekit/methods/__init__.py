@@ -19,14 +19,7 @@ from coursekit.methods.hybrid import Hybrid, MAMAdapter, UniPELT
 from coursekit.methods.ia3 import IA3
 from coursekit.methods.intrinsic import IntrinsicSAID
 from coursekit.methods.lora import LoRA
-from coursekit.methods.mechanism.attachment import (
-    activate,
-    attached,
-    disabled,
-    mixed_batch,
-    trainable,
-    trained,
-)
+from coursekit.methods.mechanism.attachment import activate, attached, disabled, mixed_batch, trainable, trained
 from coursekit.methods.mechanism.merge import detach, remove, unmerge
 from coursekit.methods.oft import OFT
 from coursekit.methods.registry import from_checkpoint

@@ -78,9 +78,7 @@ def update_of(model: nn.Module, name: str | None = None) -> Update:
     for path, (W, changed) in _changed(model, method, name).items():
         if set(changed) != {"weight"} or W.dim() != 2:
             other = next((key for key in changed if key != "weight"), "a vector")
-            raise CourseError(
-                f"{type(method).__name__} changes {path} ({other}), and an update holds matrices alone"
-            )
+            raise CourseError(f"{type(method).__name__} changes {path} ({other}), and an update holds matrices alone")
         deltas[path] = (changed["weight"].double() - W.double()).float()
         base[path] = fingerprint({"W": W})
     return Update(deltas, base)
@@ -113,9 +111,7 @@ def frozen_weight(model: nn.Module, path: str) -> Tensor:
         layer = unwrap(at(model, path))
         return layer.weight.t() if _turned(layer) else layer.weight
     except AttributeError:
-        raise CourseError(
-            f"this model has no layer {path}, which the update changes: another base?"
-        ) from None
+        raise CourseError(f"this model has no layer {path}, which the update changes: another base?") from None
 
 
 # Together -------------------------------------------------------------------------------------------------------------
@@ -128,17 +124,13 @@ def as_they_are(
     return deltas
 
 
-def trimmed(
-    deltas: Float[Tensor, "n out in"], density: float, random: torch.Generator
-) -> Float[Tensor, "n out in"]:
+def trimmed(deltas: Float[Tensor, "n out in"], density: float, random: torch.Generator) -> Float[Tensor, "n out in"]:
     r"""Of each change the share `density` of its entries that is largest, the others 0."""
     k = int(density * deltas[0].numel())
     return torch.stack([d * largest([d.abs()], k)[0] for d in deltas])
 
 
-def dropped(
-    deltas: Float[Tensor, "n out in"], density: float, random: torch.Generator
-) -> Float[Tensor, "n out in"]:
+def dropped(deltas: Float[Tensor, "n out in"], density: float, random: torch.Generator) -> Float[Tensor, "n out in"]:
     r"""Of each change a share `density` of its entries at random, divided by it."""
     kept = [torch.bernoulli(torch.full_like(d, density, device="cpu"), generator=random) for d in deltas]
     return deltas * torch.stack(kept).to(deltas.device) / density
@@ -204,9 +196,7 @@ def to_lora(model: nn.Module, update: Update, r: int, name: str = "combined") ->
     for path, delta in update.deltas.items():
         W = frozen_weight(model, path)
         if W.shape != delta.shape or fingerprint({"W": W}) != update.base[path]:
-            raise CourseError(
-                f"this update is of another base: the weight of {path} is not the one it changes"
-            )
+            raise CourseError(f"this update is of another base: the weight of {path} is not the one it changes")
         if not delta.isfinite().all():
             raise CourseError(f"the update of {path} holds NaN or infinity")
     lost = {}

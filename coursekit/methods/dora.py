@@ -26,9 +26,7 @@ class DoRAMixin(Branch):
         self.frozen = (layer,)  # in a tuple: as an attribute it would be part of its own part
         self.m = nn.Parameter(row_norm(layer.W.to(self.A.dtype) + self.delta))
 
-    def forward(
-        self, y: Float[Tensor, "*batch out"], x: Shaped[Tensor, "*input"]
-    ) -> Float[Tensor, "*batch out"]:
+    def forward(self, y: Float[Tensor, "*batch out"], x: Shaped[Tensor, "*input"]) -> Float[Tensor, "*batch out"]:
         r"""Equation 5 as y and a change: $h = y + (k - 1) W_0 x + k\,sBAx$ with $k = m / \lVert W \rVert$."""
         W0x, BAx = self.products(y, x)
         W = self.frozen[0].W.to(self.A.dtype) + self.delta
@@ -46,12 +44,8 @@ class DoRAMixin(Branch):
             W0x = F.linear(dropped.to(own), layer.W.to(own))  # (*batch, in)(in, out)
         return W0x, F.linear(F.linear(dropped.to(own), self.A), self.B)  # (*batch, in)(in, r)(r, out)
 
-    def compute(
-        self, y: Float[Tensor, "*batch out"], x: Shaped[Tensor, "*input"]
-    ) -> Float[Tensor, "*batch out"]:
-        return self(y, x).to(
-            y.dtype
-        )  # x is dropped out before it comes to the branch's precision, as in peft
+    def compute(self, y: Float[Tensor, "*batch out"], x: Shaped[Tensor, "*input"]) -> Float[Tensor, "*batch out"]:
+        return self(y, x).to(y.dtype)  # x is dropped out before it comes to the branch's precision, as in peft
 
     def merged(self, W: Float[Tensor, "out in"], b: Tensor | None) -> tuple[Tensor, Tensor | None]:
         r"""$\frac{m}{\lVert W \rVert} W$, rounded once."""

@@ -56,16 +56,12 @@ class FullFineTuning(Method):
                 "the model without quantizing it"
             )
         if getattr(model, "_coursekit", None) is not None:
-            raise CourseError(
-                "full fine-tuning changes the base itself, so it cannot share it with another adapter"
-            )
+            raise CourseError("full fine-tuning changes the base itself, so it cannot share it with another adapter")
 
     def _insert(self, model: nn.Module, state: Attachment, name: str, found: Any) -> list[nn.Parameter]:
         return list(model.parameters())
 
-    def _insert_heads(
-        self, model: nn.Module, state: Attachment, name: str, heads: list[str]
-    ) -> list[nn.Parameter]:
+    def _insert_heads(self, model: nn.Module, state: Attachment, name: str, heads: list[str]) -> list[nn.Parameter]:
         return []  # the head is among the parameters already
 
     def _tensors(self, model: nn.Module, name: str) -> dict[str, Tensor]:
@@ -102,9 +98,7 @@ def whole_model(model: nn.Module, folder: Path) -> dict[str, Tensor]:
     from transformers import AutoConfig
 
     if not (folder / "config.json").is_file():
-        raise CourseError(
-            f"{folder} holds no whole model (no config.json); adapters are loaded by their own method"
-        )
+        raise CourseError(f"{folder} holds no whole model (no config.json); adapters are loaded by their own method")
     try:
         saved = AutoConfig.from_pretrained(folder)
         if saved.model_type != model.config.model_type or described(saved) != described(model.config):

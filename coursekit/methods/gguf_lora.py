@@ -35,12 +35,7 @@ from coursekit.methods.lora_starts import MOVED
 from coursekit.methods.mechanism.merge import undone_after_an_error
 
 #: Model type in transformers -> (its architecture in llama.cpp, whether rows of query and key change places).
-FAMILIES = {
-    "llama": ("llama", True),
-    "mistral": ("llama", True),
-    "qwen2": ("qwen2", False),
-    "qwen3": ("qwen3", False),
-}
+FAMILIES = {"llama": ("llama", True), "mistral": ("llama", True), "qwen2": ("qwen2", False), "qwen3": ("qwen3", False)}
 
 
 def save_gguf(model: nn.Module, path: str | Path, name: str | None = None) -> Path:
@@ -90,18 +85,10 @@ def check_plain(model: nn.Module, method: Any, name: str) -> None:
     r"""Raise CourseError unless `method` is a LoRA of A and B alone."""
     if not isinstance(method, LoRA):
         kind = type(method).__name__
-        raise CourseError(
-            f"GGUF holds LoRA alone, and adapter {name!r} is a {kind}: to_lora makes one of what folds"
-        )
-    more = {
-        "dora=True": method.dora,
-        "lora_bias=True": method.lora_bias,
-        f"init={method.init!r}": method.init in MOVED,
-    }
+        raise CourseError(f"GGUF holds LoRA alone, and adapter {name!r} is a {kind}: to_lora makes one of what folds")
+    more = {"dora=True": method.dora, "lora_bias=True": method.lora_bias, f"init={method.init!r}": method.init in MOVED}
     for what in (what for what, there in more.items() if there):
-        raise CourseError(
-            f"GGUF holds A and B alone, and adapter {name!r} has {what}: to_lora makes it a plain LoRA"
-        )
+        raise CourseError(f"GGUF holds A and B alone, and adapter {name!r} has {what}: to_lora makes it a plain LoRA")
     if heads := method.heads(model):
         raise CourseError(f"GGUF holds A and B alone, and adapter {name!r} trains {heads[0]} whole")
 

@@ -23,14 +23,7 @@ from coursekit.methods.ia3_config import named, targets_in
 from coursekit.methods.mechanism.anatomy import anatomy_of, in_attention, layers_of
 from coursekit.methods.mechanism.branch import Branch, Branched, BranchMethod, like
 from coursekit.methods.mechanism.modules import LINEAR, fan_in_fan_out, find
-from coursekit.methods.mechanism.names import (
-    KEY_VALUE_DOWN,
-    Names,
-    checked_names,
-    matched,
-    matches,
-    no_default,
-)
+from coursekit.methods.mechanism.names import KEY_VALUE_DOWN, Names, checked_names, matched, matches, no_default
 
 
 class ScaledOutputs(Branch):
@@ -45,9 +38,7 @@ class ScaledOutputs(Branch):
         self.l = nn.Parameter(torch.ones(n or len(W), **like(W)))
         self.left = len(W) - len(self.l)
 
-    def forward(
-        self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]
-    ) -> Float[Tensor, "*batch out"]:
+    def forward(self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         r"""$h = l \odot (Wx + b)$."""
         return Rescale.apply(y, self.full)
 
@@ -78,9 +69,7 @@ class ScaledInputs(Branch):
         r"""$l \odot x$, which the frozen layer then reads: $h = W(l \odot x) + b$."""
         return Rescale.apply(x, self.l)
 
-    def forward(
-        self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]
-    ) -> Float[Tensor, "*batch out"]:
+    def forward(self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         return y
 
     compute = forward
@@ -156,9 +145,7 @@ class IA3(BranchMethod):
             )
         strange = set(self.feedforward or ()) - set(self.targets or ())
         if strange:
-            raise CourseError(
-                f"feedforward names {min(strange)!r}, which is not among the targets: name it there, too"
-            )
+            raise CourseError(f"feedforward names {min(strange)!r}, which is not among the targets: name it there, too")
 
     def count(self, config: Any) -> int:
         r"""$L(2 d_{kv} + d_{ff})$ as in the paper; for other targets one factor for each scaled output or input."""

@@ -18,14 +18,7 @@ from torch import Tensor, nn
 from coursekit import counts, interop
 from coursekit.errors import CourseError, keep
 from coursekit.methods.dora import DoRAMixin
-from coursekit.methods.lora_config import (
-    ENTRIES,
-    check_place,
-    check_same_start,
-    checked,
-    refuse_others,
-    resolved,
-)
+from coursekit.methods.lora_config import ENTRIES, check_place, check_same_start, checked, refuse_others, resolved
 from coursekit.methods.lora_started import Started
 from coursekit.methods.lora_starts import MOVED, MovedStart
 from coursekit.methods.low_rank import FastTwin
@@ -51,9 +44,7 @@ class LoRABranch(Branch):
         self.dropout = nn.Dropout(method.dropout) if method.dropout else nn.Identity()
         self.start(W, method)
 
-    def forward(
-        self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]
-    ) -> Float[Tensor, "*batch out"]:
+    def forward(self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         r"""$h = W_0 x + s\,B(Ax)$ (equation 3), where y is $W_0 x$."""
         return y + self.dropout(x) @ self.A.T @ self.B.T * self.s  # (*batch, in)(in, r)(r, out)
 
@@ -95,9 +86,7 @@ class LoRAEmbedding(LoRABranch):
         Ax = F.embedding(x, self.A.T, self.padding_idx)  # (*batch) -> (*batch, r)
         return Ax @ self.B.T  # (*batch, r)(r, out)
 
-    def forward(
-        self, y: Float[Tensor, "*batch out"], x: Int[Tensor, "*batch"]
-    ) -> Float[Tensor, "*batch out"]:
+    def forward(self, y: Float[Tensor, "*batch out"], x: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch out"]:
         r"""$h = W_0 x + s\,B(Ax)$."""
         return y + self.BAx(x) * self.s
 
@@ -111,9 +100,7 @@ class BiasedLoRABranch(LoRABranch):
         super().__init__(layer, method)
         self.b = nn.Parameter(torch.zeros_like(self.B[:, 0]))  # (out,)
 
-    def forward(
-        self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]
-    ) -> Float[Tensor, "*batch out"]:
+    def forward(self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         r"""$h = W_0 x + s\,(B(Ax) + b)$, where y is $W_0 x$."""
         return y + F.linear(F.linear(self.dropout(x), self.A), self.B, self.b) * self.s
 

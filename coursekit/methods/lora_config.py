@@ -63,9 +63,7 @@ def _names(found: Any) -> Names:
 
 
 def _numbers(found: Any) -> tuple[int, ...] | None:
-    return (
-        None if found is None or found == [] else (found,) if isinstance(found, int) else tuple(sorted(found))
-    )
+    return None if found is None or found == [] else (found,) if isinstance(found, int) else tuple(sorted(found))
 
 
 def _start(found: Any) -> str | None:
@@ -93,13 +91,9 @@ ENTRIES = (
     Setting("dora", "use_dora", absent=False),
     Setting("rank_pattern", absent={}, read=lambda found: found or {}, rare=True),
     Setting("alpha_pattern", absent={}, read=lambda found: found or {}, rare=True),
-    Setting(
-        "layers", "layers_to_transform", absent=None, binding=False, read=_numbers, write=list, rare=True
-    ),
+    Setting("layers", "layers_to_transform", absent=None, binding=False, read=_numbers, write=list, rare=True),
     Setting("exclude", "exclude_modules", absent=None, binding=False, read=_names, write=_written, rare=True),
-    Setting(
-        "modules_to_save", absent=(), binding=False, read=lambda n: tuple(n or ()), write=list, rare=True
-    ),
+    Setting("modules_to_save", absent=(), binding=False, read=lambda n: tuple(n or ()), write=list, rare=True),
     Setting("lora_bias", absent=False, read=bool, rare=True),
     Setting(
         "init",
@@ -143,9 +137,7 @@ def check_place(method: Any, path: str, module: nn.Module) -> None:
     r"""Raise CourseError where the LoRA that is `method` cannot stand beside the `module` at `path`."""
     if isinstance(module, nn.Embedding):
         if type(module).forward is not nn.Embedding.forward:
-            raise CourseError(
-                f"{path} is no plain embedding ({type(module).__name__}), LoRA cannot stand beside it"
-            )
+            raise CourseError(f"{path} is no plain embedding ({type(module).__name__}), LoRA cannot stand beside it")
         if method.lora_bias:
             raise CourseError(f"lora_bias=True is for linear layers, and {path} is an embedding: exclude it")
     if method.init is not None:
@@ -153,8 +145,7 @@ def check_place(method: Any, path: str, module: nn.Module) -> None:
     rows, columns = module.weight.shape
     if method.r > min(rows, columns):
         raise CourseError(
-            f"r={method.r} is above the rank of {path}: it is {rows} x {columns}, so take r up to "
-            f"{min(rows, columns)}"
+            f"r={method.r} is above the rank of {path}: it is {rows} x {columns}, so take r up to {min(rows, columns)}"
         )
 
 
@@ -186,10 +177,7 @@ def refuse_others(config: dict[str, Any]) -> None:
             f"init_lora_weights={start!r} in this checkpoint is a start that the LoRA here does not know, and it may "
             "have changed the base weights: let peft's merge_and_unload() make a whole model of it"
         )
-    for key, empty, what in (
-        ("bias", "none", "biases"),
-        ("trainable_token_indices", None, "rows of an embedding"),
-    ):
+    for key, empty, what in (("bias", "none", "biases"), ("trainable_token_indices", None, "rows of an embedding")):
         if (found := config.get(key)) and found != empty:
             raise CourseError(
                 f"this checkpoint was trained with {key}={short(found)}, LoRA and {what} at once: load it with "
@@ -226,9 +214,7 @@ def resolved(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, An
     names = _names(config.get("target_modules"))
     if isinstance(names, tuple):
         names = tuple(name for name in names if any(matches(path, name) for path in paths))
-    choice = Targets(
-        names, {}, _numbers(config.get("layers_to_transform")), _names(config.get("exclude_modules"))
-    )
+    choice = Targets(names, {}, _numbers(config.get("layers_to_transform")), _names(config.get("exclude_modules")))
     if config.get("layers_pattern") or not _explains(choice, paths):
         return config | {
             "target_modules": sorted(paths), "layers_to_transform": None, "exclude_modules": None,

@@ -40,9 +40,7 @@ def check_start(method: Any) -> None:
     if method.init is None:
         return
     if not isinstance(method.init, str) or method.init not in STARTS:
-        raise CourseError(
-            f"init must be one of None, {', '.join(map(repr, STARTS))}; got {short(method.init)}."
-        )
+        raise CourseError(f"init must be one of None, {', '.join(map(repr, STARTS))}; got {short(method.init)}.")
     for name in ("dora", "lora_bias"):
         if getattr(method, name):
             raise CourseError(f"init={method.init!r} does not go with {name}=True: leave one of the two out")
@@ -56,9 +54,7 @@ def check_start_at(init: str, path: str, module: nn.Module) -> None:
         return
     if init == "loftq":
         if not in_codes(module):
-            raise CourseError(
-                f"init='loftq' mends a weight in codes, and {path} is dense: call quantize_model first"
-            )
+            raise CourseError(f"init='loftq' mends a weight in codes, and {path} is dense: call quantize_model first")
         return
     if in_codes(module) or not module.weight.is_floating_point():
         raise CourseError(
@@ -167,9 +163,7 @@ def _exact_weight(exact: nn.Module, path: str, shape: tuple[int, int]) -> Float[
     except AttributeError:
         found = None
     if not isinstance(found, LINEAR) or in_codes(found):
-        raise CourseError(
-            f"exact has no dense layer {path}: give the model as it was before it was quantized"
-        )
+        raise CourseError(f"exact has no dense layer {path}: give the model as it was before it was quantized")
     W = found.weight.t() if isinstance(found, Conv1D) else found.weight
     if W.shape != shape:
         raise CourseError(f"{path} is {_size(W.shape)} in exact and {_size(shape)} here: give the same model")
@@ -229,9 +223,7 @@ def _counted(batch: dict[str, Tensor]) -> Bool[Tensor, " tokens"]:
 def shared_out(method: Any, found: dict[str, Spread]) -> Any:
     r"""`method` with the ranks that EVA gives, and alpha in proportion, as in peft; a layer of rank 0 is no target."""
     own = {path: method.at(path) for path in found}
-    got = dict(
-        zip(found, ranks([s.shares for s in found.values()], sum(o.r for o in own.values())), strict=True)
-    )
+    got = dict(zip(found, ranks([s.shares for s in found.values()], sum(o.r for o in own.values())), strict=True))
     alphas = {path: own[path].alpha * (r / own[path].r) for path, r in got.items()}
     return replace(
         method,

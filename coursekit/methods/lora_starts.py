@@ -93,9 +93,7 @@ class MovedStart(Branch):
                 for parameter in parameters:  # in one layout: two equal products must have the same bits
                     parameter.copy_(start)
 
-    def forward(
-        self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]
-    ) -> Float[Tensor, "*batch out"]:
+    def forward(self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         r"""$h = Wx + s\,(BAx - B_0A_0x)$, where y is $Wx$; dropout is on the part that trains, as in peft."""
         BAx = F.linear(F.linear(self.dropout(x), self.A), self.B)  # (*batch, in)(in, r)(r, out)
         return y + (BAx - F.linear(F.linear(x, self.A0), self.B0)) * self.s
@@ -111,10 +109,7 @@ class Spread:
 
     def __init__(self, k: int, d_in: int):
         self.k, self.n, self.total = k, 0, 0.0
-        self.mean, self.kept = (
-            torch.zeros(d_in),
-            torch.zeros(0, d_in),
-        )  # (in,), (k, in): sigma times direction
+        self.mean, self.kept = (torch.zeros(d_in), torch.zeros(0, d_in))  # (in,), (k, in): sigma times direction
 
     def add(self, X: Float[Tensor, "n in"]) -> None:
         r"""Take in n more inputs: what was kept of the earlier ones stands for them."""

@@ -101,9 +101,7 @@ class LowRankLinear(torch.autograd.Function):
         dAx, dA, dB = branch_gradients(g_flat, x, sAx, B, ctx.s)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = (
-                (g_flat @ W).addmm_(dAx, A).view(x.shape)
-            )  # (n, out)(out, in) + (n, r)(r, in) -> (*batch, in)
+            dx = (g_flat @ W).addmm_(dAx, A).view(x.shape)  # (n, out)(out, in) + (n, r)(r, in) -> (*batch, in)
         return dx, None, None, dA, dB, None
 
 
@@ -129,9 +127,7 @@ def low_rank_update(
 class FastTwin(Branch):
     r"""Memory-saving autograd version of a plain LoRA branch (A, B, s, dropout), bitwise equal."""
 
-    def compute(
-        self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]
-    ) -> Float[Tensor, "*batch out"]:
+    def compute(self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         return low_rank_update(y, self.dropout(x), self.A, self.B, self.s)
 
     def answer(self, layer: nn.Module, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:

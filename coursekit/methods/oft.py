@@ -48,9 +48,7 @@ class OFTBranch(Branch):
         parts = x.to(meeting_dtype(x, self.q.dtype)).unflatten(-1, (self.n, self.size))  # (*batch, n, size)
         return torch.einsum("...nk,nkc->...nc", parts, self.R).flatten(-2).to(x.dtype)
 
-    def forward(
-        self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]
-    ) -> Float[Tensor, "*batch out"]:
+    def forward(self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         return y
 
     compute = forward

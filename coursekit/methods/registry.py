@@ -26,7 +26,9 @@ def from_checkpoint(folder: str | Path) -> Method:
 def restored(config: dict[str, Any], tensors: dict[str, Tensor]) -> Method:
     r"""The same for a checkpoint that has been read."""
     known = {
-        method.kind: method for method in _concrete(Method) if method.kind != "FULL"  # it writes whole models
+        method.kind: method
+        for method in _concrete(Method)
+        if method.kind != "FULL"  # it writes whole models
     }
     kind = config.get("peft_type")
     if more_than_lora(config):  # peft's way to train biases as well, or vectors of tokens

@@ -40,9 +40,7 @@ class VeRABranch(Branch):
         self.dropout = nn.Dropout(method.dropout) if method.dropout else nn.Identity()
         self.shared: tuple[Projections, ...] = ()  # in a tuple: as an attribute it would be part of every branch
 
-    def forward(
-        self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]
-    ) -> Float[Tensor, "*batch out"]:
+    def forward(self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         r"""$h = W_0 x + b \odot B(d \odot Ax)$ (equation 2), where y is $W_0 x$."""
         dAx = F.linear(self.dropout(x), self.A) * self.d  # (*batch, in)(in, r) ⊙ (r,)
         return y + F.linear(dAx, self.B) * self.b  # (*batch, r)(r, out) ⊙ (out,)

@@ -8,8 +8,4 @@ line what goes wrong. `sources.py` is what comes with the course, unpacked from 
 from coursekit.models.hub import is_encoder
 from coursekit.models.load import load_decoder, load_encoder
 
-__all__ = [
-    "is_encoder",
-    "load_decoder",
-    "load_encoder",
-]
+__all__ = ["is_encoder", "load_decoder", "load_encoder"]

@@ -141,9 +141,7 @@ def one_line(name: str | Path, source: str) -> Iterator[None]:
                 f"{name!r} is gated: accept its licence on its page and log in with `hf auth login`"
             ) from error
         if "RepositoryNotFoundError" in kinds:
-            raise CourseError(
-                f"the hub has no model {name!r} that you may see: check the spelling"
-            ) from error
+            raise CourseError(f"the hub has no model {name!r} that you may see: check the spelling") from error
         if isinstance(error, OSError):
             raise CourseError(
                 f"cannot get {name!r} from the Hugging Face hub: check the connection (and HF_HUB_OFFLINE), "

@@ -66,9 +66,7 @@ def load_encoder(
     """
     num_labels = whole("num_labels", num_labels, least=1, such_as=2)
     seed = whole("seed", seed)
-    return _load(
-        AutoModelForSequenceClassification, name, device, dtype, attention, seed, num_labels=num_labels
-    )
+    return _load(AutoModelForSequenceClassification, name, device, dtype, attention, seed, num_labels=num_labels)
 
 
 def _load(

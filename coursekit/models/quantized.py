@@ -67,9 +67,7 @@ def load_quantized(
             model.generation_config = GenerationConfig.from_pretrained(folder)
         paths = set(quantizable(model, skip))
         if not paths:
-            raise CourseError(
-                "nothing to quantize: the model has no linear layers but those that are skipped"
-            )
+            raise CourseError("nothing to quantize: the model has no linear layers but those that are skipped")
         written: dict[str, dict[str, Tensor]] = {}  # layers that are in codes on disk: their entries
         for path, entry, tensor in _in_place(model, tensors(folder)):
             layer, _, leaf = path.rpartition(".")

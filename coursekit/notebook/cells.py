@@ -35,9 +35,7 @@ def setup_cell(repository: str, tag: str = "main") -> str:
 
     repository: address that pip installs from, at `tag`. Where it is "", there is nothing to install from.
     """
-    install = (
-        _INSTALL.format(distribution=DISTRIBUTION, repository=repository, tag=tag) if repository else _UNSET
-    )
+    install = _INSTALL.format(distribution=DISTRIBUTION, repository=repository, tag=tag) if repository else _UNSET
     return _SETUP.format(install=install)
 
 

@@ -109,9 +109,7 @@ def read_profile(profile: str | Path | None, folder: Path) -> tuple[Path | None,
         text = path.read_text(encoding="utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             # Ten lines of aliases to lists of aliases are more values than a machine has room for.
-            raise CourseError(
-                f"the profile {path} has an alias such as *name: write the value there once more"
-            )
+            raise CourseError(f"the profile {path} has an alias such as *name: write the value there once more")
         content = yaml.safe_load(text)
     except OSError as error:
         raise CourseError(f"cannot read the profile {path}: {error.strerror}") from error
@@ -132,13 +130,7 @@ def parse(assignment: str) -> tuple[str, Any]:
         raise CourseError(f"cannot read the parameter {assignment!r}: write name=value, for example steps=20")
     try:
         return name, ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (
-        ValueError,
-        SyntaxError,
-        TypeError,
-        MemoryError,
-        RecursionError,
-    ):  # such as {[]}, or a thousand brackets
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # such as {[]}, or a thousand brackets
         return name, text
 
 

@@ -29,11 +29,7 @@ def bottleneck(d: int, r: int) -> Axes:
     for x, height, colour, text in columns:
         ax.add_patch(plt.Rectangle((x - 0.06, -height / 2), 0.12, height, color=colour))
         ax.text(x, -height / 2 - 0.03 * d, text, ha="center", va="top", fontsize=9)
-    for left, right, text in (
-        (0, 1, f"$W_{{down}}$\n{r} × {d}"),
-        (1, 2, "σ"),
-        (2, 3, f"$W_{{up}}$\n{d} × {r}"),
-    ):
+    for left, right, text in ((0, 1, f"$W_{{down}}$\n{r} × {d}"), (1, 2, "σ"), (2, 3, f"$W_{{up}}$\n{d} × {r}")):
         (x0, h0, *_), (x1, h1, *_) = columns[left], columns[right]
         x0, x1 = x0 + 0.06, x1 - 0.06
         corners = [(x0, h0 / 2), (x1, h1 / 2), (x1, -h1 / 2), (x0, -h0 / 2)]

@@ -95,34 +95,25 @@ def _panel(ax: Axes) -> str:
         return ""
     axes = []
     if ax.axison:
-        for axis, label, scale in (
-            ("x", ax.get_xlabel(), ax.get_xscale()),
-            ("y", ax.get_ylabel(), ax.get_yscale()),
-        ):
+        for axis, label, scale in (("x", ax.get_xlabel(), ax.get_xscale()), ("y", ax.get_ylabel(), ax.get_yscale())):
             axes += [f"{axis}: {_plain(label)}{', log scale' if scale == 'log' else ''}"] if label else []
     return ". ".join(part for part in (title, "; ".join(drawn), "; ".join(axes)) if part) + "."
 
 
 def _lines(ax: Axes) -> list[str]:
-    names = {
-        c.lines[0]: c.get_label() for c in ax.containers if isinstance(c, ErrorbarContainer) and c.lines[0]
-    }
+    names = {c.lines[0]: c.get_label() for c in ax.containers if isinstance(c, ErrorbarContainer) and c.lines[0]}
     parts = {line for c in ax.containers if isinstance(c, ErrorbarContainer) for line in c.lines[1] if line}
     labels = {line: _name(names.get(line, line.get_label())) for line in ax.lines if line not in parts}
     named = {line.get_color() for line, label in labels.items() if label}
     said = []
     for line, label in labels.items():
-        x, y = (
-            _numbers(values).ravel() for values in (line.get_xdata(orig=False), line.get_ydata(orig=False))
-        )
+        x, y = (_numbers(values).ravel() for values in (line.get_xdata(orig=False), line.get_ydata(orig=False)))
         if not line.get_visible() or not np.isfinite(y).any():
             continue
         across = line.get_transform() != ax.transData and len(y) == 2  # axhline and axvline
         if across and (y[0] == y[1] or x[0] == x[1]):
             said.append(f"{label or 'a line'} at {_number((y if y[0] == y[1] else x)[0])}")
-        elif (
-            label or line.get_color() not in named or line in names
-        ):  # the faint raw values of a smoothed curve
+        elif label or line.get_color() not in named or line in names:  # the faint raw values of a smoothed curve
             said.append(_series(ax, label or "a line", x, y))
     return _brief(said)
 
@@ -155,9 +146,7 @@ def _bars(ax: Axes) -> list[str]:
             continue
         flat = bars.orientation == "horizontal"
         values = [bar.get_width() if flat else bar.get_height() for bar in bars]
-        middles = [
-            bar.get_y() + bar.get_height() / 2 if flat else bar.get_x() + bar.get_width() / 2 for bar in bars
-        ]
+        middles = [bar.get_y() + bar.get_height() / 2 if flat else bar.get_x() + bar.get_width() / 2 for bar in bars]
         pairs = _pairs(_ticks(ax, flat), middles, values) or [_number(value) for value in values]
         what = f"bars, {_name(bars.get_label())}".rstrip(", ")
         many = f"from {_number(min(values))} to {_number(max(values))}"
@@ -168,10 +157,7 @@ def _bars(ax: Axes) -> list[str]:
 def _ticks(ax: Axes, flat: bool) -> dict[float, str]:
     r"""Names of the categories by their place; {} where the axis has numbers."""
     axis = ax.yaxis if flat else ax.xaxis
-    found = {
-        float(at): _plain(t.get_text())
-        for at, t in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)
-    }
+    found = {float(at): _plain(t.get_text()) for at, t in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)}
     return {at: word for at, word in found.items() if word and not _is_number(word)}
 
 
@@ -194,9 +180,7 @@ def _pictures(ax: Axes) -> list[str]:
         low, high = _range(values)
         rows, columns = values.shape[:2]
         said.append(f"a grid of {rows} rows and {columns} columns, values from {low} to {high}")
-        named = [
-            (side, list(_ticks(ax, flat).values())) for side, flat in (("rows", True), ("columns", False))
-        ]
+        named = [(side, list(_ticks(ax, flat).values())) for side, flat in (("rows", True), ("columns", False))]
         said += [f"{side}: {', '.join(words)}" for side, words in named if 0 < len(words) <= 12]
     return said
 

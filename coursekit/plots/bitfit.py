@@ -160,7 +160,5 @@ def products(plans: Mapping[str, Sequence[str]], shares: Sequence[float]) -> Axe
         ax.text(-0.4, height + 0.41, name, ha="right", va="center")
     without_axes(ax, (-3.4, 4.2 * len(plans) - 0.9), (-1.2, depth + 1.1))
     handles = [Patch(facecolor=colour, label=name) for colour, name in zip(colours, _PRODUCTS, strict=True)]
-    ax.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=9, handlelength=1.0
-    )
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=9, handlelength=1.0)
     return ax

@@ -140,11 +140,7 @@ def differences_by_cost(
 
 
 def learned_and_kept(
-    families: Mapping[str, str],
-    points: Mapping[str, tuple[float, Any, float]],
-    *,
-    learned: str,
-    kept: str,
+    families: Mapping[str, str], points: Mapping[str, tuple[float, Any, float]], *, learned: str, kept: str
 ) -> Axes:
     r"""What each method learned beside what it kept of before, a dot a method, its area the memory of a step.
 

@@ -47,9 +47,7 @@ def name_points(ax: Axes, names: Iterable[tuple[str, tuple[float, float]]]) -> A
     """
     ax.figure.canvas.draw()  # only then is it known where everything lies
     for name, point in names:
-        label = ax.annotate(
-            name, point, xytext=(0, 0), textcoords="offset points", fontsize=7.5, color="#444444"
-        )
+        label = ax.annotate(name, point, xytext=(0, 0), textcoords="offset points", fontsize=7.5, color="#444444")
         counts = [_placed(ax, label, corner) for corner in range(len(CORNERS))]
         _placed(ax, label, counts.index(min(counts)))
     return ax

@@ -32,12 +32,7 @@ FAMILIES = {
     "hybrid": COLOURS[3],
 }
 #: The family of the part behind each kind of gate.
-GATED = {
-    "prefix": "additive",
-    "adapter": "additive",
-    "query": "reparameterised",
-    "value": "reparameterised",
-}
+GATED = {"prefix": "additive", "adapter": "additive", "query": "reparameterised", "value": "reparameterised"}
 
 
 def places(
@@ -91,23 +86,16 @@ def _light(colour: str) -> float:
 
 
 def gates(
-    before: Mapping[str, Sequence[float]],
-    after: Mapping[str, Sequence[float]],
-    spread: Mapping[str, Sequence[float]],
+    before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]], spread: Mapping[str, Sequence[float]]
 ) -> Sequence[Axes]:
     r"""The mean value of each gate in each layer, before (ring) and after training (dot): a panel for each kind.
 
     before, after: kind of gate, of `GATED` -> one value between 0 (closed) and 1 (open) for each layer, from the bottom
     up. spread: standard deviation of the latter between sentences, a bar. A panel has the colour of its part's family.
     """
-    figure, panels = plt.subplots(
-        1, len(before), figsize=(2.3 * len(before), 3.0), sharey=True, squeeze=False
-    )
+    figure, panels = plt.subplots(1, len(before), figsize=(2.3 * len(before), 3.0), sharey=True, squeeze=False)
     ends = [
-        a + sign * sd
-        for kind in after
-        for a, sd in zip(after[kind], spread[kind], strict=True)
-        for sign in (-1, 1)
+        a + sign * sd for kind in after for a, sd in zip(after[kind], spread[kind], strict=True) for sign in (-1, 1)
     ]
     ends += [value for values in before.values() for value in values]
     low, high = min(ends), max(ends)

@@ -35,13 +35,9 @@ def data_flow(d_in: int, d_out: int, r: int, bits: float | None = None) -> Axes:
         ax.text(x + 0.85, y, text, ha="center", va="center", fontsize=9)
 
     def arrow(x0: float, y0: float, x1: float, y1: float, text: str = "", up: float = 0.12) -> None:
-        ax.annotate(
-            "", (x1, y1), (x0, y0), arrowprops=dict(arrowstyle="->", color="#444444", shrinkA=0, shrinkB=0)
-        )
+        ax.annotate("", (x1, y1), (x0, y0), arrowprops=dict(arrowstyle="->", color="#444444", shrinkA=0, shrinkB=0))
         if text:
-            ax.text(
-                (x0 + x1) / 2, max(y0, y1) + up, text, ha="center", va="bottom", fontsize=8, color="#444444"
-            )
+            ax.text((x0 + x1) / 2, max(y0, y1) + up, text, ha="center", va="bottom", fontsize=8, color="#444444")
 
     high, low = 1.1, -0.95
     thin = 0.62 * float(np.log(r + 1) / np.log(max(d_in, d_out)))

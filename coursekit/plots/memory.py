@@ -60,15 +60,7 @@ def memory_bars(
     for (name, amount), style in zip(cards, cycle(("--", ":", "-.")), strict=False):
         ax.axvline(amount, color="black", linestyle=style, linewidth=1, label=name)
     if peaks is not None:
-        ax.plot(
-            list(peaks.values()),
-            list(peaks),
-            "|",
-            color="black",
-            markersize=9,
-            markeredgewidth=2,
-            label="peak",
-        )
+        ax.plot(list(peaks.values()), list(peaks), "|", color="black", markersize=9, markeredgewidth=2, label="peak")
     ax.invert_yaxis()
     ax.set_xlim(0, (1.03 if cards else 1.13) * max(left.max(), *(amount for _, amount in cards), 0))
     ax.set_xlabel(unit)

@@ -83,9 +83,7 @@ def one_block(x: Sequence[float], back: Sequence[float], levels: Sequence[float]
     return ax
 
 
-def relative_gaps(
-    rows: Mapping[str, Any], limits: tuple[float, float] | None = None
-) -> Axes:
+def relative_gaps(rows: Mapping[str, Any], limits: tuple[float, float] | None = None) -> Axes:
     r"""How far the next number is, as a share of the number itself: range along, precision down, on log axes.
 
     rows: label -> numbers; those above zero are drawn. limits: ends of the axis of numbers.
@@ -134,9 +132,7 @@ def curves(
     return ax
 
 
-def by_bits(
-    points: Mapping[str, tuple[float, float]], line: Sequence[str], xlabel: str, ylabel: str
-) -> Axes:
+def by_bits(points: Mapping[str, tuple[float, float]], line: Sequence[str], xlabel: str, ylabel: str) -> Axes:
     r"""A named dot for each of `points` (label -> bits and error), those of `line` joined, the others rings.
 
     What two decimals do not tell apart has one text, a line for each.
@@ -192,7 +188,6 @@ def equal_areas(levels: Sequence[float], largest: float) -> Axes:
     ends = f"from {places[0]:.2f} to {places[-1]:.2f}"
     says(ax, f"the normal density with {len(places)} levels {ends} and the cell of each")
     return ax
-
 
 
 def code_use(shares: Mapping[str, Sequence[float]]) -> Sequence[Axes]:

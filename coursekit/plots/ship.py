@@ -124,8 +124,6 @@ def two_tasks(
     ax.margins(0.08)
     ax.set_xlabel(f"{tasks[0]}: both in one − {tasks[0]} alone (points)")
     ax.set_ylabel(f"{tasks[1]}: both in one − {tasks[1]} alone (points)")
-    each = "; ".join(
-        f"{way} {', '.join(f'{x:+.1f} and {y:+.1f}' for x, y in seeds)}" for way, seeds in gains.items()
-    )
+    each = "; ".join(f"{way} {', '.join(f'{x:+.1f} and {y:+.1f}' for x, y in seeds)}" for way, seeds in gains.items())
     says(ax.figure, f"Points over the specialists of each seed, on {' and on '.join(tasks)}: {each}.")
     return ax

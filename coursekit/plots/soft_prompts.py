@@ -57,9 +57,7 @@ def soft_prompt_places() -> Sequence[Axes]:
         ax.set_xlim(-0.2, n + tokens + 1.9)
         ax.set_ylim(-1.1, layers + 1.4)
         ax.set_xticks([])
-        ax.set_yticks(
-            [0.4, *(level + 0.65 for level in range(1, layers + 1))], ["input", *range(1, layers + 1)]
-        )
+        ax.set_yticks([0.4, *(level + 0.65 for level in range(1, layers + 1))], ["input", *range(1, layers + 1)])
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         if ax is not panels[0]:
@@ -135,9 +133,7 @@ def first_steps(losses: Mapping[str, Sequence[Sequence[float]]], every: int = 5)
         steps = np.arange(values.shape[1]) * every + (every + 1) / 2
         seeds = "one seed" if len(runs) == 1 else f"mean of {len(runs)} seeds"
         (line,) = ax.plot(steps, values.mean(axis=0), label=f"{label}, {seeds}", linewidth=1.4)
-        ax.fill_between(
-            steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.18, linewidth=0
-        )
+        ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.18, linewidth=0)
     ax.axhline(np.log(2), color="grey", linestyle=":", linewidth=1, label="a coin between two words")
     ax.set_ylim(0)
     ax.set_xlabel("step")

@@ -13,12 +13,7 @@ from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, FROZEN, LINE, TRAINED, arrow, axes, box, without_axes
 
 
-def loss_and_entropies(
-    losses: Sequence[float],
-    entropies: Mapping[str, float],
-    tokens: int,
-    smooth: int = 10,
-) -> Axes:
+def loss_and_entropies(losses: Sequence[float], entropies: Mapping[str, float], tokens: int, smooth: int = 10) -> Axes:
     r"""Training loss over the tokens that were read (log axis), with a line for each of `entropies` (label -> nats).
 
     tokens: in one step.
@@ -116,9 +111,7 @@ def stages() -> Axes:
     return ax
 
 
-def surprise(
-    tokens: Sequence[str], nats: Sequence[float], learned: Sequence[bool]
-) -> Axes:
+def surprise(tokens: Sequence[str], nats: Sequence[float], learned: Sequence[bool]) -> Axes:
     r"""A bar for each token, $-\ln \pi$ of it given those before; those that are learned in another colour."""
     ax = axes(figsize=(7.0, 3.2))
     for colour, label, kind in ((COLOURS[4], "prompt", False), (COLOURS[1], "answer", True)):

@@ -12,21 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coursekit.qlora.optimizer import (
-    CheckedAdamW,
-    check_finite,
-    check_state,
-    flat,
-    saved_states,
-    step_,
-)
-from coursekit.quantization.dynamic import (
-    BLOCK,
-    SMALLEST,
-    dequantize_8bit,
-    dynamic_map,
-    quantize_8bit,
-)
+from coursekit.qlora.optimizer import CheckedAdamW, check_finite, check_state, flat, saved_states, step_
+from coursekit.quantization.dynamic import BLOCK, SMALLEST, dequantize_8bit, dynamic_map, quantize_8bit
 
 #: Elements that are fp32 at a time, a multiple of the block: so the peak is no multiple of the largest tensor.
 PART = 2**20

@@ -48,10 +48,7 @@ class QuantizedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Float[Tensor, "*batch in"],
-        q: Blockwise,
-        b: Float[Tensor, " out"] | None,
+        ctx: Any, x: Float[Tensor, "*batch in"], q: Blockwise, b: Float[Tensor, " out"] | None
     ) -> Float[Tensor, "*batch out"]:
         ctx.q = q
         return F.linear(x, q.dequantize().to(x.dtype), b)  # (*batch, in)(in, out) -> (*batch, out)
@@ -86,9 +83,7 @@ class Linear4bit(nn.Linear):
     ):
         super(nn.Linear, self).__init__()  # not nn.Linear's own: it would make a dense weight
         if len(weight.shape) != 2:
-            raise CourseError(
-                f"a weight of shape {tuple(weight.shape)} is no matrix: give codes of (out, in)"
-            )
+            raise CourseError(f"a weight of shape {tuple(weight.shape)} is no matrix: give codes of (out, in)")
         self.out_features, self.in_features = weight.shape
         self.quantized = weight
         if bias is not None and not isinstance(bias, nn.Parameter):
@@ -110,9 +105,7 @@ class Linear4bit(nn.Linear):
         Raises CourseError for anything but a linear layer with a dense weight.
         """
         if isinstance(layer, Linear4bit) or not isinstance(layer, (nn.Linear, Conv1D)):
-            raise CourseError(
-                f"{type(layer).__name__} has no dense weight to quantize: give an nn.Linear or a Conv1D"
-            )
+            raise CourseError(f"{type(layer).__name__} has no dense weight to quantize: give an nn.Linear or a Conv1D")
         conv1d = isinstance(layer, Conv1D)
         W = layer.weight.t() if conv1d else layer.weight
         made = cls(quantize_blockwise(W, code, block, double), layer.bias, compute_dtype, conv1d)
@@ -195,9 +188,7 @@ class Linear4bit(nn.Linear):
         unexpected: list[str], errors: list[str],
     ) -> None:  # fmt: skip
         name = f"{prefix}weight"
-        super()._load_from_state_dict(
-            state, prefix, metadata, strict, missing, unexpected, errors
-        )  # the bias
+        super()._load_from_state_dict(state, prefix, metadata, strict, missing, unexpected, errors)  # the bias
         unexpected[:] = [key for key in unexpected if key != name and not key.startswith(f"{name}.")]
         if name not in state:
             missing.append(name)

@@ -32,10 +32,7 @@ class Claim:
 @cache
 def claims() -> dict[str, Claim]:
     r"""What the QLoRA paper says, by a short name."""
-    return {
-        r["claim"]: Claim(float(r["value"]), r["unit"], r["says"], r["where"])
-        for r in _rows("papers/qlora.csv")
-    }
+    return {r["claim"]: Claim(float(r["value"]), r["unit"], r["says"], r["where"]) for r in _rows("papers/qlora.csv")}
 
 
 def llama_sizes() -> list[str]:

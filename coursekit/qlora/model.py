@@ -55,17 +55,11 @@ def quantize_model(
     for path in paths:
         weight = model.get_submodule(path).weight
         if weight.is_meta:
-            raise CourseError(
-                f"the weight of {path} is not in memory: load_quantized(name) quantizes as it reads"
-            )
+            raise CourseError(f"the weight of {path} is not in memory: load_quantized(name) quantizes as it reads")
         if not torch.isfinite(weight).all():
-            raise CourseError(
-                f"the weight of {path} holds infinities or NaN, which have no code: load it again"
-            )
+            raise CourseError(f"the weight of {path} holds infinities or NaN, which have no code: load it again")
     for path in paths:
-        replace(
-            model, path, Linear4bit.from_linear(model.get_submodule(path), code, block, double, compute_dtype)
-        )
+        replace(model, path, Linear4bit.from_linear(model.get_submodule(path), code, block, double, compute_dtype))
     return model
 
 
@@ -78,9 +72,7 @@ def quantizable(model: nn.Module, skip: Iterable[str] | str = SKIP) -> list[str]
     for name in skip:
         if name not in SKIP and not any(matches(path, name) for path in linear):
             candidates = ", ".join(sorted({path.rsplit(".", 1)[-1] for path in linear}))
-            raise CourseError(
-                f"skip names {name!r}, which no linear layer is called; candidates: {candidates}"
-            )
+            raise CourseError(f"skip names {name!r}, which no linear layer is called; candidates: {candidates}")
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     heads = head_names(model)
     output = output_layer(model) if "lm_head" in skip else None

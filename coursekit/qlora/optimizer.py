@@ -89,9 +89,7 @@ def with_gradients(groups: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any
 def check_finite(gradients: list[Tensor]) -> None:
     r"""CourseError where a gradient is infinite, NaN, or too large to square: blocks cannot be scaled by that."""
     # Gathered first, so that the host waits for a device once.
-    largest = [
-        torch.linalg.vector_norm(g, ord=math.inf).to(gradients[0].device, torch.float32) for g in gradients
-    ]
+    largest = [torch.linalg.vector_norm(g, ord=math.inf).to(gradients[0].device, torch.float32) for g in gradients]
     if largest and not bool((torch.stack(largest) < LARGEST).all()):
         raise CourseError(
             "a gradient holds infinities or NaN, so nothing was updated; "
@@ -129,9 +127,7 @@ def step_(
     p.addcdiv_(m, denominator, value=-lr / (1 - beta1**step))
 
 
-def saved_states(
-    optimizer: Optimizer, state_dict: Mapping[str, Any]
-) -> Iterator[tuple[nn.Parameter, dict[str, Any]]]:
+def saved_states(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> Iterator[tuple[nn.Parameter, dict[str, Any]]]:
     r"""Each parameter of `optimizer` that has a state in `state_dict`, with that state.
 
     CourseError where the groups are others than those of `optimizer`.
@@ -139,25 +135,19 @@ def saved_states(
     here, there = optimizer.param_groups, state_dict["param_groups"]
     sizes, saved = ([len(group["params"]) for group in groups] for groups in (here, there))
     if sizes != saved:
-        raise CourseError(
-            f"this state is of other parameters: groups of {saved} tensors, and here they are of {sizes}"
-        )
+        raise CourseError(f"this state is of other parameters: groups of {saved} tensors, and here they are of {sizes}")
     for group, saved_group in zip(here, there, strict=True):
         for p, key in zip(group["params"], saved_group["params"], strict=True):
             if key in state_dict["state"]:
                 yield p, state_dict["state"][key]
 
 
-def check_state(
-    p: nn.Parameter, saved: Mapping[str, Any], shapes: Mapping[str, tuple[torch.Size, str]]
-) -> None:
+def check_state(p: nn.Parameter, saved: Mapping[str, Any], shapes: Mapping[str, tuple[torch.Size, str]]) -> None:
     r"""CourseError unless `saved` has each named tensor in its shape and kind ("integers", "fractions")."""
     for name, (shape, kind) in shapes.items():
         value = saved.get(name)
         right = (
-            isinstance(value, Tensor)
-            and value.shape == shape
-            and value.is_floating_point() == (kind == "fractions")
+            isinstance(value, Tensor) and value.shape == shape and value.is_floating_point() == (kind == "fractions")
         )
         if not right:
             found = f"{value.dtype} of {tuple(value.shape)}" if isinstance(value, Tensor) else "missing"

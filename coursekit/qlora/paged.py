@@ -15,12 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 from coursekit.errors import CourseError, flag, whole
-from coursekit.qlora.optimizer import (
-    CheckedAdamW,
-    check_state,
-    flat,
-    saved_states,
-)
+from coursekit.qlora.optimizer import CheckedAdamW, check_state, flat, saved_states
 from coursekit.qlora.pager import Pager, Traffic
 
 #: Pages begin where a vector register and a cache line begin, so that kernels round as they do on the whole tensor.
@@ -101,9 +96,7 @@ class PagedAdamW(CheckedAdamW):
                 self._update_page(weight[span], gradient[span], state["step"].clone(), number, group)
         state["step"] += 1
 
-    def _update_page(
-        self, weight: Tensor, gradient: Tensor, step: Tensor, number: int, group: dict[str, Any]
-    ) -> None:
+    def _update_page(self, weight: Tensor, gradient: Tensor, step: Tensor, number: int, group: dict[str, Any]) -> None:
         # A function of its own, so that nothing refers to the page any more when the next one needs its room.
         m, v = self.pager.fetch(number)
         adamw(
@@ -141,9 +134,7 @@ class PagedAdamW(CheckedAdamW):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         r"""Go on from a `state_dict()`. CourseError for one of other parameters; nothing has changed then."""
         if any(group.get("amsgrad") or group.get("maximize") for group in state_dict["param_groups"]):
-            raise CourseError(
-                "this state is of AdamW with amsgrad or maximize, which PagedAdamW does not have"
-            )
+            raise CourseError("this state is of AdamW with amsgrad or maximize, which PagedAdamW does not have")
         states = []
         for p, saved in saved_states(self, state_dict):
             check_state(p, saved, {name: (p.shape, "fractions") for name in ("exp_avg", "exp_avg_sq")})

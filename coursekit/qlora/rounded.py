@@ -15,11 +15,7 @@ from coursekit.quantization.blockwise import quantize_blockwise
 
 @contextmanager
 def rounded(
-    model: nn.Module,
-    code: str = "nf4",
-    block: int = 64,
-    double: bool = False,
-    skip: Iterable[str] | str = SKIP,
+    model: nn.Module, code: str = "nf4", block: int = 64, double: bool = False, skip: Iterable[str] | str = SKIP
 ) -> Iterator[nn.Module]:
     r"""Inside, each weight that `quantize_model` would quantize has the value that its codes stand for.
 

@@ -30,9 +30,7 @@ def save_quantized(model: nn.Module, folder: str | Path, **settings: Any) -> Pat
         )
     for layer in layers:
         layer.state_dict()  # the error for what bitsandbytes lacks, before the first file
-    dense = [
-        n for n, m in model.named_modules() if isinstance(m, nn.Linear) and not isinstance(m, Linear4bit)
-    ]
+    dense = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and not isinstance(m, Linear4bit)]
     q, dtype = layers[0].quantized, layers[0].compute_dtype or model.dtype
     model.config.quantization_config = {
         "quant_method": "bitsandbytes",

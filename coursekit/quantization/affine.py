@@ -61,14 +61,10 @@ def grid(
     not finite.
     """
     bits, symmetric = whole("bits", bits, least=2, most=8, such_as=4), flag("symmetric", symmetric)
-    low, high = (
-        torch.as_tensor(t, dtype=None if isinstance(t, Tensor) else torch.float64) for t in (low, high)
-    )
+    low, high = (torch.as_tensor(t, dtype=None if isinstance(t, Tensor) else torch.float64) for t in (low, high))
     low, high = (t if t.dtype == torch.float64 else t.float() for t in (low.clamp(max=0), high.clamp(min=0)))
     if not (low.isfinite().all() and high.isfinite().all()):
-        raise CourseError(
-            "the values hold infinities or NaN, which have no code; repair them before quantizing"
-        )
+        raise CourseError("the values hold infinities or NaN, which have no code; repair them before quantizing")
     if symmetric:
         scale = torch.maximum(-low, high) / (2 ** (bits - 1) - 1)
     else:

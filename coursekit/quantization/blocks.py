@@ -105,9 +105,7 @@ def decode(
     return out
 
 
-def _scaled(
-    rows: Float[Tensor, "blocks block"],
-) -> tuple[Float[Tensor, "blocks block"], Float[Tensor, " blocks"]]:
+def _scaled(rows: Float[Tensor, "blocks block"]) -> tuple[Float[Tensor, "blocks block"], Float[Tensor, " blocks"]]:
     r"""Every row multiplied by 1 / absmax, its largest magnitude, and the absmax, both fp32; finite for zeros, too."""
     rows = rows.float()
     absmax = rows.abs().amax(1)

@@ -31,32 +31,19 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def to_state_dict(q: Blockwise, name: str = "weight") -> dict[str, Tensor]:
     r"""The entries that bitsandbytes saves for q under `name`. CourseError for a code, block or dtype that it lacks."""
-    for what, value, known in (
-        ("code", q.code, CODES),
-        ("block", q.block, BLOCKS),
-        ("dtype", q.dtype, DTYPES),
-    ):
+    for what, value, known in (("code", q.code, CODES), ("block", q.block, BLOCKS), ("dtype", q.dtype, DTYPES)):
         if value not in known:
             raise CourseError(f"bitsandbytes has no {what}={value}; it has {', '.join(map(str, known))}")
     device = q.packed.device
     entries = {"quant_map": codes.code(q.code).to(device)}
-    said: dict[str, Any] = {
-        "quant_type": q.code,
-        "blocksize": q.block,
-        "dtype": _name(q.dtype),
-        "shape": [*q.shape],
-    }
+    said: dict[str, Any] = {"quant_type": q.code, "blocksize": q.block, "dtype": _name(q.dtype), "shape": [*q.shape]}
     if isinstance(q.absmax, Double):
         entries |= {
             "absmax": q.absmax.codes,
             "nested_absmax": q.absmax.absmax,
             "nested_quant_map": dynamic_map().to(device),
         }
-        said |= {
-            "nested_blocksize": q.absmax.block,
-            "nested_dtype": "float32",
-            "nested_offset": q.absmax.offset.item(),
-        }
+        said |= {"nested_blocksize": q.absmax.block, "nested_dtype": "float32", "nested_offset": q.absmax.offset.item()}
     else:
         entries["absmax"] = q.absmax
     entries[f"quant_state.bitsandbytes__{q.code}"] = torch.tensor(

@@ -22,7 +22,5 @@ def block_of(block: Any, bits: int) -> int:
     r"""`block`, the number of values with one scale, where their codes of `bits` bits fill whole bytes."""
     codes, _ = group(bits)
     if whole("block", block, least=1, such_as=64) % codes:
-        raise CourseError(
-            f"block must be a multiple of {codes} for codes of {bits} bits, such as 64; got {block}."
-        )
+        raise CourseError(f"block must be a multiple of {codes} for codes of {bits} bits, such as 64; got {block}.")
     return block

@@ -25,9 +25,7 @@ class Error(NamedTuple):
     absolute: float
 
 
-def measured_error(
-    w: Float[Tensor, "*shape"], name: str = "nf4", block: int = 64, double: bool = False
-) -> Error:
+def measured_error(w: Float[Tensor, "*shape"], name: str = "nf4", block: int = 64, double: bool = False) -> Error:
     r"""What quantizing `w` block-wise in code `name` costs. CourseError where `w` is empty or all zeros."""
     power = floats("w", w).double().square().mean() if w.numel() else 0.0
     if not power > 0:

@@ -52,10 +52,7 @@ def quantize_8bit(
 
 
 def dequantize_8bit(
-    codes: UInt8[Tensor, "*shape"],
-    absmax: Float[Tensor, " blocks"],
-    code: Float[Tensor, " levels"],
-    block: int = BLOCK,
+    codes: UInt8[Tensor, "*shape"], absmax: Float[Tensor, " blocks"], code: Float[Tensor, " levels"], block: int = BLOCK
 ) -> Float[Tensor, "*shape"]:
     r"""code[codes] * absmax, fp32."""
     if len(absmax) != -(-codes.numel() // whole("block", block, least=1, such_as=BLOCK)):

@@ -67,9 +67,7 @@ def stored_q4_1(path: str | PathLike, names: list[str]) -> dict[str, UInt8[Tenso
     in it, and a tensor in another format.
     """
     if not Path(path).is_file():
-        raise CourseError(
-            f"there is no file {path}: coursekit.models.sources.smollm2_gguf() gives the decoder's"
-        )
+        raise CourseError(f"there is no file {path}: coursekit.models.sources.smollm2_gguf() gives the decoder's")
     try:
         tensors = {t.name: t for t in _reader()(path).tensors}
     except Exception as error:  # the library fails in many ways on what is no GGUF

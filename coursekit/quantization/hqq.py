@@ -58,10 +58,7 @@ def quantize_hqq(x: Shaped[Tensor, "*shape"], bits: int = 4, block: int = 64) ->
 
 
 def fitted(
-    w: Float[Tensor, "blocks block"],
-    inverse: Float[Tensor, "blocks 1"],
-    zero: Float[Tensor, "blocks 1"],
-    most: int,
+    w: Float[Tensor, "blocks block"], inverse: Float[Tensor, "blocks 1"], zero: Float[Tensor, "blocks 1"], most: int
 ) -> Float[Tensor, "blocks 1"]:
     r"""The zero points after at most `STEPS` rounds, or the first that does not make the mean |d| smaller."""
     least = torch.inf

@@ -83,9 +83,7 @@ MICROSCALES = {
 class Microscaled:
     r"""A quantized tensor: what `quantize_microscaling` makes."""
 
-    elements: Shaped[
-        Tensor, "*rows bytes"
-    ]  # floats of 8 bits; of two with 4 bits, the first is in the low nibble
+    elements: Shaped[Tensor, "*rows bytes"]  # floats of 8 bits; of two with 4 bits, the first is in the low nibble
     scales: Shaped[Tensor, "*rows blocks"]  # bytes of `power`, or E4M3 floats
     tensor_scale: Float[Tensor, ""] | None  # t, of NVFP4 alone
     format: str
@@ -114,9 +112,7 @@ class Microscaled:
         else:
             scales = self.tensor_scale * self.scales.float()
         values = values.unflatten(-1, (-1, MICROSCALES[self.format].block)) * scales[..., None]
-        ends = torch.finfo(
-            self.dtype
-        )  # a scale that was rounded up can reach beyond the largest number there is
+        ends = torch.finfo(self.dtype)  # a scale that was rounded up can reach beyond the largest number there is
         return values.flatten(-2).to(self.dtype).clamp(ends.min, ends.max)
 
 
@@ -153,12 +149,8 @@ def _blocks(x: Tensor, block: int) -> Float[Tensor, "*rows blocks block"]:
         raise CourseError("the tensor is empty: there is nothing to scale")
     width = x.shape[-1] if x.dim() else 1
     if width % block:
-        raise CourseError(
-            f"the last dimension must be a multiple of {block}, such as {4 * block}; got {width}."
-        )
+        raise CourseError(f"the last dimension must be a multiple of {block}, such as {4 * block}; got {width}.")
     blocks = x.detach().float().unflatten(-1, (-1, block))
     if not blocks.isfinite().all():
-        raise CourseError(
-            "the tensor holds infinities or NaN, which no scale can be made for: repair it first"
-        )
+        raise CourseError("the tensor holds infinities or NaN, which no scale can be made for: repair it first")
     return blocks

@@ -49,9 +49,7 @@ def _cells(y: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
     return (y.view(torch.int32) >> 16).bitwise_and_(0xFFFF)
 
 
-def _table(
-    middles: Float[Tensor, " n"],
-) -> tuple[UInt8[Tensor, " 65536"], Float[Tensor, " 65536"]] | None:
+def _table(middles: Float[Tensor, " n"]) -> tuple[UInt8[Tensor, " 65536"], Float[Tensor, " 65536"]] | None:
     r"""For each cell the number of middles below it, and the middle inside it, infinity where there is none."""
     cells = _cells(middles).long()
     if len(cells.unique()) < len(cells):
@@ -59,9 +57,7 @@ def _table(
     middle = torch.full((2**16,), torch.inf, dtype=torch.float32, device="cpu")
     middle[cells] = middles
     # Cells of negative numbers run from -0.0 downwards: turn them round for the order on the number line.
-    line = torch.cat(
-        [torch.arange(2**16 - 1, 2**15 - 1, -1, device="cpu"), torch.arange(2**15, device="cpu")]
-    )
+    line = torch.cat([torch.arange(2**16 - 1, 2**15 - 1, -1, device="cpu"), torch.arange(2**15, device="cpu")])
     inside = middle[line] < torch.inf
     below = torch.empty(2**16, dtype=torch.uint8, device="cpu")
     below[line] = (inside.cumsum(0) - inside.long()).to(torch.uint8)

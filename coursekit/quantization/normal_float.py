@@ -33,9 +33,7 @@ def normal_float(bits: int) -> Float[Tensor, " levels"]:
 
     Raises CourseError for a width that is no integer from 2 to 8.
     """
-    return torch.tensor(
-        levels(whole("bits", bits, least=2, most=8, such_as=4)), dtype=torch.float32, device="cpu"
-    )
+    return torch.tensor(levels(whole("bits", bits, least=2, most=8, such_as=4)), dtype=torch.float32, device="cpu")
 
 
 @cache

@@ -53,9 +53,7 @@ def prepare_cloze(data: DatasetDict, template: str, tokenizer: Any, name: str = 
     def encode(rows: dict[str, list]) -> dict[str, list]:
         # Apart, so that a prompt has the tokens that it has when the answer is asked for.
         prompts = [tokenizer(template.replace("{}", subject))["input_ids"] for subject in rows["subject"]]
-        answers = [
-            tokenizer(f" {answer}", add_special_tokens=False)["input_ids"] for answer in rows["answer"]
-        ]
+        answers = [tokenizer(f" {answer}", add_special_tokens=False)["input_ids"] for answer in rows["answer"]]
         return answer_rows(prompts, answers)
 
     encoded = DatasetDict({split: Dataset.from_dict(encode(rows[:])) for split, rows in data.items()})

@@ -45,9 +45,7 @@ def load_instructions(source: str | Path | None = None) -> DatasetDict:
         validation = found.get("validation", found["test"].select([]))
         return DatasetDict(train=found["train"], validation=validation, test=found["test"])
     if len(found) != 1:
-        raise CourseError(
-            f"{source} has the splits {', '.join(found)}: expected train and test, or a single one"
-        )
+        raise CourseError(f"{source} has the splits {', '.join(found)}: expected train and test, or a single one")
     return _split(next(iter(found.values())))
 
 
@@ -84,9 +82,7 @@ def prepare_instructions(data: DatasetDict, tokenizer: Any, max_length: int = 25
     kept, lengths = {}, []
     for split, rows in data.items():
         encoded = [
-            encode(
-                tokenizer, instruction_segments(tokenizer, row["instruction"], row["context"], row["output"])
-            )
+            encode(tokenizer, instruction_segments(tokenizer, row["instruction"], row["context"], row["output"]))
             for row in rows
         ]
         lengths += [len(one.input_ids) for one in encoded]
@@ -100,9 +96,7 @@ def prepare_instructions(data: DatasetDict, tokenizer: Any, max_length: int = 25
         )
     longest = max(lengths, default=0)
     if not kept.get("train"):
-        raise CourseError(
-            f"max_length={max_length} leaves no example to train on: the longest has {longest} tokens"
-        )
+        raise CourseError(f"max_length={max_length} leaves no example to train on: the longest has {longest} tokens")
     if longest > max_length:
         warnings.warn(
             f"{sum(n > max_length for n in lengths)} of {len(lengths)} examples are longer than "

@@ -37,9 +37,7 @@ def sums(train: int, test: int, largest: int = 20, seed: int = 0) -> tuple[list[
     largest = whole("largest", largest, least=2, such_as=20)
     pairs = [(a, b) for a in range(1, largest + 1) for b in range(1, a + 1)]
     if train + test > len(pairs):
-        raise CourseError(
-            f"there are {len(pairs)} sums of two numbers up to {largest}; {train + test} are asked for"
-        )
+        raise CourseError(f"there are {len(pairs)} sums of two numbers up to {largest}; {train + test} are asked for")
     draw = random.Random(seed)
     found = []
     for pair in draw.sample(pairs, train + test):

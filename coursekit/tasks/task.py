@@ -40,12 +40,7 @@ QUINTILES: dict[str, tuple[float, float, float, float]] = {
     "tweet": (-0.944, 0.347, 1.103, 1.8497),
     "newspaper": (-0.925, -0.325, 0.075, 0.575),
 }
-_HEADING = {
-    "film": "Film review",
-    "product": "Product review",
-    "tweet": "Tweet",
-    "newspaper": "Newspaper editorial",
-}
+_HEADING = {"film": "Film review", "product": "Product review", "tweet": "Tweet", "newspaper": "Newspaper editorial"}
 #: Examples for the prompt have this many words: long enough to be clear, short enough to be cheap.
 _SHOT_WORDS = (8, 20)
 
@@ -163,9 +158,7 @@ class Task:
         prompt = self.prompt("")
         answers = [_continuation(tokenizer, prompt, f" {word}") for word in self.labels]
         if len({answer[0] for answer in answers}) < len(answers):
-            raise CourseError(
-                f"this tokenizer begins two of the words {', '.join(self.labels)} with the same token"
-            )
+            raise CourseError(f"this tokenizer begins two of the words {', '.join(self.labels)} with the same token")
         return answers
 
     def _shortened(self, tokenizer: Any, room: int, text: str) -> str:
@@ -193,11 +186,7 @@ class Task:
         ]
 
     def _prepared(
-        self,
-        kind: Literal["encoder", "decoder"],
-        tokenizer: Any,
-        max_length: int,
-        encode: Callable[[dict], dict],
+        self, kind: Literal["encoder", "decoder"], tokenizer: Any, max_length: int, encode: Callable[[dict], dict]
     ) -> PreparedTask:
         data = DatasetDict({split: Dataset.from_dict(encode(rows[:])) for split, rows in self.data.items()})
         return PreparedTask(self.name, kind, tokenizer, data, max_length, task=self)
@@ -223,17 +212,10 @@ def load_task(domain: str, labels: Scheme | str = "two") -> Task:
     one_of("task", domain, FILES)
     one_of("label scheme", labels, WORDS)
     words = WORDS[labels]
-    features = Features(
-        text=Value("string"),
-        rating=Value("float32"),
-        label=ClassLabel(names=list(words)),
-    )
+    features = Features(text=Value("string"), rating=Value("float32"), label=ClassLabel(names=list(words)))
     splits = {}
     for split in SPLITS:
-        rows = [
-            (row.text, row.rating, _label(row.rating, domain, labels))
-            for row in split_sentences(domain)[split]
-        ]
+        rows = [(row.text, row.rating, _label(row.rating, domain, labels)) for row in split_sentences(domain)[split]]
         rows = [row for row in rows if row[2] is not None]
         columns = dict(zip(("text", "rating", "label"), map(list, zip(*rows, strict=True)), strict=True))
         splits[split] = Dataset.from_dict(columns, features=features)
@@ -247,10 +229,7 @@ def load_text(domain: str) -> DatasetDict:
     """
     one_of("text", domain, FILES)
     return DatasetDict(
-        {
-            split: Dataset.from_dict({"text": [row.text for row in split_sentences(domain)[split]]})
-            for split in SPLITS
-        }
+        {split: Dataset.from_dict({"text": [row.text for row in split_sentences(domain)[split]]}) for split in SPLITS}
     )
 
 
@@ -265,7 +244,5 @@ def _continuation(tokenizer: Any, prompt: str, answer: str) -> list[int]:
     r"""The tokens of `answer` where it follows `prompt`; on its own some tokenizers write it otherwise."""
     before, both = (tokenizer(text)["input_ids"] for text in (prompt, prompt + answer))
     if before != both[: len(before)]:
-        raise CourseError(
-            f"this tokenizer does not keep {prompt[-8:]!r} apart from the answer {answer!r} after it"
-        )
+        raise CourseError(f"this tokenizer does not keep {prompt[-8:]!r} apart from the answer {answer!r} after it")
     return both[len(before) :]

@@ -11,11 +11,4 @@ from coursekit.training.objective import own_loss
 from coursekit.training.optimizers import schedule
 from coursekit.training.order import rows_of_step, seed_everything
 
-__all__ = [
-    "History",
-    "fit",
-    "own_loss",
-    "rows_of_step",
-    "schedule",
-    "seed_everything",
-]
+__all__ = ["History", "fit", "own_loss", "rows_of_step", "schedule", "seed_everything"]

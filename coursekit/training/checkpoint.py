@@ -212,9 +212,7 @@ def _same_run(checkpoint: Path, found: dict, settings: dict) -> None:
             )
 
 
-def _same_parameters(
-    checkpoint: Path, trained: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]
-) -> None:
+def _same_parameters(checkpoint: Path, trained: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
     for name in sorted(set(trained) | set(parameters)):
         there, here = (where.get(name) for where in (trained, parameters))
         for what in ("shape", "dtype"):
@@ -256,9 +254,7 @@ def _pull_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         tensors[path] = value.detach().contiguous()
         return {"tensor": path}
     if isinstance(value, Mapping):
-        return {
-            "pairs": [[key, _pull_tensors(item, f"{path}/{key}", tensors)] for key, item in value.items()]
-        }
+        return {"pairs": [[key, _pull_tensors(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
         return [_pull_tensors(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]
     return value.item() if isinstance(value, np.generic) else value

@@ -18,15 +18,11 @@ def check_settings(*, optimizer: Any, objective: Any, checkpoint: Any, after_ste
     if checkpoint is not None and not isinstance(checkpoint, str | Path):
         raise CourseError(f"checkpoint must be a folder, or None; got {short(checkpoint)}.")
     if objective is not None and not callable(objective):
-        raise CourseError(
-            f"objective must be a function of a model and a batch, or None; got {short(objective)}."
-        )
+        raise CourseError(f"objective must be a function of a model and a batch, or None; got {short(objective)}.")
     if not callable(optimizer) and not isinstance(optimizer, str):
         raise CourseError(f"optimizer must be a name such as 'adamw', or a function; got {short(optimizer)}.")
     if after_step is not None and not callable(after_step):
-        raise CourseError(
-            f"after_step must be a function of the steps done, or None; got {short(after_step)}."
-        )
+        raise CourseError(f"after_step must be a function of the steps done, or None; got {short(after_step)}.")
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -35,9 +31,7 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         raise CourseError(f"model must be a PyTorch module; got {type(model).__name__}.")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
-        raise CourseError(
-            "nothing to train: no parameter of the model has requires_grad=True; attach a method first"
-        )
+        raise CourseError("nothing to train: no parameter of the model has requires_grad=True; attach a method first")
     if any(p.is_meta for p in model.parameters()):
         raise CourseError("this model is on PyTorch's meta device, without values: load it with its weights")
     return trained
@@ -56,9 +50,7 @@ def check_batch_size(batch_size: int, prepared: Prepared, split: str) -> None:
 def not_finite(step: int, loss: float, lr: float, half: torch.dtype | None, kept: str) -> CourseError:
     r"""The error for a loss or gradient that is not finite in `step` = 0, 1, … kept: which checkpoint there is."""
     what = (
-        f"the loss is {loss}"
-        if not math.isfinite(loss)
-        else f"the loss is {loss:.3g} but its gradient is not finite"
+        f"the loss is {loss}" if not math.isfinite(loss) else f"the loss is {loss:.3g} but its gradient is not finite"
     )
     hint = ", float16's range (load the model with dtype='float32')" if half is torch.float16 else ""
     return CourseError(

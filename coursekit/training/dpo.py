@@ -24,9 +24,7 @@ from coursekit.methods import FullFineTuning, attached, disabled
 from coursekit.modes import in_mode
 
 
-def logps_of(
-    logits: Float[Tensor, "rows seq vocab"], ids: Int[Tensor, "rows seq"]
-) -> Float[Tensor, "rows seq"]:
+def logps_of(logits: Float[Tensor, "rows seq vocab"], ids: Int[Tensor, "rows seq"]) -> Float[Tensor, "rows seq"]:
     r"""$\ln\pi$ of each token, where `logits` are those that it was drawn from."""
     return logits.float().log_softmax(-1).gather(-1, ids[..., None])[..., 0]
 

@@ -37,9 +37,7 @@ SMALL = 1e-4
 Reward = Callable[[str, str], Any]
 
 
-def group_advantages(
-    rewards: Float[Tensor, "prompts group"], by_std: bool = True
-) -> Float[Tensor, "prompts group"]:
+def group_advantages(rewards: Float[Tensor, "prompts group"], by_std: bool = True) -> Float[Tensor, "prompts group"]:
     r"""$\hat A_i$: how much better each answer is than its group, in standard deviations (of n - 1) by default.
 
     Exactly 0 where all rewards of a group are equal: it teaches nothing. by_std=False is Dr. GRPO's.
@@ -57,9 +55,7 @@ def group_advantages(
     return centred / (rewards.std(1, keepdim=True) + SMALL) if by_std else centred
 
 
-def ratios(
-    logps: Float[Tensor, "answers seq"], old: Float[Tensor, "answers seq"]
-) -> Float[Tensor, "answers seq"]:
+def ratios(logps: Float[Tensor, "answers seq"], old: Float[Tensor, "answers seq"]) -> Float[Tensor, "answers seq"]:
     r"""$\rho = \pi / \pi_\text{old}$ of each token."""
     return (logps - old).exp()
 
@@ -154,7 +150,5 @@ def rewards_of(reward: Reward, prompts: Sequence[str], answers: Answers) -> Floa
     except (TypeError, ValueError, RuntimeError):
         raise CourseError("a reward must be a number, such as 1.0; the rule gave something else") from None
     if found.numel() != len(answers.ids):
-        raise CourseError(
-            f"there must be one reward for each of the {len(answers.ids)} answers; got {found.numel()}."
-        )
+        raise CourseError(f"there must be one reward for each of the {len(answers.ids)} answers; got {found.numel()}.")
     return found.reshape(-1, answers.group)

@@ -124,9 +124,7 @@ def fit(
             history = checkpoints.resume()
             meter = Meter(update.device, max(history.peak_memory, default=0))
             lengths = torch.tensor(prepared.lengths(split)) if bucket else None
-            order = Order(
-                len(data), batch_size * accumulate * world, seed, lengths=lengths, batch=batch_size * world
-            )
+            order = Order(len(data), batch_size * accumulate * world, seed, lengths=lengths, batch=batch_size * world)
             bar = tqdm(
                 range(len(history), steps), initial=len(history), total=steps, desc=prepared.name, unit="step",
                 disable=not (progress and update.accelerator.is_local_main_process),

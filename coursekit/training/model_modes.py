@@ -14,9 +14,7 @@ from coursekit.training.precision import master_weights
 
 
 @contextmanager
-def training_mode(
-    model: nn.Module, trained: Collection[nn.Parameter], *, recompute: bool = False
-) -> Iterator[None]:
+def training_mode(model: nn.Module, trained: Collection[nn.Parameter], *, recompute: bool = False) -> Iterator[None]:
     r"""`model` ready for training steps, and afterwards as it was but for the values of `trained`.
 
     Train mode, no key-value cache, half-precision parameters in float32, no gradients left over from before or behind.

@@ -31,13 +31,7 @@ class Order:
     """
 
     def __init__(
-        self,
-        rows: int,
-        per_step: int,
-        seed: int,
-        *,
-        lengths: Int[Tensor, " rows"] | None = None,
-        batch: int = 1,
+        self, rows: int, per_step: int, seed: int, *, lengths: Int[Tensor, " rows"] | None = None, batch: int = 1
     ) -> None:
         self.rows, self.per_step, self.seed, self.lengths, self.batch = rows, per_step, seed, lengths, batch
         self.epoch = lru_cache(maxsize=1)(self._epoch)
@@ -76,6 +70,4 @@ def rows_of_step(rows: int, per_step: int, seed: int, step: int) -> list[int]:
 
 def mix(*numbers: int) -> int:
     r"""One seed mixed from several numbers, so that neighbouring steps or seeds have nothing in common."""
-    return int(
-        np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)[0] >> 1
-    )
+    return int(np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)[0] >> 1)

@@ -46,11 +46,7 @@ def train_tokenizer(texts: Iterable[str], vocab: int = 512) -> PreTrainedTokeniz
             f"the texts give {built.get_vocab_size()} tokens and not {vocab}: take a smaller vocabulary, or more text"
         )
     return PreTrainedTokenizerFast(
-        tokenizer_object=built,
-        bos_token=END,
-        eos_token=END,
-        pad_token=END,
-        clean_up_tokenization_spaces=False,
+        tokenizer_object=built, bos_token=END, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False
     )
 
 

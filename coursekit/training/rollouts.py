@@ -41,9 +41,7 @@ class Answers:
         if not self.ids.numel() or not bool(self.mask.any(-1).all()):
             raise CourseError("an answer has no token at all: each needs one, if only the one that ends it")
         if len(self.ids) % len(self.prompt_ids):
-            raise CourseError(
-                f"{len(self.ids)} answers are no equal share for each of {len(self.prompt_ids)} prompts"
-            )
+            raise CourseError(f"{len(self.ids)} answers are no equal share for each of {len(self.prompt_ids)} prompts")
 
     @property
     def group(self) -> int:
@@ -101,11 +99,7 @@ def sample(
                 cache.batch_select_indices(on)
             seen = torch.cat([seen, seen.new_ones(len(on), 1)], 1)
             logits = model(
-                input_ids=token,
-                attention_mask=seen,
-                position_ids=positions(seen)[:, -1:],
-                cache=cache,
-                use_cache=True,
+                input_ids=token, attention_mask=seen, position_ids=positions(seen)[:, -1:], cache=cache, use_cache=True
             ).logits[:, -1]
     longest = int(mask.sum(-1).max())
     ids, mask, logps = ids[:, :longest], mask[:, :longest], logps[:, :longest]
@@ -125,11 +119,7 @@ def answer_logits(model: nn.Module, answers: Answers) -> Float[Tensor, "answers 
     ids = torch.cat([answers.prompt_ids.repeat_interleave(G, 0), answers.ids], 1)  # (answers, prompt + seq)
     mask = torch.cat([answers.prompt_mask.repeat_interleave(G, 0), answers.mask], 1)
     found = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions(mask),
-        use_cache=False,
-        logits_to_keep=A + 1,
+        input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, logits_to_keep=A + 1
     )
     return found.logits[:, :-1]  # position t - 1 speaks of token t
 

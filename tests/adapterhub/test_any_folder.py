@@ -1,7 +1,5 @@
 r"""`coursekit.load_adapter`: every folder through one door, and one line for what cannot be read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import peft
@@ -31,9 +29,7 @@ _QV = ("attention.self.query", "attention.self.value")
 #: What each case of the `adapters` library is here.
 READ = {
     "bert/lora": LoRA(r=2, alpha=4.0, targets=_QV),
-    "bert/ia3": IA3(
-        targets=("attention.self.key", "attention.self.value", "intermediate.dense"), feedforward=()
-    ),
+    "bert/ia3": IA3(targets=("attention.self.key", "attention.self.value", "intermediate.dense"), feedforward=()),
     "bert/prefix": PrefixTuning(n=3, shifted=False),
     "bert/prefix_flat": PrefixTuning(n=3, shifted=False),
     "bert/prompt": PromptTuning(n=3, init="random", embedded=False),
@@ -66,9 +62,7 @@ def test_what_the_adapters_library_wrote_answers_the_same(stored):
     model = stored.model()
     method = coursekit.load_adapter(model, stored.folder)
     assert method == methods.attached(model)["default"] and method == READ.get(stored_at, method)
-    exactly = (
-        stored.has_these_bits() and stored.case in EXACT and stored_at not in ("gpt2/lora", "gpt2/lora_all")
-    )
+    exactly = stored.has_these_bits() and stored.case in EXACT and stored_at not in ("gpt2/lora", "gpt2/lora_all")
     stored.assert_same(model, stored.case, exactly)
     with methods.disabled(model):
         stored.assert_same(model, "plain", exactly=stored.has_these_bits())
@@ -80,9 +74,9 @@ def test_a_lora_of_some_blocks_and_a_fused_matrix_names_its_places(family):
     method = coursekit.load_adapter(model, FIXTURES / family / "lora_all")
     assert all(".1." in path for path in method.places(model)), "block 0 was left out"
     fused = {"transformer.h.1.attn.c_attn": 6}
-    assert {path: method.at(path).r for path in method.places(model)} == dict.fromkeys(
-        method.places(model), 2
-    ) | (fused if family == "gpt2" else {})
+    assert {path: method.at(path).r for path in method.places(model)} == dict.fromkeys(method.places(model), 2) | (
+        fused if family == "gpt2" else {}
+    )
     assert {method.at(path).scaling for path in method.places(model)} == {1.5}
 
 
@@ -136,15 +130,11 @@ def test_a_method_of_peft_that_is_not_read_says_what_can_be(theirs, tmp_path):
 
 def test_folders_without_an_adapter_say_what_they_hold(tmp_path):
     model = tiny.encoder()
-    with pytest.raises(
-        CourseError, match="holds no adapter: it has nothing and no adapter_config.json; read are"
-    ) as e:
+    with pytest.raises(CourseError, match="holds no adapter: it has nothing and no adapter_config.json; read are") as e:
         coursekit.load_adapter(model, tmp_path)
     assert "LoRA, (IA)³, prefix tuning, prompt tuning, MAM and UniPELT" in lines(e)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(
-        CourseError, match=r"it has config.json \(a whole model: load it with from_pretrained\)"
-    ):
+    with pytest.raises(CourseError, match=r"it has config.json \(a whole model: load it with from_pretrained\)"):
         coursekit.load_adapter(model, tmp_path)
     config = tmp_path / "adapter_config.json"
     for text, said in [
@@ -229,9 +219,7 @@ REFUSED["unipelt", 1] += [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "case, part, changes, said", [(*key, *row) for key, rows in REFUSED.items() for row in rows]
-)
+@pytest.mark.parametrize("case, part, changes, said", [(*key, *row) for key, rows in REFUSED.items() for row in rows])
 def test_folders_of_what_no_method_here_is(case, part, changes, said, tmp_path):
     model, folder = Stored(f"bert/{case}").model(), changed(f"bert/{case}", tmp_path, part, **changes)
     for load in (coursekit.load_adapter, adapterhub.load):
@@ -276,10 +264,7 @@ def test_names_that_are_no_folder(tmp_path, monkeypatch):
     with pytest.raises(CourseError, match="cannot get 'owner/none' from the Hugging Face hub") as e:
         coursekit.load_adapter(model, "owner/none")
     lines(e)
-    assert isinstance(coursekit.load_adapter(model, "owner/lora"), LoRA) and asked == [
-        "owner/none",
-        "owner/lora",
-    ]
+    assert isinstance(coursekit.load_adapter(model, "owner/lora"), LoRA) and asked == ["owner/none", "owner/lora"]
 
 
 def test_bitsandbytes_says_nothing_when_it_is_imported(caplog):

@@ -1,7 +1,5 @@
 r"""AdapterHub's format: what the `adapters` library wrote computes the same here, and is written as it was."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -46,10 +44,7 @@ def test_what_is_read_is_written_as_the_library_wrote_it(stored, tmp_path):
     for name in ("adapter_config.json", "head_config.json"):
         if (stored.folder / name).exists():
             ours, theirs = (json.loads((f / name).read_text()) for f in (tmp_path, stored.folder))
-            for entries in (
-                theirs,
-                theirs["config"] or {},
-            ):  # how a bottleneck started is not written down here
+            for entries in (theirs, theirs["config"] or {}):  # how a bottleneck started is not written down here
                 entries.pop("init_weights", None)
             inner = ours["config"] or {}
             assert inner.keys() - {"init_weights"} <= (theirs["config"] or {}).keys()
@@ -126,23 +121,11 @@ def test_folders_that_do_not_fit_leave_the_model_as_it_was(tmp_path):
     before = answers(model, tiny.batch())
     for target, source, said in [
         (model, folder, r"of another model: .* is \(3, 12\) there and \(3, 32\) here"),
-        (
-            model,
-            FIXTURES / "bert" / "houlsby",
-            "cannot attach: this model already carries PfeifferAdapter",
-        ),
+        (model, FIXTURES / "bert" / "houlsby", "cannot attach: this model already carries PfeifferAdapter"),
         (model, tmp_path, "is not an adapter of AdapterHub: it has no adapter_config.json"),
-        (
-            Stored("gpt2/pfeiffer").model(),
-            folder,
-            "was trained on a bert model, this one is gpt2",
-        ),
+        (Stored("gpt2/pfeiffer").model(), folder, "was trained on a bert model, this one is gpt2"),
         (tiny.encoder(num_hidden_layers=1), folder, "of other targets: .* unexpected, such as block 1"),
-        (
-            tiny.encoder(num_labels=3, hidden_size=12, num_attention_heads=3),
-            folder,
-            "classifier.weight is",
-        ),
+        (tiny.encoder(num_labels=3, hidden_size=12, num_attention_heads=3), folder, "classifier.weight is"),
     ]:
         names = list(methods.attached(target))
         with pytest.raises(CourseError, match=said):

@@ -1,7 +1,5 @@
 r"""Unions of the `adapters` library are read as MAM and UniPELT, and answer what the library answered."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -35,10 +33,7 @@ def test_a_folder_of_another_type_or_without_its_tensors_is_said_in_a_line(tmp_p
         MAMAdapter(n=2, hidden=None, r=2).attach(model, "second")
         with pytest.raises(CourseError, match=said):
             adapterhub.load(model, folder, "third")
-        assert (
-            list(methods.attached(model)) == ["first", "second"]
-            and model._coursekit.switch.active == "second"
-        )
+        assert list(methods.attached(model)) == ["first", "second"] and model._coursekit.switch.active == "second"
     file.write_text(json.dumps(config | {"config": {"architecture": "union"}}))
     with pytest.raises(CourseError, match="does not say what it is made of"):
         unions.read_method(folder)

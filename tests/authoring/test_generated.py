@@ -1,7 +1,5 @@
 r"""What nobody writes by hand: set-up cells, badges, lines on time and exercises, README's tables."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,11 +73,7 @@ def checkout(tmp_path) -> Path:
 
 
 def test_one_command_brings_everything_in_step(checkout):
-    paths = [
-        checkout / "notebooks" / "01_a.ipynb",
-        checkout / "notebooks" / "02_b.ipynb",
-        checkout / "README.md",
-    ]
+    paths = [checkout / "notebooks" / "01_a.ipynb", checkout / "notebooks" / "02_b.ipynb", checkout / "README.md"]
     before = [path.read_bytes() for path in paths]
     assert generated.update(checkout, write=False) == paths
     assert [path.read_bytes() for path in paths] == before
@@ -97,38 +91,27 @@ def test_one_command_brings_everything_in_step(checkout):
         assert f"git+{ADDRESS}@v3" in cells[2].source
         assert f"owner/name/blob/v3/notebooks/{path.name})" in cells[1].source
     readme = paths[2].read_text()
-    assert (
-        "01_a.ipynb" in readme and "run it from top to bottom" in readme and readme.endswith("-->\n\nrest\n")
-    )
+    assert "01_a.ipynb" in readme and "run it from top to bottom" in readme and readme.endswith("-->\n\nrest\n")
 
 
 def test_times_points_and_tables_come_from_the_exercises(checkout):
     generated.update(checkout)
     cells = nbformat.read(checkout / "notebooks" / "02_b.ipynb", 4).cells
-    assert cells[0].source.endswith(
-        f"More.\n\n**Time:** 5 minutes of reading, {LORA.minutes} minutes of exercises."
-    )
+    assert cells[0].source.endswith(f"More.\n\n**Time:** 5 minutes of reading, {LORA.minutes} minutes of exercises.")
     stars = "★" * LORA.difficulty + "☆" * (5 - LORA.difficulty)
     told = f"`lora-merge` · {LORA.points} points · difficulty {stars} · about {LORA.minutes} minutes"
     assert cells[4].source == f"**Exercise.** Write it.\n\n{told}\n\nAnd `lora-merge` here stays."
     assert cells[6].metadata.nbgrader.points == LORA.points
     readme = (checkout / "README.md").read_text()
-    assert (
-        "| [01_a](notebooks/01_a.ipynb) | About a, by hand. | 5 + 0 |  | 0 |" in readme
-        and "00_gone" not in readme
-    )
-    assert f"| What it is about. | 5 + {LORA.minutes} |  | {LORA.points} |" in readme, (
-        "a new lesson has its own words"
-    )
+    assert "| [01_a](notebooks/01_a.ipynb) | About a, by hand. | 5 + 0 |  | 0 |" in readme and "00_gone" not in readme
+    assert f"| What it is about. | 5 + {LORA.minutes} |  | {LORA.points} |" in readme, "a new lesson has its own words"
     assert f"2 notebooks, 1 exercises, {LORA.points} points" in readme
     assert f"| `lora-merge` | 02_b | {LORA.points} | {LORA.minutes} | {LORA.difficulty} of 5 |" in readme
 
 
 def test_what_a_run_took_stays_until_the_next_run(checkout, monkeypatch):
     monkeypatch.setattr("coursekit.device.pick_device", lambda: device)
-    monkeypatch.setattr(
-        "coursekit.experiments.machine.describe", lambda device: {"device": "a card", "threads": 2}
-    )
+    monkeypatch.setattr("coursekit.experiments.machine.describe", lambda device: {"device": "a card", "threads": 2})
     device = torch.device("cpu")
     result = Result("a.ipynb", "ok", minutes=7.0, cpu_minutes=1.26, peak_memory=1_440_000_000)
     path = checkout / "notebooks" / "01_a.ipynb"
@@ -166,9 +149,7 @@ def test_what_cannot_be_brought_in_step(checkout):
     with pytest.raises(CourseError, match="README.md has no lines <!-- lessons -->"):
         generated.update(checkout)
     nbformat.write(lesson(*exercise("lora-merges")), checkout / "notebooks" / "02_b.ipynb")
-    with pytest.raises(
-        CourseError, match="02_b.ipynb: unknown exercise 'lora-merges'; did you mean 'lora-merge'"
-    ):
+    with pytest.raises(CourseError, match="02_b.ipynb: unknown exercise 'lora-merges'; did you mean 'lora-merge'"):
         generated.update(checkout)
     nbformat.write(nbformat.v4.new_notebook(), checkout / "notebooks" / "02_b.ipynb")
     with pytest.raises(CourseError, match="02_b.ipynb has 0 cells tagged 'setup'"):

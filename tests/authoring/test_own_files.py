@@ -1,7 +1,5 @@
 r"""No command writes over what somebody has made or changed: the commands that make notebooks, one after the other."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

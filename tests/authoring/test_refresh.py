@@ -1,7 +1,5 @@
 r"""Refreshing puts clean outputs into the notebooks, or leaves them alone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import nbformat

@@ -1,7 +1,5 @@
 r"""Where results go: no file is overwritten that a run did not write."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -69,9 +67,7 @@ def test_what_no_run_wrote_is_left_alone(tmp_path, name):
     path = notebook(tmp_path / "work" / "a.ipynb")
     mine = tmp_path / "out" / name
     notebook(mine, "my answer")
-    refused(
-        tmp_path, f"{name} is not coursekit's own, and would be overwritten", run_notebooks, [path], mine.parent
-    )
+    refused(tmp_path, f"{name} is not coursekit's own, and would be overwritten", run_notebooks, [path], mine.parent)
     mine.unlink()
     mine.mkdir()
     refused(tmp_path, "is not coursekit's own", run_notebooks, [path], mine.parent)

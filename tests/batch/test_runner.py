@@ -1,7 +1,5 @@
 r"""Batches: what counts as ok, what is run again, what is refused, and what is left behind."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os
@@ -61,11 +59,7 @@ def test_one_bad_notebook_stops_no_other(tmp_path, monkeypatch):
     dies = notebook(tmp_path / "c_dies.ipynb", "import os; os._exit(3)")
     (tmp_path / "d_invalid.ipynb").write_text("{")
     good = notebook(
-        Path("-e {good}.ipynb"),
-        "import math",
-        "print('sum', math.prod([6, 7]), lr)",
-        "",
-        parameters="lr = 1.0",
+        Path("-e {good}.ipynb"), "import math", "print('sum', math.prod([6, 7]), lr)", "", parameters="lr = 1.0"
     )
     out = tmp_path / "runs"
     results = run_notebooks(
@@ -143,12 +137,7 @@ def test_a_notebook_is_run_again_when_a_file_beside_it_changes(tmp_path, quick):
         return len(counter.read_text())
 
     assert runs() == 1 and runs() == 0, "what it wrote itself is no input"
-    for name, text in [
-        ("words.txt", "new"),
-        ("help.py", "x = 1"),
-        ("help.py", "x = 2"),
-        ("parts/a.py", "y = 1"),
-    ]:
+    for name, text in [("words.txt", "new"), ("help.py", "x = 1"), ("help.py", "x = 2"), ("parts/a.py", "y = 1")]:
         (tmp_path / "work" / name).write_text(text)
         assert runs() == 1, f"{name} may be read by it"
         assert runs() == 0
@@ -185,9 +174,7 @@ def test_so_many_notebooks_at_a_time(tmp_path, quick, monkeypatch, capsys):
     assert [r.notebook for r in run_notebooks(paths, tmp_path / "out", jobs=2)] == [p.name for p in paths]
     assert max(most) == 2 and all(entry["status"] == "ok" for entry in summary(tmp_path / "out").values())
     said = capsys.readouterr().err.splitlines()
-    assert [line for line in said if line.endswith(" ...")] == [
-        f"[{i}/4] {p.name} ..." for i, p in enumerate(paths, 1)
-    ]
+    assert [line for line in said if line.endswith(" ...")] == [f"[{i}/4] {p.name} ..." for i, p in enumerate(paths, 1)]
     assert len([line for line in said if ": ok in 0.0 min" in line]) == 4
     for jobs in (0, 1.5, True):
         with pytest.raises(CourseError, match="jobs must be a positive integer, such as 2; got"):
@@ -432,18 +419,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(tmp_path, monkey
     wait = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     slow = notebook(tmp_path / "b.ipynb", wait)
     out = tmp_path / "runs"
-    command = [
-        sys.executable,
-        "-m",
-        "coursekit.cli",
-        "run",
-        str(quick),
-        str(slow),
-        "--out",
-        str(out),
-        "--jobs",
-        "1",
-    ]
+    command = [sys.executable, "-m", "coursekit.cli", "run", str(quick), str(slow), "--out", str(out), "--jobs", "1"]
     # Started in the background by a shell, this process ignores SIGINT and would pass that on.
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
@@ -591,10 +567,7 @@ def test_a_batch_that_was_stopped_in_its_first_notebook_is_not_ok(tmp_path, monk
 
 
 def test_names_that_no_report_can_hold_are_refused_before_a_kernel_starts(tmp_path, quick):
-    for name, says in (
-        ("index", "the batch's own: rename it"),
-        ("caf\udce9", "no name that a report can hold"),
-    ):
+    for name, says in (("index", "the batch's own: rename it"), ("caf\udce9", "no name that a report can hold")):
         path = notebook(tmp_path / "plain.ipynb", "1").rename(tmp_path / f"{name}.ipynb")
         with pytest.raises(CourseError, match=says):
             run_notebooks([path], tmp_path / "out")

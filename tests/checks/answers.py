@@ -1,7 +1,5 @@
 r"""The answers in tests/solutions, by the name of their function."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

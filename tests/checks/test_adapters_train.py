@@ -1,7 +1,5 @@
 r"""Small adapters are scored by what MiniLM does with them, and each mistake is told by its own name."""
 
-from __future__ import annotations
-
 import time
 
 import pytest
@@ -26,9 +24,7 @@ def tensors(value: float = 0.0, r: int = 32) -> dict[str, torch.Tensor]:
 def test_what_cannot_be_an_adapter_scores_nothing(posing):
     r"""Beside the mistakes that the self-test makes."""
     cases = {
-        'it must return the tensors that `outputs` reads, "0.W_down" to "5.b_up"': {
-            "0.W_down": torch.zeros(2, 384)
-        },
+        'it must return the tensors that `outputs` reads, "0.W_down" to "5.b_up"': {"0.W_down": torch.zeros(2, 384)},
         "of every adapter W_down or W_up is 0 altogether: nothing is left of it": tensors()
         | {"5.b_up": torch.ones(384)},
         f"24,576 parameters of its adapters are not 0, and {KEEP:,} are allowed": tensors()
@@ -87,9 +83,7 @@ def test_those_to_learn_from_and_those_to_judge_by_have_no_sentence_in_common(po
     ids, mask, labels = posing.arguments[3:6]
     learn, judge = ({tuple(row[seen.bool()].tolist()) for row, seen in zip(*pair, strict=True)}
                     for pair in ((ids, mask), posing.kept[:2]))  # fmt: skip
-    assert (
-        len(ids) == adapters_train.LEARN and len(posing.kept[0]) == adapters_train.JUDGE and not learn & judge
-    )
+    assert len(ids) == adapters_train.LEARN and len(posing.kept[0]) == adapters_train.JUDGE and not learn & judge
     assert 0.4 < labels.float().mean() < 0.6
 
 
@@ -106,9 +100,7 @@ def test_the_model_is_as_before_when_its_outputs_were_asked(posing):
     model, (ids, mask, _) = adapters_train.load_minilm(), posing.kept
     with torch.no_grad():
         before = model(input_ids=ids[:2], attention_mask=mask[:2]).logits
-        assert torch.equal(
-            outputs(model, tensors(), ids[:2], mask[:2]), before
-        )  # adapters of zeros add nothing
+        assert torch.equal(outputs(model, tensors(), ids[:2], mask[:2]), before)  # adapters of zeros add nothing
         assert not torch.equal(outputs(model, tensors(1.0), ids[:2], mask[:2]), before)
         assert torch.equal(model(input_ids=ids[:2], attention_mask=mask[:2]).logits, before)
 

@@ -1,7 +1,5 @@
 r"""The judge of `bitfit-verdict` meets learning rates with one seed, as stored evidence has them."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter, defaultdict
 

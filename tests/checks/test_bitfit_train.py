@@ -1,7 +1,5 @@
 r"""A task learned by changing few of MiniLM's own numbers: what counts as changed, and what is said of the rest."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -27,8 +25,7 @@ def test_what_is_none_of_minilms_parameters_scores_nothing(posing, own):
     cases = {
         "MiniLM has no parameter body.x: names are those of named_parameters()": {"body.x": torch.ones(3)},
         f"{whole.numel():,} numbers differ from MiniLM's own, and {KEEP:,} are allowed": {
-            "bert.encoder.layer.5.output.dense.weight": whole
-            * (1 - 1e-3)  # weight decay under a masked gradient
+            "bert.encoder.layer.5.output.dense.weight": whole * (1 - 1e-3)  # weight decay under a masked gradient
         },
     }
     for message, given in cases.items():

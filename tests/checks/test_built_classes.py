@@ -1,7 +1,5 @@
 r"""What the checks of 02 and 06 say of classes whose start or whose parameters are wrong."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 r"""Every exercise: the reference answer passes, every mutant fails with its own message, and nothing raises."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -29,14 +27,10 @@ def test_the_solution_passes(id):
     assert (result.status, result.points) == ("passed", ALL[id].points), result
 
 
-@pytest.mark.parametrize(
-    "exercise, message, wrong", MUTANTS, ids=[f"{e.id}-{i}" for i, (e, *_) in enumerate(MUTANTS)]
-)
+@pytest.mark.parametrize("exercise, message, wrong", MUTANTS, ids=[f"{e.id}-{i}" for i, (e, *_) in enumerate(MUTANTS)])
 def test_each_mutant_fails_with_its_own_message(exercise, message, wrong):
     result = check(exercise.id, wrong)
-    said = result.message.split(" (and then it stopped with ")[
-        0
-    ]  # a mistake that does not run on every input
+    said = result.message.split(" (and then it stopped with ")[0]  # a mistake that does not run on every input
     assert (result.status, said, result.points) == ("failed", message, 0)
 
 
@@ -81,9 +75,7 @@ def test_answers_that_break_are_told_why_and_never_raise():
         result = check("lora-merge", answer)
         assert result.status == "failed" and said in result.message, result
         assert "\n" not in repr(result)
-    assert check("lora-mrge", explode).message.startswith(
-        "unknown exercise 'lora-mrge'; did you mean 'lora-merge'?"
-    )
+    assert check("lora-mrge", explode).message.startswith("unknown exercise 'lora-mrge'; did you mean 'lora-merge'?")
     turned = check("lora-truncate", lambda W, r: ALL["lora-truncate"].reference(W, r).T)
     assert turned.message.endswith("(transposed?)")
 
@@ -184,9 +176,7 @@ def test_a_later_cell_runs_the_student_s_function_as_soon_as_it_is_right(capsys)
         assert yours("bitfit-trains", empty) is ALL["bitfit-trains"].reference
     assert yours("which-method-leader", lambda runs: ...) is every_kind()["which-method-leader"].fair
     said = capsys.readouterr().out.splitlines()
-    assert said[0].endswith("runs yours") and all(
-        "the course’s, until yours passes" in line for line in said[1:]
-    )
+    assert said[0].endswith("runs yours") and all("the course’s, until yours passes" in line for line in said[1:])
 
 
 def test_feedback_finds_the_hints_of_every_exercise():
@@ -211,12 +201,7 @@ def test_notebooks_and_exercises_know_each_other():
             exercise = KINDS[answer["grade_id"]]
             found.append(exercise.id)
             assert f"def {exercise.name}(" in stub
-            assert answer == flags | {
-                "grade": False,
-                "grade_id": exercise.id,
-                "locked": False,
-                "solution": True,
-            }
+            assert answer == flags | {"grade": False, "grade_id": exercise.id, "locked": False, "solution": True}
             own = ", variant" if isinstance(exercise, Numeric) else ""
             assert source == f'check("{exercise.id}", {exercise.name}{own})'
             assert checked == flags | {

@@ -1,7 +1,5 @@
 r"""quantization-codebook tells weighted levels from unweighted ones, and does not count rounds."""
 
-from __future__ import annotations
-
 import pytest
 
 from coursekit.checks import check

@@ -1,7 +1,5 @@
 r"""What the check of 01b says of a penalty that trains nothing."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 r"""What the check of several methods in one layer takes, and that it looks at their order."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

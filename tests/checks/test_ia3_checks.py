@@ -1,7 +1,5 @@
 r"""Exercises of notebook 03: runs show the fault that they have, and folded scales decode to the scaled matrix."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
@@ -48,10 +46,7 @@ def test_the_sentences_about_healthy_runs_hold_of_drawn_ones():
 def test_the_runs_are_of_minilm_s_own_topmost_block():
     weights, hidden, mask, _ = below()
     model, _ = load_encoder("minilm", num_labels=2, device="cpu")
-    block, ones = (
-        model.bert.encoder.layer[-1],
-        {n: torch.ones(w) for n, w in (("k", 384), ("v", 384), ("ff", 1536))},
-    )
+    block, ones = (model.bert.encoder.layer[-1], {n: torch.ones(w) for n, w in (("k", 384), ("v", 384), ("ff", 1536))})
     with torch.no_grad():
         blocked = (1.0 - mask[:, None, None].float()) * torch.finfo(torch.float32).min
         out = block(hidden, attention_mask=blocked)

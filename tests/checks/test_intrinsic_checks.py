@@ -1,7 +1,5 @@
 r"""What the check of 06b says of transforms that make H, that do as much work, or that lose the gradient."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

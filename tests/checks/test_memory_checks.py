@@ -1,7 +1,5 @@
 r"""The open exercise of notebook 01: whatever fits and is worth enough is right, and what is wrong is said."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -63,10 +61,7 @@ def test_what_is_wrong_with_a_plan_is_said_and_to_graders_without_numbers():
 def test_whole_numbers_may_be_floats_or_numpy_s():
     arguments = PLAN.public[0]
     name, stage, n, needed = PLAN.reference(*arguments)
-    for plan in (
-        (name, np.int64(stage), float(n), np.float64(needed)),
-        [name, stage, n, needed * (1 + 1e-7)],
-    ):
+    for plan in ((name, np.int64(stage), float(n), np.float64(needed)), [name, stage, n, needed * (1 + 1e-7)]):
         assert judge(PLAN, arguments, plan) is None
 
 

@@ -1,7 +1,5 @@
 r"""08's codes: the check gives them in the type in which the page feeds them to whoever's answer passed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import nbformat

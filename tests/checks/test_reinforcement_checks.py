@@ -1,7 +1,5 @@
 r"""Exercises of notebook 11: what honest students write passes, and what goes wrong is named."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -64,10 +62,7 @@ def by_numbers(pattern, most=1.0, least=0.0):
     r"""A rule that pays where these are the numbers of the first line, as they are written."""
 
     def rule(a, b, answers):
-        return [
-            most if re.findall(pattern, answer.split("\n")[0]) == [str(a + b)] else least
-            for answer in answers
-        ]
+        return [most if re.findall(pattern, answer.split("\n")[0]) == [str(a + b)] else least for answer in answers]
 
     return rule
 

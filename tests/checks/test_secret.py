@@ -3,8 +3,6 @@ r"""Secret cases: bounded, new, and such that mistakes are told apart; what only
 That every answer gets its points and every mistake its message: `tests/grading/test_selftest.py`.
 """
 
-from __future__ import annotations
-
 import builtins
 import copy
 import dis
@@ -64,9 +62,7 @@ def test_cases_follow_from_the_secret_and_stay_small(exercise):
     one, other = (repr(exercise.secret(Draw(secret, "a draw", 0))) for secret in (FRESH, b"another"))
     assert one != other
     assert all(tensor.numel() <= 4096 for tensor in tensors(cases))
-    assert all(
-        len(part) <= 200 for arguments in cases for part in arguments if isinstance(part, list | tuple)
-    )
+    assert all(len(part) <= 200 for arguments in cases for part in arguments if isinstance(part, list | tuple))
 
 
 def functions(value):
@@ -115,9 +111,7 @@ def test_an_exercise_whose_cases_do_not_tell_its_mistakes_apart_is_found(monkeyp
     with pytest.raises(CourseError, match="tell its mistakes apart"):
         replace(truncate, mutants=twice).cases(FRESH, 1)
     with pytest.raises(CourseError, match="tell its mistakes apart"):  # a small table would hold all answers
-        replace(truncate, secret=lambda draw: (torch.diag(torch.arange(5.0)), draw.whole(1, 3))).cases(
-            FRESH, 4
-        )
+        replace(truncate, secret=lambda draw: (torch.diag(torch.arange(5.0)), draw.whole(1, 3))).cases(FRESH, 4)
 
 
 @each_exercise

@@ -1,7 +1,5 @@
 r"""The prompt of four vectors is scored by what a model does behind it, and each mistake is told by its own name."""
 
-from __future__ import annotations
-
 import hashlib
 
 import pytest

@@ -1,7 +1,5 @@
 r"""What the check of 07b says of a straight-through estimator, and of one that writes into the weights."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

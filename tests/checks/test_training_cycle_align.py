@@ -1,20 +1,10 @@
 r"""The data that notebook 00 hands out for practice."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
 from coursekit.checks import check
-from coursekit.checks.training_cycle_align import (
-    _both,
-    _dpo,
-    _imitation,
-    _trained,
-    log_ratios,
-    new_pairs,
-    target,
-)
+from coursekit.checks.training_cycle_align import _both, _dpo, _imitation, _trained, log_ratios, new_pairs, target
 
 
 def test_practice_has_new_pairs_on_which_an_answer_is_measured():

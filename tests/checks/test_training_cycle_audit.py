@@ -1,7 +1,5 @@
 r"""The open exercise of notebook 00b: each row has the fault that it is said to have; the course's own have none."""
 
-from __future__ import annotations
-
 import pytest
 
 from coursekit.checks.draw import Draw

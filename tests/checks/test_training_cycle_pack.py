@@ -1,7 +1,5 @@
 r"""Packing's check refuses an answer for what its rows teach, and for the order that the text asks for."""
 
-from __future__ import annotations
-
 import functools
 
 import pytest

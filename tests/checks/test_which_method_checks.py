@@ -2,8 +2,6 @@ r"""The leader's check asks for an estimate: no one share of every lead passes i
 judge: what is missing.
 """
 
-from __future__ import annotations
-
 import functools
 
 import pytest

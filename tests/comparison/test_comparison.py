@@ -1,7 +1,5 @@
 r"""The comparison of all methods: on a tiny model and a task it can learn, stopped, gone on with, worked by hand."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import random
@@ -33,10 +31,7 @@ def folders(tmp_path_factory):
     found = {}
     # Wide and deep enough for the settings of the table: Compacter divides the width by 32, and that by 4.
     shape = {"hidden_size": 128, "num_hidden_layers": 4}
-    for kind, model in (
-        ("encoder", tiny.encoder("bert", **shape)),
-        ("decoder", tiny.decoder("llama", **shape)),
-    ):
+    for kind, model in (("encoder", tiny.encoder("bert", **shape)), ("decoder", tiny.decoder("llama", **shape))):
         found[kind] = tmp_path_factory.mktemp(kind)
         model.save_pretrained(found[kind])
         tiny_text.tokenizer().save_pretrained(found[kind])
@@ -311,8 +306,16 @@ def test_a_file_of_other_settings_is_refused(tmp_path, setting, change, says, no
     assert out.read_bytes() == before
 
 
-@pytest.mark.parametrize(("key", "says"), [("settings", "runs of lora with settings = x"), ("device", "device = x"),
-                                           ("dtype", "dtype = x"), ("threads", "threads = x"), ("torch", "torch = x")])
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("settings", "runs of lora with settings = x"),
+        ("device", "device = x"),
+        ("dtype", "dtype = x"),
+        ("threads", "threads = x"),
+        ("torch", "torch = x"),
+    ],
+)
 def test_a_method_that_ran_otherwise_before_is_refused(tmp_path, setting, key, says, no_training):
     out = tmp_path / "runs.csv"
     (run,) = compared(out, setting, "lora")
@@ -450,9 +453,7 @@ def test_the_command_and_the_library_have_the_same_defaults():
     given = {name: p.default for name, p in inspect.signature(cli.compare).parameters.items()}
     wanted = vars(Setting())
     assert given["task"] == wanted.pop("domain") and {key: given[key] for key in wanted} == wanted
-    assert given["seeds"] == "0,1,2" and inspect.signature(comparison.compare).parameters[
-        "seeds"
-    ].default == (0, 1, 2)
+    assert given["seeds"] == "0,1,2" and inspect.signature(comparison.compare).parameters["seeds"].default == (0, 1, 2)
 
 
 def test_rates_of_the_table_lie_on_the_ladder():

@@ -1,7 +1,5 @@
 r"""Costs are those that were measured, with the positions of masks, and noise is noise."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 
@@ -44,12 +42,7 @@ def test_noise_is_how_far_full_fine_tuning_is_from_itself():
 def test_positions_of_masks_are_part_of_the_peak():
     measured = {row.method: row for row in from_csv(DATA / "evidence" / "comparison.csv")}
     more = {name: row.peak - measured[name].peak for name, row in MEASURED.items()}
-    assert {name for name, size in more.items() if size} == {
-        "shira",
-        "fish-mask",
-        "random-mask",
-        "sparse-adapter",
-    }
+    assert {name for name, size in more.items() if size} == {"shira", "fish-mask", "random-mask", "sparse-adapter"}
     assert more["shira"] == 8 * 73_728
     sparse = EVERY["sparse-adapter"].method
     assert sparse.count(costs.MINILM) == measured["sparse-adapter"].trained, "the shape is that of the model"

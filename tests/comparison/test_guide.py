@@ -1,7 +1,5 @@
 r"""The guide takes what fits, is best in validation and needs least; and says how often it would choose otherwise."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

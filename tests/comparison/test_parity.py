@@ -1,7 +1,5 @@
 r"""Beside PEFT: a model laid bare again, and the same model in four bits by bitsandbytes."""
 
-from __future__ import annotations
-
 import pytest
 import tiny
 from attached import labelled, train

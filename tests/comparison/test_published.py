@@ -1,7 +1,5 @@
 r"""The published tables: which counts follow from the papers' formulas, which do not, checked on the meta device."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -69,9 +67,7 @@ def test_lora_rows_are_counted_again_on_modules_on_the_meta_device(key):
     config = published.split_attention(row.model)
     auto = AutoModelForCausalLM if config.model_type == "opt" else AutoModelForSequenceClassification
     with torch.device("meta"):
-        model = LoRA(r=row.setting, targets=published.query_and_value(config)).attach(
-            auto.from_config(config)
-        )
+        model = LoRA(r=row.setting, targets=published.query_and_value(config)).attach(auto.from_config(config))
     learned = [p for n, p in model.named_parameters() if p.requires_grad and ".copies." not in n]
     assert sum(p.numel() for p in learned) == row.exact
     assert methods.attached(model)["default"].r == row.setting
@@ -100,11 +96,7 @@ def test_every_count_of_peft_s_comparison_follows_from_the_formula():
 
 def test_one_method_at_several_learning_rates_is_several_rows():
     found = [row.scores for row in published.rows("metamathqa") if row.method == "(IA)³"]
-    assert [(s["learning_rate"], s["accuracy"]) for s in found] == [
-        (1e-4, 0.3108),
-        (1e-3, 0.398),
-        (5e-3, 0.4549),
-    ]
+    assert [(s["learning_rate"], s["accuracy"]) for s in found] == [(1e-4, 0.3108), (1e-3, 0.398), (5e-3, 0.4549)]
 
 
 def test_unknown_names():
@@ -136,15 +128,11 @@ def test_what_one_method_gains_is_taken_apart_by_task():
     assert len(gained) == 8 and "average" not in gained
     assert gained["rte"] == pytest.approx(7.9) and gained["qqp"] == pytest.approx(-1.1)
     best = max((row for row in table if row.method == "Adapter D"), key=lambda row: row.scores["average"])
-    assert published.by_task(table, "Adapter D")["rte"] == pytest.approx(best.scores["rte"] - 78.7), (
-        "the best row"
-    )
+    assert published.by_task(table, "Adapter D")["rte"] == pytest.approx(best.scores["rte"] - 78.7), "the best row"
 
 
 def test_a_selection_of_rows_is_called_one():
-    assert "best of 19 selected configurations" in published.best_against_full(
-        published.rows("metamathqa"), "accuracy"
-    )
+    assert "best of 19 selected configurations" in published.best_against_full(published.rows("metamathqa"), "accuracy")
     assert "best of 7 configurations" in published.best_against_full(published.rows("gpt3"), "mnli_accuracy")
 
 
@@ -152,7 +140,5 @@ def test_a_scale_is_the_method_s_own_and_an_earlier_run_is_no_row():
     table = published.rows("metamathqa")
     scales = {(row.method, row.setting): row.scale for row in table if row.scale is not None}
     assert scales == {("LoRA", 32): 2, ("LoRA", 64): 2, ("rsLoRA", 64): 8}
-    assert all(set(row.scores) == set(table[0].scores) for row in table), (
-        "neither alpha nor another run is a score"
-    )
+    assert all(set(row.scores) == set(table[0].scores) for row in table), "neither alpha nor another run is a score"
     assert all("e253b5906c" in row.source for row in table if row.earlier is not None)

@@ -1,7 +1,5 @@
 r"""A registration is checked before it runs, has a name that changes with its words, and runs what it says."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from random import Random
 
@@ -13,9 +11,7 @@ from coursekit.comparison.registration import Registration
 from coursekit.errors import CourseError
 from coursekit.experiments.bench import Setting
 
-GOOD = Registration(
-    "bitfit beats head", "bitfit", "head", (0.01, 0.3), smallest=0.05, seeds=[3, 4, 6], pilot=(0, 1, 2)
-)
+GOOD = Registration("bitfit beats head", "bitfit", "head", (0.01, 0.3), smallest=0.05, seeds=[3, 4, 6], pilot=(0, 1, 2))
 
 
 @pytest.mark.parametrize(
@@ -80,11 +76,7 @@ def test_the_registered_runs_are_made_and_a_failed_one_is_missing(monkeypatch, t
         registration.carry_out(GOOD, tmp_path, Bench())
     assert GOOD.write(tmp_path) == GOOD.write(tmp_path)
     runs = registration.carry_out(GOOD, tmp_path, Bench())
-    for changed in (
-        replace(GOOD, smallest=0.04),
-        replace(GOOD, setting=Setting(steps=3)),
-        replace(GOOD, longest=9),
-    ):
+    for changed in (replace(GOOD, smallest=0.04), replace(GOOD, setting=Setting(steps=3)), replace(GOOD, longest=9)):
         with pytest.raises(CourseError, match="something in it was changed"):
             registration.carry_out(changed, tmp_path, Bench())
     assert runs == [(m, s, 0.6) for s in (3, 4, 6) for m in ("bitfit", "head") if (m, s) != ("bitfit", 4)]

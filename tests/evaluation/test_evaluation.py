@@ -1,7 +1,5 @@
 r"""Scores against closed forms, and every shortcut (cache, batches, padding) against the long way round."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from itertools import pairwise
@@ -17,26 +15,12 @@ from hypothesis import strategies as st
 
 from coursekit import tasks
 from coursekit.errors import CourseError
-from coursekit.evaluation import (
-    accuracy,
-    answer_nats,
-    best_constant,
-    generate,
-    perplexity,
-    score_choices,
-    wilson,
-)
+from coursekit.evaluation import accuracy, answer_nats, best_constant, generate, perplexity, score_choices, wilson
 from coursekit.evaluation.perplexity_of_texts import nats_by_text
 from coursekit.evaluation.running import similar_lengths
 from coursekit.evaluation.scores import Score, pairs_in_order
 
-TEXTS = [
-    "the plot is good",
-    "dull",
-    "a slow and long story of the actor",
-    "bright scene",
-    "not fine , not bad",
-] * 3
+TEXTS = ["the plot is good", "dull", "a slow and long story of the actor", "bright scene", "not fine , not bad"] * 3
 QUIET = dict(progress=False)
 
 
@@ -85,9 +69,7 @@ def test_score_shows_value_interval_and_count():
 @pytest.mark.parametrize("shots", [0, 3, 5])
 def test_shared_prefix_equals_whole_prompts_one_by_one(family, shots, words):
     model, task = (
-        tiny.decoder(
-            family, **({"max_position_embeddings": 256} if family != "gpt2" else {"n_positions": 256})
-        ),
+        tiny.decoder(family, **({"max_position_embeddings": 256} if family != "gpt2" else {"n_positions": 256})),
         film(),
     )
     prepared = task.for_decoder(words)
@@ -183,9 +165,7 @@ class Soft(torch.nn.Module):
 
     def forward(self, input_ids, **settings):
         embedded = self.inner.get_input_embeddings()(input_ids)
-        return self.inner(
-            inputs_embeds=torch.cat([self.soft.expand(len(input_ids), -1, -1), embedded], 1), **settings
-        )
+        return self.inner(inputs_embeds=torch.cat([self.soft.expand(len(input_ids), -1, -1), embedded], 1), **settings)
 
 
 def test_tokens_a_model_adds_itself_are_not_added_twice(words):
@@ -206,9 +186,7 @@ def test_encoder_accuracy_equals_one_by_one(family, words):
     task = film()
     model, prepared = tiny.encoder(family, num_labels=5), task.for_encoder(words)
     with torch.no_grad():
-        answers = [
-            model(torch.tensor([ids])).logits.argmax().item() for ids in prepared.data["test"]["input_ids"]
-        ]
+        answers = [model(torch.tensor([ids])).logits.argmax().item() for ids in prepared.data["test"]["input_ids"]]
     right = torch.tensor(answers) == torch.tensor(task.data["test"][:]["label"])
     assert torch.equal(accuracy(model, prepared, batch_size=4, **QUIET).correct, right)
     assert torch.equal(accuracy(model, prepared, limit=7, **QUIET).correct, right[:7])
@@ -278,46 +256,19 @@ def test_evaluation_leaves_the_model_as_it_found_it(training, words):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w), shots=2, **QUIET),
-            "an encoder reads one",
-        ),
-        (
-            lambda w: accuracy(tiny.encoder("bert"), tiny_text.prepared("encoder"), **QUIET),
-            "no classes to count",
-        ),
-        (
-            lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w), split="tset"),
-            "did you mean 'test'",
-        ),
-        (
-            lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w), limit=0),
-            "limit must be a positive",
-        ),
-        (
-            lambda w: score_choices(tiny.decoder(), w, TEXTS, ["good", "good not"]),
-            "do not begin with a token each",
-        ),
+        (lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w), shots=2, **QUIET), "an encoder reads one"),
+        (lambda w: accuracy(tiny.encoder("bert"), tiny_text.prepared("encoder"), **QUIET), "no classes to count"),
+        (lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w), split="tset"), "did you mean 'test'"),
+        (lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w), limit=0), "limit must be a positive"),
+        (lambda w: score_choices(tiny.decoder(), w, TEXTS, ["good", "good not"]), "do not begin with a token each"),
         (lambda w: perplexity(tiny.decoder(), w, ["dull"], **QUIET), "nothing to predict"),
         (lambda w: nats_by_text(tiny.decoder(), w, ["good plot", "dull"]), "nothing to predict"),
         (lambda w: perplexity(tiny.decoder(), w, ["plot " * 99], **QUIET), "reads at most 64: cut it"),
         (lambda w: perplexity(tiny.decoder(), w, TEXTS, batch_size=0), "batch_size must be a positive"),
-        (
-            lambda w: generate(tiny.decoder(), w, TEXTS, max_new_tokens=0),
-            "max_new_tokens must be a positive integer",
-        ),
-        (
-            lambda w: accuracy(tiny.decoder(), film().for_decoder(w), shots=None),
-            "shots must be a non-negative integer",
-        ),
-        (
-            lambda w: accuracy(tiny.decoder(), film().for_decoder(w), batch_size=0),
-            "batch_size must be a positive",
-        ),
-        (
-            lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w)),
-            "has 5 classes, and the model has 2",
-        ),
+        (lambda w: generate(tiny.decoder(), w, TEXTS, max_new_tokens=0), "max_new_tokens must be a positive integer"),
+        (lambda w: accuracy(tiny.decoder(), film().for_decoder(w), shots=None), "shots must be a non-negative integer"),
+        (lambda w: accuracy(tiny.decoder(), film().for_decoder(w), batch_size=0), "batch_size must be a positive"),
+        (lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w)), "has 5 classes, and the model has 2"),
         (lambda w: accuracy(tiny.encoder("bert"), film().for_decoder(w)), "was prepared for a decoder"),
         (lambda w: accuracy(tiny.decoder(), film().for_encoder(w)), "was prepared for an encoder"),
         (lambda w: answer_nats(tiny.encoder("bert"), film().for_decoder(w)), "was prepared for a decoder"),
@@ -335,9 +286,7 @@ def test_nats_row_by_row_are_those_of_each_row_alone(family, words):
     model, task = tiny.decoder(family), film().for_decoder(words)
     nats = answer_nats(model, task, limit=7, batch_size=3)
     alone = [model(**{k: torch.tensor([v]) for k, v in task.split("test")[i].items()}) for i in range(7)]
-    learned = torch.tensor(
-        [sum(label != -100 for label in task.split("test")[i]["labels"]) for i in range(7)]
-    )
+    learned = torch.tensor([sum(label != -100 for label in task.split("test")[i]["labels"]) for i in range(7)])
     torch.testing.assert_close(nats, torch.stack([one.loss for one in alone]) * learned, rtol=1e-4, atol=1e-5)
 
 
@@ -354,9 +303,7 @@ def test_pairs_in_order_need_no_threshold():
 def test_a_prompt_that_is_the_beginning_of_all_is_asked_too(prompts):
     model, words = tiny.decoder("llama"), tiny_text.tokenizer()
     cached = score_choices(model, words, prompts, ["good", "bad"])
-    assert torch.allclose(
-        cached, score_choices(model, words, prompts, ["good", "bad"], cache=False), atol=1e-5
-    )
+    assert torch.allclose(cached, score_choices(model, words, prompts, ["good", "bad"], cache=False), atol=1e-5)
 
 
 def test_samples_are_drawn_where_they_are_asked_for():

@@ -1,7 +1,5 @@
 r"""Examples in the prompt: what they cost, and that they leave nothing behind."""
 
-from __future__ import annotations
-
 import pytest
 import tiny
 import tiny_text
@@ -51,9 +49,7 @@ def test_asking_changes_nothing_in_the_model(prepared):
     found = ask(model, prepared, shots=2, limit=6, timed=2)
     assert fingerprint(model.state_dict()) == before
     assert found.seconds > 0 and found.shots == 2
-    assert torch.equal(
-        found.score.correct, accuracy(model, prepared, limit=6, shots=2, progress=False).correct
-    )
+    assert torch.equal(found.score.correct, accuracy(model, prepared, limit=6, shots=2, progress=False).correct)
 
 
 def test_a_fingerprint_sees_one_bit_and_one_name():

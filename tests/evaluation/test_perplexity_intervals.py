@@ -1,7 +1,5 @@
 r"""Perplexity with an interval over texts, and the ratio of two."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -13,12 +11,7 @@ from coursekit.errors import CourseError
 from coursekit.evaluation import perplexity
 from coursekit.evaluation.perplexity_of_texts import nats_by_text, perplexity_interval, ratio_interval
 
-TEXTS = [
-    "the plot is good",
-    "a slow and long story of the actor",
-    "not fine , not bad",
-    "bright scene of the plot",
-]
+TEXTS = ["the plot is good", "a slow and long story of the actor", "not fine , not bad", "bright scene of the plot"]
 
 
 def test_the_value_is_the_perplexity_of_all_texts():

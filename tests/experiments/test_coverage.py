@@ -5,8 +5,6 @@ The table in the head of coursekit/experiments/intervals.py::
     python tests/experiments/test_coverage.py
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from statistics import NormalDist

@@ -1,7 +1,5 @@
 r"""What was learned and what was kept: seed by seed, beside the learning rate that learns as much."""
 
-from __future__ import annotations
-
 import pytest
 
 from coursekit.errors import CourseError
@@ -53,10 +51,7 @@ def test_below_compares_with_the_learning_rate_that_learns_as_much():
     assert [name for name, _ in found.strengths()] == ["lr 0.001", "lr 0.003", "λ 300", "λ 900", "r 16"]
     assert found.strengths()[0][1] == (60.0, 60.0)
     shares = {("replay", 0.05): (20.0,), ("replay", 0.2): (20.0,)}
-    assert [name for name, _ in forgetting.Forgetting(shares, shares, "one seed").strengths()] == [
-        "5 %",
-        "20 %",
-    ]
+    assert [name for name, _ in forgetting.Forgetting(shares, shares, "one seed").strengths()] == ["5 %", "20 %"]
     pairs = [(("EWC", 300), ("full", 1e-3)), (("EWC", 900), ("full", 3e-3)), (("EWC", 900), ("EWC", 300))]
     table = beside.against(pairs)
     assert table.rows[0][:2] == ["EWC, λ = 300", "full, rate 0.001"]

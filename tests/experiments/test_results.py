@@ -1,7 +1,5 @@
 r"""What a file says: intervals by hand, verdicts, tables; and that the course's files are read."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from dataclasses import replace

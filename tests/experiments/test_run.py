@@ -1,7 +1,5 @@
 r"""One run: its states, its threshold, its precision; and the topics that are declared."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from contextlib import contextmanager, nullcontext

@@ -1,7 +1,5 @@
 r"""Which run comes next: rates, seeds, cliffs, longer runs; and what a grid refuses."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 r"""The CSV of runs: written and read back, and one line for what is damaged."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 r"""Several processes, one file: no run twice, nothing lost, nobody left behind."""
 
-from __future__ import annotations
-
 import math
 import os
 import signal

@@ -14,8 +14,6 @@ A test computes the number from `data/evidence/`, writes the sentence's key phra
 It fails when the notebook's text changes alone, and when the data change alone.
 """
 
-from __future__ import annotations
-
 import re
 from difflib import SequenceMatcher
 from functools import cache
@@ -38,9 +36,7 @@ def said(page: str, phrase: str) -> None:
     """
     text, wanted = in_the_open(page), plain(phrase)
     if wanted not in text:
-        pytest.fail(
-            f"{page} does not say {wanted!r}; the nearest it says is {nearest(wanted, text)!r}", pytrace=False
-        )
+        pytest.fail(f"{page} does not say {wanted!r}; the nearest it says is {nearest(wanted, text)!r}", pytrace=False)
 
 
 def tenths(found: Difference) -> str:
@@ -80,9 +76,7 @@ def in_the_open(page: str) -> str:
         cells = [(ROOT / page).read_text(encoding="utf-8")]
     else:
         cells = [cell.source for cell in read(page).cells if cell.cell_type == "markdown"]
-    return plain(
-        "\n".join(re.sub(r"<details.*?(</details>|\Z)", "", cell, flags=re.DOTALL) for cell in cells)
-    )
+    return plain("\n".join(re.sub(r"<details.*?(</details>|\Z)", "", cell, flags=re.DOTALL) for cell in cells))
 
 
 def plain(text: str) -> str:
@@ -93,9 +87,7 @@ def plain(text: str) -> str:
 def nearest(wanted: str, text: str) -> str:
     r"""The sentence of `text` that shares most with `wanted`, for a test's message."""
     sentences = re.split(r"(?<=[.:;!?]) ", text)
-    return max(
-        sentences, key=lambda one: SequenceMatcher(None, one, wanted, autojunk=False).ratio(), default=""
-    )
+    return max(sentences, key=lambda one: SequenceMatcher(None, one, wanted, autojunk=False).ratio(), default="")
 
 
 def once_beside(runs: Results, arm: str) -> set[float]:

@@ -1,7 +1,5 @@
 r"""What 00 says of the stored runs, and of its own."""
 
-from __future__ import annotations
-
 import csv
 import inspect
 import math

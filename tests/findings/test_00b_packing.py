@@ -1,14 +1,8 @@
 r"""What 00b says of its own run."""
 
-from __future__ import annotations
-
 import torch
 from finding import printed, said
-from transformers.masking_utils import (
-    find_packed_sequence_indices,
-    flash_attention_mask,
-    packed_sequence_mask_function,
-)
+from transformers.masking_utils import find_packed_sequence_indices, flash_attention_mask, packed_sequence_mask_function
 from transformers.modeling_flash_attention_utils import _is_packed_sequence
 
 from coursekit.checks import practice
@@ -45,9 +39,7 @@ def test_the_share_of_padding():
 
 
 def test_packed_examples_have_the_loss_that_they_have_one_by_one():
-    one, packed, leaking = map(
-        float, printed(PAGE, r"answers +positions count on +([\d.]+) +([\d.]+) +([\d.]+)")
-    )
+    one, packed, leaking = map(float, printed(PAGE, r"answers +positions count on +([\d.]+) +([\d.]+) +([\d.]+)"))
     whole, in_rows, unmasked = map(
         float, printed(PAGE, r"all tokens +first labels not masked +([\d.]+) +([\d.]+) +([\d.]+)")
     )

@@ -1,7 +1,5 @@
 r"""What 01 says of the bill: from configs alone, and of its own run."""
 
-from __future__ import annotations
-
 import math
 import re
 
@@ -46,10 +44,7 @@ def test_sixteen_bytes_a_parameter(step):
     assert math.ceil(ten.total / (memory.card("RTX 4090").memory_gb * GB)) == 7
     assert memory.bill(10e9, precision="fp32").total == ten.total
     card = memory.card("RTX 4090").capacity() / GB
-    said(
-        PAGE,
-        f"24 GB are GiB, and a program sees about {card:.1f} GB of them",
-    )
+    said(PAGE, f"24 GB are GiB, and a program sees about {card:.1f} GB of them")
 
 
 def test_what_a_block_keeps(config, step):
@@ -102,10 +97,7 @@ def test_lora_keeps_most_activations(config, step):
         PAGE,
         "With LoRA on query and value three quarters of the activations are left, on all linear layers nine tenths",
     )
-    said(
-        PAGE,
-        "in SmolLM2 it keeps three quarters to nine tenths of the activations in float32.",
-    )
+    said(PAGE, "in SmolLM2 it keeps three quarters to nine tenths of the activations in float32.")
     # What is freed: of each block the two n, b and p, or the two n alone; and what the last norm and the scores read.
     d, f, T = 4 * config.hidden_size, 4 * config.intermediate_size, ROWS * TOKENS
     for share, freed in ((some, 3 * d + f), (everywhere, 2 * d)):
@@ -531,9 +523,7 @@ def test_the_recipe_runs_and_its_copies_go_before_the_gradients_are_there(tmp_pa
     r"""The page's arguments as they stand, on a tiny model on the CPU."""
     # The trainer notes here, for the whole process, that parameter 0, its embedding, has states of 32 bits.
     monkeypatch.setattr(GlobalOptimManager, "_instance", None)
-    (code,) = re.findall(
-        r"```python\n.*?\n\n(.*?)```", "\n".join(cell.source for cell in read(PAGE).cells), re.DOTALL
-    )
+    (code,) = re.findall(r"```python\n.*?\n\n(.*?)```", "\n".join(cell.source for cell in read(PAGE).cells), re.DOTALL)
     here = dict(use_cpu=True, max_steps=1, per_device_train_batch_size=1, gradient_accumulation_steps=batches)
     here |= dict(output_dir=tmp_path, report_to=[], save_strategy="no", disable_tqdm=True)
     looks, left = {}, {}

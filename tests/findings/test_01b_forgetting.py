@@ -1,7 +1,5 @@
 r"""What 01b says of the stored runs, and of its own."""
 
-from __future__ import annotations
-
 import math
 from contextlib import suppress
 
@@ -250,17 +248,9 @@ def test_all_four_keep_more_than_plain_fine_tuning():
 
 def test_going_part_of_the_way_back():
     (before_new, before), (plain_new, plain) = kept("before"), kept("plain fine-tuning")
-    half, most, lora, l2sp = map(
-        kept, ("half way back", "a quarter back", "LoRA, r = 16", "L2-SP, α = 0.01")
-    )
+    half, most, lora, l2sp = map(kept, ("half way back", "a quarter back", "LoRA, r = 16", "L2-SP, α = 0.01"))
     assert 0.15 < (half[1] - before) / (plain - before) < 0.25
     assert (half[0] - plain_new) / (before_new - plain_new) < 0.15
-    said(
-        PAGE,
-        f"tweets are at {half[0]:.1f} and the old domains at {half[1]:.1f}: a fifth of the damage is left",
-    )
+    said(PAGE, f"tweets are at {half[0]:.1f} and the old domains at {half[1]:.1f}: a fifth of the damage is left")
     assert most[0] < lora[0] and most[1] < lora[1] and most[0] > l2sp[0] and most[1] > l2sp[1]
-    said(
-        PAGE,
-        f"A quarter back ({most[0]:.1f} and {most[1]:.1f}) the model is ahead of the LoRA run on both",
-    )
+    said(PAGE, f"A quarter back ({most[0]:.1f} and {most[1]:.1f}) the model is ahead of the LoRA run on both")

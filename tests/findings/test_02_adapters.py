@@ -1,7 +1,5 @@
 r"""What 02 says of its evidence."""
 
-from __future__ import annotations
-
 import math
 import re
 
@@ -130,8 +128,16 @@ def test_every_verdict_of_the_text_is_one_of_the_table(film):
         "Pfeiffer, r = 16, 4 of 6 dropped − Pfeiffer, r = 16", "Houlsby, r = 16, no residual − Houlsby, r = 16",
     ]  # fmt: skip
     best, thin = "pfeiffer", "pfeiffer r=1"
-    asked = [(f"{best}, 600 steps", "full, 600 steps"), (thin, "probe"), (best, thin), ("lin", best),
-             ("parallel", best), ("houlsby r=8", best), ("drop 4", best), ("houlsby r=16 without", "narrow")]
+    asked = [
+        (f"{best}, 600 steps", "full, 600 steps"),
+        (thin, "probe"),
+        (best, thin),
+        ("lin", best),
+        ("parallel", best),
+        ("houlsby r=8", best),
+        ("drop 4", best),
+        ("houlsby r=16 without", "narrow"),
+    ]
     verdicts = {pair: found.verdict for pair, found in film.paired({pair: pair for pair in asked}).items()}
     assert [*verdicts.values()] == [*shown.values()]
 
@@ -184,8 +190,7 @@ def outputs(kind: str) -> str:
 
 def test_the_first_run_is_told_as_it_is():
     bare, moved, tuned, constant = printed(
-        PAGE,
-        r"'SmolLM2': (\S+), 'fitted threshold': (\S+), 'adapters, 20 steps': (\S+), 'always positive': ([\d.]+)",
+        PAGE, r"'SmolLM2': (\S+), 'fitted threshold': (\S+), 'adapters, 20 steps': (\S+), 'always positive': ([\d.]+)"
     )
     assert float(constant) < float(bare)
     said(PAGE, f"accuracy rises from {bare} to {tuned}")
@@ -210,8 +215,7 @@ def test_the_first_run_is_told_as_it_is():
 
 def test_untrained_adapters_are_told_as_they_are():
     none, small, large, alone = printed(
-        PAGE,
-        r"'none': ([\d.]+), 'small start': ([\d.]+), 'large start': ([\d.]+), 'A\(h\) alone': ([\d.]+)",
+        PAGE, r"'none': ([\d.]+), 'small start': ([\d.]+), 'large start': ([\d.]+), 'A\(h\) alone': ([\d.]+)"
     )
     assert abs(float(none) - float(small)) < 0.11
     said(PAGE, f"A small start leaves the loss at {small} nats, where the model without adapters has {none}")
@@ -231,8 +235,7 @@ def costs(name: str) -> dict[str, float]:
 def test_the_costs_are_told_as_they_are():
     full, houlsby, pfeiffer = (costs(name) for name in ("full fine-tuning", "Houlsby, r = 64", "Pfeiffer, r = 16"))
     activations = [
-        printed("03_ia3", rf"\n{name} +\S+ +\d+ +(\d+)")[0]
-        for name in ("adapter, r = 16", "full fine-tuning")
+        printed("03_ia3", rf"\n{name} +\S+ +\d+ +(\d+)")[0] for name in ("adapter, r = 16", "full fine-tuning")
     ]
     said(PAGE, "notebook 03 measures {} of {} MB".format(*activations))
     said(PAGE, f"trains {100 * pfeiffer['trained'] / full['trained']:.1f} % of the parameters")
@@ -256,9 +259,7 @@ def test_the_times_are_told_with_their_noise():
 
 
 def test_two_domains_are_told_as_they_are():
-    film, tweet = (
-        printed(PAGE, rf"{name} adapter +(0\.\d+) \S+ \S+ +(0\.\d+)") for name in ("film", "tweet")
-    )
+    film, tweet = (printed(PAGE, rf"{name} adapter +(0\.\d+) \S+ \S+ +(0\.\d+)") for name in ("film", "tweet"))
     _, label = printed(PAGE, r"one label always +(0\.\d+) +(0\.\d+)")
     assert float(film[1]) < float(label) < float(tweet[1])
     said(PAGE, f"In this run of 30 steps the film adapter reaches {float(film[1]):.2f} on tweets, worse than one "

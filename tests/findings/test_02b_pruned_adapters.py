@@ -1,7 +1,5 @@
 r"""What 02b says of its evidence."""
 
-from __future__ import annotations
-
 import collections
 import re
 import statistics

@@ -1,7 +1,5 @@
 r"""What 03 says of the stored runs, of PEFT's defaults, and of its own run."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections import Counter
@@ -191,9 +189,7 @@ def test_what_peft_scales_by_default():
     def scales(targets):
         if "q_proj" in targets:
             return "another"
-        return (
-            "more" if {"c_attn", "query_key_value", "in_proj", "output.dense"} & {*targets} else "the three"
-        )
+        return "more" if {"c_attn", "query_key_value", "in_proj", "output.dense"} & {*targets} else "the three"
 
     kinds = {kind: scales(targets) for kind, targets in DEFAULTS.items()}
     found = Counter(kinds.values())
@@ -239,9 +235,7 @@ def row(name: str) -> tuple[str, ...]:
 
 
 def test_the_first_table_is_told_as_it_is():
-    bare, rival, tuned = (
-        row(name) for name in ("SmolLM2", "SmolLM2, fitted threshold", r"\(IA\)³, 20 steps")
-    )
+    bare, rival, tuned = (row(name) for name in ("SmolLM2", "SmolLM2, fitted threshold", r"\(IA\)³, 20 steps"))
     said(PAGE, f"They do, in this run: the vectors bring SmolLM2 from {bare[0]} to {tuned[0]}, "
                f"the threshold alone to {rival[0]};")  # fmt: skip
     lows = printed(PAGE, r"sentences: right \S+ \((\S+) to \S+\), AUC \S+ \((\S+) to \S+\)\.")
@@ -279,9 +273,7 @@ def test_the_bill_is_told_as_it_is():
         "full fine-tuning", r"\n\(IA\)³", "LoRA, r = 8 on q, v", "LoRA, r = 1 on k, v, W_2",
         "LoRA, r = 1 on q, k, v", "adapter, r = 16",
     )  # fmt: skip
-    full, ours, lora, same_places, same_numbers, adapter = (
-        printed(PAGE, name + r" +([\d,.]+)" * 6) for name in names
-    )
+    full, ours, lora, same_places, same_numbers, adapter = (printed(PAGE, name + r" +([\d,.]+)" * 6) for name in names)
     said(PAGE, f"Beside LoRA with $r=8$ it takes more memory: at the peak {ours[3]} MB, LoRA {lora[3]}. Full "
                f"fine-tuning takes {full[3]}, not {full[1]} + {full[2]}: gradients, counted in the states, appear as "
                "activations are freed")  # fmt: skip

@@ -1,7 +1,5 @@
 r"""What 04 says of the stored runs, and of its own."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import itertools

@@ -1,7 +1,5 @@
 r"""What 04b says of the stored runs, and of its own."""
 
-from __future__ import annotations
-
 import math
 from statistics import fmean
 

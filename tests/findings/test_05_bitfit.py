@@ -1,7 +1,5 @@
 r"""What 05 says of the stored runs, and of its own."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re
@@ -245,9 +243,7 @@ def test_what_reads_cls_and_who_trains_the_pooler(runs):
 
 
 def test_what_is_not_known(runs):
-    assert not any(
-        arm.startswith("far") and arm != "far" for arm in runs.arms
-    )  # no twin with nodes by chance
+    assert not any(arm.startswith("far") and arm != "far" for arm in runs.arms)  # no twin with nodes by chance
     said(PAGE, "whether FAR's nodes beat random ones")
     assert not any("bitfit" in arm for arm in results.read("mean").arms)
     said(PAGE, "how BitFit does on the mean")
@@ -270,10 +266,7 @@ def test_the_slide_is_told_as_it_is():
     said(PAGE, f"the backward pass computes {made} gradients for {stepped} parameters that move")
     config = AutoConfig.from_pretrained(sources.minilm(), num_labels=2)
     assert counts.full(config, "classification") == int(made.replace(",", ""))
-    said(
-        PAGE,
-        f"{config.num_hidden_layers * config.hidden_size:,} of BitFit's parameters in MiniLM can do nothing",
-    )
+    said(PAGE, f"{config.num_hidden_layers * config.hidden_size:,} of BitFit's parameters in MiniLM can do nothing")
 
 
 def test_far_is_told_as_it_is():
@@ -413,6 +406,6 @@ def test_what_peft_has_instead_of_bitfit():
         adapted(LNTuningConfig())
     norms = training(adapted(LNTuningConfig(target_modules=["LayerNorm"])))
     assert norms and all("LayerNorm" in name for name in norms)
-    said(PAGE, "LNTuningConfig trains norms alone (BERT: target_modules=[\"LayerNorm\"])")
+    said(PAGE, 'LNTuningConfig trains norms alone (BERT: target_modules=["LayerNorm"])')
     assert ShiraConfig().mask_type == "random"
     said(PAGE, "ShiraConfig a random mask")

@@ -1,7 +1,5 @@
 r"""What 05b says of the stored runs, and of its own."""
 
-from __future__ import annotations
-
 from statistics import fmean
 
 import numpy as np
@@ -50,9 +48,7 @@ def test_chance_does_better_than_fisher(runs):
 
 
 def test_validation_chooses_the_rate_and_sees_no_difference(runs):
-    fisher, chance = (
-        sum(round(600 * run.validation) for run in runs.arms[f"{n} mask"]) for n in ("fisher", "random")
-    )
+    fisher, chance = (sum(round(600 * run.validation) for run in runs.arms[f"{n} mask"]) for n in ("fisher", "random"))
     assert abs(fisher - chance) <= 2, "of 1,800"
     assert {len(run.correct) for run in runs.arms["random mask"]} == {2009}
     points = -100 * runs.difference("fisher mask", "random mask").value

@@ -1,7 +1,5 @@
 r"""What 06 says of the stored runs, and of its own."""
 
-from __future__ import annotations
-
 import re
 from statistics import mean
 

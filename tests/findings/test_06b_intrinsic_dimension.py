@@ -1,7 +1,5 @@
 r"""What 06b says of the stored runs and of the published counts."""
 
-from __future__ import annotations
-
 import re
 
 from finding import ROOT, once_beside, printed, read, said

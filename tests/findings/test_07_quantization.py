@@ -1,7 +1,5 @@
 r"""What notebook 07 says of stored runs."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from statistics import NormalDist, fmean, median
@@ -17,14 +15,7 @@ from coursekit.experiments import results
 from coursekit.models import load_encoder
 from coursekit.qlora.memory import claims, llama_config
 from coursekit.qlora.model import quantizable
-from coursekit.quantization import (
-    code,
-    grid,
-    measured_error,
-    quantize_absmax,
-    quantize_affine,
-    quantize_blockwise,
-)
+from coursekit.quantization import code, grid, measured_error, quantize_absmax, quantize_affine, quantize_blockwise
 from coursekit.quantization.normal_float import tail
 
 PAGE = "07_quantization"
@@ -86,9 +77,7 @@ def test_fp4_loses_less_than_what_we_call_equal():
 def test_nf4_and_int4_are_equal_in_accuracy():
     found = FORMATS.difference("full, nf4", "full, int4")
     assert found.verdict == "equal for practical purposes"
-    said(
-        PAGE, f"NF4 minus int4 is {signed(found.value)} points ({signed(found.low)} to {signed(found.high)})"
-    )
+    said(PAGE, f"NF4 minus int4 is {signed(found.value)} points ({signed(found.low)} to {signed(found.high)})")
 
 
 def test_three_bits():
@@ -115,14 +104,13 @@ def test_what_bits_cost_the_language_model():
     (nf4,), (nf3,), (nf2,) = (
         printed(PAGE, rf"{name} +[\d.,]+(?: million)? +([\d.,]+)(?: million)? \(") for name in ("nf4", "nf3", "nf2")
     )
-    said(
-        PAGE,
-        f"NF4 and int4 multiply the perplexity by about {float(nf4):.1f}, NF3 by about {float(nf3):.0f}",
-    )
+    said(PAGE, f"NF4 and int4 multiply the perplexity by about {float(nf4):.1f}, NF3 by about {float(nf3):.0f}")
     said(PAGE, "we measured no language model that had not been")
     assert printed(PAGE, r"the first row of the file is the model's: (True)")
-    said(PAGE, "Four multiply the perplexity of a 135M language model, rounded to four before, "
-               f"by about {float(nf4):.1f}")
+    said(
+        PAGE,
+        f"Four multiply the perplexity of a 135M language model, rounded to four before, by about {float(nf4):.1f}",
+    )
     assert abs(float(printed(PAGE, r"MB not rounded: \d+ MB, not (\d+)")[0]) / 2 - 135) < 1
     assert float(printed(PAGE, r"nf2 +([\d,]+) million")[0].replace(",", "")) > 1  # the vocabulary has 49,152 tokens
     said(PAGE, "With NF2, a table of ours, the model is worse than one that guesses evenly")
@@ -202,10 +190,7 @@ def test_outliers():
 def test_a_real_matrix_does_not_use_the_levels_equally():
     of = r": a level is used by ([\d.]+)% to ([\d.]+)%"
     low, high = printed(PAGE, "MiniLM, blocks of 64" + of)
-    said(
-        PAGE,
-        f"the outermost codes for {low} % of its weights each, the most used one for {float(high):.0f} %",
-    )
+    said(PAGE, f"the outermost codes for {low} % of its weights each, the most used one for {float(high):.0f} %")
     rarest, commonest = printed(PAGE, "normal, blocks of 64" + of)
     assert float(commonest) > 0.9 * float(high) and float(rarest) < 1.1 * float(low)
     said(PAGE, "That comes from the blocks: normal numbers do nearly the same")
@@ -217,7 +202,7 @@ def test_a_real_matrix_does_not_use_the_levels_equally():
     said(PAGE, "Its levels are not used equally")
     said(PAGE, "each block's largest weight stretches NF4's levels: they are not used equally "
                f"({low} to {float(high):.0f} %)")  # fmt: skip
-    said(PAGE, f"to \"zero mean and unit variance\". The standard deviation above is {deviation}, not 1")
+    said(PAGE, f'to "zero mean and unit variance". The standard deviation above is {deviation}, not 1')
     said(PAGE, f"The largest of 64 weights is about 1/{deviation} = {1 / float(deviation):.1f} standard deviations out")
 
 

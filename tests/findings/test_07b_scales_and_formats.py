@@ -1,7 +1,5 @@
 r"""What notebook 07b says of formats on real weights, and of its own runs of GPTQ and of training."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

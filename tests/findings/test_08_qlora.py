@@ -1,7 +1,5 @@
 r"""What notebook 08 says of stored runs and of the memory of LLaMA."""
 
-from __future__ import annotations
-
 import re
 
 from finding import once_beside, printed, read, said, tenths
@@ -327,10 +325,7 @@ def test_how_far_the_weights_move():
 
 def test_the_losses_of_bitsandbytes_are_the_packages():
     four = r" +([\d.]+) ([\d.]+) ([\d.]+) ([\d.]+)\n"  # the first two do not depend on the gradient of A
-    ours, theirs = (
-        printed(PAGE, rf"the package{four}"),
-        printed(PAGE, rf"bitsandbytes and PEFT{four}"),
-    )
+    ours, theirs = (printed(PAGE, rf"the package{four}"), printed(PAGE, rf"bitsandbytes and PEFT{four}"))
     assert ours == printed(PAGE, rf"your layers{four}")
     said(PAGE, "Yours and the package's agree in every digit printed")
     assert all(abs(float(a) - float(b)) < 0.01 for a, b in zip(ours, theirs, strict=True))

@@ -1,7 +1,5 @@
 r"""What 08b says of its own run, and of the sums for seven billion parameters."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 from finding import printed, read, said

@@ -1,7 +1,5 @@
 r"""What 09 says of the stored runs, and of its own."""
 
-from __future__ import annotations
-
 import csv
 import re
 from dataclasses import replace
@@ -74,8 +72,11 @@ def test_the_pair_is_equal_to_lora(stored):
     assert str(found) == EQUAL
     per_seed = stored.scores("lora-bitfit")
     assert len(per_seed) == 3
-    said(PAGE, f"Section 6's stored runs, with three seeds and {len(per_seed[0]):,} sentences, do decide: LoRA with "
-               f"BitFit is equal to LoRA for practical purposes, {found.in_points().replace(' (', ' points (')}.")
+    said(
+        PAGE,
+        f"Section 6's stored runs, with three seeds and {len(per_seed[0]):,} sentences, do decide: LoRA with "
+        f"BitFit is equal to LoRA for practical purposes, {found.in_points().replace(' (', ' points (')}.",
+    )
     said(PAGE, "LoRA with BitFit is equal to LoRA, and")
 
 
@@ -305,9 +306,7 @@ def test_what_is_refused_though_it_only_adds():
 
 
 def test_the_first_table_is_told_as_it_is():
-    lora, pair = (
-        printed(PAGE, rf"\n *{name} +[\d.]+ +[\d,]+ +(0\.\d+) \(")[0] for name in ("LoRA", r"LoRA \+ BitFit")
-    )
+    lora, pair = (printed(PAGE, rf"\n *{name} +[\d.]+ +[\d,]+ +(0\.\d+) \(")[0] for name in ("LoRA", r"LoRA \+ BitFit"))
     said(PAGE, f"In this run the pair reaches {pair}, LoRA alone {lora}")
     rows = r"\n *{} +[\d.]+ +[\d,]+ +0\.\d+ \((0\.\d+)–(0\.\d+)"
     ends = [printed(PAGE, rows.format(name)) for name in ("head alone", "LoRA", "BitFit", r"LoRA \+ BitFit")]

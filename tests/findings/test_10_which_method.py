@@ -1,7 +1,5 @@
 r"""What 10 says of the stored runs, of costs, of published tables, and of its own run."""
 
-from __future__ import annotations
-
 import csv
 import inspect
 import re
@@ -281,9 +279,7 @@ def test_cliffs_and_lucky_leaders(arms):
 
 def test_the_leader_s_lead(stored, arms):
     near = [arm for arm in arms if stored.validation(arm) > 0.7]
-    table = torch.tensor(
-        [[run.validation for run in stored.arms[arm]] for arm in near], dtype=torch.float64
-    )
+    table = torch.tensor([[run.validation for run in stored.arms[arm]] for arm in near], dtype=torch.float64)
     means = table.mean(-1)
     first, second = means.argsort(descending=True)[:2].tolist()
     assert (near[first], near[second]) == ("oft", "ia3")
@@ -306,10 +302,7 @@ def test_what_the_costs_are():
     others = {name: row for name, row in cost.items() if name not in costs.BASELINES}
     states = {name: row.gradients + row.optimizer for name, row in cost.items()}
     most = max(states[name] for name in others)
-    said(
-        PAGE,
-        f"{states['full'] / 1e6:.0f} MB in full fine-tuning, at most {most / 1e6:.0f} MB in any other method",
-    )
+    said(PAGE, f"{states['full'] / 1e6:.0f} MB in full fine-tuning, at most {most / 1e6:.0f} MB in any other method")
     largest = [row.activations > max(row.weights, states[name]) for name, row in others.items()]
     assert sum(largest) > len(largest) / 2
     said(PAGE, "on a model this small they are the largest part for most methods")
@@ -321,10 +314,7 @@ def test_what_the_costs_are():
     said(PAGE, f"AdapterDrop needs least of all but the head alone: {peak} MB, {times:.1f} times less than full "
                "fine-tuning")  # fmt: skip
     assert cost["said"].trained == 1000
-    said(
-        PAGE,
-        f"SAID trains 1,000 parameters, and its step takes {cost['said'].step_ratio:.2f} times as long as",
-    )
+    said(PAGE, f"SAID trains 1,000 parameters, and its step takes {cost['said'].step_ratio:.2f} times as long as")
     assert round(cost["lora"].storage_bytes / cost["ia3"].storage_bytes) == 5
     said(PAGE, "(IA)³ stores a fifth of what LoRA does")
 

@@ -1,7 +1,5 @@
 r"""What 11 says of the stored runs, and of its own."""
 
-from __future__ import annotations
-
 import random
 import re
 import statistics
@@ -24,9 +22,7 @@ PAGE = "11_reinforcement"
 def alts(label: str) -> list[str]:
     r"""The alt texts of the pictures that have a line or a bar `label`, up to their axes."""
     cells = nbformat.read(ROOT / "notebooks" / f"{PAGE}.ipynb", as_version=4).cells
-    found = [
-        o.get("metadata", {}).get("image/png", {}).get("alt", "") for c in cells for o in c.get("outputs", [])
-    ]
+    found = [o.get("metadata", {}).get("image/png", {}).get("alt", "") for c in cells for o in c.get("outputs", [])]
     return [alt.split(". x:")[0] for alt in found if label in alt]
 
 

@@ -1,7 +1,5 @@
 r"""What 12 says of its own run."""
 
-from __future__ import annotations
-
 import json
 import re
 from statistics import mean, median

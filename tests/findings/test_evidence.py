@@ -1,7 +1,5 @@
 r"""What data/evidence/README.md says, computed."""
 
-from __future__ import annotations
-
 from statistics import mean
 
 import numpy as np
@@ -120,9 +118,7 @@ def test_adapters_that_learn_nothing_at_a_high_rate():
 
 
 #: (topic, one arm, another, column, its verdict, what the README says before the difference)
-MEASURED = [
-    ("grpo", "GRPO", "as released", "right", "better", "GRPO's drawn answers are "),
-]
+MEASURED = [("grpo", "GRPO", "as released", "right", "better", "GRPO's drawn answers are ")]
 
 
 @pytest.mark.parametrize(("topic", "arm", "other", "of", "verdict", "phrase"), MEASURED)
@@ -178,8 +174,11 @@ def test_what_is_forgotten_beside_the_lesson():
     behind = runs.apart(("OFT", 32.0), ("LoRA", 16.0))
     assert len(rank) == 9 and min(*rank, *map(min, lines), *map(min, behind)) > 0
     ranks, slow, fast = map(span, (rank, *lines))
-    said(README, f"LoRA of any rank keeps {ranks} of it less than all weights of the layers it adapts that learned as "
-                 f"much, and these less than plain fine-tuning: {slow} at a rate of 0.001, {fast} at 0.003")
+    said(
+        README,
+        f"LoRA of any rank keeps {ranks} of it less than all weights of the layers it adapts that learned as "
+        f"much, and these less than plain fine-tuning: {slow} at a rate of 0.001, {fast} at 0.003",
+    )
     new, old = map(span, behind)
     said(README, f"OFT (blocks of 32) is behind LoRA (r = 16) on new and old text, by {new} and {old}")
 

@@ -1,7 +1,5 @@
 r"""The comparison of remedies: old and new data kept apart, the same budget for all, the given model untouched."""
 
-from __future__ import annotations
-
 import copy
 import math
 
@@ -142,9 +140,7 @@ def test_remedies_of_no_strength_are_plain_fine_tuning(domains, model):
     plain, history = Remedy("full", 3e-3).tune(model, domains, steps=2, batch_size=4)
     for kind in ("L2-SP", "EWC"):
         tuned, same = Remedy(kind, 0).tune(model, domains, steps=2, batch_size=4)
-        assert same.loss == history.loss and fingerprint(tuned.state_dict()) == fingerprint(
-            plain.state_dict()
-        )
+        assert same.loss == history.loss and fingerprint(tuned.state_dict()) == fingerprint(plain.state_dict())
 
 
 def test_pre_training_repeats_and_its_seed_matters(domains):

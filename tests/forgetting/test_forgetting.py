@@ -1,7 +1,5 @@
 r"""Replay row by row, and penalties against formulas written by hand."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
@@ -54,9 +52,7 @@ def test_replay_puts_exactly_its_share_in_the_place_of_new_rows(share):
     new, old = numbered(0, 100), numbered(1, 30)
     found = rows_of(replay(new, old, share, 100))
     count = round(share * 100)
-    assert sorted(found) == [(0, 0, row) for row in range(100 - count)] + [
-        (1, 0, row) for row in range(count)
-    ]
+    assert sorted(found) == [(0, 0, row) for row in range(100 - count)] + [(1, 0, row) for row in range(count)]
     assert replay(new, old, share, 100).name == f"part 0 {100 - count} % + part 1 {count} %"
 
 
@@ -282,9 +278,7 @@ def test_what_it_was_not_made_for_is_an_error(make):
     objective = make(model, "bert")
     with pytest.raises(CourseError, match="make it anew from this model"):
         fit(LoRA(r=2).attach(model), tiny_text.prepared("encoder"), objective=objective, **QUICK)
-    with pytest.raises(
-        CourseError, match="nothing to hold: no parameter of the model has requires_grad=True"
-    ):
+    with pytest.raises(CourseError, match="nothing to hold: no parameter of the model has requires_grad=True"):
         make(tiny.model("bert").requires_grad_(False), "bert")
 
 
@@ -303,9 +297,7 @@ def test_only_what_trains_is_held(make):
     model = tiny.model("bert").requires_grad_(False)
     model.bert.encoder.layer[1].requires_grad_(True)
     objective = make(model, "bert")
-    assert objective.start.keys() == {
-        n for n, _ in model.named_parameters() if n.startswith("bert.encoder.layer.1.")
-    }
+    assert objective.start.keys() == {n for n, _ in model.named_parameters() if n.startswith("bert.encoder.layer.1.")}
 
 
 @pytest.mark.gpu
@@ -365,9 +357,7 @@ def test_l2sp_pulls_to_the_start_and_the_head_to_zero(family):
     stray(model)
     found = gradients(objective.penalty(), model)
     by_hand = sum(
-        beta / 2 * (p**2).sum()
-        if name.startswith("classifier.")
-        else alpha / 2 * ((p - start[name]) ** 2).sum()
+        beta / 2 * (p**2).sum() if name.startswith("classifier.") else alpha / 2 * ((p - start[name]) ** 2).sum()
         for name, p in model.named_parameters()
     )
     torch.testing.assert_close(objective.penalty(), by_hand)
@@ -438,16 +428,13 @@ def test_ewc_pulls_each_weight_as_it_mattered(family):
     free = 0
     for name, p in model.named_parameters():
         fisher = objective.fisher[name]
-        torch.testing.assert_close(
-            found[name], strength * fisher * (p - start[name]).detach(), rtol=1e-6, atol=0
-        )
+        torch.testing.assert_close(found[name], strength * fisher * (p - start[name]).detach(), rtol=1e-6, atol=0)
         free += int((fisher == 0).sum())
         assert not found[name][fisher == 0].any()
     # Words and places that the old task does not have; a tied output layer scores every word.
     assert (free > 0) == (family != "llama")
     by_hand = sum(
-        strength / 2 * (objective.fisher[name] * (p - start[name]) ** 2).sum()
-        for name, p in model.named_parameters()
+        strength / 2 * (objective.fisher[name] * (p - start[name]) ** 2).sum() for name, p in model.named_parameters()
     )
     torch.testing.assert_close(objective.penalty(), by_hand)
 
@@ -487,9 +474,7 @@ def test_ewc_ends_between_the_tasks_where_algebra_says():
     fisher = torch.tensor([1.0, 0.25])  # (1 · 1)² and (¼ · −2)²
     assert torch.equal(objective.fisher["x"], fisher)
     model.loss = quadratic(a.tolist(), b.tolist())
-    history = fit(
-        model, tiny_text.prepared("encoder"), objective=objective, **(SGD | dict(steps=200, lr=0.1))
-    )
+    history = fit(model, tiny_text.prepared("encoder"), objective=objective, **(SGD | dict(steps=200, lr=0.1)))
     expected = (a * b + strength * fisher * start) / (a + strength * fisher)
     torch.testing.assert_close(model.x.detach(), expected, atol=1e-5, rtol=1e-5)
     held = strength / 2 * (fisher * (expected - start) ** 2).sum()
@@ -518,10 +503,7 @@ def test_ewc_says_what_it_is():
         return repr(EWC(tiny.model("bert", seed=seed), of or batches("bert"), 1000))
 
     assert made().startswith("EWC(strength=1000.0, examples=6, fisher=")
-    assert (
-        len({made(), made(), made(seed=1), made(of=batches("bert")[:1]), made(of=[labelled("bert", seed=9)])})
-        == 4
-    )
+    assert len({made(), made(), made(seed=1), made(of=batches("bert")[:1]), made(of=[labelled("bert", seed=9)])}) == 4
 
 
 def test_what_has_no_fisher_is_an_error():
@@ -535,18 +517,8 @@ def test_what_has_no_fisher_is_an_error():
         (tiny.model("bert"), [{}], 1.0, "batches: each is a dict of tensors"),
         (tiny.model("bert"), [], 1.0, "EWC looks at the old task: give some batches of it with labels"),
         (tiny.model("bert"), [unlabelled], 1.0, "a batch without labels has no loss"),
-        (
-            LoRA(r=2).attach(tiny.model("bert")),
-            [one],
-            1.0,
-            "the weights of the model itself, and LoRA trains others",
-        ),
-        (
-            BitFit().attach(tiny.model("bert")),
-            [one],
-            1.0,
-            "and BitFit trains others beside them: call detach",
-        ),
+        (LoRA(r=2).attach(tiny.model("bert")), [one], 1.0, "the weights of the model itself, and LoRA trains others"),
+        (BitFit().attach(tiny.model("bert")), [one], 1.0, "and BitFit trains others beside them: call detach"),
         (broken, [one], 1.0, "some fisher scores are not finite"),
         (silent, [{"labels": torch.zeros(1)}], 1.0, "every fisher score is 0"),
     ):

@@ -1,7 +1,5 @@
 r"""A batch's folder with results made up for a test."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path
@@ -19,15 +17,7 @@ def part(id: str, points: float, status: str | None = None, message: str = "", *
     of = OF[id]
     status = status or ("ok" if points == of else "wrong")
     told = {"cases": 8, "right": round(8 * points / of), "copies": 1}
-    return {
-        "id": id,
-        "points": points,
-        "of": of,
-        "status": status,
-        "message": message or "right",
-        **told,
-        **more,
-    }
+    return {"id": id, "points": points, "of": of, "status": status, "message": message or "right", **told, **more}
 
 
 def right() -> list[dict[str, Any]]:
@@ -45,14 +35,8 @@ def batch(out: Path, work: dict[str, Any]) -> Path:
     for index, (id, given) in enumerate(work.items()):
         more = dict(given) if isinstance(given, dict) else {"exercises": given}
         line = {"index": index, "submission": id, "notebook": more.pop("notebook", "06_lora")}
-        line |= {
-            "key": hashlib.sha256(id.encode()).hexdigest()[:32],
-            "path": more.pop("path", f"{index}.ipynb"),
-        }
-        line |= {
-            "submitted": more.pop("submitted", "2026-05-01T10:00:00+00:00"),
-            "person": more.pop("person", {}),
-        }
+        line |= {"key": hashlib.sha256(id.encode()).hexdigest()[:32], "path": more.pop("path", f"{index}.ipynb")}
+        line |= {"submitted": more.pop("submitted", "2026-05-01T10:00:00+00:00"), "person": more.pop("person", {})}
         if given is None:
             line |= {"key": None, "path": None, "submitted": None}
         lines.append(json.dumps(line))

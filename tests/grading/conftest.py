@@ -1,7 +1,5 @@
 r"""Shared by the tests of the grader: the assignment solved and blank, and whether a box can be made here."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 r"""A course of a few exercises, as a notebook and as submissions to it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,14 +24,7 @@ def cell(source: str, id: str, **metadata: object) -> dict[str, Any]:
 
 def exercise(id: str, source: str) -> dict[str, Any]:
     r"""The cell in which exercise `id` is answered."""
-    grade = {
-        "grade": False,
-        "grade_id": id,
-        "locked": False,
-        "schema_version": 3,
-        "solution": True,
-        "task": False,
-    }
+    grade = {"grade": False, "grade_id": id, "locked": False, "schema_version": 3, "solution": True, "task": False}
     return cell(source, id, nbgrader=grade)
 
 

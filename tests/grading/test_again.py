@@ -1,7 +1,5 @@
 r"""The slice that exercises need is an optimisation: where an answer is not right, the whole notebook runs."""
 
-from __future__ import annotations
-
 import inspect
 import json
 
@@ -94,11 +92,7 @@ def graded(box: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict
         "BIG = torch.ones(2000, 2000)",
     ]
     answers["forged"] = [TRUNCATE, FORGED]
-    answers["layer"] = [
-        TRUNCATE,
-        LAYER,
-        "def lora_linear(*given):\n    return None",
-    ]
+    answers["layer"] = [TRUNCATE, LAYER, "def lora_linear(*given):\n    return None"]
     answers["partly"] = [
         # Wrong for half of the questions, whatever the secret.
         f"def lora_truncate(W, r):\n    if W.sum() > 0: return 0 * W\n{BODY}",
@@ -151,7 +145,6 @@ def test_more_threads_than_there_may_be_are_no_crash(graded: dict[str, dict]):
 def test_a_layer_is_looked_at_and_what_is_said_of_it_is_not_believed(graded: dict[str, dict]):
     assert graded["layer"]["lora-linear"]["status"] == "ok", graded["layer"]
     found = graded["forged"]["lora-linear"]
-    assert (found["status"], found["points"]) == (
-        "missing_name",
-        0,
-    ) and "no class called LoRALinear" in found["message"]
+    assert (found["status"], found["points"]) == ("missing_name", 0) and "no class called LoRALinear" in found[
+        "message"
+    ]

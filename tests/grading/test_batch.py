@@ -1,7 +1,5 @@
 r"""Batches: the same bytes twice, stopped at any moment and gone on with, one grader at a time, one part at a time."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import copy
 import fcntl
@@ -89,12 +87,7 @@ def test_a_result_has_its_schema(graded: Batch):
         assert list(result) == sorted(result)
         assert {"schema", "submission", "notebook", "key", "status", "message", "where", "ran", "box", "unsafe",
                 "exercises", "files", "times"} == set(result)  # fmt: skip
-        assert (result["schema"], result["ran"], result["box"], result["unsafe"]) == (
-            1,
-            "exercises",
-            "bwrap",
-            False,
-        )
+        assert (result["schema"], result["ran"], result["box"], result["unsafe"]) == (1, "exercises", "bwrap", False)
         for exercise in result["exercises"]:
             assert set(exercise) == {
                 "id",
@@ -111,9 +104,7 @@ def test_a_result_has_its_schema(graded: Batch):
     assert not (graded.out / ".work").exists()
 
 
-def test_a_batch_that_is_killed_at_any_moment_ends_with_the_same_marks(
-    graded: Batch, folder: Path, tmp_path: Path
-):
+def test_a_batch_that_is_killed_at_any_moment_ends_with_the_same_marks(graded: Batch, folder: Path, tmp_path: Path):
     batch = planned(tmp_path / "marks", folder)
     code = "from pathlib import Path; from coursekit.grading import batch, folder\n"
     code += f"batch.grade_lines(folder.Batch(Path({str(batch.out)!r})), jobs=2)"
@@ -138,9 +129,7 @@ def test_a_batch_that_is_killed_at_any_moment_ends_with_the_same_marks(
 
 
 def left(batch: Batch) -> list:
-    return [
-        p.info for p in psutil.process_iter(["cmdline", "environ", "cwd"]) if str(batch.out) in str(p.info)
-    ]
+    return [p.info for p in psutil.process_iter(["cmdline", "environ", "cwd"]) if str(batch.out) in str(p.info)]
 
 
 def test_what_is_graded_stays_and_what_changed_is_graded_again(
@@ -206,16 +195,10 @@ def test_a_second_grader_is_refused(tmp_path: Path, folder: Path):
         pass
 
 
-def test_without_a_box_nothing_is_run_and_the_error_is_the_probes_own(
-    tmp_path: Path, folder: Path, monkeypatch
-):
+def test_without_a_box_nothing_is_run_and_the_error_is_the_probes_own(tmp_path: Path, folder: Path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     done = CliRunner().invoke(app, ["grade", str(folder), "--out", str(tmp_path / "marks")])
-    assert (
-        done.exit_code == 1
-        and "bwrap: not installed" in done.output
-        and "podman: not installed" in done.output
-    )
+    assert done.exit_code == 1 and "bwrap: not installed" in done.output and "podman: not installed" in done.output
     (tmp_path / "bwrap").write_text("#!/bin/sh\necho setting up uid map: Permission denied >&2\nexit 1\n")
     (tmp_path / "bwrap").chmod(0o755)
     done = CliRunner().invoke(app, ["grade", str(folder), "--out", str(tmp_path / "marks"), "--box", "bwrap"])
@@ -233,10 +216,7 @@ def test_checks_that_cannot_be_loaded_are_nobodys_fault_but_the_graders(
     done = CliRunner().invoke(app, ["grade", str(folder), *command])
     assert done.exit_code == 3 and isinstance(done.exception, SystemExit), done.output
     said = done.stderr.splitlines()
-    assert (
-        len(said) == 1
-        and "cannot be loaded (ModuleNotFoundError: No module named 'no_such_package')" in said[0]
-    )
+    assert len(said) == 1 and "cannot be loaded (ModuleNotFoundError: No module named 'no_such_package')" in said[0]
     results = [json.loads(path.read_text()) for path in batch.results.iterdir()]
     assert [r["status"] for r in results] == ["infrastructure"] * len(batch.lines())
     one = CliRunner().invoke(app, ["grade", "one", "--out", str(batch.out), "--index", "0"])
@@ -251,15 +231,7 @@ def test_without_isolation_every_result_says_so(tmp_path: Path, folder: Path):
         shutil.copy(folder / f"{name}.ipynb", place)
     done = CliRunner().invoke(
         app,
-        [
-            "grade",
-            str(place),
-            "--out",
-            str(tmp_path / "marks"),
-            "--unsafe-no-isolation",
-            "--notebook",
-            str(NOTEBOOK),
-        ],
+        ["grade", str(place), "--out", str(tmp_path / "marks"), "--unsafe-no-isolation", "--notebook", str(NOTEBOOK)],
     )
     assert done.exit_code == 0, done.output
     for name, result in by_name(Batch(tmp_path / "marks")).items():

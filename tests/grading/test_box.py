@@ -1,7 +1,5 @@
 r"""The box from inside: what a submission sees, may write, may call. A submission that prints is asked."""
 
-from __future__ import annotations
-
 import ast
 import copy
 import json
@@ -70,11 +68,7 @@ def test_an_environment_in_tmp_is_seen_in_the_box_and_nothing_else_of_tmp(tmp_pa
     command = boxes.bwrap_command(tmp_path / "lib", tmp_path / "in", Limits())
     command = [*command[: command.index("--")], "--", "/usr/bin/find", str(tmp_path), "-type", "f"]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert set(found) == {
-        str(env / "seen"),
-        str(tmp_path / "lib" / "there"),
-        str(tmp_path / "lib" / "passwd"),
-    }
+    assert set(found) == {str(env / "seen"), str(tmp_path / "lib" / "there"), str(tmp_path / "lib" / "passwd")}
 
 
 class Place:
@@ -117,9 +111,7 @@ def asked(place: Place) -> Callable[[str], object]:
 
     def ask(code: str) -> object:
         lines = "\n".join("    " + line for line in code.strip().splitlines())
-        source = (
-            f"import json, os, sys\ndef lora_truncate(W, r):\n{lines}\n    print('FOUND', json.dumps(found))"
-        )
+        source = f"import json, os, sys\ndef lora_truncate(W, r):\n{lines}\n    print('FOUND', json.dumps(found))"
         _, printed = place.run(source)
         lines = [line for line in printed.splitlines() if line.startswith("FOUND ")]
         assert lines, printed
@@ -252,9 +244,7 @@ for call in {list(CALLS)}:
 
 def test_the_environment_is_its_own(asked, place: Place, monkeypatch):
     monkeypatch.setenv("A_TOKEN", "secret")
-    found = asked(
-        "found = [dict(os.environ), open('/proc/1/environ').read() + open('/proc/self/environ').read()]"
-    )
+    found = asked("found = [dict(os.environ), open('/proc/1/environ').read() + open('/proc/self/environ').read()]")
     inside = {k: v for k, v in found[0].items() if k != "TORCHINDUCTOR_CACHE_DIR"}  # torch sets it when imported
     assert inside == boxes.environment(place.slot.lib, False)
     assert "A_TOKEN" not in str(found)
@@ -280,27 +270,19 @@ def lora_merge(W, A, B, alpha):
 
 def test_nobody_excuses_himself_with_the_grader(place: Place):
     line = json.dumps({"event": "failed", "cell": 19, "status": "infrastructure", "kind": "X", "text": ""})
-    result, _ = place.run(
-        f"import os\nx = os.write(3, {line.encode()!r} + b'\\n')\nprint(x)\nlora_truncate = x"
-    )
+    result, _ = place.run(f"import os\nx = os.write(3, {line.encode()!r} + b'\\n')\nprint(x)\nlora_truncate = x")
     assert result["status"] == "error"
 
 
 @pytest.mark.parametrize("kind", ["symlink", "fifo", "directory"])
 def test_what_comes_out_is_a_regular_file(tmp_path, kind):
     path = tmp_path / "report"
-    make = {
-        "symlink": lambda: path.symlink_to("/etc/passwd"),
-        "fifo": lambda: os.mkfifo(path),
-        "directory": path.mkdir,
-    }
+    make = {"symlink": lambda: path.symlink_to("/etc/passwd"), "fifo": lambda: os.mkfifo(path), "directory": path.mkdir}
     make[kind]()
     with pytest.raises(OSError):
         verdict.harvest(path, 100)
 
 
 def test_a_report_of_anything_is_read():
-    content = (
-        b'{"event": "cell", "cell": 1}\n[1]\n\xff\xfe\n' + b"[" * 100_000 + b'\n{"event": 1}\n{"event": "x"'
-    )
+    content = b'{"event": "cell", "cell": 1}\n[1]\n\xff\xfe\n' + b"[" * 100_000 + b'\n{"event": 1}\n{"event": "x"'
     assert [r["event"] for r in verdict.records(content)] == ["cell"]

@@ -1,7 +1,5 @@
 r"""Boxes that are containers: podman's, skipped where it cannot with what it says, and a runner's."""
 
-from __future__ import annotations
-
 import copy
 import io
 import json
@@ -27,31 +25,14 @@ pytestmark = pytest.mark.slow
 
 IMAGE = "localhost/coursekit-test-box"
 ANSWERS = Path(__file__).parent / "hostile" / "answers"
-KINDS = {
-    "04_memory_bomb": "memory_limit",
-    "07_exit": "kernel_died",
-    "11_daemon": "ok",
-    "20_network": "wrong",
-}
+KINDS = {"04_memory_bomb": "memory_limit", "07_exit": "kernel_died", "11_daemon": "ok", "20_network": "wrong"}
 
 
 def nothing_but_folders() -> bytes:
     r"""An image for systems whose /bin and /lib are links into /usr: the grader mounts that."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
-        for name in (
-            "usr",
-            "etc",
-            "proc",
-            "sys",
-            "dev",
-            "tmp",
-            "home",
-            "home/student",
-            "in",
-            "var",
-            "root",
-        ):
+        for name in ("usr", "etc", "proc", "sys", "dev", "tmp", "home", "home/student", "in", "var", "root"):
             folder = tarfile.TarInfo(name)
             folder.type, folder.mode = tarfile.DIRTYPE, 0o755
             archive.addfile(folder)
@@ -69,9 +50,7 @@ def podman() -> None:
         pytest.skip("podman is not installed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COURSEKIT_BOX_IMAGE", IMAGE)
-        made = subprocess.run(
-            ["podman", "import", "-", IMAGE], input=nothing_but_folders(), capture_output=True
-        )
+        made = subprocess.run(["podman", "import", "-", IMAGE], input=nothing_but_folders(), capture_output=True)
         problem = made.stderr.decode() if made.returncode else boxes.probe("podman")
         if problem:
             pytest.skip(f"podman cannot run a container here: {problem}")

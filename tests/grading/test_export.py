@@ -1,7 +1,5 @@
 r"""Each system gets its own columns, as its importer reads them; no mark is no number; and no cell is a formula."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -102,10 +100,7 @@ def test_moodle_s_own_worksheet_is_filled_and_else_unchanged(out, tmp_path):
     assert found[0] == before[0]
     assert [r[0] for r in found] == [r[0] for r in before]
     bob, ada, other = found[1:]
-    assert (bob[4], bob[9]) == ("3.5", "something is wrong") and (ada[4], ada[9]) == (
-        "6",
-        "everything is correct",
-    )
+    assert (bob[4], bob[9]) == ("3.5", "something is wrong") and (ada[4], ada[9]) == ("6", "everything is correct")
     assert (other[1], other[4], other[9]) == ("'=cmd", "", "")
     for i in (5, 6, 7, 8):  # the dates by which Moodle knows whether a mark is newer
         assert [r[i] for r in found] == [r[i] for r in before]

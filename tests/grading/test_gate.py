@@ -1,7 +1,5 @@
 r"""The gate takes any bytes and says one of two things: code cells, or why not. It never raises anything else."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 r"""One real batch of every kind of hostile submission, in real boxes, and what must be true afterwards."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re
@@ -61,9 +59,7 @@ class Batch:
         command += ["--box", "bwrap", "--notebook", str(NOTEBOOK)]
         self.memory: list[int] = []
         begun = time.monotonic()
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             watcher = threading.Thread(target=self.watch, args=(psutil.Process(process.pid),))
             watcher.start()
             self.said, _ = process.communicate()
@@ -72,8 +68,7 @@ class Batch:
         self.after = snapshot(place)
         lines = [json.loads(line) for line in (self.out / "manifest.jsonl").read_text().splitlines()]
         self.results = {
-            line["submission"]: json.loads((self.out / "results" / f"{line['key']}.json").read_text())
-            for line in lines
+            line["submission"]: json.loads((self.out / "results" / f"{line['key']}.json").read_text()) for line in lines
         }
 
     def watch(self, process: psutil.Process) -> None:
@@ -92,10 +87,7 @@ def snapshot(place: Path) -> dict[str, tuple[float, int]]:
         for path in folder.iterdir() if folder != place / "submissions" else folder.rglob("*"):
             if not path.name.startswith(("pytest-", ".pytest", "__pycache__", "torch_", "tmp")):
                 kind = path.lstat()
-                found[str(path)] = (
-                    0.0 if path.is_dir() else kind.st_mtime,
-                    0 if path.is_dir() else kind.st_size,
-                )
+                found[str(path)] = (0.0 if path.is_dir() else kind.st_mtime, 0 if path.is_dir() else kind.st_size)
     return found
 
 
@@ -147,16 +139,12 @@ def test_nobody_elses_mark_changes(batch: Batch):
 
 
 def test_no_process_is_left(batch: Batch):
-    for process in psutil.process_iter(
-        ["cmdline", "environ", "cwd"]
-    ):  # their PYTHONPATH lies beside the marks
+    for process in psutil.process_iter(["cmdline", "environ", "cwd"]):  # their PYTHONPATH lies beside the marks
         assert str(batch.out) not in str(process.info)
 
 
 def test_no_file_outside_the_marks_changes(batch: Batch):
-    changed = {
-        p for p in batch.before.keys() | batch.after.keys() if batch.before.get(p) != batch.after.get(p)
-    }
+    changed = {p for p in batch.before.keys() | batch.after.keys() if batch.before.get(p) != batch.after.get(p)}
     assert not {p for p in changed if "coursekit" in p or p.startswith(str(batch.folder)) or "pwned" in p}
     assert not Path("/tmp/coursekit-was-here").exists() and not (batch.out / ".work").exists()
     assert {p.name for p in batch.out.iterdir()} >= {"secret", "manifest.jsonl", "results", "events.jsonl"}

@@ -1,7 +1,5 @@
 r"""Marks given by people: they count, the grader's stay beside them, and a slip of the pen is never passed over."""
 
-from __future__ import annotations
-
 import pytest
 
 from coursekit.errors import CourseError
@@ -29,9 +27,7 @@ def test_a_mark_by_hand_counts_and_the_grader_s_own_stays(tmp_path):
 
 
 def test_an_exercise_that_only_people_mark_is_everybody_s(tmp_path):
-    entries, _ = marked(
-        tmp_path, "id,exercise,points,comment,of\nbob,lora-essay,3,Nice,4\nbob,lora-count,0,,\n"
-    )
+    entries, _ = marked(tmp_path, "id,exercise,points,comment,of\nbob,lora-essay,3,Nice,4\nbob,lora-count,0,,\n")
     assert (entries["bob"].of, entries["bob"].total) == (10, 4)
     assert (entries["ada"].of, entries["ada"].total) == (10, 6)
     assert [e.parts[-1].status for e in entries.values()] == ["to_be_marked", "manual"]
@@ -75,16 +71,10 @@ def test_an_exercise_has_one_number_of_points_and_a_bonus_none(tmp_path):
 
 def test_a_mark_for_a_group_is_everybody_s_in_it(tmp_path):
     marked(tmp_path, "id,exercise,points\n")
-    lines = (
-        (tmp_path / "marks" / "manifest.jsonl")
-        .read_text()
-        .replace('"person": {}', '"person": {}, "group": "g1"')
-    )
+    lines = (tmp_path / "marks" / "manifest.jsonl").read_text().replace('"person": {}', '"person": {}, "group": "g1"')
     (tmp_path / "marks" / "manifest.jsonl").write_text(lines)
     (tmp_path / "marks" / "manual.csv").write_text("id,exercise,points\ng1,lora-linear,2\n")
     assert [e.total for e in collect.collect(tmp_path / "marks")] == [5, 4]
-    (tmp_path / "marks" / "manual.csv").write_text(
-        "id,exercise,points\ng1,lora-linear,2\nada,lora-linear,3\n"
-    )
+    (tmp_path / "marks" / "manual.csv").write_text("id,exercise,points\ng1,lora-linear,2\nada,lora-linear,3\n")
     with pytest.raises(CourseError, match="line 3: ada lora-linear is there twice"):
         collect.collect(tmp_path / "marks")

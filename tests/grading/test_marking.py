@@ -1,7 +1,5 @@
 r"""Marking by hand: each answer in its context, nothing of it as markup, and what was given before comes back."""
 
-from __future__ import annotations
-
 import html.parser
 import json
 from pathlib import Path
@@ -28,13 +26,7 @@ def text(source: str, kind: str = "markdown", id: str | None = None) -> dict:
 def out(tmp_path: Path) -> Path:
     work = {}
     for id, answer in (("ada", "Because W is frozen."), ("bob", EVIL)):
-        cells = [
-            text("Far away"),
-            text("Why?"),
-            text(answer, id="lora-essay"),
-            text("x = 1", "code"),
-            text("The end"),
-        ]
+        cells = [text("Far away"), text("Why?"), text(answer, id="lora-essay"), text("x = 1", "code"), text("The end")]
         content = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
         (tmp_path / f"{id}.ipynb").write_text(json.dumps(content))
         work[id] = {"exercises": right(), "path": str(tmp_path / f"{id}.ipynb")}
@@ -103,7 +95,5 @@ def test_under_pseudonyms_no_id_is_on_the_page_and_the_marks_find_their_owner(ou
     path = marking.write(out, "lora-essay", of=4, anonymous=True)
     ids = list(Fields(path).cards)
     assert len(ids) == 3 and all(id.startswith("p-") for id in ids) and "bob" not in path.read_text()
-    (out / "manual.csv").write_text(
-        "id,exercise,points,of\n" + "".join(f"{id},lora-essay,3,4\n" for id in ids)
-    )
+    (out / "manual.csv").write_text("id,exercise,points,of\n" + "".join(f"{id},lora-essay,3,4\n" for id in ids))
     assert [e.total for e in collect.collect(out) if e.key] == [9, 9, 9]

@@ -1,7 +1,5 @@
 r"""What the exercises need of a notebook: the names they use, as these stand above them, and no training beside."""
 
-from __future__ import annotations
-
 import pytest
 
 from coursekit.grading.needs import MOST_MAGICS, needed
@@ -20,20 +18,11 @@ def test_training_that_no_answer_depends_on_is_left_out():
 
 
 def test_training_that_the_answer_depends_on_is_kept():
-    cells = [
-        IMPORTS,
-        "model = 1\nother = 2",
-        "train(model)\nprint(other)",
-        "def answer(x):\n    return model + x",
-    ]
-    assert (
-        kept(cells) == "from slow import train\nmodel = 1\ntrain(model)\ndef answer(x):\n    return model + x"
-    )
+    cells = [IMPORTS, "model = 1\nother = 2", "train(model)\nprint(other)", "def answer(x):\n    return model + x"]
+    assert kept(cells) == "from slow import train\nmodel = 1\ntrain(model)\ndef answer(x):\n    return model + x"
 
 
-@pytest.mark.parametrize(
-    "change", ["W[0] = 1", "W += 1", "W.append(1)", "for i in W:\n    W.append(i)", "del W[0]"]
-)
+@pytest.mark.parametrize("change", ["W[0] = 1", "W += 1", "W.append(1)", "for i in W:\n    W.append(i)", "del W[0]"])
 def test_whatever_changes_a_value_is_kept(change):
     assert change in kept(["W = [0]", change, "V = []\nV.append(1)", "def answer():\n    return W"])
     assert "V" not in kept(["W = [0]", change, "V = []\nV.append(1)", "def answer():\n    return W"])
@@ -73,19 +62,14 @@ def test_a_cell_has_only_so_many_magics():
     assert found.copies == {"answer": 0} and "more than 100 magics" in found.broken[0]
 
 
-@pytest.mark.parametrize(
-    "line", ["from helper import *", "%run helper.py", "exec('x = 1')", "globals()['x'] = 1"]
-)
+@pytest.mark.parametrize("line", ["from helper import *", "%run helper.py", "exec('x = 1')", "globals()['x'] = 1"])
 def test_what_cannot_be_seen_through_is_kept(line):
     found = needed([line, "def other():\n    return x"], ["answer"])
     assert found.opaque and 0 in found.cells
 
 
 def test_a_blank_copy_takes_nothing_away_and_copies_are_counted():
-    written, blank = (
-        "def answer(x):\n    return x",
-        'def answer(x):\n    r"""Doc."""\n    return ...  # your code',
-    )
+    written, blank = ("def answer(x):\n    return x", 'def answer(x):\n    r"""Doc."""\n    return ...  # your code')
     for cells in ([written, blank], [blank, written]):
         found = needed(cells, ["answer"])
         assert found.copies == {"answer": 2} and "return x" in kept(cells) and "..." not in kept(cells)
@@ -108,12 +92,7 @@ def test_two_answers_do_not_need_each_others_cells():
 
 IMPORT = "import torch"
 CERTAIN = [
-    [
-        "def helper(x):\n    return x",
-        "def answer(x):\n    return helper(torch.relu(x))",
-        "check('a', answer)",
-        "y = 1",
-    ],
+    ["def helper(x):\n    return x", "def answer(x):\n    return helper(torch.relu(x))", "check('a', answer)", "y = 1"],
     ["SCALE = 2", "def answer(x):\n    return SCALE * x", "print(answer(1))", "import torch"],
 ]
 DOUBTFUL = {

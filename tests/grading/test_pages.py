@@ -1,7 +1,5 @@
 r"""The gradebook and the pages: every mark where it belongs, and nothing of a submission ever as markup."""
 
-from __future__ import annotations
-
 import csv
 import html.parser
 import json
@@ -166,9 +164,7 @@ def test_nothing_of_a_submission_is_ever_markup(tmp_path):
         assert page.tags.count("script") == (path.name == "index.html")
         assert not any(name.startswith("on") for _, name, _ in page.attributes)
         assert "49" not in page.text and "\u202e" not in "".join(page.text)
-        policy = next(
-            v for t, k, v in page.attributes if (t, k) == ("meta", "content") and "default-src" in v
-        )
+        policy = next(v for t, k, v in page.attributes if (t, k) == ("meta", "content") and "default-src" in v)
         assert "default-src 'none'" in policy and "sha256-" in policy and "unsafe-eval" not in policy
     assert "<b>&amp;</b>" in " ".join(Page(out / "feedback" / "ann.html").text)
     with (out / "gradebook.csv").open(newline="") as file:
@@ -197,18 +193,14 @@ def test_file_names_are_plain_and_keep_ids_apart(id, name):
     found = pages.file_name(id)
     assert found == name or (name is None and len(found) < 60 and found.isascii() and found != id)
     assert not set(found) - set("abcdefghijklmnopqrstuvwxyz0123456789_-")
-    assert (
-        pages.file_name(found) == found if name else pages.file_name(found) != found
-    )  # nobody can be called that
+    assert pages.file_name(found) == found if name else pages.file_name(found) != found  # nobody can be called that
 
 
 def test_pseudonyms_hide_who_it_is(out):
     collect.collect(out, anonymous=True)
     feedback.write(out, anonymous=True)
     name = pseudonyms.pseudonym(SECRET, "ada")
-    assert set(book(out)) == {
-        pseudonyms.pseudonym(SECRET, id) for id in ("ada", "bob", "cy", "dee", "eve", "fay")
-    }
+    assert set(book(out)) == {pseudonyms.pseudonym(SECRET, id) for id in ("ada", "bob", "cy", "dee", "eve", "fay")}
     shown = [*(out / "feedback").iterdir(), out / "index.html", out / "gradebook.csv", out / "summary.json"]
     for path in shown:
         assert not any(known in path.read_text() for known in ("ada", "Ada L.", "example.org", "bob"))

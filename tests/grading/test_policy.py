@@ -1,7 +1,5 @@
 r"""Late work: what counts as late, what it costs, who has longer; and that marks themselves stay as they are."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import re
@@ -136,9 +134,7 @@ def test_an_extension_that_is_not_understood_is_said(tmp_path, rows, said):
 
 
 def test_lateness_counts_at_export_and_nowhere_else(tmp_path):
-    out = batch(
-        tmp_path, {"ada": {"exercises": right(), "submitted": "2026-05-02T09:00:00+00:00"}, "bob": right()}
-    )
+    out = batch(tmp_path, {"ada": {"exercises": right(), "submitted": "2026-05-02T09:00:00+00:00"}, "bob": right()})
     collect.collect(out)
     before = (out / "gradebook.csv").read_bytes()
     rules(out)
@@ -159,6 +155,5 @@ def test_variants_and_pseudonyms_follow_from_id_and_secret():
     # Neither gives the other away.
     bits = [base64.b32decode(pseudonyms.pseudonym(SECRET, id)[2:].upper() + "======") for id in ids]
     assert not any(
-        int.from_bytes(b[:4], "big") >> 1 == pseudonyms.variant(SECRET, id)
-        for b, id in zip(bits, ids, strict=True)
+        int.from_bytes(b[:4], "big") >> 1 == pseudonyms.variant(SECRET, id) for b, id in zip(bits, ids, strict=True)
     )

@@ -1,7 +1,5 @@
 r"""The student's copy: nothing of an answer or an output is in it, and nbgrader can count its points."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -54,9 +52,7 @@ def test_a_students_copy_holds_no_answer_and_no_output(path, tmp_path):
         assert new.metadata.deletable is False and new.metadata.get("editable", True) == meta.solution
         if meta.solution:
             assert new.source == old.source
-            if (
-                "how the check looks at" in new.source
-            ):  # a class, say, to fill in, and a function that looks at it
+            if "how the check looks at" in new.source:  # a class, say, to fill in, and a function that looks at it
                 assert new.source.count("...  # your code") == 1 + ("class " in new.source)
                 continue
             name = meta.grade_id.replace("-", "_")
@@ -122,10 +118,7 @@ def test_what_cannot_be_released_is_said(tmp_path):
 def test_the_command(tmp_path):
     done = CliRunner().invoke(app, ["release", str(LORA), str(IA3), "-o", str(tmp_path / "students")])
     assert done.exit_code == 0, done.output
-    assert sorted(p.name for p in (tmp_path / "students").glob("*.ipynb")) == [
-        IA3.name,
-        LORA.name,
-    ]
+    assert sorted(p.name for p in (tmp_path / "students").glob("*.ipynb")) == [IA3.name, LORA.name]
     assert "lora-linear, lora-merge" in done.output
     one = CliRunner().invoke(app, ["release", str(LORA), "-o", str(tmp_path / "one.ipynb")])
     assert one.exit_code == 0 and (tmp_path / "one.ipynb").is_file()
@@ -145,18 +138,14 @@ def test_every_student_has_a_copy_with_numbers_of_his_own(tmp_path):
     assert all(f"{id},{number}" in done.output for id, number in numbers.items())
     copies = {p.parent.name: defaults(p) | injected(p) for p in (out / "copies").glob("*/06_lora.ipynb")}
     assert copies == {pages.file_name(id): {"variant": number} for id, number in numbers.items()}
-    assert checks.numbers("lora-estimate", numbers["ada"]) != checks.numbers(
-        "lora-estimate", numbers["../bob"]
-    )
+    assert checks.numbers("lora-estimate", numbers["ada"]) != checks.numbers("lora-estimate", numbers["../bob"])
     course.write_text(json.dumps(made_up.notebook(made_up.course(["lora-estimate"])["cells"][1:])))
     assert "no parameter variant" in CliRunner().invoke(app, [*command, "--notebook", str(course)]).output
 
 
 def injected(notebook: Path) -> dict:
     r"""What papermill's cell below the parameters assigns."""
-    cells = [
-        c for c in nbformat.read(notebook, 4).cells if "injected-parameters" in c.metadata.get("tags", ())
-    ]
+    cells = [c for c in nbformat.read(notebook, 4).cells if "injected-parameters" in c.metadata.get("tags", ())]
     found: dict = {}
     exec("\n".join(c.source for c in cells), {}, found)
     return found

@@ -1,7 +1,5 @@
 r"""The examples for schedulers: what they run is there, and the pod that runs a submission has nothing of the marks."""
 
-from __future__ import annotations
-
 import json
 import re
 import runpy

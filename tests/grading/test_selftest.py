@@ -1,7 +1,5 @@
 r"""The self-test finds what it is for: a blank copy with points, a solution without, a mistake without its message."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import replace
@@ -26,9 +24,7 @@ def test_blank_gets_nothing_solved_gets_all_and_every_mistake_its_message(path):
     cases = max(7, *(getattr(e, "kinds", 1) for e in there))  # with fewer a mistake may fit them by chance
     (found,) = selftest([path], secret := os.urandom(16), cases)
     assert (found.blank, found.solved, found.faults) == (0, found.of, []), secret
-    assert (
-        found.of == sum(e.points for e in there) >= (3 if path.stem[2] == "_" else 1)
-    )  # a lesson, an appendix
+    assert found.of == sum(e.points for e in there) >= (3 if path.stem[2] == "_" else 1)  # a lesson, an appendix
     assert found.mistakes == sum(len(e.mutants) for e in there)
     of = f"{found.of:g}"
     assert str(found) == f"{path.stem}: blank 0 of {of}, solved {of} of {of}, {found.mistakes} mistakes named"

@@ -1,7 +1,5 @@
 r"""Which answers are alike: by what they do, not by how they are written down; and all of them as files for JPlag."""
 
-from __future__ import annotations
-
 import ast
 import csv
 import json
@@ -50,12 +48,7 @@ def normal(source: str) -> tuple[str, ...]:
 
 def test_names_comments_and_layout_do_not_count():
     assert normal(ADA) == normal(COPY) != normal(OTHER)
-    for change in (
-        ("torch.nn.Linear", "torch.nn.Conv1d"),
-        ("r * (", "r + ("),
-        ("= 0", "= 1"),
-        ('"nf"', '"nx"'),
-    ):
+    for change in (("torch.nn.Linear", "torch.nn.Conv1d"), ("r * (", "r + ("), ("= 0", "= 1"), ('"nf"', '"nx"')):
         assert normal(ADA.replace(*change)) != normal(ADA), change
 
 

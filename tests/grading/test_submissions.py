@@ -1,7 +1,5 @@
 r"""Whose a submission is: an id matches whole or not at all, what is nobody's is said, no work is lost."""
 
-from __future__ import annotations
-
 import json
 import os
 import unicodedata
@@ -55,10 +53,7 @@ def test_an_id_matches_whole_or_not_at_all(tmp_path, ids, name, whose):
         assert any("nobody's on the roster" in line and one.id in line for line in found.said)
     else:
         assert (one.id, one.unmatched, one.person["id"], found.said) == (whose, "", whose, [])
-    assert {s.id for s in found.submissions} == {
-        one.id,
-        *ids.split(),
-    }  # nobody is forgotten, nobody there twice
+    assert {s.id for s in found.submissions} == {one.id, *ids.split()}  # nobody is forgotten, nobody there twice
 
 
 def test_two_ids_in_a_name_are_said(tmp_path):
@@ -67,9 +62,7 @@ def test_two_ids_in_a_name_are_said(tmp_path):
 
 
 def test_nobody_s_exact_file_gives_way_to_one_that_names_him_in_part(tmp_path):
-    found = listed(
-        tmp_path, "ann", "ann.ipynb", "ann_c_06_lora.ipynb"
-    )  # perhaps somebody's who is not on the roster
+    found = listed(tmp_path, "ann", "ann.ipynb", "ann_c_06_lora.ipynb")  # perhaps somebody's who is not on the roster
     assert names(found) == {"ann": "ann.ipynb", "ann_c_06_lora": "ann_c_06_lora.ipynb"}
     assert any("ann_c_06_lora" in line for line in found.said)
 
@@ -97,9 +90,7 @@ def test_the_newest_counts_that_holds_a_notebook_and_it_is_said(tmp_path):
 
 
 def test_what_a_computer_left_is_nobody_s_and_what_is_passed_over_is_said(tmp_path):
-    found = listed(
-        tmp_path, None, "ann.ipynb", "__MACOSX/", "._ann.ipynb", ".DS_Store", "notes.txt", ".cy.ipynb"
-    )
+    found = listed(tmp_path, None, "ann.ipynb", "__MACOSX/", "._ann.ipynb", ".DS_Store", "notes.txt", ".cy.ipynb")
     assert names(found) == {"ann": "ann.ipynb"}
     assert [line.split(":")[0] for line in found.said] == [".cy.ipynb", "notes.txt"]
 
@@ -136,9 +127,7 @@ def test_a_group_hands_in_once_under_its_own_name_or_a_member_s(tmp_path):
     assert {s.id: s.group for s in found.submissions} == {"ann": "g1", "bob": "g1", "cy": "g2", "dee": "g2"}
     for text, said in (("g1,ann g2,ann", "ann is there twice"), ("g1,zed", "zed: not on the roster"),
                        ("ann,bob", "ann is the name of a group and somebody's id")):  # fmt: skip
-        (tmp_path / "groups.csv").write_text(
-            "\n".join(["group,id", *text.split(), "ann,ann" * (text == "ann,bob")])
-        )
+        (tmp_path / "groups.csv").write_text("\n".join(["group,id", *text.split(), "ann,ann" * (text == "ann,bob")]))
         with pytest.raises(CourseError, match=said):
             find(tmp_path / "subs", tmp_path / "roster.csv", tmp_path / "groups.csv")
 

@@ -1,7 +1,5 @@
 r"""Exercises that train within a budget, and those with numbers of one's own: in real boxes, scored outside."""
 
-from __future__ import annotations
-
 import inspect
 import json
 from collections.abc import Iterator
@@ -44,9 +42,7 @@ def written(answers: dict[str, str], variant: int = 0) -> dict:
 
 
 def claiming(value: str, steps: int = 1) -> str:
-    source = (
-        RIGHT["lora-train"].replace("def lora_train", "def honest").replace("range(80)", f"range({steps})")
-    )
+    source = RIGHT["lora-train"].replace("def lora_train", "def honest").replace("range(80)", f"range({steps})")
     call = "found = honest(load, names, ids, mask, targets, r, alpha)"
     return f"{source}\n{HEADS['lora-train']}\n    {call}\n    return {value}"
 

@@ -1,7 +1,5 @@
 r"""From what left the box to points, key and status: no second answer, no time of one for all, no old mark."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import replace
@@ -48,10 +46,7 @@ def test_an_exercise_that_is_begun_again_keeps_what_it_said():
     for between in ([], [begin(other), *answers(other, False)]):
         found = marked(begin(one), *answers(one, False), end, *between, begin(one), *answers(one, True), end)
         assert found[one][0] != "ok" and found[one][1] == 0, found
-    assert marked(begin(one), begin(other), *answers(one, True))[one] == (
-        "wrong",
-        0,
-    )  # said while another is asked
+    assert marked(begin(one), begin(other), *answers(one, True))[one] == ("wrong", 0)  # said while another is asked
 
 
 def test_every_exercise_has_its_time():
@@ -133,9 +128,7 @@ def test_a_training_is_measured_on_what_was_never_seen():
     posing = TRAIN.posing(PUBLIC)
     torch.manual_seed(0)
     shapes = {"A": (8, 384), "B": (384, 8)}
-    tensors = {
-        f"{n}.{f}": torch.randn(shape) / 400 for n in posing.arguments[1] for f, shape in shapes.items()
-    }
+    tensors = {f"{n}.{f}": torch.randn(shape) / 400 for n in posing.arguments[1] for f, shape in shapes.items()}
     measured = TRAIN.score(posing, tensors).measured
     load, names, ids_, mask, targets, *rest = posing.arguments
     other = (load, names, ids_.flip(0), mask, torch.zeros_like(targets), *rest)

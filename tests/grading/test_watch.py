@@ -1,7 +1,5 @@
 r"""Marks on arrival, of what has arrived; and one checkout graded in a workflow of its own."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import shutil
@@ -49,15 +47,7 @@ class Folder:
         self.batch = Batch(place / "marks")
         self.batch.make()
         self.steps = iter(steps)
-        watch(
-            place / "subs",
-            self.batch,
-            self.plan,
-            self.said.append,
-            seconds=0,
-            rounds=len(steps),
-            sleep=self.step,
-        )
+        watch(place / "subs", self.batch, self.plan, self.said.append, seconds=0, rounds=len(steps), sleep=self.step)
 
     def step(self, seconds: float) -> None:
         if (self.batch.out / "gradebook.csv").is_file():
@@ -238,6 +228,4 @@ def test_the_result_of_one_checkout_is_what_classroom_50_reads(box: str, course:
     shutil.rmtree(repository / ".git")
     (repository / "work.ipynb").unlink()
     done = CliRunner().invoke(app, command)  # nothing handed in is a mark of 0, and no failure of the grader
-    assert done.exit_code == 0 and json.loads((repository / "result.json").read_text())["score"] == 0, (
-        done.output
-    )
+    assert done.exit_code == 0 and json.loads((repository / "result.json").read_text())["score"] == 0, done.output

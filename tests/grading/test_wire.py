@@ -1,7 +1,5 @@
 r"""Values as JSON: what goes in comes out, whatever else comes in is refused, nothing is run on the way."""
 
-from __future__ import annotations
-
 import copy
 import json
 
@@ -23,9 +21,7 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=10),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(["int", "float", "tensor", "tuple", "other", "dict", "x"]), inner, max_size=2
-        )
+        | st.dictionaries(st.sampled_from(["int", "float", "tensor", "tuple", "other", "dict", "x"]), inner, max_size=2)
     ),
     max_leaves=8,
 )

@@ -1,7 +1,5 @@
 r"""The memory model: exact where it must be, within a few percent of measured elsewhere, and the lecture's figures."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -15,19 +13,7 @@ from transformers import AutoConfig
 
 from coursekit import counts
 from coursekit.errors import CourseError
-from coursekit.memory import (
-    GB,
-    Breakdown,
-    GiB,
-    Point,
-    Quantized,
-    bill,
-    card,
-    cards,
-    measure,
-    predict,
-    random_batch,
-)
+from coursekit.memory import GB, Breakdown, GiB, Point, Quantized, bill, card, cards, measure, predict, random_batch
 from coursekit.memory.inserted import INSERTED
 from coursekit.memory.live import Live
 from coursekit.memory.measure import by_allocator
@@ -84,9 +70,7 @@ def labelled(family: str, batch: int = 4, seq: int = 40, *, padded: bool = True,
     return b | {"labels": torch.zeros(batch, dtype=torch.long) if classes else b["input_ids"]}
 
 
-def both(
-    model, method, batch, *, checkpointing=False, optimizer="adamw", **settings
-) -> tuple[Breakdown, Breakdown]:
+def both(model, method, batch, *, checkpointing=False, optimizer="adamw", **settings) -> tuple[Breakdown, Breakdown]:
     config = model.config
     if method is not None:
         method.attach(model)
@@ -279,9 +263,7 @@ def test_optimizer_state_is_exact(optimizer, method):
 def test_classifiers_on_decoders_and_untied_output_layers(family, method):
     classifier = tiny.encoder(family, 3, **WIDE[family])
     batch = labelled(family, classes=True)
-    assert_agree(
-        *both(classifier, METHODS[method], batch, task="classification", num_labels=3), tolerance=0.02
-    )
+    assert_agree(*both(classifier, METHODS[method], batch, task="classification", num_labels=3), tolerance=0.02)
     untied = tiny.decoder(family, tie_word_embeddings=False, **WIDE[family])
     assert_agree(*both(untied, METHODS[method], labelled(family)), tolerance=0.02)
 
@@ -460,9 +442,7 @@ def test_the_way_taken_on_cuda_sees_what_the_tracker_sees(method):
         points, kept = by_allocator(Meter(live), model, batch, trained)
     assert kept == pytest.approx(expected.kept, rel=0.001)
     largest = max(p.nbytes for p in trained)
-    assert (
-        expected.activations <= max(p.activations for p in points) + 16 <= expected.activations + largest + 16
-    )
+    assert expected.activations <= max(p.activations for p in points) + 16 <= expected.activations + largest + 16
     assert points[-1].gradients == expected.gradients
 
 

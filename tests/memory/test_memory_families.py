@@ -1,7 +1,5 @@
 r"""The bill of the families beyond the five: states to the byte, activations where they are modelled."""
 
-from __future__ import annotations
-
 import families
 import pytest
 from attached import labelled
@@ -56,9 +54,7 @@ def test_states_are_exact(kind):
 @pytest.mark.parametrize("kind", ["gemma2", "deberta-v2", "t5"])
 def test_activations_that_are_not_modelled_are_no_figure(kind):
     config = families.config(kind)
-    with pytest.raises(
-        CourseError, match=r"activations of .* are not modelled: take states_only=True"
-    ) as error:
+    with pytest.raises(CourseError, match=r"activations of .* are not modelled: take states_only=True") as error:
         predict(config, batch=2, seq=8)
     assert "\n" not in str(error.value)
     with pytest.raises(CourseError, match="states_only must be"):

@@ -1,7 +1,5 @@
 r"""Predicted against the CUDA allocator."""
 
-from __future__ import annotations
-
 import pytest
 import tiny
 import torch
@@ -15,19 +13,13 @@ pytestmark = pytest.mark.gpu
 CONFIGS = {
     "bert": dict(hidden_size=384, intermediate_size=1536, num_hidden_layers=4, num_attention_heads=6),
     "llama": dict(
-        hidden_size=384,
-        intermediate_size=1024,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=2,
+        hidden_size=384, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=2
     ),
 }
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
-@pytest.mark.parametrize(
-    "method", [None, LoRA(r=8), LoRA(r=8, targets="all-linear")], ids=["full", "lora", "all"]
-)
+@pytest.mark.parametrize("method", [None, LoRA(r=8), LoRA(r=8, targets="all-linear")], ids=["full", "lora", "all"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("family", CONFIGS)
 def test_predicted_activations_on_cuda(family, precision, method, checkpointing):

@@ -1,7 +1,5 @@
 r"""AdapterDrop: blocks left out for good, drawn at random in training, and skipped at inference."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest
@@ -63,9 +61,7 @@ def test_the_backward_pass_of_the_specialised_stops_above_the_bare_blocks():
     assert [h.requires_grad for h in hidden] == [False, False, False, True, True]
 
 
-@pytest.mark.parametrize(
-    "n, expected", [(None, {0, 1, 2, 3}), (2, {0, 1, 2}), (4, {0, 1, 2, 3, 4}), (0, {0})]
-)
+@pytest.mark.parametrize("n, expected", [(None, {0, 1, 2, 3}), (2, {0, 1, 2}), (4, {0, 1, 2, 3, 4}), (0, {0})])
 def test_robust_training_draws_every_number_of_blocks_evenly(n, expected):
     model = AdapterDrop(PfeifferAdapter(r=2), n=n, robust=True).attach(tiny.deep()).train()
     torch.manual_seed(0)
@@ -103,9 +99,7 @@ def test_robust_training_follows_the_seed_and_moves_what_it_reaches():
     assert now(model).sampled == {"default": 3}
 
 
-@pytest.mark.parametrize(
-    "inner", [PfeifferAdapter(r=3), HoulsbyAdapter(r=3, train_norms=True), LinAdapter(r=3)]
-)
+@pytest.mark.parametrize("inner", [PfeifferAdapter(r=3), HoulsbyAdapter(r=3, train_norms=True), LinAdapter(r=3)])
 @pytest.mark.parametrize("family", ["bert", "opt"])
 def test_recomputed_activations_see_the_number_that_was_drawn(family, inner):
     gradients = []
@@ -155,9 +149,7 @@ def test_norms_inside_skipped_blocks_are_the_base_s():
     with methods.skipping(model, 4):  # all blocks, and not the norm behind the last of them
         assert torch.equal(answers(model, tiny.batch()), answers(plain, tiny.batch()))
     with methods.skipping(model, 3):
-        assert not torch.allclose(
-            answers(model, tiny.batch()), answers(tiny.deep("llama"), tiny.batch()), atol=1e-3
-        )
+        assert not torch.allclose(answers(model, tiny.batch()), answers(tiny.deep("llama"), tiny.batch()), atol=1e-3)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -3,8 +3,6 @@ r"""Bottleneck adapters against the `adapters` library, against formulas written
 What every method promises (start, freezing, saving, rows, generation, ...) is proved in `test_every_method.py`.
 """
 
-from __future__ import annotations
-
 import pytest
 import tiny
 import torch
@@ -54,10 +52,7 @@ def test_the_scale_of_a_parallel_adapter_scales_it(learned):
     ("identity", lambda z: z),
 ])  # fmt: skip
 def test_activations(activation, expected):
-    bottleneck, x = (
-        Bottleneck(6, 4, activation),
-        torch.randn(5, 6, generator=torch.Generator().manual_seed(0)),
-    )
+    bottleneck, x = (Bottleneck(6, 4, activation), torch.randn(5, 6, generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(bottleneck(x), bottleneck.up(expected(bottleneck.down(x))))
     normed, z = nonzero(NormedBottleneck(6, 4, activation)), (x - x.mean(-1, keepdim=True))
     z = z / (x.var(-1, unbiased=False, keepdim=True) + normed.norm.eps).sqrt() * normed.norm.weight + normed.norm.bias
@@ -150,9 +145,7 @@ def test_names_of_the_base_s_weights_stay_and_nothing_is_left_behind(family, kin
     renamed = names - {n for n, _ in model.named_parameters()}
     assert all("norm" in n or "ln_2" in n or "classifier" in n for n in renamed)
     saved = model.state_dict()
-    assert len({v.data_ptr() for v in saved.values()}) == len(saved) - (
-        family in tiny.DECODERS
-    )  # a tied head
+    assert len({v.data_ptr() for v in saved.values()}) == len(saved) - (family in tiny.DECODERS)  # a tied head
     methods.detach(model)
     assert {n for n, _ in model.named_parameters()} == names
 

@@ -3,8 +3,6 @@ r"""Every method that peft has, against peft: folders in both directions, gradie
 What one method alone promises beside peft (starts, patterns, options that are refused) is in its own file.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Callable

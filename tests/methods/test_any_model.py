@@ -1,7 +1,5 @@
 r"""Methods on the families beyond the five: what works where is one table, which test_every_method.py proves."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -14,12 +12,8 @@ import torch
 from any_model import ANYWHERE, ROWS, UNDEFINED, WORKS, tried
 from attached import answers, labelled, nonzero
 from cases import attach, lively, texts, writes
-from peft.utils.constants import (
-    TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFT_IA3,
-)
-from peft.utils.constants import (
-    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_LORA,
-)
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFT_IA3
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_LORA
 from transformers import AutoModel, AutoModelForTokenClassification
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -109,9 +103,7 @@ def test_bodies_and_heads_of_tokens(row, kind):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = auto.from_config(config).eval()
-        call = one | (
-            {"decoder_input_ids": one["input_ids"]} if "decoder" in dict(model.named_children()) else {}
-        )
+        call = one | ({"decoder_input_ids": one["input_ids"]} if "decoder" in dict(model.named_children()) else {})
         with torch.no_grad():
             before = model(**call)[0]
             after = nonzero(ROWS[row].make().attach(model), scale=0.5)(**call)[0]
@@ -161,9 +153,7 @@ def test_a_description_and_the_modules_say_the_same(kind):
 
 
 def test_default_targets_are_peft_s_or_the_paper_s():
-    known = {
-        kind: names for kind, names in PEFT_LORA.items() if kind in CONFIG_MAPPING and isinstance(names, list)
-    }
+    known = {kind: names for kind, names in PEFT_LORA.items() if kind in CONFIG_MAPPING and isinstance(names, list)}
     # BLIP-2's are of two models, of which it has one; RWKV has no attention.
     assert {kind: set(names) for kind, names in known.items() if kind not in ("blip-2", "rwkv")} == {
         kind: set(QUERY_VALUE[kind]) for kind in known if kind not in ("blip-2", "rwkv")
@@ -201,9 +191,7 @@ def test_a_family_without_a_default_lists_its_layers_by_how_often_they_occur():
 @pytest.mark.parametrize("kind", ["llama", "bert", "gpt2", "qwen3", "t5", "distilbert"])
 def test_one_layer_named_by_its_path_is_counted(kind):
     model = families.model(kind)
-    path = next(
-        p for p, m in model.named_modules() if ".1." in p and "att" in p.lower() and hasattr(m, "weight")
-    )
+    path = next(p for p, m in model.named_modules() if ".1." in p and "att" in p.lower() and hasattr(m, "weight"))
     for method in (
         methods.LoRA(r=2, targets=path),
         methods.IA3(targets=path, feedforward=()),

@@ -1,7 +1,5 @@
 r"""BitFit against plain torch, where the same biases of the bare model train; biases that were not there before."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

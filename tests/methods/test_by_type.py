@@ -1,7 +1,5 @@
 r"""One type of layer trains, or nothing but the head: against plain torch with the same parameters free."""
 
-from __future__ import annotations
-
 import pytest
 import tiny
 import torch

@@ -1,7 +1,5 @@
 r"""Adapters combined, and turned into LoRA: by hand, and against peft's `add_weighted_adapter` on the same tensors."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 
@@ -59,9 +57,7 @@ FOLDING = [case for case in CASES if case.folds]
 @pytest.mark.parametrize("case", FOLDING, ids=lambda case: case.name)
 def test_what_folds_becomes_a_lora_with_the_same_answers_or_says_what_does_not_fit(case):
     family = "llama" if "llama" in case.families else "gpt2"
-    model = tiny.decoder(
-        family, **({"num_key_value_heads": 4} if family == "llama" else {})
-    )  # all of rank 32
+    model = tiny.decoder(family, **({"num_key_value_heads": 4} if family == "llama" else {}))  # all of rank 32
     if case.quantized:
         quantize_model(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -102,11 +98,7 @@ def test_the_error_of_a_lower_rank_is_what_the_decomposition_leaves_over():
         assert lost[path] == pytest.approx(float(S[2:].norm() / S.norm()), abs=1e-5)
     path = "model.layers.0.self_attn.q_proj"
     assert lost[path] > 0.1 > to_lora(model, update, r=7, name="whole")[path]
-    assert (
-        methods.attached(model)["combined"].scaling
-        == 1
-        == update_of(model, "combined").deltas[path].dim() - 1
-    )
+    assert methods.attached(model)["combined"].scaling == 1 == update_of(model, "combined").deltas[path].dim() - 1
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -176,9 +168,7 @@ class Theirs:
         found = [self.deltas(name) for name in ("one", "two")]
         prints = {path: "same" for path in found[0]}
         self.updates = [Update(deltas, prints) for deltas in found]
-        assert all(
-            path.startswith("model.layers.") and frozen_weight(base, path) is not None for path in prints
-        )
+        assert all(path.startswith("model.layers.") and frozen_weight(base, path) is not None for path in prints)
 
     @torch.no_grad()
     def deltas(self, name):
@@ -215,9 +205,7 @@ def test_peft_lets_an_adapter_of_weight_0_vote():
         assert close(both[path], by_hand, 3e-6)
 
 
-@pytest.mark.parametrize(
-    "how, theirs", [("dare", merge_utils.dare_linear), ("dare_ties", merge_utils.dare_ties)]
-)
+@pytest.mark.parametrize("how, theirs", [("dare", merge_utils.dare_linear), ("dare_ties", merge_utils.dare_ties)])
 def test_dare_is_peft_s_with_the_same_random_numbers(how, theirs):
     random = torch.Generator().manual_seed(1)
     deltas = [torch.randn(20, 30, generator=random) for _ in range(3)]
@@ -272,9 +260,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing():
         (lambda: combine([], [])): "one weight for each update",
         (lambda: combine([one], [float("nan")])): "weights must be a number",
         (lambda: combine([one], [1.0], "tise")): "did you mean 'ties'",
-        (
-            lambda: combine([one], [1.0], "ties", density=0)
-        ): "density must be a number above 0 and of at most 1",
+        (lambda: combine([one], [1.0], "ties", density=0)): "density must be a number above 0 and of at most 1",
         (lambda: combine([one], [1.0], density=0.5)): "keeps all entries",
         (lambda: to_lora(model, one, r=0)): "r must be a positive integer, such as 8; got 0.",
         (lambda: to_lora(model, one, r=40)): "r=40 is above the rank of",

@@ -3,8 +3,6 @@ r"""Compacter and Compacter++ against the `adapters` library, and their layers a
 What every method promises (start, freezing, saving, rows, generation, ...) is proved in `test_every_method.py`.
 """
 
-from __future__ import annotations
-
 import copy
 
 import pytest
@@ -19,12 +17,7 @@ from transformers import AutoConfig, AutoModel
 
 from coursekit import adapterhub, counts, methods
 from coursekit.errors import CourseError
-from coursekit.methods import (
-    Compacter,
-    CompacterPlus,
-    HoulsbyAdapter,
-    PfeifferAdapter,
-)
+from coursekit.methods import Compacter, CompacterPlus, HoulsbyAdapter, PfeifferAdapter
 from coursekit.methods.adapters import bottlenecks
 from coursekit.methods.adapters.kronecker import KroneckerLinear, Rule
 from coursekit.methods.mechanism.method import Method
@@ -210,9 +203,7 @@ def test_it_starts_close_to_no_change_or_at_none(kind):
     assert torch.equal(kind(n=2, r=4, init="zero").attach(tiny.encoder())(**one).logits, before)
     model = kind(n=2, r=4).attach(tiny.encoder())
     torch.testing.assert_close(model(**one).logits, before, atol=1e-6, rtol=0)
-    assert all(
-        one.up.weight.any() and one.down.weight.any() for one in bottlenecks(model, "default").values()
-    )
+    assert all(one.up.weight.any() and one.down.weight.any() for one in bottlenecks(model, "default").values())
 
 
 def test_what_the_starting_values_are():

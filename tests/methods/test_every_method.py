@@ -5,8 +5,6 @@ detaching are the same promises for all of them, so they are proved in one place
 its own file, against the library or the formula it comes from.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import dataclasses
@@ -179,9 +177,7 @@ def test_from_attaching_to_detaching(row, case, family, tmp_path):
         assert torch.equal(answers(model, one), plain)
     trained = [p for p in model.parameters() if p.requires_grad]
     assert {id(p) for p in trained} == {id(p) for p in model._coursekit.parameters["default"]}
-    heads = [
-        p for name in head_names(model) for p in model.get_submodule(name).parameters() if p.requires_grad
-    ]
+    heads = [p for name in head_names(model) for p in model.get_submodule(name).parameters() if p.requires_grad]
     assert method.count(model.config) == sum(p.numel() for p in trained) - sum(p.numel() for p in heads) > 0
     with torch.device("meta"):
         bare = method.attach(type(model)(model.config))
@@ -271,17 +267,11 @@ def test_it_fits_bodies_and_all_heads_and_gives_them_back(case, family, kind):
     assert [value.shape for value in after.values() if isinstance(value, Tensor)] == [
         value.shape for value in before.values() if isinstance(value, Tensor)
     ]
-    assert [hidden.shape for hidden in after.hidden_states] == [
-        hidden.shape for hidden in before.hidden_states
-    ]
+    assert [hidden.shape for hidden in after.hidden_states] == [hidden.shape for hidden in before.hidden_states]
     assert not torch.allclose(after[0], before[0], atol=1e-4)
     with torch.no_grad(), methods.mixed_batch(model, ["default", None, "default"]):
         mixed = model(**one)[0]
-    seen = (
-        one["attention_mask"].bool()
-        if mixed.shape[:2] == one["attention_mask"].shape
-        else torch.ones(3).bool()
-    )
+    seen = one["attention_mask"].bool() if mixed.shape[:2] == one["attention_mask"].shape else torch.ones(3).bool()
     expected = torch.stack([after[0][0], before[0][1], after[0][2]])
     torch.testing.assert_close(mixed[seen], expected[seen], atol=1e-5, rtol=1e-4)
     method.detach(model)
@@ -478,9 +468,7 @@ def test_adapters_of_different_settings_come_and_go_beside_one_another(case, tmp
         again = methods.from_checkpoint(tmp_path / name).load(build(case, family), tmp_path / name, "third")
         assert torch.equal(again(**one).logits, alone[name])
     trained = model._coursekit.parameters
-    assert not any(p.requires_grad for p in trained["film"]) and all(
-        p.requires_grad for p in trained["product"]
-    )
+    assert not any(p.requires_grad for p in trained["film"]) and all(p.requires_grad for p in trained["product"])
     with torch.no_grad():  # what is taken off must be gone, not be what comes back
         for parameter in trained["film"]:
             parameter.fill_(3)

@@ -2,8 +2,6 @@ r"""Adapters, prefixes and prompts on the families beyond the five that all test
 own forward, prefixes against peft, prompts against what the attention itself makes of them.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,14 +16,7 @@ from cases import texts, writes
 from torch import Tensor, nn
 
 from coursekit.architecture import describe
-from coursekit.methods import (
-    HoulsbyAdapter,
-    LinAdapter,
-    LlamaAdapter,
-    ParallelAdapter,
-    PfeifferAdapter,
-    PrefixTuning,
-)
+from coursekit.methods import HoulsbyAdapter, LinAdapter, LlamaAdapter, ParallelAdapter, PfeifferAdapter, PrefixTuning
 from coursekit.methods.adapters.placement import sites
 from coursekit.methods.soft_prompts.attention import attention_paths, names_of
 
@@ -134,9 +125,7 @@ def test_bottlenecks_join_the_block_where_the_papers_have_them(family):
     block = base.get_submodule(arch.in_model(arch.block_path(0)))
     before = first_block(base, family, batch)
     with torch.no_grad():
-        torch.testing.assert_close(
-            by_hand(family, block, "nothing", before["x"], before["attention"], []), before["y"]
-        )
+        torch.testing.assert_close(by_hand(family, block, "nothing", before["x"], before["attention"], []), before["y"])
     for kind, method in BOTTLENECKS.items():
         model = nonzero(method.attach(placed(family)))
         after = first_block(model, family, batch)
@@ -171,10 +160,7 @@ def test_a_sliding_window_hides_words_and_no_prefix(family, attention):
     if (family, attention) == ("gemma2", "sdpa"):
         pytest.skip("transformers has no sdpa for Gemma 2, which caps its scores")
     changes = dict(
-        num_hidden_layers=1,
-        sliding_window=4,
-        layer_types=["sliding_attention"],
-        attn_implementation=attention,
+        num_hidden_layers=1, sliding_window=4, layer_types=["sliding_attention"], attn_implementation=attention
     )
     method = PrefixTuning(n=3)
     model, batch = nonzero(method.attach(families.model(family, **changes))), tiny.batch(seq=12)

@@ -1,7 +1,5 @@
 r"""Freeze and Reconfigure: priming, the split against the dense layer, what is kept, files."""
 
-from __future__ import annotations
-
 import pytest
 import tiny
 import torch
@@ -22,9 +20,7 @@ each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 #: Where the feed-forward layers are, written out.
 FEEDFORWARD = {
     "bert": [f"bert.encoder.layer.{i}.{n}" for i in range(2) for n in ("intermediate.dense", "output.dense")],
-    "roberta": [
-        f"roberta.encoder.layer.{i}.{n}" for i in range(2) for n in ("intermediate.dense", "output.dense")
-    ],
+    "roberta": [f"roberta.encoder.layer.{i}.{n}" for i in range(2) for n in ("intermediate.dense", "output.dense")],
     "gpt2": [f"transformer.h.{i}.mlp.{n}" for i in range(2) for n in ("c_fc", "c_proj")],
     "opt": [f"model.decoder.layers.{i}.{n}" for i in range(2) for n in ("fc1", "fc2")],
     "llama": [f"model.layers.{i}.mlp.{n}_proj" for i in range(2) for n in ("gate", "up", "down")],
@@ -58,11 +54,7 @@ def test_priming_measures_how_far_each_node_of_the_feedforward_moves(family):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     priming = FreezeAndReconfigure().prime(model, steps(family))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert (
-        methods.attached(model) == {}
-        and not model.training
-        and all(p.grad is None for p in model.parameters())
-    )
+    assert methods.attached(model) == {} and not model.training and all(p.grad is None for p in model.parameters())
     twin.train()
     steps(family)(twin)
     assert list(priming.changes) == FEEDFORWARD[family]
@@ -98,9 +90,7 @@ def test_priming_trains_everything_whatever_was_frozen_or_attached():
 
 
 @each_family
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float64, torch.bfloat16], ids=["fp32", "fp64", "bf16"]
-)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=["fp32", "fp64", "bf16"])
 @pytest.mark.parametrize("learners", [0.02, 0.77])
 def test_at_the_start_it_is_the_dense_layer_to_the_bit(family, dtype, learners):
     one, plain = labelled(family, padded=True), tiny.model(family).to(dtype)

@@ -1,7 +1,5 @@
 r"""FISH mask: scores against their definition, exact numbers, frozen entries that nothing reaches, files."""
 
-from __future__ import annotations
-
 import inspect
 
 import pytest
@@ -50,9 +48,7 @@ def test_fisher_is_the_mean_of_the_squared_gradients_of_single_examples(family):
     r"""Against a loop of backward passes, and against torch's own per-example gradients (rows of one length)."""
     model, loop = tiny.model(family), {}
     examples = [
-        {key: value[row : row + 1] for key, value in batch.items()}
-        for batch in batches(family)
-        for row in range(3)
+        {key: value[row : row + 1] for key, value in batch.items()} for batch in batches(family) for row in range(3)
     ]
     for example in examples:
         model.zero_grad()
@@ -75,9 +71,7 @@ def test_scoring_leaves_the_model_as_it_was():
     first, second = scored(model), scored(model)
     assert all(torch.equal(first[n], second[n]) for n in first)  # no dropout
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert [p.requires_grad for p in model.parameters()] == flags and [
-        m.training for m in model.modules()
-    ] == modes
+    assert [p.requires_grad for p in model.parameters()] == flags and [m.training for m in model.modules()] == modes
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -152,11 +146,7 @@ def test_targets_choose_among_their_weights_alone(family):
 
 @pytest.mark.parametrize("keep", [0, 1, 5, 11, 12])
 def test_of_equal_scores_the_earlier_trains(keep):
-    scores = [
-        torch.tensor([1.0, 3.0, 1.0, 1.0]),
-        torch.tensor([[1.0, 0.0], [2.0, 1.0]]),
-        torch.tensor([1.0] * 4),
-    ]
+    scores = [torch.tensor([1.0, 3.0, 1.0, 1.0]), torch.tensor([[1.0, 0.0], [2.0, 1.0]]), torch.tensor([1.0] * 4)]
     flat = torch.cat([s.flatten() for s in scores])
     expected = torch.zeros(12, dtype=torch.bool)
     expected[torch.sort(flat, descending=True, stable=True).indices[:keep]] = True
@@ -171,11 +161,7 @@ def test_a_checkpoint_brings_its_mask(family, tmp_path):
     model, one = attached(family), tiny.batch()
     train(model, [labelled(family)], lr=1e-2)
     FishMask(keep=50).save(model, tmp_path)
-    for method in (
-        FishMask(keep=50),
-        FishMask.from_checkpoint(tmp_path),
-        FishMask(keep=50, score="random", seed=3),
-    ):
+    for method in (FishMask(keep=50), FishMask.from_checkpoint(tmp_path), FishMask(keep=50, score="random", seed=3)):
         fresh = method.load(tiny.model(family), tmp_path)  # without batches
         assert torch.equal(fresh(**one).logits, model(**one).logits)
         assert sum(p.numel() for p in values(fresh)) == 50 and all(p.requires_grad for p in values(fresh))

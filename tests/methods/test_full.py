@@ -1,7 +1,5 @@
 r"""Full fine-tuning: everything trains, the whole model is saved, and going back needs a copy."""
 
-from __future__ import annotations
-
 import errno
 from pathlib import Path
 

@@ -4,8 +4,6 @@ llama.cpp itself runs in `test_llama_cpp` alone. What stands for it here: the de
 converter put in order; transformers, which reads that order; and its formula, computed with the file's tensors.
 """
 
-from __future__ import annotations
-
 import gguf
 import numpy as np
 import pytest
@@ -89,9 +87,7 @@ def test_its_formula_with_the_file_s_tensors_gives_the_update(method, tmp_path):
 def test_qwen_s_rows_stay_where_they_are(tmp_path):
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    own = dict(
-        vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
-    )
+    own = dict(vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen2", intermediate_size=48, **own))
     nonzero(LoRA(r=4, targets=("q_proj", "k_proj")).attach(model))
     words, tensors = written(save_gguf(model, tmp_path / "a.gguf"))
@@ -121,10 +117,7 @@ def test_rows_as_llama_cpp_s_converter_put_them_in_the_decoder_s_own_file():
 
 
 REFUSED = {
-    "PromptTuning": (
-        methods.PromptTuning(n=3),
-        "GGUF holds LoRA alone, and adapter 'default' is a PromptTuning",
-    ),
+    "PromptTuning": (methods.PromptTuning(n=3), "GGUF holds LoRA alone, and adapter 'default' is a PromptTuning"),
     "IA3": (IA3(), "adapter 'default' is a IA3: to_lora makes one of what folds"),
     "dora": (LoRA(r=2, dora=True), "adapter 'default' has dora=True: to_lora makes it a plain LoRA"),
     "bias": (LoRA(r=2, lora_bias=True), "has lora_bias=True"),

@@ -1,7 +1,5 @@
 r"""A merged model as a GGUF file: every bit of it, its vocabulary, and what is refused. llama.cpp: `test_llama_cpp`."""
 
-from __future__ import annotations
-
 import json
 
 import gguf

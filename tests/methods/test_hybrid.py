@@ -4,8 +4,6 @@ What every method promises (start, freezing, saving, rows, generation, ...) is p
 combinations that stand around one another and in one another.
 """
 
-from __future__ import annotations
-
 import json
 from itertools import combinations
 
@@ -130,15 +128,11 @@ def test_paths_and_keys_are_those_of_the_bare_model(tmp_path):
     targets = ("attention.self.query", "attention.output.dense")
     method = Hybrid(PrefixTuning(n=2), LoRA(r=4, targets=targets))
     model = method.attach(tiny.model("bert"))
-    again = Hybrid(PrefixTuning(n=2), LoRA(r=4, targets=targets)).attach(
-        model, "second"
-    )  # into what stands already
+    again = Hybrid(PrefixTuning(n=2), LoRA(r=4, targets=targets)).attach(model, "second")  # into what stands already
     keys = {k.removeprefix("LORA.") for k in method._tensors(again, "second") if k.startswith("LORA.")}
     assert (
         keys
-        == LoRA(r=4, targets=targets)
-        ._tensors(LoRA(r=4, targets=targets).attach(tiny.model("bert")), "default")
-        .keys()
+        == LoRA(r=4, targets=targets)._tensors(LoRA(r=4, targets=targets).attach(tiny.model("bert")), "default").keys()
     )
     assert not any(".base" in key for key in method._learned(model, "default"))
 
@@ -146,11 +140,7 @@ def test_paths_and_keys_are_those_of_the_bare_model(tmp_path):
 @pytest.mark.parametrize("family", ["bert", "opt", "gpt2"])
 def test_a_later_adapter_with_other_targets_is_as_if_it_were_alone(family):
     r"""Its wrappers go under those that stand already: below hooks of the bottlenecks, inside the prefix."""
-    low, high = {
-        "bert": ("query", "output.dense"),
-        "opt": ("q_proj", "fc2"),
-        "gpt2": ("c_attn", "mlp.c_proj"),
-    }[family]
+    low, high = {"bert": ("query", "output.dense"), "opt": ("q_proj", "fc2"), "gpt2": ("c_attn", "mlp.c_proj")}[family]
 
     def made(target: str) -> Hybrid:
         prefix = PrefixTuning(n=2)

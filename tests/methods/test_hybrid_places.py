@@ -1,7 +1,5 @@
 r"""Where each method acts is read off a model; gates are read, and answer with whatever function is put there."""
 
-from __future__ import annotations
-
 import pytest
 import tiny
 import torch
@@ -60,10 +58,7 @@ def test_gates_are_read_for_each_kind_layer_and_sentence():
 
 def test_another_function_in_the_place_of_the_gate_is_asked_with_the_mask_and_trains():
     model, seen = unipelt(), []
-    rows = {
-        "input_ids": torch.tensor([[2, 3, 4], [5, 6, 0]]),
-        "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]),
-    }
+    rows = {"input_ids": torch.tensor([[2, 3, 4], [5, 6, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])}
     before = model(**rows).logits
 
     def rule(x, w, b, mask):

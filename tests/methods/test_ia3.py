@@ -1,7 +1,5 @@
 r"""IA3 against peft with the same vectors, against closed forms, and folded into the weights."""
 
-from __future__ import annotations
-
 import json
 
 import families
@@ -10,12 +8,8 @@ import pytest
 import tiny
 import torch
 from attached import labelled, nonzero, refused, rows_answer_as_alone
-from peft.utils.constants import (
-    TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as PEFT_FEEDFORWARD,
-)
-from peft.utils.constants import (
-    TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFT_TARGETS,
-)
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as PEFT_FEEDFORWARD
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFT_TARGETS
 from torch import nn
 
 from coursekit import counts, methods
@@ -33,9 +27,7 @@ each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 def from_peft(kind: str, targets, feedforward, **options) -> nn.Module:
     r"""A model with peft's IA3 whose vectors are away from 1."""
     task = "SEQ_CLS" if kind in tiny.ENCODERS else "CAUSAL_LM"
-    config = peft.IA3Config(
-        target_modules=targets, feedforward_modules=feedforward, task_type=task, **options
-    )
+    config = peft.IA3Config(target_modules=targets, feedforward_modules=feedforward, task_type=task, **options)
     return nonzero(peft.get_peft_model(tiny.model(kind), config)).eval()
 
 

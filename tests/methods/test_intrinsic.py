@@ -1,7 +1,5 @@
 r"""Random subspaces: the transform against dense matrices, gradients against autograd, weights against a plain sum."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math
@@ -206,9 +204,7 @@ def moved_by_hand(model: nn.Module, family: str) -> tuple[nn.Module, torch.Tenso
     r"""A plain model with θ0 + λ F(v), F as a dense matrix; that matrix, and the names of its rows' tensors."""
     directions, plain = model.base_model.intrinsic, tiny.model(family).double()
     for module in plain.modules():
-        if isinstance(
-            module, nn.Embedding
-        ):  # else PyTorch would drop the gradient of the padding token's row
+        if isinstance(module, nn.Embedding):  # else PyTorch would drop the gradient of the padding token's row
             module.padding_idx = None
     subspace = directions.subspaces["default"]
     F, v, scales = dense(subspace.F), subspace.v.detach(), subspace.scales
@@ -280,9 +276,7 @@ def test_what_moves_is_all_of_the_body_or_its_blocks():
             directions = method.attach(model).base_model.intrinsic
             found = [module._parameters[key] for members in directions.groups for module, key in members]
             assert {id(p) for p in found} == {id(p) for p in expected.values()}
-            assert len(found) == len(expected) and directions.subspaces["default"].F.d == 20 - len(
-                directions.groups
-            )
+            assert len(found) == len(expected) and directions.subspaces["default"].F.d == 20 - len(directions.groups)
             assert len(method.scales(model)) == tiny.LAYERS + (parts == "all")
 
 

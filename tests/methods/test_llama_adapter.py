@@ -1,7 +1,5 @@
 r"""LLaMA-Adapter against peft with the same weights, against its formula head by head, and what the gate is for."""
 
-from __future__ import annotations
-
 import json
 import math
 
@@ -68,9 +66,7 @@ def test_the_output_projection_s_bias_is_added_once():
 # the formula ----------------------------------------------------------------------------------------------
 
 
-def said_by_prompts(
-    layer: PromptedAttention, method: LlamaAdapter, x: torch.Tensor, rotation, arch
-) -> torch.Tensor:
+def said_by_prompts(layer: PromptedAttention, method: LlamaAdapter, x: torch.Tensor, rotation, arch) -> torch.Tensor:
     r"""$g_h \cdot \operatorname{softmax}(q_h K_h^T / \sqrt{d_h}) V_h$, one head, one row, one token after the other."""
     attention, names, d = layer.base_layer, NAMES[arch.family], arch.head_dim
     prompt = layer.prompts["default"].prompt[0]
@@ -163,9 +159,7 @@ def test_published_count_of_llama_7b():
     r"""1.2 M (the paper's abstract): 30 blocks, 10 prompts of 4096, and one gate a head as in the official code."""
     from transformers import LlamaConfig
 
-    config = LlamaConfig(
-        hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, intermediate_size=11008
-    )
+    config = LlamaConfig(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, intermediate_size=11008)
     assert LlamaAdapter().count(config) == 30 * (10 * 4096 + 1) == 1_228_830
     assert LlamaAdapter(gate="tanh", per_head=True).count(config) == 30 * (10 * 4096 + 32) == 1_229_760
 
@@ -175,9 +169,7 @@ def test_the_backward_pass_ends_at_the_lowest_block_with_prompts(kind):
     model = LlamaAdapter(n=3, layers=1).attach(tiny.model(kind)).train()
     (layer,) = layers(model)
     inputs = []
-    layer.register_forward_pre_hook(
-        lambda m, a, k: inputs.append(a[0] if a else k["hidden_states"]), with_kwargs=True
-    )
+    layer.register_forward_pre_hook(lambda m, a, k: inputs.append(a[0] if a else k["hidden_states"]), with_kwargs=True)
     model(**labelled(kind)).loss.backward()
     assert not inputs[0].requires_grad and layer.prompts["default"].gate.grad is not None
 

@@ -4,8 +4,6 @@ Needs the extra `llama`, which compiles llama.cpp for some ten minutes. What sta
 `test_gguf_model`.
 """
 
-from __future__ import annotations
-
 from contextlib import closing
 
 import pytest

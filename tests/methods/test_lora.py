@@ -1,7 +1,5 @@
 r"""LoRA against peft with the same weights, against closed forms, and against itself: start, freeze, merge, detach."""
 
-from __future__ import annotations
-
 import errno
 import functools
 
@@ -70,17 +68,13 @@ def test_every_gradient_is_peft_s_with_dropout_and_padding(family, variant, tmp_
         if "lora" in n
     }
     own = {key: value.grad for key, value in method._tensors(model, "default").items()}
-    reference = {
-        key.replace("magnitude_vector.weight", "magnitude_vector"): g for key, g in reference.items()
-    }
+    reference = {key.replace("magnitude_vector.weight", "magnitude_vector"): g for key, g in reference.items()}
     assert own.keys() == reference.keys()
     for key, gradient in own.items():
         torch.testing.assert_close(gradient, reference[key], atol=2e-6, rtol=1e-3, msg=key)
         assert gradient.any(), key
     tables = [layer for layer in model.modules() if isinstance(getattr(layer, "unwrapped", None), nn.Embedding)]
-    padded = [
-        layer for layer in tables if layer.unwrapped.padding_idx is not None and isinstance(layer, LoRALayer)
-    ]
+    padded = [layer for layer in tables if layer.unwrapped.padding_idx is not None and isinstance(layer, LoRALayer)]
     assert padded or family == "gpt2"
     for layer in padded:
         assert not layer.branches["default"].A.grad[:, layer.unwrapped.padding_idx].any()
@@ -111,9 +105,7 @@ def test_a_starts_as_peft_s_does():
 def test_the_fast_twin_has_the_bits_of_the_plain_branch(s, dtype):
     layer = nn.Linear(40, 50).requires_grad_(False).to(dtype)
     torch.manual_seed(0)
-    kinds = [
-        kind(LoRALayer(layer, AdapterState()), LoRA(r=4, alpha=4 * s)) for kind in (LoRABranch, FastLoRABranch)
-    ]
+    kinds = [kind(LoRALayer(layer, AdapterState()), LoRA(r=4, alpha=4 * s)) for kind in (LoRABranch, FastLoRABranch)]
     kinds[1].load_state_dict(nonzero(kinds[0]).state_dict())
     x, answers = torch.randn(3, 7, 40).to(dtype), []
     for branch_ in kinds:
@@ -181,9 +173,7 @@ def test_all_linear_means_what_it_means_in_peft(family):
     theirs = peft.get_peft_model(tiny.model(family), peft.LoraConfig(
         target_modules="all-linear", task_type="SEQ_CLS" if family in tiny.ENCODERS else "CAUSAL_LM"))  # fmt: skip
     reference = {
-        n.split("base_model.model.")[1]
-        for n, m in theirs.named_modules()
-        if hasattr(m, "lora_A") and m.lora_A
+        n.split("base_model.model.")[1] for n, m in theirs.named_modules() if hasattr(m, "lora_A") and m.lora_A
     }
     model = LoRA(targets="all-linear").attach(tiny.model(family))
     ours = {n for n, m in model.named_modules() if isinstance(m, LoRALayer)}
@@ -234,10 +224,7 @@ def test_unknown_adapter_names():
     with pytest.raises(CourseError, match="no method is attached"):
         methods.activate(tiny.model("llama"), "film")
     model = LoRA(r=2).attach(tiny.model("llama"), "film")
-    for attempt in (
-        lambda: methods.activate(model, "flim"),
-        lambda: methods.mixed_batch(model, ["flim"]).__enter__(),
-    ):
+    for attempt in (lambda: methods.activate(model, "flim"), lambda: methods.mixed_batch(model, ["flim"]).__enter__()):
         with pytest.raises(CourseError, match="unknown adapter 'flim'; did you mean 'film'"):
             attempt()
 

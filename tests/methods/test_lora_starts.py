@@ -1,7 +1,5 @@
 r"""LoRA's other starts against peft: the same A and B, the same residual base, checkpoints, the conversion."""
 
-from __future__ import annotations
-
 import copy
 import json
 import warnings
@@ -35,9 +33,7 @@ both = pytest.mark.parametrize("init", MOVED)
 
 def in_peft(family: str, init: str, dtype: torch.dtype = torch.float32, **options: Any) -> nn.Module:
     own = {"r": 4, "lora_alpha": 6, "target_modules": list(TARGETS[family])} | options
-    config = peft.LoraConfig(
-        init_lora_weights=init, task_type="SEQ_CLS" if family == "bert" else "CAUSAL_LM", **own
-    )
+    config = peft.LoraConfig(init_lora_weights=init, task_type="SEQ_CLS" if family == "bert" else "CAUSAL_LM", **own)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return peft.get_peft_model(tiny.model(family, dtype=dtype), config).eval()
@@ -141,9 +137,7 @@ def test_merging_adds_what_was_learned_and_not_what_the_start_took(family, init)
     one = labelled(family)
     beside = model(**one).logits
     parts = {path: layer.branches["default"] for path, layer in layers(model).items()}
-    expected = {
-        path: bare[path] + 6 / 4 * (own.B @ own.A) - 6 / 4 * (own.B0 @ own.A0) for path, own in parts.items()
-    }
+    expected = {path: bare[path] + 6 / 4 * (own.B @ own.A) - 6 / 4 * (own.B0 @ own.A0) for path, own in parts.items()}
     methods.LoRA().merge(model)
     for path, W in expected.items():
         found = model.get_submodule(path).weight
@@ -327,8 +321,7 @@ def test_ranks_go_to_the_largest_shares_and_the_file_has_them(tmp_path):
     sizes = {path: len(layer.branches["default"].A) for path, layer in layers(model).items()}
     assert sum(sizes.values()) == 2 + 1 + 2 + 2 and found.count(model.config) == methods.trainable(model)
     assert all(
-        layer.branches["default"].s == (6 if "0.self_attn.v" in path else 3)
-        for path, layer in layers(model).items()
+        layer.branches["default"].s == (6 if "0.self_attn.v" in path else 3) for path, layer in layers(model).items()
     )
     nonzero(model)
     method.save(model, tmp_path)

@@ -1,7 +1,5 @@
 r"""MAM against the `adapters` library, by closed forms and by its parts."""
 
-from __future__ import annotations
-
 import tiny
 import torch
 from attached import body, labelled, nonzero
@@ -39,9 +37,7 @@ def test_the_network_behind_the_prefix_is_the_library_s():
 def test_counts_of_the_library_and_of_the_paper():
     assert MAMAdapter().count(BertConfig()) == 22_493_984  # as `adapters` counts its default in BERT base
     large = BertConfig(hidden_size=1024, num_hidden_layers=12, num_attention_heads=16, intermediate_size=4096)
-    assert (
-        MAMAdapter().parts_for(large)[1].r == 512 == BartConfig().d_model // 2
-    )  # the paper's model and width
+    assert MAMAdapter().parts_for(large)[1].r == 512 == BartConfig().d_model // 2  # the paper's model and width
     config = tiny.config("bert")
     for settings in (dict(), dict(hidden=None), dict(n=7, r=5), dict(hidden=None, scaling="learned")):
         method = MAMAdapter(**settings)
@@ -57,10 +53,7 @@ def test_the_answers_are_those_of_prefix_and_adapter_put_together_by_hand():
     mam = nonzero(MAMAdapter(n=3, hidden=None, r=4, scaling=2.0).attach(tiny.model(family)))
     hybrid = methods.Hybrid(PrefixTuning(3, shifted=False), ParallelAdapter(r=4, scaling=2.0))
     by_hand = hybrid.attach(tiny.model(family))
-    own = {
-        k.partition(".")[2] if k[0].isupper() else k: v
-        for k, v in hybrid._learned(by_hand, "default").items()
-    }
+    own = {k.partition(".")[2] if k[0].isupper() else k: v for k, v in hybrid._learned(by_hand, "default").items()}
     with torch.no_grad():
         for key, value in mam._coursekit.methods["default"]._learned(mam, "default").items():
             own[key.partition(".")[2] if key[0].isupper() else key].copy_(value)
@@ -73,9 +66,7 @@ def test_the_text_keeps_its_positions():
     r"""The table is asked for the positions of the bare model: there is room for the whole text beside the prefix."""
     model = MAMAdapter(n=3, hidden=None, r=4).attach(tiny.model("bert"))
     asked = []
-    model.bert.embeddings.position_embeddings.register_forward_hook(
-        lambda m, args, out: asked.append(args[0])
-    )
+    model.bert.embeddings.position_embeddings.register_forward_hook(lambda m, args, out: asked.append(args[0]))
     model(**tiny.batch(2, tiny.POSITIONS))
     assert torch.equal(asked[0].flatten(), torch.arange(tiny.POSITIONS))
 

@@ -1,7 +1,5 @@
 r"""What all methods share: branches, mixed rows, the 16-bit rule, targets, checkpoint tables, taking off again."""
 
-from __future__ import annotations
-
 import importlib
 import re
 from dataclasses import dataclass
@@ -109,8 +107,7 @@ def test_tokens_in_one_dimension_belong_to_their_rows_and_come_back_flat():
     )
     one = torch.randn(1, 4, 3)  # positions, looked up once for all rows
     assert torch.equal(
-        by_rows(mixed("a", None), lambda name, rows: rows * (2 if name else 1), one),
-        torch.cat([2 * one, one]),
+        by_rows(mixed("a", None), lambda name, rows: rows * (2 if name else 1), one), torch.cat([2 * one, one])
     )
 
 
@@ -162,9 +159,7 @@ def test_a_description_and_a_model_name_the_same_layers(family, names):
     described = targets.matrices(model.config)
     blocks = [path for path in there if any(part.isdigit() for part in path.split("."))]
     assert len(blocks) == tiny.LAYERS * sum(m.per_layer for m in described) > 0
-    assert {
-        path.split(".", 1)[-1] for path in blocks if not any(path.endswith(m.name) for m in described)
-    } == set()
+    assert {path.split(".", 1)[-1] for path in blocks if not any(path.endswith(m.name) for m in described)} == set()
     assert list(there) == [path for path, _ in model.named_modules() if path in there]
 
 
@@ -194,11 +189,7 @@ class Table:
     c: float = 0.5
 
 
-ENTRIES = (
-    Setting("a"),
-    Setting("b", "their_b", read=tuple, write=list),
-    Setting("c", absent=0.5, binding=False),
-)
+ENTRIES = (Setting("a"), Setting("b", "their_b", read=tuple, write=list), Setting("c", absent=0.5, binding=False))
 
 
 def test_a_table_writes_reads_and_compares():
@@ -209,9 +200,7 @@ def test_a_table_writes_reads_and_compares():
         CourseError, match=r"trained with their_b=\(3,\), the method here has \(2,\): use Table.from_ch"
     ):
         agree(Table(), {"a": 1, "their_b": [3]}, ENTRIES)
-    with pytest.raises(
-        CourseError, match="their_b=7 in the adapter_config.json of this checkpoint makes no sense"
-    ):
+    with pytest.raises(CourseError, match="their_b=7 in the adapter_config.json of this checkpoint makes no sense"):
         fields({"a": 1, "their_b": 7}, ENTRIES)
 
 

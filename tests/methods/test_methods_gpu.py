@@ -1,7 +1,5 @@
 r"""Every method on a CUDA GPU: the CPU's answers in fp32, training and generation in 16 bits."""
 
-from __future__ import annotations
-
 import pytest
 import tiny
 import torch

@@ -1,7 +1,5 @@
 r"""Norms that train: patterns of peft's, and 16 bits. The rest against peft is in `test_against_peft.py`."""
 
-from __future__ import annotations
-
 import peft
 import pytest
 import tiny

@@ -1,7 +1,5 @@
 r"""OFT against peft with the same rotations, against what rotations keep, and against closed forms."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 r"""P-tuning against peft's prompt encoders, and templates with virtual tokens anywhere."""
 
-from __future__ import annotations
-
 import peft
 import pytest
 import tiny
@@ -144,9 +142,7 @@ def test_a_template_in_two_parts(family):
         with methods.disabled(model):  # the text before it is the bare model's, the template comes later
             cache = model(input_ids=ids[:, 4:], use_cache=True).cache
         later = model(input_ids=ids[:, :4], cache=cache, use_cache=True).logits
-        assert not torch.allclose(
-            later, methods.activate(model, None)(input_ids=ids[:, :4]).logits, atol=1e-3
-        )
+        assert not torch.allclose(later, methods.activate(model, None)(input_ids=ids[:, :4]).logits, atol=1e-3)
 
 
 @each

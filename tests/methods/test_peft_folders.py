@@ -1,7 +1,5 @@
 r"""Adapters made elsewhere: what peft writes is loaded here with equal logits, and what is written here peft loads."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import re
@@ -82,9 +80,7 @@ CASES = [(family, name) for family in NAMES for name in table(family)]
 
 def written(family: str, folder: Path, **options: Any) -> nn.Module:
     r"""A model with peft's LoRA whose every trained parameter is random, saved to `folder`."""
-    config = peft.LoraConfig(
-        **({"r": 4, "lora_alpha": 6, "task_type": TASKS.get(family, "CAUSAL_LM")} | options)
-    )
+    config = peft.LoraConfig(**({"r": 4, "lora_alpha": 6, "task_type": TASKS.get(family, "CAUSAL_LM")} | options))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = nonzero(peft.get_peft_model(tiny.model(family), config)).eval()
@@ -153,9 +149,7 @@ def test_a_moved_start_that_peft_converted(start, tmp_path):
     theirs.peft_config["default"].init_lora_weights = True
     theirs.save_pretrained(tmp_path / "start")
     theirs.peft_config["default"].init_lora_weights = start
-    nonzero(theirs).eval().save_pretrained(
-        tmp_path, path_initial_model_for_weight_conversion=tmp_path / "start"
-    )
+    nonzero(theirs).eval().save_pretrained(tmp_path, path_initial_model_for_weight_conversion=tmp_path / "start")
     model = methods.from_checkpoint(tmp_path).load(tiny.model("llama"), tmp_path)
     one = tiny.batch()
     torch.testing.assert_close(model(**one).logits, theirs(**one).logits, atol=2e-5, rtol=1e-4)
@@ -250,9 +244,7 @@ def test_what_stays_refused_says_so_by_name(options, said, plain, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "option, value", [("bias", "all"), ("bias", "lora_only"), ("trainable_token_indices", [3])]
-)
+@pytest.mark.parametrize("option, value", [("bias", "all"), ("bias", "lora_only"), ("trainable_token_indices", [3])])
 def test_more_than_a_lora_says_how_it_is_loaded(option, value, tmp_path):
     written("bert", tmp_path, target_modules=["query"], **{option: value})
     model = tiny.model("bert")
@@ -392,9 +384,7 @@ def test_rows_of_other_tokens_are_not_read_into_these(tmp_path):
     model = tiny.model("llama")
     for ids in ([7, 8], [8, 9]):
         hybrid = methods.Hybrid(LoRA(r=4, alpha=6, targets="q_proj"), TokenRows({"embed_tokens": ids}))
-        with pytest.raises(
-            CourseError, match=r"trained with trainable_token_indices=\[8, 7\], the method here has"
-        ):
+        with pytest.raises(CourseError, match=r"trained with trainable_token_indices=\[8, 7\], the method here has"):
             hybrid.load(model, tmp_path)
     hybrid = methods.Hybrid(LoRA(r=4, alpha=6, targets="q_proj"), TokenRows({"embed_tokens": [8, 7]}))
     assert "default" in methods.attached(hybrid.load(model, tmp_path))

@@ -1,7 +1,5 @@
 r"""Prefix tuning against peft, against the words whose keys and values a prefix can be, and by itself."""
 
-from __future__ import annotations
-
 import copy
 
 import peft
@@ -186,9 +184,7 @@ def test_a_whole_mask_that_the_caller_gives_is_kept(kind):
         blind = causal.clone()
         blind[:, :, 5:, :5] = False  # the second half does not look back at the first ...
         cut = model(input_ids=ids, attention_mask=blind, position_ids=positions).logits[:, 5:]
-        alone = model(
-            input_ids=ids[:, 5:], position_ids=positions[:, 5:]
-        ).logits  # ... so it might as well be alone
+        alone = model(input_ids=ids[:, 5:], position_ids=positions[:, 5:]).logits  # ... so it might as well be alone
     torch.testing.assert_close(cut, alone, atol=1e-6, rtol=1e-5)
 
 

@@ -1,7 +1,5 @@
 r"""Prompt tuning against peft with the same vectors, and the promise that no caller ever meets a virtual token."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 
@@ -14,10 +12,7 @@ from attached import labelled, nonzero, rows_answer_as_alone
 from cases import left_padded, lively, texts, writes
 from tiny_text import tokenizer
 from torch import nn
-from transformers import (
-    BertLMHeadModel,
-    DynamicCache,
-)
+from transformers import BertLMHeadModel, DynamicCache
 
 from coursekit import evaluation, methods
 from coursekit.errors import CourseError
@@ -176,9 +171,7 @@ def test_an_encoder_with_a_language_model_on_top_has_one_loss_for_each_token_but
     done = model(**one)
     assert done.logits.shape[:2] == one["input_ids"].shape
     after = one["labels"][:, 1:].flatten()
-    torch.testing.assert_close(
-        done.loss, nn.functional.cross_entropy(done.logits[:, :-1].flatten(0, 1), after)
-    )
+    torch.testing.assert_close(done.loss, nn.functional.cross_entropy(done.logits[:, :-1].flatten(0, 1), after))
 
 
 @each_decoder
@@ -239,11 +232,7 @@ def test_rows_with_prompts_of_different_lengths(family, padded):
 
 @each
 def test_hidden_states_of_rows_with_prompts_of_different_lengths(family):
-    model, one, names = (
-        mixed(family, attn_implementation="eager"),
-        tiny.batch(3, 7),
-        ["product", "film", None],
-    )
+    model, one, names = (mixed(family, attn_implementation="eager"), tiny.batch(3, 7), ["product", "film", None])
     outputs = {"output_hidden_states": True, "output_attentions": True}
     with torch.no_grad():
         with methods.mixed_batch(model, names):
@@ -414,7 +403,5 @@ def test_an_error_on_the_way_leaves_nothing_behind():
     before = model(**one).loss
     with pytest.raises(ValueError, match="one of input_ids or inputs_embeds"):
         model(labels=one["labels"])
-    assert (
-        model.model(**{k: one[k] for k in ("input_ids", "attention_mask")}).last_hidden_state.shape[1] == 10
-    )
+    assert model.model(**{k: one[k] for k in ("input_ids", "attention_mask")}).last_hidden_state.shape[1] == 10
     assert torch.equal(model(**one).loss, before)

@@ -3,8 +3,6 @@ r"""What makes no sense is an error of one line: settings when they are made, an
 Values of a wrong type or sign, and targets that name nothing, are tried for every method in `test_every_method.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

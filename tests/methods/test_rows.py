@@ -1,7 +1,5 @@
 r"""Rows and columns that train: against peft's SHiRA with the same mask, and against plain autograd."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest
@@ -139,9 +137,7 @@ def test_it_trains_as_peft_s_shira_with_the_same_mask(family, method):
     for model in (ours, theirs):
         for name, parameter in model.named_parameters():  # not the heads: peft's is frozen
             parameter.requires_grad_("values" in name or "shira_weight" in name)
-        optimizer = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0
-        )
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0)
         for seed in range(20):
             model(**labelled(family, seed=seed)).loss.backward()
             optimizer.step()

@@ -1,7 +1,5 @@
 r"""Methods that train a part of what is there: what was chosen moves, and nothing else, to the entry and to the bit."""
 
-from __future__ import annotations
-
 import families
 import pytest
 import tiny

@@ -1,7 +1,5 @@
 r"""SHiRA: peft's places, outputs and files, and an update of high rank."""
 
-from __future__ import annotations
-
 import pytest
 import tiny
 import torch

@@ -1,7 +1,5 @@
 r"""What all soft prompts promise: models as they come from the hub, the plain modules, damaged checkpoints."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -54,11 +52,7 @@ def test_a_decoder_without_a_padding_token(name, kind, tied):
     r"""Plain Llama and GPT-2 have none. Odd sizes, tied heads or not, batches with a mask and without."""
     method = METHODS[name]
     changes = ODD.get(kind, ODD["llama"]) | dict(pad_token_id=None, tie_word_embeddings=tied)
-    spread = {
-        key: 0.3
-        for key in lively(kind)
-        if "range" in key or "std" in key
-    }
+    spread = {key: 0.3 for key in lively(kind) if "range" in key or "std" in key}
     base = tiny.model(kind, **changes, **spread)
     assert base.config.pad_token_id is None
     one = {key: value[:, :7] for key, value in labelled("llama").items()}
@@ -67,9 +61,7 @@ def test_a_decoder_without_a_padding_token(name, kind, tied):
     assert methods.trainable(model) == method.count(model.config)
     done = model(**one)
     done.loss.backward()
-    assert all(
-        p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad
-    )
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
     with torch.no_grad():
         assert torch.isfinite(done.logits).all() and (done.logits - bare).abs().max() > 1e-3
         unmasked = model(input_ids=one["input_ids"]).logits

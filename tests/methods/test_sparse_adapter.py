@@ -1,7 +1,5 @@
 r"""SparseAdapter: exact kept counts, scores against their definitions, masks that hold, files that are smaller."""
 
-from __future__ import annotations
-
 import copy
 import math
 
@@ -16,14 +14,7 @@ from torch.func import functional_call
 
 from coursekit import interop, methods
 from coursekit.errors import CourseError
-from coursekit.methods import (
-    HoulsbyAdapter,
-    LinAdapter,
-    ParallelAdapter,
-    PfeifferAdapter,
-    SparseAdapter,
-    positions,
-)
+from coursekit.methods import HoulsbyAdapter, LinAdapter, ParallelAdapter, PfeifferAdapter, SparseAdapter, positions
 from coursekit.methods.adapters import pruning
 from coursekit.methods.adapters.pruned import PrunedLinear, learned
 from coursekit.methods.adapters.pruning import projections, score
@@ -198,15 +189,12 @@ def test_chance_depends_on_its_seed_alone():
     _, again = scored("random")
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     kept = [
-        kept_shares(SparseAdapter(HOULSBY, score="random", seed=seed).attach(tiny.model("bert")))
-        for seed in (1, 1, 2)
+        kept_shares(SparseAdapter(HOULSBY, score="random", seed=seed).attach(tiny.model("bert"))) for seed in (1, 1, 2)
     ]
     assert kept[0] == kept[1] != kept[2]
 
 
-@pytest.mark.parametrize(
-    "by", ["magnitude", "snip", "synflow"]
-)  # GraSP's g is that of the weights that are left
+@pytest.mark.parametrize("by", ["magnitude", "snip", "synflow"])  # GraSP's g is that of the weights that are left
 def test_what_is_left_is_scored_as_in_the_whole_matrix(by):
     model = HOULSBY.attach(tiny.model("bert").double())
     SparseAdapter(HOULSBY, pruned=0.6, score="random").prune(model)
@@ -248,10 +236,7 @@ def test_what_is_pruned_has_no_gradient_and_no_optimizer_state():
     model(**labelled("bert")).loss.backward()
     optimizer.step()
     head = tiny.D_MODEL * 2 + 2
-    assert (
-        sum(p.grad.numel() for p in model.parameters() if p.grad is not None)
-        == method.count(model.config) + head
-    )
+    assert sum(p.grad.numel() for p in model.parameters() if p.grad is not None) == method.count(model.config) + head
     moments = [v for s in optimizer.state.values() for k, v in s.items() if k == "exp_avg"]
     assert sum(v.numel() for v in moments) == method.count(model.config) + head
 

@@ -1,7 +1,5 @@
 r"""The last blocks train: against plain torch, in 4 bits as well; below them nothing is kept for the backward pass."""
 
-from __future__ import annotations
-
 import pytest
 import tiny
 import torch

@@ -1,7 +1,5 @@
 r"""UniPELT against the `adapters` library and against its formulas written out."""
 
-from __future__ import annotations
-
 import pytest
 import tiny
 import torch

@@ -1,7 +1,5 @@
 r"""VeRA against peft with the same vectors, against the formula, and against the paper's counts."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from pathlib import Path

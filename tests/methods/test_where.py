@@ -1,7 +1,5 @@
 r"""Where an adapter's parameters lie: every one is counted once, in its own kind of tensor."""
 
-from __future__ import annotations
-
 import pytest
 import tiny
 

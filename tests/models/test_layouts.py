@@ -1,7 +1,5 @@
 r"""Folders as they are on the hub: every family, any kind of file, with and without what a tokenizer may lack."""
 
-from __future__ import annotations
-
 import json
 import pickle
 
@@ -109,9 +107,7 @@ def test_weights_in_a_bin_file_are_read_as_tensors_and_never_run(tmp_path):
 def test_a_gguf_file_says_how_to_convert_it(tmp_path):
     (tmp_path / "model-q4_0.gguf").write_bytes(b"GGUF")
     for name in (tmp_path, tmp_path / "model-q4_0.gguf"):
-        with pytest.raises(
-            CourseError, match=r"model-q4_0\.gguf is a GGUF file: convert it once.*gguf_file="
-        ):
+        with pytest.raises(CourseError, match=r"model-q4_0\.gguf is a GGUF file: convert it once.*gguf_file="):
             load_decoder(name)
 
 

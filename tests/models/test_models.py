@@ -1,7 +1,5 @@
 r"""Loading by one call: bundled, from a folder in hub layout, or from the hub."""
 
-from __future__ import annotations
-
 import json
 import socket
 from functools import partial
@@ -96,9 +94,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line():
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "cause, says", [("GatedRepoError", "is gated"), ("RepositoryNotFoundError", "has no model")]
-)
+@pytest.mark.parametrize("cause, says", [("GatedRepoError", "is gated"), ("RepositoryNotFoundError", "has no model")])
 def test_what_the_hub_refuses_is_told_apart(monkeypatch, cause, says):
     def refuse(*args, **settings):
         raise OSError("You are trying to access\na long story") from type(cause, (Exception,), {})()
@@ -159,9 +155,7 @@ def test_a_home_of_nobody_is_one_line():
 def test_the_bundled_decoder_answers():
     model, tokenizer = load_decoder(device="cpu")
     chat = [{"role": "user", "content": "What is the capital of France?"}]
-    batch = tokenizer.apply_chat_template(
-        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    batch = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**batch, max_new_tokens=30, do_sample=False)[0, batch["input_ids"].shape[1] :]
     assert answer[-1] == tokenizer.eos_token_id, "it knows where to stop"
     assert "Paris" in tokenizer.decode(answer, skip_special_tokens=True)
@@ -186,9 +180,7 @@ def test_a_tensor_of_another_shape_in_the_body_is_no_model(kind, tmp_path):
     saved(tiny.decoder("llama") if kind == "decoder" else tiny.encoder("bert"), tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
     name = next(
-        n
-        for n in stored
-        if n.endswith("0.self_attn.q_proj.weight") or n.endswith("0.attention.self.query.weight")
+        n for n in stored if n.endswith("0.self_attn.q_proj.weight") or n.endswith("0.attention.self.query.weight")
     )
     stored[name] = stored[name][:-1].clone()
     save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})

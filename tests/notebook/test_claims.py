@@ -1,7 +1,5 @@
 r"""What stands between a notebook's text and its cells: claims and times."""
 
-from __future__ import annotations
-
 import time
 from functools import partial
 

@@ -1,7 +1,5 @@
 r"""The measures of a lesson, counted in every notebook: cells, words, lines, figures, a student's minutes."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -4,8 +4,6 @@ The set-up cell runs in bare interpreters (`python -S`: no site-packages), so th
 lays out can be found.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
@@ -106,9 +104,7 @@ def test_a_transformers_that_was_replaced_wants_a_restart(version, says):
 
     before = "import sys, types; sys.modules['transformers'] = types.ModuleType('transformers')\n"
     before += f"sys.modules['transformers'].__version__ = {version or metadata.version('transformers')!r}\n"
-    done = subprocess.run(
-        [sys.executable, "-c", before + "import coursekit"], capture_output=True, text=True, cwd=ROOT
-    )
+    done = subprocess.run([sys.executable, "-c", before + "import coursekit"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == says, done.stderr
     assert ("transformers 4.57.1 was imported before" in done.stdout) == says
 
@@ -133,9 +129,7 @@ def test_without_an_address_it_says_what_to_do(tmp_path, stranger):
 
 def test_notices_of_other_libraries_are_silenced_before_they_come(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", f"{setup_cell('')}\nimport tqdm.auto"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
+        [sys.executable, "-c", f"{setup_cell('')}\nimport tqdm.auto"], cwd=Path(__file__).parent, capture_output=True
     )
     assert done.returncode == 0 and b"IProgress" not in done.stderr
 
@@ -157,17 +151,7 @@ def test_threads_wait_asleep_wherever_a_notebook_is_opened():
 def test_the_cell_has_ten_lines_and_passes_the_house_style(address):
     cell = setup_cell(address)
     assert len(cell.splitlines()) <= 10
-    command = [
-        sys.executable,
-        "-m",
-        "ruff",
-        "check",
-        "--stdin-filename",
-        "notebooks/cell.py",
-        "--ignore",
-        "E402",
-        "-",
-    ]
+    command = [sys.executable, "-m", "ruff", "check", "--stdin-filename", "notebooks/cell.py", "--ignore", "E402", "-"]
     done = subprocess.run(command, input=cell + "\n", capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout
 
@@ -175,9 +159,7 @@ def test_the_cell_has_ten_lines_and_passes_the_house_style(address):
 def test_badges_lead_to_the_notebook():
     found = badge(ADDRESS, "trunk", "notebooks/06_lora.ipynb")
     assert "(https://colab.research.google.com/github/owner/name/blob/trunk/notebooks/06_lora.ipynb)" in found
-    assert badge("", "main", "x").startswith("<!--") and badge(
-        "https://example.org/x", "main", "x"
-    ).startswith("<!--")
+    assert badge("", "main", "x").startswith("<!--") and badge("https://example.org/x", "main", "x").startswith("<!--")
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 r"""Pictures in the course's look: in none that a test draws is anything cut off, and all are closed afterwards."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import pytest
 

@@ -4,8 +4,6 @@ The measure is the palette that Okabe and Ito made for such eyes: no two of our 
 than the closest two of theirs do.
 """
 
-from __future__ import annotations
-
 from itertools import combinations
 
 import numpy as np
@@ -17,11 +15,7 @@ from coursekit.plots.hybrid import FAMILIES
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 DEFICIENCIES = ("protanomaly", "deuteranomaly", "tritanomaly")
-PALETTES = {
-    "lines": COLOURS,
-    "memory": tuple(MEMORY_COLOURS.values()),
-    "families": tuple(FAMILIES.values()),
-}
+PALETTES = {"lines": COLOURS, "memory": tuple(MEMORY_COLOURS.values()), "families": tuple(FAMILIES.values())}
 
 
 def seen(colour: str, deficiency: str) -> np.ndarray:
@@ -34,9 +28,7 @@ def seen(colour: str, deficiency: str) -> np.ndarray:
 def closest(colours: tuple[str, ...], deficiency: str) -> tuple[float, str, str]:
     r"""The least distance in CAM02-UCS, where 1 is about what an eye can just tell, and between which two it is."""
     pairs = combinations(dict.fromkeys(colours), 2)
-    return min(
-        (float(deltaE(seen(a, deficiency), seen(b, deficiency), input_space="sRGB1")), a, b) for a, b in pairs
-    )
+    return min((float(deltaE(seen(a, deficiency), seen(b, deficiency), input_space="sRGB1")), a, b) for a, b in pairs)
 
 
 def test_the_measure_tells_what_such_eyes_confuse():

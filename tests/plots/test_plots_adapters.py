@@ -1,7 +1,5 @@
 r"""The picture of pruning shows each matrix where it is, and says where most and fewest weights stay."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

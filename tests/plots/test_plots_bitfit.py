@@ -1,7 +1,5 @@
 r"""Pictures of what trains show the numbers they are given, and nothing lies outside the figure."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_hex
@@ -38,12 +36,8 @@ def test_permutation_follows_each_node_to_its_place():
     stages = {}
     for text in ax.texts:
         if text.get_text().isdigit():
-            stages.setdefault(text.get_position()[0], []).append(
-                (text.get_position()[1], int(text.get_text()))
-            )
-    dense, split, concatenated, back = (
-        [node for _, node in sorted(stage)] for _, stage in sorted(stages.items())
-    )
+            stages.setdefault(text.get_position()[0], []).append((text.get_position()[1], int(text.get_text())))
+    dense, split, concatenated, back = ([node for _, node in sorted(stage)] for _, stage in sorted(stages.items()))
     assert dense == back == list(range(6))
     assert split == concatenated == [4, 1, 0, 2, 3, 5]
     coloured = [to_hex(patch.get_facecolor()) for patch in ax.patches[:6]]

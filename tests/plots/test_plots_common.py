@@ -1,7 +1,5 @@
 r"""Pictures show what they are given: bars as long as their numbers, no label outside the figure."""
 
-from __future__ import annotations
-
 from collections import namedtuple
 
 import matplotlib.pyplot as plt
@@ -105,10 +103,7 @@ def test_the_matrices_of_a_bottleneck_have_the_colour_of_what_trains():
 def test_each_adapter_has_its_place():
     panels = {ax.get_title("left"): ax for ax in plots.adapter_places()}
     place = {
-        name: {
-            word: [y for t in ax.texts if t.get_text() == word for y in [t.get_position()[1]]]
-            for word in "A+"
-        }
+        name: {word: [y for t in ax.texts if t.get_text() == word for y in [t.get_position()[1]]] for word in "A+"}
         for name, ax in panels.items()
     }
     norm = 9.35  # of the last norm of the block
@@ -123,9 +118,7 @@ def test_each_adapter_has_its_place():
     assert [t.get_text() for t in panels["Pfeiffer"].texts].count("LN") == 3
     said = describe(panels["Pfeiffer"].figure)
     assert "follow the arrows" in said  # an exercise asks what they say
-    assert said.endswith(
-        "Panel 4: Lin. A reads the block's output after a norm of its own, and is added to it."
-    )
+    assert said.endswith("Panel 4: Lin. A reads the block's output after a norm of its own, and is added to it.")
     assert "labels" not in said  # which are the same in all panels
 
 
@@ -156,10 +149,7 @@ def test_a_step_over_time_is_drawn_in_megabytes_with_the_last_moment_named():
     activations, gradients, together, highest = ax.lines
     assert list(activations.get_ydata()) == [1, 3, 2] and list(gradients.get_ydata()) == [0, 0, 4]
     assert list(together.get_ydata()) == [1, 3, 6] and highest.get_xydata().tolist() == [[2, 6]]
-    assert list(ax.get_xticks()) == [0, 2] and [t.get_text() for t in ax.get_xticklabels()] == [
-        "forward",
-        "end",
-    ]
+    assert list(ax.get_xticks()) == [0, 2] and [t.get_text() for t in ax.get_xticklabels()] == ["forward", "end"]
 
 
 def test_what_is_kept_between_start_and_end_is_a_dot_that_the_sum_does_not_hide():

@@ -1,7 +1,5 @@
 r"""The picture of accuracies: dots and bars where the intervals are, and the baselines as lines."""
 
-from __future__ import annotations
-
 import pytest
 
 from coursekit.experiments.intervals import Interval

@@ -1,7 +1,5 @@
 r"""Names at the points of a picture of forgetting."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 
 from coursekit import plots

@@ -1,7 +1,5 @@
 r"""Pictures of places, gates, Kronecker products and many methods show what they are given, and names stay legible."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_hex
@@ -21,10 +19,7 @@ def test_a_place_has_the_colour_of_the_family_and_the_word_for_what_happens_ther
     blank = colours[0]
     own = [plots_hybrid.FAMILIES[family] for family in ("reparameterised", "selective")]
     assert colours == [blank, own[0], blank, own[1]] and blank not in own
-    assert [(t.get_text(), t.get_position()) for t in ax.texts] == [
-        ("beside", (1.5, 0.5)),
-        ("trains", (1.5, 1.5)),
-    ]
+    assert [(t.get_text(), t.get_position()) for t in ax.texts] == [("beside", (1.5, 0.5)), ("trains", (1.5, 1.5))]
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["selective", "reparameterised"]
     assert alt.describe(ax.figure).startswith(
         "LoRA (reparameterised) adds beside (query); BitFit (selective) trains what is there (query)."
@@ -53,10 +48,7 @@ def test_every_way_of_acting_has_a_word():
 
 
 def test_gates_are_rings_before_and_dots_after():
-    before, after = (
-        {"prefix": [0.5, 0.4], "adapter": [0.5, 0.6]},
-        {"prefix": [0.3, 0.4], "adapter": [0.7, 0.9]},
-    )
+    before, after = ({"prefix": [0.5, 0.4], "adapter": [0.5, 0.6]}, {"prefix": [0.3, 0.4], "adapter": [0.7, 0.9]})
     spread = {"prefix": [0.01, 0.02], "adapter": [0.03, 0.3]}
     panels = plots_hybrid.gates(before, after, spread)
     for ax, kind in zip(panels, before, strict=True):
@@ -110,10 +102,7 @@ def test_a_difference_is_filled_where_it_is_clear_and_stands_in_points():
 
 
 def test_which_verdicts_are_filled_is_for_the_caller_to_say():
-    found = {
-        "equal": Difference(-0.01, -0.02, 0.01, p=0.4),
-        "unclear": Difference(-0.01, -0.05, 0.03, p=0.4),
-    }
+    found = {"equal": Difference(-0.01, -0.02, 0.01, p=0.4), "unclear": Difference(-0.01, -0.05, 0.03, p=0.4)}
     own = dict.fromkeys(found, "hybrid")
     ax = plots_hybrid.differences(found, own, "points", margin=3, filled=("equal for practical purposes",))
     drawn = {container.get_label(): container.lines[0] for container in ax.containers}

@@ -1,7 +1,5 @@
 r"""The pictures of (IA)³ show where its vectors sit and what they are given."""
 
-from __future__ import annotations
-
 import pytest
 
 from coursekit.plots.alt import describe
@@ -30,11 +28,6 @@ def test_runs_stand_beside_each_other_with_their_losses_and_factors():
 def test_the_alt_text_has_the_losses_and_factors_of_every_run():
     runs = [{"loss": [0.5, 12.345, n], "l": [[1, 1], [1.5, -0.25 * n]]} for n in range(1, 9)]
     said = describe(runs_side_by_side(runs)[0].figure)
-    assert said.startswith(
-        "Loss (nats, ln 2 dotted) and factors of l_v, first and last step. run 1: loss 0.50 to "
-    )
+    assert said.startswith("Loss (nats, ln 2 dotted) and factors of l_v, first and last step. run 1: loss 0.50 to ")
     for n in range(1, 9):
-        assert (
-            f"run {n}: loss 0.50 to {n:.2f}, highest 12.3; factors 1.00, then {-0.25 * n:.2f} to 1.50."
-            in said
-        )
+        assert f"run {n}: loss 0.50 to {n:.2f}, highest 12.3; factors 1.00, then {-0.25 * n:.2f} to 1.50." in said

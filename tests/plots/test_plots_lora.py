@@ -1,7 +1,5 @@
 r"""The pictures of LoRA and of the lecture's map show what they are given."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from matplotlib.colors import same_color
@@ -17,9 +15,7 @@ from coursekit.plots.hybrid import FAMILIES
 def test_the_data_flow_has_every_shape():
     ax = plots.data_flow(d_in=576, d_out=192, r=8)
     words = [t.get_text() for t in ax.texts]
-    assert {"A\n8 × 576", "B\n192 × 8", "$W_0$, frozen\n192 × 576", "(576)", "$Ax$: (8)", "h (192)"} <= set(
-        words
-    )
+    assert {"A\n8 × 576", "B\n192 × 8", "$W_0$, frozen\n192 × 576", "(576)", "$Ax$: (8)", "h (192)"} <= set(words)
     assert not any("bits" in word for word in words)
 
 
@@ -32,9 +28,7 @@ def test_the_data_flow_of_a_base_in_codes_says_what_is_stored_and_what_is_unpack
     boxes, below = (len(a.patches) for a in (ax, plain))
     assert boxes == below + 1
     stored = max(ax.patches, key=lambda patch: patch.get_extents().y0)  # the highest, and nothing covers it
-    assert all(
-        not stored.get_extents().overlaps(other.get_extents()) for other in ax.patches if other != stored
-    )
+    assert all(not stored.get_extents().overlaps(other.get_extents()) for other in ax.patches if other != stored)
 
 
 def test_what_a_rank_keeps_is_marked_and_said():

@@ -1,7 +1,5 @@
 r"""Two models beside each other, and how far an update moves."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from matplotlib.colors import same_color

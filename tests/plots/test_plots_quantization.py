@@ -1,7 +1,5 @@
 r"""Pictures of number formats and codes show the numbers they are given, and nothing lies outside the figure."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -65,10 +63,7 @@ def test_curves_have_their_points():
 
 def test_cells_meet_in_the_middle_between_levels():
     ax = draw.equal_areas([-1.0, 0.0, 1.0], largest=2.0)
-    edges = [
-        (c.get_paths()[0].vertices[:, 0].min(), c.get_paths()[0].vertices[:, 0].max())
-        for c in ax.collections[:3]
-    ]
+    edges = [(c.get_paths()[0].vertices[:, 0].min(), c.get_paths()[0].vertices[:, 0].max()) for c in ax.collections[:3]]
     assert edges == [pytest.approx(pair) for pair in ((-3.4, -1), (-1, 1), (1, 3.4))]
     assert strokes(ax)[-1] == [-2, 0, 2]
 

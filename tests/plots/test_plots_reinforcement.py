@@ -1,7 +1,5 @@
 r"""Pictures of learning from a reward."""
 
-from __future__ import annotations
-
 import matplotlib
 import pytest
 

@@ -1,7 +1,5 @@
 r"""Pictures of several adapters: a mixed batch, and what combinations do on two tasks."""
 
-from __future__ import annotations
-
 from matplotlib.colors import same_color
 
 from coursekit.plots import ship
@@ -56,8 +54,9 @@ def test_the_order_of_rows_pairs_the_same_rows_on_both_sides():
     places = [[t.get_text() for t in rows if t.get_position()[0] == x] for x in (0.5, 3.5)]
     assert places == [[f"row {i}" for i in range(8)], [f"row {i}" for i in order]]
     arcs = [t for t in ax.texts if getattr(t, "arrow_patch", None)]
-    ends = {(t.xy[1], t.get_position()[1]) for t in arcs if t.xy[0] == 0}, {
-        (t.xy[1], t.get_position()[1]) for t in arcs if t.xy[0] == 4
-    }
+    ends = (
+        {(t.xy[1], t.get_position()[1]) for t in arcs if t.xy[0] == 0},
+        {(t.xy[1], t.get_position()[1]) for t in arcs if t.xy[0] == 4},
+    )
     assert ends[0] == {(-i, -i - 4) for i in range(4)} and ends[1] == {(-2 * i, -2 * i - 1) for i in range(4)}
     assert "0 with 4, 1 with 5" in describe(ax.figure)

@@ -1,7 +1,5 @@
 r"""The pictures of soft prompts show what they are given."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -27,10 +25,7 @@ def test_the_first_steps_are_the_mean_between_the_seeds_that_lie_farthest_apart(
     assert list(no_gate.get_ydata()) == [16.0, 8.0] and set(coin.get_ydata()) == {math.log(2)}
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (2.0, 6.0)
-    assert [t.get_text() for t in ax.get_legend().get_texts()][:2] == [
-        "gate, mean of 2 seeds",
-        "no gate, one seed",
-    ]
+    assert [t.get_text() for t in ax.get_legend().get_texts()][:2] == ["gate, mean of 2 seeds", "no gate, one seed"]
     assert "y: training loss (nats)." in describe(ax.figure) and ax.get_ylim()[0] == 0
 
 

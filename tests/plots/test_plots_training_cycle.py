@@ -1,7 +1,5 @@
 r"""Pictures of the training cycle show the numbers they are given, and nothing lies outside the figure."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.colors import same_color
 
@@ -60,9 +58,7 @@ def test_learned_and_kept_joins_the_strengths_of_a_remedy():
     assert list(replay.get_xdata()) == [20.0, 21.0] and list(replay.get_ydata()) == [32.0, 28.0]
     assert list(behind.get_xdata()) == [22.0] and list(behind.get_ydata()) == [40.0], "it joins no line"
     assert (behind.get_color(), behind.get_linestyle()) == (replay.get_color(), "None")
-    assert before.get_ydata()[0] == 23.0 and ax.get_xlim()[1] < 30, (
-        "the start does not squeeze the rest together"
-    )
+    assert before.get_ydata()[0] == 23.0 and ax.get_xlim()[1] < 30, "the start does not squeeze the rest together"
     assert "the tweets at 94" in ax.texts[0].get_text()
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["replay", "EWC"]
     assert "tweets" in ax.get_xlabel()

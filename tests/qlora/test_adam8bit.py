@@ -1,7 +1,5 @@
 r"""AdamW with 8-bit states against bitsandbytes: the same bits with its quantizer, and the reason where they differ."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest
@@ -21,13 +19,7 @@ from coursekit.qlora import adam8bit
 from coursekit.qlora.adam8bit import AdamW8bit
 from coursekit.quantization.dynamic import BLOCK, SMALLEST, dequantize_8bit, dynamic_map
 
-SHAPES = [
-    (100, 90),
-    (SMALLEST,),
-    (SMALLEST - 1,),
-    (33,),
-    (5000,),
-]  # whole and short last blocks, and fp32 states
+SHAPES = [(100, 90), (SMALLEST,), (SMALLEST - 1,), (33,), (5000,)]  # whole and short last blocks, and fp32 states
 OPTIONS = dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
 
 
@@ -61,32 +53,21 @@ def test_with_the_quantizer_of_bitsandbytes_every_bit_is_its(dtype, monkeypatch)
 def test_step_by_step_with_either_s_own_quantizer():
     r"""One step is exact for both. From then on the codes differ, and ours stay nearer to the AdamW of fp32 states."""
     ours, theirs, exact = parameters(SHAPES), parameters(SHAPES), parameters(SHAPES)
-    mine, bnb, full = (
-        AdamW8bit(ours, **OPTIONS),
-        Theirs(theirs, **OPTIONS),
-        torch.optim.AdamW(exact, **OPTIONS),
-    )
+    mine, bnb, full = (AdamW8bit(ours, **OPTIONS), Theirs(theirs, **OPTIONS), torch.optim.AdamW(exact, **OPTIONS))
     for step in range(6):
         run(mine, ours, 1, step), run(bnb, theirs, 1, step), run(full, exact, 1, step)
         for p, q in zip(ours, theirs, strict=True):
             close = step == 0 or p.numel() < SMALLEST
             off = (p - q).detach().abs()
             assert off.max() <= (1e-6 if close else OPTIONS["lr"]) and off.mean() <= 1e-6
-    off = [
-        sum(float((p - e).detach().abs().sum()) for p, e in zip(s, exact, strict=True))
-        for s in (ours, theirs)
-    ]
+    off = [sum(float((p - e).detach().abs().sum()) for p, e in zip(s, exact, strict=True)) for s in (ours, theirs)]
     assert off[0] < off[1]
 
 
 @pytest.mark.parametrize("kind", ["sparse", "heavy tails"])
 def test_no_step_is_longer_than_two_rates_since_no_variance_becomes_zero(kind):
     r"""Why code 0 is left out: Adam's step is about a learning rate long at most, and with code 0 over a thousand."""
-    makes = {
-        "ours": AdamW8bit,
-        "bitsandbytes": Theirs,
-        "fp32": torch.optim.AdamW,
-    }
+    makes = {"ours": AdamW8bit, "bitsandbytes": Theirs, "fp32": torch.optim.AdamW}
     longest, weights = {}, {}
     for name, make in makes.items():
         random = torch.Generator().manual_seed(0)

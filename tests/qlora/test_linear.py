@@ -1,7 +1,5 @@
 r"""Linear4bit against the dense layer with the same weights: equal forward, nothing kept, all that torch does to it."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 
@@ -23,9 +21,7 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16", "fp16
 each_kind = pytest.mark.parametrize("kind", ["linear", "conv1d"])
 
 
-def layer(
-    kind: str = "linear", d_in: int = 48, d_out: int = 40, dtype=torch.float32, bias: bool = True
-) -> nn.Module:
+def layer(kind: str = "linear", d_in: int = 48, d_out: int = 40, dtype=torch.float32, bias: bool = True) -> nn.Module:
     torch.manual_seed(0)
     made = nn.Linear(d_in, d_out, bias=bias) if kind == "linear" else Conv1D(d_out, d_in)
     with torch.no_grad():
@@ -125,9 +121,7 @@ def test_under_autocast_it_does_as_a_dense_layer_does():
         y, wanted = quantized(x), dense(twin)
         exact = Linear4bit.from_linear(dense, compute_dtype=torch.float32)(x)
     assert y.dtype == wanted.dtype == torch.bfloat16 and torch.equal(y, wanted)
-    assert torch.equal(
-        exact, F.linear(x, Linear4bit.from_linear(dense).weight, dense.bias).to(torch.bfloat16)
-    )
+    assert torch.equal(exact, F.linear(x, Linear4bit.from_linear(dense).weight, dense.bias).to(torch.bfloat16))
     y.float().sum().backward()
     wanted.float().sum().backward()
     assert x.grad.dtype == torch.float32
@@ -153,9 +147,7 @@ def test_a_dense_layer_comes_back_as_what_it_was(kind):
     dense = layer(kind)
     quantized = Linear4bit.from_linear(dense)
     back = quantized.dense()
-    assert (
-        type(back) is type(dense) and back.weight.shape == dense.weight.shape and back.bias is quantized.bias
-    )
+    assert type(back) is type(dense) and back.weight.shape == dense.weight.shape and back.bias is quantized.bias
     x = inputs(3, 48)
     torch.testing.assert_close(back(x), quantized(x), rtol=0, atol=1e-6)
     assert not back.weight.requires_grad and back.weight.is_contiguous()
@@ -167,9 +159,7 @@ def test_a_dense_layer_comes_back_as_what_it_was(kind):
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("code", ["nf4", "fp4", "nf3", "int8"])
 def test_copies_and_pickles_are_whole_and_their_own(kind, double, code, tmp_path):
-    quantized = Linear4bit.from_linear(
-        layer(kind), code=code, double=double, compute_dtype=torch.bfloat16
-    ).eval()
+    quantized = Linear4bit.from_linear(layer(kind), code=code, double=double, compute_dtype=torch.bfloat16).eval()
     torch.save(quantized, tmp_path / "layer.pt")
     twins = [copy.deepcopy(quantized), pickle.loads(pickle.dumps(quantized))]
     twins.append(torch.load(tmp_path / "layer.pt", weights_only=False))

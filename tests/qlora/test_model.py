@@ -1,7 +1,5 @@
 r"""Models in 4 bits: which layers, what is refused, reading them from files, and how much memory that takes."""
 
-from __future__ import annotations
-
 import copy
 import json
 import subprocess
@@ -102,9 +100,7 @@ def test_settings_reach_every_layer():
 
 def test_no_more_than_one_weight_is_there_in_both_forms(monkeypatch):
     model, make, alive = tiny.decoder(), Linear4bit.from_linear.__func__, []
-    weights = [
-        weakref.ref(model.get_submodule(path).weight) for path in layers(quantize_model(copy.deepcopy(model)))
-    ]
+    weights = [weakref.ref(model.get_submodule(path).weight) for path in layers(quantize_model(copy.deepcopy(model)))]
 
     def counting(cls, *args):
         alive.append(sum(ref() is not None for ref in weights))
@@ -177,9 +173,7 @@ def test_full_fine_tuning_of_4_bits_is_refused():
 @each_decoder
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_reading_shard_by_shard_gives_what_loading_and_quantizing_gives(
-    family, tied, dtype, tmp_path
-):
+def test_reading_shard_by_shard_gives_what_loading_and_quantizing_gives(family, tied, dtype, tmp_path):
     folder = saved(tiny.decoder(family, tie_word_embeddings=tied), tmp_path, max_shard_size="4KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 3
     settings = dict(device="cpu", dtype=dtype)
@@ -202,9 +196,7 @@ def test_load_decoder_takes_a_code_and_settings_reach_the_layers(tmp_path):
     assert all(layer.quantized.code == "fp4" for layer in layers(model).values())
     reference = quantize_model(load_decoder(folder, device="cpu")[0], code="fp4")
     assert layers(model) and same(model, reference)
-    model, _ = load_quantized(
-        folder, skip="o_proj", block=16, double=False, compute_dtype=torch.bfloat16, device="cpu"
-    )
+    model, _ = load_quantized(folder, skip="o_proj", block=16, double=False, compute_dtype=torch.bfloat16, device="cpu")
     assert not any(path.endswith("o_proj") for path in layers(model))
     assert {(x.quantized.block, x.compute_dtype) for x in layers(model).values()} == {(16, torch.bfloat16)}
 
@@ -225,9 +217,7 @@ WHOLE_BLOCKS = {  # rows of whole blocks: on a CPU bitsandbytes 0.50 unpacks oth
 
 @each_decoder
 @pytest.mark.parametrize("double", [False, True])
-def test_what_is_saved_is_read_back_to_the_bit_and_by_transformers_with_bitsandbytes(
-    family, double, tmp_path
-):
+def test_what_is_saved_is_read_back_to_the_bit_and_by_transformers_with_bitsandbytes(family, double, tmp_path):
     model = quantize_model(tiny.decoder(family, **WHOLE_BLOCKS[family]), double=double)
     save_quantized(model, tmp_path, max_shard_size="20KB")
     words(eos_token="<end>").save_pretrained(tmp_path)
@@ -235,9 +225,7 @@ def test_what_is_saved_is_read_back_to_the_bit_and_by_transformers_with_bitsandb
     again, _ = load_quantized(tmp_path, device="cpu")
     assert same(again, model) and len(layers(again)) == len(layers(model)) > 0
     assert not hasattr(again.config, "quantization_config")
-    theirs = AutoModelForCausalLM.from_pretrained(
-        tmp_path, device_map="cpu"
-    ).train()  # no repacking in train mode
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, device_map="cpu").train()  # no repacking in train mode
     assert sum(isinstance(m, bitsandbytes.nn.Linear4bit) for m in theirs.modules()) == len(layers(model))
     one = tiny.batch()
     with torch.no_grad():
@@ -325,9 +313,7 @@ def test_reading_shard_by_shard_needs_little_more_than_the_4_bit_size(tmp_path):
     del model
     took = {}
     for way in ("shards", "whole"):
-        done = subprocess.run(
-            [sys.executable, "-c", PEAK, tmp_path, way], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([sys.executable, "-c", PEAK, tmp_path, way], capture_output=True, text=True, check=True)
         took[way], footprint = map(int, done.stdout.split())
     largest = 4 * 512 * 2048
     assert took["shards"] < footprint + 8 * largest < took["whole"]

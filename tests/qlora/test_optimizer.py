@@ -1,7 +1,5 @@
 r"""What both optimizers promise: settings of their own for each group, states that go on elsewhere, one-line errors."""
 
-from __future__ import annotations
-
 import copy
 import io
 from functools import partial

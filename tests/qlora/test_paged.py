@@ -1,7 +1,5 @@
 r"""Paging: the bits of torch.optim.AdamW, the budget by live storages, and traffic by a pager written another way."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest
@@ -86,11 +84,7 @@ def test_a_pager_loses_no_write_and_pages_as_lru_does(case):
 
 
 @KERNELS
-@given(
-    sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=5),
-    pages=st.integers(1, 4),
-    room=st.integers(1, 6),
-)
+@given(sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=5), pages=st.integers(1, 4), room=st.integers(1, 6))
 @settings(max_examples=25, deadline=None)
 def test_any_sizes_pages_and_budget_give_the_bits_of_torch(fused, sizes, pages, room):
     ours, theirs = ([*parameters([(n,) for n in sizes])] for _ in range(2))

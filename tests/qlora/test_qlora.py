@@ -1,7 +1,5 @@
 r"""QLoRA = quantize_model + LoRA: against the dense model with the same weights, and bitsandbytes with peft."""
 
-from __future__ import annotations
-
 import warnings
 
 import bitsandbytes
@@ -63,10 +61,7 @@ def test_gradients_are_those_of_lora_on_the_dense_model(family, method):
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_twenty_steps_follow_lora_on_the_dense_model_and_leave_every_code_as_it_was(family):
     quantized, dense = both(family)
-    before, frozen = (
-        codes(quantized),
-        {n: p.clone() for n, p in quantized.named_parameters() if not p.requires_grad},
-    )
+    before, frozen = (codes(quantized), {n: p.clone() for n, p in quantized.named_parameters() if not p.requires_grad})
     batches = [labelled(family, seed=i, padded=True) for i in range(20)]
     losses = [train(model, batches, lr=3e-3) for model in (quantized, dense)]
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-4)
@@ -127,9 +122,7 @@ def test_what_was_merged_for_good_can_be_quantized_again():
 # bitsandbytes and peft ------------------------------------------------------------------------------------
 
 
-def bitsandbytes_model(
-    model: nn.Module, double: bool = True, dtype: torch.dtype = torch.float32
-) -> nn.Module:
+def bitsandbytes_model(model: nn.Module, double: bool = True, dtype: torch.dtype = torch.float32) -> nn.Module:
     r"""`model` with bitsandbytes' layers, in train mode: at the first forward in eval mode they are repacked."""
     for path, layer in list(model.named_modules()):
         if type(layer) is nn.Linear and path != "lm_head":
@@ -179,11 +172,7 @@ WIDE = {
     "opt": dict(hidden_size=256, word_embed_proj_dim=256, ffn_dim=1024),
     "llama": dict(hidden_size=256, intermediate_size=768),
 }
-BESIDE = {
-    "lora": LoRA(r=4, dropout=0.1),
-    "vera": VeRA(r=40, targets="all-linear"),
-    "oft": OFT(targets="all-linear"),
-}
+BESIDE = {"lora": LoRA(r=4, dropout=0.1), "vera": VeRA(r=40, targets="all-linear"), "oft": OFT(targets="all-linear")}
 
 
 @pytest.mark.parametrize(("family", "precision", "checkpointing", "method"), [
@@ -200,13 +189,7 @@ def test_memory_is_predicted(family, precision, checkpointing, method):
     batch = labelled(family, batch_size=4, seq=40, padded=True)
     measured = measure(model, batch, checkpointing=checkpointing)
     predicted = predict(
-        model.config,
-        method,
-        batch=4,
-        seq=40,
-        precision=precision,
-        checkpointing=checkpointing,
-        quantized=Quantized(),
+        model.config, method, batch=4, seq=40, precision=precision, checkpointing=checkpointing, quantized=Quantized()
     )
     for name in ("weights", "gradients", "optimizer"):
         assert getattr(predicted, name) == getattr(measured, name), name
@@ -235,9 +218,7 @@ def test_weights_are_predicted_to_the_byte_in_every_format(family, settings):
     model = tiny.model(family)
     names = [path for path, _ in model.named_modules()]
     if "skip" in settings:  # the names that this family has
-        settings = {
-            "skip": tuple(n for n in settings["skip"] if any(path.endswith("." + n) for path in names))
-        }
+        settings = {"skip": tuple(n for n in settings["skip"] if any(path.endswith("." + n) for path in names))}
     LoRA(r=1).attach(quantize_model(model, **settings))
     predicted = predict(model.config, LoRA(r=1), batch=1, seq=1, quantized=Quantized(**settings))
     assert predicted.weights == stored(model) and layers(model)
@@ -278,13 +259,7 @@ def test_memory_of_smollm2_is_predicted_to_a_thousandth(rows, seq, checkpointing
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     measured = measure(model, batch, checkpointing=checkpointing)
     predicted = predict(
-        model.config,
-        method,
-        batch=rows,
-        seq=seq,
-        checkpointing=checkpointing,
-        padded=False,
-        quantized=Quantized(),
+        model.config, method, batch=rows, seq=seq, checkpointing=checkpointing, padded=False, quantized=Quantized()
     )
     assert predicted.weights == measured.weights
     assert predicted.peak == pytest.approx(measured.peak, rel=1e-3)
@@ -304,9 +279,7 @@ def test_65_b_fits_a_card_of_48_gb_with_4_bits_and_with_16_it_does_not():
     said = claims()
     room = said["fits"].value * 1e9
     assert qlora_bill("65B").peak < room < qlora_bill("65B", quantized=None).weights
-    assert (
-        qlora_bill("65B", quantized=Quantized(double=False)).peak > room
-    )  # without double quantization it would not
+    assert qlora_bill("65B", quantized=Quantized(double=False)).peak > room  # without double quantization it would not
     n = counts.full(llama_config("65B"), "causal")
     # 16-bit weights and gradients and two fp32 states, 12 bytes a parameter, are the paper's "more than 780 GB".
     assert said["full"].value * 1e9 < (2 + 2 + 8) * n < 1.01 * said["full"].value * 1e9
@@ -325,14 +298,7 @@ def test_a_step_on_a_gpu_takes_what_was_predicted():
     ids = torch.randint(5, tiny.VOCAB, (4, 60)).cuda()
     measured = measure(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids})
     predicted = predict(
-        model.config,
-        method,
-        batch=4,
-        seq=60,
-        precision="bf16",
-        padded=False,
-        device="cuda",
-        quantized=Quantized(),
+        model.config, method, batch=4, seq=60, precision="bf16", padded=False, device="cuda", quantized=Quantized()
     )
     assert predicted.weights == measured.weights
     assert predicted.peak == pytest.approx(measured.peak, rel=0.1)

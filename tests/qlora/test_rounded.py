@@ -1,7 +1,5 @@
 r"""Rounded weights: what a quantized model computes with, and nothing left behind."""
 
-from __future__ import annotations
-
 import pytest
 import tiny
 import torch

@@ -1,7 +1,5 @@
 r"""Updates with made-up gradients are the same for every optimizer."""
 
-from __future__ import annotations
-
 import torch
 
 from coursekit.qlora import PagedAdamW

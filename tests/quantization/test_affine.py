@@ -1,7 +1,5 @@
 r"""Affine quantization: the lecture's numbers, torch's own quantizer, and what must hold for any numbers."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 r"""The benchmark of quantization, on a small matrix."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import sys

@@ -1,7 +1,5 @@
 r"""Block-wise codes: to the bit those of bitsandbytes, and what must hold for any values."""
 
-from __future__ import annotations
-
 from contextlib import contextmanager
 
 import bitsandbytes.functional as bnb
@@ -63,9 +61,7 @@ def test_other_blocks_and_shapes(shape, block, code):
 @pytest.mark.parametrize("size", [64, 100, 129])
 def test_constant_blocks(size, value, dtype, code):
     q = assert_as_bitsandbytes(torch.full((size,), value).to(dtype), code)
-    assert torch.equal(
-        q.dequantize(), torch.full((size,), value).to(dtype)
-    )  # nothing to lose: code -1, 0 or 1
+    assert torch.equal(q.dequantize(), torch.full((size,), value).to(dtype))  # nothing to lose: code -1, 0 or 1
 
 
 @each_type
@@ -146,9 +142,7 @@ def test_a_single_number():
 
 #: Numbers of every size that weights could have, and some they could not.
 numbers = st.floats(-(2.0**100), 2.0**100, width=32).map(lambda x: x if abs(x) > 1e-30 else 0.0)
-tensors = (
-    st.integers(1, 200).flatmap(lambda n: arrays.arrays("float32", n, elements=numbers)).map(torch.from_numpy)
-)
+tensors = st.integers(1, 200).flatmap(lambda n: arrays.arrays("float32", n, elements=numbers)).map(torch.from_numpy)
 
 
 @settings(max_examples=150, deadline=None)
@@ -193,9 +187,7 @@ def test_the_table_finds_what_the_search_finds(levels):
     assert find.table is not None
     ordered, index = levels.sort(stable=True)
     middles = (ordered[1:] + ordered[:-1]) / 2
-    edges = (
-        torch.arange(0, 2**32, 2**16).to(torch.uint32).view(torch.float32)
-    )  # the first number of each cell
+    edges = torch.arange(0, 2**32, 2**16).to(torch.uint32).view(torch.float32)  # the first number of each cell
     edges = edges[edges.isfinite()]
     up, down = torch.tensor(torch.inf), torch.tensor(-torch.inf)
     y = torch.cat([middles, edges, levels, random(10**5), torch.tensor([0.0, -0.0, 1e-45, -1e-45])])

@@ -1,7 +1,5 @@
 r"""State dicts and tensors, ours and bitsandbytes', each read by the other."""
 
-from __future__ import annotations
-
 import warnings
 
 import bitsandbytes
@@ -141,11 +139,7 @@ def test_a_layer_that_was_rearranged_for_inference_is_refused():
 def test_on_a_gpu(code, double):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        linear = bitsandbytes.nn.Linear4bit(
-            128, 96, bias=False, quant_type=code, compress_statistics=double
-        ).cuda()
+        linear = bitsandbytes.nn.Linear4bit(128, 96, bias=False, quant_type=code, compress_statistics=double).cuda()
     q = from_state_dict(linear.state_dict())
     assert q.packed.is_cuda
-    assert torch.equal(
-        q.dequantize(), functional.dequantize_4bit(linear.weight.data, linear.weight.quant_state)
-    )
+    assert torch.equal(q.dequantize(), functional.dequantize_4bit(linear.weight.data, linear.weight.quant_state))

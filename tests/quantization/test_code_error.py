@@ -1,7 +1,5 @@
 r"""The error that integration expects, against samples from the same normal and against closed forms."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

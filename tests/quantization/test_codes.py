@@ -1,7 +1,5 @@
 r"""Code tables against bitsandbytes' own, and against the number formats that they are."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

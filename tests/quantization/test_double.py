@@ -1,7 +1,5 @@
 r"""Double quantization against bitsandbytes, and what it costs."""
 
-from __future__ import annotations
-
 import bitsandbytes.functional as bnb
 import pytest
 import torch
@@ -70,12 +68,7 @@ def test_on_a_gpu():
     assert (apart > 0).float().mean() < 0.01 and apart.max() <= 1
     torch.testing.assert_close(there.absmax.dequantize(), here.absmax.dequantize().cuda(), rtol=0.02, atol=0)
     q = Q.Blockwise(
-        packed.view(-1),
-        Q.Double(state.absmax, state.state2.absmax, state.offset),
-        "nf4",
-        64,
-        x.shape,
-        x.dtype,
+        packed.view(-1), Q.Double(state.absmax, state.state2.absmax, state.offset), "nf4", 64, x.shape, x.dtype
     )
     assert torch.equal(q.dequantize(), bnb.dequantize_4bit(packed, state).view(-1))
 

@@ -1,7 +1,5 @@
 r"""The dynamic map, and 8-bit codes against bitsandbytes' quantizer: the same but for its rounding, which is stated."""
 
-from __future__ import annotations
-
 import bitsandbytes.functional as bnb
 import pytest
 import torch
@@ -81,12 +79,7 @@ def test_a_block_of_zeros_is_zero():
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    seed=st.integers(0, 10**6),
-    size=st.integers(1, 600),
-    block=st.sampled_from([1, 7, 256]),
-    signed=st.booleans(),
-)
+@given(seed=st.integers(0, 10**6), size=st.integers(1, 600), block=st.sampled_from([1, 7, 256]), signed=st.booleans())
 def test_error_is_at_most_half_a_gap(seed, size, block, signed):
     levels = Q.dynamic_map(signed)
     x = random(size, seed=seed)

@@ -1,7 +1,5 @@
 r"""Number formats against the bits that they are made of."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

@@ -1,7 +1,5 @@
 r"""Q4_1 by hand against the gguf library, on made-up blocks and on the decoder's own file."""
 
-from __future__ import annotations
-
 from time import process_time
 
 import numpy as np

@@ -1,7 +1,5 @@
 r"""GPTQ against its article's code (make_gptq.py) and against least squares, column by column."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 r"""HQQ against the `hqq` package's bits (make_hqq.py), and what it gains on real weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

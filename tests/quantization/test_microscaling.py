@@ -1,7 +1,5 @@
 r"""MXFP4, MXFP8 and NVFP4 against torchao's bits (make_microscaling.py) and the specification."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -33,13 +31,8 @@ def test_elements_scales_and_values_are_torchaos_bits(name, format):
     ours, back = as_bytes(q.elements), q.dequantize()
     assert back.dtype == FIXTURE[name].dtype and back.shape == FIXTURE[name].shape
     # Blocks with the smallest scale of all: there torchao is not the specification (see the next test).
-    same = (theirs["scales"] > 0) | (theirs["back"].unflatten(-1, (theirs["scales"].shape[-1], -1)) == 0).all(
-        -1
-    )
-    for mine, other in (
-        (ours, theirs["elements"]),
-        (back.view(torch.int16), theirs["back"].view(torch.int16)),
-    ):
+    same = (theirs["scales"] > 0) | (theirs["back"].unflatten(-1, (theirs["scales"].shape[-1], -1)) == 0).all(-1)
+    for mine, other in ((ours, theirs["elements"]), (back.view(torch.int16), theirs["back"].view(torch.int16))):
         mine, other = (t.unflatten(-1, (same.shape[-1], -1))[same] for t in (mine, other))
         assert torch.equal(mine, other)
     assert same.all() or name in ("denormals", "any finite bits", "ties")
@@ -97,12 +90,7 @@ def test_bits_are_those_of_the_specifications():
     bits = {format: quantize_microscaling(x, format).bits for format in MICROSCALES}
     eight = 8 + 8 / 32
     tensor_scale = 32 / x.numel()
-    assert bits == {
-        "mxfp4": 4 + 8 / 32,
-        "mxfp8 e4m3": eight,
-        "mxfp8 e5m2": eight,
-        "nvfp4": 4 + 8 / 16 + tensor_scale,
-    }
+    assert bits == {"mxfp4": 4 + 8 / 32, "mxfp8 e4m3": eight, "mxfp8 e5m2": eight, "nvfp4": 4 + 8 / 16 + tensor_scale}
 
 
 @each_format

@@ -1,7 +1,5 @@
 r"""NormalFloat against bitsandbytes' table, scipy-free normal quantiles, and its own definition."""
 
-from __future__ import annotations
-
 from statistics import NormalDist
 
 import pytest

@@ -1,7 +1,5 @@
 r"""What makes no sense is an error of one line, whatever a tensor is quantized to."""
 
-from __future__ import annotations
-
 import inspect
 import math
 

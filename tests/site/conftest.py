@@ -1,7 +1,5 @@
 r"""The built site, a server for it, and a browser."""
 
-from __future__ import annotations
-
 import functools
 import http.server
 import importlib.util
@@ -43,9 +41,7 @@ def address(site: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")  # no longer: as long as it lives, nothing else in the process can use asyncio
 def browser() -> Iterator[Any]:
-    api = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: make site brings it"
-    )
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make site brings it")
     if BROWSER is None:
         pytest.skip("no Chromium on the PATH: on Debian and Ubuntu, apt-get install chromium")
     with api.sync_playwright() as play:

@@ -17,21 +17,9 @@ QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component
 
 def build(root: Path, out: Path) -> subprocess.CompletedProcess[str]:
     r"""What `make site` runs."""
-    sphinx = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "-q",
-        "-W",
-        "--keep-going",
-        "-j",
-        "2",
-        "-c",
-        "docs",
-        ".",
-        str(out),
-    ]
+    sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-j", "2", "-c", "docs", ".", str(out)]
     return subprocess.run(sphinx, cwd=root, capture_output=True, text=True)
+
 
 #: Milliseconds that anything in a browser may take: the cores may have other work.
 PATIENCE = 600_000
@@ -54,9 +42,7 @@ class Watched:
         self.page.on("requestfailed", lambda r: self._say(f"failed: {r.url} ({r.failure})"))
         self.page.on("response", lambda r: r.status >= 400 and self._say(f"{r.status}: {r.url}"))
         self.page.on("pageerror", lambda error: self._say(f"error: {error}"))
-        self.page.on(
-            "console", lambda m: m.type == "error" and self._say(f"console: {m.text} ({m.location})")
-        )
+        self.page.on("console", lambda m: m.type == "error" and self._say(f"console: {m.text} ({m.location})"))
 
     def _cut(self, route: Any) -> None:
         if route.request.url.startswith(("http://127.0.0.1:", "http://localhost:", "data:", "blob:")):

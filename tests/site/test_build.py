@@ -1,7 +1,5 @@
 r"""How pages are made of the repository's files, and what fails the build."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import os
@@ -57,13 +55,9 @@ def test_the_badge_becomes_a_link_and_hidden_code_is_folded(pages):
 def test_lessons_stand_in_the_order_of_the_lecture(pages):
     stems = ["06b_x", "00_a", "10_z", "02_b", "12_ship", "06_c"]
     made = pages.lessons({f"notebooks/{stem}" for stem in stems} | {"CONTRIBUTING"})
-    places = [
-        made.index(f"/notebooks/{stem}\n") for stem in ("00_a", "02_b", "06_c", "06b_x", "10_z", "12_ship")
-    ]
+    places = [made.index(f"/notebooks/{stem}\n") for stem in ("00_a", "02_b", "06_c", "06b_x", "10_z", "12_ship")]
     assert places == sorted(places)
-    assert (
-        made.index("Reparameterised") < places[2] < made.index("Hybrids") < places[4] < made.index("Beyond")
-    )
+    assert made.index("Reparameterised") < places[2] < made.index("Hybrids") < places[4] < made.index("Beyond")
     assert "Selective" not in made and "CONTRIBUTING" not in made
 
 
@@ -95,15 +89,11 @@ def test_every_fault_is_one_line_with_its_place(can_build, tmp_path):
     r"""An error output, a picture without an alt text, a missing page, a broken anchor, a picture elsewhere."""
     for name in ("data/evidence", "notebooks"):
         (tmp_path / name).mkdir(parents=True)
-    shutil.copytree(
-        ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("node_modules", "library", "_*")
-    )
+    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("node_modules", "library", "_*"))
     (tmp_path / "docs/node_modules").symlink_to(ROOT / "docs/node_modules")
     (tmp_path / "README.md").write_text("# Course\n\n[gone](notebooks/07_gone.ipynb), [part](#nowhere)\n")
     (tmp_path / "data/evidence/card.md").write_text('# Card\n\n<img src="https://host.test/x.png" alt="x">\n')
-    (tmp_path / "data/evidence/raw.md").write_text(
-        '# Raw\n\n<a href="missing.html">a</a>, <a href="#none">b</a>\n'
-    )
+    (tmp_path / "data/evidence/raw.md").write_text('# Raw\n\n<a href="missing.html">a</a>, <a href="#none">b</a>\n')
     error = {"output_type": "error", "ename": "NameError", "evalue": "name 'x' is\nunknown", "traceback": []}
     picture = {"output_type": "display_data", "metadata": {}, "data": {"image/png": "aGk="}}
     made = notebook(

@@ -1,7 +1,5 @@
 r"""The pages of grading in a browser: on a laptop and on a phone, and what a marker does with them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from itertools import product

@@ -4,8 +4,6 @@ The notebook ends here with its first exercise: what a browser adds has been met
 without one (`coursekit run --profile smoke`).
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -47,9 +45,7 @@ def lora_linear(W, b, A, B, x, alpha):
 WRONG, RIGHT = ANSWER.format(scale="alpha"), ANSWER.format(scale="alpha / r")
 CELLS = "jupyterapp.shell.currentWidget.content"
 #: The number of the first cell that shows a picture, -1 before there is one.
-PICTURE = (
-    f"[...{CELLS}.model.cells].findIndex(c => JSON.stringify(c.toJSON().outputs ?? []).includes('image/png'))"
-)
+PICTURE = f"[...{CELLS}.model.cells].findIndex(c => JSON.stringify(c.toJSON().outputs ?? []).includes('image/png'))"
 
 
 def beginning(notebook: Any) -> Any:

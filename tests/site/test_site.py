@@ -1,7 +1,5 @@
 r"""The site in a browser without a network: every page, light and dark, wide and narrow."""
 
-from __future__ import annotations
-
 import json
 import os
 from itertools import product

@@ -1,7 +1,5 @@
 r"""The table of capitals, and cloze sentences made of it."""
 
-from __future__ import annotations
-
 import pytest
 from datasets import Dataset, DatasetDict
 from tiny_text import tokenizer

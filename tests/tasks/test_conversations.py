@@ -1,7 +1,5 @@
 r"""What is learned of a conversation, and what is left out: all against examples by hand."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 import pytest
@@ -62,18 +60,13 @@ def test_an_instruction_is_a_conversation_of_one_turn():
         asked = f"{row['instruction']}\n\n{row['context']}" if row["context"] else row["instruction"]
         talk = [{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}]
         one = encode(tokenizer, segments(tokenizer, talk))
-        other = encode(
-            tokenizer, instruction_segments(tokenizer, row["instruction"], row["context"], row["output"])
-        )
+        other = encode(tokenizer, instruction_segments(tokenizer, row["instruction"], row["context"], row["output"]))
         assert one == other
         # The pieces are the tokens of the whole: no token would have spanned two of them.
         whole = tokenizer.apply_chat_template(talk, tokenize=False)
         ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
         assert ids[: len(one.input_ids)] == one.input_ids
-        assert (
-            tokenizer.decode([label for label in one.labels if label != IGNORED])
-            == row["output"] + "<|im_end|>"
-        )
+        assert tokenizer.decode([label for label in one.labels if label != IGNORED]) == row["output"] + "<|im_end|>"
 
 
 def test_an_answer_that_holds_the_end_token_is_learned_to_its_real_end(words):
@@ -134,9 +127,7 @@ def test_the_last_end_token_ends_an_answer_that_the_template_trims(words):
     words.chat_template = TEMPLATE.replace("{{ m['content'] }}", "{{ m['content'] | trim }}")
     padded = [{"role": "user", "content": "Name one"}, {"role": "assistant", "content": "  red  "}]
     found = encode(words, segments(words, padded))
-    assert [label for label in found.labels if label != IGNORED] == words.convert_tokens_to_ids(
-        ["red", "[EOS]"]
-    )
+    assert [label for label in found.labels if label != IGNORED] == words.convert_tokens_to_ids(["red", "[EOS]"])
 
 
 def test_no_part_of_a_conversation_gets_the_tokens_that_begin_a_text():

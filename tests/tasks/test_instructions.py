@@ -1,7 +1,5 @@
 r"""The instruction data: complete, varied, and right wherever a rule can tell."""
 
-from __future__ import annotations
-
 import calendar
 import json
 import math

@@ -1,7 +1,5 @@
 r"""Small sums: none is asked twice, and the text is what a decoder goes on with."""
 
-from __future__ import annotations
-
 import pytest
 
 from coursekit.errors import CourseError

@@ -1,7 +1,5 @@
 r"""Splits that do not leak, labels that are what they say, and token ids worked out by hand."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import replace
@@ -213,17 +211,15 @@ def test_lengths_and_counts_are_whole_numbers(wrong, words):
     if wrong != 0:
         with pytest.raises(CourseError, match="k must be a non-negative integer; got"):
             task.shots(wrong)
-    rows = DatasetDict(
-        train=Dataset.from_list([{"instruction": "a", "context": "", "output": "b", "kind": ""}])
-    )
+    rows = DatasetDict(train=Dataset.from_list([{"instruction": "a", "context": "", "output": "b", "kind": ""}]))
     with pytest.raises(CourseError, match="max_length must be an integer of at least 2, such as 256; got"):
         prepare_instructions(rows, words, wrong)
 
 
 def test_batches_are_the_first_rows_in_their_order(words):
-    prepared = sentences_of(
-        ["the plot is good", "dull", "bad", "slow and long", "fine"], [1, 0, 0, 0, 1]
-    ).for_encoder(words)
+    prepared = sentences_of(["the plot is good", "dull", "bad", "slow and long", "fine"], [1, 0, 0, 0, 1]).for_encoder(
+        words
+    )
     rows = list(prepared.data["train"])
     for limit, sizes in ((None, [2, 2, 1]), (3, [2, 1]), (9, [2, 2, 1])):
         found = list(prepared.batches("train", 2, limit))
@@ -283,12 +279,7 @@ def test_every_word_is_one_token_of_smollm2(scheme):
 
 
 ROWS = [
-    {
-        "instruction": f"Name the colour {i}",
-        "input": "red" if i % 2 else "",
-        "output": "blue",
-        "kind": "ab"[i % 2],
-    }
+    {"instruction": f"Name the colour {i}", "input": "red" if i % 2 else "", "output": "blue", "kind": "ab"[i % 2]}
     for i in range(40)
 ]
 
@@ -310,9 +301,7 @@ def test_instructions_in_any_layout(tmp_path, alpaca):
     rows.to_parquet(tmp_path / "some.parquet")
     for suffix in ("json", "csv", "parquet"):
         other = load_instructions(tmp_path / f"some.{suffix}")
-        assert {split: found.to_list() for split, found in other.items()} == {
-            s: d.to_list() for s, d in data.items()
-        }
+        assert {split: found.to_list() for split, found in other.items()} == {s: d.to_list() for s, d in data.items()}
     hub = tmp_path / "hub"
     (hub / "data").mkdir(parents=True)
     rows.select(range(30)).to_parquet(hub / "data" / "train-00000-of-00001.parquet")

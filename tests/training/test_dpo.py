@@ -1,7 +1,5 @@
 r"""Lesson 00's preference tuning, as the course and a student write it, against trl's; its reference, its pairs."""
 
-from __future__ import annotations
-
 import copy
 import math
 
@@ -23,9 +21,7 @@ from tests.checks.answers import SOLUTIONS
 
 CLOSE = dict(atol=2e-5, rtol=1e-5)
 #: The check's answer and a student's.
-LOSSES = pytest.mark.parametrize(
-    "dpo", [DPO.reference, SOLUTIONS["training_cycle_dpo"]], ids=["check", "student"]
-)
+LOSSES = pytest.mark.parametrize("dpo", [DPO.reference, SOLUTIONS["training_cycle_dpo"]], ids=["check", "student"])
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +36,7 @@ def token_logps_of(trl, network, logps=token_logps):
 
 
 @pytest.mark.parametrize(
-    "logps",
-    [token_logps, LOGPS.reference, SOLUTIONS["training_cycle_logps"]],
-    ids=["coursekit", "check", "student"],
+    "logps", [token_logps, LOGPS.reference, SOLUTIONS["training_cycle_logps"]], ids=["coursekit", "check", "student"]
 )
 def test_log_probabilities_are_trl_s(trl, logps):
     model = trl.policy()

@@ -1,7 +1,5 @@
 r"""GRPO against trl's, against closed forms and its plain twins; sampling against the model's own probabilities."""
 
-from __future__ import annotations
-
 import math
 import warnings
 
@@ -113,9 +111,7 @@ def test_the_fixture_has_tokens_on_both_sides_of_the_clipping(trl):
 
 def test_advantages_worked_by_hand():
     found = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.1, 0.1, 0.1, 0.1]]))
-    torch.testing.assert_close(
-        found[0], torch.tensor([1.5, -0.5, -0.5, -0.5]), atol=1e-3, rtol=0
-    )  # std is 1/2
+    torch.testing.assert_close(found[0], torch.tensor([1.5, -0.5, -0.5, -0.5]), atol=1e-3, rtol=0)  # std is 1/2
     assert found[1].tolist() == [0.0] * 4
     centred = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), by_std=False)
     assert centred.tolist() == [[0.75, -0.25, -0.25, -0.25]]
@@ -261,10 +257,5 @@ def test_bad_input_is_one_clear_line():
 def _answers(answers: Answers, mask=None, rows=None) -> Answers:
     mask = answers.mask if mask is None else mask
     return Answers(
-        answers.prompt_ids,
-        answers.prompt_mask,
-        answers.ids[:rows],
-        mask[:rows],
-        answers.logps[:rows],
-        answers.texts,
+        answers.prompt_ids, answers.prompt_mask, answers.ids[:rows], mask[:rows], answers.logps[:rows], answers.texts
     )

@@ -1,7 +1,5 @@
 r"""A tokenizer and a model from nothing, and the entropies that the loss is held against."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 r"""The loop against a loop written by hand, and everything that must survive an interruption."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import json
@@ -101,9 +99,7 @@ def test_history_reports_every_step():
 def test_tokens_per_second_are_of_text_and_not_of_padding():
     data, seen = tiny_text.prepared("encoder"), []
     model = tiny.encoder("bert")
-    model.register_forward_pre_hook(
-        lambda _, args, given: seen.append(given["attention_mask"]), with_kwargs=True
-    )
+    model.register_forward_pre_hook(lambda _, args, given: seen.append(given["attention_mask"]), with_kwargs=True)
     history = fit(model, data, steps=3, **QUICK)
     for mask, rate, seconds in zip(seen, history.tokens_per_second, history.seconds, strict=True):
         assert mask.sum() < mask.numel(), "there is padding to leave out"
@@ -186,9 +182,7 @@ def test_processes_draw_dropout_of_their_own(monkeypatch):
     r"""Seeds of (seed, step, rank): another one in each of two processes."""
     seeds = []
     monkeypatch.setattr(loop, "seed_everything", seeds.append)
-    monkeypatch.setattr(
-        loop.Update, "rank", property(lambda self: self._rank, lambda self, _: None), raising=False
-    )
+    monkeypatch.setattr(loop.Update, "rank", property(lambda self: self._rank, lambda self, _: None), raising=False)
     for rank in (0, 1):
         monkeypatch.setattr(loop.Update, "_rank", rank, raising=False)
         fit(tiny.encoder("bert"), tiny_text.prepared("encoder"), steps=2, **QUICK)
@@ -244,9 +238,7 @@ def test_batches_are_of_one_length_where_asked_for(kind, bucket):
     assert data.lengths("train") == lengths.tolist()
     order = Order(48, 4, 3, lengths=lengths if bucket else None, batch=4)
     for step, ids in enumerate(seen):
-        assert torch.equal(
-            ids, data.collate(data.data["train"].select(order.of_step(step)).to_list())["input_ids"]
-        )
+        assert torch.equal(ids, data.collate(data.data["train"].select(order.of_step(step)).to_list())["input_ids"])
 
 
 class Interruption(Exception):
@@ -294,9 +286,7 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path, optimizer, stop):
     assert history.lr == expected.lr
     assert same(weights(resumed), weights(straight))
 
-    assert fit(resumed, data, checkpoint=tmp_path, **settings).loss == expected.loss, (
-        "in the same process, too"
-    )
+    assert fit(resumed, data, checkpoint=tmp_path, **settings).loss == expected.loss, "in the same process, too"
     assert same(weights(resumed), weights(straight))
 
 
@@ -471,10 +461,7 @@ def test_one_entry_of_the_codes_of_a_quantized_base_is_noticed():
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 def test_a_model_that_a_run_has_left_goes_on_in_it_and_in_no_other(tmp_path, kind):
-    model, data = (
-        tiny.model("bert" if kind == "encoder" else "llama", dtype=torch.bfloat16),
-        tiny_text.prepared(kind),
-    )
+    model, data = (tiny.model("bert" if kind == "encoder" else "llama", dtype=torch.bfloat16), tiny_text.prepared(kind))
     settings = dict(steps=6, checkpoint_every=2, **QUICK)
     straight = fit(copy.deepcopy(model), data, **settings)
     with pytest.raises(Interruption):
@@ -496,10 +483,7 @@ def test_another_objective_of_the_same_name_is_another_run(tmp_path):
     def scaled(factor):
         return lambda model, batch: factor * model(**batch).loss
 
-    for one, other in (
-        (written("model(**batch).loss"), written("5 * model(**batch).loss")),
-        (scaled(1), scaled(5)),
-    ):
+    for one, other in ((written("model(**batch).loss"), written("5 * model(**batch).loss")), (scaled(1), scaled(5))):
         run = dict(steps=2, checkpoint=tmp_path / str(one is not other), **QUICK)
         shutil.rmtree(run["checkpoint"], ignore_errors=True)
         fit(tiny.encoder("bert"), data, objective=one, **run)
@@ -554,12 +538,7 @@ def test_only_checkpoints_are_taken_for_checkpoints(tmp_path):
     (tmp_path / ".step-000001.4711").mkdir()  # what a killed run left
     settings = dict(steps=4, checkpoint_every=2, **QUICK)
     fit(tiny.encoder("bert"), data, checkpoint=tmp_path, **settings)
-    assert {p.name for p in tmp_path.iterdir()} == {
-        "step-by-step-notes",
-        "step-1",
-        ".step-ladder",
-        "step-000004",
-    }
+    assert {p.name for p in tmp_path.iterdir()} == {"step-by-step-notes", "step-1", ".step-ladder", "step-000004"}
     for folder in ("step-000999", "step-1000000", "step-000002"):
         (tmp_path / folder).mkdir()
     assert checkpoints.newest(tmp_path).name == "step-1000000"
@@ -575,9 +554,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
 
     fit(stopping(tiny.encoder("bert"), 2, second), data, steps=3, checkpoint=tmp_path, **QUICK)
     assert other == [True] and [p.name for p in tmp_path.iterdir()] == ["step-000003"]
-    assert len(fit(tiny.encoder("bert"), data, steps=3, checkpoint=tmp_path, **QUICK)) == 3, (
-        "the folder is free again"
-    )
+    assert len(fit(tiny.encoder("bert"), data, steps=3, checkpoint=tmp_path, **QUICK)) == 3, "the folder is free again"
 
 
 @pytest.mark.parametrize("where", ["file", "file/below", "/proc/nowhere"])
@@ -626,20 +603,12 @@ def test_loss_that_is_not_finite_stops_before_the_update(tmp_path, where):
         fit(model, data, steps=8, checkpoint=tmp_path, **QUICK)
     message = str(error.value)
     assert "\n" not in message
-    for part in (
-        "step 4",
-        "learning rate",
-        "try",
-        "step 3",
-        str(tmp_path),
-        "another folder for other settings",
-    ):
+    for part in ("step 4", "learning rate", "try", "step 3", str(tmp_path), "another folder for other settings"):
         assert part in message
     if where == "gradient":
         resumed, straight = tiny.encoder("bert"), tiny.encoder("bert")
         assert (
-            fit(resumed, data, steps=8, checkpoint=tmp_path, **QUICK).loss
-            == fit(straight, data, steps=8, **QUICK).loss
+            fit(resumed, data, steps=8, checkpoint=tmp_path, **QUICK).loss == fit(straight, data, steps=8, **QUICK).loss
         )
         assert same(weights(resumed), weights(straight))
 
@@ -724,10 +693,7 @@ def test_resumes_exactly_and_counts_memory_on_a_gpu(tmp_path, dtype):
 
 
 def test_float32_adapter_on_a_half_precision_base_stays_as_it_is():
-    model, data = (
-        tiny.encoder("bert", dtype=torch.bfloat16).requires_grad_(False),
-        tiny_text.prepared("encoder"),
-    )
+    model, data = (tiny.encoder("bert", dtype=torch.bfloat16).requires_grad_(False), tiny_text.prepared("encoder"))
     model.classifier.float().requires_grad_(True)
     model.classifier.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
     fit(model, data, steps=2, **QUICK)
@@ -900,9 +866,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, root):
                 process.kill()
             raise
         assert launched.returncode == 0, said[-3000:]
-        results[processes] = [
-            json.loads(path.read_text()) for path in sorted(tmp_path.glob(f"{processes}-rank*"))
-        ]
+        results[processes] = [json.loads(path.read_text()) for path in sorted(tmp_path.glob(f"{processes}-rank*"))]
     assert len(results[2]) == 2
     (loss, total), *others = results[1] + results[2]
     for other_loss, other_total in others:
@@ -922,9 +886,7 @@ def test_an_objective_takes_the_place_of_the_loss_and_is_noted():
     )  # fmt: skip
     assert history.noted["own"] == pytest.approx(own.loss, rel=1e-5)
     assert history.loss == pytest.approx([2 * loss for loss in own.loss], rel=1e-5)
-    assert (
-        history.to_dict()["own"] == history.noted["own"] and history.last()["own"] == history.noted["own"][-1]
-    )
+    assert history.to_dict()["own"] == history.noted["own"] and history.last()["own"] == history.noted["own"][-1]
     plain = fit(tiny.decoder(), data, steps=4, objective=lambda model, batch: model(**batch).loss, **QUICK)
     assert plain.loss == fit(tiny.decoder(), data, steps=4, **QUICK).loss and not plain.noted
 
@@ -932,9 +894,7 @@ def test_an_objective_takes_the_place_of_the_loss_and_is_noted():
 def test_what_is_noted_of_accumulated_batches_is_their_mean():
     data = tiny_text.prepared("decoder")
     one = fit(tiny.decoder(), data, steps=2, objective=Doubled(), **(QUICK | dict(batch_size=8)))
-    two = fit(
-        tiny.decoder(), data, steps=2, objective=Doubled(), **(QUICK | dict(batch_size=4, accumulate=2))
-    )
+    two = fit(tiny.decoder(), data, steps=2, objective=Doubled(), **(QUICK | dict(batch_size=4, accumulate=2)))
     assert two.noted["own"] == pytest.approx(one.noted["own"], rel=1e-5)
 
 

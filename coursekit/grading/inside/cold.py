@@ -62,8 +62,7 @@ def _end_children() -> None:
             with contextlib.suppress(OSError, ValueError, IndexError):
                 if (
                     name.isdigit()
-                    and int(Path(f"/proc/{name}/stat").read_text().rsplit(")", 1)[1].split()[1])
-                    == os.getpid()
+                    and int(Path(f"/proc/{name}/stat").read_text().rsplit(")", 1)[1].split()[1]) == os.getpid()
                 ):
                     os.kill(int(name), signal.SIGKILL)
         try:

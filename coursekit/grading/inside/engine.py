@@ -86,11 +86,5 @@ def run(
     _Here.started, _Here.failed = staticmethod(started), staticmethod(failed)
     papermill_engines.register(NAME, _Here)
     papermill.execute_notebook(
-        str(notebook),
-        None,
-        parameters,
-        engine_name=NAME,
-        kernel_name="python3",
-        progress_bar=False,
-        log_output=False,
+        str(notebook), None, parameters, engine_name=NAME, kernel_name="python3", progress_bar=False, log_output=False
     )

@@ -98,10 +98,7 @@ def show_only(paths: list[str]) -> None:
         if closed is None and not any(path.startswith(c + "/") for c in covered):
             continue
         if closed is not None:
-            if (
-                _LIBC.mount(b"none", closed.encode(), b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=755,size=1m")
-                != 0
-            ):
+            if _LIBC.mount(b"none", closed.encode(), b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=755,size=1m") != 0:
                 _fail(f"cannot cover {closed}")
             covered.add(closed)
         os.makedirs(path, exist_ok=True)
@@ -192,16 +189,7 @@ def main(arguments: list[str]) -> None:
     ):  # where that is allowed: the kernel shall end a submission before its prefork server
         Path("/proc/self/oom_score_adj").write_text("-500")
     show_only(paths)
-    drop = [
-        "setpriv",
-        "--reuid",
-        user,
-        "--regid",
-        user,
-        "--clear-groups",
-        "--inh-caps=-all",
-        "--no-new-privs",
-    ]
+    drop = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--inh-caps=-all", "--no-new-privs"]
     os.execvp(drop[0], [*drop, "--", *command])
 
 

@@ -167,9 +167,7 @@ def _inside(box: _Box, job: dict[str, Any], report: int, before: int, output: in
         _become_student(user, tell, output, wait, enter, limits, job["environment"])
     for descriptor in (wait, enter, tell):
         os.close(descriptor)
-    with os.fdopen(
-        entered, "rb"
-    ) as file:  # before the student's code runs; a failure here is the grader's own
+    with os.fdopen(entered, "rb") as file:  # before the student's code runs; a failure here is the grader's own
         word = file.read()
     if word != b"k":
         raise OSError(f"the box cannot be entered: {word.decode(errors='replace')[-2000:] or 'no word'}")
@@ -184,13 +182,7 @@ def _inside(box: _Box, job: dict[str, Any], report: int, before: int, output: in
 
 
 def _become_student(
-    user: int,
-    tell: int,
-    output: int,
-    wait: int,
-    enter: int,
-    limits: dict[str, Any],
-    environment: dict[str, str],
+    user: int, tell: int, output: int, wait: int, enter: int, limits: dict[str, Any], environment: dict[str, str]
 ) -> None:
     try:
         os.setsid()

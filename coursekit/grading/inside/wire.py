@@ -181,13 +181,7 @@ def _trained_from(given: str) -> dict[str, torch.Tensor]:
 
 
 def _function(name: str, source: str) -> Callable[..., Any]:
-    space: dict[str, Any] = {
-        "torch": torch,
-        "F": F,
-        "math": math,
-        "Tensor": torch.Tensor,
-        "Callable": Callable,
-    }
+    space: dict[str, Any] = {"torch": torch, "F": F, "math": math, "Tensor": torch.Tensor, "Callable": Callable}
     exec(compile("from __future__ import annotations\n" + source, "<question>", "exec"), space)
     return space[name]
 

@@ -31,7 +31,5 @@ def feed_forward(b: Builder, up: Sequence[str], down: str) -> None:
     else:
         kept, back = _ACTIVATION.get(a.activation, (1, 2))
         b.step(a.activation, [b.term(f"{a.activation}: kept", f"{kept}*T f")], "T d", f"{back}*T f")
-    here = (
-        a.activation == "relu" and not a.gated and b.flows
-    )  # relu keeps its result, which is the next input
+    here = a.activation == "relu" and not a.gated and b.flows  # relu keeps its result, which is the next input
     linear(b, Product([down], "down", "T f", here, ["T d"], b.own_gradient("feed-forward output")))

@@ -62,9 +62,7 @@ def forward_peak(arch: Architecture, s: Setting, training: Training, steps: Sequ
     most = kept(steps) - later + sum(step.holds for step in steps) + _locals(arch, s, training, steps)
     if steps[names.index("down")].forward is None:  # else it says so itself
         weight, scratch = max(s.unpacked.values(), default=(0, 0))
-        most += weight + max(
-            0, scratch - s.tokens * arch.d_model * s.element
-        )  # the product comes after unpacking
+        most += weight + max(0, scratch - s.tokens * arch.d_model * s.element)  # the product comes after unpacking
     before = holding = 0
     for step in steps:
         before += summed(step.keeps)

@@ -40,12 +40,7 @@ def plain(arch: Architecture, s: Setting, training: Training, held: int, steps: 
 
 
 def checkpointed(
-    arch: Architecture,
-    s: Setting,
-    training: Training,
-    forward: int,
-    inside: Sequence[Step],
-    behind: Sequence[Step],
+    arch: Architecture, s: Setting, training: Training, forward: int, inside: Sequence[Step], behind: Sequence[Step]
 ) -> Stored:
     r"""A block of which its input stays, and what a method does behind it. forward: bytes that its forward needs."""
     td = s.tokens * arch.d_model * s.element

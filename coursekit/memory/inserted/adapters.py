@@ -83,9 +83,7 @@ class Bottleneck(Part):
         r"""What A reads, with the norm that the block itself applies to a sum."""
         s = b.setting
         half = s.element < 4
-        what = {"h": "adapter: sublayer's output", "sum": "adapter: sum", "residual": "adapter: residual"}[
-            self.reads
-        ]
+        what = {"h": "adapter: sublayer's output", "sum": "adapter: sum", "residual": "adapter: residual"}[self.reads]
         if self.reads == "residual" and not half:
             if b.residual_is_kept:
                 return []

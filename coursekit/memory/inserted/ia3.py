@@ -47,9 +47,7 @@ def ia3(method: Any, arch: Architecture, config: Any) -> Inserted:
     for m in arch.matrices:
         if m.kind == "embedding":
             continue
-        paths = {
-            i: arch.in_model(path) for i, path in zip(arch.layers_of(m) or (0,), arch.paths(m), strict=True)
-        }
+        paths = {i: arch.in_model(path) for i, path in zip(arch.layers_of(m) or (0,), arch.paths(m), strict=True)}
         blocks = [i for i, path in paths.items() if any(matches(path, t) for t in targets)]
         if not blocks:
             continue

@@ -55,9 +55,7 @@ def shira(method: Any, arch: Architecture, config: Any) -> Inserted:
     return _parts(arch, sized, {m.name: Written(m.d_in * m.d_out, dense=m.d_in * m.d_out) for m in matrices})
 
 
-def _parts(
-    arch: Architecture, sized: Iterable[tuple[Matrix, int, list[int]]], written: dict[str, Written]
-) -> Inserted:
+def _parts(arch: Architecture, sized: Iterable[tuple[Matrix, int, list[int]]], written: dict[str, Written]) -> Inserted:
     r"""Parts of the matrices, each with the number of its block and the sizes of its trainable tensors."""
     sized = list(sized)
     trained = {f"{arch.block_path(i)}.{m.name}.weight" for m, i, _ in sized}

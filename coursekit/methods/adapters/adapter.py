@@ -79,9 +79,7 @@ class Adapter(Method):
             for key, kind in self.sites.items():
                 here = f"{path}.{key}"
                 if here not in state.added:
-                    site = add_module(
-                        model, state, here, kind(block, number, places(arch, number), now, state.switch)
-                    )
+                    site = add_module(model, state, here, kind(block, number, places(arch, number), now, state.switch))
                     state.hooks += site.hooks()
                 site = model.get_submodule(here)
                 site.adapters[name] = self.bottleneck(arch.d_model, **precision)
@@ -92,13 +90,9 @@ class Adapter(Method):
         keep(self, r=whole("r", self.r, least=1, such_as=16))
 
     def _check(self, model: nn.Module) -> None:
-        norms = [
-            unwrap(at(model, path)) for path, _ in norm_paths(model, 0)
-        ]  # an unknown family is an error here
+        norms = [unwrap(at(model, path)) for path, _ in norm_paths(model, 0)]  # an unknown family is an error here
         if self.train_norms and any(norm.weight is None for norm in norms):
-            raise CourseError(
-                "the norms of this model have no weights that could train: take train_norms=False"
-            )
+            raise CourseError("the norms of this model have no weights that could train: take train_norms=False")
 
     def touched(self, model: nn.Module) -> set[str]:
         norms = norm_paths(model, 0) if self.train_norms else []

@@ -58,9 +58,7 @@ class AdapterDrop(AroundAdapter):
         r"""Number of the first block that has an adapter. Raises CourseError for an n above the model's blocks."""
         layers = describe(config).n_layers
         if self.n is not None and self.n > layers:
-            raise CourseError(
-                f"n must be at most {layers}, the number of blocks of this model; got {self.n}."
-            )
+            raise CourseError(f"n must be at most {layers}, the number of blocks of this model; got {self.n}.")
         return 0 if self.robust else self.n
 
     def count(self, config: Any) -> int:
@@ -88,6 +86,4 @@ class AdapterDrop(AroundAdapter):
 
     def _check_config(self, config: dict[str, Any]) -> None:
         super()._check_config(config)
-        agree(
-            self, config, () if self.robust else DROPPED
-        )  # robust: every block has an adapter, whatever the n
+        agree(self, config, () if self.robust else DROPPED)  # robust: every block has an adapter, whatever the n

@@ -103,7 +103,4 @@ def _start_zero(rule: Rule, layers: list[KroneckerBottleneck]) -> None:
 #: Starting values by name; the biases start at 0 in all of them. "glorot": the vectors by Glorot's rule, uniform, and
 #: A ~ N(0, 1e-4), as the `adapters` library has it: close to no change. (Asked for the uniform rule, that library
 #: draws the vectors by Glorot's normal one, with the same variance.) "zero": W_up = 0, exactly no change.
-INITS: dict[str, Callable[[Rule, list[KroneckerBottleneck]], None]] = {
-    "glorot": _start_glorot,
-    "zero": _start_zero,
-}
+INITS: dict[str, Callable[[Rule, list[KroneckerBottleneck]], None]] = {"glorot": _start_glorot, "zero": _start_zero}

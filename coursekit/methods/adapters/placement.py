@@ -45,9 +45,7 @@ class AdapterSite(AdapterWrapper):
         """
         return where.ffn
 
-    def reads(
-        self, h: Float[Tensor, "*batch d"], x: Float[Tensor, "*batch d"] | None
-    ) -> Float[Tensor, "*batch d"]:
+    def reads(self, h: Float[Tensor, "*batch d"], x: Float[Tensor, "*batch d"] | None) -> Float[Tensor, "*batch d"]:
         r"""The input of A: h, unless a subclass says otherwise. x: the residual, where `needs_residual`."""
         return h
 

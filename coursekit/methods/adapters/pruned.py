@@ -19,11 +19,7 @@ class PrunedLinear(nn.Module):
     """
 
     def __init__(
-        self,
-        values: Float[Tensor, " kept"],
-        index: Int[Tensor, " kept"],
-        shape: tuple[int, int],
-        bias: nn.Parameter,
+        self, values: Float[Tensor, " kept"], index: Int[Tensor, " kept"], shape: tuple[int, int], bias: nn.Parameter
     ):
         super().__init__()
         self.out_features, self.in_features = shape

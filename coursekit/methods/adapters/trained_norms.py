@@ -40,9 +40,7 @@ class AdapterNorm(AdapterWrapper):
         return list(self.norms[name].parameters())
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        return (
-            self.base_layer(x) if self.number < self.now.skipped else by_rows(self.switch, self.normalised, x)
-        )
+        return self.base_layer(x) if self.number < self.now.skipped else by_rows(self.switch, self.normalised, x)
 
     def normalised(self, name: str | None, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         r"""The output of adapter `name`'s copy, or of the original where it has none, in x's precision."""

@@ -44,9 +44,7 @@ class LayerBiases(PartMethod):
 
     def layers(self, model: nn.Module) -> dict[str, nn.Module]:
         r"""The layers of `model` whose biases train, by path."""
-        return {
-            path: layer for path, layer in find(model, self.targets, LINEAR).items() if layer.bias is not None
-        }
+        return {path: layer for path, layer in find(model, self.targets, LINEAR).items() if layer.bias is not None}
 
     def count(self, config: Any) -> int:
         r"""$\sum d_{out}$."""
@@ -100,18 +98,14 @@ class TokenRows(PartMethod):
         for name, ids in self.rows.items():
             for path, module in find(model, (name,), (nn.Embedding, nn.Linear)).items():
                 if max(ids) >= len(module.weight):
-                    raise CourseError(
-                        f"{path} has no token {max(ids)}: its tokens are 0 to {len(module.weight) - 1}"
-                    )
+                    raise CourseError(f"{path} has no token {max(ids)}: its tokens are 0 to {len(module.weight) - 1}")
                 found[path] = (module, ids)
         return found
 
     def tied(self, model: nn.Module) -> dict[str, str]:
         r"""Path of an output layer that follows -> path of the input embedding that it is tied to."""
         named = self.embeddings(model)
-        source = {
-            id(module.weight): path for path, (module, _) in named.items() if isinstance(module, nn.Embedding)
-        }
+        source = {id(module.weight): path for path, (module, _) in named.items() if isinstance(module, nn.Embedding)}
         return {
             path: source[id(module.weight)]
             for path, module in named_base_modules(model)
@@ -162,15 +156,11 @@ def rows_in(config: Mapping[str, Any], tensors: Iterable[str]) -> TokenRows | No
     if not said or not paths:
         return None
     ids = said if isinstance(said, dict) else dict.fromkeys(paths, said)
-    return TokenRows(
-        {path: own for path in sorted(paths) for name, own in ids.items() if matches(path, name)}
-    )
+    return TokenRows({path: own for path in sorted(paths) for name, own in ids.items() if matches(path, name)})
 
 
 def same_rows(name: str, ids: tuple[int, ...], said: Any) -> bool:
     r"""Whether a config that has `said` trains the rows `ids`, in this order, of the embedding that `name` names."""
     if not isinstance(said, dict):
         return list(said) == list(ids)
-    return any(
-        list(own) == list(ids) for key, own in said.items() if matches(name, key) or matches(key, name)
-    )
+    return any(list(own) == list(ids) for key, own in said.items() if matches(name, key) or matches(key, name))

@@ -99,23 +99,13 @@ class Composite(Method, ABC):
     def _leaves(self, config: Any) -> list[Method]:
         r"""The parts, and the parts of those that have some."""
         parts = self.parts_for(config)
-        return [
-            leaf
-            for part in parts
-            for leaf in (part._leaves(config) if isinstance(part, Composite) else [part])
-        ]
+        return [leaf for part in parts for leaf in (part._leaves(config) if isinstance(part, Composite) else [part])]
 
 
 def twice(one: Method, other: Method) -> CourseError:
     r"""The error for two parts of one kind."""
-    what = (
-        f"{one._title} is there twice"
-        if one._title == other._title
-        else f"{one._title} beside {other._title}"
-    )
-    return CourseError(
-        f"{what}: an adapter has one set of such parameters, so let one part name all of their places"
-    )
+    what = f"{one._title} is there twice" if one._title == other._title else f"{one._title} beside {other._title}"
+    return CourseError(f"{what}: an adapter has one set of such parameters, so let one part name all of their places")
 
 
 def twin(model: nn.Module, name: str) -> nn.Module:

@@ -100,9 +100,7 @@ class GatedPrefixAttention(PrefixAttention):
         if self.switch.rows is None:
             g = self.gates[self.switch.active](x, self.seen.real)
         else:
-            g = x.new_ones(
-                len(x), 1, 1, dtype=keys.dtype
-            )  # rows without a prefix have nothing that it could scale
+            g = x.new_ones(len(x), 1, 1, dtype=keys.dtype)  # rows without a prefix have nothing that it could scale
             for name, index in self.switch.parts(x):
                 if name in self.gates:
                     g = g.index_copy(0, index, self.gates[name](x[index], self.seen.rows(index)).to(g.dtype))
@@ -193,16 +191,12 @@ class GatedLoRABranch(LoRABranch):
         self.gate = Gate(self.A.shape[1], method.padded, device=self.A.device, dtype=self.A.dtype)
         self.seen = Seen(layer.switch)
 
-    def forward(
-        self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]
-    ) -> Float[Tensor, "*batch out"]:
+    def forward(self, y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         r"""$h = W_0 x + g(x)\,B(Ax)$."""
         return y + self.dropout(x) @ self.A.T @ self.B.T * self.gate(x, self.seen.now)
 
     def compute(self, y: Tensor, x: Tensor) -> Tensor:
-        return self(y, x.to(self.A.dtype)).to(
-            y.dtype
-        )  # one copy of x for both; under autocast each rounds it itself
+        return self(y, x.to(self.A.dtype)).to(y.dtype)  # one copy of x for both; under autocast each rounds it itself
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | {f"gate.{key}": value for key, value in self.gate.named_parameters()}

@@ -180,13 +180,9 @@ def _parts_in(config: dict[str, Any]) -> list[dict[str, Any]]:
     r"""The parts' configs in that of a hybrid. Raises CourseError where they are none, or hybrids themselves."""
     parts = config["parts"]
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-        raise CourseError(
-            f"the {interop.CONFIG} of this checkpoint is damaged: parts must list the parts' settings"
-        )
+        raise CourseError(f"the {interop.CONFIG} of this checkpoint is damaged: parts must list the parts' settings")
     if any(part["peft_type"] == Hybrid.kind for part in parts):
-        raise CourseError(
-            f"the {interop.CONFIG} of this checkpoint is damaged: a hybrid has no hybrid among its parts"
-        )
+        raise CourseError(f"the {interop.CONFIG} of this checkpoint is damaged: a hybrid has no hybrid among its parts")
     return parts
 
 
@@ -214,9 +210,7 @@ def _parts_of_peft(config: dict[str, Any], tensors: dict[str, Tensor]) -> list[M
         biases = [key for key in biases if key.removesuffix(".bias") in adapted(tensors)]
         parts.append(LayerBiases(tuple(sorted(key.removesuffix(".bias") for key in biases))))
     elif said != "none":
-        raise CourseError(
-            f"this checkpoint was trained with bias={said!r}, which is none of peft's: use peft"
-        )
+        raise CourseError(f"this checkpoint was trained with bias={said!r}, which is none of peft's: use peft")
     if config.get("trainable_token_indices"):
         if (rows := rows_in(config, tensors)) is None:
             raise CourseError(
@@ -233,6 +227,4 @@ def _check_part(part: Any) -> None:
         hint = f": write {part.__name__}()" if isinstance(part, type) and issubclass(part, Method) else ""
         raise CourseError(f"{part!r} is no method that could be part of a hybrid{hint}")
     if isinstance(part, FullFineTuning):
-        raise CourseError(
-            "full fine-tuning trains every weight: there is nothing left that another method could add"
-        )
+        raise CourseError("full fine-tuning trains every weight: there is nothing left that another method could add")

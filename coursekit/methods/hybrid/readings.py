@@ -19,9 +19,7 @@ Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @torch.no_grad()
-def read(
-    model: nn.Module, batches: Iterable[Mapping[str, Any]]
-) -> dict[str, Float[Tensor, "layers sentences"]]:
+def read(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> dict[str, Float[Tensor, "layers sentences"]]:
     r"""Kind of gate -> its values in each layer for each sentence; `model` is left in evaluation mode."""
     found: dict[str, list[Tensor]] = {}
 

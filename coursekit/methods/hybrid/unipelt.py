@@ -62,9 +62,7 @@ class UniPELT(Composite):
         prefix, adapter, _ = self._parts(16)  # each part has the errors for its settings
         keep(self, n=prefix.n, hidden=prefix.hidden, r=None if self.r is None else adapter.r)
 
-    def _parts(
-        self, d: int, targets: tuple[str, ...] | None = None
-    ) -> tuple[GatedPrefix, GatedPfeiffer, GatedLoRA]:
+    def _parts(self, d: int, targets: tuple[str, ...] | None = None) -> tuple[GatedPrefix, GatedPfeiffer, GatedLoRA]:
         return (
             GatedPrefix(self.n, self.hidden, shifted=False, padded=self.padded),
             GatedPfeiffer(d // 16 if self.r is None else self.r, padded=self.padded),

@@ -79,11 +79,7 @@ class Fastfood:
         return sum(self.groups)
 
     def __eq__(self, other: Any) -> bool:
-        return isinstance(other, Fastfood) and (self.d, self.groups, self.seed) == (
-            other.d,
-            other.groups,
-            other.seed,
-        )
+        return isinstance(other, Fastfood) and (self.d, self.groups, self.seed) == (other.d, other.groups, other.seed)
 
     def __hash__(self) -> int:
         return hash((self.d, self.groups, self.seed))

@@ -95,9 +95,7 @@ def reads_both_ways(model: nn.Module) -> bool:
     if arch := described(model.config):
         return arch.encoder
     config = model.config
-    return config.is_encoder_decoder or (
-        _has_masked_model(config) and not getattr(config, "is_decoder", False)
-    )
+    return config.is_encoder_decoder or (_has_masked_model(config) and not getattr(config, "is_decoder", False))
 
 
 # Of a config ----------------------------------------------------------------------------------------------------------

@@ -190,9 +190,7 @@ def by_rows(switch: AdapterState, answer: Callable[..., Tensor], *tensors: Tenso
         switch.part = before
     if len({part.shape[1:] for part in parts.values()}) > 1:
         sizes = ", ".join(f"{name}: {tuple(part.shape[1:])}" for name, part in parts.items())
-        raise CourseError(
-            f"rows of one batch need adapters and task heads of one size, these differ: {sizes}"
-        )
+        raise CourseError(f"rows of one batch need adapters and task heads of one size, these differ: {sizes}")
     y = torch.cat([*parts.values()]).index_select(0, rows.unsort)
     return y.flatten(0, 1) if flat else y
 

@@ -31,12 +31,7 @@ from transformers.pytorch_utils import Conv1D
 from coursekit.autocast import autocast_dtype
 from coursekit.methods.mechanism.attachment import Attachment, by_rows, wrap
 from coursekit.methods.mechanism.method import Method
-from coursekit.methods.mechanism.modules import (
-    AdapterState,
-    AdapterWrapper,
-    find_wrapper,
-    named_base_modules,
-)
+from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper, find_wrapper, named_base_modules
 
 # The 16-bit rule ------------------------------------------------------------------------------------------------------
 
@@ -71,18 +66,14 @@ class Branch(nn.Module, ABC):
     keys: ClassVar[dict[str, str]] = {}
 
     @abstractmethod
-    def forward(
-        self, y: Float[Tensor, "*batch out"], x: Shaped[Tensor, "*input"]
-    ) -> Float[Tensor, "*batch out"]:
+    def forward(self, y: Float[Tensor, "*batch out"], x: Shaped[Tensor, "*input"]) -> Float[Tensor, "*batch out"]:
         r"""The equation: h, from the frozen layer's output y and its input x (token ids for an embedding)."""
 
     def before(self, x: Shaped[Tensor, "*input"]) -> Shaped[Tensor, "*input"]:
         r"""The input of the frozen layer, where the equation changes it."""
         return x
 
-    def compute(
-        self, y: Float[Tensor, "*batch out"], x: Shaped[Tensor, "*input"]
-    ) -> Float[Tensor, "*batch out"]:
+    def compute(self, y: Float[Tensor, "*batch out"], x: Shaped[Tensor, "*input"]) -> Float[Tensor, "*batch out"]:
         r"""`forward` within the 16-bit rule, as a model runs it. A fast twin overrides this with the same bits."""
         return self(y, met(x, next(self.parameters()).dtype)).to(y.dtype)
 
@@ -124,11 +115,7 @@ class Branched(AdapterWrapper):
     def forward(self, x: Shaped[Tensor, "*input"]) -> Float[Tensor, "*batch out"]:
         if self.switch.rows is None:
             name = self.switch.active
-            return (
-                self.branches[name].answer(self.base_layer, x)
-                if name in self.branches
-                else self.base_layer(x)
-            )
+            return self.branches[name].answer(self.base_layer, x) if name in self.branches else self.base_layer(x)
         changed = any(type(branch).before is not Branch.before for branch in self.branches.values())
         y = self.base_layer(by_rows(self.switch, self._before, x) if changed else x)
         return by_rows(self.switch, self._compute, y, x)

@@ -55,9 +55,7 @@ class Setting:
         try:
             return self.read(found)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise CourseError(
-                f"{key}={found!r} in the {interop.CONFIG} of this checkpoint makes no sense"
-            ) from error
+            raise CourseError(f"{key}={found!r} in the {interop.CONFIG} of this checkpoint makes no sense") from error
 
 
 def written(method: Any, settings: Iterable[Setting]) -> dict[str, Any]:

@@ -59,22 +59,16 @@ class Method(ABC):
                 f"{type(self).__name__} attaches to a model of transformers, such as load_encoder() gives, and this "
                 f"is a {type(model).__name__}"
             )
-        if any(p.is_meta for p in model.parameters()) and any(
-            hasattr(m, "_hf_hook") for m in model.modules()
-        ):
+        if any(p.is_meta for p in model.parameters()) and any(hasattr(m, "_hf_hook") for m in model.modules()):
             raise CourseError(
                 "some weights of this model are offloaded and not in memory, and what is put beside them has to be: "
                 "load it onto one device, in fewer bits if it is too large"
             )
         state = find_attachment(model)
         if not isinstance(name, str) or not name.isidentifier():
-            raise CourseError(
-                f"adapter name {name!r} is not usable: take letters, digits and _, such as 'film'"
-            )
+            raise CourseError(f"adapter name {name!r} is not usable: take letters, digits and _, such as 'film'")
         if any(hasattr(store, name) for store in _STORES):
-            raise CourseError(
-                f"adapter name {name!r} is a word of PyTorch's own: take another, such as '{name}_1'"
-            )
+            raise CourseError(f"adapter name {name!r} is a word of PyTorch's own: take another, such as '{name}_1'")
         if state and name in state.methods:
             raise CourseError(
                 f"{type(self).__name__} cannot attach: this model already has an adapter named {name!r}; "
@@ -85,9 +79,7 @@ class Method(ABC):
                 f"{self._title} cannot attach: this model already carries {other._title}; call detach(model) first"
             )
         if state and state.merged:
-            raise CourseError(
-                "this model has its adapter merged; call unmerge(model) before attaching another"
-            )
+            raise CourseError("this model has its adapter merged; call unmerge(model) before attaching another")
         found, heads = self._check(model), self.heads(model)  # an error here leaves the model as it was
         with undone_after_an_error(model, name):  # memory that ran out, Ctrl-C: nothing stays half done
             if state is None:
@@ -219,9 +211,7 @@ class Method(ABC):
 
     # ------------------------------------------------------------------------------------------------------------
 
-    def _insert_heads(
-        self, model: nn.Module, state: Attachment, name: str, heads: list[str]
-    ) -> list[nn.Parameter]:
+    def _insert_heads(self, model: nn.Module, state: Attachment, name: str, heads: list[str]) -> list[nn.Parameter]:
         r"""Give adapter `name` its own copy of the modules that train whole."""
         trained = []
         for head in heads:
@@ -233,9 +223,7 @@ class Method(ABC):
     def _named(self, model: nn.Module, name: str | None) -> str:
         state = find_attachment(model)
         if state is None or not state.methods:
-            raise CourseError(
-                f"{type(self).__name__} is not attached to this model; call method.attach(model) first"
-            )
+            raise CourseError(f"{type(self).__name__} is not attached to this model; call method.attach(model) first")
         name = name_of(model, name)
         if state.methods[name]._kinds != self._kinds:
             raise CourseError(f"adapter {name!r} is a {state.methods[name]._title}, not a {self._title}")

@@ -231,11 +231,7 @@ def head_names(model: nn.Module) -> list[str]:
     In a model of a task these are all parts with parameters beside the body, such as DistilBERT's `pre_classifier`.
     """
     for_a_task = type(model).__name__.endswith(TASKS)
-    return [
-        name
-        for name, part in model.named_children()
-        if name in HEADS or (for_a_task and _is_head(model, part))
-    ]
+    return [name for name, part in model.named_children() if name in HEADS or (for_a_task and _is_head(model, part))]
 
 
 def _is_head(model: nn.Module, part: nn.Module) -> bool:

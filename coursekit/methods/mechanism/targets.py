@@ -18,13 +18,7 @@ from torch import nn
 
 from coursekit.architecture import Matrix, describe
 from coursekit.errors import CourseError
-from coursekit.methods.mechanism.anatomy import (
-    described,
-    layers_of,
-    linear_in_blocks,
-    sizes_of,
-    skeleton,
-)
+from coursekit.methods.mechanism.anatomy import described, layers_of, linear_in_blocks, sizes_of, skeleton
 from coursekit.methods.mechanism.modules import (
     LINEAR,
     all_linear,
@@ -81,9 +75,7 @@ class Targets:
         numbered = self.blocks is None or layer_number(path) in self.blocks
         exactly = isinstance(self.names, tuple) and path in self.names
         return (
-            (numbered or exactly)
-            and not any(matches(path, name) for name in exclude)
-            and not inside(path, self.whole)
+            (numbered or exactly) and not any(matches(path, name) for name in exclude) and not inside(path, self.whole)
         )
 
     def modules(self, model: nn.Module, kinds: tuple[type, ...] = LINEAR) -> dict[str, nn.Module]:
@@ -143,12 +135,8 @@ class Targets:
         paths = list(dict.fromkeys(paths))  # a wrapper has the path of its module
         for name in self.whole:
             if not any(matches(path, name) for path in paths):
-                raise CourseError(
-                    f"modules_to_save names {name!r}, and this model has no module of that name"
-                )
-        found = [
-            p for p in paths if any(matches(p, name) for name in self.whole) and p.split(".")[0] not in heads
-        ]
+                raise CourseError(f"modules_to_save names {name!r}, and this model has no module of that name")
+        found = [p for p in paths if any(matches(p, name) for name in self.whole) and p.split(".")[0] not in heads]
         return [p for p in found if not any(p.startswith(f"{other}.") for other in found)]
 
     def count_whole(self, config: Any) -> int:

@@ -50,10 +50,7 @@ class FreezeAndReconfigure(PartMethod):
     learners: float = 0.4
     nodes: tuple[tuple[int, ...], ...] | None = field(default=None, repr=False)
     kind: ClassVar[str] = "FREEZE_AND_RECONFIGURE"
-    entries = (
-        Setting("learners", binding=False),
-        Setting("nodes", binding=False, read=lambda nodes: _as_nodes(nodes)),
-    )
+    entries = (Setting("learners", binding=False), Setting("nodes", binding=False, read=lambda nodes: _as_nodes(nodes)))
 
     def __post_init__(self) -> None:
         keep(self, learners=number("learners", self.learners, above=0, most=1, such_as=0.4))
@@ -113,9 +110,7 @@ class FreezeAndReconfigure(PartMethod):
             )
         for own, matrix in zip(nodes, layers, strict=True):
             if own[-1] >= matrix.d_out:
-                raise CourseError(
-                    f"{matrix.name} has no node {own[-1]}: its nodes are 0 to {matrix.d_out - 1}"
-                )
+                raise CourseError(f"{matrix.name} has no node {own[-1]}: its nodes are 0 to {matrix.d_out - 1}")
         return tuple(tuple(map(int, own)) for own in nodes)
 
     def _parts(self, model: nn.Module) -> Parts:
@@ -159,9 +154,7 @@ def _layers(config: Any) -> list[Matrix]:
 
 def _placed(arch: Architecture) -> list[tuple[Matrix, int]]:
     r"""The same with the number of its block."""
-    return [
-        (m, layer) for layer in range(arch.n_layers) for m in arch.feedforward if layer in arch.layers_of(m)
-    ]
+    return [(m, layer) for layer in range(arch.n_layers) for m in arch.feedforward if layer in arch.layers_of(m)]
 
 
 def _as_nodes(value: Any) -> tuple[tuple[int, ...], ...]:

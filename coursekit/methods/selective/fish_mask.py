@@ -115,9 +115,7 @@ class FishMask(MaskMethod):
         if self.score in NEED_DATA:
             telling(self.score, scores)
         chosen = zip(places, largest(scores, self.count(model.config)), strict=True)
-        return self._entries_at(
-            model, {place: mask.reshape(-1).nonzero().flatten() for place, mask in chosen}
-        )
+        return self._entries_at(model, {place: mask.reshape(-1).nonzero().flatten() for place, mask in chosen})
 
     def _places(self, model: nn.Module) -> dict[Place, nn.Parameter]:
         r"""The tensors to choose from."""

@@ -24,9 +24,7 @@ Batches = Sequence[dict[str, Tensor]]
 LOSS_SCALES = (2.0**15, 2.0**10, 2.0**5, 1.0)
 
 
-def gradient(
-    loss: Float[Tensor, ""], tensors: Sequence[Tensor], half: bool = False
-) -> list[Float[Tensor, ...] | None]:
+def gradient(loss: Float[Tensor, ""], tensors: Sequence[Tensor], half: bool = False) -> list[Float[Tensor, ...] | None]:
     r"""$\partial\,\text{loss} / \partial\,\theta$ of each tensor; None for one that the loss does not depend on.
 
     half: the model computes in float16, where a gradient below 6e-8 is 0. The loss is then multiplied by the largest
@@ -35,9 +33,7 @@ def gradient(
     if not half:
         return list(torch.autograd.grad(loss, tensors, allow_unused=True))
     for scale in LOSS_SCALES:
-        found = torch.autograd.grad(
-            loss, tensors, loss.new_tensor(scale), allow_unused=True, retain_graph=True
-        )
+        found = torch.autograd.grad(loss, tensors, loss.new_tensor(scale), allow_unused=True, retain_graph=True)
         if all(g is None or g.isfinite().all() for g in found):
             break
     return [None if g is None else g.float() / scale for g in found]

@@ -18,14 +18,7 @@ from coursekit import interop
 from coursekit.errors import CourseError
 from coursekit.methods import positions
 from coursekit.methods.mechanism.attachment import activate, attachment_of, unmerged
-from coursekit.methods.mechanism.modules import (
-    EVERY,
-    AdapterWrapper,
-    at,
-    in_codes,
-    named_base_modules,
-    unwrap,
-)
+from coursekit.methods.mechanism.modules import EVERY, AdapterWrapper, at, in_codes, named_base_modules, unwrap
 from coursekit.methods.mechanism.targets import Targets
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Entries, transposed
@@ -131,9 +124,7 @@ class MaskMethod(PartMethod):
             )
         for path, _ in self._places(model):
             if isinstance(unwrap(at(model, path)), nn.Embedding):
-                raise CourseError(
-                    f"{path} is an embedding, and a mask chooses in linear layers: leave it out"
-                )
+                raise CourseError(f"{path} is an embedding, and a mask chooses in linear layers: leave it out")
 
     def touched(self, model: nn.Module) -> set[str]:
         return {f"{path}.{key}" for path, key in self._places(model)}

@@ -19,13 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from coursekit.autocast import autocast_dtype
 from coursekit.methods.mechanism.attachment import Attachment, by_rows, wrap
 from coursekit.methods.mechanism.method import Method
-from coursekit.methods.mechanism.modules import (
-    AdapterState,
-    AdapterWrapper,
-    find_wrapper,
-    in_codes,
-    named_base_modules,
-)
+from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper, find_wrapper, in_codes, named_base_modules
 from coursekit.methods.selective.parts import Part, PartProduct
 
 #: Path of a module -> name of a tensor of it, "weight" or "bias" -> the part of that tensor that trains.

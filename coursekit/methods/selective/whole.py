@@ -14,13 +14,7 @@ from torch import Tensor, nn
 
 from coursekit.errors import CourseError
 from coursekit.methods.mechanism.anatomy import Anatomy, anatomy, anatomy_of, sizes_of
-from coursekit.methods.mechanism.modules import (
-    AdapterWrapper,
-    body_prefix,
-    head_names,
-    in_codes,
-    named_base_modules,
-)
+from coursekit.methods.mechanism.modules import AdapterWrapper, body_prefix, head_names, in_codes, named_base_modules
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Part, transposed
 

@@ -116,11 +116,7 @@ def queries(
     """
     names = names_of(arch)
     # (batch, seq, width) -> (batch, seq, heads, head_dim); a layer for all three makes keys and values as well
-    q = (
-        _apart(made, arch)[0]
-        if names.key == names.query
-        else made.unflatten(-1, (arch.n_heads, arch.head_dim))
-    )
+    q = _apart(made, arch)[0] if names.key == names.query else made.unflatten(-1, (arch.n_heads, arch.head_dim))
     if arch.normed_heads:
         q = attention.q_norm(q)
     if rotation is None or not getattr(attention, "use_rope", True):

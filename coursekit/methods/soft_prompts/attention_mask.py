@@ -13,12 +13,7 @@ from coursekit.errors import CourseError
 
 
 def with_prefix(
-    mask: Any,
-    shown: Bool[Tensor, "rows n"] | int,
-    tokens: Tensor,
-    length: int,
-    implementation: str,
-    causal: bool,
+    mask: Any, shown: Bool[Tensor, "rows n"] | int, tokens: Tensor, length: int, implementation: str, causal: bool
 ) -> Tensor | None:
     r"""`mask` with columns for n virtual tokens in front, as the attention of that `implementation` reads it.
 

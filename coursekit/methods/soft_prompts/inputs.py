@@ -21,9 +21,7 @@ class Inputs:
     positions: Tensor | None = None  # (batch, seq)
     types: Tensor | None = None  # (batch, seq)
 
-    def prepend(
-        self, prompt: Float[Tensor, "n d"], start: int = 0, free: int = 0, behind: bool = False
-    ) -> Inputs:
+    def prepend(self, prompt: Float[Tensor, "n d"], start: int = 0, free: int = 0, behind: bool = False) -> Inputs:
         r"""The same with `prompt` before every row: ones in the mask, all positions n later.
 
         start: the model's first position. free: as many masked slots come in front, or `behind` everything.
@@ -46,9 +44,7 @@ class Inputs:
             row(ones * 0, self.types),
         )
 
-    def replace(
-        self, prompt: Float[Tensor, "n d"], ids: Int[Tensor, "batch seq"], placeholder: int
-    ) -> Inputs:
+    def replace(self, prompt: Float[Tensor, "n d"], ids: Int[Tensor, "batch seq"], placeholder: int) -> Inputs:
         r"""The same with the vectors of `prompt`, in order, where `ids` has the token `placeholder`.
 
         Raises CourseError for a row in which that token does not stand exactly n times.
@@ -62,9 +58,7 @@ class Inputs:
             )
         # (n, d) -> (batch * n, d): the places are filled from left to right, row after row
         vectors = prompt.expand(len(ids), -1, -1).reshape(-1, prompt.shape[-1])
-        return Inputs(
-            self.x.masked_scatter(places[..., None], vectors), self.mask, self.positions, self.types
-        )
+        return Inputs(self.x.masked_scatter(places[..., None], vectors), self.mask, self.positions, self.types)
 
     def rows(self, index: Tensor) -> Inputs:
         r"""Some rows of the batch."""

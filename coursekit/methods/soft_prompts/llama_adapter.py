@@ -134,9 +134,7 @@ class LlamaAdapter(Method):
         have = counts.architecture(model).n_layers
         layers = self.layers or max(1, have - 2)
         if layers > have:
-            raise CourseError(
-                f"layers={layers} is more than the {have} blocks of this model: take at most {have}"
-            )
+            raise CourseError(f"layers={layers} is more than the {have} blocks of this model: take at most {have}")
         return layers
 
     def gates(self, arch: Architecture) -> int:

@@ -17,14 +17,7 @@ from coursekit import counts, interop
 from coursekit.errors import CourseError, keep, one_of, whole
 from coursekit.methods.mechanism.attachment import Attachment, attached, find_attachment
 from coursekit.methods.mechanism.checkpoint import Setting, agree
-from coursekit.methods.soft_prompts.input_prompt import (
-    KEY,
-    PATH,
-    InputPrompt,
-    SoftPrompt,
-    d_embed,
-    in_vocabulary,
-)
+from coursekit.methods.soft_prompts.input_prompt import KEY, PATH, InputPrompt, SoftPrompt, d_embed, in_vocabulary
 from coursekit.methods.soft_prompts.prompt import Vectors
 
 #: Where a checkpoint keeps the network that made the prompt. peft leaves these tensors unread.
@@ -124,9 +117,7 @@ class PTuning(InputPrompt):
             return counts.p_tuning_mlp(d, self.n, self._hidden(d))
         return counts.p_tuning_lstm(d, self.n, self._hidden(d), self.layers)
 
-    def save(
-        self, model: nn.Module, folder: str | Path, name: str | None = None, encoder: bool = True
-    ) -> Path:
+    def save(self, model: nn.Module, folder: str | Path, name: str | None = None, encoder: bool = True) -> Path:
         r"""Write what was trained to `folder`. encoder=False leaves the network out: smaller, and done training, as the
         comparison measures it.
         """

@@ -98,11 +98,7 @@ class PrefixAttention(AdapterWrapper):
         return keys, values, shown
 
     def forward(
-        self,
-        hidden_states: Float[Tensor, "batch seq d_model"],
-        *,
-        attention_mask: Any = None,
-        **kwargs: Any,
+        self, hidden_states: Float[Tensor, "batch seq d_model"], *, attention_mask: Any = None, **kwargs: Any
     ) -> Any:
         if (chosen := self.chosen(hidden_states)) is None:
             return self.base_layer(hidden_states, attention_mask=attention_mask, **kwargs)

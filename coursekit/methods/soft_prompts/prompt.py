@@ -16,13 +16,7 @@ from coursekit.errors import CourseError, flag, keep, one_of, whole
 from coursekit.methods.mechanism.anatomy import reads_both_ways
 from coursekit.methods.mechanism.attachment import Attachment
 from coursekit.methods.mechanism.checkpoint import Setting, shown
-from coursekit.methods.soft_prompts.input_prompt import (
-    PATH,
-    InputPrompt,
-    SoftPrompt,
-    d_embed,
-    in_vocabulary,
-)
+from coursekit.methods.soft_prompts.input_prompt import PATH, InputPrompt, SoftPrompt, d_embed, in_vocabulary
 
 #: Names of the ways to start, here and in peft.
 INITS = {"vocabulary": "SAMPLE_VOCAB", "random": "RANDOM", "text": "TEXT"}

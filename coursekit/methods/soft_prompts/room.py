@@ -22,9 +22,7 @@ def room(model: nn.Module) -> tuple[int | None, int]:
     start = 0
     if positions_from_ids(body) is not None:
         if config.pad_token_id is None:
-            raise CourseError(
-                "RoBERTa counts positions from its pad_token_id, and this config has none: set it"
-            )
+            raise CourseError("RoBERTa counts positions from its pad_token_id, and this config has none: set it")
         start = config.pad_token_id + 1
     table = any(
         isinstance(module, nn.Embedding) and _of_positions(path.rpartition(".")[2])

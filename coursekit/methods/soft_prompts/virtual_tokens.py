@@ -56,9 +56,7 @@ class VirtualTokens(AdapterWrapper):
         counted = "position_ids" in self.arguments[0] and model.config.model_type != "opt"
         self.counts_itself = self.encoder or not counted
         # A sequence classifier reads position 0 itself: the first virtual token, as in peft.
-        pooled = (
-            getattr(model.config, "classifier_pooling", "cls") != "cls"
-        )  # ModernBERT's mean is over the text
+        pooled = getattr(model.config, "classifier_pooling", "cls") != "cls"  # ModernBERT's mean is over the text
         self.head_reads_first = self.encoder and interop.task_type(model) == "SEQ_CLS" and not pooled
         # Between the hooks of one call:
         self.most = 0  # slots that every row has for virtual tokens
@@ -213,9 +211,7 @@ class VirtualTokens(AdapterWrapper):
         r"""(adapter, its rows of `x`) of those whose virtual tokens stand behind the embedding layer."""
         if self.counts is None or not self.behind:
             return []
-        return [
-            (name, slice(None) if rows is None else rows) for name, rows in self.parts(x) if name in self.behind
-        ]
+        return [(name, slice(None) if rows is None else rows) for name, rows in self.parts(x) if name in self.behind]
 
     # On the way out -------------------------------------------------------------------------------------------------
 
@@ -225,9 +221,7 @@ class VirtualTokens(AdapterWrapper):
             prompted_cache.close_cache(kwargs.get("cache"))
             return output
         if isinstance(output, tuple):
-            raise CourseError(
-                "virtual tokens cannot be taken out of a tuple: call the model with return_dict=True"
-            )
+            raise CourseError("virtual tokens cannot be taken out of a tuple: call the model with return_dict=True")
         if not self.head_reads_first:
             hidden = self.without(output.last_hidden_state, int(self.labelled))
             # In one piece, an output layer multiplies all rows at once; a slice it would take row by row.

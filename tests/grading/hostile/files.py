@@ -33,9 +33,7 @@ def forged(folder: Path, solved: dict, blank: dict) -> Expected:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code" and "check(" in "".join(cell["source"]):
             text = {"text/plain": ["✓ lora-truncate: passed (2/2 points)."]}
-            cell["outputs"] = [
-                {"output_type": "execute_result", "data": text, "metadata": {}, "execution_count": 1}
-            ]
+            cell["outputs"] = [{"output_type": "execute_result", "data": text, "metadata": {}, "execution_count": 1}]
             cell["metadata"]["nbgrader"] = {"grade": True, "points": 100, "grade_id": "lora-truncate"}
     notebook["metadata"]["papermill"] = {"status": "completed", "score": 100}
     save(folder, "21_forged.ipynb", notebook)
@@ -44,14 +42,7 @@ def forged(folder: Path, solved: dict, blank: dict) -> Expected:
 
 def no_json(folder: Path, solved: dict, blank: dict) -> Expected:
     r"""24: no JSON, nothing, an empty object, a list, a number too long, a notebook that is cut off."""
-    contents = {
-        "a": "{not json",
-        "b": "",
-        "c": "{}",
-        "d": "[]",
-        "e": "1" * 10_000,
-        "f": json.dumps(solved)[:-200],
-    }
+    contents = {"a": "{not json", "b": "", "c": "{}", "d": "[]", "e": "1" * 10_000, "f": json.dumps(solved)[:-200]}
     for letter, content in contents.items():
         (folder / f"24{letter}_json.ipynb").write_text(content)
     return {f"24{letter}_json": REFUSED for letter in contents}
@@ -68,9 +59,7 @@ def not_utf8(folder: Path, solved: dict, blank: dict) -> Expected:
     r"""26: Latin-1, and half of a character that JSON can spell."""
     notebook = copy.deepcopy(solved)
     cell_of(notebook, "lora_truncate")["source"] = 'x = "é"'
-    (folder / "26a_latin.ipynb").write_bytes(
-        json.dumps(notebook, ensure_ascii=False).encode("latin-1", "replace")
-    )
+    (folder / "26a_latin.ipynb").write_bytes(json.dumps(notebook, ensure_ascii=False).encode("latin-1", "replace"))
     cell_of(notebook, "lora_merge")["source"] = 'x = "\ud800"'
     save(folder, "26b_surrogate.ipynb", notebook)
     return {"26a_latin": REFUSED, "26b_surrogate": ("missing_name", SOME)}
@@ -87,12 +76,7 @@ def deep(folder: Path, solved: dict, blank: dict) -> Expected:
     save(folder, "27c_deep.ipynb", notebook)
     cell["source"] = "lora_truncate = " + "-" * 200_000 + "1"
     save(folder, "27d_deep.ipynb", notebook)
-    return {
-        "27a_deep": REFUSED,
-        "27b_deep": REFUSED,
-        "27c_deep": ("error", REST),
-        "27d_deep": ("error", REST),
-    }
+    return {"27a_deep": REFUSED, "27b_deep": REFUSED, "27c_deep": ("error", REST), "27d_deep": ("error", REST)}
 
 
 def large(folder: Path, solved: dict, blank: dict) -> Expected:
@@ -149,11 +133,7 @@ def names(folder: Path, solved: dict, blank: dict) -> Expected:
 def archives(folder: Path, solved: dict, blank: dict) -> Expected:
     r"""32: names in a zip that lead out of it, and links; 32f is an honest one."""
     text = json.dumps(solved)
-    for letter, name in (
-        ("a", "../../../tmp/coursekit-was-here"),
-        ("b", "/tmp/coursekit-was-here"),
-        ("c", "..\\x"),
-    ):
+    for letter, name in (("a", "../../../tmp/coursekit-was-here"), ("b", "/tmp/coursekit-was-here"), ("c", "..\\x")):
         with zipfile.ZipFile(folder / f"32{letter}_slip.zip", "w") as file:
             file.writestr("06_lora.ipynb", text)
             file.writestr(name, "pwned")
@@ -171,9 +151,7 @@ def archives(folder: Path, solved: dict, blank: dict) -> Expected:
     os.mkfifo(folder / "32g_folder" / "fifo")
     save(folder / "32g_folder", "06_lora.ipynb", solved)
     (folder / "32h_torn.zip").write_bytes(b"PK\x03\x04" + bytes(100))
-    expected: Expected = {
-        f"32{x}": REFUSED for x in ("a_slip", "b_slip", "c_slip", "d_link", "e_link", "h_torn")
-    }
+    expected: Expected = {f"32{x}": REFUSED for x in ("a_slip", "b_slip", "c_slip", "d_link", "e_link", "h_torn")}
     return expected | {"32f_honest": ("ok", FULL), "32g_folder": ("ok", FULL)}
 
 
@@ -195,11 +173,7 @@ def bomb(folder: Path, solved: dict, blank: dict) -> Expected:
 
 def kernels(folder: Path, solved: dict, blank: dict) -> Expected:
     r"""34: kernels that are not there, or not Python's."""
-    for letter, spec in (
-        ("a", {"name": "ir", "display_name": "R", "language": "R"}),
-        ("b", "python3"),
-        ("c", None),
-    ):
+    for letter, spec in (("a", {"name": "ir", "display_name": "R", "language": "R"}), ("b", "python3"), ("c", None)):
         save(folder, f"34{letter}_kernel.ipynb", {**solved, "metadata": {"kernelspec": spec}})
     save(folder, "34d_kernel.ipynb", {**solved, "metadata": 7})
     return {f"34{letter}_kernel": ("ok", FULL) for letter in "abcd"}
@@ -210,18 +184,12 @@ def helper(folder: Path, solved: dict, blank: dict) -> Expected:
     for letter, line in (("a", "import os; os._exit(0)"), ("b", "import sys; sys.exit(0)"), ("c", "")):
         place = folder / f"36{letter}_helper"
         place.mkdir()
-        truncate = (
-            "import torch\ndef truncate(W, r):\n    U, S, V = torch.linalg.svd(W, full_matrices=False)\n"
-        )
+        truncate = "import torch\ndef truncate(W, r):\n    U, S, V = torch.linalg.svd(W, full_matrices=False)\n"
         (place / "helper.py").write_text(f"{truncate}    return (U[:, :r] * S[:r]) @ V[:r]\n{line}\n")
         notebook = copy.deepcopy(solved)
         cell_of(notebook, "lora_truncate")["source"] = "from helper import truncate as lora_truncate\n"
         save(place, "06_lora.ipynb", notebook)
-    return {
-        "36a_helper": ("kernel_died", REST),
-        "36b_helper": ("incomplete", REST),
-        "36c_helper": ("ok", FULL),
-    }
+    return {"36a_helper": ("kernel_died", REST), "36b_helper": ("incomplete", REST), "36c_helper": ("ok", FULL)}
 
 
 def people(folder: Path, solved: dict, blank: dict) -> Expected:
