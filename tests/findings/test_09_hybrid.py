@@ -114,7 +114,7 @@ def test_mam_shows_no_clear_difference_to_its_adapter(stored):
     assert found.verdict == stored.difference("mam", pair[1]).verdict == "no clear difference"
     assert found == replace(results.read("hybrid").difference(*pair), p=found.p, family=len(ASKED))
     said(PAGE, f"MAM shows no clear difference from its adapter {found.in_points().partition(' ')[2][:-1]} points) at "
-               f"{stored.rate(pair[0]):g}, the better rate by")  # fmt: skip
+               f"{stored.rate(pair[0]):g}. At ")  # fmt: skip
 
 
 def test_mam_beside_its_prefix_alone(stored):
@@ -146,7 +146,10 @@ def test_at_which_rates_hybrids_and_their_parts_train(stored):
     assert adapter == network and MAMAdapter() == MAMAdapter(n=30, hidden=800), "as in the paper"
     assert UniPELT() == UniPELT(n=10, hidden=512), "as in the paper"
     said(PAGE, f"MAM's adapter wants {adapter:g}, its prefix {direct:g} when trained directly, but {network:g} too "
-               "when a network makes it, as in the papers. So MAM and UniPELT have that network here")  # fmt: skip
+               "when a network makes it, as in the papers.")  # fmt: skip
+    (wanted,) = {stored.rate(part) for part in ("pfeiffer", "lora")}
+    assert adapter < stored.rate("unipelt-network") < wanted == stored.rate("unipelt")
+    said(PAGE, f"So MAM has that network here; UniPELT too, though Pfeiffer's adapter and LoRA want {wanted:g}.")
 
 
 def test_what_the_networks_cost(stored):
@@ -168,19 +171,16 @@ def test_at_its_adapters_rate_mam_is_equal_to_it(stored):
     assert len(there.seeds("mam-network")) == len(stored.seeds("mam-network")) == 3
     found = there.paired({str(pair): pair for pair in ASKED})[str(("mam-network", "parallel r=192"))]
     assert found.verdict == "equal for practical purposes"
-    chosen, other = (stored.at("mam-network", each).curve("mam-network")[-1] for each in (rate, higher))
-    said(PAGE, f"the better rate by {100 * ahead:.1f} points. On the last validation alone the adapter's {higher:g} "
-               f"leads by {100 * (other[1] - chosen[1]):.1f}, and there the two are equal "
-               f"{found.in_points().partition(' ')[2]}.")  # fmt: skip
+    assert 0 < ahead < 0.005
+    said(PAGE, f"At {higher:g}, nearly as good in validation, the two are equal.")
 
 
 def test_with_the_prefix_trained_directly(stored):
     parts = [stored.difference("unipelt", part) for part in ("pfeiffer", "lora")]
     assert {str(found) for found in parts} == {EQUAL}
     assert stored.difference("mam", "parallel r=192").verdict == "no clear difference"
-    adapter, lora = (found.in_points().partition(" ")[2] for found in parts)
-    said(PAGE, f"With the prefix trained directly UniPELT is equal to Pfeiffer's adapter {adapter} and LoRA {lora}; "
-               "MAM again shows no clear difference.")  # fmt: skip
+    said(PAGE, "With the prefix trained directly UniPELT is equal to Pfeiffer's adapter and LoRA; MAM again shows no "
+               "clear difference.")  # fmt: skip
 
 
 def test_over_bitfit_the_lead_is_not_clear(stored):
@@ -274,7 +274,7 @@ def test_what_the_costs_are():
     assert cost["mam"].step_ratio == high
     printed(PAGE, r"\nhead alone .*" + "".join(rf"\n.* {cost[arm].step_ratio:.2f}" for arm in parted))
     said(PAGE, f"The time does not: the last five rows lie between {low:.2f} and {high:.2f}, since most of a step is "
-               "the frozen model's own")  # fmt: skip
+               "the pass through the frozen model and back")  # fmt: skip
     said(PAGE, f"Timed against itself, full fine-tuning comes out at {full:.2f}: small gaps may be noise")
     head = cost["head"].step_ratio
     assert 2 * head > max(cost[arm].step_ratio for arm in parted if arm != "mam")
@@ -299,7 +299,8 @@ def test_what_is_refused_though_it_only_adds():
         Hybrid(PfeifferAdapter(r=2), ParallelAdapter(r=2)).attach(model)
     with pytest.raises(CourseError, match="cannot be combined: both change .*value.weight"):
         Hybrid(LoRA(r=2), IA3()).attach(model)
-    said(PAGE, "To be safe, Hybrid refuses any two methods that change the same weight or bias, as LoRA and (IA)³ do")
+    said(PAGE, "To be safe, Hybrid refuses two adapters, and any two methods that change the same weight or bias, as "
+               "LoRA and (IA)³ do")  # fmt: skip
 
 
 # The notebook's own run and its exercise -------------------------------------------------------------------
@@ -342,12 +343,14 @@ def test_the_gates_are_told_as_they_are():
         assert len(before) == 6
         rose[kind] = mean(after) - mean(before)
         layers.append(stdev(after))
-        query = after if kind == "query" else query
+        query = [before, after] if kind == "query" else query
         fell[kind] = [i for i, (old, new) in enumerate(zip(before, after, strict=True), 1) if old - new > 0.05]
     assert fell["query"] == fell["adapter"] == [] and min(len(fell[kind]) for kind in ("prefix", "value")) > 0
-    ends = [f"{end(query):.2f} in layer {query.index(end(query)) + 1}" for end in (min, max)]
+    most, least = (query[1].index(end(query[1])) for end in (max, min))
+    assert query[1][least] == pytest.approx(query[0][least], abs=0.005), "stayed"
     said(PAGE, "In this run they then differ mostly between layers: LoRA's at the query opened most "
-               f"({', '.join(ends)}), some of the value's and the prefix's fell")  # fmt: skip
+               f"(up to {query[1][most]:.2f} in layer {most + 1}; layer {least + 1} stayed at {query[1][least]:.2f}), "
+               "some of the value's and the prefix's fell.")  # fmt: skip
     assert max(rose, key=rose.get) == "query"
     lower, *top = printed(
         PAGE, r"layers 1 to 4: at most (0\.\d\d); layer 6: " + ", ".join(rf"{kind} (0\.\d\d)" for kind in kinds)
@@ -359,18 +362,6 @@ def test_the_gates_are_told_as_they_are():
     said(PAGE, f"in layer 6 the adapter's and the prefix's do ({high['adapter']} and {high['prefix']})")
     said(PAGE, "The heights alone do not say which part the model needs: in LoRA twice the $B$ and half the gate give "
                "the same update")  # fmt: skip
-
-
-def test_the_prefix_of_the_gates_hardly_moves():
-    (cell,) = (cell.source for cell in read(PAGE).cells if "readings.use(" in cell.source)
-    assert "methods.UniPELT(hidden=None).attach(" in cell
-    (rate,) = re.findall(r"steps=encoder_steps, .*lr=([\de-]+)", cell)
-    (steps,) = re.findall(r"(?m)^encoder_steps = (\d+)", "\n".join(cell.source for cell in read(PAGE).cells))
-    model = BertForSequenceClassification(BertConfig(hidden_size=384, num_hidden_layers=1, num_attention_heads=12))
-    flat = [values for name, values in UniPELT(hidden=None).attach(model).named_parameters() if name.endswith(".flat")]
-    assert [values.std().item() for values in flat] == [pytest.approx(1, abs=0.05)]
-    assert float(rate) * int(steps) < 0.2  # AdamW moves a number by about the rate a step, which then falls to 0
-    said(PAGE, "the prefix is still nearly its random start")
 
 
 def test_the_orders_are_told_as_they_are():
