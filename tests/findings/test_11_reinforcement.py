@@ -173,16 +173,18 @@ def test_where_the_points_come_from(stored, adjusted):
     win = {name: 100 * one.mean().item() for name, one in most.items()}
     assert sum(win.values()) == pytest.approx(100 * (1 - right).mean().item()), "all that there is to win"
     won = {"form": part["form"], "confidence": part["confidence"], "another number": another(part)}
-    took = {name: f"{won[name]:.1f} of {win[name]:.1f}" for name in ("form", "confidence")}
-    found = f"in points probably another number, at this rate: {another(part):.1f} of the {win['another number']:.1f}"
-    said(PAGE, f"{found} that it could win. Confidence took {took['confidence']} and form {took['form']}: in shares "
-               "the order is the reverse")  # fmt: skip
+    took = {name: f"{won[name]:.1f} of {win[name]:.1f}" for name in won}
+    found = f"in points probably another number, at this rate. It won {took['another number']}"
+    found += " (before: wrong numbers drawn where the likeliest was wrong)"
+    said(PAGE, f"{found}, confidence {took['confidence']} (where it was right), form "
+               f"{took['form']}: in shares the order is the reverse")  # fmt: skip
     assert sorted(won, key=won.get) == sorted(won, key=lambda name: -won[name] / win[name]) == list(won)
     each = f"in each of the {'ten' * (len(runs) == 10)} runs"
-    said(PAGE, f"Another number leads confidence {each}, but the interval counts the sums, too: {apart.verdict} (table "
-               "in section 4)")  # fmt: skip
-    assert {lead(stored, arm).verdict for arm in RATES[::2]} == {"no clear difference"}
-    said(PAGE, "At a third or three times the rate neither leads")
+    assert lead(stored, GRPO).verdict == "better", "without the adjustment"
+    few = "three" * ({len(stored.arms[arm]) for arm in RATES[::2]} == {3})
+    said(PAGE, f"Another number leads confidence {each}, but after Holm’s adjustment there is {apart.verdict} (table "
+               f"in section 4), nor at a third or three times the rate ({few} runs each)")  # fmt: skip
+    assert {lead(stored, arm).verdict for arm in RATES[::2]} == {apart.verdict}
     both = f"Another number brought {another(part):.1f} of them, confidence {part['confidence']:.1f}"
     said(PAGE, f"{both} ({apart.verdict}). New skill is not shown")
 
@@ -192,10 +194,10 @@ def test_rare_answers(stored):
     assert (measure(stored, BEFORE, "first")[rare == 1] == 0).all() and before.shape == (10, 64) and 10 * 8 == 80
     some, held = rare.amax(0), before.amax(0)  # of each sum
     brought, count, luck = bring(stored, GRPO)["rare answers"], int(some.sum()), int((some * held).sum())
-    assert count - luck == 8
+    assert count > luck
     said(PAGE, f"Rare answers, {brought:.1f} points, come from {count} of the {len(some)} sums, in one run or another")
-    said(PAGE, f"For {luck} of them another run’s draws from the released model held the number")
-    said(PAGE, "For the other eight sums none of eighty did")
+    said(PAGE, f"For {luck}, another run’s draws from the released model held the number, for the others none "
+               "of eighty draws did: rarer still, or new")  # fmt: skip
 
 
 def test_both_at_three_rates(stored, adjusted):
@@ -226,10 +228,10 @@ def test_the_rival_in_the_same_time(stored, adjusted):
     said(PAGE, f"{once} ({better}), but GRPO takes {times} times as long in this run")
     value, ends = points(longer).split(" points (")
     assert {run.more["processor"] for run in stored.arms[LONGER]} == {"AMD EPYC"}
-    said(PAGE, "for as long is 18, GRPO’s time on an AMD EPYC")
+    said(PAGE, "for as long is 18 steps (GRPO’s time on an AMD EPYC)")
     room = int(float(times) * stored.steps(GRPO))
-    said(PAGE, f"in this run ({room} of the rival’s steps). Given {stored.steps(LONGER)}, the rival has {value} points "
-               f"more right draws ({ends}")  # fmt: skip
+    said(PAGE, f"in this run ({room} of the rival’s steps). Given the EPYC’s {stored.steps(LONGER)}, the rival has "
+               f"{value} points more right draws ({ends}")  # fmt: skip
     said(PAGE, f"Showing the right answers for as long brought {value} points more ({ends}")
 
 
@@ -238,7 +240,7 @@ def test_the_rival_reaches_answers_that_the_released_model_rarely_draws(stored, 
     assert found.verdict == ahead.verdict == "better"
     part, runs = bring(stored, LONGER), [bring(stored, LONGER, slice(seed, seed + 1)) for seed in range(10)]
     assert all(another(one) > one["confidence"] for one in runs) and another(part) > sum(part.values()) / 2
-    most = f"Most of its gain, too, comes from another number ({another(part):.1f} points; confidence"
+    most = f"Most of its gain comes from another number ({another(part):.1f} points; confidence"
     learns = "and it learns answers that the released model rarely draws"
     said(PAGE, f"{most} {part['confidence']:.1f}), {learns}: eight draws hold a right number for "
                f"{share(stored, LONGER, 'eight')} of the sums, {tenths(found)} than before and by {points(ahead)} than "
@@ -254,7 +256,8 @@ def test_the_careless_rule_with_every_seed(stored, adjusted):
     before, after = (share(stored, arm, "first") for arm in (BEFORE, CARELESS))
     found = adjusted[f"{CARELESS} {BEFORE} first"]
     assert before < after and found.verdict == "no clear difference"
-    said(PAGE, f"{before} of the stored draws had the right first number before, {after} after, {found.verdict}")
+    said(PAGE, "Had we measured only the first number, it would hardly have warned us")
+    said(PAGE, f"{before} of the stored draws had it right before, {after} after, {found.verdict}")
 
 
 def test_the_mended_rule(stored, adjusted):
