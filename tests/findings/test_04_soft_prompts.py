@@ -53,6 +53,11 @@ def ends(found: Difference) -> str:
     return found.in_points().split("(")[1].removesuffix(")")
 
 
+def ranges(found: Difference) -> str:
+    r"""The interval of a gain, without its signs: "1.8 to 5.9"."""
+    return f"{100 * found.low:.1f} to {100 * found.high:.1f}"
+
+
 @pytest.fixture(scope="module")
 def film() -> Results:
     r"""As the notebook reads it: soft prompts and linear probes, on the same sentences."""
@@ -76,7 +81,8 @@ def test_what_each_row_had(film):
         tried = film.by_rate(arm)
         assert arm.startswith("probe") or not tried or min(tried) < film.rate(arm) < max(tried), arm
     assert film.steps("probe") == film.steps("probe-cls") == 0, "their loss is at its minimum, whatever the steps"
-    said(PAGE, "The fair baseline reads the same: a linear probe on [CLS], trained to its end.")
+    said(PAGE, "The fair baseline reads the same: a linear probe on [CLS], a logistic regression trained to its end.")
+    said("data/evidence/probe.md", "Linear probes of MiniLM, trained to their end: logistic regression")
 
 
 def longer(film: Results, arm: str) -> dict[float, float]:
@@ -108,9 +114,9 @@ def test_nothing_is_preliminary(film):
 def test_where_soft_prompts_start_and_what_their_head_reads():
     card = (ROOT / "data/evidence/soft_prompts.md").read_text(encoding="utf-8")
     assert "The head reads the same in every row, the pooled [CLS] of the text" in card
-    assert "(peft's\nclassifier reads position 0, which would be the first of them)" in card
-    said(PAGE, "Each method also trains a classifier, at the same rate, on the [CLS] of the text (PEFT's would read a "
-               "prompt's first vector), behind MiniLM's pooler")  # fmt: skip
+    said(
+        PAGE, "Each method also trains a classifier, at the same rate, on the [CLS] of the text, behind MiniLM's pooler"
+    )
     one = torch.nn.Linear(2, 2)
     assert [group["lr"] for group in make_optimizer("adamw", one.parameters(), 0.1, 0.0).param_groups] == [0.1]
     topic = (ROOT / "benchmarks/topics/soft_prompts.py").read_text(encoding="utf-8")
@@ -128,7 +134,7 @@ def test_the_pooler_is_frozen_and_was_never_trained(film):
     assert '("probe-cls", out.pooler_output)' in (ROOT / "benchmarks/topics/probe.py").read_text(encoding="utf-8")
     head, prompt, prefix = (film.parameters(arm) for arm in ("head", "prompt-20", "prefix-20"))
     assert head == 2 * 384 + 2 and prompt == head + 20 * 384 and prefix == head + 20 * 2 * 6 * 384, "no pooler"
-    said(PAGE, "pooler, a layer that the checkpoint never trained")
+    said(PAGE, "pooler, an untrained layer.")
 
 
 @pytest.fixture(scope="module")
@@ -159,11 +165,9 @@ def test_beside_the_same_classifier_without_a_prompt(film):
     family = film.differences(stored, "head")
     asked = family.pop("prompt-20-text")
     assert asked.verdict == "better" and len(family) == 6
-    assert "better" not in {gap.verdict for gap in family.values()}
-    card = (ROOT / "data/evidence/soft_prompts.md").read_text(encoding="utf-8")
-    assert all(f"\n| {arm} |" in card for arm in stored) and film.steps("head") == 300
+    assert film.steps("head") == 300
     said(PAGE, "[Stored runs](../data/evidence/soft_prompts.md) of MiniLM")
-    said(PAGE, "Of seven prompts only it is shown to beat the classifier alone, trained as long.")
+    said(PAGE, f"It is {by(asked)[3:]} ({ranges(asked)}) ahead of the classifier alone.")
 
 
 def test_one_vector_in_every_block_is_ahead_of_a_prompt_with_more_numbers(film, pairs):
@@ -186,8 +190,8 @@ def test_beside_the_probe_on_the_mean_and_full_fine_tuning(film, pairs):
     family = film.differences(soft(film), "probe")
     assert [arm for arm, found in family.items() if found.verdict == "better"] == [prefix]
     said(PAGE, "A probe on the tokens' mean is a stronger rival. Only the prefix of 600 steps is shown to beat "
-               f"it, {by(probe)}. Full fine-tuning is {by(full)[3:]} further, {by(higher)[3:].removesuffix(' points')} "
-               "at the higher of its two best rates.")  # fmt: skip
+               f"it, {by(probe)}. Full fine-tuning is {by(full)[3:].removesuffix(' points')} or {by(higher)[3:]} "
+               "further, by its rate.")  # fmt: skip
     said(PAGE, f"after 600 steps also beat the probe on the mean, {by(probe).removesuffix(' points')}.")
 
 
@@ -223,13 +227,13 @@ def test_on_a_decoder():
     said(PAGE, f"trains {times:.0f} times the prompt's numbers.")
     family = decoder.differences(arms, fair)
     assert [family[arm].verdict for arm in arms] == ["no clear difference", "better"] * 2
-    said(PAGE, f"The prompt is not shown to beat the threshold ({ends(family['prompt'])} points).")
+    said(PAGE, f"In the first runs the prompt is not shown to beat the threshold ({ends(family['prompt'])} points).")
     said(PAGE, f"the best threshold on {FITTED_ON} training sentences")
     assert threshold(np.array([1.0, 2.0, 3.0]), np.array([False, True, True])) == 1.5
     between = decoder.difference("prompt", "lora")
     assert between.verdict == "no clear difference"
     printed(PAGE, f"(Prompt minus LoRA, right: {re.escape(between.in_points())} points)")
-    said(PAGE, "Neither is shown to beat the other.")
+    said(PAGE, "LoRA is not shown to beat the prompt.")
 
 
 def test_the_runs_made_again_for_their_margins():
@@ -252,7 +256,9 @@ def test_the_runs_made_again_for_their_margins():
         by_seed[of] = decoder.paired({f"seed {i}": difference([one], base) for i, one in enumerate(runs)})
     assert [found.verdict for found in by_seed[results.AUC].values()] == ["worse", "better", "better"]
     assert [found.verdict for found in by_seed[""].values()] == ["worse", "better", "no clear difference"]
-    said(PAGE, "In stored runs LoRA does more; of three prompts two do by their AUC, and one fails.")
+    gains = [*by_seed[results.AUC].values()]
+    said(PAGE, "In stored runs, where the rival has no question, LoRA does more; of three prompts two do by their AUC, "
+               "and one fails.")  # fmt: skip
     points = [", ".join(one.in_points().split(" (")[0] for one in found.values()) for found in by_seed.values()]
     assert printed(PAGE, rf"prompt, n = 20, run again .*? +({re.escape(points[0])}) .*? +({re.escape(points[1])})")
     assert decoder.ranked("prompt") is None and decoder.ranked("lora") is None
@@ -260,7 +266,8 @@ def test_the_runs_made_again_for_their_margins():
     before, after = (decoder.seeds(arm)[0] for arm in ("prompt", "prompt again"))
     assert before > 0.8
     said(PAGE, f"A rate that was best once can still fail. Run again, one prompt of three got {after:.3f} right, with "
-               "a seed that had worked. The others' AUC is clearly above the untrained model's.")  # fmt: skip
+               f"a seed that had worked. In AUC the others gain {by(gains[1])[3:]} ({ranges(gains[1])}) "
+               f"and {100 * gains[2].value:.1f} ({ranges(gains[2])}).")  # fmt: skip
 
 
 def test_what_section_1_says_of_its_run():
@@ -277,6 +284,7 @@ def test_what_section_1_says_of_its_run():
     low, high = printed(PAGE, r"AUC, trained minus untrained, \S+ \((\S+) to (\S+)\);")
     said(PAGE, f"the AUC is {before[1]:.2f} before and after.")
     assert before[1] == fitted[1] == after[1] == question[1]
+    said(PAGE, f"Not run: a question in words (in section 1 AUC {question[1]:.2f} against {template[1]:.2f}); large")
     assert float(low.replace("−", "-")) < 0 < float(high)
     said(PAGE, "Nothing here shows that the training did more than correct a lean")
     said(PAGE, "which are not shown to do more than correct a lean")
@@ -316,13 +324,13 @@ def test_what_the_costs_are():
         torch.nn.functional.scaled_dot_product_attention(*torch.ones(3, 1, 9, 20, 64))
     assert counter.get_total_flops() == 0
     said(PAGE, f"A prefix adds no tokens: {prefix[1]:.1f} times, plus under 1 % for its keys.")
-    said(PAGE, f"So the prefix takes {prefix[2]:.1f} times full fine-tuning's work, but the prompt {prompt[2]:.1f} "
-               "times.")  # fmt: skip
-    said(PAGE, f"The states fall from {full[3]:,.0f} MB to {prompt[3]:,.0f} with the prompt")
-    said(PAGE, f"{prompt[4]:,.0f} MB of activations are kept, more than the {full[4]:,.0f} of full fine-tuning")
+    said(PAGE, f"So the prefix takes {prefix[2]:.1f} times full fine-tuning's work, the prompt {prompt[2]:.1f}.")
+    said(PAGE, f"With the prompt the states fall from {full[3]:,.0f} MB to {prompt[3]:,.0f}")
+    said(PAGE, f"{prompt[4]:,.0f} MB of activations are kept, more than full fine-tuning's {full[4]:,.0f}.")
     said(PAGE, f"falls all the same, from {full[5]:,.0f} MB to {prompt[5]:,.0f}")
-    assert prompt[6] < full[6]
-    said(PAGE, "With texts of 100 tokens it keeps less.")
+    assert prefix[6] < prompt[6] < full[6]
+    assert prefix[4] < full[4], "as many tokens, and less is kept"
+    said(PAGE, "With texts of 100 tokens it keeps less, as nothing is kept for frozen weights' gradients.")
 
 
 @torch.no_grad()
@@ -362,8 +370,7 @@ def test_what_peft_does_with_the_cache():
     looks_for = inspect.getsource(peft.PeftModelForCausalLM.prepare_inputs_for_generation)
     assert 'get("past_key_values"' in looks_for and '"cache"' not in looks_for  # what it is called: `size`, below
     said(PAGE, "PEFT 0.21 does not find the cache of transformers 5.24 and puts the prompt before each new token again")
-    said(PAGE, "With these versions do not let PEFT generate from a prefix: with a cache it is ignored, without one "
-               "only its first new token can be trusted.")  # fmt: skip
+    said(PAGE, "A prefix is ignored with a cache, and without one only the first new token can be trusted.")
 
 
 def test_where_pefts_prompt_starts():
@@ -400,7 +407,7 @@ def test_what_the_last_hint_is():
 
 def test_when_the_last_exercise_gives_all_points():
     assert ASKED_SHARE == 0.4 and 2 / LEARN < 0.03 < 3 / LEARN, "how much more than the words _score asks for"
-    said(PAGE, f"full points ask {100 * ASKED_SHARE:.0f} % and at least three countries more than the words")
+    said(PAGE, f"full points ask {100 * ASKED_SHARE:.0f} % and three countries more than the words")
     assert DESIGN.seconds == 180
     said(PAGE, "your function has three minutes")
 
