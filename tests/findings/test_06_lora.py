@@ -89,8 +89,8 @@ def test_a_head_on_the_mean_gives_lora_little_more(lora):
     found = pooling.difference("lora-mean", "lora")
     assert str(found) == EQUAL
     gain = found.in_points().replace("+", "").replace(" (", " points (")
-    said(PAGE, "Without it, on the [tokens' mean](../data/evidence/pooling.md), LoRA on query and value gains "
-               f"{gain}, equal by that margin")  # fmt: skip
+    said(PAGE, "With LoRA on query and value the [tokens' mean](../data/evidence/pooling.md) in its place gives "
+               f"{gain} more, equal by that margin")  # fmt: skip
 
 
 def test_all_linear_is_in_the_blocks_and_pefts_takes_the_pooler_too(lora):
@@ -109,21 +109,24 @@ def test_between_lora_and_full_fine_tuning_there_is_no_clear_difference(lora):
     everywhere, found, longer, second = (-lora.difference(*pair) for pair in (*ASKED[:2], LONGER, SECOND))
     assert everywhere.verdict == "no clear difference" and everywhere.value > 0
     behind = everywhere.in_points()[1:].replace("+", "").replace(" (", " points behind full fine-tuning (")
-    said(PAGE, f"No clear difference: on all linear layers LoRA is {behind}")
     said(PAGE, f"On all linear layers LoRA is {behind}, no clear difference")
     large = "all-r8-batch64", "full-batch64"
     assert {lora.steps(arm) for arm in large} == {300 * 16 // 64}  # for as many sentences
-    assert lora.difference(*large).verdict == "no clear difference"
-    said(PAGE, "What we do not know: whether this holds in [larger batches](../data/evidence/README.md)")
+    larger = -lora.difference(*large)
+    assert larger.verdict == "no clear difference"
+    points = larger.in_points()[1:].replace("+", "").replace(" (", " points (")
+    said(PAGE, f"No clear difference: on all linear layers LoRA is {behind}, in [batches of 64](../data/evidence/"
+               f"README.md) {points}.")  # fmt: skip
+    said(PAGE, "What we do not know: whether this holds for larger models and harder tasks")
     short = found.in_points().replace("+", "")
     lower = short.replace(" (", " points (")
     said(PAGE, f"On query and value LoRA may be a little behind, by {lower}, not clearly")
     said(PAGE, f"On query and value it may be a little behind ({short.replace(' (', '; ')}")
     assert str(longer) == str(second) == EQUAL and {lora.steps(arm) for arm in (*LONGER, *SECOND)} == {600}
     higher = second.in_points().replace("+", "").replace(" (", " points (")
-    assert lora.rate(SECOND[1]) > lora.rate(LONGER[1])
     said(PAGE, f"After 600 steps the two are equal by our margin, though LoRA is {higher} behind full fine-tuning at "
-               "the higher of its two best rates")  # fmt: skip
+               "1e-4, on validation level with 3e-5")  # fmt: skip
+    assert (lora.rate(SECOND[1]), lora.rate(LONGER[1])) == (1e-4, 3e-5)  # how near the two are: the next test
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
     said(PAGE, "LoRA on query and value trains 0.3 % of the parameters")
 
@@ -153,7 +156,7 @@ def test_it_is_ahead_of_a_linear_probe(lora):
 def test_ranks_and_places_are_equal_for_practical_purposes(lora):
     assert {str(lora.difference(*pair)) for pair in (*RANKS, FEWER, *PLACES)} == {EQUAL}
     lower = 100 * lora.difference(*RANKS[1]).value
-    said(PAGE, f"By our margin ranks 1 ({lower:.1f} points lower) and 64 equal rank 8")
+    said(PAGE, f"By our margin rank 64 equals rank 8, as does rank 1, though {lower:.1f} points lower")
     assert all(lora.parameters(arm) == pytest.approx(330_000, rel=0.03) for pair in PLACES for arm in pair)
     said(PAGE, "attention, the MLP, or query and value alone equal all linear layers")
 
@@ -195,8 +198,8 @@ def test_the_first_step_grows_with_the_rank_unless_alpha_is_fixed():
     grows = [2 * r * moved[r] for r in moved]  # alpha = 2 r
     assert grows[1] / grows[0] == pytest.approx(8, rel=0.3) and grows[2] / grows[1] == pytest.approx(8, rel=0.3)
     assert max(moved.values()) < 1.3 * min(moved.values())
-    said(PAGE, "With $\\alpha$ fixed, as in Hu et al., Adam's first step is about as large at every $r$; with our "
-               "$\\alpha=2r$ it grows with $r$")  # fmt: skip
+    said(PAGE, "With $\\alpha$ fixed, as in Hu et al., Adam's first step changes $h$ about as much at every $r$; "
+               "with our $\\alpha=2r$ the change grows with $r$")  # fmt: skip
 
 
 def test_what_a_step_costs_is_what_was_measured():
@@ -220,6 +223,14 @@ def test_what_a_step_costs_is_what_was_measured():
 
 
 # The notebook's own run ------------------------------------------------------------------------------------
+
+
+def test_the_prompt_names_none_of_the_words():
+    task = load_task("film", "five")
+    prompt = task.prompt("<sentence>")
+    assert not [word for word in task.labels if word in prompt]
+    said(PAGE, f"reads {prompt} and grades it: {', '.join(task.labels[:-1])} or {task.labels[-1]}")
+    said(PAGE, "The prompt does not name these words")
 
 
 def test_the_first_table_is_told_as_it_is():
@@ -272,9 +283,11 @@ def test_what_merging_costs_is_what_was_measured():
     assert round(float(half) / float(rounded)) == 12 and float(single) < 1e-5
     said(PAGE, "twelve times as much as rounding the base alone")
     assert round(float(away) / float(half), -1) == 30
-    said(PAGE, "that moved our logits a thirtieth as far as the adapter does")
+    said(PAGE, "our logits moved a thirtieth as far as the adapter moves them")
     (stay,) = printed(PAGE, r"(\d+)% of the entries stay as they were")
-    said(PAGE, f"In this run {stay} % of the entries stay as they were, the smallest beside their weights")
+    said(PAGE, f"In this run {stay} % of the entries stay as they were, the smallest beside their weights: merging "
+               "drops this part of the update and rounds the rest")  # fmt: skip
+    said(PAGE, f"On a bfloat16 base the sum is rounded: {stay} % of the update's entries vanished")
 
 
 def test_the_cut_updates_are_told_as_they_are():
