@@ -48,15 +48,13 @@ def architecture(folder: str | Path) -> str:
 def _bottleneck(config: dict[str, Any], folder: str | Path) -> Adapter | AdapterDrop:
     r = width(folder)
     if isinstance(form := config["config"], str):
-        one_of("adapter configuration", form, NAMED)
-        kind, activation = NAMED[form]
+        kind, activation = NAMED[one_of("adapter configuration", form, NAMED)]
         return kind(r=r, activation=activation)
     kind = form_of(form, folder)
     activation = form.get("non_linearity")
     if "version" not in config:  # written before gelu and its approximation changed their names
         activation = {"gelu": "gelu_new", "gelu_orig": "gelu"}.get(str(activation), activation)
-    one_of("activation", activation, ACTIVATIONS)
-    settings: dict[str, Any] = {"r": r, "activation": ACTIVATIONS[activation]}
+    settings: dict[str, Any] = {"r": r, "activation": ACTIVATIONS[one_of("activation", activation, ACTIVATIONS)]}
     if kind is ParallelAdapter:
         settings["scaling"] = form.get("scaling", 1.0)
     if issubclass(kind, Compacter):

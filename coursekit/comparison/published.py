@@ -176,8 +176,7 @@ def _known(model: str) -> Callable[[], Any]:
             head_dim=128, intermediate_size=8192, tie_word_embeddings=True,
         ),
     }  # fmt: skip
-    one_of("published model", model, known)
-    return known[model]
+    return known[one_of("published model", model, known)]
 
 
 def _count(model: str, rule: str, setting: int | None) -> int | None:

@@ -88,7 +88,7 @@ def differences_by_cost(
 
     families: method -> one of `plots.hybrid.FAMILIES`. panels: label of the axis -> (method -> its difference to the
     leader, an `experiments.intervals.Difference`; method -> cost; the most that a budget allows; who leads; who is
-    taken, the choice first). Filled: not inferior, by `margin`. Leader and taken have rings and names, the taken their
+    taken, the choice first). Filled: not inferior. Leader and taken have rings and names, the taken their
     intervals; a method without a cost is not drawn. margin: in points, below which nothing is not inferior: a band up
     to 0. low: where the axis begins; what lies farther down is an arrow at its edge. named: for each panel, method ->
     where its name stands, in points of a page from its dot; those that are taken stand at its left without.
@@ -104,7 +104,7 @@ def differences_by_cost(
             for name in (name for name in found if families[name] == family and name in cost):
                 points, colour = 100 * found[name].value, FAMILIES[family]
                 ax.scatter(cost[name], max(points, low), marker="o" if points >= low else "v", edgecolors=colour, s=24,
-                           facecolors=colour if found[name].low > -margin / 100 else "white", zorder=3,
+                           facecolors=colour if found[name].non_inferior else "white", zorder=3,
                            clip_on=False)  # fmt: skip
         ring = dict(markersize=11, markerfacecolor="none", capsize=2, elinewidth=0.9)
         ax.errorbar(cost[leads], 0, color=FAMILIES[families[leads]], fmt="o", **ring)

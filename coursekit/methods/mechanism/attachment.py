@@ -61,8 +61,7 @@ def attachment_of(model: nn.Module) -> Attachment:
 def name_of(model: nn.Module, name: str | None) -> str:
     r"""`name`, or where it is None the active adapter or the first. CourseError for one that `model` does not have."""
     state = attachment_of(model)
-    name = one_of("adapter", name or state.switch.active or next(iter(state.methods)), state.methods)
-    return name
+    return one_of("adapter", name or state.switch.active or next(iter(state.methods)), state.methods)
 
 
 def unmerged(model: nn.Module) -> Attachment:
