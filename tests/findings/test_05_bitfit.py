@@ -9,7 +9,7 @@ import families
 import nbformat
 import pytest
 import torch
-from finding import ROOT, once_beside, printed, said, tenths
+from finding import ROOT, once_beside, printed, read, said, tenths
 from peft import BeftConfig, LNTuningConfig, ShiraConfig, get_peft_model
 from transformers import AutoConfig
 
@@ -30,7 +30,7 @@ PAGE = "05_bitfit"
 #: The pairs of its table: one family, whose verdicts are adjusted together.
 PAIRS = [
     ("random mask", "full"), ("bitfit", "probe-cls"), ("bitfit", "probe"), ("bitfit", "full"),
-    ("bitfit, 600 steps", "probe"), ("bitfit-query", "probe"), ("bitfit-query", "random mask"),
+    ("bitfit, 600 steps", "probe"), ("bitfit-query", "probe"), ("bitfit-query", "full"),
     ("random mask", "bitfit"), ("top 1", "bitfit"), ("far", "random mask"),
 ]  # fmt: skip
 
@@ -60,12 +60,13 @@ def test_how_little_has_to_train(runs, family):
                "fine-tuning, but save neither work nor activations")  # fmt: skip
 
 
-def test_query_and_up_are_equal_to_the_mask_and_save_what_it_does_not(runs, family):
+def test_query_and_up_save_what_the_mask_does_not(runs, family):
     r"""They work as all biases do, whose share of the products the table has; of the activations theirs is less."""
-    few, mask = runs.parameters("bitfit-query"), runs.parameters("random mask")
-    assert family["bitfit-query", "random mask"].verdict == "equal for practical purposes"
-    assert 4 < mask / few < 4.5
-    said(PAGE, "as are query and up to the mask, four times their size")
+    found, few = family["bitfit-query", "full"], runs.parameters("bitfit-query")
+    assert found.verdict == "no clear difference" and found.high < 0
+    low, high = (f"{-100 * end:.1f}" for end in (found.high, found.low))
+    said(PAGE, f"Query and up lie {-100 * found.value:.1f} behind ({low} to {high}), not clear among ten comparisons.")
+    assert len(family) == 10
     model, batch = page_batch()
     kept = {}
     for kind, ends in {"few": ("query.bias", "intermediate.dense.bias"), "blocks": (".weight", ".bias")}.items():
@@ -75,28 +76,41 @@ def test_query_and_up_are_equal_to_the_mask_and_save_what_it_does_not(runs, fami
             assert methods.trainable(model) == few
         kept[kind] = measure(model, batch).activations
     assert kept["few"] < 0.8 * kept["blocks"]
-    said(PAGE, f"The biases of query and up, {100 * few / runs.parameters('full'):.2f} %, are equal to that mask for "
-               "practical purposes, and save both")  # fmt: skip
+    said(PAGE, f"The biases of query and up, {100 * few / runs.parameters('full'):.2f} %, save both, but lie "
+               f"{-100 * found.value:.1f} points behind full fine-tuning ({low} to {high}).")  # fmt: skip
+
+
+def test_query_and_up_need_a_higher_rate(runs, family):
+    r"""At BitFit's rate each seed has less than at the best one, and as a mean no lead; BitFit fails at 0.01."""
+    few = "bitfit-query"
+    low = runs.at(few, runs.rate("bitfit"))
+    assert low.difference(few, "bitfit").verdict == "no clear difference"
+    assert low.accuracy(few).value < runs.accuracy("bitfit").value
+    assert max(low.seeds(few)) < min(runs.seeds(few))
+    assert runs.at(few, 0.01).accuracy(few).value > runs.accuracy("bitfit").value  # where most runs of BitFit fail
+    assert family[few, "probe"].verdict == "better"
+    said(PAGE, "Query and up need a higher rate than BitFit can take (section 3). At BitFit's "
+               f"{runs.rate('bitfit')} they have {low.accuracy(few).value:.3f}, no lead over it; at {runs.rate(few)} "
+               f"they have {runs.accuracy(few).value:.3f} and beat the cheap rival.")  # fmt: skip
 
 
 def test_bitfit_beats_a_probe_of_what_it_reads(family):
     own = family["bitfit", "probe-cls"]
     assert own.verdict == "better"
-    said(PAGE, f"BitFit learns more than [CLS] tells: {tenths(own)} than the probe on [CLS].")
+    said(PAGE, f"BitFit learns more than [CLS] tells: {tenths(own)} than its probe.")
 
 
 def test_bitfit_and_the_cheap_rival(runs, family):
-    near, late, few = (family[arm, "probe"] for arm in ("bitfit", "bitfit, 600 steps", "bitfit-query"))
-    assert (near.verdict, late.verdict, few.verdict) == ("no clear difference", "better", "better")
+    near, late = (family[arm, "probe"] for arm in ("bitfit", "bitfit, 600 steps"))
+    assert (near.verdict, late.verdict) == ("no clear difference", "better")
     assert runs.steps("bitfit") == runs.steps("bitfit-query") == 300 and runs.steps("probe") == 0
     said(PAGE, f"BitFit's lead over the cheap rival is clear only after 600 steps, {tenths(late).partition(' ')[2]}.")
-    said(PAGE, f"Query and up, picked after seeing the results, lead it by {100 * few.value:.1f} after 300.")
 
 
 def test_full_fine_tuning_is_ahead_of_bitfit(runs, family):
     full = family["bitfit", "full"]
     assert full.verdict == "worse"
-    said(PAGE, f"Full fine-tuning is ahead of BitFit {tenths(full).removeprefix('worse ')}; after 600 steps")
+    said(PAGE, f"Full fine-tuning is ahead of BitFit {tenths(full).removeprefix('worse ')}")
     third = results.read("source").difference("bitfit", "full")
     said(PAGE, f"All biases are {-100 * full.value:.1f} points behind on film, equal on product reviews, "
                f"{-100 * third.value:.1f} behind on a third task.")  # fmt: skip
@@ -107,11 +121,10 @@ def test_on_product_reviews_they_are_equal_and_not_on_a_third_task():
     found = there.differences(there.arms, "full")["bitfit"]
     assert found.verdict == "equal for practical purposes"
     assert not {"random mask", "random-mask", "far"} & {*there.arms, *results.read("source").arms}
-    low, high = (f"{-100 * end:.1f}".replace("-", "−") for end in (found.high, found.low))
     third = results.read("source").differences(("bitfit", *there.arms), "full")["bitfit"]
     assert third.verdict == "worse"
-    said(PAGE, f"On product reviews the two are equal for practical purposes ({low} to {high}), on a third task BitFit "
-               f"is {-100 * third.value:.1f} behind (notebook 10).")  # fmt: skip
+    said(PAGE, "On product reviews the two are equal for practical purposes, on a third task BitFit is "
+               f"{-100 * third.value:.1f} behind (notebook 10).")  # fmt: skip
     said(PAGE, "what masks and FAR do on a second task")
 
 
@@ -120,18 +133,14 @@ def test_twice_the_steps_do_not_close_the_gap(runs):
     longer = [run for run in runs.runs if (run.cell.arm, run.cell.steps) == ("full", 600)]
     rates = (runs.rate("full, 600 steps"), runs.rate("full"))
     assert rates == (3e-5, 1e-4)
-    behind = []
     for rate in rates:
         at = replace(runs, runs=tuple(run for run in runs.runs if run not in longer or run.cell.rate == rate))
         assert len(at.arms["full, 600 steps"]) == 3
-        found = at.difference("bitfit, 600 steps", "full, 600 steps")
-        assert found.verdict == "worse"
-        behind.append(f"{-100 * found.value:.1f}")
+        assert at.difference("bitfit, 600 steps", "full, 600 steps").verdict == "worse"
     of = {(run.cell.steps, run.cell.rate) for run in runs.runs if run.cell.arm == "bitfit" and run.cell.steps > 300}
     assert of == {(600, runs.rate("bitfit"))}  # its old rate
     assert results.read("methods").rate("full, 600 steps") == rates[1]  # what notebook 10 reads
-    said(PAGE, f"after 600 steps by {behind[1]} with both at their old rates (notebook 10), by {behind[0]} with full "
-               "fine-tuning's tuned anew.")  # fmt: skip
+    said(PAGE, "and still after 600 steps.")
 
 
 def test_at_a_higher_rate_most_runs_of_bitfit_learn_nothing(runs):
@@ -149,21 +158,21 @@ def test_the_number_of_parameters_does_not_order_methods(runs, family):
     assert round(mask / small, 1) == 2
     verdict, _, points = tenths(found).partition(" by ")
     said(PAGE, f"The random mask, twice BitFit's size, is {verdict} by {points}.")
-    said(PAGE, f"BitFit or {mask:,} entries drawn by chance")
+    said(PAGE, f"BitFit or a random mask over all blocks, {mask:,} parameters with its head?")
     times = runs.parameters("top 1") / small
-    said(PAGE, "The last block is equal to BitFit for practical purposes")
+    said(PAGE, "The last block equals BitFit for practical purposes")
     said(PAGE, f"does the last block alone, {times:.0f} times BitFit's size, beat BitFit?")
     said(PAGE, "Across kinds, how many parameters train does not decide")
     deeper = [runs.accuracy(f"top {n}").value for n in range(1, 7)]
     assert all(one < more for one, more in itertools.pairwise(deeper))
-    said(PAGE, f"But from one block to six it rose, {deeper[0]:.3f} to {deeper[-1]:.3f}.")
+    said(PAGE, f"But among whole blocks more is better: {deeper[0]:.3f} for one, {deeper[-1]:.3f} for six.")
 
 
 def test_far_is_equal_to_the_random_mask(runs, family):
     assert family["far", "random mask"].verdict == "equal for practical purposes"
     times = runs.parameters("far") / runs.parameters("random mask")
     assert round(times) == 13
-    said(PAGE, "FAR is equal for practical purposes to the mask, a thirteenth its size.")
+    said(PAGE, "and FAR the mask, a thirteenth its size.")
 
 
 def test_what_the_probes_and_the_rates_are(runs):
@@ -171,7 +180,7 @@ def test_what_the_probes_and_the_rates_are(runs):
     card = (ROOT / "data" / "evidence" / "selective.md").read_text(encoding="utf-8")
     (size, sentences) = re.search(r"batches of (\d+); 300 steps are \S+ of the (\S+) training", card).groups()
     said(PAGE, f"300 steps of {size}, so {300 * int(size):,} sentences, unless the picture says otherwise")
-    said(PAGE, "Both are logistic regressions on the frozen model, trained to convergence on all "
+    said(PAGE, "Both are logistic regressions, trained to convergence on all "
                f"{sentences} sentences")  # fmt: skip
     for arm in SHOWN - {"probe", "probe-cls"}:
         name, steps = arm.removesuffix(", 600 steps"), runs.steps(arm)
@@ -181,7 +190,9 @@ def test_what_the_probes_and_the_rates_are(runs):
         assert min(tried) < runs.rate(arm) < max(tried), arm
         assert {f"{rate:e}"[0] for rate in tried} <= {"1", "3"}, arm
         assert all(3 <= round(high / low, 1) <= 3.4 for low, high in itertools.pairwise(sorted(tried))), arm
-    said(PAGE, "each method's learning rate tuned on validation sentences")
+    lowest, *_, highest = sorted((runs.rate(arm), arm) for arm in SHOWN - {"probe", "probe-cls"})
+    assert (lowest, highest) == ((3e-5, "full, 600 steps"), (0.03, "bitfit-query"))
+    said(PAGE, "Learning rates are tuned on validation sentences, from 3e-5 (full, 600 steps) to 0.03 (query and up).")
 
 
 def test_the_preliminary_rows_are_named(runs):
@@ -193,8 +204,10 @@ def test_the_preliminary_rows_are_named(runs):
     named = {arm for arm in SHOWN if rows.get(arm)}
     assert named == {arm for arm in SHOWN if runs.steps(arm) == 300 and once_beside(runs, arm)}
     assert named == {"norms", "bitfit-query"}
-    said(PAGE, "Query and up are the biases that Ben Zaken et al. chose. For them and norms (Zhao et al. 2024) a rate "
-               "next to the best has one seed only, and may be better")  # fmt: skip
+    code = "\n".join(cell.source for cell in read(PAGE).cells if cell.cell_type == "code")
+    assert {*re.findall(r'"([^"]+) †"', code)} == {"BitFit, query and up", "norms"}, "marked in the picture"
+    said(PAGE, "Query and up are the biases that Ben Zaken et al. chose, compared here after seeing the results; norms "
+               "are from Zhao et al. (2024). †: a rate next to the best has one seed.")  # fmt: skip
 
 
 def test_what_the_stored_masks_and_learners_are(runs):
@@ -205,15 +218,14 @@ def test_what_the_stored_masks_and_learners_are(runs):
     assert far.method.learners_of(config) == 6 * [154, 38]  # of 1,536 and of 384 nodes
     assert runs.parameters("far") == far.method.count(config) + 770
     assert runs.parameters("far") > int(printed(PAGE, r"([\d,]+) parameters train; FAR's")[0].replace(",", ""))
-    said(PAGE, "FAR trains a tenth of the nodes of up and down here, after ten steps of priming, and costs more than "
-               "section 6's")  # fmt: skip
+    said(PAGE, "FAR splits down as well here, primes for ten steps, and costs more than section 6's.")
 
 
 def test_every_verdict_of_the_text_is_one_of_the_table(family):
     shown = dict(re.findall(r"\| (.+? − .+?) \| .+? \| (.+?) \|", tables()))
     assert [*shown.values()] == [found.verdict for found in family.values()]
     assert {name: verdict for name, verdict in shown.items() if verdict in ("better", "worse")} == {
-        "BitFit − probe on [CLS]": "better", "BitFit, query and up − probe on the mean": "better",
+        "BitFit − probe on [CLS]": "better", "BitFit, query and up † − probe on the mean": "better",
         "BitFit, 600 steps − probe on the mean": "better",
         "BitFit − full fine-tuning": "worse", "random mask − BitFit": "better",
     }  # fmt: skip
@@ -286,6 +298,8 @@ def test_the_costs_are_told_as_they_are():
         for name in ("six blocks", "last two blocks", "lowest block", "everything", "BitFit", "random mask")
     )
     assert all(abs(float(row[2]) - float(row[1])) < 0.1 for row in (two, bitfit, lowest))
+    assert 100 * int(bitfit[0].replace(",", "")) < int(two[0].replace(",", ""))
+    said(PAGE, "the last two blocks, or BitFit, with less than a hundredth of their parameters")
     said(
         PAGE,
         f"In this run the last two blocks took {two[2]}, BitFit {bitfit[2]}; both, and the lowest block's, lie within "
@@ -299,8 +313,8 @@ def test_the_costs_are_told_as_they_are():
                "need")  # fmt: skip
     done, far = printed(PAGE, r"\nFAR, up only +[\d,]+ +– +([\d.]+) +\d+ +(\d+)\n")
     assert float(done) < float(everything[2]) and int(far) < int(everything[4])
-    said(PAGE, f"FAR (no count: it trains parts of matrices), up only and all else frozen, took {done}, its priming "
-               f"not counted; everything, whose embeddings your count leaves out, {everything[2]}.")  # fmt: skip
+    said(PAGE, f"FAR (no count: it trains parts of matrices) took {done}, its priming not counted; "
+               f"everything, whose embeddings your count leaves out, {everything[2]}.")  # fmt: skip
     said(PAGE, f"{far} with FAR, since attention and down are frozen and the gradient ends at the lowest up. The split "
                "itself saves none")  # fmt: skip
     said(PAGE, f"{two[4]} with the last two blocks")
