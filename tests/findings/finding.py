@@ -15,6 +15,7 @@ It fails when the notebook's text changes alone, and when the data change alone.
 """
 
 import re
+import statistics
 from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
@@ -88,6 +89,22 @@ def nearest(wanted: str, text: str) -> str:
     r"""The sentence of `text` that shares most with `wanted`, for a test's message."""
     sentences = re.split(r"(?<=[.:;!?]) ", text)
     return max(sentences, key=lambda one: SequenceMatcher(None, one, wanted, autojunk=False).ratio(), default="")
+
+
+def tied(runs: Results, arm: str, steps: int) -> list[float]:
+    r"""The learning rates of `arm` that tie on validation after `steps`, the lowest first: in the mean of three seeds
+    less than half a sentence of 300 behind the best. Lower and higher ones were tried, and are a point or more behind.
+    """
+    seeds: dict[float, list[float]] = {}
+    for run in runs.runs:
+        if (run.cell.arm, run.cell.steps) == (arm, steps):
+            seeds.setdefault(run.cell.rate, []).append(run.validation)
+    reached = {rate: statistics.fmean(own) for rate, own in seeds.items()}
+    found = sorted(rate for rate, value in reached.items() if max(reached.values()) - value < 0.5 / 300)
+    others = reached.keys() - {*found}
+    assert {len(own) for own in seeds.values()} == {3} and min(others) < found[0] and found[-1] < max(others)
+    assert max(reached[rate] for rate in others) < min(reached[rate] for rate in found) - 0.01
+    return found
 
 
 def once_beside(runs: Results, arm: str) -> set[float]:

@@ -1,12 +1,11 @@
 r"""What 06 says of the stored runs, and of its own."""
 
 import re
-from statistics import mean
 
 import peft
 import pytest
 import torch
-from finding import once_beside, printed, said
+from finding import once_beside, printed, said, tied
 
 from coursekit import methods
 from coursekit.comparison import costs
@@ -123,25 +122,17 @@ def test_between_lora_and_full_fine_tuning_there_is_no_clear_difference(lora):
     said(PAGE, f"On query and value LoRA may be a little behind, by {lower}, not clearly")
     said(PAGE, f"On query and value it may be a little behind ({short.replace(' (', '; ')}")
     assert str(longer) == str(second) == EQUAL and {lora.steps(arm) for arm in (*LONGER, *SECOND)} == {600}
-    higher = second.in_points().replace("+", "").replace(" (", " points (")
-    said(PAGE, f"After 600 steps the two are equal by our margin, though LoRA is {higher} behind full fine-tuning at "
-               "1e-4, on validation level with 3e-5")  # fmt: skip
+    lower, higher = (found.in_points().replace("+", "") for found in (longer, second))
+    said(PAGE, f"After 600 steps the two are equal by our margin, LoRA {lower.replace(' (', ' points (')} or {higher} "
+               "behind, as two of full fine-tuning's rates tie on validation.")  # fmt: skip
     assert (lora.rate(SECOND[1]), lora.rate(LONGER[1])) == (1e-4, 3e-5)  # how near the two are: the next test
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
     said(PAGE, "LoRA on query and value trains 0.3 % of the parameters")
 
 
 def test_the_rate_of_full_fine_tuning_at_600_steps_was_a_close_choice(lora):
-    tuned, next_rate = LONGER[1], SECOND[1]
-    assert lora.rate(tuned) < lora.rate(next_rate)
-    apart = 100 * (lora.validation(tuned) - lora.validation(next_rate))
-    assert 0 <= apart < 0.2
-    ends = {}
-    for run in lora.runs:
-        if run.cell.arm == tuned.partition(",")[0] and run.cell.steps == lora.steps(tuned):
-            ends.setdefault(run.cell.rate, []).append(run.validation)
-    assert {*sorted(ends, key=lambda rate: -mean(ends[rate]))[:2]} == {3e-5, 1e-4} and len(ends) == 4
-    assert lora.rate(next_rate) == lora.rate("full") == 1e-4 and lora.rate(tuned) == 3e-5
+    rates = [lora.rate(LONGER[1]), lora.rate(SECOND[1])]
+    assert tied(lora, LONGER[1].partition(",")[0], 600) == rates == [3e-5, lora.rate("full")] == [3e-5, 1e-4]
     for rate, pair in (("3e-5", LONGER), ("1e-4", SECOND)):  # as the table names its rows
         row = rf"query and value − full at {rate}, both 600 steps +([\d.]+) +([\d.]+)"
         assert printed(PAGE, row) == tuple(f"{lora.accuracy(arm).value:.4f}" for arm in pair)
@@ -217,7 +208,7 @@ def test_what_a_step_costs_is_what_was_measured():
     said(PAGE, "Now MiniLM, six times smaller")
     embeddings = sum(p.numel() for name, p in load_encoder("minilm")[0].named_parameters() if "embeddings" in name)
     assert round(embeddings / full.trained, 1) == 0.5
-    said(PAGE, "Half of MiniLM's parameters are embeddings, so neither factor carries over to other models or to a GPU")
+    said(PAGE, "Half of MiniLM's parameters are embeddings, so neither factor carries over to other models or GPUs")
     assert {(row.device, row.threads) for row in (full, lora, everywhere)} == {("AMD EPYC", 1)}
     said(PAGE, "for one step of MiniLM on 16 sentences on one CPU thread")
 
