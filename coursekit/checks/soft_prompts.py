@@ -251,8 +251,8 @@ def _secret_upstream(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, float]
 GATE_GRADIENTS = Exercise(
     id="soft-prompts-gate-gradients",
     points=4,
-    difficulty=4,
-    minutes=20,
+    difficulty=3,
+    minutes=10,
     secret=_secret_upstream,
     reference=gate_gradients,
     mutants={
