@@ -31,6 +31,9 @@ def test_the_share_of_padding():
     said(PAGE, f"three packed rows, with {3 * in_a_row:.0f} examples, where a batch had 8, padding falls from "
                f"{random} % to {three} %; eight packed rows hold {8 * in_a_row:.0f} examples "
                f"and leave {packed} %")  # fmt: skip
+    said(PAGE, f"Sorting left only {by_length} %")
+    assert round(3 * in_a_row) == 10
+    said(PAGE, "of eight rows, and of three (about ten examples)?")
     said(PAGE, f"a packed row holds about {in_a_row:.1f} examples")
     said(PAGE, "an epoch has fewer than a third of the steps. Take three rows instead of eight")
     said(PAGE, f"{random} % of the tokens are padding; sorted by length, {by_length} %")
@@ -45,7 +48,8 @@ def test_packed_examples_have_the_loss_that_they_have_one_by_one():
     )
     alone, masked, cached = map(float, printed(PAGE, r"answers +the cache left on +([\d.]+) +([\d.]+) +([\d.]+)"))
     assert (alone, masked) == (one, packed) and cached - packed > 1
-    said(PAGE, f"at positions that overlap with their own, and the loss is {cached:.2f}.")
+    assert printed(PAGE, r"answers +an attention mask +[\d.]+ +[\d.]+ +([\d.]+)") == (f"{cached:.5f}",)
+    said(PAGE, f"with either, examples see those before them, at overlapping positions, and the loss is {cached:.2f}.")
     assert abs(one - packed) < 1e-4 and abs(whole - in_rows) < 1e-4
     said(PAGE, f"unless its label is masked: {unmasked:.2f} instead of {in_rows:.2f}")
     said(PAGE, f"the loss is {leaking:.2f} instead of {one:.2f}. Lower is not better here")
@@ -59,7 +63,7 @@ def test_where_flash_attention_finds_borders():
     packed = packed_sequence_mask_function(find_packed_sequence_indices(three))
     assert flash_attention_mask(3, 5, 5, mask_function=packed) is None
     assert _is_packed_sequence(row, 1) and not _is_packed_sequence(three, 3)
-    said(PAGE, "FlashAttention finds the borders only in a batch of one row, and is silent otherwise")
+    said(PAGE, "FlashAttention finds the borders only in a batch of one row; in a larger one examples see each other")
     said(PAGE, "with FlashAttention, a batch is one row")
 
 
