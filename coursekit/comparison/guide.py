@@ -16,14 +16,13 @@ them is given as a set: the method, then those that are taken in most draws, unt
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from coursekit.comparison.candidates import NAMES
 from coursekit.comparison.costs import PREPARED, trusted
 from coursekit.comparison.rows import Row
 from coursekit.errors import CourseError, number, one_of, whole
@@ -31,7 +30,6 @@ from coursekit.experiments import intervals
 from coursekit.experiments.intervals import Difference
 from coursekit.experiments.results import CONSTANT, Results
 from coursekit.experiments.verdict import non_inferior
-from coursekit.notebook.tables import Table
 
 #: What all prices are measured by.
 REFERENCE = "full"
@@ -187,38 +185,3 @@ def _decided(
     used = {arm: getattr(costs[arm], NEEDS[budget.short_of][0]) for arm in kept}
     most = min(used.values()) + (trusted(costs) if budget.short_of == "time" else 0)
     return max((arm for arm in kept if used[arm] <= most), key=lambda arm: (validation[arm], -used[arm])), lead
-
-
-def table(choices: Sequence[Choice | None], budgets: Sequence[Budget], costs: Mapping[str, Row]) -> Table:
-    r"""One row for each method of a budget's set: the leader in validation, the method, in what share of draws it would
-    be taken, what it needs, its test accuracy minus the leader's, and whether it is not inferior. †: preliminary.
-    """
-    if len(choices) != len(budgets):
-        raise CourseError(f"one choice for each budget: got {len(choices)} for {len(budgets)}.")
-    return Table(
-        ["you need", "leads", "take", "of draws", "stored, kB", "peak, MB", "points, minus the leader (95 %)",
-         "not inferior"],
-        [row for pair in zip(choices, budgets, strict=True) for row in _rows(*pair, costs)],
-        f"Rows: the choice on the data as they are, then what others of {DRAWS} draws take, until {FIRM:.0%} are "
-        "covered. No interval is narrower than the sentences alone make it. The validation sentences, which name the "
-        "leader, are not drawn anew, so the shares are too high. †: preliminary.",
-    )  # fmt: skip
-
-
-def _rows(choice: Choice | None, budget: Budget, costs: Mapping[str, Row]) -> list[list[object]]:
-    if choice is None:
-        return [[budget.name, None, "nothing that was measured fits", *[None] * 5]]
-    rows: list[list[object]] = []
-    for arm in choice.taken:
-        head = ["", "", "or "] if rows else [budget.name, _name(choice, choice.lead), ""]
-        cost, minus = costs[arm], (choice.kept | choice.left).get(arm)
-        rows.append([
-            *head[:2], head[2] + _name(choice, arm), f"{choice.holds.get(arm, 0):.0%}",
-            f"{cost.storage_bytes / 1e3:,.0f}", f"{cost.peak / 1e6:,.0f}",
-            *((minus.in_points(), minus.non_inferior) if minus else (None, "leads")),
-        ])  # fmt: skip
-    return rows
-
-
-def _name(choice: Choice, arm: str) -> str:
-    return NAMES.get(arm, arm) + " †" * (arm in choice.preliminary)

@@ -21,9 +21,6 @@ from coursekit.paths import DATA
 
 TABLES = ("gpt3", "e2e", "glue", "metamathqa")
 
-#: Those of which `data/papers` has a selection of the rows.
-SELECTIONS = ("metamathqa",)
-
 #: Whose rank, bottleneck or number of tokens Hu et al. 2021 name: RoBERTa in table 9, GPT-2 in 11, GPT-3 in 15; "Top2"
 #: says it itself.
 NAMED = {
@@ -91,19 +88,6 @@ def rows(table: str) -> list[Row]:
     one_of("published table", table, TABLES)
     with (DATA / "papers" / f"{table}.csv").open(newline="", encoding="utf-8") as file:
         return [_row(table, entry) for entry in csv.DictReader(file)]
-
-
-def best_against_full(table: Sequence[Row], score: str) -> str:
-    r"""The best configuration beside the one row of full fine-tuning, by one of `scores`, and how many there are."""
-    full = next(row for row in table if row.method == "FT")
-    others = [row for row in table if row.method != "FT"]
-    top = max(others, key=lambda row: row.scores[score])
-    share = float(full.published) / float(top.published)
-    kind = "selected configurations" if full.table in SELECTIONS else "configurations"
-    return (
-        f"full {full.scores[score]:g}; best of {len(others)} {kind} {top.method} {top.scores[score]:g}, "
-        f"with one parameter in {share:,.0f}"
-    )
 
 
 def by_task(table: Sequence[Row], method: str, average: str = "average") -> dict[str, float]:

@@ -125,31 +125,22 @@ def test_a_choice_that_other_draws_would_not_make_is_a_set():
     assert firm.taken == ("good",) and firm.holds == {"good": 1.0}
 
 
-def test_what_fits_nothing_and_the_table():
+def test_what_fits_nothing():
     assert decide(memory=10) is None
-    budgets = [Budget("little memory", memory=320), Budget("none", memory=10)]
-    rows = guide.table([decide(memory=320), None], budgets, COSTS).rows
-    assert rows[0][:5] == ["little memory", "good", "lucky", "100%", "200"] and len(rows) == 2
-    assert rows[1][1:3] == ["–", "nothing that was measured fits"] and len(rows[0]) == len(rows[1])
-    with pytest.raises(CourseError, match="one choice for each budget"):
-        guide.table([None], budgets, COSTS)
 
 
-def test_a_set_has_a_row_for_each_method_with_its_own_share_and_cost():
+def test_a_set_names_each_method_with_its_own_share():
     r"""First the one that is taken on the data as they are, though other draws take the second more often."""
     found = decide(memory=320)
-    small, lucky = found.left["small"], found.kept["lucky"]
+    small = found.left["small"]
     found = replace(found, holds={"small": 0.45, "lucky": 0.4, "good": 0.15})
-    first, second = guide.table([found], [found.budget], COSTS).rows
-    assert first == ["b", "good", "lucky", "40%", "200", "0", lucky.in_points(), "yes"]
-    assert second == ["", "", "or small", "45%", "4", "0", small.in_points(), "no"]
+    assert found.taken == ("lucky", "small")
     assert small == intervals.difference(RESULTS.scores("small"), RESULTS.scores("good")), "minus the leader"
     assert str(found).startswith("b: take lucky (holds in 40%) or small (holds in 45%); against full lucky is equal")
-    rows = guide.table([replace(found, holds={"lucky": 0.4, "good": 0.6})], [found.budget], COSTS).rows
-    assert [row[2:4] + row[-2:] for row in rows][1] == ["or good", "60%", "–", "leads"]
+    assert replace(found, holds={"lucky": 0.4, "good": 0.6}).taken == ("lucky", "good"), "the leader too"
 
 
-def test_what_is_preliminary_has_a_mark():
+def test_what_is_preliminary_is_named():
     r"""A rate beside the best with one seed; one farther off says nothing."""
     beside, off = (Run(Cell("small", 100, rate, 0), ((100, 0.6),), (True,) * N, 7, 1.0) for rate in (3e-3, 1e-2))
     good = replace(off, cell=Cell("good", 100, 1e-2, 0))
@@ -159,8 +150,6 @@ def test_what_is_preliminary_has_a_mark():
     assert [arm for arm in ("good", "lucky", "small") if results.preliminary(arm)] == ["small"]
     found = decide(results, memory=320)
     assert found.preliminary == {"small"}
-    found = replace(found, holds={"small": 0.45, "lucky": 0.4})
-    assert [row[2] for row in guide.table([found], [found.budget], COSTS).rows] == ["lucky", "or small †"]
 
 
 def test_the_price_is_the_difference_to_full_fine_tuning():

@@ -131,11 +131,6 @@ def test_what_one_method_gains_is_taken_apart_by_task():
     assert published.by_task(table, "Adapter D")["rte"] == pytest.approx(best.scores["rte"] - 78.7), "the best row"
 
 
-def test_a_selection_of_rows_is_called_one():
-    assert "best of 19 selected configurations" in published.best_against_full(published.rows("metamathqa"), "accuracy")
-    assert "best of 7 configurations" in published.best_against_full(published.rows("gpt3"), "mnli_accuracy")
-
-
 def test_a_scale_is_the_method_s_own_and_an_earlier_run_is_no_row():
     table = published.rows("metamathqa")
     scales = {(row.method, row.setting): row.scale for row in table if row.scale is not None}
