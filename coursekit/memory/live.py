@@ -62,5 +62,8 @@ class Live(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.now = func.__name__
-        self.add(t for t in tree_leaves(result) if isinstance(t, Tensor))
+        if isinstance(result, Tensor):  # of nearly every operation
+            self._number(result.untyped_storage())
+        else:
+            self.add(t for t in tree_leaves(result) if isinstance(t, Tensor))
         return result

@@ -2,6 +2,7 @@ r"""Two models beside each other, by their training losses and their test senten
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,10 +48,11 @@ def rounded_back(share: Float[Tensor, " weights"], times: int = 10) -> Axes:
 
     share: |ΔW| of each weight, with the distance to the level that it moves towards as 1.
     """
-    ax, edges, said = axes(figsize=(8.2, 2.7)), np.linspace(-5, 1, 121), []
+    ax, edges, said, logs = axes(figsize=(8.2, 2.7)), np.linspace(-5, 1, 121), [], share.log10()
     for factor, colour in ((1, COLOURS[1]), (times, COLOURS[5])):
-        counts = torch.histc((factor * share).log10(), len(edges) - 1, edges[0], edges[-1]).cpu().numpy()
-        beyond = (factor * share > 0.5).double().mean().item()
+        low, high = edges[[0, -1]] - math.log10(factor)
+        counts = torch.histc(logs, len(edges) - 1, low, high).cpu().numpy()
+        beyond = (factor * share > 0.5).count_nonzero().item() / len(share)
         many = f"{beyond:.1%} of the weights" if beyond >= 1e-3 else f"{1e6 * beyond:.1f} weights in a million"
         name = "ΔW" if factor == 1 else f"{factor} ΔW"
         said.append(f"{name}: {many} beyond halfway")

@@ -29,9 +29,9 @@ def rounded(
     try:
         with torch.no_grad():
             for weight in weights:
-                values = quantize_blockwise(weight, code, block, double).dequantize()
+                codes = quantize_blockwise(weight, code, block, double)
                 kept.append(weight.detach().clone())
-                weight.copy_(values)
+                codes.dequantize(out=weight)
         yield model
     finally:
         with torch.no_grad():

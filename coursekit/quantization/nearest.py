@@ -25,13 +25,14 @@ class Nearest:
         self.table = _table(self.middles) if levels.device.type == "cpu" else None
         self.ascending = self.table is not None and torch.equal(levels, ordered)
 
-    def __call__(self, y: Float[Tensor, " n"]) -> UInt8[Tensor, " n"]:
+    def __call__(self, y: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
         if self.table is None:
             return self.index[torch.bucketize(y, self.middles, out_int32=True)]
         below, middle = self.table
-        cells = _cells(y)
-        ranks = below.index_select(0, cells).add_(y > middle.index_select(0, cells))
-        return ranks if self.ascending else self.index.index_select(0, ranks.int())
+        flat = y.reshape(-1)
+        cells = _cells(flat)
+        ranks = below.index_select(0, cells).add_(flat > middle.index_select(0, cells))
+        return (ranks if self.ascending else self.index.index_select(0, ranks.int())).view(y.shape)
 
 
 @lru_cache(maxsize=16)

@@ -118,6 +118,7 @@ def test_what_cannot_be_quantized_is_said_in_a_line_and_nothing_is_changed():
     with_nan, with_method = tiny.decoder(), LoRA(r=4).attach(tiny.decoder())
     with torch.no_grad():
         with_nan.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+        (with_infinity := tiny.decoder()).model.layers[1].mlp.up_proj.weight[0, 0] = -float("inf")
     quantized = quantize_model(tiny.decoder())
     with torch.device("meta"):
         empty = type(quantized)(quantized.config)
@@ -129,6 +130,7 @@ def test_what_cannot_be_quantized_is_said_in_a_line_and_nothing_is_changed():
         (tiny.decoder(), dict(compute_dtype="a"), "compute_dtype must be a floating-point dtype.* got 'a'"),
         (tiny.decoder(), dict(compute_dtype=torch.int8), "compute_dtype must be .* got torch.int8"),
         (with_nan, {}, "layers.1.mlp.down_proj holds infinities or NaN"),
+        (with_infinity, {}, "layers.1.mlp.up_proj holds infinities or NaN"),
         (with_method, {}, "carries methods"),
         (quantized, {}, "quantized already"),
         (empty, {}, "load_quantized"),

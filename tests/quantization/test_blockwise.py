@@ -193,6 +193,7 @@ def test_the_table_finds_what_the_search_finds(levels):
     y = torch.cat([middles, edges, levels, random(10**5), torch.tensor([0.0, -0.0, 1e-45, -1e-45])])
     y = torch.cat([y, y.nextafter(up), y.nextafter(down)])
     assert torch.equal(find(y), index[torch.bucketize(y, middles)].to(torch.uint8))
+    assert torch.equal(find(y[:64].view(4, 16).t()), find(y[:64]).view(4, 16).t())  # of any shape
 
 
 def test_levels_closer_than_the_cells_are_searched():
