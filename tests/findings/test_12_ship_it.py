@@ -97,11 +97,9 @@ def test_a_base_on_the_grid_of_bfloat16():
     assert torch.equal(once, MERGE.reference(W.float(), A, B, 8.0).bfloat16()) and (once == W).float().mean() > 0.2
     assert (MERGE.reference(W, A, 1000 * B, 8.0) == W).float().mean() < 0.01
     said(PAGE, "Merging into a base that is in bfloat16 can round a small update away (06_lora)")
-    nats, times, _, at_last, same = apart("merged into the bfloat16 base, both computed in float32")
+    _, times, _, at_last, same = apart("bfloat16 base, merged against beside, both in float32")
     assert times == at_last == 0.01 and same == 24
-    single, *_ = apart("the same, loaded in float32")  # the weights rounded once, and all computed in float32
-    assert 0.2 < float(nats) / float(single) < 0.3
-    said(PAGE, f"Here that costs {nats} nats, a quarter of those {single}: measure yours")
+    said(PAGE, "Here that costs a hundredth of the floor: measure yours")
 
 
 def test_one_more_error_of_the_same_size_doubles_a_divergence():
@@ -142,16 +140,21 @@ def test_llama_cpp_s_own_answers(root):
     found = json.loads((root / "tests/fixtures/llama_cpp.json").read_text())
     assert "STEPS, TEXTS = 16, 16\n" in (root / "tests/fixtures/make_llama_cpp.py").read_text()
     said(PAGE, f"(tests/fixtures/llama_cpp.json: 16 texts, {found['made']['tokens']} tokens)")
-    base, beside, merged, *_, rows, alpha, none = (mean for mean, _ in found["apart"].values())
+    base, beside, merged, _, bare, own, rows, alpha, none = (mean for mean, _ in found["apart"].values())
     assert max(base, beside, merged) < 1e-10
+    said("07_quantization", "the fp32 weights that we load are already values of Q4_1")
+    times = own / float(printed(PAGE, r"Floors (\S+) and")[0])
+    assert times < 3
     said(PAGE, "Beside a float32 base, a right file's mean divergence from transformers is below 1e-10 nats a token; "
-               f"beside SmolLM2's own Q4_1 file, {found['apart']['base in Q4_1, adapter beside'][0]}")  # fmt: skip
+               f"beside SmolLM2's own Q4_1 file it is {own}, {times:.1f} times section 2's floor: by the mean, "
+               f"accepted. Bare, this file is {bare} off, with the same weights: that is llama.cpp's arithmetic "
+               "beside Q4_1")  # fmt: skip
     # llama.cpp's tools/completion/README.md and its issue 27214: llama-cli talks in the model's chat template whatever
     # it is told, llama-completion does not with -no-cnv. The prompts that `film` learned are without one.
     said(PAGE, 'llama-completion -no-cnv -m base.gguf --lora film.gguf -p "…" runs both; llama-cli would add the chat '
                "template, which film never saw")  # fmt: skip
     assert load_task("film", "five").prompt("Good.").endswith(": Good.\nSentiment:")
-    said(PAGE, f"Rows of $B$ as in transformers (only the query's are wrong) cost {rows} nats, alpha as in its "
+    said(PAGE, f"Rows of $B$ as in transformers cost {rows} nats, alpha as in its "
                f"settings {alpha}, the adapter left out {none}.")  # fmt: skip
 
 
@@ -176,9 +179,9 @@ def test_this_run_of_the_combination():
     said(PAGE, f"both gets {both[0]} of 24 grades right, film {film[0]}; and {both[1]} of 40 sums, sums {sums[1]}")
     (share,) = printed(PAGE, r"cross terms: (\d+\.\d\d) times as large as the sum")
     said(PAGE, f"the cross terms are {share} times as large as the sum")
-    assert printed(PAGE, r"film \+ sums: rank 16 misses (\S+)") == ("0.00",)
     (missed,) = printed(PAGE, r"TIES, a fifth kept: rank 16 misses (\d\.\d\d)")
-    said(PAGE, f"rank 16 holds the whole sum of two adapters of rank 8, and misses {missed} of TIES' update")
+    said(PAGE, "what share of TIES' update does a LoRA of rank 16 miss?")
+    said(PAGE, f"The prediction: it misses {missed}")
 
 
 def test_this_run_s_costs():
@@ -250,8 +253,9 @@ def test_the_stored_runs():
     shipped = [run for own in again.values() for run in runs.arms[f"{own}, merged first"]]
     times = [float(run.more["nats"]) / float(run.more["floor"]) for run in shipped]
     assert max(times[:3]) < 1 and max(times) < 1.05 and len(times) == 6
+    here = apart("merged, rounded, saved, loaded")
     said(PAGE, f"Merged, accuracy stays: of both, {merged}, at {min(times):.1f} to {max(times):.1f} times each seed's "
-               "floor")  # fmt: skip
+               f"floor (on other sentences and machines; section 2 had {here[1]:.1f})")  # fmt: skip
     put = {task: runs.difference(f"{own}, beside NF4", own) for task, own in again.items()}
     trained = {task: runs.difference(f"{own}, trained on NF4", own) for task, own in again.items()}
     for found in (*put.values(), *trained.values()):
@@ -274,12 +278,9 @@ def test_the_stored_runs():
     said(PAGE, "Against the sum neither added factors (rank 8 beside 16) nor TIES, with weights 1 and nothing tuned, "
                "shows a clear difference, and TIES could hide 20 points on sums either way")  # fmt: skip
     said(PAGE, "Added factors have cross terms, whose harm these runs do not show")
-    alike, cut = (runs.difference(f"{task}, TIES at rank 16", f"{task}, TIES") for task in ("film", "sums"))
-    margin = str(cut).partition("purposes ")[2]
-    said(PAGE, f"TIES at rank 16 is equal to TIES {margin}")
-    assert kept["film"].verdict == cut.verdict == alike.verdict == "equal for practical purposes"
+    assert kept["film"].verdict == "equal for practical purposes"
     compared = [film, sums, *folded, *put.values(), *trained.values(), *kept.values(), factors, of_film, ties,
-                ties_on_film, alike, cut]  # fmt: skip
+                ties_on_film]  # fmt: skip
     assert printed(PAGE, r"adjustment for (\d+) comparisons") == (str(len(compared)),)
     unclear = sum(found.verdict == "no clear difference" for found in compared)
     assert unclear == 10
@@ -289,7 +290,7 @@ def test_the_stored_runs():
 def test_in_the_picture_seeds_differ_by_more_than_ways():
     runs, gains = results.read("ship"), {}
     for task in ("film", "sums"):
-        for way in ("sum", "factors added", "TIES", "TIES at rank 16"):
+        for way in ("sum", "factors added", "TIES"):
             seeds = zip(runs.seeds(f"{task}, {way}"), runs.seeds(task), strict=True)
             gains[task, way] = [100 * (one - alone) for one, alone in seeds]
         found = [gained for (of, _), gained in gains.items() if of == task]
