@@ -164,7 +164,6 @@ def shipped(page: Page, prompts: list[str], again: Callable[[], None]) -> Iterat
     page.update(prompts=prompts[:COMPARED], test=few)
     model = methods.activate(page["model"], "film")
     page.run("12-007a")
-    page["exact"] = page["logits"](model)
     page.run("12-012", "12-016")
     page.update(asked)
     beside, nats = page["beside"], page["nats"]

@@ -32,3 +32,15 @@ def ship_blend(updates, inputs, r):
         max(losses).backward()
         optimizer.step()
     return A.detach(), B.detach()
+
+
+def ship_gguf(A, B, s, heads):
+    alpha = s * A.shape[0]
+    if heads == 0:
+        return A, B, alpha
+    rows = []
+    for head in B.chunk(heads):
+        first, second = head.chunk(2)
+        for one, other in zip(first, second, strict=True):
+            rows += [one, other]
+    return A, torch.stack(rows), alpha
