@@ -2,7 +2,7 @@ r"""What notebook 08 says of stored runs and of the memory of LLaMA."""
 
 import re
 
-from finding import once_beside, printed, read, said, tenths
+from finding import once_beside, printed, read, said
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
 from coursekit.checks.qlora import plan, row_time
@@ -17,7 +17,6 @@ from coursekit.quantization import code
 
 PAGE = "08_qlora"
 LORA = results.read("lora", "probe")
-SPARE = 3 * GB  # with less of it 08 calls a fit open
 
 
 def by(ahead: Difference) -> tuple[str, str]:
@@ -33,12 +32,6 @@ def test_qlora_and_lora_are_equal_for_practical_purposes():
     said(PAGE, f"On MiniLM QLoRA and LoRA are {found.verdict}: QLoRA is {value} points ahead {ends}")
 
 
-def test_qlora_learns_more_than_a_linear_probe():
-    found = LORA.difference("qlora", "probe")
-    assert found.verdict == "better"
-    said(PAGE, f"QLoRA is {tenths(found)} than the probe")
-
-
 def test_it_is_an_easy_test():
     found = results.read("formats").difference("full", "full, nf4, double")  # as `quantize_model` has it
     assert found.verdict == "equal for practical purposes"
@@ -49,9 +42,11 @@ def test_it_is_an_easy_test():
 
 def test_when_7b_and_13b_need_four_bits():
     seen = card("RTX 4090").capacity() - GiB  # left to the driver
+    more = missed("33B")  # what the paper's bases have more than the sum's is less in smaller models
+    assert missed("7B") < more and missed("13B") < more
     plain = {size: qlora_bill(size, quantized=None).peak for size in ("7B", "13B")}
-    assert plain["7B"] < seen - SPARE and seen < plain["13B"]
-    assert qlora_bill("13B").peak < seen - SPARE
+    assert plain["7B"] < seen and seen < plain["13B"]
+    assert qlora_bill("13B").peak < seen - more
     said(PAGE, "On an RTX 4090 7B fits even in 16 bits, 13B as QLoRA")
 
 
@@ -72,14 +67,15 @@ def test_the_plans_of_three_cards():
     assert (four, one, more) == ((4, "adamw8bit", True), (1, "adamw", False), (4, "adamw", False))
     said(PAGE, f"On the RTX 4090 the best plan has four rows and 8-bit states, and takes {small:.1f}")
     assert small > middle > large
-    paged = 3 * (1 + 0.4 / four[0]) + 1.2 / four[0]
-    eight = qlora_bill("33B", batch=8, optimizer="paged_adamw").peak
-    assert eight > card("RTX 4090").capacity() - GiB
-    said(PAGE, f"Paging is not chosen: four rows take {paged:.1f}, and eight do not fit")
-    again = row_time((16, "adamw", True), 0.5, 1.2)
-    assert middle < again and qlora_bill("33B", batch=16).peak < card("A100 40GB").capacity() - GiB
-    said(PAGE, f"Both A100s: a row takes {middle:.1f} on 40 GB (with 16 rows and checkpointing {again:.1f}) and "
-               f"{large:.1f} on 80 GB")  # fmt: skip
+    said(PAGE, f"On both A100s: a row takes {middle:.1f} on 40 GB and {large:.1f} on 80 GB")
+
+
+def test_with_the_paper_s_base_only_paging_fits_33b():
+    more, room = missed("33B"), card("RTX 4090").capacity()
+    assert all(qlora_bill("33B", optimizer=o).peak + more > room - GiB for o in ("adamw", "adamw8bit"))
+    *best, least = plan("33B", room - more, 512, 0.4, 1.2)
+    assert best == [2, "paged_adamw", True]
+    said(PAGE, f"With the paper's base, {more / GB:.1f} GB larger, only paging fits: two rows, at {least:.1f} each")
 
 
 def test_what_33b_takes_without_checkpointing():
@@ -90,29 +86,13 @@ def test_what_33b_takes_without_checkpointing():
     said(PAGE, f"Without it the first row takes {first} GB more, each further one {next_one}")
 
 
-def test_smollm2_was_rounded_before():
-    said("07_quantization", "the fp32 weights that we load are already values of Q4_1")
-    said(PAGE, "The dense model (rounded to Q4_1 before, 07) does so too")
-    said(PAGE, "These stand between NF4's levels (on Q4_1's, 07)")
-
-
-def test_01_leaves_a_tenth_of_a_card():
-    said("01_full_finetuning_memory", "A tenth of each card, our guess, stays free")
-    said(PAGE, "if it leaves 1 GiB to the driver (01 left a tenth)")
-
-
-def test_against_full_fine_tuning():
-    found = LORA.difference("full", "qlora")
-    assert found.verdict == "no clear difference"
+def test_between_full_fine_tuning_and_a_linear_probe():
+    found, probe = LORA.difference("full", "qlora"), LORA.difference("probe", "qlora")
+    assert (found.verdict, probe.verdict) == ("no clear difference", "worse")
     value, ends = by(found)
-    said(PAGE, f"There is {found.verdict}: full fine-tuning is {value} points ahead of QLoRA {ends}")
-
-
-def test_loftq_shows_no_gain():
-    found = LORA.difference("qlora", "all-r8-loftq")
-    assert found.verdict == "no clear difference"
-    value, ends = by(found)
-    said(PAGE, f"There is {found.verdict}: QLoRA with LoftQ is {value} points behind {ends}")
+    behind, others = by(-probe)
+    said(PAGE, f"Full fine-tuning is not clearly ahead of QLoRA: {value} points {ends}. A linear probe is worse by "
+               f"{behind} {others}")  # fmt: skip
 
 
 def test_on_smollm2_the_question_is_open():
@@ -125,8 +105,8 @@ def test_on_smollm2_the_question_is_open():
     assert runs.parameters("film") == 30 * 8 * (2 * 576 + 576 + 192)  # of 30 queries and 30 values
     said(PAGE, "Three short runs each, with LoRA on query and value alone, show no clear difference "
                "([12](12_ship_it.ipynb), section 7)")  # fmt: skip
-    (much, wide), (little, wider) = by(-film), by(-sums)
-    said(PAGE, f"QLoRA is {much} points behind LoRA on film sentences {wide} and {little} on sums {wider}")
+    much, wide = by(-film)
+    said(PAGE, f"on film sentences QLoRA is {much} points behind LoRA {wide}")
     said("12_ship_it", "## 7 · What it achieves")
     for found in (film, sums):
         printed("12_ship_it", rf"\ntrained beside NF4 − beside float32 .*{re.escape(found.in_points())}")
@@ -134,25 +114,27 @@ def test_on_smollm2_the_question_is_open():
 
 
 def test_a_step_of_qlora_is_slower_than_one_of_lora():
-    r"""By how much is open: the stored steps of the two are of different runs, and LoRA's has a single seed."""
-    said(PAGE, "A step gets slower than LoRA's, since unpacking is added work; how much is not measured here")
-    said(PAGE, "Unpacking takes time")
+    r"""Both took turns with steps of full fine-tuning; LoRA has a single seed."""
     steps = costs.read()
-    assert steps["lora-all-linear"].seeds < steps["qlora"].seeds
-    assert steps["lora-all-linear"].step_seconds > steps["qlora"].step_seconds  # another load on the machine
+    qlora, lora = steps["qlora"], steps["lora-all-linear"]
+    assert qlora.step_ratio - lora.step_ratio > costs.trusted(steps) and lora.seeds == 1
+    assert abs(qlora.step_ratio / lora.step_ratio - 1.1) < 0.005
+    said(PAGE, "A step gets slower than LoRA's, since unpacking is added work: by a tenth here (comparison.csv: MiniLM "
+               "on a CPU, one run of LoRA). On a GPU we did not measure it")  # fmt: skip
+    said(PAGE, "Unpacking takes time")
 
 
 def test_the_activations_of_a_step_do_not_shrink():
     qlora, lora = (costs.read()[arm] for arm in ("qlora", "lora-all-linear"))
     assert qlora.batch_size == lora.batch_size == 16 and qlora.model == lora.model == "minilm"
     assert qlora.weights < 0.6 * lora.weights and qlora.activations > lora.activations > 0.6 * lora.peak
-    said(PAGE, f"Activations do not shrink: in a measured step of MiniLM they take {lora.activations / MB:.0f} MB with "
-               f"LoRA on all linear layers and {qlora.activations / MB:.0f} with QLoRA (data/evidence/"
+    said(PAGE, f"Activations do not shrink: MiniLM's take {lora.activations / MB:.0f} MB in a step of LoRA on all "
+               f"linear layers, and {qlora.activations / MB:.0f} in one of QLoRA (data/evidence/"
                "comparison.csv)")  # fmt: skip
 
 
 def test_every_row_of_the_table_has_its_whole_search():
-    arms = ("qlora", "all-r8", "all-r8-loftq", "full")
+    arms = ("qlora", "all-r8", "full")
     assert not any(once_beside(LORA, arm) for arm in arms)
     assert {LORA.steps(arm) for arm in arms} == {300} and {len(LORA.seeds(arm)) for arm in arms} == {3}
     said(PAGE, "300 steps with three seeds, each method at its own tuned learning rate")
@@ -176,23 +158,22 @@ def missed(size: str) -> float:
 
 
 def test_where_65b_fits():
-    r"""A run fits if it leaves 1 GiB to the driver. On an L40 that takes smaller states, or an adapter in bf16."""
-    resident, eight = (qlora_bill("65B", optimizer=o).peak for o in ("adamw", "adamw8bit"))
+    r"""A run fits if it leaves 1 GiB to the driver; by the sum, and with the base of the paper's figure 6."""
+    resident, eight, paged = (qlora_bill("65B", optimizer=o).peak for o in ("adamw", "adamw8bit", "paged_adamw"))
+    bf16, more = in_bf16("65B"), missed("65B")
     a6000, l40 = 47.53 * GiB, 44.4 * GiB  # what PyTorch's messages call the total capacity
-    assert eight < in_bf16("65B") < l40 - GiB < resident < a6000 - GiB
-    said(PAGE, f"By this sum 65B needs {resident / GB:.1f} GB, and {in_bf16('65B') / GB:.1f} with adapter and "
-               "gradients in bf16, as in the authors' [code](https://github.com/artidoro/qlora/blob/main/qlora.py). It "
-               "fits on an RTX A6000, and on an L40 in bf16 or with 8-bit states. Of their 48 GiB a program sees "
-               f"[{a6000 / GB:.1f}](https://github.com/black-forest-labs/flux2/issues/23) GB on the first and, after "
-               f"error correction, [{l40 / GB:.1f}](https://github.com/QwenLM/Qwen3-VL/issues/2097) on the "
-               "second")  # fmt: skip
-    said(PAGE, f"By the sum LLaMA 65B needs {resident / GB:.0f} GB, and {in_bf16('65B') / GB:.0f} with bf16 adapters: "
-               "in 48 GiB the card and the base decide. No step was measured on a GPU")  # fmt: skip
+    assert eight < bf16 < l40 - GiB < resident < a6000 - GiB
+    assert paged + more < eight + more < l40 - GiB < bf16 + more < a6000 - GiB < resident + more
+    said(PAGE, f"By this sum 65B needs {resident / GB:.1f} GB and fits on an RTX A6000. An L40 has less left of its 48 "
+               f"GiB: it needs 8-bit states, or adapter and gradients in bf16 ({bf16 / GB:.1f} GB), as in the authors' "
+               "[code](https://github.com/artidoro/qlora/blob/main/qlora.py). With the paper's own base, "
+               f"{more / GB:.1f} GB larger (08b), even the A6000 needs one of the two, and the L40 8-bit or paged "
+               "states")  # fmt: skip
+    said(PAGE, f"By the sum LLaMA 65B needs {resident / GB:.0f} GB, and {bf16 / GB:.0f} with bf16 adapters. No step "
+               "was measured on a GPU")  # fmt: skip
     drawn = next(cell.source for cell in read(PAGE).cells if "memory_bars(" in cell.source)
     lines = {"RTX 4090": card("RTX 4090").capacity(), "L40": l40, "RTX A6000": a6000}
     assert ", ".join(f'"{name}": {(room - GiB) / GB:.1f}' for name, room in lines.items()) + "}" in drawn
-    (bf16,) = printed(PAGE, r"65B, bf16 adapter .* ([\d.]+)\n?")
-    assert bf16 == f"{in_bf16('65B') / GB:.1f}"
     count = LoRA(r=64, alpha=16, targets="all-linear").count(llama_config("65B"))
     said(PAGE, f"with {count / 1e9:.1f} billion parameters in the adapter")
     said(PAGE, "its gradients and Adam's states in fp32 (16 bytes a parameter)")
@@ -206,16 +187,6 @@ def test_33b_fits_on_24_gib_with_smaller_states():
     said(PAGE, "and 33B with 8-bit or paged states")
 
 
-def test_a_fit_with_little_to_spare_is_open():
-    r"""The paper's larger bases take back no fit that has more to spare, and of those that have less some."""
-    rooms = {"33B": [card("RTX 4090").capacity() - GiB], "65B": [43.4 * GiB, 46.53 * GiB]}
-    for size, of_cards in rooms.items():
-        peaks = [*(qlora_bill(size, optimizer=o).peak for o in ("adamw", "adamw8bit", "paged_adamw")), in_bf16(size)]
-        spare = [room - peak for room in of_cards for peak in peaks if peak < room]
-        assert min(spare) < missed(size) < SPARE
-    said(PAGE, f"With less than {SPARE / GB:.0f} GB to spare a fit stays open")
-
-
 def test_what_the_sum_of_65b_leaves_out():
     r"""Gradients that wait for the next batch, and what PEFT's preparation puts into fp32."""
     bill, config = qlora_bill("65B"), llama_config("65B")
@@ -225,10 +196,7 @@ def test_what_the_sum_of_65b_leaves_out():
     said(PAGE, f"all not in four bits goes to fp32 ({more:.0f} GB more in 65B)")
 
 
-def test_the_paper_s_bases_are_larger_than_the_sum_s():
-    small, large = (missed(size) / GB for size in ("33B", "65B"))
-    said(PAGE, f"the paper's 4-bit bases are {small:.1f} GB (33B) and {large:.1f} GB (65B) larger, for reasons known "
-               "only in part (08b)")  # fmt: skip
+def test_why_the_paper_s_bases_are_larger_is_known_in_part():
     said("08b_seven_billion", "would be 0.52 and 1.05 of it; the rest is unknown")
     said("08b_seven_billion", "figure 6's, which we know only as [an issue of bitsandbytes]")
 
@@ -239,11 +207,12 @@ def test_how_long_unpacking_takes_by_the_data_sheets():
     rtx, large, small = (f"{(0.5 + 2) / memory / (2 * 512 / products):.1f}" for memory, products in sheets)
     assert rtx == large
     said(PAGE, f"By data sheets unpack is about {rtx} on an RTX 4090 and an 80-GB A100, and {small} on a 40-GB A100, "
-               "for 512 tokens a row (2.5 bytes moved for each weight, against 2 · 512 operations)")  # fmt: skip
+               "for 512 tokens a row")  # fmt: skip
     cell = next(cell.source for cell in read(PAGE).cells if "to_unpack" in cell.source)
     assert f'{{"RTX 4090": {rtx}, "A100 40GB": {small}, "A100 80GB": {large}}}' in cell
     copy = 2 * qlora_bill("33B").optimizer / 32e9 / (2 * 512 * 32.5e9 / 165e12)  # out and in again, at 32 GB/s
-    said(PAGE, f"copy about {copy:.1f} for 33B on the first, over PCIe 4")
+    said(PAGE, f"copy about {copy:.1f} for 33B on the first")
+    assert "2.5 bytes moved for each weight, against 2 · 512 operations a row; copy: over PCIe 4" in cell
 
 
 # The notebook's own run ------------------------------------------------------------------------------------
@@ -254,16 +223,13 @@ def nats(what: str) -> tuple[str, str]:
     return printed(PAGE, rf"\n{what} +(−?-?[\d.]+) ± ([\d.]+)")
 
 
-def test_training_gets_below_the_entropy_with_four_bits_alone():
+def test_training_gets_near_the_entropy():
     entropy = printed(PAGE, r"entropy of the grades: ([\d.]+) nats")[0]
-    (before, _), (lora, _), (qlora, wide), (minus, half) = map(
-        nats, ("before training", "LoRA", "QLoRA", "QLoRA − LoRA")
-    )
-    assert float(qlora) + float(wide) < float(entropy) < float(lora)
-    assert float(minus.replace("−", "-")) + float(half) < 0
-    said(PAGE, f"costs {before} nats before training (in four bits), {lora} with LoRA and {qlora} with QLoRA")
-    said(PAGE, f"knowing only how often each occurs would cost their entropy, {entropy}, which LoRA has not got past")
-    said(PAGE, "Twenty steps cannot rank the two")
+    (before, _), (lora, _), (qlora, _) = map(nats, ("before training", "LoRA", "QLoRA"))
+    assert float(before) - float(entropy) > 0.9 * (float(before) - float(qlora))
+    said(PAGE, f"costs {before} nats before training, {lora} with LoRA and {qlora} with QLoRA")
+    said(PAGE, f"knowing only how often each occurs would cost {entropy}")
+    said(PAGE, "One short run ranks neither")
 
 
 def left(what: str) -> tuple[float, float, float]:
@@ -272,20 +238,17 @@ def left(what: str) -> tuple[float, float, float]:
 
 
 def test_what_is_left_after_a_merge_into_four_bits_came_with_the_scales():
-    r"""No weight changed its level; and without an update the scales stay, too."""
+    r"""No weight changed its level."""
     said(PAGE, "What is left comes from the scales")
     _, on_old, _ = left("merged into four bits, old scales")
     assert abs(on_old) < 0.0005
     said(PAGE, "On the old scales the same merge gains nothing")
-    _, again, _ = left("base unpacked and packed again")
-    assert abs(again) < 0.005
 
 
 def test_the_memory_of_a_step_is_predicted_rightly():
-    for how in ("with", "without"):
-        found = printed(PAGE, rf"peak {how} checkpointing: ([\d.]+) MB predicted, ([\d.]+) MB measured")
-        assert abs(float(found[0]) - float(found[1])) < 0.011
-    said(PAGE, "The prediction agrees to 0.01 MB with the tensors of a real step, in fp32 on this CPU")
+    found = printed(PAGE, r"peak with checkpointing: ([\d.]+) MB predicted, ([\d.]+) MB measured")
+    assert abs(float(found[0]) - float(found[1])) < 0.011
+    said(PAGE, "The two agree to 0.01 MB, in fp32 on this CPU")
 
 
 def test_what_merging_into_four_bits_leaves():
@@ -293,17 +256,17 @@ def test_what_merging_into_four_bits_leaves():
     _, gained, _ = left("adapter beside the base")
     said(PAGE, f"the merge into four bits keeps {kept:.2f} nats (± {half:.2f}) of the {gained:.2f} that the adapter "
                "had gained")  # fmt: skip
-    before, beside, dense, merged, original, late = (
+    before, beside, dense, merged, late = (
         left(what)[0]
         for what in (
             "before training", "adapter beside the base", "merged into the unpacked base", "merged into four bits",
-            "merged into the original weights", "merged into the original weights, then four bits",
+            "merged into the original weights, then four bits",
         )
     )  # fmt: skip
     assert abs(beside - dense) < 0.0005 and (merged - beside) / (before - beside) > 0.9
     assert abs(late - beside) < 0.1 * (merged - beside)
-    said(PAGE, f"In this run the sentences cost {late:.2f} nats, before quantizing {original:.2f}, and beside the "
-               f"four-bit base {beside:.2f}; one run ranks none")  # fmt: skip
+    said(PAGE, "Merged into the original weights, then quantized, the update arrives: in this run "
+               f"{late:.2f} nats, beside the four-bit base {beside:.2f}")  # fmt: skip
     said(PAGE, "Merged into the original weights, then quantized, it arrived in this run")
 
 
@@ -318,9 +281,7 @@ def test_how_far_the_weights_move():
     )
     (small,) = re.search(r"ΔW: ([\d.]+) weights in a million", picture).groups()
     assert float(small) < 1
-    said(PAGE, "fewer than one weight in a million is moved that far")
-    (far,) = printed(PAGE, r"of ten times ΔW ([\d.]+)% pass halfway")
-    said(PAGE, f"Ten times this update would take {far} % of the weights past halfway")
+    said(PAGE, "fewer than one in a million is moved that far")
 
 
 def test_the_losses_of_bitsandbytes_are_the_packages():
@@ -337,12 +298,7 @@ def test_what_codes_of_four_bytes_take():
     assert printed(PAGE, r"(\d+) layers in four bits: (\d+) MB → (\d+) MB") == ("210", "538", "168")
     packed = weights * (4 + 8 / 64 + 32 / (64 * 256)) / 8
     said(PAGE, f"its codes take four bytes each, {4 * weights / MB:.0f} MB")
-    said(PAGE, f"The package has two codes in a byte and takes {packed / MB:.0f} MB")
-
-
-def test_places_made_little_difference_in_06():
-    said("06_lora", "Place, and rank from 8 up, make little difference here")
-    said(PAGE, "in 06 places made little difference")
+    said(PAGE, f"the package has two codes in a byte, {packed / MB:.0f} MB")
 
 
 def test_the_recipe_pads_with_a_token_that_is_not_the_end():
