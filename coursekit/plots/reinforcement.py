@@ -47,26 +47,31 @@ def clipped(ratio: Sequence[float], earned: Mapping[float, Sequence[float]], eps
 
 
 def gained(
-    parts: Sequence[str], runs: Mapping[str, Sequence[Sequence[float]]], sums: Mapping[str, Sequence[str]]
+    parts: Sequence[str], runs: Mapping[str, Sequence[Sequence[float]]], rows: Mapping[str, Sequence[str]]
 ) -> Axes:
-    r"""What each of `parts` brings, in points: a bar for each entry (label -> run -> one number a part), as long as the
-    mean of its runs, which is written at the right, and a dot for each run. Below, paler: `sums`, label -> some parts.
+    r"""Points that a training brings: a bar for each entry (label -> run -> one number a part) in each of `rows`,
+    label -> the parts that it adds up. A bar is as long as the mean of its runs, which is written at the right, and has
+    a dot for each run. A row that holds only some of the parts of one above it is paler.
     """
-    names, high = [*parts, *sums], 0.8 / len(runs)
+    names, high = list(rows), 0.8 / len(runs)
+    within = [any(set(rows[name]) < set(rows[above]) for above in names[:y]) for y, name in enumerate(names)]
     ax = axes(figsize=(8.2, 1.4 + 0.4 * len(names)))
     beside = ax.get_yaxis_transform()
     ax.text(1.01, -0.75, "mean", transform=beside, va="center", fontsize=9)
     for i, (colour, (label, own)) in enumerate(zip((COLOURS[0], COLOURS[4])[: len(runs)], runs.items(), strict=True)):
         at = [y + (i - (len(runs) - 1) / 2) * high for y in range(len(names))]
-        rows = [[*run, *(sum(run[parts.index(part)] for part in some) for some in sums.values())] for run in own]
-        means = [sum(values) / len(own) for values in zip(*rows, strict=True)]
-        for bars, look in ((slice(len(parts)), {"label": label}), (slice(len(parts), None), {"alpha": 0.6})):
-            ax.barh(at[bars], means[bars], 0.9 * high, color=colour, **look)
+        found = [[sum(run[parts.index(part)] for part in some) for some in rows.values()] for run in own]
+        means = [sum(values) / len(own) for values in zip(*found, strict=True)]
+        for pale, look in ((False, {"label": label}), (True, {"alpha": 0.45})):
+            some = [y for y in range(len(names)) if within[y] == pale]
+            ax.barh([at[y] for y in some], [means[y] for y in some], 0.9 * high, color=colour, **look)
         for y, mean in zip(at, means, strict=True):
             ax.text(1.01, y, f"{mean:+.1f}".replace("-", "−"), transform=beside, va="center", fontsize=9)
         dots = {"s": 16, "color": COLOURS[1], "edgecolor": "black", "linewidth": 0.6, "zorder": 3}
-        ax.scatter([x for run in rows for x in run], at * len(own), label="" if i else "each run", **dots)
+        ax.scatter([x for run in found for x in run], at * len(own), label="" if i else "each run", **dots)
     ax.set_yticks(range(len(names)), names)
+    for tick, pale in zip(ax.get_yticklabels(), within, strict=True):
+        tick.set_alpha(0.6 if pale else 1.0)
     ax.invert_yaxis()
     ax.axvline(0, color="grey", linewidth=1)
     ax.margins(x=0.08)

@@ -84,7 +84,7 @@ def test_the_tables_have_every_comparison_and_these_are_better(stored, adjusted)
         printed(PAGE, rf"({re.escape(one.in_points())}  +{one.verdict})\n")
     printed(PAGE, r"Holm's adjustment for (13) comparisons")
     printed(PAGE, r"Two of (13) comparisons: judged with section 4’s table")
-    said(PAGE, "All comparisons so far, judged together with section 5’s two")
+    said(PAGE, "These comparisons, judged together with section 5’s two")
 
 
 def points(found: Difference) -> str:
@@ -150,9 +150,13 @@ def test_every_run_of_the_picture_is_split_by_the_draws_before(stored):
         bars = [one for one in picture.split("; ") if one.startswith("bars")]
         for arm, own, pale in zip(arms, bars[::2], bars[1::2], strict=True):
             assert own.startswith(f"bars, {arm}: ")
-            written = {name: float(x) for name, x in re.findall(rf"({'|'.join(PARTS)}) (-?[\d.]+)", own)}
-            assert written == pytest.approx(part := bring(stored, arm), rel=0.005)
-            assert pale.endswith(f"another number {another(part):.1f}, all {sum(part.values()):.1f}")
+            full, below = (re.findall(r"([a-z ]+) (-?[\d.]+)(?:, |$)", bars.split(": ")[1]) for bars in (own, pale))
+            part, some = bring(stored, arm), ("choice", "rare answers", "lost")
+            assert {name: float(x) for name, x in below} == pytest.approx({n: part[n] for n in some}, rel=0.005)
+            expected = {name: part[name] for name in PARTS if name not in some}
+            expected |= {"another number": another(part), "all": sum(part.values())}
+            assert {name: float(x) for name, x in full} == pytest.approx(expected, rel=0.005)
+            assert [name for name, _ in full] == ["form", "confidence", "another number", "the others", "all"]
 
 
 def test_where_the_rival_leads(stored):
@@ -169,22 +173,31 @@ def test_where_the_points_come_from(stored, adjusted):
     assert min(ahead) > 0 and apart.verdict == "no clear difference"
     assert 100 * apart.value == pytest.approx(another(part) - part["confidence"])
     was, first, right = (measure(stored, BEFORE, of) for of in ("", "first", "right"))
+    # Wrong numbers by what the likeliest was: all that confidence, and that another number can bring.
     most = {"form": (first - right), "confidence": was * (1 - first), "another number": (1 - was) * (1 - first)}
     win = {name: 100 * one.mean().item() for name, one in most.items()}
     assert sum(win.values()) == pytest.approx(100 * (1 - right).mean().item()), "all that there is to win"
     won = {"form": part["form"], "confidence": part["confidence"], "another number": another(part)}
-    took = {name: f"{won[name]:.1f} of {win[name]:.1f}" for name in won}
-    found = f"in points probably another number, at this rate. It won {took['another number']}"
-    found += " (before: wrong numbers drawn where the likeliest was wrong)"
-    said(PAGE, f"{found}, confidence {took['confidence']} (where it was right), form "
-               f"{took['form']}: in shares the order is the reverse")  # fmt: skip
-    assert sorted(won, key=won.get) == sorted(won, key=lambda name: -won[name] / win[name]) == list(won)
+    said(PAGE, f"The prediction: probably another number. It brought {won['another number']:.1f} points, confidence "
+               f"{won['confidence']:.1f} and form {won['form']:.1f}")  # fmt: skip
+    assert sorted(won, key=won.get) == list(won)
+    gain = measure(stored, GRPO, "first") - first
+    of_wrong, of_right = (100 * (some * gain).mean().item() for some in (1 - was, was))
+    assert part["form"] + of_wrong + of_right == pytest.approx(sum(part.values())), "all that is won"
+    assert of_right == pytest.approx(part["confidence"] + part["lost"]), "what is lost was right before"
+    said(PAGE, f"Form took {part['form']:.1f} of {win['form']:.1f} points")
+    net = f"{of_right:.1f} of {win['confidence']:.1f} ({part['confidence']:.1f} less {-part['lost']:.1f} lost)"
+    said(PAGE, f"Sums whose likeliest number was wrong gained {of_wrong:.1f} of {win['another number']:.1f}, those "
+               f"where it was right {net}")  # fmt: skip
     each = f"in each of the {'ten' * (len(runs) == 10)} runs"
     assert lead(stored, GRPO).verdict == "better", "without the adjustment"
     few = "three" * ({len(stored.arms[arm]) for arm in RATES[::2]} == {3})
-    said(PAGE, f"Another number leads confidence {each}, but after Holm’s adjustment there is {apart.verdict} (table "
-               f"in section 4), nor at a third or three times the rate ({few} runs each)")  # fmt: skip
-    assert {lead(stored, arm).verdict for arm in RATES[::2]} == {apart.verdict}
+    slow, fast = (lead(stored, arm) for arm in RATES[::2])
+    assert slow.verdict == fast.verdict == apart.verdict
+    means = " and ".join(one.in_points().split(" (")[0] for one in (slow, fast))
+    said(PAGE, f"It leads confidence {each}, but after Holm’s adjustment there is {apart.verdict} (table in section "
+               f"4), nor at a third or three times the rate ({means} points; {few} runs each, not in the "
+               "table)")  # fmt: skip
     both = f"Another number brought {another(part):.1f} of them, confidence {part['confidence']:.1f}"
     said(PAGE, f"{both} ({apart.verdict}). New skill is not shown")
 
@@ -195,9 +208,12 @@ def test_rare_answers(stored):
     some, held = rare.amax(0), before.amax(0)  # of each sum
     brought, count, luck = bring(stored, GRPO)["rare answers"], int(some.sum()), int((some * held).sum())
     assert count > luck
-    said(PAGE, f"Rare answers, {brought:.1f} points, come from {count} of the {len(some)} sums, in one run or another")
-    said(PAGE, f"For {luck}, another run’s draws from the released model held the number, for the others none "
-               "of eighty draws did: rarer still, or new")  # fmt: skip
+    said(PAGE, f"Rare answers, {brought:.1f} points, come from {count} of the {len(some)} sums")
+    change = measure(stored, GRPO, "first") - measure(stored, BEFORE, "first")
+    never = 100 * (rare * change * (1 - held)).mean().item()
+    said(PAGE, f"For {luck}, another run’s draws from the released model held the number, for the other "
+               f"{count - luck} ({never:.1f} of the {brought:.1f} points) none of eighty draws did: rarer still, or "
+               "new")  # fmt: skip
 
 
 def test_both_at_three_rates(stored, adjusted):
@@ -211,7 +227,8 @@ def test_both_at_three_rates(stored, adjusted):
         drawn = [measure(stored, arm, "right").mean(1) for arm in arms]
         assert drawn[1][:3].mean() > max(drawn[0].mean(), drawn[2].mean()), "of the same seeds"
         assert drawn[1].mean() > max(drawn[0].mean(), drawn[2].mean())
-    said(PAGE, "Of three rates (0.0006, 0.002, 0.006) this page’s, 0.002, gave both methods the most right draws")
+    said(PAGE, "Of three rates (0.0006, 0.002, 0.006) this page’s, 0.002, gave both methods the most right draws "
+               "on the held-out sums themselves")  # fmt: skip
     assert {stored.steps(arm) for arm in LONGER_RATES} == {18}
     assert stored.rate(SHOWN) == 2e-3
 
@@ -256,8 +273,8 @@ def test_the_careless_rule_with_every_seed(stored, adjusted):
     before, after = (share(stored, arm, "first") for arm in (BEFORE, CARELESS))
     found = adjusted[f"{CARELESS} {BEFORE} first"]
     assert before < after and found.verdict == "no clear difference"
-    said(PAGE, "Had we measured only the first number, it would hardly have warned us")
-    said(PAGE, f"{before} of the stored draws had it right before, {after} after, {found.verdict}")
+    said(PAGE, "Had we measured only the first number, it would hardly have warned us: "
+               f"{before} before, {after} after, {found.verdict}")  # fmt: skip
 
 
 def test_the_mended_rule(stored, adjusted):
@@ -265,7 +282,12 @@ def test_the_mended_rule(stored, adjusted):
     assert found.verdict == "better" and len(stored.arms[MENDED]) == 3 and stored.steps(MENDED) == 6
     now = f"{share(stored, MENDED, 'first')} of the stored draws have the right first number, {tenths(found)}"
     assert stored.accuracy(MENDED, "right").value < stored.accuracy(MENDED, "first").value
-    alone = f"and {share(stored, MENDED, 'right')} are right and nothing else: words still follow"
+    right, first = (measure(stored, MENDED, of).mean(1) for of in ("right", "first"))
+    more = first - right > (measure(stored, BEFORE, "first") - measure(stored, BEFORE, "right"))[:3].mean(1)
+    assert more.tolist() == [False, False, True], "of the same seeds: how often something follows"
+    one, two, three = (f"{run:.2f}" for run in right)
+    alone = f"and {share(stored, MENDED, 'right')} are right and nothing else"
+    alone += f" ({one}, {two} and {three} by run; only in the third does more follow than before)"
     said(PAGE, f"After six steps with the course’s own (mended rule) {now} than before, {alone}")
 
 
@@ -331,7 +353,7 @@ def test_this_run_of_the_reward():
     assert reward[1] == first[1]
     last = [float(run.more["rewards"].split()[-1]) for run in results.read("grpo").arms[GRPO]]
     ends = f"the {'ten' * (len(last) == 10)} stored runs end at {min(last):.2f} to {max(last):.2f}"
-    said(PAGE, f"These are eight new sums and one run; {ends}")
+    said(PAGE, f"This is one run on eight new sums; {ends}")
     said(PAGE, "Entropy falls from {} to {} nats a token".format(*printed(PAGE, ENTROPY)))
 
 
@@ -357,7 +379,7 @@ def test_two_steps_on_one_draw():
     said(PAGE, f"The second step clips {second} of the tokens in this run")
     told, drawn_, longest = printed(PAGE, r"(\d+) of (\d+) answers have (\d) tokens")
     assert told == drawn_ == "64" and longest == "3"
-    said(PAGE, "All 64 answers are cut off at three tokens, so here the mask is all ones")
+    said(PAGE, "All 64 answers are cut off at three tokens: here the mask is all ones")
 
 
 def test_what_the_courses_own_rule_pays():

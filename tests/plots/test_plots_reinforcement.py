@@ -40,16 +40,28 @@ def test_the_clip_has_its_band_where_nothing_more_is_earned():
 
 
 def test_a_bar_is_the_mean_of_its_runs_and_each_run_a_dot():
-    runs = {"fast": [[4.0, -9.0], [6.0, -1.0]], "slow": [[3.0, 0.0], [3.0, 1.0]]}
-    ax = reinforcement.gained(["form", "lost"], runs, {"all": ["form", "lost"]})
-    assert [[bar.get_width() for bar in bars] for bars in ax.containers] == [[5.0, -5.0], [0.0], [3.0, 0.5], [3.5]]
-    assert sorted(text.get_text() for text in ax.texts) == ["+0.0", "+0.5", "+3.0", "+3.5", "+5.0", "mean", "−5.0"]
-    places = {name: [tuple(dot) for dot in dots.get_offsets()] for name, dots in zip(runs, ax.collections, strict=True)}
-    for (name, own), bars, below in zip(runs.items(), ax.containers[::2], ax.containers[1::2], strict=True):
-        middles = [bar.get_y() + bar.get_height() / 2 for bar in (*bars, *below)]
-        rows = [(*run, sum(run)) for run in own]
-        assert places[name] == [(x, pytest.approx(y)) for run in rows for x, y in zip(run, middles, strict=True)]
+    runs = {"fast": [[4.0, -9.0, 1.0], [6.0, -1.0, 1.0]], "slow": [[3.0, 0.0, 0.0], [3.0, 1.0, 2.0]]}
+    parts, rows = ["won", "lost", "form"], {"both": ["won", "lost"], "won": ["won"], "form": ["form"]}
+    rows["all"] = parts
+    ax = reinforcement.gained(parts, runs, rows)
+    assert [[bar.get_width() for bar in bars] for bars in ax.containers] == [
+        [0.0, 1.0, 1.0], [5.0], [3.5, 1.0, 4.5], [3.0],
+    ], "all but what another row contains, then that"  # fmt: skip
+    full, pale = ax.containers[:2]
+    assert {bar.get_alpha() for bar in full} == {None} and pale[0].get_alpha() < 1
+    shown = ["both", "won", "form", "all"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == shown
+    assert [tick.get_alpha() < 1 for tick in ax.get_yticklabels()] == [name == "won" for name in shown]
+    means = ["+0.0", "+5.0", "+1.0", "+1.0", "+3.5", "+3.0", "+1.0", "+4.5"]
+    assert [text.get_text() for text in ax.texts] == ["mean", *means]
+    for own, bars, below, dots in zip(
+        runs.values(), ax.containers[::2], ax.containers[1::2], ax.collections, strict=True
+    ):
+        both, won, form, every = (bar.get_y() + bar.get_height() / 2 for bar in (bars[0], below[0], *bars[1:]))
+        expected = [(a + b, both, a, won, c, form, a + b + c, every) for a, b, c in own]
+        flat = [(run[i], pytest.approx(run[i + 1])) for run in expected for i in range(0, 8, 2)]
+        assert [tuple(dot) for dot in dots.get_offsets()] == flat
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["each run", "fast", "slow"]
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["form", "lost", "all"]
-    alone = reinforcement.gained(["form", "lost"], {"fast": runs["fast"]}, {"all": ["form", "lost"]})
-    assert [bar.get_y() + bar.get_height() / 2 for bars in alone.containers for bar in bars] == [0, 1, 2]
+    alone = reinforcement.gained(parts, {"fast": runs["fast"]}, {"won": ["won"], "all": parts})
+    middles = [bar.get_y() + bar.get_height() / 2 for bars in alone.containers for bar in bars]
+    assert middles == pytest.approx([0, 1])
