@@ -30,7 +30,7 @@ PAGE = "05_bitfit"
 #: The pairs of its table: one family, whose verdicts are adjusted together.
 PAIRS = [
     ("random mask", "full"), ("bitfit", "probe-cls"), ("bitfit", "probe"), ("bitfit", "full"),
-    ("bitfit, 600 steps", "probe"), ("bitfit-query", "probe"), ("bitfit-query", "full"),
+    ("bitfit, 600 steps", "probe"), ("bitfit-query", "bitfit"), ("bitfit-query", "full"),
     ("random mask", "bitfit"), ("top 1", "bitfit"), ("far", "random mask"),
 ]  # fmt: skip
 
@@ -65,7 +65,7 @@ def test_query_and_up_save_what_the_mask_does_not(runs, family):
     found, few = family["bitfit-query", "full"], runs.parameters("bitfit-query")
     assert found.verdict == "no clear difference" and found.high < 0
     low, high = (f"{-100 * end:.1f}" for end in (found.high, found.low))
-    said(PAGE, f"Query and up lie {-100 * found.value:.1f} behind ({low} to {high}), not clear among ten comparisons.")
+    said(PAGE, f"Query and up lie {-100 * found.value:.1f} behind, not clear among ten comparisons.")
     assert len(family) == 10
     model, batch = page_batch()
     kept = {}
@@ -77,43 +77,53 @@ def test_query_and_up_save_what_the_mask_does_not(runs, family):
         kept[kind] = measure(model, batch).activations
     assert kept["few"] < 0.8 * kept["blocks"]
     said(PAGE, f"The biases of query and up, {100 * few / runs.parameters('full'):.2f} %, save both, but lie "
-               f"{-100 * found.value:.1f} points behind full fine-tuning ({low} to {high}).")  # fmt: skip
+               f"{-100 * found.value:.1f} points behind ({low} to {high}).")  # fmt: skip
 
 
-def test_query_and_up_need_a_higher_rate(runs, family):
-    r"""At BitFit's rate each seed has less than at the best one, and as a mean no lead; BitFit fails at 0.01."""
-    few = "bitfit-query"
+def test_query_and_up_take_a_higher_rate(runs, family):
+    r"""At BitFit's rate each seed has less than at the best one, and their mean less than BitFit's, which fails at 0.01
+    on film and is best there on a third task.
+    """
+    few, third = "bitfit-query", results.read("source")
     low = runs.at(few, runs.rate("bitfit"))
-    assert low.difference(few, "bitfit").verdict == "no clear difference"
-    assert low.accuracy(few).value < runs.accuracy("bitfit").value
+    own, best = low.difference(few, "bitfit"), family[few, "bitfit"]
+    assert own.value < 0 < best.value and (own.verdict, best.verdict) == ("no clear difference",) * 2
     assert max(low.seeds(few)) < min(runs.seeds(few))
     assert runs.at(few, 0.01).accuracy(few).value > runs.accuracy("bitfit").value  # where most runs of BitFit fail
-    assert family[few, "probe"].verdict == "better"
-    said(PAGE, "Query and up need a higher rate than BitFit can take (section 3). At BitFit's "
-               f"{runs.rate('bitfit')} they have {low.accuracy(few).value:.3f}, no lead over it; at {runs.rate(few)} "
-               f"they have {runs.accuracy(few).value:.3f} and beat the cheap rival.")  # fmt: skip
+    assert round(runs.rate(few) / runs.rate("bitfit")) == 10
+    said(PAGE, f"On film query and up take a higher rate than BitFit. At BitFit's {runs.rate('bitfit')} they are "
+               f"{-100 * own.value:.1f} behind, at ten times that {100 * best.value:.1f} ahead; neither is "
+               "clear.")  # fmt: skip
+    assert third.rate("bitfit") == 0.01 and len(third.seeds("bitfit")) == 3
+    assert min(third.seeds("bitfit")) > max(third.seeds("constant")) + 0.3
+    assert few not in {*third.arms, *results.read("product").arms}
+    said(PAGE, "learn nothing on film; on another task all learn.")
+    said(PAGE, "what limits BitFit's rate")
 
 
-def test_bitfit_beats_a_probe_of_what_it_reads(family):
-    own = family["bitfit", "probe-cls"]
-    assert own.verdict == "better"
-    said(PAGE, f"BitFit learns more than [CLS] tells: {tenths(own)} than its probe.")
-
-
-def test_bitfit_and_the_cheap_rival(runs, family):
-    near, late = (family[arm, "probe"] for arm in ("bitfit", "bitfit, 600 steps"))
-    assert (near.verdict, late.verdict) == ("no clear difference", "better")
+def test_bitfit_and_its_rivals(runs, family):
+    own, near, late = family["bitfit", "probe-cls"], family["bitfit", "probe"], family["bitfit, 600 steps", "probe"]
+    assert (own.verdict, near.verdict, late.verdict) == ("better", "no clear difference", "better")
     assert runs.steps("bitfit") == runs.steps("bitfit-query") == 300 and runs.steps("probe") == 0
-    said(PAGE, f"BitFit's lead over the cheap rival is clear only after 600 steps, {tenths(late).partition(' ')[2]}.")
+    rival = tenths(late).removeprefix("better ").replace(" points", "")
+    said(PAGE, f"BitFit beats the probe on [CLS] {tenths(own).removeprefix('better ')}, the cheap rival only after 600 "
+               f"steps, {rival}.")  # fmt: skip
+    said(PAGE, f"and clearly ahead of a probe on the mean only after 600 steps, {rival}.")
+
+
+def test_norms_equal_bitfit_on_all_three_tasks(runs):
+    r"""Each task judged by itself."""
+    for task in (runs, results.read("product"), results.read("source")):
+        assert task.difference("norms", "bitfit").verdict == "equal for practical purposes"
+        assert task.parameters("norms") < task.parameters("bitfit") / 2
+    said(PAGE, "on all three tasks BitFit and the smaller norms.")
 
 
 def test_full_fine_tuning_is_ahead_of_bitfit(runs, family):
     full = family["bitfit", "full"]
     assert full.verdict == "worse"
     said(PAGE, f"Full fine-tuning is ahead of BitFit {tenths(full).removeprefix('worse ')}")
-    third = results.read("source").difference("bitfit", "full")
-    said(PAGE, f"All biases are {-100 * full.value:.1f} points behind on film, equal on product reviews, "
-               f"{-100 * third.value:.1f} behind on a third task.")  # fmt: skip
+    said(PAGE, f"All biases are {-100 * full.value:.1f} behind on film")
 
 
 def test_on_product_reviews_they_are_equal_and_not_on_a_third_task():
@@ -123,9 +133,9 @@ def test_on_product_reviews_they_are_equal_and_not_on_a_third_task():
     assert not {"random mask", "random-mask", "far"} & {*there.arms, *results.read("source").arms}
     third = results.read("source").differences(("bitfit", *there.arms), "full")["bitfit"]
     assert third.verdict == "worse"
-    said(PAGE, "On product reviews the two are equal for practical purposes, on a third task BitFit is "
+    said(PAGE, "On product reviews they are equal for practical purposes, on a third task BitFit is "
                f"{-100 * third.value:.1f} behind (notebook 10).")  # fmt: skip
-    said(PAGE, "what masks and FAR do on a second task")
+    said(PAGE, "what masks, FAR, query and up do on other tasks")
 
 
 def test_twice_the_steps_do_not_close_the_gap(runs):
@@ -140,7 +150,12 @@ def test_twice_the_steps_do_not_close_the_gap(runs):
     of = {(run.cell.steps, run.cell.rate) for run in runs.runs if run.cell.arm == "bitfit" and run.cell.steps > 300}
     assert of == {(600, runs.rate("bitfit"))}  # its old rate
     assert results.read("methods").rate("full, 600 steps") == rates[1]  # what notebook 10 reads
-    said(PAGE, "and still after 600 steps.")
+    behind = runs.difference("full, 600 steps", "bitfit, 600 steps")
+    low, high = (f"{100 * end:.1f}" for end in (behind.low, behind.high))
+    said("data/evidence/README.md", f"BitFit against full fine-tuning: worse by {100 * behind.value:.1f} points "
+                                    f"({low} to {high}). BitFit's rate was not searched again")  # fmt: skip
+    said(PAGE, f"by [{100 * behind.value:.1f}](../data/evidence/README.md) after twice the steps, BitFit's rate not "
+               "tuned again.")  # fmt: skip
 
 
 def test_at_a_higher_rate_most_runs_of_bitfit_learn_nothing(runs):
@@ -148,7 +163,7 @@ def test_at_a_higher_rate_most_runs_of_bitfit_learn_nothing(runs):
     (constant, *_) = runs.seeds("constant")
     failed = [run for run in high if abs(sum(run.correct) / len(run.correct) - constant) < 1e-9]
     assert (len(failed), len(high)) == (2, 3)
-    said(PAGE, "At 0.01 two of three stored runs learn nothing")
+    said(PAGE, "At 0.01 two of three stored runs learn nothing on film")
 
 
 def test_the_number_of_parameters_does_not_order_methods(runs, family):
@@ -158,21 +173,18 @@ def test_the_number_of_parameters_does_not_order_methods(runs, family):
     assert round(mask / small, 1) == 2
     verdict, _, points = tenths(found).partition(" by ")
     said(PAGE, f"The random mask, twice BitFit's size, is {verdict} by {points}.")
+    assert runs.rate("random mask") > 3 * runs.rate("bitfit")
+    said(PAGE, f"Random masks need a high rate (Xu and Zhang); ours took {runs.rate('random mask')}.")
     said(PAGE, f"BitFit or a random mask over all blocks, {mask:,} parameters with its head?")
     times = runs.parameters("top 1") / small
-    said(PAGE, "The last block equals BitFit for practical purposes")
+    said(PAGE, "Equal for practical purposes: BitFit and the last block")
     said(PAGE, f"does the last block alone, {times:.0f} times BitFit's size, beat BitFit?")
     said(PAGE, "Across kinds, how many parameters train does not decide")
-    deeper = [runs.accuracy(f"top {n}").value for n in range(1, 7)]
-    assert all(one < more for one, more in itertools.pairwise(deeper))
-    said(PAGE, f"But among whole blocks more is better: {deeper[0]:.3f} for one, {deeper[-1]:.3f} for six.")
 
 
 def test_far_is_equal_to_the_random_mask(runs, family):
     assert family["far", "random mask"].verdict == "equal for practical purposes"
-    times = runs.parameters("far") / runs.parameters("random mask")
-    assert round(times) == 13
-    said(PAGE, "and FAR the mask, a thirteenth its size.")
+    said(PAGE, "Equal for practical purposes: BitFit and the last block, FAR and the mask")
 
 
 def test_what_the_probes_and_the_rates_are(runs):
@@ -218,15 +230,14 @@ def test_what_the_stored_masks_and_learners_are(runs):
     assert far.method.learners_of(config) == 6 * [154, 38]  # of 1,536 and of 384 nodes
     assert runs.parameters("far") == far.method.count(config) + 770
     assert runs.parameters("far") > int(printed(PAGE, r"([\d,]+) parameters train; FAR's")[0].replace(",", ""))
-    said(PAGE, "FAR splits down as well here, primes for ten steps, and costs more than section 6's.")
+    said(PAGE, "FAR splits down as well here and primes for ten steps.")
 
 
 def test_every_verdict_of_the_text_is_one_of_the_table(family):
     shown = dict(re.findall(r"\| (.+? − .+?) \| .+? \| (.+?) \|", tables()))
     assert [*shown.values()] == [found.verdict for found in family.values()]
     assert {name: verdict for name, verdict in shown.items() if verdict in ("better", "worse")} == {
-        "BitFit − probe on [CLS]": "better", "BitFit, query and up † − probe on the mean": "better",
-        "BitFit, 600 steps − probe on the mean": "better",
+        "BitFit − probe on [CLS]": "better", "BitFit, 600 steps − probe on the mean": "better",
         "BitFit − full fine-tuning": "worse", "random mask − BitFit": "better",
     }  # fmt: skip
 
@@ -254,9 +265,7 @@ def test_what_reads_cls_and_who_trains_the_pooler(runs):
     said(PAGE, "through the pooler, a layer that this checkpoint never trained")
 
 
-def test_what_is_not_known(runs):
-    assert not any(arm.startswith("far") and arm != "far" for arm in runs.arms)  # no twin with nodes by chance
-    said(PAGE, "whether FAR's nodes beat random ones")
+def test_what_is_not_known():
     assert not any("bitfit" in arm for arm in results.read("mean").arms)
     said(PAGE, "how BitFit does on the mean")
 
@@ -297,16 +306,15 @@ def test_the_costs_are_told_as_they_are():
         printed(PAGE, "\n" + name + number * 5)
         for name in ("six blocks", "last two blocks", "lowest block", "everything", "BitFit", "random mask")
     )
-    assert all(abs(float(row[2]) - float(row[1])) < 0.1 for row in (two, bitfit, lowest))
+    assert all(0 < float(row[2]) - float(row[1]) < 0.1 for row in (two, bitfit, lowest))
     assert 100 * int(bitfit[0].replace(",", "")) < int(two[0].replace(",", ""))
     said(PAGE, "the last two blocks, or BitFit, with less than a hundredth of their parameters")
-    said(
-        PAGE,
-        f"In this run the last two blocks took {two[2]}, BitFit {bitfit[2]}; both, and the lowest block's, lie within "
-        "0.1 of the count",
-    )
-    said(PAGE, f"{bitfit[3]} MB with BitFit, nearly all of it weights, {everything[3]} where everything trains: "
-               "FAR's priming needs them, too.")  # fmt: skip
+    saved = [1 - float(share) for share in bitfit[1:3]]
+    assert abs(saved[0] - 1 / 3) < 0.01 and abs(saved[1] - 1 / 4) < 0.03
+    said(PAGE, f"Time follows your count, a little above it. In this run the last two blocks took {two[2]}, BitFit "
+               f"{bitfit[2]}: a quarter saved, not a third.")  # fmt: skip
+    said(PAGE, f"{bitfit[3]} MB with BitFit, nearly all of it weights, {everything[3]} where everything trains, "
+               "as in FAR's priming.")  # fmt: skip
     assert 12 * int(bitfit[0].replace(",", "")) < 0.01 * 1e6 * int(bitfit[3])
     said(PAGE, f"{full[4]} MB where all blocks train")
     said(PAGE, f"{bitfit[4]} with BitFit, which keeps no matrix's input, only what attention, GELU, norms and dropout "
@@ -321,8 +329,7 @@ def test_the_costs_are_told_as_they_are():
     assert mask[1] == full[1] == everything[1] == "1.00" and abs(int(mask[4]) - int(full[4])) < 6
     config = AutoConfig.from_pretrained(sources.minilm(), num_labels=2)
     assert config.hidden_dropout_prob > 0 < config.attention_probs_dropout_prob
-    share = int(mask[0].replace(",", "")) / counts.full(config, "classification")
-    said(PAGE, f"A random mask of {100 * share:.1f} % of the parameters saves neither work nor activations")
+    said(PAGE, "A random mask saves neither work nor activations")
     assert 0.5 < 1 - int(full[0].replace(",", "")) / int(everything[0].replace(",", "")) < 0.55
     said(PAGE, "Gradients and Adam's moments go with the number that trains, work and activations with how deep a "
                "selection reaches and whether matrices train")  # fmt: skip
@@ -339,7 +346,7 @@ def page_batch():
 
 @pytest.mark.parametrize("kind", ["bert", "qwen2", "deberta-v2"])
 def test_where_key_biases_matter(kind):
-    r"""Not where a score is q k alone: BERT's. Qwen2 rotates keys, DeBERTa's meet the queries of positions."""
+    r"""Not where a score is q k alone: BERT's. Qwen2 rotates keys, DeBERTa-v2's meet the queries of positions."""
     model = families.model(kind).double()
     ids = torch.tensor([[5, 9, 17, 23, 31, 8]])
     tokens = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -351,7 +358,7 @@ def test_where_key_biases_matter(kind):
             bias += torch.randn_like(bias)
         change = (model(**tokens).logits - before).abs().max()
     assert (change > 1e-6) == (kind != "bert") and (kind != "bert" or change < 1e-10)
-    said(PAGE, "Where keys also meet positions, as in Qwen2 (rotated) or DeBERTa, their biases matter.")
+    said(PAGE, "Where keys also meet positions, as in Qwen2 (rotated) or DeBERTa-v2, their biases matter.")
     said(PAGE, "Key biases can do nothing where a score is $q\\cdot k$ alone")
 
 
