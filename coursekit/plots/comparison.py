@@ -142,17 +142,17 @@ def differences_by_cost(
 def learned_and_kept(
     families: Mapping[str, str], points: Mapping[str, tuple[float, Any, float]], *, learned: str, kept: str
 ) -> Axes:
-    r"""What each method learned beside what it kept of before, a dot a method, its area the memory of a step.
+    r"""What each method learned beside what it kept of before, a dot a method, with the memory of a step at its name.
 
     families: method -> one of `plots.hybrid.FAMILIES`. points: method -> (a share; an `experiments.intervals.Interval`
     of a share; peak in MB). learned, kept: the axes' labels.
     """
     ax, told = axes(figsize=(8.2, 3.8)), []
-    for name, (x, y, memory) in points.items():
+    for name, (x, y, _) in points.items():
         colour = FAMILIES[families[name]]
         value, ends = whiskers([y], 100)
         ax.errorbar(100 * x, value, yerr=ends, color=colour, fmt="none", capsize=2, elinewidth=0.9)
-        ax.scatter(100 * x, value, s=memory / 2, color=colour, zorder=3)
+        ax.scatter(100 * x, value, s=50, color=colour, zorder=3)
         told.append(f"{name} {100 * x:.1f} and {100 * y.value:.1f}")
     ax.set_xlabel(learned)
     ax.set_ylabel(kept)

@@ -72,7 +72,7 @@ def test_full_fine_tuning(film):
     assert film.rate(steps) == film.rate("full") and film.rate(mine) == film.rate("ia3")
     six = results.read("methods").differences([f"{arm}, 600 steps" for arm in IN_10], steps)[mine]
     assert six.verdict == "worse" and six.value == -same.value
-    said("10_which_method", "the other five worse")
+    said("10_which_method", "LoRA's and (IA)³'s worse does not survive other rates (06, 03)")
     assert own.verdict == "no clear difference" and own.value > 0
     selective = results.read("selective", "ia3")
     assert tied(selective, "full", 600) == [selective.rate(steps), film.rate(steps)]

@@ -126,8 +126,8 @@ def test_what_is_learned_and_kept():
     points = {"a": (0.8, Interval(0.2, 0.15, 0.3), 200), "b": (0.7, Interval(1.0, 0.99, 1.0), 100)}
     ax = learned_and_kept({"a": "hybrid", "b": "additive"}, points, learned="x", kept="y")
     found = [part for part in ax.collections if hasattr(part, "get_sizes")]
-    dots = {(*part.get_offsets()[0], *part.get_sizes()): part.get_facecolor()[0] for part in found}
-    assert {tuple(map(round, at)) for at in dots} == {(80, 20, 100), (70, 100, 50)}
+    dots = {tuple(part.get_offsets()[0]): part.get_facecolor()[0] for part in found}
+    assert {tuple(map(round, at)) for at in dots} == {(80, 20), (70, 100)}
     assert all(same_color(c, FAMILIES["hybrid" if at[0] > 75 else "additive"]) for at, c in dots.items())
     ends = [c.lines[2][0].get_segments()[0][:, 1] for c in ax.containers]
     np.testing.assert_allclose(ends, [[15, 30], [99, 100]])
