@@ -63,6 +63,7 @@ MODULE = Exercise(
     secret=_drawn,
     reference=_found(added),
     part=Adapter,
+    parts=("how it starts", "how many numbers train", "its output"),
     mutants={
         "the residual is missing: forward must return h and, added to it, what the bottleneck makes of it": (
             _found(lambda h, Wd, bd, Wu, bu: added(h, Wd, bd, Wu, bu) - h, "far from h")
@@ -146,6 +147,12 @@ INSERT = Exercise(
     secret=_insert_case,
     reference=_inserted,
     part=insert,
+    parts=(
+        "the logits",
+        "how many of the model's numbers train",
+        "how many of the adapters' train",
+        "the logits without the hooks",
+    ),  # fmt: skip
     tolerance=1e-4,
     mutants={
         "the model answers as before: the hook must return the new output, and stay until its handle is used": (
@@ -160,6 +167,9 @@ INSERT = Exercise(
         ),
         "the adapter reads the module's input: a hook's third argument is the output h": (
             lambda *given: _inserted(*given, change=lambda x, h, A: added(x, *A))
+        ),
+        "the adapter reads the module's input, and that is added to h, too: let it read h, and return what it gives": (
+            lambda *given: _inserted(*given, change=lambda x, h, A: h + added(x, *A))
         ),
         "only the first place has an adapter: each place gets its own": (
             lambda load, places, start, ids: _inserted(load, places[:1], start, ids)

@@ -239,6 +239,7 @@ BUDGETED = Training(
     difficulty=4,
     minutes=25,
     seconds=240,
+    reached="{:.1%} of new sentences are right",
     pose=_pose_budget,
     score=functools.partial(
         _score, asked=REACH, width=None, said="Try other blocks, a higher learning rate, more steps"
@@ -258,6 +259,7 @@ COMPRESS = Training(
     difficulty=5,
     minutes=22,
     seconds=240,
+    reached="{:.1%} of new sentences are right",
     pose=_pose_compress,
     score=functools.partial(
         _score,

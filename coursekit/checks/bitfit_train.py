@@ -84,6 +84,7 @@ TRAIN = Training(
     difficulty=4,
     minutes=20,
     seconds=240,
+    reached="{:.1%} of new sentences are right",
     pose=_pose,
     fair=lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, _norms(range(3, 6)), steps=60),
     score=_score,

@@ -34,12 +34,14 @@ class Comparison:
 
     tolerance: relative, entry by entry; 0 asks for the same number. dtype: that of a tensor counts.
     discreet: say what is wrong without writing out either value. judge: what decides where many answers are right.
+    parts: what each value of an answer of several is called.
     """
 
     tolerance: float
     dtype: bool = False
     discreet: bool = False
     judge: Judge | None = None
+    parts: tuple[str, ...] = ()
 
     def difference(self, given: Any, expected: Any) -> str | None:
         r"""None where `given` is `expected`; else what is wrong.
@@ -127,7 +129,8 @@ class Comparison:
         for i, (one, other) in enumerate(zip(given, expected, strict=True), start=1):
             found = self.difference(one, other)
             if found is not None:
-                return f"value {i} of {len(expected)}: {found}"
+                called = f" ({self.parts[i - 1]})" if len(self.parts) == len(expected) else ""
+                return f"value {i} of {len(expected)}{called}: {found}"
         return None
 
 

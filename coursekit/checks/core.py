@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib
 import pkgutil
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,8 @@ from coursekit.errors import CourseError, unknown
 SEEDS = (0, 1, 2)
 #: Arguments of a public case are written out up to so many letters.
 SHOWN = 80
+#: Letters of a line of a result in a notebook, which would break it anywhere.
+WIDTH = 100
 #: So often a group of secret cases is drawn anew where it does not tell all mistakes apart.
 TRIES = 200
 
@@ -60,7 +63,7 @@ class Exercise(BaseExercise):
     `kinds`: draw.kind says which is wanted. `mutants` are wrong answers that people give, by what to tell them. `part`
     is what a notebook goes on with where the function is only how the check looks at a class, say. `dtype` as in
     Comparison; `judge` too, where many answers are right and the course's own says how good one has to be; `compare`
-    where answers are compared in a way of their own.
+    where answers are compared in a way of their own. `parts` names the values of an answer that has several.
     """
 
     secret: Callable[[Draw], Arguments]
@@ -73,6 +76,7 @@ class Exercise(BaseExercise):
     dtype: bool = False
     judge: Judge | None = None
     compare: type[Comparison] = Comparison
+    parts: tuple[str, ...] = ()
 
     def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str, float]:
         r"""As in BaseExercise; these are the same for everybody."""
@@ -81,7 +85,7 @@ class Exercise(BaseExercise):
 
     def comparison(self, discreet: bool = False) -> Comparison:
         r"""How its answers are compared."""
-        return self.compare(self.tolerance, self.dtype, discreet, self.judge)
+        return self.compare(self.tolerance, self.dtype, discreet, self.judge, self.parts)
 
     @cached_property
     def public(self) -> list[Arguments]:
@@ -146,6 +150,11 @@ class Result:
     def __repr__(self) -> str:
         mark = {"passed": "✓", "failed": "✗"}.get(self.status, "○")
         return f"{mark} {self.id}: {self.status} ({self.points:g}/{self.possible} points). {self.message}"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        r"""In a notebook: wrapped at words."""
+        lines = textwrap.wrap(repr(self), WIDTH, break_long_words=False, break_on_hyphens=False)
+        printer.text("\n".join(lines))
 
 
 def every_kind() -> dict[str, BaseExercise]:

@@ -21,15 +21,16 @@ def truncate(W: Tensor, r: int) -> Tensor:
     return (U[:, :r] * S[:r]) @ Vh[:r]
 
 
-def _cut(made: Callable[..., Tensor]) -> Callable[[Tensor, int], Tensor]:
-    r"""Another matrix made of W's singular value decomposition and r."""
-    return lambda W, r: made(*torch.linalg.svd(W, full_matrices=False), r)
+def _cut(made: Callable[..., Tensor], whole: bool = False) -> Callable[[Tensor, int], Tensor]:
+    r"""Another matrix made of W's singular value decomposition and r; whole: with square U and V."""
+    return lambda W, r: made(*torch.linalg.svd(W, full_matrices=whole), r)
 
 
 def _secret_truncate(draw: Draw) -> tuple[Tensor, int]:
+    r"""Kind 0: wide. Kind 1: tall."""
     while True:
         rows, columns = draw.whole(4, 8), draw.whole(4, 8)
-        if rows == columns:  # a transposed answer shows in its shape
+        if rows == columns or (rows > columns) != draw.kind:  # never square: a transposed answer shows in its shape
             continue
         r = draw.whole(1, min(rows, columns) - 1)  # at full rank there is nothing to cut
         W = draw.normal(rows, columns)
@@ -56,12 +57,16 @@ TRUNCATE = Exercise(
         "the columns of torch.svd's V, so take V[:, :r].T": (
             _cut(lambda U, S, Vh, r: (U[:, :r] * S[:r]) @ Vh[:, :r].T)
         ),
+        "V is cut along the wrong axis: torch.linalg.svd's Vh has the directions in its rows, so take Vh[:r]": (
+            _cut(lambda U, S, Vh, r: (U[:, :r] * S[:r]) @ Vh[:, :r].T, whole=True)
+        ),
         "one direction too many: slices end before their end, S[:r] holds r values": (lambda W, r: truncate(W, r + 1)),
         "each singular value is there only as its square root: give S to one of the factors whole": (
             _cut(lambda U, S, Vh, r: (U[:, :r] * S[:r].sqrt()) @ Vh[:r])
         ),
     },
     tolerance=1e-4,  # small entries of a product of singular vectors, worked out in fp32
+    kinds=2,
 )
 
 
@@ -88,13 +93,17 @@ def _secret_linear(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, 
     return *(draw.normal(*shape, dtype=torch.float32) for shape in shapes), draw.real(5, 20, digits=1)
 
 
-def _found(silent: bool = True, start: str = "random", base: bool = False, own: str = "AB", scale: str = "") -> Any:
+def _found(
+    silent: bool = True, start: str = "random", base: bool = False, own: str = "AB", scale: str = "", bias: bool = False
+) -> Any:
     r"""What the stub's `lora_linear` finds of a layer: silent at the start, A's start, trained, h. With a mistake:
-    base, W and b train too; own, which of A and B train.
+    base, W and b train too; bias, b alone; own, which of A and B train.
     """
 
     def mutant(W: Tensor, b: Tensor, A: Tensor, B: Tensor, x: Tensor, alpha: float) -> Any:
-        trained = (W.numel() + b.numel()) * base + A.numel() * ("A" in own) + B.numel() * ("B" in own)
+        trained = (
+            (W.numel() + b.numel()) * base + b.numel() * bias + A.numel() * ("A" in own) + B.numel() * ("B" in own)
+        )
         frozen, (r, d_in) = F.linear(x, W, b), A.shape
         update = F.linear(F.linear(x, A), B)
         h = {
@@ -120,6 +129,7 @@ LINEAR = Exercise(
     secret=_secret_linear,
     reference=_found(),
     part=LoRALinear,
+    parts=("whether it starts as the base layer", "how A starts", "how many numbers train", "its output"),
     mutants={
         "at the start the layer must give what the base layer gives: start B at 0, and A at random": (
             _found(silent=False)
@@ -135,6 +145,7 @@ LINEAR = Exercise(
             _found(start="too small")
         ),
         "the base layer still trains: freeze it with base.requires_grad_(False)": _found(base=True),
+        "the base layer's bias still trains: base.requires_grad_(False) freezes weight and bias": _found(bias=True),
         "A is not trained: a tensor is a parameter only as nn.Parameter(tensor)": _found(own="B"),
         "B is not trained: a tensor is a parameter only as nn.Parameter(tensor)": _found(own="A"),
         "A and B are not trained: a tensor is a parameter only as nn.Parameter(tensor)": (_found(own="")),
@@ -148,7 +159,7 @@ LINEAR = Exercise(
         "the scale is alpha / r, not alpha": _found(scale="alpha"),
         "r is the number of rows of A, A.shape[0]; A.shape[1] is d_in": _found(scale="d_in"),
         "this is rsLoRA, which divides by the root of r; LoRA divides by r": _found(scale="root"),
-        "the bias of the frozen layer is missing: call base, which adds it": _found(scale="no bias"),
+        "the bias of the frozen layer is missing: call base, which adds it": (_found(silent=False, scale="no bias")),
         "the frozen layer's own answer W x + b is missing": _found(silent=False, scale="alone"),
     },
 )

@@ -220,6 +220,7 @@ DESIGN = Training(
     difficulty=4,
     minutes=20,
     seconds=180,
+    reached="{:.0%} of new countries get their capital",
     pose=_pose,
     score=_score,
     # Without a warm-up the first steps throw the prompt far away, in some orders of the rows for good.

@@ -136,6 +136,7 @@ ALIGN = Training(
     difficulty=4,
     minutes=25,
     seconds=60,
+    reached="the margin is {:.2f}",
     pose=_pose,
     score=_score,
     fair=lambda E, W0, x, chosen, rejected: {"W": _trained(E, W0, x, chosen, rejected, _both)},

@@ -372,6 +372,7 @@ LEADER = Training(
     difficulty=4,
     minutes=20,
     seconds=60,
+    reached="the squared error is {:.2f} times that of the course's answer",
     pose=_tables,
     score=_leader_score,
     mutants={

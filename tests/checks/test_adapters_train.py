@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from coursekit.checks import adapters_train, practice, training
+from coursekit.checks import adapters_train, every_kind, practice, training
 from coursekit.checks.adapters_train import BUDGET, BUDGETED, COMPRESS, KEEP, outputs
 from coursekit.errors import CourseError
 from coursekit.methods.ranking import largest
@@ -64,6 +64,16 @@ def test_biases_that_do_the_work_score_nothing(posing, monkeypatch):
     reads = lambda given: given["0.W_up"].any() and given["0.W_down"].any()  # noqa: E731
     monkeypatch.setattr(adapters_train, "_right", lambda given, *_: 0.7 if reads(given) else 0.5)
     assert COMPRESS.scored(posing, few).share == 1.0
+
+
+def test_who_passes_is_told_what_was_reached(monkeypatch):
+    reads = lambda given: given["0.W_up"].any() and given["0.W_down"].any()  # noqa: E731
+    monkeypatch.setattr(adapters_train, "_right", lambda given, *_: 0.75 if reads(given) else 0.5)
+    few = tensors(r=1)
+    few["0.W_down"][0, 0] = few["0.W_up"][0, 0] = 1.0
+    assert BUDGETED.looked_at(lambda *_: few, 0) == ("passed", "75.0% of new sentences are right", 1.0)
+    open_ones = [one for one in every_kind().values() if isinstance(one, training.Training)]
+    assert len(open_ones) > 5 and all(one.reached.format(0.5) != one.reached for one in open_ones)
 
 
 @pytest.mark.slow

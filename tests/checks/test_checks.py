@@ -224,3 +224,19 @@ def test_a_notebook_names_its_exercises_as_they_are_called_today():
         for id in re.findall(r"^`([\w.-]+)` · ", "".join(cell["source"]), re.MULTILINE)
     ]
     assert sorted(told) == sorted(KINDS)
+
+
+def test_a_result_breaks_at_words_in_a_notebook():
+    from IPython.lib.pretty import pretty
+
+    result = check("lora-merge", lambda *_: 1 / 0 if _ else None)
+    long = type(result)("lora-merge", "failed", "more than half of the gain stays " * 8)
+    shown = pretty(long)
+    assert shown.split() == repr(long).split() and max(map(len, shown.splitlines())) <= 100
+    assert pretty(result) == repr(result)
+
+
+def test_a_value_of_several_is_named():
+    answer = ALL["lora-linear"].reference
+    said = check("lora-linear", lambda *given: (*answer(*given)[:2], 1, answer(*given)[3])).message
+    assert said.startswith("value 3 of 4 (how many numbers train): it returns 1 where ")
