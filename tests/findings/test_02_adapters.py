@@ -46,7 +46,7 @@ def test_the_best_adapter_beside_full_fine_tuning_and_the_fair_baseline(film):
     for task in ("product", "source"):
         assert results.read(task).difference("pfeiffer", "full").verdict == longer.verdict
     said(PAGE, "On two more tasks the two are equal (notebook 10).")
-    said("10_which_method", "On two more tasks LoRA, (IA)³ and Pfeiffer adapters are equal to it")
+    said("10_which_method", "On two more tasks LoRA, (IA)³, Pfeiffer adapters and Compacter are equal to it")
     # From its abstract.
     said(PAGE, "Houlsby et al. come within 0.4 % of full fine-tuning on GLUE, with 3.6 % of the parameters.")
     said(PAGE, f"trains {share} of the parameters")

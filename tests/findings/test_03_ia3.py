@@ -85,7 +85,7 @@ def test_full_fine_tuning(film):
     for task in ("product", "source"):
         assert str(results.read(task).differences(IN_10, "full")["ia3"]) == EQUAL
     said(PAGE, "On two more tasks they are equal (notebook 10)")
-    said("10_which_method", "On two more tasks LoRA, (IA)³ and Pfeiffer adapters are equal to it")
+    said("10_which_method", "On two more tasks LoRA, (IA)³, Pfeiffer adapters and Compacter are equal to it")
     printed("10_which_method", re.escape((-own).in_points()))
 
 

@@ -84,8 +84,8 @@ def test_on_two_more_tasks(stored):
         assert {len(there.seeds(arm)) for arm in ten} == {3}
         minus = there.differences(ten, "full")
         equal = {arm for arm, d in minus.items() if d.verdict == "equal for practical purposes"}
-        both = {"lora", "ia3", "pfeiffer"}
-        others = {"compacter", "bitfit"} if task == "product" else {"compacter", "norms", "top-layers"}
+        both = {"lora", "ia3", "pfeiffer", "compacter"}
+        others = {"bitfit"} if task == "product" else {"norms", "top-layers"}
         assert equal == both | others
         for arm in six:  # the table's column, among ten
             verdict = {"equal for practical purposes": " equal", "no clear difference": "", "worse": " worse"}
@@ -97,8 +97,11 @@ def test_on_two_more_tasks(stored):
             assert there.preliminary(arm) and {*tried} - {there.rate(arm)} == {*there.once(arm)}
         assert card_numbers(task, r"\*\*seeds\*\*: 0, 1, (\d); the first chose the rates") == [2]
     assert printed(PAGE, "(On the two other tasks all are preliminary: one seed chose the rates)")
-    said(PAGE, "LoRA, (IA)³ and Pfeiffer adapters are equal to full fine-tuning on both other tasks")
-    said(PAGE, "On two more tasks LoRA, (IA)³ and Pfeiffer adapters are equal to it")
+    said(
+        PAGE,
+        "LoRA, (IA)³, Pfeiffer adapters and, not shown, Compacter are equal to full fine-tuning on both other tasks",
+    )
+    said(PAGE, "On two more tasks LoRA, (IA)³, Pfeiffer adapters and Compacter are equal to it")
 
 
 def test_full_fine_tuning_s_seeds_scatter(stored, arms):
@@ -331,7 +334,8 @@ def test_the_leader_s_lead(stored, arms):
     there = [stored.accuracy(arm).value for arm in near]
     test, other = (100 * (there[i] - statistics.fmean(there)) for i in (first, second))
     assert f"{test:.1f}" == f"{expected:.1f}" and 0.4 < other / likely < 0.5
-    said(PAGE, f"On test it leads by as much, (IA)³ by half of its {likely:.1f}: sentences are a sample too")
+    said(PAGE, f"On test it leads by as much, (IA)³ by half of its {likely:.1f}. The test has the same seeds, "
+               "so it does not check this")  # fmt: skip
     for name, row in (("OFT", (lead, expected, test)), (r"\(IA\)³", (behind, likely, other))):
         assert printed(PAGE, rf"\n{name} +(\+\S+) +(\S+) +(\S+)\n") == tuple(f"+{x:.1f}" for x in row)
 
@@ -392,11 +396,9 @@ def test_what_the_guide_takes():
          + f" of the draws do. Half take Compacter++, which stores less still: by section 2's interval {ends} "
            f"it would pass; widened, it misses −3 by {-100 * wider.low - 3:.3f} points")  # fmt: skip
     free = guide.decide(methods, cost, guide.Budget("nothing is short"))
-    ahead, second, *_ = sorted({arm for arm in methods.arms if arm in EVERY}, key=methods.validation, reverse=True)
-    assert (free.arm, ahead, second) == ("full", "full", "oft") and free.holds["full"] < guide.FIRM
-    said(PAGE, f"Where nothing is short, full fine-tuning leads in validation ({methods.validation(ahead):.3f}, OFT "
-               f"{methods.validation(second):.3f}); for 150 kB take VeRA, Compacter++ or, if a point matters, (IA)³. "
-               "Neither choice is firm")  # fmt: skip
+    assert free.arm == free.lead == "full"
+    said(PAGE, "Where nothing is short, full fine-tuning leads in validation; for 150 kB no choice is firm: VeRA, "
+               "Compacter++ or, if a point matters, (IA)³")  # fmt: skip
     assert choice.holds[vera] < guide.FIRM == 0.8
     said(PAGE, "The choice is firm if 80 % of other draws of test sentences and seeds make it too")
     given = -100 * choice.kept[vera].value
@@ -462,7 +464,7 @@ def test_the_registered_run_is_told_as_it_is():
     runs = tuple((arm, seed, float(right)) for arm, own in seeds.items() for seed, right in enumerate(own))
     judged, minus, errors = conclude(runs, "ia3", "lora", (0, 1, 2, 3), 0.05, registration.standard_errors(4))
     assert (judged, f"{100 * errors:.1f}") == (verdict, margin) and minus + errors < 0
-    said(PAGE, f"Not shown; your judge, which counts seeds alone, even says {verdict} of these 200 sentences. In this "
+    said(PAGE, f"Not shown; your judge even says {verdict} of these 200 sentences. In this "
                f"run (IA)³ minus LoRA is {value} ± {margin} points: you keep LoRA")  # fmt: skip
     assert f"{100 * (minus - errors):.1f}".replace("-", "−") == low
     methods = results.read("methods")
