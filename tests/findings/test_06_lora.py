@@ -1,5 +1,6 @@
 r"""What 06 says of the stored runs, and of its own."""
 
+import math
 import re
 
 import peft
@@ -11,7 +12,7 @@ from coursekit import methods
 from coursekit.comparison import costs
 from coursekit.experiments import results
 from coursekit.experiments.results import Results
-from coursekit.models import load_encoder
+from coursekit.models import load_decoder, load_encoder
 from coursekit.paths import DATA
 from coursekit.tasks import load_task
 
@@ -117,20 +118,17 @@ def test_between_lora_and_full_fine_tuning_there_is_no_clear_difference(lora):
     said(PAGE, f"On all linear layers LoRA is {behind}, no clear difference")
     large = "all-r8-batch64", "full-batch64"
     assert {lora.steps(arm) for arm in large} == {300 * 16 // 64}  # for as many sentences
-    larger = -lora.difference(*large)
-    assert larger.verdict == "no clear difference"
-    points = larger.in_points()[1:].replace("+", "").replace(" (", " points (")
-    said(PAGE, f"No clear difference: on all linear layers LoRA is {behind}, in [batches of 64](../data/evidence/"
-               f"README.md) {points}.")  # fmt: skip
+    assert lora.difference(*large).verdict == "no clear difference"
+    said(PAGE, f"No clear difference: on all linear layers LoRA is {behind}.")
     said(PAGE, "What we do not know: whether this holds for larger models and harder tasks")
     short = found.in_points().replace("+", "")
     lower = short.replace(" (", " points (")
     said(PAGE, f"On query and value LoRA may be a little behind, by {lower}, not clearly")
     said(PAGE, f"On query and value it may be a little behind ({short.replace(' (', '; ')}")
     assert str(longer) == str(second) == EQUAL and {lora.steps(arm) for arm in (*LONGER, *SECOND)} == {600}
-    lower, higher = (found.in_points().replace("+", "") for found in (longer, second))
-    said(PAGE, f"After 600 steps the two are equal by our margin, LoRA {lower.replace(' (', ' points (')} or {higher} "
-               "behind, as two of full fine-tuning's rates tie on validation.")  # fmt: skip
+    lower, higher = (f"{100 * found.value:.1f}" for found in (longer, second))
+    said(PAGE, f"After 600 steps the two are equal by our margin, LoRA {lower} or {higher} points behind, as two of "
+               "full fine-tuning's rates tie on validation.")  # fmt: skip
     assert (lora.rate(SECOND[1]), lora.rate(LONGER[1])) == (1e-4, 3e-5)  # how near the two are: the next test
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
     said(PAGE, "LoRA on query and value trains 0.3 % of the parameters")
@@ -168,7 +166,7 @@ def test_relatives_of_lora_bring_no_gain(lora):
     (rate,) = {lora.rate(arm) for arm, _ in STARTS}
     assert {str(lora.at("all-r8", rate).difference(*pair)) for pair in STARTS} == {EQUAL}
     said(PAGE, "[EVA](https://arxiv.org/abs/2410.07170)) LoRA is lower, not clearly; at their best rate, "
-               f"{f'{rate:.0e}'.replace('e-0', 'e-')}, plain LoRA is level")  # fmt: skip
+               f"{f'{rate:.0e}'.replace('e-0', 'e-')}, plain LoRA is as low")  # fmt: skip
 
 
 def test_its_best_learning_rate_is_three_to_a_hundred_times_that_of_full_fine_tuning(lora, every):
@@ -183,21 +181,6 @@ def test_its_best_learning_rate_is_three_to_a_hundred_times_that_of_full_fine_tu
     assert lora.rate("all-r8") / lora.rate("full") == pytest.approx(10)
     said(PAGE, "$r=8$, $\\alpha=2r$ (not varied here), and about ten times the learning rate of full "
                "fine-tuning")  # fmt: skip
-
-
-def test_the_first_step_grows_with_the_rank_unless_alpha_is_fixed():
-    r"""Adam's first step moves each entry of B by the rate, in the sign of its gradient, an outer product."""
-    torch.manual_seed(0)
-    x, g = torch.randn(50, 384, 1), torch.randn(50, 384, 1)
-    moved = {}
-    for r in (1, 8, 64):
-        Ax = ((2 * torch.rand(50, r, 384) - 1) / 384**0.5) @ x
-        moved[r] = (((g @ Ax.mT).sign() @ Ax).abs().mean() / r).item()  # times alpha and the rate
-    grows = [2 * r * moved[r] for r in moved]  # alpha = 2 r
-    assert grows[1] / grows[0] == pytest.approx(8, rel=0.3) and grows[2] / grows[1] == pytest.approx(8, rel=0.3)
-    assert max(moved.values()) < 1.3 * min(moved.values())
-    said(PAGE, "With $\\alpha$ fixed, as in Hu et al., Adam's first step changes $h$ about as much at every $r$; "
-               "with our $\\alpha=2r$ the change grows with $r$")  # fmt: skip
 
 
 def test_what_a_step_costs_is_what_was_measured():
@@ -249,6 +232,9 @@ def test_a_gets_its_first_gradient_in_the_second_step():
     assert steps[0][2] == 0 < min(steps[0][3], *steps[1])
     said(PAGE, f"the loss of a batch falls from {steps[0][0]:.1f} to {steps[-1][0]:.1f}")
     said(PAGE, "in five steps, and each loss is section 1's")
+    said(PAGE, f"(To guess one of the five grades costs $\\ln 5={math.log(5):.1f}$.)")
+    words = load_decoder("smollm2")[1]
+    assert {len(words(f" {label}").input_ids) for label in load_task("film", "five").labels} == {1}
 
 
 def test_my_own_loop_does_what_the_library_did():
@@ -278,8 +264,7 @@ def test_what_merging_costs_is_what_was_measured():
     assert n_single == n_rounded == n_half == "0" and int(n_away) > 25
     said(PAGE, "On neither base does merging change a grade of these 40")
     said(PAGE, f"On the bfloat16 base it moves the logits by {half}, where the adapter itself moves them by {away}")
-    assert round(float(half) / float(rounded)) == 12 and float(single) < 1e-5
-    said(PAGE, "twelve times as much as rounding the base alone")
+    assert float(rounded) < float(half) and float(single) < 1e-5
     assert round(float(away) / float(half), -1) == 30
     said(PAGE, "our logits moved a thirtieth as far as the adapter moves them")
     (stay,) = printed(PAGE, r"(\d+)% of the entries stay as they were")
@@ -293,8 +278,8 @@ def test_the_cut_updates_are_told_as_they_are():
     said(PAGE, f"rank 2 gives {table[2][0]}, the whole update {table[384][0]}")
     assert float(table[0][0]) < float(table[1][0]) < float(table[384][0]) <= min(float(table[r][0]) for r in (2, 8))
     said(PAGE, "with two directions of 384 in each matrix we see no loss on 200 sentences")
-    said(PAGE, "stays tuned (embeddings, norms, biases, head, and the pooler, a layer between [CLS] and the head), "
-               f"which gives {table[0][0]}")  # fmt: skip
+    said(PAGE, "stays tuned (embeddings, norms, biases, head, and the pooler, a layer between the first token and the "
+               f"head), which gives {table[0][0]}")  # fmt: skip
     true, shuffled, noise = printed(
         PAGE, r"Rank 8 keeps (\d+)% \(true labels\), (\d+)% \(shuffled labels\), (\d+)% \(random matrices\)"
     )
