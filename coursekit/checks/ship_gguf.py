@@ -33,8 +33,10 @@ class OfFile(Comparison):
         r"""As in Comparison."""
         if not isinstance(expected, tuple):
             return super().difference(given, expected)
-        if type(given) not in (tuple, list) or len(given) != 3:
+        if type(given) not in (tuple, list):
             return "it must return a, b and alpha"
+        if len(given) != 3:
+            return f"it must return a, b and alpha, and returns {len(given)} values"
         a, b, alpha = given
         if any(type(x) not in (Tensor, nn.Parameter) or x.is_complex() for x in (a, b)):
             return "a and b must be tensors of real numbers"

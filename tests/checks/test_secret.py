@@ -106,10 +106,10 @@ def test_an_exercise_whose_cases_do_not_tell_its_mistakes_apart_is_found(monkeyp
         return W, min(W.shape)
 
     with pytest.raises(CourseError, match="tell its mistakes apart"):
-        replace(truncate, secret=at_full_rank).cases(FRESH, 1)
+        replace(truncate, secret=at_full_rank).cases(FRESH, 2)
     twice = truncate.mutants | {"the same mistake in other words": next(iter(truncate.mutants.values()))}
     with pytest.raises(CourseError, match="tell its mistakes apart"):
-        replace(truncate, mutants=twice).cases(FRESH, 1)
+        replace(truncate, mutants=twice).cases(FRESH, 2)
     with pytest.raises(CourseError, match="tell its mistakes apart"):  # a small table would hold all answers
         replace(truncate, secret=lambda draw: (torch.diag(torch.arange(5.0)), draw.whole(1, 3))).cases(FRESH, 4)
 
@@ -180,7 +180,7 @@ def test_a_verdict_gives_nothing_away(exercise):
 
 def test_a_value_that_cannot_be_compared_is_wrong():
     exercise = ALL["lora-truncate"]
-    (arguments,) = exercise.cases(FRESH, 1)
+    arguments, _ = exercise.cases(FRESH, 2)
     sparse = exercise.answer(arguments).to_sparse()
     said = judge(exercise, arguments, sparse)
     assert said is not None and said.startswith("it returns something that cannot be compared")
