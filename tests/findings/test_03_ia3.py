@@ -78,10 +78,8 @@ def test_full_fine_tuning(film):
     assert {run.cell.rate for run in methods.runs if (run.cell.arm, run.cell.steps) == ("ia3", 600)} == {
         film.rate("ia3")
     }
-    told = [f"{100 * d.value:.1f}{points} ({100 * d.low:.1f} to {100 * d.high:.1f})".replace("-", "−")
-            for d, points in ((own, " points"), (same, ""))]  # fmt: skip
-    said(PAGE, f"no clear difference, nor among notebook 10's six after 600 steps, where it leads by {told[0]} or "
-               f"{told[1]}, as two rates tie on validation; (IA)³'s was not retuned")  # fmt: skip
+    said(PAGE, f"no clear difference, nor among notebook 10's six after 600 steps, where it leads by "
+               f"{100 * own.value:.1f} or {100 * same.value:.1f} points, as two rates tie on validation")  # fmt: skip
     for task in ("product", "source"):
         assert str(results.read(task).differences(IN_10, "full")["ia3"]) == EQUAL
     said(PAGE, "On two more tasks they are equal (notebook 10)")
@@ -130,17 +128,24 @@ def test_few_sentences_do_not_favour_it(film):
                "nor the constant answer")  # fmt: skip
     assert film.difference("probe", "probe-cls").verdict == "better", "the same probe on [CLS], with all sentences"
     assert {d.verdict for d in found[128].values()} == {EQUAL.partition(" (")[0], "no clear difference"}
-    said(PAGE, f"With 128 the probe is equal, and LoRA with $r=8$ is better by {lora}.")
+    mine = few("ia3", 128)
+    second = film.at(mine, sorted(film.by_rate(mine), key=film.by_rate(mine).__getitem__)[-2])
+    there = among_few(second, 128)["lora"]
+    assert there.verdict == "no clear difference" and there.value > 0 and len(second.seeds(mine)) == 3
+    said(PAGE, f"With 128 the probe is equal, and LoRA with $r=8$ is better by {lora}, not clearly at (IA)³'s "
+               "second-best rate.")  # fmt: skip
     assert round(film.parameters(few("lora", 128)) / film.parameters(few("ia3", 128))) == 5, "that is r = 8"
     assert {d.verdict for d in found[1024].values()} == {EQUAL.partition(" (")[0], "no clear difference"}
     said(PAGE, f"With 1,024 no rival is clearly ahead, and the probe is worse by {lost}.")
-    said(PAGE, f"On MiniLM few sentences do not favour it: with 128 LoRA with $r=8$ is better by {lora}.")
+    said(PAGE, f"On MiniLM few sentences do not favour it: with 128 LoRA with $r=8$ leads by {lora}.")
     full = few("full", 128)
     tried = film.by_rate(full)
     (other,) = (rate for rate in tried if 0 < tried[film.rate(full)] - tried[rate] < 0.5 / 300)
     beside = among_few(film.at(full, other), 128)["full"]
     assert beside.verdict == "better"
-    said(PAGE, f"So is full fine-tuning, by {100 * beside.value:.1f}, at another rate that ties on validation")
+    assert str(found[128]["full"]) == EQUAL
+    said(PAGE, f"Full fine-tuning is equal, or better by {100 * beside.value:.1f} at another rate that ties on "
+               "validation")  # fmt: skip
     seeds = {run.cell.seed for run in film.arms[few("ia3", 16)]}
     assert len(seeds) == 3
     said(PAGE, "Few sentences, drawn three times and compared draw by draw")
@@ -154,7 +159,10 @@ def test_what_its_learning_rate_is(film):
     said(PAGE, f"Rates are tuned on 300 validation sentences: {film.rate('ia3')} for (IA)³, "
                f"{film.rate('lora')} for LoRA")  # fmt: skip
     assert (film.rate("ia3"), film.rate("lora")) == (0.03, 0.003)
-    said(PAGE, "On MiniLM its learning rate is ten times LoRA's, 0.03.")
+    decoder = results.read("decoder")
+    assert (decoder.rate("ia3"), decoder.rate("lora")) == (0.01, 0.003)
+    said(PAGE, "On MiniLM with 4,800 sentences its learning rate is ten times LoRA's, 0.03; on SmolLM2 it is 0.01 to "
+               "LoRA's 0.003.")  # fmt: skip
     read = (few(arm, n) for arm in (*RIVALS, "ia3") for n in (16, 128, 1024))
     for arm in (*RIVALS, "ia3", *read):
         assert min(tried := film.by_rate(arm)) < film.rate(arm) < max(tried), "the best rate is at no edge"
@@ -287,7 +295,7 @@ def test_the_bill_is_told_as_it_is():
     said(PAGE, f"{ours[2]} MB of activations. LoRA on queries and values keeps {lora[2]}")
     said(PAGE, f"keeps {lora[2]}, on (IA)³'s own matrices {same_places[2]}")
     assert same_numbers[0] == ours[0] and same_numbers[5] == ours[5]
-    said(PAGE, f"{ours[5]} kB for a task instead of {lora[5]}.")
+    said(PAGE, f"{ours[5]} kB of numbers for a task instead of {lora[5]}.")
     steps = sorted(row[4] for row in (ours, lora, same_places, same_numbers, adapter))
     assert float(steps[-1]) - float(steps[0]) < 2 * abs(1 - float(full[4]))
     said(PAGE, f"Steps took {steps[0]} to {steps[-1]} of full fine-tuning's time")

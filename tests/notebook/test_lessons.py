@@ -49,6 +49,16 @@ def tags(cell) -> list[str]:
 
 
 @each_lesson
+def test_every_exercise_has_a_heading(path):
+    lines = [line for c in nbformat.read(path, 4).cells if c.cell_type == "markdown" for line in c.source.splitlines()]
+    order = "".join(
+        "h" if re.match(r"#+ .*[Ee]xercise", line) else "e" if re.match(r"`[a-z0-9-]+` · \d+ points?", line) else ""
+        for line in lines
+    )
+    assert order and order == "he" * order.count("e"), order
+
+
+@each_lesson
 def test_a_lesson_keeps_its_measures(path):
     notebook = nbformat.read(path, 4)
     allowed = APPENDIX if re.match(r"\d+[a-z]_", path.stem) else LESSON
