@@ -73,11 +73,12 @@ def test_the_table_is_that_of_the_stored_runs(context):
     found = context.differences(others, "10 shots")
     assert len(others) == 8 == len(names) + 4
     assert all(found[arm].in_points() == context.difference(arm, "10 shots").in_points() for arm in others)
-    said(PAGE, "of eight 95 % intervals (four are on the card) one may well miss by chance")
+    said(PAGE, "with eight comparisons (four are on the card), one interval without 0 is not enough")
+    assert all(run.counted for arm in ("10 shots", *others) for run in context.arms[arm])
+    said(PAGE, "The runs keep only counts, so the intervals are not paired")
     said(PAGE, f"| ten in the prompt | {context.accuracy('10 shots').value:.3f} | – |")
     for arm, name in names.items():
         assert len(context.arms[arm]) == (1 if arm.endswith("shots") else 3)
-        assert any(run.counted for run in context.arms[arm] + context.arms["10 shots"])
         said(PAGE, f"| {name} | {context.accuracy(arm).value:.3f} | {found[arm].in_points()} |")
         assert found[arm].verdict == ("better" if arm == "LoRA on 1000" else "no clear difference")
 
@@ -148,8 +149,7 @@ def test_this_run_of_instruction_tuning():
     before, after = (printed(PAGE, rf"{state}{3 * NUMBER}") for state in ("as released", "instructed"))
     said(PAGE, f"the loss on eight unseen answers fell from {before[0]} to {after[0]}")
     said(PAGE, f"at an end token from {before[1]} to {after[1]}, more than at one before it")
-    said(PAGE, f"brought the loss on eight unseen ones from {before[0]} to {after[0]}, more "
-               "at an end token than at one before it")  # fmt: skip
+    said(PAGE, f"brought the loss on eight unseen ones from {before[0]} to {after[0]}.")
     loss, end, others = (float(b) - float(a) for b, a in zip(before, after, strict=True))
     assert end > loss > others > 0
 
@@ -211,8 +211,10 @@ def test_both_answers_become_less_likely(dpo):
     assert film.low < 0 < film.high
     said(PAGE, "the chosen film sentences show no clear move")
     assert "product reviews, which nothing is trained on" in " ".join(card("dpo").split())
-    said(PAGE, "In each of three stored runs the chosen product sentences, a domain not trained on, became less likely "
-               "on average while the margin rose; the film sentences show no clear move")  # fmt: skip
+    assert {run.cell.rate for run in dpo.arms[PRODUCT]} == {1e-3}
+    said(PAGE, "In each of three stored runs, at one learning rate, the chosen product sentences, a domain not "
+               "trained on, became less likely on average while the margin rose; the film sentences show no clear "
+               "move")  # fmt: skip
 
 
 def test_this_run_s_chosen_answers():
@@ -247,4 +249,4 @@ def test_film_sentences_alone_do_not_do_it(dpo):
         lower.append(f"{-gap.value:.1f}")
     said(PAGE, f"lie below the control's with every seed of either kind, by {' and '.join(lower)} nats")
     assert {run.cell.rate for arm in (ALONE, FILM) for run in dpo.searched(arm)} == {1e-3}
-    said(PAGE, "So film sentences alone do not push the chosen answers down (one learning rate tried)")
+    said(PAGE, "So film sentences alone do not push the chosen answers down (one learning rate tried, for both)")
