@@ -176,7 +176,7 @@ TRAIN = Training(
             )
         ),
         "A and B have changed places: A is (r, d_in), B is (d_out, r)": _swapped,
-        # After hardly a step: trained longer, the one that moves closes half of the distance in some draws.
+        # After hardly a step, so that the one that moves cannot close by itself what is asked for.
         _never_moved([f"bert.encoder.layer.{i}.attention.self.{m}" for i, m in _MATRICES[:-1]], len(_MATRICES)): (
             lambda load, names, ids, mask, targets, r, alpha: _trained(
                 load, names, ids, mask, targets, r, alpha / r, steps=1, late=True, rate=1e-4

@@ -46,10 +46,12 @@ class OfFile(Comparison):
             return "alpha must be one number"
         own_a, own_b, _ = expected
         if a.shape != own_a.shape or b.shape != own_b.shape:
-            return f"a is {tuple(a.shape)} and b {tuple(b.shape)}; they have the shapes of A and B"
+            return f"a must have A's shape and b B's; got {tuple(a.shape)} and {tuple(b.shape)}"
         found, right = added(a, b, alpha), added(*expected)
         wrong = super().difference(found, right)
-        if wrong is None or not found.isfinite().all() or not found.any():
+        if not found.any():
+            return "llama.cpp adds nothing: a, b or alpha is 0"
+        if wrong is None or not found.isfinite().all():
             return wrong
         times = float(found.norm() / right.norm())
         if super().difference(found / times, right) is None:
@@ -57,13 +59,18 @@ class OfFile(Comparison):
                 f": {times:.3g} times what the LoRA adds"
             )
         if abs(times - 1) < self.tolerance:
-            return "llama.cpp adds as much as the LoRA, but to other outputs, or of other inputs"
+            return (
+                "llama.cpp adds as much as the LoRA, but another matrix: look at the rows of b, the columns of a, and "
+                "the sign of alpha"
+            )
         return "llama.cpp adds another matrix, of another size: look at the order of rows and at alpha by themselves"
 
 
-def paired(B: Tensor, heads: int) -> Tensor:
-    r"""The rows of `B` (out, r) with both of each rotated pair side by side, head by head; as they are for no heads."""
-    return B.view(heads, 2, -1, B.shape[1]).transpose(1, 2).reshape(B.shape) if heads else B
+def paired(B: Tensor, heads: int, back: bool = False) -> Tensor:
+    r"""The rows of `B` in llama.cpp's order, or `back`. Imported when it is asked: transformers comes with it."""
+    from coursekit.methods.gguf_lora import reordered
+
+    return reordered(B, heads, back)
 
 
 def for_llama_cpp(A: Tensor, B: Tensor, s: float, heads: int) -> Parts:
@@ -90,10 +97,6 @@ def _with_rows(rows: Callable[[Tensor, int], Tensor]) -> Wrong:
 def _with_alpha(alpha: Callable[[Tensor, Tensor, float], float]) -> Wrong:
     r"""The answer with another alpha."""
     return lambda A, B, s, heads: (A, paired(B, heads), alpha(A, B, s))
-
-
-def _back(B: Tensor, heads: int) -> Tensor:
-    return B.view(heads, -1, 2, B.shape[1]).transpose(1, 2).reshape(B.shape) if heads else B
 
 
 def _turned(B: Tensor, heads: int) -> Tensor:
@@ -128,7 +131,9 @@ GGUF = Exercise(
         "the rows change places over all heads together; a row stays in its head": (
             _with_rows(lambda B, heads: paired(B, min(heads, 1)))
         ),
-        "this is the way back: it puts neighbours half a head apart": _with_rows(_back),
+        "this is the way back: it puts neighbours half a head apart": _with_rows(
+            lambda B, heads: paired(B, heads, back=True)
+        ),
         "neighbours are pairs, but in each the row of the second half stands first": _with_rows(_turned),
         "with heads = 0 all rows stay, and here they move": _with_rows(lambda B, heads: paired(B, max(heads, 1))),
         "the columns of A move: they are the layer's inputs, and the heads are its outputs": _inputs_moved,

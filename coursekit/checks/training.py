@@ -52,16 +52,16 @@ class Training(BaseExercise):
 
     A model among the arguments is a function without arguments that loads it, so that a question stays small.
     seconds: what it may take, by the clock. score: a text where there are no points. mutants: by what is said of them,
-    trainings that go wrong in a way that can be seen from their tensors. fair: a right one that is shorter than what is
-    asked for. reached: what one who passes is told of `measured`.
+    trainings that go wrong in a way that can be seen from their tensors. reached: what one who passes is told of
+    `measured`. fair: a right one that is shorter than what is asked for.
     """
 
     seconds: float
     pose: Callable[[Draw], TrainingCase]
     score: Callable[[TrainingCase, dict[str, Tensor]], TrainingScore | str]
     mutants: dict[str, Callable[..., Any]]
+    reached: str
     fair: Callable[..., Any] | None = None
-    reached: str = ""
 
     def posing(self, secret: bytes) -> TrainingCase:
         r"""The same for the same secret. Drawn anew until what `fair` trains gets all points: one draw is harder than
@@ -112,11 +112,8 @@ class Training(BaseExercise):
         if scored.measured is not None:
             _LATEST[self.id] = (answer, value)
         if scored.share == 1.0:
-            return "passed", scored.message or self._said_of(scored.measured), scored.share
+            return "passed", "" if scored.measured is None else self.reached.format(scored.measured), scored.share
         return "failed", scored.message, scored.share
-
-    def _said_of(self, measured: float | None) -> str:
-        return "" if measured is None else self.reached.format(measured)
 
 
 def _unfit(tensor: Tensor) -> str | None:

@@ -2,14 +2,13 @@ r"""The course's pictures. Each function draws one kind and returns its axes, so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#1b4965", "#e09f3e", "#9e2a2b", "#7a9e7e", "#5fa8d3", "#7d5ba6")
 #: In pictures of a data flow: what is frozen, what trains, arrows and what is written at them.
@@ -68,26 +67,6 @@ def whiskers(found: Iterable[Any], times: float = 1) -> tuple[np.ndarray, np.nda
     r"""The values, and how far their intervals reach below and above, as `errorbar` wants them."""
     value, low, high = (times * np.array([[one.value, one.low, one.high] for one in found])).T
     return value, np.stack([value - low, high - value])
-
-
-def loss_curve(losses: Mapping[str, Sequence[float]], smooth: int = 5, ax: Axes | None = None) -> Axes:
-    r"""Training loss over steps, each run faint with its running mean of `smooth` steps on top."""
-    ax = axes() if ax is None else ax
-    averaged = any(len(values) > smooth for values in losses.values())
-    for colour, (label, values) in zip(COLOURS, losses.items(), strict=False):
-        values = np.asarray(values, dtype=float)
-        steps = np.arange(1, len(values) + 1)
-        if len(values) > smooth:
-            mean = np.convolve(values, np.ones(smooth) / smooth, mode="valid")
-            ax.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
-            ax.plot(steps[smooth - 1 :], mean, color=colour, label=label)
-        else:
-            ax.plot(steps, values, color=colour, label=label, marker="o", markersize=3)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel(f"step (line: mean of {smooth} steps; pale: each step)" if averaged else "step")
-    ax.set_ylabel("training loss (nats)")
-    ax.legend()
-    return ax
 
 
 def scores(results: Mapping[str, Any], chance: float | None = None, *, line: str = "chance") -> Axes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 
 
@@ -25,7 +25,7 @@ class Nearest:
         self.table = _table(self.middles) if levels.device.type == "cpu" else None
         self.ascending = self.table is not None and torch.equal(levels, ordered)
 
-    def __call__(self, y: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    def __call__(self, y: Float32[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
         if self.table is None:
             return self.index[torch.bucketize(y, self.middles, out_int32=True)]
         below, middle = self.table
@@ -46,7 +46,7 @@ def finder(levels: Float[Tensor, " levels"]) -> Nearest:
     return _finder(levels.numpy().tobytes()) if levels.device.type == "cpu" else Nearest(levels)
 
 
-def _cells(y: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+def _cells(y: Float32[Tensor, " n"]) -> Int[Tensor, " n"]:
     return (y.view(torch.int32) >> 16).bitwise_and_(0xFFFF)
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from coursekit.checks import check, every_kind, exercises, yours
+from coursekit.checks import check, every_kind, exercises, lora_train, yours
+from coursekit.checks.core import Result
 from coursekit.checks.numeric import Numeric
+from coursekit.checks.training import PUBLIC
 from coursekit.checks.which_method import POWER, new_seeds, of_each_method
 from coursekit.grading.ids import hints
 from tests.checks.answers import SOLUTIONS
@@ -229,8 +231,8 @@ def test_a_notebook_names_its_exercises_as_they_are_called_today():
 def test_a_result_breaks_at_words_in_a_notebook():
     from IPython.lib.pretty import pretty
 
-    result = check("lora-merge", lambda *_: 1 / 0 if _ else None)
-    long = type(result)("lora-merge", "failed", "more than half of the gain stays " * 8)
+    result = check("lora-merge", lambda *_: 1 / 0)
+    long = Result("lora-merge", "failed", "more than half of the gain stays " * 8)
     shown = pretty(long)
     assert shown.split() == repr(long).split() and max(map(len, shown.splitlines())) <= 100
     assert pretty(result) == repr(result)
@@ -240,3 +242,14 @@ def test_a_value_of_several_is_named():
     answer = ALL["lora-linear"].reference
     said = check("lora-linear", lambda *given: (*answer(*given)[:2], 1, answer(*given)[3])).message
     assert said.startswith("value 3 of 4 (how many numbers train): it returns 1 where ")
+    named = [e for e in ALL.values() if e.parts]
+    assert {e.id: len(e.parts) for e in named} == {e.id: len(e.answer(e.public[0])) for e in named}
+
+
+@pytest.mark.slow
+def test_three_steps_are_not_enough_for_lora_train():
+    posing = lora_train.TRAIN.posing(PUBLIC)
+    *given, alpha = posing.arguments
+    torch.manual_seed(0)
+    scored = lora_train.TRAIN.scored(posing, lora_train._trained(*given, alpha / lora_train.R, steps=3))
+    assert scored.share < 1 and scored.measured > lora_train.WORKED

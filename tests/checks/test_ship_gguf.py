@@ -55,14 +55,16 @@ def made(of):
 
 UNKNOWN = {
     "another size": (made(lambda a, b, alpha: (a, b, 7 * alpha)), "adds too much or too little: 7 times"),
-    "other rows": (made(lambda a, b, alpha: (a, b.flip(0), alpha)), "adds as much as the LoRA, but to other outputs"),
+    "other rows": (made(lambda a, b, alpha: (a, b.flip(0), alpha)), "adds as much as the LoRA, but another matrix"),
+    "a sign": (made(lambda a, b, alpha: (a, b, -alpha)), "the columns of a, and the sign of alpha"),
     "both": (lambda A, B, s, heads: (A, B.flip(0), s), "of another size: look at the order of rows and at alpha"),
-    "nothing": (made(lambda a, b, alpha: (a, 0 * b, alpha)), "the shape is right, the values are not"),
+    "nothing": (made(lambda a, b, alpha: (a, 0 * b, alpha)), "llama.cpp adds nothing: a, b or alpha is 0"),
+    "alpha 0": (made(lambda a, b, alpha: (a, b, 0)), "llama.cpp adds nothing: a, b or alpha is 0"),
     "no number": (made(lambda a, b, alpha: (a, b, float("nan"))), "it holds NaN or infinity"),
     "two": (made(lambda a, b, alpha: (a, b)), "it must return a, b and alpha"),
     "names": (made(lambda a, b, alpha: ("a", "b", alpha)), "a and b must be tensors of real numbers"),
     "alphas": (made(lambda a, b, alpha: (a, b, [alpha])), "alpha must be one number"),
-    "turned": (made(lambda a, b, alpha: (a.T, b.T, alpha)), "they have the shapes of A and B"),
+    "turned": (made(lambda a, b, alpha: (a.T, b.T, alpha)), "a must have A's shape and b B's; got ("),
 }
 
 

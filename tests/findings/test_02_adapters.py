@@ -43,8 +43,8 @@ def test_the_best_adapter_beside_full_fine_tuning_and_the_fair_baseline(film):
     said(PAGE, f"After 300 steps there is no clear difference {short.in_points().partition(' ')[2]}.")
     said(PAGE, f"With {share} of the parameters Pfeiffer's adapter equals full fine-tuning for practical purposes "
                f"after 600 steps, {lost} or {still} points behind.")  # fmt: skip
-    for task in ("product", "source"):
-        assert results.read(task).difference("pfeiffer", "full").verdict == longer.verdict
+    for task in (results.read("product"), results.read("source")):
+        assert task.difference("pfeiffer", "full").verdict == longer.verdict
     said(PAGE, "On two more tasks the two are equal (notebook 10).")
     said("10_which_method", "On two more tasks LoRA, (IA)³, Pfeiffer adapters and Compacter are equal to it")
     # From its abstract.

@@ -80,8 +80,8 @@ def test_full_fine_tuning(film):
     }
     said(PAGE, f"no clear difference, nor among notebook 10's six after 600 steps, where it leads by "
                f"{100 * own.value:.1f} or {100 * same.value:.1f} points, as two rates tie on validation")  # fmt: skip
-    for task in ("product", "source"):
-        assert str(results.read(task).differences(IN_10, "full")["ia3"]) == EQUAL
+    for task in (results.read("product"), results.read("source")):
+        assert str(task.differences(IN_10, "full")["ia3"]) == EQUAL
     said(PAGE, "On two more tasks they are equal (notebook 10)")
     said("10_which_method", "On two more tasks LoRA, (IA)³, Pfeiffer adapters and Compacter are equal to it")
     printed("10_which_method", re.escape((-own).in_points()))

@@ -3,13 +3,12 @@ r"""What 05 says of the stored runs, and of its own."""
 import itertools
 import math
 import re
-from dataclasses import replace
 
 import families
 import nbformat
 import pytest
 import torch
-from finding import ROOT, once_beside, printed, read, said, tenths
+from finding import ROOT, once_beside, printed, read, said, tenths, tied
 from peft import BeftConfig, LNTuningConfig, ShiraConfig, get_peft_model
 from transformers import AutoConfig
 
@@ -148,12 +147,11 @@ def test_on_product_reviews_they_are_equal_and_not_on_a_third_task():
 
 
 def test_twice_the_steps_do_not_close_the_gap(runs):
-    r"""Nor at the rate that was best for 300 steps, of those searched for 600."""
-    longer = [run for run in runs.runs if (run.cell.arm, run.cell.steps) == ("full", 600)]
-    rates = (runs.rate("full, 600 steps"), runs.rate("full"))
-    assert rates == (3e-5, 1e-4)
+    r"""At neither of the two rates of full fine-tuning that tie on validation."""
+    rates = tied(runs, "full", 600)
+    assert rates == [runs.rate("full, 600 steps"), runs.rate("full")] == [3e-5, 1e-4]
     for rate in rates:
-        at = replace(runs, runs=tuple(run for run in runs.runs if run not in longer or run.cell.rate == rate))
+        at = runs.at("full", rate)
         assert len(at.arms["full, 600 steps"]) == 3
         assert at.difference("bitfit, 600 steps", "full, 600 steps").verdict == "worse"
     of = {(run.cell.steps, run.cell.rate) for run in runs.runs if run.cell.arm == "bitfit" and run.cell.steps > 300}

@@ -9,6 +9,7 @@ import torch
 from finding import once_beside, printed, said, tied
 
 from coursekit import methods
+from coursekit.checks import lora_train
 from coursekit.comparison import costs
 from coursekit.experiments import results
 from coursekit.experiments.results import Results
@@ -307,3 +308,7 @@ def test_what_happens_one_rate_higher(lora):
         above = [run for run in tried if run.cell.rate == min(other.cell.rate for other in tried)]
         assert len(above) == 3 and all(run.validation <= constant for run in above)
     said(PAGE, "One rate higher, all LoRA seeds in the picture end at the constant answer")
+
+
+def test_the_exercise_asks_for_what_its_check_asks():
+    said(PAGE, f"close at least {100 * lora_train.ASKED:.0f} % of the squared distance")

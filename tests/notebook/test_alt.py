@@ -12,6 +12,7 @@ from coursekit import plots
 from coursekit.batch.report import page_of
 from coursekit.plots import alt as alts
 from coursekit.plots.alt import describe
+from coursekit.plots.reinforcement import shares
 from tests.notebook.test_lessons import alt_texts
 
 
@@ -75,8 +76,7 @@ def test_the_course_s_own_pictures():
          "a line: LoRA 0.7, full 0.8; a line at 0.5; marked: chance. x: accuracy, with its 95 % interval."),
         (lambda: plots.memory_bars({"full": {"weights": 3}, "LoRA": {"weights": 2}}, "GB", ("T4", 16), {"full": 8}),
          "bars, weights: full 3, LoRA 2; T4 at 16; peak: full 8; marked: peak 8. x: GB."),
-        (lambda: plots.loss_curve({"LoRA": [3.0] * 20}),
-         "LoRA from 3 to 3 (3 to 3). x: step (line: mean of 5 steps; pale: each step); y: training loss (nats)."),
+        (lambda: shares({"LoRA": [0.5] * 20}), "LoRA from 0.5 to 0.5 (0.5 to 0.5). x: step; y: share."),
     ]:  # fmt: skip
         assert describe(draw().figure) == says
         plt.close("all")
@@ -164,8 +164,9 @@ def test_figures_of_a_plain_papermill_run_have_alt_text_and_a_written_caption(tm
     monkeypatch.delenv("MPLBACKEND")  # the kernel takes its own
 
     source = (
-        "from coursekit import plots\nimport matplotlib.pyplot as plt\nplots.style()\n"
-        "plots.loss_curve({'LoRA': [2, 1]})\nplt.subplots()[1].plot([3, 4], label='second_*')\nNone"
+        "from coursekit import plots\nfrom coursekit.plots.reinforcement import shares\n"
+        "import matplotlib.pyplot as plt\nplots.style()\n"
+        "shares({'LoRA': [0.2, 0.1]})\nplt.subplots()[1].plot([3, 4], label='second_*')\nNone"
     )
     shown = "plots.show(plt.subplots()[1].plot([5, 6])[0].axes, 'It rises.')\nplots.show(plt.subplots()[0], 'Empty.')"
     cells = [nbformat.v4.new_code_cell(source), nbformat.v4.new_code_cell(shown)]
@@ -175,7 +176,7 @@ def test_figures_of_a_plain_papermill_run_have_alt_text_and_a_written_caption(tm
     )
     first, last = nbformat.read(tmp_path / "out.ipynb", 4).cells
     assert [o.output_type for o in first.outputs] == ["display_data"] * 2, "nothing visible but the figures"
-    assert alt_texts(first.outputs)[0].startswith("LoRA 2, 1. x: step; y: training loss (nats)")
+    assert alt_texts(first.outputs)[0].startswith("LoRA 0.2, 0.1. x: step; y: share")
     assert alt_texts(first.outputs)[1] == "second_* 3, 4."
     assert alt_texts(last.outputs) == ["a line 5, 6.", "An empty figure."], "each figure once"
     told = [o.data.get("text/markdown") for o in last.outputs]

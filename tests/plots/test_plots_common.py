@@ -79,7 +79,6 @@ def test_scores_show_value_and_interval():
 
 def test_long_labels_and_flat_intervals_have_room():  # tests/plots/conftest.py looks
     plots.memory_bars({"a long label of a bar": {"weights": 3.0, "master": 2.0, "activations": 9.0}})
-    plots.loss_curve({"a": [3, 2, 1, 1, 1, 1, 1], "short": [1, 2]})
     plots.bottleneck(768, 1)
     plots.scores({"zero": Score.of(torch.tensor([True, False]))}, chance=0.2)
 
@@ -192,10 +191,3 @@ def test_the_highest_point_is_added_to_what_is_there_besides():
     ax = plots.step_over_time(timeline, {"forward": "start", "": "end"}, beside=10_000_000)
     assert ax.texts[-1].get_text().strip() == "6 + 10 = 16"
     assert ax.lines[-1].get_xydata().tolist() == [[2, 6]], "the axis is as it was"
-
-
-def test_a_running_mean_stands_at_the_last_step_that_it_is_of():
-    values = [10.0] * 6 + [0.0] * 6
-    faint, mean = plots.loss_curve({"run": values}, smooth=4).lines
-    assert list(faint.get_xdata()) == list(range(1, 13))
-    assert list(mean.get_xdata()) == list(range(4, 13)) and list(mean.get_ydata())[:4] == [10, 10, 10, 7.5]
