@@ -38,7 +38,7 @@ def token_logps_of(trl, network, logps=token_logps):
 @pytest.mark.parametrize(
     "logps", [token_logps, LOGPS.reference, SOLUTIONS["training_cycle_logps"]], ids=["coursekit", "check", "student"]
 )
-def test_log_probabilities_are_trl_s(trl, logps):
+def test_log_probabilities_and_rewards_are_trl_s(trl, logps):
     model = trl.policy()
     with torch.no_grad():
         own = token_logps_of(trl, model, logps)
@@ -48,7 +48,11 @@ def test_log_probabilities_are_trl_s(trl, logps):
         torch.testing.assert_close(found, trl[f"{which}.tokens"], **CLOSE)
         sums = torch.cat([trl[f"{which}.chosen"], trl[f"{which}.rejected"]])
         torch.testing.assert_close(found.sum(-1), sums, **CLOSE)
-    assert (own - reference).sum(-1).abs().min() > 0.05
+    moved = (own - reference).sum(-1)
+    assert moved.abs().min() > 0.05
+    for beta in (0.1, 0.5):
+        rewards = [trl[f"beta={beta:g}/rewards.{which}"] for which in ("chosen", "rejected")]
+        torch.testing.assert_close(beta * moved, torch.cat(rewards), **CLOSE)
 
 
 @LOSSES
