@@ -94,8 +94,8 @@ def graded(box: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict
     answers["forged"] = [TRUNCATE, FORGED]
     answers["layer"] = [TRUNCATE, LAYER, "def lora_linear(*given):\n    return None"]
     answers["partly"] = [
-        # Wrong for half of the questions, whatever the secret.
-        f"def lora_truncate(W, r):\n    if W.sum() > 0: return 0 * W\n{BODY}",
+        # Wrong for half of the questions, whatever the secret: those of tall matrices.
+        f"def lora_truncate(W, r):\n    if len(W) > len(W.T): return 0 * W\n{BODY}",
         "torch.linalg.svd = None",
     ]
     for name, sources in answers.items():
