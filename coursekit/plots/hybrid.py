@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -112,12 +113,13 @@ def gates(
     room = max(0.05, 0.15 * (high - low))
     panels[0][0].set_ylim(min(low, 0.5) - room, max(high, 0.5) + room)
     panels[0][0].set_ylabel("mean gate")
-    marks = [
-        Line2D([], [], marker="o", color="grey", linestyle="", markerfacecolor="white", label="before"),
-        Line2D([], [], marker="o", color="grey", linestyle="", label="after"),
-    ]
-    marks += _marks(GATED, list(before))
-    figure.legend(handles=marks, loc="outside upper right", ncols=len(marks), fontsize=9)
+    colours = dict.fromkeys(FAMILIES[GATED[kind]] for kind in before)
+    marks = {
+        when: tuple(Line2D([], [], marker="o", linestyle="", color=c, markerfacecolor=fill or c) for c in colours)
+        for when, fill in (("before", "white"), ("after", None))
+    }
+    handler = {tuple: HandlerTuple(ndivide=None)}
+    figure.legend(marks.values(), marks, handler_map=handler, loc="outside upper right", ncols=len(marks), fontsize=9)
     return panels[0]
 
 

@@ -3,6 +3,7 @@ r"""Pictures of places, gates, Kronecker products and many methods show what the
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_hex
+from matplotlib.lines import Line2D
 
 from coursekit.experiments.intervals import Difference
 from coursekit.methods.hybrid import places as method_places
@@ -64,16 +65,17 @@ def test_gates_are_rings_before_and_dots_after():
     assert low < 0.3 and high > 1.2, "bars are inside"
 
 
-def test_every_kind_of_gate_has_a_family_and_the_legend_names_those_that_are_drawn():
+def test_every_kind_of_gate_has_a_family_and_the_legend_shows_ring_and_dot_in_the_colours_that_are_drawn():
     assert set(plots_hybrid.GATED) == set(readings.KINDS)
     values = {"query": [0.5], "adapter": [0.6]}
     panels = plots_hybrid.gates(values, values, values)
-    assert [to_hex(ax.lines[-1].get_color()) for ax in panels] == [
-        plots_hybrid.FAMILIES["reparameterised"],
-        plots_hybrid.FAMILIES["additive"],
-    ]
+    own = [plots_hybrid.FAMILIES["reparameterised"], plots_hybrid.FAMILIES["additive"]]
+    assert [to_hex(ax.lines[-1].get_color()) for ax in panels] == own
     (legend,) = panels[0].figure.legends
-    assert [t.get_text() for t in legend.get_texts()] == ["before", "after", "additive", "reparameterised"]
+    assert [t.get_text() for t in legend.get_texts()] == ["before", "after"]
+    marks = [mark for mark in legend.findobj(Line2D) if mark.get_marker() == "o"]
+    assert [mark.get_color() for mark in marks] == own + own
+    assert [mark.get_markerfacecolor() for mark in marks] == ["white", "white", *own]
 
 
 def test_a_difference_is_filled_where_it_is_clear_and_stands_in_points():
