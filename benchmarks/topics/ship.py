@@ -3,12 +3,12 @@ r"""What lesson 12 ships, over three seeds: its two adapters of SmolLM2, trained
 `film`: all 240 test sentences of at most eight words, graded with one of five words. `sums`: 130 sums, right where each
 token of the answer and of the line end is the likeliest. A seed draws the starts of both LoRAs, the 128 film sentences
 that are learned from, and the order of the 80 sums. States of a run: nothing trained (`released`); the `other` adapter
-alone; both in one (`sum`, `factors added`, `TIES`; `TIES at rank 16`, which the lesson does not show). Of film as well:
-merged in float32 and then rounded (`merged first`), `beside NF4`, and trained beside it (`trained on NF4`). `nats`:
-mean divergence from the adapter beside float32 weights, on 40 sentences; `floor`: the largest of the lesson's three
-harmless changes. `sums again`: the sums adapter trained once more, later and on another processor, for the same three
-ways out (`nats`: on the prompts of 40 sums). No learning rate was searched: it is the lesson's. `sums` minus `film`
-says nothing: these are other questions.
+alone; both in one (`sum`, `factors added`, and `TIES`, a fifth of each matrix kept, which the lesson only names, also
+as `TIES at rank 16`). Of film as well: merged in float32 and then rounded in memory, RoPE's frequencies too (`merged
+first`), `beside NF4`, and trained beside it (`trained on NF4`). `nats`: mean divergence from the adapter beside float32
+weights, on 40 sentences; `floor`: the largest of the lesson's three harmless changes. `sums again`: the sums adapter
+trained once more, later and on another processor, for the same three ways out (`nats`: on the prompts of 40 sums). No
+learning rate was searched: it is the lesson's. `sums` minus `film` says nothing: these are other questions.
 """
 
 import random
@@ -30,7 +30,7 @@ from coursekit.evaluation import score_choices
 from coursekit.experiments import machine
 from coursekit.experiments.recipe import Arm, Grid
 from coursekit.experiments.table import Cell, Run, state
-from coursekit.methods import LoRA, Update, to_lora, trainable
+from coursekit.methods import LoRA, Update, combine, to_lora, trainable
 
 SETTING = None
 #: Film sentences and sums that are asked; film sentences that divergences are measured on, as in the lesson.
@@ -133,7 +133,12 @@ def trained(seed: int, **changed: int) -> Page:
 def one_of_both(page: Page) -> dict[str, Update]:
     r"""Name -> the update that both adapters make together."""
     page.run("12-023", "12-026")
-    ways = dict(zip(("sum", "factors added", "TIES"), page["ways"].values(), strict=True))
+    film, sums = page["film"], page["other"]
+    ways = {
+        way: Update({path: B @ A for path, (A, B) in made.items()}, film.base)
+        for way, made in zip(("sum", "factors added"), page["made"].values(), strict=True)
+    }
+    ways["TIES"] = combine([film, sums], [1.0, 1.0], "ties", 0.2)
     model = page["model"]
     to_lora(model, ways["TIES"], r=16, name="both")
     ways["TIES at rank 16"] = methods.update_of(model, "both")
