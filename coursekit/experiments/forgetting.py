@@ -25,16 +25,18 @@ BEFORE, PLAIN = ("before", 0.0), ("full", RATE)
 SHARES = ("multi-task", "replay")
 #: The strength at which the learning rate of each kind is searched. (That of `full` is its learning rate.)
 SEARCHED = {"multi-task": 0.5, "replay": 0.2, "L2-SP": 0.01, "EWC": 1000.0, "LoRA": 16.0, "OFT": 32.0}
-#: What the findings of notebook 01b compare, picked after the runs.
-COMPARED: tuple[tuple[Way, Way], ...] = (
-    (("WiSE-FT", 0.9), PLAIN),
-    (("EWC", 1000.0), ("WiSE-FT", 0.9)),
-    (("EWC", 3000.0), ("L2-SP", 0.01)),
-    (("replay", 0.5), ("full", 0.0003)),
-    (("replay", 0.2), ("WiSE-FT", 0.8)),
-    (("LoRA", 16.0), ("full", 0.001)),
-    (("linear layers", 0.003), ("full", 0.001)),
+#: What the findings of notebook 01b compare with the curves of the `RIVALS`.
+COMPARED: tuple[Way, ...] = (
+    ("WiSE-FT", 0.9),
+    ("EWC", 3000.0),
+    ("replay", 0.5),
+    ("linear layers", 0.001),
+    ("linear layers", 0.003),
+    ("LoRA", 4.0),
+    ("LoRA", 16.0),
+    ("LoRA", 64.0),
 )
+RIVALS = (PLAIN[0], "WiSE-FT", "L2-SP", "linear layers")
 #: How the strength of a kind is named in a picture.
 _NAMED = {
     PLAIN[0]: "lr {:g}",
@@ -123,24 +125,18 @@ class Forgetting:
             gaps.append(gap(new, old, points))
         return gaps
 
-    def against(self, pairs: Iterable[tuple[Way, Way]], gap: Callable[..., float] = gap) -> Table:
-        r"""Of each (one, other) `apart`, and `below` of one, against full fine-tuning and WiSE-FT: lowest and highest
-        of the seeds; negative is ahead.
+    def against(self, ways: Iterable[Way], gap: Callable[..., float] = gap) -> Table:
+        r"""How far each of `ways` lies `below` the curve of each of the `RIVALS`: lowest and highest of the seeds;
+        negative is ahead.
         """
-
-        rows = [
-            [*(str(Remedy(*way)) for way in (one, other)), *map(_ends, self.apart(one, other)),
-             self._from(PLAIN[0], one, gap), self._from("WiSE-FT", one, gap)]
-            for one, other in pairs
-        ]  # fmt: skip
+        rows = [[str(Remedy(*way)), *(self._from(rival, way, gap) for rival in RIVALS)] for way in ways]
         return Table(
-            ["remedy", "compared with", "tweets, from that", "old domains, from that",
-             "old domains, from full's curve", "from WiSE-FT's"],
+            ["remedy", "from full's curve", "from WiSE-FT's", "from L2-SP's", "from the linear layers'"],
             rows,
-            note="The remedy minus what it is compared with, lowest and highest of the seeds; negative: the remedy is "
-            "ahead. Pairs picked after the runs, for the findings. –: not every seed has a part of the curve that "
-            "learns as much.",
-        )  # fmt: skip
+            note="Perplexity of the old domains: the remedy minus the curve where it learns as much, lowest and "
+            "highest of the seeds; negative: the remedy is ahead. –: not every seed has a part of the curve that "
+            "learns as much. Strengths picked after the runs.",
+        )
 
     def _from(self, rival: str, way: Way, gap: Callable[..., float]) -> str:
         try:
