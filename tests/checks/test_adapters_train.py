@@ -64,6 +64,9 @@ def test_biases_that_do_the_work_score_nothing(posing, monkeypatch):
     reads = lambda given: given["0.W_up"].any() and given["0.W_down"].any()  # noqa: E731
     monkeypatch.setattr(adapters_train, "_right", lambda given, *_: 0.7 if reads(given) else 0.5)
     assert COMPRESS.scored(posing, few).share == 1.0
+    monkeypatch.setattr(adapters_train, "_right", lambda given, *_: 0.578)  # nothing was learned, by luck 3 % of it
+    scored = COMPRESS.scored(posing, few)
+    assert "are asked" in scored.message and scored.share < 0.2
 
 
 def test_who_passes_is_told_what_was_reached(monkeypatch):
