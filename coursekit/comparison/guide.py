@@ -2,10 +2,9 @@ r"""Which method to take for a given budget, and what it costs in accuracy: deci
 
 Of the methods that fit a budget the best in *validation* leads. Beside it are kept those that are not inferior: the low
 end of their test accuracy minus the leader's lies above −`MARGIN`, and nothing else counts. A method of which little is
-known has a wide interval and is not kept. No interval is narrower than the sentences alone make it: the seeds' part of
-a variance may be estimated below 0, and who looks for the cheapest of many finds those. Of the kept the one is taken
-that needs least of what the budget is short of; where it is short of nothing, the leader. The price is its test
-accuracy minus that of full fine-tuning: the same test sentences helped to choose it, so it is a little flattering.
+known has a wide interval and is not kept. Of the kept the one is taken that needs least of what the budget is short of;
+where it is short of nothing, the leader. The price is its test accuracy minus that of full fine-tuning: the same test
+sentences helped to choose it, so it is a little flattering.
 
 How firm a choice is, is asked of other draws: test sentences and seeds drawn again with replacement, and decided anew
 (with the intervals' widths as they are: three seeds drawn from three would make them too narrow). The validation
@@ -21,7 +20,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 
 from coursekit.comparison.costs import PREPARED, trusted
 from coursekit.comparison.rows import Row
@@ -137,7 +135,7 @@ def decide(results: Results, costs: Mapping[str, Row], budget: Budget, draws: in
 
     @cache
     def gap(one: str, other: str) -> Difference:
-        return _difference(scores[one], scores[other])
+        return intervals.difference(scores[one], scores[other])
 
     def low(one: str, other: str) -> float:
         return gap(one, other).low
@@ -163,12 +161,6 @@ def decide(results: Results, costs: Mapping[str, Row], budget: Budget, draws: in
         {one: count / draws for one, count in taken.most_common()},
         frozenset(one for one in fitting if results.preliminary(one)),
     )  # fmt: skip
-
-
-def _difference(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> Difference:
-    r"""The difference of two arms, (seeds, sentences) each, at least as wide as with both models fixed."""
-    fixed = intervals.difference(one.mean(axis=0, keepdims=True), other.mean(axis=0, keepdims=True))
-    return max(intervals.difference(one, other), fixed, key=lambda found: found.margin)
 
 
 def _decided(

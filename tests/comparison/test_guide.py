@@ -58,18 +58,6 @@ def test_a_method_of_which_little_is_known_is_not_kept():
     assert decide(trained=60_000).left["wild"].low < -0.03
 
 
-def test_no_interval_is_narrower_than_the_sentences_alone_make_it():
-    r"""Seeds that are right in other sentences, but in equally many: their part of the variance comes out negative."""
-    random, right = np.random.default_rng(0), np.arange(N) < 0.8275 * N
-    cheap = [replace(run, correct=tuple(random.permutation(right).tolist())) for run in runs("small", 0.8275, 0.80)]
-    found = Results("t", (*runs("good", 0.84, 0.84), *cheap))
-    narrow = intervals.difference(found.scores("small"), found.scores("good"))
-    chosen = decide(found, memory=320)
-    assert narrow.non_inferior and chosen.left["small"].value == pytest.approx(narrow.value)
-    assert chosen.left["small"].low < -0.03 < narrow.low and chosen.arm == "good"
-    assert decide(memory=320).kept["lucky"] == intervals.difference(RESULTS.scores("lucky"), RESULTS.scores("good"))
-
-
 def test_a_peak_that_leaves_out_what_comes_before_the_first_step_fits_no_memory_budget():
     assert set(costs.PREPARED) == {"far", "fish-mask", "sparse-adapter", "eva"}
     for name in costs.PREPARED:

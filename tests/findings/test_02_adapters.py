@@ -32,7 +32,7 @@ def test_the_best_adapter_beside_full_fine_tuning_and_the_fair_baseline(film):
     assert {run.cell.rate for run in film.runs if (run.cell.arm, run.cell.steps) == ("pfeiffer", 600)} == {
         film.rate("pfeiffer")}  # fmt: skip
     said(PAGE, "a learning rate tuned for each row (Pfeiffer's at 600 steps is that of 300)")
-    assert min(longer.low, also.low) > 0
+    assert min(longer.value, also.value) > 0
     assert longer.verdict == also.verdict == "equal for practical purposes"
     lost, still = (f"{100 * found.value:.1f}" for found in (longer, also))
     share = f"{100 * film.parameters('pfeiffer') / film.parameters('full'):.1f} %"

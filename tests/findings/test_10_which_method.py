@@ -386,15 +386,12 @@ def test_what_the_guide_takes():
     assert len(asked) == 10 and "full" not in asked
     said(PAGE, "It asks ten such questions unadjusted")
     assert EVERY["vera"].method.save_projection is False
-    assert round(100 * choice.holds[other]) == 50 and choice.left[other].low < -0.03
+    assert round(100 * choice.holds[other]) == 50 and -0.0301 < choice.left[other].low < -0.03
     assert cost[other].storage_bytes < cost[vera].storage_bytes
-    plain, wider = methods.difference(other, choice.lead), choice.left[other]
-    assert plain.low > -0.03 and wider.margin > plain.margin
     assert cost[other].storage_bytes < min(cost[arm].storage_bytes for arm in choice.kept)  # it would be taken
-    ends = plain.in_points().partition(" ")[2]
     said(PAGE, f"The choice is not firm. The guide takes VeRA, as {choice.holds[vera]:.0%}".replace("%", " %")
-         + f" of the draws do. Half take Compacter++, which stores less still: by section 2's interval {ends} "
-           f"it would pass; widened, it misses −3 by {-100 * wider.low - 3:.3f} points")  # fmt: skip
+         + " of the draws do. Half take Compacter++, which stores less still: its low end misses −3 by "
+           f"{-100 * choice.left[other].low - 3:.3f} points")  # fmt: skip
     free = guide.decide(methods, cost, guide.Budget("nothing is short"))
     assert free.arm == free.lead == "full"
     said(PAGE, "Where nothing is short, full fine-tuning leads in validation; for 150 kB no choice is firm: VeRA, "
@@ -404,8 +401,8 @@ def test_what_the_guide_takes():
     given = -100 * choice.kept[vera].value
     said(PAGE, f"If a point matters, take the leader: (IA)³ needs {cost['ia3'].storage_bytes / 1e3:.0f} kB, "
                f"VeRA is {given:.1f} points behind")  # fmt: skip
-    for arm, d in asked.items():  # its intervals: some are its own, none is narrower
-        assert d.margin > methods.difference(arm, choice.lead).margin - 1e-9
+    for arm, d in asked.items():  # the guide's intervals are the table's
+        assert d == methods.difference(arm, choice.lead)
     told = ", ".join(f"{NAMES[arm]} {choice.holds[arm]:.0%}" for arm in choice.taken)
     assert printed(PAGE, "taken in other draws: (.*)\n") == (told,)
     assert printed(PAGE, "before the first step: Freeze and Reconfigure (fine-tunes a copy) of the model, "
