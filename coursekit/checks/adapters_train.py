@@ -18,8 +18,8 @@ BUDGET, REACH = 2_500, 0.70
 #: Width of the adapter that `adapters-compress` prunes, its steps, the parameters that may be left of it, and the test
 #: accuracy that is asked: what is left of it, untrained, misses that.
 WIDE, STEPS, KEEP, ASKED = 32, 60, 5_000, 0.68
-#: Up to here there are no points: adapters that do nothing get about this. So much more may be luck: two standard errors
-#: of the share right of JUDGE sentences.
+#: Up to here there are no points: adapters that do nothing get about this. So much more may be luck: two standard
+#: errors of the share right of JUDGE sentences.
 NOTHING, LUCK = 0.56, 0.055
 #: On the sentences of the notebook's check: the wide adapter, and its largest weights (all biases and what KEEP leaves
 #: for the matrices) without training again. A test measures both anew.
