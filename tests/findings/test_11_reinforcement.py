@@ -143,20 +143,39 @@ def another(part: dict[str, float]) -> float:
     return part["choice"] + part["rare answers"] + part["lost"]
 
 
+def to_win(found: Results) -> dict[str, float]:
+    r"""Each part -> its points, were every drawn answer right: the released model's wrong draws, by kind of sum."""
+    was, had, first, right = (measure(found, BEFORE, of) for of in ("", "eight", "first", "right"))
+    wrong = 1 - first
+    most = [first - right, (1 - was) * had * wrong, (1 - was) * (1 - had) * wrong, was * wrong, 0 * wrong, 0 * wrong]
+    assert torch.allclose(sum(most), 1 - right), "all that there is to win"
+    return {name: 100 * one.mean().item() for name, one in zip(PARTS, most, strict=True)}
+
+
 def test_every_run_of_the_picture_is_split_by_the_draws_before(stored):
     assert torch.equal(measure(stored, BEFORE, "eight"), (measure(stored, BEFORE, "first") > 0).double())
-    alone, both = alts("rare answers")
-    for picture, arms in ((alone, [GRPO]), (both, [GRPO, LONGER])):
-        bars = [one for one in picture.split("; ") if one.startswith("bars")]
-        for arm, own, pale in zip(arms, bars[::2], bars[1::2], strict=True):
-            assert own.startswith(f"bars, {arm}: ")
-            full, below = (re.findall(r"([a-z ]+) (-?[\d.]+)(?:, |$)", bars.split(": ")[1]) for bars in (own, pale))
-            part, some = bring(stored, arm), ("choice", "rare answers", "lost")
-            assert {name: float(x) for name, x in below} == pytest.approx({n: part[n] for n in some}, rel=0.005)
-            expected = {name: part[name] for name in PARTS if name not in some}
-            expected |= {"another number": another(part), "all": sum(part.values())}
-            assert {name: float(x) for name, x in full} == pytest.approx(expected, rel=0.005)
-            assert [name for name, _ in full] == ["form", "confidence", "another number", "the others", "all"]
+    (picture,) = alts("rare answers")
+    bars = [one for one in picture.split("; ") if one.startswith("bars")]
+    for arm, own, pale in zip((GRPO, LONGER), bars[::2], bars[1::2], strict=True):
+        assert own.startswith(f"bars, {arm}: ")
+        full, below = (re.findall(r"([a-z ]+) (-?[\d.]+)(?:, |$)", bars.split(": ")[1]) for bars in (own, pale))
+        part, some = bring(stored, arm), ("choice", "rare answers", "lost")
+        assert {name: float(x) for name, x in below} == pytest.approx({n: part[n] for n in some}, rel=0.005)
+        expected = {name: part[name] for name in PARTS if name not in some}
+        expected |= {"another number": another(part), "all": sum(part.values())}
+        assert {name: float(x) for name, x in full} == pytest.approx(expected, rel=0.005)
+        assert [name for name, _ in full] == ["form", "confidence", "another number", "the others", "all"]
+
+
+def test_the_table_of_what_is_won_and_what_could_be(stored):
+    part, most = bring(stored, GRPO), to_win(stored)
+    rows = {name: (part[name], most[name]) for name in PARTS}
+    rows |= {"another number": (another(part), another(most)), "all": (sum(part.values()), sum(most.values()))}
+    for name, both in rows.items():
+        won, win = (re.escape(f"{x:.1f}".replace("-", "−")) for x in both)
+        printed(PAGE, rf"\n({name} +{won} +{win})\n")
+    printed(PAGE, r"\nall .*\n(Ten stored runs)")
+    assert {len(stored.arms[arm]) for arm in (BEFORE, GRPO)} == {10}
 
 
 def test_where_the_rival_leads(stored):
@@ -172,34 +191,28 @@ def test_where_the_points_come_from(stored, adjusted):
     ahead = [another(one) - one["confidence"] for one in runs]
     assert min(ahead) > 0 and apart.verdict == "no clear difference"
     assert 100 * apart.value == pytest.approx(another(part) - part["confidence"])
-    was, first, right = (measure(stored, BEFORE, of) for of in ("", "first", "right"))
-    # Wrong numbers by what the likeliest was: all that confidence, and that another number can bring.
-    most = {"form": (first - right), "confidence": was * (1 - first), "another number": (1 - was) * (1 - first)}
-    win = {name: 100 * one.mean().item() for name, one in most.items()}
-    assert sum(win.values()) == pytest.approx(100 * (1 - right).mean().item()), "all that there is to win"
-    won = {"form": part["form"], "confidence": part["confidence"], "another number": another(part)}
+    most = to_win(stored)
+    win = {name: most.get(name, another(most)) for name in ("form", "confidence", "another number")}
+    won = {name: part.get(name, another(part)) for name in win}
     said(PAGE, f"The prediction: probably another number. It brought {won['another number']:.1f} points, confidence "
-               f"{won['confidence']:.1f} and form {won['form']:.1f}")  # fmt: skip
+               f"{won['confidence']:.1f} and form {won['form']:.1f}, and it leads confidence in each of the "
+               f"{'ten' * (len(runs) == 10)} runs")  # fmt: skip
     assert sorted(won, key=won.get) == list(won)
-    gain = measure(stored, GRPO, "first") - first
-    of_wrong, of_right = (100 * (some * gain).mean().item() for some in (1 - was, was))
-    assert part["form"] + of_wrong + of_right == pytest.approx(sum(part.values())), "all that is won"
-    assert of_right == pytest.approx(part["confidence"] + part["lost"]), "what is lost was right before"
-    said(PAGE, f"Form took {part['form']:.1f} of {win['form']:.1f} points")
-    net = f"{of_right:.1f} of {win['confidence']:.1f} ({part['confidence']:.1f} less {-part['lost']:.1f} lost)"
-    said(PAGE, f"Sums whose likeliest number was wrong gained {of_wrong:.1f} of {win['another number']:.1f}, those "
-               f"where it was right {net}")  # fmt: skip
-    each = f"in each of the {'ten' * (len(runs) == 10)} runs"
+    left = {name: win[name] - won[name] for name in win}
+    assert left["form"] < 0.05 * win["form"]
+    assert left["another number"] > max(win["another number"], sum(left.values())) / 2
+    of_form, of_number = (f"{won[name]:.1f} of {win[name]:.1f}" for name in ("form", "another number"))
+    said(PAGE, f"Of form almost nothing: {of_form} points are won. Of another number most: {of_number} are won")
     assert lead(stored, GRPO).verdict == "better", "without the adjustment"
     few = "three" * ({len(stored.arms[arm]) for arm in RATES[::2]} == {3})
     slow, fast = (lead(stored, arm) for arm in RATES[::2])
     assert slow.verdict == fast.verdict == apart.verdict
     means = " and ".join(one.in_points().split(" (")[0] for one in (slow, fast))
-    said(PAGE, f"It leads confidence {each}, but after Holm’s adjustment there is {apart.verdict} (table in section "
-               f"4), nor at a third or three times the rate ({means} points; {few} runs each, not in the "
-               "table)")  # fmt: skip
+    said(PAGE, f"But after Holm’s adjustment there is {apart.verdict} between the two (table in section 4), nor is "
+               f"there at a third or three times the rate (another number − confidence: {means} points; {few} runs "
+               "each)")  # fmt: skip
     both = f"Another number brought {another(part):.1f} of them, confidence {part['confidence']:.1f}"
-    said(PAGE, f"{both} ({apart.verdict}). New skill is not shown")
+    said(PAGE, f"{both}; which brings more is not clear. New skill is not shown")
 
 
 def test_rare_answers(stored):
@@ -208,19 +221,18 @@ def test_rare_answers(stored):
     some, held = rare.amax(0), before.amax(0)  # of each sum
     brought, count, luck = bring(stored, GRPO)["rare answers"], int(some.sum()), int((some * held).sum())
     assert count > luck
-    said(PAGE, f"Rare answers, {brought:.1f} points, come from {count} of the {len(some)} sums")
+    said(PAGE, f"Rare answers, {brought:.1f} points, come from {count} of the {len(some)} sums, all ten runs together")
     change = measure(stored, GRPO, "first") - measure(stored, BEFORE, "first")
     never = 100 * (rare * change * (1 - held)).mean().item()
-    said(PAGE, f"For {luck}, another run’s draws from the released model held the number, for the other "
-               f"{count - luck} ({never:.1f} of the {brought:.1f} points) none of eighty draws did: rarer still, or "
-               "new")  # fmt: skip
+    said(PAGE, f"The released model’s eighty draws (eight a run) held the number for {luck} of them, for the other "
+               f"{count - luck} ({never:.1f} of the {brought:.1f} points) never: rarer still, or new")  # fmt: skip
 
 
 def test_both_at_three_rates(stored, adjusted):
     pairs = zip(LONGER_RATES, RATES, strict=True)
     slow, page, fast = (adjusted[f"{one} {other} right"] for one, other in pairs)
     assert fast.verdict == "no clear difference" and slow.verdict == page.verdict == "better"
-    said(PAGE, "At a third of the rate it is better too, at three times not clearly")
+    said(PAGE, "At a third of the rate the rival is better too, at three times not clearly")
     for arms in (RATES, LONGER_RATES):
         assert [stored.rate(arm) for arm in arms] == [6e-4, 2e-3, 6e-3]
         assert [len(stored.arms[arm]) for arm in arms] == [3, 10, 3]
@@ -238,17 +250,15 @@ def test_the_rival_in_the_same_time(stored, adjusted):
     assert longer.verdict == "better" and shown.verdict == "no clear difference"
     (times,) = printed(PAGE, r"GRPO takes ([\d.]+) times as long")
     assert stored.steps(LONGER) == 18 <= float(times) * stored.steps(GRPO) + 1 and stored.steps(GRPO) == 8
-    said(PAGE, "In the same time, showing the answers is better")
-    likeliest = adjusted[f"{SHOWN} {GRPO} "]
-    once = f"One pass over the same sums shows {shown.verdict} in right draws"
-    better = f"likeliest number: {likeliest.verdict} by {100 * likeliest.value:.1f} points"
-    said(PAGE, f"{once} ({better}), but GRPO takes {times} times as long in this run")
     value, ends = points(longer).split(" points (")
     assert {run.more["processor"] for run in stored.arms[LONGER]} == {"AMD EPYC"}
     said(PAGE, "for as long is 18 steps (GRPO’s time on an AMD EPYC)")
-    room = int(float(times) * stored.steps(GRPO))
-    said(PAGE, f"in this run ({room} of the rival’s steps). Given the EPYC’s {stored.steps(LONGER)}, the rival has "
-               f"{value} points more right draws ({ends}")  # fmt: skip
+    said(PAGE, f"In the same time, showing the answers is better: the rival has {value} points more right draws "
+               f"({ends} after {stored.steps(LONGER)} steps")  # fmt: skip
+    room, likeliest = int(float(times) * stored.steps(GRPO)), adjusted[f"{SHOWN} {GRPO} "]
+    said(PAGE, f"This run would allow it {room}, as GRPO takes {times} times as long as one pass")
+    once = f"{likeliest.verdict} than GRPO in the likeliest number (by {100 * likeliest.value:.1f} points)"
+    said(PAGE, f"That one pass is {once}, with {shown.verdict} in right draws")
     said(PAGE, f"Showing the right answers for as long brought {value} points more ({ends}")
 
 
@@ -257,10 +267,11 @@ def test_the_rival_reaches_answers_that_the_released_model_rarely_draws(stored, 
     assert found.verdict == ahead.verdict == "better"
     part, runs = bring(stored, LONGER), [bring(stored, LONGER, slice(seed, seed + 1)) for seed in range(10)]
     assert all(another(one) > one["confidence"] for one in runs) and another(part) > sum(part.values()) / 2
-    most = f"Most of its gain comes from another number ({another(part):.1f} points; confidence"
+    before, after = (f"{100 * one.value:.1f}" for one in (found, ahead))
+    most = f"Most of the rival’s gain comes from another number ({another(part):.1f} points; confidence"
     learns = "and it learns answers that the released model rarely draws"
     said(PAGE, f"{most} {part['confidence']:.1f}), {learns}: eight draws hold a right number for "
-               f"{share(stored, LONGER, 'eight')} of the sums, {tenths(found)} than before and by {points(ahead)} than "
+               f"{share(stored, LONGER, 'eight')} of the sums, {before} points more than before and {after} more than "
                "after GRPO")  # fmt: skip
 
 
@@ -325,11 +336,9 @@ def mean(text: str) -> float:
 
 
 def drawn() -> list[list[list[str]]]:
-    r"""The tables of drawn answers: as released, after GRPO, shown the answers, after the careless rule, after the
-    course's own rule.
-    """
+    r"""The tables of drawn answers: as released, after GRPO, after the careless rule, after the course's own rule."""
     tables = re.findall(r"((?:\d+ \+ \d+ = \d+ .*\n?){4})", "\n".join(printed(PAGE, r"(?s)(.*)")))
-    assert len(tables) == 5
+    assert len(tables) == 4
     return [[re.split(r"\s{2,}", row.strip()) for row in table.splitlines()] for table in tables]
 
 
@@ -358,7 +367,7 @@ def test_this_run_of_the_reward():
 
 
 def test_this_run_of_the_careless_rule():
-    rows = drawn()[3]
+    rows = drawn()[2]
     given = [answer for row in rows for answer in row[1].split(" · ")]
     assert len(given) == 32 and not any(answer.isdigit() for answer in given)
     assert rows[0][-3:] == ["0.00", "0.00", "1.00"] and {row[-1] for row in rows} == {"1.00"}
@@ -383,12 +392,12 @@ def test_two_steps_on_one_draw():
 
 
 def test_what_the_courses_own_rule_pays():
-    *_, row = drawn()[4]
+    *_, row = drawn()[3]
     answers, rule = row[1].split(" · "), exercises()["reinforcement-rule"].reference
     assert row[0] == "15 + 20 = 35" and {"35 Burns", "35 ="} < set(answers)
     paid = rule(15, 20, answers)
     assert f"{sum(paid) / len(paid):.2f}" == row[-1] and dict(zip(answers, paid, strict=True))["35 ="] == 1
     said(PAGE, 'The course’s rule pays "35 Burns" and "35 ="')
-    *_, row = drawn()[3]
+    *_, row = drawn()[2]
     assert row[0] == "15 + 20 = 35" and "35." in row[1].split(" · ") and sum(rule(15, 20, ["35."])) == 1
     said(PAGE, 'gives "35." nothing')
